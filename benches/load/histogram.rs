@@ -1,0 +1,73 @@
+//! Latencies, counted in buckets whose width grows with the value.
+
+use std::time::Duration;
+
+/// Each power of two of nanoseconds is cut into 2^6 buckets: a value read back is at most 1/64 (1.6 %) too
+/// high.
+const PRECISION_BITS: u32 = 6;
+const SUB_BUCKETS: usize = 1 << PRECISION_BITS;
+/// 2^42 ns is 73 minutes, more than any run; larger values land in the last bucket.
+const POWERS: usize = 42;
+
+pub struct Histogram {
+    counts: Vec<u64>,
+    total: u64,
+    max: u64,
+}
+
+impl Histogram {
+    pub fn new() -> Self {
+        Self {
+            counts: vec![0; POWERS * SUB_BUCKETS],
+            total: 0,
+            max: 0,
+        }
+    }
+
+    pub fn record(&mut self, latency: Duration) {
+        let nanoseconds = u64::try_from(latency.as_nanos()).unwrap_or(u64::MAX);
+        let bucket = Self::bucket(nanoseconds).min(self.counts.len() - 1);
+        self.counts[bucket] += 1;
+        self.total += 1;
+        self.max = self.max.max(nanoseconds);
+    }
+
+    pub fn total(&self) -> u64 {
+        self.total
+    }
+
+    /// Milliseconds below which the given part (0 to 1) of all values lie; 0 when there are none.
+    pub fn quantile_ms(&self, part: f64) -> f64 {
+        let rank = (part * self.total as f64).ceil().max(1.0) as u64;
+        let mut seen = 0;
+        for (bucket, count) in self.counts.iter().enumerate() {
+            seen += count;
+            if seen >= rank {
+                return Self::upper_edge(bucket).min(self.max) as f64 / 1e6;
+            }
+        }
+        self.max_ms()
+    }
+
+    pub fn max_ms(&self) -> f64 {
+        self.max as f64 / 1e6
+    }
+
+    fn bucket(nanoseconds: u64) -> usize {
+        if nanoseconds < SUB_BUCKETS as u64 {
+            return nanoseconds as usize;
+        }
+        let power = nanoseconds.ilog2() - PRECISION_BITS;
+        // The leading bit says which power, the next six say which bucket of it.
+        (power as usize) * SUB_BUCKETS + (nanoseconds >> power) as usize
+    }
+
+    fn upper_edge(bucket: usize) -> u64 {
+        if bucket < 2 * SUB_BUCKETS {
+            return bucket as u64;
+        }
+        let power = bucket / SUB_BUCKETS - 1;
+        let leading = (bucket % SUB_BUCKETS + SUB_BUCKETS) as u64;
+        ((leading + 1) << power) - 1
+    }
+}

@@ -1,0 +1,52 @@
+#!/bin/sh
+# Compares this cache with nginx (the same files, sendfile) and with Debian's docker-registry, and prints a table.
+#
+#   scripts/bench.sh [quick|full] [case...]
+#
+# Cases: manifest-2k blob-64k blob-1m blob-1g two-cores cold-stall cold-pull registry-cold idle-10k (default: all).
+# quick takes about 5 minutes, full about 15. Needs two CPUs, python3, and nginx; docker-registry where installed.
+#
+#   BENCH_DIR     work directory, 8 GiB on a real disk        (target/bench)
+#   BENCH_CC      TCP congestion control; as root it is set in a network namespace of the benchmark's own, so that the
+#                 machine keeps its setting; "host": stay in the host's network, with its setting        (cubic)
+#   BENCH_ROUNDS  interleaved rounds                          (quick 2, full 3)
+#   BENCH_OURS    our server's binary, or "nginx" to measure nginx against itself, which shows the noise
+#                                                             (target/release/oci-pull-through)
+#   BENCH_LOAD    the load generator's binary                 (built from benches/load)
+set -eu
+cd "$(dirname "$0")/.."
+
+case "${1:-quick}" in -h | --help)
+    sed -n '2,/^set/{/^set/!s/^# \{0,1\}//p;}' "$0"
+    exit 0
+    ;;
+esac
+
+for tool in cargo python3; do
+    command -v "$tool" >/dev/null || { echo "bench: $tool is missing" >&2; exit 2; }
+done
+
+# Without a load generator or a server given, both are built here, so that what is measured is what is checked out.
+if [ -z "${BENCH_LOAD:-}" ]; then
+    BENCH_LOAD=$(cargo build --release --bench load --message-format=json-render-diagnostics |
+        python3 -c '
+import json, sys
+for line in sys.stdin:
+    message = json.loads(line)
+    if message.get("executable") and message["target"]["kind"] == ["bench"]:
+        print(message["executable"])')
+fi
+if [ -z "${BENCH_OURS:-}" ]; then
+    cargo build --release --bin oci-pull-through
+    BENCH_OURS=${CARGO_TARGET_DIR:-target}/release/oci-pull-through
+fi
+BENCH_DIR=${BENCH_DIR:-${CARGO_TARGET_DIR:-target}/bench}
+BENCH_CC=${BENCH_CC:-cubic}
+# No compiled Python in the source tree.
+PYTHONDONTWRITEBYTECODE=1
+export BENCH_LOAD BENCH_OURS BENCH_DIR BENCH_CC PYTHONDONTWRITEBYTECODE
+
+# 10,000 idle connections take as many descriptors on either side.
+ulimit -n 65536 2>/dev/null || ulimit -n "$(ulimit -Hn)"
+
+exec python3 scripts/bench/main.py "$@"

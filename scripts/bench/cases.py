@@ -1,0 +1,460 @@
+"""The cases, in the order of the table. Each yields rows; each starts the servers it needs and leaves none running."""
+
+import json
+import shutil
+import subprocess
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import machine
+import measure
+import objects
+from machine import CLIENT_CPU, SERVER_CPU
+from measure import CLIENT_LIMIT, Ratios, median
+from objects import GIB, MIB
+from report import Row
+from servers import Failed, Stage
+
+
+class Skip(Exception):
+    """The case cannot run here; the message says why."""
+
+
+@dataclass
+class Setup:
+    stage: Stage
+    objects: dict
+    quick: bool
+    rounds: int
+
+    @property
+    def seconds(self):
+        return 1.5 if self.quick else 4.0
+
+
+# -- Warm hits ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Cell:
+    name: str
+    item: str
+    connections: int
+    at_least: float = None  # throughput, times nginx
+    at_most: float = None  # CPU per unit, times nginx
+    registry: bool = False  # worth a short run of docker-registry, which is a hundred times slower
+
+
+def _compare(setup, cells, ours, nginx, registry, cpu, clients):
+    for cell in cells:
+        item = setup.objects[cell.item]
+        machine.warm(item.file)
+        for server in (ours, nginx):
+            measure.load(server, item, min(cell.connections, 16), 0.2, cpu)
+        mine, theirs = [], []
+        for _ in range(setup.rounds):
+            mine.append(measure.load(ours, item, cell.connections, setup.seconds, cpu, clients=clients))
+            theirs.append(measure.load(nginx, item, cell.connections, setup.seconds, cpu, clients=clients))
+        yield _warm_row(cell, item, mine, theirs, _slow(registry, item, cell, cpu))
+
+
+def _slow(registry, item, cell, cpu):
+    if registry is None or not cell.registry:
+        return ""
+    try:
+        return _speed(item, [measure.load(registry, item, cell.connections, 1.0, cpu)])
+    except Failed as error:
+        # A column of its own to lose, not the row.
+        print(f"   {error}", flush=True)
+        return "failed"
+
+
+def _small(item):
+    return item.size < MIB
+
+
+def _speed(item, samples):
+    if _small(item):
+        return f"{median([sample.requests_per_second for sample in samples]) / 1e3:.1f} k/s"
+    return f"{median([sample.bytes_per_second for sample in samples]) / 1e9:.2f} GB/s"
+
+
+def _cost(item, samples):
+    if _small(item):
+        return f"{median([sample.cpu_per_request() for sample in samples]) * 1e6:.2f} us"
+    return f"{median([sample.cpu_per_gib() for sample in samples]) * 1e3:.0f} ms/GiB"
+
+
+def _warm_row(cell, item, mine, theirs, registry):
+    speed = Ratios([sample.bytes_per_second for sample in mine], [sample.bytes_per_second for sample in theirs])
+    cost = Ratios([sample.cpu_per_gib() for sample in mine], [sample.cpu_per_gib() for sample in theirs])
+    whole = Ratios(
+        [sample.machine_cpu / sample.bytes for sample in mine], [sample.machine_cpu / sample.bytes for sample in theirs]
+    )
+    goals, met = [], None
+    if cell.at_least is not None:
+        goals.append(f">= {cell.at_least}")
+        met = speed.median >= cell.at_least
+    if cell.at_most is not None:
+        goals.append(f"CPU <= {cell.at_most}")
+        met = met is not False and cost.median <= cell.at_most
+    client = max(sample.client_cpu for sample in mine), max(sample.client_cpu for sample in theirs)
+    return Row(
+        case=cell.name,
+        ours=_speed(item, mine),
+        other=_speed(item, theirs),
+        ratio=speed.text(),
+        cpu=f"{_cost(item, mine)} / {_cost(item, theirs)}",
+        cpu_ratio=cost.text(),
+        machine=f"{whole.median:.2f}",
+        registry=registry,
+        client=f"{client[0]:.2f} / {client[1]:.2f}",
+        goal=", ".join(goals),
+        met=met,
+        note="the client was the limit" if max(client) > CLIENT_LIMIT else "",
+    )
+
+
+def _pinned(setup, cells):
+    core = {SERVER_CPU}
+    ours = setup.stage.ours(setup.stage.directory / "store", core)
+    nginx = setup.stage.nginx(core)
+    registry = None
+    if any(cell.registry for cell in cells) and shutil.which("docker-registry"):
+        registry = setup.stage.docker_registry(cpus=core)
+    yield from _compare(setup, cells, ours, nginx, registry, CLIENT_CPU, 1)
+
+
+def manifest_2k(setup):
+    yield from _pinned(
+        setup,
+        [
+            Cell("manifest-2k, 16 connections", "manifest", 16, 1.5, 0.65, registry=True),
+            Cell("manifest-2k, 256 connections", "manifest", 256, 1.5, 0.65, registry=not setup.quick),
+        ],
+    )
+
+
+def blob_64k(setup):
+    yield from _pinned(
+        setup,
+        [
+            Cell("blob-64k, 16 connections", "64k", 16, 1.2, 0.85, registry=True),
+            Cell("blob-64k, 256 connections", "64k", 256, 1.2, 0.85, registry=not setup.quick),
+        ],
+    )
+
+
+def blob_1m(setup):
+    cells = [Cell("blob-1m, 16 connections", "1m", 16, 1.05, 0.95, registry=True)]
+    if not setup.quick:
+        cells.append(Cell("blob-16m, 16 connections", "16m", 16))
+    yield from _pinned(setup, cells)
+
+
+def blob_1g(setup):
+    yield from _pinned(
+        setup,
+        [
+            Cell("blob-1g, 1 connection", "1g", 1, 1.02, 1.0, registry=True),
+            Cell("blob-1g, 16 connections", "1g", 16, 1.02, 1.0),
+        ],
+    )
+
+
+def two_cores(setup):
+    """Nothing pinned by us; two generators share the two CPUs with the servers, so that no generator is the limit."""
+    if len(machine.CPUS) < 2:
+        raise Skip("one CPU")
+    ours = setup.stage.ours(setup.stage.directory / "store", cores=2)
+    nginx = setup.stage.nginx(workers=2)
+    cells = []
+    for label, item, counts in [
+        ("manifest-2k", "manifest", (16, 256)),
+        ("blob-64k", "64k", (16, 256)),
+        ("blob-1m", "1m", (16,) if setup.quick else (16, 256)),
+        ("blob-1g", "1g", (2, 16)),
+    ]:
+        cells += [Cell(f"two-cores {label}, {count} connections", item, count, 1.3) for count in counts]
+    if not setup.quick:
+        cells.insert(-2, Cell("two-cores blob-16m, 16 connections", "16m", 16))
+    yield from _compare(setup, cells, ours, nginx, None, None, 2)
+
+
+# -- A cold stream beside small hits -----------------------------------------------------------------------------------
+
+STALL_CONNECTIONS = 4
+STALL_RATE = 4_000
+# The 4 GiB file lasts about this long at what a fast disk delivers.
+STALL_SECONDS = 2.0
+
+
+def cold_stall(setup):
+    """Ours runs one core and pins it itself: its kernel workers and helper threads may use the other CPU, as they would."""
+    if len(machine.CPUS) < 2:
+        raise Skip("one CPU")
+    ours = setup.stage.ours(setup.stage.directory / "store", cores=1)
+    nginx = setup.stage.nginx({SERVER_CPU})
+    runs = {server.name: [] for server in (ours, nginx)}
+    for _ in range(setup.rounds):
+        for server in (ours, nginx):
+            runs[server.name].append(_stall(setup, server))
+
+    mine, theirs = (_Stalls(runs[server.name]) for server in (ours, nginx))
+    cpus = " and ".join(str(set(cpus)) for cpus in ours.affinities())
+    yield Row(
+        case="cold-stall, p99 of small hits beside a cold stream",
+        ours=mine.text(),
+        other=theirs.text(),
+        ratio=mine.ratios.text(),
+        cpu=f"{mine.cost * 1e3:.0f} / {theirs.cost * 1e3:.0f} ms/GiB",
+        goal="<= 2.0 x alone",
+        met=mine.ratios.median <= 2.0,
+        note=f"the ratio is ours beside the stream over ours alone; nginx's is {theirs.ratios.text()}; cold stream "
+        f"{mine.stream / 1e9:.2f} GB/s, nginx's {theirs.stream / 1e9:.2f}; CPU includes the small hits; "
+        f"threads of ours are allowed on CPUs {cpus}",
+    )
+
+
+class _Stalls:
+    """One server's rounds of `_stall`, as medians."""
+
+    def __init__(self, rounds):
+        alone, beside, streams, costs = zip(*rounds)
+        self.alone, self.beside, self.stream, self.cost = map(median, (alone, beside, streams, costs))
+        self.ratios = Ratios(beside, alone)
+
+    def text(self):
+        return f"{self.beside:.2f} ms, alone {self.alone:.2f}"
+
+
+def _stall(setup, server):
+    small, huge = setup.objects["manifest"], setup.objects["4g"]
+
+    def hits():
+        return measure.load(server, small, STALL_CONNECTIONS, STALL_SECONDS, CLIENT_CPU, rate=STALL_RATE)
+
+    machine.evict(huge.file)
+    hits()
+    alone = hits()
+    before = server.cpu_seconds()
+    options = {"connections": 1, "seconds": STALL_SECONDS + 0.3, "length": huge.size, "cpu": CLIENT_CPU}
+    # The reader yields to the small hits' generator, so that it is the server's stalls that are measured.
+    words = ["nice", "-n", "19"] + measure.command(server, huge, options)
+    reader = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
+    time.sleep(0.1)
+    beside = hits()
+    report = json.loads(reader.communicate()[0])
+    used = server.cpu_seconds() - before
+    machine.evict(huge.file)
+    if report["errors"]:
+        raise Failed(f"{server.name}: {report['first_error']}, log {server.log}")
+    return alone.p99_ms, beside.p99_ms, report["bytes_per_second"], used / report["bytes"] * GIB
+
+
+# -- Cold pulls --------------------------------------------------------------------------------------------------------
+
+COMMIT_SECONDS = 60
+# 10 Gbit/s, what a good network card delivers.
+NETWORK_RATE = "1192m"
+
+
+def cold_pull(setup):
+    """The same pull direct and through a fresh cache; nothing is pinned."""
+    machine.warm(setup.objects["1g"].file)
+    places = {"disk": setup.stage.directory}
+    memory = Path("/dev/shm")
+    if memory.is_dir() and shutil.disk_usage(memory).free > 3 * GIB:
+        places = {"memory": memory, "disk": setup.stage.directory}
+    plain = setup.stage.nginx(log=True, name="upstream")
+    limited = setup.stage.nginx(log=True, locations=f"limit_rate {NETWORK_RATE};", name="upstream-10g")
+    for place, folder in places.items():
+        for hashing in (True, False):
+            label = "hashing client" if hashing else "dropping client"
+            # The disk and a client that throws bytes away are no part of what the goal is about.
+            goal = place == "memory" and hashing
+            yield _cold_row(setup, f"cold-pull 1 GiB, store in {place}, {label}", plain, folder, hashing, goal)
+    place, folder = next(iter(places.items()))
+    yield _cold_row(setup, f"cold-pull 1 GiB, store in {place}, 10 Gbit/s upstream", limited, folder, True, False)
+
+
+def _cold_row(setup, name, upstream, folder, hashing, goal):
+    item = setup.objects["1g"]
+    direct, through = [], []
+    for _ in range(setup.rounds):
+        before = upstream.cpu_seconds(), machine.busy_seconds()
+        report = measure.once(upstream, item, hashing)
+        report["machine"] = machine.busy_seconds() - before[1]
+        direct.append(report)
+        through.append(_pull_through(setup, upstream, folder, item, hashing))
+    ratios = Ratios([1 / run["total_ms"] for run in through], [1 / run["total_ms"] for run in direct])
+    first = median([mine["first_byte_ms"] - other["first_byte_ms"] for mine, other in zip(through, direct)])
+    whole = Ratios([run["machine"] for run in through], [run["machine"] for run in direct])
+    requests = sorted({run["upstream_requests"] for run in through})
+    return Row(
+        case=name,
+        ours=f"{item.size / median([run['total_ms'] for run in through]) / 1e6:.2f} GB/s",
+        other=f"direct {item.size / median([run['total_ms'] for run in direct]) / 1e6:.2f} GB/s",
+        ratio=ratios.text(),
+        cpu=f"{median([run['cpu'] for run in through]) * 1e3:.0f} ms/GiB",
+        machine=f"{whole.median:.2f}",
+        goal=">= 0.9, first byte <= 5 ms later" if goal else "",
+        met=(ratios.median >= 0.9 and first <= 5.0) if goal else None,
+        note=f"first byte {first:+.2f} ms; upstream requests per pull {'/'.join(map(str, requests))}; "
+        + ("committed" if all(run["committed"] for run in through) else "NOT COMMITTED"),
+    )
+
+
+def _pull_through(setup, upstream, folder, item, hashing):
+    """One pull through a cache that runs already but has not seen the object."""
+    root = folder / f"bench-cold-{setup.stage.number}"
+    try:
+        ours = setup.stage.ours(root, cores=len(machine.CPUS), upstream=upstream)
+        measure.once(ours, setup.objects["64k"])
+        seen = _requests(upstream, item)
+        cpu, busy = ours.cpu_seconds(), machine.busy_seconds()
+        report = measure.once(ours, item, hashing)
+        report["committed"] = _committed(setup, root, item)
+        report["cpu"] = ours.cpu_seconds() - cpu
+        report["machine"] = machine.busy_seconds() - busy
+        report["upstream_requests"] = _requests(upstream, item) - seen
+        setup.stage.stop(ours)
+        return report
+    finally:
+        shutil.rmtree(root, ignore_errors=True)
+
+
+def _requests(upstream, item):
+    """Requests of any method for the object in the upstream's access log."""
+    return (upstream.log.parent / "requests.log").read_text().count(item.digest)
+
+
+def _committed(setup, root, item):
+    """Waits for the sidecar, so that what a commit costs is counted too."""
+    if setup.stage.ours_binary == "nginx":
+        return True
+    deadline = time.monotonic() + COMMIT_SECONDS
+    while time.monotonic() < deadline:
+        if (root / "blobs" / f"sha256-{item.hex}.meta.json").exists():
+            return True
+        time.sleep(0.01)
+    return False
+
+
+def registry_cold(setup):
+    """The same image through docker-registry as a pull-through cache and through ours, from another docker-registry."""
+    if not shutil.which("docker-registry"):
+        raise Skip("docker-registry is not installed")
+    for item in setup.objects.values():
+        if item.name != "4g":
+            machine.warm(item.file)
+    upstream = setup.stage.docker_registry(log=True, name="upstream-registry")
+    mine, theirs = [], []
+    for _ in range(setup.rounds):
+        for kind, runs in (("ours", mine), ("docker-registry", theirs)):
+            root = setup.stage.directory / "run" / f"cold-{kind}-{setup.stage.number}"
+            root.mkdir(parents=True)
+            try:
+                if kind == "ours":
+                    cache = setup.stage.ours(root, cores=len(machine.CPUS), upstream=upstream)
+                else:
+                    cache = setup.stage.docker_registry(root, upstream=upstream, name="docker-registry-cache")
+                before = _registry_requests(upstream), cache.cpu_seconds()
+                seconds = _pull_image(setup, cache)
+                # The access log is written after the response.
+                time.sleep(0.2)
+                runs.append((seconds, _registry_requests(upstream) - before[0], cache.cpu_seconds() - before[1]))
+                setup.stage.stop(cache)
+            finally:
+                shutil.rmtree(root, ignore_errors=True)
+    ratios = Ratios([1 / run[0] for run in mine], [1 / run[0] for run in theirs])
+    costs = Ratios([run[2] for run in mine], [run[2] for run in theirs])
+    yield Row(
+        case="registry-cold, image of 5 blobs, 1.1 GB",
+        ours=f"{median([run[0] for run in mine]):.2f} s",
+        other=f"docker-registry {median([run[0] for run in theirs]):.2f} s",
+        ratio=ratios.text(),
+        cpu=f"{median([run[2] for run in mine]):.2f} s / {median([run[2] for run in theirs]):.2f} s",
+        cpu_ratio=costs.text(),
+        goal="> 1",
+        met=ratios.median > 1.0,
+        note=f"upstream requests: ours {[run[1] for run in mine]}, docker-registry {[run[1] for run in theirs]}; "
+        "CPU without what happens after the last byte",
+    )
+
+
+def _pull_image(setup, cache):
+    """Manifest by tag, then all blobs at once, every digest checked, as runtimes do; returns seconds."""
+    manifest = setup.objects["manifest"]
+    start = time.monotonic()
+    by_tag = cache.path(manifest).rsplit("/", 1)[0] + "/" + objects.TAG
+    measure.once(cache, manifest, True, path=by_tag)
+    pulls = []
+    for name in objects.BLOBS:
+        item = setup.objects[name]
+        options = {"once": True, "digest": item.digest, "length": item.size}
+        words = measure.command(cache, item, options)
+        pulls.append((name, subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)))
+    answers = [(name, pull.communicate()[0].strip(), pull.returncode) for name, pull in pulls]
+    seconds = time.monotonic() - start
+    for name, answer, code in answers:
+        if code != 0:
+            raise Failed(f"{cache.name}: pull of the {name} blob: {answer}, log {cache.log}")
+    return seconds
+
+
+def _registry_requests(upstream):
+    """Requests for content: the probe of /v2/ and the like do not count against a rate limit."""
+    lines = upstream.log.read_text(errors="replace").splitlines()
+    return sum(f"/v2/{objects.REPOSITORY}/" in line and "HTTP/1" in line for line in lines)
+
+
+# -- Idle connections --------------------------------------------------------------------------------------------------
+
+IDLE_CONNECTIONS = 10_000
+IDLE_GOAL_MIB = 60
+
+
+def idle_10k(setup):
+    rows = [("ours", setup.stage.ours(setup.stage.directory / "store", cores=len(machine.CPUS)))]
+    rows.append(("nginx", setup.stage.nginx(workers=len(machine.CPUS))))
+    grown = {}
+    for name, server in rows:
+        item = setup.objects["manifest"]
+        measure.load(server, item, 16, 0.2)
+        before = server.rss_bytes()
+        words = measure.command(server, item, {"idle": IDLE_CONNECTIONS})
+        holder = subprocess.Popen(
+            words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        ready = holder.stdout.readline()
+        # A moment for the server to finish what it does after a response.
+        time.sleep(1)
+        during = server.rss_bytes()
+        rest, error = holder.communicate("")
+        if not ready.startswith("ready"):
+            raise Failed(f"{name}: {error.strip()}, log {server.log}")
+        grown[name] = (before / MIB, during / MIB, rest.strip())
+    before, during, kept = grown["ours"]
+    yield Row(
+        case="idle-10k, RSS above idle",
+        ours=f"{during - before:.1f} MiB",
+        other=f"nginx {grown['nginx'][1] - grown['nginx'][0]:.1f} MiB",
+        goal=f"<= {IDLE_GOAL_MIB} MiB",
+        met=during - before <= IDLE_GOAL_MIB and kept == f"kept {IDLE_CONNECTIONS}",
+        note=f"ours {before:.1f} MiB before, {during:.1f} MiB with {IDLE_CONNECTIONS} connections, {kept}",
+    )
+
+
+ALL = {
+    "manifest-2k": manifest_2k,
+    "blob-64k": blob_64k,
+    "blob-1m": blob_1m,
+    "blob-1g": blob_1g,
+    "two-cores": two_cores,
+    "cold-stall": cold_stall,
+    "cold-pull": cold_pull,
+    "registry-cold": registry_cold,
+    "idle-10k": idle_10k,
+}

@@ -1,0 +1,115 @@
+"""The machine under the benchmark: its CPUs, its network namespace, its page cache."""
+
+import ctypes
+import fcntl
+import os
+import platform
+import socket
+import struct
+from pathlib import Path
+
+TICKS = os.sysconf("SC_CLK_TCK")
+CPUS = sorted(os.sched_getaffinity(0))
+SERVER_CPU = CPUS[0]
+CLIENT_CPU = CPUS[1] if len(CPUS) > 1 else CPUS[0]
+CONGESTION = Path("/proc/sys/net/ipv4/tcp_congestion_control")
+ALLOWED = Path("/proc/sys/net/ipv4/tcp_allowed_congestion_control")
+CLONE_NEWNET = 0x40000000
+_namespace = "the host's network"
+
+
+def enter_namespace(congestion):
+    """Moves into a network namespace of our own with that congestion control, so that the machine keeps its setting.
+
+    Stays in the host's network, and measures with the host's setting, where that is not permitted or not wanted.
+    """
+    global _namespace
+    if congestion == "host" or os.getuid() != 0:
+        return
+    allowed = ALLOWED.read_text().split()
+    # A file opened before the move keeps naming the host's setting after it. A new namespace may use only what the host
+    # allows everyone, so that list grows for the moment it takes to ask for ours.
+    with open(ALLOWED, "w") as host:
+        try:
+            if congestion not in allowed:
+                _write(host, " ".join([*allowed, congestion]))
+            if ctypes.CDLL(None).unshare(CLONE_NEWNET) != 0:
+                return
+            _namespace = "a network namespace of its own"
+            _raise_loopback()
+            CONGESTION.write_text(congestion)
+        except OSError as error:
+            print(f"congestion control {congestion} cannot be had: {error}")
+        finally:
+            if congestion not in allowed:
+                _write(host, " ".join(allowed))
+
+
+def _write(file, text):
+    file.seek(0)
+    file.write(text)
+    file.flush()
+
+
+def _raise_loopback():
+    siocgifflags, siocsifflags, up = 0x8913, 0x8914, 0x1
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
+        request = struct.pack("16sh14x", b"lo", 0)
+        flags = struct.unpack("16sh14x", fcntl.ioctl(control, siocgifflags, request))[1]
+        fcntl.ioctl(control, siocsifflags, struct.pack("16sh14x", b"lo", flags | up))
+
+
+def description(directory):
+    model, flags = "unknown CPU", ""
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            model = line.split(":", 1)[1].strip()
+        if line.startswith(("flags", "Features")):
+            flags = line.split(":", 1)[1]
+    # Cold pulls are bounded by hashing, which is several times slower without these instructions.
+    hashing = "with" if {"sha_ni", "sha2"} & set(flags.split()) else "WITHOUT"
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    load = os.getloadavg()[0]
+    return "\n".join(
+        [
+            f"machine: {model} ({hashing} SHA instructions), {len(CPUS)} CPUs usable, {memory:.0f} GiB, load average {load:.2f} before the start",
+            f"kernel: {platform.release()}, congestion control {CONGESTION.read_text().strip()}, loopback in {_namespace}",
+            f"files: {directory} ({file_system(directory)}); server on CPU {SERVER_CPU}, client on CPU {CLIENT_CPU}"
+            " unless the case says otherwise",
+        ]
+    )
+
+
+def file_system(path):
+    """Type of the file system that holds `path`."""
+    best = ("", "unknown")
+    for line in Path("/proc/mounts").read_text().splitlines():
+        _, point, kind = line.split()[:3]
+        inside = point == "/" or str(path) == point or str(path).startswith(point + "/")
+        if inside and len(point) >= len(best[0]):
+            best = (point, kind)
+    return best[1]
+
+
+def busy_seconds():
+    """CPU time all CPUs have spent on anything but idling."""
+    fields = [int(field) for field in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]]
+    user, nice, system, _idle, _iowait, irq, softirq, _steal = fields
+    return (user + nice + system + irq + softirq) / TICKS
+
+
+def warm(path):
+    """Reads the file once, so that it lies in the page cache."""
+    with open(path, "rb", buffering=0) as file:
+        buffer = bytearray(1 << 20)
+        while file.readinto(buffer):
+            pass
+
+
+def evict(path):
+    """Takes the file out of the page cache; it must have been synced."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,74 @@
+"""The benchmark: prepares machine and objects, runs the cases asked for, prints the table."""
+
+import fcntl
+import json
+import os
+import shutil
+import signal
+import sys
+from pathlib import Path
+
+import cases
+import machine
+import objects
+import report
+import servers
+
+
+def main():
+    arguments = sys.argv[1:]
+    mode = arguments.pop(0) if arguments and arguments[0] in ("quick", "full") else "quick"
+    unknown = [name for name in arguments if name not in cases.ALL]
+    if unknown:
+        sys.exit(f"bench: unknown case {', '.join(unknown)}; known: {' '.join(cases.ALL)}")
+    # SIGTERM ends like an exception does, so that every server is stopped on the way out.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+
+    directory = Path(os.environ["BENCH_DIR"]).resolve()
+    directory.mkdir(parents=True, exist_ok=True)
+    # Two runs on one machine would measure each other, and two in one directory would break each other.
+    lock = open(directory / "lock", "w")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        sys.exit(f"bench: another run uses {directory}")
+    # Logs of the run before.
+    shutil.rmtree(directory / "run", ignore_errors=True)
+    machine.enter_namespace(os.environ["BENCH_CC"])
+    print(machine.description(directory), flush=True)
+
+    names = arguments or list(cases.ALL)
+    with servers.Stage(directory) as stage:
+        setup = cases.Setup(
+            stage=stage,
+            objects=objects.prepare(directory, with_huge="cold-stall" in names),
+            quick=mode == "quick",
+            rounds=int(os.environ.get("BENCH_ROUNDS", 2 if mode == "quick" else 3)),
+        )
+        rows = []
+        for name in names:
+            print(f"-- {name}", flush=True)
+            try:
+                for row in cases.ALL[name](setup):
+                    rows.append(row)
+                    print("   " + row.line(), flush=True)
+            except (cases.Skip, servers.Missing) as reason:
+                print(f"   skipped: {reason}", flush=True)
+                rows.append(report.Row(case=name, note=f"skipped: {reason}"))
+            except servers.Failed as error:
+                print(f"   FAILED: {error}", flush=True)
+                rows.append(report.Row(case=name, note=f"failed: {error}", met=False))
+            finally:
+                stage.stop_all()
+    print()
+    print(report.table(rows))
+    (directory / "results.json").write_text(json.dumps([vars(row) for row in rows], indent=1))
+    missed = [row.case for row in rows if row.met is False]
+    # A goal not reached is a result; a case that broke is a failure.
+    broken = any(row.note.startswith("failed") for row in rows)
+    print(f"\nnot reached: {', '.join(missed)}" if missed else "\nevery goal that was measured is reached")
+    sys.exit(1 if broken else 0)
+
+
+if __name__ == "__main__":
+    main()

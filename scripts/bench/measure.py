@@ -1,0 +1,110 @@
+"""Running the load generator, and what its numbers mean for a server."""
+
+import json
+import os
+import statistics
+import subprocess
+from dataclasses import dataclass
+
+import machine
+from objects import GIB, MANIFEST_TYPE
+from servers import Failed
+
+# A generator that uses more of its core than this was the limit, not the server.
+CLIENT_LIMIT = 0.97
+
+
+@dataclass
+class Sample:
+    """One cell of one round."""
+
+    requests_per_second: float
+    bytes_per_second: float
+    server_cpu: float  # seconds of CPU over the cell
+    machine_cpu: float
+    requests: int
+    bytes: int
+    client_cpu: float
+    p99_ms: float
+    errors: int
+
+    def cpu_per_request(self):
+        return self.server_cpu / max(1, self.requests)
+
+    def cpu_per_gib(self):
+        return self.server_cpu / max(1, self.bytes) * GIB
+
+
+def command(server, item, options, path=None):
+    """The load generator's command line for `item` at `server`."""
+    words = [os.environ["BENCH_LOAD"], "--addr", server.address, "--path", path or server.path(item), "--json"]
+    if item.kind == "manifests":
+        # docker-registry hides OCI manifests from clients that do not ask for them by name, `*/*` or not.
+        words += ["--header", f"Accept: {MANIFEST_TYPE}"]
+    for name, value in options.items():
+        if value is None or value is False:
+            continue
+        words.append("--" + name)
+        if value is not True:
+            words.append(str(value))
+    return words
+
+
+def once(server, item, digest=False, cpu=None, path=None):
+    """One pull on a fresh connection; the generator's report."""
+    options = {"once": True, "length": item.size, "digest": item.digest if digest else None, "cpu": cpu}
+    done = subprocess.run(command(server, item, options, path), capture_output=True, text=True)
+    if done.returncode != 0:
+        raise Failed(f"{server.name}: GET {path or server.path(item)}: {(done.stderr or done.stdout).strip()}, log {server.log}")
+    return json.loads(done.stdout)
+
+
+def load(server, item, connections, seconds, cpu=None, rate=None, clients=1):
+    """One cell: `clients` generators at once, their numbers added up."""
+    share = connections // clients
+    options = {"connections": share, "seconds": seconds, "length": item.size, "cpu": cpu, "rate": rate}
+    server_before, machine_before = server.cpu_seconds(), machine.busy_seconds()
+    words = command(server, item, options)
+    running = [subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(clients)]
+    reports = []
+    for process in running:
+        out, error = process.communicate()
+        if not out:
+            raise Failed(f"{server.name}: {error.strip()}, log {server.log}")
+        reports.append(json.loads(out))
+    for report in reports:
+        if report["errors"]:
+            raise Failed(f"{server.name}: {report['errors']} wrong responses, first: {report['first_error']}, log {server.log}")
+
+    def total(key):
+        return sum(report[key] for report in reports)
+
+    return Sample(
+        requests_per_second=total("requests_per_second"),
+        bytes_per_second=total("bytes_per_second"),
+        server_cpu=server.cpu_seconds() - server_before,
+        machine_cpu=machine.busy_seconds() - machine_before,
+        requests=total("requests"),
+        bytes=total("bytes"),
+        client_cpu=max(report["client_cpu"] for report in reports),
+        p99_ms=max(report["latency_ms"]["p99"] for report in reports),
+        errors=0,
+    )
+
+
+class Ratios:
+    """Ratios of one figure, ours over theirs, one per round."""
+
+    def __init__(self, ours, theirs):
+        self.values = [mine / other if other else float("nan") for mine, other in zip(ours, theirs)]
+
+    @property
+    def median(self):
+        return statistics.median(self.values)
+
+    def text(self):
+        return f"{self.median:.2f} ({min(self.values):.2f}-{max(self.values):.2f})"
+
+
+def median(values):
+    return statistics.median(values)

@@ -1,0 +1,262 @@
+"""The servers compared: started here, ended here, by process id only."""
+
+import ctypes
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from pathlib import Path
+
+import objects
+from machine import TICKS
+
+START_SECONDS = 15
+STOP_SECONDS = 10
+PR_SET_PDEATHSIG = 1
+_libc = ctypes.CDLL(None)
+
+
+class Failed(Exception):
+    """A server did not do its part; the message says which and where its log is."""
+
+
+class Missing(Exception):
+    """A program the case needs is not installed."""
+
+
+class Server:
+    """A running server and the processes below it."""
+
+    def __init__(self, name, process, port, log):
+        self.name, self.process, self.port, self.log = name, process, port, log
+        # What ours puts before the repository; the others have one upstream or none.
+        self.registry = None
+
+    @property
+    def address(self):
+        return f"127.0.0.1:{self.port}"
+
+    def path(self, item):
+        return item.path(self.registry)
+
+    def pids(self):
+        found, todo = [], [self.process.pid]
+        while todo:
+            pid = todo.pop()
+            found.append(pid)
+            try:
+                todo += [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+            except FileNotFoundError:
+                pass
+        return found
+
+    def cpu_seconds(self):
+        """CPU time of all threads, those that ended and the kernel's io_uring workers included."""
+        total = 0
+        for pid in self.pids():
+            try:
+                fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+            except FileNotFoundError:
+                continue
+            total += int(fields[11]) + int(fields[12])
+        return total / TICKS
+
+    def rss_bytes(self):
+        total = 0
+        for pid in self.pids():
+            for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+                if line.startswith("VmRSS:"):
+                    total += int(line.split()[1]) * 1024
+        return total
+
+    def affinities(self):
+        """The distinct CPU sets of the server's threads."""
+        return sorted({tuple(sorted(os.sched_getaffinity(int(task.name)))) for task in self._tasks()})
+
+    def _tasks(self):
+        return Path(f"/proc/{self.process.pid}/task").iterdir()
+
+    def stop(self):
+        if self.process.poll() is not None:
+            return
+        self.process.send_signal(signal.SIGTERM)
+        try:
+            self.process.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+
+
+class Stage:
+    """Starts servers, and stops every one of them when the benchmark ends, however it ends."""
+
+    def __init__(self, directory):
+        self.directory = directory
+        self.ours_binary = os.environ["BENCH_OURS"]
+        self.running = []
+        self.leftovers = []
+        self.number = 0
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.stop_all()
+
+    def stop_all(self):
+        while self.running:
+            self.running.pop().stop()
+        while self.leftovers:
+            shutil.rmtree(self.leftovers.pop(), ignore_errors=True)
+
+    def stop(self, server):
+        self.running.remove(server)
+        server.stop()
+
+    def ours(self, root, cpus=None, cores=1, upstream=None):
+        """Our server on `root`; with `upstream`, the registry `bench.test` is that loopback port."""
+        if self.ours_binary == "nginx":
+            return self._stand_in(cpus, cores, upstream)
+        port, folder = _free_port(), self._folder("ours")
+        environment = {
+            "LISTEN_ADDR": f"127.0.0.1:{port}",
+            "FS_ROOT": str(root),
+            "STORAGE_BACKEND": "fs",
+            "CORES": str(cores),
+            "ACCESS_LOG": "off",
+        }
+        if upstream:
+            config = folder / "config.yaml"
+            config.write_text(
+                f'registries:\n  - name: "{objects.UPSTREAM_REGISTRY}"\n    insecure: true\n'
+                f'    url: "http://{upstream.address}"\n'
+            )
+            environment["CONFIG_FILE"] = str(config)
+        command = [str(Path(self.ours_binary).resolve())]
+        server = self._start("ours", command, port, folder, cpus, environment, until="listening on")
+        server.registry = objects.UPSTREAM_REGISTRY if upstream else objects.WARM_REGISTRY
+        return server
+
+    def nginx(self, cpus=None, workers=1, log=False, http="", locations="", name="nginx"):
+        """nginx as it serves files best. With `log`, one line per request in `requests.log`."""
+        if not shutil.which("nginx"):
+            raise Missing("nginx is not installed")
+        port, folder = _free_port(), self._folder(name)
+        # With several workers, each has its own listener, as our cores have: connections spread the same way.
+        reuse = " reuseport" if workers > 1 else ""
+        user = "user root;" if os.getuid() == 0 else ""
+        access = "access_log off"
+        if log:
+            access = f'log_format short "$request_method $uri"; access_log {folder}/requests.log short'
+        (folder / "nginx.conf").write_text(
+            f"""
+{user} daemon off; worker_processes {workers}; worker_rlimit_nofile 65536;
+pid {folder}/pid; error_log {folder}/error.log warn;
+events {{ worker_connections 20480; }}
+http {{
+  {access};
+  default_type application/octet-stream;
+  sendfile on; tcp_nopush on; tcp_nodelay on;
+  keepalive_requests 1000000000; keepalive_timeout 1h;
+  open_file_cache max=1000 inactive=1h; open_file_cache_valid 1h;
+  client_body_temp_path {folder}/tmp-body; proxy_temp_path {folder}/tmp-proxy; fastcgi_temp_path {folder}/tmp-fastcgi;
+  uwsgi_temp_path {folder}/tmp-uwsgi; scgi_temp_path {folder}/tmp-scgi;
+  {http}
+  server {{
+    listen 127.0.0.1:{port} backlog=4096{reuse};
+    root {self.directory}/nginx;
+    {locations}
+  }}
+}}
+"""
+        )
+        command = ["nginx", "-p", str(folder), "-c", str(folder / "nginx.conf"), "-e", str(folder / "error.log")]
+        return self._start(name, command, port, folder, cpus)
+
+    def docker_registry(self, root=None, cpus=None, log=False, upstream=None, name="docker-registry"):
+        """Debian's docker-registry on the same bytes, or as a pull-through cache of `upstream`."""
+        if not shutil.which("docker-registry"):
+            raise Missing("docker-registry is not installed")
+        port, folder = _free_port(), self._folder(name)
+        proxy = f"proxy: {{remoteurl: 'http://{upstream.address}'}}" if upstream else ""
+        (folder / "config.yml").write_text(
+            f"""
+version: 0.1
+log: {{level: error, accesslog: {{disabled: {"false" if log else "true"}}}}}
+storage: {{filesystem: {{rootdirectory: '{root or self.directory / "registry"}'}}, delete: {{enabled: true}}}}
+http: {{addr: '127.0.0.1:{port}', secret: bench}}
+{proxy}
+"""
+        )
+        command = ["docker-registry", "serve", str(folder / "config.yml")]
+        return self._start(name, command, port, folder, cpus)
+
+    def _stand_in(self, cpus, cores, upstream):
+        """nginx in our place, to try the benchmark itself."""
+        if not upstream:
+            server = self.nginx(cpus, cores, name="stand-in")
+            server.registry = objects.WARM_REGISTRY
+            return server
+        cache = self._folder("stand-in-cache")
+        self.leftovers.append(cache)
+        http = f"proxy_cache_path {cache} keys_zone=z:1m max_size=9g use_temp_path=off;"
+        locations = (
+            f"location /v2/{objects.UPSTREAM_REGISTRY}/ {{ proxy_pass http://{upstream.address}/v2/;"
+            " proxy_cache z; proxy_cache_valid 1h; proxy_max_temp_file_size 4096m; }"
+        )
+        server = self.nginx(cpus, cores, http=http, locations=locations, name="stand-in")
+        server.registry = objects.UPSTREAM_REGISTRY
+        return server
+
+    def _folder(self, name):
+        self.number += 1
+        folder = self.directory / "run" / f"{self.number}-{name}"
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        return folder
+
+    def _start(self, name, command, port, folder, cpus, environment=None, until=None):
+        def prepare():
+            # Should the benchmark be killed outright, its servers end with it.
+            _libc.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+            if cpus is not None:
+                os.sched_setaffinity(0, cpus)
+
+        log = folder / "log"
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith("BENCH_")}
+        with open(log, "wb") as out:
+            process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=out,
+                env=dict(inherited, **(environment or {})),
+                preexec_fn=prepare,
+            )
+        server = Server(name, process, port, log)
+        self.running.append(server)
+        deadline = time.monotonic() + START_SECONDS
+        while time.monotonic() < deadline:
+            if process.poll() is not None:
+                break
+            if (until is None or until in log.read_text(errors="replace")) and _accepts(port):
+                return server
+            time.sleep(0.01)
+        tail = log.read_text(errors="replace")[-600:].strip()
+        raise Failed(f"{name} did not start ({' '.join(command)}): {tail}")
+
+
+def _free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def _accepts(port):
+    try:
+        socket.create_connection(("127.0.0.1", port), 1).close()
+        return True
+    except OSError:
+        return False

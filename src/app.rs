@@ -1,0 +1,187 @@
+//! Wiring: a [`Config`] in, a running server out. The only file that knows every part.
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+
+use crate::cache::{Cache, TagPolicy};
+use crate::config::{self, Config, ListenAddr, RootChoice, Storage};
+use crate::limits::DRAIN;
+use crate::registry::Registry;
+use crate::runtime::core::CoreSettings;
+use crate::runtime::driver::{self, IoDriver};
+use crate::runtime::helper::Helper;
+use crate::runtime::shutdown::Shutdown;
+use crate::runtime::{core, cores};
+use crate::server::{AccessLogWriter, Server, bind, serve};
+use crate::store::{FsStore, OpenError};
+use crate::upstream::{BuildError, Upstreams};
+
+/// Why the server did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum AppError {
+    #[error("cannot listen on {addr}: {source}{hint}")]
+    Listen {
+        addr: ListenAddr,
+        source: std::io::Error,
+        hint: &'static str,
+    },
+    #[error(transparent)]
+    Store(#[from] OpenError),
+    #[error(transparent)]
+    Upstream(#[from] BuildError),
+    #[error("{0}")]
+    Driver(String),
+    #[error("cannot start threads: {0}")]
+    Threads(#[from] std::io::Error),
+}
+
+/// Serves until asked to stop: on SIGINT or SIGTERM it stops accepting, finishes what runs within
+/// [`DRAIN`], and returns. A second signal ends the process at once.
+///
+/// # Errors
+///
+/// The store, the address or the machine cannot be used. Nothing has been served then.
+pub fn run(config: Config) -> Result<(), AppError> {
+    crate::log::init(config.log_level.into());
+    raise_descriptor_limit();
+    let mut signals = Signals::new([SIGINT, SIGTERM])?;
+    let Storage::Fs { root, chosen } = &config.storage;
+    let store = Arc::new(FsStore::open(root)?);
+    let (choice, modern_ring) = driver::choose(wanted_driver(config.io_driver)).map_err(AppError::Driver)?;
+    let plan = cores::plan(config.cores);
+
+    let mut addresses = Vec::new();
+    let mut listeners: Vec<Vec<std::net::TcpListener>> = plan.iter().map(|_| Vec::new()).collect();
+    for addr in &config.listen {
+        let (local, sockets) = bind(addr.host, addr.port, plan.len()).map_err(|source| {
+            let hint = match source.kind() {
+                std::io::ErrorKind::AddrInUse => "; another process has it, choose another with LISTEN_ADDR",
+                std::io::ErrorKind::PermissionDenied => {
+                    "; ports below 1024 need a privilege, choose another with LISTEN_ADDR"
+                }
+                _ => "",
+            };
+            AppError::Listen {
+                addr: *addr,
+                source,
+                hint,
+            }
+        })?;
+        addresses.push(local);
+        for (core, socket) in listeners.iter_mut().zip(sockets) {
+            core.push(socket);
+        }
+    }
+
+    let helper = Helper::start(config.helper_threads)?;
+    let upstreams = Upstreams::new(&config.registries)?;
+    let policy = TagPolicy {
+        cache_tags: config.cache_tag_manifests,
+        cache_latest: config.cache_latest_tag,
+        ttl: config.tag_ttl,
+    };
+    let cache = Cache::new(store.clone(), upstreams, helper.clone(), policy);
+    let access_log = if config.access_log {
+        Some(AccessLogWriter::start()?)
+    } else {
+        None
+    };
+    let shutdown = Shutdown::default();
+
+    if choice.fell_back {
+        tracing::warn!("io driver: {} ({})", choice.driver.name(), choice.why);
+    } else {
+        tracing::info!("io driver: {} ({})", choice.driver.name(), choice.why);
+    }
+    match chosen {
+        RootChoice::Given | RootChoice::Default => {}
+        RootChoice::UserCache => {
+            tracing::info!(root = %root.display(), "the default store cannot be written; using the user's cache directory");
+        }
+        RootChoice::Temporary => {
+            tracing::warn!(root = %root.display(), "no lasting place can be written; the store may be gone after a restart, set FS_ROOT");
+        }
+    }
+    let settings = CoreSettings {
+        driver: choice.driver,
+        modern_ring,
+    };
+    for (index, (cpu, sockets)) in plan.iter().zip(listeners).enumerate() {
+        let (cache, helper, shutdown) = (cache.clone(), helper.clone(), shutdown.clone());
+        let log = access_log.as_ref().map(AccessLogWriter::log);
+        let (default_registry, memory) = (config.default_registry.clone(), config.memory_cache_bytes);
+        core::start(index, *cpu, settings, move || async move {
+            let registry = Rc::new(Registry::new(cache, default_registry, memory));
+            let server = Server::new(registry, helper, shutdown, log);
+            serve(server, sockets).await;
+        })?;
+    }
+    for addr in &addresses {
+        tracing::info!(
+            "oci-pull-through {} listening on {addr}, store fs:{}, io driver {}, {} cores",
+            env!("CARGO_PKG_VERSION"),
+            store.root().display(),
+            choice.driver.name(),
+            plan.len()
+        );
+    }
+    cache.scan_in_background();
+
+    signals.forever().next();
+    drain(&shutdown, signals);
+    if let Some(log) = access_log {
+        log.finish();
+    }
+    Ok(())
+}
+
+/// Waits until nothing runs, for [`DRAIN`] at most.
+fn drain(shutdown: &Shutdown, mut signals: Signals) {
+    tracing::info!(
+        running = shutdown.running(),
+        "stopping; a second signal ends at once"
+    );
+    shutdown.drain();
+    let second = std::thread::Builder::new()
+        .name("second-signal".into())
+        .spawn(move || {
+            signals.forever().next();
+            tracing::warn!("second signal; ending at once");
+            std::process::exit(1);
+        });
+    if let Err(error) = second {
+        tracing::warn!(%error, "a second signal will not be noticed");
+    }
+    let deadline = Instant::now() + DRAIN;
+    // Cores need a moment to notice and to take what the kernel has already accepted for them.
+    std::thread::park_timeout(Duration::from_millis(250));
+    while shutdown.running() > 0 && Instant::now() < deadline {
+        std::thread::park_timeout(Duration::from_millis(50));
+    }
+    match shutdown.running() {
+        0 => tracing::info!("stopped"),
+        left => tracing::warn!(left, "stopped; connections were cut off"),
+    }
+}
+
+fn wanted_driver(config: config::IoDriver) -> IoDriver {
+    match config {
+        config::IoDriver::Auto => IoDriver::Auto,
+        config::IoDriver::IoUring => IoDriver::IoUring,
+        config::IoDriver::Epoll => IoDriver::Epoll,
+    }
+}
+
+/// Takes as many file descriptors as the hard limit grants: connections and open blobs are descriptors.
+fn raise_descriptor_limit() {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    if let Err(error) = setrlimit(Resource::Nofile, limit) {
+        tracing::warn!(%error, "cannot raise the limit of open files");
+    }
+}

@@ -1,0 +1,202 @@
+//! One upstream body, one growing file, any number of followers.
+//!
+//! The [`writer`] runs on the helper pool: it hashes what arrives, keeps the newest bytes in a window, and has
+//! the [`spool`] append them to an ingest. Followers on any core send what is there and wait for more. All they
+//! share is one [`Fill`]: a state under a short lock and a list of who waits.
+//!
+//! What followers may have is decided in one place, [`State::limit`]: the end of a body is withheld until its
+//! digest was found right, and a small body is withheld whole.
+//!
+//! Not here: whether to fill at all (`registry`), and what happens to the file afterwards (`store`).
+
+mod follower;
+mod spool;
+mod table;
+mod window;
+mod writer;
+
+use std::collections::{BTreeMap, HashMap};
+use std::fs::File;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crate::limits::{HELD_WHOLE_BYTES_MAX, WITHHELD_BYTES};
+use crate::oci::Digest;
+use crate::runtime::doorbell::{Remote, Signal};
+
+use super::FetchError;
+use spool::Spool;
+use window::Window;
+
+pub use follower::Follower;
+pub use table::FillTable;
+
+/// A fill under way, or just done.
+pub struct Fill {
+    digest: Digest,
+    state: Mutex<State>,
+    /// Tells the writer that the window has room, or that nobody needs it to have any.
+    room: tokio::sync::Notify,
+}
+
+/// The upstream's head.
+#[derive(Debug)]
+pub struct Head {
+    /// `None` when the upstream did not say; known when the fill has ended.
+    pub size: Option<u64>,
+    /// All end-to-end fields.
+    pub headers: BTreeMap<String, Vec<String>>,
+}
+
+struct State {
+    head: Option<Arc<Head>>,
+    /// Bytes received: `window.end()`. Hashed before they are put there.
+    window: Window,
+    spool: Spool,
+    /// The ingest's file and how much of it may be read. Outlives a spool that was lost.
+    file: Option<Arc<File>>,
+    written: u64,
+    end: Option<End>,
+    waiting: Vec<Remote>,
+    /// Where each follower is; decides what a window without a disk behind it may forget.
+    followers: HashMap<u64, u64>,
+    next_follower: u64,
+}
+
+/// How a fill ended. There is no "the writer went away": its guard says `Failed` then.
+#[derive(Clone, Debug)]
+enum End {
+    /// All bytes are there and are what the digest says.
+    Verified,
+    /// Somebody else's fill of the same content was committed first: look again.
+    Stored,
+    Failed(FetchError),
+}
+
+/// What a caller finds in place of a fill.
+pub enum Ready {
+    Head(Arc<Head>),
+    Stored,
+}
+
+impl Fill {
+    fn new(digest: Digest) -> Arc<Self> {
+        Arc::new(Fill {
+            digest,
+            state: Mutex::new(State {
+                head: None,
+                window: Window::default(),
+                spool: Spool::Idle(None),
+                file: None,
+                written: 0,
+                end: None,
+                waiting: Vec::new(),
+                followers: HashMap::new(),
+                next_follower: 0,
+            }),
+            room: tokio::sync::Notify::new(),
+        })
+    }
+
+    pub fn digest(&self) -> &Digest {
+        &self.digest
+    }
+
+    /// Waits until a response can begin: the head is known, and the body is too large to be held whole or has
+    /// been verified. A response without a body (`head_only`) needs the size and nothing else.
+    ///
+    /// # Errors
+    ///
+    /// The fill failed before anything was promised to this client.
+    ///
+    /// # Cancellation
+    ///
+    /// Free.
+    pub async fn ready(&self, head_only: bool) -> Result<Ready, FetchError> {
+        let signal = Signal::new();
+        self.wait(&signal, |state| match (&state.end, &state.head) {
+            (Some(End::Failed(error)), _) => Some(Err(error.clone())),
+            (Some(End::Stored), _) => Some(Ok(Ready::Stored)),
+            (Some(End::Verified), Some(head)) => Some(Ok(Ready::Head(Arc::new(Head {
+                size: Some(state.window.end()),
+                headers: head.headers.clone(),
+            })))),
+            (_, Some(head)) if head.begins(head_only, state.window.end()) => {
+                Some(Ok(Ready::Head(head.clone())))
+            }
+            _ => None,
+        })
+        .await
+    }
+
+    /// Waits until the fill has ended. Gives the size, or `None` when somebody else has stored the content.
+    pub async fn ended(&self) -> Result<Option<u64>, FetchError> {
+        let signal = Signal::new();
+        self.wait(&signal, |state| match &state.end {
+            Some(End::Failed(error)) => Some(Err(error.clone())),
+            Some(End::Stored) => Some(Ok(None)),
+            Some(End::Verified) => Some(Ok(Some(state.window.end()))),
+            None => None,
+        })
+        .await
+    }
+
+    /// Waits until `ready` gives something. It is asked again whenever the state changes.
+    async fn wait<R>(&self, signal: &Signal, mut ready: impl FnMut(&mut State) -> Option<R>) -> R {
+        loop {
+            {
+                let mut state = self.lock();
+                if let Some(result) = ready(&mut state) {
+                    return result;
+                }
+                // Registered under the lock that changes are made under: none is missed.
+                state.waiting.push(signal.remote());
+            }
+            signal.wait().await;
+        }
+    }
+
+    /// Changes the state and wakes everybody who waits.
+    fn change<R>(&self, change: impl FnOnce(&mut State) -> R) -> R {
+        let (result, waiting) = {
+            let mut state = self.lock();
+            let result = change(&mut state);
+            (result, std::mem::take(&mut state.waiting))
+        };
+        for remote in waiting {
+            remote.fire();
+        }
+        result
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Head {
+    fn begins(&self, head_only: bool, have: u64) -> bool {
+        match self.size {
+            Some(size) => head_only || size > HELD_WHOLE_BYTES_MAX,
+            None => !head_only && have > HELD_WHOLE_BYTES_MAX,
+        }
+    }
+}
+
+impl State {
+    /// How far a response that ends at `end` (or at the body's end) may be sent now.
+    fn limit(&self, end: Option<u64>) -> u64 {
+        let have = self.window.end();
+        match &self.end {
+            Some(End::Verified) => end.unwrap_or(have).min(have),
+            Some(_) => 0,
+            None if self.head.as_ref().is_none_or(|head| !head.begins(false, have)) => 0,
+            None => {
+                let size = self.head.as_ref().and_then(|head| head.size);
+                let withheld = size.unwrap_or(have).saturating_sub(WITHHELD_BYTES);
+                // The last byte of every response waits, so that none is complete before the digest is right.
+                have.min(withheld)
+                    .min(end.map_or(u64::MAX, |end| end.saturating_sub(1)))
+            }
+        }
+    }
+}

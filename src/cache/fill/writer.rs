@@ -1,0 +1,340 @@
+//! The upstream's side of a fill, on the helper pool: receive, hash, publish; resume what breaks; commit.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::spool::{self, Spool};
+use super::table::Ticket;
+use super::{End, Fill, Head};
+use crate::cache::{Cache, FetchError, Origin, Shared, find, storable};
+use crate::fail_point::reach;
+use crate::limits::{FILL_DISK_WAIT, FILL_WINDOW_BYTES, STORE_RETRY};
+use crate::oci::Hasher;
+use crate::runtime::clock::unix_seconds;
+use crate::runtime::helper::blocking;
+use crate::store::{Key, Meta, Verified};
+use crate::upstream::{Body, Method, Request, Resume, ResumeVerdict, Target, UpstreamError, resume_matches};
+
+/// How often a writer without a disk looks whether followers have moved, beside being told.
+const ROOM_CHECK: Duration = Duration::from_secs(1);
+
+/// How long a fill without a disk is held up by its slowest follower before it goes on without it.
+const SLOWEST_FOLLOWER: Duration = Duration::from_secs(5);
+
+/// How long a fill without a disk waits for its first follower.
+const FIRST_FOLLOWER: Duration = Duration::from_secs(5);
+
+impl Cache {
+    /// The fill of `digest` under way, if there is one.
+    pub fn filling(&self, digest: &crate::oci::Digest) -> Option<Arc<Fill>> {
+        self.0.fills.get(digest)
+    }
+
+    /// Joins the fill of `digest`, or starts one from `origin`. `not` is a fill that has lost bytes the caller
+    /// needs; another is started in its place.
+    pub fn fill(
+        &self,
+        digest: crate::oci::Digest,
+        origin: &Origin,
+        not: Option<&Arc<Fill>>,
+    ) -> (Arc<Fill>, crate::cache::Role) {
+        let (fill, ticket) = self.0.fills.join(digest, not);
+        match ticket {
+            None => (fill, crate::cache::Role::Follower),
+            Some(ticket) => {
+                let (shared, origin) = (self.0.clone(), origin.clone());
+                self.0
+                    .helper
+                    .spawn(async move { run(ticket, shared, origin).await });
+                (fill, crate::cache::Role::Leader)
+            }
+        }
+    }
+}
+
+/// Says `Failed` if the writer goes away without an end, and ends the fill for newcomers in any case.
+struct Guard {
+    fill: Arc<Fill>,
+    shared: Arc<Shared>,
+}
+
+impl Guard {
+    fn end(&self, end: End) {
+        // A fill without content is gone for newcomers before anybody learns of it, so that who asks again
+        // gets another.
+        if !matches!(end, End::Verified) {
+            self.shared.fills.remove(&self.fill);
+        }
+        self.fill.change(|state| {
+            state.end.get_or_insert(end);
+        });
+    }
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        self.end(End::Failed(FetchError::Lost));
+        self.shared.fills.remove(&self.fill);
+    }
+}
+
+async fn run(ticket: Ticket, shared: Arc<Shared>, origin: Origin) {
+    let guard = Guard {
+        fill: ticket.fill,
+        shared: shared.clone(),
+    };
+    let fill = &guard.fill;
+    let key = Key::Blob(*fill.digest());
+    // Whoever asked before us may have committed it between our caller's look and the ticket.
+    if shared.look(move |store| find(store, &key)).await.is_some() {
+        guard.end(End::Stored);
+        return;
+    }
+    let _slot = match shared.slot().await {
+        Ok(slot) => slot,
+        Err(error) => return guard.end(End::Failed(error)),
+    };
+    let verified = match receive(fill, &shared, &origin).await {
+        Ok(verified) => verified,
+        Err(error) => {
+            tracing::warn!(registry = %origin.namespace, repository = %origin.repository, digest = %fill.digest(), %error, "fill failed");
+            return guard.end(End::Failed(error));
+        }
+    };
+    guard.end(End::Verified);
+    reach("fill-verified");
+    commit(fill, &shared, &origin, verified).await;
+}
+
+/// Receives the whole body and checks it.
+async fn receive(fill: &Arc<Fill>, shared: &Arc<Shared>, origin: &Origin) -> Result<Verified, FetchError> {
+    let mut request = Request {
+        namespace: origin.namespace.clone(),
+        repository: origin.repository.clone(),
+        target: Target::Blob(*fill.digest()),
+        method: Method::Get,
+        accept: Vec::new(),
+        range_from: None,
+        authorization: None,
+    };
+    let response = shared.upstreams.fetch(&request).await?;
+    if response.status != 200 {
+        return Err(protocol(
+            origin,
+            "a request without a range was answered with a part",
+        ));
+    }
+    let size = response.content_length;
+    fill.change(|state| {
+        state.head = Some(Arc::new(Head {
+            size,
+            headers: storable(&response.headers),
+        }));
+        if !shared.health.writable() {
+            state.spool = Spool::Lost;
+        }
+    });
+
+    let mut body = response.body;
+    let mut hasher = Hasher::new(fill.digest().algorithm());
+    let mut have = 0;
+    let mut skip = 0;
+    let mut resume = Resume::new(0);
+    let mut disk_wait = FILL_DISK_WAIT;
+    loop {
+        let broken = match body.chunk().await {
+            Ok(Some(mut chunk)) => {
+                if skip > 0 {
+                    // The upstream began again at the start; what we have is not taken twice.
+                    let skipped = chunk.len().min(usize::try_from(skip).unwrap_or(usize::MAX));
+                    skip -= skipped as u64;
+                    bytes::Buf::advance(&mut chunk, skipped);
+                }
+                hasher.update(&chunk);
+                have += chunk.len() as u64;
+                if size.is_some_and(|size| have > size) {
+                    // Responses are under way with the size that was declared first.
+                    return Err(protocol(origin, "it sent more than it had declared"));
+                }
+                reach("fill-received");
+                fill.change(|state| {
+                    state.window.push(chunk);
+                    state.trim();
+                });
+                spool::push(fill, shared);
+                room(fill, shared, &mut disk_wait).await?;
+                continue;
+            }
+            // A part may be shorter than asked for and still end cleanly.
+            Ok(None) if size.is_some_and(|size| have < size) => Some(short(origin)),
+            Ok(None) => None,
+            Err(error) => Some(error),
+        };
+        // Whatever the connection said last: with all bytes there, there is nothing to resume.
+        let Some(error) = broken.filter(|_| size != Some(have)) else {
+            break;
+        };
+        (body, skip) = reconnect(shared, &mut request, &mut resume, have, size, error).await?;
+    }
+    Verified::check(*fill.digest(), hasher.finish(), have).map_err(|found| FetchError::DigestMismatch {
+        wanted: fill.digest().to_string(),
+        found: found.to_string(),
+    })
+}
+
+/// Asks for the rest of a body that broke off: a fresh request, so a fresh token and a fresh redirect.
+async fn reconnect(
+    shared: &Shared,
+    request: &mut Request,
+    resume: &mut Resume,
+    have: u64,
+    size: Option<u64>,
+    mut error: UpstreamError,
+) -> Result<(Body, u64), FetchError> {
+    loop {
+        let Some(delay) = Some(&error)
+            .filter(|error| error.is_retryable())
+            .and_then(|_| resume.after_break(have))
+        else {
+            return Err(error.into());
+        };
+        tracing::info!(registry = %request.namespace, have, %error, "an upstream broke off; resuming");
+        tokio::time::sleep(delay).await;
+        request.range_from = Some(have).filter(|&have| have > 0);
+        match shared.upstreams.fetch(request).await {
+            Err(next) => error = next,
+            Ok(response) => match resume_matches(&response, have, size) {
+                ResumeVerdict::Continue => return Ok((response.body, 0)),
+                ResumeVerdict::SkipFirst(bytes) => return Ok((response.body, bytes)),
+                ResumeVerdict::Wrong => {
+                    return Err(UpstreamError::Protocol {
+                        host: request.namespace.as_str().into(),
+                        what: "it resumed with another part than was asked".into(),
+                    }
+                    .into());
+                }
+            },
+        }
+    }
+}
+
+/// Waits until the window takes more. A disk that is in the way for too long is left behind.
+async fn room(fill: &Arc<Fill>, shared: &Shared, disk_wait: &mut Duration) -> Result<(), FetchError> {
+    let began = tokio::time::Instant::now();
+    loop {
+        // Made before looking, so that a notice in between is not missed.
+        let notice = fill.room.notified();
+        let lost = {
+            let mut state = fill.lock();
+            state.trim();
+            let lost = state.spool.is_lost();
+            if state.window.bytes() < FILL_WINDOW_BYTES as u64 {
+                return Ok(());
+            }
+            let deserted = state.next_follower > 0 || began.elapsed() >= FIRST_FOLLOWER;
+            if lost && state.followers.is_empty() && deserted {
+                // Nobody wants it and it cannot be stored.
+                return Err(FetchError::Gone);
+            }
+            lost
+        };
+        if lost {
+            let _ = tokio::time::timeout(ROOM_CHECK, notice).await;
+            if began.elapsed() >= SLOWEST_FOLLOWER {
+                // It comes back with a range; the others do not wait for it.
+                let mut state = fill.lock();
+                let slowest = state.followers.values().copied().min();
+                state.followers.retain(|_, offset| Some(*offset) != slowest);
+            }
+            continue;
+        }
+        let (began, written) = (tokio::time::Instant::now(), fill.lock().written);
+        let told = tokio::time::timeout(*disk_wait, notice).await;
+        *disk_wait = disk_wait.saturating_sub(began.elapsed());
+        if told.is_err() {
+            if fill.lock().written == written {
+                lose(fill, shared, "the disk has stalled");
+            } else {
+                tracing::warn!(digest = %fill.digest(), "the disk is slower than the upstream; the pull goes on uncached");
+                fill.change(|state| state.spool = Spool::Lost);
+            }
+        }
+    }
+}
+
+fn short(origin: &Origin) -> UpstreamError {
+    UpstreamError::Body {
+        host: origin.namespace.as_str().into(),
+        cause: "it ended early".into(),
+    }
+}
+
+fn protocol(origin: &Origin, what: &str) -> FetchError {
+    UpstreamError::Protocol {
+        host: origin.namespace.as_str().into(),
+        what: what.into(),
+    }
+    .into()
+}
+
+fn lose(fill: &Fill, shared: &Shared, why: &'static str) {
+    fill.change(|state| state.spool = Spool::Lost);
+    shared.health.failed(&why);
+}
+
+/// Makes a verified fill an entry, when the disk has kept up. No client waits for this.
+async fn commit(fill: &Arc<Fill>, shared: &Arc<Shared>, origin: &Origin, verified: Verified) {
+    let ingest = loop {
+        let notice = fill.room.notified();
+        {
+            let mut state = fill.lock();
+            let complete = state.written == state.window.end();
+            match std::mem::replace(&mut state.spool, Spool::Writing) {
+                Spool::Idle(ingest) if complete => break ingest,
+                Spool::Lost => {
+                    state.spool = Spool::Lost;
+                    return;
+                }
+                other => state.spool = other,
+            }
+        }
+        spool::push(fill, shared);
+        if tokio::time::timeout(STORE_RETRY, notice).await.is_err() {
+            return lose(fill, shared, "the disk has stalled");
+        }
+    };
+    let headers = fill
+        .lock()
+        .head
+        .as_ref()
+        .map(|head| head.headers.clone())
+        .unwrap_or_default();
+    let meta = Meta {
+        digest: *verified.digest(),
+        size: verified.size(),
+        content_type: "application/octet-stream".to_owned(),
+        created: unix_seconds(),
+        public: true,
+        verified: true,
+        headers,
+    };
+    let (shared_too, key) = (shared.clone(), Key::Blob(*verified.digest()));
+    let committed = blocking(move || {
+        // An empty body has written nothing yet.
+        let ingest = match ingest {
+            Some(ingest) => ingest,
+            None => shared_too.store.ingest(&key, Some(0))?,
+        };
+        shared_too.store.commit(ingest, &verified, meta)
+    })
+    .await;
+    match committed {
+        Ok(Ok(_)) => {
+            // Followers that are still behind read the file.
+            fill.change(|state| state.window.trim(state.written, 0));
+            tracing::debug!(registry = %origin.namespace, repository = %origin.repository, digest = %fill.digest(), "stored");
+        }
+        Ok(Err(error)) => shared.health.failed(&error),
+        Err(_) => {}
+    }
+}

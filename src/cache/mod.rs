@@ -1,0 +1,239 @@
+//! What we hold and how we come to hold it.
+//!
+//! One [`Cache`] per process, shared by all cores; a hit does not come here, it is answered from what its core
+//! has open or in memory ([`crate::registry`]). Work that waits for upstreams or disks runs on the helper pool.
+
+mod fill;
+mod flight;
+mod freshness;
+mod health;
+mod manifest;
+mod pass;
+mod tags;
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::sync::Semaphore;
+
+use crate::limits::{FILL_QUEUE_WAIT, FILLS_MAX, MEMORY_OBJECT_BYTES_MAX, STORE_LOOKUP_MAX};
+use crate::oci::{Digest, Namespace, Repository};
+use crate::runtime::helper::{Helper, blocking_within};
+use crate::runtime::reply::Lost;
+use crate::store::{Entry, FsStore, Key, canonical_name};
+use crate::upstream::{UpstreamError, Upstreams};
+
+pub use fill::{Fill, Follower, Head, Ready as FillReady};
+pub use flight::Role;
+pub use manifest::{Manifest, ManifestAnswer, ManifestKey};
+pub use pass::{Passed, PassedHead};
+
+use flight::Flights;
+use health::StoreHealth;
+use tags::TagTable;
+
+/// How tags are cached.
+#[derive(Clone, Copy, Debug)]
+pub struct TagPolicy {
+    pub cache_tags: bool,
+    pub cache_latest: bool,
+    /// Freshness lifetime.
+    pub ttl: Duration,
+}
+
+/// The shared cache; cheap to clone.
+#[derive(Clone)]
+pub struct Cache(Arc<Shared>);
+
+struct Shared {
+    store: Arc<FsStore>,
+    health: StoreHealth,
+    upstreams: Upstreams,
+    helper: Helper,
+    policy: TagPolicy,
+    fills: fill::FillTable,
+    manifests: Flights<ManifestKey, Result<ManifestAnswer, FetchError>>,
+    tags: TagTable,
+    /// Verified manifests on their way to the disk: already as good as stored.
+    pending: Mutex<HashMap<Key, Arc<Manifest>>>,
+    /// Fills and manifest fetches under way.
+    slots: Semaphore,
+}
+
+/// Whose content is asked for; where a fill goes when the content is not here.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct Origin {
+    pub namespace: Namespace,
+    pub repository: Repository,
+}
+
+/// Why content could not be had.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum FetchError {
+    #[error(transparent)]
+    Upstream(#[from] UpstreamError),
+    /// The upstream's bytes are not what their digest says. Nothing was stored.
+    #[error("the upstream sent content for {wanted} that hashes to {found}")]
+    DigestMismatch { wanted: String, found: String },
+    #[error("the manifest is larger than 4 MiB")]
+    ManifestTooLarge,
+    /// Our own limit of concurrent fetches.
+    #[error("too many fetches are under way")]
+    Overloaded,
+    /// A slow client's bytes are in nobody's memory and on no disk any more.
+    #[error("the store failed and the bytes are gone")]
+    Gone,
+    /// A bug of ours ended the work; it has been logged.
+    #[error("the fetch ended unexpectedly")]
+    Lost,
+}
+
+/// A committed blob, opened.
+#[derive(Clone)]
+pub struct Found {
+    pub entry: Entry,
+    /// The content, when it is small enough for a core's memory.
+    pub small: Option<Bytes>,
+}
+
+impl Cache {
+    pub fn new(store: Arc<FsStore>, upstreams: Upstreams, helper: Helper, policy: TagPolicy) -> Self {
+        Cache(Arc::new(Shared {
+            store,
+            health: StoreHealth::default(),
+            upstreams,
+            helper,
+            policy,
+            fills: fill::FillTable::default(),
+            manifests: Flights::default(),
+            tags: TagTable::default(),
+            pending: Mutex::default(),
+            slots: Semaphore::new(FILLS_MAX),
+        }))
+    }
+
+    /// Walks the store in the background and logs what it found.
+    pub fn scan_in_background(&self) {
+        let shared = self.0.clone();
+        self.0.helper.spawn_blocking(move || {
+            let report = shared.store.scan();
+            tracing::info!(
+                entries = report.entries,
+                bytes = report.bytes,
+                orphans_removed = report.orphans,
+                broken_removed = report.broken,
+                foreign = report.foreign,
+                unreadable = report.unreadable,
+                "store scanned"
+            );
+        });
+    }
+
+    /// Has `key` hashed again, and removed unless it is right: its file could not be read to its end.
+    pub fn distrust(&self, key: Key) {
+        let store = self.0.store.clone();
+        self.0.helper.spawn_blocking(move || store.recheck(&key));
+    }
+
+    /// The committed blob `key`. A store that fails or stalls is a miss.
+    pub async fn find_blob(&self, key: Key) -> Option<Found> {
+        if !self.0.health.readable() {
+            return None;
+        }
+        let store = self.0.store.clone();
+        let found = self
+            .0
+            .helper
+            .ask_blocking_within(STORE_LOOKUP_MAX, move || find_blob(&store, &key))
+            .await;
+        self.0.in_time(found)
+    }
+}
+
+fn find_blob(store: &FsStore, key: &Key) -> Option<Found> {
+    let entry = find(store, key)?;
+    let small = if entry.meta.size <= MEMORY_OBJECT_BYTES_MAX {
+        // At most MEMORY_OBJECT_BYTES_MAX, so it fits.
+        Some(
+            crate::sys::read_exact_at(&entry.file, 0, entry.meta.size as usize)
+                .ok()?
+                .into(),
+        )
+    } else {
+        None
+    };
+    Some(Found { entry, small })
+}
+
+fn find(store: &FsStore, key: &Key) -> Option<Entry> {
+    store.find(key).unwrap_or_else(|error| {
+        tracing::warn!(%error, "the store cannot be read; treating it as a miss");
+        None
+    })
+}
+
+impl Shared {
+    /// A place among the fetches under way, within [`FILL_QUEUE_WAIT`].
+    async fn slot(&self) -> Result<tokio::sync::SemaphorePermit<'_>, FetchError> {
+        match tokio::time::timeout(FILL_QUEUE_WAIT, self.slots.acquire()).await {
+            Ok(Ok(permit)) => Ok(permit),
+            _ => Err(FetchError::Overloaded),
+        }
+    }
+
+    /// Looks something up in the store. A store that fails or stalls has nothing.
+    async fn look<T: Send + 'static>(
+        &self,
+        look: impl FnOnce(&FsStore) -> Option<T> + Send + 'static,
+    ) -> Option<T> {
+        if !self.health.readable() {
+            return None;
+        }
+        let store = self.store.clone();
+        self.in_time(blocking_within(STORE_LOOKUP_MAX, move || look(&store)).await)
+    }
+
+    fn in_time<T>(&self, found: Option<Result<Option<T>, Lost>>) -> Option<T> {
+        if found.is_none() && !self.store.is_adopting() {
+            self.health.stalled();
+        }
+        found?.ok().flatten()
+    }
+}
+
+/// An upstream's end-to-end fields as a sidecar keeps them. Secrets and what only concerns one exchange stay out.
+fn storable(headers: &http::HeaderMap) -> BTreeMap<String, Vec<String>> {
+    const NEVER_STORED: [&str; 5] = [
+        "set-cookie",
+        "www-authenticate",
+        "proxy-authenticate",
+        "authorization",
+        "docker-ratelimit-source",
+    ];
+    let mut kept: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for (name, value) in headers {
+        if NEVER_STORED.contains(&name.as_str()) {
+            continue;
+        }
+        if let Ok(value) = value.to_str() {
+            kept.entry(canonical_name(name.as_str()))
+                .or_default()
+                .push(value.to_owned());
+        }
+    }
+    kept
+}
+
+/// `Content-Type` without parameters, if it is one media type.
+fn media_type(headers: &http::HeaderMap) -> Option<String> {
+    let text = headers.get(http::header::CONTENT_TYPE)?.to_str().ok()?;
+    let text = text.split(';').next().unwrap_or_default().trim();
+    crate::oci::is_media_type(text).then(|| text.to_owned())
+}
+
+/// The digest an upstream gives its answer.
+fn named_digest(headers: &http::HeaderMap) -> Option<Digest> {
+    headers.get("docker-content-digest")?.to_str().ok()?.parse().ok()
+}

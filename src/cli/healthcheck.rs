@@ -1,0 +1,143 @@
+//! Asks a running cache whether it is alive, with nothing but the standard library: this runs every few
+//! seconds in containers that hold nothing but our binary.
+
+use std::io::{self, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::time::{Duration, Instant};
+
+use crate::config::ListenAddr;
+
+/// How long the whole question may take, connecting included.
+pub(super) const DEADLINE: Duration = Duration::from_secs(5);
+
+/// Enough for the status line; the rest of the answer does not matter.
+const ANSWER_BYTES_MAX: usize = 64;
+
+/// Asks the first listener, on each address it may be reached at; gives one line to print either way.
+pub(super) fn check_any(listen: &[ListenAddr], within: Duration) -> Result<String, String> {
+    let deadline = Instant::now() + within;
+    let Some(first) = listen.first() else {
+        return Err("no listen address".into());
+    };
+    if first.port == 0 {
+        return Err(format!(
+            "{first}: with port 0 nobody knows where the server listens"
+        ));
+    }
+    let mut failures = Vec::new();
+    for address in first.reachable_at() {
+        match check(address, deadline) {
+            Ok(()) => return Ok(format!("healthy: http://{address}/healthz answered 200")),
+            Err(error) => failures.push(format!("http://{address}/healthz: {error}")),
+        }
+    }
+    Err(format!("unhealthy: {}", failures.join("; ")))
+}
+
+fn check(address: SocketAddr, deadline: Instant) -> io::Result<()> {
+    let mut stream = TcpStream::connect_timeout(&address, left(deadline)?)?;
+    stream.set_write_timeout(Some(left(deadline)?))?;
+    write!(
+        stream,
+        "GET /healthz HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n"
+    )?;
+    let mut answer = Vec::new();
+    while !answer.contains(&b'\n') && answer.len() < ANSWER_BYTES_MAX {
+        // Anew before each read: a server that drips bytes must not stretch the deadline.
+        stream.set_read_timeout(Some(left(deadline)?))?;
+        let mut piece = [0; ANSWER_BYTES_MAX];
+        match stream.read(&mut piece) {
+            Ok(0) => return Err(io::Error::other("closed the connection without an answer")),
+            Ok(len) => answer.extend_from_slice(&piece[..len]),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Err(late()),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    let line = String::from_utf8_lossy(&answer);
+    let line = line.lines().next().unwrap_or_default();
+    if line.starts_with("HTTP/1.1 200 ") {
+        return Ok(());
+    }
+    Err(io::Error::other(format!("answered {line:?}")))
+}
+
+/// Time left, never zero: the socket options take zero for "for ever".
+fn left(deadline: Instant) -> io::Result<Duration> {
+    let left = deadline.saturating_duration_since(Instant::now());
+    if left.is_zero() { Err(late()) } else { Ok(left) }
+}
+
+fn late() -> io::Error {
+    io::Error::new(io::ErrorKind::TimedOut, "no answer in time")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::TcpListener;
+    use std::thread;
+
+    /// Asks a server that sends `answer` to its first connection and then waits for the client to go.
+    fn ask(answer: &'static [u8], within: Duration) -> Result<String, String> {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let listen = ListenAddr::parse(&listener.local_addr().unwrap().to_string()).unwrap();
+        let server = thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut request = Vec::new();
+            while !request.ends_with(b"\r\n\r\n") {
+                let mut byte = [0];
+                stream.read_exact(&mut byte).unwrap();
+                request.push(byte[0]);
+            }
+            stream.write_all(answer).unwrap();
+            if !answer.is_empty() {
+                let _ = stream.read_to_end(&mut Vec::new());
+            }
+            request
+        });
+        let outcome = check_any(&[listen], within);
+        assert!(
+            server
+                .join()
+                .unwrap()
+                .starts_with(b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1:")
+        );
+        outcome
+    }
+
+    #[test]
+    fn only_200_is_healthy() {
+        assert!(ask(b"HTTP/1.1 200 OK\r\n\r\n", DEADLINE).is_ok());
+        let refused = ask(b"HTTP/1.1 503 Service Unavailable\r\n\r\n", DEADLINE).unwrap_err();
+        assert!(
+            refused.ends_with("answered \"HTTP/1.1 503 Service Unavailable\""),
+            "{refused}"
+        );
+        let closed = ask(b"", DEADLINE).unwrap_err();
+        assert!(
+            closed.ends_with("closed the connection without an answer"),
+            "{closed}"
+        );
+    }
+
+    #[test]
+    fn half_an_answer_is_given_up_at_the_deadline() {
+        let late = ask(b"HTTP/1.1 200", Duration::from_millis(50)).unwrap_err();
+        assert!(late.ends_with("no answer in time"), "{late}");
+    }
+
+    #[test]
+    fn nobody_listening_is_unhealthy() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let listen = ListenAddr::parse(&listener.local_addr().unwrap().to_string()).unwrap();
+        drop(listener);
+        assert!(
+            check_any(&[listen], DEADLINE)
+                .unwrap_err()
+                .starts_with("unhealthy: http://127.0.0.1:")
+        );
+        let unknown = ListenAddr { host: None, port: 0 };
+        assert!(check_any(&[unknown], DEADLINE).unwrap_err().contains("port 0"));
+    }
+}

@@ -1,0 +1,73 @@
+//! `--help`: one screen, written from the table of settings.
+
+use std::fmt::Write;
+
+use crate::config::{Group, Setting};
+
+const HEAD: &str = "\
+A pull-only, pull-through cache for OCI registries.
+
+Usage: oci-pull-through [COMMAND] [--FLAG VALUE]...
+
+Commands:
+  serve         run the cache (the default)
+  healthcheck   ask the cache on this machine whether it is alive: exit 0 or 1
+  version       print the version (also --version)
+";
+
+const FOOT: &str = "
+Flag over environment over file (the flag's name with _ for -) over default.
+";
+
+/// The whole text.
+pub(super) fn text() -> String {
+    let mut text = HEAD.to_owned();
+    for (group, title) in [
+        (Group::Serving, "Serving"),
+        (Group::Storage, "Storage"),
+        (Group::Content, "Content"),
+        (Group::Operation, "Operation"),
+    ] {
+        // Writing to a `String` cannot fail.
+        let _ = writeln!(
+            text,
+            "\n{:<23} {:<20} {:<16}",
+            format!("{title}:"),
+            "environment",
+            "default"
+        );
+        for setting in Setting::ALL
+            .into_iter()
+            .filter(|setting| setting.group() == group)
+        {
+            let flag = format!("--{}", setting.flag());
+            let (env, default, summary) = (setting.env(), setting.default_text(), setting.summary());
+            let _ = writeln!(text, "  {flag:<21} {env:<20} {default:<16} {summary}");
+        }
+    }
+    text + FOOT
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn help_fits_a_screen_and_names_every_setting() {
+        let text = text();
+        assert!(text.lines().count() <= 40, "{} lines", text.lines().count());
+        for line in text.lines() {
+            assert!(line.len() <= 100, "{} columns: {line}", line.len());
+        }
+        for setting in Setting::ALL {
+            let line = text
+                .lines()
+                .find(|line| line.contains(&format!("--{} ", setting.flag())))
+                .unwrap();
+            assert!(
+                line.contains(setting.env()) && line.contains(setting.default_text()),
+                "{line}"
+            );
+        }
+    }
+}

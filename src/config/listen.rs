@@ -1,0 +1,117 @@
+//! The address of a listener.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+/// Where one listener binds. Port 0 lets the kernel choose.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct ListenAddr {
+    /// `None` is every address of the machine: one IPv6 socket that takes IPv4 as well, or an IPv4
+    /// socket where the machine has no IPv6.
+    pub host: Option<IpAddr>,
+    pub port: u16,
+}
+
+impl ListenAddr {
+    /// What [`ListenAddr::parse`] takes, for messages.
+    pub const ACCEPTED: &str =
+        "`:8080`, `127.0.0.1:8080`, `[::1]:8080` or `localhost:8080`, several separated by commas";
+
+    /// Parses one address; no names but `localhost` (127.0.0.1), because a listener must not depend on a resolver.
+    pub fn parse(text: &str) -> Option<ListenAddr> {
+        let (host, port) = text.rsplit_once(':')?;
+        let digits = !port.is_empty() && port.bytes().all(|b| b.is_ascii_digit());
+        let port = if digits { port.parse().ok()? } else { return None };
+        let host = match host {
+            "" => None,
+            "localhost" => Some(IpAddr::V4(Ipv4Addr::LOCALHOST)),
+            _ => Some(
+                match host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
+                    Some(inner) => IpAddr::V6(inner.parse().ok()?),
+                    None => IpAddr::V4(host.parse().ok()?),
+                },
+            ),
+        };
+        Some(ListenAddr { host, port })
+    }
+
+    /// Addresses to try, in order, to reach this listener from the same machine.
+    pub fn reachable_at(&self) -> Vec<SocketAddr> {
+        let hosts = match self.host {
+            None => vec![IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)],
+            Some(IpAddr::V4(host)) if host.is_unspecified() => vec![IpAddr::V4(Ipv4Addr::LOCALHOST)],
+            Some(IpAddr::V6(host)) if host.is_unspecified() => vec![IpAddr::V6(Ipv6Addr::LOCALHOST)],
+            Some(host) => vec![host],
+        };
+        hosts
+            .into_iter()
+            .map(|host| SocketAddr::new(host, self.port))
+            .collect()
+    }
+}
+
+impl fmt::Display for ListenAddr {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.host {
+            None => write!(f, ":{}", self.port),
+            Some(host) => SocketAddr::new(host, self.port).fmt(f),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_are_read_and_shown_the_same_way() {
+        for (text, shown) in [
+            (":8080", ":8080"),
+            (":0", ":0"),
+            ("1.2.3.4:80", "1.2.3.4:80"),
+            ("0.0.0.0:80", "0.0.0.0:80"),
+            ("[::]:80", "[::]:80"),
+            ("[::1]:65535", "[::1]:65535"),
+            ("localhost:8080", "127.0.0.1:8080"),
+        ] {
+            assert_eq!(
+                ListenAddr::parse(text).map(|a| a.to_string()).as_deref(),
+                Some(shown),
+                "{text}"
+            );
+        }
+        for bad in [
+            "",
+            ":",
+            "8080",
+            ":65536",
+            ":+1",
+            ":-1",
+            "::1:80",
+            "[::1]",
+            "[::1:80",
+            "example.org:80",
+            "1.2.3:80",
+            " :80",
+            "[1.2.3.4]:80",
+        ] {
+            assert_eq!(ListenAddr::parse(bad), None, "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_wildcard_is_reached_over_loopback() {
+        let at = |text| {
+            ListenAddr::parse(text)
+                .unwrap()
+                .reachable_at()
+                .iter()
+                .map(|a| a.to_string())
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(at(":1"), ["127.0.0.1:1", "[::1]:1"]);
+        assert_eq!(at("0.0.0.0:1"), ["127.0.0.1:1"]);
+        assert_eq!(at("[::]:1"), ["[::1]:1"]);
+        assert_eq!(at("10.0.0.1:1"), ["10.0.0.1:1"]);
+    }
+}

@@ -1,0 +1,116 @@
+//! What the operator asked for.
+//!
+//! Flags, environment, file and defaults are read once, at start, into [`Config`]; nothing behind this
+//! module parses a setting again. Every mistake is collected before anything is reported, because an
+//! operator who repairs one line per restart is an operator in a bad mood.
+//!
+//! Not here: the command line's commands ([`crate::cli`]) and acting on any of it.
+
+mod file;
+mod listen;
+mod mistake;
+mod registry;
+mod resolve;
+mod setting;
+mod surroundings;
+mod units;
+
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+use std::time::Duration;
+
+pub use listen::ListenAddr;
+pub use mistake::{Mistake, Mistakes};
+pub use registry::RegistryConfig;
+pub use resolve::{listen_addresses, resolve};
+pub use setting::{Group, Layer, Setting};
+pub use surroundings::Surroundings;
+
+use crate::oci::Namespace;
+
+/// Everything the operator can choose, resolved and checked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// Where the data port listens; never empty.
+    pub listen: Vec<ListenAddr>,
+    pub storage: Storage,
+    /// How many cores serve; `None` means as many as the process may use.
+    pub cores: Option<NonZeroUsize>,
+    pub io_driver: IoDriver,
+    /// Threads of the helper pool, 1 to [`HELPER_THREADS_MAX`].
+    pub helper_threads: NonZeroUsize,
+    /// The registry of requests that name none.
+    pub default_registry: Namespace,
+    /// Whether tags are remembered at all. Manifests by digest always are.
+    pub cache_tag_manifests: bool,
+    /// Whether the tag `latest` is remembered too; needs `cache_tag_manifests`.
+    pub cache_latest_tag: bool,
+    /// How long a tag is served without asking its upstream again.
+    pub tag_ttl: Duration,
+    pub log_level: LogLevel,
+    /// Whether each request gets a line in the log.
+    pub access_log: bool,
+    /// Bytes each core may spend on hot small objects; 0 turns that cache off.
+    pub memory_cache_bytes: u64,
+    /// Upstreams named by the operator, each name once.
+    pub registries: Vec<RegistryConfig>,
+}
+
+/// Upper bound of `HELPER_THREADS`: upstream traffic is bounded by the network long before 64 threads are busy.
+pub const HELPER_THREADS_MAX: usize = 64;
+
+/// Upper bound of `CORES`: what `cpu_set_t` can name, so that a larger number is certainly a typing mistake.
+pub const CORES_MAX: usize = 1024;
+
+/// Where content is kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Storage {
+    /// A directory of a local file system.
+    Fs { root: PathBuf, chosen: RootChoice },
+}
+
+/// Why the store is where it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RootChoice {
+    /// The operator said so.
+    Given,
+    /// Nobody said anything, and the usual place is usable.
+    Default,
+    /// Nobody said anything and the usual place cannot be written: the user's cache directory. Worth a log line.
+    UserCache,
+    /// As `UserCache`, but there is no home either: a place below the temporary directory, which the
+    /// system may clear. Worth a warning.
+    Temporary,
+}
+
+/// How the cores wait for the kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum IoDriver {
+    /// io_uring where the kernel allows it, otherwise epoll.
+    Auto,
+    /// io_uring, or the start fails.
+    IoUring,
+    Epoll,
+}
+
+/// The least important line that is still written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogLevel {
+    Trace,
+    Debug,
+    Info,
+    Warn,
+    Error,
+}
+
+impl From<LogLevel> for tracing::Level {
+    fn from(level: LogLevel) -> Self {
+        match level {
+            LogLevel::Trace => tracing::Level::TRACE,
+            LogLevel::Debug => tracing::Level::DEBUG,
+            LogLevel::Info => tracing::Level::INFO,
+            LogLevel::Warn => tracing::Level::WARN,
+            LogLevel::Error => tracing::Level::ERROR,
+        }
+    }
+}

@@ -1,0 +1,281 @@
+//! From what was written in four places to one [`Config`].
+
+use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
+
+use super::file::{self, File};
+use super::mistake::{Mistake, Mistakes, Place};
+use super::setting::{Given, Layer, Setting};
+use super::units::{self, BOOL_ACCEPTED, BYTES_ACCEPTED, DURATION_ACCEPTED};
+use super::{
+    CORES_MAX, Config, HELPER_THREADS_MAX, IoDriver, ListenAddr, LogLevel, RootChoice, Storage, Surroundings,
+};
+use crate::oci::Namespace;
+
+/// Where the store is when nobody says otherwise and it can be written.
+pub(super) const FS_ROOT_DEFAULT: &str = "/data/oci-cache";
+
+/// The directory's name below a user's cache directory.
+const USER_CACHE_NAME: &str = "oci-pull-through";
+
+/// Environment that selects S3 in the absence of `STORAGE_BACKEND`.
+const S3_SIGNS: [&str; 2] = ["S3_BUCKET", "AWS_ENDPOINT_URL"];
+
+/// Resolves the whole configuration: flag over environment over file over default.
+///
+/// A value that is overridden is not judged, so a flag can repair a broken environment. A variable that
+/// is set but empty counts as absent: that is how compose files and unit files say "not set".
+///
+/// # Errors
+///
+/// Every mistake there is, at once.
+pub fn resolve(flags: Layer, surroundings: Surroundings<'_>) -> Result<Config, Mistakes> {
+    let mut sources = Sources::load(flags, surroundings);
+
+    let listen = sources.parse(Setting::ListenAddr, ListenAddr::ACCEPTED, parse_listen);
+    let cores = sources.parse(
+        Setting::Cores,
+        &format!("auto or a number from 1 to {CORES_MAX}"),
+        |text| match text {
+            "auto" => Some(None),
+            _ => parse_count(text, CORES_MAX).map(Some),
+        },
+    );
+    let io_driver = sources.parse(Setting::IoDriver, "auto, io_uring or epoll", |text| match text {
+        "auto" => Some(IoDriver::Auto),
+        "io_uring" => Some(IoDriver::IoUring),
+        "epoll" => Some(IoDriver::Epoll),
+        _ => None,
+    });
+    let helper_threads = sources.parse(
+        Setting::HelperThreads,
+        &format!("a number from 1 to {HELPER_THREADS_MAX}"),
+        |text| parse_count(text, HELPER_THREADS_MAX),
+    );
+    let default_registry = sources.parse(
+        Setting::DefaultRegistry,
+        "a registry, `host` or `host:port`",
+        |text| text.parse::<Namespace>().ok(),
+    );
+    let cache_tag_manifests = sources.parse(Setting::CacheTagManifests, BOOL_ACCEPTED, units::parse_bool);
+    let cache_latest_tag = sources.parse(Setting::CacheLatestTag, BOOL_ACCEPTED, units::parse_bool);
+    let tag_ttl = sources.parse(Setting::TagTtl, DURATION_ACCEPTED, units::parse_duration);
+    let log_level = sources.parse(
+        Setting::LogLevel,
+        "trace, debug, info, warn or error",
+        |text| match text.to_ascii_lowercase().as_str() {
+            "trace" => Some(LogLevel::Trace),
+            "debug" => Some(LogLevel::Debug),
+            "info" => Some(LogLevel::Info),
+            "warn" => Some(LogLevel::Warn),
+            "error" => Some(LogLevel::Error),
+            _ => None,
+        },
+    );
+    let access_log = sources.parse(Setting::AccessLog, BOOL_ACCEPTED, units::parse_bool);
+    let memory_cache_bytes = sources.parse(Setting::MemoryCache, BYTES_ACCEPTED, units::parse_bytes);
+    sources.check_backend();
+
+    if !sources.mistakes.is_empty() {
+        return Err(Mistakes(sources.mistakes));
+    }
+    // Only now, because looking for a usable root makes directories: a refused start leaves no trace.
+    let storage = sources.storage();
+    let (
+        Some(listen),
+        Some(cores),
+        Some(io_driver),
+        Some(helper_threads),
+        Some(default_registry),
+        Some(cache_tag_manifests),
+        Some(cache_latest_tag),
+        Some(tag_ttl),
+        Some(log_level),
+        Some(access_log),
+        Some(memory_cache_bytes),
+    ) = (
+        listen,
+        cores,
+        io_driver,
+        helper_threads,
+        default_registry,
+        cache_tag_manifests,
+        cache_latest_tag,
+        tag_ttl,
+        log_level,
+        access_log,
+        memory_cache_bytes,
+    )
+    else {
+        unreachable!("`Sources::parse` gives `None` only after noting a mistake, and there is none");
+    };
+    Ok(Config {
+        listen,
+        storage,
+        cores,
+        io_driver,
+        helper_threads,
+        default_registry,
+        cache_tag_manifests,
+        cache_latest_tag,
+        tag_ttl,
+        log_level,
+        access_log,
+        memory_cache_bytes,
+        registries: sources.file.registries,
+    })
+}
+
+/// Resolves the listen addresses alone, for a command that talks to a server which is already running:
+/// other mistakes are that server's business.
+///
+/// # Errors
+///
+/// When the address, or the file that may hold it, cannot be read.
+pub fn listen_addresses(flags: Layer, surroundings: Surroundings<'_>) -> Result<Vec<ListenAddr>, Mistakes> {
+    let mut sources = Sources::load(flags, surroundings);
+    let listen = sources.parse(Setting::ListenAddr, ListenAddr::ACCEPTED, parse_listen);
+    listen.ok_or(Mistakes(sources.mistakes))
+}
+
+/// The places values come from, and what was found wrong so far.
+struct Sources<'a> {
+    flags: Layer,
+    environment: Layer,
+    file: File,
+    surroundings: Surroundings<'a>,
+    mistakes: Vec<Mistake>,
+}
+
+impl<'a> Sources<'a> {
+    fn load(flags: Layer, surroundings: Surroundings<'a>) -> Self {
+        let mut environment = Layer::default();
+        for setting in Setting::ALL {
+            if let Some(text) = (surroundings.env)(setting.env()).filter(|text| !text.is_empty()) {
+                environment.insert(
+                    setting,
+                    Given {
+                        text,
+                        place: Place::Environment(setting.env()),
+                    },
+                );
+            }
+        }
+        let mut sources = Sources {
+            flags,
+            environment,
+            file: File::default(),
+            surroundings,
+            mistakes: Vec::new(),
+        };
+        if let Some(given) = sources.find(Setting::ConfigFile).cloned() {
+            let path = Path::new(&given.text);
+            match (surroundings.read_file)(path) {
+                Ok(text) => sources.file = file::parse(path, &text, &mut sources.mistakes),
+                Err(error) => sources.mistakes.push(Mistake {
+                    what: given.place.with_value(&given.text),
+                    why: format!("cannot be read: {error}"),
+                }),
+            }
+        }
+        sources
+    }
+
+    fn find(&self, setting: Setting) -> Option<&Given> {
+        self.flags
+            .find(setting)
+            .or_else(|| self.environment.find(setting))
+            .or_else(|| self.file.settings.find(setting))
+    }
+
+    /// The value of `setting`, or `None` after noting what is wrong with it.
+    fn parse<T>(&mut self, setting: Setting, accepted: &str, parse: impl Fn(&str) -> Option<T>) -> Option<T> {
+        let Some(given) = self.find(setting) else {
+            return parse(setting.default_text());
+        };
+        let value = parse(given.text.trim());
+        if value.is_none() {
+            let what = given.place.with_value(&given.text);
+            self.mistakes.push(Mistake {
+                what,
+                why: format!("accepted is {accepted}"),
+            });
+        }
+        value
+    }
+
+    fn check_backend(&mut self) {
+        let unavailable = |what| Mistake {
+            what,
+            why: "S3 is not available in this version; accepted is fs".into(),
+        };
+        let mistake = match self.find(Setting::StorageBackend) {
+            Some(given) => match given.text.trim() {
+                "fs" => return,
+                "s3" | "tiered" => unavailable(given.place.with_value(&given.text)),
+                _ => Mistake {
+                    what: given.place.with_value(&given.text),
+                    why: "accepted is fs".into(),
+                },
+            },
+            // Silently keeping everything on a local disk is not what somebody who names a bucket wants.
+            None => match S3_SIGNS.iter().find_map(|name| {
+                (self.surroundings.env)(name)
+                    .filter(|v| !v.is_empty())
+                    .map(|v| (name, v))
+            }) {
+                Some((name, value)) => Mistake {
+                    what: format!("{name}={value:?}"),
+                    why: "S3 is not available in this version; unset it, or set STORAGE_BACKEND=fs".into(),
+                },
+                None => return,
+            },
+        };
+        self.mistakes.push(mistake);
+    }
+
+    fn storage(&self) -> Storage {
+        if let Some(given) = self.find(Setting::FsRoot) {
+            return Storage::Fs {
+                root: PathBuf::from(&given.text),
+                chosen: RootChoice::Given,
+            };
+        }
+        let env_dir = |name: &str| {
+            (self.surroundings.env)(name)
+                .map(PathBuf::from)
+                .filter(|path| path.is_absolute())
+        };
+        let user_cache =
+            env_dir("XDG_CACHE_HOME").or_else(|| env_dir("HOME").map(|home| home.join(".cache")));
+        let candidates = [
+            (Some(PathBuf::from(FS_ROOT_DEFAULT)), RootChoice::Default),
+            (
+                user_cache.map(|dir| dir.join(USER_CACHE_NAME)),
+                RootChoice::UserCache,
+            ),
+        ];
+        for (root, chosen) in candidates {
+            if let Some(root) = root.filter(|root| (self.surroundings.is_writable_dir)(root)) {
+                return Storage::Fs { root, chosen };
+            }
+        }
+        Storage::Fs {
+            root: (self.surroundings.temp_dir)().join(USER_CACHE_NAME),
+            chosen: RootChoice::Temporary,
+        }
+    }
+}
+
+fn parse_listen(text: &str) -> Option<Vec<ListenAddr>> {
+    text.split(',').map(|one| ListenAddr::parse(one.trim())).collect()
+}
+
+fn parse_count(text: &str, max: usize) -> Option<NonZeroUsize> {
+    text.parse::<NonZeroUsize>()
+        .ok()
+        .filter(|count| count.get() <= max)
+}
+
+#[cfg(test)]
+mod tests;

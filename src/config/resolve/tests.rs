@@ -1,0 +1,563 @@
+//! Every source, every mistake, and what is said about it.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::io;
+use std::time::Duration;
+
+use super::*;
+use crate::config::RegistryConfig;
+
+/// Flags, environment and file of one case; the file is named `f.yaml`.
+#[derive(Default)]
+struct Case<'a> {
+    flags: &'a [(Setting, &'a str)],
+    env: &'a [(&'a str, &'a str)],
+    file: Option<&'a str>,
+    writable: &'a [&'a str],
+}
+
+impl Case<'_> {
+    fn resolve(&self) -> Result<Config, Mistakes> {
+        self.with_surroundings(resolve)
+    }
+
+    fn with_surroundings<T>(&self, run: impl FnOnce(Layer, Surroundings<'_>) -> T) -> T {
+        let mut flags = Layer::default();
+        for (setting, text) in self.flags {
+            flags.insert_flag(*setting, (*text).to_owned());
+        }
+        let mut env: HashMap<_, _> = self.env.iter().copied().collect();
+        if self.file.is_some() {
+            env.insert("CONFIG_FILE", "f.yaml");
+        }
+        run(
+            flags,
+            Surroundings {
+                env: &|name| env.get(name).map(|v| (*v).to_owned()),
+                read_file: &|path| match self.file {
+                    Some(text) if path == Path::new("f.yaml") => Ok(text.to_owned()),
+                    _ => Err(io::Error::from(io::ErrorKind::NotFound)),
+                },
+                is_writable_dir: &|path| self.writable.iter().any(|w| Path::new(w) == path),
+                temp_dir: &|| PathBuf::from("/t"),
+            },
+        )
+    }
+
+    fn mistakes(&self) -> Vec<String> {
+        let mistakes = self.resolve().expect_err("the case has a mistake").0;
+        mistakes
+            .into_iter()
+            .map(|m| format!("{}: {}", m.what, m.why))
+            .collect()
+    }
+}
+
+#[test]
+fn nothing_configured_gives_the_defaults() {
+    let config = Case {
+        writable: &[FS_ROOT_DEFAULT],
+        ..Case::default()
+    }
+    .resolve()
+    .unwrap();
+    let expected = Config {
+        listen: vec![ListenAddr {
+            host: None,
+            port: 8080,
+        }],
+        storage: Storage::Fs {
+            root: FS_ROOT_DEFAULT.into(),
+            chosen: RootChoice::Default,
+        },
+        cores: None,
+        io_driver: IoDriver::Auto,
+        helper_threads: NonZeroUsize::new(2).unwrap(),
+        default_registry: "docker.io".parse().unwrap(),
+        cache_tag_manifests: true,
+        cache_latest_tag: false,
+        tag_ttl: Duration::from_secs(60),
+        log_level: LogLevel::Info,
+        access_log: true,
+        memory_cache_bytes: 64 << 20,
+        registries: vec![],
+    };
+    assert_eq!(config, expected);
+}
+
+#[test]
+fn a_flag_wins_over_the_environment_and_that_over_the_file() {
+    let ttl = |case: Case<'_>| case.resolve().unwrap().tag_ttl.as_secs();
+    let (flag, env, file) = (
+        [(Setting::TagTtl, "1s")],
+        [("TAG_TTL", "2s")],
+        Some("tag_ttl: 3s\n"),
+    );
+    assert_eq!(
+        ttl(Case {
+            flags: &flag,
+            env: &env,
+            file,
+            ..Case::default()
+        }),
+        1
+    );
+    assert_eq!(
+        ttl(Case {
+            env: &env,
+            file,
+            ..Case::default()
+        }),
+        2
+    );
+    assert_eq!(
+        ttl(Case {
+            file,
+            ..Case::default()
+        }),
+        3
+    );
+    assert_eq!(
+        ttl(Case {
+            env: &[("TAG_TTL", "")],
+            file,
+            ..Case::default()
+        }),
+        3,
+        "empty is absent"
+    );
+    assert_eq!(
+        ttl(Case {
+            flags: &flag,
+            env: &[("TAG_TTL", "x")],
+            ..Case::default()
+        }),
+        1,
+        "overridden is not judged"
+    );
+}
+
+#[test]
+fn every_scalar_can_stand_in_the_file() {
+    let file = "
+listen_addr: [':1', 'localhost:2']
+cores: 3
+io_driver: epoll
+helper_threads: 4
+storage_backend: fs
+fs_root: /s
+memory_cache: 1GiB
+default_registry: ghcr.io
+cache_tag_manifests: no
+cache_latest_tag: on
+tag_ttl: 5
+log_level: WARN
+access_log: off
+";
+    let config = Case {
+        file: Some(file),
+        ..Case::default()
+    }
+    .resolve()
+    .unwrap();
+    let expected = Config {
+        listen: vec![
+            ListenAddr::parse(":1").unwrap(),
+            ListenAddr::parse("localhost:2").unwrap(),
+        ],
+        storage: Storage::Fs {
+            root: "/s".into(),
+            chosen: RootChoice::Given,
+        },
+        cores: NonZeroUsize::new(3),
+        io_driver: IoDriver::Epoll,
+        helper_threads: NonZeroUsize::new(4).unwrap(),
+        default_registry: "ghcr.io".parse().unwrap(),
+        cache_tag_manifests: false,
+        cache_latest_tag: true,
+        tag_ttl: Duration::from_secs(5),
+        log_level: LogLevel::Warn,
+        access_log: false,
+        memory_cache_bytes: 1 << 30,
+        registries: vec![],
+    };
+    assert_eq!(config, expected);
+}
+
+#[test]
+fn registries_are_a_list_or_a_map() {
+    let list = "registries:\n- name: Localhost:5000\n  insecure: true\n- {name: r.example, url: 'https://m.example/x'}\n";
+    let map = "registries:\n  localhost:5000: {insecure: true}\n  r.example:\n    url: https://m.example/x\n";
+    let expected = vec![
+        RegistryConfig {
+            name: "localhost:5000".parse().unwrap(),
+            insecure: true,
+            url: None,
+        },
+        RegistryConfig {
+            name: "r.example".parse().unwrap(),
+            insecure: false,
+            url: Some("https://m.example/x".parse().unwrap()),
+        },
+    ];
+    for file in [list, map] {
+        assert_eq!(
+            Case {
+                file: Some(file),
+                ..Case::default()
+            }
+            .resolve()
+            .unwrap()
+            .registries,
+            expected,
+            "{file}"
+        );
+    }
+    for empty in ["", "# nothing\n", "registries:\n", "registries: []\n", "---\n"] {
+        assert_eq!(
+            Case {
+                file: Some(empty),
+                ..Case::default()
+            }
+            .resolve()
+            .unwrap()
+            .registries,
+            [],
+            "{empty:?}"
+        );
+    }
+}
+
+#[test]
+fn each_mistake_names_the_setting_as_written_the_value_and_what_is_accepted() {
+    type Row<'a> = (
+        &'a [(Setting, &'a str)],
+        &'a [(&'a str, &'a str)],
+        Option<&'a str>,
+        &'a str,
+    );
+    let table: &[Row<'_>] = &[
+        (
+            &[(Setting::ListenAddr, "8080")],
+            &[],
+            None,
+            "--listen-addr \"8080\": accepted is `:8080`",
+        ),
+        (
+            &[],
+            &[("LISTEN_ADDR", ":1,")],
+            None,
+            "LISTEN_ADDR=\":1,\": accepted is `:8080`",
+        ),
+        (
+            &[],
+            &[("CORES", "0")],
+            None,
+            "CORES=\"0\": accepted is auto or a number from 1 to 1024",
+        ),
+        (
+            &[],
+            &[("CORES", "1025")],
+            None,
+            "CORES=\"1025\": accepted is auto",
+        ),
+        (
+            &[],
+            &[("IO_DRIVER", "uring")],
+            None,
+            "IO_DRIVER=\"uring\": accepted is auto, io_uring or epoll",
+        ),
+        (
+            &[],
+            &[("HELPER_THREADS", "65")],
+            None,
+            "HELPER_THREADS=\"65\": accepted is a number from 1 to 64",
+        ),
+        (
+            &[],
+            &[("DEFAULT_REGISTRY", "a/b")],
+            None,
+            "DEFAULT_REGISTRY=\"a/b\": accepted is a registry",
+        ),
+        (
+            &[],
+            &[("CACHE_TAG_MANIFESTS", "maybe")],
+            None,
+            "CACHE_TAG_MANIFESTS=\"maybe\": accepted is true, false",
+        ),
+        (
+            &[],
+            &[("TAG_TTL", "1w")],
+            None,
+            "TAG_TTL=\"1w\": accepted is a length of time",
+        ),
+        (
+            &[],
+            &[("LOG_LEVEL", "loud")],
+            None,
+            "LOG_LEVEL=\"loud\": accepted is trace, debug, info, warn or error",
+        ),
+        (
+            &[],
+            &[("MEMORY_CACHE", "lots")],
+            None,
+            "MEMORY_CACHE=\"lots\": accepted is a size",
+        ),
+        (
+            &[],
+            &[("STORAGE_BACKEND", "s3")],
+            None,
+            "STORAGE_BACKEND=\"s3\": S3 is not available in this version",
+        ),
+        (
+            &[],
+            &[("STORAGE_BACKEND", "nfs")],
+            None,
+            "STORAGE_BACKEND=\"nfs\": accepted is fs",
+        ),
+        (
+            &[],
+            &[("S3_BUCKET", "b")],
+            None,
+            "S3_BUCKET=\"b\": S3 is not available in this version",
+        ),
+        (
+            &[],
+            &[("AWS_ENDPOINT_URL", "u")],
+            None,
+            "AWS_ENDPOINT_URL=\"u\": S3 is not available in this version",
+        ),
+        (
+            &[],
+            &[("CONFIG_FILE", "no.yaml")],
+            None,
+            "CONFIG_FILE=\"no.yaml\": cannot be read: ",
+        ),
+        (
+            &[],
+            &[],
+            Some("\ntag_ttl: x\n"),
+            "f.yaml:2: tag_ttl: \"x\": accepted is a length of time",
+        ),
+        (
+            &[],
+            &[],
+            Some("a: 1\n"),
+            "f.yaml:1: \"a\": unknown key; known are listen_addr, ",
+        ),
+        (
+            &[],
+            &[],
+            Some("config_file: x\n"),
+            "f.yaml:1: \"config_file\": unknown key",
+        ),
+        (
+            &[],
+            &[],
+            Some("tag_ttl: {a: 1}\n"),
+            "f.yaml:1: tag_ttl: \"a map of 1\": accepted is a single value",
+        ),
+        (
+            &[],
+            &[],
+            Some("- 1\n"),
+            "f.yaml:1: \"a list of 1\": accepted are `key: value` lines",
+        ),
+        (
+            &[],
+            &[],
+            Some("cores: 1\ncores: 2\n"),
+            "f.yaml:2: not YAML we can read: ",
+        ),
+        (&[], &[], Some("cores: [1\n"), "f.yaml:"),
+        (
+            &[],
+            &[],
+            Some("registries: x\n"),
+            "f.yaml:1: registries: \"x\": accepted is a list",
+        ),
+        (
+            &[],
+            &[],
+            Some("registries:\n- insecure: true\n"),
+            "f.yaml:2: registries[0]: \"\": a registry needs a name",
+        ),
+        (
+            &[],
+            &[],
+            Some("registries:\n- name: a/b\n"),
+            "f.yaml:2: registries[0].name: \"a/b\": a registry is",
+        ),
+        (
+            &[],
+            &[],
+            Some("registries:\n- name: a\n  tls: 1\n"),
+            "f.yaml:3: registries[0]: \"tls\": unknown key; known are name",
+        ),
+        (
+            &[],
+            &[],
+            Some("registries:\n  a: {name: b}\n"),
+            "f.yaml:2: registries.a: \"name\": unknown key; known are insecure",
+        ),
+        (
+            &[],
+            &[],
+            Some("registries:\n- name: a\n  insecure: x\n"),
+            "f.yaml:3: registries[0].insecure: \"x\": accepted is true",
+        ),
+        (
+            &[],
+            &[],
+            Some("registries:\n- name: a\n  url: a:5000\n"),
+            "f.yaml:3: registries[0].url: \"a:5000\": accepted is http",
+        ),
+        (
+            &[],
+            &[],
+            Some("registries:\n- name: a\n  url: http://u:p@a\n"),
+            "f.yaml:3: registries[0].url: \"http://u:p@a\": cred",
+        ),
+        (
+            &[],
+            &[],
+            Some("registries:\n- name: a\n- name: A:443\n"),
+            "f.yaml:3: registries[1].name: \"A:443\": this registry is named twice",
+        ),
+    ];
+    for (flags, env, file, expected) in table {
+        let mistakes = Case {
+            flags,
+            env,
+            file: *file,
+            ..Case::default()
+        }
+        .mistakes();
+        assert_eq!(mistakes.len(), 1, "{mistakes:?}");
+        assert!(
+            mistakes[0].starts_with(expected),
+            "\n  got {}\n wanted {expected}",
+            mistakes[0]
+        );
+    }
+}
+
+#[test]
+fn all_mistakes_are_reported_at_once() {
+    let case = Case {
+        flags: &[(Setting::TagTtl, "x")],
+        env: &[("CORES", "many"), ("S3_BUCKET", "b")],
+        file: Some("oops: 1\nlog_level: loud\nregistries:\n- {name: ':', url: ftp://x}\n"),
+        ..Case::default()
+    };
+    assert_eq!(case.mistakes().len(), 7, "{:#?}", case.mistakes());
+    let shown = case.resolve().unwrap_err().to_string();
+    assert!(
+        shown.starts_with("7 mistakes in the configuration:\n  "),
+        "{shown}"
+    );
+}
+
+#[test]
+fn a_bucket_in_the_environment_does_not_matter_when_the_backend_is_named() {
+    let env = [
+        ("STORAGE_BACKEND", "fs"),
+        ("S3_BUCKET", "b"),
+        ("AWS_ENDPOINT_URL", "u"),
+    ];
+    assert!(
+        Case {
+            env: &env,
+            ..Case::default()
+        }
+        .resolve()
+        .is_ok()
+    );
+}
+
+#[test]
+fn the_store_falls_back_to_a_place_the_user_can_write() {
+    let both = [("XDG_CACHE_HOME", "/x"), ("HOME", "/h")];
+    type Row<'a> = (&'a [(&'a str, &'a str)], &'a [&'a str], &'a str, RootChoice);
+    let table: &[Row<'_>] = &[
+        (&[("FS_ROOT", "/mine")], &[], "/mine", RootChoice::Given),
+        (
+            &both,
+            &[FS_ROOT_DEFAULT, "/x/oci-pull-through"],
+            FS_ROOT_DEFAULT,
+            RootChoice::Default,
+        ),
+        (
+            &both,
+            &["/x/oci-pull-through"],
+            "/x/oci-pull-through",
+            RootChoice::UserCache,
+        ),
+        (
+            &both[1..],
+            &["/h/.cache/oci-pull-through"],
+            "/h/.cache/oci-pull-through",
+            RootChoice::UserCache,
+        ),
+        (&both, &[], "/t/oci-pull-through", RootChoice::Temporary),
+        (
+            &[("HOME", "relative")],
+            &["relative/.cache/oci-pull-through"],
+            "/t/oci-pull-through",
+            RootChoice::Temporary,
+        ),
+    ];
+    for (env, writable, root, chosen) in table {
+        let storage = Case {
+            env,
+            writable,
+            ..Case::default()
+        }
+        .resolve()
+        .unwrap()
+        .storage;
+        assert_eq!(
+            storage,
+            Storage::Fs {
+                root: root.into(),
+                chosen: *chosen
+            }
+        );
+    }
+}
+
+#[test]
+fn a_refused_start_makes_no_directory() {
+    let asked = RefCell::new(0);
+    let case = Case {
+        env: &[("CORES", "x")],
+        ..Case::default()
+    };
+    let result = case.with_surroundings(|flags, surroundings| {
+        let probe = |_: &Path| {
+            *asked.borrow_mut() += 1;
+            true
+        };
+        resolve(
+            flags,
+            Surroundings {
+                is_writable_dir: &probe,
+                ..surroundings
+            },
+        )
+    });
+    assert!(result.is_err());
+    assert_eq!(asked.into_inner(), 0);
+}
+
+#[test]
+fn a_health_check_needs_only_the_address() {
+    let case = Case {
+        env: &[("CORES", "x")],
+        file: Some("listen_addr: ':9'\nunknown: 1\n"),
+        ..Case::default()
+    };
+    let listen = case.with_surroundings(listen_addresses).unwrap();
+    assert_eq!(listen, [ListenAddr { host: None, port: 9 }]);
+}

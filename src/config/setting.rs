@@ -1,0 +1,180 @@
+//! The table of settings: every scalar the operator can choose, under the three names it has.
+
+use std::collections::BTreeMap;
+
+use super::mistake::Place;
+
+/// One scalar setting. Flags, environment, file and `--help` all read this table, so none can lag behind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Setting {
+    ListenAddr,
+    Cores,
+    IoDriver,
+    HelperThreads,
+    StorageBackend,
+    FsRoot,
+    MemoryCache,
+    DefaultRegistry,
+    CacheTagManifests,
+    CacheLatestTag,
+    TagTtl,
+    LogLevel,
+    AccessLog,
+    ConfigFile,
+}
+
+/// A heading of `--help`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Group {
+    Serving,
+    Storage,
+    Content,
+    Operation,
+}
+
+/// A value as written, and where.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Given {
+    pub text: String,
+    pub place: Place,
+}
+
+/// What one source (flags, environment, file) says.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Layer(BTreeMap<Setting, Given>);
+
+impl Layer {
+    /// Notes a value from the command line.
+    pub fn insert_flag(&mut self, setting: Setting, text: String) {
+        self.insert(
+            setting,
+            Given {
+                text,
+                place: Place::Flag(setting.flag()),
+            },
+        );
+    }
+
+    pub(crate) fn insert(&mut self, setting: Setting, given: Given) {
+        self.0.insert(setting, given);
+    }
+
+    pub(crate) fn find(&self, setting: Setting) -> Option<&Given> {
+        self.0.get(&setting)
+    }
+}
+
+impl Setting {
+    /// In the order of `--help`.
+    pub const ALL: [Setting; 14] = [
+        Setting::ListenAddr,
+        Setting::Cores,
+        Setting::IoDriver,
+        Setting::HelperThreads,
+        Setting::StorageBackend,
+        Setting::FsRoot,
+        Setting::MemoryCache,
+        Setting::DefaultRegistry,
+        Setting::CacheTagManifests,
+        Setting::CacheLatestTag,
+        Setting::TagTtl,
+        Setting::LogLevel,
+        Setting::AccessLog,
+        Setting::ConfigFile,
+    ];
+
+    /// Name in the environment.
+    pub fn env(self) -> &'static str {
+        self.names().0
+    }
+
+    /// Name of the flag, without its dashes.
+    pub fn flag(self) -> &'static str {
+        self.names().1
+    }
+
+    /// Key in the file; the configuration file cannot name a configuration file.
+    pub fn key(self) -> Option<&'static str> {
+        (self != Setting::ConfigFile).then(|| self.names().2)
+    }
+
+    /// What an absent value means, in the words an operator would use; it is parsed like any other.
+    pub fn default_text(self) -> &'static str {
+        self.description().1
+    }
+
+    pub fn group(self) -> Group {
+        self.description().0
+    }
+
+    /// Half a line for `--help`.
+    pub fn summary(self) -> &'static str {
+        self.description().2
+    }
+
+    fn names(self) -> (&'static str, &'static str, &'static str) {
+        match self {
+            Setting::ListenAddr => ("LISTEN_ADDR", "listen-addr", "listen_addr"),
+            Setting::Cores => ("CORES", "cores", "cores"),
+            Setting::IoDriver => ("IO_DRIVER", "io-driver", "io_driver"),
+            Setting::HelperThreads => ("HELPER_THREADS", "helper-threads", "helper_threads"),
+            Setting::StorageBackend => ("STORAGE_BACKEND", "storage-backend", "storage_backend"),
+            Setting::FsRoot => ("FS_ROOT", "fs-root", "fs_root"),
+            Setting::MemoryCache => ("MEMORY_CACHE", "memory-cache", "memory_cache"),
+            Setting::DefaultRegistry => ("DEFAULT_REGISTRY", "default-registry", "default_registry"),
+            Setting::CacheTagManifests => (
+                "CACHE_TAG_MANIFESTS",
+                "cache-tag-manifests",
+                "cache_tag_manifests",
+            ),
+            Setting::CacheLatestTag => ("CACHE_LATEST_TAG", "cache-latest-tag", "cache_latest_tag"),
+            Setting::TagTtl => ("TAG_TTL", "tag-ttl", "tag_ttl"),
+            Setting::LogLevel => ("LOG_LEVEL", "log-level", "log_level"),
+            Setting::AccessLog => ("ACCESS_LOG", "access-log", "access_log"),
+            Setting::ConfigFile => ("CONFIG_FILE", "config-file", "config_file"),
+        }
+    }
+
+    fn description(self) -> (Group, &'static str, &'static str) {
+        match self {
+            Setting::ListenAddr => (Group::Serving, ":8080", "address to listen on, IPv4 and IPv6"),
+            Setting::Cores => (Group::Serving, "auto", "cores that serve; auto: all we may use"),
+            Setting::IoDriver => (Group::Serving, "auto", "auto, io_uring or epoll"),
+            Setting::HelperThreads => (Group::Serving, "2", "threads that talk to upstreams"),
+            Setting::StorageBackend => (Group::Storage, "fs", "only fs in this version"),
+            Setting::FsRoot => (
+                Group::Storage,
+                super::resolve::FS_ROOT_DEFAULT,
+                "directory of the store",
+            ),
+            Setting::MemoryCache => (Group::Storage, "64MiB", "memory per core for hot small objects"),
+            Setting::DefaultRegistry => (Group::Content, "docker.io", "registry of names without one"),
+            Setting::CacheTagManifests => (Group::Content, "true", "remember which digest a tag means"),
+            Setting::CacheLatestTag => (Group::Content, "false", "do so for the tag `latest` too"),
+            Setting::TagTtl => (Group::Content, "60s", "how long before a tag is asked again"),
+            Setting::LogLevel => (Group::Operation, "info", "trace, debug, info, warn or error"),
+            Setting::AccessLog => (Group::Operation, "on", "one log line per request"),
+            Setting::ConfigFile => (Group::Operation, "none", "YAML: these settings and `registries`"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_three_names_of_a_setting_follow_from_each_other() {
+        for setting in Setting::ALL {
+            assert_eq!(
+                setting.env().to_ascii_lowercase(),
+                setting.flag().replace('-', "_")
+            );
+            assert!(
+                setting
+                    .key()
+                    .is_none_or(|key| key == setting.env().to_ascii_lowercase())
+            );
+        }
+    }
+}

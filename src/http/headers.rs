@@ -1,0 +1,32 @@
+//! Field values that are lists of tokens, and the names of the fields whose lines are looked up again.
+
+pub const ACCEPT: &str = "Accept";
+pub const IF_NONE_MATCH: &str = "If-None-Match";
+
+/// Tells whether the value of a `Connection` field names `field`, whatever the case.
+pub fn names_field(connection: &str, field: &str) -> bool {
+    list_members(connection).any(|member| member.eq_ignore_ascii_case(field))
+}
+
+/// The non-empty members of a comma-separated list of tokens (RFC 9110, 5.6.1), without the white space
+/// around them. Not for lists whose members may hold quoted commas.
+fn list_members(value: &str) -> impl Iterator<Item = &str> {
+    value.split(',').map(trim_ows).filter(|member| !member.is_empty())
+}
+
+/// `text` without the spaces and tabs at its ends: the optional white space of HTTP, and no other.
+pub fn trim_ows(text: &str) -> &str {
+    text.trim_matches([' ', '\t'])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn connection_names_the_fields_that_stay_on_one_hop() {
+        assert!(names_field("close,\tX-Trace , ,a", "x-trace"));
+        assert!(!names_field("close, X-Trace-Id", "x-trace"));
+        assert!(!names_field("", ""));
+    }
+}

@@ -1,0 +1,17 @@
+//! The HTTP words both ends share: types and pure functions, no sockets and no registry knowledge.
+
+mod body;
+pub mod conditional;
+pub mod content_range;
+pub mod date;
+pub mod headers;
+pub mod multipart;
+pub mod range;
+pub mod request;
+mod response;
+
+pub use body::{Aborted, Body, Growing, NextPiece, Piece};
+pub use content_range::ContentRange;
+pub use range::{Ranges, Span, parse_range};
+pub use request::{Method, RequestHead, Version};
+pub use response::{CacheResult, Fields, Ready, Response};

@@ -1,0 +1,112 @@
+//! Responses, before and after encoding.
+
+use std::fs::File;
+use std::sync::Arc;
+
+use super::body::Body;
+
+/// How the cache came to an answer; a closed set, for the log and for metrics.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum CacheResult {
+    /// Nothing to do with content.
+    None,
+    Hit,
+    Miss,
+    Collapsed,
+    Revalidated,
+    Stale,
+    Bypass,
+}
+
+impl CacheResult {
+    pub const fn label(self) -> &'static str {
+        match self {
+            CacheResult::None => "-",
+            CacheResult::Hit => "hit",
+            CacheResult::Miss => "miss",
+            CacheResult::Collapsed => "collapsed",
+            CacheResult::Revalidated => "revalidated",
+            CacheResult::Stale => "stale",
+            CacheResult::Bypass => "bypass",
+        }
+    }
+}
+
+/// A response head and its body. Framing, `Date` and `Connection` are the server's to add.
+pub struct Response {
+    pub status: u16,
+    /// Encoded fields, each `Name: value\r\n`.
+    pub fields: Fields,
+    /// Bytes of the body, told to the client also when the body is not sent (HEAD). `None`: not known yet.
+    pub length: Option<u64>,
+    pub body: Body,
+    pub cache: CacheResult,
+}
+
+/// Response fields in wire form.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Fields(Vec<u8>);
+
+impl Fields {
+    pub fn new() -> Self {
+        Fields(Vec::with_capacity(512))
+    }
+
+    /// Adds a field. A value with bytes that may not stand in a field (controls, line ends) is left out
+    /// with its name: such a value came from an upstream and is nobody's to repair.
+    pub fn add(&mut self, name: &str, value: impl AsRef<[u8]>) {
+        let value = value.as_ref();
+        debug_assert!(!name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-'));
+        if value.iter().all(|&b| b == b'\t' || (b >= b' ' && b != 0x7f)) {
+            self.0.extend_from_slice(name.as_bytes());
+            self.0.extend_from_slice(b": ");
+            self.0.extend_from_slice(value);
+            self.0.extend_from_slice(b"\r\n");
+        }
+    }
+
+    /// Adds a field and gives the list back, for building in one expression.
+    pub fn with(mut self, name: &str, value: impl AsRef<[u8]>) -> Self {
+        self.add(name, value);
+        self
+    }
+
+    /// Adds all of `more`.
+    pub fn append(&mut self, more: &Fields) {
+        self.0.extend_from_slice(&more.0);
+    }
+
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+/// A hit in wire form, a 200: sent with one call, or with one for the head and more for a file.
+pub struct Ready {
+    /// Head, ended by an empty line, and a body in memory.
+    pub wire: Vec<u8>,
+    pub head_len: usize,
+    /// The body, if it is not in memory, and its size; never empty.
+    pub file: Option<(Arc<File>, u64)>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_value_can_split_a_response() {
+        for evil in [
+            "a\r\nX: y",
+            "a\nb",
+            "a\rb",
+            "a\0b",
+            "\r\n\r\n<html>",
+            "a\x1bb",
+            "\x7f",
+        ] {
+            let fields = Fields::new().with("A", "1").with("Evil", evil).with("B", "2\t3");
+            assert_eq!(fields.as_bytes(), b"A: 1\r\nB: 2\t3\r\n", "{evil:?}");
+        }
+    }
+}

@@ -1,0 +1,24 @@
+//! A pull-only, pull-through cache for OCI registries. The modules, in the order a request meets them.
+
+pub mod cli;
+pub mod config;
+
+pub mod app;
+pub mod runtime;
+
+pub mod server;
+
+pub mod registry;
+
+pub mod cache;
+
+pub mod store;
+
+pub mod upstream;
+
+pub mod fail_point;
+pub mod http;
+pub mod limits;
+pub mod log;
+pub mod oci;
+pub mod sys;

@@ -1,0 +1,103 @@
+//! Media types of manifests and what a client accepts.
+
+/// The manifest types asked of every upstream, so that it never has to convert or refuse.
+pub const MANIFEST_TYPES: [&str; 4] = [
+    "application/vnd.oci.image.index.v1+json",
+    "application/vnd.oci.image.manifest.v1+json",
+    "application/vnd.docker.distribution.manifest.list.v2+json",
+    "application/vnd.docker.distribution.manifest.v2+json",
+];
+
+/// Whether a client that sent these `Accept` values takes `media_type`. Registries look for exact types;
+/// `q` is ignored, no `Accept` at all takes everything, and `*/*` or `application/*` take any manifest.
+pub fn accepts<'a>(accept: impl IntoIterator<Item = &'a str>, media_type: &str) -> bool {
+    let mut any = false;
+    for value in accept {
+        for item in value.split(',') {
+            let item = item.split(';').next().unwrap_or_default().trim();
+            if item.is_empty() {
+                continue;
+            }
+            any = true;
+            let matches = item.eq_ignore_ascii_case(media_type)
+                || matches!(item, "*/*" | "application/*" | "application/json");
+            if matches {
+                return true;
+            }
+        }
+    }
+    !any
+}
+
+/// Whether `text` is one `type/subtype` of token characters, as a `Content-Type` of ours may carry.
+pub fn is_media_type(text: &str) -> bool {
+    let token = |t: &str| {
+        !t.is_empty()
+            && t.bytes()
+                .all(|b| b.is_ascii_alphanumeric() || b"!#$&^_.+-".contains(&b))
+    };
+    text.len() <= 255
+        && text
+            .split_once('/')
+            .is_some_and(|(kind, subtype)| token(kind) && token(subtype))
+}
+
+/// The type a manifest's own bytes tell, for upstreams that send none.
+pub fn sniff_manifest_type(body: &[u8]) -> &'static str {
+    #[derive(serde::Deserialize)]
+    struct Probe<'a> {
+        #[serde(rename = "mediaType", borrow, default)]
+        media_type: Option<std::borrow::Cow<'a, str>>,
+        #[serde(default)]
+        manifests: Option<serde::de::IgnoredAny>,
+        #[serde(rename = "schemaVersion", default)]
+        schema_version: Option<u32>,
+    }
+    let Ok(probe) = serde_json::from_slice::<Probe<'_>>(body) else {
+        return "application/octet-stream";
+    };
+    if let Some(named) = &probe.media_type
+        && let Some(known) = MANIFEST_TYPES.iter().find(|known| **known == named.as_ref())
+    {
+        return known;
+    }
+    match probe {
+        Probe {
+            schema_version: Some(1),
+            ..
+        } => "application/vnd.docker.distribution.manifest.v1+prettyjws",
+        Probe {
+            manifests: Some(_), ..
+        } => MANIFEST_TYPES[0],
+        _ => MANIFEST_TYPES[1],
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn accept_is_a_set_of_exact_types() {
+        let index = MANIFEST_TYPES[0];
+        assert!(accepts([], index));
+        assert!(accepts(["text/plain", index], index));
+        assert!(accepts(["text/plain;q=0.1, */*"], index));
+        assert!(accepts([&*format!("{};q=0.2", index)], index));
+        assert!(!accepts([MANIFEST_TYPES[1], MANIFEST_TYPES[3]], index));
+    }
+
+    #[test]
+    fn a_manifest_tells_its_type() {
+        assert_eq!(sniff_manifest_type(br#"{"manifests":[]}"#), MANIFEST_TYPES[0]);
+        assert_eq!(
+            sniff_manifest_type(br#"{"config":{},"layers":[]}"#),
+            MANIFEST_TYPES[1]
+        );
+        assert_eq!(
+            sniff_manifest_type(format!(r#"{{"mediaType":"{}"}}"#, MANIFEST_TYPES[3]).as_bytes()),
+            MANIFEST_TYPES[3]
+        );
+        assert_eq!(sniff_manifest_type(b"\xff"), "application/octet-stream");
+    }
+}

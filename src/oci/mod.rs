@@ -1,0 +1,17 @@
+//! Nouns of the distribution and image specifications. Parsing is the only way to get one; no I/O.
+
+mod digest;
+mod error_code;
+mod media_type;
+mod namespace;
+mod reference;
+mod repository;
+mod tag;
+
+pub use digest::{Algorithm, Digest, Hasher, ParseDigestError};
+pub use error_code::ErrorCode;
+pub use media_type::{MANIFEST_TYPES, accepts, is_media_type, sniff_manifest_type};
+pub use namespace::{DOCKER_HUB, Namespace, ParseNamespaceError};
+pub use reference::Reference;
+pub use repository::{ParseRepositoryError, Repository};
+pub use tag::{ParseTagError, Tag};

@@ -1,0 +1,145 @@
+//! The registry a client means.
+
+use std::fmt;
+use std::str::FromStr;
+
+/// The one name under which Docker Hub is cached.
+pub const DOCKER_HUB: &str = "docker.io";
+
+/// Other names of Docker Hub.
+const DOCKER_HUB_ALIASES: [&str; 4] = [
+    DOCKER_HUB,
+    "index.docker.io",
+    "registry.hub.docker.com",
+    "registry-1.docker.io",
+];
+
+/// Longest host name (RFC 1035) plus `:65535`.
+const NAMESPACE_BYTES_MAX: usize = 253 + 6;
+
+/// A registry host, `host` or `host:port`, in lower case; Docker Hub's aliases are one.
+///
+/// Hosts are names of letters, digits and dashes, IPv4 addresses, or IPv6 addresses in brackets. No
+/// part is empty or `..`, so a namespace can be used as one component of a path.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Namespace(Box<str>);
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("a registry is `host` or `host:port`")]
+pub struct ParseNamespaceError;
+
+impl Namespace {
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    pub fn is_docker_hub(&self) -> bool {
+        &*self.0 == DOCKER_HUB
+    }
+
+    /// Whether the first part of a path names a registry rather than a repository: it has a dot or a
+    /// port, or is `localhost`. (The rule every client uses for image names.)
+    pub fn looks_like(part: &str) -> bool {
+        part.contains(['.', ':']) || part == "localhost"
+    }
+}
+
+fn split_port(text: &str) -> (&str, Option<&str>) {
+    match text.rfind(':') {
+        Some(at) if !text[at..].contains(']') => (&text[..at], Some(&text[at + 1..])),
+        _ => (text, None),
+    }
+}
+
+impl FromStr for Namespace {
+    type Err = ParseNamespaceError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if text.len() > NAMESPACE_BYTES_MAX {
+            return Err(ParseNamespaceError);
+        }
+        let (host, port) = split_port(text);
+        if let Some(port) = port {
+            let digits =
+                !port.is_empty() && port.bytes().all(|b| b.is_ascii_digit()) && !port.starts_with('0');
+            if !digits || port.parse::<u16>().is_err() {
+                return Err(ParseNamespaceError);
+            }
+        }
+        if !is_host(host) {
+            return Err(ParseNamespaceError);
+        }
+        let text = text.to_ascii_lowercase();
+        // The default port of https adds nothing: one registry, one name.
+        let text = text.strip_suffix(":443").unwrap_or(&text);
+        if DOCKER_HUB_ALIASES.contains(&text) {
+            return Ok(Namespace(DOCKER_HUB.into()));
+        }
+        Ok(Namespace(text.into()))
+    }
+}
+
+fn is_host(host: &str) -> bool {
+    if let Some(inner) = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
+        return inner.parse::<std::net::Ipv6Addr>().is_ok();
+    }
+    let label = |l: &str| {
+        !l.is_empty()
+            && l.len() <= 63
+            && !l.starts_with('-')
+            && !l.ends_with('-')
+            && l.bytes()
+                .all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
+    };
+    host.len() <= 253 && host.split('.').all(label)
+}
+
+impl fmt::Display for Namespace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Debug for Namespace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn docker_hub_has_one_name() {
+        for alias in [
+            "docker.io",
+            "index.docker.io",
+            "registry.hub.docker.com",
+            "registry-1.docker.io",
+            "DOCKER.io:443",
+        ] {
+            assert_eq!(alias.parse::<Namespace>().unwrap().as_str(), "docker.io");
+        }
+    }
+
+    #[test]
+    fn hosts_ports_and_brackets_are_told_apart() {
+        let parsed = |text: &str| text.parse::<Namespace>().map(|namespace| namespace.to_string());
+        for (text, name) in [
+            ("Example.org:5000", "example.org:5000"),
+            ("[::1]:5000", "[::1]:5000"),
+            ("[::1]:443", "[::1]"),
+            ("[::1]", "[::1]"),
+            ("localhost", "localhost"),
+        ] {
+            assert_eq!(parsed(text).as_deref(), Ok(name));
+        }
+        for bad in [
+            "", ".", "..", "a..b", "a.", ".a", "a:", "a:0", "a:65536", "a:b", "a/b", "a@b", "u:p@h", "::1",
+            "[::1", "a b", "a%2e", "-a.b", "a\0", "ä.de", "a:05", "a,b", "a#b", "a?b", "a\\b",
+        ] {
+            assert!(parsed(bad).is_err(), "{bad:?}");
+        }
+    }
+}

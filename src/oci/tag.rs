@@ -1,0 +1,92 @@
+//! Tags: mutable names of manifests inside a repository. Case-sensitive.
+
+use std::fmt;
+use std::str::FromStr;
+
+const TAG_BYTES_MAX: usize = 128;
+
+/// `[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}`; safe as a file name.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Tag(Box<str>);
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("a tag is 1 to 128 letters, digits, `_`, `.` and `-`, and starts with neither `.` nor `-`")]
+pub struct ParseTagError;
+
+impl Tag {
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    pub fn is_valid(text: &str) -> bool {
+        let ok = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-');
+        !text.is_empty()
+            && text.len() <= TAG_BYTES_MAX
+            && !text.starts_with(['.', '-'])
+            && text.bytes().all(ok)
+    }
+
+    pub fn is_latest(&self) -> bool {
+        &*self.0 == "latest"
+    }
+}
+
+impl FromStr for Tag {
+    type Err = ParseTagError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if Self::is_valid(text) {
+            Ok(Tag(text.into()))
+        } else {
+            Err(ParseTagError)
+        }
+    }
+}
+
+impl fmt::Display for Tag {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Debug for Tag {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tags_follow_the_grammar_and_keep_their_case() {
+        let hex = "a".repeat(64);
+        for good in [
+            "latest",
+            "v1.0-RC1",
+            "_",
+            "1",
+            &format!("sha256-{hex}.sig"),
+            &"x".repeat(128),
+        ] {
+            assert_eq!(good.parse::<Tag>().unwrap().as_str(), good);
+        }
+        for bad in [
+            "",
+            ".",
+            "..",
+            ".a",
+            "-a",
+            "a/b",
+            "a:b",
+            "a b",
+            "a%",
+            "ä",
+            "a\0",
+            &"x".repeat(129),
+        ] {
+            assert!(bad.parse::<Tag>().is_err(), "{bad:?}");
+        }
+    }
+}

@@ -1,0 +1,177 @@
+//! Every failure to a status and an OCI error body; the only place.
+
+use serde_json::json;
+
+use super::route::RouteError;
+use crate::cache::{FetchError, Origin};
+use crate::http::{Body, CacheResult, Fields, Response};
+use crate::oci::{ErrorCode, ParseDigestError};
+use crate::upstream::UpstreamError;
+
+/// Why a request gets no content.
+#[derive(Debug, thiserror::Error)]
+pub enum PullError {
+    #[error(transparent)]
+    Route(#[from] RouteError),
+    #[error(transparent)]
+    Fetch(#[from] FetchError),
+    #[error("this registry is read-only")]
+    ReadOnly,
+    #[error("listing tags and referrers is not supported by this version")]
+    Listing,
+}
+
+/// What was asked for, as far as it is known.
+#[derive(Default, Debug)]
+pub struct Wanted {
+    pub origin: Option<Origin>,
+    pub kind: Kind,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub enum Kind {
+    Manifest,
+    Blob,
+    #[default]
+    Other,
+}
+
+impl PullError {
+    /// The answer.
+    pub fn response(&self, wanted: &Wanted) -> Response {
+        match self {
+            PullError::Route(error) => {
+                let (status, code) = match error {
+                    RouteError::NotFound => (404, ErrorCode::NameUnknown),
+                    RouteError::Name | RouteError::Namespace | RouteError::Disagree => {
+                        (400, ErrorCode::NameInvalid)
+                    }
+                    RouteError::Reference => (400, ErrorCode::ManifestInvalid),
+                    RouteError::Digest(ParseDigestError::Algorithm) => (400, ErrorCode::Unsupported),
+                    RouteError::Digest(_) => (400, ErrorCode::DigestInvalid),
+                };
+                refuse(status, code, &error.to_string(), Fields::new())
+            }
+            PullError::Fetch(error) => fetch(error, wanted),
+            PullError::ReadOnly => refuse(
+                405,
+                ErrorCode::Unsupported,
+                &self.to_string(),
+                Fields::new().with("Allow", "GET, HEAD"),
+            ),
+            PullError::Listing => refuse(404, ErrorCode::Unsupported, &self.to_string(), Fields::new()),
+        }
+    }
+}
+
+fn fetch(error: &FetchError, wanted: &Wanted) -> Response {
+    let text = error.to_string();
+    let bad_gateway = |code| refuse(502, code, &text, Fields::new());
+    match error {
+        FetchError::Upstream(error) => upstream(error, wanted),
+        FetchError::DigestMismatch { .. } => bad_gateway(ErrorCode::DigestInvalid),
+        FetchError::ManifestTooLarge => bad_gateway(ErrorCode::ManifestInvalid),
+        FetchError::Overloaded | FetchError::Gone => refuse(
+            503,
+            ErrorCode::Unavailable,
+            &text,
+            Fields::new().with("Retry-After", "1"),
+        ),
+        FetchError::Lost => refuse(500, ErrorCode::Unknown, &text, Fields::new()),
+    }
+}
+
+fn upstream(error: &UpstreamError, wanted: &Wanted) -> Response {
+    let origin = wanted.origin.as_ref();
+    let text = error.to_string();
+    match error {
+        UpstreamError::Status { status, headers, .. } => {
+            let mut fields = Fields::new();
+            for name in ["retry-after", "warning"] {
+                if let Some(value) = headers.get(name) {
+                    fields.add(
+                        if name == "warning" {
+                            "Warning"
+                        } else {
+                            "Retry-After"
+                        },
+                        value.as_bytes(),
+                    );
+                }
+            }
+            match status {
+                404 | 410 => refuse(404, wanted.kind.unknown(), &text, fields),
+                401 => unauthorized(headers, &text, fields),
+                403 => refuse(403, ErrorCode::Denied, &text, fields),
+                429 => refuse(429, ErrorCode::TooManyRequests, &text, fields),
+                500..=599 => refuse(
+                    if *status == 504 { 504 } else { 502 },
+                    ErrorCode::Unavailable,
+                    &text,
+                    fields,
+                ),
+                // Anything else a client could not make sense of either.
+                _ => refuse(502, ErrorCode::Unknown, &text, fields),
+            }
+        }
+        // Whoever named the place gets the blame: the client, or the registry that sent us there.
+        UpstreamError::Refused { host, .. } => {
+            let chosen = origin.is_some_and(|origin| origin.namespace.as_str() == &**host);
+            let (status, code) = if chosen {
+                (403, ErrorCode::Denied)
+            } else {
+                (502, ErrorCode::Unavailable)
+            };
+            refuse(status, code, &text, Fields::new())
+        }
+        UpstreamError::Timeout { .. } => refuse(504, ErrorCode::Unavailable, &text, Fields::new()),
+        _ => refuse(502, ErrorCode::Unavailable, &text, Fields::new()),
+    }
+}
+
+/// A challenge is passed on when it is for tokens, which a client gets for the registry it means. A Basic
+/// challenge would have clients send us the password they have for somebody else; they are told 403 instead.
+fn unauthorized(headers: &http::HeaderMap, text: &str, mut fields: Fields) -> Response {
+    let mut challenged = false;
+    for challenge in headers.get_all(http::header::WWW_AUTHENTICATE) {
+        if challenge
+            .as_bytes()
+            .get(..7)
+            .is_some_and(|scheme| scheme.eq_ignore_ascii_case(b"bearer "))
+        {
+            fields.add("WWW-Authenticate", challenge.as_bytes());
+            challenged = true;
+        }
+    }
+    if challenged {
+        refuse(401, ErrorCode::Unauthorized, text, fields)
+    } else {
+        refuse(403, ErrorCode::Denied, text, fields)
+    }
+}
+
+impl Kind {
+    /// The code of a 404.
+    fn unknown(self) -> ErrorCode {
+        match self {
+            Kind::Manifest => ErrorCode::ManifestUnknown,
+            Kind::Blob => ErrorCode::BlobUnknown,
+            Kind::Other => ErrorCode::NameUnknown,
+        }
+    }
+}
+
+fn refuse(status: u16, code: ErrorCode, message: &str, fields: Fields) -> Response {
+    let body = json!({ "errors": [{ "code": code.as_str(), "message": message }] }).to_string();
+    let fields = fields
+        .with("Content-Type", "application/json")
+        .with("Docker-Distribution-Api-Version", "registry/2.0")
+        .with("X-Content-Type-Options", "nosniff");
+    Response {
+        status,
+        fields,
+        length: Some(body.len() as u64),
+        body: Body::Bytes(body.into()),
+        cache: CacheResult::None,
+    }
+}

@@ -1,0 +1,210 @@
+//! A bounded map that forgets what was used longest ago. One core's; no locks.
+
+use std::borrow::Borrow;
+use std::hash::{BuildHasher, Hash};
+
+use foldhash::fast::RandomState;
+use hashbrown::HashTable;
+
+/// "No slot": the ends of the list.
+const NONE: usize = usize::MAX;
+
+/// Values by key, the sum of their weights and their number bounded.
+pub struct Lru<K, V> {
+    /// Slots by the hash of their key.
+    index: HashTable<usize>,
+    hasher: RandomState,
+    slots: Vec<Option<Slot<K, V>>>,
+    free: Vec<usize>,
+    /// Most and least recently used.
+    newest: usize,
+    oldest: usize,
+    weight: u64,
+    weight_max: u64,
+    count_max: usize,
+}
+
+struct Slot<K, V> {
+    key: K,
+    value: V,
+    weight: u64,
+    newer: usize,
+    older: usize,
+}
+
+impl<K: Hash + Eq, V> Lru<K, V> {
+    pub fn new(weight_max: u64, count_max: usize) -> Self {
+        Lru {
+            index: HashTable::new(),
+            hasher: RandomState::default(),
+            slots: Vec::new(),
+            free: Vec::new(),
+            newest: NONE,
+            oldest: NONE,
+            weight: 0,
+            weight_max,
+            count_max,
+        }
+    }
+
+    /// The value under `key`, which becomes the most recently used.
+    pub fn get<Q>(&mut self, key: &Q) -> Option<&mut V>
+    where
+        K: Borrow<Q>,
+        Q: Hash + Eq + ?Sized,
+    {
+        let slots = &self.slots;
+        let at = *self.index.find(self.hasher.hash_one(key), |&at| {
+            slots[at].as_ref().is_some_and(|slot| slot.key.borrow() == key)
+        })?;
+        if self.newest != at {
+            self.unlink(at);
+            self.link(at);
+        }
+        self.slots[at].as_mut().map(|slot| &mut slot.value)
+    }
+
+    /// Keeps `value`, in place of what was there, and forgets the oldest until the bounds hold. What is heavier
+    /// than the bound is not kept.
+    pub fn insert(&mut self, key: K, value: V, weight: u64) {
+        self.remove(&key);
+        if weight > self.weight_max || self.count_max == 0 {
+            return;
+        }
+        let hash = self.hasher.hash_one(&key);
+        let slot = Some(Slot {
+            key,
+            value,
+            weight,
+            newer: NONE,
+            older: NONE,
+        });
+        let at = match self.free.pop() {
+            Some(at) => {
+                self.slots[at] = slot;
+                at
+            }
+            None => {
+                self.slots.push(slot);
+                self.slots.len() - 1
+            }
+        };
+        let (slots, hasher) = (&self.slots, &self.hasher);
+        self.index.insert_unique(hash, at, |&at| {
+            hasher.hash_one(&slots[at].as_ref().expect("an indexed slot is in use").key)
+        });
+        self.link(at);
+        self.weight += weight;
+        while self.weight > self.weight_max || self.index.len() > self.count_max {
+            self.forget(self.oldest);
+        }
+    }
+
+    /// Forgets `key`.
+    pub fn remove<Q>(&mut self, key: &Q)
+    where
+        K: Borrow<Q>,
+        Q: Hash + Eq + ?Sized,
+    {
+        let slots = &self.slots;
+        let found = self.index.find(self.hasher.hash_one(key), |&at| {
+            slots[at].as_ref().is_some_and(|slot| slot.key.borrow() == key)
+        });
+        if let Some(&at) = found {
+            self.forget(at);
+        }
+    }
+
+    fn forget(&mut self, at: usize) {
+        self.unlink(at);
+        let slot = self.slots[at].take().expect("a listed slot is in use");
+        if let Ok(entry) = self
+            .index
+            .find_entry(self.hasher.hash_one(&slot.key), |&other| other == at)
+        {
+            entry.remove();
+        }
+        self.weight -= slot.weight;
+        self.free.push(at);
+    }
+
+    fn slot(&mut self, at: usize) -> Option<&mut Slot<K, V>> {
+        self.slots.get_mut(at).and_then(Option::as_mut)
+    }
+
+    fn unlink(&mut self, at: usize) {
+        let Some(slot) = self.slot(at) else { return };
+        let (newer, older) = (slot.newer, slot.older);
+        match self.slot(newer) {
+            Some(slot) => slot.older = older,
+            None => self.newest = older,
+        }
+        match self.slot(older) {
+            Some(slot) => slot.newer = newer,
+            None => self.oldest = newer,
+        }
+    }
+
+    fn link(&mut self, at: usize) {
+        let before = std::mem::replace(&mut self.newest, at);
+        if let Some(slot) = self.slot(at) {
+            slot.newer = NONE;
+            slot.older = before;
+        }
+        match self.slot(before) {
+            Some(slot) => slot.newer = at,
+            None => self.oldest = at,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn the_least_recently_used_is_forgotten_first() {
+        let mut lru = Lru::new(10, 3);
+        for key in ["a", "b", "c"] {
+            lru.insert(key, key, 1);
+        }
+        assert!(lru.get("a").is_some());
+        lru.insert("d", "d", 1);
+        assert!(lru.get("b").is_none());
+        lru.insert("e", "e", 9);
+        assert_eq!(
+            ["a", "c", "d", "e"].map(|key| lru.get(key).is_some()),
+            [false, false, true, true]
+        );
+        lru.insert("f", "f", 11);
+        assert!(lru.get("f").is_none());
+    }
+
+    proptest! {
+        /// Against a plain list of (key, weight), newest last.
+        #[test]
+        fn it_behaves_like_a_list(operations in prop::collection::vec((0_u8..12, 0_u64..5, any::<bool>()), 0..200)) {
+            let mut lru = Lru::new(12, 5);
+            let mut model: Vec<(u8, u64)> = Vec::new();
+            for (key, weight, insert) in operations {
+                if insert {
+                    lru.insert(key, weight, weight);
+                    model.retain(|(k, _)| *k != key);
+                    model.push((key, weight));
+                    while model.len() > 5 || model.iter().map(|(_, w)| w).sum::<u64>() > 12 {
+                        model.remove(0);
+                    }
+                } else {
+                    let found = lru.get(&key).copied();
+                    let at = model.iter().position(|(k, _)| *k == key);
+                    prop_assert_eq!(found, at.map(|at| model[at].1));
+                    if let Some(at) = at {
+                        let entry = model.remove(at);
+                        model.push(entry);
+                    }
+                }
+            }
+        }
+    }
+}

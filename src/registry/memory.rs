@@ -1,0 +1,141 @@
+//! Answers of one core, encoded: a hit on a small object costs one `send`, one on a file the head's and its own.
+//!
+//! Keyed by the request target as received, so that a hit parses no path. Only public content is here.
+
+use std::fs::File;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::lru::Lru;
+use crate::http::{Fields, Ready, RequestHead};
+use crate::limits::{MEMORY_OBJECTS_MAX, OPEN_FILES_PER_CORE_MAX};
+use crate::oci::accepts;
+use crate::runtime::clock::{unix_millis, unix_seconds};
+use crate::server::h1::send::encode_ready;
+
+/// What an entry costs beside body, fields and key: slots, headers of allocations, index.
+const OVERHEAD_BYTES: u64 = 512;
+
+pub struct Memory {
+    answers: Lru<Box<str>, Remembered>,
+    /// Answers whose body is an open file. Bounded by their number: each may be the last to hold its descriptor.
+    files: Lru<Box<str>, Remembered>,
+}
+
+/// One answer.
+struct Remembered {
+    fields: Fields,
+    body: RememberedBody,
+    /// For answers to tags.
+    tag: Option<TagTerms>,
+    ready: Rc<Ready>,
+    /// The second for which `ready` was encoded: `Date` and `Age` say so.
+    encoded_at: u64,
+}
+
+enum RememberedBody {
+    Bytes(Bytes),
+    /// A committed file and its size.
+    File(Arc<File>, u64),
+}
+
+/// Under which terms a tag's answer may be repeated.
+pub struct TagTerms {
+    pub media_type: String,
+    pub checked_ms: u64,
+    pub fresh_until_ms: u64,
+}
+
+impl Memory {
+    pub fn new(bytes_max: u64) -> Self {
+        let files_max = if bytes_max == 0 {
+            0
+        } else {
+            OPEN_FILES_PER_CORE_MAX
+        };
+        Memory {
+            answers: Lru::new(bytes_max, MEMORY_OBJECTS_MAX),
+            files: Lru::new(files_max as u64, files_max),
+        }
+    }
+
+    /// The answer to `head`, if one is remembered whose terms it meets.
+    pub fn find(&mut self, head: &RequestHead<'_>) -> Option<Rc<Ready>> {
+        let entry = match self.answers.get(head.target) {
+            Some(entry) => entry,
+            None => self.files.get(head.target)?,
+        };
+        if let Some(tag) = &entry.tag
+            && (unix_millis() >= tag.fresh_until_ms || !accepts(head.accept(), &tag.media_type))
+        {
+            return None;
+        }
+        let now = unix_seconds();
+        if entry.encoded_at != now {
+            entry.encode(now);
+        }
+        Some(entry.ready.clone())
+    }
+
+    /// Forgets the answer to `target`.
+    pub fn forget(&mut self, target: &str) {
+        self.answers.remove(target);
+        self.files.remove(target);
+    }
+
+    /// Remembers an answer to `target`. `fields` say that it was a hit.
+    pub fn remember(&mut self, target: &str, fields: Fields, body: Bytes, tag: Option<TagTerms>) {
+        let weight =
+            2 * body.len() as u64 + 2 * fields.as_bytes().len() as u64 + target.len() as u64 + OVERHEAD_BYTES;
+        let entry = Remembered::new(fields, RememberedBody::Bytes(body), tag);
+        self.answers.insert(target.into(), entry, weight);
+    }
+
+    /// Remembers that the answer to `target` is `file`, of `size` bytes.
+    pub fn remember_file(&mut self, target: &str, fields: Fields, file: Arc<File>, size: u64) {
+        if size > 0 {
+            self.files.insert(
+                target.into(),
+                Remembered::new(fields, RememberedBody::File(file, size), None),
+                1,
+            );
+        }
+    }
+}
+
+impl Remembered {
+    fn new(fields: Fields, body: RememberedBody, tag: Option<TagTerms>) -> Self {
+        let nothing = Rc::new(Ready {
+            wire: Vec::new(),
+            head_len: 0,
+            file: None,
+        });
+        let mut entry = Remembered {
+            fields,
+            body,
+            tag,
+            ready: nothing,
+            encoded_at: 0,
+        };
+        entry.encode(unix_seconds());
+        entry
+    }
+
+    fn encode(&mut self, now: u64) {
+        self.encoded_at = now;
+        let (bytes, file) = match &self.body {
+            RememberedBody::Bytes(bytes) => (&bytes[..], None),
+            RememberedBody::File(file, size) => (&[][..], Some((file.clone(), *size))),
+        };
+        self.ready = Rc::new(match &self.tag {
+            None => encode_ready(&self.fields, bytes, file, now),
+            Some(tag) => {
+                let age = now.saturating_sub(tag.checked_ms / 1000);
+                let fields = self.fields.clone().with("Age", age.to_string());
+                encode_ready(&fields, bytes, file, now)
+            }
+        });
+    }
+}

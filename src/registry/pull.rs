@@ -1,0 +1,412 @@
+//! The story of a request: route → lookup → hit, or a fill that everybody who asks follows → respond.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::error::{Kind, PullError, Wanted};
+use super::memory::TagTerms;
+use super::respond::{self, Description, Life, Part};
+use super::route::{self, Route};
+use super::{Registry, plain};
+use crate::cache::{FetchError, Fill, Follower, Head, ManifestAnswer, ManifestKey, Origin, Role};
+use crate::fail_point::reach;
+use crate::http::{Body, CacheResult, ContentRange, Fields, Method, RequestHead, Response};
+use crate::limits::MEMORY_OBJECT_BYTES_MAX;
+use crate::oci::{Digest, Reference, is_media_type};
+use crate::runtime::clock::{unix_millis, unix_seconds};
+use crate::store::{Entry, Key};
+use crate::upstream::{Secret, Target, UpstreamError};
+
+/// A fill that lost its disk may have to be joined anew; more than a few times is a bug.
+const JOINS_MAX: usize = 4;
+
+impl Registry {
+    /// Answers one request.
+    pub(super) async fn pull(&self, head: &RequestHead<'_>) -> Response {
+        reach("request");
+        let mut wanted = Wanted::default();
+        self.route(head, &mut wanted).await.unwrap_or_else(|error| {
+            tracing::debug!(target = head.target, %error, "refused");
+            error.response(&wanted)
+        })
+    }
+
+    async fn route(&self, head: &RequestHead<'_>, wanted: &mut Wanted) -> Result<Response, PullError> {
+        if head.method == Method::Other {
+            return Err(PullError::ReadOnly);
+        }
+        match route::parse(head.path, head.query, &self.default_registry)? {
+            Route::Ping => Ok(plain(200, "application/json", "{}")),
+            Route::Health => Ok(plain(200, "text/plain", "ok\n")),
+            Route::Listing => Err(PullError::Listing),
+            Route::Manifest {
+                origin,
+                reference,
+                ns,
+            } => {
+                *wanted = Wanted {
+                    origin: Some(origin.clone()),
+                    kind: Kind::Manifest,
+                };
+                self.manifest(head, origin, reference, ns.as_deref()).await
+            }
+            Route::Blob { origin, digest, ns } => {
+                *wanted = Wanted {
+                    origin: Some(origin.clone()),
+                    kind: Kind::Blob,
+                };
+                self.blob(head, &origin, digest, ns.as_deref()).await
+            }
+        }
+    }
+
+    async fn blob(
+        &self,
+        head: &RequestHead<'_>,
+        origin: &Origin,
+        digest: Digest,
+        ns: Option<&str>,
+    ) -> Result<Response, PullError> {
+        let mut lost = None;
+        for _ in 0..JOINS_MAX {
+            if let Some(response) = self.blob_hit(head, digest, ns).await {
+                return Ok(response);
+            }
+            let (fill, role) = match self.cache.filling(&digest) {
+                Some(fill) if lost.is_none() => (fill, Role::Follower),
+                // What needs the client's own credentials must not be fetched for everybody.
+                _ if head.authorization.is_some() => {
+                    return self.pass(head, origin, Target::Blob(digest), ns).await;
+                }
+                _ => self.cache.fill(digest, origin, lost.as_ref()),
+            };
+            match self.follow(head, &fill, role, ns).await {
+                Ok(Some(response)) => return Ok(response),
+                // Somebody else's fill was committed meanwhile: it is a hit now.
+                Ok(None) => {}
+                Err(FetchError::Gone) => lost = Some(fill),
+                Err(error) if head.authorization.is_some() && refused_anonymously(&error) => {
+                    return self.pass(head, origin, Target::Blob(digest), ns).await;
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Err(FetchError::Gone.into())
+    }
+
+    async fn blob_hit(&self, head: &RequestHead<'_>, digest: Digest, ns: Option<&str>) -> Option<Response> {
+        let open = self.files.borrow_mut().get(&digest).map(|entry| entry.clone());
+        if let Some(entry) = open {
+            self.remember_file(head, &entry, &digest, ns);
+            return Some(respond::blob(head, &entry, &describe_blob(&entry, &digest, ns)));
+        }
+        // A fill under way is not on disk, and asking the disk would cost its followers a thread each.
+        if self.cache.filling(&digest).is_some() {
+            return None;
+        }
+        let found = self.cache.find_blob(Key::Blob(digest)).await?;
+        match found.small {
+            Some(small) => {
+                let fields = respond::fields(&describe_blob(&found.entry, &digest, ns));
+                self.memory
+                    .borrow_mut()
+                    .remember(head.target, fields, small, None);
+            }
+            None => self.remember_file(head, &found.entry, &digest, ns),
+        }
+        let response = respond::blob(head, &found.entry, &describe_blob(&found.entry, &digest, ns));
+        self.files.borrow_mut().insert(digest, found.entry, 1);
+        Some(response)
+    }
+
+    /// Keeps the head of a file's answer, encoded, for the next request with the same target.
+    fn remember_file(&self, head: &RequestHead<'_>, entry: &Entry, digest: &Digest, ns: Option<&str>) {
+        if head.range.is_none() && entry.meta.size > MEMORY_OBJECT_BYTES_MAX {
+            let fields = respond::fields(&describe_blob(entry, digest, ns));
+            self.memory
+                .borrow_mut()
+                .remember_file(head.target, fields, entry.file.clone(), entry.meta.size);
+        }
+    }
+
+    /// Answers from a fill under way; `None` when it turned out to be stored already.
+    async fn follow(
+        &self,
+        head: &RequestHead<'_>,
+        fill: &Arc<Fill>,
+        role: Role,
+        ns: Option<&str>,
+    ) -> Result<Option<Response>, FetchError> {
+        let head_only = head.method == Method::Head;
+        let upstream = match fill.ready(head_only).await? {
+            crate::cache::FillReady::Head(upstream) => upstream,
+            crate::cache::FillReady::Stored => return Ok(None),
+        };
+        let digest = *fill.digest();
+        let mut size = upstream.size;
+        if size.is_none() && head.range.is_some() {
+            // An upstream that does not tell the size: ranges can be counted when all is here.
+            match fill.ended().await? {
+                Some(known) => size = Some(known),
+                None => return Ok(None),
+            }
+        }
+        let description = describe_fill(&upstream, &digest, role, ns);
+        let cache = description.cache;
+        let part = size.map_or(Part::Whole, |size| respond::part(head, &digest, size));
+        Ok(Some(match (part, size) {
+            (Part::NotModified, _) => respond::not_modified(respond::fields(&description), cache),
+            (Part::Unsatisfiable, Some(size)) => respond::unsatisfiable(size, cache),
+            (Part::One(span), Some(size)) => Response {
+                status: 206,
+                fields: respond::fields(&description)
+                    .with("Content-Range", ContentRange::part(span, size).to_string()),
+                length: Some(span.size()),
+                body: Body::Growing(Box::new(Follower::join(fill, Some(span))?)),
+                cache,
+            },
+            // Several ranges of what is still arriving: the whole is a right answer too (RFC 9110, 14.2).
+            _ => Response {
+                status: 200,
+                fields: respond::fields(&description),
+                length: size,
+                body: if head_only {
+                    Body::Empty
+                } else {
+                    Body::Growing(Box::new(Follower::join(fill, None)?))
+                },
+                cache,
+            },
+        }))
+    }
+
+    async fn manifest(
+        &self,
+        head: &RequestHead<'_>,
+        origin: Origin,
+        reference: Reference,
+        ns: Option<&str>,
+    ) -> Result<Response, PullError> {
+        let key = ManifestKey {
+            origin,
+            reference,
+            accept: Vec::new(),
+        };
+        match self.manifest_answer(head, &key).await {
+            Ok((answer, role)) => Ok(self.manifest_response(head, &key, &answer, role, ns)),
+            Err(error) if head.authorization.is_some() && refused_anonymously(&error) => {
+                self.pass(head, &key.origin, Target::Manifest(key.reference), ns)
+                    .await
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    async fn manifest_answer(
+        &self,
+        head: &RequestHead<'_>,
+        key: &ManifestKey,
+    ) -> Result<(ManifestAnswer, Role), FetchError> {
+        let (answer, role) = self.cache.manifest(key.clone()).await;
+        let answer = answer?;
+        let by_tag = matches!(key.reference, Reference::Tag(_));
+        if !by_tag || answer.manifest.accepted_by(head.accept()) {
+            return Ok((answer, role));
+        }
+        // The client does not take what the upstream has; the upstream may have another form for it.
+        let mut accept: Vec<String> = head.accept().map(str::to_owned).collect();
+        accept.sort_unstable();
+        let (answer, role) = self
+            .cache
+            .manifest(ManifestKey {
+                accept,
+                ..key.clone()
+            })
+            .await;
+        Ok((answer?, role))
+    }
+
+    fn manifest_response(
+        &self,
+        head: &RequestHead<'_>,
+        key: &ManifestKey,
+        answer: &ManifestAnswer,
+        role: Role,
+        ns: Option<&str>,
+    ) -> Response {
+        let manifest = &answer.manifest;
+        let life = if answer.checked_ms.is_some() {
+            Life::Tag
+        } else {
+            Life::Immutable
+        };
+        let cache = match (answer.cache, role) {
+            (CacheResult::Miss, Role::Follower) => CacheResult::Collapsed,
+            (cache, _) => cache,
+        };
+        let description = Description {
+            digest: &manifest.digest,
+            content_type: &manifest.media_type,
+            stored: &manifest.headers,
+            life,
+            ranges: false,
+            ns,
+            cache,
+        };
+        self.remember(head, answer, &description);
+        let mut more = Fields::default();
+        if let Some(checked_ms) = answer.checked_ms {
+            more.add(
+                "Age",
+                unix_seconds().saturating_sub(checked_ms / 1000).to_string(),
+            );
+        }
+        if let Some(why) = &answer.stale {
+            // The form that containerd, docker and podman show (distribution-spec, "Warnings").
+            let why: String = why
+                .chars()
+                .filter(|c| *c != '"' && *c != '\\' && !c.is_control())
+                .take(200)
+                .collect();
+            let name = &key.origin.namespace;
+            more.add(
+                "Warning",
+                format!("299 - \"served from the cache without asking {name}: {why}\""),
+            );
+        }
+        respond::manifest(head, manifest.body.clone(), &description, more)
+    }
+
+    /// Keeps a small answer, encoded, for the next request with the same target.
+    fn remember(&self, head: &RequestHead<'_>, answer: &ManifestAnswer, description: &Description<'_>) {
+        let body: &Bytes = &answer.manifest.body;
+        if body.len() as u64 > MEMORY_OBJECT_BYTES_MAX {
+            return;
+        }
+        let tag = match (answer.checked_ms, answer.fresh_until_ms) {
+            (Some(checked_ms), Some(fresh_until_ms)) if fresh_until_ms > unix_millis() => Some(TagTerms {
+                media_type: answer.manifest.media_type.clone(),
+                checked_ms,
+                fresh_until_ms,
+            }),
+            (Some(_), _) => return,
+            (None, _) => None,
+        };
+        let fields = respond::fields(&Description {
+            cache: CacheResult::Hit,
+            ..*description
+        });
+        self.memory
+            .borrow_mut()
+            .remember(head.target, fields, body.clone(), tag);
+    }
+
+    /// Asks the upstream with the client's own credentials. Nothing of it is kept.
+    async fn pass(
+        &self,
+        head: &RequestHead<'_>,
+        origin: &Origin,
+        target: Target,
+        ns: Option<&str>,
+    ) -> Result<Response, PullError> {
+        // The parser has refused values that cannot stand in a field.
+        let Some(authorization) = head.authorization.and_then(|value| Secret::new(value.as_bytes())) else {
+            return Err(FetchError::Lost.into());
+        };
+        let accept = match &target {
+            Target::Manifest(_) => head.accept().map(str::to_owned).collect(),
+            Target::Blob(_) => Vec::new(),
+        };
+        let head_only = head.method == Method::Head;
+        let is_blob = matches!(target, Target::Blob(_));
+        let wanted = match &target {
+            Target::Blob(digest) | Target::Manifest(Reference::Digest(digest)) => Some(*digest),
+            Target::Manifest(Reference::Tag(_)) => None,
+        };
+        let (passed, body) = self
+            .cache
+            .pass(origin, target, head_only, accept, authorization)
+            .await?;
+        let named = || {
+            passed
+                .headers
+                .get("Docker-Content-Digest")
+                .and_then(|v| v.first())
+                .and_then(|d| d.parse().ok())
+        };
+        let digest = wanted.or_else(named);
+        let content_type = match &passed.content_type {
+            Some(content_type) if !is_blob && is_media_type(content_type) => content_type,
+            _ => "application/octet-stream",
+        };
+        let mut fields = Fields::new()
+            .with("Content-Type", content_type)
+            .with("Docker-Distribution-Api-Version", "registry/2.0")
+            .with("Cache-Control", "private")
+            .with("X-Content-Type-Options", "nosniff")
+            .with("X-Cache", "MISS")
+            .with("Cache-Status", "oci-pull-through; fwd=bypass");
+        if let Some(digest) = digest {
+            fields.add("Docker-Content-Digest", digest.to_string());
+            fields.add("ETag", format!("\"{digest}\""));
+        }
+        if let Some(ns) = ns {
+            fields.add("OCI-Namespace", ns);
+        }
+        Ok(Response {
+            status: 200,
+            fields,
+            length: passed.size,
+            body: if head_only {
+                Body::Empty
+            } else {
+                Body::Growing(Box::new(body))
+            },
+            cache: CacheResult::Bypass,
+        })
+    }
+}
+
+/// Whether the upstream said no to us without credentials, where it may say yes to the client's own.
+fn refused_anonymously(error: &FetchError) -> bool {
+    matches!(
+        error,
+        FetchError::Upstream(UpstreamError::Status {
+            status: 401 | 403 | 404,
+            ..
+        })
+    )
+}
+
+fn describe_blob<'a>(entry: &'a Entry, digest: &'a Digest, ns: Option<&'a str>) -> Description<'a> {
+    Description {
+        digest,
+        content_type: "application/octet-stream",
+        stored: &entry.meta.headers,
+        life: Life::Immutable,
+        ranges: true,
+        ns,
+        cache: CacheResult::Hit,
+    }
+}
+
+fn describe_fill<'a>(
+    upstream: &'a Head,
+    digest: &'a Digest,
+    role: Role,
+    ns: Option<&'a str>,
+) -> Description<'a> {
+    Description {
+        digest,
+        content_type: "application/octet-stream",
+        stored: &upstream.headers,
+        life: Life::Immutable,
+        ranges: true,
+        ns,
+        cache: match role {
+            Role::Leader => CacheResult::Miss,
+            Role::Follower => CacheResult::Collapsed,
+        },
+    }
+}

@@ -1,0 +1,257 @@
+//! Heads of good answers, and which part of the content they carry.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::http::conditional::{if_none_match, if_range};
+use crate::http::multipart::{self, Boundary};
+use crate::http::{
+    Body, CacheResult, ContentRange, Fields, Method, Ranges, RequestHead, Response, Span, parse_range,
+};
+use crate::oci::Digest;
+use crate::runtime::clock::unix_seconds;
+use crate::store::Entry;
+
+/// The name we give ourselves in `Cache-Status`.
+const CACHE_NAME: &str = "oci-pull-through";
+
+/// What the fields of an answer tell.
+pub struct Description<'a> {
+    pub digest: &'a Digest,
+    pub content_type: &'a str,
+    /// The upstream's fields, of which a few are repeated.
+    pub stored: &'a BTreeMap<String, Vec<String>>,
+    pub life: Life,
+    pub ranges: bool,
+    /// The `ns` that chose the registry.
+    pub ns: Option<&'a str>,
+    pub cache: CacheResult,
+}
+
+/// How long a client may keep the answer.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Life {
+    /// By digest, public.
+    Immutable,
+    /// By tag.
+    Tag,
+}
+
+/// The fields of an answer with content, without framing.
+pub fn fields(description: &Description<'_>) -> Fields {
+    let Description {
+        digest,
+        content_type,
+        stored,
+        life,
+        ranges,
+        ns,
+        cache,
+    } = description;
+    let digest = digest.to_string();
+    let mut fields = Fields::new()
+        .with("Content-Type", content_type)
+        .with("Docker-Content-Digest", &digest)
+        .with("Docker-Distribution-Api-Version", "registry/2.0")
+        .with("ETag", format!("\"{digest}\""))
+        .with("X-Content-Type-Options", "nosniff");
+    fields.add(
+        "Cache-Control",
+        match life {
+            Life::Immutable => "public, max-age=31536000, immutable",
+            Life::Tag => "public, max-age=60",
+        },
+    );
+    if *life == Life::Tag {
+        fields.add("Vary", "Accept");
+    }
+    if *ranges {
+        fields.add("Accept-Ranges", "bytes");
+        // A blob opened in a browser must not run as a page of ours.
+        fields.add("Content-Security-Policy", "sandbox");
+    }
+    if let Some(ns) = ns {
+        fields.add("OCI-Namespace", ns);
+    }
+    replay(&mut fields, stored);
+    add_cache(&mut fields, *cache);
+    fields
+}
+
+/// Repeats what is harmless from whoever filled first: blobs are shared by all registries, so nothing that
+/// steers a client may come from there.
+fn replay(fields: &mut Fields, stored: &BTreeMap<String, Vec<String>>) {
+    for (name, values) in stored {
+        let allowed = name == "Last-Modified" || (name.starts_with("Oci-") && name != "Oci-Namespace");
+        let token = name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
+        if allowed && token {
+            for value in values {
+                fields.add(name, value);
+            }
+        }
+    }
+}
+
+/// `X-Cache` for people, `Cache-Status` (RFC 9211) for tools.
+fn add_cache(fields: &mut Fields, cache: CacheResult) {
+    let (x_cache, parameters) = match cache {
+        CacheResult::None => return,
+        CacheResult::Hit => ("HIT", "hit"),
+        CacheResult::Miss => ("MISS", "fwd=uri-miss; stored"),
+        CacheResult::Collapsed => ("COALESCED", "fwd=uri-miss; collapsed"),
+        CacheResult::Revalidated => ("HIT", "fwd=stale; fwd-status=200"),
+        CacheResult::Stale => ("STALE", "hit; ttl=-1; detail=upstream-unavailable"),
+        CacheResult::Bypass => ("MISS", "fwd=bypass"),
+    };
+    fields.add("X-Cache", x_cache);
+    fields.add("Cache-Status", format!("{CACHE_NAME}; {parameters}"));
+}
+
+/// Which part of content of a known size a request asks for.
+pub enum Part {
+    NotModified,
+    Unsatisfiable,
+    Whole,
+    One(Span),
+    Many(Vec<Span>),
+}
+
+/// Decides by the request's conditions, in the order of RFC 9110, 13.2.2.
+pub fn part(head: &RequestHead<'_>, digest: &Digest, size: u64) -> Part {
+    let etag = format!("\"{digest}\"");
+    if head.has_if_none_match() && if_none_match(head.if_none_match(), &etag) {
+        return Part::NotModified;
+    }
+    match head.range {
+        // HEAD ignores ranges (14.2).
+        Some(range)
+            if head.method == Method::Get
+                && head.if_range.is_none_or(|condition| if_range(condition, &etag)) =>
+        {
+            match parse_range(range, size) {
+                Ranges::Full => Part::Whole,
+                Ranges::Unsatisfiable => Part::Unsatisfiable,
+                Ranges::One(span) => Part::One(span),
+                Ranges::Many(spans) => Part::Many(spans),
+            }
+        }
+        _ => Part::Whole,
+    }
+}
+
+/// 304 with the fields a 200 would have.
+pub fn not_modified(fields: Fields, cache: CacheResult) -> Response {
+    Response {
+        status: 304,
+        fields,
+        length: Some(0),
+        body: Body::Empty,
+        cache,
+    }
+}
+
+/// 416, which says how much there would be.
+pub fn unsatisfiable(size: u64, cache: CacheResult) -> Response {
+    let fields = Fields::new()
+        .with("Content-Range", ContentRange::Unsatisfied { size }.to_string())
+        .with("Accept-Ranges", "bytes")
+        .with("Docker-Distribution-Api-Version", "registry/2.0");
+    Response {
+        status: 416,
+        fields,
+        length: Some(0),
+        body: Body::Empty,
+        cache,
+    }
+}
+
+/// A committed blob, or the part of it that is asked for.
+pub fn blob(head: &RequestHead<'_>, entry: &Entry, description: &Description<'_>) -> Response {
+    let (size, cache) = (entry.meta.size, description.cache);
+    let file = || entry.file.clone();
+    match part(head, description.digest, size) {
+        Part::NotModified => not_modified(fields(description), cache),
+        Part::Unsatisfiable => unsatisfiable(size, cache),
+        Part::Whole => Response {
+            status: 200,
+            fields: fields(description),
+            length: Some(size),
+            body: Body::File {
+                file: file(),
+                span: Span { start: 0, end: size },
+            },
+            cache,
+        },
+        Part::One(span) => Response {
+            status: 206,
+            fields: fields(description).with("Content-Range", ContentRange::part(span, size).to_string()),
+            length: Some(span.size()),
+            body: Body::File { file: file(), span },
+            cache,
+        },
+        Part::Many(spans) => many(&spans, description, file(), size),
+    }
+}
+
+fn many(spans: &[Span], description: &Description<'_>, file: Arc<std::fs::File>, size: u64) -> Response {
+    let plan = multipart::plan(
+        spans,
+        size,
+        description.content_type,
+        boundary(description.digest),
+    );
+    let multipart = Description {
+        content_type: &plan.content_type,
+        ..*description
+    };
+    Response {
+        status: 206,
+        fields: fields(&multipart),
+        length: Some(plan.content_length),
+        body: Body::Parts {
+            file,
+            parts: plan
+                .parts
+                .into_iter()
+                .map(|part| (part.head, part.span))
+                .collect(),
+            tail: plan.tail,
+        },
+        cache: description.cache,
+    }
+}
+
+/// Not to be foreseen by who made the content: keyed with randomness of this process.
+fn boundary(digest: &Digest) -> Boundary {
+    use std::hash::BuildHasher;
+    use std::sync::OnceLock;
+    static KEYS: OnceLock<[std::hash::RandomState; 2]> = OnceLock::new();
+    let keys = KEYS.get_or_init(|| [std::hash::RandomState::new(), std::hash::RandomState::new()]);
+    let now = unix_seconds();
+    let [high, low] = keys.each_ref().map(|key| u128::from(key.hash_one((digest, now))));
+    Boundary::new(high << 64 | low)
+}
+
+/// A manifest, whole: manifests have no ranges.
+pub fn manifest(
+    head: &RequestHead<'_>,
+    body: Bytes,
+    description: &Description<'_>,
+    more: Fields,
+) -> Response {
+    let mut all = fields(description);
+    all.append(&more);
+    if head.has_if_none_match() && if_none_match(head.if_none_match(), &format!("\"{}\"", description.digest))
+    {
+        return not_modified(all, description.cache);
+    }
+    Response {
+        status: 200,
+        fields: all,
+        length: Some(body.len() as u64),
+        body: Body::Bytes(body),
+        cache: description.cache,
+    }
+}

@@ -1,0 +1,99 @@
+//! One core: a pinned thread with its own runtime.
+
+use std::future::Future;
+use std::io;
+use std::thread::JoinHandle;
+
+use core_affinity::CoreId;
+use monoio::{IoUringDriver, LegacyDriver, RuntimeBuilder};
+
+use super::doorbell;
+use super::driver::{Driver, RING_ENTRIES, ring_builder};
+
+/// How cores are made.
+#[derive(Clone, Copy, Debug)]
+pub struct CoreSettings {
+    pub driver: Driver,
+    /// Rings take the flags of kernel 6.1 and later.
+    pub modern_ring: bool,
+}
+
+/// Starts core number `index` on `cpu` and runs `main` there.
+///
+/// A core that ends by a panic takes the process down: its listener would be gone with it, and a supervisor
+/// restarts a process but not a thread.
+///
+/// # Errors
+///
+/// When the thread cannot be had. A runtime that cannot be made ends the process with a line that says why.
+pub fn start<F, M>(
+    index: usize,
+    cpu: Option<CoreId>,
+    settings: CoreSettings,
+    main: M,
+) -> io::Result<JoinHandle<()>>
+where
+    F: Future<Output = ()> + 'static,
+    M: FnOnce() -> F + Send + 'static,
+{
+    std::thread::Builder::new()
+        .name(format!("core-{index}"))
+        .spawn(move || {
+            let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+                if let Some(cpu) = cpu
+                    && !core_affinity::set_for_current(cpu)
+                {
+                    tracing::warn!(
+                        core = index,
+                        cpu = cpu.id,
+                        "cannot pin the core to its CPU; it runs unpinned"
+                    );
+                }
+                run(settings, main)
+            }));
+            match outcome {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => {
+                    tracing::error!(core = index, %error, "a core cannot start");
+                    std::process::exit(1);
+                }
+                Err(_) => {
+                    tracing::error!(
+                        core = index,
+                        "a core died; ending the process so that it is restarted"
+                    );
+                    std::process::abort();
+                }
+            }
+        })
+}
+
+fn run<F, M>(settings: CoreSettings, main: M) -> io::Result<()>
+where
+    F: Future<Output = ()> + 'static,
+    M: FnOnce() -> F,
+{
+    let body = async move {
+        doorbell::install()?;
+        main().await;
+        Ok(())
+    };
+    // A runtime is never dropped in a living process: the kernel may still write to what it lent.
+    match settings.driver {
+        Driver::IoUring => {
+            let mut runtime = std::mem::ManuallyDrop::new(
+                RuntimeBuilder::<IoUringDriver>::new()
+                    .with_entries(RING_ENTRIES)
+                    .uring_builder(ring_builder(settings.modern_ring))
+                    .enable_timer()
+                    .build()?,
+            );
+            runtime.block_on(body)
+        }
+        Driver::Epoll => {
+            let mut runtime =
+                std::mem::ManuallyDrop::new(RuntimeBuilder::<LegacyDriver>::new().enable_timer().build()?);
+            runtime.block_on(body)
+        }
+    }
+}

@@ -1,0 +1,163 @@
+//! io_uring or epoll: probed once, said once.
+
+use std::io;
+
+use io_uring::{IoUring, Probe, opcode};
+
+/// What the operator asked for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum IoDriver {
+    #[default]
+    Auto,
+    IoUring,
+    Epoll,
+}
+
+/// What a core runs on.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Driver {
+    IoUring,
+    Epoll,
+}
+
+impl Driver {
+    pub fn name(self) -> &'static str {
+        match self {
+            Driver::IoUring => "io_uring",
+            Driver::Epoll => "epoll",
+        }
+    }
+}
+
+/// A driver and the sentence that says why it is used.
+#[derive(Debug)]
+pub struct Choice {
+    pub driver: Driver,
+    pub why: String,
+    /// io_uring was wanted but cannot be had: worth a warning.
+    pub fell_back: bool,
+}
+
+/// Submission entries per core. Small rings fit the 8 MiB memlock limit of common service managers: it is
+/// charged again for unprivileged users on recent kernels, and 1 024 entries take about 100 KiB.
+pub const RING_ENTRIES: u32 = 1_024;
+
+/// Completions a core can have outstanding before the kernel must keep them aside: a poll per connection.
+const RING_COMPLETIONS: u32 = 16_384;
+
+/// The flags every ring is made with. One thread owns a ring and takes completions when it asks for them,
+/// which measured best; kernels before 6.1 do not know these and get plain rings.
+pub fn ring_builder(modern: bool) -> io_uring::Builder {
+    let mut builder = IoUring::builder();
+    builder.setup_cqsize(RING_COMPLETIONS);
+    if modern {
+        builder.setup_single_issuer().setup_defer_taskrun();
+    }
+    builder
+}
+
+/// Whether rings can be made with the modern flags; `Err` when they cannot be made at all.
+fn probe() -> io::Result<bool> {
+    let (ring, modern) = match ring_builder(true).build(RING_ENTRIES) {
+        Ok(ring) => (ring, true),
+        Err(_) => (ring_builder(false).build(RING_ENTRIES)?, false),
+    };
+    let mut probe = Probe::new();
+    ring.submitter().register_probe(&mut probe)?;
+    let needed = [
+        opcode::PollAdd::CODE,
+        opcode::AsyncCancel::CODE,
+        opcode::Close::CODE,
+        opcode::Timeout::CODE,
+    ];
+    if needed.iter().all(|&code| probe.is_supported(code)) && ring.params().is_feature_ext_arg() {
+        Ok(modern)
+    } else {
+        Err(io::Error::new(
+            io::ErrorKind::Unsupported,
+            "the kernel is older than 5.11",
+        ))
+    }
+}
+
+/// Decides once for all cores.
+///
+/// # Errors
+///
+/// io_uring was demanded and cannot be had; the text says why and what to do.
+pub fn choose(wanted: IoDriver) -> Result<(Choice, bool), String> {
+    if wanted == IoDriver::Epoll {
+        let why = "IO_DRIVER=epoll".to_owned();
+        return Ok((
+            Choice {
+                driver: Driver::Epoll,
+                why,
+                fell_back: false,
+            },
+            false,
+        ));
+    }
+    match probe() {
+        Ok(modern) => {
+            let flags = if modern {
+                "single issuer, deferred task work"
+            } else {
+                "plain flags"
+            };
+            let why = format!("kernel {}, {RING_ENTRIES} entries, {flags}", kernel_release());
+            Ok((
+                Choice {
+                    driver: Driver::IoUring,
+                    why,
+                    fell_back: false,
+                },
+                modern,
+            ))
+        }
+        Err(error) => {
+            let why = explain(&error);
+            if wanted == IoDriver::IoUring {
+                return Err(format!(
+                    "IO_DRIVER=io_uring, but {why}; IO_DRIVER=auto falls back to epoll"
+                ));
+            }
+            Ok((
+                Choice {
+                    driver: Driver::Epoll,
+                    why,
+                    fell_back: true,
+                },
+                false,
+            ))
+        }
+    }
+}
+
+/// The likely cause of a failed set-up and its cure, from the errno and what the system tells.
+fn explain(error: &io::Error) -> String {
+    let sysctl = std::fs::read_to_string("/proc/sys/kernel/io_uring_disabled").unwrap_or_default();
+    let seccomp = std::fs::read_to_string("/proc/self/status").is_ok_and(|status| {
+        status
+            .lines()
+            .any(|line| line.starts_with("Seccomp:") && line.ends_with('2'))
+    });
+    let cause = match error.raw_os_error() {
+        Some(libc::EPERM) if matches!(sysctl.trim(), "1" | "2") => {
+            "forbidden by sysctl kernel.io_uring_disabled; set it to 0, or add the group of kernel.io_uring_group"
+        }
+        Some(libc::EPERM | libc::ENOSYS) if seccomp => {
+            "blocked by a seccomp filter, as Docker 25, containerd 2.0 and podman do by default; allow io_uring_setup, \
+             io_uring_enter and io_uring_register"
+        }
+        Some(libc::ENOSYS) => "this kernel has no io_uring",
+        Some(libc::ENOMEM) => {
+            "the memlock limit is too small; raise it (LimitMEMLOCK=infinity, --ulimit memlock=-1)"
+        }
+        _ => "the set-up failed",
+    };
+    format!("io_uring cannot be used ({error}): {cause}")
+}
+
+fn kernel_release() -> String {
+    rustix::system::uname().release().to_string_lossy().into_owned()
+}

@@ -1,0 +1,110 @@
+//! The helper pool: a small Tokio runtime for upstreams and for blocking file work.
+//!
+//! Cores hand it futures and closures and wait for a [`reply`]; no Tokio type reaches a core.
+
+use std::future::Future;
+use std::num::NonZeroUsize;
+use std::time::Duration;
+
+use rustix::thread::{sched_getaffinity, sched_setaffinity};
+
+use super::reply::{self, Lost};
+use crate::limits::BLOCKING_THREADS_MAX;
+
+/// A handle to the pool; cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Helper {
+    handle: tokio::runtime::Handle,
+}
+
+impl Helper {
+    /// Starts `threads` threads, which may run on the CPUs that the calling thread may. They live until the process
+    /// ends.
+    ///
+    /// # Errors
+    ///
+    /// When threads or the pool's poller cannot be had.
+    pub fn start(threads: NonZeroUsize) -> std::io::Result<Self> {
+        // A thread is started by whoever finds that one is missing, which may be a core: it would inherit the
+        // core's CPU and do there what was to be kept off it.
+        let everywhere = sched_getaffinity(None).ok();
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .on_thread_start(move || {
+                if let Some(everywhere) = &everywhere {
+                    let _ = sched_setaffinity(None, everywhere);
+                }
+            })
+            .worker_threads(threads.get())
+            .max_blocking_threads(BLOCKING_THREADS_MAX)
+            .thread_name("helper")
+            .enable_all()
+            .build()?;
+        let handle = runtime.handle().clone();
+        // The process ends with `exit`, never by taking the pool down under running work.
+        std::mem::forget(runtime);
+        Ok(Helper { handle })
+    }
+
+    /// Runs `work` on the pool, unattended.
+    pub fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) {
+        self.handle.spawn(work);
+    }
+
+    /// Runs blocking `work` on a thread of its own, unattended.
+    pub fn spawn_blocking(&self, work: impl FnOnce() + Send + 'static) {
+        self.handle.spawn_blocking(work);
+    }
+
+    /// Runs `work` on the pool and brings its result to the calling core.
+    ///
+    /// # Cancellation
+    ///
+    /// The work goes on.
+    pub async fn ask<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = T> + Send + 'static,
+    ) -> Result<T, Lost> {
+        let (sender, receiver) = reply::channel();
+        self.handle.spawn(async move { sender.send(work.await) });
+        receiver.recv().await
+    }
+
+    /// Like [`Helper::ask_blocking`], waiting no longer than `limit`; `None` after that, and the work goes on.
+    pub async fn ask_blocking_within<T: Send + 'static>(
+        &self,
+        limit: Duration,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Option<Result<T, Lost>> {
+        monoio::time::timeout(limit, self.ask_blocking(work)).await.ok()
+    }
+
+    /// Runs blocking `work` on a thread of its own and brings its result to the calling core.
+    ///
+    /// # Cancellation
+    ///
+    /// The work goes on.
+    pub async fn ask_blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, Lost> {
+        let (sender, receiver) = reply::channel();
+        self.handle.spawn_blocking(move || sender.send(work()));
+        receiver.recv().await
+    }
+}
+
+/// Runs blocking `work` from a task of the pool, waiting for it no longer than `limit`; `None` after that, and the
+/// work goes on.
+pub(crate) async fn blocking_within<T: Send + 'static>(
+    limit: Duration,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Option<Result<T, Lost>> {
+    tokio::time::timeout(limit, blocking(work)).await.ok()
+}
+
+/// Runs blocking `work` from a task of the pool.
+pub(crate) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, Lost> {
+    tokio::task::spawn_blocking(work).await.map_err(|_| Lost)
+}

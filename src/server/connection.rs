@@ -1,0 +1,218 @@
+//! One client connection: read a head, have it answered, send the answer, again.
+
+use std::io;
+use std::net::{Shutdown, SocketAddr};
+use std::rc::Rc;
+
+use super::access_log::Record;
+use super::h1::parse::{HeadError, parse_head};
+use super::h1::send::{Sending, Sent};
+use super::watch::{Waiting, Watch};
+use super::{Handler, Server};
+use crate::http::{CacheResult, Method, RequestHead, Version};
+use crate::limits::{HEAD_SECONDS, IDLE_SECONDS, INBOX_BYTES, LINGER_BYTES_MAX, LINGER_SECONDS};
+use crate::runtime::clock::monotonic_micros;
+use crate::sys::Socket;
+
+/// A connection and what it has received but not yet used.
+pub struct Connection<H> {
+    // Before the socket: the watch must not outlive the descriptor it may shut down.
+    watch: Watch,
+    socket: Socket,
+    peer: Option<SocketAddr>,
+    server: Rc<Server<H>>,
+    /// Received bytes; `inbox[used..]` is not parsed yet.
+    inbox: Vec<u8>,
+    used: usize,
+}
+
+/// What happens to the connection after a step.
+enum Next {
+    Continue,
+    /// Close; everything was said.
+    Close,
+    /// The client is told nothing more, or cannot be told.
+    Gone,
+}
+
+impl<H: Handler> Connection<H> {
+    pub fn new(server: Rc<Server<H>>, watch: Watch, socket: Socket, peer: Option<SocketAddr>) -> Self {
+        Connection {
+            watch,
+            socket,
+            peer,
+            server,
+            inbox: Vec::new(),
+            used: 0,
+        }
+    }
+
+    /// Serves requests until one side has had enough.
+    pub async fn run(mut self) {
+        let mut scanned = 0;
+        loop {
+            let step = match parse_head(&self.inbox[self.used..], &mut scanned) {
+                Ok(Some((head, len))) => {
+                    scanned = 0;
+                    let next = self.respond(&head).await;
+                    self.used += len;
+                    next
+                }
+                Ok(None) => self.receive().await,
+                Err(error) => Box::pin(self.refuse(&error)).await,
+            };
+            match step {
+                Next::Continue => {}
+                Next::Close | Next::Gone => return,
+            }
+        }
+    }
+
+    async fn respond(&self, head: &RequestHead<'_>) -> Next {
+        let server = &*self.server;
+        let started = server.access_log.as_ref().map(|_| monotonic_micros());
+        let keep_alive = head.keep_alive && !server.shutdown.draining();
+        let sending = Sending {
+            socket: &self.socket,
+            watch: &self.watch,
+            helper: &server.helper,
+            head,
+            keep_alive,
+        };
+        let (status, cache, sent) = match server.handler.ready(head) {
+            Some(ready) => (200, CacheResult::Hit, sending.ready(&ready).await),
+            None => {
+                // The connection waits for us, not for the client.
+                self.watch.clear();
+                let response = server.handler.answer(head).await;
+                // Boxed, as everything that is not a hit from memory: an idle connection pays for the largest
+                // state it could be in.
+                (
+                    response.status,
+                    response.cache,
+                    Box::pin(sending.response(response)).await,
+                )
+            }
+        };
+        if let (Some(log), Some(started)) = (&server.access_log, started) {
+            log.write(&Record {
+                peer: self.peer,
+                head,
+                status,
+                bytes: sent.bytes,
+                micros: monotonic_micros().saturating_sub(started),
+                cache,
+                aborted: !sent.complete,
+            });
+        }
+        if sent.file_failed {
+            server.handler.file_failed(head);
+        }
+        match sent {
+            Sent {
+                complete: true,
+                keep_alive: true,
+                ..
+            } => Next::Continue,
+            Sent { complete: true, .. } => {
+                Box::pin(self.linger()).await;
+                Next::Close
+            }
+            Sent { .. } => Next::Gone,
+        }
+    }
+
+    /// Reads more of a head.
+    async fn receive(&mut self) -> Next {
+        if self.used == self.inbox.len() {
+            self.inbox.clear();
+            self.used = 0;
+            // A large head was an exception: its buffer is not kept for the connection's life.
+            if self.inbox.capacity() > 4 * INBOX_BYTES {
+                self.inbox = Vec::new();
+            }
+            self.watch.set(Waiting::Idle, IDLE_SECONDS);
+            if self.server.shutdown.draining() {
+                return Next::Close;
+            }
+        } else if self.used > 0 {
+            // The beginning of a head that came along with the request before it.
+            self.inbox.drain(..self.used);
+            self.used = 0;
+            self.watch.set(Waiting::Input, HEAD_SECONDS);
+        }
+        let begins = self.inbox.is_empty();
+        if self.socket.readable().await.is_err() {
+            return Next::Gone;
+        }
+        if self.inbox.capacity() == self.inbox.len() {
+            // Grows by doubling; the parser refuses a head before it exceeds its limit.
+            self.inbox.reserve(INBOX_BYTES.max(self.inbox.len()));
+        }
+        match self.socket.recv(&mut self.inbox) {
+            Ok(0) if self.watch.expired() && !begins => Box::pin(self.refuse(&HeadError::Timeout)).await,
+            Ok(0) => Next::Close,
+            Ok(_) => {
+                if begins {
+                    // From the first byte to the last: more bytes do not move it.
+                    self.watch.set(Waiting::Input, HEAD_SECONDS);
+                }
+                Next::Continue
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Next::Continue,
+            Err(_) => Next::Gone,
+        }
+    }
+
+    /// Answers a head that is not one, and closes.
+    async fn refuse(&self, error: &HeadError) -> Next {
+        tracing::debug!(peer = ?self.peer, reason = error.reason(), "refused a request");
+        let head = RequestHead::refused();
+        debug_assert!(head.method == Method::Other && head.version == Version::Http11);
+        let sending = Sending {
+            socket: &self.socket,
+            watch: &self.watch,
+            helper: &self.server.helper,
+            head: &head,
+            keep_alive: false,
+        };
+        let sent = sending.response(super::h1::refusal(error)).await;
+        if let Some(log) = &self.server.access_log {
+            log.write(&Record {
+                peer: self.peer,
+                head: &head,
+                status: error.status(),
+                bytes: sent.bytes,
+                micros: 0,
+                cache: CacheResult::None,
+                aborted: !sent.complete,
+            });
+        }
+        if sent.complete {
+            self.linger().await;
+        }
+        Next::Close
+    }
+
+    /// Says that nothing more comes and waits a little for the client to see it: closing a socket with
+    /// unread input resets it, which can destroy the answer on its way.
+    async fn linger(&self) {
+        self.socket.shutdown(Shutdown::Write);
+        self.watch.set(Waiting::Input, LINGER_SECONDS);
+        let mut rubbish = Vec::with_capacity(4 * 1024);
+        let mut thrown_away = 0;
+        while thrown_away < LINGER_BYTES_MAX {
+            rubbish.clear();
+            match self.socket.recv(&mut rubbish) {
+                Ok(0) => return,
+                Ok(received) => thrown_away += received,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    if self.socket.readable().await.is_err() {
+                        return;
+                    }
+                }
+                Err(_) => return,
+            }
+        }
+    }
+}

@@ -1,0 +1,711 @@
+//! Bytes to a request head. Pure, without allocations, fuzzed.
+//!
+//! The rule: whatever two readers could read differently is refused, and the connection ends with the answer.
+//! A cache sits behind proxies and in front of registries; a request that one of them takes for two is how
+//! strangers' requests and answers get mixed. Nothing we serve needs a request body, so there is none.
+//!
+//! Not here: reading from the socket, deadlines (and their 408), and decoding of the path.
+
+use std::mem::MaybeUninit;
+use std::net::Ipv6Addr;
+
+use memchr::{memchr, memchr2};
+
+use crate::http::headers::names_field;
+use crate::http::request::FieldLines;
+use crate::http::{Method, RequestHead, Version};
+
+/// How long a head may be, from the request line to the empty line, both included.
+///
+/// Real heads are below 2 KiB; bearer tokens of some identity providers reach 16 KiB. Four times that.
+pub const HEAD_BYTES_MAX: usize = 64 * 1_024;
+
+/// How many field lines a head may have. Real ones have up to 16, six of them `Accept`.
+pub const FIELDS_MAX: usize = 100;
+
+/// How long a target may be: a name of 255 bytes, a digest and `ns` fit sixteen times.
+pub const TARGET_BYTES_MAX: usize = 8 * 1_024;
+
+/// How long a method may be; the longest registered one (UPDATEREDIRECTREF) has 17 bytes.
+pub const METHOD_BYTES_MAX: usize = 32;
+
+/// DNS names have up to 253 bytes; a port adds 6.
+const HOST_BYTES_MAX: usize = 259;
+
+/// Method, blank, target, blank, `HTTP/1.1`: where the CR of the longest request line may stand.
+const REQUEST_LINE_BYTES_MAX: usize = METHOD_BYTES_MAX + 1 + TARGET_BYTES_MAX + 1 + 8;
+
+const _: () = assert!(REQUEST_LINE_BYTES_MAX + 4 < HEAD_BYTES_MAX);
+
+/// Why a head is refused. The client's fault in every case, and the last thing on its connection: where the
+/// next request would begin is no longer certain.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("{}", self.reason())]
+pub enum HeadError {
+    BareLineFeed,
+    BareCarriageReturn,
+    RequestLine,
+    MethodTooLong,
+    Target,
+    TargetTooLong,
+    Version,
+    Field,
+    FieldNotText,
+    TooManyFields,
+    HeadTooLong,
+    HostMissing,
+    HostRepeated,
+    HostMalformed,
+    HostDiffersFromTarget,
+    TransferEncoding,
+    ContentLength,
+    /// A GET or HEAD that announces a body.
+    Body,
+    /// Another method that announces a body: a write, which a pull-only cache has no use for.
+    WriteWithBody,
+    Expect,
+    AuthorizationRepeated,
+    /// The head did not end within its deadline; told by the connection, not by the parser.
+    Timeout,
+}
+
+impl HeadError {
+    /// The status to answer with, before the connection is closed.
+    pub fn status(self) -> u16 {
+        match self {
+            HeadError::WriteWithBody => 405,
+            HeadError::Timeout => 408,
+            HeadError::TargetTooLong => 414,
+            HeadError::Expect => 417,
+            HeadError::TooManyFields | HeadError::HeadTooLong => 431,
+            HeadError::MethodTooLong => 501,
+            HeadError::Version => 505,
+            _ => 400,
+        }
+    }
+
+    /// What is wrong, for the answer's body and the log. Holds nothing of the request itself.
+    pub fn reason(self) -> &'static str {
+        match self {
+            HeadError::BareLineFeed => "a line feed without a carriage return",
+            HeadError::BareCarriageReturn => "a carriage return without a line feed",
+            HeadError::RequestLine => "malformed request line",
+            HeadError::MethodTooLong => "method longer than 32 bytes",
+            HeadError::Target => "malformed request target",
+            HeadError::TargetTooLong => "request target longer than 8192 bytes",
+            HeadError::Version => "only HTTP/1.0 and HTTP/1.1 are spoken here",
+            HeadError::Field => "malformed header field",
+            HeadError::FieldNotText => "a header field that must be text is not",
+            HeadError::TooManyFields => "more than 100 header fields",
+            HeadError::HeadTooLong => "request head longer than 65536 bytes",
+            HeadError::HostMissing => "Host is missing",
+            HeadError::HostRepeated => "Host is given more than once",
+            HeadError::HostMalformed => "malformed Host",
+            HeadError::HostDiffersFromTarget => "the request target names another host than Host",
+            HeadError::TransferEncoding => "requests with Transfer-Encoding are not accepted",
+            HeadError::ContentLength => "ambiguous or malformed Content-Length",
+            HeadError::Body => "requests with a body are not accepted",
+            HeadError::WriteWithBody => "this registry is read-only",
+            HeadError::Expect => "expectations are not met here",
+            HeadError::AuthorizationRepeated => "Authorization is given more than once",
+            HeadError::Timeout => "the request head did not arrive in time",
+        }
+    }
+}
+
+/// Parses the head at the start of `buf`; gives it with its length in bytes, or `None` while it is incomplete.
+///
+/// `scanned` is how much of `buf` earlier calls have already searched, so that a head that arrives byte by
+/// byte costs no more than one that arrives at once. It starts at 0, is kept by the caller for as long as
+/// `buf` begins with the same bytes, and is 0 again after a head was found. The outcome depends on the bytes
+/// alone and not on how they were cut.
+///
+/// One empty line before the head is skipped and counts towards its length (RFC 9112, 2.2).
+///
+/// # Errors
+///
+/// [`HeadError`], as early as it is certain. The connection must be closed after the answer.
+pub fn parse_head<'b>(
+    buf: &'b [u8],
+    scanned: &mut usize,
+) -> Result<Option<(RequestHead<'b>, usize)>, HeadError> {
+    let Some((start, end)) = find_head(buf, scanned)? else {
+        return Ok(None);
+    };
+    *scanned = 0;
+    Ok(Some((read_head(&buf[start..end])?, end)))
+}
+
+/// Finds where the head starts and ends, and refuses what can be refused without understanding it.
+///
+/// httparse takes a bare LF for the end of a line, and so would see another end of head than a strict
+/// reader in front of us. Therefore lines are cut here and it only ever sees proper ones.
+#[inline]
+fn find_head(buf: &[u8], scanned: &mut usize) -> Result<Option<(usize, usize)>, HeadError> {
+    let start = if buf.starts_with(b"\r\n") { 2 } else { 0 };
+    match buf.get(start) {
+        None => return Ok(None),
+        Some(b'\r') if buf.len() == 1 => return Ok(None),
+        // Refused at once, because a TLS client waits for our answer and never sends an empty line.
+        Some(first) if !first.is_ascii_alphanumeric() && !b"!#$%&'*+-.^_`|~".contains(first) => {
+            return Err(if *first == b'\n' {
+                HeadError::BareLineFeed
+            } else {
+                HeadError::RequestLine
+            });
+        }
+        Some(_) => {}
+    }
+
+    let window = &buf[..buf.len().min(HEAD_BYTES_MAX)];
+    let line_max = start + REQUEST_LINE_BYTES_MAX;
+    let mut at = (*scanned).clamp(start, window.len());
+    // Past `line_max` the request line has been seen: nothing else gets there.
+    let mut in_request_line = at <= line_max && memchr(b'\n', &window[start..at]).is_none();
+    loop {
+        let found = memchr2(b'\r', b'\n', &window[at..]).map(|offset| at + offset);
+        if in_request_line && found.unwrap_or(window.len()) > line_max {
+            return Err(request_line_too_long(&window[start..]));
+        }
+        let Some(found) = found else {
+            at = window.len();
+            break;
+        };
+        match (window[found], window.get(found + 1)) {
+            (b'\n', _) => return Err(HeadError::BareLineFeed),
+            (_, Some(b'\n')) => {}
+            (_, Some(_)) => return Err(HeadError::BareCarriageReturn),
+            (_, None) => {
+                at = found;
+                break;
+            }
+        }
+        let next = found + 2;
+        if in_request_line {
+            check_version(&window[start..found])?;
+            in_request_line = false;
+        } else if window[found - 1] == b'\n' {
+            return Ok(Some((start, next)));
+        }
+        at = next;
+    }
+    if window.len() == HEAD_BYTES_MAX {
+        return Err(HeadError::HeadTooLong);
+    }
+    *scanned = at;
+    Ok(None)
+}
+
+fn request_line_too_long(line: &[u8]) -> HeadError {
+    match memchr(b' ', &line[..METHOD_BYTES_MAX + 1]) {
+        Some(_) => HeadError::TargetTooLong,
+        None => HeadError::MethodTooLong,
+    }
+}
+
+/// Looks at the end of the request line as soon as it is there: HTTP/0.9 clients send no more, and HTTP/2
+/// clients should hear about it before their preface is cut in two.
+fn check_version(line: &[u8]) -> Result<(), HeadError> {
+    match line {
+        [.., b' ', b'H', b'T', b'T', b'P', b'/', b'1', b'.', b'0' | b'1'] => Ok(()),
+        [
+            ..,
+            b' ',
+            b'H',
+            b'T',
+            b'T',
+            b'P',
+            b'/',
+            b'0'..=b'9',
+            b'.',
+            b'0'..=b'9',
+        ] => Err(HeadError::Version),
+        _ => Err(HeadError::RequestLine),
+    }
+}
+
+/// Reads a whole head: proper lines, the last one empty.
+#[inline]
+fn read_head(bytes: &[u8]) -> Result<RequestHead<'_>, HeadError> {
+    let mut fields = [const { MaybeUninit::uninit() }; FIELDS_MAX];
+    let mut request = httparse::Request::new(&mut []);
+    match request.parse_with_uninit_headers(bytes, &mut fields) {
+        Ok(httparse::Status::Complete(len)) if len == bytes.len() => {}
+        Ok(_) => return Err(HeadError::Field),
+        Err(httparse::Error::TooManyHeaders) => return Err(HeadError::TooManyFields),
+        Err(httparse::Error::Token | httparse::Error::Version) => return Err(HeadError::RequestLine),
+        Err(_) => return Err(HeadError::Field),
+    }
+    let (Some(method), Some(target), Some(minor)) = (request.method, request.path, request.version) else {
+        return Err(HeadError::RequestLine);
+    };
+    if method.len() > METHOD_BYTES_MAX {
+        return Err(HeadError::MethodTooLong);
+    }
+    if target.len() > TARGET_BYTES_MAX {
+        return Err(HeadError::TargetTooLong);
+    }
+    let version = if minor == 0 {
+        Version::Http10
+    } else {
+        Version::Http11
+    };
+    let method_kind = match method {
+        "GET" => Method::Get,
+        "HEAD" => Method::Head,
+        _ => Method::Other,
+    };
+    let target_parts = read_target(target)?;
+    let found = read_fields(request.headers)?;
+
+    if found.has_body {
+        let reads = method_kind != Method::Other;
+        return Err(if reads {
+            HeadError::Body
+        } else {
+            HeadError::WriteWithBody
+        });
+    }
+    if version == Version::Http11 && found.host.is_none() {
+        return Err(HeadError::HostMissing);
+    }
+    if let Some(authority) = target_parts.authority
+        && !found
+            .host
+            .is_some_and(|host| host.eq_ignore_ascii_case(authority))
+    {
+        return Err(HeadError::HostDiffersFromTarget);
+    }
+
+    // httparse allows exactly one blank between the parts of the request line.
+    let lines_start = method.len() + 1 + target.len() + " HTTP/1.1\r\n".len();
+    Ok(RequestHead {
+        method: method_kind,
+        version,
+        keep_alive: !found.close && (version == Version::Http11 || found.keep_alive),
+        method_text: method,
+        target,
+        path: target_parts.path,
+        query: target_parts.query,
+        host: found.host,
+        range: found.range.single().filter(|_| !found.if_range.is_repeated()),
+        if_range: found.if_range.single(),
+        authorization: found.authorization,
+        user_agent: found.user_agent,
+        has_accept: found.has_accept,
+        has_if_none_match: found.has_if_none_match,
+        fields: FieldLines::checked(&bytes[lines_start..bytes.len() - 2]),
+    })
+}
+
+struct Target<'b> {
+    authority: Option<&'b str>,
+    path: &'b str,
+    query: Option<&'b str>,
+}
+
+/// Takes origin-form and, because proxies' clients send it, absolute-form (RFC 9112, 3.2). `*` and
+/// authority-form belong to methods that are not served.
+fn read_target(target: &str) -> Result<Target<'_>, HeadError> {
+    // httparse has excluded blanks and controls. The fold has no early way out, and so many bytes are taken
+    // at once.
+    let is_ascii = target.bytes().fold(0, |all, byte| all | byte) < 0x80;
+    if !is_ascii || memchr(b'#', target.as_bytes()).is_some() {
+        return Err(HeadError::Target);
+    }
+    let (authority, local) = if target.starts_with('/') {
+        (None, target)
+    } else {
+        let (scheme, rest) = target.split_once("://").ok_or(HeadError::Target)?;
+        if !scheme.eq_ignore_ascii_case("http") && !scheme.eq_ignore_ascii_case("https") {
+            return Err(HeadError::Target);
+        }
+        let (authority, local) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
+        (Some(authority), local)
+    };
+    let (path, query) = match memchr(b'?', local.as_bytes()) {
+        Some(mark) => (&local[..mark], Some(&local[mark + 1..])),
+        None => (local, None),
+    };
+    // Only absolute-form can leave the path out, and then it means the root.
+    let path = if path.is_empty() { "/" } else { path };
+    Ok(Target {
+        authority,
+        path,
+        query,
+    })
+}
+
+/// What the fields of a head say, as far as we listen.
+#[derive(Default)]
+struct Found<'b> {
+    host: Option<&'b str>,
+    authorization: Option<&'b str>,
+    user_agent: Option<&'b str>,
+    range: Once<'b>,
+    if_range: Once<'b>,
+    length: Option<&'b [u8]>,
+    has_body: bool,
+    close: bool,
+    keep_alive: bool,
+    has_accept: bool,
+    has_if_none_match: bool,
+}
+
+/// A field that means something only if it is there once.
+#[derive(Default)]
+enum Once<'b> {
+    #[default]
+    Absent,
+    Single(&'b str),
+    Repeated,
+}
+
+impl<'b> Once<'b> {
+    fn add(&mut self, value: &'b str) {
+        *self = match self {
+            Once::Absent => Once::Single(value),
+            _ => Once::Repeated,
+        };
+    }
+
+    fn single(&self) -> Option<&'b str> {
+        if let Once::Single(value) = self {
+            Some(value)
+        } else {
+            None
+        }
+    }
+
+    fn is_repeated(&self) -> bool {
+        matches!(self, Once::Repeated)
+    }
+}
+
+/// One pass over the fields. Names are told apart by their length first, which settles nearly all of them.
+#[inline]
+fn read_fields<'b>(fields: &[httparse::Header<'b>]) -> Result<Found<'b>, HeadError> {
+    let mut found = Found::default();
+    for &httparse::Header { name, value } in fields {
+        // Nearly all clients write names in one of two ways; with the length known, those are a few
+        // instructions each, and the general comparison is a loop.
+        let is = |known: &str| name == known || name.eq_ignore_ascii_case(known);
+        match name.len() {
+            4 if is("Host") => {
+                if found.host.is_some() {
+                    return Err(HeadError::HostRepeated);
+                }
+                let host = text(value)?;
+                check_host(host)?;
+                found.host = Some(host);
+            }
+            5 if is("Range") => found.range.add(text(value)?),
+            6 if is("Accept") => found.has_accept = true,
+            6 if is("Expect") => return Err(HeadError::Expect),
+            8 if is("If-Range") => found.if_range.add(text(value)?),
+            10 if is("Connection") => match value {
+                b"close" => found.close = true,
+                b"keep-alive" => found.keep_alive = true,
+                _ => {
+                    let value = text(value)?;
+                    found.close |= names_field(value, "close");
+                    found.keep_alive |= names_field(value, "keep-alive");
+                }
+            },
+            10 if is("User-Agent") => {
+                found.user_agent = found.user_agent.or(std::str::from_utf8(value).ok());
+            }
+            13 if is("Authorization") => {
+                if found.authorization.is_some() {
+                    return Err(HeadError::AuthorizationRepeated);
+                }
+                found.authorization = Some(text(value)?);
+            }
+            13 if is("If-None-Match") => found.has_if_none_match = true,
+            14 if is("Content-Length") => {
+                if found.length.is_some_and(|before| before != value) || !is_length(value) {
+                    return Err(HeadError::ContentLength);
+                }
+                found.length = Some(value);
+                found.has_body = value != b"0";
+            }
+            17 if is("Transfer-Encoding") => return Err(HeadError::TransferEncoding),
+            _ => {}
+        }
+    }
+    Ok(found)
+}
+
+fn text(value: &[u8]) -> Result<&str, HeadError> {
+    std::str::from_utf8(value).map_err(|_| HeadError::FieldNotText)
+}
+
+/// One number as it would be written: no sign, no leading zeros, no list, and below 10^19 so that it fits.
+fn is_length(value: &[u8]) -> bool {
+    match value {
+        b"0" => true,
+        [b'1'..=b'9', rest @ ..] => rest.len() < 19 && rest.iter().all(u8::is_ascii_digit),
+        _ => false,
+    }
+}
+
+/// Takes what clients can have been configured with: a DNS name (underscores included, compose files have
+/// them), an IPv4 or bracketed IPv6 address, and a port. Percent-escapes and the other characters that
+/// RFC 3986 allows in a `reg-name` appear in attacks only.
+fn check_host(host: &str) -> Result<(), HeadError> {
+    let sound = if let Some(rest) = host.strip_prefix('[') {
+        rest.split_once(']').is_some_and(|(address, port)| {
+            address.parse::<Ipv6Addr>().is_ok()
+                && (port.is_empty() || port.strip_prefix(':').is_some_and(is_port))
+        })
+    } else {
+        let (name, port) = match memchr(b':', host.as_bytes()) {
+            Some(colon) => (&host[..colon], Some(&host[colon + 1..])),
+            None => (host, None),
+        };
+        !name.is_empty()
+            && name
+                .bytes()
+                .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_' | b'~'))
+            && port.is_none_or(is_port)
+    };
+    if sound && host.len() <= HOST_BYTES_MAX {
+        Ok(())
+    } else {
+        Err(HeadError::HostMalformed)
+    }
+}
+
+fn is_port(digits: &str) -> bool {
+    let mut port = 0_u32;
+    for byte in digits.bytes() {
+        if !byte.is_ascii_digit() {
+            return false;
+        }
+        port = port.saturating_mul(10).saturating_add(u32::from(byte - b'0'));
+    }
+    digits.len() <= 5 && (1..=65_535).contains(&port)
+}
+
+#[cfg(test)]
+#[path = "../../../tests/it/corpus.rs"]
+mod corpus;
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::corpus::{self, Expect};
+    use super::*;
+
+    fn parsed(bytes: &[u8]) -> RequestHead<'_> {
+        let (head, len) = parse_head(bytes, &mut 0).expect("well-formed").expect("complete");
+        assert_eq!(len, bytes.len());
+        head
+    }
+
+    /// Serves `bytes` as a connection would that receives `step` bytes at a time: so many heads, and how it
+    /// ended.
+    fn serve(bytes: &[u8], step: usize) -> (usize, Result<(), HeadError>) {
+        let (mut from, mut to, mut heads, mut scanned) = (0, 0, 0, 0);
+        loop {
+            match parse_head(&bytes[from..to], &mut scanned) {
+                Err(error) => return (heads, Err(error)),
+                Ok(Some((head, len))) => {
+                    heads += 1;
+                    from += len;
+                    if !head.keep_alive {
+                        return (heads, Ok(()));
+                    }
+                }
+                Ok(None) if to == bytes.len() => return (heads, Ok(())),
+                Ok(None) => to = (to + step).min(bytes.len()),
+            }
+        }
+    }
+
+    #[test]
+    fn the_corpus_gets_the_same_verdict_however_it_is_cut() {
+        assert_eq!(corpus::HEAD_BYTES_MAX, HEAD_BYTES_MAX);
+        assert_eq!(corpus::TARGET_BYTES_MAX, TARGET_BYTES_MAX);
+        assert_eq!(corpus::METHOD_BYTES_MAX, METHOD_BYTES_MAX);
+        assert_eq!(corpus::FIELDS_MAX, FIELDS_MAX);
+        let cases = corpus::cases();
+        let mut wrong = Vec::new();
+        for case in &cases {
+            let whole = serve(&case.bytes, usize::MAX / 2);
+            for step in [1, 2, 7, 1_460] {
+                if serve(&case.bytes, step) != whole {
+                    wrong.push(format!(
+                        "{}: {whole:?}, but in steps of {step} differently",
+                        case.name
+                    ));
+                }
+            }
+            let right = match (case.expect, whole) {
+                (Expect::Accept { responses }, (heads, Ok(()))) => heads == responses,
+                (Expect::Incomplete, (0, Ok(()))) => true,
+                (Expect::Refuse(statuses), (0, Err(error))) => statuses.contains(&error.status()),
+                (Expect::RefuseAfter { responses, statuses }, (heads, Err(error))) => {
+                    heads == responses && statuses.contains(&error.status())
+                }
+                _ => false,
+            };
+            if !right {
+                wrong.push(format!(
+                    "{}: expected {:?}, got {whole:?}",
+                    case.name, case.expect
+                ));
+            }
+        }
+        println!("{} cases", cases.len());
+        assert!(
+            wrong.is_empty(),
+            "{} of {}:\n{}",
+            wrong.len(),
+            cases.len(),
+            wrong.join("\n")
+        );
+        assert!(
+            cases.len() >= 1_000,
+            "the crossings have shrunk to {}",
+            cases.len()
+        );
+    }
+
+    #[test]
+    fn a_head_says_what_the_client_said() {
+        let head = parsed(
+            b"GET /v2/a/manifests/1?ns=docker.io HTTP/1.1\r\nHost: cache:8080\r\nUser-Agent: containerd/2.0.2\r\n\
+              accept: a/a\r\nACCEPT: b/b, c/c\r\nAuthorization:  Bearer x \r\nRange: bytes=0-1\r\n\
+              If-Range: \"d\"\r\nIf-None-Match: \"a\"\r\nif-none-match: \"b\"\r\nX-Empty:\r\n\r\n",
+        );
+        assert_eq!(
+            (head.method, head.version, head.keep_alive),
+            (Method::Get, Version::Http11, true)
+        );
+        assert_eq!(
+            (head.path, head.query),
+            ("/v2/a/manifests/1", Some("ns=docker.io"))
+        );
+        assert_eq!(head.target, "/v2/a/manifests/1?ns=docker.io");
+        assert_eq!(head.host, Some("cache:8080"));
+        assert_eq!(head.user_agent, Some("containerd/2.0.2"));
+        assert_eq!(head.authorization, Some("Bearer x"));
+        assert_eq!((head.range, head.if_range), (Some("bytes=0-1"), Some("\"d\"")));
+        assert_eq!(head.accept().collect::<Vec<_>>(), ["a/a", "b/b, c/c"]);
+        assert_eq!(head.if_none_match().collect::<Vec<_>>(), ["\"a\"", "\"b\""]);
+        let fields: Vec<_> = head.headers().collect();
+        assert_eq!(fields.len(), 10);
+        assert_eq!(fields[0], ("Host", &b"cache:8080"[..]));
+        assert_eq!(fields[4], ("Authorization", &b"Bearer x"[..]));
+        assert_eq!(fields[9], ("X-Empty", &b""[..]));
+    }
+
+    #[test]
+    fn absolute_form_means_its_path() {
+        for (target, path, query) in [
+            ("http://cache/v2/", "/v2/", None),
+            ("http://cache", "/", None),
+            ("HTTPS://Cache?ns=a", "/", Some("ns=a")),
+            ("http://cache/v2/??", "/v2/", Some("?")),
+        ] {
+            let bytes = format!("GET {target} HTTP/1.1\r\nHost: cache\r\n\r\n");
+            let head = parsed(bytes.as_bytes());
+            assert_eq!((head.path, head.query, head.target), (path, query, target));
+        }
+    }
+
+    #[test]
+    fn an_ambiguous_range_is_no_range() {
+        for fields in [
+            "Range: bytes=0-0\r\nRange: bytes=0-0",
+            "Range: bytes=0-0\r\nIf-Range: a\r\nIf-Range: a",
+        ] {
+            let bytes = format!("GET / HTTP/1.1\r\nHost: a\r\n{fields}\r\n\r\n");
+            assert_eq!(parsed(bytes.as_bytes()).range, None, "{fields}");
+        }
+    }
+
+    #[test]
+    fn what_is_printed_of_a_head_holds_no_secret() {
+        let head =
+            parsed(b"GET / HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer secret\r\nCookie: secret\r\n\r\n");
+        assert!(!format!("{head:?}").contains("secret"));
+    }
+
+    #[test]
+    fn a_head_is_small() {
+        // It lives in the future of every connection that waits for its upstream.
+        assert!(
+            size_of::<RequestHead<'_>>() <= 192,
+            "{}",
+            size_of::<RequestHead<'_>>()
+        );
+    }
+
+    /// A head that arrives byte by byte is searched once: with 64 KiB, searching from the start each time
+    /// would look at 2 GiB.
+    #[test]
+    fn a_drip_fed_head_costs_no_more_than_its_length() {
+        let bytes = [
+            b"GET / HTTP/1.1\r\nHost: a\r\nX: ",
+            &[b'x'; 65_000][..],
+            b"\r\n\r\n",
+        ]
+        .concat();
+        let mut scanned = 0;
+        for len in 0..bytes.len() {
+            assert!(matches!(parse_head(&bytes[..len], &mut scanned), Ok(None)));
+            assert!(scanned + 1 >= len, "{scanned} of {len}");
+        }
+        assert!(matches!(parse_head(&bytes, &mut scanned), Ok(Some((_, len))) if len == bytes.len()));
+        assert_eq!(scanned, 0);
+    }
+
+    /// Bytes that reach deep into the parser: pieces of heads in any order, with rubbish between.
+    fn streams() -> impl Strategy<Value = Vec<u8>> {
+        let piece = prop_oneof![
+            6 => prop::sample::select(vec![
+                &b"GET /v2/ HTTP/1.1\r\n"[..], b"HEAD http://a/?b HTTP/1.0\r\n", b"PUT / HTTP/2.0\r\n", b"Host: a\r\n",
+                b"host: b:1\r\n", b"Connection: keep-alive, close\r\n", b"Connection: x\r\n", b"Content-Length: 0\r\n",
+                b"Content-Length: 7\r\n", b"Transfer-Encoding: chunked\r\n", b"Expect: 100-continue\r\n",
+                b"Range: bytes=0-1\r\n", b"Accept: */*\r\n", b"X : y\r\n", b" fold\r\n", b"Authorization: x\r\n",
+            ]).prop_map(<[u8]>::to_vec),
+            4 => Just(b"GET /v2/ HTTP/1.1\r\nHost: a\r\n".to_vec()),
+            4 => Just(b"\r\n".to_vec()),
+            1 => prop::sample::select(b"\r\n \t:\0\x7f\x80\xffG/?#*".to_vec()).prop_map(|byte| vec![byte]),
+            1 => prop::collection::vec(any::<u8>(), 0..20),
+            1 => (0..10_000_usize).prop_map(|len| vec![b'a'; len]),
+        ];
+        prop::collection::vec(piece, 0..24).prop_map(|pieces| pieces.concat())
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(2_000))]
+
+        #[test]
+        fn no_bytes_make_the_parser_panic(bytes in prop::collection::vec(any::<u8>(), 0..400)) {
+            let _ = serve(&bytes, usize::MAX / 2);
+        }
+
+        #[test]
+        fn cuts_do_not_change_the_outcome(bytes in streams(), step in 1..50_usize) {
+            prop_assert_eq!(serve(&bytes, step), serve(&bytes, usize::MAX / 2));
+        }
+
+        /// What the fields' iterator says is what httparse said, and what is accepted keeps its promises.
+        #[test]
+        fn an_accepted_head_keeps_its_promises(bytes in streams()) {
+            let Ok(Some((head, len))) = parse_head(&bytes, &mut 0) else { return Ok(()) };
+            prop_assert!(bytes[..len].ends_with(b"\r\n\r\n"));
+            prop_assert!(head.path.starts_with('/') && head.path.is_ascii());
+            prop_assert!(head.host.is_some() || head.version == Version::Http10);
+            let mut table = [httparse::EMPTY_HEADER; FIELDS_MAX];
+            let mut request = httparse::Request::new(&mut table);
+            prop_assert_eq!(request.parse(&bytes), Ok(httparse::Status::Complete(len)));
+            let theirs: Vec<_> = request.headers.iter().map(|field| (field.name, field.value)).collect();
+            prop_assert_eq!(head.headers().collect::<Vec<_>>(), theirs);
+        }
+    }
+}

@@ -1,0 +1,384 @@
+//! Responses to bytes on the wire: one function per kind of body.
+
+use std::fs::File;
+use std::io::{self, IoSlice};
+use std::sync::Arc;
+
+use super::encode;
+use crate::http::{Body, Fields, Method, Piece, Ready, RequestHead, Response, Span, Version};
+use crate::limits::{PIPE_BYTES, SEND_STALL_SECONDS, SPLICE_BYTES_MIN, TURN_BYTES};
+use crate::runtime::clock::unix_seconds;
+use crate::runtime::helper::Helper;
+use crate::server::watch::{Waiting, Watch};
+use crate::sys::{Pipe, Socket, read_exact_at, resident};
+
+/// Step in which pages that are not in memory are read for clients without a pipe.
+const READ_BYTES: u64 = 256 * 1024;
+
+/// One response on its way to one client.
+pub struct Sending<'a> {
+    pub socket: &'a Socket,
+    pub watch: &'a Watch,
+    pub helper: &'a Helper,
+    pub head: &'a RequestHead<'a>,
+    pub keep_alive: bool,
+}
+
+/// How it went.
+#[derive(Clone, Copy, Debug)]
+pub struct Sent {
+    /// Body bytes the kernel took.
+    pub bytes: u64,
+    /// The whole response was sent; otherwise the connection is good for nothing.
+    pub complete: bool,
+    /// Another request may follow.
+    pub keep_alive: bool,
+    /// It was our file that could not be read, or was shorter than it should be.
+    pub file_failed: bool,
+}
+
+impl Sent {
+    fn new(bytes: u64, result: &io::Result<()>, keep_alive: bool) -> Self {
+        let file_failed = result.as_ref().is_err_and(|error| {
+            error.kind() == io::ErrorKind::UnexpectedEof || error.raw_os_error() == Some(libc::EIO)
+        });
+        Sent {
+            bytes,
+            complete: result.is_ok(),
+            keep_alive,
+            file_failed,
+        }
+    }
+}
+
+/// How the end of a body is told.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Framing {
+    Length(u64),
+    Chunked,
+    /// HTTP/1.0 and a length that is not known: the end of the connection.
+    Close,
+}
+
+impl Sending<'_> {
+    /// Sends an encoded response.
+    pub async fn ready(&self, ready: &Ready) -> Sent {
+        let wire = match self.head.method {
+            Method::Head => &ready.wire[..ready.head_len],
+            _ => &ready.wire[..],
+        };
+        let file = ready.file.as_ref().filter(|_| self.head.method != Method::Head);
+        let mut bytes = (wire.len() - ready.head_len) as u64;
+        let result = if self.keep_alive && self.head.version == Version::Http11 {
+            // The common case, and one system call.
+            match self.socket.send(wire, file.is_some()) {
+                Ok(sent) if sent == wire.len() => Ok(()),
+                Ok(sent) => {
+                    self.send_all(&mut [IoSlice::new(&wire[sent..])], file.is_some())
+                        .await
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    self.send_all(&mut [IoSlice::new(wire)], file.is_some()).await
+                }
+                Err(error) => Err(error),
+            }
+        } else {
+            let (head, body) = wire.split_at(ready.head_len);
+            let head = &head[..ready.head_len - 2];
+            let end = [connection_field(self.keep_alive), b"\r\n"].concat();
+            let mut slices = [IoSlice::new(head), IoSlice::new(&end), IoSlice::new(body)];
+            self.send_all(&mut slices, file.is_some()).await
+        };
+        let result = match (result, file) {
+            (Ok(()), Some((file, size))) => {
+                let whole = Span { start: 0, end: *size };
+                // Boxed: an idle connection should not pay for the states of this.
+                let sent = Box::pin(self.span(file, whole, false, &mut bytes)).await;
+                if sent.is_err() {
+                    self.socket.reset_on_close();
+                }
+                sent
+            }
+            (result, _) => result,
+        };
+        Sent::new(bytes, &result, self.keep_alive)
+    }
+
+    /// Sends a response. What cannot be completed is reset, so that it does not look complete.
+    pub async fn response(&self, response: Response) -> Sent {
+        let head_only = self.head.method == Method::Head || matches!(response.status, 204 | 304);
+        let framing = match response.length {
+            Some(length) => Framing::Length(length),
+            None if self.head.version == Version::Http11 => Framing::Chunked,
+            None => Framing::Close,
+        };
+        let keep_alive = self.keep_alive && (framing != Framing::Close || head_only);
+        let head = self.encode_head(&response, framing, keep_alive);
+        let mut bytes = 0;
+        let result = if head_only {
+            self.send_all(&mut [IoSlice::new(&head)], false).await
+        } else {
+            self.body(&head, response.body, framing, &mut bytes).await
+        };
+        if let Err(error) = &result {
+            tracing::debug!(path = self.head.path, %error, "a response was cut off");
+            self.socket.reset_on_close();
+        }
+        debug_assert!(result.is_err() || head_only || !matches!(framing, Framing::Length(l) if l != bytes));
+        Sent::new(bytes, &result, keep_alive)
+    }
+
+    fn encode_head(&self, response: &Response, framing: Framing, keep_alive: bool) -> Vec<u8> {
+        let mut head = Vec::with_capacity(response.fields.as_bytes().len() + 160);
+        encode::begin(&mut head, response.status, unix_seconds(), &response.fields);
+        match framing {
+            // A 304 describes what a 200 would carry, but has no body; no length is simplest and allowed.
+            _ if matches!(response.status, 204 | 304) => {}
+            Framing::Length(length) => encode::content_length(&mut head, length),
+            Framing::Chunked => head.extend_from_slice(b"Transfer-Encoding: chunked\r\n"),
+            Framing::Close => {}
+        }
+        if !keep_alive || self.head.version == Version::Http10 {
+            head.extend_from_slice(connection_field(keep_alive));
+        }
+        head.extend_from_slice(b"\r\n");
+        head
+    }
+
+    async fn body(&self, head: &[u8], body: Body, framing: Framing, bytes: &mut u64) -> io::Result<()> {
+        match body {
+            Body::Empty => self.send_all(&mut [IoSlice::new(head)], false).await,
+            Body::Bytes(body) => {
+                self.send_all(&mut [IoSlice::new(head), IoSlice::new(&body)], false)
+                    .await?;
+                *bytes += body.len() as u64;
+                Ok(())
+            }
+            Body::File { file, span } => {
+                self.send_all(&mut [IoSlice::new(head)], span.size() > 0).await?;
+                self.span(&file, span, false, bytes).await
+            }
+            Body::Parts { file, parts, tail } => {
+                self.send_all(&mut [IoSlice::new(head)], true).await?;
+                for (part_head, span) in parts {
+                    self.send_all(&mut [IoSlice::new(&part_head)], true).await?;
+                    *bytes += part_head.len() as u64;
+                    self.span(&file, span, true, bytes).await?;
+                }
+                self.send_all(&mut [IoSlice::new(&tail)], false).await?;
+                *bytes += tail.len() as u64;
+                Ok(())
+            }
+            Body::Growing(mut growing) => {
+                self.send_all(&mut [IoSlice::new(head)], false).await?;
+                loop {
+                    // Waiting for an upstream is not the client's fault: no deadline of this connection runs.
+                    self.watch.clear();
+                    let piece = growing.next().await;
+                    match piece {
+                        Ok(Some(piece)) => self.piece(piece, framing, bytes).await?,
+                        Ok(None) => break,
+                        Err(_) => return Err(io::Error::other("the body broke off")),
+                    }
+                }
+                match framing {
+                    Framing::Chunked => self.send_all(&mut [IoSlice::new(b"0\r\n\r\n")], false).await,
+                    _ => Ok(()),
+                }
+            }
+        }
+    }
+
+    async fn piece(&self, piece: Piece, framing: Framing, bytes: &mut u64) -> io::Result<()> {
+        let size = match &piece {
+            Piece::Memory(memory) => memory.len() as u64,
+            Piece::File { span, .. } => span.size(),
+        };
+        if framing == Framing::Chunked {
+            let chunk = format!("{size:x}\r\n");
+            self.send_all(&mut [IoSlice::new(chunk.as_bytes())], true).await?;
+        }
+        match piece {
+            Piece::Memory(memory) => {
+                self.send_all(&mut [IoSlice::new(&memory)], false).await?;
+                *bytes += size;
+            }
+            Piece::File { file, span } => self.span(&file, span, false, bytes).await?,
+        }
+        if framing == Framing::Chunked {
+            self.send_all(&mut [IoSlice::new(b"\r\n")], false).await?;
+        }
+        Ok(())
+    }
+
+    /// Sends bytes of memory.
+    async fn send_all(&self, mut slices: &mut [IoSlice<'_>], more: bool) -> io::Result<()> {
+        IoSlice::advance_slices(&mut slices, 0);
+        while !slices.is_empty() {
+            match self.socket.send_vectored(slices, more) {
+                Ok(sent) => IoSlice::advance_slices(&mut slices, sent),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.room().await?,
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    /// Sends a part of a file, by the technique that measured best for its size.
+    async fn span(&self, file: &Arc<File>, span: Span, more: bool, bytes: &mut u64) -> io::Result<()> {
+        if span.size() >= SPLICE_BYTES_MIN
+            && let Ok(pipe) = Pipe::take()
+        {
+            return self.spliced(file, span, pipe, more, bytes).await;
+        }
+        self.sendfiled(file, span, bytes).await
+    }
+
+    /// file → pipe → socket. A window that is not in the page cache is moved into the pipe by a helper
+    /// thread, so that the disk is never waited for on the core.
+    async fn spliced(
+        &self,
+        file: &Arc<File>,
+        span: Span,
+        mut pipe: Pipe,
+        more: bool,
+        bytes: &mut u64,
+    ) -> io::Result<()> {
+        let mut offset = span.start;
+        let mut turn = 0;
+        while offset < span.end || pipe.held() > 0 {
+            if pipe.held() == 0 {
+                let step =
+                    usize::try_from(span.end - offset).map_or(PIPE_BYTES, |rest| rest.min(pipe.capacity()));
+                let moved = if resident(file, offset + step as u64) {
+                    pipe.fill(file, offset, step)?
+                } else {
+                    let file = file.clone();
+                    let (filled, moved) = self
+                        .helper
+                        .ask_blocking(move || {
+                            let moved = pipe.fill(&file, offset, step);
+                            (pipe, moved)
+                        })
+                        .await
+                        .map_err(io::Error::other)?;
+                    pipe = filled;
+                    moved?
+                };
+                if moved == 0 {
+                    return Err(truncated());
+                }
+                offset += moved as u64;
+            }
+            match self.socket.splice(&mut pipe, more || offset < span.end) {
+                Ok(sent) => {
+                    *bytes += sent as u64;
+                    turn += sent as u64;
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    self.room().await?;
+                    turn = 0;
+                }
+                Err(error) => return Err(error),
+            }
+            if turn >= TURN_BYTES {
+                self.others_first().await?;
+                turn = 0;
+            }
+        }
+        pipe.put_back();
+        Ok(())
+    }
+
+    async fn sendfiled(&self, file: &Arc<File>, span: Span, bytes: &mut u64) -> io::Result<()> {
+        let mut offset = span.start;
+        let mut turn = 0;
+        while offset < span.end {
+            let step = (span.end - offset).min(SPLICE_BYTES_MIN);
+            if !resident(file, offset + step) {
+                let step = step.min(READ_BYTES);
+                let file = file.clone();
+                // At most READ_BYTES, so it fits a usize everywhere.
+                let read = self
+                    .helper
+                    .ask_blocking(move || read_exact_at(&file, offset, step as usize))
+                    .await
+                    .map_err(io::Error::other)??;
+                self.send_all(&mut [IoSlice::new(&read)], offset + step < span.end)
+                    .await?;
+                offset += step;
+                *bytes += step;
+                continue;
+            }
+            match self.socket.sendfile(file, offset, step as usize) {
+                Ok(0) => return Err(truncated()),
+                Ok(sent) => {
+                    offset += sent as u64;
+                    *bytes += sent as u64;
+                    turn += sent as u64;
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    self.room().await?;
+                    turn = 0;
+                }
+                Err(error) => return Err(error),
+            }
+            if turn >= TURN_BYTES {
+                self.others_first().await?;
+                turn = 0;
+            }
+        }
+        Ok(())
+    }
+
+    /// Lets the core's other tasks run before this one goes on.
+    ///
+    /// On io_uring waiting for readiness goes through the ring and is a turn for everybody. epoll may know the
+    /// answer at once, so there a task of no content goes to the end of the queue first. (monoio's own
+    /// `yield_now` puts the caller at its head.)
+    async fn others_first(&self) -> io::Result<()> {
+        monoio::spawn(async {}).await;
+        self.room().await
+    }
+
+    /// Waits until the client takes more.
+    async fn room(&self) -> io::Result<()> {
+        self.watch.set(Waiting::Output, SEND_STALL_SECONDS);
+        self.socket.writable().await?;
+        if self.watch.expired() {
+            return Err(io::Error::new(
+                io::ErrorKind::TimedOut,
+                "the client took nothing for a minute",
+            ));
+        }
+        self.watch.clear();
+        Ok(())
+    }
+}
+
+fn connection_field(keep_alive: bool) -> &'static [u8] {
+    if keep_alive {
+        b"Connection: keep-alive\r\n"
+    } else {
+        b"Connection: close\r\n"
+    }
+}
+
+fn truncated() -> io::Error {
+    io::Error::new(
+        io::ErrorKind::UnexpectedEof,
+        "a stored file is shorter than its size",
+    )
+}
+
+/// The wire form of a 200, for [`Sending::ready`]: all of it for a body in memory, the head for one in a file.
+pub fn encode_ready(fields: &Fields, body: &[u8], file: Option<(Arc<File>, u64)>, now: u64) -> Ready {
+    let size = file.as_ref().map_or(body.len() as u64, |(_, size)| *size);
+    let mut wire = Vec::with_capacity(fields.as_bytes().len() + body.len() + 128);
+    encode::begin(&mut wire, 200, now, fields);
+    encode::content_length(&mut wire, size);
+    wire.extend_from_slice(b"\r\n");
+    let head_len = wire.len();
+    wire.extend_from_slice(body);
+    Ready { wire, head_len, file }
+}

@@ -1,0 +1,36 @@
+//! Bytes to HTTP messages and back. Knows HTTP, knows nothing about registries.
+
+mod accept;
+mod access_log;
+mod connection;
+pub mod h1;
+mod listen;
+mod watch;
+
+use std::future::Future;
+use std::pin::Pin;
+use std::rc::Rc;
+
+use crate::http::{Ready, RequestHead, Response};
+
+pub use accept::{Server, serve};
+pub use access_log::{AccessLog, AccessLogWriter};
+pub use listen::bind;
+
+/// What answers requests on one core.
+pub trait Handler: 'static {
+    /// The answer, when it lies encoded in this core's memory. Called for every request, so it must not
+    /// allocate or wait.
+    fn ready(&self, head: &RequestHead<'_>) -> Option<Rc<Ready>>;
+
+    /// The answer to anything else.
+    ///
+    /// # Cancellation
+    ///
+    /// Never cancelled by the server, except that a panic drops it.
+    fn answer<'a>(&'a self, head: &'a RequestHead<'a>) -> Pin<Box<dyn Future<Output = Response> + 'a>>;
+
+    /// Told when the file of an answer to `head` could not be read, or ended early. The client has been cut off;
+    /// the next one should do better.
+    fn file_failed(&self, head: &RequestHead<'_>);
+}

@@ -1,0 +1,157 @@
+//! From a verified ingest to an entry.
+//!
+//! `fdatasync(data)`, name the data, `fdatasync(sidecar)`, name the sidecar. A name that points at data which
+//! is not durable came back from a power cut as an empty or zeroed file on ext4, xfs and btrfs; losing a name
+//! is only a miss, so no directory is synced. The sidecar's name is the commit point.
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::os::fd::{AsRawFd, RawFd};
+use std::path::Path;
+use std::sync::{Arc, PoisonError};
+
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, linkat};
+use rustix::io::Errno;
+
+use super::find::Found;
+use super::ingest::Ingest;
+use super::{FsStore, failed, layout};
+use crate::fail_point::reach;
+use crate::store::{Entry, Meta, StoreError, Verified};
+
+impl FsStore {
+    /// Makes `ingest` an entry. If somebody else has committed the same content first, that entry is given.
+    ///
+    /// # Errors
+    ///
+    /// Nothing is visible then. A failed sync is never repeated: the kernel may have dropped the data and
+    /// say yes the second time.
+    pub fn commit(&self, ingest: Ingest, verified: &Verified, meta: Meta) -> Result<Entry, StoreError> {
+        assert!(verified.digest() == ingest.key.digest() && verified.size() == meta.size && meta.verified);
+        let key = ingest.key.clone();
+        let data_path = layout::content(&key);
+        let sidecar_path = layout::sidecar(&key);
+
+        let written = ingest
+            .file()
+            .metadata()
+            .map_err(failed("stat", &data_path))?
+            .len();
+        assert!(
+            written == meta.size,
+            "{written} bytes were written of {}",
+            meta.size
+        );
+        ingest.file().sync_data().map_err(failed("sync", &data_path))?;
+        reach("data-synced");
+        let sidecar = self
+            .write_sidecar(&sidecar_path, &meta)
+            .map_err(failed("write", &sidecar_path))?;
+        reach("sidecar-written");
+
+        let _naming = self.naming.lock().unwrap_or_else(PoisonError::into_inner);
+        match self.look(&key) {
+            Ok(Found::Entry(entry)) => return Ok(entry),
+            // A leftover in our place: data without a sidecar, a pair that does not agree, or one that nobody
+            // has hashed and that ours makes superfluous.
+            Ok(Found::Broken(_) | Found::Unverified(_) | Found::Nothing) => self.clear_the_way(&key),
+            Err(error) => return Err(failed("look at", &sidecar_path)(error)),
+        }
+        self.name(ingest.file(), ingest.temporary.as_deref(), &self.path(&data_path))
+            .map_err(failed("name", &data_path))?;
+        reach("data-named");
+        if let Err(error) = self.name(
+            &sidecar.file,
+            sidecar.temporary.as_deref(),
+            &self.path(&sidecar_path),
+        ) {
+            let _ = fs::remove_file(self.path(&data_path));
+            return Err(failed("name", &sidecar_path)(error));
+        }
+        reach("sidecar-named");
+        Ok(Entry {
+            file: self.reopen(&data_path, ingest.file()),
+            meta: Arc::new(meta),
+        })
+    }
+
+    /// The committed file opened for reading only; the ingest's own handle where that fails.
+    fn reopen(&self, data_path: &Path, fallback: &Arc<File>) -> Arc<File> {
+        super::open_regular(&self.path(data_path))
+            .ok()
+            .flatten()
+            .map_or_else(|| fallback.clone(), Arc::new)
+    }
+
+    fn clear_the_way(&self, key: &crate::store::Key) {
+        for path in [layout::sidecar(key), layout::content(key)] {
+            let path = self.path(&path);
+            match fs::symlink_metadata(&path) {
+                Ok(found) if found.is_dir() => {
+                    let _ = fs::remove_dir(&path);
+                }
+                Ok(_) => {
+                    let _ = fs::remove_file(&path);
+                }
+                Err(_) => {}
+            }
+        }
+    }
+
+    fn write_sidecar(&self, relative: &Path, meta: &Meta) -> io::Result<Sidecar> {
+        let path = self.path(relative);
+        let dir = path
+            .parent()
+            .expect("a sidecar lies in a directory below the root");
+        let flags = OFlags::TMPFILE | OFlags::WRONLY | OFlags::CLOEXEC;
+        let mut sidecar = match rustix::fs::open(dir, flags, Mode::from_raw_mode(0o644)) {
+            Ok(fd) => Sidecar {
+                file: File::from(fd),
+                temporary: None,
+            },
+            Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::INVAL) => {
+                let (path, file) = self.temporary_file()?;
+                Sidecar {
+                    file,
+                    temporary: Some(path),
+                }
+            }
+            Err(errno) => return Err(errno.into()),
+        };
+        sidecar.file.write_all(&meta.to_json())?;
+        sidecar.file.sync_data()?;
+        Ok(sidecar)
+    }
+
+    fn name(&self, file: &File, temporary: Option<&Path>, path: &Path) -> io::Result<()> {
+        match temporary {
+            // Never over an existing file: that has lost old and new to a power cut on xfs and btrfs.
+            Some(temporary) => fs::hard_link(temporary, path).or_else(|error| match error.raw_os_error() {
+                // File systems without hard links; the way was cleared under the lock.
+                Some(libc::EPERM | libc::EOPNOTSUPP) => fs::rename(temporary, path),
+                _ => Err(error),
+            }),
+            None => link_unnamed(file.as_raw_fd(), path),
+        }
+    }
+}
+
+struct Sidecar {
+    file: File,
+    temporary: Option<std::path::PathBuf>,
+}
+
+impl Drop for Sidecar {
+    fn drop(&mut self) {
+        if let Some(path) = &self.temporary {
+            let _ = fs::remove_file(path);
+        }
+    }
+}
+
+/// Names a file made with `O_TMPFILE`. Through `/proc`, because naming by descriptor needs a capability.
+fn link_unnamed(fd: RawFd, path: &Path) -> io::Result<()> {
+    let source = format!("/proc/self/fd/{fd}");
+    linkat(CWD, source.as_str(), CWD, path, AtFlags::SYMLINK_FOLLOW)?;
+    Ok(())
+}

@@ -1,0 +1,168 @@
+//! Finding an entry: sidecar first, then data, and only if they agree.
+
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::path::Path;
+use std::sync::{Arc, PoisonError};
+
+use super::{FsStore, failed, layout, open_regular};
+use crate::fail_point::reach;
+use crate::limits::SIDECAR_BYTES_MAX;
+use crate::oci::Hasher;
+use crate::store::{Entry, Key, Meta, StoreError};
+
+/// What lies under a key.
+pub(super) enum Found {
+    Entry(Entry),
+    /// A pair of the older system, not hashed yet.
+    Unverified(Entry),
+    /// A sidecar without its data, or one that does not describe it.
+    Broken(&'static str),
+    Nothing,
+}
+
+impl FsStore {
+    /// The entry under `key`, or `None`. What does not agree is removed; what was never verified is hashed
+    /// first, which can take a while.
+    ///
+    /// # Errors
+    ///
+    /// When the file system fails; the caller treats it as a miss.
+    pub fn find(&self, key: &Key) -> Result<Option<Entry>, StoreError> {
+        match self.look(key).map_err(failed("read", &layout::sidecar(key)))? {
+            Found::Entry(entry) => Ok(Some(entry)),
+            Found::Nothing => Ok(None),
+            Found::Unverified(entry) => self.adopt(key, entry),
+            Found::Broken(why) => {
+                self.discard_broken(key, why);
+                Ok(None)
+            }
+        }
+    }
+
+    pub(super) fn look(&self, key: &Key) -> io::Result<Found> {
+        let Some(sidecar) = open_regular(&self.path(&layout::sidecar(key)))? else {
+            return Ok(Found::Nothing);
+        };
+        let mut json = Vec::new();
+        sidecar.take(SIDECAR_BYTES_MAX).read_to_end(&mut json)?;
+        let Some(meta) = Meta::parse(*key.digest(), &json) else {
+            return Ok(Found::Broken("the sidecar cannot be read"));
+        };
+        let Some(data) = open_regular(&self.path(&layout::content(key)))? else {
+            return Ok(Found::Broken("the data file is missing"));
+        };
+        if data.metadata()?.len() != meta.size {
+            return Ok(Found::Broken(
+                "the data file has another size than its sidecar says",
+            ));
+        }
+        let verified = meta.verified;
+        let entry = Entry {
+            file: Arc::new(data),
+            meta: Arc::new(meta),
+        };
+        Ok(if verified {
+            Found::Entry(entry)
+        } else {
+            Found::Unverified(entry)
+        })
+    }
+
+    /// Removes a pair that does not agree, unless it has been replaced meanwhile.
+    pub(super) fn discard_broken(&self, key: &Key, why: &'static str) {
+        let _naming = self.naming.lock().unwrap_or_else(PoisonError::into_inner);
+        if matches!(self.look(key), Ok(Found::Broken(_))) {
+            tracing::warn!(entry = %layout::content(key).display(), why, "removing a damaged entry");
+            self.remove(key);
+        }
+    }
+
+    /// Sidecar first: half of a removal is a miss.
+    pub(super) fn remove(&self, key: &Key) {
+        for path in [layout::sidecar(key), layout::content(key)] {
+            let path = self.path(&path);
+            if let Err(error) = fs::remove_file(&path)
+                && error.kind() != io::ErrorKind::NotFound
+            {
+                tracing::warn!(path = %path.display(), %error, "cannot remove");
+            }
+        }
+    }
+
+    /// Hashes an entry written without our mark and marks it, or removes it. One caller does; for others it is
+    /// not there yet.
+    fn adopt(&self, key: &Key, entry: Entry) -> Result<Option<Entry>, StoreError> {
+        let adopting = || self.adopting.lock().unwrap_or_else(PoisonError::into_inner);
+        if !adopting().insert(key.clone()) {
+            return Ok(None);
+        }
+        let adopted = self.adopt_alone(key, entry);
+        adopting().remove(key);
+        adopted
+    }
+
+    fn adopt_alone(&self, key: &Key, entry: Entry) -> Result<Option<Entry>, StoreError> {
+        let path = layout::content(key);
+        if hash(&entry.file, key).map_err(failed("hash", &path))? {
+            let meta = Meta {
+                verified: true,
+                ..(*entry.meta).clone()
+            };
+            self.replace(&layout::sidecar(key), &meta.to_json())
+                .map_err(failed("mark", &path))?;
+            Ok(Some(Entry {
+                meta: Arc::new(meta),
+                ..entry
+            }))
+        } else {
+            tracing::warn!(entry = %path.display(), "removing an entry of an older store: its content is not what its name says");
+            let _naming = self.naming.lock().unwrap_or_else(PoisonError::into_inner);
+            self.remove(key);
+            Ok(None)
+        }
+    }
+
+    /// Hashes an entry again and removes it unless it is right; the next request fills it anew.
+    pub fn recheck(&self, key: &Key) {
+        let sound = match self.look(key) {
+            Ok(Found::Entry(entry) | Found::Unverified(entry)) => hash(&entry.file, key).unwrap_or(false),
+            Ok(Found::Broken(_)) => false,
+            Ok(Found::Nothing) | Err(_) => return,
+        };
+        if !sound {
+            tracing::warn!(entry = %layout::content(key).display(), "removing an entry that cannot be read or has changed");
+            let _naming = self.naming.lock().unwrap_or_else(PoisonError::into_inner);
+            self.remove(key);
+        }
+    }
+
+    /// Replaces a small file as a whole.
+    pub(super) fn replace(&self, relative: &Path, content: &[u8]) -> io::Result<()> {
+        let path = self.path(relative);
+        if let Some(dir) = path.parent() {
+            fs::create_dir_all(dir)?;
+        }
+        let (temporary, mut file) = self.temporary_file()?;
+        let written = io::Write::write_all(&mut file, content)
+            .and_then(|()| file.sync_data())
+            .inspect(|()| reach("replacement-written"))
+            .and_then(|()| fs::rename(&temporary, &path));
+        if written.is_err() {
+            let _ = fs::remove_file(&temporary);
+        }
+        written
+    }
+}
+
+fn hash(file: &File, key: &Key) -> io::Result<bool> {
+    let mut file = file.try_clone()?;
+    let mut hasher = Hasher::new(key.digest().algorithm());
+    let mut buffer = vec![0; 256 * 1024];
+    loop {
+        match file.read(&mut buffer)? {
+            0 => return Ok(hasher.finish() == *key.digest()),
+            read => hasher.update(&buffer[..read]),
+        }
+    }
+}

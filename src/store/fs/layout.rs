@@ -1,0 +1,138 @@
+//! Names to paths; the only place that builds paths.
+
+use std::path::PathBuf;
+
+use crate::oci::{Digest, Namespace, Repository, Tag};
+use crate::store::Key;
+
+pub const BLOBS: &str = "blobs";
+pub const MANIFESTS: &str = "manifests";
+pub const TAGS: &str = "_tags";
+pub const TEMPORARY: &str = ".tmp";
+pub const LOCK: &str = ".lock";
+pub const SIDECAR_SUFFIX: &str = ".meta.json";
+
+/// Where an entry's bytes are, relative to the root. Different keys have different paths, and none is above
+/// another.
+pub fn content(key: &Key) -> PathBuf {
+    match key {
+        Key::Blob(digest) => PathBuf::from(BLOBS).join(file_name(digest)),
+        Key::Manifest {
+            namespace,
+            repository,
+            digest,
+        } => repository_dir(namespace, repository).join(file_name(digest)),
+    }
+}
+
+/// Where its sidecar is.
+pub fn sidecar(key: &Key) -> PathBuf {
+    let mut path = content(key).into_os_string();
+    path.push(SIDECAR_SUFFIX);
+    path.into()
+}
+
+/// Where a tag's pointer is.
+pub fn pointer(namespace: &Namespace, repository: &Repository, tag: &Tag) -> PathBuf {
+    repository_dir(namespace, repository)
+        .join(TAGS)
+        .join(tag.as_str())
+}
+
+pub fn file_name(digest: &Digest) -> String {
+    format!("{}-{}", digest.algorithm().name(), digest.hex())
+}
+
+/// A repository's part that has the form of a content file gets a `_`, which no part can begin with, so that
+/// repository `a/sha256-…` and manifest `sha256-…` of repository `a` do not meet.
+fn repository_dir(namespace: &Namespace, repository: &Repository) -> PathBuf {
+    let mut path = PathBuf::from(MANIFESTS).join(namespace.as_str());
+    for part in repository.as_str().split('/') {
+        let bare = part.strip_suffix(SIDECAR_SUFFIX).unwrap_or(part);
+        if Digest::from_file_name(bare).is_some() {
+            path.push(format!("_{part}"));
+        } else {
+            path.push(part);
+        }
+    }
+    path
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::oci::Algorithm;
+    use proptest::prelude::*;
+
+    fn digest() -> Digest {
+        Digest::of(Algorithm::Sha256, b"x")
+    }
+
+    fn manifest(repository: &str) -> Key {
+        Key::Manifest {
+            namespace: "example.org:5000".parse().unwrap(),
+            repository: repository.parse().unwrap(),
+            digest: digest(),
+        }
+    }
+
+    #[test]
+    fn paths_are_those_of_the_format() {
+        let name = format!("sha256-{}", digest().hex());
+        assert_eq!(
+            content(&Key::Blob(digest())).to_str().unwrap(),
+            format!("blobs/{name}")
+        );
+        assert_eq!(
+            sidecar(&manifest("a/b")).to_str().unwrap(),
+            format!("manifests/example.org:5000/a/b/{name}.meta.json")
+        );
+        let hub = "docker.io".parse().unwrap();
+        assert_eq!(
+            pointer(&hub, &"library/a".parse().unwrap(), &"v1".parse().unwrap())
+                .to_str()
+                .unwrap(),
+            "manifests/docker.io/library/a/_tags/v1"
+        );
+    }
+
+    #[test]
+    fn a_repository_that_looks_like_a_content_file_is_moved_aside() {
+        let name = format!("sha256-{}", digest().hex());
+        for repository in [
+            format!("a/{name}"),
+            format!("a/{name}.meta.json"),
+            format!("a/{name}/b"),
+        ] {
+            let path = content(&manifest(&repository));
+            assert!(!path.starts_with(content(&manifest("a"))), "{path:?}");
+            assert!(!path.starts_with(sidecar(&manifest("a"))), "{path:?}");
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(20_000))]
+
+        /// No two keys meet, none is inside another, none leaves the root.
+        #[test]
+        fn keys_never_collide(a in "[a-z0-9]{1,3}((\\.|_|__|-|/)[a-z0-9]{1,3}){0,3}",
+                              b in "[a-z0-9]{1,3}((\\.|_|__|-|/)[a-z0-9]{1,3}){0,3}",
+                              tag in "[a-zA-Z0-9_][a-zA-Z0-9._-]{0,8}") {
+            let (a, b) = (manifest(&a), manifest(&b));
+            let Key::Manifest { namespace, repository, .. } = &b else { unreachable!() };
+            let tag = pointer(namespace, repository, &tag.parse().unwrap());
+            let paths = [content(&a), sidecar(&a), tag];
+            let others = [content(&b), sidecar(&b)];
+            for (i, path) in paths.iter().enumerate() {
+                prop_assert!(path.components().all(|c| matches!(c, std::path::Component::Normal(_))));
+                for (j, other) in others.iter().enumerate() {
+                    if a == b && i == j {
+                        prop_assert_eq!(path, other);
+                    } else {
+                        prop_assert!(!path.starts_with(other) && !other.starts_with(path), "{:?} {:?}", path, other);
+                    }
+                }
+            }
+        }
+    }
+}

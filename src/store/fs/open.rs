@@ -1,0 +1,82 @@
+//! Opening a store: directories, lock, leftovers.
+
+use std::fs::{self, File, TryLockError};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+
+use super::FsStore;
+use super::layout::{BLOBS, LOCK, MANIFESTS, TEMPORARY};
+
+/// Why a directory cannot be used as a store.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    #[error("the store {0} is in use by another process; each process needs a directory of its own")]
+    InUse(PathBuf),
+    #[error("cannot use {path} as the store: {source}; choose another directory with FS_ROOT")]
+    Unusable { path: PathBuf, source: io::Error },
+}
+
+impl FsStore {
+    /// Makes the directories, takes the lock, and removes temporary files of earlier processes.
+    ///
+    /// # Errors
+    ///
+    /// When another process holds the lock, or the directory cannot be written.
+    pub fn open(root: &Path) -> Result<Self, OpenError> {
+        let unusable = |path: &Path| {
+            let path = path.to_owned();
+            move |source| OpenError::Unusable { path, source }
+        };
+        fs::create_dir_all(root).map_err(unusable(root))?;
+        let lock_path = root.join(LOCK);
+        let lock = File::options()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(&lock_path)
+            .map_err(unusable(&lock_path))?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Err(OpenError::InUse(root.to_owned())),
+            Err(TryLockError::Error(source)) => {
+                return Err(OpenError::Unusable {
+                    path: lock_path,
+                    source,
+                });
+            }
+        }
+        for dir in [BLOBS, MANIFESTS, TEMPORARY] {
+            let dir = root.join(dir);
+            // Something else in a directory's place is moved out of the way, not deleted: it is not ours.
+            if fs::symlink_metadata(&dir).is_ok_and(|found| !found.is_dir()) {
+                let aside = dir.with_extension("not-a-directory");
+                fs::rename(&dir, &aside).map_err(unusable(&dir))?;
+                tracing::warn!(found = %dir.display(), moved_to = %aside.display(), "the store expects a directory here");
+            }
+            fs::create_dir_all(&dir).map_err(unusable(&dir))?;
+        }
+        clear(&root.join(TEMPORARY));
+        Ok(FsStore {
+            root: root.to_owned(),
+            _lock: lock,
+            naming: Mutex::new(()),
+            adopting: Mutex::default(),
+        })
+    }
+}
+
+/// Removes what a killed process has left among the temporary files. The lock says that it is dead.
+fn clear(dir: &Path) {
+    let Ok(entries) = fs::read_dir(dir) else { return };
+    for entry in entries.flatten() {
+        let path = entry.path();
+        let removed = match entry.file_type() {
+            Ok(kind) if kind.is_dir() => fs::remove_dir_all(&path),
+            _ => fs::remove_file(&path),
+        };
+        if let Err(error) = removed {
+            tracing::warn!(path = %path.display(), %error, "cannot remove a leftover");
+        }
+    }
+}

@@ -1,0 +1,169 @@
+//! The walk at start: removes what can never become a hit. Requests are served meanwhile.
+
+use std::fs::{self, DirEntry};
+use std::path::Path;
+use std::sync::PoisonError;
+use std::time::SystemTime;
+
+use super::FsStore;
+use super::find::Found;
+use super::layout::{self, SIDECAR_SUFFIX, TAGS};
+use crate::oci::{Digest, Namespace, Repository};
+use crate::store::Key;
+
+/// Directories below a repository's registry: names have at most 255 bytes, so at most 128 parts.
+const DEPTH_MAX: usize = 130;
+
+/// What the walk saw.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct ScanReport {
+    pub entries: u64,
+    pub bytes: u64,
+    /// Data without a sidecar, left by a kill between the two names.
+    pub orphans: u64,
+    /// Pairs that do not agree.
+    pub broken: u64,
+    /// Files that are nothing of ours; left alone.
+    pub foreign: u64,
+    /// What could not be read; left alone.
+    pub unreadable: u64,
+}
+
+impl FsStore {
+    /// Walks the store. Never fails: what cannot be read is counted.
+    pub fn scan(&self) -> ScanReport {
+        let mut report = ScanReport::default();
+        let started = SystemTime::now();
+        self.scan_dir(
+            &self.path(Path::new(layout::BLOBS)),
+            started,
+            &mut report,
+            &|digest| Some(Key::Blob(digest)),
+        );
+        let manifests = self.path(Path::new(layout::MANIFESTS));
+        for registry in list(&manifests, &mut report) {
+            let Some(namespace) = name_of(&registry).and_then(|name| name.parse::<Namespace>().ok()) else {
+                report.foreign += 1;
+                continue;
+            };
+            self.scan_repositories(&registry.path(), &namespace, "", 0, started, &mut report);
+        }
+        report
+    }
+
+    fn scan_repositories(
+        &self,
+        dir: &Path,
+        namespace: &Namespace,
+        name: &str,
+        depth: usize,
+        started: SystemTime,
+        report: &mut ScanReport,
+    ) {
+        if depth > DEPTH_MAX {
+            return;
+        }
+        if let Ok(repository) = name.parse::<Repository>() {
+            self.scan_dir(dir, started, report, &|digest| {
+                Some(Key::Manifest {
+                    namespace: namespace.clone(),
+                    repository: repository.clone(),
+                    digest,
+                })
+            });
+        }
+        for entry in list(dir, report) {
+            let Some(part) = name_of(&entry) else { continue };
+            if part == TAGS || !entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                continue;
+            }
+            // A part that looked like a content file was moved aside, see `layout`.
+            let part = part.strip_prefix('_').unwrap_or(&part);
+            let name = if name.is_empty() {
+                part.to_owned()
+            } else {
+                format!("{name}/{part}")
+            };
+            self.scan_repositories(&entry.path(), namespace, &name, depth + 1, started, report);
+        }
+    }
+
+    fn scan_dir(
+        &self,
+        dir: &Path,
+        started: SystemTime,
+        report: &mut ScanReport,
+        key_of: &dyn Fn(Digest) -> Option<Key>,
+    ) {
+        for entry in list(dir, report) {
+            let Some(name) = name_of(&entry) else {
+                report.foreign += 1;
+                continue;
+            };
+            let (bare, is_sidecar) = match name.strip_suffix(SIDECAR_SUFFIX) {
+                Some(bare) => (bare, true),
+                None => (&*name, false),
+            };
+            let Some(key) = Digest::from_file_name(bare).and_then(key_of) else {
+                let dir = entry.file_type().is_ok_and(|kind| kind.is_dir());
+                report.foreign += u64::from(!dir);
+                continue;
+            };
+            if is_sidecar {
+                match self.look(&key) {
+                    Ok(Found::Entry(found) | Found::Unverified(found)) => {
+                        report.entries += 1;
+                        report.bytes += found.meta.size;
+                    }
+                    Ok(Found::Broken(why)) => {
+                        report.broken += 1;
+                        self.discard_broken(&key, why);
+                    }
+                    // A sidecar that is no regular file.
+                    Ok(Found::Nothing) => report.foreign += 1,
+                    Err(_) => report.unreadable += 1,
+                }
+            } else {
+                self.remove_orphan(&key, &entry, started, report);
+            }
+        }
+    }
+
+    /// Removes data without a sidecar, unless it is so new that a commit may be under way.
+    fn remove_orphan(&self, key: &Key, entry: &DirEntry, started: SystemTime, report: &mut ScanReport) {
+        let _naming = self.naming.lock().unwrap_or_else(PoisonError::into_inner);
+        let path = entry.path();
+        if fs::symlink_metadata(self.path(&layout::sidecar(key))).is_ok() {
+            return;
+        }
+        let Ok(found) = fs::symlink_metadata(&path) else {
+            return;
+        };
+        if !found.is_file() {
+            report.foreign += 1;
+            return;
+        }
+        let old = found.modified().is_ok_and(|modified| modified < started);
+        if old && fs::remove_file(&path).is_ok() {
+            report.orphans += 1;
+        }
+    }
+}
+
+fn list(dir: &Path, report: &mut ScanReport) -> Vec<DirEntry> {
+    match fs::read_dir(dir) {
+        Ok(entries) => entries.flatten().collect(),
+        Err(error) => {
+            if error.kind() != std::io::ErrorKind::NotFound
+                && error.kind() != std::io::ErrorKind::NotADirectory
+            {
+                report.unreadable += 1;
+            }
+            Vec::new()
+        }
+    }
+}
+
+fn name_of(entry: &DirEntry) -> Option<String> {
+    entry.file_name().into_string().ok()
+}

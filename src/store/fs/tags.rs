@@ -1,0 +1,49 @@
+//! Tag pointers on disk.
+
+use std::io::Read;
+
+use super::{FsStore, failed, layout, open_regular};
+use crate::limits::SIDECAR_BYTES_MAX;
+use crate::oci::{Namespace, Repository, Tag};
+use crate::store::{StoreError, TagPointer};
+
+impl FsStore {
+    /// The pointer of a tag; `None` when there is none or it cannot be read, which the next check repairs.
+    ///
+    /// # Errors
+    ///
+    /// When the file system fails.
+    pub fn tag(
+        &self,
+        namespace: &Namespace,
+        repository: &Repository,
+        tag: &Tag,
+    ) -> Result<Option<TagPointer>, StoreError> {
+        let path = layout::pointer(namespace, repository, tag);
+        let Some(file) = open_regular(&self.path(&path)).map_err(failed("open", &path))? else {
+            return Ok(None);
+        };
+        let mut json = Vec::new();
+        file.take(SIDECAR_BYTES_MAX)
+            .read_to_end(&mut json)
+            .map_err(failed("read", &path))?;
+        Ok(serde_json::from_slice(&json).ok())
+    }
+
+    /// Replaces the pointer of a tag.
+    ///
+    /// # Errors
+    ///
+    /// The old pointer, or none, is still there.
+    pub fn set_tag(
+        &self,
+        namespace: &Namespace,
+        repository: &Repository,
+        tag: &Tag,
+        pointer: &TagPointer,
+    ) -> Result<(), StoreError> {
+        let path = layout::pointer(namespace, repository, tag);
+        let json = serde_json::to_vec(pointer).expect("a pointer is strings and numbers");
+        self.replace(&path, &json).map_err(failed("write", &path))
+    }
+}

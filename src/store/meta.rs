@@ -1,0 +1,171 @@
+//! The sidecar: a JSON object, canonical header name → list of strings.
+
+use std::collections::BTreeMap;
+
+use crate::oci::Digest;
+
+/// What is known about an entry beside its bytes.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Meta {
+    pub digest: Digest,
+    pub size: u64,
+    pub content_type: String,
+    /// When it was stored, in seconds since 1970.
+    pub created: u64,
+    /// Seen without credentials, so anybody may have it.
+    pub public: bool,
+    /// Hashed by us, or by a release of ours, before it was named.
+    pub verified: bool,
+    /// All end-to-end fields of the upstream's answer, canonical names.
+    pub headers: BTreeMap<String, Vec<String>>,
+}
+
+// Our own marks. They share the map with the upstream's fields, so that other readers of the format parse it.
+const VERIFIED: &str = "X-Cache-Verified";
+const PUBLIC: &str = "X-Cache-Public";
+const CREATED: &str = "X-Cache-Created";
+const MARK_PREFIX: &str = "X-Cache-";
+
+const CONTENT_TYPE: &str = "Content-Type";
+const CONTENT_LENGTH: &str = "Content-Length";
+const DIGEST: &str = "Docker-Content-Digest";
+
+impl Meta {
+    /// Reads a sidecar of the entry named `digest`; `None` for anything that is not one.
+    ///
+    /// A sidecar without our marks comes from the system this format descends from: it is not verified.
+    pub fn parse(digest: Digest, json: &[u8]) -> Option<Self> {
+        let mut headers: BTreeMap<String, Vec<String>> = serde_json::from_slice(json).ok()?;
+        let first = |name: &str| headers.get(name).and_then(|values| values.first()).cloned();
+        let size = first(CONTENT_LENGTH)?.parse().ok()?;
+        let content_type = first(CONTENT_TYPE).unwrap_or_default();
+        if first(DIGEST).is_some_and(|named| {
+            // Another algorithm may name the same bytes; the same algorithm may not.
+            named
+                .parse::<Digest>()
+                .is_ok_and(|named| named.algorithm() == digest.algorithm() && named != digest)
+        }) {
+            return None;
+        }
+        let verified = first(VERIFIED).is_some_and(|by| by == digest.algorithm().name());
+        let public = first(PUBLIC).is_none_or(|public| public == "true");
+        let created = first(CREATED).and_then(|text| text.parse().ok()).unwrap_or(0);
+        headers.retain(|name, _| !name.starts_with(MARK_PREFIX));
+        Some(Meta {
+            digest,
+            size,
+            content_type,
+            created,
+            public,
+            verified,
+            headers,
+        })
+    }
+
+    /// The sidecar's bytes.
+    pub fn to_json(&self) -> Vec<u8> {
+        let mut headers = self.headers.clone();
+        // An upstream cannot set our marks.
+        headers.retain(|name, _| !name.starts_with(MARK_PREFIX));
+        let mut set = |name: &str, value: String| headers.insert(name.to_owned(), vec![value]);
+        set(CONTENT_TYPE, self.content_type.clone());
+        set(CONTENT_LENGTH, self.size.to_string());
+        set(DIGEST, self.digest.to_string());
+        set(CREATED, self.created.to_string());
+        set(PUBLIC, self.public.to_string());
+        if self.verified {
+            set(VERIFIED, self.digest.algorithm().name().to_owned());
+        }
+        serde_json::to_vec(&headers).expect("a map of strings is JSON")
+    }
+}
+
+/// `content-type` → `Content-Type`: the spelling the format uses.
+pub fn canonical_name(name: &str) -> String {
+    let mut upper = true;
+    name.chars()
+        .map(|c| {
+            let out = if upper {
+                c.to_ascii_uppercase()
+            } else {
+                c.to_ascii_lowercase()
+            };
+            upper = c == '-';
+            out
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::oci::Algorithm;
+
+    fn digest() -> Digest {
+        Digest::of(Algorithm::Sha256, b"")
+    }
+
+    #[test]
+    fn a_sidecar_is_read_back_as_it_was_written() {
+        let headers = [("Etag", "\"x\""), ("Content-Type", "a/b")];
+        let meta = Meta {
+            digest: digest(),
+            size: 7,
+            content_type: "a/b".into(),
+            created: 1_700_000_000,
+            public: true,
+            verified: true,
+            headers: headers
+                .map(|(name, value)| (name.to_owned(), vec![value.to_owned()]))
+                .into(),
+        };
+        let read = Meta::parse(digest(), &meta.to_json()).unwrap();
+        assert_eq!(
+            (read.size, read.verified, read.public, read.created),
+            (7, true, true, 1_700_000_000)
+        );
+        assert_eq!(read.headers["Etag"], ["\"x\""]);
+    }
+
+    #[test]
+    fn a_sidecar_of_the_older_system_is_read_but_not_trusted() {
+        let json =
+            br#"{"Content-Length":["3"],"Content-Type":["application/octet-stream"],"Etag":["\"e\""]}"#;
+        let meta = Meta::parse(digest(), json).unwrap();
+        assert!(!meta.verified);
+        assert!(meta.public);
+    }
+
+    #[test]
+    fn an_upstream_cannot_forge_our_marks() {
+        let mut meta = Meta::parse(digest(), br#"{"Content-Length":["3"]}"#).unwrap();
+        meta.headers
+            .insert("X-Cache-Verified".into(), vec!["sha256".into()]);
+        assert!(!Meta::parse(digest(), &meta.to_json()).unwrap().verified);
+    }
+
+    #[test]
+    fn anything_else_is_no_sidecar() {
+        let other = Digest::of(Algorithm::Sha256, b"other");
+        for json in [
+            "",
+            "{",
+            "null",
+            "[]",
+            "{}",
+            r#"{"Content-Length":["x"]}"#,
+            r#"{"Content-Length":["-1"]}"#,
+            r#"{"Content-Length":"3"}"#,
+            r#"{"Content-Length":[]}"#,
+            &format!(r#"{{"Content-Length":["3"],"Docker-Content-Digest":["{other}"]}}"#),
+        ] {
+            assert_eq!(Meta::parse(digest(), json.as_bytes()), None, "{json}");
+        }
+    }
+
+    #[test]
+    fn names_are_spelt_canonically() {
+        assert_eq!(canonical_name("docker-content-digest"), "Docker-Content-Digest");
+        assert_eq!(canonical_name("ETAG"), "Etag");
+    }
+}

@@ -1,0 +1,53 @@
+//! A tag pointer: which manifest a tag meant, and when we last asked.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::oci::Digest;
+
+/// One self-contained JSON file, replaced as a whole. (A pair of files could not be: two renames are not one.)
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct TagPointer {
+    #[serde(with = "as_text")]
+    pub digest: Digest,
+    pub media_type: String,
+    /// Size of the manifest, in bytes.
+    pub size: u64,
+    /// When the upstream last confirmed it, in milliseconds since 1970.
+    pub checked_at_ms: u64,
+    /// The upstream's entity tag, where it sent one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub etag: Option<String>,
+    /// Which kinds of manifest the client that caused it accepted; `native` when it took what the upstream has.
+    #[serde(default = "native")]
+    pub accept_class: String,
+    /// All end-to-end fields of the upstream's answer, canonical names.
+    #[serde(default)]
+    pub headers: BTreeMap<String, Vec<String>>,
+}
+
+impl TagPointer {
+    /// The accept class of pointers to what the upstream has, whatever a client accepts.
+    pub const NATIVE: &str = "native";
+}
+
+fn native() -> String {
+    TagPointer::NATIVE.to_owned()
+}
+
+mod as_text {
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+
+    use crate::oci::Digest;
+
+    pub fn serialize<S: Serializer>(digest: &Digest, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(digest)
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Digest, D::Error> {
+        let text = std::borrow::Cow::<'de, str>::deserialize(deserializer)?;
+        text.parse().map_err(D::Error::custom)
+    }
+}

@@ -1,0 +1,9 @@
+//! Raw system calls, each behind a safe function; the only place for `unsafe`.
+
+mod file;
+mod pipe;
+mod socket;
+
+pub use file::{read_exact_at, resident};
+pub use pipe::Pipe;
+pub use socket::{Local, Socket};

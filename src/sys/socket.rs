@@ -1,0 +1,137 @@
+//! A client's socket: non-blocking calls made from the core, readiness from the driver.
+//!
+//! Nothing is ever lent to the kernel across an await, so dropping a future leaves nothing behind.
+
+use std::fs::File;
+use std::io::{self, IoSlice};
+use std::net::Shutdown;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::time::Duration;
+
+use rustix::buffer::spare_capacity;
+use rustix::fs::sendfile;
+use rustix::io::Errno;
+use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags, recv, send, sendmsg};
+
+use super::Pipe;
+
+/// An accepted, non-blocking stream socket.
+pub struct Socket {
+    stream: monoio::net::TcpStream,
+}
+
+/// What is kept of a socket by those who may only shut it down.
+#[derive(Clone, Copy, Debug)]
+pub struct Local {
+    fd: std::os::fd::RawFd,
+}
+
+impl Local {
+    /// Ends both directions, so that whoever waits on the socket is woken.
+    ///
+    /// The number must still be open: the watch that holds a `Local` is part of the connection that owns the
+    /// socket and goes first.
+    pub fn shutdown(self, how: Shutdown) {
+        // SAFETY: the connection that owns this descriptor removes itself from the watch list before the
+        // socket is closed (field order in `Connection`), and both live on this thread, so the number
+        // is open and is that socket's for the length of the call.
+        let fd = unsafe { BorrowedFd::borrow_raw(self.fd) };
+        let how = match how {
+            Shutdown::Read => rustix::net::Shutdown::Read,
+            Shutdown::Write => rustix::net::Shutdown::Write,
+            Shutdown::Both => rustix::net::Shutdown::Both,
+        };
+        let _ = rustix::net::shutdown(fd, how);
+    }
+}
+
+impl AsFd for Socket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        // SAFETY: `stream` owns the descriptor and is neither closed nor replaced while `self` lives.
+        unsafe { BorrowedFd::borrow_raw(self.stream.as_raw_fd()) }
+    }
+}
+
+/// Retries on EINTR; EAGAIN stays `WouldBlock`.
+fn call(mut f: impl FnMut() -> rustix::io::Result<usize>) -> io::Result<usize> {
+    loop {
+        match f() {
+            Err(Errno::INTR) => continue,
+            other => return other.map_err(io::Error::from),
+        }
+    }
+}
+
+impl Socket {
+    /// Registers an accepted socket, which must be non-blocking, with the calling core's driver.
+    pub fn new(stream: std::net::TcpStream) -> io::Result<Self> {
+        let _ = stream.set_nodelay(true);
+        Ok(Socket {
+            stream: monoio::net::TcpStream::from_std(stream)?,
+        })
+    }
+
+    pub fn local(&self) -> Local {
+        Local {
+            fd: self.stream.as_raw_fd(),
+        }
+    }
+
+    /// Waits until there is something to read (or the end, or an error).
+    pub async fn readable(&self) -> io::Result<()> {
+        self.stream.readable(false).await
+    }
+
+    /// Waits until there is room to write.
+    pub async fn writable(&self) -> io::Result<()> {
+        self.stream.writable(false).await
+    }
+
+    /// Appends what has arrived to `inbox`, at most its spare capacity; 0 is the end.
+    pub fn recv(&self, inbox: &mut Vec<u8>) -> io::Result<usize> {
+        debug_assert!(inbox.len() < inbox.capacity());
+        call(|| recv(self, spare_capacity(inbox), RecvFlags::DONTWAIT).map(|(received, _)| received))
+    }
+
+    /// Sends some of `bytes`; `more` tells the kernel that the rest of a segment follows at once.
+    pub fn send(&self, bytes: &[u8], more: bool) -> io::Result<usize> {
+        call(|| send(self, bytes, send_flags(more)))
+    }
+
+    /// Sends some of `slices` with one call.
+    pub fn send_vectored(&self, slices: &[IoSlice<'_>], more: bool) -> io::Result<usize> {
+        call(|| {
+            sendmsg(
+                self,
+                slices,
+                &mut SendAncillaryBuffer::default(),
+                send_flags(more),
+            )
+        })
+    }
+
+    /// Sends some of `len` bytes of `file` at `offset` without a copy through our memory; 0 at the file's end.
+    pub fn sendfile(&self, file: &File, offset: u64, len: usize) -> io::Result<usize> {
+        let mut offset = offset;
+        call(|| sendfile(self, file, Some(&mut offset), len))
+    }
+
+    /// Sends some of what `pipe` holds.
+    pub fn splice(&self, pipe: &mut Pipe, more: bool) -> io::Result<usize> {
+        pipe.drain_to(self, more)
+    }
+
+    pub fn shutdown(&self, how: Shutdown) {
+        self.local().shutdown(how);
+    }
+
+    /// Makes the coming close a reset, so that no client can take what it has for complete.
+    pub fn reset_on_close(&self) {
+        let _ = rustix::net::sockopt::set_socket_linger(self, Some(Duration::ZERO));
+    }
+}
+
+fn send_flags(more: bool) -> SendFlags {
+    let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+    if more { flags | SendFlags::MORE } else { flags }
+}

@@ -1,0 +1,65 @@
+//! A value that is sent, never shown.
+
+use std::fmt;
+
+use http::HeaderValue;
+
+/// The value of an `Authorization` header. Prints as `***`; only `upstream/` can read it.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(HeaderValue);
+
+impl Secret {
+    /// Takes the header value as the client sent it; `None` when it cannot be a header value.
+    pub fn new(authorization: &[u8]) -> Option<Self> {
+        let mut value = HeaderValue::from_bytes(authorization).ok()?;
+        // Keeps it out of the debug output of libraries below us too.
+        value.set_sensitive(true);
+        Some(Secret(value))
+    }
+
+    /// The value that presents `token` to a registry; `None` unless the token is of the characters
+    /// RFC 6750 allows and more: visible ASCII.
+    pub(in crate::upstream) fn bearer(token: &str) -> Option<Self> {
+        if token.is_empty() || !token.bytes().all(|b| b.is_ascii_graphic()) {
+            return None;
+        }
+        Self::new(format!("Bearer {token}").as_bytes())
+    }
+
+    pub(in crate::upstream) fn header_value(&self) -> HeaderValue {
+        self.0.clone()
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("***")
+    }
+}
+
+impl fmt::Display for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("***")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_secret_never_prints_itself() {
+        let secret = Secret::new(b"Basic aHVudGVyMg==").unwrap();
+        assert_eq!(format!("{secret} {secret:?} {secret:#?}"), "*** *** ***");
+        assert!(!format!("{:?}", secret.header_value()).contains("aHVu"));
+    }
+
+    #[test]
+    fn a_token_that_could_end_its_header_is_no_secret() {
+        for bad in ["", "a b", "a\r\nX: y", "a\0", "ä"] {
+            assert!(Secret::bearer(bad).is_none(), "{bad:?}");
+        }
+        assert!(Secret::new(b"a\nb").is_none());
+        assert!(Secret::bearer("abc.DEF-_~+/=").is_some());
+    }
+}

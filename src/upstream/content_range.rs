@@ -1,0 +1,145 @@
+//! `Content-Range`, and whether a response continues what is already there. Pure.
+
+/// Which bytes of the content a 206 carries.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ContentRange {
+    /// Offset of the first byte.
+    pub start: u64,
+    /// Offset of the last byte, `start` or more.
+    pub end: u64,
+    /// Size of the whole content, more than `end`; `None` when the upstream wrote `*`.
+    pub total: Option<u64>,
+}
+
+impl ContentRange {
+    /// Parses `bytes START-END/TOTAL` or `bytes START-END/*`.
+    pub(super) fn parse(text: &str) -> Option<Self> {
+        let (unit, range) = text.trim().split_once(' ')?;
+        if !unit.eq_ignore_ascii_case("bytes") {
+            return None;
+        }
+        let (span, total) = range.trim().split_once('/')?;
+        let (start, end) = span.split_once('-')?;
+        let (start, end) = (number(start)?, number(end)?);
+        let total = if total == "*" { None } else { Some(number(total)?) };
+        // `end` below the largest number keeps `len` and `end + 1` from overflowing.
+        let sound = start <= end && end < u64::MAX && total.is_none_or(|total| end < total);
+        sound.then_some(ContentRange { start, end, total })
+    }
+
+    /// How many bytes it carries, at least 1.
+    #[expect(clippy::len_without_is_empty, reason = "a range is never empty")]
+    pub fn len(&self) -> u64 {
+        self.end - self.start + 1
+    }
+}
+
+fn number(text: &str) -> Option<u64> {
+    // `parse` alone would take a plus sign.
+    let digits = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+    digits.then(|| text.parse().ok()).flatten()
+}
+
+/// What to do with the body of a response that was asked for from an offset on.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ResumeVerdict {
+    /// Its first byte is the next one.
+    Continue,
+    /// It is the whole content: drop this many bytes first.
+    SkipFirst(u64),
+    /// It is something else; its bytes must not be used.
+    Wrong,
+}
+
+/// Judges a response for a body of which `have` bytes are there and that is `size` long, if that is known.
+///
+/// A 206 may end before the content does; the rest is then one more resume.
+pub(super) fn judge(
+    length: Option<u64>,
+    range: Option<ContentRange>,
+    have: u64,
+    size: Option<u64>,
+) -> ResumeVerdict {
+    let agrees = |told: Option<u64>| told.is_none() || size.is_none() || told == size;
+    match range {
+        Some(range) => {
+            let inside = size.is_none_or(|size| range.end < size);
+            if range.start == have && inside && agrees(range.total) {
+                ResumeVerdict::Continue
+            } else {
+                ResumeVerdict::Wrong
+            }
+        }
+        None if !agrees(length) || length.is_some_and(|length| length < have) => ResumeVerdict::Wrong,
+        None if have == 0 => ResumeVerdict::Continue,
+        None => ResumeVerdict::SkipFirst(have),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranges_are_read_strictly() {
+        let parsed =
+            |text: &str| ContentRange::parse(text).map(|range| (range.start, range.end, range.total));
+        assert_eq!(parsed("bytes 5-9/10"), Some((5, 9, Some(10))));
+        assert_eq!(parsed("Bytes 0-0/*"), Some((0, 0, None)));
+        for bad in [
+            "",
+            "bytes",
+            "bytes */10",
+            "bytes 5-4/10",
+            "bytes 5-10/10",
+            "bytes 5-/10",
+            "bytes -5/10",
+            "bytes 5-9",
+            "items 5-9/10",
+            "bytes +5-9/10",
+            "bytes 5-9/+10",
+            "bytes 0-18446744073709551615/*",
+            "bytes 0-9/18446744073709551616",
+            "bytes=5-9/10",
+            "bytes 5 - 9/10",
+            "bytes 5-9/10,bytes 5-9/10",
+        ] {
+            assert_eq!(parsed(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_response_continues_skips_or_is_wrong() {
+        use ResumeVerdict::*;
+        let range = |text: &str| ContentRange::parse(text);
+        let table = [
+            // A 206.
+            (Some(5), range("bytes 5-9/10"), 5, Some(10), Continue),
+            (None, range("bytes 5-9/*"), 5, Some(10), Continue),
+            (None, range("bytes 5-9/10"), 5, None, Continue),
+            (None, range("bytes 0-9/10"), 0, Some(10), Continue),
+            (None, range("bytes 5-7/10"), 5, Some(10), Continue),
+            (None, range("bytes 4-9/10"), 5, Some(10), Wrong),
+            (None, range("bytes 6-9/10"), 5, Some(10), Wrong),
+            (None, range("bytes 0-9/10"), 5, Some(10), Wrong),
+            (None, range("bytes 5-9/11"), 5, Some(10), Wrong),
+            (None, range("bytes 5-10/*"), 5, Some(10), Wrong),
+            // A 200.
+            (Some(10), None, 5, Some(10), SkipFirst(5)),
+            (Some(10), None, 0, Some(10), Continue),
+            (None, None, 5, Some(10), SkipFirst(5)),
+            (None, None, 5, None, SkipFirst(5)),
+            (Some(10), None, 5, None, SkipFirst(5)),
+            (Some(11), None, 5, Some(10), Wrong),
+            (Some(4), None, 5, None, Wrong),
+            (Some(0), None, 0, Some(10), Wrong),
+        ];
+        for (length, range, have, size, verdict) in table {
+            assert_eq!(
+                judge(length, range, have, size),
+                verdict,
+                "{length:?} {range:?} {have} {size:?}"
+            );
+        }
+    }
+}

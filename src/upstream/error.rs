@@ -1,0 +1,196 @@
+//! What went wrong between us and an upstream, whose fault it was, and whether to ask again.
+//!
+//! Texts name the host and the phase. They never hold a query string (presigned URLs are secrets) nor
+//! any credential.
+
+use std::fmt;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::HeaderMap;
+
+/// Why a request brought no usable answer, or a body no clean end.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum UpstreamError {
+    /// The registry, or the token service it sent us to, said no. `headers` holds only what a client
+    /// may need (challenges, `Retry-After`, `Warning`, rate limits); `body` is cut at 64 KiB and empty for HEAD.
+    #[error("{host} answered {status} to the {phase} request")]
+    Status {
+        host: Arc<str>,
+        phase: Phase,
+        status: u16,
+        /// Boxed: it is most of the size of every `Result`.
+        headers: Box<HeaderMap>,
+        body: Bytes,
+    },
+    /// The registry answered with a redirect, and the target did not accept it (400, 401 or 403: an expired or wrongly
+    /// signed URL). Not the client's credentials are at fault; asking the registry again may help.
+    #[error("{host} answered {status} to a request the registry redirected there")]
+    RedirectTarget { host: Arc<str>, status: u16 },
+    /// We do not contact this place. The client chose it, or the registry did by a redirect or realm.
+    #[error("{host} is not contacted: {reason}")]
+    Refused { host: Arc<str>, reason: Refusal },
+    /// No connection: name resolution, routing, refusal.
+    #[error("cannot connect to {host}: {cause}")]
+    Connect { host: Arc<str>, cause: Arc<str> },
+    /// The TLS handshake failed: certificate or protocol.
+    #[error("no TLS session with {host}: {cause}")]
+    Tls { host: Arc<str>, cause: Arc<str> },
+    /// Silence for longer than we wait.
+    #[error("{host} did not answer in time ({phase})")]
+    Timeout { host: Arc<str>, phase: Phase },
+    /// The connection broke, or carried nonsense, before the response head was complete.
+    #[error("{host} broke off before its response head: {cause}")]
+    Head { host: Arc<str>, cause: Arc<str> },
+    /// The upstream broke a rule of HTTP or of the distribution specification.
+    #[error("{host} broke the protocol: {what}")]
+    Protocol { host: Arc<str>, what: Arc<str> },
+    /// The body broke off, or does not have the promised length.
+    #[error("{host} broke off its body: {cause}")]
+    Body { host: Arc<str>, cause: Arc<str> },
+}
+
+/// Which part of an exchange.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Phase {
+    /// Name resolution, TCP, TLS.
+    Connect,
+    /// From the request to the response head.
+    Head,
+    /// Between two pieces of a body.
+    Body,
+    /// The request for a token, all of it.
+    Token,
+    /// The whole way to a response head: token, redirects, repetitions.
+    Exchange,
+}
+
+impl fmt::Display for Phase {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Phase::Connect => "connect",
+            Phase::Head => "content",
+            Phase::Body => "body",
+            Phase::Token => "token",
+            Phase::Exchange => "whole exchange",
+        })
+    }
+}
+
+/// Which rule keeps us from contacting a place.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum Refusal {
+    #[error("only https is spoken with registries that are not configured as plain http")]
+    Scheme,
+    #[error("only port 443 is used with registries that are not configured")]
+    Port,
+    #[error("registries that are not configured are named by a host name with a dot, not by address")]
+    Host,
+    #[error("the URL carries a user name")]
+    UserInfo,
+    #[error("its address is not a public one, and the registry is not configured")]
+    Address,
+    #[error("its address is link-local, multicast, or a metadata service")]
+    ForbiddenAddress,
+}
+
+impl UpstreamError {
+    /// Whether asking for the same bytes again within seconds may succeed: the way to resume a broken body.
+    pub fn is_retryable(&self) -> bool {
+        match self {
+            UpstreamError::Connect { .. }
+            | UpstreamError::Timeout { .. }
+            | UpstreamError::Head { .. }
+            | UpstreamError::Body { .. }
+            | UpstreamError::RedirectTarget { .. } => true,
+            // 429 too: clients are waiting in the middle of a body, and limits are often per second.
+            UpstreamError::Status { status, .. } => matches!(status, 408 | 429 | 500..=599),
+            // A certificate, a rule of ours or a broken implementation is the same a second later.
+            UpstreamError::Tls { .. } | UpstreamError::Refused { .. } | UpstreamError::Protocol { .. } => {
+                false
+            }
+        }
+    }
+
+    /// Whether this says nothing about the content, so that a stale copy may be served: the upstream is
+    /// down, broken or overloaded. A refusal (401, 403, 404, our own rules) is an answer.
+    pub fn is_outage(&self) -> bool {
+        match self {
+            UpstreamError::Status { status, .. } => matches!(status, 408 | 429 | 500..=599),
+            UpstreamError::Refused { .. } => false,
+            _ => true,
+        }
+    }
+
+    pub(super) fn protocol(host: &Arc<str>, what: impl Into<Arc<str>>) -> Self {
+        UpstreamError::Protocol {
+            host: host.clone(),
+            what: what.into(),
+        }
+    }
+}
+
+/// A configuration no upstream can be built from. The operator's mistake, or an unusable TLS set-up.
+#[derive(Debug, thiserror::Error)]
+pub enum BuildError {
+    #[error("registry {name}: {reason}")]
+    Registry { name: String, reason: &'static str },
+    #[error("TLS cannot be set up: {0}")]
+    Tls(#[from] rustls::Error),
+    #[error("the HTTP client cannot be set up: {0}")]
+    Client(#[from] reqwest::Error),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn status(status: u16) -> UpstreamError {
+        let (headers, body) = (Box::default(), Bytes::new());
+        UpstreamError::Status {
+            host: "r.example".into(),
+            phase: Phase::Head,
+            status,
+            headers,
+            body,
+        }
+    }
+
+    #[test]
+    fn what_may_pass_by_itself_is_asked_again_and_an_answer_is_not() {
+        for again in [408, 429, 500, 502, 503, 504] {
+            assert!(
+                status(again).is_retryable() && status(again).is_outage(),
+                "{again}"
+            );
+        }
+        for answer in [400, 401, 403, 404, 405, 410, 416] {
+            assert!(
+                !status(answer).is_retryable() && !status(answer).is_outage(),
+                "{answer}"
+            );
+        }
+        let host: Arc<str> = "r.example".into();
+        let refused = UpstreamError::Refused {
+            host: host.clone(),
+            reason: Refusal::Address,
+        };
+        assert!(!refused.is_retryable() && !refused.is_outage());
+        let tls = UpstreamError::Tls {
+            host: host.clone(),
+            cause: "expired".into(),
+        };
+        assert!(!tls.is_retryable() && tls.is_outage());
+        let body = UpstreamError::Body {
+            host,
+            cause: "reset".into(),
+        };
+        assert!(body.is_retryable() && body.is_outage());
+    }
+
+    #[test]
+    fn errors_can_be_shared_between_threads() {
+        fn shared<T: Send + Sync + Clone + 'static>() {}
+        shared::<UpstreamError>();
+    }
+}

@@ -1,0 +1,305 @@
+//! One request and its answer, redirects followed; and what an answer means.
+
+use std::error::Error;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use http::HeaderMap;
+use http::header::{AUTHORIZATION, CONTENT_RANGE};
+use reqwest::Url;
+use tokio::time::timeout;
+
+use super::auth::Secret;
+use super::content_range::ContentRange;
+use super::endpoint::Endpoint;
+use super::error::{Phase, Refusal, UpstreamError};
+use super::resolve::AddressesRefused;
+use super::response::{Body, Response};
+use super::{Deadlines, headers, redirect};
+
+/// Bytes kept of the body of a refusal. OCI error bodies are below 4 KiB, HTML pages of load balancers below this.
+pub(super) const ERROR_BODY_BYTES_MAX: usize = 64 * 1024;
+
+/// Bytes of header fields in a response; Google's registries send several KiB, signed URLs another few.
+const HEAD_BYTES_MAX: usize = 128 * 1024;
+
+/// How long the body of a redirect or refusal may take. It is read for its text and to keep the connection,
+/// and neither is worth waiting for.
+const ERROR_BODY_DEADLINE: Duration = Duration::from_secs(2);
+
+/// What is asked of each hop.
+pub(super) struct Question {
+    pub method: http::Method,
+    /// Without `Authorization`.
+    pub headers: HeaderMap,
+}
+
+/// A response head of any status that is not a redirect.
+pub(super) struct Answer {
+    pub response: reqwest::Response,
+    /// Who gave it.
+    pub host: Arc<str>,
+    /// Whether it is from another origin than the registry's.
+    pub foreign: bool,
+}
+
+/// Asks `url` and follows redirects. `secret` goes to the registry's origin only, and never again once
+/// a hop has led away from there.
+///
+/// # Cancellation
+///
+/// Closes the connection in use; nothing else is held.
+pub(super) async fn follow(
+    endpoint: &Endpoint,
+    mut url: Url,
+    question: &Question,
+    secret: Option<&Secret>,
+    deadlines: &Deadlines,
+) -> Result<Answer, UpstreamError> {
+    let mut secret = secret.filter(|_| redirect::same_origin(&url, endpoint.origin()));
+    for _ in 0..=redirect::REDIRECTS_MAX {
+        let host = host_of(&url);
+        let response = send(endpoint, &url, question, secret, deadlines).await?;
+        if !redirect::is_redirect(response.status().as_u16()) {
+            let foreign = !redirect::same_origin(&url, endpoint.origin());
+            return Ok(Answer {
+                response,
+                host,
+                foreign,
+            });
+        }
+        url = redirect::target(&url, response.headers())
+            .map_err(|what| UpstreamError::protocol(&host, what))?;
+        if !redirect::same_origin(&url, endpoint.origin()) {
+            secret = None;
+        }
+        tracing::debug!(from = %host, to = %host_of(&url), "redirected");
+        read_bounded(response, ERROR_BODY_BYTES_MAX).await;
+    }
+    Err(UpstreamError::protocol(
+        &host_of(&url),
+        "it is the end of more than 5 redirects",
+    ))
+}
+
+/// Sends one request, to a place that passes the endpoint's policy, and waits for the response head.
+pub(super) async fn send(
+    endpoint: &Endpoint,
+    url: &Url,
+    question: &Question,
+    secret: Option<&Secret>,
+    deadlines: &Deadlines,
+) -> Result<reqwest::Response, UpstreamError> {
+    let host = host_of(url);
+    endpoint
+        .policy
+        .check_url(url)
+        .map_err(|reason| UpstreamError::Refused {
+            host: host.clone(),
+            reason,
+        })?;
+
+    let once = async || {
+        let mut request = reqwest::Request::new(question.method.clone(), url.clone());
+        *request.headers_mut() = question.headers.clone();
+        if let Some(secret) = secret {
+            request.headers_mut().insert(AUTHORIZATION, secret.header_value());
+        }
+        match timeout(deadlines.head, endpoint.client.execute(request)).await {
+            Ok(outcome) => outcome.map_err(|error| not_sent(&host, error)),
+            Err(_elapsed) => Err(UpstreamError::Timeout {
+                host: host.clone(),
+                phase: Phase::Head,
+            }),
+        }
+    };
+    let response = match once().await {
+        // The upstream may close an idle connection in the moment we use it. Requests without a
+        // body may be repeated (RFC 9110, 9.2.2), and the second one meets a new connection.
+        Err(UpstreamError::Head { .. }) => once().await?,
+        outcome => outcome?,
+    };
+    let head_bytes: usize = response
+        .headers()
+        .iter()
+        .map(|(name, value)| name.as_str().len() + value.len() + 4)
+        .sum();
+    if head_bytes > HEAD_BYTES_MAX {
+        return Err(UpstreamError::protocol(
+            &host,
+            "its response head is larger than 128 KiB",
+        ));
+    }
+    Ok(response)
+}
+
+/// Turns an answer into a response, if it is a good one.
+///
+/// # Errors
+///
+/// [`UpstreamError::Status`] with what the upstream has to say, [`UpstreamError::Protocol`] for
+/// answers that do not fit the question.
+pub(super) async fn conclude(
+    answer: Answer,
+    question: &Question,
+    deadlines: &Deadlines,
+) -> Result<Response, UpstreamError> {
+    let Answer {
+        mut response,
+        host,
+        foreign,
+    } = answer;
+    let status = response.status().as_u16();
+    match status {
+        200 => {}
+        206 if question.headers.contains_key(http::header::RANGE) => {}
+        // What a signed URL answers when it has expired is no statement about the client's rights.
+        400 | 401 | 403 if foreign => return Err(UpstreamError::RedirectTarget { host, status }),
+        400..=599 => return Err(refusal(response, host, Phase::Head).await),
+        _ => return Err(UpstreamError::protocol(&host, format!("it answered {status}"))),
+    }
+
+    let head = response.headers_mut();
+    let wrong = |what: &'static str| UpstreamError::protocol(&host, what);
+    if !headers::is_identity(head) {
+        return Err(wrong(
+            "its body is compressed, although it was asked for the plain one",
+        ));
+    }
+    let content_length = headers::content_length(head).map_err(wrong)?;
+    let content_range = match status {
+        206 => {
+            let text = head.get(CONTENT_RANGE).and_then(|value| value.to_str().ok());
+            let range = text
+                .and_then(ContentRange::parse)
+                .ok_or(wrong("its partial answer does not say which part"))?;
+            if content_length.is_some_and(|length| length != range.len()) {
+                return Err(wrong("Content-Length and Content-Range of its answer disagree"));
+            }
+            Some(range)
+        }
+        _ => None,
+    };
+    let mut head = std::mem::take(head);
+    headers::strip_hop_by_hop(&mut head);
+    let body = if question.method == http::Method::HEAD {
+        Body::empty(host)
+    } else {
+        let expected = content_length.or(content_range.map(|range| range.len()));
+        Body::new(response, host, deadlines.idle, expected)
+    };
+    Ok(Response {
+        status,
+        headers: head,
+        content_length,
+        content_range,
+        body,
+    })
+}
+
+/// Reads what a refusal has to say.
+pub(super) async fn refusal(response: reqwest::Response, host: Arc<str>, phase: Phase) -> UpstreamError {
+    let status = response.status().as_u16();
+    let headers = Box::new(headers::keep_for_errors(response.headers()));
+    let body = read_bounded(response, ERROR_BODY_BYTES_MAX).await;
+    UpstreamError::Status {
+        host,
+        phase,
+        status,
+        headers,
+        body,
+    }
+}
+
+/// Reads at most `limit` bytes of a body that does not matter much. A body that breaks or dawdles
+/// gives what came; one that ends in time leaves its connection usable.
+pub(super) async fn read_bounded(mut response: reqwest::Response, limit: usize) -> Bytes {
+    let mut body = BytesMut::new();
+    let read = async {
+        while let Ok(Some(bytes)) = response.chunk().await {
+            let room = limit - body.len();
+            body.extend_from_slice(&bytes[..bytes.len().min(room)]);
+            if bytes.len() > room {
+                break;
+            }
+        }
+    };
+    let _ = timeout(ERROR_BODY_DEADLINE, read).await;
+    body.freeze()
+}
+
+/// Says whose fault it is that no response head came.
+fn not_sent(host: &Arc<str>, error: reqwest::Error) -> UpstreamError {
+    let host = host.clone();
+    if let Some(AddressesRefused(reason)) = find::<AddressesRefused>(&error) {
+        let reason: Refusal = *reason;
+        return UpstreamError::Refused { host, reason };
+    }
+    if error.is_connect() && error.is_timeout() {
+        return UpstreamError::Timeout {
+            host,
+            phase: Phase::Connect,
+        };
+    }
+    if find::<rustls::Error>(&error).is_some() {
+        return UpstreamError::Tls {
+            host,
+            cause: cause(error).into(),
+        };
+    }
+    if error.is_connect() {
+        return UpstreamError::Connect {
+            host,
+            cause: cause(error).into(),
+        };
+    }
+    if error.is_timeout() {
+        return UpstreamError::Timeout {
+            host,
+            phase: Phase::Head,
+        };
+    }
+    UpstreamError::Head {
+        host,
+        cause: cause(error).into(),
+    }
+}
+
+/// The innermost reason of an error, which is the one that tells something. Never holds a URL.
+pub(super) fn cause(error: reqwest::Error) -> String {
+    let error = error.without_url();
+    let mut innermost: &(dyn Error + 'static) = &error;
+    while let Some(source) = source_of(innermost) {
+        innermost = source;
+    }
+    innermost.to_string()
+}
+
+fn find<'a, E: Error + 'static>(error: &'a (dyn Error + 'static)) -> Option<&'a E> {
+    let mut current = Some(error);
+    while let Some(error) = current {
+        if let Some(found) = error.downcast_ref() {
+            return Some(found);
+        }
+        current = source_of(error);
+    }
+    None
+}
+
+/// Like [`Error::source`], but stops at what an [`std::io::Error`] wraps instead of stepping over it.
+fn source_of<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a (dyn Error + 'static)> {
+    match error.downcast_ref::<std::io::Error>().and_then(|io| io.get_ref()) {
+        Some(inner) => Some(inner),
+        None => error.source(),
+    }
+}
+
+/// `host` or `host:port`, for messages.
+pub(super) fn host_of(url: &Url) -> Arc<str> {
+    let host = url.host_str().unwrap_or("(no host)");
+    match url.port() {
+        Some(port) => format!("{host}:{port}").into(),
+        None => host.into(),
+    }
+}

@@ -1,0 +1,319 @@
+//! The registries we pull from.
+//!
+//! [`Upstreams::fetch`] asks one registry for one manifest or blob: where it lives, the anonymous token it
+//! wants, the redirects it sends, and the rules about whom we talk to at all. It runs on the helper
+//! pool; nothing here may be called from a core.
+//!
+//! Not here: what to ask for and when (`cache`), waiting between attempts (the caller does, told by
+//! [`Resume`]), digests (the fill computes them), statuses for clients (`registry`).
+
+mod address;
+mod auth;
+mod content_range;
+mod endpoint;
+mod error;
+mod exchange;
+mod headers;
+mod policy;
+mod redirect;
+mod resolve;
+mod response;
+mod retry;
+mod tls;
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::header::{ACCEPT, RANGE};
+use http::{HeaderMap, HeaderValue};
+use tokio::time::{Instant, timeout};
+
+pub use auth::Secret;
+pub use content_range::{ContentRange, ResumeVerdict};
+pub use error::{BuildError, Phase, Refusal, UpstreamError};
+pub use response::{Body, Response, resume_matches};
+pub use retry::Resume;
+
+use crate::config::RegistryConfig;
+use crate::oci::{Digest, Namespace, Reference, Repository};
+use auth::challenge;
+use auth::token::{Slot, Token, TokenKey, Tokens};
+use endpoint::{ClientBuilder, Endpoint};
+use exchange::{Answer, Question};
+use policy::Policy;
+
+/// Answers one request may cost, redirects aside: without a token, with one that was kept, with a new one.
+const ROUNDS_MAX: usize = 3;
+
+/// Answers a kept token that has expired with 400, where others answer 401.
+const ANSWERS_400_TO_OLD_TOKENS: &str = "public.ecr.aws";
+
+/// All registries there are: the configured ones, and every public one. Cheap to clone.
+#[derive(Clone)]
+pub struct Upstreams(Arc<Shared>);
+
+struct Shared {
+    configured: HashMap<Namespace, Endpoint>,
+    /// For all others. Its connections lead to public addresses only.
+    public: reqwest::Client,
+    tokens: Tokens,
+    deadlines: Deadlines,
+}
+
+/// One question to one registry.
+#[derive(Clone, Debug)]
+pub struct Request {
+    pub namespace: Namespace,
+    pub repository: Repository,
+    pub target: Target,
+    pub method: Method,
+    /// Media types for `Accept`, each as it should be sent. For manifests only; blobs take any.
+    pub accept: Vec<String>,
+    /// Ask for the bytes from this offset on (`Range: bytes=N-`). For GET of blobs only. There is no `If-Range`:
+    /// the digest decides whether pieces fit, and validators differ between the hosts of one registry.
+    pub range_from: Option<u64>,
+    /// The client's own `Authorization`. With it no token is fetched, and a 401 is given back with its challenges.
+    pub authorization: Option<Secret>,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Target {
+    Manifest(Reference),
+    Blob(Digest),
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Method {
+    Get,
+    Head,
+}
+
+/// How long to wait for what.
+#[derive(Clone, Copy, Debug)]
+pub struct Deadlines {
+    /// Name resolution, TCP and TLS together.
+    pub connect: Duration,
+    /// From sending a request to its response head, for each hop.
+    pub head: Duration,
+    /// Between two pieces of a body.
+    pub idle: Duration,
+    /// For a token, all of it.
+    pub token: Duration,
+    /// For a whole [`Upstreams::fetch`]. Hops and rounds have deadlines of their own, but an upstream that
+    /// uses each of them up would keep a client for minutes.
+    pub exchange: Duration,
+}
+
+impl Default for Deadlines {
+    fn default() -> Self {
+        Deadlines {
+            connect: Duration::from_secs(5),
+            head: Duration::from_secs(30),
+            idle: Duration::from_secs(30),
+            token: Duration::from_secs(10),
+            exchange: Duration::from_secs(60),
+        }
+    }
+}
+
+/// The environment of [`Upstreams`], for tests to replace.
+pub struct Options {
+    pub deadlines: Deadlines,
+    /// Where names are looked up; what it answers is filtered all the same.
+    pub resolver: Arc<dyn reqwest::dns::Resolve>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Options {
+            deadlines: Deadlines::default(),
+            resolver: Arc::new(resolve::SystemResolver),
+        }
+    }
+}
+
+impl Upstreams {
+    /// Prepares to talk to the configured registries and to all public ones. Makes no connection, and
+    /// needs no runtime. Reads the system's root certificates from disk.
+    ///
+    /// # Errors
+    ///
+    /// A registry that is named twice or has an unusable URL, or TLS that cannot be set up.
+    pub fn new(registries: &[RegistryConfig]) -> Result<Self, BuildError> {
+        Self::with_options(registries, Options::default())
+    }
+
+    /// Like [`Upstreams::new`], in another environment.
+    pub fn with_options(registries: &[RegistryConfig], options: Options) -> Result<Self, BuildError> {
+        let Options { deadlines, resolver } = options;
+        let builder = ClientBuilder {
+            tls: tls::client_config()?,
+            resolver,
+            deadlines,
+        };
+        let mut configured = HashMap::new();
+        for config in registries {
+            let endpoint = Endpoint::configured(config, &builder)?;
+            if configured.insert(config.name.clone(), endpoint).is_some() {
+                return Err(BuildError::Registry {
+                    name: config.name.to_string(),
+                    reason: "it is configured twice",
+                });
+            }
+        }
+        let public = builder.build(Policy::Public)?;
+        Ok(Upstreams(Arc::new(Shared {
+            configured,
+            public,
+            tokens: Tokens::default(),
+            deadlines,
+        })))
+    }
+
+    /// Asks for `request`, and gives the head of a good answer with its body still to be read.
+    ///
+    /// One call makes one request that the registry answers with content; before it there may be a
+    /// challenge, a token, and redirects. A connection that breaks before a response head is
+    /// replaced once, at once. Bodies that break are the caller's to resume.
+    ///
+    /// # Errors
+    ///
+    /// All of [`UpstreamError`]; nothing is logged here, the caller knows what it means.
+    ///
+    /// # Cancellation
+    ///
+    /// Closes the connection in use. Others who wait for the same token go on.
+    pub async fn fetch(&self, request: &Request) -> Result<Response, UpstreamError> {
+        let shared = &*self.0;
+        let endpoint = match shared.configured.get(&request.namespace) {
+            Some(endpoint) => endpoint.clone(),
+            None => Endpoint::public(&request.namespace, &shared.public)?,
+        };
+        let question = request.question();
+        let exchange = async {
+            let answer = shared.ask(&endpoint, request, &question).await?;
+            exchange::conclude(answer, &question, &shared.deadlines).await
+        };
+        match timeout(shared.deadlines.exchange, exchange).await {
+            Ok(outcome) => outcome,
+            Err(_elapsed) => {
+                let host = exchange::host_of(endpoint.origin());
+                Err(UpstreamError::Timeout {
+                    host,
+                    phase: Phase::Exchange,
+                })
+            }
+        }
+    }
+}
+
+impl Request {
+    fn question(&self) -> Question {
+        let mut headers = HeaderMap::new();
+        if let Target::Manifest(_) = self.target
+            && !self.accept.is_empty()
+            // One line: some registries read only the first.
+            && let Ok(accept) = HeaderValue::from_str(&self.accept.join(", "))
+        {
+            headers.insert(ACCEPT, accept);
+        }
+        if let (Target::Blob(_), Method::Get, Some(from)) = (&self.target, self.method, self.range_from) {
+            let range =
+                HeaderValue::from_str(&format!("bytes={from}-")).expect("digits are valid in a header");
+            headers.insert(RANGE, range);
+        }
+        let method = match self.method {
+            Method::Get => http::Method::GET,
+            Method::Head => http::Method::HEAD,
+        };
+        Question { method, headers }
+    }
+}
+
+impl Shared {
+    /// Asks until the answer is one that another token would not change.
+    async fn ask(
+        &self,
+        endpoint: &Endpoint,
+        request: &Request,
+        question: &Question,
+    ) -> Result<Answer, UpstreamError> {
+        let Request {
+            namespace,
+            repository,
+            ..
+        } = request;
+        let url = endpoint.url(repository, &request.target);
+        if let Some(secret) = &request.authorization {
+            return exchange::follow(endpoint, url, question, Some(secret), &self.deadlines).await;
+        }
+
+        let started = Instant::now();
+        let mut sent = self.first_token(endpoint, request).await;
+        for _ in 1..ROUNDS_MAX {
+            let secret = sent.as_ref().map(|(_, token)| &token.secret);
+            let answer = exchange::follow(endpoint, url.clone(), question, secret, &self.deadlines).await?;
+            if !is_challenged(&answer, namespace, sent.is_some()) {
+                return Ok(answer);
+            }
+            let challenges = challenge::parse_challenges(answer.response.headers());
+            let wanted = match (challenge::bearer(&challenges), &sent) {
+                (Some(bearer), _) => {
+                    let key = TokenKey::new(namespace, repository, bearer)
+                        .map_err(|what| UpstreamError::protocol(&answer.host, what))?;
+                    self.tokens.slot(key)
+                }
+                (None, Some((slot, _))) => slot.clone(),
+                // It wants something else than a token, which we do not have.
+                (None, None) => return Ok(answer),
+            };
+            if let Some((slot, token)) = sent.take() {
+                // The very token it wants, fetched for this request: another would be refused as well.
+                if Arc::ptr_eq(&slot, &wanted) && token.fetched >= started {
+                    return Ok(answer);
+                }
+                slot.discard(&token).await;
+            }
+            // Read to its end, the refusal leaves its connection for the next round.
+            exchange::read_bounded(answer.response, exchange::ERROR_BODY_BYTES_MAX).await;
+            let token = wanted.token(endpoint, &self.deadlines).await?;
+            self.tokens.remember(namespace, repository, &wanted);
+            sent = Some((wanted, token));
+        }
+        let secret = sent.as_ref().map(|(_, token)| &token.secret);
+        exchange::follow(endpoint, url, question, secret, &self.deadlines).await
+    }
+
+    /// The token that worked last time, renewed if it has expired.
+    async fn first_token(&self, endpoint: &Endpoint, request: &Request) -> Option<(Arc<Slot>, Token)> {
+        let Request {
+            namespace,
+            repository,
+            ..
+        } = request;
+        let slot = self.tokens.first(namespace, repository)?;
+        match slot.token(endpoint, &self.deadlines).await {
+            Ok(token) => Some((slot, token)),
+            // The registry may have moved its token service; its next challenge says so.
+            Err(_) => {
+                self.tokens.forget(namespace, repository);
+                None
+            }
+        }
+    }
+}
+
+/// Whether a token, or another one, may change the answer.
+fn is_challenged(answer: &Answer, namespace: &Namespace, with_token: bool) -> bool {
+    // A redirect target that wants credentials is broken: it must never see ours.
+    !answer.foreign
+        && match answer.response.status().as_u16() {
+            401 => true,
+            400 => with_token && namespace.as_str() == ANSWERS_400_TO_OLD_TOKENS,
+            _ => false,
+        }
+}

@@ -1,0 +1,119 @@
+//! Which redirects are followed, and what survives them. Pure.
+
+use http::HeaderMap;
+use http::header::LOCATION;
+use reqwest::Url;
+
+/// Hops after the registry itself. Real chains have one or two; a loop has any number.
+pub(super) const REDIRECTS_MAX: usize = 5;
+
+/// Whether a response with this status names another place. 300 and 304 do not answer what we ask.
+pub(super) fn is_redirect(status: u16) -> bool {
+    matches!(status, 301 | 302 | 303 | 307 | 308)
+}
+
+/// Where a redirect leads: its `Location`, which may be relative to where it came from.
+///
+/// The result still has to pass [`super::policy::Policy::check_url`].
+pub(super) fn target(from: &Url, headers: &HeaderMap) -> Result<Url, &'static str> {
+    let mut locations = headers.get_all(LOCATION).iter();
+    let location = locations.next().ok_or("it redirected to nowhere")?;
+    if locations.next().is_some_and(|other| other != location) {
+        return Err("it redirected to two places at once");
+    }
+    let location =
+        std::str::from_utf8(location.as_bytes()).map_err(|_| "it redirected to bytes that are no URL")?;
+    let mut url = from
+        .join(location)
+        .map_err(|_| "it redirected to something that is no URL")?;
+    url.set_fragment(None);
+    Ok(url)
+}
+
+/// Whether two URLs share scheme, host and port: the reach of a secret.
+pub(super) fn same_origin(a: &Url, b: &Url) -> bool {
+    a.scheme() == b.scheme()
+        && a.host_str() == b.host_str()
+        && a.port_or_known_default() == b.port_or_known_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+
+    use super::*;
+
+    fn headers(locations: &[&str]) -> HeaderMap {
+        let mut map = HeaderMap::new();
+        for location in locations {
+            map.append(LOCATION, HeaderValue::from_bytes(location.as_bytes()).unwrap());
+        }
+        map
+    }
+
+    #[test]
+    fn locations_are_resolved_against_where_they_came_from() {
+        let from = Url::parse("https://r.example/v2/a/blobs/sha256:00?x=y").unwrap();
+        let table = [
+            ("https://cdn.example/b?sig=1", "https://cdn.example/b?sig=1"),
+            ("HTTPS://CDN.example:443/b", "https://cdn.example/b"),
+            ("/b?c=d", "https://r.example/b?c=d"),
+            ("b", "https://r.example/v2/a/blobs/b"),
+            ("../x", "https://r.example/v2/a/x"),
+            ("//cdn.example/b", "https://cdn.example/b"),
+            ("?q", "https://r.example/v2/a/blobs/sha256:00?q"),
+            ("https://cdn.example/b#frag", "https://cdn.example/b"),
+            ("http://cdn.example/b", "http://cdn.example/b"),
+            ("\\\\evil.example/b", "https://evil.example/b"),
+            ("https:evil", "https://r.example/v2/a/blobs/evil"),
+        ];
+        for (location, expected) in table {
+            assert_eq!(
+                target(&from, &headers(&[location])).unwrap().as_str(),
+                expected,
+                "{location}"
+            );
+        }
+        assert!(
+            target(&from, &headers(&["/b", "/b"])).is_ok(),
+            "the same place twice is one place"
+        );
+    }
+
+    #[test]
+    fn a_redirect_to_nowhere_is_an_error() {
+        let from = Url::parse("https://r.example/v2/").unwrap();
+        for bad in [
+            &[][..],
+            &["https://"],
+            &["https://a b/"],
+            &["https://[::1/"],
+            &["/a", "/b"],
+            &["https://x:99999/"],
+        ] {
+            assert!(target(&from, &headers(bad)).is_err(), "{bad:?}");
+        }
+        let mut map = HeaderMap::new();
+        map.insert(LOCATION, HeaderValue::from_bytes(b"/\xff").unwrap());
+        assert!(target(&from, &map).is_err());
+    }
+
+    #[test]
+    fn an_origin_is_scheme_host_and_port() {
+        let same = |a: &str, b: &str| same_origin(&Url::parse(a).unwrap(), &Url::parse(b).unwrap());
+        assert!(same("https://r.example/a", "https://R.example:443/b?c"));
+        assert!(same("http://r.example:80/a", "http://r.example/b"));
+        assert!(!same("https://r.example/", "http://r.example/"));
+        assert!(!same("https://r.example/", "https://r.example:8443/"));
+        assert!(!same("http://r.example:443/", "https://r.example/"));
+        assert!(!same("https://r.example/", "https://cdn.r.example/"));
+        assert!(!same("https://r.example/", "https://r.example./"));
+        assert!(!same("https://r.example/", "https://r.example.evil.example/"));
+    }
+
+    #[test]
+    fn only_statuses_that_name_a_place_are_redirects() {
+        let followed: Vec<u16> = (100..600).filter(|&status| is_redirect(status)).collect();
+        assert_eq!(followed, [301, 302, 303, 307, 308]);
+    }
+}

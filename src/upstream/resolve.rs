@@ -1,0 +1,61 @@
+//! Names -> addresses we are willing to connect to.
+//!
+//! The filter sits in the resolver of the HTTP client, so the addresses that were judged are the ones
+//! connected to: there is no second lookup that could answer differently.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use reqwest::dns::{Addrs, Name, Resolve, Resolving};
+
+use super::error::Refusal;
+use super::policy::Policy;
+
+/// Addresses tried per name. A connection attempt may cost its whole share of the connect deadline.
+const ADDRESSES_MAX: usize = 16;
+
+/// What the operating system says.
+pub(super) struct SystemResolver;
+
+impl Resolve for SystemResolver {
+    fn resolve(&self, name: Name) -> Resolving {
+        Box::pin(async move {
+            let found = tokio::net::lookup_host((name.as_str(), 0)).await?;
+            Ok(Box::new(found.collect::<Vec<_>>().into_iter()) as Addrs)
+        })
+    }
+}
+
+/// What another resolver says, without the addresses that must not be contacted.
+pub(super) struct FilteredResolver {
+    pub policy: Policy,
+    pub inner: Arc<dyn Resolve>,
+}
+
+/// All addresses of a name were refused. Found again in the client's error to tell it from a DNS failure.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(super) struct AddressesRefused(pub Refusal);
+
+impl Resolve for FilteredResolver {
+    fn resolve(&self, name: Name) -> Resolving {
+        let host = name.as_str().to_owned();
+        let (policy, found) = (self.policy.clone(), self.inner.resolve(name));
+        Box::pin(async move {
+            let mut refused = None;
+            let mut allowed: Vec<SocketAddr> = Vec::new();
+            for address in found.await? {
+                match policy.check_address(&host, address.ip()) {
+                    Ok(()) if allowed.len() < ADDRESSES_MAX => allowed.push(address),
+                    Ok(()) => {}
+                    Err(reason) => refused = Some(reason),
+                }
+            }
+            match refused {
+                Some(reason) if allowed.is_empty() => Err(AddressesRefused(reason).into()),
+                _ if allowed.is_empty() => Err("the name has no address".into()),
+                _ => Ok(Box::new(allowed.into_iter()) as Addrs),
+            }
+        })
+    }
+}

@@ -1,0 +1,152 @@
+//! A good answer: its head as we understood it, and its body piece by piece.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::HeaderMap;
+
+use super::content_range::{self, ContentRange, ResumeVerdict};
+use super::error::{Phase, UpstreamError};
+
+/// A 200 or 206. The body has not been read.
+#[derive(Debug)]
+pub struct Response {
+    /// 200, or 206 when a range was asked for.
+    pub status: u16,
+    /// End-to-end headers of the last hop, as sent.
+    pub headers: HeaderMap,
+    /// Length of this response's body; for HEAD, of the body a GET would have. `None` when the upstream
+    /// does not say.
+    pub content_length: Option<u64>,
+    /// Always there with a 206, never with a 200.
+    pub content_range: Option<ContentRange>,
+    pub body: Body,
+}
+
+/// Judges whether the body of `response` may be appended to `have` bytes of a content of `size` bytes.
+pub fn resume_matches(response: &Response, have: u64, size: Option<u64>) -> ResumeVerdict {
+    content_range::judge(response.content_length, response.content_range, have, size)
+}
+
+/// Content on its way. Dropping it closes the connection unless all has been read.
+pub struct Body {
+    /// `None` once nothing more will come.
+    response: Option<reqwest::Response>,
+    /// Why nothing more comes, if not because all is there.
+    failure: Option<UpstreamError>,
+    host: Arc<str>,
+    idle: Duration,
+    /// Invariant: `received <= expected` when that is known.
+    received: u64,
+    expected: Option<u64>,
+}
+
+impl Body {
+    pub(super) fn new(
+        response: reqwest::Response,
+        host: Arc<str>,
+        idle: Duration,
+        expected: Option<u64>,
+    ) -> Self {
+        Body {
+            response: Some(response),
+            failure: None,
+            host,
+            idle,
+            received: 0,
+            expected,
+        }
+    }
+
+    /// The body of an answer to HEAD.
+    pub(super) fn empty(host: Arc<str>) -> Self {
+        Body {
+            response: None,
+            failure: None,
+            host,
+            idle: Duration::ZERO,
+            received: 0,
+            expected: Some(0),
+        }
+    }
+
+    /// Gives the next bytes, never an empty piece; `None` when the body is complete.
+    ///
+    /// A body without a promised length (close-delimited, from a HTTP/1.0 server) cannot be told from
+    /// one that broke off; its digest can.
+    ///
+    /// # Errors
+    ///
+    /// [`UpstreamError::Timeout`] after 30 s without a byte, [`UpstreamError::Body`] when the
+    /// connection breaks or the length is not the promised one, too long included. After an error
+    /// every further call gives the same one.
+    ///
+    /// # Cancellation
+    ///
+    /// Free: no byte is lost, and the next call begins a new wait.
+    pub async fn chunk(&mut self) -> Result<Option<Bytes>, UpstreamError> {
+        let Some(response) = &mut self.response else {
+            return self.failure.clone().map_or(Ok(None), Err);
+        };
+        // Empty pieces are no progress, so the wait is for the first byte and not for the first piece.
+        let first_bytes = async {
+            loop {
+                match response.chunk().await {
+                    Ok(Some(bytes)) if bytes.is_empty() => {}
+                    outcome => return outcome,
+                }
+            }
+        };
+        let broken = |cause: String| UpstreamError::Body {
+            host: self.host.clone(),
+            cause: cause.into(),
+        };
+        let failure = match tokio::time::timeout(self.idle, first_bytes).await {
+            Ok(Ok(Some(bytes))) => {
+                let received = self.received + bytes.len() as u64;
+                match self.expected {
+                    Some(expected) if received > expected => {
+                        broken(format!("more than the promised {expected} bytes came"))
+                    }
+                    _ => {
+                        self.received = received;
+                        return Ok(Some(bytes));
+                    }
+                }
+            }
+            Ok(Ok(None)) => match self.expected {
+                Some(expected) if self.received < expected => {
+                    broken(format!("{} of {expected} bytes came", self.received))
+                }
+                _ => {
+                    self.response = None;
+                    return Ok(None);
+                }
+            },
+            Ok(Err(error)) => broken(format!(
+                "{} after {} bytes",
+                super::exchange::cause(error),
+                self.received
+            )),
+            Err(_elapsed) => UpstreamError::Timeout {
+                host: self.host.clone(),
+                phase: Phase::Body,
+            },
+        };
+        self.response = None;
+        self.failure = Some(failure.clone());
+        Err(failure)
+    }
+}
+
+impl std::fmt::Debug for Body {
+    // The response inside knows its URL, and presigned ones are secrets.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(
+            f,
+            "Body({} of {:?} bytes from {})",
+            self.received, self.expected, self.host
+        )
+    }
+}

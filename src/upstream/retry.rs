@@ -1,0 +1,146 @@
+//! How often a broken body is asked for again, and after which wait. Pure.
+
+use std::time::Duration;
+
+/// An attempt that brought at least this much was worth it and costs nothing.
+const WORTHWHILE_BYTES: u64 = 1 << 20;
+
+/// Attempts that brought less, per [`WINDOW_BYTES`] of progress.
+const ATTEMPTS_MAX: usize = DELAYS.len();
+
+/// Progress after which earlier failures are forgotten: a path that breaks five times in 64 MiB is
+/// usable, one that breaks five times without moving is not.
+const WINDOW_BYTES: u64 = 64 << 20;
+
+/// Waits before the attempts of one window. Together 7.7 s, less than clients wait for a byte.
+const DELAYS: [Duration; 5] = [
+    Duration::from_millis(200),
+    Duration::from_millis(500),
+    Duration::from_secs(1),
+    Duration::from_secs(2),
+    Duration::from_secs(4),
+];
+
+/// The budget for resuming one body.
+///
+/// The number of attempts for a body is bounded by `size / 1 MiB + 5 × (size / 64 MiB + 1)`.
+#[derive(Clone, Debug)]
+pub struct Resume {
+    /// What was there when the current attempt began.
+    attempt_start: u64,
+    /// Where the current window began; never above `attempt_start`.
+    window_start: u64,
+    /// Attempts of this window that brought too little, at most `ATTEMPTS_MAX`.
+    failures: usize,
+}
+
+impl Resume {
+    /// A fresh budget for a body of which `have` bytes are there already (0 for a new one).
+    pub fn new(have: u64) -> Self {
+        Resume {
+            attempt_start: have,
+            window_start: have,
+            failures: 0,
+        }
+    }
+
+    /// Takes note that an attempt ended with `have` bytes there in total, and says how long to wait
+    /// before the next one; `None` when the upstream has had its chances.
+    pub fn after_break(&mut self, have: u64) -> Option<Duration> {
+        debug_assert!(have >= self.attempt_start, "what is there never shrinks");
+        let gained = have.saturating_sub(self.attempt_start);
+        self.attempt_start = have;
+        if have.saturating_sub(self.window_start) >= WINDOW_BYTES {
+            self.window_start = have;
+            self.failures = 0;
+        }
+        if gained >= WORTHWHILE_BYTES {
+            return Some(DELAYS[0]);
+        }
+        if self.failures == ATTEMPTS_MAX {
+            return None;
+        }
+        self.failures += 1;
+        Some(DELAYS[self.failures - 1])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MIB: u64 = 1 << 20;
+
+    fn millis(wait: Option<Duration>) -> Option<u128> {
+        wait.map(|wait| wait.as_millis())
+    }
+
+    #[test]
+    fn an_upstream_that_brings_nothing_gets_five_more_attempts_with_growing_waits() {
+        let mut resume = Resume::new(0);
+        let waits: Vec<_> = (0..6).map(|_| millis(resume.after_break(0))).collect();
+        assert_eq!(
+            waits,
+            [Some(200), Some(500), Some(1000), Some(2000), Some(4000), None]
+        );
+        assert_eq!(resume.after_break(0), None, "and stays refused");
+    }
+
+    #[test]
+    fn an_attempt_that_brings_a_mebibyte_is_free() {
+        let mut resume = Resume::new(0);
+        for megabytes in 1..=1000 {
+            assert_eq!(millis(resume.after_break(megabytes * MIB)), Some(200));
+        }
+    }
+
+    #[test]
+    fn one_byte_less_than_a_mebibyte_counts() {
+        let mut resume = Resume::new(7);
+        for n in 1..=5 {
+            assert!(resume.after_break(7 + n * (MIB - 1)).is_some());
+        }
+        assert_eq!(resume.after_break(7 + 6 * (MIB - 1)), None);
+    }
+
+    #[test]
+    fn sixty_four_mebibytes_of_progress_renew_the_budget() {
+        let mut resume = Resume::new(0);
+        for _ in 0..5 {
+            assert!(resume.after_break(0).is_some());
+        }
+        // A free attempt below the window does not renew it.
+        assert!(resume.after_break(63 * MIB).is_some());
+        assert_eq!(resume.after_break(63 * MIB), None);
+        assert!(resume.after_break(64 * MIB).is_some(), "the window is over");
+        let waits: Vec<_> = (0..6).map(|_| millis(resume.after_break(64 * MIB))).collect();
+        assert_eq!(waits.last(), Some(&None));
+        assert!(waits[..4].iter().all(Option::is_some));
+    }
+
+    #[test]
+    fn the_number_of_attempts_has_the_documented_bound() {
+        let seed = 0x5eed_u64;
+        println!("seed {seed:#x}");
+        let (mut state, size) = (seed, 300 * MIB);
+        let (mut resume, mut have, mut attempts) = (Resume::new(0), 0, 0);
+        while have < size {
+            // xorshift; steps between nothing and 2 MiB, mostly small.
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            have = (have
+                + if state % 3 == 0 {
+                    state % (2 * MIB)
+                } else {
+                    state % 4096
+                })
+            .min(size);
+            attempts += 1;
+            if resume.after_break(have).is_none() {
+                break;
+            }
+        }
+        assert!(attempts <= size / MIB + 5 * (size / (64 * MIB) + 1), "{attempts}");
+    }
+}

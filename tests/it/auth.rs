@@ -1,0 +1,288 @@
+//! Tokens, credentials, and what an upstream's refusal becomes.
+
+use std::time::Duration;
+
+use crate::harness::*;
+
+const SECRET: &str = "Basic Y2FuYXJ5OmNhbmFyeS1zZWNyZXQ=";
+
+#[test]
+fn one_token_serves_a_repository_until_it_expires() {
+    let upstream = Registry::new();
+    upstream.require_tokens(Auth::default());
+    let cache = Server::options(&upstream).cores(2).start();
+    let image = Image::small(&upstream, "team/app", "v1", fresh_seed());
+    cache
+        .client()
+        .get(&upstream.manifest_url("team/app", "v1"))
+        .expect(&image.manifest);
+    for (digest, content) in &image.blobs {
+        cache
+            .client()
+            .get(&upstream.blob_url("team/app", digest))
+            .expect(&content.bytes());
+    }
+    let tokens: Vec<_> = upstream
+        .log()
+        .into_iter()
+        .filter(|seen| seen.kind == Kind::Token)
+        .collect();
+    assert_eq!(tokens.len(), 1, "{tokens:#?}");
+    let asked = tokens[0]
+        .target
+        .replace("%3A", ":")
+        .replace("%2F", "/")
+        .replace("%2C", ",");
+    assert!(asked.contains("scope=repository:team/app:pull"), "{asked}");
+    assert!(
+        asked.contains("service=fake"),
+        "a quoted comma is part of the value: {asked}"
+    );
+    assert_eq!(tokens[0].field("authorization"), None);
+    // Another repository is another scope.
+    let other = Image::small(&upstream, "team/other", "v1", fresh_seed());
+    cache
+        .client()
+        .get(&upstream.manifest_url("team/other", "v1"))
+        .expect(&other.manifest);
+    assert_eq!(upstream.count(|seen| seen.kind == Kind::Token), 2);
+}
+
+#[test]
+fn a_crowd_fetches_one_token() {
+    let upstream = Registry::new();
+    upstream.require_tokens(Auth::default());
+    let cache = Server::options(&upstream).cores(2).start();
+    let contents: Vec<_> = (0..16).map(|_| Prf::new(fresh_seed(), 10_000)).collect();
+    for content in &contents {
+        upstream.blob(content.clone());
+    }
+    upstream.on(
+        On::kind(Kind::Token),
+        Reply::new().delay_head(Duration::from_millis(100)),
+    );
+    std::thread::scope(|scope| {
+        for content in &contents {
+            let path = upstream.blob_url("a", &content.digest());
+            let client = cache.client();
+            scope.spawn(move || client.pull(&path, content));
+        }
+    });
+    assert_eq!(upstream.count(|seen| seen.kind == Kind::Token), 1);
+}
+
+#[test]
+fn a_refused_token_is_replaced_once() {
+    let upstream = Registry::new();
+    upstream.require_tokens(Auth::default());
+    let cache = Server::start(&upstream);
+    let (one, two) = (upstream.blob("one"), upstream.blob("two"));
+    cache.client().get(&upstream.blob_url("a", &one)).expect(b"one");
+    upstream.revoke_tokens();
+    cache.client().get(&upstream.blob_url("a", &two)).expect(b"two");
+    assert_eq!(upstream.count(|seen| seen.kind == Kind::Token), 2);
+}
+
+#[test]
+fn a_token_service_that_fails_is_an_upstream_error() {
+    for (status, answers) in [
+        (500, &[502][..]),
+        (503, &[502, 503]),
+        (401, &[401, 403]),
+        (429, &[429]),
+    ] {
+        let upstream = Registry::new();
+        upstream.require_tokens(Auth::default());
+        let cache = Server::start(&upstream);
+        let digest = upstream.blob("x");
+        upstream.on(On::kind(Kind::Token), Reply::status(status));
+        let got = cache.client().get(&upstream.blob_url("a", &digest));
+        assert!(answers.contains(&got.status), "{status}: {got}");
+        // Failures are remembered for a moment at most.
+        upstream.clear_rules();
+        eventually("the next token is fetched", || {
+            cache.client().get(&upstream.blob_url("a", &digest)).status == 200
+        });
+    }
+}
+
+#[test]
+fn a_client_s_credentials_reach_the_upstream_and_nobody_else() {
+    let upstream = Registry::new();
+    let cdn = upstream.add_listener();
+    upstream.require_tokens(Auth {
+        also_accept: vec![SECRET.into()],
+        token_authorization: Some("Basic bm9ib2R5".into()),
+        ..Auth::default()
+    });
+    let cache = Server::options(&upstream).env("LOG_LEVEL", "trace").start();
+    let content = Prf::new(fresh_seed(), 200_000);
+    let digest = upstream.blob(content.clone());
+    upstream.on(
+        On::path(&digest).and_kind(Kind::Blob).after(1).once(),
+        Reply::redirect(307, format!("http://{cdn}/cdn/{digest}")),
+    );
+    let path = upstream.blob_url("a", &digest);
+    let mine = [
+        ("Authorization", SECRET),
+        ("Cookie", "canary-cookie"),
+        ("Proxy-Authorization", "canary-proxy"),
+    ];
+    // Straight from the registry, then by way of the redirect.
+    for _ in 0..2 {
+        cache.client().get_with(&path, &mine).expect(&content.bytes());
+    }
+    let log = upstream.log();
+    assert!(log.iter().any(|seen| seen.kind == Kind::Cdn), "{log:#?}");
+    for seen in &log {
+        let reached = seen.field("authorization");
+        let wanted = (seen.kind == Kind::Blob).then_some(SECRET);
+        assert_eq!(reached, wanted, "{seen:#?}");
+        assert_eq!(
+            (seen.field("cookie"), seen.field("proxy-authorization")),
+            (None, None)
+        );
+    }
+    // Not kept: neither the secret nor what it opened.
+    let got = cache.client().get(&path);
+    assert!(matches!(got.status, 401 | 403), "{got}");
+    let got = cache
+        .client()
+        .get_with(&path, &[("Authorization", "Basic d3Jvbmc=")]);
+    assert!(matches!(got.status, 401 | 403), "{got}");
+    assert!(!disk::is_stored(cache.root(), &digest));
+    for canary in ["canary", "Y2FuYXJ5"] {
+        assert!(!disk::contains(cache.root(), canary), "{canary} on disk");
+        assert!(!cache.stderr().contains(canary), "{canary} in the log");
+    }
+}
+
+#[test]
+fn refusals_keep_their_class() {
+    for (status, answer, code) in [
+        (401, &[401, 403][..], &["UNAUTHORIZED", "DENIED"][..]),
+        (403, &[403], &["DENIED"]),
+        (404, &[404], &["MANIFEST_UNKNOWN", "BLOB_UNKNOWN", "NAME_UNKNOWN"]),
+        (410, &[404, 410, 502], &[]),
+        (400, &[400, 404, 502], &[]),
+        (429, &[429], &["TOOMANYREQUESTS"]),
+        (500, &[502, 500], &[]),
+        (502, &[502], &[]),
+        (503, &[502, 503], &[]),
+        (504, &[502, 504], &[]),
+    ] {
+        let upstream = Registry::new();
+        let cache = Server::start(&upstream);
+        let image = Image::small(&upstream, "a", "v1", fresh_seed());
+        let digest = &image.blobs[0].0;
+        upstream.on(On::any(), Reply::status(status).set("Retry-After", "17"));
+        for path in [
+            upstream.manifest_url("a", "v1"),
+            upstream.manifest_url("a", &image.digest),
+            upstream.blob_url("a", digest),
+        ] {
+            let got = cache.client().get(&path);
+            assert!(answer.contains(&got.status), "{status} {path}: {got}");
+            let json: serde_json::Value = serde_json::from_slice(&got.body).unwrap();
+            let said = json["errors"][0]["code"].as_str().expect("a code");
+            assert!(code.is_empty() || code.contains(&said), "{status} {path}: {got}");
+            if status == 429 {
+                assert_eq!(got.field("retry-after"), Some("17"));
+            }
+            let head = cache.client().head(&path);
+            assert_eq!(head.status, got.status, "HEAD {path}");
+            assert_eq!(head.body.len(), 0);
+        }
+        // Nothing of it is remembered.
+        upstream.clear_rules();
+        cache
+            .client()
+            .get(&upstream.manifest_url("a", "v1"))
+            .expect(&image.manifest);
+        cache
+            .client()
+            .get(&upstream.blob_url("a", digest))
+            .expect(&image.blobs[0].1.bytes());
+    }
+}
+
+#[test]
+fn an_upstream_that_cannot_be_reached_is_a_bad_gateway() {
+    let upstream = Registry::new();
+    let cache = Server::start(&upstream);
+    let digest = upstream.blob("x");
+    for cut in [Cut::Fin, Cut::Rst] {
+        upstream.clear_rules();
+        upstream.on(On::any(), Reply::hang_up(cut));
+        let got = cache.client().get(&upstream.blob_url("a", &digest));
+        assert_eq!(got.status, 502, "{got}");
+    }
+    for raw in [
+        "",
+        "nonsense\r\n\r\n",
+        "HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nyy",
+        "HTTP/1.1 99 x\r\n\r\n",
+    ] {
+        upstream.clear_rules();
+        upstream.on(On::any(), Reply::raw(raw));
+        let got = cache.client().get(&upstream.blob_url("a", &digest));
+        assert_eq!(got.status, 502, "{raw}: {got}");
+    }
+    upstream.down();
+    let got = cache.client().get(&upstream.blob_url("a", &digest));
+    assert!(matches!(got.status, 502 | 504), "{got}");
+    let json: serde_json::Value = serde_json::from_slice(&got.body).unwrap();
+    assert!(json["errors"][0]["code"].is_string());
+    upstream.up();
+    upstream.clear_rules();
+    cache.client().get(&upstream.blob_url("a", &digest)).expect(b"x");
+}
+
+#[test]
+fn redirects_are_followed_as_long_as_they_lead_somewhere() {
+    let upstream = Registry::new();
+    let far = upstream.add_listener();
+    let cache = Server::start(&upstream);
+    let chain = |links: usize, digest: &str| {
+        upstream.clear_rules();
+        for n in 0..links {
+            let next = match n {
+                _ if n + 1 == links => format!("http://{far}/cdn/{digest}"),
+                // Relative, as Google's registry does it.
+                _ => format!("/hop/{}/{digest}", n + 1),
+            };
+            let from = if n == 0 {
+                format!("/blobs/{digest}")
+            } else {
+                format!("/hop/{n}/{digest}")
+            };
+            upstream.on(
+                On::path(from),
+                Reply::redirect([301, 302, 303, 307, 308][n % 5], next),
+            );
+        }
+    };
+    for links in 1..=5 {
+        let digest = upstream.blob(format!("behind {links} links"));
+        chain(links, &digest);
+        let got = cache.client().get(&upstream.blob_url("a", &digest));
+        got.expect(format!("behind {links} links").as_bytes());
+        assert_eq!(got.field("docker-content-digest"), Some(digest.as_str()));
+        assert_eq!(got.field("content-type"), Some("application/octet-stream"));
+    }
+    let digest = upstream.blob("nowhere");
+    for location in [
+        "/v2/a/blobs/nowhere-loop",
+        "ftp://x/",
+        "http://",
+        "",
+        "javascript:1",
+        "http://u:p@127.0.0.1/",
+    ] {
+        upstream.clear_rules();
+        upstream.on(On::any(), Reply::redirect(307, location));
+        let got = cache.client().get(&upstream.blob_url("a", &digest));
+        assert_eq!(got.status, 502, "{location}: {got}");
+        assert!(upstream.requests() < 100, "a loop ends");
+    }
+}

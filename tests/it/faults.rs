@@ -1,0 +1,259 @@
+//! A store that fails is the operator's trouble, never a client's.
+
+use std::process::Command;
+
+use crate::harness::disk::SmallDisk;
+use crate::harness::*;
+
+const MIB: u64 = 1024 * 1024;
+
+/// Pulls `count` fresh blobs of up to `size_max` bytes; every one must arrive.
+fn pull_fresh(
+    cache: &Server,
+    upstream: &Registry,
+    random: &mut Random,
+    count: usize,
+    size_max: u64,
+) -> Vec<Prf> {
+    (0..count)
+        .map(|_| {
+            let content = Prf::new(random.next(), 1 + random.below(size_max));
+            let digest = upstream.blob(content.clone());
+            cache.client().pull(&upstream.blob_url("a", &digest), &content);
+            content
+        })
+        .collect()
+}
+
+#[test]
+fn a_full_disk_fails_no_pull() {
+    let Some(disk) = SmallDisk::mount(8 * MIB) else {
+        return;
+    };
+    let root = disk.path.join("store");
+    let upstream = Registry::new();
+    let cache = Server::options(&upstream).root(&root).start();
+    let mut random = Random::for_test("full disk");
+    // The first fit, the others meet the end of the disk at every place; some are larger than the disk.
+    let pulled = pull_fresh(&cache, &upstream, &mut random, 40, 3 * MIB);
+    pull_fresh(&cache, &upstream, &mut random, 2, 24 * MIB);
+    let image = Image::small(&upstream, "a", "v1", fresh_seed());
+    cache
+        .client()
+        .get(&upstream.manifest_url("a", "v1"))
+        .expect(&image.manifest);
+    // Again: some from disk, some from upstream, all right.
+    for content in &pulled {
+        cache
+            .client()
+            .pull(&upstream.blob_url("a", &content.digest()), content);
+    }
+    let stored = disk::check(&root);
+    stored.expect_sound();
+    assert!(!stored.blobs.is_empty(), "what fitted is kept");
+    assert!(
+        cache.stderr().to_ascii_lowercase().contains("no space"),
+        "one line says why"
+    );
+}
+
+#[test]
+fn whatever_is_left_on_the_disk_the_pull_succeeds() {
+    let Some(disk) = SmallDisk::mount(4 * MIB) else {
+        return;
+    };
+    let root = disk.path.join("store");
+    let upstream = Registry::new();
+    let mut cache = Server::options(&upstream).root(&root).cores(2).start();
+    let mut random = Random::for_test("k bytes left");
+    let first = pull_fresh(&cache, &upstream, &mut random, 1, 100_000).remove(0);
+    cache.wait_stored(&first.digest());
+    for round in 0..40 {
+        let filler = disk.fill_leaving(random.below(if round % 2 == 0 { 20_000 } else { 2 * MIB }));
+        let content = Prf::new(random.next(), 1 + random.below(2 * MIB));
+        let digest = upstream.blob(content.clone());
+        let image = Image::small(&upstream, "a", "v1", random.next());
+        let tag_path = upstream.manifest_url("a", &format!("v{round}"));
+        upstream.tag("a", &format!("v{round}"), &image.digest);
+        std::thread::scope(|scope| {
+            for _ in 0..3 {
+                scope.spawn(|| cache.client().pull(&upstream.blob_url("a", &digest), &content));
+                scope.spawn(|| cache.client().get(&tag_path).expect(&image.manifest).status);
+                // A hit on a full disk must not need the disk.
+                scope.spawn(|| {
+                    cache
+                        .client()
+                        .pull(&upstream.blob_url("a", &first.digest()), &first)
+                });
+            }
+        });
+        disk::check(&root).expect_sound();
+        std::fs::remove_file(filler).unwrap();
+        if round % 10 == 9 {
+            cache.restart();
+        }
+    }
+    // With room again, things are kept again.
+    std::fs::remove_dir_all(root.join("blobs")).unwrap();
+    cache.restart();
+    let last = pull_fresh(&cache, &upstream, &mut random, 1, 100_000).remove(0);
+    cache.wait_stored(&last.digest());
+    cache.settled_store().expect_clean();
+    assert_eq!(upstream.gets(&first.digest()), 1, "the hits were hits");
+}
+
+#[test]
+fn followers_of_a_fill_that_runs_out_of_disk_get_everything() {
+    let Some(disk) = SmallDisk::mount(4 * MIB) else {
+        return;
+    };
+    let upstream = Registry::new();
+    let cache = Server::options(&upstream)
+        .root(&disk.path.join("store"))
+        .cores(2)
+        .start();
+    let content = Prf::new(fresh_seed(), 16 * MIB);
+    let digest = upstream.blob(content.clone());
+    let path = upstream.blob_url("a", &digest);
+    upstream.on(On::path(&digest), Reply::new().rate(32 * MIB));
+    std::thread::scope(|scope| {
+        for n in 0..8_u64 {
+            let (content, path, cache) = (&content, &path, &cache);
+            scope.spawn(move || {
+                // Some are slow, and fall behind whatever the server keeps in memory.
+                let mut read = 0;
+                let mut connection = Connection::open_narrow(cache.addr(), 64 * 1024).unwrap();
+                connection.request("GET", path, &[]).unwrap();
+                let whole = connection.read_into("GET", &mut |at, piece| {
+                    read += piece.len() as u64;
+                    if n % 4 == 0 && read > MIB {
+                        read = 0;
+                        std::thread::sleep(std::time::Duration::from_millis(60));
+                    }
+                    content
+                        .compare(at, piece)
+                        .map_or_else(client::Flow::Wrong, |()| client::Flow::Go)
+                });
+                assert_eq!(whole.unwrap().received, content.size);
+            });
+        }
+    });
+    assert!(!disk::is_stored(&disk.path.join("store"), &digest));
+}
+
+#[test]
+fn a_store_that_became_read_only_fails_no_pull() {
+    let Some(disk) = SmallDisk::mount(16 * MIB) else {
+        return;
+    };
+    let upstream = Registry::new();
+    let cache = Server::options(&upstream).root(&disk.path.join("store")).start();
+    let mut random = Random::for_test("read-only");
+    let kept = pull_fresh(&cache, &upstream, &mut random, 3, 2 * MIB);
+    for content in &kept {
+        cache.wait_stored(&content.digest());
+    }
+    // Every file closed for writing, or it is refused; the server's lock file is open.
+    if !disk.remount(true) {
+        let immutable = Command::new("chattr")
+            .args(["-R", "+i"])
+            .arg(disk.path.join("store"))
+            .output();
+        if !immutable.is_ok_and(|output| output.status.success()) {
+            eprintln!("SKIPPED: the file system can be made neither read-only nor immutable while in use");
+            return;
+        }
+    }
+    pull_fresh(&cache, &upstream, &mut random, 5, 3 * MIB);
+    let image = Image::small(&upstream, "a", "v1", fresh_seed());
+    for _ in 0..2 {
+        cache
+            .client()
+            .get(&upstream.manifest_url("a", "v1"))
+            .expect(&image.manifest);
+    }
+    for content in &kept {
+        cache
+            .client()
+            .pull(&upstream.blob_url("a", &content.digest()), content);
+        assert_eq!(upstream.gets(&content.digest()), 1, "hits stay hits");
+    }
+    let _ = Command::new("chattr")
+        .args(["-R", "-i"])
+        .arg(disk.path.join("store"))
+        .output();
+}
+
+#[test]
+fn a_store_that_vanished_fails_no_pull() {
+    let upstream = Registry::new();
+    let mut cache = Server::start(&upstream);
+    let mut random = Random::for_test("vanished");
+    let before = pull_fresh(&cache, &upstream, &mut random, 3, 2 * MIB);
+    for content in &before {
+        cache.wait_stored(&content.digest());
+    }
+    std::fs::remove_dir_all(cache.root()).unwrap();
+    for _ in 0..2 {
+        for content in &before {
+            cache
+                .client()
+                .pull(&upstream.blob_url("a", &content.digest()), content);
+        }
+    }
+    pull_fresh(&cache, &upstream, &mut random, 3, 3 * MIB);
+    // Worse: something else is in its place.
+    // The server may be making the directory again while it is removed.
+    eventually("the root is a file", || {
+        let _ = std::fs::remove_dir_all(cache.root());
+        std::fs::write(cache.root(), "not a directory").is_ok()
+    });
+    pull_fresh(&cache, &upstream, &mut random, 3, 3 * MIB);
+    assert!(cache.is_running());
+    std::fs::remove_file(cache.root()).unwrap();
+}
+
+#[test]
+fn files_removed_under_the_server_are_fetched_again() {
+    let upstream = Registry::new();
+    let cache = Server::start(&upstream);
+    for size in [5_000, 2 * MIB] {
+        let content = Prf::new(fresh_seed(), size);
+        let digest = upstream.blob(content.clone());
+        let path = upstream.blob_url("a", &digest);
+        cache.client().pull(&path, &content);
+        cache.wait_stored(&digest);
+        cache.client().pull(&path, &content);
+        let data = disk::blob_path(cache.root(), &digest);
+        std::fs::remove_file(disk::sidecar_of(&data)).unwrap();
+        std::fs::remove_file(&data).unwrap();
+        // From memory, from an open file, or from upstream: right in every case.
+        for _ in 0..3 {
+            cache.client().pull(&path, &content);
+        }
+    }
+}
+
+/// The cache has the file open, and somebody shortens it: who reads it then is cut off, who asks next is not.
+#[test]
+fn a_file_that_shrinks_under_a_hit_heals_with_the_next_request() {
+    let upstream = Registry::new();
+    let cache = Server::start(&upstream);
+    for size in [100_000, 3 * MIB] {
+        let content = Prf::new(fresh_seed(), size);
+        let digest = upstream.blob(content.clone());
+        let path = upstream.blob_url("a", &digest);
+        cache.client().pull(&path, &content);
+        cache.wait_stored(&digest);
+        assert_eq!(cache.client().pull(&path, &content).x_cache(), "HIT");
+        disk::truncate(&disk::blob_path(cache.root(), &digest), size / 2);
+        cache
+            .client()
+            .try_pull(&path, &[], &content, 0)
+            .expect_err("half of it is gone");
+        eventually("it is filled again", || {
+            cache.client().try_pull(&path, &[], &content, 0).is_ok()
+        });
+        assert_eq!(upstream.gets(&digest), 2);
+    }
+}

@@ -1,0 +1,856 @@
+//! A registry that does what it is told, and remembers everything it was asked.
+//!
+//! HTTP/1.1 by hand over blocking sockets, one thread per connection. A test puts content in, scripts deviations
+//! with rules ([`On`] says when, [`Reply`] says what), and reads the log afterwards. Without a rule it behaves.
+//!
+//! Any repository has any blob; manifests and tags belong to a repository. `/cdn/<digest>` serves blobs the way a
+//! content delivery network behind a redirect does: no registry headers, no authorization.
+
+mod script;
+
+use std::collections::HashMap;
+use std::io::{self, Read as _, Write as _};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+pub use self::script::{Auth, Cut, Framing, Gate, On, Range, Reply};
+use super::prf::{Content, sha256};
+use super::{Fields, PATIENCE, field};
+
+/// Largest request head the fake reads; far above anything the cache should send.
+const HEAD_BYTES_MAX: usize = 256 * 1024;
+/// Body bytes written per call.
+const PIECE_BYTES: u64 = 64 * 1024;
+
+// === What a request is about ===
+
+/// What a request's path asks for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Kind {
+    Ping,
+    Manifest,
+    Blob,
+    Token,
+    Cdn,
+    Other,
+}
+
+/// One request as it was received, and how far its answer got.
+#[derive(Clone, Debug)]
+pub struct Seen {
+    /// Which listener took it; 0 is the first.
+    pub listener: usize,
+    pub kind: Kind,
+    pub method: String,
+    pub target: String,
+    pub fields: Fields,
+    pub at: Instant,
+    /// Status answered; 0 while none was sent.
+    pub status: u16,
+    /// Body bytes handed to the kernel so far.
+    pub sent: u64,
+    /// Whether the answer is over, one way or another.
+    pub done: bool,
+}
+
+impl Seen {
+    pub fn field(&self, name: &str) -> Option<&str> {
+        field(&self.fields, name)
+    }
+
+    pub fn has_range(&self) -> bool {
+        self.field("range").is_some()
+    }
+
+    pub fn is_get(&self, fragment: &str) -> bool {
+        self.method == "GET" && self.target.contains(fragment)
+    }
+}
+
+// === The registry ===
+
+pub struct Registry {
+    inner: Arc<Inner>,
+    listeners: Mutex<Vec<Listener>>,
+}
+
+struct Listener {
+    addr: SocketAddr,
+    /// Set while the listener is up.
+    up: Option<(Arc<AtomicBool>, JoinHandle<()>)>,
+}
+
+struct Inner {
+    state: Mutex<State>,
+    changed: Condvar,
+    stop: AtomicBool,
+}
+
+#[derive(Default)]
+struct State {
+    first: Option<SocketAddr>,
+    blobs: HashMap<String, Content>,
+    manifests: HashMap<(String, String), (Content, String)>,
+    tags: HashMap<(String, String), String>,
+    rules: Vec<(On, Reply)>,
+    auth: Option<Auth>,
+    tokens: HashMap<String, (String, Instant)>,
+    log: Vec<Seen>,
+    streams: HashMap<u64, TcpStream>,
+    streams_opened: u64,
+}
+
+impl Default for Registry {
+    fn default() -> Self {
+        Registry::new()
+    }
+}
+
+impl Registry {
+    /// Starts on a free loopback port.
+    pub fn new() -> Self {
+        let inner = Arc::new(Inner {
+            state: Mutex::default(),
+            changed: Condvar::new(),
+            stop: AtomicBool::new(false),
+        });
+        let registry = Registry {
+            inner,
+            listeners: Mutex::default(),
+        };
+        let first = registry.add_listener();
+        registry.state().first = Some(first);
+        registry
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.inner.lock()
+    }
+
+    /// Adds another origin with the same content. Its index in the log is its order of creation.
+    pub fn add_listener(&self) -> SocketAddr {
+        let socket = TcpListener::bind("127.0.0.1:0").expect("bind a loopback port");
+        let addr = socket.local_addr().expect("bound");
+        let mut listeners = self.listeners.lock().unwrap();
+        let up = Some(accept_on(socket, listeners.len(), self.inner.clone()));
+        listeners.push(Listener { addr, up });
+        addr
+    }
+
+    pub fn addr(&self) -> SocketAddr {
+        self.listeners.lock().unwrap()[0].addr
+    }
+
+    pub fn addrs(&self) -> Vec<SocketAddr> {
+        self.listeners.lock().unwrap().iter().map(|l| l.addr).collect()
+    }
+
+    /// The name clients use for it in paths and `ns=`: `127.0.0.1:<port>`.
+    pub fn name(&self) -> String {
+        self.addr().to_string()
+    }
+
+    /// Where the cache serves this registry's blob.
+    pub fn blob_url(&self, repository: &str, digest: &str) -> String {
+        format!("/v2/{}/{repository}/blobs/{digest}", self.name())
+    }
+
+    /// Where the cache serves this registry's manifest, by tag or digest.
+    pub fn manifest_url(&self, repository: &str, reference: &str) -> String {
+        format!("/v2/{}/{repository}/manifests/{reference}", self.name())
+    }
+
+    /// Refuses connections and breaks the existing ones, until [`Registry::up`].
+    pub fn down(&self) {
+        for listener in self.listeners.lock().unwrap().iter_mut() {
+            if let Some((stop, thread)) = listener.up.take() {
+                stop.store(true, Ordering::Relaxed);
+                let _ = TcpStream::connect(listener.addr);
+                thread.join().expect("the accept loop does not panic");
+            }
+        }
+        for (_, stream) in self.state().streams.drain() {
+            let _ = stream.shutdown(Shutdown::Both);
+        }
+    }
+
+    /// Listens again, on the same ports.
+    pub fn up(&self) {
+        for (index, listener) in self.listeners.lock().unwrap().iter_mut().enumerate() {
+            if listener.up.is_none() {
+                let deadline = Instant::now() + PATIENCE;
+                // Something else may hold the port for a moment: an outgoing connection was given it.
+                let socket = loop {
+                    match TcpListener::bind(listener.addr) {
+                        Ok(socket) => break socket,
+                        Err(error) => assert!(Instant::now() < deadline, "bind {}: {error}", listener.addr),
+                    }
+                    std::thread::sleep(Duration::from_millis(5));
+                };
+                listener.up = Some(accept_on(socket, index, self.inner.clone()));
+            }
+        }
+    }
+
+    // --- Content ---
+
+    /// Puts a blob in; its digest.
+    pub fn blob(&self, content: impl Into<Content>) -> String {
+        let content = content.into();
+        let digest = content.digest();
+        self.state().blobs.insert(digest.clone(), content);
+        digest
+    }
+
+    /// Serves `content` as the blob `digest`, true or not.
+    pub fn blob_as(&self, digest: &str, content: impl Into<Content>) {
+        self.state().blobs.insert(digest.into(), content.into());
+    }
+
+    /// Puts a manifest in; its digest.
+    pub fn manifest(&self, repository: &str, media_type: &str, content: impl Into<Content>) -> String {
+        let content = content.into();
+        let digest = content.digest();
+        self.manifest_as(repository, &digest, media_type, content);
+        digest
+    }
+
+    /// Serves `content` as the manifest `digest`, true or not.
+    pub fn manifest_as(&self, repository: &str, digest: &str, media_type: &str, content: impl Into<Content>) {
+        let key = (repository.to_owned(), digest.to_owned());
+        self.state()
+            .manifests
+            .insert(key, (content.into(), media_type.into()));
+    }
+
+    /// Points (or moves) a tag.
+    pub fn tag(&self, repository: &str, tag: &str, digest: &str) {
+        self.state()
+            .tags
+            .insert((repository.into(), tag.into()), digest.into());
+    }
+
+    // --- Behaviour ---
+
+    /// Adds a rule. The first rule that matches and is not spent decides.
+    pub fn on(&self, on: On, reply: Reply) {
+        self.state().rules.push((on, reply));
+    }
+
+    pub fn clear_rules(&self) {
+        self.state().rules.clear();
+    }
+
+    pub fn require_tokens(&self, auth: Auth) {
+        self.state().auth = Some(auth);
+    }
+
+    /// Forgets every token given out, as a restarted token server would.
+    pub fn revoke_tokens(&self) {
+        self.state().tokens.clear();
+    }
+
+    // --- What happened ---
+
+    pub fn log(&self) -> Vec<Seen> {
+        self.state().log.clone()
+    }
+
+    pub fn clear_log(&self) {
+        self.state().log.clear();
+    }
+
+    pub fn count(&self, which: impl Fn(&Seen) -> bool) -> usize {
+        self.state().log.iter().filter(|seen| which(seen)).count()
+    }
+
+    /// GET requests whose target contains `fragment`.
+    pub fn gets(&self, fragment: &str) -> usize {
+        self.count(|seen| seen.is_get(fragment))
+    }
+
+    /// HEAD requests whose target contains `fragment`.
+    pub fn heads(&self, fragment: &str) -> usize {
+        self.count(|seen| seen.method == "HEAD" && seen.target.contains(fragment))
+    }
+
+    pub fn requests(&self) -> usize {
+        self.state().log.len()
+    }
+
+    /// Waits until the log satisfies `condition`.
+    pub fn wait_until(&self, what: &str, condition: impl Fn(&[Seen]) -> bool) {
+        let deadline = Instant::now() + PATIENCE;
+        let mut state = self.state();
+        while !condition(&state.log) {
+            let left = deadline.saturating_duration_since(Instant::now());
+            assert!(
+                !left.is_zero(),
+                "the upstream did not see within {PATIENCE:?}: {what}; log: {:#?}",
+                state.log
+            );
+            state = self.inner.changed.wait_timeout(state, left).unwrap().0;
+        }
+    }
+}
+
+impl Drop for Registry {
+    fn drop(&mut self) {
+        self.inner.stop.store(true, Ordering::Relaxed);
+        self.down();
+    }
+}
+
+fn accept_on(socket: TcpListener, index: usize, inner: Arc<Inner>) -> (Arc<AtomicBool>, JoinHandle<()>) {
+    let stop = Arc::new(AtomicBool::new(false));
+    let stopped = stop.clone();
+    let thread = std::thread::spawn(move || {
+        for stream in socket.incoming() {
+            if stopped.load(Ordering::Relaxed) {
+                return;
+            }
+            let Ok(stream) = stream else { continue };
+            let inner = inner.clone();
+            std::thread::spawn(move || inner.serve(index, stream));
+        }
+    });
+    (stop, thread)
+}
+
+// === One connection ===
+
+/// Whether the connection can carry another request.
+type KeepAlive = bool;
+
+impl Inner {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // A test that panicked while holding the lock must still be able to shut down.
+        self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    fn serve(&self, listener: usize, mut stream: TcpStream) {
+        let _ = stream.set_nodelay(true);
+        let Ok(copy) = stream.try_clone() else { return };
+        let id = {
+            let mut state = self.lock();
+            state.streams_opened += 1;
+            let id = state.streams_opened;
+            state.streams.insert(id, copy);
+            id
+        };
+        let mut buffer = Vec::new();
+        while let Ok(Some(seen)) = read_request(&mut stream, &mut buffer, listener) {
+            match self.answer(&mut stream, seen) {
+                Ok(true) => {}
+                Ok(false) | Err(_) => break,
+            }
+        }
+        // The copy shares the socket: only closing both sends the FIN (or RST).
+        self.lock().streams.remove(&id);
+    }
+
+    fn answer(&self, stream: &mut TcpStream, seen: Seen) -> io::Result<KeepAlive> {
+        let (index, reply, mut answer) = {
+            let mut state = self.lock();
+            let reply = state.take_rule(&seen);
+            let answer = if reply.status.is_some() {
+                Answer::empty()
+            } else {
+                state.ordinary(&seen)
+            };
+            state.log.push(seen.clone());
+            (state.log.len() - 1, reply, answer)
+        };
+        self.changed.notify_all();
+        let result = self.send(stream, &seen, index, &reply, &mut answer);
+        self.update(index, |seen| seen.done = true);
+        result
+    }
+
+    fn update(&self, index: usize, change: impl FnOnce(&mut Seen)) {
+        if let Some(seen) = self.lock().log.get_mut(index) {
+            change(seen);
+        }
+        self.changed.notify_all();
+    }
+
+    fn send(
+        &self,
+        stream: &mut TcpStream,
+        seen: &Seen,
+        index: usize,
+        reply: &Reply,
+        answer: &mut Answer,
+    ) -> io::Result<KeepAlive> {
+        std::thread::sleep(reply.delay_head);
+        if let Some(gate) = &reply.gate_head {
+            gate.pass(&self.stop)?;
+        }
+        if let Some(cut) = reply.hang_up {
+            break_off(stream, cut);
+            return Ok(false);
+        }
+        if let Some(raw) = &reply.raw {
+            stream.write_all(raw)?;
+            let _ = stream.shutdown(Shutdown::Write);
+            return Ok(false);
+        }
+        if let Some(status) = reply.status {
+            answer.status = status;
+            answer.fields = vec![("Content-Type".into(), b"application/json".to_vec())];
+            answer.content = error_body(status).into();
+        }
+        if let Some(body) = &reply.body {
+            answer.content = body.clone();
+        }
+        let size = answer.content.size();
+        let span = answer.apply_range(seen, reply.range.unwrap_or(Range::On));
+        let framing = reply.framing.unwrap_or(Framing::Length);
+        let body_len = span.end - span.start;
+        match framing {
+            Framing::Length => {
+                let told = body_len.saturating_add_signed(reply.length_delta);
+                answer
+                    .fields
+                    .push(("Content-Length".into(), told.to_string().into()));
+            }
+            Framing::Chunked => answer
+                .fields
+                .push(("Transfer-Encoding".into(), b"chunked".to_vec())),
+            Framing::Close => answer.fields.push(("Connection".into(), b"close".to_vec())),
+        }
+        for name in &reply.remove {
+            answer.fields.retain(|(n, _)| !n.eq_ignore_ascii_case(name));
+        }
+        for (name, value) in &reply.set {
+            answer.fields.retain(|(n, _)| !n.eq_ignore_ascii_case(name));
+            answer.fields.push((name.clone(), value.clone()));
+        }
+        answer.fields.extend(reply.add.iter().cloned());
+
+        let mut head = format!("HTTP/1.1 {} Whatever\r\n", answer.status).into_bytes();
+        for (name, value) in &answer.fields {
+            head.extend_from_slice(name.as_bytes());
+            head.extend_from_slice(b": ");
+            head.extend_from_slice(value);
+            head.extend_from_slice(b"\r\n");
+        }
+        head.extend_from_slice(b"\r\n");
+        stream.write_all(&head)?;
+        self.update(index, |seen| seen.status = answer.status);
+        if seen.method == "HEAD" || answer.status == 304 {
+            return Ok(framing != Framing::Close);
+        }
+        std::thread::sleep(reply.delay_body);
+
+        let started = Instant::now();
+        let mut piece = vec![0; PIECE_BYTES as usize + 32];
+        let mut offset = span.start;
+        loop {
+            let sent = offset - span.start;
+            if let Some((at, cut)) = reply.cut
+                && sent >= at
+            {
+                if cut == Cut::LastChunk && framing == Framing::Chunked {
+                    stream.write_all(b"0\r\n\r\n")?;
+                    return Ok(true);
+                }
+                break_off(stream, cut);
+                return Ok(false);
+            }
+            for (_, gate) in reply.gates.iter().filter(|(at, _)| *at == offset) {
+                gate.pass(&self.stop)?;
+            }
+            if offset == span.end {
+                break;
+            }
+            let mut len = PIECE_BYTES.min(span.end - offset);
+            if let Some((at, _)) = reply.cut {
+                len = len.min(at - sent);
+            }
+            for (at, _) in reply.gates.iter().filter(|(at, _)| *at > offset) {
+                len = len.min(at - offset);
+            }
+            if let Some((every, _)) = reply.pause {
+                len = len.min(every - sent % every);
+            }
+            if let Some(rate) = reply.rate {
+                // Twenty pieces a second are smooth enough, and cheap.
+                len = len.min((rate / 20).max(1));
+                let due = Duration::from_secs_f64(sent as f64 / rate as f64);
+                std::thread::sleep(due.saturating_sub(started.elapsed()));
+            }
+            let len_bytes = len as usize;
+            let wire = if framing == Framing::Chunked {
+                let size_line = format!("{len:x}\r\n").into_bytes();
+                let start = size_line.len();
+                piece[..start].copy_from_slice(&size_line);
+                answer
+                    .content
+                    .read_at(offset, &mut piece[start..start + len_bytes]);
+                piece[start + len_bytes..start + len_bytes + 2].copy_from_slice(b"\r\n");
+                flip(&mut piece[start..start + len_bytes], offset, reply.flip);
+                &piece[..start + len_bytes + 2]
+            } else {
+                answer.content.read_at(offset, &mut piece[..len_bytes]);
+                flip(&mut piece[..len_bytes], offset, reply.flip);
+                &piece[..len_bytes]
+            };
+            stream.write_all(wire)?;
+            offset += len;
+            self.update(index, |seen| seen.sent = offset - span.start);
+            if let Some((every, pause)) = reply.pause
+                && (offset - span.start).is_multiple_of(every)
+            {
+                std::thread::sleep(pause);
+            }
+        }
+        debug_assert!(span.end <= size);
+        match framing {
+            Framing::Chunked => stream.write_all(b"0\r\n\r\n")?,
+            Framing::Close => return Ok(false),
+            Framing::Length => {}
+        }
+        if reply.length_delta != 0 {
+            let _ = stream.shutdown(Shutdown::Write);
+            return Ok(false);
+        }
+        Ok(true)
+    }
+}
+
+fn flip(piece: &mut [u8], offset: u64, at: Option<u64>) {
+    if let Some(at) = at
+        && at >= offset
+        && let Some(byte) = piece.get_mut((at - offset) as usize)
+    {
+        *byte ^= 1;
+    }
+}
+
+fn break_off(stream: &TcpStream, cut: Cut) {
+    if cut == Cut::Rst {
+        // Unsent bytes are thrown away by the reset; on loopback they are out unless the reader lags.
+        let _ = socket2::SockRef::from(stream).set_linger(Some(Duration::ZERO));
+    } else {
+        let _ = stream.shutdown(Shutdown::Write);
+    }
+}
+
+fn error_body(status: u16) -> String {
+    let code = match status {
+        401 => "UNAUTHORIZED",
+        403 => "DENIED",
+        404 => "MANIFEST_UNKNOWN",
+        429 => "TOOMANYREQUESTS",
+        _ => "UNKNOWN",
+    };
+    format!(r#"{{"errors":[{{"code":"{code}","message":"the fake registry was told to"}}]}}"#)
+}
+
+// === The ordinary answers ===
+
+struct Answer {
+    status: u16,
+    fields: Fields,
+    content: Content,
+    ranges: bool,
+}
+
+impl Answer {
+    fn empty() -> Self {
+        Answer {
+            status: 200,
+            fields: Vec::new(),
+            content: Content::from(""),
+            ranges: false,
+        }
+    }
+
+    fn error(status: u16) -> Self {
+        let fields = vec![("Content-Type".into(), b"application/json".to_vec())];
+        Answer {
+            status,
+            fields,
+            content: Content::from(error_body(status).as_str()),
+            ranges: false,
+        }
+    }
+
+    fn ok(media_type: &str, content: Content) -> Self {
+        let fields = vec![("Content-Type".into(), media_type.into())];
+        Answer {
+            status: 200,
+            fields,
+            content,
+            ranges: false,
+        }
+    }
+
+    fn with(mut self, name: &str, value: impl Into<Vec<u8>>) -> Self {
+        self.fields.push((name.into(), value.into()));
+        self
+    }
+
+    /// Turns a 200 into a 206 where asked; the span of content to send.
+    fn apply_range(&mut self, seen: &Seen, mode: Range) -> std::ops::Range<u64> {
+        let size = self.content.size();
+        let asked = seen.field("range").and_then(|value| {
+            let (from, to) = value.strip_prefix("bytes=")?.split_once('-')?;
+            let from: u64 = from.parse().ok()?;
+            let last = if to.is_empty() {
+                size.checked_sub(1)?
+            } else {
+                to.parse::<u64>().ok()?.min(size - 1)
+            };
+            (from <= last).then_some((from, last))
+        });
+        if !self.ranges
+            || self.status != 200
+            || !seen.has_range()
+            || mode == Range::Off
+            || seen.method != "GET"
+        {
+            return 0..size;
+        }
+        let Some((from, last)) = asked.filter(|_| mode != Range::Refused) else {
+            self.status = 416;
+            self.fields = vec![("Content-Range".into(), format!("bytes */{size}").into_bytes())];
+            self.content = Content::from("");
+            return 0..0;
+        };
+        self.status = 206;
+        let total = if mode == Range::WrongTotal { size + 1 } else { size };
+        let told = if mode == Range::WrongStart {
+            (from + 1).min(last)
+        } else {
+            from
+        };
+        self.fields.push((
+            "Content-Range".into(),
+            format!("bytes {told}-{last}/{total}").into_bytes(),
+        ));
+        match mode {
+            Range::WrongStart => told..last + 1,
+            Range::WrongBytes => 0..last + 1 - from,
+            _ => from..last + 1,
+        }
+    }
+}
+
+impl State {
+    fn take_rule(&mut self, seen: &Seen) -> Reply {
+        for (on, reply) in &mut self.rules {
+            if on.times == Some(0) || !on.matches(seen) {
+                continue;
+            }
+            if on.skip > 0 {
+                on.skip -= 1;
+                continue;
+            }
+            if let Some(times) = &mut on.times {
+                *times -= 1;
+            }
+            return reply.clone();
+        }
+        Reply::new()
+    }
+
+    fn ordinary(&mut self, seen: &Seen) -> Answer {
+        let path = seen.target.split('?').next().unwrap_or_default();
+        if seen.method != "GET" && seen.method != "HEAD" {
+            return Answer::error(405);
+        }
+        match seen.kind {
+            Kind::Ping => Answer::ok("application/json", Content::from("{}"))
+                .with("Docker-Distribution-Api-Version", "registry/2.0"),
+            Kind::Token => self.token(seen),
+            Kind::Cdn => match self.blobs.get(path.trim_start_matches("/cdn/")) {
+                Some(content) => {
+                    let mut answer = Answer::ok("binary/octet-stream", content.clone())
+                        .with("Accept-Ranges", "bytes")
+                        .with("ETag", "\"not-a-digest\"");
+                    answer.ranges = true;
+                    answer
+                }
+                None => Answer::error(404),
+            },
+            Kind::Manifest | Kind::Blob => {
+                let Some((repository, reference)) = split_path(path) else {
+                    return Answer::error(404);
+                };
+                if let Some(challenge) = self.challenge(seen, repository) {
+                    return Answer::error(401).with("WWW-Authenticate", challenge);
+                }
+                let found = if seen.kind == Kind::Blob {
+                    self.blobs.get(reference).map(|content| {
+                        (
+                            reference.to_owned(),
+                            content.clone(),
+                            "application/octet-stream".to_owned(),
+                        )
+                    })
+                } else {
+                    let tag = (repository.to_owned(), reference.to_owned());
+                    let digest = self
+                        .tags
+                        .get(&tag)
+                        .cloned()
+                        .unwrap_or_else(|| reference.to_owned());
+                    let manifest = self.manifests.get(&(repository.to_owned(), digest.clone()));
+                    manifest.map(|(content, media_type)| (digest, content.clone(), media_type.clone()))
+                };
+                let Some((digest, content, media_type)) = found else {
+                    return Answer::error(404);
+                };
+                let mut answer = Answer::ok(&media_type, content)
+                    .with("Docker-Content-Digest", digest.as_str())
+                    .with("Docker-Distribution-Api-Version", "registry/2.0")
+                    .with("ETag", format!("\"{digest}\""))
+                    .with("Date", "Tue, 01 Jul 2025 12:00:00 GMT");
+                if seen.kind == Kind::Blob {
+                    answer = answer.with("Accept-Ranges", "bytes");
+                    answer.ranges = true;
+                }
+                answer
+            }
+            Kind::Other => Answer::error(404),
+        }
+    }
+
+    fn challenge(&self, seen: &Seen, repository: &str) -> Option<String> {
+        let auth = self.auth.as_ref()?;
+        let given = seen.field("authorization").unwrap_or_default();
+        if auth.also_accept.iter().any(|accepted| accepted == given) {
+            return None;
+        }
+        let scope = format!("repository:{repository}:pull");
+        if let Some(token) = given.strip_prefix("Bearer ")
+            && let Some((granted, until)) = self.tokens.get(token)
+            && granted.contains(&scope)
+            && Instant::now() < *until
+        {
+            return None;
+        }
+        let own = || {
+            format!(
+                "http://{}/token",
+                self.first.expect("set before the first request")
+            )
+        };
+        let realm = auth.realm.clone().unwrap_or_else(own);
+        Some(format!(
+            r#"Bearer realm="{realm}",service="{}",scope="{scope}""#,
+            auth.service
+        ))
+    }
+
+    fn token(&mut self, seen: &Seen) -> Answer {
+        let Some(auth) = self.auth.clone() else {
+            return Answer::error(404);
+        };
+        if auth
+            .token_authorization
+            .as_deref()
+            .is_some_and(|wanted| seen.field("authorization") != Some(wanted))
+        {
+            return Answer::error(401);
+        }
+        let scope = percent_decoded(&seen.target);
+        let token =
+            sha256(format!("token {}", self.tokens.len() + self.log.len()).as_bytes()).replace(':', ".");
+        self.tokens
+            .insert(token.clone(), (scope, Instant::now() + auth.token_ttl));
+        let seconds = auth.token_ttl.as_secs();
+        let body = format!(r#"{{"token":"{token}","access_token":"{token}","expires_in":{seconds}}}"#);
+        Answer::ok("application/json", Content::from(body.as_str()))
+    }
+}
+
+fn percent_decoded(text: &str) -> String {
+    let mut out = Vec::new();
+    let mut rest = text.as_bytes();
+    while let [first, tail @ ..] = rest {
+        let byte = (*first == b'%')
+            .then(|| tail.get(..2))
+            .flatten()
+            .and_then(|hex| u8::from_str_radix(std::str::from_utf8(hex).ok()?, 16).ok());
+        out.push(byte.unwrap_or(*first));
+        rest = if byte.is_some() { &tail[2..] } else { tail };
+    }
+    String::from_utf8_lossy(&out).into_owned()
+}
+
+/// `(repository, reference)` of a manifest's or blob's path.
+fn split_path(path: &str) -> Option<(&str, &str)> {
+    let rest = path.strip_prefix("/v2/")?;
+    let (front, reference) = rest.rsplit_once('/')?;
+    let repository = front
+        .strip_suffix("/manifests")
+        .or_else(|| front.strip_suffix("/blobs"))?;
+    Some((repository, reference))
+}
+
+fn kind_of(target: &str) -> Kind {
+    let path = target.split('?').next().unwrap_or_default();
+    let front = path.rsplit_once('/').map_or("", |(front, _)| front);
+    match path {
+        "/v2" | "/v2/" => Kind::Ping,
+        "/token" => Kind::Token,
+        _ if path.starts_with("/cdn/") => Kind::Cdn,
+        _ if path.starts_with("/v2/") && front.ends_with("/manifests") => Kind::Manifest,
+        _ if path.starts_with("/v2/") && front.ends_with("/blobs") => Kind::Blob,
+        _ => Kind::Other,
+    }
+}
+
+/// Reads one request head; `None` at a clean end of the connection.
+fn read_request(stream: &mut TcpStream, buffer: &mut Vec<u8>, listener: usize) -> io::Result<Option<Seen>> {
+    let end = loop {
+        if let Some(at) = buffer.windows(4).position(|w| w == b"\r\n\r\n") {
+            break at;
+        }
+        if buffer.len() > HEAD_BYTES_MAX {
+            return Err(io::ErrorKind::InvalidData.into());
+        }
+        let mut piece = [0; 8192];
+        let n = stream.read(&mut piece)?;
+        if n == 0 {
+            return Ok(None);
+        }
+        buffer.extend_from_slice(&piece[..n]);
+    };
+    let head = buffer[..end].to_vec();
+    buffer.drain(..end + 4);
+    let invalid = || io::Error::from(io::ErrorKind::InvalidData);
+    let mut lines = head
+        .split(|&b| b == b'\n')
+        .map(|line| line.strip_suffix(b"\r").unwrap_or(line));
+    let request_line = std::str::from_utf8(lines.next().ok_or_else(invalid)?).map_err(|_| invalid())?;
+    let mut words = request_line.split(' ');
+    let (Some(method), Some(target), Some(_)) = (words.next(), words.next(), words.next()) else {
+        return Err(invalid());
+    };
+    let mut fields = Fields::new();
+    for line in lines {
+        let colon = line.iter().position(|&b| b == b':').ok_or_else(invalid)?;
+        fields.push((
+            String::from_utf8_lossy(&line[..colon]).into_owned(),
+            line[colon + 1..].trim_ascii().to_vec(),
+        ));
+    }
+    Ok(Some(Seen {
+        listener,
+        kind: kind_of(target),
+        method: method.into(),
+        target: target.into(),
+        fields,
+        at: Instant::now(),
+        status: 0,
+        sent: 0,
+        done: false,
+    }))
+}

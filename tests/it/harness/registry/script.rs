@@ -1,0 +1,355 @@
+//! What a test tells the fake registry to do: when ([`On`]) and what ([`Reply`]).
+
+use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::Duration;
+
+use super::{Kind, Seen};
+use crate::harness::prf::Content;
+use crate::harness::{Fields, PATIENCE};
+
+/// Which requests a rule is for. All conditions must hold; none means every request.
+#[derive(Clone, Default)]
+pub struct On {
+    pub(super) fragment: Option<String>,
+    pub(super) kind: Option<Kind>,
+    pub(super) method: Option<&'static str>,
+    pub(super) range: Option<bool>,
+    pub(super) listener: Option<usize>,
+    pub(super) skip: usize,
+    pub(super) times: Option<usize>,
+}
+
+impl On {
+    pub fn any() -> Self {
+        On::default()
+    }
+
+    /// Requests whose target contains `fragment`, such as a digest.
+    pub fn path(fragment: impl Into<String>) -> Self {
+        On {
+            fragment: Some(fragment.into()),
+            ..On::default()
+        }
+    }
+
+    pub fn kind(kind: Kind) -> Self {
+        On {
+            kind: Some(kind),
+            ..On::default()
+        }
+    }
+
+    pub fn and_kind(mut self, kind: Kind) -> Self {
+        self.kind = Some(kind);
+        self
+    }
+
+    pub fn get(mut self) -> Self {
+        self.method = Some("GET");
+        self
+    }
+
+    pub fn head(mut self) -> Self {
+        self.method = Some("HEAD");
+        self
+    }
+
+    /// Only requests with (or without) a `Range` field.
+    pub fn range(mut self, present: bool) -> Self {
+        self.range = Some(present);
+        self
+    }
+
+    pub fn listener(mut self, index: usize) -> Self {
+        self.listener = Some(index);
+        self
+    }
+
+    /// Lets the first `n` matching requests pass.
+    pub fn after(mut self, n: usize) -> Self {
+        self.skip = n;
+        self
+    }
+
+    /// Applies to `n` requests, then is spent. Without it the rule stays.
+    pub fn times(mut self, n: usize) -> Self {
+        self.times = Some(n);
+        self
+    }
+
+    pub fn once(self) -> Self {
+        self.times(1)
+    }
+
+    pub(super) fn matches(&self, seen: &Seen) -> bool {
+        self.fragment
+            .as_ref()
+            .is_none_or(|f| seen.target.contains(f.as_str()))
+            && self.kind.is_none_or(|k| k == seen.kind)
+            && self.method.is_none_or(|m| m == seen.method)
+            && self.range.is_none_or(|r| r == seen.has_range())
+            && self.listener.is_none_or(|l| l == seen.listener)
+    }
+}
+
+/// How a body is delimited.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Framing {
+    Length,
+    Chunked,
+    /// The end of the connection is the end of the body.
+    Close,
+}
+
+/// How a body is broken off.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Cut {
+    Fin,
+    Rst,
+    /// A proper last chunk, too early; with any other framing the same as `Fin`.
+    LastChunk,
+}
+
+/// How `Range` is answered.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Range {
+    On,
+    /// Ignored: 200 and everything.
+    Off,
+    /// 206 with a total that is one too high.
+    WrongTotal,
+    /// 206 that says and sends a start one byte later than asked.
+    WrongStart,
+    /// 206 that says the start asked for and sends from the beginning.
+    WrongBytes,
+    /// 416 whatever was asked.
+    Refused,
+}
+
+/// A deviation from the ordinary answer. Everything not set stays ordinary.
+#[derive(Clone, Default)]
+pub struct Reply {
+    pub(super) status: Option<u16>,
+    pub(super) body: Option<Content>,
+    pub(super) set: Fields,
+    pub(super) add: Fields,
+    pub(super) remove: Vec<String>,
+    pub(super) raw: Option<Vec<u8>>,
+    pub(super) delay_head: Duration,
+    pub(super) delay_body: Duration,
+    pub(super) pause: Option<(u64, Duration)>,
+    pub(super) rate: Option<u64>,
+    pub(super) framing: Option<Framing>,
+    pub(super) length_delta: i64,
+    pub(super) cut: Option<(u64, Cut)>,
+    pub(super) hang_up: Option<Cut>,
+    pub(super) flip: Option<u64>,
+    pub(super) range: Option<Range>,
+    pub(super) gate_head: Option<Gate>,
+    pub(super) gates: Vec<(u64, Gate)>,
+}
+
+impl Reply {
+    /// The ordinary answer, to be modified.
+    pub fn new() -> Self {
+        Reply::default()
+    }
+
+    /// An answer with this status; an OCI error body unless [`Reply::body`] gives another.
+    pub fn status(status: u16) -> Self {
+        Reply {
+            status: Some(status),
+            ..Reply::default()
+        }
+    }
+
+    /// A redirect to `location`, written as given.
+    pub fn redirect(status: u16, location: impl Into<String>) -> Self {
+        Reply::status(status).body("").set("Location", location.into())
+    }
+
+    pub fn too_many_requests(retry_after: &str) -> Self {
+        Reply::status(429).set("Retry-After", retry_after)
+    }
+
+    /// Closes the connection without an answer.
+    pub fn hang_up(cut: Cut) -> Self {
+        Reply {
+            hang_up: Some(cut),
+            ..Reply::default()
+        }
+    }
+
+    /// Sends exactly these bytes and closes.
+    pub fn raw(bytes: impl Into<Vec<u8>>) -> Self {
+        Reply {
+            raw: Some(bytes.into()),
+            ..Reply::default()
+        }
+    }
+
+    pub fn body(mut self, content: impl Into<Content>) -> Self {
+        self.body = Some(content.into());
+        self
+    }
+
+    /// Replaces a header field, whatever its bytes.
+    pub fn set(mut self, name: &str, value: impl Into<Vec<u8>>) -> Self {
+        self.set.push((name.into(), value.into()));
+        self
+    }
+
+    /// Adds one more line of a header field.
+    pub fn add(mut self, name: &str, value: impl Into<Vec<u8>>) -> Self {
+        self.add.push((name.into(), value.into()));
+        self
+    }
+
+    pub fn without(mut self, name: &str) -> Self {
+        self.remove.push(name.into());
+        self
+    }
+
+    pub fn without_digest(self) -> Self {
+        self.without("Docker-Content-Digest")
+    }
+
+    pub fn delay_head(mut self, delay: Duration) -> Self {
+        self.delay_head = delay;
+        self
+    }
+
+    pub fn delay_body(mut self, delay: Duration) -> Self {
+        self.delay_body = delay;
+        self
+    }
+
+    /// Pauses after every `bytes` of body.
+    pub fn pause_every(mut self, bytes: u64, pause: Duration) -> Self {
+        self.pause = Some((bytes.max(1), pause));
+        self
+    }
+
+    /// At most this many body bytes per second.
+    pub fn rate(mut self, bytes_per_second: u64) -> Self {
+        self.rate = Some(bytes_per_second.max(1));
+        self
+    }
+
+    pub fn framing(mut self, framing: Framing) -> Self {
+        self.framing = Some(framing);
+        self
+    }
+
+    /// Announces a length that is off by `delta`; the body stays as it is.
+    pub fn length_delta(mut self, delta: i64) -> Self {
+        self.length_delta = delta;
+        self
+    }
+
+    /// Breaks off after `bytes` of this answer's body.
+    pub fn cut_at(mut self, bytes: u64, cut: Cut) -> Self {
+        self.cut = Some((bytes, cut));
+        self
+    }
+
+    /// Inverts the lowest bit of the byte at `offset` of the content.
+    pub fn flip(mut self, offset: u64) -> Self {
+        self.flip = Some(offset);
+        self
+    }
+
+    pub fn range(mut self, range: Range) -> Self {
+        self.range = Some(range);
+        self
+    }
+
+    /// Sends nothing, not even the head, until `gate` opens.
+    pub fn hold_head(mut self, gate: &Gate) -> Self {
+        self.gate_head = Some(gate.clone());
+        self
+    }
+
+    /// Stops before the byte at `offset` of the content until `gate` opens.
+    pub fn hold_at(mut self, offset: u64, gate: &Gate) -> Self {
+        self.gates.push((offset, gate.clone()));
+        self
+    }
+}
+
+/// Holds an answer back until the test lets it go.
+#[derive(Clone, Default)]
+pub struct Gate(Arc<(Mutex<GateState>, Condvar)>);
+
+#[derive(Default)]
+struct GateState {
+    open: bool,
+    arrived: usize,
+}
+
+impl Gate {
+    pub fn new() -> Self {
+        Gate::default()
+    }
+
+    pub fn open(&self) {
+        self.0.0.lock().unwrap().open = true;
+        self.0.1.notify_all();
+    }
+
+    /// Waits until `n` answers have come to the gate.
+    pub fn wait_arrived(&self, n: usize) {
+        let guard = self.0.0.lock().unwrap();
+        let (state, timeout) = self
+            .0
+            .1
+            .wait_timeout_while(guard, PATIENCE, |s| s.arrived < n)
+            .unwrap();
+        assert!(
+            !timeout.timed_out(),
+            "{} of {n} answers came to the gate",
+            state.arrived
+        );
+    }
+
+    pub(super) fn pass(&self, stop: &AtomicBool) -> io::Result<()> {
+        let mut state = self.0.0.lock().unwrap();
+        state.arrived += 1;
+        self.0.1.notify_all();
+        while !state.open {
+            if stop.load(Ordering::Relaxed) {
+                return Err(io::ErrorKind::ConnectionAborted.into());
+            }
+            // The registry's end does not know the gates, so look up from time to time.
+            state = self.0.1.wait_timeout(state, Duration::from_millis(20)).unwrap().0;
+        }
+        Ok(())
+    }
+}
+
+/// The bearer-token flow: content needs a token, tokens come from `/token` on the first listener.
+#[derive(Clone)]
+pub struct Auth {
+    pub service: String,
+    pub token_ttl: Duration,
+    /// The realm of the challenge; the first listener's `/token` unless set.
+    pub realm: Option<String>,
+    /// The `Authorization` value the token endpoint wants; `None` gives tokens to anybody.
+    pub token_authorization: Option<String>,
+    /// `Authorization` values accepted for content besides tokens.
+    pub also_accept: Vec<String>,
+}
+
+impl Default for Auth {
+    fn default() -> Self {
+        Auth {
+            service: "fake, registry".into(),
+            token_ttl: Duration::from_secs(300),
+            realm: None,
+            token_authorization: None,
+            also_accept: Vec::new(),
+        }
+    }
+}

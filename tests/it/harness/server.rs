@@ -1,0 +1,502 @@
+//! The cache under test, as a process of its own.
+
+use std::fmt::Write as _;
+use std::io::{BufRead as _, BufReader};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::{Duration, Instant};
+
+use super::client::Client;
+use super::registry::Registry;
+use super::{PATIENCE, disk};
+
+/// What a server is started with.
+pub struct Options {
+    env: Vec<(String, String)>,
+    args: Vec<String>,
+    registries: Vec<(String, SocketAddr)>,
+    config: Option<String>,
+    root: Option<PathBuf>,
+}
+
+impl Options {
+    pub fn env(mut self, name: &str, value: impl ToString) -> Self {
+        self.env.retain(|(n, _)| n != name);
+        self.env.push((name.into(), value.to_string()));
+        self
+    }
+
+    pub fn arg(mut self, arg: &str) -> Self {
+        self.args.push(arg.into());
+        self
+    }
+
+    pub fn cores(self, cores: u32) -> Self {
+        self.env("CORES", cores)
+    }
+
+    /// Makes `name` mean the plain-http registry at `addr`.
+    pub fn registry(mut self, name: impl Into<String>, addr: SocketAddr) -> Self {
+        self.registries.push((name.into(), addr));
+        self
+    }
+
+    /// Replaces the configuration file's text.
+    pub fn config(mut self, yaml: impl Into<String>) -> Self {
+        self.config = Some(yaml.into());
+        self
+    }
+
+    /// Uses a directory the test owns, such as a small file system, instead of a temporary one.
+    pub fn root(mut self, root: &Path) -> Self {
+        self.root = Some(root.into());
+        self
+    }
+
+    /// Starts the server and waits until it listens.
+    #[track_caller]
+    pub fn start(self) -> Server {
+        match self.try_start() {
+            Ok(server) => server,
+            Err((status, stderr)) => panic!("the server did not start ({status:?}); it wrote:\n{stderr}"),
+        }
+    }
+
+    /// Starts the server; its exit status and stderr if it ended instead of listening.
+    pub fn try_start(self) -> Result<Server, (Option<ExitStatus>, String)> {
+        let home = TempDir::new();
+        let root = self.root.clone().unwrap_or_else(|| home.path.join("store"));
+        let config = self
+            .config
+            .clone()
+            .unwrap_or_else(|| registries_yaml(&self.registries));
+        std::fs::write(home.path.join("config.yaml"), config).expect("write the configuration file");
+        let mut server = Server {
+            options: self,
+            home,
+            root,
+            process: None,
+            addr: SocketAddr::from(([127, 0, 0, 1], 0)),
+        };
+        server.try_spawn()?;
+        Ok(server)
+    }
+}
+
+fn registries_yaml(registries: &[(String, SocketAddr)]) -> String {
+    let mut yaml = String::from("registries:\n");
+    for (name, addr) in registries {
+        write!(
+            yaml,
+            "  - name: \"{name}\"\n    insecure: true\n    url: \"http://{addr}\"\n"
+        )
+        .expect("memory");
+    }
+    if registries.is_empty() {
+        "registries: []\n".into()
+    } else {
+        yaml
+    }
+}
+
+/// A running (or stopped) server and its directories. Ended, and removed, on drop.
+pub struct Server {
+    options: Options,
+    home: TempDir,
+    root: PathBuf,
+    process: Option<Process>,
+    addr: SocketAddr,
+}
+
+struct Process {
+    child: Child,
+    stderr: Arc<Stderr>,
+}
+
+#[derive(Default)]
+struct Stderr {
+    text: Mutex<(String, bool)>,
+    grown: Condvar,
+}
+
+impl Stderr {
+    fn wait_for<T>(&self, find: impl Fn(&str) -> Option<T>) -> Option<T> {
+        let deadline = Instant::now() + PATIENCE;
+        let mut guard = self.text.lock().unwrap();
+        loop {
+            if let Some(found) = find(&guard.0) {
+                return Some(found);
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if guard.1 || left.is_zero() {
+                return None;
+            }
+            guard = self.grown.wait_timeout(guard, left).unwrap().0;
+        }
+    }
+}
+
+impl Server {
+    /// A server with an empty store that knows every listener of `registry` by its `ip:port`.
+    pub fn options(registry: &Registry) -> Options {
+        let registries = registry
+            .addrs()
+            .into_iter()
+            .map(|addr| (addr.to_string(), addr))
+            .collect();
+        Options {
+            registries,
+            ..Self::bare()
+        }
+    }
+
+    /// A server that knows no registry.
+    pub fn bare() -> Options {
+        Options {
+            env: Vec::new(),
+            args: Vec::new(),
+            registries: Vec::new(),
+            config: None,
+            root: None,
+        }
+        .cores(1)
+    }
+
+    /// The usual case: one core, an empty store, this registry.
+    #[track_caller]
+    pub fn start(registry: &Registry) -> Self {
+        Self::options(registry).start()
+    }
+
+    /// The command line and environment a server (or a subcommand of it) is run with.
+    ///
+    /// `TEST_BINARY` replaces the binary cargo built, for a run against a release.
+    /// The environment is built from nothing, so a proxy or a log level in the developer's shell changes no test.
+    pub fn command(home: &Path, root: &Path) -> Command {
+        let built = env!("CARGO_BIN_EXE_oci-pull-through").into();
+        let mut command = Command::new(std::env::var_os("TEST_BINARY").unwrap_or(built));
+        command.env_clear();
+        for name in ["PATH", "LLVM_PROFILE_FILE", "RUST_BACKTRACE"] {
+            if let Some(value) = std::env::var_os(name) {
+                command.env(name, value);
+            }
+        }
+        if let Some(driver) = std::env::var_os("TEST_IO_DRIVER") {
+            command.env("IO_DRIVER", driver);
+        }
+        command
+            .env("HOME", home)
+            .env("NO_COLOR", "1")
+            .env("LISTEN_ADDR", "127.0.0.1:0")
+            .env("STORAGE_BACKEND", "fs")
+            .env("FS_ROOT", root)
+            .env("CONFIG_FILE", home.join("config.yaml"));
+        command
+    }
+
+    fn try_spawn(&mut self) -> Result<(), (Option<ExitStatus>, String)> {
+        assert!(self.process.is_none(), "already running");
+        let mut command = Self::command(&self.home.path, &self.root);
+        command
+            .envs(self.options.env.iter().map(|(name, value)| (name, value)))
+            .args(&self.options.args);
+        command
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped());
+        let mut child = command.spawn().expect("the binary can be started");
+        let stderr = Arc::new(Stderr::default());
+        let pipe = child.stderr.take().expect("piped");
+        let into = stderr.clone();
+        std::thread::spawn(move || {
+            let mut lines = BufReader::new(pipe);
+            let mut line = Vec::new();
+            while matches!(lines.read_until(b'\n', &mut line), Ok(n) if n > 0) {
+                into.text
+                    .lock()
+                    .unwrap()
+                    .0
+                    .push_str(&String::from_utf8_lossy(&line));
+                into.grown.notify_all();
+                line.clear();
+            }
+            into.text.lock().unwrap().1 = true;
+            into.grown.notify_all();
+        });
+        let found = stderr.wait_for(listening_on);
+        self.process = Some(Process { child, stderr });
+        match found {
+            Some(addr) => {
+                self.addr = addr;
+                Ok(())
+            }
+            None => {
+                let status = self.wait_exit(Duration::from_secs(1));
+                let text = self.stderr();
+                self.kill9();
+                Err((status, text))
+            }
+        }
+    }
+
+    pub fn addr(&self) -> SocketAddr {
+        self.addr
+    }
+
+    pub fn client(&self) -> Client {
+        Client::new(self.addr)
+    }
+
+    /// The store's directory.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// The directory above the store; the server has no business in it but the store and its configuration.
+    pub fn home(&self) -> &Path {
+        &self.home.path
+    }
+
+    /// Everything the current process wrote to stderr so far.
+    pub fn stderr(&self) -> String {
+        self.process
+            .as_ref()
+            .map(|p| p.stderr.text.lock().unwrap().0.clone())
+            .unwrap_or_default()
+    }
+
+    /// Waits until stderr contains `fragment`.
+    #[track_caller]
+    pub fn wait_stderr(&self, fragment: &str) {
+        let process = self.process.as_ref().expect("running");
+        let found = process
+            .stderr
+            .wait_for(|text| text.contains(fragment).then_some(()));
+        assert!(found.is_some(), "no `{fragment}` on stderr");
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.process.as_ref().expect("running").child.id()
+    }
+
+    /// Resident memory, in bytes.
+    pub fn rss_bytes(&self) -> u64 {
+        self.status_bytes("VmRSS:")
+    }
+
+    /// The most resident memory there ever was, in bytes.
+    pub fn rss_peak_bytes(&self) -> u64 {
+        self.status_bytes("VmHWM:")
+    }
+
+    fn status_bytes(&self, key: &str) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).expect("running");
+        let line = status
+            .lines()
+            .find(|line| line.starts_with(key))
+            .expect("the kernel reports it");
+        let kib: u64 = line[key.len()..]
+            .trim()
+            .trim_end_matches(" kB")
+            .parse()
+            .expect("a number of kB");
+        kib * 1024
+    }
+
+    /// Processor time used so far, user and system.
+    pub fn cpu_time(&self) -> Duration {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid())).expect("running");
+        // Fields are counted after the parenthesis, because the name in it may contain spaces.
+        let fields: Vec<&str> = stat[stat.rfind(')').expect("a name") + 2..].split(' ').collect();
+        let ticks: u64 =
+            fields[11].parse::<u64>().expect("utime") + fields[12].parse::<u64>().expect("stime");
+        // USER_HZ is 100 on every architecture we run on.
+        Duration::from_millis(ticks * 10)
+    }
+
+    pub fn open_files(&self) -> usize {
+        std::fs::read_dir(format!("/proc/{}/fd", self.pid()))
+            .expect("running")
+            .count()
+    }
+
+    pub fn is_running(&mut self) -> bool {
+        self.process
+            .as_mut()
+            .is_some_and(|p| matches!(p.child.try_wait(), Ok(None)))
+    }
+
+    /// Asks it to finish what it does and exit.
+    pub fn sigterm(&self) {
+        let pid = rustix::process::Pid::from_child(&self.process.as_ref().expect("running").child);
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("running");
+    }
+
+    /// Ends it at once, if it runs.
+    pub fn kill9(&mut self) {
+        if let Some(mut process) = self.process.take() {
+            let _ = process.child.kill();
+            let _ = process.child.wait();
+            process.stderr.wait_for(|_| None::<()>);
+            self.home.note(&process.stderr.text.lock().unwrap().0);
+        }
+    }
+
+    /// Waits for its end; `None` if it still runs at the deadline.
+    pub fn wait_exit(&mut self, within: Duration) -> Option<ExitStatus> {
+        let process = self.process.as_mut().expect("started");
+        let deadline = Instant::now() + within;
+        loop {
+            if let Some(status) = process.child.try_wait().expect("our child") {
+                process.stderr.wait_for(|_| None::<()>);
+                return Some(status);
+            }
+            if Instant::now() >= deadline {
+                return None;
+            }
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+
+    /// SIGTERM, and exit 0 within the time a drain may take.
+    #[track_caller]
+    pub fn stop(&mut self) {
+        self.sigterm();
+        let status = self
+            .wait_exit(PATIENCE + Duration::from_secs(5))
+            .expect("it ends on SIGTERM");
+        assert!(status.success(), "exit {status:?}");
+        self.kill9();
+    }
+
+    /// Starts it again on the same store (and, in general, another port).
+    #[track_caller]
+    pub fn restart(&mut self) {
+        self.kill9();
+        if let Err((status, stderr)) = self.try_spawn() {
+            panic!("the server did not start again ({status:?}); it wrote:\n{stderr}");
+        }
+    }
+
+    /// Changes the environment of the next start.
+    pub fn set_env(&mut self, name: &str, value: impl ToString) {
+        self.options.env.retain(|(n, _)| n != name);
+        self.options.env.push((name.into(), value.to_string()));
+    }
+
+    /// Waits until nothing is under way in the store, then reads it. The server may keep running.
+    ///
+    /// Commits happen off the client's path, so a complete pull is a promise and not yet a file.
+    #[track_caller]
+    pub fn settled_store(&self) -> disk::Report {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let report = disk::check(&self.root);
+            if report.is_clean() || Instant::now() > deadline {
+                return report;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    /// Waits until the content of this digest is committed.
+    #[track_caller]
+    pub fn wait_stored(&self, digest: &str) {
+        super::eventually(&format!("{digest} is stored"), || {
+            disk::is_stored(&self.root, digest)
+        });
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.kill9();
+        if std::thread::panicking() {
+            eprintln!(
+                "--- the server wrote (store kept in {}) ---\n{}---",
+                self.root.display(),
+                self.home.notes()
+            );
+        }
+    }
+}
+
+/// Finds `listening on <ip>:<port>` in what a server wrote.
+fn listening_on(stderr: &str) -> Option<SocketAddr> {
+    // Only whole lines: half an address may parse too.
+    let (whole, _) = stderr.rsplit_once('\n')?;
+    let (_, rest) = whole.split_once("listening on ")?;
+    let word = rest.split_whitespace().next()?;
+    let addr = word.trim_matches(|c: char| !(c.is_ascii_hexdigit() || matches!(c, '[' | ']' | ':' | '.')));
+    let mut addr: SocketAddr = addr.parse().ok()?;
+    if addr.ip().is_unspecified() {
+        addr.set_ip(std::net::Ipv4Addr::LOCALHOST.into());
+    }
+    Some(addr)
+}
+
+/// A directory of its own, removed on drop unless the test failed.
+pub struct TempDir {
+    pub path: PathBuf,
+    notes: Mutex<String>,
+}
+
+impl Default for TempDir {
+    fn default() -> Self {
+        TempDir::new()
+    }
+}
+
+impl TempDir {
+    pub fn new() -> Self {
+        static CALLS: AtomicU64 = AtomicU64::new(0);
+        let number = CALLS.fetch_add(1, Ordering::Relaxed);
+        let path = std::env::temp_dir().join(format!("oci-pull-through-it-{}-{number}", std::process::id()));
+        let _ = std::fs::remove_dir_all(&path);
+        std::fs::create_dir_all(&path).expect("create a temporary directory");
+        TempDir {
+            path,
+            notes: Mutex::default(),
+        }
+    }
+
+    fn note(&self, text: &str) {
+        self.notes.lock().unwrap().push_str(text);
+    }
+
+    fn notes(&self) -> String {
+        self.notes.lock().unwrap().clone()
+    }
+}
+
+impl Drop for TempDir {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            let _ = std::fs::remove_dir_all(&self.path);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_address_is_found_in_the_banner() {
+        for (text, want) in [
+            (
+                "x\n INFO listening on 127.0.0.1:4711 (io_uring)\n",
+                Some("127.0.0.1:4711"),
+            ),
+            ("listening on [::1]:80,\n", Some("[::1]:80")),
+            ("listening on 0.0.0.0:80\n", Some("127.0.0.1:80")),
+            ("listening on 127.0.0.1:47", None),
+            ("nothing\n", None),
+        ] {
+            assert_eq!(listening_on(text), want.map(|w| w.parse().unwrap()), "{text:?}");
+        }
+    }
+}

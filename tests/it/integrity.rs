@@ -1,0 +1,394 @@
+//! Wrong bytes never complete and never stick.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use crate::harness::client::{Why, request_bytes};
+use crate::harness::prf::sha256;
+use crate::harness::*;
+
+const MIB: u64 = 1024 * 1024;
+/// Up to here a body is verified before its first byte leaves.
+const HELD_WHOLE_MAX: u64 = MIB;
+/// How much of a larger body is withheld until it is verified.
+const WITHHELD: u64 = 64 * 1024;
+
+/// A size between 1 byte and 8 MiB, each power of two as likely as the next.
+fn any_size(random: &mut Random) -> u64 {
+    let bits = random.below(24);
+    (1 << bits) + random.below(1 << bits)
+}
+
+/// Runs `work(n)` for all `n` below `count` on a few threads: most of a broken fill's time is waiting to try again.
+fn in_parallel(count: usize, work: impl Fn(usize) + Sync) {
+    let next = AtomicUsize::new(0);
+    std::thread::scope(|scope| {
+        for _ in 0..16 {
+            scope.spawn(|| {
+                loop {
+                    let n = next.fetch_add(1, Ordering::Relaxed);
+                    if n >= count {
+                        return;
+                    }
+                    work(n);
+                }
+            });
+        }
+    });
+}
+
+/// Fails if a client could take this for the complete content.
+#[track_caller]
+fn expect_no_completion(got: Result<Response, Broken>, content: &Prf, what: &str) {
+    match got {
+        Ok(response) => {
+            assert_ne!(
+                response.status, 200,
+                "{what}: {} bytes completed",
+                response.received
+            );
+            assert_eq!(response.status, 502, "{what}: {response}");
+            let json: serde_json::Value = serde_json::from_slice(&response.body).unwrap();
+            assert!(json["errors"][0]["code"].is_string(), "{what}: {response}");
+        }
+        Err(broken) => {
+            assert!(
+                matches!(broken.why, Why::Reset | Why::Truncated),
+                "{what}: {broken:?}"
+            );
+            let head = broken
+                .head
+                .unwrap_or_else(|| panic!("{what}: broken before the head"));
+            assert!(
+                content.size > HELD_WHOLE_MAX,
+                "{what}: small content is checked first: {head}"
+            );
+            assert!(
+                broken.received <= content.size - WITHHELD,
+                "{what}: {} bytes",
+                broken.received
+            );
+        }
+    }
+}
+
+#[test]
+fn two_hundred_flipped_bytes_neither_complete_nor_stick() {
+    let upstream = Registry::new();
+    let cache = Server::start(&upstream);
+    let mut random = Random::for_test("flipped bytes");
+    for number in 0..200 {
+        let content = Prf::new(random.next(), any_size(&mut random));
+        let digest = upstream.blob(content.clone());
+        let path = upstream.blob_url("a", &digest);
+        let framing = *random.pick(&[Framing::Length, Framing::Chunked, Framing::Close]);
+        let offset = random.below(content.size);
+        let what = format!("run {number}: {framing:?}, byte {offset} of {}", content.size);
+        upstream.clear_rules();
+        upstream.on(On::path(&digest), Reply::new().framing(framing).flip(offset));
+        let mut connection = cache.client().open();
+        connection.request("GET", &path, &[]).unwrap();
+        // Not compared while it streams: the flipped byte may well be seen, it must only never be completed.
+        expect_no_completion(connection.read("GET"), &content, &what);
+        assert!(!disk::is_stored(cache.root(), &digest), "{what}");
+        upstream.clear_rules();
+        let again = cache.client().try_pull(&path, &[], &content, 0);
+        assert_eq!(
+            again
+                .unwrap_or_else(|broken| panic!("{what}: {broken:?}"))
+                .received,
+            content.size,
+            "{what}"
+        );
+    }
+    cache.settled_store().expect_clean();
+}
+
+#[test]
+fn an_abort_is_visible_to_every_kind_of_client() {
+    let upstream = Registry::new();
+    let cache = Server::start(&upstream);
+    for framing in [Framing::Length, Framing::Chunked] {
+        let content = Prf::new(fresh_seed(), 3 * MIB);
+        let digest = upstream.blob(content.clone());
+        upstream.on(On::path(&digest), Reply::new().framing(framing).flip(2 * MIB));
+        let path = upstream.blob_url("a", &digest);
+        let plain = request_bytes("GET", &path, &[]);
+        let closing = request_bytes("GET", &path, &[("Connection", "close")]);
+        let ranged = request_bytes("GET", &path, &[("Range", "bytes=10-")]);
+        let old = String::from_utf8(plain.clone())
+            .unwrap()
+            .replace("HTTP/1.1", "HTTP/1.0")
+            .into_bytes();
+        for (kind, request) in [
+            ("1.1", plain),
+            ("close", closing),
+            ("range", ranged),
+            ("1.0", old),
+        ] {
+            let mut connection = cache.client().open();
+            connection.send(&request).unwrap();
+            match connection.read("GET") {
+                // Where the end of the connection is the end of the body, only a reset says "not complete".
+                Err(broken)
+                    if broken
+                        .head
+                        .as_ref()
+                        .is_some_and(|head| head.content_length().is_none()) =>
+                {
+                    assert_eq!(broken.why, Why::Reset, "{framing:?} {kind}: {broken:?}");
+                }
+                Err(broken) => assert!(
+                    matches!(broken.why, Why::Reset | Why::Truncated),
+                    "{framing:?} {kind}"
+                ),
+                // A range may be answered after the fill, and then with a clean error.
+                Ok(response) => assert_eq!(response.status, 502, "{framing:?} {kind}: {response}"),
+            }
+        }
+    }
+}
+
+#[test]
+fn followers_of_a_wrong_fill_all_see_it_fail() {
+    let upstream = Registry::new();
+    let cache = Server::options(&upstream).cores(2).start();
+    for size in [200_000, 4 * MIB] {
+        let content = Prf::new(fresh_seed(), size);
+        let digest = upstream.blob(content.clone());
+        let path = upstream.blob_url("a", &digest);
+        let gate = Gate::new();
+        upstream.clear_rules();
+        upstream.on(
+            On::path(&digest),
+            Reply::new().flip(size - 1).hold_at(size / 2, &gate),
+        );
+        std::thread::scope(|scope| {
+            let clients: Vec<_> = (0..20)
+                .map(|_| scope.spawn(|| cache.client().try_get(&path)))
+                .collect();
+            gate.wait_arrived(1);
+            gate.open();
+            for client in clients {
+                expect_no_completion(client.join().unwrap(), &content, "follower");
+            }
+        });
+        assert!(!disk::is_stored(cache.root(), &digest));
+    }
+}
+
+#[test]
+fn a_body_cut_once_anywhere_still_arrives_whole() {
+    let upstream = Registry::new();
+    let cache = Server::options(&upstream).cores(2).start();
+    let mut random = Random::for_test("cuts with resume");
+    let cases: Vec<_> = (0..120)
+        .map(|n| {
+            let size = any_size(&mut random);
+            // The first bytes and the last are where off-by-ones live.
+            let at = match n % 4 {
+                0 => random.below(size.min(4_096)),
+                1 => size - 1 - random.below(size.min(70_000)),
+                _ => random.below(size),
+            };
+            let framing = *random.pick(&[Framing::Length, Framing::Chunked]);
+            let cut = *random.pick(&[Cut::Fin, Cut::Rst]);
+            (Prf::new(random.next(), size), at, framing, cut)
+        })
+        .collect();
+    in_parallel(cases.len(), |n| {
+        let (content, at, framing, cut) = &cases[n];
+        let digest = upstream.blob(content.clone());
+        let what = format!("{framing:?}, {cut:?} at {at} of {}", content.size);
+        upstream.on(
+            On::path(&digest).get().once(),
+            Reply::new().framing(*framing).cut_at(*at, *cut),
+        );
+        let got = cache
+            .client()
+            .try_pull(&upstream.blob_url("a", &digest), &[], content, 0);
+        let got = got.unwrap_or_else(|broken| panic!("{what}: {broken:?}"));
+        assert_eq!((got.status, got.received), (200, content.size), "{what}: {got}");
+        assert!(upstream.gets(&digest) >= 2, "{what}");
+    });
+    cache.settled_store().expect_clean();
+}
+
+/// Cut for good: every answer ends at the same byte and ranges are not to be had.
+#[test]
+fn a_body_that_never_gets_past_a_byte_never_completes() {
+    let upstream = Registry::new();
+    let cache = Server::options(&upstream).cores(2).start();
+    let mut random = Random::for_test("cuts for good");
+    let cases: Vec<_> = (0..48)
+        .map(|_| {
+            let size = any_size(&mut random);
+            let framing = *random.pick(&[Framing::Length, Framing::Chunked, Framing::Close]);
+            let cut = *random.pick(&[Cut::Fin, Cut::Rst, Cut::LastChunk]);
+            let range = *random.pick(&[Range::Off, Range::Refused, Range::WrongBytes]);
+            (
+                Prf::new(random.next(), size),
+                random.below(size),
+                framing,
+                cut,
+                range,
+            )
+        })
+        .collect();
+    in_parallel(cases.len(), |n| {
+        let (content, at, framing, cut, range) = &cases[n];
+        let digest = upstream.blob(content.clone());
+        let path = upstream.blob_url("a", &digest);
+        let what = format!(
+            "{framing:?}, {cut:?} at {at} of {}, ranges {range:?}",
+            content.size
+        );
+        let reply = Reply::new().framing(*framing).cut_at(*at, *cut).range(*range);
+        upstream.on(On::path(&digest).get().range(false), reply);
+        upstream.on(
+            On::path(&digest).get().range(true),
+            Reply::new().range(*range).cut_at(*at, *cut),
+        );
+        let got = cache.client().try_pull(&path, &[], content, 0);
+        match got {
+            // Wrong bytes that were visible on the way are fine as long as they do not complete.
+            Err(Broken {
+                why: Why::WrongByte(_),
+                ..
+            }) => {}
+            got => expect_no_completion(got, content, &what),
+        }
+        assert!(!disk::is_stored(cache.root(), &digest), "{what}");
+    });
+    upstream.clear_rules();
+    in_parallel(cases.len(), |n| {
+        let content = &cases[n].0;
+        cache
+            .client()
+            .pull(&upstream.blob_url("a", &content.digest()), content);
+    });
+    cache.settled_store().expect_clean();
+}
+
+#[test]
+fn a_wrong_length_completes_nothing_wrong() {
+    let upstream = Registry::new();
+    let cache = Server::options(&upstream).cores(2).start();
+    let mut cases = Vec::new();
+    for size in [1, 1_000, 1_000_000, 3_000_000_u64] {
+        for delta in [-1_000_000_000, -70_000, -1, 1, 70_000, 1_000_000_000_000] {
+            cases.push((Prf::new(fresh_seed(), size), i64::max(delta, -(size as i64))));
+        }
+    }
+    in_parallel(cases.len(), |n| {
+        let (content, delta) = &cases[n];
+        let digest = upstream.blob(content.clone());
+        let path = upstream.blob_url("a", &digest);
+        upstream.on(On::path(&digest), Reply::new().length_delta(*delta));
+        match cache.client().try_get(&path) {
+            // All the content came and its digest is right: calling it complete is no lie.
+            Ok(got) if got.status == 200 => {
+                assert_eq!(sha256(&got.body), digest, "size {} {delta:+}", content.size);
+            }
+            Ok(got) => assert_eq!(got.status, 502, "size {} {delta:+}: {got}", content.size),
+            Err(broken) => assert!(matches!(broken.why, Why::Reset | Why::Truncated), "{broken:?}"),
+        }
+    });
+    upstream.clear_rules();
+    for (content, _) in &cases {
+        cache
+            .client()
+            .pull(&upstream.blob_url("a", &content.digest()), content);
+    }
+    cache.settled_store().expect_clean();
+}
+
+#[test]
+fn a_wrong_manifest_is_a_clean_error() {
+    let upstream = Registry::new();
+    let cache = Server::start(&upstream);
+    let image = Image::small(&upstream, "a", "good", fresh_seed());
+    let kind = Flavor::Oci.manifest();
+    // By digest: other bytes.
+    upstream.manifest_as("b", &image.digest, kind, r#"{"schemaVersion":2}"#);
+    let got = cache.client().get(&upstream.manifest_url("b", &image.digest));
+    assert_eq!(got.status, 502, "{got}");
+    // By tag: bytes that are not those the upstream names itself.
+    upstream.tag("b", "v1", &image.digest);
+    let got = cache.client().get(&upstream.manifest_url("b", "v1"));
+    assert_eq!(got.status, 502, "{got}");
+    assert!(!disk::is_stored(cache.root(), &image.digest));
+    // A header that names another digest than the path.
+    upstream.on(
+        On::path("/v2/a/").once(),
+        Reply::new().set("Docker-Content-Digest", sha256(b"other")),
+    );
+    let got = cache.client().get(&upstream.manifest_url("a", &image.digest));
+    if got.status == 200 {
+        got.expect(&image.manifest);
+        assert_eq!(got.field("docker-content-digest"), Some(image.digest.as_str()));
+    } else {
+        assert_eq!(got.status, 502, "{got}");
+    }
+    upstream.manifest_as("b", &image.digest, kind, image.manifest.clone());
+    cache
+        .client()
+        .get(&upstream.manifest_url("b", "v1"))
+        .expect(&image.manifest);
+    cache.settled_store().expect_clean();
+}
+
+#[test]
+fn a_coded_body_is_not_taken_for_the_content() {
+    let upstream = Registry::new();
+    let cache = Server::start(&upstream);
+    let content = Prf::new(fresh_seed(), 5_000);
+    let digest = upstream.blob(content.clone());
+    let path = upstream.blob_url("a", &digest);
+    upstream.on(
+        On::path(&digest).once(),
+        Reply::new()
+            .set("Content-Encoding", "gzip")
+            .body("\u{1f}not gzip"),
+    );
+    let got = cache.client().get(&path);
+    assert_eq!(got.status, 502, "{got}");
+    cache.client().pull(&path, &content);
+    let asked = upstream.log();
+    for seen in asked.iter().filter(|seen| seen.kind == Kind::Blob) {
+        assert_eq!(seen.field("accept-encoding"), Some("identity"), "{seen:?}");
+    }
+}
+
+/// Damage at rest that a look at the pair reveals is a miss, and healed by the next pull.
+#[test]
+fn entries_whose_data_and_sidecar_disagree_are_fetched_again() {
+    let upstream = Registry::new();
+    let mut cache = Server::start(&upstream);
+    type Damage = fn(&std::path::Path);
+    let damages: [(&str, Damage); 6] = [
+        ("empty data", |data| disk::truncate(data, 0)),
+        ("short data", |data| disk::truncate(data, 1_000)),
+        ("long data", |data| disk::truncate(data, 100_000)),
+        ("empty sidecar", |data| disk::truncate(&disk::sidecar_of(data), 0)),
+        ("half a sidecar", |data| {
+            disk::truncate(&disk::sidecar_of(data), 20);
+        }),
+        ("no data", |data| std::fs::remove_file(data).unwrap()),
+    ];
+    for (what, damage) in damages {
+        let content = Prf::new(fresh_seed(), 70_000);
+        let digest = upstream.blob(content.clone());
+        let path = upstream.blob_url("a", &digest);
+        cache.client().pull(&path, &content);
+        cache.wait_stored(&digest);
+        cache.kill9();
+        damage(&disk::blob_path(cache.root(), &digest));
+        cache.restart();
+        cache.client().pull(&path, &content);
+        assert_eq!(upstream.gets(&digest), 2, "{what}");
+        eventually(what, || disk::is_stored(cache.root(), &digest));
+        cache.settled_store().expect_clean();
+        cache.client().pull(&path, &content);
+        assert_eq!(upstream.gets(&digest), 2, "{what}");
+    }
+}

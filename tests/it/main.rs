@@ -1,0 +1,72 @@
+//! The server, tested from outside: a fake upstream on one side, byte-exact clients on the other.
+//!
+//! Each file is a theme, each test a sentence that is true of the running binary. Every test brings its own
+//! upstream, server and store, so they run in any order and side by side. `TEST_IO_DRIVER` chooses the driver for
+//! a whole run, `TEST_BINARY` another binary than the one cargo built; `SEED` repeats a random test.
+
+#![allow(
+    clippy::disallowed_methods,
+    reason = "tests run on threads of their own, read their settings from the environment, and wait for processes"
+)]
+
+/// The fake upstream, the client, the server's process, the store checker.
+mod harness;
+
+/// The harness against itself: the fake upstream misbehaves exactly as told.
+mod harness_itself;
+
+/// Ordinary pulls, cold and warm, by every spelling.
+mod pull;
+
+/// Names, their errors, and hostile paths.
+mod naming;
+
+/// Single flight, followers, clients that leave.
+mod fill;
+
+/// Flipped bytes, cuts, wrong lengths: nothing wrong completes or sticks.
+mod integrity;
+
+/// Broken upstream bodies continued with `Range`.
+mod resume;
+
+/// Ranges and conditional requests against a model.
+mod range;
+
+/// Lifetimes of tags, revalidation, stale answers.
+mod tags;
+
+/// Kills, restarts, garbage in the store.
+mod crash;
+
+/// A panic hurts one connection, or one fill.
+#[cfg(feature = "fail-points")]
+mod panic;
+
+/// Full, read-only and vanished stores.
+mod faults;
+
+/// Power cuts, disks that fail late, quotas.
+mod powercut;
+
+/// Token flow, credentials, refusals, redirects.
+mod auth;
+
+/// Which header fields travel, in both directions.
+mod headers;
+
+/// Sizes, counts, deadlines.
+mod limits;
+
+/// Requests on the edge of HTTP/1.1, read by the parser's own tests too.
+#[allow(dead_code, reason = "its bounds are for the parser's tests")]
+mod corpus;
+
+/// The corpus against the running server, pipelining, who closes when.
+mod wire;
+
+/// Start, health, signals, configuration mistakes.
+mod lifecycle;
+
+/// House rules about the sources: imports, `unsafe`, leftovers, settings that are told everywhere.
+mod tidy;

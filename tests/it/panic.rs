@@ -1,0 +1,134 @@
+//! A panic is a bug, and stays the trouble of whom it met. Needs the feature `fail-points`.
+
+use crate::harness::client::Why;
+use crate::harness::*;
+
+const SIZE: u64 = 2_500_000;
+
+fn with_panic(upstream: &Registry, point: &str, nth: usize) -> Server {
+    Server::options(upstream)
+        .env("FAIL_POINT", format!("{point}:panic:{nth}"))
+        .start()
+}
+
+#[test]
+fn a_panic_in_a_handler_ends_its_connection_and_no_other() {
+    let upstream = Registry::new();
+    let mut cache = with_panic(&upstream, "request", 2);
+    let content = Prf::new(fresh_seed(), SIZE);
+    let path = upstream.blob_url("a", &upstream.blob(content.clone()));
+    let gate = Gate::new();
+    upstream.on(On::path(content.digest()), Reply::new().hold_at(SIZE / 2, &gate));
+    let other = Prf::new(fresh_seed(), 1_000);
+    let other_path = upstream.blob_url("a", &upstream.blob(other.clone()));
+
+    let mut idle = cache.client().open();
+    let mut pulling = cache.client().open();
+    pulling.request("GET", &path, &[]).unwrap();
+    let head = pulling.read_head().unwrap();
+    let mut hit = cache.client().open();
+    hit.request("GET", &other_path, &[]).unwrap();
+    let broken = hit.read("GET").expect_err("the second request meets the panic");
+    assert!(
+        matches!(broken.why, Why::NoResponse | Why::Reset) && broken.head.is_none(),
+        "{broken:?}"
+    );
+
+    idle.request("GET", &other_path, &[]).unwrap();
+    idle.read("GET").unwrap().expect(&other.bytes());
+    gate.open();
+    let whole = pulling.read_body(head, "GET", &mut |at, piece| {
+        content
+            .compare(at, piece)
+            .map_or_else(client::Flow::Wrong, |()| client::Flow::Go)
+    });
+    assert_eq!(whole.unwrap().received, SIZE);
+    cache.client().pull(&other_path, &other);
+    assert!(cache.is_running());
+    cache.wait_stderr("a connection ended by a panic");
+}
+
+#[test]
+fn a_panic_in_a_fill_fails_its_followers_cleanly_and_the_next_one_works() {
+    for nth in [1, 8] {
+        let upstream = Registry::new();
+        let mut cache = with_panic(&upstream, "fill-received", nth);
+        let content = Prf::new(fresh_seed(), SIZE);
+        let path = upstream.blob_url("a", &upstream.blob(content.clone()));
+        let gate = Gate::new();
+        upstream.on(On::path(content.digest()).once(), Reply::new().hold_head(&gate));
+        let client = cache.client();
+        let failed = std::thread::scope(|scope| {
+            let pulls: Vec<_> = (0..4)
+                .map(|_| scope.spawn(|| client.try_pull(&path, &[], &content, 0)))
+                .collect();
+            gate.wait_arrived(1);
+            gate.open();
+            pulls
+                .into_iter()
+                .map(|pull| match pull.join().unwrap() {
+                    Ok(got) if got.status == 200 => {
+                        assert_eq!(got.received, SIZE, "a late one, of the next fill");
+                        0
+                    }
+                    Ok(got) => {
+                        assert!((500..=504).contains(&got.status), "{got}");
+                        1
+                    }
+                    Err(broken) => {
+                        assert!(matches!(broken.why, Why::Reset | Why::Truncated), "{broken:?}");
+                        1
+                    }
+                })
+                .sum::<usize>()
+        });
+        assert!(failed > 0, "chunk {nth}: the leader at least");
+        client.pull(&path, &content);
+        cache.wait_stored(&content.digest());
+        cache.settled_store().expect_clean();
+        assert!(cache.is_running());
+    }
+}
+
+#[test]
+fn a_panic_while_a_manifest_is_fetched_is_an_error_and_the_next_one_works() {
+    let upstream = Registry::new();
+    let mut cache = with_panic(&upstream, "manifest-fetched", 1);
+    let image = Image::small(&upstream, "a", "v1", fresh_seed());
+    let path = upstream.manifest_url("a", "v1");
+    let got = cache.client().get(&path);
+    assert!((500..=504).contains(&got.status), "{got}");
+    cache.client().get(&path).expect(&image.manifest);
+    assert!(cache.is_running());
+}
+
+#[test]
+fn a_panic_on_the_way_to_the_disk_fails_no_pull() {
+    for point in [
+        "ingest-opened",
+        "ingest-written",
+        "fill-verified",
+        "data-synced",
+        "sidecar-written",
+        "data-named",
+        "sidecar-named",
+    ] {
+        let upstream = Registry::new();
+        let mut cache = with_panic(&upstream, point, 1);
+        let content = Prf::new(fresh_seed(), SIZE);
+        let path = upstream.blob_url("a", &upstream.blob(content.clone()));
+        cache.client().pull(&path, &content);
+        cache.wait_stderr("fail point");
+        cache.client().pull(&path, &content);
+        // The lock that names and removals are done under may have been held by who panicked.
+        let next = Prf::new(fresh_seed(), 10_000);
+        let next_path = upstream.blob_url("a", &upstream.blob(next.clone()));
+        cache.client().pull(&next_path, &next);
+        cache.wait_stored(&next.digest());
+        disk::check(cache.root()).expect_sound();
+        assert!(cache.is_running(), "{point}");
+        cache.restart();
+        cache.client().pull(&path, &content);
+        cache.settled_store().expect_clean();
+    }
+}

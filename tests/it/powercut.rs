@@ -1,0 +1,260 @@
+//! Power cuts and disks that fail late: an entry may be missing afterwards, it is never wrong.
+//!
+//! Needs root, loop devices and the file systems' tools; says `SKIPPED` where it has not got them.
+
+use std::process::Command;
+use std::time::Duration;
+
+use crate::harness::disk::SmallDisk;
+use crate::harness::volume::{PowerSwitch, Volume, forget_cached, run};
+use crate::harness::*;
+
+const MIB: u64 = 1024 * 1024;
+const CUTS: usize = 20;
+
+/// The smallest xfs there is, and some room.
+const VOLUME_BYTES: u64 = 400 * MIB;
+
+/// How long the fills of a round may run before the cut.
+const FILLS_MICROS_MAX: u64 = 60_000;
+
+/// What a fill has in memory whatever the disk has taken: nobody who wants so little needs the disk. (What is longer
+/// and was cut off from its disk far behind the upstream can only be broken off.)
+const KEPT_BYTES: u64 = 2 * MIB;
+
+/// Blobs that are asked for in vain while the upstream is down; each costs its attempts.
+const VAIN_PULLS: usize = 3;
+
+/// A size between 1 byte and 3 MiB, every order of magnitude about as likely as the next.
+fn some_size(random: &mut Random) -> u64 {
+    let bits = random.below(22);
+    (1 << bits) + random.below(1 << bits).min(MIB)
+}
+
+fn power_cuts(kind: &str, options: &[&str]) {
+    let volume = match Volume::mount(kind, options, VOLUME_BYTES, None) {
+        Ok(volume) => volume,
+        Err(reason) => {
+            eprintln!("SKIPPED: powercut on {kind}: {reason}");
+            return;
+        }
+    };
+    if let Err(reason) = volume.power_switch().and_then(PowerSwitch::cut) {
+        eprintln!("SKIPPED: powercut on {kind}: {reason}");
+        return;
+    }
+    volume.restore_power();
+    let mut random = Random::for_test(&format!("power cuts on {kind}"));
+    let upstream = Registry::new();
+    let mut cache = Server::options(&upstream)
+        .cores(2)
+        .root(&volume.path.join("store"))
+        .start();
+    let mut survivors = 0;
+    for round in 0..CUTS {
+        let fresh: Vec<Prf> = (0..10)
+            .map(|_| Prf::new(random.next(), some_size(&mut random)))
+            .collect();
+        let tag = format!("t{round}");
+        let image = Image::small(&upstream, "a/b", &tag, random.next());
+        let tag_path = upstream.manifest_url("a/b", &tag);
+        let paths: Vec<String> = fresh
+            .iter()
+            .map(|content| upstream.blob_url("a/b", &upstream.blob(content.clone())))
+            .collect();
+        upstream.clear_rules();
+        let gate = Gate::new();
+        let held = fresh[0].digest();
+        upstream.on(
+            On::path(&held),
+            Reply::new().hold_at(random.below(fresh[0].size), &gate),
+        );
+        let wait = Duration::from_micros(random.below(FILLS_MICROS_MAX));
+        // In half of the rounds the process outlives its disk, and then no client may notice.
+        let outlives = random.chance(2);
+        let client = cache.client();
+        let switch = volume.power_switch().expect("there was one before");
+        std::thread::scope(|scope| {
+            let mut clients = Vec::new();
+            for (content, path) in fresh.iter().zip(&paths) {
+                clients.push(scope.spawn(move || match client.try_pull(path, &[], content, 0) {
+                    Ok(got) => assert!(got.status == 200 && got.received == content.size, "{got}"),
+                    Err(broken) => {
+                        let wrong = matches!(broken.why, client::Why::WrongByte(_));
+                        let owed = outlives && content.size <= KEPT_BYTES;
+                        assert!(!wrong && !owed, "round {round}: {broken:?}");
+                    }
+                }));
+            }
+            let tag_path = &tag_path;
+            clients.push(scope.spawn(move || drop(client.try_get(tag_path))));
+            // A random moment is what is wanted here; no event could be more random.
+            std::thread::sleep(wait);
+            switch.cut().expect("it worked before");
+            if outlives {
+                gate.open();
+                for client in clients {
+                    client.join().expect("a client that was served");
+                }
+            }
+            cache.kill9();
+            gate.open();
+        });
+        volume.restore_power();
+        let report = disk::check(cache.root());
+        report.expect_sound();
+
+        upstream.down();
+        cache.restart();
+        let mut vain = 0;
+        for (content, path) in fresh.iter().zip(&paths) {
+            let stored = report
+                .blobs
+                .contains(&disk::blob_path(cache.root(), &content.digest()));
+            if !stored {
+                vain += 1;
+                if vain > VAIN_PULLS {
+                    continue;
+                }
+            }
+            let got = cache
+                .client()
+                .try_pull(path, &[], content, 0)
+                .unwrap_or_else(|broken| panic!("round {round}: {broken:?}"));
+            match got.status {
+                200 => assert!(stored && got.received == content.size, "round {round}: {got}"),
+                502 | 504 => assert!(!stored, "round {round}: a stored entry is no hit: {got}"),
+                _ => panic!("round {round}: {got}"),
+            }
+            survivors += usize::from(stored);
+        }
+        let by_tag = cache.client().get(&tag_path);
+        match by_tag.status {
+            200 => assert!(by_tag.body == image.manifest, "round {round}"),
+            502 | 504 => {}
+            _ => panic!("round {round}: {by_tag}"),
+        }
+        upstream.up();
+        for (content, path) in fresh.iter().zip(&paths) {
+            cache.client().pull(path, content);
+        }
+        cache.client().get(&tag_path).expect(&image.manifest);
+    }
+    eprintln!(
+        "{kind}: {survivors} of {} fresh blobs survived {CUTS} cuts",
+        CUTS * 10
+    );
+    assert!(survivors > 0, "cuts that leave nothing show nothing");
+}
+
+#[test]
+fn power_cuts_on_ext4_leave_nothing_wrong() {
+    power_cuts("ext4", &["-q", "-F", "-J", "size=8"]);
+}
+
+#[test]
+fn power_cuts_on_xfs_leave_nothing_wrong() {
+    power_cuts("xfs", &["-q", "-f"]);
+}
+
+/// Pulls `count` fresh blobs of up to `size_max` bytes, every one of which must arrive.
+fn pull_fresh(
+    cache: &Server,
+    upstream: &Registry,
+    random: &mut Random,
+    count: usize,
+    size_max: u64,
+) -> Vec<Prf> {
+    (0..count)
+        .map(|_| {
+            let content = Prf::new(random.next(), 1 + random.below(size_max));
+            let path = upstream.blob_url("a", &upstream.blob(content.clone()));
+            cache.client().pull(&path, &content);
+            content
+        })
+        .collect()
+}
+
+/// Every blob again, right whatever it comes from; then what is stored, read from the disk itself.
+fn check_all(cache: &Server, upstream: &Registry, pulled: &[Prf]) -> disk::Report {
+    for content in pulled {
+        cache
+            .client()
+            .pull(&upstream.blob_url("a", &content.digest()), content);
+    }
+    for path in disk::files_below(&cache.root().join("blobs")) {
+        forget_cached(&path);
+    }
+    disk::check(cache.root())
+}
+
+/// The file system takes everything and finds out later that there is no room below it: only the sync says so,
+/// and only once.
+#[test]
+fn writes_that_fail_late_fail_no_pull_and_publish_nothing() {
+    let Some(small) = SmallDisk::mount(24 * MIB) else {
+        return;
+    };
+    let options = ["-q", "-F", "-J", "size=4"];
+    let volume = match Volume::mount("ext4", &options, VOLUME_BYTES, Some(&small.path)) {
+        Ok(volume) => volume,
+        Err(reason) => {
+            eprintln!("SKIPPED: late write errors: {reason}");
+            return;
+        }
+    };
+    let mut random = Random::for_test("late write errors");
+    let upstream = Registry::new();
+    let mut cache = Server::options(&upstream)
+        .root(&volume.path.join("store"))
+        .start();
+    let mut pulled = pull_fresh(&cache, &upstream, &mut random, 3, MIB);
+    for content in &pulled {
+        cache.wait_stored(&content.digest());
+    }
+    pulled.extend(pull_fresh(&cache, &upstream, &mut random, 30, 3 * MIB));
+    let report = check_all(&cache, &upstream, &pulled);
+    report.expect_sound();
+    assert!(
+        report.blobs.len() >= 3 && report.blobs.len() < pulled.len(),
+        "{} of {} were stored",
+        report.blobs.len(),
+        pulled.len()
+    );
+    let said = cache.stderr().to_ascii_lowercase();
+    assert!(said.contains("takes no writes"), "one line says why: {said}");
+    cache.kill9();
+    disk::check(cache.root()).expect_sound();
+}
+
+#[test]
+fn a_quota_fails_no_pull() {
+    let volume = Volume::mount("btrfs", &["-q", "-f"], VOLUME_BYTES, None).and_then(|volume| {
+        run(Command::new("btrfs").args(["quota", "enable"]).arg(&volume.path))?;
+        let limit = ["qgroup", "limit", "10M"];
+        run(Command::new("btrfs").args(limit).arg(&volume.path))?;
+        Ok(volume)
+    });
+    let volume = match volume {
+        Ok(volume) => volume,
+        Err(reason) => {
+            eprintln!("SKIPPED: EDQUOT on btrfs: {reason}");
+            return;
+        }
+    };
+    let mut random = Random::for_test("quota");
+    let upstream = Registry::new();
+    let cache = Server::options(&upstream)
+        .root(&volume.path.join("store"))
+        .start();
+    let mut pulled = pull_fresh(&cache, &upstream, &mut random, 2, MIB);
+    for content in &pulled {
+        cache.wait_stored(&content.digest());
+    }
+    pulled.extend(pull_fresh(&cache, &upstream, &mut random, 20, 2 * MIB));
+    let report = check_all(&cache, &upstream, &pulled);
+    report.expect_sound();
+    assert!(report.blobs.len() < pulled.len(), "the quota was met");
+    let said = cache.stderr().to_ascii_lowercase();
+    assert!(said.contains("quota"), "one line says why: {said}");
+}

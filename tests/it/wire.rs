@@ -1,0 +1,667 @@
+//! Bytes on the wire: what is no plain request is refused once and for all, what is one is answered in order,
+//! and every answer ends where it says.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use crate::corpus::{Case, Expect, cases};
+use crate::harness::client::{Why, request_bytes};
+use crate::harness::*;
+
+/// Connections at once; more would only queue on two cores.
+const DRIVERS: usize = 32;
+
+/// A refused client's bytes are read and thrown away up to here; what it sends beyond can only be met by a reset.
+const LINGER_BYTES: usize = 64 * 1024;
+
+/// Enough for the server to have read what came before on nearly every run; no event tells when it has.
+const BETWEEN_PIECES: Duration = Duration::from_micros(700);
+
+const SMUGGLED: &[u8] = b"GET /healthz HTTP/1.1\r\nHost: cache\r\n\r\n";
+const HEALTHY: &[u8] = b"ok\n";
+
+/// Runs `check` for every item, many at a time; the first panic fails the test.
+fn for_all<T: Sync>(items: &[T], check: impl Fn(usize, &T) + Sync) {
+    let next = AtomicUsize::new(0);
+    std::thread::scope(|scope| {
+        for _ in 0..DRIVERS {
+            scope.spawn(|| {
+                loop {
+                    let index = next.fetch_add(1, Ordering::Relaxed);
+                    let Some(item) = items.get(index) else { return };
+                    check(index, item);
+                }
+            });
+        }
+    });
+}
+
+/// Sends the pieces on a fresh connection and ends the sending side; every response, and how it ended.
+fn exchange(cache: &Server, pieces: &[&[u8]]) -> Result<(Vec<Response>, Why), Broken> {
+    let mut connection = cache.client().open();
+    for (index, piece) in pieces.iter().enumerate() {
+        if index > 0 {
+            std::thread::sleep(BETWEEN_PIECES);
+        }
+        // A server that has refused already may have closed.
+        let _ = connection.send(piece);
+    }
+    connection.finish_sending();
+    let sent = pieces.concat();
+    let mut responses = Vec::new();
+    loop {
+        match connection.read("GET") {
+            Ok(response) => responses.push(response),
+            Err(Broken {
+                why: why @ (Why::NoResponse | Why::Reset),
+                head: None,
+                ..
+            }) => return Ok((responses, why)),
+            // The corpus has HEAD only as the last of a case: a head, no body, and the end.
+            Err(Broken {
+                why: Why::Truncated,
+                head: Some(head),
+                received: 0,
+                ..
+            }) if memchr::memmem::find(&sent, b"HEAD ").is_some() => {
+                responses.push(*head);
+                return Ok((responses, Why::NoResponse));
+            }
+            Err(broken) => return Err(broken),
+        }
+    }
+}
+
+/// Fails unless the responses to `pieces` are what `case` expects; `how` says what was done to it.
+fn check(cache: &Server, case: &Case, how: &str, pieces: &[&[u8]]) {
+    let fail = |what: String| -> ! {
+        let bytes = pieces.concat();
+        let shown = bytes[..bytes.len().min(400)].escape_ascii();
+        panic!("case `{}`, {how}: {what}\n{shown}", case.name)
+    };
+    let (responses, end) =
+        exchange(cache, pieces).unwrap_or_else(|broken| fail(format!("no strict response: {broken:?}")));
+    let statuses: Vec<u16> = responses.iter().map(|response| response.status).collect();
+    let bytes: usize = pieces.iter().map(|piece| piece.len()).sum();
+    if end == Why::Reset && bytes <= LINGER_BYTES {
+        fail(format!("reset after {statuses:?}"));
+    }
+    let refused = |before: usize, allowed: &[u16]| {
+        if statuses.len() != before + 1 || !allowed.contains(&statuses[before]) {
+            fail(format!(
+                "{statuses:?} instead of {before} answers and one of {allowed:?}"
+            ));
+        }
+        let refusal = &responses[before];
+        if !refusal
+            .field("connection")
+            .is_some_and(|value| value.eq_ignore_ascii_case("close"))
+        {
+            fail(format!("a refusal that does not say it closes: {refusal}"));
+        }
+    };
+    match case.expect {
+        Expect::Accept { responses: count } => {
+            if statuses.len() != count {
+                fail(format!("{count} answers expected: {statuses:?}"));
+            }
+            if let Some(status) = statuses.iter().find(|&&status| status >= 500) {
+                fail(format!("an accepted request was answered {status}"));
+            }
+        }
+        Expect::Refuse(allowed) => refused(0, allowed),
+        Expect::RefuseAfter {
+            responses: before,
+            statuses: allowed,
+        } => refused(before, allowed),
+        Expect::Incomplete => {
+            if !statuses.is_empty() {
+                fail(format!("half a request was answered {statuses:?}"));
+            }
+        }
+    }
+}
+
+#[test]
+fn the_corpus_is_answered_as_it_says_whole_and_in_two_pieces() {
+    let mut random = Random::for_test("corpus");
+    let cases: Vec<(Case, usize)> = cases()
+        .into_iter()
+        .map(|case| {
+            let cut = random.below(case.bytes.len() as u64 + 1) as usize;
+            (case, cut)
+        })
+        .collect();
+    assert!(cases.len() > 1_500, "{}", cases.len());
+    let cache = Server::bare().cores(2).env("ACCESS_LOG", false).start();
+    for_all(&cases, |_, (case, cut)| {
+        check(&cache, case, "whole", &[&case.bytes]);
+        let (first, second) = case.bytes.split_at(*cut);
+        check(&cache, case, &format!("cut at {cut}"), &[first, second]);
+    });
+    assert_eq!(cache.client().get("/healthz").status, 200);
+}
+
+#[test]
+fn nothing_behind_a_refused_request_is_ever_answered() {
+    let cases = cases();
+    let refused: Vec<&Case> = cases
+        .iter()
+        .filter(|case| matches!(case.expect, Expect::Refuse(_) | Expect::RefuseAfter { .. }))
+        .collect();
+    assert!(refused.len() > 500, "{}", refused.len());
+    let cache = Server::bare().cores(2).env("ACCESS_LOG", false).start();
+    for_all(&refused, |index, case| {
+        // At once with it, or a little later, when the refusal may be on its way already.
+        let pieces: &[&[u8]] = if index % 2 == 0 {
+            &[&[&case.bytes, SMUGGLED].concat()]
+        } else {
+            &[&case.bytes, SMUGGLED]
+        };
+        let (responses, _) =
+            exchange(&cache, pieces).unwrap_or_else(|broken| panic!("case `{}`: {broken:?}", case.name));
+        assert!(
+            responses.iter().all(|response| response.body != HEALTHY),
+            "case `{}`: the second request was answered",
+            case.name
+        );
+        check(&cache, case, "with a request behind it", pieces);
+    });
+}
+
+/// Everything a path can be answered from, with what must come back.
+struct Stage {
+    upstream: Registry,
+    cache: Server,
+    /// One of each kind of hit: from memory, by sendfile, by splice.
+    contents: [(&'static str, Prf); 3],
+    image: Image,
+}
+
+impl Stage {
+    fn set() -> Self {
+        let upstream = Registry::new();
+        let cache = Server::options(&upstream)
+            .cores(2)
+            .env("ACCESS_LOG", false)
+            .start();
+        let contents = [
+            ("memory", Prf::new(fresh_seed(), 9_000)),
+            ("sendfile", Prf::new(fresh_seed(), 90_000)),
+            ("splice", Prf::new(fresh_seed(), 1_200_000)),
+        ];
+        let client = cache.client();
+        for (_, content) in &contents {
+            let path = upstream.blob_url("a", &upstream.blob(content.clone()));
+            client.pull(&path, content);
+            cache.wait_stored(&content.digest());
+            // The first hit after a fill may still be one of its followers.
+            client.pull(&path, content);
+        }
+        let image = Image::small(&upstream, "a", "v1", fresh_seed());
+        client
+            .get(&upstream.manifest_url("a", "v1"))
+            .expect(&image.manifest);
+        cache.wait_stored(&image.digest);
+        Stage {
+            upstream,
+            cache,
+            contents,
+            image,
+        }
+    }
+
+    fn path(&self, content: &Prf) -> String {
+        self.upstream.blob_url("a", &content.digest())
+    }
+}
+
+/// The body, with a boundary that is drawn anew every second made the same.
+fn comparable(response: &Response) -> Vec<u8> {
+    let kind = response.field("content-type").unwrap_or_default();
+    match kind.split_once("boundary=") {
+        Some((_, boundary)) => String::from_utf8_lossy(&response.body)
+            .replace(boundary, "boundary")
+            .into_bytes(),
+        None => response.body.clone(),
+    }
+}
+
+/// A request and its model answer.
+struct Exchange {
+    method: &'static str,
+    bytes: Vec<u8>,
+    status: u16,
+    /// What `Content-Length` says; `None` for a 304.
+    length: Option<u64>,
+    body: Vec<u8>,
+}
+
+fn exchanges(stage: &Stage) -> Vec<Exchange> {
+    let mut all = Vec::new();
+    let mut add = |method: &'static str, path: &str, fields: &[(&str, &str)], status, body: &[u8]| {
+        let silent = method == "HEAD" || status == 304;
+        all.push(Exchange {
+            method,
+            bytes: request_bytes(method, path, fields),
+            status,
+            length: (status != 304).then_some(body.len() as u64),
+            body: if silent { Vec::new() } else { body.to_vec() },
+        });
+    };
+    add("GET", "/v2/", &[], 200, b"{}");
+    add("GET", "/v2/", &[("Content-Length", "0")], 200, b"{}");
+    add("HEAD", "/v2/", &[], 200, b"{}");
+    add("GET", "/healthz", &[], 200, HEALTHY);
+    for path in [
+        stage.upstream.manifest_url("a", "v1"),
+        stage.upstream.manifest_url("a", &stage.image.digest),
+    ] {
+        add("GET", &path, &[], 200, &stage.image.manifest);
+        add("HEAD", &path, &[], 200, &stage.image.manifest);
+    }
+    for (_, content) in &stage.contents {
+        let (path, bytes) = (stage.path(content), content.bytes());
+        let etag = format!("\"{}\"", content.digest());
+        add("GET", &path, &[], 200, &bytes);
+        add("HEAD", &path, &[], 200, &bytes);
+        add("GET", &path, &[("Range", "bytes=5-499")], 206, &bytes[5..500]);
+        add(
+            "GET",
+            &path,
+            &[("Range", "bytes=-700")],
+            206,
+            &bytes[bytes.len() - 700..],
+        );
+        add("GET", &path, &[("If-None-Match", &etag)], 304, b"");
+    }
+    // What errors and several ranges look like is the business of other tests: here they must come back the same.
+    let blob = stage.path(&stage.contents[1].1);
+    for (method, path, fields) in [
+        ("GET", "/v2/a/blobs/sha256:0", &[][..]),
+        ("GET", "/nowhere", &[]),
+        ("DELETE", "/v2/a/manifests/v1", &[]),
+        ("GET", &blob, &[("Range", "bytes=99999999-")]),
+        ("GET", &blob, &[("Range", "bytes=0-9,50-99,-5")]),
+    ] {
+        let alone = stage.cache.client().request(method, path, fields);
+        all.push(Exchange {
+            method,
+            bytes: request_bytes(method, path, fields),
+            status: alone.status,
+            length: alone.content_length(),
+            body: comparable(&alone),
+        });
+    }
+    all
+}
+
+#[test]
+fn pipelined_requests_are_answered_in_order_and_exactly_until_the_bad_one() {
+    const SEQUENCES: usize = 2_000;
+    const LENGTH_MAX: u64 = 10;
+    let stage = Stage::set();
+    let exchanges = exchanges(&stage);
+    let refusals: Vec<Case> = cases()
+        .into_iter()
+        .filter(|case| matches!(case.expect, Expect::Refuse(_)) && case.bytes.len() <= 2_000)
+        // Behind a request one empty line is skipped, so what begins with two may mean something else there.
+        .filter(|case| !case.bytes.starts_with(b"\r\n"))
+        .collect();
+    let mut random = Random::for_test("pipelining");
+    let seeds: Vec<u64> = (0..SEQUENCES).map(|_| random.next()).collect();
+    for_all(&seeds, |index, &seed| {
+        let mut random = Random::new(seed);
+        let count = random.below(LENGTH_MAX) + 1;
+        let sequence: Vec<&Exchange> = (0..count).map(|_| random.pick(&exchanges)).collect();
+        let refusal = random.pick(&refusals);
+        let mut bytes = sequence
+            .iter()
+            .flat_map(|one| &one.bytes)
+            .copied()
+            .collect::<Vec<u8>>();
+        bytes.extend_from_slice(&refusal.bytes);
+        bytes.extend_from_slice(SMUGGLED);
+        let mut connection = stage.cache.client().open();
+        if random.chance(3) {
+            let (first, second) = bytes.split_at(random.below(bytes.len() as u64) as usize);
+            connection.send(first).unwrap();
+            std::thread::sleep(BETWEEN_PIECES);
+            let _ = connection.send(second);
+        } else {
+            connection.send(&bytes).unwrap();
+        }
+        connection.finish_sending();
+        for (place, one) in sequence.iter().enumerate() {
+            let at = || {
+                format!(
+                    "sequence {index}, seed {seed}, answer {place} to {}",
+                    one.bytes.escape_ascii()
+                )
+            };
+            let got = connection
+                .read(one.method)
+                .unwrap_or_else(|broken| panic!("{}: {broken:?}", at()));
+            assert_eq!(got.status, one.status, "{}", at());
+            assert_eq!(got.content_length(), one.length, "{}", at());
+            assert!(comparable(&got) == one.body, "{}: another body: {got}", at());
+        }
+        let Expect::Refuse(allowed) = refusal.expect else {
+            unreachable!("filtered above")
+        };
+        let got = connection
+            .read("GET")
+            .unwrap_or_else(|broken| panic!("sequence {index}, `{}`: {broken:?}", refusal.name));
+        assert!(
+            allowed.contains(&got.status),
+            "sequence {index}, `{}`: {got}",
+            refusal.name
+        );
+        let (rest, why) = connection.read_to_close();
+        assert!(
+            rest.is_empty() && why == Why::Truncated,
+            "sequence {index}, `{}`: {why:?}, {}",
+            refusal.name,
+            rest.escape_ascii()
+        );
+    });
+}
+
+/// Name, extra request field, status, body.
+type LastAnswer = (&'static str, Option<(&'static str, String)>, u16, Vec<u8>);
+
+/// The kinds of answer a connection can end with.
+fn last_answers(content: &Prf) -> Vec<LastAnswer> {
+    let bytes = content.bytes();
+    let end = bytes.len() - 1;
+    vec![
+        ("whole", None, 200, bytes.clone()),
+        (
+            "range",
+            Some(("Range", format!("bytes=1-{end}"))),
+            206,
+            bytes[1..].to_vec(),
+        ),
+        (
+            "not modified",
+            Some(("If-None-Match", format!("\"{}\"", content.digest()))),
+            304,
+            Vec::new(),
+        ),
+    ]
+}
+
+fn raw_request(method: &str, path: &str, version: &str, fields: &[(&str, &str)]) -> Vec<u8> {
+    let bytes = request_bytes(method, path, fields);
+    let text = String::from_utf8(bytes).expect("ASCII");
+    text.replacen("HTTP/1.1", version, 1).into_bytes()
+}
+
+#[test]
+fn a_connection_is_kept_or_closed_as_agreed_whatever_it_was_answered_from() {
+    let stage = Stage::set();
+    for (kind, content) in &stage.contents {
+        let path = stage.path(content);
+        for (answer, field, status, body) in last_answers(content) {
+            for (version, connection, kept) in [
+                ("HTTP/1.1", None, true),
+                ("HTTP/1.1", Some("keep-alive"), true),
+                ("HTTP/1.1", Some("close"), false),
+                ("HTTP/1.0", None, false),
+                ("HTTP/1.0", Some("close"), false),
+                ("HTTP/1.0", Some("keep-alive"), true),
+            ] {
+                for method in ["GET", "HEAD"] {
+                    let at = format!("{method} {kind} {answer} {version} {connection:?}");
+                    let mut fields: Vec<(&str, &str)> = Vec::new();
+                    fields.extend(field.iter().map(|(name, value)| (*name, value.as_str())));
+                    fields.extend(connection.map(|value| ("Connection", value)));
+                    let mut client = stage.cache.client().open();
+                    client
+                        .send(&raw_request(method, &path, version, &fields))
+                        .unwrap();
+                    client.send(SMUGGLED).unwrap();
+                    let got = client
+                        .read(method)
+                        .unwrap_or_else(|broken| panic!("{at}: {broken:?}"));
+                    // A range is a matter of GET; HEAD describes the whole.
+                    let expected = if method == "HEAD" && status == 206 {
+                        200
+                    } else {
+                        status
+                    };
+                    assert_eq!(got.status, expected, "{at}: {got}");
+                    if method == "GET" {
+                        assert!(got.body == body, "{at}: another body");
+                    }
+                    let said = got.field("connection").map(str::to_ascii_lowercase);
+                    if kept {
+                        assert_ne!(said.as_deref(), Some("close"), "{at}");
+                        if version == "HTTP/1.0" {
+                            assert_eq!(said.as_deref(), Some("keep-alive"), "{at}");
+                        }
+                        client.read("GET").unwrap().expect(HEALTHY);
+                    } else {
+                        assert_eq!(said.as_deref(), Some("close"), "{at}");
+                        assert_eq!(client.read_to_close(), (Vec::new(), Why::Truncated), "{at}");
+                    }
+                }
+            }
+        }
+    }
+    // Several ranges, and errors.
+    for (version, connection) in [("HTTP/1.0", "x"), ("HTTP/1.1", "close"), ("HTTP/1.1", "x, CLOSE")] {
+        for (path, range, status) in [
+            (stage.path(&stage.contents[1].1), "bytes=0-9,50-99,-5", 206),
+            (stage.path(&stage.contents[2].1), "bytes=0-9,5000-900000", 206),
+            (stage.path(&stage.contents[2].1), "bytes=9999999-", 416),
+            ("/v2/a/blobs/sha256:0".into(), "bytes=0-", 400),
+        ] {
+            let reference = stage.cache.client().get_with(&path, &[("Range", range)]);
+            assert_eq!(reference.status, status, "{path}: {reference}");
+            let mut client = stage.cache.client().open();
+            let fields = [("Range", range), ("Connection", connection)];
+            client.send(&raw_request("GET", &path, version, &fields)).unwrap();
+            client.send(SMUGGLED).unwrap();
+            let got = client.read("GET").unwrap();
+            assert_eq!(
+                (got.status, got.body),
+                (status, reference.body),
+                "{path} {version}"
+            );
+            assert_eq!(
+                client.read_to_close(),
+                (Vec::new(), Why::Truncated),
+                "{path} {version}"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_connection_is_kept_or_closed_as_agreed_in_a_fill() {
+    for framing in [Framing::Length, Framing::Chunked] {
+        for (version, connection, kept) in [
+            ("HTTP/1.1", "x", true),
+            ("HTTP/1.1", "close", false),
+            ("HTTP/1.0", "x", false),
+            // The end of a body whose length nobody knows is the end of an old client's connection.
+            ("HTTP/1.0", "keep-alive", framing == Framing::Length),
+        ] {
+            let at = format!("{framing:?} {version} {connection}");
+            let upstream = Registry::new();
+            let cache = Server::start(&upstream);
+            let content = Prf::new(fresh_seed(), 2_500_000);
+            let digest = upstream.blob(content.clone());
+            let gate = Gate::new();
+            upstream.on(
+                On::path(&digest),
+                Reply::new().framing(framing).hold_at(1_800_000, &gate),
+            );
+            let path = upstream.blob_url("a", &digest);
+            let mut client = cache.client().open();
+            client
+                .send(&raw_request("GET", &path, version, &[("Connection", connection)]))
+                .unwrap();
+            client.send(SMUGGLED).unwrap();
+            // The answer begins while the fill is held: this is no hit.
+            let head = client.read_head().unwrap_or_else(|why| panic!("{at}: {why:?}"));
+            assert_eq!(head.status, 200, "{at}: {head}");
+            let chunked = head.field("transfer-encoding").is_some();
+            assert_eq!(
+                chunked,
+                framing == Framing::Chunked && version == "HTTP/1.1",
+                "{at}: {head}"
+            );
+            gate.open();
+            let mut body = Vec::new();
+            let got = client.read_body(head, "GET", &mut |_, piece| {
+                body.extend_from_slice(piece);
+                client::Flow::Go
+            });
+            got.unwrap_or_else(|broken| panic!("{at}: {broken:?}"));
+            assert!(body == content.bytes(), "{at}: {} bytes", body.len());
+            if kept {
+                client.read("GET").unwrap().expect(HEALTHY);
+            } else {
+                let (rest, why) = client.read_to_close();
+                assert!(rest.is_empty(), "{at}: {}", rest.escape_ascii());
+                assert_eq!(why, Why::Truncated, "{at}");
+            }
+        }
+    }
+}
+
+#[test]
+fn head_and_get_pipelined_in_any_order_keep_their_places() {
+    let stage = Stage::set();
+    let mut random = Random::for_test("HEAD before GET");
+    for (kind, content) in &stage.contents {
+        let path = stage.path(content);
+        let methods: Vec<&str> = std::iter::once("HEAD")
+            .chain((0..7).map(|_| *random.pick(&["HEAD", "GET"])))
+            .chain(["GET"])
+            .collect();
+        let mut client = stage.cache.client().open();
+        let bytes: Vec<u8> = methods
+            .iter()
+            .flat_map(|method| request_bytes(method, &path, &[]))
+            .collect();
+        client.send(&bytes).unwrap();
+        for method in &methods {
+            let got = client
+                .read(method)
+                .unwrap_or_else(|broken| panic!("{kind} {methods:?}: {broken:?}"));
+            assert_eq!(got.content_length(), Some(content.size), "{kind}: {got}");
+            assert!(*method == "HEAD" || got.body == content.bytes(), "{kind}");
+        }
+        assert!(client.extra().is_empty(), "{kind}");
+    }
+    // The first question is a fill's, the second its follower or a hit.
+    let fresh = Prf::new(fresh_seed(), 1_500_000);
+    let path = stage.upstream.blob_url("a", &stage.upstream.blob(fresh.clone()));
+    let mut client = stage.cache.client().open();
+    client
+        .send(
+            &[
+                request_bytes("HEAD", &path, &[]),
+                request_bytes("GET", &path, &[]),
+            ]
+            .concat(),
+        )
+        .unwrap();
+    assert_eq!(client.read("HEAD").unwrap().content_length(), Some(fresh.size));
+    client.read("GET").unwrap().expect(&fresh.bytes());
+}
+
+/// Runs a real client; whether it was content, and what it printed. `None`, with a line that says so, without it.
+fn real_client(program: &str, args: &[&str]) -> Option<(bool, String)> {
+    match std::process::Command::new(program).args(args).output() {
+        Ok(output) => {
+            let text = [output.stdout, output.stderr].concat();
+            Some((
+                output.status.success(),
+                String::from_utf8_lossy(&text).into_owned(),
+            ))
+        }
+        Err(error) => {
+            eprintln!("SKIPPED: an aborted fill seen by {program}: {error}");
+            None
+        }
+    }
+}
+
+const PYTHON: &str = "
+import http.client, sys
+c = http.client.HTTPConnection(sys.argv[1], timeout=60)
+c.request('GET', sys.argv[2])
+r = c.getresponse()
+assert r.status == 200, r.status
+r.read()
+";
+
+#[test]
+fn a_fill_that_breaks_is_an_error_for_every_real_client() {
+    const SIZE: u64 = 2_500_000;
+    let upstream = Registry::new();
+    // Skopeo knows no port inside a name.
+    let cache = Server::options(&upstream)
+        .registry("upstream.test", upstream.addr())
+        .start();
+    let addr = cache.addr().to_string();
+    let broken: [(&str, Reply); 5] = [
+        ("a cut with FIN", Reply::new().cut_at(1_500_000, Cut::Fin)),
+        ("a cut with RST", Reply::new().cut_at(1_500_000, Cut::Rst)),
+        (
+            "chunks that end early",
+            Reply::new()
+                .framing(Framing::Chunked)
+                .cut_at(1_500_000, Cut::LastChunk),
+        ),
+        ("a wrong byte", Reply::new().flip(SIZE / 2)),
+        (
+            "a wrong byte in chunks",
+            Reply::new().framing(Framing::Chunked).flip(SIZE - 1),
+        ),
+    ];
+    for (number, (how, reply)) in broken.into_iter().enumerate() {
+        upstream.clear_rules();
+        let layer = Prf::new(fresh_seed(), SIZE);
+        let tag = format!("v{number}");
+        Image::push(&upstream, "a", &tag, Flavor::Oci, &[layer.clone().into()]);
+        let path = format!("/v2/upstream.test/a/blobs/{}", layer.digest());
+        let url = format!("http://{addr}{path}");
+        let image = format!("docker://{addr}/upstream.test/a:{tag}");
+        let copy = cache.home().join(&tag);
+        let copy_to = format!("dir:{}", copy.display());
+        let tools: [(&str, Vec<&str>); 4] = [
+            ("curl", vec!["-sSf", "-o", "/dev/null", &url]),
+            ("curl", vec!["-sSf", "--http1.0", "-o", "/dev/null", &url]),
+            ("python3", vec!["-c", PYTHON, &addr, &path]),
+            (
+                "skopeo",
+                vec![
+                    "copy",
+                    "--insecure-policy",
+                    "--src-tls-verify=false",
+                    &image,
+                    &copy_to,
+                ],
+            ),
+        ];
+        // The same tools are content when the upstream is: it is not the command line they complain about. A part
+        // is never the answer to being asked for the rest either, or a resumed copy would be right after all.
+        for good in [false, true] {
+            if good {
+                upstream.clear_rules();
+            } else {
+                upstream.on(On::path(layer.digest()), reply.clone().range(Range::Refused));
+            }
+            for (program, args) in &tools {
+                if let Some((content, said)) = real_client(program, args) {
+                    assert_eq!(content, good, "{how}: {program} {args:?} said:\n{said}");
+                }
+            }
+        }
+    }
+}
