@@ -78,7 +78,7 @@ pub fn run(config: Config) -> Result<(), AppError> {
     }
 
     let helper = Helper::start(config.helper_threads)?;
-    let upstreams = Upstreams::new(&config.registries)?;
+    let upstreams = Upstreams::new(config.registries.clone(), config.proxies.clone())?;
     let policy = TagPolicy {
         cache_tags: config.cache_tag_manifests,
         cache_latest: config.cache_latest_tag,

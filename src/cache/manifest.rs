@@ -15,7 +15,7 @@ use crate::oci::{Algorithm, Digest, MANIFEST_TYPES, Reference, Tag, accepts, sni
 use crate::runtime::clock::{unix_millis, unix_seconds};
 use crate::runtime::helper::blocking;
 use crate::store::{Key, Meta, TagPointer, Verified};
-use crate::upstream::{Method, Request, Response, Resume, Target, UpstreamError};
+use crate::upstream::{Credentials, Method, Purpose, Request, Response, Resume, Target, UpstreamError};
 
 /// What a manifest is asked by.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
@@ -415,7 +415,8 @@ fn request(key: &ManifestKey, method: Method) -> Request {
         method,
         accept,
         range_from: None,
-        authorization: None,
+        credentials: Credentials::None,
+        purpose: Purpose::Pull,
     }
 }
 

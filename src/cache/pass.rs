@@ -11,7 +11,7 @@ use crate::http::{Aborted, Growing, NextPiece, Piece};
 use crate::limits::{PASS_THROUGH_BYTES_MAX, WITHHELD_BYTES};
 use crate::oci::{Digest, Hasher, Reference};
 use crate::runtime::doorbell::{Remote, Signal};
-use crate::upstream::{Method, Request, Secret, Target, UpstreamError};
+use crate::upstream::{Credentials, Method, Purpose, Request, Secret, Target, UpstreamError};
 
 /// The upstream's head.
 #[derive(Debug)]
@@ -70,7 +70,8 @@ impl Cache {
             method: if head_only { Method::Head } else { Method::Get },
             accept,
             range_from: None,
-            authorization: Some(authorization),
+            credentials: Credentials::Client(authorization),
+            purpose: Purpose::Pull,
         };
         let filled = hose.clone();
         let answer = self.0.helper.ask(async move {

@@ -11,10 +11,10 @@ use reqwest::Url;
 use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_saphyr::Spanned;
 
-use super::RegistryConfig;
 use super::mistake::{Mistake, Place};
 use super::setting::{Given, Layer, Setting};
 use super::units;
+use super::{RegistryConfig, RegistryName, RegistrySettings};
 use crate::oci::Namespace;
 
 /// What a file says.
@@ -211,7 +211,14 @@ impl Reader<'_> {
                 );
             }
             Ok(name) if self.mistakes.len() == before => {
-                self.file.registries.push(RegistryConfig { name, insecure, url });
+                self.file.registries.push(RegistryConfig {
+                    name: RegistryName::Exact(name),
+                    settings: RegistrySettings {
+                        insecure,
+                        url,
+                        ..RegistrySettings::default()
+                    },
+                });
             }
             Ok(_) => {}
         }

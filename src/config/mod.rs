@@ -11,8 +11,10 @@ mod listen;
 mod mistake;
 mod registry;
 mod resolve;
+mod secret;
 mod setting;
 mod surroundings;
+mod tag_rule;
 mod units;
 
 use std::num::NonZeroUsize;
@@ -21,10 +23,15 @@ use std::time::Duration;
 
 pub use listen::ListenAddr;
 pub use mistake::{Mistake, Mistakes};
-pub use registry::RegistryConfig;
+pub use registry::{
+    Access, Auth, FollowRedirects, Mirror, Named, Pem, Proxy, ProxyUrl, Registries, RegistryConfig,
+    RegistryName, RegistrySettings, TagFreshness, Tls,
+};
 pub use resolve::{listen_addresses, resolve};
+pub use secret::SecretText;
 pub use setting::{Group, Layer, Setting};
 pub use surroundings::Surroundings;
+pub use tag_rule::{TagPattern, TagRule};
 
 use crate::oci::Namespace;
 
@@ -52,8 +59,37 @@ pub struct Config {
     pub access_log: bool,
     /// Bytes each core may spend on hot small objects; 0 turns that cache off.
     pub memory_cache_bytes: u64,
-    /// Upstreams named by the operator, each name once.
-    pub registries: Vec<RegistryConfig>,
+    /// What is chosen for upstreams, named and unnamed.
+    pub registries: Registries,
+    /// Proxies of the environment.
+    pub proxies: ProxyEnvironment,
+    /// Whether `latest` is asked for every time, whatever `cache_latest_tag` and the tag rules say.
+    pub always_pull_latest: bool,
+    /// How long after its lifetime a tag is still answered at once, and asked for in the background.
+    pub stale_while_revalidate: Duration,
+    /// Whether a request may choose its registry with the field `X-Registry`.
+    pub registry_header: bool,
+    /// Who may use the cache at all, when not everybody.
+    pub front_auth: Option<(String, SecretText)>,
+}
+
+/// `HTTPS_PROXY` and its relatives, as the environment has them; empty ones count as absent.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct ProxyEnvironment {
+    pub https: Option<ProxyUrl>,
+    pub http: Option<ProxyUrl>,
+    /// `NO_PROXY`: hosts, domains, addresses and networks, comma-separated.
+    pub no_proxy: String,
+}
+
+impl std::fmt::Debug for ProxyEnvironment {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ProxyEnvironment")
+            .field("https", &self.https)
+            .field("http", &self.http)
+            .field("no_proxy", &self.no_proxy)
+            .finish()
+    }
 }
 
 /// Upper bound of `HELPER_THREADS`: upstream traffic is bounded by the network long before 64 threads are busy.

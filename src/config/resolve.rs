@@ -2,13 +2,15 @@
 
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use super::file::{self, File};
 use super::mistake::{Mistake, Mistakes, Place};
 use super::setting::{Given, Layer, Setting};
 use super::units::{self, BOOL_ACCEPTED, BYTES_ACCEPTED, DURATION_ACCEPTED};
 use super::{
-    CORES_MAX, Config, HELPER_THREADS_MAX, IoDriver, ListenAddr, LogLevel, RootChoice, Storage, Surroundings,
+    CORES_MAX, Config, HELPER_THREADS_MAX, IoDriver, ListenAddr, LogLevel, ProxyEnvironment, Registries,
+    RootChoice, Storage, Surroundings,
 };
 use crate::oci::Namespace;
 
@@ -122,7 +124,15 @@ pub fn resolve(flags: Layer, surroundings: Surroundings<'_>) -> Result<Config, M
         log_level,
         access_log,
         memory_cache_bytes,
-        registries: sources.file.registries,
+        registries: Registries {
+            entries: sources.file.registries,
+            ..Registries::default()
+        },
+        proxies: ProxyEnvironment::default(),
+        always_pull_latest: false,
+        stale_while_revalidate: Duration::ZERO,
+        registry_header: false,
+        front_auth: None,
     })
 }
 

@@ -12,7 +12,7 @@ use super::error::{BuildError, UpstreamError};
 use super::policy::Policy;
 use super::resolve::FilteredResolver;
 use super::{Deadlines, Target};
-use crate::config::RegistryConfig;
+use crate::config::RegistrySettings;
 use crate::oci::{Namespace, Repository};
 
 /// The host behind the name `docker.io`.
@@ -64,14 +64,19 @@ impl Endpoint {
         })
     }
 
-    pub fn configured(config: &RegistryConfig, builder: &ClientBuilder) -> Result<Self, BuildError> {
+    /// A registry the operator named.
+    pub fn configured(
+        name: &Namespace,
+        config: &RegistrySettings,
+        builder: &ClientBuilder,
+    ) -> Result<Self, BuildError> {
         let wrong = |reason| BuildError::Registry {
-            name: config.name.to_string(),
+            name: name.to_string(),
             reason,
         };
         let base = match &config.url {
             Some(url) => url.clone(),
-            None => base_url(if config.insecure { "http" } else { "https" }, &config.name)
+            None => base_url(if config.insecure { "http" } else { "https" }, name)
                 .map_err(|()| wrong("its name is not a host"))?,
         };
         let plain_http = match base.scheme() {
@@ -210,12 +215,12 @@ mod tests {
         }
 
         let configured = |name: &str, insecure, url: Option<&str>| {
-            let config = RegistryConfig {
-                name: name.parse().unwrap(),
+            let config = RegistrySettings {
                 insecure,
                 url: url.map(|url| url.parse().unwrap()),
+                ..RegistrySettings::default()
             };
-            Endpoint::configured(&config, &builder())
+            Endpoint::configured(&name.parse().unwrap(), &config, &builder())
                 .map(|e| manifest_url(&e))
                 .ok()
         };

@@ -194,6 +194,7 @@ pub(super) async fn conclude(
         headers: head,
         content_length,
         content_range,
+        public: false,
         body,
     })
 }

@@ -25,7 +25,7 @@ mod tls;
 mod tests;
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use http::header::{ACCEPT, RANGE};
@@ -38,7 +38,7 @@ pub use error::{BuildError, Phase, Refusal, UpstreamError};
 pub use response::{Body, Response, resume_matches};
 pub use retry::Resume;
 
-use crate::config::RegistryConfig;
+use crate::config::{ProxyEnvironment, Registries, RegistryName};
 use crate::oci::{Digest, Namespace, Reference, Repository};
 use auth::challenge;
 use auth::token::{Slot, Token, TokenKey, Tokens};
@@ -57,11 +57,19 @@ const ANSWERS_400_TO_OLD_TOKENS: &str = "public.ecr.aws";
 pub struct Upstreams(Arc<Shared>);
 
 struct Shared {
+    /// Replaced as a whole; requests under way keep the one they began with.
+    table: RwLock<Arc<Table>>,
+    tokens: Tokens,
+    options: Options,
+    proxies: ProxyEnvironment,
+}
+
+/// What follows from one configuration.
+struct Table {
+    registries: Arc<Registries>,
     configured: HashMap<Namespace, Endpoint>,
     /// For all others. Its connections lead to public addresses only.
     public: reqwest::Client,
-    tokens: Tokens,
-    deadlines: Deadlines,
 }
 
 /// One question to one registry.
@@ -76,8 +84,28 @@ pub struct Request {
     /// Ask for the bytes from this offset on (`Range: bytes=N-`). For GET of blobs only. There is no `If-Range`:
     /// the digest decides whether pieces fit, and validators differ between the hosts of one registry.
     pub range_from: Option<u64>,
+    pub credentials: Credentials,
+    pub purpose: Purpose,
+}
+
+/// With whose credentials an upstream is asked.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Credentials {
+    /// Nobody's: what is seen this way is public.
+    None,
+    /// What the operator configured for the registry; nobody's, where nothing is.
+    Ours,
     /// The client's own `Authorization`. With it no token is fetched, and a 401 is given back with its challenges.
-    pub authorization: Option<Secret>,
+    Client(Secret),
+}
+
+/// What an answer is for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Purpose {
+    /// Somebody waits for it, and there is nothing else to give.
+    Pull,
+    /// What we hold may be out of date; it serves when the upstream had better not be bothered.
+    Revalidate,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -121,6 +149,7 @@ impl Default for Deadlines {
 }
 
 /// The environment of [`Upstreams`], for tests to replace.
+#[derive(Clone)]
 pub struct Options {
     pub deadlines: Deadlines,
     /// Where names are looked up; what it answers is filtered all the same.
@@ -143,35 +172,39 @@ impl Upstreams {
     /// # Errors
     ///
     /// A registry that is named twice or has an unusable URL, or TLS that cannot be set up.
-    pub fn new(registries: &[RegistryConfig]) -> Result<Self, BuildError> {
-        Self::with_options(registries, Options::default())
+    pub fn new(registries: Registries, proxies: ProxyEnvironment) -> Result<Self, BuildError> {
+        Self::with_options(registries, proxies, Options::default())
     }
 
     /// Like [`Upstreams::new`], in another environment.
-    pub fn with_options(registries: &[RegistryConfig], options: Options) -> Result<Self, BuildError> {
-        let Options { deadlines, resolver } = options;
-        let builder = ClientBuilder {
-            tls: tls::client_config()?,
-            resolver,
-            deadlines,
-        };
-        let mut configured = HashMap::new();
-        for config in registries {
-            let endpoint = Endpoint::configured(config, &builder)?;
-            if configured.insert(config.name.clone(), endpoint).is_some() {
-                return Err(BuildError::Registry {
-                    name: config.name.to_string(),
-                    reason: "it is configured twice",
-                });
-            }
-        }
-        let public = builder.build(Policy::Public)?;
+    pub fn with_options(
+        registries: Registries,
+        proxies: ProxyEnvironment,
+        options: Options,
+    ) -> Result<Self, BuildError> {
+        let table = Table::build(registries, &options)?;
         Ok(Upstreams(Arc::new(Shared {
-            configured,
-            public,
+            table: RwLock::new(Arc::new(table)),
             tokens: Tokens::default(),
-            deadlines,
+            options,
+            proxies,
         })))
+    }
+
+    /// Goes on with another configuration. Requests under way are finished with the one they began with.
+    ///
+    /// # Errors
+    ///
+    /// As [`Upstreams::new`]; then nothing has changed.
+    pub fn reload(&self, registries: Registries) -> Result<(), BuildError> {
+        let table = Arc::new(Table::build(registries, &self.0.options)?);
+        *self.0.table.write().unwrap_or_else(PoisonError::into_inner) = table;
+        Ok(())
+    }
+
+    /// What the operator chose.
+    pub fn registries(&self) -> Arc<Registries> {
+        self.0.table().registries.clone()
     }
 
     /// Asks for `request`, and gives the head of a good answer with its body still to be read.
@@ -189,16 +222,15 @@ impl Upstreams {
     /// Closes the connection in use. Others who wait for the same token go on.
     pub async fn fetch(&self, request: &Request) -> Result<Response, UpstreamError> {
         let shared = &*self.0;
-        let endpoint = match shared.configured.get(&request.namespace) {
-            Some(endpoint) => endpoint.clone(),
-            None => Endpoint::public(&request.namespace, &shared.public)?,
-        };
+        let endpoint = shared.table().endpoint(&request.namespace)?;
         let question = request.question();
         let exchange = async {
             let answer = shared.ask(&endpoint, request, &question).await?;
-            exchange::conclude(answer, &question, &shared.deadlines).await
+            let mut response = exchange::conclude(answer, &question, &shared.options.deadlines).await?;
+            response.public = !matches!(request.credentials, Credentials::Client(_));
+            Ok(response)
         };
-        match timeout(shared.deadlines.exchange, exchange).await {
+        match timeout(shared.options.deadlines.exchange, exchange).await {
             Ok(outcome) => outcome,
             Err(_elapsed) => {
                 let host = exchange::host_of(endpoint.origin());
@@ -234,7 +266,47 @@ impl Request {
     }
 }
 
+impl Table {
+    fn build(registries: Registries, options: &Options) -> Result<Self, BuildError> {
+        let builder = ClientBuilder {
+            tls: tls::client_config()?,
+            resolver: options.resolver.clone(),
+            deadlines: options.deadlines,
+        };
+        let mut configured = HashMap::new();
+        for config in &registries.entries {
+            let RegistryName::Exact(name) = &config.name else {
+                continue;
+            };
+            let endpoint = Endpoint::configured(name, &config.settings, &builder)?;
+            if configured.insert(name.clone(), endpoint).is_some() {
+                return Err(BuildError::Registry {
+                    name: config.name.to_string(),
+                    reason: "it is configured twice",
+                });
+            }
+        }
+        let public = builder.build(Policy::Public)?;
+        Ok(Table {
+            registries: Arc::new(registries),
+            configured,
+            public,
+        })
+    }
+
+    fn endpoint(&self, namespace: &Namespace) -> Result<Endpoint, UpstreamError> {
+        match self.configured.get(namespace) {
+            Some(endpoint) => Ok(endpoint.clone()),
+            None => Endpoint::public(namespace, &self.public),
+        }
+    }
+}
+
 impl Shared {
+    fn table(&self) -> Arc<Table> {
+        self.table.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// Asks until the answer is one that another token would not change.
     async fn ask(
         &self,
@@ -248,15 +320,16 @@ impl Shared {
             ..
         } = request;
         let url = endpoint.url(repository, &request.target);
-        if let Some(secret) = &request.authorization {
-            return exchange::follow(endpoint, url, question, Some(secret), &self.deadlines).await;
+        if let Credentials::Client(secret) = &request.credentials {
+            return exchange::follow(endpoint, url, question, Some(secret), &self.options.deadlines).await;
         }
 
         let started = Instant::now();
         let mut sent = self.first_token(endpoint, request).await;
         for _ in 1..ROUNDS_MAX {
             let secret = sent.as_ref().map(|(_, token)| &token.secret);
-            let answer = exchange::follow(endpoint, url.clone(), question, secret, &self.deadlines).await?;
+            let answer =
+                exchange::follow(endpoint, url.clone(), question, secret, &self.options.deadlines).await?;
             if !is_challenged(&answer, namespace, sent.is_some()) {
                 return Ok(answer);
             }
@@ -280,12 +353,12 @@ impl Shared {
             }
             // Read to its end, the refusal leaves its connection for the next round.
             exchange::read_bounded(answer.response, exchange::ERROR_BODY_BYTES_MAX).await;
-            let token = wanted.token(endpoint, &self.deadlines).await?;
+            let token = wanted.token(endpoint, &self.options.deadlines).await?;
             self.tokens.remember(namespace, repository, &wanted);
             sent = Some((wanted, token));
         }
         let secret = sent.as_ref().map(|(_, token)| &token.secret);
-        exchange::follow(endpoint, url, question, secret, &self.deadlines).await
+        exchange::follow(endpoint, url, question, secret, &self.options.deadlines).await
     }
 
     /// The token that worked last time, renewed if it has expired.
@@ -296,7 +369,7 @@ impl Shared {
             ..
         } = request;
         let slot = self.tokens.first(namespace, repository)?;
-        match slot.token(endpoint, &self.deadlines).await {
+        match slot.token(endpoint, &self.options.deadlines).await {
             Ok(token) => Some((slot, token)),
             // The registry may have moved its token service; its next challenge says so.
             Err(_) => {

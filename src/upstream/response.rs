@@ -21,6 +21,8 @@ pub struct Response {
     pub content_length: Option<u64>,
     /// Always there with a 206, never with a 200.
     pub content_range: Option<ContentRange>,
+    /// Given without any credentials, so anybody may have it.
+    pub public: bool,
     pub body: Body,
 }
 

@@ -12,6 +12,7 @@ use tokio::task::{AbortHandle, JoinSet};
 
 use super::resolve::{AddressesRefused, FilteredResolver};
 use super::*;
+use crate::config::{RegistryConfig, RegistrySettings};
 
 /// What follows an answer.
 #[derive(Clone, Copy, PartialEq)]
@@ -173,15 +174,27 @@ fn deadlines() -> Deadlines {
 fn plain(name: &str, port: u16) -> RegistryConfig {
     let url = format!("http://127.0.0.1:{port}").parse().unwrap();
     RegistryConfig {
-        name: name.parse().unwrap(),
-        insecure: true,
-        url: Some(url),
+        name: RegistryName::Exact(name.parse().unwrap()),
+        settings: RegistrySettings {
+            insecure: true,
+            url: Some(url),
+            ..RegistrySettings::default()
+        },
+    }
+}
+
+/// Registries with these entries, and nothing else chosen.
+fn entries(entries: &[RegistryConfig]) -> Registries {
+    Registries {
+        entries: entries.to_vec(),
+        ..Registries::default()
     }
 }
 
 fn upstreams(registries: &[RegistryConfig], deadlines: Deadlines) -> Upstreams {
     Upstreams::with_options(
-        registries,
+        entries(registries),
+        ProxyEnvironment::default(),
         Options {
             deadlines,
             resolver: Table::new(&[]),
@@ -207,7 +220,8 @@ fn blob(namespace: &str) -> Request {
         method: Method::Get,
         accept: Vec::new(),
         range_from: None,
-        authorization: None,
+        credentials: Credentials::None,
+        purpose: Purpose::Pull,
     }
 }
 
@@ -504,7 +518,7 @@ async fn a_secret_stays_at_its_origin_and_stays_dropped_on_the_way_back() {
 
     let upstreams = lan(&server);
     let with_client = Request {
-        authorization: Secret::new(b"Basic Y2xpZW50"),
+        credentials: Credentials::Client(Secret::new(b"Basic Y2xpZW50").unwrap()),
         ..blob("r.lan")
     };
     for (request, secret) in [(with_client, "Basic Y2xpZW50"), (blob("r.lan"), "Bearer ours")] {
@@ -535,7 +549,7 @@ async fn a_secret_stays_at_its_origin_and_stays_dropped_on_the_way_back() {
 async fn a_clients_refusal_is_passed_on_with_its_challenges_and_without_a_token() {
     let server = registry_with_tokens(|_, _| false).await;
     let request = Request {
-        authorization: Secret::new(b"Bearer clients"),
+        credentials: Credentials::Client(Secret::new(b"Bearer clients").unwrap()),
         ..blob("r.lan")
     };
     match pull(&lan(&server), &request).await {
@@ -1040,7 +1054,7 @@ async fn connection_failures_say_which_part_failed_and_nothing_secret() {
     })
     .await;
     let request = Request {
-        authorization: Secret::new(b"Basic S3CRET"),
+        credentials: Credentials::Client(Secret::new(b"Basic S3CRET").unwrap()),
         ..blob("r.lan")
     };
     let error = lan(&server).fetch(&request).await.unwrap_err();
@@ -1063,11 +1077,9 @@ async fn connection_failures_say_which_part_failed_and_nothing_secret() {
         let _ = stream.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").await;
         let _ = stream.read_to_end(&mut Vec::new()).await;
     });
-    let tls = RegistryConfig {
-        name: "tls.lan".parse().unwrap(),
-        insecure: false,
-        url: Some(format!("https://127.0.0.1:{port}").parse().unwrap()),
-    };
+    let mut tls = plain("tls.lan", port);
+    tls.settings.insecure = false;
+    tls.settings.url = Some(format!("https://127.0.0.1:{port}").parse().unwrap());
     let error = upstreams(&[tls, plain("r.lan", server.port)], deadlines())
         .fetch(&blob("tls.lan"))
         .await
@@ -1099,7 +1111,8 @@ async fn an_unconfigured_registry_that_resolves_inside_is_refused() {
     ]);
     let names: Vec<_> = table.0.keys().copied().collect();
     let upstreams = Upstreams::with_options(
-        &[],
+        Registries::default(),
+        ProxyEnvironment::default(),
         Options {
             deadlines: deadlines(),
             resolver: table,
@@ -1210,7 +1223,12 @@ async fn redirects_and_realms_of_a_configured_registry_may_be_inside_but_not_at_
                 deadlines: deadlines(),
                 resolver: table.clone(),
             };
-            let upstreams = Upstreams::with_options(&[plain("r.lan", server.port)], options).unwrap();
+            let upstreams = Upstreams::with_options(
+                entries(&[plain("r.lan", server.port)]),
+                ProxyEnvironment::default(),
+                options,
+            )
+            .unwrap();
             let outcome = upstreams.fetch(&blob("r.lan")).await;
             assert!(
                 matches!(outcome, Err(UpstreamError::Refused { .. })),
@@ -1226,13 +1244,21 @@ async fn redirects_and_realms_of_a_configured_registry_may_be_inside_but_not_at_
         deadlines: deadlines(),
         resolver: table,
     };
-    let upstreams = Upstreams::with_options(&[plain("r.lan", server.port)], options).unwrap();
+    let upstreams = Upstreams::with_options(
+        entries(&[plain("r.lan", server.port)]),
+        ProxyEnvironment::default(),
+        options,
+    )
+    .unwrap();
     assert_eq!(pull(&upstreams, &blob("r.lan")).await.unwrap(), "content");
 }
 
 #[test]
 fn upstreams_are_built_without_a_runtime_and_reject_bad_configuration() {
-    assert!(Upstreams::new(&[]).is_ok());
+    assert!(Upstreams::new(Registries::default(), ProxyEnvironment::default()).is_ok());
     let twice = [plain("docker.io", 1), plain("index.docker.io", 2)];
-    assert!(matches!(Upstreams::new(&twice), Err(BuildError::Registry { .. })));
+    assert!(matches!(
+        Upstreams::new(entries(&twice), ProxyEnvironment::default()),
+        Err(BuildError::Registry { .. })
+    ));
 }

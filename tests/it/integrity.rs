@@ -1,5 +1,6 @@
 //! Wrong bytes never complete and never stick.
 
+use std::collections::HashSet;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::harness::client::{Why, request_bytes};
@@ -16,6 +17,17 @@ const WITHHELD: u64 = 64 * 1024;
 fn any_size(random: &mut Random) -> u64 {
     let bits = random.below(24);
     (1 << bits) + random.below(1 << bits)
+}
+
+/// Content of any size that differs from all `seen` so far: there are only 256 of one byte, and one that is
+/// stored already would be a hit.
+fn new_content(random: &mut Random, seen: &mut HashSet<String>) -> Prf {
+    loop {
+        let content = Prf::new(random.next(), any_size(random));
+        if seen.insert(content.digest()) {
+            return content;
+        }
+    }
 }
 
 /// Runs `work(n)` for all `n` below `count` on a few threads: most of a broken fill's time is waiting to try again.
@@ -76,8 +88,9 @@ fn two_hundred_flipped_bytes_neither_complete_nor_stick() {
     let upstream = Registry::new();
     let cache = Server::start(&upstream);
     let mut random = Random::for_test("flipped bytes");
+    let mut seen = HashSet::new();
     for number in 0..200 {
-        let content = Prf::new(random.next(), any_size(&mut random));
+        let content = new_content(&mut random, &mut seen);
         let digest = upstream.blob(content.clone());
         let path = upstream.blob_url("a", &digest);
         let framing = *random.pick(&[Framing::Length, Framing::Chunked, Framing::Close]);
@@ -181,9 +194,11 @@ fn a_body_cut_once_anywhere_still_arrives_whole() {
     let upstream = Registry::new();
     let cache = Server::options(&upstream).cores(2).start();
     let mut random = Random::for_test("cuts with resume");
+    let mut seen = HashSet::new();
     let cases: Vec<_> = (0..120)
         .map(|n| {
-            let size = any_size(&mut random);
+            let content = new_content(&mut random, &mut seen);
+            let size = content.size;
             // The first bytes and the last are where off-by-ones live.
             let at = match n % 4 {
                 0 => random.below(size.min(4_096)),
@@ -192,7 +207,7 @@ fn a_body_cut_once_anywhere_still_arrives_whole() {
             };
             let framing = *random.pick(&[Framing::Length, Framing::Chunked]);
             let cut = *random.pick(&[Cut::Fin, Cut::Rst]);
-            (Prf::new(random.next(), size), at, framing, cut)
+            (content, at, framing, cut)
         })
         .collect();
     in_parallel(cases.len(), |n| {
@@ -219,19 +234,15 @@ fn a_body_that_never_gets_past_a_byte_never_completes() {
     let upstream = Registry::new();
     let cache = Server::options(&upstream).cores(2).start();
     let mut random = Random::for_test("cuts for good");
+    let mut seen = HashSet::new();
     let cases: Vec<_> = (0..48)
         .map(|_| {
-            let size = any_size(&mut random);
+            let content = new_content(&mut random, &mut seen);
+            let at = random.below(content.size);
             let framing = *random.pick(&[Framing::Length, Framing::Chunked, Framing::Close]);
             let cut = *random.pick(&[Cut::Fin, Cut::Rst, Cut::LastChunk]);
             let range = *random.pick(&[Range::Off, Range::Refused, Range::WrongBytes]);
-            (
-                Prf::new(random.next(), size),
-                random.below(size),
-                framing,
-                cut,
-                range,
-            )
+            (content, at, framing, cut, range)
         })
         .collect();
     in_parallel(cases.len(), |n| {

@@ -13,7 +13,9 @@ use crate::oci::Hasher;
 use crate::runtime::clock::unix_seconds;
 use crate::runtime::helper::blocking;
 use crate::store::{Key, Meta, Verified};
-use crate::upstream::{Body, Method, Request, Resume, ResumeVerdict, Target, UpstreamError, resume_matches};
+use crate::upstream::{
+    Body, Credentials, Method, Purpose, Request, Resume, ResumeVerdict, Target, UpstreamError, resume_matches,
+};
 
 /// How often a writer without a disk looks whether followers have moved, beside being told.
 const ROOM_CHECK: Duration = Duration::from_secs(1);
@@ -115,7 +117,8 @@ async fn receive(fill: &Arc<Fill>, shared: &Arc<Shared>, origin: &Origin) -> Res
         method: Method::Get,
         accept: Vec::new(),
         range_from: None,
-        authorization: None,
+        credentials: Credentials::None,
+        purpose: Purpose::Pull,
     };
     let response = shared.upstreams.fetch(&request).await?;
     if response.status != 200 {

@@ -6,7 +6,7 @@ use std::io;
 use std::time::Duration;
 
 use super::*;
-use crate::config::RegistryConfig;
+use crate::config::{RegistryConfig, RegistryName, RegistrySettings};
 
 /// Flags, environment and file of one case; the file is named `f.yaml`.
 #[derive(Default)]
@@ -81,7 +81,12 @@ fn nothing_configured_gives_the_defaults() {
         log_level: LogLevel::Info,
         access_log: true,
         memory_cache_bytes: 64 << 20,
-        registries: vec![],
+        registries: Registries::default(),
+        proxies: ProxyEnvironment::default(),
+        always_pull_latest: false,
+        stale_while_revalidate: Duration::ZERO,
+        registry_header: false,
+        front_auth: None,
     };
     assert_eq!(config, expected);
 }
@@ -180,7 +185,12 @@ access_log: off
         log_level: LogLevel::Warn,
         access_log: false,
         memory_cache_bytes: 1 << 30,
-        registries: vec![],
+        registries: Registries::default(),
+        proxies: ProxyEnvironment::default(),
+        always_pull_latest: false,
+        stale_while_revalidate: Duration::ZERO,
+        registry_header: false,
+        front_auth: None,
     };
     assert_eq!(config, expected);
 }
@@ -191,14 +201,18 @@ fn registries_are_a_list_or_a_map() {
     let map = "registries:\n  localhost:5000: {insecure: true}\n  r.example:\n    url: https://m.example/x\n";
     let expected = vec![
         RegistryConfig {
-            name: "localhost:5000".parse().unwrap(),
-            insecure: true,
-            url: None,
+            name: RegistryName::Exact("localhost:5000".parse().unwrap()),
+            settings: RegistrySettings {
+                insecure: true,
+                ..RegistrySettings::default()
+            },
         },
         RegistryConfig {
-            name: "r.example".parse().unwrap(),
-            insecure: false,
-            url: Some("https://m.example/x".parse().unwrap()),
+            name: RegistryName::Exact("r.example".parse().unwrap()),
+            settings: RegistrySettings {
+                url: Some("https://m.example/x".parse().unwrap()),
+                ..RegistrySettings::default()
+            },
         },
     ];
     for file in [list, map] {
@@ -209,7 +223,8 @@ fn registries_are_a_list_or_a_map() {
             }
             .resolve()
             .unwrap()
-            .registries,
+            .registries
+            .entries,
             expected,
             "{file}"
         );
@@ -222,7 +237,8 @@ fn registries_are_a_list_or_a_map() {
             }
             .resolve()
             .unwrap()
-            .registries,
+            .registries
+            .entries,
             [],
             "{empty:?}"
         );
