@@ -82,7 +82,9 @@ pub fn run(config: Config) -> Result<(), AppError> {
     let policy = TagPolicy {
         cache_tags: config.cache_tag_manifests,
         cache_latest: config.cache_latest_tag,
+        always_ask_latest: config.always_pull_latest,
         ttl: config.tag_ttl,
+        stale_while_revalidate: config.stale_while_revalidate,
     };
     let cache = Cache::new(store.clone(), upstreams, helper.clone(), policy);
     let access_log = if config.access_log {
