@@ -48,6 +48,9 @@ pub enum AppError {
 pub fn run(config: Config) -> Result<(), AppError> {
     crate::log::init(config.log_level.into());
     raise_descriptor_limit();
+    for warning in &config.warnings {
+        tracing::warn!("{warning}");
+    }
     let mut signals = Signals::new([SIGINT, SIGTERM])?;
     let Storage::Fs { root, chosen } = &config.storage;
     let store = Arc::new(FsStore::open(root)?);
