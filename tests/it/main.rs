@@ -52,6 +52,9 @@ mod powercut;
 /// Token flow, credentials, refusals, redirects.
 mod auth;
 
+/// Registries of the world and their ideas, each a test named after it.
+mod quirks;
+
 /// Which header fields travel, in both directions.
 mod headers;
 
