@@ -271,6 +271,29 @@ impl Access {
         answer
     }
 
+    /// A new token for `repositories`; it says who it is for and not what that user may read.
+    pub fn give(&mut self, user: Option<&str>, repositories: Vec<String>) -> String {
+        let auth = self.auth.as_ref().expect("there are tokens");
+        self.given += 1;
+        let token = match &auth.signer {
+            Some(signer) => signer.token(&auth.service, user, &repositories, auth.token_ttl),
+            None => sha256(format!("token {}", self.given).as_bytes()).replace(':', "."),
+        };
+        let repositories = match auth.scope {
+            Some(_) => Repositories::All,
+            None => Repositories::Named(repositories),
+        };
+        self.tokens.insert(
+            token.clone(),
+            Token {
+                user: user.map(str::to_owned),
+                repositories,
+                until: Instant::now() + auth.token_ttl,
+            },
+        );
+        token
+    }
+
     /// The token service.
     pub fn token(&mut self, seen: &Seen) -> Answer {
         let Some(auth) = self.auth.clone() else {
@@ -354,23 +377,7 @@ impl Access {
         {
             return Answer::error(status);
         }
-        self.given += 1;
-        let token = match &auth.signer {
-            Some(signer) => signer.token(&auth.service, user.as_deref(), &granted, auth.token_ttl),
-            None => sha256(format!("token {}", self.given).as_bytes()).replace(':', "."),
-        };
-        let repositories = match auth.scope {
-            Some(_) => Repositories::All,
-            None => Repositories::Named(granted),
-        };
-        self.tokens.insert(
-            token.clone(),
-            Token {
-                user,
-                repositories,
-                until: Instant::now() + auth.token_ttl,
-            },
-        );
+        let token = self.give(user.as_deref(), granted);
         let mut body = serde_json::Map::new();
         if auth.token_field != TokenField::AccessToken {
             body.insert("token".into(), token.clone().into());

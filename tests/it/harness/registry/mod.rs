@@ -22,7 +22,7 @@ use std::time::{Duration, Instant};
 use self::access::Access;
 pub use self::access::{Auth, Scheme, TokenField};
 use self::manners::Signatures;
-pub use self::manners::{Budget, Like, Manners, Store};
+pub use self::manners::{Budget, Like, Manners};
 pub use self::script::{Cut, Framing, Gate, On, Range, Reply};
 use super::prf::Content;
 use super::{Fields, PATIENCE, field};
@@ -322,6 +322,12 @@ impl Registry {
     /// Takes `token` as a refresh token of `user`.
     pub fn identity_token(&self, user: &str, token: &str) {
         self.state().access.identity_token(user, token);
+    }
+
+    /// `Bearer …` with a new token of `user` for `repository`, as its client would have fetched it.
+    pub fn token_of(&self, user: &str, repository: &str) -> String {
+        let token = self.state().access.give(Some(user), vec![repository.into()]);
+        format!("Bearer {token}")
     }
 
     /// Lets `user` read a repository. With the first such right, whatever has not been allowed is refused.
