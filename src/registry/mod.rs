@@ -11,8 +11,10 @@ use std::cell::RefCell;
 use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use crate::cache::Cache;
+use crate::config::Registries;
 use crate::http::{Body, CacheResult, Fields, Method, Ready, RequestHead, Response};
 use crate::limits::OPEN_FILES_PER_CORE_MAX;
 use crate::oci::{Digest, Namespace};
@@ -31,11 +33,24 @@ pub struct Registry {
     memory: RefCell<Memory>,
     /// Committed blobs, opened.
     files: RefCell<Lru<Digest, Entry>>,
+    settings: RefCell<Settings>,
+}
+
+/// The operator's choices as this core last saw them.
+struct Settings {
+    generation: u64,
+    registries: Arc<Registries>,
 }
 
 impl Registry {
     pub fn new(cache: Cache, default_registry: Namespace, memory_bytes_max: u64) -> Self {
+        // The generation first: a change in between is seen as one later.
+        let settings = Settings {
+            generation: cache.generation(),
+            registries: cache.registries(),
+        };
         Registry {
+            settings: RefCell::new(settings),
             default_registry,
             cache,
             memory: RefCell::new(Memory::new(memory_bytes_max)),
@@ -44,12 +59,29 @@ impl Registry {
     }
 }
 
+impl Registry {
+    /// The operator's choices. When they have changed, what is remembered may be for other eyes, and is forgotten.
+    fn registries(&self) -> Arc<Registries> {
+        let mut settings = self.settings.borrow_mut();
+        let generation = self.cache.generation();
+        if settings.generation != generation {
+            *settings = Settings {
+                generation,
+                registries: self.cache.registries(),
+            };
+            self.memory.borrow_mut().clear();
+        }
+        settings.registries.clone()
+    }
+}
+
 impl Handler for Registry {
     fn ready(&self, head: &RequestHead<'_>) -> Option<Rc<Ready>> {
         let plain = matches!(head.method, Method::Get | Method::Head)
             && head.range.is_none()
             && !head.has_if_none_match();
-        if plain {
+        // What was remembered under other choices is forgotten on the long way.
+        if plain && self.settings.borrow().generation == self.cache.generation() {
             self.memory.borrow_mut().find(head)
         } else {
             None

@@ -25,6 +25,7 @@ mod tls;
 mod tests;
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -59,6 +60,8 @@ pub struct Upstreams(Arc<Shared>);
 struct Shared {
     /// Replaced as a whole; requests under way keep the one they began with.
     table: RwLock<Arc<Table>>,
+    /// How often the table was replaced.
+    generation: AtomicU64,
     tokens: Tokens,
     options: Options,
     proxies: ProxyEnvironment,
@@ -118,6 +121,9 @@ pub enum Target {
 pub enum Method {
     Get,
     Head,
+    /// Whether it may be read, with as little of it as every registry allows to be asked for: `HEAD` of a manifest, the first
+    /// byte of a blob. (Registries refuse `HEAD` of blobs they give by `GET`.)
+    Probe,
 }
 
 /// How long to wait for what.
@@ -185,6 +191,7 @@ impl Upstreams {
         let table = Table::build(registries, &options)?;
         Ok(Upstreams(Arc::new(Shared {
             table: RwLock::new(Arc::new(table)),
+            generation: AtomicU64::new(0),
             tokens: Tokens::default(),
             options,
             proxies,
@@ -199,7 +206,15 @@ impl Upstreams {
     pub fn reload(&self, registries: Registries) -> Result<(), BuildError> {
         let table = Arc::new(Table::build(registries, &self.0.options)?);
         *self.0.table.write().unwrap_or_else(PoisonError::into_inner) = table;
+        // After the table: who sees the number sees what it stands for.
+        self.0.generation.fetch_add(1, Ordering::Release);
         Ok(())
+    }
+
+    /// How often [`Upstreams::reload`] has changed something. Reading it costs a hit nothing; what follows from
+    /// [`Upstreams::registries`] can be kept until it changes.
+    pub fn generation(&self) -> u64 {
+        self.0.generation.load(Ordering::Acquire)
     }
 
     /// What the operator chose.
@@ -258,10 +273,13 @@ impl Request {
                 HeaderValue::from_str(&format!("bytes={from}-")).expect("digits are valid in a header");
             headers.insert(RANGE, range);
         }
-        let method = match self.method {
-            Method::Get => http::Method::GET,
-            Method::Head => http::Method::HEAD,
+        let method = match (self.method, &self.target) {
+            (Method::Get, _) | (Method::Probe, Target::Blob(_)) => http::Method::GET,
+            (Method::Head | Method::Probe, _) => http::Method::HEAD,
         };
+        if method == http::Method::GET && self.method == Method::Probe {
+            headers.insert(RANGE, HeaderValue::from_static("bytes=0-0"));
+        }
         Question { method, headers }
     }
 }
