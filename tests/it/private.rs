@@ -388,10 +388,9 @@ fn a_fill_with_a_password_is_joined_by_those_who_may_and_unknown_to_others() {
     let path = upstream.blob_url("private/alice", &digest);
     let gate = Gate::new();
     upstream.on(
-        On::path(&digest).get().range(false).after(1),
+        On::path(&digest).get().range(false),
         Reply::new().hold_at(2_000_000, &gate),
     );
-    // The first request without a range is the anonymous one, which is refused and holds nothing.
     std::thread::scope(|scope| {
         let pull = |authorization: String| {
             let (cache, path, content) = (&cache, &path, &content);
@@ -425,17 +424,13 @@ fn a_fill_with_a_password_is_joined_by_those_who_may_and_unknown_to_others() {
             &digest,
             &login("bob"),
         );
-        // What has arrived can be had by who may have it.
-        let range = [("Range", "bytes=1000-1999")];
-        let got = ask(&cache, "GET", &path, &login("carol"), &range);
-        assert_eq!(
-            (got.status, got.body.as_slice()),
-            (206, &content.bytes()[1000..2000]),
-            "{got}"
-        );
-        expect_private(&got);
         let head = ask(&cache, "HEAD", &path, &login("carol"), &[]);
         assert_eq!((head.status, head.content_length()), (200, Some(content.size)));
+        // The last byte of a range waits for the digest, like the last of the whole.
+        let range = scope.spawn(|| {
+            let range = [("Range", "bytes=1000-1999")];
+            ask(&cache, "GET", &path, &login("carol"), &range)
+        });
         let others = [
             scope.spawn(pull(login("carol"))),
             scope.spawn(pull(upstream.token_of("alice", "private/alice"))),
@@ -445,6 +440,13 @@ fn a_fill_with_a_password_is_joined_by_those_who_may_and_unknown_to_others() {
         for other in others {
             other.join().unwrap();
         }
+        let range = range.join().unwrap();
+        assert_eq!(
+            (range.status, range.body.as_slice()),
+            (206, &content.bytes()[1000..2000]),
+            "{range}"
+        );
+        expect_private(&range);
     });
     assert_eq!(bodies(&upstream, &digest), 1, "{:#?}", upstream.log());
 }
@@ -460,8 +462,7 @@ fn who_asks_in_public_does_not_wait_for_a_password() {
     upstream.on(
         On::path(format!("private/alice/blobs/{digest}"))
             .get()
-            .range(false)
-            .after(1),
+            .range(false),
         Reply::new().hold_at(3_000_000, &gate),
     );
     std::thread::scope(|scope| {
@@ -842,30 +843,46 @@ fn things(upstream: &Registry, random: &mut Random) -> Vec<Thing> {
 /// Who asks: whose rights he has, and how he says who he is.
 struct Caller {
     user: &'static str,
-    authorization: String,
+    says: Says,
 }
 
-fn callers(upstream: &Registry) -> Vec<Caller> {
-    let caller = |user, authorization: String| Caller { user, authorization };
-    let mut callers = vec![
-        caller("", String::new()),
-        caller("", basic("alice", "guessed")),
-        caller("", "Bearer guessed".into()),
-    ];
-    for user in ["alice", "bob", "carol"] {
-        callers.push(caller(user, login(user)));
-        // A token is good for one repository; `authorization` is then completed by [`presented`].
-        callers.push(caller(user, format!("token of {user}")));
-    }
-    for caller in &callers {
-        assert!(
-            caller.user.is_empty() || caller.authorization.contains(char::is_alphabetic),
-            "{}",
-            upstream.name()
-        );
-    }
-    callers
+#[derive(Clone, Copy)]
+enum Says {
+    Nothing,
+    Guesses(&'static str),
+    Password,
+    Token,
 }
+
+impl Caller {
+    /// What he sends for `repository`; a token is good for one.
+    fn authorization(&self, upstream: &Registry, repository: &str) -> String {
+        match self.says {
+            Says::Nothing => String::new(),
+            Says::Guesses(text) => text.into(),
+            Says::Password => login(self.user),
+            Says::Token => upstream.token_of(self.user, repository),
+        }
+    }
+}
+
+const CALLERS: [Caller; 9] = {
+    const fn caller(user: &'static str, says: Says) -> Caller {
+        Caller { user, says }
+    }
+    [
+        caller("", Says::Nothing),
+        // `alice:guessed`.
+        caller("", Says::Guesses("Basic YWxpY2U6Z3Vlc3NlZA==")),
+        caller("", Says::Guesses("Bearer guessed")),
+        caller("alice", Says::Password),
+        caller("alice", Says::Token),
+        caller("bob", Says::Password),
+        caller("bob", Says::Token),
+        caller("carol", Says::Password),
+        caller("carol", Says::Token),
+    ]
+};
 
 #[test]
 fn thousands_of_requests_are_answered_as_the_upstream_would() {
@@ -875,17 +892,12 @@ fn thousands_of_requests_are_answered_as_the_upstream_would() {
     let hidden = *random.pick(&[401, 403, 404]);
     let upstream = registry(hidden);
     let things = things(&upstream, &mut random);
-    let callers = callers(&upstream);
-    let tokens: Vec<Vec<String>> = callers
+    let authorizations: Vec<Vec<String>> = CALLERS
         .iter()
         .map(|caller| {
             REPOSITORIES
-                .iter()
-                .map(|repository| match caller.authorization.starts_with("token") {
-                    true => upstream.token_of(caller.user, repository),
-                    false => caller.authorization.clone(),
-                })
-                .collect()
+                .map(|name| caller.authorization(&upstream, name))
+                .into()
         })
         .collect();
     let cache = Server::options(&upstream).cores(2).start();
@@ -894,21 +906,20 @@ fn thousands_of_requests_are_answered_as_the_upstream_would() {
         let threads: Vec<_> = seeds
             .into_iter()
             .map(|seed| {
-                let (upstream, cache, things, callers, tokens) =
-                    (&upstream, &cache, &things, &callers, &tokens);
+                let (upstream, cache, things) = (&upstream, &cache, &things);
+                let authorizations = &authorizations;
                 scope.spawn(move || {
                     let mut random = Random::new(seed);
                     let mut asked = HashSet::new();
                     for _ in 0..REQUESTS {
-                        let who = random.below(callers.len() as u64) as usize;
-                        let r#where = random.below(REPOSITORIES.len() as u64) as usize;
-                        let thing = random.pick(things);
-                        let authorization = &tokens[who][r#where];
+                        let caller = random.below(CALLERS.len() as u64) as usize;
+                        let repository = random.below(REPOSITORIES.len() as u64) as usize;
+                        let authorization = &authorizations[caller][repository];
                         let op = Operation {
-                            user: callers[who].user,
+                            user: CALLERS[caller].user,
                             authorization,
-                            repository: REPOSITORIES[r#where],
-                            thing,
+                            repository: REPOSITORIES[repository],
+                            thing: random.pick(things),
                         };
                         asked.insert((authorization.clone(), op.repository));
                         op.perform(upstream, cache, things, &mut random);
@@ -925,7 +936,7 @@ fn thousands_of_requests_are_answered_as_the_upstream_would() {
     });
 
     let log = upstream.log();
-    let ours: HashSet<&String> = tokens.iter().flatten().collect();
+    let ours: HashSet<&String> = authorizations.iter().flatten().collect();
     for seen in &log {
         let Some(given) = seen.field("authorization").map(str::to_owned) else {
             continue;
