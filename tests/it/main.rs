@@ -53,6 +53,12 @@ mod powercut;
 /// Token flow, credentials, refusals, redirects.
 mod auth;
 
+/// Who may read what: users, rights, and what others learn.
+mod private;
+
+/// Registries of the world and their ideas, each a test named after it.
+mod quirks;
+
 /// Which header fields travel, in both directions.
 mod headers;
 
