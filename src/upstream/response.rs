@@ -1,11 +1,12 @@
 //! A good answer: its head as we understood it, and its body piece by piece.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::HeaderMap;
 
+use super::condition::Watch;
 use super::content_range::{self, ContentRange, ResumeVerdict};
 use super::error::{Phase, UpstreamError};
 
@@ -42,6 +43,8 @@ pub struct Body {
     /// Invariant: `received <= expected` when that is known.
     received: u64,
     expected: Option<u64>,
+    /// Wants to know how it ends.
+    watch: Option<Watch>,
 }
 
 impl Body {
@@ -58,6 +61,7 @@ impl Body {
             idle,
             received: 0,
             expected,
+            watch: None,
         }
     }
 
@@ -70,6 +74,19 @@ impl Body {
             idle: Duration::ZERO,
             received: 0,
             expected: Some(0),
+            watch: None,
+        }
+    }
+
+    /// Whether nothing more will come, and all is there.
+    pub(super) fn is_complete(&self) -> bool {
+        self.response.is_none() && self.failure.is_none()
+    }
+
+    /// Has `watch` told how it ends, unless it is over already.
+    pub(super) fn watch(&mut self, watch: Watch) {
+        if self.response.is_some() {
+            self.watch = Some(watch);
         }
     }
 
@@ -123,6 +140,9 @@ impl Body {
                 }
                 _ => {
                     self.response = None;
+                    if let Some(watch) = self.watch.take() {
+                        watch.body_ended(Instant::now());
+                    }
                     return Ok(None);
                 }
             },
@@ -138,6 +158,9 @@ impl Body {
         };
         self.response = None;
         self.failure = Some(failure.clone());
+        if let Some(watch) = self.watch.take() {
+            watch.body_broke(&failure, self.received, Instant::now());
+        }
         Err(failure)
     }
 }
