@@ -131,7 +131,7 @@ pub struct Deadlines {
     pub connect: Duration,
     /// From sending a request to its response head, for each hop.
     pub head: Duration,
-    /// Between two pieces of a body.
+    /// For each few KiB of a body.
     pub idle: Duration,
     /// For a token, all of it.
     pub token: Duration,

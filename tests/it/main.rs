@@ -52,6 +52,12 @@ mod powercut;
 /// Token flow, credentials, refusals, redirects.
 mod auth;
 
+/// Upstreams that are down, silent or broken: what is served meanwhile, and how often they are asked.
+mod outage;
+
+/// 429, of every kind.
+mod ratelimit;
+
 /// Which header fields travel, in both directions.
 mod headers;
 

@@ -147,7 +147,8 @@ impl Breaker {
         asked: Instant,
         now: Instant,
     ) -> Option<Change> {
-        if self.answered.is_some_and(|at| asked < at) {
+        // A body breaks when it breaks, and its own head was an answer.
+        if failure != Failure::Body && self.answered.is_some_and(|at| asked < at) {
             return None;
         }
         let scope = match failure {

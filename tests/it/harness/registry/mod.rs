@@ -277,6 +277,11 @@ impl Registry {
         self.count(|seen| seen.method == "HEAD" && seen.target.contains(fragment))
     }
 
+    /// Connections that were accepted so far, whatever came of them.
+    pub fn connections(&self) -> u64 {
+        self.state().streams_opened
+    }
+
     pub fn requests(&self) -> usize {
         self.state().log.len()
     }
