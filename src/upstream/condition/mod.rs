@@ -206,7 +206,7 @@ impl Conditions {
                     tracing::warn!(%registry, retry_after, "a registry limits our requests; asking it less");
                 }
                 News::Released => {
-                    tracing::info!(%registry, "a registry does not limit our requests any more")
+                    tracing::info!(%registry, "a registry does not limit our requests any more");
                 }
             }
         }
