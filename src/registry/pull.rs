@@ -42,6 +42,7 @@ impl Registry {
         match route::parse(head.path, head.query, &self.default_registry)? {
             Route::Ping => Ok(plain(200, "application/json", "{}")),
             Route::Health => Ok(plain(200, "text/plain", "ok\n")),
+            Route::Stats => self.stats().await,
             Route::Listing => Err(PullError::Listing),
             Route::Manifest {
                 origin,
