@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::HeaderMap;
+use tokio::sync::OwnedSemaphorePermit;
 
 use super::content_range::{self, ContentRange, ResumeVerdict};
 use super::error::{Phase, UpstreamError};
@@ -21,7 +22,7 @@ pub struct Response {
     pub content_length: Option<u64>,
     /// Always there with a 206, never with a 200.
     pub content_range: Option<ContentRange>,
-    /// Given without any credentials, so anybody may have it.
+    /// Given without any credentials, neither to the registry nor for a token, so anybody may have it.
     pub public: bool,
     pub body: Body,
 }
@@ -42,6 +43,8 @@ pub struct Body {
     /// Invariant: `received <= expected` when that is known.
     received: u64,
     expected: Option<u64>,
+    /// The place among the registry's requests; given back with the last byte.
+    place: Option<OwnedSemaphorePermit>,
 }
 
 impl Body {
@@ -58,7 +61,13 @@ impl Body {
             idle,
             received: 0,
             expected,
+            place: None,
         }
+    }
+
+    /// Has the body occupy `place` until it is over.
+    pub(super) fn occupy(&mut self, place: Option<OwnedSemaphorePermit>) {
+        self.place = place.filter(|_| self.response.is_some());
     }
 
     /// The body of an answer to HEAD.
@@ -70,6 +79,7 @@ impl Body {
             idle: Duration::ZERO,
             received: 0,
             expected: Some(0),
+            place: None,
         }
     }
 
@@ -122,7 +132,7 @@ impl Body {
                     broken(format!("{} of {expected} bytes came", self.received))
                 }
                 _ => {
-                    self.response = None;
+                    self.end();
                     return Ok(None);
                 }
             },
@@ -136,9 +146,14 @@ impl Body {
                 phase: Phase::Body,
             },
         };
-        self.response = None;
+        self.end();
         self.failure = Some(failure.clone());
         Err(failure)
+    }
+
+    fn end(&mut self) {
+        self.response = None;
+        self.place = None;
     }
 }
 

@@ -10,9 +10,11 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{AbortHandle, JoinSet};
 
+use super::policy::Policy;
+use super::proxy::Routes;
 use super::resolve::{AddressesRefused, FilteredResolver};
 use super::*;
-use crate::config::{RegistryConfig, RegistrySettings};
+use crate::config::{RegistryConfig, RegistryName, RegistrySettings};
 
 /// What follows an answer.
 #[derive(Clone, Copy, PartialEq)]
@@ -1159,7 +1161,8 @@ async fn of_a_mixed_name_only_the_public_addresses_are_used() {
         ("inside.example", &["10.0.0.1"]),
     ]);
     let filter = FilteredResolver {
-        policy: Policy::Public,
+        policy: Policy::public(),
+        routes: Routes::default(),
         inner: inner.clone(),
     };
     let found: Vec<_> = filter
@@ -1179,11 +1182,11 @@ async fn of_a_mixed_name_only_the_public_addresses_are_used() {
         Refusal::Address
     );
 
-    let policy = Policy::Configured {
-        host: "r.lan".into(),
-        plain_http: false,
+    let filter = FilteredResolver {
+        policy: Policy::written(&"https://r.lan".parse().unwrap(), true),
+        routes: Routes::default(),
+        inner,
     };
-    let filter = FilteredResolver { policy, inner };
     assert_eq!(
         filter
             .resolve("mixed.example".parse().unwrap())
