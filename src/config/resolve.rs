@@ -2,15 +2,15 @@
 
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
+use super::draft::Entry;
 use super::file::{self, File};
-use super::mistake::{Mistake, Mistakes, Place};
+use super::mistake::{Mistake, Mistakes, Place, Warning};
 use super::setting::{Given, Layer, Setting};
 use super::units::{self, BOOL_ACCEPTED, BYTES_ACCEPTED, DURATION_ACCEPTED};
 use super::{
-    CORES_MAX, Config, HELPER_THREADS_MAX, IoDriver, ListenAddr, LogLevel, ProxyEnvironment, Registries,
-    RootChoice, Storage, Surroundings,
+    CORES_MAX, Config, HELPER_THREADS_MAX, IoDriver, ListenAddr, LogLevel, Named, Registries, RootChoice,
+    Storage, Surroundings, proxy,
 };
 use crate::oci::Namespace;
 
@@ -32,6 +32,14 @@ const S3_SIGNS: [&str; 2] = ["S3_BUCKET", "AWS_ENDPOINT_URL"];
 ///
 /// Every mistake there is, at once.
 pub fn resolve(flags: Layer, surroundings: Surroundings<'_>) -> Result<Config, Mistakes> {
+    load(flags, surroundings).map(|(config, _)| config)
+}
+
+/// As [`resolve`], with the places that the values came from.
+pub(super) fn load<'a>(
+    flags: Layer,
+    surroundings: Surroundings<'a>,
+) -> Result<(Config, Sources<'a>), Mistakes> {
     let mut sources = Sources::load(flags, surroundings);
 
     let listen = sources.parse(Setting::ListenAddr, ListenAddr::ACCEPTED, parse_listen);
@@ -62,6 +70,15 @@ pub fn resolve(flags: Layer, surroundings: Surroundings<'_>) -> Result<Config, M
     let cache_tag_manifests = sources.parse(Setting::CacheTagManifests, BOOL_ACCEPTED, units::parse_bool);
     let cache_latest_tag = sources.parse(Setting::CacheLatestTag, BOOL_ACCEPTED, units::parse_bool);
     let tag_ttl = sources.parse(Setting::TagTtl, DURATION_ACCEPTED, units::parse_duration);
+    let always_pull_latest = sources.parse(Setting::AlwaysPullLatest, BOOL_ACCEPTED, units::parse_bool);
+    let stale_while_revalidate = sources.parse(
+        Setting::StaleWhileRevalidate,
+        DURATION_ACCEPTED,
+        units::parse_duration,
+    );
+    let whitelist_mode = sources.parse(Setting::WhitelistMode, BOOL_ACCEPTED, units::parse_bool);
+    let air_gapped = sources.parse(Setting::AirGapped, BOOL_ACCEPTED, units::parse_bool);
+    let registry_header = sources.parse(Setting::RegistryHeader, BOOL_ACCEPTED, units::parse_bool);
     let log_level = sources.parse(
         Setting::LogLevel,
         "trace, debug, info, warn or error",
@@ -76,7 +93,9 @@ pub fn resolve(flags: Layer, surroundings: Surroundings<'_>) -> Result<Config, M
     );
     let access_log = sources.parse(Setting::AccessLog, BOOL_ACCEPTED, units::parse_bool);
     let memory_cache_bytes = sources.parse(Setting::MemoryCache, BYTES_ACCEPTED, units::parse_bytes);
+    let proxies = proxy::of_environment(surroundings, &mut sources.mistakes);
     sources.check_backend();
+    sources.check_server_tls();
 
     if !sources.mistakes.is_empty() {
         return Err(Mistakes(sources.mistakes));
@@ -92,6 +111,11 @@ pub fn resolve(flags: Layer, surroundings: Surroundings<'_>) -> Result<Config, M
         Some(cache_tag_manifests),
         Some(cache_latest_tag),
         Some(tag_ttl),
+        Some(always_pull_latest),
+        Some(stale_while_revalidate),
+        Some(whitelist_mode),
+        Some(air_gapped),
+        Some(registry_header),
         Some(log_level),
         Some(access_log),
         Some(memory_cache_bytes),
@@ -104,6 +128,11 @@ pub fn resolve(flags: Layer, surroundings: Surroundings<'_>) -> Result<Config, M
         cache_tag_manifests,
         cache_latest_tag,
         tag_ttl,
+        always_pull_latest,
+        stale_while_revalidate,
+        whitelist_mode,
+        air_gapped,
+        registry_header,
         log_level,
         access_log,
         memory_cache_bytes,
@@ -111,7 +140,24 @@ pub fn resolve(flags: Layer, surroundings: Surroundings<'_>) -> Result<Config, M
     else {
         unreachable!("`Sources::parse` gives `None` only after noting a mistake, and there is none");
     };
-    Ok(Config {
+    let registries = Registries {
+        entries: sources.file.registries.iter().map(Entry::config).collect(),
+        unlisted: sources.file.defaults.without_secrets().settings(),
+        whitelist_mode,
+        air_gapped,
+    };
+    if whitelist_mode && registries.settings(&default_registry).1 == Named::No {
+        sources.warnings.push(Warning {
+            what: format!("whitelist_mode with default_registry {default_registry}"),
+            why: "names without a registry do not exist, because that registry is not among registries"
+                .into(),
+        });
+    }
+    let front_auth = sources.file.front_auth.as_ref().map(|told| {
+        let (username, source) = &told.value;
+        (username.clone(), source.secret.clone())
+    });
+    let config = Config {
         listen,
         storage,
         cores,
@@ -124,16 +170,15 @@ pub fn resolve(flags: Layer, surroundings: Surroundings<'_>) -> Result<Config, M
         log_level,
         access_log,
         memory_cache_bytes,
-        registries: Registries {
-            entries: sources.file.registries,
-            ..Registries::default()
-        },
-        proxies: ProxyEnvironment::default(),
-        always_pull_latest: false,
-        stale_while_revalidate: Duration::ZERO,
-        registry_header: false,
-        front_auth: None,
-    })
+        registries,
+        proxies,
+        always_pull_latest,
+        stale_while_revalidate,
+        registry_header,
+        front_auth,
+        warnings: std::mem::take(&mut sources.warnings),
+    };
+    Ok((config, sources))
 }
 
 /// Resolves the listen addresses alone, for a command that talks to a server which is already running:
@@ -149,12 +194,13 @@ pub fn listen_addresses(flags: Layer, surroundings: Surroundings<'_>) -> Result<
 }
 
 /// The places values come from, and what was found wrong so far.
-struct Sources<'a> {
+pub(super) struct Sources<'a> {
     flags: Layer,
     environment: Layer,
-    file: File,
+    pub file: File,
     surroundings: Surroundings<'a>,
     mistakes: Vec<Mistake>,
+    warnings: Vec<Warning>,
 }
 
 impl<'a> Sources<'a> {
@@ -177,11 +223,20 @@ impl<'a> Sources<'a> {
             file: File::default(),
             surroundings,
             mistakes: Vec::new(),
+            warnings: Vec::new(),
         };
         if let Some(given) = sources.find(Setting::ConfigFile).cloned() {
             let path = Path::new(&given.text);
             match (surroundings.read_file)(path) {
-                Ok(text) => sources.file = file::parse(path, &text, &mut sources.mistakes),
+                Ok(text) => {
+                    sources.file = file::parse(
+                        path,
+                        &text,
+                        surroundings,
+                        &mut sources.mistakes,
+                        &mut sources.warnings,
+                    );
+                }
                 Err(error) => sources.mistakes.push(Mistake {
                     what: given.place.with_value(&given.text),
                     why: format!("cannot be read: {error}"),
@@ -191,7 +246,7 @@ impl<'a> Sources<'a> {
         sources
     }
 
-    fn find(&self, setting: Setting) -> Option<&Given> {
+    pub(super) fn find(&self, setting: Setting) -> Option<&Given> {
         self.flags
             .find(setting)
             .or_else(|| self.environment.find(setting))
@@ -242,6 +297,18 @@ impl<'a> Sources<'a> {
             },
         };
         self.mistakes.push(mistake);
+    }
+
+    /// Whoever asks for TLS must not be served without.
+    fn check_server_tls(&mut self) {
+        const NAME: &str = "GENERATE_SELF_SIGNED_TLS";
+        let value = (self.surroundings.env)(NAME).filter(|value| !value.is_empty());
+        if let Some(value) = value.filter(|value| units::parse_bool(value) != Some(false)) {
+            self.mistakes.push(Mistake {
+                what: Place::Environment(NAME).with_value(&value),
+                why: "TLS towards clients is not in this version".into(),
+            });
+        }
     }
 
     fn storage(&self) -> Storage {
