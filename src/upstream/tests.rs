@@ -16,6 +16,12 @@ use super::resolve::{AddressesRefused, FilteredResolver};
 use super::*;
 use crate::config::{RegistryConfig, RegistryName, RegistrySettings};
 
+/// Passwords, token services, helpers' files: what the operator configured.
+mod credentials;
+
+/// Mirrors, limits, redirects for the client, and reloads.
+mod places;
+
 /// What follows an answer.
 #[derive(Clone, Copy, PartialEq)]
 enum Then {
@@ -84,7 +90,13 @@ async fn serve(mut stream: TcpStream, log: Arc<Mutex<Vec<String>>>, answer: Arc<
     loop {
         let head = loop {
             if let Some(end) = buffer.windows(4).position(|window| window == b"\r\n\r\n") {
-                break String::from_utf8(buffer.drain(..end + 4).collect()).unwrap();
+                // A body is kept with its head.
+                let head = std::str::from_utf8(&buffer[..end + 4]).unwrap();
+                let length: usize =
+                    header(head, "content-length").map_or(0, |length| length.parse().unwrap());
+                if buffer.len() >= end + 4 + length {
+                    break String::from_utf8(buffer.drain(..end + 4 + length).collect()).unwrap();
+                }
             }
             if !matches!(stream.read_buf(&mut buffer).await, Ok(1..)) {
                 return;
