@@ -73,7 +73,7 @@ fn a_hundred_clients_of_one_expired_tag_cost_a_dead_upstream_a_probe_a_second() 
         assert!(asked > FAILURES, "{what}: somebody probes");
         let connected = upstream.connections() - connections;
         assert!(
-            connected <= allowed as u64,
+            connected <= allowed,
             "{what}: {connected} connections in {lasted:?}"
         );
 

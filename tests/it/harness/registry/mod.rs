@@ -99,8 +99,8 @@ struct State {
     auth: Option<Auth>,
     tokens: HashMap<String, (String, Instant)>,
     log: Vec<Seen>,
-    streams: HashMap<u64, TcpStream>,
-    streams_opened: u64,
+    streams: HashMap<usize, TcpStream>,
+    streams_opened: usize,
 }
 
 impl Default for Registry {
@@ -277,13 +277,13 @@ impl Registry {
         self.count(|seen| seen.method == "HEAD" && seen.target.contains(fragment))
     }
 
-    /// Connections that were accepted so far, whatever came of them.
-    pub fn connections(&self) -> u64 {
-        self.state().streams_opened
-    }
-
     pub fn requests(&self) -> usize {
         self.state().log.len()
+    }
+
+    /// Connections accepted since the start, on all listeners.
+    pub fn connections(&self) -> usize {
+        self.state().streams_opened
     }
 
     /// Waits until the log satisfies `condition`.
