@@ -83,7 +83,9 @@ pub fn run(config: Config, read: &dyn Fn() -> Result<Config, Mistakes>) -> Resul
     let policy = TagPolicy {
         cache_tags: config.cache_tag_manifests,
         cache_latest: config.cache_latest_tag,
+        always_ask_latest: config.always_pull_latest,
         ttl: config.tag_ttl,
+        stale_while_revalidate: config.stale_while_revalidate,
     };
     let cache = Cache::new(store.clone(), upstreams.clone(), helper.clone(), policy);
     let access_log = if config.access_log {
@@ -116,8 +118,9 @@ pub fn run(config: Config, read: &dyn Fn() -> Result<Config, Mistakes>) -> Resul
         let (cache, helper, shutdown) = (cache.clone(), helper.clone(), shutdown.clone());
         let log = access_log.as_ref().map(AccessLogWriter::log);
         let (default_registry, memory) = (config.default_registry.clone(), config.memory_cache_bytes);
+        let stats = config.front_auth.is_some();
         core::start(index, *cpu, settings, move || async move {
-            let registry = Rc::new(Registry::new(cache, default_registry, memory));
+            let registry = Rc::new(Registry::new(cache, default_registry, memory).with_stats(stats));
             let server = Server::new(registry, helper, shutdown, log);
             serve(server, sockets).await;
         })?;

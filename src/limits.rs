@@ -68,8 +68,12 @@ pub const FILL_WINDOW_KEPT_BYTES: usize = 2 * 1024 * 1024;
 /// The most a follower takes out of the window at once.
 pub const FOLLOWER_BYTES_MAX: usize = 256 * 1024;
 
-/// Time one fill may be held up by the disk in total before it goes on without it.
-pub const FILL_DISK_WAIT: Duration = Duration::from_millis(500);
+/// Time one fill may be held up by its disk before it goes on without it, beyond what [`FILL_DISK_RATE_MIN`] earns.
+pub const FILL_DISK_WAIT: Duration = Duration::from_secs(1);
+
+/// Bytes a second that a disk must take for a fill to wait for it: below the slowest disk anybody caches images on, and
+/// above what makes a client give up.
+pub const FILL_DISK_RATE_MIN: u64 = 32 * 1024 * 1024;
 
 /// Pause after a failed write before the next fill tries the disk again.
 pub const STORE_RETRY: Duration = Duration::from_secs(30);
@@ -94,6 +98,20 @@ pub const SIDECAR_BYTES_MAX: u64 = 512 * 1024;
 
 /// Tags whose newest pointer is kept in memory, shared by all cores.
 pub const TAGS_IN_MEMORY_MAX: usize = 65_536;
+
+/// How long an upstream's yes to a caller is believed, from the question on: the longest somebody may go on reading
+/// after the right was withdrawn.
+pub const ACCESS_YES: Duration = Duration::from_secs(60);
+
+/// Yeses remembered: of callers for repositories, and of content for repositories, each. About 200 bytes each, 3 MiB.
+pub const ACCESS_YES_MAX: usize = 16_384;
+
+/// How long a repository that refused anonymous requests is asked with a client's credentials first.
+pub const ANONYMOUS_REFUSED: Duration = Duration::from_secs(60);
+
+/// How long tags live at most that are made from digests (`sha256-<hex>`, `.sig`, `.att`, `.sbom`): signatures are added
+/// after the image, and who looks for one does so at once.
+pub const DERIVED_TAG_LIFE: Duration = Duration::from_secs(10);
 
 /// Threads that do blocking file work. One write per running fill plus as many for lookups.
 pub const BLOCKING_THREADS_MAX: usize = 2 * FILLS_MAX;

@@ -3,6 +3,7 @@
 //! One [`Cache`] per process, shared by all cores; a hit does not come here, it is answered from what its core
 //! has open or in memory ([`crate::registry`]). Work that waits for upstreams or disks runs on the helper pool.
 
+mod access;
 mod fill;
 mod flight;
 mod freshness;
@@ -13,35 +14,29 @@ mod tags;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::Semaphore;
 
+use crate::config::Registries;
 use crate::limits::{FILL_QUEUE_WAIT, FILLS_MAX, MEMORY_OBJECT_BYTES_MAX, STORE_LOOKUP_MAX};
 use crate::oci::{Digest, Namespace, Repository};
 use crate::runtime::helper::{Helper, blocking_within};
 use crate::runtime::reply::Lost;
-use crate::store::{Entry, FsStore, Key, canonical_name};
-use crate::upstream::{UpstreamError, Upstreams};
+use crate::store::{Entry, FsStore, Key, Source, canonical_name};
+use crate::upstream::{RegistryCondition, UpstreamError, Upstreams};
 
+pub use access::{Approach, Caller, Held, Permit};
 pub use fill::{Fill, Follower, Head, Ready as FillReady};
 pub use flight::Role;
+pub use freshness::TagPolicy;
 pub use manifest::{Manifest, ManifestAnswer, ManifestKey};
 pub use pass::{Passed, PassedHead};
 
+use access::AccessTable;
 use flight::Flights;
 use health::StoreHealth;
-use tags::TagTable;
-
-/// How tags are cached.
-#[derive(Clone, Copy, Debug)]
-pub struct TagPolicy {
-    pub cache_tags: bool,
-    pub cache_latest: bool,
-    /// Freshness lifetime.
-    pub ttl: Duration,
-}
+use tags::{Revalidating, TagTable};
 
 /// The shared cache; cheap to clone.
 #[derive(Clone)]
@@ -56,6 +51,8 @@ struct Shared {
     fills: fill::FillTable,
     manifests: Flights<ManifestKey, Result<ManifestAnswer, FetchError>>,
     tags: TagTable,
+    revalidating: Revalidating,
+    access: AccessTable,
     /// Verified manifests on their way to the disk: already as good as stored.
     pending: Mutex<HashMap<Key, Arc<Manifest>>>,
     /// Fills and manifest fetches under way.
@@ -69,6 +66,16 @@ pub struct Origin {
     pub repository: Repository,
 }
 
+impl Origin {
+    /// As a sidecar names it.
+    fn source(&self) -> Source {
+        Source {
+            registry: self.namespace.as_str().to_owned(),
+            repository: self.repository.to_string(),
+        }
+    }
+}
+
 /// Why content could not be had.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum FetchError {
@@ -77,6 +84,9 @@ pub enum FetchError {
     /// The upstream's bytes are not what their digest says. Nothing was stored.
     #[error("the upstream sent content for {wanted} that hashes to {found}")]
     DigestMismatch { wanted: String, found: String },
+    /// Its digest is not that of its bytes; it can be passed on, not kept.
+    #[error("the manifest is of the first schema, which is not cached")]
+    Schema1,
     #[error("the manifest is larger than 4 MiB")]
     ManifestTooLarge,
     /// Our own limit of concurrent fetches.
@@ -98,6 +108,19 @@ pub struct Found {
     pub small: Option<Bytes>,
 }
 
+impl FetchError {
+    /// Whether the upstream said that this caller may not have it, or that it is not there: another one may get it.
+    pub fn is_refusal(&self) -> bool {
+        matches!(
+            self,
+            FetchError::Upstream(UpstreamError::Status {
+                status: 401 | 403 | 404,
+                ..
+            })
+        )
+    }
+}
+
 impl Cache {
     pub fn new(store: Arc<FsStore>, upstreams: Upstreams, helper: Helper, policy: TagPolicy) -> Self {
         Cache(Arc::new(Shared {
@@ -109,9 +132,21 @@ impl Cache {
             fills: fill::FillTable::default(),
             manifests: Flights::default(),
             tags: TagTable::default(),
+            revalidating: Revalidating::default(),
+            access: AccessTable::default(),
             pending: Mutex::default(),
             slots: Semaphore::new(FILLS_MAX),
         }))
+    }
+
+    /// What the operator chose for registries, as they are asked now.
+    pub fn registries(&self) -> Arc<Registries> {
+        self.0.upstreams.registries()
+    }
+
+    /// Changes when [`Cache::registries`] does. Reading it costs a hit nothing.
+    pub fn generation(&self) -> u64 {
+        self.0.upstreams.generation()
     }
 
     /// Walks the store in the background and logs what it found.
@@ -129,6 +164,17 @@ impl Cache {
                 "store scanned"
             );
         });
+    }
+
+    /// How the registries are that were asked lately, by name.
+    ///
+    /// # Errors
+    ///
+    /// [`FetchError::Lost`], when the helper pool ends.
+    pub async fn conditions(&self) -> Result<Vec<RegistryCondition>, FetchError> {
+        let upstreams = self.0.upstreams.clone();
+        let conditions = self.0.helper.ask(async move { upstreams.conditions() }).await;
+        conditions.map_err(|_| FetchError::Lost)
     }
 
     /// Has `key` hashed again, and removed unless it is right: its file could not be read to its end.

@@ -6,13 +6,16 @@ mod memory;
 mod pull;
 mod respond;
 mod route;
+mod stats;
 
 use std::cell::RefCell;
 use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use crate::cache::Cache;
+use crate::config::Registries;
 use crate::http::{Body, CacheResult, Fields, Method, Ready, RequestHead, Response};
 use crate::limits::OPEN_FILES_PER_CORE_MAX;
 use crate::oci::{Digest, Namespace};
@@ -31,16 +34,48 @@ pub struct Registry {
     memory: RefCell<Memory>,
     /// Committed blobs, opened.
     files: RefCell<Lru<Digest, Entry>>,
+    /// Whether `/_/stats` is there.
+    stats: bool,
+    settings: RefCell<Settings>,
+}
+
+/// The operator's choices as this core last saw them.
+struct Settings {
+    generation: u64,
+    registries: Arc<Registries>,
 }
 
 impl Registry {
     pub fn new(cache: Cache, default_registry: Namespace, memory_bytes_max: u64) -> Self {
+        // The generation first: a change in between is seen as one later.
+        let settings = Settings {
+            generation: cache.generation(),
+            registries: cache.registries(),
+        };
         Registry {
+            settings: RefCell::new(settings),
             default_registry,
             cache,
             memory: RefCell::new(Memory::new(memory_bytes_max)),
             files: RefCell::new(Lru::new(OPEN_FILES_PER_CORE_MAX as u64, OPEN_FILES_PER_CORE_MAX)),
+            stats: false,
         }
+    }
+}
+
+impl Registry {
+    /// The operator's choices. When they have changed, what is remembered may be for other eyes, and is forgotten.
+    fn registries(&self) -> Arc<Registries> {
+        let mut settings = self.settings.borrow_mut();
+        let generation = self.cache.generation();
+        if settings.generation != generation {
+            *settings = Settings {
+                generation,
+                registries: self.cache.registries(),
+            };
+            self.memory.borrow_mut().clear();
+        }
+        settings.registries.clone()
     }
 }
 
@@ -49,7 +84,8 @@ impl Handler for Registry {
         let plain = matches!(head.method, Method::Get | Method::Head)
             && head.range.is_none()
             && !head.has_if_none_match();
-        if plain {
+        // What was remembered under other choices is forgotten on the long way.
+        if plain && self.settings.borrow().generation == self.cache.generation() {
             self.memory.borrow_mut().find(head)
         } else {
             None

@@ -11,6 +11,7 @@ mod address;
 mod ask;
 mod auth;
 mod client;
+mod condition;
 mod content_range;
 mod endpoint;
 mod error;
@@ -28,24 +29,28 @@ mod tls;
 #[cfg(test)]
 mod tests;
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use http::header::{ACCEPT, RANGE};
 use http::{HeaderMap, HeaderValue};
 use tokio::sync::OwnedSemaphorePermit;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 pub use auth::Secret;
+pub use condition::{Budget, RegistryCondition, Source, State};
 pub use content_range::{ContentRange, ResumeVerdict};
-pub use error::{BuildError, Location, Phase, Refusal, UpstreamError};
+pub use error::{BuildError, Location, Phase, Refusal, Restraint, UpstreamError, seconds_left};
 pub use response::{Body, Response, resume_matches};
 pub use retry::Resume;
 
-use crate::config::{ProxyEnvironment, Registries};
+use crate::config::{Named, ProxyEnvironment, Registries};
 use crate::oci::{Digest, Namespace, Reference, Repository};
 use ask::{Asked, Whose};
 use auth::token::Tokens;
+use condition::{Admission, Conditions, Watch};
+use endpoint::Endpoint;
 use exchange::Question;
 use table::{Entry, Table};
 
@@ -56,7 +61,10 @@ pub struct Upstreams(Arc<Shared>);
 struct Shared {
     /// Replaced as a whole; requests under way keep the one they began with.
     table: RwLock<Arc<Table>>,
+    /// How often the table was replaced.
+    generation: AtomicU64,
     tokens: Tokens,
+    conditions: Arc<Conditions>,
     options: Options,
     proxies: ProxyEnvironment,
 }
@@ -107,6 +115,9 @@ pub enum Target {
 pub enum Method {
     Get,
     Head,
+    /// Whether it may be read, with as little of it as every registry allows to be asked for: `HEAD` of a manifest, the first
+    /// byte of a blob. (Registries refuse `HEAD` of blobs they give by `GET`.)
+    Probe,
 }
 
 /// How long to wait for what.
@@ -116,7 +127,7 @@ pub struct Deadlines {
     pub connect: Duration,
     /// From sending a request to its response head, for each hop.
     pub head: Duration,
-    /// Between two pieces of a body.
+    /// For each few KiB of a body.
     pub idle: Duration,
     /// For a token, all of it.
     pub token: Duration,
@@ -125,6 +136,8 @@ pub struct Deadlines {
     /// For the registry itself, whatever its mirrors took. Hops and rounds have deadlines of their own, but an upstream
     /// that uses each of them up would keep a client for minutes.
     pub exchange: Duration,
+    /// The same for [`Purpose::Revalidate`]: whoever waits could have what we hold.
+    pub revalidate: Duration,
     /// For a place among the requests that `max_concurrency` allows.
     pub queue: Duration,
 }
@@ -138,6 +151,7 @@ impl Default for Deadlines {
             token: Duration::from_secs(10),
             mirror: Duration::from_secs(10),
             exchange: Duration::from_secs(60),
+            revalidate: Duration::from_secs(5),
             queue: Duration::from_secs(30),
         }
     }
@@ -180,7 +194,9 @@ impl Upstreams {
         let table = Table::build(registries, &proxies, &options, None)?;
         Ok(Upstreams(Arc::new(Shared {
             table: RwLock::new(Arc::new(table)),
+            generation: AtomicU64::new(0),
             tokens: Tokens::default(),
+            conditions: Arc::default(),
             options,
             proxies,
         })))
@@ -205,12 +221,25 @@ impl Upstreams {
         shared
             .tokens
             .retain(|namespace| Arc::ptr_eq(before.entry(namespace), after.entry(namespace)));
+        // After the table: who sees the number sees what it stands for.
+        shared.generation.fetch_add(1, Ordering::Release);
         Ok(())
+    }
+
+    /// How often [`Upstreams::reload`] has changed something. Reading it costs a hit nothing; what follows from
+    /// [`Upstreams::registries`] can be kept until it changes.
+    pub fn generation(&self) -> u64 {
+        self.0.generation.load(Ordering::Acquire)
     }
 
     /// What the operator chose.
     pub fn registries(&self) -> Arc<Registries> {
         self.0.table().registries.clone()
+    }
+
+    /// How the registries are that were asked lately, by name.
+    pub fn conditions(&self) -> Vec<RegistryCondition> {
+        self.0.conditions.report(Instant::now().into_std())
     }
 
     /// Asks for `request`, and gives the head of a good answer with its body still to be read.
@@ -222,22 +251,51 @@ impl Upstreams {
     ///
     /// # Errors
     ///
-    /// All of [`UpstreamError`], of the registry itself; nothing is logged here, the caller knows what it means.
+    /// All of [`UpstreamError`], of the registry itself where mirrors were asked before it; some without asking: when the
+    /// registry is known to be down or to limit us (`condition`), and always when the cache is air-gapped. Nothing is
+    /// logged here, the caller knows what it means; but that a registry goes down or comes back is.
     ///
     /// # Cancellation
     ///
     /// Closes the connection in use. Others who wait for the same token go on.
     pub async fn fetch(&self, request: &Request) -> Result<Response, UpstreamError> {
-        let shared = &*self.0;
-        let table = shared.table();
+        let table = self.0.table();
+        if table.registries.air_gapped {
+            let host = request.namespace.as_str().into();
+            return Err(UpstreamError::AirGapped { host });
+        }
         let entry = table.entry(&request.namespace);
-        let place = shared.place(entry, request).await?;
-        let mut response = match shared.fetch_from_mirrors(&table, entry, request).await {
+        let place = self.0.place(entry, request).await?;
+        let mut response = match self.0.ask_mirrors(&table, entry, request).await {
             Some(outcome) => outcome?,
-            None => shared.fetch_from_registry(&table, entry, request).await?,
+            None => self.ask_registry_if_well(&table, request).await?,
         };
         response.body.occupy(place);
         Ok(response)
+    }
+
+    /// Asks the registry itself, unless it is known to be down or to limit us.
+    async fn ask_registry_if_well(
+        &self,
+        table: &Table,
+        request: &Request,
+    ) -> Result<Response, UpstreamError> {
+        let named = table.registries.settings(&request.namespace).1 == Named::Exactly;
+        match self.0.conditions.admit(request, named, Instant::now().into_std()) {
+            Admission::Ask(watch) => self.watched(request, watch).await,
+            Admission::Refuse(error) => Err(error),
+            Admission::Probe(watch, error) => {
+                let (upstreams, request) = (self.clone(), request.clone());
+                tokio::spawn(async move { drop(upstreams.watched(&request, watch).await) });
+                Err(error)
+            }
+        }
+    }
+
+    async fn watched(&self, request: &Request, watch: Watch) -> Result<Response, UpstreamError> {
+        let table = self.0.table();
+        let outcome = self.0.ask_registry(&table, request).await;
+        watch.note(outcome, Instant::now().into_std())
     }
 }
 
@@ -264,7 +322,7 @@ impl Shared {
     }
 
     /// The first good answer of a mirror; `None` when there is none. A redirect for the client is a good answer.
-    async fn fetch_from_mirrors(
+    async fn ask_mirrors(
         &self,
         table: &Table,
         entry: &Entry,
@@ -274,31 +332,34 @@ impl Shared {
             return None;
         }
         let question = request.question(entry);
-        for endpoint in entry.mirrors(&request.namespace, &request.target) {
-            let whose = Whose::Nobody;
+        let within = self.within(request, self.options.deadlines.mirror);
+        for mirror in entry.mirrors(&request.target) {
+            if mirror.rests(Instant::now()) {
+                continue;
+            }
+            let endpoint = mirror.endpoint(&request.namespace);
             let asked = Asked {
                 shared: self,
                 table,
                 endpoint: &endpoint,
                 request,
-                whose,
+                whose: Whose::Nobody,
             };
-            let host = exchange::host_of(endpoint.origin());
-            match timeout(self.options.deadlines.mirror, asked.fetch(&question)).await {
+            let error = match timeout(within, asked.fetch(&question)).await {
                 Ok(outcome @ (Ok(_) | Err(UpstreamError::Redirected { .. }))) => return Some(outcome),
-                Ok(Err(error)) => tracing::debug!(mirror = %host, %error, "the next place is asked"),
-                Err(_elapsed) => tracing::debug!(mirror = %host, "too slow; the next place is asked"),
+                Ok(Err(error)) => error,
+                Err(_elapsed) => too_slow(&endpoint),
+            };
+            tracing::debug!(%error, "a mirror does not give it; the next place is asked");
+            if error.is_outage() {
+                mirror.rest(Instant::now());
             }
         }
         None
     }
 
-    async fn fetch_from_registry(
-        &self,
-        table: &Table,
-        entry: &Entry,
-        request: &Request,
-    ) -> Result<Response, UpstreamError> {
+    async fn ask_registry(&self, table: &Table, request: &Request) -> Result<Response, UpstreamError> {
+        let entry = table.entry(&request.namespace);
         let endpoint = entry.registry(&request.namespace)?;
         let whose = match &request.credentials {
             Credentials::Client(secret) => Whose::Client(secret),
@@ -313,13 +374,26 @@ impl Shared {
             whose,
         };
         let question = request.question(entry);
-        match timeout(self.options.deadlines.exchange, asked.fetch(&question)).await {
+        let within = self.within(request, self.options.deadlines.exchange);
+        match timeout(within, asked.fetch(&question)).await {
             Ok(outcome) => outcome,
-            Err(_elapsed) => Err(UpstreamError::Timeout {
-                host: exchange::host_of(endpoint.origin()),
-                phase: Phase::Exchange,
-            }),
+            Err(_elapsed) => Err(too_slow(&endpoint)),
         }
+    }
+
+    /// `most`, or less where there is something else to give.
+    fn within(&self, request: &Request, most: Duration) -> Duration {
+        match request.purpose {
+            Purpose::Pull => most,
+            Purpose::Revalidate => most.min(self.options.deadlines.revalidate),
+        }
+    }
+}
+
+fn too_slow(endpoint: &Endpoint) -> UpstreamError {
+    UpstreamError::Timeout {
+        host: exchange::host_of(endpoint.origin()),
+        phase: Phase::Exchange,
     }
 }
 
@@ -338,10 +412,13 @@ impl Request {
                 HeaderValue::from_str(&format!("bytes={from}-")).expect("digits are valid in a header");
             headers.insert(RANGE, range);
         }
-        let method = match self.method {
-            Method::Get => http::Method::GET,
-            Method::Head => http::Method::HEAD,
+        let method = match (self.method, &self.target) {
+            (Method::Get, _) | (Method::Probe, Target::Blob(_)) => http::Method::GET,
+            (Method::Head | Method::Probe, _) => http::Method::HEAD,
         };
+        if method == http::Method::GET && self.method == Method::Probe {
+            headers.insert(RANGE, HeaderValue::from_static("bytes=0-0"));
+        }
         Question {
             method,
             headers,

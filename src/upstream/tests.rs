@@ -22,6 +22,10 @@ mod credentials;
 /// Mirrors, limits, redirects for the client, and reloads.
 mod places;
 
+/// Registries on bad days.
+#[path = "condition/tests.rs"]
+mod condition;
+
 /// What follows an answer.
 #[derive(Clone, Copy, PartialEq)]
 enum Then {

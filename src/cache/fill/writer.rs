@@ -6,15 +6,16 @@ use std::time::Duration;
 use super::spool::{self, Spool};
 use super::table::Ticket;
 use super::{End, Fill, Head};
+use crate::cache::access::Caller;
 use crate::cache::{Cache, FetchError, Origin, Shared, find, storable};
 use crate::fail_point::reach;
-use crate::limits::{FILL_DISK_WAIT, FILL_WINDOW_BYTES, STORE_RETRY};
+use crate::limits::{FILL_DISK_RATE_MIN, FILL_DISK_WAIT, FILL_WINDOW_BYTES, STORE_RETRY};
 use crate::oci::Hasher;
-use crate::runtime::clock::unix_seconds;
+use crate::runtime::clock::{monotonic_micros, unix_seconds};
 use crate::runtime::helper::blocking;
 use crate::store::{Key, Meta, Verified};
 use crate::upstream::{
-    Body, Credentials, Method, Purpose, Request, Resume, ResumeVerdict, Target, UpstreamError, resume_matches,
+    Body, Method, Purpose, Request, Resume, ResumeVerdict, Target, UpstreamError, resume_matches,
 };
 
 /// How often a writer without a disk looks whether followers have moved, beside being told.
@@ -32,22 +33,21 @@ impl Cache {
         self.0.fills.get(digest)
     }
 
-    /// Joins the fill of `digest`, or starts one from `origin`. `not` is a fill that has lost bytes the caller
+    /// Joins the fill of `digest`, or starts one from `origin`. `not` is a fill that cannot give the caller what it
     /// needs; another is started in its place.
     pub fn fill(
         &self,
         digest: crate::oci::Digest,
         origin: &Origin,
+        caller: &Caller,
         not: Option<&Arc<Fill>>,
     ) -> (Arc<Fill>, crate::cache::Role) {
-        let (fill, ticket) = self.0.fills.join(digest, not);
+        let (fill, ticket) = self.0.fills.join(digest, origin, caller, not);
         match ticket {
             None => (fill, crate::cache::Role::Follower),
             Some(ticket) => {
-                let (shared, origin) = (self.0.clone(), origin.clone());
-                self.0
-                    .helper
-                    .spawn(async move { run(ticket, shared, origin).await });
+                let shared = self.0.clone();
+                self.0.helper.spawn(async move { run(ticket, shared).await });
                 (fill, crate::cache::Role::Leader)
             }
         }
@@ -80,13 +80,13 @@ impl Drop for Guard {
     }
 }
 
-async fn run(ticket: Ticket, shared: Arc<Shared>, origin: Origin) {
+async fn run(ticket: Ticket, shared: Arc<Shared>) {
     let guard = Guard {
         fill: ticket.fill,
         shared: shared.clone(),
     };
     let fill = &guard.fill;
-    let key = Key::Blob(*fill.digest());
+    let (key, origin) = (Key::Blob(*fill.digest()), &fill.origin);
     // Whoever asked before us may have committed it between our caller's look and the ticket.
     if shared.look(move |store| find(store, &key)).await.is_some() {
         guard.end(End::Stored);
@@ -96,7 +96,7 @@ async fn run(ticket: Ticket, shared: Arc<Shared>, origin: Origin) {
         Ok(slot) => slot,
         Err(error) => return guard.end(End::Failed(error)),
     };
-    let verified = match receive(fill, &shared, &origin).await {
+    let verified = match receive(fill, &shared).await {
         Ok(verified) => verified,
         Err(error) => {
             tracing::warn!(registry = %origin.namespace, repository = %origin.repository, digest = %fill.digest(), %error, "fill failed");
@@ -105,11 +105,13 @@ async fn run(ticket: Ticket, shared: Arc<Shared>, origin: Origin) {
     };
     guard.end(End::Verified);
     reach("fill-verified");
-    commit(fill, &shared, &origin, verified).await;
+    commit(fill, &shared, verified).await;
 }
 
 /// Receives the whole body and checks it.
-async fn receive(fill: &Arc<Fill>, shared: &Arc<Shared>, origin: &Origin) -> Result<Verified, FetchError> {
+async fn receive(fill: &Arc<Fill>, shared: &Arc<Shared>) -> Result<Verified, FetchError> {
+    let origin = &fill.origin;
+    let asked = monotonic_micros();
     let mut request = Request {
         namespace: origin.namespace.clone(),
         repository: origin.repository.clone(),
@@ -117,20 +119,30 @@ async fn receive(fill: &Arc<Fill>, shared: &Arc<Shared>, origin: &Origin) -> Res
         method: Method::Get,
         accept: Vec::new(),
         range_from: None,
-        credentials: Credentials::None,
+        credentials: fill.caller.credentials(),
         purpose: Purpose::Pull,
     };
-    let response = shared.upstreams.fetch(&request).await?;
+    let response = shared
+        .upstreams
+        .fetch(&request)
+        .await
+        .inspect_err(|error| shared.access.heard_no(origin, &fill.caller, error))?;
     if response.status != 200 {
         return Err(protocol(
             origin,
             "a request without a range was answered with a part",
         ));
     }
-    let size = response.content_length;
+    let (size, public) = (response.content_length, response.public);
+    if !public {
+        shared
+            .access
+            .heard_yes(origin, fill.digest(), &fill.caller, asked);
+    }
     fill.change(|state| {
         state.head = Some(Arc::new(Head {
             size,
+            public,
             headers: storable(&response.headers),
         }));
         if !shared.health.writable() {
@@ -143,7 +155,7 @@ async fn receive(fill: &Arc<Fill>, shared: &Arc<Shared>, origin: &Origin) -> Res
     let mut have = 0;
     let mut skip = 0;
     let mut resume = Resume::new(0);
-    let mut disk_wait = FILL_DISK_WAIT;
+    let mut patience = DiskPatience::new();
     loop {
         let broken = match body.chunk().await {
             Ok(Some(mut chunk)) => {
@@ -165,7 +177,7 @@ async fn receive(fill: &Arc<Fill>, shared: &Arc<Shared>, origin: &Origin) -> Res
                     state.trim();
                 });
                 spool::push(fill, shared);
-                room(fill, shared, &mut disk_wait).await?;
+                room(fill, shared, &mut patience).await?;
                 continue;
             }
             // A part may be shorter than asked for and still end cleanly.
@@ -222,7 +234,7 @@ async fn reconnect(
 }
 
 /// Waits until the window takes more. A disk that is in the way for too long is left behind.
-async fn room(fill: &Arc<Fill>, shared: &Shared, disk_wait: &mut Duration) -> Result<(), FetchError> {
+async fn room(fill: &Arc<Fill>, shared: &Shared, patience: &mut DiskPatience) -> Result<(), FetchError> {
     let began = tokio::time::Instant::now();
     loop {
         // Made before looking, so that a notice in between is not missed.
@@ -252,16 +264,45 @@ async fn room(fill: &Arc<Fill>, shared: &Shared, disk_wait: &mut Duration) -> Re
             continue;
         }
         let (began, written) = (tokio::time::Instant::now(), fill.lock().written);
-        let told = tokio::time::timeout(*disk_wait, notice).await;
-        *disk_wait = disk_wait.saturating_sub(began.elapsed());
+        let told = tokio::time::timeout(patience.left(written), notice).await;
+        patience.waited(began.elapsed());
         if told.is_err() {
             if fill.lock().written == written {
                 lose(fill, shared, "the disk has stalled");
             } else {
-                tracing::warn!(digest = %fill.digest(), "the disk is slower than the upstream; the pull goes on uncached");
+                tracing::warn!(digest = %fill.digest(), "the disk is much slower than the upstream; the pull goes on uncached");
                 fill.change(|state| state.spool = Spool::Lost);
             }
         }
+    }
+}
+
+/// How long a fill still waits for its disk: [`FILL_DISK_WAIT`], and more for every byte that it takes. So a disk that
+/// takes [`FILL_DISK_RATE_MIN`] is waited for as long as it does, and a slower one is left behind.
+struct DiskPatience {
+    left: Duration,
+    /// What the disk had taken when this was last counted.
+    written: u64,
+}
+
+impl DiskPatience {
+    fn new() -> Self {
+        DiskPatience {
+            left: FILL_DISK_WAIT,
+            written: 0,
+        }
+    }
+
+    /// Counts what the disk has taken, `written` bytes by now.
+    fn left(&mut self, written: u64) -> Duration {
+        let earned = Duration::from_micros((written - self.written) * 1_000_000 / FILL_DISK_RATE_MIN);
+        self.written = written;
+        self.left = (self.left + earned).min(FILL_DISK_WAIT);
+        self.left
+    }
+
+    fn waited(&mut self, time: Duration) {
+        self.left = self.left.saturating_sub(time);
     }
 }
 
@@ -286,7 +327,8 @@ fn lose(fill: &Fill, shared: &Shared, why: &'static str) {
 }
 
 /// Makes a verified fill an entry, when the disk has kept up. No client waits for this.
-async fn commit(fill: &Arc<Fill>, shared: &Arc<Shared>, origin: &Origin, verified: Verified) {
+async fn commit(fill: &Arc<Fill>, shared: &Arc<Shared>, verified: Verified) {
+    let origin = &fill.origin;
     let ingest = loop {
         let notice = fill.room.notified();
         {
@@ -306,18 +348,18 @@ async fn commit(fill: &Arc<Fill>, shared: &Arc<Shared>, origin: &Origin, verifie
             return lose(fill, shared, "the disk has stalled");
         }
     };
-    let headers = fill
-        .lock()
-        .head
-        .as_ref()
-        .map(|head| head.headers.clone())
-        .unwrap_or_default();
+    let head = fill.lock().head.clone();
+    let (public, headers) = match head {
+        Some(head) => (head.public, head.headers.clone()),
+        None => Default::default(),
+    };
     let meta = Meta {
         digest: *verified.digest(),
         size: verified.size(),
         content_type: "application/octet-stream".to_owned(),
         created: unix_seconds(),
-        public: true,
+        public,
+        source: Some(origin.source()),
         verified: true,
         headers,
     };
@@ -339,5 +381,28 @@ async fn commit(fill: &Arc<Fill>, shared: &Arc<Shared>, origin: &Origin, verifie
         }
         Ok(Err(error)) => shared.health.failed(&error),
         Err(_) => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What is left after writing at `rate` bytes a second, waiting all the time.
+    fn after(rate: u64, seconds: u64) -> Duration {
+        let mut patience = DiskPatience::new();
+        for tenth in 1..=10 * seconds {
+            patience.left(tenth * rate / 10);
+            patience.waited(Duration::from_millis(100));
+        }
+        patience.left
+    }
+
+    #[test]
+    fn a_disk_is_waited_for_as_long_as_it_takes_enough() {
+        assert!(after(FILL_DISK_RATE_MIN, 60) > FILL_DISK_WAIT / 2);
+        assert!(after(10 * FILL_DISK_RATE_MIN, 60) > FILL_DISK_WAIT / 2);
+        assert!(after(FILL_DISK_RATE_MIN / 2, 60).is_zero());
+        assert!(after(0, 2).is_zero());
     }
 }

@@ -11,6 +11,7 @@
 pub mod client;
 pub mod disk;
 pub mod image;
+pub mod jwt;
 pub mod prf;
 pub mod registry;
 pub mod server;
@@ -22,7 +23,8 @@ use std::time::{Duration, Instant};
 pub use client::{Broken, Client, Connection, Response};
 pub use image::{Flavor, Image};
 pub use prf::{Content, Prf};
-pub use registry::{Auth, Cut, Framing, Gate, Kind, On, Range, Registry, Reply};
+pub use registry::access::basic;
+pub use registry::{Auth, Budget, Cut, Framing, Gate, Kind, Like, On, Range, Registry, Reply, Scheme};
 pub use server::Server;
 
 /// Header fields in wire order; names as written, values raw.
@@ -31,7 +33,7 @@ pub type Fields = Vec<(String, Vec<u8>)>;
 /// How long anything in the harness waits before it gives up and fails the test.
 ///
 /// Generous, because it is spent only by failing tests: two cores may be running eight of them.
-pub const PATIENCE: Duration = Duration::from_secs(30);
+pub const PATIENCE: Duration = Duration::from_secs(120);
 
 /// The first value of `name`, as text.
 pub fn field<'a>(fields: &'a [(String, Vec<u8>)], name: &str) -> Option<&'a str> {
