@@ -252,6 +252,33 @@ fn a_broken_file_changes_nothing_and_says_so() {
 }
 
 #[test]
+fn a_reload_reads_secrets_and_certificates_again() {
+    let registry = Registry::new();
+    let home = TempDir::new();
+    examples(&home.path);
+    let (secret, ca) = (home.path.join("registry"), home.path.join("ca.crt"));
+    let yaml = format!(
+        "{}  auth: {{username: u, password_file: {}}}\n  access: verify\n  tls: {{ca: {}}}\n",
+        named(&registry)
+            .replace(['{', '}'], "")
+            .replace(", url", "\n  url"),
+        secret.display(),
+        ca.display()
+    );
+    let cache = Server::bare().config(&yaml).start();
+    let refused = "configuration not reloaded; the old one stays";
+    std::fs::write(&secret, "").unwrap();
+    reload(&cache, &yaml, refused);
+    cache.wait_stderr("the file is empty");
+    std::fs::write(&secret, "another\n").unwrap();
+    reload(&cache, &yaml, "configuration reloaded");
+    std::fs::write(&ca, "not a certificate").unwrap();
+    reload(&cache, &yaml, refused);
+    cache.wait_stderr("holds no certificate");
+    assert!(!cache.stderr().contains("another"), "{}", cache.stderr());
+}
+
+#[test]
 fn a_reload_names_what_needs_a_restart() {
     let cache = Server::bare().config("tag_ttl: 5m\n").start();
     reload(

@@ -1,6 +1,8 @@
 //! What is wrong with a file, and what is said about it.
 
-use super::{CERT, KEY, Machine, OTHER_KEY};
+use proptest::prelude::*;
+
+use super::{CERT, EVERYTHING, GOOD, KEY, Machine, OTHER_KEY, furnished};
 use crate::config::key;
 
 #[test]
@@ -347,6 +349,45 @@ fn a_text_that_is_not_yaml_is_not_repeated() {
                 !mistakes.to_string().contains("canary"),
                 "{password:?}: {mistakes}"
             );
+        }
+    }
+}
+
+#[test]
+fn no_depth_and_no_chain_of_aliases_stops_the_reader() {
+    for text in [
+        "[".repeat(100_000),
+        "a: ".repeat(10_000),
+        format!("{}{}", "[".repeat(5_000), "]".repeat(5_000)),
+        format!("registries: {}1{}", "{a: ".repeat(2_000), "}".repeat(2_000)),
+        (0..64).fold("a0: &a0 [x]\n".to_owned(), |text, n| {
+            format!("{text}a{}: &a{} [*a{n}, *a{n}]\n", n + 1, n + 1)
+        }),
+    ] {
+        assert!(Machine::with_file(&text).resolve().is_err());
+    }
+}
+
+proptest! {
+    /// A file that was cut, mixed or mistyped gives a configuration, or mistakes with lines.
+    #[test]
+    fn a_mangled_file_is_understood_or_refused(
+        which in 0..=GOOD.len(),
+        cuts in prop::collection::vec((any::<prop::sample::Index>(), 0..20_usize, "[a-z:{}\\[\\]&*!|>'\"# \n-]{0,4}"), 1..4),
+    ) {
+        let text = GOOD.get(which).map_or(EVERYTHING, |(_, text, _)| text);
+        let mut text: Vec<char> = text.chars().collect();
+        for (at, length, put) in cuts {
+            let at = at.index(text.len());
+            let end = (at + length).min(text.len());
+            text.splice(at..end, put.chars());
+        }
+        let text: String = text.into_iter().collect();
+        if let Err(mistakes) = furnished(&text).resolve() {
+            prop_assert!(!mistakes.0.is_empty());
+            for mistake in mistakes.0 {
+                prop_assert!(mistake.what.starts_with("f.yaml:"), "{:?}", mistake);
+            }
         }
     }
 }
