@@ -99,9 +99,11 @@ fn receive(mut stream: TcpStream) -> Option<(Asked, TcpStream)> {
         bytes.extend_from_slice(&piece[..n]);
         if let Some(end) = bytes.windows(4).position(|w| w == b"\r\n\r\n") {
             let head = String::from_utf8_lossy(&bytes[..end]).into_owned();
-            let length = head
-                .lines()
-                .find_map(|line| line.to_lowercase().strip_prefix("content-length: ").map(str::to_owned));
+            let length = head.lines().find_map(|line| {
+                line.to_lowercase()
+                    .strip_prefix("content-length: ")
+                    .map(str::to_owned)
+            });
             break (head, length.map_or(0, |l| l.parse::<usize>().unwrap()), end + 4);
         }
     };
@@ -121,7 +123,11 @@ fn receive(mut stream: TcpStream) -> Option<(Asked, TcpStream)> {
         },
         None => (target.clone(), String::new()),
     };
-    let authority = if authority.contains(':') { authority } else { format!("{authority}:80") };
+    let authority = if authority.contains(':') {
+        authority
+    } else {
+        format!("{authority}:80")
+    };
     let mut text = format!("{target}\n");
     let mut proxy_authorization = None;
     for line in lines {
@@ -232,7 +238,13 @@ fn cells() -> Vec<Cell> {
             &["http://cdn.test", own, "http://cdn.test"],
             &[own, "http://cdn.test", own],
             &["http://registry.c@.test:5001", own, "http://other.test", own],
-            &["http://a.test", "http://b.test", "http://a.test", own, "http://b.test"],
+            &[
+                "http://a.test",
+                "http://b.test",
+                "http://a.test",
+                own,
+                "http://b.test",
+            ],
             &[own, own, "http://a.test", own, own],
         ] {
             add(kind, own, true, chain, false, false);
@@ -263,7 +275,12 @@ fn answer(cells: &[Cell], asked: &Asked) -> String {
             hop(number.parse().unwrap(), at.parse().unwrap())
         }
         "v2" if asked.authority.starts_with("registry.c") => {
-            let number = asked.authority["registry.c".len()..].split('.').next().unwrap().parse().unwrap();
+            let number = asked.authority["registry.c".len()..]
+                .split('.')
+                .next()
+                .unwrap()
+                .parse()
+                .unwrap();
             let cell: &Cell = &cells[number];
             let bearer = format!("Bearer {TOKEN}");
             let wanted = match cell.kind {
@@ -274,7 +291,11 @@ fn answer(cells: &[Cell], asked: &Asked) -> String {
             match asked.authorization() {
                 Some(secret) if secret == wanted => hop(number, 0),
                 _ => {
-                    let scheme = if cell.kind == Means::Basic { "Basic" } else { "Bearer" };
+                    let scheme = if cell.kind == Means::Basic {
+                        "Basic"
+                    } else {
+                        "Bearer"
+                    };
                     let challenge = format!("{scheme} realm=\"{}/token/{number}\",service=\"s\"", cell.realm);
                     reply(401, &format!("WWW-Authenticate: {challenge}\r\n"), "{}")
                 }
@@ -287,7 +308,8 @@ fn answer(cells: &[Cell], asked: &Asked) -> String {
 }
 
 fn configuration(cells: &[Cell], world: SocketAddr) -> String {
-    let mut yaml = format!("defaults:\n  upstream_proxy: \"http://proxy:c4n4ry-pr0xy@{world}\"\nregistries:\n");
+    let mut yaml =
+        format!("defaults:\n  upstream_proxy: \"http://proxy:c4n4ry-pr0xy@{world}\"\nregistries:\n");
     for (number, cell) in cells.iter().enumerate() {
         let host = Cell::host(number);
         yaml.push_str(&format!("  - name: {host}\n    url: http://{host}\n"));
@@ -317,14 +339,19 @@ fn misplaced(cell: &Cell, number: usize, seen: &[&Asked]) -> Vec<String> {
         false => format!("{realm_authority}:80"),
     };
     // Hops up to the first that leads away may see what the registry may.
-    let near = cell.chain.iter().take_while(|hop| **hop == format!("http://{}", Cell::host(number))).count();
+    let near = cell
+        .chain
+        .iter()
+        .take_while(|hop| **hop == format!("http://{}", Cell::host(number)))
+        .count();
     let mut wrong = Vec::new();
     for asked in seen {
         let at_registry = asked.authority == own && {
             let hop = asked.path.strip_prefix(&format!("/hop/{number}/"));
             asked.path.starts_with("/v2/") || hop.is_some_and(|at| at.parse::<usize>().unwrap() <= near)
         };
-        let at_realm = cell.trusted && asked.authority == realm_authority && asked.path.starts_with("/token/");
+        let at_realm =
+            cell.trusted && asked.authority == realm_authority && asked.path.starts_with("/token/");
         let mut forbid = |what: &str, allowed: bool| {
             if asked.text.contains(what) && !allowed {
                 wrong.push(format!("cell {number} ({:?}): {what} in {asked:?}", cell.kind));
@@ -374,10 +401,19 @@ fn secrets_reach_their_origin_and_its_token_service_and_nobody_else() {
             got.expect(Cell::content(number).as_bytes());
         }
         if !works {
-            assert_eq!((got.status, head.status), (502, 502), "cell {number} {:?}: {got}", cell.realm);
+            assert_eq!(
+                (got.status, head.status),
+                (502, 502),
+                "cell {number} {:?}: {got}",
+                cell.realm
+            );
             let text = String::from_utf8_lossy(&got.body).into_owned();
             // One that anybody could be sent to is asked as anybody would; this one does not answer.
-            let reason = if cell.realm.starts_with("https") { "proxy" } else { "realm_hosts" };
+            let reason = if cell.realm.starts_with("https") {
+                "proxy"
+            } else {
+                "realm_hosts"
+            };
             assert!(text.contains(reason), "{text}");
         }
         let seen = world.seen();
@@ -387,11 +423,21 @@ fn secrets_reach_their_origin_and_its_token_service_and_nobody_else() {
         // The canaries sing where they may, or their silence would prove nothing.
         if works {
             let own = format!("{}:80", Cell::host(number));
-            let shown = seen.iter().any(|asked| asked.authority == own && asked.authorization().is_some());
-            assert!(shown, "cell {number} {:?} was not asked with a secret: {seen:#?}", cell.kind);
+            let shown = seen
+                .iter()
+                .any(|asked| asked.authority == own && asked.authorization().is_some());
+            assert!(
+                shown,
+                "cell {number} {:?} was not asked with a secret: {seen:#?}",
+                cell.kind
+            );
         }
         for response in [got, head] {
-            let text = format!("{:?} {}", response.fields, String::from_utf8_lossy(&response.body));
+            let text = format!(
+                "{:?} {}",
+                response.fields,
+                String::from_utf8_lossy(&response.body)
+            );
             for canary in CANARIES {
                 assert!(!text.contains(canary), "cell {number}: {canary} in {text}");
             }
@@ -400,8 +446,14 @@ fn secrets_reach_their_origin_and_its_token_service_and_nobody_else() {
     // The proxy has its own secret, and nobody else's.
     let seen = world.seen();
     let expected = format!("Basic {PROXY_ENCODED}");
-    assert!(seen.iter().all(|asked| asked.proxy_authorization.as_deref() == Some(&*expected)));
-    let mirrored = seen.iter().filter(|asked| asked.authority.starts_with("mirror.test")).count();
+    assert!(
+        seen.iter()
+            .all(|asked| asked.proxy_authorization.as_deref() == Some(&*expected))
+    );
+    let mirrored = seen
+        .iter()
+        .filter(|asked| asked.authority.starts_with("mirror.test"))
+        .count();
     assert!(mirrored > 0, "mirrors are asked");
     let stderr = cache.stderr();
     for canary in CANARIES {
@@ -434,7 +486,11 @@ fn guarded(accepted: &Arc<Mutex<(String, u16)>>) -> World {
         let (wanted, refusal) = accepted.lock().unwrap().clone();
         match asked.authorization() {
             Some(secret) if secret == wanted => manifest(asked.path.rsplit('/').next().unwrap()),
-            Some(_) => reply(refusal, "", "Your Authorization Token has expired. Please run 'aws ecr get-login'"),
+            Some(_) => reply(
+                refusal,
+                "",
+                "Your Authorization Token has expired. Please run 'aws ecr get-login'",
+            ),
             None => reply(401, "WWW-Authenticate: Basic realm=\"r\"\r\n", ""),
         }
     })
@@ -442,7 +498,9 @@ fn guarded(accepted: &Arc<Mutex<(String, u16)>>) -> World {
 
 fn manifest(name: &str) -> String {
     let media_type = "application/vnd.oci.image.manifest.v1+json";
-    let body = format!("{{\"schemaVersion\":2,\"mediaType\":\"{media_type}\",\"annotations\":{{\"name\":\"{name}\"}}}}");
+    let body = format!(
+        "{{\"schemaVersion\":2,\"mediaType\":\"{media_type}\",\"annotations\":{{\"name\":\"{name}\"}}}}"
+    );
     reply(200, &format!("Content-Type: {media_type}\r\n"), &body)
 }
 
@@ -477,11 +535,14 @@ fn a_helper_is_asked_once_and_again_after_a_refusal() {
     let asked = || std::fs::read_to_string(dir.path.join("asked")).unwrap();
     assert_eq!(asked(), "get r.test\n");
     // The password expires; registries say so in different ways.
-    for (status, secret, encoded, times) in [(403, "two", "QVdTOnR3bw==", 2), (401, "one", "QVdTOm9uZQ==", 3)] {
+    for (status, secret, encoded, times) in [(403, "two", "QVdTOnR3bw==", 2), (401, "one", "QVdTOm9uZQ==", 3)]
+    {
         *accepted.lock().unwrap() = (format!("Basic {encoded}"), status);
         answer(secret);
         // One that was given a moment ago is not doubted.
-        eventually("newer credentials are sent", || tag(&cache, &format!("after-{status}")).status == 200);
+        eventually("newer credentials are sent", || {
+            tag(&cache, &format!("after-{status}")).status == 200
+        });
         assert_eq!(asked().lines().count(), times, "{status}");
     }
     // A refusal that newer credentials do not change is the answer, and does not start a program each time.
@@ -502,16 +563,24 @@ fn a_helper_that_fails_is_a_bad_gateway_and_one_that_has_nothing_is_nobody() {
         "registries:\n  - name: r.test\n    url: http://r.test\n    upstream_proxy: \"http://{}\"\n    auth: {{helper: test}}\n",
         world.addr
     );
-    let cache = Server::bare().config(yaml).env("PATH", helper_path(&dir.path)).start();
+    let cache = Server::bare()
+        .config(yaml)
+        .env("PATH", helper_path(&dir.path))
+        .start();
     std::fs::write(dir.path.join("answer"), "S3CRET and no JSON").unwrap();
     let failed = tag(&cache, "v1");
     assert_eq!(failed.status, 502, "{failed}");
     let text = String::from_utf8_lossy(&failed.body).into_owned();
-    assert!(text.contains("docker-credential-test") && !text.contains("S3CRET"), "{text}");
+    assert!(
+        text.contains("docker-credential-test") && !text.contains("S3CRET"),
+        "{text}"
+    );
     assert!(!cache.stderr().contains("S3CRET"));
     // Failures are forgotten within seconds.
     std::fs::write(dir.path.join("answer"), "{}").unwrap();
-    eventually("the helper is asked again", || matches!(tag(&cache, "v2").status, 401 | 403));
+    eventually("the helper is asked again", || {
+        matches!(tag(&cache, "v2").status, 401 | 403)
+    });
     assert!(world.seen().iter().all(|asked| asked.authorization().is_none()));
 }
 
@@ -541,7 +610,10 @@ fn a_docker_config_serves_each_repository_its_own() {
             file.display()
         ));
     }
-    let cache = Server::bare().config(yaml).env("PATH", helper_path(&dir.path)).start();
+    let cache = Server::bare()
+        .config(yaml)
+        .env("PATH", helper_path(&dir.path))
+        .start();
     // `host:p`, `team:p` and `helped:p`.
     for (path, secret) in [
         ("r.test/app", "aG9zdDpw"),

@@ -102,7 +102,8 @@ impl Held {
 
     /// Whether there may be newer ones than these, for a request that began at `started`.
     pub fn may_be_old(&self, started: Instant) -> bool {
-        self.asked.is_some_and(|asked| asked + HELPER_AGE_DOUBTED < started)
+        self.asked
+            .is_some_and(|asked| asked + HELPER_AGE_DOUBTED < started)
     }
 }
 
