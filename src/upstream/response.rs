@@ -11,8 +11,8 @@ use super::condition::Watch;
 use super::content_range::{self, ContentRange, ResumeVerdict};
 use super::error::{Phase, UpstreamError};
 
-/// What a body has to bring within [`super::Deadlines::idle`]. An upstream that sends a byte now and then is as good as silent,
-/// and would hold its clients for days; with the usual 30 s this asks for 137 bytes per second.
+/// What a body has to bring within [`super::Deadlines::idle`]. An upstream that sends a byte now and then is as good as
+/// silent, and would hold its clients for days; with the usual 30 s this asks for 137 bytes per second.
 const CRUMBS: u64 = 4096;
 
 /// A 200 or 206. The body has not been read.
@@ -52,10 +52,10 @@ pub struct Body {
     /// Invariant: `received <= expected` when that is known.
     received: u64,
     expected: Option<u64>,
-    /// The place among the registry's requests; given back with the last byte.
-    place: Option<OwnedSemaphorePermit>,
     /// Wants to know how it ends.
     watch: Option<Watch>,
+    /// The place among the registry's requests; given back with the last byte.
+    place: Option<OwnedSemaphorePermit>,
 }
 
 impl Body {
@@ -74,8 +74,8 @@ impl Body {
             crumbs: 0,
             received: 0,
             expected,
-            place: None,
             watch: None,
+            place: None,
         }
     }
 
@@ -95,8 +95,8 @@ impl Body {
             crumbs: 0,
             received: 0,
             expected: Some(0),
-            place: None,
             watch: None,
+            place: None,
         }
     }
 
