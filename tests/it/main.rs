@@ -90,5 +90,8 @@ mod wire;
 /// Start, health, signals, configuration mistakes.
 mod lifecycle;
 
+/// The configuration: checked, printed, described, reloaded.
+mod config;
+
 /// House rules about the sources: imports, `unsafe`, leftovers, settings that are told everywhere.
 mod tidy;
