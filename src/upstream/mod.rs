@@ -31,12 +31,12 @@ mod tests;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use http::header::{ACCEPT, RANGE};
 use http::{HeaderMap, HeaderValue};
 use tokio::sync::OwnedSemaphorePermit;
-use tokio::time::{Instant, timeout};
+use tokio::time::timeout;
 
 pub use auth::Secret;
 pub use condition::{Budget, RegistryCondition, Source, State};
@@ -239,7 +239,7 @@ impl Upstreams {
 
     /// How the registries are that were asked lately, by name.
     pub fn conditions(&self) -> Vec<RegistryCondition> {
-        self.0.conditions.report(Instant::now().into_std())
+        self.0.conditions.report(Instant::now())
     }
 
     /// Asks for `request`, and gives the head of a good answer with its body still to be read.
@@ -281,7 +281,7 @@ impl Upstreams {
         request: &Request,
     ) -> Result<Response, UpstreamError> {
         let named = table.registries.settings(&request.namespace).1 == Named::Exactly;
-        match self.0.conditions.admit(request, named, Instant::now().into_std()) {
+        match self.0.conditions.admit(request, named, Instant::now()) {
             Admission::Ask(watch) => self.watched(request, watch).await,
             Admission::Refuse(error) => Err(error),
             Admission::Probe(watch, error) => {
@@ -295,7 +295,7 @@ impl Upstreams {
     async fn watched(&self, request: &Request, watch: Watch) -> Result<Response, UpstreamError> {
         let table = self.0.table();
         let outcome = self.0.ask_registry(&table, request).await;
-        watch.note(outcome, Instant::now().into_std())
+        watch.note(outcome, Instant::now())
     }
 }
 
@@ -313,7 +313,12 @@ impl Shared {
         let Some(slots) = &entry.slots else {
             return Ok(None);
         };
-        match timeout(self.options.deadlines.queue, slots.clone().acquire_owned()).await {
+        match timeout(
+            self.within(request, self.options.deadlines.queue),
+            slots.clone().acquire_owned(),
+        )
+        .await
+        {
             Ok(Ok(place)) => Ok(Some(place)),
             _ => Err(UpstreamError::Overloaded {
                 host: request.namespace.as_str().into(),

@@ -69,7 +69,7 @@ mod ratelimit;
 mod credentials;
 
 /// Real proxies, and what fails with them.
-// mod proxy;
+mod proxy;
 
 /// Certificates, good and bad, ours and theirs.
 mod upstream_tls;

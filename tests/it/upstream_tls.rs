@@ -292,7 +292,8 @@ fn plain_http_where_tls_is_expected_is_an_error_and_so_is_the_reverse() {
     let upstream = Registry::new();
     let digest = upstream.blob("x");
     let got = get(&cache(upstream.addr(), "realm_hosts: []"), &digest);
-    assert_eq!(got.status, 502, "{got}");
+    // The fake waits for the end of what is no head to it.
+    assert!(matches!(got.status, 502 | 504), "{got}");
     assert_eq!(upstream.gets(&digest), 0, "no second attempt in plain http");
 
     let front = Front::new(
