@@ -7,6 +7,9 @@ mod fill;
 mod flight;
 mod freshness;
 mod health;
+mod listed;
+mod listing;
+mod lru;
 mod manifest;
 mod pass;
 mod tags;
@@ -27,11 +30,15 @@ use crate::upstream::{UpstreamError, Upstreams};
 
 pub use fill::{Fill, Follower, Head, Ready as FillReady};
 pub use flight::Role;
+pub use listed::{INDEX_TYPE, Listed};
+pub use listing::{ListingAnswer, ListingError, ListingKey};
+pub use lru::Lru;
 pub use manifest::{Manifest, ManifestAnswer, ManifestKey};
 pub use pass::{Passed, PassedHead};
 
 use flight::Flights;
 use health::StoreHealth;
+use listing::Listings;
 use tags::TagTable;
 
 /// How tags are cached.
@@ -56,6 +63,8 @@ struct Shared {
     fills: fill::FillTable,
     manifests: Flights<ManifestKey, Result<ManifestAnswer, FetchError>>,
     tags: TagTable,
+    listings: Listings,
+    listings_under_way: listing::ListingFlights,
     /// Verified manifests on their way to the disk: already as good as stored.
     pending: Mutex<HashMap<Key, Arc<Manifest>>>,
     /// Fills and manifest fetches under way.
@@ -109,9 +118,16 @@ impl Cache {
             fills: fill::FillTable::default(),
             manifests: Flights::default(),
             tags: TagTable::default(),
+            listings: Listings::default(),
+            listings_under_way: Flights::default(),
             pending: Mutex::default(),
             slots: Semaphore::new(FILLS_MAX),
         }))
+    }
+
+    /// The registries behind us.
+    pub fn upstreams(&self) -> &Upstreams {
+        &self.0.upstreams
     }
 
     /// Walks the store in the background and logs what it found.

@@ -86,7 +86,7 @@ impl Cache {
                 let named = named_digest(&response.headers);
                 let expected = match request.target {
                     Target::Blob(digest) | Target::Manifest(Reference::Digest(digest)) => Some(digest),
-                    Target::Manifest(Reference::Tag(_)) => named,
+                    _ => named,
                 };
                 tokio::spawn(pump(response.body, filled, Withheld::new(expected)));
             }

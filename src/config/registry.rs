@@ -179,6 +179,11 @@ impl RegistrySettings {
             _ => Access::Shared,
         })
     }
+
+    /// Whether everybody may read what our credentials can read.
+    pub fn is_shared(&self) -> bool {
+        self.access() == Access::Shared
+    }
 }
 
 impl RegistryConfig {
@@ -235,6 +240,11 @@ impl Registries {
             Some((_, entry)) => (&entry.settings, Named::BySuffix),
             None => (&self.unlisted, Named::No),
         }
+    }
+
+    /// Whether there is a registry `namespace` at all: with `whitelist_mode` only those that are named.
+    pub fn exists(&self, namespace: &Namespace) -> bool {
+        !self.whitelist_mode || self.settings(namespace).1 != Named::No
     }
 }
 

@@ -114,8 +114,15 @@ impl Endpoint {
         let path = match target {
             Target::Manifest(reference) => format!("{prefix}/v2/{repository}/manifests/{reference}"),
             Target::Blob(digest) => format!("{prefix}/v2/{repository}/blobs/{digest}"),
+            Target::Tags(_) => format!("{prefix}/v2/{repository}/tags/list"),
+            Target::Referrers(digest, _) => format!("{prefix}/v2/{repository}/referrers/{digest}"),
         };
         url.set_path(&path);
+        if let Target::Tags(query) | Target::Referrers(_, query) = target
+            && !query.is_empty()
+        {
+            url.set_query(Some(query.as_str()));
+        }
         url
     }
 }
@@ -260,5 +267,27 @@ mod tests {
         let digest = format!("sha256:{}", "0a".repeat(32));
         let url = endpoint.url(&"a/b".parse().unwrap(), &Target::Blob(digest.parse().unwrap()));
         assert_eq!(url.as_str(), format!("https://ghcr.io/v2/a/b/blobs/{digest}"));
+    }
+
+    #[test]
+    fn a_list_s_query_is_asked_as_it_is_written() {
+        let client = builder().build(Policy::Public).unwrap();
+        let endpoint = Endpoint::public(&"ghcr.io".parse().unwrap(), &client).unwrap();
+        let url = |target| endpoint.url(&"a/b".parse().unwrap(), &target).to_string();
+        let mut query = crate::oci::ListQuery::default();
+        assert_eq!(
+            url(Target::Tags(query.clone())),
+            "https://ghcr.io/v2/a/b/tags/list"
+        );
+        query.push("last", "x%2By#").unwrap();
+        assert_eq!(
+            url(Target::Tags(query.clone())),
+            "https://ghcr.io/v2/a/b/tags/list?last=x%2By%23"
+        );
+        let digest = format!("sha256:{}", "0a".repeat(32));
+        assert_eq!(
+            url(Target::Referrers(digest.parse().unwrap(), query)),
+            format!("https://ghcr.io/v2/a/b/referrers/{digest}?last=x%2By%23")
+        );
     }
 }

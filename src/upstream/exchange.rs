@@ -33,6 +33,8 @@ pub(super) struct Question {
     pub method: http::Method,
     /// Without `Authorization`.
     pub headers: HeaderMap,
+    /// Whether redirects are followed; if not, one is a refusal.
+    pub redirects: bool,
 }
 
 /// A response head of any status that is not a redirect.
@@ -61,7 +63,7 @@ pub(super) async fn follow(
     for _ in 0..=redirect::REDIRECTS_MAX {
         let host = host_of(&url);
         let response = send(endpoint, &url, question, secret, deadlines).await?;
-        if !redirect::is_redirect(response.status().as_u16()) {
+        if !question.redirects || !redirect::is_redirect(response.status().as_u16()) {
             let foreign = !redirect::same_origin(&url, endpoint.origin());
             return Ok(Answer {
                 response,
@@ -156,6 +158,7 @@ pub(super) async fn conclude(
         206 if question.headers.contains_key(http::header::RANGE) => {}
         // What a signed URL answers when it has expired is no statement about the client's rights.
         400 | 401 | 403 if foreign => return Err(UpstreamError::RedirectTarget { host, status }),
+        300..=399 if !question.redirects => return Err(refusal(response, host, Phase::Head).await),
         400..=599 => return Err(refusal(response, host, Phase::Head).await),
         _ => return Err(UpstreamError::protocol(&host, format!("it answered {status}"))),
     }

@@ -20,31 +20,35 @@ mod resolve;
 mod response;
 mod retry;
 mod tls;
+mod via;
 
 #[cfg(test)]
 mod tests;
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
-use http::header::{ACCEPT, RANGE};
+use http::header::{ACCEPT, RANGE, VIA};
 use http::{HeaderMap, HeaderValue};
 use tokio::time::{Instant, timeout};
 
-pub use auth::Secret;
+pub use auth::{Secret, SecretId};
 pub use content_range::{ContentRange, ResumeVerdict};
 pub use error::{BuildError, Phase, Refusal, UpstreamError};
 pub use response::{Body, Response, resume_matches};
 pub use retry::Resume;
+pub use via::OnBehalf;
 
 use crate::config::{ProxyEnvironment, Registries, RegistryName};
-use crate::oci::{Digest, Namespace, Reference, Repository};
+use crate::oci::{Digest, ListQuery, Namespace, Reference, Repository};
 use auth::challenge;
 use auth::token::{Slot, Token, TokenKey, Tokens};
 use endpoint::{ClientBuilder, Endpoint};
 use exchange::{Answer, Question};
 use policy::Policy;
+use via::Chains;
 
 /// Answers one request may cost, redirects aside: without a token, with one that was kept, with a new one.
 const ROUNDS_MAX: usize = 3;
@@ -59,6 +63,9 @@ pub struct Upstreams(Arc<Shared>);
 struct Shared {
     /// Replaced as a whole; requests under way keep the one they began with.
     table: RwLock<Arc<Table>>,
+    /// How often `table` was replaced.
+    generation: AtomicU64,
+    chains: Arc<Chains>,
     tokens: Tokens,
     options: Options,
     proxies: ProxyEnvironment,
@@ -79,7 +86,7 @@ pub struct Request {
     pub repository: Repository,
     pub target: Target,
     pub method: Method,
-    /// Media types for `Accept`, each as it should be sent. For manifests only; blobs take any.
+    /// Media types for `Accept`, each as it should be sent. Not for blobs, which take any.
     pub accept: Vec<String>,
     /// Ask for the bytes from this offset on (`Range: bytes=N-`). For GET of blobs only. There is no `If-Range`:
     /// the digest decides whether pieces fit, and validators differ between the hosts of one registry.
@@ -108,10 +115,14 @@ pub enum Purpose {
     Revalidate,
 }
 
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub enum Target {
     Manifest(Reference),
     Blob(Digest),
+    /// `tags/list`, a page of it.
+    Tags(ListQuery),
+    /// `referrers/<digest>`. Its redirects are not followed: they lead to pages for people.
+    Referrers(Digest, ListQuery),
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -185,6 +196,8 @@ impl Upstreams {
         let table = Table::build(registries, &options)?;
         Ok(Upstreams(Arc::new(Shared {
             table: RwLock::new(Arc::new(table)),
+            generation: AtomicU64::new(0),
+            chains: Arc::new(Chains::new()),
             tokens: Tokens::default(),
             options,
             proxies,
@@ -199,7 +212,31 @@ impl Upstreams {
     pub fn reload(&self, registries: Registries) -> Result<(), BuildError> {
         let table = Arc::new(Table::build(registries, &self.0.options)?);
         *self.0.table.write().unwrap_or_else(PoisonError::into_inner) = table;
+        self.0.generation.fetch_add(1, Ordering::Release);
         Ok(())
+    }
+
+    /// Another number after every reload: what was decided by [`Upstreams::registries`] has to be decided anew.
+    pub fn generation(&self) -> u64 {
+        self.0.generation.load(Ordering::Acquire)
+    }
+
+    /// Our name in `Via`, the same as long as the process lives.
+    pub fn pseudonym(&self) -> &str {
+        self.0.chains.pseudonym()
+    }
+
+    /// Has what is asked for `target` name the caches that `chain` lists, as long as the result is kept.
+    /// `chain` is a `Via` value of visible characters and blanks.
+    pub fn on_behalf(
+        &self,
+        namespace: &Namespace,
+        repository: &Repository,
+        target: Target,
+        chain: &str,
+    ) -> OnBehalf {
+        let wanted = (namespace.clone(), repository.clone(), target);
+        self.0.chains.wait(wanted, chain)
     }
 
     /// What the operator chose.
@@ -223,7 +260,8 @@ impl Upstreams {
     pub async fn fetch(&self, request: &Request) -> Result<Response, UpstreamError> {
         let shared = &*self.0;
         let endpoint = shared.table().endpoint(&request.namespace)?;
-        let question = request.question();
+        let mut question = request.question();
+        question.headers.insert(VIA, shared.chains.via(request));
         let exchange = async {
             let answer = shared.ask(&endpoint, request, &question).await?;
             let mut response = exchange::conclude(answer, &question, &shared.options.deadlines).await?;
@@ -246,7 +284,7 @@ impl Upstreams {
 impl Request {
     fn question(&self) -> Question {
         let mut headers = HeaderMap::new();
-        if let Target::Manifest(_) = self.target
+        if !matches!(self.target, Target::Blob(_))
             && !self.accept.is_empty()
             // One line: some registries read only the first.
             && let Ok(accept) = HeaderValue::from_str(&self.accept.join(", "))
@@ -262,7 +300,11 @@ impl Request {
             Method::Get => http::Method::GET,
             Method::Head => http::Method::HEAD,
         };
-        Question { method, headers }
+        Question {
+            method,
+            headers,
+            redirects: !matches!(self.target, Target::Referrers(..)),
+        }
     }
 }
 

@@ -265,6 +265,7 @@ async fn fetch(key: &TokenKey, endpoint: &Endpoint, deadlines: &Deadlines) -> Re
     let question = Question {
         method: http::Method::GET,
         headers,
+        redirects: true,
     };
     let mut url = key.url();
     for _ in 0..=redirect::REDIRECTS_MAX {
