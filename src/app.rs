@@ -10,7 +10,7 @@ use signal_hook::iterator::Signals;
 use crate::cache::{Cache, TagPolicy};
 use crate::config::{self, Config, ListenAddr, RootChoice, Storage};
 use crate::limits::DRAIN;
-use crate::registry::{FrontDoor, Registry, Settings};
+use crate::registry::{FrontDoor, Options, Registry};
 use crate::runtime::core::CoreSettings;
 use crate::runtime::driver::{self, IoDriver};
 use crate::runtime::helper::Helper;
@@ -48,6 +48,9 @@ pub enum AppError {
 pub fn run(config: Config) -> Result<(), AppError> {
     crate::log::init(config.log_level.into());
     raise_descriptor_limit();
+    for warning in &config.warnings {
+        tracing::warn!("{warning}");
+    }
     let mut signals = Signals::new([SIGINT, SIGTERM])?;
     let Storage::Fs { root, chosen } = &config.storage;
     let store = Arc::new(FsStore::open(root)?);
@@ -82,7 +85,9 @@ pub fn run(config: Config) -> Result<(), AppError> {
     let policy = TagPolicy {
         cache_tags: config.cache_tag_manifests,
         cache_latest: config.cache_latest_tag,
+        always_ask_latest: config.always_pull_latest,
         ttl: config.tag_ttl,
+        stale_while_revalidate: config.stale_while_revalidate,
     };
     let cache = Cache::new(store.clone(), upstreams, helper.clone(), policy);
     let access_log = if config.access_log {
@@ -110,7 +115,7 @@ pub fn run(config: Config) -> Result<(), AppError> {
         driver: choice.driver,
         modern_ring,
     };
-    let front = Settings {
+    let front = Options {
         default_registry: config.default_registry.clone(),
         memory_bytes_max: config.memory_cache_bytes,
         registry_header: config.registry_header,

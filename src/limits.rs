@@ -114,6 +114,20 @@ pub const SIDECAR_BYTES_MAX: u64 = 512 * 1024;
 /// Tags whose newest pointer is kept in memory, shared by all cores.
 pub const TAGS_IN_MEMORY_MAX: usize = 65_536;
 
+/// How long an upstream's yes to a caller is believed, from the question on: the longest somebody may go on reading
+/// after the right was withdrawn.
+pub const ACCESS_YES: Duration = Duration::from_secs(60);
+
+/// Yeses remembered: of callers for repositories, and of content for repositories, each. About 200 bytes each, 3 MiB.
+pub const ACCESS_YES_MAX: usize = 16_384;
+
+/// How long a repository that refused anonymous requests is asked with a client's credentials first.
+pub const ANONYMOUS_REFUSED: Duration = Duration::from_secs(60);
+
+/// How long tags live at most that are made from digests (`sha256-<hex>`, `.sig`, `.att`, `.sbom`): signatures are added
+/// after the image, and who looks for one does so at once.
+pub const DERIVED_TAG_LIFE: Duration = Duration::from_secs(10);
+
 /// Threads that do blocking file work. One write per running fill plus as many for lookups.
 pub const BLOCKING_THREADS_MAX: usize = 2 * FILLS_MAX;
 

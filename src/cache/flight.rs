@@ -110,6 +110,11 @@ where
 }
 
 impl<K: Hash + Eq, V> Landing<K, V> {
+    /// What is being worked on.
+    pub fn key(&self) -> &K {
+        &self.key
+    }
+
     /// Gives the result to everybody waiting, and ends the flight for newcomers.
     pub fn land(&self, result: V) {
         self.end(Ok(result));

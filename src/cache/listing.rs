@@ -9,23 +9,24 @@ use super::flight::{Flights, Landing, Role};
 use super::freshness::is_fresh;
 use super::listed::{self, INDEX_TYPE, Listed};
 use super::lru::Lru;
-use super::{Cache, FetchError, Origin, Shared, media_type};
+use super::{Cache, Caller, FetchError, Origin, Shared, media_type};
 use crate::http::{CacheResult, link};
 use crate::limits::{LISTING_BYTES_MAX, LISTING_LIFETIME, LISTINGS_BYTES_MAX, LISTINGS_MAX};
 use crate::runtime::clock::unix_millis;
 use crate::upstream::{
-    Credentials, Method, Purpose, Request, Response, Resume, Secret, SecretId, Target, UpstreamError,
+    Credentials, Method, Purpose, Request, Response, Resume, Secret, Target, UpstreamError,
 };
 
 /// What a kept list costs beside its body: key, slot, allocations.
 const OVERHEAD_BYTES: u64 = 1_024;
 
-/// One page of one list.
+/// One page of one list, as one caller sees it.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct ListingKey {
     pub origin: Origin,
     /// [`Target::Tags`] or [`Target::Referrers`].
     pub target: Target,
+    pub caller: Caller,
 }
 
 /// A page and how we came to it.
@@ -49,13 +50,10 @@ pub enum ListingError {
     TooLarge,
 }
 
-/// Who asks: everybody, or the holder of one secret.
-type Asker = Option<SecretId>;
-
 type Outcome = Result<ListingAnswer, ListingError>;
 
 /// The questions under way.
-pub(super) type ListingFlights = Flights<(ListingKey, Asker), Outcome>;
+pub(super) type ListingFlights = Flights<ListingKey, Outcome>;
 
 /// The lists of a moment ago, shared by all cores.
 pub(super) struct Listings(Mutex<Lru<ListingKey, Arc<Listed>>>);
@@ -86,8 +84,7 @@ impl Listings {
 }
 
 impl Cache {
-    /// The page `key`. What is seen without the client's credentials is shared and kept; with `client` it is asked
-    /// for again when that was refused, and then it is this client's alone.
+    /// The page `key`. What everybody may see is kept for a moment, what a client sees with its own credentials is not.
     ///
     /// # Errors
     ///
@@ -96,100 +93,93 @@ impl Cache {
     /// # Cancellation
     ///
     /// The work goes on for the others.
-    pub async fn listing(
-        &self,
-        key: ListingKey,
-        client: Option<Secret>,
-    ) -> Result<ListingAnswer, ListingError> {
-        let held = self.0.held(&key);
-        if let Some(listed) = &held
+    pub async fn listing(&self, key: ListingKey) -> Outcome {
+        if let Some(listed) = self.0.listings.get(&key)
             && is_fresh(listed.asked_ms, unix_millis(), lifetime_ms())
         {
-            return Ok(ListingAnswer {
-                listed: listed.clone(),
-                cache: CacheResult::Hit,
-                stale: None,
-            });
+            return Ok(answer(listed, CacheResult::Hit));
         }
-        match (self.ask_for_list(key.clone(), None).await, client) {
-            (Err(ListingError::Fetch(FetchError::Upstream(error))), Some(client)) if is_refusal(&error) => {
-                self.ask_for_list(key, Some(client)).await
-            }
-            (answer, _) => answer,
-        }
-    }
-
-    async fn ask_for_list(
-        &self,
-        key: ListingKey,
-        client: Option<Secret>,
-    ) -> Result<ListingAnswer, ListingError> {
         let shared = self.0.clone();
-        let asker = client.as_ref().map(Secret::id);
-        let (answer, role) = self
+        let (outcome, role) = self
             .0
             .listings_under_way
             .join(
                 &self.0.helper,
-                (key.clone(), asker),
-                move |landing: Landing<_, _>| async move {
-                    let answer = match client {
-                        Some(client) => shared.list_for(&key, client).await,
-                        None => shared.list(&key).await,
-                    };
-                    landing.land(answer);
-                },
+                key.clone(),
+                move |landing: Landing<_, _>| async move { landing.land(shared.list(&key).await) },
             )
             .await;
-        let mut answer = answer.unwrap_or_else(|_| Err(FetchError::Lost.into()))?;
+        let mut answer = outcome.unwrap_or_else(|_| Err(FetchError::Lost.into()))?;
         if (answer.cache, role) == (CacheResult::Miss, Role::Follower) {
             answer.cache = CacheResult::Collapsed;
         }
         Ok(answer)
     }
+
+    /// The page `target` with a client's own credentials, or none; asked for each time and not kept.
+    ///
+    /// # Errors
+    ///
+    /// The upstream's answer, or its absence.
+    pub async fn pass_listing(
+        &self,
+        origin: &Origin,
+        target: Target,
+        authorization: Option<Secret>,
+    ) -> Outcome {
+        let credentials = authorization.map_or(Credentials::None, Credentials::Client);
+        let (shared, origin) = (self.0.clone(), origin.clone());
+        let listed = self
+            .0
+            .helper
+            .ask(async move {
+                shared
+                    .fetch_list(&origin, &target, credentials, Purpose::Pull)
+                    .await
+            })
+            .await
+            .map_err(|_| FetchError::Lost)??;
+        let listed = Listed {
+            public: false,
+            ..listed
+        };
+        Ok(answer(Arc::new(listed), CacheResult::Bypass))
+    }
+}
+
+fn answer(listed: Arc<Listed>, cache: CacheResult) -> ListingAnswer {
+    ListingAnswer {
+        listed,
+        cache,
+        stale: None,
+    }
 }
 
 impl Shared {
-    /// What is kept of `key`, if everybody may have it now.
-    fn held(&self, key: &ListingKey) -> Option<Arc<Listed>> {
-        let listed = self.listings.get(key)?;
-        (listed.public || self.is_shared(key)).then_some(listed)
-    }
-
-    fn is_shared(&self, key: &ListingKey) -> bool {
-        let registries = self.upstreams.registries();
-        registries.settings(&key.origin.namespace).0.is_shared()
-    }
-
-    /// Asks on behalf of everybody.
-    async fn list(&self, key: &ListingKey) -> Result<ListingAnswer, ListingError> {
-        let credentials = if self.is_shared(key) {
-            Credentials::Ours
-        } else {
-            Credentials::None
-        };
-        let held = self.held(key);
+    async fn list(&self, key: &ListingKey) -> Outcome {
+        let kept = key.caller.is_anybody() || key.caller.is_operator();
+        let held = self.listings.get(key);
         let purpose = match held {
             Some(_) => Purpose::Revalidate,
             None => Purpose::Pull,
         };
-        match (self.fetch_list(key, credentials, purpose).await, held) {
-            (Ok(listed), _) => {
+        let fetched = self
+            .fetch_list(&key.origin, &key.target, key.caller.credentials(), purpose)
+            .await;
+        match (fetched, held) {
+            (Ok(listed), _) if kept => {
                 let listed = Arc::new(listed);
                 self.listings.keep(key, &listed);
-                Ok(ListingAnswer {
-                    listed,
-                    cache: CacheResult::Miss,
-                    stale: None,
-                })
+                Ok(answer(listed, CacheResult::Miss))
             }
+            (Ok(listed), _) => Ok(answer(Arc::new(listed), CacheResult::Bypass)),
             (Err(error), Some(listed)) if error.is_outage() => Ok(ListingAnswer {
-                listed,
-                cache: CacheResult::Stale,
                 stale: Some(error.to_string()),
+                ..answer(listed, CacheResult::Stale)
             }),
             (Err(error), held) => {
-                if held.is_some() && !error.is_outage() {
+                // It was an answer: what we hold is no longer so.
+                if held.is_some() {
                     self.listings.forget(key);
                 }
                 Err(error)
@@ -197,34 +187,23 @@ impl Shared {
         }
     }
 
-    /// Asks with a client's own credentials. Nothing of it is kept.
-    async fn list_for(&self, key: &ListingKey, client: Secret) -> Result<ListingAnswer, ListingError> {
-        let listed = self
-            .fetch_list(key, Credentials::Client(client), Purpose::Pull)
-            .await?;
-        Ok(ListingAnswer {
-            listed: Arc::new(listed),
-            cache: CacheResult::Bypass,
-            stale: None,
-        })
-    }
-
     /// Gets a page. A body that breaks off is asked for again from its start: it is small.
     async fn fetch_list(
         &self,
-        key: &ListingKey,
+        origin: &Origin,
+        target: &Target,
         credentials: Credentials,
         purpose: Purpose,
     ) -> Result<Listed, ListingError> {
         let _slot = self.slot().await?;
-        let accept = match key.target {
+        let accept = match target {
             Target::Referrers(..) => INDEX_TYPE,
             _ => "application/json",
         };
         let request = Request {
-            namespace: key.origin.namespace.clone(),
-            repository: key.origin.repository.clone(),
-            target: key.target.clone(),
+            namespace: origin.namespace.clone(),
+            repository: origin.repository.clone(),
+            target: target.clone(),
             method: Method::Get,
             accept: vec![accept.to_owned()],
             range_from: None,
@@ -238,7 +217,7 @@ impl Shared {
                 .upstreams
                 .fetch(&request)
                 .await
-                .map_err(|error| refused(&key.target, error))?;
+                .map_err(|error| refused(target, error))?;
             match read(&request, response, asked_ms).await {
                 Err(ListingError::Fetch(FetchError::Upstream(error))) if error.is_retryable() => {
                     match resume.after_break(0) {
@@ -253,6 +232,11 @@ impl Shared {
 }
 
 impl ListingError {
+    /// Whether the upstream may say yes to a client where it said no to others.
+    pub fn is_refusal(&self) -> bool {
+        matches!(self, ListingError::Fetch(error) if error.is_refusal())
+    }
+
     /// Whether this says nothing about the list, so that an older one may be given.
     fn is_outage(&self) -> bool {
         match self {
@@ -261,17 +245,6 @@ impl ListingError {
             ListingError::Fetch(_) | ListingError::NoReferrers(_) => false,
         }
     }
-}
-
-/// Whether the upstream may say yes to the client where it said no to us.
-fn is_refusal(error: &UpstreamError) -> bool {
-    matches!(
-        error,
-        UpstreamError::Status {
-            status: 401 | 403 | 404,
-            ..
-        }
-    )
 }
 
 /// A registry without referrers says so in many ways; the one that clients understand is 404.

@@ -100,6 +100,13 @@ impl<K: Hash + Eq, V> Lru<K, V> {
         }
     }
 
+    /// Forgets everything.
+    pub fn clear(&mut self) {
+        while self.oldest != NONE {
+            self.forget(self.oldest);
+        }
+    }
+
     /// Forgets `key`.
     pub fn remove<Q>(&mut self, key: &Q)
     where

@@ -3,6 +3,7 @@
 //! One [`Cache`] per process, shared by all cores; a hit does not come here, it is answered from what its core
 //! has open or in memory ([`crate::registry`]). Work that waits for upstreams or disks runs on the helper pool.
 
+mod access;
 mod fill;
 mod flight;
 mod freshness;
@@ -16,39 +17,33 @@ mod tags;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::Semaphore;
 
+use crate::config::Registries;
 use crate::limits::{FILL_QUEUE_WAIT, FILLS_MAX, MEMORY_OBJECT_BYTES_MAX, STORE_LOOKUP_MAX};
 use crate::oci::{Digest, Namespace, Repository};
 use crate::runtime::helper::{Helper, blocking_within};
 use crate::runtime::reply::Lost;
-use crate::store::{Entry, FsStore, Key, canonical_name};
+use crate::store::{Entry, FsStore, Key, Source, canonical_name};
 use crate::upstream::{UpstreamError, Upstreams};
 
+pub use access::{Approach, Caller, Held, Permit};
 pub use fill::{Fill, Follower, Head, Ready as FillReady};
 pub use flight::Role;
-pub use listed::{INDEX_TYPE, Listed};
+pub use freshness::TagPolicy;
+pub use listed::INDEX_TYPE;
 pub use listing::{ListingAnswer, ListingError, ListingKey};
 pub use lru::Lru;
 pub use manifest::{Manifest, ManifestAnswer, ManifestKey};
 pub use pass::{Passed, PassedHead};
 
+use access::AccessTable;
 use flight::Flights;
 use health::StoreHealth;
 use listing::Listings;
-use tags::TagTable;
-
-/// How tags are cached.
-#[derive(Clone, Copy, Debug)]
-pub struct TagPolicy {
-    pub cache_tags: bool,
-    pub cache_latest: bool,
-    /// Freshness lifetime.
-    pub ttl: Duration,
-}
+use tags::{Revalidating, TagTable};
 
 /// The shared cache; cheap to clone.
 #[derive(Clone)]
@@ -65,6 +60,8 @@ struct Shared {
     tags: TagTable,
     listings: Listings,
     listings_under_way: listing::ListingFlights,
+    revalidating: Revalidating,
+    access: AccessTable,
     /// Verified manifests on their way to the disk: already as good as stored.
     pending: Mutex<HashMap<Key, Arc<Manifest>>>,
     /// Fills and manifest fetches under way.
@@ -76,6 +73,16 @@ struct Shared {
 pub struct Origin {
     pub namespace: Namespace,
     pub repository: Repository,
+}
+
+impl Origin {
+    /// As a sidecar names it.
+    fn source(&self) -> Source {
+        Source {
+            registry: self.namespace.as_str().to_owned(),
+            repository: self.repository.to_string(),
+        }
+    }
 }
 
 /// Why content could not be had.
@@ -107,6 +114,19 @@ pub struct Found {
     pub small: Option<Bytes>,
 }
 
+impl FetchError {
+    /// Whether the upstream said that this caller may not have it, or that it is not there: another one may get it.
+    pub fn is_refusal(&self) -> bool {
+        matches!(
+            self,
+            FetchError::Upstream(UpstreamError::Status {
+                status: 401 | 403 | 404,
+                ..
+            })
+        )
+    }
+}
+
 impl Cache {
     pub fn new(store: Arc<FsStore>, upstreams: Upstreams, helper: Helper, policy: TagPolicy) -> Self {
         Cache(Arc::new(Shared {
@@ -120,6 +140,8 @@ impl Cache {
             tags: TagTable::default(),
             listings: Listings::default(),
             listings_under_way: Flights::default(),
+            revalidating: Revalidating::default(),
+            access: AccessTable::default(),
             pending: Mutex::default(),
             slots: Semaphore::new(FILLS_MAX),
         }))
@@ -128,6 +150,16 @@ impl Cache {
     /// The registries behind us.
     pub fn upstreams(&self) -> &Upstreams {
         &self.0.upstreams
+    }
+
+    /// What the operator chose for registries, as they are asked now.
+    pub fn registries(&self) -> Arc<Registries> {
+        self.0.upstreams.registries()
+    }
+
+    /// Changes when [`Cache::registries`] does. Reading it costs a hit nothing.
+    pub fn generation(&self) -> u64 {
+        self.0.upstreams.generation()
     }
 
     /// Walks the store in the background and logs what it found.

@@ -1,5 +1,4 @@
-//! Passing an upstream's answer through to one client, unstored: what was fetched with the client's own
-//! credentials is nobody else's.
+//! Passing an upstream's answer through to one client, unstored: the operator wants nothing of this registry kept.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -45,7 +44,7 @@ struct State {
 }
 
 impl Cache {
-    /// Asks the upstream with the client's own `authorization`.
+    /// Asks the upstream with the client's own `authorization`, or with none.
     ///
     /// # Errors
     ///
@@ -56,7 +55,7 @@ impl Cache {
         target: Target,
         head_only: bool,
         accept: Vec<String>,
-        authorization: Secret,
+        authorization: Option<Secret>,
     ) -> Result<(PassedHead, Passed), FetchError> {
         let shared = self.0.clone();
         let hose = Arc::new(Hose {
@@ -70,7 +69,7 @@ impl Cache {
             method: if head_only { Method::Head } else { Method::Get },
             accept,
             range_from: None,
-            credentials: Credentials::Client(authorization),
+            credentials: authorization.map_or(Credentials::None, Credentials::Client),
             purpose: Purpose::Pull,
         };
         let filled = hose.clone();

@@ -1,6 +1,6 @@
 //! The newest pointer of tags seen lately, shared by all cores. Consulted only when a core's own copy is stale.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Mutex, PoisonError};
 
 use super::Origin;
@@ -34,5 +34,34 @@ impl TagTable {
             });
         }
         table.insert((origin.clone(), tag.clone()), pointer);
+    }
+}
+
+/// Tags that are being asked for in the background.
+#[derive(Default)]
+pub struct Revalidating(Mutex<HashSet<(Origin, Tag)>>);
+
+/// Proof of being the one who asks. Dropping it lets somebody else.
+pub struct Asking<'a> {
+    table: &'a Revalidating,
+    key: (Origin, Tag),
+}
+
+impl Revalidating {
+    /// Begins to ask, unless somebody does already.
+    pub fn begin(&self, origin: &Origin, tag: &Tag) -> Option<Asking<'_>> {
+        let key = (origin.clone(), tag.clone());
+        let begun = self.lock().insert(key.clone());
+        begun.then_some(Asking { table: self, key })
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashSet<(Origin, Tag)>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Asking<'_> {
+    fn drop(&mut self) {
+        self.table.lock().remove(&self.key);
     }
 }

@@ -11,6 +11,7 @@ Usage: oci-pull-through [COMMAND] [--FLAG VALUE]...
 
 Commands:
   serve         run the cache (the default)
+  config        check, print or describe the configuration (check | print | schema)
   healthcheck   ask the cache on this machine whether it is alive: exit 0 or 1
   version       print the version (also --version)
 ";
@@ -31,7 +32,7 @@ pub(super) fn text() -> String {
         // Writing to a `String` cannot fail.
         let _ = writeln!(
             text,
-            "\n{:<23} {:<20} {:<16}",
+            "\n{:<27} {:<22} {:<15}",
             format!("{title}:"),
             "environment",
             "default"
@@ -42,7 +43,7 @@ pub(super) fn text() -> String {
         {
             let flag = format!("--{}", setting.flag());
             let (env, default, summary) = (setting.env(), setting.default_text(), setting.summary());
-            let _ = writeln!(text, "  {flag:<21} {env:<20} {default:<16} {summary}");
+            let _ = writeln!(text, "  {flag:<25} {env:<22} {default:<15} {summary}");
         }
     }
     text + FOOT

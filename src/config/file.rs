@@ -1,330 +1,304 @@
 //! The configuration file: YAML, every key known, every mistake with its line.
 //!
-//! The document is read into a small tree with positions first and judged second. Deserialising into the
-//! final types directly would stop at the first mistake.
+//! The document is read into a small tree with positions first ([`super::yaml`]) and judged second. Deserialising into
+//! the final types directly would stop at the first mistake.
 
-use std::collections::HashSet;
-use std::fmt;
+use std::collections::HashMap;
 use std::path::Path;
 
-use reqwest::Url;
-use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
-use serde_saphyr::Spanned;
-
-use super::mistake::{Mistake, Place};
+use super::Surroundings;
+use super::draft::{Draft, Entry};
+use super::entry::parse_name;
+use super::key::{self, DEFAULTS, DOCUMENT, KeySpec, REGISTRY, Shape};
+use super::mistake::{Mistake, Warning};
+use super::reader::{Field, Fields, Reader, Source, Told, below};
+use super::registry::RegistryName;
 use super::setting::{Given, Layer, Setting};
-use super::units;
-use super::{RegistryConfig, RegistryName, RegistrySettings};
-use crate::oci::Namespace;
+use super::yaml::{self, Key, Node, Value};
 
 /// What a file says.
 #[derive(Debug, Default)]
 pub(super) struct File {
     pub settings: Layer,
-    pub registries: Vec<RegistryConfig>,
+    /// Each name once; the defaults are worked in.
+    pub registries: Vec<Entry>,
+    pub defaults: Draft,
+    pub front_auth: Option<Told<(String, Source)>>,
 }
 
 /// Reads `text`; what is wrong goes to `mistakes`, what is right is returned.
-pub(super) fn parse(path: &Path, text: &str, mistakes: &mut Vec<Mistake>) -> File {
-    let mut reader = Reader {
-        path,
-        mistakes,
-        file: File::default(),
-        names: HashSet::new(),
-    };
-    match serde_saphyr::from_str::<Option<Node>>(text) {
-        Ok(None) => {}
-        Ok(Some(document)) => reader.document(document),
-        Err(error) => {
-            let line = error.location().map_or(1, |at| at.line());
-            let what = format!("{}:{line}", path.display());
-            // The library's message repeats the text around the place; the line number is enough.
-            let message = error.without_snippet().to_string();
-            let why = format!(
-                "not YAML we can read: {}",
-                message.lines().next().unwrap_or_default()
-            );
-            reader.mistakes.push(Mistake { what, why });
+pub(super) fn parse(
+    path: &Path,
+    text: &str,
+    surroundings: Surroundings<'_>,
+    mistakes: &mut Vec<Mistake>,
+    warnings: &mut Vec<Warning>,
+) -> File {
+    let mut reader = Reader::new(path, surroundings);
+    let mut file = File::default();
+    match yaml::parse(text) {
+        Ok(document) => reader.document(document, &mut file),
+        Err(broken) => {
+            let why = format!("not YAML we can read: {}", broken.why);
+            reader.note_unseen(broken.line, "", &why);
         }
     }
-    reader.file
-}
-
-type Node = Spanned<Value>;
-
-/// YAML without its types: an operator who writes `8080` or `on` means the text.
-#[derive(Debug)]
-enum Value {
-    Nothing,
-    Scalar(String),
-    List(Vec<Node>),
-    Map(Vec<(Spanned<String>, Node)>),
-}
-
-struct Reader<'a> {
-    path: &'a Path,
-    mistakes: &'a mut Vec<Mistake>,
-    file: File,
-    names: HashSet<Namespace>,
+    mistakes.append(&mut reader.mistakes);
+    warnings.append(&mut reader.warnings);
+    file
 }
 
 impl Reader<'_> {
-    fn document(&mut self, document: Node) {
-        let Value::Map(entries) = document.value else {
-            return self.note(
-                line_of(&document),
-                "",
-                &shown(&document.value),
-                "accepted are `key: value` lines",
-            );
-        };
+    fn document(&mut self, document: Node, file: &mut File) {
+        let line = document.line;
+        let mut entries = Vec::new();
+        match document.value {
+            Value::Nothing => {}
+            Value::Map(all) => entries = all,
+            // The whole file may be the list of registries.
+            Value::List(_) => file.registries = self.registries("", document),
+            Value::Scalar(text) => self.note(line, "", &text, "accepted are `key: value` lines"),
+        }
+        let mut rest = Vec::new();
         for (key, node) in entries {
-            if key.value == "registries" {
-                self.registries(node);
-                continue;
+            match setting_of(&key.text) {
+                Some(setting) => self.setting(setting, &key, node, &mut file.settings),
+                None => rest.push((key, node)),
             }
-            match Setting::ALL
-                .into_iter()
-                .find(|setting| setting.key() == Some(&key.value))
-            {
-                Some(setting) => self.setting(setting, &key.value, node),
-                None => {
-                    let known: Vec<_> = Setting::ALL.into_iter().filter_map(Setting::key).collect();
-                    let why = format!("unknown key; known are {}, registries", known.join(", "));
-                    self.note(key.referenced.line(), "", &key.value, &why);
-                }
-            }
+        }
+        let rest = self.known(rest);
+        let mut fields = self.fields(
+            "",
+            Node {
+                value: Value::Map(rest),
+                line,
+            },
+            DOCUMENT,
+        );
+        self.port(&mut fields, &mut file.settings);
+        if let Some(field) = fields.take("auth") {
+            let Shape::Map(table) = field.spec.shape else {
+                unreachable!("the table says that `auth` is a map")
+            };
+            file.front_auth = self.front_auth(Some(field), table);
+        }
+        if let Some(field) = fields.take("defaults") {
+            let mut fields = self.fields(&field.path, field.node, DEFAULTS);
+            file.defaults = self.draft(&mut fields);
+            self.cache_dir(&mut fields, &mut file.settings);
+        }
+        if let Some(field) = fields.take("registries") {
+            file.registries = self.registries(&field.path, field.node);
+        }
+        for entry in &mut file.registries {
+            entry.draft = std::mem::take(&mut entry.draft).or(&file.defaults);
         }
     }
 
-    fn setting(&mut self, setting: Setting, key: &str, node: Node) {
-        let line = line_of(&node);
+    /// Without the keys that nobody knows, after noting them: their suggestions come from all tables of the top.
+    fn known(&mut self, entries: Vec<(Key, Node)>) -> Vec<(Key, Node)> {
+        let (known, unknown): (Vec<_>, Vec<_>) = entries
+            .into_iter()
+            .partition(|(key, _)| key::find(DOCUMENT, &key.text).is_some());
+        for (key, _) in unknown {
+            if key::find(REGISTRY, &key.text).is_some() {
+                let why = "unknown key here; it belongs into defaults or into an entry of registries";
+                self.note(key.line, "", &key.text, why);
+                continue;
+            }
+            let settings = Setting::ALL.into_iter().flat_map(spellings);
+            let words: Vec<String> = settings
+                .chain(DOCUMENT.iter().flat_map(KeySpec::spellings))
+                .collect();
+            let why = match super::suggest::nearest(&key.text, words.iter().map(String::as_str)) {
+                Some(meant) => format!("unknown key; did you mean {meant}?"),
+                None => {
+                    let settings = Setting::ALL.into_iter().filter_map(Setting::key);
+                    let known: Vec<_> = settings.chain(["auth", "defaults", "registries"]).collect();
+                    format!("unknown key; known are {}", known.join(", "))
+                }
+            };
+            self.note(key.line, "", &key.text, &why);
+        }
+        known
+    }
+
+    fn setting(&mut self, setting: Setting, key: &Key, node: Node, settings: &mut Layer) {
+        let line = node.line;
         let text = match node.value {
             Value::Nothing => return,
             Value::Scalar(text) => text,
             Value::List(items) if setting == Setting::ListenAddr => {
-                let texts = items.into_iter().map(|item| match item.value {
-                    Value::Scalar(text) => text,
-                    other => shown(&other),
-                });
+                let texts = items.into_iter().map(|item| item.value.shown());
                 texts.collect::<Vec<_>>().join(",")
             }
-            other => return self.note(line, key, &shown(&other), "accepted is a single value"),
+            other => return self.note(line, &key.text, &other.shown(), "accepted is a single value"),
         };
-        let place = Place::File {
-            path: self.path.to_owned(),
-            line,
-            key: key.to_owned(),
-        };
-        self.file.settings.insert(setting, Given { text, place });
+        self.give(setting, Told { value: text, line }, &key.text, settings);
     }
 
-    fn registries(&mut self, node: Node) {
-        let line = line_of(&node);
+    /// Puts a value into the file's layer, once.
+    fn give(&mut self, setting: Setting, told: Told<String>, key: &str, settings: &mut Layer) {
+        if settings.find(setting).is_some() {
+            let why = format!(
+                "says the same as {}, which is said already",
+                setting.key().unwrap_or_default()
+            );
+            return self.note_unseen(told.line, key, &why);
+        }
+        let place = self.place(told.line, key);
+        settings.insert(
+            setting,
+            Given {
+                text: told.value,
+                place,
+            },
+        );
+    }
+
+    /// `port`, and `host` with it, are other words for the address to listen on.
+    fn port(&mut self, fields: &mut Fields, settings: &mut Layer) {
+        let host = fields.take("host").and_then(|field| {
+            let path = field.path.clone();
+            self.text(field).map(|told| (told, path))
+        });
+        let port = fields.take("port");
+        let key = port.as_ref().map_or_else(String::new, |field| field.path.clone());
+        let port = self.parsed(port, |text| {
+            text.parse::<u16>()
+                .map_err(|_| "accepted is a number up to 65535".to_owned())
+        });
+        match (host, port) {
+            (host, Some(port)) => {
+                let host = match host.map(|(told, _)| told.value) {
+                    None => String::new(),
+                    Some(host) if host.contains(':') && !host.starts_with('[') => format!("[{host}]"),
+                    Some(host) => host,
+                };
+                let text = port.map(|port| format!("{host}:{port}"));
+                self.give(Setting::ListenAddr, text, &key, settings);
+            }
+            (Some((told, path)), None) if key.is_empty() => {
+                self.note(
+                    told.line,
+                    &path,
+                    &told.value,
+                    "needs port; or say both in listen_addr",
+                );
+            }
+            _ => {}
+        }
+    }
+
+    fn cache_dir(&mut self, fields: &mut Fields, settings: &mut Layer) {
+        let Some(field) = fields.take("cache_dir") else {
+            return;
+        };
+        let path = field.path.clone();
+        if let Some(told) = self.text(field) {
+            self.give(Setting::FsRoot, told, &path, settings);
+        }
+    }
+
+    fn registries(&mut self, path: &str, node: Node) -> Vec<Entry> {
+        let mut entries = Vec::new();
+        // Where each name was said first.
+        let mut names = HashMap::new();
         match node.value {
             Value::Nothing => {}
             Value::List(items) => {
                 for (index, item) in items.into_iter().enumerate() {
-                    self.registry(&format!("registries[{index}]"), None, item);
+                    let entry = self.entry(&format!("{path}[{index}]"), None, item, &mut names);
+                    entries.extend(entry);
                 }
             }
-            Value::Map(entries) => {
-                for (name, item) in entries {
-                    let key = format!("registries.{}", name.value);
-                    self.registry(&key, Some(name), item);
+            Value::Map(items) => {
+                for (name, item) in items {
+                    let path = below(path, &name.text);
+                    let entry = self.entry(&path, Some(name), item, &mut names);
+                    entries.extend(entry);
                 }
             }
             Value::Scalar(text) => {
-                self.note(
-                    line,
-                    "registries",
-                    &text,
-                    "accepted is a list of `name`, `insecure`, `url`, or a map by name",
-                );
+                let why = "accepted is a list of maps with a name, or a map by name";
+                self.note(node.line, path, &text, why);
             }
         }
+        entries
     }
 
-    fn registry(&mut self, key: &str, name: Option<Spanned<String>>, node: Node) {
-        let line = line_of(&node);
-        let in_list = name.is_none();
-        let mut name = name.map(|name| (name.referenced.line(), name.value));
-        let (mut insecure, mut url) = (false, None);
-        let entries = match node.value {
-            Value::Map(entries) => entries,
-            Value::Nothing => Vec::new(),
-            other => {
-                return self.note(
-                    line,
-                    key,
-                    &shown(&other),
-                    "accepted are the keys name, insecure and url",
-                );
-            }
-        };
+    fn entry(
+        &mut self,
+        path: &str,
+        name: Option<Key>,
+        node: Node,
+        names: &mut HashMap<RegistryName, u64>,
+    ) -> Option<Entry> {
+        let line = node.line;
+        if let (Value::Scalar(_) | Value::List(_), true) = (&node.value, name.is_none()) {
+            self.note(line, path, &node.value.shown(), "accepted is a map with a name");
+            return None;
+        }
         let before = self.mistakes.len();
-        for (field, node) in entries {
-            let line = line_of(&node);
-            let field_key = format!("{key}.{}", field.value);
-            let text = match node.value {
-                Value::Nothing => continue,
-                Value::Scalar(text) => text,
-                other => shown(&other),
-            };
-            match field.value.as_str() {
-                "name" if in_list => name = Some((line, text)),
-                "insecure" => match units::parse_bool(&text) {
-                    Some(value) => insecure = value,
-                    None => self.note(
-                        line,
-                        &field_key,
-                        &text,
-                        &format!("accepted is {}", units::BOOL_ACCEPTED),
-                    ),
-                },
-                "url" => match parse_url(&text) {
-                    Ok(value) => url = Some(value),
-                    Err(why) => self.note(line, &field_key, &text, why),
-                },
-                _ => {
-                    let known = if in_list {
-                        "name, insecure, url"
-                    } else {
-                        "insecure, url"
-                    };
-                    let why = format!("unknown key; known are {known}");
-                    self.note(field.referenced.line(), key, &field.value, &why);
-                }
+        let mut fields = self.fields(path, node, REGISTRY);
+        let inner = fields.take("name");
+        let draft = self.draft(&mut fields);
+        let (line, text, path) = match (name, inner) {
+            (Some(key), None) => (key.line, key.text, path.to_owned()),
+            (Some(_), Some(Field { node, path, .. })) => {
+                self.note_unseen(node.line, &path, "the key above is the name already");
+                return None;
             }
-        }
-        let Some((line, name)) = name else {
-            return self.note(line, key, "", "a registry needs a name, `host` or `host:port`");
+            (None, Some(field)) => {
+                let path = field.path.clone();
+                let told = self.text(field)?;
+                (told.line, told.value, path)
+            }
+            (None, None) => {
+                self.note_unseen(line, path, "a registry needs a name, `host` or `host:port`");
+                return None;
+            }
         };
-        match name.parse::<Namespace>() {
-            Err(error) => self.note(line, &format!("{key}.name"), &name, &error.to_string()),
-            Ok(parsed) if !self.names.insert(parsed.clone()) => {
-                self.note(
-                    line,
-                    &format!("{key}.name"),
-                    &name,
-                    "this registry is named twice",
-                );
+        let name = match parse_name(&text) {
+            Ok(name) => name,
+            Err(why) => {
+                self.note(line, &path, &text, &why);
+                return None;
             }
-            Ok(name) if self.mistakes.len() == before => {
-                self.file.registries.push(RegistryConfig {
-                    name: RegistryName::Exact(name),
-                    settings: RegistrySettings {
-                        insecure,
-                        url,
-                        ..RegistrySettings::default()
-                    },
-                });
-            }
-            Ok(_) => {}
-        }
-    }
-
-    fn note(&mut self, line: u64, key: &str, value: &str, why: &str) {
-        let place = Place::File {
-            path: self.path.to_owned(),
-            line,
-            key: key.to_owned(),
         };
-        self.mistakes.push(Mistake {
-            what: place.with_value(value),
-            why: why.to_owned(),
-        });
-    }
-}
-
-fn parse_url(text: &str) -> Result<Url, &'static str> {
-    const ACCEPTED: &str = "accepted is http://host[:port][/path] or the same with https";
-    let url = Url::parse(text).map_err(|_| ACCEPTED)?;
-    if !matches!(url.scheme(), "http" | "https") || url.host_str().is_none() {
-        return Err(ACCEPTED);
-    }
-    if !url.username().is_empty() || url.password().is_some() {
-        return Err("credentials do not belong into the URL");
-    }
-    if url.query().is_some() || url.fragment().is_some() {
-        return Err(ACCEPTED);
-    }
-    Ok(url)
-}
-
-fn line_of(node: &Node) -> u64 {
-    node.referenced.line()
-}
-
-fn shown(value: &Value) -> String {
-    match value {
-        Value::Nothing => String::new(),
-        Value::Scalar(text) => text.clone(),
-        Value::List(items) => format!("a list of {}", items.len()),
-        Value::Map(entries) => format!("a map of {}", entries.len()),
-    }
-}
-
-impl<'de> Deserialize<'de> for Value {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(ValueVisitor)
-    }
-}
-
-struct ValueVisitor;
-
-impl<'de> Visitor<'de> for ValueVisitor {
-    type Value = Value;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a value, a list or a map")
-    }
-
-    fn visit_bool<E>(self, value: bool) -> Result<Value, E> {
-        Ok(Value::Scalar(value.to_string()))
-    }
-
-    fn visit_i64<E>(self, value: i64) -> Result<Value, E> {
-        Ok(Value::Scalar(value.to_string()))
-    }
-
-    fn visit_u64<E>(self, value: u64) -> Result<Value, E> {
-        Ok(Value::Scalar(value.to_string()))
-    }
-
-    fn visit_f64<E>(self, value: f64) -> Result<Value, E> {
-        Ok(Value::Scalar(value.to_string()))
-    }
-
-    fn visit_str<E>(self, value: &str) -> Result<Value, E> {
-        Ok(Value::Scalar(value.to_owned()))
-    }
-
-    fn visit_unit<E>(self) -> Result<Value, E> {
-        Ok(Value::Nothing)
-    }
-
-    fn visit_none<E>(self) -> Result<Value, E> {
-        Ok(Value::Nothing)
-    }
-
-    fn visit_some<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
-        deserializer.deserialize_any(self)
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Value, A::Error> {
-        let mut items = Vec::new();
-        while let Some(item) = seq.next_element()? {
-            items.push(item);
+        if let Some(first) = names.get(&name) {
+            let why = format!("this registry is named twice, in line {first} too");
+            self.note(line, &path, &text, &why);
+            return None;
         }
-        Ok(Value::List(items))
+        names.insert(name.clone(), line);
+        (self.mistakes.len() == before).then_some(Entry {
+            name: Told { value: name, line },
+            draft,
+        })
     }
+}
 
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Value, A::Error> {
-        let mut entries = Vec::new();
-        while let Some(entry) = map.next_entry()? {
-            entries.push(entry);
+/// The setting that a key of the file spells.
+fn setting_of(written: &str) -> Option<Setting> {
+    Setting::ALL
+        .into_iter()
+        .find(|setting| spellings(*setting).any(|spelling| spelling == written))
+}
+
+/// The spellings of a setting's key.
+pub(super) fn spellings(setting: Setting) -> impl Iterator<Item = String> {
+    let words = setting.key().into_iter().chain(
+        match setting.key() {
+            Some(_) => setting.key_aliases(),
+            None => &[],
         }
-        Ok(Value::Map(entries))
-    }
+        .iter()
+        .copied(),
+    );
+    words.flat_map(|word| {
+        let camel = key::camel_case(word);
+        let other = (camel != word).then_some(camel);
+        std::iter::once(word.to_owned()).chain(other)
+    })
 }

@@ -30,6 +30,32 @@ impl Place {
     }
 }
 
+impl Place {
+    /// The setting, for a value that is a secret or says nothing.
+    pub(crate) fn alone(&self) -> String {
+        match self {
+            Place::Flag(name) => format!("--{name}"),
+            Place::Environment(name) => (*name).to_owned(),
+            Place::File { path, line, key } if key.is_empty() => format!("{}:{line}", path.display()),
+            Place::File { path, line, key } => format!("{}:{line}: {key}", path.display()),
+        }
+    }
+}
+
+/// Something that is understood and not done, or allowed and probably not meant. The cache starts all the same.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Warning {
+    /// The setting, as a mistake would name it.
+    pub what: String,
+    pub why: String,
+}
+
+impl fmt::Display for Warning {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.what, self.why)
+    }
+}
+
 /// One thing to repair.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mistake {

@@ -6,23 +6,32 @@
 //!
 //! Not here: the command line's commands ([`crate::cli`]) and acting on any of it.
 
+mod auth;
+mod draft;
+mod entry;
 mod file;
+mod key;
 mod listen;
 mod mistake;
+mod proxy;
+mod reader;
 mod registry;
 mod resolve;
 mod secret;
 mod setting;
+mod suggest;
 mod surroundings;
 mod tag_rule;
+mod tls;
 mod units;
+mod yaml;
 
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
 
 pub use listen::ListenAddr;
-pub use mistake::{Mistake, Mistakes};
+pub use mistake::{Mistake, Mistakes, Warning};
 pub use registry::{
     Access, Auth, FollowRedirects, Mirror, Named, Pem, Proxy, ProxyUrl, Registries, RegistryConfig,
     RegistryName, RegistrySettings, TagFreshness, Tls,
@@ -34,6 +43,9 @@ pub use surroundings::Surroundings;
 pub use tag_rule::{TagPattern, TagRule};
 
 use crate::oci::Namespace;
+
+#[cfg(test)]
+mod tests;
 
 /// Everything the operator can choose, resolved and checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -71,6 +83,8 @@ pub struct Config {
     pub registry_header: bool,
     /// Who may use the cache at all, when not everybody.
     pub front_auth: Option<(String, SecretText)>,
+    /// What is understood and not done, or allowed and probably not meant; for the log.
+    pub warnings: Vec<Warning>,
 }
 
 /// `HTTPS_PROXY` and its relatives, as the environment has them; empty ones count as absent.

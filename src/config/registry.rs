@@ -179,11 +179,6 @@ impl RegistrySettings {
             _ => Access::Shared,
         })
     }
-
-    /// Whether everybody may read what our credentials can read.
-    pub fn is_shared(&self) -> bool {
-        self.access() == Access::Shared
-    }
 }
 
 impl RegistryConfig {

@@ -2,15 +2,15 @@
 
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
+use super::draft::Entry;
 use super::file::{self, File};
-use super::mistake::{Mistake, Mistakes, Place};
+use super::mistake::{Mistake, Mistakes, Place, Warning};
 use super::setting::{Given, Layer, Setting};
 use super::units::{self, BOOL_ACCEPTED, BYTES_ACCEPTED, DURATION_ACCEPTED};
 use super::{
-    CORES_MAX, Config, HELPER_THREADS_MAX, IoDriver, ListenAddr, LogLevel, ProxyEnvironment, Registries,
-    RootChoice, Storage, Surroundings,
+    CORES_MAX, Config, HELPER_THREADS_MAX, IoDriver, ListenAddr, LogLevel, Named, Registries, RootChoice,
+    Storage, Surroundings, proxy,
 };
 use crate::oci::Namespace;
 
@@ -62,6 +62,15 @@ pub fn resolve(flags: Layer, surroundings: Surroundings<'_>) -> Result<Config, M
     let cache_tag_manifests = sources.parse(Setting::CacheTagManifests, BOOL_ACCEPTED, units::parse_bool);
     let cache_latest_tag = sources.parse(Setting::CacheLatestTag, BOOL_ACCEPTED, units::parse_bool);
     let tag_ttl = sources.parse(Setting::TagTtl, DURATION_ACCEPTED, units::parse_duration);
+    let always_pull_latest = sources.parse(Setting::AlwaysPullLatest, BOOL_ACCEPTED, units::parse_bool);
+    let stale_while_revalidate = sources.parse(
+        Setting::StaleWhileRevalidate,
+        DURATION_ACCEPTED,
+        units::parse_duration,
+    );
+    let whitelist_mode = sources.parse(Setting::WhitelistMode, BOOL_ACCEPTED, units::parse_bool);
+    let air_gapped = sources.parse(Setting::AirGapped, BOOL_ACCEPTED, units::parse_bool);
+    let registry_header = sources.parse(Setting::RegistryHeader, BOOL_ACCEPTED, units::parse_bool);
     let log_level = sources.parse(
         Setting::LogLevel,
         "trace, debug, info, warn or error",
@@ -76,7 +85,9 @@ pub fn resolve(flags: Layer, surroundings: Surroundings<'_>) -> Result<Config, M
     );
     let access_log = sources.parse(Setting::AccessLog, BOOL_ACCEPTED, units::parse_bool);
     let memory_cache_bytes = sources.parse(Setting::MemoryCache, BYTES_ACCEPTED, units::parse_bytes);
+    let proxies = proxy::of_environment(surroundings, &mut sources.mistakes);
     sources.check_backend();
+    sources.check_server_tls();
 
     if !sources.mistakes.is_empty() {
         return Err(Mistakes(sources.mistakes));
@@ -92,6 +103,11 @@ pub fn resolve(flags: Layer, surroundings: Surroundings<'_>) -> Result<Config, M
         Some(cache_tag_manifests),
         Some(cache_latest_tag),
         Some(tag_ttl),
+        Some(always_pull_latest),
+        Some(stale_while_revalidate),
+        Some(whitelist_mode),
+        Some(air_gapped),
+        Some(registry_header),
         Some(log_level),
         Some(access_log),
         Some(memory_cache_bytes),
@@ -104,6 +120,11 @@ pub fn resolve(flags: Layer, surroundings: Surroundings<'_>) -> Result<Config, M
         cache_tag_manifests,
         cache_latest_tag,
         tag_ttl,
+        always_pull_latest,
+        stale_while_revalidate,
+        whitelist_mode,
+        air_gapped,
+        registry_header,
         log_level,
         access_log,
         memory_cache_bytes,
@@ -111,6 +132,20 @@ pub fn resolve(flags: Layer, surroundings: Surroundings<'_>) -> Result<Config, M
     else {
         unreachable!("`Sources::parse` gives `None` only after noting a mistake, and there is none");
     };
+    let registries = Registries {
+        entries: sources.file.registries.iter().map(Entry::config).collect(),
+        unlisted: sources.file.defaults.without_secrets().settings(),
+        whitelist_mode,
+        air_gapped,
+    };
+    if whitelist_mode && registries.settings(&default_registry).1 == Named::No {
+        sources.warnings.push(Warning {
+            what: format!("whitelist_mode with default_registry {default_registry}"),
+            why: "names without a registry do not exist, because that registry is not among registries"
+                .into(),
+        });
+    }
+    let front_auth = sources.file.front_auth.take();
     Ok(Config {
         listen,
         storage,
@@ -124,15 +159,13 @@ pub fn resolve(flags: Layer, surroundings: Surroundings<'_>) -> Result<Config, M
         log_level,
         access_log,
         memory_cache_bytes,
-        registries: Registries {
-            entries: sources.file.registries,
-            ..Registries::default()
-        },
-        proxies: ProxyEnvironment::default(),
-        always_pull_latest: false,
-        stale_while_revalidate: Duration::ZERO,
-        registry_header: false,
-        front_auth: None,
+        registries,
+        proxies,
+        always_pull_latest,
+        stale_while_revalidate,
+        registry_header,
+        front_auth: front_auth.map(|told| (told.value.0, told.value.1.secret)),
+        warnings: sources.warnings,
     })
 }
 
@@ -155,6 +188,7 @@ struct Sources<'a> {
     file: File,
     surroundings: Surroundings<'a>,
     mistakes: Vec<Mistake>,
+    warnings: Vec<Warning>,
 }
 
 impl<'a> Sources<'a> {
@@ -177,11 +211,20 @@ impl<'a> Sources<'a> {
             file: File::default(),
             surroundings,
             mistakes: Vec::new(),
+            warnings: Vec::new(),
         };
         if let Some(given) = sources.find(Setting::ConfigFile).cloned() {
             let path = Path::new(&given.text);
             match (surroundings.read_file)(path) {
-                Ok(text) => sources.file = file::parse(path, &text, &mut sources.mistakes),
+                Ok(text) => {
+                    sources.file = file::parse(
+                        path,
+                        &text,
+                        surroundings,
+                        &mut sources.mistakes,
+                        &mut sources.warnings,
+                    );
+                }
                 Err(error) => sources.mistakes.push(Mistake {
                     what: given.place.with_value(&given.text),
                     why: format!("cannot be read: {error}"),
@@ -242,6 +285,18 @@ impl<'a> Sources<'a> {
             },
         };
         self.mistakes.push(mistake);
+    }
+
+    /// Whoever asks for TLS must not be served without.
+    fn check_server_tls(&mut self) {
+        const NAME: &str = "GENERATE_SELF_SIGNED_TLS";
+        let value = (self.surroundings.env)(NAME).filter(|value| !value.is_empty());
+        if let Some(value) = value.filter(|value| units::parse_bool(value) != Some(false)) {
+            self.mistakes.push(Mistake {
+                what: Place::Environment(NAME).with_value(&value),
+                why: "TLS towards clients is not in this version".into(),
+            });
+        }
     }
 
     fn storage(&self) -> Storage {

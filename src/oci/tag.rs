@@ -29,6 +29,19 @@ impl Tag {
     pub fn is_latest(&self) -> bool {
         &*self.0 == "latest"
     }
+
+    /// Whether it is made from a digest: the referrers tag schema (distribution-spec, `sha256-<hex>`) or cosign's `.sig`,
+    /// `.att` and `.sbom` tags. Unlike the digest, it is mutable.
+    pub fn is_derived(&self) -> bool {
+        let Some((algorithm, rest)) = self.0.split_once('-') else {
+            return false;
+        };
+        let hex = rest.split_once('.').map_or(rest, |(hex, _)| hex);
+        // The schema cuts the encoded part at 64 characters.
+        matches!(algorithm, "sha256" | "sha512")
+            && hex.len() == 64
+            && hex.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
+    }
 }
 
 impl FromStr for Tag {

@@ -5,7 +5,7 @@ use super::error::PullError;
 use super::page;
 use super::respond::add_cache;
 use super::route::{Asked, name_in};
-use crate::cache::{FetchError, INDEX_TYPE, ListingAnswer, ListingKey};
+use crate::cache::{Approach, FetchError, INDEX_TYPE, ListingAnswer, ListingError, ListingKey};
 use crate::http::{Body, CacheResult, Fields, RequestHead, Response};
 use crate::limits::LISTING_LIFETIME;
 use crate::oci::ListQuery;
@@ -57,16 +57,27 @@ impl Registry {
         asked: &Asked,
         target: Target,
     ) -> Result<ListingAnswer, PullError> {
-        let client = match head.authorization {
+        let Approach::Callers(callers) = self.approach(&asked.origin, head) else {
             // The parser has refused values that cannot stand in a field.
-            Some(value) => Some(Secret::new(value.as_bytes()).ok_or(FetchError::Lost)?),
-            None => None,
+            let authorization = head.authorization.and_then(|value| Secret::new(value.as_bytes()));
+            return Ok(self
+                .cache
+                .pass_listing(&asked.origin, target, authorization)
+                .await?);
         };
-        let key = ListingKey {
-            origin: asked.origin.clone(),
-            target,
-        };
-        Ok(self.cache.listing(key, client).await?)
+        let mut refused = ListingError::from(FetchError::Lost);
+        for caller in callers {
+            let key = ListingKey {
+                origin: asked.origin.clone(),
+                target: target.clone(),
+                caller,
+            };
+            match self.cache.listing(key).await {
+                Err(error) if error.is_refusal() => refused = error,
+                outcome => return Ok(outcome?),
+            }
+        }
+        Err(refused.into())
     }
 
     fn list_fields(

@@ -79,6 +79,12 @@ impl Memory {
         Some(entry.ready.clone())
     }
 
+    /// Forgets everything.
+    pub fn clear(&mut self) {
+        self.answers.clear();
+        self.files.clear();
+    }
+
     /// Forgets the answer to `target`.
     pub fn forget(&mut self, target: &str) {
         self.answers.remove(target);

@@ -10,12 +10,14 @@ mod respond;
 mod route;
 mod via;
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use crate::cache::{Cache, Lru, Origin};
+use crate::config::Registries;
 use crate::http::{Body, CacheResult, Fields, Method, Ready, RequestHead, Response};
 use crate::limits::OPEN_FILES_PER_CORE_MAX;
 use crate::oci::{Digest, Namespace};
@@ -31,7 +33,7 @@ pub use front::FrontDoor;
 
 /// What the operator chose for the front.
 #[derive(Clone)]
-pub struct Settings {
+pub struct Options {
     pub default_registry: Namespace,
     /// Bytes of a core's memory for small answers.
     pub memory_bytes_max: u64,
@@ -43,42 +45,53 @@ pub struct Settings {
 
 /// One core's registry: what it has in memory and open, in front of the shared cache.
 pub struct Registry {
-    settings: Settings,
+    options: Options,
     cache: Cache,
     memory: RefCell<Memory>,
     /// Committed blobs, opened.
     files: RefCell<Lru<Digest, Entry>>,
-    /// The generation of the registries' settings that `memory` and `whitelist` are from.
-    generation: Cell<Option<u64>>,
-    /// Whether registries that are not named do not exist.
-    whitelist: Cell<bool>,
+    settings: RefCell<Settings>,
+}
+
+/// The operator's choices as this core last saw them.
+struct Settings {
+    generation: u64,
+    registries: Arc<Registries>,
 }
 
 impl Registry {
-    pub fn new(cache: Cache, settings: Settings) -> Self {
+    pub fn new(cache: Cache, options: Options) -> Self {
+        // The generation first: a change in between is seen as one later.
+        let settings = Settings {
+            generation: cache.generation(),
+            registries: cache.registries(),
+        };
         Registry {
+            settings: RefCell::new(settings),
             cache,
-            memory: RefCell::new(Memory::new(settings.memory_bytes_max)),
+            memory: RefCell::new(Memory::new(options.memory_bytes_max)),
             files: RefCell::new(Lru::new(OPEN_FILES_PER_CORE_MAX as u64, OPEN_FILES_PER_CORE_MAX)),
-            generation: Cell::new(None),
-            whitelist: Cell::new(false),
-            settings,
+            options,
         }
     }
 
-    /// Notices new settings: what is remembered was given out under the old ones. One read of a shared number.
-    fn keep_up(&self) {
-        let upstreams = self.cache.upstreams();
-        let generation = Some(upstreams.generation());
-        if self.generation.replace(generation) != generation {
-            self.whitelist.set(upstreams.registries().whitelist_mode);
-            *self.memory.borrow_mut() = Memory::new(self.settings.memory_bytes_max);
+    /// The operator's choices. When they have changed, what is remembered may be for other eyes, and is forgotten.
+    fn registries(&self) -> Arc<Registries> {
+        let mut settings = self.settings.borrow_mut();
+        let generation = self.cache.generation();
+        if settings.generation != generation {
+            *settings = Settings {
+                generation,
+                registries: self.cache.registries(),
+            };
+            self.memory.borrow_mut().clear();
         }
+        settings.registries.clone()
     }
 
     /// Whether the front door is open for `head`.
     fn admits(&self, head: &RequestHead<'_>) -> bool {
-        match &self.settings.front {
+        match &self.options.front {
             Some(door) if front::is_guarded(head.path) => door.opens(head.authorization),
             _ => true,
         }
@@ -86,18 +99,17 @@ impl Registry {
 
     /// Whether a field of `head` chooses its registry.
     fn is_steered(&self, head: &RequestHead<'_>) -> bool {
-        self.settings.registry_header && head.has_registry()
+        self.options.registry_header && head.has_registry()
     }
 
     /// The head as the rest of the way sees it: without what was meant for the front door, and without a target where
     /// the target alone does not tell what is asked for, so that nothing is remembered under it.
     fn admit<'b>(&self, head: &RequestHead<'b>) -> Result<RequestHead<'b>, PullError> {
-        self.keep_up();
         if !self.admits(head) {
             return Err(PullError::Door);
         }
         let mut admitted = *head;
-        if self.settings.front.is_some() {
+        if self.options.front.is_some() {
             admitted.authorization = None;
         }
         if self.is_steered(head) {
@@ -107,11 +119,10 @@ impl Registry {
     }
 
     fn find_route(&self, head: &RequestHead<'_>) -> Result<Route, PullError> {
-        let field = head.registry().filter(|_| self.settings.registry_header);
-        let route = route::parse(head.path, head.query, field, &self.settings.default_registry)?;
-        if self.whitelist.get()
-            && let Route::Content(Asked { origin, chosen, .. }, what) = &route
-            && !self.cache.upstreams().registries().exists(&origin.namespace)
+        let field = head.registry().filter(|_| self.options.registry_header);
+        let route = route::parse(head.path, head.query, field, &self.options.default_registry)?;
+        if let Route::Content(Asked { origin, chosen, .. }, what) = &route
+            && !self.registries().exists(&origin.namespace)
         {
             return Err(match chosen {
                 Chosen::Beside => PullError::Unlisted(matches!(what, What::Referrers(..))),
@@ -120,9 +131,7 @@ impl Registry {
         }
         Ok(route)
     }
-}
 
-impl Registry {
     /// Notes who waits for what a request asks for, if it has come through other caches.
     fn on_behalf(
         &self,
@@ -147,8 +156,9 @@ impl Handler for Registry {
         let plain = matches!(head.method, Method::Get | Method::Head)
             && head.range.is_none()
             && !head.has_if_none_match();
-        if plain && !self.is_steered(head) && self.admits(head) {
-            self.keep_up();
+        // What was remembered under other choices is forgotten on the long way.
+        let current = self.settings.borrow().generation == self.cache.generation();
+        if plain && current && !self.is_steered(head) && self.admits(head) {
             self.memory.borrow_mut().find(head)
         } else {
             None

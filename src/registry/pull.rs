@@ -9,14 +9,17 @@ use super::memory::TagTerms;
 use super::respond::{self, Description, Life, Part};
 use super::route::{Route, What};
 use super::{Registry, plain};
-use crate::cache::{FetchError, Fill, Follower, Head, ManifestAnswer, ManifestKey, Origin, Role};
+use crate::cache::{
+    Approach, Caller, FetchError, Fill, Follower, Found, Head, Held, ManifestAnswer, ManifestKey, Origin,
+    Permit, Role,
+};
 use crate::fail_point::reach;
 use crate::http::{Body, CacheResult, ContentRange, Fields, Method, RequestHead, Response};
 use crate::limits::MEMORY_OBJECT_BYTES_MAX;
 use crate::oci::{Digest, Reference, is_media_type};
 use crate::runtime::clock::{unix_millis, unix_seconds};
-use crate::store::{Entry, Key};
-use crate::upstream::{Secret, Target, UpstreamError};
+use crate::store::{Entry, Key, Meta};
+use crate::upstream::{Secret, Target};
 
 /// A fill that lost its disk may have to be joined anew; more than a few times is a bug.
 const JOINS_MAX: usize = 4;
@@ -66,6 +69,12 @@ impl Registry {
         }
     }
 
+    /// On whose behalf the upstream is asked.
+    pub(super) fn approach(&self, origin: &Origin, head: &RequestHead<'_>) -> Approach {
+        let access = self.registries().settings(&origin.namespace).0.access();
+        self.cache.approach(origin, access, head.authorization)
+    }
+
     async fn blob(
         &self,
         head: &RequestHead<'_>,
@@ -73,56 +82,105 @@ impl Registry {
         digest: Digest,
         ns: Option<&str>,
     ) -> Result<Response, PullError> {
-        let mut lost = None;
-        for _ in 0..JOINS_MAX {
-            if let Some(response) = self.blob_hit(head, digest, ns).await {
-                return Ok(response);
+        let Approach::Callers(callers) = self.approach(origin, head) else {
+            return self.pass(head, origin, Target::Blob(digest), ns).await;
+        };
+        let mut refused = FetchError::Lost;
+        for caller in &callers {
+            match self.blob_for(head, origin, digest, caller, ns).await {
+                Err(error) if error.is_refusal() => refused = error,
+                outcome => return Ok(outcome?),
             }
-            let (fill, role) = match self.cache.filling(&digest) {
-                Some(fill) if lost.is_none() => (fill, Role::Follower),
-                // What needs the client's own credentials must not be fetched for everybody.
-                _ if head.authorization.is_some() => {
-                    return self.pass(head, origin, Target::Blob(digest), ns).await;
-                }
-                _ => self.cache.fill(digest, origin, lost.as_ref()),
-            };
+        }
+        Err(refused.into())
+    }
+
+    /// Answers with a blob that is stored, or follows the fill that brings it.
+    async fn blob_for(
+        &self,
+        head: &RequestHead<'_>,
+        origin: &Origin,
+        digest: Digest,
+        caller: &Caller,
+        ns: Option<&str>,
+    ) -> Result<Response, FetchError> {
+        let mut not = None;
+        for _ in 0..JOINS_MAX {
+            if let Some(found) = self.find_blob(&digest).await {
+                let meta = &found.entry.meta;
+                let held = Held {
+                    digest: &digest,
+                    public: meta.public,
+                    source: meta.source.as_ref().map(|source| source.registry.as_str()),
+                };
+                let permit = self.cache.permit(origin, held, Target::Blob, caller).await?;
+                return Ok(self.blob_hit(head, found, permit, caller, ns));
+            }
+            let (fill, role) = self.cache.fill(digest, origin, caller, not.as_ref());
+            let asked_for_us = fill.asks_for(origin, caller);
+            if !asked_for_us {
+                self.cache
+                    .permit(origin, fill.held(), Target::Blob, caller)
+                    .await?;
+            }
             match self.follow(head, &fill, role, ns).await {
                 Ok(Some(response)) => return Ok(response),
                 // Somebody else's fill was committed meanwhile: it is a hit now.
                 Ok(None) => {}
-                Err(FetchError::Gone) => lost = Some(fill),
-                Err(error) if head.authorization.is_some() && refused_anonymously(&error) => {
-                    return self.pass(head, origin, Target::Blob(digest), ns).await;
-                }
-                Err(error) => return Err(error.into()),
+                Err(FetchError::Gone) => not = Some(fill),
+                // Another repository, or another caller, was refused.
+                Err(error) if error.is_refusal() && !asked_for_us => not = Some(fill),
+                Err(error) => return Err(error),
             }
         }
-        Err(FetchError::Gone.into())
+        Err(FetchError::Gone)
     }
 
-    async fn blob_hit(&self, head: &RequestHead<'_>, digest: Digest, ns: Option<&str>) -> Option<Response> {
-        let open = self.files.borrow_mut().get(&digest).map(|entry| entry.clone());
+    /// The blob this core has open, or that is stored.
+    async fn find_blob(&self, digest: &Digest) -> Option<Found> {
+        let open = self.files.borrow_mut().get(digest).map(|entry| entry.clone());
         if let Some(entry) = open {
-            self.remember_file(head, &entry, &digest, ns);
-            return Some(respond::blob(head, &entry, &describe_blob(&entry, &digest, ns)));
+            return Some(Found { entry, small: None });
         }
         // A fill under way is not on disk, and asking the disk would cost its followers a thread each.
-        if self.cache.filling(&digest).is_some() {
+        if self.cache.filling(digest).is_some() {
             return None;
         }
-        let found = self.cache.find_blob(Key::Blob(digest)).await?;
-        match found.small {
-            Some(small) => {
-                let fields = respond::fields(&describe_blob(&found.entry, &digest, ns));
-                self.memory
-                    .borrow_mut()
-                    .remember(head.target, fields, small, None);
-            }
-            None => self.remember_file(head, &found.entry, &digest, ns),
+        let found = self.cache.find_blob(Key::Blob(*digest)).await?;
+        self.files.borrow_mut().insert(*digest, found.entry.clone(), 1);
+        Some(found)
+    }
+
+    fn blob_hit(
+        &self,
+        head: &RequestHead<'_>,
+        found: Found,
+        permit: Permit,
+        caller: &Caller,
+        ns: Option<&str>,
+    ) -> Response {
+        let Found { mut entry, small } = found;
+        let digest = entry.meta.digest;
+        if permit.public && !entry.meta.public {
+            entry.meta = Arc::new(Meta {
+                public: true,
+                ..(*entry.meta).clone()
+            });
+            self.files.borrow_mut().insert(digest, entry.clone(), 1);
         }
-        let response = respond::blob(head, &found.entry, &describe_blob(&found.entry, &digest, ns));
-        self.files.borrow_mut().insert(digest, found.entry, 1);
-        Some(response)
+        // What not everybody may have is not remembered by its target.
+        if entry.meta.public || caller.is_operator() {
+            match small {
+                Some(small) => {
+                    let fields = respond::fields(&describe_blob(&entry, &digest, ns));
+                    self.memory
+                        .borrow_mut()
+                        .remember(head.target, fields, small, None);
+                }
+                None => self.remember_file(head, &entry, &digest, ns),
+            }
+        }
+        respond::blob(head, &entry, &describe_blob(&entry, &digest, ns))
     }
 
     /// Keeps the head of a file's answer, encoded, for the next request with the same target.
@@ -193,19 +251,24 @@ impl Registry {
         reference: Reference,
         ns: Option<&str>,
     ) -> Result<Response, PullError> {
-        let key = ManifestKey {
-            origin,
-            reference,
-            accept: Vec::new(),
+        let Approach::Callers(callers) = self.approach(&origin, head) else {
+            return self.pass(head, &origin, Target::Manifest(reference), ns).await;
         };
-        match self.manifest_answer(head, &key).await {
-            Ok((answer, role)) => Ok(self.manifest_response(head, &key, &answer, role, ns)),
-            Err(error) if head.authorization.is_some() && refused_anonymously(&error) => {
-                self.pass(head, &key.origin, Target::Manifest(key.reference), ns)
-                    .await
+        let mut refused = FetchError::Lost;
+        for caller in callers {
+            let key = ManifestKey {
+                origin: origin.clone(),
+                reference: reference.clone(),
+                accept: Vec::new(),
+                caller,
+            };
+            match self.manifest_answer(head, &key).await {
+                Ok((answer, role)) => return Ok(self.manifest_response(head, &key, &answer, role, ns)),
+                Err(error) if error.is_refusal() => refused = error,
+                Err(error) => return Err(error.into()),
             }
-            Err(error) => Err(error.into()),
         }
+        Err(refused.into())
     }
 
     async fn manifest_answer(
@@ -255,11 +318,15 @@ impl Registry {
             content_type: &manifest.media_type,
             stored: &manifest.headers,
             life,
+            public: manifest.public,
             ranges: false,
             ns,
             cache,
         };
-        self.remember(head, answer, &description);
+        // What not everybody may have is not remembered by its target.
+        if manifest.public || key.caller.is_operator() {
+            self.remember(head, answer, &description);
+        }
         let mut more = Fields::default();
         if let Some(checked_ms) = answer.checked_ms {
             more.add(
@@ -307,7 +374,7 @@ impl Registry {
             .remember(head.target, fields, body.clone(), tag);
     }
 
-    /// Asks the upstream with the client's own credentials. Nothing of it is kept.
+    /// Asks the upstream with the client's own credentials, or none. Nothing of it is kept.
     async fn pass(
         &self,
         head: &RequestHead<'_>,
@@ -316,9 +383,7 @@ impl Registry {
         ns: Option<&str>,
     ) -> Result<Response, PullError> {
         // The parser has refused values that cannot stand in a field.
-        let Some(authorization) = head.authorization.and_then(|value| Secret::new(value.as_bytes())) else {
-            return Err(FetchError::Lost.into());
-        };
+        let authorization = head.authorization.and_then(|value| Secret::new(value.as_bytes()));
         let accept = match &target {
             Target::Manifest(_) => head.accept().map(str::to_owned).collect(),
             _ => Vec::new(),
@@ -373,23 +438,13 @@ impl Registry {
     }
 }
 
-/// Whether the upstream said no to us without credentials, where it may say yes to the client's own.
-fn refused_anonymously(error: &FetchError) -> bool {
-    matches!(
-        error,
-        FetchError::Upstream(UpstreamError::Status {
-            status: 401 | 403 | 404,
-            ..
-        })
-    )
-}
-
 fn describe_blob<'a>(entry: &'a Entry, digest: &'a Digest, ns: Option<&'a str>) -> Description<'a> {
     Description {
         digest,
         content_type: "application/octet-stream",
         stored: &entry.meta.headers,
         life: Life::Immutable,
+        public: entry.meta.public,
         ranges: true,
         ns,
         cache: CacheResult::Hit,
@@ -407,6 +462,7 @@ fn describe_fill<'a>(
         content_type: "application/octet-stream",
         stored: &upstream.headers,
         life: Life::Immutable,
+        public: upstream.public,
         ranges: true,
         ns,
         cache: match role {

@@ -24,6 +24,8 @@ pub struct Description<'a> {
     /// The upstream's fields, of which a few are repeated.
     pub stored: &'a BTreeMap<String, Vec<String>>,
     pub life: Life,
+    /// Anybody may have it.
+    pub public: bool,
     pub ranges: bool,
     /// The `ns` that chose the registry.
     pub ns: Option<&'a str>,
@@ -33,7 +35,7 @@ pub struct Description<'a> {
 /// How long a client may keep the answer.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Life {
-    /// By digest, public.
+    /// By digest.
     Immutable,
     /// By tag.
     Tag,
@@ -46,6 +48,7 @@ pub fn fields(description: &Description<'_>) -> Fields {
         content_type,
         stored,
         life,
+        public,
         ranges,
         ns,
         cache,
@@ -59,9 +62,11 @@ pub fn fields(description: &Description<'_>) -> Fields {
         .with("X-Content-Type-Options", "nosniff");
     fields.add(
         "Cache-Control",
-        match life {
-            Life::Immutable => "public, max-age=31536000, immutable",
-            Life::Tag => "public, max-age=60",
+        match (life, public) {
+            (Life::Immutable, true) => "public, max-age=31536000, immutable",
+            (Life::Tag, true) => "public, max-age=60",
+            // Caches between us and the client cannot ask who may read it.
+            (_, false) => "private",
         },
     );
     if *life == Life::Tag {

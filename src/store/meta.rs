@@ -14,15 +14,25 @@ pub struct Meta {
     pub created: u64,
     /// Seen without credentials, so anybody may have it.
     pub public: bool,
+    /// The registry it came from, and the repository there; `None` when an older store does not say.
+    pub source: Option<Source>,
     /// Hashed by us, or by a release of ours, before it was named.
     pub verified: bool,
     /// All end-to-end fields of the upstream's answer, canonical names.
     pub headers: BTreeMap<String, Vec<String>>,
 }
 
+/// Where content was first seen.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Source {
+    pub registry: String,
+    pub repository: String,
+}
+
 // Our own marks. They share the map with the upstream's fields, so that other readers of the format parse it.
 const VERIFIED: &str = "X-Cache-Verified";
 const PUBLIC: &str = "X-Cache-Public";
+const SOURCE: &str = "X-Cache-Source";
 const CREATED: &str = "X-Cache-Created";
 const MARK_PREFIX: &str = "X-Cache-";
 
@@ -48,7 +58,15 @@ impl Meta {
             return None;
         }
         let verified = first(VERIFIED).is_some_and(|by| by == digest.algorithm().name());
-        let public = first(PUBLIC).is_none_or(|public| public == "true");
+        // Who could read what an older store holds, nobody wrote down.
+        let public = first(PUBLIC).is_some_and(|public| public == "true");
+        let source = first(SOURCE).and_then(|text| {
+            let (registry, repository) = text.split_once('/')?;
+            Some(Source {
+                registry: registry.to_owned(),
+                repository: repository.to_owned(),
+            })
+        });
         let created = first(CREATED).and_then(|text| text.parse().ok()).unwrap_or(0);
         headers.retain(|name, _| !name.starts_with(MARK_PREFIX));
         Some(Meta {
@@ -57,6 +75,7 @@ impl Meta {
             content_type,
             created,
             public,
+            source,
             verified,
             headers,
         })
@@ -73,6 +92,9 @@ impl Meta {
         set(DIGEST, self.digest.to_string());
         set(CREATED, self.created.to_string());
         set(PUBLIC, self.public.to_string());
+        if let Some(Source { registry, repository }) = &self.source {
+            set(SOURCE, format!("{registry}/{repository}"));
+        }
         if self.verified {
             set(VERIFIED, self.digest.algorithm().name().to_owned());
         }
@@ -114,6 +136,10 @@ mod tests {
             content_type: "a/b".into(),
             created: 1_700_000_000,
             public: true,
+            source: Some(Source {
+                registry: "r.example:5000".into(),
+                repository: "a/b".into(),
+            }),
             verified: true,
             headers: headers
                 .map(|(name, value)| (name.to_owned(), vec![value.to_owned()]))
@@ -125,6 +151,7 @@ mod tests {
             (7, true, true, 1_700_000_000)
         );
         assert_eq!(read.headers["Etag"], ["\"x\""]);
+        assert_eq!(read.source, meta.source);
     }
 
     #[test]
@@ -133,7 +160,8 @@ mod tests {
             br#"{"Content-Length":["3"],"Content-Type":["application/octet-stream"],"Etag":["\"e\""]}"#;
         let meta = Meta::parse(digest(), json).unwrap();
         assert!(!meta.verified);
-        assert!(meta.public);
+        assert!(!meta.public, "nobody wrote down who could read it");
+        assert_eq!(meta.source, None);
     }
 
     #[test]

@@ -34,7 +34,7 @@ use http::header::{ACCEPT, RANGE, VIA};
 use http::{HeaderMap, HeaderValue};
 use tokio::time::{Instant, timeout};
 
-pub use auth::{Secret, SecretId};
+pub use auth::Secret;
 pub use content_range::{ContentRange, ResumeVerdict};
 pub use error::{BuildError, Phase, Refusal, UpstreamError};
 pub use response::{Body, Response, resume_matches};
@@ -63,7 +63,7 @@ pub struct Upstreams(Arc<Shared>);
 struct Shared {
     /// Replaced as a whole; requests under way keep the one they began with.
     table: RwLock<Arc<Table>>,
-    /// How often `table` was replaced.
+    /// How often the table was replaced.
     generation: AtomicU64,
     chains: Arc<Chains>,
     tokens: Tokens,
@@ -129,6 +129,9 @@ pub enum Target {
 pub enum Method {
     Get,
     Head,
+    /// Whether it may be read, with as little of it as every registry allows to be asked for: `HEAD` of a manifest, the first
+    /// byte of a blob. (Registries refuse `HEAD` of blobs they give by `GET`.)
+    Probe,
 }
 
 /// How long to wait for what.
@@ -212,11 +215,13 @@ impl Upstreams {
     pub fn reload(&self, registries: Registries) -> Result<(), BuildError> {
         let table = Arc::new(Table::build(registries, &self.0.options)?);
         *self.0.table.write().unwrap_or_else(PoisonError::into_inner) = table;
+        // After the table: who sees the number sees what it stands for.
         self.0.generation.fetch_add(1, Ordering::Release);
         Ok(())
     }
 
-    /// Another number after every reload: what was decided by [`Upstreams::registries`] has to be decided anew.
+    /// How often [`Upstreams::reload`] has changed something. Reading it costs a hit nothing; what follows from
+    /// [`Upstreams::registries`] can be kept until it changes.
     pub fn generation(&self) -> u64 {
         self.0.generation.load(Ordering::Acquire)
     }
@@ -296,10 +301,13 @@ impl Request {
                 HeaderValue::from_str(&format!("bytes={from}-")).expect("digits are valid in a header");
             headers.insert(RANGE, range);
         }
-        let method = match self.method {
-            Method::Get => http::Method::GET,
-            Method::Head => http::Method::HEAD,
+        let method = match (self.method, &self.target) {
+            (Method::Get, _) | (Method::Probe, Target::Blob(_)) => http::Method::GET,
+            (Method::Head | Method::Probe, _) => http::Method::HEAD,
         };
+        if method == http::Method::GET && self.method == Method::Probe {
+            headers.insert(RANGE, HeaderValue::from_static("bytes=0-0"));
+        }
         Question {
             method,
             headers,

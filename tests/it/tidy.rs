@@ -21,9 +21,14 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("server", &["http", "runtime", "sys"]),
     (
         "registry",
-        &["cache", "http", "oci", "runtime", "server", "store", "upstream"],
+        &[
+            "cache", "config", "http", "oci", "runtime", "server", "store", "upstream",
+        ],
     ),
-    ("cache", &["http", "oci", "runtime", "store", "sys", "upstream"]),
+    (
+        "cache",
+        &["config", "http", "oci", "runtime", "store", "sys", "upstream"],
+    ),
     ("store", &["oci"]),
     ("upstream", &["config", "oci"]),
     ("config", &["oci"]),
@@ -37,7 +42,7 @@ const TOKIO: &[&str] = &[
     "src/cache/fill/mod.rs",
     "src/cache/fill/spool.rs",
     "src/cache/fill/writer.rs",
-    "src/cache/manifest.rs",
+    "src/cache/manifest/fetch.rs",
     "src/cache/mod.rs",
     "src/cache/pass.rs",
     "src/runtime/helper.rs",

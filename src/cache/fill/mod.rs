@@ -23,7 +23,8 @@ use crate::limits::{HELD_WHOLE_BYTES_MAX, WITHHELD_BYTES};
 use crate::oci::Digest;
 use crate::runtime::doorbell::{Remote, Signal};
 
-use super::FetchError;
+use super::access::{Caller, Held};
+use super::{FetchError, Origin};
 use spool::Spool;
 use window::Window;
 
@@ -33,6 +34,9 @@ pub use table::FillTable;
 /// A fill under way, or just done.
 pub struct Fill {
     digest: Digest,
+    origin: Origin,
+    /// With whose credentials it is fetched.
+    caller: Caller,
     state: Mutex<State>,
     /// Tells the writer that the window has room, or that nobody needs it to have any.
     room: tokio::sync::Notify,
@@ -43,6 +47,8 @@ pub struct Fill {
 pub struct Head {
     /// `None` when the upstream did not say; known when the fill has ended.
     pub size: Option<u64>,
+    /// Given to us without credentials.
+    pub public: bool,
     /// All end-to-end fields.
     pub headers: BTreeMap<String, Vec<String>>,
 }
@@ -79,9 +85,11 @@ pub enum Ready {
 }
 
 impl Fill {
-    fn new(digest: Digest) -> Arc<Self> {
+    fn new(digest: Digest, origin: Origin, caller: Caller) -> Arc<Self> {
         Arc::new(Fill {
             digest,
+            origin,
+            caller,
             state: Mutex::new(State {
                 head: None,
                 window: Window::default(),
@@ -101,6 +109,20 @@ impl Fill {
         &self.digest
     }
 
+    /// What is known of its content before it is there.
+    pub fn held(&self) -> Held<'_> {
+        Held {
+            digest: &self.digest,
+            public: self.caller.is_anybody(),
+            source: Some(self.origin.namespace.as_str()),
+        }
+    }
+
+    /// Whether it asks the upstream what `caller` asks of `origin`, so that an answer to one is an answer to the other.
+    pub fn asks_for(&self, origin: &Origin, caller: &Caller) -> bool {
+        self.origin == *origin && self.caller == *caller
+    }
+
     /// Waits until a response can begin: the head is known, and the body is too large to be held whole or has
     /// been verified. A response without a body (`head_only`) needs the size and nothing else.
     ///
@@ -118,6 +140,7 @@ impl Fill {
             (Some(End::Stored), _) => Some(Ok(Ready::Stored)),
             (Some(End::Verified), Some(head)) => Some(Ok(Ready::Head(Arc::new(Head {
                 size: Some(state.window.end()),
+                public: head.public,
                 headers: head.headers.clone(),
             })))),
             (_, Some(head)) if head.begins(head_only, state.window.end()) => {

@@ -4,6 +4,8 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::Fill;
+use crate::cache::Origin;
+use crate::cache::access::Caller;
 use crate::oci::Digest;
 
 #[derive(Default)]
@@ -21,15 +23,21 @@ impl FillTable {
     }
 
     /// The fill under way, or a new one with the ticket to run it. A fill other than `not` is wanted: `not` has
-    /// lost bytes that the caller needs.
-    pub fn join(&self, digest: Digest, not: Option<&Arc<Fill>>) -> (Arc<Fill>, Option<Ticket>) {
+    /// lost bytes that the caller needs, or was refused what this caller may be given.
+    pub fn join(
+        &self,
+        digest: Digest,
+        origin: &Origin,
+        caller: &Caller,
+        not: Option<&Arc<Fill>>,
+    ) -> (Arc<Fill>, Option<Ticket>) {
         let mut fills = self.lock();
         if let Some(fill) = fills.get(&digest)
             && not.is_none_or(|not| !Arc::ptr_eq(not, fill))
         {
             return (fill.clone(), None);
         }
-        let fill = Fill::new(digest);
+        let fill = Fill::new(digest, origin.clone(), caller.clone());
         fills.insert(digest, fill.clone());
         (fill.clone(), Some(Ticket { fill }))
     }

@@ -6,15 +6,16 @@ use std::time::Duration;
 use super::spool::{self, Spool};
 use super::table::Ticket;
 use super::{End, Fill, Head};
+use crate::cache::access::Caller;
 use crate::cache::{Cache, FetchError, Origin, Shared, find, storable};
 use crate::fail_point::reach;
 use crate::limits::{FILL_DISK_WAIT, FILL_WINDOW_BYTES, STORE_RETRY};
 use crate::oci::Hasher;
-use crate::runtime::clock::unix_seconds;
+use crate::runtime::clock::{monotonic_micros, unix_seconds};
 use crate::runtime::helper::blocking;
 use crate::store::{Key, Meta, Verified};
 use crate::upstream::{
-    Body, Credentials, Method, Purpose, Request, Resume, ResumeVerdict, Target, UpstreamError, resume_matches,
+    Body, Method, Purpose, Request, Resume, ResumeVerdict, Target, UpstreamError, resume_matches,
 };
 
 /// How often a writer without a disk looks whether followers have moved, beside being told.
@@ -32,22 +33,21 @@ impl Cache {
         self.0.fills.get(digest)
     }
 
-    /// Joins the fill of `digest`, or starts one from `origin`. `not` is a fill that has lost bytes the caller
+    /// Joins the fill of `digest`, or starts one from `origin`. `not` is a fill that cannot give the caller what it
     /// needs; another is started in its place.
     pub fn fill(
         &self,
         digest: crate::oci::Digest,
         origin: &Origin,
+        caller: &Caller,
         not: Option<&Arc<Fill>>,
     ) -> (Arc<Fill>, crate::cache::Role) {
-        let (fill, ticket) = self.0.fills.join(digest, not);
+        let (fill, ticket) = self.0.fills.join(digest, origin, caller, not);
         match ticket {
             None => (fill, crate::cache::Role::Follower),
             Some(ticket) => {
-                let (shared, origin) = (self.0.clone(), origin.clone());
-                self.0
-                    .helper
-                    .spawn(async move { run(ticket, shared, origin).await });
+                let shared = self.0.clone();
+                self.0.helper.spawn(async move { run(ticket, shared).await });
                 (fill, crate::cache::Role::Leader)
             }
         }
@@ -80,13 +80,13 @@ impl Drop for Guard {
     }
 }
 
-async fn run(ticket: Ticket, shared: Arc<Shared>, origin: Origin) {
+async fn run(ticket: Ticket, shared: Arc<Shared>) {
     let guard = Guard {
         fill: ticket.fill,
         shared: shared.clone(),
     };
     let fill = &guard.fill;
-    let key = Key::Blob(*fill.digest());
+    let (key, origin) = (Key::Blob(*fill.digest()), &fill.origin);
     // Whoever asked before us may have committed it between our caller's look and the ticket.
     if shared.look(move |store| find(store, &key)).await.is_some() {
         guard.end(End::Stored);
@@ -96,7 +96,7 @@ async fn run(ticket: Ticket, shared: Arc<Shared>, origin: Origin) {
         Ok(slot) => slot,
         Err(error) => return guard.end(End::Failed(error)),
     };
-    let verified = match receive(fill, &shared, &origin).await {
+    let verified = match receive(fill, &shared).await {
         Ok(verified) => verified,
         Err(error) => {
             tracing::warn!(registry = %origin.namespace, repository = %origin.repository, digest = %fill.digest(), %error, "fill failed");
@@ -105,11 +105,13 @@ async fn run(ticket: Ticket, shared: Arc<Shared>, origin: Origin) {
     };
     guard.end(End::Verified);
     reach("fill-verified");
-    commit(fill, &shared, &origin, verified).await;
+    commit(fill, &shared, verified).await;
 }
 
 /// Receives the whole body and checks it.
-async fn receive(fill: &Arc<Fill>, shared: &Arc<Shared>, origin: &Origin) -> Result<Verified, FetchError> {
+async fn receive(fill: &Arc<Fill>, shared: &Arc<Shared>) -> Result<Verified, FetchError> {
+    let origin = &fill.origin;
+    let asked = monotonic_micros();
     let mut request = Request {
         namespace: origin.namespace.clone(),
         repository: origin.repository.clone(),
@@ -117,20 +119,30 @@ async fn receive(fill: &Arc<Fill>, shared: &Arc<Shared>, origin: &Origin) -> Res
         method: Method::Get,
         accept: Vec::new(),
         range_from: None,
-        credentials: Credentials::None,
+        credentials: fill.caller.credentials(),
         purpose: Purpose::Pull,
     };
-    let response = shared.upstreams.fetch(&request).await?;
+    let response = shared
+        .upstreams
+        .fetch(&request)
+        .await
+        .inspect_err(|error| shared.access.heard_no(origin, &fill.caller, error))?;
     if response.status != 200 {
         return Err(protocol(
             origin,
             "a request without a range was answered with a part",
         ));
     }
-    let size = response.content_length;
+    let (size, public) = (response.content_length, response.public);
+    if !public {
+        shared
+            .access
+            .heard_yes(origin, fill.digest(), &fill.caller, asked);
+    }
     fill.change(|state| {
         state.head = Some(Arc::new(Head {
             size,
+            public,
             headers: storable(&response.headers),
         }));
         if !shared.health.writable() {
@@ -286,7 +298,8 @@ fn lose(fill: &Fill, shared: &Shared, why: &'static str) {
 }
 
 /// Makes a verified fill an entry, when the disk has kept up. No client waits for this.
-async fn commit(fill: &Arc<Fill>, shared: &Arc<Shared>, origin: &Origin, verified: Verified) {
+async fn commit(fill: &Arc<Fill>, shared: &Arc<Shared>, verified: Verified) {
+    let origin = &fill.origin;
     let ingest = loop {
         let notice = fill.room.notified();
         {
@@ -306,18 +319,18 @@ async fn commit(fill: &Arc<Fill>, shared: &Arc<Shared>, origin: &Origin, verifie
             return lose(fill, shared, "the disk has stalled");
         }
     };
-    let headers = fill
-        .lock()
-        .head
-        .as_ref()
-        .map(|head| head.headers.clone())
-        .unwrap_or_default();
+    let head = fill.lock().head.clone();
+    let (public, headers) = match head {
+        Some(head) => (head.public, head.headers.clone()),
+        None => Default::default(),
+    };
     let meta = Meta {
         digest: *verified.digest(),
         size: verified.size(),
         content_type: "application/octet-stream".to_owned(),
         created: unix_seconds(),
-        public: true,
+        public,
+        source: Some(origin.source()),
         verified: true,
         headers,
     };

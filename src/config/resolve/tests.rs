@@ -6,7 +6,7 @@ use std::io;
 use std::time::Duration;
 
 use super::*;
-use crate::config::{RegistryConfig, RegistryName, RegistrySettings};
+use crate::config::{ProxyEnvironment, RegistryConfig, RegistryName, RegistrySettings};
 
 /// Flags, environment and file of one case; the file is named `f.yaml`.
 #[derive(Default)]
@@ -87,6 +87,7 @@ fn nothing_configured_gives_the_defaults() {
         stale_while_revalidate: Duration::ZERO,
         registry_header: false,
         front_auth: None,
+        warnings: Vec::new(),
     };
     assert_eq!(config, expected);
 }
@@ -191,6 +192,7 @@ access_log: off
         stale_while_revalidate: Duration::ZERO,
         registry_header: false,
         front_auth: None,
+        warnings: Vec::new(),
     };
     assert_eq!(config, expected);
 }
@@ -378,7 +380,7 @@ fn each_mistake_names_the_setting_as_written_the_value_and_what_is_accepted() {
             &[],
             &[],
             Some("- 1\n"),
-            "f.yaml:1: \"a list of 1\": accepted are `key: value` lines",
+            "f.yaml:1: [0]: \"1\": accepted is a map with a name",
         ),
         (
             &[],
@@ -391,13 +393,13 @@ fn each_mistake_names_the_setting_as_written_the_value_and_what_is_accepted() {
             &[],
             &[],
             Some("registries: x\n"),
-            "f.yaml:1: registries: \"x\": accepted is a list",
+            "f.yaml:1: registries: \"x\": accepted is a list of maps",
         ),
         (
             &[],
             &[],
             Some("registries:\n- insecure: true\n"),
-            "f.yaml:2: registries[0]: \"\": a registry needs a name",
+            "f.yaml:2: registries[0]: a registry needs a name",
         ),
         (
             &[],
@@ -409,13 +411,13 @@ fn each_mistake_names_the_setting_as_written_the_value_and_what_is_accepted() {
             &[],
             &[],
             Some("registries:\n- name: a\n  tls: 1\n"),
-            "f.yaml:3: registries[0]: \"tls\": unknown key; known are name",
+            "f.yaml:3: registries[0].tls: accepted is a map of ca, ",
         ),
         (
             &[],
             &[],
             Some("registries:\n  a: {name: b}\n"),
-            "f.yaml:2: registries.a: \"name\": unknown key; known are insecure",
+            "f.yaml:2: registries.a.name: the key above is the name already",
         ),
         (
             &[],
@@ -433,7 +435,7 @@ fn each_mistake_names_the_setting_as_written_the_value_and_what_is_accepted() {
             &[],
             &[],
             Some("registries:\n- name: a\n  url: http://u:p@a\n"),
-            "f.yaml:3: registries[0].url: \"http://u:p@a\": cred",
+            "f.yaml:3: registries[0].url: \"http://***@a\": cred",
         ),
         (
             &[],

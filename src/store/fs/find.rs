@@ -123,6 +123,28 @@ impl FsStore {
         }
     }
 
+    /// Marks an entry as public.
+    ///
+    /// # Errors
+    ///
+    /// It is still what it was.
+    pub fn make_public(&self, key: &Key) -> Result<(), StoreError> {
+        let sidecar = layout::sidecar(key);
+        let _naming = self.naming.lock().unwrap_or_else(PoisonError::into_inner);
+        match self.look(key).map_err(failed("read", &sidecar))? {
+            Found::Entry(entry) if !entry.meta.public => {
+                let meta = Meta {
+                    public: true,
+                    ..(*entry.meta).clone()
+                };
+                self.replace(&sidecar, &meta.to_json())
+                    .map_err(failed("mark", &sidecar))
+            }
+            // Gone, unsound, or marked already.
+            _ => Ok(()),
+        }
+    }
+
     /// Hashes an entry again and removes it unless it is right; the next request fills it anew.
     pub fn recheck(&self, key: &Key) {
         let sound = match self.look(key) {

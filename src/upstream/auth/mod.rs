@@ -4,4 +4,4 @@ pub(super) mod challenge;
 mod secret;
 pub(super) mod token;
 
-pub use secret::{Secret, SecretId};
+pub use secret::Secret;

@@ -3,30 +3,12 @@
 use std::fmt;
 
 use http::HeaderValue;
-use ring::hmac;
-use ring::rand::SystemRandom;
 
 /// The value of an `Authorization` header. Prints as `***`; only `upstream/` can read it.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(HeaderValue);
 
-/// Tells two secrets apart, in this process alone, and tells nothing else about them.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub struct SecretId([u8; 32]);
-
 impl Secret {
-    /// The same for the same value.
-    pub fn id(&self) -> SecretId {
-        use std::sync::OnceLock;
-        static KEY: OnceLock<hmac::Key> = OnceLock::new();
-        let key = KEY.get_or_init(|| {
-            hmac::Key::generate(hmac::HMAC_SHA256, &SystemRandom::new())
-                .expect("the kernel's randomness does not fail once the system is up")
-        });
-        let tag = hmac::sign(key, self.0.as_bytes());
-        SecretId(tag.as_ref().try_into().expect("SHA-256 has 32 bytes"))
-    }
-
     /// Takes the header value as the client sent it; `None` when it cannot be a header value.
     pub fn new(authorization: &[u8]) -> Option<Self> {
         let mut value = HeaderValue::from_bytes(authorization).ok()?;

@@ -31,7 +31,7 @@ pub type Fields = Vec<(String, Vec<u8>)>;
 /// How long anything in the harness waits before it gives up and fails the test.
 ///
 /// Generous, because it is spent only by failing tests: two cores may be running eight of them.
-pub const PATIENCE: Duration = Duration::from_secs(30);
+pub const PATIENCE: Duration = Duration::from_secs(120);
 
 /// The first value of `name`, as text.
 pub fn field<'a>(fields: &'a [(String, Vec<u8>)], name: &str) -> Option<&'a str> {

@@ -1,0 +1,146 @@
+//! Asking an upstream what a tag means, and getting a manifest from it, whole and verified.
+
+use bytes::BytesMut;
+
+use super::{Manifest, ManifestKey};
+use crate::cache::{FetchError, Shared, media_type, named_digest, storable};
+use crate::limits::MANIFEST_BYTES_MAX;
+use crate::oci::{Algorithm, Digest, MANIFEST_TYPES, Reference, sniff_manifest_type};
+use crate::runtime::clock::monotonic_micros;
+use crate::store::Verified;
+use crate::upstream::{Method, Purpose, Request, Response, Resume, Target, UpstreamError};
+
+/// A manifest an upstream gave.
+pub(super) struct Fetched {
+    pub manifest: Manifest,
+    pub verified: Verified,
+}
+
+/// What a tag means now.
+pub(super) enum Meaning {
+    Digest(Digest),
+    /// The upstream does not say, or not by `HEAD`.
+    Unsaid,
+}
+
+/// All forms of manifests there are, so that the upstream gives what it has.
+pub fn native_accept() -> Vec<String> {
+    MANIFEST_TYPES
+        .iter()
+        .chain(&["*/*"])
+        .map(|&media_type| media_type.to_owned())
+        .collect()
+}
+
+fn request(key: &ManifestKey, method: Method, purpose: Purpose) -> Request {
+    Request {
+        namespace: key.origin.namespace.clone(),
+        repository: key.origin.repository.clone(),
+        target: Target::Manifest(key.reference.clone()),
+        method,
+        accept: if key.accept.is_empty() {
+            native_accept()
+        } else {
+            key.accept.clone()
+        },
+        range_from: None,
+        credentials: key.caller.credentials(),
+        purpose,
+    }
+}
+
+/// Asks what a tag means now, without its content.
+pub(super) async fn resolve(
+    shared: &Shared,
+    key: &ManifestKey,
+    purpose: Purpose,
+) -> Result<Meaning, FetchError> {
+    match shared.upstreams.fetch(&request(key, Method::Head, purpose)).await {
+        Ok(response) => Ok(named_digest(&response.headers).map_or(Meaning::Unsaid, Meaning::Digest)),
+        // Registries that do not do HEAD.
+        Err(UpstreamError::Status {
+            status: 405 | 501, ..
+        }) => Ok(Meaning::Unsaid),
+        Err(error) => {
+            shared.access.heard_no(&key.origin, &key.caller, &error);
+            Err(error.into())
+        }
+    }
+}
+
+/// Gets a manifest and verifies it. A body that breaks off is asked for again from its start: it is small.
+pub(super) async fn fetch(
+    shared: &Shared,
+    key: &ManifestKey,
+    purpose: Purpose,
+) -> Result<Fetched, FetchError> {
+    let _slot = shared.slot().await?;
+    let mut resume = Resume::new(0);
+    loop {
+        let asked = monotonic_micros();
+        let response = shared
+            .upstreams
+            .fetch(&request(key, Method::Get, purpose))
+            .await
+            .inspect_err(|error| shared.access.heard_no(&key.origin, &key.caller, error))?;
+        match read(key, response).await {
+            Err(FetchError::Upstream(error)) if error.is_retryable() => match resume.after_break(0) {
+                Some(delay) => tokio::time::sleep(delay).await,
+                None => return Err(error.into()),
+            },
+            Ok(fetched) => {
+                if !fetched.manifest.public {
+                    let digest = &fetched.manifest.digest;
+                    shared.access.heard_yes(&key.origin, digest, &key.caller, asked);
+                }
+                return Ok(fetched);
+            }
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+async fn read(key: &ManifestKey, mut response: Response) -> Result<Fetched, FetchError> {
+    if response
+        .content_length
+        .is_some_and(|length| length > MANIFEST_BYTES_MAX as u64)
+    {
+        return Err(FetchError::ManifestTooLarge);
+    }
+    let mut body = BytesMut::new();
+    while let Some(chunk) = response.body.chunk().await? {
+        if body.len() + chunk.len() > MANIFEST_BYTES_MAX {
+            return Err(FetchError::ManifestTooLarge);
+        }
+        body.extend_from_slice(&chunk);
+    }
+    let body = body.freeze();
+    let wanted = match &key.reference {
+        Reference::Digest(digest) => *digest,
+        // An upstream that names no digest, or one we do not know, is taken at its bytes.
+        Reference::Tag(_) => {
+            named_digest(&response.headers).unwrap_or_else(|| Digest::of(Algorithm::Sha256, &body))
+        }
+    };
+    let found = Digest::of(wanted.algorithm(), &body);
+    let verified =
+        Verified::check(wanted, found, body.len() as u64).map_err(|found| FetchError::DigestMismatch {
+            wanted: wanted.to_string(),
+            found: found.to_string(),
+        })?;
+    let media_type = media_type(&response.headers)
+        .filter(|named| {
+            named != "application/octet-stream" && named != "application/json" && named != "text/plain"
+        })
+        .unwrap_or_else(|| sniff_manifest_type(&body).to_owned());
+    Ok(Fetched {
+        manifest: Manifest {
+            digest: wanted,
+            media_type,
+            body,
+            public: response.public,
+            headers: storable(&response.headers),
+        },
+        verified,
+    })
+}

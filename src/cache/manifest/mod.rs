@@ -1,0 +1,264 @@
+//! Manifests: small, held whole, verified before anybody sees them. By digest for ever, by tag for a while.
+
+mod fetch;
+mod tag;
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+
+use super::access::{Caller, Held};
+use super::flight::{Landing, Role};
+use super::{Cache, FetchError, Origin, Shared};
+use crate::http::CacheResult;
+use crate::limits::MANIFEST_BYTES_MAX;
+use crate::oci::{Digest, Reference, accepts, sniff_manifest_type};
+use crate::runtime::clock::unix_seconds;
+use crate::runtime::helper::blocking;
+use crate::store::{Key, Meta, StoreError, Verified};
+use crate::upstream::{Purpose, Target};
+
+pub use fetch::native_accept;
+
+use fetch::Fetched;
+
+/// What a manifest is asked by.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct ManifestKey {
+    pub origin: Origin,
+    pub reference: Reference,
+    /// The client's own `Accept` values, sorted, when it does not take what the upstream has natively.
+    pub accept: Vec<String>,
+    pub caller: Caller,
+}
+
+/// A verified manifest.
+#[derive(Clone, Debug)]
+pub struct Manifest {
+    pub digest: Digest,
+    pub media_type: String,
+    pub body: Bytes,
+    /// Seen without credentials, so anybody may have it.
+    pub public: bool,
+    /// All end-to-end fields of the upstream's answer.
+    pub headers: BTreeMap<String, Vec<String>>,
+}
+
+/// A manifest and how we came to it.
+#[derive(Clone, Debug)]
+pub struct ManifestAnswer {
+    pub manifest: Arc<Manifest>,
+    pub cache: CacheResult,
+    /// By tag: when the upstream last confirmed it, and until when it may be served unasked (equal to the check
+    /// when not at all), in milliseconds since 1970.
+    pub checked_ms: Option<u64>,
+    pub fresh_until_ms: Option<u64>,
+    /// Why it is stale, when it is.
+    pub stale: Option<String>,
+}
+
+type Flown = Landing<ManifestKey, Result<ManifestAnswer, FetchError>>;
+
+impl Cache {
+    /// The manifest of `key`: from the store, or from the upstream with one request however many ask.
+    ///
+    /// # Errors
+    ///
+    /// The upstream's answer, or its absence, when nothing usable is held.
+    ///
+    /// # Cancellation
+    ///
+    /// The work goes on for the others, and for the store.
+    pub async fn manifest(&self, key: ManifestKey) -> (Result<ManifestAnswer, FetchError>, Role) {
+        let shared = self.0.clone();
+        let (answer, role) = self
+            .0
+            .manifests
+            .join(&self.0.helper, key.clone(), move |landing| async move {
+                match &key.reference {
+                    Reference::Digest(digest) => by_digest(&shared, &key, digest, &landing).await,
+                    Reference::Tag(tag) => tag::by_tag(&shared, &key, tag, &landing).await,
+                }
+            })
+            .await;
+        (answer.unwrap_or(Err(FetchError::Lost)), role)
+    }
+}
+
+impl ManifestAnswer {
+    fn content(manifest: Arc<Manifest>, cache: CacheResult) -> Self {
+        ManifestAnswer {
+            manifest,
+            cache,
+            checked_ms: None,
+            fresh_until_ms: None,
+            stale: None,
+        }
+    }
+}
+
+async fn by_digest(shared: &Arc<Shared>, key: &ManifestKey, digest: &Digest, landing: &Flown) {
+    if let Some(manifest) = stored(shared, &key.origin, digest).await {
+        let permit = permitted(shared, key, &manifest).await;
+        return landing.land(permit.map(|()| ManifestAnswer::content(manifest, CacheResult::Hit)));
+    }
+    match fetch::fetch(shared, key, Purpose::Pull).await {
+        Err(error) => landing.land(Err(error)),
+        Ok(fetched) => {
+            let (manifest, storing) = announce(shared, &key.origin, fetched);
+            landing.land(Ok(ManifestAnswer::content(manifest, CacheResult::Miss)));
+            storing.store().await;
+        }
+    }
+}
+
+impl Shared {
+    fn pending(&self) -> MutexGuard<'_, HashMap<Key, Arc<Manifest>>> {
+        self.pending.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Whether the caller may have a manifest we hold.
+async fn permitted(shared: &Arc<Shared>, key: &ManifestKey, manifest: &Manifest) -> Result<(), FetchError> {
+    let held = Held {
+        digest: &manifest.digest,
+        public: manifest.public,
+        source: Some(key.origin.namespace.as_str()),
+    };
+    let target = Target::Manifest(Reference::Digest(manifest.digest));
+    shared.permit(&key.origin, held, target, &key.caller).await?;
+    Ok(())
+}
+
+pub(super) fn manifest_key(origin: &Origin, digest: &Digest) -> Key {
+    Key::Manifest {
+        namespace: origin.namespace.clone(),
+        repository: origin.repository.clone(),
+        digest: *digest,
+    }
+}
+
+/// The manifest as the store has it.
+async fn stored(shared: &Shared, origin: &Origin, digest: &Digest) -> Option<Arc<Manifest>> {
+    let (key, digest) = (manifest_key(origin, digest), *digest);
+    if let Some(manifest) = shared.pending().get(&key) {
+        return Some(manifest.clone());
+    }
+    let manifest = shared
+        .look(move |store| {
+            let entry = super::find(store, &key)?;
+            let size = usize::try_from(entry.meta.size)
+                .ok()
+                .filter(|&size| size <= MANIFEST_BYTES_MAX)?;
+            let body: Bytes = crate::sys::read_exact_at(&entry.file, 0, size).ok()?.into();
+            let media_type = match entry.meta.content_type.as_str() {
+                known if crate::oci::is_media_type(known) => known.to_owned(),
+                _ => sniff_manifest_type(&body).to_owned(),
+            };
+            Some(Manifest {
+                digest,
+                media_type,
+                body,
+                public: entry.meta.public,
+                headers: entry.meta.headers.clone(),
+            })
+        })
+        .await;
+    manifest.map(Arc::new)
+}
+
+/// A manifest on its way to the disk.
+struct Storing {
+    shared: Arc<Shared>,
+    key: Key,
+    origin: Origin,
+    manifest: Arc<Manifest>,
+    verified: Verified,
+}
+
+/// Announces a manifest as stored. To be called before anybody learns of it, and [`Storing::store`] after.
+fn announce(shared: &Arc<Shared>, origin: &Origin, fetched: Fetched) -> (Arc<Manifest>, Storing) {
+    let manifest = Arc::new(fetched.manifest);
+    let key = manifest_key(origin, &manifest.digest);
+    shared.pending().insert(key.clone(), manifest.clone());
+    (
+        manifest.clone(),
+        Storing {
+            shared: shared.clone(),
+            key,
+            origin: origin.clone(),
+            manifest,
+            verified: fetched.verified,
+        },
+    )
+}
+
+impl Storing {
+    /// Stores the manifest under its digest. No client waits for this.
+    async fn store(self) {
+        let Storing {
+            shared,
+            key,
+            origin,
+            manifest,
+            verified,
+        } = self;
+        let pending = Pending {
+            shared: shared.clone(),
+            key: key.clone(),
+        };
+        if shared.health.writable() {
+            store(&shared, key, &origin, manifest, verified).await;
+        }
+        drop(pending);
+    }
+}
+
+/// Ends the announcement, however the storing ends.
+struct Pending {
+    shared: Arc<Shared>,
+    key: Key,
+}
+
+impl Drop for Pending {
+    fn drop(&mut self) {
+        self.shared.pending().remove(&self.key);
+    }
+}
+
+async fn store(shared: &Shared, key: Key, origin: &Origin, manifest: Arc<Manifest>, verified: Verified) {
+    let (store, source) = (shared.store.clone(), origin.source());
+    let stored = blocking(move || {
+        let size = manifest.body.len() as u64;
+        let ingest = store.ingest(&key, Some(size))?;
+        ingest.write_at(&manifest.body, 0)?;
+        let meta = Meta {
+            digest: manifest.digest,
+            size,
+            content_type: manifest.media_type.clone(),
+            created: unix_seconds(),
+            public: manifest.public,
+            source: Some(source),
+            verified: true,
+            headers: manifest.headers.clone(),
+        };
+        let entry = store.commit(ingest, &verified, meta)?;
+        if manifest.public && !entry.meta.public {
+            // Somebody's credentials had brought it before.
+            store.make_public(&key)?;
+        }
+        Ok::<_, StoreError>(())
+    })
+    .await;
+    if let Ok(Err(error)) = stored {
+        shared.health.failed(&error);
+    }
+}
+
+impl Manifest {
+    /// Whether a client with these `Accept` values takes it.
+    pub fn accepted_by<'a>(&self, accept: impl IntoIterator<Item = &'a str>) -> bool {
+        accepts(accept, &self.media_type)
+    }
+}

@@ -1,0 +1,248 @@
+//! The story of a tag: what we know → whether that is still so → the manifest it means.
+
+use std::sync::Arc;
+
+use super::fetch::{Meaning, fetch, resolve};
+use super::{Flown, Manifest, ManifestAnswer, ManifestKey, announce, permitted, stored};
+use crate::cache::access::Caller;
+use crate::cache::freshness::{TagTerms, is_fresh, terms};
+use crate::cache::{FetchError, Origin, Shared};
+use crate::fail_point::reach;
+use crate::http::CacheResult;
+use crate::oci::{Reference, Tag};
+use crate::runtime::clock::{monotonic_micros, unix_millis};
+use crate::runtime::helper::blocking;
+use crate::store::TagPointer;
+use crate::upstream::{Purpose, Target, UpstreamError};
+
+/// What we hold of a tag: its pointer, and the manifest the caller may have for it.
+struct Known {
+    pointer: TagPointer,
+    manifest: Arc<Manifest>,
+}
+
+pub(super) async fn by_tag(shared: &Arc<Shared>, key: &ManifestKey, tag: &Tag, landing: &Flown) {
+    if !key.accept.is_empty() {
+        // The client does not take the native form: its own question, its own answer, under no pointer.
+        return foreign_form(shared, key, landing).await;
+    }
+    let registries = shared.upstreams.registries();
+    let rules = &registries.settings(&key.origin.namespace).0.tag_rules;
+    let terms = terms(&shared.policy, rules, tag);
+    let known = known(shared, &key.origin, tag).await;
+    if let Some(known) = &known {
+        let (checked, now) = (known.pointer.checked_at_ms, unix_millis());
+        if is_fresh(checked, now, terms.lifetime_ms) {
+            let permit = permitted(shared, key, &known.manifest).await;
+            let answer = || terms.answer(known.manifest.clone(), CacheResult::Hit, checked);
+            return landing.land(permit.map(|()| answer()));
+        }
+        if is_fresh(checked, now, terms.lifetime_ms.saturating_add(terms.grace_ms))
+            && permitted(shared, key, &known.manifest).await.is_ok()
+        {
+            landing.land(Ok(terms.stale(&known.manifest, checked, "it is being asked")));
+            // Newcomers are answered likewise meanwhile; one of them asks.
+            if let Some(_asking) = shared.revalidating.begin(&key.origin, tag) {
+                let answer = ask(shared, key, tag, Some(known), terms, &|_| {}).await;
+                if let Err(error) = answer {
+                    tracing::info!(registry = %key.origin.namespace, repository = %key.origin.repository, %tag, %error, "a tag could not be asked in the background");
+                }
+            }
+            return;
+        }
+    }
+    let land = |answer: ManifestAnswer| landing.land(Ok(answer));
+    if let Err(error) = ask(shared, key, tag, known.as_ref(), terms, &land).await {
+        landing.land(match known {
+            Some(known) => last_resort(shared, key, &known, terms, error).await,
+            None => Err(error),
+        });
+    }
+}
+
+/// Asks the upstream: whether what we hold is still right, and for the manifest if not. The answer goes to `land` as soon
+/// as there is one; storing follows.
+async fn ask(
+    shared: &Arc<Shared>,
+    key: &ManifestKey,
+    tag: &Tag,
+    known: Option<&Known>,
+    terms: TagTerms,
+    land: &(dyn Fn(ManifestAnswer) + Sync),
+) -> Result<(), FetchError> {
+    let purpose = if known.is_some() {
+        Purpose::Revalidate
+    } else {
+        Purpose::Pull
+    };
+    // With nothing held that could be right, a HEAD would only cost a request more.
+    if known.is_some() || !shared.policy.cache_tags {
+        let (asked, asked_ms) = (monotonic_micros(), unix_millis());
+        if let Meaning::Digest(digest) = resolve(shared, key, purpose).await? {
+            // The same, or moved to what we hold anyway.
+            if let Some(manifest) = stored(shared, &key.origin, &digest).await {
+                shared.heard_yes(&key.origin, &manifest, &key.caller, asked);
+                let pointer = pointer_to(&manifest, asked_ms);
+                shared.remember(&key.origin, tag, &pointer);
+                land(terms.answer(manifest, CacheResult::Revalidated, asked_ms));
+                shared.save_pointer(&key.origin, tag, pointer).await;
+                return Ok(());
+            }
+        }
+    }
+    let asked_ms = unix_millis();
+    let fetched = fetch(shared, key, purpose).await?;
+    reach("manifest-fetched");
+    let (manifest, storing) = announce(shared, &key.origin, fetched);
+    let pointer = pointer_to(&manifest, asked_ms);
+    shared.remember(&key.origin, tag, &pointer);
+    land(terms.answer(manifest, CacheResult::Miss, asked_ms));
+    storing.store().await;
+    shared.save_pointer(&key.origin, tag, pointer).await;
+    Ok(())
+}
+
+/// What is left when the upstream gave no answer we can use: what we hold, if that is better than the error.
+async fn last_resort(
+    shared: &Arc<Shared>,
+    key: &ManifestKey,
+    known: &Known,
+    terms: TagTerms,
+    error: FetchError,
+) -> Result<ManifestAnswer, FetchError> {
+    let gone = matches!(
+        &error,
+        FetchError::Upstream(UpstreamError::Status {
+            status: 404 | 410,
+            ..
+        })
+    );
+    let serves = serves_stale(&error) || (gone && terms.keep_on_404);
+    if !serves {
+        return Err(error);
+    }
+    match permitted(shared, key, &known.manifest).await {
+        Ok(()) => Ok(terms.stale(&known.manifest, known.pointer.checked_at_ms, &error.to_string())),
+        // Nobody can say whether this caller may have it.
+        Err(_) => Err(error),
+    }
+}
+
+async fn foreign_form(shared: &Arc<Shared>, key: &ManifestKey, landing: &Flown) {
+    match fetch(shared, key, Purpose::Pull).await {
+        Err(error) => landing.land(Err(error)),
+        Ok(fetched) => {
+            let (manifest, storing) = announce(shared, &key.origin, fetched);
+            let now = unix_millis();
+            landing.land(Ok(ManifestAnswer {
+                checked_ms: Some(now),
+                fresh_until_ms: Some(now),
+                ..ManifestAnswer::content(manifest, CacheResult::Miss)
+            }));
+            storing.store().await;
+        }
+    }
+}
+
+async fn known(shared: &Arc<Shared>, origin: &Origin, tag: &Tag) -> Option<Known> {
+    let pointer = shared.pointer(origin, tag).await?;
+    let manifest = stored(shared, origin, &pointer.digest).await?;
+    Some(Known { pointer, manifest })
+}
+
+/// Whether an upstream that answers so is having a bad day, rather than saying something about the tag.
+fn serves_stale(error: &FetchError) -> bool {
+    match error {
+        FetchError::Upstream(error) => error.is_outage(),
+        FetchError::DigestMismatch { .. } | FetchError::Overloaded => true,
+        FetchError::ManifestTooLarge | FetchError::Gone | FetchError::Lost => false,
+    }
+}
+
+fn pointer_to(manifest: &Manifest, checked_at_ms: u64) -> TagPointer {
+    TagPointer {
+        digest: manifest.digest,
+        media_type: manifest.media_type.clone(),
+        size: manifest.body.len() as u64,
+        checked_at_ms,
+        etag: manifest
+            .headers
+            .get("Etag")
+            .and_then(|values| values.first())
+            .cloned(),
+        accept_class: TagPointer::NATIVE.to_owned(),
+        headers: manifest.headers.clone(),
+    }
+}
+
+impl TagTerms {
+    fn answer(self, manifest: Arc<Manifest>, cache: CacheResult, checked_ms: u64) -> ManifestAnswer {
+        ManifestAnswer {
+            manifest,
+            cache,
+            checked_ms: Some(checked_ms),
+            fresh_until_ms: Some(checked_ms.saturating_add(self.lifetime_ms)),
+            stale: None,
+        }
+    }
+
+    fn stale(self, manifest: &Arc<Manifest>, checked_ms: u64, why: &str) -> ManifestAnswer {
+        ManifestAnswer {
+            manifest: manifest.clone(),
+            cache: CacheResult::Stale,
+            checked_ms: Some(checked_ms),
+            fresh_until_ms: Some(checked_ms),
+            stale: Some(why.to_owned()),
+        }
+    }
+}
+
+impl Shared {
+    /// Notes that the upstream answered `caller` with this manifest.
+    fn heard_yes(self: &Arc<Self>, origin: &Origin, manifest: &Manifest, caller: &Caller, asked: u64) {
+        if manifest.public {
+            return;
+        }
+        self.access.heard_yes(origin, &manifest.digest, caller, asked);
+        if caller.is_anybody() {
+            self.make_public(&Target::Manifest(Reference::Digest(manifest.digest)), origin);
+        }
+    }
+
+    /// Makes `pointer` what all cores know of the tag, unless tags are not cached.
+    fn remember(&self, origin: &Origin, tag: &Tag, pointer: &TagPointer) {
+        if self.policy.cache_tags {
+            self.tags.set(origin, tag, pointer.clone());
+        }
+    }
+
+    async fn pointer(&self, origin: &Origin, tag: &Tag) -> Option<TagPointer> {
+        if !self.policy.cache_tags {
+            return None;
+        }
+        if let Some(pointer) = self.tags.get(origin, tag) {
+            return Some(pointer);
+        }
+        let (asked, name) = (origin.clone(), tag.clone());
+        let found = self
+            .look(move |store| Some(store.tag(&asked.namespace, &asked.repository, &name)))
+            .await?;
+        let pointer = found
+            .inspect_err(|error| tracing::warn!(%error, "a tag pointer cannot be read"))
+            .ok()??;
+        self.tags.set(origin, tag, pointer.clone());
+        Some(pointer)
+    }
+
+    async fn save_pointer(&self, origin: &Origin, tag: &Tag, pointer: TagPointer) {
+        if !self.health.writable() || !self.policy.cache_tags {
+            return;
+        }
+        let (store, origin, tag) = (self.store.clone(), origin.clone(), tag.clone());
+        let saved =
+            blocking(move || store.set_tag(&origin.namespace, &origin.repository, &tag, &pointer)).await;
+        if let Ok(Err(error)) = saved {
+            self.health.failed(&error);
+        }
+    }
+}

@@ -1,0 +1,195 @@
+//! `auth`: our credentials for a registry, and who may use the cache.
+
+use std::path::PathBuf;
+
+use super::key::{ANONYMOUS, AUTH, KeySpec, TOKEN};
+use super::reader::{Field, Fields, Reader, Source, Told};
+use super::registry::Auth;
+use super::secret::SecretText;
+use super::yaml::Value;
+
+/// Credentials, and where their secret is when it is not in the configuration file itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct AuthDraft {
+    pub auth: Auth,
+    pub from: Option<String>,
+}
+
+/// The helper that asks ECR.
+const ECR_HELPER: &str = "ecr-login";
+
+/// How helpers are called.
+const HELPER_PREFIX: &str = "docker-credential-";
+
+const ONE_WAY: &str =
+    "accepted is one of username with password, identity_token, registry_token, helper, docker_config";
+
+impl Reader<'_> {
+    /// Our credentials for a registry. Nothing, or empty names and passwords, say nothing; `none` says: nobody's.
+    pub(super) fn auth(&mut self, field: Option<Field>) -> Option<Told<AuthDraft>> {
+        let field = field?;
+        let (line, path) = (field.node.line, field.path.clone());
+        if let Value::Scalar(text) = &field.node.value {
+            if ANONYMOUS.contains(&text.trim()) {
+                return Some(Told {
+                    value: AuthDraft {
+                        auth: Auth::Anonymous,
+                        from: None,
+                    },
+                    line,
+                });
+            }
+            self.note_unseen(line, &path, &format!("{ONE_WAY}, or none"));
+            return None;
+        }
+        let before = self.mistakes.len();
+        let mut fields = self.fields(&path, field.node, AUTH);
+        let basic = self.basic(&path, line, &mut fields);
+        let identity = self.secret(&mut fields, "identity_token");
+        let registry = self.secret(&mut fields, "registry_token");
+        let registry = registry.and_then(|told| self.header_safe(told, &path));
+        let helper = self.parsed(fields.take("helper"), helper_name);
+        let config = self.docker_config(fields.take("docker_config"));
+        let token = fields.take("token").and_then(|field| self.token(field));
+        if self.mistakes.len() > before {
+            return None;
+        }
+        let secret = |make: fn(SecretText) -> Auth| {
+            move |told: Told<Source>| {
+                told.map(|source| AuthDraft {
+                    auth: make(source.secret),
+                    from: source.from,
+                })
+            }
+        };
+        let plain = |told: Told<Auth>| told.map(|auth| AuthDraft { auth, from: None });
+        let mut ways = [
+            basic.map(|told| {
+                told.map(|(username, source)| AuthDraft {
+                    auth: Auth::Basic {
+                        username,
+                        password: source.secret,
+                    },
+                    from: source.from,
+                })
+            }),
+            identity.map(secret(Auth::IdentityToken)),
+            registry.map(secret(Auth::RegistryToken)),
+            helper.map(|told| plain(told.map(|name| Auth::Helper { name }))),
+            config.map(|told| plain(told.map(|path| Auth::DockerConfig { path }))),
+            token,
+        ]
+        .into_iter()
+        .flatten();
+        let way = ways.next();
+        if ways.next().is_some() {
+            self.note_unseen(line, &path, ONE_WAY);
+            return None;
+        }
+        way
+    }
+
+    /// Who may use the cache. Half a pair is a mistake: it must not leave the door open.
+    pub(super) fn front_auth(
+        &mut self,
+        field: Option<Field>,
+        table: &'static [KeySpec],
+    ) -> Option<Told<(String, Source)>> {
+        let field = field?;
+        let (line, path) = (field.node.line, field.path.clone());
+        let mut fields = self.fields(&path, field.node, table);
+        self.basic(&path, line, &mut fields)
+    }
+
+    fn basic(&mut self, path: &str, line: u64, fields: &mut Fields) -> Option<Told<(String, Source)>> {
+        let before = self.mistakes.len();
+        let username = self.parsed(fields.take("username"), |text| {
+            if text.contains(':') || text.chars().any(char::is_control) {
+                return Err("a user's name has no colon and no control characters".to_owned());
+            }
+            Ok(text.to_owned())
+        });
+        let password = self.secret(fields, "password");
+        match (username, password) {
+            (Some(username), Some(password)) => Some(Told {
+                value: (username.value, password.value),
+                line: password.line,
+            }),
+            (None, None) => None,
+            _ if self.mistakes.len() > before => None,
+            (Some(_), None) => {
+                self.note_unseen(line, path, "a username needs a password that is not empty");
+                None
+            }
+            (None, Some(_)) => {
+                self.note_unseen(line, path, "a password needs a username");
+                None
+            }
+        }
+    }
+
+    /// The form in which another system writes tokens.
+    fn token(&mut self, field: Field) -> Option<Told<AuthDraft>> {
+        let (line, path) = (field.node.line, field.path.clone());
+        let mut fields = self.fields(&path, field.node, TOKEN);
+        let provider = self.parsed(fields.take("provider"), |text| match text {
+            "ecr" => Ok(Auth::Helper {
+                name: ECR_HELPER.to_owned(),
+            }),
+            _ => Err("accepted is ecr; others by helper".to_owned()),
+        });
+        let fixed = self.secret(&mut fields, "static");
+        let fixed = fixed.and_then(|told| self.header_safe(told, &path));
+        match (provider, fixed) {
+            // A token that is given is used instead of asking for one.
+            (_, Some(told)) => Some(told.map(|source| AuthDraft {
+                auth: Auth::RegistryToken(source.secret),
+                from: source.from,
+            })),
+            (Some(told), None) => Some(told.map(|auth| AuthDraft { auth, from: None })),
+            (None, None) => {
+                self.note_unseen(line, &path, "needs provider or static");
+                None
+            }
+        }
+    }
+
+    /// A token travels in a header field as it is.
+    fn header_safe(&mut self, told: Told<Source>, path: &str) -> Option<Told<Source>> {
+        if told.value.secret.reveal().bytes().all(|b| b.is_ascii_graphic()) {
+            return Some(told);
+        }
+        self.note_unseen(
+            told.line,
+            path,
+            "the token has blanks, line ends or other characters that no token has",
+        );
+        None
+    }
+
+    fn docker_config(&mut self, field: Option<Field>) -> Option<Told<PathBuf>> {
+        let (path, text, key) = self.file(field)?;
+        match serde_json::from_str::<serde_json::Map<String, serde_json::Value>>(&text) {
+            Ok(_) => Some(path),
+            Err(_) => {
+                self.note(
+                    path.line,
+                    &key,
+                    &path.value.to_string_lossy(),
+                    "is not a JSON object",
+                );
+                None
+            }
+        }
+    }
+}
+
+fn helper_name(text: &str) -> Result<String, String> {
+    let name = text.strip_prefix(HELPER_PREFIX).unwrap_or(text);
+    let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.');
+    // It becomes part of a program's name, which must not lead elsewhere.
+    if name.is_empty() || name.starts_with('.') || !name.bytes().all(plain) {
+        return Err("accepted is what follows docker-credential- in the program's name".to_owned());
+    }
+    Ok(name.to_owned())
+}

@@ -1,0 +1,109 @@
+//! What a file says about one registry, before the defaults are worked in.
+
+use std::num::NonZeroUsize;
+
+use reqwest::Url;
+
+use super::auth::AuthDraft;
+use super::reader::Told;
+use super::registry::{
+    Access, Auth, FollowRedirects, Mirror, Proxy, RegistryConfig, RegistryName, RegistrySettings,
+};
+use super::tag_rule::TagRule;
+use super::tls::TlsDraft;
+
+/// The settings of a registry as far as they are said.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Draft {
+    pub url: Option<Told<Url>>,
+    pub mirrors: Option<Told<Vec<Mirror>>>,
+    pub insecure: Option<Told<bool>>,
+    pub auth: Option<Told<AuthDraft>>,
+    pub tls: TlsDraft,
+    pub proxy: Option<Told<Proxy>>,
+    pub follow_redirects: Option<Told<bool>>,
+    pub realm_hosts: Option<Told<Vec<Box<str>>>>,
+    pub allow_private: Option<Told<bool>>,
+    pub access: Option<Told<Access>>,
+    pub tag_rules: Option<Told<Vec<TagRule>>>,
+    pub platforms: Option<Told<Vec<String>>>,
+    pub max_concurrency: Option<Told<NonZeroUsize>>,
+}
+
+/// A registry with its name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Entry {
+    pub name: Told<RegistryName>,
+    pub draft: Draft,
+}
+
+impl Draft {
+    /// Fills in what is not said from `defaults`. Credentials and lists are taken as a whole or not at all.
+    pub(super) fn or(self, defaults: &Draft) -> Draft {
+        Draft {
+            url: self.url,
+            mirrors: self.mirrors,
+            insecure: self.insecure.or_else(|| defaults.insecure.clone()),
+            auth: self.auth.or_else(|| defaults.auth.clone()),
+            tls: self.tls.or(&defaults.tls),
+            proxy: self.proxy.or_else(|| defaults.proxy.clone()),
+            follow_redirects: self
+                .follow_redirects
+                .or_else(|| defaults.follow_redirects.clone()),
+            realm_hosts: self.realm_hosts.or_else(|| defaults.realm_hosts.clone()),
+            allow_private: self.allow_private.or_else(|| defaults.allow_private.clone()),
+            access: self.access.or_else(|| defaults.access.clone()),
+            tag_rules: self.tag_rules.or_else(|| defaults.tag_rules.clone()),
+            platforms: self.platforms.or_else(|| defaults.platforms.clone()),
+            max_concurrency: self.max_concurrency.or_else(|| defaults.max_concurrency.clone()),
+        }
+    }
+
+    /// Without what is for named registries only: nobody decides what an unnamed one does with our secrets.
+    pub(super) fn without_secrets(&self) -> Draft {
+        Draft {
+            auth: None,
+            tls: TlsDraft {
+                client: None,
+                ..self.tls.clone()
+            },
+            ..self.clone()
+        }
+    }
+
+    pub(super) fn settings(&self) -> RegistrySettings {
+        fn value<T: Clone>(told: &Option<Told<T>>) -> Option<T> {
+            told.as_ref().map(|told| told.value.clone())
+        }
+        RegistrySettings {
+            mirrors: value(&self.mirrors).unwrap_or_default(),
+            url: value(&self.url),
+            insecure: value(&self.insecure).unwrap_or_default(),
+            auth: self
+                .auth
+                .as_ref()
+                .map_or(Auth::Anonymous, |told| told.value.auth.clone()),
+            tls: self.tls.settings(),
+            proxy: value(&self.proxy).unwrap_or_default(),
+            follow_redirects: match value(&self.follow_redirects) {
+                Some(false) => FollowRedirects::Pass,
+                Some(true) | None => FollowRedirects::Follow,
+            },
+            realm_hosts: value(&self.realm_hosts).unwrap_or_default(),
+            allow_private: value(&self.allow_private),
+            access: value(&self.access),
+            tag_rules: value(&self.tag_rules).unwrap_or_default(),
+            platforms: value(&self.platforms).unwrap_or_default(),
+            max_concurrency: value(&self.max_concurrency),
+        }
+    }
+}
+
+impl Entry {
+    pub(super) fn config(&self) -> RegistryConfig {
+        RegistryConfig {
+            name: self.name.value.clone(),
+            settings: self.draft.settings(),
+        }
+    }
+}

@@ -1,0 +1,136 @@
+//! `tls` of a registry: PEM files, read and checked when the configuration is.
+
+use rustls::RootCertStore;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::sign::CertifiedKey;
+
+use super::key::TLS;
+use super::reader::{Field, Reader, Told};
+use super::registry::{Pem, Tls};
+use super::secret::SecretText;
+
+/// What a file says about `tls`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct TlsDraft {
+    pub ca: Option<Told<Pem>>,
+    /// Certificates and key; chosen together.
+    pub client: Option<(Told<Pem>, Told<Pem>)>,
+    pub insecure_skip_verify: Option<Told<bool>>,
+}
+
+impl TlsDraft {
+    /// Fills in what is not said from `defaults`.
+    pub(super) fn or(self, defaults: &TlsDraft) -> TlsDraft {
+        TlsDraft {
+            ca: self.ca.or_else(|| defaults.ca.clone()),
+            client: self.client.or_else(|| defaults.client.clone()),
+            insecure_skip_verify: self
+                .insecure_skip_verify
+                .or_else(|| defaults.insecure_skip_verify.clone()),
+        }
+    }
+
+    pub(super) fn settings(&self) -> Tls {
+        let pem = |told: &Told<Pem>| told.value.clone();
+        Tls {
+            ca: self.ca.as_ref().map(pem),
+            client: self.client.as_ref().map(|(cert, key)| (pem(cert), pem(key))),
+            insecure_skip_verify: self.insecure_skip_verify.as_ref().is_some_and(|told| told.value),
+        }
+    }
+}
+
+impl Reader<'_> {
+    pub(super) fn tls(&mut self, field: Option<Field>) -> TlsDraft {
+        let Some(field) = field else {
+            return TlsDraft::default();
+        };
+        let (line, path) = (field.node.line, field.path.clone());
+        let mut fields = self.fields(&field.path, field.node, TLS);
+        let ca = fields.take("ca");
+        let (cert, key) = (fields.take("cert"), fields.take("key"));
+        let insecure_skip_verify = self.switch(fields.take("insecure_skip_verify"));
+        if cert.is_some() != key.is_some() {
+            self.note_unseen(
+                line,
+                &path,
+                "cert and key belong together; one of them is missing",
+            );
+        }
+        TlsDraft {
+            ca: self.ca(ca),
+            client: cert
+                .zip(key)
+                .and_then(|(cert, key)| self.client_certificate(cert, key)),
+            insecure_skip_verify,
+        }
+    }
+
+    fn ca(&mut self, field: Option<Field>) -> Option<Told<Pem>> {
+        let (path, text, key) = self.file(field)?;
+        match check_roots(&text) {
+            Ok(()) => Some(pem(path, text)),
+            Err(why) => {
+                self.note(path.line, &key, &path.value.to_string_lossy(), why);
+                None
+            }
+        }
+    }
+
+    fn client_certificate(&mut self, cert: Field, key: Field) -> Option<(Told<Pem>, Told<Pem>)> {
+        let cert = self.file(Some(cert));
+        let key = self.file(Some(key));
+        let ((cert_path, cert_text, cert_key), (key_path, key_text, key_key)) = (cert?, key?);
+        let chain = certificates(&cert_text);
+        if let Err(why) = &chain {
+            self.note(cert_path.line, &cert_key, &cert_path.value.to_string_lossy(), why);
+        }
+        let private = PrivateKeyDer::from_pem_slice(key_text.as_bytes())
+            .map_err(|_| "holds no private key in PEM form (an encrypted one cannot be used)");
+        let fits = match (chain, private) {
+            (Ok(chain), Ok(private)) => fit(chain, private),
+            (_, Err(why)) => Err(why),
+            (Err(_), Ok(_)) => return None,
+        };
+        if let Err(why) = fits {
+            self.note(key_path.line, &key_key, &key_path.value.to_string_lossy(), why);
+            return None;
+        }
+        Some((pem(cert_path, cert_text), pem(key_path, key_text)))
+    }
+}
+
+fn pem(path: Told<std::path::PathBuf>, text: String) -> Told<Pem> {
+    path.map(|path| Pem {
+        path,
+        text: SecretText::new(text),
+    })
+}
+
+fn certificates(text: &str) -> Result<Vec<CertificateDer<'static>>, &'static str> {
+    const NONE: &str = "holds no certificate in PEM form";
+    let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(text.as_bytes()).collect();
+    match certificates {
+        Ok(certificates) if !certificates.is_empty() => Ok(certificates),
+        _ => Err(NONE),
+    }
+}
+
+fn check_roots(text: &str) -> Result<(), &'static str> {
+    let mut roots = RootCertStore::empty();
+    for certificate in certificates(text)? {
+        roots
+            .add(certificate)
+            .map_err(|_| "holds something that is no certificate")?;
+    }
+    Ok(())
+}
+
+fn fit(chain: Vec<CertificateDer<'static>>, key: PrivateKeyDer<'static>) -> Result<(), &'static str> {
+    match CertifiedKey::from_der(chain, key, &rustls::crypto::ring::default_provider()) {
+        Ok(_) => Ok(()),
+        Err(rustls::Error::InconsistentKeys(_)) => Err("does not fit the certificate"),
+        Err(_) => Err("the key, or its certificate, is of a kind that cannot be used"),
+    }
+}
