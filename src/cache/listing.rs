@@ -2,6 +2,7 @@
 //! stale while their upstream cannot be asked. Never on disk: a list is not content, and no digest vouches for it.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use bytes::BytesMut;
 
@@ -34,6 +35,8 @@ pub struct ListingKey {
 pub struct ListingAnswer {
     pub listed: Arc<Listed>,
     pub cache: CacheResult,
+    /// How long after it was asked for it is given out unasked.
+    pub lifetime: Duration,
     /// Why it is stale, when it is.
     pub stale: Option<String>,
 }
@@ -95,9 +98,9 @@ impl Cache {
     /// The work goes on for the others.
     pub async fn listing(&self, key: ListingKey) -> Outcome {
         if let Some(listed) = self.0.listings.get(&key)
-            && is_fresh(listed.asked_ms, unix_millis(), lifetime_ms())
+            && is_fresh(listed.asked_ms, unix_millis(), self.0.list_lifetime_ms())
         {
-            return Ok(answer(listed, CacheResult::Hit));
+            return Ok(self.0.list_answer(listed, CacheResult::Hit));
         }
         let shared = self.0.clone();
         let (outcome, role) = self
@@ -143,21 +146,37 @@ impl Cache {
             public: false,
             ..listed
         };
-        Ok(answer(Arc::new(listed), CacheResult::Bypass))
-    }
-}
-
-fn answer(listed: Arc<Listed>, cache: CacheResult) -> ListingAnswer {
-    ListingAnswer {
-        listed,
-        cache,
-        stale: None,
+        Ok(self.0.list_answer(Arc::new(listed), CacheResult::Bypass))
     }
 }
 
 impl Shared {
+    fn list_answer(&self, listed: Arc<Listed>, cache: CacheResult) -> ListingAnswer {
+        ListingAnswer {
+            listed,
+            cache,
+            lifetime: self.list_lifetime(),
+            stale: None,
+        }
+    }
+
+    /// Whoever wants tags to be asked for sooner wants that of their list too.
+    fn list_lifetime(&self) -> Duration {
+        if self.policy.cache_tags {
+            self.policy.ttl.min(LISTING_LIFETIME)
+        } else {
+            Duration::ZERO
+        }
+    }
+
+    fn list_lifetime_ms(&self) -> u64 {
+        u64::try_from(self.list_lifetime().as_millis()).unwrap_or(u64::MAX)
+    }
+
     async fn list(&self, key: &ListingKey) -> Outcome {
-        let kept = key.caller.is_anybody() || key.caller.is_operator();
+        // Of those who ask for themselves nothing is kept, and without a memory for tags there is none for their list.
+        let shared = key.caller.is_anybody() || key.caller.is_operator();
+        let kept = shared && self.policy.cache_tags;
         let held = self.listings.get(key);
         let purpose = match held {
             Some(_) => Purpose::Revalidate,
@@ -170,12 +189,12 @@ impl Shared {
             (Ok(listed), _) if kept => {
                 let listed = Arc::new(listed);
                 self.listings.keep(key, &listed);
-                Ok(answer(listed, CacheResult::Miss))
+                Ok(self.list_answer(listed, CacheResult::Miss))
             }
-            (Ok(listed), _) => Ok(answer(Arc::new(listed), CacheResult::Bypass)),
+            (Ok(listed), _) => Ok(self.list_answer(Arc::new(listed), CacheResult::Bypass)),
             (Err(error), Some(listed)) if error.is_outage() => Ok(ListingAnswer {
                 stale: Some(error.to_string()),
-                ..answer(listed, CacheResult::Stale)
+                ..self.list_answer(listed, CacheResult::Stale)
             }),
             (Err(error), held) => {
                 // It was an answer: what we hold is no longer so.
@@ -316,8 +335,4 @@ fn broken<T>(request: &Request, outcome: Result<T, &'static str>) -> Result<T, L
         };
         FetchError::from(error).into()
     })
-}
-
-fn lifetime_ms() -> u64 {
-    u64::try_from(LISTING_LIFETIME.as_millis()).unwrap_or(u64::MAX)
 }

@@ -7,7 +7,6 @@ use super::respond::add_cache;
 use super::route::{Asked, name_in};
 use crate::cache::{Approach, FetchError, INDEX_TYPE, ListingAnswer, ListingError, ListingKey};
 use crate::http::{Body, CacheResult, Fields, RequestHead, Response};
-use crate::limits::LISTING_LIFETIME;
 use crate::oci::ListQuery;
 use crate::runtime::clock::unix_millis;
 use crate::upstream::{Secret, Target};
@@ -87,13 +86,15 @@ impl Registry {
         answer: &ListingAnswer,
         content_type: &str,
     ) -> Fields {
-        let ListingAnswer { listed, cache, stale } = answer;
+        let ListingAnswer {
+            listed,
+            cache,
+            lifetime,
+            stale,
+        } = answer;
         let mut fields = fields(asked, content_type);
         if listed.public {
-            fields.add(
-                "Cache-Control",
-                format!("public, max-age={}", LISTING_LIFETIME.as_secs()),
-            );
+            fields.add("Cache-Control", format!("public, max-age={}", lifetime.as_secs()));
         } else {
             fields.add("Cache-Control", "private");
         }
