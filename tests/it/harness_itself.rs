@@ -285,3 +285,163 @@ fn rates_and_pauses_take_the_time_they_should() {
         assert!(took >= Duration::from_millis(90), "{took:?}");
     }
 }
+
+#[test]
+fn users_read_what_they_may_and_nothing_else() {
+    let registry = Registry::new();
+    registry.require_tokens(Auth {
+        scheme: Scheme::Either,
+        hidden: 403,
+        ..Auth::default()
+    });
+    registry.manners(|own| own.blobs_belong = true);
+    registry.user("alice", "a");
+    registry.user("bob", "b");
+    registry.allow("alice", "team/app");
+    registry.allow_anybody("public/app");
+    let digest = registry.blob_in("team/app", "secret");
+    let path = format!("/v2/team/app/blobs/{digest}");
+    let status = |path: &str, authorization: &str| {
+        let fields = [("Authorization", authorization)];
+        let fields = if authorization.is_empty() {
+            &[][..]
+        } else {
+            &fields
+        };
+        client(&registry).get_with(path, fields).status
+    };
+    let token = |authorization: &str| {
+        let fields = [("Authorization", authorization)];
+        let fields = if authorization.is_empty() {
+            &[][..]
+        } else {
+            &fields
+        };
+        let got = client(&registry).get_with("/token?scope=repository:team/app:pull", fields);
+        let json: serde_json::Value = serde_json::from_slice(&got.body).unwrap();
+        format!("Bearer {}", json["token"].as_str().unwrap_or_default())
+    };
+    let (alice, bob) = (basic("alice", "a"), basic("bob", "b"));
+    assert_eq!(alice, "Basic YWxpY2U6YQ==");
+    assert_eq!(status(&path, &alice), 200);
+    assert_eq!(status(&path, &token(&alice)), 200);
+    assert_eq!(status(&path, &bob), 403);
+    assert_eq!(status(&path, &token(&bob)), 403);
+    assert_eq!(status(&path, ""), 401);
+    assert_eq!(status(&path, &token("")), 403);
+    assert_eq!(status(&path, &basic("alice", "b")), 401);
+    assert_eq!(status(&path, "Bearer made-up"), 401);
+    // A token is for its repository, and a blob is in its own.
+    let elsewhere = path.replace("team", "public");
+    assert_eq!(status(&elsewhere, &token(&alice)), 403);
+    assert_eq!(status(&elsewhere, &alice), 404);
+    registry.mount("public/app", &digest);
+    assert_eq!(status(&elsewhere, &bob), 200);
+    // What is taken away is gone at once, from tokens too.
+    let kept = token(&alice);
+    registry.revoke("alice", "team/app");
+    assert_eq!(status(&path, &alice), 403);
+    assert_eq!(status(&path, &kept), 403);
+    registry.allow("alice", "team/app");
+    assert_eq!(status(&path, &kept), 200);
+    registry.expire_tokens();
+    assert_eq!(status(&path, &kept), 401);
+    let seen = registry.saw(&alice);
+    assert!(
+        !seen.is_empty()
+            && seen
+                .iter()
+                .all(|seen| seen.field("authorization") == Some(&alice))
+    );
+}
+
+#[test]
+fn a_signed_url_is_good_for_its_method_its_blob_and_a_while() {
+    let registry = Registry::like(Like::Mcr);
+    let digest = registry.blob_in("a", "content");
+    let other = registry.blob_in("a", "other");
+    let signed = |method: &str| {
+        let got = client(&registry).request(method, &format!("/v2/a/blobs/{digest}"), &[]);
+        assert_eq!(got.status, 307);
+        let location = got.field("location").unwrap().to_owned();
+        let (_, rest) = location.split_once("//").unwrap();
+        let (host, path) = rest.split_once('/').unwrap();
+        (Client::new(host.parse().unwrap()), format!("/{path}"))
+    };
+    let (store, path) = signed("GET");
+    assert_ne!(store.addr, registry.addr());
+    store.get(&path).expect(b"content");
+    assert_eq!(store.head(&path).status, 403);
+    assert_eq!(store.get(&path.replace(&digest, &other)).status, 403);
+    assert_eq!(
+        store.get_with(&path, &[("Authorization", "Bearer x")]).status,
+        400
+    );
+    let (store, head) = signed("HEAD");
+    assert_eq!((store.head(&head).status, store.get(&head).status), (200, 403));
+    registry.expire_signed_urls();
+    assert_eq!(store.get(&path).status, 403);
+}
+
+#[test]
+fn pulls_are_counted_until_none_is_left() {
+    let registry = Registry::new();
+    registry.manners(|own| own.budget = Some(Budget::hub(2)));
+    let image = Image::small(&registry, "a", "v1", 7);
+    let client = client(&registry);
+    for _ in 0..3 {
+        let head = client.head("/v2/a/manifests/v1");
+        assert_eq!(head.field("ratelimit-remaining"), Some("2;w=21600"));
+    }
+    for left in ["1;w=21600", "0;w=21600"] {
+        let got = client.get("/v2/a/manifests/v1");
+        got.expect(&image.manifest);
+        assert_eq!(got.field("ratelimit-remaining"), Some(left));
+    }
+    client
+        .get("/v2/a/manifests/v1")
+        .expect_error(429, "TOOMANYREQUESTS");
+    assert_eq!(client.head("/v2/a/manifests/v1").status, 200);
+    assert_eq!(registry.connections(), 7);
+}
+
+#[test]
+fn a_password_or_an_identity_token_is_exchanged_by_post() {
+    let registry = Registry::new();
+    registry.require_tokens(Auth::default());
+    registry.user("alice", "a+b c");
+    registry.identity_token("alice", "identity");
+    registry.allow("alice", "team/app");
+    let post = |form: &str| {
+        let mut connection = client(&registry).open();
+        let length = form.len().to_string();
+        connection
+            .request("POST", "/token", &[("Content-Length", &length)])
+            .unwrap();
+        connection.send(form.as_bytes()).unwrap();
+        connection.read("POST").unwrap()
+    };
+    let scope = "scope=repository%3Ateam%2Fapp%3Apull";
+    for (form, status) in [
+        (
+            format!("grant_type=password&username=alice&password=a%2Bb+c&{scope}"),
+            200,
+        ),
+        (
+            format!("grant_type=refresh_token&refresh_token=identity&{scope}"),
+            200,
+        ),
+        (
+            format!("grant_type=password&username=alice&password=b&{scope}"),
+            401,
+        ),
+        (
+            format!("grant_type=refresh_token&refresh_token=other&{scope}"),
+            401,
+        ),
+    ] {
+        assert_eq!(post(&form).status, status, "{form}");
+    }
+    registry.auth(|auth| auth.post_refused = Some(405));
+    assert_eq!(post("grant_type=password").status, 405);
+}

@@ -34,6 +34,7 @@ mod resume;
 mod range;
 
 /// Lifetimes of tags, revalidation, stale answers.
+mod tag_rules;
 mod tags;
 
 /// Kills, restarts, garbage in the store.
@@ -51,6 +52,12 @@ mod powercut;
 
 /// Token flow, credentials, refusals, redirects.
 mod auth;
+
+/// Who may read what: users, rights, and what others learn.
+mod private;
+
+/// Registries of the world and their ideas, each a test named after it.
+mod quirks;
 
 /// Which header fields travel, in both directions.
 mod headers;

@@ -127,7 +127,7 @@ impl Image {
         let describe = |media_type: &str, digest: &str, size: u64| json!({"mediaType": media_type, "digest": digest, "size": size});
         let mut blobs: Vec<_> = layers
             .iter()
-            .map(|layer| (registry.blob(layer.clone()), layer.clone()))
+            .map(|layer| (registry.blob_in(repository, layer.clone()), layer.clone()))
             .collect();
         let diff_ids: Vec<_> = blobs.iter().map(|(digest, _)| digest.clone()).collect();
         let config = json!({
@@ -135,7 +135,7 @@ impl Image {
             "rootfs": {"type": "layers", "diff_ids": diff_ids},
         });
         let config = Content::from(serde_json::to_vec(&config).expect("JSON"));
-        let config_digest = registry.blob(config.clone());
+        let config_digest = registry.blob_in(repository, config.clone());
         let layer_list: Vec<_> = blobs
             .iter()
             .map(|(digest, layer)| describe(flavor.layer(), digest, layer.size()))

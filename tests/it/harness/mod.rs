@@ -11,6 +11,7 @@
 pub mod client;
 pub mod disk;
 pub mod image;
+pub mod jwt;
 pub mod prf;
 pub mod registry;
 pub mod server;
@@ -22,7 +23,8 @@ use std::time::{Duration, Instant};
 pub use client::{Broken, Client, Connection, Response};
 pub use image::{Flavor, Image};
 pub use prf::{Content, Prf};
-pub use registry::{Auth, Cut, Framing, Gate, Kind, On, Range, Registry, Reply};
+pub use registry::access::basic;
+pub use registry::{Auth, Budget, Cut, Framing, Gate, Kind, Like, On, Range, Registry, Reply, Scheme};
 pub use server::Server;
 
 /// Header fields in wire order; names as written, values raw.

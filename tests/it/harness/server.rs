@@ -17,7 +17,8 @@ use super::{PATIENCE, disk};
 pub struct Options {
     env: Vec<(String, String)>,
     args: Vec<String>,
-    registries: Vec<(String, SocketAddr)>,
+    /// Name, address, and further keys of the entry as YAML in flow style: `auth: {…}, access: verify`.
+    registries: Vec<(String, SocketAddr, String)>,
     config: Option<String>,
     root: Option<PathBuf>,
 }
@@ -40,7 +41,18 @@ impl Options {
 
     /// Makes `name` mean the plain-http registry at `addr`.
     pub fn registry(mut self, name: impl Into<String>, addr: SocketAddr) -> Self {
-        self.registries.push((name.into(), addr));
+        self.registries.push((name.into(), addr, String::new()));
+        self
+    }
+
+    /// The same, with further keys: `auth: {username: u, password: p}, access: verify`.
+    pub fn registry_with(
+        mut self,
+        name: impl Into<String>,
+        addr: SocketAddr,
+        keys: impl Into<String>,
+    ) -> Self {
+        self.registries.push((name.into(), addr, keys.into()));
         self
     }
 
@@ -86,12 +98,17 @@ impl Options {
     }
 }
 
-fn registries_yaml(registries: &[(String, SocketAddr)]) -> String {
+fn registries_yaml(registries: &[(String, SocketAddr, String)]) -> String {
     let mut yaml = String::from("registries:\n");
-    for (name, addr) in registries {
-        write!(
+    for (name, addr, keys) in registries {
+        let keys = if keys.is_empty() {
+            String::new()
+        } else {
+            format!(", {keys}")
+        };
+        writeln!(
             yaml,
-            "  - name: \"{name}\"\n    insecure: true\n    url: \"http://{addr}\"\n"
+            "  - {{name: \"{name}\", insecure: true, url: \"http://{addr}\"{keys}}}"
         )
         .expect("memory");
     }
@@ -145,7 +162,7 @@ impl Server {
         let registries = registry
             .addrs()
             .into_iter()
-            .map(|addr| (addr.to_string(), addr))
+            .map(|addr| (addr.to_string(), addr, String::new()))
             .collect();
         Options {
             registries,

@@ -3,12 +3,15 @@
 //! HTTP/1.1 by hand over blocking sockets, one thread per connection. A test puts content in, scripts deviations
 //! with rules ([`On`] says when, [`Reply`] says what), and reads the log afterwards. Without a rule it behaves.
 //!
-//! Any repository has any blob; manifests and tags belong to a repository. `/cdn/<digest>` serves blobs the way a
-//! content delivery network behind a redirect does: no registry headers, no authorization.
+//! Any repository has any blob, unless [`Manners::blobs_belong`]; manifests and tags belong to a repository.
+//! `/cdn/<digest>` serves blobs the way a content delivery network behind a redirect does: no registry headers, no
+//! authorization. Who may read what is in [`access`], what real registries do differently in [`manners`].
 
+pub mod access;
+pub mod manners;
 mod script;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io::{self, Read as _, Write as _};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -16,12 +19,18 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-pub use self::script::{Auth, Cut, Framing, Gate, On, Range, Reply};
-use super::prf::{Content, sha256};
+use self::access::Access;
+pub use self::access::{Auth, Scheme, TokenField};
+use self::manners::Signatures;
+pub use self::manners::{Budget, Like, Manners};
+pub use self::script::{Cut, Framing, Gate, On, Range, Reply};
+use super::prf::Content;
 use super::{Fields, PATIENCE, field};
 
 /// Largest request head the fake reads; far above anything the cache should send.
 const HEAD_BYTES_MAX: usize = 256 * 1024;
+/// Largest request body, which only token services take.
+const REQUEST_BODY_BYTES_MAX: u64 = 64 * 1024;
 /// Body bytes written per call.
 const PIECE_BYTES: u64 = 64 * 1024;
 
@@ -47,6 +56,7 @@ pub struct Seen {
     pub method: String,
     pub target: String,
     pub fields: Fields,
+    pub body: Vec<u8>,
     pub at: Instant,
     /// Status answered; 0 while none was sent.
     pub status: u16,
@@ -67,6 +77,25 @@ impl Seen {
 
     pub fn is_get(&self, fragment: &str) -> bool {
         self.method == "GET" && self.target.contains(fragment)
+    }
+
+    /// Whether it asked for one byte of a blob, which is how somebody's right to the blob is found out.
+    pub fn is_probe(&self) -> bool {
+        self.field("range") == Some("bytes=0-0")
+    }
+
+    /// Whether `text` is anywhere in it, as it is or percent-encoded.
+    pub fn holds(&self, text: &str) -> bool {
+        let within = |bytes: &[u8]| {
+            let bytes = String::from_utf8_lossy(bytes);
+            bytes.contains(text) || percent_decoded(&bytes).contains(text)
+        };
+        within(self.target.as_bytes())
+            || within(&self.body)
+            || self
+                .fields
+                .iter()
+                .any(|(name, value)| name.contains(text) || within(value))
     }
 }
 
@@ -95,12 +124,15 @@ struct State {
     blobs: HashMap<String, Content>,
     manifests: HashMap<(String, String), (Content, String)>,
     tags: HashMap<(String, String), String>,
+    /// The repositories each blob was put into; counts with [`Manners::blobs_belong`] only.
+    members: HashMap<String, HashSet<String>>,
     rules: Vec<(On, Reply)>,
-    auth: Option<Auth>,
-    tokens: HashMap<String, (String, Instant)>,
+    access: Access,
+    manners: Manners,
+    signatures: Signatures,
     log: Vec<Seen>,
-    streams: HashMap<u64, TcpStream>,
-    streams_opened: u64,
+    streams: HashMap<usize, TcpStream>,
+    streams_opened: usize,
 }
 
 impl Default for Registry {
@@ -205,6 +237,20 @@ impl Registry {
         digest
     }
 
+    /// Puts a blob into a repository; its digest.
+    pub fn blob_in(&self, repository: &str, content: impl Into<Content>) -> String {
+        let digest = self.blob(content);
+        self.mount(repository, &digest);
+        digest
+    }
+
+    /// Says that a blob which is there is in this repository too.
+    pub fn mount(&self, repository: &str, digest: &str) {
+        let mut state = self.state();
+        let members = state.members.entry(digest.into()).or_default();
+        members.insert(repository.into());
+    }
+
     /// Serves `content` as the blob `digest`, true or not.
     pub fn blob_as(&self, digest: &str, content: impl Into<Content>) {
         self.state().blobs.insert(digest.into(), content.into());
@@ -245,12 +291,80 @@ impl Registry {
     }
 
     pub fn require_tokens(&self, auth: Auth) {
-        self.state().auth = Some(auth);
+        self.state().access.auth = Some(auth);
+    }
+
+    /// Changes how access is asked for; it must have been asked for before.
+    pub fn auth(&self, change: impl FnOnce(&mut Auth)) {
+        change(
+            self.state()
+                .access
+                .auth
+                .as_mut()
+                .expect("there is something to change"),
+        );
     }
 
     /// Forgets every token given out, as a restarted token server would.
     pub fn revoke_tokens(&self) {
-        self.state().tokens.clear();
+        self.state().access.forget_tokens();
+    }
+
+    /// Lets the time of every token given out be over.
+    pub fn expire_tokens(&self) {
+        self.state().access.expire_tokens();
+    }
+
+    pub fn user(&self, user: &str, password: &str) {
+        self.state().access.user(user, password);
+    }
+
+    /// Takes `token` as a refresh token of `user`.
+    pub fn identity_token(&self, user: &str, token: &str) {
+        self.state().access.identity_token(user, token);
+    }
+
+    /// `Bearer …` with a new token of `user` for `repository`, as its client would have fetched it.
+    pub fn token_of(&self, user: &str, repository: &str) -> String {
+        let token = self.state().access.give(Some(user), vec![repository.into()]);
+        format!("Bearer {token}")
+    }
+
+    /// Lets `user` read a repository. With the first such right, whatever has not been allowed is refused.
+    pub fn allow(&self, user: &str, repository: &str) {
+        self.state().access.allow(Some(user), repository);
+    }
+
+    pub fn allow_anybody(&self, repository: &str) {
+        self.state().access.allow(None, repository);
+    }
+
+    pub fn revoke(&self, user: &str, repository: &str) {
+        self.state().access.revoke(Some(user), repository);
+    }
+
+    pub fn revoke_anybody(&self, repository: &str) {
+        self.state().access.revoke(None, repository);
+    }
+
+    /// Changes the habits of the whole registry.
+    pub fn manners(&self, change: impl FnOnce(&mut Manners)) {
+        change(&mut self.state().manners);
+    }
+
+    /// Makes every signed URL given out worthless, as time does.
+    pub fn expire_signed_urls(&self) {
+        self.state().signatures.forget();
+    }
+
+    /// Pulls that are left, where they are counted.
+    pub fn pulls_left(&self) -> u64 {
+        self.state()
+            .manners
+            .budget
+            .as_ref()
+            .expect("they are counted")
+            .left
     }
 
     // --- What happened ---
@@ -279,6 +393,21 @@ impl Registry {
 
     pub fn requests(&self) -> usize {
         self.state().log.len()
+    }
+
+    /// Connections accepted since the start, on all listeners.
+    pub fn connections(&self) -> usize {
+        self.state().streams_opened
+    }
+
+    /// The requests that hold `secret` anywhere.
+    pub fn saw(&self, secret: &str) -> Vec<Seen> {
+        self.state()
+            .log
+            .iter()
+            .filter(|seen| seen.holds(secret))
+            .cloned()
+            .collect()
     }
 
     /// Waits until the log satisfies `condition`.
@@ -355,11 +484,13 @@ impl Inner {
     fn answer(&self, stream: &mut TcpStream, seen: Seen) -> io::Result<KeepAlive> {
         let (index, reply, mut answer) = {
             let mut state = self.lock();
-            let reply = state.take_rule(&seen);
+            let mut reply = state.take_rule(&seen);
             let answer = if reply.status.is_some() {
                 Answer::empty()
             } else {
-                state.ordinary(&seen)
+                let mut answer = state.ordinary(&seen);
+                state.manners.finish(&seen, &mut answer, &mut reply);
+                answer
             };
             state.log.push(seen.clone());
             (state.log.len() - 1, reply, answer)
@@ -661,13 +792,25 @@ impl State {
 
     fn ordinary(&mut self, seen: &Seen) -> Answer {
         let path = seen.target.split('?').next().unwrap_or_default();
-        if seen.method != "GET" && seen.method != "HEAD" {
+        let reads = seen.method == "GET" || seen.method == "HEAD";
+        if !reads && (seen.kind != Kind::Token || seen.method != "POST") {
             return Answer::error(405);
+        }
+        if let Some(answer) = self.manners.turn_away(seen) {
+            return answer;
         }
         match seen.kind {
             Kind::Ping => Answer::ok("application/json", Content::from("{}"))
                 .with("Docker-Distribution-Api-Version", "registry/2.0"),
-            Kind::Token => self.token(seen),
+            Kind::Token => self.access.token(seen),
+            Kind::Cdn
+                if let Some(store) = &self.manners.store
+                    && let Some(refused) =
+                        self.signatures
+                            .refuse(store, seen, path.trim_start_matches("/cdn/")) =>
+            {
+                refused
+            }
             Kind::Cdn => match self.blobs.get(path.trim_start_matches("/cdn/")) {
                 Some(content) => {
                     let mut answer = Answer::ok("binary/octet-stream", content.clone())
@@ -682,11 +825,16 @@ impl State {
                 let Some((repository, reference)) = split_path(path) else {
                     return Answer::error(404);
                 };
-                if let Some(challenge) = self.challenge(seen, repository) {
-                    return Answer::error(401).with("WWW-Authenticate", challenge);
+                if let Err(wrong) = self.access.check(seen.field("authorization"), repository) {
+                    let own = self.first.expect("set before the first request").to_string();
+                    return self.access.refusal(wrong, repository, &own);
                 }
+                let belongs = |members: &HashSet<String>| members.contains(repository);
                 let found = if seen.kind == Kind::Blob {
-                    self.blobs.get(reference).map(|content| {
+                    let content = self.blobs.get(reference).filter(|_| {
+                        !self.manners.blobs_belong || self.members.get(reference).is_some_and(belongs)
+                    });
+                    content.map(|content| {
                         (
                             reference.to_owned(),
                             content.clone(),
@@ -706,6 +854,15 @@ impl State {
                 let Some((digest, content, media_type)) = found else {
                     return Answer::error(404);
                 };
+                if seen.kind == Kind::Manifest && self.manners.unacceptable(seen, &media_type) {
+                    return Answer::error(404);
+                }
+                if let Some(elsewhere) = self.manners.redirect(seen, &mut self.signatures) {
+                    return elsewhere;
+                }
+                if let Some(refused) = self.manners.charge(seen) {
+                    return refused;
+                }
                 let mut answer = Answer::ok(&media_type, content)
                     .with("Docker-Content-Digest", digest.as_str())
                     .with("Docker-Distribution-Api-Version", "registry/2.0")
@@ -719,54 +876,6 @@ impl State {
             }
             Kind::Other => Answer::error(404),
         }
-    }
-
-    fn challenge(&self, seen: &Seen, repository: &str) -> Option<String> {
-        let auth = self.auth.as_ref()?;
-        let given = seen.field("authorization").unwrap_or_default();
-        if auth.also_accept.iter().any(|accepted| accepted == given) {
-            return None;
-        }
-        let scope = format!("repository:{repository}:pull");
-        if let Some(token) = given.strip_prefix("Bearer ")
-            && let Some((granted, until)) = self.tokens.get(token)
-            && granted.contains(&scope)
-            && Instant::now() < *until
-        {
-            return None;
-        }
-        let own = || {
-            format!(
-                "http://{}/token",
-                self.first.expect("set before the first request")
-            )
-        };
-        let realm = auth.realm.clone().unwrap_or_else(own);
-        Some(format!(
-            r#"Bearer realm="{realm}",service="{}",scope="{scope}""#,
-            auth.service
-        ))
-    }
-
-    fn token(&mut self, seen: &Seen) -> Answer {
-        let Some(auth) = self.auth.clone() else {
-            return Answer::error(404);
-        };
-        if auth
-            .token_authorization
-            .as_deref()
-            .is_some_and(|wanted| seen.field("authorization") != Some(wanted))
-        {
-            return Answer::error(401);
-        }
-        let scope = percent_decoded(&seen.target);
-        let token =
-            sha256(format!("token {}", self.tokens.len() + self.log.len()).as_bytes()).replace(':', ".");
-        self.tokens
-            .insert(token.clone(), (scope, Instant::now() + auth.token_ttl));
-        let seconds = auth.token_ttl.as_secs();
-        let body = format!(r#"{{"token":"{token}","access_token":"{token}","expires_in":{seconds}}}"#);
-        Answer::ok("application/json", Content::from(body.as_str()))
     }
 }
 
@@ -799,7 +908,7 @@ fn kind_of(target: &str) -> Kind {
     let front = path.rsplit_once('/').map_or("", |(front, _)| front);
     match path {
         "/v2" | "/v2/" => Kind::Ping,
-        "/token" => Kind::Token,
+        "/token" | "/token/" | "/v2/token" | "/v2/auth" | "/oauth2/token" => Kind::Token,
         _ if path.starts_with("/cdn/") => Kind::Cdn,
         _ if path.starts_with("/v2/") && front.ends_with("/manifests") => Kind::Manifest,
         _ if path.starts_with("/v2/") && front.ends_with("/blobs") => Kind::Blob,
@@ -842,12 +951,27 @@ fn read_request(stream: &mut TcpStream, buffer: &mut Vec<u8>, listener: usize) -
             line[colon + 1..].trim_ascii().to_vec(),
         ));
     }
+    let length: u64 =
+        field(&fields, "content-length").map_or(Ok(0), |text| text.parse().map_err(|_| invalid()))?;
+    if length > REQUEST_BODY_BYTES_MAX {
+        return Err(invalid());
+    }
+    while (buffer.len() as u64) < length {
+        let mut piece = [0; 8192];
+        let n = stream.read(&mut piece)?;
+        if n == 0 {
+            return Err(invalid());
+        }
+        buffer.extend_from_slice(&piece[..n]);
+    }
+    let body = buffer.drain(..length as usize).collect();
     Ok(Some(Seen {
         listener,
         kind: kind_of(target),
         method: method.into(),
         target: target.into(),
         fields,
+        body,
         at: Instant::now(),
         status: 0,
         sent: 0,

@@ -338,28 +338,3 @@ impl Gate {
         Ok(())
     }
 }
-
-/// The bearer-token flow: content needs a token, tokens come from `/token` on the first listener.
-#[derive(Clone)]
-pub struct Auth {
-    pub service: String,
-    pub token_ttl: Duration,
-    /// The realm of the challenge; the first listener's `/token` unless set.
-    pub realm: Option<String>,
-    /// The `Authorization` value the token endpoint wants; `None` gives tokens to anybody.
-    pub token_authorization: Option<String>,
-    /// `Authorization` values accepted for content besides tokens.
-    pub also_accept: Vec<String>,
-}
-
-impl Default for Auth {
-    fn default() -> Self {
-        Auth {
-            service: "fake, registry".into(),
-            token_ttl: Duration::from_secs(300),
-            realm: None,
-            token_authorization: None,
-            also_accept: Vec::new(),
-        }
-    }
-}
