@@ -193,6 +193,40 @@ fn with_a_whitelist_other_registries_do_not_exist() {
     assert_eq!(client.get("/v2/").status, 200);
 }
 
+/// What a core has in memory was given out when the registry was still named.
+#[test]
+fn a_registry_that_is_no_longer_named_is_gone_at_once() {
+    let (one, two) = two_registries();
+    let listed = |names: &[String]| {
+        let entries: String = names
+            .iter()
+            .map(|name| format!("  - name: \"{name}\"\n    url: \"http://{name}\"\n"))
+            .collect();
+        format!("whitelist_mode: true\nregistries:\n{entries}")
+    };
+    let cache = Server::bare().config(listed(&[one.name(), two.name()])).start();
+    let digest = two.blob(Prf::new(fresh_seed(), 200_000));
+    let paths = [two.manifest_url("a/b", "v1"), two.blob_url("a/b", &digest)];
+    for path in &paths {
+        eventually("it is remembered", || {
+            let got = cache.client().get(path);
+            assert_eq!(got.status, 200, "{got}");
+            got.x_cache() == "HIT"
+        });
+    }
+    std::fs::write(cache.home().join("config.yaml"), listed(&[one.name()])).unwrap();
+    let pid = rustix::process::Pid::from_raw(cache.pid().try_into().unwrap()).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::HUP).unwrap();
+    cache.wait_stderr("configuration reloaded");
+    for path in &paths {
+        cache.client().get(path).expect_error(403, "DENIED");
+    }
+    cache
+        .client()
+        .get(&one.manifest_url("a/b", "v1"))
+        .expect(b"of one");
+}
+
 // ---- caches behind caches ------------------------------------------------------------------------------------------
 
 /// A cache in front of a cache in front of `upstream`.
