@@ -8,6 +8,7 @@ mod page;
 mod pull;
 mod respond;
 mod route;
+mod stats;
 mod via;
 
 use std::cell::RefCell;

@@ -20,6 +20,7 @@ pub enum Route {
     Alive,
     /// The same, for programs that read the body.
     Health,
+    Stats,
     Content(Asked, What),
 }
 
@@ -93,6 +94,7 @@ pub fn parse<'h>(
         "/v2/" | "/v2" => return Ok(Route::Ping),
         "/healthz" | "/livez" | "/readyz" => return Ok(Route::Alive),
         "/_/health" => return Ok(Route::Health),
+        "/_/stats" => return Ok(Route::Stats),
         _ => {}
     }
     let rest = path.strip_prefix("/v2/").ok_or(RouteError::NotFound)?;

@@ -72,6 +72,8 @@ fn whoever_has_no_key_is_told_so_and_nothing_else() {
         assert_eq!(cache.client().get(path).status, 200, "{path}");
     }
     assert_ne!(cache.client().get("/").status, 401);
+    let stats = cache.client().get_with("/_/stats", &[ALICE]);
+    assert_eq!(stats.status, 200, "with the key they are there: {stats}");
 }
 
 /// A hit is answered before anything else is looked at, so the door must be looked at even before that.
