@@ -302,24 +302,27 @@ fn a_list_is_stale_rather_than_missing_while_its_upstream_is_away() {
         }
     }
     let other = cache.client().get(&format!("/v2/{name}/other/tags/list"));
-    assert_eq!(other.status, 502, "what nobody has seen is not made up: {other}");
+    assert!(
+        matches!(other.status, 429 | 502),
+        "what nobody has seen is not made up: {other}"
+    );
 }
 
 #[test]
 fn what_an_upstream_answers_keeps_its_class() {
-    let upstream = Registry::new();
-    let cache = Server::options(&upstream).env("TAG_TTL", "0s").start();
-    let name = upstream.name();
     for (status, code) in [
         (404, "NAME_UNKNOWN"),
         (403, "DENIED"),
         (429, "TOOMANYREQUESTS"),
         (500, "UNAVAILABLE"),
     ] {
-        let repository = format!("r{status}");
-        let reply = Reply::status(status).set("Retry-After", "7");
-        upstream.on(On::path(format!("/v2/{repository}/")).times(1), reply);
-        let got = cache.client().get(&format!("/v2/{name}/{repository}/tags/list"));
+        // Each with a registry of its own: one that limits us, or fails, is not asked again at once.
+        let upstream = Registry::new();
+        let cache = Server::start(&upstream);
+        upstream.on(On::any(), Reply::status(status).set("Retry-After", "7"));
+        let got = cache
+            .client()
+            .get(&format!("/v2/{}/a/tags/list", upstream.name()));
         got.expect_error(if status == 500 { 502 } else { status }, code);
         if status == 429 {
             assert_eq!(got.field("retry-after"), Some("7"));
