@@ -10,7 +10,7 @@ use signal_hook::iterator::Signals;
 use crate::cache::{Cache, TagPolicy};
 use crate::config::{self, Config, ListenAddr, Mistakes, RootChoice, Storage};
 use crate::limits::DRAIN;
-use crate::registry::Registry;
+use crate::registry::{FrontDoor, Options, Registry};
 use crate::runtime::core::CoreSettings;
 use crate::runtime::driver::{self, IoDriver};
 use crate::runtime::helper::Helper;
@@ -114,13 +114,21 @@ pub fn run(config: Config, read: &dyn Fn() -> Result<Config, Mistakes>) -> Resul
         driver: choice.driver,
         modern_ring,
     };
+    let front = Options {
+        default_registry: config.default_registry.clone(),
+        memory_bytes_max: config.memory_cache_bytes,
+        registry_header: config.registry_header,
+        front: config
+            .front_auth
+            .as_ref()
+            .map(|(username, password)| FrontDoor::new(username, password.reveal())),
+    };
     for (index, (cpu, sockets)) in plan.iter().zip(listeners).enumerate() {
         let (cache, helper, shutdown) = (cache.clone(), helper.clone(), shutdown.clone());
         let log = access_log.as_ref().map(AccessLogWriter::log);
-        let (default_registry, memory) = (config.default_registry.clone(), config.memory_cache_bytes);
-        let stats = config.front_auth.is_some();
+        let front = front.clone();
         core::start(index, *cpu, settings, move || async move {
-            let registry = Rc::new(Registry::new(cache, default_registry, memory).with_stats(stats));
+            let registry = Rc::new(Registry::new(cache, front));
             let server = Server::new(registry, helper, shutdown, log);
             serve(server, sockets).await;
         })?;

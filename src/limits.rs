@@ -51,6 +51,25 @@ pub const OPEN_FILES_PER_CORE_MAX: usize = 1_024;
 /// Manifests up to this size are accepted (the specification asks registries for at least 4 MiB).
 pub const MANIFEST_BYTES_MAX: usize = 4 * 1024 * 1024;
 
+/// Lists (tags, referrers) up to this size are accepted: 30,000 of the longest tags.
+pub const LISTING_BYTES_MAX: usize = 4 * 1024 * 1024;
+
+/// How long a list is given out without asking for it again: long enough for a burst of builds, short enough that
+/// whoever pushes a tag and looks for it does not wonder.
+pub const LISTING_LIFETIME: Duration = Duration::from_secs(15);
+
+/// Bytes of lists kept in memory, shared by all cores; four of the largest, thousands of ordinary ones.
+pub const LISTINGS_BYTES_MAX: u64 = 4 * LISTING_BYTES_MAX as u64 + 64 * 1024;
+
+/// Lists kept in memory, whatever their size.
+pub const LISTINGS_MAX: usize = 4_096;
+
+/// Tags asked of an upstream at once, whatever a client wants; what the large registries grant.
+pub const TAGS_PER_PAGE_MAX: u64 = 1_000;
+
+/// Caches a request may have come through before it is taken for one that goes in a circle.
+pub const VIA_MAX: usize = 10;
+
 /// Bodies up to this size are verified before their first byte is sent.
 pub const HELD_WHOLE_BYTES_MAX: u64 = 1024 * 1024;
 

@@ -8,6 +8,9 @@ mod fill;
 mod flight;
 mod freshness;
 mod health;
+mod listed;
+mod listing;
+mod lru;
 mod manifest;
 mod pass;
 mod tags;
@@ -30,12 +33,16 @@ pub use access::{Approach, Caller, Held, Permit};
 pub use fill::{Fill, Follower, Head, Ready as FillReady};
 pub use flight::Role;
 pub use freshness::TagPolicy;
+pub use listed::INDEX_TYPE;
+pub use listing::{ListingAnswer, ListingError, ListingKey};
+pub use lru::Lru;
 pub use manifest::{Manifest, ManifestAnswer, ManifestKey};
 pub use pass::{Passed, PassedHead};
 
 use access::AccessTable;
 use flight::Flights;
 use health::StoreHealth;
+use listing::Listings;
 use tags::{Revalidating, TagTable};
 
 /// The shared cache; cheap to clone.
@@ -51,6 +58,8 @@ struct Shared {
     fills: fill::FillTable,
     manifests: Flights<ManifestKey, Result<ManifestAnswer, FetchError>>,
     tags: TagTable,
+    listings: Listings,
+    listings_under_way: listing::ListingFlights,
     revalidating: Revalidating,
     access: AccessTable,
     /// Verified manifests on their way to the disk: already as good as stored.
@@ -132,11 +141,18 @@ impl Cache {
             fills: fill::FillTable::default(),
             manifests: Flights::default(),
             tags: TagTable::default(),
+            listings: Listings::default(),
+            listings_under_way: Flights::default(),
             revalidating: Revalidating::default(),
             access: AccessTable::default(),
             pending: Mutex::default(),
             slots: Semaphore::new(FILLS_MAX),
         }))
+    }
+
+    /// The registries behind us.
+    pub fn upstreams(&self) -> &Upstreams {
+        &self.0.upstreams
     }
 
     /// What the operator chose for registries, as they are asked now.

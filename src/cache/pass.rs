@@ -87,7 +87,7 @@ impl Cache {
                     Target::Blob(digest) | Target::Manifest(Reference::Digest(digest)) => Some(digest),
                     // The digest of the first schema leaves the signatures out.
                     Target::Manifest(Reference::Tag(_)) if is_schema1(&head) => None,
-                    Target::Manifest(Reference::Tag(_)) => named,
+                    _ => named,
                 };
                 tokio::spawn(pump(response.body, filled, Withheld::new(expected)));
             }

@@ -238,6 +238,11 @@ impl Registries {
         }
     }
 
+    /// Whether there is a registry `namespace` at all: with `whitelist_mode` only those that are named.
+    pub fn exists(&self, namespace: &Namespace) -> bool {
+        !self.whitelist_mode || self.settings(namespace).1 != Named::No
+    }
+
     /// The registries that everybody who reaches the cache reads with our credentials although nobody said
     /// `access: shared`. Worth a line in the log.
     pub fn shared_by_default(&self) -> impl Iterator<Item = &RegistryName> {

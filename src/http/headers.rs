@@ -2,6 +2,8 @@
 
 pub const ACCEPT: &str = "Accept";
 pub const IF_NONE_MATCH: &str = "If-None-Match";
+pub const VIA: &str = "Via";
+pub const X_REGISTRY: &str = "X-Registry";
 
 /// Tells whether the value of a `Connection` field names `field`, whatever the case.
 pub fn names_field(connection: &str, field: &str) -> bool {

@@ -5,6 +5,7 @@ pub mod conditional;
 pub mod content_range;
 pub mod date;
 pub mod headers;
+pub mod link;
 pub mod multipart;
 pub mod range;
 pub mod request;

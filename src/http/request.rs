@@ -49,6 +49,8 @@ pub struct RequestHead<'b> {
     pub user_agent: Option<&'b str>,
     pub(crate) has_accept: bool,
     pub(crate) has_if_none_match: bool,
+    pub(crate) has_via: bool,
+    pub(crate) has_registry: bool,
     pub(crate) fields: FieldLines<'b>,
 }
 
@@ -70,6 +72,8 @@ impl RequestHead<'static> {
             user_agent: None,
             has_accept: false,
             has_if_none_match: false,
+            has_via: false,
+            has_registry: false,
             fields: FieldLines::checked(&[]),
         }
     }
@@ -92,6 +96,21 @@ impl<'b> RequestHead<'b> {
         self.values(headers::IF_NONE_MATCH, self.has_if_none_match)
     }
 
+    /// Whether there is any `X-Registry` line.
+    pub fn has_registry(&self) -> bool {
+        self.has_registry
+    }
+
+    /// The value of every `X-Registry` line, whatever its bytes.
+    pub fn registry(&self) -> impl Iterator<Item = &'b [u8]> + Clone + use<'b> {
+        self.raw_values(headers::X_REGISTRY, self.has_registry)
+    }
+
+    /// The value of every `Via` line, whatever its bytes; several lines mean one list.
+    pub fn via(&self) -> impl Iterator<Item = &'b [u8]> + Clone + use<'b> {
+        self.raw_values(headers::VIA, self.has_via)
+    }
+
     /// Every field line as received, in order: name, and value without the white space around it.
     ///
     /// Names are tokens. Values hold no control but tab; bytes from 0x80 are possible.
@@ -100,10 +119,19 @@ impl<'b> RequestHead<'b> {
     }
 
     fn values(&self, name: &'static str, present: bool) -> impl Iterator<Item = &'b str> + Clone + use<'b> {
+        self.raw_values(name, present)
+            .filter_map(|value| std::str::from_utf8(value).ok())
+    }
+
+    fn raw_values(
+        &self,
+        name: &'static str,
+        present: bool,
+    ) -> impl Iterator<Item = &'b [u8]> + Clone + use<'b> {
         let lines = if present { self.fields } else { FieldLines(&[]) };
         lines
             .filter(move |(found, _)| found.len() == name.len() && found.eq_ignore_ascii_case(name))
-            .filter_map(|(_, value)| std::str::from_utf8(value).ok())
+            .map(|(_, value)| value)
     }
 }
 

@@ -3,7 +3,8 @@
 use serde_json::json;
 
 use super::route::RouteError;
-use crate::cache::{FetchError, Origin};
+use super::via::Loop;
+use crate::cache::{FetchError, ListingError, Origin};
 use crate::http::{Body, CacheResult, Fields, Response};
 use crate::oci::{ErrorCode, ParseDigestError};
 use crate::upstream::{UpstreamError, seconds_left};
@@ -17,8 +18,17 @@ pub enum PullError {
     Fetch(#[from] FetchError),
     #[error("this registry is read-only")]
     ReadOnly,
-    #[error("listing tags and referrers is not supported by this version")]
-    Listing,
+    #[error(transparent)]
+    Listing(#[from] ListingError),
+    #[error("this cache wants a user name and a password")]
+    Door,
+    #[error(transparent)]
+    Loop(#[from] Loop),
+    /// Chosen beside the name; whether it was for referrers.
+    #[error("this cache does not know the registry")]
+    Unlisted(bool),
+    #[error("this cache does not serve the registry")]
+    NotAllowed,
 }
 
 /// What was asked for, as far as it is known.
@@ -47,6 +57,7 @@ impl PullError {
                         (400, ErrorCode::NameInvalid)
                     }
                     RouteError::Reference => (400, ErrorCode::ManifestInvalid),
+                    RouteError::Page => (400, ErrorCode::Unsupported),
                     RouteError::Digest(ParseDigestError::Algorithm) => (400, ErrorCode::Unsupported),
                     RouteError::Digest(_) => (400, ErrorCode::DigestInvalid),
                 };
@@ -59,7 +70,32 @@ impl PullError {
                 &self.to_string(),
                 Fields::new().with("Allow", "GET, HEAD"),
             ),
-            PullError::Listing => refuse(404, ErrorCode::Unsupported, &self.to_string(), Fields::new()),
+            PullError::Listing(ListingError::Fetch(error)) => fetch(error, wanted),
+            PullError::Listing(ListingError::NoReferrers(_)) => {
+                refuse(404, ErrorCode::ManifestUnknown, &self.to_string(), Fields::new())
+            }
+            PullError::Listing(ListingError::TooLarge) => {
+                refuse(502, ErrorCode::Unknown, &self.to_string(), Fields::new())
+            }
+            PullError::Door => refuse(
+                401,
+                ErrorCode::Unauthorized,
+                &self.to_string(),
+                Fields::new().with("WWW-Authenticate", "Basic realm=\"oci-pull-through\""),
+            ),
+            // Not 502, which clients and caches repeat: a circle is the same the next time (RFC 5842, 7.2).
+            PullError::Loop(error) => refuse(508, ErrorCode::Unknown, &error.to_string(), Fields::new()),
+            // A client that chose it by `ns` goes on to the registry itself. `NAME_UNKNOWN` would end a search for
+            // referrers, which has another way.
+            PullError::Unlisted(referrers) => {
+                let code = if *referrers {
+                    ErrorCode::ManifestUnknown
+                } else {
+                    ErrorCode::NameUnknown
+                };
+                refuse(404, code, &self.to_string(), Fields::new())
+            }
+            PullError::NotAllowed => refuse(403, ErrorCode::Denied, &self.to_string(), Fields::new()),
         }
     }
 }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::lru::Lru;
+use crate::cache::Lru;
 use crate::http::{Fields, Ready, RequestHead};
 use crate::limits::{MEMORY_OBJECTS_MAX, OPEN_FILES_PER_CORE_MAX};
 use crate::oci::accepts;
@@ -91,8 +91,11 @@ impl Memory {
         self.files.remove(target);
     }
 
-    /// Remembers an answer to `target`. `fields` say that it was a hit.
+    /// Remembers an answer to `target`. `fields` say that it was a hit. Without a target it would be found by nobody.
     pub fn remember(&mut self, target: &str, fields: Fields, body: Bytes, tag: Option<TagTerms>) {
+        if target.is_empty() {
+            return;
+        }
         let weight =
             2 * body.len() as u64 + 2 * fields.as_bytes().len() as u64 + target.len() as u64 + OVERHEAD_BYTES;
         let entry = Remembered::new(fields, RememberedBody::Bytes(body), tag);
@@ -101,7 +104,7 @@ impl Memory {
 
     /// Remembers that the answer to `target` is `file`, of `size` bytes.
     pub fn remember_file(&mut self, target: &str, fields: Fields, file: Arc<File>, size: u64) {
-        if size > 0 {
+        if size > 0 && !target.is_empty() {
             self.files.insert(
                 target.into(),
                 Remembered::new(fields, RememberedBody::File(file, size), None),

@@ -1,12 +1,15 @@
 //! What a request means: the `/v2/` API, on one core.
 
 mod error;
-mod lru;
+mod front;
+mod listing;
 mod memory;
+mod page;
 mod pull;
 mod respond;
 mod route;
 mod stats;
+mod via;
 
 use std::cell::RefCell;
 use std::future::Future;
@@ -14,28 +17,40 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use crate::cache::Cache;
+use crate::cache::{Cache, Lru, Origin};
 use crate::config::Registries;
 use crate::http::{Body, CacheResult, Fields, Method, Ready, RequestHead, Response};
 use crate::limits::OPEN_FILES_PER_CORE_MAX;
 use crate::oci::{Digest, Namespace};
 use crate::server::Handler;
 use crate::store::{Entry, Key};
+use crate::upstream::OnBehalf;
 
-use lru::Lru;
+use error::PullError;
 use memory::Memory;
+use route::{Asked, Chosen, Route, What};
 
-pub use route::{Route, RouteError};
+pub use front::FrontDoor;
+
+/// What the operator chose for the front.
+#[derive(Clone)]
+pub struct Options {
+    pub default_registry: Namespace,
+    /// Bytes of a core's memory for small answers.
+    pub memory_bytes_max: u64,
+    /// Whether `X-Registry` may choose the registry.
+    pub registry_header: bool,
+    /// Who may come in, when not everybody.
+    pub front: Option<FrontDoor>,
+}
 
 /// One core's registry: what it has in memory and open, in front of the shared cache.
 pub struct Registry {
-    default_registry: Namespace,
+    options: Options,
     cache: Cache,
     memory: RefCell<Memory>,
     /// Committed blobs, opened.
     files: RefCell<Lru<Digest, Entry>>,
-    /// Whether `/_/stats` is there.
-    stats: bool,
     settings: RefCell<Settings>,
 }
 
@@ -46,7 +61,7 @@ struct Settings {
 }
 
 impl Registry {
-    pub fn new(cache: Cache, default_registry: Namespace, memory_bytes_max: u64) -> Self {
+    pub fn new(cache: Cache, options: Options) -> Self {
         // The generation first: a change in between is seen as one later.
         let settings = Settings {
             generation: cache.generation(),
@@ -54,16 +69,13 @@ impl Registry {
         };
         Registry {
             settings: RefCell::new(settings),
-            default_registry,
             cache,
-            memory: RefCell::new(Memory::new(memory_bytes_max)),
+            memory: RefCell::new(Memory::new(options.memory_bytes_max)),
             files: RefCell::new(Lru::new(OPEN_FILES_PER_CORE_MAX as u64, OPEN_FILES_PER_CORE_MAX)),
-            stats: false,
+            options,
         }
     }
-}
 
-impl Registry {
     /// The operator's choices. When they have changed, what is remembered may be for other eyes, and is forgotten.
     fn registries(&self) -> Arc<Registries> {
         let mut settings = self.settings.borrow_mut();
@@ -77,6 +89,67 @@ impl Registry {
         }
         settings.registries.clone()
     }
+
+    /// Whether the front door is open for `head`.
+    fn admits(&self, head: &RequestHead<'_>) -> bool {
+        match &self.options.front {
+            Some(door) if front::is_guarded(head.path) => door.opens(head.authorization),
+            _ => true,
+        }
+    }
+
+    /// Whether a field of `head` chooses its registry.
+    fn is_steered(&self, head: &RequestHead<'_>) -> bool {
+        self.options.registry_header && head.has_registry()
+    }
+
+    /// The head as the rest of the way sees it: without what was meant for the front door, and without a target where
+    /// the target alone does not tell what is asked for, so that nothing is remembered under it.
+    fn admit<'b>(&self, head: &RequestHead<'b>) -> Result<RequestHead<'b>, PullError> {
+        if !self.admits(head) {
+            return Err(PullError::Door);
+        }
+        let mut admitted = *head;
+        if self.options.front.is_some() {
+            admitted.authorization = None;
+        }
+        if self.is_steered(head) {
+            admitted.target = "";
+        }
+        Ok(admitted)
+    }
+
+    fn find_route(&self, head: &RequestHead<'_>) -> Result<Route, PullError> {
+        let field = head.registry().filter(|_| self.options.registry_header);
+        let route = route::parse(head.path, head.query, field, &self.options.default_registry)?;
+        if let Route::Content(Asked { origin, chosen, .. }, what) = &route
+            && !self.registries().exists(&origin.namespace)
+        {
+            return Err(match chosen {
+                Chosen::Beside => PullError::Unlisted(matches!(what, What::Referrers(..))),
+                Chosen::InName => PullError::NotAllowed,
+            });
+        }
+        Ok(route)
+    }
+
+    /// Notes who waits for what a request asks for, if it has come through other caches.
+    fn on_behalf(
+        &self,
+        head: &RequestHead<'_>,
+        asked: &Asked,
+        what: &What,
+    ) -> Result<Option<OnBehalf>, PullError> {
+        let upstreams = self.cache.upstreams();
+        let chain = via::chain(head.via(), upstreams.pseudonym())?;
+        let Origin {
+            namespace,
+            repository,
+        } = &asked.origin;
+        Ok(chain
+            .zip(what.target())
+            .map(|(chain, target)| upstreams.on_behalf(namespace, repository, target, &chain)))
+    }
 }
 
 impl Handler for Registry {
@@ -85,7 +158,8 @@ impl Handler for Registry {
             && head.range.is_none()
             && !head.has_if_none_match();
         // What was remembered under other choices is forgotten on the long way.
-        if plain && self.settings.borrow().generation == self.cache.generation() {
+        let current = self.settings.borrow().generation == self.cache.generation();
+        if plain && current && !self.is_steered(head) && self.admits(head) {
             self.memory.borrow_mut().find(head)
         } else {
             None
@@ -94,7 +168,7 @@ impl Handler for Registry {
 
     fn file_failed(&self, head: &RequestHead<'_>) {
         self.memory.borrow_mut().forget(head.target);
-        if let Ok(Route::Blob { digest, .. }) = route::parse(head.path, head.query, &self.default_registry) {
+        if let Ok(Route::Content(_, What::Blob(digest))) = self.find_route(head) {
             self.files.borrow_mut().remove(&digest);
             self.cache.distrust(Key::Blob(digest));
         }

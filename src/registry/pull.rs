@@ -7,7 +7,7 @@ use bytes::Bytes;
 use super::error::{Kind, PullError, Wanted};
 use super::memory::TagTerms;
 use super::respond::{self, Description, Life, Part};
-use super::route::{self, Route};
+use super::route::{Route, What};
 use super::{Registry, plain};
 use crate::cache::{
     Approach, Caller, FetchError, Fill, Follower, Found, Head, Held, ManifestAnswer, ManifestKey, Origin,
@@ -36,37 +36,42 @@ impl Registry {
     }
 
     async fn route(&self, head: &RequestHead<'_>, wanted: &mut Wanted) -> Result<Response, PullError> {
+        let head = &self.admit(head)?;
         if head.method == Method::Other {
             return Err(PullError::ReadOnly);
         }
-        match route::parse(head.path, head.query, &self.default_registry)? {
-            Route::Ping => Ok(plain(200, "application/json", "{}")),
-            Route::Health => Ok(plain(200, "text/plain", "ok\n")),
-            Route::Stats => self.stats().await,
-            Route::Listing => Err(PullError::Listing),
-            Route::Manifest {
-                origin,
-                reference,
-                ns,
-            } => {
-                *wanted = Wanted {
-                    origin: Some(origin.clone()),
-                    kind: Kind::Manifest,
-                };
-                self.manifest(head, origin, reference, ns.as_deref()).await
-            }
-            Route::Blob { origin, digest, ns } => {
-                *wanted = Wanted {
-                    origin: Some(origin.clone()),
-                    kind: Kind::Blob,
-                };
-                self.blob(head, &origin, digest, ns.as_deref()).await
+        let (asked, what) = match self.find_route(head)? {
+            Route::Ping => return Ok(plain(200, "application/json", "{}")),
+            Route::Alive => return Ok(plain(200, "text/plain", "ok\n")),
+            Route::Health => return Ok(plain(200, "application/json", "{\"status\":\"healthy\"}")),
+            Route::Stats => return self.stats().await,
+            Route::Content(asked, what) => (asked, what),
+        };
+        *wanted = Wanted {
+            origin: Some(asked.origin.clone()),
+            kind: match what {
+                // Who finds no referrers looks for a manifest in their place.
+                What::Manifest(_) | What::Referrers(..) => Kind::Manifest,
+                What::Blob(_) => Kind::Blob,
+                What::Tags(_) => Kind::Other,
+            },
+        };
+        // As long as it is held, what we ask for this request names those it has come through.
+        let _on_behalf = self.on_behalf(head, &asked, &what)?;
+        let ns = asked.ns.as_deref();
+        match what {
+            What::Manifest(reference) => self.manifest(head, asked.origin.clone(), reference, ns).await,
+            What::Blob(digest) => self.blob(head, &asked.origin, digest, ns).await,
+            What::Tags(query) => self.tags(head, &asked, query).await,
+            What::Referrers(digest, query) => {
+                let target = Target::Referrers(digest, query);
+                self.referrers(head, &asked, target).await
             }
         }
     }
 
     /// On whose behalf the upstream is asked.
-    fn approach(&self, origin: &Origin, head: &RequestHead<'_>) -> Approach {
+    pub(super) fn approach(&self, origin: &Origin, head: &RequestHead<'_>) -> Approach {
         let access = self.registries().settings(&origin.namespace).0.access();
         self.cache.approach(origin, access, head.authorization)
     }
@@ -391,13 +396,13 @@ impl Registry {
     ) -> Result<Response, PullError> {
         let accept = match &target {
             Target::Manifest(_) => head.accept().map(str::to_owned).collect(),
-            Target::Blob(_) => Vec::new(),
+            _ => Vec::new(),
         };
         let head_only = head.method == Method::Head;
         let is_blob = matches!(target, Target::Blob(_));
         let wanted = match &target {
             Target::Blob(digest) | Target::Manifest(Reference::Digest(digest)) => Some(*digest),
-            Target::Manifest(Reference::Tag(_)) => None,
+            _ => None,
         };
         let (passed, body) = self
             .cache

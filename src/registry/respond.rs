@@ -100,7 +100,7 @@ fn replay(fields: &mut Fields, stored: &BTreeMap<String, Vec<String>>) {
 }
 
 /// `X-Cache` for people, `Cache-Status` (RFC 9211) for tools.
-fn add_cache(fields: &mut Fields, cache: CacheResult) {
+pub fn add_cache(fields: &mut Fields, cache: CacheResult) {
     let (x_cache, parameters) = match cache {
         CacheResult::None => return,
         CacheResult::Hit => ("HIT", "hit"),

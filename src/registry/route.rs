@@ -1,31 +1,54 @@
-//! Path and query to a route. Pure.
+//! Path, query and `X-Registry` to a route. Pure.
 //!
-//! Which registry: `ns=`, else the first part of the path if it looks like one, else the default. Two that
-//! disagree are refused. The verb is looked for from the end: `blobs`, `manifests` and `tags` are legal parts of
+//! Which registry: the field, else `ns=`, else the first part of the path if it looks like one, else the default. Two
+//! that disagree are refused. The verb is looked for from the end: `blobs`, `manifests` and `tags` are legal parts of
 //! repository names.
 
+use super::page;
 use crate::cache::Origin;
-use crate::oci::{Digest, Namespace, ParseDigestError, Reference, Repository};
+use crate::oci::{
+    Digest, ListQuery, Namespace, ParseDigestError, Reference, Repository, pairs, percent_decoded,
+};
+use crate::upstream::Target;
 
 /// What a request is about.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Route {
     /// `/v2/`: is this a registry?
     Ping,
+    /// Is this process alive? For probes, which read the status.
+    Alive,
+    /// The same, for programs that read the body.
     Health,
     Stats,
-    Manifest {
-        origin: Origin,
-        reference: Reference,
-        ns: Option<String>,
-    },
-    Blob {
-        origin: Origin,
-        digest: Digest,
-        ns: Option<String>,
-    },
-    /// `tags/list` and `referrers`.
-    Listing,
+    Content(Asked, What),
+}
+
+/// Whose content is asked for.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Asked {
+    pub origin: Origin,
+    pub chosen: Chosen,
+    /// The `ns` of the query, which the answer repeats.
+    pub ns: Option<String>,
+}
+
+/// What chose the registry.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Chosen {
+    /// `X-Registry` or `ns`: the client knows that we are not the registry itself, and has another way to it.
+    Beside,
+    /// The path, or its silence.
+    InName,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum What {
+    Manifest(Reference),
+    Blob(Digest),
+    /// A page of tags; `None` for one without.
+    Tags(Option<ListQuery>),
+    Referrers(Digest, ListQuery),
 }
 
 /// Why a path is no route. The client's fault.
@@ -37,20 +60,41 @@ pub enum RouteError {
     Name,
     #[error("the registry is not valid")]
     Namespace,
-    #[error("`ns` and the path name different registries")]
+    #[error("`X-Registry`, `ns` and the path name different registries")]
     Disagree,
     #[error("the reference is neither a tag nor a digest")]
     Reference,
+    #[error("the query does not describe a page of this list")]
+    Page,
     #[error(transparent)]
     Digest(#[from] ParseDigestError),
 }
 
-/// Finds the route of `path` and `query` (both as received).
-pub fn parse(path: &str, query: Option<&str>, default: &Namespace) -> Result<Route, RouteError> {
+impl What {
+    /// What an upstream is asked for; `None` when nobody need be.
+    pub fn target(&self) -> Option<Target> {
+        match self {
+            What::Manifest(reference) => Some(Target::Manifest(reference.clone())),
+            What::Blob(digest) => Some(Target::Blob(*digest)),
+            What::Tags(query) => query.clone().map(Target::Tags),
+            What::Referrers(digest, query) => Some(Target::Referrers(*digest, query.clone())),
+        }
+    }
+}
+
+/// Finds the route of `path` and `query` (both as received). `field` are the lines of `X-Registry`; none where it does
+/// not choose.
+pub fn parse<'h>(
+    path: &str,
+    query: Option<&str>,
+    field: impl Iterator<Item = &'h [u8]>,
+    default: &Namespace,
+) -> Result<Route, RouteError> {
     match path {
         "/v2/" | "/v2" => return Ok(Route::Ping),
+        "/healthz" | "/livez" | "/readyz" => return Ok(Route::Alive),
+        "/_/health" => return Ok(Route::Health),
         "/_/stats" => return Ok(Route::Stats),
-        "/healthz" | "/livez" | "/readyz" | "/_/health" => return Ok(Route::Health),
         _ => {}
     }
     let rest = path.strip_prefix("/v2/").ok_or(RouteError::NotFound)?;
@@ -59,115 +103,113 @@ pub fn parse(path: &str, query: Option<&str>, default: &Namespace) -> Result<Rou
         [name @ .., verb, last] if !name.is_empty() => (name, *verb, *last),
         _ => return Err(RouteError::NotFound),
     };
-    let ns = ns_of(query)?;
-    let digest = || decode(last).ok_or(ParseDigestError::Syntax)?.parse::<Digest>();
-    match verb {
-        "manifests" => {
-            let origin = origin(name, ns.as_deref(), default)?;
-            let reference = match decode(last) {
-                Some(tag) if !tag.contains(':') => {
-                    Reference::Tag(tag.parse().map_err(|_| RouteError::Reference)?)
-                }
-                None if !last.contains(':') => return Err(RouteError::Reference),
-                _ => Reference::Digest(digest()?),
-            };
-            Ok(Route::Manifest {
-                origin,
-                reference,
-                ns,
-            })
-        }
-        "blobs" => {
-            let origin = origin(name, ns.as_deref(), default)?;
-            Ok(Route::Blob {
-                origin,
-                digest: digest()?,
-                ns,
-            })
-        }
-        "tags" if last == "list" => origin(name, ns.as_deref(), default).map(|_| Route::Listing),
-        "referrers" => {
-            origin(name, ns.as_deref(), default)?;
-            digest()?;
-            Ok(Route::Listing)
-        }
-        _ => Err(RouteError::NotFound),
+    if !matches!(verb, "manifests" | "blobs" | "referrers") && (verb, last) != ("tags", "list") {
+        return Err(RouteError::NotFound);
     }
+    let asked = asked(name, ns_of(query)?, field_of(field)?, default)?;
+    let digest = || decode(last).ok_or(ParseDigestError::Syntax)?.parse::<Digest>();
+    let what = match verb {
+        "manifests" => What::Manifest(match decode(last) {
+            Some(tag) if !tag.contains(':') => {
+                Reference::Tag(tag.parse().map_err(|_| RouteError::Reference)?)
+            }
+            None if !last.contains(':') => return Err(RouteError::Reference),
+            _ => Reference::Digest(digest()?),
+        }),
+        "blobs" => What::Blob(digest()?),
+        "referrers" => What::Referrers(digest()?, page::referrers(query)?),
+        _ => What::Tags(page::tags(query)?),
+    };
+    Ok(Route::Content(asked, what))
 }
 
-fn origin(name: &[&str], ns: Option<&str>, default: &Namespace) -> Result<Origin, RouteError> {
+fn asked(
+    name: &[&str],
+    ns: Option<String>,
+    field: Option<Namespace>,
+    default: &Namespace,
+) -> Result<Asked, RouteError> {
     let name: Vec<String> = name
         .iter()
         .map(|part| decode(part).ok_or(RouteError::Name))
         .collect::<Result<_, _>>()?;
     let name = &name[..];
     let in_path = match name {
-        [first, _, ..] if Namespace::looks_like(first) => {
-            Some(first.parse::<Namespace>().map_err(|_| RouteError::Namespace)?)
-        }
+        [first, _, ..] if Namespace::looks_like(first) => Some(namespace(first)?),
         _ => None,
     };
-    let in_query = ns
-        .map(|ns| ns.parse::<Namespace>().map_err(|_| RouteError::Namespace))
-        .transpose()?;
-    if let (Some(path), Some(query)) = (&in_path, &in_query)
-        && path != query
-    {
+    let in_query = ns.as_deref().map(namespace).transpose()?;
+    let named = [&field, &in_query, &in_path];
+    let mut named = named.into_iter().flatten();
+    let first = named.next();
+    if named.any(|other| Some(other) != first) {
         return Err(RouteError::Disagree);
     }
+    let namespace = first.unwrap_or(default).clone();
+    let chosen = if field.is_some() || in_query.is_some() {
+        Chosen::Beside
+    } else {
+        Chosen::InName
+    };
     let name = if in_path.is_some() { &name[1..] } else { name };
-    let namespace = in_query.or(in_path).unwrap_or_else(|| default.clone());
     let name = match name {
         [single] if namespace.is_docker_hub() => format!("library/{single}"),
         parts => parts.join("/"),
     };
     let repository: Repository = name.parse().map_err(|_| RouteError::Name)?;
-    Ok(Origin {
-        namespace,
-        repository,
+    Ok(Asked {
+        origin: Origin {
+            namespace,
+            repository,
+        },
+        chosen,
+        ns,
     })
 }
 
-/// The one `ns` of a query; other parameters mean nothing here.
+fn namespace(text: &str) -> Result<Namespace, RouteError> {
+    text.parse().map_err(|_| RouteError::Namespace)
+}
+
+/// The name in the path of a list, registry and all, as the client wrote it. Only for paths that are routes.
+pub fn name_in(path: &str) -> Option<String> {
+    let (name, _) = path
+        .strip_prefix("/v2/")?
+        .strip_suffix("/list")?
+        .rsplit_once('/')?;
+    percent_decoded(name)
+}
+
+/// The one `ns` of a query.
 fn ns_of(query: Option<&str>) -> Result<Option<String>, RouteError> {
     let mut found = None;
-    for pair in query.unwrap_or_default().split('&') {
-        if let Some(value) = pair.strip_prefix("ns=") {
-            let value = decode(value).ok_or(RouteError::Namespace)?;
-            if found.replace(value).is_some() {
-                return Err(RouteError::Namespace);
-            }
+    for (_, value) in pairs(query.unwrap_or_default()).filter(|(key, _)| key == "ns") {
+        let value = decode(value).ok_or(RouteError::Namespace)?;
+        if found.replace(value).is_some() {
+            return Err(RouteError::Namespace);
         }
     }
     // `ns=` says as much as no `ns`.
     Ok(found.filter(|ns| !ns.is_empty()))
 }
 
-/// Resolves percent-escapes; `None` for broken ones, and for what is not ASCII or a slash then. The grammars
-/// refuse the rest.
-fn decode(text: &str) -> Option<String> {
-    if !text.contains('%') {
-        return Some(text.to_owned());
-    }
-    let mut out = String::with_capacity(text.len());
-    let mut bytes = text.bytes();
-    while let Some(byte) = bytes.next() {
-        let byte = if byte == b'%' {
-            let hex = [bytes.next()?, bytes.next()?];
-            let hex = std::str::from_utf8(&hex)
-                .ok()
-                .filter(|hex| hex.bytes().all(|b| b.is_ascii_hexdigit()))?;
-            u8::from_str_radix(hex, 16).ok()?
-        } else {
-            byte
-        };
-        if !byte.is_ascii() || byte.is_ascii_control() {
-            return None;
+/// The registry that the one line of `X-Registry` names.
+fn field_of<'h>(mut lines: impl Iterator<Item = &'h [u8]>) -> Result<Option<Namespace>, RouteError> {
+    match (lines.next(), lines.next()) {
+        (None, _) | (Some([]), None) => Ok(None),
+        (Some(value), None) => {
+            let text = std::str::from_utf8(value).map_err(|_| RouteError::Namespace)?;
+            namespace(text).map(Some)
         }
-        out.push(char::from(byte));
+        (Some(_), Some(_)) => Err(RouteError::Namespace),
     }
+}
+
+/// Resolves percent-escapes in a part of a path; `None` for broken ones, and for what is not ASCII or a slash then.
+/// The grammars refuse the rest.
+fn decode(text: &str) -> Option<String> {
     // An escaped slash would make two parts of one.
-    (!out.contains('/')).then_some(out)
+    percent_decoded(text).filter(|text| !text.contains('/'))
 }
 
 #[cfg(test)]
@@ -179,15 +221,13 @@ mod tests {
         let (path, query) = target
             .split_once('?')
             .map_or((target, None), |(path, query)| (path, Some(query)));
-        parse(path, query, &"docker.io".parse().unwrap())
+        parse(path, query, std::iter::empty(), &"docker.io".parse().unwrap())
     }
 
     /// registry, repository and reference of a manifest route.
     fn manifest(target: &str) -> Result<(String, String, String), RouteError> {
         match route(target)? {
-            Route::Manifest {
-                origin, reference, ..
-            } => Ok((
+            Route::Content(Asked { origin, .. }, What::Manifest(reference)) => Ok((
                 origin.namespace.to_string(),
                 origin.repository.to_string(),
                 reference.to_string(),
@@ -261,6 +301,75 @@ mod tests {
     }
 
     #[test]
+    fn the_field_comes_before_the_rest_and_agrees_with_it() {
+        let of = |target: &str, lines: &[&str]| {
+            let (path, query) = target
+                .split_once('?')
+                .map_or((target, None), |(path, query)| (path, Some(query)));
+            let lines = lines.iter().map(|line| line.as_bytes());
+            match parse(path, query, lines, &"docker.io".parse().unwrap())? {
+                Route::Content(asked, _) => Ok((
+                    asked.origin.namespace.to_string(),
+                    asked.origin.repository.to_string(),
+                    asked.chosen,
+                )),
+                other => panic!("{target} is {other:?}"),
+            }
+        };
+        let found =
+            |registry: &str, repository: &str, chosen| Ok((registry.into(), repository.into(), chosen));
+        let path = "/v2/a/b/manifests/1";
+        assert_eq!(of(path, &[]), found("docker.io", "a/b", Chosen::InName));
+        assert_eq!(of(path, &[""]), found("docker.io", "a/b", Chosen::InName));
+        assert_eq!(of(path, &["Q.io"]), found("q.io", "a/b", Chosen::Beside));
+        assert_eq!(
+            of("/v2/a/manifests/1", &["index.docker.io"]),
+            found("docker.io", "library/a", Chosen::Beside)
+        );
+        let in_path = "/v2/q.io/b/tags/list";
+        assert_eq!(of(in_path, &["q.io:443"]), found("q.io", "b", Chosen::Beside));
+        assert_eq!(of(in_path, &[]), found("q.io", "b", Chosen::InName));
+        assert_eq!(of(in_path, &["r.io"]), Err(RouteError::Disagree));
+        let asked = "/v2/b/tags/list?n=1&ns=q.io";
+        assert_eq!(of(asked, &["q.io"]), found("q.io", "b", Chosen::Beside));
+        assert_eq!(of(asked, &["r.io"]), Err(RouteError::Disagree));
+        for bad in [
+            &["q.io", "q.io"][..],
+            &["q.io, r.io"],
+            &["http://q.io"],
+            &["q.io/a"],
+            &["ä.io"],
+        ] {
+            assert_eq!(of(path, bad), Err(RouteError::Namespace), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn lists_have_pages_and_digests() {
+        let digest = format!("sha256:{}", "a".repeat(64));
+        let what = |target: &str| match route(target)? {
+            Route::Content(_, what) => Ok(what.target().map(|target| format!("{target:?}"))),
+            other => panic!("{target} is {other:?}"),
+        };
+        assert_eq!(what("/v2/q.io/a/tags/list?n=0"), Ok(None));
+        assert!(what("/v2/q.io/a/tags/list?n=5").unwrap().unwrap().contains("n=5"));
+        assert!(
+            what(&format!("/v2/q.io/a/referrers/{digest}"))
+                .unwrap()
+                .unwrap()
+                .contains(&digest)
+        );
+        assert_eq!(what("/v2/q.io/a/tags/list?n=x"), Err(RouteError::Page));
+        assert_eq!(
+            what("/v2/q.io/a/referrers/latest"),
+            Err(RouteError::Digest(ParseDigestError::Syntax))
+        );
+        assert_eq!(what("/v2/q.io/a/tags/other"), Err(RouteError::NotFound));
+        assert_eq!(what("/v2/tags/list"), Err(RouteError::NotFound));
+        assert_eq!(name_in("/v2/q.io/a%2Db/tags/list").as_deref(), Some("q.io/a-b"));
+    }
+
+    #[test]
     fn cosign_tags_are_tags_and_not_digests() {
         let hex = "a".repeat(64);
         for tag in [format!("sha256-{hex}"), format!("sha256-{hex}.sig")] {
@@ -307,7 +416,7 @@ mod tests {
         }
         assert!(matches!(
             route(&format!("/v2/a/blobs/sha256%3A{hex}")),
-            Ok(Route::Blob { .. })
+            Ok(Route::Content(_, What::Blob(_)))
         ));
         assert_eq!(route("/v2"), Ok(Route::Ping));
     }
@@ -315,8 +424,8 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(20_000))]
         #[test]
-        fn any_path_is_a_route_or_an_error(path in "/v2/[a-z./%:0-9A-Z_-]{0,60}", query in "(ns=)?[a-z%&=.:]{0,20}") {
-            let _ = parse(&path, Some(&query), &"docker.io".parse().unwrap());
+        fn any_path_is_a_route_or_an_error(path in "/v2/[a-z./%:0-9A-Z_-]{0,60}", query in "(ns=|n=)?[a-z0-9%&=.:]{0,20}", field in "[a-z0-9.:]{0,9}") {
+            let _ = parse(&path, Some(&query), [field.as_bytes()].into_iter(), &"docker.io".parse().unwrap());
         }
     }
 }

@@ -13,14 +13,8 @@ use crate::http::{Body, CacheResult, Fields, Response};
 use crate::upstream::{Budget, RegistryCondition, Source, State};
 
 impl Registry {
-    /// Has [`Registry::stats`] answered, or not (which is how a registry begins).
-    pub fn with_stats(mut self, served: bool) -> Self {
-        self.stats = served;
-        self
-    }
-
     pub(super) async fn stats(&self) -> Result<Response, PullError> {
-        if !self.stats {
+        if self.options.front.is_none() {
             return Err(RouteError::NotFound.into());
         }
         let conditions = self.cache.conditions().await?;

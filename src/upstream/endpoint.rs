@@ -61,8 +61,15 @@ impl Endpoint {
         let path = match target {
             Target::Manifest(reference) => format!("{prefix}/v2/{repository}/manifests/{reference}"),
             Target::Blob(digest) => format!("{prefix}/v2/{repository}/blobs/{digest}"),
+            Target::Tags(_) => format!("{prefix}/v2/{repository}/tags/list"),
+            Target::Referrers(digest, _) => format!("{prefix}/v2/{repository}/referrers/{digest}"),
         };
         url.set_path(&path);
+        if let Target::Tags(query) | Target::Referrers(_, query) = target
+            && !query.is_empty()
+        {
+            url.set_query(Some(query.as_str()));
+        }
         if let Some(ns) = &self.ns {
             url.query_pairs_mut().append_pair("ns", ns.as_str());
         }

@@ -35,8 +35,17 @@ pub(super) struct Question {
     pub headers: HeaderMap,
     /// Of a POST to a token service.
     pub body: Option<Bytes>,
-    /// A redirect that leads away is the answer ([`UpstreamError::Redirected`]).
-    pub pass_redirects: bool,
+    pub redirects: Redirects,
+}
+
+/// What is done with a redirect.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Redirects {
+    Follow,
+    /// One that leads away is the answer ([`UpstreamError::Redirected`]).
+    Pass,
+    /// It is a refusal.
+    Refuse,
 }
 
 /// A response head of any status that is not a redirect.
@@ -65,7 +74,7 @@ pub(super) async fn follow(
     for _ in 0..=redirect::REDIRECTS_MAX {
         let host = host_of(&url);
         let response = send(endpoint, &url, question, secret, deadlines).await?;
-        if !redirect::is_redirect(response.status().as_u16()) {
+        if question.redirects == Redirects::Refuse || !redirect::is_redirect(response.status().as_u16()) {
             let foreign = !redirect::same_origin(&url, endpoint.origin());
             return Ok(Answer {
                 response,
@@ -84,7 +93,7 @@ pub(super) async fn follow(
         }
         if !redirect::same_origin(&url, endpoint.origin()) {
             secret = None;
-            if question.pass_redirects {
+            if question.redirects == Redirects::Pass {
                 return Err(passed_on(endpoint, &url, host));
             }
         }
@@ -195,6 +204,9 @@ pub(super) async fn conclude(
         206 if question.headers.contains_key(http::header::RANGE) => {}
         // What a signed URL answers when it has expired is no statement about the client's rights.
         400 | 401 | 403 if foreign => return Err(UpstreamError::RedirectTarget { host, status }),
+        300..=399 if question.redirects == Redirects::Refuse => {
+            return Err(refusal(response, host, Phase::Head).await);
+        }
         400..=599 => return Err(refusal(response, host, Phase::Head).await),
         _ => return Err(UpstreamError::protocol(&host, format!("it answered {status}"))),
     }

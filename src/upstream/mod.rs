@@ -25,6 +25,7 @@ mod response;
 mod retry;
 mod table;
 mod tls;
+mod via;
 
 #[cfg(test)]
 mod tests;
@@ -33,7 +34,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
-use http::header::{ACCEPT, RANGE};
+use http::header::{ACCEPT, RANGE, VIA};
 use http::{HeaderMap, HeaderValue};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::timeout;
@@ -44,15 +45,17 @@ pub use content_range::{ContentRange, ResumeVerdict};
 pub use error::{BuildError, Location, Phase, Refusal, Restraint, UpstreamError, seconds_left};
 pub use response::{Body, Response, resume_matches};
 pub use retry::Resume;
+pub use via::OnBehalf;
 
 use crate::config::{Named, ProxyEnvironment, Registries};
-use crate::oci::{Digest, Namespace, Reference, Repository};
+use crate::oci::{Digest, ListQuery, Namespace, Reference, Repository};
 use ask::{Asked, Whose};
 use auth::token::Tokens;
 use condition::{Admission, Conditions, Watch};
 use endpoint::Endpoint;
-use exchange::Question;
+use exchange::{Question, Redirects};
 use table::{Entry, Table};
+use via::Chains;
 
 /// All registries there are: the configured ones, and every public one. Cheap to clone.
 #[derive(Clone)]
@@ -63,6 +66,7 @@ struct Shared {
     table: RwLock<Arc<Table>>,
     /// How often the table was replaced.
     generation: AtomicU64,
+    chains: Arc<Chains>,
     tokens: Tokens,
     conditions: Arc<Conditions>,
     options: Options,
@@ -76,7 +80,7 @@ pub struct Request {
     pub repository: Repository,
     pub target: Target,
     pub method: Method,
-    /// Media types for `Accept`, each as it should be sent. For manifests only; blobs take any.
+    /// Media types for `Accept`, each as it should be sent. Not for blobs, which take any.
     pub accept: Vec<String>,
     /// Ask for the bytes from this offset on (`Range: bytes=N-`). For GET of blobs only. There is no `If-Range`:
     /// the digest decides whether pieces fit, and validators differ between the hosts of one registry.
@@ -105,10 +109,14 @@ pub enum Purpose {
     Revalidate,
 }
 
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub enum Target {
     Manifest(Reference),
     Blob(Digest),
+    /// `tags/list`, a page of it.
+    Tags(ListQuery),
+    /// `referrers/<digest>`. Its redirects are not followed: they lead to pages for people.
+    Referrers(Digest, ListQuery),
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -195,6 +203,7 @@ impl Upstreams {
         Ok(Upstreams(Arc::new(Shared {
             table: RwLock::new(Arc::new(table)),
             generation: AtomicU64::new(0),
+            chains: Arc::new(Chains::new()),
             tokens: Tokens::default(),
             conditions: Arc::default(),
             options,
@@ -230,6 +239,24 @@ impl Upstreams {
     /// [`Upstreams::registries`] can be kept until it changes.
     pub fn generation(&self) -> u64 {
         self.0.generation.load(Ordering::Acquire)
+    }
+
+    /// Our name in `Via`, the same as long as the process lives.
+    pub fn pseudonym(&self) -> &str {
+        self.0.chains.pseudonym()
+    }
+
+    /// Has what is asked for `target` name the caches that `chain` lists, as long as the result is kept.
+    /// `chain` is a `Via` value of visible characters and blanks.
+    pub fn on_behalf(
+        &self,
+        namespace: &Namespace,
+        repository: &Repository,
+        target: Target,
+        chain: &str,
+    ) -> OnBehalf {
+        let wanted = (namespace.clone(), repository.clone(), target);
+        self.0.chains.wait(wanted, chain)
     }
 
     /// What the operator chose.
@@ -336,7 +363,7 @@ impl Shared {
         if matches!(request.credentials, Credentials::Client(_)) {
             return None;
         }
-        let question = request.question(entry);
+        let question = self.question(entry, request);
         let within = self.within(request, self.options.deadlines.mirror);
         for mirror in entry.mirrors(&request.target) {
             if mirror.rests(Instant::now()) {
@@ -378,12 +405,18 @@ impl Shared {
             request,
             whose,
         };
-        let question = request.question(entry);
+        let question = self.question(entry, request);
         let within = self.within(request, self.options.deadlines.exchange);
         match timeout(within, asked.fetch(&question)).await {
             Ok(outcome) => outcome,
             Err(_elapsed) => Err(too_slow(&endpoint)),
         }
+    }
+
+    fn question(&self, entry: &Entry, request: &Request) -> Question {
+        let mut question = request.question(entry);
+        question.headers.insert(VIA, self.chains.via(request));
+        question
     }
 
     /// `most`, or less where there is something else to give.
@@ -405,7 +438,7 @@ fn too_slow(endpoint: &Endpoint) -> UpstreamError {
 impl Request {
     fn question(&self, entry: &Entry) -> Question {
         let mut headers = HeaderMap::new();
-        if let Target::Manifest(_) = self.target
+        if !matches!(self.target, Target::Blob(_))
             && !self.accept.is_empty()
             // One line: some registries read only the first.
             && let Ok(accept) = HeaderValue::from_str(&self.accept.join(", "))
@@ -428,7 +461,11 @@ impl Request {
             method,
             headers,
             body: None,
-            pass_redirects: matches!(self.target, Target::Blob(_)) && entry.passes_redirects(),
+            redirects: match &self.target {
+                Target::Referrers(..) => Redirects::Refuse,
+                Target::Blob(_) if entry.passes_redirects() => Redirects::Pass,
+                _ => Redirects::Follow,
+            },
         }
     }
 }

@@ -95,3 +95,15 @@ mod config;
 
 /// House rules about the sources: imports, `unsafe`, leftovers, settings that are told everywhere.
 mod tidy;
+
+/// Lists of tags and referrers.
+mod listing;
+
+/// What chooses a registry, which registries there are, caches behind caches.
+mod selectors;
+
+/// Who may come in.
+mod front_auth;
+
+/// Signatures, charts and other things that are no images.
+mod artifacts;

@@ -294,6 +294,8 @@ fn read_head(bytes: &[u8]) -> Result<RequestHead<'_>, HeadError> {
         user_agent: found.user_agent,
         has_accept: found.has_accept,
         has_if_none_match: found.has_if_none_match,
+        has_via: found.has_via,
+        has_registry: found.has_registry,
         fields: FieldLines::checked(&bytes[lines_start..bytes.len() - 2]),
     })
 }
@@ -350,6 +352,8 @@ struct Found<'b> {
     keep_alive: bool,
     has_accept: bool,
     has_if_none_match: bool,
+    has_via: bool,
+    has_registry: bool,
 }
 
 /// A field that means something only if it is there once.
@@ -391,6 +395,7 @@ fn read_fields<'b>(fields: &[httparse::Header<'b>]) -> Result<Found<'b>, HeadErr
         // instructions each, and the general comparison is a loop.
         let is = |known: &str| name == known || name.eq_ignore_ascii_case(known);
         match name.len() {
+            3 if is("Via") => found.has_via = true,
             4 if is("Host") => {
                 if found.host.is_some() {
                     return Err(HeadError::HostRepeated);
@@ -412,6 +417,7 @@ fn read_fields<'b>(fields: &[httparse::Header<'b>]) -> Result<Found<'b>, HeadErr
                     found.keep_alive |= names_field(value, "keep-alive");
                 }
             },
+            10 if is("X-Registry") => found.has_registry = true,
             10 if is("User-Agent") => {
                 found.user_agent = found.user_agent.or(std::str::from_utf8(value).ok());
             }
@@ -578,7 +584,8 @@ mod tests {
         let head = parsed(
             b"GET /v2/a/manifests/1?ns=docker.io HTTP/1.1\r\nHost: cache:8080\r\nUser-Agent: containerd/2.0.2\r\n\
               accept: a/a\r\nACCEPT: b/b, c/c\r\nAuthorization:  Bearer x \r\nRange: bytes=0-1\r\n\
-              If-Range: \"d\"\r\nIf-None-Match: \"a\"\r\nif-none-match: \"b\"\r\nX-Empty:\r\n\r\n",
+              If-Range: \"d\"\r\nIf-None-Match: \"a\"\r\nif-none-match: \"b\"\r\nX-Empty:\r\n\
+              x-registry: r.example\r\nVia: 1.1 a\r\nvia:  1.0 b\r\n\r\n",
         );
         assert_eq!(
             (head.method, head.version, head.keep_alive),
@@ -595,8 +602,10 @@ mod tests {
         assert_eq!((head.range, head.if_range), (Some("bytes=0-1"), Some("\"d\"")));
         assert_eq!(head.accept().collect::<Vec<_>>(), ["a/a", "b/b, c/c"]);
         assert_eq!(head.if_none_match().collect::<Vec<_>>(), ["\"a\"", "\"b\""]);
+        assert_eq!(head.registry().collect::<Vec<_>>(), [b"r.example"]);
+        assert_eq!(head.via().collect::<Vec<_>>(), [b"1.1 a", b"1.0 b"]);
         let fields: Vec<_> = head.headers().collect();
-        assert_eq!(fields.len(), 10);
+        assert_eq!(fields.len(), 13);
         assert_eq!(fields[0], ("Host", &b"cache:8080"[..]));
         assert_eq!(fields[4], ("Authorization", &b"Bearer x"[..]));
         assert_eq!(fields[9], ("X-Empty", &b""[..]));

@@ -19,7 +19,7 @@ use super::token::TokenKey;
 use crate::upstream::Deadlines;
 use crate::upstream::endpoint::Endpoint;
 use crate::upstream::error::{Phase, UpstreamError};
-use crate::upstream::exchange::{self, Question, host_of};
+use crate::upstream::exchange::{self, Question, Redirects, host_of};
 use crate::upstream::{headers, redirect};
 
 /// Size of a token service's answer. Tokens of registries with long access lists reach 10 KiB.
@@ -122,7 +122,7 @@ fn get_question() -> Question {
         method: http::Method::GET,
         headers,
         body: None,
-        pass_redirects: false,
+        redirects: Redirects::Follow,
     }
 }
 

@@ -17,6 +17,7 @@ pub struct On {
     pub(super) method: Option<&'static str>,
     pub(super) range: Option<bool>,
     pub(super) listener: Option<usize>,
+    pub(super) authorized: Option<bool>,
     pub(super) skip: usize,
     pub(super) times: Option<usize>,
 }
@@ -62,6 +63,12 @@ impl On {
         self
     }
 
+    /// Only requests with (or without) an `Authorization` field.
+    pub fn authorized(mut self, present: bool) -> Self {
+        self.authorized = Some(present);
+        self
+    }
+
     pub fn listener(mut self, index: usize) -> Self {
         self.listener = Some(index);
         self
@@ -91,6 +98,9 @@ impl On {
             && self.method.is_none_or(|m| m == seen.method)
             && self.range.is_none_or(|r| r == seen.has_range())
             && self.listener.is_none_or(|l| l == seen.listener)
+            && self
+                .authorized
+                .is_none_or(|a| a == seen.field("authorization").is_some())
     }
 }
 

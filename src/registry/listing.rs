@@ -1,0 +1,146 @@
+//! Answers to `tags/list` and `referrers`.
+
+use super::Registry;
+use super::error::PullError;
+use super::page;
+use super::respond::add_cache;
+use super::route::{Asked, name_in};
+use crate::cache::{Approach, FetchError, INDEX_TYPE, ListingAnswer, ListingError, ListingKey};
+use crate::http::{Body, CacheResult, Fields, RequestHead, Response};
+use crate::oci::ListQuery;
+use crate::runtime::clock::unix_millis;
+use crate::upstream::{Secret, Target};
+
+/// The longest reason a warning gives.
+const REASON_CHARS_MAX: usize = 200;
+
+impl Registry {
+    /// A page of tags; `None` is the one without tags, for which nobody need be asked.
+    pub(super) async fn tags(
+        &self,
+        head: &RequestHead<'_>,
+        asked: &Asked,
+        query: Option<ListQuery>,
+    ) -> Result<Response, PullError> {
+        // The name is the one the client used: where it looks for the tags it reads.
+        let named = |tags: &[u8]| {
+            let name = name_in(head.path).unwrap_or_default();
+            [b"{\"name\":\"", name.as_bytes(), b"\",\"tags\":", tags, b"}"].concat()
+        };
+        let Some(query) = query else {
+            let fields = fields(asked, "application/json").with("Cache-Control", "no-store");
+            return Ok(response(fields, named(b"[]").into(), CacheResult::None));
+        };
+        let answer = self.list(head, asked, Target::Tags(query)).await?;
+        let fields = self.list_fields(head, asked, &answer, "application/json");
+        Ok(response(fields, named(&answer.listed.body).into(), answer.cache))
+    }
+
+    pub(super) async fn referrers(
+        &self,
+        head: &RequestHead<'_>,
+        asked: &Asked,
+        target: Target,
+    ) -> Result<Response, PullError> {
+        let answer = self.list(head, asked, target).await?;
+        let mut fields = self.list_fields(head, asked, &answer, INDEX_TYPE);
+        if answer.listed.filtered {
+            fields.add("OCI-Filters-Applied", "artifactType");
+        }
+        Ok(response(fields, answer.listed.body.clone(), answer.cache))
+    }
+
+    async fn list(
+        &self,
+        head: &RequestHead<'_>,
+        asked: &Asked,
+        target: Target,
+    ) -> Result<ListingAnswer, PullError> {
+        let Approach::Callers(callers) = self.approach(&asked.origin, head) else {
+            // The parser has refused values that cannot stand in a field.
+            let authorization = head.authorization.and_then(|value| Secret::new(value.as_bytes()));
+            return Ok(self
+                .cache
+                .pass_listing(&asked.origin, target, authorization)
+                .await?);
+        };
+        let mut refused = ListingError::from(FetchError::Lost);
+        for caller in callers {
+            let key = ListingKey {
+                origin: asked.origin.clone(),
+                target: target.clone(),
+                caller,
+            };
+            match self.cache.listing(key).await {
+                Err(error) if error.is_refusal() => refused = error,
+                outcome => return Ok(outcome?),
+            }
+        }
+        Err(refused.into())
+    }
+
+    fn list_fields(
+        &self,
+        head: &RequestHead<'_>,
+        asked: &Asked,
+        answer: &ListingAnswer,
+        content_type: &str,
+    ) -> Fields {
+        let ListingAnswer {
+            listed,
+            cache,
+            lifetime,
+            stale,
+        } = answer;
+        let mut fields = fields(asked, content_type);
+        if listed.public {
+            fields.add("Cache-Control", format!("public, max-age={}", lifetime.as_secs()));
+        } else {
+            fields.add("Cache-Control", "private");
+        }
+        let age_ms = unix_millis().saturating_sub(listed.asked_ms);
+        fields.add("Age", (age_ms / 1000).to_string());
+        if let Some(next) = &listed.next
+            && let Some(link) = page::link(head.path, next, asked.ns.as_deref())
+        {
+            fields.add("Link", link);
+        }
+        if let Some(why) = stale {
+            // The form that clients show (distribution-spec, "Warnings").
+            let why: String = why
+                .chars()
+                .filter(|c| *c != '"' && *c != '\\' && !c.is_control())
+                .take(REASON_CHARS_MAX)
+                .collect();
+            let name = &asked.origin.namespace;
+            fields.add(
+                "Warning",
+                format!("299 - \"served from the cache without asking {name}: {why}\""),
+            );
+        }
+        add_cache(&mut fields, *cache);
+        fields
+    }
+}
+
+/// What every list's answer tells.
+fn fields(asked: &Asked, content_type: &str) -> Fields {
+    let mut fields = Fields::new()
+        .with("Content-Type", content_type)
+        .with("Docker-Distribution-Api-Version", "registry/2.0")
+        .with("X-Content-Type-Options", "nosniff");
+    if let Some(ns) = &asked.ns {
+        fields.add("OCI-Namespace", ns);
+    }
+    fields
+}
+
+fn response(fields: Fields, body: bytes::Bytes, cache: CacheResult) -> Response {
+    Response {
+        status: 200,
+        fields,
+        length: Some(body.len() as u64),
+        body: Body::Bytes(body),
+        cache,
+    }
+}

@@ -1,0 +1,102 @@
+//! Whether a request goes in a circle: what its `Via` says (RFC 9110, 7.6.3). Pure.
+
+use crate::limits::VIA_MAX;
+
+/// Bytes of a chain that is passed on: [`VIA_MAX`] names of a hundred bytes.
+const CHAIN_BYTES_MAX: usize = 1_024;
+
+/// Why a request is not followed further. The fault of whoever put the caches behind each other.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum Loop {
+    #[error("a loop: this request has come through this cache before")]
+    Again,
+    #[error("a loop, or a chain of more than {VIA_MAX} caches")]
+    TooLong,
+}
+
+/// The caches a request has come through, as a `Via` value to be passed on; `None` when it has come straight to us.
+///
+/// # Errors
+///
+/// [`Loop`], when one of them is `pseudonym`, or when there are too many.
+pub fn chain<'a>(values: impl Iterator<Item = &'a [u8]>, pseudonym: &str) -> Result<Option<String>, Loop> {
+    let mut chain = String::new();
+    let mut count = 0;
+    for member in values.flat_map(|value| value.split(|&byte| byte == b',')) {
+        if member.trim_ascii().is_empty() {
+            continue;
+        }
+        count += 1;
+        if count > VIA_MAX {
+            return Err(Loop::TooLong);
+        }
+        // Protocol and name; comments do not travel on.
+        let mut words = member
+            .split(|byte| byte.is_ascii_whitespace())
+            .filter(|word| !word.is_empty());
+        let (Some(protocol), Some(name)) = (text(words.next()), text(words.next())) else {
+            continue;
+        };
+        if name.eq_ignore_ascii_case(pseudonym) {
+            return Err(Loop::Again);
+        }
+        if !chain.is_empty() {
+            chain.push_str(", ");
+        }
+        chain.push_str(protocol);
+        chain.push(' ');
+        chain.push_str(name);
+    }
+    if chain.len() > CHAIN_BYTES_MAX {
+        return Err(Loop::TooLong);
+    }
+    Ok((!chain.is_empty()).then_some(chain))
+}
+
+fn text(word: Option<&[u8]>) -> Option<&str> {
+    let word = word?;
+    let visible = word.iter().all(u8::is_ascii_graphic);
+    std::str::from_utf8(word).ok().filter(|_| visible)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(values: &[&str]) -> Result<Option<String>, Loop> {
+        chain(values.iter().map(|value| value.as_bytes()), "me-1")
+    }
+
+    #[test]
+    fn a_chain_is_passed_on_without_its_comments() {
+        assert_eq!(read(&[]), Ok(None));
+        assert_eq!(read(&["", " , "]), Ok(None));
+        assert_eq!(
+            read(&["1.1 a (squid/5), HTTP/1.0  b:80", "1.1 me-10"]),
+            Ok(Some("1.1 a, HTTP/1.0 b:80, 1.1 me-10".into()))
+        );
+        assert_eq!(read(&["1.1"]), Ok(None));
+        assert_eq!(read(&["1.1 ä, 1.1 b"]), Ok(Some("1.1 b".into())));
+    }
+
+    #[test]
+    fn a_circle_is_seen_wherever_we_stand_in_it() {
+        for value in ["1.1 me-1", "1.0 a,1.1 ME-1 (us)", "1.1 a, 1.1\tme-1 , 1.1 b"] {
+            assert_eq!(read(&[value]), Err(Loop::Again), "{value}");
+        }
+    }
+
+    #[test]
+    fn a_long_chain_is_taken_for_a_circle() {
+        let of = |count: usize| {
+            (0..count)
+                .map(|n| format!("1.1 c{n}"))
+                .collect::<Vec<_>>()
+                .join(", ")
+        };
+        assert!(read(&[&of(10)]).is_ok());
+        assert_eq!(read(&[&of(11)]), Err(Loop::TooLong));
+        assert_eq!(read(&[&of(6), &of(5)]), Err(Loop::TooLong));
+        assert_eq!(read(&[&format!("1.1 {}", "x".repeat(2_000))]), Err(Loop::TooLong));
+    }
+}
