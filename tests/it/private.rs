@@ -887,7 +887,7 @@ const CALLERS: [Caller; 9] = {
 #[test]
 fn thousands_of_requests_are_answered_as_the_upstream_would() {
     const THREADS: usize = 4;
-    const REQUESTS: usize = 750;
+    const REQUESTS: usize = 2_500;
     let mut random = Random::for_test("thousands_of_requests_are_answered_as_the_upstream_would");
     let hidden = *random.pick(&[401, 403, 404]);
     let upstream = registry(hidden);

@@ -232,35 +232,11 @@ fn ghcr_users_can_log_in_although_nobody_gets_a_token() {
     let got = cache.client().get(&path);
     assert_eq!(got.status, 401, "{got}");
     let challenge = got.field("www-authenticate").expect("a challenge").to_owned();
-    let token = token(&challenge, &basic("alice", "canary-password"));
+    let token = tokens::fetch(&challenge, &basic("alice", "canary-password")).expect("a token");
     cache
         .client()
         .get_with(&path, &[("Authorization", &token)])
         .expect(&image.manifest);
-}
-
-/// Does with a challenge what clients do: fetches the token; the `Authorization` value.
-fn token(challenge: &str, authorization: &str) -> String {
-    let param = |name: &str| {
-        let (_, rest) = challenge.split_once(&format!("{name}=\""))?;
-        rest.split('"').next()
-    };
-    let realm = param("realm")
-        .expect("a realm")
-        .strip_prefix("http://")
-        .expect("plain http");
-    let (host, path) = realm.split_once('/').expect("a path");
-    let target = format!(
-        "/{path}?service={}&scope={}",
-        param("service").unwrap_or_default().replace(' ', "+"),
-        param("scope").unwrap_or_default()
-    );
-    let client = Client::new(host.parse().expect("an address"));
-    let got = client.get_with(&target, &[("Authorization", authorization)]);
-    assert_eq!(got.status, 200, "{got}");
-    let json: serde_json::Value = serde_json::from_slice(&got.body).expect("JSON");
-    let token = json.get("token").or(json.get("access_token")).expect("a token");
-    format!("Bearer {}", token.as_str().expect("a text"))
 }
 
 #[test]
