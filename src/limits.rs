@@ -68,8 +68,12 @@ pub const FILL_WINDOW_KEPT_BYTES: usize = 2 * 1024 * 1024;
 /// The most a follower takes out of the window at once.
 pub const FOLLOWER_BYTES_MAX: usize = 256 * 1024;
 
-/// Time one fill may be held up by the disk in total before it goes on without it.
-pub const FILL_DISK_WAIT: Duration = Duration::from_millis(500);
+/// Time one fill may be held up by its disk before it goes on without it, beyond what [`FILL_DISK_RATE_MIN`] earns.
+pub const FILL_DISK_WAIT: Duration = Duration::from_secs(1);
+
+/// Bytes a second that a disk must take for a fill to wait for it: below the slowest disk anybody caches images on, and
+/// above what makes a client give up.
+pub const FILL_DISK_RATE_MIN: u64 = 32 * 1024 * 1024;
 
 /// Pause after a failed write before the next fill tries the disk again.
 pub const STORE_RETRY: Duration = Duration::from_secs(30);

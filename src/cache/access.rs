@@ -18,7 +18,7 @@ use super::flight::{Flights, Landing};
 use super::{Cache, FetchError, Origin, Shared};
 use crate::config::Access;
 use crate::limits::{ACCESS_YES, ACCESS_YES_MAX, ANONYMOUS_REFUSED};
-use crate::oci::{Digest, Reference};
+use crate::oci::{Accept, Digest, Reference};
 use crate::runtime::clock::monotonic_micros;
 use crate::store::Key;
 use crate::upstream::{Credentials, Method, Purpose, Request, Secret, Target, UpstreamError};
@@ -115,7 +115,8 @@ impl Caller {
         self.id == CallerId::Operator
     }
 
-    pub(super) fn credentials(&self) -> Credentials {
+    /// What to send.
+    pub fn credentials(&self) -> Credentials {
         self.credentials.clone()
     }
 
@@ -129,8 +130,8 @@ impl Caller {
 pub enum Approach {
     /// On behalf of these, one after the other, as long as the answer is a refusal.
     Callers(Vec<Caller>),
-    /// With the client's own credentials, each time; nothing is kept.
-    Passthrough,
+    /// With these, the client's own or none, each time; nothing is kept.
+    Passthrough(Credentials),
 }
 
 impl Cache {
@@ -143,7 +144,9 @@ impl Cache {
         let secret = authorization.and_then(|value| Secret::new(value.as_bytes()));
         match (access, secret) {
             (Access::Shared, _) => Approach::Callers(vec![Caller::OPERATOR]),
-            (Access::Passthrough, _) => Approach::Passthrough,
+            (Access::Passthrough, secret) => {
+                Approach::Passthrough(secret.map_or(Credentials::None, Credentials::Client))
+            }
             (Access::Verify, None) => Approach::Callers(vec![Caller::ANYBODY]),
             (Access::Verify, Some(secret)) => {
                 let own = shared.access.caller(authorization.unwrap_or_default(), secret);
@@ -228,7 +231,7 @@ impl Shared {
             repository: origin.repository.clone(),
             target,
             method: Method::Probe,
-            accept: super::manifest::native_accept(),
+            accept: Accept::Native.values(),
             range_from: None,
             credentials: caller.credentials(),
             purpose: Purpose::Pull,

@@ -84,6 +84,9 @@ pub enum FetchError {
     /// The upstream's bytes are not what their digest says. Nothing was stored.
     #[error("the upstream sent content for {wanted} that hashes to {found}")]
     DigestMismatch { wanted: String, found: String },
+    /// Its digest is not that of its bytes; it can be passed on, not kept.
+    #[error("the manifest is of the first schema, which is not cached")]
+    Schema1,
     #[error("the manifest is larger than 4 MiB")]
     ManifestTooLarge,
     /// Our own limit of concurrent fetches.

@@ -8,9 +8,9 @@ use bytes::Bytes;
 use super::{Cache, FetchError, Origin, named_digest, storable};
 use crate::http::{Aborted, Growing, NextPiece, Piece};
 use crate::limits::{PASS_THROUGH_BYTES_MAX, WITHHELD_BYTES};
-use crate::oci::{Digest, Hasher, Reference};
+use crate::oci::{Digest, Hasher, Reference, SCHEMA1_TYPES};
 use crate::runtime::doorbell::{Remote, Signal};
-use crate::upstream::{Credentials, Method, Purpose, Request, Secret, Target, UpstreamError};
+use crate::upstream::{Credentials, Method, Purpose, Request, Target, UpstreamError};
 
 /// The upstream's head.
 #[derive(Debug)]
@@ -44,7 +44,7 @@ struct State {
 }
 
 impl Cache {
-    /// Asks the upstream with the client's own `authorization`, or with none.
+    /// Asks the upstream with these credentials, for one client alone.
     ///
     /// # Errors
     ///
@@ -55,7 +55,7 @@ impl Cache {
         target: Target,
         head_only: bool,
         accept: Vec<String>,
-        authorization: Option<Secret>,
+        credentials: Credentials,
     ) -> Result<(PassedHead, Passed), FetchError> {
         let shared = self.0.clone();
         let hose = Arc::new(Hose {
@@ -69,7 +69,7 @@ impl Cache {
             method: if head_only { Method::Head } else { Method::Get },
             accept,
             range_from: None,
-            credentials: authorization.map_or(Credentials::None, Credentials::Client),
+            credentials,
             purpose: Purpose::Pull,
         };
         let filled = hose.clone();
@@ -85,6 +85,8 @@ impl Cache {
                 let named = named_digest(&response.headers);
                 let expected = match request.target {
                     Target::Blob(digest) | Target::Manifest(Reference::Digest(digest)) => Some(digest),
+                    // The digest of the first schema leaves the signatures out.
+                    Target::Manifest(Reference::Tag(_)) if is_schema1(&head) => None,
                     Target::Manifest(Reference::Tag(_)) => named,
                 };
                 tokio::spawn(pump(response.body, filled, Withheld::new(expected)));
@@ -100,6 +102,12 @@ impl Cache {
             },
         ))
     }
+}
+
+fn is_schema1(head: &PassedHead) -> bool {
+    head.content_type
+        .as_deref()
+        .is_some_and(|named| SCHEMA1_TYPES.contains(&named))
 }
 
 /// The end of a body, held back until its digest is known to be right.

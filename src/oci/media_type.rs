@@ -8,6 +8,12 @@ pub const MANIFEST_TYPES: [&str; 4] = [
     "application/vnd.docker.distribution.manifest.v2+json",
 ];
 
+/// Manifests of the first schema. Their digest is not that of their bytes, so they are never kept.
+pub const SCHEMA1_TYPES: [&str; 2] = [
+    "application/vnd.docker.distribution.manifest.v1+prettyjws",
+    "application/vnd.docker.distribution.manifest.v1+json",
+];
+
 /// Whether a client that sent these `Accept` values takes `media_type`. Registries look for exact types;
 /// `q` is ignored, no `Accept` at all takes everything, and `*/*` or `application/*` take any manifest.
 pub fn accepts<'a>(accept: impl IntoIterator<Item = &'a str>, media_type: &str) -> bool {
@@ -65,7 +71,7 @@ pub fn sniff_manifest_type(body: &[u8]) -> &'static str {
         Probe {
             schema_version: Some(1),
             ..
-        } => "application/vnd.docker.distribution.manifest.v1+prettyjws",
+        } => SCHEMA1_TYPES[0],
         Probe {
             manifests: Some(_), ..
         } => MANIFEST_TYPES[0],

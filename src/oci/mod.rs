@@ -1,5 +1,6 @@
 //! Nouns of the distribution and image specifications. Parsing is the only way to get one; no I/O.
 
+mod accept;
 mod digest;
 mod error_code;
 mod media_type;
@@ -8,9 +9,10 @@ mod reference;
 mod repository;
 mod tag;
 
+pub use accept::{Accept, AcceptClass};
 pub use digest::{Algorithm, Digest, Hasher, ParseDigestError};
 pub use error_code::ErrorCode;
-pub use media_type::{MANIFEST_TYPES, accepts, is_media_type, sniff_manifest_type};
+pub use media_type::{MANIFEST_TYPES, SCHEMA1_TYPES, accepts, is_media_type, sniff_manifest_type};
 pub use namespace::{DOCKER_HUB, Namespace, ParseNamespaceError};
 pub use reference::Reference;
 pub use repository::{ParseRepositoryError, Repository};

@@ -70,7 +70,7 @@ fn fetch(error: &FetchError, wanted: &Wanted) -> Response {
     match error {
         FetchError::Upstream(error) => upstream(error, wanted),
         FetchError::DigestMismatch { .. } => bad_gateway(ErrorCode::DigestInvalid),
-        FetchError::ManifestTooLarge => bad_gateway(ErrorCode::ManifestInvalid),
+        FetchError::ManifestTooLarge | FetchError::Schema1 => bad_gateway(ErrorCode::ManifestInvalid),
         FetchError::Overloaded | FetchError::Gone => refuse(
             503,
             ErrorCode::Unavailable,

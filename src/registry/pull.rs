@@ -16,10 +16,10 @@ use crate::cache::{
 use crate::fail_point::reach;
 use crate::http::{Body, CacheResult, ContentRange, Fields, Method, RequestHead, Response};
 use crate::limits::MEMORY_OBJECT_BYTES_MAX;
-use crate::oci::{Digest, Reference, is_media_type};
+use crate::oci::{Accept, Digest, Reference, is_media_type};
 use crate::runtime::clock::{unix_millis, unix_seconds};
 use crate::store::{Entry, Key, Meta};
-use crate::upstream::{Secret, Target};
+use crate::upstream::{Credentials, Target};
 
 /// A fill that lost its disk may have to be joined anew; more than a few times is a bug.
 const JOINS_MAX: usize = 4;
@@ -77,8 +77,13 @@ impl Registry {
         digest: Digest,
         ns: Option<&str>,
     ) -> Result<Response, PullError> {
-        let Approach::Callers(callers) = self.approach(origin, head) else {
-            return self.pass(head, origin, Target::Blob(digest), ns).await;
+        let callers = match self.approach(origin, head) {
+            Approach::Callers(callers) => callers,
+            Approach::Passthrough(credentials) => {
+                return self
+                    .pass(head, origin, Target::Blob(digest), credentials, ns)
+                    .await;
+            }
         };
         let mut refused = FetchError::Lost;
         for caller in &callers {
@@ -246,20 +251,28 @@ impl Registry {
         reference: Reference,
         ns: Option<&str>,
     ) -> Result<Response, PullError> {
-        let Approach::Callers(callers) = self.approach(&origin, head) else {
-            return self.pass(head, &origin, Target::Manifest(reference), ns).await;
+        let target = Target::Manifest(reference.clone());
+        let callers = match self.approach(&origin, head) {
+            Approach::Callers(callers) => callers,
+            Approach::Passthrough(credentials) => {
+                return self.pass(head, &origin, target, credentials, ns).await;
+            }
         };
         let mut refused = FetchError::Lost;
         for caller in callers {
             let key = ManifestKey {
                 origin: origin.clone(),
                 reference: reference.clone(),
-                accept: Vec::new(),
+                accept: Accept::Native,
                 caller,
             };
             match self.manifest_answer(head, &key).await {
                 Ok((answer, role)) => return Ok(self.manifest_response(head, &key, &answer, role, ns)),
                 Err(error) if error.is_refusal() => refused = error,
+                Err(FetchError::Schema1) => {
+                    let credentials = key.caller.credentials();
+                    return self.pass(head, &origin, target, credentials, ns).await;
+                }
                 Err(error) => return Err(error.into()),
             }
         }
@@ -278,8 +291,7 @@ impl Registry {
             return Ok((answer, role));
         }
         // The client does not take what the upstream has; the upstream may have another form for it.
-        let mut accept: Vec<String> = head.accept().map(str::to_owned).collect();
-        accept.sort_unstable();
+        let accept = Accept::of_client(head.accept());
         let (answer, role) = self
             .cache
             .manifest(ManifestKey {
@@ -369,16 +381,15 @@ impl Registry {
             .remember(head.target, fields, body.clone(), tag);
     }
 
-    /// Asks the upstream with the client's own credentials, or none. Nothing of it is kept.
+    /// Asks the upstream for this client alone. Nothing of it is kept.
     async fn pass(
         &self,
         head: &RequestHead<'_>,
         origin: &Origin,
         target: Target,
+        credentials: Credentials,
         ns: Option<&str>,
     ) -> Result<Response, PullError> {
-        // The parser has refused values that cannot stand in a field.
-        let authorization = head.authorization.and_then(|value| Secret::new(value.as_bytes()));
         let accept = match &target {
             Target::Manifest(_) => head.accept().map(str::to_owned).collect(),
             Target::Blob(_) => Vec::new(),
@@ -391,7 +402,7 @@ impl Registry {
         };
         let (passed, body) = self
             .cache
-            .pass(origin, target, head_only, accept, authorization)
+            .pass(origin, target, head_only, accept, credentials)
             .await?;
         let named = || {
             passed

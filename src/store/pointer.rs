@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::oci::Digest;
+use crate::oci::{Accept, Digest};
 
 /// One self-contained JSON file, replaced as a whole. (A pair of files could not be: two renames are not one.)
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -20,7 +20,7 @@ pub struct TagPointer {
     /// The upstream's entity tag, where it sent one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub etag: Option<String>,
-    /// Which kinds of manifest the client that caused it accepted; `native` when it took what the upstream has.
+    /// For which clients it holds: `native`, or the set of types they take, see [`Accept::class_name`].
     #[serde(default = "native")]
     pub accept_class: String,
     /// All end-to-end fields of the upstream's answer, canonical names.
@@ -28,13 +28,8 @@ pub struct TagPointer {
     pub headers: BTreeMap<String, Vec<String>>,
 }
 
-impl TagPointer {
-    /// The accept class of pointers to what the upstream has, whatever a client accepts.
-    pub const NATIVE: &str = "native";
-}
-
 fn native() -> String {
-    TagPointer::NATIVE.to_owned()
+    Accept::NATIVE.to_owned()
 }
 
 mod as_text {

@@ -34,6 +34,7 @@ mod resume;
 mod range;
 
 /// Lifetimes of tags, revalidation, stale answers.
+mod tag_rules;
 mod tags;
 
 /// Kills, restarts, garbage in the store.

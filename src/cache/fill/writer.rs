@@ -9,7 +9,7 @@ use super::{End, Fill, Head};
 use crate::cache::access::Caller;
 use crate::cache::{Cache, FetchError, Origin, Shared, find, storable};
 use crate::fail_point::reach;
-use crate::limits::{FILL_DISK_WAIT, FILL_WINDOW_BYTES, STORE_RETRY};
+use crate::limits::{FILL_DISK_RATE_MIN, FILL_DISK_WAIT, FILL_WINDOW_BYTES, STORE_RETRY};
 use crate::oci::Hasher;
 use crate::runtime::clock::{monotonic_micros, unix_seconds};
 use crate::runtime::helper::blocking;
@@ -155,7 +155,7 @@ async fn receive(fill: &Arc<Fill>, shared: &Arc<Shared>) -> Result<Verified, Fet
     let mut have = 0;
     let mut skip = 0;
     let mut resume = Resume::new(0);
-    let mut disk_wait = FILL_DISK_WAIT;
+    let mut patience = DiskPatience::new();
     loop {
         let broken = match body.chunk().await {
             Ok(Some(mut chunk)) => {
@@ -177,7 +177,7 @@ async fn receive(fill: &Arc<Fill>, shared: &Arc<Shared>) -> Result<Verified, Fet
                     state.trim();
                 });
                 spool::push(fill, shared);
-                room(fill, shared, &mut disk_wait).await?;
+                room(fill, shared, &mut patience).await?;
                 continue;
             }
             // A part may be shorter than asked for and still end cleanly.
@@ -234,7 +234,7 @@ async fn reconnect(
 }
 
 /// Waits until the window takes more. A disk that is in the way for too long is left behind.
-async fn room(fill: &Arc<Fill>, shared: &Shared, disk_wait: &mut Duration) -> Result<(), FetchError> {
+async fn room(fill: &Arc<Fill>, shared: &Shared, patience: &mut DiskPatience) -> Result<(), FetchError> {
     let began = tokio::time::Instant::now();
     loop {
         // Made before looking, so that a notice in between is not missed.
@@ -264,16 +264,45 @@ async fn room(fill: &Arc<Fill>, shared: &Shared, disk_wait: &mut Duration) -> Re
             continue;
         }
         let (began, written) = (tokio::time::Instant::now(), fill.lock().written);
-        let told = tokio::time::timeout(*disk_wait, notice).await;
-        *disk_wait = disk_wait.saturating_sub(began.elapsed());
+        let told = tokio::time::timeout(patience.left(written), notice).await;
+        patience.waited(began.elapsed());
         if told.is_err() {
             if fill.lock().written == written {
                 lose(fill, shared, "the disk has stalled");
             } else {
-                tracing::warn!(digest = %fill.digest(), "the disk is slower than the upstream; the pull goes on uncached");
+                tracing::warn!(digest = %fill.digest(), "the disk is much slower than the upstream; the pull goes on uncached");
                 fill.change(|state| state.spool = Spool::Lost);
             }
         }
+    }
+}
+
+/// How long a fill still waits for its disk: [`FILL_DISK_WAIT`], and more for every byte that it takes. So a disk that
+/// takes [`FILL_DISK_RATE_MIN`] is waited for as long as it does, and a slower one is left behind.
+struct DiskPatience {
+    left: Duration,
+    /// What the disk had taken when this was last counted.
+    written: u64,
+}
+
+impl DiskPatience {
+    fn new() -> Self {
+        DiskPatience {
+            left: FILL_DISK_WAIT,
+            written: 0,
+        }
+    }
+
+    /// Counts what the disk has taken, `written` bytes by now.
+    fn left(&mut self, written: u64) -> Duration {
+        let earned = Duration::from_micros((written - self.written) * 1_000_000 / FILL_DISK_RATE_MIN);
+        self.written = written;
+        self.left = (self.left + earned).min(FILL_DISK_WAIT);
+        self.left
+    }
+
+    fn waited(&mut self, time: Duration) {
+        self.left = self.left.saturating_sub(time);
     }
 }
 
@@ -352,5 +381,28 @@ async fn commit(fill: &Arc<Fill>, shared: &Arc<Shared>, verified: Verified) {
         }
         Ok(Err(error)) => shared.health.failed(&error),
         Err(_) => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What is left after writing at `rate` bytes a second, waiting all the time.
+    fn after(rate: u64, seconds: u64) -> Duration {
+        let mut patience = DiskPatience::new();
+        for tenth in 1..=10 * seconds {
+            patience.left(tenth * rate / 10);
+            patience.waited(Duration::from_millis(100));
+        }
+        patience.left
+    }
+
+    #[test]
+    fn a_disk_is_waited_for_as_long_as_it_takes_enough() {
+        assert!(after(FILL_DISK_RATE_MIN, 60) > FILL_DISK_WAIT / 2);
+        assert!(after(10 * FILL_DISK_RATE_MIN, 60) > FILL_DISK_WAIT / 2);
+        assert!(after(FILL_DISK_RATE_MIN / 2, 60).is_zero());
+        assert!(after(0, 2).is_zero());
     }
 }

@@ -5,7 +5,7 @@ use bytes::BytesMut;
 use super::{Manifest, ManifestKey};
 use crate::cache::{FetchError, Shared, media_type, named_digest, storable};
 use crate::limits::MANIFEST_BYTES_MAX;
-use crate::oci::{Algorithm, Digest, MANIFEST_TYPES, Reference, sniff_manifest_type};
+use crate::oci::{Algorithm, Digest, Reference, SCHEMA1_TYPES, sniff_manifest_type};
 use crate::runtime::clock::monotonic_micros;
 use crate::store::Verified;
 use crate::upstream::{Method, Purpose, Request, Response, Resume, Target, UpstreamError};
@@ -23,26 +23,13 @@ pub(super) enum Meaning {
     Unsaid,
 }
 
-/// All forms of manifests there are, so that the upstream gives what it has.
-pub fn native_accept() -> Vec<String> {
-    MANIFEST_TYPES
-        .iter()
-        .chain(&["*/*"])
-        .map(|&media_type| media_type.to_owned())
-        .collect()
-}
-
 fn request(key: &ManifestKey, method: Method, purpose: Purpose) -> Request {
     Request {
         namespace: key.origin.namespace.clone(),
         repository: key.origin.repository.clone(),
         target: Target::Manifest(key.reference.clone()),
         method,
-        accept: if key.accept.is_empty() {
-            native_accept()
-        } else {
-            key.accept.clone()
-        },
+        accept: key.accept.values(),
         range_from: None,
         credentials: key.caller.credentials(),
         purpose,
@@ -115,6 +102,14 @@ async fn read(key: &ManifestKey, mut response: Response) -> Result<Fetched, Fetc
         body.extend_from_slice(&chunk);
     }
     let body = body.freeze();
+    let media_type = media_type(&response.headers)
+        .filter(|named| {
+            named != "application/octet-stream" && named != "application/json" && named != "text/plain"
+        })
+        .unwrap_or_else(|| sniff_manifest_type(&body).to_owned());
+    if SCHEMA1_TYPES.contains(&media_type.as_str()) {
+        return Err(FetchError::Schema1);
+    }
     let wanted = match &key.reference {
         Reference::Digest(digest) => *digest,
         // An upstream that names no digest, or one we do not know, is taken at its bytes.
@@ -128,11 +123,6 @@ async fn read(key: &ManifestKey, mut response: Response) -> Result<Fetched, Fetc
             wanted: wanted.to_string(),
             found: found.to_string(),
         })?;
-    let media_type = media_type(&response.headers)
-        .filter(|named| {
-            named != "application/octet-stream" && named != "application/json" && named != "text/plain"
-        })
-        .unwrap_or_else(|| sniff_manifest_type(&body).to_owned());
     Ok(Fetched {
         manifest: Manifest {
             digest: wanted,

@@ -13,13 +13,11 @@ use super::flight::{Landing, Role};
 use super::{Cache, FetchError, Origin, Shared};
 use crate::http::CacheResult;
 use crate::limits::MANIFEST_BYTES_MAX;
-use crate::oci::{Digest, Reference, accepts, sniff_manifest_type};
+use crate::oci::{Accept, Digest, Reference, accepts, sniff_manifest_type};
 use crate::runtime::clock::unix_seconds;
 use crate::runtime::helper::blocking;
 use crate::store::{Key, Meta, StoreError, Verified};
 use crate::upstream::{Purpose, Target};
-
-pub use fetch::native_accept;
 
 use fetch::Fetched;
 
@@ -28,8 +26,7 @@ use fetch::Fetched;
 pub struct ManifestKey {
     pub origin: Origin,
     pub reference: Reference,
-    /// The client's own `Accept` values, sorted, when it does not take what the upstream has natively.
-    pub accept: Vec<String>,
+    pub accept: Accept,
     pub caller: Caller,
 }
 

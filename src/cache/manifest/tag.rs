@@ -6,6 +6,7 @@ use super::fetch::{Meaning, fetch, resolve};
 use super::{Flown, Manifest, ManifestAnswer, ManifestKey, announce, permitted, stored};
 use crate::cache::access::Caller;
 use crate::cache::freshness::{TagTerms, is_fresh, terms};
+use crate::cache::tags::TagKey;
 use crate::cache::{FetchError, Origin, Shared};
 use crate::fail_point::reach;
 use crate::http::CacheResult;
@@ -22,14 +23,18 @@ struct Known {
 }
 
 pub(super) async fn by_tag(shared: &Arc<Shared>, key: &ManifestKey, tag: &Tag, landing: &Flown) {
-    if !key.accept.is_empty() {
-        // The client does not take the native form: its own question, its own answer, under no pointer.
-        return foreign_form(shared, key, landing).await;
-    }
+    let Some(class) = key.accept.class_name() else {
+        return unkept(shared, key, landing).await;
+    };
+    let tag_key = TagKey {
+        origin: key.origin.clone(),
+        tag: tag.clone(),
+        class,
+    };
     let registries = shared.upstreams.registries();
     let rules = &registries.settings(&key.origin.namespace).0.tag_rules;
     let terms = terms(&shared.policy, rules, tag);
-    let known = known(shared, &key.origin, tag).await;
+    let known = known(shared, &tag_key).await;
     if let Some(known) = &known {
         let (checked, now) = (known.pointer.checked_at_ms, unix_millis());
         if is_fresh(checked, now, terms.lifetime_ms) {
@@ -42,8 +47,8 @@ pub(super) async fn by_tag(shared: &Arc<Shared>, key: &ManifestKey, tag: &Tag, l
         {
             landing.land(Ok(terms.stale(&known.manifest, checked, "it is being asked")));
             // Newcomers are answered likewise meanwhile; one of them asks.
-            if let Some(_asking) = shared.revalidating.begin(&key.origin, tag) {
-                let answer = ask(shared, key, tag, Some(known), terms, &|_| {}).await;
+            if let Some(_asking) = shared.revalidating.begin(&tag_key) {
+                let answer = ask(shared, key, &tag_key, Some(known), terms, &|_| {}).await;
                 if let Err(error) = answer {
                     tracing::info!(registry = %key.origin.namespace, repository = %key.origin.repository, %tag, %error, "a tag could not be asked in the background");
                 }
@@ -52,7 +57,7 @@ pub(super) async fn by_tag(shared: &Arc<Shared>, key: &ManifestKey, tag: &Tag, l
         }
     }
     let land = |answer: ManifestAnswer| landing.land(Ok(answer));
-    if let Err(error) = ask(shared, key, tag, known.as_ref(), terms, &land).await {
+    if let Err(error) = ask(shared, key, &tag_key, known.as_ref(), terms, &land).await {
         landing.land(match known {
             Some(known) => last_resort(shared, key, &known, terms, error).await,
             None => Err(error),
@@ -65,7 +70,7 @@ pub(super) async fn by_tag(shared: &Arc<Shared>, key: &ManifestKey, tag: &Tag, l
 async fn ask(
     shared: &Arc<Shared>,
     key: &ManifestKey,
-    tag: &Tag,
+    tag: &TagKey,
     known: Option<&Known>,
     terms: TagTerms,
     land: &(dyn Fn(ManifestAnswer) + Sync),
@@ -82,10 +87,10 @@ async fn ask(
             // The same, or moved to what we hold anyway.
             if let Some(manifest) = stored(shared, &key.origin, &digest).await {
                 shared.heard_yes(&key.origin, &manifest, &key.caller, asked);
-                let pointer = pointer_to(&manifest, asked_ms);
-                shared.remember(&key.origin, tag, &pointer);
+                let pointer = tag.pointer(&manifest, asked_ms);
+                shared.remember(tag, &pointer);
                 land(terms.answer(manifest, CacheResult::Revalidated, asked_ms));
-                shared.save_pointer(&key.origin, tag, pointer).await;
+                shared.save_pointer(tag, pointer).await;
                 return Ok(());
             }
         }
@@ -94,11 +99,11 @@ async fn ask(
     let fetched = fetch(shared, key, purpose).await?;
     reach("manifest-fetched");
     let (manifest, storing) = announce(shared, &key.origin, fetched);
-    let pointer = pointer_to(&manifest, asked_ms);
-    shared.remember(&key.origin, tag, &pointer);
+    let pointer = tag.pointer(&manifest, asked_ms);
+    shared.remember(tag, &pointer);
     land(terms.answer(manifest, CacheResult::Miss, asked_ms));
     storing.store().await;
-    shared.save_pointer(&key.origin, tag, pointer).await;
+    shared.save_pointer(tag, pointer).await;
     Ok(())
 }
 
@@ -128,7 +133,8 @@ async fn last_resort(
     }
 }
 
-async fn foreign_form(shared: &Arc<Shared>, key: &ManifestKey, landing: &Flown) {
+/// Types we do not know: the client's own question, its own answer, under no pointer.
+async fn unkept(shared: &Arc<Shared>, key: &ManifestKey, landing: &Flown) {
     match fetch(shared, key, Purpose::Pull).await {
         Err(error) => landing.land(Err(error)),
         Ok(fetched) => {
@@ -144,9 +150,9 @@ async fn foreign_form(shared: &Arc<Shared>, key: &ManifestKey, landing: &Flown) 
     }
 }
 
-async fn known(shared: &Arc<Shared>, origin: &Origin, tag: &Tag) -> Option<Known> {
-    let pointer = shared.pointer(origin, tag).await?;
-    let manifest = stored(shared, origin, &pointer.digest).await?;
+async fn known(shared: &Arc<Shared>, tag: &TagKey) -> Option<Known> {
+    let pointer = shared.pointer(tag).await?;
+    let manifest = stored(shared, &tag.origin, &pointer.digest).await?;
     Some(Known { pointer, manifest })
 }
 
@@ -155,23 +161,25 @@ fn serves_stale(error: &FetchError) -> bool {
     match error {
         FetchError::Upstream(error) => error.is_outage(),
         FetchError::DigestMismatch { .. } | FetchError::Overloaded => true,
-        FetchError::ManifestTooLarge | FetchError::Gone | FetchError::Lost => false,
+        FetchError::Schema1 | FetchError::ManifestTooLarge | FetchError::Gone | FetchError::Lost => false,
     }
 }
 
-fn pointer_to(manifest: &Manifest, checked_at_ms: u64) -> TagPointer {
-    TagPointer {
-        digest: manifest.digest,
-        media_type: manifest.media_type.clone(),
-        size: manifest.body.len() as u64,
-        checked_at_ms,
-        etag: manifest
-            .headers
-            .get("Etag")
-            .and_then(|values| values.first())
-            .cloned(),
-        accept_class: TagPointer::NATIVE.to_owned(),
-        headers: manifest.headers.clone(),
+impl TagKey {
+    fn pointer(&self, manifest: &Manifest, checked_at_ms: u64) -> TagPointer {
+        TagPointer {
+            digest: manifest.digest,
+            media_type: manifest.media_type.clone(),
+            size: manifest.body.len() as u64,
+            checked_at_ms,
+            etag: manifest
+                .headers
+                .get("Etag")
+                .and_then(|values| values.first())
+                .cloned(),
+            accept_class: self.class.clone(),
+            headers: manifest.headers.clone(),
+        }
     }
 }
 
@@ -210,35 +218,39 @@ impl Shared {
     }
 
     /// Makes `pointer` what all cores know of the tag, unless tags are not cached.
-    fn remember(&self, origin: &Origin, tag: &Tag, pointer: &TagPointer) {
+    fn remember(&self, tag: &TagKey, pointer: &TagPointer) {
         if self.policy.cache_tags {
-            self.tags.set(origin, tag, pointer.clone());
+            self.tags.set(tag, pointer.clone());
         }
     }
 
-    async fn pointer(&self, origin: &Origin, tag: &Tag) -> Option<TagPointer> {
+    async fn pointer(&self, tag: &TagKey) -> Option<TagPointer> {
         if !self.policy.cache_tags {
             return None;
         }
-        if let Some(pointer) = self.tags.get(origin, tag) {
+        if let Some(pointer) = self.tags.get(tag) {
             return Some(pointer);
         }
-        let (asked, name) = (origin.clone(), tag.clone());
+        let TagKey {
+            origin,
+            tag: name,
+            class,
+        } = tag.clone();
         let found = self
-            .look(move |store| Some(store.tag(&asked.namespace, &asked.repository, &name)))
+            .look(move |store| Some(store.tag(&origin.namespace, &origin.repository, &name, &class)))
             .await?;
         let pointer = found
             .inspect_err(|error| tracing::warn!(%error, "a tag pointer cannot be read"))
             .ok()??;
-        self.tags.set(origin, tag, pointer.clone());
+        self.tags.set(tag, pointer.clone());
         Some(pointer)
     }
 
-    async fn save_pointer(&self, origin: &Origin, tag: &Tag, pointer: TagPointer) {
+    async fn save_pointer(&self, tag: &TagKey, pointer: TagPointer) {
         if !self.health.writable() || !self.policy.cache_tags {
             return;
         }
-        let (store, origin, tag) = (self.store.clone(), origin.clone(), tag.clone());
+        let (store, TagKey { origin, tag, .. }) = (self.store.clone(), tag.clone());
         let saved =
             blocking(move || store.set_tag(&origin.namespace, &origin.repository, &tag, &pointer)).await;
         if let Ok(Err(error)) = saved {

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use crate::oci::{Digest, Namespace, Repository, Tag};
+use crate::oci::{Accept, Digest, Namespace, Repository, Tag};
 use crate::store::Key;
 
 pub const BLOBS: &str = "blobs";
@@ -32,11 +32,14 @@ pub fn sidecar(key: &Key) -> PathBuf {
     path.into()
 }
 
-/// Where a tag's pointer is.
-pub fn pointer(namespace: &Namespace, repository: &Repository, tag: &Tag) -> PathBuf {
-    repository_dir(namespace, repository)
-        .join(TAGS)
-        .join(tag.as_str())
+/// Where a tag's pointer is: under its own name for the native class, else with the class behind an `@`, which no tag has.
+pub fn pointer(namespace: &Namespace, repository: &Repository, tag: &Tag, class: &str) -> PathBuf {
+    let tags = repository_dir(namespace, repository).join(TAGS);
+    if class == Accept::NATIVE {
+        tags.join(tag.as_str())
+    } else {
+        tags.join(format!("{tag}@{class}"))
+    }
 }
 
 pub fn file_name(digest: &Digest) -> String {
@@ -89,10 +92,26 @@ mod tests {
         );
         let hub = "docker.io".parse().unwrap();
         assert_eq!(
-            pointer(&hub, &"library/a".parse().unwrap(), &"v1".parse().unwrap())
-                .to_str()
-                .unwrap(),
+            pointer(
+                &hub,
+                &"library/a".parse().unwrap(),
+                &"v1".parse().unwrap(),
+                "native"
+            )
+            .to_str()
+            .unwrap(),
             "manifests/docker.io/library/a/_tags/v1"
+        );
+        assert_eq!(
+            pointer(
+                &hub,
+                &"library/a".parse().unwrap(),
+                &"v1".parse().unwrap(),
+                "dl+dm"
+            )
+            .to_str()
+            .unwrap(),
+            "manifests/docker.io/library/a/_tags/v1@dl+dm"
         );
     }
 
@@ -120,7 +139,7 @@ mod tests {
                               tag in "[a-zA-Z0-9_][a-zA-Z0-9._-]{0,8}") {
             let (a, b) = (manifest(&a), manifest(&b));
             let Key::Manifest { namespace, repository, .. } = &b else { unreachable!() };
-            let tag = pointer(namespace, repository, &tag.parse().unwrap());
+            let tag = pointer(namespace, repository, &tag.parse().unwrap(), "native");
             let paths = [content(&a), sidecar(&a), tag];
             let others = [content(&b), sidecar(&b)];
             for (i, path) in paths.iter().enumerate() {

@@ -8,7 +8,7 @@ use crate::oci::{Namespace, Repository, Tag};
 use crate::store::{StoreError, TagPointer};
 
 impl FsStore {
-    /// The pointer of a tag; `None` when there is none or it cannot be read, which the next check repairs.
+    /// The pointer of a tag for clients of an accept class; `None` when there is none or it cannot be read, which the next check repairs.
     ///
     /// # Errors
     ///
@@ -18,8 +18,9 @@ impl FsStore {
         namespace: &Namespace,
         repository: &Repository,
         tag: &Tag,
+        class: &str,
     ) -> Result<Option<TagPointer>, StoreError> {
-        let path = layout::pointer(namespace, repository, tag);
+        let path = layout::pointer(namespace, repository, tag, class);
         let Some(file) = open_regular(&self.path(&path)).map_err(failed("open", &path))? else {
             return Ok(None);
         };
@@ -30,7 +31,7 @@ impl FsStore {
         Ok(serde_json::from_slice(&json).ok())
     }
 
-    /// Replaces the pointer of a tag.
+    /// Replaces the pointer of a tag, of the class it names.
     ///
     /// # Errors
     ///
@@ -42,7 +43,7 @@ impl FsStore {
         tag: &Tag,
         pointer: &TagPointer,
     ) -> Result<(), StoreError> {
-        let path = layout::pointer(namespace, repository, tag);
+        let path = layout::pointer(namespace, repository, tag, &pointer.accept_class);
         let json = serde_json::to_vec(pointer).expect("a pointer is strings and numbers");
         self.replace(&path, &json).map_err(failed("write", &path))
     }

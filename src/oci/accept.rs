@@ -1,0 +1,136 @@
+//! Which kinds of manifest are asked for by tag.
+//!
+//! Registries look for exact types, and one may answer the same tag with different manifests. What an upstream has,
+//! its native form, is asked for with all types; a client that does not take that gets an answer of its own, kept
+//! under the set of types it takes.
+
+use std::fmt;
+
+use super::media_type::{MANIFEST_TYPES, SCHEMA1_TYPES};
+
+/// The types asked for.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub enum Accept {
+    /// Whatever the upstream has.
+    Native,
+    /// Some of the types there are.
+    Class(AcceptClass),
+    /// Types we do not know, as the client sent them, sorted. An answer to them is kept for nobody else.
+    Other(Vec<String>),
+}
+
+/// A set of known types, whatever their order and weights.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct AcceptClass(u8);
+
+/// What a set is made of, and what stands for it in the name of a file.
+const KNOWN: [(&str, &str); 6] = [
+    (MANIFEST_TYPES[0], "oi"),
+    (MANIFEST_TYPES[1], "om"),
+    (MANIFEST_TYPES[2], "dl"),
+    (MANIFEST_TYPES[3], "dm"),
+    (SCHEMA1_TYPES[0], "s1"),
+    (SCHEMA1_TYPES[1], "sj"),
+];
+
+impl Accept {
+    /// What a client asks for with these `Accept` values, each a comma-separated list.
+    pub fn of_client<'a>(accept: impl IntoIterator<Item = &'a str>) -> Self {
+        let mut set = 0;
+        let mut others = Vec::new();
+        for item in accept.into_iter().flat_map(|value| value.split(',')) {
+            let item = item.trim();
+            let bare = item.split(';').next().unwrap_or_default().trim();
+            match KNOWN
+                .iter()
+                .position(|(known, _)| known.eq_ignore_ascii_case(bare))
+            {
+                Some(bit) => set |= 1 << bit,
+                None if bare.is_empty() => {}
+                None => others.push(item.to_owned()),
+            }
+        }
+        if others.is_empty() {
+            return Accept::Class(AcceptClass(set));
+        }
+        others.extend(AcceptClass(set).types().map(str::to_owned));
+        others.sort_unstable();
+        others.dedup();
+        Accept::Other(others)
+    }
+
+    /// The values to send, each one media type.
+    pub fn values(&self) -> Vec<String> {
+        match self {
+            // Those registries that answer with their own kind look for nothing else.
+            Accept::Native => MANIFEST_TYPES
+                .iter()
+                .chain(&["*/*"])
+                .map(|&known| known.to_owned())
+                .collect(),
+            Accept::Class(class) => class.types().map(str::to_owned).collect(),
+            Accept::Other(values) => values.clone(),
+        }
+    }
+
+    /// Under what name answers are kept beside the native ones; `None` when not at all.
+    pub fn class_name(&self) -> Option<String> {
+        match self {
+            Accept::Native => Some(Self::NATIVE.to_owned()),
+            Accept::Class(class) => Some(class.to_string()),
+            Accept::Other(_) => None,
+        }
+    }
+
+    /// The name of the native class.
+    pub const NATIVE: &str = "native";
+}
+
+impl AcceptClass {
+    fn types(self) -> impl Iterator<Item = &'static str> {
+        KNOWN
+            .iter()
+            .enumerate()
+            .filter(move |(bit, _)| self.0 & (1 << bit) != 0)
+            .map(|(_, (known, _))| *known)
+    }
+}
+
+/// The short names, joined by `+`.
+impl fmt::Display for AcceptClass {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut first = true;
+        for (bit, (_, name)) in KNOWN.iter().enumerate() {
+            if self.0 & (1 << bit) != 0 {
+                f.write_str(if first { "" } else { "+" })?;
+                f.write_str(name)?;
+                first = false;
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_class_is_a_set_whatever_its_order_and_weights() {
+        let [oi, om, _, dm] = MANIFEST_TYPES;
+        let class = |values: &[&str]| Accept::of_client(values.iter().copied());
+        let both = class(&[oi, om]);
+        assert_eq!(both, class(&[&format!("{om};q=0.5 , {oi}; q=1")]));
+        assert_eq!(both.class_name().as_deref(), Some("oi+om"));
+        assert_eq!(both.values(), [oi, om]);
+        assert_ne!(both, class(&[om, dm]));
+        assert_eq!(class(&[SCHEMA1_TYPES[0]]).class_name().as_deref(), Some("s1"));
+    }
+
+    #[test]
+    fn what_we_do_not_know_is_a_class_for_nobody_else() {
+        let odd = Accept::of_client(["application/x.odd+json", MANIFEST_TYPES[1]]);
+        assert_eq!(odd.class_name(), None);
+        assert_eq!(odd.values(), [MANIFEST_TYPES[1], "application/x.odd+json"]);
+    }
+}
