@@ -4,11 +4,11 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use crate::cache::{Cache, TagPolicy};
-use crate::config::{self, Config, ListenAddr, RootChoice, Storage};
+use crate::config::{self, Config, ListenAddr, Mistakes, RootChoice, Storage};
 use crate::limits::DRAIN;
 use crate::registry::Registry;
 use crate::runtime::core::CoreSettings;
@@ -40,18 +40,16 @@ pub enum AppError {
 }
 
 /// Serves until asked to stop: on SIGINT or SIGTERM it stops accepting, finishes what runs within
-/// [`DRAIN`], and returns. A second signal ends the process at once.
+/// [`DRAIN`], and returns. A second signal ends the process at once. On SIGHUP it goes on with the registries that
+/// `read` gives; mistakes change nothing.
 ///
 /// # Errors
 ///
 /// The store, the address or the machine cannot be used. Nothing has been served then.
-pub fn run(config: Config) -> Result<(), AppError> {
+pub fn run(config: Config, read: &dyn Fn() -> Result<Config, Mistakes>) -> Result<(), AppError> {
     crate::log::init(config.log_level.into());
     raise_descriptor_limit();
-    for warning in &config.warnings {
-        tracing::warn!("{warning}");
-    }
-    let mut signals = Signals::new([SIGINT, SIGTERM])?;
+    let mut signals = Signals::new([SIGHUP, SIGINT, SIGTERM])?;
     let Storage::Fs { root, chosen } = &config.storage;
     let store = Arc::new(FsStore::open(root)?);
     let (choice, modern_ring) = driver::choose(wanted_driver(config.io_driver)).map_err(AppError::Driver)?;
@@ -89,7 +87,7 @@ pub fn run(config: Config) -> Result<(), AppError> {
         ttl: config.tag_ttl,
         stale_while_revalidate: config.stale_while_revalidate,
     };
-    let cache = Cache::new(store.clone(), upstreams, helper.clone(), policy);
+    let cache = Cache::new(store.clone(), upstreams.clone(), helper.clone(), policy);
     let access_log = if config.access_log {
         Some(AccessLogWriter::start()?)
     } else {
@@ -111,6 +109,7 @@ pub fn run(config: Config) -> Result<(), AppError> {
             tracing::warn!(root = %root.display(), "no lasting place can be written; the store may be gone after a restart, set FS_ROOT");
         }
     }
+    tell(&config);
     let settings = CoreSettings {
         driver: choice.driver,
         modern_ring,
@@ -119,8 +118,9 @@ pub fn run(config: Config) -> Result<(), AppError> {
         let (cache, helper, shutdown) = (cache.clone(), helper.clone(), shutdown.clone());
         let log = access_log.as_ref().map(AccessLogWriter::log);
         let (default_registry, memory) = (config.default_registry.clone(), config.memory_cache_bytes);
+        let stats = config.front_auth.is_some();
         core::start(index, *cpu, settings, move || async move {
-            let registry = Rc::new(Registry::new(cache, default_registry, memory));
+            let registry = Rc::new(Registry::new(cache, default_registry, memory).with_stats(stats));
             let server = Server::new(registry, helper, shutdown, log);
             serve(server, sockets).await;
         })?;
@@ -136,12 +136,54 @@ pub fn run(config: Config) -> Result<(), AppError> {
     }
     cache.scan_in_background();
 
-    signals.forever().next();
+    for signal in signals.forever() {
+        match signal {
+            SIGHUP => reload(&config, read(), &upstreams),
+            _ => break,
+        }
+    }
     drain(&shutdown, signals);
     if let Some(log) = access_log {
         log.finish();
     }
     Ok(())
+}
+
+/// Says what the operator ought to know about a configuration that is used.
+fn tell(config: &Config) {
+    for warning in &config.warnings {
+        tracing::warn!("{warning}");
+    }
+    for name in config.registries.shared_by_default() {
+        tracing::info!(
+            "registry {name}: everyone who reaches the cache reads what its credentials can read (access: shared)"
+        );
+    }
+}
+
+/// Takes over what can be, and says what cannot. Requests under way go on with what they began with.
+fn reload(running: &Config, read: Result<Config, Mistakes>, upstreams: &Upstreams) {
+    let new = match read {
+        Ok(new) => new,
+        Err(mistakes) => {
+            for mistake in &mistakes.0 {
+                tracing::error!("{}: {}", mistake.what, mistake.why);
+            }
+            let count = mistakes.0.len();
+            return tracing::error!(mistakes = count, "configuration not reloaded; the old one stays");
+        }
+    };
+    if let Err(error) = upstreams.reload(new.registries.clone()) {
+        return tracing::error!(%error, "configuration not reloaded; the old one stays");
+    }
+    tell(&new);
+    for key in running.needs_restart(&new) {
+        tracing::warn!("{key} has changed and needs a restart");
+    }
+    tracing::info!(
+        registries = new.registries.entries.len(),
+        "configuration reloaded"
+    );
 }
 
 /// Waits until nothing runs, for [`DRAIN`] at most.
@@ -154,7 +196,7 @@ fn drain(shutdown: &Shutdown, mut signals: Signals) {
     let second = std::thread::Builder::new()
         .name("second-signal".into())
         .spawn(move || {
-            signals.forever().next();
+            signals.forever().find(|signal| *signal != SIGHUP);
             tracing::warn!("second signal; ending at once");
             std::process::exit(1);
         });

@@ -24,7 +24,7 @@ use crate::oci::{Digest, Namespace, Repository};
 use crate::runtime::helper::{Helper, blocking_within};
 use crate::runtime::reply::Lost;
 use crate::store::{Entry, FsStore, Key, Source, canonical_name};
-use crate::upstream::{UpstreamError, Upstreams};
+use crate::upstream::{RegistryCondition, UpstreamError, Upstreams};
 
 pub use access::{Approach, Caller, Held, Permit};
 pub use fill::{Fill, Follower, Head, Ready as FillReady};
@@ -164,6 +164,17 @@ impl Cache {
                 "store scanned"
             );
         });
+    }
+
+    /// How the registries are that were asked lately, by name.
+    ///
+    /// # Errors
+    ///
+    /// [`FetchError::Lost`], when the helper pool ends.
+    pub async fn conditions(&self) -> Result<Vec<RegistryCondition>, FetchError> {
+        let upstreams = self.0.upstreams.clone();
+        let conditions = self.0.helper.ask(async move { upstreams.conditions() }).await;
+        conditions.map_err(|_| FetchError::Lost)
     }
 
     /// Has `key` hashed again, and removed unless it is right: its file could not be read to its end.

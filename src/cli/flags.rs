@@ -1,8 +1,13 @@
 //! One flag per [`Setting`].
 
+use std::ffi::OsString;
+
 use clap::{Arg, ArgMatches, Args, Command, FromArgMatches};
 
-use crate::config::{Layer, Setting};
+use crate::config::{Layer, Setting, is_switch_value};
+
+/// Short for the address to listen on.
+const PORT: &str = "port";
 
 /// The flags as written. Their values are judged together with those of the other sources, so that all
 /// mistakes are reported at once; clap would stop at the first.
@@ -11,14 +16,26 @@ pub(super) struct Flags(pub Layer);
 
 impl Args for Flags {
     fn augment_args(command: Command) -> Command {
-        Setting::ALL.into_iter().fold(command, |command, setting| {
-            command.arg(
-                Arg::new(setting.flag())
-                    .long(setting.flag())
-                    .value_name(setting.env())
-                    .global(true),
-            )
-        })
+        let command = Setting::ALL.into_iter().fold(command, |command, setting| {
+            let arg = Arg::new(setting.flag())
+                .long(setting.flag())
+                .value_name(setting.env())
+                .global(true);
+            // Spellings of the systems that people come from.
+            command.arg(match setting {
+                Setting::ConfigFile => arg.short('c').alias("config-path"),
+                Setting::FsRoot => arg.alias("image-path"),
+                Setting::DefaultRegistry => arg.alias("default-ns"),
+                _ => arg,
+            })
+        });
+        command.arg(
+            Arg::new(PORT)
+                .long(PORT)
+                .value_name("PORT")
+                .conflicts_with(Setting::ListenAddr.flag())
+                .global(true),
+        )
     }
 
     fn augment_args_for_update(command: Command) -> Command {
@@ -39,6 +56,26 @@ impl FromArgMatches for Flags {
                 self.0.insert_flag(setting, text.clone());
             }
         }
+        if let Some(port) = matches.get_one::<String>(PORT) {
+            self.0.insert_flag(Setting::ListenAddr, format!(":{port}"));
+        }
         Ok(())
     }
+}
+
+/// `--air-gapped` as `--air-gapped=true`, where no other value follows: a switch that is named is on.
+pub(super) fn complete_switches(args: impl Iterator<Item = OsString>) -> impl Iterator<Item = OsString> {
+    let mut args = args.peekable();
+    std::iter::from_fn(move || {
+        let mut arg = args.next()?;
+        let flag = arg.to_str().and_then(|arg| arg.strip_prefix("--"));
+        let is_switch = Setting::ALL
+            .into_iter()
+            .any(|setting| setting.is_switch() && Some(setting.flag()) == flag);
+        let value = args.peek().and_then(|next| next.to_str());
+        if is_switch && !value.is_some_and(is_switch_value) {
+            arg.push("=true");
+        }
+        Some(arg)
+    })
 }

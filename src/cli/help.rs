@@ -32,7 +32,7 @@ pub(super) fn text() -> String {
         // Writing to a `String` cannot fail.
         let _ = writeln!(
             text,
-            "\n{:<27} {:<22} {:<15}",
+            "\n{:<26} {:<22} {:<15}",
             format!("{title}:"),
             "environment",
             "default"
@@ -43,7 +43,7 @@ pub(super) fn text() -> String {
         {
             let flag = format!("--{}", setting.flag());
             let (env, default, summary) = (setting.env(), setting.default_text(), setting.summary());
-            let _ = writeln!(text, "  {flag:<25} {env:<22} {default:<15} {summary}");
+            let _ = writeln!(text, "  {flag:<24} {env:<22} {default:<15} {summary}");
         }
     }
     text + FOOT

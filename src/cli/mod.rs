@@ -13,7 +13,7 @@ use std::process::ExitCode;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::app;
-use crate::config::{self, Surroundings};
+use crate::config::{self, Auth, Config, Layer, Surroundings};
 use flags::Flags;
 
 /// The code for mistakes of the operator; clap uses the same one.
@@ -32,10 +32,23 @@ struct Cli {
 enum Command {
     /// Run the cache; this is what happens without a command.
     Serve,
+    /// Check, print or describe the configuration.
+    #[command(subcommand)]
+    Config(ConfigCommand),
     /// Ask the cache on this machine whether it is alive.
     Healthcheck,
     /// Print the version.
     Version,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Subcommand)]
+enum ConfigCommand {
+    /// Say whether the cache would start with it: exit 0, or 2 and every mistake.
+    Check,
+    /// Print it as a file, each value with the place it came from.
+    Print,
+    /// Print the JSON Schema of the file.
+    Schema,
 }
 
 /// Runs the command of this process.
@@ -54,13 +67,14 @@ pub fn run(args: impl IntoIterator<Item = OsString>, surroundings: Surroundings<
         }
     };
     match cli.command.unwrap_or(Command::Serve) {
-        Command::Serve => match config::resolve(cli.flags.0, surroundings) {
-            Ok(config) => match app::run(config) {
+        Command::Serve => match config::resolve(cli.flags.0.clone(), surroundings) {
+            Ok(config) => match app::run(config, &|| config::resolve(cli.flags.0.clone(), surroundings)) {
                 Ok(()) => ExitCode::SUCCESS,
                 Err(error) => fail(&error, ExitCode::FAILURE),
             },
             Err(mistakes) => fail(&mistakes, ExitCode::from(EXIT_MISUSE)),
         },
+        Command::Config(command) => about_config(command, cli.flags.0, surroundings.looking_only()),
         Command::Healthcheck => match config::listen_addresses(cli.flags.0, surroundings) {
             Ok(listen) => match healthcheck::check_any(&listen, healthcheck::DEADLINE) {
                 Ok(line) => {
@@ -78,12 +92,63 @@ pub fn run(args: impl IntoIterator<Item = OsString>, surroundings: Surroundings<
     }
 }
 
+fn about_config(command: ConfigCommand, flags: Layer, surroundings: Surroundings<'_>) -> ExitCode {
+    let text = match command {
+        ConfigCommand::Check => config::resolve(flags, surroundings).map(|config| {
+            for warning in &config.warnings {
+                let _ = writeln!(std::io::stderr(), "warning: {warning}");
+            }
+            summary(&config)
+        }),
+        ConfigCommand::Print => config::print(flags, surroundings),
+        ConfigCommand::Schema => Ok(format!("{:#}", config::schema())),
+    };
+    match text {
+        Ok(text) => {
+            say(text.trim_end());
+            ExitCode::SUCCESS
+        }
+        Err(mistakes) => fail(&mistakes, ExitCode::from(EXIT_MISUSE)),
+    }
+}
+
+/// One line about a configuration that can be used.
+fn summary(config: &Config) -> String {
+    let registries = &config.registries;
+    let with_auth = registries
+        .entries
+        .iter()
+        .filter(|entry| entry.settings.auth != Auth::Anonymous);
+    let shared: Vec<String> = registries.shared_by_default().map(ToString::to_string).collect();
+    let mut line = format!(
+        "the configuration is good: {} named, {} with credentials",
+        counted(registries.entries.len(), "registry", "registries"),
+        with_auth.count()
+    );
+    if !shared.is_empty() {
+        line += &format!(
+            "; everyone who reaches the cache reads what those for {} can read",
+            shared.join(", ")
+        );
+    }
+    line += &match config.warnings.len() {
+        0 => String::new(),
+        count => format!("; {}", counted(count, "warning", "warnings")),
+    };
+    line
+}
+
+fn counted(count: usize, one: &str, many: &str) -> String {
+    format!("{count} {}", if count == 1 { one } else { many })
+}
+
 fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Cli, clap::Error> {
     // The spelling of the system we descend from; health checks in the field are written that way.
     let args = args.into_iter().map(|arg| match arg.to_str() {
         Some("-healthcheck" | "--healthcheck") => "healthcheck".into(),
         _ => arg,
     });
+    let args = flags::complete_switches(args);
     let command = Cli::command().override_help(help::text());
     Cli::from_arg_matches(&command.try_get_matches_from(args)?)
 }
@@ -100,7 +165,7 @@ fn fail(error: &dyn std::fmt::Display, code: ExitCode) -> ExitCode {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{Layer, Setting};
+    use crate::config::Setting;
 
     fn parsed(args: &[&str]) -> Result<(Option<Command>, Layer), clap::error::ErrorKind> {
         let args = std::iter::once("oci-pull-through")
@@ -152,6 +217,44 @@ mod tests {
             parsed(&["--listen-addr", ":9", "-healthcheck"]),
             Ok((Some(Command::Healthcheck), flag))
         );
+    }
+
+    #[test]
+    fn a_switch_alone_is_on() {
+        let on = layer(&[(Setting::AirGapped, "true")]);
+        assert_eq!(parsed(&["--air-gapped"]), Ok((None, on.clone())));
+        assert_eq!(
+            parsed(&["--air-gapped", "serve"]),
+            Ok((Some(Command::Serve), on.clone()))
+        );
+        assert_eq!(parsed(&["--air-gapped", "true"]), Ok((None, on)));
+        let off = layer(&[(Setting::AirGapped, "off"), (Setting::TagTtl, "5s")]);
+        assert_eq!(
+            parsed(&["--air-gapped", "off", "--tag-ttl", "5s"]),
+            Ok((None, off.clone()))
+        );
+        assert_eq!(parsed(&["--air-gapped=off", "--tag-ttl=5s"]), Ok((None, off)));
+    }
+
+    #[test]
+    fn flags_of_other_systems_are_understood() {
+        let check = Some(Command::Config(ConfigCommand::Check));
+        let file = layer(&[(Setting::ConfigFile, "f.yaml")]);
+        for args in [
+            ["-c", "f.yaml"],
+            ["--config-path", "f.yaml"],
+            ["--config-file", "f.yaml"],
+        ] {
+            let args: Vec<&str> = args.into_iter().chain(["config", "check"]).collect();
+            assert_eq!(parsed(&args), Ok((check, file.clone())), "{args:?}");
+        }
+        let layer = parsed(&["--image-path", "/x", "serve", "--port", "8081"])
+            .unwrap()
+            .1;
+        assert_eq!(layer.text(Setting::FsRoot), Some("/x"));
+        assert_eq!(layer.text(Setting::ListenAddr), Some(":8081"));
+        let both = parsed(&["--port", "1", "--listen-addr", ":2"]);
+        assert_eq!(both, Err(clap::error::ErrorKind::ArgumentConflict));
     }
 
     #[test]

@@ -27,8 +27,8 @@ pub(super) enum Shape {
     Maps(&'static [KeySpec], Option<&'static str>),
     /// A map, or one of a few words.
     MapOr(&'static [KeySpec], &'static [&'static str]),
-    /// A list of maps with a `name`, or a map by name.
-    Named(&'static [KeySpec]),
+    /// Registries: a list of maps with a `name`, or a map by name; see [`REGISTRY`].
+    Named,
     /// Known from elsewhere, and not in this version.
     Absent(Loss),
 }
@@ -141,7 +141,7 @@ pub(super) const DOCUMENT: &[KeySpec] = &[
     key("host", One(Kind::Text), "address to listen on, with port"),
     key("auth", Map(FRONT_AUTH), "who may use the cache at all"),
     key("defaults", Map(DEFAULTS), "what holds for every registry"),
-    key("registries", Named(REGISTRY), "registries, by name"),
+    key("registries", Named, "registries, by name"),
     absent("server_tls_config", Loss::Unsafe, "TLS towards clients"),
     absent("tls", Loss::Unsafe, "TLS towards clients"),
     absent("generate_self_signed_tls", Loss::Unsafe, "TLS towards clients"),
@@ -387,6 +387,11 @@ impl Setting {
             Setting::DefaultRegistry => &["default_ns"],
             _ => &[],
         }
+    }
+
+    /// Whether it is on or off.
+    pub fn is_switch(self) -> bool {
+        self.kind() == Kind::Switch
     }
 
     /// What its value means.

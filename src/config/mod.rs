@@ -13,10 +13,13 @@ mod file;
 mod key;
 mod listen;
 mod mistake;
+mod print;
 mod proxy;
 mod reader;
 mod registry;
+mod reload;
 mod resolve;
+mod schema;
 mod secret;
 mod setting;
 mod suggest;
@@ -32,15 +35,22 @@ use std::time::Duration;
 
 pub use listen::ListenAddr;
 pub use mistake::{Mistake, Mistakes, Warning};
+pub use print::print;
 pub use registry::{
     Access, Auth, FollowRedirects, Mirror, Named, Pem, Proxy, ProxyUrl, Registries, RegistryConfig,
     RegistryName, RegistrySettings, TagFreshness, Tls,
 };
 pub use resolve::{listen_addresses, resolve};
+pub use schema::schema;
 pub use secret::SecretText;
 pub use setting::{Group, Layer, Setting};
 pub use surroundings::Surroundings;
 pub use tag_rule::{TagPattern, TagRule};
+
+/// Whether a text is one of the values that a switch takes.
+pub fn is_switch_value(text: &str) -> bool {
+    units::parse_bool(text).is_some()
+}
 
 use crate::oci::Namespace;
 

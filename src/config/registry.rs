@@ -236,6 +236,16 @@ impl Registries {
             None => (&self.unlisted, Named::No),
         }
     }
+
+    /// The registries that everybody who reaches the cache reads with our credentials although nobody said
+    /// `access: shared`. Worth a line in the log.
+    pub fn shared_by_default(&self) -> impl Iterator<Item = &RegistryName> {
+        let shared = self
+            .entries
+            .iter()
+            .filter(|entry| entry.settings.access.is_none() && entry.settings.access() == Access::Shared);
+        shared.map(|entry| &entry.name)
+    }
 }
 
 /// How the operator named a registry.

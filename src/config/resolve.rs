@@ -32,6 +32,14 @@ const S3_SIGNS: [&str; 2] = ["S3_BUCKET", "AWS_ENDPOINT_URL"];
 ///
 /// Every mistake there is, at once.
 pub fn resolve(flags: Layer, surroundings: Surroundings<'_>) -> Result<Config, Mistakes> {
+    load(flags, surroundings).map(|(config, _)| config)
+}
+
+/// As [`resolve`], with the places that the values came from.
+pub(super) fn load<'a>(
+    flags: Layer,
+    surroundings: Surroundings<'a>,
+) -> Result<(Config, Sources<'a>), Mistakes> {
     let mut sources = Sources::load(flags, surroundings);
 
     let listen = sources.parse(Setting::ListenAddr, ListenAddr::ACCEPTED, parse_listen);
@@ -145,8 +153,11 @@ pub fn resolve(flags: Layer, surroundings: Surroundings<'_>) -> Result<Config, M
                 .into(),
         });
     }
-    let front_auth = sources.file.front_auth.take();
-    Ok(Config {
+    let front_auth = sources.file.front_auth.as_ref().map(|told| {
+        let (username, source) = &told.value;
+        (username.clone(), source.secret.clone())
+    });
+    let config = Config {
         listen,
         storage,
         cores,
@@ -164,9 +175,10 @@ pub fn resolve(flags: Layer, surroundings: Surroundings<'_>) -> Result<Config, M
         always_pull_latest,
         stale_while_revalidate,
         registry_header,
-        front_auth: front_auth.map(|told| (told.value.0, told.value.1.secret)),
-        warnings: sources.warnings,
-    })
+        front_auth,
+        warnings: std::mem::take(&mut sources.warnings),
+    };
+    Ok((config, sources))
 }
 
 /// Resolves the listen addresses alone, for a command that talks to a server which is already running:
@@ -182,10 +194,10 @@ pub fn listen_addresses(flags: Layer, surroundings: Surroundings<'_>) -> Result<
 }
 
 /// The places values come from, and what was found wrong so far.
-struct Sources<'a> {
+pub(super) struct Sources<'a> {
     flags: Layer,
     environment: Layer,
-    file: File,
+    pub file: File,
     surroundings: Surroundings<'a>,
     mistakes: Vec<Mistake>,
     warnings: Vec<Warning>,
@@ -234,7 +246,7 @@ impl<'a> Sources<'a> {
         sources
     }
 
-    fn find(&self, setting: Setting) -> Option<&Given> {
+    pub(super) fn find(&self, setting: Setting) -> Option<&Given> {
         self.flags
             .find(setting)
             .or_else(|| self.environment.find(setting))

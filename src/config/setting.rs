@@ -60,6 +60,11 @@ impl Layer {
         );
     }
 
+    /// What it says about `setting`, as written.
+    pub fn text(&self, setting: Setting) -> Option<&str> {
+        self.find(setting).map(|given| given.text.as_str())
+    }
+
     pub(crate) fn insert(&mut self, setting: Setting, given: Given) {
         self.0.insert(setting, given);
     }
@@ -156,8 +161,8 @@ impl Setting {
 
     fn description(self) -> (Group, &'static str, &'static str) {
         match self {
-            Setting::ListenAddr => (Group::Serving, ":8080", "address to listen on, IPv4 and IPv6"),
-            Setting::Cores => (Group::Serving, "auto", "cores that serve; auto: all we may use"),
+            Setting::ListenAddr => (Group::Serving, ":8080", "address to listen on, or --port"),
+            Setting::Cores => (Group::Serving, "auto", "cores that serve"),
             Setting::IoDriver => (Group::Serving, "auto", "auto, io_uring or epoll"),
             Setting::HelperThreads => (Group::Serving, "2", "threads that talk to upstreams"),
             Setting::StorageBackend => (Group::Storage, "fs", "only fs in this version"),
@@ -166,11 +171,11 @@ impl Setting {
                 super::resolve::FS_ROOT_DEFAULT,
                 "directory of the store",
             ),
-            Setting::MemoryCache => (Group::Storage, "64MiB", "memory per core for hot small objects"),
+            Setting::MemoryCache => (Group::Storage, "64MiB", "memory per core for small objects"),
             Setting::DefaultRegistry => (Group::Content, "docker.io", "registry of names without one"),
             Setting::CacheTagManifests => (Group::Content, "true", "remember which digest a tag means"),
             Setting::CacheLatestTag => (Group::Content, "false", "do so for the tag `latest` too"),
-            Setting::TagTtl => (Group::Content, "60s", "how long before a tag is asked again"),
+            Setting::TagTtl => (Group::Content, "60s", "how long a tag is believed"),
             Setting::AlwaysPullLatest => (Group::Content, "false", "ask for `latest` each time"),
             Setting::StaleWhileRevalidate => (Group::Content, "0s", "then: answer first, ask behind"),
             Setting::WhitelistMode => (Group::Content, "false", "only registries of the file exist"),
@@ -178,7 +183,7 @@ impl Setting {
             Setting::RegistryHeader => (Group::Content, "false", "X-Registry may choose the registry"),
             Setting::LogLevel => (Group::Operation, "info", "trace, debug, info, warn or error"),
             Setting::AccessLog => (Group::Operation, "on", "one log line per request"),
-            Setting::ConfigFile => (Group::Operation, "none", "YAML: these settings and `registries`"),
+            Setting::ConfigFile => (Group::Operation, "none", "or -c; YAML: all of these and more"),
         }
     }
 }

@@ -17,14 +17,22 @@ pub struct Surroundings<'a> {
     pub temp_dir: &'a dyn Fn() -> PathBuf,
 }
 
-impl Surroundings<'static> {
+impl Surroundings<'_> {
     /// Those of this process.
-    pub fn of_process() -> Self {
+    pub fn of_process() -> Surroundings<'static> {
         Surroundings {
             env: &environment_variable,
             read_file: &|path| std::fs::read_to_string(path),
             is_writable_dir: &is_writable_dir,
             temp_dir: &std::env::temp_dir,
+        }
+    }
+
+    /// The same for commands that only look: no directory is made.
+    pub fn looking_only(self) -> Self {
+        Surroundings {
+            is_writable_dir: &could_be_writable_dir,
+            ..self
         }
     }
 }
@@ -39,4 +47,12 @@ fn is_writable_dir(path: &Path) -> bool {
     // Asking the kernel rather than comparing owners and modes covers read-only mounts as well.
     std::fs::create_dir_all(path).is_ok()
         && rustix::fs::access(path, Access::WRITE_OK | Access::EXEC_OK).is_ok()
+}
+
+/// Whether the directory is there and can be written, or could be made where it would be.
+fn could_be_writable_dir(path: &Path) -> bool {
+    let nearest = path.ancestors().find(|path| path.exists());
+    nearest.is_some_and(|path| {
+        path.is_dir() && rustix::fs::access(path, Access::WRITE_OK | Access::EXEC_OK).is_ok()
+    })
 }

@@ -75,7 +75,7 @@ pub(super) const CERT: &str = include_str!("../../tests/fixtures/config/pki/clie
 pub(super) const KEY: &str = include_str!("../../tests/fixtures/config/pki/client.key");
 pub(super) const OTHER_KEY: &str = include_str!("../../tests/fixtures/config/pki/other.key");
 
-const EVERYTHING: &str = r#"
+pub(super) const EVERYTHING: &str = r#"
 default_registry: docker.io
 whitelist_mode: true
 air_gapped: true

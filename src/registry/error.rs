@@ -6,7 +6,7 @@ use super::route::RouteError;
 use crate::cache::{FetchError, Origin};
 use crate::http::{Body, CacheResult, Fields, Response};
 use crate::oci::{ErrorCode, ParseDigestError};
-use crate::upstream::UpstreamError;
+use crate::upstream::{UpstreamError, seconds_left};
 
 /// Why a request gets no content.
 #[derive(Debug, thiserror::Error)]
@@ -103,7 +103,12 @@ fn upstream(error: &UpstreamError, wanted: &Wanted) -> Response {
                 404 | 410 => refuse(404, wanted.kind.unknown(), &text, fields),
                 401 => unauthorized(headers, &text, fields),
                 403 => refuse(403, ErrorCode::Denied, &text, fields),
-                429 => refuse(429, ErrorCode::TooManyRequests, &text, fields),
+                429 => {
+                    if !headers.contains_key("retry-after") {
+                        fields.add("Retry-After", "1");
+                    }
+                    refuse(429, ErrorCode::TooManyRequests, &text, fields)
+                }
                 500..=599 => refuse(
                     if *status == 504 { 504 } else { 502 },
                     ErrorCode::Unavailable,
@@ -125,6 +130,20 @@ fn upstream(error: &UpstreamError, wanted: &Wanted) -> Response {
             refuse(status, code, &text, Fields::new())
         }
         UpstreamError::Timeout { .. } => refuse(504, ErrorCode::Unavailable, &text, Fields::new()),
+        // Somebody else's probe may have better luck a second later.
+        UpstreamError::Unavailable { timed_out, .. } => refuse(
+            if *timed_out { 504 } else { 502 },
+            ErrorCode::Unavailable,
+            &text,
+            Fields::new().with("Retry-After", "1"),
+        ),
+        UpstreamError::RateLimited { retry_after, .. } => refuse(
+            429,
+            ErrorCode::TooManyRequests,
+            &text,
+            Fields::new().with("Retry-After", seconds_left(retry_after).to_string()),
+        ),
+        UpstreamError::AirGapped { .. } => refuse(404, wanted.kind.unknown(), &text, Fields::new()),
         _ => refuse(502, ErrorCode::Unavailable, &text, Fields::new()),
     }
 }

@@ -6,6 +6,7 @@ mod memory;
 mod pull;
 mod respond;
 mod route;
+mod stats;
 
 use std::cell::RefCell;
 use std::future::Future;
@@ -33,6 +34,8 @@ pub struct Registry {
     memory: RefCell<Memory>,
     /// Committed blobs, opened.
     files: RefCell<Lru<Digest, Entry>>,
+    /// Whether `/_/stats` is there.
+    stats: bool,
     settings: RefCell<Settings>,
 }
 
@@ -55,6 +58,7 @@ impl Registry {
             cache,
             memory: RefCell::new(Memory::new(memory_bytes_max)),
             files: RefCell::new(Lru::new(OPEN_FILES_PER_CORE_MAX as u64, OPEN_FILES_PER_CORE_MAX)),
+            stats: false,
         }
     }
 }

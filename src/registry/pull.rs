@@ -42,6 +42,7 @@ impl Registry {
         match route::parse(head.path, head.query, &self.default_registry)? {
             Route::Ping => Ok(plain(200, "application/json", "{}")),
             Route::Health => Ok(plain(200, "text/plain", "ok\n")),
+            Route::Stats => self.stats().await,
             Route::Listing => Err(PullError::Listing),
             Route::Manifest {
                 origin,
@@ -260,17 +261,17 @@ impl Registry {
         };
         let mut refused = FetchError::Lost;
         for caller in callers {
-            let key = ManifestKey {
+            let credentials = caller.credentials();
+            let native = ManifestKey {
                 origin: origin.clone(),
                 reference: reference.clone(),
                 accept: Accept::Native,
                 caller,
             };
-            match self.manifest_answer(head, &key).await {
-                Ok((answer, role)) => return Ok(self.manifest_response(head, &key, &answer, role, ns)),
+            match self.manifest_answer(head, native).await {
+                Ok((key, answer, role)) => return Ok(self.manifest_response(head, &key, &answer, role, ns)),
                 Err(error) if error.is_refusal() => refused = error,
                 Err(FetchError::Schema1) => {
-                    let credentials = key.caller.credentials();
                     return self.pass(head, &origin, target, credentials, ns).await;
                 }
                 Err(error) => return Err(error.into()),
@@ -279,27 +280,25 @@ impl Registry {
         Err(refused.into())
     }
 
+    /// The manifest, and under which key it is the answer: the client may not take what the upstream has.
     async fn manifest_answer(
         &self,
         head: &RequestHead<'_>,
-        key: &ManifestKey,
-    ) -> Result<(ManifestAnswer, Role), FetchError> {
-        let (answer, role) = self.cache.manifest(key.clone()).await;
+        native: ManifestKey,
+    ) -> Result<(ManifestKey, ManifestAnswer, Role), FetchError> {
+        let (answer, role) = self.cache.manifest(native.clone()).await;
         let answer = answer?;
-        let by_tag = matches!(key.reference, Reference::Tag(_));
+        let by_tag = matches!(native.reference, Reference::Tag(_));
         if !by_tag || answer.manifest.accepted_by(head.accept()) {
-            return Ok((answer, role));
+            return Ok((native, answer, role));
         }
-        // The client does not take what the upstream has; the upstream may have another form for it.
-        let accept = Accept::of_client(head.accept());
-        let (answer, role) = self
-            .cache
-            .manifest(ManifestKey {
-                accept,
-                ..key.clone()
-            })
-            .await;
-        Ok((answer?, role))
+        // It may have another form for it.
+        let other = ManifestKey {
+            accept: Accept::of_client(head.accept()),
+            ..native
+        };
+        let (answer, role) = self.cache.manifest(other.clone()).await;
+        Ok((other, answer?, role))
     }
 
     fn manifest_response(
@@ -330,8 +329,8 @@ impl Registry {
             ns,
             cache,
         };
-        // What not everybody may have is not remembered by its target.
-        if manifest.public || key.caller.is_operator() {
+        // What not everybody may have, or wants, is not remembered by its target.
+        if key.accept == Accept::Native && (manifest.public || key.caller.is_operator()) {
             self.remember(head, answer, &description);
         }
         let mut more = Fields::default();

@@ -13,6 +13,7 @@ pub enum Route {
     /// `/v2/`: is this a registry?
     Ping,
     Health,
+    Stats,
     Manifest {
         origin: Origin,
         reference: Reference,
@@ -48,6 +49,7 @@ pub enum RouteError {
 pub fn parse(path: &str, query: Option<&str>, default: &Namespace) -> Result<Route, RouteError> {
     match path {
         "/v2/" | "/v2" => return Ok(Route::Ping),
+        "/_/stats" => return Ok(Route::Stats),
         "/healthz" | "/livez" | "/readyz" | "/_/health" => return Ok(Route::Health),
         _ => {}
     }

@@ -5,6 +5,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::HeaderMap;
@@ -48,6 +49,41 @@ pub enum UpstreamError {
     /// The body broke off, or does not have the promised length.
     #[error("{host} broke off its body: {cause}")]
     Body { host: Arc<str>, cause: Arc<str> },
+    /// We have not asked: the registry has failed for `lasting`, and probes find out when it is back.
+    #[error("{host} has failed for {} s and is hardly asked any more: {why}", lasting.as_secs())]
+    Unavailable {
+        host: Arc<str>,
+        lasting: Duration,
+        /// The last failure.
+        why: Arc<str>,
+        /// Whether that was silence.
+        timed_out: bool,
+    },
+    /// We have not asked: the registry limits our requests. It is asked again after `retry_after`.
+    #[error("{host} is not asked for {} s: {restraint}", seconds_left(retry_after))]
+    RateLimited {
+        host: Arc<str>,
+        restraint: Restraint,
+        retry_after: Duration,
+    },
+    /// We ask nobody: so the operator has decided.
+    #[error("{host} is not asked: the cache is air-gapped, it has only what it has")]
+    AirGapped { host: Arc<str> },
+}
+
+/// A time to wait in whole seconds, never too short and never none.
+pub fn seconds_left(wait: &Duration) -> u64 {
+    (wait.as_secs() + u64::from(wait.subsec_nanos() > 0)).max(1)
+}
+
+/// Why we keep from asking a registry that would answer.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum Restraint {
+    #[error("it has answered 429")]
+    Refused,
+    /// What is left is for those who have nothing else to give.
+    #[error("little is left of the requests it grants")]
+    NearlySpent,
 }
 
 /// Which part of an exchange.
@@ -102,13 +138,16 @@ impl UpstreamError {
             | UpstreamError::Timeout { .. }
             | UpstreamError::Head { .. }
             | UpstreamError::Body { .. }
+            | UpstreamError::Unavailable { .. }
+            | UpstreamError::RateLimited { .. }
             | UpstreamError::RedirectTarget { .. } => true,
             // 429 too: clients are waiting in the middle of a body, and limits are often per second.
             UpstreamError::Status { status, .. } => matches!(status, 408 | 429 | 500..=599),
             // A certificate, a rule of ours or a broken implementation is the same a second later.
-            UpstreamError::Tls { .. } | UpstreamError::Refused { .. } | UpstreamError::Protocol { .. } => {
-                false
-            }
+            UpstreamError::Tls { .. }
+            | UpstreamError::Refused { .. }
+            | UpstreamError::Protocol { .. }
+            | UpstreamError::AirGapped { .. } => false,
         }
     }
 
@@ -186,6 +225,20 @@ mod tests {
             cause: "reset".into(),
         };
         assert!(body.is_retryable() && body.is_outage());
+        let host: Arc<str> = "r.example".into();
+        let limited = UpstreamError::RateLimited {
+            host: host.clone(),
+            restraint: Restraint::Refused,
+            retry_after: Duration::from_millis(1_500),
+        };
+        assert!(limited.is_retryable() && limited.is_outage());
+        assert_eq!(
+            limited.to_string(),
+            "r.example is not asked for 2 s: it has answered 429"
+        );
+        // What we hold is all there is, and serves.
+        let gap = UpstreamError::AirGapped { host };
+        assert!(!gap.is_retryable() && gap.is_outage());
     }
 
     #[test]

@@ -34,8 +34,10 @@ pub(super) fn keep_for_errors(headers: &HeaderMap) -> HeaderMap {
         **name == header::WWW_AUTHENTICATE
             || **name == header::RETRY_AFTER
             || **name == header::WARNING
+            // What a date in `Retry-After` counts from.
+            || **name == header::DATE
             || name.as_str().starts_with("docker-ratelimit")
-            || name.as_str().starts_with("ratelimit-")
+            || name.as_str().starts_with("ratelimit")
     });
     let mut map = HeaderMap::new();
     for (name, value) in kept {
@@ -133,11 +135,15 @@ mod tests {
             ("Warning", "299 - \"x\""),
             ("Docker-RateLimit-Source", "1.2.3.4"),
             ("RateLimit-Limit", "100;w=21600"),
+            ("RateLimit", "limit=100, remaining=0, reset=5"),
+            ("Date", "Sun, 06 Nov 1994 08:49:37 GMT"),
             ("Set-Cookie", "a=b"),
             ("Server", "nginx"),
         ]);
         let expected = [
+            "date",
             "docker-ratelimit-source",
+            "ratelimit",
             "ratelimit-limit",
             "retry-after",
             "warning",

@@ -9,6 +9,7 @@
 
 mod address;
 mod auth;
+mod condition;
 mod content_range;
 mod endpoint;
 mod error;
@@ -34,15 +35,17 @@ use http::{HeaderMap, HeaderValue};
 use tokio::time::{Instant, timeout};
 
 pub use auth::Secret;
+pub use condition::{Budget, RegistryCondition, Source, State};
 pub use content_range::{ContentRange, ResumeVerdict};
-pub use error::{BuildError, Phase, Refusal, UpstreamError};
+pub use error::{BuildError, Phase, Refusal, Restraint, UpstreamError, seconds_left};
 pub use response::{Body, Response, resume_matches};
 pub use retry::Resume;
 
-use crate::config::{ProxyEnvironment, Registries, RegistryName};
+use crate::config::{Named, ProxyEnvironment, Registries, RegistryName};
 use crate::oci::{Digest, Namespace, Reference, Repository};
 use auth::challenge;
 use auth::token::{Slot, Token, TokenKey, Tokens};
+use condition::{Admission, Conditions, Watch};
 use endpoint::{ClientBuilder, Endpoint};
 use exchange::{Answer, Question};
 use policy::Policy;
@@ -63,6 +66,7 @@ struct Shared {
     /// How often the table was replaced.
     generation: AtomicU64,
     tokens: Tokens,
+    conditions: Arc<Conditions>,
     options: Options,
     proxies: ProxyEnvironment,
 }
@@ -133,13 +137,15 @@ pub struct Deadlines {
     pub connect: Duration,
     /// From sending a request to its response head, for each hop.
     pub head: Duration,
-    /// Between two pieces of a body.
+    /// For each few KiB of a body.
     pub idle: Duration,
     /// For a token, all of it.
     pub token: Duration,
     /// For a whole [`Upstreams::fetch`]. Hops and rounds have deadlines of their own, but an upstream that
     /// uses each of them up would keep a client for minutes.
     pub exchange: Duration,
+    /// The same for [`Purpose::Revalidate`]: whoever waits could have what we hold.
+    pub revalidate: Duration,
 }
 
 impl Default for Deadlines {
@@ -150,6 +156,7 @@ impl Default for Deadlines {
             idle: Duration::from_secs(30),
             token: Duration::from_secs(10),
             exchange: Duration::from_secs(60),
+            revalidate: Duration::from_secs(5),
         }
     }
 }
@@ -193,6 +200,7 @@ impl Upstreams {
             table: RwLock::new(Arc::new(table)),
             generation: AtomicU64::new(0),
             tokens: Tokens::default(),
+            conditions: Arc::default(),
             options,
             proxies,
         })))
@@ -222,6 +230,11 @@ impl Upstreams {
         self.0.table().registries.clone()
     }
 
+    /// How the registries are that were asked lately, by name.
+    pub fn conditions(&self) -> Vec<RegistryCondition> {
+        self.0.conditions.report(Instant::now().into_std())
+    }
+
     /// Asks for `request`, and gives the head of a good answer with its body still to be read.
     ///
     /// One call makes one request that the registry answers with content; before it there may be a
@@ -230,12 +243,38 @@ impl Upstreams {
     ///
     /// # Errors
     ///
-    /// All of [`UpstreamError`]; nothing is logged here, the caller knows what it means.
+    /// All of [`UpstreamError`], some without asking: when the registry is known to be down or to limit us
+    /// (`condition`), and always when the cache is air-gapped. Nothing is logged here, the caller knows what it
+    /// means; but that a registry goes down or comes back is.
     ///
     /// # Cancellation
     ///
     /// Closes the connection in use. Others who wait for the same token go on.
     pub async fn fetch(&self, request: &Request) -> Result<Response, UpstreamError> {
+        let registries = self.registries();
+        if registries.air_gapped {
+            let host = request.namespace.as_str().into();
+            return Err(UpstreamError::AirGapped { host });
+        }
+        let named = registries.settings(&request.namespace).1 == Named::Exactly;
+        match self.0.conditions.admit(request, named, Instant::now().into_std()) {
+            Admission::Ask(watch) => self.watched(request, watch).await,
+            Admission::Refuse(error) => Err(error),
+            Admission::Probe(watch, error) => {
+                let (upstreams, request) = (self.clone(), request.clone());
+                tokio::spawn(async move { drop(upstreams.watched(&request, watch).await) });
+                Err(error)
+            }
+        }
+    }
+
+    async fn watched(&self, request: &Request, watch: Watch) -> Result<Response, UpstreamError> {
+        let outcome = self.exchange(request).await;
+        watch.note(outcome, Instant::now().into_std())
+    }
+
+    /// Asks, whatever is known of the registry.
+    async fn exchange(&self, request: &Request) -> Result<Response, UpstreamError> {
         let shared = &*self.0;
         let endpoint = shared.table().endpoint(&request.namespace)?;
         let question = request.question();
@@ -245,7 +284,12 @@ impl Upstreams {
             response.public = !matches!(request.credentials, Credentials::Client(_));
             Ok(response)
         };
-        match timeout(shared.options.deadlines.exchange, exchange).await {
+        let deadlines = &shared.options.deadlines;
+        let within = match request.purpose {
+            Purpose::Pull => deadlines.exchange,
+            Purpose::Revalidate => deadlines.exchange.min(deadlines.revalidate),
+        };
+        match timeout(within, exchange).await {
             Ok(outcome) => outcome,
             Err(_elapsed) => {
                 let host = exchange::host_of(endpoint.origin());

@@ -1,13 +1,18 @@
 //! A good answer: its head as we understood it, and its body piece by piece.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::HeaderMap;
 
+use super::condition::Watch;
 use super::content_range::{self, ContentRange, ResumeVerdict};
 use super::error::{Phase, UpstreamError};
+
+/// What a body has to bring within [`super::Deadlines::idle`]. An upstream that sends a byte now and then is as good as silent,
+/// and would hold its clients for days; with the usual 30 s this asks for 137 bytes per second.
+const CRUMBS: u64 = 4096;
 
 /// A 200 or 206. The body has not been read.
 #[derive(Debug)]
@@ -39,9 +44,15 @@ pub struct Body {
     failure: Option<UpstreamError>,
     host: Arc<str>,
     idle: Duration,
+    /// How long we have waited for the current [`CRUMBS`], and what has come of them. Time in which nobody asks for
+    /// bytes does not count.
+    waited: Duration,
+    crumbs: u64,
     /// Invariant: `received <= expected` when that is known.
     received: u64,
     expected: Option<u64>,
+    /// Wants to know how it ends.
+    watch: Option<Watch>,
 }
 
 impl Body {
@@ -56,8 +67,11 @@ impl Body {
             failure: None,
             host,
             idle,
+            waited: Duration::ZERO,
+            crumbs: 0,
             received: 0,
             expected,
+            watch: None,
         }
     }
 
@@ -68,8 +82,23 @@ impl Body {
             failure: None,
             host,
             idle: Duration::ZERO,
+            waited: Duration::ZERO,
+            crumbs: 0,
             received: 0,
             expected: Some(0),
+            watch: None,
+        }
+    }
+
+    /// Whether nothing more will come, and all is there.
+    pub(super) fn is_complete(&self) -> bool {
+        self.response.is_none() && self.failure.is_none()
+    }
+
+    /// Has `watch` told how it ends, unless it is over already.
+    pub(super) fn watch(&mut self, watch: Watch) {
+        if self.response.is_some() {
+            self.watch = Some(watch);
         }
     }
 
@@ -80,13 +109,13 @@ impl Body {
     ///
     /// # Errors
     ///
-    /// [`UpstreamError::Timeout`] after 30 s without a byte, [`UpstreamError::Body`] when the
+    /// [`UpstreamError::Timeout`] after 30 s without 4 KiB, [`UpstreamError::Body`] when the
     /// connection breaks or the length is not the promised one, too long included. After an error
     /// every further call gives the same one.
     ///
     /// # Cancellation
     ///
-    /// Free: no byte is lost, and the next call begins a new wait.
+    /// Free: no byte is lost, and the next call goes on waiting.
     pub async fn chunk(&mut self) -> Result<Option<Bytes>, UpstreamError> {
         let Some(response) = &mut self.response else {
             return self.failure.clone().map_or(Ok(None), Err);
@@ -104,8 +133,16 @@ impl Body {
             host: self.host.clone(),
             cause: cause.into(),
         };
-        let failure = match tokio::time::timeout(self.idle, first_bytes).await {
+        let began = Instant::now();
+        let patience = self.idle.saturating_sub(self.waited);
+        let outcome = tokio::time::timeout(patience, first_bytes).await;
+        self.waited += began.elapsed();
+        let failure = match outcome {
             Ok(Ok(Some(bytes))) => {
+                self.crumbs += bytes.len() as u64;
+                if self.crumbs >= CRUMBS {
+                    (self.waited, self.crumbs) = (Duration::ZERO, 0);
+                }
                 let received = self.received + bytes.len() as u64;
                 match self.expected {
                     Some(expected) if received > expected => {
@@ -123,6 +160,9 @@ impl Body {
                 }
                 _ => {
                     self.response = None;
+                    if let Some(watch) = self.watch.take() {
+                        watch.body_ended(Instant::now());
+                    }
                     return Ok(None);
                 }
             },
@@ -138,6 +178,9 @@ impl Body {
         };
         self.response = None;
         self.failure = Some(failure.clone());
+        if let Some(watch) = self.watch.take() {
+            watch.body_broke(&failure, self.received, Instant::now());
+        }
         Err(failure)
     }
 }

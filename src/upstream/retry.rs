@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 /// An attempt that brought at least this much was worth it and costs nothing.
-const WORTHWHILE_BYTES: u64 = 1 << 20;
+pub(super) const WORTHWHILE_BYTES: u64 = 1 << 20;
 
 /// Attempts that brought less, per [`WINDOW_BYTES`] of progress.
 const ATTEMPTS_MAX: usize = DELAYS.len();

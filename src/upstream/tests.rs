@@ -14,6 +14,10 @@ use super::resolve::{AddressesRefused, FilteredResolver};
 use super::*;
 use crate::config::{RegistryConfig, RegistrySettings};
 
+/// Registries on bad days.
+#[path = "condition/tests.rs"]
+mod condition;
+
 /// What follows an answer.
 #[derive(Clone, Copy, PartialEq)]
 enum Then {

@@ -92,6 +92,7 @@ fn a_hundred_kills_during_fills_leave_nothing_wrong() {
         }
         cache.settled_store().expect_clean();
         upstream.up();
+        cache.wait_asks(&upstream, "a/b");
         if round % STORE_ROUNDS == STORE_ROUNDS - 1 {
             for content in &pulled {
                 cache

@@ -62,6 +62,12 @@ mod real_registry;
 /// Registries of the world and their ideas, each a test named after it.
 mod quirks;
 
+/// Upstreams that are down, silent or broken: what is served meanwhile, and how often they are asked.
+mod outage;
+
+/// 429, of every kind.
+mod ratelimit;
+
 /// Which header fields travel, in both directions.
 mod headers;
 

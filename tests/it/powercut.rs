@@ -135,6 +135,7 @@ fn power_cuts(kind: &str, options: &[&str]) {
             _ => panic!("round {round}: {by_tag}"),
         }
         upstream.up();
+        cache.wait_asks(&upstream, "a");
         for (content, path) in fresh.iter().zip(&paths) {
             cache.client().pull(path, content);
         }

@@ -196,6 +196,7 @@ fn a_stale_tag_is_served_and_marked_when_the_upstream_fails() {
     upstream.down();
     check("connection refused");
     upstream.up();
+    cache.wait_asks(&upstream, "a");
     let got = cache.client().get(&path);
     assert_ne!(got.x_cache(), "STALE", "{got}");
     assert_eq!(got.field("warning"), None);

@@ -4,11 +4,12 @@ use bytes::BytesMut;
 
 use super::{Manifest, ManifestKey};
 use crate::cache::{FetchError, Shared, media_type, named_digest, storable};
+use crate::config::{Access, Auth};
 use crate::limits::MANIFEST_BYTES_MAX;
 use crate::oci::{Algorithm, Digest, Reference, SCHEMA1_TYPES, sniff_manifest_type};
 use crate::runtime::clock::monotonic_micros;
 use crate::store::Verified;
-use crate::upstream::{Method, Purpose, Request, Response, Resume, Target, UpstreamError};
+use crate::upstream::{Credentials, Method, Purpose, Request, Response, Resume, Target, UpstreamError};
 
 /// A manifest an upstream gave.
 pub(super) struct Fetched {
@@ -62,28 +63,68 @@ pub(super) async fn fetch(
     purpose: Purpose,
 ) -> Result<Fetched, FetchError> {
     let _slot = shared.slot().await?;
+    let mut request = request(key, Method::Get, purpose);
+    // What everybody may have, when our credentials are to bring it.
+    let mut seen_by_all = None;
+    if shared.pays_for_all(key) {
+        seen_by_all = match (resolve(shared, key, purpose).await?, &key.reference) {
+            (Meaning::Digest(digest), Reference::Tag(_)) => Some(digest),
+            (_, Reference::Digest(digest)) => Some(*digest),
+            (Meaning::Unsaid, Reference::Tag(_)) => None,
+        };
+    }
+    if let Some(digest) = seen_by_all {
+        request.target = Target::Manifest(Reference::Digest(digest));
+        request.credentials = Credentials::Ours;
+    }
     let mut resume = Resume::new(0);
     loop {
         let asked = monotonic_micros();
         let response = shared
             .upstreams
-            .fetch(&request(key, Method::Get, purpose))
+            .fetch(&request)
             .await
             .inspect_err(|error| shared.access.heard_no(&key.origin, &key.caller, error))?;
-        match read(key, response).await {
+        let mut fetched = match read(key, response).await {
+            Ok(fetched) => fetched,
             Err(FetchError::Upstream(error)) if error.is_retryable() => match resume.after_break(0) {
-                Some(delay) => tokio::time::sleep(delay).await,
+                Some(delay) => {
+                    tokio::time::sleep(delay).await;
+                    continue;
+                }
                 None => return Err(error.into()),
             },
-            Ok(fetched) => {
-                if !fetched.manifest.public {
-                    let digest = &fetched.manifest.digest;
-                    shared.access.heard_yes(&key.origin, digest, &key.caller, asked);
-                }
-                return Ok(fetched);
-            }
             Err(error) => return Err(error),
+        };
+        let manifest = &mut fetched.manifest;
+        if let Some(seen) = seen_by_all {
+            if manifest.digest != seen {
+                return Err(FetchError::DigestMismatch {
+                    wanted: seen.to_string(),
+                    found: manifest.digest.to_string(),
+                });
+            }
+            manifest.public = true;
         }
+        if !manifest.public {
+            shared
+                .access
+                .heard_yes(&key.origin, &manifest.digest, &key.caller, asked);
+        }
+        return Ok(fetched);
+    }
+}
+
+impl Shared {
+    /// Whether content that everybody may read is fetched with the operator's credentials: registries count such pulls
+    /// for the account, not for the address. It has to be seen without credentials first, by a `HEAD`, which is not counted.
+    fn pays_for_all(&self, key: &ManifestKey) -> bool {
+        if !key.caller.is_anybody() {
+            return false;
+        }
+        let registries = self.upstreams.registries();
+        let (settings, _) = registries.settings(&key.origin.namespace);
+        settings.auth != Auth::Anonymous && settings.access() == Access::Verify
     }
 }
 

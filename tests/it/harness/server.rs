@@ -419,6 +419,15 @@ impl Server {
         }
     }
 
+    /// Waits until the server asks `registry` for content of `repository` again, which has failed and is well by now.
+    #[track_caller]
+    pub fn wait_asks(&self, registry: &Registry, repository: &str) {
+        let probe = registry.blob(super::fresh_seed().to_string().as_str());
+        super::eventually("the registry is asked again", || {
+            self.client().get(&registry.blob_url(repository, &probe)).status == 200
+        });
+    }
+
     /// Waits until the content of this digest is committed.
     #[track_caller]
     pub fn wait_stored(&self, digest: &str) {

@@ -1,0 +1,414 @@
+//! The effective configuration as a file, each value with the place it came from. Secrets are `***`.
+
+use std::fmt::Write as _;
+
+use super::draft::{Draft, Entry};
+use super::mistake::{Mistakes, Place};
+use super::reader::Told;
+use super::registry::{Access, Auth, Mirror, Named, Pem, Proxy, ProxyUrl, RegistryName, TagFreshness};
+use super::resolve::{Sources, load};
+use super::setting::{Layer, Setting};
+use super::tag_rule::TagRule;
+use super::{Config, RootChoice, Storage, Surroundings};
+
+/// What is written for a secret.
+const SECRET: &str = "***";
+
+/// Column of the comments, where the lines before them are shorter.
+const COMMENT_COLUMN: usize = 44;
+
+/// Writes the configuration that these flags and these surroundings give. Reads as a configuration file again,
+/// but for its secrets.
+///
+/// # Errors
+///
+/// Every mistake there is, at once.
+pub fn print(flags: Layer, surroundings: Surroundings<'_>) -> Result<String, Mistakes> {
+    let (config, sources) = load(flags, surroundings)?;
+    let file = sources.find(Setting::ConfigFile).map(|given| given.text.clone());
+    let mut page = Page {
+        text: String::new(),
+        file: file.unwrap_or_default(),
+    };
+    page.settings(&config, &sources);
+    if let Some(auth) = &sources.file.front_auth {
+        let (username, source) = &auth.value;
+        page.map(0, "auth", &page.at(auth.line));
+        page.value(1, "username", username, "");
+        page.value(1, "password", SECRET, source.from.as_deref().unwrap_or_default());
+    }
+    page.proxies(&config);
+    page.map(0, "defaults", "for registries that are not named");
+    page.draft(1, &sources.file.defaults.without_secrets(), None);
+    let entries = &sources.file.registries;
+    match entries.is_empty() {
+        true => page.line(0, "registries: []", "default"),
+        false => page.map(0, "registries", ""),
+    }
+    for entry in entries {
+        page.entry(entry);
+    }
+    Ok(page.text)
+}
+
+struct Page {
+    text: String,
+    /// Name of the configuration file.
+    file: String,
+}
+
+impl Page {
+    /// One line; `origin` becomes its comment.
+    fn line(&mut self, depth: usize, text: &str, origin: &str) {
+        let line = format!("{:indent$}{text}", "", indent = 2 * depth);
+        // Writing to a `String` cannot fail.
+        let _ = match origin {
+            "" => writeln!(self.text, "{line}"),
+            _ => writeln!(self.text, "{line:<COMMENT_COLUMN$}  # {origin}"),
+        };
+    }
+
+    fn value(&mut self, depth: usize, key: &str, value: &str, origin: &str) {
+        self.line(depth, &format!("{key}: {}", quoted(value)), origin);
+    }
+
+    fn map(&mut self, depth: usize, key: &str, origin: &str) {
+        self.line(depth, &format!("{}:", quoted(key)), origin);
+    }
+
+    fn at(&self, line: u64) -> String {
+        format!("{}:{line}", self.file)
+    }
+
+    fn settings(&mut self, config: &Config, sources: &Sources<'_>) {
+        for setting in Setting::ALL {
+            let Some(key) = setting.key() else { continue };
+            let (mut value, mut origin) = match sources.find(setting) {
+                Some(given) => (given.text.trim().to_owned(), origin_of(&given.place)),
+                None => (setting.default_text().to_owned(), "default".to_owned()),
+            };
+            let Storage::Fs { root, chosen } = &config.storage;
+            if setting == Setting::FsRoot && matches!(chosen, RootChoice::UserCache | RootChoice::Temporary) {
+                origin = format!("default, because {value} cannot be written");
+                value = root.display().to_string();
+            }
+            self.value(0, key, &value, &origin);
+        }
+    }
+
+    fn proxies(&mut self, config: &Config) {
+        let proxies = &config.proxies;
+        for (scheme, proxy) in [("https", &proxies.https), ("http", &proxies.http)] {
+            if let Some(proxy) = proxy {
+                let with = if proxy.credentials.is_some() {
+                    " with credentials"
+                } else {
+                    ""
+                };
+                let text = format!("# proxy for {scheme}: {}{with}", proxy.url);
+                self.line(0, &text, "environment");
+            }
+        }
+        if !proxies.no_proxy.is_empty() {
+            self.line(
+                0,
+                &format!("# no proxy for: {}", proxies.no_proxy.escape_debug()),
+                "environment",
+            );
+        }
+    }
+
+    fn entry(&mut self, entry: &Entry) {
+        let origin = self.at(entry.name.line);
+        let name = quoted(&entry.name.value.to_string());
+        self.line(1, &format!("- name: {name}"), &origin);
+        self.draft(2, &entry.draft, Some(&entry.name.value));
+    }
+
+    /// The settings of one registry, said or not; `name` is that of the entry, none for unnamed registries.
+    fn draft(&mut self, depth: usize, draft: &Draft, name: Option<&RegistryName>) {
+        let settings = draft.settings();
+        if let Some(url) = &draft.url {
+            self.value(depth, "url", url.value.as_str(), &self.at(url.line));
+        }
+        self.list(depth, "mirrors", &draft.mirrors, Page::mirror);
+        self.choice(depth, "insecure", &draft.insecure, bool::to_string, "false");
+        self.auth(depth, draft);
+        self.tls(depth, draft);
+        self.proxy(depth, &draft.proxy);
+        self.choice(
+            depth,
+            "follow_redirects",
+            &draft.follow_redirects,
+            bool::to_string,
+            "true",
+        );
+        self.list(depth, "realm_hosts", &draft.realm_hosts, |page, depth, host| {
+            page.line(depth, &format!("- {}", quoted(host)), "");
+        });
+        let named = match name {
+            Some(RegistryName::Exact(_)) => Named::Exactly,
+            Some(RegistryName::Suffix(_)) => Named::BySuffix,
+            None => Named::No,
+        };
+        let private = (named == Named::Exactly).to_string();
+        self.choice(
+            depth,
+            "allow_private",
+            &draft.allow_private,
+            bool::to_string,
+            &private,
+        );
+        self.choice(
+            depth,
+            "access",
+            &draft.access,
+            |access| access_word(*access).to_owned(),
+            access_word(settings.access()),
+        );
+        self.list(depth, "tag_rules", &draft.tag_rules, Page::tag_rule);
+        self.list(depth, "platforms", &draft.platforms, |page, depth, platform| {
+            page.line(depth, &format!("- {}", quoted(platform)), "");
+        });
+        if let Some(count) = &draft.max_concurrency {
+            self.value(
+                depth,
+                "max_concurrency",
+                &count.value.to_string(),
+                &self.at(count.line),
+            );
+        }
+    }
+
+    fn choice<T>(
+        &mut self,
+        depth: usize,
+        key: &str,
+        told: &Option<Told<T>>,
+        shown: impl Fn(&T) -> String,
+        default: &str,
+    ) {
+        match told {
+            Some(told) => self.value(depth, key, &shown(&told.value), &self.at(told.line)),
+            None => self.value(depth, key, default, "default"),
+        }
+    }
+
+    fn list<T>(
+        &mut self,
+        depth: usize,
+        key: &str,
+        told: &Option<Told<Vec<T>>>,
+        item: impl Fn(&mut Page, usize, &T),
+    ) {
+        let Some(told) = told else { return };
+        let origin = self.at(told.line);
+        if told.value.is_empty() {
+            return self.line(depth, &format!("{key}: []"), &origin);
+        }
+        self.map(depth, key, &origin);
+        for value in &told.value {
+            item(self, depth + 1, value);
+        }
+    }
+
+    fn mirror(&mut self, depth: usize, mirror: &Mirror) {
+        self.line(depth, &format!("- url: {}", quoted(mirror.url.as_str())), "");
+        self.value(depth + 1, "pull", &mirror.pull.to_string(), "");
+        self.value(depth + 1, "resolve", &mirror.resolve.to_string(), "");
+    }
+
+    fn tag_rule(&mut self, depth: usize, rule: &TagRule) {
+        self.line(
+            depth,
+            &format!("- pattern: {}", quoted(rule.pattern.as_str())),
+            "",
+        );
+        match rule.freshness {
+            TagFreshness::For(time) => self.value(depth + 1, "ttl", &format!("{}ms", time.as_millis()), ""),
+            TagFreshness::AlwaysAsk => self.value(depth + 1, "revalidate", "always", ""),
+            TagFreshness::NeverAsk => self.value(depth + 1, "revalidate", "never", ""),
+        }
+        self.value(depth + 1, "keep_on_404", &rule.keep_on_404.to_string(), "");
+    }
+
+    fn auth(&mut self, depth: usize, draft: &Draft) {
+        let Some(told) = &draft.auth else { return };
+        let origin = self.at(told.line);
+        let from = told.value.from.as_deref().unwrap_or_default();
+        let inner = depth + 1;
+        if told.value.auth == Auth::Anonymous {
+            return self.value(depth, "auth", "none", &origin);
+        }
+        self.map(depth, "auth", &origin);
+        match &told.value.auth {
+            Auth::Anonymous => {}
+            Auth::Basic { username, .. } => {
+                self.value(inner, "username", username, "");
+                self.value(inner, "password", SECRET, from);
+            }
+            Auth::IdentityToken(_) => self.value(inner, "identity_token", SECRET, from),
+            Auth::RegistryToken(_) => self.value(inner, "registry_token", SECRET, from),
+            Auth::Helper { name } => self.value(inner, "helper", name, ""),
+            Auth::DockerConfig { path } => {
+                self.value(inner, "docker_config", &path.to_string_lossy(), "");
+            }
+        }
+    }
+
+    fn tls(&mut self, depth: usize, draft: &Draft) {
+        let path = |pem: &Told<Pem>| pem.value.path.to_string_lossy().into_owned();
+        self.map(depth, "tls", "");
+        if let Some(ca) = &draft.tls.ca {
+            self.value(depth + 1, "ca", &path(ca), &self.at(ca.line));
+        }
+        if let Some((cert, key)) = &draft.tls.client {
+            self.value(depth + 1, "cert", &path(cert), &self.at(cert.line));
+            self.value(depth + 1, "key", &path(key), &self.at(key.line));
+        }
+        let skip = &draft.tls.insecure_skip_verify;
+        self.choice(depth + 1, "insecure_skip_verify", skip, bool::to_string, "false");
+    }
+
+    fn proxy(&mut self, depth: usize, told: &Option<Told<Proxy>>) {
+        let shown = |proxy: &Proxy| match proxy {
+            Proxy::Environment => "environment".to_owned(),
+            Proxy::Direct => "none".to_owned(),
+            Proxy::Url(ProxyUrl { url, credentials }) => {
+                match (url.as_str().split_once("://"), credentials) {
+                    (Some((scheme, host)), Some(_)) => format!("{scheme}://{SECRET}@{host}"),
+                    _ => url.to_string(),
+                }
+            }
+        };
+        self.choice(depth, "upstream_proxy", told, shown, "environment");
+    }
+}
+
+fn access_word(access: Access) -> &'static str {
+    match access {
+        Access::Verify => "verify",
+        Access::Shared => "shared",
+        Access::Passthrough => "passthrough",
+    }
+}
+
+fn origin_of(place: &Place) -> String {
+    match place {
+        Place::Flag(name) => format!("flag --{name}"),
+        Place::Environment(name) => format!("environment {name}"),
+        Place::File { path, line, .. } => format!("{}:{line}", path.display()),
+    }
+}
+
+/// The text as a YAML scalar: plain where that cannot be misread, in double quotes otherwise.
+fn quoted(text: &str) -> String {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'/' | b'-' | b'+');
+    let begins = text
+        .bytes()
+        .next()
+        .is_some_and(|b| b.is_ascii_alphanumeric() || b == b'/');
+    // A colon is plain before anything but a blank or the end.
+    let colons = text.split(':').skip(1).all(|rest| !rest.is_empty());
+    if begins && colons && text.bytes().all(|b| plain(b) || b == b':') {
+        return text.to_owned();
+    }
+    // Every JSON string is a YAML one.
+    serde_json::Value::from(text).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::tests::{CA, CERT, EVERYTHING, KEY, Machine};
+
+    fn without_comments(text: &str) -> String {
+        let lines = text
+            .lines()
+            .map(|line| line.split("  # ").next().unwrap_or_default().trim_end());
+        lines.collect::<Vec<_>>().join("\n")
+    }
+
+    fn machine(text: &str) -> Machine {
+        Machine::with_file(text)
+            .file("/ca.pem", CA)
+            .file("/c.pem", CERT)
+            .file("/k.pem", KEY)
+            .file("/pw", "canary-file\n")
+            .file("/d.json", "{}")
+            .env("TOKEN", "canary-env")
+    }
+
+    #[test]
+    fn what_is_printed_reads_as_the_same_configuration() {
+        for text in [
+            "",
+            EVERYTHING,
+            "defaults: {tag_rules: [{pattern: 'a: #b', ttl: 5}], auth: {user: u, password: p}}\nregistries: {a: , b: {tag_rules: [], auth: none}}\n",
+            "- {name: a, auth: {docker_config: /d.json}}\n- {name: b, auth: {helper: x}}\n",
+        ] {
+            let printed = machine(text).with_surroundings(print).unwrap();
+            let again = machine(&printed).with_surroundings(print).unwrap();
+            assert_eq!(without_comments(&printed), without_comments(&again), "{printed}");
+        }
+    }
+
+    #[test]
+    fn each_value_says_where_it_came_from_and_no_secret_is_shown() {
+        let file = "
+tag_ttl: 5m
+auth: {username: u, password: canary-front}
+defaults:
+  auth: {username: d, password_file: /pw}
+registries:
+  a: {upstream_proxy: 'http://u:canary-proxy@p:3128'}
+  b: {auth: {registry_token_env: TOKEN}}
+  c: {auth: {identity_token: canary-identity}, tls: {cert: /c.pem, key: /k.pem}}
+";
+        let mut machine = machine(file)
+            .env("CORES", "2")
+            .env("HTTPS_PROXY", "http://u:canary-https@p:3128");
+        machine.flags.insert_flag(Setting::LogLevel, "warn".into());
+        let printed = machine.with_surroundings(print).unwrap();
+        assert!(
+            !printed.contains("canary") && !printed.contains("PRIVATE"),
+            "{printed}"
+        );
+        let line = |start: &str| {
+            let found = printed.lines().find(|line| line.trim_start().starts_with(start));
+            found.unwrap_or_else(|| panic!("no {start} in\n{printed}"))
+        };
+        for (start, origin) in [
+            ("tag_ttl: 5m", "# f.yaml:2"),
+            ("cores: 2", "# environment CORES"),
+            ("log_level: warn", "# flag --log-level"),
+            ("io_driver: auto", "# default"),
+            ("- name: a", "# f.yaml:7"),
+            ("upstream_proxy: \"http://***@p:3128/\"", "# f.yaml:7"),
+            ("password: \"***\"", ""),
+            ("registry_token: \"***\"", "# variable TOKEN"),
+            ("identity_token: \"***\"", ""),
+            ("key: /k.pem", "# f.yaml:9"),
+            ("access: shared", "# default"),
+        ] {
+            assert!(line(start).ends_with(origin), "{}", line(start));
+        }
+        assert!(printed.contains("# file /pw"), "{printed}");
+    }
+
+    #[test]
+    fn a_text_is_quoted_where_it_could_be_misread() {
+        for (text, expected) in [
+            ("a.b:5000", "a.b:5000"),
+            ("/x/y", "/x/y"),
+            (":8080", "\":8080\""),
+            ("a:", "\"a:\""),
+            ("", "\"\""),
+            ("*.lan", "\"*.lan\""),
+            ("a b", "\"a b\""),
+            ("a#b", "\"a#b\""),
+        ] {
+            assert_eq!(quoted(text), expected);
+        }
+    }
+}

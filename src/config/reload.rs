@@ -1,0 +1,77 @@
+//! What a reload takes over, and what it cannot.
+
+use super::{Config, Storage};
+
+impl Config {
+    /// The keys whose values in `new` differ and are read at the start only. Everything in
+    /// [`Registries`](super::Registries) can be taken over at any time.
+    pub fn needs_restart(&self, new: &Config) -> Vec<&'static str> {
+        // Each field by name: a new one must be thought about here.
+        let Config {
+            listen,
+            storage: Storage::Fs { root, chosen: _ },
+            cores,
+            io_driver,
+            helper_threads,
+            default_registry,
+            cache_tag_manifests,
+            cache_latest_tag,
+            tag_ttl,
+            log_level,
+            access_log,
+            memory_cache_bytes,
+            registries: _,
+            proxies,
+            always_pull_latest,
+            stale_while_revalidate,
+            registry_header,
+            front_auth,
+            warnings: _,
+        } = self;
+        let Storage::Fs { root: new_root, .. } = &new.storage;
+        let changed = [
+            ("listen_addr", *listen != new.listen),
+            ("fs_root", root != new_root),
+            ("cores", *cores != new.cores),
+            ("io_driver", *io_driver != new.io_driver),
+            ("helper_threads", *helper_threads != new.helper_threads),
+            ("default_registry", *default_registry != new.default_registry),
+            (
+                "cache_tag_manifests",
+                *cache_tag_manifests != new.cache_tag_manifests,
+            ),
+            ("cache_latest_tag", *cache_latest_tag != new.cache_latest_tag),
+            ("tag_ttl", *tag_ttl != new.tag_ttl),
+            ("log_level", *log_level != new.log_level),
+            ("access_log", *access_log != new.access_log),
+            ("memory_cache", *memory_cache_bytes != new.memory_cache_bytes),
+            ("the proxies of the environment", *proxies != new.proxies),
+            (
+                "always_pull_latest",
+                *always_pull_latest != new.always_pull_latest,
+            ),
+            (
+                "stale_while_revalidate",
+                *stale_while_revalidate != new.stale_while_revalidate,
+            ),
+            ("registry_header", *registry_header != new.registry_header),
+            ("auth", *front_auth != new.front_auth),
+        ];
+        let changed = changed.into_iter().filter(|(_, changed)| *changed);
+        changed.map(|(key, _)| key).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::config::tests::Machine;
+
+    #[test]
+    fn only_what_concerns_registries_is_taken_over_without_a_restart() {
+        let old = Machine::with_file("tag_ttl: 5\nauth: {user: u, password: p}\n").config();
+        let text = "tag_ttl: 6\nauth: {user: u, password: q}\nwhitelist_mode: true\nair_gapped: true\nregistries: {a: }\n";
+        let new = Machine::with_file(text).config();
+        assert_eq!(old.needs_restart(&new), ["tag_ttl", "auth"]);
+        assert_eq!(old.needs_restart(&old), [""; 0]);
+    }
+}

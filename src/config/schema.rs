@@ -1,0 +1,146 @@
+//! The JSON Schema (2020-12) of the configuration file, made from the tables that the file is read by.
+//!
+//! It says what each key may hold. What only holds between keys (one kind of credentials, a certificate with its
+//! key), and whether files can be read, is for `config check`.
+
+use serde_json::{Map, Value, json};
+
+use super::file::spellings;
+use super::key::{DOCUMENT, KeySpec, Kind, Loss, REGISTRY, Shape};
+use super::setting::Setting;
+
+const DIALECT: &str = "https://json-schema.org/draft/2020-12/schema";
+
+/// The schema, as one document.
+pub fn schema() -> Value {
+    let mut properties = Map::new();
+    for setting in Setting::ALL {
+        let mut shape = kind(setting.kind());
+        if setting == Setting::ListenAddr {
+            shape = json!({"anyOf": [shape, {"type": "array", "items": kind(Kind::Text)}]});
+        }
+        for spelling in spellings(setting) {
+            properties.insert(spelling, described(shape.clone(), setting.summary()));
+        }
+    }
+    add_keys(&mut properties, DOCUMENT);
+    json!({
+        "$schema": DIALECT,
+        "title": "Configuration of oci-pull-through",
+        "anyOf": [
+            {
+                "type": ["object", "null"],
+                "properties": properties,
+                "additionalProperties": false,
+            },
+            list_of_registries(),
+        ],
+        "$defs": {
+            "registry": map(REGISTRY),
+        },
+    })
+}
+
+fn list_of_registries() -> Value {
+    json!({
+        "type": "array",
+        "items": {"$ref": "#/$defs/registry", "type": "object", "required": ["name"]},
+    })
+}
+
+fn map(table: &[KeySpec]) -> Value {
+    let mut properties = Map::new();
+    add_keys(&mut properties, table);
+    json!({"type": ["object", "null"], "properties": properties, "additionalProperties": false})
+}
+
+fn add_keys(properties: &mut Map<String, Value>, table: &[KeySpec]) {
+    for key in table {
+        for spelling in key.spellings() {
+            properties.insert(spelling, described(shape(key.shape), key.summary));
+        }
+    }
+}
+
+fn described(mut schema: Value, summary: &str) -> Value {
+    if let Value::Object(fields) = &mut schema {
+        let known_elsewhere = fields.remove("$comment").is_some();
+        let suffix = if known_elsewhere {
+            " (not in this version)"
+        } else {
+            ""
+        };
+        fields.insert("description".to_owned(), format!("{summary}{suffix}").into());
+    }
+    schema
+}
+
+fn shape(shape: Shape) -> Value {
+    match shape {
+        Shape::One(one) => kind(one),
+        Shape::Many(one) => {
+            let one = kind(one);
+            json!({"anyOf": [one, {"type": "array", "items": one}]})
+        }
+        Shape::Map(table) => map(table),
+        Shape::MapOr(table, words) => json!({"anyOf": [map(table), {"enum": words}]}),
+        Shape::Maps(table, alone) => {
+            let single = alone.and_then(|name| super::key::find(table, name));
+            let item = match single {
+                Some(key) => json!({"anyOf": [map(table), shape_of(key)]}),
+                None => map(table),
+            };
+            json!({"anyOf": [item, {"type": "array", "items": item}]})
+        }
+        Shape::Named => json!({
+            "anyOf": [
+                {"type": "null"},
+                list_of_registries(),
+                {"type": "object", "additionalProperties": {"$ref": "#/$defs/registry"}},
+            ],
+        }),
+        Shape::Absent(Loss::Nothing) => json!({}),
+        Shape::Absent(Loss::Less) => json!({"$comment": ""}),
+        Shape::Absent(Loss::Unsafe) => {
+            json!({"$comment": "", "enum": [null, false, "false", "", 0, {}, []]})
+        }
+    }
+}
+
+fn shape_of(key: &KeySpec) -> Value {
+    shape(key.shape)
+}
+
+/// A key without a value is as good as none, so everything may be null.
+fn kind(kind: Kind) -> Value {
+    let text = || json!({"type": ["string", "number", "boolean", "null"]});
+    let words = |words: &[&str]| {
+        let all = words.iter().map(|word| Value::from(*word)).chain([Value::Null]);
+        json!({"enum": all.collect::<Vec<_>>()})
+    };
+    let number = |least: u64, most: u64| json!({"type": ["integer", "string", "null"], "minimum": least, "maximum": most, "pattern": "^ *[0-9]+ *$"});
+    let duration = || json!({"type": ["integer", "string", "null"], "minimum": 0, "pattern": "^ *[0-9]+ *(ms|s|m|h|d)? *$"});
+    match kind {
+        Kind::Switch => json!({
+            "type": ["boolean", "integer", "string", "null"],
+            "minimum": 0,
+            "maximum": 1,
+            "pattern": "^ *([Tt][Rr][Uu][Ee]|[Ff][Aa][Ll][Ss][Ee]|[Yy][Ee][Ss]|[Nn][Oo]|[Oo][Nn]|[Oo][Ff][Ff]|[01])? *$",
+        }),
+        Kind::Count(most) => number(1, most),
+        Kind::CountOrAuto(most) => json!({"anyOf": [{"const": "auto"}, number(1, most)]}),
+        Kind::Port => number(0, u64::from(u16::MAX)),
+        Kind::Bytes => json!({
+            "type": ["integer", "string", "null"],
+            "minimum": 0,
+            "pattern": "^ *[0-9]+ *([KkMmGgTt]([Ii]?[Bb])?|[Bb])? *$",
+        }),
+        Kind::Duration => duration(),
+        Kind::Word(list) => words(list),
+        Kind::WordOrDuration(list) => json!({"anyOf": [words(list), duration()]}),
+        Kind::Url => json!({"type": ["string", "null"], "pattern": "^ *[Hh][Tt][Tt][Pp][Ss]?://[^@?#]+$"}),
+        Kind::ProxyUrl(_) => json!({"type": ["string", "null"]}),
+        Kind::Registry => json!({"type": ["string", "number", "null"], "pattern": "^[^/@ ]*$"}),
+        Kind::Path | Kind::Text | Kind::Secret => text(),
+    }
+}

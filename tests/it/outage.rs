@@ -1,0 +1,235 @@
+//! Upstreams on bad days: what is held is served, what is not is refused at once, and the upstream is left alone.
+
+use std::io::{Read as _, Write as _};
+use std::time::{Duration, Instant};
+
+use crate::harness::*;
+
+/// How long a storm lasts: long enough for a few probes.
+const STORM: Duration = Duration::from_secs(3);
+
+/// Failures before an upstream counts as down.
+const FAILURES: usize = 5;
+
+/// Pulls an image and waits until all of it is kept.
+fn warm(cache: &Server, upstream: &Registry, repository: &str, tag: &str) -> Image {
+    let image = Image::small(upstream, repository, tag, fresh_seed());
+    cache
+        .client()
+        .get(&upstream.manifest_url(repository, tag))
+        .expect(&image.manifest);
+    for (digest, content) in &image.blobs {
+        cache
+            .client()
+            .get(&upstream.blob_url(repository, digest))
+            .expect(&content.bytes());
+        cache.wait_stored(digest);
+    }
+    cache.wait_stored(&image.digest);
+    let pointer = disk::tag_path(cache.root(), &upstream.name(), repository, tag);
+    eventually("the tag is stored", || pointer.exists());
+    image
+}
+
+/// `clients` ask for `path` again and again; everyone must get `body`, marked as stale.
+fn storm(cache: &Server, path: &str, body: &[u8], clients: usize) -> Duration {
+    let began = Instant::now();
+    std::thread::scope(|scope| {
+        for _ in 0..clients {
+            scope.spawn(|| {
+                let mut connection = cache.client().open();
+                while began.elapsed() < STORM {
+                    connection.request("GET", path, &[]).unwrap();
+                    let got = connection.read("GET").unwrap();
+                    got.expect(body);
+                    assert_eq!(got.x_cache(), "STALE", "{got}");
+                }
+            });
+        }
+    });
+    began.elapsed()
+}
+
+#[test]
+fn a_hundred_clients_of_one_expired_tag_cost_a_dead_upstream_a_probe_a_second() {
+    for (what, reply, each) in [
+        ("503", Reply::status(503), 1),
+        // A broken connection is replaced once, at once.
+        ("hang up", Reply::hang_up(Cut::Rst), 2),
+    ] {
+        let upstream = Registry::new();
+        let cache = Server::options(&upstream)
+            .env("TAG_TTL", "0s")
+            .env("ACCESS_LOG", "false")
+            .cores(2)
+            .start();
+        let image = warm(&cache, &upstream, "a", "v1");
+        upstream.on(On::any(), reply);
+        let (requests, connections) = (upstream.requests(), upstream.connections());
+        let lasted = storm(&cache, &upstream.manifest_url("a", "v1"), &image.manifest, 100);
+        let allowed = each * (FAILURES + lasted.as_secs() as usize + 1);
+        let asked = upstream.requests() - requests;
+        assert!(asked <= allowed, "{what}: {asked} requests in {lasted:?}");
+        assert!(asked > FAILURES, "{what}: somebody probes");
+        let connected = upstream.connections() - connections;
+        assert!(
+            connected <= allowed,
+            "{what}: {connected} connections in {lasted:?}"
+        );
+
+        // Back again, it is noticed; and all of it was worth two lines.
+        upstream.clear_rules();
+        cache.wait_asks(&upstream, "a");
+        let moved = Image::small(&upstream, "a", "v1", fresh_seed());
+        eventually("the tag is followed again", || {
+            cache.client().get(&upstream.manifest_url("a", "v1")).body == moved.manifest
+        });
+        let log = cache.stderr();
+        assert_eq!(log.matches("a registry fails").count(), 1, "{what}: {log}");
+        assert_eq!(
+            log.matches("a registry answers again").count(),
+            1,
+            "{what}: {log}"
+        );
+    }
+}
+
+/// Everything by digest is served without one connection; tags are served stale.
+#[test]
+fn all_that_was_pulled_is_served_while_the_upstream_is_gone() {
+    let upstream = Registry::new();
+    let mut cache = Server::options(&upstream).env("TAG_TTL", "0s").cores(2).start();
+    let images: Vec<_> = (0..10)
+        .map(|n| warm(&cache, &upstream, &format!("a/{n}"), "v1"))
+        .collect();
+    // It takes connections, so that they can be counted, and nothing else.
+    upstream.on(On::any(), Reply::hang_up(Cut::Fin));
+    for restarted in [false, true] {
+        if restarted {
+            cache.restart();
+        }
+        let connections = upstream.connections();
+        for _ in 0..10 {
+            for (n, image) in images.iter().enumerate() {
+                let repository = format!("a/{n}");
+                let by_digest = upstream.manifest_url(&repository, &image.digest);
+                cache.client().get(&by_digest).expect(&image.manifest);
+                for (digest, content) in &image.blobs {
+                    cache
+                        .client()
+                        .get(&upstream.blob_url(&repository, digest))
+                        .expect(&content.bytes());
+                }
+            }
+        }
+        assert_eq!(upstream.connections(), connections, "restarted: {restarted}");
+        for (n, image) in images.iter().enumerate() {
+            let got = cache
+                .client()
+                .get(&upstream.manifest_url(&format!("a/{n}"), "v1"));
+            got.expect(&image.manifest);
+            assert_eq!(got.x_cache(), "STALE", "{got}");
+        }
+    }
+}
+
+#[test]
+fn a_server_starts_with_its_upstreams_down_and_refuses_what_it_has_not() {
+    let upstream = Registry::new();
+    let image = Image::small(&upstream, "a", "v1", fresh_seed());
+    upstream.down();
+    let cache = Server::start(&upstream);
+    assert_eq!(cache.client().get("/healthz").status, 200);
+    let (by_tag, blob) = (
+        upstream.manifest_url("a", "v1"),
+        upstream.blob_url("a", &image.blobs[0].0),
+    );
+    for _ in 0..2 * FAILURES {
+        for path in [&by_tag, &blob] {
+            let got = cache.client().get(path);
+            got.expect_error(502, "UNAVAILABLE");
+            let text = String::from_utf8_lossy(&got.body).into_owned();
+            assert!(text.contains(&upstream.name()), "{text}");
+        }
+    }
+    upstream.up();
+    cache.wait_asks(&upstream, "a");
+    cache.client().get(&by_tag).expect(&image.manifest);
+    cache.client().get(&blob).expect(&image.blobs[0].1.bytes());
+}
+
+#[test]
+fn one_broken_repository_leaves_the_others_alone() {
+    let upstream = Registry::new();
+    let cache = Server::start(&upstream);
+    upstream.on(On::path("/v2/broken/"), Reply::status(500));
+    let missing = "sha256:".to_owned() + &"0a".repeat(32);
+    for n in 0..20_u64 {
+        let got = cache.client().get(&upstream.blob_url("broken", &missing));
+        assert_eq!(got.status, 502, "{got}");
+        let content = Prf::new(fresh_seed(), 100 + n);
+        let digest = upstream.blob(content.clone());
+        cache.client().pull(&upstream.blob_url("well", &digest), &content);
+    }
+}
+
+#[test]
+fn a_name_that_does_not_exist_and_a_host_without_tls_are_told_and_hurt_nothing_cached() {
+    let upstream = Registry::new();
+    let addr = upstream.addr();
+    let plain = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let no_tls = plain.local_addr().unwrap();
+    // The first byte of every connection.
+    let (heard, hears) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        for stream in plain.incoming() {
+            let Ok(mut stream) = stream else { return };
+            let mut first = [0; 1024];
+            let Ok(1..) = stream.read(&mut first) else {
+                continue;
+            };
+            let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n");
+            if heard.send(first[0]).is_err() {
+                return;
+            }
+        }
+    });
+    let cache = Server::bare()
+        .config(format!(
+            "registries:\n\
+             - {{name: \"{addr}\", insecure: true, url: \"http://{addr}\"}}\n\
+             - {{name: \"tls.lan\", url: \"https://{no_tls}\"}}\n\
+             - {{name: \"nowhere.lan\", insecure: true, url: \"http://nowhere.invalid\"}}\n"
+        ))
+        .start();
+    let content = Prf::new(fresh_seed(), 50_000);
+    let digest = upstream.blob(content.clone());
+    let path = upstream.blob_url("a", &digest);
+    cache.client().pull(&path, &content);
+    cache.wait_stored(&digest);
+    let asked = upstream.requests();
+    let missing = "sha256:".to_owned() + &"0b".repeat(32);
+    for (name, reason) in [("tls.lan", "no TLS session"), ("nowhere.lan", "nowhere.invalid")] {
+        let got = cache.client().get(&format!("/v2/{name}/a/blobs/{missing}"));
+        // Where name servers are silent, it takes until the deadline.
+        assert!(matches!(got.status, 502 | 504), "{name}: {got}");
+        let text = String::from_utf8_lossy(&got.body).into_owned();
+        assert!(text.contains(reason), "{name}: {text}");
+        assert_eq!(cache.client().pull(&path, &content).x_cache(), "HIT");
+    }
+    assert_eq!(upstream.requests(), asked);
+    const TLS_HANDSHAKE: u8 = 22;
+    let spoken: Vec<u8> = hears.try_iter().collect();
+    assert!(!spoken.is_empty());
+    assert!(
+        spoken.iter().all(|&first| first == TLS_HANDSHAKE),
+        "nobody falls back to plain http"
+    );
+}
+
+#[test]
+fn what_the_registries_are_like_is_told_behind_a_front_door_only() {
+    let upstream = Registry::new();
+    let cache = Server::start(&upstream);
+    cache.client().get("/_/stats").expect_error(404, "NAME_UNKNOWN");
+}
