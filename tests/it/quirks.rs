@@ -663,13 +663,17 @@ fn pull_with_password(which: Like, name: &str) -> Registry {
     upstream.user("robot", "canary-password");
     upstream.allow("robot", "team/app");
     let image = Image::small(&upstream, "team/app", "v1", fresh_seed());
-    let cache = Server::bare()
-        .registry_with(
-            name,
-            upstream.addr(),
-            "auth: {username: robot, password: canary-password}",
-        )
-        .start();
+    // Where the token service is another host, the operator has named it: addresses have no domain in common.
+    let realms: Vec<_> = upstream
+        .addrs()
+        .iter()
+        .map(|addr| format!("{:?}", addr.to_string()))
+        .collect();
+    let keys = format!(
+        "auth: {{username: robot, password: canary-password}}, realm_hosts: [{}]",
+        realms.join(", ")
+    );
+    let cache = Server::bare().registry_with(name, upstream.addr(), keys).start();
     assert_eq!(pull(&cache, &upstream, name, "team/app", &image), 0);
     for seen in upstream.saw(&basic("robot", "canary-password")) {
         assert_eq!(seen.kind, Kind::Token, "{seen:#?}");

@@ -38,7 +38,7 @@ impl RealRegistry {
                 std::env::split_paths(&path).any(|folder| folder.join(program).is_file())
             });
             if !found {
-                println!("SKIPPED: {program} is not installed");
+                eprintln!("SKIPPED: a real registry as upstream: {program} is not installed");
                 return false;
             }
         }
