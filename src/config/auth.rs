@@ -44,7 +44,7 @@ impl Reader<'_> {
         }
         let before = self.mistakes.len();
         let mut fields = self.fields(&path, field.node, AUTH);
-        let basic = self.basic(&path, line, &mut fields);
+        let basic = self.basic(&path, line, before, &mut fields);
         let identity = self.secret(&mut fields, "identity_token");
         let registry = self.secret(&mut fields, "registry_token");
         let registry = registry.and_then(|told| self.header_safe(told, &path));
@@ -97,12 +97,19 @@ impl Reader<'_> {
     ) -> Option<Told<(String, Source)>> {
         let field = field?;
         let (line, path) = (field.node.line, field.path.clone());
+        let before = self.mistakes.len();
         let mut fields = self.fields(&path, field.node, table);
-        self.basic(&path, line, &mut fields)
+        self.basic(&path, line, before, &mut fields)
     }
 
-    fn basic(&mut self, path: &str, line: u64, fields: &mut Fields) -> Option<Told<(String, Source)>> {
-        let before = self.mistakes.len();
+    /// A name with its password; `before` counts the mistakes there were before this map.
+    fn basic(
+        &mut self,
+        path: &str,
+        line: u64,
+        before: usize,
+        fields: &mut Fields,
+    ) -> Option<Told<(String, Source)>> {
         let username = self.parsed(fields.take("username"), |text| {
             if text.contains(':') || text.chars().any(char::is_control) {
                 return Err("a user's name has no colon and no control characters".to_owned());
@@ -131,6 +138,7 @@ impl Reader<'_> {
     /// The form in which another system writes tokens.
     fn token(&mut self, field: Field) -> Option<Told<AuthDraft>> {
         let (line, path) = (field.node.line, field.path.clone());
+        let before = self.mistakes.len();
         let mut fields = self.fields(&path, field.node, TOKEN);
         let provider = self.parsed(fields.take("provider"), |text| match text {
             "ecr" => Ok(Auth::Helper {
@@ -147,6 +155,7 @@ impl Reader<'_> {
                 from: source.from,
             })),
             (Some(told), None) => Some(told.map(|auth| AuthDraft { auth, from: None })),
+            (None, None) if self.mistakes.len() > before => None,
             (None, None) => {
                 self.note_unseen(line, &path, "needs provider or static");
                 None

@@ -26,6 +26,35 @@ pub(super) struct File {
     pub front_auth: Option<Told<(String, Source)>>,
 }
 
+impl File {
+    /// What `defaults` give up for registries that nobody named, and that is allowed and rarely meant.
+    pub(super) fn open_doors(&self) -> impl Iterator<Item = Warning> {
+        let said = |told: &Option<Told<bool>>| told.as_ref().is_some_and(|told| told.value);
+        let doors = [
+            (
+                said(&self.defaults.insecure),
+                "insecure",
+                "every registry that is not named is asked over plain http",
+            ),
+            (
+                said(&self.defaults.tls.insecure_skip_verify),
+                "tls.insecure_skip_verify",
+                "every registry that is not named may show any certificate",
+            ),
+            (
+                said(&self.defaults.allow_private),
+                "allow_private",
+                "every client may have addresses inside your network asked, by naming a registry there",
+            ),
+        ];
+        let open = doors.into_iter().filter(|(open, ..)| *open);
+        open.map(|(_, key, why)| Warning {
+            what: format!("defaults.{key} without whitelist_mode"),
+            why: why.to_owned(),
+        })
+    }
+}
+
 /// Reads `text`; what is wrong goes to `mistakes`, what is right is returned.
 pub(super) fn parse(
     path: &Path,

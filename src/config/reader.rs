@@ -47,6 +47,9 @@ impl Fields {
     }
 }
 
+/// One map of a list: its place, `tag_rules[0]`, and its keys.
+pub(super) type Item = (Told<String>, Fields);
+
 /// Where mistakes and warnings are collected while a file is read.
 pub(super) struct Reader<'a> {
     path: &'a Path,
@@ -244,7 +247,7 @@ impl<'a> Reader<'a> {
         field: Option<Field>,
         table: &'static [KeySpec],
         alone: Option<&'static str>,
-    ) -> Option<Told<Vec<(Told<String>, Fields)>>> {
+    ) -> Option<Told<Vec<Item>>> {
         let Field { path, node, .. } = field?;
         let line = node.line;
         let items = match node.value {
@@ -264,7 +267,12 @@ impl<'a> Reader<'a> {
                     path: path.value.clone(),
                     node,
                 }]),
-                _ => self.fields(&path.value, node, table),
+                (Value::Map(_), _) => self.fields(&path.value, node, table),
+                _ => {
+                    let why = format!("accepted is a map of {}", names(table));
+                    self.note_unseen(node.line, &path.value, &why);
+                    continue;
+                }
             };
             maps.push((path, fields));
         }

@@ -153,6 +153,9 @@ pub(super) fn load<'a>(
                 .into(),
         });
     }
+    if !whitelist_mode {
+        sources.warnings.extend(sources.file.open_doors());
+    }
     let front_auth = sources.file.front_auth.as_ref().map(|told| {
         let (username, source) = &told.value;
         (username.clone(), source.secret.clone())

@@ -144,3 +144,6 @@ fn kind(kind: Kind) -> Value {
         Kind::Path | Kind::Text | Kind::Secret => text(),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use super::*;
 
+mod mistakes;
+
 /// A machine with these variables and these files; `f.yaml` is the configuration.
 #[derive(Clone, Default)]
 pub(super) struct Machine {
@@ -189,4 +191,293 @@ fn everything_that_can_be_said_is_understood() {
         },
     };
     assert_eq!(registries.entries, [first, second]);
+}
+
+/// Configurations as other systems write them, and one of our own; what they warn of, by key.
+pub(super) const GOOD: [(&str, &str, &[&str]); 5] = [
+    (
+        "every-key.yaml",
+        include_str!("../../tests/fixtures/config/every-key.yaml"),
+        &[],
+    ),
+    (
+        "oci-proxy.yaml",
+        include_str!("../../tests/fixtures/config/oci-proxy.yaml"),
+        &["base_url", "cache_max_size", "cache_dir", "whitelist_mode"],
+    ),
+    (
+        "ociregistry-registries.yaml",
+        include_str!("../../tests/fixtures/config/ociregistry-registries.yaml"),
+        &[],
+    ),
+    (
+        "ociregistry-defaults.yaml",
+        include_str!("../../tests/fixtures/config/ociregistry-defaults.yaml"),
+        &["pullTimeout"],
+    ),
+    (
+        "ociregistry-full.yaml",
+        include_str!("../../tests/fixtures/config/ociregistry-full.yaml"),
+        &[
+            "logFile",
+            "preloadImages",
+            "imageFile",
+            "resolveRef",
+            "os",
+            "arch",
+            "pullTimeout",
+            "helloWorld",
+            "health",
+            "metrics",
+            "pruneConfig",
+            "listConfig",
+            "providerOpts",
+            "expiry",
+        ],
+    ),
+];
+
+/// A machine with everything that the files of [`GOOD`] name.
+pub(super) fn furnished(text: &str) -> Machine {
+    Machine::with_file(text)
+        .file("/my/ca.crt", CA)
+        .file("/remote/ca.crt", CA)
+        .file("/my/client.cert", CERT)
+        .file("/my/client.key", KEY)
+        .file("/my/config.json", "{\"auths\": {}}")
+        .file("/run/secrets/registry", "secret\n")
+        .env("THEPASS_ENV_VAR", "thepass")
+        .env("FRONT_PASSWORD", "front")
+}
+
+#[test]
+fn configurations_of_other_systems_work_as_they_stand() {
+    for (name, text, keys) in GOOD {
+        let config = furnished(text).config();
+        let warnings: Vec<String> = config.warnings.iter().map(ToString::to_string).collect();
+        assert_eq!(warnings.len(), keys.len(), "{name}: {warnings:#?}");
+        for key in keys {
+            assert!(
+                warnings.iter().any(|warning| warning.contains(key)),
+                "{name}: {key}: {warnings:#?}"
+            );
+        }
+    }
+}
+
+fn settings(config: &Config, name: &str) -> RegistrySettings {
+    let (settings, named) = config.registries.settings(&name.parse().unwrap());
+    assert_eq!(named, Named::Exactly, "{name}");
+    settings.clone()
+}
+
+#[test]
+fn the_list_of_ociregistry_means_here_what_it_means_there() {
+    let config = furnished(GOOD[2].1).config();
+    let first = settings(&config, "my-upstream");
+    let basic = Auth::Basic {
+        username: "theuser".into(),
+        password: secret("thepass"),
+    };
+    assert_eq!(first.auth, basic);
+    assert!(first.tls.ca.is_some() && first.tls.client.is_some() && first.tls.insecure_skip_verify);
+    assert_eq!(settings(&config, "my-upstream:5000"), RegistrySettings::default());
+    for (name, ca, client, skip) in [
+        ("one.way.insecure.io", false, false, true),
+        ("one.way.os.io", false, false, false),
+        ("one.way.ca.io", true, false, false),
+        ("mtls.io", false, true, false),
+        ("foo.bar.1.io", false, true, true),
+        ("foo.bar.2.io", false, true, false),
+        ("foo.bar.3.io", true, true, false),
+        ("older.chart.io", false, false, true),
+    ] {
+        let tls = settings(&config, name).tls;
+        let found = (tls.ca.is_some(), tls.client.is_some(), tls.insecure_skip_verify);
+        assert_eq!(found, (ca, client, skip), "{name}");
+    }
+}
+
+#[test]
+fn the_file_of_ociregistry_means_here_what_it_means_there() {
+    let config = furnished(GOOD[4].1).config();
+    assert_eq!(config.listen, [ListenAddr::parse("0.0.0.0:8888").unwrap()]);
+    assert_eq!(config.default_registry.as_str(), "quay.io");
+    assert!(config.always_pull_latest && config.registries.air_gapped);
+    let Storage::Fs { root, .. } = &config.storage;
+    assert_eq!(root, Path::new("/var/lib/ociregistry"));
+    let auth = |name| settings(&config, name).auth;
+    let basic = Auth::Basic {
+        username: "theuser".into(),
+        password: secret("thepass"),
+    };
+    assert_eq!(auth("my-corp-registry.myco.org:8888"), basic);
+    assert!(settings(&config, "plain.myco.org").insecure);
+    assert!(settings(&config, "docker.io").tls.client.is_some());
+    let helper = Auth::Helper {
+        name: "ecr-login".into(),
+    };
+    assert_eq!(auth("111122223333.dkr.ecr.us-south-1.amazonaws.com"), helper);
+    assert_eq!(
+        auth("my-registry.io"),
+        Auth::RegistryToken(secret("a-literal-token"))
+    );
+}
+
+#[test]
+fn the_file_of_oci_proxy_means_here_what_it_means_there() {
+    let config = furnished(GOOD[1].1).config();
+    assert_eq!(config.listen, [ListenAddr::parse(":80").unwrap()]);
+    assert!(config.registries.whitelist_mode);
+    assert_eq!(config.front_auth, Some(("admin".into(), secret("password"))));
+    assert!(config.default_registry.is_docker_hub());
+    let Storage::Fs { root, .. } = &config.storage;
+    assert_eq!(root, Path::new("/tmp/oci-proxy-cache"));
+    let nvidia = settings(&config, "nvcr.io");
+    assert_eq!(nvidia.access(), Access::Shared);
+    assert!(
+        matches!(&nvidia.proxy, Proxy::Url(proxy) if proxy.credentials.is_some()),
+        "{nvidia:?}"
+    );
+    assert_eq!(
+        settings(&config, "another.registry.com"),
+        RegistrySettings::default()
+    );
+    assert!(settings(&config, "localhost:5000").insecure);
+    let shared: Vec<String> = config
+        .registries
+        .shared_by_default()
+        .map(ToString::to_string)
+        .collect();
+    assert_eq!(shared, ["nvcr.io"]);
+}
+
+#[test]
+fn a_sketch_is_not_taken_for_a_configuration_and_tls_is_not_left_away() {
+    let sketch = include_str!("../../tests/fixtures/config/ociregistry-sketch.yaml");
+    let mistakes = Machine::with_file(sketch).mistakes();
+    let starts = [
+        "f.yaml:1: [0].name: \"upstream one\": ",
+        "f.yaml:5: [1].name: ",
+        "f.yaml:9: [2]: \"etc...\": ",
+    ];
+    assert_eq!(mistakes.len(), starts.len(), "{mistakes:#?}");
+    for (mistake, start) in mistakes.iter().zip(starts) {
+        assert!(mistake.starts_with(start), "{mistake}");
+    }
+    let tls = include_str!("../../tests/fixtures/config/ociregistry-tls.yaml");
+    let mistakes = Machine::with_file(tls).mistakes();
+    assert!(
+        mistakes[0].starts_with("f.yaml:3: serverTlsConfig: is not in this version"),
+        "{mistakes:?}"
+    );
+    for text in ["tls: {cert: a}\n", "generate_self_signed_tls: true\n"] {
+        assert_eq!(Machine::with_file(text).mistakes().len(), 1, "{text}");
+    }
+    let variable = |value| Machine::default().env("GENERATE_SELF_SIGNED_TLS", value);
+    assert!(variable("true").mistakes()[0].starts_with("GENERATE_SELF_SIGNED_TLS=\"true\": "));
+    assert_eq!(variable("false").config().warnings, []);
+}
+
+#[test]
+fn defaults_hold_where_nothing_else_is_said() {
+    let text = "
+defaults:
+  auth: {username: d, password: dp}
+  tls: {ca: /my/ca.crt, cert: /my/client.cert, key: /my/client.key}
+  upstream_proxy: none
+  realm_hosts: [a, b]
+  tag_rules: [{pattern: '*', ttl: 1}]
+  allow_private: true
+registries:
+  plain:
+  other:
+    auth: {registry_token: t}
+    tls: {insecure_skip_verify: true}
+    realm_hosts: c
+    tag_rules: []
+    allow_private: no
+  nobody: {auth: none, upstream_proxy: environment}
+  half: {auth: {username: e, password: ep}}
+";
+    let config = furnished(text).config();
+    let plain = settings(&config, "plain");
+    let basic = |username: &str, password| Auth::Basic {
+        username: username.into(),
+        password: secret(password),
+    };
+    assert_eq!(plain.auth, basic("d", "dp"));
+    assert!(plain.tls.client.is_some() && plain.tls.ca.is_some());
+    assert_eq!(plain.realm_hosts, ["a".into(), "b".into()]);
+    assert_eq!(plain.allow_private, Some(true));
+
+    let other = settings(&config, "other");
+    assert_eq!(other.auth, Auth::RegistryToken(secret("t")));
+    assert!(other.tls.client.is_some() && other.tls.insecure_skip_verify);
+    assert_eq!((other.realm_hosts, other.tag_rules), (vec!["c".into()], vec![]));
+    assert_eq!((other.proxy, other.allow_private), (Proxy::Direct, Some(false)));
+
+    let nobody = settings(&config, "nobody");
+    assert_eq!((nobody.auth, nobody.proxy), (Auth::Anonymous, Proxy::Environment));
+    assert_eq!(settings(&config, "half").auth, basic("e", "ep"));
+
+    let unlisted = &config.registries.unlisted;
+    assert_eq!(
+        unlisted.auth,
+        Auth::Anonymous,
+        "our secrets are for whom we named"
+    );
+    assert_eq!(unlisted.tls.client, None);
+    assert!(unlisted.tls.ca.is_some());
+    assert_eq!((&unlisted.proxy, unlisted.tag_rules.len()), (&Proxy::Direct, 1));
+}
+
+#[test]
+fn a_secret_is_here_in_a_file_or_in_a_variable() {
+    let text = "
+a: {auth: {user: u, password: ' p '}}
+b: {auth: {user: u, password_file: /pw}}
+c: {auth: {user: u, passwordFromFile: /crlf}}
+d: {auth: {user: u, password_env: PW}}
+e: {auth: {user: u, passwordFromEnv: PW}}
+f: {auth: {identity_token_file: /pw}}
+g: {auth: {registry_token_env: TOKEN}}
+";
+    let text = format!("registries:\n{}", text.replace('\n', "\n  "));
+    let config = Machine::with_file(&text)
+        .file("/pw", "line 1\nline 2\n\n")
+        .file("/crlf", "x\r\n")
+        .env("PW", "env\n")
+        .env("TOKEN", "t0ken")
+        .config();
+    let found: Vec<String> = config
+        .registries
+        .entries
+        .iter()
+        .map(|entry| match &entry.settings.auth {
+            Auth::Basic { password: text, .. } | Auth::IdentityToken(text) | Auth::RegistryToken(text) => {
+                text.reveal().to_owned()
+            }
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    let expected = [
+        " p ",
+        "line 1\nline 2\n",
+        "x",
+        "env\n",
+        "env\n",
+        "line 1\nline 2\n",
+        "t0ken",
+    ];
+    assert_eq!(found, expected);
+    assert!(!format!("{config:?}").contains("line 1"), "{config:?}");
+}
+
+#[test]
+fn defaults_that_open_doors_to_everybody_are_warned_of() {
+    let doors = "defaults: {insecure: true, allow_private: true, tls: {insecure_skip_verify: true}}\n";
+    assert_eq!(Machine::with_file(doors).config().warnings.len(), 3);
+    let closed = format!("{doors}whitelist_mode: true\nregistries: {{docker.io: }}\n");
+    assert_eq!(Machine::with_file(&closed).config().warnings, []);
 }

@@ -181,11 +181,11 @@ impl UpstreamError {
             | UpstreamError::Timeout { .. }
             | UpstreamError::Head { .. }
             | UpstreamError::Body { .. }
-            | UpstreamError::Unavailable { .. }
-            | UpstreamError::RateLimited { .. }
             | UpstreamError::Proxy { .. }
             | UpstreamError::Credentials { .. }
             | UpstreamError::Overloaded { .. }
+            | UpstreamError::Unavailable { .. }
+            | UpstreamError::RateLimited { .. }
             | UpstreamError::RedirectTarget { .. } => true,
             // 429 too: clients are waiting in the middle of a body, and limits are often per second.
             UpstreamError::Status { status, .. } => matches!(status, 408 | 429 | 500..=599),

@@ -31,12 +31,12 @@ mod tests;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use http::header::{ACCEPT, RANGE};
 use http::{HeaderMap, HeaderValue};
 use tokio::sync::OwnedSemaphorePermit;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 pub use auth::Secret;
 pub use condition::{Budget, RegistryCondition, Source, State};
@@ -50,6 +50,7 @@ use crate::oci::{Digest, Namespace, Reference, Repository};
 use ask::{Asked, Whose};
 use auth::token::Tokens;
 use condition::{Admission, Conditions, Watch};
+use endpoint::Endpoint;
 use exchange::Question;
 use table::{Entry, Table};
 
@@ -238,7 +239,7 @@ impl Upstreams {
 
     /// How the registries are that were asked lately, by name.
     pub fn conditions(&self) -> Vec<RegistryCondition> {
-        self.0.conditions.report(Instant::now())
+        self.0.conditions.report(Instant::now().into_std())
     }
 
     /// Asks for `request`, and gives the head of a good answer with its body still to be read.
@@ -250,21 +251,37 @@ impl Upstreams {
     ///
     /// # Errors
     ///
-    /// All of [`UpstreamError`], of the registry itself; some without asking: when it is known to be down or to limit us
-    /// (`condition`), and always when the cache is air-gapped. Nothing is logged here, the caller knows what it
-    /// means; but that a registry goes down or comes back is.
+    /// All of [`UpstreamError`], of the registry itself where mirrors were asked before it; some without asking: when the
+    /// registry is known to be down or to limit us (`condition`), and always when the cache is air-gapped. Nothing is
+    /// logged here, the caller knows what it means; but that a registry goes down or comes back is.
     ///
     /// # Cancellation
     ///
     /// Closes the connection in use. Others who wait for the same token go on.
     pub async fn fetch(&self, request: &Request) -> Result<Response, UpstreamError> {
-        let registries = self.registries();
-        if registries.air_gapped {
+        let table = self.0.table();
+        if table.registries.air_gapped {
             let host = request.namespace.as_str().into();
             return Err(UpstreamError::AirGapped { host });
         }
-        let named = registries.settings(&request.namespace).1 == Named::Exactly;
-        match self.0.conditions.admit(request, named, Instant::now()) {
+        let entry = table.entry(&request.namespace);
+        let place = self.0.place(entry, request).await?;
+        let mut response = match self.0.ask_mirrors(&table, entry, request).await {
+            Some(outcome) => outcome?,
+            None => self.ask_registry_if_well(&table, request).await?,
+        };
+        response.body.occupy(place);
+        Ok(response)
+    }
+
+    /// Asks the registry itself, unless it is known to be down or to limit us.
+    async fn ask_registry_if_well(
+        &self,
+        table: &Table,
+        request: &Request,
+    ) -> Result<Response, UpstreamError> {
+        let named = table.registries.settings(&request.namespace).1 == Named::Exactly;
+        match self.0.conditions.admit(request, named, Instant::now().into_std()) {
             Admission::Ask(watch) => self.watched(request, watch).await,
             Admission::Refuse(error) => Err(error),
             Admission::Probe(watch, error) => {
@@ -276,32 +293,9 @@ impl Upstreams {
     }
 
     async fn watched(&self, request: &Request, watch: Watch) -> Result<Response, UpstreamError> {
-        let exchange = self.exchange(request);
-        let outcome = match request.purpose {
-            Purpose::Pull => exchange.await,
-            Purpose::Revalidate => match timeout(self.0.options.deadlines.revalidate, exchange).await {
-                Ok(outcome) => outcome,
-                Err(_elapsed) => Err(UpstreamError::Timeout {
-                    host: request.namespace.as_str().into(),
-                    phase: Phase::Exchange,
-                }),
-            },
-        };
-        watch.note(outcome, Instant::now())
-    }
-
-    /// Asks, whatever is known of the registry.
-    async fn exchange(&self, request: &Request) -> Result<Response, UpstreamError> {
-        let shared = &*self.0;
-        let table = shared.table();
-        let entry = table.entry(&request.namespace);
-        let place = shared.place(entry, request).await?;
-        let mut response = match shared.fetch_from_mirrors(&table, entry, request).await {
-            Some(outcome) => outcome?,
-            None => shared.fetch_from_registry(&table, entry, request).await?,
-        };
-        response.body.occupy(place);
-        Ok(response)
+        let table = self.0.table();
+        let outcome = self.0.ask_registry(&table, request).await;
+        watch.note(outcome, Instant::now().into_std())
     }
 }
 
@@ -328,7 +322,7 @@ impl Shared {
     }
 
     /// The first good answer of a mirror; `None` when there is none. A redirect for the client is a good answer.
-    async fn fetch_from_mirrors(
+    async fn ask_mirrors(
         &self,
         table: &Table,
         entry: &Entry,
@@ -338,31 +332,34 @@ impl Shared {
             return None;
         }
         let question = request.question(entry);
-        for endpoint in entry.mirrors(&request.namespace, &request.target) {
-            let whose = Whose::Nobody;
+        let within = self.within(request, self.options.deadlines.mirror);
+        for mirror in entry.mirrors(&request.target) {
+            if mirror.rests(Instant::now()) {
+                continue;
+            }
+            let endpoint = mirror.endpoint(&request.namespace);
             let asked = Asked {
                 shared: self,
                 table,
                 endpoint: &endpoint,
                 request,
-                whose,
+                whose: Whose::Nobody,
             };
-            let host = exchange::host_of(endpoint.origin());
-            match timeout(self.options.deadlines.mirror, asked.fetch(&question)).await {
+            let error = match timeout(within, asked.fetch(&question)).await {
                 Ok(outcome @ (Ok(_) | Err(UpstreamError::Redirected { .. }))) => return Some(outcome),
-                Ok(Err(error)) => tracing::debug!(mirror = %host, %error, "the next place is asked"),
-                Err(_elapsed) => tracing::debug!(mirror = %host, "too slow; the next place is asked"),
+                Ok(Err(error)) => error,
+                Err(_elapsed) => too_slow(&endpoint),
+            };
+            tracing::debug!(%error, "a mirror does not give it; the next place is asked");
+            if error.is_outage() {
+                mirror.rest(Instant::now());
             }
         }
         None
     }
 
-    async fn fetch_from_registry(
-        &self,
-        table: &Table,
-        entry: &Entry,
-        request: &Request,
-    ) -> Result<Response, UpstreamError> {
+    async fn ask_registry(&self, table: &Table, request: &Request) -> Result<Response, UpstreamError> {
+        let entry = table.entry(&request.namespace);
         let endpoint = entry.registry(&request.namespace)?;
         let whose = match &request.credentials {
             Credentials::Client(secret) => Whose::Client(secret),
@@ -377,13 +374,26 @@ impl Shared {
             whose,
         };
         let question = request.question(entry);
-        match timeout(self.options.deadlines.exchange, asked.fetch(&question)).await {
+        let within = self.within(request, self.options.deadlines.exchange);
+        match timeout(within, asked.fetch(&question)).await {
             Ok(outcome) => outcome,
-            Err(_elapsed) => Err(UpstreamError::Timeout {
-                host: exchange::host_of(endpoint.origin()),
-                phase: Phase::Exchange,
-            }),
+            Err(_elapsed) => Err(too_slow(&endpoint)),
         }
+    }
+
+    /// `most`, or less where there is something else to give.
+    fn within(&self, request: &Request, most: Duration) -> Duration {
+        match request.purpose {
+            Purpose::Pull => most,
+            Purpose::Revalidate => most.min(self.options.deadlines.revalidate),
+        }
+    }
+}
+
+fn too_slow(endpoint: &Endpoint) -> UpstreamError {
+    UpstreamError::Timeout {
+        host: exchange::host_of(endpoint.origin()),
+        phase: Phase::Exchange,
     }
 }
 

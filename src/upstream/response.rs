@@ -11,8 +11,8 @@ use super::condition::Watch;
 use super::content_range::{self, ContentRange, ResumeVerdict};
 use super::error::{Phase, UpstreamError};
 
-/// What a body has to bring within [`super::Deadlines::idle`]. An upstream that sends a byte now and then is as good as silent,
-/// and would hold its clients for days; with the usual 30 s this asks for 137 bytes per second.
+/// What a body has to bring within [`super::Deadlines::idle`]. An upstream that sends a byte now and then is as good as
+/// silent, and would hold its clients for days; with the usual 30 s this asks for 137 bytes per second.
 const CRUMBS: u64 = 4096;
 
 /// A 200 or 206. The body has not been read.

@@ -1,9 +1,11 @@
 //! What follows from one configuration: the registries, their mirrors, and how each is reached.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::Semaphore;
+use tokio::time::Instant;
 
 use super::auth::logins::Logins;
 use super::client::ClientBuilder;
@@ -47,11 +49,17 @@ struct Template {
     realm_hosts: Arc<[Box<str>]>,
 }
 
-struct MirrorPlace {
+/// A mirror of the registries of one entry.
+pub(super) struct MirrorPlace {
     pull: bool,
     resolve: bool,
     endpoint: Endpoint,
+    /// It was down; it is not asked before this.
+    rests_until: Mutex<Option<Instant>>,
 }
+
+/// How long a mirror that is down is passed over. One that is silent costs seconds each time it is asked.
+const MIRROR_REST: Duration = Duration::from_secs(5);
 
 impl Table {
     /// Reads the system's root certificates. What `before` knew of entries that are the same goes on: connections,
@@ -188,21 +196,40 @@ impl Entry {
     }
 
     /// The mirrors to ask for `target`, in order.
-    pub fn mirrors(&self, namespace: &Namespace, target: &Target) -> Vec<Endpoint> {
+    pub fn mirrors(&self, target: &Target) -> impl Iterator<Item = &MirrorPlace> {
         let by_tag = matches!(target, Target::Manifest(Reference::Tag(_)));
         self.mirrors
             .iter()
-            .filter(|mirror| if by_tag { mirror.resolve } else { mirror.pull })
-            .map(|mirror| Endpoint {
-                ns: Some(namespace.clone()),
-                ..mirror.endpoint.clone()
-            })
-            .collect()
+            .filter(move |mirror| if by_tag { mirror.resolve } else { mirror.pull })
     }
 
     /// Whether a redirect that leads away is for the client to follow.
     pub fn passes_redirects(&self) -> bool {
         self.settings.follow_redirects == FollowRedirects::Pass
+    }
+}
+
+impl MirrorPlace {
+    /// The mirror, as a place that has the content of `namespace`.
+    pub fn endpoint(&self, namespace: &Namespace) -> Endpoint {
+        Endpoint {
+            ns: Some(namespace.clone()),
+            ..self.endpoint.clone()
+        }
+    }
+
+    /// Whether it is passed over at `now`.
+    pub fn rests(&self, now: Instant) -> bool {
+        self.until().is_some_and(|until| now < until)
+    }
+
+    /// Passes it over from `now` on, for a while.
+    pub fn rest(&self, now: Instant) {
+        *self.until() = Some(now + MIRROR_REST);
+    }
+
+    fn until(&self) -> MutexGuard<'_, Option<Instant>> {
+        self.rests_until.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -284,6 +311,7 @@ impl Builder<'_> {
             mirrors.push(MirrorPlace {
                 pull: mirror.pull,
                 resolve: mirror.resolve,
+                rests_until: Mutex::default(),
                 endpoint: Endpoint {
                     base: mirror.url.clone(),
                     policy,
@@ -505,25 +533,28 @@ mod tests {
         let namespace = "r.lan".parse().unwrap();
         let digest: crate::oci::Digest = format!("sha256:{}", "0a".repeat(32)).parse().unwrap();
         let hosts = |target: &Target| {
-            let found = table.entry(&namespace).mirrors(&namespace, target);
+            let found = table.entry(&namespace).mirrors(target);
             found
-                .iter()
-                .map(|place| place.base.host_str().unwrap().to_owned())
+                .map(|mirror| mirror.endpoint.base.host_str().unwrap().to_owned())
                 .collect::<Vec<_>>()
         };
-        assert_eq!(hosts(&Target::Blob(digest.clone())), ["m1.lan", "m2.lan"]);
+        assert_eq!(hosts(&Target::Blob(digest)), ["m1.lan", "m2.lan"]);
         assert_eq!(
-            hosts(&Target::Manifest(Reference::Digest(digest.clone()))),
+            hosts(&Target::Manifest(Reference::Digest(digest))),
             ["m1.lan", "m2.lan"]
         );
         assert_eq!(
             hosts(&Target::Manifest(Reference::Tag("v1".parse().unwrap()))),
             ["m1.lan", "m3.lan"]
         );
-        let url = table
+        let second = table
             .entry(&namespace)
-            .mirrors(&namespace, &Target::Blob(digest.clone()))[1]
-            .url(&"a/b".parse().unwrap(), &Target::Blob(digest.clone()));
+            .mirrors(&Target::Blob(digest))
+            .nth(1)
+            .unwrap();
+        let url = second
+            .endpoint(&namespace)
+            .url(&"a/b".parse().unwrap(), &Target::Blob(digest));
         assert_eq!(
             url.as_str(),
             format!("https://m2.lan/x/v2/a/b/blobs/{digest}?ns=r.lan")

@@ -68,6 +68,15 @@ mod outage;
 /// 429, of every kind.
 mod ratelimit;
 
+/// Secrets stay at their origin: canaries over realms, redirects, mirrors; helpers and files.
+mod credentials;
+
+/// Real proxies, and what fails with them.
+// mod proxy;
+
+/// Certificates, good and bad, ours and theirs.
+mod upstream_tls;
+
 /// Which header fields travel, in both directions.
 mod headers;
 
@@ -83,6 +92,9 @@ mod wire;
 
 /// Start, health, signals, configuration mistakes.
 mod lifecycle;
+
+/// The configuration: checked, printed, described, reloaded.
+mod config;
 
 /// House rules about the sources: imports, `unsafe`, leftovers, settings that are told everywhere.
 mod tidy;

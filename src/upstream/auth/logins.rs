@@ -23,6 +23,10 @@ use crate::upstream::error::UpstreamError;
 /// 80 % of an hour, the shortest life among the clouds.
 const HELPER_AGE: Duration = Duration::from_secs(48 * 60);
 
+/// Age from which a helper's answer that was refused may be out of date. A registry may refuse for good, and not every
+/// refusal should start a program.
+const HELPER_AGE_DOUBTED: Duration = Duration::from_secs(1);
+
 /// How long a helper that failed, or had nothing, is not asked again.
 const HELPER_FAILURE_AGE: Duration = Duration::from_secs(2);
 
@@ -98,7 +102,8 @@ impl Held {
 
     /// Whether there may be newer ones than these, for a request that began at `started`.
     pub fn may_be_old(&self, started: Instant) -> bool {
-        self.asked.is_some_and(|asked| asked < started)
+        self.asked
+            .is_some_and(|asked| asked + HELPER_AGE_DOUBTED < started)
     }
 }
 

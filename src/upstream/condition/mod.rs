@@ -290,8 +290,9 @@ impl Watch {
 
     /// The body has broken off after `received` bytes.
     pub(super) fn body_broke(self, error: &UpstreamError, received: u64, now: Instant) {
-        // A body that brought much is no sign of a bad day, and its rest is part of a break that has been counted.
-        if received < WORTHWHILE_BYTES && !self.asked.resumes {
+        // A break is no sign of a bad day when the rest of the body comes, and much of it was brought by a good one.
+        let vain = received == 0 || self.asked.resumes;
+        if vain && received < WORTHWHILE_BYTES {
             let outcome = Outcome::Failed(Failure::Body, cause(error));
             self.conditions.note(&self, outcome, None, false, now);
         }

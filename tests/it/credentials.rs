@@ -1,0 +1,628 @@
+//! Secrets stay where they belong: whatever a registry's challenges, redirects and mirrors say.
+//!
+//! A proxy that plays the whole world sees every request by the name it was meant for, so a canary that reaches a wrong
+//! host, port or scheme is seen even where nothing listens.
+
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+
+use crate::harness::prf::sha256;
+use crate::harness::server::TempDir;
+use crate::harness::*;
+
+/// `canary:c4n4ry-p4ssw0rd`.
+const PASSWORD: &str = "c4n4ry-p4ssw0rd";
+const PASSWORD_ENCODED: &str = "Y2FuYXJ5OmM0bjRyeS1wNHNzdzByZA==";
+const IDENTITY: &str = "c4n4ry-1d3nt1ty";
+/// `:c4n4ry-1d3nt1ty`, as a token service that knows no POST would get it.
+const IDENTITY_ENCODED: &str = "OmM0bjRyeS0xZDNudDF0eQ==";
+const TOKEN: &str = "c4n4ry-t0k3n";
+/// `client:c4n4ry-cl13nt`.
+const CLIENT: &str = "Basic Y2xpZW50OmM0bjRyeS1jbDEzbnQ=";
+const CLIENT_ENCODED: &str = "Y2xpZW50OmM0bjRyeS1jbDEzbnQ=";
+/// `proxy:c4n4ry-pr0xy`.
+const PROXY_ENCODED: &str = "cHJveHk6YzRuNHJ5LXByMHh5";
+
+const CANARIES: [&str; 8] = [
+    PASSWORD,
+    PASSWORD_ENCODED,
+    IDENTITY,
+    IDENTITY_ENCODED,
+    TOKEN,
+    CLIENT_ENCODED,
+    PROXY_ENCODED,
+    "c4n4ry",
+];
+
+// ---- The world ------------------------------------------------------------------------------------------------------
+
+/// One request, as the proxy saw it.
+#[derive(Clone, Debug)]
+struct Asked {
+    method: String,
+    /// `host:port`.
+    authority: String,
+    path: String,
+    /// All of it but the proxy's own field, lower-case names.
+    text: String,
+    proxy_authorization: Option<String>,
+}
+
+impl Asked {
+    fn authorization(&self) -> Option<&str> {
+        self.text
+            .lines()
+            .find_map(|line| line.strip_prefix("authorization: "))
+    }
+}
+
+/// A proxy behind which every host is.
+struct World {
+    addr: SocketAddr,
+    seen: Arc<Mutex<Vec<Asked>>>,
+}
+
+impl World {
+    fn new(answer: impl Fn(&Asked) -> String + Send + Sync + 'static) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("bind a loopback port");
+        let addr = listener.local_addr().expect("bound");
+        let seen = Arc::<Mutex<Vec<Asked>>>::default();
+        let (log, answer) = (seen.clone(), Arc::new(answer));
+        // Ends with the process: nobody is told when a test is over, and it holds a port only.
+        std::thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                let (log, answer) = (log.clone(), answer.clone());
+                std::thread::spawn(move || {
+                    if let Some((asked, mut stream)) = receive(stream) {
+                        log.lock().unwrap().push(asked.clone());
+                        let _ = stream.write_all(answer(&asked).as_bytes());
+                    }
+                });
+            }
+        });
+        World { addr, seen }
+    }
+
+    fn seen(&self) -> Vec<Asked> {
+        self.seen.lock().unwrap().clone()
+    }
+}
+
+fn receive(mut stream: TcpStream) -> Option<(Asked, TcpStream)> {
+    let mut bytes = Vec::new();
+    let (head, length, end) = loop {
+        let mut piece = [0; 4096];
+        let n = stream.read(&mut piece).ok().filter(|n| *n > 0)?;
+        bytes.extend_from_slice(&piece[..n]);
+        if let Some(end) = bytes.windows(4).position(|w| w == b"\r\n\r\n") {
+            let head = String::from_utf8_lossy(&bytes[..end]).into_owned();
+            let length = head.lines().find_map(|line| {
+                line.to_lowercase()
+                    .strip_prefix("content-length: ")
+                    .map(str::to_owned)
+            });
+            break (head, length.map_or(0, |l| l.parse::<usize>().unwrap()), end + 4);
+        }
+    };
+    while bytes.len() < end + length {
+        let mut piece = [0; 4096];
+        let n = stream.read(&mut piece).ok().filter(|n| *n > 0)?;
+        bytes.extend_from_slice(&piece[..n]);
+    }
+    let body = String::from_utf8_lossy(&bytes[end..]).into_owned();
+    let mut lines = head.lines();
+    let mut words = lines.next()?.split(' ');
+    let (method, target) = (words.next()?.to_owned(), words.next()?.to_owned());
+    let (authority, path) = match target.strip_prefix("http://") {
+        Some(rest) => match rest.split_once('/') {
+            Some((authority, path)) => (authority.to_owned(), format!("/{path}")),
+            None => (rest.to_owned(), "/".to_owned()),
+        },
+        None => (target.clone(), String::new()),
+    };
+    let authority = if authority.contains(':') {
+        authority
+    } else {
+        format!("{authority}:80")
+    };
+    let mut text = format!("{target}\n");
+    let mut proxy_authorization = None;
+    for line in lines {
+        let (name, value) = line.split_once(": ")?;
+        match name.to_lowercase().as_str() {
+            "proxy-authorization" => proxy_authorization = Some(value.to_owned()),
+            name => text.push_str(&format!("{name}: {value}\n")),
+        }
+    }
+    text.push_str(&body);
+    let asked = Asked {
+        method,
+        authority,
+        path,
+        text,
+        proxy_authorization,
+    };
+    Some((asked, stream))
+}
+
+fn reply(status: u16, fields: &str, body: &str) -> String {
+    format!(
+        "HTTP/1.1 {status} X\r\nConnection: close\r\nContent-Length: {}\r\n{fields}\r\n{body}",
+        body.len()
+    )
+}
+
+// ---- The matrix -----------------------------------------------------------------------------------------------------
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Means {
+    Basic,
+    Bearer,
+    Identity,
+    Client,
+}
+
+const KINDS: [Means; 4] = [Means::Basic, Means::Bearer, Means::Identity, Means::Client];
+
+/// One registry of the world, `registry.c<number>.test`, and what it does.
+struct Cell {
+    kind: Means,
+    /// Where its token service is: scheme and authority.
+    realm: String,
+    /// Whether that may see the credentials.
+    trusted: bool,
+    /// Authorities that an authorised request is redirected to, one after the other.
+    chain: Vec<String>,
+    mirrored: bool,
+    listed: bool,
+}
+
+impl Cell {
+    fn host(number: usize) -> String {
+        format!("registry.c{number}.test")
+    }
+
+    fn content(number: usize) -> String {
+        format!("content of cell {number}")
+    }
+}
+
+/// `@` is the cell's number.
+fn cells() -> Vec<Cell> {
+    let own = "http://registry.c@.test";
+    let mut cells = Vec::new();
+    let mut add = |kind, realm: &str, trusted, chain: &[&str], mirrored, listed| {
+        let number = cells.len().to_string();
+        let fill = |text: &str| text.replace('@', &number);
+        cells.push(Cell {
+            kind,
+            realm: fill(realm),
+            trusted,
+            chain: chain.iter().map(|hop| fill(hop)).collect(),
+            mirrored,
+            listed,
+        });
+    };
+    for kind in KINDS {
+        for (realm, trusted) in [
+            (own, true),
+            ("http://auth.c@.test", true),
+            ("http://c@.test", true),
+            ("http://registry.c@.test:5001", true),
+            ("http://evil.test", false),
+            ("http://c@.test.evil.test", false),
+            ("http://evilc@.test", false),
+            ("http://registry.c@.example", false),
+            ("https://evil.test", false),
+            ("http://127.0.0.1", false),
+            ("http://127.0.0.2:8080", false),
+            ("http://localhost", false),
+            ("http://[::1]", false),
+            ("http://10.0.0.1", false),
+            ("http://0x7f.1", false),
+        ] {
+            add(kind, realm, trusted, &[], false, false);
+        }
+        add(kind, "http://elsewhere.test:5001", true, &[], false, true);
+        for chain in [
+            &["http://cdn.test"][..],
+            &["http://registry.c@.test:5001"],
+            &["http://sub.registry.c@.test"],
+            &["http://c@.test"],
+            &["http://127.0.0.1"],
+            &["http://registry.c@.test", "http://cdn.test"],
+            &["http://cdn.test", own],
+            &["http://cdn.test", own, "http://cdn.test"],
+            &[own, "http://cdn.test", own],
+            &["http://registry.c@.test:5001", own, "http://other.test", own],
+            &[
+                "http://a.test",
+                "http://b.test",
+                "http://a.test",
+                own,
+                "http://b.test",
+            ],
+            &[own, own, "http://a.test", own, own],
+        ] {
+            add(kind, own, true, chain, false, false);
+        }
+        add(kind, own, true, &[], true, false);
+        add(kind, own, true, &["http://cdn.test", own], true, false);
+    }
+    cells
+}
+
+/// What the world does.
+fn answer(cells: &[Cell], asked: &Asked) -> String {
+    if asked.method == "CONNECT" {
+        return reply(502, "", "");
+    }
+    let (first, rest) = asked.path[1..].split_once('/').unwrap_or((&asked.path[1..], ""));
+    let hop = |number: usize, at: usize| {
+        let cell = &cells[number];
+        match cell.chain.get(at) {
+            Some(next) => reply(307, &format!("Location: {next}/hop/{number}/{}\r\n", at + 1), ""),
+            None => reply(200, "", &Cell::content(number)),
+        }
+    };
+    match first {
+        "token" => reply(200, "", &format!("{{\"token\":\"{TOKEN}\",\"expires_in\":300}}")),
+        "hop" => {
+            let (number, at) = rest.split_once('/').unwrap();
+            hop(number.parse().unwrap(), at.parse().unwrap())
+        }
+        "v2" if asked.authority.starts_with("registry.c") => {
+            let number = asked.authority["registry.c".len()..]
+                .split('.')
+                .next()
+                .unwrap()
+                .parse()
+                .unwrap();
+            let cell: &Cell = &cells[number];
+            let bearer = format!("Bearer {TOKEN}");
+            let wanted = match cell.kind {
+                Means::Basic => format!("Basic {PASSWORD_ENCODED}"),
+                Means::Client => CLIENT.to_owned(),
+                Means::Bearer | Means::Identity => bearer,
+            };
+            match asked.authorization() {
+                Some(secret) if secret == wanted => hop(number, 0),
+                _ => {
+                    let scheme = if cell.kind == Means::Basic {
+                        "Basic"
+                    } else {
+                        "Bearer"
+                    };
+                    let challenge = format!("{scheme} realm=\"{}/token/{number}\",service=\"s\"", cell.realm);
+                    reply(401, &format!("WWW-Authenticate: {challenge}\r\n"), "{}")
+                }
+            }
+        }
+        // A mirror that would like to know more.
+        "v2" => reply(401, "WWW-Authenticate: Basic realm=\"mirror\"\r\n", ""),
+        _ => reply(404, "", ""),
+    }
+}
+
+fn configuration(cells: &[Cell], world: SocketAddr) -> String {
+    let mut yaml =
+        format!("defaults:\n  upstream_proxy: \"http://proxy:c4n4ry-pr0xy@{world}\"\nregistries:\n");
+    for (number, cell) in cells.iter().enumerate() {
+        let host = Cell::host(number);
+        yaml.push_str(&format!("  - name: {host}\n    url: http://{host}\n"));
+        match cell.kind {
+            Means::Basic | Means::Bearer => {
+                yaml.push_str(&format!("    auth: {{username: canary, password: {PASSWORD}}}\n"));
+            }
+            Means::Identity => yaml.push_str(&format!("    auth: {{identity_token: {IDENTITY}}}\n")),
+            Means::Client => {}
+        }
+        if cell.mirrored {
+            yaml.push_str("    mirrors: [\"http://mirror.test\", \"http://sub.registry.test\"]\n");
+        }
+        if cell.listed {
+            yaml.push_str("    realm_hosts: [\"elsewhere.test:5001\"]\n");
+        }
+    }
+    yaml
+}
+
+/// What is wrong with where secrets were in the requests for the sake of cell `number`.
+fn misplaced(cell: &Cell, number: usize, seen: &[&Asked]) -> Vec<String> {
+    let own = format!("{}:80", Cell::host(number));
+    let realm_authority = cell.realm.split_once("://").unwrap().1;
+    let realm_authority = match realm_authority.contains(':') {
+        true => realm_authority.to_owned(),
+        false => format!("{realm_authority}:80"),
+    };
+    // Hops up to the first that leads away may see what the registry may.
+    let near = cell
+        .chain
+        .iter()
+        .take_while(|hop| **hop == format!("http://{}", Cell::host(number)))
+        .count();
+    let mut wrong = Vec::new();
+    for asked in seen {
+        let at_registry = asked.authority == own && {
+            let hop = asked.path.strip_prefix(&format!("/hop/{number}/"));
+            asked.path.starts_with("/v2/") || hop.is_some_and(|at| at.parse::<usize>().unwrap() <= near)
+        };
+        let at_realm =
+            cell.trusted && asked.authority == realm_authority && asked.path.starts_with("/token/");
+        let mut forbid = |what: &str, allowed: bool| {
+            if asked.text.contains(what) && !allowed {
+                wrong.push(format!("cell {number} ({:?}): {what} in {asked:?}", cell.kind));
+            }
+        };
+        let kind = cell.kind;
+        forbid(PASSWORD, false);
+        forbid(
+            PASSWORD_ENCODED,
+            (kind == Means::Basic && at_registry) || (kind == Means::Bearer && at_realm),
+        );
+        forbid(IDENTITY, kind == Means::Identity && at_realm);
+        forbid(IDENTITY_ENCODED, false);
+        forbid(TOKEN, at_registry);
+        forbid(CLIENT_ENCODED, kind == Means::Client && at_registry);
+        forbid(PROXY_ENCODED, false);
+    }
+    wrong
+}
+
+#[test]
+fn secrets_reach_their_origin_and_its_token_service_and_nobody_else() {
+    let all = Arc::new(cells());
+    let of_world = all.clone();
+    let world = World::new(move |asked| answer(&of_world, asked));
+    let cache = Server::bare()
+        .cores(2)
+        .config(configuration(&all, world.addr))
+        .env("LOG_LEVEL", "trace")
+        .start();
+    for (number, cell) in all.iter().enumerate() {
+        let digest = sha256(Cell::content(number).as_bytes());
+        let path = format!("/v2/{}/a/blobs/{digest}", Cell::host(number));
+        let fields: &[(&str, &str)] = match cell.kind {
+            Means::Client => &[("Authorization", CLIENT)],
+            _ => &[],
+        };
+        let before = world.seen().len();
+        let got = cache.client().get_with(&path, fields);
+        let head = cache.client().request("HEAD", &path, fields);
+        // A password for the registry needs no token service, and neither does what a client sends.
+        // It is anybody's before it is a client's, so its token service has to answer.
+        let works = cell.trusted
+            || cell.kind == Means::Basic
+            || (cell.kind == Means::Client && !cell.realm.starts_with("https"));
+        if works && cell.kind != Means::Client {
+            got.expect(Cell::content(number).as_bytes());
+        }
+        if !works {
+            assert_eq!(
+                (got.status, head.status),
+                (502, 502),
+                "cell {number} {:?}: {got}",
+                cell.realm
+            );
+            let text = String::from_utf8_lossy(&got.body).into_owned();
+            // One that anybody could be sent to is asked as anybody would; this one does not answer.
+            let reason = if cell.realm.starts_with("https") {
+                "proxy"
+            } else {
+                "realm_hosts"
+            };
+            assert!(text.contains(reason), "{text}");
+        }
+        let seen = world.seen();
+        let seen: Vec<&Asked> = seen[before..].iter().collect();
+        let wrong = misplaced(cell, number, &seen);
+        assert!(wrong.is_empty(), "{wrong:#?}");
+        // The canaries sing where they may, or their silence would prove nothing.
+        if works {
+            let own = format!("{}:80", Cell::host(number));
+            let shown = seen
+                .iter()
+                .any(|asked| asked.authority == own && asked.authorization().is_some());
+            assert!(
+                shown,
+                "cell {number} {:?} was not asked with a secret: {seen:#?}",
+                cell.kind
+            );
+        }
+        for response in [got, head] {
+            let text = format!(
+                "{:?} {}",
+                response.fields,
+                String::from_utf8_lossy(&response.body)
+            );
+            for canary in CANARIES {
+                assert!(!text.contains(canary), "cell {number}: {canary} in {text}");
+            }
+        }
+    }
+    // The proxy has its own secret, and nobody else's.
+    let seen = world.seen();
+    let expected = format!("Basic {PROXY_ENCODED}");
+    assert!(
+        seen.iter()
+            .all(|asked| asked.proxy_authorization.as_deref() == Some(&*expected))
+    );
+    let mirrored = seen
+        .iter()
+        .filter(|asked| asked.authority.starts_with("mirror.test"))
+        .count();
+    assert!(mirrored > 0, "mirrors are asked");
+    let stderr = cache.stderr();
+    for canary in CANARIES {
+        assert!(!stderr.contains(canary), "{canary} in the log");
+        assert!(!disk::contains(cache.root(), canary), "{canary} on disk");
+    }
+}
+
+// ---- Helpers and files ----------------------------------------------------------------------------------------------
+
+/// A credential helper for tests: answers with the content of `answer`, and notes that it was asked.
+fn install_helper(dir: &Path, name: &str) {
+    let program = dir.join(format!("docker-credential-{name}"));
+    let script = format!(
+        "#!/bin/sh\nserver=$(cat)\necho \"$1 $server\" >> '{0}/asked'\nexec cat '{0}/answer'\n",
+        dir.display()
+    );
+    std::fs::write(&program, script).unwrap();
+    std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
+}
+
+fn helper_path(dir: &Path) -> String {
+    format!("{}:{}", dir.display(), std::env::var("PATH").unwrap_or_default())
+}
+
+/// A registry that takes the Basic credentials of `accepted`, or refuses with the status that goes with them.
+fn guarded(accepted: &Arc<Mutex<(String, u16)>>) -> World {
+    let accepted = accepted.clone();
+    World::new(move |asked| {
+        let (wanted, refusal) = accepted.lock().unwrap().clone();
+        match asked.authorization() {
+            Some(secret) if secret == wanted => manifest(asked.path.rsplit('/').next().unwrap()),
+            Some(_) => reply(
+                refusal,
+                "",
+                "Your Authorization Token has expired. Please run 'aws ecr get-login'",
+            ),
+            None => reply(401, "WWW-Authenticate: Basic realm=\"r\"\r\n", ""),
+        }
+    })
+}
+
+fn manifest(name: &str) -> String {
+    let media_type = "application/vnd.oci.image.manifest.v1+json";
+    let body = format!(
+        "{{\"schemaVersion\":2,\"mediaType\":\"{media_type}\",\"annotations\":{{\"name\":\"{name}\"}}}}"
+    );
+    reply(200, &format!("Content-Type: {media_type}\r\n"), &body)
+}
+
+fn tag(cache: &Server, name: &str) -> Response {
+    cache.client().get(&format!("/v2/r.test/a/manifests/{name}"))
+}
+
+#[test]
+fn a_helper_is_asked_once_and_again_after_a_refusal() {
+    let dir = TempDir::new();
+    install_helper(&dir.path, "test");
+    let answer = |secret: &str| {
+        let json = format!(r#"{{"ServerURL":"r.test","Username":"AWS","Secret":"{secret}"}}"#);
+        std::fs::write(dir.path.join("answer"), json).unwrap();
+    };
+    // `AWS:one` and `AWS:two`.
+    let accepted = Arc::new(Mutex::new(("Basic QVdTOm9uZQ==".to_owned(), 403)));
+    let world = guarded(&accepted);
+    let yaml = format!(
+        "registries:\n  - name: r.test\n    url: http://r.test\n    upstream_proxy: \"http://{}\"\n    auth: {{helper: test}}\n",
+        world.addr
+    );
+    let cache = Server::bare()
+        .config(yaml)
+        .env("PATH", helper_path(&dir.path))
+        .env("LOG_LEVEL", "trace")
+        .start();
+    answer("one");
+    for n in 0..3 {
+        assert_eq!(tag(&cache, &format!("v{n}")).status, 200);
+    }
+    let asked = || std::fs::read_to_string(dir.path.join("asked")).unwrap();
+    assert_eq!(asked(), "get r.test\n");
+    // The password expires; registries say so in different ways.
+    for (status, secret, encoded, times) in [(403, "two", "QVdTOnR3bw==", 2), (401, "one", "QVdTOm9uZQ==", 3)]
+    {
+        *accepted.lock().unwrap() = (format!("Basic {encoded}"), status);
+        answer(secret);
+        // One that was given a moment ago is not doubted.
+        eventually("newer credentials are sent", || {
+            tag(&cache, &format!("after-{status}")).status == 200
+        });
+        assert_eq!(asked().lines().count(), times, "{status}");
+    }
+    // A refusal that newer credentials do not change is the answer, and does not start a program each time.
+    *accepted.lock().unwrap() = ("Basic bm9ib2R5".to_owned(), 403);
+    let refused = tag(&cache, "refused");
+    assert!(matches!(refused.status, 401 | 403), "{refused}");
+    assert!(asked().lines().count() <= 4);
+    assert!(!cache.stderr().contains("QVdT"));
+}
+
+#[test]
+fn a_helper_that_fails_is_a_bad_gateway_and_one_that_has_nothing_is_nobody() {
+    let dir = TempDir::new();
+    install_helper(&dir.path, "test");
+    let accepted = Arc::new(Mutex::new(("Basic nothing".to_owned(), 403)));
+    let world = guarded(&accepted);
+    let yaml = format!(
+        "registries:\n  - name: r.test\n    url: http://r.test\n    upstream_proxy: \"http://{}\"\n    auth: {{helper: test}}\n",
+        world.addr
+    );
+    let cache = Server::bare()
+        .config(yaml)
+        .env("PATH", helper_path(&dir.path))
+        .start();
+    std::fs::write(dir.path.join("answer"), "S3CRET and no JSON").unwrap();
+    let failed = tag(&cache, "v1");
+    assert_eq!(failed.status, 502, "{failed}");
+    let text = String::from_utf8_lossy(&failed.body).into_owned();
+    assert!(
+        text.contains("docker-credential-test") && !text.contains("S3CRET"),
+        "{text}"
+    );
+    assert!(!cache.stderr().contains("S3CRET"));
+    // Failures are forgotten within seconds.
+    std::fs::write(dir.path.join("answer"), "{}").unwrap();
+    eventually("the helper is asked again", || {
+        matches!(tag(&cache, "v2").status, 401 | 403)
+    });
+    assert!(world.seen().iter().all(|asked| asked.authorization().is_none()));
+}
+
+#[test]
+fn a_docker_config_serves_each_repository_its_own() {
+    let dir = TempDir::new();
+    install_helper(&dir.path, "test");
+    std::fs::write(dir.path.join("answer"), r#"{"Username":"helped","Secret":"p"}"#).unwrap();
+    let file = dir.path.join("config.json");
+    let json = r#"{
+        "auths": {
+            "r.test": {"username": "host", "password": "p"},
+            "r.test/team": {"username": "team", "password": "p"}
+        },
+        "credHelpers": {"helped.test": "test"}
+    }"#;
+    std::fs::write(&file, json).unwrap();
+    let world = World::new(|asked| match asked.authorization() {
+        Some(_) => manifest("any"),
+        None => reply(401, "WWW-Authenticate: Basic realm=\"r\"\r\n", ""),
+    });
+    let mut yaml = String::from("registries:\n");
+    for name in ["r.test", "helped.test"] {
+        yaml.push_str(&format!(
+            "  - name: {name}\n    url: http://{name}\n    upstream_proxy: \"http://{}\"\n    auth: {{docker_config: \"{}\"}}\n",
+            world.addr,
+            file.display()
+        ));
+    }
+    let cache = Server::bare()
+        .config(yaml)
+        .env("PATH", helper_path(&dir.path))
+        .start();
+    // `host:p`, `team:p` and `helped:p`.
+    for (path, secret) in [
+        ("r.test/app", "aG9zdDpw"),
+        ("r.test/team/app", "dGVhbTpw"),
+        ("helped.test/app", "aGVscGVkOnA="),
+    ] {
+        let got = cache.client().get(&format!("/v2/{path}/manifests/v1"));
+        assert_eq!(got.status, 200, "{path}: {got}");
+        let shown = world.seen().last().unwrap().authorization().map(str::to_owned);
+        assert_eq!(shown, Some(format!("Basic {secret}")), "{path}");
+    }
+}

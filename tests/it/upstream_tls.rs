@@ -1,0 +1,310 @@
+//! TLS with registries: whom we trust, what we show, and that nothing falls back to plain http.
+
+use std::io::{Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use rcgen::{
+    BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, date_time_ymd,
+};
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::WebPkiClientVerifier;
+use rustls::{RootCertStore, ServerConfig, ServerConnection};
+
+use crate::harness::server::TempDir;
+use crate::harness::*;
+
+// ---- Certificates ---------------------------------------------------------------------------------------------------
+
+/// An authority, and the directory its files are written to.
+struct Authority {
+    issuer: Issuer<'static, KeyPair>,
+    pem: String,
+}
+
+struct Issued {
+    chain: String,
+    key: String,
+}
+
+impl Authority {
+    fn new() -> Self {
+        let mut params = CertificateParams::new(Vec::new()).unwrap();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let key = KeyPair::generate().unwrap();
+        let pem = params.self_signed(&key).unwrap().pem();
+        Authority {
+            issuer: Issuer::new(params, key),
+            pem,
+        }
+    }
+
+    fn issue(&self, name: &str, change: impl FnOnce(&mut CertificateParams)) -> Issued {
+        let mut params = CertificateParams::new(vec![name.to_owned()]).unwrap();
+        params.extended_key_usages = vec![
+            ExtendedKeyUsagePurpose::ServerAuth,
+            ExtendedKeyUsagePurpose::ClientAuth,
+        ];
+        change(&mut params);
+        let key = KeyPair::generate().unwrap();
+        Issued {
+            chain: params.signed_by(&key, &self.issuer).unwrap().pem(),
+            key: key.serialize_pem(),
+        }
+    }
+}
+
+fn file(dir: &TempDir, name: &str, text: &str) -> PathBuf {
+    let path = dir.path.join(name);
+    std::fs::write(&path, text).unwrap();
+    path
+}
+
+// ---- A TLS front ----------------------------------------------------------------------------------------------------
+
+/// Speaks TLS in front of a plain server, one connection per request.
+struct Front {
+    addr: SocketAddr,
+    /// Handshakes that succeeded.
+    served: Arc<AtomicUsize>,
+}
+
+impl Front {
+    /// `clients` is the authority of the clients that are let in, where not all are.
+    fn new(behind: SocketAddr, issued: &Issued, clients: Option<&Authority>) -> Self {
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let builder = ServerConfig::builder_with_provider(provider.clone())
+            .with_safe_default_protocol_versions()
+            .unwrap();
+        let builder = match clients {
+            None => builder.with_no_client_auth(),
+            Some(authority) => {
+                let mut roots = RootCertStore::empty();
+                roots
+                    .add(CertificateDer::from_pem_slice(authority.pem.as_bytes()).unwrap())
+                    .unwrap();
+                let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
+                builder.with_client_cert_verifier(verifier.build().unwrap())
+            }
+        };
+        let chain = vec![CertificateDer::from_pem_slice(issued.chain.as_bytes()).unwrap()];
+        let key = PrivateKeyDer::from_pem_slice(issued.key.as_bytes()).unwrap();
+        let config = Arc::new(builder.with_single_cert(chain, key).unwrap());
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let (addr, served) = (listener.local_addr().unwrap(), Arc::<AtomicUsize>::default());
+        let count = served.clone();
+        // Ends with the process; it holds a port only.
+        std::thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                let (config, count) = (config.clone(), count.clone());
+                std::thread::spawn(move || serve(stream, config, behind, &count));
+            }
+        });
+        Front { addr, served }
+    }
+
+    fn served(&self) -> usize {
+        self.served.load(Ordering::Relaxed)
+    }
+}
+
+/// Passes one request on, which must have no body, and its answer back.
+fn serve(
+    stream: TcpStream,
+    config: Arc<ServerConfig>,
+    behind: SocketAddr,
+    count: &AtomicUsize,
+) -> Option<()> {
+    let connection = ServerConnection::new(config).ok()?;
+    let mut tls = rustls::StreamOwned::new(connection, stream);
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        let mut byte = [0];
+        tls.read_exact(&mut byte).ok()?;
+        head.push(byte[0]);
+    }
+    count.fetch_add(1, Ordering::Relaxed);
+    let mut plain = TcpStream::connect(behind).ok()?;
+    plain.write_all(&head).ok()?;
+    plain.shutdown(Shutdown::Write).ok()?;
+    let mut answer = Vec::new();
+    plain.read_to_end(&mut answer).ok()?;
+    tls.write_all(&answer).ok()?;
+    tls.conn.send_close_notify();
+    tls.flush().ok()
+}
+
+// ---- The tests ------------------------------------------------------------------------------------------------------
+
+/// A cache that knows `registry.test` at `front`, with these `tls` settings and other keys.
+fn cache(front: SocketAddr, keys: &str) -> Server {
+    Server::bare()
+        .config(format!(
+            "registries:\n  - {{name: registry.test, url: \"https://{front}\", {keys}}}\n"
+        ))
+        .env("LOG_LEVEL", "debug")
+        .start()
+}
+
+fn get(cache: &Server, digest: &str) -> Response {
+    cache.client().get(&format!("/v2/registry.test/a/blobs/{digest}"))
+}
+
+fn refused(got: &Response, reason: &str) {
+    let text = String::from_utf8_lossy(&got.body).to_lowercase();
+    assert_eq!(got.status, 502, "{got}");
+    assert!(text.contains("tls") && text.contains(reason), "{reason}: {text}");
+}
+
+#[test]
+fn a_registry_s_own_authority_is_trusted_and_no_other() {
+    let (upstream, dir) = (Registry::new(), TempDir::new());
+    let (ours, theirs) = (Authority::new(), Authority::new());
+    let (ca, other) = (
+        file(&dir, "ca.pem", &ours.pem),
+        file(&dir, "other.pem", &theirs.pem),
+    );
+    let trusting = format!("tls: {{ca: \"{}\"}}", ca.display());
+    let good = ours.issue("127.0.0.1", |_| {});
+    let front = Front::new(upstream.addr(), &good, None);
+
+    let digest = upstream.blob("good");
+    get(&cache(front.addr, &trusting), &digest).expect(b"good");
+    assert_eq!(front.served(), 1);
+    // The system does not know it, and neither does another authority.
+    refused(&get(&cache(front.addr, "realm_hosts: []"), &digest), "issuer");
+    let wrong = format!("tls: {{ca: \"{}\"}}", other.display());
+    refused(&get(&cache(front.addr, &wrong), &digest), "cert");
+    assert_eq!(front.served(), 1);
+
+    let expired = ours.issue("127.0.0.1", |params| {
+        params.not_before = date_time_ymd(2020, 1, 1);
+        params.not_after = date_time_ymd(2021, 1, 1);
+    });
+    let elsewhere = ours.issue("127.0.0.2", |_| {});
+    for (issued, reason) in [(&expired, "expired"), (&elsewhere, "name")] {
+        let front = Front::new(upstream.addr(), issued, None);
+        refused(&get(&cache(front.addr, &trusting), &digest), reason);
+        assert_eq!(front.served(), 0);
+        // Unless the operator takes any.
+        get(&cache(front.addr, "tls: {insecure_skip_verify: true}"), &digest).expect(b"good");
+    }
+}
+
+#[test]
+fn a_client_certificate_is_shown_to_the_registry_that_asks_for_one() {
+    let (upstream, dir) = (Registry::new(), TempDir::new());
+    let (ours, clients, others) = (Authority::new(), Authority::new(), Authority::new());
+    let front = Front::new(upstream.addr(), &ours.issue("127.0.0.1", |_| {}), Some(&clients));
+    let ca = file(&dir, "ca.pem", &ours.pem);
+    let keys = |name: &str, issued: &Issued| {
+        let cert = file(&dir, &format!("{name}.pem"), &issued.chain);
+        let key = file(&dir, &format!("{name}.key"), &issued.key);
+        format!(
+            "tls: {{ca: \"{}\", cert: \"{}\", key: \"{}\"}}",
+            ca.display(),
+            cert.display(),
+            key.display()
+        )
+    };
+    let (good, wrong) = (clients.issue("cache", |_| {}), others.issue("cache", |_| {}));
+    let digest = upstream.blob("for friends");
+    get(&cache(front.addr, &keys("good", &good)), &digest).expect(b"for friends");
+    assert_eq!(front.served(), 1);
+    for keys in [
+        keys("wrong", &wrong),
+        format!("tls: {{ca: \"{}\"}}", ca.display()),
+    ] {
+        let got = get(&cache(front.addr, &keys), &digest);
+        assert_eq!(got.status, 502, "{got}");
+    }
+    assert_eq!((front.served(), upstream.gets(&digest)), (1, 1));
+}
+
+#[test]
+fn a_client_certificate_is_shown_to_nobody_else() {
+    let (upstream, cdn, dir) = (Registry::new(), Registry::new(), TempDir::new());
+    let (ours, clients) = (Authority::new(), Authority::new());
+    let issued = ours.issue("127.0.0.1", |_| {});
+    let front = Front::new(upstream.addr(), &issued, Some(&clients));
+    // It asks for a certificate too, and would take ours.
+    let nosy = Front::new(cdn.addr(), &issued, Some(&clients));
+    let own = clients.issue("cache", |_| {});
+    let keys = format!(
+        "tls: {{ca: \"{}\", cert: \"{}\", key: \"{}\"}}",
+        file(&dir, "ca.pem", &ours.pem).display(),
+        file(&dir, "own.pem", &own.chain).display(),
+        file(&dir, "own.key", &own.key).display()
+    );
+    let digest = upstream.blob("elsewhere");
+    cdn.blob("elsewhere");
+    upstream.on(
+        On::path(&digest),
+        Reply::redirect(307, format!("https://{}/cdn/{digest}", nosy.addr)),
+    );
+    let got = get(&cache(front.addr, &keys), &digest);
+    assert_eq!(got.status, 502, "{got}");
+    assert_eq!((nosy.served(), cdn.requests()), (0, 0));
+    // A place that asks for none is fine, with the registry's authority.
+    let plain = Front::new(cdn.addr(), &issued, None);
+    upstream.clear_rules();
+    upstream.on(
+        On::path(&digest),
+        Reply::redirect(307, format!("https://{}/cdn/{digest}", plain.addr)),
+    );
+    get(&cache(front.addr, &keys), &digest).expect(b"elsewhere");
+}
+
+#[test]
+fn nothing_leads_from_https_to_http() {
+    let (upstream, dir) = (Registry::new(), TempDir::new());
+    let ours = Authority::new();
+    let front = Front::new(upstream.addr(), &ours.issue("127.0.0.1", |_| {}), None);
+    let spy = Registry::new();
+    let keys = format!(
+        "auth: {{username: canary, password: c4n4ry}}, realm_hosts: [\"{}\"], tls: {{ca: \"{}\"}}",
+        spy.addr(),
+        file(&dir, "ca.pem", &ours.pem).display()
+    );
+    let digest = upstream.blob("x");
+    for reply in [
+        Reply::redirect(307, format!("http://{}/cdn/{digest}", spy.addr())),
+        Reply::redirect(302, format!("http://{}/v2/a/blobs/{digest}", upstream.addr())),
+        Reply::status(401).set(
+            "WWW-Authenticate",
+            format!("Bearer realm=\"http://{}/token\"", spy.addr()),
+        ),
+    ] {
+        upstream.clear_rules();
+        upstream.on(On::path(&digest), reply);
+        let got = get(&cache(front.addr, &keys), &digest);
+        assert_eq!(got.status, 502, "{got}");
+    }
+    assert_eq!(spy.requests(), 0);
+    assert_eq!(upstream.requests(), 3);
+}
+
+#[test]
+fn plain_http_where_tls_is_expected_is_an_error_and_so_is_the_reverse() {
+    let upstream = Registry::new();
+    let digest = upstream.blob("x");
+    let got = get(&cache(upstream.addr(), "realm_hosts: []"), &digest);
+    assert_eq!(got.status, 502, "{got}");
+    assert_eq!(upstream.gets(&digest), 0, "no second attempt in plain http");
+
+    let front = Front::new(
+        upstream.addr(),
+        &Authority::new().issue("127.0.0.1", |_| {}),
+        None,
+    );
+    let yaml = format!(
+        "registries:\n  - {{name: registry.test, url: \"http://{}\"}}\n",
+        front.addr
+    );
+    let cache = Server::bare().config(yaml).start();
+    assert_eq!(get(&cache, &digest).status, 502);
+    assert_eq!(front.served(), 0);
+}
