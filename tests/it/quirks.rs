@@ -142,7 +142,7 @@ fn docker_hub_s_pull_limit_is_told_to_who_has_nothing_and_hidden_from_who_has() 
         own.budget = Some(Budget {
             retry_after: Some(600),
             ..Budget::hub(1)
-        })
+        });
     });
     cache.client().get("/v2/app/manifests/v1").expect(&image.manifest);
     let got = cache.client().get("/v2/other/manifests/v1");
