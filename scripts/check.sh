@@ -51,7 +51,8 @@ step() {
 
 # What real clients, power cuts and linking need; each as `command:package`.
 tools=(cc:gcc git:git jq:jq docker-registry:docker-registry skopeo:skopeo podman:podman dockerd:docker.io docker:docker-cli
-  containerd:containerd runc:runc mkfs.xfs:xfsprogs mkfs.ext4:e2fsprogs mkfs.btrfs:btrfs-progs curl:curl mount:mount python3:python3 shellcheck:shellcheck)
+  containerd:containerd runc:runc mkfs.xfs:xfsprogs mkfs.ext4:e2fsprogs mkfs.btrfs:btrfs-progs curl:curl mount:mount python3:python3 shellcheck:shellcheck
+  htpasswd:apache2-utils openssl:openssl)
 PATH=$PATH:/usr/sbin:/sbin:$HOME/.cargo/bin
 
 missing_packages() {
@@ -156,13 +157,15 @@ waiting_tests() {
 
 run_clients() {
   set -o pipefail
-  IO_DRIVER=$1 scripts/clients.sh "$target/release/oci-pull-through" 2>&1 | tee "$log"
+  IO_DRIVER=$1 "scripts/$2" "$target/release/oci-pull-through" 2>&1 | tee "$log"
 }
 
+# clients DRIVER SCRIPT WHAT
 clients() {
-  step "real clients on $1" run_clients "$1"
-  results+=("real clients on $1: $(tail -n 1 "$log")")
-  while read -r line; do skipped+=("real clients on $1: ${line#SKIP  }"); done < <(grep '^SKIP ' "$log")
+  local what="real clients on $1, $3"
+  step "$what" run_clients "$1" "$2"
+  results+=("$what: $(tail -n 1 "$log")")
+  while read -r line; do skipped+=("$what: ${line#SKIP  }"); done < <(grep '^SKIP ' "$log")
 }
 
 step "format" cargo fmt --check
@@ -186,8 +189,10 @@ tests auto
 tests epoll
 fail_points
 step "tests that wait for limits" waiting_tests
-clients auto
-clients epoll
+for driver in auto epoll; do
+  clients $driver clients.sh "public images"
+  clients $driver clients_private.sh "private images"
+done
 
 echo
 [ ${#skipped[@]} = 0 ] || printf 'skipped: %s\n' "${skipped[@]}"

@@ -56,6 +56,9 @@ mod auth;
 /// Who may read what: users, rights, and what others learn.
 mod private;
 
+/// A real registry as upstream, with passwords and with tokens.
+mod real_registry;
+
 /// Registries of the world and their ideas, each a test named after it.
 mod quirks;
 

@@ -2,13 +2,13 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use ring::rand::SystemRandom;
 use ring::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair};
 use serde_json::json;
 
-use super::registry::access::base64;
+use super::registry::access::{Auth, base64};
 
 /// A key, and the certificate that names it.
 pub struct Signer {
@@ -69,38 +69,32 @@ impl Signer {
         }
     }
 
-    /// A token with which `user` may pull from `repositories` for `life`.
-    pub fn token(
-        &self,
-        service: &str,
-        user: Option<&str>,
-        repositories: &[String],
-        life: Duration,
-    ) -> String {
+    /// A token with which `user` may pull from `repositories`, as old and for as long as `auth` says.
+    pub fn token(&self, auth: &Auth, user: Option<&str>, repositories: &[String]) -> String {
         let now = SystemTime::now()
             .duration_since(SystemTime::UNIX_EPOCH)
             .expect("after 1970");
-        // Registries compare whole seconds, and allow for clocks that differ.
-        let (now, until) = (now.as_secs(), (now + life).as_secs());
+        let signed = now - auth.token_age;
+        let (signed, until) = (signed.as_secs(), (signed + auth.token_ttl).as_secs());
         let access: Vec<_> = repositories
             .iter()
             .map(|name| json!({"type": "repository", "name": name, "actions": ["pull"]}))
             .collect();
         let head = json!({"typ": "JWT", "alg": "ES256", "x5c": [self.certificate]});
         let claims = json!({
-            "iss": ISSUER, "sub": user.unwrap_or_default(), "aud": service, "exp": until, "nbf": now - 5,
-            "iat": now, "jti": super::fresh_seed().to_string(), "access": access,
+            "iss": ISSUER, "sub": user.unwrap_or_default(), "aud": auth.service, "exp": until, "nbf": signed,
+            "iat": signed, "jti": super::fresh_seed().to_string(), "access": access,
         });
-        let signed = format!(
+        let text = format!(
             "{}.{}",
             base64url(head.to_string().as_bytes()),
             base64url(claims.to_string().as_bytes())
         );
         let signature = self
             .key
-            .sign(&SystemRandom::new(), signed.as_bytes())
+            .sign(&SystemRandom::new(), text.as_bytes())
             .expect("a working key");
-        format!("{signed}.{}", base64url(signature.as_ref()))
+        format!("{text}.{}", base64url(signature.as_ref()))
     }
 }
 

@@ -13,8 +13,10 @@ pub mod disk;
 pub mod image;
 pub mod jwt;
 pub mod prf;
+pub mod real;
 pub mod registry;
 pub mod server;
+pub mod tokens;
 pub mod volume;
 
 use std::sync::atomic::{AtomicU64, Ordering};

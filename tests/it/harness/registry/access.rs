@@ -38,6 +38,8 @@ pub struct Auth {
     pub scheme: Scheme,
     pub service: String,
     pub token_ttl: Duration,
+    /// How long before it is given a token was signed; for those a [`Signer`] makes.
+    pub token_age: Duration,
     /// The realm of the challenge; `path` on the first listener unless set.
     pub realm: Option<String>,
     /// Path of the token service: `/token`, `/token/`, `/v2/token`, `/v2/auth` or `/oauth2/token`.
@@ -73,6 +75,7 @@ impl Default for Auth {
             scheme: Scheme::Bearer,
             service: "fake, registry".into(),
             token_ttl: Duration::from_secs(300),
+            token_age: Duration::ZERO,
             realm: None,
             path: "/token",
             scope: None,
@@ -276,7 +279,7 @@ impl Access {
         let auth = self.auth.as_ref().expect("there are tokens");
         self.given += 1;
         let token = match &auth.signer {
-            Some(signer) => signer.token(&auth.service, user, &repositories, auth.token_ttl),
+            Some(signer) => signer.token(auth, user, &repositories),
             None => sha256(format!("token {}", self.given).as_bytes()).replace(':', "."),
         };
         let repositories = match auth.scope {

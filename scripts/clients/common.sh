@@ -1,0 +1,259 @@
+# shellcheck shell=bash
+# What the scripts with real clients share: reporting, processes, and the clients themselves.
+# Sourced by ../clients.sh and ../clients_private.sh, which set what must be set.
+: "${work:?}" "${registry:?}" "${strict:?}" "${direct:?}" "${client:=}" "${upstream_port:=}" "${binary=}"
+
+images=$work/images
+repository=team/app
+artifact_repository=team/thing
+passed=0 failed=0 skipped=0
+pids=()
+# Further arguments of a pull, such as a login.
+skopeo_flags=() podman_flags=() ctr_flags=()
+
+# shellcheck source=scripts/clients/images.sh
+. "$(dirname "${BASH_SOURCE[0]}")/images.sh"
+
+# ---- Reporting ------------------------------------------------------------------------------------------------------
+
+pass() { passed=$((passed + 1)); echo "PASS  $*"; }
+fail() { failed=$((failed + 1)); echo "FAIL  $*"; }
+skip() {
+  if [ "$strict" = 1 ]; then fail "$* (nothing may be skipped)"; else skipped=$((skipped + 1)); echo "SKIP  $*"; fi
+}
+
+# check NAME COMMAND...: runs COMMAND in a subshell; passes when it succeeds, shows the end of its output when not.
+check() {
+  local name=$1 started=$SECONDS
+  shift
+  # Not as a condition: bash would ignore `set -e` inside.
+  set +e
+  (set -e; "$@") >"$work/output" 2>&1
+  local status=$?
+  set -e
+  if [ $status = 0 ]; then
+    pass "$name ($((SECONDS - started)) s)"
+  else
+    fail "$name"
+    tail -n 15 "$work/output" | sed 's/^/        /'
+  fi
+}
+
+# ---- Processes ------------------------------------------------------------------------------------------------------
+
+stop() {
+  local pid=$1 waited=0
+  kill "$pid" 2>/dev/null || return 0
+  while kill -0 "$pid" 2>/dev/null; do
+    waited=$((waited + 1))
+    [ $waited -gt 300 ] && kill -9 "$pid" 2>/dev/null
+    sleep 0.1
+  done
+  wait "$pid" 2>/dev/null || true
+}
+
+cleanup() {
+  local pid mount
+  for pid in "${pids[@]}"; do stop "$pid"; done
+  # What a daemon mounted and did not unmount would make the removal below reach into it. Innermost first.
+  for mount in $(awk -v work="$work/" 'index($2, work) == 1 {print $2}' /proc/mounts | sort -r); do
+    umount "$mount" || umount -l "$mount" || true
+  done
+  if [ "${KEEP:-0}" = 1 ]; then echo "state is in $work"; else rm -rf "$work"; fi
+}
+trap cleanup EXIT
+trap 'exit 130' INT TERM
+
+# eventually SECONDS COMMAND...: polls other people's programs, which offer nothing to wait for.
+eventually() {
+  local deadline=$((SECONDS + $1))
+  shift
+  until "$@" >/dev/null 2>&1; do
+    [ $SECONDS -lt $deadline ] || return 1
+    sleep 0.1
+  done
+}
+
+# port_of PID: the TCP port the process listens on; fails when there is none.
+port_of() {
+  local inodes
+  inodes=$(find "/proc/$1/fd" -type l -printf '%l\n' 2>/dev/null | sed -n 's/^socket:\[\([0-9]*\)\]$/\1/p')
+  [ -n "$inodes" ] || return 1
+  local hex
+  hex=$(awk -v inodes="$inodes" 'BEGIN {n = split(inodes, list, "\n"); for (i = 1; i <= n; i++) ours[list[i]] = 1}
+    $4 == "0A" && ($10 in ours) {sub(/.*:/, "", $2); print $2; exit}' "/proc/$1/net/tcp" "/proc/$1/net/tcp6")
+  [ -n "$hex" ] && echo $((16#$hex))
+}
+
+# started NAME PID LOG: waits until it listens and sets `port`.
+started() {
+  local deadline=$((SECONDS + 30))
+  until port=$(port_of "$2"); do
+    if [ $SECONDS -ge $deadline ] || ! kill -0 "$2" 2>/dev/null; then
+      echo "$1 did not start:"
+      tail -n 20 "$3"
+      exit 1
+    fi
+    sleep 0.1
+  done
+}
+
+# start_cache NAME: a cache with a store of its own; sets `cache_pid` and `cache`, its address.
+start_cache() {
+  if [ "$direct" = 1 ]; then
+    cache=127.0.0.1:$upstream_port
+    return
+  fi
+  LISTEN_ADDR=127.0.0.1:0 FS_ROOT="$work/store-$1" CONFIG_FILE="$work/cache.yml" STORAGE_BACKEND=fs \
+    "$binary" serve >>"$work/cache-$1.log" 2>&1 &
+  cache_pid=$!
+  pids+=("$cache_pid")
+  started "the cache" "$cache_pid" "$work/cache-$1.log"
+  cache=127.0.0.1:$port
+}
+
+# ---- The clients: each has `pull_<client> PHASE`, which pulls into nothing and compares ------------------------------
+
+path() { if [ "$direct" = 1 ]; then echo "$1"; else echo "$registry/$1"; fi; }
+
+# same WHAT WANTED GOT
+same() {
+  [ "$2" = "$3" ] || { echo "$1 differ; wanted:"; echo "$2"; echo "got:"; echo "$3"; return 1; }
+}
+
+# skopeo_copies LAYOUT REPOSITORY: everything, bytes compared file by file.
+skopeo_copies() {
+  local out=$work/skopeo-$1 file
+  rm -rf "$out"
+  skopeo copy --quiet --all --src-tls-verify=false "${skopeo_flags[@]}" "docker://$cache/$(path "$2"):1" "dir:$out"
+  same "root manifests" "$(root_of "$1")" "sha256:$(sha256sum "$out/manifest.json" | cut -d' ' -f1)"
+  local found=()
+  for file in "$out"/*; do
+    [ "${file##*/}" = version ] || found+=("sha256:$(sha256sum "$file" | cut -d' ' -f1)")
+  done
+  same "digests" "$(all_of "$1")" "$(printf '%s\n' "${found[@]}" | sort)"
+  rm -rf "$out"
+}
+
+pull_skopeo() {
+  skopeo_copies app $repository
+  skopeo_copies artifact $artifact_repository
+  same "media types" application/vnd.example.thing.config.v1+json \
+    "$(skopeo inspect --raw --tls-verify=false "${skopeo_flags[@]/--src-creds/--creds}" "docker://$cache/$(path $artifact_repository):1" | jq -r .config.mediaType)"
+}
+
+podman_() { podman --root "$work/podman/root" --runroot "$work/podman/run" --tmpdir "$work/podman/tmp" --storage-driver vfs \
+  --events-backend none --cgroup-manager cgroupfs "$@"; }
+
+# podman_pulls REFERENCE
+podman_pulls() {
+  podman_ pull --quiet --tls-verify=false "${podman_flags[@]}" "$1"
+  same "image IDs" "$(platform_config)" "sha256:$(podman_ image inspect "$1" --format '{{.Id}}')"
+  same "layers" "$(platform_diff_ids)" "$(podman_ image inspect "$1" | jq -r '.[0].RootFS.Layers[]')"
+  podman_ image inspect "$1" | jq -r '.[0].RepoDigests[]' | grep -F "@$(root_of app)"
+  podman_ rmi --force "$1"
+  same "images left" "" "$(podman_ images --quiet)"
+}
+
+pull_podman() { podman_pulls "$cache/$(path $repository):1"; }
+
+# The same with the mirror in registries.conf, which is how podman is configured in earnest.
+pull_podman_by_mirror() {
+  cat >"$work/registries.conf" <<END
+[[registry]]
+location = "$registry"
+[[registry.mirror]]
+location = "$cache/$registry"
+insecure = true
+END
+  CONTAINERS_REGISTRIES_CONF=$work/registries.conf podman_pulls "$registry/$repository:1"
+}
+
+docker_() { DOCKER_HOST=unix://$work/docker.sock DOCKER_CONFIG=$work/docker-config docker "$@"; }
+
+start_docker() {
+  echo '{}' >"$work/daemon.json"
+  dockerd --config-file "$work/daemon.json" --iptables=false --bridge=none --storage-driver vfs --data-root "$work/docker" \
+    --exec-root "$work/docker-exec" --pidfile "$work/docker.pid" -H "unix://$work/docker.sock" \
+    --insecure-registry 127.0.0.0/8 >"$work/docker.log" 2>&1 &
+  pids+=($!)
+  eventually 60 docker_ version || { tail -n 5 "$work/docker.log"; return 1; }
+}
+
+pull_docker() {
+  local reference
+  reference=$cache/$(path $repository):1
+  docker_ pull --quiet "$reference"
+  same "image IDs" "$(platform_config)" "$(docker_ image inspect "$reference" --format '{{.Id}}')"
+  same "layers" "$(platform_diff_ids)" "$(docker_ image inspect "$reference" | jq -r '.[0].RootFS.Layers[]')"
+  docker_ image inspect "$reference" | jq -r '.[0].RepoDigests[]' | grep -F "@$(root_of app)"
+  docker_ rmi --force "$reference"
+  same "images left" "" "$(docker_ images --quiet)"
+}
+
+ctr_() { ctr --address "$work/containerd.sock" "$@"; }
+
+start_containerd() {
+  cat >"$work/containerd.toml" <<END
+version = 2
+root = "$work/containerd"
+state = "$work/containerd-state"
+disabled_plugins = ["io.containerd.grpc.v1.cri", "io.containerd.internal.v1.opt", "io.containerd.internal.v1.tracing"]
+[grpc]
+  address = "$work/containerd.sock"
+[ttrpc]
+  address = "$work/containerd.sock.ttrpc"
+END
+  containerd --config "$work/containerd.toml" >"$work/containerd.log" 2>&1 &
+  pids+=($!)
+  eventually 60 ctr_ version || { tail -n 5 "$work/containerd.log"; return 1; }
+}
+
+# ctr_pulls REFERENCE FLAG...
+ctr_pulls() {
+  local reference=$1 digest
+  shift
+  # The native snapshotter copies instead of mounting: it works on any file system, an overlay included.
+  ctr_ images pull --snapshotter native "${ctr_flags[@]}" "$@" "$reference"
+  same "roots" "$(root_of app)" "$(ctr_ images list | awk -v name="$reference" '$1 == name {print $3}')"
+  for digest in $(platform_manifest) $(platform_blobs); do
+    same "bytes" "$digest" "sha256:$(ctr_ content get "$digest" | sha256sum | cut -d' ' -f1)"
+  done
+  # Waits for the collection of garbage; otherwise the next pull would find everything already there.
+  ctr_ images rm --sync "$reference"
+  same "content left" "" "$(ctr_ content list --quiet)"
+}
+
+# By hosts.toml: requests carry `ns=`.
+pull_containerd() {
+  mkdir -p "$work/hosts/$registry"
+  cat >"$work/hosts/$registry/hosts.toml" <<END
+[host."http://$cache"]
+  capabilities = ["pull", "resolve"]
+END
+  ctr_pulls "$registry/$repository:1" --hosts-dir "$work/hosts"
+}
+
+# By name: the registry is in the path.
+pull_containerd_by_path() { ctr_pulls "$cache/$(path $repository):1" --plain-http; }
+
+# ---- Which clients there are -----------------------------------------------------------------------------------------
+
+usable() {
+  local tool
+  for tool in "$@"; do
+    command -v "$tool" >/dev/null || { skip "$client: $tool is not installed"; return 1; }
+  done
+  if [ "$client" = docker ] || [ "$client" = containerd ]; then
+    [ "$(id -u)" = 0 ] || { skip "$client: its daemon needs root"; return 1; }
+  fi
+}
+
+ready() {
+  case $client in
+    skopeo) usable skopeo ;;
+    podman) usable podman ;;
+    docker) usable dockerd docker && { start_docker || { fail "docker: the daemon does not start"; return 1; }; } ;;
+    containerd) usable containerd ctr && { start_containerd || { fail "containerd: it does not start"; return 1; }; } ;;
+  esac
+}
