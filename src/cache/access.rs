@@ -16,7 +16,7 @@ use ring::rand::SystemRandom;
 
 use super::flight::{Flights, Landing};
 use super::{Cache, FetchError, Origin, Shared};
-use crate::config::Access;
+use crate::config::{Access, Named};
 use crate::limits::{ACCESS_YES, ACCESS_YES_MAX, ANONYMOUS_REFUSED};
 use crate::oci::{Accept, Digest, Reference};
 use crate::runtime::clock::monotonic_micros;
@@ -159,7 +159,21 @@ impl Cache {
         }
     }
 
-    /// Whether `caller` may read what we hold, through `origin`; asks the upstream unless it has said so lately.
+    /// Whether the registry of `origin` can say who may read what we hold. Any can for what is public; for the rest, the
+    /// one it came from: another might say yes to everything. Of content that came from nobody knows where, the word of a
+    /// registry is taken that the operator has named, and of Docker Hub.
+    pub fn is_authority(&self, origin: &Origin, held: Held<'_>) -> bool {
+        held.public
+            || match held.source {
+                Some(source) => source == origin.namespace.as_str(),
+                None => {
+                    let named = self.registries().settings(&origin.namespace).1;
+                    named != Named::No || origin.namespace.is_docker_hub()
+                }
+            }
+    }
+
+    /// Whether `caller` may read what we hold, through `origin`, whose registry is an authority on it; asks the upstream unless it has said so lately.
     ///
     /// # Errors
     ///

@@ -57,7 +57,7 @@ impl Cache {
         accept: Vec<String>,
         credentials: Credentials,
     ) -> Result<(PassedHead, Passed), FetchError> {
-        let shared = self.0.clone();
+        let (shared, origin) = (self.0.clone(), origin.clone());
         let hose = Arc::new(Hose {
             state: Mutex::default(),
             room: tokio::sync::Notify::new(),
@@ -65,8 +65,13 @@ impl Cache {
         let request = Request {
             namespace: origin.namespace.clone(),
             repository: origin.repository.clone(),
+            // Registries refuse `HEAD` of blobs that they give by `GET`.
+            method: match &target {
+                Target::Blob(_) => Method::Get,
+                _ if head_only => Method::Head,
+                _ => Method::Get,
+            },
             target,
-            method: if head_only { Method::Head } else { Method::Get },
             accept,
             range_from: None,
             credentials,
@@ -74,22 +79,30 @@ impl Cache {
         };
         let filled = hose.clone();
         let answer = self.0.helper.ask(async move {
-            let _slot = shared.slot().await?;
+            let slot = shared.slot().await?;
             let response = shared.upstreams.fetch(&request).await?;
             let head = PassedHead {
                 size: response.content_length,
                 content_type: super::media_type(&response.headers),
                 headers: storable(&response.headers),
             };
+            drop(slot);
             if !head_only {
                 let named = named_digest(&response.headers);
-                let expected = match request.target {
-                    Target::Blob(digest) | Target::Manifest(Reference::Digest(digest)) => Some(digest),
+                let expected = match &request.target {
+                    Target::Blob(digest) | Target::Manifest(Reference::Digest(digest)) => Some(*digest),
                     // The digest of the first schema leaves the signatures out.
                     Target::Manifest(Reference::Tag(_)) if is_schema1(&head) => None,
                     _ => named,
                 };
-                tokio::spawn(pump(response.body, filled, Withheld::new(expected)));
+                let public = response.public && expected.is_some();
+                tokio::spawn(async move {
+                    let verified = pump(response.body, filled, Withheld::new(expected)).await;
+                    if verified && public {
+                        // Others may have had to prove themselves until now.
+                        shared.make_public(&request.target, &origin);
+                    }
+                });
             }
             Ok::<_, FetchError>(head)
         });
@@ -164,7 +177,8 @@ impl Withheld {
 }
 
 /// Moves the body into the hose as fast as the client takes it.
-async fn pump(mut body: crate::upstream::Body, hose: Arc<Hose>, mut withheld: Withheld) {
+/// Says whether all of it came and was right.
+async fn pump(mut body: crate::upstream::Body, hose: Arc<Hose>, mut withheld: Withheld) -> bool {
     /// Tells the client's side if the pump ends without an end.
     struct Guard(Arc<Hose>);
     impl Drop for Guard {
@@ -186,9 +200,13 @@ async fn pump(mut body: crate::upstream::Body, hose: Arc<Hose>, mut withheld: Wi
             Ok(None) => match withheld.finish() {
                 Ok(rest) => {
                     hose.push(rest);
-                    return hose.change(|state| state.end = Some(Ok(())));
+                    hose.change(|state| state.end = Some(Ok(())));
+                    return true;
                 }
-                Err(aborted) => return hose.change(|state| state.end = Some(Err(aborted))),
+                Err(aborted) => {
+                    hose.change(|state| state.end = Some(Err(aborted)));
+                    return false;
+                }
             },
             Err(error) => {
                 tracing::info!(%error, "an upstream broke off while its answer was passed through");
@@ -196,14 +214,15 @@ async fn pump(mut body: crate::upstream::Body, hose: Arc<Hose>, mut withheld: Wi
             }
         };
         if let Some(end) = end {
-            return hose.change(|state| state.end = Some(end));
+            hose.change(|state| state.end = Some(end));
+            return false;
         }
         loop {
             let notice = hose.room.notified();
             {
                 let state = hose.lock();
                 if state.abandoned {
-                    return;
+                    return false;
                 }
                 if state.bytes < PASS_THROUGH_BYTES_MAX {
                     break;

@@ -36,6 +36,21 @@ pub enum PullError {
 pub struct Wanted {
     pub origin: Option<Origin>,
     pub kind: Kind,
+    pub challenges: Challenges,
+}
+
+/// Which challenges of an upstream are passed on to the client. To answer one it sends credentials: to us, or to the place
+/// that a challenge for tokens names.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub enum Challenges {
+    /// None: the client's credentials are not sent on.
+    #[default]
+    None,
+    /// Those for tokens, which a client gets for the registry it means. A Basic challenge of any registry a client may
+    /// name would have clients send us the password they have for somebody else.
+    Tokens,
+    /// All: the operator has named the registry, and so trusts it with what clients have for this cache.
+    All,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
@@ -137,7 +152,7 @@ fn upstream(error: &UpstreamError, wanted: &Wanted) -> Response {
             }
             match status {
                 404 | 410 => refuse(404, wanted.kind.unknown(), &text, fields),
-                401 => unauthorized(headers, &text, fields),
+                401 => unauthorized(headers, wanted.challenges, &text, fields),
                 403 => refuse(403, ErrorCode::Denied, &text, fields),
                 429 => {
                     if !headers.contains_key("retry-after") {
@@ -197,16 +212,20 @@ fn upstream(error: &UpstreamError, wanted: &Wanted) -> Response {
     }
 }
 
-/// A challenge is passed on when it is for tokens, which a client gets for the registry it means. A Basic
-/// challenge would have clients send us the password they have for somebody else; they are told 403 instead.
-fn unauthorized(headers: &http::HeaderMap, text: &str, mut fields: Fields) -> Response {
+/// With the challenges that are for the client; without any, a client told 401 would not know what to do.
+fn unauthorized(headers: &http::HeaderMap, passed: Challenges, text: &str, mut fields: Fields) -> Response {
     let mut challenged = false;
     for challenge in headers.get_all(http::header::WWW_AUTHENTICATE) {
-        if challenge
+        let for_tokens = challenge
             .as_bytes()
             .get(..7)
-            .is_some_and(|scheme| scheme.eq_ignore_ascii_case(b"bearer "))
-        {
+            .is_some_and(|scheme| scheme.eq_ignore_ascii_case(b"bearer "));
+        let passed_on = match passed {
+            Challenges::None => false,
+            Challenges::Tokens => for_tokens,
+            Challenges::All => true,
+        };
+        if passed_on {
             fields.add("WWW-Authenticate", challenge.as_bytes());
             challenged = true;
         }

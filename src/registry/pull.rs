@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::error::{Kind, PullError, Wanted};
+use super::error::{Challenges, Kind, PullError, Wanted};
 use super::memory::TagTerms;
 use super::respond::{self, Description, Life, Part};
 use super::route::{Route, What};
@@ -13,6 +13,7 @@ use crate::cache::{
     Approach, Caller, FetchError, Fill, Follower, Found, Head, Held, ManifestAnswer, ManifestKey, Origin,
     Permit, Role,
 };
+use crate::config::{Access, Named};
 use crate::fail_point::reach;
 use crate::http::{Body, CacheResult, ContentRange, Fields, Method, RequestHead, Response};
 use crate::limits::MEMORY_OBJECT_BYTES_MAX;
@@ -48,6 +49,7 @@ impl Registry {
             Route::Content(asked, what) => (asked, what),
         };
         *wanted = Wanted {
+            challenges: self.challenges(&asked.origin),
             origin: Some(asked.origin.clone()),
             kind: match what {
                 // Who finds no referrers looks for a manifest in their place.
@@ -70,6 +72,20 @@ impl Registry {
         }
     }
 
+    /// Which of an upstream's challenges are for our client.
+    fn challenges(&self, origin: &Origin) -> Challenges {
+        let registries = self.registries();
+        let (settings, named) = registries.settings(&origin.namespace);
+        if self.options.front.is_some() || settings.access() == Access::Shared {
+            // What the client sends is not asked for there.
+            Challenges::None
+        } else if named == Named::Exactly {
+            Challenges::All
+        } else {
+            Challenges::Tokens
+        }
+    }
+
     /// On whose behalf the upstream is asked.
     pub(super) fn approach(&self, origin: &Origin, head: &RequestHead<'_>) -> Approach {
         let access = self.registries().settings(&origin.namespace).0.access();
@@ -86,9 +102,9 @@ impl Registry {
         let callers = match self.approach(origin, head) {
             Approach::Callers(callers) => callers,
             Approach::Passthrough(credentials) => {
-                return self
+                return Ok(self
                     .pass(head, origin, Target::Blob(digest), credentials, ns)
-                    .await;
+                    .await?);
             }
         };
         let mut refused = FetchError::Lost;
@@ -112,13 +128,21 @@ impl Registry {
     ) -> Result<Response, FetchError> {
         let mut not = None;
         for _ in 0..JOINS_MAX {
-            if let Some(found) = self.find_blob(&digest).await {
+            if let Some(found) = self.find_blob(&digest, origin).await {
                 let meta = &found.entry.meta;
                 let held = Held {
                     digest: &digest,
                     public: meta.public,
                     source: meta.source.as_ref().map(|source| source.registry.as_str()),
                 };
+                if !self.cache.is_authority(origin, held) {
+                    // Who may read it here is known when it has come from here.
+                    self.files.borrow_mut().remove(&digest);
+                    let credentials = caller.credentials();
+                    return self
+                        .pass(head, origin, Target::Blob(digest), credentials, ns)
+                        .await;
+                }
                 let permit = self.cache.permit(origin, held, Target::Blob, caller).await?;
                 return Ok(self.blob_hit(head, found, permit, caller, ns));
             }
@@ -143,13 +167,13 @@ impl Registry {
     }
 
     /// The blob this core has open, or that is stored.
-    async fn find_blob(&self, digest: &Digest) -> Option<Found> {
+    async fn find_blob(&self, digest: &Digest, origin: &Origin) -> Option<Found> {
         let open = self.files.borrow_mut().get(digest).map(|entry| entry.clone());
         if let Some(entry) = open {
             return Some(Found { entry, small: None });
         }
         // A fill under way is not on disk, and asking the disk would cost its followers a thread each.
-        if self.cache.filling(digest).is_some() {
+        if self.cache.is_filling(digest, origin) {
             return None;
         }
         let found = self.cache.find_blob(Key::Blob(*digest)).await?;
@@ -261,7 +285,7 @@ impl Registry {
         let callers = match self.approach(&origin, head) {
             Approach::Callers(callers) => callers,
             Approach::Passthrough(credentials) => {
-                return self.pass(head, &origin, target, credentials, ns).await;
+                return Ok(self.pass(head, &origin, target, credentials, ns).await?);
             }
         };
         let mut refused = FetchError::Lost;
@@ -277,7 +301,7 @@ impl Registry {
                 Ok((key, answer, role)) => return Ok(self.manifest_response(head, &key, &answer, role, ns)),
                 Err(error) if error.is_refusal() => refused = error,
                 Err(FetchError::Schema1) => {
-                    return self.pass(head, &origin, target, credentials, ns).await;
+                    return Ok(self.pass(head, &origin, target, credentials, ns).await?);
                 }
                 Err(error) => return Err(error.into()),
             }
@@ -393,7 +417,7 @@ impl Registry {
         target: Target,
         credentials: Credentials,
         ns: Option<&str>,
-    ) -> Result<Response, PullError> {
+    ) -> Result<Response, FetchError> {
         let accept = match &target {
             Target::Manifest(_) => head.accept().map(str::to_owned).collect(),
             _ => Vec::new(),

@@ -221,7 +221,6 @@ fn ghcr_gives_no_token_for_what_is_missing_or_private() {
 }
 
 #[test]
-#[ignore = "the token service's refusal comes without the registry's challenge"]
 fn ghcr_users_can_log_in_although_nobody_gets_a_token() {
     let upstream = Registry::like(Like::Ghcr);
     upstream.user("alice", "canary-password");
@@ -306,7 +305,6 @@ fn ghcr_signs_urls_for_get_only_and_for_minutes() {
 }
 
 #[test]
-#[ignore = "referrers are not served yet"]
 fn ghcr_sends_referrers_to_a_web_page_and_we_say_404() {
     let upstream = Registry::like(Like::Ghcr);
     let image = Image::small(&upstream, "org/app", "v1", fresh_seed());

@@ -142,7 +142,6 @@ fn a_registry_with_a_password_file_is_pulled_from_with_the_client_s_password() {
 }
 
 #[test]
-#[ignore = "a Basic challenge becomes a 403, also where the operator has named the registry"]
 fn a_registry_with_a_password_file_asks_clients_for_their_password() {
     if !RealRegistry::is_installed() {
         return;

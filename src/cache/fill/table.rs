@@ -1,4 +1,7 @@
-//! The fills under way, by digest; shared by all cores. A hit does not come here.
+//! The fills under way, by digest and registry; shared by all cores. A hit does not come here.
+//!
+//! One registry must not hold up another's clients, nor vouch for who may read its content: so each has fills of its own,
+//! and of two fills of the same content the second to commit is dropped.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -6,10 +9,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use super::Fill;
 use crate::cache::Origin;
 use crate::cache::access::Caller;
-use crate::oci::Digest;
+use crate::oci::{Digest, Namespace};
 
 #[derive(Default)]
-pub struct FillTable(Mutex<HashMap<Digest, Arc<Fill>>>);
+pub struct FillTable(Mutex<HashMap<FillKey, Arc<Fill>>>);
+
+type FillKey = (Digest, Namespace);
 
 /// Proof of being the one who fills. Dropping it ends the fill for newcomers.
 pub struct Ticket {
@@ -17,9 +22,9 @@ pub struct Ticket {
 }
 
 impl FillTable {
-    /// The fill of `digest` under way.
-    pub fn get(&self, digest: &Digest) -> Option<Arc<Fill>> {
-        self.lock().get(digest).cloned()
+    /// Whether `digest` is being filled from `origin`'s registry.
+    pub fn has(&self, digest: &Digest, origin: &Origin) -> bool {
+        self.lock().contains_key(&(*digest, origin.namespace.clone()))
     }
 
     /// The fill under way, or a new one with the ticket to run it. A fill other than `not` is wanted: `not` has
@@ -32,28 +37,27 @@ impl FillTable {
         not: Option<&Arc<Fill>>,
     ) -> (Arc<Fill>, Option<Ticket>) {
         let mut fills = self.lock();
-        if let Some(fill) = fills.get(&digest)
+        let key = (digest, origin.namespace.clone());
+        if let Some(fill) = fills.get(&key)
             && not.is_none_or(|not| !Arc::ptr_eq(not, fill))
         {
             return (fill.clone(), None);
         }
         let fill = Fill::new(digest, origin.clone(), caller.clone());
-        fills.insert(digest, fill.clone());
+        fills.insert(key, fill.clone());
         (fill.clone(), Some(Ticket { fill }))
     }
 
     /// Ends `fill` for newcomers, unless it has been replaced already.
     pub fn remove(&self, fill: &Arc<Fill>) {
         let mut fills = self.lock();
-        if fills
-            .get(fill.digest())
-            .is_some_and(|current| Arc::ptr_eq(current, fill))
-        {
-            fills.remove(fill.digest());
+        let key = (fill.digest, fill.origin.namespace.clone());
+        if fills.get(&key).is_some_and(|current| Arc::ptr_eq(current, fill)) {
+            fills.remove(&key);
         }
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<Digest, Arc<Fill>>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<FillKey, Arc<Fill>>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -28,9 +28,9 @@ const SLOWEST_FOLLOWER: Duration = Duration::from_secs(5);
 const FIRST_FOLLOWER: Duration = Duration::from_secs(5);
 
 impl Cache {
-    /// The fill of `digest` under way, if there is one.
-    pub fn filling(&self, digest: &crate::oci::Digest) -> Option<Arc<Fill>> {
-        self.0.fills.get(digest)
+    /// Whether `digest` is being filled from `origin`'s registry.
+    pub fn is_filling(&self, digest: &crate::oci::Digest, origin: &Origin) -> bool {
+        self.0.fills.has(digest, origin)
     }
 
     /// Joins the fill of `digest`, or starts one from `origin`. `not` is a fill that cannot give the caller what it
@@ -374,7 +374,11 @@ async fn commit(fill: &Arc<Fill>, shared: &Arc<Shared>, verified: Verified) {
     })
     .await;
     match committed {
-        Ok(Ok(_)) => {
+        Ok(Ok(entry)) => {
+            if public && !entry.meta.public {
+                // Somebody's credentials had brought it before.
+                shared.make_public(&Target::Blob(*fill.digest()), origin);
+            }
             // Followers that are still behind read the file.
             fill.change(|state| state.window.trim(state.written, 0));
             tracing::debug!(registry = %origin.namespace, repository = %origin.repository, digest = %fill.digest(), "stored");
