@@ -252,8 +252,8 @@ impl Shared {
         match answer {
             // Nothing of it is wanted.
             Ok(_) => {}
-            // An empty blob has no first byte.
-            Err(UpstreamError::Status { status: 416, .. }) => {}
+            // An empty blob has no first byte; and a redirect for the client is one it may have.
+            Err(UpstreamError::Status { status: 416, .. } | UpstreamError::Redirected { .. }) => {}
             Err(error) => {
                 self.access.heard_no(origin, caller, &error);
                 return Err(error.into());

@@ -8,7 +8,7 @@ use std::path::Path;
 
 use super::Surroundings;
 use super::draft::{Draft, Entry};
-use super::entry::parse_name;
+use super::entry::{parse_name, parse_url};
 use super::key::{self, DEFAULTS, DOCUMENT, KeySpec, REGISTRY, Shape};
 use super::mistake::{Mistake, Warning};
 use super::reader::{Field, Fields, Reader, Source, Told, below};
@@ -242,7 +242,7 @@ impl Reader<'_> {
         let before = self.mistakes.len();
         let mut fields = self.fields(path, node, REGISTRY);
         let inner = fields.take("name");
-        let draft = self.draft(&mut fields);
+        let mut draft = self.draft(&mut fields);
         let (line, text, path) = match (name, inner) {
             (Some(key), None) => (key.line, key.text, path.to_owned()),
             (Some(_), Some(Field { node, path, .. })) => {
@@ -272,6 +272,12 @@ impl Reader<'_> {
             return None;
         }
         names.insert(name.clone(), line);
+        // A name does not keep the port of https; where plain http is spoken at it, the URL does.
+        let plain = draft.insecure.as_ref().is_some_and(|insecure| insecure.value);
+        if plain && draft.url.is_none() && text.ends_with(":443") {
+            let url = parse_url(&format!("http://{text}")).ok();
+            draft.url = url.map(|value| Told { value, line });
+        }
         (self.mistakes.len() == before).then_some(Entry {
             name: Told { value: name, line },
             draft,

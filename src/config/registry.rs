@@ -57,7 +57,8 @@ pub struct RegistrySettings {
     pub realm_hosts: Vec<Box<str>>,
     /// Whether it may be at a loopback or private address; `None`: exactly named ones may, others may not.
     pub allow_private: Option<bool>,
-    /// Who may read what needs credentials; `None`: [`Access::Shared`] where `auth` is set, else [`Access::Verify`].
+    /// Who may read what needs credentials; `None`: [`Access::Shared`] where `auth` or a client certificate is set, else
+    /// [`Access::Verify`].
     pub access: Option<Access>,
     /// The first that matches a tag counts; without one, the global settings do.
     pub tag_rules: Vec<TagRule>,
@@ -174,8 +175,8 @@ pub enum Access {
 impl RegistrySettings {
     /// Who may read what needs credentials.
     pub fn access(&self) -> Access {
-        self.access.unwrap_or(match self.auth {
-            Auth::Anonymous => Access::Verify,
+        self.access.unwrap_or(match (&self.auth, &self.tls.client) {
+            (Auth::Anonymous, None) => Access::Verify,
             _ => Access::Shared,
         })
     }

@@ -165,6 +165,19 @@ fn upstream(error: &UpstreamError, wanted: &Wanted) -> Response {
             };
             refuse(status, code, &text, Fields::new())
         }
+        UpstreamError::Redirected { location, .. } => Response {
+            status: 307,
+            fields: Fields::new().with("Location", location.as_bytes()),
+            length: Some(0),
+            body: Body::Bytes(bytes::Bytes::new()),
+            cache: CacheResult::None,
+        },
+        UpstreamError::Overloaded { .. } => refuse(
+            503,
+            ErrorCode::Unavailable,
+            &text,
+            Fields::new().with("Retry-After", "1"),
+        ),
         UpstreamError::Timeout { .. } => refuse(504, ErrorCode::Unavailable, &text, Fields::new()),
         // Somebody else's probe may have better luck a second later.
         UpstreamError::Unavailable { timed_out, .. } => refuse(

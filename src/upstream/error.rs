@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::HeaderMap;
+use http::{HeaderMap, HeaderValue};
 
 /// Why a request brought no usable answer, or a body no clean end.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -31,6 +31,22 @@ pub enum UpstreamError {
     /// We do not contact this place. The client chose it, or the registry did by a redirect or realm.
     #[error("{host} is not contacted: {reason}")]
     Refused { host: Arc<str>, reason: Refusal },
+    /// The proxy that was to be used did not let us through. There is no way around it.
+    #[error("the proxy {proxy} does not lead to {host}: {cause}")]
+    Proxy {
+        host: Arc<str>,
+        proxy: Arc<str>,
+        cause: Arc<str>,
+    },
+    /// The configured credentials cannot be had: a file that cannot be read, a helper that fails.
+    #[error("no credentials for {host}: {cause}")]
+    Credentials { host: Arc<str>, cause: Arc<str> },
+    /// As many requests as the operator allows for this registry are under way, and none ended in time.
+    #[error("too many requests to {host} are under way")]
+    Overloaded { host: Arc<str> },
+    /// The blob is elsewhere, and the operator wants clients to go there themselves. No failure; the answer.
+    #[error("{host} redirected to another place")]
+    Redirected { host: Arc<str>, location: Location },
     /// No connection: name resolution, routing, refusal.
     #[error("cannot connect to {host}: {cause}")]
     Connect { host: Arc<str>, cause: Arc<str> },
@@ -128,6 +144,33 @@ pub enum Refusal {
     Address,
     #[error("its address is link-local, multicast, or a metadata service")]
     ForbiddenAddress,
+    #[error(
+        "it is a token service of another domain than the registry's; only one listed in realm_hosts is asked with the registry's credentials"
+    )]
+    Realm,
+    #[error("a redirect leads from https to http")]
+    Downgrade,
+}
+
+/// Where a redirect leads, as the value of a `Location` field. Signed URLs are secrets, so it prints as `***`.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Location(HeaderValue);
+
+impl Location {
+    /// `None` for what cannot be a header value, which no parsed URL is.
+    pub(super) fn new(url: &reqwest::Url) -> Option<Self> {
+        HeaderValue::from_str(url.as_str()).ok().map(Location)
+    }
+
+    pub fn as_bytes(&self) -> &[u8] {
+        self.0.as_bytes()
+    }
+}
+
+impl fmt::Debug for Location {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("***")
+    }
 }
 
 impl UpstreamError {
@@ -140,12 +183,16 @@ impl UpstreamError {
             | UpstreamError::Body { .. }
             | UpstreamError::Unavailable { .. }
             | UpstreamError::RateLimited { .. }
+            | UpstreamError::Proxy { .. }
+            | UpstreamError::Credentials { .. }
+            | UpstreamError::Overloaded { .. }
             | UpstreamError::RedirectTarget { .. } => true,
             // 429 too: clients are waiting in the middle of a body, and limits are often per second.
             UpstreamError::Status { status, .. } => matches!(status, 408 | 429 | 500..=599),
             // A certificate, a rule of ours or a broken implementation is the same a second later.
             UpstreamError::Tls { .. }
             | UpstreamError::Refused { .. }
+            | UpstreamError::Redirected { .. }
             | UpstreamError::Protocol { .. }
             | UpstreamError::AirGapped { .. } => false,
         }
@@ -156,7 +203,7 @@ impl UpstreamError {
     pub fn is_outage(&self) -> bool {
         match self {
             UpstreamError::Status { status, .. } => matches!(status, 408 | 429 | 500..=599),
-            UpstreamError::Refused { .. } => false,
+            UpstreamError::Refused { .. } | UpstreamError::Redirected { .. } => false,
             _ => true,
         }
     }
@@ -174,6 +221,12 @@ impl UpstreamError {
 pub enum BuildError {
     #[error("registry {name}: {reason}")]
     Registry { name: String, reason: &'static str },
+    #[error("registry {name}: {file} cannot be used: {reason}")]
+    Pem {
+        name: String,
+        file: String,
+        reason: String,
+    },
     #[error("TLS cannot be set up: {0}")]
     Tls(#[from] rustls::Error),
     #[error("the HTTP client cannot be set up: {0}")]

@@ -13,7 +13,7 @@ use tokio::time::timeout;
 use super::auth::Secret;
 use super::content_range::ContentRange;
 use super::endpoint::Endpoint;
-use super::error::{Phase, Refusal, UpstreamError};
+use super::error::{Location, Phase, Refusal, UpstreamError};
 use super::resolve::AddressesRefused;
 use super::response::{Body, Response};
 use super::{Deadlines, headers, redirect};
@@ -33,8 +33,12 @@ pub(super) struct Question {
     pub method: http::Method,
     /// Without `Authorization`.
     pub headers: HeaderMap,
-    /// Whether redirects are followed; if not, one is a refusal.
-    pub redirects: bool,
+    /// Of a POST to a token service.
+    pub body: Option<Bytes>,
+    /// A redirect that leads away is the answer ([`UpstreamError::Redirected`]).
+    pub pass_redirects: bool,
+    /// A redirect is a refusal, wherever it leads.
+    pub refuse_redirects: bool,
 }
 
 /// A response head of any status that is not a redirect.
@@ -63,7 +67,7 @@ pub(super) async fn follow(
     for _ in 0..=redirect::REDIRECTS_MAX {
         let host = host_of(&url);
         let response = send(endpoint, &url, question, secret, deadlines).await?;
-        if !question.redirects || !redirect::is_redirect(response.status().as_u16()) {
+        if question.refuse_redirects || !redirect::is_redirect(response.status().as_u16()) {
             let foreign = !redirect::same_origin(&url, endpoint.origin());
             return Ok(Answer {
                 response,
@@ -71,10 +75,20 @@ pub(super) async fn follow(
                 foreign,
             });
         }
-        url = redirect::target(&url, response.headers())
+        let from = url;
+        url = redirect::target(&from, response.headers())
             .map_err(|what| UpstreamError::protocol(&host, what))?;
+        if from.scheme() == "https" && url.scheme() == "http" {
+            return Err(UpstreamError::Refused {
+                host: host_of(&url),
+                reason: Refusal::Downgrade,
+            });
+        }
         if !redirect::same_origin(&url, endpoint.origin()) {
             secret = None;
+            if question.pass_redirects {
+                return Err(passed_on(endpoint, &url, host));
+            }
         }
         tracing::debug!(from = %host, to = %host_of(&url), "redirected");
         read_bounded(response, ERROR_BODY_BYTES_MAX).await;
@@ -83,6 +97,18 @@ pub(super) async fn follow(
         &host_of(&url),
         "it is the end of more than 5 redirects",
     ))
+}
+
+/// The redirect as an answer. Clients are sent nowhere we would not go.
+fn passed_on(endpoint: &Endpoint, url: &Url, host: Arc<str>) -> UpstreamError {
+    if let Err(reason) = endpoint.policy.check_url(url) {
+        let host = host_of(url);
+        return UpstreamError::Refused { host, reason };
+    }
+    match Location::new(url) {
+        Some(location) => UpstreamError::Redirected { host, location },
+        None => UpstreamError::protocol(&host, "it redirected to something that is no URL"),
+    }
 }
 
 /// Sends one request, to a place that passes the endpoint's policy, and waits for the response head.
@@ -94,22 +120,26 @@ pub(super) async fn send(
     deadlines: &Deadlines,
 ) -> Result<reqwest::Response, UpstreamError> {
     let host = host_of(url);
-    endpoint
-        .policy
-        .check_url(url)
-        .map_err(|reason| UpstreamError::Refused {
-            host: host.clone(),
-            reason,
-        })?;
+    let refused = |reason| UpstreamError::Refused {
+        host: host.clone(),
+        reason,
+    };
+    endpoint.policy.check_url(url).map_err(refused)?;
+    // The resolver lets a proxy's name through wherever it leads, so it may not be asked for as a registry.
+    if !endpoint.policy.is_local() && url.host_str().is_some_and(|host| endpoint.routes.is_proxy(host)) {
+        return Err(refused(Refusal::Address));
+    }
+    let way = endpoint.routes.way(url);
 
     let once = async || {
         let mut request = reqwest::Request::new(question.method.clone(), url.clone());
         *request.headers_mut() = question.headers.clone();
+        *request.body_mut() = question.body.clone().map(reqwest::Body::from);
         if let Some(secret) = secret {
             request.headers_mut().insert(AUTHORIZATION, secret.header_value());
         }
-        match timeout(deadlines.head, endpoint.client.execute(request)).await {
-            Ok(outcome) => outcome.map_err(|error| not_sent(&host, error)),
+        match timeout(deadlines.head, endpoint.client(url).execute(request)).await {
+            Ok(outcome) => outcome.map_err(|error| not_sent(&host, way.map(|way| &way.name), error)),
             Err(_elapsed) => Err(UpstreamError::Timeout {
                 host: host.clone(),
                 phase: Phase::Head,
@@ -122,6 +152,15 @@ pub(super) async fn send(
         Err(UpstreamError::Head { .. }) => once().await?,
         outcome => outcome?,
     };
+    if let Some(way) = way
+        && response.status() == http::StatusCode::PROXY_AUTHENTICATION_REQUIRED
+    {
+        return Err(UpstreamError::Proxy {
+            host,
+            proxy: way.name.clone(),
+            cause: "it wants other credentials".into(),
+        });
+    }
     let head_bytes: usize = response
         .headers()
         .iter()
@@ -158,7 +197,7 @@ pub(super) async fn conclude(
         206 if question.headers.contains_key(http::header::RANGE) => {}
         // What a signed URL answers when it has expired is no statement about the client's rights.
         400 | 401 | 403 if foreign => return Err(UpstreamError::RedirectTarget { host, status }),
-        300..=399 if !question.redirects => return Err(refusal(response, host, Phase::Head).await),
+        300..=399 if question.refuse_redirects => return Err(refusal(response, host, Phase::Head).await),
         400..=599 => return Err(refusal(response, host, Phase::Head).await),
         _ => return Err(UpstreamError::protocol(&host, format!("it answered {status}"))),
     }
@@ -233,23 +272,39 @@ pub(super) async fn read_bounded(mut response: reqwest::Response, limit: usize) 
     body.freeze()
 }
 
-/// Says whose fault it is that no response head came.
-fn not_sent(host: &Arc<str>, error: reqwest::Error) -> UpstreamError {
+/// Says whose fault it is that no response head came. `proxy` is the one that was to be used.
+fn not_sent(host: &Arc<str>, proxy: Option<&Arc<str>>, error: reqwest::Error) -> UpstreamError {
     let host = host.clone();
     if let Some(AddressesRefused(reason)) = find::<AddressesRefused>(&error) {
         let reason: Refusal = *reason;
         return UpstreamError::Refused { host, reason };
     }
+    if find::<rustls::Error>(&error).is_some() {
+        let cause = match proxy {
+            // Perhaps with the proxy; the error does not say.
+            Some(proxy) => format!("{} (by way of the proxy {proxy})", cause(error)),
+            None => cause(error),
+        };
+        return UpstreamError::Tls {
+            host,
+            cause: cause.into(),
+        };
+    }
+    if let (true, Some(proxy)) = (error.is_connect(), proxy) {
+        let cause = match error.is_timeout() {
+            true => "no connection in time".to_owned(),
+            false => cause(error),
+        };
+        return UpstreamError::Proxy {
+            host,
+            proxy: proxy.clone(),
+            cause: cause.into(),
+        };
+    }
     if error.is_connect() && error.is_timeout() {
         return UpstreamError::Timeout {
             host,
             phase: Phase::Connect,
-        };
-    }
-    if find::<rustls::Error>(&error).is_some() {
-        return UpstreamError::Tls {
-            host,
-            cause: cause(error).into(),
         };
     }
     if error.is_connect() {

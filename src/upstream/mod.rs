@@ -1,14 +1,16 @@
 //! The registries we pull from.
 //!
-//! [`Upstreams::fetch`] asks one registry for one manifest or blob: where it lives, the anonymous token it
-//! wants, the redirects it sends, and the rules about whom we talk to at all. It runs on the helper
-//! pool; nothing here may be called from a core.
+//! [`Upstreams::fetch`] asks one registry for one manifest or blob: where it and its mirrors live, the credentials and
+//! tokens it wants, the proxies on the way, the redirects it sends, and the rules about whom we talk to at all. It runs on
+//! the helper pool; nothing here may be called from a core.
 //!
 //! Not here: what to ask for and when (`cache`), waiting between attempts (the caller does, told by
 //! [`Resume`]), digests (the fill computes them), statuses for clients (`registry`).
 
 mod address;
+mod ask;
 mod auth;
+mod client;
 mod condition;
 mod content_range;
 mod endpoint;
@@ -16,48 +18,43 @@ mod error;
 mod exchange;
 mod headers;
 mod policy;
+mod proxy;
 mod redirect;
 mod resolve;
 mod response;
 mod retry;
+mod table;
 mod tls;
 mod via;
 
 #[cfg(test)]
 mod tests;
 
-use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use http::header::{ACCEPT, RANGE, VIA};
 use http::{HeaderMap, HeaderValue};
-use tokio::time::{Instant, timeout};
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::timeout;
 
 pub use auth::Secret;
 pub use condition::{Budget, RegistryCondition, Source, State};
 pub use content_range::{ContentRange, ResumeVerdict};
-pub use error::{BuildError, Phase, Refusal, Restraint, UpstreamError, seconds_left};
+pub use error::{BuildError, Location, Phase, Refusal, Restraint, UpstreamError, seconds_left};
 pub use response::{Body, Response, resume_matches};
 pub use retry::Resume;
 pub use via::OnBehalf;
 
-use crate::config::{Named, ProxyEnvironment, Registries, RegistryName};
+use crate::config::{Named, ProxyEnvironment, Registries};
 use crate::oci::{Digest, ListQuery, Namespace, Reference, Repository};
-use auth::challenge;
-use auth::token::{Slot, Token, TokenKey, Tokens};
+use ask::{Asked, Whose};
+use auth::token::Tokens;
 use condition::{Admission, Conditions, Watch};
-use endpoint::{ClientBuilder, Endpoint};
-use exchange::{Answer, Question};
-use policy::Policy;
+use exchange::Question;
+use table::{Entry, Table};
 use via::Chains;
-
-/// Answers one request may cost, redirects aside: without a token, with one that was kept, with a new one.
-const ROUNDS_MAX: usize = 3;
-
-/// Answers a kept token that has expired with 400, where others answer 401.
-const ANSWERS_400_TO_OLD_TOKENS: &str = "public.ecr.aws";
 
 /// All registries there are: the configured ones, and every public one. Cheap to clone.
 #[derive(Clone)]
@@ -73,14 +70,6 @@ struct Shared {
     conditions: Arc<Conditions>,
     options: Options,
     proxies: ProxyEnvironment,
-}
-
-/// What follows from one configuration.
-struct Table {
-    registries: Arc<Registries>,
-    configured: HashMap<Namespace, Endpoint>,
-    /// For all others. Its connections lead to public addresses only.
-    public: reqwest::Client,
 }
 
 /// One question to one registry.
@@ -149,11 +138,15 @@ pub struct Deadlines {
     pub idle: Duration,
     /// For a token, all of it.
     pub token: Duration,
-    /// For a whole [`Upstreams::fetch`]. Hops and rounds have deadlines of their own, but an upstream that
-    /// uses each of them up would keep a client for minutes.
+    /// For all that is asked of one mirror, before the next one is.
+    pub mirror: Duration,
+    /// For the registry itself, whatever its mirrors took. Hops and rounds have deadlines of their own, but an upstream
+    /// that uses each of them up would keep a client for minutes.
     pub exchange: Duration,
     /// The same for [`Purpose::Revalidate`]: whoever waits could have what we hold.
     pub revalidate: Duration,
+    /// For a place among the requests that `max_concurrency` allows.
+    pub queue: Duration,
 }
 
 impl Default for Deadlines {
@@ -163,8 +156,10 @@ impl Default for Deadlines {
             head: Duration::from_secs(30),
             idle: Duration::from_secs(30),
             token: Duration::from_secs(10),
+            mirror: Duration::from_secs(10),
             exchange: Duration::from_secs(60),
             revalidate: Duration::from_secs(5),
+            queue: Duration::from_secs(30),
         }
     }
 }
@@ -203,7 +198,7 @@ impl Upstreams {
         proxies: ProxyEnvironment,
         options: Options,
     ) -> Result<Self, BuildError> {
-        let table = Table::build(registries, &options)?;
+        let table = Table::build(registries, &proxies, &options, None)?;
         Ok(Upstreams(Arc::new(Shared {
             table: RwLock::new(Arc::new(table)),
             generation: AtomicU64::new(0),
@@ -215,16 +210,27 @@ impl Upstreams {
         })))
     }
 
-    /// Goes on with another configuration. Requests under way are finished with the one they began with.
+    /// Goes on with another configuration. Requests under way are finished with the one they began with; registries for
+    /// which nothing has changed keep their connections and tokens. Reads the system's root certificates from disk.
     ///
     /// # Errors
     ///
     /// As [`Upstreams::new`]; then nothing has changed.
     pub fn reload(&self, registries: Registries) -> Result<(), BuildError> {
-        let table = Arc::new(Table::build(registries, &self.0.options)?);
-        *self.0.table.write().unwrap_or_else(PoisonError::into_inner) = table;
+        let shared = &*self.0;
+        let before = shared.table();
+        let after = Arc::new(Table::build(
+            registries,
+            &shared.proxies,
+            &shared.options,
+            Some(&before),
+        )?);
+        *shared.table.write().unwrap_or_else(PoisonError::into_inner) = after.clone();
+        shared
+            .tokens
+            .retain(|namespace| Arc::ptr_eq(before.entry(namespace), after.entry(namespace)));
         // After the table: who sees the number sees what it stands for.
-        self.0.generation.fetch_add(1, Ordering::Release);
+        shared.generation.fetch_add(1, Ordering::Release);
         Ok(())
     }
 
@@ -259,18 +265,19 @@ impl Upstreams {
 
     /// How the registries are that were asked lately, by name.
     pub fn conditions(&self) -> Vec<RegistryCondition> {
-        self.0.conditions.report(Instant::now().into_std())
+        self.0.conditions.report(Instant::now())
     }
 
     /// Asks for `request`, and gives the head of a good answer with its body still to be read.
     ///
-    /// One call makes one request that the registry answers with content; before it there may be a
-    /// challenge, a token, and redirects. A connection that breaks before a response head is
-    /// replaced once, at once. Bodies that break are the caller's to resume.
+    /// The mirrors that are for such a request come first, anonymously; one that does not give it hands over to the next,
+    /// and the registry itself is the last. A request with a client's credentials goes to the registry only. Each place
+    /// is asked for the content once; before that there may be a challenge, a token, and redirects. A connection that
+    /// breaks before a response head is replaced once, at once. Bodies that break are the caller's to resume.
     ///
     /// # Errors
     ///
-    /// All of [`UpstreamError`], some without asking: when the registry is known to be down or to limit us
+    /// All of [`UpstreamError`], of the registry itself; some without asking: when it is known to be down or to limit us
     /// (`condition`), and always when the cache is air-gapped. Nothing is logged here, the caller knows what it
     /// means; but that a registry goes down or comes back is.
     ///
@@ -284,7 +291,7 @@ impl Upstreams {
             return Err(UpstreamError::AirGapped { host });
         }
         let named = registries.settings(&request.namespace).1 == Named::Exactly;
-        match self.0.conditions.admit(request, named, Instant::now().into_std()) {
+        match self.0.conditions.admit(request, named, Instant::now()) {
             Admission::Ask(watch) => self.watched(request, watch).await,
             Admission::Refuse(error) => Err(error),
             Admission::Probe(watch, error) => {
@@ -296,43 +303,121 @@ impl Upstreams {
     }
 
     async fn watched(&self, request: &Request, watch: Watch) -> Result<Response, UpstreamError> {
-        let outcome = self.exchange(request).await;
-        watch.note(outcome, Instant::now().into_std())
+        let exchange = self.exchange(request);
+        let outcome = match request.purpose {
+            Purpose::Pull => exchange.await,
+            Purpose::Revalidate => match timeout(self.0.options.deadlines.revalidate, exchange).await {
+                Ok(outcome) => outcome,
+                Err(_elapsed) => Err(UpstreamError::Timeout {
+                    host: request.namespace.as_str().into(),
+                    phase: Phase::Exchange,
+                }),
+            },
+        };
+        watch.note(outcome, Instant::now())
     }
 
     /// Asks, whatever is known of the registry.
     async fn exchange(&self, request: &Request) -> Result<Response, UpstreamError> {
         let shared = &*self.0;
-        let endpoint = shared.table().endpoint(&request.namespace)?;
-        let mut question = request.question();
-        question.headers.insert(VIA, shared.chains.via(request));
-        let exchange = async {
-            let answer = shared.ask(&endpoint, request, &question).await?;
-            let mut response = exchange::conclude(answer, &question, &shared.options.deadlines).await?;
-            response.public = !matches!(request.credentials, Credentials::Client(_));
-            Ok(response)
+        let table = shared.table();
+        let entry = table.entry(&request.namespace);
+        let place = shared.place(entry, request).await?;
+        let mut response = match shared.fetch_from_mirrors(&table, entry, request).await {
+            Some(outcome) => outcome?,
+            None => shared.fetch_from_registry(&table, entry, request).await?,
         };
-        let deadlines = &shared.options.deadlines;
-        let within = match request.purpose {
-            Purpose::Pull => deadlines.exchange,
-            Purpose::Revalidate => deadlines.exchange.min(deadlines.revalidate),
+        response.body.occupy(place);
+        Ok(response)
+    }
+}
+
+impl Shared {
+    fn table(&self) -> Arc<Table> {
+        self.table.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// A place among the requests the operator allows at once; `None` where there is no limit.
+    async fn place(
+        &self,
+        entry: &Entry,
+        request: &Request,
+    ) -> Result<Option<OwnedSemaphorePermit>, UpstreamError> {
+        let Some(slots) = &entry.slots else {
+            return Ok(None);
         };
-        match timeout(within, exchange).await {
-            Ok(outcome) => outcome,
-            Err(_elapsed) => {
-                let host = exchange::host_of(endpoint.origin());
-                Err(UpstreamError::Timeout {
-                    host,
-                    phase: Phase::Exchange,
-                })
+        match timeout(self.options.deadlines.queue, slots.clone().acquire_owned()).await {
+            Ok(Ok(place)) => Ok(Some(place)),
+            _ => Err(UpstreamError::Overloaded {
+                host: request.namespace.as_str().into(),
+            }),
+        }
+    }
+
+    /// The first good answer of a mirror; `None` when there is none. A redirect for the client is a good answer.
+    async fn fetch_from_mirrors(
+        &self,
+        table: &Table,
+        entry: &Entry,
+        request: &Request,
+    ) -> Option<Result<Response, UpstreamError>> {
+        if matches!(request.credentials, Credentials::Client(_)) {
+            return None;
+        }
+        let question = request.question(entry, self.chains.via(request));
+        for endpoint in entry.mirrors(&request.namespace, &request.target) {
+            let whose = Whose::Nobody;
+            let asked = Asked {
+                shared: self,
+                table,
+                endpoint: &endpoint,
+                request,
+                whose,
+            };
+            let host = exchange::host_of(endpoint.origin());
+            match timeout(self.options.deadlines.mirror, asked.fetch(&question)).await {
+                Ok(outcome @ (Ok(_) | Err(UpstreamError::Redirected { .. }))) => return Some(outcome),
+                Ok(Err(error)) => tracing::debug!(mirror = %host, %error, "the next place is asked"),
+                Err(_elapsed) => tracing::debug!(mirror = %host, "too slow; the next place is asked"),
             }
+        }
+        None
+    }
+
+    async fn fetch_from_registry(
+        &self,
+        table: &Table,
+        entry: &Entry,
+        request: &Request,
+    ) -> Result<Response, UpstreamError> {
+        let endpoint = entry.registry(&request.namespace)?;
+        let whose = match &request.credentials {
+            Credentials::Client(secret) => Whose::Client(secret),
+            Credentials::Ours if !entry.logins.is_nothing() => Whose::Ours(&entry.logins),
+            Credentials::Ours | Credentials::None => Whose::Nobody,
+        };
+        let asked = Asked {
+            shared: self,
+            table,
+            endpoint: &endpoint,
+            request,
+            whose,
+        };
+        let question = request.question(entry, self.chains.via(request));
+        match timeout(self.options.deadlines.exchange, asked.fetch(&question)).await {
+            Ok(outcome) => outcome,
+            Err(_elapsed) => Err(UpstreamError::Timeout {
+                host: exchange::host_of(endpoint.origin()),
+                phase: Phase::Exchange,
+            }),
         }
     }
 }
 
 impl Request {
-    fn question(&self) -> Question {
+    fn question(&self, entry: &Entry, via: HeaderValue) -> Question {
         let mut headers = HeaderMap::new();
+        headers.insert(VIA, via);
         if !matches!(self.target, Target::Blob(_))
             && !self.accept.is_empty()
             // One line: some registries read only the first.
@@ -355,132 +440,9 @@ impl Request {
         Question {
             method,
             headers,
-            redirects: !matches!(self.target, Target::Referrers(..)),
+            body: None,
+            pass_redirects: matches!(self.target, Target::Blob(_)) && entry.passes_redirects(),
+            refuse_redirects: matches!(self.target, Target::Referrers(..)),
         }
     }
-}
-
-impl Table {
-    fn build(registries: Registries, options: &Options) -> Result<Self, BuildError> {
-        let builder = ClientBuilder {
-            tls: tls::client_config()?,
-            resolver: options.resolver.clone(),
-            deadlines: options.deadlines,
-        };
-        let mut configured = HashMap::new();
-        for config in &registries.entries {
-            let RegistryName::Exact(name) = &config.name else {
-                continue;
-            };
-            let endpoint = Endpoint::configured(name, &config.settings, &builder)?;
-            if configured.insert(name.clone(), endpoint).is_some() {
-                return Err(BuildError::Registry {
-                    name: config.name.to_string(),
-                    reason: "it is configured twice",
-                });
-            }
-        }
-        let public = builder.build(Policy::Public)?;
-        Ok(Table {
-            registries: Arc::new(registries),
-            configured,
-            public,
-        })
-    }
-
-    fn endpoint(&self, namespace: &Namespace) -> Result<Endpoint, UpstreamError> {
-        match self.configured.get(namespace) {
-            Some(endpoint) => Ok(endpoint.clone()),
-            None => Endpoint::public(namespace, &self.public),
-        }
-    }
-}
-
-impl Shared {
-    fn table(&self) -> Arc<Table> {
-        self.table.read().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    /// Asks until the answer is one that another token would not change.
-    async fn ask(
-        &self,
-        endpoint: &Endpoint,
-        request: &Request,
-        question: &Question,
-    ) -> Result<Answer, UpstreamError> {
-        let Request {
-            namespace,
-            repository,
-            ..
-        } = request;
-        let url = endpoint.url(repository, &request.target);
-        if let Credentials::Client(secret) = &request.credentials {
-            return exchange::follow(endpoint, url, question, Some(secret), &self.options.deadlines).await;
-        }
-
-        let started = Instant::now();
-        let mut sent = self.first_token(endpoint, request).await;
-        for _ in 1..ROUNDS_MAX {
-            let secret = sent.as_ref().map(|(_, token)| &token.secret);
-            let answer =
-                exchange::follow(endpoint, url.clone(), question, secret, &self.options.deadlines).await?;
-            if !is_challenged(&answer, namespace, sent.is_some()) {
-                return Ok(answer);
-            }
-            let challenges = challenge::parse_challenges(answer.response.headers());
-            let wanted = match (challenge::bearer(&challenges), &sent) {
-                (Some(bearer), _) => {
-                    let key = TokenKey::new(namespace, repository, bearer)
-                        .map_err(|what| UpstreamError::protocol(&answer.host, what))?;
-                    self.tokens.slot(key)
-                }
-                (None, Some((slot, _))) => slot.clone(),
-                // It wants something else than a token, which we do not have.
-                (None, None) => return Ok(answer),
-            };
-            if let Some((slot, token)) = sent.take() {
-                // The very token it wants, fetched for this request: another would be refused as well.
-                if Arc::ptr_eq(&slot, &wanted) && token.fetched >= started {
-                    return Ok(answer);
-                }
-                slot.discard(&token).await;
-            }
-            // Read to its end, the refusal leaves its connection for the next round.
-            exchange::read_bounded(answer.response, exchange::ERROR_BODY_BYTES_MAX).await;
-            let token = wanted.token(endpoint, &self.options.deadlines).await?;
-            self.tokens.remember(namespace, repository, &wanted);
-            sent = Some((wanted, token));
-        }
-        let secret = sent.as_ref().map(|(_, token)| &token.secret);
-        exchange::follow(endpoint, url, question, secret, &self.options.deadlines).await
-    }
-
-    /// The token that worked last time, renewed if it has expired.
-    async fn first_token(&self, endpoint: &Endpoint, request: &Request) -> Option<(Arc<Slot>, Token)> {
-        let Request {
-            namespace,
-            repository,
-            ..
-        } = request;
-        let slot = self.tokens.first(namespace, repository)?;
-        match slot.token(endpoint, &self.options.deadlines).await {
-            Ok(token) => Some((slot, token)),
-            // The registry may have moved its token service; its next challenge says so.
-            Err(_) => {
-                self.tokens.forget(namespace, repository);
-                None
-            }
-        }
-    }
-}
-
-/// Whether a token, or another one, may change the answer.
-fn is_challenged(answer: &Answer, namespace: &Namespace, with_token: bool) -> bool {
-    // A redirect target that wants credentials is broken: it must never see ours.
-    !answer.foreign
-        && match answer.response.status().as_u16() {
-            401 => true,
-            400 => with_token && namespace.as_str() == ANSWERS_400_TO_OLD_TOKENS,
-            _ => false,
-        }
 }

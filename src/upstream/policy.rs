@@ -2,7 +2,7 @@
 //!
 //! The same rules hold for the registry itself, its redirects and its token realms. Names are judged
 //! here, before a request; the addresses behind them by the resolver (`resolve.rs`), because only the
-//! address that is connected to counts.
+//! address that is connected to counts. Where a proxy resolves names, only the names are judged.
 
 use std::net::IpAddr;
 
@@ -12,32 +12,58 @@ use super::address::{AddressClass, classify};
 use super::error::Refusal;
 
 /// What the operator's naming of a registry, or its absence, allows.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) enum Policy {
-    /// Nobody named the registry: https on port 443 of public hosts.
-    Public,
-    /// The operator did.
-    Configured {
-        /// Its host as in the URL; the one place where even a link-local address is meant.
-        host: Box<str>,
-        /// It is spoken to in plain http, so its redirects and realms may be plain too.
-        plain_http: bool,
-    },
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub(super) struct Policy {
+    /// Hosts (as in a URL) and ports the operator wrote down. Any port may be, and where `local` is set these are the
+    /// only places where even a link-local address is meant.
+    meant: Vec<(Box<str>, u16)>,
+    /// The registry is spoken to in plain http, so its redirects and realms may be plain too.
+    plain_http: bool,
+    /// Loopback and private addresses may be contacted; without it only port 443 of public hosts.
+    local: bool,
 }
 
 impl Policy {
+    /// For a registry nobody named: https on port 443 of public hosts.
+    pub fn public() -> Self {
+        Policy::default()
+    }
+
+    /// For a place the operator wrote down as `url`.
+    pub fn written(url: &Url, local: bool) -> Self {
+        let site = |url: &Url| Some((url.host_str()?.into(), url.port_or_known_default()?));
+        Policy {
+            meant: site(url).into_iter().collect(),
+            plain_http: url.scheme() == "http",
+            local,
+        }
+    }
+
+    /// The same, with plain http.
+    pub fn with_plain_http(mut self, plain_http: bool) -> Self {
+        self.plain_http |= plain_http;
+        self
+    }
+
+    /// The same, with loopback and private addresses.
+    pub fn with_local(mut self, local: bool) -> Self {
+        self.local |= local;
+        self
+    }
+
     /// Checks all of `url` that can be checked without resolving its host.
     pub fn check_url(&self, url: &Url) -> Result<(), Refusal> {
-        match (url.scheme(), self) {
-            ("https", _) | ("http", Policy::Configured { plain_http: true, .. }) => {}
+        match url.scheme() {
+            "https" => {}
+            "http" if self.plain_http => {}
             _ => return Err(Refusal::Scheme),
         }
         if !url.username().is_empty() || url.password().is_some() {
             return Err(Refusal::UserInfo);
         }
         let host = url.host_str().ok_or(Refusal::Host)?;
-        if *self == Policy::Public {
-            // The default port of https is never written in a parsed URL.
+        if !self.local && !self.means(url, host) {
+            // The default port of a scheme is never written in a parsed URL.
             if url.port().is_some() {
                 return Err(Refusal::Port);
             }
@@ -55,18 +81,32 @@ impl Policy {
 
     /// Checks an address that `host` (of a URL) resolved to.
     pub fn check_address(&self, host: &str, address: IpAddr) -> Result<(), Refusal> {
-        match (classify(address), self) {
-            (AddressClass::Public, _) => Ok(()),
-            (AddressClass::Local, Policy::Public) => Err(Refusal::Address),
-            (AddressClass::Local, Policy::Configured { .. }) => Ok(()),
-            (AddressClass::Forbidden, Policy::Configured { host: named, .. }) if **named == *host => Ok(()),
-            (AddressClass::Forbidden, _) => Err(Refusal::ForbiddenAddress),
+        match classify(address) {
+            AddressClass::Public => Ok(()),
+            AddressClass::Local if self.local => Ok(()),
+            AddressClass::Local => Err(Refusal::Address),
+            AddressClass::Forbidden if self.local && self.meant.iter().any(|(meant, _)| **meant == *host) => {
+                Ok(())
+            }
+            AddressClass::Forbidden => Err(Refusal::ForbiddenAddress),
         }
+    }
+
+    /// Whether private addresses may be contacted.
+    pub fn is_local(&self) -> bool {
+        self.local
+    }
+
+    fn means(&self, url: &Url, host: &str) -> bool {
+        let port = url.port_or_known_default();
+        self.meant
+            .iter()
+            .any(|(meant, at)| **meant == *host && Some(*at) == port)
     }
 }
 
 /// The address a URL's host is, if it is one. Parsed URLs have a single spelling for each.
-fn ip_literal(host: &str) -> Option<IpAddr> {
+pub(super) fn ip_literal(host: &str) -> Option<IpAddr> {
     host.trim_start_matches('[').trim_end_matches(']').parse().ok()
 }
 
@@ -231,10 +271,8 @@ mod tests {
     ];
 
     fn configured(host: &str, plain_http: bool) -> Policy {
-        Policy::Configured {
-            host: host.into(),
-            plain_http,
-        }
+        let scheme = if plain_http { "http" } else { "https" };
+        Policy::written(&Url::parse(&format!("{scheme}://{host}:5000")).unwrap(), true)
     }
 
     fn check(policy: &Policy, url: &str) -> Result<(), Refusal> {
@@ -250,7 +288,7 @@ mod tests {
         );
         for host in INSIDE {
             assert!(
-                check(&Policy::Public, &format!("https://{host}/v2/")).is_err(),
+                check(&Policy::public(), &format!("https://{host}/v2/")).is_err(),
                 "{host}"
             );
         }
@@ -266,7 +304,7 @@ mod tests {
             "xn--bcher-kva.example",
         ] {
             assert_eq!(
-                check(&Policy::Public, &format!("https://{host}/v2/")),
+                check(&Policy::public(), &format!("https://{host}/v2/")),
                 Ok(()),
                 "{host}"
             );
@@ -276,24 +314,27 @@ mod tests {
     #[test]
     fn the_reason_of_a_refusal_is_the_first_rule_that_is_broken() {
         assert_eq!(
-            check(&Policy::Public, "http://good.example/"),
+            check(&Policy::public(), "http://good.example/"),
             Err(Refusal::Scheme)
         );
         assert_eq!(
-            check(&Policy::Public, "ftp://good.example/"),
+            check(&Policy::public(), "ftp://good.example/"),
             Err(Refusal::Scheme)
         );
-        assert_eq!(check(&Policy::Public, "file:///etc/passwd"), Err(Refusal::Scheme));
         assert_eq!(
-            check(&Policy::Public, "https://u@good.example/"),
+            check(&Policy::public(), "file:///etc/passwd"),
+            Err(Refusal::Scheme)
+        );
+        assert_eq!(
+            check(&Policy::public(), "https://u@good.example/"),
             Err(Refusal::UserInfo)
         );
         assert_eq!(
-            check(&Policy::Public, "https://good.example:444/"),
+            check(&Policy::public(), "https://good.example:444/"),
             Err(Refusal::Port)
         );
-        assert_eq!(check(&Policy::Public, "https://localhost/"), Err(Refusal::Host));
-        assert_eq!(check(&Policy::Public, "https://1.1.1.1/"), Err(Refusal::Host));
+        assert_eq!(check(&Policy::public(), "https://localhost/"), Err(Refusal::Host));
+        assert_eq!(check(&Policy::public(), "https://1.1.1.1/"), Err(Refusal::Host));
     }
 
     #[test]
@@ -350,19 +391,19 @@ mod tests {
         let address = |text: &str| text.parse::<IpAddr>().unwrap();
         let inside = configured("registry.lan", false);
         assert_eq!(
-            Policy::Public.check_address("good.example", address("93.184.216.34")),
+            Policy::public().check_address("good.example", address("93.184.216.34")),
             Ok(())
         );
         assert_eq!(
-            Policy::Public.check_address("good.example", address("127.0.0.1")),
+            Policy::public().check_address("good.example", address("127.0.0.1")),
             Err(Refusal::Address)
         );
         assert_eq!(
-            Policy::Public.check_address("good.example", address("::ffff:10.0.0.1")),
+            Policy::public().check_address("good.example", address("::ffff:10.0.0.1")),
             Err(Refusal::Address)
         );
         assert_eq!(
-            Policy::Public.check_address("good.example", address("fe80::1")),
+            Policy::public().check_address("good.example", address("fe80::1")),
             Err(Refusal::ForbiddenAddress)
         );
         assert_eq!(inside.check_address("other.lan", address("10.0.0.1")), Ok(()));
@@ -373,6 +414,33 @@ mod tests {
         assert_eq!(
             inside.check_address("registry.lan", address("169.254.1.1")),
             Ok(())
+        );
+    }
+
+    #[test]
+    fn a_registry_that_may_not_be_private_is_where_it_was_written_and_public() {
+        let url = Url::parse("https://registry.example:5000").unwrap();
+        let policy = Policy::written(&url, false);
+        assert_eq!(check(&policy, "https://registry.example:5000/v2/"), Ok(()));
+        assert_eq!(check(&policy, "https://cdn.example/"), Ok(()));
+        for (elsewhere, reason) in [
+            ("https://registry.example:5001/", Refusal::Port),
+            ("https://other.example:5000/", Refusal::Port),
+            ("https://127.0.0.1/", Refusal::Host),
+            ("https://localhost/", Refusal::Host),
+            ("http://registry.example:5000/", Refusal::Scheme),
+        ] {
+            assert_eq!(check(&policy, elsewhere), Err(reason), "{elsewhere}");
+        }
+        let inside: IpAddr = "10.0.0.1".parse().unwrap();
+        assert_eq!(
+            policy.check_address("registry.example", inside),
+            Err(Refusal::Address)
+        );
+        let metadata: IpAddr = "169.254.169.254".parse().unwrap();
+        assert_eq!(
+            policy.check_address("registry.example", metadata),
+            Err(Refusal::ForbiddenAddress)
         );
     }
 }

@@ -9,7 +9,8 @@ use std::sync::Arc;
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 
 use super::error::Refusal;
-use super::policy::Policy;
+use super::policy::{Policy, ip_literal};
+use super::proxy::Routes;
 
 /// Addresses tried per name. A connection attempt may cost its whole share of the connect deadline.
 const ADDRESSES_MAX: usize = 16;
@@ -29,6 +30,8 @@ impl Resolve for SystemResolver {
 /// What another resolver says, without the addresses that must not be contacted.
 pub(super) struct FilteredResolver {
     pub policy: Policy,
+    /// Proxies are where the operator says; their addresses are not filtered.
+    pub routes: Routes,
     pub inner: Arc<dyn Resolve>,
 }
 
@@ -40,6 +43,17 @@ pub(super) struct AddressesRefused(pub Refusal);
 impl Resolve for FilteredResolver {
     fn resolve(&self, name: Name) -> Resolving {
         let host = name.as_str().to_owned();
+        // An address is resolved on the way to a SOCKS proxy only; others never get here.
+        if let Some(address) = ip_literal(&host) {
+            let outcome = self.policy.check_address(&host, address);
+            return Box::pin(async move {
+                outcome.map_err(AddressesRefused)?;
+                Ok(Box::new(std::iter::once(SocketAddr::new(address, 0))) as Addrs)
+            });
+        }
+        if self.routes.is_proxy(&host) {
+            return self.inner.resolve(name);
+        }
         let (policy, found) = (self.policy.clone(), self.inner.resolve(name));
         Box::pin(async move {
             let mut refused = None;

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::HeaderMap;
+use tokio::sync::OwnedSemaphorePermit;
 
 use super::condition::Watch;
 use super::content_range::{self, ContentRange, ResumeVerdict};
@@ -26,7 +27,7 @@ pub struct Response {
     pub content_length: Option<u64>,
     /// Always there with a 206, never with a 200.
     pub content_range: Option<ContentRange>,
-    /// Given without any credentials, so anybody may have it.
+    /// Given without any credentials, neither to the registry nor for a token, so anybody may have it.
     pub public: bool,
     pub body: Body,
 }
@@ -53,6 +54,8 @@ pub struct Body {
     expected: Option<u64>,
     /// Wants to know how it ends.
     watch: Option<Watch>,
+    /// The place among the registry's requests; given back with the last byte.
+    place: Option<OwnedSemaphorePermit>,
 }
 
 impl Body {
@@ -72,7 +75,13 @@ impl Body {
             received: 0,
             expected,
             watch: None,
+            place: None,
         }
+    }
+
+    /// Has the body occupy `place` until it is over.
+    pub(super) fn occupy(&mut self, place: Option<OwnedSemaphorePermit>) {
+        self.place = place.filter(|_| self.response.is_some());
     }
 
     /// The body of an answer to HEAD.
@@ -87,6 +96,7 @@ impl Body {
             received: 0,
             expected: Some(0),
             watch: None,
+            place: None,
         }
     }
 
@@ -159,7 +169,7 @@ impl Body {
                     broken(format!("{} of {expected} bytes came", self.received))
                 }
                 _ => {
-                    self.response = None;
+                    self.end();
                     if let Some(watch) = self.watch.take() {
                         watch.body_ended(Instant::now());
                     }
@@ -176,12 +186,17 @@ impl Body {
                 phase: Phase::Body,
             },
         };
-        self.response = None;
+        self.end();
         self.failure = Some(failure.clone());
         if let Some(watch) = self.watch.take() {
             watch.body_broke(&failure, self.received, Instant::now());
         }
         Err(failure)
+    }
+
+    fn end(&mut self) {
+        self.response = None;
+        self.place = None;
     }
 }
 

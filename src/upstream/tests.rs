@@ -10,9 +10,17 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{AbortHandle, JoinSet};
 
+use super::policy::Policy;
+use super::proxy::Routes;
 use super::resolve::{AddressesRefused, FilteredResolver};
 use super::*;
-use crate::config::{RegistryConfig, RegistrySettings};
+use crate::config::{RegistryConfig, RegistryName, RegistrySettings};
+
+/// Passwords, token services, helpers' files: what the operator configured.
+mod credentials;
+
+/// Mirrors, limits, redirects for the client, and reloads.
+mod places;
 
 /// Registries on bad days.
 #[path = "condition/tests.rs"]
@@ -86,7 +94,13 @@ async fn serve(mut stream: TcpStream, log: Arc<Mutex<Vec<String>>>, answer: Arc<
     loop {
         let head = loop {
             if let Some(end) = buffer.windows(4).position(|window| window == b"\r\n\r\n") {
-                break String::from_utf8(buffer.drain(..end + 4).collect()).unwrap();
+                // A body is kept with its head.
+                let head = std::str::from_utf8(&buffer[..end + 4]).unwrap();
+                let length: usize =
+                    header(head, "content-length").map_or(0, |length| length.parse().unwrap());
+                if buffer.len() >= end + 4 + length {
+                    break String::from_utf8(buffer.drain(..end + 4 + length).collect()).unwrap();
+                }
             }
             if !matches!(stream.read_buf(&mut buffer).await, Ok(1..)) {
                 return;
@@ -1163,7 +1177,8 @@ async fn of_a_mixed_name_only_the_public_addresses_are_used() {
         ("inside.example", &["10.0.0.1"]),
     ]);
     let filter = FilteredResolver {
-        policy: Policy::Public,
+        policy: Policy::public(),
+        routes: Routes::default(),
         inner: inner.clone(),
     };
     let found: Vec<_> = filter
@@ -1183,11 +1198,11 @@ async fn of_a_mixed_name_only_the_public_addresses_are_used() {
         Refusal::Address
     );
 
-    let policy = Policy::Configured {
-        host: "r.lan".into(),
-        plain_http: false,
+    let filter = FilteredResolver {
+        policy: Policy::written(&"https://r.lan".parse().unwrap(), true),
+        routes: Routes::default(),
+        inner,
     };
-    let filter = FilteredResolver { policy, inner };
     assert_eq!(
         filter
             .resolve("mixed.example".parse().unwrap())

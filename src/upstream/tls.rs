@@ -1,25 +1,110 @@
-//! How TLS is spoken with upstreams: `ring`, TLS 1.2 and 1.3, and the system's idea of whom to trust.
+//! How TLS is spoken with upstreams: `ring`, TLS 1.2 and 1.3, whom to trust and what to show.
 
 use std::sync::Arc;
 
-use rustls::{ClientConfig, RootCertStore};
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::CryptoProvider;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
 
-/// Builds the one TLS configuration of all upstreams.
-///
-/// Roots are those of the system; a system without any (a container image with nothing but the binary)
-/// gets Mozilla's, which are compiled in. Reads files; call it at start only.
-pub(super) fn client_config() -> Result<ClientConfig, rustls::Error> {
-    // Named here, not installed process-wide: no other part can change what upstreams get.
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let mut config = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()?
-        .with_root_certificates(roots())
-        .with_no_client_auth();
-    config.alpn_protocols = vec![b"http/1.1".to_vec()];
-    Ok(config)
+use crate::config::{Pem, Tls};
+
+/// To whom a connection leads.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Peer {
+    /// The registry: its own roots instead of the system's, and our certificate if it asks for one.
+    Registry,
+    /// Where the registry sent us, or a mirror: its roots besides the system's, and no certificate of ours.
+    Elsewhere,
 }
 
-fn roots() -> RootCertStore {
+/// Why a PEM file cannot be used: its path, and what is wrong with it.
+pub(super) struct Unusable {
+    pub file: String,
+    pub reason: String,
+}
+
+/// Makes TLS configurations.
+pub(super) struct TlsBuilder {
+    /// Named here, not installed process-wide: no other part can change what upstreams get.
+    provider: Arc<CryptoProvider>,
+    /// The system's idea of whom to trust.
+    system: RootCertStore,
+}
+
+impl TlsBuilder {
+    /// Reads the system's roots. A system without any (a container image with nothing but the binary) gets
+    /// Mozilla's, which are compiled in. Reads files; call it at start and reload only.
+    pub fn new() -> Self {
+        TlsBuilder {
+            provider: Arc::new(rustls::crypto::ring::default_provider()),
+            system: system_roots(),
+        }
+    }
+
+    /// How TLS is spoken with `peer` when the operator chose `tls`.
+    ///
+    /// # Errors
+    ///
+    /// A certificate or key that cannot be used.
+    pub fn config(&self, tls: &Tls, peer: Peer) -> Result<ClientConfig, Unusable> {
+        let builder = ClientConfig::builder_with_provider(self.provider.clone())
+            .with_safe_default_protocol_versions()
+            .expect("ring has the cipher suites of both versions");
+        let builder = if tls.insecure_skip_verify {
+            builder
+                .dangerous()
+                .with_custom_certificate_verifier(Arc::new(AnyCertificate(self.provider.clone())))
+        } else {
+            builder.with_root_certificates(self.roots(tls.ca.as_ref(), peer)?)
+        };
+        let mut config = match (&tls.client, peer) {
+            (Some((chain, key)), Peer::Registry) => {
+                let private = PrivateKeyDer::from_pem_slice(key.text.reveal().as_bytes())
+                    .map_err(|error| unusable(key, error))?;
+                builder
+                    .with_client_auth_cert(certificates(chain)?, private)
+                    .map_err(|error| unusable(chain, error))?
+            }
+            _ => builder.with_no_client_auth(),
+        };
+        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        Ok(config)
+    }
+
+    fn roots(&self, ca: Option<&Pem>, peer: Peer) -> Result<RootCertStore, Unusable> {
+        let Some(ca) = ca else {
+            return Ok(self.system.clone());
+        };
+        let mut roots = match peer {
+            Peer::Registry => RootCertStore::empty(),
+            Peer::Elsewhere => self.system.clone(),
+        };
+        for certificate in certificates(ca)? {
+            roots.add(certificate).map_err(|error| unusable(ca, error))?;
+        }
+        Ok(roots)
+    }
+}
+
+fn certificates(pem: &Pem) -> Result<Vec<CertificateDer<'static>>, Unusable> {
+    let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem.text.reveal().as_bytes()).collect();
+    match found {
+        Ok(found) if found.is_empty() => Err(unusable(pem, "there is no certificate in it")),
+        Ok(found) => Ok(found),
+        Err(error) => Err(unusable(pem, error)),
+    }
+}
+
+fn unusable(pem: &Pem, reason: impl ToString) -> Unusable {
+    Unusable {
+        file: pem.path.display().to_string(),
+        reason: reason.to_string(),
+    }
+}
+
+fn system_roots() -> RootCertStore {
     let mut roots = RootCertStore::empty();
     let system = rustls_native_certs::load_native_certs();
     for error in &system.errors {
@@ -34,13 +119,76 @@ fn roots() -> RootCertStore {
     roots
 }
 
+/// Takes any certificate, for registries the operator said so of. Signatures are still checked: who shows a
+/// certificate must have its key.
+#[derive(Debug)]
+struct AnyCertificate(Arc<CryptoProvider>);
+
+impl ServerCertVerifier for AnyCertificate {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let algorithms = &self.0.signature_verification_algorithms;
+        rustls::crypto::verify_tls12_signature(message, certificate, signature, algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let algorithms = &self.0.signature_verification_algorithms;
+        rustls::crypto::verify_tls13_signature(message, certificate, signature, algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.signature_verification_algorithms.supported_schemes()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::SecretText;
 
     #[test]
     fn there_are_always_roots_and_http_1_1_is_the_only_protocol() {
-        assert!(!roots().is_empty());
-        assert_eq!(client_config().unwrap().alpn_protocols, [b"http/1.1".to_vec()]);
+        assert!(!system_roots().is_empty());
+        for peer in [Peer::Registry, Peer::Elsewhere] {
+            let config = TlsBuilder::new().config(&Tls::default(), peer).ok().unwrap();
+            assert_eq!(config.alpn_protocols, [b"http/1.1".to_vec()]);
+        }
+    }
+
+    #[test]
+    fn a_file_that_holds_no_certificate_is_named() {
+        for text in [
+            "",
+            "nonsense",
+            "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n",
+        ] {
+            let ca = Some(Pem {
+                path: "/somewhere/ca.pem".into(),
+                text: SecretText::new(text.into()),
+            });
+            let tls = Tls { ca, ..Tls::default() };
+            let wrong = TlsBuilder::new().config(&tls, Peer::Registry).err().unwrap();
+            assert_eq!(wrong.file, "/somewhere/ca.pem");
+        }
     }
 }

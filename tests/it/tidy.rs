@@ -47,11 +47,15 @@ const TOKIO: &[&str] = &[
     "src/cache/mod.rs",
     "src/cache/pass.rs",
     "src/runtime/helper.rs",
+    "src/upstream/ask.rs",
+    "src/upstream/auth/helper.rs",
+    "src/upstream/auth/logins.rs",
     "src/upstream/auth/token.rs",
     "src/upstream/exchange.rs",
     "src/upstream/mod.rs",
     "src/upstream/resolve.rs",
     "src/upstream/response.rs",
+    "src/upstream/table.rs",
 ];
 
 /// Where a clock may be read other than through `runtime::clock`: deadlines away from the cores, and the moment at
@@ -61,6 +65,8 @@ const CLOCKS: &[&str] = &[
     "src/cache/fill/writer.rs",
     "src/cli/healthcheck.rs",
     "src/store/fs/scan.rs",
+    "src/upstream/ask.rs",
+    "src/upstream/auth/logins.rs",
     "src/upstream/auth/token.rs",
     "src/upstream/mod.rs",
     "src/upstream/response.rs",
@@ -100,7 +106,7 @@ impl Source {
     }
 
     fn is_test(&self) -> bool {
-        self.path.ends_with("/tests.rs")
+        self.path.ends_with("/tests.rs") || self.path.contains("/tests/")
     }
 
     /// `cache` of `src/cache/fill/mod.rs`, `app` of `src/app.rs`.

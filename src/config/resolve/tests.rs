@@ -579,3 +579,23 @@ fn a_health_check_needs_only_the_address() {
     let listen = case.with_surroundings(listen_addresses).unwrap();
     assert_eq!(listen, [ListenAddr { host: None, port: 9 }]);
 }
+
+#[test]
+fn plain_http_is_spoken_at_the_port_that_the_name_says() {
+    for (name, url) in [
+        ("r.lan:443", Some("http://r.lan:443/")),
+        ("[fd00::1]:443", Some("http://[fd00::1]:443/")),
+        ("r.lan", None),
+        ("r.lan:5000", None),
+    ] {
+        let file = format!("registries:\n- name: \"{name}\"\n  insecure: true\n");
+        let case = Case {
+            file: Some(&file),
+            writable: &[FS_ROOT_DEFAULT],
+            ..Case::default()
+        };
+        let config = case.resolve().unwrap();
+        let settings = &config.registries.entries[0].settings;
+        assert_eq!(settings.url.as_ref().map(|url| url.as_str()), url, "{name}");
+    }
+}

@@ -1,6 +1,12 @@
-//! Proving to a registry that we may read: challenges, and the tokens that answer them.
+//! Proving to a registry that we may read: credentials, challenges, and the tokens that answer them.
 
 pub(super) mod challenge;
+mod docker_config;
+pub(super) mod grant;
+mod helper;
+pub(super) mod login;
+pub(super) mod logins;
+pub(super) mod realm;
 mod secret;
 pub(super) mod token;
 

@@ -1,5 +1,6 @@
-//! Anonymous tokens: fetched once, kept until they are about to expire, sent first.
+//! Tokens, anonymous and with credentials: fetched once, kept until they are about to expire, sent first.
 //!
+//! How one is asked for is in `grant.rs`.
 //! A [`Slot`] is the place of one token. Whoever needs it and finds it empty fetches while holding the slot's
 //! lock; the others wait there and find the outcome, good or bad.
 
@@ -7,27 +8,18 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
-use http::HeaderMap;
-use http::header::{ACCEPT, WWW_AUTHENTICATE};
 use reqwest::Url;
-use serde::Deserialize;
 use tokio::time::{Instant, timeout};
 
 use super::Secret;
 use super::challenge::Challenge;
+use super::grant::{self, Grant};
+use super::login::{Login, LoginId};
 use crate::oci::{Namespace, Repository};
 use crate::upstream::Deadlines;
 use crate::upstream::endpoint::Endpoint;
 use crate::upstream::error::{Phase, UpstreamError};
-use crate::upstream::exchange::{self, Question, host_of};
-use crate::upstream::{headers, redirect};
-
-/// Size of a token service's answer. Tokens of registries with long access lists reach 10 KiB.
-const ANSWER_BYTES_MAX: usize = 64 * 1024;
-
-/// Size of a token; more does not fit the request heads registries accept.
-const TOKEN_BYTES_MAX: usize = 16 * 1024;
+use crate::upstream::exchange::host_of;
 
 /// Tokens kept. Clients choose repositories, so there is no end to them; 2 048 × 16 KiB are 32 MiB at
 /// worst, and real tokens are below 4 KiB.
@@ -45,34 +37,34 @@ const SCOPE_BYTES_MAX: usize = 2_048;
 /// one each. Short, because the next pull should work as soon as the token service does.
 const FAILURE_AGE: Duration = Duration::from_secs(1);
 
-/// Life of a token whose answer does not say (distribution's rule).
-const LIFE_DEFAULT_SECONDS: f64 = 60.0;
-const LIFE_MIN_SECONDS: f64 = 1.0;
-const LIFE_MAX_SECONDS: f64 = 3600.0;
-
-/// The part of a token's life in which it is used: a request begun with it should also end with it.
-const LIFE_USED: f64 = 0.8;
+/// Who asks for tokens: registries do not share them, not even when they share a realm, and neither do a registry and
+/// its mirrors, nor requests with our credentials and those without.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub(in crate::upstream) struct Asker {
+    pub namespace: Namespace,
+    /// Scheme, host and port, and the path before `/v2/`.
+    pub place: Arc<str>,
+    /// With our credentials, where the token service may see them.
+    pub ours: bool,
+}
 
 /// What a token is for.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub(in crate::upstream) struct TokenKey {
-    /// Registries do not share tokens, not even when they share a realm.
-    namespace: Namespace,
+    asker: Asker,
     realm: Url,
     service: Option<String>,
     /// Scopes parted by single spaces.
     scope: String,
+    /// Whose token it is; `None` for nobody's.
+    login: Option<LoginId>,
 }
 
 impl TokenKey {
     /// Reads what a Bearer challenge asks for; without a scope, that is pulling from `repository`.
     ///
     /// Whether the realm may be contacted is decided when it is.
-    pub fn new(
-        namespace: &Namespace,
-        repository: &Repository,
-        challenge: &Challenge,
-    ) -> Result<Self, &'static str> {
+    pub fn new(asker: &Asker, repository: &Repository, challenge: &Challenge) -> Result<Self, &'static str> {
         let realm = challenge.param("realm").ok_or("its challenge has no realm")?;
         let service = challenge.param("service");
         let scope = challenge.param("scope").unwrap_or_default();
@@ -89,15 +81,35 @@ impl TokenKey {
             scope = format!("repository:{repository}:pull");
         }
         Ok(TokenKey {
-            namespace: namespace.clone(),
+            asker: asker.clone(),
             realm,
             service: service.map(str::to_owned),
             scope,
+            login: None,
         })
     }
 
-    /// The request for the token. The realm keeps its own query.
-    fn url(&self) -> Url {
+    /// The same token, but got with these credentials.
+    pub fn with_login(mut self, login: LoginId) -> Self {
+        self.login = Some(login);
+        self
+    }
+
+    pub fn realm(&self) -> &Url {
+        &self.realm
+    }
+
+    pub fn service(&self) -> Option<&str> {
+        self.service.as_deref()
+    }
+
+    /// Scopes parted by single spaces.
+    pub fn scope(&self) -> &str {
+        &self.scope
+    }
+
+    /// The request for the token by GET. The realm keeps its own query.
+    pub fn url(&self) -> Url {
         let mut url = self.realm.clone();
         let mut query = url.query_pairs_mut();
         if let Some(service) = &self.service {
@@ -125,8 +137,16 @@ pub(in crate::upstream) struct Tokens(Mutex<Tables>);
 #[derive(Default)]
 struct Tables {
     slots: HashMap<TokenKey, Arc<Slot>>,
-    /// The token that last worked for a repository.
-    first: HashMap<(Namespace, Repository), Arc<Slot>>,
+    /// What last worked for a repository.
+    first: HashMap<(Asker, Repository), First>,
+}
+
+/// What to send to a repository before being asked.
+#[derive(Clone)]
+pub(in crate::upstream) enum First {
+    Token(Arc<Slot>),
+    /// The credentials themselves.
+    Login,
 }
 
 impl Tokens {
@@ -145,30 +165,33 @@ impl Tokens {
             .clone()
     }
 
-    /// The place of the token to send to `repository` before being asked.
-    pub fn first(&self, namespace: &Namespace, repository: &Repository) -> Option<Arc<Slot>> {
+    /// What to send to `repository` before being asked.
+    pub fn first(&self, asker: &Asker, repository: &Repository) -> Option<First> {
         self.tables()
             .first
-            .get(&(namespace.clone(), repository.clone()))
+            .get(&(asker.clone(), repository.clone()))
             .cloned()
     }
 
-    /// Remembers that the token of `slot` was good for `repository`.
-    pub fn remember(&self, namespace: &Namespace, repository: &Repository, slot: &Arc<Slot>) {
+    /// Remembers what was asked for by `repository`.
+    pub fn remember(&self, asker: &Asker, repository: &Repository, first: First) {
         let mut tables = self.tables();
         if tables.first.len() >= REPOSITORIES_MAX {
             tables.first.clear();
         }
-        tables
-            .first
-            .insert((namespace.clone(), repository.clone()), slot.clone());
+        tables.first.insert((asker.clone(), repository.clone()), first);
     }
 
     /// Forgets what to send first, so that the next request asks for a challenge.
-    pub fn forget(&self, namespace: &Namespace, repository: &Repository) {
-        self.tables()
-            .first
-            .remove(&(namespace.clone(), repository.clone()));
+    pub fn forget(&self, asker: &Asker, repository: &Repository) {
+        self.tables().first.remove(&(asker.clone(), repository.clone()));
+    }
+
+    /// Forgets everything about the registries of which `keep` says no.
+    pub fn retain(&self, keep: impl Fn(&Namespace) -> bool) {
+        let mut tables = self.tables();
+        tables.slots.retain(|key, _| keep(&key.asker.namespace));
+        tables.first.retain(|(asker, _), _| keep(&asker.namespace));
     }
 
     fn tables(&self) -> MutexGuard<'_, Tables> {
@@ -197,7 +220,32 @@ impl Slot {
         }
     }
 
-    /// Gives the token, fetching it if there is none that is still good.
+    /// Whose token it is; `None` for nobody's.
+    pub fn login(&self) -> Option<LoginId> {
+        self.key.login
+    }
+
+    /// Whether this is the place of the token for `key`, whosever it is.
+    pub fn is_for(&self, key: &TokenKey) -> bool {
+        let TokenKey {
+            asker,
+            realm,
+            service,
+            scope,
+            login: _,
+        } = &self.key;
+        (asker, realm, service, scope) == (&key.asker, &key.realm, &key.service, &key.scope)
+    }
+
+    /// The token, if there is one that is still good and nobody is fetching another.
+    pub fn kept(&self) -> Option<Token> {
+        let held = self.held.try_lock().ok()?;
+        let held = held.as_ref().filter(|held| Instant::now() < held.until)?;
+        held.outcome.as_ref().ok().cloned()
+    }
+
+    /// Gives the token, fetching it if there is none that is still good. `endpoint` is who asks, and `login` whose
+    /// token it is.
     ///
     /// # Errors
     ///
@@ -206,7 +254,17 @@ impl Slot {
     /// # Cancellation
     ///
     /// A fetch ends with the caller who does it; the next in line begins another.
-    pub async fn token(&self, endpoint: &Endpoint, deadlines: &Deadlines) -> Result<Token, UpstreamError> {
+    pub async fn token(
+        &self,
+        endpoint: &Endpoint,
+        login: Option<&Login>,
+        deadlines: &Deadlines,
+    ) -> Result<Token, UpstreamError> {
+        debug_assert_eq!(
+            self.key.login,
+            login.map(Login::id),
+            "a token belongs to one login"
+        );
         let mut held = self.held.lock().await;
         if let Some(held) = &*held
             && Instant::now() < held.until
@@ -215,7 +273,12 @@ impl Slot {
         }
         // Counted from before the request: the token is not younger than that.
         let asked = Instant::now();
-        let outcome = match timeout(deadlines.token, fetch(&self.key, endpoint, deadlines)).await {
+        let outcome = match timeout(
+            deadlines.token,
+            grant::fetch(&self.key, endpoint, login, deadlines),
+        )
+        .await
+        {
             Ok(outcome) => outcome,
             Err(_elapsed) => Err(UpstreamError::Timeout {
                 host: host_of(&self.key.realm),
@@ -251,136 +314,26 @@ impl Slot {
     }
 }
 
-/// What a token service gave.
-#[derive(Debug)]
-struct Grant {
-    secret: Secret,
-    /// How long to use it.
-    life: Duration,
-}
-
-async fn fetch(key: &TokenKey, endpoint: &Endpoint, deadlines: &Deadlines) -> Result<Grant, UpstreamError> {
-    let mut headers = HeaderMap::new();
-    headers.insert(ACCEPT, http::HeaderValue::from_static("application/json"));
-    let question = Question {
-        method: http::Method::GET,
-        headers,
-        redirects: true,
-    };
-    let mut url = key.url();
-    for _ in 0..=redirect::REDIRECTS_MAX {
-        let host = host_of(&url);
-        let wrong = |what: String| UpstreamError::protocol(&host, what);
-        let response = exchange::send(endpoint, &url, &question, None, deadlines).await?;
-        match response.status().as_u16() {
-            200 => {
-                if !headers::is_identity(response.headers()) {
-                    return Err(wrong(
-                        "its token answer is compressed, although a plain one was asked for".into(),
-                    ));
-                }
-                let answer = read_all(response, &host).await?;
-                return parse_grant(&answer).map_err(|what| wrong(what.into()));
-            }
-            status if redirect::is_redirect(status) => {
-                let next = redirect::target(&url, response.headers()).map_err(|what| wrong(what.into()))?;
-                // Tokens are handed out by the realm the registry named, and by nobody else.
-                if !redirect::same_origin(&next, &url) {
-                    return Err(wrong("its token service redirected to another origin".into()));
-                }
-                exchange::read_bounded(response, exchange::ERROR_BODY_BYTES_MAX).await;
-                url = next;
-            }
-            // These say something about the client's wish: GHCR answers 403 here for what does not exist.
-            401 | 403 | 408 | 429 | 500..=599 => {
-                let mut refusal = exchange::refusal(response, host, Phase::Token).await;
-                if let UpstreamError::Status { headers, .. } = &mut refusal {
-                    // The challenge of the token service is not for our clients.
-                    headers.remove(WWW_AUTHENTICATE);
-                }
-                return Err(refusal);
-            }
-            // A 404 of the token service must not read as a missing manifest.
-            status => return Err(wrong(format!("its token service answered {status}"))),
-        }
-    }
-    Err(UpstreamError::protocol(
-        &host_of(&url),
-        "its token service redirects without end",
-    ))
-}
-
-async fn read_all(mut response: reqwest::Response, host: &Arc<str>) -> Result<Bytes, UpstreamError> {
-    let mut answer = BytesMut::new();
-    loop {
-        match response.chunk().await {
-            Ok(Some(bytes)) if answer.len() + bytes.len() > ANSWER_BYTES_MAX => {
-                return Err(UpstreamError::protocol(
-                    host,
-                    "its token answer is larger than 64 KiB",
-                ));
-            }
-            Ok(Some(bytes)) => answer.extend_from_slice(&bytes),
-            Ok(None) => return Ok(answer.freeze()),
-            Err(error) => {
-                return Err(UpstreamError::Body {
-                    host: host.clone(),
-                    cause: exchange::cause(error).into(),
-                });
-            }
-        }
-    }
-}
-
-/// What we read of a token service's answer.
-#[derive(Deserialize)]
-struct TokenAnswer {
-    token: Option<String>,
-    access_token: Option<String>,
-    /// Seconds; a number, but a string has been seen.
-    expires_in: Option<serde_json::Value>,
-}
-
-fn parse_grant(answer: &[u8]) -> Result<Grant, &'static str> {
-    let answer: TokenAnswer =
-        serde_json::from_slice(answer).map_err(|_| "its token answer is not the JSON that was expected")?;
-    let token = [answer.token, answer.access_token]
-        .into_iter()
-        .flatten()
-        .find(|token| !token.is_empty());
-    let token = token.ok_or("its token answer has no token")?;
-    if token.len() > TOKEN_BYTES_MAX {
-        return Err("its token is longer than 16 KiB");
-    }
-    let secret = Secret::bearer(&token).ok_or("its token has characters that no header may have")?;
-    let told = match &answer.expires_in {
-        Some(serde_json::Value::Number(seconds)) => seconds.as_f64(),
-        Some(serde_json::Value::String(seconds)) => seconds.parse().ok(),
-        _ => None,
-    };
-    let told = told
-        .filter(|seconds: &f64| seconds.is_finite())
-        .unwrap_or(LIFE_DEFAULT_SECONDS);
-    // Finite, positive and below an hour, so the conversion cannot panic.
-    let life = Duration::from_secs_f64(told.clamp(LIFE_MIN_SECONDS, LIFE_MAX_SECONDS) * LIFE_USED);
-    Ok(Grant { secret, life })
-}
-
 #[cfg(test)]
 mod tests {
-    use http::HeaderValue;
+    use http::header::WWW_AUTHENTICATE;
+    use http::{HeaderMap, HeaderValue};
 
     use super::super::challenge::parse_challenges;
     use super::*;
 
+    fn asker() -> Asker {
+        Asker {
+            namespace: "r.example".parse().unwrap(),
+            place: "https://r.example".into(),
+            ours: false,
+        }
+    }
+
     fn key(challenge: &str) -> Result<TokenKey, &'static str> {
         let mut headers = HeaderMap::new();
         headers.insert(WWW_AUTHENTICATE, HeaderValue::from_str(challenge).unwrap());
-        TokenKey::new(
-            &"r.example".parse().unwrap(),
-            &"a/b".parse().unwrap(),
-            &parse_challenges(&headers)[0],
-        )
+        TokenKey::new(&asker(), &"a/b".parse().unwrap(), &parse_challenges(&headers)[0])
     }
 
     #[test]
@@ -429,74 +382,23 @@ mod tests {
     }
 
     #[test]
-    fn a_grant_has_a_token_and_a_bounded_life() {
-        let life = |answer: &str| {
-            parse_grant(answer.as_bytes())
-                .map(|grant| grant.life.as_millis())
-                .ok()
-        };
-        assert_eq!(life(r#"{"token":"a"}"#), Some(48_000));
-        assert_eq!(life(r#"{"token":"a","expires_in":300}"#), Some(240_000));
-        assert_eq!(life(r#"{"token":"a","expires_in":"300"}"#), Some(240_000));
-        assert_eq!(life(r#"{"token":"a","expires_in":0}"#), Some(800));
-        assert_eq!(life(r#"{"token":"a","expires_in":-5}"#), Some(800));
-        assert_eq!(life(r#"{"token":"a","expires_in":1e300}"#), Some(2_880_000));
-        assert_eq!(life(r#"{"token":"a","expires_in":"inf"}"#), Some(48_000));
-        assert_eq!(life(r#"{"token":"a","expires_in":null}"#), Some(48_000));
-        assert_eq!(life(r#"{"token":"a","expires_in":{}}"#), Some(48_000));
-
-        let value = |answer: &str| {
-            let grant = parse_grant(answer.as_bytes()).ok()?;
-            Some(grant.secret.header_value().to_str().unwrap().to_owned())
-        };
-        assert_eq!(
-            value(r#"{"token":"a","access_token":"b"}"#).as_deref(),
-            Some("Bearer a")
-        );
-        assert_eq!(
-            value(r#"{"token":"","access_token":"b"}"#).as_deref(),
-            Some("Bearer b")
-        );
-        assert_eq!(
-            value(r#"{"access_token":"b","issued_at":"x","other":[1]}"#).as_deref(),
-            Some("Bearer b")
-        );
-        for bad in [
-            "",
-            "{}",
-            "[]",
-            "null",
-            r#"{"token":5}"#,
-            r#"{"token":"a\r\nb"}"#,
-            r#"{"token":""}"#,
-            r#"{"token":"a"} x"#,
-            "<html>",
-        ] {
-            assert_eq!(value(bad), None, "{bad}");
-        }
-        assert_eq!(
-            value(&format!(r#"{{"token":"{}"}}"#, "x".repeat(TOKEN_BYTES_MAX + 1))),
-            None
-        );
-    }
-
-    #[test]
     fn the_tables_stay_within_their_bounds() {
         let tokens = Tokens::default();
-        let (namespace, repository): (Namespace, Repository) =
-            ("r.example".parse().unwrap(), "a".parse().unwrap());
+        let repository: Repository = "a".parse().unwrap();
         let numbered = |n: usize| key(&format!(r#"Bearer realm="https://a.example/{n}""#)).unwrap();
         let in_use = tokens.slot(numbered(0));
         for n in 1..3 * TOKENS_MAX {
             let slot = tokens.slot(numbered(n));
-            tokens.remember(&namespace, &repository, &slot);
+            tokens.remember(&asker(), &repository, First::Token(slot));
             assert!(tokens.tables().slots.len() <= TOKENS_MAX);
         }
         assert!(
             Arc::ptr_eq(&in_use, &tokens.slot(numbered(0))),
             "a slot in use stays the same one"
         );
-        tokens.forget(&namespace, &repository);
-        assert!(tokens.first(&namespace, &repository).is_none());
+        tokens.forget(&asker(), &repository);
+        assert!(tokens.first(&asker(), &repository).is_none());
+        tokens.retain(|_| false);
+        assert!(tokens.tables().slots.is_empty());
     }
 }

@@ -324,13 +324,18 @@ impl Watch {
             UpstreamError::Timeout { .. } => Outcome::Failed(Failure::Silent, cause(error)),
             // Here a body is that of a token.
             UpstreamError::Connect { .. }
+            | UpstreamError::Proxy { .. }
             | UpstreamError::Tls { .. }
             | UpstreamError::Head { .. }
             | UpstreamError::Body { .. } => Outcome::Failed(Failure::Unreachable, cause(error)),
             UpstreamError::Status { .. }
+            | UpstreamError::Redirected { .. }
             | UpstreamError::RedirectTarget { .. }
             | UpstreamError::Protocol { .. } => Outcome::Answered,
+            // Of our own making.
             UpstreamError::Refused { .. }
+            | UpstreamError::Credentials { .. }
+            | UpstreamError::Overloaded { .. }
             | UpstreamError::Unavailable { .. }
             | UpstreamError::RateLimited { .. }
             | UpstreamError::AirGapped { .. } => Outcome::Nothing,

@@ -1,0 +1,285 @@
+//! `config.json` of docker and `auth.json` of podman: which credentials they hold for a repository. Pure.
+
+use std::collections::HashMap;
+
+use base64::Engine as _;
+use base64::alphabet::STANDARD as ALPHABET;
+use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
+use serde::Deserialize;
+
+use super::Secret;
+use super::login::Login;
+use crate::config::SecretText;
+use crate::oci::{Namespace, Repository};
+
+/// Padding may be missing; people write these files by hand.
+const BASE64: GeneralPurpose = GeneralPurpose::new(
+    &ALPHABET,
+    GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
+);
+
+/// A file, read and understood.
+#[derive(Default)]
+pub(super) struct DockerConfig {
+    auths: Vec<(Key, AuthEntry)>,
+    helpers: Vec<(Key, String)>,
+    store: Option<String>,
+}
+
+/// What a file has for a repository.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Kept {
+    Login(Login),
+    /// The name of the helper to ask.
+    Helper(String),
+}
+
+/// A key of `auths` or `credHelpers`: a host and perhaps the beginning of repositories (podman's).
+struct Key {
+    host: Namespace,
+    /// Whole parts, without slashes around them; empty for the host alone.
+    path: String,
+}
+
+#[derive(Deserialize)]
+struct File {
+    #[serde(default)]
+    auths: HashMap<String, AuthEntry>,
+    #[serde(default, rename = "credHelpers")]
+    helpers: HashMap<String, String>,
+    #[serde(default, rename = "credsStore")]
+    store: String,
+}
+
+/// Fields that are absent or empty say nothing.
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct AuthEntry {
+    auth: String,
+    username: String,
+    password: String,
+    identitytoken: String,
+    registrytoken: String,
+}
+
+impl DockerConfig {
+    /// # Errors
+    ///
+    /// What is wrong, without a word of the content.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let file: File = serde_json::from_str(text)
+            // The error's own text may quote a value.
+            .map_err(|error| {
+                format!(
+                    "line {}, column {}: not what such a file holds",
+                    error.line(),
+                    error.column()
+                )
+            })?;
+        let keyed = |key: &str| Key::parse(key);
+        Ok(DockerConfig {
+            auths: file
+                .auths
+                .into_iter()
+                .filter_map(|(key, entry)| Some((keyed(&key)?, entry)))
+                .collect(),
+            helpers: file
+                .helpers
+                .into_iter()
+                .filter_map(|(key, name)| Some((keyed(&key)?, name)))
+                .collect(),
+            store: (!file.store.is_empty()).then_some(file.store),
+        })
+    }
+
+    /// What the file has for `repository` of `namespace`: of a helper and an entry the one with the longer key, of
+    /// equal ones the helper; the store that is for all comes last.
+    pub fn find(&self, namespace: &Namespace, repository: &Repository) -> Option<Kept> {
+        let fits = |key: &Key| key.covers(namespace, repository).then_some(key.path.len());
+        let helper = self
+            .helpers
+            .iter()
+            .filter_map(|(key, name)| Some((fits(key)?, name)))
+            .max_by_key(|(length, _)| *length);
+        let entry = self
+            .auths
+            .iter()
+            .filter_map(|(key, entry)| Some((fits(key)?, entry.login()?)))
+            .max_by_key(|(length, _)| *length);
+        match (helper, entry) {
+            (Some((helper, _)), Some((entry, login))) if entry > helper => Some(Kept::Login(login)),
+            (Some((_, name)), _) => Some(Kept::Helper(name.clone())),
+            (None, Some((_, login))) => Some(Kept::Login(login)),
+            (None, None) => self.store.clone().map(Kept::Helper),
+        }
+    }
+}
+
+impl Key {
+    fn parse(text: &str) -> Option<Self> {
+        let bare = ["https://", "http://"]
+            .iter()
+            .find_map(|scheme| text.strip_prefix(scheme));
+        let (host, path) = match bare.unwrap_or(text).split_once('/') {
+            Some((host, path)) => (host, path.trim_matches('/')),
+            None => (bare.unwrap_or(text), ""),
+        };
+        // Docker writes URLs of its API's first version; what follows their host says nothing.
+        let path = if bare.is_some() || matches!(path, "v1" | "v2") {
+            ""
+        } else {
+            path
+        };
+        Some(Key {
+            host: host.parse().ok()?,
+            path: path.to_owned(),
+        })
+    }
+
+    fn covers(&self, namespace: &Namespace, repository: &Repository) -> bool {
+        self.host == *namespace
+            && (self.path.is_empty()
+                || repository
+                    .as_str()
+                    .strip_prefix(&self.path)
+                    .is_some_and(|rest| rest.is_empty() || rest.starts_with('/')))
+    }
+}
+
+impl AuthEntry {
+    fn login(&self) -> Option<Login> {
+        if !self.registrytoken.is_empty() {
+            return Secret::bearer(&self.registrytoken).map(Login::Bearer);
+        }
+        if !self.identitytoken.is_empty() {
+            return Some(Login::Identity(SecretText::new(self.identitytoken.clone())));
+        }
+        let pair = if self.auth.is_empty() {
+            (!self.username.is_empty()).then(|| (self.username.clone(), self.password.clone()))?
+        } else {
+            let decoded = String::from_utf8(BASE64.decode(self.auth.trim()).ok()?).ok()?;
+            let (username, password) = decoded.split_once(':')?;
+            // Old versions of docker filled up with zeros.
+            (username.to_owned(), password.trim_end_matches('\0').to_owned())
+        };
+        Some(Login::of_pair(pair.0, SecretText::new(pair.1)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn find(text: &str, namespace: &str, repository: &str) -> Option<String> {
+        let config = DockerConfig::parse(text).unwrap();
+        let kept = config.find(&namespace.parse().unwrap(), &repository.parse().unwrap())?;
+        Some(match kept {
+            Kept::Helper(name) => format!("helper {name}"),
+            Kept::Login(Login::Password { username, password }) => {
+                format!("{username}:{}", password.reveal())
+            }
+            Kept::Login(Login::Identity(token)) => format!("identity {}", token.reveal()),
+            Kept::Login(Login::Bearer(secret)) => secret.header_value().to_str().unwrap().to_owned(),
+        })
+    }
+
+    #[test]
+    fn entries_are_read_in_each_of_their_forms() {
+        // "dTpw" is u:p.
+        for (entry, expected) in [
+            (r#"{"auth": "dTpw"}"#, Some("u:p")),
+            (r#"{"auth": " dTpwOnE= "}"#, Some("u:p:q")),
+            (r#"{"auth": "dTpwOnE"}"#, Some("u:p:q")),
+            (r#"{"auth": "dTpwAAA="}"#, Some("u:p")),
+            (r#"{"username": "u", "password": "p"}"#, Some("u:p")),
+            (r#"{"auth": "dTpw", "identitytoken": "t"}"#, Some("identity t")),
+            (r#"{"username": "<token>", "password": "t"}"#, Some("identity t")),
+            (r#"{"registrytoken": "t"}"#, Some("Bearer t")),
+            (r#"{"auth": "dTpw", "email": "x", "other": [1]}"#, Some("u:p")),
+            ("{}", None),
+            (r#"{"auth": ""}"#, None),
+            (r#"{"auth": "!"}"#, None),
+            (r#"{"auth": "dQ=="}"#, None),
+        ] {
+            let text = format!(r#"{{"auths": {{"r.lan": {entry}}}, "HttpHeaders": {{}}}}"#);
+            assert_eq!(find(&text, "r.lan", "a").as_deref(), expected, "{entry}");
+            assert_eq!(find(&text, "other.lan", "a"), None);
+        }
+    }
+
+    #[test]
+    fn keys_are_hosts_urls_and_beginnings_of_repositories() {
+        let entry = r#"{"auth": "dTpw"}"#;
+        for (key, namespace, repository, found) in [
+            ("https://index.docker.io/v1/", "docker.io", "library/a", true),
+            ("docker.io", "registry-1.docker.io", "library/a", true),
+            ("https://r.lan/v1/", "r.lan", "a", true),
+            ("r.lan/v2/", "r.lan", "a", true),
+            ("http://r.lan:5000", "r.lan:5000", "a", true),
+            ("r.lan:443", "r.lan", "a", true),
+            ("R.lan", "r.lan", "a", true),
+            ("r.lan:5000", "r.lan", "a", false),
+            ("r.lan", "r.lan:5000", "a", false),
+            ("lan", "r.lan", "a", false),
+            ("r.lan/team", "r.lan", "team", true),
+            ("r.lan/team", "r.lan", "team/app", true),
+            ("r.lan/team/", "r.lan", "team/app", true),
+            ("r.lan/team", "r.lan", "teams/app", false),
+            ("r.lan/team/app", "r.lan", "team", false),
+            ("docker.io/library/nginx", "docker.io", "library/nginx", true),
+            ("not a host", "r.lan", "a", false),
+            ("", "r.lan", "a", false),
+        ] {
+            let text = format!(r#"{{"auths": {{"{key}": {entry}}}}}"#);
+            assert_eq!(
+                find(&text, namespace, repository).is_some(),
+                found,
+                "{key} for {namespace}/{repository}"
+            );
+        }
+    }
+
+    #[test]
+    fn the_longest_key_counts_and_the_store_comes_last() {
+        let text = r#"{
+            "auths": {
+                "r.lan": {"username": "host", "password": "p"},
+                "r.lan/team": {"username": "team", "password": "p"},
+                "r.lan/team/app": {"username": "app", "password": "p"},
+                "empty.lan": {}
+            },
+            "credHelpers": {"ecr.lan": "ecr-login", "r.lan/helped": "other"},
+            "credsStore": "desktop"
+        }"#;
+        for (namespace, repository, expected) in [
+            ("r.lan", "x", "host:p"),
+            ("r.lan", "team/x", "team:p"),
+            ("r.lan", "team/app", "app:p"),
+            ("r.lan", "team/app/deep", "app:p"),
+            ("r.lan", "helped/x", "helper other"),
+            ("ecr.lan", "x", "helper ecr-login"),
+            ("empty.lan", "x", "helper desktop"),
+            ("elsewhere.lan", "x", "helper desktop"),
+        ] {
+            assert_eq!(
+                find(text, namespace, repository).as_deref(),
+                Some(expected),
+                "{namespace}/{repository}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_file_that_is_none_is_told_without_its_content() {
+        for bad in [
+            "",
+            "5",
+            r#"{"auths": 5}"#,
+            r#"{"auths": {"a": {"auth": 5}}}"#,
+            r#"{"auths": {"a": "S3CRET"}}"#,
+        ] {
+            let error = DockerConfig::parse(bad).err().expect(bad);
+            assert!(!error.contains("S3CRET") && error.contains("line"), "{error}");
+        }
+    }
+}

@@ -1,0 +1,153 @@
+//! Credential helpers: programs named `docker-credential-<name>` that are asked for the credentials of one registry.
+
+use std::io;
+use std::process::Stdio;
+use std::time::Duration;
+
+use serde::Deserialize;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::process::{Child, Command};
+use tokio::time::timeout;
+
+use super::login::Login;
+use crate::config::SecretText;
+
+/// How long a helper may take; those of clouds ask a server themselves.
+const DEADLINE: Duration = Duration::from_secs(10);
+
+/// Bytes of an answer. Tokens of cloud registries are a few KiB.
+const ANSWER_BYTES_MAX: u64 = 64 * 1024;
+
+/// What a helper says on its standard output when it has nothing, in the words its protocol prescribes.
+const NOTHING: &str = "credentials not found";
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Answer {
+    #[serde(default)]
+    username: String,
+    #[serde(default)]
+    secret: String,
+}
+
+/// Asks the helper `name` for the credentials of `server`; `None` when it has none. The program is found by `PATH` and
+/// has this process's environment; no shell is between.
+///
+/// # Errors
+///
+/// Why there is no answer, without a word of what the helper wrote.
+///
+/// # Cancellation
+///
+/// Ends the program and what it has started.
+pub(super) async fn ask(name: &str, server: &str) -> Result<Option<Login>, String> {
+    let harmless = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    if name.is_empty() || !name.chars().all(harmless) {
+        return Err("a helper's name has letters, digits, `-`, `_` and `.`".into());
+    }
+    let program = format!("docker-credential-{name}");
+    match timeout(DEADLINE, run(&program, server)).await {
+        Ok(Ok((answer, true))) => parse(&answer).map_err(|what| format!("{program} {what}")),
+        Ok(Ok((answer, false))) if answer.starts_with(NOTHING.as_bytes()) => Ok(None),
+        Ok(Ok((_, false))) => Err(format!("{program} ended with a failure")),
+        Ok(Err(error)) => Err(format!("{program} cannot be run: {error}")),
+        Err(_elapsed) => Err(format!(
+            "{program} did not answer within {} s",
+            DEADLINE.as_secs()
+        )),
+    }
+}
+
+/// Runs `program get`; what it wrote, and whether it succeeded.
+async fn run(program: &str, server: &str) -> io::Result<(Vec<u8>, bool)> {
+    let mut command = Command::new(program);
+    command
+        .arg("get")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .kill_on_drop(true)
+        // One group with its children, so that all of them can be ended.
+        .process_group(0);
+    // Starting a program waits for the disk it lies on.
+    let child = tokio::task::spawn_blocking(move || command.spawn())
+        .await
+        .map_err(io::Error::other)??;
+    let mut group = Group(child);
+    if let Some(mut stdin) = group.0.stdin.take() {
+        // A helper may answer without having read.
+        let _ = stdin.write_all(server.as_bytes()).await;
+    }
+    let mut answer = Vec::new();
+    if let Some(stdout) = group.0.stdout.take() {
+        stdout.take(ANSWER_BYTES_MAX + 1).read_to_end(&mut answer).await?;
+    }
+    if answer.len() as u64 > ANSWER_BYTES_MAX {
+        return Err(io::Error::other("its answer is larger than 64 KiB"));
+    }
+    let status = group.0.wait().await?;
+    Ok((answer, status.success()))
+}
+
+/// A program and what it started; ended on drop, unless it has ended before.
+struct Group(Child);
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        // There is an id only while nobody has waited for it, so it cannot be somebody else's.
+        if let Some(pid) = self
+            .0
+            .id()
+            .and_then(|id| rustix::process::Pid::from_raw(id.cast_signed()))
+        {
+            let _ = rustix::process::kill_process_group(pid, rustix::process::Signal::KILL);
+        }
+    }
+}
+
+fn parse(answer: &[u8]) -> Result<Option<Login>, &'static str> {
+    let answer: Answer =
+        serde_json::from_slice(answer).map_err(|_| "wrote something else than credentials")?;
+    if answer.username.is_empty() && answer.secret.is_empty() {
+        return Ok(None);
+    }
+    Ok(Some(Login::of_pair(
+        answer.username,
+        SecretText::new(answer.secret),
+    )))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_is_a_pair_or_an_identity_token_or_nothing() {
+        let pair = parse(br#"{"ServerURL":"https://r.lan","Username":"u","Secret":"p"}"#).unwrap();
+        assert_eq!(
+            pair,
+            Some(Login::of_pair("u".into(), SecretText::new("p".into())))
+        );
+        let token = parse(br#"{"Username":"<token>","Secret":"t"}"#).unwrap();
+        assert_eq!(token, Some(Login::Identity(SecretText::new("t".into()))));
+        assert_eq!(
+            parse(br#"{"ServerURL":"","Username":"","Secret":""}"#).unwrap(),
+            None
+        );
+        for bad in ["", "{", "5", r#"{"Username":5}"#] {
+            assert!(parse(bad.as_bytes()).is_err(), "{bad}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_helper_s_name_is_no_path_and_no_option() {
+        for bad in ["", "../evil", "a/b", "a b", "a;b", "$(x)", "a\0"] {
+            assert!(ask(bad, "r.lan").await.is_err(), "{bad}");
+        }
+        let error = ask("that-does-not-exist", "r.lan").await.unwrap_err();
+        assert!(
+            error.starts_with("docker-credential-that-does-not-exist cannot be run"),
+            "{error}"
+        );
+    }
+}

@@ -1,0 +1,130 @@
+//! What we can show a registry or its token service. Pure.
+
+use std::fmt;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+
+use super::Secret;
+use crate::config::SecretText;
+
+/// The user name helpers and token services use for identity tokens.
+pub(super) const TOKEN_USER: &str = "<token>";
+
+/// Credentials for one registry.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(in crate::upstream) enum Login {
+    Password {
+        username: String,
+        password: SecretText,
+    },
+    /// A refresh token, for the token service only.
+    Identity(SecretText),
+    /// The finished bearer token, for the registry only.
+    Bearer(Secret),
+}
+
+/// Tells credentials apart without holding them. Prints nothing.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub(in crate::upstream) struct LoginId([u8; 32]);
+
+impl Login {
+    /// What a user name and a password mean; the name `<token>` marks an identity token.
+    pub fn of_pair(username: String, password: SecretText) -> Self {
+        if username == TOKEN_USER {
+            Login::Identity(password)
+        } else {
+            Login::Password { username, password }
+        }
+    }
+
+    /// The `Authorization` for the registry itself; `None` for an identity token, which is not for it.
+    pub fn for_registry(&self) -> Option<Secret> {
+        match self {
+            Login::Password { username, password } => basic(username, password),
+            Login::Identity(_) => None,
+            Login::Bearer(secret) => Some(secret.clone()),
+        }
+    }
+
+    /// Whether it is the finished token, for which no token service is asked.
+    pub fn is_token(&self) -> bool {
+        matches!(self, Login::Bearer(_))
+    }
+
+    pub fn id(&self) -> LoginId {
+        let mut hash = ring::digest::Context::new(&ring::digest::SHA256);
+        let mut part = |bytes: &[u8]| {
+            // Lengths first, so that no two logins make the same bytes.
+            hash.update(&(bytes.len() as u64).to_le_bytes());
+            hash.update(bytes);
+        };
+        match self {
+            Login::Password { username, password } => {
+                part(b"password");
+                part(username.as_bytes());
+                part(password.reveal().as_bytes());
+            }
+            Login::Identity(token) => {
+                part(b"identity");
+                part(token.reveal().as_bytes());
+            }
+            Login::Bearer(secret) => {
+                part(b"bearer");
+                part(secret.header_value().as_bytes());
+            }
+        }
+        let mut id = [0; 32];
+        id.copy_from_slice(hash.finish().as_ref());
+        LoginId(id)
+    }
+}
+
+impl fmt::Debug for LoginId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // The hash of a weak password is as good as the password.
+        f.write_str("***")
+    }
+}
+
+/// `Basic` credentials (RFC 7617), in UTF-8.
+pub(super) fn basic(username: &str, password: &SecretText) -> Option<Secret> {
+    let pair = STANDARD.encode(format!("{username}:{}", password.reveal()));
+    Secret::new(format!("Basic {pair}").as_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn password(username: &str, password: &str) -> Login {
+        Login::of_pair(username.into(), SecretText::new(password.into()))
+    }
+
+    #[test]
+    fn a_password_is_sent_as_basic_and_an_identity_token_never_to_the_registry() {
+        let sent = password("Aladdin", "open sesame").for_registry().unwrap();
+        assert_eq!(sent.header_value(), "Basic QWxhZGRpbjpvcGVuIHNlc2FtZQ==");
+        assert_eq!(password(TOKEN_USER, "refresh").for_registry(), None);
+        let bearer = Secret::bearer("token").unwrap();
+        assert_eq!(Login::Bearer(bearer.clone()).for_registry(), Some(bearer));
+    }
+
+    #[test]
+    fn logins_are_told_apart_and_never_shown() {
+        let logins = [
+            password("a", "bc"),
+            password("ab", "c"),
+            password("", "abc"),
+            Login::Identity(SecretText::new("abc".into())),
+            Login::Bearer(Secret::bearer("abc").unwrap()),
+        ];
+        for (at, login) in logins.iter().enumerate() {
+            for (other_at, other) in logins.iter().enumerate() {
+                assert_eq!(login.id() == other.id(), at == other_at);
+            }
+            assert_eq!(format!("{:?}", login.id()), "***");
+        }
+        assert!(!format!("{:?}", password("user", "hunter2")).contains("hunter2"));
+    }
+}

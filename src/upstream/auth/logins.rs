@@ -1,0 +1,271 @@
+//! Where the credentials for one registry come from: the configuration, a file that is read anew when it changes, or
+//! a helper whose answers are kept for a while.
+
+use std::collections::HashMap;
+use std::io::Read as _;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::Semaphore;
+use tokio::time::Instant;
+
+use super::docker_config::{DockerConfig, Kept};
+use super::helper;
+use super::login::{Login, LoginId};
+use super::{Secret, login};
+use crate::config::Auth;
+use crate::oci::{Namespace, Repository};
+use crate::upstream::error::UpstreamError;
+
+/// How long a helper's answer is used. It does not say how long it holds; those of ECR hold for 12 h, and 48 minutes are
+/// 80 % of an hour, the shortest life among the clouds.
+const HELPER_AGE: Duration = Duration::from_secs(48 * 60);
+
+/// How long a helper that failed, or had nothing, is not asked again.
+const HELPER_FAILURE_AGE: Duration = Duration::from_secs(2);
+
+/// Servers whose answers are kept per helper setting. Behind `*.example.com` clients choose the server.
+const SERVERS_MAX: usize = 256;
+
+/// Helpers running at once, per registry entry; each is a process.
+const HELPERS_MAX: usize = 4;
+
+/// Size of a `config.json`; real ones are a few KiB.
+const FILE_BYTES_MAX: u64 = 1024 * 1024;
+
+/// What helpers know Docker Hub as.
+const DOCKER_HUB_SERVER: &str = "https://index.docker.io/v1/";
+
+/// The credentials for the registries of one entry.
+pub(in crate::upstream) struct Logins {
+    source: Source,
+    /// By helper and server.
+    helped: Mutex<HashMap<(String, String), Arc<HelperSlot>>>,
+    running: Semaphore,
+}
+
+enum Source {
+    Nothing,
+    Given(Held),
+    Helper(String),
+    File {
+        path: PathBuf,
+        read: tokio::sync::Mutex<Option<ReadFile>>,
+    },
+}
+
+struct ReadFile {
+    stamp: Stamp,
+    config: Arc<DockerConfig>,
+}
+
+/// What changes when a file does.
+#[derive(PartialEq, Eq, Clone, Copy)]
+struct Stamp {
+    inode: u64,
+    size: u64,
+    changed: (i64, i64),
+}
+
+/// Locked while the helper runs: this is what makes it one process for all who ask.
+type HelperSlot = tokio::sync::Mutex<Option<HelperAnswer>>;
+
+struct HelperAnswer {
+    outcome: Result<Option<Held>, UpstreamError>,
+    asked: Instant,
+    until: Instant,
+}
+
+/// Credentials, and how old they are.
+#[derive(Clone)]
+pub(in crate::upstream) struct Held {
+    pub login: Arc<Login>,
+    pub id: LoginId,
+    /// When a helper was asked for it; `None` for what asking again would not change.
+    pub asked: Option<Instant>,
+}
+
+impl Held {
+    fn new(login: Login, asked: Option<Instant>) -> Self {
+        Held {
+            id: login.id(),
+            login: Arc::new(login),
+            asked,
+        }
+    }
+
+    /// Whether there may be newer ones than these, for a request that began at `started`.
+    pub fn may_be_old(&self, started: Instant) -> bool {
+        self.asked.is_some_and(|asked| asked < started)
+    }
+}
+
+impl Logins {
+    /// # Errors
+    ///
+    /// A token that no header could carry.
+    pub fn new(auth: &Auth) -> Result<Self, &'static str> {
+        let given = |login| Source::Given(Held::new(login, None));
+        let source = match auth {
+            Auth::Anonymous => Source::Nothing,
+            Auth::Basic { username, password } => {
+                let (username, password) = (username.clone(), password.clone());
+                login::basic(&username, &password).ok_or("its user name or password cannot be sent")?;
+                given(Login::of_pair(username, password))
+            }
+            Auth::IdentityToken(token) => given(Login::Identity(token.clone())),
+            Auth::RegistryToken(token) => {
+                let secret = Secret::bearer(token.reveal()).ok_or("its registry token cannot be sent")?;
+                given(Login::Bearer(secret))
+            }
+            Auth::Helper { name } => Source::Helper(name.clone()),
+            Auth::DockerConfig { path } => Source::File {
+                path: path.clone(),
+                read: tokio::sync::Mutex::default(),
+            },
+        };
+        Ok(Logins {
+            source,
+            helped: Mutex::default(),
+            running: Semaphore::new(HELPERS_MAX),
+        })
+    }
+
+    /// Whether there are any credentials at all.
+    pub fn is_nothing(&self) -> bool {
+        matches!(self.source, Source::Nothing)
+    }
+
+    /// The credentials for `repository` of `namespace`; `None` where there are none. A helper's answer from before
+    /// `not_before` is not used.
+    ///
+    /// # Errors
+    ///
+    /// [`UpstreamError::Credentials`]; a helper's failure also for those who ask within [`HELPER_FAILURE_AGE`].
+    ///
+    /// # Cancellation
+    ///
+    /// Ends a helper; the next in line starts another.
+    pub async fn find(
+        &self,
+        namespace: &Namespace,
+        repository: &Repository,
+        not_before: Option<Instant>,
+    ) -> Result<Option<Held>, UpstreamError> {
+        match &self.source {
+            Source::Nothing => Ok(None),
+            Source::Given(held) => Ok(Some(held.clone())),
+            Source::Helper(name) => self.ask_helper(name, namespace, not_before).await,
+            Source::File { path, read } => {
+                let config = read_again(path, read)
+                    .await
+                    .map_err(|cause| unavailable(namespace, format!("{}: {cause}", path.display())))?;
+                match config.find(namespace, repository) {
+                    None => Ok(None),
+                    Some(Kept::Login(login)) => Ok(Some(Held::new(login, None))),
+                    Some(Kept::Helper(name)) => self.ask_helper(&name, namespace, not_before).await,
+                }
+            }
+        }
+    }
+
+    async fn ask_helper(
+        &self,
+        name: &str,
+        namespace: &Namespace,
+        not_before: Option<Instant>,
+    ) -> Result<Option<Held>, UpstreamError> {
+        let server = if namespace.is_docker_hub() {
+            DOCKER_HUB_SERVER
+        } else {
+            namespace.as_str()
+        };
+        let slot = self.slot(name, server);
+        let mut kept = slot.lock().await;
+        if let Some(kept) = &*kept
+            && Instant::now() < kept.until
+            && not_before.is_none_or(|earliest| kept.asked >= earliest)
+        {
+            return kept.outcome.clone();
+        }
+        // Never closed.
+        let _running = self.running.acquire().await;
+        let asked = Instant::now();
+        let outcome = match helper::ask(name, server).await {
+            Ok(login) => Ok(login.map(|login| Held::new(login, Some(asked)))),
+            Err(cause) => Err(unavailable(namespace, cause)),
+        };
+        let until = match &outcome {
+            Ok(Some(_)) => asked + HELPER_AGE,
+            _ => Instant::now() + HELPER_FAILURE_AGE,
+        };
+        let answer = HelperAnswer {
+            outcome,
+            asked,
+            until,
+        };
+        kept.insert(answer).outcome.clone()
+    }
+
+    fn slot(&self, name: &str, server: &str) -> Arc<HelperSlot> {
+        // Whole between any two statements, so a panic elsewhere leaves it usable.
+        let mut helped = self.helped.lock().unwrap_or_else(PoisonError::into_inner);
+        let key = (name.to_owned(), server.to_owned());
+        if helped.len() >= SERVERS_MAX && !helped.contains_key(&key) {
+            // Who waits for a helper keeps its place.
+            helped.retain(|_, slot| Arc::strong_count(slot) > 1);
+        }
+        helped.entry(key).or_default().clone()
+    }
+}
+
+fn unavailable(namespace: &Namespace, cause: String) -> UpstreamError {
+    UpstreamError::Credentials {
+        host: namespace.as_str().into(),
+        cause: cause.into(),
+    }
+}
+
+/// The file's content, from memory unless the file has changed.
+async fn read_again(
+    path: &Path,
+    read: &tokio::sync::Mutex<Option<ReadFile>>,
+) -> Result<Arc<DockerConfig>, String> {
+    let mut read = read.lock().await;
+    let (path, known) = (path.to_owned(), read.as_ref().map(|read| read.stamp));
+    let changed = tokio::task::spawn_blocking(move || read_if_changed(&path, known))
+        .await
+        .map_err(|error| error.to_string())??;
+    if let Some((stamp, text)) = changed {
+        let config = Arc::new(DockerConfig::parse(&text)?);
+        *read = Some(ReadFile { stamp, config });
+    }
+    // What has not changed is there.
+    read.as_ref()
+        .map(|read| read.config.clone())
+        .ok_or_else(|| "it was not read".into())
+}
+
+fn read_if_changed(path: &Path, known: Option<Stamp>) -> Result<Option<(Stamp, String)>, String> {
+    let told = |error: std::io::Error| error.to_string();
+    let file = std::fs::File::open(path).map_err(told)?;
+    let meta = file.metadata().map_err(told)?;
+    let stamp = Stamp {
+        inode: meta.ino(),
+        size: meta.size(),
+        changed: (meta.mtime(), meta.mtime_nsec()),
+    };
+    if known == Some(stamp) {
+        return Ok(None);
+    }
+    if !meta.is_file() || stamp.size > FILE_BYTES_MAX {
+        return Err("it is no file of at most 1 MiB".into());
+    }
+    let mut text = String::new();
+    file.take(FILE_BYTES_MAX)
+        .read_to_string(&mut text)
+        .map_err(told)?;
+    Ok(Some((stamp, text)))
+}
