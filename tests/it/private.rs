@@ -285,6 +285,16 @@ fn a_blob_is_proven_for_each_repository() {
         let at = |repository: &str| upstream.blob_url(repository, &digest);
         get(&cache, &at("private/alice"), &login("alice")).expect(&content.bytes());
         cache.wait_stored(&digest);
+        // The upstream has said yes to both for something else in the other repositories.
+        for (user, repository) in [
+            ("bob", "private/bob"),
+            ("bob", "private/both"),
+            ("alice", "private/both"),
+        ] {
+            let other = Prf::new(fresh_seed(), 500);
+            let path = upstream.blob_url(repository, &upstream.blob_in(repository, other.clone()));
+            get(&cache, &path, &login(user)).expect(&other.bytes());
+        }
         // Alice may read it here, Bob may read that repository, and neither makes it his blob there.
         expect_nothing_known(
             &cache,
