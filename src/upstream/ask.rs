@@ -105,7 +105,12 @@ impl Asked<'_> {
             if round == ROUNDS_MAX || !self.is_challenged(&answer, sent.as_ref(), so_far.started) {
                 return Ok((answer, public));
             }
-            let Some(next) = self.next_proof(&answer, sent, &mut so_far).await? else {
+            let next = match self.next_proof(&answer, sent, &mut so_far).await {
+                // Nobody gets a token. Who has a login needs the challenge to get one, and so it is the answer.
+                Err(error) if matches!(self.whose, Whose::Nobody) && is_refused_token(&error) => None,
+                outcome => outcome?,
+            };
+            let Some(next) = next else {
                 return Ok((answer, public));
             };
             // Read to its end, the refusal leaves its connection for the next round.
@@ -275,15 +280,7 @@ impl Asked<'_> {
             Ok(token) => return Ok((slot, token)),
             Err(error) => error,
         };
-        let refused = matches!(
-            refusal,
-            UpstreamError::Status {
-                status: 401 | 403,
-                phase: Phase::Token,
-                ..
-            }
-        );
-        if !refused || !held.may_be_old(started) {
+        if !is_refused_token(&refusal) || !held.may_be_old(started) {
             return Err(refusal);
         }
         match self.login(Some(started)).await? {
@@ -354,4 +351,16 @@ impl Asked<'_> {
             ours: matches!(self.whose, Whose::Ours(_)),
         }
     }
+}
+
+/// Whether a token service said no, rather than nothing.
+fn is_refused_token(error: &UpstreamError) -> bool {
+    matches!(
+        error,
+        UpstreamError::Status {
+            status: 401 | 403,
+            phase: Phase::Token,
+            ..
+        }
+    )
 }

@@ -396,7 +396,7 @@ async fn a_failing_token_service_is_asked_once_by_a_crowd_and_its_words_are_pass
     let server = Server::start(|port| {
         move |head: &str| match path(head).starts_with("/token") {
             true => reply(
-                403,
+                429,
                 "WWW-Authenticate: Basic realm=x\r\nRetry-After: 7\r\n",
                 "denied",
             ),
@@ -413,7 +413,7 @@ async fn a_failing_token_service_is_asked_once_by_a_crowd_and_its_words_are_pass
     while let Some(outcome) = crowd.join_next().await {
         match outcome.unwrap() {
             Err(UpstreamError::Status {
-                status: 403,
+                status: 429,
                 phase: Phase::Token,
                 headers,
                 body,
@@ -426,6 +426,31 @@ async fn a_failing_token_service_is_asked_once_by_a_crowd_and_its_words_are_pass
         }
     }
     assert_eq!(server.count("/token"), 1);
+}
+
+#[tokio::test]
+async fn where_nobody_gets_a_token_the_registry_s_challenge_is_the_answer() {
+    for status in [401, 403] {
+        let server = Server::start(|port| {
+            move |head: &str| match path(head).starts_with("/token") {
+                true => reply(status, "WWW-Authenticate: Basic realm=x\r\n", "denied"),
+                false => challenge_of(port),
+            }
+        })
+        .await;
+        match pull(&lan(&server), &blob("r.lan")).await {
+            Err(UpstreamError::Status {
+                status: 401,
+                phase: Phase::Head,
+                headers,
+                ..
+            }) => {
+                let challenge = headers["www-authenticate"].to_str().unwrap();
+                assert!(challenge.starts_with("Bearer realm="), "{challenge}");
+            }
+            other => panic!("{other:?}"),
+        }
+    }
 }
 
 #[tokio::test]
