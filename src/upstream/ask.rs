@@ -251,16 +251,8 @@ impl Asked<'_> {
             Some(_) => self.token_of_anybody(key).await?,
             None => {
                 let slot = self.shared.tokens.slot(key);
-                match slot.token(self.endpoint, None, deadlines).await {
-                    Ok(token) => (slot, token),
-                    // Nobody in particular gets no token here. The registry's own refusal says where somebody may get one.
-                    Err(UpstreamError::Status {
-                        status: 401 | 403,
-                        phase: Phase::Token,
-                        ..
-                    }) => return Ok(None),
-                    Err(error) => return Err(error),
-                }
+                let token = slot.token(self.endpoint, None, deadlines).await?;
+                (slot, token)
             }
         };
         self.remember(First::Token(slot.clone()));
