@@ -7,7 +7,6 @@ use bytes::Bytes;
 use http::HeaderMap;
 use tokio::sync::OwnedSemaphorePermit;
 
-use super::condition::Watch;
 use super::content_range::{self, ContentRange, ResumeVerdict};
 use super::error::{Phase, UpstreamError};
 
@@ -52,8 +51,6 @@ pub struct Body {
     /// Invariant: `received <= expected` when that is known.
     received: u64,
     expected: Option<u64>,
-    /// Wants to know how it ends.
-    watch: Option<Watch>,
     /// The place among the registry's requests; given back with the last byte.
     place: Option<OwnedSemaphorePermit>,
 }
@@ -74,7 +71,6 @@ impl Body {
             crumbs: 0,
             received: 0,
             expected,
-            watch: None,
             place: None,
         }
     }
@@ -95,20 +91,7 @@ impl Body {
             crumbs: 0,
             received: 0,
             expected: Some(0),
-            watch: None,
             place: None,
-        }
-    }
-
-    /// Whether nothing more will come, and all is there.
-    pub(super) fn is_complete(&self) -> bool {
-        self.response.is_none() && self.failure.is_none()
-    }
-
-    /// Has `watch` told how it ends, unless it is over already.
-    pub(super) fn watch(&mut self, watch: Watch) {
-        if self.response.is_some() {
-            self.watch = Some(watch);
         }
     }
 
@@ -170,9 +153,6 @@ impl Body {
                 }
                 _ => {
                     self.end();
-                    if let Some(watch) = self.watch.take() {
-                        watch.body_ended(Instant::now());
-                    }
                     return Ok(None);
                 }
             },
@@ -188,9 +168,6 @@ impl Body {
         };
         self.end();
         self.failure = Some(failure.clone());
-        if let Some(watch) = self.watch.take() {
-            watch.body_broke(&failure, self.received, Instant::now());
-        }
         Err(failure)
     }
 

@@ -31,8 +31,6 @@ pub(super) struct Breaker {
 struct Row {
     failures: u32,
     scope: Scope,
-    /// The last one was a body that broke: heads that come say nothing against it.
-    in_bodies: bool,
     /// One of them was silence: whoever has something else to give had better not ask and wait.
     silent: bool,
     why: Cause,
@@ -57,8 +55,6 @@ pub(super) enum Failure {
     Silent,
     /// An answer of class 5xx.
     Refusal,
-    /// A body that broke off.
-    Body,
 }
 
 /// The last failure, for people and for the class of our refusal.
@@ -126,18 +122,6 @@ impl Breaker {
         shut.then_some(Change::Closed)
     }
 
-    /// A good head has come, its body not yet.
-    pub fn begun(&mut self, repository: &Repository, now: Instant) -> Option<Change> {
-        match &mut self.row {
-            // Bodies that break have good heads too; only a whole one says that they are well again.
-            Some(row) if row.in_bodies && !row.shut => {
-                row.silent = false;
-                None
-            }
-            _ => self.answered(repository, now),
-        }
-    }
-
     /// A question asked at `asked` has failed.
     pub fn failed(
         &mut self,
@@ -147,18 +131,16 @@ impl Breaker {
         asked: Instant,
         now: Instant,
     ) -> Option<Change> {
-        // A body breaks when it breaks, and its own head was an answer.
-        if failure != Failure::Body && self.answered.is_some_and(|at| asked < at) {
+        if self.answered.is_some_and(|at| asked < at) {
             return None;
         }
         let scope = match failure {
             Failure::Unreachable | Failure::Silent => Scope::Registry,
-            Failure::Refusal | Failure::Body => Scope::Repository(repository.clone()),
+            Failure::Refusal => Scope::Repository(repository.clone()),
         };
         let row = self.row.get_or_insert_with(|| Row {
             failures: 0,
             scope: scope.clone(),
-            in_bodies: false,
             silent: false,
             why: why.clone(),
             since: now,
@@ -171,7 +153,6 @@ impl Breaker {
         }
         let first_silence = failure == Failure::Silent && !row.silent;
         row.silent |= failure == Failure::Silent;
-        row.in_bodies = failure == Failure::Body;
         row.why = why;
         let opens = !row.shut && row.failures >= FAILURES_MAX;
         row.shut |= opens;
@@ -333,7 +314,7 @@ mod tests {
         refused(&mut bench, false);
         refused(bench.after(1000), true);
         refused(&mut bench, false);
-        assert_eq!(bench.breaker.begun(&repository("a"), bench.now), None);
+        assert_eq!(bench.answers("a"), None);
         assert!(matches!(
             bench.breaker.admit(&repository("b"), false, bench.now),
             Verdict::Ask
@@ -342,16 +323,14 @@ mod tests {
 
     #[test]
     fn what_fails_in_one_repository_only_shuts_that_one() {
-        for failure in [Failure::Refusal, Failure::Body] {
-            let mut bench = Bench::shut("broken", failure);
-            assert!(bench.asks("well") && !bench.asks("broken"));
-            assert_eq!(bench.answers("well"), None, "says nothing about the other");
-            assert!(!bench.asks("broken"));
-            // Another one that fails too: it is the registry.
-            assert_eq!(bench.fails("well", Failure::Refusal), Some(Change::Opened));
-            assert!(!bench.asks("well") && !bench.asks("third"));
-            assert_eq!(bench.after(1000).answers("third"), Some(Change::Closed));
-        }
+        let mut bench = Bench::shut("broken", Failure::Refusal);
+        assert!(bench.asks("well") && !bench.asks("broken"));
+        assert_eq!(bench.answers("well"), None, "says nothing about the other");
+        assert!(!bench.asks("broken"));
+        // Another one that fails too: it is the registry.
+        assert_eq!(bench.fails("well", Failure::Refusal), Some(Change::Opened));
+        assert!(!bench.asks("well") && !bench.asks("third"));
+        assert_eq!(bench.after(1000).answers("third"), Some(Change::Closed));
     }
 
     #[test]
@@ -369,44 +348,25 @@ mod tests {
         assert_eq!(bench.breaker.failures(), 0);
     }
 
-    #[test]
-    fn bodies_that_break_count_although_their_heads_are_good() {
-        let mut bench = Bench::new();
-        let mut opened = None;
-        for _ in 0..FAILURES_MAX {
-            assert_eq!(bench.breaker.begun(&repository("a"), bench.now), None);
-            opened = bench.fails("a", Failure::Body);
-        }
-        assert_eq!(opened, Some(Change::Opened));
-        // Once it is shut, a probe's head is enough.
-        assert_eq!(
-            bench.breaker.begun(&repository("a"), bench.now),
-            Some(Change::Closed)
-        );
-    }
-
     #[derive(Clone, Debug)]
     enum Step {
         Wait(u32),
         Ask(u8, bool),
         Fail(u8, Failure),
         Answer(u8),
-        Begin(u8),
     }
 
     fn step() -> impl Strategy<Value = Step> {
         let failure = prop_oneof![
             Just(Failure::Unreachable),
             Just(Failure::Silent),
-            Just(Failure::Refusal),
-            Just(Failure::Body)
+            Just(Failure::Refusal)
         ];
         prop_oneof![
             (0..700_u32).prop_map(Step::Wait),
             (0..3_u8, any::<bool>()).prop_map(|(n, patient)| Step::Ask(n, patient)),
             (0..3_u8, failure).prop_map(|(n, failure)| Step::Fail(n, failure)),
             (0..3_u8).prop_map(Step::Answer),
-            (0..3_u8).prop_map(Step::Begin),
         ]
     }
 
@@ -442,7 +402,7 @@ mod tests {
                             was_shut || change == Some(Change::Opened)
                         );
                     }
-                    Step::Answer(n) | Step::Begin(n) => {
+                    Step::Answer(n) => {
                         let name = &names[usize::from(n)];
                         let covered = bench.breaker.only().is_none_or(|only| only == name);
                         let change = bench.breaker.answered(name, bench.now);

@@ -23,7 +23,6 @@ pub use budget::{Budget, Source};
 
 use super::error::{Phase, Restraint, UpstreamError};
 use super::response::Response;
-use super::retry::WORTHWHILE_BYTES;
 use super::{Credentials, Purpose, Request, Target};
 use crate::oci::{Namespace, Repository};
 use breaker::{Cause, Failure};
@@ -160,7 +159,7 @@ impl Conditions {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn note(&self, watch: &Watch, outcome: Outcome, budget: Option<Budget>, first: bool, now: Instant) {
+    fn note(&self, watch: &Watch, outcome: Outcome, budget: Option<Budget>, now: Instant) {
         let why = match &outcome {
             Outcome::Failed(_, cause) => Some(cause.text.clone()),
             Outcome::Nothing => return,
@@ -180,7 +179,7 @@ impl Conditions {
             used: now,
         });
         (entry.named, entry.used) = (watch.named, now);
-        entry.condition.requests += u64::from(first);
+        entry.condition.requests += 1;
         let news: Vec<News> = entry
             .condition
             .note(&watch.asked, outcome, watch.begun, now)
@@ -260,11 +259,8 @@ impl Watch {
         now: Instant,
     ) -> Result<Response, UpstreamError> {
         let (what, headers) = match &outcome {
-            Ok(response) => {
-                let whole = response.body.is_complete();
-                let what = if whole { Outcome::Answered } else { Outcome::Begun };
-                (what, Some(&response.headers))
-            }
+            // Whether its body breaks is another question, and asked again by who wants it.
+            Ok(response) => (Outcome::Answered, Some(&response.headers)),
             Err(error) => {
                 let headers = match error {
                     UpstreamError::Status { headers, .. } => Some(&**headers),
@@ -276,26 +272,8 @@ impl Watch {
         // Other fields are of whoever the blob's bytes come from.
         let ours = self.asked.manifest && !self.asked.foreign;
         let budget = headers.filter(|_| ours).and_then(Budget::of);
-        self.conditions.note(&self, what, budget, true, now);
-        outcome.map(|mut response| {
-            response.body.watch(self);
-            response
-        })
-    }
-
-    /// The body has come to its end.
-    pub(super) fn body_ended(self, now: Instant) {
-        self.conditions.note(&self, Outcome::Answered, None, false, now);
-    }
-
-    /// The body has broken off after `received` bytes.
-    pub(super) fn body_broke(self, error: &UpstreamError, received: u64, now: Instant) {
-        // A break is no sign of a bad day when the rest of the body comes, and much of it was brought by a good one.
-        let vain = received == 0 || self.asked.resumes;
-        if vain && received < WORTHWHILE_BYTES {
-            let outcome = Outcome::Failed(Failure::Body, cause(error));
-            self.conditions.note(&self, outcome, None, false, now);
-        }
+        self.conditions.note(&self, what, budget, now);
+        outcome
     }
 
     fn of_error(&self, error: &UpstreamError) -> Outcome {

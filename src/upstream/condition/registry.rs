@@ -69,8 +69,6 @@ pub(super) enum Admit {
 pub(super) enum Outcome {
     /// An answer, were it a refusal of class 4xx.
     Answered,
-    /// A good head, its body still to come.
-    Begun,
     Failed(Failure, Cause),
     /// 429: on everything or on manifests only, and when to come back, if it says.
     Limited {
@@ -152,11 +150,8 @@ impl Condition {
         let mut limited = false;
         let mut released = false;
         match outcome {
-            Outcome::Answered | Outcome::Begun => {
-                breaker = match outcome {
-                    Outcome::Answered => self.breaker.answered(&asked.repository, now),
-                    _ => self.breaker.begun(&asked.repository, now),
-                };
+            Outcome::Answered => {
+                breaker = self.breaker.answered(&asked.repository, now);
                 released = self.release(asked, begun);
             }
             Outcome::Failed(failure, cause) => {
@@ -271,7 +266,7 @@ mod tests {
         assert!(goes(&mut condition, &asked(false), now));
         assert!(!goes(&mut condition, &asked(true), now));
         // Blobs that arrive say nothing about manifests.
-        assert_eq!(tell(&mut condition, &asked(false), Outcome::Begun, now), []);
+        assert_eq!(tell(&mut condition, &asked(false), Outcome::Answered, now), []);
         assert!(!goes(&mut condition, &asked(true), now));
 
         tell(&mut condition, &asked(false), limited(true, Some(10)), now);

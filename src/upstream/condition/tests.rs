@@ -215,36 +215,6 @@ async fn one_broken_repository_does_not_shut_the_others() {
 }
 
 #[tokio::test]
-async fn bodies_that_never_begin_shut_the_way_but_the_rest_of_one_is_asked_for() {
-    let server = Server::start(|_| {
-        |head: &str| match header(head, "range") {
-            Some(_) => Reply(
-                b"HTTP/1.1 206 X\r\nContent-Length: 5\r\nContent-Range: bytes 5-9/10\r\n\r\n56789".to_vec(),
-                Then::KeepAlive,
-            ),
-            None => raw("HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n", Then::Close),
-        }
-    })
-    .await;
-    let upstreams = lan(&server);
-    for _ in 0..5 {
-        let error = pull(&upstreams, &blob("r.lan")).await.unwrap_err();
-        assert!(matches!(error, UpstreamError::Body { .. }), "{error:?}");
-    }
-    let mut spared = 0;
-    for _ in 0..10 {
-        let error = pull(&upstreams, &blob("r.lan")).await.unwrap_err();
-        spared += u32::from(matches!(error, UpstreamError::Unavailable { .. }));
-    }
-    assert!(spared > 0, "{:?}", condition(&upstreams, "r.lan"));
-    let rest = Request {
-        range_from: Some(5),
-        ..blob("r.lan")
-    };
-    assert_eq!(pull(&upstreams, &rest).await.unwrap(), "56789");
-}
-
-#[tokio::test]
 async fn bodies_that_break_after_a_while_are_an_ordinary_day() {
     let long = Arc::new("x".repeat(4096));
     let server = Server::start(|_| {
