@@ -182,6 +182,46 @@ def two_cores(setup):
     yield from _compare(setup, cells, ours, nginx, None, None, 2)
 
 
+# -- What a tag costs --------------------------------------------------------------------------------------------------
+
+TAG_CONNECTIONS = 16
+
+
+def tag_head(setup):
+    """`HEAD` by tag against `HEAD` by digest, both held: of a tag that is fresh, and of one whose registry is gone."""
+    for name, ttl, at_least in [
+        ("tag-head, a fresh tag", "1d", 0.95),
+        ("tag-head, a tag of a registry that is gone", "0s", None),
+    ]:
+        root = setup.stage.directory / f"tag-store-{ttl}"
+        path = objects.point_tag(root, setup.objects["manifest"])
+        server = setup.stage.ours(root, {SERVER_CPU}, settings={"TAG_TTL": ttl})
+        yield _tag_row(setup, name, server, path, at_least)
+
+
+def _tag_row(setup, name, server, path, at_least):
+    manifest = setup.objects["manifest"]
+    runs = {"tag": [], "digest": []}
+    for _ in range(setup.rounds):
+        for what, place in (("tag", path), ("digest", None)):
+            sample = measure.load(
+                server, manifest, TAG_CONNECTIONS, setup.seconds, CLIENT_CPU, method="HEAD", path=place
+            )
+            runs[what].append(sample)
+    ratio = Ratios(*([sample.requests_per_second for sample in runs[what]] for what in ("tag", "digest")))
+    by_tag, by_digest = (median([s.requests_per_second for s in runs[what]]) for what in ("tag", "digest"))
+    p99_ms = median([sample.p99_ms for sample in runs["tag"]])
+    return Row(
+        case=name,
+        ours=f"{by_tag:,.0f}/s by tag",
+        other=f"{by_digest:,.0f}/s by digest",
+        ratio=ratio.text(),
+        goal=f">= {at_least}" if at_least else "",
+        met=ratio.median >= at_least if at_least else None,
+        note=f"p99 by tag {p99_ms:.2f} ms",
+    )
+
+
 # -- A cold stream beside small hits -----------------------------------------------------------------------------------
 
 STALL_CONNECTIONS = 4
@@ -453,6 +493,7 @@ ALL = {
     "blob-1m": blob_1m,
     "blob-1g": blob_1g,
     "two-cores": two_cores,
+    "tag-head": tag_head,
     "cold-stall": cold_stall,
     "cold-pull": cold_pull,
     "registry-cold": registry_cold,

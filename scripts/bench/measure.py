@@ -59,12 +59,14 @@ def once(server, item, digest=False, cpu=None, path=None):
     return json.loads(done.stdout)
 
 
-def load(server, item, connections, seconds, cpu=None, rate=None, clients=1):
+def load(server, item, connections, seconds, cpu=None, rate=None, clients=1, method=None, path=None):
     """One cell: `clients` generators at once, their numbers added up."""
     share = connections // clients
     options = {"connections": share, "seconds": seconds, "length": item.size, "cpu": cpu, "rate": rate}
+    if method:
+        options["method"] = method
     server_before, machine_before = server.cpu_seconds(), machine.busy_seconds()
-    words = command(server, item, options)
+    words = command(server, item, options, path)
     running = [subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(clients)]
     reports = []
     for process in running:

@@ -104,6 +104,21 @@ def _manifest(directory, blobs):
     return Object("manifest", "manifests", digest, len(data), file)
 
 
+def point_tag(root, manifest):
+    """Has a cache on the store `root` believe that it asked a moment ago what the tag means; gives the tag's path."""
+    _into_store(root, manifest)
+    place = root / "manifests" / WARM_REGISTRY / REPOSITORY / "_tags" / TAG
+    place.parent.mkdir(parents=True, exist_ok=True)
+    pointer = {
+        "digest": manifest.digest,
+        "mediaType": MANIFEST_TYPE,
+        "size": manifest.size,
+        "checkedAtMs": int(time.time() * 1000),
+    }
+    place.write_text(json.dumps(pointer))
+    return f"/v2/{WARM_REGISTRY}/{REPOSITORY}/manifests/{TAG}"
+
+
 def _link(source, place):
     place.parent.mkdir(parents=True, exist_ok=True)
     place.unlink(missing_ok=True)

@@ -115,8 +115,8 @@ class Stage:
         self.running.remove(server)
         server.stop()
 
-    def ours(self, root, cpus=None, cores=1, upstream=None):
-        """Our server on `root`; with `upstream`, the registry `bench.test` is that loopback port."""
+    def ours(self, root, cpus=None, cores=1, upstream=None, settings=None):
+        """Our server on `root`; with `upstream`, the registry `bench.test` is that loopback port. `settings` are further ones."""
         if self.ours_binary == "nginx":
             return self._stand_in(cpus, cores, upstream)
         port, folder = _free_port(), self._folder("ours")
@@ -126,6 +126,7 @@ class Stage:
             "STORAGE_BACKEND": "fs",
             "CORES": str(cores),
             "ACCESS_LOG": "off",
+            **(settings or {}),
         }
         if upstream:
             config = folder / "config.yaml"
