@@ -6,7 +6,7 @@ use std::borrow::Cow;
 pub const LIST_QUERY_BYTES_MAX: usize = 2 * 1024;
 
 /// `key=value` pairs joined by `&`, in the form in which they stand in a URL: at most
-/// [`LIST_QUERY_BYTES_MAX`] bytes, and none of them could end the query or leave a quoted or bracketed text.
+/// `LIST_QUERY_BYTES_MAX` bytes, and none of them could end the query or leave a quoted or bracketed text.
 #[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
 pub struct ListQuery(String);
 
