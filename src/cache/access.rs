@@ -20,7 +20,7 @@ use crate::config::{Access, Named};
 use crate::limits::{ACCESS_YES, ACCESS_YES_MAX, ANONYMOUS_REFUSED};
 use crate::oci::{Accept, Digest, Reference};
 use crate::runtime::clock::monotonic_micros;
-use crate::store::Key;
+use crate::store::{Key, Meta};
 use crate::upstream::{Credentials, Method, Purpose, Request, Secret, Target, UpstreamError};
 
 /// On whose behalf an upstream is asked. Equal when the credentials are; holds them, never shows them.
@@ -52,8 +52,6 @@ pub struct Held<'a> {
     pub digest: &'a Digest,
     /// Seen without credentials.
     pub public: bool,
-    /// The registry it came from; `None` where an older store does not say.
-    pub source: Option<&'a str>,
 }
 
 /// Answers of upstreams about who may read what. Moments are microseconds of the clock that never jumps.
@@ -159,18 +157,15 @@ impl Cache {
         }
     }
 
-    /// Whether the registry of `origin` can say who may read what we hold. Any can for what is public; for the rest, the
-    /// one it came from: another might say yes to everything. Of content that came from nobody knows where, the word of a
-    /// registry is taken that the operator has named, and of Docker Hub.
-    pub fn is_authority(&self, origin: &Origin, held: Held<'_>) -> bool {
-        held.public
-            || match held.source {
-                Some(source) => source == origin.namespace.as_str(),
-                None => {
-                    let named = self.registries().settings(&origin.namespace).1;
-                    named != Named::No || origin.namespace.is_docker_hub()
-                }
-            }
+    /// Whether the registry of `origin` can say who may read an entry. Any can of what is public; of the rest, those from
+    /// which it has come whole: another might say yes to everything. Of content that came from nobody knows where, the word
+    /// of a registry is taken that the operator has named, and of Docker Hub.
+    pub fn is_authority(&self, origin: &Origin, meta: &Meta) -> bool {
+        let named = || {
+            let named = self.registries().settings(&origin.namespace).1;
+            named != Named::No || origin.namespace.is_docker_hub()
+        };
+        meta.public || meta.is_from(origin.namespace.as_str()) || (meta.sources.is_empty() && named())
     }
 
     /// Whether `caller` may read what we hold, through `origin`, whose registry is an authority on it; asks the upstream unless it has said so lately.
@@ -275,22 +270,22 @@ impl Shared {
         }
         self.access.heard_yes(origin, digest, caller, asked);
         if caller.is_anybody() {
-            self.make_public(&request.target, origin);
+            self.vouch(&request.target, origin, true);
         }
         Ok(())
     }
 
-    /// Notes in the store, in the background, that content is public after all.
-    pub(super) fn make_public(self: &Arc<Self>, target: &Target, origin: &Origin) {
+    /// Notes in the store, in the background, that the registry of `origin` has the content too, and whether it is public.
+    pub(super) fn vouch(self: &Arc<Self>, target: &Target, origin: &Origin, public: bool) {
         let key = match target {
             Target::Blob(digest) => Key::Blob(*digest),
             Target::Manifest(Reference::Digest(digest)) => super::manifest::manifest_key(origin, digest),
             _ => return,
         };
         if self.health.writable() {
-            let shared = self.clone();
+            let (shared, source) = (self.clone(), origin.source());
             self.helper.spawn_blocking(move || {
-                if let Err(error) = shared.store.make_public(&key) {
+                if let Err(error) = shared.store.vouch(&key, &source, public) {
                     shared.health.failed(&error);
                 }
             });
@@ -314,12 +309,8 @@ impl AccessTable {
         if held.public {
             return Some(Permit { public: true });
         }
-        // What our credentials brought from a registry that is shared is for everybody who may ask us. What another
-        // registry's content is, its operator's choice does not cover.
-        let ours = caller.id == CallerId::Operator
-            && held
-                .source
-                .is_none_or(|source| source == origin.namespace.as_str());
+        // A registry's content is for everybody who may ask us where its operator shares it.
+        let ours = caller.id == CallerId::Operator;
         let told = || {
             recent(&self.callers, &(caller.id, origin.clone()))
                 && recent(&self.content, &(origin.clone(), *held.digest))

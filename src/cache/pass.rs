@@ -95,12 +95,12 @@ impl Cache {
                     Target::Manifest(Reference::Tag(_)) if is_schema1(&head) => None,
                     _ => named,
                 };
-                let public = response.public && expected.is_some();
+                let (public, checked) = (response.public, expected.is_some());
                 tokio::spawn(async move {
                     let verified = pump(response.body, filled, Withheld::new(expected)).await;
-                    if verified && public {
-                        // Others may have had to prove themselves until now.
-                        shared.make_public(&request.target, &origin);
+                    if verified && checked {
+                        // It may be held from elsewhere; now this registry has shown that it has it.
+                        shared.vouch(&request.target, &origin, public);
                     }
                 });
             }

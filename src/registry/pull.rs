@@ -133,10 +133,9 @@ impl Registry {
                 let held = Held {
                     digest: &digest,
                     public: meta.public,
-                    source: meta.source.as_ref().map(|source| source.registry.as_str()),
                 };
-                if !self.cache.is_authority(origin, held) {
-                    // Who may read it here is known when it has come from here.
+                if !self.cache.is_authority(origin, meta) {
+                    // Who may read it there is known when it has come from there.
                     self.files.borrow_mut().remove(&digest);
                     let credentials = caller.credentials();
                     return self

@@ -14,15 +14,19 @@ pub struct Meta {
     pub created: u64,
     /// Seen without credentials, so anybody may have it.
     pub public: bool,
-    /// The registry it came from, and the repository there; `None` when an older store does not say.
-    pub source: Option<Source>,
+    /// Where it has come from, whole and right; empty when an older store does not say. One per registry, at most
+    /// [`SOURCES_MAX`].
+    pub sources: Vec<Source>,
     /// Hashed by us, or by a release of ours, before it was named.
     pub verified: bool,
     /// All end-to-end fields of the upstream's answer, canonical names.
     pub headers: BTreeMap<String, Vec<String>>,
 }
 
-/// Where content was first seen.
+/// Registries whose content one entry is known to be; further ones are asked for it each time.
+pub const SOURCES_MAX: usize = 16;
+
+/// A registry that has the content, and the repository where it was first seen there.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Source {
     pub registry: String,
@@ -60,13 +64,14 @@ impl Meta {
         let verified = first(VERIFIED).is_some_and(|by| by == digest.algorithm().name());
         // Who could read what an older store holds, nobody wrote down.
         let public = first(PUBLIC).is_some_and(|public| public == "true");
-        let source = first(SOURCE).and_then(|text| {
+        let sources = headers.get(SOURCE).into_iter().flatten().filter_map(|text| {
             let (registry, repository) = text.split_once('/')?;
             Some(Source {
                 registry: registry.to_owned(),
                 repository: repository.to_owned(),
             })
         });
+        let sources = sources.take(SOURCES_MAX).collect();
         let created = first(CREATED).and_then(|text| text.parse().ok()).unwrap_or(0);
         headers.retain(|name, _| !name.starts_with(MARK_PREFIX));
         Some(Meta {
@@ -75,10 +80,15 @@ impl Meta {
             content_type,
             created,
             public,
-            source,
+            sources,
             verified,
             headers,
         })
+    }
+
+    /// Whether `registry` is known to have it.
+    pub fn is_from(&self, registry: &str) -> bool {
+        self.sources.iter().any(|source| source.registry == registry)
     }
 
     /// The sidecar's bytes.
@@ -92,11 +102,13 @@ impl Meta {
         set(DIGEST, self.digest.to_string());
         set(CREATED, self.created.to_string());
         set(PUBLIC, self.public.to_string());
-        if let Some(Source { registry, repository }) = &self.source {
-            set(SOURCE, format!("{registry}/{repository}"));
-        }
         if self.verified {
             set(VERIFIED, self.digest.algorithm().name().to_owned());
+        }
+        if !self.sources.is_empty() {
+            let named = self.sources.iter();
+            let named = named.map(|Source { registry, repository }| format!("{registry}/{repository}"));
+            headers.insert(SOURCE.to_owned(), named.collect());
         }
         serde_json::to_vec(&headers).expect("a map of strings is JSON")
     }
@@ -136,10 +148,12 @@ mod tests {
             content_type: "a/b".into(),
             created: 1_700_000_000,
             public: true,
-            source: Some(Source {
-                registry: "r.example:5000".into(),
-                repository: "a/b".into(),
-            }),
+            sources: ["r.example:5000", "s.example"]
+                .map(|registry| Source {
+                    registry: registry.into(),
+                    repository: "a/b".into(),
+                })
+                .into(),
             verified: true,
             headers: headers
                 .map(|(name, value)| (name.to_owned(), vec![value.to_owned()]))
@@ -151,7 +165,7 @@ mod tests {
             (7, true, true, 1_700_000_000)
         );
         assert_eq!(read.headers["Etag"], ["\"x\""]);
-        assert_eq!(read.source, meta.source);
+        assert_eq!(read.sources, meta.sources);
     }
 
     #[test]
@@ -161,7 +175,7 @@ mod tests {
         let meta = Meta::parse(digest(), json).unwrap();
         assert!(!meta.verified);
         assert!(!meta.public, "nobody wrote down who could read it");
-        assert_eq!(meta.source, None);
+        assert!(meta.sources.is_empty());
     }
 
     #[test]

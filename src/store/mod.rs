@@ -16,7 +16,7 @@ mod pointer;
 
 pub use fs::{FsStore, Ingest, OpenError, ScanReport};
 pub use key::Key;
-pub use meta::{Meta, Source, canonical_name};
+pub use meta::{Meta, SOURCES_MAX, Source, canonical_name};
 pub use pointer::TagPointer;
 
 use std::fs::File;

@@ -114,7 +114,6 @@ impl Fill {
         Held {
             digest: &self.digest,
             public: self.caller.is_anybody(),
-            source: Some(self.origin.namespace.as_str()),
         }
     }
 

@@ -359,7 +359,7 @@ async fn commit(fill: &Arc<Fill>, shared: &Arc<Shared>, verified: Verified) {
         content_type: "application/octet-stream".to_owned(),
         created: unix_seconds(),
         public,
-        source: Some(origin.source()),
+        sources: vec![origin.source()],
         verified: true,
         headers,
     };
@@ -375,9 +375,10 @@ async fn commit(fill: &Arc<Fill>, shared: &Arc<Shared>, verified: Verified) {
     .await;
     match committed {
         Ok(Ok(entry)) => {
-            if public && !entry.meta.public {
-                // Somebody's credentials had brought it before.
-                shared.make_public(&Target::Blob(*fill.digest()), origin);
+            let known = entry.meta.is_from(origin.namespace.as_str());
+            if !known || (public && !entry.meta.public) {
+                // Another registry, or somebody's credentials, had brought it before.
+                shared.vouch(&Target::Blob(*fill.digest()), origin, public);
             }
             // Followers that are still behind read the file.
             fill.change(|state| state.window.trim(state.written, 0));

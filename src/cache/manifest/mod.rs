@@ -121,7 +121,6 @@ async fn permitted(shared: &Arc<Shared>, key: &ManifestKey, manifest: &Manifest)
     let held = Held {
         digest: &manifest.digest,
         public: manifest.public,
-        source: Some(key.origin.namespace.as_str()),
     };
     let target = Target::Manifest(Reference::Digest(manifest.digest));
     shared.permit(&key.origin, held, target, &key.caller).await?;
@@ -236,14 +235,14 @@ async fn store(shared: &Shared, key: Key, origin: &Origin, manifest: Arc<Manifes
             content_type: manifest.media_type.clone(),
             created: unix_seconds(),
             public: manifest.public,
-            source: Some(source),
+            sources: vec![source.clone()],
             verified: true,
             headers: manifest.headers.clone(),
         };
         let entry = store.commit(ingest, &verified, meta)?;
         if manifest.public && !entry.meta.public {
             // Somebody's credentials had brought it before.
-            store.make_public(&key)?;
+            store.vouch(&key, &source, true)?;
         }
         Ok::<_, StoreError>(())
     })

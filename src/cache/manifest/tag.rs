@@ -213,7 +213,11 @@ impl Shared {
         }
         self.access.heard_yes(origin, &manifest.digest, caller, asked);
         if caller.is_anybody() {
-            self.make_public(&Target::Manifest(Reference::Digest(manifest.digest)), origin);
+            self.vouch(
+                &Target::Manifest(Reference::Digest(manifest.digest)),
+                origin,
+                true,
+            );
         }
     }
 

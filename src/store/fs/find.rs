@@ -9,7 +9,7 @@ use super::{FsStore, failed, layout, open_regular};
 use crate::fail_point::reach;
 use crate::limits::SIDECAR_BYTES_MAX;
 use crate::oci::Hasher;
-use crate::store::{Entry, Key, Meta, StoreError};
+use crate::store::{Entry, Key, Meta, SOURCES_MAX, Source, StoreError};
 
 /// What lies under a key.
 pub(super) enum Found {
@@ -123,26 +123,28 @@ impl FsStore {
         }
     }
 
-    /// Marks an entry as public.
+    /// Notes that `source` has the content of an entry too, and that it is public, if it is.
     ///
     /// # Errors
     ///
     /// It is still what it was.
-    pub fn make_public(&self, key: &Key) -> Result<(), StoreError> {
+    pub fn vouch(&self, key: &Key, source: &Source, public: bool) -> Result<(), StoreError> {
         let sidecar = layout::sidecar(key);
         let _naming = self.naming.lock().unwrap_or_else(PoisonError::into_inner);
-        match self.look(key).map_err(failed("read", &sidecar))? {
-            Found::Entry(entry) if !entry.meta.public => {
-                let meta = Meta {
-                    public: true,
-                    ..(*entry.meta).clone()
-                };
-                self.replace(&sidecar, &meta.to_json())
-                    .map_err(failed("mark", &sidecar))
+        // Otherwise it is gone or unsound.
+        if let Found::Entry(entry) = self.look(key).map_err(failed("read", &sidecar))? {
+            let mut meta = (*entry.meta).clone();
+            meta.public |= public;
+            if !meta.is_from(&source.registry) && meta.sources.len() < SOURCES_MAX {
+                meta.sources.push(source.clone());
             }
-            // Gone, unsound, or marked already.
-            _ => Ok(()),
+            if meta != *entry.meta {
+                return self
+                    .replace(&sidecar, &meta.to_json())
+                    .map_err(failed("mark", &sidecar));
+            }
         }
+        Ok(())
     }
 
     /// Hashes an entry again and removes it unless it is right; the next request fills it anew.
