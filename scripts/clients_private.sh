@@ -9,9 +9,9 @@
 # LAYER_MB=8     size of the big layer.
 # KEEP=1         leaves the working directory and prints its name.
 #
-# docker, podman and skopeo offer a login only to a host whose `/v2/` asks for one. The cache's does not, because docker
-# would send it the password of another registry; so what they bring themselves does not leave them, and they see what is
-# public or shared. containerd answers challenges wherever they come.
+# docker, podman and skopeo offer a login only to a host whose `/v2/` asks for one, which the cache's does with CLIENT_LOGIN
+# only; without it they see what is public or shared. containerd answers challenges wherever they come. So each client
+# pulls from two caches: from one that does not ask and from one that does.
 set -euo pipefail
 
 here=$(cd "$(dirname "$0")" && pwd)
@@ -72,11 +72,15 @@ sent_once() {
 as() {
   local secret
   skopeo_flags=() podman_flags=() ctr_flags=()
+  # docker has its logins in its file: one for the cache, whatever the image is called.
+  mkdir -p "$work/docker-config"
+  echo '{}' >"$work/docker-config/config.json"
   case $1 in
     nobody) return ;;
     alice) secret=$user:$password ;;
     guesser) secret=$user:guessed ;;
   esac
+  printf '{"auths": {"%s": {"auth": "%s"}}}\n' "$cache" "$(printf '%s' "$secret" | base64 -w0)" >"$work/docker-config/config.json"
   skopeo_flags=(--src-creds "$secret") podman_flags=(--creds "$secret") ctr_flags=(--user "$secret")
 }
 
@@ -88,7 +92,7 @@ refused() {
   set -e
   [ $status != 0 ] || { echo "it was pulled, and must not have been"; return 1; }
   # For the right reason.
-  grep -iE '401|403|unauthorized|denied|forbidden' "$work/refused" || { cat "$work/refused"; return 1; }
+  grep -iE '401|403|unauthorized|denied|forbidden|no basic auth credentials' "$work/refused" || { cat "$work/refused"; return 1; }
 }
 
 # nowhere PLACE...: neither the password nor its encoded form.
@@ -114,6 +118,7 @@ build_images "$layer_mb"
 start_upstream open ""
 push app $repository
 push artifact $artifact_repository
+open=127.0.0.1:$port
 
 htpasswd -B -C 4 -b -c "$work/htpasswd" "$user" "$password" 2>/dev/null
 start_upstream basic "auth: {htpasswd: {realm: private, path: $work/htpasswd}}"
@@ -131,7 +136,10 @@ printf '%s\n' "$password" >"$work/password"
 cat >"$work/cache.yml" <<END
 registries:
   - {name: basic.test, url: "http://$basic"}
-  - {name: token.test, url: "http://$token"}
+  - name: token.test
+    url: http://$token
+    realm_hosts: ["$tokens"]
+  - {name: open.test, url: "http://$open"}
   - {name: basic-ours.test, url: "http://$basic", auth: {username: $user, password_file: $work/password}}
   - name: token-ours.test
     url: http://$token
@@ -139,50 +147,91 @@ registries:
     realm_hosts: ["$tokens"]
 END
 
-for client in containerd skopeo podman docker; do
-  ready || continue
-  start_cache $client
+# fresh_cache NAME: content of one registry is not taken for that of another, so each has a cache to itself.
+fresh_cache() {
+  name=$client-$1-$registry
+  start_cache "$name"
   : >"$work/basic.log"
   : >"$work/token.log"
-  if [ $client = containerd ]; then
-    for registry in "${theirs[@]}"; do
-      as nobody
-      check "$client, $registry, without a login" refused pull_$client
-      as guesser
-      check "$client, $registry, with a wrong password" refused pull_$client
-      as alice
-      check "$client, $registry, with its own login, first" pull_$client
-      check "$client, $registry, with its own login, again" pull_$client
-      check "$client, $registry, with its own login, by path" pull_containerd_by_path
-      as nobody
-      check "$client, $registry, without a login, after that" refused pull_$client
-      as guesser
-      check "$client, $registry, with a wrong password, after that" refused pull_$client
-    done
-    mapfile -t expected < <(platform_blobs)
-    check "$client, own logins: each blob was sent once" sent_once "${expected[@]}"
-  else
-    for registry in "${theirs[@]}"; do
-      as nobody
-      check "$client, $registry, without a login" refused pull_$client
-    done
-  fi
+}
+
+# done_with_cache: what is true of every cache at its end.
+done_with_cache() {
+  stop "$cache_pid"
+  check "$said: no secret is in the log or the store" nowhere "$work/cache-$name.log" "$work/store-$name"
+}
+
+# own_logins: what a client may and may not pull with its own login.
+own_logins() {
   as nobody
-  for registry in "${ours[@]}"; do
-    check "$client, $registry, with the server's credentials, first" pull_$client
-    check "$client, $registry, with the server's credentials, again" pull_$client
-  done
+  check "$said, without a login" refused pull_$client
+  as guesser
+  check "$said, with a wrong password" refused pull_$client
+  as alice
+  check "$said, with its own login, first" pull_$client
+  check "$said, with its own login, again" pull_$client
+  [ $client != containerd ] || check "$said, with its own login, by path" pull_containerd_by_path
+  as nobody
+  check "$said, without a login, after that" refused pull_$client
+  as guesser
+  check "$said, with a wrong password, after that" refused pull_$client
+  check "$said: each blob was sent once" sent_once "${expected[@]}"
+}
+
+for client in containerd skopeo podman docker; do
+  ready || continue
   if [ $client = skopeo ]; then
     mapfile -t expected < <(blobs_of app; blobs_of artifact)
   else
     mapfile -t expected < <(platform_blobs)
   fi
-  check "$client: each blob was sent once" sent_once "${expected[@]}"
+
   for registry in "${theirs[@]}"; do
-    check "$client, $registry, without a login, although it is held" refused pull_$client
+    said="$client, $registry"
+    fresh_cache silent
+    if [ $client = containerd ]; then
+      own_logins
+    else
+      as nobody
+      check "$said, without a login" refused pull_$client
+      as alice
+      check "$said, with its own login, which nobody asks for" refused pull_$client
+    fi
+    done_with_cache
   done
-  stop "$cache_pid"
-  check "$client: no secret is in the log or the store" nowhere "$work/cache-$client.log" "$work/store-$client"
+
+  as nobody
+  for registry in "${ours[@]}"; do
+    said="$client, $registry"
+    fresh_cache ours
+    check "$said, with the server's credentials, first" pull_$client
+    check "$said, with the server's credentials, again" pull_$client
+    check "$said: each blob was sent once" sent_once "${expected[@]}"
+    registry=${registry/-ours/}
+    check "$said, and $registry without a login, although it is held" refused pull_$client
+    done_with_cache
+  done
+
+  export CLIENT_LOGIN=true
+  for registry in "${theirs[@]}"; do
+    said="$client, asked for a login, $registry"
+    fresh_cache asking
+    own_logins
+    done_with_cache
+  done
+  registry=open.test
+  said="$client, asked for a login, $registry"
+  fresh_cache asking
+  unset CLIENT_LOGIN
+  as alice
+  check "$said, with one" pull_$client
+  as nobody
+  if [ $client = docker ]; then
+    check "$said, without one" refused pull_$client
+  else
+    check "$said, without one" pull_$client
+  fi
+  done_with_cache
 done
 
 echo "$passed passed, $failed failed, $skipped skipped"

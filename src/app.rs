@@ -118,6 +118,7 @@ pub fn run(config: Config, read: &dyn Fn() -> Result<Config, Mistakes>) -> Resul
         default_registry: config.default_registry.clone(),
         memory_bytes_max: config.memory_cache_bytes,
         registry_header: config.registry_header,
+        client_login: config.client_login,
         front: config
             .front_auth
             .as_ref()

@@ -14,9 +14,7 @@ use super::{Cache, Caller, FetchError, Origin, Shared, media_type};
 use crate::http::{CacheResult, link};
 use crate::limits::{LISTING_BYTES_MAX, LISTING_LIFETIME, LISTINGS_BYTES_MAX, LISTINGS_MAX};
 use crate::runtime::clock::unix_millis;
-use crate::upstream::{
-    Credentials, Method, Purpose, Request, Response, Resume, Secret, Target, UpstreamError,
-};
+use crate::upstream::{Credentials, Method, Purpose, Request, Response, Resume, Target, UpstreamError};
 
 /// What a kept list costs beside its body: key, slot, allocations.
 const OVERHEAD_BYTES: u64 = 1_024;
@@ -119,18 +117,12 @@ impl Cache {
         Ok(answer)
     }
 
-    /// The page `target` with a client's own credentials, or none; asked for each time and not kept.
+    /// The page `target` with `credentials`, a client's own or none; asked for each time and not kept.
     ///
     /// # Errors
     ///
     /// The upstream's answer, or its absence.
-    pub async fn pass_listing(
-        &self,
-        origin: &Origin,
-        target: Target,
-        authorization: Option<Secret>,
-    ) -> Outcome {
-        let credentials = authorization.map_or(Credentials::None, Credentials::Client);
+    pub async fn pass_listing(&self, origin: &Origin, target: Target, credentials: Credentials) -> Outcome {
         let (shared, origin) = (self.0.clone(), origin.clone());
         let listed = self
             .0

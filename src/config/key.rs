@@ -413,6 +413,7 @@ impl Setting {
             | Setting::WhitelistMode
             | Setting::AirGapped
             | Setting::RegistryHeader
+            | Setting::ClientLogin
             | Setting::AccessLog => Kind::Switch,
         }
     }

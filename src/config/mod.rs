@@ -91,6 +91,8 @@ pub struct Config {
     pub stale_while_revalidate: Duration,
     /// Whether a request may choose its registry with the field `X-Registry`.
     pub registry_header: bool,
+    /// Whether clients are asked for the logins they have for registries; never together with `front_auth`.
+    pub client_login: bool,
     /// Who may use the cache at all, when not everybody.
     pub front_auth: Option<(String, SecretText)>,
     /// What is understood and not done, or allowed and probably not meant; for the log.

@@ -25,6 +25,7 @@ impl Config {
             always_pull_latest,
             stale_while_revalidate,
             registry_header,
+            client_login,
             front_auth,
             warnings: _,
         } = self;
@@ -55,6 +56,7 @@ impl Config {
                 *stale_while_revalidate != new.stale_while_revalidate,
             ),
             ("registry_header", *registry_header != new.registry_header),
+            ("client_login", *client_login != new.client_login),
             ("auth", *front_auth != new.front_auth),
         ];
         let changed = changed.into_iter().filter(|(_, changed)| *changed);

@@ -79,6 +79,7 @@ pub(super) fn load<'a>(
     let whitelist_mode = sources.parse(Setting::WhitelistMode, BOOL_ACCEPTED, units::parse_bool);
     let air_gapped = sources.parse(Setting::AirGapped, BOOL_ACCEPTED, units::parse_bool);
     let registry_header = sources.parse(Setting::RegistryHeader, BOOL_ACCEPTED, units::parse_bool);
+    let client_login = sources.parse(Setting::ClientLogin, BOOL_ACCEPTED, units::parse_bool);
     let log_level = sources.parse(
         Setting::LogLevel,
         "trace, debug, info, warn or error",
@@ -96,6 +97,7 @@ pub(super) fn load<'a>(
     let proxies = proxy::of_environment(surroundings, &mut sources.mistakes);
     sources.check_backend();
     sources.check_server_tls();
+    sources.check_client_login(client_login == Some(true));
 
     if !sources.mistakes.is_empty() {
         return Err(Mistakes(sources.mistakes));
@@ -116,6 +118,7 @@ pub(super) fn load<'a>(
         Some(whitelist_mode),
         Some(air_gapped),
         Some(registry_header),
+        Some(client_login),
         Some(log_level),
         Some(access_log),
         Some(memory_cache_bytes),
@@ -133,6 +136,7 @@ pub(super) fn load<'a>(
         whitelist_mode,
         air_gapped,
         registry_header,
+        client_login,
         log_level,
         access_log,
         memory_cache_bytes,
@@ -178,6 +182,7 @@ pub(super) fn load<'a>(
         always_pull_latest,
         stale_while_revalidate,
         registry_header,
+        client_login,
         front_auth,
         warnings: std::mem::take(&mut sources.warnings),
     };
@@ -311,6 +316,21 @@ impl<'a> Sources<'a> {
                 what: Place::Environment(NAME).with_value(&value),
                 why: "TLS towards clients is not in this version".into(),
             });
+        }
+    }
+
+    /// What clients send is either for us or for their registries.
+    fn check_client_login(&mut self, wanted: bool) {
+        if let Some(front) = self.file.front_auth.as_ref().filter(|_| wanted) {
+            let what = match self.find(Setting::ClientLogin) {
+                Some(given) => given.place.with_value(&given.text),
+                None => Setting::ClientLogin.env().to_owned(),
+            };
+            let why = format!(
+                "not together with `auth` (line {}): clients have one login for the cache, and it is either the cache's own or their registry's",
+                front.line
+            );
+            self.mistakes.push(Mistake { what, why });
         }
     }
 

@@ -23,6 +23,7 @@ pub enum Setting {
     WhitelistMode,
     AirGapped,
     RegistryHeader,
+    ClientLogin,
     LogLevel,
     AccessLog,
     ConfigFile,
@@ -76,7 +77,7 @@ impl Layer {
 
 impl Setting {
     /// In the order of `--help`.
-    pub const ALL: [Setting; 19] = [
+    pub const ALL: [Setting; 20] = [
         Setting::ListenAddr,
         Setting::Cores,
         Setting::IoDriver,
@@ -93,6 +94,7 @@ impl Setting {
         Setting::WhitelistMode,
         Setting::AirGapped,
         Setting::RegistryHeader,
+        Setting::ClientLogin,
         Setting::LogLevel,
         Setting::AccessLog,
         Setting::ConfigFile,
@@ -153,6 +155,7 @@ impl Setting {
             Setting::WhitelistMode => ("WHITELIST_MODE", "whitelist-mode", "whitelist_mode"),
             Setting::AirGapped => ("AIR_GAPPED", "air-gapped", "air_gapped"),
             Setting::RegistryHeader => ("REGISTRY_HEADER", "registry-header", "registry_header"),
+            Setting::ClientLogin => ("CLIENT_LOGIN", "client-login", "client_login"),
             Setting::LogLevel => ("LOG_LEVEL", "log-level", "log_level"),
             Setting::AccessLog => ("ACCESS_LOG", "access-log", "access_log"),
             Setting::ConfigFile => ("CONFIG_FILE", "config-file", "config_file"),
@@ -181,6 +184,7 @@ impl Setting {
             Setting::WhitelistMode => (Group::Content, "false", "only registries of the file exist"),
             Setting::AirGapped => (Group::Content, "false", "never contact a registry"),
             Setting::RegistryHeader => (Group::Content, "false", "X-Registry may choose the registry"),
+            Setting::ClientLogin => (Group::Content, "false", "ask clients for their own logins"),
             Setting::LogLevel => (Group::Operation, "info", "trace, debug, info, warn or error"),
             Setting::AccessLog => (Group::Operation, "on", "one log line per request"),
             Setting::ConfigFile => (Group::Operation, "none", "or -c; YAML: all of these and more"),

@@ -22,6 +22,8 @@ pub enum PullError {
     Listing(#[from] ListingError),
     #[error("this cache wants a user name and a password")]
     Door,
+    #[error("this cache passes logins on to registries; say which is yours")]
+    Login,
     #[error(transparent)]
     Loop(#[from] Loop),
     /// Chosen beside the name; whether it was for referrers.
@@ -92,7 +94,7 @@ impl PullError {
             PullError::Listing(ListingError::TooLarge) => {
                 refuse(502, ErrorCode::Unknown, &self.to_string(), Fields::new())
             }
-            PullError::Door => refuse(
+            PullError::Door | PullError::Login => refuse(
                 401,
                 ErrorCode::Unauthorized,
                 &self.to_string(),

@@ -9,7 +9,7 @@ use crate::cache::{Approach, FetchError, INDEX_TYPE, ListingAnswer, ListingError
 use crate::http::{Body, CacheResult, Fields, RequestHead, Response};
 use crate::oci::ListQuery;
 use crate::runtime::clock::unix_millis;
-use crate::upstream::{Secret, Target};
+use crate::upstream::Target;
 
 /// The longest reason a warning gives.
 const REASON_CHARS_MAX: usize = 200;
@@ -56,13 +56,14 @@ impl Registry {
         asked: &Asked,
         target: Target,
     ) -> Result<ListingAnswer, PullError> {
-        let Approach::Callers(callers) = self.approach(&asked.origin, head) else {
-            // The parser has refused values that cannot stand in a field.
-            let authorization = head.authorization.and_then(|value| Secret::new(value.as_bytes()));
-            return Ok(self
-                .cache
-                .pass_listing(&asked.origin, target, authorization)
-                .await?);
+        let callers = match self.approach(&asked.origin, head) {
+            Approach::Callers(callers) => callers,
+            Approach::Passthrough(credentials) => {
+                return Ok(self
+                    .cache
+                    .pass_listing(&asked.origin, target, credentials)
+                    .await?);
+            }
         };
         let mut refused = ListingError::from(FetchError::Lost);
         for caller in callers {

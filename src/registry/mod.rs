@@ -3,6 +3,7 @@
 mod error;
 mod front;
 mod listing;
+mod login;
 mod memory;
 mod page;
 mod pull;
@@ -40,6 +41,8 @@ pub struct Options {
     pub memory_bytes_max: u64,
     /// Whether `X-Registry` may choose the registry.
     pub registry_header: bool,
+    /// Whether clients are asked for the logins they have for registries. Not together with `front`.
+    pub client_login: bool,
     /// Who may come in, when not everybody.
     pub front: Option<FrontDoor>,
 }

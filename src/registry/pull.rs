@@ -8,7 +8,7 @@ use super::error::{Challenges, Kind, PullError, Wanted};
 use super::memory::TagTerms;
 use super::respond::{self, Description, Life, Part};
 use super::route::{Route, What};
-use super::{Registry, plain};
+use super::{Registry, login, plain};
 use crate::cache::{
     Approach, Caller, FetchError, Fill, Follower, Found, Head, Held, ManifestAnswer, ManifestKey, Origin,
     Permit, Role,
@@ -42,6 +42,9 @@ impl Registry {
             return Err(PullError::ReadOnly);
         }
         let (asked, what) = match self.find_route(head)? {
+            Route::Ping if self.options.client_login && head.authorization.is_none() => {
+                return Err(PullError::Login);
+            }
             Route::Ping => return Ok(plain(200, "application/json", "{}")),
             Route::Alive => return Ok(plain(200, "text/plain", "ok\n")),
             Route::Health => return Ok(plain(200, "application/json", "{\"status\":\"healthy\"}")),
@@ -88,8 +91,13 @@ impl Registry {
 
     /// On whose behalf the upstream is asked.
     pub(super) fn approach(&self, origin: &Origin, head: &RequestHead<'_>) -> Approach {
-        let access = self.registries().settings(&origin.namespace).0.access();
-        self.cache.approach(origin, access, head.authorization)
+        let registries = self.registries();
+        let (settings, named) = registries.settings(&origin.namespace);
+        let known = named != Named::No || origin.namespace == self.options.default_registry;
+        let authorization = head
+            .authorization
+            .filter(|value| !self.options.client_login || login::may_go_on(value, known));
+        self.cache.approach(origin, settings.access(), authorization)
     }
 
     async fn blob(

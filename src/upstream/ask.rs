@@ -8,7 +8,7 @@ use super::auth::Secret;
 use super::auth::challenge::{self, Challenge};
 use super::auth::logins::{Held, Logins};
 use super::auth::realm::may_see_credentials;
-use super::auth::token::{Asker, First, Slot, Token, TokenKey};
+use super::auth::token::{Asker, First, Slot, Token, TokenKey, Who};
 use super::endpoint::Endpoint;
 use super::error::{Phase, Refusal, UpstreamError};
 use super::exchange::{self, Answer, Question, host_of};
@@ -28,8 +28,9 @@ const ANSWERS_400_TO_OLD_TOKENS: &str = "public.ecr.aws";
 pub(super) enum Whose<'a> {
     Nobody,
     Ours(&'a Logins),
-    /// Sent as it is; no token is fetched with it.
-    Client(&'a Secret),
+    /// Sent as it is. A name with a password also gets the token that the registry wants instead; anything else
+    /// gets none.
+    Client(&'a Secret, Option<&'a Held>),
 }
 
 /// One request to one place.
@@ -62,8 +63,8 @@ impl Proof {
         }
     }
 
-    /// Whether our credentials are behind it.
-    fn is_ours(&self) -> bool {
+    /// Whether credentials are behind it.
+    fn is_with_login(&self) -> bool {
         match self {
             Proof::Token(slot, _) => slot.login().is_some(),
             Proof::Login(..) => true,
@@ -90,7 +91,7 @@ impl Asked<'_> {
 
     /// Asks until the answer is one that another proof would not change, and says whether anybody would get it.
     async fn converse(&self, question: &Question) -> Result<(Answer, bool), UpstreamError> {
-        if let Whose::Client(secret) = self.whose {
+        if let Whose::Client(secret, None) = self.whose {
             return Ok((self.follow(question, Some(secret)).await?, false));
         }
         let mut so_far = SoFar {
@@ -101,13 +102,16 @@ impl Asked<'_> {
         let mut round = 1;
         loop {
             let answer = self.follow(question, sent.as_ref().map(Proof::secret)).await?;
-            let public = !self.endpoint.certified && !sent.as_ref().is_some_and(Proof::is_ours);
+            let public = !self.endpoint.certified
+                && !matches!(self.whose, Whose::Client(..))
+                && !sent.as_ref().is_some_and(Proof::is_with_login);
             if round == ROUNDS_MAX || !self.is_challenged(&answer, sent.as_ref(), so_far.started) {
                 return Ok((answer, public));
             }
             let next = match self.next_proof(&answer, sent, &mut so_far).await {
-                // Nobody gets a token. Who has a login needs the challenge to get one, and so it is the answer.
-                Err(error) if matches!(self.whose, Whose::Nobody) && is_refused_token(&error) => None,
+                // There is no token for this client. One who has a login needs the challenge to get one, and so it is
+                // the answer.
+                Err(error) if !matches!(self.whose, Whose::Ours(_)) && is_refused_token(&error) => None,
                 outcome => outcome?,
             };
             let Some(next) = next else {
@@ -145,8 +149,19 @@ impl Asked<'_> {
             }
     }
 
-    /// What worked last time, renewed if it has expired.
+    /// What to send before there is a challenge: what worked last time, or else what the client has sent.
     async fn first_proof(&self) -> Option<Proof> {
+        let kept = self.kept_proof().await;
+        match self.whose {
+            Whose::Client(secret, Some(held)) => {
+                Some(kept.unwrap_or_else(|| Proof::Login(held.clone(), secret.clone())))
+            }
+            _ => kept,
+        }
+    }
+
+    /// What worked last time, renewed if it has expired.
+    async fn kept_proof(&self) -> Option<Proof> {
         let asker = self.asker();
         let repository = &self.request.repository;
         let first = self.shared.tokens.first(&asker, repository)?;
@@ -248,6 +263,8 @@ impl Asked<'_> {
             Some(held) if held.login.is_token() => return self.login_proof(None).await,
             Some(held) if trusted => self.token_with(key, held, started).await?,
             Some(_) if basic => return self.login_proof(None).await,
+            // Anybody has been tried, and the client may be trusted there itself.
+            Some(_) if matches!(self.whose, Whose::Client(..)) => return Ok(None),
             Some(_) => self.token_of_anybody(key).await?,
             None => {
                 let slot = self.shared.tokens.slot(key);
@@ -259,7 +276,7 @@ impl Asked<'_> {
         Ok(Some(Proof::Token(slot, token)))
     }
 
-    /// A token got with our credentials; once more with newer ones, if a token service refuses those that were kept.
+    /// A token got with credentials; once more with newer ones, if a token service refuses those that were kept.
     async fn token_with(
         &self,
         key: TokenKey,
@@ -303,13 +320,13 @@ impl Asked<'_> {
         Ok((slot, token))
     }
 
-    /// Our credentials themselves, for the registry; to be sent first from now on.
+    /// The credentials themselves, for the registry; ours are to be sent first from now on, as a client's are anyway.
     async fn login_proof(&self, not_before: Option<Instant>) -> Result<Option<Proof>, UpstreamError> {
         let Some(held) = self.login(not_before).await? else {
             return Ok(None);
         };
         let proof = held.login.for_registry().map(|secret| Proof::Login(held, secret));
-        if proof.is_some() {
+        if proof.is_some() && matches!(self.whose, Whose::Ours(_)) {
             self.remember(First::Login);
         }
         Ok(proof)
@@ -332,7 +349,8 @@ impl Asked<'_> {
                 } = self.request;
                 logins.find(namespace, repository, not_before).await
             }
-            Whose::Nobody | Whose::Client(_) => Ok(None),
+            Whose::Client(_, held) => Ok(held.cloned()),
+            Whose::Nobody => Ok(None),
         }
     }
 
@@ -340,7 +358,11 @@ impl Asked<'_> {
         Asker {
             namespace: self.request.namespace.clone(),
             place: self.endpoint.base.as_str().into(),
-            ours: matches!(self.whose, Whose::Ours(_)),
+            who: match self.whose {
+                Whose::Ours(_) => Who::Ours,
+                Whose::Client(_, Some(held)) => Who::Client(held.id),
+                Whose::Client(_, None) | Whose::Nobody => Who::Nobody,
+            },
         }
     }
 }

@@ -50,6 +50,7 @@ pub use via::OnBehalf;
 use crate::config::{Named, ProxyEnvironment, Registries};
 use crate::oci::{Digest, ListQuery, Namespace, Reference, Repository};
 use ask::{Asked, Whose};
+use auth::logins::Held;
 use auth::token::Tokens;
 use condition::{Admission, Conditions, Watch};
 use endpoint::Endpoint;
@@ -96,7 +97,8 @@ pub enum Credentials {
     None,
     /// What the operator configured for the registry; nobody's, where nothing is.
     Ours,
-    /// The client's own `Authorization`. With it no token is fetched, and a 401 is given back with its challenges.
+    /// The client's own `Authorization`, sent as it is. A name with its password is exchanged for a token where the registry
+    /// wants one and its token service may see it. A 401 is given back with its challenges.
     Client(Secret),
 }
 
@@ -393,8 +395,12 @@ impl Shared {
     async fn ask_registry(&self, table: &Table, request: &Request) -> Result<Response, UpstreamError> {
         let entry = table.entry(&request.namespace);
         let endpoint = entry.registry(&request.namespace)?;
+        let clients = match &request.credentials {
+            Credentials::Client(secret) => Held::of_client(secret),
+            Credentials::Ours | Credentials::None => None,
+        };
         let whose = match &request.credentials {
-            Credentials::Client(secret) => Whose::Client(secret),
+            Credentials::Client(secret) => Whose::Client(secret, clients.as_ref()),
             Credentials::Ours if !entry.logins.is_nothing() => Whose::Ours(&entry.logins),
             Credentials::Ours | Credentials::None => Whose::Nobody,
         };

@@ -108,5 +108,8 @@ mod selectors;
 /// Who may come in.
 mod front_auth;
 
+/// Logins that clients have for registries.
+mod client_login;
+
 /// Signatures, charts and other things that are no images.
 mod artifacts;

@@ -86,6 +86,7 @@ fn nothing_configured_gives_the_defaults() {
         always_pull_latest: false,
         stale_while_revalidate: Duration::ZERO,
         registry_header: false,
+        client_login: false,
         front_auth: None,
         warnings: Vec::new(),
     };
@@ -191,6 +192,7 @@ access_log: off
         always_pull_latest: false,
         stale_while_revalidate: Duration::ZERO,
         registry_header: false,
+        client_login: false,
         front_auth: None,
         warnings: Vec::new(),
     };

@@ -38,6 +38,22 @@ impl Login {
         }
     }
 
+    /// What a client's `Authorization` says, where that is a name and a password (RFC 7617); `None` for anything else, and
+    /// for the empty pair that some clients send when they have no login.
+    pub fn of_client(authorization: &Secret) -> Option<Self> {
+        let value = authorization.header_value();
+        let (scheme, pair) = value.as_bytes().split_at_checked(b"Basic ".len())?;
+        if !scheme.eq_ignore_ascii_case(b"Basic ") {
+            return None;
+        }
+        let pair = String::from_utf8(STANDARD.decode(pair.trim_ascii()).ok()?).ok()?;
+        let (username, password) = pair.split_once(':').filter(|_| pair != ":")?;
+        Some(Login::of_pair(
+            username.to_owned(),
+            SecretText::new(password.to_owned()),
+        ))
+    }
+
     /// The `Authorization` for the registry itself; `None` for an identity token, which is not for it.
     pub fn for_registry(&self) -> Option<Secret> {
         match self {
@@ -108,6 +124,34 @@ mod tests {
         assert_eq!(password(TOKEN_USER, "refresh").for_registry(), None);
         let bearer = Secret::bearer("token").unwrap();
         assert_eq!(Login::Bearer(bearer.clone()).for_registry(), Some(bearer));
+    }
+
+    #[test]
+    fn a_clients_login_is_a_name_with_its_password_and_nothing_else() {
+        let read = |value: &str| Login::of_client(&Secret::new(value.as_bytes()).unwrap());
+        let expected = password("Aladdin", "open:sesame");
+        for same in [
+            "Basic QWxhZGRpbjpvcGVuOnNlc2FtZQ==",
+            "basic  QWxhZGRpbjpvcGVuOnNlc2FtZQ==",
+        ] {
+            assert_eq!(read(same), Some(expected.clone()), "{same}");
+        }
+        // `<token>:refresh`
+        let refresh = Login::Identity(SecretText::new("refresh".into()));
+        assert_eq!(read("Basic PHRva2VuPjpyZWZyZXNo"), Some(refresh));
+        for none in [
+            "",
+            "Basic",
+            "Basic ",
+            "Basic Og==",
+            "Basic QWxhZGRpbg==",
+            "Basic !",
+            "Basic /zo=",
+            "Bearer QWxhZGRpbjpvcGVuOnNlc2FtZQ==",
+            "Basicx QWxhZGRpbjpvcGVuOnNlc2FtZQ==",
+        ] {
+            assert_eq!(read(none), None, "{none}");
+        }
     }
 
     #[test]

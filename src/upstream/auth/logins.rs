@@ -92,6 +92,11 @@ pub(in crate::upstream) struct Held {
 }
 
 impl Held {
+    /// A client's own; `None` where that is no name with a password.
+    pub fn of_client(authorization: &Secret) -> Option<Self> {
+        Login::of_client(authorization).map(|login| Held::new(login, None))
+    }
+
     fn new(login: Login, asked: Option<Instant>) -> Self {
         Held {
             id: login.id(),

@@ -37,15 +37,26 @@ const SCOPE_BYTES_MAX: usize = 2_048;
 /// one each. Short, because the next pull should work as soon as the token service does.
 const FAILURE_AGE: Duration = Duration::from_secs(1);
 
+/// How long a token that was got with a client's login is used, however long it lives: a right that was withdrawn must not
+/// last here for much longer than an upstream's yes is believed ([`ACCESS_YES`](crate::limits::ACCESS_YES)).
+const CLIENT_TOKEN_AGE: Duration = Duration::from_secs(60);
+
 /// Who asks for tokens: registries do not share them, not even when they share a realm, and neither do a registry and
-/// its mirrors, nor requests with our credentials and those without.
+/// its mirrors, nor those on whose behalf it is asked.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub(in crate::upstream) struct Asker {
     pub namespace: Namespace,
     /// Scheme, host and port, and the path before `/v2/`.
     pub place: Arc<str>,
-    /// With our credentials, where the token service may see them.
-    pub ours: bool,
+    pub who: Who,
+}
+
+/// With whose credentials a token is asked for, where the token service may see them.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub(in crate::upstream) enum Who {
+    Nobody,
+    Ours,
+    Client(LoginId),
 }
 
 /// What a token is for.
@@ -291,7 +302,11 @@ impl Slot {
                     secret,
                     fetched: asked,
                 }),
-                until: asked + life,
+                until: asked
+                    + match self.key.asker.who {
+                        Who::Client(_) => life.min(CLIENT_TOKEN_AGE),
+                        Who::Nobody | Who::Ours => life,
+                    },
             },
             Err(error) => Held {
                 outcome: Err(error),
@@ -326,7 +341,7 @@ mod tests {
         Asker {
             namespace: "r.example".parse().unwrap(),
             place: "https://r.example".into(),
-            ours: false,
+            who: Who::Nobody,
         }
     }
 

@@ -1,0 +1,315 @@
+//! Clients' own logins: asked for where the operator wants it, exchanged for tokens, and sent to no registry that an image's
+//! name could name.
+
+use crate::harness::*;
+
+const PASSWORD: &str = "c4n4ry-al1c3";
+
+fn alice() -> String {
+    basic("alice", PASSWORD)
+}
+
+fn bob() -> String {
+    basic("bob", "c4n4ry-b0b")
+}
+
+/// A registry that takes tokens alone, with a repository for Alice and one for everybody.
+fn registry() -> Registry {
+    let upstream = Registry::new();
+    upstream.require_tokens(Auth::default());
+    upstream.user("alice", PASSWORD);
+    upstream.user("bob", "c4n4ry-b0b");
+    upstream.allow("alice", "private/app");
+    upstream.allow_anybody("public/app");
+    upstream
+}
+
+/// A cache that asks clients for their logins.
+fn asking(upstream: &Registry) -> Server {
+    Server::options(upstream)
+        .cores(2)
+        .env("CLIENT_LOGIN", "true")
+        .env("LOG_LEVEL", "trace")
+        .start()
+}
+
+fn get(cache: &Server, path: &str, authorization: &str) -> Response {
+    cache.client().get_with(path, &[("Authorization", authorization)])
+}
+
+fn tokens(upstream: &Registry) -> usize {
+    upstream.count(|seen| seen.kind == Kind::Token)
+}
+
+/// Whole transfers; a probe is one byte.
+fn bodies(upstream: &Registry, digest: &str) -> usize {
+    upstream.count(|seen| seen.is_get(&format!("/blobs/{digest}")) && seen.status == 200)
+}
+
+#[track_caller]
+fn expect_no_secret(cache: &Server, upstreams: &[&Registry]) {
+    for canary in ["c4n4ry", &alice()["Basic ".len()..], &bob()["Basic ".len()..]] {
+        assert!(!cache.stderr().contains(canary), "{canary} is in the log");
+        assert!(!disk::contains(cache.root(), canary), "{canary} is on disk");
+        for upstream in upstreams {
+            let saw = upstream.saw(canary);
+            assert!(saw.is_empty(), "{canary}: {saw:#?}");
+        }
+    }
+}
+
+#[test]
+fn a_client_is_asked_for_its_login_where_the_operator_wants_it() {
+    let upstream = registry();
+    let cache = asking(&upstream);
+    for path in ["/v2/", "/v2"] {
+        let got = cache.client().get(path);
+        got.expect_error(401, "UNAUTHORIZED");
+        assert_eq!(
+            got.field("www-authenticate"),
+            Some("Basic realm=\"oci-pull-through\""),
+            "{got}"
+        );
+        assert_eq!(cache.client().head(path).status, 401);
+        // Whose it is, and whether it is right, is the registry's to say.
+        for any in [alice(), basic("nobody", "wrong"), "Bearer abc".into()] {
+            get(&cache, path, &any).expect(b"{}");
+        }
+    }
+    assert_eq!(cache.client().get("/healthz").status, 200);
+    assert_eq!(upstream.requests(), 0);
+    let silent = Server::start(&upstream);
+    silent.client().get("/v2/").expect(b"{}");
+}
+
+#[test]
+fn what_is_public_needs_no_login() {
+    let upstream = registry();
+    let cache = asking(&upstream);
+    let image = Image::small(&upstream, "public/app", "v1", fresh_seed());
+    let path = upstream.manifest_url("public/app", "v1");
+    cache.client().get(&path).expect(&image.manifest);
+    let by_digest = upstream.manifest_url("public/app", &image.digest);
+    cache.client().get(&by_digest).expect(&image.manifest);
+    for (digest, content) in &image.blobs {
+        let path = upstream.blob_url("public/app", digest);
+        // As clients write that they have none, and with somebody's.
+        get(&cache, &path, "Basic Og==").expect(&content.bytes());
+        get(&cache, &path, &alice()).expect(&content.bytes());
+        get(&cache, &path, &basic("mallory", "wrong")).expect(&content.bytes());
+        cache.client().get(&path).expect(&content.bytes());
+        assert_eq!(bodies(&upstream, digest), 1, "{:#?}", upstream.log());
+    }
+    expect_no_secret(&cache, &[&upstream]);
+}
+
+#[test]
+fn a_login_is_exchanged_for_a_token() {
+    for asks in [false, true] {
+        let upstream = registry();
+        let cache = match asks {
+            true => asking(&upstream),
+            false => Server::start(&upstream),
+        };
+        let image = Image::small(&upstream, "private/app", "v1", fresh_seed());
+        let by_tag = upstream.manifest_url("private/app", "v1");
+        for _ in 0..2 {
+            let got = get(&cache, &by_tag, &alice());
+            got.expect(&image.manifest);
+            assert_eq!(got.field("cache-control"), Some("private"), "{got}");
+            for (digest, content) in &image.blobs {
+                let got = get(&cache, &upstream.blob_url("private/app", digest), &alice());
+                got.expect(&content.bytes());
+                assert_eq!(got.field("cache-control"), Some("private"), "{got}");
+                cache.wait_stored(digest);
+            }
+        }
+        for (digest, _) in &image.blobs {
+            assert_eq!(bodies(&upstream, digest), 1, "{:#?}", upstream.log());
+        }
+        // Anybody's token, that is good for nothing, and Alice's.
+        assert_eq!(tokens(&upstream), 2, "{:#?}", upstream.log());
+        // The name and the password themselves are shown until the challenge, and then to the token service.
+        let shown = upstream
+            .count(|seen| seen.kind != Kind::Token && seen.field("authorization") == Some(alice().as_str()));
+        assert_eq!(shown, 1, "{:#?}", upstream.log());
+
+        // Others are told what they would be told by the registry, challenge included.
+        for other in [
+            bob(),
+            basic("alice", "wrong"),
+            basic("alice", ""),
+            "Basic Og==".into(),
+        ] {
+            for path in [
+                by_tag.clone(),
+                upstream.manifest_url("private/app", &image.digest),
+                upstream.blob_url("private/app", &image.blobs[0].0),
+            ] {
+                let got = get(&cache, &path, &other);
+                got.expect_error(401, "UNAUTHORIZED");
+                let challenge = got.field("www-authenticate").unwrap_or_default();
+                assert!(challenge.starts_with("Bearer realm="), "{got}");
+            }
+        }
+        let got = cache.client().get(&by_tag);
+        got.expect_error(401, "UNAUTHORIZED");
+        get(&cache, &by_tag, &alice()).expect(&image.manifest);
+        expect_no_secret(&cache, &[]);
+    }
+}
+
+#[test]
+fn a_token_that_is_refused_is_replaced_once() {
+    let upstream = registry();
+    let cache = asking(&upstream);
+    let contents = [1, 2].map(|_| Prf::new(fresh_seed(), 50_000));
+    let [one, two] = contents
+        .each_ref()
+        .map(|content| upstream.blob_in("private/app", content.clone()));
+    get(&cache, &upstream.blob_url("private/app", &one), &alice()).expect(&contents[0].bytes());
+    upstream.revoke_tokens();
+    let before = tokens(&upstream);
+    get(&cache, &upstream.blob_url("private/app", &two), &alice()).expect(&contents[1].bytes());
+    assert_eq!(tokens(&upstream) - before, 1, "{:#?}", upstream.log());
+}
+
+#[test]
+fn a_crowd_of_one_client_fetches_one_token() {
+    let upstream = registry();
+    let cache = asking(&upstream);
+    let first = upstream.blob_in("private/app", Prf::new(fresh_seed(), 10));
+    // From now on it is known that the repository is not for everybody.
+    get(&cache, &upstream.blob_url("private/app", &first), "Basic Og==").expect_error(401, "UNAUTHORIZED");
+    let before = tokens(&upstream);
+    let contents: Vec<_> = (0..8).map(|_| Prf::new(fresh_seed(), 10_000)).collect();
+    for content in &contents {
+        upstream.blob_in("private/app", content.clone());
+    }
+    std::thread::scope(|scope| {
+        for content in &contents {
+            let (cache, upstream) = (&cache, &upstream);
+            scope.spawn(move || {
+                let path = upstream.blob_url("private/app", &content.digest());
+                get(cache, &path, &alice()).expect(&content.bytes());
+            });
+        }
+    });
+    assert_eq!(tokens(&upstream) - before, 1, "{:#?}", upstream.log());
+}
+
+#[test]
+fn a_token_service_of_somebody_else_gets_no_client_s_login() {
+    let upstream = registry();
+    let elsewhere = Registry::new();
+    upstream.auth(|auth| auth.realm = Some(format!("http://{}/token", elsewhere.addr())));
+    for asks in ["true", "false"] {
+        // Everybody else's token service may be asked by anybody, but not with what Alice has.
+        let cache = Server::bare()
+            .config(format!(
+                "registries: [{{name: \"{0}\", url: \"http://{0}\"}}, {{name: \"{1}\"}}]\n",
+                upstream.name(),
+                elsewhere.name()
+            ))
+            .env("CLIENT_LOGIN", asks)
+            .env("LOG_LEVEL", "trace")
+            .start();
+        let digest = upstream.blob_in("private/app", "content");
+        elsewhere.on(On::any(), Reply::status(401));
+        for _ in 0..2 {
+            let got = get(&cache, &upstream.blob_url("private/app", &digest), &alice());
+            got.expect_error(401, "UNAUTHORIZED");
+            let challenge = got.field("www-authenticate").unwrap_or_default();
+            assert!(challenge.contains(&elsewhere.addr().to_string()), "{got}");
+        }
+        assert!(!upstream.saw(&alice()).is_empty(), "the registry itself may");
+        expect_no_secret(&cache, &[&elsewhere]);
+    }
+}
+
+#[test]
+fn a_login_goes_to_registries_that_the_operator_knows() {
+    let [named, default, unlisted] = [(); 3].map(|()| {
+        let upstream = Registry::new();
+        upstream.require_tokens(Auth::basic());
+        upstream.user("alice", PASSWORD);
+        upstream.allow("alice", "private/app");
+        upstream
+    });
+    // By `*.test`, and as the default: the world behind this proxy is each time the registry itself.
+    let cache = Server::bare()
+        .config(format!(
+            "client_login: true\ndefault_registry: default.test\n\
+             defaults: {{insecure: true, allow_private: true, upstream_proxy: \"http://{unlisted}\"}}\n\
+             registries:\n\
+             - {{name: \"{named}\", url: \"http://{named}\", upstream_proxy: none}}\n\
+             - {{name: \"*.named.test\", upstream_proxy: \"http://{suffix}\"}}\n",
+            unlisted = unlisted.addr(),
+            named = named.name(),
+            suffix = default.addr(),
+        ))
+        .env("LOG_LEVEL", "trace")
+        .start();
+    let login = alice();
+    for (namespace, upstream, known) in [
+        (named.name(), &named, true),
+        ("a.named.test".into(), &default, true),
+        ("default.test".into(), &unlisted, true),
+        ("unlisted.test".into(), &unlisted, false),
+        ("notnamed.test".into(), &unlisted, false),
+        ("named.test".into(), &unlisted, false),
+    ] {
+        for target in [
+            "manifests/v1",
+            "tags/list",
+            &format!("blobs/{}", Prf::new(fresh_seed(), 9).digest()),
+        ] {
+            upstream.clear_log();
+            let got = get(&cache, &format!("/v2/{namespace}/private/app/{target}"), &login);
+            assert!(upstream.requests() > 0, "{namespace} was asked: {got}");
+            let saw = upstream.saw(&login);
+            assert_eq!(!saw.is_empty(), known, "{namespace} {target}: {got} {saw:#?}");
+            // A token is for one registry, and clients send it there.
+            get(
+                &cache,
+                &format!("/v2/{namespace}/private/app/{target}"),
+                "Bearer t0k3n",
+            );
+            assert!(!upstream.saw("t0k3n").is_empty(), "{namespace} {target}");
+        }
+    }
+    expect_no_secret(&cache, &[]);
+}
+
+#[test]
+fn a_login_for_a_list_that_nothing_is_kept_of_goes_no_further_either() {
+    let upstream = Registry::new();
+    let cache = Server::bare()
+        .config(format!(
+            "client_login: true\n\
+             defaults: {{insecure: true, allow_private: true, access: passthrough, upstream_proxy: \"http://{}\"}}\n",
+            upstream.addr()
+        ))
+        .start();
+    for target in ["manifests/v1", "tags/list"] {
+        get(&cache, &format!("/v2/unlisted.test/a/{target}"), &alice());
+    }
+    assert!(upstream.requests() >= 2);
+    expect_no_secret(&cache, &[&upstream]);
+}
+
+#[test]
+fn a_cache_with_a_key_of_its_own_cannot_ask_for_other_logins() {
+    let upstream = Registry::new();
+    let (status, said) = Server::options(&upstream)
+        .config("tag_ttl: 1m\nauth: {username: u, password: c4n4ry}\nregistries: [{name: a.test}]\n")
+        .env("CLIENT_LOGIN", "true")
+        .try_start()
+        .err()
+        .expect("it does not start");
+    assert_eq!(status.and_then(|status| status.code()), Some(2), "{said}");
+    assert!(
+        said.contains("CLIENT_LOGIN") && said.contains("`auth` (line 2)") && !said.contains("c4n4ry"),
+        "{said}"
+    );
+}
