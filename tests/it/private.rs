@@ -1086,10 +1086,17 @@ fn thousands_of_requests_are_answered_as_the_upstream_would() {
             assert!(given.starts_with("Bearer "), "the cache's own token: {seen:#?}");
             continue;
         }
-        // Nobody's credentials are used for somebody else's wish, nor sent to the token service.
+        // Nobody's credentials are used for somebody else's wish, and the token service sees no tokens.
+        let target = seen.target.replace("%3A", ":").replace("%2F", "/");
         let used = REPOSITORIES.iter().any(|repository| {
-            seen.target.starts_with(&format!("/v2/{repository}/"))
-                && asked.contains(&(given.clone(), *repository))
+            let about_it = match seen.kind {
+                Kind::Token => {
+                    given.starts_with("Basic ")
+                        && target.ends_with(&format!("&scope=repository:{repository}:pull"))
+                }
+                _ => target.starts_with(&format!("/v2/{repository}/")),
+            };
+            about_it && asked.contains(&(given.clone(), *repository))
         });
         assert!(used, "{seen:#?}");
     }
