@@ -340,3 +340,35 @@ fn the_examples_of_the_handbook_are_good() {
         assert_eq!((code, stderr.as_str()), (Some(0), ""), "{block}");
     }
 }
+
+#[test]
+fn sighup_changes_the_credentials_that_the_next_pull_uses() {
+    let registry = Registry::new();
+    registry.require_tokens(Auth::basic());
+    registry.user("robot", "first");
+    registry.allow("robot", "a");
+    let blobs: Vec<String> = ["one", "two", "three"]
+        .into_iter()
+        .map(|text| registry.blob_in("a", text))
+        .collect();
+    let yaml = |password: &str| {
+        format!(
+            "registries:\n- name: r.example\n  url: http://{}\n  auth: {{username: robot, password: {password}}}\n",
+            registry.addr()
+        )
+    };
+    let cache = Server::bare().config(yaml("first")).start();
+    let get = |n: usize| cache.client().get(&format!("/v2/r.example/a/blobs/{}", blobs[n]));
+    get(0).expect(b"one");
+    registry.user("robot", "second");
+    assert_ne!(get(1).status, 200, "the old password");
+    reload(&cache, &yaml("second"), "configuration reloaded");
+    get(1).expect(b"two");
+    reload(
+        &cache,
+        "registries: [",
+        "configuration not reloaded; the old one stays",
+    );
+    get(2).expect(b"three");
+    assert!(!cache.stderr().contains("second"), "{}", cache.stderr());
+}

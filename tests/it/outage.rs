@@ -233,3 +233,57 @@ fn what_the_registries_are_like_is_told_behind_a_front_door_only() {
     let cache = Server::start(&upstream);
     cache.client().get("/_/stats").expect_error(404, "NAME_UNKNOWN");
 }
+
+#[test]
+fn an_air_gapped_cache_serves_what_it_has_and_says_why_it_has_no_more() {
+    let upstream = Registry::new();
+    let mut cache = Server::options(&upstream).env("TAG_TTL", "0s").start();
+    let image = warm(&cache, &upstream, "a", "v1");
+    cache.set_env("AIR_GAPPED", "true");
+    cache.restart();
+    let connections = upstream.connections();
+    for reference in ["v1", &image.digest] {
+        cache
+            .client()
+            .get(&upstream.manifest_url("a", reference))
+            .expect(&image.manifest);
+    }
+    for (digest, content) in &image.blobs {
+        cache
+            .client()
+            .get(&upstream.blob_url("a", digest))
+            .expect(&content.bytes());
+    }
+    let missing = "sha256:".to_owned() + &"0c".repeat(32);
+    for (path, code) in [
+        (upstream.manifest_url("a", "v2"), "MANIFEST_UNKNOWN"),
+        (upstream.manifest_url("a", &missing), "MANIFEST_UNKNOWN"),
+        (upstream.blob_url("a", &missing), "BLOB_UNKNOWN"),
+    ] {
+        let got = cache.client().get(&path);
+        got.expect_error(404, code);
+        let text = String::from_utf8_lossy(&got.body).into_owned();
+        assert!(text.contains("air-gapped"), "{text}");
+    }
+    assert_eq!(upstream.connections(), connections);
+}
+
+/// It takes connections and says nothing: that holds up one client, and not for long.
+#[test]
+fn a_silent_upstream_holds_one_client_of_a_stale_tag_up_and_no_other() {
+    let upstream = Registry::new();
+    let cache = Server::options(&upstream).env("TAG_TTL", "0s").start();
+    let image = warm(&cache, &upstream, "a", "v1");
+    let never = Gate::new();
+    upstream.on(On::any(), Reply::new().hold_head(&never));
+    let path = upstream.manifest_url("a", "v1");
+    let began = Instant::now();
+    for _ in 0..50 {
+        let got = cache.client().get(&path);
+        got.expect(&image.manifest);
+        assert_eq!(got.x_cache(), "STALE", "{got}");
+    }
+    // 5 s for the first; 50 of these would be minutes.
+    assert!(began.elapsed() < Duration::from_secs(15), "{:?}", began.elapsed());
+    never.open();
+}

@@ -177,3 +177,32 @@ fn a_token_service_that_limits_us_is_left_alone() {
     }
     assert_eq!(upstream.count(|seen| seen.kind == Kind::Token), 1);
 }
+
+/// The last tenth of what an upstream grants is for those who have no copy.
+#[test]
+fn tags_are_served_stale_before_the_budget_is_gone() {
+    let upstream = Registry::new();
+    let cache = Server::options(&upstream).env("TAG_TTL", "0s").start();
+    let image = warm_tag(&cache, &upstream);
+    let left = |n: u32| {
+        Reply::new()
+            .set("ratelimit-limit", "100;w=21600")
+            .set("ratelimit-remaining", format!("{n};w=21600"))
+    };
+    upstream.on(On::kind(Kind::Manifest), left(9));
+    let path = upstream.manifest_url("a", "v1");
+    // This one learns it.
+    cache.client().get(&path).expect(&image.manifest);
+    let asked = upstream.requests();
+    for _ in 0..10 {
+        let got = cache.client().get(&path);
+        got.expect(&image.manifest);
+        assert_eq!(got.x_cache(), "STALE", "{got}");
+    }
+    assert_eq!(upstream.requests(), asked);
+    let other = Image::small(&upstream, "a", "v2", fresh_seed());
+    cache
+        .client()
+        .get(&upstream.manifest_url("a", "v2"))
+        .expect(&other.manifest);
+}
