@@ -656,22 +656,27 @@ fn acr_gives_access_tokens_without_a_time() {
     no_secret_reached_the_store(&upstream);
 }
 
+/// The robot's password, for an upstream whose token service the operator has named where it is another host: addresses
+/// have no domain in common.
+fn robot_s_keys(upstream: &Registry) -> String {
+    let realms: Vec<_> = upstream
+        .addrs()
+        .iter()
+        .map(|addr| format!("{:?}", addr.to_string()))
+        .collect();
+    format!(
+        "auth: {{username: robot, password: canary-password}}, realm_hosts: [{}]",
+        realms.join(", ")
+    )
+}
+
 /// Pulls with the server's own user and password from a registry that has a token service.
 fn pull_with_password(which: Like, name: &str) -> Registry {
     let upstream = Registry::like(which);
     upstream.user("robot", "canary-password");
     upstream.allow("robot", "team/app");
     let image = Image::small(&upstream, "team/app", "v1", fresh_seed());
-    // Where the token service is another host, the operator has named it: addresses have no domain in common.
-    let realms: Vec<_> = upstream
-        .addrs()
-        .iter()
-        .map(|addr| format!("{:?}", addr.to_string()))
-        .collect();
-    let keys = format!(
-        "auth: {{username: robot, password: canary-password}}, realm_hosts: [{}]",
-        realms.join(", ")
-    );
+    let keys = robot_s_keys(&upstream);
     let cache = Server::bare().registry_with(name, upstream.addr(), keys).start();
     assert_eq!(pull(&cache, &upstream, name, "team/app", &image), 0);
     for seen in upstream.saw(&basic("robot", "canary-password")) {
@@ -679,6 +684,40 @@ fn pull_with_password(which: Like, name: &str) -> Registry {
     }
     assert!(!cache.stderr().contains("canary"), "{}", cache.stderr());
     upstream
+}
+
+#[test]
+fn docker_hub_counts_public_pulls_for_who_logs_in_and_gives_nothing_private_away() {
+    let upstream = Registry::like(Like::DockerHub);
+    upstream.user("robot", "canary-password");
+    upstream.allow_anybody("library/app");
+    for repository in ["library/app", "robot/private"] {
+        upstream.allow("robot", repository);
+    }
+    let image = Image::small(&upstream, "library/app", "v1", fresh_seed());
+    Image::small(&upstream, "robot/private", "v1", fresh_seed());
+    let keys = format!("{}, access: verify", robot_s_keys(&upstream));
+    let cache = Server::bare()
+        .registry_with("docker.io", upstream.addr(), keys)
+        .start();
+    let login = basic("robot", "canary-password");
+    let logins = || upstream.saw(&login).len();
+    // What a login opens alone is not even asked for with ours.
+    let got = cache.client().get(&manifest("docker.io", "robot/private", "v1"));
+    assert!(matches!(got.status, 401 | 403), "{got}");
+    assert_eq!(logins(), 0);
+    for reference in ["v1", &image.digest] {
+        let got = cache
+            .client()
+            .get(&manifest("docker.io", "library/app", reference));
+        got.expect(&image.manifest);
+        let control = got.field("cache-control").unwrap_or_default();
+        assert!(control.starts_with("public"), "{got}");
+    }
+    assert_eq!(logins(), 1, "a token of the robot's for the one pull that counts");
+    let pulls =
+        upstream.count(|seen| seen.kind == Kind::Manifest && seen.method == "GET" && seen.status == 200);
+    assert_eq!(pulls, 1);
 }
 
 #[test]
