@@ -16,7 +16,6 @@ use std::cell::RefCell;
 use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::sync::Arc;
 
 use crate::cache::{Cache, Lru, Origin};
 use crate::config::Registries;
@@ -60,7 +59,8 @@ pub struct Registry {
 /// The operator's choices as this core last saw them.
 struct Settings {
     generation: u64,
-    registries: Arc<Registries>,
+    /// A copy of this core's own: counting references to the one of all cores would be a shared write per hit.
+    registries: Rc<Registries>,
 }
 
 impl Registry {
@@ -68,7 +68,7 @@ impl Registry {
         // The generation first: a change in between is seen as one later.
         let settings = Settings {
             generation: cache.generation(),
-            registries: cache.registries(),
+            registries: Rc::new(Registries::clone(&cache.registries())),
         };
         Registry {
             settings: RefCell::new(settings),
@@ -80,13 +80,13 @@ impl Registry {
     }
 
     /// The operator's choices. When they have changed, what is remembered may be for other eyes, and is forgotten.
-    fn registries(&self) -> Arc<Registries> {
+    fn registries(&self) -> Rc<Registries> {
         let mut settings = self.settings.borrow_mut();
         let generation = self.cache.generation();
         if settings.generation != generation {
             *settings = Settings {
                 generation,
-                registries: self.cache.registries(),
+                registries: Rc::new(Registries::clone(&self.cache.registries())),
             };
             self.memory.borrow_mut().clear();
         }
