@@ -3,16 +3,13 @@
 use super::Registry;
 use super::error::PullError;
 use super::page;
-use super::respond::add_cache;
+use super::respond::{add_cache, add_stale};
 use super::route::{Asked, name_in};
 use crate::cache::{Approach, FetchError, INDEX_TYPE, ListingAnswer, ListingError, ListingKey};
 use crate::http::{Body, CacheResult, Fields, RequestHead, Response};
 use crate::oci::ListQuery;
 use crate::runtime::clock::unix_millis;
 use crate::upstream::Target;
-
-/// The longest reason a warning gives.
-const REASON_CHARS_MAX: usize = 200;
 
 impl Registry {
     /// A page of tags; `None` is the one without tags, for which nobody need be asked.
@@ -107,17 +104,7 @@ impl Registry {
             fields.add("Link", link);
         }
         if let Some(why) = stale {
-            // The form that clients show (distribution-spec, "Warnings").
-            let why: String = why
-                .chars()
-                .filter(|c| *c != '"' && *c != '\\' && !c.is_control())
-                .take(REASON_CHARS_MAX)
-                .collect();
-            let name = &asked.origin.namespace;
-            fields.add(
-                "Warning",
-                format!("299 - \"served from the cache without asking {name}: {why}\""),
-            );
+            add_stale(&mut fields, &asked.origin.namespace, why);
         }
         add_cache(&mut fields, *cache);
         fields

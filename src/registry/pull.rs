@@ -377,17 +377,7 @@ impl Registry {
             );
         }
         if let Some(why) = &answer.stale {
-            // The form that containerd, docker and podman show (distribution-spec, "Warnings").
-            let why: String = why
-                .chars()
-                .filter(|c| *c != '"' && *c != '\\' && !c.is_control())
-                .take(200)
-                .collect();
-            let name = &key.origin.namespace;
-            more.add(
-                "Warning",
-                format!("299 - \"served from the cache without asking {name}: {why}\""),
-            );
+            respond::add_stale(&mut more, &key.origin.namespace, why);
         }
         respond::manifest(head, manifest.body.clone(), &description, more)
     }

@@ -10,12 +10,15 @@ use crate::http::multipart::{self, Boundary};
 use crate::http::{
     Body, CacheResult, ContentRange, Fields, Method, Ranges, RequestHead, Response, Span, parse_range,
 };
-use crate::oci::Digest;
+use crate::oci::{Digest, Namespace};
 use crate::runtime::clock::unix_seconds;
 use crate::store::Entry;
 
 /// The name we give ourselves in `Cache-Status`.
 const CACHE_NAME: &str = "oci-pull-through";
+
+/// The longest reason a warning gives.
+const REASON_CHARS_MAX: usize = 200;
 
 /// What the fields of an answer tell.
 pub struct Description<'a> {
@@ -97,6 +100,20 @@ fn replay(fields: &mut Fields, stored: &BTreeMap<String, Vec<String>>) {
             }
         }
     }
+}
+
+/// Says that an answer is stale, and why, in the form that containerd, docker and podman show (distribution-spec,
+/// "Warnings").
+pub fn add_stale(fields: &mut Fields, namespace: &Namespace, why: &str) {
+    let why: String = why
+        .chars()
+        .filter(|c| *c != '"' && *c != '\\' && !c.is_control())
+        .take(REASON_CHARS_MAX)
+        .collect();
+    fields.add(
+        "Warning",
+        format!("299 - \"served from the cache without asking {namespace}: {why}\""),
+    );
 }
 
 /// `X-Cache` for people, `Cache-Status` (RFC 9211) for tools.
