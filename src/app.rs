@@ -16,7 +16,7 @@ use crate::runtime::driver::{self, IoDriver};
 use crate::runtime::helper::Helper;
 use crate::runtime::shutdown::Shutdown;
 use crate::runtime::{core, cores};
-use crate::server::{AccessLogWriter, Server, bind, serve};
+use crate::server::{AccessLogWriter, Listener, Server, bind, serve};
 use crate::store::{FsStore, OpenError};
 use crate::upstream::{BuildError, Upstreams};
 
@@ -56,7 +56,7 @@ pub fn run(config: Config, read: &dyn Fn() -> Result<Config, Mistakes>) -> Resul
     let plan = cores::plan(config.cores);
 
     let mut addresses = Vec::new();
-    let mut listeners: Vec<Vec<std::net::TcpListener>> = plan.iter().map(|_| Vec::new()).collect();
+    let mut listeners: Vec<Vec<Listener>> = plan.iter().map(|_| Vec::new()).collect();
     for addr in &config.listen {
         let (local, sockets) = bind(addr.host, addr.port, plan.len()).map_err(|source| {
             let hint = match source.kind() {
@@ -74,7 +74,7 @@ pub fn run(config: Config, read: &dyn Fn() -> Result<Config, Mistakes>) -> Resul
         })?;
         addresses.push(local);
         for (core, socket) in listeners.iter_mut().zip(sockets) {
-            core.push(socket);
+            core.push(Listener { socket, tls: false });
         }
     }
 

@@ -14,5 +14,5 @@ mod response;
 pub use body::{Aborted, Body, Growing, NextPiece, Piece};
 pub use content_range::ContentRange;
 pub use range::{Ranges, Span, parse_range};
-pub use request::{Method, RequestHead, Version};
+pub use request::{Certificate, Method, RequestHead, Version};
 pub use response::{CacheResult, Fields, Ready, Response};

@@ -18,6 +18,18 @@ pub enum Method {
 pub enum Version {
     Http10,
     Http11,
+    Http2,
+}
+
+/// What a client's verified certificate says about it.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Certificate {
+    /// The subject as RFC 4514 writes it, for the log.
+    pub subject: String,
+    /// The subject's common name.
+    pub common_name: Option<String>,
+    /// Subject alternative names: DNS names, mail addresses and URIs, in the certificate's order.
+    pub names: Vec<String>,
 }
 
 /// The head of one request. Holding one means the head was unambiguous: one reading, no body to follow.
@@ -45,6 +57,9 @@ pub struct RequestHead<'b> {
     pub range: Option<&'b str>,
     pub if_range: Option<&'b str>,
     pub authorization: Option<&'b str>,
+    /// The certificate the client has proved to be its own, when one was asked for. Not from the head: the connection
+    /// adds it.
+    pub certificate: Option<&'b Certificate>,
     /// The first `User-Agent`; `None` also when it is not UTF-8.
     pub user_agent: Option<&'b str>,
     pub(crate) has_accept: bool,
@@ -69,6 +84,7 @@ impl RequestHead<'static> {
             range: None,
             if_range: None,
             authorization: None,
+            certificate: None,
             user_agent: None,
             has_accept: false,
             has_if_none_match: false,

@@ -2,7 +2,7 @@
 
 use std::future::Future;
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::os::fd::AsFd;
 use std::panic::AssertUnwindSafe;
 use std::rc::Rc;
@@ -14,6 +14,8 @@ use rustix::io::Errno;
 use rustix::net::{SocketFlags, acceptfrom_with};
 
 use super::connection::Connection;
+use super::listen::Listener;
+use super::stream::Stream;
 use super::watch::WatchList;
 use super::{AccessLog, Handler};
 use crate::limits::CONNECTIONS_PER_CORE_MAX;
@@ -69,7 +71,7 @@ impl<H: Handler> Server<H> {
 
 /// Accepts on `listeners` until the server drains, then closes them; connections go on. Never returns: the
 /// core runs for as long as the process.
-pub async fn serve<H: Handler>(server: Rc<Server<H>>, listeners: Vec<TcpListener>) {
+pub async fn serve<H: Handler>(server: Rc<Server<H>>, listeners: Vec<Listener>) {
     for listener in listeners {
         let server = server.clone();
         monoio::spawn(async move {
@@ -83,9 +85,9 @@ pub async fn serve<H: Handler>(server: Rc<Server<H>>, listeners: Vec<TcpListener
     server.sweep().await;
 }
 
-async fn accept_all<H: Handler>(server: &Rc<Server<H>>, listener: TcpListener) -> io::Result<()> {
+async fn accept_all<H: Handler>(server: &Rc<Server<H>>, listener: Listener) -> io::Result<()> {
     // One handle for readiness, one for the call: both are the same socket.
-    let waiting = monoio::net::TcpListener::from_std(listener.try_clone()?)?;
+    let waiting = monoio::net::TcpListener::from_std(listener.socket.try_clone()?)?;
     while !server.shutdown.draining() {
         let mut readable = std::pin::pin!(waiting.readable(false));
         // The wait for a client is kept across the checks for a stop, so that none is cancelled half-way.
@@ -110,18 +112,22 @@ async fn accept_all<H: Handler>(server: &Rc<Server<H>>, listener: TcpListener) -
 }
 
 /// Accepts until nobody waits.
-async fn accept_waiting<H: Handler>(server: &Rc<Server<H>>, listener: &TcpListener) -> io::Result<()> {
+async fn accept_waiting<H: Handler>(server: &Rc<Server<H>>, listener: &Listener) -> io::Result<()> {
     loop {
         if server.watches.count() >= CONNECTIONS_PER_CORE_MAX {
             monoio::time::sleep(OUT_OF_DESCRIPTORS).await;
             continue;
         }
-        match acceptfrom_with(listener.as_fd(), SocketFlags::NONBLOCK | SocketFlags::CLOEXEC) {
+        match acceptfrom_with(
+            listener.socket.as_fd(),
+            SocketFlags::NONBLOCK | SocketFlags::CLOEXEC,
+        ) {
             Ok((fd, peer)) => {
                 let peer: Option<SocketAddr> = peer.and_then(|peer| peer.try_into().ok());
                 // On a dual-stack socket IPv4 clients look like IPv6 ones; a log should not.
                 let peer = peer.map(|peer| SocketAddr::new(peer.ip().to_canonical(), peer.port()));
-                spawn(server.clone(), std::net::TcpStream::from(fd), peer);
+                let stream = std::net::TcpStream::from(fd);
+                spawn(server.clone(), Arrived { stream, peer });
             }
             Err(Errno::AGAIN) => return Ok(()),
             Err(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM) => {
@@ -148,18 +154,24 @@ async fn accept_waiting<H: Handler>(server: &Rc<Server<H>>, listener: &TcpListen
     }
 }
 
+/// A connection the kernel has made and nobody has read from.
+struct Arrived {
+    stream: std::net::TcpStream,
+    peer: Option<SocketAddr>,
+}
+
 /// Runs one connection; a panic in it ends it and nothing else.
-fn spawn<H: Handler>(server: Rc<Server<H>>, stream: std::net::TcpStream, peer: Option<SocketAddr>) {
-    let socket = match Socket::new(stream) {
-        Ok(socket) => socket,
+fn spawn<H: Handler>(server: Rc<Server<H>>, arrived: Arrived) {
+    let stream = match Socket::new(arrived.stream) {
+        Ok(socket) => Stream::Plain(socket),
         Err(error) => {
             tracing::warn!(%error, "cannot register a connection with the driver");
             return;
         }
     };
     let running = server.shutdown.count();
-    let watch = server.watches.add(&socket);
-    let connection = Connection::new(server, watch, socket, peer);
+    let watch = server.watches.add(&stream);
+    let connection = Connection::new(server, watch, stream, arrived.peer);
     drop(monoio::spawn(contained(async move {
         connection.run().await;
         drop(running);

@@ -7,18 +7,18 @@ use std::rc::Rc;
 use super::access_log::Record;
 use super::h1::parse::{HeadError, parse_head};
 use super::h1::send::{Sending, Sent};
+use super::stream::Stream;
 use super::watch::{Waiting, Watch};
 use super::{Handler, Server};
 use crate::http::{CacheResult, Method, RequestHead, Version};
 use crate::limits::{HEAD_SECONDS, IDLE_SECONDS, INBOX_BYTES, LINGER_BYTES_MAX, LINGER_SECONDS};
 use crate::runtime::clock::monotonic_micros;
-use crate::sys::Socket;
 
 /// A connection and what it has received but not yet used.
 pub struct Connection<H> {
     // Before the socket: the watch must not outlive the descriptor it may shut down.
     watch: Watch,
-    socket: Socket,
+    stream: Stream,
     peer: Option<SocketAddr>,
     server: Rc<Server<H>>,
     /// Received bytes; `inbox[used..]` is not parsed yet.
@@ -36,10 +36,10 @@ enum Next {
 }
 
 impl<H: Handler> Connection<H> {
-    pub fn new(server: Rc<Server<H>>, watch: Watch, socket: Socket, peer: Option<SocketAddr>) -> Self {
+    pub fn new(server: Rc<Server<H>>, watch: Watch, stream: Stream, peer: Option<SocketAddr>) -> Self {
         Connection {
             watch,
-            socket,
+            stream,
             peer,
             server,
             inbox: Vec::new(),
@@ -73,7 +73,7 @@ impl<H: Handler> Connection<H> {
         let started = server.access_log.as_ref().map(|_| monotonic_micros());
         let keep_alive = head.keep_alive && !server.shutdown.draining();
         let sending = Sending {
-            socket: &self.socket,
+            stream: &self.stream,
             watch: &self.watch,
             helper: &server.helper,
             head,
@@ -142,14 +142,14 @@ impl<H: Handler> Connection<H> {
             self.watch.set(Waiting::Input, HEAD_SECONDS);
         }
         let begins = self.inbox.is_empty();
-        if self.socket.readable().await.is_err() {
+        if self.stream.readable().await.is_err() {
             return Next::Gone;
         }
         if self.inbox.capacity() == self.inbox.len() {
             // Grows by doubling; the parser refuses a head before it exceeds its limit.
             self.inbox.reserve(INBOX_BYTES.max(self.inbox.len()));
         }
-        match self.socket.recv(&mut self.inbox) {
+        match self.stream.recv(&mut self.inbox) {
             Ok(0) if self.watch.expired() && !begins => Box::pin(self.refuse(&HeadError::Timeout)).await,
             Ok(0) => Next::Close,
             Ok(_) => {
@@ -170,7 +170,7 @@ impl<H: Handler> Connection<H> {
         let head = RequestHead::refused();
         debug_assert!(head.method == Method::Other && head.version == Version::Http11);
         let sending = Sending {
-            socket: &self.socket,
+            stream: &self.stream,
             watch: &self.watch,
             helper: &self.server.helper,
             head: &head,
@@ -197,17 +197,17 @@ impl<H: Handler> Connection<H> {
     /// Says that nothing more comes and waits a little for the client to see it: closing a socket with
     /// unread input resets it, which can destroy the answer on its way.
     async fn linger(&self) {
-        self.socket.shutdown(Shutdown::Write);
+        self.stream.shutdown(Shutdown::Write);
         self.watch.set(Waiting::Input, LINGER_SECONDS);
         let mut rubbish = Vec::with_capacity(4 * 1024);
         let mut thrown_away = 0;
         while thrown_away < LINGER_BYTES_MAX {
             rubbish.clear();
-            match self.socket.recv(&mut rubbish) {
+            match self.stream.recv(&mut rubbish) {
                 Ok(0) => return,
                 Ok(received) => thrown_away += received,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    if self.socket.readable().await.is_err() {
+                    if self.stream.readable().await.is_err() {
                         return;
                     }
                 }

@@ -8,6 +8,14 @@ use socket2::{Domain, Protocol, Socket, Type};
 /// Connections the kernel keeps for a core that is busy; bounded further by `net.core.somaxconn`.
 const BACKLOG: i32 = 4_096;
 
+/// One core's listening socket on one address.
+#[derive(Debug)]
+pub struct Listener {
+    pub socket: TcpListener,
+    /// Clients speak TLS here.
+    pub tls: bool,
+}
+
 /// Binds `count` sockets to one address and listens. Without a host: every address, IPv6 and IPv4; port 0
 /// lets the kernel choose. Gives the address they share.
 ///

@@ -5,6 +5,7 @@ mod access_log;
 mod connection;
 pub mod h1;
 mod listen;
+mod stream;
 mod watch;
 
 use std::future::Future;
@@ -15,7 +16,7 @@ use crate::http::{Ready, RequestHead, Response};
 
 pub use accept::{Server, serve};
 pub use access_log::{AccessLog, AccessLogWriter};
-pub use listen::bind;
+pub use listen::{Listener, bind};
 
 /// What answers requests on one core.
 pub trait Handler: 'static {

@@ -7,8 +7,9 @@ use std::cell::RefCell;
 use std::net::Shutdown;
 use std::rc::Rc;
 
+use super::stream::Stream;
 use crate::runtime::clock::monotonic_seconds;
-use crate::sys::{Local, Socket};
+use crate::sys::Local;
 
 /// What a connection is waiting for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -47,10 +48,10 @@ pub struct Watch {
 }
 
 impl WatchList {
-    pub fn add(&self, socket: &Socket) -> Watch {
+    pub fn add(&self, stream: &Stream) -> Watch {
         let mut slots = self.0.borrow_mut();
         let slot = Slot {
-            local: socket.local(),
+            local: stream.local(),
             waiting: Waiting::Nothing,
             deadline: 0,
             expired: false,

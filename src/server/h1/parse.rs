@@ -291,6 +291,7 @@ fn read_head(bytes: &[u8]) -> Result<RequestHead<'_>, HeadError> {
         range: found.range.single().filter(|_| !found.if_range.is_repeated()),
         if_range: found.if_range.single(),
         authorization: found.authorization,
+        certificate: None,
         user_agent: found.user_agent,
         has_accept: found.has_accept,
         has_if_none_match: found.has_if_none_match,

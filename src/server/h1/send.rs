@@ -9,6 +9,7 @@ use crate::http::{Body, Fields, Method, Piece, Ready, RequestHead, Response, Spa
 use crate::limits::{PIPE_BYTES, SEND_STALL_SECONDS, SPLICE_BYTES_MIN, TURN_BYTES};
 use crate::runtime::clock::unix_seconds;
 use crate::runtime::helper::Helper;
+use crate::server::stream::Stream;
 use crate::server::watch::{Waiting, Watch};
 use crate::sys::{Pipe, Socket, read_exact_at, resident};
 
@@ -17,7 +18,7 @@ const READ_BYTES: u64 = 256 * 1024;
 
 /// One response on its way to one client.
 pub struct Sending<'a> {
-    pub socket: &'a Socket,
+    pub stream: &'a Stream,
     pub watch: &'a Watch,
     pub helper: &'a Helper,
     pub head: &'a RequestHead<'a>,
@@ -71,7 +72,7 @@ impl Sending<'_> {
         let mut bytes = (wire.len() - ready.head_len) as u64;
         let result = if self.keep_alive && self.head.version == Version::Http11 {
             // The common case, and one system call.
-            match self.socket.send(wire, file.is_some()) {
+            match self.stream.send(wire, file.is_some()) {
                 Ok(sent) if sent == wire.len() => Ok(()),
                 Ok(sent) => {
                     self.send_all(&mut [IoSlice::new(&wire[sent..])], file.is_some())
@@ -95,7 +96,7 @@ impl Sending<'_> {
                 // Boxed: an idle connection should not pay for the states of this.
                 let sent = Box::pin(self.span(file, whole, false, &mut bytes)).await;
                 if sent.is_err() {
-                    self.socket.reset_on_close();
+                    self.stream.reset_on_close();
                 }
                 sent
             }
@@ -122,7 +123,7 @@ impl Sending<'_> {
         };
         if let Err(error) = &result {
             tracing::debug!(path = self.head.path, %error, "a response was cut off");
-            self.socket.reset_on_close();
+            self.stream.reset_on_close();
         }
         debug_assert!(result.is_err() || head_only || !matches!(framing, Framing::Length(l) if l != bytes));
         Sent::new(bytes, &result, keep_alive)
@@ -215,7 +216,7 @@ impl Sending<'_> {
     async fn send_all(&self, mut slices: &mut [IoSlice<'_>], more: bool) -> io::Result<()> {
         IoSlice::advance_slices(&mut slices, 0);
         while !slices.is_empty() {
-            match self.socket.send_vectored(slices, more) {
+            match self.stream.send_vectored(slices, more) {
                 Ok(sent) => IoSlice::advance_slices(&mut slices, sent),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.room().await?,
                 Err(error) => return Err(error),
@@ -226,18 +227,22 @@ impl Sending<'_> {
 
     /// Sends a part of a file, by the technique that measured best for its size.
     async fn span(&self, file: &Arc<File>, span: Span, more: bool, bytes: &mut u64) -> io::Result<()> {
+        let Some(socket) = self.stream.bare() else {
+            return Err(io::ErrorKind::Unsupported.into());
+        };
         if span.size() >= SPLICE_BYTES_MIN
             && let Ok(pipe) = Pipe::take()
         {
-            return self.spliced(file, span, pipe, more, bytes).await;
+            return self.spliced(socket, file, span, pipe, more, bytes).await;
         }
-        self.sendfiled(file, span, bytes).await
+        self.sendfiled(socket, file, span, bytes).await
     }
 
     /// file → pipe → socket. A window that is not in the page cache is moved into the pipe by a helper
     /// thread, so that the disk is never waited for on the core.
     async fn spliced(
         &self,
+        socket: &Socket,
         file: &Arc<File>,
         span: Span,
         mut pipe: Pipe,
@@ -270,7 +275,7 @@ impl Sending<'_> {
                 }
                 offset += moved as u64;
             }
-            match self.socket.splice(&mut pipe, more || offset < span.end) {
+            match socket.splice(&mut pipe, more || offset < span.end) {
                 Ok(sent) => {
                     *bytes += sent as u64;
                     turn += sent as u64;
@@ -290,7 +295,13 @@ impl Sending<'_> {
         Ok(())
     }
 
-    async fn sendfiled(&self, file: &Arc<File>, span: Span, bytes: &mut u64) -> io::Result<()> {
+    async fn sendfiled(
+        &self,
+        socket: &Socket,
+        file: &Arc<File>,
+        span: Span,
+        bytes: &mut u64,
+    ) -> io::Result<()> {
         let mut offset = span.start;
         let mut turn = 0;
         while offset < span.end {
@@ -310,7 +321,7 @@ impl Sending<'_> {
                 *bytes += step;
                 continue;
             }
-            match self.socket.sendfile(file, offset, step as usize) {
+            match socket.sendfile(file, offset, step as usize) {
                 Ok(0) => return Err(truncated()),
                 Ok(sent) => {
                     offset += sent as u64;
@@ -344,7 +355,7 @@ impl Sending<'_> {
     /// Waits until the client takes more.
     async fn room(&self) -> io::Result<()> {
         self.watch.set(Waiting::Output, SEND_STALL_SECONDS);
-        self.socket.writable().await?;
+        self.stream.writable().await?;
         if self.watch.expired() {
             return Err(io::Error::new(
                 io::ErrorKind::TimedOut,
