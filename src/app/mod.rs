@@ -1,0 +1,134 @@
+//! Wiring: a [`Config`] in, a running server out. The only file that knows every part.
+
+mod listen;
+mod machine;
+mod reload;
+mod stop;
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+
+use crate::cache::{Cache, TagPolicy};
+use crate::config::{Config, ListenAddr, Mistakes, Storage};
+use crate::registry::{FrontDoor, Options, Registry};
+use crate::runtime::core::CoreSettings;
+use crate::runtime::driver;
+use crate::runtime::helper::Helper;
+use crate::runtime::shutdown::Shutdown;
+use crate::runtime::{core, cores};
+use crate::server::{AccessLogWriter, Server, serve};
+use crate::store::{FsStore, OpenError};
+use crate::upstream::{BuildError, Upstreams};
+
+/// Why the server did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum AppError {
+    #[error("cannot listen on {addr}: {source}{hint}")]
+    Listen {
+        addr: ListenAddr,
+        source: std::io::Error,
+        hint: &'static str,
+    },
+    #[error(transparent)]
+    Store(#[from] OpenError),
+    #[error(transparent)]
+    Upstream(#[from] BuildError),
+    #[error("{0}")]
+    Driver(String),
+    #[error("cannot start threads: {0}")]
+    Threads(#[from] std::io::Error),
+}
+
+/// Serves until asked to stop: on SIGINT or SIGTERM it stops accepting, finishes what runs within
+/// [`crate::limits::DRAIN`], and returns. A second signal ends the process at once. On SIGHUP it goes on with the registries that
+/// `read` gives; mistakes change nothing.
+///
+/// # Errors
+///
+/// The store, the address or the machine cannot be used. Nothing has been served then.
+pub fn run(config: Config, read: &dyn Fn() -> Result<Config, Mistakes>) -> Result<(), AppError> {
+    crate::log::init(config.log_level.into());
+    machine::raise_descriptor_limit();
+    let mut signals = Signals::new([SIGHUP, SIGINT, SIGTERM])?;
+    let Storage::Fs { root, chosen } = &config.storage;
+    let store = Arc::new(FsStore::open(root)?);
+    let (choice, modern_ring) =
+        driver::choose(machine::wanted_driver(config.io_driver)).map_err(AppError::Driver)?;
+    let plan = cores::plan(config.cores);
+
+    let (addresses, listeners) = listen::open(&config.listen, plan.len())?;
+
+    let helper = Helper::start(config.helper_threads)?;
+    let upstreams = Upstreams::new(config.registries.clone(), config.proxies.clone())?;
+    let policy = TagPolicy {
+        cache_tags: config.cache_tag_manifests,
+        cache_latest: config.cache_latest_tag,
+        always_ask_latest: config.always_pull_latest,
+        ttl: config.tag_ttl,
+        stale_while_revalidate: config.stale_while_revalidate,
+    };
+    let cache = Cache::new(store.clone(), upstreams.clone(), helper.clone(), policy);
+    let access_log = if config.access_log {
+        Some(AccessLogWriter::start()?)
+    } else {
+        None
+    };
+    let shutdown = Shutdown::default();
+
+    if choice.fell_back {
+        tracing::warn!("io driver: {} ({})", choice.driver.name(), choice.why);
+    } else {
+        tracing::info!("io driver: {} ({})", choice.driver.name(), choice.why);
+    }
+    machine::tell_root(root, *chosen);
+    reload::tell(&config);
+    let settings = CoreSettings {
+        driver: choice.driver,
+        modern_ring,
+    };
+    let front = Options {
+        default_registry: config.default_registry.clone(),
+        memory_bytes_max: config.memory_cache_bytes,
+        registry_header: config.registry_header,
+        client_login: config.client_login,
+        front: config
+            .front_auth
+            .as_ref()
+            .map(|(username, password)| FrontDoor::new(username, password.reveal())),
+    };
+    for (index, (cpu, sockets)) in plan.iter().zip(listeners).enumerate() {
+        let (cache, helper, shutdown) = (cache.clone(), helper.clone(), shutdown.clone());
+        let log = access_log.as_ref().map(AccessLogWriter::log);
+        let front = front.clone();
+        core::start(index, *cpu, settings, move || async move {
+            let registry = Rc::new(Registry::new(cache, front));
+            let server = Server::new(registry, helper, shutdown, log);
+            serve(server, sockets).await;
+        })?;
+    }
+    for addr in &addresses {
+        tracing::info!(
+            "oci-pull-through {} listening on {addr}, store fs:{}, io driver {}, {} cores",
+            env!("CARGO_PKG_VERSION"),
+            store.root().display(),
+            choice.driver.name(),
+            plan.len()
+        );
+    }
+    cache.scan_in_background();
+
+    for signal in signals.forever() {
+        match signal {
+            SIGHUP => reload::reload(&config, read(), &upstreams),
+            _ => break,
+        }
+    }
+    stop::drain(&shutdown, signals);
+    if let Some(log) = access_log {
+        log.finish();
+    }
+    Ok(())
+}
