@@ -14,9 +14,10 @@ use crate::registry::{FrontDoor, Options, Registry};
 use crate::runtime::core::CoreSettings;
 use crate::runtime::driver::{self, IoDriver};
 use crate::runtime::helper::Helper;
+use crate::runtime::memory::{MemoryBudget, default_budget};
 use crate::runtime::shutdown::Shutdown;
 use crate::runtime::{core, cores};
-use crate::server::{AccessLogWriter, Listener, Server, bind, serve};
+use crate::server::{AccessLogWriter, Crowd, Listener, Load, Server, bind, default_max, serve};
 use crate::store::{FsStore, OpenError};
 use crate::upstream::{BuildError, Upstreams};
 
@@ -48,7 +49,7 @@ pub enum AppError {
 /// The store, the address or the machine cannot be used. Nothing has been served then.
 pub fn run(config: Config, read: &dyn Fn() -> Result<Config, Mistakes>) -> Result<(), AppError> {
     crate::log::init(config.log_level.into());
-    raise_descriptor_limit();
+    let descriptors = raise_descriptor_limit();
     let mut signals = Signals::new([SIGHUP, SIGINT, SIGTERM])?;
     let Storage::Fs { root, chosen } = &config.storage;
     let store = Arc::new(FsStore::open(root)?);
@@ -87,7 +88,19 @@ pub fn run(config: Config, read: &dyn Fn() -> Result<Config, Mistakes>) -> Resul
         ttl: config.tag_ttl,
         stale_while_revalidate: config.stale_while_revalidate,
     };
-    let cache = Cache::new(store.clone(), upstreams.clone(), helper.clone(), policy);
+    let memory = MemoryBudget::new(config.memory_budget.unwrap_or_else(default_budget), plan.len());
+    let cache = Cache::new(
+        store.clone(),
+        upstreams.clone(),
+        helper.clone(),
+        policy,
+        memory.clone(),
+    );
+    let crowd = Crowd::new(
+        connections_max(&config, descriptors),
+        config.max_connections_per_client,
+        plan.len(),
+    );
     let access_log = if config.access_log {
         Some(AccessLogWriter::start()?)
     } else {
@@ -128,9 +141,14 @@ pub fn run(config: Config, read: &dyn Fn() -> Result<Config, Mistakes>) -> Resul
         let (cache, helper, shutdown) = (cache.clone(), helper.clone(), shutdown.clone());
         let log = access_log.as_ref().map(AccessLogWriter::log);
         let front = front.clone();
+        let load = Load {
+            core: index,
+            crowd: crowd.clone(),
+            memory: memory.core(index),
+        };
         core::start(index, *cpu, settings, move || async move {
             let registry = Rc::new(Registry::new(cache, front));
-            let server = Server::new(registry, helper, shutdown, log);
+            let server = Server::new(registry, helper, shutdown, log, load);
             serve(server, sockets).await;
         })?;
     }
@@ -232,12 +250,30 @@ fn wanted_driver(config: config::IoDriver) -> IoDriver {
     }
 }
 
-/// Takes as many file descriptors as the hard limit grants: connections and open blobs are descriptors.
-fn raise_descriptor_limit() {
+/// How many connections there may be. What an operator chose is taken, and doubted where it cannot be.
+fn connections_max(config: &Config, descriptors: u64) -> usize {
+    let possible = default_max(descriptors);
+    let Some(wanted) = config.max_connections else {
+        return possible;
+    };
+    if wanted.get() as u64 >= descriptors {
+        tracing::warn!(
+            wanted,
+            descriptors,
+            "max_connections needs more file descriptors than the process may have; raise the limit (LimitNOFILE=, --ulimit nofile)"
+        );
+    }
+    wanted.get()
+}
+
+/// Takes as many file descriptors as the hard limit grants: connections and open blobs are descriptors. Gives their
+/// number.
+fn raise_descriptor_limit() -> u64 {
     use rustix::process::{Resource, getrlimit, setrlimit};
     let mut limit = getrlimit(Resource::Nofile);
     limit.current = limit.maximum;
     if let Err(error) = setrlimit(Resource::Nofile, limit) {
         tracing::warn!(%error, "cannot raise the limit of open files");
     }
+    getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
 }
