@@ -2,10 +2,41 @@
 
 use std::time::Duration;
 
-/// Connections one core accepts before it leaves further ones in the kernel's queue. Two descriptors each
-/// (socket and, while a large body is sent, half of a pipe) make 32 768 of the 65 536 a service unit
-/// commonly grants; the other half is for content.
+/// Connections of the whole process when nobody says otherwise and descriptors allow it. At 4 KiB each, idle ones take
+/// 80 MiB.
+pub const CONNECTIONS_MAX: usize = 20_000;
+
+/// Descriptors that are never for connections: listeners, rings and doorbells of a few cores, the helper pool, logs. Of
+/// the others four fifths are for connections, and one fifth for content: open files, pipes, upstreams.
+pub const DESCRIPTORS_RESERVED: usize = 128;
+
+/// Connections there may be at least, however few descriptors there are.
+pub const CONNECTIONS_MIN: usize = 16;
+
+/// Connections of one core: what its ring can complete at once (a poll each).
 pub const CONNECTIONS_PER_CORE_MAX: usize = 16_384;
+
+/// Connections accepted in a row before a core turns to those it has.
+pub const ACCEPTS_PER_TURN: usize = 256;
+
+/// Idle connections closed at once to make room, at most, and at most this part of the limit.
+pub const CLOSED_AT_ONCE_MAX: usize = 64;
+pub const CLOSED_AT_ONCE_PART: usize = 32;
+
+/// A head that has been coming for so long makes room like an idle connection, when there is none.
+pub const HEAD_PATIENCE_MILLIS: u64 = 2_000;
+
+/// Connections on their way from one core to another. Beyond, they stay where they were accepted.
+pub const HANDED_OVER_MAX: usize = 256;
+
+/// How long something must not have happened to be over.
+pub const EPISODE_QUIET_SECONDS: u32 = 10;
+
+/// Memory counted for a response under way: what the kernel keeps of it for the client, and our part.
+pub const RESPONSE_BYTES: u64 = 256 * 1024;
+
+/// The memory budget is never chosen smaller: 16 fills.
+pub const MEMORY_BUDGET_MIN: u64 = 64 * 1024 * 1024;
 
 /// Receive buffer a connection starts with, in bytes. Heads of docker, containerd and podman are 300 to 900.
 pub const INBOX_BYTES: usize = 1_024;
@@ -18,6 +49,9 @@ pub const IDLE_SECONDS: u32 = 75;
 
 /// A response of which the client takes nothing.
 pub const SEND_STALL_SECONDS: u32 = 60;
+
+/// Bytes a second that a client must take, counted over [`SEND_STALL_SECONDS`] in which we waited for it.
+pub const SEND_RATE_MIN: u64 = 1024;
 
 /// What is read and thrown away after a refusal, so that the client sees the answer instead of a reset.
 pub const LINGER_BYTES_MAX: usize = 64 * 1024;

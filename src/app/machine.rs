@@ -2,8 +2,9 @@
 
 use std::path::Path;
 
-use crate::config::{self, RootChoice};
+use crate::config::{self, Config, RootChoice};
 use crate::runtime::driver::IoDriver;
+use crate::server::default_max;
 
 pub(super) fn wanted_driver(config: config::IoDriver) -> IoDriver {
     match config {
@@ -13,14 +14,32 @@ pub(super) fn wanted_driver(config: config::IoDriver) -> IoDriver {
     }
 }
 
-/// Takes as many file descriptors as the hard limit grants: connections and open blobs are descriptors.
-pub(super) fn raise_descriptor_limit() {
+/// How many connections there may be. What an operator chose is taken, and doubted where it cannot be.
+pub(super) fn connections_max(config: &Config, descriptors: u64) -> usize {
+    let possible = default_max(descriptors);
+    let Some(wanted) = config.max_connections else {
+        return possible;
+    };
+    if wanted.get() as u64 >= descriptors {
+        tracing::warn!(
+            wanted,
+            descriptors,
+            "max_connections needs more file descriptors than the process may have; raise the limit (LimitNOFILE=, --ulimit nofile)"
+        );
+    }
+    wanted.get()
+}
+
+/// Takes as many file descriptors as the hard limit grants: connections and open blobs are descriptors. Gives their
+/// number.
+pub(super) fn raise_descriptor_limit() -> u64 {
     use rustix::process::{Resource, getrlimit, setrlimit};
     let mut limit = getrlimit(Resource::Nofile);
     limit.current = limit.maximum;
     if let Err(error) = setrlimit(Resource::Nofile, limit) {
         tracing::warn!(%error, "cannot raise the limit of open files");
     }
+    getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
 }
 
 /// Says where the store lies when nobody chose that.

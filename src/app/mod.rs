@@ -17,9 +17,10 @@ use crate::registry::{FrontDoor, Options, Registry};
 use crate::runtime::core::CoreSettings;
 use crate::runtime::driver;
 use crate::runtime::helper::Helper;
+use crate::runtime::memory::{MemoryBudget, default_budget};
 use crate::runtime::shutdown::Shutdown;
 use crate::runtime::{core, cores};
-use crate::server::{AccessLogWriter, Server, serve};
+use crate::server::{AccessLogWriter, Crowd, Load, Server, serve};
 use crate::store::{FsStore, OpenError};
 use crate::upstream::{BuildError, Upstreams};
 
@@ -51,7 +52,7 @@ pub enum AppError {
 /// The store, the address or the machine cannot be used. Nothing has been served then.
 pub fn run(config: Config, read: &dyn Fn() -> Result<Config, Mistakes>) -> Result<(), AppError> {
     crate::log::init(config.log_level.into());
-    machine::raise_descriptor_limit();
+    let descriptors = machine::raise_descriptor_limit();
     let mut signals = Signals::new([SIGHUP, SIGINT, SIGTERM])?;
     let Storage::Fs { root, chosen } = &config.storage;
     let store = Arc::new(FsStore::open(root)?);
@@ -70,7 +71,19 @@ pub fn run(config: Config, read: &dyn Fn() -> Result<Config, Mistakes>) -> Resul
         ttl: config.tag_ttl,
         stale_while_revalidate: config.stale_while_revalidate,
     };
-    let cache = Cache::new(store.clone(), upstreams.clone(), helper.clone(), policy);
+    let memory = MemoryBudget::new(config.memory_budget.unwrap_or_else(default_budget), plan.len());
+    let cache = Cache::new(
+        store.clone(),
+        upstreams.clone(),
+        helper.clone(),
+        policy,
+        memory.clone(),
+    );
+    let crowd = Crowd::new(
+        machine::connections_max(&config, descriptors),
+        config.max_connections_per_client,
+        plan.len(),
+    );
     let access_log = if config.access_log {
         Some(AccessLogWriter::start()?)
     } else {
@@ -103,9 +116,14 @@ pub fn run(config: Config, read: &dyn Fn() -> Result<Config, Mistakes>) -> Resul
         let (cache, helper, shutdown) = (cache.clone(), helper.clone(), shutdown.clone());
         let log = access_log.as_ref().map(AccessLogWriter::log);
         let front = front.clone();
+        let load = Load {
+            core: index,
+            crowd: crowd.clone(),
+            memory: memory.core(index),
+        };
         core::start(index, *cpu, settings, move || async move {
             let registry = Rc::new(Registry::new(cache, front));
-            let server = Server::new(registry, helper, shutdown, log);
+            let server = Server::new(registry, helper, shutdown, log, load);
             serve(server, sockets).await;
         })?;
     }

@@ -22,9 +22,12 @@ use bytes::Bytes;
 use tokio::sync::Semaphore;
 
 use crate::config::Registries;
-use crate::limits::{FILL_QUEUE_WAIT, FILLS_MAX, MEMORY_OBJECT_BYTES_MAX, STORE_LOOKUP_MAX};
+use crate::limits::{
+    FILL_QUEUE_WAIT, FILL_WINDOW_BYTES, FILLS_MAX, MEMORY_OBJECT_BYTES_MAX, STORE_LOOKUP_MAX,
+};
 use crate::oci::{Digest, Namespace, Repository};
 use crate::runtime::helper::{Helper, blocking_within};
+use crate::runtime::memory::{Charge, MemoryBudget};
 use crate::runtime::reply::Lost;
 use crate::store::{Entry, FsStore, Key, Source, canonical_name};
 use crate::upstream::{RegistryCondition, UpstreamError, Upstreams};
@@ -66,6 +69,13 @@ struct Shared {
     pending: Mutex<HashMap<Key, Arc<Manifest>>>,
     /// Fills and manifest fetches under way.
     slots: Semaphore,
+    memory: MemoryBudget,
+}
+
+/// A place among the fetches under way, and memory for one.
+struct Slot<'a> {
+    _permit: tokio::sync::SemaphorePermit<'a>,
+    memory: Charge,
 }
 
 /// Whose content is asked for; where a fill goes when the content is not here.
@@ -98,8 +108,8 @@ pub enum FetchError {
     Schema1,
     #[error("the manifest is larger than 4 MiB")]
     ManifestTooLarge,
-    /// Our own limit of concurrent fetches.
-    #[error("too many fetches are under way")]
+    /// Our own limit of concurrent fetches, or of the memory they may take.
+    #[error("the cache has too much to fetch at the moment")]
     Overloaded,
     /// A slow client's bytes are in nobody's memory and on no disk any more.
     #[error("the store failed and the bytes are gone")]
@@ -131,7 +141,13 @@ impl FetchError {
 }
 
 impl Cache {
-    pub fn new(store: Arc<FsStore>, upstreams: Upstreams, helper: Helper, policy: TagPolicy) -> Self {
+    pub fn new(
+        store: Arc<FsStore>,
+        upstreams: Upstreams,
+        helper: Helper,
+        policy: TagPolicy,
+        memory: MemoryBudget,
+    ) -> Self {
         Cache(Arc::new(Shared {
             store,
             health: StoreHealth::default(),
@@ -147,6 +163,7 @@ impl Cache {
             access: AccessTable::default(),
             pending: Mutex::default(),
             slots: Semaphore::new(FILLS_MAX),
+            memory,
         }))
     }
 
@@ -237,10 +254,16 @@ fn find(store: &FsStore, key: &Key) -> Option<Entry> {
 }
 
 impl Shared {
-    /// A place among the fetches under way, within [`FILL_QUEUE_WAIT`].
-    async fn slot(&self) -> Result<tokio::sync::SemaphorePermit<'_>, FetchError> {
+    /// A place among the fetches under way, within [`FILL_QUEUE_WAIT`], and memory for one, now.
+    async fn slot(&self) -> Result<Slot<'_>, FetchError> {
         match tokio::time::timeout(FILL_QUEUE_WAIT, self.slots.acquire()).await {
-            Ok(Ok(permit)) => Ok(permit),
+            Ok(Ok(permit)) => Ok(Slot {
+                _permit: permit,
+                memory: self
+                    .memory
+                    .take(FILL_WINDOW_BYTES as u64)
+                    .ok_or(FetchError::Overloaded)?,
+            }),
             _ => Err(FetchError::Overloaded),
         }
     }

@@ -52,8 +52,12 @@ pub(super) enum Kind {
     Count(u64),
     /// As `Count`, or `auto`.
     CountOrAuto(u64),
+    /// As `Count`, or 0.
+    CountFrom0(u64),
     Port,
     Bytes,
+    /// As `Bytes`, or `auto`.
+    BytesOrAuto,
     Duration,
     /// One of these.
     Word(&'static [&'static str]),
@@ -401,6 +405,9 @@ impl Setting {
             Setting::Cores => Kind::CountOrAuto(super::CORES_MAX as u64),
             Setting::IoDriver => Kind::Word(&["auto", "io_uring", "epoll"]),
             Setting::HelperThreads => Kind::Count(super::HELPER_THREADS_MAX as u64),
+            Setting::MaxConnections => Kind::CountOrAuto(super::MAX_CONNECTIONS_MAX as u64),
+            Setting::MaxConnectionsPerClient => Kind::CountFrom0(super::MAX_CONNECTIONS_MAX as u64),
+            Setting::MemoryBudget => Kind::BytesOrAuto,
             Setting::StorageBackend => Kind::Word(&["fs"]),
             Setting::FsRoot | Setting::ConfigFile => Kind::Path,
             Setting::MemoryCache => Kind::Bytes,

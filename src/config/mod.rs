@@ -68,6 +68,12 @@ pub struct Config {
     pub io_driver: IoDriver,
     /// Threads of the helper pool, 1 to [`HELPER_THREADS_MAX`].
     pub helper_threads: NonZeroUsize,
+    /// Connections of all clients together; `None`: what descriptors allow.
+    pub max_connections: Option<NonZeroUsize>,
+    /// Connections of one client address, or IPv6 network; 0: any number.
+    pub max_connections_per_client: usize,
+    /// Bytes that fetches and responses under way may take; `None`: a share of what the process may have.
+    pub memory_budget: Option<u64>,
     /// The registry of requests that name none.
     pub default_registry: Namespace,
     /// Whether tags are remembered at all. Manifests by digest always are.
@@ -123,6 +129,9 @@ pub const HELPER_THREADS_MAX: usize = 64;
 
 /// Upper bound of `CORES`: what `cpu_set_t` can name, so that a larger number is certainly a typing mistake.
 pub const CORES_MAX: usize = 1024;
+
+/// Upper bound of `MAX_CONNECTIONS`: what a process can have as descriptors on usual kernels (`fs.nr_open`).
+pub const MAX_CONNECTIONS_MAX: usize = 1_048_576;
 
 /// Where content is kept.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -13,6 +13,9 @@ impl Config {
             cores,
             io_driver,
             helper_threads,
+            max_connections,
+            max_connections_per_client,
+            memory_budget,
             default_registry,
             cache_tag_manifests,
             cache_latest_tag,
@@ -36,6 +39,12 @@ impl Config {
             ("cores", *cores != new.cores),
             ("io_driver", *io_driver != new.io_driver),
             ("helper_threads", *helper_threads != new.helper_threads),
+            ("max_connections", *max_connections != new.max_connections),
+            (
+                "max_connections_per_client",
+                *max_connections_per_client != new.max_connections_per_client,
+            ),
+            ("memory_budget", *memory_budget != new.memory_budget),
             ("default_registry", *default_registry != new.default_registry),
             (
                 "cache_tag_manifests",

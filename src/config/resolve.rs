@@ -9,8 +9,8 @@ use super::mistake::{Mistake, Mistakes, Place, Warning};
 use super::setting::{Given, Layer, Setting};
 use super::units::{self, BOOL_ACCEPTED, BYTES_ACCEPTED, DURATION_ACCEPTED};
 use super::{
-    CORES_MAX, Config, HELPER_THREADS_MAX, IoDriver, ListenAddr, LogLevel, Named, Registries, RootChoice,
-    Storage, Surroundings, proxy,
+    CORES_MAX, Config, HELPER_THREADS_MAX, IoDriver, ListenAddr, LogLevel, MAX_CONNECTIONS_MAX, Named,
+    Registries, RootChoice, Storage, Surroundings, proxy,
 };
 use crate::oci::Namespace;
 
@@ -62,6 +62,27 @@ pub(super) fn load<'a>(
         &format!("a number from 1 to {HELPER_THREADS_MAX}"),
         |text| parse_count(text, HELPER_THREADS_MAX),
     );
+    let max_connections = sources.parse(
+        Setting::MaxConnections,
+        &format!("auto or a number from 1 to {MAX_CONNECTIONS_MAX}"),
+        |text| match text {
+            "auto" => Some(None),
+            _ => parse_count(text, MAX_CONNECTIONS_MAX).map(Some),
+        },
+    );
+    let max_connections_per_client = sources.parse(
+        Setting::MaxConnectionsPerClient,
+        &format!("a number from 0 to {MAX_CONNECTIONS_MAX}"),
+        |text| text.parse().ok().filter(|&count| count <= MAX_CONNECTIONS_MAX),
+    );
+    let memory_budget = sources.parse(
+        Setting::MemoryBudget,
+        &format!("auto or {BYTES_ACCEPTED}"),
+        |text| match text {
+            "auto" => Some(None),
+            _ => units::parse_bytes(text).map(Some),
+        },
+    );
     let default_registry = sources.parse(
         Setting::DefaultRegistry,
         "a registry, `host` or `host:port`",
@@ -109,6 +130,9 @@ pub(super) fn load<'a>(
         Some(cores),
         Some(io_driver),
         Some(helper_threads),
+        Some(max_connections),
+        Some(max_connections_per_client),
+        Some(memory_budget),
         Some(default_registry),
         Some(cache_tag_manifests),
         Some(cache_latest_tag),
@@ -127,6 +151,9 @@ pub(super) fn load<'a>(
         cores,
         io_driver,
         helper_threads,
+        max_connections,
+        max_connections_per_client,
+        memory_budget,
         default_registry,
         cache_tag_manifests,
         cache_latest_tag,
@@ -170,6 +197,9 @@ pub(super) fn load<'a>(
         cores,
         io_driver,
         helper_threads,
+        max_connections,
+        max_connections_per_client,
+        memory_budget,
         default_registry,
         cache_tag_manifests,
         cache_latest_tag,

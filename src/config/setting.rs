@@ -11,6 +11,9 @@ pub enum Setting {
     Cores,
     IoDriver,
     HelperThreads,
+    MaxConnections,
+    MaxConnectionsPerClient,
+    MemoryBudget,
     StorageBackend,
     FsRoot,
     MemoryCache,
@@ -77,11 +80,14 @@ impl Layer {
 
 impl Setting {
     /// In the order of `--help`.
-    pub const ALL: [Setting; 20] = [
+    pub const ALL: [Setting; 23] = [
         Setting::ListenAddr,
         Setting::Cores,
         Setting::IoDriver,
         Setting::HelperThreads,
+        Setting::MaxConnections,
+        Setting::MaxConnectionsPerClient,
+        Setting::MemoryBudget,
         Setting::StorageBackend,
         Setting::FsRoot,
         Setting::MemoryCache,
@@ -135,6 +141,13 @@ impl Setting {
             Setting::Cores => ("CORES", "cores", "cores"),
             Setting::IoDriver => ("IO_DRIVER", "io-driver", "io_driver"),
             Setting::HelperThreads => ("HELPER_THREADS", "helper-threads", "helper_threads"),
+            Setting::MaxConnections => ("MAX_CONNECTIONS", "max-connections", "max_connections"),
+            Setting::MaxConnectionsPerClient => (
+                "MAX_CONNECTIONS_PER_CLIENT",
+                "max-connections-per-client",
+                "max_connections_per_client",
+            ),
+            Setting::MemoryBudget => ("MEMORY_BUDGET", "memory-budget", "memory_budget"),
             Setting::StorageBackend => ("STORAGE_BACKEND", "storage-backend", "storage_backend"),
             Setting::FsRoot => ("FS_ROOT", "fs-root", "fs_root"),
             Setting::MemoryCache => ("MEMORY_CACHE", "memory-cache", "memory_cache"),
@@ -168,6 +181,9 @@ impl Setting {
             Setting::Cores => (Group::Serving, "auto", "cores that serve"),
             Setting::IoDriver => (Group::Serving, "auto", "auto, io_uring or epoll"),
             Setting::HelperThreads => (Group::Serving, "2", "threads that talk to upstreams"),
+            Setting::MaxConnections => (Group::Serving, "auto", "connections of all clients"),
+            Setting::MaxConnectionsPerClient => (Group::Serving, "1000", "of one address; 0: any number"),
+            Setting::MemoryBudget => (Group::Serving, "auto", "memory for what is under way"),
             Setting::StorageBackend => (Group::Storage, "fs", "only fs in this version"),
             Setting::FsRoot => (
                 Group::Storage,

@@ -5,6 +5,8 @@ pub mod core;
 pub mod cores;
 pub mod doorbell;
 pub mod driver;
+pub mod episode;
 pub mod helper;
+pub mod memory;
 pub mod reply;
 pub mod shutdown;

@@ -80,8 +80,12 @@ impl<H: Handler> Connection<H> {
             keep_alive,
         };
         let (status, cache, sent) = match server.handler.ready(head) {
-            Some(ready) => (200, CacheResult::Hit, sending.ready(&ready).await),
+            Some(ready) => {
+                let _memory = ready.file.as_ref().map(|_| server.load.memory.response());
+                (200, CacheResult::Hit, sending.ready(&ready).await)
+            }
             None => {
+                let _memory = server.load.memory.response();
                 // The connection waits for us, not for the client.
                 self.watch.clear();
                 let response = server.handler.answer(head).await;

@@ -3,7 +3,9 @@
 mod accept;
 mod access_log;
 mod connection;
+mod crowd;
 pub mod h1;
+mod handover;
 mod listen;
 mod stream;
 mod watch;
@@ -14,8 +16,9 @@ use std::rc::Rc;
 
 use crate::http::{Ready, RequestHead, Response};
 
-pub use accept::{Server, serve};
+pub use accept::{Load, Server, serve};
 pub use access_log::{AccessLog, AccessLogWriter};
+pub use crowd::{Crowd, default_max};
 pub use listen::{Listener, bind};
 
 /// What answers requests on one core.

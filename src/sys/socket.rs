@@ -45,6 +45,17 @@ impl Local {
     }
 }
 
+impl Local {
+    /// Bytes given to the kernel that the client has not confirmed; `None` when it cannot say.
+    pub fn unsent(self) -> Option<u64> {
+        let mut bytes: libc::c_int = 0;
+        // SAFETY: `TIOCOUTQ` writes one `int`, which lives here. The number is open and is that socket's, as in
+        // `shutdown`.
+        let outcome = unsafe { libc::ioctl(self.fd, libc::TIOCOUTQ, &raw mut bytes) };
+        (outcome == 0).then(|| u64::try_from(bytes).unwrap_or(0))
+    }
+}
+
 impl AsFd for Socket {
     fn as_fd(&self) -> BorrowedFd<'_> {
         // SAFETY: `stream` owns the descriptor and is neither closed nor replaced while `self` lives.

@@ -7,7 +7,7 @@ use super::spool::{self, Spool};
 use super::table::Ticket;
 use super::{End, Fill, Head};
 use crate::cache::access::Caller;
-use crate::cache::{Cache, FetchError, Origin, Shared, find, storable};
+use crate::cache::{Cache, FetchError, Origin, Shared, Slot, find, storable};
 use crate::fail_point::reach;
 use crate::limits::{FILL_DISK_RATE_MIN, FILL_DISK_WAIT, FILL_WINDOW_BYTES, STORE_RETRY};
 use crate::oci::Hasher;
@@ -92,10 +92,12 @@ async fn run(ticket: Ticket, shared: Arc<Shared>) {
         guard.end(End::Stored);
         return;
     }
-    let _slot = match shared.slot().await {
+    let slot = match shared.slot().await {
         Ok(slot) => slot,
         Err(error) => return guard.end(End::Failed(error)),
     };
+    let Slot { _permit, memory } = slot;
+    fill.lock().memory = Some(memory);
     let verified = match receive(fill, &shared).await {
         Ok(verified) => verified,
         Err(error) => {
@@ -145,6 +147,9 @@ async fn receive(fill: &Arc<Fill>, shared: &Arc<Shared>) -> Result<Verified, Fet
             public,
             headers: storable(&response.headers),
         }));
+        if let (Some(size), Some(memory)) = (size, &mut state.memory) {
+            memory.shrink_to(size);
+        }
         if !shared.health.writable() {
             state.spool = Spool::Lost;
         }
@@ -381,7 +386,10 @@ async fn commit(fill: &Arc<Fill>, shared: &Arc<Shared>, verified: Verified) {
                 shared.vouch(&Target::Blob(*fill.digest()), origin, public);
             }
             // Followers that are still behind read the file.
-            fill.change(|state| state.window.trim(state.written, 0));
+            fill.change(|state| {
+                state.window.trim(state.written, 0);
+                state.memory = None;
+            });
             tracing::debug!(registry = %origin.namespace, repository = %origin.repository, digest = %fill.digest(), "stored");
         }
         Ok(Err(error)) => shared.health.failed(&error),

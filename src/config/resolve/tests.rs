@@ -74,6 +74,9 @@ fn nothing_configured_gives_the_defaults() {
         cores: None,
         io_driver: IoDriver::Auto,
         helper_threads: NonZeroUsize::new(2).unwrap(),
+        max_connections: None,
+        max_connections_per_client: 1_000,
+        memory_budget: None,
         default_registry: "docker.io".parse().unwrap(),
         cache_tag_manifests: true,
         cache_latest_tag: false,
@@ -152,6 +155,9 @@ listen_addr: [':1', 'localhost:2']
 cores: 3
 io_driver: epoll
 helper_threads: 4
+max_connections: 500
+max_connections_per_client: 0
+memory_budget: 1GiB
 storage_backend: fs
 fs_root: /s
 memory_cache: 1GiB
@@ -180,6 +186,9 @@ access_log: off
         cores: NonZeroUsize::new(3),
         io_driver: IoDriver::Epoll,
         helper_threads: NonZeroUsize::new(4).unwrap(),
+        max_connections: NonZeroUsize::new(500),
+        max_connections_per_client: 0,
+        memory_budget: Some(1 << 30),
         default_registry: "ghcr.io".parse().unwrap(),
         cache_tag_manifests: false,
         cache_latest_tag: true,

@@ -217,7 +217,10 @@ impl Sending<'_> {
         IoSlice::advance_slices(&mut slices, 0);
         while !slices.is_empty() {
             match self.stream.send_vectored(slices, more) {
-                Ok(sent) => IoSlice::advance_slices(&mut slices, sent),
+                Ok(sent) => {
+                    self.watch.sent(sent);
+                    IoSlice::advance_slices(&mut slices, sent);
+                }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.room().await?,
                 Err(error) => return Err(error),
             }
@@ -277,6 +280,7 @@ impl Sending<'_> {
             }
             match socket.splice(&mut pipe, more || offset < span.end) {
                 Ok(sent) => {
+                    self.watch.sent(sent);
                     *bytes += sent as u64;
                     turn += sent as u64;
                 }
@@ -324,6 +328,7 @@ impl Sending<'_> {
             match socket.sendfile(file, offset, step as usize) {
                 Ok(0) => return Err(truncated()),
                 Ok(sent) => {
+                    self.watch.sent(sent);
                     offset += sent as u64;
                     *bytes += sent as u64;
                     turn += sent as u64;
@@ -356,10 +361,10 @@ impl Sending<'_> {
     async fn room(&self) -> io::Result<()> {
         self.watch.set(Waiting::Output, SEND_STALL_SECONDS);
         self.stream.writable().await?;
-        if self.watch.expired() {
+        if self.watch.expired() || !self.watch.keeps_pace() {
             return Err(io::Error::new(
                 io::ErrorKind::TimedOut,
-                "the client took nothing for a minute",
+                "the client took next to nothing for a minute",
             ));
         }
         self.watch.clear();
