@@ -9,7 +9,7 @@ use signal_hook::iterator::Signals;
 
 use crate::cache::{Cache, TagPolicy};
 use crate::config::{self, Config, ListenAddr, Mistakes, RootChoice, Storage};
-use crate::limits::DRAIN;
+use crate::limits::{DRAIN, OPEN_FILES_PER_CORE_MAX, OPEN_FILES_PER_CORE_MIN};
 use crate::registry::{FrontDoor, Options, Registry};
 use crate::runtime::core::CoreSettings;
 use crate::runtime::driver::{self, IoDriver};
@@ -130,6 +130,7 @@ pub fn run(config: Config, read: &dyn Fn() -> Result<Config, Mistakes>) -> Resul
     let front = Options {
         default_registry: config.default_registry.clone(),
         memory_bytes_max: config.memory_cache_bytes,
+        open_files_max: open_files_max(descriptors, plan.len()),
         registry_header: config.registry_header,
         client_login: config.client_login,
         front: config
@@ -264,6 +265,14 @@ fn connections_max(config: &Config, descriptors: u64) -> usize {
         );
     }
     wanted.get()
+}
+
+/// Open files that each core may keep: together a tenth of the descriptors.
+fn open_files_max(descriptors: u64, cores: usize) -> usize {
+    let share = descriptors / 10 / cores as u64;
+    usize::try_from(share)
+        .unwrap_or(usize::MAX)
+        .clamp(OPEN_FILES_PER_CORE_MIN, OPEN_FILES_PER_CORE_MAX)
 }
 
 /// Takes as many file descriptors as the hard limit grants: connections and open blobs are descriptors. Gives their
