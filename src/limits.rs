@@ -23,6 +23,9 @@ pub const ACCEPTS_PER_TURN: usize = 256;
 pub const CLOSED_AT_ONCE_MAX: usize = 64;
 pub const CLOSED_AT_ONCE_PART: usize = 32;
 
+/// A connection that was idle for so long, however busy it was before, makes room for a new one.
+pub const IDLE_PATIENCE_MILLIS: u64 = 1_000;
+
 /// A head that has been coming for so long makes room like an idle connection, when there is none.
 pub const HEAD_PATIENCE_MILLIS: u64 = 2_000;
 
@@ -79,8 +82,9 @@ pub const IDLE_PIPES_MAX: usize = 64;
 /// What one connection may send, in bytes, before it lets others on the core run.
 pub const TURN_BYTES: u64 = 4 * 1024 * 1024;
 
-/// Open files of committed blobs a core keeps.
+/// Open files of committed blobs a core keeps: a tenth of the descriptors together, and within these bounds.
 pub const OPEN_FILES_PER_CORE_MAX: usize = 1_024;
+pub const OPEN_FILES_PER_CORE_MIN: usize = 16;
 
 /// Manifests up to this size are accepted (the specification asks registries for at least 4 MiB).
 pub const MANIFEST_BYTES_MAX: usize = 4 * 1024 * 1024;

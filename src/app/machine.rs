@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use crate::config::{self, Config, RootChoice};
+use crate::limits::{OPEN_FILES_PER_CORE_MAX, OPEN_FILES_PER_CORE_MIN};
 use crate::runtime::driver::IoDriver;
 use crate::server::default_max;
 
@@ -28,6 +29,14 @@ pub(super) fn connections_max(config: &Config, descriptors: u64) -> usize {
         );
     }
     wanted.get()
+}
+
+/// Open files that each core may keep: together a tenth of the descriptors.
+pub(super) fn open_files_max(descriptors: u64, cores: usize) -> usize {
+    let share = descriptors / 10 / cores as u64;
+    usize::try_from(share)
+        .unwrap_or(usize::MAX)
+        .clamp(OPEN_FILES_PER_CORE_MIN, OPEN_FILES_PER_CORE_MAX)
 }
 
 /// Takes as many file descriptors as the hard limit grants: connections and open blobs are descriptors. Gives their

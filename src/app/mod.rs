@@ -105,6 +105,7 @@ pub fn run(config: Config, read: &dyn Fn() -> Result<Config, Mistakes>) -> Resul
     let front = Options {
         default_registry: config.default_registry.clone(),
         memory_bytes_max: config.memory_cache_bytes,
+        open_files_max: machine::open_files_max(descriptors, plan.len()),
         registry_header: config.registry_header,
         client_login: config.client_login,
         front: config

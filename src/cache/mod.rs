@@ -74,7 +74,7 @@ struct Shared {
 
 /// A place among the fetches under way, and memory for one.
 struct Slot<'a> {
-    _permit: tokio::sync::SemaphorePermit<'a>,
+    permit: tokio::sync::SemaphorePermit<'a>,
     memory: Charge,
 }
 
@@ -258,7 +258,7 @@ impl Shared {
     async fn slot(&self) -> Result<Slot<'_>, FetchError> {
         match tokio::time::timeout(FILL_QUEUE_WAIT, self.slots.acquire()).await {
             Ok(Ok(permit)) => Ok(Slot {
-                _permit: permit,
+                permit,
                 memory: self
                     .memory
                     .take(FILL_WINDOW_BYTES as u64)

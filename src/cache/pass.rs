@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 
-use super::{Cache, FetchError, Origin, named_digest, storable};
+use super::{Cache, FetchError, Origin, Slot, named_digest, storable};
 use crate::http::{Aborted, Growing, NextPiece, Piece};
 use crate::limits::{PASS_THROUGH_BYTES_MAX, WITHHELD_BYTES};
 use crate::oci::{Digest, Hasher, Reference, SCHEMA1_TYPES};
@@ -86,7 +86,10 @@ impl Cache {
                 content_type: super::media_type(&response.headers),
                 headers: storable(&response.headers),
             };
-            drop(slot);
+            // From here on it takes what waits for its client, and no place among those who ask.
+            let Slot { permit, mut memory } = slot;
+            drop(permit);
+            memory.shrink_to(PASS_THROUGH_BYTES_MAX as u64);
             if !head_only {
                 let named = named_digest(&response.headers);
                 let expected = match &request.target {
@@ -97,6 +100,7 @@ impl Cache {
                 };
                 let (public, checked) = (response.public, expected.is_some());
                 tokio::spawn(async move {
+                    let _memory = memory;
                     let verified = pump(response.body, filled, Withheld::new(expected)).await;
                     if verified && checked {
                         // It may be held from elsewhere; now this registry has shown that it has it.

@@ -10,7 +10,7 @@ use bytes::Bytes;
 
 use crate::cache::Lru;
 use crate::http::{Fields, Ready, RequestHead};
-use crate::limits::{MEMORY_OBJECTS_MAX, OPEN_FILES_PER_CORE_MAX};
+use crate::limits::MEMORY_OBJECTS_MAX;
 use crate::oci::accepts;
 use crate::runtime::clock::{unix_millis, unix_seconds};
 use crate::server::h1::send::encode_ready;
@@ -49,12 +49,8 @@ pub struct TagTerms {
 }
 
 impl Memory {
-    pub fn new(bytes_max: u64) -> Self {
-        let files_max = if bytes_max == 0 {
-            0
-        } else {
-            OPEN_FILES_PER_CORE_MAX
-        };
+    pub fn new(bytes_max: u64, files_max: usize) -> Self {
+        let files_max = if bytes_max == 0 { 0 } else { files_max };
         Memory {
             answers: Lru::new(bytes_max, MEMORY_OBJECTS_MAX),
             files: Lru::new(files_max as u64, files_max),

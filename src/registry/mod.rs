@@ -20,7 +20,6 @@ use std::rc::Rc;
 use crate::cache::{Cache, Lru, Origin};
 use crate::config::Registries;
 use crate::http::{Body, CacheResult, Fields, Method, Ready, RequestHead, Response};
-use crate::limits::OPEN_FILES_PER_CORE_MAX;
 use crate::oci::{Digest, Namespace};
 use crate::server::Handler;
 use crate::store::{Entry, Key};
@@ -38,6 +37,8 @@ pub struct Options {
     pub default_registry: Namespace,
     /// Bytes of a core's memory for small answers.
     pub memory_bytes_max: u64,
+    /// Open files a core keeps, of committed blobs.
+    pub open_files_max: usize,
     /// Whether `X-Registry` may choose the registry.
     pub registry_header: bool,
     /// Whether clients are asked for the logins they have for registries. Not together with `front`.
@@ -73,8 +74,8 @@ impl Registry {
         Registry {
             settings: RefCell::new(settings),
             cache,
-            memory: RefCell::new(Memory::new(options.memory_bytes_max)),
-            files: RefCell::new(Lru::new(OPEN_FILES_PER_CORE_MAX as u64, OPEN_FILES_PER_CORE_MAX)),
+            memory: RefCell::new(Memory::new(options.memory_bytes_max, options.open_files_max)),
+            files: RefCell::new(Lru::new(options.open_files_max as u64, options.open_files_max)),
             options,
         }
     }

@@ -9,7 +9,7 @@ use std::rc::Rc;
 
 use super::crowd::Place;
 use super::stream::Stream;
-use crate::limits::{HEAD_PATIENCE_MILLIS, SEND_RATE_MIN, SEND_STALL_SECONDS};
+use crate::limits::{HEAD_PATIENCE_MILLIS, IDLE_PATIENCE_MILLIS, SEND_RATE_MIN, SEND_STALL_SECONDS};
 use crate::runtime::clock::monotonic_millis;
 use crate::sys::Local;
 
@@ -33,6 +33,8 @@ struct Slot {
     since: u64,
     deadline: u64,
     expired: bool,
+    /// How often it has waited for a request, up to a few: more than once is, with one in between.
+    idles: u8,
     /// Bytes the kernel still held for the client when this wait for it was first looked at.
     unsent: Option<u64>,
     /// What it is counted by; gone when it was told to go.
@@ -73,6 +75,7 @@ impl WatchList {
             since: 0,
             deadline: 0,
             expired: false,
+            idles: 0,
             unsent: None,
             place: Some(place),
         };
@@ -105,18 +108,24 @@ impl WatchList {
         }
     }
 
-    /// Ends up to `count` connections that keep nobody but themselves waiting: those that have been idle for longest,
-    /// or else those whose head has been coming for long. They are not counted any more. Gives their number.
+    /// Ends up to `count` connections that keep nobody but themselves waiting, and no more than an eighth of them, those
+    /// that wait for longest first: the idle ones; or else those that never asked for anything; or else those whose
+    /// head has been coming for long. Whoever asks again and again is spared. They are not counted any more; gives
+    /// their number.
     pub fn make_room(&self, count: usize) -> usize {
         let now = monotonic_millis();
         let mut slots = self.0.borrow_mut();
-        let mut victims = slots.waiting(|slot| slot.waiting == Waiting::Idle);
+        let long = |slot: &Slot, millis| now.saturating_sub(slot.since) >= millis;
+        let idle = |slot: &Slot| slot.waiting == Waiting::Idle;
+        let mut victims = slots.waiting(|slot| idle(slot) && long(slot, IDLE_PATIENCE_MILLIS));
         if victims.is_empty() {
-            victims = slots.waiting(|slot| {
-                slot.waiting == Waiting::Input && now.saturating_sub(slot.since) >= HEAD_PATIENCE_MILLIS
-            });
+            victims = slots.waiting(|slot| idle(slot) && slot.idles < 2);
         }
-        let count = count.min(victims.len());
+        if victims.is_empty() {
+            victims =
+                slots.waiting(|slot| slot.waiting == Waiting::Input && long(slot, HEAD_PATIENCE_MILLIS));
+        }
+        let count = count.min(victims.len().div_ceil(8));
         if count > 0 {
             victims.select_nth_unstable(count - 1);
         }
@@ -171,6 +180,7 @@ impl Watch {
     pub fn set(&self, waiting: Waiting, seconds: u32) {
         let now = monotonic_millis();
         self.with(|slot| {
+            slot.idles = slot.idles.saturating_add(u8::from(waiting == Waiting::Idle));
             slot.waiting = waiting;
             slot.since = now;
             slot.unsent = None;

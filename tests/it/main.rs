@@ -83,6 +83,11 @@ mod headers;
 /// Sizes, counts, deadlines.
 mod limits;
 
+/// More connections, work or patience than there is; cores that share what comes.
+mod overload;
+mod overload_cores;
+mod overload_ends;
+
 /// Requests on the edge of HTTP/1.1, read by the parser's own tests too.
 #[allow(dead_code, reason = "its bounds are for the parser's tests")]
 mod corpus;

@@ -96,7 +96,10 @@ async fn run(ticket: Ticket, shared: Arc<Shared>) {
         Ok(slot) => slot,
         Err(error) => return guard.end(End::Failed(error)),
     };
-    let Slot { _permit, memory } = slot;
+    let Slot {
+        permit: _permit,
+        memory,
+    } = slot;
     fill.lock().memory = Some(memory);
     let verified = match receive(fill, &shared).await {
         Ok(verified) => verified,

@@ -11,7 +11,7 @@ use parse::HeadError;
 pub(super) const CROWDED: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\n\
 Retry-After: 1\r\n\
 Content-Type: application/json\r\n\
-Content-Length: 82\r\n\
+Content-Length: 84\r\n\
 Connection: close\r\n\
 \r\n\
 {\"errors\":[{\"code\":\"UNAVAILABLE\",\"message\":\"this cache has too many connections\"}]}\n";

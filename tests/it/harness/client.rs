@@ -153,6 +153,14 @@ impl Connection {
         Self::from_stream(socket.into())
     }
 
+    /// From a given address of this machine, such as another one of the loopback network.
+    pub fn open_from(source: std::net::Ipv4Addr, addr: SocketAddr) -> io::Result<Self> {
+        let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None)?;
+        socket.bind(&SocketAddr::from((source, 0)).into())?;
+        socket.connect_timeout(&addr.into(), PATIENCE)?;
+        Self::from_stream(socket.into())
+    }
+
     fn from_stream(stream: TcpStream) -> io::Result<Self> {
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(PATIENCE))?;

@@ -21,6 +21,7 @@ pub struct Options {
     registries: Vec<(String, SocketAddr, String)>,
     config: Option<String>,
     root: Option<PathBuf>,
+    file_limit: Option<u32>,
 }
 
 impl Options {
@@ -65,6 +66,12 @@ impl Options {
     /// Uses a directory the test owns, such as a small file system, instead of a temporary one.
     pub fn root(mut self, root: &Path) -> Self {
         self.root = Some(root.into());
+        self
+    }
+
+    /// Lets the server open no more than `files` files.
+    pub fn file_limit(mut self, files: u32) -> Self {
+        self.file_limit = Some(files);
         self
     }
 
@@ -178,8 +185,11 @@ impl Server {
             registries: Vec::new(),
             config: None,
             root: None,
+            file_limit: None,
         }
         .cores(1)
+        // All clients of all tests have one address.
+        .env("MAX_CONNECTIONS_PER_CLIENT", 0)
     }
 
     /// The usual case: one core, an empty store, this registry.
@@ -217,6 +227,9 @@ impl Server {
     fn try_spawn(&mut self) -> Result<(), (Option<ExitStatus>, String)> {
         assert!(self.process.is_none(), "already running");
         let mut command = Self::command(&self.home.path, &self.root);
+        if let Some(files) = self.options.file_limit {
+            command = limited(&command, files);
+        }
         command
             .envs(self.options.env.iter().map(|(name, value)| (name, value)))
             .args(&self.options.args);
@@ -448,6 +461,17 @@ impl Drop for Server {
             );
         }
     }
+}
+
+/// The same command, by way of a shell that lowers both limits of open files.
+fn limited(command: &Command, files: u32) -> Command {
+    let mut shell = Command::new("sh");
+    shell
+        .args(["-c", "ulimit -n \"$0\" && exec \"$@\"", &files.to_string()])
+        .arg(command.get_program())
+        .env_clear()
+        .envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    shell
 }
 
 /// Finds `listening on <ip>:<port>` in what a server wrote.
