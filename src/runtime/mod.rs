@@ -8,3 +8,5 @@ pub mod driver;
 pub mod helper;
 pub mod reply;
 pub mod shutdown;
+pub mod vitals;
+pub mod watchdog;
