@@ -60,8 +60,35 @@ pub const SEND_RATE_MIN: u64 = 1024;
 pub const LINGER_BYTES_MAX: usize = 64 * 1024;
 pub const LINGER_SECONDS: u32 = 2;
 
-/// How long running responses may take after a stop signal.
-pub const DRAIN: Duration = Duration::from_secs(30);
+/// How often each core gives a sign of life, and how far apart the samples of its loop's delay are. Four wake-ups a second
+/// cost nothing next to the sweep, which is as frequent.
+pub const BEAT: Duration = Duration::from_millis(250);
+
+/// How often the helper pool and the store do: each time it costs a task and a thread.
+pub const HELPER_BEAT: Duration = Duration::from_secs(1);
+
+/// How often the watchdog listens.
+pub const WATCHDOG_TICK: Duration = Duration::from_secs(1);
+
+/// Silence after which a core counts as hanging: twenty beats. Nothing a core does takes a hundredth of it.
+pub const CORE_SILENT: Duration = Duration::from_secs(5);
+
+/// Silence after which the process is ended: whatever it waits for, clients have given up.
+pub const CORE_DEAD: Duration = Duration::from_secs(30);
+
+/// How often the longest delay of each core's loop is told.
+pub const DELAY_REPORT: Duration = Duration::from_secs(10);
+
+/// Sockets a supervisor may pass.
+pub const INHERITED_SOCKETS_MAX: usize = 64;
+
+/// How long the supervisor's socket may hold us up.
+pub const NOTIFY_PATIENCE: Duration = Duration::from_secs(1);
+
+/// How often a ring is asked for again when the kernel says that no memory may be locked, and after how long: it gives back
+/// what closed rings held a moment later.
+pub const RING_TRIES: u32 = 10;
+pub const RING_PAUSE: Duration = Duration::from_millis(20);
 
 /// Objects up to this size are served from a core's memory with one `send`. Above it `sendfile` measured
 /// better: at 64 KiB and 256 connections 1.27 against 1.12 times nginx.
@@ -176,4 +203,5 @@ pub const BLOCKING_THREADS_MAX: usize = 2 * FILLS_MAX;
 const _: () = assert!(WITHHELD_BYTES < HELD_WHOLE_BYTES_MAX);
 // A body held whole must fit the window, or it could never be verified without a disk.
 const _: () = assert!(HELD_WHOLE_BYTES_MAX as usize <= FILL_WINDOW_BYTES);
+const _: () = assert!(CORE_SILENT.as_secs() < CORE_DEAD.as_secs());
 const _: () = assert!(FILL_WINDOW_KEPT_BYTES < FILL_WINDOW_BYTES);

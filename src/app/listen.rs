@@ -1,28 +1,68 @@
-//! The sockets of every address, one for each core.
+//! The sockets of every address, for each core: bound here, or passed by a supervisor.
+
+use std::net::{SocketAddr, TcpListener};
 
 use super::AppError;
-use crate::config::ListenAddr;
+use crate::config::{Config, SocketName};
 use crate::server::{Listener, bind};
 
-/// Binds `addresses`; gives where it listens and the listeners of each of `cores` cores.
+/// Where we listen, and with what.
+pub(super) struct Listening {
+    pub addresses: Vec<SocketAddr>,
+    /// Of each core.
+    pub listeners: Vec<Vec<Listener>>,
+}
+
+/// Binds the addresses of `config` for `cores` cores, or shares what was `passed` among them: all cores accept from one
+/// socket then, and nothing is bound.
 pub(super) fn open(
-    addresses: &[ListenAddr],
+    config: &Config,
+    passed: Vec<(SocketAddr, TcpListener)>,
     cores: usize,
-) -> Result<(Vec<std::net::SocketAddr>, Vec<Vec<Listener>>), AppError> {
-    let mut bound = Vec::new();
-    let mut listeners: Vec<Vec<Listener>> = (0..cores).map(|_| Vec::new()).collect();
-    for addr in addresses {
+) -> Result<Listening, AppError> {
+    let mut listening = Listening {
+        addresses: Vec::new(),
+        listeners: (0..cores).map(|_| Vec::new()).collect(),
+    };
+    for (name, (address, socket)) in config.supervisor.sockets.iter().zip(passed) {
+        let tls = speaks_tls(*name, address)?;
+        listening.addresses.push(address);
+        for core in &mut listening.listeners {
+            let socket = socket.try_clone()?;
+            core.push(Listener {
+                socket,
+                tls,
+                inherited: true,
+            });
+        }
+    }
+    if !listening.addresses.is_empty() {
+        return Ok(listening);
+    }
+    for addr in &config.listen {
         let (local, sockets) = bind(addr.host, addr.port, cores).map_err(|source| AppError::Listen {
             addr: *addr,
             hint: hint(&source),
             source,
         })?;
-        bound.push(local);
-        for (core, socket) in listeners.iter_mut().zip(sockets) {
-            core.push(Listener { socket, tls: false });
+        listening.addresses.push(local);
+        for (core, socket) in listening.listeners.iter_mut().zip(sockets) {
+            core.push(Listener {
+                socket,
+                tls: false,
+                inherited: false,
+            });
         }
     }
-    Ok((bound, listeners))
+    Ok(listening)
+}
+
+/// Whether clients of a passed socket speak TLS: its name says so, else what holds for addresses without a scheme.
+fn speaks_tls(name: SocketName, address: SocketAddr) -> Result<bool, AppError> {
+    match name {
+        SocketName::Http | SocketName::Other => Ok(false),
+        SocketName::Https => Err(AppError::PassedTls(address)),
+    }
 }
 
 fn hint(error: &std::io::Error) -> &'static str {

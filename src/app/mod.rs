@@ -4,6 +4,7 @@ mod listen;
 mod machine;
 mod reload;
 mod stop;
+mod supervise;
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -19,10 +20,14 @@ use crate::runtime::driver;
 use crate::runtime::helper::Helper;
 use crate::runtime::memory::{MemoryBudget, default_budget};
 use crate::runtime::shutdown::Shutdown;
+use crate::runtime::vitals::{Vitals, keep_beating};
 use crate::runtime::{core, cores};
 use crate::server::{AccessLogWriter, Crowd, Load, Server, serve};
 use crate::store::{FsStore, OpenError};
+use crate::systemd::{TakeError, take_sockets};
 use crate::upstream::{BuildError, Upstreams};
+
+pub use stop::End;
 
 /// Why the server did not start.
 #[derive(Debug, thiserror::Error)]
@@ -33,6 +38,10 @@ pub enum AppError {
         source: std::io::Error,
         hint: &'static str,
     },
+    #[error("cannot use the sockets that were passed (LISTEN_FDS): {0}")]
+    Passed(#[from] TakeError),
+    #[error("the socket for {0} was passed for https, and there is no TLS")]
+    PassedTls(std::net::SocketAddr),
     #[error(transparent)]
     Store(#[from] OpenError),
     #[error(transparent)]
@@ -43,24 +52,29 @@ pub enum AppError {
     Threads(#[from] std::io::Error),
 }
 
-/// Serves until asked to stop: on SIGINT or SIGTERM it stops accepting, finishes what runs within
-/// [`crate::limits::DRAIN`], and returns. A second signal ends the process at once. On SIGHUP it goes on with the registries that
-/// `read` gives; mistakes change nothing.
+/// Serves until asked to stop: on SIGINT or SIGTERM it is not ready for `drain_delay`, stops accepting, finishes what runs
+/// within `drain_timeout`, and says how that went. A second signal ends the process at once. On SIGHUP it goes on with the
+/// registries that `read` gives; mistakes change nothing.
 ///
 /// # Errors
 ///
 /// The store, the address or the machine cannot be used. Nothing has been served then.
-pub fn run(config: Config, read: &dyn Fn() -> Result<Config, Mistakes>) -> Result<(), AppError> {
+pub fn run(config: Config, read: &dyn Fn() -> Result<Config, Mistakes>) -> Result<End, AppError> {
+    // Before anything is opened: the numbers are the supervisor's.
+    let passed = match config.supervisor.sockets.len() {
+        0 => Vec::new(),
+        count => take_sockets(count)?,
+    };
     crate::log::init(config.log_level.into());
     let descriptors = machine::raise_descriptor_limit();
     let mut signals = Signals::new([SIGHUP, SIGINT, SIGTERM])?;
     let Storage::Fs { root, chosen } = &config.storage;
     let store = Arc::new(FsStore::open(root)?);
-    let (choice, modern_ring) =
-        driver::choose(machine::wanted_driver(config.io_driver)).map_err(AppError::Driver)?;
     let plan = cores::plan(config.cores);
-
-    let (addresses, listeners) = listen::open(&config.listen, plan.len())?;
+    let (choice, modern_ring) =
+        driver::choose(machine::wanted_driver(config.io_driver), plan.len()).map_err(AppError::Driver)?;
+    let notifier = supervise::notifier(&config.supervisor);
+    let listening = listen::open(&config, passed, plan.len())?;
 
     let helper = Helper::start(config.helper_threads)?;
     let upstreams = Upstreams::new(config.registries.clone(), config.proxies.clone())?;
@@ -90,6 +104,7 @@ pub fn run(config: Config, read: &dyn Fn() -> Result<Config, Mistakes>) -> Resul
         None
     };
     let shutdown = Shutdown::default();
+    let vitals = Vitals::new(plan.len(), shutdown.clone());
 
     if choice.fell_back {
         tracing::warn!("io driver: {} ({})", choice.driver.name(), choice.why);
@@ -112,8 +127,10 @@ pub fn run(config: Config, read: &dyn Fn() -> Result<Config, Mistakes>) -> Resul
             .front_auth
             .as_ref()
             .map(|(username, password)| FrontDoor::new(username, password.reveal())),
+        vitals: vitals.clone(),
     };
-    for (index, (cpu, sockets)) in plan.iter().zip(listeners).enumerate() {
+    let accepting = listening.addresses.len() * plan.len();
+    for (index, (cpu, sockets)) in plan.iter().zip(listening.listeners).enumerate() {
         let (cache, helper, shutdown) = (cache.clone(), helper.clone(), shutdown.clone());
         let log = access_log.as_ref().map(AccessLogWriter::log);
         let front = front.clone();
@@ -122,13 +139,18 @@ pub fn run(config: Config, read: &dyn Fn() -> Result<Config, Mistakes>) -> Resul
             crowd: crowd.clone(),
             memory: memory.core(index),
         };
+        let pulse = vitals.cores()[index].clone();
         core::start(index, *cpu, settings, move || async move {
             let registry = Rc::new(Registry::new(cache, front));
+            monoio::spawn(keep_beating(pulse));
             let server = Server::new(registry, helper, shutdown, log, load);
             serve(server, sockets).await;
         })?;
     }
-    for addr in &addresses {
+    cache.keep_beating(&vitals);
+    supervise::watch(vitals, &config.supervisor, &notifier)?;
+    supervise::wait_for_cores(&shutdown, accepting);
+    for addr in &listening.addresses {
         tracing::info!(
             "oci-pull-through {} listening on {addr}, store fs:{}, io driver {}, {} cores",
             env!("CARGO_PKG_VERSION"),
@@ -137,17 +159,29 @@ pub fn run(config: Config, read: &dyn Fn() -> Result<Config, Mistakes>) -> Resul
             plan.len()
         );
     }
+    let status = supervise::status(&listening.addresses, choice.driver, plan.len());
+    notifier.ready(&status);
     cache.scan_in_background();
 
     for signal in signals.forever() {
         match signal {
-            SIGHUP => reload::reload(&config, read(), &upstreams),
+            SIGHUP => {
+                notifier.reloading();
+                reload::contained(|| reload::reload(&config, read(), &upstreams));
+                notifier.ready(&status);
+            }
             _ => break,
         }
     }
-    stop::drain(&shutdown, signals);
+    let end = stop::drain(
+        &shutdown,
+        signals,
+        &notifier,
+        config.drain_delay,
+        config.drain_timeout,
+    );
     if let Some(log) = access_log {
         log.finish();
     }
-    Ok(())
+    Ok(end)
 }

@@ -1,7 +1,15 @@
 //! SIGHUP: what changes without a restart.
 
 use crate::config::{Config, Mistakes};
+use crate::fail_point::reach;
 use crate::upstream::Upstreams;
+
+/// Runs `reload`; a panic in it is a bug, and leaves everything as it was.
+pub(super) fn contained(reload: impl FnOnce()) {
+    if std::panic::catch_unwind(std::panic::AssertUnwindSafe(reload)).is_err() {
+        tracing::error!("the reload ended by a panic; this is a bug worth reporting");
+    }
+}
 
 /// Says what the operator ought to know about a configuration that is used.
 pub(super) fn tell(config: &Config) {
@@ -27,6 +35,7 @@ pub(super) fn reload(running: &Config, read: Result<Config, Mistakes>, upstreams
             return tracing::error!(mistakes = count, "configuration not reloaded; the old one stays");
         }
     };
+    reach("reload");
     if let Err(error) = upstreams.reload(new.registries.clone()) {
         return tracing::error!(%error, "configuration not reloaded; the old one stays");
     }

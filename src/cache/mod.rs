@@ -29,6 +29,7 @@ use crate::oci::{Digest, Namespace, Repository};
 use crate::runtime::helper::{Helper, blocking_within};
 use crate::runtime::memory::{Charge, MemoryBudget};
 use crate::runtime::reply::Lost;
+use crate::runtime::vitals::Vitals;
 use crate::store::{Entry, FsStore, Key, Source, canonical_name};
 use crate::upstream::{RegistryCondition, UpstreamError, Upstreams};
 
@@ -180,6 +181,20 @@ impl Cache {
     /// Changes when [`Cache::registries`] does. Reading it costs a hit nothing.
     pub fn generation(&self) -> u64 {
         self.0.upstreams.generation()
+    }
+
+    /// Has the helper pool and the store beat in `vitals`, the store by lookups of what is not there.
+    pub fn keep_beating(&self, vitals: &Vitals) {
+        self.0.helper.keep_beating(vitals.helper().clone(), || ());
+        let store = self.0.store.clone();
+        self.0
+            .helper
+            .keep_beating(vitals.store().clone(), move || store.knock());
+    }
+
+    /// Whether lookups are answered, or were when somebody last tried.
+    pub fn is_store_answering(&self) -> bool {
+        self.0.health.readable()
     }
 
     /// Walks the store in the background and logs what it found.

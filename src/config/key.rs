@@ -412,7 +412,9 @@ impl Setting {
             Setting::FsRoot | Setting::ConfigFile => Kind::Path,
             Setting::MemoryCache => Kind::Bytes,
             Setting::DefaultRegistry => Kind::Registry,
-            Setting::TagTtl | Setting::StaleWhileRevalidate => Kind::Duration,
+            Setting::TagTtl | Setting::StaleWhileRevalidate | Setting::DrainTimeout | Setting::DrainDelay => {
+                Kind::Duration
+            }
             Setting::LogLevel => Kind::Word(&["trace", "debug", "info", "warn", "error"]),
             Setting::CacheTagManifests
             | Setting::CacheLatestTag

@@ -23,6 +23,7 @@ mod schema;
 mod secret;
 mod setting;
 mod suggest;
+mod supervisor;
 mod surroundings;
 mod tag_rule;
 mod tls;
@@ -44,6 +45,7 @@ pub use resolve::{listen_addresses, resolve};
 pub use schema::schema;
 pub use secret::SecretText;
 pub use setting::{Group, Layer, Setting};
+pub use supervisor::{SocketName, Supervisor};
 pub use surroundings::Surroundings;
 pub use tag_rule::{TagPattern, TagRule};
 
@@ -85,6 +87,12 @@ pub struct Config {
     pub log_level: LogLevel,
     /// Whether each request gets a line in the log.
     pub access_log: bool,
+    /// How long running responses may take after a stop signal.
+    pub drain_timeout: Duration,
+    /// How long after a stop signal everything but readiness goes on.
+    pub drain_delay: Duration,
+    /// What started us, as far as it says so.
+    pub supervisor: Supervisor,
     /// Bytes each core may spend on hot small objects; 0 turns that cache off.
     pub memory_cache_bytes: u64,
     /// What is chosen for upstreams, named and unnamed.

@@ -22,6 +22,9 @@ impl Config {
             tag_ttl,
             log_level,
             access_log,
+            drain_timeout,
+            drain_delay,
+            supervisor: _,
             memory_cache_bytes,
             registries: _,
             proxies,
@@ -54,6 +57,8 @@ impl Config {
             ("tag_ttl", *tag_ttl != new.tag_ttl),
             ("log_level", *log_level != new.log_level),
             ("access_log", *access_log != new.access_log),
+            ("drain_timeout", *drain_timeout != new.drain_timeout),
+            ("drain_delay", *drain_delay != new.drain_delay),
             ("memory_cache", *memory_cache_bytes != new.memory_cache_bytes),
             ("the proxies of the environment", *proxies != new.proxies),
             (

@@ -10,7 +10,7 @@ use super::setting::{Given, Layer, Setting};
 use super::units::{self, BOOL_ACCEPTED, BYTES_ACCEPTED, DURATION_ACCEPTED};
 use super::{
     CORES_MAX, Config, HELPER_THREADS_MAX, IoDriver, ListenAddr, LogLevel, MAX_CONNECTIONS_MAX, Named,
-    Registries, RootChoice, Storage, Surroundings, proxy,
+    Registries, RootChoice, Storage, Supervisor, Surroundings, proxy,
 };
 use crate::oci::Namespace;
 
@@ -114,8 +114,11 @@ pub(super) fn load<'a>(
         },
     );
     let access_log = sources.parse(Setting::AccessLog, BOOL_ACCEPTED, units::parse_bool);
+    let drain_timeout = sources.parse(Setting::DrainTimeout, DURATION_ACCEPTED, units::parse_duration);
+    let drain_delay = sources.parse(Setting::DrainDelay, DURATION_ACCEPTED, units::parse_duration);
     let memory_cache_bytes = sources.parse(Setting::MemoryCache, BYTES_ACCEPTED, units::parse_bytes);
     let proxies = proxy::of_environment(surroundings, &mut sources.mistakes);
+    let supervisor = Supervisor::of_environment(surroundings, &mut sources.mistakes);
     sources.check_backend();
     sources.check_server_tls();
     sources.check_client_login(client_login == Some(true));
@@ -145,6 +148,8 @@ pub(super) fn load<'a>(
         Some(client_login),
         Some(log_level),
         Some(access_log),
+        Some(drain_timeout),
+        Some(drain_delay),
         Some(memory_cache_bytes),
     ) = (
         listen,
@@ -166,6 +171,8 @@ pub(super) fn load<'a>(
         client_login,
         log_level,
         access_log,
+        drain_timeout,
+        drain_delay,
         memory_cache_bytes,
     )
     else {
@@ -206,6 +213,9 @@ pub(super) fn load<'a>(
         tag_ttl,
         log_level,
         access_log,
+        drain_timeout,
+        drain_delay,
+        supervisor,
         memory_cache_bytes,
         registries,
         proxies,

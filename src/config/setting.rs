@@ -29,6 +29,8 @@ pub enum Setting {
     ClientLogin,
     LogLevel,
     AccessLog,
+    DrainTimeout,
+    DrainDelay,
     ConfigFile,
 }
 
@@ -80,7 +82,7 @@ impl Layer {
 
 impl Setting {
     /// In the order of `--help`.
-    pub const ALL: [Setting; 23] = [
+    pub const ALL: [Setting; 25] = [
         Setting::ListenAddr,
         Setting::Cores,
         Setting::IoDriver,
@@ -103,6 +105,8 @@ impl Setting {
         Setting::ClientLogin,
         Setting::LogLevel,
         Setting::AccessLog,
+        Setting::DrainTimeout,
+        Setting::DrainDelay,
         Setting::ConfigFile,
     ];
 
@@ -171,6 +175,8 @@ impl Setting {
             Setting::ClientLogin => ("CLIENT_LOGIN", "client-login", "client_login"),
             Setting::LogLevel => ("LOG_LEVEL", "log-level", "log_level"),
             Setting::AccessLog => ("ACCESS_LOG", "access-log", "access_log"),
+            Setting::DrainTimeout => ("DRAIN_TIMEOUT", "drain-timeout", "drain_timeout"),
+            Setting::DrainDelay => ("DRAIN_DELAY", "drain-delay", "drain_delay"),
             Setting::ConfigFile => ("CONFIG_FILE", "config-file", "config_file"),
         }
     }
@@ -203,6 +209,8 @@ impl Setting {
             Setting::ClientLogin => (Group::Content, "false", "ask clients for their own logins"),
             Setting::LogLevel => (Group::Operation, "info", "trace, debug, info, warn or error"),
             Setting::AccessLog => (Group::Operation, "on", "one log line per request"),
+            Setting::DrainTimeout => (Group::Operation, "30s", "for running responses after SIGTERM"),
+            Setting::DrainDelay => (Group::Operation, "0s", "before that: not ready, still serving"),
             Setting::ConfigFile => (Group::Operation, "none", "or -c; YAML: all of these and more"),
         }
     }

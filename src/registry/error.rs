@@ -7,6 +7,7 @@ use super::via::Loop;
 use crate::cache::{FetchError, ListingError, Origin};
 use crate::http::{Body, CacheResult, Fields, Response};
 use crate::oci::{ErrorCode, ParseDigestError};
+use crate::runtime::vitals::Unwell;
 use crate::upstream::{UpstreamError, seconds_left};
 
 /// Why a request gets no content.
@@ -31,6 +32,12 @@ pub enum PullError {
     Unlisted(bool),
     #[error("this cache does not serve the registry")]
     NotAllowed,
+    /// The answer to a health check.
+    #[error(transparent)]
+    Unwell(#[from] Unwell),
+    /// The same: nothing can be looked up and nobody may be asked.
+    #[error("the store does not answer, and no registry may be asked")]
+    StoreSilent,
 }
 
 /// What was asked for, as far as it is known.
@@ -112,6 +119,12 @@ impl PullError {
                 };
                 refuse(404, code, &self.to_string(), Fields::new())
             }
+            PullError::Unwell(_) | PullError::StoreSilent => refuse(
+                503,
+                ErrorCode::Unavailable,
+                &self.to_string(),
+                Fields::new().with("Cache-Control", "no-store"),
+            ),
             PullError::NotAllowed => refuse(403, ErrorCode::Denied, &self.to_string(), Fields::new()),
         }
     }

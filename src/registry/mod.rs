@@ -2,6 +2,7 @@
 
 mod error;
 mod front;
+mod health;
 mod listing;
 mod login;
 mod memory;
@@ -21,6 +22,7 @@ use crate::cache::{Cache, Lru, Origin};
 use crate::config::Registries;
 use crate::http::{Body, CacheResult, Fields, Method, Ready, RequestHead, Response};
 use crate::oci::{Digest, Namespace};
+use crate::runtime::vitals::Vitals;
 use crate::server::Handler;
 use crate::store::{Entry, Key};
 use crate::upstream::OnBehalf;
@@ -45,6 +47,8 @@ pub struct Options {
     pub client_login: bool,
     /// Who may come in, when not everybody.
     pub front: Option<FrontDoor>,
+    /// How the process is.
+    pub vitals: Vitals,
 }
 
 /// One core's registry: what it has in memory and open, in front of the shared cache.

@@ -46,8 +46,7 @@ impl Registry {
                 return Err(PullError::Login);
             }
             Route::Ping => return Ok(plain(200, "application/json", "{}")),
-            Route::Alive => return Ok(plain(200, "text/plain", "ok\n")),
-            Route::Health => return Ok(plain(200, "application/json", "{\"status\":\"healthy\"}")),
+            Route::Health(asked) => return self.health(asked),
             Route::Stats => return self.stats().await,
             Route::Content(asked, what) => (asked, what),
         };

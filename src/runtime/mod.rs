@@ -10,3 +10,5 @@ pub mod helper;
 pub mod memory;
 pub mod reply;
 pub mod shutdown;
+pub mod vitals;
+pub mod watchdog;

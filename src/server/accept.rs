@@ -258,6 +258,7 @@ pub async fn serve<H: Handler>(server: Rc<Server<H>>, listeners: Vec<Listener>) 
 }
 
 async fn accept_all<H: Handler>(server: &Rc<Server<H>>, listener: Listener) -> io::Result<()> {
+    let _accepting = server.shutdown.count_listener();
     // One handle for readiness, one for the call: both are the same socket.
     let waiting = monoio::net::TcpListener::from_std(listener.socket.try_clone()?)?;
     while !server.shutdown.draining() {
@@ -272,15 +273,23 @@ async fn accept_all<H: Handler>(server: &Rc<Server<H>>, listener: Listener) -> i
             {
                 Either::Left((arrived, _)) => break arrived?,
                 Either::Right(_) if server.shutdown.draining() => {
-                    return accept_waiting(server, &listener).await;
+                    return accept_last(server, &listener).await;
                 }
                 Either::Right(_) => {}
             }
         }
         accept_waiting(server, &listener).await?;
     }
-    // What the kernel has already accepted for us is served; closing now would reset it.
-    accept_waiting(server, &listener).await
+    accept_last(server, &listener).await
+}
+
+/// Ends the accepting. What waits in a socket of our own is served, because closing would reset it; what waits in one that
+/// a supervisor keeps open is for whoever accepts next.
+async fn accept_last<H: Handler>(server: &Rc<Server<H>>, listener: &Listener) -> io::Result<()> {
+    if listener.inherited {
+        return Ok(());
+    }
+    accept_waiting(server, listener).await
 }
 
 /// Accepts until nobody waits.

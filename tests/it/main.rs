@@ -118,3 +118,16 @@ mod client_login;
 
 /// Signatures, charts and other things that are no images.
 mod artifacts;
+
+/// Drain, exit codes, passed sockets, what a service manager is told.
+mod restart;
+
+/// Liveness and readiness on bad days.
+mod health;
+
+/// io_uring and epoll where one of them is refused.
+mod drivers;
+
+/// Cores, disks and threads that hang.
+#[cfg(feature = "fail-points")]
+mod watchdog;

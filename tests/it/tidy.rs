@@ -15,9 +15,10 @@ const ARROWS: &[(&str, &[&str])] = &[
     (
         "app",
         &[
-            "cache", "config", "log", "registry", "runtime", "server", "store", "upstream",
+            "cache", "config", "log", "registry", "runtime", "server", "store", "systemd", "upstream",
         ],
     ),
+    ("systemd", &["sys"]),
     ("server", &["http", "runtime", "sys"]),
     (
         "registry",
@@ -64,6 +65,7 @@ const CLOCKS: &[&str] = &[
     "src/app/stop.rs",
     "src/cache/fill/writer.rs",
     "src/cli/healthcheck.rs",
+    "src/fail_point.rs",
     "src/store/fs/scan.rs",
     "src/upstream/ask.rs",
     "src/upstream/auth/logins.rs",

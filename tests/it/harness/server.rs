@@ -2,7 +2,8 @@
 
 use std::fmt::Write as _;
 use std::io::{BufRead as _, BufReader};
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -22,9 +23,30 @@ pub struct Options {
     config: Option<String>,
     root: Option<PathBuf>,
     file_limit: Option<u32>,
+    /// What stands before the server's command line.
+    launcher: Vec<String>,
+    /// Sockets that it inherits, with the names they have for it.
+    passed: Vec<(&'static str, Arc<TcpListener>)>,
 }
 
+/// Runs the server as a supervisor would: the first two sockets come as standard input and output, become descriptors 3 and
+/// 4, and the number of the process is said, which only the process itself knows in time.
+const PASS: &str = "export LISTEN_PID=$$; exec 3<&0 4<&1 </dev/null >/dev/null; exec \"$0\" \"$@\"";
+
 impl Options {
+    /// Passes `socket` on at every start, under `name`. Two at most.
+    pub fn pass(mut self, name: &'static str, socket: &Arc<TcpListener>) -> Self {
+        self.passed.push((name, socket.clone()));
+        assert!(self.passed.len() <= 2);
+        self
+    }
+
+    /// Has another program run the server: its command line is what follows these words.
+    pub fn launched_by(mut self, words: &[&str]) -> Self {
+        self.launcher = words.iter().map(|&word| word.to_owned()).collect();
+        self
+    }
+
     pub fn env(mut self, name: &str, value: impl ToString) -> Self {
         self.env.retain(|(n, _)| n != name);
         self.env.push((name.into(), value.to_string()));
@@ -186,6 +208,8 @@ impl Server {
             config: None,
             root: None,
             file_limit: None,
+            launcher: Vec::new(),
+            passed: Vec::new(),
         }
         .cores(1)
         // All clients of all tests have one address.
@@ -237,6 +261,29 @@ impl Server {
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::piped());
+        if !self.options.passed.is_empty() {
+            let words = ["sh", "-c", PASS].map(str::to_owned);
+            command = launched(&words, &command);
+            let names: Vec<&str> = self.options.passed.iter().map(|(name, _)| *name).collect();
+            command
+                .env("LISTEN_FDS", names.len().to_string())
+                .env("LISTEN_FDNAMES", names.join(":"));
+            let descriptor = |index: usize| match self.options.passed.get(index) {
+                Some((_, socket)) => Stdio::from(OwnedFd::from(socket.try_clone().expect("duplicate"))),
+                None => Stdio::null(),
+            };
+            command
+                .stdin(descriptor(0))
+                .stdout(descriptor(1))
+                .stderr(Stdio::piped());
+        }
+        if !self.options.launcher.is_empty() {
+            command = launched(&self.options.launcher, &command);
+            command
+                .stdin(Stdio::null())
+                .stdout(Stdio::null())
+                .stderr(Stdio::piped());
+        }
         let mut child = command.spawn().expect("the binary can be started");
         let stderr = Arc::new(Stderr::default());
         let pipe = child.stderr.take().expect("piped");
@@ -361,8 +408,12 @@ impl Server {
 
     /// Asks it to finish what it does and exit.
     pub fn sigterm(&self) {
+        self.signal(rustix::process::Signal::TERM);
+    }
+
+    pub fn signal(&self, signal: rustix::process::Signal) {
         let pid = rustix::process::Pid::from_child(&self.process.as_ref().expect("running").child);
-        rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("running");
+        rustix::process::kill_process(pid, signal).expect("running");
     }
 
     /// Ends it at once, if it runs.
@@ -472,6 +523,20 @@ fn limited(command: &Command, files: u32) -> Command {
         .env_clear()
         .envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
     shell
+/// `command`, with its environment, as the last words of another command line.
+fn launched(words: &[String], command: &Command) -> Command {
+    let mut launched = Command::new(&words[0]);
+    launched
+        .args(&words[1..])
+        .arg(command.get_program())
+        .args(command.get_args())
+        .env_clear();
+    for (name, value) in command.get_envs() {
+        if let Some(value) = value {
+            launched.env(name, value);
+        }
+    }
+    launched
 }
 
 /// Finds `listening on <ip>:<port>` in what a server wrote.
