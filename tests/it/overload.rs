@@ -79,7 +79,10 @@ fn when_everybody_is_busy_newcomers_are_told_to_come_again() {
     }
     drop(busy);
     eventually("there is room again", || {
-        cache.client().try_get("/v2/").is_ok_and(|answer| answer.status == 200)
+        cache
+            .client()
+            .try_get("/v2/")
+            .is_ok_and(|answer| answer.status == 200)
     });
 }
 
@@ -129,9 +132,16 @@ fn a_flood_of_idle_connections_locks_nobody_out() {
             drop(held);
         });
         while !flooded.load(Ordering::SeqCst) {
-            ask(&mut busy).expect("who asks keeps its connection").expect(b"{}");
+            ask(&mut busy)
+                .expect("who asks keeps its connection")
+                .expect(b"{}");
             // A newcomer is one of many, and may be told to try again.
-            let come = |_| cache.client().try_get("/v2/").is_ok_and(|answer| answer.status == 200);
+            let come = |_| {
+                cache
+                    .client()
+                    .try_get("/v2/")
+                    .is_ok_and(|answer| answer.status == 200)
+            };
             assert!((0..20).any(come), "locked out");
             assert!(cache.open_files() <= files + MAX + 200, "more than may be");
         }
@@ -145,7 +155,11 @@ fn out_of_descriptors_who_is_in_is_served_and_who_comes_is_told() {
         .file_limit(150)
         .env("MAX_CONNECTIONS", 100_000)
         .start();
-    assert!(cache.stderr().contains("more file descriptors"), "{}", cache.stderr());
+    assert!(
+        cache.stderr().contains("more file descriptors"),
+        "{}",
+        cache.stderr()
+    );
     let mut inside = asked(&cache);
     let told = AtomicUsize::new(0);
     std::thread::scope(|scope| {
@@ -180,7 +194,10 @@ fn out_of_descriptors_who_is_in_is_served_and_who_comes_is_told() {
         drop(held);
     });
     eventually("newcomers are served", || {
-        cache.client().try_get("/v2/").is_ok_and(|answer| answer.status == 200)
+        cache
+            .client()
+            .try_get("/v2/")
+            .is_ok_and(|answer| answer.status == 200)
     });
     ask(&mut inside).expect("still in").expect(b"{}");
 }
@@ -237,7 +254,9 @@ fn what_needs_memory_that_is_not_there_is_refused_and_what_we_hold_is_served() {
         }
         follower.join().unwrap();
     });
-    eventually("there is memory again", || cache.client().get(&another_url).status == 200);
+    eventually("there is memory again", || {
+        cache.client().get(&another_url).status == 200
+    });
     cache.client().pull(&another_url, &another);
 }
 

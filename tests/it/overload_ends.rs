@@ -97,7 +97,10 @@ fn connections_that_end_in_every_way_leave_nothing_behind() {
     let filling = Prf::new(fresh_seed(), 4 * MIB);
     let gate = Gate::new();
     let (stored_digest, filling_digest) = (upstream.blob(stored.clone()), upstream.blob(filling.clone()));
-    upstream.on(On::path(&filling_digest).get(), Reply::new().hold_at(3 * MIB, &gate));
+    upstream.on(
+        On::path(&filling_digest).get(),
+        Reply::new().hold_at(3 * MIB, &gate),
+    );
     let small = upstream.blob("small");
     let wanted = Wanted {
         small: upstream.blob_url("a", &small),
@@ -124,7 +127,9 @@ fn connections_that_end_in_every_way_leave_nothing_behind() {
     let (files, rss) = (cache.open_files(), cache.rss_bytes());
     all_ways(ROUNDS);
     // Idle pipes are kept, two descriptors each; connections are not.
-    eventually("their descriptors are closed", || cache.open_files() <= files + 16);
+    eventually("their descriptors are closed", || {
+        cache.open_files() <= files + 16
+    });
     eventually("their threads are gone", || threads(&cache) <= 64);
     let grown = cache.rss_bytes().saturating_sub(rss);
     assert!(grown <= GROWTH_MAX, "{grown} bytes more");

@@ -521,8 +521,14 @@ fn limited(command: &Command, files: u32) -> Command {
         .args(["-c", "ulimit -n \"$0\" && exec \"$@\"", &files.to_string()])
         .arg(command.get_program())
         .env_clear()
-        .envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        .envs(
+            command
+                .get_envs()
+                .filter_map(|(name, value)| Some((name, value?))),
+        );
     shell
+}
+
 /// `command`, with its environment, as the last words of another command line.
 fn launched(words: &[String], command: &Command) -> Command {
     let mut launched = Command::new(&words[0]);
