@@ -40,8 +40,8 @@ pub enum AppError {
 }
 
 /// Serves until asked to stop: on SIGINT or SIGTERM it stops accepting, finishes what runs within
-/// [`DRAIN`], and returns. A second signal ends the process at once. On SIGHUP it goes on with the registries that
-/// `read` gives; mistakes change nothing.
+/// [`DRAIN`], and returns. A second signal ends the process at once. On SIGHUP it goes on with the registries and the front
+/// door that `read` gives; mistakes change nothing.
 ///
 /// # Errors
 ///
@@ -119,17 +119,14 @@ pub fn run(config: Config, read: &dyn Fn() -> Result<Config, Mistakes>) -> Resul
         memory_bytes_max: config.memory_cache_bytes,
         registry_header: config.registry_header,
         client_login: config.client_login,
-        front: config
-            .front_auth
-            .as_ref()
-            .map(|(username, password)| FrontDoor::new(username, password.reveal())),
     };
+    let door = FrontDoor::new(config.front_auth.clone())?;
     for (index, (cpu, sockets)) in plan.iter().zip(listeners).enumerate() {
         let (cache, helper, shutdown) = (cache.clone(), helper.clone(), shutdown.clone());
         let log = access_log.as_ref().map(AccessLogWriter::log);
-        let front = front.clone();
+        let (front, door) = (front.clone(), door.clone());
         core::start(index, *cpu, settings, move || async move {
-            let registry = Rc::new(Registry::new(cache, front));
+            let registry = Rc::new(Registry::new(cache, front, door));
             let server = Server::new(registry, helper, shutdown, log);
             serve(server, sockets).await;
         })?;
@@ -147,7 +144,7 @@ pub fn run(config: Config, read: &dyn Fn() -> Result<Config, Mistakes>) -> Resul
 
     for signal in signals.forever() {
         match signal {
-            SIGHUP => reload(&config, read(), &upstreams),
+            SIGHUP => reload(&config, read(), &upstreams, &door),
             _ => break,
         }
     }
@@ -171,7 +168,7 @@ fn tell(config: &Config) {
 }
 
 /// Takes over what can be, and says what cannot. Requests under way go on with what they began with.
-fn reload(running: &Config, read: Result<Config, Mistakes>, upstreams: &Upstreams) {
+fn reload(running: &Config, read: Result<Config, Mistakes>, upstreams: &Upstreams, door: &FrontDoor) {
     let new = match read {
         Ok(new) => new,
         Err(mistakes) => {
@@ -184,6 +181,9 @@ fn reload(running: &Config, read: Result<Config, Mistakes>, upstreams: &Upstream
     };
     if let Err(error) = upstreams.reload(new.registries.clone()) {
         return tracing::error!(%error, "configuration not reloaded; the old one stays");
+    }
+    if let Err(error) = door.replace(new.front_auth.clone()) {
+        tracing::error!(%error, "who may come in was not reloaded; the old ones stay");
     }
     tell(&new);
     for key in running.needs_restart(&new) {

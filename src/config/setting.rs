@@ -24,6 +24,10 @@ pub enum Setting {
     AirGapped,
     RegistryHeader,
     ClientLogin,
+    AuthUsername,
+    AuthPassword,
+    AuthPasswordFile,
+    AuthHtpasswdFile,
     LogLevel,
     AccessLog,
     ConfigFile,
@@ -76,8 +80,19 @@ impl Layer {
 }
 
 impl Setting {
+    /// Whether it is a way through the front door; those make one value together.
+    pub(super) fn is_front_auth(self) -> bool {
+        matches!(
+            self,
+            Setting::AuthUsername
+                | Setting::AuthPassword
+                | Setting::AuthPasswordFile
+                | Setting::AuthHtpasswdFile
+        )
+    }
+
     /// In the order of `--help`.
-    pub const ALL: [Setting; 20] = [
+    pub const ALL: [Setting; 24] = [
         Setting::ListenAddr,
         Setting::Cores,
         Setting::IoDriver,
@@ -95,6 +110,10 @@ impl Setting {
         Setting::AirGapped,
         Setting::RegistryHeader,
         Setting::ClientLogin,
+        Setting::AuthUsername,
+        Setting::AuthPassword,
+        Setting::AuthPasswordFile,
+        Setting::AuthHtpasswdFile,
         Setting::LogLevel,
         Setting::AccessLog,
         Setting::ConfigFile,
@@ -156,6 +175,10 @@ impl Setting {
             Setting::AirGapped => ("AIR_GAPPED", "air-gapped", "air_gapped"),
             Setting::RegistryHeader => ("REGISTRY_HEADER", "registry-header", "registry_header"),
             Setting::ClientLogin => ("CLIENT_LOGIN", "client-login", "client_login"),
+            Setting::AuthUsername => ("AUTH_USERNAME", "auth-username", "auth_username"),
+            Setting::AuthPassword => ("AUTH_PASSWORD", "auth-password", "auth_password"),
+            Setting::AuthPasswordFile => ("AUTH_PASSWORD_FILE", "auth-password-file", "auth_password_file"),
+            Setting::AuthHtpasswdFile => ("AUTH_HTPASSWD_FILE", "auth-htpasswd-file", "auth_htpasswd_file"),
             Setting::LogLevel => ("LOG_LEVEL", "log-level", "log_level"),
             Setting::AccessLog => ("ACCESS_LOG", "access-log", "access_log"),
             Setting::ConfigFile => ("CONFIG_FILE", "config-file", "config_file"),
@@ -185,6 +208,10 @@ impl Setting {
             Setting::AirGapped => (Group::Content, "false", "never contact a registry"),
             Setting::RegistryHeader => (Group::Content, "false", "X-Registry may choose the registry"),
             Setting::ClientLogin => (Group::Content, "false", "ask clients for their own logins"),
+            Setting::AuthUsername => (Group::Content, "none", "who may use the cache at all"),
+            Setting::AuthPassword => (Group::Content, "none", "better in AUTH_PASSWORD_FILE"),
+            Setting::AuthPasswordFile => (Group::Content, "none", "file with that password"),
+            Setting::AuthHtpasswdFile => (Group::Content, "none", "file with users and bcrypt hashes"),
             Setting::LogLevel => (Group::Operation, "info", "trace, debug, info, warn or error"),
             Setting::AccessLog => (Group::Operation, "on", "one log line per request"),
             Setting::ConfigFile => (Group::Operation, "none", "or -c; YAML: all of these and more"),
