@@ -193,6 +193,46 @@ pub const ACCESS_YES_MAX: usize = 16_384;
 /// How long a repository that refused anonymous requests is asked with a client's credentials first.
 pub const ANONYMOUS_REFUSED: Duration = Duration::from_secs(60);
 
+/// Threads that check passwords against bcrypt hashes. At the 50 ms of cost 10, two make 40 checks a second, and each
+/// credential needs one in [`PASSWORD_YES`].
+pub const DOOR_THREADS: usize = 2;
+
+/// Checks that may wait for a thread: less than two seconds' worth at cost 10. Further ones are refused (503).
+pub const DOOR_QUEUE_MAX: usize = 64;
+
+/// Checks under way for one address (of IPv6, one /64): whoever tries passwords leaves three quarters of the queue to
+/// others.
+pub const DOOR_PER_ADDRESS_MAX: usize = 16;
+
+/// Requests that wait for one check: a fleet that begins with the same credential at once.
+pub const DOOR_ASKERS_MAX: usize = 16_384;
+
+/// How long a request waits for the check of its password.
+pub const DOOR_WAIT: Duration = Duration::from_secs(10);
+
+/// How long a password that was found right is not checked again. A changed htpasswd file ends it at once.
+pub const PASSWORD_YES: Duration = Duration::from_secs(300);
+
+/// How long one that was found wrong is not: long enough for a client that repeats itself.
+pub const PASSWORD_NO: Duration = Duration::from_secs(10);
+
+/// Passwords remembered, as keyed hashes: of right and of wrong ones each. About 150 bytes each, 1.2 MiB.
+pub const PASSWORDS_MAX: usize = 4_096;
+
+/// Longest credentials that are checked, in base64; bcrypt itself looks at 72 bytes of a password.
+pub const PASSWORD_BYTES_MAX: usize = 1_024;
+
+/// Whom a core remembers to have let in, as keyed hashes, and for how long. With the rules for each 300 bytes at most,
+/// 1.2 MiB.
+pub const GUESTS_PER_CORE_MAX: usize = 4_096;
+pub const GUEST_LIFE: Duration = Duration::from_secs(60);
+
+/// Pause between two looks at an htpasswd file. One `stat`.
+pub const HTPASSWD_LOOK: Duration = Duration::from_secs(2);
+
+/// Rules under `allow`, in one list. With each answer in memory goes a set of them: 1,024 are 128 bytes.
+pub const ALLOW_RULES_MAX: usize = 1_024;
+
 /// How long tags live at most that are made from digests (`sha256-<hex>`, `.sig`, `.att`, `.sbom`): signatures are added
 /// after the image, and who looks for one does so at once.
 pub const DERIVED_TAG_LIFE: Duration = Duration::from_secs(10);

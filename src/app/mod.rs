@@ -123,17 +123,14 @@ pub fn run(config: Config, read: &dyn Fn() -> Result<Config, Mistakes>) -> Resul
         open_files_max: machine::open_files_max(descriptors, plan.len()),
         registry_header: config.registry_header,
         client_login: config.client_login,
-        front: config
-            .front_auth
-            .as_ref()
-            .map(|(username, password)| FrontDoor::new(username, password.reveal())),
         vitals: vitals.clone(),
     };
     let accepting = listening.addresses.len() * plan.len();
+    let door = FrontDoor::new(config.front_auth.clone())?;
     for (index, (cpu, sockets)) in plan.iter().zip(listening.listeners).enumerate() {
         let (cache, helper, shutdown) = (cache.clone(), helper.clone(), shutdown.clone());
         let log = access_log.as_ref().map(AccessLogWriter::log);
-        let front = front.clone();
+        let (front, door) = (front.clone(), door.clone());
         let load = Load {
             core: index,
             crowd: crowd.clone(),
@@ -141,7 +138,7 @@ pub fn run(config: Config, read: &dyn Fn() -> Result<Config, Mistakes>) -> Resul
         };
         let pulse = vitals.cores()[index].clone();
         core::start(index, *cpu, settings, move || async move {
-            let registry = Rc::new(Registry::new(cache, front));
+            let registry = Rc::new(Registry::new(cache, front, door));
             monoio::spawn(keep_beating(pulse));
             let server = Server::new(registry, helper, shutdown, log, load);
             serve(server, sockets).await;
@@ -167,7 +164,7 @@ pub fn run(config: Config, read: &dyn Fn() -> Result<Config, Mistakes>) -> Resul
         match signal {
             SIGHUP => {
                 notifier.reloading();
-                reload::contained(|| reload::reload(&config, read(), &upstreams));
+                reload::contained(|| reload::reload(&config, read(), &upstreams, &door));
                 notifier.ready(&status);
             }
             _ => break,

@@ -2,6 +2,7 @@
 
 use crate::config::{Config, Mistakes};
 use crate::fail_point::reach;
+use crate::registry::FrontDoor;
 use crate::upstream::Upstreams;
 
 /// Runs `reload`; a panic in it is a bug, and leaves everything as it was.
@@ -24,7 +25,12 @@ pub(super) fn tell(config: &Config) {
 }
 
 /// Takes over what can be, and says what cannot. Requests under way go on with what they began with.
-pub(super) fn reload(running: &Config, read: Result<Config, Mistakes>, upstreams: &Upstreams) {
+pub(super) fn reload(
+    running: &Config,
+    read: Result<Config, Mistakes>,
+    upstreams: &Upstreams,
+    door: &FrontDoor,
+) {
     let new = match read {
         Ok(new) => new,
         Err(mistakes) => {
@@ -38,6 +44,9 @@ pub(super) fn reload(running: &Config, read: Result<Config, Mistakes>, upstreams
     reach("reload");
     if let Err(error) = upstreams.reload(new.registries.clone()) {
         return tracing::error!(%error, "configuration not reloaded; the old one stays");
+    }
+    if let Err(error) = door.replace(new.front_auth.clone()) {
+        tracing::error!(%error, "who may come in was not reloaded; the old ones stay");
     }
     tell(&new);
     for key in running.needs_restart(&new) {

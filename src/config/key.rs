@@ -144,6 +144,11 @@ pub(super) const DOCUMENT: &[KeySpec] = &[
     ),
     key("host", One(Kind::Text), "address to listen on, with port"),
     key("auth", Map(FRONT_AUTH), "who may use the cache at all"),
+    key(
+        "allow",
+        Maps(ALLOW, None),
+        "who may read what; without rules, everybody everything",
+    ),
     key("defaults", Map(DEFAULTS), "what holds for every registry"),
     key("registries", Named, "registries, by name"),
     absent("server_tls_config", Loss::Unsafe, "TLS towards clients"),
@@ -165,7 +170,44 @@ pub(super) const DOCUMENT: &[KeySpec] = &[
     absent("log_file", Loss::Less, "file of the log"),
 ];
 
-const FRONT_AUTH: &[KeySpec] = &[USERNAME, PASSWORD, PASSWORD_FILE, PASSWORD_ENV];
+/// Who may come in. `htpasswd_file` is the setting of the same name.
+const FRONT_AUTH: &[KeySpec] = &[
+    USERNAME,
+    PASSWORD,
+    PASSWORD_FILE,
+    PASSWORD_ENV,
+    key(
+        "htpasswd_file",
+        One(Kind::Path),
+        "users with bcrypt hashes; the same as auth_htpasswd_file",
+    ),
+    key(
+        "client_certificates",
+        Many(Kind::Text),
+        "client certificates that open too: CN=, DNS:, EMAIL: or URI: with a pattern",
+    ),
+];
+
+/// A rule of `allow`.
+pub(super) const ALLOW: &[KeySpec] = &[ALLOW_USERS, ALLOW_REGISTRIES, ALLOW_REPOSITORIES];
+/// The same, below the registry that it is about.
+pub(super) const ALLOW_HERE: &[KeySpec] = &[ALLOW_USERS, ALLOW_REPOSITORIES];
+
+const ALLOW_USERS: KeySpec = key(
+    "users",
+    Many(Kind::Text),
+    "names, with `*`; `cert:<name>` for certificates, `anonymous` for whoever shows nothing",
+);
+const ALLOW_REGISTRIES: KeySpec = key(
+    "registries",
+    Many(Kind::Registry),
+    "`host`, `host:port` or `*.suffix`",
+);
+const ALLOW_REPOSITORIES: KeySpec = key(
+    "repositories",
+    Many(Kind::Text),
+    "names, with `*` within a part and `**` across parts",
+);
 
 /// What may be chosen for a registry.
 pub(super) const REGISTRY: &[KeySpec] = &[
@@ -194,6 +236,11 @@ pub(super) const REGISTRY: &[KeySpec] = &[
     TAG_RULES,
     PLATFORMS,
     MAX_CONCURRENCY,
+    key(
+        "allow",
+        Maps(ALLOW_HERE, None),
+        "who may read what of it; in place of allow at the top",
+    ),
     absent("cache_dir", Loss::Less, "a store of its own"),
     absent("cache_max_size", Loss::Less, "bound of the store"),
 ];
@@ -410,6 +457,9 @@ impl Setting {
             Setting::MemoryBudget => Kind::BytesOrAuto,
             Setting::StorageBackend => Kind::Word(&["fs"]),
             Setting::FsRoot | Setting::ConfigFile => Kind::Path,
+            Setting::AuthUsername => Kind::Text,
+            Setting::AuthPassword => Kind::Secret,
+            Setting::AuthPasswordFile | Setting::AuthHtpasswdFile => Kind::Path,
             Setting::MemoryCache => Kind::Bytes,
             Setting::DefaultRegistry => Kind::Registry,
             Setting::TagTtl | Setting::StaleWhileRevalidate | Setting::DrainTimeout | Setting::DrainDelay => {

@@ -6,10 +6,14 @@
 //!
 //! Not here: the command line's commands ([`crate::cli`]) and acting on any of it.
 
+mod allow;
 mod auth;
 mod draft;
 mod entry;
 mod file;
+mod front;
+mod glob;
+mod htpasswd;
 mod key;
 mod listen;
 mod mistake;
@@ -34,6 +38,10 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
 
+pub use allow::{Allow, AllowRule, RuleSet, Visitor};
+pub use front::{CertificatePattern, FrontAuth};
+pub use glob::Glob;
+pub use htpasswd::{HTPASSWD_BYTES_MAX, Htpasswd};
 pub use listen::ListenAddr;
 pub use mistake::{Mistake, Mistakes, Warning};
 pub use print::print;
@@ -108,7 +116,7 @@ pub struct Config {
     /// Whether clients are asked for the logins they have for registries; never together with `front_auth`.
     pub client_login: bool,
     /// Who may use the cache at all, when not everybody.
-    pub front_auth: Option<(String, SecretText)>,
+    pub front_auth: Option<FrontAuth>,
     /// What is understood and not done, or allowed and probably not meant; for the log.
     pub warnings: Vec<Warning>,
 }

@@ -4,7 +4,7 @@ use super::{Config, Storage};
 
 impl Config {
     /// The keys whose values in `new` differ and are read at the start only. Everything in
-    /// [`Registries`](super::Registries) can be taken over at any time.
+    /// [`Registries`](super::Registries), and who may come in, can be taken over at any time.
     pub fn needs_restart(&self, new: &Config) -> Vec<&'static str> {
         // Each field by name: a new one must be thought about here.
         let Config {
@@ -32,7 +32,7 @@ impl Config {
             stale_while_revalidate,
             registry_header,
             client_login,
-            front_auth,
+            front_auth: _,
             warnings: _,
         } = self;
         let Storage::Fs { root: new_root, .. } = &new.storage;
@@ -71,7 +71,6 @@ impl Config {
             ),
             ("registry_header", *registry_header != new.registry_header),
             ("client_login", *client_login != new.client_login),
-            ("auth", *front_auth != new.front_auth),
         ];
         let changed = changed.into_iter().filter(|(_, changed)| *changed);
         changed.map(|(key, _)| key).collect()
@@ -83,11 +82,11 @@ mod tests {
     use crate::config::tests::Machine;
 
     #[test]
-    fn only_what_concerns_registries_is_taken_over_without_a_restart() {
+    fn registries_and_the_front_door_are_taken_over_without_a_restart() {
         let old = Machine::with_file("tag_ttl: 5\nauth: {user: u, password: p}\n").config();
         let text = "tag_ttl: 6\nauth: {user: u, password: q}\nwhitelist_mode: true\nair_gapped: true\nregistries: {a: }\n";
         let new = Machine::with_file(text).config();
-        assert_eq!(old.needs_restart(&new), ["tag_ttl", "auth"]);
+        assert_eq!(old.needs_restart(&new), ["tag_ttl"]);
         assert_eq!(old.needs_restart(&old), [""; 0]);
     }
 }

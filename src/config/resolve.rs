@@ -3,8 +3,10 @@
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
+use super::allow;
 use super::draft::Entry;
 use super::file::{self, File};
+use super::front::FrontOrigins;
 use super::mistake::{Mistake, Mistakes, Place, Warning};
 use super::setting::{Given, Layer, Setting};
 use super::units::{self, BOOL_ACCEPTED, BYTES_ACCEPTED, DURATION_ACCEPTED};
@@ -121,6 +123,7 @@ pub(super) fn load<'a>(
     let supervisor = Supervisor::of_environment(surroundings, &mut sources.mistakes);
     sources.check_backend();
     sources.check_server_tls();
+    let front_auth = sources.front_auth();
     sources.check_client_login(client_login == Some(true));
 
     if !sources.mistakes.is_empty() {
@@ -183,7 +186,14 @@ pub(super) fn load<'a>(
         unlisted: sources.file.defaults.without_secrets().settings(),
         whitelist_mode,
         air_gapped,
+        allow: allow::collect(sources.file.allow.as_ref(), &sources.file.registries),
     };
+    if front_auth.is_none() && registries.allow.names_users() {
+        sources.warnings.push(Warning {
+            what: "allow names users".into(),
+            why: "without auth nobody has a name, so those rules let nobody in".into(),
+        });
+    }
     if whitelist_mode && registries.settings(&default_registry).1 == Named::No {
         sources.warnings.push(Warning {
             what: format!("whitelist_mode with default_registry {default_registry}"),
@@ -194,10 +204,6 @@ pub(super) fn load<'a>(
     if !whitelist_mode {
         sources.warnings.extend(sources.file.open_doors());
     }
-    let front_auth = sources.file.front_auth.as_ref().map(|told| {
-        let (username, source) = &told.value;
-        (username.clone(), source.secret.clone())
-    });
     let config = Config {
         listen,
         storage,
@@ -246,8 +252,9 @@ pub(super) struct Sources<'a> {
     flags: Layer,
     environment: Layer,
     pub file: File,
-    surroundings: Surroundings<'a>,
-    mistakes: Vec<Mistake>,
+    pub front_origins: FrontOrigins,
+    pub(super) surroundings: Surroundings<'a>,
+    pub(super) mistakes: Vec<Mistake>,
     warnings: Vec<Warning>,
 }
 
@@ -269,6 +276,7 @@ impl<'a> Sources<'a> {
             flags,
             environment,
             file: File::default(),
+            front_origins: FrontOrigins::default(),
             surroundings,
             mistakes: Vec::new(),
             warnings: Vec::new(),
@@ -361,14 +369,13 @@ impl<'a> Sources<'a> {
 
     /// What clients send is either for us or for their registries.
     fn check_client_login(&mut self, wanted: bool) {
-        if let Some(front) = self.file.front_auth.as_ref().filter(|_| wanted) {
+        if let Some(front) = self.front_place().filter(|_| wanted) {
             let what = match self.find(Setting::ClientLogin) {
                 Some(given) => given.place.with_value(&given.text),
                 None => Setting::ClientLogin.env().to_owned(),
             };
             let why = format!(
-                "not together with `auth` (line {}): clients have one login for the cache, and it is either the cache's own or their registry's",
-                front.line
+                "not together with {front}: clients have one login for the cache, and it is either the cache's own or their registry's"
             );
             self.mistakes.push(Mistake { what, why });
         }

@@ -27,6 +27,10 @@ pub enum Setting {
     AirGapped,
     RegistryHeader,
     ClientLogin,
+    AuthUsername,
+    AuthPassword,
+    AuthPasswordFile,
+    AuthHtpasswdFile,
     LogLevel,
     AccessLog,
     DrainTimeout,
@@ -81,8 +85,19 @@ impl Layer {
 }
 
 impl Setting {
+    /// Whether it is a way through the front door; those make one value together.
+    pub(super) fn is_front_auth(self) -> bool {
+        matches!(
+            self,
+            Setting::AuthUsername
+                | Setting::AuthPassword
+                | Setting::AuthPasswordFile
+                | Setting::AuthHtpasswdFile
+        )
+    }
+
     /// In the order of `--help`.
-    pub const ALL: [Setting; 25] = [
+    pub const ALL: [Setting; 29] = [
         Setting::ListenAddr,
         Setting::Cores,
         Setting::IoDriver,
@@ -103,6 +118,10 @@ impl Setting {
         Setting::AirGapped,
         Setting::RegistryHeader,
         Setting::ClientLogin,
+        Setting::AuthUsername,
+        Setting::AuthPassword,
+        Setting::AuthPasswordFile,
+        Setting::AuthHtpasswdFile,
         Setting::LogLevel,
         Setting::AccessLog,
         Setting::DrainTimeout,
@@ -173,6 +192,10 @@ impl Setting {
             Setting::AirGapped => ("AIR_GAPPED", "air-gapped", "air_gapped"),
             Setting::RegistryHeader => ("REGISTRY_HEADER", "registry-header", "registry_header"),
             Setting::ClientLogin => ("CLIENT_LOGIN", "client-login", "client_login"),
+            Setting::AuthUsername => ("AUTH_USERNAME", "auth-username", "auth_username"),
+            Setting::AuthPassword => ("AUTH_PASSWORD", "auth-password", "auth_password"),
+            Setting::AuthPasswordFile => ("AUTH_PASSWORD_FILE", "auth-password-file", "auth_password_file"),
+            Setting::AuthHtpasswdFile => ("AUTH_HTPASSWD_FILE", "auth-htpasswd-file", "auth_htpasswd_file"),
             Setting::LogLevel => ("LOG_LEVEL", "log-level", "log_level"),
             Setting::AccessLog => ("ACCESS_LOG", "access-log", "access_log"),
             Setting::DrainTimeout => ("DRAIN_TIMEOUT", "drain-timeout", "drain_timeout"),
@@ -207,6 +230,10 @@ impl Setting {
             Setting::AirGapped => (Group::Content, "false", "never contact a registry"),
             Setting::RegistryHeader => (Group::Content, "false", "X-Registry may choose the registry"),
             Setting::ClientLogin => (Group::Content, "false", "ask clients for their own logins"),
+            Setting::AuthUsername => (Group::Content, "none", "who may use the cache at all"),
+            Setting::AuthPassword => (Group::Content, "none", "better in AUTH_PASSWORD_FILE"),
+            Setting::AuthPasswordFile => (Group::Content, "none", "file with that password"),
+            Setting::AuthHtpasswdFile => (Group::Content, "none", "file with users and bcrypt hashes"),
             Setting::LogLevel => (Group::Operation, "info", "trace, debug, info, warn or error"),
             Setting::AccessLog => (Group::Operation, "on", "one log line per request"),
             Setting::DrainTimeout => (Group::Operation, "30s", "for running responses after SIGTERM"),

@@ -114,6 +114,13 @@ fn secret(text: &str) -> SecretText {
     SecretText::new(text.to_owned())
 }
 
+fn front(username: &str, password: &str) -> FrontAuth {
+    FrontAuth {
+        user: Some((username.into(), secret(password))),
+        ..FrontAuth::default()
+    }
+}
+
 fn pem(path: &str, text: &str) -> Pem {
     Pem {
         path: path.into(),
@@ -130,7 +137,7 @@ fn everything_that_can_be_said_is_understood() {
         .config();
     assert!(config.always_pull_latest && config.registry_header);
     assert_eq!(config.stale_while_revalidate, Duration::from_secs(30));
-    assert_eq!(config.front_auth, Some(("u".into(), secret("p"))));
+    assert_eq!(config.front_auth, Some(front("u", "p")));
     let registries = &config.registries;
     assert!(registries.whitelist_mode && registries.air_gapped);
     assert_eq!(registries.unlisted.proxy, Proxy::Direct);
@@ -329,7 +336,7 @@ fn the_file_of_oci_proxy_means_here_what_it_means_there() {
     let config = furnished(GOOD[1].1).config();
     assert_eq!(config.listen, [ListenAddr::parse(":80").unwrap()]);
     assert!(config.registries.whitelist_mode);
-    assert_eq!(config.front_auth, Some(("admin".into(), secret("password"))));
+    assert_eq!(config.front_auth, Some(front("admin", "password")));
     assert!(config.default_registry.is_docker_hub());
     let Storage::Fs { root, .. } = &config.storage;
     assert_eq!(root, Path::new("/tmp/oci-proxy-cache"));

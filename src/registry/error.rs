@@ -23,6 +23,13 @@ pub enum PullError {
     Listing(#[from] ListingError),
     #[error("this cache wants a user name and a password")]
     Door,
+    #[error("this cache wants a client certificate that it knows")]
+    Certificate,
+    #[error("too many passwords are being checked; try again")]
+    DoorBusy,
+    /// No rule lets them read it. The same whether it is there or not.
+    #[error("this cache does not let you read this repository")]
+    NotForYou,
     #[error("this cache passes logins on to registries; say which is yours")]
     Login,
     #[error(transparent)]
@@ -124,6 +131,16 @@ impl PullError {
                 ErrorCode::Unavailable,
                 &self.to_string(),
                 Fields::new().with("Cache-Control", "no-store"),
+            ),
+            // A challenge would have clients send passwords that open nothing.
+            PullError::Certificate | PullError::NotForYou => {
+                refuse(403, ErrorCode::Denied, &self.to_string(), Fields::new())
+            }
+            PullError::DoorBusy => refuse(
+                503,
+                ErrorCode::Unavailable,
+                &self.to_string(),
+                Fields::new().with("Retry-After", "1"),
             ),
             PullError::NotAllowed => refuse(403, ErrorCode::Denied, &self.to_string(), Fields::new()),
         }

@@ -52,8 +52,9 @@ impl<H: Handler> Connection<H> {
         let mut scanned = 0;
         loop {
             let step = match parse_head(&self.inbox[self.used..], &mut scanned) {
-                Ok(Some((head, len))) => {
+                Ok(Some((mut head, len))) => {
                     scanned = 0;
+                    head.peer = self.peer.map(|peer| peer.ip());
                     let next = self.respond(&head).await;
                     self.used += len;
                     next

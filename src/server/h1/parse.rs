@@ -292,6 +292,7 @@ fn read_head(bytes: &[u8]) -> Result<RequestHead<'_>, HeadError> {
         if_range: found.if_range.single(),
         authorization: found.authorization,
         certificate: None,
+        peer: None,
         user_agent: found.user_agent,
         has_accept: found.has_accept,
         has_if_none_match: found.has_if_none_match,
