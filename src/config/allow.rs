@@ -181,13 +181,12 @@ impl Reader<'_> {
         let line = maps.line;
         let mut rules = Vec::new();
         for (place, mut fields) in maps.value {
-            let noted = self.mistakes.len();
             let rule = AllowRule {
                 users: self.some(fields.take("users"), |text| Glob::new(text, None)),
                 registries: self.some(fields.take("registries"), parse_name),
                 repositories: self.some(fields.take("repositories"), parse_repositories),
             };
-            if rule == AllowRule::default() && self.mistakes.len() == noted {
+            if rule == AllowRule::default() && self.mistakes.len() == before {
                 let why = "a rule names users, registries or repositories";
                 self.note_unseen(place.line, &place.value, why);
             }

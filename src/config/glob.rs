@@ -18,7 +18,7 @@ impl Glob {
     /// # Errors
     ///
     /// What is accepted, when `text` is empty or too long.
-    pub(super) fn new(text: &str, separator: Option<char>) -> Result<Self, String> {
+    pub fn new(text: &str, separator: Option<char>) -> Result<Self, String> {
         if text.is_empty() || text.len() > PATTERN_BYTES_MAX {
             return Err(format!("accepted is a pattern of 1 to {PATTERN_BYTES_MAX} bytes"));
         }

@@ -113,6 +113,9 @@ mod selectors;
 /// Who may come in.
 mod front_auth;
 
+/// Who may read what, by rules.
+mod allow;
+
 /// Logins that clients have for registries.
 mod client_login;
 

@@ -225,3 +225,150 @@ impl Keeper {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt as _;
+
+    use super::*;
+    use crate::config::{AllowRule, CertificatePattern, FrontAuth, Glob, SecretText};
+    use crate::http::Certificate;
+
+    fn auth(password: bool, certificates: bool) -> Option<FrontAuth> {
+        let pattern = CertificatePattern::new("CN=builder-*").unwrap();
+        Some(FrontAuth {
+            user: password.then(|| ("alice".into(), SecretText::new("p".into()))),
+            certificates: if certificates { vec![pattern] } else { Vec::new() },
+            ..FrontAuth::default()
+        })
+    }
+
+    fn certificate(common_name: &str) -> Certificate {
+        Certificate {
+            common_name: Some(common_name.to_owned()),
+            ..Certificate::default()
+        }
+    }
+
+    /// `alice:p`, and `alice:q`.
+    const RIGHT: &str = "Basic YWxpY2U6cA==";
+    const WRONG: &str = "Basic YWxpY2U6cQ==";
+
+    /// What somebody is told who shows these, at first and from memory.
+    fn told(
+        keeper: &Keeper,
+        allow: &Allow,
+        authorization: Option<&str>,
+        common_name: Option<&str>,
+    ) -> (Result<Guest, Turned>, Option<bool>) {
+        let certificate = common_name.map(certificate);
+        let head = RequestHead {
+            path: "/v2/",
+            authorization,
+            certificate: certificate.as_ref(),
+            ..RequestHead::refused()
+        };
+        let rules = |visitor: Visitor<'_>| allow.rules_for(visitor);
+        let admitted = keeper.admit(&head, &rules).now_or_never();
+        let admitted = admitted.expect("nothing here takes long");
+        (admitted, keeper.pass(&head).map(|pass| pass.inside))
+    }
+
+    fn named(name: &str) -> (Result<Guest, Turned>, Option<bool>) {
+        (Ok(Guest::Named(name.into())), Some(true))
+    }
+
+    #[test]
+    fn either_proof_is_enough_and_a_certificate_counts_before_a_password() {
+        let allow = Allow::default();
+        let (away, none) = (Turned::Away, Turned::Uncertified);
+        let stays = |turned| (Err(turned), None);
+        for (auth, authorization, common_name, expected) in [
+            (None, None, None, (Ok(Guest::Anybody), Some(true))),
+            (None, Some(WRONG), Some("x"), (Ok(Guest::Anybody), Some(true))),
+            (auth(true, false), None, Some("builder-1"), stays(away)),
+            (auth(true, false), Some(RIGHT), None, named("alice")),
+            (auth(true, true), Some(RIGHT), None, named("alice")),
+            (auth(true, true), Some(RIGHT), Some("x"), named("alice")),
+            (
+                auth(true, true),
+                Some(RIGHT),
+                Some("builder-1"),
+                named("cert:builder-1"),
+            ),
+            (
+                auth(true, true),
+                Some(WRONG),
+                Some("builder-1"),
+                named("cert:builder-1"),
+            ),
+            (auth(true, true), None, Some("builder-1"), named("cert:builder-1")),
+            (auth(true, true), None, Some("x"), stays(away)),
+            (auth(true, true), Some(WRONG), Some("x"), stays(away)),
+            (auth(true, true), Some("Bearer x"), None, stays(away)),
+            (
+                auth(false, true),
+                None,
+                Some("builder-1"),
+                named("cert:builder-1"),
+            ),
+            (auth(false, true), None, None, stays(none)),
+            (auth(false, true), Some(RIGHT), Some("x"), stays(none)),
+        ] {
+            let keeper = Keeper::new(FrontDoor::new(auth.clone()).unwrap(), &allow);
+            for _ in 0..2 {
+                let told = told(&keeper, &allow, authorization, common_name);
+                assert_eq!(told, expected, "{auth:?} {authorization:?} {common_name:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn whom_a_core_has_let_in_it_forgets_with_the_door() {
+        let allow = Allow::default();
+        let door = FrontDoor::new(auth(true, true)).unwrap();
+        let keeper = Keeper::new(door.clone(), &allow);
+        assert_eq!(told(&keeper, &allow, Some(RIGHT), None), named("alice"));
+        door.replace(auth(false, true)).unwrap();
+        assert!(!keeper.is_current());
+        keeper.renew(&allow);
+        assert!(keeper.is_current());
+        assert_eq!(
+            told(&keeper, &allow, Some(RIGHT), None),
+            (Err(Turned::Uncertified), None)
+        );
+        door.replace(None).unwrap();
+        keeper.renew(&allow);
+        assert_eq!(
+            told(&keeper, &allow, None, None),
+            (Ok(Guest::Anybody), Some(true))
+        );
+    }
+
+    #[test]
+    fn a_stranger_is_let_by_where_a_rule_names_them() {
+        let rule = |users: Option<&str>| AllowRule {
+            users: users.map(|name| vec![Glob::new(name, None).unwrap()]),
+            ..AllowRule::default()
+        };
+        let rules = |rules: Vec<AllowRule>| Allow {
+            everywhere: Some(rules),
+            ..Allow::default()
+        };
+        let told = |allow: &Allow| {
+            let keeper = Keeper::new(FrontDoor::new(auth(true, false)).unwrap(), allow);
+            told(&keeper, allow, None, None)
+        };
+        let stays = (Err(Turned::Away), None);
+        assert_eq!(
+            told(&rules(vec![rule(Some("anonymous"))])),
+            (Ok(Guest::Stranger), Some(false))
+        );
+        assert_eq!(
+            told(&rules(vec![rule(None)])),
+            stays,
+            "a rule for all is no hole in the door"
+        );
+        assert_eq!(told(&rules(vec![rule(Some("*"))])), stays);
+    }
+}
