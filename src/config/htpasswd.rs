@@ -43,7 +43,7 @@ impl Htpasswd {
                 Ok((name, hash)) => match seen.insert(name.to_owned(), number) {
                     None => users.push((name.to_owned(), SecretText::new(hash.to_owned()))),
                     Some(first) => {
-                        wrong.push((number, format!("this user is named in line {first} already")))
+                        wrong.push((number, format!("this user is named in line {first} already")));
                     }
                 },
                 Err(why) => wrong.push((number, why)),
