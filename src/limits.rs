@@ -47,6 +47,10 @@ pub const INBOX_BYTES: usize = 1_024;
 /// From the first byte of a head to its last.
 pub const HEAD_SECONDS: u32 = 10;
 
+/// How long a client that connected when the server began to stop may take to ask for something: a long way there and back,
+/// with a handshake.
+pub const FIRST_REQUEST: Duration = Duration::from_millis(500);
+
 /// Between requests on a kept connection.
 pub const IDLE_SECONDS: u32 = 75;
 

@@ -11,7 +11,9 @@ use super::stream::Stream;
 use super::watch::{Waiting, Watch};
 use super::{Handler, Server};
 use crate::http::{CacheResult, Method, RequestHead, Version};
-use crate::limits::{HEAD_SECONDS, IDLE_SECONDS, INBOX_BYTES, LINGER_BYTES_MAX, LINGER_SECONDS};
+use crate::limits::{
+    FIRST_REQUEST, HEAD_SECONDS, IDLE_SECONDS, INBOX_BYTES, LINGER_BYTES_MAX, LINGER_SECONDS,
+};
 use crate::runtime::clock::monotonic_micros;
 
 /// A connection and what it has received but not yet used.
@@ -24,6 +26,8 @@ pub struct Connection<H> {
     /// Received bytes; `inbox[used..]` is not parsed yet.
     inbox: Vec<u8>,
     used: usize,
+    /// A request was answered, or refused.
+    answered: bool,
 }
 
 /// What happens to the connection after a step.
@@ -44,6 +48,7 @@ impl<H: Handler> Connection<H> {
             server,
             inbox: Vec::new(),
             used: 0,
+            answered: false,
         }
     }
 
@@ -57,6 +62,7 @@ impl<H: Handler> Connection<H> {
                     head.peer = self.peer.map(|peer| peer.ip());
                     let next = self.respond(&head).await;
                     self.used += len;
+                    self.answered = true;
                     next
                 }
                 Ok(None) => self.receive().await,
@@ -138,7 +144,7 @@ impl<H: Handler> Connection<H> {
             }
             self.watch.set(Waiting::Idle, IDLE_SECONDS);
             if self.server.shutdown.draining() {
-                return Next::Close;
+                return self.receive_last().await;
             }
         } else if self.used > 0 {
             // The beginning of a head that came along with the request before it.
@@ -150,12 +156,9 @@ impl<H: Handler> Connection<H> {
         if self.stream.readable().await.is_err() {
             return Next::Gone;
         }
-        if self.inbox.capacity() == self.inbox.len() {
-            // Grows by doubling; the parser refuses a head before it exceeds its limit.
-            self.inbox.reserve(INBOX_BYTES.max(self.inbox.len()));
-        }
-        match self.stream.recv(&mut self.inbox) {
+        match self.take() {
             Ok(0) if self.watch.expired() && !begins => Box::pin(self.refuse(&HeadError::Timeout)).await,
+            Ok(0) if self.watch.expired() && self.server.shutdown.draining() => self.receive_last().await,
             Ok(0) => Next::Close,
             Ok(_) => {
                 if begins {
@@ -166,6 +169,32 @@ impl<H: Handler> Connection<H> {
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Next::Continue,
             Err(_) => Next::Gone,
+        }
+    }
+
+    /// Takes what the socket has.
+    fn take(&mut self) -> io::Result<usize> {
+        if self.inbox.capacity() == self.inbox.len() {
+            // Grows by doubling; the parser refuses a head before it exceeds its limit.
+            self.inbox.reserve(INBOX_BYTES.max(self.inbox.len()));
+        }
+        self.stream.recv(&mut self.inbox)
+    }
+
+    /// Takes the beginning of a last request where the server stops. What has come already is answered, and a client that
+    /// has only just connected has its first request on the way: closing now would reset it.
+    async fn receive_last(&mut self) -> Next {
+        let mut taken = self.take();
+        if !self.answered && !matches!(taken, Ok(1..)) {
+            monoio::time::sleep(FIRST_REQUEST).await;
+            taken = self.take();
+        }
+        match taken {
+            Ok(1..) => {
+                self.watch.set(Waiting::Input, HEAD_SECONDS);
+                Next::Continue
+            }
+            _ => Next::Close,
         }
     }
 

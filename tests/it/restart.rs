@@ -42,7 +42,9 @@ impl Load {
     /// Waits until `count` more responses have come.
     fn wait_for(&self, count: usize) {
         let wanted = self.done.load(Ordering::Relaxed) + count;
-        eventually("the load moves", || self.done.load(Ordering::Relaxed) >= wanted);
+        eventually("the load moves", || {
+            self.done.load(Ordering::Relaxed) >= wanted || self.stop.load(Ordering::Relaxed)
+        });
     }
 
     /// Sends requests to `client` until it is told to stop, each on a connection of its own or several on one. A connection
@@ -189,6 +191,42 @@ fn readiness_fails_first_and_all_else_goes_on_for_the_delay() {
     assert_eq!(status.code(), Some(1));
 }
 
+/// The kernel has taken them, the server has not: a stop must not send them away.
+#[test]
+fn who_has_just_connected_when_it_stops_is_answered() {
+    let upstream = Registry::new();
+    let mut cache = Server::start(&upstream);
+    let digest = upstream.blob(Prf::new(fresh_seed(), 8 * MIB));
+    let gate = Gate::new();
+    upstream.on(On::path(&digest), Reply::new().hold_at(4 * MIB, &gate));
+    // Holds the end up, so that there is time.
+    let mut busy = cache.client().open();
+    busy.request("GET", &upstream.blob_url("a", &digest), &[])
+        .unwrap();
+    busy.read_head().unwrap();
+    let mut asked: Vec<Connection> = (0..50)
+        .map(|_| {
+            let mut connection = cache.client().open();
+            connection.request("GET", "/v2/", &[]).unwrap();
+            connection
+        })
+        .collect();
+    let mut silent: Vec<Connection> = (0..5).map(|_| cache.client().open()).collect();
+    cache.sigterm();
+    for connection in &mut asked {
+        connection.read("GET").unwrap().expect(b"{}");
+    }
+    for connection in &mut silent {
+        assert_eq!(
+            connection.read_to_close().0,
+            b"",
+            "who says nothing is told nothing"
+        );
+    }
+    gate.open();
+    cache.wait_exit(PATIENCE).expect("it ends");
+}
+
 #[test]
 fn after_the_delay_it_stops_as_ever() {
     let mut cache = Server::bare().env("DRAIN_DELAY", "200ms").start();
@@ -242,11 +280,14 @@ fn a_rolling_restart_with_a_passed_socket_fails_no_request() {
         }
         for _ in 0..5 {
             load.wait_for(50 + random.below(50) as usize);
+            if load.stop.load(Ordering::Relaxed) {
+                break;
+            }
             cache.stop();
             cache.restart();
         }
         load.wait_for(50);
-        load.stop.store(true, Ordering::Relaxed);
+        assert!(!load.stop.swap(true, Ordering::Relaxed), "somebody was lost");
     });
 }
 
