@@ -79,7 +79,7 @@ impl Cache {
         };
         let filled = hose.clone();
         let answer = self.0.helper.ask(async move {
-            let slot = shared.slot().await?;
+            let Slot { permit, mut memory } = shared.slot().await?;
             let response = shared.upstreams.fetch(&request).await?;
             let head = PassedHead {
                 size: response.content_length,
@@ -87,7 +87,6 @@ impl Cache {
                 headers: storable(&response.headers),
             };
             // From here on it takes what waits for its client, and no place among those who ask.
-            let Slot { permit, mut memory } = slot;
             drop(permit);
             memory.shrink_to(PASS_THROUGH_BYTES_MAX as u64);
             if !head_only {
