@@ -6,6 +6,7 @@ mod connection;
 pub mod h1;
 mod listen;
 mod stream;
+pub mod tls;
 mod watch;
 
 use std::future::Future;
