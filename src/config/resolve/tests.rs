@@ -175,6 +175,7 @@ access_log: off
             ListenAddr::parse(":1", false).unwrap(),
             ListenAddr::parse("localhost:2", false).unwrap(),
         ],
+        tls: None,
         storage: Storage::Fs {
             root: "/s".into(),
             chosen: RootChoice::Given,

@@ -18,6 +18,9 @@ use super::{files, self_signed};
 use crate::limits::TLS_SESSIONS_MAX;
 use crate::runtime::clock::unix_seconds;
 
+/// What is offered by ALPN, best first: what a connection serves.
+const PROTOCOLS: &[&[u8]] = &[b"http/1.1"];
+
 /// What the operator gives.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Material {
@@ -213,7 +216,7 @@ fn build(
             },
             Identity::SelfSigned => other(error),
         })?;
-    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    config.alpn_protocols = PROTOCOLS.iter().map(|name| name.to_vec()).collect();
     config.ticketer = resumption.tickets.clone();
     config.session_storage = resumption.sessions.clone();
     config.max_early_data_size = 0;

@@ -141,15 +141,19 @@ mod tests {
     use super::*;
     use crate::runtime::doorbell;
 
-    /// Runs `test` as a core would.
-    fn on_a_core(test: impl Future<Output = ()>) {
+    /// Runs `test` as a core would, until no turn is under way.
+    fn on_a_core(test: impl AsyncFnOnce(Gate)) {
         let mut runtime = monoio::RuntimeBuilder::<monoio::LegacyDriver>::new()
             .enable_timer()
             .build()
             .unwrap();
         runtime.block_on(async {
             doorbell::install().unwrap();
-            test.await;
+            let gate = Gate::default();
+            test(gate.clone()).await;
+            while gate.0.turning.get() {
+                monoio::time::sleep(std::time::Duration::from_millis(1)).await;
+            }
         });
     }
 
@@ -160,8 +164,7 @@ mod tests {
 
     #[test]
     fn others_have_a_turn_between_handshakes() {
-        on_a_core(async {
-            let gate = Gate::default();
+        on_a_core(async |gate| {
             let order = Rc::new(RefCell::new(Vec::new()));
             // A connection whose client's bytes arrive while handshakes go on.
             let bystander = Signal::new();
@@ -196,8 +199,7 @@ mod tests {
 
     #[test]
     fn who_gives_up_waiting_does_not_hold_up_the_others() {
-        on_a_core(async {
-            let gate = Gate::default();
+        on_a_core(async |gate| {
             let step = gate.enter().await;
             spend(HANDSHAKE_TURN_MICROS);
             drop(step);
