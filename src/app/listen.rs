@@ -6,9 +6,23 @@ use super::AppError;
 use crate::config::{Config, SocketName};
 use crate::server::{Listener, bind};
 
+/// An address that clients reach, and what they speak there.
+#[derive(Clone, Copy)]
+pub(super) struct Address {
+    at: SocketAddr,
+    tls: bool,
+}
+
+impl std::fmt::Display for Address {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let scheme = if self.tls { "https" } else { "http" };
+        write!(f, "{} ({scheme})", self.at)
+    }
+}
+
 /// Where we listen, and with what.
 pub(super) struct Listening {
-    pub addresses: Vec<SocketAddr>,
+    pub addresses: Vec<Address>,
     /// Of each core.
     pub listeners: Vec<Vec<Listener>>,
 }
@@ -25,8 +39,8 @@ pub(super) fn open(
         listeners: (0..cores).map(|_| Vec::new()).collect(),
     };
     for (name, (address, socket)) in config.supervisor.sockets.iter().zip(passed) {
-        let tls = speaks_tls(*name, address)?;
-        listening.addresses.push(address);
+        let tls = speaks_tls(*name, address, config.tls.is_some())?;
+        listening.addresses.push(Address { at: address, tls });
         for core in &mut listening.listeners {
             let socket = socket.try_clone()?;
             core.push(Listener {
@@ -45,11 +59,14 @@ pub(super) fn open(
             hint: hint(&source),
             source,
         })?;
-        listening.addresses.push(local);
+        listening.addresses.push(Address {
+            at: local,
+            tls: addr.tls,
+        });
         for (core, socket) in listening.listeners.iter_mut().zip(sockets) {
             core.push(Listener {
                 socket,
-                tls: false,
+                tls: addr.tls,
                 inherited: false,
             });
         }
@@ -58,10 +75,12 @@ pub(super) fn open(
 }
 
 /// Whether clients of a passed socket speak TLS: its name says so, else what holds for addresses without a scheme.
-fn speaks_tls(name: SocketName, address: SocketAddr) -> Result<bool, AppError> {
+fn speaks_tls(name: SocketName, address: SocketAddr, configured: bool) -> Result<bool, AppError> {
     match name {
-        SocketName::Http | SocketName::Other => Ok(false),
-        SocketName::Https => Err(AppError::PassedTls(address)),
+        SocketName::Http => Ok(false),
+        SocketName::Https if !configured => Err(AppError::PassedTls(address)),
+        SocketName::Https => Ok(true),
+        SocketName::Other => Ok(configured),
     }
 }
 

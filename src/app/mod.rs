@@ -5,6 +5,7 @@ mod machine;
 mod reload;
 mod stop;
 mod supervise;
+mod tls;
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -22,6 +23,7 @@ use crate::runtime::memory::{MemoryBudget, default_budget};
 use crate::runtime::shutdown::Shutdown;
 use crate::runtime::vitals::{Vitals, keep_beating};
 use crate::runtime::{core, cores};
+use crate::server::tls::MaterialError;
 use crate::server::{AccessLogWriter, Crowd, Load, Server, serve};
 use crate::store::{FsStore, OpenError};
 use crate::systemd::{TakeError, take_sockets};
@@ -40,12 +42,16 @@ pub enum AppError {
     },
     #[error("cannot use the sockets that were passed (LISTEN_FDS): {0}")]
     Passed(#[from] TakeError),
-    #[error("the socket for {0} was passed for https, and there is no TLS")]
+    #[error(
+        "the socket for {0} was passed for https, which needs TLS_CERT_FILE and TLS_KEY_FILE, or GENERATE_SELF_SIGNED_TLS"
+    )]
     PassedTls(std::net::SocketAddr),
     #[error(transparent)]
     Store(#[from] OpenError),
     #[error(transparent)]
     Upstream(#[from] BuildError),
+    #[error(transparent)]
+    Tls(#[from] MaterialError),
     #[error("{0}")]
     Driver(String),
     #[error("cannot start threads: {0}")]
@@ -125,12 +131,13 @@ pub fn run(config: Config, read: &dyn Fn() -> Result<Config, Mistakes>) -> Resul
         client_login: config.client_login,
         vitals: vitals.clone(),
     };
+    let acceptor = tls::open(config.tls.as_ref())?;
     let accepting = listening.addresses.len() * plan.len();
     let door = FrontDoor::new(config.front_auth.clone())?;
     for (index, (cpu, sockets)) in plan.iter().zip(listening.listeners).enumerate() {
         let (cache, helper, shutdown) = (cache.clone(), helper.clone(), shutdown.clone());
         let log = access_log.as_ref().map(AccessLogWriter::log);
-        let (front, door) = (front.clone(), door.clone());
+        let (front, door, acceptor) = (front.clone(), door.clone(), acceptor.clone());
         let load = Load {
             core: index,
             crowd: crowd.clone(),
@@ -140,7 +147,7 @@ pub fn run(config: Config, read: &dyn Fn() -> Result<Config, Mistakes>) -> Resul
         core::start(index, *cpu, settings, move || async move {
             let registry = Rc::new(Registry::new(cache, front, door));
             monoio::spawn(keep_beating(pulse));
-            let server = Server::new(registry, helper, shutdown, log, load);
+            let server = Server::new(registry, helper, shutdown, log, acceptor, load);
             serve(server, sockets).await;
         })?;
     }
@@ -164,7 +171,7 @@ pub fn run(config: Config, read: &dyn Fn() -> Result<Config, Mistakes>) -> Resul
         match signal {
             SIGHUP => {
                 notifier.reloading();
-                reload::contained(|| reload::reload(&config, read(), &upstreams, &door));
+                reload::contained(|| reload::reload(&config, read(), &upstreams, &door, acceptor.as_ref()));
                 notifier.ready(&status);
             }
             _ => break,

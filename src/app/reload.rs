@@ -3,6 +3,7 @@
 use crate::config::{Config, Mistakes};
 use crate::fail_point::reach;
 use crate::registry::FrontDoor;
+use crate::server::tls::Acceptor;
 use crate::upstream::Upstreams;
 
 /// Runs `reload`; a panic in it is a bug, and leaves everything as it was.
@@ -30,6 +31,7 @@ pub(super) fn reload(
     read: Result<Config, Mistakes>,
     upstreams: &Upstreams,
     door: &FrontDoor,
+    acceptor: Option<&Acceptor>,
 ) {
     let new = match read {
         Ok(new) => new,
@@ -42,6 +44,11 @@ pub(super) fn reload(
         }
     };
     reach("reload");
+    if let (Some(acceptor), Some(tls)) = (acceptor, &new.tls)
+        && let Err(error) = acceptor.replace(super::tls::material(tls))
+    {
+        return tracing::error!(%error, "configuration not reloaded; the old one stays");
+    }
     if let Err(error) = upstreams.reload(new.registries.clone()) {
         return tracing::error!(%error, "configuration not reloaded; the old one stays");
     }

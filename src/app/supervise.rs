@@ -1,8 +1,8 @@
 //! What is told to a supervisor, and who watches over the cores.
 
-use std::net::SocketAddr;
 use std::time::Duration;
 
+use super::listen::Address;
 use crate::config::Supervisor;
 use crate::runtime::driver::Driver;
 use crate::runtime::shutdown::Shutdown;
@@ -41,8 +41,8 @@ pub(super) fn wait_for_cores(shutdown: &Shutdown, accepting: usize) {
 }
 
 /// One line for `systemctl status`.
-pub(super) fn status(addresses: &[SocketAddr], driver: Driver, cores: usize) -> String {
-    let addresses: Vec<String> = addresses.iter().map(SocketAddr::to_string).collect();
+pub(super) fn status(addresses: &[Address], driver: Driver, cores: usize) -> String {
+    let addresses: Vec<String> = addresses.iter().map(Address::to_string).collect();
     format!(
         "serving on {}, {}, {cores} cores",
         addresses.join(", "),

@@ -5,6 +5,7 @@
 
 mod flags;
 mod healthcheck;
+mod healthcheck_tls;
 mod help;
 
 use std::ffi::OsString;

@@ -27,6 +27,8 @@ pub(super) struct File {
     pub defaults: Draft,
     pub front: FrontDraft,
     pub allow: Option<Told<Vec<AllowRule>>>,
+    /// Clients' certificates are verified by the system's authorities.
+    pub clients_by_system: bool,
 }
 
 impl File {
@@ -108,6 +110,9 @@ impl Reader<'_> {
             DOCUMENT,
         );
         self.port(&mut fields, &mut file.settings);
+        if let Some(field) = fields.take("server_tls_config") {
+            file.clients_by_system = self.server_tls(field, &mut file.settings);
+        }
         if let Some(field) = fields.take("auth") {
             let Shape::Map(table) = field.spec.shape else {
                 unreachable!("the table says that `auth` is a map")

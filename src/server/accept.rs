@@ -23,6 +23,7 @@ use super::h1::CROWDED;
 use super::handover;
 use super::listen::Listener;
 use super::stream::Stream;
+use super::tls::{Acceptor, Door, TlsStream};
 use super::watch::WatchList;
 use super::{AccessLog, Handler};
 use crate::limits::{ACCEPTS_PER_TURN, CLOSED_AT_ONCE_MAX, CLOSED_AT_ONCE_PART};
@@ -52,6 +53,8 @@ pub struct Server<H> {
     pub shutdown: Shutdown,
     pub access_log: Option<AccessLog>,
     pub load: Load,
+    /// For listeners with TLS.
+    pub(super) tls: Option<Door>,
     watches: WatchList,
     /// Given up when descriptors have run out, so that whoever waits can be told.
     spare: RefCell<Option<OwnedFd>>,
@@ -73,6 +76,7 @@ impl<H: Handler> Server<H> {
         helper: Helper,
         shutdown: Shutdown,
         access_log: Option<AccessLog>,
+        tls: Option<Acceptor>,
         load: Load,
     ) -> Rc<Self> {
         Rc::new(Server {
@@ -80,6 +84,7 @@ impl<H: Handler> Server<H> {
             helper,
             shutdown,
             access_log,
+            tls: tls.map(Door::new),
             load,
             watches: WatchList::default(),
             spare: RefCell::new(spare()),
@@ -339,11 +344,6 @@ async fn accept_waiting<H: Handler>(server: &Rc<Server<H>>, listener: &Listener)
 pub(super) struct Arrived {
     stream: std::net::TcpStream,
     peer: Option<SocketAddr>,
-    /// It came to a listener where clients speak TLS.
-    #[expect(
-        dead_code,
-        reason = "for the stream that is made of it, of which there is one kind"
-    )]
     tls: bool,
     place: Place,
     running: Running,
@@ -354,12 +354,17 @@ fn spawn<H: Handler>(server: Rc<Server<H>>, arrived: Arrived) {
     let Arrived {
         stream,
         peer,
+        tls,
         place,
         running,
-        ..
     } = arrived;
-    let stream = match Socket::new(stream) {
-        Ok(socket) => Stream::Plain(socket),
+    let stream = match Socket::new(stream).and_then(|socket| match &server.tls {
+        Some(door) if tls => TlsStream::new(socket, door.config())
+            .map(Box::new)
+            .map(Stream::Tls),
+        _ => Ok(Stream::Plain(socket)),
+    }) {
+        Ok(stream) => stream,
         Err(error) => {
             tracing::warn!(%error, "cannot register a connection with the driver");
             return;

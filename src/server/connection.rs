@@ -16,6 +16,9 @@ use crate::limits::{
 };
 use crate::runtime::clock::monotonic_micros;
 
+/// How a client begins who takes us for a TLS listener: a handshake record of version 3.
+const TLS_HELLO: &[u8] = &[0x16, 3];
+
 /// A connection and what it has received but not yet used.
 pub struct Connection<H> {
     // Before the socket: the watch must not outlive the descriptor it may shut down.
@@ -54,12 +57,19 @@ impl<H: Handler> Connection<H> {
 
     /// Serves requests until one side has had enough.
     pub async fn run(mut self) {
+        if let (Stream::Tls(tls), Some(door)) = (&self.stream, &self.server.tls)
+            && let Err(error) = Box::pin(tls.handshake(&self.watch, &door.gate)).await
+        {
+            tracing::debug!(peer = ?self.peer, %error, "no TLS session");
+            return;
+        }
         let mut scanned = 0;
         loop {
             let step = match parse_head(&self.inbox[self.used..], &mut scanned) {
                 Ok(Some((mut head, len))) => {
                     scanned = 0;
                     head.peer = self.peer.map(|peer| peer.ip());
+                    head.certificate = self.stream.certificate();
                     let next = self.respond(&head).await;
                     self.used += len;
                     self.answered = true;
@@ -70,7 +80,12 @@ impl<H: Handler> Connection<H> {
             };
             match step {
                 Next::Continue => {}
-                Next::Close | Next::Gone => return,
+                Next::Close => {
+                    // As far as the socket takes it at once: the client has what it asked for.
+                    let _ = self.stream.finish();
+                    return;
+                }
+                Next::Gone => return,
             }
         }
     }
@@ -200,6 +215,10 @@ impl<H: Handler> Connection<H> {
 
     /// Answers a head that is not one, and closes.
     async fn refuse(&self, error: &HeadError) -> Next {
+        if self.inbox[self.used..].starts_with(TLS_HELLO) {
+            tracing::debug!(peer = ?self.peer, "TLS on a listener for plain HTTP");
+            return Next::Gone;
+        }
         tracing::debug!(peer = ?self.peer, reason = error.reason(), "refused a request");
         let head = RequestHead::refused();
         debug_assert!(head.method == Method::Other && head.version == Version::Http11);
@@ -231,6 +250,7 @@ impl<H: Handler> Connection<H> {
     /// Says that nothing more comes and waits a little for the client to see it: closing a socket with
     /// unread input resets it, which can destroy the answer on its way.
     async fn linger(&self) {
+        let _ = self.stream.finish();
         self.stream.shutdown(Shutdown::Write);
         self.watch.set(Waiting::Input, LINGER_SECONDS);
         let mut rubbish = Vec::with_capacity(4 * 1024);

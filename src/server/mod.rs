@@ -8,6 +8,7 @@ pub mod h1;
 mod handover;
 mod listen;
 mod stream;
+pub mod tls;
 mod watch;
 
 use std::future::Future;

@@ -5,7 +5,7 @@ mod inherit;
 mod pipe;
 mod socket;
 
-pub use file::{read_exact_at, resident};
+pub use file::{read_exact_at, read_resident, resident};
 pub use inherit::take_inherited;
 pub use pipe::Pipe;
 pub use socket::{Local, Socket};

@@ -104,6 +104,11 @@ impl Socket {
         call(|| recv(self, spare_capacity(inbox), RecvFlags::DONTWAIT).map(|(received, _)| received))
     }
 
+    /// Reads what has arrived into `bytes`; 0 is the end.
+    pub fn recv_into(&self, bytes: &mut [u8]) -> io::Result<usize> {
+        call(|| recv(self, &mut *bytes, RecvFlags::DONTWAIT).map(|(received, _)| received))
+    }
+
     /// Sends some of `bytes`; `more` tells the kernel that the rest of a segment follows at once.
     pub fn send(&self, bytes: &[u8], more: bool) -> io::Result<usize> {
         call(|| send(self, bytes, send_flags(more)))

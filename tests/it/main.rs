@@ -77,6 +77,10 @@ mod proxy;
 /// Certificates, good and bad, ours and theirs.
 mod upstream_tls;
 
+/// TLS with clients, and their certificates.
+mod mtls;
+mod tls;
+
 /// Which header fields travel, in both directions.
 mod headers;
 

@@ -12,6 +12,7 @@ pub mod client;
 pub mod disk;
 pub mod image;
 pub mod jwt;
+pub mod pki;
 pub mod prf;
 pub mod real;
 pub mod registry;
@@ -24,6 +25,7 @@ use std::time::{Duration, Instant};
 
 pub use client::{Broken, Client, Connection, Response};
 pub use image::{Flavor, Image};
+pub use pki::{Authority, Issued};
 pub use prf::{Content, Prf};
 pub use registry::access::basic;
 pub use registry::{Auth, Budget, Cut, Framing, Gate, Kind, Like, On, Range, Registry, Reply, Scheme};

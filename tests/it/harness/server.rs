@@ -323,6 +323,17 @@ impl Server {
         self.addr
     }
 
+    /// Where it listens for `http` or `https`, as it says itself.
+    #[track_caller]
+    pub fn addr_for(&self, scheme: &str) -> SocketAddr {
+        let process = self.process.as_ref().expect("running");
+        let found = process.stderr.wait_for(|text| {
+            let end = text.find(&format!(" ({scheme})"))?;
+            text[..end].rsplit(' ').next()?.parse().ok()
+        });
+        found.unwrap_or_else(|| panic!("it does not listen for {scheme}"))
+    }
+
     pub fn client(&self) -> Client {
         Client::new(self.addr)
     }
@@ -404,6 +415,12 @@ impl Server {
         self.process
             .as_mut()
             .is_some_and(|p| matches!(p.child.try_wait(), Ok(None)))
+    }
+
+    /// Asks it to read its configuration again.
+    pub fn sighup(&self) {
+        let pid = rustix::process::Pid::from_child(&self.process.as_ref().expect("running").child);
+        rustix::process::kill_process(pid, rustix::process::Signal::HUP).expect("running");
     }
 
     /// Asks it to finish what it does and exit.
