@@ -4,6 +4,7 @@ mod accept;
 mod access_log;
 mod connection;
 pub mod h1;
+mod h2;
 mod listen;
 mod stream;
 mod watch;
@@ -28,7 +29,7 @@ pub trait Handler: 'static {
     ///
     /// # Cancellation
     ///
-    /// Never cancelled by the server, except that a panic drops it.
+    /// Dropped when the client resets its stream of HTTP/2, and by a panic. Must leave nothing behind.
     fn answer<'a>(&'a self, head: &'a RequestHead<'a>) -> Pin<Box<dyn Future<Output = Response> + 'a>>;
 
     /// Told when the file of an answer to `head` could not be read, or ended early. The client has been cut off;

@@ -25,6 +25,24 @@ pub fn resident(file: &File, end: u64) -> bool {
     }
 }
 
+/// Reads what is in the page cache at `offset`, `buffer` at most; `WouldBlock` when the disk would have to be asked, or
+/// when the file system cannot tell. Never waits; 0 is the file's end.
+pub fn read_resident(file: &File, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
+    loop {
+        return match preadv2(
+            file,
+            &mut [IoSliceMut::new(buffer)],
+            offset,
+            ReadWriteFlags::NOWAIT,
+        ) {
+            Ok(read) => Ok(read),
+            Err(Errno::INTR) => continue,
+            Err(Errno::AGAIN | Errno::OPNOTSUPP | Errno::NOSYS) => Err(io::ErrorKind::WouldBlock.into()),
+            Err(error) => Err(error.into()),
+        };
+    }
+}
+
 /// Reads exactly `len` bytes at `offset`. Blocking: not for a core.
 pub fn read_exact_at(file: &File, offset: u64, len: usize) -> io::Result<Vec<u8>> {
     let mut bytes = vec![0; len];

@@ -4,6 +4,6 @@ mod file;
 mod pipe;
 mod socket;
 
-pub use file::{read_exact_at, resident};
+pub use file::{read_exact_at, read_resident, resident};
 pub use pipe::Pipe;
 pub use socket::{Local, Socket};
