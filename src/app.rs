@@ -16,6 +16,7 @@ use crate::runtime::driver::{self, IoDriver};
 use crate::runtime::helper::Helper;
 use crate::runtime::shutdown::Shutdown;
 use crate::runtime::{core, cores};
+use crate::server::tls::{Acceptor, Clients, Identity, Material, MaterialError, Pem};
 use crate::server::{AccessLogWriter, Listener, Server, bind, serve};
 use crate::store::{FsStore, OpenError};
 use crate::upstream::{BuildError, Upstreams};
@@ -33,6 +34,8 @@ pub enum AppError {
     Store(#[from] OpenError),
     #[error(transparent)]
     Upstream(#[from] BuildError),
+    #[error(transparent)]
+    Tls(#[from] MaterialError),
     #[error("{0}")]
     Driver(String),
     #[error("cannot start threads: {0}")]
@@ -72,9 +75,12 @@ pub fn run(config: Config, read: &dyn Fn() -> Result<Config, Mistakes>) -> Resul
                 hint,
             }
         })?;
-        addresses.push(local);
+        addresses.push((addr.scheme(), local));
         for (core, socket) in listeners.iter_mut().zip(sockets) {
-            core.push(Listener { socket, tls: false });
+            core.push(Listener {
+                socket,
+                tls: addr.tls,
+            });
         }
     }
 
@@ -110,6 +116,14 @@ pub fn run(config: Config, read: &dyn Fn() -> Result<Config, Mistakes>) -> Resul
         }
     }
     tell(&config);
+    let acceptor = match &config.tls {
+        Some(tls) => {
+            let acceptor = Acceptor::new(material(tls))?;
+            acceptor.watch_files()?;
+            Some(acceptor)
+        }
+        None => None,
+    };
     let settings = CoreSettings {
         driver: choice.driver,
         modern_ring,
@@ -128,15 +142,16 @@ pub fn run(config: Config, read: &dyn Fn() -> Result<Config, Mistakes>) -> Resul
         let (cache, helper, shutdown) = (cache.clone(), helper.clone(), shutdown.clone());
         let log = access_log.as_ref().map(AccessLogWriter::log);
         let front = front.clone();
+        let acceptor = acceptor.clone();
         core::start(index, *cpu, settings, move || async move {
             let registry = Rc::new(Registry::new(cache, front));
-            let server = Server::new(registry, helper, shutdown, log);
+            let server = Server::new(registry, helper, shutdown, log, acceptor);
             serve(server, sockets).await;
         })?;
     }
-    for addr in &addresses {
+    for (scheme, addr) in &addresses {
         tracing::info!(
-            "oci-pull-through {} listening on {addr}, store fs:{}, io driver {}, {} cores",
+            "oci-pull-through {} listening on {addr} ({scheme}), store fs:{}, io driver {}, {} cores",
             env!("CARGO_PKG_VERSION"),
             store.root().display(),
             choice.driver.name(),
@@ -147,7 +162,7 @@ pub fn run(config: Config, read: &dyn Fn() -> Result<Config, Mistakes>) -> Resul
 
     for signal in signals.forever() {
         match signal {
-            SIGHUP => reload(&config, read(), &upstreams),
+            SIGHUP => reload(&config, read(), &upstreams, acceptor.as_ref()),
             _ => break,
         }
     }
@@ -170,8 +185,37 @@ fn tell(config: &Config) {
     }
 }
 
+/// The operator's choices about TLS in the server's words.
+fn material(tls: &config::ServerTls) -> Material {
+    let pem = |pem: &config::Pem| Pem {
+        path: pem.path.clone(),
+        text: pem.text.reveal().to_owned(),
+    };
+    Material {
+        identity: match &tls.identity {
+            config::Identity::SelfSigned => Identity::SelfSigned,
+            config::Identity::Files { chain, key } => Identity::Files {
+                chain: pem(chain),
+                key: pem(key),
+            },
+        },
+        clients: match &tls.clients {
+            config::Clients::NotAsked => Clients::NotAsked,
+            config::Clients::Asked { roots, required } => Clients::Asked {
+                roots: roots.as_ref().map(pem),
+                required: *required,
+            },
+        },
+    }
+}
+
 /// Takes over what can be, and says what cannot. Requests under way go on with what they began with.
-fn reload(running: &Config, read: Result<Config, Mistakes>, upstreams: &Upstreams) {
+fn reload(
+    running: &Config,
+    read: Result<Config, Mistakes>,
+    upstreams: &Upstreams,
+    acceptor: Option<&Acceptor>,
+) {
     let new = match read {
         Ok(new) => new,
         Err(mistakes) => {
@@ -182,6 +226,11 @@ fn reload(running: &Config, read: Result<Config, Mistakes>, upstreams: &Upstream
             return tracing::error!(mistakes = count, "configuration not reloaded; the old one stays");
         }
     };
+    if let (Some(acceptor), Some(tls)) = (acceptor, &new.tls)
+        && let Err(error) = acceptor.replace(material(tls))
+    {
+        return tracing::error!(%error, "configuration not reloaded; the old one stays");
+    }
     if let Err(error) = upstreams.reload(new.registries.clone()) {
         return tracing::error!(%error, "configuration not reloaded; the old one stays");
     }

@@ -13,6 +13,23 @@ pub const INBOX_BYTES: usize = 1_024;
 /// From the first byte of a head to its last.
 pub const HEAD_SECONDS: u32 = 10;
 
+/// From the first byte of a TLS handshake, or the connection, to the end of the handshake.
+pub const HANDSHAKE_SECONDS: u32 = 10;
+
+/// Time of a core that TLS handshakes may take before everybody else has a turn, in microseconds. A step of a handshake is
+/// 0.2 ms with an ECDSA key and five with the largest RSA keys, so a turn is 2 to 7 ms.
+pub const HANDSHAKE_TURN_MICROS: u64 = 2_000;
+
+/// Sessions remembered for clients of TLS 1.2 without tickets: about 1 KiB each, more where clients show certificates.
+pub const TLS_SESSIONS_MAX: usize = 8_192;
+
+/// Bytes that a TLS session takes before the socket has to take them: four full records.
+pub const TLS_PENDING_BYTES: usize = 64 * 1024;
+
+/// Reads in a row that may bring nothing: a full record is five of them, and a client that sends none but empty ones is
+/// not asking for anything.
+pub const TLS_READS_MAX: usize = 64;
+
 /// Between requests on a kept connection.
 pub const IDLE_SECONDS: u32 = 75;
 
@@ -81,6 +98,9 @@ pub const IDLE_PIPES_MAX: usize = 64;
 
 /// What one connection may send, in bytes, before it lets others on the core run.
 pub const TURN_BYTES: u64 = 4 * 1024 * 1024;
+
+/// The same for what is encrypted on the core: 0.3 to 0.6 ms.
+pub const TLS_TURN_BYTES: u64 = 1024 * 1024;
 
 /// Open files of committed blobs a core keeps.
 pub const OPEN_FILES_PER_CORE_MAX: usize = 1_024;

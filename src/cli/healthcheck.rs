@@ -81,7 +81,7 @@ mod tests {
     /// Asks a server that sends `answer` to its first connection and then waits for the client to go.
     fn ask(answer: &'static [u8], within: Duration) -> Result<String, String> {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let listen = ListenAddr::parse(&listener.local_addr().unwrap().to_string()).unwrap();
+        let listen = ListenAddr::parse(&listener.local_addr().unwrap().to_string(), false).unwrap();
         let server = thread::spawn(move || {
             let (mut stream, _) = listener.accept().unwrap();
             let mut request = Vec::new();
@@ -130,14 +130,14 @@ mod tests {
     #[test]
     fn nobody_listening_is_unhealthy() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let listen = ListenAddr::parse(&listener.local_addr().unwrap().to_string()).unwrap();
+        let listen = ListenAddr::parse(&listener.local_addr().unwrap().to_string(), false).unwrap();
         drop(listener);
         assert!(
             check_any(&[listen], DEADLINE)
                 .unwrap_err()
                 .starts_with("unhealthy: http://127.0.0.1:")
         );
-        let unknown = ListenAddr { host: None, port: 0 };
+        let unknown = ListenAddr::parse(":0", false).unwrap();
         assert!(check_any(&[unknown], DEADLINE).unwrap_err().contains("port 0"));
     }
 }

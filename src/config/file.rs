@@ -24,6 +24,8 @@ pub(super) struct File {
     pub registries: Vec<Entry>,
     pub defaults: Draft,
     pub front_auth: Option<Told<(String, Source)>>,
+    /// Clients' certificates are verified by the system's authorities.
+    pub clients_by_system: bool,
 }
 
 impl File {
@@ -105,6 +107,9 @@ impl Reader<'_> {
             DOCUMENT,
         );
         self.port(&mut fields, &mut file.settings);
+        if let Some(field) = fields.take("server_tls_config") {
+            file.clients_by_system = self.server_tls(field, &mut file.settings);
+        }
         if let Some(field) = fields.take("auth") {
             let Shape::Map(table) = field.spec.shape else {
                 unreachable!("the table says that `auth` is a map")
@@ -167,7 +172,7 @@ impl Reader<'_> {
     }
 
     /// Puts a value into the file's layer, once.
-    fn give(&mut self, setting: Setting, told: Told<String>, key: &str, settings: &mut Layer) {
+    pub(super) fn give(&mut self, setting: Setting, told: Told<String>, key: &str, settings: &mut Layer) {
         if settings.find(setting).is_some() {
             let why = format!(
                 "says the same as {}, which is said already",

@@ -3,6 +3,7 @@
 //! The reader, the suggestions and the JSON Schema all follow these tables. Scalar settings have a table of their own,
 //! [`Setting`]; here is everything that has a shape.
 
+use super::server_tls::CLIENT_AUTH;
 use super::setting::Setting;
 
 /// One key of a map.
@@ -38,8 +39,6 @@ pub(super) enum Shape {
 pub(super) enum Loss {
     /// Without it there is less, and nothing wrong: a warning.
     Less,
-    /// Without it something would be open that should be closed: a mistake.
-    Unsafe,
     /// It only describes.
     Nothing,
 }
@@ -142,9 +141,10 @@ pub(super) const DOCUMENT: &[KeySpec] = &[
     key("auth", Map(FRONT_AUTH), "who may use the cache at all"),
     key("defaults", Map(DEFAULTS), "what holds for every registry"),
     key("registries", Named, "registries, by name"),
-    absent("server_tls_config", Loss::Unsafe, "TLS towards clients"),
-    absent("tls", Loss::Unsafe, "TLS towards clients"),
-    absent("generate_self_signed_tls", Loss::Unsafe, "TLS towards clients"),
+    also(
+        &["tls"],
+        key("server_tls_config", Map(SERVER_TLS), "TLS towards clients"),
+    ),
     absent("base_url", Loss::Less, "the cache's own address"),
     absent("cache_max_size", Loss::Less, "bound of the store"),
     absent("prune_config", Loss::Less, "removal of old content"),
@@ -159,6 +159,18 @@ pub(super) const DOCUMENT: &[KeySpec] = &[
     absent("health", Loss::Less, "port of a health listener"),
     absent("metrics", Loss::Less, "port of a metrics listener"),
     absent("log_file", Loss::Less, "file of the log"),
+];
+
+/// TLS towards clients as other systems write it; each is a setting of its own too.
+pub(super) const SERVER_TLS: &[KeySpec] = &[
+    key("cert", One(Kind::Path), "the same as tls_cert_file"),
+    key("key", One(Kind::Path), "the same as tls_key_file"),
+    key("ca", One(Kind::Path), "the same as tls_client_ca_file"),
+    key(
+        "client_auth",
+        One(Kind::Word(CLIENT_AUTH)),
+        "the same as tls_client_auth; verify without ca means the system's authorities",
+    ),
 ];
 
 const FRONT_AUTH: &[KeySpec] = &[USERNAME, PASSWORD, PASSWORD_FILE, PASSWORD_ENV];
@@ -402,7 +414,12 @@ impl Setting {
             Setting::IoDriver => Kind::Word(&["auto", "io_uring", "epoll"]),
             Setting::HelperThreads => Kind::Count(super::HELPER_THREADS_MAX as u64),
             Setting::StorageBackend => Kind::Word(&["fs"]),
-            Setting::FsRoot | Setting::ConfigFile => Kind::Path,
+            Setting::FsRoot
+            | Setting::ConfigFile
+            | Setting::TlsCertFile
+            | Setting::TlsKeyFile
+            | Setting::TlsClientCaFile => Kind::Path,
+            Setting::TlsClientAuth => Kind::Word(CLIENT_AUTH),
             Setting::MemoryCache => Kind::Bytes,
             Setting::DefaultRegistry => Kind::Registry,
             Setting::TagTtl | Setting::StaleWhileRevalidate => Kind::Duration,
@@ -414,6 +431,7 @@ impl Setting {
             | Setting::AirGapped
             | Setting::RegistryHeader
             | Setting::ClientLogin
+            | Setting::GenerateSelfSignedTls
             | Setting::AccessLog => Kind::Switch,
         }
     }

@@ -21,6 +21,7 @@ mod reload;
 mod resolve;
 mod schema;
 mod secret;
+mod server_tls;
 mod setting;
 mod suggest;
 mod surroundings;
@@ -43,6 +44,7 @@ pub use registry::{
 pub use resolve::{listen_addresses, resolve};
 pub use schema::schema;
 pub use secret::SecretText;
+pub use server_tls::{Clients, Identity, ServerTls};
 pub use setting::{Group, Layer, Setting};
 pub use surroundings::Surroundings;
 pub use tag_rule::{TagPattern, TagRule};
@@ -62,6 +64,8 @@ mod tests;
 pub struct Config {
     /// Where the data port listens; never empty.
     pub listen: Vec<ListenAddr>,
+    /// What its TLS listeners show; some when there is one.
+    pub tls: Option<ServerTls>,
     pub storage: Storage,
     /// How many cores serve; `None` means as many as the process may use.
     pub cores: Option<NonZeroUsize>,

@@ -87,6 +87,13 @@ impl Page {
                 Some(given) => (given.text.trim().to_owned(), origin_of(&given.place)),
                 None => (setting.default_text().to_owned(), "default".to_owned()),
             };
+            if origin == "default" && setting.is_nothing_by_default() {
+                continue;
+            }
+            if origin == "default" && setting == Setting::ListenAddr {
+                let shown: Vec<String> = config.listen.iter().map(ToString::to_string).collect();
+                value = shown.join(",");
+            }
             let Storage::Fs { root, chosen } = &config.storage;
             if setting == Setting::FsRoot && matches!(chosen, RootChoice::UserCache | RootChoice::Temporary) {
                 origin = format!("default, because {value} cannot be written");

@@ -9,6 +9,7 @@ impl Config {
         // Each field by name: a new one must be thought about here.
         let Config {
             listen,
+            tls,
             storage: Storage::Fs { root, chosen: _ },
             cores,
             io_driver,
@@ -32,6 +33,8 @@ impl Config {
         let Storage::Fs { root: new_root, .. } = &new.storage;
         let changed = [
             ("listen_addr", *listen != new.listen),
+            // Its certificates are taken over; that there is TLS at all is not.
+            ("tls_cert_file", tls.is_some() != new.tls.is_some()),
             ("fs_root", root != new_root),
             ("cores", *cores != new.cores),
             ("io_driver", *io_driver != new.io_driver),

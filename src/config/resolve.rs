@@ -42,7 +42,8 @@ pub(super) fn load<'a>(
 ) -> Result<(Config, Sources<'a>), Mistakes> {
     let mut sources = Sources::load(flags, surroundings);
 
-    let listen = sources.parse(Setting::ListenAddr, ListenAddr::ACCEPTED, parse_listen);
+    let listen = sources.listen();
+    let tls = sources.server_tls();
     let cores = sources.parse(
         Setting::Cores,
         &format!("auto or a number from 1 to {CORES_MAX}"),
@@ -96,7 +97,7 @@ pub(super) fn load<'a>(
     let memory_cache_bytes = sources.parse(Setting::MemoryCache, BYTES_ACCEPTED, units::parse_bytes);
     let proxies = proxy::of_environment(surroundings, &mut sources.mistakes);
     sources.check_backend();
-    sources.check_server_tls();
+    sources.check_listen(listen.as_deref());
     sources.check_client_login(client_login == Some(true));
 
     if !sources.mistakes.is_empty() {
@@ -166,6 +167,7 @@ pub(super) fn load<'a>(
     });
     let config = Config {
         listen,
+        tls,
         storage,
         cores,
         io_driver,
@@ -197,7 +199,7 @@ pub(super) fn load<'a>(
 /// When the address, or the file that may hold it, cannot be read.
 pub fn listen_addresses(flags: Layer, surroundings: Surroundings<'_>) -> Result<Vec<ListenAddr>, Mistakes> {
     let mut sources = Sources::load(flags, surroundings);
-    let listen = sources.parse(Setting::ListenAddr, ListenAddr::ACCEPTED, parse_listen);
+    let listen = sources.listen();
     listen.ok_or(Mistakes(sources.mistakes))
 }
 
@@ -206,8 +208,8 @@ pub(super) struct Sources<'a> {
     flags: Layer,
     environment: Layer,
     pub file: File,
-    surroundings: Surroundings<'a>,
-    mistakes: Vec<Mistake>,
+    pub(super) surroundings: Surroundings<'a>,
+    pub(super) mistakes: Vec<Mistake>,
     warnings: Vec<Warning>,
 }
 
@@ -262,7 +264,12 @@ impl<'a> Sources<'a> {
     }
 
     /// The value of `setting`, or `None` after noting what is wrong with it.
-    fn parse<T>(&mut self, setting: Setting, accepted: &str, parse: impl Fn(&str) -> Option<T>) -> Option<T> {
+    pub(super) fn parse<T>(
+        &mut self,
+        setting: Setting,
+        accepted: &str,
+        parse: impl Fn(&str) -> Option<T>,
+    ) -> Option<T> {
         let Some(given) = self.find(setting) else {
             return parse(setting.default_text());
         };
@@ -307,15 +314,31 @@ impl<'a> Sources<'a> {
         self.mistakes.push(mistake);
     }
 
-    /// Whoever asks for TLS must not be served without.
-    fn check_server_tls(&mut self) {
-        const NAME: &str = "GENERATE_SELF_SIGNED_TLS";
-        let value = (self.surroundings.env)(NAME).filter(|value| !value.is_empty());
-        if let Some(value) = value.filter(|value| units::parse_bool(value) != Some(false)) {
-            self.mistakes.push(Mistake {
-                what: Place::Environment(NAME).with_value(&value),
-                why: "TLS towards clients is not in this version".into(),
-            });
+    fn listen(&mut self) -> Option<Vec<ListenAddr>> {
+        let tls = self.wants_tls();
+        if tls && self.find(Setting::ListenAddr).is_none() {
+            return parse_listen(LISTEN_TLS_DEFAULT, tls);
+        }
+        self.parse(Setting::ListenAddr, ListenAddr::ACCEPTED, |text| {
+            parse_listen(text, tls)
+        })
+    }
+
+    /// Whoever asks for TLS must not be served without, nor the reverse.
+    fn check_listen(&mut self, listen: Option<&[ListenAddr]>) {
+        let Some(listen) = listen else { return };
+        let (wanted, any) = (self.wants_tls(), listen.iter().any(|addr| addr.tls));
+        if any && !wanted {
+            self.note_setting(
+                Setting::ListenAddr,
+                "https needs a certificate: TLS_CERT_FILE and TLS_KEY_FILE, or GENERATE_SELF_SIGNED_TLS",
+            );
+        }
+        if wanted && !any {
+            self.note_setting(
+                Setting::ListenAddr,
+                "TLS is configured, and no address here is for https",
+            );
         }
     }
 
@@ -367,8 +390,13 @@ impl<'a> Sources<'a> {
     }
 }
 
-fn parse_listen(text: &str) -> Option<Vec<ListenAddr>> {
-    text.split(',').map(|one| ListenAddr::parse(one.trim())).collect()
+/// Where to listen when nobody says so and TLS is on.
+const LISTEN_TLS_DEFAULT: &str = ":8443";
+
+fn parse_listen(text: &str, tls: bool) -> Option<Vec<ListenAddr>> {
+    text.split(',')
+        .map(|one| ListenAddr::parse(one.trim(), tls))
+        .collect()
 }
 
 fn parse_count(text: &str, max: usize) -> Option<NonZeroUsize> {

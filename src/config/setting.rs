@@ -8,6 +8,11 @@ use super::mistake::Place;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Setting {
     ListenAddr,
+    TlsCertFile,
+    TlsKeyFile,
+    TlsClientCaFile,
+    TlsClientAuth,
+    GenerateSelfSignedTls,
     Cores,
     IoDriver,
     HelperThreads,
@@ -77,8 +82,13 @@ impl Layer {
 
 impl Setting {
     /// In the order of `--help`.
-    pub const ALL: [Setting; 20] = [
+    pub const ALL: [Setting; 25] = [
         Setting::ListenAddr,
+        Setting::TlsCertFile,
+        Setting::TlsKeyFile,
+        Setting::TlsClientCaFile,
+        Setting::TlsClientAuth,
+        Setting::GenerateSelfSignedTls,
         Setting::Cores,
         Setting::IoDriver,
         Setting::HelperThreads,
@@ -120,6 +130,11 @@ impl Setting {
         self.description().1
     }
 
+    /// Whether an absent value means that there is none, so that nothing could be written for it.
+    pub(super) fn is_nothing_by_default(self) -> bool {
+        self.default_text() == "none"
+    }
+
     pub fn group(self) -> Group {
         self.description().0
     }
@@ -132,6 +147,15 @@ impl Setting {
     fn names(self) -> (&'static str, &'static str, &'static str) {
         match self {
             Setting::ListenAddr => ("LISTEN_ADDR", "listen-addr", "listen_addr"),
+            Setting::TlsCertFile => ("TLS_CERT_FILE", "tls-cert-file", "tls_cert_file"),
+            Setting::TlsKeyFile => ("TLS_KEY_FILE", "tls-key-file", "tls_key_file"),
+            Setting::TlsClientCaFile => ("TLS_CLIENT_CA_FILE", "tls-client-ca-file", "tls_client_ca_file"),
+            Setting::TlsClientAuth => ("TLS_CLIENT_AUTH", "tls-client-auth", "tls_client_auth"),
+            Setting::GenerateSelfSignedTls => (
+                "GENERATE_SELF_SIGNED_TLS",
+                "generate-self-signed-tls",
+                "generate_self_signed_tls",
+            ),
             Setting::Cores => ("CORES", "cores", "cores"),
             Setting::IoDriver => ("IO_DRIVER", "io-driver", "io_driver"),
             Setting::HelperThreads => ("HELPER_THREADS", "helper-threads", "helper_threads"),
@@ -165,6 +189,11 @@ impl Setting {
     fn description(self) -> (Group, &'static str, &'static str) {
         match self {
             Setting::ListenAddr => (Group::Serving, ":8080", "address to listen on, or --port"),
+            Setting::TlsCertFile => (Group::Serving, "none", "certificate and chain for https, PEM"),
+            Setting::TlsKeyFile => (Group::Serving, "none", "its key, PEM"),
+            Setting::TlsClientCaFile => (Group::Serving, "none", "authority of clients' certificates"),
+            Setting::TlsClientAuth => (Group::Serving, "auto", "auto, none, optional or verify"),
+            Setting::GenerateSelfSignedTls => (Group::Serving, "false", "https with a certificate made here"),
             Setting::Cores => (Group::Serving, "auto", "cores that serve"),
             Setting::IoDriver => (Group::Serving, "auto", "auto, io_uring or epoll"),
             Setting::HelperThreads => (Group::Serving, "2", "threads that talk to upstreams"),

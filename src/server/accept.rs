@@ -16,6 +16,7 @@ use rustix::net::{SocketFlags, acceptfrom_with};
 use super::connection::Connection;
 use super::listen::Listener;
 use super::stream::Stream;
+use super::tls::{Acceptor, Door, TlsStream};
 use super::watch::WatchList;
 use super::{AccessLog, Handler};
 use crate::limits::CONNECTIONS_PER_CORE_MAX;
@@ -38,6 +39,8 @@ pub struct Server<H> {
     pub helper: Helper,
     pub shutdown: Shutdown,
     pub access_log: Option<AccessLog>,
+    /// For listeners with TLS.
+    pub(super) tls: Option<Door>,
     watches: WatchList,
 }
 
@@ -47,12 +50,14 @@ impl<H: Handler> Server<H> {
         helper: Helper,
         shutdown: Shutdown,
         access_log: Option<AccessLog>,
+        tls: Option<Acceptor>,
     ) -> Rc<Self> {
         Rc::new(Server {
             handler,
             helper,
             shutdown,
             access_log,
+            tls: tls.map(Door::new),
             watches: WatchList::default(),
         })
     }
@@ -127,7 +132,8 @@ async fn accept_waiting<H: Handler>(server: &Rc<Server<H>>, listener: &Listener)
                 // On a dual-stack socket IPv4 clients look like IPv6 ones; a log should not.
                 let peer = peer.map(|peer| SocketAddr::new(peer.ip().to_canonical(), peer.port()));
                 let stream = std::net::TcpStream::from(fd);
-                spawn(server.clone(), Arrived { stream, peer });
+                let tls = listener.tls;
+                spawn(server.clone(), Arrived { stream, peer, tls });
             }
             Err(Errno::AGAIN) => return Ok(()),
             Err(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM) => {
@@ -158,12 +164,18 @@ async fn accept_waiting<H: Handler>(server: &Rc<Server<H>>, listener: &Listener)
 struct Arrived {
     stream: std::net::TcpStream,
     peer: Option<SocketAddr>,
+    tls: bool,
 }
 
 /// Runs one connection; a panic in it ends it and nothing else.
 fn spawn<H: Handler>(server: Rc<Server<H>>, arrived: Arrived) {
-    let stream = match Socket::new(arrived.stream) {
-        Ok(socket) => Stream::Plain(socket),
+    let stream = match Socket::new(arrived.stream).and_then(|socket| match &server.tls {
+        Some(door) if arrived.tls => TlsStream::new(socket, door.config())
+            .map(Box::new)
+            .map(Stream::Tls),
+        _ => Ok(Stream::Plain(socket)),
+    }) {
+        Ok(stream) => stream,
         Err(error) => {
             tracing::warn!(%error, "cannot register a connection with the driver");
             return;

@@ -15,6 +15,9 @@ use crate::http::{CacheResult, Method, RequestHead, Version};
 use crate::limits::{HEAD_SECONDS, IDLE_SECONDS, INBOX_BYTES, LINGER_BYTES_MAX, LINGER_SECONDS};
 use crate::runtime::clock::monotonic_micros;
 
+/// How a client begins who takes us for a TLS listener: a handshake record of version 3.
+const TLS_HELLO: &[u8] = &[0x16, 3];
+
 /// A connection and what it has received but not yet used.
 pub struct Connection<H> {
     // Before the socket: the watch must not outlive the descriptor it may shut down.
@@ -46,8 +49,9 @@ enum Spoken {
 }
 
 impl Spoken {
-    fn from(inbox: &[u8]) -> Self {
-        if inbox.starts_with(h2::PREFACE) {
+    /// `agreed`: the TLS session is for HTTP/2, and whatever comes must be that.
+    fn from(inbox: &[u8], agreed: bool) -> Self {
+        if agreed || inbox.starts_with(h2::PREFACE) {
             Spoken::Http2
         } else if h2::PREFACE.starts_with(inbox) {
             Spoken::Unknown
@@ -71,11 +75,17 @@ impl<H: Handler> Connection<H> {
 
     /// Serves requests until one side has had enough.
     pub async fn run(mut self) {
+        if let (Stream::Tls(tls), Some(door)) = (&self.stream, &self.server.tls)
+            && let Err(error) = Box::pin(tls.handshake(&self.watch, &door.gate)).await
+        {
+            tracing::debug!(peer = ?self.peer, %error, "no TLS session");
+            return;
+        }
         let mut scanned = 0;
         let mut spoken = Spoken::Unknown;
         loop {
             if spoken == Spoken::Unknown {
-                spoken = Spoken::from(&self.inbox);
+                spoken = Spoken::from(&self.inbox, self.stream.is_h2());
                 match spoken {
                     Spoken::Unknown => match self.receive().await {
                         Next::Continue => continue,
@@ -90,6 +100,7 @@ impl<H: Handler> Connection<H> {
                             inbox,
                             ..
                         } = self;
+                        watch.set(Waiting::Input, HEAD_SECONDS);
                         // Boxed: every connection would pay for its size.
                         return Box::pin(h2::serve(server, watch, stream, peer, inbox)).await;
                     }
@@ -97,8 +108,9 @@ impl<H: Handler> Connection<H> {
                 }
             }
             let step = match parse_head(&self.inbox[self.used..], &mut scanned) {
-                Ok(Some((head, len))) => {
+                Ok(Some((mut head, len))) => {
                     scanned = 0;
+                    head.certificate = self.stream.certificate();
                     let next = self.respond(&head).await;
                     self.used += len;
                     next
@@ -108,7 +120,12 @@ impl<H: Handler> Connection<H> {
             };
             match step {
                 Next::Continue => {}
-                Next::Close | Next::Gone => return,
+                Next::Close => {
+                    // As far as the socket takes it at once: the client has what it asked for.
+                    let _ = self.stream.finish();
+                    return;
+                }
+                Next::Gone => return,
             }
         }
     }
@@ -211,6 +228,10 @@ impl<H: Handler> Connection<H> {
 
     /// Answers a head that is not one, and closes.
     async fn refuse(&self, error: &HeadError) -> Next {
+        if self.inbox[self.used..].starts_with(TLS_HELLO) {
+            tracing::debug!(peer = ?self.peer, "TLS on a listener for plain HTTP");
+            return Next::Gone;
+        }
         tracing::debug!(peer = ?self.peer, reason = error.reason(), "refused a request");
         let head = RequestHead::refused();
         debug_assert!(head.method == Method::Other && head.version == Version::Http11);
@@ -242,6 +263,7 @@ impl<H: Handler> Connection<H> {
     /// Says that nothing more comes and waits a little for the client to see it: closing a socket with
     /// unread input resets it, which can destroy the answer on its way.
     async fn linger(&self) {
+        let _ = self.stream.finish();
         self.stream.shutdown(Shutdown::Write);
         self.watch.set(Waiting::Input, LINGER_SECONDS);
         let mut rubbish = Vec::with_capacity(4 * 1024);

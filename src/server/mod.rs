@@ -7,6 +7,7 @@ pub mod h1;
 mod h2;
 mod listen;
 mod stream;
+pub mod tls;
 mod watch;
 
 use std::future::Future;

@@ -25,19 +25,19 @@ pub fn resident(file: &File, end: u64) -> bool {
     }
 }
 
-/// Reads what is in the page cache at `offset`, `buffer` at most; `WouldBlock` when the disk would have to be asked, or
-/// when the file system cannot tell. Never waits; 0 is the file's end.
-pub fn read_resident(file: &File, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
+/// Reads what the page cache has at `offset`, at most `bytes`: 0 at the end of the file, `None` when the first of it would
+/// have to be waited for. File systems that do not know `RWF_NOWAIT` always give `None`.
+pub fn read_resident(file: &File, offset: u64, bytes: &mut [u8]) -> io::Result<Option<usize>> {
     loop {
         return match preadv2(
             file,
-            &mut [IoSliceMut::new(buffer)],
+            &mut [IoSliceMut::new(&mut *bytes)],
             offset,
             ReadWriteFlags::NOWAIT,
         ) {
-            Ok(read) => Ok(read),
+            Ok(read) => Ok(Some(read)),
             Err(Errno::INTR) => continue,
-            Err(Errno::AGAIN | Errno::OPNOTSUPP | Errno::NOSYS) => Err(io::ErrorKind::WouldBlock.into()),
+            Err(Errno::AGAIN | Errno::OPNOTSUPP) => Ok(None),
             Err(error) => Err(error.into()),
         };
     }

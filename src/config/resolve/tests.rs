@@ -66,7 +66,9 @@ fn nothing_configured_gives_the_defaults() {
         listen: vec![ListenAddr {
             host: None,
             port: 8080,
+            tls: false,
         }],
+        tls: None,
         storage: Storage::Fs {
             root: FS_ROOT_DEFAULT.into(),
             chosen: RootChoice::Default,
@@ -170,8 +172,8 @@ access_log: off
     .unwrap();
     let expected = Config {
         listen: vec![
-            ListenAddr::parse(":1").unwrap(),
-            ListenAddr::parse("localhost:2").unwrap(),
+            ListenAddr::parse(":1", false).unwrap(),
+            ListenAddr::parse("localhost:2", false).unwrap(),
         ],
         storage: Storage::Fs {
             root: "/s".into(),
@@ -579,7 +581,7 @@ fn a_health_check_needs_only_the_address() {
         ..Case::default()
     };
     let listen = case.with_surroundings(listen_addresses).unwrap();
-    assert_eq!(listen, [ListenAddr { host: None, port: 9 }]);
+    assert_eq!(listen, [ListenAddr::parse(":9", false).unwrap()]);
 }
 
 #[test]

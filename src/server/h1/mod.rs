@@ -4,6 +4,10 @@ pub mod encode;
 pub mod parse;
 pub mod send;
 
+/// The answer to plain HTTP on a TLS listener; the connection is closed after it.
+pub(super) const HTTPS_WANTED: &[u8] = b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain; charset=utf-8\r\n\
+    Content-Length: 57\r\nConnection: close\r\n\r\nThis port speaks TLS: the URL has to begin with https://\n";
+
 use crate::http::{Body, CacheResult, Fields, Response};
 use parse::HeadError;
 

@@ -1,5 +1,6 @@
 //! Responses to bytes on the wire: one function per kind of body.
 
+use std::cell::RefCell;
 use std::fs::File;
 use std::io::{self, IoSlice};
 use std::sync::Arc;
@@ -8,15 +9,22 @@ use bytes::Bytes;
 
 use super::encode;
 use crate::http::{Body, Fields, Method, Piece, Ready, RequestHead, Response, Span, Version};
-use crate::limits::{PIPE_BYTES, SEND_STALL_SECONDS, SPLICE_BYTES_MIN, TURN_BYTES};
+use crate::limits::{
+    PIPE_BYTES, SEND_STALL_SECONDS, SPLICE_BYTES_MIN, TLS_PENDING_BYTES, TLS_TURN_BYTES, TURN_BYTES,
+};
 use crate::runtime::clock::unix_seconds;
 use crate::runtime::helper::Helper;
 use crate::server::stream::Stream;
 use crate::server::watch::{Waiting, Watch};
-use crate::sys::{Pipe, Socket, read_exact_at, resident};
+use crate::sys::{Pipe, Socket, read_exact_at, read_resident, resident};
 
 /// Step in which pages that are not in memory are read for clients without a pipe.
 const READ_BYTES: u64 = 256 * 1024;
+
+thread_local! {
+    /// What a core reads of a file before it is encrypted. Nobody holds it across an await.
+    static READ_BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
 
 /// One response on its way to one client.
 pub struct Sending<'a> {
@@ -104,6 +112,10 @@ impl Sending<'_> {
             }
             (result, _) => result,
         };
+        let result = match result {
+            Ok(()) if self.stream.bare().is_none() => self.flush().await,
+            result => result,
+        };
         Sent::new(bytes, &result, self.keep_alive)
     }
 
@@ -122,6 +134,10 @@ impl Sending<'_> {
             self.send_all(&mut [IoSlice::new(&head)], false).await
         } else {
             self.body(&head, response.body, framing, &mut bytes).await
+        };
+        let result = match result {
+            Ok(()) => self.flush().await,
+            result => result,
         };
         if let Err(error) = &result {
             tracing::debug!(path = self.head.path, %error, "a response was cut off");
@@ -230,7 +246,7 @@ impl Sending<'_> {
     /// Sends a part of a file, by the technique that measured best for its size.
     async fn span(&self, file: &Arc<File>, span: Span, more: bool, bytes: &mut u64) -> io::Result<()> {
         let Some(socket) = self.stream.bare() else {
-            return Err(io::ErrorKind::Unsupported.into());
+            return self.encrypted(file, span, more, bytes).await;
         };
         if span.size() >= SPLICE_BYTES_MIN
             && let Ok(pipe) = Pipe::take()
@@ -238,6 +254,70 @@ impl Sending<'_> {
             return self.spliced(socket, file, span, pipe, more, bytes).await;
         }
         self.sendfiled(socket, file, span, bytes).await
+    }
+
+    /// file → memory → session, for streams that files cannot go to as they are. What is in the page cache is read on the
+    /// core, into a buffer that all its connections use in turn; the rest on a blocking thread.
+    async fn encrypted(&self, file: &Arc<File>, span: Span, more: bool, bytes: &mut u64) -> io::Result<()> {
+        let mut offset = span.start;
+        let mut turn = 0;
+        while offset < span.end {
+            // Nothing is read for a client that takes nothing.
+            self.flush().await?;
+            let step = (span.end - offset).min(TLS_PENDING_BYTES as u64);
+            let sent = READ_BUFFER.with_borrow_mut(|buffer| {
+                // At most TLS_PENDING_BYTES, so it fits a usize everywhere.
+                buffer.resize(TLS_PENDING_BYTES, 0);
+                let read = read_resident(file, offset, &mut buffer[..step as usize])?;
+                match read {
+                    None => Ok(None),
+                    Some(0) => Err(truncated()),
+                    Some(read) => {
+                        let more = more || offset + (read as u64) < span.end;
+                        self.stream.send(&buffer[..read], more).map(Some)
+                    }
+                }
+            });
+            let sent = match sent {
+                Ok(Some(sent)) => sent as u64,
+                Ok(None) => {
+                    let step = (span.end - offset).min(READ_BYTES);
+                    let file = file.clone();
+                    let read = self
+                        .helper
+                        .ask_blocking(move || read_exact_at(&file, offset, step as usize))
+                        .await
+                        .map_err(io::Error::other)??;
+                    self.send_all(&mut [IoSlice::new(&read)], more || offset + step < span.end)
+                        .await?;
+                    step
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    self.room().await?;
+                    turn = 0;
+                    continue;
+                }
+                Err(error) => return Err(error),
+            };
+            offset += sent;
+            *bytes += sent;
+            turn += sent;
+            if turn >= TLS_TURN_BYTES {
+                self.others_first().await?;
+                turn = 0;
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits until the kernel has what was sent.
+    async fn flush(&self) -> io::Result<()> {
+        loop {
+            match self.stream.flush() {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.room().await?,
+                result => return result,
+            }
+        }
     }
 
     /// file → pipe → socket. A window that is not in the page cache is moved into the pipe by a helper

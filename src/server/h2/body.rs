@@ -2,11 +2,12 @@
 
 use std::fs::File;
 use std::future::poll_fn;
-use std::io;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::future::{Either, select};
 use h2::SendStream;
 
 use super::chunk::{BUFFER_BYTES, Buffer, Charge, Chunk};
@@ -77,13 +78,13 @@ impl<'a, H> Outbound<'a, H> {
             let (room, charge) = self.room(rest).await?;
             let mut buffer = Buffer::take();
             match read_resident(file, offset, &mut buffer.bytes_mut()[..room]) {
-                Ok(0) => return Err(Cut::File),
-                Ok(read) => {
+                Ok(Some(0)) | Err(_) => return Err(Cut::File),
+                Ok(Some(read)) => {
                     offset += read as u64;
                     let end = last && offset == span.end;
                     self.give(Chunk::lent(buffer, read, charge), read, end)?;
                 }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                Ok(None) => {
                     // Others may have the room while the disk is waited for.
                     self.stream.reserve_capacity(0);
                     drop((buffer, charge));
@@ -100,7 +101,6 @@ impl<'a, H> Outbound<'a, H> {
                     offset += read.len() as u64;
                     self.memory(Bytes::from(read), last && offset == span.end).await?;
                 }
-                Err(_) => return Err(Cut::File),
             }
         }
         Ok(())
@@ -125,10 +125,10 @@ impl<'a, H> Outbound<'a, H> {
         loop {
             let piece = {
                 let next = growing.next();
-                let reset = std::pin::pin!(poll_fn(|cx| self.stream.poll_reset(cx)));
-                match futures_util::future::select(next, reset).await {
-                    futures_util::future::Either::Left((piece, _)) => piece,
-                    futures_util::future::Either::Right(_) => return Err(Cut::Gone),
+                let reset = pin!(poll_fn(|cx| self.stream.poll_reset(cx)));
+                match select(next, reset).await {
+                    Either::Left((piece, _)) => piece,
+                    Either::Right(_) => return Err(Cut::Gone),
                 }
             };
             match piece {

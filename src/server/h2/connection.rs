@@ -14,6 +14,7 @@ use h2::{Reason, RecvStream};
 use super::chunk::{Budget, Chunk};
 use super::exchange;
 use super::wire::{Phase, Verdict, Wire, drive};
+use crate::http::Certificate;
 use crate::limits::{
     H2_CONNECTION_WINDOW_BYTES, H2_HEADER_LIST_BYTES_MAX, H2_LOCAL_RESETS_MAX, H2_STREAM_UNSENT_BYTES_MAX,
     H2_STREAM_WINDOW_BYTES, H2_STREAMS_MAX, H2_UNSEEN_RESETS_MAX,
@@ -32,6 +33,8 @@ const TASKS_MAX: usize = 4 * H2_STREAMS_MAX as usize;
 pub struct Shared<H> {
     pub server: Rc<Server<H>>,
     pub peer: Option<SocketAddr>,
+    /// The certificate the client has proved to be its own.
+    pub certificate: Option<Certificate>,
     pub budget: Budget,
     /// Streams with a task of their own.
     tasks: Cell<usize>,
@@ -85,6 +88,7 @@ pub async fn serve<H: Handler>(
     let shared = Rc::new(Shared {
         server,
         peer,
+        certificate: wire.certificate().cloned(),
         budget: Budget::new(),
         tasks: Cell::new(0),
         waker: RefCell::new(None),

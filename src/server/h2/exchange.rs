@@ -97,6 +97,14 @@ fn panicked(respond: &mut SendResponse<Chunk>) {
     respond.send_reset(Reason::INTERNAL_ERROR);
 }
 
+fn read<'a, H>(shared: &'a Shared<H>, lines: &'a [u8]) -> Result<RequestHead<'a>, HeadError> {
+    let head = read_lines(lines)?;
+    Ok(RequestHead {
+        certificate: shared.certificate.as_ref(),
+        ..head
+    })
+}
+
 /// Sends an answer that lies in memory, if the client has room for it; otherwise what is known of it.
 fn answer_at_once<H: Handler>(
     shared: &Shared<H>,
@@ -104,7 +112,7 @@ fn answer_at_once<H: Handler>(
     respond: &mut SendResponse<Chunk>,
     started: Option<u64>,
 ) -> Option<Known> {
-    let head = match read_lines(lines) {
+    let head = match read(shared, lines) {
         Ok(head) => head,
         Err(error) => return Some(Known::Refused(error)),
     };
@@ -145,7 +153,7 @@ async fn answer<H: Handler>(
     started: Option<u64>,
 ) {
     let refused = RequestHead::refused();
-    let (head, known) = match (read_lines(lines), known) {
+    let (head, known) = match (read(shared, lines), known) {
         (Ok(head), known) => (head, known),
         (Err(_), Known::Refused(error)) | (Err(error), _) => (refused, Known::Refused(error)),
     };

@@ -15,7 +15,10 @@ use h2::Reason;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::count::{Incoming, Outgoing};
-use crate::limits::{H2_OUTBOX_BYTES, LINGER_BYTES_MAX, LINGER_SECONDS, SEND_STALL_SECONDS, TURN_BYTES};
+use crate::http::Certificate;
+use crate::limits::{
+    H2_OUTBOX_BYTES, IDLE_SECONDS, LINGER_BYTES_MAX, LINGER_SECONDS, SEND_STALL_SECONDS, TURN_BYTES,
+};
 use crate::runtime::clock::monotonic_seconds;
 use crate::server::stream::Stream;
 use crate::server::watch::{Waiting, Watch};
@@ -139,6 +142,11 @@ impl Wire {
         }
     }
 
+    /// The certificate the client has proved to be its own.
+    pub fn certificate(&self) -> Option<&Certificate> {
+        self.0.stream.certificate()
+    }
+
     /// Whether the client has sent its SETTINGS.
     pub fn greeted(&self) -> bool {
         self.0.state.borrow().incoming.greeted()
@@ -161,7 +169,7 @@ impl Wire {
             Phase::Sending if same && !progress => {}
             Phase::Idle if same && !renewed => {}
             Phase::Sending => watch.set(Waiting::Output, SEND_STALL_SECONDS),
-            Phase::Idle => watch.set(Waiting::Idle, crate::limits::IDLE_SECONDS),
+            Phase::Idle => watch.set(Waiting::Idle, IDLE_SECONDS),
             Phase::Busy => watch.clear(),
         }
     }
@@ -173,11 +181,15 @@ impl Wire {
         loop {
             match self.flush() {
                 Ok(true) => break,
-                Ok(false) if self.0.stream.writable().await.is_ok() && !self.watch().expired() => {}
+                Ok(false) if self.0.stream.writable().await.is_ok() && !self.watch().expired() => {
+                    self.0.state.borrow_mut().write_blocked = false;
+                }
                 _ => return,
             }
         }
         let stream = &self.0.stream;
+        // As far as the socket takes it at once. What a stream has said of its end does not depend on it.
+        let _ = stream.finish();
         stream.shutdown(Shutdown::Write);
         self.watch().set(Waiting::Input, LINGER_SECONDS);
         let mut rubbish = Vec::with_capacity(4 * 1024);
@@ -310,7 +322,17 @@ impl State {
                 }
             });
         }
-        Ok(true)
+        if self.write_blocked {
+            return Ok(false);
+        }
+        match stream.flush() {
+            Ok(()) => Ok(true),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                self.write_blocked = true;
+                Ok(false)
+            }
+            Err(error) => Err(error),
+        }
     }
 
     fn took(&mut self, sent: usize) {
