@@ -110,6 +110,43 @@ pub const NOTIFY_PATIENCE: Duration = Duration::from_secs(1);
 pub const RING_TRIES: u32 = 10;
 pub const RING_PAUSE: Duration = Duration::from_millis(20);
 
+/// Requests of one HTTP/2 connection under way at once; clients are told.
+pub const H2_STREAMS_MAX: u32 = 100;
+
+/// What a client may send of a request's body before we look at it: nothing we serve has a use for one.
+pub const H2_STREAM_WINDOW_BYTES: u32 = 64 * 1024 - 1;
+pub const H2_CONNECTION_WINDOW_BYTES: u32 = 1024 * 1024;
+
+/// The fields of one HTTP/2 request, each counted with 32 bytes more (RFC 9113, 6.5.2).
+pub const H2_HEADER_LIST_BYTES_MAX: u32 = 32 * 1024;
+
+/// Body bytes of one stream, and of all streams of a connection, that are read and not yet sent.
+pub const H2_STREAM_UNSENT_BYTES_MAX: usize = 64 * 1024;
+pub const H2_CONNECTION_UNSENT_BYTES_MAX: usize = 1024 * 1024;
+
+/// Encoded frames of a connection that wait for the socket; beyond, nothing more is encoded or read.
+pub const H2_OUTBOX_BYTES: usize = 64 * 1024;
+
+/// Streams that were reset before we saw their request, and streams we reset for a client's mistakes, before the
+/// connection is closed.
+pub const H2_UNSEEN_RESETS_MAX: usize = 20;
+pub const H2_LOCAL_RESETS_MAX: usize = 256;
+
+/// Streams a client may reset within ten seconds: a hundred a second, and a thousand at once.
+pub const H2_RESETS_PER_SECOND: u32 = 100;
+pub const H2_RESETS_AT_ONCE: u32 = 1_000;
+
+/// Frames without a use of their own (PING, SETTINGS, PRIORITY, WINDOW_UPDATE, CONTINUATION, DATA, unknown ones) a client
+/// may send beyond those that its requests and our DATA frames give rise to.
+pub const H2_IDLE_FRAMES_PER_SECOND: u32 = 100;
+pub const H2_IDLE_FRAMES_AT_ONCE: u32 = 1_000;
+
+/// What one request, and one DATA frame of ours, adds to that: a priority and a window for the one, windows of the stream
+/// and the connection for the other, each twice. Saved up to what a thousand large responses in flight may need.
+pub const H2_FRAMES_PER_REQUEST: u32 = 8;
+pub const H2_FRAMES_PER_DATA: u32 = 4;
+pub const H2_FRAMES_SAVED_MAX: u32 = 100_000;
+
 /// Objects up to this size are served from a core's memory with one `send`. Above it `sendfile` measured
 /// better: at 64 KiB and 256 connections 1.27 against 1.12 times nginx.
 pub const MEMORY_OBJECT_BYTES_MAX: u64 = 32 * 1024;

@@ -138,11 +138,7 @@ impl Memory {
 
 impl Remembered {
     fn new(fields: Fields, body: RememberedBody, tag: Option<TagTerms>, readers: Option<RuleSet>) -> Self {
-        let nothing = Rc::new(Ready {
-            wire: Vec::new(),
-            head_len: 0,
-            file: None,
-        });
+        let nothing = Rc::new(Ready::new(Vec::new(), 0, Bytes::new(), None));
         let mut entry = Remembered {
             fields,
             body,
@@ -157,9 +153,10 @@ impl Remembered {
 
     fn encode(&mut self, now: u64) {
         self.encoded_at = now;
+        let nothing = Bytes::new();
         let (bytes, file) = match &self.body {
-            RememberedBody::Bytes(bytes) => (&bytes[..], None),
-            RememberedBody::File(file, size) => (&[][..], Some((file.clone(), *size))),
+            RememberedBody::Bytes(bytes) => (bytes, None),
+            RememberedBody::File(file, size) => (&nothing, Some((file.clone(), *size))),
         };
         self.ready = Rc::new(match &self.tag {
             None => encode_ready(&self.fields, bytes, file, now),

@@ -1,4 +1,5 @@
-//! One client connection: read a head, have it answered, send the answer, again.
+//! One client connection: read a head, have it answered, send the answer, again. Who begins with the preface of HTTP/2
+//! is handed on.
 
 use std::io;
 use std::net::{Shutdown, SocketAddr};
@@ -9,7 +10,7 @@ use super::h1::parse::{HeadError, parse_head};
 use super::h1::send::{Sending, Sent};
 use super::stream::Stream;
 use super::watch::{Waiting, Watch};
-use super::{Handler, Server};
+use super::{Handler, Server, h2};
 use crate::http::{CacheResult, Method, RequestHead, Version};
 use crate::limits::{
     FIRST_REQUEST, HEAD_SECONDS, IDLE_SECONDS, INBOX_BYTES, LINGER_BYTES_MAX, LINGER_SECONDS,
@@ -42,6 +43,28 @@ enum Next {
     Gone,
 }
 
+/// What the client speaks, by its first bytes. `Upgrade: h2c` is ignored, as RFC 9113, 3.1 has it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Spoken {
+    /// Nothing came yet, or a beginning of the preface of HTTP/2, which must be whole to count.
+    Unknown,
+    Http1,
+    Http2,
+}
+
+impl Spoken {
+    /// `agreed`: the TLS session is for HTTP/2, and whatever comes must be that.
+    fn from(inbox: &[u8], agreed: bool) -> Self {
+        if agreed || inbox.starts_with(h2::PREFACE) {
+            Spoken::Http2
+        } else if h2::PREFACE.starts_with(inbox) {
+            Spoken::Unknown
+        } else {
+            Spoken::Http1
+        }
+    }
+}
+
 impl<H: Handler> Connection<H> {
     pub fn new(server: Rc<Server<H>>, watch: Watch, stream: Stream, peer: Option<SocketAddr>) -> Self {
         Connection {
@@ -64,7 +87,31 @@ impl<H: Handler> Connection<H> {
             return;
         }
         let mut scanned = 0;
+        let mut spoken = Spoken::Unknown;
         loop {
+            if spoken == Spoken::Unknown {
+                spoken = Spoken::from(&self.inbox, self.stream.is_h2());
+                match spoken {
+                    Spoken::Unknown => match self.receive().await {
+                        Next::Continue => continue,
+                        Next::Close | Next::Gone => return,
+                    },
+                    Spoken::Http2 => {
+                        let Connection {
+                            watch,
+                            stream,
+                            peer,
+                            server,
+                            inbox,
+                            ..
+                        } = self;
+                        watch.set(Waiting::Input, HEAD_SECONDS);
+                        // Boxed: every connection would pay for its size.
+                        return Box::pin(h2::serve(server, watch, stream, peer, inbox)).await;
+                    }
+                    Spoken::Http1 => {}
+                }
+            }
             let step = match parse_head(&self.inbox[self.used..], &mut scanned) {
                 Ok(Some((mut head, len))) => {
                     scanned = 0;

@@ -5,6 +5,7 @@ mod access_log;
 mod connection;
 mod crowd;
 pub mod h1;
+mod h2;
 mod handover;
 mod listen;
 mod stream;
@@ -32,7 +33,7 @@ pub trait Handler: 'static {
     ///
     /// # Cancellation
     ///
-    /// Never cancelled by the server, except that a panic drops it.
+    /// Dropped when the client resets its stream of HTTP/2, and by a panic. Must leave nothing behind.
     fn answer<'a>(&'a self, head: &'a RequestHead<'a>) -> Pin<Box<dyn Future<Output = Response> + 'a>>;
 
     /// Told when the file of an answer to `head` could not be read, or ended early. The client has been cut off;

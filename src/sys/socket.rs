@@ -33,7 +33,7 @@ impl Local {
     /// socket and goes first.
     pub fn shutdown(self, how: Shutdown) {
         // SAFETY: the connection that owns this descriptor removes itself from the watch list before the
-        // socket is closed (field order in `Connection`), and both live on this thread, so the number
+        // socket is closed (field order in `Connection` and `Wire`), and both live on this thread, so the number
         // is open and is that socket's for the length of the call.
         let fd = unsafe { BorrowedFd::borrow_raw(self.fd) };
         let how = match how {

@@ -99,6 +99,11 @@ mod corpus;
 /// The corpus against the running server, pipelining, who closes when.
 mod wire;
 
+/// HTTP/2: what it does like HTTP/1.1, what it does otherwise, its grammar, its floods.
+mod h2;
+mod h2_flood;
+mod h2_spec;
+
 /// Start, health, signals, configuration mistakes.
 mod lifecycle;
 

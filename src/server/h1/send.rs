@@ -5,6 +5,8 @@ use std::fs::File;
 use std::io::{self, IoSlice};
 use std::sync::Arc;
 
+use bytes::Bytes;
+
 use super::encode;
 use crate::http::{Body, Fields, Method, Piece, Ready, RequestHead, Response, Span, Version};
 use crate::limits::{
@@ -468,7 +470,7 @@ fn truncated() -> io::Error {
 }
 
 /// The wire form of a 200, for [`Sending::ready`]: all of it for a body in memory, the head for one in a file.
-pub fn encode_ready(fields: &Fields, body: &[u8], file: Option<(Arc<File>, u64)>, now: u64) -> Ready {
+pub fn encode_ready(fields: &Fields, body: &Bytes, file: Option<(Arc<File>, u64)>, now: u64) -> Ready {
     let size = file.as_ref().map_or(body.len() as u64, |(_, size)| *size);
     let mut wire = Vec::with_capacity(fields.as_bytes().len() + body.len() + 128);
     encode::begin(&mut wire, 200, now, fields);
@@ -476,5 +478,5 @@ pub fn encode_ready(fields: &Fields, body: &[u8], file: Option<(Arc<File>, u64)>
     wire.extend_from_slice(b"\r\n");
     let head_len = wire.len();
     wire.extend_from_slice(body);
-    Ready { wire, head_len, file }
+    Ready::new(wire, head_len, body.clone(), file)
 }

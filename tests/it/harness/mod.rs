@@ -10,6 +10,8 @@
 
 pub mod client;
 pub mod disk;
+pub mod h2;
+pub mod hpack;
 pub mod image;
 pub mod jwt;
 pub mod pki;
