@@ -78,7 +78,6 @@ pub fn begin<H: Handler>(
     };
     let shared = shared.clone();
     let running = shared.count();
-    let memory = shared.server.load.memory.response();
     drop(monoio::spawn(async move {
         let mut body = body;
         let answer = answer(&shared, &lines, &mut respond, known, started);
@@ -88,7 +87,7 @@ pub fn begin<H: Handler>(
         if !body.is_end_stream() {
             throw_away(&mut body).await;
         }
-        drop((running, memory));
+        drop(running);
     }));
 }
 
@@ -154,6 +153,7 @@ async fn answer<H: Handler>(
     known: Known,
     started: Option<u64>,
 ) {
+    let _memory = shared.server.load.memory.response();
     let refused = RequestHead::refused();
     let (head, known) = match (read(shared, lines), known) {
         (Ok(head), known) => (head, known),
