@@ -48,6 +48,7 @@ const TOKIO: &[&str] = &[
     "src/cache/mod.rs",
     "src/cache/pass.rs",
     "src/runtime/helper.rs",
+    "src/server/h2/wire.rs",
     "src/upstream/ask.rs",
     "src/upstream/auth/helper.rs",
     "src/upstream/auth/logins.rs",
