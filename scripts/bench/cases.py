@@ -7,6 +7,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import http2
 import machine
 import measure
 import objects
@@ -498,4 +499,7 @@ ALL = {
     "cold-pull": cold_pull,
     "registry-cold": registry_cold,
     "idle-10k": idle_10k,
+    "h2c-small": http2.h2c_small,
+    "h2-tls-small": http2.h2_tls_small,
+    "idle-h2c": http2.idle_h2c,
 }
