@@ -42,6 +42,7 @@ const TOKIO: &[&str] = &[
     "src/cache/fill/mod.rs",
     "src/cache/fill/spool.rs",
     "src/cache/fill/writer.rs",
+    "src/cache/hose.rs",
     "src/cache/listing.rs",
     "src/cache/manifest/fetch.rs",
     "src/cache/mod.rs",
