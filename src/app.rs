@@ -33,6 +33,8 @@ pub enum AppError {
     Store(#[from] OpenError),
     #[error(transparent)]
     Upstream(#[from] BuildError),
+    #[error("storage backend {0} is not available in this version")]
+    Backend(&'static str),
     #[error("{0}")]
     Driver(String),
     #[error("cannot start threads: {0}")]
@@ -50,7 +52,9 @@ pub fn run(config: Config, read: &dyn Fn() -> Result<Config, Mistakes>) -> Resul
     crate::log::init(config.log_level.into());
     raise_descriptor_limit();
     let mut signals = Signals::new([SIGHUP, SIGINT, SIGTERM])?;
-    let Storage::Fs { root, chosen } = &config.storage;
+    let Storage::Fs { root, chosen } = &config.storage else {
+        return Err(AppError::Backend(config.storage.backend()));
+    };
     let store = Arc::new(FsStore::open(root)?);
     let (choice, modern_ring) = driver::choose(wanted_driver(config.io_driver)).map_err(AppError::Driver)?;
     let plan = cores::plan(config.cores);

@@ -50,6 +50,8 @@ pub(super) enum Kind {
     Switch,
     /// From 1 to this.
     Count(u64),
+    /// From 0 to this.
+    Number(u64),
     /// As `Count`, or `auto`.
     CountOrAuto(u64),
     Port,
@@ -401,8 +403,10 @@ impl Setting {
             Setting::Cores => Kind::CountOrAuto(super::CORES_MAX as u64),
             Setting::IoDriver => Kind::Word(&["auto", "io_uring", "epoll"]),
             Setting::HelperThreads => Kind::Count(super::HELPER_THREADS_MAX as u64),
-            Setting::StorageBackend => Kind::Word(&["fs"]),
-            Setting::FsRoot | Setting::ConfigFile => Kind::Path,
+            Setting::StorageBackend => Kind::Word(&["auto", "fs", "s3", "tiered"]),
+            Setting::FsRoot | Setting::SpoolDir | Setting::ConfigFile => Kind::Path,
+            Setting::S3Bucket | Setting::S3Prefix => Kind::Text,
+            Setting::S3LifecycleDays => Kind::Number(super::s3::LIFECYCLE_DAYS_MAX as u64),
             Setting::MemoryCache => Kind::Bytes,
             Setting::DefaultRegistry => Kind::Registry,
             Setting::TagTtl | Setting::StaleWhileRevalidate => Kind::Duration,
@@ -414,6 +418,8 @@ impl Setting {
             | Setting::AirGapped
             | Setting::RegistryHeader
             | Setting::ClientLogin
+            | Setting::S3ForcePathStyle
+            | Setting::S3Redirect
             | Setting::AccessLog => Kind::Switch,
         }
     }

@@ -9,7 +9,7 @@ impl Config {
         // Each field by name: a new one must be thought about here.
         let Config {
             listen,
-            storage: Storage::Fs { root, chosen: _ },
+            storage,
             cores,
             io_driver,
             helper_threads,
@@ -29,10 +29,13 @@ impl Config {
             front_auth,
             warnings: _,
         } = self;
-        let Storage::Fs { root: new_root, .. } = &new.storage;
+        let root = |storage: &Storage| storage.root().map(|(root, _)| root.to_owned());
         let changed = [
             ("listen_addr", *listen != new.listen),
-            ("fs_root", root != new_root),
+            ("storage_backend", storage.backend() != new.storage.backend()),
+            ("fs_root", root(storage) != root(&new.storage)),
+            ("s3", storage.s3() != new.storage.s3()),
+            ("spool_dir", spool(storage) != spool(&new.storage)),
             ("cores", *cores != new.cores),
             ("io_driver", *io_driver != new.io_driver),
             ("helper_threads", *helper_threads != new.helper_threads),
@@ -61,6 +64,13 @@ impl Config {
         ];
         let changed = changed.into_iter().filter(|(_, changed)| *changed);
         changed.map(|(key, _)| key).collect()
+    }
+}
+
+fn spool(storage: &Storage) -> Option<&std::path::Path> {
+    match storage {
+        Storage::S3 { spool, .. } | Storage::Tiered { spool, .. } => Some(spool),
+        Storage::Fs { .. } => None,
     }
 }
 

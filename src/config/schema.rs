@@ -128,6 +128,7 @@ fn kind(kind: Kind) -> Value {
             "pattern": "^ *([Tt][Rr][Uu][Ee]|[Ff][Aa][Ll][Ss][Ee]|[Yy][Ee][Ss]|[Nn][Oo]|[Oo][Nn]|[Oo][Ff][Ff]|[01])? *$",
         }),
         Kind::Count(most) => number(1, most),
+        Kind::Number(most) => number(0, most),
         Kind::CountOrAuto(most) => json!({"anyOf": [{"const": "auto"}, number(1, most)]}),
         Kind::Port => number(0, u64::from(u16::MAX)),
         Kind::Bytes => json!({

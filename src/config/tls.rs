@@ -117,7 +117,7 @@ fn certificates(text: &str) -> Result<Vec<CertificateDer<'static>>, &'static str
     }
 }
 
-fn check_roots(text: &str) -> Result<(), &'static str> {
+pub(super) fn check_roots(text: &str) -> Result<(), &'static str> {
     let mut roots = RootCertStore::empty();
     for certificate in certificates(text)? {
         roots

@@ -29,7 +29,7 @@ const ARROWS: &[(&str, &[&str])] = &[
         "cache",
         &["config", "http", "oci", "runtime", "store", "sys", "upstream"],
     ),
-    ("store", &["oci"]),
+    ("store", &["config", "oci"]),
     ("upstream", &["config", "oci"]),
     ("config", &["oci"]),
 ];
