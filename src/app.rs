@@ -1,14 +1,13 @@
 //! Wiring: a [`Config`] in, a running server out. The only file that knows every part.
 
 use std::rc::Rc;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
-use crate::cache::{Cache, TagPolicy};
-use crate::config::{self, Config, ListenAddr, Mistakes, RootChoice, Storage};
+use crate::cache::{Cache, Storage, StorageError, TagPolicy};
+use crate::config::{self, Config, ListenAddr, Mistakes, RootChoice};
 use crate::limits::DRAIN;
 use crate::registry::{FrontDoor, Options, Registry};
 use crate::runtime::core::CoreSettings;
@@ -17,7 +16,6 @@ use crate::runtime::helper::Helper;
 use crate::runtime::shutdown::Shutdown;
 use crate::runtime::{core, cores};
 use crate::server::{AccessLogWriter, Listener, Server, bind, serve};
-use crate::store::{FsStore, OpenError};
 use crate::upstream::{BuildError, Upstreams};
 
 /// Why the server did not start.
@@ -30,11 +28,9 @@ pub enum AppError {
         hint: &'static str,
     },
     #[error(transparent)]
-    Store(#[from] OpenError),
+    Store(#[from] StorageError),
     #[error(transparent)]
     Upstream(#[from] BuildError),
-    #[error("storage backend {0} is not available in this version")]
-    Backend(&'static str),
     #[error("{0}")]
     Driver(String),
     #[error("cannot start threads: {0}")]
@@ -52,10 +48,8 @@ pub fn run(config: Config, read: &dyn Fn() -> Result<Config, Mistakes>) -> Resul
     crate::log::init(config.log_level.into());
     raise_descriptor_limit();
     let mut signals = Signals::new([SIGHUP, SIGINT, SIGTERM])?;
-    let Storage::Fs { root, chosen } = &config.storage else {
-        return Err(AppError::Backend(config.storage.backend()));
-    };
-    let store = Arc::new(FsStore::open(root)?);
+    let helper = Helper::start(config.helper_threads)?;
+    let storage = Storage::open(&config.storage, &helper)?;
     let (choice, modern_ring) = driver::choose(wanted_driver(config.io_driver)).map_err(AppError::Driver)?;
     let plan = cores::plan(config.cores);
 
@@ -82,7 +76,6 @@ pub fn run(config: Config, read: &dyn Fn() -> Result<Config, Mistakes>) -> Resul
         }
     }
 
-    let helper = Helper::start(config.helper_threads)?;
     let upstreams = Upstreams::new(config.registries.clone(), config.proxies.clone())?;
     let policy = TagPolicy {
         cache_tags: config.cache_tag_manifests,
@@ -91,7 +84,7 @@ pub fn run(config: Config, read: &dyn Fn() -> Result<Config, Mistakes>) -> Resul
         ttl: config.tag_ttl,
         stale_while_revalidate: config.stale_while_revalidate,
     };
-    let cache = Cache::new(store.clone(), upstreams.clone(), helper.clone(), policy);
+    let cache = Cache::new(storage, upstreams.clone(), helper.clone(), policy);
     let access_log = if config.access_log {
         Some(AccessLogWriter::start()?)
     } else {
@@ -104,12 +97,12 @@ pub fn run(config: Config, read: &dyn Fn() -> Result<Config, Mistakes>) -> Resul
     } else {
         tracing::info!("io driver: {} ({})", choice.driver.name(), choice.why);
     }
-    match chosen {
-        RootChoice::Given | RootChoice::Default => {}
-        RootChoice::UserCache => {
+    match config.storage.root() {
+        None | Some((_, RootChoice::Given | RootChoice::Default)) => {}
+        Some((root, RootChoice::UserCache)) => {
             tracing::info!(root = %root.display(), "the default store cannot be written; using the user's cache directory");
         }
-        RootChoice::Temporary => {
+        Some((root, RootChoice::Temporary)) => {
             tracing::warn!(root = %root.display(), "no lasting place can be written; the store may be gone after a restart, set FS_ROOT");
         }
     }
@@ -140,9 +133,9 @@ pub fn run(config: Config, read: &dyn Fn() -> Result<Config, Mistakes>) -> Resul
     }
     for addr in &addresses {
         tracing::info!(
-            "oci-pull-through {} listening on {addr}, store fs:{}, io driver {}, {} cores",
+            "oci-pull-through {} listening on {addr}, store {}, io driver {}, {} cores",
             env!("CARGO_PKG_VERSION"),
-            store.root().display(),
+            config.storage,
             choice.driver.name(),
             plan.len()
         );

@@ -132,6 +132,55 @@ pub const ANONYMOUS_REFUSED: Duration = Duration::from_secs(60);
 /// after the image, and who looks for one does so at once.
 pub const DERIVED_TAG_LIFE: Duration = Duration::from_secs(10);
 
+/// How long a bucket may take to say whether it has something, and to begin giving it, before it counts as a miss. Engines
+/// answer in 10 to 200 ms; a client waits for this once, then [`BUCKET_LOOKUP_PAUSE`] holds.
+pub const BUCKET_LOOKUP_MAX: Duration = Duration::from_secs(2);
+
+/// Pause after an answer of the bucket that took too long, in which it has nothing.
+pub const BUCKET_LOOKUP_PAUSE: Duration = Duration::from_secs(5);
+
+/// How often a body from the bucket is asked for again that broke without having brought [`BUCKET_WORTHWHILE_BYTES`]; then
+/// the registry is asked for the rest.
+pub const BUCKET_BREAKS_MAX: u32 = 2;
+pub const BUCKET_WORTHWHILE_BYTES: u64 = 1024 * 1024;
+
+/// How long content that came wrong from the bucket is not taken from there: hashing the largest layers takes less.
+pub const BUCKET_SUSPECT: Duration = Duration::from_secs(60);
+
+/// Suspects remembered, at 100 bytes each.
+pub const BUCKET_SUSPECTS_MAX: usize = 4_096;
+
+/// How long a URL is good with which a client gets a blob from the bucket by itself. It is used at once.
+pub const BUCKET_URL_LIFE: Duration = Duration::from_secs(60);
+
+/// A range that begins at least this far inside a blob that is not here yet is read from the bucket beside the fill: at
+/// 100 MB/s a fill needs a third of a second to get there.
+pub const BUCKET_FAR_BYTES: u64 = 32 * 1024 * 1024;
+
+/// Uploads under way. Each reads a file in parts; four saturate what a node has left beside its clients.
+pub const UPLOADS_MAX: usize = 4;
+
+/// Uploads waiting: at 500 bytes each 4 MiB, and hours of a busy node's new layers.
+pub const UPLOADS_QUEUED_MAX: usize = 8_192;
+
+/// Bytes of manifests waiting in memory for their upload: thousands of ordinary ones, 16 of the largest.
+pub const UPLOADS_MEMORY_MAX: u64 = 64 * 1024 * 1024;
+
+/// Attempts at one upload while the bucket is there, beside those the engine makes for each request.
+pub const UPLOAD_ATTEMPTS_MAX: u32 = 4;
+
+/// How long an upload that lies in the spool or in memory waits for a bucket that is away.
+pub const UPLOAD_PATIENCE: Duration = Duration::from_secs(600);
+
+/// Entries of the local store of which is remembered that the bucket was asked for them: 200 bytes each, 13 MiB.
+pub const UPLOAD_CHECKS_MAX: usize = 65_536;
+
+/// Bytes of all files in the spool: 64 fills, a busy node, of 256 MiB each. A disk with less room is full earlier.
+pub const SPOOL_BYTES_MAX: u64 = 16 * 1024 * 1024 * 1024;
+
+/// How long a blob is still served from the spool after it was put into the bucket.
+pub const SPOOL_LINGER: Duration = Duration::from_secs(5);
+
 /// Threads that do blocking file work. One write per running fill plus as many for lookups.
 pub const BLOCKING_THREADS_MAX: usize = 2 * FILLS_MAX;
 

@@ -169,6 +169,16 @@ impl Storage {
     }
 }
 
+impl std::fmt::Display for Storage {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.backend())?;
+        let root = self.root().map(|(root, _)| root.display().to_string());
+        let bucket = self.s3().map(|s3| format!("{}/{}", s3.bucket, s3.prefix));
+        let places: Vec<String> = root.into_iter().chain(bucket).collect();
+        write!(f, ":{}", places.join(" before "))
+    }
+}
+
 /// Why the store is where it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RootChoice {

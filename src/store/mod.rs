@@ -17,12 +17,14 @@ mod layout;
 mod meta;
 mod pointer;
 mod s3;
+mod spool;
 
 pub use fs::{FsStore, Ingest, OpenError, ScanReport};
 pub use key::Key;
 pub use meta::{Meta, SOURCES_MAX, Source, canonical_name};
 pub use pointer::TagPointer;
 pub use s3::{Content, S3Body, S3Error, S3Fault, S3OpenError, S3Store};
+pub use spool::{Room, SpoolDir, Spooled};
 
 use std::fs::File;
 use std::sync::Arc;

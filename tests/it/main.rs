@@ -113,3 +113,6 @@ mod client_login;
 
 /// Signatures, charts and other things that are no images.
 mod artifacts;
+
+/// Pulls with a bucket, alone and behind the local store.
+mod s3_pull;
