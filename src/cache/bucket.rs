@@ -86,7 +86,9 @@ impl Bucket {
             }
             Ok(Err(_)) => None,
             Err(_) => {
-                self.stalled();
+                if !self.store.is_adopting() {
+                    self.stalled();
+                }
                 None
             }
         }

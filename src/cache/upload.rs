@@ -124,6 +124,15 @@ impl Cargo {
         }
     }
 
+    /// The entry it is.
+    fn key(&self) -> Option<Key> {
+        match self {
+            Cargo::Local { key, .. } | Cargo::Manifest { key, .. } => Some(key.clone()),
+            Cargo::Spooled { blob, .. } => Some(Key::Blob(blob.entry.meta.digest)),
+            Cargo::Tag { .. } => None,
+        }
+    }
+
     /// Whether it waits however long it takes: it costs nothing but its name.
     fn is_patient(&self) -> bool {
         matches!(self, Cargo::Local { .. })
@@ -299,6 +308,14 @@ fn give_up(shared: &Shared, job: Job, why: &dyn std::fmt::Display) {
 }
 
 async fn send(shared: &Arc<Shared>, store: &S3Store, cargo: &mut Cargo) -> Result<(), S3Error> {
+    let suspect = |key: &Key| {
+        let bucket = shared.storage.bucket();
+        bucket.is_some_and(|bucket| bucket.is_suspect(key.digest()))
+    };
+    if let Some(key) = cargo.key().filter(suspect) {
+        // What is there may be wrong, and would stay: it has to be gone before ours can take its place.
+        store.distrust(&key).await;
+    }
     match cargo {
         Cargo::Local { key, verified } => {
             if verified.is_none() && store.find(key).await?.is_some() {
@@ -324,20 +341,12 @@ async fn send(shared: &Arc<Shared>, store: &S3Store, cargo: &mut Cargo) -> Resul
                 *verified = proof;
             }
             let Some(verified) = verified else { return Ok(()) };
-            put(
-                shared,
-                store,
-                key,
-                Content::File(entry.file),
-                verified,
-                &entry.meta,
-            )
-            .await
+            store.put(key, Content::File(entry.file), verified, &entry.meta).await
         }
         Cargo::Spooled { blob, verified } => {
             let Entry { file, meta } = blob.entry.clone();
             let key = Key::Blob(meta.digest);
-            put(shared, store, &key, Content::File(file), verified, &meta).await
+            store.put(&key, Content::File(file), verified, &meta).await
         }
         Cargo::Manifest {
             key,
@@ -345,7 +354,7 @@ async fn send(shared: &Arc<Shared>, store: &S3Store, cargo: &mut Cargo) -> Resul
             meta,
             verified,
             ..
-        } => put(shared, store, key, Content::Bytes(body.clone()), verified, meta).await,
+        } => store.put(key, Content::Bytes(body.clone()), verified, meta).await,
         Cargo::Tag { tag, pointer } => {
             let TagKey { origin, tag, class } = &*tag;
             store
@@ -353,28 +362,4 @@ async fn send(shared: &Arc<Shared>, store: &S3Store, cargo: &mut Cargo) -> Resul
                 .await
         }
     }
-}
-
-/// Puts an entry, or adds what we know of it to the one that another machine has put.
-async fn put(
-    shared: &Arc<Shared>,
-    store: &S3Store,
-    key: &Key,
-    content: Content,
-    verified: &Verified,
-    meta: &Meta,
-) -> Result<(), S3Error> {
-    let trusted = shared
-        .storage
-        .bucket()
-        .is_some_and(|bucket| !bucket.is_suspect(key.digest()));
-    if trusted && let Some(there) = store.find(key).await? {
-        for source in &meta.sources {
-            if !there.is_from(&source.registry) || (meta.public && !there.public) {
-                store.vouch(key, source, meta.public).await?;
-            }
-        }
-        return Ok(());
-    }
-    store.put(key, content, verified, meta).await
 }
