@@ -180,6 +180,76 @@ pub const SPOOL_BYTES_MAX: u64 = 16 * 1024 * 1024 * 1024;
 
 /// How long a blob is still served from the spool after it was put into the bucket.
 pub const SPOOL_LINGER: Duration = Duration::from_secs(5);
+/// Connecting to the bucket's engine.
+pub const S3_CONNECT: Duration = Duration::from_secs(3);
+
+/// One attempt at a small request to the bucket, or at the head of a large answer. Engines answer within milliseconds on
+/// a local network and within a second across a continent.
+pub const S3_ATTEMPT: Duration = Duration::from_secs(4);
+
+/// A small request to the bucket with all its attempts.
+pub const S3_OPERATION: Duration = Duration::from_secs(10);
+
+/// Attempts at one request, the first included: 0.1 s and 0.2 s of pauses, doubled when the engine says it is too much.
+pub const S3_ATTEMPTS: u32 = 3;
+
+/// A body from the bucket of which nothing arrives while somebody waits for it.
+pub const S3_BODY_STALL: Duration = Duration::from_secs(15);
+
+/// Trying the bucket out at start; after this the start goes on without it.
+pub const S3_SELF_TEST: Duration = Duration::from_secs(15);
+
+/// Bytes a second that an upload must make for its attempt to be let go on, beyond [`S3_ATTEMPT`].
+pub const S3_UPLOAD_RATE_MIN: u64 = 1024 * 1024;
+
+/// Putting the parts of a large object together: engines copy or check them first, AWS within minutes.
+pub const S3_COMPLETE: Duration = Duration::from_secs(180);
+
+/// Content from here on is uploaded in parts. One request takes 5 GiB at most, and begins anew when it fails.
+pub const S3_MULTIPART_BYTES_MIN: u64 = 64 * 1024 * 1024;
+
+/// Size of a part, all but the last being equal: at least 5 MiB on AWS. It grows where [`S3_PARTS_MAX`] of them would not do,
+/// which is from 156 GiB on.
+pub const S3_PART_BYTES: u64 = 16 * 1024 * 1024;
+pub const S3_PARTS_MAX: u64 = 10_000;
+
+/// Parts of one upload under way at once.
+pub const S3_PARTS_IN_FLIGHT: usize = 4;
+
+/// Uploads under way at once, further ones wait [`S3_UPLOAD_QUEUE_WAIT`]. A part is streamed from its file through
+/// [`S3_UPLOAD_BUFFER_BYTES`]: 8 uploads × 4 parts × (256 KiB + 400 KiB of a connection) are 21 MiB at most.
+pub const S3_UPLOADS_MAX: usize = 8;
+pub const S3_UPLOAD_QUEUE_WAIT: Duration = Duration::from_secs(120);
+pub const S3_UPLOAD_BUFFER_BYTES: usize = 256 * 1024;
+
+/// Bodies of the bucket open at once, further ones wait [`S3_READ_QUEUE_WAIT`]: 256 × 400 KiB of a connection's buffer are
+/// 100 MiB at most, however slow the clients are.
+pub const S3_READS_MAX: usize = 256;
+pub const S3_READ_QUEUE_WAIT: Duration = Duration::from_secs(5);
+
+/// Entries of an older store that are hashed at once.
+pub const S3_HASHES_MAX: usize = 2;
+
+/// Idle connections to the engine that are kept.
+pub const S3_IDLE_CONNECTIONS_MAX: usize = 64;
+
+/// How long a sidecar from the bucket is believed; what is not there is asked for each time, because another machine may
+/// have stored it meanwhile.
+pub const S3_SIDECAR_LIFE: Duration = Duration::from_secs(60);
+
+/// Sidecars kept in memory; at 1 KiB each 16 MiB.
+pub const S3_SIDECARS_MAX: usize = 16_384;
+
+/// Failures in a row after which the bucket is not asked for a while, which doubles up to the longest.
+pub const S3_FAILURES_MAX: u32 = 5;
+pub const S3_PAUSE_MIN: Duration = Duration::from_secs(1);
+pub const S3_PAUSE_MAX: Duration = Duration::from_secs(30);
+
+/// A request to the bucket that is given up after this long counts as a failure of the bucket.
+pub const S3_GIVEN_UP: Duration = Duration::from_secs(1);
+
+/// Longest life of a URL with which anybody may read an object.
+pub const S3_PRESIGNED_MAX: Duration = Duration::from_secs(60);
 
 /// Threads that do blocking file work. One write per running fill plus as many for lookups.
 pub const BLOCKING_THREADS_MAX: usize = 2 * FILLS_MAX;
@@ -188,3 +258,5 @@ const _: () = assert!(WITHHELD_BYTES < HELD_WHOLE_BYTES_MAX);
 // A body held whole must fit the window, or it could never be verified without a disk.
 const _: () = assert!(HELD_WHOLE_BYTES_MAX as usize <= FILL_WINDOW_BYTES);
 const _: () = assert!(FILL_WINDOW_KEPT_BYTES < FILL_WINDOW_BYTES);
+// What AWS asks for.
+const _: () = assert!(S3_PART_BYTES >= 5 * 1024 * 1024 && S3_MULTIPART_BYTES_MIN <= 5 * 1024 * 1024 * 1024);

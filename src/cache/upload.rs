@@ -341,7 +341,9 @@ async fn send(shared: &Arc<Shared>, store: &S3Store, cargo: &mut Cargo) -> Resul
                 *verified = proof;
             }
             let Some(verified) = verified else { return Ok(()) };
-            store.put(key, Content::File(entry.file), verified, &entry.meta).await
+            store
+                .put(key, Content::File(entry.file), verified, &entry.meta)
+                .await
         }
         Cargo::Spooled { blob, verified } => {
             let Entry { file, meta } = blob.entry.clone();

@@ -408,7 +408,7 @@ registries:
     };
     assert_eq!(plain.auth, basic("d", "dp"));
     assert!(plain.tls.client.is_some() && plain.tls.ca.is_some());
-    assert_eq!(plain.realm_hosts, ["a".into(), "b".into()]);
+    assert_eq!(plain.realm_hosts, [Box::<str>::from("a"), "b".into()]);
     assert_eq!(plain.allow_private, Some(true));
 
     let other = settings(&config, "other");

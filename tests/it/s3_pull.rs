@@ -86,7 +86,8 @@ fn any_part_of_what_the_bucket_has_is_served() {
             let content = Prf::new(random.next(), size);
             let digest = upstream.blob(content.clone());
             let path = upstream.blob_url("a", &digest);
-            start(&bucket, &upstream, backend).client().pull(&path, &content);
+            let first = start(&bucket, &upstream, backend);
+            first.client().pull(&path, &content);
             bucket.wait_has(&digest);
             let bytes = content.bytes();
             let at = random.below(size - 10);
@@ -127,7 +128,8 @@ fn a_range_of_the_bucket_alone_is_not_more_than_asked_for() {
     let content = Prf::new(fresh_seed(), 8 * MIB);
     let digest = upstream.blob(content.clone());
     let path = upstream.blob_url("a", &digest);
-    start(&bucket, &upstream, "s3").client().pull(&path, &content);
+    let first = start(&bucket, &upstream, "s3");
+    first.client().pull(&path, &content);
     bucket.wait_has(&digest);
     bucket.clear_log();
     let cache = start(&bucket, &upstream, "s3");
@@ -367,7 +369,8 @@ fn slow_readers_of_the_bucket_cost_bounded_memory() {
     let content = Prf::new(fresh_seed(), 16 * MIB);
     let digest = upstream.blob(content.clone());
     let path = upstream.blob_url("a", &digest);
-    start(&bucket, &upstream, "s3").client().pull(&path, &content);
+    let first = start(&bucket, &upstream, "s3");
+    first.client().pull(&path, &content);
     bucket.wait_has(&digest);
     let cache = start(&bucket, &upstream, "s3");
     cache.client().get_with(&path, &[("Range", "bytes=0-9")]);
