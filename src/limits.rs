@@ -132,9 +132,13 @@ pub const ANONYMOUS_REFUSED: Duration = Duration::from_secs(60);
 /// after the image, and who looks for one does so at once.
 pub const DERIVED_TAG_LIFE: Duration = Duration::from_secs(10);
 
-/// How long a bucket may take to say whether it has something, and to begin giving it, before it counts as a miss. Engines
-/// answer in 10 to 200 ms; a client waits for this once, then [`BUCKET_LOOKUP_PAUSE`] holds.
+/// How long a bucket may take to say whether it has something, before it counts as a miss. Engines answer in 10 to 200 ms; a
+/// client waits for this once, then [`BUCKET_LOOKUP_PAUSE`] holds.
 pub const BUCKET_LOOKUP_MAX: Duration = Duration::from_secs(2);
+
+/// How long it may take to begin giving what it has said it has, or to give all of what is small. One attempt of the engine's
+/// ([`S3_ATTEMPT`]) and a connection that had to be made.
+pub const BUCKET_OPEN_MAX: Duration = Duration::from_secs(5);
 
 /// Pause after an answer of the bucket that took too long, in which it has nothing.
 pub const BUCKET_LOOKUP_PAUSE: Duration = Duration::from_secs(5);

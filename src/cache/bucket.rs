@@ -6,6 +6,7 @@ use std::collections::HashMap;
 use std::future::Future;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use bytes::Bytes;
 
@@ -16,8 +17,8 @@ use super::{Cache, Origin, Shared};
 use crate::cache::access::Caller;
 use crate::http::Span;
 use crate::limits::{
-    BUCKET_LOOKUP_MAX, BUCKET_LOOKUP_PAUSE, BUCKET_SUSPECT, BUCKET_SUSPECTS_MAX, BUCKET_URL_LIFE,
-    HELD_WHOLE_BYTES_MAX,
+    BUCKET_LOOKUP_MAX, BUCKET_LOOKUP_PAUSE, BUCKET_OPEN_MAX, BUCKET_SUSPECT, BUCKET_SUSPECTS_MAX,
+    BUCKET_URL_LIFE, HELD_WHOLE_BYTES_MAX,
 };
 use crate::oci::{Digest, Hasher};
 use crate::runtime::clock::monotonic_micros;
@@ -32,6 +33,8 @@ pub struct Bucket {
     blind_until: AtomicU64,
     /// Content that came wrong from there, and until when it is not taken from there again.
     suspects: Mutex<HashMap<Digest, u64>>,
+    /// Held while an entry is hashed again: one that has been put since must not be taken for the one that was wrong.
+    rechecking: tokio::sync::Mutex<()>,
     lookups: Flights<Key, Option<Arc<Meta>>>,
     wholes: Flights<Digest, Option<Bytes>>,
 }
@@ -43,6 +46,7 @@ impl Bucket {
             redirect,
             blind_until: AtomicU64::new(0),
             suspects: Mutex::default(),
+            rechecking: tokio::sync::Mutex::default(),
             lookups: Flights::default(),
             wholes: Flights::default(),
         }
@@ -68,16 +72,17 @@ impl Bucket {
         self.store.is_available() && self.blind_until.load(Ordering::Relaxed) <= now
     }
 
-    /// What `ask` gives within [`BUCKET_LOOKUP_MAX`]; a bucket that takes longer is not asked again for a while. The work
+    /// What `ask` gives within `limit`; a bucket that takes longer is not asked again for a while. The work
     /// goes on. On the helper pool.
     pub(super) async fn in_time<T: Send + 'static>(
         &self,
+        limit: Duration,
         ask: impl Future<Output = Result<T, S3Error>> + Send + 'static,
     ) -> Option<T> {
         if !self.is_readable(monotonic_micros()) {
             return None;
         }
-        match tokio::time::timeout(BUCKET_LOOKUP_MAX, tokio::spawn(ask)).await {
+        match tokio::time::timeout(limit, tokio::spawn(ask)).await {
             Ok(Ok(Ok(found))) => Some(found),
             // The engine has said so, once.
             Ok(Ok(Err(error))) => {
@@ -182,7 +187,7 @@ impl Cache {
             tokio::spawn(async move {
                 let digest = meta.digest;
                 if inlet.pour(supply, whole.then_some(digest)).await == Poured::Wrong {
-                    shared.distrust_bucket(&Key::Blob(digest)).await;
+                    shared.distrust_bucket(&Key::Blob(digest));
                 }
             });
             Some(())
@@ -207,7 +212,8 @@ impl Shared {
             return None;
         }
         let (store, key) = (bucket.store.clone(), key.clone());
-        bucket.in_time(async move { store.find(&key).await }).await?
+        let finding = async move { store.find(&key).await };
+        bucket.in_time(BUCKET_LOOKUP_MAX, finding).await?
     }
 
     /// An entry's bytes, whole and right; for small ones.
@@ -226,25 +232,37 @@ impl Shared {
         let bytes: Bytes = if size == 0 {
             Bytes::new()
         } else {
-            bucket.in_time(reading).await?
+            bucket.in_time(BUCKET_OPEN_MAX, reading).await?
         };
         let mut hasher = Hasher::new(digest.algorithm());
         hasher.update(&bytes);
         if hasher.finish() == digest {
             return Some(bytes);
         }
-        self.distrust_bucket(key).await;
+        self.distrust_bucket(key);
         None
     }
 
-    /// Has an entry of the bucket hashed again, and removed unless it is right.
-    pub(super) async fn distrust_bucket(self: &Arc<Self>, key: &Key) {
+    /// Hashes an entry of the bucket again and removes it unless it is right; one at a time.
+    pub(super) async fn recheck_bucket(&self, key: &Key) {
+        if let Some(bucket) = self.storage.bucket() {
+            let _turn = bucket.rechecking.lock().await;
+            bucket.store.distrust(key).await;
+        }
+    }
+
+    /// Has an entry of the bucket hashed again in the background, and not taken from there meanwhile.
+    pub(super) fn distrust_bucket(self: &Arc<Self>, key: &Key) {
         let Some(bucket) = self.storage.bucket() else {
             return;
         };
         tracing::warn!(digest = %key.digest(), "the bucket gave what is not its digest's content; it is asked for elsewhere");
         bucket.suspect(*key.digest());
-        let (store, key) = (bucket.store.clone(), key.clone());
-        tokio::spawn(async move { store.distrust(&key).await });
+        let (shared, key) = (self.clone(), key.clone());
+        tokio::spawn(async move {
+            shared.recheck_bucket(&key).await;
+            // It may be here by now, and gone from there.
+            shared.see_to_copy_again(&key);
+        });
     }
 }

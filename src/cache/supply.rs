@@ -12,7 +12,7 @@ use super::fill::Head;
 use super::hose::Well;
 use super::{FetchError, Origin, Shared, storable};
 use crate::http::Span;
-use crate::limits::{BUCKET_BREAKS_MAX, BUCKET_WORTHWHILE_BYTES};
+use crate::limits::{BUCKET_BREAKS_MAX, BUCKET_OPEN_MAX, BUCKET_WORTHWHILE_BYTES};
 use crate::oci::Digest;
 use crate::runtime::clock::monotonic_micros;
 use crate::store::{Key, Meta, S3Body};
@@ -273,7 +273,7 @@ async fn tap(shared: &Arc<Shared>, meta: &Arc<Meta>, from: u64, to: u64) -> Opti
     let bucket = shared.storage.bucket()?;
     let (store, meta) = (bucket.store().clone(), meta.clone());
     let opening = async move { store.read(&Key::Blob(meta.digest), &meta, from, to).await };
-    bucket.in_time(opening).await
+    bucket.in_time(BUCKET_OPEN_MAX, opening).await
 }
 
 /// Asks the registry for a blob from `from` on.

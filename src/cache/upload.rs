@@ -210,6 +210,14 @@ impl Shared {
         });
     }
 
+    /// The same, whatever was asked before.
+    pub(super) fn see_to_copy_again(self: &Arc<Self>, key: &Key) {
+        self.uploads.queue().checked.remove(key);
+        if self.storage.local().is_some() {
+            self.see_to_copy(key);
+        }
+    }
+
     /// Notes that the bucket has, or is about to be given, an entry of the local store.
     pub(super) fn is_copied(&self, key: &Key) {
         let mut queue = self.uploads.queue();
@@ -314,7 +322,7 @@ async fn send(shared: &Arc<Shared>, store: &S3Store, cargo: &mut Cargo) -> Resul
     };
     if let Some(key) = cargo.key().filter(suspect) {
         // What is there may be wrong, and would stay: it has to be gone before ours can take its place.
-        store.distrust(&key).await;
+        shared.recheck_bucket(&key).await;
     }
     match cargo {
         Cargo::Local { key, verified } => {

@@ -146,7 +146,7 @@ async fn receive(fill: &Arc<Fill>, shared: &Arc<Shared>) -> Result<(Verified, bo
         Ok(verified) => Ok((verified, copied)),
         Err(found) => {
             if fill.is_from_bucket() {
-                shared.distrust_bucket(&Key::Blob(*fill.digest())).await;
+                shared.distrust_bucket(&Key::Blob(*fill.digest()));
             }
             Err(FetchError::DigestMismatch {
                 wanted: fill.digest().to_string(),

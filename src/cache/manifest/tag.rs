@@ -11,6 +11,7 @@ use crate::cache::upload::Cargo;
 use crate::cache::{FetchError, Origin, Shared};
 use crate::fail_point::reach;
 use crate::http::CacheResult;
+use crate::limits::BUCKET_LOOKUP_MAX;
 use crate::oci::{Reference, Tag};
 use crate::runtime::clock::{monotonic_micros, unix_millis};
 use crate::runtime::helper::blocking;
@@ -283,7 +284,7 @@ impl Shared {
             } = &origin;
             store.find_tag(namespace, repository, &tag, &class).await
         };
-        bucket.in_time(finding).await?
+        bucket.in_time(BUCKET_LOOKUP_MAX, finding).await?
     }
 
     async fn save_pointer(self: &Arc<Self>, tag: &TagKey, pointer: TagPointer) {

@@ -63,6 +63,7 @@ pub struct Bucket {
 
 struct Inner {
     service: S3Service,
+    root: PathBuf,
     runtime: tokio::runtime::Runtime,
     rules: Mutex<Vec<Rule>>,
     log: Mutex<Vec<Asked>>,
@@ -93,6 +94,7 @@ impl Bucket {
             .expect("threads");
         let inner = Arc::new(Inner {
             service: builder.build(),
+            root: dir.path.clone(),
             runtime,
             rules: Mutex::default(),
             log: Mutex::default(),
@@ -254,6 +256,13 @@ impl Inner {
         stream.shutdown(Shutdown::Both)
     }
 
+    /// The file of the object that a request is about.
+    fn file_of(&self, target: &str) -> PathBuf {
+        let path = target.split('?').next().unwrap_or_default();
+        self.root
+            .join(super::registry::percent_decoded(path).trim_start_matches('/'))
+    }
+
     /// The trouble for a request, counted.
     fn rule_for(&self, asked: &Asked) -> Option<Trouble> {
         let mut rules = self.rules.lock().unwrap();
@@ -304,6 +313,7 @@ impl Inner {
             Some(Trouble::Late(time)) => std::thread::sleep(time),
             _ => {}
         }
+        let file = self.file_of(&asked.target);
         let (head, mut body) = self.runtime.block_on(async {
             let request = request.map(s3s::Body::from);
             let response = self
@@ -312,6 +322,12 @@ impl Inner {
                 .await
                 .map_err(|_| io::Error::other("s3s"))?;
             let (head, mut body) = response.into_parts();
+            if asked.method == "GET"
+                && let Some(part) = part_of(&file, &head)
+            {
+                // It would read its files in pieces of 4 KiB, with a change of threads each.
+                return Ok((head, part));
+            }
             let body = body.store_all_limited(1 << 30).await;
             let body = body.map_err(|_| io::Error::other("the object cannot be read"))?;
             Ok::<_, io::Error>((head, body.to_vec()))
@@ -357,6 +373,26 @@ impl Inner {
         }
         Ok(true)
     }
+}
+
+/// The bytes of a good answer about the object in `file`.
+fn part_of(file: &Path, head: &http::response::Parts) -> Option<Vec<u8>> {
+    let span = match (head.status.as_u16(), head.headers.get("content-range")) {
+        (200, _) => None,
+        (206, Some(range)) => {
+            let range = range.to_str().ok()?.strip_prefix("bytes ")?;
+            let (from, to) = range.split('/').next()?.split_once('-')?;
+            Some((from.parse::<u64>().ok()?, to.parse::<u64>().ok()?))
+        }
+        _ => return None,
+    };
+    let Some((from, to)) = span else {
+        return std::fs::read(file).ok();
+    };
+    let mut part = vec![0; usize::try_from(to + 1 - from).ok()?];
+    let file = std::fs::File::open(file).ok()?;
+    std::os::unix::fs::FileExt::read_exact_at(&file, &mut part, from).ok()?;
+    Some(part)
 }
 
 /// The next request of a connection, whole; `None` at its end.
