@@ -26,10 +26,10 @@ free_port() {
 
 # wait_for_url URL: until somebody answers there, whatever they say.
 wait_for_url() {
-  local try
-  for try in $(seq 300); do
+  local left=300
+  while [ $((left -= 1)) -gt 0 ]; do
     curl --silent --output /dev/null --max-time 2 "$1" && return 0
-    read -r -t 0.1 <> <(:) || true
+    sleep 0.1
   done
   echo "nobody answers at $1" >&2
   return 1
@@ -90,7 +90,7 @@ trap 'exit 130' INT TERM
 engine_test() {
   local name=$1 what=$2
   shift 2
-  if ! env "$@" cargo test --quiet --locked --lib "store::s3::tests::real::$name" -- --exact --ignored --nocapture \
+  if ! env RUST_BACKTRACE=0 "$@" cargo test --quiet --locked --lib "store::s3::tests::real::$name" -- --exact --ignored --nocapture \
     >"$s3_scratch/test.log" 2>&1 || ! grep -q '1 passed' "$s3_scratch/test.log"; then
     echo "FAILED  $what"
     cat "$s3_scratch/test.log"
@@ -126,7 +126,8 @@ opened=an_engine_is_opened
 lifecycle() { curl --silent --fail "$AWS_ENDPOINT_URL/$S3_BUCKET?lifecycle"; }
 
 keeps_rules_of_others() {
-  curl --silent --fail --output /dev/null -X PUT "$AWS_ENDPOINT_URL/$S3_BUCKET?lifecycle" --data '<LifecycleConfiguration><Rule><ID>backups</ID><Filter><Prefix>backups/</Prefix></Filter><Status>Enabled</Status><Expiration><Days>7</Days></Expiration></Rule></LifecycleConfiguration>'
+  curl --silent --fail --output /dev/null -X PUT "$AWS_ENDPOINT_URL/$S3_BUCKET?lifecycle" \
+    --header 'Content-Type: application/xml' --data '<LifecycleConfiguration><Rule><ID>backups</ID><Filter><Prefix>backups/</Prefix></Filter><Status>Enabled</Status><Expiration><Days>7</Days></Expiration></Rule></LifecycleConfiguration>'
   engine_test $opened "moto: a rule is added to those of others" S3_LIFECYCLE_DAYS=9
   lifecycle | grep -q backups && lifecycle | grep -q oci-cache-expiry:blobs && lifecycle | grep -q '<Days>9</Days>'
 }

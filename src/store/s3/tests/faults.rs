@@ -178,6 +178,18 @@ async fn a_body_that_ends_early_is_an_error_and_never_a_shorter_object() {
 }
 
 #[tokio::test]
+async fn a_body_of_which_nothing_arrives_is_given_up() {
+    let engine = Engine::start().await;
+    let store = engine.open().await.unwrap();
+    let key = put(&store, &content(100_000, 29)).await;
+    engine.script(|line| match line.starts_with("GET") {
+        true => Act::Stall,
+        false => Act::Forward,
+    });
+    assert_eq!(fault(read(&store, &key, 0, 100_000).await), S3Fault::Timeout);
+}
+
+#[tokio::test]
 async fn data_that_is_lost_behind_a_remembered_sidecar_is_an_error_and_then_a_miss() {
     let engine = Engine::start().await;
     let store = engine.open().await.unwrap();
