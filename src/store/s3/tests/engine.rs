@@ -49,7 +49,7 @@ pub enum Act {
     Hang,
     /// The engine's answer, cut after so many bytes of its body; the connection ends there.
     Cut(usize),
-    /// The engine's answer, but the head's bytes are followed by nothing.
+    /// The head of the engine's answer, and nothing behind it.
     Stall,
 }
 
