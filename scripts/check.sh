@@ -160,6 +160,17 @@ run_clients() {
   IO_DRIVER=$1 "scripts/$2" "$target/release/oci-pull-through" 2>&1 | tee "$log"
 }
 
+run_overload() {
+  set -o pipefail
+  IO_DRIVER=$1 scripts/overload.sh quick "$target/release/oci-pull-through" 2>&1 | tee "$log"
+}
+
+# overload DRIVER
+overload() {
+  step "overload on $1" run_overload "$1"
+  results+=("overload on $1: $(tail -n 1 "$log")")
+}
+
 # clients DRIVER SCRIPT WHAT
 clients() {
   local what="real clients on $1, $3"
@@ -190,6 +201,7 @@ tests epoll
 fail_points
 step "tests that wait for limits" waiting_tests
 for driver in auto epoll; do
+  overload $driver
   clients $driver clients.sh "public images"
   clients $driver clients_private.sh "private images"
 done

@@ -5,6 +5,7 @@ pub mod config;
 
 pub mod app;
 pub mod runtime;
+pub mod systemd;
 
 pub mod server;
 

@@ -2,10 +2,44 @@
 
 use std::time::Duration;
 
-/// Connections one core accepts before it leaves further ones in the kernel's queue. Two descriptors each
-/// (socket and, while a large body is sent, half of a pipe) make 32 768 of the 65 536 a service unit
-/// commonly grants; the other half is for content.
+/// Connections of the whole process when nobody says otherwise and descriptors allow it. At 4 KiB each, idle ones take
+/// 80 MiB.
+pub const CONNECTIONS_MAX: usize = 20_000;
+
+/// Descriptors that are never for connections: listeners, rings and doorbells of a few cores, the helper pool, logs. Of
+/// the others four fifths are for connections, and one fifth for content: open files, pipes, upstreams.
+pub const DESCRIPTORS_RESERVED: usize = 128;
+
+/// Connections there may be at least, however few descriptors there are.
+pub const CONNECTIONS_MIN: usize = 16;
+
+/// Connections of one core: what its ring can complete at once (a poll each).
 pub const CONNECTIONS_PER_CORE_MAX: usize = 16_384;
+
+/// Connections accepted in a row before a core turns to those it has.
+pub const ACCEPTS_PER_TURN: usize = 256;
+
+/// Idle connections closed at once to make room, at most, and at most this part of the limit.
+pub const CLOSED_AT_ONCE_MAX: usize = 64;
+pub const CLOSED_AT_ONCE_PART: usize = 32;
+
+/// A connection that was idle for so long, however busy it was before, makes room for a new one.
+pub const IDLE_PATIENCE_MILLIS: u64 = 1_000;
+
+/// A head that has been coming for so long makes room like an idle connection, when there is none.
+pub const HEAD_PATIENCE_MILLIS: u64 = 2_000;
+
+/// Connections on their way from one core to another. Beyond, they stay where they were accepted.
+pub const HANDED_OVER_MAX: usize = 256;
+
+/// How long something must not have happened to be over.
+pub const EPISODE_QUIET_SECONDS: u32 = 10;
+
+/// Memory counted for a response under way: what the kernel keeps of it for the client, and our part.
+pub const RESPONSE_BYTES: u64 = 256 * 1024;
+
+/// The memory budget is never chosen smaller: 16 fills.
+pub const MEMORY_BUDGET_MIN: u64 = 64 * 1024 * 1024;
 
 /// Receive buffer a connection starts with, in bytes. Heads of docker, containerd and podman are 300 to 900.
 pub const INBOX_BYTES: usize = 1_024;
@@ -13,18 +47,105 @@ pub const INBOX_BYTES: usize = 1_024;
 /// From the first byte of a head to its last.
 pub const HEAD_SECONDS: u32 = 10;
 
+/// How long a client that connected when the server began to stop may take to ask for something: a long way there and back,
+/// with a handshake.
+pub const FIRST_REQUEST: Duration = Duration::from_millis(500);
+/// From the first byte of a TLS handshake, or the connection, to the end of the handshake.
+pub const HANDSHAKE_SECONDS: u32 = 10;
+
+/// Time of a core that TLS handshakes may take before everybody else has a turn, in microseconds. A step of a handshake is
+/// 0.2 ms with an ECDSA key and five with the largest RSA keys, so a turn is 2 to 7 ms.
+pub const HANDSHAKE_TURN_MICROS: u64 = 2_000;
+
+/// Sessions remembered for clients of TLS 1.2 without tickets: about 1 KiB each, more where clients show certificates.
+pub const TLS_SESSIONS_MAX: usize = 8_192;
+
+/// Bytes that a TLS session takes before the socket has to take them: four full records.
+pub const TLS_PENDING_BYTES: usize = 64 * 1024;
+
+/// Reads in a row that may bring nothing: a full record is five of them, and a client that sends none but empty ones is
+/// not asking for anything.
+pub const TLS_READS_MAX: usize = 64;
+
 /// Between requests on a kept connection.
 pub const IDLE_SECONDS: u32 = 75;
 
 /// A response of which the client takes nothing.
 pub const SEND_STALL_SECONDS: u32 = 60;
 
+/// Bytes a second that a client must take, counted over [`SEND_STALL_SECONDS`] in which we waited for it.
+pub const SEND_RATE_MIN: u64 = 1024;
+
 /// What is read and thrown away after a refusal, so that the client sees the answer instead of a reset.
 pub const LINGER_BYTES_MAX: usize = 64 * 1024;
 pub const LINGER_SECONDS: u32 = 2;
 
-/// How long running responses may take after a stop signal.
-pub const DRAIN: Duration = Duration::from_secs(30);
+/// How often each core gives a sign of life, and how far apart the samples of its loop's delay are. Four wake-ups a second
+/// cost nothing next to the sweep, which is as frequent.
+pub const BEAT: Duration = Duration::from_millis(250);
+
+/// How often the helper pool and the store do: each time it costs a task and a thread.
+pub const HELPER_BEAT: Duration = Duration::from_secs(1);
+
+/// How often the watchdog listens.
+pub const WATCHDOG_TICK: Duration = Duration::from_secs(1);
+
+/// Silence after which a core counts as hanging: twenty beats. Nothing a core does takes a hundredth of it.
+pub const CORE_SILENT: Duration = Duration::from_secs(5);
+
+/// Silence after which the process is ended: whatever it waits for, clients have given up.
+pub const CORE_DEAD: Duration = Duration::from_secs(30);
+
+/// How often the longest delay of each core's loop is told.
+pub const DELAY_REPORT: Duration = Duration::from_secs(10);
+
+/// Sockets a supervisor may pass.
+pub const INHERITED_SOCKETS_MAX: usize = 64;
+
+/// How long the supervisor's socket may hold us up.
+pub const NOTIFY_PATIENCE: Duration = Duration::from_secs(1);
+
+/// How often a ring is asked for again when the kernel says that no memory may be locked, and after how long: it gives back
+/// what closed rings held a moment later.
+pub const RING_TRIES: u32 = 10;
+pub const RING_PAUSE: Duration = Duration::from_millis(20);
+
+/// Requests of one HTTP/2 connection under way at once; clients are told.
+pub const H2_STREAMS_MAX: u32 = 100;
+
+/// What a client may send of a request's body before we look at it: nothing we serve has a use for one.
+pub const H2_STREAM_WINDOW_BYTES: u32 = 64 * 1024 - 1;
+pub const H2_CONNECTION_WINDOW_BYTES: u32 = 1024 * 1024;
+
+/// The fields of one HTTP/2 request, each counted with 32 bytes more (RFC 9113, 6.5.2).
+pub const H2_HEADER_LIST_BYTES_MAX: u32 = 32 * 1024;
+
+/// Body bytes of one stream, and of all streams of a connection, that are read and not yet sent.
+pub const H2_STREAM_UNSENT_BYTES_MAX: usize = 64 * 1024;
+pub const H2_CONNECTION_UNSENT_BYTES_MAX: usize = 1024 * 1024;
+
+/// Encoded frames of a connection that wait for the socket; beyond, nothing more is encoded or read.
+pub const H2_OUTBOX_BYTES: usize = 64 * 1024;
+
+/// Streams that were reset before we saw their request, and streams we reset for a client's mistakes, before the
+/// connection is closed.
+pub const H2_UNSEEN_RESETS_MAX: usize = 20;
+pub const H2_LOCAL_RESETS_MAX: usize = 256;
+
+/// Streams a client may reset within ten seconds: a hundred a second, and a thousand at once.
+pub const H2_RESETS_PER_SECOND: u32 = 100;
+pub const H2_RESETS_AT_ONCE: u32 = 1_000;
+
+/// Frames without a use of their own (PING, SETTINGS, PRIORITY, WINDOW_UPDATE, CONTINUATION, DATA, unknown ones) a client
+/// may send beyond those that its requests and our DATA frames give rise to.
+pub const H2_IDLE_FRAMES_PER_SECOND: u32 = 100;
+pub const H2_IDLE_FRAMES_AT_ONCE: u32 = 1_000;
+
+/// What one request, and one DATA frame of ours, adds to that: a priority and a window for the one, windows of the stream
+/// and the connection for the other, each twice. Saved up to what a thousand large responses in flight may need.
+pub const H2_FRAMES_PER_REQUEST: u32 = 8;
+pub const H2_FRAMES_PER_DATA: u32 = 4;
+pub const H2_FRAMES_SAVED_MAX: u32 = 100_000;
 
 /// Objects up to this size are served from a core's memory with one `send`. Above it `sendfile` measured
 /// better: at 64 KiB and 256 connections 1.27 against 1.12 times nginx.
@@ -45,8 +166,12 @@ pub const IDLE_PIPES_MAX: usize = 64;
 /// What one connection may send, in bytes, before it lets others on the core run.
 pub const TURN_BYTES: u64 = 4 * 1024 * 1024;
 
-/// Open files of committed blobs a core keeps.
+/// The same for what is encrypted on the core: 0.3 to 0.6 ms.
+pub const TLS_TURN_BYTES: u64 = 1024 * 1024;
+
+/// Open files of committed blobs a core keeps: a tenth of the descriptors together, and within these bounds.
 pub const OPEN_FILES_PER_CORE_MAX: usize = 1_024;
+pub const OPEN_FILES_PER_CORE_MIN: usize = 16;
 
 /// Manifests up to this size are accepted (the specification asks registries for at least 4 MiB).
 pub const MANIFEST_BYTES_MAX: usize = 4 * 1024 * 1024;
@@ -127,6 +252,46 @@ pub const ACCESS_YES_MAX: usize = 16_384;
 
 /// How long a repository that refused anonymous requests is asked with a client's credentials first.
 pub const ANONYMOUS_REFUSED: Duration = Duration::from_secs(60);
+
+/// Threads that check passwords against bcrypt hashes. At the 50 ms of cost 10, two make 40 checks a second, and each
+/// credential needs one in [`PASSWORD_YES`].
+pub const DOOR_THREADS: usize = 2;
+
+/// Checks that may wait for a thread: less than two seconds' worth at cost 10. Further ones are refused (503).
+pub const DOOR_QUEUE_MAX: usize = 64;
+
+/// Checks under way for one address (of IPv6, one /64): whoever tries passwords leaves three quarters of the queue to
+/// others.
+pub const DOOR_PER_ADDRESS_MAX: usize = 16;
+
+/// Requests that wait for one check: a fleet that begins with the same credential at once.
+pub const DOOR_ASKERS_MAX: usize = 16_384;
+
+/// How long a request waits for the check of its password.
+pub const DOOR_WAIT: Duration = Duration::from_secs(10);
+
+/// How long a password that was found right is not checked again. A changed htpasswd file ends it at once.
+pub const PASSWORD_YES: Duration = Duration::from_secs(300);
+
+/// How long one that was found wrong is not: long enough for a client that repeats itself.
+pub const PASSWORD_NO: Duration = Duration::from_secs(10);
+
+/// Passwords remembered, as keyed hashes: of right and of wrong ones each. About 150 bytes each, 1.2 MiB.
+pub const PASSWORDS_MAX: usize = 4_096;
+
+/// Longest credentials that are checked, in base64; bcrypt itself looks at 72 bytes of a password.
+pub const PASSWORD_BYTES_MAX: usize = 1_024;
+
+/// Whom a core remembers to have let in, as keyed hashes, and for how long. With the rules for each 300 bytes at most,
+/// 1.2 MiB.
+pub const GUESTS_PER_CORE_MAX: usize = 4_096;
+pub const GUEST_LIFE: Duration = Duration::from_secs(60);
+
+/// Pause between two looks at an htpasswd file. One `stat`.
+pub const HTPASSWD_LOOK: Duration = Duration::from_secs(2);
+
+/// Rules under `allow`, in one list. With each answer in memory goes a set of them: 1,024 are 128 bytes.
+pub const ALLOW_RULES_MAX: usize = 1_024;
 
 /// How long tags live at most that are made from digests (`sha256-<hex>`, `.sig`, `.att`, `.sbom`): signatures are added
 /// after the image, and who looks for one does so at once.
@@ -261,6 +426,7 @@ pub const BLOCKING_THREADS_MAX: usize = 2 * FILLS_MAX;
 const _: () = assert!(WITHHELD_BYTES < HELD_WHOLE_BYTES_MAX);
 // A body held whole must fit the window, or it could never be verified without a disk.
 const _: () = assert!(HELD_WHOLE_BYTES_MAX as usize <= FILL_WINDOW_BYTES);
+const _: () = assert!(CORE_SILENT.as_secs() < CORE_DEAD.as_secs());
 const _: () = assert!(FILL_WINDOW_KEPT_BYTES < FILL_WINDOW_BYTES);
 // What AWS asks for.
 const _: () = assert!(S3_PART_BYTES >= 5 * 1024 * 1024 && S3_MULTIPART_BYTES_MIN <= 5 * 1024 * 1024 * 1024);

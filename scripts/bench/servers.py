@@ -126,6 +126,8 @@ class Stage:
             "STORAGE_BACKEND": "fs",
             "CORES": str(cores),
             "ACCESS_LOG": "off",
+            # All connections come from one address.
+            "MAX_CONNECTIONS_PER_CLIENT": "0",
             **(settings or {}),
         }
         if upstream:

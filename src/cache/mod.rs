@@ -27,10 +27,14 @@ use bytes::Bytes;
 use tokio::sync::Semaphore;
 
 use crate::config::Registries;
-use crate::limits::{FILL_QUEUE_WAIT, FILLS_MAX, MEMORY_OBJECT_BYTES_MAX, STORE_LOOKUP_MAX};
+use crate::limits::{
+    FILL_QUEUE_WAIT, FILL_WINDOW_BYTES, FILLS_MAX, MEMORY_OBJECT_BYTES_MAX, STORE_LOOKUP_MAX,
+};
 use crate::oci::{Digest, Namespace, Repository};
 use crate::runtime::helper::{Helper, blocking_within};
+use crate::runtime::memory::{Charge, MemoryBudget};
 use crate::runtime::reply::Lost;
+use crate::runtime::vitals::Vitals;
 use crate::store::{Entry, FsStore, Key, Source, canonical_name};
 use crate::upstream::{RegistryCondition, UpstreamError, Upstreams};
 
@@ -76,6 +80,13 @@ struct Shared {
     pending: Mutex<HashMap<Key, Arc<Manifest>>>,
     /// Fills and manifest fetches under way.
     slots: Semaphore,
+    memory: MemoryBudget,
+}
+
+/// A place among the fetches under way, and memory for one.
+struct Slot<'a> {
+    permit: tokio::sync::SemaphorePermit<'a>,
+    memory: Charge,
 }
 
 /// Whose content is asked for; where a fill goes when the content is not here.
@@ -108,8 +119,8 @@ pub enum FetchError {
     Schema1,
     #[error("the manifest is larger than 4 MiB")]
     ManifestTooLarge,
-    /// Our own limit of concurrent fetches.
-    #[error("too many fetches are under way")]
+    /// Our own limit of concurrent fetches, or of the memory they may take.
+    #[error("the cache has too much to fetch at the moment")]
     Overloaded,
     /// A slow client's bytes are in nobody's memory and on no disk any more.
     #[error("the store failed and the bytes are gone")]
@@ -143,7 +154,13 @@ impl FetchError {
 }
 
 impl Cache {
-    pub fn new(storage: Storage, upstreams: Upstreams, helper: Helper, policy: TagPolicy) -> Self {
+    pub fn new(
+        storage: Storage,
+        upstreams: Upstreams,
+        helper: Helper,
+        policy: TagPolicy,
+        memory: MemoryBudget,
+    ) -> Self {
         Cache(Arc::new(Shared {
             storage,
             health: StoreHealth::default(),
@@ -160,6 +177,7 @@ impl Cache {
             access: AccessTable::default(),
             pending: Mutex::default(),
             slots: Semaphore::new(FILLS_MAX),
+            memory,
         }))
     }
 
@@ -176,6 +194,23 @@ impl Cache {
     /// Changes when [`Cache::registries`] does. Reading it costs a hit nothing.
     pub fn generation(&self) -> u64 {
         self.0.upstreams.generation()
+    }
+
+    /// Has the helper pool and the store beat in `vitals`, the store by lookups of what is not there.
+    pub fn keep_beating(&self, vitals: &Vitals) {
+        self.0.helper.keep_beating(vitals.helper().clone(), || ());
+        // A bucket is no part of this process: whether it answers is its breaker's business.
+        let store = self.0.storage.local().cloned();
+        self.0.helper.keep_beating(vitals.store().clone(), move || {
+            if let Some(store) = &store {
+                store.knock();
+            }
+        });
+    }
+
+    /// Whether lookups are answered, or were when somebody last tried.
+    pub fn is_store_answering(&self) -> bool {
+        self.0.health.readable()
     }
 
     /// Walks the store in the background and logs what it found.
@@ -264,10 +299,16 @@ fn find(store: &FsStore, key: &Key) -> Option<Entry> {
 }
 
 impl Shared {
-    /// A place among the fetches under way, within [`FILL_QUEUE_WAIT`].
-    async fn slot(&self) -> Result<tokio::sync::SemaphorePermit<'_>, FetchError> {
+    /// A place among the fetches under way, within [`FILL_QUEUE_WAIT`], and memory for one, now.
+    async fn slot(&self) -> Result<Slot<'_>, FetchError> {
         match tokio::time::timeout(FILL_QUEUE_WAIT, self.slots.acquire()).await {
-            Ok(Ok(permit)) => Ok(permit),
+            Ok(Ok(permit)) => Ok(Slot {
+                permit,
+                memory: self
+                    .memory
+                    .take(FILL_WINDOW_BYTES as u64)
+                    .ok_or(FetchError::Overloaded)?,
+            }),
             _ => Err(FetchError::Overloaded),
         }
     }
@@ -285,8 +326,8 @@ impl Shared {
     }
 
     fn in_time<T>(&self, found: Option<Result<Option<T>, Lost>>) -> Option<T> {
-        let adopting = self.storage.local().is_some_and(|store| store.is_adopting());
-        if found.is_none() && !adopting {
+        let stalls = |store: &Arc<FsStore>| !store.is_adopting();
+        if found.is_none() && self.storage.local().is_some_and(stalls) {
             self.health.stalled();
         }
         found?.ok().flatten()

@@ -3,7 +3,8 @@
 use bytes::Bytes;
 
 use super::hose::{Passed, Poured, Well, hose};
-use super::{Cache, FetchError, Origin, named_digest, storable};
+use super::{Cache, FetchError, Origin, Slot, named_digest, storable};
+use crate::limits::PASS_THROUGH_BYTES_MAX;
 use crate::oci::{Reference, SCHEMA1_TYPES};
 use crate::upstream::{Body, Credentials, Method, Purpose, Request, Target};
 
@@ -49,14 +50,16 @@ impl Cache {
             purpose: Purpose::Pull,
         };
         let answer = self.0.helper.ask(async move {
-            let slot = shared.slot().await?;
+            let Slot { permit, mut memory } = shared.slot().await?;
             let response = shared.upstreams.fetch(&request).await?;
             let head = PassedHead {
                 size: response.content_length,
                 content_type: super::media_type(&response.headers),
                 headers: storable(&response.headers),
             };
-            drop(slot);
+            // From here on it takes what waits for its client, and no place among those who ask.
+            drop(permit);
+            memory.shrink_to(PASS_THROUGH_BYTES_MAX as u64);
             if !head_only {
                 let named = named_digest(&response.headers);
                 let expected = match &request.target {
@@ -67,6 +70,7 @@ impl Cache {
                 };
                 let (public, checked) = (response.public, expected.is_some());
                 tokio::spawn(async move {
+                    let _memory = memory;
                     let poured = inlet.pour(response.body, expected).await;
                     if poured == Poured::Whole && checked {
                         // It may be held from elsewhere; now this registry has shown that it has it.

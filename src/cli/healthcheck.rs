@@ -5,6 +5,7 @@ use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
+use super::healthcheck_tls as tls;
 use crate::config::ListenAddr;
 
 /// How long the whole question may take, connecting included.
@@ -16,7 +17,8 @@ const ANSWER_BYTES_MAX: usize = 64;
 /// Asks the first listener, on each address it may be reached at; gives one line to print either way.
 pub(super) fn check_any(listen: &[ListenAddr], within: Duration) -> Result<String, String> {
     let deadline = Instant::now() + within;
-    let Some(first) = listen.first() else {
+    // Plain where there is a choice: it asks less of both sides.
+    let Some(first) = listen.iter().find(|addr| !addr.tls).or(listen.first()) else {
         return Err("no listen address".into());
     };
     if first.port == 0 {
@@ -26,25 +28,47 @@ pub(super) fn check_any(listen: &[ListenAddr], within: Duration) -> Result<Strin
     }
     let mut failures = Vec::new();
     for address in first.reachable_at() {
-        match check(address, deadline) {
-            Ok(()) => return Ok(format!("healthy: http://{address}/healthz answered 200")),
-            Err(error) => failures.push(format!("http://{address}/healthz: {error}")),
+        let scheme = first.scheme();
+        match check(address, first.tls, deadline) {
+            Ok(how) => return Ok(format!("healthy: {scheme}://{address}/healthz {how}")),
+            Err(error) => failures.push(format!("{scheme}://{address}/healthz: {error}")),
         }
     }
     Err(format!("unhealthy: {}", failures.join("; ")))
 }
 
-fn check(address: SocketAddr, deadline: Instant) -> io::Result<()> {
-    let mut stream = TcpStream::connect_timeout(&address, left(deadline)?)?;
+/// Asks at `address`; gives what makes it healthy.
+fn check(address: SocketAddr, tls: bool, deadline: Instant) -> io::Result<&'static str> {
+    let stream = TcpStream::connect_timeout(&address, left(deadline)?)?;
     stream.set_write_timeout(Some(left(deadline)?))?;
+    if !tls {
+        return ask(stream, |stream| stream, address, deadline).map(|()| "answered 200");
+    }
+    let tls = tls::session().map(|session| rustls::StreamOwned::new(session, stream));
+    match ask(tls?, |tls| &tls.sock, address, deadline) {
+        Ok(()) => Ok("answered 200"),
+        // Its handshakes work, and we are not among those it lets in.
+        Err(error) if tls::is_demand_for_a_certificate(&error) => Ok("asks for a certificate"),
+        Err(error) => Err(error),
+    }
+}
+
+fn ask<S: Read + Write>(
+    mut stream: S,
+    socket: impl Fn(&S) -> &TcpStream,
+    address: SocketAddr,
+    deadline: Instant,
+) -> io::Result<()> {
+    socket(&stream).set_read_timeout(Some(left(deadline)?))?;
     write!(
         stream,
         "GET /healthz HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n"
     )?;
+    stream.flush()?;
     let mut answer = Vec::new();
     while !answer.contains(&b'\n') && answer.len() < ANSWER_BYTES_MAX {
         // Anew before each read: a server that drips bytes must not stretch the deadline.
-        stream.set_read_timeout(Some(left(deadline)?))?;
+        socket(&stream).set_read_timeout(Some(left(deadline)?))?;
         let mut piece = [0; ANSWER_BYTES_MAX];
         match stream.read(&mut piece) {
             Ok(0) => return Err(io::Error::other("closed the connection without an answer")),
@@ -81,7 +105,7 @@ mod tests {
     /// Asks a server that sends `answer` to its first connection and then waits for the client to go.
     fn ask(answer: &'static [u8], within: Duration) -> Result<String, String> {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let listen = ListenAddr::parse(&listener.local_addr().unwrap().to_string()).unwrap();
+        let listen = ListenAddr::parse(&listener.local_addr().unwrap().to_string(), false).unwrap();
         let server = thread::spawn(move || {
             let (mut stream, _) = listener.accept().unwrap();
             let mut request = Vec::new();
@@ -130,14 +154,14 @@ mod tests {
     #[test]
     fn nobody_listening_is_unhealthy() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let listen = ListenAddr::parse(&listener.local_addr().unwrap().to_string()).unwrap();
+        let listen = ListenAddr::parse(&listener.local_addr().unwrap().to_string(), false).unwrap();
         drop(listener);
         assert!(
             check_any(&[listen], DEADLINE)
                 .unwrap_err()
                 .starts_with("unhealthy: http://127.0.0.1:")
         );
-        let unknown = ListenAddr { host: None, port: 0 };
+        let unknown = ListenAddr::parse(":0", false).unwrap();
         assert!(check_any(&[unknown], DEADLINE).unwrap_err().contains("port 0"));
     }
 }

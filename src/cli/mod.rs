@@ -1,9 +1,11 @@
 //! The command line: which command, with which flags, and what the process's exit code says.
 //!
-//! Exit codes: 0 done, 1 failed, 2 the command line or the configuration cannot be used.
+//! Exit codes: 0 done, 1 failed or ended by a second signal, 2 the command line, the configuration or the machine
+//! cannot be used as told, 3 stopped with connections cut off.
 
 mod flags;
 mod healthcheck;
+mod healthcheck_tls;
 mod help;
 
 use std::ffi::OsString;
@@ -12,12 +14,15 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
-use crate::app;
+use crate::app::{self, AppError, End};
 use crate::config::{self, Auth, Config, Layer, Surroundings};
 use flags::Flags;
 
 /// The code for mistakes of the operator; clap uses the same one.
 const EXIT_MISUSE: u8 = 2;
+
+/// The code of a stop that could not wait for everything that ran.
+const EXIT_CUT: u8 = 3;
 
 #[derive(Debug, Parser)]
 #[command(name = "oci-pull-through", version)]
@@ -69,7 +74,9 @@ pub fn run(args: impl IntoIterator<Item = OsString>, surroundings: Surroundings<
     match cli.command.unwrap_or(Command::Serve) {
         Command::Serve => match config::resolve(cli.flags.0.clone(), surroundings) {
             Ok(config) => match app::run(config, &|| config::resolve(cli.flags.0.clone(), surroundings)) {
-                Ok(()) => ExitCode::SUCCESS,
+                Ok(End::Finished) => ExitCode::SUCCESS,
+                Ok(End::Cut) => ExitCode::from(EXIT_CUT),
+                Err(error @ AppError::Driver(_)) => fail(&error, ExitCode::from(EXIT_MISUSE)),
                 Err(error) => fail(&error, ExitCode::FAILURE),
             },
             Err(mistakes) => fail(&mistakes, ExitCode::from(EXIT_MISUSE)),

@@ -1,8 +1,8 @@
-//! `auth`: our credentials for a registry, and who may use the cache.
+//! `auth` of a registry: our credentials there.
 
 use std::path::PathBuf;
 
-use super::key::{ANONYMOUS, AUTH, KeySpec, TOKEN};
+use super::key::{ANONYMOUS, AUTH, TOKEN};
 use super::reader::{Field, Fields, Reader, Source, Told};
 use super::registry::Auth;
 use super::secret::SecretText;
@@ -89,21 +89,8 @@ impl Reader<'_> {
         way
     }
 
-    /// Who may use the cache. Half a pair is a mistake: it must not leave the door open.
-    pub(super) fn front_auth(
-        &mut self,
-        field: Option<Field>,
-        table: &'static [KeySpec],
-    ) -> Option<Told<(String, Source)>> {
-        let field = field?;
-        let (line, path) = (field.node.line, field.path.clone());
-        let before = self.mistakes.len();
-        let mut fields = self.fields(&path, field.node, table);
-        self.basic(&path, line, before, &mut fields)
-    }
-
     /// A name with its password; `before` counts the mistakes there were before this map.
-    fn basic(
+    pub(super) fn basic(
         &mut self,
         path: &str,
         line: u64,

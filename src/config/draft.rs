@@ -4,6 +4,7 @@ use std::num::NonZeroUsize;
 
 use reqwest::Url;
 
+use super::allow::AllowRule;
 use super::auth::AuthDraft;
 use super::reader::Told;
 use super::registry::{
@@ -35,6 +36,8 @@ pub(super) struct Draft {
 pub(super) struct Entry {
     pub name: Told<RegistryName>,
     pub draft: Draft,
+    /// Who may read what of it.
+    pub allow: Option<Told<Vec<AllowRule>>>,
 }
 
 impl Draft {

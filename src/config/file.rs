@@ -7,11 +7,13 @@ use std::collections::HashMap;
 use std::path::Path;
 
 use super::Surroundings;
+use super::allow::AllowRule;
 use super::draft::{Draft, Entry};
 use super::entry::{parse_name, parse_url};
+use super::front::FrontDraft;
 use super::key::{self, DEFAULTS, DOCUMENT, KeySpec, REGISTRY, Shape};
 use super::mistake::{Mistake, Warning};
-use super::reader::{Field, Fields, Reader, Source, Told, below};
+use super::reader::{Field, Fields, Reader, Told, below};
 use super::registry::RegistryName;
 use super::setting::{Given, Layer, Setting};
 use super::yaml::{self, Key, Node, Value};
@@ -23,7 +25,10 @@ pub(super) struct File {
     /// Each name once; the defaults are worked in.
     pub registries: Vec<Entry>,
     pub defaults: Draft,
-    pub front_auth: Option<Told<(String, Source)>>,
+    pub front: FrontDraft,
+    pub allow: Option<Told<Vec<AllowRule>>>,
+    /// Clients' certificates are verified by the system's authorities.
+    pub clients_by_system: bool,
 }
 
 impl File {
@@ -105,12 +110,16 @@ impl Reader<'_> {
             DOCUMENT,
         );
         self.port(&mut fields, &mut file.settings);
+        if let Some(field) = fields.take("server_tls_config") {
+            file.clients_by_system = self.server_tls(field, &mut file.settings);
+        }
         if let Some(field) = fields.take("auth") {
             let Shape::Map(table) = field.spec.shape else {
                 unreachable!("the table says that `auth` is a map")
             };
-            file.front_auth = self.front_auth(Some(field), table);
+            file.front = self.front_auth(Some(field), table, &mut file.settings);
         }
+        file.allow = self.allow(fields.take("allow"));
         if let Some(field) = fields.take("defaults") {
             let mut fields = self.fields(&field.path, field.node, DEFAULTS);
             file.defaults = self.draft(&mut fields);
@@ -143,7 +152,9 @@ impl Reader<'_> {
                 Some(meant) => format!("unknown key; did you mean {meant}?"),
                 None => {
                     let settings = Setting::ALL.into_iter().filter_map(Setting::key);
-                    let known: Vec<_> = settings.chain(["auth", "defaults", "registries"]).collect();
+                    let known: Vec<_> = settings
+                        .chain(["auth", "allow", "defaults", "registries"])
+                        .collect();
                     format!("unknown key; known are {}", known.join(", "))
                 }
             };
@@ -167,7 +178,7 @@ impl Reader<'_> {
     }
 
     /// Puts a value into the file's layer, once.
-    fn give(&mut self, setting: Setting, told: Told<String>, key: &str, settings: &mut Layer) {
+    pub(super) fn give(&mut self, setting: Setting, told: Told<String>, key: &str, settings: &mut Layer) {
         if settings.find(setting).is_some() {
             let why = format!(
                 "says the same as {}, which is said already",
@@ -272,6 +283,7 @@ impl Reader<'_> {
         let mut fields = self.fields(path, node, REGISTRY);
         let inner = fields.take("name");
         let mut draft = self.draft(&mut fields);
+        let allow = self.allow_here(fields.take("allow"));
         let (line, text, path) = match (name, inner) {
             (Some(key), None) => (key.line, key.text, path.to_owned()),
             (Some(_), Some(Field { node, path, .. })) => {
@@ -310,6 +322,7 @@ impl Reader<'_> {
         (self.mistakes.len() == before).then_some(Entry {
             name: Told { value: name, line },
             draft,
+            allow,
         })
     }
 }

@@ -3,6 +3,7 @@
 //! The reader, the suggestions and the JSON Schema all follow these tables. Scalar settings have a table of their own,
 //! [`Setting`]; here is everything that has a shape.
 
+use super::server_tls::CLIENT_AUTH;
 use super::setting::Setting;
 
 /// One key of a map.
@@ -38,8 +39,6 @@ pub(super) enum Shape {
 pub(super) enum Loss {
     /// Without it there is less, and nothing wrong: a warning.
     Less,
-    /// Without it something would be open that should be closed: a mistake.
-    Unsafe,
     /// It only describes.
     Nothing,
 }
@@ -50,12 +49,14 @@ pub(super) enum Kind {
     Switch,
     /// From 1 to this.
     Count(u64),
-    /// From 0 to this.
-    Number(u64),
     /// As `Count`, or `auto`.
     CountOrAuto(u64),
+    /// As `Count`, or 0.
+    CountFrom0(u64),
     Port,
     Bytes,
+    /// As `Bytes`, or `auto`.
+    BytesOrAuto,
     Duration,
     /// One of these.
     Word(&'static [&'static str]),
@@ -142,11 +143,17 @@ pub(super) const DOCUMENT: &[KeySpec] = &[
     ),
     key("host", One(Kind::Text), "address to listen on, with port"),
     key("auth", Map(FRONT_AUTH), "who may use the cache at all"),
+    key(
+        "allow",
+        Maps(ALLOW, None),
+        "who may read what; without rules, everybody everything",
+    ),
     key("defaults", Map(DEFAULTS), "what holds for every registry"),
     key("registries", Named, "registries, by name"),
-    absent("server_tls_config", Loss::Unsafe, "TLS towards clients"),
-    absent("tls", Loss::Unsafe, "TLS towards clients"),
-    absent("generate_self_signed_tls", Loss::Unsafe, "TLS towards clients"),
+    also(
+        &["tls"],
+        key("server_tls_config", Map(SERVER_TLS), "TLS towards clients"),
+    ),
     absent("base_url", Loss::Less, "the cache's own address"),
     absent("cache_max_size", Loss::Less, "bound of the store"),
     absent("prune_config", Loss::Less, "removal of old content"),
@@ -163,7 +170,56 @@ pub(super) const DOCUMENT: &[KeySpec] = &[
     absent("log_file", Loss::Less, "file of the log"),
 ];
 
-const FRONT_AUTH: &[KeySpec] = &[USERNAME, PASSWORD, PASSWORD_FILE, PASSWORD_ENV];
+/// TLS towards clients as other systems write it; each is a setting of its own too.
+pub(super) const SERVER_TLS: &[KeySpec] = &[
+    key("cert", One(Kind::Path), "the same as tls_cert_file"),
+    key("key", One(Kind::Path), "the same as tls_key_file"),
+    key("ca", One(Kind::Path), "the same as tls_client_ca_file"),
+    key(
+        "client_auth",
+        One(Kind::Word(CLIENT_AUTH)),
+        "the same as tls_client_auth; verify without ca means the system's authorities",
+    ),
+];
+
+/// Who may come in. `htpasswd_file` is the setting of the same name.
+const FRONT_AUTH: &[KeySpec] = &[
+    USERNAME,
+    PASSWORD,
+    PASSWORD_FILE,
+    PASSWORD_ENV,
+    key(
+        "htpasswd_file",
+        One(Kind::Path),
+        "users with bcrypt hashes; the same as auth_htpasswd_file",
+    ),
+    key(
+        "client_certificates",
+        Many(Kind::Text),
+        "client certificates that open too: CN=, DNS:, EMAIL: or URI: with a pattern",
+    ),
+];
+
+/// A rule of `allow`.
+pub(super) const ALLOW: &[KeySpec] = &[ALLOW_USERS, ALLOW_REGISTRIES, ALLOW_REPOSITORIES];
+/// The same, below the registry that it is about.
+pub(super) const ALLOW_HERE: &[KeySpec] = &[ALLOW_USERS, ALLOW_REPOSITORIES];
+
+const ALLOW_USERS: KeySpec = key(
+    "users",
+    Many(Kind::Text),
+    "names, with `*`; `cert:<name>` for certificates, `anonymous` for whoever shows nothing",
+);
+const ALLOW_REGISTRIES: KeySpec = key(
+    "registries",
+    Many(Kind::Registry),
+    "`host`, `host:port` or `*.suffix`",
+);
+const ALLOW_REPOSITORIES: KeySpec = key(
+    "repositories",
+    Many(Kind::Text),
+    "names, with `*` within a part and `**` across parts",
+);
 
 /// What may be chosen for a registry.
 pub(super) const REGISTRY: &[KeySpec] = &[
@@ -192,6 +248,11 @@ pub(super) const REGISTRY: &[KeySpec] = &[
     TAG_RULES,
     PLATFORMS,
     MAX_CONCURRENCY,
+    key(
+        "allow",
+        Maps(ALLOW_HERE, None),
+        "who may read what of it; in place of allow at the top",
+    ),
     absent("cache_dir", Loss::Less, "a store of its own"),
     absent("cache_max_size", Loss::Less, "bound of the store"),
 ];
@@ -403,13 +464,28 @@ impl Setting {
             Setting::Cores => Kind::CountOrAuto(super::CORES_MAX as u64),
             Setting::IoDriver => Kind::Word(&["auto", "io_uring", "epoll"]),
             Setting::HelperThreads => Kind::Count(super::HELPER_THREADS_MAX as u64),
+            Setting::MaxConnections => Kind::CountOrAuto(super::MAX_CONNECTIONS_MAX as u64),
+            Setting::MaxConnectionsPerClient => Kind::CountFrom0(super::MAX_CONNECTIONS_MAX as u64),
+            Setting::MemoryBudget => Kind::BytesOrAuto,
             Setting::StorageBackend => Kind::Word(&["auto", "fs", "s3", "tiered"]),
-            Setting::FsRoot | Setting::SpoolDir | Setting::ConfigFile => Kind::Path,
             Setting::S3Bucket | Setting::S3Prefix => Kind::Text,
-            Setting::S3LifecycleDays => Kind::Number(super::s3::LIFECYCLE_DAYS_MAX as u64),
+            Setting::S3LifecycleDays => Kind::CountFrom0(u64::from(super::s3::LIFECYCLE_DAYS_MAX)),
+            Setting::FsRoot
+            | Setting::SpoolDir
+            | Setting::ConfigFile
+            | Setting::AuthPasswordFile
+            | Setting::AuthHtpasswdFile
+            | Setting::TlsCertFile
+            | Setting::TlsKeyFile
+            | Setting::TlsClientCaFile => Kind::Path,
+            Setting::AuthUsername => Kind::Text,
+            Setting::AuthPassword => Kind::Secret,
+            Setting::TlsClientAuth => Kind::Word(CLIENT_AUTH),
             Setting::MemoryCache => Kind::Bytes,
             Setting::DefaultRegistry => Kind::Registry,
-            Setting::TagTtl | Setting::StaleWhileRevalidate => Kind::Duration,
+            Setting::TagTtl | Setting::StaleWhileRevalidate | Setting::DrainTimeout | Setting::DrainDelay => {
+                Kind::Duration
+            }
             Setting::LogLevel => Kind::Word(&["trace", "debug", "info", "warn", "error"]),
             Setting::CacheTagManifests
             | Setting::CacheLatestTag
@@ -420,6 +496,7 @@ impl Setting {
             | Setting::ClientLogin
             | Setting::S3ForcePathStyle
             | Setting::S3Redirect
+            | Setting::GenerateSelfSignedTls
             | Setting::AccessLog => Kind::Switch,
         }
     }

@@ -10,15 +10,23 @@ pub struct ListenAddr {
     /// socket where the machine has no IPv6.
     pub host: Option<IpAddr>,
     pub port: u16,
+    /// Clients speak TLS here.
+    pub tls: bool,
 }
 
 impl ListenAddr {
     /// What [`ListenAddr::parse`] takes, for messages.
-    pub const ACCEPTED: &str =
-        "`:8080`, `127.0.0.1:8080`, `[::1]:8080` or `localhost:8080`, several separated by commas";
+    pub const ACCEPTED: &str = "`:8080`, `127.0.0.1:8080`, `[::1]:8080` or `localhost:8080`, with `http://` or `https://` before it where not all are alike, several separated by commas";
 
-    /// Parses one address; no names but `localhost` (127.0.0.1), because a listener must not depend on a resolver.
-    pub fn parse(text: &str) -> Option<ListenAddr> {
+    /// Parses one address; without a scheme TLS is spoken there when `tls` says so. No names but `localhost` (127.0.0.1),
+    /// because a listener must not depend on a resolver.
+    pub fn parse(text: &str, tls: bool) -> Option<ListenAddr> {
+        let (tls, text) = match text.split_once("://") {
+            None => (tls, text),
+            Some((scheme, rest)) if scheme.eq_ignore_ascii_case("https") => (true, rest),
+            Some((scheme, rest)) if scheme.eq_ignore_ascii_case("http") => (false, rest),
+            Some(_) => return None,
+        };
         let (host, port) = text.rsplit_once(':')?;
         let digits = !port.is_empty() && port.bytes().all(|b| b.is_ascii_digit());
         let port = if digits { port.parse().ok()? } else { return None };
@@ -32,7 +40,11 @@ impl ListenAddr {
                 },
             ),
         };
-        Some(ListenAddr { host, port })
+        Some(ListenAddr { host, port, tls })
+    }
+
+    pub fn scheme(&self) -> &'static str {
+        if self.tls { "https" } else { "http" }
     }
 
     /// Addresses to try, in order, to reach this listener from the same machine.
@@ -75,7 +87,7 @@ mod tests {
             ("localhost:8080", "127.0.0.1:8080"),
         ] {
             assert_eq!(
-                ListenAddr::parse(text).map(|a| a.to_string()).as_deref(),
+                ListenAddr::parse(text, false).map(|a| a.to_string()).as_deref(),
                 Some(shown),
                 "{text}"
             );
@@ -94,15 +106,35 @@ mod tests {
             "1.2.3:80",
             " :80",
             "[1.2.3.4]:80",
+            "ftp://:80",
+            "https://",
+            "https://:80/",
+            "://:80",
         ] {
-            assert_eq!(ListenAddr::parse(bad), None, "{bad:?}");
+            assert_eq!(ListenAddr::parse(bad, false), None, "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_scheme_wins_over_what_holds_without_one() {
+        for (text, without, tls) in [
+            (":1", false, false),
+            (":1", true, true),
+            ("http://:1", true, false),
+            ("HTTPS://[::1]:1", false, true),
+        ] {
+            assert_eq!(
+                ListenAddr::parse(text, without).map(|a| a.tls),
+                Some(tls),
+                "{text}"
+            );
         }
     }
 
     #[test]
     fn a_wildcard_is_reached_over_loopback() {
         let at = |text| {
-            ListenAddr::parse(text)
+            ListenAddr::parse(text, false)
                 .unwrap()
                 .reachable_at()
                 .iter()

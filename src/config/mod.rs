@@ -6,10 +6,14 @@
 //!
 //! Not here: the command line's commands ([`crate::cli`]) and acting on any of it.
 
+mod allow;
 mod auth;
 mod draft;
 mod entry;
 mod file;
+mod front;
+mod glob;
+mod htpasswd;
 mod key;
 mod listen;
 mod mistake;
@@ -22,8 +26,10 @@ mod resolve;
 mod s3;
 mod schema;
 mod secret;
+mod server_tls;
 mod setting;
 mod suggest;
+mod supervisor;
 mod surroundings;
 mod tag_rule;
 mod tls;
@@ -34,6 +40,10 @@ use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+pub use allow::{Allow, AllowRule, RuleSet, Visitor};
+pub use front::{CertificatePattern, FrontAuth};
+pub use glob::Glob;
+pub use htpasswd::{HTPASSWD_BYTES_MAX, Htpasswd};
 pub use listen::ListenAddr;
 pub use mistake::{Mistake, Mistakes, Warning};
 pub use print::print;
@@ -45,7 +55,9 @@ pub use resolve::{listen_addresses, resolve};
 pub use s3::S3Settings;
 pub use schema::schema;
 pub use secret::SecretText;
+pub use server_tls::{Clients, Identity, ServerTls};
 pub use setting::{Group, Layer, Setting};
+pub use supervisor::{SocketName, Supervisor};
 pub use surroundings::Surroundings;
 pub use tag_rule::{TagPattern, TagRule};
 
@@ -64,12 +76,20 @@ mod tests;
 pub struct Config {
     /// Where the data port listens; never empty.
     pub listen: Vec<ListenAddr>,
+    /// What its TLS listeners show; some when there is one.
+    pub tls: Option<ServerTls>,
     pub storage: Storage,
     /// How many cores serve; `None` means as many as the process may use.
     pub cores: Option<NonZeroUsize>,
     pub io_driver: IoDriver,
     /// Threads of the helper pool, 1 to [`HELPER_THREADS_MAX`].
     pub helper_threads: NonZeroUsize,
+    /// Connections of all clients together; `None`: what descriptors allow.
+    pub max_connections: Option<NonZeroUsize>,
+    /// Connections of one client address, or IPv6 network; 0: any number.
+    pub max_connections_per_client: usize,
+    /// Bytes that fetches and responses under way may take; `None`: a share of what the process may have.
+    pub memory_budget: Option<u64>,
     /// The registry of requests that name none.
     pub default_registry: Namespace,
     /// Whether tags are remembered at all. Manifests by digest always are.
@@ -81,6 +101,12 @@ pub struct Config {
     pub log_level: LogLevel,
     /// Whether each request gets a line in the log.
     pub access_log: bool,
+    /// How long running responses may take after a stop signal.
+    pub drain_timeout: Duration,
+    /// How long after a stop signal everything but readiness goes on.
+    pub drain_delay: Duration,
+    /// What started us, as far as it says so.
+    pub supervisor: Supervisor,
     /// Bytes each core may spend on hot small objects; 0 turns that cache off.
     pub memory_cache_bytes: u64,
     /// What is chosen for upstreams, named and unnamed.
@@ -96,7 +122,7 @@ pub struct Config {
     /// Whether clients are asked for the logins they have for registries; never together with `front_auth`.
     pub client_login: bool,
     /// Who may use the cache at all, when not everybody.
-    pub front_auth: Option<(String, SecretText)>,
+    pub front_auth: Option<FrontAuth>,
     /// What is understood and not done, or allowed and probably not meant; for the log.
     pub warnings: Vec<Warning>,
 }
@@ -125,6 +151,9 @@ pub const HELPER_THREADS_MAX: usize = 64;
 
 /// Upper bound of `CORES`: what `cpu_set_t` can name, so that a larger number is certainly a typing mistake.
 pub const CORES_MAX: usize = 1024;
+
+/// Upper bound of `MAX_CONNECTIONS`: what a process can have as descriptors on usual kernels (`fs.nr_open`).
+pub const MAX_CONNECTIONS_MAX: usize = 1_048_576;
 
 /// Where content is kept.
 #[derive(Clone, Debug, PartialEq, Eq)]

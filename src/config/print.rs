@@ -2,7 +2,10 @@
 
 use std::fmt::Write as _;
 
+use super::allow::AllowRule;
 use super::draft::{Draft, Entry};
+use super::front::{FrontAuth, FrontOrigins};
+use super::glob::Glob;
 use super::mistake::{Mistakes, Place};
 use super::reader::Told;
 use super::registry::{Access, Auth, Mirror, Named, Pem, Proxy, ProxyUrl, RegistryName, TagFreshness};
@@ -31,12 +34,10 @@ pub fn print(flags: Layer, surroundings: Surroundings<'_>) -> Result<String, Mis
         file: file.unwrap_or_default(),
     };
     page.settings(&config, &sources);
-    if let Some(auth) = &sources.file.front_auth {
-        let (username, source) = &auth.value;
-        page.map(0, "auth", &page.at(auth.line));
-        page.value(1, "username", username, "");
-        page.value(1, "password", SECRET, source.from.as_deref().unwrap_or_default());
+    if let Some(auth) = &config.front_auth {
+        page.front_auth(auth, &sources.front_origins);
     }
+    page.rules(0, &sources.file.allow);
     page.proxies(&config);
     page.map(0, "defaults", "for registries that are not named");
     page.draft(1, &sources.file.defaults.without_secrets(), None);
@@ -82,11 +83,20 @@ impl Page {
 
     fn settings(&mut self, config: &Config, sources: &Sources<'_>) {
         for setting in Setting::ALL {
-            let Some(key) = setting.key() else { continue };
+            let Some(key) = setting.key().filter(|_| !setting.is_front_auth()) else {
+                continue;
+            };
             let (mut value, mut origin) = match sources.find(setting) {
                 Some(given) => (given.text.trim().to_owned(), origin_of(&given.place)),
                 None => (setting.default_text().to_owned(), "default".to_owned()),
             };
+            if origin == "default" && setting.is_nothing_by_default() {
+                continue;
+            }
+            if origin == "default" && setting == Setting::ListenAddr {
+                let shown: Vec<String> = config.listen.iter().map(ToString::to_string).collect();
+                value = shown.join(",");
+            }
             if let (Setting::FsRoot, Some((root, RootChoice::UserCache | RootChoice::Temporary))) =
                 (setting, config.storage.root())
             {
@@ -130,6 +140,53 @@ impl Page {
         let name = quoted(&entry.name.value.to_string());
         self.line(1, &format!("- name: {name}"), &origin);
         self.draft(2, &entry.draft, Some(&entry.name.value));
+        self.rules(2, &entry.allow);
+    }
+
+    fn front_auth(&mut self, auth: &FrontAuth, origins: &FrontOrigins) {
+        let origin = |place: &Option<Place>| place.as_ref().map(origin_of).unwrap_or_default();
+        self.map(0, "auth", "");
+        if let Some((username, _)) = &auth.user {
+            let from = origins.from.clone();
+            self.value(1, "username", username, &origin(&origins.username));
+            self.value(
+                1,
+                "password",
+                SECRET,
+                &from.unwrap_or_else(|| origin(&origins.password)),
+            );
+        }
+        if let Some(htpasswd) = &auth.htpasswd {
+            let path = htpasswd.path.to_string_lossy();
+            self.value(1, "htpasswd_file", &path, &origin(&origins.htpasswd));
+        }
+        if !auth.certificates.is_empty() {
+            self.map(1, "client_certificates", "");
+            for pattern in &auth.certificates {
+                self.line(2, &format!("- {}", quoted(&pattern.to_string())), "");
+            }
+        }
+    }
+
+    fn rules(&mut self, depth: usize, rules: &Option<Told<Vec<AllowRule>>>) {
+        self.list(depth, "allow", rules, |page, depth, rule| {
+            fn shown<T>(items: &Option<Vec<T>>, text: impl Fn(&T) -> String) -> Option<String> {
+                let items = items.as_ref()?;
+                let items = items.iter().map(|item| quoted(&text(item)));
+                Some(items.collect::<Vec<_>>().join(", "))
+            }
+            let glob = |glob: &Glob| glob.as_str().to_owned();
+            let parts = [
+                ("users", shown(&rule.users, glob)),
+                ("registries", shown(&rule.registries, ToString::to_string)),
+                ("repositories", shown(&rule.repositories, glob)),
+            ];
+            let parts = parts
+                .into_iter()
+                .filter_map(|(key, items)| Some(format!("{key}: [{}]", items?)));
+            let parts = parts.collect::<Vec<_>>().join(", ");
+            page.line(depth, &format!("- {{{parts}}}"), "");
+        });
     }
 
     /// The settings of one registry, said or not; `name` is that of the entry, none for unnamed registries.

@@ -158,11 +158,6 @@ impl<'a> Reader<'a> {
         match loss {
             Loss::Nothing => {}
             Loss::Less => self.warn(node.line, path, "is not in this version and does nothing"),
-            Loss::Unsafe => self.note_unseen(
-                node.line,
-                path,
-                "is not in this version: the cache would be open where this wants it closed",
-            ),
         }
     }
 

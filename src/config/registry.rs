@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use reqwest::Url;
 
+use super::allow::Allow;
 use super::secret::SecretText;
 use super::tag_rule::TagRule;
 use crate::oci::Namespace;
@@ -20,6 +21,8 @@ pub struct Registries {
     pub whitelist_mode: bool,
     /// No upstream is contacted at all.
     pub air_gapped: bool,
+    /// Who may read what.
+    pub allow: Allow,
 }
 
 /// An upstream the operator has named.
@@ -217,25 +220,26 @@ impl std::fmt::Display for RegistryName {
 impl Registries {
     /// What was chosen for `namespace`, and whether the operator named it exactly.
     pub fn settings(&self, namespace: &Namespace) -> (&RegistrySettings, Named) {
+        match self.entry(namespace) {
+            None => (&self.unlisted, Named::No),
+            Some(entry) => match entry.name {
+                RegistryName::Exact(_) => (&entry.settings, Named::Exactly),
+                RegistryName::Suffix(_) => (&entry.settings, Named::BySuffix),
+            },
+        }
+    }
+
+    /// The entry that is about `namespace`.
+    pub(super) fn entry(&self, namespace: &Namespace) -> Option<&RegistryConfig> {
         let exact = self
             .entries
             .iter()
             .find(|entry| matches!(&entry.name, RegistryName::Exact(name) if name == namespace));
-        if let Some(entry) = exact {
-            return (&entry.settings, Named::Exactly);
-        }
-        let longest = self
-            .entries
-            .iter()
-            .filter_map(|entry| match &entry.name {
-                RegistryName::Suffix(suffix) if entry.name.covers(namespace) => Some((suffix.len(), entry)),
-                _ => None,
-            })
-            .max_by_key(|(len, _)| *len);
-        match longest {
-            Some((_, entry)) => (&entry.settings, Named::BySuffix),
-            None => (&self.unlisted, Named::No),
-        }
+        let suffixes = self.entries.iter().filter_map(|entry| match &entry.name {
+            RegistryName::Suffix(suffix) if entry.name.covers(namespace) => Some((suffix.len(), entry)),
+            _ => None,
+        });
+        exact.or_else(|| suffixes.max_by_key(|(len, _)| *len).map(|(_, entry)| entry))
     }
 
     /// Whether there is a registry `namespace` at all: with `whitelist_mode` only those that are named.

@@ -3,14 +3,16 @@
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
+use super::allow;
 use super::draft::Entry;
 use super::file::{self, File};
+use super::front::FrontOrigins;
 use super::mistake::{Mistake, Mistakes, Place, Warning};
 use super::setting::{Given, Layer, Setting};
 use super::units::{self, BOOL_ACCEPTED, BYTES_ACCEPTED, DURATION_ACCEPTED};
 use super::{
-    CORES_MAX, Config, HELPER_THREADS_MAX, IoDriver, ListenAddr, LogLevel, Named, Registries, RootChoice,
-    S3Settings, Storage, Surroundings, proxy, s3,
+    CORES_MAX, Config, HELPER_THREADS_MAX, IoDriver, ListenAddr, LogLevel, MAX_CONNECTIONS_MAX, Named,
+    Registries, RootChoice, S3Settings, Storage, Supervisor, Surroundings, proxy, s3,
 };
 use crate::oci::Namespace;
 
@@ -52,7 +54,8 @@ pub(super) fn load<'a>(
 ) -> Result<(Config, Sources<'a>), Mistakes> {
     let mut sources = Sources::load(flags, surroundings);
 
-    let listen = sources.parse(Setting::ListenAddr, ListenAddr::ACCEPTED, parse_listen);
+    let listen = sources.listen();
+    let tls = sources.server_tls();
     let cores = sources.parse(
         Setting::Cores,
         &format!("auto or a number from 1 to {CORES_MAX}"),
@@ -71,6 +74,27 @@ pub(super) fn load<'a>(
         Setting::HelperThreads,
         &format!("a number from 1 to {HELPER_THREADS_MAX}"),
         |text| parse_count(text, HELPER_THREADS_MAX),
+    );
+    let max_connections = sources.parse(
+        Setting::MaxConnections,
+        &format!("auto or a number from 1 to {MAX_CONNECTIONS_MAX}"),
+        |text| match text {
+            "auto" => Some(None),
+            _ => parse_count(text, MAX_CONNECTIONS_MAX).map(Some),
+        },
+    );
+    let max_connections_per_client = sources.parse(
+        Setting::MaxConnectionsPerClient,
+        &format!("a number from 0 to {MAX_CONNECTIONS_MAX}"),
+        |text| text.parse().ok().filter(|&count| count <= MAX_CONNECTIONS_MAX),
+    );
+    let memory_budget = sources.parse(
+        Setting::MemoryBudget,
+        &format!("auto or {BYTES_ACCEPTED}"),
+        |text| match text {
+            "auto" => Some(None),
+            _ => units::parse_bytes(text).map(Some),
+        },
     );
     let default_registry = sources.parse(
         Setting::DefaultRegistry,
@@ -103,11 +127,15 @@ pub(super) fn load<'a>(
         },
     );
     let access_log = sources.parse(Setting::AccessLog, BOOL_ACCEPTED, units::parse_bool);
+    let drain_timeout = sources.parse(Setting::DrainTimeout, DURATION_ACCEPTED, units::parse_duration);
+    let drain_delay = sources.parse(Setting::DrainDelay, DURATION_ACCEPTED, units::parse_duration);
     let memory_cache_bytes = sources.parse(Setting::MemoryCache, BYTES_ACCEPTED, units::parse_bytes);
     let proxies = proxy::of_environment(surroundings, &mut sources.mistakes);
+    let supervisor = Supervisor::of_environment(surroundings, &mut sources.mistakes);
     let backend = sources.backend();
     let s3 = sources.s3();
-    sources.check_server_tls();
+    let front_auth = sources.front_auth();
+    sources.check_listen(listen.as_deref());
     sources.check_client_login(client_login == Some(true));
 
     if !sources.mistakes.is_empty() {
@@ -121,6 +149,9 @@ pub(super) fn load<'a>(
         Some(cores),
         Some(io_driver),
         Some(helper_threads),
+        Some(max_connections),
+        Some(max_connections_per_client),
+        Some(memory_budget),
         Some(default_registry),
         Some(cache_tag_manifests),
         Some(cache_latest_tag),
@@ -133,6 +164,8 @@ pub(super) fn load<'a>(
         Some(client_login),
         Some(log_level),
         Some(access_log),
+        Some(drain_timeout),
+        Some(drain_delay),
         Some(memory_cache_bytes),
     ) = (
         storage,
@@ -140,6 +173,9 @@ pub(super) fn load<'a>(
         cores,
         io_driver,
         helper_threads,
+        max_connections,
+        max_connections_per_client,
+        memory_budget,
         default_registry,
         cache_tag_manifests,
         cache_latest_tag,
@@ -152,6 +188,8 @@ pub(super) fn load<'a>(
         client_login,
         log_level,
         access_log,
+        drain_timeout,
+        drain_delay,
         memory_cache_bytes,
     )
     else {
@@ -162,7 +200,14 @@ pub(super) fn load<'a>(
         unlisted: sources.file.defaults.without_secrets().settings(),
         whitelist_mode,
         air_gapped,
+        allow: allow::collect(sources.file.allow.as_ref(), &sources.file.registries),
     };
+    if front_auth.is_none() && registries.allow.names_users() {
+        sources.warnings.push(Warning {
+            what: "allow names users".into(),
+            why: "without auth nobody has a name, so those rules let nobody in".into(),
+        });
+    }
     if whitelist_mode && registries.settings(&default_registry).1 == Named::No {
         sources.warnings.push(Warning {
             what: format!("whitelist_mode with default_registry {default_registry}"),
@@ -173,22 +218,25 @@ pub(super) fn load<'a>(
     if !whitelist_mode {
         sources.warnings.extend(sources.file.open_doors());
     }
-    let front_auth = sources.file.front_auth.as_ref().map(|told| {
-        let (username, source) = &told.value;
-        (username.clone(), source.secret.clone())
-    });
     let config = Config {
         listen,
+        tls,
         storage,
         cores,
         io_driver,
         helper_threads,
+        max_connections,
+        max_connections_per_client,
+        memory_budget,
         default_registry,
         cache_tag_manifests,
         cache_latest_tag,
         tag_ttl,
         log_level,
         access_log,
+        drain_timeout,
+        drain_delay,
+        supervisor,
         memory_cache_bytes,
         registries,
         proxies,
@@ -210,7 +258,7 @@ pub(super) fn load<'a>(
 /// When the address, or the file that may hold it, cannot be read.
 pub fn listen_addresses(flags: Layer, surroundings: Surroundings<'_>) -> Result<Vec<ListenAddr>, Mistakes> {
     let mut sources = Sources::load(flags, surroundings);
-    let listen = sources.parse(Setting::ListenAddr, ListenAddr::ACCEPTED, parse_listen);
+    let listen = sources.listen();
     listen.ok_or(Mistakes(sources.mistakes))
 }
 
@@ -219,8 +267,9 @@ pub(super) struct Sources<'a> {
     flags: Layer,
     environment: Layer,
     pub file: File,
-    surroundings: Surroundings<'a>,
-    mistakes: Vec<Mistake>,
+    pub front_origins: FrontOrigins,
+    pub(super) surroundings: Surroundings<'a>,
+    pub(super) mistakes: Vec<Mistake>,
     warnings: Vec<Warning>,
 }
 
@@ -242,6 +291,7 @@ impl<'a> Sources<'a> {
             flags,
             environment,
             file: File::default(),
+            front_origins: FrontOrigins::default(),
             surroundings,
             mistakes: Vec::new(),
             warnings: Vec::new(),
@@ -275,7 +325,12 @@ impl<'a> Sources<'a> {
     }
 
     /// The value of `setting`, or `None` after noting what is wrong with it.
-    fn parse<T>(&mut self, setting: Setting, accepted: &str, parse: impl Fn(&str) -> Option<T>) -> Option<T> {
+    pub(super) fn parse<T>(
+        &mut self,
+        setting: Setting,
+        accepted: &str,
+        parse: impl Fn(&str) -> Option<T>,
+    ) -> Option<T> {
         let Some(given) = self.find(setting) else {
             return parse(setting.default_text());
         };
@@ -336,28 +391,43 @@ impl<'a> Sources<'a> {
         })
     }
 
-    /// Whoever asks for TLS must not be served without.
-    fn check_server_tls(&mut self) {
-        const NAME: &str = "GENERATE_SELF_SIGNED_TLS";
-        let value = (self.surroundings.env)(NAME).filter(|value| !value.is_empty());
-        if let Some(value) = value.filter(|value| units::parse_bool(value) != Some(false)) {
-            self.mistakes.push(Mistake {
-                what: Place::Environment(NAME).with_value(&value),
-                why: "TLS towards clients is not in this version".into(),
-            });
+    fn listen(&mut self) -> Option<Vec<ListenAddr>> {
+        let tls = self.wants_tls();
+        if tls && self.find(Setting::ListenAddr).is_none() {
+            return parse_listen(LISTEN_TLS_DEFAULT, tls);
+        }
+        self.parse(Setting::ListenAddr, ListenAddr::ACCEPTED, |text| {
+            parse_listen(text, tls)
+        })
+    }
+
+    /// Whoever asks for TLS must not be served without, nor the reverse.
+    fn check_listen(&mut self, listen: Option<&[ListenAddr]>) {
+        let Some(listen) = listen else { return };
+        let (wanted, any) = (self.wants_tls(), listen.iter().any(|addr| addr.tls));
+        if any && !wanted {
+            self.note_setting(
+                Setting::ListenAddr,
+                "https needs a certificate: TLS_CERT_FILE and TLS_KEY_FILE, or GENERATE_SELF_SIGNED_TLS",
+            );
+        }
+        if wanted && !any {
+            self.note_setting(
+                Setting::ListenAddr,
+                "TLS is configured, and no address here is for https",
+            );
         }
     }
 
     /// What clients send is either for us or for their registries.
     fn check_client_login(&mut self, wanted: bool) {
-        if let Some(front) = self.file.front_auth.as_ref().filter(|_| wanted) {
+        if let Some(front) = self.front_place().filter(|_| wanted) {
             let what = match self.find(Setting::ClientLogin) {
                 Some(given) => given.place.with_value(&given.text),
                 None => Setting::ClientLogin.env().to_owned(),
             };
             let why = format!(
-                "not together with `auth` (line {}): clients have one login for the cache, and it is either the cache's own or their registry's",
-                front.line
+                "not together with {front}: clients have one login for the cache, and it is either the cache's own or their registry's"
             );
             self.mistakes.push(Mistake { what, why });
         }
@@ -412,8 +482,13 @@ impl<'a> Sources<'a> {
     }
 }
 
-fn parse_listen(text: &str) -> Option<Vec<ListenAddr>> {
-    text.split(',').map(|one| ListenAddr::parse(one.trim())).collect()
+/// Where to listen when nobody says so and TLS is on.
+const LISTEN_TLS_DEFAULT: &str = ":8443";
+
+fn parse_listen(text: &str, tls: bool) -> Option<Vec<ListenAddr>> {
+    text.split(',')
+        .map(|one| ListenAddr::parse(one.trim(), tls))
+        .collect()
 }
 
 fn parse_count(text: &str, max: usize) -> Option<NonZeroUsize> {

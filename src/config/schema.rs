@@ -101,9 +101,6 @@ fn shape(shape: Shape) -> Value {
         }),
         Shape::Absent(Loss::Nothing) => json!({}),
         Shape::Absent(Loss::Less) => json!({"$comment": ""}),
-        Shape::Absent(Loss::Unsafe) => {
-            json!({"$comment": "", "enum": [null, false, "false", "", 0, {}, []]})
-        }
     }
 }
 
@@ -120,6 +117,13 @@ fn kind(kind: Kind) -> Value {
     };
     let number = |least: u64, most: u64| json!({"type": ["integer", "string", "null"], "minimum": least, "maximum": most, "pattern": "^ *[0-9]+ *$"});
     let duration = || json!({"type": ["integer", "string", "null"], "minimum": 0, "pattern": "^ *[0-9]+ *(ms|s|m|h|d)? *$"});
+    let bytes = || {
+        json!({
+            "type": ["integer", "string", "null"],
+            "minimum": 0,
+            "pattern": "^ *[0-9]+ *([KkMmGgTt]([Ii]?[Bb])?|[Bb])? *$",
+        })
+    };
     match kind {
         Kind::Switch => json!({
             "type": ["boolean", "integer", "string", "null"],
@@ -128,14 +132,11 @@ fn kind(kind: Kind) -> Value {
             "pattern": "^ *([Tt][Rr][Uu][Ee]|[Ff][Aa][Ll][Ss][Ee]|[Yy][Ee][Ss]|[Nn][Oo]|[Oo][Nn]|[Oo][Ff][Ff]|[01])? *$",
         }),
         Kind::Count(most) => number(1, most),
-        Kind::Number(most) => number(0, most),
         Kind::CountOrAuto(most) => json!({"anyOf": [{"const": "auto"}, number(1, most)]}),
+        Kind::CountFrom0(most) => number(0, most),
         Kind::Port => number(0, u64::from(u16::MAX)),
-        Kind::Bytes => json!({
-            "type": ["integer", "string", "null"],
-            "minimum": 0,
-            "pattern": "^ *[0-9]+ *([KkMmGgTt]([Ii]?[Bb])?|[Bb])? *$",
-        }),
+        Kind::Bytes => bytes(),
+        Kind::BytesOrAuto => json!({"anyOf": [{"const": "auto"}, bytes()]}),
         Kind::Duration => duration(),
         Kind::Word(list) => words(list),
         Kind::WordOrDuration(list) => json!({"anyOf": [words(list), duration()]}),

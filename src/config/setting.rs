@@ -8,9 +8,17 @@ use super::mistake::Place;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Setting {
     ListenAddr,
+    TlsCertFile,
+    TlsKeyFile,
+    TlsClientCaFile,
+    TlsClientAuth,
+    GenerateSelfSignedTls,
     Cores,
     IoDriver,
     HelperThreads,
+    MaxConnections,
+    MaxConnectionsPerClient,
+    MemoryBudget,
     StorageBackend,
     FsRoot,
     SpoolDir,
@@ -30,8 +38,14 @@ pub enum Setting {
     AirGapped,
     RegistryHeader,
     ClientLogin,
+    AuthUsername,
+    AuthPassword,
+    AuthPasswordFile,
+    AuthHtpasswdFile,
     LogLevel,
     AccessLog,
+    DrainTimeout,
+    DrainDelay,
     ConfigFile,
 }
 
@@ -82,12 +96,31 @@ impl Layer {
 }
 
 impl Setting {
+    /// Whether it is a way through the front door; those make one value together.
+    pub(super) fn is_front_auth(self) -> bool {
+        matches!(
+            self,
+            Setting::AuthUsername
+                | Setting::AuthPassword
+                | Setting::AuthPasswordFile
+                | Setting::AuthHtpasswdFile
+        )
+    }
+
     /// In the order of `--help`.
-    pub const ALL: [Setting; 26] = [
+    pub const ALL: [Setting; 40] = [
         Setting::ListenAddr,
+        Setting::TlsCertFile,
+        Setting::TlsKeyFile,
+        Setting::TlsClientCaFile,
+        Setting::TlsClientAuth,
+        Setting::GenerateSelfSignedTls,
         Setting::Cores,
         Setting::IoDriver,
         Setting::HelperThreads,
+        Setting::MaxConnections,
+        Setting::MaxConnectionsPerClient,
+        Setting::MemoryBudget,
         Setting::StorageBackend,
         Setting::FsRoot,
         Setting::SpoolDir,
@@ -107,8 +140,14 @@ impl Setting {
         Setting::AirGapped,
         Setting::RegistryHeader,
         Setting::ClientLogin,
+        Setting::AuthUsername,
+        Setting::AuthPassword,
+        Setting::AuthPasswordFile,
+        Setting::AuthHtpasswdFile,
         Setting::LogLevel,
         Setting::AccessLog,
+        Setting::DrainTimeout,
+        Setting::DrainDelay,
         Setting::ConfigFile,
     ];
 
@@ -132,6 +171,11 @@ impl Setting {
         self.description().1
     }
 
+    /// Whether an absent value means that there is none, so that nothing could be written for it.
+    pub(super) fn is_nothing_by_default(self) -> bool {
+        self.default_text() == "none"
+    }
+
     pub fn group(self) -> Group {
         self.description().0
     }
@@ -144,9 +188,25 @@ impl Setting {
     fn names(self) -> (&'static str, &'static str, &'static str) {
         match self {
             Setting::ListenAddr => ("LISTEN_ADDR", "listen-addr", "listen_addr"),
+            Setting::TlsCertFile => ("TLS_CERT_FILE", "tls-cert-file", "tls_cert_file"),
+            Setting::TlsKeyFile => ("TLS_KEY_FILE", "tls-key-file", "tls_key_file"),
+            Setting::TlsClientCaFile => ("TLS_CLIENT_CA_FILE", "tls-client-ca-file", "tls_client_ca_file"),
+            Setting::TlsClientAuth => ("TLS_CLIENT_AUTH", "tls-client-auth", "tls_client_auth"),
+            Setting::GenerateSelfSignedTls => (
+                "GENERATE_SELF_SIGNED_TLS",
+                "generate-self-signed-tls",
+                "generate_self_signed_tls",
+            ),
             Setting::Cores => ("CORES", "cores", "cores"),
             Setting::IoDriver => ("IO_DRIVER", "io-driver", "io_driver"),
             Setting::HelperThreads => ("HELPER_THREADS", "helper-threads", "helper_threads"),
+            Setting::MaxConnections => ("MAX_CONNECTIONS", "max-connections", "max_connections"),
+            Setting::MaxConnectionsPerClient => (
+                "MAX_CONNECTIONS_PER_CLIENT",
+                "max-connections-per-client",
+                "max_connections_per_client",
+            ),
+            Setting::MemoryBudget => ("MEMORY_BUDGET", "memory-budget", "memory_budget"),
             Setting::StorageBackend => ("STORAGE_BACKEND", "storage-backend", "storage_backend"),
             Setting::FsRoot => ("FS_ROOT", "fs-root", "fs_root"),
             Setting::SpoolDir => ("SPOOL_DIR", "spool-dir", "spool_dir"),
@@ -178,8 +238,14 @@ impl Setting {
             Setting::AirGapped => ("AIR_GAPPED", "air-gapped", "air_gapped"),
             Setting::RegistryHeader => ("REGISTRY_HEADER", "registry-header", "registry_header"),
             Setting::ClientLogin => ("CLIENT_LOGIN", "client-login", "client_login"),
+            Setting::AuthUsername => ("AUTH_USERNAME", "auth-username", "auth_username"),
+            Setting::AuthPassword => ("AUTH_PASSWORD", "auth-password", "auth_password"),
+            Setting::AuthPasswordFile => ("AUTH_PASSWORD_FILE", "auth-password-file", "auth_password_file"),
+            Setting::AuthHtpasswdFile => ("AUTH_HTPASSWD_FILE", "auth-htpasswd-file", "auth_htpasswd_file"),
             Setting::LogLevel => ("LOG_LEVEL", "log-level", "log_level"),
             Setting::AccessLog => ("ACCESS_LOG", "access-log", "access_log"),
+            Setting::DrainTimeout => ("DRAIN_TIMEOUT", "drain-timeout", "drain_timeout"),
+            Setting::DrainDelay => ("DRAIN_DELAY", "drain-delay", "drain_delay"),
             Setting::ConfigFile => ("CONFIG_FILE", "config-file", "config_file"),
         }
     }
@@ -187,9 +253,17 @@ impl Setting {
     fn description(self) -> (Group, &'static str, &'static str) {
         match self {
             Setting::ListenAddr => (Group::Serving, ":8080", "address to listen on, or --port"),
+            Setting::TlsCertFile => (Group::Serving, "none", "certificate and chain for https, PEM"),
+            Setting::TlsKeyFile => (Group::Serving, "none", "its key, PEM"),
+            Setting::TlsClientCaFile => (Group::Serving, "none", "authority of clients' certificates"),
+            Setting::TlsClientAuth => (Group::Serving, "auto", "auto, none, optional or verify"),
+            Setting::GenerateSelfSignedTls => (Group::Serving, "false", "https with a certificate made here"),
             Setting::Cores => (Group::Serving, "auto", "cores that serve"),
             Setting::IoDriver => (Group::Serving, "auto", "auto, io_uring or epoll"),
             Setting::HelperThreads => (Group::Serving, "2", "threads that talk to upstreams"),
+            Setting::MaxConnections => (Group::Serving, "auto", "connections of all clients"),
+            Setting::MaxConnectionsPerClient => (Group::Serving, "1000", "of one address; 0: any number"),
+            Setting::MemoryBudget => (Group::Serving, "auto", "memory for what is under way"),
             Setting::StorageBackend => (Group::Storage, "auto", "fs, s3, or tiered: fs in front of s3"),
             Setting::FsRoot => (
                 Group::Storage,
@@ -213,8 +287,14 @@ impl Setting {
             Setting::AirGapped => (Group::Content, "false", "never contact a registry"),
             Setting::RegistryHeader => (Group::Content, "false", "X-Registry may choose the registry"),
             Setting::ClientLogin => (Group::Content, "false", "ask clients for their own logins"),
+            Setting::AuthUsername => (Group::Content, "none", "who may use the cache at all"),
+            Setting::AuthPassword => (Group::Content, "none", "better in AUTH_PASSWORD_FILE"),
+            Setting::AuthPasswordFile => (Group::Content, "none", "file with that password"),
+            Setting::AuthHtpasswdFile => (Group::Content, "none", "file with users and bcrypt hashes"),
             Setting::LogLevel => (Group::Operation, "info", "trace, debug, info, warn or error"),
             Setting::AccessLog => (Group::Operation, "on", "one log line per request"),
+            Setting::DrainTimeout => (Group::Operation, "30s", "for running responses after SIGTERM"),
+            Setting::DrainDelay => (Group::Operation, "0s", "before that: not ready, still serving"),
             Setting::ConfigFile => (Group::Operation, "none", "or -c; YAML: all of these and more"),
         }
     }

@@ -114,6 +114,13 @@ fn secret(text: &str) -> SecretText {
     SecretText::new(text.to_owned())
 }
 
+fn front(username: &str, password: &str) -> FrontAuth {
+    FrontAuth {
+        user: Some((username.into(), secret(password))),
+        ..FrontAuth::default()
+    }
+}
+
 fn pem(path: &str, text: &str) -> Pem {
     Pem {
         path: path.into(),
@@ -130,7 +137,7 @@ fn everything_that_can_be_said_is_understood() {
         .config();
     assert!(config.always_pull_latest && config.registry_header);
     assert_eq!(config.stale_while_revalidate, Duration::from_secs(30));
-    assert_eq!(config.front_auth, Some(("u".into(), secret("p"))));
+    assert_eq!(config.front_auth, Some(front("u", "p")));
     let registries = &config.registries;
     assert!(registries.whitelist_mode && registries.air_gapped);
     assert_eq!(registries.unlisted.proxy, Proxy::Direct);
@@ -301,7 +308,7 @@ fn the_list_of_ociregistry_means_here_what_it_means_there() {
 #[test]
 fn the_file_of_ociregistry_means_here_what_it_means_there() {
     let config = furnished(GOOD[4].1).config();
-    assert_eq!(config.listen, [ListenAddr::parse("0.0.0.0:8888").unwrap()]);
+    assert_eq!(config.listen, [ListenAddr::parse("0.0.0.0:8888", false).unwrap()]);
     assert_eq!(config.default_registry.as_str(), "quay.io");
     assert!(config.always_pull_latest && config.registries.air_gapped);
     let (root, _) = config.storage.root().unwrap();
@@ -327,9 +334,9 @@ fn the_file_of_ociregistry_means_here_what_it_means_there() {
 #[test]
 fn the_file_of_oci_proxy_means_here_what_it_means_there() {
     let config = furnished(GOOD[1].1).config();
-    assert_eq!(config.listen, [ListenAddr::parse(":80").unwrap()]);
+    assert_eq!(config.listen, [ListenAddr::parse(":80", false).unwrap()]);
     assert!(config.registries.whitelist_mode);
-    assert_eq!(config.front_auth, Some(("admin".into(), secret("password"))));
+    assert_eq!(config.front_auth, Some(front("admin", "password")));
     assert!(config.default_registry.is_docker_hub());
     let (root, _) = config.storage.root().unwrap();
     assert_eq!(root, Path::new("/tmp/oci-proxy-cache"));
@@ -367,16 +374,14 @@ fn a_sketch_is_not_taken_for_a_configuration_and_tls_is_not_left_away() {
     }
     let tls = include_str!("../../tests/fixtures/config/ociregistry-tls.yaml");
     let mistakes = Machine::with_file(tls).mistakes();
+    // Its files are not on this machine.
     assert!(
-        mistakes[0].starts_with("f.yaml:3: serverTlsConfig: is not in this version"),
+        mistakes[0].starts_with("f.yaml:3: serverTlsConfig.cert: ") && mistakes[0].contains("cannot be read"),
         "{mistakes:?}"
     );
-    for text in ["tls: {cert: a}\n", "generate_self_signed_tls: true\n"] {
-        assert_eq!(Machine::with_file(text).mistakes().len(), 1, "{text}");
+    for text in ["tls: {cert: a}\n", "generate_self_signed_tls: maybe\n"] {
+        assert!(!Machine::with_file(text).mistakes().is_empty(), "{text}");
     }
-    let variable = |value| Machine::default().env("GENERATE_SELF_SIGNED_TLS", value);
-    assert!(variable("true").mistakes()[0].starts_with("GENERATE_SELF_SIGNED_TLS=\"true\": "));
-    assert_eq!(variable("false").config().warnings, []);
 }
 
 #[test]

@@ -82,12 +82,11 @@ impl Reader<'_> {
         let cert = self.file(Some(cert));
         let key = self.file(Some(key));
         let ((cert_path, cert_text, cert_key), (key_path, key_text, key_key)) = (cert?, key?);
-        let chain = certificates(&cert_text);
+        let chain = parse_certificates(&cert_text);
         if let Err(why) = &chain {
             self.note(cert_path.line, &cert_key, &cert_path.value.to_string_lossy(), why);
         }
-        let private = PrivateKeyDer::from_pem_slice(key_text.as_bytes())
-            .map_err(|_| "holds no private key in PEM form (an encrypted one cannot be used)");
+        let private = parse_key(&key_text);
         let fits = match (chain, private) {
             (Ok(chain), Ok(private)) => fit(chain, private),
             (_, Err(why)) => Err(why),
@@ -108,7 +107,8 @@ fn pem(path: Told<std::path::PathBuf>, text: String) -> Told<Pem> {
     })
 }
 
-fn certificates(text: &str) -> Result<Vec<CertificateDer<'static>>, &'static str> {
+/// The certificates of a file.
+pub(super) fn parse_certificates(text: &str) -> Result<Vec<CertificateDer<'static>>, &'static str> {
     const NONE: &str = "holds no certificate in PEM form";
     let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(text.as_bytes()).collect();
     match certificates {
@@ -117,9 +117,16 @@ fn certificates(text: &str) -> Result<Vec<CertificateDer<'static>>, &'static str
     }
 }
 
+/// The key of a file.
+pub(super) fn parse_key(text: &str) -> Result<PrivateKeyDer<'static>, &'static str> {
+    PrivateKeyDer::from_pem_slice(text.as_bytes())
+        .map_err(|_| "holds no private key in PEM form (an encrypted one cannot be used)")
+}
+
+/// Whether a file holds authorities and nothing else.
 pub(super) fn check_roots(text: &str) -> Result<(), &'static str> {
     let mut roots = RootCertStore::empty();
-    for certificate in certificates(text)? {
+    for certificate in parse_certificates(text)? {
         roots
             .add(certificate)
             .map_err(|_| "holds something that is no certificate")?;
@@ -127,7 +134,11 @@ pub(super) fn check_roots(text: &str) -> Result<(), &'static str> {
     Ok(())
 }
 
-fn fit(chain: Vec<CertificateDer<'static>>, key: PrivateKeyDer<'static>) -> Result<(), &'static str> {
+/// Whether a key is that of a certificate, and both are of a kind we can use.
+pub(super) fn fit(
+    chain: Vec<CertificateDer<'static>>,
+    key: PrivateKeyDer<'static>,
+) -> Result<(), &'static str> {
     match CertifiedKey::from_der(chain, key, &rustls::crypto::ring::default_provider()) {
         Ok(_) => Ok(()),
         Err(rustls::Error::InconsistentKeys(_)) => Err("does not fit the certificate"),

@@ -1,6 +1,7 @@
 //! A request's head as the rest of the cache sees it: checked once, borrowed from the receive buffer.
 
 use std::fmt;
+use std::net::IpAddr;
 
 use memchr::memchr;
 
@@ -60,6 +61,8 @@ pub struct RequestHead<'b> {
     /// The certificate the client has proved to be its own, when one was asked for. Not from the head: the connection
     /// adds it.
     pub certificate: Option<&'b Certificate>,
+    /// Whose connection it is; the connection adds it too.
+    pub peer: Option<IpAddr>,
     /// The first `User-Agent`; `None` also when it is not UTF-8.
     pub user_agent: Option<&'b str>,
     pub(crate) has_accept: bool,
@@ -85,6 +88,7 @@ impl RequestHead<'static> {
             if_range: None,
             authorization: None,
             certificate: None,
+            peer: None,
             user_agent: None,
             has_accept: false,
             has_if_none_match: false,

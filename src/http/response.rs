@@ -1,7 +1,11 @@
 //! Responses, before and after encoding.
 
+use std::cell::OnceCell;
 use std::fs::File;
 use std::sync::Arc;
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue};
 
 use super::body::Body;
 
@@ -79,6 +83,31 @@ impl Fields {
     pub fn as_bytes(&self) -> &[u8] {
         &self.0
     }
+
+    /// The same fields as a map, for HTTP/2.
+    pub fn to_map(&self) -> HeaderMap {
+        map_of(&self.0)
+    }
+}
+
+/// Field lines, each `Name: value\r\n`, as a map. What belongs to one connection of HTTP/1.1 is left out (RFC 9113,
+/// 8.2.2), and so is whatever is no field.
+fn map_of(lines: &[u8]) -> HeaderMap {
+    let mut map = HeaderMap::with_capacity(16);
+    for line in lines.split(|&b| b == b'\n') {
+        let line = line.strip_suffix(b"\r").unwrap_or(line);
+        let Some(colon) = memchr::memchr(b':', line) else {
+            continue;
+        };
+        let (name, value) = (&line[..colon], line[colon + 1..].trim_ascii());
+        let (Ok(name), Ok(value)) = (HeaderName::from_bytes(name), HeaderValue::from_bytes(value)) else {
+            continue;
+        };
+        if !matches!(name.as_str(), "connection" | "keep-alive" | "transfer-encoding") {
+            map.append(name, value);
+        }
+    }
+    map
 }
 
 /// A hit in wire form, a 200: sent with one call, or with one for the head and more for a file.
@@ -86,13 +115,63 @@ pub struct Ready {
     /// Head, ended by an empty line, and a body in memory.
     pub wire: Vec<u8>,
     pub head_len: usize,
+    /// The body, if it is in memory.
+    pub body: Bytes,
     /// The body, if it is not in memory, and its size; never empty.
     pub file: Option<(Arc<File>, u64)>,
+    map: OnceCell<HeaderMap>,
+}
+
+impl Ready {
+    pub fn new(wire: Vec<u8>, head_len: usize, body: Bytes, file: Option<(Arc<File>, u64)>) -> Self {
+        Ready {
+            wire,
+            head_len,
+            body,
+            file,
+            map: OnceCell::new(),
+        }
+    }
+
+    /// The head's fields for HTTP/2; read out of the head when they are first asked for.
+    pub fn map(&self) -> &HeaderMap {
+        self.map.get_or_init(|| {
+            let head = &self.wire[..self.head_len];
+            let fields = memchr::memchr(b'\n', head).map_or(head.len(), |end| end + 1);
+            map_of(&head[fields..])
+        })
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_map_holds_every_field_but_those_of_a_connection() {
+        let fields = Fields::new()
+            .with("ETag", "\"a:b\"")
+            .with("Link", "<1>")
+            .with("Link", "<2>")
+            .with("X-Empty", "")
+            .with("Connection", "close")
+            .with("Transfer-Encoding", "chunked");
+        let map = fields.to_map();
+        let all: Vec<(&str, &[u8])> = map
+            .iter()
+            .map(|(name, value)| (name.as_str(), value.as_bytes()))
+            .collect();
+        let wanted: [(&str, &[u8]); 4] = [
+            ("etag", b"\"a:b\""),
+            ("link", b"<1>"),
+            ("link", b"<2>"),
+            ("x-empty", b""),
+        ];
+        assert_eq!(all, wanted);
+        let wire = [b"HTTP/1.1 200 OK\r\n", fields.as_bytes(), b"\r\nbody: no\r\n"].concat();
+        let head_len = wire.len() - b"body: no\r\n".len();
+        assert_eq!(*Ready::new(wire, head_len, Bytes::new(), None).map(), map);
+    }
 
     #[test]
     fn no_value_can_split_a_response() {

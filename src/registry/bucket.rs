@@ -76,9 +76,10 @@ impl Registry {
         let body: Bytes = self.cache.take_from_bucket(meta).await?;
         if size <= MEMORY_OBJECT_BYTES_MAX && (described.public || caller.is_operator()) {
             let fields = respond::fields(&description);
+            let readers = self.readers(origin);
             self.memory
                 .borrow_mut()
-                .remember(head.target, fields, body.clone(), None);
+                .remember(head.target, fields, body.clone(), None, readers);
         }
         let Span { start, end } = span.unwrap_or(whole);
         // At most HELD_WHOLE_BYTES_MAX.

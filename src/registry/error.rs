@@ -7,6 +7,7 @@ use super::via::Loop;
 use crate::cache::{FetchError, ListingError, Origin};
 use crate::http::{Body, CacheResult, Fields, Response};
 use crate::oci::{ErrorCode, ParseDigestError};
+use crate::runtime::vitals::Unwell;
 use crate::upstream::{UpstreamError, seconds_left};
 
 /// Why a request gets no content.
@@ -22,6 +23,13 @@ pub enum PullError {
     Listing(#[from] ListingError),
     #[error("this cache wants a user name and a password")]
     Door,
+    #[error("this cache wants a client certificate that it knows")]
+    Certificate,
+    #[error("too many passwords are being checked; try again")]
+    DoorBusy,
+    /// No rule lets them read it. The same whether it is there or not.
+    #[error("this cache does not let you read this repository")]
+    NotForYou,
     #[error("this cache passes logins on to registries; say which is yours")]
     Login,
     #[error(transparent)]
@@ -31,6 +39,12 @@ pub enum PullError {
     Unlisted(bool),
     #[error("this cache does not serve the registry")]
     NotAllowed,
+    /// The answer to a health check.
+    #[error(transparent)]
+    Unwell(#[from] Unwell),
+    /// The same: nothing can be looked up and nobody may be asked.
+    #[error("the store does not answer, and no registry may be asked")]
+    StoreSilent,
 }
 
 /// What was asked for, as far as it is known.
@@ -112,6 +126,22 @@ impl PullError {
                 };
                 refuse(404, code, &self.to_string(), Fields::new())
             }
+            PullError::Unwell(_) | PullError::StoreSilent => refuse(
+                503,
+                ErrorCode::Unavailable,
+                &self.to_string(),
+                Fields::new().with("Cache-Control", "no-store"),
+            ),
+            // A challenge would have clients send passwords that open nothing.
+            PullError::Certificate | PullError::NotForYou => {
+                refuse(403, ErrorCode::Denied, &self.to_string(), Fields::new())
+            }
+            PullError::DoorBusy => refuse(
+                503,
+                ErrorCode::Unavailable,
+                &self.to_string(),
+                Fields::new().with("Retry-After", "1"),
+            ),
             PullError::NotAllowed => refuse(403, ErrorCode::Denied, &self.to_string(), Fields::new()),
         }
     }

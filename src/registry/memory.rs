@@ -9,11 +9,14 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::cache::Lru;
+use crate::config::RuleSet;
 use crate::http::{Fields, Ready, RequestHead};
-use crate::limits::{MEMORY_OBJECTS_MAX, OPEN_FILES_PER_CORE_MAX};
+use crate::limits::MEMORY_OBJECTS_MAX;
 use crate::oci::accepts;
 use crate::runtime::clock::{unix_millis, unix_seconds};
 use crate::server::h1::send::encode_ready;
+
+use super::door::Pass;
 
 /// What an entry costs beside body, fields and key: slots, headers of allocations, index.
 const OVERHEAD_BYTES: u64 = 512;
@@ -30,6 +33,8 @@ struct Remembered {
     body: RememberedBody,
     /// For answers to tags.
     tag: Option<TagTerms>,
+    /// The rules that let somebody read it; `None`: everybody inside may.
+    readers: Option<RuleSet>,
     ready: Rc<Ready>,
     /// The second for which `ready` was encoded: `Date` and `Age` say so.
     encoded_at: u64,
@@ -49,24 +54,27 @@ pub struct TagTerms {
 }
 
 impl Memory {
-    pub fn new(bytes_max: u64) -> Self {
-        let files_max = if bytes_max == 0 {
-            0
-        } else {
-            OPEN_FILES_PER_CORE_MAX
-        };
+    pub fn new(bytes_max: u64, files_max: usize) -> Self {
+        let files_max = if bytes_max == 0 { 0 } else { files_max };
         Memory {
             answers: Lru::new(bytes_max, MEMORY_OBJECTS_MAX),
             files: Lru::new(files_max as u64, files_max),
         }
     }
 
-    /// The answer to `head`, if one is remembered whose terms it meets.
-    pub fn find(&mut self, head: &RequestHead<'_>) -> Option<Rc<Ready>> {
+    /// The answer to `head`, if one is remembered whose terms it meets and that `pass` is good for.
+    pub fn find(&mut self, head: &RequestHead<'_>, pass: &Pass) -> Option<Rc<Ready>> {
         let entry = match self.answers.get(head.target) {
             Some(entry) => entry,
             None => self.files.get(head.target)?,
         };
+        let admitted = match &entry.readers {
+            None => pass.inside,
+            Some(readers) => readers.meets(&pass.rules),
+        };
+        if !admitted {
+            return None;
+        }
         if let Some(tag) = &entry.tag
             && (unix_millis() >= tag.fresh_until_ms || !accepts(head.accept(), &tag.media_type))
         {
@@ -92,22 +100,36 @@ impl Memory {
     }
 
     /// Remembers an answer to `target`. `fields` say that it was a hit. Without a target it would be found by nobody.
-    pub fn remember(&mut self, target: &str, fields: Fields, body: Bytes, tag: Option<TagTerms>) {
+    pub fn remember(
+        &mut self,
+        target: &str,
+        fields: Fields,
+        body: Bytes,
+        tag: Option<TagTerms>,
+        readers: Option<RuleSet>,
+    ) {
         if target.is_empty() {
             return;
         }
         let weight =
             2 * body.len() as u64 + 2 * fields.as_bytes().len() as u64 + target.len() as u64 + OVERHEAD_BYTES;
-        let entry = Remembered::new(fields, RememberedBody::Bytes(body), tag);
+        let entry = Remembered::new(fields, RememberedBody::Bytes(body), tag, readers);
         self.answers.insert(target.into(), entry, weight);
     }
 
     /// Remembers that the answer to `target` is `file`, of `size` bytes.
-    pub fn remember_file(&mut self, target: &str, fields: Fields, file: Arc<File>, size: u64) {
+    pub fn remember_file(
+        &mut self,
+        target: &str,
+        fields: Fields,
+        file: Arc<File>,
+        size: u64,
+        readers: Option<RuleSet>,
+    ) {
         if size > 0 && !target.is_empty() {
             self.files.insert(
                 target.into(),
-                Remembered::new(fields, RememberedBody::File(file, size), None),
+                Remembered::new(fields, RememberedBody::File(file, size), None, readers),
                 1,
             );
         }
@@ -115,16 +137,13 @@ impl Memory {
 }
 
 impl Remembered {
-    fn new(fields: Fields, body: RememberedBody, tag: Option<TagTerms>) -> Self {
-        let nothing = Rc::new(Ready {
-            wire: Vec::new(),
-            head_len: 0,
-            file: None,
-        });
+    fn new(fields: Fields, body: RememberedBody, tag: Option<TagTerms>, readers: Option<RuleSet>) -> Self {
+        let nothing = Rc::new(Ready::new(Vec::new(), 0, Bytes::new(), None));
         let mut entry = Remembered {
             fields,
             body,
             tag,
+            readers,
             ready: nothing,
             encoded_at: 0,
         };
@@ -134,9 +153,10 @@ impl Remembered {
 
     fn encode(&mut self, now: u64) {
         self.encoded_at = now;
+        let nothing = Bytes::new();
         let (bytes, file) = match &self.body {
-            RememberedBody::Bytes(bytes) => (&bytes[..], None),
-            RememberedBody::File(file, size) => (&[][..], Some((file.clone(), *size))),
+            RememberedBody::Bytes(bytes) => (bytes, None),
+            RememberedBody::File(file, size) => (&nothing, Some((file.clone(), *size))),
         };
         self.ready = Rc::new(match &self.tag {
             None => encode_ready(&self.fields, bytes, file, now),

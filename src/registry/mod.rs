@@ -1,8 +1,9 @@
 //! What a request means: the `/v2/` API, on one core.
 
 mod bucket;
+mod door;
 mod error;
-mod front;
+mod health;
 mod listing;
 mod login;
 mod memory;
@@ -19,19 +20,20 @@ use std::pin::Pin;
 use std::rc::Rc;
 
 use crate::cache::{Cache, Lru, Origin};
-use crate::config::Registries;
+use crate::config::{Registries, RuleSet, Visitor};
 use crate::http::{Body, CacheResult, Fields, Method, Ready, RequestHead, Response};
-use crate::limits::OPEN_FILES_PER_CORE_MAX;
 use crate::oci::{Digest, Namespace};
+use crate::runtime::vitals::Vitals;
 use crate::server::Handler;
 use crate::store::{Entry, Key};
 use crate::upstream::OnBehalf;
 
+use door::{Guest, Keeper, Turned};
 use error::PullError;
 use memory::Memory;
 use route::{Asked, Chosen, Route, What};
 
-pub use front::FrontDoor;
+pub use door::FrontDoor;
 
 /// What the operator chose for the front.
 #[derive(Clone)]
@@ -39,12 +41,14 @@ pub struct Options {
     pub default_registry: Namespace,
     /// Bytes of a core's memory for small answers.
     pub memory_bytes_max: u64,
+    /// Open files a core keeps, of committed blobs.
+    pub open_files_max: usize,
     /// Whether `X-Registry` may choose the registry.
     pub registry_header: bool,
-    /// Whether clients are asked for the logins they have for registries. Not together with `front`.
+    /// Whether clients are asked for the logins they have for registries. Not together with a door.
     pub client_login: bool,
-    /// Who may come in, when not everybody.
-    pub front: Option<FrontDoor>,
+    /// How the process is.
+    pub vitals: Vitals,
 }
 
 /// One core's registry: what it has in memory and open, in front of the shared cache.
@@ -55,6 +59,7 @@ pub struct Registry {
     /// Committed blobs, opened.
     files: RefCell<Lru<Digest, Entry>>,
     settings: RefCell<Settings>,
+    keeper: Keeper,
 }
 
 /// The operator's choices as this core last saw them.
@@ -65,17 +70,18 @@ struct Settings {
 }
 
 impl Registry {
-    pub fn new(cache: Cache, options: Options) -> Self {
+    pub fn new(cache: Cache, options: Options, door: FrontDoor) -> Self {
         // The generation first: a change in between is seen as one later.
         let settings = Settings {
             generation: cache.generation(),
             registries: Rc::new(Registries::clone(&cache.registries())),
         };
         Registry {
+            keeper: Keeper::new(door, &settings.registries.allow),
             settings: RefCell::new(settings),
             cache,
-            memory: RefCell::new(Memory::new(options.memory_bytes_max)),
-            files: RefCell::new(Lru::new(OPEN_FILES_PER_CORE_MAX as u64, OPEN_FILES_PER_CORE_MAX)),
+            memory: RefCell::new(Memory::new(options.memory_bytes_max, options.open_files_max)),
+            files: RefCell::new(Lru::new(options.open_files_max as u64, options.open_files_max)),
             options,
         }
     }
@@ -84,22 +90,29 @@ impl Registry {
     fn registries(&self) -> Rc<Registries> {
         let mut settings = self.settings.borrow_mut();
         let generation = self.cache.generation();
-        if settings.generation != generation {
+        let changed = settings.generation != generation;
+        if changed {
             *settings = Settings {
                 generation,
                 registries: Rc::new(Registries::clone(&self.cache.registries())),
             };
             self.memory.borrow_mut().clear();
         }
+        if changed || !self.keeper.is_current() {
+            self.keeper.renew(&settings.registries.allow);
+        }
         settings.registries.clone()
     }
 
-    /// Whether the front door is open for `head`.
-    fn admits(&self, head: &RequestHead<'_>) -> bool {
-        match &self.options.front {
-            Some(door) if front::is_guarded(head.path) => door.opens(head.authorization),
-            _ => true,
-        }
+    /// Whether what this core remembers was under the operator's choices as they are.
+    fn is_current(&self) -> bool {
+        self.settings.borrow().generation == self.cache.generation() && self.keeper.is_current()
+    }
+
+    /// The rules that let somebody read what is `origin`'s; `None` where everybody inside may.
+    fn readers(&self, origin: &Origin) -> Option<RuleSet> {
+        self.registries()
+            .rules_about(&origin.namespace, &origin.repository)
     }
 
     /// Whether a field of `head` chooses its registry.
@@ -107,20 +120,37 @@ impl Registry {
         self.options.registry_header && head.has_registry()
     }
 
-    /// The head as the rest of the way sees it: without what was meant for the front door, and without a target where
-    /// the target alone does not tell what is asked for, so that nothing is remembered under it.
-    fn admit<'b>(&self, head: &RequestHead<'b>) -> Result<RequestHead<'b>, PullError> {
-        if !self.admits(head) {
-            return Err(PullError::Door);
-        }
+    /// Who is there, and the head as the rest of the way sees it: without what was meant for the front door, and without
+    /// a target where the target alone does not tell what is asked for, so that nothing is remembered under it.
+    async fn admit<'b>(&self, head: &RequestHead<'b>) -> Result<(RequestHead<'b>, Guest), PullError> {
+        // Goes by the door as it is.
+        self.registries();
+        let has_door = self.keeper.has_door();
+        let rules = |visitor: Visitor<'_>| self.registries().allow.rules_for(visitor);
+        let guest = self.keeper.admit(head, &rules).await?;
         let mut admitted = *head;
-        if self.options.front.is_some() {
+        if has_door {
             admitted.authorization = None;
         }
         if self.is_steered(head) {
             admitted.target = "";
         }
-        Ok(admitted)
+        Ok((admitted, guest))
+    }
+
+    /// Whether `guest` may read what is `origin`'s. Asked before anything is looked for.
+    fn check_reader(&self, guest: &Guest, origin: &Origin) -> Result<(), PullError> {
+        let registries = self.registries();
+        let allow = &registries.allow;
+        let about = registries.rules_about(&origin.namespace, &origin.repository);
+        let may = match (&about, guest) {
+            (None, Guest::Anybody | Guest::Named(_)) => true,
+            (None, Guest::Stranger) => false,
+            (Some(about), Guest::Anybody) => about.meets(&allow.rules_for(Visitor::Anonymous)),
+            (Some(about), Guest::Stranger) => about.meets(&allow.rules_that_name_anonymous()),
+            (Some(about), Guest::Named(name)) => about.meets(&allow.rules_for(Visitor::Named(name))),
+        };
+        if may { Ok(()) } else { Err(PullError::NotForYou) }
     }
 
     fn find_route(&self, head: &RequestHead<'_>) -> Result<Route, PullError> {
@@ -162,9 +192,9 @@ impl Handler for Registry {
             && head.range.is_none()
             && !head.has_if_none_match();
         // What was remembered under other choices is forgotten on the long way.
-        let current = self.settings.borrow().generation == self.cache.generation();
-        if plain && current && !self.is_steered(head) && self.admits(head) {
-            self.memory.borrow_mut().find(head)
+        if plain && self.is_current() && !self.is_steered(head) {
+            let pass = self.keeper.pass(head)?;
+            self.memory.borrow_mut().find(head, &pass)
         } else {
             None
         }
@@ -180,6 +210,16 @@ impl Handler for Registry {
 
     fn answer<'a>(&'a self, head: &'a RequestHead<'a>) -> Pin<Box<dyn Future<Output = Response> + 'a>> {
         Box::pin(self.pull(head))
+    }
+}
+
+impl From<Turned> for PullError {
+    fn from(turned: Turned) -> Self {
+        match turned {
+            Turned::Away => PullError::Door,
+            Turned::Uncertified => PullError::Certificate,
+            Turned::Busy => PullError::DoorBusy,
+        }
     }
 }
 

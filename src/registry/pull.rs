@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::door::Guest;
 use super::error::{Challenges, Kind, PullError, Wanted};
 use super::memory::TagTerms;
 use super::respond::{self, Description, Life, Part};
@@ -37,20 +38,44 @@ impl Registry {
     }
 
     async fn route(&self, head: &RequestHead<'_>, wanted: &mut Wanted) -> Result<Response, PullError> {
-        let head = &self.admit(head)?;
+        let (head, guest) = &self.admit(head).await?;
+        if *guest == Guest::Stranger {
+            return self.stranger(head, wanted).await;
+        }
+        self.inside(head, guest, wanted).await
+    }
+
+    /// Answers who has shown nothing: with what rules give to everybody, and nothing else, not even an error.
+    async fn stranger(&self, head: &RequestHead<'_>, wanted: &mut Wanted) -> Result<Response, PullError> {
+        match self.find_route(head) {
+            Ok(Route::Content(asked, _)) if self.check_reader(&Guest::Stranger, &asked.origin).is_ok() => {
+                self.inside(head, &Guest::Stranger, wanted).await
+            }
+            _ => Err(self.keeper.turn_away().into()),
+        }
+    }
+
+    async fn inside(
+        &self,
+        head: &RequestHead<'_>,
+        guest: &Guest,
+        wanted: &mut Wanted,
+    ) -> Result<Response, PullError> {
         if head.method == Method::Other {
             return Err(PullError::ReadOnly);
         }
         let (asked, what) = match self.find_route(head)? {
-            Route::Ping if self.options.client_login && head.authorization.is_none() => {
+            Route::Ping
+                if self.options.client_login && head.authorization.is_none() && !self.keeper.has_door() =>
+            {
                 return Err(PullError::Login);
             }
             Route::Ping => return Ok(plain(200, "application/json", "{}")),
-            Route::Alive => return Ok(plain(200, "text/plain", "ok\n")),
-            Route::Health => return Ok(plain(200, "application/json", "{\"status\":\"healthy\"}")),
+            Route::Health(asked) => return self.health(asked),
             Route::Stats => return self.stats().await,
             Route::Content(asked, what) => (asked, what),
         };
+        self.check_reader(guest, &asked.origin)?;
         *wanted = Wanted {
             challenges: self.challenges(&asked.origin),
             origin: Some(asked.origin.clone()),
@@ -79,7 +104,7 @@ impl Registry {
     fn challenges(&self, origin: &Origin) -> Challenges {
         let registries = self.registries();
         let (settings, named) = registries.settings(&origin.namespace);
-        if self.options.front.is_some() || settings.access() == Access::Shared {
+        if self.keeper.has_door() || settings.access() == Access::Shared {
             // What the client sends is not asked for there.
             Challenges::None
         } else if named == Named::Exactly {
@@ -153,7 +178,7 @@ impl Registry {
                         .await;
                 }
                 let permit = self.cache.permit(origin, held, Target::Blob, caller).await?;
-                return Ok(self.blob_hit(head, found, permit, caller, ns));
+                return Ok(self.blob_hit(head, found, permit, (origin, caller), ns));
             }
             let mut shared = None;
             if ask_bucket && (not.is_some() || !self.cache.is_filling(&digest, origin)) {
@@ -229,7 +254,7 @@ impl Registry {
         head: &RequestHead<'_>,
         found: Found,
         permit: Permit,
-        caller: &Caller,
+        (origin, caller): (&Origin, &Caller),
         ns: Option<&str>,
     ) -> Response {
         let Found {
@@ -252,11 +277,12 @@ impl Registry {
             match small {
                 Some(small) => {
                     let fields = respond::fields(&describe_blob(&entry.meta, ns));
+                    let readers = self.readers(origin);
                     self.memory
                         .borrow_mut()
-                        .remember(head.target, fields, small, None);
+                        .remember(head.target, fields, small, None, readers);
                 }
-                None if lasting => self.remember_file(head, &entry, ns),
+                None if lasting => self.remember_file(head, &entry, origin, ns),
                 None => {}
             }
         }
@@ -264,12 +290,13 @@ impl Registry {
     }
 
     /// Keeps the head of a file's answer, encoded, for the next request with the same target.
-    fn remember_file(&self, head: &RequestHead<'_>, entry: &Entry, ns: Option<&str>) {
+    fn remember_file(&self, head: &RequestHead<'_>, entry: &Entry, origin: &Origin, ns: Option<&str>) {
         if head.range.is_none() && entry.meta.size > MEMORY_OBJECT_BYTES_MAX {
             let fields = respond::fields(&describe_blob(&entry.meta, ns));
+            let (file, readers) = (entry.file.clone(), self.readers(origin));
             self.memory
                 .borrow_mut()
-                .remember_file(head.target, fields, entry.file.clone(), entry.meta.size);
+                .remember_file(head.target, fields, file, entry.meta.size, readers);
         }
     }
 
@@ -410,7 +437,7 @@ impl Registry {
         };
         // What not everybody may have, or wants, is not remembered by its target.
         if key.accept == Accept::Native && (manifest.public || key.caller.is_operator()) {
-            self.remember(head, answer, &description);
+            self.remember(head, answer, &description, &key.origin);
         }
         let mut more = Fields::default();
         if let Some(checked_ms) = answer.checked_ms {
@@ -426,7 +453,13 @@ impl Registry {
     }
 
     /// Keeps a small answer, encoded, for the next request with the same target.
-    fn remember(&self, head: &RequestHead<'_>, answer: &ManifestAnswer, description: &Description<'_>) {
+    fn remember(
+        &self,
+        head: &RequestHead<'_>,
+        answer: &ManifestAnswer,
+        description: &Description<'_>,
+        origin: &Origin,
+    ) {
         let body: &Bytes = &answer.manifest.body;
         if body.len() as u64 > MEMORY_OBJECT_BYTES_MAX {
             return;
@@ -444,9 +477,10 @@ impl Registry {
             cache: CacheResult::Hit,
             ..*description
         });
+        let readers = self.readers(origin);
         self.memory
             .borrow_mut()
-            .remember(head.target, fields, body.clone(), tag);
+            .remember(head.target, fields, body.clone(), tag, readers);
     }
 
     /// Asks the upstream for this client alone. Nothing of it is kept.

@@ -16,12 +16,20 @@ use crate::upstream::Target;
 pub enum Route {
     /// `/v2/`: is this a registry?
     Ping,
-    /// Is this process alive? For probes, which read the status.
-    Alive,
-    /// The same, for programs that read the body.
-    Health,
+    Health(Probe),
     Stats,
     Content(Asked, What),
+}
+
+/// What a health check wants to know.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Probe {
+    /// Would only a restart help?
+    Alive,
+    /// The same, for programs that read the body.
+    AliveJson,
+    /// Should clients be sent here?
+    Ready,
 }
 
 /// Whose content is asked for.
@@ -92,8 +100,9 @@ pub fn parse<'h>(
 ) -> Result<Route, RouteError> {
     match path {
         "/v2/" | "/v2" => return Ok(Route::Ping),
-        "/healthz" | "/livez" | "/readyz" => return Ok(Route::Alive),
-        "/_/health" => return Ok(Route::Health),
+        "/healthz" | "/livez" => return Ok(Route::Health(Probe::Alive)),
+        "/readyz" => return Ok(Route::Health(Probe::Ready)),
+        "/_/health" => return Ok(Route::Health(Probe::AliveJson)),
         "/_/stats" => return Ok(Route::Stats),
         _ => {}
     }

@@ -14,7 +14,7 @@ use crate::upstream::{Budget, RegistryCondition, Source, State};
 
 impl Registry {
     pub(super) async fn stats(&self) -> Result<Response, PullError> {
-        if self.options.front.is_none() {
+        if !self.keeper.has_door() {
             return Err(RouteError::NotFound.into());
         }
         let conditions = self.cache.conditions().await?;

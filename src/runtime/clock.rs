@@ -22,6 +22,12 @@ pub fn monotonic_seconds() -> u32 {
     clock_gettime(ClockId::MonotonicCoarse).tv_sec as u32
 }
 
+/// Milliseconds of a clock that never jumps, a few behind at most; for waits.
+pub fn monotonic_millis() -> u64 {
+    let now = clock_gettime(ClockId::MonotonicCoarse);
+    u64::try_from(now.tv_sec).unwrap_or(0) * 1000 + u64::try_from(now.tv_nsec).unwrap_or(0) / 1_000_000
+}
+
 /// Microseconds of a clock that never jumps; for durations in the log.
 pub fn monotonic_micros() -> u64 {
     let now = clock_gettime(ClockId::Monotonic);

@@ -8,7 +8,7 @@ use core_affinity::CoreId;
 use monoio::{IoUringDriver, LegacyDriver, RuntimeBuilder};
 
 use super::doorbell;
-use super::driver::{Driver, RING_ENTRIES, ring_builder};
+use super::driver::{Driver, RING_ENTRIES, patiently, ring_builder};
 
 /// How cores are made.
 #[derive(Clone, Copy, Debug)]
@@ -81,13 +81,13 @@ where
     // A runtime is never dropped in a living process: the kernel may still write to what it lent.
     match settings.driver {
         Driver::IoUring => {
-            let mut runtime = std::mem::ManuallyDrop::new(
+            let mut runtime = std::mem::ManuallyDrop::new(patiently(|| {
                 RuntimeBuilder::<IoUringDriver>::new()
                     .with_entries(RING_ENTRIES)
                     .uring_builder(ring_builder(settings.modern_ring))
                     .enable_timer()
-                    .build()?,
-            );
+                    .build()
+            })?);
             runtime.block_on(body)
         }
         Driver::Epoll => {

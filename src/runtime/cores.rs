@@ -40,7 +40,7 @@ fn choose(
 }
 
 /// The process's cgroup (version 2), relative to the mount.
-fn own_cgroup() -> PathBuf {
+pub(super) fn own_cgroup() -> PathBuf {
     let text = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
     let path = text
         .lines()

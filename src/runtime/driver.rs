@@ -4,6 +4,8 @@ use std::io;
 
 use io_uring::{IoUring, Probe, opcode};
 
+use crate::limits::{RING_PAUSE, RING_TRIES};
+
 /// What the operator asked for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum IoDriver {
@@ -39,7 +41,7 @@ pub struct Choice {
 }
 
 /// Submission entries per core. Small rings fit the 8 MiB memlock limit of common service managers: it is
-/// charged again for unprivileged users on recent kernels, and 1 024 entries take about 100 KiB.
+/// charged again for unprivileged users on recent kernels, and one of these rings takes about 350 KiB.
 pub const RING_ENTRIES: u32 = 1_024;
 
 /// Completions a core can have outstanding before the kernel must keep them aside: a poll per connection.
@@ -56,36 +58,54 @@ pub fn ring_builder(modern: bool) -> io_uring::Builder {
     builder
 }
 
-/// Whether rings can be made with the modern flags; `Err` when they cannot be made at all.
-fn probe() -> io::Result<bool> {
-    let (ring, modern) = match ring_builder(true).build(RING_ENTRIES) {
+/// Makes a ring, and again when the kernel has not yet given back the memory that closed ones had locked.
+pub(super) fn patiently<T>(make: impl Fn() -> io::Result<T>) -> io::Result<T> {
+    let mut tries = 0;
+    loop {
+        match make() {
+            Err(error) if error.raw_os_error() == Some(libc::ENOMEM) && tries < RING_TRIES => {
+                tries += 1;
+                std::thread::park_timeout(RING_PAUSE);
+            }
+            outcome => return outcome,
+        }
+    }
+}
+
+/// Whether `count` rings can be made with the modern flags; `Err` when so many cannot be made at all. They are held together:
+/// what one core may lock in memory, ten may not.
+fn probe(count: usize) -> io::Result<bool> {
+    let (first, modern) = match ring_builder(true).build(RING_ENTRIES) {
         Ok(ring) => (ring, true),
-        Err(_) => (ring_builder(false).build(RING_ENTRIES)?, false),
+        Err(_) => (patiently(|| ring_builder(false).build(RING_ENTRIES))?, false),
     };
     let mut probe = Probe::new();
-    ring.submitter().register_probe(&mut probe)?;
+    first.submitter().register_probe(&mut probe)?;
     let needed = [
         opcode::PollAdd::CODE,
         opcode::AsyncCancel::CODE,
         opcode::Close::CODE,
         opcode::Timeout::CODE,
     ];
-    if needed.iter().all(|&code| probe.is_supported(code)) && ring.params().is_feature_ext_arg() {
-        Ok(modern)
-    } else {
-        Err(io::Error::new(
+    if !needed.iter().all(|&code| probe.is_supported(code)) || !first.params().is_feature_ext_arg() {
+        return Err(io::Error::new(
             io::ErrorKind::Unsupported,
             "the kernel is older than 5.11",
-        ))
+        ));
     }
+    let others: Vec<IoUring> = (1..count)
+        .map(|_| patiently(|| ring_builder(modern).build(RING_ENTRIES)))
+        .collect::<io::Result<_>>()?;
+    drop(others);
+    Ok(modern)
 }
 
-/// Decides once for all cores.
+/// Decides once for all of `cores` cores.
 ///
 /// # Errors
 ///
 /// io_uring was demanded and cannot be had; the text says why and what to do.
-pub fn choose(wanted: IoDriver) -> Result<(Choice, bool), String> {
+pub fn choose(wanted: IoDriver, cores: usize) -> Result<(Choice, bool), String> {
     if wanted == IoDriver::Epoll {
         let why = "IO_DRIVER=epoll".to_owned();
         return Ok((
@@ -97,7 +117,7 @@ pub fn choose(wanted: IoDriver) -> Result<(Choice, bool), String> {
             false,
         ));
     }
-    match probe() {
+    match probe(cores) {
         Ok(modern) => {
             let flags = if modern {
                 "single issuer, deferred task work"
@@ -141,23 +161,54 @@ fn explain(error: &io::Error) -> String {
             .lines()
             .any(|line| line.starts_with("Seccomp:") && line.ends_with('2'))
     });
-    let cause = match error.raw_os_error() {
-        Some(libc::EPERM) if matches!(sysctl.trim(), "1" | "2") => {
-            "forbidden by sysctl kernel.io_uring_disabled; set it to 0, or add the group of kernel.io_uring_group"
+    let cause = cause(error.raw_os_error(), sysctl.trim(), seccomp);
+    format!("io_uring cannot be used ({error}): {cause}")
+}
+
+/// What probably stands in the way, and what removes it.
+fn cause(errno: Option<i32>, sysctl: &str, seccomp: bool) -> &'static str {
+    match errno {
+        Some(libc::EPERM) if matches!(sysctl, "1" | "2") => {
+            "forbidden by sysctl kernel.io_uring_disabled; set it to 0, or add our group as kernel.io_uring_group"
         }
         Some(libc::EPERM | libc::ENOSYS) if seccomp => {
-            "blocked by a seccomp filter, as Docker 25, containerd 2.0 and podman do by default; allow io_uring_setup, \
+            "blocked by a seccomp filter, as Docker 25, containerd 2.0 and podman have by default; run with \
+             --security-opt seccomp=deploy/seccomp.json (Kubernetes: seccompProfile Localhost), or allow io_uring_setup, \
              io_uring_enter and io_uring_register"
         }
         Some(libc::ENOSYS) => "this kernel has no io_uring",
+        Some(libc::EPERM | libc::EACCES) => {
+            "forbidden by the kernel or a security module (SELinux, AppArmor)"
+        }
         Some(libc::ENOMEM) => {
-            "the memlock limit is too small; raise it (LimitMEMLOCK=infinity, --ulimit memlock=-1)"
+            "the memlock limit is too small for a ring per core; raise it (LimitMEMLOCK=infinity, --ulimit memlock=-1), or \
+             run fewer cores (CORES)"
         }
         _ => "the set-up failed",
-    };
-    format!("io_uring cannot be used ({error}): {cause}")
+    }
 }
 
 fn kernel_release() -> String {
     rustix::system::uname().release().to_string_lossy().into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_refusal_has_its_cure() {
+        for (errno, sysctl, seccomp, cure) in [
+            (libc::EPERM, "2", false, "sysctl kernel.io_uring_disabled"),
+            (libc::EPERM, "1", true, "sysctl kernel.io_uring_disabled"),
+            (libc::EPERM, "0", true, "--security-opt seccomp="),
+            (libc::ENOSYS, "", true, "--security-opt seccomp="),
+            (libc::ENOSYS, "0", false, "no io_uring"),
+            (libc::EPERM, "", false, "security module"),
+            (libc::ENOMEM, "0", true, "--ulimit memlock=-1"),
+        ] {
+            let text = cause(Some(errno), sysctl, seccomp);
+            assert!(text.contains(cure), "{errno} {sysctl:?} {seccomp}: {text}");
+        }
+    }
 }

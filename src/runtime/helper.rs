@@ -9,7 +9,8 @@ use std::time::Duration;
 use rustix::thread::{sched_getaffinity, sched_setaffinity};
 
 use super::reply::{self, Lost};
-use crate::limits::BLOCKING_THREADS_MAX;
+use super::vitals::Pulse;
+use crate::limits::{BLOCKING_THREADS_MAX, HELPER_BEAT};
 
 /// A handle to the pool; cheap to clone.
 #[derive(Clone, Debug)]
@@ -53,6 +54,19 @@ impl Helper {
     /// Runs `work` on the pool, unattended.
     pub fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) {
         self.handle.spawn(work);
+    }
+
+    /// Beats for as long as the pool runs tasks and finds a thread for `work`, which blocks, and whose end is a beat.
+    pub fn keep_beating(&self, pulse: Pulse, work: impl Fn() + Clone + Send + 'static) {
+        self.handle.spawn(async move {
+            loop {
+                // A panic in it has been logged, and is no beat.
+                if blocking(work.clone()).await.is_ok() {
+                    pulse.beat();
+                }
+                tokio::time::sleep(HELPER_BEAT).await;
+            }
+        });
     }
 
     /// Runs blocking `work` on a thread of its own, unattended.

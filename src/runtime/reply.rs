@@ -1,6 +1,7 @@
 //! One answer from the helper pool to a task of a core.
 
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use super::doorbell::{Remote, Signal};
 
@@ -56,6 +57,11 @@ impl<T> Drop for Sender<T> {
 }
 
 impl<T> Receiver<T> {
+    /// As [`Receiver::recv`], no longer than `limit`; `None` after that.
+    pub async fn recv_within(self, limit: Duration) -> Option<Result<T, Lost>> {
+        monoio::time::timeout(limit, self.recv()).await.ok()
+    }
+
     /// Waits for the answer.
     ///
     /// # Cancellation

@@ -1,4 +1,5 @@
-//! One client connection: read a head, have it answered, send the answer, again.
+//! One client connection: read a head, have it answered, send the answer, again. Who begins with the preface of HTTP/2
+//! is handed on.
 
 use std::io;
 use std::net::{Shutdown, SocketAddr};
@@ -9,10 +10,15 @@ use super::h1::parse::{HeadError, parse_head};
 use super::h1::send::{Sending, Sent};
 use super::stream::Stream;
 use super::watch::{Waiting, Watch};
-use super::{Handler, Server};
+use super::{Handler, Server, h2};
 use crate::http::{CacheResult, Method, RequestHead, Version};
-use crate::limits::{HEAD_SECONDS, IDLE_SECONDS, INBOX_BYTES, LINGER_BYTES_MAX, LINGER_SECONDS};
+use crate::limits::{
+    FIRST_REQUEST, HEAD_SECONDS, IDLE_SECONDS, INBOX_BYTES, LINGER_BYTES_MAX, LINGER_SECONDS,
+};
 use crate::runtime::clock::monotonic_micros;
+
+/// How a client begins who takes us for a TLS listener: a handshake record of version 3.
+const TLS_HELLO: &[u8] = &[0x16, 3];
 
 /// A connection and what it has received but not yet used.
 pub struct Connection<H> {
@@ -24,6 +30,8 @@ pub struct Connection<H> {
     /// Received bytes; `inbox[used..]` is not parsed yet.
     inbox: Vec<u8>,
     used: usize,
+    /// A request was answered, or refused.
+    answered: bool,
 }
 
 /// What happens to the connection after a step.
@@ -35,6 +43,28 @@ enum Next {
     Gone,
 }
 
+/// What the client speaks, by its first bytes. `Upgrade: h2c` is ignored, as RFC 9113, 3.1 has it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Spoken {
+    /// Nothing came yet, or a beginning of the preface of HTTP/2, which must be whole to count.
+    Unknown,
+    Http1,
+    Http2,
+}
+
+impl Spoken {
+    /// `agreed`: the TLS session is for HTTP/2, and whatever comes must be that.
+    fn from(inbox: &[u8], agreed: bool) -> Self {
+        if agreed || inbox.starts_with(h2::PREFACE) {
+            Spoken::Http2
+        } else if h2::PREFACE.starts_with(inbox) {
+            Spoken::Unknown
+        } else {
+            Spoken::Http1
+        }
+    }
+}
+
 impl<H: Handler> Connection<H> {
     pub fn new(server: Rc<Server<H>>, watch: Watch, stream: Stream, peer: Option<SocketAddr>) -> Self {
         Connection {
@@ -44,18 +74,52 @@ impl<H: Handler> Connection<H> {
             server,
             inbox: Vec::new(),
             used: 0,
+            answered: false,
         }
     }
 
     /// Serves requests until one side has had enough.
     pub async fn run(mut self) {
+        if let (Stream::Tls(tls), Some(door)) = (&self.stream, &self.server.tls)
+            && let Err(error) = Box::pin(tls.handshake(&self.watch, &door.gate)).await
+        {
+            tracing::debug!(peer = ?self.peer, %error, "no TLS session");
+            return;
+        }
         let mut scanned = 0;
+        let mut spoken = Spoken::Unknown;
         loop {
+            if spoken == Spoken::Unknown {
+                spoken = Spoken::from(&self.inbox, self.stream.is_h2());
+                match spoken {
+                    Spoken::Unknown => match self.receive().await {
+                        Next::Continue => continue,
+                        Next::Close | Next::Gone => return,
+                    },
+                    Spoken::Http2 => {
+                        let Connection {
+                            watch,
+                            stream,
+                            peer,
+                            server,
+                            inbox,
+                            ..
+                        } = self;
+                        watch.set(Waiting::Input, HEAD_SECONDS);
+                        // Boxed: every connection would pay for its size.
+                        return Box::pin(h2::serve(server, watch, stream, peer, inbox)).await;
+                    }
+                    Spoken::Http1 => {}
+                }
+            }
             let step = match parse_head(&self.inbox[self.used..], &mut scanned) {
-                Ok(Some((head, len))) => {
+                Ok(Some((mut head, len))) => {
                     scanned = 0;
+                    head.peer = self.peer.map(|peer| peer.ip());
+                    head.certificate = self.stream.certificate();
                     let next = self.respond(&head).await;
                     self.used += len;
+                    self.answered = true;
                     next
                 }
                 Ok(None) => self.receive().await,
@@ -63,7 +127,12 @@ impl<H: Handler> Connection<H> {
             };
             match step {
                 Next::Continue => {}
-                Next::Close | Next::Gone => return,
+                Next::Close => {
+                    // As far as the socket takes it at once: the client has what it asked for.
+                    let _ = self.stream.finish();
+                    return;
+                }
+                Next::Gone => return,
             }
         }
     }
@@ -80,8 +149,12 @@ impl<H: Handler> Connection<H> {
             keep_alive,
         };
         let (status, cache, sent) = match server.handler.ready(head) {
-            Some(ready) => (200, CacheResult::Hit, sending.ready(&ready).await),
+            Some(ready) => {
+                let _memory = ready.file.as_ref().map(|_| server.load.memory.response());
+                (200, CacheResult::Hit, sending.ready(&ready).await)
+            }
             None => {
+                let _memory = server.load.memory.response();
                 // The connection waits for us, not for the client.
                 self.watch.clear();
                 let response = server.handler.answer(head).await;
@@ -133,7 +206,7 @@ impl<H: Handler> Connection<H> {
             }
             self.watch.set(Waiting::Idle, IDLE_SECONDS);
             if self.server.shutdown.draining() {
-                return Next::Close;
+                return self.receive_last().await;
             }
         } else if self.used > 0 {
             // The beginning of a head that came along with the request before it.
@@ -145,12 +218,9 @@ impl<H: Handler> Connection<H> {
         if self.stream.readable().await.is_err() {
             return Next::Gone;
         }
-        if self.inbox.capacity() == self.inbox.len() {
-            // Grows by doubling; the parser refuses a head before it exceeds its limit.
-            self.inbox.reserve(INBOX_BYTES.max(self.inbox.len()));
-        }
-        match self.stream.recv(&mut self.inbox) {
+        match self.take() {
             Ok(0) if self.watch.expired() && !begins => Box::pin(self.refuse(&HeadError::Timeout)).await,
+            Ok(0) if self.watch.expired() && self.server.shutdown.draining() => self.receive_last().await,
             Ok(0) => Next::Close,
             Ok(_) => {
                 if begins {
@@ -164,8 +234,38 @@ impl<H: Handler> Connection<H> {
         }
     }
 
+    /// Takes what the socket has.
+    fn take(&mut self) -> io::Result<usize> {
+        if self.inbox.capacity() == self.inbox.len() {
+            // Grows by doubling; the parser refuses a head before it exceeds its limit.
+            self.inbox.reserve(INBOX_BYTES.max(self.inbox.len()));
+        }
+        self.stream.recv(&mut self.inbox)
+    }
+
+    /// Takes the beginning of a last request where the server stops. What has come already is answered, and a client that
+    /// has only just connected has its first request on the way: closing now would reset it.
+    async fn receive_last(&mut self) -> Next {
+        let mut taken = self.take();
+        if !self.answered && !matches!(taken, Ok(1..)) {
+            monoio::time::sleep(FIRST_REQUEST).await;
+            taken = self.take();
+        }
+        match taken {
+            Ok(1..) => {
+                self.watch.set(Waiting::Input, HEAD_SECONDS);
+                Next::Continue
+            }
+            _ => Next::Close,
+        }
+    }
+
     /// Answers a head that is not one, and closes.
     async fn refuse(&self, error: &HeadError) -> Next {
+        if self.inbox[self.used..].starts_with(TLS_HELLO) {
+            tracing::debug!(peer = ?self.peer, "TLS on a listener for plain HTTP");
+            return Next::Gone;
+        }
         tracing::debug!(peer = ?self.peer, reason = error.reason(), "refused a request");
         let head = RequestHead::refused();
         debug_assert!(head.method == Method::Other && head.version == Version::Http11);
@@ -197,6 +297,7 @@ impl<H: Handler> Connection<H> {
     /// Says that nothing more comes and waits a little for the client to see it: closing a socket with
     /// unread input resets it, which can destroy the answer on its way.
     async fn linger(&self) {
+        let _ = self.stream.finish();
         self.stream.shutdown(Shutdown::Write);
         self.watch.set(Waiting::Input, LINGER_SECONDS);
         let mut rubbish = Vec::with_capacity(4 * 1024);

@@ -14,6 +14,8 @@ pub struct Listener {
     pub socket: TcpListener,
     /// Clients speak TLS here.
     pub tls: bool,
+    /// A supervisor has it too, and keeps it when we go.
+    pub inherited: bool,
 }
 
 /// Binds `count` sockets to one address and listens. Without a host: every address, IPv6 and IPv4; port 0

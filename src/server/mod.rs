@@ -3,9 +3,13 @@
 mod accept;
 mod access_log;
 mod connection;
+mod crowd;
 pub mod h1;
+mod h2;
+mod handover;
 mod listen;
 mod stream;
+pub mod tls;
 mod watch;
 
 use std::future::Future;
@@ -14,8 +18,9 @@ use std::rc::Rc;
 
 use crate::http::{Ready, RequestHead, Response};
 
-pub use accept::{Server, serve};
+pub use accept::{Load, Server, serve};
 pub use access_log::{AccessLog, AccessLogWriter};
+pub use crowd::{Crowd, default_max};
 pub use listen::{Listener, bind};
 
 /// What answers requests on one core.
@@ -28,7 +33,7 @@ pub trait Handler: 'static {
     ///
     /// # Cancellation
     ///
-    /// Never cancelled by the server, except that a panic drops it.
+    /// Dropped when the client resets its stream of HTTP/2, and by a panic. Must leave nothing behind.
     fn answer<'a>(&'a self, head: &'a RequestHead<'a>) -> Pin<Box<dyn Future<Output = Response> + 'a>>;
 
     /// Told when the file of an answer to `head` could not be read, or ended early. The client has been cut off;

@@ -1,14 +1,16 @@
-//! Deadlines of a core's connections, checked four times a second.
+//! Deadlines of a core's connections, checked four times a second, and who goes first when there are too many.
 //!
 //! A deadline costs a request one store. When it passes, the socket is shut down, which wakes its connection;
 //! nothing is cancelled and no timer is armed per request.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::net::Shutdown;
 use std::rc::Rc;
 
+use super::crowd::Place;
 use super::stream::Stream;
-use crate::runtime::clock::monotonic_seconds;
+use crate::limits::{HEAD_PATIENCE_MILLIS, IDLE_PATIENCE_MILLIS, SEND_RATE_MIN, SEND_STALL_SECONDS};
+use crate::runtime::clock::monotonic_millis;
 use crate::sys::Local;
 
 /// What a connection is waiting for.
@@ -27,8 +29,16 @@ pub enum Waiting {
 struct Slot {
     local: Local,
     waiting: Waiting,
-    deadline: u32,
+    /// When the wait began and when it ends, on the clock of [`monotonic_millis`].
+    since: u64,
+    deadline: u64,
     expired: bool,
+    /// How often it has waited for a request, up to a few: more than once is, with one in between.
+    idles: u8,
+    /// Bytes the kernel still held for the client when this wait for it was first looked at.
+    unsent: Option<u64>,
+    /// What it is counted by; gone when it was told to go.
+    place: Option<Place>,
 }
 
 /// The deadlines of one core.
@@ -45,16 +55,29 @@ struct Slots {
 pub struct Watch {
     list: WatchList,
     index: usize,
+    pace: Pace,
+}
+
+/// How fast a client takes what it asked for: bytes and waiting of the window that runs. A new one begins when it was
+/// waited for as long as a client may take nothing.
+#[derive(Default)]
+struct Pace {
+    bytes: Cell<u64>,
+    waited_ms: Cell<u64>,
 }
 
 impl WatchList {
-    pub fn add(&self, stream: &Stream) -> Watch {
+    pub fn add(&self, stream: &Stream, place: Place) -> Watch {
         let mut slots = self.0.borrow_mut();
         let slot = Slot {
             local: stream.local(),
             waiting: Waiting::Nothing,
+            since: 0,
             deadline: 0,
             expired: false,
+            idles: 0,
+            unsent: None,
+            place: Some(place),
         };
         let index = slots.free.pop().unwrap_or_else(|| {
             slots.slots.push(None);
@@ -65,43 +88,120 @@ impl WatchList {
         Watch {
             list: self.clone(),
             index,
+            pace: Pace::default(),
         }
-    }
-
-    /// Connections being watched.
-    pub fn count(&self) -> usize {
-        let slots = self.0.borrow();
-        slots.slots.len() - slots.free.len()
     }
 
     /// Ends the waits that have lasted too long, and the idle ones when the server drains.
     pub fn sweep(&self, draining: bool) {
-        let now = monotonic_seconds();
+        let now = monotonic_millis();
         for slot in self.0.borrow_mut().slots.iter_mut().flatten() {
             let overdue = now > slot.deadline;
-            let how = match slot.waiting {
-                Waiting::Idle if overdue || draining => Shutdown::Read,
-                Waiting::Input if overdue => Shutdown::Read,
-                Waiting::Output if overdue => Shutdown::Both,
-                _ => continue,
-            };
-            slot.expired = true;
-            slot.waiting = Waiting::Nothing;
-            slot.local.shutdown(how);
+            let waiting = slot.waiting;
+            match waiting {
+                Waiting::Idle if overdue || draining => slot.end(Shutdown::Read),
+                Waiting::Input if overdue => slot.end(Shutdown::Read),
+                Waiting::Output if overdue && !slot.goes_on(now) => slot.end(Shutdown::Both),
+                Waiting::Output if slot.unsent.is_none() => slot.unsent = slot.local.unsent(),
+                _ => {}
+            }
         }
+    }
+
+    /// Ends up to `count` connections that keep nobody but themselves waiting, and no more than an eighth of them, those
+    /// that wait for longest first: the idle ones; or else those that never asked for anything; or else those whose
+    /// head has been coming for long. Whoever asks again and again is spared. They are not counted any more; gives
+    /// their number.
+    pub fn make_room(&self, count: usize) -> usize {
+        let now = monotonic_millis();
+        let mut slots = self.0.borrow_mut();
+        let long = |slot: &Slot, millis| now.saturating_sub(slot.since) >= millis;
+        let idle = |slot: &Slot| slot.waiting == Waiting::Idle;
+        let mut victims = slots.waiting(|slot| idle(slot) && long(slot, IDLE_PATIENCE_MILLIS));
+        if victims.is_empty() {
+            victims = slots.waiting(|slot| idle(slot) && slot.idles < 2);
+        }
+        if victims.is_empty() {
+            victims =
+                slots.waiting(|slot| slot.waiting == Waiting::Input && long(slot, HEAD_PATIENCE_MILLIS));
+        }
+        let count = count.min(victims.len().div_ceil(8));
+        if count > 0 {
+            victims.select_nth_unstable(count - 1);
+        }
+        for (_, index) in &victims[..count] {
+            if let Some(slot) = &mut slots.slots[*index] {
+                slot.place = None;
+                slot.end(Shutdown::Read);
+            }
+        }
+        count
+    }
+}
+
+impl Slots {
+    /// Those that `which` chooses and that have not been told to go: since when they wait, and their numbers.
+    fn waiting(&self, which: impl Fn(&Slot) -> bool) -> Vec<(u64, usize)> {
+        let slots = self.slots.iter().enumerate();
+        slots
+            .filter_map(|(index, slot)| Some((slot.as_ref()?, index)))
+            .filter(|(slot, _)| slot.place.is_some() && which(slot))
+            .map(|(slot, index)| (slot.since, index))
+            .collect()
+    }
+}
+
+impl Slot {
+    fn end(&mut self, how: Shutdown) {
+        self.expired = true;
+        self.waiting = Waiting::Nothing;
+        self.local.shutdown(how);
+    }
+
+    /// Whether the client has taken enough of what the kernel holds for it to be waited for once more. The kernel
+    /// says that there is room only when a third of its buffer is free, which may take a slow client minutes.
+    fn goes_on(&mut self, now: u64) -> bool {
+        let unsent = self.local.unsent();
+        let taken = match (self.unsent, unsent) {
+            (Some(before), Some(now)) => before.saturating_sub(now),
+            _ => 0,
+        };
+        let enough = taken >= SEND_RATE_MIN * u64::from(SEND_STALL_SECONDS);
+        if enough {
+            self.unsent = unsent;
+            self.deadline = now + 1_000 * u64::from(SEND_STALL_SECONDS);
+        }
+        enough
     }
 }
 
 impl Watch {
-    /// Starts a wait of at most `seconds` (and up to one more).
+    /// Starts a wait of at most `seconds` (and up to a sweep more).
     pub fn set(&self, waiting: Waiting, seconds: u32) {
+        let now = monotonic_millis();
         self.with(|slot| {
+            slot.idles = slot.idles.saturating_add(u8::from(waiting == Waiting::Idle));
             slot.waiting = waiting;
+            slot.since = now;
+            slot.unsent = None;
             // What ended an earlier wait does not concern this one: a request that came in the same moment
             // is answered.
             slot.expired = false;
-            slot.deadline = monotonic_seconds().saturating_add(seconds);
+            slot.deadline = now + 1_000 * u64::from(seconds);
         });
+    }
+
+    /// Notes that the client's side has taken `bytes` of a response.
+    pub fn sent(&self, bytes: usize) {
+        let pace = &self.pace;
+        pace.bytes.set(pace.bytes.get() + bytes as u64);
+    }
+
+    /// Notes that there is room for more after a wait for the client. Says whether it has taken [`SEND_RATE_MIN`]:
+    /// it is asked when it was waited for long enough, however short each wait was.
+    pub fn keeps_pace(&self) -> bool {
+        let waited = self.with(|slot| monotonic_millis().saturating_sub(slot.since));
+        self.pace.waited(waited)
     }
 
     /// Ends the wait in time.
@@ -122,10 +222,42 @@ impl Watch {
     }
 }
 
+impl Pace {
+    fn waited(&self, millis: u64) -> bool {
+        let waited = self.waited_ms.get() + millis;
+        self.waited_ms.set(waited);
+        if waited < 1_000 * u64::from(SEND_STALL_SECONDS) {
+            return true;
+        }
+        self.waited_ms.set(0);
+        self.bytes.take() >= SEND_RATE_MIN * waited / 1_000
+    }
+}
+
 impl Drop for Watch {
     fn drop(&mut self) {
         let mut slots = self.list.0.borrow_mut();
         slots.slots[self.index] = None;
         slots.free.push(self.index);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pace_is_judged_when_a_client_was_waited_for_a_minute() {
+        let pace = Pace::default();
+        let minute = 1_000 * u64::from(SEND_STALL_SECONDS);
+        // Fast for a minute, in many short waits.
+        for _ in 0..60 {
+            pace.bytes.set(pace.bytes.get() + SEND_RATE_MIN);
+            assert!(pace.waited(minute / 60));
+        }
+        // Then slow: what was taken before does not count.
+        assert!(pace.waited(minute / 2));
+        pace.bytes.set(SEND_RATE_MIN * 59);
+        assert!(!pace.waited(minute / 2));
     }
 }

@@ -25,6 +25,24 @@ pub fn resident(file: &File, end: u64) -> bool {
     }
 }
 
+/// Reads what the page cache has at `offset`, at most `bytes`: 0 at the end of the file, `None` when the first of it would
+/// have to be waited for. File systems that do not know `RWF_NOWAIT` always give `None`.
+pub fn read_resident(file: &File, offset: u64, bytes: &mut [u8]) -> io::Result<Option<usize>> {
+    loop {
+        return match preadv2(
+            file,
+            &mut [IoSliceMut::new(&mut *bytes)],
+            offset,
+            ReadWriteFlags::NOWAIT,
+        ) {
+            Ok(read) => Ok(Some(read)),
+            Err(Errno::INTR) => continue,
+            Err(Errno::AGAIN | Errno::OPNOTSUPP) => Ok(None),
+            Err(error) => Err(error.into()),
+        };
+    }
+}
+
 /// Reads exactly `len` bytes at `offset`. Blocking: not for a core.
 pub fn read_exact_at(file: &File, offset: u64, len: usize) -> io::Result<Vec<u8>> {
     let mut bytes = vec![0; len];

@@ -1,9 +1,11 @@
 //! Raw system calls, each behind a safe function; the only place for `unsafe`.
 
 mod file;
+mod inherit;
 mod pipe;
 mod socket;
 
-pub use file::{read_exact_at, resident};
+pub use file::{read_exact_at, read_resident, resident};
+pub use inherit::take_inherited;
 pub use pipe::Pipe;
 pub use socket::{Local, Socket};

@@ -33,7 +33,7 @@ impl Local {
     /// socket and goes first.
     pub fn shutdown(self, how: Shutdown) {
         // SAFETY: the connection that owns this descriptor removes itself from the watch list before the
-        // socket is closed (field order in `Connection`), and both live on this thread, so the number
+        // socket is closed (field order in `Connection` and `Wire`), and both live on this thread, so the number
         // is open and is that socket's for the length of the call.
         let fd = unsafe { BorrowedFd::borrow_raw(self.fd) };
         let how = match how {
@@ -42,6 +42,17 @@ impl Local {
             Shutdown::Both => rustix::net::Shutdown::Both,
         };
         let _ = rustix::net::shutdown(fd, how);
+    }
+}
+
+impl Local {
+    /// Bytes given to the kernel that the client has not confirmed; `None` when it cannot say.
+    pub fn unsent(self) -> Option<u64> {
+        let mut bytes: libc::c_int = 0;
+        // SAFETY: `TIOCOUTQ` writes one `int`, which lives here. The number is open and is that socket's, as in
+        // `shutdown`.
+        let outcome = unsafe { libc::ioctl(self.fd, libc::TIOCOUTQ, &raw mut bytes) };
+        (outcome == 0).then(|| u64::try_from(bytes).unwrap_or(0))
     }
 }
 
@@ -91,6 +102,11 @@ impl Socket {
     pub fn recv(&self, inbox: &mut Vec<u8>) -> io::Result<usize> {
         debug_assert!(inbox.len() < inbox.capacity());
         call(|| recv(self, spare_capacity(inbox), RecvFlags::DONTWAIT).map(|(received, _)| received))
+    }
+
+    /// Reads what has arrived into `bytes`; 0 is the end.
+    pub fn recv_into(&self, bytes: &mut [u8]) -> io::Result<usize> {
+        call(|| recv(self, &mut *bytes, RecvFlags::DONTWAIT).map(|(received, _)| received))
     }
 
     /// Sends some of `bytes`; `more` tells the kernel that the rest of a segment follows at once.

@@ -78,11 +78,20 @@ mod proxy;
 /// Certificates, good and bad, ours and theirs.
 mod upstream_tls;
 
+/// TLS with clients, and their certificates.
+mod mtls;
+mod tls;
+
 /// Which header fields travel, in both directions.
 mod headers;
 
 /// Sizes, counts, deadlines.
 mod limits;
+
+/// More connections, work or patience than there is; cores that share what comes.
+mod overload;
+mod overload_cores;
+mod overload_ends;
 
 /// Requests on the edge of HTTP/1.1, read by the parser's own tests too.
 #[allow(dead_code, reason = "its bounds are for the parser's tests")]
@@ -90,6 +99,11 @@ mod corpus;
 
 /// The corpus against the running server, pipelining, who closes when.
 mod wire;
+
+/// HTTP/2: what it does like HTTP/1.1, what it does otherwise, its grammar, its floods.
+mod h2;
+mod h2_flood;
+mod h2_spec;
 
 /// Start, health, signals, configuration mistakes.
 mod lifecycle;
@@ -109,6 +123,9 @@ mod selectors;
 /// Who may come in.
 mod front_auth;
 
+/// Who may read what, by rules.
+mod allow;
+
 /// Logins that clients have for registries.
 mod client_login;
 
@@ -123,3 +140,15 @@ mod s3_access;
 
 /// Buckets that fail, lose and lie.
 mod s3_faults;
+/// Drain, exit codes, passed sockets, what a service manager is told.
+mod restart;
+
+/// Liveness and readiness on bad days.
+mod health;
+
+/// io_uring and epoll where one of them is refused.
+mod drivers;
+
+/// Cores, disks and threads that hang.
+#[cfg(feature = "fail-points")]
+mod watchdog;

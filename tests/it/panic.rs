@@ -132,3 +132,44 @@ fn a_panic_on_the_way_to_the_disk_fails_no_pull() {
         cache.settled_store().expect_clean();
     }
 }
+
+/// A process that lives on as a part of itself would not be restarted.
+#[test]
+fn a_panic_on_a_core_or_in_the_watchdog_ends_the_process() {
+    for (point, nth, said) in [
+        ("beat", 3, "a core died; ending the process"),
+        ("watchdog", 1, "the watchdog died; ending the process"),
+    ] {
+        let upstream = Registry::new();
+        let mut cache = with_panic(&upstream, point, nth);
+        let status = cache.wait_exit(PATIENCE).expect(point);
+        assert_eq!(status.code(), None, "{point}: by a signal");
+        assert!(cache.stderr().contains(said), "{point}: {}", cache.stderr());
+    }
+}
+
+#[test]
+fn a_panic_in_a_health_check_ends_its_connection_and_no_other() {
+    let upstream = Registry::new();
+    let mut cache = with_panic(&upstream, "health", 1);
+    let broken = cache.client().try_get("/livez").expect_err("the panic");
+    assert!(matches!(broken.why, Why::NoResponse | Why::Reset), "{broken:?}");
+    for path in ["/livez", "/readyz"] {
+        assert_eq!(cache.client().get(path).status, 200, "{path}");
+    }
+    assert!(cache.is_running());
+}
+
+#[test]
+fn a_panic_in_a_reload_leaves_the_old_configuration_and_the_next_reload_works() {
+    let upstream = Registry::new();
+    let mut cache = with_panic(&upstream, "reload", 1);
+    cache.signal(rustix::process::Signal::HUP);
+    cache.wait_stderr("the reload ended by a panic");
+    let content = Prf::new(fresh_seed(), 1_000);
+    let path = upstream.blob_url("a", &upstream.blob(content.clone()));
+    cache.client().pull(&path, &content);
+    cache.signal(rustix::process::Signal::HUP);
+    cache.wait_stderr("configuration reloaded");
+    assert!(cache.is_running());
+}

@@ -15,9 +15,10 @@ const ARROWS: &[(&str, &[&str])] = &[
     (
         "app",
         &[
-            "cache", "config", "log", "registry", "runtime", "server", "store", "upstream",
+            "cache", "config", "log", "registry", "runtime", "server", "store", "systemd", "upstream",
         ],
     ),
+    ("systemd", &["sys"]),
     ("server", &["http", "runtime", "sys"]),
     (
         "registry",
@@ -62,9 +63,10 @@ const TOKIO: &[&str] = &[
 /// Where a clock may be read other than through `runtime::clock`: deadlines away from the cores, and the moment at
 /// which a scan began, which is compared with times of files.
 const CLOCKS: &[&str] = &[
-    "src/app.rs",
+    "src/app/stop.rs",
     "src/cache/fill/writer.rs",
     "src/cli/healthcheck.rs",
+    "src/fail_point.rs",
     "src/store/fs/scan.rs",
     "src/upstream/ask.rs",
     "src/upstream/auth/logins.rs",
@@ -110,7 +112,7 @@ impl Source {
         self.path.ends_with("/tests.rs") || self.path.contains("/tests/")
     }
 
-    /// `cache` of `src/cache/fill/mod.rs`, `app` of `src/app.rs`.
+    /// `cache` of `src/cache/fill/mod.rs`, `app` of `src/app/mod.rs`.
     fn folder(&self) -> &str {
         let below = self.path.strip_prefix("src/").unwrap_or(&self.path);
         below.split(['/', '.']).next().unwrap_or_default()

@@ -22,6 +22,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use crate::limits::{HELD_WHOLE_BYTES_MAX, WITHHELD_BYTES};
 use crate::oci::Digest;
 use crate::runtime::doorbell::{Remote, Signal};
+use crate::runtime::memory::Charge;
 
 use super::access::{Caller, Held};
 use super::{FetchError, Origin};
@@ -71,6 +72,8 @@ struct State {
     /// Where each follower is; decides what a window without a disk behind it may forget.
     followers: HashMap<u64, u64>,
     next_follower: u64,
+    /// What the window is counted by, as long as it holds anything.
+    memory: Option<Charge>,
 }
 
 /// How a fill ended. There is no "the writer went away": its guard says `Failed` then.
@@ -107,6 +110,7 @@ impl Fill {
                 waiting: Vec::new(),
                 followers: HashMap::new(),
                 next_follower: 0,
+                memory: None,
             }),
             room: tokio::sync::Notify::new(),
         })

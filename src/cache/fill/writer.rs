@@ -10,7 +10,7 @@ use crate::cache::access::Caller;
 use crate::cache::storage::Draft;
 use crate::cache::supply::Supply;
 use crate::cache::upload::{Cargo, SpooledBlob};
-use crate::cache::{Cache, FetchError, Origin, Shared, find};
+use crate::cache::{Cache, FetchError, Origin, Shared, Slot, find};
 use crate::fail_point::reach;
 use crate::http::Span;
 use crate::limits::{FILL_DISK_RATE_MIN, FILL_DISK_WAIT, FILL_WINDOW_BYTES, STORE_RETRY};
@@ -97,10 +97,15 @@ async fn run(ticket: Ticket, shared: Arc<Shared>) {
         guard.end(End::Stored);
         return;
     }
-    let _slot = match shared.slot().await {
+    let slot = match shared.slot().await {
         Ok(slot) => slot,
         Err(error) => return guard.end(End::Failed(error)),
     };
+    let Slot {
+        permit: _permit,
+        memory,
+    } = slot;
+    fill.lock().memory = Some(memory);
     let (verified, copied) = match receive(fill, &shared).await {
         Ok(received) => received,
         Err(error) => {
@@ -119,6 +124,9 @@ async fn receive(fill: &Arc<Fill>, shared: &Arc<Shared>) -> Result<(Verified, bo
     let size = head.size;
     fill.change(|state| {
         state.head = Some(Arc::new(head));
+        if let (Some(size), Some(memory)) = (size, &mut state.memory) {
+            memory.shrink_to(size);
+        }
         if !shared.health.writable() {
             state.spool = Spool::Lost;
         }
@@ -324,7 +332,10 @@ async fn commit_local(
                 shared.upload(Cargo::Local { key, verified });
             }
             // Followers that are still behind read the file.
-            fill.change(|state| state.window.trim(state.written, 0));
+            fill.change(|state| {
+                state.window.trim(state.written, 0);
+                state.memory = None;
+            });
             tracing::debug!(registry = %origin.namespace, repository = %origin.repository, digest = %fill.digest(), "stored");
         }
         Ok(Err(error)) => shared.health.failed(&error),
@@ -341,7 +352,10 @@ fn commit_spooled(fill: &Arc<Fill>, shared: &Arc<Shared>, spooled: &Spooled, ver
     let room: Arc<Room> = spooled.room().clone();
     let blob = SpooledBlob::new(shared, entry, room);
     shared.upload(Cargo::Spooled { blob, verified });
-    fill.change(|state| state.window.trim(state.written, 0));
+    fill.change(|state| {
+        state.window.trim(state.written, 0);
+        state.memory = None;
+    });
 }
 
 /// What is to be remembered of a verified fill.

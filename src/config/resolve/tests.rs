@@ -66,7 +66,9 @@ fn nothing_configured_gives_the_defaults() {
         listen: vec![ListenAddr {
             host: None,
             port: 8080,
+            tls: false,
         }],
+        tls: None,
         storage: Storage::Fs {
             root: FS_ROOT_DEFAULT.into(),
             chosen: RootChoice::Default,
@@ -74,12 +76,18 @@ fn nothing_configured_gives_the_defaults() {
         cores: None,
         io_driver: IoDriver::Auto,
         helper_threads: NonZeroUsize::new(2).unwrap(),
+        max_connections: None,
+        max_connections_per_client: 1_000,
+        memory_budget: None,
         default_registry: "docker.io".parse().unwrap(),
         cache_tag_manifests: true,
         cache_latest_tag: false,
         tag_ttl: Duration::from_secs(60),
         log_level: LogLevel::Info,
         access_log: true,
+        drain_timeout: Duration::from_secs(30),
+        drain_delay: Duration::ZERO,
+        supervisor: Supervisor::default(),
         memory_cache_bytes: 64 << 20,
         registries: Registries::default(),
         proxies: ProxyEnvironment::default(),
@@ -152,6 +160,9 @@ listen_addr: [':1', 'localhost:2']
 cores: 3
 io_driver: epoll
 helper_threads: 4
+max_connections: 500
+max_connections_per_client: 0
+memory_budget: 1GiB
 storage_backend: fs
 fs_root: /s
 memory_cache: 1GiB
@@ -170,9 +181,10 @@ access_log: off
     .unwrap();
     let expected = Config {
         listen: vec![
-            ListenAddr::parse(":1").unwrap(),
-            ListenAddr::parse("localhost:2").unwrap(),
+            ListenAddr::parse(":1", false).unwrap(),
+            ListenAddr::parse("localhost:2", false).unwrap(),
         ],
+        tls: None,
         storage: Storage::Fs {
             root: "/s".into(),
             chosen: RootChoice::Given,
@@ -180,12 +192,18 @@ access_log: off
         cores: NonZeroUsize::new(3),
         io_driver: IoDriver::Epoll,
         helper_threads: NonZeroUsize::new(4).unwrap(),
+        max_connections: NonZeroUsize::new(500),
+        max_connections_per_client: 0,
+        memory_budget: Some(1 << 30),
         default_registry: "ghcr.io".parse().unwrap(),
         cache_tag_manifests: false,
         cache_latest_tag: true,
         tag_ttl: Duration::from_secs(5),
         log_level: LogLevel::Warn,
         access_log: false,
+        drain_timeout: Duration::from_secs(30),
+        drain_delay: Duration::ZERO,
+        supervisor: Supervisor::default(),
         memory_cache_bytes: 1 << 30,
         registries: Registries::default(),
         proxies: ProxyEnvironment::default(),
@@ -570,7 +588,7 @@ fn a_health_check_needs_only_the_address() {
         ..Case::default()
     };
     let listen = case.with_surroundings(listen_addresses).unwrap();
-    assert_eq!(listen, [ListenAddr { host: None, port: 9 }]);
+    assert_eq!(listen, [ListenAddr::parse(":9", false).unwrap()]);
 }
 
 #[test]

@@ -150,7 +150,7 @@ fn what_the_reader_refuses_for_its_shape_is_not_valid() {
         "registries: {a: {mirrors: [{link: x}]}}",
         "registries: {a: {max_concurrency: 0}}",
         "[{insecure: true}]",
-        "serverTlsConfig: {cert: a}",
+        "serverTlsConfig: {clientAuth: maybe}",
     ] {
         assert!(judged(text).is_err(), "{text}");
         assert!(furnished(text).resolve().is_err(), "{text}");

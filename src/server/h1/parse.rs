@@ -203,8 +203,8 @@ fn request_line_too_long(line: &[u8]) -> HeadError {
     }
 }
 
-/// Looks at the end of the request line as soon as it is there: HTTP/0.9 clients send no more, and HTTP/2
-/// clients should hear about it before their preface is cut in two.
+/// Looks at the end of the request line as soon as it is there: HTTP/0.9 clients send no more. (Who begins with the preface
+/// of HTTP/2 is not read here; behind another request it is a mistake.)
 fn check_version(line: &[u8]) -> Result<(), HeadError> {
     match line {
         [.., b' ', b'H', b'T', b'T', b'P', b'/', b'1', b'.', b'0' | b'1'] => Ok(()),
@@ -292,6 +292,7 @@ fn read_head(bytes: &[u8]) -> Result<RequestHead<'_>, HeadError> {
         if_range: found.if_range.single(),
         authorization: found.authorization,
         certificate: None,
+        peer: None,
         user_agent: found.user_agent,
         has_accept: found.has_accept,
         has_if_none_match: found.has_if_none_match,

@@ -1,20 +1,30 @@
 //! Responses to bytes on the wire: one function per kind of body.
 
+use std::cell::RefCell;
 use std::fs::File;
 use std::io::{self, IoSlice};
 use std::sync::Arc;
 
+use bytes::Bytes;
+
 use super::encode;
 use crate::http::{Body, Fields, Method, Piece, Ready, RequestHead, Response, Span, Version};
-use crate::limits::{PIPE_BYTES, SEND_STALL_SECONDS, SPLICE_BYTES_MIN, TURN_BYTES};
+use crate::limits::{
+    PIPE_BYTES, SEND_STALL_SECONDS, SPLICE_BYTES_MIN, TLS_PENDING_BYTES, TLS_TURN_BYTES, TURN_BYTES,
+};
 use crate::runtime::clock::unix_seconds;
 use crate::runtime::helper::Helper;
 use crate::server::stream::Stream;
 use crate::server::watch::{Waiting, Watch};
-use crate::sys::{Pipe, Socket, read_exact_at, resident};
+use crate::sys::{Pipe, Socket, read_exact_at, read_resident, resident};
 
 /// Step in which pages that are not in memory are read for clients without a pipe.
 const READ_BYTES: u64 = 256 * 1024;
+
+thread_local! {
+    /// What a core reads of a file before it is encrypted. Nobody holds it across an await.
+    static READ_BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
 
 /// One response on its way to one client.
 pub struct Sending<'a> {
@@ -102,6 +112,10 @@ impl Sending<'_> {
             }
             (result, _) => result,
         };
+        let result = match result {
+            Ok(()) if self.stream.bare().is_none() => self.flush().await,
+            result => result,
+        };
         Sent::new(bytes, &result, self.keep_alive)
     }
 
@@ -120,6 +134,10 @@ impl Sending<'_> {
             self.send_all(&mut [IoSlice::new(&head)], false).await
         } else {
             self.body(&head, response.body, framing, &mut bytes).await
+        };
+        let result = match result {
+            Ok(()) => self.flush().await,
+            result => result,
         };
         if let Err(error) = &result {
             tracing::debug!(path = self.head.path, %error, "a response was cut off");
@@ -217,7 +235,10 @@ impl Sending<'_> {
         IoSlice::advance_slices(&mut slices, 0);
         while !slices.is_empty() {
             match self.stream.send_vectored(slices, more) {
-                Ok(sent) => IoSlice::advance_slices(&mut slices, sent),
+                Ok(sent) => {
+                    self.watch.sent(sent);
+                    IoSlice::advance_slices(&mut slices, sent);
+                }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.room().await?,
                 Err(error) => return Err(error),
             }
@@ -228,7 +249,7 @@ impl Sending<'_> {
     /// Sends a part of a file, by the technique that measured best for its size.
     async fn span(&self, file: &Arc<File>, span: Span, more: bool, bytes: &mut u64) -> io::Result<()> {
         let Some(socket) = self.stream.bare() else {
-            return Err(io::ErrorKind::Unsupported.into());
+            return self.encrypted(file, span, more, bytes).await;
         };
         if span.size() >= SPLICE_BYTES_MIN
             && let Ok(pipe) = Pipe::take()
@@ -236,6 +257,70 @@ impl Sending<'_> {
             return self.spliced(socket, file, span, pipe, more, bytes).await;
         }
         self.sendfiled(socket, file, span, bytes).await
+    }
+
+    /// file → memory → session, for streams that files cannot go to as they are. What is in the page cache is read on the
+    /// core, into a buffer that all its connections use in turn; the rest on a blocking thread.
+    async fn encrypted(&self, file: &Arc<File>, span: Span, more: bool, bytes: &mut u64) -> io::Result<()> {
+        let mut offset = span.start;
+        let mut turn = 0;
+        while offset < span.end {
+            // Nothing is read for a client that takes nothing.
+            self.flush().await?;
+            let step = (span.end - offset).min(TLS_PENDING_BYTES as u64);
+            let sent = READ_BUFFER.with_borrow_mut(|buffer| {
+                // At most TLS_PENDING_BYTES, so it fits a usize everywhere.
+                buffer.resize(TLS_PENDING_BYTES, 0);
+                let read = read_resident(file, offset, &mut buffer[..step as usize])?;
+                match read {
+                    None => Ok(None),
+                    Some(0) => Err(truncated()),
+                    Some(read) => {
+                        let more = more || offset + (read as u64) < span.end;
+                        self.stream.send(&buffer[..read], more).map(Some)
+                    }
+                }
+            });
+            let sent = match sent {
+                Ok(Some(sent)) => sent as u64,
+                Ok(None) => {
+                    let step = (span.end - offset).min(READ_BYTES);
+                    let file = file.clone();
+                    let read = self
+                        .helper
+                        .ask_blocking(move || read_exact_at(&file, offset, step as usize))
+                        .await
+                        .map_err(io::Error::other)??;
+                    self.send_all(&mut [IoSlice::new(&read)], more || offset + step < span.end)
+                        .await?;
+                    step
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    self.room().await?;
+                    turn = 0;
+                    continue;
+                }
+                Err(error) => return Err(error),
+            };
+            offset += sent;
+            *bytes += sent;
+            turn += sent;
+            if turn >= TLS_TURN_BYTES {
+                self.others_first().await?;
+                turn = 0;
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits until the kernel has what was sent.
+    async fn flush(&self) -> io::Result<()> {
+        loop {
+            match self.stream.flush() {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.room().await?,
+                result => return result,
+            }
+        }
     }
 
     /// file → pipe → socket. A window that is not in the page cache is moved into the pipe by a helper
@@ -277,6 +362,7 @@ impl Sending<'_> {
             }
             match socket.splice(&mut pipe, more || offset < span.end) {
                 Ok(sent) => {
+                    self.watch.sent(sent);
                     *bytes += sent as u64;
                     turn += sent as u64;
                 }
@@ -324,6 +410,7 @@ impl Sending<'_> {
             match socket.sendfile(file, offset, step as usize) {
                 Ok(0) => return Err(truncated()),
                 Ok(sent) => {
+                    self.watch.sent(sent);
                     offset += sent as u64;
                     *bytes += sent as u64;
                     turn += sent as u64;
@@ -356,10 +443,10 @@ impl Sending<'_> {
     async fn room(&self) -> io::Result<()> {
         self.watch.set(Waiting::Output, SEND_STALL_SECONDS);
         self.stream.writable().await?;
-        if self.watch.expired() {
+        if self.watch.expired() || !self.watch.keeps_pace() {
             return Err(io::Error::new(
                 io::ErrorKind::TimedOut,
-                "the client took nothing for a minute",
+                "the client took next to nothing for a minute",
             ));
         }
         self.watch.clear();
@@ -383,7 +470,7 @@ fn truncated() -> io::Error {
 }
 
 /// The wire form of a 200, for [`Sending::ready`]: all of it for a body in memory, the head for one in a file.
-pub fn encode_ready(fields: &Fields, body: &[u8], file: Option<(Arc<File>, u64)>, now: u64) -> Ready {
+pub fn encode_ready(fields: &Fields, body: &Bytes, file: Option<(Arc<File>, u64)>, now: u64) -> Ready {
     let size = file.as_ref().map_or(body.len() as u64, |(_, size)| *size);
     let mut wire = Vec::with_capacity(fields.as_bytes().len() + body.len() + 128);
     encode::begin(&mut wire, 200, now, fields);
@@ -391,5 +478,5 @@ pub fn encode_ready(fields: &Fields, body: &[u8], file: Option<(Arc<File>, u64)>
     wire.extend_from_slice(b"\r\n");
     let head_len = wire.len();
     wire.extend_from_slice(body);
-    Ready { wire, head_len, file }
+    Ready::new(wire, head_len, body.clone(), file)
 }

@@ -4,6 +4,7 @@
 
 use std::io::{self, Read as _, Write as _};
 use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::prf::Prf;
@@ -131,9 +132,38 @@ pub enum Flow {
     Wrong(u64),
 }
 
+/// What a connection's bytes travel on.
+enum Wire {
+    Plain(TcpStream),
+    Tls(Box<rustls::StreamOwned<rustls::ClientConnection, TcpStream>>),
+}
+
+impl Wire {
+    fn tcp(&self) -> &TcpStream {
+        match self {
+            Wire::Plain(stream) => stream,
+            Wire::Tls(tls) => &tls.sock,
+        }
+    }
+
+    fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Wire::Plain(stream) => stream.read(bytes),
+            Wire::Tls(tls) => tls.read(bytes),
+        }
+    }
+
+    fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
+        match self {
+            Wire::Plain(stream) => stream.write_all(bytes),
+            Wire::Tls(tls) => tls.write_all(bytes).and_then(|()| tls.flush()),
+        }
+    }
+}
+
 /// One connection. Bytes that belong to the next response stay buffered.
 pub struct Connection {
-    stream: TcpStream,
+    stream: Wire,
     buffer: Vec<u8>,
     /// Where unread bytes start in `buffer`.
     start: usize,
@@ -142,6 +172,30 @@ pub struct Connection {
 impl Connection {
     pub fn open(addr: SocketAddr) -> io::Result<Self> {
         Self::from_stream(TcpStream::connect_timeout(&addr, PATIENCE)?)
+    }
+
+    /// With TLS, to whom the certificate says is `localhost`. The handshake has been done.
+    pub fn open_tls(addr: SocketAddr, config: Arc<rustls::ClientConfig>) -> io::Result<Self> {
+        let mut connection = Self::open(addr)?;
+        let Wire::Plain(mut stream) = connection.stream else {
+            unreachable!("just opened")
+        };
+        let name = "localhost".try_into().expect("a name");
+        let mut session = rustls::ClientConnection::new(config, name).map_err(io::Error::other)?;
+        while session.is_handshaking() {
+            session.complete_io(&mut stream)?;
+        }
+        connection.stream = Wire::Tls(Box::new(rustls::StreamOwned::new(session, stream)));
+        Ok(connection)
+    }
+
+    /// The session of a connection with TLS.
+    #[track_caller]
+    pub fn session(&self) -> &rustls::ClientConnection {
+        match &self.stream {
+            Wire::Tls(tls) => &tls.conn,
+            Wire::Plain(_) => panic!("a plain connection has no session"),
+        }
     }
 
     /// With a small receive buffer, so that a reader that stops is felt by the sender soon.
@@ -153,12 +207,20 @@ impl Connection {
         Self::from_stream(socket.into())
     }
 
+    /// From a given address of this machine, such as another one of the loopback network.
+    pub fn open_from(source: std::net::Ipv4Addr, addr: SocketAddr) -> io::Result<Self> {
+        let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None)?;
+        socket.bind(&SocketAddr::from((source, 0)).into())?;
+        socket.connect_timeout(&addr.into(), PATIENCE)?;
+        Self::from_stream(socket.into())
+    }
+
     fn from_stream(stream: TcpStream) -> io::Result<Self> {
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(PATIENCE))?;
         stream.set_write_timeout(Some(PATIENCE))?;
         Ok(Connection {
-            stream,
+            stream: Wire::Plain(stream),
             buffer: Vec::new(),
             start: 0,
         })
@@ -166,12 +228,13 @@ impl Connection {
 
     pub fn set_read_timeout(&self, timeout: Duration) {
         self.stream
+            .tcp()
             .set_read_timeout(Some(timeout))
             .expect("a non-zero timeout");
     }
 
     pub fn local_addr(&self) -> SocketAddr {
-        self.stream.local_addr().expect("connected")
+        self.stream.tcp().local_addr().expect("connected")
     }
 
     pub fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
@@ -185,12 +248,12 @@ impl Connection {
 
     /// No more requests will come; responses still may.
     pub fn finish_sending(&self) {
-        let _ = self.stream.shutdown(Shutdown::Write);
+        let _ = self.stream.tcp().shutdown(Shutdown::Write);
     }
 
     /// Closes with a reset.
     pub fn abort(self) {
-        let _ = socket2::SockRef::from(&self.stream).set_linger(Some(Duration::ZERO));
+        let _ = socket2::SockRef::from(self.stream.tcp()).set_linger(Some(Duration::ZERO));
     }
 
     /// Reads one whole response. `method` decides whether a body follows.
@@ -493,16 +556,27 @@ fn parse_head(head: &[u8]) -> Result<Response, String> {
 #[derive(Clone, Copy, Debug)]
 pub struct Client {
     pub addr: SocketAddr,
+    /// Kept for ever, as tests are short.
+    tls: Option<&'static Arc<rustls::ClientConfig>>,
 }
 
 impl Client {
     pub fn new(addr: SocketAddr) -> Self {
-        Client { addr }
+        Client { addr, tls: None }
+    }
+
+    /// With TLS.
+    pub fn with_tls(addr: SocketAddr, config: Arc<rustls::ClientConfig>) -> Self {
+        Client {
+            addr,
+            tls: Some(Box::leak(Box::new(config))),
+        }
     }
 
     #[track_caller]
     pub fn open(&self) -> Connection {
-        Connection::open(self.addr).unwrap_or_else(|error| panic!("connect to {}: {error}", self.addr))
+        self.connect()
+            .unwrap_or_else(|error| panic!("connect to {}: {error}", self.addr))
     }
 
     /// Sends one request and reads its response.
@@ -519,8 +593,15 @@ impl Client {
         connection.read(method)
     }
 
+    fn connect(&self) -> io::Result<Connection> {
+        match self.tls {
+            None => Connection::open(self.addr),
+            Some(config) => Connection::open_tls(self.addr, config.clone()),
+        }
+    }
+
     fn try_open(&self) -> Result<Connection, Broken> {
-        Connection::open(self.addr).map_err(|error| Broken {
+        self.connect().map_err(|error| Broken {
             why: error.into(),
             head: None,
             received: 0,

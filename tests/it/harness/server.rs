@@ -2,7 +2,8 @@
 
 use std::fmt::Write as _;
 use std::io::{BufRead as _, BufReader};
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -22,9 +23,31 @@ pub struct Options {
     registries: Vec<(String, SocketAddr, String)>,
     config: Option<String>,
     root: Option<PathBuf>,
+    file_limit: Option<u32>,
+    /// What stands before the server's command line.
+    launcher: Vec<String>,
+    /// Sockets that it inherits, with the names they have for it.
+    passed: Vec<(&'static str, Arc<TcpListener>)>,
 }
 
+/// Runs the server as a supervisor would: the first two sockets come as standard input and output, become descriptors 3 and
+/// 4, and the number of the process is said, which only the process itself knows in time.
+const PASS: &str = "export LISTEN_PID=$$; exec 3<&0 4<&1 </dev/null >/dev/null; exec \"$0\" \"$@\"";
+
 impl Options {
+    /// Passes `socket` on at every start, under `name`. Two at most.
+    pub fn pass(mut self, name: &'static str, socket: &Arc<TcpListener>) -> Self {
+        self.passed.push((name, socket.clone()));
+        assert!(self.passed.len() <= 2);
+        self
+    }
+
+    /// Has another program run the server: its command line is what follows these words.
+    pub fn launched_by(mut self, words: &[&str]) -> Self {
+        self.launcher = words.iter().map(|&word| word.to_owned()).collect();
+        self
+    }
+
     pub fn env(mut self, name: &str, value: impl ToString) -> Self {
         self.env.retain(|(n, _)| n != name);
         self.env.push((name.into(), value.to_string()));
@@ -66,6 +89,12 @@ impl Options {
     /// Uses a directory the test owns, such as a small file system, instead of a temporary one.
     pub fn root(mut self, root: &Path) -> Self {
         self.root = Some(root.into());
+        self
+    }
+
+    /// Lets the server open no more than `files` files.
+    pub fn file_limit(mut self, files: u32) -> Self {
+        self.file_limit = Some(files);
         self
     }
 
@@ -194,8 +223,13 @@ impl Server {
             registries: Vec::new(),
             config: None,
             root: None,
+            file_limit: None,
+            launcher: Vec::new(),
+            passed: Vec::new(),
         }
         .cores(1)
+        // All clients of all tests have one address.
+        .env("MAX_CONNECTIONS_PER_CLIENT", 0)
     }
 
     /// The usual case: one core, an empty store, this registry.
@@ -233,6 +267,9 @@ impl Server {
     fn try_spawn(&mut self) -> Result<(), (Option<ExitStatus>, String)> {
         assert!(self.process.is_none(), "already running");
         let mut command = Self::command(&self.home.path, &self.root);
+        if let Some(files) = self.options.file_limit {
+            command = limited(&command, files);
+        }
         command
             .envs(self.options.env.iter().map(|(name, value)| (name, value)))
             .args(&self.options.args);
@@ -240,6 +277,29 @@ impl Server {
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::piped());
+        if !self.options.passed.is_empty() {
+            let words = ["sh", "-c", PASS].map(str::to_owned);
+            command = launched(&words, &command);
+            let names: Vec<&str> = self.options.passed.iter().map(|(name, _)| *name).collect();
+            command
+                .env("LISTEN_FDS", names.len().to_string())
+                .env("LISTEN_FDNAMES", names.join(":"));
+            let descriptor = |index: usize| match self.options.passed.get(index) {
+                Some((_, socket)) => Stdio::from(OwnedFd::from(socket.try_clone().expect("duplicate"))),
+                None => Stdio::null(),
+            };
+            command
+                .stdin(descriptor(0))
+                .stdout(descriptor(1))
+                .stderr(Stdio::piped());
+        }
+        if !self.options.launcher.is_empty() {
+            command = launched(&self.options.launcher, &command);
+            command
+                .stdin(Stdio::null())
+                .stdout(Stdio::null())
+                .stderr(Stdio::piped());
+        }
         let mut child = command.spawn().expect("the binary can be started");
         let stderr = Arc::new(Stderr::default());
         let pipe = child.stderr.take().expect("piped");
@@ -277,6 +337,17 @@ impl Server {
 
     pub fn addr(&self) -> SocketAddr {
         self.addr
+    }
+
+    /// Where it listens for `http` or `https`, as it says itself.
+    #[track_caller]
+    pub fn addr_for(&self, scheme: &str) -> SocketAddr {
+        let process = self.process.as_ref().expect("running");
+        let found = process.stderr.wait_for(|text| {
+            let end = text.find(&format!(" ({scheme})"))?;
+            text[..end].rsplit(' ').next()?.parse().ok()
+        });
+        found.unwrap_or_else(|| panic!("it does not listen for {scheme}"))
     }
 
     pub fn client(&self) -> Client {
@@ -362,10 +433,20 @@ impl Server {
             .is_some_and(|p| matches!(p.child.try_wait(), Ok(None)))
     }
 
+    /// Asks it to read its configuration again.
+    pub fn sighup(&self) {
+        let pid = rustix::process::Pid::from_child(&self.process.as_ref().expect("running").child);
+        rustix::process::kill_process(pid, rustix::process::Signal::HUP).expect("running");
+    }
+
     /// Asks it to finish what it does and exit.
     pub fn sigterm(&self) {
+        self.signal(rustix::process::Signal::TERM);
+    }
+
+    pub fn signal(&self, signal: rustix::process::Signal) {
         let pid = rustix::process::Pid::from_child(&self.process.as_ref().expect("running").child);
-        rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("running");
+        rustix::process::kill_process(pid, signal).expect("running");
     }
 
     /// Ends it at once, if it runs.
@@ -464,6 +545,37 @@ impl Drop for Server {
             );
         }
     }
+}
+
+/// The same command, by way of a shell that lowers both limits of open files.
+fn limited(command: &Command, files: u32) -> Command {
+    let mut shell = Command::new("sh");
+    shell
+        .args(["-c", "ulimit -n \"$0\" && exec \"$@\"", &files.to_string()])
+        .arg(command.get_program())
+        .env_clear()
+        .envs(
+            command
+                .get_envs()
+                .filter_map(|(name, value)| Some((name, value?))),
+        );
+    shell
+}
+
+/// `command`, with its environment, as the last words of another command line.
+fn launched(words: &[String], command: &Command) -> Command {
+    let mut launched = Command::new(&words[0]);
+    launched
+        .args(&words[1..])
+        .arg(command.get_program())
+        .args(command.get_args())
+        .env_clear();
+    for (name, value) in command.get_envs() {
+        if let Some(value) = value {
+            launched.env(name, value);
+        }
+    }
+    launched
 }
 
 /// Finds `listening on <ip>:<port>` in what a server wrote.

@@ -1,0 +1,215 @@
+#!/usr/bin/env bash
+# io_uring and epoll where people really run it: in docker's and podman's containers, with io_uring refused as their defaults
+# do, and with deploy/seccomp.json; with io_uring switched off by the sysctl; with too little memory to lock. Each cache is
+# pulled through, and its log must say which driver it has, and what helps where it is not io_uring.
+#
+#   scripts/drivers.sh target/release/oci-pull-through
+#
+# CHECK_STRICT=1 what would be skipped fails.
+# KEEP=1         leaves the working directory and prints its name.
+#
+# The containers hold the binary and the libraries it is linked to, and nothing else. The sysctl is not touched: the process
+# sees another file in its place, and its calls are refused as the kernel would.
+set -euo pipefail
+
+here=$(cd "$(dirname "$0")" && pwd)
+binary=$(realpath "${1:?usage: scripts/drivers.sh BINARY}")
+profile=$here/../deploy/seccomp.json
+strict=${CHECK_STRICT:-0} direct=0
+registry=registry.test
+work=$(mktemp -d "${TMPDIR:-/tmp}/drivers.XXXXXX")
+
+# shellcheck source=scripts/clients/common.sh
+. "$here/clients/common.sh"
+
+# ---- What is run ----------------------------------------------------------------------------------------------------
+
+start_upstream() {
+  cat >"$work/upstream.yml" <<END
+version: 0.1
+log: {level: error, formatter: text}
+storage: {filesystem: {rootdirectory: $work/upstream}}
+http: {addr: "127.0.0.1:0"}
+END
+  docker-registry serve "$work/upstream.yml" >>"$work/upstream.log" 2>&1 &
+  pids+=("$!")
+  started docker-registry "$!" "$work/upstream.log"
+  upstream_port=$port
+}
+
+# The root of a container: the binary, its libraries, the configuration, a place for the store.
+make_root() {
+  local library
+  mkdir -p "$work/root/data" "$work/root/tmp" "$work/root/proc" "$work/root/dev" "$work/root/sys" "$work/root/etc"
+  chmod 1777 "$work/root/data" "$work/root/tmp"
+  cp "$binary" "$work/root/oci-pull-through"
+  for library in $(ldd "$binary" 2>/dev/null | grep -oE '/[^ )]+' || true); do
+    mkdir -p "$work/root/$(dirname "$library")"
+    cp -L "$library" "$work/root/$library"
+  done
+  printf 'registries:\n  - name: %s\n    url: http://127.0.0.1:%s\n' "$registry" "$upstream_port" >"$work/root/config.yml"
+}
+
+# The shipped profile without what it adds: what docker 25, containerd 2 and later have by default.
+refusing() {
+  jq '.syscalls |= map(select(.names | index("io_uring_setup") | not))' "$profile" >"$work/refusing.json"
+}
+
+settings=(LISTEN_ADDR=127.0.0.1:0 FS_ROOT=/data/store CONFIG_FILE=/config.yml STORAGE_BACKEND=fs CORES=2 ACCESS_LOG=off)
+
+# run_docker NAME LOG ENV... -- FLAG...: in the foreground, until it is ended.
+run_docker() { run_container docker_ "$@"; }
+
+run_podman() { run_container podman_ "$@"; }
+
+run_container() {
+  local runtime=$1 name=$2 log=$3 flags=() setting image=(cache:test /oci-pull-through)
+  shift 3
+  for setting in "${settings[@]}"; do flags+=(--env "$setting"); done
+  while [ "$1" != -- ]; do flags+=(--env "$1"); shift; done
+  shift
+  flags+=(--rm --network host --name "$name" "$@")
+  if [ "$runtime" = podman_ ]; then
+    flags+=(--runtime runc)
+    image=(--rootfs "$work/root" /oci-pull-through)
+  fi
+  "$runtime" run "${flags[@]}" "${image[@]}" serve >"$log" 2>&1
+}
+
+# serves WHAT LOG COMMAND...: starts COMMAND, pulls through what it listens on, checks the log for each of `says`, ends it.
+serves() {
+  local log=$2 pid text status=0
+  shift 2
+  : >"$log"
+  "$@" &
+  pid=$!
+  if eventually 30 grep -q 'listening on' "$log"; then
+    cache=$(sed -n 's/.*listening on \([0-9.:]*\).*/\1/p' "$log" | head -n 1)
+    skopeo_copies app $repository || status=1
+  else
+    echo "it does not listen"
+    status=1
+  fi
+  end_container "$pid"
+  for text in "${says[@]}"; do
+    grep -qF -- "$text" "$log" || { echo "the log does not say: $text"; status=1; }
+  done
+  [ "$(grep -c 'io driver: ' "$log")" = 1 ] || { echo "not one line about the driver"; status=1; }
+  [ $status = 0 ] || tail -n 8 "$log"
+  return $status
+}
+
+# Ends the cache in a container by its name, or the process itself.
+end_container() {
+  case $current in
+    docker) docker_ stop --time 20 drivers >/dev/null 2>&1 || true ;;
+    podman) podman_ stop --time 20 drivers >/dev/null 2>&1 || true ;;
+    *) kill "$1" 2>/dev/null || true ;;
+  esac
+  wait "$1" || true
+}
+
+# refuses LOG COMMAND...: it must end with 2, and say each of `says`.
+refuses() {
+  local log=$1 status=0 text
+  shift
+  "$@" || status=$?
+  [ "$status" = 2 ] || { echo "exit $status instead of 2"; tail -n 5 "$log"; return 1; }
+  for text in "${says[@]}"; do
+    grep -qF -- "$text" "$log" || { echo "it does not say: $text"; tail -n 5 "$log"; return 1; }
+  done
+}
+
+# ---- The sysctl -----------------------------------------------------------------------------------------------------
+
+# Answers io_uring_setup with EPERM, as the kernel does when the sysctl forbids it, and becomes what follows.
+refusing_calls='
+import ctypes, os, struct, sys
+code = [(0x20, 0, 0, 0), (0x15, 0, 1, 425), (0x06, 0, 0, 0x00050001), (0x06, 0, 0, 0x7fff0000)]
+program = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *line) for line in code))
+header = ctypes.create_string_buffer(struct.pack("HxxxxxxP", len(code), ctypes.addressof(program)))
+libc = ctypes.CDLL(None)
+for call in [(38, 1, 0, 0, 0), (22, 2, ctypes.addressof(header), 0, 0)]:
+    if libc.prctl(*(ctypes.c_ulong(word) for word in call)):
+        sys.exit("prctl")
+os.execvp(sys.argv[1], sys.argv[1:])'
+
+# run_switched_off LOG DRIVER
+run_switched_off() {
+  echo 2 >"$work/io_uring_disabled"
+  exec env "${settings[@]}" FS_ROOT="$work/store-sysctl" CONFIG_FILE="$work/root/config.yml" IO_DRIVER="$2" \
+    unshare --mount sh -c 'mount --bind "$1" /proc/sys/kernel/io_uring_disabled && shift && exec "$@"' sh \
+    "$work/io_uring_disabled" python3 -c "$refusing_calls" "$binary" serve >"$1" 2>&1
+}
+
+switched_off() {
+  current=process
+  says=("io driver: epoll" "sysctl kernel.io_uring_disabled")
+  serves sysctl "$work/sysctl.log" run_switched_off "$work/sysctl.log" auto
+  says=("sysctl kernel.io_uring_disabled" "IO_DRIVER=auto")
+  refuses "$work/sysctl2.log" run_in_subshell run_switched_off "$work/sysctl2.log" io_uring
+}
+
+run_in_subshell() { ("$@"); }
+
+# ---- The run --------------------------------------------------------------------------------------------------------
+
+cure="--security-opt seccomp=deploy/seccomp.json"
+
+# in_containers RUNTIME: refused, allowed, insisted on, too little memory to lock.
+in_containers() {
+  local runtime=$1 run=run_$1 log=$work/$1
+  current=$runtime
+  says=("io driver: epoll" "$cure")
+  check "$runtime, io_uring refused: epoll serves" \
+    serves refused "$log-1.log" "$run" drivers "$log-1.log" IO_DRIVER=auto -- --security-opt "seccomp=$work/refusing.json"
+  says=("IO_DRIVER=io_uring" "$cure")
+  check "$runtime, io_uring refused and insisted on: exit 2" \
+    refuses "$log-2.log" "$run" drivers "$log-2.log" IO_DRIVER=io_uring -- --security-opt "seccomp=$work/refusing.json"
+  [ "$io_uring" = 1 ] || { skip "$runtime, with deploy/seccomp.json: the kernel grants no io_uring"; return; }
+  says=("io driver: io_uring")
+  check "$runtime, with deploy/seccomp.json: io_uring" \
+    serves allowed "$log-3.log" "$run" drivers "$log-3.log" IO_DRIVER=io_uring -- --security-opt "seccomp=$profile"
+  says=("io driver: epoll" "--ulimit memlock=-1")
+  check "$runtime, another user, 64 KiB to lock" \
+    serves memlock "$log-4.log" "$run" drivers "$log-4.log" IO_DRIVER=auto -- --security-opt "seccomp=$profile" \
+    --user 64124:64124 --ulimit memlock=65536:65536
+}
+
+PATH=$PATH:/usr/sbin:/sbin
+for tool in docker-registry skopeo jq python3; do
+  command -v $tool >/dev/null || { skip "all: $tool is not installed"; echo "$passed passed, $failed failed, $skipped skipped"; exit $((failed > 0)); }
+done
+[ "$(id -u)" = 0 ] || { skip "all: containers and mounts need root"; echo "$passed passed, $failed failed, $skipped skipped"; exit $((failed > 0)); }
+
+build_images 4
+start_upstream
+skopeo copy --quiet --all --preserve-digests --dest-tls-verify=false "oci:$images/app:1" "docker://127.0.0.1:$upstream_port/$repository:1"
+make_root
+refusing
+io_uring=1
+# What the kernel itself grants, outside of any container.
+if ! env "${settings[@]}" FS_ROOT="$work/store-probe" CONFIG_FILE=/dev/null IO_DRIVER=io_uring timeout -s TERM 5 "$binary" serve >"$work/probe.log" 2>&1; then
+  grep -q 'listening on' "$work/probe.log" || io_uring=0
+fi
+
+client=docker
+if ready; then
+  tar -C "$work/root" -c . | docker_ import - cache:test >/dev/null
+  in_containers docker
+fi
+client=podman
+if usable podman runc conmon; then
+  in_containers podman
+  # As it comes; its default answers with ENOSYS.
+  current=podman says=("io driver: epoll" "$cure")
+  check "podman, as it comes" serves plain "$work/podman-5.log" run_podman drivers "$work/podman-5.log" IO_DRIVER=auto --
+fi
+if unshare --mount true 2>/dev/null && [ -e /proc/sys/kernel/io_uring_disabled ]; then
+  check "switched off by the sysctl" switched_off
+else
+  skip "switched off by the sysctl: the kernel has no such sysctl, or no mount of our own"
+fi
+
+echo "$passed passed, $failed failed, $skipped skipped"
+exit $((failed > 0))

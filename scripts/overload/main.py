@@ -1,0 +1,269 @@
+"""Leans on a cache and checks who notices. See scripts/overload.sh."""
+
+import os
+import shutil
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import clients
+from clients import Child
+from server import MIB, Failed, Server, blob_path, store_blob, upstream, write_blob
+
+# What a bystander may wait at most, whatever else happens: seconds, because a busy machine is no broken server.
+BYSTANDER_MAX_MS = 2_000.0
+SETTLE_SECONDS = 10.0
+
+
+class Run:
+    """What every case needs."""
+
+    def __init__(self, folder, binary, quick):
+        self.folder, self.binary, self.quick = folder, binary, quick
+        self.number = 0
+        objects = folder / "objects"
+        objects.mkdir()
+        self.small, self.small_file = write_blob(objects, "small", 2048)
+        self.large, self.large_file = write_blob(objects, "large", 64 * MIB)
+        self.cold = [write_blob(objects, f"cold-{number}", (32 if quick else 256) * MIB) for number in range(4)]
+
+    def server(self, cores=2, config=None, settings=None):
+        """A cache that holds the small and the large blob."""
+        self.number += 1
+        root = self.folder / f"store-{self.number}"
+        store_blob(root, self.small, self.small_file)
+        store_blob(root, self.large, self.large_file)
+        server = Server(self.binary, self.folder / f"server-{self.number}", root, cores, settings, config)
+        # Once, so that what is kept is there.
+        for digest in (self.small, self.large):
+            child = Child(clients.pull, server.address, blob_path(digest))
+            if child.next() != 200:
+                raise Failed("a stored blob is not served")
+        return server
+
+    def bystander(self, server):
+        return Child(clients.bystander, server.address, blob_path(self.small))
+
+
+def quantile(times, part):
+    return times[min(len(times) - 1, int(len(times) * part))]
+
+
+def expect(holds, what):
+    if not holds:
+        raise Failed(what)
+
+
+def unharmed(alone, beside):
+    """What a bystander met; fails if he was refused or kept waiting."""
+    times, refused = beside
+    text = f"bystander p99 {quantile(times, 0.99):.1f} ms (alone {quantile(alone[0], 0.99):.1f}), max {times[-1]:.0f}"
+    expect(refused == 0, f"{refused} requests of a bystander were refused; {text}")
+    expect(times[-1] <= BYSTANDER_MAX_MS, f"a bystander waited too long; {text}")
+    return text
+
+
+def alone(run, server):
+    child = run.bystander(server)
+    time.sleep(2)
+    return child.stop()
+
+
+def settles(what, measure, most):
+    """Waits until `measure` is at most `most`; the last value."""
+    deadline = time.monotonic() + SETTLE_SECONDS
+    while (found := measure()) > most:
+        expect(time.monotonic() < deadline, f"{what}: {found} after {SETTLE_SECONDS:.0f} s, wanted {most}")
+        time.sleep(0.1)
+    return found
+
+
+def idle(run):
+    count, most = (2_000, 8) if run.quick else (10_000, 40)
+    with run.server() as server:
+        before = server.rss()
+        holder = Child(clients.idle, server.address, blob_path(run.small), count)
+        holder.next(120)
+        time.sleep(1)
+        grown = (server.rss() - before) / MIB
+        used = server.idle_share(2 if run.quick else 10)
+        kept = holder.stop()
+    expect(kept == count, f"only {kept} of {count} were kept")
+    expect(grown <= most, f"{grown:.1f} MiB more for {count} idle connections, wanted {most}")
+    expect(used < 0.01, f"{used:.3f} of a CPU for {count} idle connections")
+    return f"{count} idle connections: {grown:.1f} MiB, {used * 100:.2f} % CPU"
+
+
+def heads_and_readers(run):
+    heads, readers = (500, 200) if run.quick else (5_000, 5_000)
+    with run.server() as server:
+        before = alone(run, server)
+        files = server.files()
+        bystander = run.bystander(server)
+        slow = Child(clients.slow_heads, server.address, heads)
+        reading = Child(clients.stalled_readers, server.address, blob_path(run.large), readers)
+        slow.next(60)
+        reading.next(60)
+        lasted = slow.next(60)
+        expect(lasted is not None and lasted <= 15, f"heads that drip were open for {lasted} s")
+        if not run.quick:
+            # The clients hold on; it is the server that lets go, within a minute and a little more.
+            deadline = time.monotonic() + 70
+            while server.files() > files + 200 and time.monotonic() < deadline:
+                time.sleep(0.5)
+            left = server.files() - files
+            expect(left <= 200, f"{left} descriptors are held for readers that stall")
+        text = unharmed(before, bystander.stop())
+        reading.stop()
+    return f"{heads} slow heads gone in {lasted:.0f} s, {readers} slow readers: {text}"
+
+
+def stalled(run):
+    count = 500 if run.quick else 5_000
+    with run.server() as server:
+        before = alone(run, server)
+        reading = Child(clients.stalled_readers, server.address, blob_path(run.large), count)
+        reading.next(60)
+        bystander = run.bystander(server)
+        time.sleep(2 if run.quick else 10)
+        threads = server.threads()
+        text = unharmed(before, bystander.stop())
+        used = server.idle_share(2)
+        reading.stop()
+    workers = sum(name.startswith("iou-") for name in threads)
+    expect(workers <= 64, f"{workers} io_uring workers for {count} stalled readers")
+    expect(len(threads) <= 128, f"{len(threads)} threads for {count} stalled readers")
+    expect(used < 0.05, f"{used:.3f} of a CPU for {count} stalled readers")
+    return f"{count} stalled readers: {len(threads)} threads, {workers} of them io_uring's, {used * 100:.1f} % CPU, {text}"
+
+
+def ends(run):
+    count, warm = (10_000, 3_000) if run.quick else (1_000_000, 50_000)
+    digest, file = run.cold[0]
+    child_pid, port = upstream({digest: file})
+    config = f'registries:\n  - {{name: up.test, insecure: true, url: "http://127.0.0.1:{port}"}}\n'
+    try:
+        with run.server(config=config) as server:
+            paths = blob_path(run.small), blob_path(run.large), blob_path(digest, "up.test")
+
+            def some(number, seed):
+                share = number // clients.cpus()
+                children = [
+                    Child(clients.ends, server.address, *paths, share, seed + index) for index in range(clients.cpus())
+                ]
+                return sum(sum(child.next(3_600)) for child in children)
+
+            some(warm, 1)
+            # Threads for blocking work live for ten seconds after their last.
+            settles("threads", lambda: len(server.threads()), 40)
+            time.sleep(1)
+            files, rss, threads = server.files(), server.rss(), len(server.threads())
+            begun = time.monotonic()
+            done = some(count, 100)
+            seconds = time.monotonic() - begun
+            settles("descriptors", server.files, files + 16)
+            grown = (server.rss() - rss) / MIB
+            settles("threads", lambda: len(server.threads()), max(threads + 8, 40))
+            # What an allocator keeps is no leak; a leak of a hundred bytes each would be a hundred MiB.
+            expect(grown <= 24, f"{grown:.1f} MiB more after {done} connections")
+            left = server.files() - files
+    finally:
+        os.kill(child_pid, 9)
+        os.waitpid(child_pid, 0)
+    return f"{done} connections in {seconds:.0f} s: {left:+d} descriptors, {grown:+.1f} MiB"
+
+
+def at_once(run):
+    count = 2_000 if run.quick else 10_000
+    with run.server(cores=1) as server:
+        files = server.files()
+        holder = Child(clients.idle, server.address, blob_path(run.small), count)
+        holder.next(120)
+        bystander = run.bystander(server)
+        time.sleep(0.5)
+        holder.kill()
+        settles("descriptors", server.files, files + 8)
+        times, refused = bystander.stop()
+        used = server.idle_share(2)
+    expect(refused == 0, f"{refused} requests of a bystander were refused")
+    expect(used < 0.02, f"{used:.3f} of a CPU after {count} connections closed at once")
+    return f"{count} connections closed at once: none stuck, {used * 100:.2f} % CPU, bystander max {times[-1]:.0f} ms"
+
+
+def shares(run):
+    cores, connections = 4, 16
+    with run.server(cores=cores) as server:
+        before = server.cpu_of_cores()
+        asking = Child(clients.askers, server.address, blob_path(run.small), connections)
+        time.sleep(3 if run.quick else 10)
+        counts = asking.stop()
+        used = [after - before[name] for name, after in server.cpu_of_cores().items()]
+    jain = sum(counts) ** 2 / (len(counts) * sum(count * count for count in counts))
+    load = max(used) / (sum(used) / cores)
+    expect(load <= 1.5, f"one core does {load:.2f} times the mean: {used}")
+    expect(jain >= 0.9, f"equals are not served equally: {jain:.2f}, {sorted(counts)}")
+    return f"{connections} clients on {cores} cores: busiest core {load:.2f} times the mean, fairness {jain:.3f}"
+
+
+def fills(run):
+    child_pid, port = upstream(dict(run.cold))
+    config = f'registries:\n  - {{name: up.test, insecure: true, url: "http://127.0.0.1:{port}"}}\n'
+    try:
+        with run.server(config=config) as server:
+            before = alone(run, server)
+            bystander = run.bystander(server)
+            pulls = [Child(clients.pull, server.address, blob_path(digest, "up.test")) for digest, _ in run.cold]
+            statuses = [child.next(120) for child in pulls]
+            expect(statuses == [200] * len(pulls), f"fills ended with {statuses}")
+            text = unharmed(before, bystander.stop())
+    finally:
+        os.kill(child_pid, 9)
+        os.waitpid(child_pid, 0)
+    return f"{len(run.cold)} fills at once: {text}"
+
+
+CASES = {
+    "idle": idle,
+    "heads-and-readers": heads_and_readers,
+    "stalled": stalled,
+    "ends": ends,
+    "at-once": at_once,
+    "shares": shares,
+    "fills": fills,
+}
+
+
+def main(size, binary, *names):
+    if size not in ("quick", "full"):
+        sys.exit(f"overload: {size} is neither quick nor full")
+    unknown = [name for name in names if name not in CASES]
+    if unknown:
+        sys.exit(f"overload: no such case: {', '.join(unknown)}; there are {', '.join(CASES)}")
+    binary = Path(binary).resolve()
+    if not binary.exists():
+        sys.exit(f"overload: {binary} does not exist; cargo build --release makes it")
+    folder = Path(tempfile.mkdtemp(prefix="overload."))
+    begun, failed = time.monotonic(), []
+    try:
+        run = Run(folder, binary, size == "quick")
+        for name in names or CASES:
+            started = time.monotonic()
+            try:
+                print(f"ok    {name}: {CASES[name](run)} ({time.monotonic() - started:.0f} s)", flush=True)
+            except (Failed, OSError) as error:
+                failed.append(name)
+                print(f"FAIL  {name}: {error} ({time.monotonic() - started:.0f} s)", flush=True)
+    finally:
+        if os.environ.get("KEEP") == "1":
+            print(f"kept: {folder}")
+        else:
+            shutil.rmtree(folder, ignore_errors=True)
+    took = time.monotonic() - begun
+    if failed:
+        sys.exit(f"overload: {', '.join(failed)} failed after {took:.0f} s")
+    print(f"{len(names or CASES)} cases passed in {took:.0f} s")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,95 @@
+//! The sockets of every address, for each core: bound here, or passed by a supervisor.
+
+use std::net::{SocketAddr, TcpListener};
+
+use super::AppError;
+use crate::config::{Config, SocketName};
+use crate::server::{Listener, bind};
+
+/// An address that clients reach, and what they speak there.
+#[derive(Clone, Copy)]
+pub(super) struct Address {
+    at: SocketAddr,
+    tls: bool,
+}
+
+impl std::fmt::Display for Address {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let scheme = if self.tls { "https" } else { "http" };
+        write!(f, "{} ({scheme})", self.at)
+    }
+}
+
+/// Where we listen, and with what.
+pub(super) struct Listening {
+    pub addresses: Vec<Address>,
+    /// Of each core.
+    pub listeners: Vec<Vec<Listener>>,
+}
+
+/// Binds the addresses of `config` for `cores` cores, or shares what was `passed` among them: all cores accept from one
+/// socket then, and nothing is bound.
+pub(super) fn open(
+    config: &Config,
+    passed: Vec<(SocketAddr, TcpListener)>,
+    cores: usize,
+) -> Result<Listening, AppError> {
+    let mut listening = Listening {
+        addresses: Vec::new(),
+        listeners: (0..cores).map(|_| Vec::new()).collect(),
+    };
+    for (name, (address, socket)) in config.supervisor.sockets.iter().zip(passed) {
+        let tls = speaks_tls(*name, address, config.tls.is_some())?;
+        listening.addresses.push(Address { at: address, tls });
+        for core in &mut listening.listeners {
+            let socket = socket.try_clone()?;
+            core.push(Listener {
+                socket,
+                tls,
+                inherited: true,
+            });
+        }
+    }
+    if !listening.addresses.is_empty() {
+        return Ok(listening);
+    }
+    for addr in &config.listen {
+        let (local, sockets) = bind(addr.host, addr.port, cores).map_err(|source| AppError::Listen {
+            addr: *addr,
+            hint: hint(&source),
+            source,
+        })?;
+        listening.addresses.push(Address {
+            at: local,
+            tls: addr.tls,
+        });
+        for (core, socket) in listening.listeners.iter_mut().zip(sockets) {
+            core.push(Listener {
+                socket,
+                tls: addr.tls,
+                inherited: false,
+            });
+        }
+    }
+    Ok(listening)
+}
+
+/// Whether clients of a passed socket speak TLS: its name says so, else what holds for addresses without a scheme.
+fn speaks_tls(name: SocketName, address: SocketAddr, configured: bool) -> Result<bool, AppError> {
+    match name {
+        SocketName::Http => Ok(false),
+        SocketName::Https if !configured => Err(AppError::PassedTls(address)),
+        SocketName::Https => Ok(true),
+        SocketName::Other => Ok(configured),
+    }
+}
+
+fn hint(error: &std::io::Error) -> &'static str {
+    match error.kind() {
+        std::io::ErrorKind::AddrInUse => "; another process has it, choose another with LISTEN_ADDR",
+        std::io::ErrorKind::PermissionDenied => {
+            "; ports below 1024 need a privilege, choose another with LISTEN_ADDR"
+        }
+        _ => "",
+    }
+}

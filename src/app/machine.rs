@@ -1,0 +1,65 @@
+//! What of the machine the operator's choices meet: driver, descriptors, the place of the store.
+
+use std::path::Path;
+
+use crate::config::{self, Config, RootChoice};
+use crate::limits::{OPEN_FILES_PER_CORE_MAX, OPEN_FILES_PER_CORE_MIN};
+use crate::runtime::driver::IoDriver;
+use crate::server::default_max;
+
+pub(super) fn wanted_driver(config: config::IoDriver) -> IoDriver {
+    match config {
+        config::IoDriver::Auto => IoDriver::Auto,
+        config::IoDriver::IoUring => IoDriver::IoUring,
+        config::IoDriver::Epoll => IoDriver::Epoll,
+    }
+}
+
+/// How many connections there may be. What an operator chose is taken, and doubted where it cannot be.
+pub(super) fn connections_max(config: &Config, descriptors: u64) -> usize {
+    let possible = default_max(descriptors);
+    let Some(wanted) = config.max_connections else {
+        return possible;
+    };
+    if wanted.get() as u64 >= descriptors {
+        tracing::warn!(
+            wanted,
+            descriptors,
+            "max_connections needs more file descriptors than the process may have; raise the limit (LimitNOFILE=, --ulimit nofile)"
+        );
+    }
+    wanted.get()
+}
+
+/// Open files that each core may keep: together a tenth of the descriptors.
+pub(super) fn open_files_max(descriptors: u64, cores: usize) -> usize {
+    let share = descriptors / 10 / cores as u64;
+    usize::try_from(share)
+        .unwrap_or(usize::MAX)
+        .clamp(OPEN_FILES_PER_CORE_MIN, OPEN_FILES_PER_CORE_MAX)
+}
+
+/// Takes as many file descriptors as the hard limit grants: connections and open blobs are descriptors. Gives their
+/// number.
+pub(super) fn raise_descriptor_limit() -> u64 {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    if let Err(error) = setrlimit(Resource::Nofile, limit) {
+        tracing::warn!(%error, "cannot raise the limit of open files");
+    }
+    getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
+}
+
+/// Says where the store lies when nobody chose that.
+pub(super) fn tell_root(root: &Path, choice: RootChoice) {
+    match choice {
+        RootChoice::Given | RootChoice::Default => {}
+        RootChoice::UserCache => {
+            tracing::info!(root = %root.display(), "the default store cannot be written; using the user's cache directory");
+        }
+        RootChoice::Temporary => {
+            tracing::warn!(root = %root.display(), "no lasting place can be written; the store may be gone after a restart, set FS_ROOT");
+        }
+    }
+}

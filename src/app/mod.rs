@@ -1,0 +1,190 @@
+//! Wiring: a [`Config`] in, a running server out. The only file that knows every part.
+
+mod listen;
+mod machine;
+mod reload;
+mod stop;
+mod supervise;
+mod tls;
+
+use std::rc::Rc;
+
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+
+use crate::cache::{Cache, Storage, StorageError, TagPolicy};
+use crate::config::{Config, ListenAddr, Mistakes};
+use crate::registry::{FrontDoor, Options, Registry};
+use crate::runtime::core::CoreSettings;
+use crate::runtime::driver;
+use crate::runtime::helper::Helper;
+use crate::runtime::memory::{MemoryBudget, default_budget};
+use crate::runtime::shutdown::Shutdown;
+use crate::runtime::vitals::{Vitals, keep_beating};
+use crate::runtime::{core, cores};
+use crate::server::tls::MaterialError;
+use crate::server::{AccessLogWriter, Crowd, Load, Server, serve};
+use crate::systemd::{TakeError, take_sockets};
+use crate::upstream::{BuildError, Upstreams};
+
+pub use stop::End;
+
+/// Why the server did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum AppError {
+    #[error("cannot listen on {addr}: {source}{hint}")]
+    Listen {
+        addr: ListenAddr,
+        source: std::io::Error,
+        hint: &'static str,
+    },
+    #[error("cannot use the sockets that were passed (LISTEN_FDS): {0}")]
+    Passed(#[from] TakeError),
+    #[error(
+        "the socket for {0} was passed for https, which needs TLS_CERT_FILE and TLS_KEY_FILE, or GENERATE_SELF_SIGNED_TLS"
+    )]
+    PassedTls(std::net::SocketAddr),
+    #[error(transparent)]
+    Store(#[from] StorageError),
+    #[error(transparent)]
+    Upstream(#[from] BuildError),
+    #[error(transparent)]
+    Tls(#[from] MaterialError),
+    #[error("{0}")]
+    Driver(String),
+    #[error("cannot start threads: {0}")]
+    Threads(#[from] std::io::Error),
+}
+
+/// Serves until asked to stop: on SIGINT or SIGTERM it is not ready for `drain_delay`, stops accepting, finishes what runs
+/// within `drain_timeout`, and says how that went. A second signal ends the process at once. On SIGHUP it goes on with the
+/// registries that `read` gives; mistakes change nothing.
+///
+/// # Errors
+///
+/// The store, the address or the machine cannot be used. Nothing has been served then.
+pub fn run(config: Config, read: &dyn Fn() -> Result<Config, Mistakes>) -> Result<End, AppError> {
+    // Before anything is opened: the numbers are the supervisor's.
+    let passed = match config.supervisor.sockets.len() {
+        0 => Vec::new(),
+        count => take_sockets(count)?,
+    };
+    crate::log::init(config.log_level.into());
+    let descriptors = machine::raise_descriptor_limit();
+    let mut signals = Signals::new([SIGHUP, SIGINT, SIGTERM])?;
+    let helper = Helper::start(config.helper_threads)?;
+    let storage = Storage::open(&config.storage, &helper)?;
+    let plan = cores::plan(config.cores);
+    let (choice, modern_ring) =
+        driver::choose(machine::wanted_driver(config.io_driver), plan.len()).map_err(AppError::Driver)?;
+    let notifier = supervise::notifier(&config.supervisor);
+    let listening = listen::open(&config, passed, plan.len())?;
+
+    let upstreams = Upstreams::new(config.registries.clone(), config.proxies.clone())?;
+    let policy = TagPolicy {
+        cache_tags: config.cache_tag_manifests,
+        cache_latest: config.cache_latest_tag,
+        always_ask_latest: config.always_pull_latest,
+        ttl: config.tag_ttl,
+        stale_while_revalidate: config.stale_while_revalidate,
+    };
+    let memory = MemoryBudget::new(config.memory_budget.unwrap_or_else(default_budget), plan.len());
+    let cache = Cache::new(
+        storage,
+        upstreams.clone(),
+        helper.clone(),
+        policy,
+        memory.clone(),
+    );
+    let crowd = Crowd::new(
+        machine::connections_max(&config, descriptors),
+        config.max_connections_per_client,
+        plan.len(),
+    );
+    let access_log = if config.access_log {
+        Some(AccessLogWriter::start()?)
+    } else {
+        None
+    };
+    let shutdown = Shutdown::default();
+    let vitals = Vitals::new(plan.len(), shutdown.clone());
+
+    if choice.fell_back {
+        tracing::warn!("io driver: {} ({})", choice.driver.name(), choice.why);
+    } else {
+        tracing::info!("io driver: {} ({})", choice.driver.name(), choice.why);
+    }
+    if let Some((root, chosen)) = config.storage.root() {
+        machine::tell_root(root, chosen);
+    }
+    reload::tell(&config);
+    let settings = CoreSettings {
+        driver: choice.driver,
+        modern_ring,
+    };
+    let front = Options {
+        default_registry: config.default_registry.clone(),
+        memory_bytes_max: config.memory_cache_bytes,
+        open_files_max: machine::open_files_max(descriptors, plan.len()),
+        registry_header: config.registry_header,
+        client_login: config.client_login,
+        vitals: vitals.clone(),
+    };
+    let acceptor = tls::open(config.tls.as_ref())?;
+    let accepting = listening.addresses.len() * plan.len();
+    let door = FrontDoor::new(config.front_auth.clone())?;
+    for (index, (cpu, sockets)) in plan.iter().zip(listening.listeners).enumerate() {
+        let (cache, helper, shutdown) = (cache.clone(), helper.clone(), shutdown.clone());
+        let log = access_log.as_ref().map(AccessLogWriter::log);
+        let (front, door, acceptor) = (front.clone(), door.clone(), acceptor.clone());
+        let load = Load {
+            core: index,
+            crowd: crowd.clone(),
+            memory: memory.core(index),
+        };
+        let pulse = vitals.cores()[index].clone();
+        core::start(index, *cpu, settings, move || async move {
+            let registry = Rc::new(Registry::new(cache, front, door));
+            monoio::spawn(keep_beating(pulse));
+            let server = Server::new(registry, helper, shutdown, log, acceptor, load);
+            serve(server, sockets).await;
+        })?;
+    }
+    cache.keep_beating(&vitals);
+    supervise::watch(vitals, &config.supervisor, &notifier)?;
+    supervise::wait_for_cores(&shutdown, accepting);
+    for addr in &listening.addresses {
+        tracing::info!(
+            "oci-pull-through {} listening on {addr}, store {}, io driver {}, {} cores",
+            env!("CARGO_PKG_VERSION"),
+            config.storage,
+            choice.driver.name(),
+            plan.len()
+        );
+    }
+    let status = supervise::status(&listening.addresses, choice.driver, plan.len());
+    notifier.ready(&status);
+    cache.scan_in_background();
+
+    for signal in signals.forever() {
+        match signal {
+            SIGHUP => {
+                notifier.reloading();
+                reload::contained(|| reload::reload(&config, read(), &upstreams, &door, acceptor.as_ref()));
+                notifier.ready(&status);
+            }
+            _ => break,
+        }
+    }
+    let end = stop::drain(
+        &shutdown,
+        signals,
+        &notifier,
+        config.drain_delay,
+        config.drain_timeout,
+    );
+    if let Some(log) = access_log {
+        log.finish();
+    }
+    Ok(end)
+}

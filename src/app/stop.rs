@@ -1,0 +1,86 @@
+//! SIGINT and SIGTERM: the end, in order.
+
+use std::time::{Duration, Instant};
+
+use signal_hook::consts::SIGHUP;
+use signal_hook::iterator::Signals;
+
+use crate::runtime::shutdown::Shutdown;
+use crate::systemd::Notifier;
+
+/// How the service ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum End {
+    /// Everything that ran has finished.
+    Finished,
+    /// Connections were cut off at the deadline.
+    Cut,
+}
+
+/// How often is looked whether everything has finished.
+const LOOK: Duration = Duration::from_millis(20);
+
+/// What the service manager allows beyond what was announced, for the log and the exit.
+const GRACE: Duration = Duration::from_secs(5);
+
+/// Not ready for `delay`, then accepts no more and waits until nothing runs, for `timeout` at most. A second signal ends the
+/// process at once, with 1.
+pub(super) fn drain(
+    shutdown: &Shutdown,
+    signals: Signals,
+    notifier: &Notifier,
+    delay: Duration,
+    timeout: Duration,
+) -> End {
+    shutdown.leave();
+    notifier.stopping(delay + timeout + GRACE);
+    end_at_once_on_another(signals);
+    if !delay.is_zero() {
+        let delay_s = delay.as_secs_f32();
+        tracing::info!(delay_s, "not ready any more; stopping after the delay");
+        wait(delay, || false);
+    }
+    tracing::info!(
+        running = shutdown.running(),
+        "stopping; a second signal ends at once"
+    );
+    notifier.status(&format!("finishing {} connections", shutdown.running()));
+    shutdown.drain();
+    // First those who accept: what they find in the kernel's queue is served.
+    wait(timeout, || shutdown.accepting() == 0 && shutdown.running() == 0);
+    match shutdown.running() {
+        0 => {
+            tracing::info!("stopped");
+            End::Finished
+        }
+        cut => {
+            tracing::warn!(cut, "stopped; connections were cut off");
+            End::Cut
+        }
+    }
+}
+
+/// Waits for `done`, no longer than `limit`.
+fn wait(limit: Duration, done: impl Fn() -> bool) {
+    let deadline = Instant::now() + limit;
+    while !done() {
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return;
+        }
+        std::thread::park_timeout(LOOK.min(left));
+    }
+}
+
+fn end_at_once_on_another(mut signals: Signals) {
+    let second = std::thread::Builder::new()
+        .name("second-signal".into())
+        .spawn(move || {
+            signals.forever().find(|signal| *signal != SIGHUP);
+            tracing::warn!("second signal; ending at once");
+            std::process::exit(1);
+        });
+    if let Err(error) = second {
+        tracing::warn!(%error, "a second signal will not be noticed");
+    }
+}

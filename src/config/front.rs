@@ -1,0 +1,414 @@
+//! `auth` at the top: who may use the cache at all.
+
+use std::path::Path;
+
+use super::glob::Glob;
+use super::htpasswd::Htpasswd;
+use super::key::KeySpec;
+use super::mistake::{Mistake, Place};
+use super::reader::{Field, Reader, Source, Told};
+use super::resolve::Sources;
+use super::secret::SecretText;
+use super::setting::{Given, Layer, Setting};
+
+/// The ways to come in; any of them is enough. At least one is there.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct FrontAuth {
+    /// One name with its password.
+    pub user: Option<(String, SecretText)>,
+    pub htpasswd: Option<Htpasswd>,
+    /// Client certificates that open too.
+    pub certificates: Vec<CertificatePattern>,
+}
+
+impl FrontAuth {
+    /// Whether a password can open. Where only certificates do, nobody is asked for one.
+    pub fn takes_passwords(&self) -> bool {
+        self.user.is_some() || self.htpasswd.is_some()
+    }
+}
+
+/// Which client certificates open the door.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CertificatePattern {
+    /// `CN=`: the subject's common name; `*` is anything.
+    CommonName(Glob),
+    /// `DNS:`: a name of a host; `*` stays within a label. Without regard to case.
+    Dns(Glob),
+    /// `EMAIL:`; `*` stays on its side of the `@`.
+    Mail(Glob),
+    /// `URI:`; `*` stays between two slashes.
+    Uri(Glob),
+}
+
+impl CertificatePattern {
+    const ACCEPTED: &str = "accepted is CN=, DNS:, EMAIL: or URI: with a pattern behind it";
+
+    /// # Errors
+    ///
+    /// What is accepted.
+    pub fn new(text: &str) -> Result<Self, String> {
+        let (kind, pattern) = match text.split_once(['=', ':']) {
+            Some((kind, pattern)) => (&text[..=kind.len()], pattern),
+            None => return Err(Self::ACCEPTED.to_owned()),
+        };
+        match kind {
+            "CN=" => Glob::new(pattern, None).map(CertificatePattern::CommonName),
+            "DNS:" => Glob::new(&pattern.to_ascii_lowercase(), Some('.')).map(CertificatePattern::Dns),
+            "EMAIL:" => Glob::new(pattern, Some('@')).map(CertificatePattern::Mail),
+            "URI:" => Glob::new(pattern, Some('/')).map(CertificatePattern::Uri),
+            _ => Err(Self::ACCEPTED.to_owned()),
+        }
+    }
+}
+
+impl std::fmt::Display for CertificatePattern {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let (kind, glob) = match self {
+            CertificatePattern::CommonName(glob) => ("CN=", glob),
+            CertificatePattern::Dns(glob) => ("DNS:", glob),
+            CertificatePattern::Mail(glob) => ("EMAIL:", glob),
+            CertificatePattern::Uri(glob) => ("URI:", glob),
+        };
+        write!(f, "{kind}{}", glob.as_str())
+    }
+}
+
+/// What the file's `auth` says besides the settings of the table.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct FrontDraft {
+    pub user: Option<Told<(String, Source)>>,
+    pub certificates: Option<Told<Vec<CertificatePattern>>>,
+}
+
+/// Where the parts of a [`FrontAuth`] were said, for `config print`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct FrontOrigins {
+    pub username: Option<Place>,
+    pub password: Option<Place>,
+    /// The file or variable that has the password.
+    pub from: Option<String>,
+    pub htpasswd: Option<Place>,
+}
+
+/// What makes a pair of name and password outside of the file's `auth`.
+const PAIR: [Setting; 3] = [
+    Setting::AuthUsername,
+    Setting::AuthPassword,
+    Setting::AuthPasswordFile,
+];
+
+impl Reader<'_> {
+    /// Half a pair is a mistake: it must not leave the door open.
+    pub(super) fn front_auth(
+        &mut self,
+        field: Option<Field>,
+        table: &'static [KeySpec],
+        settings: &mut Layer,
+    ) -> FrontDraft {
+        let Some(field) = field else {
+            return FrontDraft::default();
+        };
+        let (line, path) = (field.node.line, field.path.clone());
+        let before = self.mistakes.len();
+        let mut fields = self.fields(&path, field.node, table);
+        if let Some(field) = fields.take("htpasswd_file") {
+            let key = field.path.clone();
+            if let Some(told) = self.text(field) {
+                self.give(Setting::AuthHtpasswdFile, told, &key, settings);
+            }
+        }
+        let certificates = fields.take("client_certificates");
+        let certificates_at = certificates.as_ref().map(|field| field.path.clone());
+        let certificates = self.list(certificates, CertificatePattern::new);
+        if let (Some(told), Some(path)) = (&certificates, certificates_at)
+            && told.value.is_empty()
+            && self.mistakes.len() == before
+        {
+            self.note_unseen(told.line, &path, "is empty; name certificates or leave it out");
+        }
+        let user = self.basic(&path, line, before, &mut fields);
+        if user.is_some() && PAIR.iter().any(|setting| settings.find(*setting).is_some()) {
+            self.note_unseen(line, &path, "name and password are said outside of it already");
+        }
+        FrontDraft { user, certificates }
+    }
+}
+
+impl Sources<'_> {
+    /// Everything that opens the front door; `None` where there is no door.
+    pub(super) fn front_auth(&mut self) -> Option<FrontAuth> {
+        let user = self.front_user();
+        let htpasswd = self.find(Setting::AuthHtpasswdFile).cloned();
+        let htpasswd = htpasswd.and_then(|given| self.htpasswd(&given));
+        self.check_certificates();
+        let certificates = self.file.front.certificates.as_ref();
+        let auth = FrontAuth {
+            user,
+            htpasswd,
+            certificates: certificates.map_or_else(Vec::new, |told| told.value.clone()),
+        };
+        (auth != FrontAuth::default()).then_some(auth)
+    }
+
+    /// Where something is said that closes the door; for mistakes that concern all of it.
+    pub(super) fn front_place(&self) -> Option<String> {
+        let settings = PAIR.into_iter().chain([Setting::AuthHtpasswdFile]);
+        let given = settings.filter_map(|setting| self.find(setting)).next();
+        if let Some(given) = given {
+            return Some(given.place.alone());
+        }
+        let FrontDraft { user, certificates } = &self.file.front;
+        let line = user.as_ref().map(|told| told.line);
+        let line = line.or(certificates.as_ref().map(|told| told.line))?;
+        Some(format!("`auth` (line {line})"))
+    }
+
+    /// The one name with its password: that of the settings, if any of them is given, else that of `auth`.
+    fn front_user(&mut self) -> Option<(String, SecretText)> {
+        let [username, password, file] = PAIR.map(|setting| self.find(setting).cloned());
+        let password_at = |given: &Given| Some(given.place.clone());
+        match (username, password, file) {
+            (None, None, None) => {
+                let Told { value, line } = self.file.front.user.clone()?;
+                let (username, source) = value;
+                let place = self.place_in_file(line, "auth");
+                self.front_origins.username = Some(place.clone());
+                self.front_origins.password = Some(place);
+                self.front_origins.from = source.from;
+                Some((username, source.secret))
+            }
+            (_, Some(_), Some(file)) => {
+                self.wrong(
+                    file.place.alone(),
+                    "the password is said in two ways; one is enough",
+                );
+                None
+            }
+            (None, Some(half), None) | (None, None, Some(half)) => {
+                self.wrong(half.place.alone(), "a password needs a user name, AUTH_USERNAME");
+                None
+            }
+            (Some(half), None, None) => {
+                let why = "a user name needs a password, AUTH_PASSWORD_FILE or AUTH_PASSWORD";
+                self.wrong(half.place.with_value(&half.text), why);
+                None
+            }
+            (Some(username), password, file) => {
+                if username.text.contains(':') || username.text.chars().any(char::is_control) {
+                    let why = "a user's name has no colon and no control characters";
+                    self.wrong(username.place.with_value(&username.text), why);
+                    return None;
+                }
+                self.front_origins.username = Some(username.place.clone());
+                self.front_origins.password = password.as_ref().or(file.as_ref()).and_then(password_at);
+                let secret = match (password, file) {
+                    (Some(password), _) => password.text,
+                    (None, Some(file)) => {
+                        self.front_origins.from = Some(format!("file {}", file.text));
+                        self.secret_of(&file)?
+                    }
+                    (None, None) => return None,
+                };
+                Some((username.text, SecretText::new(secret)))
+            }
+        }
+    }
+
+    /// The content of a file with a secret, without the line end at its end.
+    fn secret_of(&mut self, given: &Given) -> Option<String> {
+        let why = match (self.surroundings.read_file)(Path::new(&given.text)) {
+            Ok(text) => {
+                let secret = text.strip_suffix('\n').unwrap_or(&text);
+                let secret = secret.strip_suffix('\r').unwrap_or(secret);
+                if !secret.is_empty() {
+                    return Some(secret.to_owned());
+                }
+                "the file is empty".to_owned()
+            }
+            Err(error) => format!("cannot be read: {error}"),
+        };
+        self.wrong(given.place.with_value(&given.text), &why);
+        None
+    }
+
+    fn htpasswd(&mut self, given: &Given) -> Option<Htpasswd> {
+        self.front_origins.htpasswd = Some(given.place.clone());
+        let path = Path::new(&given.text);
+        let what = given.place.with_value(&given.text);
+        match (self.surroundings.read_file)(path) {
+            Ok(text) => match Htpasswd::parse(path.to_owned(), &text) {
+                Ok(htpasswd) => return Some(htpasswd),
+                Err(wrong) => {
+                    for (line, why) in wrong {
+                        self.wrong(what.clone(), &format!("line {line}: {why}"));
+                    }
+                }
+            },
+            Err(error) => self.wrong(what, &format!("cannot be read: {error}")),
+        }
+        None
+    }
+
+    /// Certificates open nothing where no client is asked for one. The settings are another's, and looked for by name.
+    fn check_certificates(&mut self) {
+        let Some(told) = &self.file.front.certificates else {
+            return;
+        };
+        let text = |env: &str| {
+            let setting = Setting::ALL.into_iter().find(|setting| setting.env() == env)?;
+            self.find(setting).map(|given| given.text.trim())
+        };
+        if text("TLS_CLIENT_CA_FILE").is_none() || text("TLS_CLIENT_AUTH") == Some("none") {
+            let place = self.place_in_file(told.line, "auth.client_certificates");
+            let why = "needs tls_client_ca_file, and tls_client_auth other than none: nobody is asked for a certificate";
+            self.wrong(place.alone(), why);
+        }
+    }
+
+    fn wrong(&mut self, what: String, why: &str) {
+        self.mistakes.push(Mistake {
+            what,
+            why: why.to_owned(),
+        });
+    }
+
+    fn place_in_file(&self, line: u64, key: &str) -> Place {
+        let path = self.find(Setting::ConfigFile).map(|given| given.text.clone());
+        Place::File {
+            path: path.unwrap_or_default().into(),
+            line,
+            key: key.to_owned(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::tests::Machine;
+
+    const HTPASSWD: &str = "alice:$2y$04$abcdefghijklmnopqrstuuZVtbkHNIzXDySbF5.qVDcG5jZkm0QVG\n";
+
+    fn machine(text: &str) -> Machine {
+        Machine::with_file(text)
+            .file("/h", HTPASSWD)
+            .file("/md5", "# x\nbob:$apr1$canary$canary\n")
+            .file("/pw", "canary-file\n")
+    }
+
+    fn user(machine: &Machine) -> Option<(String, String)> {
+        let auth = machine.config().front_auth?;
+        auth.user
+            .map(|(name, password)| (name, password.reveal().to_owned()))
+    }
+
+    #[test]
+    fn a_name_and_its_password_come_from_the_environment_or_from_the_file() {
+        let pair = |name: &str, password: &str| Some((name.to_owned(), password.to_owned()));
+        let file = "auth: {username: f, password: fp}\n";
+        assert_eq!(user(&machine("")), None);
+        assert_eq!(user(&machine(file)), pair("f", "fp"));
+        let env = machine(file).env("AUTH_USERNAME", "e").env("AUTH_PASSWORD", "ep");
+        assert_eq!(user(&env), pair("e", "ep"));
+        let env = machine("")
+            .env("AUTH_USERNAME", "e")
+            .env("AUTH_PASSWORD_FILE", "/pw");
+        assert_eq!(user(&env), pair("e", "canary-file"));
+        let text = "auth_username: a\nauth_password: b\n";
+        assert_eq!(user(&machine(text)), pair("a", "b"));
+        assert!(!format!("{:?}", env.config()).contains("canary"));
+    }
+
+    #[test]
+    fn an_htpasswd_file_is_read_and_checked_with_the_rest() {
+        for named in [
+            machine("auth: {htpasswd_file: /h}\n"),
+            machine("").env("AUTH_HTPASSWD_FILE", "/h"),
+            machine("auth: {htpasswdFile: /md5}\n").env("AUTH_HTPASSWD_FILE", "/h"),
+        ] {
+            let auth = named.config().front_auth.unwrap();
+            let htpasswd = auth.htpasswd.unwrap();
+            assert_eq!((htpasswd.users.len(), htpasswd.users[0].0.as_str()), (1, "alice"));
+            assert_eq!(auth.user, None);
+        }
+        let both = machine("auth: {htpasswd_file: /h, username: u, password: p}\n").config();
+        let both = both.front_auth.unwrap();
+        assert!(both.user.is_some() && both.htpasswd.is_some());
+    }
+
+    #[test]
+    fn half_a_door_is_a_mistake_and_no_secret_is_shown() {
+        let plain = |text: &str| machine(text);
+        for (machine, expected) in [
+            (
+                plain("").env("AUTH_USERNAME", "u"),
+                "AUTH_USERNAME=\"u\": a user name needs",
+            ),
+            (
+                plain("").env("AUTH_PASSWORD", "canary"),
+                "AUTH_PASSWORD: a password needs",
+            ),
+            (
+                plain("")
+                    .env("AUTH_USERNAME", "u:v")
+                    .env("AUTH_PASSWORD", "canary"),
+                "has no colon",
+            ),
+            (
+                plain("")
+                    .env("AUTH_USERNAME", "u")
+                    .env("AUTH_PASSWORD", "canary")
+                    .env("AUTH_PASSWORD_FILE", "/pw"),
+                "in two ways",
+            ),
+            (
+                plain("")
+                    .env("AUTH_USERNAME", "u")
+                    .env("AUTH_PASSWORD_FILE", "/none"),
+                "AUTH_PASSWORD_FILE=\"/none\": cannot be read",
+            ),
+            (
+                plain("auth: {htpasswd_file: /md5}\n"),
+                "f.yaml:1: auth.htpasswd_file: \"/md5\": line 2: only bcrypt is accepted",
+            ),
+            (
+                plain("auth: {htpasswd_file: /none}\n"),
+                "\"/none\": cannot be read",
+            ),
+            (
+                plain("auth: {username: u, password: canary}\nauth_username: v\nauth_password: canary\n"),
+                "said outside of it already",
+            ),
+            (
+                plain("auth: {client_certificates: [CN=a]}\n"),
+                "f.yaml:1: auth.client_certificates: needs tls_client_ca_file",
+            ),
+            (
+                plain("auth: {htpasswd_file: /h}\n").env("CLIENT_LOGIN", "true"),
+                "CLIENT_LOGIN=\"true\": not together with",
+            ),
+        ] {
+            let mistakes = machine.mistakes();
+            assert_eq!(mistakes.len(), 1, "{mistakes:#?}");
+            assert!(mistakes[0].contains(expected), "{expected} in {mistakes:#?}");
+            assert!(!mistakes[0].contains("canary"), "{mistakes:#?}");
+        }
+    }
+
+    #[test]
+    fn certificates_are_named_by_what_they_say() {
+        for good in [
+            "CN=builder-*",
+            "DNS:*.nodes.example",
+            "EMAIL:*@example.com",
+            "URI:spiffe://c/ns/*/sa/x",
+            "CN=a:b=c",
+        ] {
+            assert_eq!(CertificatePattern::new(good).unwrap().to_string(), good);
+        }
+        for bad in ["", "builder", "CN:", "CN=", "DNS=x", "O=x", "cn=x", "IP:10.0.0.1"] {
+            assert!(CertificatePattern::new(bad).is_err(), "{bad}");
+        }
+    }
+}

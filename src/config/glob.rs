@@ -1,0 +1,119 @@
+//! Patterns over names that have parts: `*` stays within a part, `**` does not.
+
+use regex::Regex;
+
+/// A pattern, compiled. Matches whole texts; letters as written.
+#[derive(Clone)]
+pub struct Glob {
+    text: String,
+    regex: Regex,
+}
+
+/// The longest pattern: longer than any name it could be meant for.
+const PATTERN_BYTES_MAX: usize = 1_024;
+
+impl Glob {
+    /// `separator` ends a part; without one, a text is a single part and `*` is anything.
+    ///
+    /// # Errors
+    ///
+    /// What is accepted, when `text` is empty or too long.
+    pub fn new(text: &str, separator: Option<char>) -> Result<Self, String> {
+        if text.is_empty() || text.len() > PATTERN_BYTES_MAX {
+            return Err(format!("accepted is a pattern of 1 to {PATTERN_BYTES_MAX} bytes"));
+        }
+        let within = match separator {
+            Some(separator) => format!("[^{}]*", regex::escape(separator.encode_utf8(&mut [0; 4]))),
+            None => "(?s:.*)".to_owned(),
+        };
+        let mut expression = String::from("^");
+        let mut rest = text;
+        while let Some(c) = rest.chars().next() {
+            if let Some(after) = rest.strip_prefix("**") {
+                expression.push_str("(?s:.*)");
+                rest = after;
+                continue;
+            }
+            match c {
+                '*' => expression.push_str(&within),
+                other => expression.push_str(&regex::escape(other.encode_utf8(&mut [0; 4]))),
+            }
+            rest = &rest[c.len_utf8()..];
+        }
+        expression.push('$');
+        let regex = Regex::new(&expression).map_err(|_| "the pattern is too large".to_owned())?;
+        Ok(Glob {
+            text: text.to_owned(),
+            regex,
+        })
+    }
+
+    pub fn matches(&self, text: &str) -> bool {
+        self.regex.is_match(text)
+    }
+
+    /// As it was written.
+    pub fn as_str(&self) -> &str {
+        &self.text
+    }
+}
+
+impl PartialEq for Glob {
+    fn eq(&self, other: &Self) -> bool {
+        self.regex.as_str() == other.regex.as_str()
+    }
+}
+
+impl Eq for Glob {}
+
+impl std::fmt::Debug for Glob {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.text.fmt(f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_star_stays_within_a_part_and_two_do_not() {
+        for (pattern, good, bad) in [
+            ("a", &["a"][..], &["", "aa", "a/a", "A"][..]),
+            (
+                "team/*",
+                &["team/a", "team/a.b-c"],
+                &["team", "team/a/b", "xteam/a"],
+            ),
+            ("team/**", &["team/a", "team/a/b/c"], &["team", "teams/a"]),
+            ("*/app", &["team/app"], &["app", "a/b/app", "team/apps"]),
+            ("**/app", &["team/app", "a/b/app"], &["app", "a/b/app/c"]),
+            ("**", &["a", "a/b/c"], &[]),
+            ("*", &["a", "a.b"], &["a/b"]),
+            (
+                "ci-*-x/**/y",
+                &["ci-1-x/a/y", "ci--x/a/b/y"],
+                &["ci-1/x/a/y", "ci-1-x/y"],
+            ),
+            ("a.c", &["a.c"], &["abc"]),
+            ("a+(b)[c]", &["a+(b)[c]"], &["aab"]),
+        ] {
+            let glob = Glob::new(pattern, Some('/')).unwrap();
+            for text in good {
+                assert!(glob.matches(text), "{pattern} {text}");
+            }
+            for text in bad {
+                assert!(!glob.matches(text), "{pattern} {text}");
+            }
+        }
+        let whole = Glob::new("ci-*", None).unwrap();
+        assert!(whole.matches("ci-a/b.c\nd") && !whole.matches("xci-a"));
+    }
+
+    #[test]
+    fn a_hostile_text_is_matched_in_its_length() {
+        let glob = Glob::new(&"*a".repeat(100), None).unwrap();
+        assert!(!glob.matches(&"a".repeat(50_000).replace("aaaaaaaaaa", "aaaaaaaaab")));
+        assert!(Glob::new("", None).is_err() && Glob::new(&"a".repeat(2_000), None).is_err());
+    }
+}

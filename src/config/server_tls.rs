@@ -1,0 +1,395 @@
+//! TLS towards clients: what is said in four settings, or in `server_tls_config` of the file, as one checked whole.
+
+use std::path::{Path, PathBuf};
+
+use super::key::SERVER_TLS;
+use super::mistake::Mistake;
+use super::reader::{Field, Reader};
+use super::registry::Pem;
+use super::resolve::Sources;
+use super::secret::SecretText;
+use super::setting::{Layer, Setting};
+use super::tls::{check_roots, fit, parse_certificates, parse_key};
+use super::units;
+
+/// How TLS is spoken with clients.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServerTls {
+    pub identity: Identity,
+    pub clients: Clients,
+}
+
+/// Who we are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Identity {
+    /// A certificate of our own making.
+    SelfSigned,
+    Files {
+        chain: Pem,
+        key: Pem,
+    },
+}
+
+/// Whether clients are asked who they are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Clients {
+    NotAsked,
+    Asked {
+        /// Authorities of their certificates; `None` means those of the system.
+        roots: Option<Pem>,
+        /// Who has none stays outside.
+        required: bool,
+    },
+}
+
+/// The words of `tls_client_auth`.
+pub(super) const CLIENT_AUTH: &[&str] = &["auto", "none", "optional", "verify"];
+
+/// Where TLS is on, and what that is called in a message.
+const SWITCHES: [Setting; 3] = [
+    Setting::TlsCertFile,
+    Setting::TlsKeyFile,
+    Setting::GenerateSelfSignedTls,
+];
+
+impl Sources<'_> {
+    /// Whether TLS is asked for, well or not.
+    pub(super) fn wants_tls(&self) -> bool {
+        SWITCHES.into_iter().any(|setting| match self.find(setting) {
+            None => false,
+            Some(given) if setting == Setting::GenerateSelfSignedTls => {
+                units::parse_bool(given.text.trim()) == Some(true)
+            }
+            Some(_) => true,
+        })
+    }
+
+    /// What is said about TLS towards clients; mistakes are noted.
+    pub(super) fn server_tls(&mut self) -> Option<ServerTls> {
+        let generate = self.parse(
+            Setting::GenerateSelfSignedTls,
+            units::BOOL_ACCEPTED,
+            units::parse_bool,
+        );
+        let auth = self.parse(Setting::TlsClientAuth, "auto, none, optional or verify", |text| {
+            let word = text.to_ascii_lowercase();
+            CLIENT_AUTH.iter().copied().find(|known| *known == word)
+        });
+        let chain = self.pem(Setting::TlsCertFile);
+        let key = self.pem(Setting::TlsKeyFile);
+        let roots = self.pem(Setting::TlsClientCaFile);
+        let (said_chain, said_key) = (
+            self.find(Setting::TlsCertFile).is_some(),
+            self.find(Setting::TlsKeyFile).is_some(),
+        );
+        let generate = generate?;
+        if generate && (said_chain || said_key) {
+            self.note_setting(
+                Setting::GenerateSelfSignedTls,
+                "not together with a certificate of yours (TLS_CERT_FILE): which one shall clients see?",
+            );
+            return None;
+        }
+        if said_chain != said_key {
+            let (there, missing) = if said_chain {
+                (Setting::TlsCertFile, "TLS_KEY_FILE")
+            } else {
+                (Setting::TlsKeyFile, "TLS_CERT_FILE")
+            };
+            self.note_setting(
+                there,
+                &format!("needs {missing}: certificate and key belong together"),
+            );
+            return None;
+        }
+        let clients = self.clients(auth?, roots);
+        if !generate && !said_chain {
+            if !matches!(clients, Some(Clients::NotAsked) | None) {
+                let setting = match self.find(Setting::TlsClientCaFile) {
+                    Some(_) => Setting::TlsClientCaFile,
+                    None => Setting::TlsClientAuth,
+                };
+                self.note_setting(setting, "needs TLS: set TLS_CERT_FILE and TLS_KEY_FILE as well");
+            }
+            return None;
+        }
+        let identity = if generate {
+            Identity::SelfSigned
+        } else {
+            let (chain, key) = (chain?, key?);
+            self.check_pair(&chain, &key)?;
+            Identity::Files { chain, key }
+        };
+        Some(ServerTls {
+            identity,
+            clients: clients?,
+        })
+    }
+
+    fn clients(&mut self, auth: &str, roots: Option<Pem>) -> Option<Clients> {
+        let said = self.find(Setting::TlsClientCaFile).is_some();
+        if said && roots.is_none() {
+            // Noted already.
+            return None;
+        }
+        if let Some(pem) = &roots
+            && let Err(why) = check_roots(pem.text.reveal())
+        {
+            self.note_setting(Setting::TlsClientCaFile, why);
+            return None;
+        }
+        let required = match (auth, said) {
+            ("auto", false) | ("none", _) => return Some(Clients::NotAsked),
+            ("optional", _) => false,
+            _ => true,
+        };
+        if !said && !self.file.clients_by_system {
+            self.note_setting(
+                Setting::TlsClientAuth,
+                "needs TLS_CLIENT_CA_FILE: the authority of the certificates that may come in",
+            );
+            return None;
+        }
+        Some(Clients::Asked { roots, required })
+    }
+
+    /// The file that `setting` names; `None` when it names none, or after noting that it cannot be read.
+    fn pem(&mut self, setting: Setting) -> Option<Pem> {
+        let path = PathBuf::from(self.find(setting)?.text.trim());
+        match self.read(&path) {
+            Ok(text) => Some(Pem {
+                path,
+                text: SecretText::new(text),
+            }),
+            Err(error) => {
+                self.note_setting(setting, &format!("cannot be read: {error}"));
+                None
+            }
+        }
+    }
+
+    fn read(&self, path: &Path) -> std::io::Result<String> {
+        (self.surroundings.read_file)(path)
+    }
+
+    fn check_pair(&mut self, chain: &Pem, key: &Pem) -> Option<()> {
+        let certificates = match parse_certificates(chain.text.reveal()) {
+            Ok(certificates) => certificates,
+            Err(why) => {
+                self.note_setting(Setting::TlsCertFile, why);
+                return None;
+            }
+        };
+        let fits = parse_key(key.text.reveal()).and_then(|key| fit(certificates, key));
+        match fits {
+            Ok(()) => Some(()),
+            Err(why) => {
+                self.note_setting(Setting::TlsKeyFile, why);
+                None
+            }
+        }
+    }
+
+    /// Notes what is wrong with a setting, as it was written.
+    pub(super) fn note_setting(&mut self, setting: Setting, why: &str) {
+        let what = match self.find(setting) {
+            Some(given) => given.place.with_value(&given.text),
+            None => setting.env().to_owned(),
+        };
+        self.mistakes.push(Mistake {
+            what,
+            why: why.to_owned(),
+        });
+    }
+}
+
+impl Reader<'_> {
+    /// `server_tls_config`: the same settings under the names that another system gives them. `true` when clients are to
+    /// be verified by the system's authorities, which is what that system does without `ca`.
+    pub(super) fn server_tls(&mut self, field: Field, settings: &mut Layer) -> bool {
+        let mut fields = self.fields(&field.path, field.node, SERVER_TLS);
+        let mut said = |reader: &mut Self, name: &str, setting: Setting| {
+            let field = fields.take(name)?;
+            let path = field.path.clone();
+            let told = reader.text(field)?;
+            let text = told.value.clone();
+            reader.give(setting, told, &path, settings);
+            Some(text)
+        };
+        said(self, "cert", Setting::TlsCertFile);
+        said(self, "key", Setting::TlsKeyFile);
+        let ca = said(self, "ca", Setting::TlsClientCaFile);
+        // There, a `ca` alone asks nobody for anything.
+        let auth = said(self, "client_auth", Setting::TlsClientAuth);
+        auth.is_some_and(|auth| auth.trim().eq_ignore_ascii_case("verify")) && ca.is_none()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::tests::{CA, CERT, KEY, Machine, OTHER_KEY};
+
+    fn machine(file: &str) -> Machine {
+        let machine = if file.is_empty() {
+            Machine::default()
+        } else {
+            Machine::with_file(file)
+        };
+        machine
+            .file("/c.pem", CERT)
+            .file("/k.pem", KEY)
+            .file("/o.pem", OTHER_KEY)
+            .file("/ca.pem", CA)
+    }
+
+    fn pair(machine: Machine) -> Machine {
+        machine
+            .env("TLS_CERT_FILE", "/c.pem")
+            .env("TLS_KEY_FILE", "/k.pem")
+    }
+
+    #[test]
+    fn certificate_and_key_turn_tls_on_and_change_the_port() {
+        let config = pair(machine("")).config();
+        let tls = config.tls.unwrap();
+        let Identity::Files { chain, key } = tls.identity else {
+            panic!("{tls:?}")
+        };
+        assert_eq!((chain.path, key.path), ("/c.pem".into(), "/k.pem".into()));
+        assert_eq!(tls.clients, Clients::NotAsked);
+        let listen: Vec<_> = config.listen.iter().map(|a| (a.port, a.tls)).collect();
+        assert_eq!(listen, [(8443, true)]);
+
+        let both = pair(machine("")).env("LISTEN_ADDR", "http://:80, https://127.0.0.1:443,:9");
+        let listen: Vec<_> = both.config().listen.iter().map(|a| (a.port, a.tls)).collect();
+        assert_eq!(listen, [(80, false), (443, true), (9, true)]);
+        let plain = machine("").config();
+        assert_eq!((plain.tls, plain.listen[0].tls), (None, false));
+    }
+
+    #[test]
+    fn the_words_of_another_system_mean_what_they_mean_there() {
+        let tls = |more: &str| {
+            let text = format!("serverTlsConfig: {{cert: /c.pem, key: /k.pem{more}}}\n");
+            machine(&text).config().tls.unwrap().clients
+        };
+        assert_eq!(tls(""), Clients::NotAsked);
+        assert_eq!(tls(", ca: /ca.pem, clientAuth: none"), Clients::NotAsked);
+        assert_eq!(
+            tls(", clientAuth: verify"),
+            Clients::Asked {
+                roots: None,
+                required: true
+            }
+        );
+        assert!(matches!(
+            tls(", ca: /ca.pem, clientAuth: verify"),
+            Clients::Asked {
+                roots: Some(_),
+                required: true
+            }
+        ));
+        assert_eq!(machine("serverTlsConfig: {}\n").config().tls, None);
+    }
+
+    #[test]
+    fn an_authority_alone_means_that_clients_are_verified() {
+        let with = |auth: &str| {
+            let machine = pair(machine("")).env("TLS_CLIENT_CA_FILE", "/ca.pem");
+            machine.env("TLS_CLIENT_AUTH", auth).config().tls.unwrap().clients
+        };
+        for (auth, expected) in [
+            ("", Some(true)),
+            ("auto", Some(true)),
+            ("verify", Some(true)),
+            ("optional", Some(false)),
+            ("none", None),
+        ] {
+            let found = match with(auth) {
+                Clients::NotAsked => None,
+                Clients::Asked { roots, required } => {
+                    assert!(roots.is_some());
+                    Some(required)
+                }
+            };
+            assert_eq!(found, expected, "{auth:?}");
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_meant_is_a_mistake() {
+        let generate = || machine("").env("GENERATE_SELF_SIGNED_TLS", "true");
+        for (machine, start) in [
+            (
+                pair(generate()),
+                "GENERATE_SELF_SIGNED_TLS=\"true\": not together",
+            ),
+            (
+                machine("").env("TLS_CERT_FILE", "/c.pem"),
+                "TLS_CERT_FILE=\"/c.pem\": needs TLS_KEY_FILE",
+            ),
+            (
+                machine("").env("TLS_KEY_FILE", "/k.pem"),
+                "TLS_KEY_FILE=\"/k.pem\": needs TLS_CERT_FILE",
+            ),
+            (
+                machine("")
+                    .env("TLS_CERT_FILE", "/c.pem")
+                    .env("TLS_KEY_FILE", "/o.pem"),
+                "TLS_KEY_FILE=\"/o.pem\": does not fit the certificate",
+            ),
+            (
+                machine("")
+                    .env("TLS_CERT_FILE", "/k.pem")
+                    .env("TLS_KEY_FILE", "/k.pem"),
+                "TLS_CERT_FILE=\"/k.pem\": holds no certificate",
+            ),
+            (
+                machine("")
+                    .env("TLS_CERT_FILE", "/none")
+                    .env("TLS_KEY_FILE", "/k.pem"),
+                "TLS_CERT_FILE=\"/none\": cannot be read",
+            ),
+            (
+                pair(machine("")).env("TLS_CLIENT_AUTH", "verify"),
+                "TLS_CLIENT_AUTH=\"verify\": needs TLS_CLIENT_CA_FILE",
+            ),
+            (
+                pair(machine("")).env("TLS_CLIENT_AUTH", "maybe"),
+                "TLS_CLIENT_AUTH=\"maybe\": accepted is",
+            ),
+            (
+                pair(machine("")).env("TLS_CLIENT_CA_FILE", "/k.pem"),
+                "TLS_CLIENT_CA_FILE=\"/k.pem\": holds no certificate",
+            ),
+            (
+                machine("").env("TLS_CLIENT_CA_FILE", "/ca.pem"),
+                "TLS_CLIENT_CA_FILE=\"/ca.pem\": needs TLS",
+            ),
+            (
+                machine("").env("LISTEN_ADDR", "https://:1"),
+                "LISTEN_ADDR=\"https://:1\": https needs a certificate",
+            ),
+            (
+                generate().env("LISTEN_ADDR", "http://:1"),
+                "LISTEN_ADDR=\"http://:1\": TLS is configured",
+            ),
+            (
+                machine("serverTlsConfig: {cert: /c.pem}\n"),
+                "f.yaml:1: serverTlsConfig.cert: \"/c.pem\": needs",
+            ),
+        ] {
+            let mistakes = machine.mistakes();
+            assert!(
+                mistakes.len() == 1 && mistakes[0].starts_with(start),
+                "{start}: {mistakes:#?}"
+            );
+        }
+        assert_eq!(generate().config().tls.unwrap().identity, Identity::SelfSigned);
+        assert_eq!(
+            machine("").env("GENERATE_SELF_SIGNED_TLS", "false").config().tls,
+            None
+        );
+    }
+}

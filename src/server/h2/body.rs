@@ -1,0 +1,178 @@
+//! Bodies to DATA frames: one function per kind of body, none of which reads more than the client has room for.
+
+use std::fs::File;
+use std::future::poll_fn;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::future::{Either, select};
+use h2::SendStream;
+
+use super::chunk::{BUFFER_BYTES, Buffer, Charge, Chunk};
+use super::connection::Shared;
+use crate::http::{Growing, Piece, Span};
+use crate::limits::SEND_STALL_SECONDS;
+use crate::sys::{read_exact_at, read_resident};
+
+/// Why a body did not reach its end.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Cut {
+    /// The client wants it no more, or is gone.
+    Gone,
+    /// The client took nothing for too long.
+    Stalled,
+    /// The rest will never come.
+    Aborted,
+    /// Our file could not be read, or was shorter than it should be.
+    File,
+}
+
+/// The body of one response on its way.
+pub struct Outbound<'a, H> {
+    shared: &'a Shared<H>,
+    stream: SendStream<Chunk>,
+    bytes: u64,
+}
+
+impl<'a, H> Outbound<'a, H> {
+    pub fn new(shared: &'a Shared<H>, stream: SendStream<Chunk>) -> Self {
+        Outbound {
+            shared,
+            stream,
+            bytes: 0,
+        }
+    }
+
+    /// Body bytes handed over.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Ends a body that has no more bytes.
+    pub fn end(&mut self) -> Result<(), Cut> {
+        self.stream
+            .send_data(Chunk::free(Bytes::new()), true)
+            .map_err(|_| Cut::Gone)
+    }
+
+    /// Sends `bytes`; with `last` they are the end.
+    pub async fn memory(&mut self, mut bytes: Bytes, last: bool) -> Result<(), Cut> {
+        if bytes.is_empty() && last {
+            return self.end();
+        }
+        while !bytes.is_empty() {
+            let (room, charge) = self.room(bytes.len()).await?;
+            let piece = bytes.split_to(room);
+            self.give(Chunk::shared(piece, charge), room, last && bytes.is_empty())?;
+        }
+        Ok(())
+    }
+
+    /// Sends a part of a file that does not change.
+    pub async fn span(&mut self, file: &Arc<File>, span: Span, last: bool) -> Result<(), Cut> {
+        let mut offset = span.start;
+        while offset < span.end {
+            let rest = usize::try_from(span.end - offset).unwrap_or(usize::MAX);
+            let (room, charge) = self.room(rest).await?;
+            let mut buffer = Buffer::take();
+            match read_resident(file, offset, &mut buffer.bytes_mut()[..room]) {
+                Ok(Some(0)) | Err(_) => return Err(Cut::File),
+                Ok(Some(read)) => {
+                    offset += read as u64;
+                    let end = last && offset == span.end;
+                    self.give(Chunk::lent(buffer, read, charge), read, end)?;
+                }
+                Ok(None) => {
+                    // Others may have the room while the disk is waited for.
+                    self.stream.reserve_capacity(0);
+                    drop((buffer, charge));
+                    let (file, step) = (file.clone(), rest.min(BUFFER_BYTES));
+                    let read = self
+                        .shared
+                        .server
+                        .helper
+                        .ask_blocking(move || read_exact_at(&file, offset, step))
+                        .await;
+                    let Ok(Ok(read)) = read else {
+                        return Err(Cut::File);
+                    };
+                    offset += read.len() as u64;
+                    self.memory(Bytes::from(read), last && offset == span.end).await?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Sends parts of a file, each behind its head, and the end behind them.
+    pub async fn parts(
+        &mut self,
+        file: &Arc<File>,
+        parts: Vec<(Vec<u8>, Span)>,
+        tail: Vec<u8>,
+    ) -> Result<(), Cut> {
+        for (head, span) in parts {
+            self.memory(Bytes::from(head), false).await?;
+            self.span(file, span, false).await?;
+        }
+        self.memory(Bytes::from(tail), true).await
+    }
+
+    /// Sends what arrives, until all of it was found right. `length` is what the client was told.
+    pub async fn growing(&mut self, mut growing: Box<dyn Growing>, length: Option<u64>) -> Result<(), Cut> {
+        loop {
+            let piece = {
+                let next = growing.next();
+                let reset = pin!(poll_fn(|cx| self.stream.poll_reset(cx)));
+                match select(next, reset).await {
+                    Either::Left((piece, _)) => piece,
+                    Either::Right(_) => return Err(Cut::Gone),
+                }
+            };
+            match piece {
+                Ok(Some(Piece::Memory(bytes))) => self.memory(bytes, false).await?,
+                Ok(Some(Piece::File { file, span })) => self.span(&file, span, false).await?,
+                Ok(None) if length.is_some_and(|length| length != self.bytes) => return Err(Cut::Aborted),
+                Ok(None) => return self.end(),
+                Err(_) => return Err(Cut::Aborted),
+            }
+        }
+    }
+
+    fn give(&mut self, chunk: Chunk, count: usize, end: bool) -> Result<(), Cut> {
+        self.stream.send_data(chunk, end).map_err(|_| Cut::Gone)?;
+        self.bytes += count as u64;
+        Ok(())
+    }
+
+    /// Waits until the client, the socket and the connection's other streams leave room for some of `wanted` bytes; how
+    /// many, and what they are charged to.
+    async fn room(&mut self, wanted: usize) -> Result<(usize, Charge), Cut> {
+        let wanted = wanted.min(BUFFER_BYTES);
+        loop {
+            // What is reserved is taken from the connection's window, so it must be used soon, or given back.
+            self.stream.reserve_capacity(wanted);
+            let mut room = self.stream.capacity();
+            if room == 0 {
+                let stall = Duration::from_secs(u64::from(SEND_STALL_SECONDS));
+                let more = poll_fn(|cx| self.stream.poll_capacity(cx));
+                room = match monoio::time::timeout(stall, more).await {
+                    Ok(Some(Ok(room))) => room,
+                    Ok(_) => return Err(Cut::Gone),
+                    Err(_) => return Err(Cut::Stalled),
+                };
+            }
+            let room = room.min(wanted);
+            if room == 0 {
+                continue;
+            }
+            if let Some(charge) = self.shared.budget.take(room) {
+                return Ok((room, charge));
+            }
+            self.stream.reserve_capacity(0);
+            self.shared.budget.wait(room).await;
+        }
+    }
+}

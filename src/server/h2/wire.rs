@@ -1,0 +1,482 @@
+//! The bytes of one connection as the `h2` crate wants them: polled, with what it writes collected so that many small
+//! frames leave with one call, and every frame counted as it passes.
+//!
+//! Nothing here waits: [`drive`] does, for the socket and for whatever else its task is woken by.
+
+use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
+use std::io::{self, IoSlice};
+use std::net::Shutdown;
+use std::pin::{Pin, pin};
+use std::rc::Rc;
+use std::task::{Context, Poll};
+
+use h2::Reason;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use super::count::{Incoming, Outgoing};
+use crate::http::Certificate;
+use crate::limits::{
+    H2_OUTBOX_BYTES, IDLE_SECONDS, LINGER_BYTES_MAX, LINGER_SECONDS, SEND_STALL_SECONDS, TURN_BYTES,
+};
+use crate::runtime::clock::monotonic_seconds;
+use crate::server::stream::Stream;
+use crate::server::watch::{Waiting, Watch};
+
+/// Read at once, into a buffer that all connections of a core share.
+const RECEIVE_BYTES: usize = 16 * 1024;
+
+/// What is received in one turn before others on the core run: some hundred requests.
+const TURN_RECEIVED_BYTES: usize = 64 * 1024;
+
+/// Payloads from here on are sent from where they are; smaller ones are collected.
+const DIRECT_BYTES: usize = 8 * 1024;
+
+/// Idle outboxes a core keeps: 1 MiB and what outgrew its size.
+const IDLE_OUTBOXES_MAX: usize = 16;
+
+thread_local! {
+    static RECEIVED: RefCell<Vec<u8>> = RefCell::new(Vec::with_capacity(RECEIVE_BYTES));
+    static IDLE_OUTBOXES: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Why we end the connection.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Verdict {
+    /// The client has done what it must not, or too much of what it may.
+    Fault(Reason),
+    /// A deadline has passed, or the server drains and nothing is under way.
+    Expired,
+}
+
+/// A connection's bytes. Clones are the same connection.
+#[derive(Clone)]
+pub struct Wire(Rc<Inner>);
+
+struct Inner {
+    // Before the stream: the watch must not outlive the descriptor it may shut down.
+    watch: Watch,
+    stream: Stream,
+    state: RefCell<State>,
+    verdict: Cell<Option<Verdict>>,
+    /// The last deadline set, so that one that still holds is not set again.
+    phase: Cell<Phase>,
+}
+
+struct State {
+    /// Received and not yet taken.
+    inbox: Vec<u8>,
+    taken: usize,
+    /// To be sent; without an allocation while there is nothing.
+    outbox: Vec<u8>,
+    sent: usize,
+    incoming: Incoming,
+    outgoing: Outgoing,
+    /// The socket had nothing more to give, or took nothing more.
+    read_blocked: bool,
+    write_blocked: bool,
+    /// The socket took something since the last look.
+    progress: bool,
+    received: usize,
+    forwarded: usize,
+    failed: Option<io::ErrorKind>,
+}
+
+/// What a connection waits for, as far as deadlines go.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Phase {
+    /// The client has not sent all that it must before its first request.
+    Greeting,
+    /// No request is under way.
+    Idle,
+    /// For ourselves, or for a stream, which has deadlines of its own.
+    Busy,
+    /// For the client to take bytes.
+    Sending,
+}
+
+impl Wire {
+    /// `received` is what the client has sent so far.
+    ///
+    /// # Errors
+    ///
+    /// It is no beginning of HTTP/2.
+    pub fn new(watch: Watch, stream: Stream, received: Vec<u8>) -> Result<Self, Reason> {
+        let mut incoming = Incoming::new(monotonic_seconds());
+        incoming.pass(&received, monotonic_seconds())?;
+        Ok(Wire(Rc::new(Inner {
+            watch,
+            stream,
+            state: RefCell::new(State {
+                inbox: received,
+                taken: 0,
+                outbox: Vec::new(),
+                sent: 0,
+                incoming,
+                outgoing: Outgoing::default(),
+                read_blocked: false,
+                write_blocked: false,
+                progress: false,
+                received: 0,
+                forwarded: 0,
+                failed: None,
+            }),
+            verdict: Cell::new(None),
+            // Whoever gave us the connection has set the deadline for the client's beginning.
+            phase: Cell::new(Phase::Greeting),
+        })))
+    }
+
+    pub fn watch(&self) -> &Watch {
+        &self.0.watch
+    }
+
+    /// Why the connection must end, if it must.
+    pub fn verdict(&self) -> Option<Verdict> {
+        self.0.verdict.get()
+    }
+
+    pub fn end_for(&self, verdict: Verdict) {
+        if self.0.verdict.get().is_none() {
+            self.0.verdict.set(Some(verdict));
+        }
+    }
+
+    /// The certificate the client has proved to be its own.
+    pub fn certificate(&self) -> Option<&Certificate> {
+        self.0.stream.certificate()
+    }
+
+    /// Whether the client has sent its SETTINGS.
+    pub fn greeted(&self) -> bool {
+        self.0.state.borrow().incoming.greeted()
+    }
+
+    /// Sets the deadline for what the connection waits for now. `renewed`: what it waited for has come, and the same is
+    /// waited for again.
+    pub fn wait_for(&self, phase: Phase, renewed: bool) {
+        let mut state = self.0.state.borrow_mut();
+        let progress = std::mem::take(&mut state.progress);
+        let phase = if state.write_blocked {
+            Phase::Sending
+        } else {
+            phase
+        };
+        let same = self.0.phase.replace(phase) == phase;
+        let watch = &self.0.watch;
+        match phase {
+            Phase::Greeting => {}
+            Phase::Sending if same && !progress => {}
+            Phase::Idle if same && !renewed => {}
+            Phase::Sending => watch.set(Waiting::Output, SEND_STALL_SECONDS),
+            Phase::Idle => watch.set(Waiting::Idle, IDLE_SECONDS),
+            Phase::Busy => watch.clear(),
+        }
+    }
+
+    /// Sends what is left, says that nothing more comes, and waits a little for the client to see it: closing a socket
+    /// with unread input resets it, which can destroy what is on its way.
+    pub async fn finish(&self) {
+        self.watch().set(Waiting::Output, LINGER_SECONDS);
+        loop {
+            match self.flush() {
+                Ok(true) => break,
+                Ok(false) if self.0.stream.writable().await.is_ok() && !self.watch().expired() => {
+                    self.0.state.borrow_mut().write_blocked = false;
+                }
+                _ => return,
+            }
+        }
+        let stream = &self.0.stream;
+        // As far as the socket takes it at once. What a stream has said of its end does not depend on it.
+        let _ = stream.finish();
+        stream.shutdown(Shutdown::Write);
+        self.watch().set(Waiting::Input, LINGER_SECONDS);
+        let mut rubbish = Vec::with_capacity(4 * 1024);
+        let mut thrown_away = 0;
+        while thrown_away < LINGER_BYTES_MAX {
+            rubbish.clear();
+            match stream.recv(&mut rubbish) {
+                Ok(0) => return,
+                Ok(received) => thrown_away += received,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    if stream.readable().await.is_err() {
+                        return;
+                    }
+                }
+                Err(_) => return,
+            }
+        }
+    }
+
+    /// Sends what is collected, as far as the socket takes it; whether all is sent.
+    fn flush(&self) -> io::Result<bool> {
+        let state = &mut *self.0.state.borrow_mut();
+        let result = state.flush(&self.0.stream);
+        if let Err(error) = &result {
+            state.failed = Some(error.kind());
+        }
+        result
+    }
+
+    /// Receives, looks at what came, and gives as much as there is room for.
+    fn receive(&self, room: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let state = &mut *self.0.state.borrow_mut();
+        if let Some(kind) = state.failed {
+            return Poll::Ready(Err(kind.into()));
+        }
+        if state.taken == state.inbox.len() && self.0.verdict.get().is_none() {
+            state.inbox = Vec::new();
+            state.taken = 0;
+            if state.read_blocked || state.received >= TURN_RECEIVED_BYTES {
+                return Poll::Pending;
+            }
+            return RECEIVED.with_borrow_mut(|received| {
+                received.clear();
+                match self.0.stream.recv(received) {
+                    // The watch shut the socket down; the client shall be told.
+                    Ok(0) if self.0.watch.expired() => {
+                        self.0.verdict.set(Some(Verdict::Expired));
+                        Poll::Pending
+                    }
+                    Ok(0) => Poll::Ready(Ok(())),
+                    Ok(count) => {
+                        state.received += count;
+                        if let Err(reason) = state.incoming.pass(received, monotonic_seconds()) {
+                            self.0.verdict.set(Some(Verdict::Fault(reason)));
+                            return Poll::Pending;
+                        }
+                        let (now, later) = received.split_at(count.min(room.remaining()));
+                        room.put_slice(now);
+                        state.inbox.extend_from_slice(later);
+                        Poll::Ready(Ok(()))
+                    }
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                        state.read_blocked = true;
+                        Poll::Pending
+                    }
+                    Err(error) => Poll::Ready(Err(error)),
+                }
+            });
+        }
+        // What came before a mistake is not worth an answer any more.
+        if self.0.verdict.get().is_some() {
+            return Poll::Pending;
+        }
+        let rest = &state.inbox[state.taken..];
+        let now = rest.len().min(room.remaining());
+        room.put_slice(&rest[..now]);
+        state.taken += now;
+        Poll::Ready(Ok(()))
+    }
+
+    /// Takes what fits: all of it, but for a client that takes nothing.
+    fn forward(&self, slices: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        let state = &mut *self.0.state.borrow_mut();
+        if let Some(kind) = state.failed {
+            return Poll::Ready(Err(kind.into()));
+        }
+        let count = slices.iter().map(|slice| slice.len()).sum::<usize>();
+        if state.outbox.len() - state.sent >= H2_OUTBOX_BYTES {
+            // Full: what h2 has more must wait, and with it what it would read.
+            match state.flush(&self.0.stream) {
+                Ok(true) => {}
+                Ok(false) => return Poll::Pending,
+                Err(error) => return Poll::Ready(Err(error)),
+            }
+        }
+        let data = slices.iter().map(|slice| state.outgoing.pass(slice)).sum();
+        state.incoming.answered(data);
+        let mut direct = 0;
+        if count >= DIRECT_BYTES && !state.write_blocked {
+            match state.send_with(&self.0.stream, slices) {
+                Ok(sent) => direct = sent,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => state.write_blocked = true,
+                Err(error) => return Poll::Ready(Err(error)),
+            }
+        }
+        state.collect(slices, direct);
+        Poll::Ready(Ok(count))
+    }
+}
+
+impl State {
+    fn flush(&mut self, stream: &Stream) -> io::Result<bool> {
+        while self.sent < self.outbox.len() {
+            if self.write_blocked {
+                return Ok(false);
+            }
+            match stream.send(&self.outbox[self.sent..], false) {
+                Ok(sent) => self.took(sent),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.write_blocked = true,
+                Err(error) => return Err(error),
+            }
+        }
+        if self.outbox.capacity() > 0 {
+            let mut outbox = std::mem::take(&mut self.outbox);
+            outbox.clear();
+            self.sent = 0;
+            IDLE_OUTBOXES.with_borrow_mut(|idle| {
+                if idle.len() < IDLE_OUTBOXES_MAX {
+                    idle.push(outbox);
+                }
+            });
+        }
+        if self.write_blocked {
+            return Ok(false);
+        }
+        match stream.flush() {
+            Ok(()) => Ok(true),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                self.write_blocked = true;
+                Ok(false)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    fn took(&mut self, sent: usize) {
+        self.sent += sent;
+        self.forwarded += sent;
+        self.progress = true;
+    }
+
+    /// Sends what is collected and `slices` with one call; how much of `slices` went.
+    fn send_with(&mut self, stream: &Stream, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        /// What h2 gives at once is a head and a payload; a few more do not hurt.
+        const SLICES: usize = 8;
+        let pending = self.outbox.len() - self.sent;
+        let mut all = [IoSlice::new(&[]); SLICES];
+        all[0] = IoSlice::new(&self.outbox[self.sent..]);
+        let used = slices.len().min(SLICES - 1);
+        all[1..=used].copy_from_slice(&slices[..used]);
+        let sent = stream.send_vectored(&all[..=used], false)?;
+        self.took(sent.min(pending));
+        let direct = sent.saturating_sub(pending);
+        self.forwarded += direct;
+        Ok(direct)
+    }
+
+    /// Keeps `slices` but for the first `skip` bytes.
+    fn collect(&mut self, slices: &[IoSlice<'_>], mut skip: usize) {
+        if self.outbox.capacity() == 0 {
+            self.outbox = IDLE_OUTBOXES
+                .with_borrow_mut(Vec::pop)
+                .unwrap_or_else(|| Vec::with_capacity(H2_OUTBOX_BYTES));
+        }
+        for slice in slices {
+            let from = skip.min(slice.len());
+            skip -= from;
+            self.outbox.extend_from_slice(&slice[from..]);
+        }
+    }
+}
+
+impl AsyncRead for Wire {
+    fn poll_read(self: Pin<&mut Self>, _: &mut Context<'_>, room: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        self.receive(room)
+    }
+}
+
+impl AsyncWrite for Wire {
+    fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        self.forward(&[IoSlice::new(bytes)])
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.forward(slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        // h2 asks for it after each frame with a payload; [`drive`] sends when nothing more is to come.
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        // [`Wire::finish`] does it.
+        Poll::Ready(Ok(()))
+    }
+}
+
+/// Calls `step` until it is ready: whenever its task is woken, and whenever the socket can give or take more. Between calls
+/// what was collected is sent, and `rest` is called when nothing more is to be done for now.
+pub async fn drive<T>(
+    wire: &Wire,
+    mut step: impl FnMut(&mut Context<'_>) -> Poll<T>,
+    mut rest: impl FnMut(),
+) -> T {
+    let stream = &wire.0.stream;
+    let mut readable = pin!(stream.readable());
+    let mut writable = pin!(stream.writable());
+    let (mut reading, mut writing) = (true, true);
+    poll_fn(|cx| {
+        loop {
+            if let Poll::Ready(done) = step(cx) {
+                return Poll::Ready(done);
+            }
+            if wire.flush().is_err() {
+                // h2 is told when it reads or writes next.
+                wire.0.state.borrow_mut().read_blocked = false;
+                continue;
+            }
+            let (read_blocked, write_blocked) = {
+                let state = wire.0.state.borrow();
+                (state.read_blocked, state.write_blocked)
+            };
+            let mut again = false;
+            if read_blocked {
+                if !reading {
+                    readable.set(stream.readable());
+                    reading = true;
+                }
+                if readable.as_mut().poll(cx).is_ready() {
+                    reading = false;
+                    wire.0.state.borrow_mut().read_blocked = false;
+                    again = true;
+                }
+            }
+            if write_blocked {
+                if !writing {
+                    writable.set(stream.writable());
+                    writing = true;
+                }
+                if writable.as_mut().poll(cx).is_ready() {
+                    writing = false;
+                    wire.0.state.borrow_mut().write_blocked = false;
+                    again = true;
+                }
+            }
+            let mut state = wire.0.state.borrow_mut();
+            let busy = state.received >= TURN_RECEIVED_BYTES || state.forwarded as u64 >= TURN_BYTES;
+            if busy {
+                // Others on the core first.
+                state.received = 0;
+                state.forwarded = 0;
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            drop(state);
+            if !again {
+                wire.0.state.borrow_mut().end_turn();
+                rest();
+                return Poll::Pending;
+            }
+        }
+    })
+    .await
+}
+
+impl State {
+    fn end_turn(&mut self) {
+        self.received = 0;
+        self.forwarded = 0;
+    }
+}

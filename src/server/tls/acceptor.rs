@@ -1,0 +1,327 @@
+//! What clients are shown, and what they must show: one configuration for all cores, replaced as a whole.
+//!
+//! `ring`, TLS 1.2 and 1.3, no early data (a request that is sent twice would be one too many), sessions resumed by ticket
+//! or from memory.
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+
+use rustls::crypto::CryptoProvider;
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::danger::ClientCertVerifier;
+use rustls::server::{ProducesTickets, ServerSessionMemoryCache, StoresServerSessions, WebPkiClientVerifier};
+use rustls::{RootCertStore, ServerConfig};
+
+use super::certificate::Facts;
+use super::{files, self_signed};
+use crate::limits::TLS_SESSIONS_MAX;
+use crate::runtime::clock::unix_seconds;
+
+/// What is offered by ALPN, best first: what a connection serves.
+const PROTOCOLS: &[&[u8]] = &[b"http/1.1"];
+
+/// What the operator gives.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Material {
+    pub identity: Identity,
+    pub clients: Clients,
+}
+
+/// Who we are.
+#[derive(Clone, PartialEq, Eq)]
+pub enum Identity {
+    /// Our own making, once per process.
+    SelfSigned,
+    /// The certificate with those that lead to its authority, and its key.
+    Files { chain: Pem, key: Pem },
+}
+
+/// Who clients are.
+#[derive(Clone, PartialEq, Eq)]
+pub enum Clients {
+    NotAsked,
+    Asked {
+        /// Authorities of their certificates; those of the system when there are none.
+        roots: Option<Pem>,
+        /// Who has no certificate stays outside. Who has a wrong one always does.
+        required: bool,
+    },
+}
+
+/// A file and what it held. Not for printing: it may be a key.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Pem {
+    pub path: PathBuf,
+    pub text: String,
+}
+
+/// Why material cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum MaterialError {
+    #[error("{path}: {why}")]
+    File { path: String, why: String },
+    #[error("TLS: {0}")]
+    Other(String),
+}
+
+/// Gives every handshake the newest configuration. Cheap to clone; shared by all cores, which take a lock for a moment per
+/// connection.
+#[derive(Clone)]
+pub struct Acceptor(Arc<Shared>);
+
+struct Shared {
+    provider: Arc<CryptoProvider>,
+    config: RwLock<Arc<ServerConfig>>,
+    material: Mutex<Material>,
+    resumption: Mutex<Resumption>,
+    /// Certificate and key of our own making.
+    generated: Mutex<Option<(String, String)>>,
+}
+
+/// What lets clients resume.
+#[derive(Clone)]
+struct Resumption {
+    tickets: Arc<dyn ProducesTickets>,
+    sessions: Arc<dyn StoresServerSessions>,
+}
+
+impl Resumption {
+    fn new() -> Result<Self, MaterialError> {
+        Ok(Resumption {
+            tickets: rustls::crypto::ring::Ticketer::new().map_err(other)?,
+            // For clients of TLS 1.2 that know no tickets.
+            sessions: ServerSessionMemoryCache::new(TLS_SESSIONS_MAX),
+        })
+    }
+}
+
+impl Acceptor {
+    /// Reads the system's authorities where they are wanted; for the start.
+    ///
+    /// # Errors
+    ///
+    /// A file that holds something else than it should, or a key that does not fit.
+    pub fn new(material: Material) -> Result<Self, MaterialError> {
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let resumption = Resumption::new()?;
+        let mut generated = None;
+        let (config, facts) = build(&provider, &material, &resumption, &mut generated)?;
+        tell(&facts, &material.clients);
+        Ok(Acceptor(Arc::new(Shared {
+            provider,
+            config: RwLock::new(config),
+            material: Mutex::new(material),
+            resumption: Mutex::new(resumption),
+            generated: Mutex::new(generated),
+        })))
+    }
+
+    /// The newest configuration.
+    pub(super) fn config(&self) -> Arc<ServerConfig> {
+        self.0
+            .config
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    /// Takes over other material for coming handshakes; connections under way go on. `false` when it is no other.
+    /// Blocking: not for a core.
+    ///
+    /// # Errors
+    ///
+    /// It cannot be used; what there was stays.
+    pub fn replace(&self, new: Material) -> Result<bool, MaterialError> {
+        let shared = &*self.0;
+        let mut material = shared.material.lock().unwrap_or_else(PoisonError::into_inner);
+        if *material == new {
+            return Ok(false);
+        }
+        // A resumed session is believed what its client once showed. Who asks for something else now wants it shown again.
+        let resumption = if material.clients == new.clients {
+            let known = shared.resumption.lock().unwrap_or_else(PoisonError::into_inner);
+            known.clone()
+        } else {
+            Resumption::new()?
+        };
+        let mut generated = shared.generated.lock().unwrap_or_else(PoisonError::into_inner);
+        let (config, facts) = build(&shared.provider, &new, &resumption, &mut generated)?;
+        *shared.config.write().unwrap_or_else(PoisonError::into_inner) = config;
+        *shared.resumption.lock().unwrap_or_else(PoisonError::into_inner) = resumption;
+        tell(&facts, &new.clients);
+        *material = new;
+        Ok(true)
+    }
+
+    /// What is used now.
+    pub(super) fn material(&self) -> Material {
+        let material = self.0.material.lock();
+        material.unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Takes over files that change, from a thread of its own, until the process ends.
+    ///
+    /// # Errors
+    ///
+    /// When the thread cannot be had.
+    pub fn watch_files(&self) -> std::io::Result<()> {
+        files::watch(self.clone())
+    }
+}
+
+fn build(
+    provider: &Arc<CryptoProvider>,
+    material: &Material,
+    resumption: &Resumption,
+    generated: &mut Option<(String, String)>,
+) -> Result<(Arc<ServerConfig>, Facts), MaterialError> {
+    let (chain, key) = match &material.identity {
+        Identity::Files { chain, key } => (certificates(chain)?, private_key(key)?),
+        Identity::SelfSigned => {
+            if generated.is_none() {
+                *generated = Some(self_signed::generate().map_err(other)?);
+            }
+            let (chain, key) = generated.clone().unwrap_or_default();
+            let (path, key_path) = (PathBuf::from("self-signed"), PathBuf::from("its key"));
+            (
+                certificates(&Pem { path, text: chain })?,
+                private_key(&Pem {
+                    path: key_path,
+                    text: key,
+                })?,
+            )
+        }
+    };
+    let facts = chain
+        .first()
+        .and_then(Facts::read)
+        .ok_or_else(|| match &material.identity {
+            Identity::Files { chain, .. } => wrong(chain, "its first certificate cannot be read"),
+            Identity::SelfSigned => other("a certificate of our making cannot be read"),
+        })?;
+    let builder = ServerConfig::builder_with_provider(provider.clone())
+        .with_safe_default_protocol_versions()
+        .map_err(other)?;
+    let builder = match verifier(provider, &material.clients)? {
+        Some(verifier) => builder.with_client_cert_verifier(verifier),
+        None => builder.with_no_client_auth(),
+    };
+    let mut config = builder
+        .with_single_cert(chain, key)
+        .map_err(|error| match &material.identity {
+            Identity::Files { key, .. } => match error {
+                rustls::Error::InconsistentKeys(_) => wrong(key, "does not fit the certificate"),
+                error => wrong(key, error),
+            },
+            Identity::SelfSigned => other(error),
+        })?;
+    config.alpn_protocols = PROTOCOLS.iter().map(|name| name.to_vec()).collect();
+    config.ticketer = resumption.tickets.clone();
+    config.session_storage = resumption.sessions.clone();
+    config.max_early_data_size = 0;
+    Ok((Arc::new(config), facts))
+}
+
+fn verifier(
+    provider: &Arc<CryptoProvider>,
+    clients: &Clients,
+) -> Result<Option<Arc<dyn ClientCertVerifier>>, MaterialError> {
+    let Clients::Asked { roots, required } = clients else {
+        return Ok(None);
+    };
+    let mut trusted = RootCertStore::empty();
+    match roots {
+        Some(pem) => {
+            for certificate in certificates(pem)? {
+                trusted.add(certificate).map_err(|error| wrong(pem, error))?;
+            }
+        }
+        None => {
+            let system = rustls_native_certs::load_native_certs();
+            for error in &system.errors {
+                tracing::warn!(%error, "some of the system's root certificates cannot be read");
+            }
+            trusted.add_parsable_certificates(system.certs);
+        }
+    }
+    let builder = WebPkiClientVerifier::builder_with_provider(Arc::new(trusted), provider.clone());
+    let builder = if *required {
+        builder
+    } else {
+        builder.allow_unauthenticated()
+    };
+    match (builder.build(), roots) {
+        (Ok(verifier), _) => Ok(Some(verifier)),
+        (Err(error), Some(pem)) => Err(wrong(pem, error)),
+        (Err(_), None) => Err(other(
+            "clients' certificates cannot be verified: this system has no root certificates",
+        )),
+    }
+}
+
+fn certificates(pem: &Pem) -> Result<Vec<CertificateDer<'static>>, MaterialError> {
+    let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem.text.as_bytes()).collect();
+    match found {
+        Ok(found) if found.is_empty() => Err(wrong(pem, "there is no certificate in it")),
+        Ok(found) => Ok(found),
+        Err(error) => Err(wrong(pem, error)),
+    }
+}
+
+fn private_key(pem: &Pem) -> Result<PrivateKeyDer<'static>, MaterialError> {
+    PrivateKeyDer::from_pem_slice(pem.text.as_bytes()).map_err(|_| {
+        wrong(
+            pem,
+            "holds no private key in PEM form (an encrypted one cannot be used)",
+        )
+    })
+}
+
+fn wrong(pem: &Pem, why: impl ToString) -> MaterialError {
+    MaterialError::File {
+        path: pem.path.display().to_string(),
+        why: why.to_string(),
+    }
+}
+
+fn other(why: impl ToString) -> MaterialError {
+    MaterialError::Other(why.to_string())
+}
+
+/// What an operator wants to see before a client does.
+fn tell(facts: &Facts, clients: &Clients) {
+    let asked = match clients {
+        Clients::NotAsked => "",
+        Clients::Asked { required: true, .. } => "; clients must show a certificate",
+        Clients::Asked { required: false, .. } => "; clients may show a certificate",
+    };
+    tracing::info!(
+        "TLS certificate for {}, valid until {}{asked}",
+        facts.names,
+        facts.until()
+    );
+    warn(facts);
+}
+
+fn warn(facts: &Facts) {
+    // Seconds since 1970 fit for as long as certificates can say.
+    if let Some(worry) = facts.worry(unix_seconds().cast_signed()) {
+        tracing::warn!("the TLS certificate for {} {worry}", facts.names);
+    }
+}
+
+impl Acceptor {
+    /// Says again what is wrong with the certificate that is used, if anything.
+    pub(super) fn remind(&self) {
+        let facts = match self.material().identity {
+            Identity::SelfSigned => None,
+            Identity::Files { chain, .. } => certificates(&chain)
+                .ok()
+                .and_then(|chain| chain.first().and_then(Facts::read)),
+        };
+        if let Some(facts) = facts {
+            warn(&facts);
+        }
+    }
+}

@@ -1,0 +1,111 @@
+//! Our own certificate: read, and looked at before clients do.
+
+use rustls::pki_types::CertificateDer;
+use x509_parser::prelude::{FromDer as _, GeneralName, X509Certificate};
+
+use super::subject;
+use crate::http::date::http_date;
+
+/// A certificate that ends within this many seconds is worth a warning: two weeks, in which an automatic renewal should
+/// have happened long ago.
+const SOON_SECONDS: i64 = 14 * 24 * 60 * 60;
+
+/// What there is to say about a certificate.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Facts {
+    /// The names clients may call us by, addresses included; the subject when there are none.
+    pub names: String,
+    /// Seconds since 1970.
+    pub not_before: i64,
+    pub not_after: i64,
+}
+
+impl Facts {
+    /// Reads the first certificate of a chain; `None` when it is none.
+    pub fn read(der: &CertificateDer<'_>) -> Option<Facts> {
+        let (_, certificate) = X509Certificate::from_der(der).ok()?;
+        let mut names = Vec::new();
+        if let Ok(Some(extension)) = certificate.subject_alternative_name() {
+            for name in &extension.value.general_names {
+                match name {
+                    GeneralName::DNSName(text) => names.push((*text).to_owned()),
+                    GeneralName::IPAddress(bytes) => names.extend(address(bytes)),
+                    _ => {}
+                }
+            }
+        }
+        if names.is_empty() {
+            names.push(subject::written(certificate.subject()));
+        }
+        Some(Facts {
+            names: names.join(", "),
+            not_before: certificate.validity().not_before.timestamp(),
+            not_after: certificate.validity().not_after.timestamp(),
+        })
+    }
+
+    /// What is wrong with it at `now`, if anything.
+    pub fn worry(&self, now: i64) -> Option<String> {
+        if now < self.not_before {
+            return Some(format!("is not valid before {}", date(self.not_before)));
+        }
+        if now >= self.not_after {
+            return Some(format!("expired on {}", date(self.not_after)));
+        }
+        (now >= self.not_after - SOON_SECONDS).then(|| format!("expires on {}", date(self.not_after)))
+    }
+
+    pub fn until(&self) -> String {
+        date(self.not_after)
+    }
+}
+
+fn address(bytes: &[u8]) -> Option<String> {
+    match bytes.len() {
+        4 => <[u8; 4]>::try_from(bytes)
+            .ok()
+            .map(|octets| std::net::Ipv4Addr::from(octets).to_string()),
+        16 => <[u8; 16]>::try_from(bytes)
+            .ok()
+            .map(|octets| std::net::Ipv6Addr::from(octets).to_string()),
+        _ => None,
+    }
+}
+
+fn date(seconds: i64) -> String {
+    String::from_utf8_lossy(&http_date(seconds.max(0).unsigned_abs())).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_certificate_is_worried_about_two_weeks_before_its_end_and_after_it() {
+        let day = 24 * 60 * 60;
+        let facts = Facts {
+            names: "a.test".into(),
+            not_before: 10 * day,
+            not_after: 100 * day,
+        };
+        assert!(facts.worry(9 * day).unwrap().starts_with("is not valid before"));
+        assert_eq!(facts.worry(10 * day), None);
+        assert_eq!(facts.worry(85 * day), None);
+        assert!(facts.worry(86 * day).unwrap().starts_with("expires on"));
+        assert_eq!(
+            facts.worry(100 * day).unwrap(),
+            "expired on Sat, 11 Apr 1970 00:00:00 GMT"
+        );
+    }
+
+    #[test]
+    fn a_certificate_of_our_making_is_read_back() {
+        use rustls::pki_types::pem::PemObject as _;
+        let (pem, _) = super::super::self_signed::generate().unwrap();
+        let der = CertificateDer::from_pem_slice(pem.as_bytes()).unwrap();
+        let facts = Facts::read(&der).unwrap();
+        assert_eq!(facts.names, "localhost, 127.0.0.1, ::1, host.docker.internal");
+        let years = (facts.not_after - facts.not_before) / (365 * 24 * 60 * 60);
+        assert_eq!(years, 10);
+    }
+}

@@ -1,0 +1,224 @@
+//! Certificate files that change: looked at every few seconds from a thread of its own, because there is no other way that
+//! works for renamed files, links that are turned to another directory, and network file systems alike.
+
+use std::path::Path;
+use std::time::Duration;
+
+use super::acceptor::{Acceptor, Clients, Identity, Material, Pem};
+
+/// How often files are looked at: one `stat` each.
+const LOOK: Duration = Duration::from_secs(2);
+
+/// How often an operator is reminded of a certificate that ends soon.
+const REMIND: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// What tells one state of a file from another. Links are followed, so a link that is turned changes it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Stamp {
+    device: u64,
+    inode: u64,
+    size: u64,
+    seconds: i64,
+    nanoseconds: i64,
+}
+
+impl Stamp {
+    /// `None` for a file that is not there.
+    fn of(path: &Path) -> Option<Stamp> {
+        use std::os::unix::fs::MetadataExt as _;
+        let found = std::fs::metadata(path).ok()?;
+        Some(Stamp {
+            device: found.dev(),
+            inode: found.ino(),
+            size: found.size(),
+            seconds: found.mtime(),
+            nanoseconds: found.mtime_nsec(),
+        })
+    }
+}
+
+impl Material {
+    /// Its files.
+    fn pems(&mut self) -> Vec<&mut Pem> {
+        let mut pems = Vec::new();
+        if let Identity::Files { chain, key } = &mut self.identity {
+            pems.extend([chain, key]);
+        }
+        if let Clients::Asked {
+            roots: Some(roots), ..
+        } = &mut self.clients
+        {
+            pems.push(roots);
+        }
+        pems
+    }
+
+    fn stamps(&mut self) -> Vec<Option<Stamp>> {
+        self.pems().iter().map(|pem| Stamp::of(&pem.path)).collect()
+    }
+
+    /// The same files, read again.
+    fn read_again(mut self) -> Result<Material, String> {
+        for pem in self.pems() {
+            pem.text = std::fs::read_to_string(&pem.path)
+                .map_err(|error| format!("{}: cannot be read: {error}", pem.path.display()))?;
+        }
+        Ok(self)
+    }
+}
+
+/// Watches the files of whatever `acceptor` uses at the time.
+///
+/// # Errors
+///
+/// When the thread cannot be had.
+pub fn watch(acceptor: Acceptor) -> std::io::Result<()> {
+    std::thread::Builder::new()
+        .name("tls-files".into())
+        .spawn(move || {
+            let mut looked = Looked {
+                stamps: acceptor.material().stamps(),
+                failed: None,
+            };
+            let mut since = Duration::ZERO;
+            loop {
+                std::thread::park_timeout(LOOK);
+                looked.again(&acceptor);
+                since += LOOK;
+                if since >= REMIND {
+                    since = Duration::ZERO;
+                    acceptor.remind();
+                }
+            }
+        })?;
+    Ok(())
+}
+
+/// What was found the last time.
+struct Looked {
+    stamps: Vec<Option<Stamp>>,
+    /// What was wrong then.
+    failed: Option<String>,
+}
+
+impl Looked {
+    /// A certificate is replaced in two steps, its key being the other: what is wrong is said only when it is still so the
+    /// next time, and then once.
+    fn again(&mut self, acceptor: &Acceptor) {
+        let mut material = acceptor.material();
+        let stamps = material.stamps();
+        let changed = stamps != self.stamps;
+        self.stamps = stamps;
+        if !changed {
+            if let Some(why) = self.failed.take() {
+                tracing::error!("TLS files not taken over; the old ones stay: {why}");
+            }
+            return;
+        }
+        let read = material.read_again();
+        self.failed = match read.and_then(|new| acceptor.replace(new).map_err(|error| error.to_string())) {
+            Ok(_) => None,
+            Err(why) => Some(why),
+        };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::path::PathBuf;
+
+    struct Dir(PathBuf);
+
+    impl Dir {
+        fn new(name: &str) -> Self {
+            let path = std::env::temp_dir().join(format!("tls-files-{name}-{}", std::process::id()));
+            let _ = std::fs::remove_dir_all(&path);
+            std::fs::create_dir_all(&path).unwrap();
+            Dir(path)
+        }
+    }
+
+    impl Drop for Dir {
+        fn drop(&mut self) {
+            let _ = std::fs::remove_dir_all(&self.0);
+        }
+    }
+
+    fn pair(dir: &Path) -> (String, String) {
+        let (chain, key) = super::super::self_signed::generate().unwrap();
+        std::fs::create_dir_all(dir).unwrap();
+        std::fs::write(dir.join("tls.crt"), &chain).unwrap();
+        std::fs::write(dir.join("tls.key"), &key).unwrap();
+        (chain, key)
+    }
+
+    fn shown(acceptor: &Acceptor) -> String {
+        match acceptor.material().identity {
+            Identity::Files { chain, .. } => chain.text,
+            Identity::SelfSigned => String::new(),
+        }
+    }
+
+    /// A directory as Kubernetes makes it: names are links to `..data`, which is a link that is turned.
+    #[test]
+    fn a_turned_link_is_a_change_and_half_a_change_is_none() {
+        let dir = Dir::new("links");
+        let (first, key) = pair(&dir.0.join("..1"));
+        let (second, _) = pair(&dir.0.join("..2"));
+        let data = dir.0.join("..data");
+        std::os::unix::fs::symlink("..1", &data).unwrap();
+        let file = |name: &str, text: &str| {
+            std::os::unix::fs::symlink(Path::new("..data").join(name), dir.0.join(name)).unwrap();
+            Pem {
+                path: dir.0.join(name),
+                text: text.to_owned(),
+            }
+        };
+        let identity = Identity::Files {
+            chain: file("tls.crt", &first),
+            key: file("tls.key", &key),
+        };
+        let acceptor = Acceptor::new(Material {
+            identity,
+            clients: Clients::NotAsked,
+        })
+        .unwrap();
+        let mut looked = Looked {
+            stamps: acceptor.material().stamps(),
+            failed: None,
+        };
+        looked.again(&acceptor);
+        assert_eq!(shown(&acceptor), first);
+
+        let turned = dir.0.join("..turned");
+        std::os::unix::fs::symlink("..2", &turned).unwrap();
+        std::fs::rename(&turned, &data).unwrap();
+        looked.again(&acceptor);
+        assert_eq!(shown(&acceptor), second);
+
+        // A certificate whose key has not come yet.
+        let (third, key) = super::super::self_signed::generate().unwrap();
+        std::fs::write(dir.0.join("..2/tls.crt"), format!("{third}\n")).unwrap();
+        looked.again(&acceptor);
+        assert_eq!(shown(&acceptor), second);
+        assert!(
+            looked
+                .failed
+                .as_ref()
+                .unwrap()
+                .contains("does not fit the certificate")
+        );
+        std::fs::write(dir.0.join("..2/tls.key"), format!("{key}\n")).unwrap();
+        looked.again(&acceptor);
+        assert_eq!(shown(&acceptor), format!("{third}\n"));
+        assert_eq!(looked.failed, None);
+        // And one that has gone is an error, said once.
+        std::fs::remove_file(dir.0.join("..2/tls.key")).unwrap();
+        looked.again(&acceptor);
+        assert!(looked.failed.is_some());
+        looked.again(&acceptor);
+        assert_eq!(looked.failed, None);
+        assert_eq!(shown(&acceptor), format!("{third}\n"));
+    }
+}

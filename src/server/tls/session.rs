@@ -1,0 +1,332 @@
+//! One client's TLS session over its socket: the same calls as on the socket, which never wait.
+//!
+//! An idle session holds no buffer but the few KiB in which a record arrives: what is sent is encrypted into records that
+//! are freed when the socket has taken them, and no more of them are made while it takes nothing.
+
+use std::cell::{OnceCell, RefCell};
+use std::io::{self, BufRead as _, IoSlice, Read, Write};
+use std::net::Shutdown;
+use std::sync::Arc;
+
+use rustls::{ServerConfig, ServerConnection};
+
+use super::gate::Gate;
+use super::subject;
+use crate::http::Certificate;
+use crate::limits::{HANDSHAKE_SECONDS, TLS_PENDING_BYTES, TLS_READS_MAX};
+use crate::runtime::clock::monotonic_seconds;
+use crate::server::h1;
+use crate::server::watch::{Waiting, Watch};
+use crate::sys::Socket;
+
+/// A socket that speaks TLS.
+pub struct TlsStream {
+    socket: Socket,
+    session: RefCell<ServerConnection>,
+    h2: OnceCell<bool>,
+    certificate: OnceCell<Certificate>,
+}
+
+/// Why there is no session.
+#[derive(Debug, thiserror::Error)]
+pub enum HandshakeError {
+    #[error("plain HTTP on a TLS listener")]
+    PlainHttp,
+    #[error("no handshake within {HANDSHAKE_SECONDS} s")]
+    Late,
+    #[error("{0}")]
+    Failed(io::Error),
+}
+
+impl TlsStream {
+    /// A client of which nothing has been read.
+    pub fn new(socket: Socket, config: Arc<ServerConfig>) -> io::Result<Self> {
+        let mut session = ServerConnection::new(config).map_err(io::Error::other)?;
+        // We bound what waits ourselves, in plain bytes: see `send_vectored`.
+        session.set_buffer_limit(None);
+        Ok(TlsStream {
+            socket,
+            session: RefCell::new(session),
+            h2: OnceCell::new(),
+            certificate: OnceCell::new(),
+        })
+    }
+
+    pub fn socket(&self) -> &Socket {
+        &self.socket
+    }
+
+    /// Whether the client chose HTTP/2. `false` until the handshake is over.
+    pub fn is_h2(&self) -> bool {
+        self.h2.get().copied().unwrap_or(false)
+    }
+
+    /// The certificate the client has proved to be its own.
+    pub fn certificate(&self) -> Option<&Certificate> {
+        self.certificate.get()
+    }
+
+    /// Makes the session, within [`HANDSHAKE_SECONDS`]. A client that speaks plain HTTP has been told so when that is the
+    /// error.
+    pub async fn handshake(&self, watch: &Watch, gate: &Gate) -> Result<(), HandshakeError> {
+        let deadline = monotonic_seconds() + HANDSHAKE_SECONDS;
+        let left = || deadline.saturating_sub(monotonic_seconds());
+        let mut begin = Beginning::default();
+        loop {
+            match self.flush() {
+                Ok(()) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    watch.set(Waiting::Output, left());
+                    self.socket.writable().await.map_err(HandshakeError::Failed)?;
+                    if watch.expired() {
+                        return Err(HandshakeError::Late);
+                    }
+                    continue;
+                }
+                Err(error) => return Err(HandshakeError::Failed(error)),
+            }
+            if !self.session.borrow().is_handshaking() {
+                break;
+            }
+            watch.set(Waiting::Input, left());
+            self.socket.readable().await.map_err(HandshakeError::Failed)?;
+            if watch.expired() {
+                return Err(HandshakeError::Late);
+            }
+            let step = gate.enter().await;
+            let stepped = self.step(&mut begin);
+            drop(step);
+            match stepped {
+                Ok(()) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(_) if begin.looks_like_http() => {
+                    self.refuse_plain_http(watch).await;
+                    return Err(HandshakeError::PlainHttp);
+                }
+                Err(error) => return Err(HandshakeError::Failed(error)),
+            }
+        }
+        watch.clear();
+        let session = self.session.borrow();
+        let _ = self.h2.set(session.alpn_protocol() == Some(b"h2"));
+        if let Some(first) = session.peer_certificates().and_then(<[_]>::first) {
+            match subject::read(first) {
+                Some(certificate) => {
+                    let _ = self.certificate.set(certificate);
+                }
+                // The verifier has read it already.
+                None => return Err(HandshakeError::Failed(io::ErrorKind::InvalidData.into())),
+            }
+        }
+        Ok(())
+    }
+
+    /// One read and what follows from it.
+    fn step(&self, begin: &mut Beginning) -> io::Result<()> {
+        let mut session = self.session.borrow_mut();
+        let mut arriving = Arriving {
+            socket: &self.socket,
+            begin: Some(begin),
+        };
+        if session.read_tls(&mut arriving)? == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        if let Err(error) = session.process_new_packets() {
+            if !begin.looks_like_http() {
+                // An alert that says why; if the socket does not take it, the client does without.
+                let _ = self.push(&mut session);
+            }
+            return Err(io::Error::new(io::ErrorKind::InvalidData, error));
+        }
+        Ok(())
+    }
+
+    /// Tells a client that it should have used TLS, and waits for it to have read that: see `Connection::linger`.
+    async fn refuse_plain_http(&self, watch: &Watch) {
+        let _ = self.socket.send(h1::HTTPS_WANTED, false);
+        self.socket.shutdown(Shutdown::Write);
+        watch.set(Waiting::Input, crate::limits::LINGER_SECONDS);
+        let mut thrown_away = 0;
+        while thrown_away < crate::limits::LINGER_BYTES_MAX {
+            let mut rubbish = [0; 1024];
+            match self.socket.recv_into(&mut rubbish) {
+                Ok(0) => return,
+                Ok(received) => thrown_away += received,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    if self.socket.readable().await.is_err() {
+                        return;
+                    }
+                }
+                Err(_) => return,
+            }
+        }
+    }
+
+    /// Waits until there is something to read; at once when it has been decrypted already.
+    pub async fn readable(&self) -> io::Result<()> {
+        let held = match self.session.borrow_mut().reader().fill_buf() {
+            Ok(_) => true,
+            Err(error) => error.kind() != io::ErrorKind::WouldBlock,
+        };
+        if held {
+            return Ok(());
+        }
+        self.socket.readable().await
+    }
+
+    /// Appends what has arrived to `inbox`, at most its spare capacity. 0 is the end, orderly or not: who reads requests can
+    /// tell whether one is whole.
+    pub fn recv(&self, inbox: &mut Vec<u8>) -> io::Result<usize> {
+        debug_assert!(inbox.len() < inbox.capacity());
+        let mut session = self.session.borrow_mut();
+        for _ in 0..TLS_READS_MAX {
+            let mut reader = session.reader();
+            match reader.fill_buf() {
+                Ok(plain) => {
+                    let taken = plain.len().min(inbox.capacity() - inbox.len());
+                    inbox.extend_from_slice(&plain[..taken]);
+                    reader.consume(taken);
+                    return Ok(taken);
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(0),
+                Err(error) => return Err(error),
+            }
+            let mut arriving = Arriving {
+                socket: &self.socket,
+                begin: None,
+            };
+            session.read_tls(&mut arriving)?;
+            let processed = session.process_new_packets();
+            // An alert, or our half of a change of keys; what is not taken goes before the next bytes.
+            let pushed = self.push(&mut session);
+            processed.map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
+            match pushed {
+                Err(error) if error.kind() != io::ErrorKind::WouldBlock => return Err(error),
+                _ => {}
+            }
+        }
+        Err(io::Error::new(
+            io::ErrorKind::InvalidData,
+            "records without content",
+        ))
+    }
+
+    /// Takes some of `slices`, encrypts it and gives the socket what that takes now. `WouldBlock` while it has not taken
+    /// everything from before; then nothing was taken.
+    pub fn send_vectored(&self, slices: &[IoSlice<'_>], more: bool) -> io::Result<usize> {
+        let mut session = self.session.borrow_mut();
+        self.push(&mut session)?;
+        let mut room = TLS_PENDING_BYTES;
+        let mut taken = 0;
+        let total: usize = slices.iter().map(|slice| slice.len()).sum();
+        if total <= room {
+            // Together, so that head and body share a record.
+            taken = session.writer().write_vectored(slices)?;
+        } else {
+            for slice in slices {
+                let part = &slice[..slice.len().min(room)];
+                taken += session.writer().write(part)?;
+                room -= part.len();
+                if room == 0 {
+                    break;
+                }
+            }
+        }
+        match self.push_with(&mut session, more && taken == total) {
+            // Taken all the same; the rest goes before the next bytes, or with `flush`.
+            Err(error) if error.kind() != io::ErrorKind::WouldBlock => Err(error),
+            _ => Ok(taken),
+        }
+    }
+
+    /// Gives the socket what it has not taken yet. `Ok(())`: the kernel has everything; `WouldBlock`: wait until it is
+    /// writable and call again.
+    pub fn flush(&self) -> io::Result<()> {
+        self.push(&mut self.session.borrow_mut())
+    }
+
+    /// Says that nothing more will be sent (close_notify), so that the client knows it has everything; then as `flush`.
+    pub fn finish(&self) -> io::Result<()> {
+        let mut session = self.session.borrow_mut();
+        session.send_close_notify();
+        self.push(&mut session)
+    }
+
+    fn push(&self, session: &mut ServerConnection) -> io::Result<()> {
+        self.push_with(session, false)
+    }
+
+    fn push_with(&self, session: &mut ServerConnection, more: bool) -> io::Result<()> {
+        while session.wants_write() {
+            let mut leaving = Leaving {
+                socket: &self.socket,
+                more,
+            };
+            session.write_tls(&mut leaving)?;
+        }
+        Ok(())
+    }
+}
+
+/// The first bytes of a client, to tell plain HTTP from what is nothing at all.
+#[derive(Default)]
+struct Beginning {
+    bytes: [u8; 4],
+    len: usize,
+}
+
+impl Beginning {
+    fn note(&mut self, received: &[u8]) {
+        let new = received.len().min(self.bytes.len() - self.len);
+        self.bytes[self.len..self.len + new].copy_from_slice(&received[..new]);
+        self.len += new;
+    }
+
+    /// A method begins with capitals; a TLS record with a small number.
+    fn looks_like_http(&self) -> bool {
+        let bytes = &self.bytes[..self.len];
+        bytes.len() >= 3
+            && bytes[0].is_ascii_uppercase()
+            && bytes.iter().all(|b| b.is_ascii_uppercase() || *b == b' ')
+    }
+}
+
+/// The socket as what records are read from.
+struct Arriving<'a> {
+    socket: &'a Socket,
+    begin: Option<&'a mut Beginning>,
+}
+
+impl Read for Arriving<'_> {
+    fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
+        let received = self.socket.recv_into(bytes)?;
+        if let Some(begin) = &mut self.begin {
+            begin.note(&bytes[..received]);
+        }
+        Ok(received)
+    }
+}
+
+/// The socket as what records are written to.
+struct Leaving<'a> {
+    socket: &'a Socket,
+    more: bool,
+}
+
+impl Write for Leaving<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.socket.send(bytes, self.more)
+    }
+
+    fn write_vectored(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        match slices {
+            [one] => self.socket.send(one, self.more),
+            slices => self.socket.send_vectored(slices, self.more),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}

@@ -1,0 +1,149 @@
+//! io_uring where it is refused: epoll serves instead, one line says why and what helps, and who insists is told so.
+
+use std::process::Command;
+
+use crate::harness::*;
+
+/// Runs what follows under a filter that answers the three calls of io_uring with the errno of the first argument, as the
+/// filters of container runtimes do; the second is the number of a user to become first, the third a limit of locked
+/// memory in bytes, 0 for what there is.
+const FILTER: &str = r#"
+import ctypes, os, resource, struct, sys
+errno, user, memlock = (int(word) for word in sys.argv[1:4])
+if memlock:
+    resource.setrlimit(resource.RLIMIT_MEMLOCK, (memlock, memlock))
+if user:
+    os.setgroups([])
+    os.setgid(user)
+    os.setuid(user)
+if errno:
+    ret = 0x00050000 | errno
+    # Load the number of the call; 425 to 427 are io_uring_setup, io_uring_enter and io_uring_register.
+    code = [(0x20, 0, 0, 0), (0x35, 0, 2, 425), (0x25, 1, 0, 427), (0x06, 0, 0, ret), (0x06, 0, 0, 0x7fff0000)]
+    program = ctypes.create_string_buffer(b''.join(struct.pack('HBBI', *line) for line in code))
+    header = ctypes.create_string_buffer(struct.pack('HxxxxxxP', len(code), ctypes.addressof(program)))
+    libc = ctypes.CDLL(None, use_errno=True)
+    for call in [(38, 1, 0, 0, 0), (22, 2, ctypes.addressof(header), 0, 0)]:
+        if libc.prctl(*(ctypes.c_ulong(word) for word in call)):
+            sys.exit('prctl: ' + os.strerror(ctypes.get_errno()))
+os.execvp(sys.argv[4], sys.argv[4:])
+"#;
+
+const EPERM: &str = "1";
+const ENOSYS: &str = "38";
+
+fn launcher<'a>(errno: &'a str, user: &'a str, memlock: &'a str) -> [&'a str; 6] {
+    ["python3", "-c", FILTER, errno, user, memlock]
+}
+
+fn has_python() -> bool {
+    let found = Command::new("python3").arg("--version").output().is_ok();
+    if !found {
+        eprintln!("SKIPPED: python3 is not installed");
+    }
+    found
+}
+
+/// Whether io_uring can be had here without a filter.
+fn has_io_uring() -> bool {
+    let found = Server::bare().env("IO_DRIVER", "io_uring").try_start().is_ok();
+    if !found {
+        eprintln!("SKIPPED: io_uring is not available here");
+    }
+    found
+}
+
+#[test]
+fn where_io_uring_is_refused_epoll_serves_and_one_line_says_what_helps() {
+    if !has_python() {
+        return;
+    }
+    for errno in [EPERM, ENOSYS] {
+        let upstream = Registry::new();
+        let mut cache = Server::options(&upstream)
+            .cores(2)
+            .env("IO_DRIVER", "auto")
+            .launched_by(&launcher(errno, "0", "0"))
+            .start();
+        let log = cache.stderr();
+        let lines: Vec<&str> = log.lines().filter(|line| line.contains("io driver: ")).collect();
+        assert!(
+            matches!(lines[..], [line] if line.contains("WARN")
+                && line.contains("io driver: epoll")
+                && line.contains("seccomp")
+                && line.contains("io_uring_setup, io_uring_enter and io_uring_register")),
+            "errno {errno}: {log}"
+        );
+        let content = Prf::new(fresh_seed(), 3_000_000);
+        let digest = upstream.blob(content.clone());
+        for _ in 0..2 {
+            cache.client().pull(&upstream.blob_url("a", &digest), &content);
+            cache.wait_stored(&digest);
+        }
+        assert_eq!(cache.client().get("/readyz").status, 200);
+        cache.stop();
+    }
+}
+
+#[test]
+fn who_insists_on_io_uring_where_it_is_refused_is_told_what_helps() {
+    if !has_python() {
+        return;
+    }
+    for errno in [EPERM, ENOSYS] {
+        let started = Server::bare()
+            .env("IO_DRIVER", "io_uring")
+            .launched_by(&launcher(errno, "0", "0"))
+            .try_start();
+        let Err((status, stderr)) = started else {
+            panic!("errno {errno}: it started")
+        };
+        assert_eq!(status.and_then(|status| status.code()), Some(2), "{stderr}");
+        for cure in ["IO_DRIVER=io_uring", "--security-opt seccomp=", "IO_DRIVER=auto"] {
+            assert!(stderr.contains(cure), "errno {errno}: no {cure:?} in {stderr}");
+        }
+    }
+}
+
+/// The limit is one of a user, and root is exempt: needs root, to become nobody.
+#[test]
+fn a_memlock_limit_that_is_too_small_is_named_with_its_cure() {
+    if !has_python() || !has_io_uring() {
+        return;
+    }
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("SKIPPED: only root may become another user");
+        return;
+    }
+    let disk = server::TempDir::new();
+    let root = disk.path.join("store");
+    std::fs::create_dir(&root).unwrap();
+    let everybody = std::os::unix::fs::PermissionsExt::from_mode(0o777);
+    std::fs::set_permissions(&root, everybody).unwrap();
+    // A user nobody else in these tests is: the limit counts all that he has locked.
+    let started = Server::bare()
+        .cores(2)
+        .root(&root)
+        .env("IO_DRIVER", "io_uring")
+        .launched_by(&launcher("0", "64123", "65536"))
+        .try_start();
+    match started {
+        Err((status, stderr)) => {
+            if stderr.contains("Permission denied") && !stderr.contains("memlock") {
+                eprintln!("SKIPPED: another user cannot run the binary where it lies");
+                return;
+            }
+            assert_eq!(status.and_then(|status| status.code()), Some(2), "{stderr}");
+            assert!(stderr.contains("--ulimit memlock=-1"), "{stderr}");
+        }
+        // Kernels from 5.12 on, until it came back, do not count rings.
+        Ok(cache) => cache
+            .client()
+            .get("/v2/")
+            .expect(b"{}")
+            .status
+            .eq(&200)
+            .then_some(())
+            .unwrap(),
+    }
+}

@@ -1,0 +1,329 @@
+//! Floods of HTTP/2: their connection ends, memory stays where it was, and nobody beside them notices.
+
+use std::io::Write as _;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use crate::harness::client::Why;
+use crate::harness::h2::*;
+use crate::harness::*;
+
+/// A second is promised; two busy cores and a debug build may take some more.
+const SOON: Duration = Duration::from_secs(10);
+
+/// What a flood may add to the server's memory.
+const GROWTH_MAX: u64 = 16 * 1024 * 1024;
+
+/// Bytes a flood sends before it gives up.
+const FLOOD_BYTES_MAX: usize = 256 * 1024 * 1024;
+
+/// Sends what `piece` gives, as fast as it can, until the server closes; the code of its GOAWAY.
+///
+/// Meanwhile somebody else is served, and the server's memory is looked at.
+fn flood(name: &str, hello: &[(u16, u32)], mut piece: impl FnMut(u32) -> Vec<u8> + Send) -> Option<u32> {
+    let cache = Server::bare().start();
+    cache.client().get("/v2/").expect(b"{}");
+    let mut peer = Peer::begin_with(cache.addr(), hello);
+    peer.get("/v2/").expect(b"{}");
+    let before = cache.rss_bytes();
+    let mut writer = peer.writer();
+    let ended = AtomicBool::new(false);
+    let begun = Instant::now();
+    let (code, why, took) = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut sent = 0;
+            for turn in 0.. {
+                let bytes = piece(turn);
+                sent += bytes.len();
+                if ended.load(Ordering::Relaxed)
+                    || sent > FLOOD_BYTES_MAX
+                    || writer.write_all(&bytes).is_err()
+                {
+                    return;
+                }
+            }
+        });
+        scope.spawn(|| {
+            // The bystanders, on a connection of each kind.
+            let mut beside = Peer::begin(cache.addr());
+            while !ended.load(Ordering::Relaxed) {
+                beside.get("/v2/").expect(b"{}");
+                cache.client().get("/v2/").expect(b"{}");
+            }
+        });
+        let (code, why) = peer.until_closed();
+        let took = begun.elapsed();
+        ended.store(true, Ordering::Relaxed);
+        (code, why, took)
+    });
+    let grown = cache.rss_peak_bytes().saturating_sub(before);
+    eprintln!("{name}: {code:?}, {why:?} after {took:?}, {grown} bytes more");
+    assert!(
+        matches!(why, Why::NoResponse | Why::Truncated | Why::Reset),
+        "{name}: {why:?}"
+    );
+    assert!(took < SOON, "{name}: {took:?}");
+    assert!(grown < GROWTH_MAX, "{name}: {grown} bytes more");
+    cache.client().get("/v2/").expect(b"{}");
+    code
+}
+
+/// The code is the one that tells a flood; a reset may have destroyed the frame that has it.
+fn is_calm(name: &str, code: Option<u32>) {
+    assert!(matches!(code, Some(ENHANCE_YOUR_CALM) | None), "{name}: {code:?}");
+}
+
+/// The same frame, a few hundred at a time.
+fn again(frame: &Frame) -> impl FnMut(u32) -> Vec<u8> + Send + use<> {
+    let bytes = frame.bytes().repeat(200);
+    move |_| bytes.clone()
+}
+
+fn request(id: u32, flags: u8, fields: &[(&str, &str)]) -> Vec<u8> {
+    Frame::new(HEADERS, flags, id, request_block("GET", "/v2/", fields)).bytes()
+}
+
+#[test]
+fn resets_as_fast_as_requests_end_the_connection() {
+    let code = flood("rapid reset", &[], |turn| {
+        (0..100)
+            .flat_map(|n| {
+                let id = 2 * (turn * 100 + n) + 101;
+                [
+                    request(id, END_STREAM | END_HEADERS, &[]),
+                    reset(id, CANCEL).bytes(),
+                ]
+                .concat()
+            })
+            .collect()
+    });
+    is_calm("rapid reset", code);
+}
+
+#[test]
+fn resets_we_are_made_to_send_end_the_connection() {
+    // A window that overflows, and one that grows by nothing, are mistakes of a stream that we must answer.
+    let overflow = flood("made you reset, overflow", &[], |turn| {
+        let id = 2 * turn + 101;
+        [
+            request(id, END_HEADERS, &[]),
+            window_update(id, 0x7fff_ffff).bytes(),
+            window_update(id, 0x7fff_ffff).bytes(),
+        ]
+        .concat()
+    });
+    is_calm("made you reset, overflow", overflow);
+    let malformed = flood("made you reset, malformed", &[], |turn| {
+        request(
+            2 * turn + 101,
+            END_STREAM | END_HEADERS,
+            &[("connection", "close")],
+        )
+    });
+    is_calm("made you reset, malformed", malformed);
+    let behind = flood("made you reset, frames behind the end", &[], |turn| {
+        let id = 2 * turn + 101;
+        [
+            request(id, END_STREAM | END_HEADERS, &[]),
+            Frame::new(DATA, 0, id, *b"more").bytes(),
+        ]
+        .concat()
+    });
+    assert!(
+        matches!(behind, None | Some(ENHANCE_YOUR_CALM | STREAM_CLOSED)),
+        "{behind:?}"
+    );
+}
+
+#[test]
+fn a_header_block_without_end_ends_the_connection() {
+    for (name, payload) in [("empty", 0), ("small", 1), ("large", 16_000)] {
+        let field = [&[0, 1, b'a', 0x7f, 0x81, 0x7c][..], &vec![b'v'; 15_994]].concat();
+        let code = flood(&format!("CONTINUATION, {name}"), &[], move |turn| {
+            let mut bytes = Vec::new();
+            if turn == 0 {
+                let block = request_block("GET", "/v2/", &[]);
+                bytes = Frame::new(HEADERS, END_STREAM, 101, block).bytes();
+            }
+            bytes.extend(Frame::new(CONTINUATION, 0, 101, &field[..payload.min(field.len())]).bytes());
+            bytes
+        });
+        assert!(
+            matches!(
+                code,
+                None | Some(ENHANCE_YOUR_CALM | PROTOCOL_ERROR | COMPRESSION_ERROR)
+            ),
+            "{name}: {code:?}"
+        );
+    }
+}
+
+#[test]
+fn frames_that_want_an_answer_or_none_end_the_connection() {
+    for (name, frame) in [
+        ("PING", Frame::new(PING, 0, 0, [7; 8])),
+        ("PING answers", Frame::new(PING, ACK, 0, [7; 8])),
+        ("SETTINGS", settings(&[])),
+        (
+            "SETTINGS with values",
+            settings(&[(HEADER_TABLE_SIZE, 0), (HEADER_TABLE_SIZE, 4096)]),
+        ),
+        ("PRIORITY", Frame::new(PRIORITY, 0, 7, [0, 0, 0, 0, 1])),
+        ("WINDOW_UPDATE", window_update(0, 1)),
+        ("unknown frames", Frame::new(0xbe, 0, 0, [])),
+    ] {
+        let code = flood(name, &[], again(&frame));
+        let settled = name == "WINDOW_UPDATE" || name == "PING answers";
+        assert!(
+            settled || matches!(code, Some(ENHANCE_YOUR_CALM) | None),
+            "{name}: {code:?}"
+        );
+    }
+}
+
+#[test]
+fn a_client_that_never_reads_its_answers_fills_nothing() {
+    for (name, frame) in [
+        ("PING", Frame::new(PING, 0, 0, [7; 8])),
+        ("SETTINGS", settings(&[])),
+    ] {
+        let cache = Server::bare().start();
+        let mut peer = Peer::begin(cache.addr());
+        let before = cache.rss_bytes();
+        let bytes = frame.bytes().repeat(200);
+        let begun = Instant::now();
+        let mut sent = 0;
+        while peer.raw(&bytes).is_ok() {
+            sent += bytes.len();
+            assert!(
+                sent < FLOOD_BYTES_MAX && begun.elapsed() < SOON,
+                "{name}: {sent} bytes"
+            );
+        }
+        let grown = cache.rss_peak_bytes().saturating_sub(before);
+        assert!(grown < GROWTH_MAX, "{name}: {grown} bytes more");
+    }
+}
+
+#[test]
+fn frames_of_nothing_end_the_connection() {
+    let code = flood("empty DATA", &[], |turn| {
+        let mut bytes = Vec::new();
+        if turn == 0 {
+            bytes = Frame::new(HEADERS, END_HEADERS, 101, request_block("POST", "/v2/", &[])).bytes();
+        }
+        bytes.extend(Frame::new(DATA, 0, 101, []).bytes().repeat(200));
+        bytes
+    });
+    assert!(
+        matches!(code, None | Some(ENHANCE_YOUR_CALM | STREAM_CLOSED)),
+        "{code:?}"
+    );
+    let code = flood("empty HEADERS", &[], |turn| {
+        Frame::new(HEADERS, END_STREAM | END_HEADERS, 2 * turn + 101, []).bytes()
+    });
+    is_calm("empty HEADERS", code);
+    let code = flood("padding only", &[], |turn| {
+        let mut bytes = Vec::new();
+        if turn == 0 {
+            bytes = Frame::new(HEADERS, END_HEADERS, 101, request_block("POST", "/v2/", &[])).bytes();
+        }
+        bytes.extend(Frame::new(DATA, PADDED, 101, [3, 0, 0, 0]).bytes().repeat(200));
+        bytes
+    });
+    assert!(
+        matches!(code, None | Some(ENHANCE_YOUR_CALM | STREAM_CLOSED)),
+        "{code:?}"
+    );
+}
+
+#[test]
+fn fields_that_unfold_in_memory_end_the_request_or_the_connection() {
+    // One field of 4 KiB in the table, named a thousand times with a byte each.
+    let mut block = request_block("GET", "/v2/", &[]);
+    block.extend_from_slice(&[0x40, 1, b'a']);
+    let mut value = Vec::new();
+    hpack::string(&mut value, &[b'v'; 3_900]);
+    block.extend_from_slice(&value);
+    block.resize(16_000, 0x80 | 62);
+    let cache = Server::bare().start();
+    cache.client().get("/v2/").expect(b"{}");
+    let before = cache.rss_bytes();
+    for _ in 0..20 {
+        let mut peer = Peer::begin(cache.addr());
+        for _ in 0..20 {
+            let id = peer.next_id();
+            if peer
+                .send(&Frame::new(HEADERS, END_STREAM | END_HEADERS, id, block.clone()))
+                .is_err()
+            {
+                break;
+            }
+        }
+        let (code, _) = peer.until_closed();
+        is_calm("HPACK bomb", code);
+    }
+    let grown = cache.rss_peak_bytes().saturating_sub(before);
+    assert!(grown < GROWTH_MAX, "{grown} bytes more");
+    cache.client().get("/v2/").expect(b"{}");
+}
+
+#[test]
+fn streams_that_are_given_no_window_hold_no_memory() {
+    let upstream = Registry::new();
+    let cache = Server::start(&upstream);
+    let content = Prf::new(fresh_seed(), 20_000_000);
+    let path = upstream.blob_url("a", &upstream.blob(content.clone()));
+    cache.client().pull(&path, &content);
+    cache.wait_stored(&content.digest());
+    let before = cache.rss_bytes();
+    let mut holders = Vec::new();
+    for _ in 0..30 {
+        let mut peer = Peer::begin_with(cache.addr(), &[(INITIAL_WINDOW_SIZE, 0)]);
+        for _ in 0..100 {
+            peer.request("GET", &path, &[]);
+        }
+        holders.push(peer);
+    }
+    for peer in &mut holders {
+        peer.head(199);
+    }
+    let grown = cache.rss_peak_bytes().saturating_sub(before);
+    assert!(grown < 3 * GROWTH_MAX, "{grown} bytes more for 3,000 streams");
+    // A window for all, and nobody who reads: no more than the sockets and the connections' outboxes hold.
+    for peer in &mut holders {
+        peer.send(&settings(&[(INITIAL_WINDOW_SIZE, 0x7fff_ffff)]))
+            .unwrap();
+        peer.send(&window_update(0, 0x7000_0000)).unwrap();
+    }
+    let mut beside = Peer::begin(cache.addr());
+    for _ in 0..20 {
+        beside.get("/v2/").expect(b"{}");
+    }
+    let grown = cache.rss_peak_bytes().saturating_sub(before);
+    assert!(grown < 80 * 1024 * 1024, "{grown} bytes more for 30 connections");
+}
+
+#[test]
+fn honest_clients_in_a_hurry_are_no_flood() {
+    let upstream = Registry::new();
+    let cache = Server::start(&upstream);
+    let content = Prf::new(fresh_seed(), 9_000);
+    let path = upstream.blob_url("a", &upstream.blob(content.clone()));
+    cache.client().pull(&path, &content);
+    let mut peer = Peer::begin(cache.addr());
+    // A hundred at once, again and again, each with a priority and two windows for each frame.
+    for _ in 0..60 {
+        let ids: Vec<u32> = (0..100)
+            .map(|_| {
+                let id = peer.request("GET", &path, &[]);
+                peer.send(&Frame::new(PRIORITY, 0, id, [0, 0, 0, 0, 9])).unwrap();
+                id
+            })
+            .collect();
+        for id in ids {
+            peer.answer(id).expect(&content.bytes());
+        }
+        peer.ping();
+    }
+}

@@ -1,0 +1,113 @@
+//! Authorities and certificates made for one test, and TLS clients that trust them.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rcgen::{
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    KeyUsagePurpose,
+};
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::{ClientConfig, RootCertStore, SupportedProtocolVersion};
+
+/// Who signs certificates.
+pub struct Authority {
+    issuer: Issuer<'static, KeyPair>,
+    pub pem: String,
+}
+
+/// A certificate and its key, in PEM.
+pub struct Issued {
+    pub chain: String,
+    pub key: String,
+}
+
+impl Authority {
+    /// Each is another one, by key and by name: clients look authorities up by name.
+    pub fn new(name: &str) -> Self {
+        let mut params = CertificateParams::new(Vec::new()).unwrap();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+        params.distinguished_name.push(DnType::CommonName, name);
+        let key = KeyPair::generate().unwrap();
+        let pem = params.self_signed(&key).unwrap().pem();
+        Authority {
+            issuer: Issuer::new(params, key),
+            pem,
+        }
+    }
+
+    /// A certificate for servers at `localhost` and 127.0.0.1, and for clients.
+    pub fn issue(&self, name: &str) -> Issued {
+        self.issue_with(name, |_| {})
+    }
+
+    pub fn issue_with(&self, name: &str, change: impl FnOnce(&mut CertificateParams)) -> Issued {
+        let names = ["localhost", "127.0.0.1"].map(str::to_owned).to_vec();
+        let mut params = CertificateParams::new(names).unwrap();
+        params.distinguished_name.push(DnType::CommonName, name);
+        params.extended_key_usages = vec![
+            ExtendedKeyUsagePurpose::ServerAuth,
+            ExtendedKeyUsagePurpose::ClientAuth,
+        ];
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        change(&mut params);
+        let key = KeyPair::generate().unwrap();
+        Issued {
+            chain: params.signed_by(&key, &self.issuer).unwrap().pem(),
+            key: key.serialize_pem(),
+        }
+    }
+
+    /// A client that trusts this authority, offers these protocols and shows this certificate.
+    pub fn client_config(
+        &self,
+        versions: &[&'static SupportedProtocolVersion],
+        protocols: &[&str],
+        shows: Option<&Issued>,
+    ) -> Arc<ClientConfig> {
+        let mut roots = RootCertStore::empty();
+        roots
+            .add(CertificateDer::from_pem_slice(self.pem.as_bytes()).unwrap())
+            .unwrap();
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let builder = ClientConfig::builder_with_provider(provider)
+            .with_protocol_versions(versions)
+            .unwrap()
+            .with_root_certificates(roots);
+        let mut config = match shows {
+            None => builder.with_no_client_auth(),
+            Some(issued) => {
+                let chain = vec![CertificateDer::from_pem_slice(issued.chain.as_bytes()).unwrap()];
+                let key = PrivateKeyDer::from_pem_slice(issued.key.as_bytes()).unwrap();
+                builder.with_client_auth_cert(chain, key).unwrap()
+            }
+        };
+        config.alpn_protocols = protocols.iter().map(|name| name.as_bytes().to_vec()).collect();
+        Arc::new(config)
+    }
+
+    /// A client of either version that speaks HTTP/1.1.
+    pub fn client(&self) -> Arc<ClientConfig> {
+        self.client_config(rustls::ALL_VERSIONS, &["http/1.1"], None)
+    }
+}
+
+impl Issued {
+    /// Writes `<name>.crt` and `<name>.key` into `dir`, each by rename as careful programs do.
+    pub fn write(&self, dir: &Path, name: &str) -> (PathBuf, PathBuf) {
+        (
+            write(dir, &format!("{name}.crt"), &self.chain),
+            write(dir, &format!("{name}.key"), &self.key),
+        )
+    }
+}
+
+/// Writes a file, by rename.
+pub fn write(dir: &Path, name: &str, text: &str) -> PathBuf {
+    let (path, new) = (dir.join(name), dir.join(format!("{name}.new")));
+    std::fs::write(&new, text).expect("write a file of a test");
+    std::fs::rename(&new, &path).expect("rename a file of a test");
+    path
+}

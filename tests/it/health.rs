@@ -1,0 +1,68 @@
+//! What health checks are told on bad days: the truth, and in time.
+
+use std::time::{Duration, Instant};
+
+use crate::harness::disk::SmallDisk;
+use crate::harness::*;
+
+const CHECKS: [&str; 4] = ["/livez", "/readyz", "/healthz", "/_/health"];
+
+/// Far more than an answer takes, and less than anything it must not wait for.
+const IN_TIME: Duration = Duration::from_secs(10);
+
+/// Asks with both methods; the statuses must be the same, and come in time.
+pub fn check(cache: &Server, path: &str) -> u16 {
+    let began = Instant::now();
+    let get = cache.client().get(path);
+    let head = cache.client().head(path);
+    assert!(began.elapsed() < IN_TIME, "{path} took {:?}", began.elapsed());
+    assert_eq!(get.status, head.status, "{path}");
+    assert_eq!(head.body, b"", "{path}");
+    if path == "/_/health" && get.status == 200 {
+        get.expect(b"{\"status\":\"healthy\"}");
+    }
+    get.status
+}
+
+#[test]
+fn a_full_disk_leaves_it_ready() {
+    let Some(disk) = SmallDisk::mount(4 * 1024 * 1024) else {
+        return;
+    };
+    let upstream = Registry::new();
+    let cache = Server::options(&upstream).root(&disk.path.join("store")).start();
+    disk.fill_leaving(0);
+    let content = Prf::new(fresh_seed(), 2_000_000);
+    let path = upstream.blob_url("a", &upstream.blob(content.clone()));
+    cache.client().pull(&path, &content);
+    for path in CHECKS {
+        assert_eq!(check(&cache, path), 200, "{path}");
+    }
+}
+
+/// More requests than fetches may be under way wait for an upstream that says nothing.
+#[test]
+fn upstreams_that_hang_leave_it_ready() {
+    raise_file_limit();
+    let upstream = Registry::new();
+    let cache = Server::options(&upstream)
+        .cores(2)
+        .env("ACCESS_LOG", "off")
+        .start();
+    let gate = Gate::new();
+    upstream.on(On::any(), Reply::new().hold_head(&gate));
+    let waiting: Vec<Connection> = (0..300)
+        .map(|n| {
+            let mut connection = cache.client().open();
+            let path = upstream.manifest_url("a", &format!("v{n}"));
+            connection.request("GET", &path, &[]).unwrap();
+            connection
+        })
+        .collect();
+    gate.wait_arrived(1);
+    for path in CHECKS {
+        assert_eq!(check(&cache, path), 200, "{path}");
+    }
+    drop(waiting);
+    gate.open();
+}

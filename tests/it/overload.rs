@@ -1,0 +1,308 @@
+//! More connections, work or patience than there is: who is closed, who is told to come again, and who does not notice.
+
+use std::net::Ipv4Addr;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use crate::harness::client::{Flow, Why};
+use crate::harness::*;
+
+const MIB: u64 = 1024 * 1024;
+/// The limit under which a client is let go, and what it may be late on a busy machine.
+const SEND_STALL: Duration = Duration::from_secs(60);
+const LATE: Duration = Duration::from_secs(10);
+
+/// A connection that has asked once.
+fn asked(cache: &Server) -> Connection {
+    let mut connection = cache.client().open();
+    ask(&mut connection).expect("answered").expect(b"{}");
+    connection
+}
+
+fn ask(connection: &mut Connection) -> Result<Response, Broken> {
+    // Whoever was closed may notice when sending or when reading.
+    let _ = connection.request("GET", "/v2/", &[]);
+    connection.read("GET")
+}
+
+/// Fails unless this is what a connection is told that is one too many.
+#[track_caller]
+fn expect_turned_away(connection: &mut Connection) {
+    let told = connection.read("GET").expect("an answer without a request");
+    told.expect_error(503, "UNAVAILABLE");
+    assert_eq!(told.field("retry-after"), Some("1"));
+    assert_eq!(connection.read_to_close(), (Vec::new(), Why::Truncated));
+}
+
+#[test]
+fn the_longest_idle_makes_room_for_who_comes() {
+    let cache = Server::bare().env("MAX_CONNECTIONS", 8).start();
+    let mut idle = vec![asked(&cache)];
+    // Idle for longer than the others, and for a second.
+    std::thread::sleep(Duration::from_millis(1_500));
+    idle.extend((1..8).map(|_| asked(&cache)));
+    let mut newcomer = asked(&cache);
+    let (gone, kept) = idle.split_at_mut(1);
+    assert_eq!(gone[0].read_to_close(), (Vec::new(), Why::Truncated));
+    for connection in kept {
+        ask(connection).expect("kept").expect(b"{}");
+    }
+    ask(&mut newcomer).expect("kept").expect(b"{}");
+}
+
+#[test]
+fn when_everybody_is_busy_newcomers_are_told_to_come_again() {
+    const MAX: usize = 4;
+    let upstream = Registry::new();
+    let cache = Server::options(&upstream).env("MAX_CONNECTIONS", MAX).start();
+    let gate = Gate::new();
+    let mut busy: Vec<_> = (0..MAX)
+        .map(|_| {
+            let content = Prf::new(fresh_seed(), 10_000);
+            let digest = upstream.blob(content.clone());
+            upstream.on(On::path(&digest).get(), Reply::new().hold_head(&gate));
+            let mut connection = cache.client().open();
+            connection
+                .request("GET", &upstream.blob_url("a", &digest), &[])
+                .unwrap();
+            (connection, content)
+        })
+        .collect();
+    gate.wait_arrived(MAX);
+    for _ in 0..3 {
+        expect_turned_away(&mut cache.client().open());
+    }
+    cache.wait_stderr("as many connections as there may be");
+    gate.open();
+    for (connection, content) in &mut busy {
+        connection.read("GET").unwrap().expect(&content.bytes());
+    }
+    drop(busy);
+    eventually("there is room again", || {
+        cache
+            .client()
+            .try_get("/v2/")
+            .is_ok_and(|answer| answer.status == 200)
+    });
+}
+
+#[test]
+fn one_client_cannot_take_everybodys_place() {
+    const EACH: usize = 5;
+    let cache = Server::bare()
+        .cores(2)
+        .env("MAX_CONNECTIONS_PER_CLIENT", EACH)
+        .start();
+    let greedy = Ipv4Addr::new(127, 0, 0, 2);
+    let open = |source| Connection::open_from(source, cache.addr()).unwrap();
+    let mut held: Vec<_> = (0..EACH).map(|_| open(greedy)).collect();
+    for connection in &mut held {
+        ask(connection).expect("within its limit").expect(b"{}");
+    }
+    expect_turned_away(&mut open(greedy));
+    cache.wait_stderr("a client has as many connections as one may have");
+    for other in 3..6 {
+        ask(&mut open(Ipv4Addr::new(127, 0, 0, other)))
+            .expect("another client")
+            .expect(b"{}");
+    }
+    for connection in &mut held {
+        ask(connection).expect("what it has, it keeps").expect(b"{}");
+    }
+    held.pop();
+    eventually("its place is free", || {
+        ask(&mut open(greedy)).is_ok_and(|answer| answer.status == 200)
+    });
+}
+
+#[test]
+fn a_flood_of_idle_connections_locks_nobody_out() {
+    const MAX: usize = 300;
+    const FLOOD: usize = 3_000;
+    raise_file_limit();
+    let cache = Server::bare().cores(2).env("MAX_CONNECTIONS", MAX).start();
+    let files = cache.open_files();
+    let mut busy = asked(&cache);
+    let flooded = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let (cache, flooded) = (&cache, &flooded);
+        scope.spawn(move || {
+            let held: Vec<_> = (0..FLOOD).map(|_| cache.client().open()).collect();
+            flooded.store(true, Ordering::SeqCst);
+            drop(held);
+        });
+        while !flooded.load(Ordering::SeqCst) {
+            ask(&mut busy)
+                .expect("who asks keeps its connection")
+                .expect(b"{}");
+            // A newcomer is one of many, and may be told to try again.
+            let come = |_| {
+                cache
+                    .client()
+                    .try_get("/v2/")
+                    .is_ok_and(|answer| answer.status == 200)
+            };
+            assert!((0..20).any(come), "locked out");
+            assert!(cache.open_files() <= files + MAX + 200, "more than may be");
+        }
+    });
+}
+
+#[test]
+fn out_of_descriptors_who_is_in_is_served_and_who_comes_is_told() {
+    const FLOOD: usize = 300;
+    let cache = Server::bare()
+        .file_limit(150)
+        .env("MAX_CONNECTIONS", 100_000)
+        .start();
+    assert!(
+        cache.stderr().contains("more file descriptors"),
+        "{}",
+        cache.stderr()
+    );
+    let mut inside = asked(&cache);
+    let told = AtomicUsize::new(0);
+    std::thread::scope(|scope| {
+        let (cache, told) = (&cache, &told);
+        let flood = scope.spawn(move || {
+            let mut held = Vec::new();
+            for _ in 0..FLOOD {
+                let mut connection = cache.client().open();
+                // Not idle, so that nobody makes room at once.
+                let _ = connection.send(b"GET /v2/ HT");
+                held.push(connection);
+            }
+            for connection in &mut held {
+                connection.set_read_timeout(Duration::from_millis(1));
+                if connection.read("GET").is_ok_and(|answer| answer.status == 503) {
+                    told.fetch_add(1, Ordering::SeqCst);
+                }
+            }
+            held
+        });
+        while !flood.is_finished() {
+            ask(&mut inside).expect("who is in stays in").expect(b"{}");
+        }
+        let held = flood.join().unwrap();
+        assert!(told.load(Ordering::SeqCst) > 0, "nobody was told");
+        cache.wait_stderr("out of file descriptors");
+        // Nothing comes, and so nothing is done.
+        let before = cache.cpu_time();
+        std::thread::sleep(Duration::from_secs(1));
+        let used = cache.cpu_time() - before;
+        assert!(used <= Duration::from_millis(300), "{used:?} of a second");
+        drop(held);
+    });
+    eventually("newcomers are served", || {
+        cache
+            .client()
+            .try_get("/v2/")
+            .is_ok_and(|answer| answer.status == 200)
+    });
+    ask(&mut inside).expect("still in").expect(b"{}");
+}
+
+#[test]
+fn what_needs_memory_that_is_not_there_is_refused_and_what_we_hold_is_served() {
+    let upstream = Registry::new();
+    // Room for two fills and a few responses.
+    let cache = Server::options(&upstream).env("MEMORY_BUDGET", "11MiB").start();
+    let held = Prf::new(fresh_seed(), 3 * MIB);
+    let held_url = upstream.blob_url("a", &upstream.blob(held.clone()));
+    let small = upstream.blob("small");
+    let small_url = upstream.blob_url("a", &small);
+    cache.client().pull(&held_url, &held);
+    cache.client().get(&small_url).expect(b"small");
+    cache.wait_stored(&held.digest());
+    cache.wait_stored(&small);
+
+    let gate = Gate::new();
+    let large: Vec<_> = (0..2)
+        .map(|_| {
+            let content = Prf::new(fresh_seed(), 8 * MIB);
+            let digest = upstream.blob(content.clone());
+            upstream.on(On::path(&digest).get(), Reply::new().hold_at(6 * MIB, &gate));
+            (upstream.blob_url("a", &digest), content)
+        })
+        .collect();
+    let another = Prf::new(fresh_seed(), 2 * MIB);
+    let another_url = upstream.blob_url("a", &upstream.blob(another.clone()));
+    std::thread::scope(|scope| {
+        let client = cache.client();
+        let pullers: Vec<_> = large
+            .iter()
+            .map(|(url, content)| scope.spawn(move || client.pull(url, content)))
+            .collect();
+        gate.wait_arrived(2);
+        let refused = cache.client().get(&another_url);
+        refused.expect_error(503, "UNAVAILABLE");
+        assert_eq!(refused.field("retry-after"), Some("1"));
+        let refused = cache.client().get(&upstream.manifest_url("a", "v1"));
+        refused.expect_error(503, "UNAVAILABLE");
+        cache.wait_stderr("the memory budget is used up");
+        for _ in 0..3 {
+            cache.client().pull(&held_url, &held);
+            cache.client().get(&small_url).expect(b"small");
+            cache.client().get("/readyz");
+        }
+        // Who joins a fill needs no window.
+        let (url, content) = &large[0];
+        let follower = scope.spawn(move || client.pull(url, content));
+        gate.open();
+        for puller in pullers {
+            puller.join().unwrap();
+        }
+        follower.join().unwrap();
+    });
+    eventually("there is memory again", || {
+        cache.client().get(&another_url).status == 200
+    });
+    cache.client().pull(&another_url, &another);
+}
+
+#[test]
+#[ignore = "waits 60 s for the send limit"]
+fn who_drips_is_let_go_and_who_is_slow_is_not() {
+    let upstream = Registry::new();
+    let cache = Server::start(&upstream);
+    let content = Prf::new(fresh_seed(), 64 * MIB);
+    let digest = upstream.blob(content.clone());
+    let url = upstream.blob_url("a", &digest);
+    cache.client().pull(&url, &content);
+    cache.wait_stored(&digest);
+    let files = cache.open_files();
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let (cache, url, content, done) = (&cache, &url, &content, &done);
+        // Bytes a second: below the limit, above it and still so few that the kernel says nothing for minutes.
+        let read = move |rate: u64| {
+            let mut connection = Connection::open_narrow(cache.addr(), 4_096).unwrap();
+            connection.request("GET", url, &[]).unwrap();
+            let mut pace = 0;
+            connection.read_into("GET", &mut |at, piece| {
+                if let Err(wrong) = content.compare(at, piece) {
+                    return Flow::Wrong(wrong);
+                }
+                pace += piece.len() as u64;
+                while pace >= rate / 4 {
+                    pace -= rate / 4;
+                    std::thread::sleep(Duration::from_millis(250));
+                    if done.load(Ordering::SeqCst) {
+                        return Flow::Stop;
+                    }
+                }
+                Flow::Go
+            })
+        };
+        let dripping = scope.spawn(move || read(400));
+        let slow = scope.spawn(move || read(64 * 1024));
+        eventually("both read", || cache.open_files() >= files + 2);
+        std::thread::sleep(SEND_STALL + LATE);
+        let log = cache.stderr();
+        assert_eq!(log.matches("aborted=true").count(), 1, "{log}");
+        done.store(true, Ordering::SeqCst);
+        let end = |outcome: Result<Response, Broken>| outcome.expect_err("it was not read to its end").why;
+        assert_eq!(end(slow.join().unwrap()), Why::Stopped);
+        dripping.join().unwrap().expect_err("it was cut off");
+    });
+}

@@ -1,0 +1,102 @@
+//! Cores share what comes: a core with more than its share hands new connections over, and none is lost on the way.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use crate::harness::client::Why;
+use crate::harness::*;
+
+const CORES: usize = 4;
+
+/// Connections per core, as the log has told last.
+fn shares(cache: &Server) -> BTreeMap<usize, usize> {
+    let log = cache.stderr();
+    let number = |line: &str, name: &str| -> Option<usize> {
+        let (_, rest) = line.split_once(name)?;
+        rest.split_whitespace().next()?.parse().ok()
+    };
+    log.lines()
+        .filter(|line| line.contains(" connections core="))
+        .filter_map(|line| Some((number(line, "core=")?, number(line, "count=")?)))
+        .collect()
+}
+
+fn start() -> Server {
+    Server::bare()
+        .cores(CORES as u32)
+        .env("LOG_LEVEL", "debug")
+        .start()
+}
+
+#[test]
+fn a_few_clients_are_shared_by_all_cores() {
+    for clients in [8, 16, 40] {
+        let cache = start();
+        let mut connections: Vec<_> = (0..clients).map(|_| cache.client().open()).collect();
+        for connection in &mut connections {
+            connection.request("GET", "/v2/", &[]).unwrap();
+            connection.read("GET").unwrap().expect(b"{}");
+        }
+        eventually("every core tells its share", || {
+            shares(&cache).values().sum::<usize>() == clients
+        });
+        let shares = shares(&cache);
+        let most = shares.values().max().copied().unwrap_or_default();
+        assert!(
+            2 * most * CORES <= 3 * clients,
+            "more than one and a half times the mean: {shares:?}"
+        );
+        // Whoever was moved goes on like anybody else.
+        for connection in &mut connections {
+            connection.request("GET", "/v2/", &[]).unwrap();
+            connection.read("GET").unwrap().expect(b"{}");
+        }
+        drop(connections);
+        eventually("nobody is counted any more", || {
+            self::shares(&cache).values().all(|share| *share == 0)
+        });
+    }
+}
+
+/// Connections come and go on eight threads while they move between cores, until the server stops. Whoever was
+/// connected is served or sees the end of the connection; nobody hangs, and the server ends.
+#[test]
+fn connections_on_their_way_between_cores_survive_the_stop() {
+    let mut cache = start();
+    let (served, stop) = (AtomicUsize::new(0), AtomicBool::new(false));
+    let addr = cache.addr();
+    std::thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(|| {
+                while !stop.load(Ordering::SeqCst) {
+                    // One thread has several at a time, so that cores differ.
+                    let connections: Vec<_> = (0..6).map_while(|_| Connection::open(addr).ok()).collect();
+                    for mut connection in connections {
+                        let _ = connection.request("GET", "/v2/", &[("Connection", "close")]);
+                        match connection.read("GET") {
+                            Ok(response) => {
+                                response.expect(b"{}");
+                                served.fetch_add(1, Ordering::SeqCst);
+                            }
+                            // It came when the listener was about to close.
+                            Err(broken) => {
+                                assert!(matches!(broken.why, Why::NoResponse | Why::Reset), "{broken:?}");
+                                stop.store(true, Ordering::SeqCst);
+                            }
+                        }
+                    }
+                }
+            });
+        }
+        eventually("a thousand are served", || served.load(Ordering::SeqCst) >= 1_000);
+        cache.sigterm();
+        let status = cache.wait_exit(Duration::from_secs(25));
+        stop.store(true, Ordering::SeqCst);
+        assert!(
+            status.is_some_and(|status| status.success()),
+            "nothing is left over: {status:?}"
+        );
+    });
+    assert!(cache.stderr().contains("stopped"), "{}", cache.stderr());
+}

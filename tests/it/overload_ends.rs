@@ -1,0 +1,189 @@
+//! Connections end in every way there is, and nothing of them is left.
+
+use std::time::Duration;
+
+use crate::harness::client::{Flow, request_bytes};
+use crate::harness::*;
+
+const MIB: u64 = 1024 * 1024;
+
+/// What a connection may ask for.
+struct Wanted {
+    small: String,
+    stored: String,
+    filling: String,
+}
+
+type Way = fn(Connection, &Wanted);
+
+fn get(connection: &mut Connection, url: &str) {
+    let _ = connection.send(&request_bytes("GET", url, &[]));
+}
+
+/// Begins to read a body, and resets the connection.
+fn read_a_little(mut connection: Connection, url: &str) {
+    get(&mut connection, url);
+    let _ = connection.read_into("GET", &mut |_, _| Flow::Stop);
+    connection.abort();
+}
+
+const WAYS: [(&str, Way); 14] = [
+    ("FIN before a word", |connection, _| drop(connection)),
+    ("RST before a word", |connection, _| connection.abort()),
+    ("FIN in a head", |mut connection, _| {
+        let _ = connection.send(b"GET /v2/ HTTP/1.1\r\nHo");
+    }),
+    ("RST in a head", |mut connection, _| {
+        let _ = connection.send(b"GET /v2/ HTTP/1.1\r\nHo");
+        connection.abort();
+    }),
+    ("FIN before the answer", |mut connection, wanted| {
+        get(&mut connection, &wanted.small);
+    }),
+    ("RST before the answer", |mut connection, wanted| {
+        get(&mut connection, &wanted.small);
+        connection.abort();
+    }),
+    ("FIN after the answer", |mut connection, wanted| {
+        get(&mut connection, &wanted.small);
+        let _ = connection.read("GET");
+    }),
+    ("RST after the answer", |mut connection, wanted| {
+        get(&mut connection, &wanted.small);
+        let _ = connection.read("GET");
+        connection.abort();
+    }),
+    ("half closed, and the answer is read", |mut connection, wanted| {
+        get(&mut connection, &wanted.small);
+        connection.finish_sending();
+        let _ = connection.read("GET");
+        connection.read_to_close();
+    }),
+    ("RST in a file", |connection, wanted| {
+        read_a_little(connection, &wanted.stored);
+    }),
+    ("RST in a fill", |connection, wanted| {
+        read_a_little(connection, &wanted.filling);
+    }),
+    ("a bad head", |mut connection, _| {
+        let _ = connection.send(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03 hello\r\n\r\n");
+        connection.read_to_close();
+    }),
+    ("the server closes", |mut connection, wanted| {
+        let _ = connection.send(&request_bytes("GET", &wanted.small, &[("Connection", "close")]));
+        connection.read_to_close();
+    }),
+    ("RST in the second of two", |mut connection, wanted| {
+        get(&mut connection, &wanted.small);
+        get(&mut connection, &wanted.stored);
+        let _ = connection.read("GET");
+        connection.abort();
+    }),
+];
+
+fn threads(cache: &Server) -> usize {
+    std::fs::read_dir(format!("/proc/{}/task", cache.pid()))
+        .expect("running")
+        .count()
+}
+
+#[test]
+fn connections_that_end_in_every_way_leave_nothing_behind() {
+    const ROUNDS: usize = 60;
+    const GROWTH_MAX: u64 = 32 * MIB;
+    let upstream = Registry::new();
+    let cache = Server::options(&upstream).cores(2).start();
+    let stored = Prf::new(fresh_seed(), 4 * MIB);
+    let filling = Prf::new(fresh_seed(), 4 * MIB);
+    let gate = Gate::new();
+    let (stored_digest, filling_digest) = (upstream.blob(stored.clone()), upstream.blob(filling.clone()));
+    upstream.on(
+        On::path(&filling_digest).get(),
+        Reply::new().hold_at(3 * MIB, &gate),
+    );
+    let small = upstream.blob("small");
+    let wanted = Wanted {
+        small: upstream.blob_url("a", &small),
+        stored: upstream.blob_url("a", &stored_digest),
+        filling: upstream.blob_url("a", &filling_digest),
+    };
+    cache.client().get(&wanted.small).expect(b"small");
+    cache.client().pull(&wanted.stored, &stored);
+    cache.wait_stored(&small);
+    cache.wait_stored(&stored_digest);
+    let all_ways = |rounds: usize| {
+        std::thread::scope(|scope| {
+            for (_, way) in WAYS {
+                let (cache, wanted) = (&cache, &wanted);
+                scope.spawn(move || (0..rounds).for_each(|_| way(cache.client().open(), wanted)));
+            }
+        });
+    };
+    let (files, rss) = (cache.open_files(), cache.rss_bytes());
+    all_ways(ROUNDS);
+    gate.wait_arrived(1);
+    // Who left while the upstream had nothing to give is noticed when it gives again.
+    gate.open();
+    cache.client().pull(&wanted.filling, &filling);
+    cache.wait_stored(&filling_digest);
+    // Some pipes and files are kept for those who come; connections are not.
+    let kept = files + 40;
+    eventually("their descriptors are closed", || cache.open_files() <= kept);
+    eventually("their threads are gone", || threads(&cache) <= 64);
+    let grown = cache.rss_bytes().saturating_sub(rss);
+    assert!(grown <= GROWTH_MAX, "{grown} bytes more");
+    cache.client().get(&wanted.small).expect(b"small");
+}
+
+#[test]
+fn two_thousand_connections_that_close_at_once_are_forgotten_at_once() {
+    const CONNECTIONS: usize = 2_000;
+    raise_file_limit();
+    let cache = Server::bare().start();
+    let mut bystander = cache.client().open();
+    bystander.request("GET", "/v2/", &[]).unwrap();
+    bystander.read("GET").unwrap().expect(b"{}");
+    let files = cache.open_files();
+    let mut connections: Vec<_> = (0..CONNECTIONS).map(|_| cache.client().open()).collect();
+    for connection in &mut connections {
+        connection.request("GET", "/v2/", &[]).unwrap();
+        connection.read("GET").unwrap().expect(b"{}");
+    }
+    drop(connections);
+    bystander.request("GET", "/v2/", &[]).unwrap();
+    bystander.read("GET").unwrap().expect(b"{}");
+    eventually("none is stuck", || cache.open_files() <= files + 2);
+    let before = cache.cpu_time();
+    std::thread::sleep(Duration::from_secs(1));
+    let used = cache.cpu_time() - before;
+    assert!(used <= Duration::from_millis(100), "{used:?} of a second");
+    cache.client().get("/v2/").expect(b"{}");
+}
+
+/// Clients that take nothing hold no thread of ours and no worker of the kernel, and nobody waits for them.
+#[test]
+fn readers_that_stall_hold_no_thread() {
+    const STALLED: usize = 200;
+    const THREADS_MAX: usize = 64;
+    raise_file_limit();
+    let upstream = Registry::new();
+    let cache = Server::start(&upstream);
+    let content = Prf::new(fresh_seed(), 32 * MIB);
+    let digest = upstream.blob(content.clone());
+    let url = upstream.blob_url("a", &digest);
+    cache.client().pull(&url, &content);
+    cache.wait_stored(&digest);
+    let stalled: Vec<_> = (0..STALLED)
+        .map(|_| {
+            let mut connection = Connection::open_narrow(cache.addr(), 4_096).unwrap();
+            get(&mut connection, &url);
+            connection.read_head().unwrap();
+            connection
+        })
+        .collect();
+    for _ in 0..5 {
+        cache.client().pull(&url, &content);
+    }
+    assert!(threads(&cache) <= THREADS_MAX, "{} threads", threads(&cache));
+    drop(stalled);
+}

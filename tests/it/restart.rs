@@ -1,0 +1,395 @@
+//! Stopping without cutting anybody off, starting again without losing anybody, and what a service manager hears of it.
+
+use std::net::TcpListener;
+use std::os::unix::net::UnixDatagram;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use rustix::process::Signal;
+
+use crate::harness::client::{Flow, Why};
+use crate::harness::server::TempDir;
+use crate::harness::*;
+
+const MIB: u64 = 1024 * 1024;
+
+/// What clients of a load ask for: content of sizes that go each of the server's ways.
+struct Load {
+    paths: Vec<(String, Prf)>,
+    stop: AtomicBool,
+    done: AtomicUsize,
+}
+
+impl Load {
+    /// Content that `cache` holds.
+    fn new(cache: &Server, upstream: &Registry) -> Self {
+        let paths = [100, 40_000, 300_000, 3 * MIB].map(|size| {
+            let content = Prf::new(fresh_seed(), size);
+            let digest = upstream.blob(content.clone());
+            let path = upstream.blob_url("a", &digest);
+            cache.client().pull(&path, &content);
+            cache.wait_stored(&digest);
+            (path, content)
+        });
+        Load {
+            paths: paths.into(),
+            stop: AtomicBool::new(false),
+            done: AtomicUsize::new(0),
+        }
+    }
+
+    /// Waits until `count` more responses have come.
+    fn wait_for(&self, count: usize) {
+        let wanted = self.done.load(Ordering::Relaxed) + count;
+        eventually("the load moves", || {
+            self.done.load(Ordering::Relaxed) >= wanted || self.stop.load(Ordering::Relaxed)
+        });
+    }
+
+    /// Sends requests to `client` until it is told to stop, each on a connection of its own or several on one. A connection
+    /// that is closed between two responses is replaced: that is what clients do with kept connections. Everything else is
+    /// for `broken` to judge.
+    fn run(&self, client: &Client, seed: u64, broken: impl Fn(&Why, bool)) {
+        let mut random = Random::new(seed);
+        while !self.stop.load(Ordering::Relaxed) {
+            let mut connection = match Connection::open(client.addr) {
+                Ok(connection) => connection,
+                Err(error) => {
+                    broken(&Why::from(error), false);
+                    continue;
+                }
+            };
+            for nth in 0..=random.below(4) {
+                let (path, content) = random.pick(&self.paths);
+                let sent = connection.request("GET", path, &[]);
+                let head = sent.map_err(Why::from).and_then(|()| connection.read_head());
+                let head = match head {
+                    Ok(head) => head,
+                    Err(_) if nth > 0 => break,
+                    Err(why) => {
+                        broken(&why, false);
+                        break;
+                    }
+                };
+                assert_eq!(head.status, 200, "{head}");
+                let closes = head.field("connection").is_some_and(|value| value == "close");
+                let whole = connection.read_body(head, "GET", &mut |at, piece| {
+                    content.compare(at, piece).map_or_else(Flow::Wrong, |()| Flow::Go)
+                });
+                match whole {
+                    Ok(whole) => assert_eq!(whole.received, content.size),
+                    Err(error) => {
+                        broken(&error.why, true);
+                        break;
+                    }
+                }
+                self.done.fetch_add(1, Ordering::Relaxed);
+                if closes {
+                    break;
+                }
+            }
+        }
+    }
+}
+
+fn listener() -> Arc<TcpListener> {
+    Arc::new(TcpListener::bind("127.0.0.1:0").unwrap())
+}
+
+/// `STOPS` runs more of them.
+#[test]
+fn a_stop_under_load_cuts_no_response() {
+    let stops = std::env::var("STOPS").map_or(15, |text| text.parse().expect("STOPS is a number"));
+    let mut random = Random::for_test("stops under load");
+    let upstream = Registry::new();
+    let mut cache = Server::options(&upstream)
+        .cores(2)
+        .env("ACCESS_LOG", "off")
+        .start();
+    let mut load = Load::new(&cache, &upstream);
+    for stop in 0..stops {
+        if stop > 0 {
+            cache.restart();
+        }
+        load.stop = AtomicBool::new(false);
+        let terminated = AtomicBool::new(false);
+        let client = cache.client();
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                let (load, client, terminated, seed) = (&load, &client, &terminated, random.next());
+                scope.spawn(move || {
+                    load.run(client, seed, |why, begun| {
+                        assert!(!begun, "stop {stop}: a response was cut: {why:?}");
+                        // Who comes when the door closes is refused, and has lost nothing.
+                        assert!(
+                            terminated.load(Ordering::SeqCst),
+                            "stop {stop}: {why:?} before the signal"
+                        );
+                        load.stop.store(true, Ordering::Relaxed);
+                    });
+                });
+            }
+            load.wait_for(random.below(60) as usize);
+            terminated.store(true, Ordering::SeqCst);
+            cache.sigterm();
+            let status = cache.wait_exit(Duration::from_secs(31)).expect("it ends in time");
+            load.stop.store(true, Ordering::Relaxed);
+            assert_eq!(status.code(), Some(0), "stop {stop}: {}", cache.stderr());
+        });
+    }
+}
+
+#[test]
+fn what_still_runs_at_the_deadline_is_cut_and_the_exit_code_says_so() {
+    let upstream = Registry::new();
+    let mut cache = Server::options(&upstream).env("DRAIN_TIMEOUT", "1s").start();
+    let digest = upstream.blob(Prf::new(fresh_seed(), 8 * MIB));
+    let gate = Gate::new();
+    upstream.on(On::path(&digest), Reply::new().hold_at(4 * MIB, &gate));
+    let mut busy = cache.client().open();
+    busy.request("GET", &upstream.blob_url("a", &digest), &[])
+        .unwrap();
+    busy.read_head().unwrap();
+    let began = Instant::now();
+    cache.sigterm();
+    let status = cache
+        .wait_exit(Duration::from_secs(20))
+        .expect("it ends at its deadline");
+    assert!(began.elapsed() >= Duration::from_secs(1), "not before");
+    assert_eq!(status.code(), Some(3), "{}", cache.stderr());
+    let log = cache.stderr();
+    assert!(
+        log.contains("connections were cut off") && log.contains("cut=1"),
+        "{log}"
+    );
+    gate.open();
+}
+
+#[test]
+fn readiness_fails_first_and_all_else_goes_on_for_the_delay() {
+    let upstream = Registry::new();
+    let mut cache = Server::options(&upstream)
+        .env("DRAIN_DELAY", "1h")
+        .cores(2)
+        .start();
+    let content = Prf::new(fresh_seed(), MIB);
+    let path = upstream.blob_url("a", &upstream.blob(content.clone()));
+    assert_eq!(cache.client().get("/readyz").status, 200);
+    cache.sigterm();
+    eventually("not ready", || cache.client().get("/readyz").status == 503);
+    cache.client().get("/readyz").expect_error(503, "UNAVAILABLE");
+    assert_eq!(cache.client().head("/readyz").status, 503);
+    for path in ["/livez", "/healthz", "/_/health"] {
+        assert_eq!(cache.client().get(path).status, 200, "{path}");
+    }
+    cache.client().pull(&path, &content);
+    assert!(cache.is_running());
+    // A second signal waits for nothing.
+    cache.sigterm();
+    let status = cache.wait_exit(Duration::from_secs(10)).expect("it ends at once");
+    assert_eq!(status.code(), Some(1));
+}
+
+/// The kernel has taken them, the server has not: a stop must not send them away.
+#[test]
+fn who_has_just_connected_when_it_stops_is_answered() {
+    let upstream = Registry::new();
+    let mut cache = Server::start(&upstream);
+    let digest = upstream.blob(Prf::new(fresh_seed(), 8 * MIB));
+    let gate = Gate::new();
+    upstream.on(On::path(&digest), Reply::new().hold_at(4 * MIB, &gate));
+    // Holds the end up, so that there is time.
+    let mut busy = cache.client().open();
+    busy.request("GET", &upstream.blob_url("a", &digest), &[])
+        .unwrap();
+    busy.read_head().unwrap();
+    let mut asked: Vec<Connection> = (0..50)
+        .map(|_| {
+            let mut connection = cache.client().open();
+            connection.request("GET", "/v2/", &[]).unwrap();
+            connection
+        })
+        .collect();
+    let mut silent: Vec<Connection> = (0..5).map(|_| cache.client().open()).collect();
+    cache.sigterm();
+    for connection in &mut asked {
+        connection.read("GET").unwrap().expect(b"{}");
+    }
+    for connection in &mut silent {
+        assert_eq!(
+            connection.read_to_close().0,
+            b"",
+            "who says nothing is told nothing"
+        );
+    }
+    gate.open();
+    cache.wait_exit(PATIENCE).expect("it ends");
+}
+
+#[test]
+fn after_the_delay_it_stops_as_ever() {
+    let mut cache = Server::bare().env("DRAIN_DELAY", "200ms").start();
+    cache.stop();
+}
+
+// ---- Passed sockets ----------------------------------------------------------------------------------------------------
+
+#[test]
+fn passed_sockets_are_served_by_all_cores_and_nothing_is_bound() {
+    let (first, second) = (listener(), listener());
+    let mut cache = Server::bare()
+        // Taken: binding it would fail.
+        .env("LISTEN_ADDR", first.local_addr().unwrap())
+        .cores(2)
+        .pass("http", &first)
+        .pass("oci-pull-through.socket", &second)
+        .start();
+    for socket in [&first, &second] {
+        let client = Client::new(socket.local_addr().unwrap());
+        let connections: Vec<Connection> = (0..16).map(|_| client.open()).collect();
+        for mut connection in connections {
+            connection.request("GET", "/v2/", &[]).unwrap();
+            connection.read("GET").unwrap().expect(b"{}");
+        }
+    }
+    cache.stop();
+}
+
+#[test]
+fn a_rolling_restart_with_a_passed_socket_fails_no_request() {
+    let mut random = Random::for_test("rolling restart");
+    let upstream = Registry::new();
+    let socket = listener();
+    let mut cache = Server::options(&upstream)
+        .cores(2)
+        .env("ACCESS_LOG", "off")
+        .pass("http", &socket)
+        .start();
+    let load = Load::new(&cache, &upstream);
+    let client = cache.client();
+    std::thread::scope(|scope| {
+        for _ in 0..6 {
+            let (load, client, seed) = (&load, &client, random.next());
+            scope.spawn(move || {
+                load.run(client, seed, |why, begun| {
+                    load.stop.store(true, Ordering::Relaxed);
+                    panic!("a request failed ({begun}): {why:?}");
+                });
+            });
+        }
+        for _ in 0..5 {
+            load.wait_for(50 + random.below(50) as usize);
+            if load.stop.load(Ordering::Relaxed) {
+                break;
+            }
+            cache.stop();
+            cache.restart();
+        }
+        load.wait_for(50);
+        assert!(!load.stop.swap(true, Ordering::Relaxed), "somebody was lost");
+    });
+}
+
+#[test]
+fn who_comes_between_two_generations_is_served_by_the_next() {
+    let socket = listener();
+    let mut cache = Server::bare().cores(2).pass("http", &socket).start();
+    let client = cache.client();
+    client.get("/v2/").expect(b"{}");
+    cache.stop();
+    let mut waiting = client.open();
+    waiting.request("GET", "/v2/", &[]).unwrap();
+    cache.restart();
+    waiting.read("GET").unwrap().expect(b"{}");
+}
+
+#[test]
+fn what_is_passed_and_no_listening_socket_is_refused() {
+    let socket = std::net::TcpStream::connect(listener().local_addr().unwrap());
+    drop(socket);
+    // A connected socket, dressed as a listener.
+    let listening = listener();
+    let connected = std::net::TcpStream::connect(listening.local_addr().unwrap()).unwrap();
+    let dressed = Arc::new(TcpListener::from(std::os::fd::OwnedFd::from(connected)));
+    let Err((status, stderr)) = Server::bare().pass("http", &dressed).try_start() else {
+        panic!("it serves on a socket that cannot be accepted on")
+    };
+    assert_eq!(status.and_then(|status| status.code()), Some(1), "{stderr}");
+    assert!(stderr.contains("LISTEN_FDS"), "{stderr}");
+}
+
+// ---- The service manager ---------------------------------------------------------------------------------------------
+
+/// A service manager's ear.
+pub struct Manager {
+    pub socket: UnixDatagram,
+    dir: TempDir,
+}
+
+impl Default for Manager {
+    fn default() -> Self {
+        let dir = TempDir::new();
+        let socket = UnixDatagram::bind(dir.path.join("notify")).unwrap();
+        socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        Manager { socket, dir }
+    }
+}
+
+impl Manager {
+    pub fn address(&self) -> String {
+        self.dir.path.join("notify").display().to_string()
+    }
+
+    /// The next news that `wanted` wants.
+    pub fn hear(&self, wanted: impl Fn(&str) -> bool) -> String {
+        let mut buffer = [0; 1_024];
+        loop {
+            let len = self.socket.recv(&mut buffer).expect("news come");
+            let news = String::from_utf8(buffer[..len].to_vec()).unwrap();
+            if wanted(&news) {
+                return news;
+            }
+        }
+    }
+}
+
+#[test]
+fn a_service_manager_hears_of_start_reload_and_stop() {
+    let manager = Manager::default();
+    let mut cache = Server::bare()
+        .env("NOTIFY_SOCKET", manager.address())
+        .env("DRAIN_TIMEOUT", "20s")
+        .start();
+    let any = |_: &str| true;
+    let ready = manager.hear(any);
+    assert!(
+        ready.starts_with("READY=1\nSTATUS=serving on 127.0.0.1:"),
+        "{ready}"
+    );
+    cache.client().get("/v2/").expect(b"{}");
+    cache.signal(Signal::HUP);
+    let reloading = manager.hear(any);
+    let micros = reloading.strip_prefix("RELOADING=1\nMONOTONIC_USEC=").unwrap();
+    assert!(micros.split('\n').next().unwrap().parse::<u64>().unwrap() > 0);
+    assert_eq!(manager.hear(any), ready);
+    cache.stop();
+    let stopping = manager.hear(any);
+    assert!(
+        stopping.starts_with("STOPPING=1\nEXTEND_TIMEOUT_USEC=25000000\n"),
+        "{stopping}"
+    );
+}
+
+#[test]
+fn a_service_manager_that_waits_for_signs_of_life_gets_them() {
+    let manager = Manager::default();
+    let cache = Server::bare()
+        .env("NOTIFY_SOCKET", manager.address())
+        .env("WATCHDOG_USEC", "200000")
+        .start();
+    for _ in 0..5 {
+        manager.hear(|news| news == "WATCHDOG=1");
+    }
+    drop(cache);
+}

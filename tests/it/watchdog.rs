@@ -1,0 +1,158 @@
+//! Cores, disks and helper threads that hang, and what is said and done about it. Needs the feature `fail-points`.
+
+use std::os::unix::process::ExitStatusExt as _;
+use std::time::Duration;
+
+use crate::harness::*;
+use crate::health::check;
+use crate::restart::Manager;
+
+fn with_fault(upstream: &Registry, point: &str) -> server::Options {
+    Server::options(upstream)
+        .env("FAIL_POINT", point)
+        .env("ACCESS_LOG", "off")
+}
+
+/// Asks until a core answers that moves: the others take connections too. The status.
+fn ask_the_living(cache: &Server, path: &str) -> Option<u16> {
+    for _ in 0..50 {
+        let Ok(mut connection) = Connection::open(cache.addr()) else {
+            return None;
+        };
+        connection.set_read_timeout(Duration::from_millis(500));
+        if connection.request("GET", path, &[]).is_err() {
+            continue;
+        }
+        if let Ok(response) = connection.read("GET") {
+            return Some(response.status);
+        }
+    }
+    None
+}
+
+#[test]
+fn a_core_that_stalls_ends_liveness_and_one_that_comes_back_restores_it() {
+    let upstream = Registry::new();
+    let mut cache = with_fault(&upstream, "request:stall9:1").cores(2).start();
+    let mut stalled = cache.client().open();
+    stalled.request("GET", "/v2/", &[]).unwrap();
+    cache.wait_stderr("has not moved for 5 s (thread ");
+    for path in ["/livez", "/healthz", "/readyz", "/_/health"] {
+        // The core may be back before the last of them.
+        let status = ask_the_living(&cache, path);
+        assert!(matches!(status, Some(503 | 200)), "{path}: {status:?}");
+        if path == "/livez" && !cache.stderr().contains("moves again") {
+            assert_eq!(status, Some(503));
+        }
+    }
+    stalled.read("GET").unwrap().expect(b"{}");
+    cache.wait_stderr("moves again");
+    eventually("alive again", || {
+        ["/livez", "/readyz"]
+            .iter()
+            .all(|path| cache.client().get(path).status == 200)
+    });
+    assert!(cache.is_running());
+}
+
+#[test]
+fn a_core_that_stays_away_ends_the_process_and_no_service_manager_hears_that_all_is_well() {
+    let upstream = Registry::new();
+    let manager = Manager::default();
+    let mut cache = with_fault(&upstream, "request:stall:1")
+        .cores(2)
+        .env("NOTIFY_SOCKET", manager.address())
+        .env("WATCHDOG_USEC", "1000000")
+        .start();
+    manager.hear(|news| news == "WATCHDOG=1");
+    let mut stalled = cache.client().open();
+    stalled.request("GET", "/v2/", &[]).unwrap();
+    cache.wait_stderr("has not moved for 5 s");
+    assert_eq!(ask_the_living(&cache, "/livez"), Some(503));
+    // What was said before is read; after that there is silence until the end.
+    manager.socket.set_nonblocking(true).unwrap();
+    while manager.socket.recv(&mut [0; 64]).is_ok() {}
+    let status = cache.wait_exit(Duration::from_secs(60)).expect("it is given up");
+    assert_eq!(
+        status.signal(),
+        Some(rustix::process::Signal::ABORT.as_raw()),
+        "{status:?}"
+    );
+    assert!(
+        cache
+            .stderr()
+            .contains("ending the process so that it is restarted")
+    );
+    let mut news = [0; 64];
+    assert!(manager.socket.recv(&mut news).is_err(), "{}", news.escape_ascii());
+}
+
+/// Every lookup hangs, as on a disk or a network file system that is gone.
+#[test]
+fn a_disk_that_hangs_costs_readiness_only_where_no_upstream_may_be_asked() {
+    let upstream = Registry::new();
+    let image = Image::small(&upstream, "a", "v1", fresh_seed());
+    let cache = with_fault(&upstream, "store-lookup:hang:1").start();
+    for _ in 0..2 {
+        // By tag, and not for ever: what makes it right to be ready.
+        cache
+            .client()
+            .get(&upstream.manifest_url("a", "v1"))
+            .expect(&image.manifest);
+        for path in ["/livez", "/readyz"] {
+            assert_eq!(check(&cache, path), 200, "{path}");
+        }
+        cache.wait_stderr("the store has not moved for 5 s");
+    }
+
+    let cache = with_fault(&upstream, "store-lookup:hang:1")
+        .env("AIR_GAPPED", "true")
+        .start();
+    eventually("not ready", || check(&cache, "/readyz") == 503);
+    assert_eq!(check(&cache, "/livez"), 200);
+    // Nobody asks for anything, and it is still so.
+    cache.wait_stderr("the store has not moved for 5 s");
+    assert_eq!(check(&cache, "/readyz"), 503);
+}
+
+/// As many lookups hang as there are threads for them: nothing that needs one goes on.
+#[test]
+fn a_disk_that_swallows_every_thread_costs_readiness() {
+    raise_file_limit();
+    let upstream = Registry::new();
+    let cache = with_fault(&upstream, "store-lookup:hang:1").cores(2).start();
+    let waiting: Vec<Connection> = (0..700)
+        .map(|_| {
+            let mut connection = cache.client().open();
+            let digest = upstream.blob(Prf::new(fresh_seed(), 10));
+            connection
+                .request("GET", &upstream.blob_url("a", &digest), &[])
+                .unwrap();
+            connection
+        })
+        .collect();
+    eventually("not ready", || check(&cache, "/readyz") == 503);
+    assert_eq!(check(&cache, "/livez"), 200);
+    cache.wait_stderr("the helper pool has not moved for 5 s");
+    drop(waiting);
+}
+
+/// By-tag GETs hang, and nobody is sent here meanwhile.
+#[test]
+fn helper_threads_that_hang_cost_readiness_and_health_is_told_without_them() {
+    let upstream = Registry::new();
+    let image = Image::small(&upstream, "a", "v1", fresh_seed());
+    let cache = with_fault(&upstream, "manifest-fetched:stall12:1")
+        .env("HELPER_THREADS", "1")
+        .start();
+    let mut hanging = cache.client().open();
+    hanging
+        .request("GET", &upstream.manifest_url("a", "v1"), &[])
+        .unwrap();
+    eventually("not ready", || check(&cache, "/readyz") == 503);
+    for path in ["/livez", "/healthz", "/_/health"] {
+        assert_eq!(check(&cache, path), 200, "{path}");
+    }
+    hanging.read("GET").unwrap().expect(&image.manifest);
+    eventually("ready again", || check(&cache, "/readyz") == 200);
+}
