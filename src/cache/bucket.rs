@@ -18,10 +18,11 @@ use crate::cache::access::Caller;
 use crate::http::Span;
 use crate::limits::{
     BUCKET_LOOKUP_MAX, BUCKET_LOOKUP_PAUSE, BUCKET_OPEN_MAX, BUCKET_SUSPECT, BUCKET_SUSPECTS_MAX,
-    BUCKET_URL_LIFE, HELD_WHOLE_BYTES_MAX,
+    BUCKET_URL_LIFE, HELD_WHOLE_BYTES_MAX, MEMORY_OBJECT_BYTES_MAX, PASS_THROUGH_BYTES_MAX,
 };
 use crate::oci::{Digest, Hasher};
 use crate::runtime::clock::monotonic_micros;
+use crate::runtime::memory::Charge;
 use crate::store::{Key, Meta, S3Error, S3Store};
 
 /// A bucket and what we think of it.
@@ -130,6 +131,18 @@ impl Bucket {
     }
 }
 
+/// Bytes that are counted.
+struct Charged {
+    bytes: Bytes,
+    _memory: Charge,
+}
+
+impl AsRef<[u8]> for Charged {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
 impl Cache {
     /// Whether blobs are streamed from a bucket, there being no local store to fill from it.
     pub fn is_bucket_only(&self) -> bool {
@@ -153,7 +166,7 @@ impl Cache {
         asking.await.0.ok().flatten()
     }
 
-    /// A blob of at most [`HELD_WHOLE_BYTES_MAX`], whole and right, or `None`.
+    /// A blob of at most [`HELD_WHOLE_BYTES_MAX`], whole and right, or `None`; also when there is no memory for it.
     pub async fn take_from_bucket(&self, meta: &Arc<Meta>) -> Option<Bytes> {
         let bucket = self.0.storage.bucket()?;
         if meta.size > HELD_WHOLE_BYTES_MAX {
@@ -163,15 +176,14 @@ impl Cache {
         let taking = bucket
             .wholes
             .join(&self.0.helper, meta.digest, move |landing| async move {
-                let key = Key::Blob(meta.digest);
-                landing.land(shared.read_from_bucket(&key, &meta).await);
+                landing.land(shared.take_from_bucket(&meta).await);
             });
         taking.await.0.ok().flatten()
     }
 
     /// The bytes of a blob on their way to one client: all of them, checked at their end, or a part, which cannot be.
     /// What the bucket does not give to its end, the registry of `origin` is asked for on behalf of `caller`. `None` when the
-    /// bucket does not begin.
+    /// bucket does not begin, or there is no memory for it.
     pub async fn stream_from_bucket(
         &self,
         origin: &Origin,
@@ -182,6 +194,7 @@ impl Cache {
         let (inlet, passed) = hose();
         let (shared, origin, caller, meta) = (self.0.clone(), origin.clone(), caller.clone(), meta.clone());
         let begun = self.0.helper.ask(async move {
+            inlet.charge(shared.memory.take(PASS_THROUGH_BYTES_MAX as u64)?);
             let supply = Supply::from_bucket(&shared, &origin, &caller, &meta, span).await?;
             let whole = span.start == 0 && span.end == meta.size;
             tokio::spawn(async move {
@@ -214,6 +227,20 @@ impl Shared {
         let (store, key) = (bucket.store.clone(), key.clone());
         let finding = async move { store.find(&key).await };
         bucket.in_time(BUCKET_LOOKUP_MAX, finding).await?
+    }
+
+    /// A blob whole and right, its bytes counted for as long as anybody has them, but those that any response may take.
+    async fn take_from_bucket(self: &Arc<Self>, meta: &Meta) -> Option<Bytes> {
+        let key = Key::Blob(meta.digest);
+        if meta.size <= MEMORY_OBJECT_BYTES_MAX {
+            return self.read_from_bucket(&key, meta).await;
+        }
+        let memory = self.memory.take(meta.size)?;
+        let bytes = self.read_from_bucket(&key, meta).await?;
+        Some(Bytes::from_owner(Charged {
+            bytes,
+            _memory: memory,
+        }))
     }
 
     /// An entry's bytes, whole and right; for small ones.

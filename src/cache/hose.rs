@@ -14,6 +14,7 @@ use crate::http::{Aborted, Growing, NextPiece, Piece};
 use crate::limits::{PASS_THROUGH_BYTES_MAX, WITHHELD_BYTES};
 use crate::oci::{Digest, Hasher};
 use crate::runtime::doorbell::{Remote, Signal};
+use crate::runtime::memory::Charge;
 
 /// What comes out on a core. Dropping it ends the transfer.
 pub struct Passed {
@@ -54,6 +55,8 @@ struct State {
     waiting: Option<Remote>,
     /// The client has gone.
     abandoned: bool,
+    /// What its window may take, counted until the client has it all or is gone.
+    memory: Option<Charge>,
 }
 
 /// Both ends of a new hose. To be called on the core that will read.
@@ -70,6 +73,11 @@ pub(super) fn hose() -> (Inlet, Passed) {
 }
 
 impl Inlet {
+    /// Counts `memory` for as long as either end is there: what was poured may wait for its client for long.
+    pub fn charge(&self, memory: Charge) {
+        self.0.lock().memory = Some(memory);
+    }
+
     /// Moves a body through as fast as the client takes it. Its end is held back until it hashes to `expected`; without
     /// that nothing can be checked, and nothing is held back.
     pub async fn pour(self, mut well: impl Well, expected: Option<Digest>) -> Poured {

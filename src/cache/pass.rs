@@ -60,6 +60,7 @@ impl Cache {
             // From here on it takes what waits for its client, and no place among those who ask.
             drop(permit);
             memory.shrink_to(PASS_THROUGH_BYTES_MAX as u64);
+            inlet.charge(memory);
             if !head_only {
                 let named = named_digest(&response.headers);
                 let expected = match &request.target {
@@ -70,7 +71,6 @@ impl Cache {
                 };
                 let (public, checked) = (response.public, expected.is_some());
                 tokio::spawn(async move {
-                    let _memory = memory;
                     let poured = inlet.pour(response.body, expected).await;
                     if poured == Poured::Whole && checked {
                         // It may be held from elsewhere; now this registry has shown that it has it.

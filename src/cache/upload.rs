@@ -20,6 +20,7 @@ use crate::limits::{
 use crate::oci::Digest;
 use crate::runtime::clock::monotonic_micros;
 use crate::runtime::helper::blocking;
+use crate::runtime::memory::Charge;
 use crate::store::{Content, Entry, Key, Meta, Room, S3Error, S3Store, TagPointer, Verified};
 
 /// How often it is looked whether a bucket that was away is back.
@@ -55,6 +56,8 @@ struct Job {
     cargo: Cargo,
     /// When it was queued, by the clock that never jumps.
     since: u64,
+    /// For what it keeps in memory.
+    _memory: Option<Charge>,
 }
 
 pub enum Cargo {
@@ -162,7 +165,12 @@ impl Shared {
         }
         let mut queue = self.uploads.queue();
         let memory = queue.memory + cargo.memory();
-        if queue.jobs.len() >= UPLOADS_QUEUED_MAX || memory > UPLOADS_MEMORY_MAX {
+        let charge = match cargo.memory() {
+            0 => Some(None),
+            bytes => self.memory.take(bytes).map(Some),
+        };
+        let full = queue.jobs.len() >= UPLOADS_QUEUED_MAX || memory > UPLOADS_MEMORY_MAX;
+        let Some(charge) = charge.filter(|_| !full) else {
             if let Cargo::Local { key, .. } = &cargo {
                 queue.checked.remove(key);
             }
@@ -170,11 +178,12 @@ impl Shared {
             drop(queue);
             tracing::debug!("too much is on its way to the bucket; something is not copied");
             return drop(cargo);
-        }
+        };
         queue.memory = memory;
         queue.jobs.push_back(Job {
             cargo,
             since: monotonic_micros(),
+            _memory: charge,
         });
         if queue.workers < UPLOADS_MAX {
             queue.workers += 1;

@@ -64,7 +64,9 @@ impl Registry {
             ));
         }
         if size > HELD_WHOLE_BYTES_MAX {
+            // A URL can be handed on: what rules keep from some is not for everybody.
             if described.public
+                && self.readers(origin).is_none()
                 && let Some(url) = self.cache.url_in_bucket(meta.digest).await
             {
                 return Some(respond::elsewhere(&meta.digest, url, cache));

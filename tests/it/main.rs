@@ -138,10 +138,10 @@ mod s3_pull;
 /// Who is given what lies in a shared bucket.
 mod s3_access;
 
-/// Buckets that fail, lose and lie.
-mod s3_faults;
 /// Drain, exit codes, passed sockets, what a service manager is told.
 mod restart;
+/// Buckets that fail, lose and lie.
+mod s3_faults;
 
 /// Liveness and readiness on bad days.
 mod health;
