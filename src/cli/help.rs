@@ -32,7 +32,7 @@ pub(super) fn text() -> String {
         // Writing to a `String` cannot fail.
         let _ = writeln!(
             text,
-            "\n{:<26} {:<22} {:<15}",
+            "\n{:<30} {:<26} {:<15}",
             format!("{title}:"),
             "environment",
             "default"
@@ -43,7 +43,7 @@ pub(super) fn text() -> String {
         {
             let flag = format!("--{}", setting.flag());
             let (env, default, summary) = (setting.env(), setting.default_text(), setting.summary());
-            let _ = writeln!(text, "  {flag:<24} {env:<22} {default:<15} {summary}");
+            let _ = writeln!(text, "  {flag:<28} {env:<26} {default:<15} {summary}");
         }
     }
     text + FOOT
@@ -58,7 +58,7 @@ mod tests {
         let text = text();
         assert!(text.lines().count() <= 60, "{} lines", text.lines().count());
         for line in text.lines() {
-            assert!(line.len() <= 100, "{} columns: {line}", line.len());
+            assert!(line.len() <= 115, "{} columns: {line}", line.len());
         }
         for setting in Setting::ALL {
             let line = text

@@ -17,9 +17,6 @@ use crate::limits::{
 };
 use crate::runtime::clock::monotonic_micros;
 
-/// How a client begins who takes us for a TLS listener: a handshake record of version 3.
-const TLS_HELLO: &[u8] = &[0x16, 3];
-
 /// A connection and what it has received but not yet used.
 pub struct Connection<H> {
     // Before the socket: the watch must not outlive the descriptor it may shut down.
@@ -262,10 +259,6 @@ impl<H: Handler> Connection<H> {
 
     /// Answers a head that is not one, and closes.
     async fn refuse(&self, error: &HeadError) -> Next {
-        if self.inbox[self.used..].starts_with(TLS_HELLO) {
-            tracing::debug!(peer = ?self.peer, "TLS on a listener for plain HTTP");
-            return Next::Gone;
-        }
         tracing::debug!(peer = ?self.peer, reason = error.reason(), "refused a request");
         let head = RequestHead::refused();
         debug_assert!(head.method == Method::Other && head.version == Version::Http11);

@@ -53,6 +53,7 @@ const TOKIO: &[&str] = &[
     "src/cache/supply.rs",
     "src/cache/upload.rs",
     "src/runtime/helper.rs",
+    "src/server/h2/wire.rs",
     "src/store/s3/find.rs",
     "src/store/s3/mod.rs",
     "src/store/s3/object.rs",
