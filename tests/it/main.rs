@@ -143,6 +143,9 @@ mod restart;
 /// Buckets that fail, lose and lie.
 mod s3_faults;
 
+/// What lies in a bucket over every protocol, past every rule.
+mod s3_front;
+
 /// Liveness and readiness on bad days.
 mod health;
 
