@@ -10,6 +10,7 @@ from pathlib import Path
 import machine
 import measure
 import objects
+import tls
 from machine import CLIENT_CPU, SERVER_CPU
 from measure import CLIENT_LIMIT, Ratios, median
 from objects import GIB, MIB
@@ -498,4 +499,9 @@ ALL = {
     "cold-pull": cold_pull,
     "registry-cold": registry_cold,
     "idle-10k": idle_10k,
+    "tls-small": tls.small,
+    "tls-64k": tls.blob_64k,
+    "tls-1g": tls.blob_1g,
+    "tls-handshakes": tls.handshakes,
+    "idle-tls": tls.idle,
 }
