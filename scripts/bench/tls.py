@@ -53,6 +53,8 @@ def _pair(setup):
     )
     settings = {"TLS_CERT_FILE": str(certificate), "TLS_KEY_FILE": str(key)}
     directives = f"ssl_certificate {certificate}; ssl_certificate_key {key}; ssl_session_cache shared:all:20m;"
+    # Older ones leave out the newer version.
+    directives += " ssl_protocols TLSv1.2 TLSv1.3;"
     ours = setup.stage.ours(setup.stage.directory / "store", {SERVER_CPU}, settings=settings)
     return ours, setup.stage.nginx({SERVER_CPU}, listen=" ssl", locations=directives)
 
