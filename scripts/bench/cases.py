@@ -7,6 +7,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import http2
 import machine
 import measure
 import objects
@@ -504,4 +505,7 @@ ALL = {
     "tls-1g": tls.blob_1g,
     "tls-handshakes": tls.handshakes,
     "idle-tls": tls.idle,
+    "h2c-small": http2.h2c_small,
+    "h2-tls-small": http2.h2_tls_small,
+    "idle-h2c": http2.idle_h2c,
 }
