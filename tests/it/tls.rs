@@ -88,7 +88,7 @@ fn openssl(args: &[&str], input: &[u8]) -> String {
 // ---- Sessions -------------------------------------------------------------------------------------------------------
 
 #[test]
-fn both_versions_are_spoken_and_http_1_1_is_agreed_on() {
+fn both_versions_are_spoken_and_a_protocol_is_agreed_on() {
     let pki = Pki::new();
     let cache = pki.serve(Server::bare()).start();
     let versions: [&'static SupportedProtocolVersion; 2] = [&TLS12, &TLS13];
@@ -96,6 +96,7 @@ fn both_versions_are_spoken_and_http_1_1_is_agreed_on() {
         for (offered, agreed) in [
             (&["http/1.1"][..], Some("http/1.1")),
             (&["http/1.0", "http/1.1"], Some("http/1.1")),
+            (&["http/1.1", "h2"], Some("h2")),
             (&[], None),
         ] {
             let config = pki.authority.client_config(&[version], offered, None);
@@ -103,6 +104,9 @@ fn both_versions_are_spoken_and_http_1_1_is_agreed_on() {
             let session = connection.session();
             assert_eq!(session.protocol_version(), Some(version.version));
             assert_eq!(session.alpn_protocol(), agreed.map(str::as_bytes));
+            if agreed == Some("h2") {
+                continue;
+            }
             connection.request("GET", "/v2/", &[]).unwrap();
             connection.read("GET").unwrap().expect(b"{}");
         }

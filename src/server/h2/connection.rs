@@ -36,6 +36,8 @@ pub struct Shared<H> {
     /// The certificate the client has proved to be its own.
     pub certificate: Option<Certificate>,
     pub budget: Budget,
+    /// Bytes of bodies handed over.
+    pub sent: Cell<u64>,
     /// Streams with a task of their own.
     tasks: Cell<usize>,
     /// Of the connection's task.
@@ -90,6 +92,7 @@ pub async fn serve<H: Handler>(
         peer,
         certificate: wire.certificate().cloned(),
         budget: Budget::new(),
+        sent: Cell::new(0),
         tasks: Cell::new(0),
         waker: RefCell::new(None),
     });
