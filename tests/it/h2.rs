@@ -322,7 +322,7 @@ fn a_wrong_byte_from_upstream_never_ends_a_stream_well() {
         let path = upstream.blob_url("a", &upstream.blob(content.clone()));
         // What is known to be wrong before the head has gone is a clean error.
         let gate = Gate::new();
-        let reply = reply.range(Range::Refused).hold_at(1_000_000, &gate);
+        let reply = reply.range(Range::Refused).hold_at(1_200_000, &gate);
         upstream.on(On::path(content.digest()), reply);
         let mut peer = Peer::begin(cache.addr());
         let id = peer.request("GET", &path, &[]);

@@ -74,15 +74,26 @@ impl<H> Drop for Running<H> {
     }
 }
 
-/// Serves requests until one side has had enough. `received` is what the client has sent so far, from its preface on; the
-/// deadline for the rest of its beginning is set by the caller.
-pub async fn serve<H: Handler>(
-    server: Rc<Server<H>>,
-    watch: Watch,
-    stream: Stream,
-    peer: Option<SocketAddr>,
-    received: Vec<u8>,
-) {
+/// A connection that is for HTTP/2. The deadline for the rest of its beginning is set.
+pub struct Begun<H> {
+    // Before the stream: the watch must not outlive the descriptor it may shut down.
+    pub watch: Watch,
+    pub stream: Stream,
+    pub server: Rc<Server<H>>,
+    pub peer: Option<SocketAddr>,
+    /// What the client has sent so far, from its preface on.
+    pub received: Vec<u8>,
+}
+
+/// Serves requests until one side has had enough.
+pub async fn serve<H: Handler>(begun: Begun<H>) {
+    let Begun {
+        watch,
+        stream,
+        server,
+        peer,
+        received,
+    } = begun;
     let Ok(wire) = Wire::new(watch, stream, received) else {
         tracing::debug!(?peer, "no HTTP/2 behind its preface");
         return;
@@ -163,7 +174,7 @@ pub async fn serve<H: Handler>(
     }
     // Streams learn from it that nobody listens any more.
     drop(connection);
-    wire.finish().await;
+    Box::pin(wire.finish()).await;
 }
 
 /// Reads the client's preface and sends our settings; `None` when nothing comes of it. Boxed: once in the state of the
