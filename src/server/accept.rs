@@ -376,10 +376,8 @@ fn spawn<H: Handler>(server: Rc<Server<H>>, arrived: Arrived) {
     drop(monoio::spawn(contained(async move {
         if let Some(begun) = connection.run().await {
             // In a task of its own, so that what HTTP/1 needs is given back.
-            drop(monoio::spawn(contained(async move {
-                h2::serve(begun).await;
-                drop(running);
-            })));
+            let serving = h2::serve(begun).map(move |()| drop(running));
+            drop(monoio::spawn(contained(serving)));
         }
     })));
 }

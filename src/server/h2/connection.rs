@@ -86,7 +86,7 @@ pub struct Begun<H> {
 }
 
 /// Serves requests until one side has had enough.
-pub async fn serve<H: Handler>(begun: Begun<H>) {
+pub fn serve<H: Handler>(begun: Begun<H>) -> impl Future<Output = ()> {
     let Begun {
         watch,
         stream,
@@ -94,10 +94,17 @@ pub async fn serve<H: Handler>(begun: Begun<H>) {
         peer,
         received,
     } = begun;
-    let Ok(wire) = Wire::new(watch, stream, received) else {
-        tracing::debug!(?peer, "no HTTP/2 behind its preface");
-        return;
-    };
+    let wire = Wire::new(watch, stream, received);
+    // Not `async` as a whole: such a function would keep its argument beside what became of it.
+    async move {
+        match wire {
+            Ok(wire) => converse(wire, server, peer).await,
+            Err(_) => tracing::debug!(?peer, "no HTTP/2 behind its preface"),
+        }
+    }
+}
+
+async fn converse<H: Handler>(wire: Wire, server: Rc<Server<H>>, peer: Option<SocketAddr>) {
     let shared = Rc::new(Shared {
         server,
         peer,

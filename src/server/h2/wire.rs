@@ -419,8 +419,9 @@ pub async fn drive<T>(
 ) -> T {
     let stream = &wire.0.stream;
     let mut readable = pin!(stream.readable());
-    let mut writable = pin!(stream.writable());
-    let (mut reading, mut writing) = (true, true);
+    let mut reading = true;
+    // Boxed while it is needed: most connections wait for a client that says something.
+    let mut writable = None;
     poll_fn(|cx| {
         loop {
             if let Poll::Ready(done) = step(cx) {
@@ -448,12 +449,9 @@ pub async fn drive<T>(
                 }
             }
             if write_blocked {
-                if !writing {
-                    writable.set(stream.writable());
-                    writing = true;
-                }
-                if writable.as_mut().poll(cx).is_ready() {
-                    writing = false;
+                let room = writable.get_or_insert_with(|| Box::pin(stream.writable()));
+                if room.as_mut().poll(cx).is_ready() {
+                    writable = None;
                     let mut state = wire.0.state.borrow_mut();
                     state.write_blocked = false;
                     if wire.0.phase.get() == Phase::Sending {
