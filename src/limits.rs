@@ -301,6 +301,129 @@ pub const ALLOW_RULES_MAX: usize = 1_024;
 /// after the image, and who looks for one does so at once.
 pub const DERIVED_TAG_LIFE: Duration = Duration::from_secs(10);
 
+/// How long a bucket may take to say whether it has something, before it counts as a miss. Engines answer in 10 to 200 ms; a
+/// client waits for this once, then [`BUCKET_LOOKUP_PAUSE`] holds.
+pub const BUCKET_LOOKUP_MAX: Duration = Duration::from_secs(2);
+
+/// How long it may take to begin giving what it has said it has, or to give all of what is small. One attempt of the engine's
+/// ([`S3_ATTEMPT`]) and a connection that had to be made.
+pub const BUCKET_OPEN_MAX: Duration = Duration::from_secs(5);
+
+/// Pause after an answer of the bucket that took too long, in which it has nothing.
+pub const BUCKET_LOOKUP_PAUSE: Duration = Duration::from_secs(5);
+
+/// How often a body from the bucket is asked for again that broke without having brought [`BUCKET_WORTHWHILE_BYTES`]; then
+/// the registry is asked for the rest.
+pub const BUCKET_BREAKS_MAX: u32 = 2;
+pub const BUCKET_WORTHWHILE_BYTES: u64 = 1024 * 1024;
+
+/// How long content that came wrong from the bucket is not taken from there: hashing the largest layers takes less.
+pub const BUCKET_SUSPECT: Duration = Duration::from_secs(60);
+
+/// Suspects remembered, at 100 bytes each.
+pub const BUCKET_SUSPECTS_MAX: usize = 4_096;
+
+/// How long a URL is good with which a client gets a blob from the bucket by itself. It is used at once.
+pub const BUCKET_URL_LIFE: Duration = Duration::from_secs(60);
+
+/// A range that begins at least this far inside a blob that is not here yet is read from the bucket beside the fill: at
+/// 100 MB/s a fill needs a third of a second to get there.
+pub const BUCKET_FAR_BYTES: u64 = 32 * 1024 * 1024;
+
+/// Uploads under way. Each reads a file in parts; four saturate what a node has left beside its clients.
+pub const UPLOADS_MAX: usize = 4;
+
+/// Uploads waiting: at 500 bytes each 4 MiB, and hours of a busy node's new layers.
+pub const UPLOADS_QUEUED_MAX: usize = 8_192;
+
+/// Bytes of manifests waiting in memory for their upload: thousands of ordinary ones, 16 of the largest.
+pub const UPLOADS_MEMORY_MAX: u64 = 64 * 1024 * 1024;
+
+/// Attempts at one upload while the bucket is there, beside those the engine makes for each request.
+pub const UPLOAD_ATTEMPTS_MAX: u32 = 4;
+
+/// How long an upload that lies in the spool or in memory waits for a bucket that is away.
+pub const UPLOAD_PATIENCE: Duration = Duration::from_secs(600);
+
+/// Entries of the local store of which is remembered that the bucket was asked for them: 200 bytes each, 13 MiB.
+pub const UPLOAD_CHECKS_MAX: usize = 65_536;
+
+/// Bytes of all files in the spool: 64 fills, a busy node, of 256 MiB each. A disk with less room is full earlier.
+pub const SPOOL_BYTES_MAX: u64 = 16 * 1024 * 1024 * 1024;
+
+/// How long a blob is still served from the spool after it was put into the bucket.
+pub const SPOOL_LINGER: Duration = Duration::from_secs(5);
+/// Connecting to the bucket's engine.
+pub const S3_CONNECT: Duration = Duration::from_secs(3);
+
+/// One attempt at a small request to the bucket, or at the head of a large answer. Engines answer within milliseconds on
+/// a local network and within a second across a continent.
+pub const S3_ATTEMPT: Duration = Duration::from_secs(4);
+
+/// A small request to the bucket with all its attempts.
+pub const S3_OPERATION: Duration = Duration::from_secs(10);
+
+/// Attempts at one request, the first included: 0.1 s and 0.2 s of pauses, doubled when the engine says it is too much.
+pub const S3_ATTEMPTS: u32 = 3;
+
+/// A body from the bucket of which nothing arrives while somebody waits for it.
+pub const S3_BODY_STALL: Duration = Duration::from_secs(15);
+
+/// Trying the bucket out at start; after this the start goes on without it.
+pub const S3_SELF_TEST: Duration = Duration::from_secs(15);
+
+/// Bytes a second that an upload must make for its attempt to be let go on, beyond [`S3_ATTEMPT`].
+pub const S3_UPLOAD_RATE_MIN: u64 = 1024 * 1024;
+
+/// Putting the parts of a large object together: engines copy or check them first, AWS within minutes.
+pub const S3_COMPLETE: Duration = Duration::from_secs(180);
+
+/// Content from here on is uploaded in parts. One request takes 5 GiB at most, and begins anew when it fails.
+pub const S3_MULTIPART_BYTES_MIN: u64 = 64 * 1024 * 1024;
+
+/// Size of a part, all but the last being equal: at least 5 MiB on AWS. It grows where [`S3_PARTS_MAX`] of them would not do,
+/// which is from 156 GiB on.
+pub const S3_PART_BYTES: u64 = 16 * 1024 * 1024;
+pub const S3_PARTS_MAX: u64 = 10_000;
+
+/// Parts of one upload under way at once.
+pub const S3_PARTS_IN_FLIGHT: usize = 4;
+
+/// Uploads under way at once, further ones wait [`S3_UPLOAD_QUEUE_WAIT`]. A part is streamed from its file through
+/// [`S3_UPLOAD_BUFFER_BYTES`]: 8 uploads × 4 parts × (256 KiB + 400 KiB of a connection) are 21 MiB at most.
+pub const S3_UPLOADS_MAX: usize = 8;
+pub const S3_UPLOAD_QUEUE_WAIT: Duration = Duration::from_secs(120);
+pub const S3_UPLOAD_BUFFER_BYTES: usize = 256 * 1024;
+
+/// Bodies of the bucket open at once, further ones wait [`S3_READ_QUEUE_WAIT`]: 256 × 400 KiB of a connection's buffer are
+/// 100 MiB at most, however slow the clients are.
+pub const S3_READS_MAX: usize = 256;
+pub const S3_READ_QUEUE_WAIT: Duration = Duration::from_secs(5);
+
+/// Entries of an older store that are hashed at once.
+pub const S3_HASHES_MAX: usize = 2;
+
+/// Idle connections to the engine that are kept.
+pub const S3_IDLE_CONNECTIONS_MAX: usize = 64;
+
+/// How long a sidecar from the bucket is believed; what is not there is asked for each time, because another machine may
+/// have stored it meanwhile.
+pub const S3_SIDECAR_LIFE: Duration = Duration::from_secs(60);
+
+/// Sidecars kept in memory; at 1 KiB each 16 MiB.
+pub const S3_SIDECARS_MAX: usize = 16_384;
+
+/// Failures in a row after which the bucket is not asked for a while, which doubles up to the longest.
+pub const S3_FAILURES_MAX: u32 = 5;
+pub const S3_PAUSE_MIN: Duration = Duration::from_secs(1);
+pub const S3_PAUSE_MAX: Duration = Duration::from_secs(30);
+
+/// A request to the bucket that is given up after this long counts as a failure of the bucket.
+pub const S3_GIVEN_UP: Duration = Duration::from_secs(1);
+
+/// Longest life of a URL with which anybody may read an object.
+pub const S3_PRESIGNED_MAX: Duration = Duration::from_secs(60);
+
 /// Threads that do blocking file work. One write per running fill plus as many for lookups.
 pub const BLOCKING_THREADS_MAX: usize = 2 * FILLS_MAX;
 
@@ -309,3 +432,5 @@ const _: () = assert!(WITHHELD_BYTES < HELD_WHOLE_BYTES_MAX);
 const _: () = assert!(HELD_WHOLE_BYTES_MAX as usize <= FILL_WINDOW_BYTES);
 const _: () = assert!(CORE_SILENT.as_secs() < CORE_DEAD.as_secs());
 const _: () = assert!(FILL_WINDOW_KEPT_BYTES < FILL_WINDOW_BYTES);
+// What AWS asks for.
+const _: () = assert!(S3_PART_BYTES >= 5 * 1024 * 1024 && S3_MULTIPART_BYTES_MIN <= 5 * 1024 * 1024 * 1024);

@@ -8,13 +8,12 @@ mod supervise;
 mod tls;
 
 use std::rc::Rc;
-use std::sync::Arc;
 
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
-use crate::cache::{Cache, TagPolicy};
-use crate::config::{Config, ListenAddr, Mistakes, Storage};
+use crate::cache::{Cache, Storage, StorageError, TagPolicy};
+use crate::config::{Config, ListenAddr, Mistakes};
 use crate::registry::{FrontDoor, Options, Registry};
 use crate::runtime::core::CoreSettings;
 use crate::runtime::driver;
@@ -25,7 +24,6 @@ use crate::runtime::vitals::{Vitals, keep_beating};
 use crate::runtime::{core, cores};
 use crate::server::tls::MaterialError;
 use crate::server::{AccessLogWriter, Crowd, Load, Server, serve};
-use crate::store::{FsStore, OpenError};
 use crate::systemd::{TakeError, take_sockets};
 use crate::upstream::{BuildError, Upstreams};
 
@@ -47,7 +45,7 @@ pub enum AppError {
     )]
     PassedTls(std::net::SocketAddr),
     #[error(transparent)]
-    Store(#[from] OpenError),
+    Store(#[from] StorageError),
     #[error(transparent)]
     Upstream(#[from] BuildError),
     #[error(transparent)]
@@ -74,15 +72,14 @@ pub fn run(config: Config, read: &dyn Fn() -> Result<Config, Mistakes>) -> Resul
     crate::log::init(config.log_level.into());
     let descriptors = machine::raise_descriptor_limit();
     let mut signals = Signals::new([SIGHUP, SIGINT, SIGTERM])?;
-    let Storage::Fs { root, chosen } = &config.storage;
-    let store = Arc::new(FsStore::open(root)?);
+    let helper = Helper::start(config.helper_threads)?;
+    let storage = Storage::open(&config.storage, &helper)?;
     let plan = cores::plan(config.cores);
     let (choice, modern_ring) =
         driver::choose(machine::wanted_driver(config.io_driver), plan.len()).map_err(AppError::Driver)?;
     let notifier = supervise::notifier(&config.supervisor);
     let listening = listen::open(&config, passed, plan.len())?;
 
-    let helper = Helper::start(config.helper_threads)?;
     let upstreams = Upstreams::new(config.registries.clone(), config.proxies.clone())?;
     let policy = TagPolicy {
         cache_tags: config.cache_tag_manifests,
@@ -92,13 +89,7 @@ pub fn run(config: Config, read: &dyn Fn() -> Result<Config, Mistakes>) -> Resul
         stale_while_revalidate: config.stale_while_revalidate,
     };
     let memory = MemoryBudget::new(config.memory_budget.unwrap_or_else(default_budget), plan.len());
-    let cache = Cache::new(
-        store.clone(),
-        upstreams.clone(),
-        helper.clone(),
-        policy,
-        memory.clone(),
-    );
+    let cache = Cache::new(storage, upstreams.clone(), helper.clone(), policy, memory.clone());
     let crowd = Crowd::new(
         machine::connections_max(&config, descriptors),
         config.max_connections_per_client,
@@ -117,7 +108,9 @@ pub fn run(config: Config, read: &dyn Fn() -> Result<Config, Mistakes>) -> Resul
     } else {
         tracing::info!("io driver: {} ({})", choice.driver.name(), choice.why);
     }
-    machine::tell_root(root, *chosen);
+    if let Some((root, chosen)) = config.storage.root() {
+        machine::tell_root(root, chosen);
+    }
     reload::tell(&config);
     let settings = CoreSettings {
         driver: choice.driver,
@@ -156,9 +149,9 @@ pub fn run(config: Config, read: &dyn Fn() -> Result<Config, Mistakes>) -> Resul
     supervise::wait_for_cores(&shutdown, accepting);
     for addr in &listening.addresses {
         tracing::info!(
-            "oci-pull-through {} listening on {addr}, store fs:{}, io driver {}, {} cores",
+            "oci-pull-through {} listening on {addr}, store {}, io driver {}, {} cores",
             env!("CARGO_PKG_VERSION"),
-            store.root().display(),
+            config.storage,
             choice.driver.name(),
             plan.len()
         );

@@ -282,10 +282,22 @@ impl Shared {
             Target::Manifest(Reference::Digest(digest)) => super::manifest::manifest_key(origin, digest),
             _ => return,
         };
-        if self.health.writable() {
+        if let Some(bucket) = self.storage.bucket() {
+            let (store, key, source) = (bucket.store().clone(), key.clone(), origin.source());
+            if store.is_available() {
+                self.helper.spawn(async move {
+                    if let Err(error) = store.vouch(&key, &source, public).await {
+                        tracing::debug!(%error, "the bucket does not take note who may read an entry");
+                    }
+                });
+            }
+        }
+        if let Some(store) = self.storage.local().cloned()
+            && self.health.writable()
+        {
             let (shared, source) = (self.clone(), origin.source());
             self.helper.spawn_blocking(move || {
-                if let Err(error) = shared.store.vouch(&key, &source, public) {
+                if let Err(error) = store.vouch(&key, &source, public) {
                     shared.health.failed(&error);
                 }
             });

@@ -4,16 +4,21 @@
 //! has open or in memory ([`crate::registry`]). Work that waits for upstreams or disks runs on the helper pool.
 
 mod access;
+mod bucket;
 mod fill;
 mod flight;
 mod freshness;
 mod health;
+mod hose;
 mod listed;
 mod listing;
 mod lru;
 mod manifest;
 mod pass;
+mod storage;
+mod supply;
 mod tags;
+mod upload;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex};
@@ -34,28 +39,33 @@ use crate::store::{Entry, FsStore, Key, Source, canonical_name};
 use crate::upstream::{RegistryCondition, UpstreamError, Upstreams};
 
 pub use access::{Approach, Caller, Held, Permit};
+pub use bucket::Bucket;
 pub use fill::{Fill, Follower, Head, Ready as FillReady};
 pub use flight::Role;
 pub use freshness::TagPolicy;
+pub use hose::Passed;
 pub use listed::INDEX_TYPE;
 pub use listing::{ListingAnswer, ListingError, ListingKey};
 pub use lru::Lru;
 pub use manifest::{Manifest, ManifestAnswer, ManifestKey};
-pub use pass::{Passed, PassedHead};
+pub use pass::PassedHead;
+pub use storage::{Storage, StorageError};
 
 use access::AccessTable;
 use flight::Flights;
 use health::StoreHealth;
 use listing::Listings;
 use tags::{Revalidating, TagTable};
+use upload::Uploads;
 
 /// The shared cache; cheap to clone.
 #[derive(Clone)]
 pub struct Cache(Arc<Shared>);
 
 struct Shared {
-    store: Arc<FsStore>,
+    storage: Storage,
     health: StoreHealth,
+    uploads: Uploads,
     upstreams: Upstreams,
     helper: Helper,
     policy: TagPolicy,
@@ -126,6 +136,8 @@ pub struct Found {
     pub entry: Entry,
     /// The content, when it is small enough for a core's memory.
     pub small: Option<Bytes>,
+    /// Whether the file may be kept open: one in the spool takes room there.
+    pub lasting: bool,
 }
 
 impl FetchError {
@@ -143,15 +155,16 @@ impl FetchError {
 
 impl Cache {
     pub fn new(
-        store: Arc<FsStore>,
+        storage: Storage,
         upstreams: Upstreams,
         helper: Helper,
         policy: TagPolicy,
         memory: MemoryBudget,
     ) -> Self {
         Cache(Arc::new(Shared {
-            store,
+            storage,
             health: StoreHealth::default(),
+            uploads: Uploads::default(),
             upstreams,
             helper,
             policy,
@@ -186,10 +199,13 @@ impl Cache {
     /// Has the helper pool and the store beat in `vitals`, the store by lookups of what is not there.
     pub fn keep_beating(&self, vitals: &Vitals) {
         self.0.helper.keep_beating(vitals.helper().clone(), || ());
-        let store = self.0.store.clone();
-        self.0
-            .helper
-            .keep_beating(vitals.store().clone(), move || store.knock());
+        // A bucket is no part of this process: whether it answers is its breaker's business.
+        let store = self.0.storage.local().cloned();
+        self.0.helper.keep_beating(vitals.store().clone(), move || {
+            if let Some(store) = &store {
+                store.knock();
+            }
+        });
     }
 
     /// Whether lookups are answered, or were when somebody last tried.
@@ -199,9 +215,11 @@ impl Cache {
 
     /// Walks the store in the background and logs what it found.
     pub fn scan_in_background(&self) {
-        let shared = self.0.clone();
+        let Some(store) = self.0.storage.local().cloned() else {
+            return;
+        };
         self.0.helper.spawn_blocking(move || {
-            let report = shared.store.scan();
+            let report = store.scan();
             tracing::info!(
                 entries = report.entries,
                 bytes = report.bytes,
@@ -227,27 +245,35 @@ impl Cache {
 
     /// Has `key` hashed again, and removed unless it is right: its file could not be read to its end.
     pub fn distrust(&self, key: Key) {
-        let store = self.0.store.clone();
-        self.0.helper.spawn_blocking(move || store.recheck(&key));
+        if let Some(store) = self.0.storage.local().cloned() {
+            self.0.helper.spawn_blocking(move || store.recheck(&key));
+        }
     }
 
-    /// The committed blob `key`. A store that fails or stalls is a miss.
+    /// The blob `key` as this machine has it: committed, or on its way to the bucket. A store that fails or stalls is a miss.
     pub async fn find_blob(&self, key: Key) -> Option<Found> {
-        if !self.0.health.readable() {
-            return None;
-        }
-        let store = self.0.store.clone();
-        let found = self
-            .0
-            .helper
-            .ask_blocking_within(STORE_LOOKUP_MAX, move || find_blob(&store, &key))
-            .await;
+        let shared = self.0.clone();
+        let look: Box<dyn FnOnce() -> Option<Found> + Send> = match self.0.storage.local() {
+            Some(_) if !self.0.health.readable() => return None,
+            Some(store) => {
+                let store = store.clone();
+                Box::new(move || {
+                    let found = opened(find(&store, &key)?, true);
+                    shared.see_to_copy(&key);
+                    found
+                })
+            }
+            None => {
+                let entry = self.0.uploads.find(key.digest())?;
+                Box::new(move || opened(entry, false))
+            }
+        };
+        let found = self.0.helper.ask_blocking_within(STORE_LOOKUP_MAX, look).await;
         self.0.in_time(found)
     }
 }
 
-fn find_blob(store: &FsStore, key: &Key) -> Option<Found> {
-    let entry = find(store, key)?;
+fn opened(entry: Entry, lasting: bool) -> Option<Found> {
     let small = if entry.meta.size <= MEMORY_OBJECT_BYTES_MAX {
         // At most MEMORY_OBJECT_BYTES_MAX, so it fits.
         Some(
@@ -258,7 +284,11 @@ fn find_blob(store: &FsStore, key: &Key) -> Option<Found> {
     } else {
         None
     };
-    Some(Found { entry, small })
+    Some(Found {
+        entry,
+        small,
+        lasting,
+    })
 }
 
 fn find(store: &FsStore, key: &Key) -> Option<Entry> {
@@ -291,12 +321,13 @@ impl Shared {
         if !self.health.readable() {
             return None;
         }
-        let store = self.store.clone();
+        let store = self.storage.local()?.clone();
         self.in_time(blocking_within(STORE_LOOKUP_MAX, move || look(&store)).await)
     }
 
     fn in_time<T>(&self, found: Option<Result<Option<T>, Lost>>) -> Option<T> {
-        if found.is_none() && !self.store.is_adopting() {
+        let stalls = |store: &Arc<FsStore>| !store.is_adopting();
+        if found.is_none() && self.storage.local().is_some_and(stalls) {
             self.health.stalled();
         }
         found?.ok().flatten()

@@ -467,8 +467,11 @@ impl Setting {
             Setting::MaxConnections => Kind::CountOrAuto(super::MAX_CONNECTIONS_MAX as u64),
             Setting::MaxConnectionsPerClient => Kind::CountFrom0(super::MAX_CONNECTIONS_MAX as u64),
             Setting::MemoryBudget => Kind::BytesOrAuto,
-            Setting::StorageBackend => Kind::Word(&["fs"]),
+            Setting::StorageBackend => Kind::Word(&["auto", "fs", "s3", "tiered"]),
+            Setting::S3Bucket | Setting::S3Prefix => Kind::Text,
+            Setting::S3LifecycleDays => Kind::CountFrom0(u64::from(super::s3::LIFECYCLE_DAYS_MAX)),
             Setting::FsRoot
+            | Setting::SpoolDir
             | Setting::ConfigFile
             | Setting::AuthPasswordFile
             | Setting::AuthHtpasswdFile
@@ -491,6 +494,8 @@ impl Setting {
             | Setting::AirGapped
             | Setting::RegistryHeader
             | Setting::ClientLogin
+            | Setting::S3ForcePathStyle
+            | Setting::S3Redirect
             | Setting::GenerateSelfSignedTls
             | Setting::AccessLog => Kind::Switch,
         }

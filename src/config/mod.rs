@@ -23,6 +23,7 @@ mod reader;
 mod registry;
 mod reload;
 mod resolve;
+mod s3;
 mod schema;
 mod secret;
 mod server_tls;
@@ -36,7 +37,7 @@ mod units;
 mod yaml;
 
 use std::num::NonZeroUsize;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 pub use allow::{Allow, AllowRule, RuleSet, Visitor};
@@ -51,6 +52,7 @@ pub use registry::{
     RegistryName, RegistrySettings, TagFreshness, Tls,
 };
 pub use resolve::{listen_addresses, resolve};
+pub use s3::S3Settings;
 pub use schema::schema;
 pub use secret::SecretText;
 pub use server_tls::{Clients, Identity, ServerTls};
@@ -158,6 +160,52 @@ pub const MAX_CONNECTIONS_MAX: usize = 1_048_576;
 pub enum Storage {
     /// A directory of a local file system.
     Fs { root: PathBuf, chosen: RootChoice },
+    /// A bucket alone; what is on its way there waits in `spool`.
+    S3 { s3: S3Settings, spool: PathBuf },
+    /// A directory in front of a bucket.
+    Tiered {
+        root: PathBuf,
+        chosen: RootChoice,
+        s3: S3Settings,
+        spool: PathBuf,
+    },
+}
+
+impl Storage {
+    /// The local store, where there is one.
+    pub fn root(&self) -> Option<(&Path, RootChoice)> {
+        match self {
+            Storage::Fs { root, chosen } | Storage::Tiered { root, chosen, .. } => Some((root, *chosen)),
+            Storage::S3 { .. } => None,
+        }
+    }
+
+    /// The bucket, where there is one.
+    pub fn s3(&self) -> Option<&S3Settings> {
+        match self {
+            Storage::S3 { s3, .. } | Storage::Tiered { s3, .. } => Some(s3),
+            Storage::Fs { .. } => None,
+        }
+    }
+
+    /// As `STORAGE_BACKEND` names it.
+    pub fn backend(&self) -> &'static str {
+        match self {
+            Storage::Fs { .. } => "fs",
+            Storage::S3 { .. } => "s3",
+            Storage::Tiered { .. } => "tiered",
+        }
+    }
+}
+
+impl std::fmt::Display for Storage {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.backend())?;
+        let root = self.root().map(|(root, _)| root.display().to_string());
+        let bucket = self.s3().map(|s3| format!("{}/{}", s3.bucket, s3.prefix));
+        let places: Vec<String> = root.into_iter().chain(bucket).collect();
+        write!(f, ":{}", places.join(" before "))
+    }
 }
 
 /// Why the store is where it is.

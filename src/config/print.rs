@@ -12,7 +12,7 @@ use super::registry::{Access, Auth, Mirror, Named, Pem, Proxy, ProxyUrl, Registr
 use super::resolve::{Sources, load};
 use super::setting::{Layer, Setting};
 use super::tag_rule::TagRule;
-use super::{Config, RootChoice, Storage, Surroundings};
+use super::{Config, RootChoice, Surroundings};
 
 /// What is written for a secret.
 const SECRET: &str = "***";
@@ -97,10 +97,17 @@ impl Page {
                 let shown: Vec<String> = config.listen.iter().map(ToString::to_string).collect();
                 value = shown.join(",");
             }
-            let Storage::Fs { root, chosen } = &config.storage;
-            if setting == Setting::FsRoot && matches!(chosen, RootChoice::UserCache | RootChoice::Temporary) {
+            if let (Setting::FsRoot, Some((root, RootChoice::UserCache | RootChoice::Temporary))) =
+                (setting, config.storage.root())
+            {
                 origin = format!("default, because {value} cannot be written");
                 value = root.display().to_string();
+            }
+            if setting == Setting::StorageBackend && value == "auto" {
+                value = config.storage.backend().to_owned();
+                if let Some(sign) = sources.s3_sign() {
+                    origin = format!("{origin}, because {sign} is set");
+                }
             }
             self.value(0, key, &value, &origin);
         }

@@ -10,7 +10,7 @@ impl Config {
         let Config {
             listen,
             tls,
-            storage: Storage::Fs { root, chosen: _ },
+            storage,
             cores,
             io_driver,
             helper_threads,
@@ -36,12 +36,15 @@ impl Config {
             front_auth: _,
             warnings: _,
         } = self;
-        let Storage::Fs { root: new_root, .. } = &new.storage;
+        let root = |storage: &Storage| storage.root().map(|(root, _)| root.to_owned());
         let changed = [
             ("listen_addr", *listen != new.listen),
             // Its certificates are taken over; that there is TLS at all is not.
             ("tls_cert_file", tls.is_some() != new.tls.is_some()),
-            ("fs_root", root != new_root),
+            ("storage_backend", storage.backend() != new.storage.backend()),
+            ("fs_root", root(storage) != root(&new.storage)),
+            ("s3", storage.s3() != new.storage.s3()),
+            ("spool_dir", spool(storage) != spool(&new.storage)),
             ("cores", *cores != new.cores),
             ("io_driver", *io_driver != new.io_driver),
             ("helper_threads", *helper_threads != new.helper_threads),
@@ -77,6 +80,13 @@ impl Config {
         ];
         let changed = changed.into_iter().filter(|(_, changed)| *changed);
         changed.map(|(key, _)| key).collect()
+    }
+}
+
+fn spool(storage: &Storage) -> Option<&std::path::Path> {
+    match storage {
+        Storage::S3 { spool, .. } | Storage::Tiered { spool, .. } => Some(spool),
+        Storage::Fs { .. } => None,
     }
 }
 

@@ -8,11 +8,12 @@ use super::draft::Entry;
 use super::file::{self, File};
 use super::front::FrontOrigins;
 use super::mistake::{Mistake, Mistakes, Place, Warning};
+use super::server_tls::Clients;
 use super::setting::{Given, Layer, Setting};
 use super::units::{self, BOOL_ACCEPTED, BYTES_ACCEPTED, DURATION_ACCEPTED};
 use super::{
     CORES_MAX, Config, HELPER_THREADS_MAX, IoDriver, ListenAddr, LogLevel, MAX_CONNECTIONS_MAX, Named,
-    Registries, RootChoice, Storage, Supervisor, Surroundings, proxy,
+    Registries, RootChoice, S3Settings, Storage, Supervisor, Surroundings, proxy, s3,
 };
 use crate::oci::Namespace;
 
@@ -22,8 +23,18 @@ pub(super) const FS_ROOT_DEFAULT: &str = "/data/oci-cache";
 /// The directory's name below a user's cache directory.
 const USER_CACHE_NAME: &str = "oci-pull-through";
 
-/// Environment that selects S3 in the absence of `STORAGE_BACKEND`.
-const S3_SIGNS: [&str; 2] = ["S3_BUCKET", "AWS_ENDPOINT_URL"];
+/// Environment that, as a named bucket does, selects S3 in the absence of `STORAGE_BACKEND`.
+const S3_SIGNS: [&str; 2] = ["AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"];
+
+const BACKEND_ACCEPTED: &str = "auto, fs, s3 or tiered";
+
+/// Words of [`Setting::StorageBackend`].
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Backend {
+    Fs,
+    S3,
+    Tiered,
+}
 
 /// Resolves the whole configuration: flag over environment over file over default.
 ///
@@ -45,7 +56,11 @@ pub(super) fn load<'a>(
     let mut sources = Sources::load(flags, surroundings);
 
     let listen = sources.listen();
+    let noted = sources.mistakes.len();
     let tls = sources.server_tls();
+    // Where something about TLS was wrong, what follows from it would be told twice.
+    let clients = (sources.mistakes.len() == noted)
+        .then(|| tls.as_ref().map_or(Clients::NotAsked, |tls| tls.clients.clone()));
     let cores = sources.parse(
         Setting::Cores,
         &format!("auto or a number from 1 to {CORES_MAX}"),
@@ -122,8 +137,9 @@ pub(super) fn load<'a>(
     let memory_cache_bytes = sources.parse(Setting::MemoryCache, BYTES_ACCEPTED, units::parse_bytes);
     let proxies = proxy::of_environment(surroundings, &mut sources.mistakes);
     let supervisor = Supervisor::of_environment(surroundings, &mut sources.mistakes);
-    sources.check_backend();
-    let front_auth = sources.front_auth();
+    let backend = sources.backend();
+    let s3 = sources.s3();
+    let front_auth = sources.front_auth(clients.as_ref());
     sources.check_listen(listen.as_deref());
     sources.check_client_login(client_login == Some(true));
 
@@ -131,8 +147,9 @@ pub(super) fn load<'a>(
         return Err(Mistakes(sources.mistakes));
     }
     // Only now, because looking for a usable root makes directories: a refused start leaves no trace.
-    let storage = sources.storage();
+    let storage = backend.zip(s3).map(|(backend, s3)| sources.storage(backend, s3));
     let (
+        Some(storage),
         Some(listen),
         Some(cores),
         Some(io_driver),
@@ -156,6 +173,7 @@ pub(super) fn load<'a>(
         Some(drain_delay),
         Some(memory_cache_bytes),
     ) = (
+        storage,
         listen,
         cores,
         io_driver,
@@ -332,34 +350,50 @@ impl<'a> Sources<'a> {
         value
     }
 
-    fn check_backend(&mut self) {
-        let unavailable = |what| Mistake {
-            what,
-            why: "S3 is not available in this version; accepted is fs".into(),
+    fn backend(&mut self) -> Option<Backend> {
+        let by_signs = match self.s3_sign() {
+            Some(_) => Backend::S3,
+            None => Backend::Fs,
         };
-        let mistake = match self.find(Setting::StorageBackend) {
-            Some(given) => match given.text.trim() {
-                "fs" => return,
-                "s3" | "tiered" => unavailable(given.place.with_value(&given.text)),
-                _ => Mistake {
-                    what: given.place.with_value(&given.text),
-                    why: "accepted is fs".into(),
-                },
-            },
-            // Silently keeping everything on a local disk is not what somebody who names a bucket wants.
-            None => match S3_SIGNS.iter().find_map(|name| {
-                (self.surroundings.env)(name)
-                    .filter(|v| !v.is_empty())
-                    .map(|v| (name, v))
-            }) {
-                Some((name, value)) => Mistake {
-                    what: format!("{name}={value:?}"),
-                    why: "S3 is not available in this version; unset it, or set STORAGE_BACKEND=fs".into(),
-                },
-                None => return,
-            },
-        };
-        self.mistakes.push(mistake);
+        self.parse(Setting::StorageBackend, BACKEND_ACCEPTED, |text| match text {
+            "auto" => Some(by_signs),
+            "fs" => Some(Backend::Fs),
+            "s3" => Some(Backend::S3),
+            "tiered" => Some(Backend::Tiered),
+            _ => None,
+        })
+    }
+
+    /// What says that a bucket is wanted although nobody named a backend: silently keeping everything on a local disk
+    /// is not what somebody who names a bucket wants.
+    pub(super) fn s3_sign(&self) -> Option<&'static str> {
+        if self.find(Setting::S3Bucket).is_some() {
+            return Some(Setting::S3Bucket.env());
+        }
+        let set = |name: &&str| (self.surroundings.env)(name).is_some_and(|value| !value.is_empty());
+        S3_SIGNS.into_iter().find(set)
+    }
+
+    fn s3(&mut self) -> Option<S3Settings> {
+        let bucket = self.parse(Setting::S3Bucket, s3::BUCKET_ACCEPTED, s3::parse_bucket);
+        let prefix = self.parse(Setting::S3Prefix, s3::PREFIX_ACCEPTED, |text| match text {
+            "none" => Some(String::new()),
+            _ => s3::parse_prefix(text),
+        });
+        let force_path_style = self.parse(Setting::S3ForcePathStyle, BOOL_ACCEPTED, units::parse_bool);
+        let days = format!("a number of days from 0 to {}", s3::LIFECYCLE_DAYS_MAX);
+        let lifecycle_days = self.parse(Setting::S3LifecycleDays, &days, s3::parse_days);
+        let redirect = self.parse(Setting::S3Redirect, BOOL_ACCEPTED, units::parse_bool);
+        let ca_bundle = s3::ca_bundle(self.surroundings);
+        let ca_bundle = ca_bundle.map_err(|mistake| self.mistakes.push(mistake)).ok();
+        Some(S3Settings {
+            bucket: bucket?,
+            prefix: prefix?,
+            force_path_style: force_path_style?,
+            lifecycle_days: lifecycle_days?,
+            redirect: redirect?,
+            ca_bundle: ca_bundle?,
+        })
     }
 
     fn listen(&mut self) -> Option<Vec<ListenAddr>> {
@@ -404,12 +438,30 @@ impl<'a> Sources<'a> {
         }
     }
 
-    fn storage(&self) -> Storage {
+    fn storage(&self, backend: Backend, s3: S3Settings) -> Storage {
+        let spool = self.find(Setting::SpoolDir).map(|given| given.text.trim());
+        let spool = spool.filter(|text| *text != "auto").map(PathBuf::from);
+        if backend == Backend::S3 {
+            // Nothing is kept on this machine, so no directory is looked for either.
+            let root = self.find(Setting::FsRoot).map(|given| PathBuf::from(&given.text));
+            let spool = spool.or(root).unwrap_or_else(self.surroundings.temp_dir);
+            return Storage::S3 { s3, spool };
+        }
+        let (root, chosen) = self.root();
+        match backend {
+            Backend::Tiered => Storage::Tiered {
+                spool: spool.unwrap_or_else(|| root.clone()),
+                root,
+                chosen,
+                s3,
+            },
+            _ => Storage::Fs { root, chosen },
+        }
+    }
+
+    fn root(&self) -> (PathBuf, RootChoice) {
         if let Some(given) = self.find(Setting::FsRoot) {
-            return Storage::Fs {
-                root: PathBuf::from(&given.text),
-                chosen: RootChoice::Given,
-            };
+            return (PathBuf::from(&given.text), RootChoice::Given);
         }
         let env_dir = |name: &str| {
             (self.surroundings.env)(name)
@@ -427,13 +479,11 @@ impl<'a> Sources<'a> {
         ];
         for (root, chosen) in candidates {
             if let Some(root) = root.filter(|root| (self.surroundings.is_writable_dir)(root)) {
-                return Storage::Fs { root, chosen };
+                return (root, chosen);
             }
         }
-        Storage::Fs {
-            root: (self.surroundings.temp_dir)().join(USER_CACHE_NAME),
-            chosen: RootChoice::Temporary,
-        }
+        let root = (self.surroundings.temp_dir)().join(USER_CACHE_NAME);
+        (root, RootChoice::Temporary)
     }
 }
 

@@ -311,7 +311,7 @@ fn the_file_of_ociregistry_means_here_what_it_means_there() {
     assert_eq!(config.listen, [ListenAddr::parse("0.0.0.0:8888", false).unwrap()]);
     assert_eq!(config.default_registry.as_str(), "quay.io");
     assert!(config.always_pull_latest && config.registries.air_gapped);
-    let Storage::Fs { root, .. } = &config.storage;
+    let (root, _) = config.storage.root().unwrap();
     assert_eq!(root, Path::new("/var/lib/ociregistry"));
     let auth = |name| settings(&config, name).auth;
     let basic = Auth::Basic {
@@ -338,7 +338,7 @@ fn the_file_of_oci_proxy_means_here_what_it_means_there() {
     assert!(config.registries.whitelist_mode);
     assert_eq!(config.front_auth, Some(front("admin", "password")));
     assert!(config.default_registry.is_docker_hub());
-    let Storage::Fs { root, .. } = &config.storage;
+    let (root, _) = config.storage.root().unwrap();
     assert_eq!(root, Path::new("/tmp/oci-proxy-cache"));
     let nvidia = settings(&config, "nvcr.io");
     assert_eq!(nvidia.access(), Access::Shared);
@@ -413,7 +413,7 @@ registries:
     };
     assert_eq!(plain.auth, basic("d", "dp"));
     assert!(plain.tls.client.is_some() && plain.tls.ca.is_some());
-    assert_eq!(plain.realm_hosts, ["a".into(), "b".into()]);
+    assert_eq!(plain.realm_hosts, [Box::<str>::from("a"), "b".into()]);
     assert_eq!(plain.allow_private, Some(true));
 
     let other = settings(&config, "other");

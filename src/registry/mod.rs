@@ -1,5 +1,6 @@
 //! What a request means: the `/v2/` API, on one core.
 
+mod bucket;
 mod door;
 mod error;
 mod health;

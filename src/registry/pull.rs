@@ -160,6 +160,8 @@ impl Registry {
         ns: Option<&str>,
     ) -> Result<Response, FetchError> {
         let mut not = None;
+        // A fill that came from there and failed is tried with the upstream.
+        let mut ask_bucket = true;
         for _ in 0..JOINS_MAX {
             if let Some(found) = self.find_blob(&digest, origin).await {
                 let meta = &found.entry.meta;
@@ -178,7 +180,31 @@ impl Registry {
                 let permit = self.cache.permit(origin, held, Target::Blob, caller).await?;
                 return Ok(self.blob_hit(head, found, permit, (origin, caller), ns));
             }
-            let (fill, role) = self.cache.fill(digest, origin, caller, not.as_ref());
+            let mut shared = None;
+            if ask_bucket && (not.is_some() || !self.cache.is_filling(&digest, origin)) {
+                shared = self.cache.find_in_bucket(Key::Blob(digest)).await;
+            }
+            if let Some(meta) = &shared {
+                if !self.cache.is_authority(origin, meta) {
+                    let credentials = caller.credentials();
+                    return self
+                        .pass(head, origin, Target::Blob(digest), credentials, ns)
+                        .await;
+                }
+                let held = Held {
+                    digest: &digest,
+                    public: meta.public,
+                };
+                let permit = self.cache.permit(origin, held, Target::Blob, caller).await?;
+                if let Some(response) = self.from_bucket(head, origin, meta, permit, caller, ns).await {
+                    return Ok(response);
+                }
+                if self.cache.is_bucket_only() {
+                    // It has it and does not give it.
+                    shared = None;
+                }
+            }
+            let (fill, role) = self.cache.fill(digest, origin, caller, not.as_ref(), shared);
             let asked_for_us = fill.asks_for(origin, caller);
             if !asked_for_us {
                 self.cache
@@ -190,6 +216,10 @@ impl Registry {
                 // Somebody else's fill was committed meanwhile: it is a hit now.
                 Ok(None) => {}
                 Err(FetchError::Gone) => not = Some(fill),
+                Err(_) if fill.is_from_bucket() => {
+                    ask_bucket = false;
+                    not = Some(fill);
+                }
                 // Another repository, or another caller, was refused.
                 Err(error) if error.is_refusal() && !asked_for_us => not = Some(fill),
                 Err(error) => return Err(error),
@@ -202,14 +232,20 @@ impl Registry {
     async fn find_blob(&self, digest: &Digest, origin: &Origin) -> Option<Found> {
         let open = self.files.borrow_mut().get(digest).map(|entry| entry.clone());
         if let Some(entry) = open {
-            return Some(Found { entry, small: None });
+            return Some(Found {
+                entry,
+                small: None,
+                lasting: true,
+            });
         }
         // A fill under way is not on disk, and asking the disk would cost its followers a thread each.
         if self.cache.is_filling(digest, origin) {
             return None;
         }
         let found = self.cache.find_blob(Key::Blob(*digest)).await?;
-        self.files.borrow_mut().insert(*digest, found.entry.clone(), 1);
+        if found.lasting {
+            self.files.borrow_mut().insert(*digest, found.entry.clone(), 1);
+        }
         Some(found)
     }
 
@@ -221,35 +257,42 @@ impl Registry {
         (origin, caller): (&Origin, &Caller),
         ns: Option<&str>,
     ) -> Response {
-        let Found { mut entry, small } = found;
+        let Found {
+            mut entry,
+            small,
+            lasting,
+        } = found;
         let digest = entry.meta.digest;
         if permit.public && !entry.meta.public {
             entry.meta = Arc::new(Meta {
                 public: true,
                 ..(*entry.meta).clone()
             });
-            self.files.borrow_mut().insert(digest, entry.clone(), 1);
+            if lasting {
+                self.files.borrow_mut().insert(digest, entry.clone(), 1);
+            }
         }
         // What not everybody may have is not remembered by its target.
         if entry.meta.public || caller.is_operator() {
             match small {
                 Some(small) => {
-                    let fields = respond::fields(&describe_blob(&entry, &digest, ns));
+                    let fields = respond::fields(&describe_blob(&entry.meta, ns));
                     let readers = self.readers(origin);
                     self.memory
                         .borrow_mut()
                         .remember(head.target, fields, small, None, readers);
                 }
-                None => self.remember_file(head, &entry, origin, ns),
+                None if lasting => self.remember_file(head, &entry, origin, ns),
+                None => {}
             }
         }
-        respond::blob(head, &entry, &describe_blob(&entry, &digest, ns))
+        respond::blob(head, &entry, &describe_blob(&entry.meta, ns))
     }
 
     /// Keeps the head of a file's answer, encoded, for the next request with the same target.
     fn remember_file(&self, head: &RequestHead<'_>, entry: &Entry, origin: &Origin, ns: Option<&str>) {
         if head.range.is_none() && entry.meta.size > MEMORY_OBJECT_BYTES_MAX {
-            let fields = respond::fields(&describe_blob(entry, &entry.meta.digest, ns));
+            let fields = respond::fields(&describe_blob(&entry.meta, ns));
             let (file, readers) = (entry.file.clone(), self.readers(origin));
             self.memory
                 .borrow_mut()
@@ -279,7 +322,7 @@ impl Registry {
                 None => return Ok(None),
             }
         }
-        let description = describe_fill(&upstream, &digest, role, ns);
+        let description = describe_fill(fill, &upstream, role, ns);
         let cache = description.cache;
         let part = size.map_or(Part::Whole, |size| respond::part(head, &digest, size));
         Ok(Some(match (part, size) {
@@ -503,27 +546,22 @@ impl Registry {
     }
 }
 
-fn describe_blob<'a>(entry: &'a Entry, digest: &'a Digest, ns: Option<&'a str>) -> Description<'a> {
+pub(super) fn describe_blob<'a>(meta: &'a Meta, ns: Option<&'a str>) -> Description<'a> {
     Description {
-        digest,
+        digest: &meta.digest,
         content_type: "application/octet-stream",
-        stored: &entry.meta.headers,
+        stored: &meta.headers,
         life: Life::Immutable,
-        public: entry.meta.public,
+        public: meta.public,
         ranges: true,
         ns,
         cache: CacheResult::Hit,
     }
 }
 
-fn describe_fill<'a>(
-    upstream: &'a Head,
-    digest: &'a Digest,
-    role: Role,
-    ns: Option<&'a str>,
-) -> Description<'a> {
+fn describe_fill<'a>(fill: &'a Fill, upstream: &'a Head, role: Role, ns: Option<&'a str>) -> Description<'a> {
     Description {
-        digest,
+        digest: fill.digest(),
         content_type: "application/octet-stream",
         stored: &upstream.headers,
         life: Life::Immutable,
@@ -531,6 +569,7 @@ fn describe_fill<'a>(
         ranges: true,
         ns,
         cache: match role {
+            _ if fill.is_from_bucket() => CacheResult::Hit,
             Role::Leader => CacheResult::Miss,
             Role::Follower => CacheResult::Collapsed,
         },

@@ -174,6 +174,23 @@ pub fn not_modified(fields: Fields, cache: CacheResult) -> Response {
     }
 }
 
+/// 307 to where a blob can be had by whoever holds the URL, for a moment: its own framing, and nothing to be remembered.
+pub fn elsewhere(digest: &Digest, url: String, cache: CacheResult) -> Response {
+    let mut fields = Fields::new()
+        .with("Location", url)
+        .with("Cache-Control", "no-store")
+        .with("Docker-Content-Digest", digest.to_string())
+        .with("Docker-Distribution-Api-Version", "registry/2.0");
+    add_cache(&mut fields, cache);
+    Response {
+        status: 307,
+        fields,
+        length: Some(0),
+        body: Body::Empty,
+        cache,
+    }
+}
+
 /// 416, which says how much there would be.
 pub fn unsatisfiable(size: u64, cache: CacheResult) -> Response {
     let fields = Fields::new()

@@ -46,6 +46,11 @@ impl Helper {
         Ok(Helper { handle })
     }
 
+    /// Waits for `work`; at start, on the main thread. Never on a core or on the pool.
+    pub fn wait<T>(&self, work: impl Future<Output = T>) -> T {
+        self.handle.block_on(work)
+    }
+
     /// Runs `work` on the pool, unattended.
     pub fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) {
         self.handle.spawn(work);

@@ -7,17 +7,24 @@
 //! - A tag pointer is replaced as a whole or not at all.
 //! - Whatever lies in the directory, a store opens and serves what is sound.
 //!
-//! Calls block: they run on the helper pool's blocking threads, never on a core.
+//! Two places keep content in the same form: a directory ([`FsStore`]), whose calls block and run on the helper pool's
+//! blocking threads, and a bucket that several machines share ([`S3Store`]), whose calls are futures of the helper pool.
+//! Neither is ever called on a core.
 
 mod fs;
 mod key;
+mod layout;
 mod meta;
 mod pointer;
+mod s3;
+mod spool;
 
 pub use fs::{FsStore, Ingest, OpenError, ScanReport};
 pub use key::Key;
 pub use meta::{Meta, SOURCES_MAX, Source, canonical_name};
 pub use pointer::TagPointer;
+pub use s3::{Content, S3Body, S3Error, S3Fault, S3OpenError, S3Store};
+pub use spool::{Room, SpoolDir, Spooled};
 
 use std::fs::File;
 use std::sync::Arc;

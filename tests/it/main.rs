@@ -2,7 +2,8 @@
 //!
 //! Each file is a theme, each test a sentence that is true of the running binary. Every test brings its own
 //! upstream, server and store, so they run in any order and side by side. `TEST_IO_DRIVER` chooses the driver for
-//! a whole run, `TEST_BINARY` another binary than the one cargo built; `SEED` repeats a random test.
+//! a whole run, `TEST_BINARY` another binary than the one cargo built, `TEST_STORAGE` (`s3` or `tiered`) puts a bucket behind
+//! servers that ask for no storage of their own; `SEED` repeats a random test.
 
 #![allow(
     clippy::disallowed_methods,
@@ -131,8 +132,19 @@ mod client_login;
 /// Signatures, charts and other things that are no images.
 mod artifacts;
 
+/// Pulls with a bucket, alone and behind the local store.
+mod s3_pull;
+
+/// Who is given what lies in a shared bucket.
+mod s3_access;
+
 /// Drain, exit codes, passed sockets, what a service manager is told.
 mod restart;
+/// Buckets that fail, lose and lie.
+mod s3_faults;
+
+/// What lies in a bucket over every protocol, past every rule.
+mod s3_front;
 
 /// Liveness and readiness on bad days.
 mod health;

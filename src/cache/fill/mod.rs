@@ -26,6 +26,7 @@ use crate::runtime::memory::Charge;
 
 use super::access::{Caller, Held};
 use super::{FetchError, Origin};
+use crate::store::{Meta, Room};
 use spool::Spool;
 use window::Window;
 
@@ -38,6 +39,8 @@ pub struct Fill {
     origin: Origin,
     /// With whose credentials it is fetched.
     caller: Caller,
+    /// What the bucket has of it, when it comes from there.
+    bucket: Option<Arc<Meta>>,
     state: Mutex<State>,
     /// Tells the writer that the window has room, or that nobody needs it to have any.
     room: tokio::sync::Notify,
@@ -61,6 +64,8 @@ struct State {
     spool: Spool,
     /// The ingest's file and how much of it may be read. Outlives a spool that was lost.
     file: Option<Arc<File>>,
+    /// The file's room in the spool.
+    room: Option<Arc<Room>>,
     written: u64,
     end: Option<End>,
     waiting: Vec<Remote>,
@@ -88,16 +93,18 @@ pub enum Ready {
 }
 
 impl Fill {
-    fn new(digest: Digest, origin: Origin, caller: Caller) -> Arc<Self> {
+    fn new(digest: Digest, origin: Origin, caller: Caller, bucket: Option<Arc<Meta>>) -> Arc<Self> {
         Arc::new(Fill {
             digest,
             origin,
             caller,
+            bucket,
             state: Mutex::new(State {
                 head: None,
                 window: Window::default(),
                 spool: Spool::Idle(None),
                 file: None,
+                room: None,
                 written: 0,
                 end: None,
                 waiting: Vec::new(),
@@ -117,13 +124,21 @@ impl Fill {
     pub fn held(&self) -> Held<'_> {
         Held {
             digest: &self.digest,
-            public: self.caller.is_anybody(),
+            public: match &self.bucket {
+                Some(meta) => meta.public,
+                None => self.caller.is_anybody(),
+            },
         }
+    }
+
+    /// Whether the bucket gives it, as far as it does.
+    pub fn is_from_bucket(&self) -> bool {
+        self.bucket.is_some()
     }
 
     /// Whether it asks the upstream what `caller` asks of `origin`, so that an answer to one is an answer to the other.
     pub fn asks_for(&self, origin: &Origin, caller: &Caller) -> bool {
-        self.origin == *origin && self.caller == *caller
+        self.bucket.is_none() && self.origin == *origin && self.caller == *caller
     }
 
     /// Waits until a response can begin: the head is known, and the body is too large to be held whole or has

@@ -1,4 +1,4 @@
-//! The disk's side of a fill: appends what has arrived to an ingest, in blocking jobs of their own.
+//! The disk's side of a fill: appends what has arrived to a draft, in blocking jobs of their own.
 //!
 //! The network never waits for the disk for longer than a fixed time in total. A disk that fails or is slower
 //! than that is left behind; the fill goes on from its window, and the pull is not cached.
@@ -7,14 +7,15 @@ use std::sync::Arc;
 
 use super::{Fill, State};
 use crate::cache::Shared;
+use crate::cache::storage::Draft;
 use crate::limits::FILL_WINDOW_KEPT_BYTES;
-use crate::store::{Ingest, Key, StoreError};
+use crate::store::{Key, StoreError};
 
 /// Where the spool stands. `written` of the fill's state says how far it has come.
 pub enum Spool {
-    /// No job runs. The ingest is there once something was written.
-    Idle(Option<Ingest>),
-    /// A job runs and has the ingest.
+    /// No job runs. The draft is there once something was written.
+    Idle(Option<Draft>),
+    /// A job runs and has the draft.
     Writing,
     /// No more is written. The window is all there is, beside what the file already has.
     Lost,
@@ -43,13 +44,13 @@ impl State {
 
 /// Starts a job when there is something to write and none runs.
 pub fn push(fill: &Arc<Fill>, shared: &Arc<Shared>) {
-    let ingest = {
+    let draft = {
         let mut state = fill.lock();
         if state.written == state.window.end() {
             return;
         }
         match std::mem::replace(&mut state.spool, Spool::Writing) {
-            Spool::Idle(ingest) => ingest,
+            Spool::Idle(draft) => draft,
             other => {
                 state.spool = other;
                 return;
@@ -57,11 +58,11 @@ pub fn push(fill: &Arc<Fill>, shared: &Arc<Shared>) {
         }
     };
     let (fill, shared) = (fill.clone(), shared.clone());
-    tokio::task::spawn_blocking(move || write(&fill, &shared, ingest));
+    tokio::task::spawn_blocking(move || write(&fill, &shared, draft));
 }
 
 /// Writes until there is nothing left to write.
-fn write(fill: &Fill, shared: &Shared, mut ingest: Option<Ingest>) {
+fn write(fill: &Fill, shared: &Shared, mut draft: Option<Draft>) {
     loop {
         let (chunks, offset, size) = {
             let mut state = fill.lock();
@@ -70,7 +71,7 @@ fn write(fill: &Fill, shared: &Shared, mut ingest: Option<Ingest>) {
             }
             let offset = state.written;
             if offset == state.window.end() {
-                state.spool = Spool::Idle(ingest);
+                state.spool = Spool::Idle(draft);
                 drop(state);
                 fill.room.notify_one();
                 return;
@@ -81,15 +82,16 @@ fn write(fill: &Fill, shared: &Shared, mut ingest: Option<Ingest>) {
                 state.head.as_ref().and_then(|head| head.size),
             )
         };
-        let written = append(fill, shared, &mut ingest, &chunks, offset, size);
+        let written = append(fill, shared, &mut draft, &chunks, offset, size);
         let mut state = fill.lock();
-        match (written, &ingest) {
-            (Ok(written), Some(ingest)) => {
-                state.file = Some(ingest.file().clone());
+        match (written, &draft) {
+            (Ok(written), Some(draft)) => {
+                state.file = Some(draft.file().clone());
+                state.room = draft.room().cloned();
                 state.written = written;
                 state.trim();
             }
-            (Ok(_), None) => unreachable!("bytes were appended to an ingest"),
+            (Ok(_), None) => unreachable!("bytes were appended to a draft"),
             (Err(error), _) => {
                 if !state.spool.is_lost() {
                     state.spool = Spool::Lost;
@@ -109,17 +111,17 @@ fn write(fill: &Fill, shared: &Shared, mut ingest: Option<Ingest>) {
 fn append(
     fill: &Fill,
     shared: &Shared,
-    ingest: &mut Option<Ingest>,
+    draft: &mut Option<Draft>,
     chunks: &[bytes::Bytes],
     mut offset: u64,
     size: Option<u64>,
 ) -> Result<u64, StoreError> {
-    let ingest = match ingest {
-        Some(ingest) => ingest,
-        None => ingest.insert(shared.store.ingest(&Key::Blob(fill.digest), size)?),
+    let draft = match draft {
+        Some(draft) => draft,
+        None => draft.insert(shared.storage.begin(&Key::Blob(fill.digest), size)?),
     };
     for chunk in chunks {
-        ingest.write_at(chunk, offset)?;
+        draft.write_at(chunk, offset)?;
         offset += chunk.len() as u64;
     }
     Ok(offset)

@@ -10,6 +10,7 @@ use super::Fill;
 use crate::cache::Origin;
 use crate::cache::access::Caller;
 use crate::oci::{Digest, Namespace};
+use crate::store::Meta;
 
 #[derive(Default)]
 pub struct FillTable(Mutex<HashMap<FillKey, Arc<Fill>>>);
@@ -28,13 +29,15 @@ impl FillTable {
     }
 
     /// The fill under way, or a new one with the ticket to run it. A fill other than `not` is wanted: `not` has
-    /// lost bytes that the caller needs, or was refused what this caller may be given.
+    /// lost bytes that the caller needs, or was refused what this caller may be given. A new one comes from the bucket when
+    /// that has it.
     pub fn join(
         &self,
         digest: Digest,
         origin: &Origin,
         caller: &Caller,
         not: Option<&Arc<Fill>>,
+        bucket: Option<Arc<Meta>>,
     ) -> (Arc<Fill>, Option<Ticket>) {
         let mut fills = self.lock();
         let key = (digest, origin.namespace.clone());
@@ -43,7 +46,7 @@ impl FillTable {
         {
             return (fill.clone(), None);
         }
-        let fill = Fill::new(digest, origin.clone(), caller.clone());
+        let fill = Fill::new(digest, origin.clone(), caller.clone(), bucket);
         fills.insert(key, fill.clone());
         (fill.clone(), Some(Ticket { fill }))
     }

@@ -1,4 +1,4 @@
-//! The upstream's side of a fill, on the helper pool: receive, hash, publish; resume what breaks; commit.
+//! The upstream's side of a fill, on the helper pool: receive, hash, publish, commit.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,16 +7,18 @@ use super::spool::{self, Spool};
 use super::table::Ticket;
 use super::{End, Fill, Head};
 use crate::cache::access::Caller;
-use crate::cache::{Cache, FetchError, Origin, Shared, Slot, find, storable};
+use crate::cache::storage::Draft;
+use crate::cache::supply::Supply;
+use crate::cache::upload::{Cargo, SpooledBlob};
+use crate::cache::{Cache, FetchError, Origin, Shared, Slot, find};
 use crate::fail_point::reach;
+use crate::http::Span;
 use crate::limits::{FILL_DISK_RATE_MIN, FILL_DISK_WAIT, FILL_WINDOW_BYTES, STORE_RETRY};
 use crate::oci::Hasher;
-use crate::runtime::clock::{monotonic_micros, unix_seconds};
+use crate::runtime::clock::unix_seconds;
 use crate::runtime::helper::blocking;
-use crate::store::{Key, Meta, Verified};
-use crate::upstream::{
-    Body, Method, Purpose, Request, Resume, ResumeVerdict, Target, UpstreamError, resume_matches,
-};
+use crate::store::{Entry, Ingest, Key, Meta, Room, Spooled, StoreError, Verified};
+use crate::upstream::Target;
 
 /// How often a writer without a disk looks whether followers have moved, beside being told.
 const ROOM_CHECK: Duration = Duration::from_secs(1);
@@ -34,15 +36,17 @@ impl Cache {
     }
 
     /// Joins the fill of `digest`, or starts one from `origin`. `not` is a fill that cannot give the caller what it
-    /// needs; another is started in its place.
+    /// needs; another is started in its place. A new one comes from the bucket when that has it: `bucket`, which the caller
+    /// may read.
     pub fn fill(
         &self,
         digest: crate::oci::Digest,
         origin: &Origin,
         caller: &Caller,
         not: Option<&Arc<Fill>>,
+        bucket: Option<Arc<Meta>>,
     ) -> (Arc<Fill>, crate::cache::Role) {
-        let (fill, ticket) = self.0.fills.join(digest, origin, caller, not);
+        let (fill, ticket) = self.0.fills.join(digest, origin, caller, not, bucket);
         match ticket {
             None => (fill, crate::cache::Role::Follower),
             Some(ticket) => {
@@ -88,7 +92,8 @@ async fn run(ticket: Ticket, shared: Arc<Shared>) {
     let fill = &guard.fill;
     let (key, origin) = (Key::Blob(*fill.digest()), &fill.origin);
     // Whoever asked before us may have committed it between our caller's look and the ticket.
-    if shared.look(move |store| find(store, &key)).await.is_some() {
+    let spooled = || shared.uploads.find(fill.digest()).is_some();
+    if spooled() || shared.look(move |store| find(store, &key)).await.is_some() {
         guard.end(End::Stored);
         return;
     }
@@ -101,8 +106,8 @@ async fn run(ticket: Ticket, shared: Arc<Shared>) {
         memory,
     } = slot;
     fill.lock().memory = Some(memory);
-    let verified = match receive(fill, &shared).await {
-        Ok(verified) => verified,
+    let (verified, copied) = match receive(fill, &shared).await {
+        Ok(received) => received,
         Err(error) => {
             tracing::warn!(registry = %origin.namespace, repository = %origin.repository, digest = %fill.digest(), %error, "fill failed");
             return guard.end(End::Failed(error));
@@ -110,46 +115,15 @@ async fn run(ticket: Ticket, shared: Arc<Shared>) {
     };
     guard.end(End::Verified);
     reach("fill-verified");
-    commit(fill, &shared, verified).await;
+    commit(fill, &shared, verified, copied).await;
 }
 
-/// Receives the whole body and checks it.
-async fn receive(fill: &Arc<Fill>, shared: &Arc<Shared>) -> Result<Verified, FetchError> {
-    let origin = &fill.origin;
-    let asked = monotonic_micros();
-    let mut request = Request {
-        namespace: origin.namespace.clone(),
-        repository: origin.repository.clone(),
-        target: Target::Blob(*fill.digest()),
-        method: Method::Get,
-        accept: Vec::new(),
-        range_from: None,
-        credentials: fill.caller.credentials(),
-        purpose: Purpose::Pull,
-    };
-    let response = shared
-        .upstreams
-        .fetch(&request)
-        .await
-        .inspect_err(|error| shared.access.heard_no(origin, &fill.caller, error))?;
-    if response.status != 200 {
-        return Err(protocol(
-            origin,
-            "a request without a range was answered with a part",
-        ));
-    }
-    let (size, public) = (response.content_length, response.public);
-    if !public {
-        shared
-            .access
-            .heard_yes(origin, fill.digest(), &fill.caller, asked);
-    }
+/// Receives the whole body and checks it. Says whether the bucket has given all of it.
+async fn receive(fill: &Arc<Fill>, shared: &Arc<Shared>) -> Result<(Verified, bool), FetchError> {
+    let (mut supply, head) = begin(fill, shared).await?;
+    let size = head.size;
     fill.change(|state| {
-        state.head = Some(Arc::new(Head {
-            size,
-            public,
-            headers: storable(&response.headers),
-        }));
+        state.head = Some(Arc::new(head));
         if let (Some(size), Some(memory)) = (size, &mut state.memory) {
             memory.shrink_to(size);
         }
@@ -157,88 +131,57 @@ async fn receive(fill: &Arc<Fill>, shared: &Arc<Shared>) -> Result<Verified, Fet
             state.spool = Spool::Lost;
         }
     });
-
-    let mut body = response.body;
     let mut hasher = Hasher::new(fill.digest().algorithm());
     let mut have = 0;
-    let mut skip = 0;
-    let mut resume = Resume::new(0);
     let mut patience = DiskPatience::new();
-    loop {
-        let broken = match body.chunk().await {
-            Ok(Some(mut chunk)) => {
-                if skip > 0 {
-                    // The upstream began again at the start; what we have is not taken twice.
-                    let skipped = chunk.len().min(usize::try_from(skip).unwrap_or(usize::MAX));
-                    skip -= skipped as u64;
-                    bytes::Buf::advance(&mut chunk, skipped);
-                }
-                hasher.update(&chunk);
-                have += chunk.len() as u64;
-                if size.is_some_and(|size| have > size) {
-                    // Responses are under way with the size that was declared first.
-                    return Err(protocol(origin, "it sent more than it had declared"));
-                }
-                reach("fill-received");
-                fill.change(|state| {
-                    state.window.push(chunk);
-                    state.trim();
-                });
-                spool::push(fill, shared);
-                room(fill, shared, &mut patience).await?;
-                continue;
-            }
-            // A part may be shorter than asked for and still end cleanly.
-            Ok(None) if size.is_some_and(|size| have < size) => Some(short(origin)),
-            Ok(None) => None,
-            Err(error) => Some(error),
-        };
-        // Whatever the connection said last: with all bytes there, there is nothing to resume.
-        let Some(error) = broken.filter(|_| size != Some(have)) else {
-            break;
-        };
-        (body, skip) = reconnect(shared, &mut request, &mut resume, have, size, error).await?;
+    while let Some(chunk) = supply.next().await? {
+        hasher.update(&chunk);
+        have += chunk.len() as u64;
+        reach("fill-received");
+        fill.change(|state| {
+            state.window.push(chunk);
+            state.trim();
+        });
+        spool::push(fill, shared);
+        room(fill, shared, &mut patience).await?;
     }
-    Verified::check(*fill.digest(), hasher.finish(), have).map_err(|found| FetchError::DigestMismatch {
-        wanted: fill.digest().to_string(),
-        found: found.to_string(),
-    })
-}
-
-/// Asks for the rest of a body that broke off: a fresh request, so a fresh token and a fresh redirect.
-async fn reconnect(
-    shared: &Shared,
-    request: &mut Request,
-    resume: &mut Resume,
-    have: u64,
-    size: Option<u64>,
-    mut error: UpstreamError,
-) -> Result<(Body, u64), FetchError> {
-    loop {
-        let Some(delay) = Some(&error)
-            .filter(|error| error.is_retryable())
-            .and_then(|_| resume.after_break(have))
-        else {
-            return Err(error.into());
-        };
-        tracing::info!(registry = %request.namespace, have, %error, "an upstream broke off; resuming");
-        tokio::time::sleep(delay).await;
-        request.range_from = Some(have).filter(|&have| have > 0);
-        match shared.upstreams.fetch(request).await {
-            Err(next) => error = next,
-            Ok(response) => match resume_matches(&response, have, size) {
-                ResumeVerdict::Continue => return Ok((response.body, 0)),
-                ResumeVerdict::SkipFirst(bytes) => return Ok((response.body, bytes)),
-                ResumeVerdict::Wrong => {
-                    return Err(UpstreamError::Protocol {
-                        host: request.namespace.as_str().into(),
-                        what: "it resumed with another part than was asked".into(),
-                    }
-                    .into());
-                }
-            },
+    debug_assert!(
+        size.is_none_or(|size| size == have),
+        "a supply ends where its head says"
+    );
+    let copied = supply.is_from_bucket_alone();
+    match Verified::check(*fill.digest(), hasher.finish(), have) {
+        Ok(verified) => Ok((verified, copied)),
+        Err(found) => {
+            if fill.is_from_bucket() {
+                shared.distrust_bucket(&Key::Blob(*fill.digest()));
+            }
+            Err(FetchError::DigestMismatch {
+                wanted: fill.digest().to_string(),
+                found: found.to_string(),
+            })
         }
     }
+}
+
+/// The body and its head: the bucket's, when that has it and begins to give it.
+async fn begin(fill: &Fill, shared: &Arc<Shared>) -> Result<(Supply, Head), FetchError> {
+    let (origin, caller) = (&fill.origin, &fill.caller);
+    if let Some(meta) = &fill.bucket {
+        let whole = Span {
+            start: 0,
+            end: meta.size,
+        };
+        if let Some(supply) = Supply::from_bucket(shared, origin, caller, meta, whole).await {
+            let head = Head {
+                size: Some(meta.size),
+                public: meta.public,
+                headers: meta.headers.clone(),
+            };
+            return Ok((supply, head));
+        }
+    }
+    Supply::from_upstream(shared, origin, caller, *fill.digest()).await
 }
 
 /// Waits until the window takes more. A disk that is in the way for too long is left behind.
@@ -314,36 +257,20 @@ impl DiskPatience {
     }
 }
 
-fn short(origin: &Origin) -> UpstreamError {
-    UpstreamError::Body {
-        host: origin.namespace.as_str().into(),
-        cause: "it ended early".into(),
-    }
-}
-
-fn protocol(origin: &Origin, what: &str) -> FetchError {
-    UpstreamError::Protocol {
-        host: origin.namespace.as_str().into(),
-        what: what.into(),
-    }
-    .into()
-}
-
 fn lose(fill: &Fill, shared: &Shared, why: &'static str) {
     fill.change(|state| state.spool = Spool::Lost);
     shared.health.failed(&why);
 }
 
 /// Makes a verified fill an entry, when the disk has kept up. No client waits for this.
-async fn commit(fill: &Arc<Fill>, shared: &Arc<Shared>, verified: Verified) {
-    let origin = &fill.origin;
-    let ingest = loop {
+async fn commit(fill: &Arc<Fill>, shared: &Arc<Shared>, verified: Verified, copied: bool) {
+    let draft = loop {
         let notice = fill.room.notified();
         {
             let mut state = fill.lock();
             let complete = state.written == state.window.end();
             match std::mem::replace(&mut state.spool, Spool::Writing) {
-                Spool::Idle(ingest) if complete => break ingest,
+                Spool::Idle(draft) if complete => break draft,
                 Spool::Lost => {
                     state.spool = Spool::Lost;
                     return;
@@ -356,37 +283,53 @@ async fn commit(fill: &Arc<Fill>, shared: &Arc<Shared>, verified: Verified) {
             return lose(fill, shared, "the disk has stalled");
         }
     };
-    let head = fill.lock().head.clone();
-    let (public, headers) = match head {
-        Some(head) => (head.public, head.headers.clone()),
-        None => Default::default(),
-    };
-    let meta = Meta {
-        digest: *verified.digest(),
-        size: verified.size(),
-        content_type: "application/octet-stream".to_owned(),
-        created: unix_seconds(),
-        public,
-        sources: vec![origin.source()],
-        verified: true,
-        headers,
-    };
     let (shared_too, key) = (shared.clone(), Key::Blob(*verified.digest()));
-    let committed = blocking(move || {
+    let draft = match draft {
+        Some(draft) => Ok(draft),
         // An empty body has written nothing yet.
-        let ingest = match ingest {
-            Some(ingest) => ingest,
-            None => shared_too.store.ingest(&key, Some(0))?,
-        };
-        shared_too.store.commit(ingest, &verified, meta)
+        None => {
+            let begun = blocking(move || shared_too.storage.begin(&key, Some(0))).await;
+            let Ok(begun) = begun else { return };
+            begun
+        }
+    };
+    match draft {
+        Ok(Draft::Ingest(ingest)) => commit_local(fill, shared, ingest, verified, copied).await,
+        Ok(Draft::Spooled(spooled)) => commit_spooled(fill, shared, &spooled, verified),
+        Err(error) => shared.health.failed(&error),
+    }
+}
+
+async fn commit_local(
+    fill: &Arc<Fill>,
+    shared: &Arc<Shared>,
+    ingest: Ingest,
+    verified: Verified,
+    copied: bool,
+) {
+    let origin = &fill.origin;
+    let meta = describe(fill, &verified);
+    let public = meta.public;
+    let Some(store) = shared.storage.local().cloned() else {
+        return;
+    };
+    let committed = blocking(move || {
+        let entry = store.commit(ingest, &verified, meta)?;
+        Ok::<_, StoreError>((entry, verified))
     })
     .await;
     match committed {
-        Ok(Ok(entry)) => {
+        Ok(Ok((entry, verified))) => {
             let known = entry.meta.is_from(origin.namespace.as_str());
             if !known || (public && !entry.meta.public) {
                 // Another registry, or somebody's credentials, had brought it before.
                 shared.vouch(&Target::Blob(*fill.digest()), origin, public);
+            }
+            let key = Key::Blob(*fill.digest());
+            shared.is_copied(&key);
+            if !copied {
+                let verified = Some(verified);
+                shared.upload(Cargo::Local { key, verified });
             }
             // Followers that are still behind read the file.
             fill.change(|state| {
@@ -398,6 +341,48 @@ async fn commit(fill: &Arc<Fill>, shared: &Arc<Shared>, verified: Verified) {
         Ok(Err(error)) => shared.health.failed(&error),
         Err(_) => {}
     }
+}
+
+/// From here on it is served from the spool, until it is in the bucket.
+fn commit_spooled(fill: &Arc<Fill>, shared: &Arc<Shared>, spooled: &Spooled, verified: Verified) {
+    let entry = Entry {
+        file: spooled.file().clone(),
+        meta: Arc::new(describe(fill, &verified)),
+    };
+    let room: Arc<Room> = spooled.room().clone();
+    let blob = SpooledBlob::new(shared, entry, room);
+    shared.upload(Cargo::Spooled { blob, verified });
+    fill.change(|state| {
+        state.window.trim(state.written, 0);
+        state.memory = None;
+    });
+}
+
+/// What is to be remembered of a verified fill.
+fn describe(fill: &Fill, verified: &Verified) -> Meta {
+    let origin = &fill.origin;
+    let head = fill.lock().head.clone();
+    let (public, headers) = match head {
+        Some(head) => (head.public, head.headers.clone()),
+        None => Default::default(),
+    };
+    let mut meta = Meta {
+        digest: *verified.digest(),
+        size: verified.size(),
+        content_type: "application/octet-stream".to_owned(),
+        created: unix_seconds(),
+        public,
+        sources: vec![origin.source()],
+        verified: true,
+        headers,
+    };
+    if let Some(bucket) = &fill.bucket {
+        // What is known there holds here. That its registry has it, nobody has said for this one.
+        meta.public |= bucket.public;
+        meta.created = bucket.created;
+        meta.sources.clone_from(&bucket.sources);
+    }
+    meta
 }
 
 #[cfg(test)]

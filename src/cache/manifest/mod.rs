@@ -11,6 +11,7 @@ use bytes::Bytes;
 use super::access::{Caller, Held};
 use super::flight::{Landing, Role};
 use super::{Cache, FetchError, Origin, Shared};
+use crate::cache::upload::Cargo;
 use crate::http::CacheResult;
 use crate::limits::MANIFEST_BYTES_MAX;
 use crate::oci::{Accept, Digest, Reference, accepts, sniff_manifest_type};
@@ -135,33 +136,46 @@ pub(super) fn manifest_key(origin: &Origin, digest: &Digest) -> Key {
     }
 }
 
-/// The manifest as the store has it.
-async fn stored(shared: &Shared, origin: &Origin, digest: &Digest) -> Option<Arc<Manifest>> {
+/// The manifest as we have it: on its way to the disk, stored here, or in the bucket.
+async fn stored(shared: &Arc<Shared>, origin: &Origin, digest: &Digest) -> Option<Arc<Manifest>> {
     let (key, digest) = (manifest_key(origin, digest), *digest);
     if let Some(manifest) = shared.pending().get(&key) {
         return Some(manifest.clone());
     }
-    let manifest = shared
+    let wanted = key.clone();
+    let local = shared
         .look(move |store| {
-            let entry = super::find(store, &key)?;
+            let entry = super::find(store, &wanted)?;
             let size = usize::try_from(entry.meta.size)
                 .ok()
                 .filter(|&size| size <= MANIFEST_BYTES_MAX)?;
             let body: Bytes = crate::sys::read_exact_at(&entry.file, 0, size).ok()?.into();
-            let media_type = match entry.meta.content_type.as_str() {
-                known if crate::oci::is_media_type(known) => known.to_owned(),
-                _ => sniff_manifest_type(&body).to_owned(),
-            };
-            Some(Manifest {
-                digest,
-                media_type,
-                body,
-                public: entry.meta.public,
-                headers: entry.meta.headers.clone(),
-            })
+            Some(Manifest::of(digest, body, &entry.meta))
         })
         .await;
-    manifest.map(Arc::new)
+    if let Some(manifest) = local {
+        shared.see_to_copy(&key);
+        return Some(Arc::new(manifest));
+    }
+    let meta = shared.look_in_bucket(&key).await?;
+    if meta.size > MANIFEST_BYTES_MAX as u64 {
+        return None;
+    }
+    let body = shared.read_from_bucket(&key, &meta).await?;
+    let manifest = Arc::new(Manifest::of(digest, body, &meta));
+    if shared.storage.local().is_some() && shared.health.writable() {
+        // No client waits for this. Until it is done the bucket is asked again.
+        let (shared, body) = (shared.clone(), manifest.body.clone());
+        tokio::spawn(async move {
+            let meta = Meta::clone(&meta);
+            if let Ok(verified) = Verified::check(digest, Digest::of(digest.algorithm(), &body), meta.size)
+                && keep(&shared, key.clone(), body, meta, verified).await.is_some()
+            {
+                shared.is_copied(&key);
+            }
+        });
+    }
+    Some(manifest)
 }
 
 /// A manifest on its way to the disk.
@@ -204,15 +218,40 @@ impl Storing {
             shared: shared.clone(),
             key: key.clone(),
         };
-        if shared.health.writable() {
-            store(&shared, key, &origin, manifest, verified).await;
+        let meta = Meta {
+            digest: manifest.digest,
+            size: manifest.body.len() as u64,
+            content_type: manifest.media_type.clone(),
+            created: unix_seconds(),
+            public: manifest.public,
+            sources: vec![origin.source()],
+            verified: true,
+            headers: manifest.headers.clone(),
+        };
+        let body = manifest.body.clone();
+        if shared.storage.local().is_none() {
+            let cargo = Cargo::Manifest {
+                key,
+                body,
+                meta,
+                verified,
+                _pending: pending,
+            };
+            return shared.upload(cargo);
+        }
+        if shared.health.writable()
+            && let Some(verified) = keep(&shared, key.clone(), body, meta, verified).await
+        {
+            shared.is_copied(&key);
+            let verified = Some(verified);
+            shared.upload(Cargo::Local { key, verified });
         }
         drop(pending);
     }
 }
 
 /// Ends the announcement, however the storing ends.
-struct Pending {
+pub(super) struct Pending {
     shared: Arc<Shared>,
     key: Key,
 }
@@ -223,36 +262,47 @@ impl Drop for Pending {
     }
 }
 
-async fn store(shared: &Shared, key: Key, origin: &Origin, manifest: Arc<Manifest>, verified: Verified) {
-    let (store, source) = (shared.store.clone(), origin.source());
+/// Puts a manifest into the local store; gives the proof back when it is there.
+async fn keep(shared: &Shared, key: Key, body: Bytes, meta: Meta, verified: Verified) -> Option<Verified> {
+    let store = shared.storage.local()?.clone();
     let stored = blocking(move || {
-        let size = manifest.body.len() as u64;
-        let ingest = store.ingest(&key, Some(size))?;
-        ingest.write_at(&manifest.body, 0)?;
-        let meta = Meta {
-            digest: manifest.digest,
-            size,
-            content_type: manifest.media_type.clone(),
-            created: unix_seconds(),
-            public: manifest.public,
-            sources: vec![source.clone()],
-            verified: true,
-            headers: manifest.headers.clone(),
-        };
+        let ingest = store.ingest(&key, Some(meta.size))?;
+        ingest.write_at(&body, 0)?;
+        let (public, source) = (meta.public, meta.sources.first().cloned());
         let entry = store.commit(ingest, &verified, meta)?;
-        if manifest.public && !entry.meta.public {
+        if let Some(source) = source.filter(|_| public && !entry.meta.public) {
             // Somebody's credentials had brought it before.
             store.vouch(&key, &source, true)?;
         }
-        Ok::<_, StoreError>(())
+        Ok::<_, StoreError>(verified)
     })
     .await;
-    if let Ok(Err(error)) = stored {
-        shared.health.failed(&error);
+    match stored {
+        Ok(Ok(verified)) => Some(verified),
+        Ok(Err(error)) => {
+            shared.health.failed(&error);
+            None
+        }
+        Err(_) => None,
     }
 }
 
 impl Manifest {
+    /// As a sidecar describes it.
+    fn of(digest: Digest, body: Bytes, meta: &Meta) -> Self {
+        let media_type = match meta.content_type.as_str() {
+            known if crate::oci::is_media_type(known) => known.to_owned(),
+            _ => sniff_manifest_type(&body).to_owned(),
+        };
+        Manifest {
+            digest,
+            media_type,
+            body,
+            public: meta.public,
+            headers: meta.headers.clone(),
+        }
+    }
+
     /// Whether a client with these `Accept` values takes it.
     pub fn accepted_by<'a>(&self, accept: impl IntoIterator<Item = &'a str>) -> bool {
         accepts(accept, &self.media_type)

@@ -7,9 +7,11 @@ use super::{Flown, Manifest, ManifestAnswer, ManifestKey, announce, permitted, s
 use crate::cache::access::Caller;
 use crate::cache::freshness::{TagTerms, is_fresh, terms};
 use crate::cache::tags::TagKey;
+use crate::cache::upload::Cargo;
 use crate::cache::{FetchError, Origin, Shared};
 use crate::fail_point::reach;
 use crate::http::CacheResult;
+use crate::limits::BUCKET_LOOKUP_MAX;
 use crate::oci::{Reference, Tag};
 use crate::runtime::clock::{monotonic_micros, unix_millis};
 use crate::runtime::helper::blocking;
@@ -34,7 +36,7 @@ pub(super) async fn by_tag(shared: &Arc<Shared>, key: &ManifestKey, tag: &Tag, l
     let registries = shared.upstreams.registries();
     let rules = &registries.settings(&key.origin.namespace).0.tag_rules;
     let terms = terms(&shared.policy, rules, tag);
-    let known = known(shared, &tag_key).await;
+    let known = known(shared, &tag_key, terms).await;
     if let Some(known) = &known {
         let (checked, now) = (known.pointer.checked_at_ms, unix_millis());
         if is_fresh(checked, now, terms.lifetime_ms) {
@@ -150,8 +152,8 @@ async fn unkept(shared: &Arc<Shared>, key: &ManifestKey, landing: &Flown) {
     }
 }
 
-async fn known(shared: &Arc<Shared>, tag: &TagKey) -> Option<Known> {
-    let pointer = shared.pointer(tag).await?;
+async fn known(shared: &Arc<Shared>, tag: &TagKey, terms: TagTerms) -> Option<Known> {
+    let pointer = shared.pointer(tag, terms).await?;
     let manifest = stored(shared, &tag.origin, &pointer.digest).await?;
     Some(Known { pointer, manifest })
 }
@@ -228,13 +230,37 @@ impl Shared {
         }
     }
 
-    async fn pointer(&self, tag: &TagKey) -> Option<TagPointer> {
+    /// What is known of a tag. Unless that is fresh, the bucket is looked at: another machine may have asked since.
+    async fn pointer(&self, tag: &TagKey, terms: TagTerms) -> Option<TagPointer> {
         if !self.policy.cache_tags {
             return None;
         }
-        if let Some(pointer) = self.tags.get(tag) {
-            return Some(pointer);
+        let mut known = self.tags.get(tag);
+        if known.is_none() {
+            known = self.local_pointer(tag).await;
+            if let Some(pointer) = &known {
+                self.tags.set(tag, pointer.clone());
+            }
         }
+        let now = unix_millis();
+        let checked = known.as_ref().map(|pointer| pointer.checked_at_ms);
+        if checked.is_some_and(|checked| is_fresh(checked, now, terms.lifetime_ms)) {
+            return known;
+        }
+        // A check in the future is the word of a clock that is wrong.
+        let newer = |pointer: &TagPointer| {
+            pointer.checked_at_ms <= now && checked.is_none_or(|checked| checked < pointer.checked_at_ms)
+        };
+        match self.shared_pointer(tag).await.filter(newer) {
+            Some(pointer) => {
+                self.tags.set(tag, pointer.clone());
+                Some(pointer)
+            }
+            None => known,
+        }
+    }
+
+    async fn local_pointer(&self, tag: &TagKey) -> Option<TagPointer> {
         let TagKey {
             origin,
             tag: name,
@@ -243,22 +269,44 @@ impl Shared {
         let found = self
             .look(move |store| Some(store.tag(&origin.namespace, &origin.repository, &name, &class)))
             .await?;
-        let pointer = found
+        found
             .inspect_err(|error| tracing::warn!(%error, "a tag pointer cannot be read"))
-            .ok()??;
-        self.tags.set(tag, pointer.clone());
-        Some(pointer)
+            .ok()?
     }
 
-    async fn save_pointer(&self, tag: &TagKey, pointer: TagPointer) {
-        if !self.health.writable() || !self.policy.cache_tags {
+    async fn shared_pointer(&self, tag: &TagKey) -> Option<TagPointer> {
+        let bucket = self.storage.bucket()?;
+        let (store, TagKey { origin, tag, class }) = (bucket.store().clone(), tag.clone());
+        let finding = async move {
+            let Origin {
+                namespace,
+                repository,
+            } = &origin;
+            store.find_tag(namespace, repository, &tag, &class).await
+        };
+        bucket.in_time(BUCKET_LOOKUP_MAX, finding).await?
+    }
+
+    async fn save_pointer(self: &Arc<Self>, tag: &TagKey, pointer: TagPointer) {
+        if !self.policy.cache_tags {
             return;
         }
-        let (store, TagKey { origin, tag, .. }) = (self.store.clone(), tag.clone());
-        let saved =
-            blocking(move || store.set_tag(&origin.namespace, &origin.repository, &tag, &pointer)).await;
-        if let Ok(Err(error)) = saved {
-            self.health.failed(&error);
+        if self.storage.bucket().is_some() {
+            self.upload(Cargo::Tag {
+                tag: tag.clone(),
+                pointer: pointer.clone(),
+            });
+        }
+        let Some(store) = self.storage.local().cloned() else {
+            return;
+        };
+        if self.health.writable() {
+            let TagKey { origin, tag, .. } = tag.clone();
+            let saved =
+                blocking(move || store.set_tag(&origin.namespace, &origin.repository, &tag, &pointer)).await;
+            if let Ok(Err(error)) = saved {
+                self.health.failed(&error);
+            }
         }
     }
 }

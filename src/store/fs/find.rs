@@ -2,6 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, Read};
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError};
@@ -9,8 +10,8 @@ use std::sync::{Arc, PoisonError};
 use super::{FsStore, failed, layout, open_regular};
 use crate::fail_point::reach;
 use crate::limits::SIDECAR_BYTES_MAX;
-use crate::oci::Hasher;
-use crate::store::{Entry, Key, Meta, SOURCES_MAX, Source, StoreError};
+use crate::oci::{Digest, Hasher};
+use crate::store::{Entry, Key, Meta, SOURCES_MAX, Source, StoreError, Verified};
 
 /// What lies under a key.
 pub(super) enum Found {
@@ -159,6 +160,25 @@ impl FsStore {
         Ok(())
     }
 
+    /// The entry under `key`, hashed anew, with the proof of it; an entry that is not right is removed.
+    ///
+    /// # Errors
+    ///
+    /// When the file system fails.
+    pub fn find_sound(&self, key: &Key) -> Result<Option<(Entry, Verified)>, StoreError> {
+        let Some(entry) = self.find(key)? else {
+            return Ok(None);
+        };
+        let found = digest(&entry.file, key).map_err(failed("hash", &layout::content(key)))?;
+        match Verified::check(*key.digest(), found, entry.meta.size) {
+            Ok(verified) => Ok(Some((entry, verified))),
+            Err(_) => {
+                self.recheck(key);
+                Ok(None)
+            }
+        }
+    }
+
     /// Hashes an entry again and removes it unless it is right; the next request fills it anew.
     pub fn recheck(&self, key: &Key) {
         let sound = match self.look(key) {
@@ -192,13 +212,20 @@ impl FsStore {
 }
 
 fn hash(file: &File, key: &Key) -> io::Result<bool> {
-    let mut file = file.try_clone()?;
+    Ok(digest(file, key)? == *key.digest())
+}
+
+fn digest(file: &File, key: &Key) -> io::Result<Digest> {
     let mut hasher = Hasher::new(key.digest().algorithm());
     let mut buffer = vec![0; 256 * 1024];
+    let mut offset = 0;
     loop {
-        match file.read(&mut buffer)? {
-            0 => return Ok(hasher.finish() == *key.digest()),
-            read => hasher.update(&buffer[..read]),
+        match file.read_at(&mut buffer, offset)? {
+            0 => return Ok(hasher.finish()),
+            read => {
+                hasher.update(&buffer[..read]);
+                offset += read as u64;
+            }
         }
     }
 }

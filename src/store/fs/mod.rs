@@ -3,7 +3,6 @@
 mod commit;
 mod find;
 mod ingest;
-mod layout;
 mod open;
 mod scan;
 mod tags;
@@ -16,7 +15,7 @@ use std::sync::{Mutex, PoisonError};
 
 use rustix::fs::{Mode, OFlags};
 
-use super::{Key, StoreError};
+use super::{Key, StoreError, layout};
 
 pub use ingest::Ingest;
 pub use open::OpenError;

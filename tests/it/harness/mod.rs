@@ -8,6 +8,7 @@
     reason = "a toolbox; not every tool is used by a scenario at every time"
 )]
 
+pub mod bucket;
 pub mod client;
 pub mod disk;
 pub mod h2;
@@ -25,6 +26,7 @@ pub mod volume;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+pub use bucket::{Bucket, Trouble};
 pub use client::{Broken, Client, Connection, Response};
 pub use image::{Flavor, Image};
 pub use pki::{Authority, Issued};

@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
+use super::bucket::Bucket;
 use super::client::Client;
 use super::registry::Registry;
 use super::{PATIENCE, disk};
@@ -106,6 +107,17 @@ impl Options {
         }
     }
 
+    /// Puts a bucket behind a server that chooses no storage, when `TEST_STORAGE` says so.
+    fn with_storage_of_run(self) -> (Self, Option<Bucket>) {
+        match std::env::var("TEST_STORAGE") {
+            Ok(backend) if backend != "fs" && !self.env.iter().any(|(name, _)| name == "STORAGE_BACKEND") => {
+                let bucket = Bucket::new();
+                (bucket.behind(self, &backend), Some(bucket))
+            }
+            _ => (self, None),
+        }
+    }
+
     /// Starts the server; its exit status and stderr if it ended instead of listening.
     pub fn try_start(self) -> Result<Server, (Option<ExitStatus>, String)> {
         let home = TempDir::new();
@@ -115,8 +127,10 @@ impl Options {
             .clone()
             .unwrap_or_else(|| registries_yaml(&self.registries));
         std::fs::write(home.path.join("config.yaml"), config).expect("write the configuration file");
+        let (options, bucket) = self.with_storage_of_run();
         let mut server = Server {
-            options: self,
+            options,
+            _bucket: bucket,
             home,
             root,
             process: None,
@@ -151,6 +165,8 @@ fn registries_yaml(registries: &[(String, SocketAddr, String)]) -> String {
 /// A running (or stopped) server and its directories. Ended, and removed, on drop.
 pub struct Server {
     options: Options,
+    /// One of its own, where the whole run is to have one.
+    _bucket: Option<Bucket>,
     home: TempDir,
     root: PathBuf,
     process: Option<Process>,

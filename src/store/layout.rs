@@ -1,4 +1,4 @@
-//! Names to paths; the only place that builds paths.
+//! Names of what is stored, below a directory or a bucket's prefix; the only place that makes them.
 
 use std::path::PathBuf;
 
@@ -8,7 +8,9 @@ use crate::store::Key;
 pub const BLOBS: &str = "blobs";
 pub const MANIFESTS: &str = "manifests";
 pub const TAGS: &str = "_tags";
+/// Below a directory only.
 pub const TEMPORARY: &str = ".tmp";
+/// Below a directory only.
 pub const LOCK: &str = ".lock";
 pub const SIDECAR_SUFFIX: &str = ".meta.json";
 

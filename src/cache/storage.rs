@@ -1,0 +1,131 @@
+//! Where content is kept: a directory, a bucket that machines share, or the one in front of the other.
+
+use std::fs::File;
+use std::sync::Arc;
+
+use super::bucket::Bucket;
+use crate::config;
+use crate::limits::SPOOL_BYTES_MAX;
+use crate::runtime::helper::Helper;
+use crate::store::{
+    FsStore, Ingest, Key, OpenError, Room, S3OpenError, S3Store, SpoolDir, Spooled, StoreError,
+};
+
+/// What the operator chose.
+pub enum Storage {
+    Fs(Arc<FsStore>),
+    /// A bucket alone. What is on its way there waits in the spool.
+    S3 {
+        bucket: Bucket,
+        spool: SpoolDir,
+    },
+    /// A directory in front of a bucket.
+    Tiered {
+        fs: Arc<FsStore>,
+        bucket: Bucket,
+    },
+}
+
+/// The file of a fill under way.
+pub enum Draft {
+    /// It becomes an entry of the local store.
+    Ingest(Ingest),
+    /// It goes to the bucket.
+    Spooled(Spooled),
+}
+
+/// Why the storage cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum StorageError {
+    #[error(transparent)]
+    Fs(#[from] OpenError),
+    #[error(transparent)]
+    Bucket(#[from] S3OpenError),
+    #[error("{0}; choose another directory with SPOOL_DIR")]
+    Spool(#[from] StoreError),
+}
+
+impl Storage {
+    /// Opens what the operator chose. On the main thread: it waits.
+    ///
+    /// # Errors
+    ///
+    /// What the operator has to change. A bucket that cannot be reached is none: it may come.
+    pub fn open(choice: &config::Storage, helper: &Helper) -> Result<Self, StorageError> {
+        let fs = |root| FsStore::open(root).map(Arc::new);
+        let bucket = |settings: &config::S3Settings| {
+            let store = helper.wait(S3Store::open(settings))?;
+            Ok::<_, S3OpenError>(Bucket::new(store, settings.redirect))
+        };
+        Ok(match choice {
+            config::Storage::Fs { root, .. } => Storage::Fs(fs(root)?),
+            config::Storage::S3 { s3, spool } => Storage::S3 {
+                spool: SpoolDir::open(spool, SPOOL_BYTES_MAX)?,
+                bucket: bucket(s3)?,
+            },
+            // What is on its way to the bucket lies in the local store.
+            config::Storage::Tiered { root, s3, .. } => Storage::Tiered {
+                fs: fs(root)?,
+                bucket: bucket(s3)?,
+            },
+        })
+    }
+
+    /// The local store.
+    pub fn local(&self) -> Option<&Arc<FsStore>> {
+        match self {
+            Storage::Fs(fs) | Storage::Tiered { fs, .. } => Some(fs),
+            Storage::S3 { .. } => None,
+        }
+    }
+
+    /// The shared store.
+    pub fn bucket(&self) -> Option<&Bucket> {
+        match self {
+            Storage::S3 { bucket, .. } | Storage::Tiered { bucket, .. } => Some(bucket),
+            Storage::Fs(_) => None,
+        }
+    }
+
+    /// Begins to receive `key`.
+    ///
+    /// # Errors
+    ///
+    /// Full, read-only or broken: the caller goes on without.
+    pub fn begin(&self, key: &Key, size: Option<u64>) -> Result<Draft, StoreError> {
+        match self {
+            Storage::Fs(fs) | Storage::Tiered { fs, .. } => fs.ingest(key, size).map(Draft::Ingest),
+            Storage::S3 { spool, .. } => spool.begin(size).map(Draft::Spooled),
+        }
+    }
+}
+
+impl Draft {
+    /// The file, to be read below what has been written.
+    pub fn file(&self) -> &Arc<File> {
+        match self {
+            Draft::Ingest(ingest) => ingest.file(),
+            Draft::Spooled(spooled) => spooled.file(),
+        }
+    }
+
+    /// To be kept as long as the file is.
+    pub fn room(&self) -> Option<&Arc<Room>> {
+        match self {
+            Draft::Ingest(_) => None,
+            Draft::Spooled(spooled) => Some(spooled.room()),
+        }
+    }
+
+    /// Writes `bytes` at `offset`.
+    ///
+    /// # Errors
+    ///
+    /// The draft is good for nothing then and should be dropped.
+    pub fn write_at(&self, bytes: &[u8], offset: u64) -> Result<(), StoreError> {
+        match self {
+            Draft::Ingest(ingest) => ingest.write_at(bytes, offset),
+            Draft::Spooled(spooled) => spooled.write_at(bytes, offset),
+        }
+    }
+}

@@ -1,0 +1,129 @@
+//! The SDK's client: whom it trusts, how long it waits, how often it tries. Which endpoint, which region and which
+//! credentials, it finds itself, where all tools look: environment, profile, web identity, ECS, EC2.
+
+use std::time::Duration;
+
+use aws_config::environment::credentials::EnvironmentVariableCredentialsProvider;
+use aws_config::environment::region::EnvironmentVariableRegionProvider;
+use aws_config::imds;
+use aws_config::imds::region::ImdsRegionProvider;
+use aws_config::meta::region::RegionProviderChain;
+use aws_config::profile::ProfileFileRegionProvider;
+use aws_config::{BehaviorVersion, SdkConfig};
+use aws_sdk_s3::Client;
+use aws_sdk_s3::config::retry::RetryConfig;
+use aws_sdk_s3::config::timeout::TimeoutConfig;
+use aws_sdk_s3::config::{
+    Builder, ProvideCredentials, Region, RequestChecksumCalculation, ResponseChecksumValidation,
+    SharedHttpClient, StalledStreamProtectionConfig,
+};
+use aws_smithy_http_client::tls::rustls_provider::CryptoMode;
+use aws_smithy_http_client::tls::{Provider, TlsContext, TrustStore};
+
+use crate::config::{Pem, S3Settings};
+use crate::limits::{
+    S3_ATTEMPT, S3_ATTEMPTS, S3_CONNECT, S3_IDLE_CONNECTIONS_MAX, S3_OPERATION, S3_UPLOAD_RATE_MIN,
+};
+
+/// Where nobody names a region: what AWS calls the first one, and what other engines are mostly set up with.
+const REGION_DEFAULT: &str = "us-east-1";
+
+/// The metadata service of a cloud is on the machine itself: it answers at once or is not there.
+const METADATA_WAIT: Duration = Duration::from_secs(1);
+
+/// What the machine says about endpoint, region and credentials. Reads files, and asks metadata services where nothing
+/// else says who we are.
+pub(super) async fn of_machine(settings: &S3Settings) -> SdkConfig {
+    aws_config::defaults(BehaviorVersion::latest())
+        .http_client(http_client(settings.ca_bundle.as_ref()))
+        .region(region().await)
+        .load()
+        .await
+}
+
+/// A client for our bucket.
+pub(super) fn client(sdk: &SdkConfig, settings: &S3Settings) -> Client {
+    let config = Builder::from(sdk)
+        .force_path_style(settings.force_path_style)
+        // Engines other than AWS store what the SDK adds by default inside the object, or refuse it.
+        .request_checksum_calculation(RequestChecksumCalculation::WhenRequired)
+        .response_checksum_validation(ResponseChecksumValidation::WhenRequired)
+        // Bodies we receive have a deadline of their own, which a slow client of ours does not run into.
+        .stalled_stream_protection(
+            StalledStreamProtectionConfig::enabled()
+                .download_enabled(false)
+                .grace_period(2 * S3_ATTEMPT)
+                .build(),
+        )
+        .retry_config(
+            RetryConfig::standard()
+                .with_max_attempts(S3_ATTEMPTS)
+                .with_initial_backoff(Duration::from_millis(100))
+                .with_max_backoff(Duration::from_secs(2)),
+        )
+        .timeout_config(timeouts(S3_ATTEMPT, S3_OPERATION))
+        .build();
+    Client::from_conf(config)
+}
+
+/// What a request with a body of `bytes`, or one that takes `longer`, is given instead of the usual time.
+pub(super) fn patience(bytes: u64, longer: Duration) -> Builder {
+    let attempt = S3_ATTEMPT + longer + Duration::from_secs(bytes / S3_UPLOAD_RATE_MIN);
+    aws_sdk_s3::Config::builder().timeout_config(timeouts(attempt, attempt * S3_ATTEMPTS))
+}
+
+fn timeouts(attempt: Duration, operation: Duration) -> TimeoutConfig {
+    TimeoutConfig::builder()
+        .connect_timeout(S3_CONNECT)
+        .operation_attempt_timeout(attempt)
+        .operation_timeout(operation)
+        .build()
+}
+
+pub(super) fn http_client(bundle: Option<&Pem>) -> SharedHttpClient {
+    let system = rustls_native_certs::load_native_certs().certs;
+    if system.is_empty() && bundle.is_none() {
+        tracing::warn!(
+            "the system has no root certificates: a bucket is reached over plain http only; name a file with AWS_CA_BUNDLE or SSL_CERT_FILE"
+        );
+    }
+    let mut trust = TrustStore::empty().with_native_roots(!system.is_empty());
+    if let Some(pem) = bundle {
+        trust = trust.with_pem_certificate(pem.text.reveal().as_bytes());
+    }
+    let context = TlsContext::builder().with_trust_store(trust).build();
+    let context = context.expect("rustls takes every set of roots, and these were read by the configuration");
+    aws_smithy_http_client::Builder::new()
+        .pool_max_idle_per_host(S3_IDLE_CONNECTIONS_MAX)
+        .tls_provider(Provider::Rustls(CryptoMode::Ring))
+        .tls_context(context)
+        .build_https()
+}
+
+/// The region that environment or profile name. The metadata service is asked only by who is not known otherwise: outside
+/// of a cloud nobody answers there.
+async fn region() -> Region {
+    let told = RegionProviderChain::first_try(EnvironmentVariableRegionProvider::new())
+        .or_else(ProfileFileRegionProvider::new());
+    if let Some(region) = told.region().await {
+        return region;
+    }
+    let known = EnvironmentVariableCredentialsProvider::new()
+        .provide_credentials()
+        .await
+        .is_ok();
+    let mut region = None;
+    if !known {
+        let metadata = imds::Client::builder()
+            .max_attempts(1)
+            .connect_timeout(METADATA_WAIT)
+            .read_timeout(METADATA_WAIT)
+            .build();
+        region = ImdsRegionProvider::builder()
+            .imds_client(metadata)
+            .build()
+            .region()
+            .await;
+    }
+    region.unwrap_or(Region::from_static(REGION_DEFAULT))
+}

@@ -1,0 +1,237 @@
+//! What goes wrong with a bucket, and whose fault it is. Never an error for a client by itself.
+
+use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
+
+/// Characters of the engine's own words that are kept.
+const DETAIL_CHARS_MAX: usize = 200;
+
+/// A failed operation on the bucket.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("cannot {doing} {key} in the bucket: {fault}{}{detail}", if detail.is_empty() { "" } else { ": " })]
+pub struct S3Error {
+    pub doing: &'static str,
+    /// The object's name, or what else it was about.
+    pub key: String,
+    pub fault: S3Fault,
+    /// The engine's own code and words; holds no secret and no query string.
+    pub detail: String,
+}
+
+/// Why.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum S3Fault {
+    #[error("it is not there")]
+    NotFound,
+    #[error("the credentials do not allow it")]
+    Denied,
+    #[error("the credentials are refused")]
+    Refused,
+    #[error("there are no usable credentials")]
+    NoCredentials,
+    #[error("the credentials have expired")]
+    Expired,
+    #[error("this machine's clock is wrong")]
+    Skew,
+    #[error("the bucket is not there")]
+    NoBucket,
+    #[error("the bucket is in another region")]
+    Region,
+    #[error("the engine asks us to slow down")]
+    Throttled,
+    #[error("no answer in time")]
+    Timeout,
+    #[error("the engine cannot be reached or has failed")]
+    Unavailable,
+    #[error("what arrived is not what was stored")]
+    Short,
+    #[error("the answer is not understood")]
+    Unexpected,
+    #[error("what is to be stored cannot be read")]
+    Spool,
+    #[error("too much is under way already")]
+    Busy,
+    #[error("the bucket is not asked until it has recovered")]
+    Shut,
+}
+
+impl S3Fault {
+    /// Whether every other request would meet it too, for a while at least.
+    pub(super) fn is_lasting(self) -> bool {
+        self.is_for_operator() || self == S3Fault::Throttled
+    }
+
+    /// Whether it stays until somebody changes something.
+    pub(super) fn is_for_operator(self) -> bool {
+        matches!(
+            self,
+            S3Fault::Refused
+                | S3Fault::NoCredentials
+                | S3Fault::Expired
+                | S3Fault::Skew
+                | S3Fault::NoBucket
+                | S3Fault::Region
+        )
+    }
+
+    /// Whether it says something about the engine, and not about one object or about us.
+    pub(super) fn is_of_engine(self) -> bool {
+        self.is_lasting()
+            || matches!(
+                self,
+                S3Fault::Timeout | S3Fault::Unavailable | S3Fault::Unexpected
+            )
+    }
+}
+
+/// Why the store cannot be used at all: something the operator has to change.
+#[derive(Debug, thiserror::Error)]
+#[error("the bucket {bucket} cannot be used: {cause}; {remedy}")]
+pub struct S3OpenError {
+    pub bucket: String,
+    pub cause: String,
+    pub remedy: String,
+}
+
+/// Reads the SDK's error.
+pub(super) fn classify<E>(doing: &'static str, key: &str, error: &SdkError<E>) -> S3Error
+where
+    E: ProvideErrorMetadata + std::error::Error + 'static,
+{
+    let (fault, detail) = match error {
+        SdkError::TimeoutError(_) => (S3Fault::Timeout, String::new()),
+        SdkError::ServiceError(answer) => {
+            let status = answer.raw().status().as_u16();
+            let code = answer.err().code().unwrap_or_default();
+            let words = answer.err().message().unwrap_or_default();
+            let detail = match (code, words) {
+                ("", _) => format!("status {status}"),
+                (code, "") => code.to_owned(),
+                (code, words) => format!("{code}, {words}"),
+            };
+            (fault_of(code, words, status), detail)
+        }
+        SdkError::ResponseError(answer) if answer.raw().status().as_u16() < 500 => {
+            (S3Fault::Unexpected, innermost(error))
+        }
+        SdkError::DispatchFailure(failure) if failure.is_timeout() => (S3Fault::Timeout, String::new()),
+        _ if speaks_of_credentials(error) => (S3Fault::NoCredentials, innermost(error)),
+        SdkError::ConstructionFailure(_) => (S3Fault::Unexpected, innermost(error)),
+        _ => (S3Fault::Unavailable, innermost(error)),
+    };
+    S3Error {
+        doing,
+        key: key.to_owned(),
+        fault,
+        detail: without_query(&detail),
+    }
+}
+
+/// What an engine means by a code; engines without codes, and answers without bodies, by their status.
+fn fault_of(code: &str, words: &str, status: u16) -> S3Fault {
+    match code {
+        "NoSuchBucket" => S3Fault::NoBucket,
+        "NoSuchKey" | "NotFound" | "NoSuchVersion" => S3Fault::NotFound,
+        "AccessDenied" | "AllAccessDisabled" | "Forbidden" => S3Fault::Denied,
+        "InvalidAccessKeyId"
+        | "SignatureDoesNotMatch"
+        | "InvalidToken"
+        | "InvalidSecurity"
+        | "NotSignedUp" => S3Fault::Refused,
+        "ExpiredToken" | "ExpiredTokenException" | "TokenRefreshRequired" => S3Fault::Expired,
+        "RequestTimeTooSkewed" | "RequestExpired" | "RequestInTheFuture" => S3Fault::Skew,
+        "PermanentRedirect" | "TemporaryRedirect" | "IllegalLocationConstraintException" => S3Fault::Region,
+        // Also what AWS says to a signature for another region.
+        "AuthorizationHeaderMalformed" if words.contains("region") || words.contains("expecting") => {
+            S3Fault::Region
+        }
+        "AuthorizationHeaderMalformed" => S3Fault::Refused,
+        "SlowDown"
+        | "SlowDownRead"
+        | "SlowDownWrite"
+        | "Throttling"
+        | "ThrottlingException"
+        | "TooManyRequests"
+        | "RequestLimitExceeded"
+        | "BandwidthLimitExceeded" => S3Fault::Throttled,
+        "RequestTimeout" => S3Fault::Timeout,
+        "InvalidRange" => S3Fault::Short,
+        _ => match status {
+            301 | 302 | 307 => S3Fault::Region,
+            401 | 403 => S3Fault::Denied,
+            404 => S3Fault::NotFound,
+            408 => S3Fault::Timeout,
+            416 => S3Fault::Short,
+            429 => S3Fault::Throttled,
+            500.. => S3Fault::Unavailable,
+            _ => S3Fault::Unexpected,
+        },
+    }
+}
+
+fn chain<'a>(error: &'a (dyn std::error::Error + 'static)) -> impl Iterator<Item = String> + 'a {
+    std::iter::successors(Some(error), |error| error.source()).map(|error| error.to_string())
+}
+
+/// The cause behind all wrappings: `Connection refused (os error 111)`.
+fn innermost(error: &(dyn std::error::Error + 'static)) -> String {
+    chain(error).last().unwrap_or_default()
+}
+
+/// The SDK has no type for it: the failure of a provider comes as one of dispatching or of construction.
+fn speaks_of_credentials(error: &(dyn std::error::Error + 'static)) -> bool {
+    chain(error).any(|text| text.contains("credential") || text.contains("identity"))
+}
+
+/// Keeps a text to its bound, without what follows a `?`, which may be a signature.
+fn without_query(text: &str) -> String {
+    let words = text.split_whitespace();
+    let bare: Vec<&str> = words
+        .map(|word| {
+            word.split_once('?').map_or(
+                word,
+                |(before, after)| if after.is_empty() { word } else { before },
+            )
+        })
+        .collect();
+    bare.join(" ").chars().take(DETAIL_CHARS_MAX).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn codes_and_statuses_name_the_same_faults() {
+        for (code, words, status, fault) in [
+            ("NoSuchKey", "", 404, S3Fault::NotFound),
+            ("", "", 404, S3Fault::NotFound),
+            ("NoSuchBucket", "", 404, S3Fault::NoBucket),
+            ("AccessDenied", "", 403, S3Fault::Denied),
+            ("", "", 403, S3Fault::Denied),
+            ("SignatureDoesNotMatch", "", 403, S3Fault::Refused),
+            ("ExpiredToken", "", 400, S3Fault::Expired),
+            ("RequestTimeTooSkewed", "", 403, S3Fault::Skew),
+            ("SlowDown", "", 503, S3Fault::Throttled),
+            ("ServiceUnavailable", "", 503, S3Fault::Unavailable),
+            ("InternalError", "", 500, S3Fault::Unavailable),
+            ("PermanentRedirect", "", 301, S3Fault::Region),
+            (
+                "AuthorizationHeaderMalformed",
+                "the region 'a' is wrong; expecting 'b'",
+                400,
+                S3Fault::Region,
+            ),
+            ("WhoKnows", "", 400, S3Fault::Unexpected),
+        ] {
+            assert_eq!(fault_of(code, words, status), fault, "{code} {status}");
+        }
+    }
+
+    #[test]
+    fn texts_of_engines_are_kept_short_and_without_queries() {
+        let text = "no access to http://h/b/k?X-Amz-Signature=canary now";
+        assert_eq!(without_query(text), "no access to http://h/b/k now");
+        assert_eq!(without_query(&"é".repeat(900)).chars().count(), DETAIL_CHARS_MAX);
+        assert_eq!(without_query("why?"), "why?");
+    }
+}

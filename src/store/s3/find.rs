@@ -1,0 +1,189 @@
+//! Finding an entry: sidecar and data, and only if they agree.
+
+use std::sync::{Arc, PoisonError};
+use std::time::Instant;
+
+use super::error::S3Error;
+use super::{S3Store, layout};
+use crate::oci::Hasher;
+use crate::store::{Key, Meta, SOURCES_MAX, Source};
+
+/// What lies under a key.
+pub(super) enum Found {
+    Sound(Meta),
+    /// A pair of the older system, not hashed yet.
+    Unverified(Meta),
+    /// A sidecar without its data, or one that does not describe it.
+    Broken(&'static str),
+    Nothing,
+}
+
+impl S3Store {
+    pub(super) async fn find_entry(&self, key: &Key) -> Result<Option<Arc<Meta>>, S3Error> {
+        if let Some(meta) = self.0.sidecars.get(key, Instant::now()) {
+            return Ok(Some(meta));
+        }
+        match self.glance(key).await? {
+            Found::Sound(meta) => Ok(Some(self.remember(key, meta))),
+            Found::Nothing => Ok(None),
+            Found::Unverified(meta) => self.adopt(key, meta).await,
+            Found::Broken(_) => {
+                self.discard_broken(key).await;
+                Ok(None)
+            }
+        }
+    }
+
+    /// Looks at sidecar and data at the same time: half the wait, but a store that completes in between looks broken.
+    async fn glance(&self, key: &Key) -> Result<Found, S3Error> {
+        let (sidecar, content) = (self.name(&layout::sidecar(key)), self.name(&layout::content(key)));
+        let (json, size) = futures_util::future::join(self.get_small(&sidecar), self.size(&content)).await;
+        match json? {
+            None => Ok(Found::Nothing),
+            Some(json) => Ok(judge(key, &json, size?)),
+        }
+    }
+
+    /// Looks at the sidecar first and at the data second, the order in which they are removed and the opposite of that in
+    /// which they are stored.
+    pub(super) async fn look(&self, key: &Key) -> Result<Found, S3Error> {
+        let Some(json) = self.get_small(&self.name(&layout::sidecar(key))).await? else {
+            return Ok(Found::Nothing);
+        };
+        let size = self.size(&self.name(&layout::content(key))).await?;
+        Ok(judge(key, &json, size))
+    }
+
+    fn remember(&self, key: &Key, meta: Meta) -> Arc<Meta> {
+        let meta = Arc::new(meta);
+        self.0.sidecars.insert(key, meta.clone(), Instant::now());
+        meta
+    }
+
+    /// Removes a pair that does not agree, unless it does by now.
+    async fn discard_broken(&self, key: &Key) {
+        if let Ok(Found::Broken(why)) = self.look(key).await {
+            tracing::warn!(entry = %layout::content(key).display(), why, "removing a damaged entry of the bucket");
+            self.remove(key).await;
+        }
+    }
+
+    /// Sidecar first: half of a removal is a miss.
+    pub(super) async fn remove(&self, key: &Key) {
+        self.0.sidecars.forget(key);
+        for name in [layout::sidecar(key), layout::content(key)] {
+            if let Err(error) = self.delete(&self.name(&name)).await {
+                tracing::warn!(%error, "a damaged entry stays in the bucket");
+                return;
+            }
+        }
+    }
+
+    /// Hashes an entry written without our mark and marks it, or removes it. One caller does; for others it is not there
+    /// yet. It goes on when the caller leaves.
+    async fn adopt(&self, key: &Key, meta: Meta) -> Result<Option<Arc<Meta>>, S3Error> {
+        let Some(claim) = Claim::take(self, key) else {
+            return Ok(None);
+        };
+        let adopting = tokio::spawn(async move { claim.store.adopt_alone(&claim.key, meta).await });
+        // A panic has been logged; the entry is not there.
+        adopting.await.unwrap_or(Ok(None))
+    }
+
+    async fn adopt_alone(&self, key: &Key, meta: Meta) -> Result<Option<Arc<Meta>>, S3Error> {
+        if self.is_sound(key, &meta).await? {
+            let meta = Meta {
+                verified: true,
+                ..meta
+            };
+            self.put_small("mark", &self.name(&layout::sidecar(key)), meta.to_json())
+                .await?;
+            Ok(Some(self.remember(key, meta)))
+        } else {
+            tracing::warn!(entry = %layout::content(key).display(), "removing an entry of an older store from the bucket: its content is not what its name says");
+            self.remove(key).await;
+            Ok(None)
+        }
+    }
+
+    /// Whether the data hashes to its name.
+    async fn is_sound(&self, key: &Key, meta: &Meta) -> Result<bool, S3Error> {
+        let _slot = self.0.hashes.acquire().await;
+        let mut hasher = Hasher::new(key.digest().algorithm());
+        let mut body = self.open_body(key, meta, 0, meta.size).await?;
+        while let Some(piece) = body.chunk().await? {
+            hasher.update(&piece);
+        }
+        Ok(hasher.finish() == *key.digest())
+    }
+
+    pub(super) async fn recheck(&self, key: &Key) {
+        self.0.sidecars.forget(key);
+        let sound = match self.look(key).await {
+            Ok(Found::Sound(meta) | Found::Unverified(meta)) => self.is_sound(key, &meta).await,
+            Ok(Found::Broken(_)) => Ok(false),
+            // Nothing to remove, or nobody to ask.
+            Ok(Found::Nothing) | Err(_) => return,
+        };
+        // A bucket that fails meanwhile proves nothing.
+        if let Ok(false) = sound {
+            tracing::warn!(entry = %layout::content(key).display(), "removing an entry of the bucket that has changed");
+            self.remove(key).await;
+        }
+    }
+
+    /// Adds to what is known of a sound entry; says whether there is one.
+    pub(super) async fn learn(&self, key: &Key, sources: &[Source], public: bool) -> Result<bool, S3Error> {
+        let Found::Sound(old) = self.look(key).await? else {
+            return Ok(false);
+        };
+        let mut new = old.clone();
+        new.public |= public;
+        for source in sources {
+            if !new.is_from(&source.registry) && new.sources.len() < SOURCES_MAX {
+                new.sources.push(source.clone());
+            }
+        }
+        if new != old {
+            self.put_small("mark", &self.name(&layout::sidecar(key)), new.to_json())
+                .await?;
+        }
+        self.remember(key, new);
+        Ok(true)
+    }
+}
+
+fn judge(key: &Key, json: &[u8], size: Option<u64>) -> Found {
+    let Some(meta) = Meta::parse(*key.digest(), json) else {
+        return Found::Broken("the sidecar cannot be read");
+    };
+    match size {
+        None => Found::Broken("the data is missing"),
+        Some(size) if size != meta.size => Found::Broken("the data has another size than its sidecar says"),
+        Some(_) if meta.verified => Found::Sound(meta),
+        Some(_) => Found::Unverified(meta),
+    }
+}
+
+/// The right to hash an entry, given back when it is dropped.
+struct Claim {
+    store: S3Store,
+    key: Key,
+}
+
+impl Claim {
+    fn take(store: &S3Store, key: &Key) -> Option<Claim> {
+        let mut adopting = store.0.adopting.lock().unwrap_or_else(PoisonError::into_inner);
+        adopting.insert(key.clone()).then(|| Claim {
+            store: store.clone(),
+            key: key.clone(),
+        })
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        let adopting = self.store.0.adopting.lock();
+        adopting.unwrap_or_else(PoisonError::into_inner).remove(&self.key);
+    }
+}

@@ -1,0 +1,189 @@
+//! Single objects: names, small ones as a whole, and what every request has in common, which is the breaker.
+
+use std::future::Future;
+use std::path::Path;
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
+use aws_sdk_s3::primitives::ByteStream;
+use bytes::{Bytes, BytesMut};
+
+use super::breaker::Change;
+use super::error::{S3Error, S3Fault, classify};
+use super::{S3Store, Shared};
+use crate::limits::{S3_BODY_STALL, S3_GIVEN_UP, SIDECAR_BYTES_MAX};
+
+impl Shared {
+    pub(super) fn is_available(&self) -> bool {
+        self.tried.load(Ordering::Acquire) && self.breaker.is_open(Instant::now())
+    }
+
+    /// The engine answered.
+    pub(super) fn succeeded(&self) {
+        if self.breaker.succeeded() == Some(Change::Open) {
+            tracing::info!(bucket = %self.bucket, "the bucket answers again");
+        }
+    }
+
+    /// It did not, or with a fault of its own.
+    pub(super) fn failed(&self, fault: S3Fault, detail: &str) {
+        if self.breaker.failed(fault, Instant::now()) == Some(Change::Shut) {
+            tracing::warn!(bucket = %self.bucket, %fault, detail, "the bucket is failing; going on without it");
+        }
+    }
+}
+
+/// Notes a request that is given up by who waits for it as the engine's failure, if it took long: who waits has
+/// deadlines shorter than ours.
+struct Watched<'a> {
+    shared: &'a Shared,
+    since: Instant,
+    ended: bool,
+}
+
+impl Drop for Watched<'_> {
+    fn drop(&mut self) {
+        if !self.ended && self.since.elapsed() >= S3_GIVEN_UP {
+            self.shared.failed(S3Fault::Timeout, "");
+        }
+    }
+}
+
+impl S3Store {
+    /// The object's name in the bucket.
+    pub(super) fn name(&self, relative: &Path) -> String {
+        // Registries, repositories, tags and digests are ASCII.
+        format!("{}{}", self.0.prefix, relative.display())
+    }
+
+    /// Makes a request, unless the bucket is known to fail.
+    pub(super) async fn ask<T, E>(
+        &self,
+        doing: &'static str,
+        name: &str,
+        request: impl Future<Output = Result<T, SdkError<E>>>,
+    ) -> Result<T, S3Error>
+    where
+        E: ProvideErrorMetadata + std::error::Error + 'static,
+    {
+        let shared = &*self.0;
+        let now = Instant::now();
+        if !shared.tried.load(Ordering::Acquire) || !shared.breaker.admit(now) {
+            return Err(failure(doing, name, S3Fault::Shut));
+        }
+        let mut watched = Watched {
+            shared,
+            since: now,
+            ended: false,
+        };
+        let result = request.await;
+        watched.ended = true;
+        match result {
+            Ok(answer) => {
+                shared.succeeded();
+                Ok(answer)
+            }
+            Err(error) => {
+                let error = classify(doing, name, &error);
+                if error.fault.is_of_engine() {
+                    shared.failed(error.fault, &error.detail);
+                } else {
+                    shared.succeeded();
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// A small object as a whole; `None` when there is none.
+    pub(super) async fn get_small(&self, name: &str) -> Result<Option<Bytes>, S3Error> {
+        let request = self.0.client.get_object().bucket(&self.0.bucket).key(name);
+        match self.ask("read", name, request.send()).await {
+            Ok(answer) => {
+                let length = answer.content_length();
+                collect(name, answer.body, length).await.map(Some)
+            }
+            Err(error) => absent(error),
+        }
+    }
+
+    /// The size of an object; `None` when there is none.
+    pub(super) async fn size(&self, name: &str) -> Result<Option<u64>, S3Error> {
+        let request = self.0.client.head_object().bucket(&self.0.bucket).key(name);
+        match self.ask("look at", name, request.send()).await {
+            Ok(answer) => Ok(answer.content_length().and_then(|size| size.try_into().ok())),
+            Err(error) => absent(error),
+        }
+    }
+
+    /// Replaces a small object as a whole.
+    pub(super) async fn put_small(
+        &self,
+        doing: &'static str,
+        name: &str,
+        content: Vec<u8>,
+    ) -> Result<(), S3Error> {
+        let request = self
+            .0
+            .client
+            .put_object()
+            .bucket(&self.0.bucket)
+            .key(name)
+            .content_type("application/json")
+            .body(ByteStream::from(content));
+        self.ask(doing, name, request.send()).await.map(drop)
+    }
+
+    /// Removes an object, if there is one.
+    pub(super) async fn delete(&self, name: &str) -> Result<(), S3Error> {
+        let request = self.0.client.delete_object().bucket(&self.0.bucket).key(name);
+        match self.ask("remove", name, request.send()).await {
+            Err(error) if error.fault == S3Fault::NotFound => Ok(()),
+            result => result.map(drop),
+        }
+    }
+}
+
+pub(super) fn failure(doing: &'static str, name: &str, fault: S3Fault) -> S3Error {
+    S3Error {
+        doing,
+        key: name.to_owned(),
+        fault,
+        detail: String::new(),
+    }
+}
+
+/// To who may read but not list, engines say "denied" of what is not there. Requests are made only after reading was
+/// tried out, so it means that.
+fn absent<T>(error: S3Error) -> Result<Option<T>, S3Error> {
+    match error.fault {
+        S3Fault::NotFound | S3Fault::Denied => Ok(None),
+        _ => Err(error),
+    }
+}
+
+/// A small body as a whole.
+async fn collect(name: &str, mut body: ByteStream, length: Option<i64>) -> Result<Bytes, S3Error> {
+    let most = SIDECAR_BYTES_MAX as usize;
+    let mut bytes = BytesMut::new();
+    loop {
+        let piece = match tokio::time::timeout(S3_BODY_STALL, body.next()).await {
+            Err(_) => return Err(failure("read", name, S3Fault::Timeout)),
+            Ok(Some(Err(_))) => return Err(failure("read", name, S3Fault::Short)),
+            Ok(Some(Ok(piece))) => piece,
+            Ok(None) => break,
+        };
+        // What is larger than any sidecar of ours is none, and not understood a byte earlier or later.
+        let room = most - bytes.len();
+        bytes.extend_from_slice(&piece[..piece.len().min(room)]);
+        if piece.len() > room {
+            break;
+        }
+    }
+    let whole =
+        length.is_none_or(|length| bytes.len() as u64 == (length.max(0) as u64).min(SIDECAR_BYTES_MAX));
+    whole
+        .then(|| bytes.freeze())
+        .ok_or_else(|| failure("read", name, S3Fault::Short))
+}

@@ -1,0 +1,199 @@
+//! Opening the bucket: a small object is written and read back, the bucket is made where it is missing, and what is
+//! wrong is said with what to do about it.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, Weak};
+use std::time::Duration;
+
+use aws_config::SdkConfig;
+use aws_sdk_s3::primitives::ByteStream;
+use aws_sdk_s3::types::{BucketLocationConstraint, CreateBucketConfiguration};
+use tokio::sync::Semaphore;
+
+use super::breaker::Breaker;
+use super::error::{S3Error, S3Fault, S3OpenError, classify};
+use super::object::failure;
+use super::sidecars::Sidecars;
+use super::{S3Store, Shared, connect};
+use crate::config::S3Settings;
+use crate::limits::{
+    S3_HASHES_MAX, S3_PAUSE_MAX, S3_PAUSE_MIN, S3_READS_MAX, S3_SELF_TEST, S3_SIDECAR_LIFE, S3_SIDECARS_MAX,
+    S3_UPLOADS_MAX,
+};
+
+/// The object that is written and read to try the bucket out. It stays: removing it needs a right that nothing else of
+/// ours needs, and another machine may be reading it.
+const TRIAL: &str = ".self-test";
+const TRIAL_CONTENT: &[u8] = b"written and read by oci-pull-through at start\n";
+
+/// The region whose buckets are made without naming it.
+const UNNAMED_REGION: &str = "us-east-1";
+
+impl S3Store {
+    pub(super) async fn open_at(sdk: &SdkConfig, settings: &S3Settings) -> Result<Self, S3OpenError> {
+        let shared = Shared {
+            client: connect::client(sdk, settings),
+            bucket: settings.bucket.clone(),
+            prefix: settings.prefix.clone(),
+            lifecycle_days: settings.lifecycle_days,
+            plain: false,
+            tried: AtomicBool::new(false),
+            breaker: Breaker::default(),
+            sidecars: Sidecars::new(S3_SIDECAR_LIFE, S3_SIDECARS_MAX),
+            adopting: Mutex::default(),
+            uploads: Arc::new(Semaphore::new(S3_UPLOADS_MAX)),
+            reads: Arc::new(Semaphore::new(S3_READS_MAX)),
+            hashes: Semaphore::new(S3_HASHES_MAX),
+        };
+        let mut store = S3Store(Arc::new(shared));
+        // Signing asks nobody but who has our credentials, and shows where requests will go.
+        let sample = store.presign_name(TRIAL, Duration::from_secs(1)).await;
+        let sample = sample.map_err(|error| store.explain(error))?;
+        let plain = sample.starts_with("http:");
+        let shared = Arc::get_mut(&mut store.0).expect("nobody else has it yet");
+        shared.plain = plain;
+
+        match store.try_out_in_time().await {
+            Ok(()) => store.begin().await,
+            Err(error) if error.fault.is_for_operator() || error.fault == S3Fault::Denied => {
+                return Err(store.explain(error));
+            }
+            Err(error) => {
+                tracing::warn!(%error, "the bucket does not answer; going on without it until it does");
+                tokio::spawn(try_again(Arc::downgrade(&store.0)));
+            }
+        }
+        Ok(store)
+    }
+
+    async fn try_out_in_time(&self) -> Result<(), S3Error> {
+        let late = |_| Err(failure("try out", &self.0.bucket, S3Fault::Timeout));
+        tokio::time::timeout(S3_SELF_TEST, self.try_out())
+            .await
+            .unwrap_or_else(late)
+    }
+
+    /// Writes and reads a small object. Past the breaker, which knows nothing yet.
+    async fn try_out(&self) -> Result<(), S3Error> {
+        match self.write_trial().await {
+            Err(error) if error.fault == S3Fault::NoBucket => {
+                self.make_bucket().await?;
+                self.write_trial().await?;
+            }
+            result => result?,
+        }
+        let name = format!("{}{TRIAL}", self.0.prefix);
+        let request = self.0.client.get_object().bucket(&self.0.bucket).key(&name);
+        let answer = request.send().await;
+        let answer = answer.map_err(|error| classify("read", &name, &error))?;
+        let content = answer.body.collect().await;
+        let content = content.map_err(|_| failure("read", &name, S3Fault::Unavailable))?;
+        if content.into_bytes() != TRIAL_CONTENT {
+            return Err(failure("read", &name, S3Fault::Short));
+        }
+        Ok(())
+    }
+
+    async fn write_trial(&self) -> Result<(), S3Error> {
+        let name = format!("{}{TRIAL}", self.0.prefix);
+        let request = self.0.client.put_object().bucket(&self.0.bucket).key(&name);
+        let result = request.body(ByteStream::from_static(TRIAL_CONTENT)).send().await;
+        result.map(drop).map_err(|error| classify("write", &name, &error))
+    }
+
+    async fn make_bucket(&self) -> Result<(), S3Error> {
+        let (client, bucket) = (&self.0.client, &self.0.bucket);
+        let region = client.config().region().map(AsRef::<str>::as_ref);
+        let place = region.filter(|region| *region != UNNAMED_REGION).map(|region| {
+            CreateBucketConfiguration::builder()
+                .location_constraint(BucketLocationConstraint::from(region))
+                .build()
+        });
+        let request = client.create_bucket().bucket(bucket);
+        match request.set_create_bucket_configuration(place).send().await {
+            Ok(_) => {
+                tracing::info!(bucket, "the bucket was missing and has been made");
+                Ok(())
+            }
+            Err(error) => match aws_sdk_s3::error::ProvideErrorMetadata::code(&error) {
+                // Another machine was quicker. Whether the bucket is ours shows when it is written to.
+                Some("BucketAlreadyOwnedByYou" | "BucketAlreadyExists") => Ok(()),
+                _ => {
+                    let error = classify("make", bucket, &error);
+                    let missing = matches!(error.fault, S3Fault::Denied | S3Fault::Unexpected);
+                    Err(S3Error {
+                        fault: if missing { S3Fault::NoBucket } else { error.fault },
+                        ..error
+                    })
+                }
+            },
+        }
+    }
+
+    /// The bucket was tried out and is used from now on.
+    async fn begin(&self) {
+        self.0.tried.store(true, Ordering::Release);
+        if let Err(error) = self.settle_lifecycle().await {
+            let days = self.0.lifecycle_days;
+            tracing::warn!(%error, days, "the bucket's lifecycle is left as it is; what is stored stays until somebody removes it");
+        }
+    }
+
+    /// What an operator has to change.
+    fn explain(&self, error: S3Error) -> S3OpenError {
+        let bucket = &self.0.bucket;
+        let region = self.0.client.config().region().map(AsRef::<str>::as_ref);
+        let region = region.unwrap_or(UNNAMED_REGION);
+        let remedy = match error.fault {
+            S3Fault::NoCredentials => {
+                "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or run where a profile, a web identity or an instance role gives credentials".into()
+            }
+            S3Fault::Refused => {
+                "check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, and that they are for this endpoint (AWS_ENDPOINT_URL)".into()
+            }
+            S3Fault::Expired => "get new credentials: AWS_SESSION_TOKEN is too old".into(),
+            S3Fault::Denied => format!(
+                "allow s3:GetObject and s3:PutObject on {bucket}/{}*, or check that the credentials are for this endpoint",
+                self.0.prefix
+            ),
+            S3Fault::Skew => "set this machine's clock, for example with NTP".into(),
+            S3Fault::NoBucket => format!(
+                "make it (aws s3 mb s3://{bucket}), allow s3:CreateBucket, or name another with S3_BUCKET"
+            ),
+            S3Fault::Region => format!("set AWS_REGION to the bucket's region; it is {region} now"),
+            _ => "see the engine's log".into(),
+        };
+        S3OpenError {
+            bucket: bucket.clone(),
+            cause: error.to_string(),
+            remedy,
+        }
+    }
+}
+
+/// Tries the bucket out until it answers, for as long as somebody has the store.
+async fn try_again(shared: Weak<Shared>) {
+    let mut pause = S3_PAUSE_MIN;
+    let mut told = None;
+    loop {
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(S3_PAUSE_MAX);
+        let Some(store) = shared.upgrade().map(S3Store) else {
+            return;
+        };
+        match store.try_out_in_time().await {
+            Ok(()) => {
+                store.begin().await;
+                tracing::info!(bucket = %store.0.bucket, "the bucket answers and is used from now on");
+                return;
+            }
+            Err(error) if error.fault.is_for_operator() || error.fault == S3Fault::Denied => {
+                // It reached us at last, and says what would have stopped the start.
+                if told.replace(error.fault) != Some(error.fault) {
+                    tracing::error!("{}", store.explain(error));
+                }
+            }
+            Err(_) => {}
+        }
+    }
+}

@@ -1,0 +1,115 @@
+//! Bodies of objects as they arrive, checked for their length. Their digest is for who sends them on.
+
+use aws_sdk_s3::operation::get_object::GetObjectOutput;
+use aws_sdk_s3::primitives::ByteStream;
+use bytes::Bytes;
+use tokio::sync::OwnedSemaphorePermit;
+
+use super::error::{S3Error, S3Fault};
+use super::object::failure;
+use super::{S3Store, layout};
+use crate::limits::{S3_BODY_STALL, S3_READ_QUEUE_WAIT};
+use crate::store::{Key, Meta};
+
+/// The body of an object, or of a part of it. Dropping it ends the transfer.
+pub struct S3Body {
+    body: ByteStream,
+    /// Bytes that are still to come.
+    left: u64,
+    name: String,
+    store: S3Store,
+    key: Key,
+    /// One of the bodies that may be open at once; none for an empty one.
+    _slot: Option<OwnedSemaphorePermit>,
+}
+
+impl S3Body {
+    /// The next bytes; `None` at the end, after exactly as many as were asked for.
+    ///
+    /// # Errors
+    ///
+    /// The body broke off, stalled, or has another length than it should.
+    ///
+    /// # Cancellation
+    ///
+    /// Nothing is lost; the next call goes on.
+    pub async fn chunk(&mut self) -> Result<Option<Bytes>, S3Error> {
+        loop {
+            if self.left == 0 {
+                return Ok(None);
+            }
+            let fault = match tokio::time::timeout(S3_BODY_STALL, self.body.next()).await {
+                Ok(Some(Ok(piece))) if piece.is_empty() => continue,
+                Ok(Some(Ok(piece))) if piece.len() as u64 <= self.left => {
+                    self.left -= piece.len() as u64;
+                    return Ok(Some(piece));
+                }
+                Ok(_) => S3Fault::Short,
+                Err(_) => {
+                    self.store.0.failed(S3Fault::Timeout, "a body stalled");
+                    S3Fault::Timeout
+                }
+            };
+            // Whatever the sidecar says, this is not it; the next lookup looks again.
+            self.store.0.sidecars.forget(&self.key);
+            return Err(failure("read", &self.name, fault));
+        }
+    }
+}
+
+impl S3Store {
+    pub(super) async fn open_body(
+        &self,
+        key: &Key,
+        meta: &Meta,
+        from: u64,
+        to: u64,
+    ) -> Result<S3Body, S3Error> {
+        assert!(from <= to && to <= meta.size, "a range is inside of its object");
+        let name = self.name(&layout::content(key));
+        let body = S3Body {
+            body: ByteStream::default(),
+            left: to - from,
+            name,
+            store: self.clone(),
+            key: key.clone(),
+            _slot: None,
+        };
+        if from == to {
+            return Ok(body);
+        }
+        let name = &body.name;
+        let waiting = tokio::time::timeout(S3_READ_QUEUE_WAIT, self.0.reads.clone().acquire_owned());
+        let Ok(Ok(slot)) = waiting.await else {
+            return Err(failure("read", name, S3Fault::Busy));
+        };
+        let mut request = self.0.client.get_object().bucket(&self.0.bucket).key(name);
+        let whole = from == 0 && to == meta.size;
+        if !whole {
+            request = request.range(format!("bytes={from}-{}", to - 1));
+        }
+        let answer = self.ask("read", name, request.send()).await;
+        let answer = answer.inspect_err(|_| self.0.sidecars.forget(key))?;
+        if !fits(&answer, meta.size, from, to) {
+            self.0.sidecars.forget(key);
+            return Err(failure("read", name, S3Fault::Short));
+        }
+        Ok(S3Body {
+            body: answer.body,
+            _slot: Some(slot),
+            ..body
+        })
+    }
+}
+
+/// Whether an answer is the part that was asked for, of an object of the right size.
+fn fits(answer: &GetObjectOutput, size: u64, from: u64, to: u64) -> bool {
+    let length = answer
+        .content_length()
+        .and_then(|length| u64::try_from(length).ok());
+    let part = match answer.content_range() {
+        Some(range) => range == format!("bytes {from}-{}/{size}", to - 1),
+        None => from == 0 && to == size,
+    };
+    part && length == Some(to - from)
+}

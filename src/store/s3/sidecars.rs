@@ -1,0 +1,94 @@
+//! Sidecars of late, so that a hit does not ask for its sidecar each time. What is not in the bucket is not remembered.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use crate::store::{Key, Meta};
+
+pub(super) struct Sidecars {
+    held: Mutex<HashMap<Key, Held>>,
+    life: Duration,
+    most: usize,
+}
+
+struct Held {
+    meta: Arc<Meta>,
+    since: Instant,
+}
+
+impl Sidecars {
+    pub fn new(life: Duration, most: usize) -> Self {
+        Sidecars {
+            held: Mutex::default(),
+            life,
+            most,
+        }
+    }
+
+    pub fn get(&self, key: &Key, now: Instant) -> Option<Arc<Meta>> {
+        let held = self.held();
+        let found = held.get(key)?;
+        (now < found.since + self.life).then(|| found.meta.clone())
+    }
+
+    pub fn insert(&self, key: &Key, meta: Arc<Meta>, now: Instant) {
+        let mut held = self.held();
+        if held.len() >= self.most && !held.contains_key(key) {
+            held.retain(|_, held| now < held.since + self.life);
+            // Any eighth will do: each is one request to have again.
+            let surplus = (held.len() + 1).saturating_sub(self.most - self.most / 8);
+            if held.len() >= self.most {
+                let leaving: Vec<Key> = held.keys().take(surplus).cloned().collect();
+                for key in &leaving {
+                    held.remove(key);
+                }
+            }
+        }
+        held.insert(key.clone(), Held { meta, since: now });
+    }
+
+    pub fn forget(&self, key: &Key) {
+        self.held().remove(key);
+    }
+
+    fn held(&self) -> std::sync::MutexGuard<'_, HashMap<Key, Held>> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::oci::{Algorithm, Digest};
+
+    fn key(n: usize) -> Key {
+        Key::Blob(Digest::of(Algorithm::Sha256, &n.to_le_bytes()))
+    }
+
+    fn meta(key: &Key) -> Arc<Meta> {
+        Arc::new(Meta::parse(*key.digest(), br#"{"Content-Length":["3"]}"#).unwrap())
+    }
+
+    #[test]
+    fn a_sidecar_is_believed_for_its_life_and_not_longer() {
+        let sidecars = Sidecars::new(Duration::from_secs(60), 8);
+        let now = Instant::now();
+        sidecars.insert(&key(1), meta(&key(1)), now);
+        assert!(sidecars.get(&key(1), now + Duration::from_secs(59)).is_some());
+        assert!(sidecars.get(&key(1), now + Duration::from_secs(60)).is_none());
+        sidecars.forget(&key(1));
+        assert!(sidecars.get(&key(1), now).is_none());
+    }
+
+    #[test]
+    fn there_are_never_more_than_the_bound() {
+        let sidecars = Sidecars::new(Duration::from_secs(60), 64);
+        let now = Instant::now();
+        for n in 0..1_000 {
+            sidecars.insert(&key(n), meta(&key(n)), now);
+            assert!(sidecars.held().len() <= 64);
+            assert!(sidecars.get(&key(n), now).is_some());
+        }
+    }
+}

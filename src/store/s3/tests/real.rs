@@ -1,0 +1,98 @@
+//! The same against engines that run elsewhere; `scripts/s3.sh` starts them and says in `AWS_*` and `S3_TEST` where they are.
+
+use super::*;
+use crate::config::Storage;
+
+/// The bucket as the environment describes it.
+fn settings() -> S3Settings {
+    let config = crate::config::resolve(
+        crate::config::Layer::default(),
+        crate::config::Surroundings::of_process().looking_only(),
+    );
+    match config.expect("the environment is sound").storage {
+        Storage::S3 { s3, .. } => s3,
+        other => panic!("the environment names no bucket: {other:?}"),
+    }
+}
+
+#[tokio::test]
+#[ignore = "needs an engine: scripts/s3.sh"]
+async fn an_engine_keeps_what_is_stored_whole_in_parts_and_under_every_digest() {
+    let (one, other) = (
+        S3Store::open(&settings()).await.unwrap(),
+        S3Store::open(&settings()).await.unwrap(),
+    );
+    let scratch = Scratch::new();
+    let seed = u64::from(std::process::id());
+    for size in [
+        0,
+        1,
+        3_000_001,
+        crate::limits::S3_MULTIPART_BYTES_MIN as usize + 5,
+    ] {
+        for algorithm in [Algorithm::Sha256, Algorithm::Sha512] {
+            let content = content(size, seed);
+            let key = Key::Blob(Digest::of(algorithm, &content));
+            one.find(&key).await.unwrap();
+            put_file(&one, &key, &content, &scratch).await;
+            assert_eq!(other.find(&key).await.unwrap().unwrap().size, size as u64);
+            let size = size as u64;
+            for (from, to) in [(0, size), (size / 3, size / 2), (size.saturating_sub(1), size)] {
+                let part = read(&other, &key, from, to).await.unwrap();
+                assert!(
+                    part == content[from as usize..to as usize],
+                    "{size}: {from}..{to}"
+                );
+            }
+            other.distrust(&key).await;
+            assert!(other.find(&key).await.unwrap().is_some(), "it is sound");
+        }
+    }
+}
+
+#[tokio::test]
+#[ignore = "needs an engine: scripts/s3.sh"]
+async fn an_engine_keeps_tags_with_every_character_they_may_have() {
+    let store = S3Store::open(&settings()).await.unwrap();
+    let (namespace, repository) = ("r.example:5000".parse().unwrap(), "a/b__c".parse().unwrap());
+    let tag = "v1.0-rc_2".parse().unwrap();
+    for class in ["native", "dl+dm"] {
+        let pointer = TagPointer {
+            digest: Digest::of(Algorithm::Sha256, class.as_bytes()),
+            media_type: "a/b".into(),
+            size: 3,
+            checked_at_ms: 5,
+            etag: Some("\"é\"".into()),
+            accept_class: class.into(),
+            headers: Default::default(),
+        };
+        store
+            .put_tag(&namespace, &repository, &tag, class, &pointer)
+            .await
+            .unwrap();
+        let found = store.find_tag(&namespace, &repository, &tag, class).await;
+        assert_eq!(found.unwrap(), Some(pointer));
+    }
+}
+
+#[tokio::test]
+#[ignore = "needs an engine: scripts/s3.sh"]
+async fn an_engine_that_refuses_says_so_at_start() {
+    // What the script broke, and a word of the advice that is wanted.
+    #[allow(
+        clippy::disallowed_methods,
+        reason = "the script speaks through the environment"
+    )]
+    let wanted = std::env::var("S3_TEST_REFUSAL").expect("S3_TEST_REFUSAL names what is to be said");
+    let error = S3Store::open(&settings()).await.err().expect("it is refused");
+    assert!(error.to_string().contains(&wanted), "{error}");
+}
+
+#[tokio::test]
+#[ignore = "needs an engine: scripts/s3.sh"]
+async fn an_engine_is_opened() {
+    let store = S3Store::open(&settings()).await.unwrap();
+    assert!(store.is_available());
+    let key = put(&store, &content(100, 1)).await;
+    println!("{}", store.presign(&key, Duration::from_secs(60)).await.unwrap());
+}

@@ -1,0 +1,247 @@
+//! Who is given what lies in a bucket that several machines share, and who is sent there.
+
+use crate::harness::*;
+
+const BACKENDS: [&str; 2] = ["s3", "tiered"];
+
+const REPOSITORY: &str = "private/alice";
+
+/// A registry where Alice may read her repository, and everybody another one.
+fn registry() -> Registry {
+    let upstream = Registry::new();
+    upstream.require_tokens(Auth {
+        scheme: Scheme::Either,
+        hidden: 403,
+        ..Auth::default()
+    });
+    upstream.manners(|own| own.blobs_belong = true);
+    for user in ["alice", "bob"] {
+        upstream.user(user, &format!("password of {user}"));
+    }
+    upstream.allow("alice", REPOSITORY);
+    upstream.allow_anybody("public/one");
+    upstream
+}
+
+fn login(user: &str) -> String {
+    basic(user, &format!("password of {user}"))
+}
+
+fn ask(cache: &Server, method: &str, path: &str, user: &str, range: Option<&str>) -> Response {
+    let authorization = (!user.is_empty()).then(|| login(user));
+    let mut fields = Vec::new();
+    if let Some(authorization) = &authorization {
+        fields.push(("Authorization", authorization.as_str()));
+    }
+    if let Some(range) = range {
+        fields.push(("Range", range));
+    }
+    cache.client().request(method, path, &fields)
+}
+
+#[test]
+fn private_content_in_the_bucket_is_for_those_the_registry_lets_in() {
+    for backend in BACKENDS {
+        for size in [900, 300_000, 3_000_000] {
+            let (upstream, bucket) = (registry(), Bucket::new());
+            let content = Prf::new(fresh_seed(), size);
+            let digest = upstream.blob_in(REPOSITORY, content.clone());
+            let path = upstream.blob_url(REPOSITORY, &digest);
+            let start = || bucket.behind(Server::options(&upstream), backend).start();
+            let first = start();
+            ask(&first, "GET", &path, "alice", None).expect(&content.bytes());
+            bucket.wait_has(&digest);
+
+            let second = start();
+            for user in ["", "bob"] {
+                for (method, range) in [
+                    ("GET", None),
+                    ("HEAD", None),
+                    ("GET", Some("bytes=0-0")),
+                    ("GET", Some("bytes=-5")),
+                ] {
+                    let got = ask(&second, method, &path, user, range);
+                    assert!(matches!(got.status, 401 | 403), "{backend} {user}: {got}");
+                    assert!(got.field("docker-content-digest").is_none(), "{got}");
+                }
+                // Nor through a repository that he may read.
+                let other = upstream.blob_url("public/one", &digest);
+                let got = ask(&second, "GET", &other, user, None);
+                assert!(matches!(got.status, 401 | 403 | 404), "{backend} {user}: {got}");
+            }
+            let bodies = || {
+                upstream.count(|seen| {
+                    seen.is_get(&digest) && !seen.is_probe() && matches!(seen.status, 200 | 206)
+                })
+            };
+            let before = bodies();
+            let got = ask(&second, "GET", &path, "alice", None);
+            got.expect(&content.bytes());
+            assert!(
+                got.field("cache-control")
+                    .is_some_and(|control| control.contains("private"))
+            );
+            let part = ask(&second, "GET", &path, "alice", Some("bytes=3-9"));
+            assert!(
+                part.status == 206 && part.body == content.bytes()[3..10],
+                "{part}"
+            );
+            assert_eq!(bodies(), before, "{backend}: only asked whether she may");
+            // Having served her opens nothing to others.
+            for user in ["", "bob"] {
+                let got = ask(&second, "GET", &path, user, None);
+                assert!(matches!(got.status, 401 | 403), "{backend} {user}: {got}");
+            }
+        }
+    }
+}
+
+#[test]
+fn private_manifests_in_the_bucket_are_for_those_the_registry_lets_in() {
+    for backend in BACKENDS {
+        let (upstream, bucket) = (registry(), Bucket::new());
+        let image = Image::small(&upstream, REPOSITORY, "v1", fresh_seed());
+        let start = || bucket.behind(Server::options(&upstream), backend).start();
+        let first = start();
+        let by_tag = upstream.manifest_url(REPOSITORY, "v1");
+        let by_digest = upstream.manifest_url(REPOSITORY, &image.digest);
+        ask(&first, "GET", &by_tag, "alice", None).expect(&image.manifest);
+        bucket.wait_has(&image.digest);
+        let second = start();
+        for path in [&by_tag, &by_digest] {
+            for user in ["", "bob"] {
+                let got = ask(&second, "GET", path, user, None);
+                assert!(matches!(got.status, 401 | 403), "{backend} {user}: {got}");
+            }
+        }
+        let before = upstream.gets(&image.digest);
+        ask(&second, "GET", &by_digest, "alice", None).expect(&image.manifest);
+        assert_eq!(upstream.gets(&image.digest), before, "{backend}");
+    }
+}
+
+#[test]
+fn a_registry_that_says_yes_to_everything_opens_nothing_of_another_in_the_bucket() {
+    for backend in BACKENDS {
+        let (upstream, bucket) = (registry(), Bucket::new());
+        let content = Prf::new(fresh_seed(), 2_500_000);
+        let digest = upstream.blob_in(REPOSITORY, content.clone());
+        let first = bucket.behind(Server::options(&upstream), backend).start();
+        ask(
+            &first,
+            "GET",
+            &upstream.blob_url(REPOSITORY, &digest),
+            "alice",
+            None,
+        )
+        .expect(&content.bytes());
+        bucket.wait_has(&digest);
+
+        // It has other bytes under that name.
+        let liar = Registry::new();
+        liar.blob_as(&digest, Prf::new(fresh_seed(), 2_500_000));
+        let second = bucket.behind(Server::options(&liar), backend).start();
+        let got = second.client().try_get(&liar.blob_url("a", &digest));
+        assert!(got.is_err(), "what it has is not the content");
+        let part =
+            second
+                .client()
+                .try_request("GET", &liar.blob_url("a", &digest), &[("Range", "bytes=0-99")]);
+        if let Ok(part) = part {
+            assert!(!part.body.starts_with(&content.bytes()[..100]), "{part}");
+        }
+    }
+}
+
+#[test]
+fn what_two_registries_have_is_public_when_one_of_them_gives_it_to_everybody() {
+    for backend in BACKENDS {
+        let (upstream, bucket) = (registry(), Bucket::new());
+        let content = Prf::new(fresh_seed(), 2_500_000);
+        let digest = upstream.blob_in(REPOSITORY, content.clone());
+        upstream.mount("public/one", &digest);
+        let first = bucket.behind(Server::options(&upstream), backend).start();
+        ask(
+            &first,
+            "GET",
+            &upstream.blob_url(REPOSITORY, &digest),
+            "alice",
+            None,
+        )
+        .expect(&content.bytes());
+        bucket.wait_has(&digest);
+        let second = bucket.behind(Server::options(&upstream), backend).start();
+        let path = upstream.blob_url("public/one", &digest);
+        ask(&second, "GET", &path, "", None).expect(&content.bytes());
+        eventually("the bucket knows", || {
+            let sidecar = bucket.path(&format!("{}.meta.json", Bucket::blob_key(&digest)));
+            std::fs::read_to_string(sidecar).is_ok_and(|json| json.contains(r#""X-Cache-Public":["true"]"#))
+        });
+    }
+}
+
+/// Follows a redirect to the bucket, as a client does: without the credentials for us.
+fn follow(bucket: &Bucket, redirect: &Response, range: &[(&str, &str)]) -> Response {
+    let location = redirect.field("location").expect("it leads somewhere");
+    let root = format!("http://{}", bucket.addr());
+    let path = location.strip_prefix(&root).expect("to the bucket");
+    let host = bucket.addr().to_string();
+    let mut fields = vec![("Host", host.as_str())];
+    fields.extend_from_slice(range);
+    Client::new(bucket.addr()).request("GET", path, &fields)
+}
+
+#[test]
+fn clients_are_sent_to_the_bucket_for_public_content_only() {
+    let (upstream, bucket) = (registry(), Bucket::new());
+    let (public, private) = (
+        Prf::new(fresh_seed(), 3_000_000),
+        Prf::new(fresh_seed(), 3_000_000),
+    );
+    let small = Prf::new(fresh_seed(), 3_000);
+    let of = |content: &Prf, repository: &str| {
+        let digest = upstream.blob_in(repository, content.clone());
+        let path = upstream.blob_url(repository, &digest);
+        (digest, path)
+    };
+    let (public_digest, public_path) = of(&public, "public/one");
+    let (small_digest, small_path) = of(&small, "public/one");
+    let (private_digest, private_path) = of(&private, REPOSITORY);
+    let start = || {
+        let options = bucket.behind(Server::options(&upstream), "s3");
+        options.env("S3_REDIRECT", "true").start()
+    };
+    let first = start();
+    // What is not known to be there is served from here.
+    ask(&first, "GET", &public_path, "", None).expect(&public.bytes());
+    ask(&first, "GET", &small_path, "", None).expect(&small.bytes());
+    ask(&first, "GET", &private_path, "alice", None).expect(&private.bytes());
+    for digest in [&public_digest, &private_digest, &small_digest] {
+        bucket.wait_has(digest);
+    }
+    let second = start();
+    for range in [&[][..], &[("Range", "bytes=5-9")]] {
+        let got = second.client().get_with(&public_path, range);
+        assert_eq!(got.status, 307, "{got}");
+        assert_eq!(got.field("cache-control"), Some("no-store"));
+        assert_eq!(got.content_length(), Some(0), "its own framing");
+        let body = follow(&bucket, &got, range);
+        if range.is_empty() {
+            body.expect(&public.bytes());
+        } else {
+            assert!(body.status == 206 && body.body == public.bytes()[5..10], "{body}");
+        }
+    }
+    let head = second.client().head(&public_path);
+    assert_eq!(
+        (head.status, head.content_length()),
+        (200, Some(3_000_000)),
+        "{head}"
+    );
+    ask(&second, "GET", &small_path, "", None).expect(&small.bytes());
+    let got = ask(&second, "GET", &private_path, "alice", None);
+    assert_eq!(got.status, 200, "{got}");
+    got.expect(&private.bytes());
+    let log = second.stderr();
+    assert!(!log.contains("X-Amz-Signature"), "{log}");
+}

@@ -1,0 +1,263 @@
+//! A bucket that misbehaves: every pull is right, and what is there heals.
+
+use std::time::{Duration, Instant};
+
+use crate::harness::*;
+
+const MIB: u64 = 1 << 20;
+
+fn start(bucket: &Bucket, upstream: &Registry, backend: &str) -> Server {
+    bucket
+        .behind(Server::options(upstream), backend)
+        .env("TAG_TTL", "1h")
+        .start()
+}
+
+fn image(upstream: &Registry, tag: &str) -> Image {
+    let seed = fresh_seed();
+    let layers = [500, 400_000, 3 * MIB + 1, 6 * MIB].map(|size| Content::from(Prf::new(seed + size, size)));
+    Image::push(upstream, "team/app", tag, Flavor::Oci, &layers)
+}
+
+/// Pulls an image; a body that is cut off is asked for once more, as every client does. Says how often that was.
+#[track_caller]
+fn pull(cache: &Server, upstream: &Registry, tag: &str, image: &Image) -> usize {
+    let mut cut = 0;
+    let mut get = |path: &str, expected: &[u8]| {
+        let got = cache.client().try_get(path).unwrap_or_else(|_| {
+            cut += 1;
+            cache.client().get(path)
+        });
+        got.expect(expected);
+    };
+    get(&upstream.manifest_url("team/app", tag), &image.manifest);
+    for (digest, content) in image.all_blobs() {
+        get(&upstream.blob_url("team/app", digest), &content.bytes());
+    }
+    cut
+}
+
+#[track_caller]
+fn wait_has(bucket: &Bucket, image: &Image) {
+    bucket.wait_has(&image.digest);
+    for (digest, _) in image.all_blobs() {
+        bucket.wait_has(digest);
+    }
+}
+
+/// What the bucket has and what it has not is pulled through `trouble`; afterwards it has both.
+#[track_caller]
+fn every_pull_is_right_through(backend: &str, begin: impl Fn(&Bucket), cuts_max: usize) {
+    let (upstream, bucket) = (Registry::new(), Bucket::new());
+    let (known, new) = (image(&upstream, "known"), image(&upstream, "new"));
+    let first = start(&bucket, &upstream, backend);
+    pull(&first, &upstream, "known", &known);
+    wait_has(&bucket, &known);
+    let cache = start(&bucket, &upstream, backend);
+    begin(&bucket);
+    let began = Instant::now();
+    let cut = pull(&cache, &upstream, "known", &known) + pull(&cache, &upstream, "new", &new);
+    assert!(cut <= cuts_max, "{cut} bodies were cut off");
+    assert!(
+        began.elapsed() < Duration::from_secs(60),
+        "the bucket held pulls up for {:?}",
+        began.elapsed()
+    );
+    bucket.calm();
+    if backend == "tiered" {
+        wait_has(&bucket, &known);
+        wait_has(&bucket, &new);
+    } else {
+        // What was given up comes again with the next pull that finds it nowhere.
+        eventually("the bucket has everything", || {
+            pull(&cache, &upstream, "known", &known);
+            pull(&cache, &upstream, "new", &new);
+            [&known, &new].iter().all(|image| {
+                bucket.has(&image.digest) && image.all_blobs().iter().all(|(digest, _)| bucket.has(digest))
+            })
+        });
+    }
+    let third = start(&bucket, &upstream, backend);
+    upstream.down();
+    for (tag, image) in [("known", &known), ("new", &new)] {
+        for (digest, content) in image.all_blobs() {
+            let path = upstream.blob_url("team/app", digest);
+            third.client().get(&path).expect(&content.bytes());
+        }
+        let by_digest = upstream.manifest_url("team/app", &image.digest);
+        third.client().get(&by_digest).expect(&image.manifest);
+        eprintln!("{backend}: {tag} is whole in the bucket");
+    }
+    upstream.up();
+    for cache in [&cache, &third] {
+        let log = cache.stderr();
+        assert!(!log.contains("a-secret-that-must-not-be-seen"), "{log}");
+    }
+}
+
+#[test]
+fn a_bucket_that_answers_500() {
+    every_pull_is_right_through(
+        "s3",
+        |b| b.trouble("*", "", Trouble::Error(500, "InternalError")),
+        0,
+    );
+}
+
+#[test]
+fn a_bucket_that_answers_500_behind_a_local_store() {
+    every_pull_is_right_through(
+        "tiered",
+        |b| b.trouble("*", "", Trouble::Error(500, "InternalError")),
+        0,
+    );
+}
+
+#[test]
+fn a_bucket_that_is_asked_too_much() {
+    every_pull_is_right_through("s3", |b| b.trouble("*", "", Trouble::Error(503, "SlowDown")), 0);
+}
+
+#[test]
+fn a_bucket_that_refuses_us() {
+    every_pull_is_right_through(
+        "s3",
+        |b| b.trouble("*", "", Trouble::Error(403, "AccessDenied")),
+        0,
+    );
+}
+
+#[test]
+fn a_bucket_that_takes_nothing() {
+    every_pull_is_right_through(
+        "tiered",
+        |b| b.trouble("PUT", "", Trouble::Error(403, "AccessDenied")),
+        0,
+    );
+}
+
+#[test]
+fn a_bucket_that_is_silent() {
+    every_pull_is_right_through("s3", |b| b.trouble("*", "", Trouble::Silence), 0);
+}
+
+#[test]
+fn a_bucket_that_is_silent_behind_a_local_store() {
+    every_pull_is_right_through("tiered", |b| b.trouble("*", "", Trouble::Silence), 0);
+}
+
+#[test]
+fn a_bucket_that_is_gone() {
+    every_pull_is_right_through("s3", Bucket::down, 0);
+}
+
+#[test]
+fn a_bucket_that_is_gone_behind_a_local_store() {
+    every_pull_is_right_through("tiered", Bucket::down, 0);
+}
+
+#[test]
+fn a_bucket_that_thinks_for_a_second() {
+    every_pull_is_right_through(
+        "s3",
+        |b| b.trouble("*", "", Trouble::Late(Duration::from_secs(1))),
+        0,
+    );
+}
+
+#[test]
+fn bodies_that_break_off() {
+    for (backend, at) in [
+        ("s3", 300_000),
+        ("tiered", 300_000),
+        ("s3", 0),
+        ("tiered", 2_000_000),
+    ] {
+        every_pull_is_right_through(backend, |b| b.trouble("GET", "blobs/", Trouble::Cut(at)), 0);
+    }
+}
+
+#[test]
+fn bodies_that_are_wrong_are_never_whole() {
+    // Of the four blobs two are larger than what is held back as a whole: those are cut off, once.
+    for backend in ["s3", "tiered"] {
+        every_pull_is_right_through(backend, |b| b.trouble("GET", "blobs/", Trouble::Flip(450)), 2);
+    }
+}
+
+/// `spoil` changes what lies in the bucket; a machine that knows nothing of it pulls, and the bucket is well again.
+#[track_caller]
+fn heals_after(backend: &str, cuts_max: usize, spoil: impl Fn(&Bucket, &str)) {
+    let (upstream, bucket) = (Registry::new(), Bucket::new());
+    let image = image(&upstream, "v1");
+    let first = start(&bucket, &upstream, backend);
+    pull(&first, &upstream, "v1", &image);
+    wait_has(&bucket, &image);
+    drop(first);
+    for (digest, _) in image.all_blobs() {
+        spoil(&bucket, &Bucket::blob_key(digest));
+    }
+    let cache = start(&bucket, &upstream, backend);
+    let cut = pull(&cache, &upstream, "v1", &image);
+    assert!(cut <= cuts_max, "{cut} bodies were cut off");
+    for (digest, content) in image.all_blobs() {
+        eventually("what lies there is right", || {
+            let stored = std::fs::read(bucket.path(&Bucket::blob_key(digest))).unwrap_or_default();
+            bucket.has(digest) && stored == content.bytes()
+        });
+    }
+    upstream.down();
+    let other = start(&bucket, &upstream, backend);
+    for (digest, content) in image.all_blobs() {
+        let path = upstream.blob_url("team/app", digest);
+        other.client().get(&path).expect(&content.bytes());
+    }
+    upstream.up();
+}
+
+#[test]
+fn lost_data_and_lost_sidecars_come_back() {
+    for backend in ["s3", "tiered"] {
+        heals_after(backend, 0, |bucket, key| {
+            std::fs::remove_file(bucket.path(key)).expect("it was there");
+        });
+        heals_after(backend, 0, |bucket, key| {
+            std::fs::remove_file(bucket.path(&format!("{key}.meta.json"))).expect("it was there");
+        });
+        heals_after(backend, 0, |bucket, key| {
+            let file = std::fs::File::options().write(true).open(bucket.path(key));
+            file.and_then(|file| file.set_len(100)).expect("it was there");
+        });
+    }
+}
+
+#[test]
+fn rotten_content_is_never_whole_and_is_replaced() {
+    for backend in ["s3", "tiered"] {
+        heals_after(backend, 2, |bucket, key| {
+            let mut bytes = std::fs::read(bucket.path(key)).expect("it was there");
+            let middle = bytes.len() / 2;
+            bytes[middle] ^= 0x40;
+            std::fs::write(bucket.path(key), bytes).expect("a file");
+        });
+    }
+}
+
+#[test]
+fn a_bucket_that_comes_and_goes_is_told_once_each_time() {
+    let (upstream, bucket) = (Registry::new(), Bucket::new());
+    let first = image(&upstream, "v1");
+    let cache = start(&bucket, &upstream, "tiered");
+    bucket.down();
+    for (digest, content) in first.all_blobs() {
+        let path = upstream.blob_url("team/app", digest);
+        cache.client().get(&path).expect(&content.bytes());
+    }
+    cache.wait_stderr("the bucket is failing");
+    pull(&cache, &upstream, "v1", &first);
+    bucket.calm();
+    wait_has(&bucket, &first);
+    let log = cache.stderr();
+    assert_eq!(log.matches("the bucket is failing").count(), 1, "{log}");
+    assert_eq!(log.matches("the bucket answers again").count(), 1, "{log}");
+}

@@ -1,0 +1,205 @@
+//! What lies in a bucket, as clients meet it: over every protocol, past every rule, when memory is short, and in health
+//! checks.
+
+use crate::harness::h2::Peer;
+use crate::harness::server::TempDir;
+use crate::harness::*;
+use crate::health::check;
+
+const BACKENDS: [&str; 2] = ["s3", "tiered"];
+
+const MIB: u64 = 1 << 20;
+
+/// A bucket with `content`, which one machine has put there; the path of the content.
+fn held(upstream: &Registry, content: &Prf) -> (Bucket, String) {
+    let bucket = Bucket::new();
+    let digest = upstream.blob(content.clone());
+    let path = upstream.blob_url("a", &digest);
+    let first = bucket.behind(Server::options(upstream), "s3").start();
+    first.client().pull(&path, content);
+    bucket.wait_has(&digest);
+    (bucket, path)
+}
+
+#[test]
+fn the_bucket_is_served_over_tls_and_http_2_as_over_http_1() {
+    let authority = Authority::new("the authority");
+    let dir = TempDir::new();
+    let (certificate, key) = authority.issue("server").write(&dir.path, "server");
+    for backend in BACKENDS {
+        for size in [900, 300_000, 5 * MIB] {
+            let (upstream, content) = (Registry::new(), Prf::new(fresh_seed(), size));
+            let (bucket, path) = held(&upstream, &content);
+            let start = || {
+                bucket
+                    .behind(Server::options(&upstream), backend)
+                    .env("LISTEN_ADDR", "http://127.0.0.1:0,https://127.0.0.1:0")
+                    .env("TLS_CERT_FILE", certificate.display())
+                    .env("TLS_KEY_FILE", key.display())
+                    .start()
+            };
+            let bytes = content.bytes();
+            let part = format!("bytes={}-", size / 2);
+            // Each from a machine that has nothing of it yet, and again from what that one made of it.
+            let cache = start();
+            let client = Client::with_tls(cache.addr_for("https"), authority.client());
+            for _ in 0..2 {
+                client.get(&path).expect(&bytes);
+                let got = client.get_with(&path, &[("Range", &part)]);
+                assert!(
+                    got.status == 206 && got.body == bytes[size as usize / 2..],
+                    "{backend} {size}: {got}"
+                );
+            }
+            let cache = start();
+            let mut peer = Peer::begin(cache.addr_for("http"));
+            for _ in 0..2 {
+                // Two streams at once, of which one is a part.
+                let whole = peer.request("GET", &path, &[]);
+                let half = peer.request("GET", &path, &[("range", &part)]);
+                peer.answer(whole).expect(&bytes);
+                let half = peer.answer(half);
+                assert!(
+                    (half.status, half.ended) == (206, true) && half.body == bytes[size as usize / 2..],
+                    "{backend} {size}: {}",
+                    half.status
+                );
+            }
+        }
+    }
+}
+
+/// The answers with `path` of a machine with these rules at the top of its file.
+fn with_rules(bucket: &Bucket, upstream: &Registry, backend: &str, rules: &str) -> Server {
+    let name = upstream.name();
+    let yaml = format!("{rules}\nregistries:\n  - {{name: \"{name}\", url: \"http://{name}\"}}\n");
+    bucket
+        .behind(Server::options(upstream).config(yaml), backend)
+        .env("S3_REDIRECT", "true")
+        .start()
+}
+
+#[test]
+fn rules_hold_for_what_lies_in_the_bucket() {
+    for backend in BACKENDS {
+        for size in [900, 300_000, 3 * MIB] {
+            let (upstream, content) = (Registry::new(), Prf::new(fresh_seed(), size));
+            let (bucket, _) = held(&upstream, &content);
+            let digest = content.digest();
+            let open = upstream.blob_url("team/open", &digest);
+            let shut = upstream.blob_url("team/shut", &digest);
+            let rules = "allow: [{repositories: [team/open]}]";
+            let cache = with_rules(&bucket, &upstream, backend, rules);
+            let before = (upstream.requests(), bucket.log().len());
+            for (method, fields) in [
+                ("GET", &[][..]),
+                ("HEAD", &[]),
+                ("GET", &[("Range", "bytes=0-9")]),
+            ] {
+                let got = cache.client().request(method, &shut, fields);
+                assert_eq!(got.status, 403, "{backend} {size}: {got}");
+            }
+            assert_eq!(
+                (upstream.requests(), bucket.log().len()),
+                before,
+                "nobody is asked for what may not be read"
+            );
+            for _ in 0..2 {
+                // Who may read it is not sent away with a URL that others could use.
+                cache.client().get(&open).expect(&content.bytes());
+                cache.client().get(&shut).expect_error(403, "DENIED");
+            }
+        }
+    }
+}
+
+#[test]
+fn what_one_user_read_from_the_bucket_is_not_remembered_for_another() {
+    for backend in BACKENDS {
+        let (upstream, content) = (Registry::new(), Prf::new(fresh_seed(), 900));
+        let (bucket, _) = held(&upstream, &content);
+        let home = TempDir::new();
+        let users = home.path.join("users");
+        let lines = ["alice", "bob"].map(|user| {
+            let output = std::process::Command::new("htpasswd")
+                .args(["-nbB", "-C", "4", user, user])
+                .output()
+                .expect("htpasswd is installed");
+            String::from_utf8(output.stdout).unwrap().trim().to_owned() + "\n"
+        });
+        std::fs::write(&users, lines.concat()).unwrap();
+        let rules = format!(
+            "auth: {{htpasswd_file: {}}}\nallow: [{{users: [alice], repositories: [a]}}, {{users: [bob], repositories: [b]}}]",
+            users.display()
+        );
+        let cache = with_rules(&bucket, &upstream, backend, &rules);
+        let path = upstream.blob_url("a", &content.digest());
+        for _ in 0..3 {
+            for (user, status) in [("alice", 200), ("bob", 403), ("", 401)] {
+                let shown = basic(user, user);
+                let fields: &[_] = if user.is_empty() {
+                    &[]
+                } else {
+                    &[("Authorization", shown.as_str())]
+                };
+                let got = cache.client().get_with(&path, fields);
+                assert_eq!(got.status, status, "{backend} {user}: {got}");
+            }
+        }
+    }
+}
+
+#[test]
+fn bodies_of_the_bucket_are_refused_when_there_is_no_memory_for_them() {
+    let (upstream, content) = (Registry::new(), Prf::new(fresh_seed(), 16 * MIB));
+    let (bucket, path) = held(&upstream, &content);
+    // Each body counts with a MiB for its window and a quarter for its response.
+    let cache = bucket
+        .behind(Server::options(&upstream), "s3")
+        .env("MEMORY_BUDGET", "8MiB")
+        .start();
+    cache.client().get_with(&path, &[("Range", "bytes=0-9")]);
+    let mut readers = Vec::new();
+    let refused = loop {
+        let mut connection = Connection::open_narrow(cache.addr(), 4_096).expect("it listens");
+        connection.request("GET", &path, &[]).expect("it listens");
+        let head = connection.read_head().expect("an answer");
+        if head.status != 200 {
+            break head;
+        }
+        readers.push(connection);
+        assert!(readers.len() < 32, "the budget has no end");
+    };
+    assert_eq!(refused.status, 503, "{refused}");
+    assert!((4..=8).contains(&readers.len()), "{} readers", readers.len());
+    drop(readers);
+    eventually("there is memory again", || {
+        cache
+            .client()
+            .try_get(&path)
+            .is_ok_and(|got| got.status == 200 && got.body.len() as u64 == 16 * MIB)
+    });
+}
+
+/// A bucket is no part of the machine: whoever is sent elsewhere because of it meets it there too.
+#[test]
+fn a_bucket_that_is_away_leaves_it_alive_and_ready() {
+    for backend in BACKENDS {
+        let (upstream, content) = (Registry::new(), Prf::new(fresh_seed(), 3 * MIB));
+        let (bucket, path) = held(&upstream, &content);
+        let cache = bucket.behind(Server::options(&upstream), backend).start();
+        cache.client().pull(&path, &content);
+        for trouble in [Some(Trouble::Silence), None] {
+            match trouble {
+                Some(trouble) => bucket.trouble("*", "", trouble),
+                None => bucket.down(),
+            }
+            let other = Prf::new(fresh_seed(), 100_000);
+            let other_path = upstream.blob_url("a", &upstream.blob(other.clone()));
+            cache.client().get(&other_path).expect(&other.bytes());
+            for asked in ["/livez", "/readyz", "/healthz"] {
+                assert_eq!(check(&cache, asked), 200, "{backend}: {asked}");
+            }
+        }
+    }
+}

@@ -1,0 +1,416 @@
+//! Pulls with a bucket, alone and behind the local store: cold, warm, in parts, from a second machine.
+
+use crate::harness::disk;
+use crate::harness::*;
+
+/// Both ways to use a bucket.
+const BACKENDS: [&str; 2] = ["s3", "tiered"];
+
+const MIB: u64 = 1 << 20;
+
+fn start(bucket: &Bucket, upstream: &Registry, backend: &str) -> Server {
+    bucket.behind(Server::options(upstream), backend).start()
+}
+
+/// Whether a cache found the bucket too slow and went on without it, as it should on a machine that is too busy: then it
+/// may have asked the upstream.
+fn was_too_slow(cache: &Server) -> bool {
+    let log = cache.stderr();
+    let slow = log.contains("the bucket does not answer in time") || log.contains("the bucket is failing");
+    if slow {
+        eprintln!("this machine was too busy for the bucket");
+    }
+    slow
+}
+
+/// Waits until nothing lies in the spool any more: what is served then comes from the bucket.
+fn wait_unspooled(cache: &Server) {
+    eventually("no file of the spool is open", || {
+        let fds = std::fs::read_dir(format!("/proc/{}/fd", cache.pid())).expect("running");
+        !fds.flatten()
+            .filter_map(|fd| std::fs::read_link(fd.path()).ok())
+            .any(|target| target.display().to_string().contains("(deleted)"))
+    });
+}
+
+#[test]
+fn what_one_machine_has_fetched_the_next_one_finds() {
+    for backend in BACKENDS {
+        let (upstream, bucket) = (Registry::new(), Bucket::new());
+        let seed = fresh_seed();
+        let layers: Vec<_> = [0, 1, 900, 40_000, 700_000, MIB, MIB + 1, 9 * MIB + 5]
+            .into_iter()
+            .enumerate()
+            .map(|(n, size)| Content::from(Prf::new(seed + n as u64, size)))
+            .collect();
+        let image = Image::push(&upstream, "team/app", "v1", Flavor::Oci, &layers);
+        let pull = |cache: &Server| {
+            let tag = cache.client().get(&upstream.manifest_url("team/app", "v1"));
+            tag.expect(&image.manifest);
+            for (digest, content) in image.all_blobs() {
+                let got = cache.client().get(&upstream.blob_url("team/app", digest));
+                got.expect(&content.bytes());
+            }
+        };
+        let first = start(&bucket, &upstream, backend);
+        pull(&first);
+        // Meanwhile it has it itself, wherever that is.
+        pull(&first);
+        for (digest, _) in image.all_blobs() {
+            assert_eq!(upstream.gets(digest), 1, "{backend}");
+            bucket.wait_has(digest);
+        }
+        bucket.wait_has(&image.digest);
+        eventually("the tag's pointer is there", || {
+            bucket.keys().iter().any(|key| key.ends_with("_tags/v1"))
+        });
+
+        let before = upstream.requests();
+        let second = start(&bucket, &upstream, backend);
+        pull(&second);
+        pull(&second);
+        assert!(
+            upstream.requests() == before || was_too_slow(&second),
+            "{backend}: the upstream is not asked"
+        );
+        upstream.down();
+        pull(&second);
+        if backend == "tiered" {
+            for (digest, _) in image.all_blobs() {
+                second.wait_stored(digest);
+            }
+            second.settled_store().expect_clean();
+            bucket.clear_log();
+            pull(&second);
+            assert_eq!(bucket.log().len(), 0, "what is here is not asked for elsewhere");
+        }
+    }
+}
+
+#[test]
+fn any_part_of_what_the_bucket_has_is_served() {
+    for backend in BACKENDS {
+        let (upstream, bucket) = (Registry::new(), Bucket::new());
+        let mut random = Random::for_test("any_part_of_what_the_bucket_has_is_served");
+        for size in [5_000, 300_000, 40 * MIB] {
+            let content = Prf::new(random.next(), size);
+            let digest = upstream.blob(content.clone());
+            let path = upstream.blob_url("a", &digest);
+            let first = start(&bucket, &upstream, backend);
+            first.client().pull(&path, &content);
+            bucket.wait_has(&digest);
+            let bytes = content.bytes();
+            let at = random.below(size - 10);
+            let mut before = upstream.requests();
+            let mut is_unasked = |cache: &Server| {
+                let asked = upstream.requests();
+                assert!(
+                    asked == before || was_too_slow(cache),
+                    "{backend} {size}: the upstream is not asked"
+                );
+                before = asked;
+            };
+            for (range, span) in [
+                ("bytes=0-0".to_owned(), 0..1),
+                ("bytes=-7".to_owned(), size - 7..size),
+                (format!("bytes={at}-{}", at + 9), at..at + 10),
+                (format!("bytes={}-", size - 1), size - 1..size),
+                ("bytes=0-".to_owned(), 0..size),
+                (format!("bytes={}-", size / 2), size / 2..size),
+            ] {
+                // A machine that has nothing of it yet.
+                let cache = start(&bucket, &upstream, backend);
+                let got = cache.client().get_with(&path, &[("Range", &range)]);
+                assert_eq!(got.status, 206, "{backend} {range}: {got}");
+                assert!(
+                    got.body == bytes[span.start as usize..span.end as usize],
+                    "{backend} {range}"
+                );
+                let expected = format!("bytes {}-{}/{size}", span.start, span.end - 1);
+                assert_eq!(got.field("content-range"), Some(expected.as_str()));
+                is_unasked(&cache);
+            }
+            let cache = start(&bucket, &upstream, backend);
+            let head = cache.client().head(&path);
+            assert_eq!((head.status, head.content_length()), (200, Some(size)), "{head}");
+            let beyond = [("Range", format!("bytes={size}-"))];
+            let beyond = cache.client().get_with(&path, &[(beyond[0].0, &beyond[0].1)]);
+            assert_eq!(beyond.status, 416, "{beyond}");
+            let etag = format!("\"{digest}\"");
+            let same = cache.client().get_with(&path, &[("If-None-Match", &etag)]);
+            assert_eq!(same.status, 304, "{same}");
+            is_unasked(&cache);
+        }
+    }
+}
+
+#[test]
+fn a_range_of_the_bucket_alone_is_not_more_than_asked_for() {
+    let (upstream, bucket) = (Registry::new(), Bucket::new());
+    let content = Prf::new(fresh_seed(), 8 * MIB);
+    let digest = upstream.blob(content.clone());
+    let path = upstream.blob_url("a", &digest);
+    let first = start(&bucket, &upstream, "s3");
+    first.client().pull(&path, &content);
+    bucket.wait_has(&digest);
+    bucket.clear_log();
+    let cache = start(&bucket, &upstream, "s3");
+    let got = cache
+        .client()
+        .get_with(&path, &[("Range", "bytes=5000000-5000099")]);
+    assert_eq!(got.status, 206, "{got}");
+    assert!(got.body == content.bytes()[5_000_000..5_000_100]);
+    let ranges: Vec<_> = bucket
+        .log()
+        .into_iter()
+        .filter(|asked| asked.target.contains("blobs/") && !asked.target.contains(".meta.json"))
+        .filter_map(|asked| asked.range)
+        .collect();
+    assert_eq!(ranges, ["bytes=5000000-5000099"]);
+}
+
+#[test]
+fn what_came_through_the_bucket_survives_a_restart() {
+    for backend in BACKENDS {
+        let (upstream, bucket) = (Registry::new(), Bucket::new());
+        let content = Prf::new(fresh_seed(), 3 * MIB);
+        let digest = upstream.blob(content.clone());
+        let path = upstream.blob_url("a", &digest);
+        let mut cache = start(&bucket, &upstream, backend);
+        cache.client().pull(&path, &content);
+        bucket.wait_has(&digest);
+        cache.restart();
+        upstream.down();
+        cache.client().pull(&path, &content);
+        upstream.up();
+    }
+}
+
+#[test]
+fn a_blob_is_served_while_it_is_on_its_way_to_the_bucket() {
+    for backend in BACKENDS {
+        let (upstream, bucket) = (Registry::new(), Bucket::new());
+        let content = Prf::new(fresh_seed(), 3 * MIB);
+        let digest = upstream.blob(content.clone());
+        let path = upstream.blob_url("a", &digest);
+        bucket.trouble("PUT", "blobs/", Trouble::Silence);
+        let cache = start(&bucket, &upstream, backend);
+        cache.client().pull(&path, &content);
+        eventually("the upload has begun", || bucket.count("PUT", "blobs/") > 0);
+        for _ in 0..3 {
+            cache.client().pull(&path, &content);
+        }
+        assert_eq!(upstream.gets(&digest), 1, "{backend}");
+        bucket.calm();
+        bucket.wait_has(&digest);
+        if backend == "s3" {
+            wait_unspooled(&cache);
+        }
+        cache.client().pull(&path, &content);
+        assert_eq!(upstream.gets(&digest), 1, "{backend}");
+    }
+}
+
+#[test]
+fn an_upload_that_a_kill_cut_off_is_made_up_for() {
+    let (upstream, bucket) = (Registry::new(), Bucket::new());
+    let content = Prf::new(fresh_seed(), 2 * MIB);
+    let digest = upstream.blob(content.clone());
+    let path = upstream.blob_url("a", &digest);
+    bucket.trouble("PUT", "blobs/", Trouble::Silence);
+    let mut cache = start(&bucket, &upstream, "tiered");
+    cache.client().pull(&path, &content);
+    cache.wait_stored(&digest);
+    eventually("the upload has begun", || bucket.count("PUT", "blobs/") > 0);
+    cache.kill9();
+    bucket.calm();
+    assert!(!bucket.has(&digest));
+    cache.restart();
+    cache.client().pull(&path, &content);
+    bucket.wait_has(&digest);
+    assert_eq!(upstream.gets(&digest), 1);
+}
+
+#[test]
+fn what_is_removed_here_stays_in_the_bucket() {
+    let (upstream, bucket) = (Registry::new(), Bucket::new());
+    let content = Prf::new(fresh_seed(), 2 * MIB);
+    let digest = upstream.blob(content.clone());
+    let path = upstream.blob_url("a", &digest);
+    let mut cache = start(&bucket, &upstream, "tiered");
+    cache.client().pull(&path, &content);
+    bucket.wait_has(&digest);
+    let file = disk::blob_path(cache.root(), &digest);
+    std::fs::remove_file(disk::sidecar_of(&file)).expect("it is stored");
+    std::fs::remove_file(&file).expect("it is stored");
+    cache.restart();
+    cache.client().pull(&path, &content);
+    assert!(bucket.has(&digest));
+    cache.wait_stored(&digest);
+    assert_eq!(upstream.gets(&digest), 1);
+}
+
+#[test]
+fn two_machines_asked_at_once_end_with_one_copy() {
+    for backend in BACKENDS {
+        let (upstream, bucket) = (Registry::new(), Bucket::new());
+        let content = Prf::new(fresh_seed(), 4 * MIB);
+        let digest = upstream.blob(content.clone());
+        let path = upstream.blob_url("a", &digest);
+        let caches = [
+            start(&bucket, &upstream, backend),
+            start(&bucket, &upstream, backend),
+        ];
+        std::thread::scope(|scope| {
+            for cache in &caches {
+                for _ in 0..4 {
+                    scope.spawn(|| cache.client().pull(&path, &content));
+                }
+            }
+        });
+        bucket.wait_has(&digest);
+        assert!(upstream.gets(&digest) <= 2, "at most once per machine");
+        let stored = std::fs::read(bucket.path(&Bucket::blob_key(&digest))).expect("it is there");
+        assert!(stored == content.bytes(), "what is there is right");
+        let third = start(&bucket, &upstream, backend);
+        upstream.down();
+        third.client().pull(&path, &content);
+        upstream.up();
+    }
+}
+
+/// No machine waits for another: how much the upstream is asked more than once is printed.
+#[test]
+fn a_storm_on_four_machines_costs_the_upstream_no_more_than_four_pulls() {
+    for backend in BACKENDS {
+        let (upstream, bucket) = (Registry::new(), Bucket::new());
+        let seed = fresh_seed();
+        let layers = (0..8)
+            .map(|n| Content::from(Prf::new(seed + n, 2 * MIB + n)))
+            .collect::<Vec<_>>();
+        let image = Image::push(&upstream, "team/app", "v1", Flavor::Oci, &layers);
+        let caches: Vec<Server> = (0..4).map(|_| start(&bucket, &upstream, backend)).collect();
+        std::thread::scope(|scope| {
+            for cache in &caches {
+                for _ in 0..4 {
+                    scope.spawn(|| {
+                        let tag = cache.client().get(&upstream.manifest_url("team/app", "v1"));
+                        tag.expect(&image.manifest);
+                        for (digest, content) in image.all_blobs() {
+                            let got = cache.client().get(&upstream.blob_url("team/app", digest));
+                            got.expect(&content.bytes());
+                        }
+                    });
+                }
+            }
+        });
+        let blobs = image.all_blobs();
+        let fetched: usize = blobs.iter().map(|(digest, _)| upstream.gets(digest)).sum();
+        eprintln!(
+            "{backend}: 16 pulls on 4 machines: {fetched} fetches of {} blobs, {} more than one each",
+            blobs.len(),
+            fetched - blobs.len()
+        );
+        assert!(fetched <= 4 * blobs.len(), "each machine asks once at most");
+        for (digest, _) in blobs {
+            bucket.wait_has(digest);
+        }
+    }
+}
+
+#[test]
+fn a_tag_that_another_machine_has_asked_for_is_known() {
+    for backend in BACKENDS {
+        let (upstream, bucket) = (Registry::new(), Bucket::new());
+        let old = Image::small(&upstream, "team/app", "v1", fresh_seed());
+        let first = start(&bucket, &upstream, backend);
+        let second = bucket
+            .behind(Server::options(&upstream), backend)
+            .env("TAG_TTL", "2s")
+            .start();
+        let path = upstream.manifest_url("team/app", "v1");
+        first.client().get(&path).expect(&old.manifest);
+        bucket.wait_has(&old.digest);
+        eventually("the pointer is there", || {
+            bucket.keys().iter().any(|key| key.ends_with("_tags/v1"))
+        });
+        let before = upstream.requests();
+        second.client().get(&path).expect(&old.manifest);
+        assert_eq!(
+            upstream.requests(),
+            before,
+            "{backend}: fresh is fresh, whoever asked"
+        );
+        // It is not believed for longer than its time.
+        let new = Image::small(&upstream, "team/app", "v1", fresh_seed());
+        assert_ne!(old.digest, new.digest);
+        eventually("the new image is seen", || {
+            second.client().get(&path).body == new.manifest
+        });
+        assert!(upstream.requests() > before);
+    }
+}
+
+#[test]
+fn a_store_of_the_older_system_is_read_after_hashing() {
+    for backend in BACKENDS {
+        let (upstream, bucket) = (Registry::new(), Bucket::new());
+        let put = |name: &str, bytes: &[u8]| {
+            let path = bucket.path(name);
+            std::fs::create_dir_all(path.parent().expect("below the bucket")).expect("a directory");
+            std::fs::write(path, bytes).expect("a file");
+        };
+        let (good, bad) = (Prf::new(fresh_seed(), 300_000), Prf::new(fresh_seed(), 300_000));
+        for content in [&good, &bad] {
+            let digest = upstream.blob(content.clone());
+            let key = Bucket::blob_key(&digest);
+            let mut bytes = content.bytes();
+            if content.digest() == bad.digest() {
+                bytes[777] ^= 1;
+            }
+            put(&key, &bytes);
+            let sidecar = r#"{"Content-Length":["300000"],"Content-Type":["application/octet-stream"]}"#;
+            put(&format!("{key}.meta.json"), sidecar.as_bytes());
+        }
+        // Its word on who may read what it holds does not count, so the registry is asked about that alone.
+        let cache = start(&bucket, &upstream, backend);
+        for content in [&good, &bad] {
+            let path = upstream.blob_url("a", &content.digest());
+            cache.client().get(&path).expect(&content.bytes());
+        }
+        let whole = |content: &Prf| {
+            let digest = content.digest();
+            upstream.count(|seen| seen.is_get(&digest) && !seen.is_probe())
+        };
+        assert_eq!((whole(&good), whole(&bad)), (0, 1), "{backend}");
+    }
+}
+
+#[test]
+fn slow_readers_of_the_bucket_cost_bounded_memory() {
+    let (upstream, bucket) = (Registry::new(), Bucket::new());
+    let content = Prf::new(fresh_seed(), 16 * MIB);
+    let digest = upstream.blob(content.clone());
+    let path = upstream.blob_url("a", &digest);
+    let first = start(&bucket, &upstream, "s3");
+    first.client().pull(&path, &content);
+    bucket.wait_has(&digest);
+    let cache = start(&bucket, &upstream, "s3");
+    cache.client().get_with(&path, &[("Range", "bytes=0-9")]);
+    let before = cache.rss_bytes();
+    let mut connections: Vec<Connection> = (0..64)
+        .map(|_| {
+            let mut connection = Connection::open_narrow(cache.addr(), 4_096).expect("it listens");
+            connection.request("GET", &path, &[]).expect("it listens");
+            connection
+        })
+        .collect();
+    for connection in &mut connections {
+        assert_eq!(connection.read_head().expect("an answer").status, 200);
+    }
+    // Long enough for every window to be full: 64 times 16 MiB would be a GiB.
+    std::thread::sleep(std::time::Duration::from_secs(3));
+    let grown = cache.rss_peak_bytes().saturating_sub(before);
+    eprintln!("64 slow readers: {} MiB more", grown / MIB);
+    assert!(grown < 64 * 4 * MIB, "{grown} bytes more");
+}
