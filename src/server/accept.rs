@@ -20,6 +20,7 @@ use rustix::net::{
 use super::connection::Connection;
 use super::crowd::{Crowd, Full, Place};
 use super::h1::CROWDED;
+use super::h2;
 use super::handover;
 use super::listen::Listener;
 use super::stream::Stream;
@@ -373,8 +374,11 @@ fn spawn<H: Handler>(server: Rc<Server<H>>, arrived: Arrived) {
     let watch = server.watches.add(&stream, place);
     let connection = Connection::new(server, watch, stream, peer);
     drop(monoio::spawn(contained(async move {
-        connection.run().await;
-        drop(running);
+        if let Some(begun) = connection.run().await {
+            // In a task of its own, so that what HTTP/1 needs is given back.
+            let serving = h2::serve(begun).map(move |()| drop(running));
+            drop(monoio::spawn(contained(serving)));
+        }
     })));
 }
 

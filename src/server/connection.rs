@@ -88,13 +88,13 @@ impl<H: Handler> Connection<H> {
         }
     }
 
-    /// Serves requests until one side has had enough.
-    pub async fn run(mut self) {
+    /// Serves requests until one side has had enough; or gives the connection back, as soon as it is known to be for HTTP/2.
+    pub async fn run(mut self) -> Option<h2::Begun<H>> {
         if let (Stream::Tls(tls), Some(door)) = (&self.stream, &self.server.tls)
             && let Err(error) = Box::pin(tls.handshake(&self.watch, &door.gate)).await
         {
             tracing::debug!(peer = ?self.peer, %error, "no TLS session");
-            return;
+            return None;
         }
         let mut scanned = 0;
         let mut spoken = Spoken::Unknown;
@@ -104,7 +104,7 @@ impl<H: Handler> Connection<H> {
                 match spoken {
                     Spoken::Unknown => match self.receive().await {
                         Next::Continue => continue,
-                        Next::Close | Next::Gone => return,
+                        Next::Close | Next::Gone => return None,
                     },
                     Spoken::Http2 => {
                         let Connection {
@@ -116,8 +116,13 @@ impl<H: Handler> Connection<H> {
                             ..
                         } = self;
                         watch.set(Waiting::Input, HEAD_SECONDS);
-                        // Boxed: every connection would pay for its size.
-                        return Box::pin(h2::serve(server, watch, stream, peer, inbox)).await;
+                        return Some(h2::Begun {
+                            watch,
+                            stream,
+                            server,
+                            peer,
+                            received: inbox,
+                        });
                     }
                     Spoken::Http1 => {}
                 }
@@ -140,9 +145,9 @@ impl<H: Handler> Connection<H> {
                 Next::Close => {
                     // As far as the socket takes it at once: the client has what it asked for.
                     let _ = self.stream.finish();
-                    return;
+                    return None;
                 }
-                Next::Gone => return,
+                Next::Gone => return None,
             }
         }
     }
