@@ -91,6 +91,7 @@ mod limits;
 mod overload;
 mod overload_cores;
 mod overload_ends;
+mod overload_protocols;
 
 /// Requests on the edge of HTTP/1.1, read by the parser's own tests too.
 #[allow(dead_code, reason = "its bounds are for the parser's tests")]
@@ -133,6 +134,7 @@ mod artifacts;
 
 /// Drain, exit codes, passed sockets, what a service manager is told.
 mod restart;
+mod restart_protocols;
 
 /// Liveness and readiness on bad days.
 mod health;

@@ -14,6 +14,8 @@ use super::chunk::{BUFFER_BYTES, Buffer, Charge, Chunk};
 use super::connection::Shared;
 use crate::http::{Growing, Piece, Span};
 use crate::limits::SEND_STALL_SECONDS;
+use crate::runtime::clock::monotonic_millis;
+use crate::server::watch::Pace;
 use crate::sys::{read_exact_at, read_resident};
 
 /// Why a body did not reach its end.
@@ -21,7 +23,7 @@ use crate::sys::{read_exact_at, read_resident};
 pub enum Cut {
     /// The client wants it no more, or is gone.
     Gone,
-    /// The client took nothing for too long.
+    /// The client took nothing, or next to nothing, for too long.
     Stalled,
     /// The rest will never come.
     Aborted,
@@ -34,6 +36,7 @@ pub struct Outbound<'a, H> {
     shared: &'a Shared<H>,
     stream: SendStream<Chunk>,
     bytes: u64,
+    pace: Pace,
 }
 
 impl<'a, H> Outbound<'a, H> {
@@ -42,6 +45,7 @@ impl<'a, H> Outbound<'a, H> {
             shared,
             stream,
             bytes: 0,
+            pace: Pace::default(),
         }
     }
 
@@ -144,6 +148,7 @@ impl<'a, H> Outbound<'a, H> {
     fn give(&mut self, chunk: Chunk, count: usize, end: bool) -> Result<(), Cut> {
         self.stream.send_data(chunk, end).map_err(|_| Cut::Gone)?;
         self.bytes += count as u64;
+        self.pace.sent(count);
         Ok(())
     }
 
@@ -157,12 +162,16 @@ impl<'a, H> Outbound<'a, H> {
             let mut room = self.stream.capacity();
             if room == 0 {
                 let stall = Duration::from_secs(u64::from(SEND_STALL_SECONDS));
+                let began = monotonic_millis();
                 let more = poll_fn(|cx| self.stream.poll_capacity(cx));
                 room = match monoio::time::timeout(stall, more).await {
                     Ok(Some(Ok(room))) => room,
                     Ok(_) => return Err(Cut::Gone),
                     Err(_) => return Err(Cut::Stalled),
                 };
+                if !self.pace.waited(monotonic_millis().saturating_sub(began)) {
+                    return Err(Cut::Stalled);
+                }
             }
             let room = room.min(wanted);
             if room == 0 {
