@@ -252,6 +252,8 @@ impl<H: Handler> Connection<H> {
     /// Takes the beginning of a last request where the server stops. What has come already is answered, and a client that
     /// has only just connected has its first request on the way: closing now would reset it.
     async fn receive_last(&mut self) -> Next {
+        // Nothing ends this wait but itself: the socket must not be shut down under what may come.
+        self.watch.clear();
         let mut taken = self.take();
         if !self.answered && !matches!(taken, Ok(1..)) {
             monoio::time::sleep(FIRST_REQUEST).await;

@@ -172,7 +172,11 @@ pub fn restarts_under_load(
             cache.restart();
         }
         load.wait_for(50);
-        assert!(!load.stop.swap(true, Ordering::Relaxed), "somebody was lost");
+        assert!(
+            !load.stop.swap(true, Ordering::Relaxed),
+            "somebody was lost: {}",
+            cache.stderr()
+        );
     });
 }
 

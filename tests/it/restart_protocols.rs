@@ -31,7 +31,7 @@ fn run_h2(load: &Load, client: &Client, seed: u64, broken: &dyn Fn(&Why, bool)) 
                 continue;
             }
         };
-        // The last stream that will be answered.
+        // The last stream that will be answered, once that is said.
         let mut last = u32::MAX;
         let mut heard = false;
         'rounds: for _ in 0..=random.below(4) {
@@ -50,10 +50,6 @@ fn run_h2(load: &Load, client: &Client, seed: u64, broken: &dyn Fn(&Why, bool)) 
             }
             while open.iter().any(|&id| id <= last) {
                 match peer.step() {
-                    Ok(frame) if frame.kind == GOAWAY => {
-                        let id: [u8; 4] = frame.payload[..4].try_into().expect("a GOAWAY names a stream");
-                        last = last.min(u32::from_be_bytes(id));
-                    }
                     Ok(_) => heard = true,
                     Err(why) => {
                         // Who has heard nothing was not let in; who has was promised an answer.
@@ -61,6 +57,7 @@ fn run_h2(load: &Load, client: &Client, seed: u64, broken: &dyn Fn(&Why, bool)) 
                         break 'rounds;
                     }
                 }
+                last = peer.goodbye.map_or(u32::MAX, |(last, _)| last);
                 open.retain(|id| !peer.answers.get(id).is_some_and(Answer::is_over));
             }
             for (id, content) in wanted {
@@ -181,16 +178,19 @@ fn over_http2_what_is_asked_while_it_says_goodbye_is_answered() {
     let mut peer = Peer::begin(cache.addr());
     peer.get("/v2/").expect(b"{}");
     cache.sigterm();
-    // The first of two: it names no last stream yet.
-    loop {
-        let frame = peer.frame().unwrap();
-        if frame.kind == GOAWAY {
-            assert_eq!(frame.payload[..4], i32::MAX.to_be_bytes());
-            break;
-        }
+    while peer.goodbye.is_none() {
+        peer.step().unwrap();
     }
-    peer.get("/v2/").expect(b"{}");
-    assert_eq!(peer.until_closed().0, Some(NO_ERROR));
+    // The first of two: it names no last stream yet.
+    assert_eq!(peer.goodbye, Some((i32::MAX as u32, NO_ERROR)));
+    let id = peer.request("GET", "/v2/", &[]);
+    peer.answer(id).expect(b"{}");
+    let end = loop {
+        if let Err(why) = peer.step() {
+            break why;
+        }
+    };
+    assert_eq!((end, peer.goodbye), (Why::NoResponse, Some((id, NO_ERROR))));
     let status = cache.wait_exit(PATIENCE).expect("it ends");
     assert!(status.success(), "{status:?}");
 }

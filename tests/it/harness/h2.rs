@@ -173,6 +173,8 @@ pub struct Peer {
     /// Header block that has begun: its stream, and whether it ends the stream.
     block: Option<(u32, bool, Vec<u8>)>,
     pub answers: BTreeMap<u32, Answer>,
+    /// The newest GOAWAY among the frames that were noted: the last stream it names, and its code.
+    pub goodbye: Option<(u32, u32)>,
     /// Give back windows as data comes.
     pub generous: bool,
     next: u32,
@@ -198,6 +200,7 @@ impl Peer {
             decoder: Decoder::default(),
             block: None,
             answers: BTreeMap::new(),
+            goodbye: None,
             generous: true,
             next: 1,
         }
@@ -347,6 +350,16 @@ impl Peer {
             SETTINGS if !frame.has(ACK) => self.send(&Frame::new(SETTINGS, ACK, 0, []))?,
             PING if !frame.has(ACK) => {
                 self.send(&Frame::new(PING, ACK, 0, frame.payload.clone()))?;
+            }
+            GOAWAY => {
+                let word = |at: usize| {
+                    let bytes = frame.payload.get(at..at + 4)?;
+                    Some(u32::from_be_bytes(bytes.try_into().ok()?))
+                };
+                match (word(0), word(4)) {
+                    (Some(last), Some(code)) => self.goodbye = Some((last, code)),
+                    _ => return malformed("a short GOAWAY"),
+                }
             }
             PUSH_PROMISE | PRIORITY => return malformed("a frame nobody asked for"),
             _ => {}
