@@ -118,13 +118,19 @@ async fn converse<H: Handler>(wire: Wire, server: Rc<Server<H>>, peer: Option<So
         return;
     };
     let mut closing = false;
-    let mut told = false;
+    let leaving = Cell::new(false);
     let renewed = Cell::new(false);
     let mut tick = pin!(monoio::time::sleep(DRAIN_CHECK));
     let outcome = drive(
         &wire,
         |cx| {
             shared.note_waker(cx);
+            if !leaving.get() && shared.server.shutdown.draining() {
+                leaving.set(true);
+                connection.graceful_shutdown();
+                // It may have been ended for being idle, which is not how it ends.
+                wire.wait_for(Phase::Leaving, false);
+            }
             loop {
                 if let Some(verdict) = wire.verdict()
                     && !closing
@@ -147,15 +153,20 @@ async fn converse<H: Handler>(wire: Wire, server: Rc<Server<H>>, peer: Option<So
                     }
                     Poll::Ready(Some(Err(error))) => return Poll::Ready(Err(error)),
                     Poll::Ready(None) => return Poll::Ready(Ok(())),
-                    Poll::Pending if wire.verdict().is_some() && !closing => {}
-                    Poll::Pending => break,
+                    Poll::Pending => {
+                        // Whose request came in the moment that its wait was ended is answered.
+                        if wire.watch().expired() && shared.tasks.get() == 0 && !renewed.get() {
+                            wire.end_for(Verdict::Expired);
+                        }
+                        if closing || wire.verdict().is_none() {
+                            break;
+                        }
+                    }
                 }
             }
-            while !told && shared.tasks.get() > 0 && tick.as_mut().poll(cx).is_ready() {
+            while !leaving.get() && shared.tasks.get() > 0 && tick.as_mut().poll(cx).is_ready() {
                 tick.set(monoio::time::sleep(DRAIN_CHECK));
                 if shared.server.shutdown.draining() {
-                    told = true;
-                    connection.graceful_shutdown();
                     // It has something to say now.
                     cx.waker().wake_by_ref();
                 }
@@ -167,6 +178,8 @@ async fn converse<H: Handler>(wire: Wire, server: Rc<Server<H>>, peer: Option<So
                 Phase::Greeting
             } else if shared.tasks.get() > 0 {
                 Phase::Busy
+            } else if leaving.get() {
+                Phase::Leaving
             } else {
                 Phase::Idle
             };
@@ -201,7 +214,7 @@ async fn greet(wire: &Wire) -> Option<Box<Connection<Wire, Chunk>>> {
         wire,
         |cx| match handshake.as_mut().poll(cx) {
             Poll::Ready(result) => Poll::Ready(result.ok().map(Box::new)),
-            Poll::Pending if wire.verdict().is_some() => Poll::Ready(None),
+            Poll::Pending if wire.verdict().is_some() || wire.watch().expired() => Poll::Ready(None),
             Poll::Pending => Poll::Pending,
         },
         || {},

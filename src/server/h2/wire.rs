@@ -75,8 +75,8 @@ struct State {
     /// The socket had nothing more to give, or took nothing more.
     read_blocked: bool,
     write_blocked: bool,
-    /// The socket took something since the last look.
-    progress: bool,
+    /// Bytes that the socket took since the last look.
+    progress: usize,
     received: usize,
     forwarded: usize,
     failed: Option<io::ErrorKind>,
@@ -93,6 +93,8 @@ pub enum Phase {
     Busy,
     /// For the client to take bytes.
     Sending,
+    /// The server stops, and has said so.
+    Leaving,
 }
 
 impl Wire {
@@ -116,7 +118,7 @@ impl Wire {
                 outgoing: Outgoing::default(),
                 read_blocked: false,
                 write_blocked: false,
-                progress: false,
+                progress: 0,
                 received: 0,
                 forwarded: 0,
                 failed: None,
@@ -162,12 +164,19 @@ impl Wire {
         } else {
             phase
         };
-        let same = self.0.phase.replace(phase) == phase;
+        let before = self.0.phase.replace(phase);
+        let same = before == phase;
         let watch = &self.0.watch;
+        watch.sent(progress);
+        if before == Phase::Sending && (!same || progress > 0) && !watch.keeps_pace() {
+            return watch.give_up();
+        }
         match phase {
             Phase::Greeting => {}
-            Phase::Sending if same && !progress => {}
+            Phase::Sending if same && progress == 0 => {}
             Phase::Idle if same && !renewed => {}
+            Phase::Leaving if same => {}
+            Phase::Leaving => watch.set(Waiting::Input, LINGER_SECONDS),
             Phase::Sending => watch.set(Waiting::Output, SEND_STALL_SECONDS),
             Phase::Idle => watch.set(Waiting::Idle, IDLE_SECONDS),
             Phase::Busy => watch.clear(),
@@ -177,6 +186,8 @@ impl Wire {
     /// Sends what is left, says that nothing more comes, and waits a little for the client to see it: closing a socket
     /// with unread input resets it, which can destroy what is on its way.
     pub async fn finish(&self) {
+        let evicted = self.watch().evicted();
+        self.watch().wake_by(None);
         self.watch().set(Waiting::Output, LINGER_SECONDS);
         loop {
             match self.flush() {
@@ -191,6 +202,10 @@ impl Wire {
         // As far as the socket takes it at once. What a stream has said of its end does not depend on it.
         let _ = stream.finish();
         stream.shutdown(Shutdown::Write);
+        if evicted {
+            // Somebody waits for its descriptor.
+            return;
+        }
         self.watch().set(Waiting::Input, LINGER_SECONDS);
         let mut rubbish = Vec::with_capacity(4 * 1024);
         let mut thrown_away = 0;
@@ -341,7 +356,7 @@ impl State {
     fn took(&mut self, sent: usize) {
         self.sent += sent;
         self.forwarded += sent;
-        self.progress = true;
+        self.progress += sent;
     }
 
     /// Sends what is collected and `slices` with one call; how much of `slices` went.
@@ -358,6 +373,7 @@ impl State {
         self.took(sent.min(pending));
         let direct = sent.saturating_sub(pending);
         self.forwarded += direct;
+        self.progress += direct;
         Ok(direct)
     }
 
@@ -423,6 +439,7 @@ pub async fn drive<T>(
     // Boxed while it is needed: most connections wait for a client that says something.
     let mut writable = None;
     poll_fn(|cx| {
+        wire.watch().wake_by(Some(cx.waker()));
         loop {
             if let Poll::Ready(done) = step(cx) {
                 return Poll::Ready(done);

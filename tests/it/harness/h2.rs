@@ -143,7 +143,7 @@ impl Answer {
         field(&self.fields, name)
     }
 
-    fn is_over(&self) -> bool {
+    pub fn is_over(&self) -> bool {
         self.ended || self.reset.is_some()
     }
 
@@ -203,6 +203,10 @@ impl Peer {
     pub fn open(addr: SocketAddr) -> Self {
         let stream = TcpStream::connect_timeout(&addr, PATIENCE)
             .unwrap_or_else(|error| panic!("connect to {addr}: {error}"));
+        Self::over(stream)
+    }
+
+    fn over(stream: TcpStream) -> Self {
         stream.set_nodelay(true).expect("a socket");
         stream.set_read_timeout(Some(PATIENCE)).expect("not zero");
         stream.set_write_timeout(Some(PATIENCE)).expect("not zero");
@@ -218,6 +222,13 @@ impl Peer {
             frame_bytes_max: FRAME_BYTES,
             next: 1,
         }
+    }
+
+    /// Connects and sends its beginning, without waiting for the server's.
+    pub fn try_begin(addr: SocketAddr) -> Result<Self, Why> {
+        let mut peer = Self::over(TcpStream::connect_timeout(&addr, PATIENCE)?);
+        peer.raw(&[PREFACE, &settings(&[]).bytes()].concat())?;
+        Ok(peer)
     }
 
     /// Connects, exchanges prefaces and settings.
