@@ -52,7 +52,7 @@ step() {
 # What real clients, power cuts and linking need; each as `command:package`.
 tools=(cc:gcc git:git jq:jq docker-registry:docker-registry skopeo:skopeo podman:podman dockerd:docker.io docker:docker-cli
   containerd:containerd runc:runc mkfs.xfs:xfsprogs mkfs.ext4:e2fsprogs mkfs.btrfs:btrfs-progs curl:curl mount:mount python3:python3 shellcheck:shellcheck
-  htpasswd:apache2-utils openssl:openssl tinyproxy:tinyproxy squid:squid danted:dante-server docker-compose:docker-compose)
+  htpasswd:apache2-utils openssl:openssl ip:iproute2 tinyproxy:tinyproxy squid:squid danted:dante-server docker-compose:docker-compose)
 PATH=$PATH:/usr/sbin:/sbin:$HOME/.cargo/bin
 
 missing_packages() {
@@ -219,6 +219,8 @@ for driver in auto epoll; do
   overload $driver
   clients $driver clients.sh "public images"
   clients $driver clients_private.sh "private images"
+  clients $driver clients_door.sh "front door"
+  clients $driver clients_tls.sh TLS
 done
 
 echo

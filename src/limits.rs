@@ -117,6 +117,10 @@ pub const H2_STREAMS_MAX: u32 = 100;
 pub const H2_STREAM_WINDOW_BYTES: u32 = 64 * 1024 - 1;
 pub const H2_CONNECTION_WINDOW_BYTES: u32 = 1024 * 1024;
 
+/// How long the answer waits for the rest of a request that has a body: nothing we serve has a use for one, but its mistakes
+/// are told only before the answer.
+pub const REQUEST_BODY_PATIENCE: Duration = Duration::from_millis(250);
+
 /// The fields of one HTTP/2 request, each counted with 32 bytes more (RFC 9113, 6.5.2).
 pub const H2_HEADER_LIST_BYTES_MAX: u32 = 32 * 1024;
 

@@ -7,5 +7,7 @@ use std::process::ExitCode;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
+    // The allocator asks for huge pages. Buffers of idle connections are mostly untouched, and would all be there.
+    let _ = rustix::thread::disable_transparent_huge_pages(true);
     oci_pull_through::cli::main()
 }

@@ -8,6 +8,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import http2
 import machine
 import measure
 import objects
@@ -647,4 +648,7 @@ ALL = {
     "s3-hit": s3_hit,
     "tiered-warm": tiered_warm,
     "idle-10k": idle_10k,
+    "h2c-small": http2.h2c_small,
+    "h2-tls-small": http2.h2_tls_small,
+    "idle-h2c": http2.idle_h2c,
 }

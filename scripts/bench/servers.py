@@ -161,8 +161,8 @@ class Stage:
         server.registry = objects.UPSTREAM_REGISTRY if upstream else objects.WARM_REGISTRY
         return server
 
-    def nginx(self, cpus=None, workers=1, log=False, http="", locations="", name="nginx"):
-        """nginx as it serves files best. With `log`, one line per request in `requests.log`."""
+    def nginx(self, cpus=None, workers=1, log=False, http="", locations="", name="nginx", listen=""):
+        """nginx as it serves files best. With `log`, one line per request in `requests.log`; `listen` is more for its listener."""
         if not shutil.which("nginx"):
             raise Missing("nginx is not installed")
         port, folder = _free_port(), self._folder(name)
@@ -187,7 +187,7 @@ http {{
   uwsgi_temp_path {folder}/tmp-uwsgi; scgi_temp_path {folder}/tmp-scgi;
   {http}
   server {{
-    listen 127.0.0.1:{port} backlog=4096{reuse};
+    listen 127.0.0.1:{port} backlog=4096{reuse}{listen};
     root {self.directory}/nginx;
     {locations}
   }}

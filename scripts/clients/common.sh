@@ -10,6 +10,9 @@ passed=0 failed=0 skipped=0
 pids=()
 # Further arguments of a pull, such as a login.
 skopeo_flags=() podman_flags=() ctr_flags=()
+# How the cache is reached: its address, and what each client is told about TLS.
+host=127.0.0.1 scheme=http hosts_tls=''
+skopeo_tls=(--src-tls-verify=false) podman_tls=(--tls-verify=false)
 
 # shellcheck source=scripts/clients/images.sh
 . "$(dirname "${BASH_SOURCE[0]}")/images.sh"
@@ -104,12 +107,12 @@ start_cache() {
     cache=127.0.0.1:$upstream_port
     return
   fi
-  LISTEN_ADDR=127.0.0.1:0 FS_ROOT="$work/store-$1" CONFIG_FILE="$work/cache.yml" STORAGE_BACKEND=fs \
+  LISTEN_ADDR=$host:0 FS_ROOT="$work/store-$1" CONFIG_FILE="$work/cache.yml" STORAGE_BACKEND=fs \
     "$binary" serve >>"$work/cache-$1.log" 2>&1 &
   cache_pid=$!
   pids+=("$cache_pid")
   started "the cache" "$cache_pid" "$work/cache-$1.log"
-  cache=127.0.0.1:$port
+  cache=$host:$port
 }
 
 # ---- The clients: each has `pull_<client> PHASE`, which pulls into nothing and compares ------------------------------
@@ -125,7 +128,7 @@ same() {
 skopeo_copies() {
   local out=$work/skopeo-$1 file
   rm -rf "$out"
-  skopeo copy --quiet --all --src-tls-verify=false "${skopeo_flags[@]}" "docker://$cache/$(path "$2"):1" "dir:$out"
+  skopeo copy --quiet --all "${skopeo_tls[@]}" "${skopeo_flags[@]}" "docker://$cache/$(path "$2"):1" "dir:$out"
   same "root manifests" "$(root_of "$1")" "sha256:$(sha256sum "$out/manifest.json" | cut -d' ' -f1)"
   local found=()
   for file in "$out"/*; do
@@ -139,7 +142,7 @@ pull_skopeo() {
   skopeo_copies app $repository
   skopeo_copies artifact $artifact_repository
   same "media types" application/vnd.example.thing.config.v1+json \
-    "$(skopeo inspect --raw --tls-verify=false "${skopeo_flags[@]/--src-creds/--creds}" "docker://$cache/$(path $artifact_repository):1" | jq -r .config.mediaType)"
+    "$(skopeo inspect --raw "${skopeo_tls[@]/--src-/--}" "${skopeo_flags[@]/--src-creds/--creds}" "docker://$cache/$(path $artifact_repository):1" | jq -r .config.mediaType)"
 }
 
 podman_() { podman --root "$work/podman/root" --runroot "$work/podman/run" --tmpdir "$work/podman/tmp" --storage-driver vfs \
@@ -147,7 +150,7 @@ podman_() { podman --root "$work/podman/root" --runroot "$work/podman/run" --tmp
 
 # podman_pulls REFERENCE
 podman_pulls() {
-  podman_ pull --quiet --tls-verify=false "${podman_flags[@]}" "$1"
+  podman_ pull --quiet "${podman_tls[@]}" "${podman_flags[@]}" "$1"
   same "image IDs" "$(platform_config)" "sha256:$(podman_ image inspect "$1" --format '{{.Id}}')"
   same "layers" "$(platform_diff_ids)" "$(podman_ image inspect "$1" | jq -r '.[0].RootFS.Layers[]')"
   podman_ image inspect "$1" | jq -r '.[0].RepoDigests[]' | grep -F "@$(root_of app)"
@@ -228,8 +231,9 @@ ctr_pulls() {
 pull_containerd() {
   mkdir -p "$work/hosts/$registry"
   cat >"$work/hosts/$registry/hosts.toml" <<END
-[host."http://$cache"]
+[host."$scheme://$cache"]
   capabilities = ["pull", "resolve"]
+  $hosts_tls
 END
   ctr_pulls "$registry/$repository:1" --hosts-dir "$work/hosts"
 }

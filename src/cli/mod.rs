@@ -76,7 +76,9 @@ pub fn run(args: impl IntoIterator<Item = OsString>, surroundings: Surroundings<
             Ok(config) => match app::run(config, &|| config::resolve(cli.flags.0.clone(), surroundings)) {
                 Ok(End::Finished) => ExitCode::SUCCESS,
                 Ok(End::Cut) => ExitCode::from(EXIT_CUT),
-                Err(error @ AppError::Driver(_)) => fail(&error, ExitCode::from(EXIT_MISUSE)),
+                Err(error @ (AppError::Driver(_) | AppError::Tls(_) | AppError::PassedTls(_))) => {
+                    fail(&error, ExitCode::from(EXIT_MISUSE))
+                }
                 Err(error) => fail(&error, ExitCode::FAILURE),
             },
             Err(mistakes) => fail(&mistakes, ExitCode::from(EXIT_MISUSE)),

@@ -9,6 +9,7 @@ use super::mistake::{Mistake, Place};
 use super::reader::{Field, Reader, Source, Told};
 use super::resolve::Sources;
 use super::secret::SecretText;
+use super::server_tls::Clients;
 use super::setting::{Given, Layer, Setting};
 
 /// The ways to come in; any of them is enough. At least one is there.
@@ -137,11 +138,12 @@ impl Reader<'_> {
 
 impl Sources<'_> {
     /// Everything that opens the front door; `None` where there is no door.
-    pub(super) fn front_auth(&mut self) -> Option<FrontAuth> {
+    /// `clients`: whether TLS clients are asked for certificates; `None` where that was a mistake.
+    pub(super) fn front_auth(&mut self, clients: Option<&Clients>) -> Option<FrontAuth> {
         let user = self.front_user();
         let htpasswd = self.find(Setting::AuthHtpasswdFile).cloned();
         let htpasswd = htpasswd.and_then(|given| self.htpasswd(&given));
-        self.check_certificates();
+        self.check_certificates(clients);
         let certificates = self.file.front.certificates.as_ref();
         let auth = FrontAuth {
             user,
@@ -250,18 +252,13 @@ impl Sources<'_> {
         None
     }
 
-    /// Certificates open nothing where no client is asked for one. The settings are another's, and looked for by name.
-    fn check_certificates(&mut self) {
-        let Some(told) = &self.file.front.certificates else {
-            return;
-        };
-        let text = |env: &str| {
-            let setting = Setting::ALL.into_iter().find(|setting| setting.env() == env)?;
-            self.find(setting).map(|given| given.text.trim())
-        };
-        if text("TLS_CLIENT_CA_FILE").is_none() || text("TLS_CLIENT_AUTH") == Some("none") {
+    /// Certificates open nothing where no client is asked for one.
+    fn check_certificates(&mut self, clients: Option<&Clients>) {
+        if let Some(told) = &self.file.front.certificates
+            && clients == Some(&Clients::NotAsked)
+        {
             let place = self.place_in_file(told.line, "auth.client_certificates");
-            let why = "needs tls_client_ca_file, and tls_client_auth other than none: nobody is asked for a certificate";
+            let why = "needs TLS that asks clients for a certificate: set tls_client_ca_file, and tls_client_auth to verify or optional";
             self.wrong(place.alone(), why);
         }
     }
@@ -286,7 +283,7 @@ impl Sources<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::tests::Machine;
+    use crate::config::tests::{CA, CERT, KEY, Machine};
 
     const HTPASSWD: &str = "alice:$2y$04$abcdefghijklmnopqrstuuZVtbkHNIzXDySbF5.qVDcG5jZkm0QVG\n";
 
@@ -382,7 +379,7 @@ mod tests {
             ),
             (
                 plain("auth: {client_certificates: [CN=a]}\n"),
-                "f.yaml:1: auth.client_certificates: needs tls_client_ca_file",
+                "f.yaml:1: auth.client_certificates: needs TLS that asks",
             ),
             (
                 plain("auth: {htpasswd_file: /h}\n").env("CLIENT_LOGIN", "true"),
@@ -394,6 +391,44 @@ mod tests {
             assert!(mistakes[0].contains(expected), "{expected} in {mistakes:#?}");
             assert!(!mistakes[0].contains("canary"), "{mistakes:#?}");
         }
+    }
+
+    /// Whether they are is looked at where everything about TLS has been put together.
+    #[test]
+    fn certificates_open_only_where_clients_are_asked_for_them() {
+        let with = |more: &str| {
+            machine(&format!("auth: {{client_certificates: [CN=a]}}\n{more}\n"))
+                .file("/c.pem", CERT)
+                .file("/k.pem", KEY)
+                .file("/ca.pem", CA)
+        };
+        let pair = "tls_cert_file: /c.pem\ntls_key_file: /k.pem";
+        for asked in [
+            "tls_client_ca_file: /ca.pem",
+            "tls_client_ca_file: /ca.pem\ntls_client_auth: optional",
+        ] {
+            let auth = with(&format!("{pair}\n{asked}")).config().front_auth.unwrap();
+            assert_eq!(auth.certificates.len(), 1);
+        }
+        let there = "serverTlsConfig: {cert: /c.pem, key: /k.pem, clientAuth: verify}";
+        assert!(with(there).config().front_auth.is_some());
+        for not_asked in [
+            "".to_owned(),
+            pair.to_owned(),
+            format!("{pair}\ntls_client_ca_file: /ca.pem\ntls_client_auth: none"),
+            "serverTlsConfig: {cert: /c.pem, key: /k.pem, ca: /ca.pem, clientAuth: none}".to_owned(),
+        ] {
+            let mistakes = with(&not_asked).mistakes();
+            assert_eq!(mistakes.len(), 1, "{not_asked}: {mistakes:#?}");
+            assert!(
+                mistakes[0].starts_with("f.yaml:1: auth.client_certificates: "),
+                "{mistakes:#?}"
+            );
+        }
+        // One mistake is told once.
+        let broken = with("tls_cert_file: /c.pem\ntls_client_ca_file: /ca.pem").mistakes();
+        assert_eq!(broken.len(), 1, "{broken:#?}");
+        assert!(broken[0].contains("needs TLS_KEY_FILE"), "{broken:#?}");
     }
 
     #[test]

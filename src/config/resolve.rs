@@ -8,6 +8,7 @@ use super::draft::Entry;
 use super::file::{self, File};
 use super::front::FrontOrigins;
 use super::mistake::{Mistake, Mistakes, Place, Warning};
+use super::server_tls::Clients;
 use super::setting::{Given, Layer, Setting};
 use super::units::{self, BOOL_ACCEPTED, BYTES_ACCEPTED, DURATION_ACCEPTED};
 use super::{
@@ -55,7 +56,11 @@ pub(super) fn load<'a>(
     let mut sources = Sources::load(flags, surroundings);
 
     let listen = sources.listen();
+    let noted = sources.mistakes.len();
     let tls = sources.server_tls();
+    // Where something about TLS was wrong, what follows from it would be told twice.
+    let clients = (sources.mistakes.len() == noted)
+        .then(|| tls.as_ref().map_or(Clients::NotAsked, |tls| tls.clients.clone()));
     let cores = sources.parse(
         Setting::Cores,
         &format!("auto or a number from 1 to {CORES_MAX}"),
@@ -134,7 +139,7 @@ pub(super) fn load<'a>(
     let supervisor = Supervisor::of_environment(surroundings, &mut sources.mistakes);
     let backend = sources.backend();
     let s3 = sources.s3();
-    let front_auth = sources.front_auth();
+    let front_auth = sources.front_auth(clients.as_ref());
     sources.check_listen(listen.as_deref());
     sources.check_client_login(client_login == Some(true));
 

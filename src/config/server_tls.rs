@@ -219,7 +219,8 @@ impl Reader<'_> {
         said(self, "cert", Setting::TlsCertFile);
         said(self, "key", Setting::TlsKeyFile);
         let ca = said(self, "ca", Setting::TlsClientCaFile);
-        // There, a `ca` alone asks nobody for anything.
+        // A `ca` alone asks nobody for anything there. Here it does: nobody names an authority to let everybody in, and
+        // who shuts a client out hears of it.
         let auth = said(self, "client_auth", Setting::TlsClientAuth);
         auth.is_some_and(|auth| auth.trim().eq_ignore_ascii_case("verify")) && ca.is_none()
     }
@@ -289,6 +290,11 @@ mod tests {
                 roots: Some(_),
                 required: true
             }
+        ));
+        // But for an authority without a word what for.
+        assert!(matches!(
+            tls(", ca: /ca.pem"),
+            Clients::Asked { required: true, .. }
         ));
         assert_eq!(machine("serverTlsConfig: {}\n").config().tls, None);
     }
@@ -386,7 +392,10 @@ mod tests {
                 "{start}: {mistakes:#?}"
             );
         }
-        assert_eq!(generate().config().tls.unwrap().identity, Identity::SelfSigned);
+        let generated = generate().config();
+        assert_eq!(generated.tls.unwrap().identity, Identity::SelfSigned);
+        let listen: Vec<_> = generated.listen.iter().map(|a| (a.port, a.tls)).collect();
+        assert_eq!(listen, [(8443, true)]);
         assert_eq!(
             machine("").env("GENERATE_SELF_SIGNED_TLS", "false").config().tls,
             None

@@ -40,6 +40,19 @@ enum Next {
     Gone,
 }
 
+/// Whether the first line has the form of a request's and nothing else of it: a preface of HTTP/2 that is wrong, which is
+/// to be closed without an answer in HTTP/1 (RFC 9113, 3.4), or of another protocol.
+fn names_no_http(inbox: &[u8]) -> bool {
+    let line = inbox.split(|&byte| byte == b'\r').next().unwrap_or_default();
+    let mut words = line.split(|&byte| byte == b' ');
+    match (words.next(), words.next(), words.next(), words.next()) {
+        (Some(_), Some(target), Some(version), None) => {
+            target.iter().all(u8::is_ascii_uppercase) && version.iter().all(u8::is_ascii_uppercase)
+        }
+        _ => false,
+    }
+}
+
 /// What the client speaks, by its first bytes. `Upgrade: h2c` is ignored, as RFC 9113, 3.1 has it.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Spoken {
@@ -259,6 +272,10 @@ impl<H: Handler> Connection<H> {
 
     /// Answers a head that is not one, and closes.
     async fn refuse(&self, error: &HeadError) -> Next {
+        if *error == HeadError::RequestLine && !self.answered && names_no_http(&self.inbox) {
+            tracing::debug!(peer = ?self.peer, "neither HTTP/1 nor the preface of HTTP/2");
+            return Next::Close;
+        }
         tracing::debug!(peer = ?self.peer, reason = error.reason(), "refused a request");
         let head = RequestHead::refused();
         debug_assert!(head.method == Method::Other && head.version == Version::Http11);

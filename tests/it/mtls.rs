@@ -1,8 +1,9 @@
 //! Clients' certificates: asked for, verified, and remembered for as long as the same is asked for.
 
+use std::process::Command;
 use std::sync::Arc;
 
-use rcgen::date_time_ymd;
+use rcgen::{CertificateParams, date_time_ymd};
 use rustls::version::{TLS12, TLS13};
 use rustls::{ClientConfig, HandshakeKind, SupportedProtocolVersion};
 
@@ -40,6 +41,15 @@ impl Pki {
             .env("TLS_CERT_FILE", self.file("server.crt"))
             .env("TLS_KEY_FILE", self.file("server.key"))
             .env("TLS_CLIENT_CA_FILE", self.file("clients.crt"))
+    }
+
+    /// The certificate that was written under this name.
+    fn read(&self, name: &str) -> Issued {
+        let read = |end: &str| std::fs::read_to_string(self.file(&format!("{name}.{end}"))).unwrap();
+        Issued {
+            chain: read("crt"),
+            key: read("key"),
+        }
     }
 
     fn shows(
@@ -167,4 +177,276 @@ fn the_health_check_counts_a_demand_for_a_certificate_as_life() {
         String::from_utf8_lossy(&output.stderr)
     );
     assert!(said.contains("asks for a certificate"), "{said}");
+}
+
+// ---- The front door -------------------------------------------------------------------------------------------------
+
+/// Both protocols, as curl calls them.
+const PROTOCOLS: [&str; 2] = ["--http1.1", "--http2"];
+
+/// A client of the command line, because it speaks both protocols over TLS.
+struct Curl<'a> {
+    pki: &'a Pki,
+    cache: &'a Server,
+    protocol: &'static str,
+}
+
+/// Status, `WWW-Authenticate` and body.
+struct Said {
+    status: u16,
+    challenge: String,
+    body: String,
+}
+
+impl Curl<'_> {
+    /// Asks for `path`, with the certificate of that name if any.
+    fn get(&self, path: &str, certificate: &str, fields: &[(&str, &str)]) -> Said {
+        let mut command = Command::new("curl");
+        command
+            .env_clear()
+            .args(["--silent", "--show-error", "--noproxy", "*", "--max-time", "60"])
+            .arg(self.protocol)
+            .args(["--cacert", &self.pki.file("ours.crt")])
+            .args([
+                "--write-out",
+                "\n%{http_version} %{http_code} %header{www-authenticate}",
+            ]);
+        if !certificate.is_empty() {
+            command
+                .args(["--cert", &self.pki.file(&format!("{certificate}.crt"))])
+                .args(["--key", &self.pki.file(&format!("{certificate}.key"))]);
+        }
+        for (name, value) in fields {
+            command.args(["--header", &format!("{name}: {value}")]);
+        }
+        command.arg(format!("https://localhost:{}{path}", self.cache.addr().port()));
+        let output = command.output().expect("curl is installed");
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        let (body, told) = text.rsplit_once('\n').unwrap_or_default();
+        let mut words = told.splitn(3, ' ');
+        let version = words.next().unwrap_or_default();
+        let wanted = if self.protocol == "--http2" { "2" } else { "1.1" };
+        assert_eq!(version, wanted, "{}", String::from_utf8_lossy(&output.stderr));
+        Said {
+            status: words
+                .next()
+                .and_then(|code| code.parse().ok())
+                .unwrap_or_default(),
+            challenge: words.next().unwrap_or_default().to_owned(),
+            body: body.to_owned(),
+        }
+    }
+}
+
+impl Pki {
+    /// Files of certificates: a builder, a node, somebody else of the same authority.
+    fn issue_clients(&self) {
+        pki::write(&self.dir.path, "ours.crt", &self.ours.pem);
+        let names = |names: &'static [&'static str]| {
+            move |params: &mut CertificateParams| {
+                params.subject_alt_names =
+                    CertificateParams::new(names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>())
+                        .unwrap()
+                        .subject_alt_names;
+            }
+        };
+        let issue = |file: &str, name: &str, alternative: &'static [&'static str]| {
+            let issued = self.clients.issue_with(name, names(alternative));
+            issued.write(&self.dir.path, file);
+        };
+        issue("builder", "builder-7", &[]);
+        issue("node", "anything", &["N1.nodes.test"]);
+        issue("guest", "guest", &["nodes.test", "a.b.nodes.test"]);
+    }
+
+    /// A cache in front of `upstream` with these keys in its file.
+    fn guard(&self, upstream: &Registry, auth: &str, more: &str) -> Options {
+        let name = upstream.name();
+        Server::options(upstream)
+            .config(format!(
+                "auth: {{{auth}}}\n{more}registries:\n  - {{name: \"{name}\", url: \"http://{name}\"}}\n"
+            ))
+            .env("LISTEN_ADDR", "https://127.0.0.1:0")
+            .env("TLS_CERT_FILE", self.file("server.crt"))
+            .env("TLS_KEY_FILE", self.file("server.key"))
+            .env("TLS_CLIENT_CA_FILE", self.file("clients.crt"))
+    }
+}
+
+const CERTIFICATES: &str = "client_certificates: [\"CN=builder-*\", \"DNS:*.nodes.test\"]";
+
+#[test]
+fn a_certificate_opens_the_door_and_so_does_a_password() {
+    let (pki, upstream) = (Pki::new(), Registry::new());
+    pki.issue_clients();
+    let blob = upstream.blob("content");
+    let auth = format!("username: alice, password: canary, {CERTIFICATES}");
+    let cache = pki
+        .guard(&upstream, &auth, "")
+        .env("TLS_CLIENT_AUTH", "optional")
+        .env("LOG_LEVEL", "trace")
+        .start();
+    let right = basic("alice", "canary");
+    let wrong = basic("alice", "guessed");
+    for protocol in PROTOCOLS {
+        let curl = Curl {
+            pki: &pki,
+            cache: &cache,
+            protocol,
+        };
+        // Nothing is held at first, then it is.
+        for path in [
+            "/v2/",
+            &upstream.blob_url("a", &blob),
+            &upstream.blob_url("a", &blob),
+        ] {
+            for (certificate, password, status) in [
+                ("builder", None, 200),
+                ("node", None, 200),
+                ("guest", None, 401),
+                ("", None, 401),
+                ("guest", Some(&right), 200),
+                ("", Some(&right), 200),
+                ("", Some(&wrong), 401),
+                // What is shown besides a good certificate does not matter.
+                ("builder", Some(&wrong), 200),
+            ] {
+                let fields: Vec<_> = password
+                    .iter()
+                    .map(|shown| ("Authorization", shown.as_str()))
+                    .collect();
+                let said = curl.get(path, certificate, &fields);
+                assert_eq!(
+                    said.status, status,
+                    "{protocol} {path} {certificate:?} {password:?}"
+                );
+                let challenge = if status == 401 {
+                    "Basic realm=\"oci-pull-through\""
+                } else {
+                    ""
+                };
+                assert_eq!(said.challenge, challenge);
+                if status == 200 && path != "/v2/" {
+                    assert_eq!(said.body, "content");
+                }
+            }
+        }
+        // Health is in front of the door.
+        assert_eq!(curl.get("/healthz", "", &[]).status, 200);
+    }
+    // Whoever came in by certificate may have shown anything; it is for us all the same.
+    assert_eq!(
+        upstream.count(|seen| seen.field("authorization").is_some()),
+        0,
+        "{:#?}",
+        upstream.log()
+    );
+    assert!(!cache.stderr().contains("canary"));
+}
+
+#[test]
+fn where_only_certificates_open_nobody_is_asked_for_a_password() {
+    let (pki, upstream) = (Pki::new(), Registry::new());
+    pki.issue_clients();
+    let blob = upstream.blob("content");
+    let path = upstream.blob_url("a", &blob);
+    let cache = pki.guard(&upstream, CERTIFICATES, "").start();
+    for protocol in PROTOCOLS {
+        let curl = Curl {
+            pki: &pki,
+            cache: &cache,
+            protocol,
+        };
+        assert_eq!(curl.get(&path, "builder", &[]).body, "content");
+        let said = curl.get(&path, "guest", &[]);
+        assert_eq!((said.status, said.challenge.as_str()), (403, ""), "{}", said.body);
+        assert!(
+            said.body.contains("DENIED") && said.body.contains("certificate"),
+            "{}",
+            said.body
+        );
+    }
+}
+
+#[test]
+fn rules_are_about_the_names_in_certificates() {
+    let (pki, upstream) = (Pki::new(), Registry::new());
+    pki.issue_clients();
+    let (team, other) = (upstream.blob("of the team"), upstream.blob("of others"));
+    let rules =
+        "allow: [{users: [\"cert:builder-*\"], repositories: [team/*]}, {users: [\"cert:n1.nodes.test\"]}]\n";
+    let cache = pki.guard(&upstream, CERTIFICATES, rules).start();
+    let (team, other) = (
+        upstream.blob_url("team/app", &team),
+        upstream.blob_url("other/app", &other),
+    );
+    for protocol in PROTOCOLS {
+        let curl = Curl {
+            pki: &pki,
+            cache: &cache,
+            protocol,
+        };
+        // Held or not, in memory or not.
+        for _ in 0..3 {
+            for (path, certificate, status) in [
+                (&team, "builder", 200),
+                (&other, "builder", 403),
+                (&team, "node", 200),
+                (&other, "node", 200),
+                (&team, "guest", 403),
+            ] {
+                let said = curl.get(path, certificate, &[]);
+                assert_eq!(
+                    said.status, status,
+                    "{protocol} {path} {certificate}: {}",
+                    said.body
+                );
+            }
+        }
+    }
+    // One connection is one certificate, for each of its requests.
+    let builder = pki.read("builder");
+    let mut connection = Connection::open_tls(cache.addr(), pki.shows(&TLS13, Some(&builder))).unwrap();
+    for (path, status) in [(&team, 200), (&other, 403), (&team, 200)] {
+        connection.request("GET", path, &[]).unwrap();
+        assert_eq!(connection.read("GET").unwrap().status, status);
+    }
+}
+
+/// What a session was opened with holds for as long as it is resumed.
+#[test]
+fn a_resumed_session_opens_the_door_too() {
+    let (pki, upstream) = (Pki::new(), Registry::new());
+    pki.issue_clients();
+    let cache = pki.guard(&upstream, CERTIFICATES, "").start();
+    let builder = pki.read("builder");
+    for version in VERSIONS {
+        let config = pki.shows(version, Some(&builder));
+        for kind in [HandshakeKind::Full, HandshakeKind::Resumed] {
+            let mut connection = Connection::open_tls(cache.addr(), config.clone()).unwrap();
+            connection.request("GET", "/v2/", &[]).unwrap();
+            connection.read("GET").unwrap().expect(b"{}");
+            assert_eq!(connection.session().handshake_kind(), Some(kind), "{version:?}");
+        }
+    }
+}
+
+/// In TLS 1.3 a client without a certificate sends its request before it is refused. It must not be reset with the reason
+/// still on its way.
+#[test]
+fn who_is_refused_is_told_why() {
+    let pki = Pki::new();
+    pki::write(&pki.dir.path, "ours.crt", &pki.ours.pem);
+    let cache = pki.serve().start();
+    let url = format!("https://localhost:{}/v2/", cache.addr().port());
+    for _ in 0..20 {
+        let mut command = Command::new("curl");
+        command
+            .env_clear()
+            .args(["--silent", "--show-error", "--noproxy", "*", "--max-time", "60"])
+            .args(["--cacert", &pki.file("ours.crt"), "--tlsv1.3", &url]);
+        let output = command.output().expect("curl is installed");
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(said.contains("alert certificate required"), "{said}");
+    }
 }

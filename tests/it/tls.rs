@@ -1,7 +1,7 @@
 //! TLS with clients: versions, resumption, bodies, certificates that change, and clients that mean something else.
 
 use std::io::{Read as _, Write as _};
-use std::net::TcpStream;
+use std::net::{TcpListener, TcpStream};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -88,7 +88,7 @@ fn openssl(args: &[&str], input: &[u8]) -> String {
 // ---- Sessions -------------------------------------------------------------------------------------------------------
 
 #[test]
-fn both_versions_are_spoken_and_http_1_1_is_agreed_on() {
+fn both_versions_are_spoken_and_a_protocol_is_agreed_on() {
     let pki = Pki::new();
     let cache = pki.serve(Server::bare()).start();
     let versions: [&'static SupportedProtocolVersion; 2] = [&TLS12, &TLS13];
@@ -96,6 +96,8 @@ fn both_versions_are_spoken_and_http_1_1_is_agreed_on() {
         for (offered, agreed) in [
             (&["http/1.1"][..], Some("http/1.1")),
             (&["http/1.0", "http/1.1"], Some("http/1.1")),
+            // The server's choice, whatever order they come in.
+            (&["http/1.1", "h2"], Some("h2")),
             (&[], None),
         ] {
             let config = pki.authority.client_config(&[version], offered, None);
@@ -103,6 +105,9 @@ fn both_versions_are_spoken_and_http_1_1_is_agreed_on() {
             let session = connection.session();
             assert_eq!(session.protocol_version(), Some(version.version));
             assert_eq!(session.alpn_protocol(), agreed.map(str::as_bytes));
+            if agreed == Some("h2") {
+                continue;
+            }
             connection.request("GET", "/v2/", &[]).unwrap();
             connection.read("GET").unwrap().expect(b"{}");
         }
@@ -754,6 +759,36 @@ fn a_certificate_of_our_making_is_for_this_machine_and_ten_years() {
         b"GET /v2/ HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n",
     );
     assert!(said.contains("HTTP/1.1 200 OK"), "{said}");
+}
+
+#[test]
+fn a_passed_socket_speaks_what_its_name_says() {
+    let pki = Pki::new();
+    let listener = || Arc::new(TcpListener::bind("127.0.0.1:0").unwrap());
+    let (https, http, nameless) = (listener(), listener(), listener());
+    let at = |socket: &TcpListener| socket.local_addr().unwrap();
+    let tls = |socket| Client::with_tls(at(socket), pki.authority.client());
+    // Taken: binding it would fail.
+    let taken = format!("https://{}", at(&https));
+    let cache = pki.serve(Server::bare()).env("LISTEN_ADDR", &taken).cores(2);
+    let cache = cache.pass("https", &https).pass("http", &http).start();
+    tls(&https).get("/v2/").expect(b"{}");
+    Client::new(at(&http)).get("/v2/").expect(b"{}");
+    drop(cache);
+    // Without a name of ours it is what an address without a scheme would be.
+    let cache = pki
+        .serve(Server::bare())
+        .pass("oci-pull-through.socket", &nameless);
+    let cache = cache.start();
+    tls(&nameless).get("/v2/").expect(b"{}");
+    drop(cache);
+    let refused = Server::bare().pass("https", &https).try_start();
+    let (status, stderr) = refused.err().expect("nobody has given a certificate");
+    assert_eq!(status.and_then(|status| status.code()), Some(2), "{stderr}");
+    assert!(
+        stderr.contains("was passed for https, which needs TLS_CERT_FILE"),
+        "{stderr}"
+    );
 }
 
 #[test]

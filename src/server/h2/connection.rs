@@ -17,7 +17,7 @@ use super::wire::{Phase, Verdict, Wire, drive};
 use crate::http::Certificate;
 use crate::limits::{
     H2_CONNECTION_WINDOW_BYTES, H2_HEADER_LIST_BYTES_MAX, H2_LOCAL_RESETS_MAX, H2_STREAM_UNSENT_BYTES_MAX,
-    H2_STREAM_WINDOW_BYTES, H2_STREAMS_MAX, H2_UNSEEN_RESETS_MAX,
+    H2_STREAM_WINDOW_BYTES, H2_STREAMS_MAX, H2_UNSEEN_RESETS_MAX, LINGER_BYTES_MAX,
 };
 use crate::server::stream::Stream;
 use crate::server::watch::Watch;
@@ -93,7 +93,7 @@ pub async fn serve<H: Handler>(
         tasks: Cell::new(0),
         waker: RefCell::new(None),
     });
-    let Some(mut connection) = greet(&wire).await else {
+    let Some(mut connection) = Box::pin(greet(&wire)).await else {
         return;
     };
     let mut closing = false;
@@ -163,8 +163,9 @@ pub async fn serve<H: Handler>(
     wire.finish().await;
 }
 
-/// Reads the client's preface and sends our settings; `None` when nothing comes of it.
-async fn greet(wire: &Wire) -> Option<Connection<Wire, Chunk>> {
+/// Reads the client's preface and sends our settings; `None` when nothing comes of it. Boxed: once in the state of the
+/// connection would be once more in that of whoever waits for it.
+async fn greet(wire: &Wire) -> Option<Box<Connection<Wire, Chunk>>> {
     let mut builder = Builder::new();
     builder
         .max_concurrent_streams(H2_STREAMS_MAX)
@@ -178,7 +179,7 @@ async fn greet(wire: &Wire) -> Option<Connection<Wire, Chunk>> {
     drive(
         wire,
         |cx| match handshake.as_mut().poll(cx) {
-            Poll::Ready(result) => Poll::Ready(result.ok()),
+            Poll::Ready(result) => Poll::Ready(result.ok().map(Box::new)),
             Poll::Pending if wire.verdict().is_some() => Poll::Ready(None),
             Poll::Pending => Poll::Pending,
         },
@@ -187,9 +188,8 @@ async fn greet(wire: &Wire) -> Option<Connection<Wire, Chunk>> {
     .await
 }
 
-/// Throws away what a client sends behind its request, for as long as it is little.
-pub async fn throw_away(body: &mut RecvStream) {
-    use crate::limits::{LINGER_BYTES_MAX, LINGER_SECONDS};
+/// Throws away what a client sends behind its request, for as long as it is little and comes within `patience`.
+pub async fn throw_away(body: &mut RecvStream, patience: Duration) {
     let all = async {
         let mut thrown_away = 0;
         while let Some(Ok(bytes)) = std::future::poll_fn(|cx| body.poll_data(cx)).await {
@@ -199,5 +199,5 @@ pub async fn throw_away(body: &mut RecvStream) {
             }
         }
     };
-    let _ = monoio::time::timeout(Duration::from_secs(u64::from(LINGER_SECONDS)), all).await;
+    let _ = monoio::time::timeout(patience, all).await;
 }

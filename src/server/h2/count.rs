@@ -26,6 +26,10 @@ const WINDOW_UPDATE: u8 = 8;
 const CONTINUATION: u8 = 9;
 
 const ACK: u8 = 1;
+const END_STREAM: u8 = 1;
+const END_HEADERS: u8 = 4;
+const PADDED: u8 = 8;
+const PRIORITIZED: u8 = 0x20;
 
 /// The head of a frame (RFC 9113, 4.1).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -43,12 +47,26 @@ struct Heads {
     have: usize,
     /// Bytes of the current frame's payload that are still to come.
     payload: usize,
+    /// How the payload begins that somebody wants to look at.
+    beginning: Beginning,
 }
+
+/// The first bytes of one payload.
+#[derive(Default)]
+struct Beginning {
+    bytes: [u8; BEGINNING_BYTES_MAX],
+    have: usize,
+    wanted: usize,
+}
+
+/// Padding's length, a priority, and of a field block what tells whether its first name begins with a colon.
+const BEGINNING_BYTES_MAX: usize = 1 + 5 + 3;
 
 impl Heads {
     /// The next head in `bytes`, which is moved behind it; `None` when `bytes` is used up.
     fn next(&mut self, bytes: &mut &[u8]) -> Option<Head> {
         let skipped = self.payload.min(bytes.len());
+        self.beginning.take(&bytes[..skipped]);
         *bytes = &bytes[skipped..];
         self.payload -= skipped;
         let taken = (HEAD_BYTES - self.have).min(bytes.len());
@@ -68,6 +86,73 @@ impl Heads {
             flags,
             stream: u32::from_be_bytes([d & 0x7f, e, f, g]),
         })
+    }
+}
+
+impl Beginning {
+    fn take(&mut self, payload: &[u8]) {
+        let more = (self.wanted - self.have).min(payload.len());
+        self.bytes[self.have..self.have + more].copy_from_slice(&payload[..more]);
+        self.have += more;
+    }
+}
+
+impl Heads {
+    /// Asks for the first bytes of the payload of the head found last.
+    fn look_at(&mut self, bytes: usize) {
+        self.beginning.have = 0;
+        self.beginning.wanted = bytes.min(self.payload);
+    }
+
+    /// What was asked for, once, when it is there.
+    fn looked_at(&mut self) -> Option<&[u8]> {
+        let wanted = self.beginning.wanted;
+        if wanted == 0 || self.beginning.have < wanted {
+            return None;
+        }
+        self.beginning.wanted = 0;
+        self.beginning.have = 0;
+        Some(&self.beginning.bytes[..wanted])
+    }
+}
+
+/// Whether a field block begins with a pseudo-field (RFC 7541, 6), as far as that can be told without a table: by a name of
+/// the static table, or one that is written out.
+fn begins_with_pseudo_field(block: &[u8]) -> bool {
+    /// Of the static table, the names that begin with a colon.
+    const STATIC: std::ops::RangeInclusive<u8> = 1..=14;
+    let Some(&first) = block.first() else {
+        return false;
+    };
+    let index = match first {
+        0x80.. => first & 0x7f,
+        0x40.. => first & 0x3f,
+        0x20.. => return false,
+        _ => first & 0x0f,
+    };
+    match block {
+        [_, length, name, ..] if index == 0 && *length & 0x80 == 0 => *name == b':',
+        // The code of a colon has seven bits.
+        [_, _, name, ..] if index == 0 => name >> 1 == 0x5c,
+        _ => STATIC.contains(&index),
+    }
+}
+
+/// The streams a client has ended last, by END_STREAM or RST_STREAM.
+#[derive(Default)]
+struct Ended {
+    streams: [u32; 16],
+    next: usize,
+}
+
+impl Ended {
+    fn has(&self, stream: u32) -> bool {
+        self.streams.contains(&stream)
+    }
+
+    fn add(&mut self, stream: u32) {
+        self.streams[self.next] = stream;
+        self.next = (self.next + 1) % self.streams.len();
     }
 }
 
@@ -118,8 +203,16 @@ pub struct Incoming {
     heads: Heads,
     /// Bytes of the preface that have passed.
     preface: usize,
-    /// The client's SETTINGS have come.
+    /// The head of the client's SETTINGS has come, and all of them.
+    begun: bool,
     greeted: bool,
+    /// A field block has begun, which nothing may interrupt (RFC 9113, 6.10).
+    in_block: bool,
+    /// The highest stream it has begun.
+    highest: u32,
+    ended: Ended,
+    /// Bytes between the head of the trailers seen last and their fields.
+    before_trailers: usize,
     resets: Allowance,
     others: Allowance,
 }
@@ -129,7 +222,12 @@ impl Incoming {
         Incoming {
             heads: Heads::default(),
             preface: 0,
+            begun: false,
             greeted: false,
+            in_block: false,
+            highest: 0,
+            ended: Ended::default(),
+            before_trailers: 0,
             resets: Allowance::new(H2_RESETS_AT_ONCE, H2_RESETS_PER_SECOND, now),
             others: Allowance::new(H2_IDLE_FRAMES_AT_ONCE, H2_IDLE_FRAMES_PER_SECOND, now),
         }
@@ -144,9 +242,17 @@ impl Incoming {
         let preface = (PREFACE.len() - self.preface).min(bytes.len());
         self.preface += preface;
         bytes = &bytes[preface..];
-        while let Some(head) = self.heads.next(&mut bytes) {
+        loop {
+            let head = self.heads.next(&mut bytes);
+            let skip = self.before_trailers;
+            let trailers = self.heads.looked_at().and_then(|bytes| bytes.get(skip..));
+            if trailers.is_some_and(begins_with_pseudo_field) {
+                return Err(Reason::PROTOCOL_ERROR);
+            }
+            let Some(head) = head else { break };
             self.check(head, now)?;
         }
+        self.greeted |= self.begun && self.heads.payload == 0;
         Ok(())
     }
 
@@ -163,11 +269,13 @@ impl Incoming {
     }
 
     fn check(&mut self, head: Head, now: u32) -> Result<(), Reason> {
-        if !self.greeted {
+        if !self.begun {
             // The preface is not whole without it (RFC 9113, 3.4).
             if head.kind != SETTINGS || head.flags & ACK != 0 {
                 return Err(Reason::PROTOCOL_ERROR);
             }
+            self.begun = true;
+        } else {
             self.greeted = true;
         }
         let sizes = match head.kind {
@@ -190,6 +298,7 @@ impl Incoming {
         if !place {
             return Err(Reason::PROTOCOL_ERROR);
         }
+        self.follow(head)?;
         let within = match head.kind {
             HEADERS => {
                 self.others.earn(H2_FRAMES_PER_REQUEST);
@@ -203,6 +312,46 @@ impl Incoming {
         } else {
             Err(Reason::ENHANCE_YOUR_CALM)
         }
+    }
+}
+
+impl Incoming {
+    /// Takes note of what begins and ends. h2 calls what comes behind the end of a stream by another name than RFC 9113, 5.1,
+    /// and takes pseudo-fields in trailers for fields.
+    fn follow(&mut self, head: Head) -> Result<(), Reason> {
+        if self.in_block && head.kind != CONTINUATION {
+            return Err(Reason::PROTOCOL_ERROR);
+        }
+        if matches!(head.kind, HEADERS | CONTINUATION) {
+            self.in_block = head.flags & END_HEADERS == 0;
+        }
+        if !matches!(head.kind, DATA | HEADERS | RST_STREAM) {
+            return Ok(());
+        }
+        let ended = self.ended.has(head.stream);
+        if head.kind == RST_STREAM {
+            if !ended {
+                self.ended.add(head.stream);
+            }
+            return Ok(());
+        }
+        if ended {
+            return Err(Reason::STREAM_CLOSED);
+        }
+        if head.kind == HEADERS {
+            if head.stream <= self.highest {
+                let before = usize::from(head.flags & PADDED != 0);
+                let before = before + 5 * usize::from(head.flags & PRIORITIZED != 0);
+                self.before_trailers = before;
+                self.heads.look_at(before + 3);
+            } else {
+                self.highest = head.stream;
+            }
+        }
+        if head.flags & END_STREAM != 0 {
+            self.ended.add(head.stream);
+        }
+        Ok(())
     }
 }
 
@@ -310,6 +459,96 @@ mod tests {
         for (kind, flags, stream, length, wanted) in cases {
             let got = begun().pass(&frame(kind, flags, stream, &vec![0; length]), 0);
             assert_eq!(got.err(), wanted, "type {kind}, flags {flags}, {length} bytes");
+        }
+    }
+
+    #[test]
+    fn the_beginning_is_whole_with_the_last_byte_of_the_settings() {
+        let hello = [&PREFACE[..], &frame(SETTINGS, 0, 0, &[0; 12])].concat();
+        let mut incoming = Incoming::new(0);
+        for byte in &hello {
+            assert!(!incoming.greeted());
+            incoming.pass(&[*byte], 0).unwrap();
+        }
+        assert!(incoming.greeted());
+        // And stays so while another frame comes.
+        incoming.pass(&frame(PING, 0, 0, &[0; 8])[..12], 0).unwrap();
+        assert!(incoming.greeted());
+    }
+
+    #[test]
+    fn what_comes_behind_the_end_of_a_stream_is_told_by_its_name() {
+        for end in [
+            frame(HEADERS, END_STREAM | END_HEADERS, 1, b"x"),
+            [
+                frame(HEADERS, END_HEADERS, 1, b"x"),
+                frame(DATA, END_STREAM, 1, b"x"),
+            ]
+            .concat(),
+            [
+                frame(HEADERS, END_HEADERS, 1, b"x"),
+                frame(RST_STREAM, 0, 1, &[0; 4]),
+            ]
+            .concat(),
+        ] {
+            for kind in [DATA, HEADERS] {
+                let mut incoming = begun();
+                incoming.pass(&end, 0).unwrap();
+                // What may still come, and another stream.
+                incoming.pass(&frame(WINDOW_UPDATE, 0, 1, &[0; 4]), 0).unwrap();
+                incoming.pass(&frame(RST_STREAM, 0, 1, &[0; 4]), 0).unwrap();
+                incoming.pass(&frame(HEADERS, END_HEADERS, 3, b"x"), 0).unwrap();
+                incoming.pass(&frame(DATA, END_STREAM, 3, b"x"), 0).unwrap();
+                let behind = frame(kind, 0, 1, b"x");
+                assert_eq!(incoming.pass(&behind, 0), Err(Reason::STREAM_CLOSED), "{kind}");
+            }
+        }
+    }
+
+    #[test]
+    fn trailers_that_begin_with_a_pseudo_field_are_a_mistake_and_others_are_not() {
+        let bad: [&[u8]; 7] = [
+            &[0x83],
+            &[0x42, 3, b'P', b'U', b'T'],
+            &[0x02, 3, b'P', b'U', b'T'],
+            &[0x14, 1, b'/'],
+            &[0x40, 7, b':', b'm', b'e'],
+            &[0x00, 7, b':', b'm', b'e'],
+            &[0x10, 0x85, 0x5c << 1 | 1, 0xff],
+        ];
+        let good: [&[u8]; 6] = [
+            &[],
+            &[0x8f],
+            &[0x4f, 1, b'x'],
+            &[0x00, 3, b'x', b'-', b'y'],
+            &[0x00, 0x83, 0xf0, 0],
+            &[0xbe],
+        ];
+        let cases = bad.map(|block| (block, Err(Reason::PROTOCOL_ERROR)));
+        for (block, wanted) in cases.into_iter().chain(good.map(|block| (block, Ok(())))) {
+            for (flags, before) in [
+                (0, &[][..]),
+                (PADDED, &[0]),
+                (PRIORITIZED, &[0; 5]),
+                (PADDED | PRIORITIZED, &[0; 6]),
+            ] {
+                let head = frame(HEADERS, END_HEADERS, 5, &[0x83]);
+                let trailers = frame(
+                    HEADERS,
+                    flags | END_STREAM | END_HEADERS,
+                    5,
+                    &[before, block].concat(),
+                );
+                let all = [head, trailers, frame(PING, 0, 0, &[0; 8])].concat();
+                for cut in [1, 2, 5, all.len()] {
+                    let mut incoming = begun();
+                    let got = all.chunks(cut).try_for_each(|piece| incoming.pass(piece, 0));
+                    assert_eq!(
+                        got, wanted,
+                        "{block:x?} with flags {flags:x}, {cut} bytes at once"
+                    );
+                }
+            }
         }
     }
 

@@ -4,6 +4,7 @@ use std::future::poll_fn;
 use std::panic::AssertUnwindSafe;
 use std::pin::pin;
 use std::rc::Rc;
+use std::time::Duration;
 
 use ::http::{HeaderMap, HeaderValue, Request, StatusCode};
 use futures_util::FutureExt;
@@ -17,6 +18,7 @@ use super::connection::{Shared, throw_away};
 use super::request::{read_lines, write_lines};
 use crate::http::date::http_date;
 use crate::http::{Body, CacheResult, Method, Ready, RequestHead, Response, Span};
+use crate::limits::{LINGER_SECONDS, REQUEST_BODY_PATIENCE};
 use crate::runtime::clock::{monotonic_micros, unix_seconds};
 use crate::server::Handler;
 use crate::server::access_log::Record;
@@ -55,23 +57,15 @@ pub fn begin<H: Handler>(
     let body = request.into_body();
     let known = match written {
         Err(error) => Known::Refused(error),
+        // What comes with it is waited for, if it comes soon.
+        Ok(()) if !body.is_end_stream() => Known::Nothing,
         Ok(()) => {
             let at_once = std::panic::catch_unwind(AssertUnwindSafe(|| {
                 answer_at_once(shared, &lines, &mut respond, started)
             }));
             match at_once {
                 Ok(Some(known)) => known,
-                Ok(None) => {
-                    if !body.is_end_stream() {
-                        let running = shared.count();
-                        let mut body = body;
-                        drop(monoio::spawn(async move {
-                            throw_away(&mut body).await;
-                            drop(running);
-                        }));
-                    }
-                    return;
-                }
+                Ok(None) => return,
                 Err(_) => return panicked(&mut respond),
             }
         }
@@ -80,12 +74,17 @@ pub fn begin<H: Handler>(
     let running = shared.count();
     drop(monoio::spawn(async move {
         let mut body = body;
-        let answer = answer(&shared, &lines, &mut respond, known, started);
-        if AssertUnwindSafe(answer).catch_unwind().await.is_err() {
+        if !body.is_end_stream() {
+            throw_away(&mut body, REQUEST_BODY_PATIENCE).await;
+        }
+        let ended = AssertUnwindSafe(answer(&shared, &lines, &mut respond, known, started))
+            .catch_unwind()
+            .await;
+        if ended.is_err() {
             panicked(&mut respond);
         }
         if !body.is_end_stream() {
-            throw_away(&mut body).await;
+            throw_away(&mut body, Duration::from_secs(u64::from(LINGER_SECONDS))).await;
         }
         drop(running);
     }));

@@ -18,8 +18,8 @@ use super::{files, self_signed};
 use crate::limits::TLS_SESSIONS_MAX;
 use crate::runtime::clock::unix_seconds;
 
-/// What is offered by ALPN, best first: what a connection serves.
-const PROTOCOLS: &[&[u8]] = &[b"http/1.1"];
+/// What is offered by ALPN, best first: what a connection serves. Who asks for nothing speaks HTTP/1.1.
+const PROTOCOLS: &[&[u8]] = &[b"h2", b"http/1.1"];
 
 /// What the operator gives.
 #[derive(Clone, PartialEq, Eq)]

@@ -100,8 +100,14 @@ impl TlsStream {
                 Ok(()) => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Err(_) if begin.looks_like_http() => {
-                    self.refuse_plain_http(watch).await;
+                    let _ = self.socket.send(h1::HTTPS_WANTED, false);
+                    self.linger(watch).await;
                     return Err(HandshakeError::PlainHttp);
+                }
+                Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+                    // It was told why.
+                    self.linger(watch).await;
+                    return Err(HandshakeError::Failed(error));
                 }
                 Err(error) => return Err(HandshakeError::Failed(error)),
             }
@@ -141,9 +147,9 @@ impl TlsStream {
         Ok(())
     }
 
-    /// Tells a client that it should have used TLS, and waits for it to have read that: see `Connection::linger`.
-    async fn refuse_plain_http(&self, watch: &Watch) {
-        let _ = self.socket.send(h1::HTTPS_WANTED, false);
+    /// Waits for a client to have read why it stays outside, as `Connection::linger` does. One that takes its handshake for
+    /// done has sent its first request meanwhile, and would be reset.
+    async fn linger(&self, watch: &Watch) {
         self.socket.shutdown(Shutdown::Write);
         watch.set(Waiting::Input, crate::limits::LINGER_SECONDS);
         let mut thrown_away = 0;

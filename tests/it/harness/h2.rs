@@ -47,8 +47,8 @@ pub const INITIAL_WINDOW_SIZE: u16 = 4;
 pub const MAX_FRAME_SIZE: u16 = 5;
 pub const MAX_HEADER_LIST_SIZE: u16 = 6;
 
-/// What a server may send without being asked for more.
-const FRAME_BYTES_MAX: usize = 16 * 1024;
+/// What a server may send to a client that has not said otherwise.
+const FRAME_BYTES: usize = 16 * 1024;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Frame {
@@ -175,6 +175,10 @@ pub struct Peer {
     pub answers: BTreeMap<u32, Answer>,
     /// Give back windows as data comes.
     pub generous: bool,
+    /// The last stream and the code of each GOAWAY.
+    pub goaways: Vec<(u32, u32)>,
+    /// The longest payload the server may send.
+    frame_bytes_max: usize,
     next: u32,
 }
 
@@ -195,6 +199,8 @@ impl Peer {
             block: None,
             answers: BTreeMap::new(),
             generous: true,
+            goaways: Vec::new(),
+            frame_bytes_max: FRAME_BYTES,
             next: 1,
         }
     }
@@ -208,6 +214,9 @@ impl Peer {
     #[track_caller]
     pub fn begin_with(addr: SocketAddr, values: &[(u16, u32)]) -> Self {
         let mut peer = Self::open(addr);
+        if let Some((_, most)) = values.iter().find(|(name, _)| *name == MAX_FRAME_SIZE) {
+            peer.frame_bytes_max = *most as usize;
+        }
         peer.raw(&[PREFACE, &settings(values).bytes()].concat()).unwrap();
         let first = peer.frame().expect("the server's preface");
         assert_eq!((first.kind, first.flags, first.stream), (SETTINGS, 0, 0));
@@ -337,6 +346,16 @@ impl Peer {
             PING if !frame.has(ACK) => {
                 self.send(&Frame::new(PING, ACK, 0, frame.payload.clone()))?;
             }
+            GOAWAY => {
+                let last = frame.payload.first_chunk().map(|last| u32::from_be_bytes(*last));
+                let (Some(last), Some(code)) = (last, frame.code()) else {
+                    return malformed("a GOAWAY that is too short");
+                };
+                if self.goaways.last().is_some_and(|(before, _)| *before < last) {
+                    return malformed("a GOAWAY that takes back the one before");
+                }
+                self.goaways.push((last, code));
+            }
             PUSH_PROMISE | PRIORITY => return malformed("a frame nobody asked for"),
             _ => {}
         }
@@ -385,7 +404,7 @@ impl Peer {
         let length = u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize;
         let (kind, flags) = (head[3], head[4]);
         let stream = u32::from_be_bytes([head[5], head[6], head[7], head[8]]);
-        if length > FRAME_BYTES_MAX || stream > i32::MAX as u32 {
+        if length > self.frame_bytes_max || stream > i32::MAX as u32 {
             return Err(Why::Malformed(format!(
                 "a frame of {length} bytes, stream {stream}"
             )));

@@ -1,0 +1,32 @@
+"""Fetches what a list names with httpx and h2, all at once and twice, and compares digests: URL CA LIST. CA is empty
+without TLS."""
+
+import asyncio
+import hashlib
+import ssl
+import sys
+
+import httpx
+
+
+async def get(client, digest, path):
+    response = await client.get(path)
+    assert response.status_code == 200, (path, response.status_code)
+    assert response.http_version == "HTTP/2", response.http_version
+    found = "sha256:" + hashlib.sha256(response.content).hexdigest()
+    assert found == digest, (path, found)
+
+
+async def main(url, ca, file):
+    with open(file, encoding="ascii") as lines:
+        objects = [line.split() for line in lines]
+    verify = ssl.create_default_context(cafile=ca) if ca else True
+    async with httpx.AsyncClient(
+        base_url=url, http1=bool(ca), http2=True, verify=verify, timeout=60, trust_env=False
+    ) as client:
+        for _ in range(2):
+            await asyncio.gather(*(get(client, digest, path) for digest, path in objects))
+            await asyncio.gather(*(get(client, *objects[-1]) for _ in range(90)))
+
+
+asyncio.run(main(*sys.argv[1:]))

@@ -1,0 +1,86 @@
+// Fetches what a list names with Go's own client over HTTP/2, all at once, and compares digests: URL CA LIST. CA is empty
+// without TLS.
+package main
+
+import (
+	"crypto/sha256"
+	"crypto/tls"
+	"crypto/x509"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"strings"
+	"sync"
+)
+
+// get fetches one object.
+func get(client *http.Client, url, digest string) error {
+	response, err := client.Get(url)
+	if err != nil {
+		return err
+	}
+	defer response.Body.Close()
+	hash := sha256.New()
+	if _, err := io.Copy(hash, response.Body); err != nil {
+		return fmt.Errorf("%s: %w", url, err)
+	}
+	if response.StatusCode != 200 || response.ProtoMajor != 2 {
+		return fmt.Errorf("%s: %s over %s", url, response.Status, response.Proto)
+	}
+	if found := fmt.Sprintf("sha256:%x", hash.Sum(nil)); found != digest {
+		return fmt.Errorf("%s: %s", url, found)
+	}
+	return nil
+}
+
+func run(url, ca, list string) error {
+	transport := &http.Transport{ForceAttemptHTTP2: true}
+	if ca == "" {
+		withoutTLS(transport)
+	} else {
+		pem, err := os.ReadFile(ca)
+		if err != nil {
+			return err
+		}
+		roots := x509.NewCertPool()
+		roots.AppendCertsFromPEM(pem)
+		transport.TLSClientConfig = &tls.Config{RootCAs: roots}
+	}
+	client := &http.Client{Transport: transport}
+	text, err := os.ReadFile(list)
+	if err != nil {
+		return err
+	}
+	lines := strings.Split(strings.TrimSpace(string(text)), "\n")
+	// More than there may be streams, many times over.
+	small := lines[len(lines)-1]
+	for i := 0; i < 1000; i++ {
+		lines = append(lines, small)
+	}
+	errors := make(chan error, len(lines))
+	var all sync.WaitGroup
+	for _, line := range lines {
+		digest, path, _ := strings.Cut(line, " ")
+		all.Add(1)
+		go func() {
+			defer all.Done()
+			errors <- get(client, url+path, digest)
+		}()
+	}
+	all.Wait()
+	close(errors)
+	for err := range errors {
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func main() {
+	if err := run(os.Args[1], os.Args[2], os.Args[3]); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+}

@@ -1,0 +1,204 @@
+#!/usr/bin/env bash
+# Real clients of HTTP/2: curl, nghttp, h2load, Go's and Python's fetch through a cache, in plain and over TLS, and h2spec
+# looks whether it keeps to RFC 9113 and RFC 7541.
+#
+#   scripts/clients_h2.sh target/release/oci-pull-through
+#
+# CHECK_STRICT=1 what would be skipped fails.
+# H2SPEC=FILE    the program h2spec; otherwise it is looked for, and built where Go can fetch it.
+# LAYER_MB=8     size of the big layer.
+# KEEP=1         leaves the working directory and prints its name.
+set -euo pipefail
+
+here=$(cd "$(dirname "$0")" && pwd)
+binary=${1:-}
+direct=0
+strict=${CHECK_STRICT:-0}
+layer_mb=${LAYER_MB:-8}
+
+registry=open.test
+client=HTTP/2
+work=$(mktemp -d "${TMPDIR:-/tmp}/clients.XXXXXX")
+
+# shellcheck source=scripts/clients/common.sh
+. "$here/clients/common.sh"
+
+PATH=$PATH:/usr/sbin:/sbin:/usr/local/go/bin
+for tool in docker-registry skopeo jq openssl python3; do
+  command -v $tool >/dev/null || { skip "all: $tool is not installed"; echo "$passed passed, $failed failed, $skipped skipped"; exit $((failed > 0)); }
+done
+if [ ! -x "$binary" ]; then
+  echo "usage: scripts/clients_h2.sh BINARY" >&2
+  exit 2
+fi
+
+# ---- What is fetched ------------------------------------------------------------------------------------------------
+
+echo "building images, one layer of $layer_mb MiB"
+build_images "$layer_mb"
+cat >"$work/open.yml" <<END
+version: 0.1
+log: {level: info, formatter: text}
+storage: {filesystem: {rootdirectory: $work/upstream}}
+http: {addr: "127.0.0.1:0"}
+END
+docker-registry serve "$work/open.yml" >>"$work/open.log" 2>&1 &
+pids+=($!)
+started docker-registry "$!" "$work/open.log"
+upstream=127.0.0.1:$port
+skopeo copy --quiet --all --preserve-digests --dest-tls-verify=false "oci:$images/app:1" "docker://$upstream/$repository:1"
+echo "registries: [{name: open.test, url: \"http://$upstream\"}]" >"$work/cache.yml"
+
+# Lines of a digest and where it is.
+{
+  for digest in $(platform_blobs); do echo "$digest /v2/$registry/$repository/blobs/$digest"; done
+  for digest in $(platform_manifest) $(root_of app); do echo "$digest /v2/$registry/$repository/manifests/$digest"; done
+} >"$work/list"
+small=$(awk 'END {print $2}' "$work/list")
+
+# ---- Clients --------------------------------------------------------------------------------------------------------
+
+# has_digest DIGEST FILE
+has_digest() { same "digests" "$1" "sha256:$(sha256sum "$2" | cut -d' ' -f1)"; }
+
+# curl_gets: all at once over one connection.
+curl_gets() {
+  local digest path n=0 arguments=(--silent --show-error --fail --parallel)
+  if [ -n "$ca" ]; then arguments+=(--http2 --cacert "$ca"); else arguments+=(--http2-prior-knowledge); fi
+  while read -r digest path; do
+    n=$((n + 1))
+    arguments+=(--output "$work/curl-$n" "$url$path")
+  done <"$work/list"
+  curl "${arguments[@]}" --write-out '%{http_version}\n' >"$work/versions"
+  same "versions" 2 "$(sort -u "$work/versions")"
+  n=0
+  while read -r digest path; do
+    n=$((n + 1))
+    has_digest "$digest" "$work/curl-$n"
+  done <"$work/list"
+}
+
+# An offer to change from HTTP/1.1 is not taken, and the request is answered.
+curl_offers() { same "version and status" "1.1 200" "$(curl --silent --http2 --output /dev/null --write-out '%{http_version} %{http_code}' "$url/v2/")"; }
+
+nghttp_gets() {
+  local digest path
+  while read -r digest path; do
+    nghttp --no-verify-peer --window-bits=16 "$url$path" >"$work/nghttp"
+    has_digest "$digest" "$work/nghttp"
+  done <"$work/list"
+}
+
+# h2load_gets REQUESTS CONNECTIONS STREAMS PATH
+h2load_gets() {
+  h2load --requests="$1" --clients="$2" --max-concurrent-streams="$3" "$url$4" | tee "$work/h2load"
+  grep -q "^status codes: $1 2xx, 0 3xx, 0 4xx, 0 5xx" "$work/h2load"
+  grep -q " $1 succeeded, 0 failed, 0 errored, 0 timeout" "$work/h2load"
+}
+
+go_gets() { "$work/h2_get" "$url" "$ca" "$work/list"; }
+
+python_gets() { "$python" "$here/clients/h2_get.py" "$url" "$ca" "$work/list"; }
+
+# The specification's cases. Its own patience is for the slowest of machines.
+spec() {
+  local arguments=(--host 127.0.0.1 --port "${cache##*:}" --path /v2/ --timeout 5)
+  [ -z "$ca" ] || arguments+=(--tls --insecure)
+  "$h2spec" "${arguments[@]}" >"$work/h2spec.log" 2>&1 || { sed -n '/^Failures/,$p' "$work/h2spec.log"; return 1; }
+  tail -n 1 "$work/h2spec.log"
+}
+
+# ---- What there is of them ------------------------------------------------------------------------------------------
+
+# Debian's Python has them as packages; elsewhere pip gives them to one of its own.
+python=
+has_httpx() { "$1" -c 'import h2, httpx' 2>/dev/null; }
+for candidate in /usr/bin/python3 python3; do
+  if has_httpx $candidate; then python=$candidate; break; fi
+done
+if [ -z "$python" ] && python3 -m venv "$work/venv" && "$work/venv/bin/pip" install --quiet --disable-pip-version-check 'httpx[http2]' >"$work/pip.log" 2>&1; then
+  python=$work/venv/bin/python
+fi
+
+export GOTOOLCHAIN=local GOFLAGS=-mod=mod GOCACHE=$work/go-build
+go_plain=0
+if command -v go >/dev/null; then
+  # Before 1.24 it has no HTTP/2 without TLS.
+  if [ "$(printf '%s\n' 1.24 "$(go env GOVERSION | sed 's/^go//')" | sort -V | head -n 1)" = 1.24 ]; then go_plain=1; fi
+  check "Go's client is built" eval "cd '$here/clients/h2_go' && go build -o '$work/h2_get' ."
+fi
+
+h2spec=${H2SPEC:-$(command -v h2spec || true)}
+build_h2spec() {
+  mkdir -p "$work/h2spec"
+  cd "$work/h2spec"
+  # It names no versions of its own; these are old enough for any Go in use.
+  cat >go.mod <<'END'
+module build
+
+go 1.18
+
+require (
+	github.com/summerwind/h2spec v2.2.1+incompatible
+	github.com/fatih/color v1.15.0
+	github.com/spf13/cobra v1.7.0
+	golang.org/x/net v0.12.0
+)
+END
+  timeout 60 go build -o "$work/h2spec/h2spec" github.com/summerwind/h2spec/cmd/h2spec
+}
+if [ -z "$h2spec" ] && command -v go >/dev/null; then
+  if (build_h2spec) >"$work/h2spec.log" 2>&1; then h2spec=$work/h2spec/h2spec; else tail -n 3 "$work/h2spec.log"; fi
+fi
+
+# ---- In plain, and over TLS -----------------------------------------------------------------------------------------
+
+for transport in plain TLS; do
+  ca=
+  if [ $transport = plain ]; then
+    start_cache plain
+    url=http://$cache
+  else
+    GENERATE_SELF_SIGNED_TLS=true start_cache tls
+    url=https://$cache
+    ca=$work/ca.pem
+    openssl s_client -connect "$cache" </dev/null 2>/dev/null | openssl x509 >"$ca"
+  fi
+  if curl --version | grep -q HTTP2; then
+    # Once when nothing is held, and once when all is.
+    for when in before after; do check "curl, $transport, $when" curl_gets; done
+    [ $transport = TLS ] || check "curl offers to change to HTTP/2" curl_offers
+  else
+    skip "curl, $transport: this one has no HTTP/2"
+  fi
+  if command -v nghttp h2load >/dev/null; then
+    check "nghttp, $transport" nghttp_gets
+    check "h2load, a hundred streams on each of ten connections, $transport" h2load_gets 20000 10 100 "$small"
+    check "h2load, many large bodies, $transport" h2load_gets 40 2 20 "$(awk 'NR == 1 {print $2}' <(grep /blobs/ "$work/list"))"
+  else
+    skip "nghttp and h2load, $transport: not installed (nghttp2-client)"
+  fi
+  if [ ! -x "$work/h2_get" ]; then
+    skip "Go, $transport: not installed (golang-go)"
+  elif [ $transport = plain ] && [ $go_plain = 0 ]; then
+    # Nothing that could be installed would change it, so it is not missing.
+    echo "Go before 1.24 speaks HTTP/2 over TLS only"
+  else
+    check "Go's client, $transport" go_gets
+  fi
+  if [ -n "$python" ]; then
+    check "Python's h2 and httpx, $transport" python_gets
+  else
+    skip "Python, $transport: no h2 and httpx (python3-h2, python3-httpx)"
+  fi
+  if [ -n "$h2spec" ]; then
+    check "h2spec, $transport" spec
+    [ ! -e "$work/h2spec.log" ] || tail -n 1 "$work/h2spec.log"
+  else
+    skip "h2spec, $transport: not there, and Go could not fetch it"
+  fi
+  stop "$cache_pid"
+done
+
+echo "$passed passed, $failed failed, $skipped skipped"
+exit $((failed > 0))

@@ -1,0 +1,233 @@
+#!/usr/bin/env bash
+# Real clients over TLS: curl, openssl, skopeo, podman, docker and containerd reach a cache whose certificate is of an
+# authority made on the spot: trusting it or not, with a certificate of their own or without, and with a password.
+#
+#   scripts/clients_tls.sh target/release/oci-pull-through
+#
+# CHECK_STRICT=1 what would be skipped fails.
+# LAYER_MB=4     size of the big layer.
+# KEEP=1         leaves the working directory and prints its name.
+#
+# docker verifies nobody on a loopback address, and reads authorities below /etc/docker only. So all of this happens in a
+# network of its own, where another address leads here too, and with an /etc/docker of its own; that takes root.
+set -euo pipefail
+
+here=$(cd "$(dirname "$0")" && pwd)
+binary=${1:-}
+direct=0
+strict=${CHECK_STRICT:-0}
+layer_mb=${LAYER_MB:-4}
+# Searched for in every log and file of the cache.
+password=canary-$RANDOM$RANDOM
+registry=open.test
+
+if [ ! -x "$binary" ]; then
+  echo "usage: scripts/clients_tls.sh BINARY" >&2
+  exit 2
+fi
+PATH=$PATH:/usr/sbin:/sbin
+if [ -z "${CLIENTS_TLS_INSIDE:-}" ] && [ "$(id -u)" = 0 ] && unshare --net --mount true 2>/dev/null; then
+  CLIENTS_TLS_INSIDE=1 exec unshare --net --mount "$0" "$@"
+fi
+
+work=$(mktemp -d "${TMPDIR:-/tmp}/clients.XXXXXX")
+# shellcheck source=scripts/clients/common.sh
+. "$here/clients/common.sh"
+
+for tool in docker-registry python3 skopeo jq curl openssl ip; do
+  command -v $tool >/dev/null || { client=TLS; skip "all: $tool is not installed"; echo "$passed passed, $failed failed, $skipped skipped"; exit $((failed > 0)); }
+done
+[ -n "${CLIENTS_TLS_INSIDE:-}" ] || { client=TLS; skip "all: a network of its own needs root"; echo "$passed passed, $failed failed, $skipped skipped"; exit $((failed > 0)); }
+
+# An address of the documentation's (RFC 5737), so that it is nobody's.
+host=192.0.2.1
+ip link set lo up
+ip address add $host/32 dev lo
+mkdir -p /etc/docker "$work/etc-docker/certs.d"
+mount --bind "$work/etc-docker" /etc/docker
+
+# ---- Certificates ---------------------------------------------------------------------------------------------------
+
+pki=$work/pki
+mkdir "$pki"
+
+# authority NAME
+authority() {
+  openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj "/CN=authority $1" \
+    -addext keyUsage=critical,keyCertSign,cRLSign -keyout "$pki/$1.key" -out "$pki/$1.crt"
+}
+
+# certificate NAME AUTHORITY SUBJECT_ALT_NAME
+certificate() {
+  openssl req -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj "/CN=$1" -keyout "$pki/$1.key" -out "$pki/$1.csr"
+  printf 'subjectAltName=%s\nextendedKeyUsage=serverAuth,clientAuth\nkeyUsage=digitalSignature\n' "$3" >"$pki/$1.ext"
+  openssl x509 -req -in "$pki/$1.csr" -CA "$pki/$2.crt" -CAkey "$pki/$2.key" -CAcreateserial -days 2 \
+    -extfile "$pki/$1.ext" -out "$pki/$1.crt"
+}
+
+{
+  authority ours
+  authority clients
+  authority others
+  certificate server ours "IP:$host,DNS:cache.test"
+  certificate node-1 clients DNS:node-1.test
+  certificate stranger others DNS:node-1.test
+} >"$work/pki.log" 2>&1 || { cat "$work/pki.log"; exit 1; }
+
+# ---- What the clients know ------------------------------------------------------------------------------------------
+
+# knows AUTHORITY CERTIFICATE LOGIN: what the next pulls trust and show; `-` for nothing.
+knows() {
+  local dir=$pki/known docker=/etc/docker/certs.d/$cache
+  rm -rf "$dir" "$docker"
+  mkdir -p "$dir" "$docker" "$work/docker-config"
+  skopeo_flags=() podman_flags=() ctr_flags=() curl_flags=() openssl_flags=() hosts_tls=''
+  echo '{}' >"$work/docker-config/config.json"
+  if [ "$1" != - ]; then
+    cp "$pki/$1.crt" "$dir/ca.crt"
+    hosts_tls="ca = \"$dir/ca.crt\""
+    curl_flags+=(--cacert "$dir/ca.crt") openssl_flags+=(-CAfile "$dir/ca.crt")
+  fi
+  if [ "$2" != - ]; then
+    cp "$pki/$2.crt" "$dir/client.cert"
+    cp "$pki/$2.key" "$dir/client.key"
+    hosts_tls+=$'\n'"  client = [[\"$dir/client.cert\", \"$dir/client.key\"]]"
+    curl_flags+=(--cert "$dir/client.cert" --key "$dir/client.key")
+    openssl_flags+=(-cert "$dir/client.cert" -key "$dir/client.key")
+  fi
+  cp "$dir"/* "$docker/" 2>/dev/null || true
+  skopeo_tls=(--src-tls-verify=true "--src-cert-dir=$dir") podman_tls=(--tls-verify=true "--cert-dir=$dir")
+  [ "$3" != - ] || return 0
+  printf '{"auths": {"%s": {"auth": "%s"}}}\n' "$cache" "$(printf '%s' "$3" | base64 -w0)" >"$work/docker-config/config.json"
+  skopeo_flags=(--src-creds "$3") podman_flags=(--creds "$3") ctr_flags=(--user "$3") curl_flags+=(--user "$3")
+}
+
+# curl and openssl pull the index and compare it.
+index() { echo "/v2/$(path $repository)/manifests/1"; }
+
+pull_curl() {
+  local version spoken
+  for version in 1.1 2; do
+    rm -f "$work/index"
+    spoken=$(curl --silent --show-error --noproxy '*' --max-time 20 --fail "--http$version" "${curl_flags[@]}" \
+      -o "$work/index" -w '%{http_version}' "https://$cache$(index)")
+    same "versions" "$version" "$spoken"
+    same "indices" "$(root_of app)" "sha256:$(sha256sum "$work/index" | cut -d' ' -f1)"
+  done
+}
+
+# openssl ASKED: asks for the index once, over a session that is kept for the next time.
+openssl_asks() {
+  local login=
+  [ "${#ctr_flags[@]}" = 0 ] || login="Authorization: Basic $(printf '%s' "${ctr_flags[1]}" | base64 -w0)"$'\r\n'
+  printf 'GET %s HTTP/1.1\r\nHost: %s\r\n%sConnection: close\r\n\r\n' "$(index)" "$cache" "$login" |
+    timeout 20 openssl s_client -connect "$cache" -verify_return_error -verify_ip $host -ign_eof "${openssl_flags[@]}" "$@" 2>&1
+}
+
+pull_openssl() {
+  local version
+  for version in -tls1_2 -tls1_3; do
+    openssl_asks $version -sess_out "$work/session" >"$work/asked"
+    grep -aF 'HTTP/1.1 200 OK' "$work/asked"
+    grep -aF 'Verification: OK' "$work/asked"
+    openssl_asks $version -sess_in "$work/session" >"$work/asked"
+    grep -aF 'HTTP/1.1 200 OK' "$work/asked"
+    grep -aF 'Reused, TLSv1' "$work/asked"
+  done
+}
+
+# refused PATTERN COMMAND...: it fails, and for that reason.
+refused() {
+  local pattern=$1
+  shift
+  # Not as a condition: bash would ignore `set -e` inside.
+  set +e
+  (set -e; "$@") >"$work/refused" 2>&1
+  local status=$?
+  set -e
+  [ $status != 0 ] || { echo "it was done, and must not have been"; return 1; }
+  grep -aiE "$pattern" "$work/refused" "$work/asked" || { cat "$work/refused"; return 1; }
+}
+
+# nowhere PLACE...: neither the password nor its encoded form.
+nowhere() {
+  local found
+  found=$(grep -rlF -e "$password" -e "$(printf '%s' "alice:$password" | base64)" "$@" || true)
+  [ -z "$found" ] || { echo "found in:"; echo "$found"; return 1; }
+}
+
+# ---- The upstream and the caches ------------------------------------------------------------------------------------
+
+echo "building images, one layer of $layer_mb MiB"
+build_images "$layer_mb"
+cat >"$work/open.yml" <<END
+version: 0.1
+log: {level: info, formatter: text}
+storage: {filesystem: {rootdirectory: $work/upstream}}
+http: {addr: "127.0.0.1:0"}
+END
+docker-registry serve "$work/open.yml" >>"$work/open.log" 2>&1 &
+pids+=($!)
+started docker-registry "$!" "$work/open.log"
+for image in "app $repository" "artifact $artifact_repository"; do
+  skopeo copy --quiet --all --preserve-digests --dest-tls-verify=false "oci:$images/${image% *}:1" "docker://127.0.0.1:$port/${image#* }:1"
+done
+
+# configure KEYS: the configuration of the next cache.
+upstream=127.0.0.1:$port
+configure() {
+  cat >"$work/cache.yml" <<END
+tls_cert_file: $pki/server.crt
+tls_key_file: $pki/server.key
+$1
+registries:
+  - {name: open.test, url: "http://$upstream"}
+END
+}
+
+scheme=https
+untrusted='unknown authority|unable to get local issuer|unable to verify|certificate verify failed|SSL certificate problem'
+demanded='certificate.required|bad.certificate|handshake.failure|alert'
+# Clients in Go show nothing that is of no authority they were told of.
+wrong='certificate.required|unknown.ca|bad.certificate|certificate.verify|alert|decrypt'
+outside='401|unauthorized|no basic auth credentials|authentication required'
+
+configure "auth: {username: alice, password: $password, client_certificates: [CN=node-*]}
+tls_client_ca_file: $pki/clients.crt
+tls_client_auth: optional"
+start_cache door
+door=$cache
+configure "tls_client_ca_file: $pki/clients.crt"
+start_cache mutual
+mutual=$cache
+configure ""
+start_cache trusted
+trusted=$cache
+
+: >"$work/asked"
+for client in curl openssl skopeo podman docker containerd; do
+  ready || continue
+  cache=$trusted
+  knows ours - -
+  check "$client trusts the authority" pull_$client
+  knows others - -
+  check "$client does not trust another one" refused "$untrusted" pull_$client
+  cache=$mutual
+  knows ours node-1 -
+  check "$client shows its certificate" pull_$client
+  knows ours - -
+  check "$client shows none" refused "$demanded" pull_$client
+  knows ours stranger -
+  check "$client shows one of another authority" refused "$wrong" pull_$client
+  cache=$door
+  knows ours - "alice:$password"
+  check "$client comes in with a password" pull_$client
+  knows ours node-1 -
+  check "$client comes in with its certificate" pull_$client
+  knows ours - -
+  check "$client has neither" refused "$outside" pull_$client
+done
+check "no password is in a log or a store" nowhere "$work"/cache-*.log "$work"/store-*
+
+echo "$passed passed, $failed failed, $skipped skipped"
+exit $((failed > 0))
