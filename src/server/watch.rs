@@ -266,11 +266,6 @@ impl Watch {
         self.with(|slot| slot.place.is_none())
     }
 
-    /// Shuts the socket down for a client that does not keep pace.
-    pub fn give_up(&self) {
-        self.with(|slot| slot.end(Shutdown::Both));
-    }
-
     fn with<R>(&self, f: impl FnOnce(&mut Slot) -> R) -> R {
         let mut slots = self.list.0.borrow_mut();
         f(slots.slots[self.index]

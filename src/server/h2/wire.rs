@@ -75,8 +75,8 @@ struct State {
     /// The socket had nothing more to give, or took nothing more.
     read_blocked: bool,
     write_blocked: bool,
-    /// Bytes that the socket took since the last look.
-    progress: usize,
+    /// The socket took something since the last look.
+    progress: bool,
     received: usize,
     forwarded: usize,
     failed: Option<io::ErrorKind>,
@@ -118,7 +118,7 @@ impl Wire {
                 outgoing: Outgoing::default(),
                 read_blocked: false,
                 write_blocked: false,
-                progress: 0,
+                progress: false,
                 received: 0,
                 forwarded: 0,
                 failed: None,
@@ -164,16 +164,11 @@ impl Wire {
         } else {
             phase
         };
-        let before = self.0.phase.replace(phase);
-        let same = before == phase;
+        let same = self.0.phase.replace(phase) == phase;
         let watch = &self.0.watch;
-        watch.sent(progress);
-        if before == Phase::Sending && (!same || progress > 0) && !watch.keeps_pace() {
-            return watch.give_up();
-        }
         match phase {
             Phase::Greeting => {}
-            Phase::Sending if same && progress == 0 => {}
+            Phase::Sending if same && !progress => {}
             Phase::Idle if same && !renewed => {}
             Phase::Leaving if same => {}
             Phase::Leaving => watch.set(Waiting::Input, LINGER_SECONDS),
@@ -356,7 +351,7 @@ impl State {
     fn took(&mut self, sent: usize) {
         self.sent += sent;
         self.forwarded += sent;
-        self.progress += sent;
+        self.progress = true;
     }
 
     /// Sends what is collected and `slices` with one call; how much of `slices` went.
@@ -373,7 +368,6 @@ impl State {
         self.took(sent.min(pending));
         let direct = sent.saturating_sub(pending);
         self.forwarded += direct;
-        self.progress += direct;
         Ok(direct)
     }
 
@@ -438,9 +432,16 @@ pub async fn drive<T>(
     let mut reading = true;
     // Boxed while it is needed: most connections wait for a client that says something.
     let mut writable = None;
+    let mut others = None;
     poll_fn(|cx| {
         wire.watch().wake_by(Some(cx.waker()));
         loop {
+            if let Some(turn) = &mut others {
+                if Pin::new(turn).poll(cx).is_pending() {
+                    return Poll::Pending;
+                }
+                others = None;
+            }
             if let Poll::Ready(done) = step(cx) {
                 return Poll::Ready(done);
             }
@@ -482,17 +483,22 @@ pub async fn drive<T>(
                 }
             }
             let mut state = wire.0.state.borrow_mut();
-            let busy = state.received >= TURN_RECEIVED_BYTES || state.forwarded as u64 >= TURN_BYTES;
-            if busy {
-                // Others on the core first.
-                state.received = 0;
-                state.forwarded = 0;
-                cx.waker().wake_by_ref();
-                return Poll::Pending;
+            let (received, sent) = (
+                state.received >= TURN_RECEIVED_BYTES,
+                state.forwarded as u64 >= TURN_BYTES,
+            );
+            if received || sent {
+                // Others on the core first, as HTTP/1 does it: a task that wakes itself comes before all others, and the
+                // driver is asked by way of the socket only.
+                state.read_blocked |= received;
+                state.write_blocked |= sent;
+                state.end_turn();
+                others = Some(monoio::spawn(async {}));
+                continue;
             }
-            drop(state);
             if !again {
-                wire.0.state.borrow_mut().end_turn();
+                state.end_turn();
+                drop(state);
                 rest();
                 return Poll::Pending;
             }
