@@ -432,7 +432,7 @@ pub async fn drive<T>(
     let mut reading = true;
     // Boxed while it is needed: most connections wait for a client that says something.
     let mut writable = None;
-    let mut others = None;
+    let mut others: Option<monoio::task::JoinHandle<()>> = None;
     poll_fn(|cx| {
         wire.watch().wake_by(Some(cx.waker()));
         loop {
