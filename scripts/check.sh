@@ -52,7 +52,7 @@ step() {
 # What real clients, power cuts and linking need; each as `command:package`.
 tools=(cc:gcc git:git jq:jq docker-registry:docker-registry skopeo:skopeo podman:podman dockerd:docker.io docker:docker-cli
   containerd:containerd runc:runc mkfs.xfs:xfsprogs mkfs.ext4:e2fsprogs mkfs.btrfs:btrfs-progs curl:curl mount:mount python3:python3 shellcheck:shellcheck
-  htpasswd:apache2-utils openssl:openssl ip:iproute2 tinyproxy:tinyproxy squid:squid danted:dante-server)
+  htpasswd:apache2-utils openssl:openssl ip:iproute2 tinyproxy:tinyproxy squid:squid danted:dante-server docker-compose:docker-compose)
 PATH=$PATH:/usr/sbin:/sbin:$HOME/.cargo/bin
 
 missing_packages() {
@@ -61,6 +61,8 @@ missing_packages() {
     command -v "${tool%%:*}" >/dev/null || echo "${tool#*:}"
   done
   [ -e /etc/ssl/certs/ca-certificates.crt ] || echo ca-certificates
+  # Debian's python3 has no pip for a new environment, which moto is installed into.
+  python3 -c 'import ensurepip' 2>/dev/null || echo python3-venv
 }
 
 install_tools() {
@@ -160,6 +162,15 @@ run_clients() {
   IO_DRIVER=$1 "scripts/$2" "$target/release/oci-pull-through" 2>&1 | tee "$log"
 }
 
+# The core themes once more, on a store behind which there is a bucket.
+run_bucket_tests() {
+  set -o pipefail
+  TEST_STORAGE=tiered cargo test --locked --test it -- pull:: fill:: range:: tags:: resume:: integrity:: private:: wire:: --skip s3_ 2>&1 |
+    tee "$log" | grep --line-buffered -E '^(test |error)' || { tail -n 150 "$log"; return 1; }
+}
+
+compose_file() { cd deploy && docker-compose config -q; }
+
 run_overload() {
   set -o pipefail
   IO_DRIVER=$1 scripts/overload.sh quick "$target/release/oci-pull-through" 2>&1 | tee "$log"
@@ -200,6 +211,10 @@ tests auto
 tests epoll
 fail_points
 step "tests that wait for limits" waiting_tests
+step "tests with a bucket behind the store" run_bucket_tests
+results+=("$(awk '/^test result:/ {print $4 " tests passed with a bucket behind the store, " $6 " failed"}' "$log")")
+step "S3 engines" scripts/s3.sh garage "$target/release/oci-pull-through"
+if command -v docker-compose >/dev/null; then step "compose file" compose_file; fi
 for driver in auto epoll; do
   overload $driver
   clients $driver clients.sh "public images"

@@ -1,14 +1,19 @@
 #!/usr/bin/env bash
-# The engine of the shared store against real S3 engines on loopback: moto for what AWS answers, Garage for signatures,
-# streaming and a disk.
+# The shared store against real S3 engines on loopback, first the engine of ours alone, then caches from end to end: moto
+# for what AWS answers, Garage for signatures, streaming, a disk, and three nodes of which one is killed.
 #
-#   scripts/s3.sh                both, or what is installed; CHECK_STRICT=1: skipping fails
-#   source scripts/s3.sh         start_moto, start_garage and stop_engines for other scripts; sets AWS_* and S3_BUCKET
+#   scripts/s3.sh [BINARY]           moto, and Garage where it is installed
+#   scripts/s3.sh garage [BINARY]    both; Garage is built when it is missing, which takes minutes
+#   source scripts/s3.sh             start_moto, start_garage, start_garages and stop_engines for other scripts
 #
-# GARAGE        the garage program (cargo install garage --version 2.5.0), else from the PATH
-# MOTO_SERVER   the moto_server program (pip install 'moto[server]'), else from the PATH
+# BINARY         the cache, target/release/oci-pull-through by default; without one only the engine is tried
+# CHECK_STRICT=1 skipping moto or the caches fails
+# GARAGE         the garage program (cargo install garage --version 2.5.0), else from the PATH or below the target directory
+# MOTO_SERVER    the moto_server program, else installed by pip below the target directory
 set -euo pipefail
 
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+s3_tools=${CARGO_TARGET_DIR:-$here/../target}/s3-tools
 s3_pids=()
 s3_scratch=$(mktemp -d "${TMPDIR:-/tmp}/s3.XXXXXX")
 s3_passed=0
@@ -35,8 +40,20 @@ wait_for_url() {
   return 1
 }
 
-moto_command() { command -v "${MOTO_SERVER:-moto_server}"; }
-garage_command() { command -v "${GARAGE:-garage}"; }
+moto_command() { command -v "${MOTO_SERVER:-$s3_tools/venv/bin/moto_server}"; }
+garage_command() { command -v "${GARAGE:-garage}" || command -v "$s3_tools/bin/garage"; }
+
+# The version matters: 5.2.1 answers the end of a multipart upload with words that are not S3's.
+install_moto() {
+  mkdir -p "$s3_tools"
+  python3 -m venv "$s3_tools/venv" && "$s3_tools/venv/bin/pip" install --quiet --disable-pip-version-check 'moto[server]==5.1.22'
+}
+
+# Unoptimised, with only what is used: a quarter of the time.
+install_garage() {
+  CARGO_PROFILE_DEV_DEBUG=0 CARGO_INCREMENTAL=0 cargo install --quiet --locked --debug --root "$s3_tools" \
+    --target-dir "$s3_tools/build" --version 2.5.0 --no-default-features --features bundled-libs,sqlite garage
+}
 
 # start_moto: an engine with the words of AWS; state in memory, signatures not checked.
 start_moto() {
@@ -49,25 +66,31 @@ start_moto() {
   wait_for_url "$AWS_ENDPOINT_URL/"
 }
 
-# start_garage: one node with a key that may make buckets, and the bucket `cache`.
-start_garage() {
-  local s3 rpc admin home=$s3_scratch/garage.$RANDOM
-  s3=$(free_port) rpc=$(free_port) admin=$(free_port)
+# garage_config HOME COPIES ADDRESS S3 RPC ADMIN
+garage_config() {
+  local home=$1 s3=$4 rpc=$5 admin=$6
   mkdir -p "$home"
   cat >"$home/garage.toml" <<TOML
 metadata_dir = "$home/meta"
 data_dir = "$home/data"
 db_engine = "sqlite"
-replication_factor = 1
-rpc_bind_addr = "127.0.0.1:$rpc"
-rpc_public_addr = "127.0.0.1:$rpc"
+replication_factor = $2
+rpc_bind_addr = "$3:$rpc"
+rpc_public_addr = "$3:$rpc"
 rpc_secret = "$(printf '0%.0s' $(seq 64))"
 [s3_api]
 s3_region = "garage"
-api_bind_addr = "127.0.0.1:$s3"
+api_bind_addr = "$3:$s3"
 [admin]
-api_bind_addr = "127.0.0.1:$admin"
+api_bind_addr = "$3:$admin"
 TOML
+}
+
+# start_garage: one node with a key that may make buckets, and the bucket `cache`.
+start_garage() {
+  local s3 rpc admin home=$s3_scratch/garage.$RANDOM
+  s3=$(free_port) rpc=$(free_port) admin=$(free_port)
+  garage_config "$home" 1 127.0.0.1 "$s3" "$rpc" "$admin"
   export AWS_ACCESS_KEY_ID=GK000000000000000000000001
   AWS_SECRET_ACCESS_KEY=$(printf '0%.0s' $(seq 64))
   export AWS_SECRET_ACCESS_KEY AWS_REGION=garage AWS_ENDPOINT_URL=http://127.0.0.1:$s3 S3_BUCKET=cache
@@ -79,11 +102,48 @@ TOML
   wait_for_url "$AWS_ENDPOINT_URL/"
 }
 
+# start_garages: three nodes on loopback addresses of their own, each with a copy of everything. The first is asked; the
+# process of the third is in `garage_third`.
+start_garages() {
+  local s3 rpc admin node home=$s3_scratch/garages.$RANDOM ids=() cli
+  s3=$(free_port) rpc=$(free_port) admin=$(free_port)
+  for node in 1 2 3; do
+    garage_config "$home/$node" 3 127.0.0.1$node "$s3" "$rpc" "$admin"
+    RUST_LOG=garage=warn "$(garage_command)" -c "$home/$node/garage.toml" server >"$s3_scratch/garage.$node.log" 2>&1 &
+    s3_pids+=($!)
+    garage_third=$!
+  done
+  for node in 1 2 3; do
+    wait_for_url "http://127.0.0.1$node:$admin/health"
+    ids+=("$("$(garage_command)" -c "$home/$node/garage.toml" node id -q)")
+  done
+  cli=("$(garage_command)" -c "$home/1/garage.toml")
+  {
+    "${cli[@]}" node connect "${ids[1]}"
+    "${cli[@]}" node connect "${ids[2]}"
+    for node in 0 1 2; do "${cli[@]}" layout assign -z "zone$node" -c 10G "${ids[$node]%%@*}"; done
+    "${cli[@]}" layout apply --version 1
+    export AWS_ACCESS_KEY_ID=GK000000000000000000000001
+    AWS_SECRET_ACCESS_KEY=$(printf '0%.0s' $(seq 64))
+    export AWS_SECRET_ACCESS_KEY AWS_REGION=garage AWS_ENDPOINT_URL=http://127.0.0.11:$s3 S3_BUCKET=cache
+    "${cli[@]}" key import --yes -n cache "$AWS_ACCESS_KEY_ID" "$AWS_SECRET_ACCESS_KEY"
+    "${cli[@]}" bucket create "$S3_BUCKET"
+    "${cli[@]}" bucket allow --read --write --owner "$S3_BUCKET" --key "$AWS_ACCESS_KEY_ID"
+  } >"$s3_scratch/garage.setup.log" 2>&1 || { cat "$s3_scratch/garage.setup.log"; return 1; }
+  wait_for_url "$AWS_ENDPOINT_URL/"
+}
+
 # Sourced: that was all.
 if [ "${BASH_SOURCE[0]}" != "$0" ]; then return 0; fi
 
-cd "$(dirname "$0")/.."
-trap 'stop_engines; rm -rf "$s3_scratch"' EXIT
+cd "$here/.."
+wanted=
+if [ "${1:-}" = garage ]; then
+  wanted=garage
+  shift
+fi
+binary=${1:-${CARGO_TARGET_DIR:-target}/release/oci-pull-through}
+trap 'stop_caches; stop_engines; rm -rf "$s3_scratch"' EXIT
 trap 'exit 130' INT TERM
 
 # engine_test NAME WHAT [VAR=VALUE...]: one of the tests that need an engine.
@@ -110,6 +170,143 @@ holds() {
   fi
   echo "ok      $what"
   s3_passed=$((s3_passed + 1))
+}
+
+# ---- Caches ---------------------------------------------------------------------------------------------------------
+
+cache_pids=()
+
+stop_caches() {
+  local pid
+  for pid in "${cache_pids[@]}"; do kill "$pid" 2>/dev/null || true; done
+  for pid in "${cache_pids[@]}"; do wait "$pid" 2>/dev/null || true; done
+  cache_pids=()
+}
+
+start_upstream() {
+  upstream=$s3_scratch/upstream.$RANDOM
+  mkdir "$upstream"
+  python3 "$here/s3/upstream.py" "$upstream" &
+  upstream_pid=$!
+  cache_pids+=($!)
+  while [ ! -e "$upstream/port" ]; do kill -0 $upstream_pid; sleep 0.1; done
+  registry=127.0.0.1:$(cat "$upstream/port")
+  mapfile -t digests <"$upstream/digests"
+}
+
+# run_cache [VAR=VALUE...]: a new node; its address is in `cache`, its log in `cache_log`.
+run_cache() {
+  local home=$s3_scratch/cache.$RANDOM$RANDOM left=300
+  mkdir "$home"
+  printf 'registries:\n  - {name: "%s", url: "http://%s"}\n' "$registry" "$registry" >"$home/config.yaml"
+  cache_log=$home/log
+  env LISTEN_ADDR=127.0.0.1:0 FS_ROOT="$home/store" SPOOL_DIR="$home/spool" CONFIG_FILE="$home/config.yaml" CORES=1 \
+    ACCESS_LOG=off S3_LIFECYCLE_DAYS=0 "$@" "$binary" 2>"$cache_log" &
+  cache_pids+=($!)
+  while ! grep -q 'listening on' "$cache_log"; do
+    left=$((left - 1))
+    if ! kill -0 "${cache_pids[-1]}" 2>/dev/null || [ $left = 0 ]; then return 1; fi
+    sleep 0.1
+  done
+  cache=$(grep -o 'listening on [^ ,]*' "$cache_log" | head -n 1)
+  cache=${cache#listening on }
+  cache=${cache#http://}
+}
+
+# path_of DIGEST
+path_of() {
+  local kind=blobs
+  if [ "$1" = "${digests[-1]}" ]; then kind=manifests; fi
+  echo "http://$cache/v2/$registry/team/app/$kind/$1"
+}
+
+# pull_one DIGEST [CURL ARGUMENT...]: whole and right.
+pull_one() {
+  local digest=$1
+  shift
+  [ "sha256:$(curl --silent --fail --max-time 120 "$@" "$(path_of "$digest")" | sha256sum | cut -d ' ' -f 1)" = "$digest" ]
+}
+
+pull_all() {
+  local digest
+  for digest in "${digests[@]}"; do pull_one "$digest" || return 1; done
+  curl --silent --fail --output /dev/null "http://$cache/v2/$registry/team/app/manifests/v1"
+}
+
+asked() { wc -l <"$upstream/requests"; }
+
+# comes_from_the_bucket VAR=VALUE...: a node with nothing of its own pulls the image, sooner or later without the upstream.
+comes_from_the_bucket() {
+  local before left=60
+  while [ $((left -= 1)) -gt 0 ]; do
+    run_cache "$@" || return 1
+    before=$(asked)
+    pull_all || return 1
+    if [ "$(asked)" = "$before" ]; then return 0; fi
+    sleep 1
+  done
+  cat "$cache_log"
+  return 1
+}
+
+ranges_are_right() {
+  local digest=${digests[3]} file range from
+  file=$upstream/$digest
+  for range in 0-0 1000-1999 70000000-70000999 83886070-; do
+    from=${range%-*}
+    cmp <(curl --silent --fail --range "$range" "$(path_of "$digest")") \
+      <(tail -c +$((from + 1)) "$file" | if [ "${range#*-}" ]; then head -c $((${range#*-} - from + 1)); else cat; fi) || return 1
+  done
+}
+
+is_sent_to_the_bucket() {
+  local digest=${digests[3]} told
+  told=$(curl --silent --output /dev/null --write-out '%{http_code} %{redirect_url}' "$(path_of "$digest")")
+  case $told in
+    "307 $AWS_ENDPOINT_URL/"*X-Amz-Signature=*) ;;
+    *) echo "told ${told%%\?*}"; return 1 ;;
+  esac
+  pull_one "$digest" --location || return 1
+  [ "$(curl --silent --location --range 5-14 "$(path_of "$digest")" | wc -c)" = 10 ] || return 1
+  [ "$(curl --silent --head --output /dev/null --write-out '%{http_code}' "$(path_of "$digest")")" = 200 ] || return 1
+  ! grep -q X-Amz-Signature "$cache_log"
+}
+
+starts_not() {
+  local what=$1
+  shift
+  if run_cache "$@"; then return 1; fi
+  grep -q "$what" "$cache_log"
+}
+
+# caches ENGINE: a fill, hits from another node, ranges, redirects.
+caches() {
+  local backend
+  start_upstream
+  for backend in s3 tiered; do
+    holds "$1, $backend: a cold pull" pulls_cold "$backend"
+    holds "$1, $backend: another node pulls without the registry" comes_from_the_bucket STORAGE_BACKEND=$backend S3_PREFIX=$backend
+    holds "$1, $backend: ranges" ranges_are_right
+  done
+  run_cache STORAGE_BACKEND=s3 S3_PREFIX=s3 S3_REDIRECT=true
+  holds "$1: clients are sent to the bucket" is_sent_to_the_bucket
+  stop_caches
+}
+
+pulls_cold() { run_cache STORAGE_BACKEND="$1" S3_PREFIX="$1" && pull_all; }
+
+# Pulls go on while a node of the engine is killed and after, and a new image gets there without it.
+outlives_a_node() {
+  local digest=${digests[3]} pullers=() pid status=0
+  run_cache STORAGE_BACKEND=s3 S3_PREFIX=s3
+  for _ in 1 2 3 4; do
+    pull_one "$digest" --limit-rate 40M &
+    pullers+=($!)
+  done
+  sleep 1
+  kill -KILL "$garage_third"
+  for pid in "${pullers[@]}"; do wait "$pid" || status=1; done
+  [ $status = 0 ] && pull_all
 }
 
 skip() {
@@ -148,6 +345,8 @@ common() {
   engine_test an_engine_keeps_tags_with_every_character_they_may_have "$1: tags"
 }
 
+moto_command >/dev/null || install_moto >"$s3_scratch/moto.log" 2>&1 || tail -n 5 "$s3_scratch/moto.log"
+[ -x "$binary" ] || skip "caches from end to end: there is no $binary"
 if moto_command >/dev/null; then
   start_moto
   engine_test $opened "moto: a missing bucket is made, in the region without a name"
@@ -155,11 +354,13 @@ if moto_command >/dev/null; then
   holds "moto: rules of others stay" keeps_rules_of_others
   holds "moto: rules of others stay when ours go" removes_only_ours
   common moto
+  if [ -x "$binary" ]; then caches moto; fi
   stop_engines
 else
   skip "moto is not installed (pip install 'moto[server]')"
 fi
 
+if [ "$wanted" ] && ! garage_command >/dev/null; then install_garage; fi
 if garage_command >/dev/null; then
   start_garage
   engine_test $opened "garage: the bucket is used"
@@ -170,8 +371,24 @@ if garage_command >/dev/null; then
   engine_test $refused "garage: a wrong secret is refused" AWS_SECRET_ACCESS_KEY=wrong S3_TEST_REFUSAL=credentials
   engine_test $refused "garage: another region is refused" AWS_REGION=elsewhere S3_TEST_REFUSAL=AWS_REGION
   engine_test $refused "garage: a bucket that may not be made" S3_BUCKET=missing S3_TEST_REFUSAL="aws s3 mb"
+  if [ -x "$binary" ]; then
+    caches garage
+    start_upstream
+    holds "garage: credentials that are refused stop the start" starts_not credentials STORAGE_BACKEND=s3 AWS_SECRET_ACCESS_KEY=wrong
+    stop_caches
+    stop_engines
+    start_garages
+    start_upstream
+    holds "three garages: a cold pull" pulls_cold s3
+    holds "three garages: another node pulls without the registry" comes_from_the_bucket STORAGE_BACKEND=s3 S3_PREFIX=s3
+    holds "three garages: one is killed while clients pull" outlives_a_node
+    holds "two of three garages: a new image is stored" pulls_cold tiered
+    holds "two of three garages: another node pulls it" comes_from_the_bucket STORAGE_BACKEND=tiered S3_PREFIX=tiered
+    stop_caches
+  fi
   stop_engines
 else
-  skip "garage is not installed (cargo install garage --version 2.5.0)"
+  # Building it takes longer than all the rest: whoever wants it says so.
+  echo "SKIP    garage is not installed (scripts/s3.sh garage builds it)"
 fi
 echo "$s3_passed checks of S3 engines passed"

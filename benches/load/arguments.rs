@@ -45,6 +45,9 @@ pub struct Arguments {
     /// With --once: hash the body and compare, `sha256:<hex>`.
     #[arg(long, requires = "once")]
     pub digest: Option<String>,
+    /// Ask for an object of S3, `--path /bucket/key`, through the SDK; region and credentials as in `AWS_*`.
+    #[arg(long)]
+    pub sdk: bool,
     /// Open this many connections, make one request on each, print `ready`, and hold them until standard
     /// input closes.
     #[arg(long)]

@@ -6,7 +6,8 @@
 //! counts as a request.
 //!
 //! Three modes: a load (the default), `--once` (one request, timed in detail, its digest checked when asked),
-//! and `--idle N` (connections held open, for the memory they cost the server).
+//! and `--idle N` (connections held open, for the memory they cost the server). With `--sdk` the first two go through the SDK
+//! of S3 instead.
 
 mod arguments;
 mod connection;
@@ -16,6 +17,7 @@ mod histogram;
 mod idle;
 mod load;
 mod once;
+mod sdk;
 mod target;
 
 use std::process::ExitCode;
@@ -51,6 +53,9 @@ fn main() -> ExitCode {
 /// Runs the mode asked for, prints its report, and says whether every response was right.
 fn run(arguments: &Arguments) -> Result<bool, Box<dyn std::error::Error>> {
     cpu::prepare(arguments.cpu)?;
+    if arguments.sdk {
+        return sdk::run(arguments).map_err(|failure| -> Box<dyn std::error::Error> { failure });
+    }
     let target = Target::new(arguments);
     if let Some(count) = arguments.idle {
         return idle::hold(&target, count);

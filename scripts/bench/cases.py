@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import socket
 import subprocess
 import time
 from dataclasses import dataclass
@@ -452,6 +453,152 @@ def _registry_requests(upstream):
     return sum(f"/v2/{objects.REPOSITORY}/" in line and "HTTP/1" in line for line in lines)
 
 
+# -- A bucket ----------------------------------------------------------------------------------------------------------
+
+S3_CONNECTIONS = 16
+UPLOAD_SECONDS = 300
+
+
+def s3_hit(setup):
+    """What only the bucket has, through a cache and through the SDK, straight from the engine. Nothing is pinned."""
+    items = {name: setup.objects[name] for name in ("1g", "64k", "16m")}
+    for item in items.values():
+        machine.warm(item.file)
+    engine = setup.stage.engine()
+    upstream = setup.stage.nginx(log=True, name="upstream")
+    filler = _bucket_cache(setup, engine, upstream, "s3")
+    for item in items.values():
+        measure.once(filler, item)
+    for item in items.values():
+        _wait_in_bucket(engine, item)
+    setup.stage.stop(filler)
+    cache = _bucket_cache(setup, engine, upstream, "s3")
+    before = {name: _requests(upstream, item) for name, item in items.items()}
+    yield from _bucket_large(setup, engine, cache, items["1g"])
+    yield from _bucket_small(setup, engine, cache, items["64k"])
+    yield from _bucket_readers(setup, cache, items["16m"])
+    more = sum(_requests(upstream, item) - before[name] for name, item in items.items())
+    if more:
+        raise Failed(f"the registry was asked {more} times for what the bucket has, log {cache.log}")
+
+
+def _bucket_cache(setup, engine, upstream, backend, root=None):
+    settings = dict(engine.settings, STORAGE_BACKEND=backend, S3_LIFECYCLE_DAYS="0")
+    settings["SPOOL_DIR"] = str(setup.stage.directory)
+    root = root or setup.stage.directory / "run" / f"unused-{setup.stage.number}"
+    return setup.stage.ours(root, cores=len(machine.CPUS), upstream=upstream, settings=settings)
+
+
+def _key(item):
+    return f"blobs/sha256-{item.hex}"
+
+
+def _wait_in_bucket(engine, item):
+    deadline = time.monotonic() + UPLOAD_SECONDS
+    while True:
+        try:
+            return measure.sdk(engine, _key(item) + ".meta.json", once=True)
+        except Failed:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.5)
+
+
+def _bucket_large(setup, engine, cache, item):
+    measure.once(cache, item)
+    direct, through = [], []
+    for _ in range(setup.rounds):
+        direct.append(measure.sdk(engine, _key(item), item.size, once=True))
+        cpu = cache.cpu_seconds()
+        report = measure.once(cache, item)
+        report["cpu"] = cache.cpu_seconds() - cpu
+        through.append(report)
+    ratios = Ratios([1 / run["total_ms"] for run in through], [1 / run["total_ms"] for run in direct])
+    first = median([mine["first_byte_ms"] - other["first_byte_ms"] for mine, other in zip(through, direct)])
+    yield Row(
+        case=f"s3-hit 1 GiB, {engine.name}",
+        ours=f"{item.size / median([run['total_ms'] for run in through]) / 1e6:.2f} GB/s",
+        other=f"SDK {item.size / median([run['total_ms'] for run in direct]) / 1e6:.2f} GB/s",
+        ratio=ratios.text(),
+        cpu=f"{median([run['cpu'] for run in through]) * GIB / item.size * 1e3:.0f} ms/GiB",
+        goal=">= 0.9, first byte <= 3 ms later",
+        met=ratios.median >= 0.9 and first <= 3.0,
+        note=f"first byte {first:+.2f} ms",
+    )
+
+
+def _bucket_small(setup, engine, cache, item):
+    """Larger than what is kept in memory, so that every hit goes to the bucket."""
+    direct, through = [], []
+    for _ in range(setup.rounds):
+        options = {"connections": S3_CONNECTIONS, "seconds": setup.seconds}
+        direct.append(measure.sdk(engine, _key(item), item.size, **options)["requests_per_second"])
+        through.append(measure.load(cache, item, S3_CONNECTIONS, setup.seconds))
+    ratios = Ratios([sample.requests_per_second for sample in through], direct)
+    yield Row(
+        case=f"s3-hit 64 KiB, {S3_CONNECTIONS} connections, {engine.name}",
+        ours=f"{median([sample.requests_per_second for sample in through]):,.0f}/s",
+        other=f"SDK {median(direct):,.0f}/s",
+        ratio=ratios.text(),
+        cpu=_cost(item, through),
+        note=f"p99 {median([sample.p99_ms for sample in through]):.1f} ms; who asks at once shares an answer",
+    )
+
+
+S3_READERS = 64
+
+
+def _bucket_readers(setup, cache, item):
+    """Clients that have asked and do not read."""
+    before = cache.rss_bytes()
+    connections = []
+    try:
+        for _ in range(S3_READERS):
+            connection = socket.socket()
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            connection.connect(("127.0.0.1", cache.port))
+            connection.sendall(f"GET {cache.path(item)} HTTP/1.1\r\nHost: bench\r\n\r\n".encode())
+            connections.append(connection)
+        for connection in connections:
+            connection.recv(16)
+        time.sleep(3)
+        grown = (cache.rss_bytes() - before) / MIB
+    finally:
+        for connection in connections:
+            connection.close()
+    yield Row(
+        case=f"s3-hit, {S3_READERS} clients that do not read",
+        ours=f"{grown:.0f} MiB more",
+        goal=f"<= {4 * S3_READERS} MiB",
+        met=grown <= 4 * S3_READERS,
+        note=f"of {S3_READERS * item.size // MIB} MiB that they asked for",
+    )
+
+
+def tiered_warm(setup):
+    """What lies on the local disk in front of a bucket, against the same disk without one."""
+    engine = setup.stage.engine()
+    root = setup.stage.directory / "run" / "tiered-store"
+    items = [setup.objects[name] for name in ("manifest", "64k", "1m", "16m")]
+    for item in items:
+        objects.link_into(root, item)
+    settings = dict(engine.settings, STORAGE_BACKEND="tiered", S3_LIFECYCLE_DAYS="0")
+    ours = setup.stage.ours(root, {SERVER_CPU}, settings=settings)
+    plain = setup.stage.ours(setup.stage.directory / "store", {SERVER_CPU})
+    for item in items:
+        measure.once(ours, item)
+    for item in items[1:]:
+        # What is found here and not there is copied; that is not to be measured.
+        _wait_in_bucket(engine, item)
+    cells = [
+        Cell("tiered-warm manifest-2k, 16 connections", "manifest", 16, 0.95),
+        Cell("tiered-warm blob-64k, 16 connections", "64k", 16, 0.95),
+        Cell("tiered-warm blob-1m, 16 connections", "1m", 16, 0.95),
+        Cell("tiered-warm blob-16m, 16 connections", "16m", 16, 0.95),
+    ]
+    yield from _compare(setup, cells, ours, plain, None, CLIENT_CPU, 1)
+
+
 # -- Idle connections --------------------------------------------------------------------------------------------------
 
 IDLE_CONNECTIONS = 10_000
@@ -499,6 +646,8 @@ ALL = {
     "cold-stall": cold_stall,
     "cold-pull": cold_pull,
     "registry-cold": registry_cold,
+    "s3-hit": s3_hit,
+    "tiered-warm": tiered_warm,
     "idle-10k": idle_10k,
     "tls-small": tls.small,
     "tls-64k": tls.blob_64k,

@@ -59,6 +59,19 @@ def once(server, item, digest=False, cpu=None, path=None):
     return json.loads(done.stdout)
 
 
+def sdk(engine, key, length=None, **options):
+    """The object `key` read with the SDK, straight from the engine; the generator's report."""
+    words = [os.environ["BENCH_LOAD"], "--sdk", "--json", "--addr", engine.address, "--path", engine.object(key)]
+    if length is not None:
+        words += ["--length", str(length)]
+    for name, value in options.items():
+        words += [f"--{name}"] if value is True else [f"--{name}", str(value)]
+    done = subprocess.run(words, capture_output=True, text=True, env=dict(os.environ, **engine.settings))
+    if done.returncode != 0:
+        raise Failed(f"{engine.name}: {key}: {(done.stderr or done.stdout).strip()}, log {engine.log}")
+    return json.loads(done.stdout)
+
+
 def load(server, item, connections, seconds, cpu=None, rate=None, clients=1, method=None, path=None):
     """One cell: `clients` generators at once, their numbers added up."""
     share = connections // clients

@@ -119,6 +119,11 @@ def point_tag(root, manifest):
     return f"/v2/{WARM_REGISTRY}/{REPOSITORY}/manifests/{TAG}"
 
 
+def link_into(root, item):
+    """Makes `item` an entry of the store `root` too."""
+    _into_store(root, item)
+
+
 def _link(source, place):
     place.parent.mkdir(parents=True, exist_ok=True)
     place.unlink(missing_ok=True)

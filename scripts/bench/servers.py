@@ -89,6 +89,25 @@ class Server:
             self.process.wait()
 
 
+class Engine(Server):
+    """A running S3 engine, below a shell."""
+
+    def __init__(self, name, process, port, log, settings):
+        super().__init__(name, process, port, log)
+        self.settings = settings
+
+    def object(self, key):
+        return f"/{self.settings['S3_BUCKET']}/{key}"
+
+    def stop(self):
+        self.process.stdin.close()
+        try:
+            self.process.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+
+
 class Stage:
     """Starts servers, and stops every one of them when the benchmark ends, however it ends."""
 
@@ -195,6 +214,43 @@ http: {{addr: '127.0.0.1:{port}', secret: bench}}
         )
         command = ["docker-registry", "serve", str(folder / "config.yml")]
         return self._start(name, command, port, folder, cpus)
+
+    def engine(self):
+        """An S3 engine of scripts/s3.sh: Garage where it is, else moto. Its settings are in `settings`."""
+        script = Path(__file__).parent.parent / "s3.sh"
+        folder = self._folder("engine")
+        # The shell ends, and stops the engine, when its standard input closes.
+        words = f"""
+source {script}
+trap 'stop_engines; rm -rf "$s3_scratch"' EXIT
+if garage_command >/dev/null; then start_garage >&2; echo engine=garage
+elif moto_command >/dev/null; then start_moto >&2; echo engine=moto; fi
+env | grep -E '^(AWS|S3)_'
+echo ready
+cat >/dev/null
+"""
+        environment = dict(os.environ, TMPDIR=str(folder))
+        with open(folder / "log", "wb") as log:
+            process = subprocess.Popen(
+                ["bash", "-c", words], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True, env=environment
+            )
+        settings = {}
+        for line in process.stdout:
+            if line.strip() == "ready":
+                break
+            name, _, value = line.strip().partition("=")
+            settings[name] = value
+        else:
+            raise Failed(f"the S3 engine did not start, log {folder / 'log'}")
+        if "engine" not in settings:
+            process.stdin.close()
+            process.wait()
+            raise Missing("neither garage nor moto is installed (GARAGE, MOTO_SERVER; scripts/s3.sh)")
+        name = settings.pop("engine")
+        port = int(settings["AWS_ENDPOINT_URL"].rsplit(":", 1)[1])
+        engine = Engine(name, process, port, folder / "log", settings)
+        self.running.append(engine)
+        return engine
 
     def _stand_in(self, cpus, cores, upstream):
         """nginx in our place, to try the benchmark itself."""

@@ -141,7 +141,11 @@ fn fault_of(code: &str, words: &str, status: u16) -> S3Fault {
         "RequestTimeTooSkewed" | "RequestExpired" | "RequestInTheFuture" => S3Fault::Skew,
         "PermanentRedirect" | "TemporaryRedirect" | "IllegalLocationConstraintException" => S3Fault::Region,
         // Also what AWS says to a signature for another region.
-        "AuthorizationHeaderMalformed" if words.contains("region") || words.contains("expecting") => {
+        "AuthorizationHeaderMalformed"
+            if ["region", "expecting", "scope"]
+                .iter()
+                .any(|word| words.contains(word)) =>
+        {
             S3Fault::Region
         }
         "AuthorizationHeaderMalformed" => S3Fault::Refused,
@@ -218,6 +222,12 @@ mod tests {
             (
                 "AuthorizationHeaderMalformed",
                 "the region 'a' is wrong; expecting 'b'",
+                400,
+                S3Fault::Region,
+            ),
+            (
+                "AuthorizationHeaderMalformed",
+                "unexpected scope: '20261121/a/s3/aws4_request', expected: '20261121/b/s3/aws4_request'",
                 400,
                 S3Fault::Region,
             ),

@@ -15,6 +15,11 @@ use super::client::Client;
 use super::registry::Registry;
 use super::{PATIENCE, disk};
 
+/// What servers store in that choose nothing themselves: `fs`, or what `TEST_STORAGE` says.
+pub fn storage_of_run() -> String {
+    std::env::var("TEST_STORAGE").unwrap_or_else(|_| "fs".to_owned())
+}
+
 /// What a server is started with.
 pub struct Options {
     env: Vec<(String, String)>,
@@ -109,13 +114,12 @@ impl Options {
 
     /// Puts a bucket behind a server that chooses no storage, when `TEST_STORAGE` says so.
     fn with_storage_of_run(self) -> (Self, Option<Bucket>) {
-        match std::env::var("TEST_STORAGE") {
-            Ok(backend) if backend != "fs" && !self.env.iter().any(|(name, _)| name == "STORAGE_BACKEND") => {
-                let bucket = Bucket::new();
-                (bucket.behind(self, &backend), Some(bucket))
-            }
-            _ => (self, None),
+        let backend = storage_of_run();
+        if backend == "fs" || self.env.iter().any(|(name, _)| name == "STORAGE_BACKEND") {
+            return (self, None);
         }
+        let bucket = Bucket::new();
+        (bucket.behind(self, &backend), Some(bucket))
     }
 
     /// Starts the server; its exit status and stderr if it ended instead of listening.
@@ -130,7 +134,7 @@ impl Options {
         let (options, bucket) = self.with_storage_of_run();
         let mut server = Server {
             options,
-            _bucket: bucket,
+            bucket,
             home,
             root,
             process: None,
@@ -166,7 +170,7 @@ fn registries_yaml(registries: &[(String, SocketAddr, String)]) -> String {
 pub struct Server {
     options: Options,
     /// One of its own, where the whole run is to have one.
-    _bucket: Option<Bucket>,
+    bucket: Option<Bucket>,
     home: TempDir,
     root: PathBuf,
     process: Option<Process>,
@@ -528,8 +532,9 @@ impl Server {
     /// Waits until the content of this digest is committed.
     #[track_caller]
     pub fn wait_stored(&self, digest: &str) {
-        super::eventually(&format!("{digest} is stored"), || {
-            disk::is_stored(&self.root, digest)
+        super::eventually(&format!("{digest} is stored"), || match &self.bucket {
+            Some(bucket) if storage_of_run() == "s3" => bucket.has(digest),
+            _ => disk::is_stored(&self.root, digest),
         });
     }
 }
