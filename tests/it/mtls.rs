@@ -2,6 +2,7 @@
 
 use std::process::Command;
 use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rcgen::{CertificateParams, date_time_ymd};
 use rustls::version::{TLS12, TLS13};
@@ -155,6 +156,31 @@ fn resumed_clients_are_believed_until_another_authority_is_asked_for() {
     });
     for config in &old {
         assert!(!comes_in(&cache, config));
+    }
+}
+
+/// A ticket outlives a certificate easily.
+#[test]
+fn a_resumed_session_ends_with_its_certificate() {
+    let pki = Pki::new();
+    let cache = pki.serve().start();
+    let end = SystemTime::now() + Duration::from_secs(12);
+    let brief = pki.clients.issue_with("brief", |params| {
+        params.not_after = date_time_ymd(1970, 1, 1) + end.duration_since(UNIX_EPOCH).unwrap();
+    });
+    let configs = VERSIONS.map(|version| pki.shows(version, Some(&brief)));
+    for config in &configs {
+        assert!(comes_in(&cache, config));
+        let mut connection = Connection::open_tls(cache.addr(), config.clone()).unwrap();
+        connection.request("GET", "/v2/", &[]).unwrap();
+        connection.read("GET").unwrap().expect(b"{}");
+        let kind = connection.session().handshake_kind();
+        assert_eq!(kind, Some(HandshakeKind::Resumed));
+    }
+    for config in &configs {
+        eventually("its certificate is not believed any more", || {
+            SystemTime::now() > end && !comes_in(&cache, config)
+        });
     }
 }
 

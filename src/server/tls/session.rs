@@ -14,7 +14,7 @@ use super::gate::Gate;
 use super::subject;
 use crate::http::Certificate;
 use crate::limits::{FIRST_REQUEST, HANDSHAKE_SECONDS, TLS_PENDING_BYTES, TLS_READS_MAX};
-use crate::runtime::clock::monotonic_seconds;
+use crate::runtime::clock::{monotonic_seconds, unix_seconds};
 use crate::runtime::shutdown::Shutdown;
 use crate::server::h1;
 use crate::server::watch::{Waiting, Watch};
@@ -35,6 +35,8 @@ pub enum HandshakeError {
     PlainHttp,
     #[error("no handshake within {HANDSHAKE_SECONDS} s")]
     Late,
+    #[error("a session was resumed whose certificate has expired since")]
+    Outlived,
     #[error("{0}")]
     Failed(io::Error),
 }
@@ -140,7 +142,11 @@ impl TlsStream {
         let _ = self.h2.set(session.alpn_protocol() == Some(b"h2"));
         if let Some(first) = session.peer_certificates().and_then(<[_]>::first) {
             match subject::read(first) {
-                Some(certificate) => {
+                // Nobody verifies anew what a resumed session has shown once.
+                Some((_, until)) if until < unix_seconds().cast_signed() => {
+                    return Err(HandshakeError::Outlived);
+                }
+                Some((certificate, _)) => {
                     let _ = self.certificate.set(certificate);
                 }
                 // The verifier has read it already.

@@ -20,20 +20,22 @@ const SHORT_NAMES: &[(&str, &str)] = &[
     ("0.9.2342.19200300.100.1.1", "UID"),
 ];
 
-/// Reads a certificate that has been verified; `None` when it is none.
-pub fn read(der: &CertificateDer<'_>) -> Option<Certificate> {
+/// Reads a certificate that has been verified, and until when it holds, in seconds since 1970; `None` when it is none.
+pub fn read(der: &CertificateDer<'_>) -> Option<(Certificate, i64)> {
     let (_, certificate) = X509Certificate::from_der(der).ok()?;
+    let until = certificate.validity().not_after.timestamp();
     let subject = certificate.subject();
     let common_name = subject
         .iter_common_name()
         .next()
         .and_then(|name| name.as_str().ok())
         .map(str::to_owned);
-    Some(Certificate {
+    let said = Certificate {
         subject: written(subject),
         common_name,
         names: names(&certificate),
-    })
+    };
+    Some((said, until))
 }
 
 /// DNS names, mail addresses and URIs of a certificate, in its order.
@@ -112,7 +114,7 @@ mod tests {
         params.distinguished_name = rcgen::DistinguishedName::new();
         change(&mut params);
         let made = params.self_signed(&KeyPair::generate().unwrap()).unwrap();
-        read(made.der()).unwrap()
+        read(made.der()).unwrap().0
     }
 
     #[test]
@@ -147,6 +149,6 @@ mod tests {
 
     #[test]
     fn rubbish_is_no_certificate() {
-        assert_eq!(read(&CertificateDer::from(vec![1, 2, 3])), None);
+        assert!(read(&CertificateDer::from(vec![1, 2, 3])).is_none());
     }
 }
