@@ -52,8 +52,9 @@ step() {
 # What real clients, power cuts and linking need; each as `command:package`.
 tools=(cc:gcc git:git jq:jq docker-registry:docker-registry skopeo:skopeo podman:podman dockerd:docker.io docker:docker-cli
   containerd:containerd runc:runc mkfs.xfs:xfsprogs mkfs.ext4:e2fsprogs mkfs.btrfs:btrfs-progs curl:curl mount:mount python3:python3 shellcheck:shellcheck
-  htpasswd:apache2-utils openssl:openssl ip:iproute2 tinyproxy:tinyproxy squid:squid danted:dante-server docker-compose:docker-compose)
-PATH=$PATH:/usr/sbin:/sbin:$HOME/.cargo/bin
+  nghttp:nghttp2-client go:golang-go htpasswd:apache2-utils openssl:openssl ip:iproute2 tinyproxy:tinyproxy squid:squid danted:dante-server
+  docker-compose:docker-compose)
+PATH=$PATH:/usr/sbin:/sbin:/usr/local/go/bin:$HOME/.cargo/bin
 
 missing_packages() {
   local tool
@@ -63,6 +64,8 @@ missing_packages() {
   [ -e /etc/ssl/certs/ca-certificates.crt ] || echo ca-certificates
   # Debian's python3 has no pip for a new environment, which moto is installed into.
   python3 -c 'import ensurepip' 2>/dev/null || echo python3-venv
+  # Of Debian's own Python: another one may come first, and has pip.
+  /usr/bin/python3 -c 'import h2, httpx' 2>/dev/null || echo python3-h2 python3-httpx
 }
 
 install_tools() {
@@ -221,6 +224,7 @@ for driver in auto epoll; do
   clients $driver clients_private.sh "private images"
   clients $driver clients_door.sh "front door"
   clients $driver clients_tls.sh TLS
+  [ $driver != auto ] || clients $driver clients_h2.sh HTTP/2
 done
 
 echo

@@ -49,6 +49,27 @@ fn a_panic_in_a_handler_ends_its_connection_and_no_other() {
 }
 
 #[test]
+fn a_panic_in_a_stream_of_http_2_ends_that_stream_and_no_other() {
+    let upstream = Registry::new();
+    let mut cache = with_panic(&upstream, "request", 2);
+    let content = Prf::new(fresh_seed(), SIZE);
+    let path = upstream.blob_url("a", &upstream.blob(content.clone()));
+    let gate = Gate::new();
+    upstream.on(On::path(content.digest()), Reply::new().hold_at(SIZE / 2, &gate));
+    let mut peer = h2::Peer::begin(cache.addr());
+    let pulling = peer.request("GET", &path, &[]);
+    peer.head(pulling);
+    let hit = peer.request("GET", &path, &[]);
+    assert_eq!(peer.answer(hit).reset, Some(h2::INTERNAL_ERROR));
+    gate.open();
+    let answer = peer.answer(pulling);
+    assert_eq!((answer.received, answer.ended), (SIZE, true));
+    peer.get("/v2/").expect(b"{}");
+    assert!(cache.is_running());
+    cache.wait_stderr("a stream ended by a panic");
+}
+
+#[test]
 fn a_panic_in_a_fill_fails_its_followers_cleanly_and_the_next_one_works() {
     for nth in [1, 8] {
         let upstream = Registry::new();
