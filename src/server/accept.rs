@@ -379,15 +379,18 @@ fn spawn<H: Handler>(server: Rc<Server<H>>, arrived: Arrived) {
     };
     let watch = server.watches.add(&stream, place);
     let connection = Connection::new(server, watch, stream, peer);
-    drop(monoio::spawn(contained(async move {
-        connection.run().await;
-        drop(running);
-    })));
+    drop(monoio::spawn(contained(
+        connection.run().map(move |()| drop(running)),
+    )));
 }
 
 /// Catches a panic of `task`. The message and place have been logged by the panic hook.
-async fn contained(task: impl Future<Output = ()>) {
-    if AssertUnwindSafe(task).catch_unwind().await.is_err() {
-        tracing::error!("a connection ended by a panic; this is a bug worth reporting");
-    }
+///
+/// No `async` function, in which what is given and what is waited for would both have room: every connection would pay twice.
+fn contained(task: impl Future<Output = ()>) -> impl Future<Output = ()> {
+    AssertUnwindSafe(task).catch_unwind().map(|outcome| {
+        if outcome.is_err() {
+            tracing::error!("a connection ended by a panic; this is a bug worth reporting");
+        }
+    })
 }
