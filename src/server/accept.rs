@@ -390,8 +390,9 @@ fn spawn<H: Handler>(server: Rc<Server<H>>, arrived: Arrived) {
 }
 
 /// Catches a panic of `task`. The message and place have been logged by the panic hook.
+///
+/// No `async` function, in which what is given and what is waited for would both have room: every connection would pay twice.
 fn contained(task: impl Future<Output = ()>) -> impl Future<Output = ()> {
-    // Not `async`: such a function would keep its argument beside what it awaits, and a connection be twice as large.
     AssertUnwindSafe(task).catch_unwind().map(|ended| {
         if ended.is_err() {
             tracing::error!("a connection ended by a panic; this is a bug worth reporting");

@@ -3,6 +3,7 @@
 
 use std::io;
 use std::net::{Shutdown, SocketAddr};
+use std::pin::pin;
 use std::rc::Rc;
 
 use super::access_log::Record;
@@ -221,7 +222,7 @@ impl<H: Handler> Connection<H> {
             }
             self.watch.set(Waiting::Idle, IDLE_SECONDS);
             if self.server.shutdown.draining() {
-                return self.receive_last().await;
+                return Box::pin(self.receive_last()).await;
             }
         } else if self.used > 0 {
             // The beginning of a head that came along with the request before it.
@@ -231,7 +232,11 @@ impl<H: Handler> Connection<H> {
         }
         let begins = self.inbox.is_empty();
         loop {
-            let ended = match self.watch.unless_ended(self.stream.readable()).await {
+            let waited = {
+                let readable = pin!(self.stream.readable());
+                self.watch.unless_ended(readable).await
+            };
+            let ended = match waited {
                 Some(Ok(())) => false,
                 Some(Err(_)) => return Next::Gone,
                 None => true,
@@ -247,7 +252,7 @@ impl<H: Handler> Connection<H> {
                 }
                 Err(error) if error.kind() != io::ErrorKind::WouldBlock => Next::Gone,
                 Err(_) if ended && !begins => Box::pin(self.refuse(&HeadError::Timeout)).await,
-                Err(_) if ended && self.server.shutdown.draining() => self.receive_last().await,
+                Err(_) if ended && self.server.shutdown.draining() => Box::pin(self.receive_last()).await,
                 Err(_) if ended => Next::Close,
                 // A part of a TLS record is no request yet, and moves no deadline.
                 Err(_) => continue,

@@ -6,7 +6,7 @@
 use std::cell::{Cell, RefCell};
 use std::future::{Future, poll_fn};
 use std::net::Shutdown;
-use std::pin::pin;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Poll, Waker};
 
@@ -214,20 +214,23 @@ impl Watch {
     ///
     /// # Cancellation
     ///
-    /// As that of `ready`.
-    pub async fn unless_ended<T>(&self, ready: impl Future<Output = T>) -> Option<T> {
-        let mut ready = pin!(ready);
-        let outcome = poll_fn(|cx| match ready.as_mut().poll(cx) {
-            Poll::Ready(done) => Poll::Ready(Some(done)),
-            Poll::Pending if self.expired() => Poll::Ready(None),
-            Poll::Pending => {
-                self.wake_by(Some(cx.waker()));
-                Poll::Pending
-            }
+    /// With the connection only: a later wait would not be ended.
+    pub fn unless_ended<T>(
+        &self,
+        mut ready: Pin<&mut impl Future<Output = T>>,
+    ) -> impl Future<Output = Option<T>> {
+        poll_fn(move |cx| {
+            let outcome = match ready.as_mut().poll(cx) {
+                Poll::Ready(done) => Some(done),
+                Poll::Pending if self.expired() => None,
+                Poll::Pending => {
+                    self.wake_by(Some(cx.waker()));
+                    return Poll::Pending;
+                }
+            };
+            self.wake_by(None);
+            Poll::Ready(outcome)
         })
-        .await;
-        self.wake_by(None);
-        outcome
     }
 
     /// Has `waker` woken when a wait for the client's bytes is ended, from now on and until another is given; with `None` the

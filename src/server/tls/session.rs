@@ -6,6 +6,7 @@
 use std::cell::{OnceCell, RefCell};
 use std::io::{self, BufRead as _, IoSlice, Read, Write};
 use std::net;
+use std::pin::pin;
 use std::sync::Arc;
 
 use rustls::{ServerConfig, ServerConnection};
@@ -109,7 +110,8 @@ impl TlsStream {
                 waiting = wait;
                 watch.set(wait, left());
             }
-            match watch.unless_ended(self.socket.readable()).await {
+            let readable = pin!(self.socket.readable());
+            match watch.unless_ended(readable).await {
                 Some(readable) => readable.map_err(HandshakeError::Failed)?,
                 // One who has only just connected has its first bytes on the way.
                 None if begin.len == 0 && !last_chance && shutdown.draining() => {
