@@ -239,25 +239,19 @@ pull_all() {
 
 asked() { wc -l <"$upstream/requests"; }
 
-# in_bucket KEY: signed, because engines but moto ask for that.
-in_bucket() {
-  curl --silent --fail --output /dev/null --max-time 10 --aws-sigv4 "aws:amz:$AWS_REGION:s3" \
-    --user "$AWS_ACCESS_KEY_ID:$AWS_SECRET_ACCESS_KEY" "$AWS_ENDPOINT_URL/$S3_BUCKET/$1"
-}
-
 # comes_from_the_bucket BACKEND: when everything is there, a node with nothing of its own pulls the image, and the upstream
 # is not asked; a machine that is too busy to look in time may try again.
 comes_from_the_bucket() {
-  local digest before left=600 key keys=()
+  local digest before left=300 key keys=()
   for digest in "${digests[@]}"; do
     key=blobs
     if [ "$digest" = "${digests[-1]}" ]; then key=manifests/$registry/team/app; fi
     keys+=("$1/$key/${digest/:/-}.meta.json")
   done
   for key in "${keys[@]}" "$1/manifests/$registry/team/app/_tags/v1"; do
-    until in_bucket "$key"; do
+    until python3 "$here/s3/there.py" "$key" 2>"$s3_scratch/there.log"; do
       left=$((left - 1))
-      if [ $left = 0 ]; then echo "$key is not in the bucket"; cat "$cache_log"; return 1; fi
+      if [ $left = 0 ]; then cat "$s3_scratch/there.log" "$cache_log"; return 1; fi
       sleep 0.2
     done
   done
