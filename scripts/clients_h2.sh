@@ -61,10 +61,10 @@ small=$(awk 'END {print $2}' "$work/list")
 # has_digest DIGEST FILE
 has_digest() { same "digests" "$1" "sha256:$(sha256sum "$2" | cut -d' ' -f1)"; }
 
-# curl_gets: all at once over one connection.
+# curl_gets: over one connection; with TLS all at once. (Several at once without TLS fail in curl 7.88 before anything is sent.)
 curl_gets() {
-  local digest path n=0 arguments=(--silent --show-error --fail --parallel)
-  if [ -n "$ca" ]; then arguments+=(--http2 --cacert "$ca"); else arguments+=(--http2-prior-knowledge); fi
+  local digest path n=0 arguments=(--silent --show-error --fail)
+  if [ -n "$ca" ]; then arguments+=(--parallel --http2 --cacert "$ca"); else arguments+=(--http2-prior-knowledge); fi
   while read -r digest path; do
     n=$((n + 1))
     arguments+=(--output "$work/curl-$n" "$url$path")
@@ -120,7 +120,7 @@ if [ -z "$python" ] && python3 -m venv "$work/venv" && "$work/venv/bin/pip" inst
   python=$work/venv/bin/python
 fi
 
-export GOTOOLCHAIN=local GOFLAGS=-mod=mod GOCACHE=$work/go-build
+export GOTOOLCHAIN=local GOFLAGS=-mod=mod
 go_plain=0
 if command -v go >/dev/null; then
   # Before 1.24 it has no HTTP/2 without TLS.

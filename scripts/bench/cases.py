@@ -12,6 +12,7 @@ import http2
 import machine
 import measure
 import objects
+import tls
 from machine import CLIENT_CPU, SERVER_CPU
 from measure import CLIENT_LIMIT, Ratios, median
 from objects import GIB, MIB
@@ -648,6 +649,11 @@ ALL = {
     "s3-hit": s3_hit,
     "tiered-warm": tiered_warm,
     "idle-10k": idle_10k,
+    "tls-small": tls.small,
+    "tls-64k": tls.blob_64k,
+    "tls-1g": tls.blob_1g,
+    "tls-handshakes": tls.handshakes,
+    "idle-tls": tls.idle,
     "h2c-small": http2.h2c_small,
     "h2-tls-small": http2.h2_tls_small,
     "idle-h2c": http2.idle_h2c,

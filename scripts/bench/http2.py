@@ -86,7 +86,7 @@ def h2_tls_small(setup):
         capture_output=True,
     )
     settings = {"TLS_CERT_FILE": str(certificate), "TLS_KEY_FILE": str(key)}
-    directives = f"ssl_certificate {certificate}; ssl_certificate_key {key};"
+    directives = f"ssl_certificate {certificate}; ssl_certificate_key {key}; ssl_protocols TLSv1.2 TLSv1.3;"
     yield from _against_nginx(setup, "h2-tls-small, 2 KiB", "https", settings, " ssl http2", directives)
 
 

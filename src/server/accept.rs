@@ -20,6 +20,7 @@ use rustix::net::{
 use super::connection::Connection;
 use super::crowd::{Crowd, Full, Place};
 use super::h1::CROWDED;
+use super::h2;
 use super::handover;
 use super::listen::Listener;
 use super::stream::Stream;
@@ -37,7 +38,7 @@ use crate::sys::Socket;
 /// Pause when descriptors or memory have run out and not even a refusal is possible: connections that end free some.
 const OUT_OF_DESCRIPTORS: Duration = Duration::from_millis(50);
 
-/// Pause after [`ACCEPTS_PER_TURN`], in which the core looks after the connections it has.
+/// Pause after [`ACCEPTS_PER_TURN`], or when some were told to go, in which the core looks after the connections it has.
 const TURN: Duration = Duration::from_millis(1);
 
 /// How often deadlines are looked at and log lines handed over.
@@ -148,15 +149,17 @@ impl<H: Handler> Server<H> {
         });
     }
 
-    /// Takes a connection in, or refuses it.
-    fn admit(self: &Rc<Self>, stream: std::net::TcpStream, peer: Option<SocketAddr>, tls: bool) {
+    /// Takes a connection in, or refuses it. Whether others were told to go for it: they need a turn to do so.
+    fn admit(self: &Rc<Self>, stream: std::net::TcpStream, peer: Option<SocketAddr>, tls: bool) -> bool {
         let Load { core, crowd, .. } = &self.load;
         let client = peer.map(|peer| peer.ip());
         let mut outcome = crowd.enter(*core, client);
+        let mut made_room = false;
         if matches!(outcome, Err(Full::Process)) {
             let trouble = &crowd.trouble().crowded;
             trouble.happened(1);
-            if self.make_room() > 0 {
+            made_room = self.make_room() > 0;
+            if made_room {
                 outcome = crowd.enter(*core, client);
             }
         }
@@ -166,7 +169,8 @@ impl<H: Handler> Server<H> {
                 if full == Full::Client {
                     crowd.trouble().greedy.happened(1);
                 }
-                return refuse(&stream, tls);
+                refuse(&stream, tls);
+                return made_room;
             }
         };
         let mut arrived = Arrived {
@@ -180,12 +184,13 @@ impl<H: Handler> Server<H> {
         if let Some((to, mailbox)) = better.and_then(|to| Some((to, crowd.mailbox(to)?))) {
             arrived.place.move_to(to);
             match mailbox.put(arrived) {
-                Ok(()) => return,
+                Ok(()) => return made_room,
                 Err(back) => arrived = back,
             }
             arrived.place.move_to(*core);
         }
         spawn(self.clone(), arrived);
+        made_room
     }
 
     /// Tells one who waits on `listener` that there is no descriptor for him; false when not even that is possible.
@@ -309,7 +314,10 @@ async fn accept_waiting<H: Handler>(server: &Rc<Server<H>>, listener: &Listener)
                 let peer: Option<SocketAddr> = peer.and_then(|peer| peer.try_into().ok());
                 // On a dual-stack socket IPv4 clients look like IPv6 ones; a log should not.
                 let peer = peer.map(|peer| SocketAddr::new(peer.ip().to_canonical(), peer.port()));
-                server.admit(std::net::TcpStream::from(fd), peer, listener.tls);
+                if server.admit(std::net::TcpStream::from(fd), peer, listener.tls) {
+                    turn = 0;
+                    monoio::time::sleep(TURN).await;
+                }
             }
             Err(Errno::AGAIN) => return Ok(()),
             Err(Errno::MFILE | Errno::NFILE) if server.out_of_descriptors(listener) => {}
@@ -373,8 +381,11 @@ fn spawn<H: Handler>(server: Rc<Server<H>>, arrived: Arrived) {
     let watch = server.watches.add(&stream, place);
     let connection = Connection::new(server, watch, stream, peer);
     drop(monoio::spawn(contained(async move {
-        connection.run().await;
-        drop(running);
+        if let Some(begun) = connection.run().await {
+            // In a task of its own, so that what HTTP/1 needs is given back.
+            let serving = h2::serve(begun).map(move |()| drop(running));
+            drop(monoio::spawn(contained(serving)));
+        }
     })));
 }
 

@@ -88,13 +88,13 @@ impl<H: Handler> Connection<H> {
         }
     }
 
-    /// Serves requests until one side has had enough.
-    pub async fn run(mut self) {
+    /// Serves requests until one side has had enough; or gives the connection back, as soon as it is known to be for HTTP/2.
+    pub async fn run(mut self) -> Option<h2::Begun<H>> {
         if let (Stream::Tls(tls), Some(door)) = (&self.stream, &self.server.tls)
-            && let Err(error) = Box::pin(tls.handshake(&self.watch, &door.gate)).await
+            && let Err(error) = Box::pin(tls.handshake(&self.watch, &door.gate, &self.server.shutdown)).await
         {
             tracing::debug!(peer = ?self.peer, %error, "no TLS session");
-            return;
+            return None;
         }
         let mut scanned = 0;
         let mut spoken = Spoken::Unknown;
@@ -104,7 +104,7 @@ impl<H: Handler> Connection<H> {
                 match spoken {
                     Spoken::Unknown => match self.receive().await {
                         Next::Continue => continue,
-                        Next::Close | Next::Gone => return,
+                        Next::Close | Next::Gone => return None,
                     },
                     Spoken::Http2 => {
                         let Connection {
@@ -116,8 +116,13 @@ impl<H: Handler> Connection<H> {
                             ..
                         } = self;
                         watch.set(Waiting::Input, HEAD_SECONDS);
-                        // Boxed: every connection would pay for its size.
-                        return Box::pin(h2::serve(server, watch, stream, peer, inbox)).await;
+                        return Some(h2::Begun {
+                            watch,
+                            stream,
+                            server,
+                            peer,
+                            received: inbox,
+                        });
                     }
                     Spoken::Http1 => {}
                 }
@@ -140,9 +145,9 @@ impl<H: Handler> Connection<H> {
                 Next::Close => {
                     // As far as the socket takes it at once: the client has what it asked for.
                     let _ = self.stream.finish();
-                    return;
+                    return None;
                 }
-                Next::Gone => return,
+                Next::Gone => return None,
             }
         }
     }
@@ -225,22 +230,28 @@ impl<H: Handler> Connection<H> {
             self.watch.set(Waiting::Input, HEAD_SECONDS);
         }
         let begins = self.inbox.is_empty();
-        if self.stream.readable().await.is_err() {
-            return Next::Gone;
-        }
-        match self.take() {
-            Ok(0) if self.watch.expired() && !begins => Box::pin(self.refuse(&HeadError::Timeout)).await,
-            Ok(0) if self.watch.expired() && self.server.shutdown.draining() => self.receive_last().await,
-            Ok(0) => Next::Close,
-            Ok(_) => {
-                if begins {
-                    // From the first byte to the last: more bytes do not move it.
-                    self.watch.set(Waiting::Input, HEAD_SECONDS);
+        loop {
+            let ended = match self.watch.unless_ended(self.stream.readable()).await {
+                Some(Ok(())) => false,
+                Some(Err(_)) => return Next::Gone,
+                None => true,
+            };
+            return match self.take() {
+                Ok(0) => Next::Close,
+                Ok(_) => {
+                    if begins {
+                        // From the first byte to the last: more bytes do not move it.
+                        self.watch.set(Waiting::Input, HEAD_SECONDS);
+                    }
+                    Next::Continue
                 }
-                Next::Continue
-            }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Next::Continue,
-            Err(_) => Next::Gone,
+                Err(error) if error.kind() != io::ErrorKind::WouldBlock => Next::Gone,
+                Err(_) if ended && !begins => Box::pin(self.refuse(&HeadError::Timeout)).await,
+                Err(_) if ended && self.server.shutdown.draining() => self.receive_last().await,
+                Err(_) if ended => Next::Close,
+                // A part of a TLS record is no request yet, and moves no deadline.
+                Err(_) => continue,
+            };
         }
     }
 
@@ -256,6 +267,8 @@ impl<H: Handler> Connection<H> {
     /// Takes the beginning of a last request where the server stops. What has come already is answered, and a client that
     /// has only just connected has its first request on the way: closing now would reset it.
     async fn receive_last(&mut self) -> Next {
+        // Nothing ends this wait but itself: the socket must not be shut down under what may come.
+        self.watch.clear();
         let mut taken = self.take();
         if !self.answered && !matches!(taken, Ok(1..)) {
             monoio::time::sleep(FIRST_REQUEST).await;

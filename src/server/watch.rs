@@ -1,11 +1,14 @@
 //! Deadlines of a core's connections, checked four times a second, and who goes first when there are too many.
 //!
-//! A deadline costs a request one store. When it passes, the socket is shut down, which wakes its connection;
-//! nothing is cancelled and no timer is armed per request.
+//! A deadline costs a request one store. When it passes, the connection's task is woken, or its socket shut down, which
+//! wakes it too; nothing is cancelled and no timer is armed per request.
 
 use std::cell::{Cell, RefCell};
+use std::future::{Future, poll_fn};
 use std::net::Shutdown;
+use std::pin::pin;
 use std::rc::Rc;
+use std::task::{Poll, Waker};
 
 use super::crowd::Place;
 use super::stream::Stream;
@@ -33,6 +36,9 @@ struct Slot {
     since: u64,
     deadline: u64,
     expired: bool,
+    /// Of who is woken when a wait for the client's bytes ends. Without one the socket is shut down for reading, after which
+    /// nobody can tell what still comes from the end.
+    waker: Option<Waker>,
     /// How often it has waited for a request, up to a few: more than once is, with one in between.
     idles: u8,
     /// Bytes the kernel still held for the client when this wait for it was first looked at.
@@ -75,6 +81,7 @@ impl WatchList {
             since: 0,
             deadline: 0,
             expired: false,
+            waker: None,
             idles: 0,
             unsent: None,
             place: Some(place),
@@ -99,8 +106,8 @@ impl WatchList {
             let overdue = now > slot.deadline;
             let waiting = slot.waiting;
             match waiting {
-                Waiting::Idle if overdue || draining => slot.end(Shutdown::Read),
-                Waiting::Input if overdue => slot.end(Shutdown::Read),
+                Waiting::Idle if overdue || draining => slot.end_input(),
+                Waiting::Input if overdue => slot.end_input(),
                 Waiting::Output if overdue && !slot.goes_on(now) => slot.end(Shutdown::Both),
                 Waiting::Output if slot.unsent.is_none() => slot.unsent = slot.local.unsent(),
                 _ => {}
@@ -132,7 +139,7 @@ impl WatchList {
         for (_, index) in &victims[..count] {
             if let Some(slot) = &mut slots.slots[*index] {
                 slot.place = None;
-                slot.end(Shutdown::Read);
+                slot.end_input();
             }
         }
         count
@@ -156,6 +163,17 @@ impl Slot {
         self.expired = true;
         self.waiting = Waiting::Nothing;
         self.local.shutdown(how);
+    }
+
+    fn end_input(&mut self) {
+        match self.waker.take() {
+            Some(waker) => {
+                self.expired = true;
+                self.waiting = Waiting::Nothing;
+                waker.wake();
+            }
+            None => self.end(Shutdown::Read),
+        }
     }
 
     /// Whether the client has taken enough of what the kernel holds for it to be waited for once more. The kernel
@@ -191,10 +209,39 @@ impl Watch {
         });
     }
 
+    /// Waits for `ready`; `None` when the wait for the client's bytes that was set is ended first. The socket stays as it is:
+    /// what comes in the same moment can still be received.
+    ///
+    /// # Cancellation
+    ///
+    /// As that of `ready`.
+    pub async fn unless_ended<T>(&self, ready: impl Future<Output = T>) -> Option<T> {
+        let mut ready = pin!(ready);
+        let outcome = poll_fn(|cx| match ready.as_mut().poll(cx) {
+            Poll::Ready(done) => Poll::Ready(Some(done)),
+            Poll::Pending if self.expired() => Poll::Ready(None),
+            Poll::Pending => {
+                self.wake_by(Some(cx.waker()));
+                Poll::Pending
+            }
+        })
+        .await;
+        self.wake_by(None);
+        outcome
+    }
+
+    /// Has `waker` woken when a wait for the client's bytes is ended, from now on and until another is given; with `None` the
+    /// socket is shut down.
+    pub fn wake_by(&self, waker: Option<&Waker>) {
+        self.with(|slot| match (waker, &slot.waker) {
+            (Some(new), Some(old)) if old.will_wake(new) => {}
+            (new, _) => slot.waker = new.cloned(),
+        });
+    }
+
     /// Notes that the client's side has taken `bytes` of a response.
     pub fn sent(&self, bytes: usize) {
-        let pace = &self.pace;
-        pace.bytes.set(pace.bytes.get() + bytes as u64);
+        self.pace.sent(bytes);
     }
 
     /// Notes that there is room for more after a wait for the client. Says whether it has taken [`SEND_RATE_MIN`]:
@@ -209,9 +256,14 @@ impl Watch {
         self.with(|slot| slot.waiting = Waiting::Nothing);
     }
 
-    /// Whether a deadline has passed and the socket was shut down for it.
+    /// Whether the wait was ended: its deadline has passed, or the connection was idle and should go.
     pub fn expired(&self) -> bool {
         self.with(|slot| slot.expired)
+    }
+
+    /// Whether it was told to go for another, who has its place already.
+    pub fn evicted(&self) -> bool {
+        self.with(|slot| slot.place.is_none())
     }
 
     fn with<R>(&self, f: impl FnOnce(&mut Slot) -> R) -> R {
@@ -223,6 +275,11 @@ impl Watch {
 }
 
 impl Pace {
+    fn sent(&self, bytes: usize) {
+        self.bytes.set(self.bytes.get() + bytes as u64);
+    }
+
+    /// Notes a wait for the client; false when it has taken too little in the window that ends with it.
     fn waited(&self, millis: u64) -> bool {
         let waited = self.waited_ms.get() + millis;
         self.waited_ms.set(waited);

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use crate::harness::client::Why;
 use crate::harness::h2::*;
+use crate::harness::server::TempDir;
 use crate::harness::*;
 
 const HEAD_DEADLINE: Duration = Duration::from_secs(10);
@@ -35,6 +36,43 @@ fn the_first_bytes_choose_the_protocol_on_one_port() {
     ];
     // An offer to change is one to be ignored.
     cache.client().get_with("/v2/", &upgrade).expect(b"{}");
+}
+
+#[test]
+fn over_tls_it_is_agreed_on_and_everything_is_as_without() {
+    let upstream = Registry::new();
+    let authority = Authority::new("the authority");
+    let dir = TempDir::new();
+    let (certificate, key) = authority.issue("cache").write(&dir.path, "server");
+    let cache = Server::options(&upstream)
+        .env("LISTEN_ADDR", "https://127.0.0.1:0")
+        .env("TLS_CERT_FILE", certificate.display().to_string())
+        .env("TLS_KEY_FILE", key.display().to_string())
+        .start();
+    let content = Prf::new(fresh_seed(), 5_000_077);
+    let path = upstream.blob_url("a", &upstream.blob(content.clone()));
+    for version in [&rustls::version::TLS12, &rustls::version::TLS13] {
+        let config = authority.client_config(&[version], &["h2", "http/1.1"], None);
+        let mut peer = Peer::begin_tls(cache.addr(), config);
+        // Cold, then warm; many at once, small ones among them.
+        let ids: Vec<u32> = (0..20).map(|_| peer.request("GET", &path, &[])).collect();
+        peer.get("/v2/").expect(b"{}");
+        for id in ids {
+            let answer = peer.answer(id);
+            assert_eq!((answer.received, answer.ended), (content.size, true));
+            assert_eq!(content.compare(0, &answer.body), Ok(()));
+        }
+    }
+    assert_eq!(upstream.gets(&content.digest()), 1);
+    // What is agreed on is spoken: HTTP/1 is a mistake now.
+    let config = authority.client_config(rustls::ALL_VERSIONS, &["h2"], None);
+    let mut wrong = Connection::open_tls(cache.addr(), config.clone()).unwrap();
+    wrong.request("GET", "/v2/", &[]).unwrap();
+    assert!(wrong.read("GET").is_err());
+    let mut peer = Peer::begin_tls(cache.addr(), config);
+    peer.get("/v2/").expect(b"{}");
+    cache.sigterm();
+    assert_eq!(peer.until_closed(), (Some(NO_ERROR), Why::NoResponse));
 }
 
 #[test]
@@ -282,9 +320,14 @@ fn a_wrong_byte_from_upstream_never_ends_a_stream_well() {
         let cache = Server::start(&upstream);
         let content = Prf::new(fresh_seed(), SIZE);
         let path = upstream.blob_url("a", &upstream.blob(content.clone()));
-        upstream.on(On::path(content.digest()), reply.range(Range::Refused));
+        // What is known to be wrong before the head has gone is a clean error.
+        let gate = Gate::new();
+        let reply = reply.range(Range::Refused).hold_at(1_200_000, &gate);
+        upstream.on(On::path(content.digest()), reply);
         let mut peer = Peer::begin(cache.addr());
         let id = peer.request("GET", &path, &[]);
+        peer.head(id);
+        gate.open();
         let beside = peer.request("GET", "/v2/", &[]);
         let answer = peer.answer(id);
         assert_eq!((answer.status, answer.ended), (status, false));

@@ -579,8 +579,10 @@ fn frames_that_are_none_are_told_by_their_name() {
                 no_window(p);
                 get(p, 1, END_HEADERS);
                 p.head(1);
-                update(p, 1, i32::MAX as u32);
-                set(p, INITIAL_WINDOW_SIZE, i32::MAX as u32);
+                // Together: between them the body would go out, and the stream have no window any more.
+                let most = i32::MAX as u32;
+                let both = [window_update(1, most), settings(&[(INITIAL_WINDOW_SIZE, most)])];
+                p.raw(&both.map(|frame| frame.bytes()).concat()).unwrap();
             },
             Connection(&[FLOW_CONTROL_ERROR]),
         ),

@@ -92,6 +92,7 @@ mod limits;
 mod overload;
 mod overload_cores;
 mod overload_ends;
+mod overload_protocols;
 
 /// Requests on the edge of HTTP/1.1, read by the parser's own tests too.
 #[allow(dead_code, reason = "its bounds are for the parser's tests")]
@@ -140,6 +141,8 @@ mod s3_access;
 
 /// Drain, exit codes, passed sockets, what a service manager is told.
 mod restart;
+mod restart_protocols;
+
 /// Buckets that fail, lose and lie.
 mod s3_faults;
 

@@ -143,7 +143,8 @@ fn a_flood_of_idle_connections_locks_nobody_out() {
                     .is_ok_and(|answer| answer.status == 200)
             };
             assert!((0..20).any(come), "locked out");
-            assert!(cache.open_files() <= files + MAX + 200, "more than may be");
+            let open = cache.open_files();
+            assert!(open <= files + MAX + 200, "{open} files are open, {files} were");
         }
     });
 }

@@ -10,7 +10,7 @@ use crate::harness::*;
 const CORES: usize = 4;
 
 /// Connections per core, as the log has told last.
-fn shares(cache: &Server) -> BTreeMap<usize, usize> {
+pub fn shares(cache: &Server) -> BTreeMap<usize, usize> {
     let log = cache.stderr();
     let number = |line: &str, name: &str| -> Option<usize> {
         let (_, rest) = line.split_once(name)?;

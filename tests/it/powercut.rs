@@ -75,6 +75,7 @@ fn power_cuts(kind: &str, options: &[&str]) {
         let outlives = random.chance(2);
         let client = cache.client();
         let noticed = Mutex::new(Vec::new());
+        let root = &cache.root().to_path_buf();
         let switch = volume.power_switch().expect("there was one before");
         std::thread::scope(|scope| {
             let noticed = &noticed;
@@ -85,7 +86,9 @@ fn power_cuts(kind: &str, options: &[&str]) {
                     Err(broken) => {
                         let wrong = matches!(broken.why, client::Why::WrongByte(_));
                         assert!(!wrong, "round {round}: {broken:?}");
-                        if outlives && content.size <= KEPT_BYTES {
+                        // An entry has its name a moment before the disk knows it, and who is late reads it there.
+                        let named = disk::blob_path(root, &content.digest()).exists();
+                        if outlives && content.size <= KEPT_BYTES && !named {
                             noticed.lock().unwrap().push((content.digest(), broken));
                         }
                     }

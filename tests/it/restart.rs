@@ -15,20 +15,20 @@ use crate::harness::*;
 const MIB: u64 = 1024 * 1024;
 
 /// What clients of a load ask for: content of sizes that go each of the server's ways.
-struct Load {
-    paths: Vec<(String, Prf)>,
-    stop: AtomicBool,
-    done: AtomicUsize,
+pub struct Load {
+    pub paths: Vec<(String, Prf)>,
+    pub stop: AtomicBool,
+    pub done: AtomicUsize,
 }
 
 impl Load {
-    /// Content that `cache` holds.
-    fn new(cache: &Server, upstream: &Registry) -> Self {
+    /// Content that `cache` holds, as `client` of it found out.
+    pub fn new(cache: &Server, client: &Client, upstream: &Registry) -> Self {
         let paths = [100, 40_000, 300_000, 3 * MIB].map(|size| {
             let content = Prf::new(fresh_seed(), size);
             let digest = upstream.blob(content.clone());
             let path = upstream.blob_url("a", &digest);
-            cache.client().pull(&path, &content);
+            client.pull(&path, &content);
             cache.wait_stored(&digest);
             (path, content)
         });
@@ -40,7 +40,7 @@ impl Load {
     }
 
     /// Waits until `count` more responses have come.
-    fn wait_for(&self, count: usize) {
+    pub fn wait_for(&self, count: usize) {
         let wanted = self.done.load(Ordering::Relaxed) + count;
         eventually("the load moves", || {
             self.done.load(Ordering::Relaxed) >= wanted || self.stop.load(Ordering::Relaxed)
@@ -50,10 +50,10 @@ impl Load {
     /// Sends requests to `client` until it is told to stop, each on a connection of its own or several on one. A connection
     /// that is closed between two responses is replaced: that is what clients do with kept connections. Everything else is
     /// for `broken` to judge.
-    fn run(&self, client: &Client, seed: u64, broken: impl Fn(&Why, bool)) {
+    pub fn run(&self, client: &Client, seed: u64, broken: impl Fn(&Why, bool)) {
         let mut random = Random::new(seed);
         while !self.stop.load(Ordering::Relaxed) {
-            let mut connection = match Connection::open(client.addr) {
+            let mut connection = match client.connect() {
                 Ok(connection) => connection,
                 Err(error) => {
                     broken(&Why::from(error), false);
@@ -93,33 +93,35 @@ impl Load {
     }
 }
 
-fn listener() -> Arc<TcpListener> {
+pub fn listener() -> Arc<TcpListener> {
     Arc::new(TcpListener::bind("127.0.0.1:0").unwrap())
 }
 
-/// `STOPS` runs more of them.
-#[test]
-fn a_stop_under_load_cuts_no_response() {
-    let stops = std::env::var("STOPS").map_or(15, |text| text.parse().expect("STOPS is a number"));
+/// A cache under the load of four clients is told to stop, again and again; `STOPS` says how often. `run` is one client: it
+/// begins when it is called, ends when it is told to by the load, and says what breaks: why, and whether a response had begun.
+pub fn stops_under_load(
+    options: server::Options,
+    upstream: &Registry,
+    client: impl Fn(&Server) -> Client,
+    run: impl Fn(&Load, &Client, u64, &dyn Fn(&Why, bool)) + Sync,
+) {
+    let stops = std::env::var("STOPS").map_or(12, |text| text.parse().expect("STOPS is a number"));
     let mut random = Random::for_test("stops under load");
-    let upstream = Registry::new();
-    let mut cache = Server::options(&upstream)
-        .cores(2)
-        .env("ACCESS_LOG", "off")
-        .start();
-    let mut load = Load::new(&cache, &upstream);
+    let mut cache = options.cores(2).env("ACCESS_LOG", "off").start();
+    let mut load = Load::new(&cache, &client(&cache), upstream);
     for stop in 0..stops {
         if stop > 0 {
             cache.restart();
         }
         load.stop = AtomicBool::new(false);
         let terminated = AtomicBool::new(false);
-        let client = cache.client();
+        let client = client(&cache);
         std::thread::scope(|scope| {
             for _ in 0..4 {
-                let (load, client, terminated, seed) = (&load, &client, &terminated, random.next());
+                let (load, client, run) = (&load, &client, &run);
+                let (terminated, seed) = (&terminated, random.next());
                 scope.spawn(move || {
-                    load.run(client, seed, |why, begun| {
+                    run(load, client, seed, &|why, begun| {
                         assert!(!begun, "stop {stop}: a response was cut: {why:?}");
                         // Who comes when the door closes is refused, and has lost nothing.
                         assert!(
@@ -138,6 +140,55 @@ fn a_stop_under_load_cuts_no_response() {
             assert_eq!(status.code(), Some(0), "stop {stop}: {}", cache.stderr());
         });
     }
+}
+
+/// A cache that is passed its socket is replaced under the load of six clients, again and again; nothing may break.
+pub fn restarts_under_load(
+    options: server::Options,
+    upstream: &Registry,
+    client: impl Fn(&Server) -> Client,
+    run: impl Fn(&Load, &Client, u64, &dyn Fn(&Why, bool)) + Sync,
+) {
+    let mut random = Random::for_test("rolling restart");
+    let mut cache = options.cores(2).env("ACCESS_LOG", "off").start();
+    let client = client(&cache);
+    let load = Load::new(&cache, &client, upstream);
+    std::thread::scope(|scope| {
+        for _ in 0..6 {
+            let (load, client, run, seed) = (&load, &client, &run, random.next());
+            scope.spawn(move || {
+                run(load, client, seed, &|why, begun| {
+                    load.stop.store(true, Ordering::Relaxed);
+                    panic!("a request failed ({begun}): {why:?}");
+                });
+            });
+        }
+        for _ in 0..5 {
+            load.wait_for(50 + random.below(50) as usize);
+            if load.stop.load(Ordering::Relaxed) {
+                break;
+            }
+            cache.stop();
+            cache.restart();
+        }
+        load.wait_for(50);
+        assert!(
+            !load.stop.swap(true, Ordering::Relaxed),
+            "somebody was lost: {}",
+            cache.stderr()
+        );
+    });
+}
+
+#[test]
+fn a_stop_under_load_cuts_no_response() {
+    let upstream = Registry::new();
+    stops_under_load(
+        Server::options(&upstream),
+        &upstream,
+        Server::client,
+        |load, client, seed, broken| load.run(client, seed, broken),
+    );
 }
 
 #[test]
@@ -258,37 +309,13 @@ fn passed_sockets_are_served_by_all_cores_and_nothing_is_bound() {
 
 #[test]
 fn a_rolling_restart_with_a_passed_socket_fails_no_request() {
-    let mut random = Random::for_test("rolling restart");
     let upstream = Registry::new();
-    let socket = listener();
-    let mut cache = Server::options(&upstream)
-        .cores(2)
-        .env("ACCESS_LOG", "off")
-        .pass("http", &socket)
-        .start();
-    let load = Load::new(&cache, &upstream);
-    let client = cache.client();
-    std::thread::scope(|scope| {
-        for _ in 0..6 {
-            let (load, client, seed) = (&load, &client, random.next());
-            scope.spawn(move || {
-                load.run(client, seed, |why, begun| {
-                    load.stop.store(true, Ordering::Relaxed);
-                    panic!("a request failed ({begun}): {why:?}");
-                });
-            });
-        }
-        for _ in 0..5 {
-            load.wait_for(50 + random.below(50) as usize);
-            if load.stop.load(Ordering::Relaxed) {
-                break;
-            }
-            cache.stop();
-            cache.restart();
-        }
-        load.wait_for(50);
-        assert!(!load.stop.swap(true, Ordering::Relaxed), "somebody was lost");
-    });
+    restarts_under_load(
+        Server::options(&upstream).pass("http", &listener()),
+        &upstream,
+        Server::client,
+        |load, client, seed, broken| load.run(client, seed, broken),
+    );
 }
 
 #[test]

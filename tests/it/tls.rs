@@ -23,13 +23,13 @@ const HANDSHAKE: Duration = Duration::from_secs(10);
 const LATE: Duration = Duration::from_secs(60);
 
 /// An authority, a certificate of it for servers, and the directory with its files.
-struct Pki {
-    authority: Authority,
+pub struct Pki {
+    pub authority: Authority,
     dir: TempDir,
 }
 
 impl Pki {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let pki = Pki {
             authority: Authority::new("the authority"),
             dir: TempDir::new(),
@@ -39,7 +39,7 @@ impl Pki {
     }
 
     /// Options of a server that shows the certificate.
-    fn serve(&self, options: Options) -> Options {
+    pub fn serve(&self, options: Options) -> Options {
         let file = |name: &str| self.dir.path.join(name).display().to_string();
         options
             .env("LISTEN_ADDR", "https://127.0.0.1:0")

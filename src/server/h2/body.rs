@@ -13,7 +13,8 @@ use h2::SendStream;
 use super::chunk::{BUFFER_BYTES, Buffer, Charge, Chunk};
 use super::connection::Shared;
 use crate::http::{Growing, Piece, Span};
-use crate::limits::SEND_STALL_SECONDS;
+use crate::limits::{SEND_RATE_MIN, SEND_STALL_SECONDS};
+use crate::runtime::clock::monotonic_millis;
 use crate::sys::{read_exact_at, read_resident};
 
 /// Why a body did not reach its end.
@@ -21,7 +22,7 @@ use crate::sys::{read_exact_at, read_resident};
 pub enum Cut {
     /// The client wants it no more, or is gone.
     Gone,
-    /// The client took nothing for too long.
+    /// The client took nothing for too long, or too little.
     Stalled,
     /// The rest will never come.
     Aborted,
@@ -34,6 +35,9 @@ pub struct Outbound<'a, H> {
     shared: &'a Shared<H>,
     stream: SendStream<Chunk>,
     bytes: u64,
+    /// How long the client was waited for, and what it had let the whole connection send before.
+    waited_ms: u64,
+    sent_before: u64,
 }
 
 impl<'a, H> Outbound<'a, H> {
@@ -42,6 +46,8 @@ impl<'a, H> Outbound<'a, H> {
             shared,
             stream,
             bytes: 0,
+            waited_ms: 0,
+            sent_before: shared.sent.get(),
         }
     }
 
@@ -144,7 +150,20 @@ impl<'a, H> Outbound<'a, H> {
     fn give(&mut self, chunk: Chunk, count: usize, end: bool) -> Result<(), Cut> {
         self.stream.send_data(chunk, end).map_err(|_| Cut::Gone)?;
         self.bytes += count as u64;
+        self.shared.sent.set(self.shared.sent.get() + count as u64);
         Ok(())
+    }
+
+    /// Whether the client lets its streams have [`SEND_RATE_MIN`] between them: one alone may have to wait for the others. It
+    /// is asked when this one has waited for long enough, however short each wait was.
+    fn keeps_pace(&mut self, waited_ms: u64) -> bool {
+        self.waited_ms += waited_ms;
+        if self.waited_ms < 1_000 * u64::from(SEND_STALL_SECONDS) {
+            return true;
+        }
+        let enough = SEND_RATE_MIN * std::mem::take(&mut self.waited_ms) / 1_000;
+        let sent = self.shared.sent.get();
+        sent - std::mem::replace(&mut self.sent_before, sent) >= enough
     }
 
     /// Waits until the client, the socket and the connection's other streams leave room for some of `wanted` bytes; how
@@ -157,12 +176,16 @@ impl<'a, H> Outbound<'a, H> {
             let mut room = self.stream.capacity();
             if room == 0 {
                 let stall = Duration::from_secs(u64::from(SEND_STALL_SECONDS));
+                let begun = monotonic_millis();
                 let more = poll_fn(|cx| self.stream.poll_capacity(cx));
                 room = match monoio::time::timeout(stall, more).await {
                     Ok(Some(Ok(room))) => room,
                     Ok(_) => return Err(Cut::Gone),
                     Err(_) => return Err(Cut::Stalled),
                 };
+                if !self.keeps_pace(monotonic_millis().saturating_sub(begun)) {
+                    return Err(Cut::Stalled);
+                }
             }
             let room = room.min(wanted);
             if room == 0 {

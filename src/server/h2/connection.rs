@@ -36,6 +36,8 @@ pub struct Shared<H> {
     /// The certificate the client has proved to be its own.
     pub certificate: Option<Certificate>,
     pub budget: Budget,
+    /// Bytes of bodies handed over.
+    pub sent: Cell<u64>,
     /// Streams with a task of their own.
     tasks: Cell<usize>,
     /// Of the connection's task.
@@ -72,24 +74,43 @@ impl<H> Drop for Running<H> {
     }
 }
 
-/// Serves requests until one side has had enough. `received` is what the client has sent so far, from its preface on; the
-/// deadline for the rest of its beginning is set by the caller.
-pub async fn serve<H: Handler>(
-    server: Rc<Server<H>>,
-    watch: Watch,
-    stream: Stream,
-    peer: Option<SocketAddr>,
-    received: Vec<u8>,
-) {
-    let Ok(wire) = Wire::new(watch, stream, received) else {
-        tracing::debug!(?peer, "no HTTP/2 behind its preface");
-        return;
-    };
+/// A connection that is for HTTP/2. The deadline for the rest of its beginning is set.
+pub struct Begun<H> {
+    // Before the stream: the watch must not outlive the descriptor it may shut down.
+    pub watch: Watch,
+    pub stream: Stream,
+    pub server: Rc<Server<H>>,
+    pub peer: Option<SocketAddr>,
+    /// What the client has sent so far, from its preface on.
+    pub received: Vec<u8>,
+}
+
+/// Serves requests until one side has had enough.
+pub fn serve<H: Handler>(begun: Begun<H>) -> impl Future<Output = ()> {
+    let Begun {
+        watch,
+        stream,
+        server,
+        peer,
+        received,
+    } = begun;
+    let wire = Wire::new(watch, stream, received);
+    // Not `async` as a whole: such a function would keep its argument beside what became of it.
+    async move {
+        match wire {
+            Ok(wire) => converse(wire, server, peer).await,
+            Err(_) => tracing::debug!(?peer, "no HTTP/2 behind its preface"),
+        }
+    }
+}
+
+async fn converse<H: Handler>(wire: Wire, server: Rc<Server<H>>, peer: Option<SocketAddr>) {
     let shared = Rc::new(Shared {
         server,
         peer,
         certificate: wire.certificate().cloned(),
         budget: Budget::new(),
+        sent: Cell::new(0),
         tasks: Cell::new(0),
         waker: RefCell::new(None),
     });
@@ -97,13 +118,19 @@ pub async fn serve<H: Handler>(
         return;
     };
     let mut closing = false;
-    let mut told = false;
+    let leaving = Cell::new(false);
     let renewed = Cell::new(false);
     let mut tick = pin!(monoio::time::sleep(DRAIN_CHECK));
     let outcome = drive(
         &wire,
         |cx| {
             shared.note_waker(cx);
+            if !leaving.get() && shared.server.shutdown.draining() {
+                leaving.set(true);
+                connection.graceful_shutdown();
+                // It may have been ended for being idle, which is not how it ends.
+                wire.wait_for(Phase::Leaving, false);
+            }
             loop {
                 if let Some(verdict) = wire.verdict()
                     && !closing
@@ -126,15 +153,20 @@ pub async fn serve<H: Handler>(
                     }
                     Poll::Ready(Some(Err(error))) => return Poll::Ready(Err(error)),
                     Poll::Ready(None) => return Poll::Ready(Ok(())),
-                    Poll::Pending if wire.verdict().is_some() && !closing => {}
-                    Poll::Pending => break,
+                    Poll::Pending => {
+                        // Whose request came in the moment that its wait was ended is answered.
+                        if wire.watch().expired() && shared.tasks.get() == 0 && !renewed.get() {
+                            wire.end_for(Verdict::Expired);
+                        }
+                        if closing || wire.verdict().is_none() {
+                            break;
+                        }
+                    }
                 }
             }
-            while !told && shared.tasks.get() > 0 && tick.as_mut().poll(cx).is_ready() {
+            while !leaving.get() && shared.tasks.get() > 0 && tick.as_mut().poll(cx).is_ready() {
                 tick.set(monoio::time::sleep(DRAIN_CHECK));
                 if shared.server.shutdown.draining() {
-                    told = true;
-                    connection.graceful_shutdown();
                     // It has something to say now.
                     cx.waker().wake_by_ref();
                 }
@@ -146,6 +178,8 @@ pub async fn serve<H: Handler>(
                 Phase::Greeting
             } else if shared.tasks.get() > 0 {
                 Phase::Busy
+            } else if leaving.get() {
+                Phase::Leaving
             } else {
                 Phase::Idle
             };
@@ -160,7 +194,7 @@ pub async fn serve<H: Handler>(
     }
     // Streams learn from it that nobody listens any more.
     drop(connection);
-    wire.finish().await;
+    Box::pin(wire.finish()).await;
 }
 
 /// Reads the client's preface and sends our settings; `None` when nothing comes of it. Boxed: once in the state of the
@@ -180,7 +214,7 @@ async fn greet(wire: &Wire) -> Option<Box<Connection<Wire, Chunk>>> {
         wire,
         |cx| match handshake.as_mut().poll(cx) {
             Poll::Ready(result) => Poll::Ready(result.ok().map(Box::new)),
-            Poll::Pending if wire.verdict().is_some() => Poll::Ready(None),
+            Poll::Pending if wire.verdict().is_some() || wire.watch().expired() => Poll::Ready(None),
             Poll::Pending => Poll::Pending,
         },
         || {},

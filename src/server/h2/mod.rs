@@ -11,5 +11,5 @@ mod exchange;
 mod request;
 mod wire;
 
-pub use connection::serve;
+pub use connection::{Begun, serve};
 pub use count::PREFACE;

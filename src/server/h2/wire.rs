@@ -93,6 +93,8 @@ pub enum Phase {
     Busy,
     /// For the client to take bytes.
     Sending,
+    /// The server stops, and has said so.
+    Leaving,
 }
 
 impl Wire {
@@ -168,6 +170,8 @@ impl Wire {
             Phase::Greeting => {}
             Phase::Sending if same && !progress => {}
             Phase::Idle if same && !renewed => {}
+            Phase::Leaving if same => {}
+            Phase::Leaving => watch.set(Waiting::Input, LINGER_SECONDS),
             Phase::Sending => watch.set(Waiting::Output, SEND_STALL_SECONDS),
             Phase::Idle => watch.set(Waiting::Idle, IDLE_SECONDS),
             Phase::Busy => watch.clear(),
@@ -177,6 +181,8 @@ impl Wire {
     /// Sends what is left, says that nothing more comes, and waits a little for the client to see it: closing a socket
     /// with unread input resets it, which can destroy what is on its way.
     pub async fn finish(&self) {
+        let evicted = self.watch().evicted();
+        self.watch().wake_by(None);
         self.watch().set(Waiting::Output, LINGER_SECONDS);
         loop {
             match self.flush() {
@@ -191,6 +197,10 @@ impl Wire {
         // As far as the socket takes it at once. What a stream has said of its end does not depend on it.
         let _ = stream.finish();
         stream.shutdown(Shutdown::Write);
+        if evicted {
+            // Somebody waits for its descriptor.
+            return;
+        }
         self.watch().set(Waiting::Input, LINGER_SECONDS);
         let mut rubbish = Vec::with_capacity(4 * 1024);
         let mut thrown_away = 0;
@@ -212,7 +222,7 @@ impl Wire {
     /// Sends what is collected, as far as the socket takes it; whether all is sent.
     fn flush(&self) -> io::Result<bool> {
         let state = &mut *self.0.state.borrow_mut();
-        let result = state.flush(&self.0.stream);
+        let result = state.flush(&self.0.stream, &self.0.watch);
         if let Err(error) = &result {
             state.failed = Some(error.kind());
         }
@@ -279,7 +289,7 @@ impl Wire {
         let count = slices.iter().map(|slice| slice.len()).sum::<usize>();
         if state.outbox.len() - state.sent >= H2_OUTBOX_BYTES {
             // Full: what h2 has more must wait, and with it what it would read.
-            match state.flush(&self.0.stream) {
+            match state.flush(&self.0.stream, &self.0.watch) {
                 Ok(true) => {}
                 Ok(false) => return Poll::Pending,
                 Err(error) => return Poll::Ready(Err(error)),
@@ -289,7 +299,7 @@ impl Wire {
         state.incoming.answered(data);
         let mut direct = 0;
         if count >= DIRECT_BYTES && !state.write_blocked {
-            match state.send_with(&self.0.stream, slices) {
+            match state.send_with(&self.0.stream, &self.0.watch, slices) {
                 Ok(sent) => direct = sent,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => state.write_blocked = true,
                 Err(error) => return Poll::Ready(Err(error)),
@@ -301,13 +311,16 @@ impl Wire {
 }
 
 impl State {
-    fn flush(&mut self, stream: &Stream) -> io::Result<bool> {
+    fn flush(&mut self, stream: &Stream, watch: &Watch) -> io::Result<bool> {
         while self.sent < self.outbox.len() {
             if self.write_blocked {
                 return Ok(false);
             }
             match stream.send(&self.outbox[self.sent..], false) {
-                Ok(sent) => self.took(sent),
+                Ok(sent) => {
+                    watch.sent(sent);
+                    self.took(sent);
+                }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.write_blocked = true,
                 Err(error) => return Err(error),
             }
@@ -342,7 +355,7 @@ impl State {
     }
 
     /// Sends what is collected and `slices` with one call; how much of `slices` went.
-    fn send_with(&mut self, stream: &Stream, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+    fn send_with(&mut self, stream: &Stream, watch: &Watch, slices: &[IoSlice<'_>]) -> io::Result<usize> {
         /// What h2 gives at once is a head and a payload; a few more do not hurt.
         const SLICES: usize = 8;
         let pending = self.outbox.len() - self.sent;
@@ -351,6 +364,7 @@ impl State {
         let used = slices.len().min(SLICES - 1);
         all[1..=used].copy_from_slice(&slices[..used]);
         let sent = stream.send_vectored(&all[..=used], false)?;
+        watch.sent(sent);
         self.took(sent.min(pending));
         let direct = sent.saturating_sub(pending);
         self.forwarded += direct;
@@ -415,10 +429,19 @@ pub async fn drive<T>(
 ) -> T {
     let stream = &wire.0.stream;
     let mut readable = pin!(stream.readable());
-    let mut writable = pin!(stream.writable());
-    let (mut reading, mut writing) = (true, true);
+    let mut reading = true;
+    // Boxed while it is needed: most connections wait for a client that says something.
+    let mut writable = None;
+    let mut others: Option<monoio::task::JoinHandle<()>> = None;
     poll_fn(|cx| {
+        wire.watch().wake_by(Some(cx.waker()));
         loop {
+            if let Some(turn) = &mut others {
+                if Pin::new(turn).poll(cx).is_pending() {
+                    return Poll::Pending;
+                }
+                others = None;
+            }
             if let Poll::Ready(done) = step(cx) {
                 return Poll::Ready(done);
             }
@@ -444,28 +467,38 @@ pub async fn drive<T>(
                 }
             }
             if write_blocked {
-                if !writing {
-                    writable.set(stream.writable());
-                    writing = true;
-                }
-                if writable.as_mut().poll(cx).is_ready() {
-                    writing = false;
-                    wire.0.state.borrow_mut().write_blocked = false;
+                let room = writable.get_or_insert_with(|| Box::pin(stream.writable()));
+                if room.as_mut().poll(cx).is_ready() {
+                    writable = None;
+                    let mut state = wire.0.state.borrow_mut();
+                    state.write_blocked = false;
+                    if wire.0.phase.get() == Phase::Sending {
+                        if !wire.0.watch.keeps_pace() {
+                            state.failed = Some(io::ErrorKind::TimedOut);
+                        }
+                        // What was waited is counted; the next wait begins now.
+                        wire.0.watch.set(Waiting::Output, SEND_STALL_SECONDS);
+                    }
                     again = true;
                 }
             }
             let mut state = wire.0.state.borrow_mut();
-            let busy = state.received >= TURN_RECEIVED_BYTES || state.forwarded as u64 >= TURN_BYTES;
-            if busy {
-                // Others on the core first.
-                state.received = 0;
-                state.forwarded = 0;
-                cx.waker().wake_by_ref();
-                return Poll::Pending;
+            let (received, sent) = (
+                state.received >= TURN_RECEIVED_BYTES,
+                state.forwarded as u64 >= TURN_BYTES,
+            );
+            if received || sent {
+                // Others on the core first, as HTTP/1 does it: a task that wakes itself comes before all others, and the
+                // driver is asked by way of the socket only.
+                state.read_blocked |= received;
+                state.write_blocked |= sent;
+                state.end_turn();
+                others = Some(monoio::spawn(async {}));
+                continue;
             }
-            drop(state);
             if !again {
-                wire.0.state.borrow_mut().end_turn();
+                state.end_turn();
+                drop(state);
                 rest();
                 return Poll::Pending;
             }

@@ -5,7 +5,7 @@
 
 use std::cell::{OnceCell, RefCell};
 use std::io::{self, BufRead as _, IoSlice, Read, Write};
-use std::net::Shutdown;
+use std::net;
 use std::sync::Arc;
 
 use rustls::{ServerConfig, ServerConnection};
@@ -13,8 +13,9 @@ use rustls::{ServerConfig, ServerConnection};
 use super::gate::Gate;
 use super::subject;
 use crate::http::Certificate;
-use crate::limits::{HANDSHAKE_SECONDS, TLS_PENDING_BYTES, TLS_READS_MAX};
+use crate::limits::{FIRST_REQUEST, HANDSHAKE_SECONDS, TLS_PENDING_BYTES, TLS_READS_MAX};
 use crate::runtime::clock::monotonic_seconds;
+use crate::runtime::shutdown::Shutdown;
 use crate::server::h1;
 use crate::server::watch::{Waiting, Watch};
 use crate::sys::Socket;
@@ -68,15 +69,23 @@ impl TlsStream {
 
     /// Makes the session, within [`HANDSHAKE_SECONDS`]. A client that speaks plain HTTP has been told so when that is the
     /// error.
-    pub async fn handshake(&self, watch: &Watch, gate: &Gate) -> Result<(), HandshakeError> {
+    pub async fn handshake(
+        &self,
+        watch: &Watch,
+        gate: &Gate,
+        shutdown: &Shutdown,
+    ) -> Result<(), HandshakeError> {
         let deadline = monotonic_seconds() + HANDSHAKE_SECONDS;
         let left = || deadline.saturating_sub(monotonic_seconds());
         let mut begin = Beginning::default();
+        let mut waiting = Waiting::Nothing;
+        let mut last_chance = false;
         loop {
             match self.flush() {
                 Ok(()) => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    watch.set(Waiting::Output, left());
+                    waiting = Waiting::Output;
+                    watch.set(waiting, left());
                     self.socket.writable().await.map_err(HandshakeError::Failed)?;
                     if watch.expired() {
                         return Err(HandshakeError::Late);
@@ -88,10 +97,24 @@ impl TlsStream {
             if !self.session.borrow().is_handshaking() {
                 break;
             }
-            watch.set(Waiting::Input, left());
-            self.socket.readable().await.map_err(HandshakeError::Failed)?;
-            if watch.expired() {
-                return Err(HandshakeError::Late);
+            // Who has not begun keeps nobody from stopping, and is the first to make room.
+            let wait = if begin.len == 0 {
+                Waiting::Idle
+            } else {
+                Waiting::Input
+            };
+            if wait != waiting {
+                waiting = wait;
+                watch.set(wait, left());
+            }
+            match watch.unless_ended(self.socket.readable()).await {
+                Some(readable) => readable.map_err(HandshakeError::Failed)?,
+                // One who has only just connected has its first bytes on the way.
+                None if begin.len == 0 && !last_chance && shutdown.draining() => {
+                    last_chance = true;
+                    monoio::time::sleep(FIRST_REQUEST).await;
+                }
+                None => return Err(HandshakeError::Late),
             }
             let step = gate.enter().await;
             let stepped = self.step(&mut begin);
@@ -150,7 +173,7 @@ impl TlsStream {
     /// Waits for a client to have read why it stays outside, as `Connection::linger` does. One that takes its handshake for
     /// done has sent its first request meanwhile, and would be reset.
     async fn linger(&self, watch: &Watch) {
-        self.socket.shutdown(Shutdown::Write);
+        self.socket.shutdown(net::Shutdown::Write);
         watch.set(Waiting::Input, crate::limits::LINGER_SECONDS);
         let mut thrown_away = 0;
         while thrown_away < crate::limits::LINGER_BYTES_MAX {

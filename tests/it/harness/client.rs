@@ -593,7 +593,7 @@ impl Client {
         connection.read(method)
     }
 
-    fn connect(&self) -> io::Result<Connection> {
+    pub fn connect(&self) -> io::Result<Connection> {
         match self.tls {
             None => Connection::open(self.addr),
             Some(config) => Connection::open_tls(self.addr, config.clone()),

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::{Read as _, Write as _};
 use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::client::Why;
@@ -142,7 +143,7 @@ impl Answer {
         field(&self.fields, name)
     }
 
-    fn is_over(&self) -> bool {
+    pub fn is_over(&self) -> bool {
         self.ended || self.reset.is_some()
     }
 
@@ -164,9 +165,23 @@ impl Answer {
     }
 }
 
+enum Link {
+    Plain(TcpStream),
+    Tls(Box<rustls::StreamOwned<rustls::ClientConnection, TcpStream>>),
+}
+
+impl Link {
+    fn socket(&self) -> &TcpStream {
+        match self {
+            Link::Plain(socket) => socket,
+            Link::Tls(tls) => &tls.sock,
+        }
+    }
+}
+
 /// One connection.
 pub struct Peer {
-    stream: TcpStream,
+    link: Link,
     buffer: Vec<u8>,
     start: usize,
     decoder: Decoder,
@@ -188,11 +203,15 @@ impl Peer {
     pub fn open(addr: SocketAddr) -> Self {
         let stream = TcpStream::connect_timeout(&addr, PATIENCE)
             .unwrap_or_else(|error| panic!("connect to {addr}: {error}"));
+        Self::over(stream)
+    }
+
+    fn over(stream: TcpStream) -> Self {
         stream.set_nodelay(true).expect("a socket");
         stream.set_read_timeout(Some(PATIENCE)).expect("not zero");
         stream.set_write_timeout(Some(PATIENCE)).expect("not zero");
         Peer {
-            stream,
+            link: Link::Plain(stream),
             buffer: Vec::new(),
             start: 0,
             decoder: Decoder::default(),
@@ -205,6 +224,13 @@ impl Peer {
         }
     }
 
+    /// Connects and sends its beginning, without waiting for the server's.
+    pub fn try_begin(addr: SocketAddr) -> Result<Self, Why> {
+        let mut peer = Self::over(TcpStream::connect_timeout(&addr, PATIENCE)?);
+        peer.raw(&[PREFACE, &settings(&[]).bytes()].concat())?;
+        Ok(peer)
+    }
+
     /// Connects, exchanges prefaces and settings.
     #[track_caller]
     pub fn begin(addr: SocketAddr) -> Self {
@@ -213,7 +239,29 @@ impl Peer {
 
     #[track_caller]
     pub fn begin_with(addr: SocketAddr, values: &[(u16, u32)]) -> Self {
+        Self::open(addr).exchange_settings(values)
+    }
+
+    /// Over TLS, to whom the certificate says is `localhost`, where HTTP/2 is agreed on.
+    #[track_caller]
+    pub fn begin_tls(addr: SocketAddr, config: Arc<rustls::ClientConfig>) -> Self {
         let mut peer = Self::open(addr);
+        let Link::Plain(mut socket) = peer.link else {
+            unreachable!("just opened")
+        };
+        let name = "localhost".try_into().expect("a name");
+        let mut session = rustls::ClientConnection::new(config, name).expect("a session");
+        while session.is_handshaking() {
+            session.complete_io(&mut socket).expect("a handshake");
+        }
+        assert_eq!(session.alpn_protocol(), Some(&b"h2"[..]));
+        peer.link = Link::Tls(Box::new(rustls::StreamOwned::new(session, socket)));
+        peer.exchange_settings(&[])
+    }
+
+    #[track_caller]
+    fn exchange_settings(self, values: &[(u16, u32)]) -> Self {
+        let mut peer = self;
         if let Some((_, most)) = values.iter().find(|(name, _)| *name == MAX_FRAME_SIZE) {
             peer.frame_bytes_max = *most as usize;
         }
@@ -231,11 +279,17 @@ impl Peer {
     }
 
     pub fn set_read_timeout(&self, timeout: Duration) {
-        self.stream.set_read_timeout(Some(timeout)).expect("not zero");
+        self.link
+            .socket()
+            .set_read_timeout(Some(timeout))
+            .expect("not zero");
     }
 
     pub fn raw(&mut self, bytes: &[u8]) -> std::io::Result<()> {
-        self.stream.write_all(bytes)
+        match &mut self.link {
+            Link::Plain(socket) => socket.write_all(bytes),
+            Link::Tls(tls) => tls.write_all(bytes).and_then(|()| tls.flush()),
+        }
     }
 
     pub fn send(&mut self, frame: &Frame) -> std::io::Result<()> {
@@ -428,7 +482,10 @@ impl Peer {
             }
             let len = self.buffer.len();
             self.buffer.resize(len + 64 * 1024, 0);
-            let got = self.stream.read(&mut self.buffer[len..]);
+            let got = match &mut self.link {
+                Link::Plain(socket) => socket.read(&mut self.buffer[len..]),
+                Link::Tls(tls) => tls.read(&mut self.buffer[len..]),
+            };
             self.buffer.truncate(len + *got.as_ref().unwrap_or(&0));
             if got? == 0 {
                 return Err(if len == 0 { Why::NoResponse } else { Why::Truncated });
@@ -467,11 +524,11 @@ impl Peer {
 
     /// No more frames will come; answers still may.
     pub fn finish_sending(&self) {
-        let _ = self.stream.shutdown(Shutdown::Write);
+        let _ = self.link.socket().shutdown(Shutdown::Write);
     }
 
     /// A second handle to the same socket, to write from another thread.
     pub fn writer(&self) -> TcpStream {
-        self.stream.try_clone().expect("a descriptor")
+        self.link.socket().try_clone().expect("a descriptor")
     }
 }

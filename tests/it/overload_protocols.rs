@@ -1,0 +1,250 @@
+//! Too much of everything, over TLS and HTTP/2: the bounds are the same, and so are those who must not notice.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use rustls::ClientConfig;
+
+use crate::harness::client::Why;
+use crate::harness::h2::*;
+use crate::harness::*;
+use crate::tls::Pki;
+
+const MIB: u64 = 1024 * 1024;
+/// The limit under which a client is let go, and what it may be late on a busy machine.
+const SEND_STALL: Duration = Duration::from_secs(60);
+const LATE: Duration = Duration::from_secs(10);
+
+/// The setting that says how much of a stream may be under way (RFC 9113, 6.5.2).
+const INITIAL_WINDOW_SIZE: u16 = 4;
+
+const BOTH: &str = "http://127.0.0.1:0,https://127.0.0.1:0";
+
+struct Front {
+    config: Arc<ClientConfig>,
+    cache: Server,
+    _pki: Pki,
+}
+
+impl Front {
+    /// A cache with a plain address and one for TLS.
+    fn start(options: server::Options) -> Self {
+        let pki = Pki::new();
+        let cache = pki.serve(options).env("LISTEN_ADDR", BOTH).start();
+        Front {
+            config: pki.authority.client(),
+            cache,
+            _pki: pki,
+        }
+    }
+
+    fn plain(&self) -> Client {
+        Client::new(self.cache.addr_for("http"))
+    }
+
+    fn tls(&self) -> Client {
+        Client::with_tls(self.cache.addr_for("https"), self.config.clone())
+    }
+
+    /// A connection over TLS that has asked once.
+    fn asked(&self) -> Connection {
+        let mut connection = self.tls().open();
+        ask(&mut connection);
+        connection
+    }
+}
+
+#[track_caller]
+fn ask(connection: &mut Connection) {
+    connection.request("GET", "/v2/", &[]).unwrap();
+    connection.read("GET").unwrap().expect(b"{}");
+}
+
+#[test]
+fn over_tls_who_is_one_too_many_is_closed_without_a_word() {
+    const EACH: usize = 3;
+    let front = Front::start(Server::bare().env("MAX_CONNECTIONS_PER_CLIENT", EACH));
+    let mut held: Vec<_> = (0..EACH).map(|_| front.asked()).collect();
+    for _ in 0..3 {
+        let mut refused = Connection::open(front.tls().addr).unwrap();
+        assert_eq!(refused.read_to_close(), (Vec::new(), Why::Truncated));
+    }
+    front
+        .cache
+        .wait_stderr("a client has as many connections as one may have");
+    held.iter_mut().for_each(ask);
+    held.pop();
+    eventually("its place is free", || front.tls().try_get("/v2/").is_ok());
+}
+
+#[test]
+fn over_tls_the_longest_idle_makes_room_and_is_told_so() {
+    let front = Front::start(Server::bare().env("MAX_CONNECTIONS", 8));
+    let mut first = front.asked();
+    // Idle for longer than the others, and for a second.
+    std::thread::sleep(Duration::from_millis(1_500));
+    let mut kept: Vec<_> = (1..8).map(|_| front.asked()).collect();
+    let mut newcomer = front.asked();
+    assert_eq!(first.read_to_close(), (Vec::new(), Why::Truncated));
+    kept.iter_mut().for_each(ask);
+    ask(&mut newcomer);
+}
+
+#[test]
+fn over_http2_the_longest_idle_makes_room_and_is_told_so() {
+    let cache = Server::bare().env("MAX_CONNECTIONS", 8).start();
+    let asked = || {
+        let mut peer = Peer::begin(cache.addr());
+        peer.get("/v2/").expect(b"{}");
+        peer
+    };
+    let mut first = asked();
+    std::thread::sleep(Duration::from_millis(1_500));
+    let mut kept: Vec<_> = (1..8).map(|_| asked()).collect();
+    let mut newcomer = asked();
+    assert_eq!(first.until_closed().0, Some(NO_ERROR));
+    for peer in &mut kept {
+        peer.get("/v2/").expect(b"{}");
+    }
+    newcomer.get("/v2/").expect(b"{}");
+}
+
+/// Opens connections with `open` until there are far more than there may be, beside somebody who asks again and again and
+/// others who come.
+fn flood<T>(front: &Front, open: impl Fn(&Front) -> Option<T> + Sync) {
+    const FLOOD: usize = 1_500;
+    raise_file_limit();
+    let files = front.cache.open_files();
+    let mut busy = front.asked();
+    let flooded = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let (flooded, open) = (&flooded, &open);
+        scope.spawn(move || {
+            let held: Vec<_> = (0..FLOOD).map(|_| open(front)).collect();
+            flooded.store(true, Ordering::SeqCst);
+            drop(held);
+        });
+        while !flooded.load(Ordering::SeqCst) {
+            ask(&mut busy);
+            // A newcomer is one of many, and may be sent away.
+            let come = |_: u32| front.tls().try_get("/v2/").is_ok() || front.plain().try_get("/v2/").is_ok();
+            let deadline = std::time::Instant::now() + PATIENCE;
+            while !(0..20).any(come) {
+                assert!(std::time::Instant::now() < deadline, "locked out");
+            }
+            let now = front.cache.open_files();
+            assert!(now <= files + MAX + 500, "{now} files are open, {files} were");
+        }
+    });
+}
+
+const MAX: usize = 300;
+
+fn few_places() -> Front {
+    Front::start(Server::bare().cores(2).env("MAX_CONNECTIONS", MAX))
+}
+
+#[test]
+fn a_flood_that_never_shakes_hands_locks_nobody_out() {
+    flood(&few_places(), |front| Connection::open(front.tls().addr).ok());
+}
+
+#[test]
+fn a_flood_of_idle_http2_connections_locks_nobody_out() {
+    flood(&few_places(), |front| Peer::try_begin(front.plain().addr).ok());
+}
+
+#[test]
+fn out_of_descriptors_sessions_go_on_and_newcomers_are_served_again_after() {
+    const FLOOD: usize = 300;
+    let front = Front::start(Server::bare().file_limit(150).env("MAX_CONNECTIONS", 100_000));
+    let mut inside = front.asked();
+    let mut peer = Peer::begin(front.plain().addr);
+    let held: Vec<_> = (0..FLOOD)
+        .map(|_| {
+            let mut connection = Connection::open(front.tls().addr).unwrap();
+            // The head of a record that never comes, so that nobody makes room at once.
+            let _ = connection.send(&[0x16, 3, 1, 2, 0]);
+            ask(&mut inside);
+            peer.get("/v2/").expect(b"{}");
+            connection
+        })
+        .collect();
+    front.cache.wait_stderr("out of file descriptors");
+    let before = front.cache.cpu_time();
+    std::thread::sleep(Duration::from_secs(1));
+    let used = front.cache.cpu_time() - before;
+    assert!(used <= Duration::from_millis(300), "{used:?} of a second");
+    drop(held);
+    eventually("newcomers are served", || front.tls().try_get("/v2/").is_ok());
+    ask(&mut inside);
+}
+
+#[test]
+fn clients_of_tls_are_shared_by_all_cores_and_go_on_where_they_are_put() {
+    const CORES: usize = 4;
+    const CLIENTS: usize = 16;
+    let front = Front::start(Server::bare().cores(CORES as u32).env("LOG_LEVEL", "debug"));
+    let mut connections: Vec<_> = (0..CLIENTS).map(|_| front.asked()).collect();
+    let shares = || crate::overload_cores::shares(&front.cache);
+    eventually("every core tells its share", || {
+        shares().values().sum::<usize>() == CLIENTS
+    });
+    let most = shares().values().max().copied().unwrap_or_default();
+    assert!(2 * most * CORES <= 3 * CLIENTS, "{:?}", shares());
+    connections.iter_mut().for_each(ask);
+}
+
+/// Over HTTP/2 a client drips by the windows it gives back.
+#[test]
+#[ignore = "waits 60 s for the send limit"]
+fn over_http2_who_drips_is_let_go_and_who_is_slow_is_not() {
+    let upstream = Registry::new();
+    let front = Front::start(Server::options(&upstream));
+    let content = Prf::new(fresh_seed(), 64 * MIB);
+    let digest = upstream.blob(content.clone());
+    let url = upstream.blob_url("a", &digest);
+    front.plain().pull(&url, &content);
+    front.cache.wait_stored(&digest);
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let (front, url, done) = (&front, &url, &done);
+        // What a client gives back, in bytes every quarter of a second.
+        let drip = move |piece: u32| {
+            // A window so small that what it lets through at once does not count for much.
+            let mut peer = Peer::begin_with(front.plain().addr, &[(INITIAL_WINDOW_SIZE, 4_096)]);
+            peer.generous = false;
+            peer.set_read_timeout(Duration::from_secs(1));
+            let id = peer.request("GET", url, &[]);
+            let mut writer = peer.writer();
+            scope.spawn(move || {
+                while !done.load(Ordering::SeqCst) {
+                    std::thread::sleep(Duration::from_millis(250));
+                    let windows =
+                        [window_update(0, piece).bytes(), window_update(id, piece).bytes()].concat();
+                    if std::io::Write::write_all(&mut writer, &windows).is_err() {
+                        break;
+                    }
+                }
+            });
+            loop {
+                match peer.step() {
+                    Ok(_) if peer.answers.get(&id).is_some_and(|answer| answer.reset.is_some()) => {
+                        return true;
+                    }
+                    Ok(_) | Err(Why::Timeout) if done.load(Ordering::SeqCst) => return false,
+                    Ok(_) | Err(Why::Timeout) => {}
+                    Err(why) => panic!("the connection goes on: {why:?}"),
+                }
+            }
+        };
+        let dripping = scope.spawn(move || drip(100));
+        let slow = scope.spawn(move || drip(16 * 1024));
+        std::thread::sleep(SEND_STALL + LATE);
+        assert!(dripping.is_finished(), "it is still served");
+        done.store(true, Ordering::SeqCst);
+        assert!(dripping.join().unwrap(), "it was reset");
+        assert!(!slow.join().unwrap(), "it was slow, and not too slow");
+    });
+}

@@ -1,0 +1,199 @@
+//! Stops and restarts as clients of TLS and HTTP/2 see them.
+
+use std::collections::BTreeSet;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use crate::harness::client::Why;
+use crate::harness::h2::*;
+use crate::harness::*;
+use crate::restart::{Load, listener, restarts_under_load, stops_under_load};
+use crate::tls::Pki;
+
+const MIB: u64 = 1024 * 1024;
+
+/// Far less than a handshake or a request may take, and far more than a stop with nobody to wait for.
+const SOON: Duration = Duration::from_secs(8);
+
+fn https(pki: &Pki, cache: &Server) -> Client {
+    Client::with_tls(cache.addr_for("https"), pki.authority.client())
+}
+
+/// One client of HTTP/2: connections of a few rounds, each of one to four requests at once. A request the server says it has
+/// not seen is asked again elsewhere; every other is answered, or broken.
+fn run_h2(load: &Load, client: &Client, seed: u64, broken: &dyn Fn(&Why, bool)) {
+    let mut random = Random::new(seed);
+    while !load.stop.load(Ordering::Relaxed) {
+        let mut peer = match Peer::try_begin(client.addr) {
+            Ok(peer) => peer,
+            Err(why) => {
+                broken(&why, false);
+                continue;
+            }
+        };
+        // The last stream that will be answered, once that is said.
+        let mut last = u32::MAX;
+        let mut heard = false;
+        'rounds: for _ in 0..=random.below(4) {
+            let asked = 1 + random.below(4);
+            let mut open = BTreeSet::new();
+            let mut wanted = Vec::new();
+            for _ in 0..asked {
+                let (path, content) = random.pick(&load.paths);
+                let id = peer.next_id();
+                let block = request_block("GET", path, &[]);
+                let frame = Frame::new(HEADERS, END_STREAM | END_HEADERS, id, block);
+                if peer.send(&frame).is_ok() {
+                    open.insert(id);
+                    wanted.push((id, content));
+                }
+            }
+            while open.iter().any(|&id| id <= last) {
+                match peer.step() {
+                    Ok(_) => heard = true,
+                    Err(why) => {
+                        // Who has heard nothing was not let in; who has was promised an answer.
+                        broken(&why, heard);
+                        break 'rounds;
+                    }
+                }
+                last = peer.goaways.last().map_or(u32::MAX, |(last, _)| *last);
+                open.retain(|id| !peer.answers.get(id).is_some_and(Answer::is_over));
+            }
+            for (id, content) in wanted {
+                if open.contains(&id) {
+                    continue;
+                }
+                let answer = peer.answers.remove(&id).expect("over");
+                assert_eq!((answer.status, answer.reset), (200, None), "{answer:?}");
+                assert_eq!(answer.received, content.size);
+                assert_eq!(content.compare(0, &answer.body), Ok(()));
+                load.done.fetch_add(1, Ordering::Relaxed);
+            }
+            if last != u32::MAX {
+                break;
+            }
+        }
+    }
+}
+
+#[test]
+fn a_stop_under_load_over_tls_cuts_no_response() {
+    let (pki, upstream) = (Pki::new(), Registry::new());
+    stops_under_load(
+        pki.serve(Server::options(&upstream)),
+        &upstream,
+        |cache| https(&pki, cache),
+        |load, client, seed, broken| load.run(client, seed, broken),
+    );
+}
+
+#[test]
+fn a_stop_under_load_over_http2_cuts_no_response() {
+    let upstream = Registry::new();
+    stops_under_load(Server::options(&upstream), &upstream, Server::client, run_h2);
+}
+
+#[test]
+fn a_rolling_restart_over_tls_fails_no_request() {
+    let (pki, upstream) = (Pki::new(), Registry::new());
+    restarts_under_load(
+        pki.serve(Server::options(&upstream)).pass("https", &listener()),
+        &upstream,
+        |cache| https(&pki, cache),
+        |load, client, seed, broken| load.run(client, seed, broken),
+    );
+}
+
+#[test]
+fn a_rolling_restart_over_http2_fails_no_request() {
+    let upstream = Registry::new();
+    restarts_under_load(
+        Server::options(&upstream).pass("http", &listener()),
+        &upstream,
+        Server::client,
+        run_h2,
+    );
+}
+
+/// What is half-way over TLS when it stops: a body, an idle session, a session that has not asked yet, a connection without
+/// a word.
+#[test]
+fn over_tls_a_stop_ends_what_idles_in_order_and_waits_for_what_runs() {
+    let (pki, upstream) = (Pki::new(), Registry::new());
+    let mut cache = pki.serve(Server::options(&upstream)).start();
+    let client = https(&pki, &cache);
+    let content = Prf::new(fresh_seed(), 8 * MIB);
+    let digest = upstream.blob(content.clone());
+    let gate = Gate::new();
+    upstream.on(On::path(&digest), Reply::new().hold_at(4 * MIB, &gate));
+    let mut busy = client.open();
+    busy.request("GET", &upstream.blob_url("a", &digest), &[])
+        .unwrap();
+    let head = busy.read_head().unwrap();
+    let mut idle = client.open();
+    idle.request("GET", "/v2/", &[]).unwrap();
+    idle.read("GET").unwrap().expect(b"{}");
+    let mut asking = client.open();
+    let silent = Connection::open(client.addr).unwrap();
+    cache.sigterm();
+    asking.request("GET", "/v2/", &[]).unwrap();
+    asking.read("GET").unwrap().expect(b"{}");
+    // A session that ends without its alert would be an error here.
+    assert_eq!(idle.read_to_close(), (Vec::new(), Why::Truncated));
+    let mut silent = silent;
+    assert_eq!(silent.read_to_close().0, b"");
+    assert!(cache.is_running(), "somebody is still served");
+    gate.open();
+    let whole = busy.read_body(head, "GET", &mut |at, piece| {
+        content
+            .compare(at, piece)
+            .map_or_else(client::Flow::Wrong, |()| client::Flow::Go)
+    });
+    assert_eq!(whole.unwrap().received, content.size);
+    assert_eq!(busy.read_to_close(), (Vec::new(), Why::Truncated));
+    let status = cache.wait_exit(PATIENCE).expect("it ends");
+    assert!(status.success(), "{status:?}");
+}
+
+/// Neither who connects and says nothing nor who has a session and asks for nothing keeps it from stopping.
+#[test]
+fn nobody_who_is_silent_holds_a_stop_up() {
+    let pki = Pki::new();
+    let listen = "https://127.0.0.1:0,http://127.0.0.1:0";
+    let mut cache = pki.serve(Server::bare()).env("LISTEN_ADDR", listen).start();
+    let (http, tls) = (cache.addr_for("http"), https(&pki, &cache));
+    let _silent = [http, tls.addr].map(|addr| Connection::open(addr).unwrap());
+    let _session = tls.open();
+    let _peer = Peer::begin(http);
+    let began = Instant::now();
+    cache.stop();
+    assert!(began.elapsed() < SOON, "{:?}", began.elapsed());
+}
+
+/// A client of HTTP/2 that is told to go asks for one more thing before it has heard of it.
+#[test]
+fn over_http2_what_is_asked_while_it_says_goodbye_is_answered() {
+    let mut cache = Server::bare().start();
+    let mut peer = Peer::begin(cache.addr());
+    peer.get("/v2/").expect(b"{}");
+    cache.sigterm();
+    while peer.goaways.is_empty() {
+        peer.step().unwrap();
+    }
+    // The first of two: it names no last stream yet.
+    assert_eq!(peer.goaways.last(), Some(&(i32::MAX as u32, NO_ERROR)));
+    let id = peer.request("GET", "/v2/", &[]);
+    peer.answer(id).expect(b"{}");
+    let end = loop {
+        if let Err(why) = peer.step() {
+            break why;
+        }
+    };
+    assert_eq!(
+        (end, peer.goaways.last()),
+        (Why::NoResponse, Some(&(id, NO_ERROR)))
+    );
+    let status = cache.wait_exit(PATIENCE).expect("it ends");
+    assert!(status.success(), "{status:?}");
+}
