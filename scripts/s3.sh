@@ -90,9 +90,10 @@ api_bind_addr = "$3:$admin"
 TOML
 }
 
-# start_garage: one node with a key that may make buckets, and the bucket `cache`.
+# start_garage: one node with a key that may make buckets, and the bucket `cache`; its files are in `garage_home`.
 start_garage() {
   local s3 rpc admin home=$s3_scratch/garage.$RANDOM
+  garage_home=$home
   s3=$(free_port) rpc=$(free_port) admin=$(free_port)
   garage_config "$home" 1 127.0.0.1 "$s3" "$rpc" "$admin"
   export AWS_ACCESS_KEY_ID=GK000000000000000000000001
@@ -387,7 +388,9 @@ if garage_command >/dev/null; then
   engine_test $refused "garage: an unknown key is refused" AWS_ACCESS_KEY_ID=GK0000000000000000000000ff S3_TEST_REFUSAL=credentials
   engine_test $refused "garage: a wrong secret is refused" AWS_SECRET_ACCESS_KEY=wrong S3_TEST_REFUSAL=credentials
   engine_test $refused "garage: another region is refused" AWS_REGION=elsewhere S3_TEST_REFUSAL=AWS_REGION
-  engine_test $refused "garage: a bucket that may not be made" S3_BUCKET=missing S3_TEST_REFUSAL="aws s3 mb"
+  engine_test $opened "garage: a missing bucket is made" S3_BUCKET=missing
+  "$(garage_command)" -c "$garage_home/garage.toml" key deny --create-bucket "$AWS_ACCESS_KEY_ID" >"$s3_scratch/garage.setup.log" 2>&1
+  engine_test $refused "garage: a bucket that may not be made" S3_BUCKET=another S3_TEST_REFUSAL="aws s3 mb"
   if [ -x "$binary" ]; then
     caches garage
     start_upstream
