@@ -376,7 +376,11 @@ fn entries_whose_data_and_sidecar_disagree_are_fetched_again() {
     let upstream = Registry::new();
     let mut cache = Server::start(&upstream);
     // Where there is a bucket, that may have it too.
-    let gets = if server::storage_of_run() == "fs" { 2..=2 } else { 1..=2 };
+    let gets = if server::storage_of_run() == "fs" {
+        2..=2
+    } else {
+        1..=2
+    };
     type Damage = fn(&std::path::Path);
     let damages: [(&str, Damage); 6] = [
         ("empty data", |data| disk::truncate(data, 0)),
