@@ -50,7 +50,7 @@ step() {
 # ---- Tools ----------------------------------------------------------------------------------------------------------
 
 # What real clients, power cuts and linking need; each as `command:package`.
-tools=(cc:gcc git:git jq:jq docker-registry:docker-registry skopeo:skopeo podman:podman dockerd:docker.io docker:docker-cli
+tools=(cc:gcc make:make git:git jq:jq docker-registry:docker-registry skopeo:skopeo podman:podman dockerd:docker.io docker:docker-cli
   containerd:containerd runc:runc mkfs.xfs:xfsprogs mkfs.ext4:e2fsprogs mkfs.btrfs:btrfs-progs curl:curl mount:mount python3:python3 shellcheck:shellcheck
   nghttp:nghttp2-client go:golang-go htpasswd:apache2-utils openssl:openssl ip:iproute2 tinyproxy:tinyproxy squid:squid danted:dante-server
   docker-compose:docker-compose)
@@ -216,7 +216,7 @@ fail_points
 step "tests that wait for limits" waiting_tests
 step "tests with a bucket behind the store" run_bucket_tests
 results+=("$(awk '/^test result:/ {print $4 " tests passed with a bucket behind the store, " $6 " failed"}' "$log")")
-step "S3 engines" scripts/s3.sh garage "$target/release/oci-pull-through"
+step "S3 engines" scripts/s3.sh "$target/release/oci-pull-through"
 if command -v docker-compose >/dev/null; then step "compose file" compose_file; fi
 for driver in auto epoll; do
   overload $driver

@@ -49,9 +49,13 @@ install_moto() {
   python3 -m venv "$s3_tools/venv" && "$s3_tools/venv/bin/pip" install --quiet --disable-pip-version-check 'moto[server]==5.1.22'
 }
 
-# Unoptimised, with only what is used: a quarter of the time.
+# With only what is used, and nothing optimised but what hashes: half the time.
 install_garage() {
-  CARGO_PROFILE_DEV_DEBUG=0 CARGO_INCREMENTAL=0 cargo install --quiet --locked --debug --root "$s3_tools" \
+  local fast=() crate
+  for crate in blake2 sha2 md-5 digest block-buffer generic-array zstd-sys; do
+    fast+=(--config "profile.dev.package.$crate.opt-level=3")
+  done
+  CARGO_PROFILE_DEV_DEBUG=0 CARGO_INCREMENTAL=0 cargo install "${fast[@]}" --quiet --locked --debug --root "$s3_tools" \
     --target-dir "$s3_tools/build" --version 2.5.0 --no-default-features --features bundled-libs,sqlite garage
 }
 
@@ -86,9 +90,10 @@ api_bind_addr = "$3:$admin"
 TOML
 }
 
-# start_garage: one node with a key that may make buckets, and the bucket `cache`.
+# start_garage: one node with a key that may make buckets, and the bucket `cache`; its files are in `garage_home`.
 start_garage() {
   local s3 rpc admin home=$s3_scratch/garage.$RANDOM
+  garage_home=$home
   s3=$(free_port) rpc=$(free_port) admin=$(free_port)
   garage_config "$home" 1 127.0.0.1 "$s3" "$rpc" "$admin"
   export AWS_ACCESS_KEY_ID=GK000000000000000000000001
@@ -235,15 +240,28 @@ pull_all() {
 
 asked() { wc -l <"$upstream/requests"; }
 
-# comes_from_the_bucket VAR=VALUE...: a node with nothing of its own pulls the image, sooner or later without the upstream.
+# comes_from_the_bucket BACKEND: when everything is there, a node with nothing of its own pulls the image, and the upstream
+# is not asked; a machine that is too busy to look in time may try again.
 comes_from_the_bucket() {
-  local before left=60
-  while [ $((left -= 1)) -gt 0 ]; do
-    run_cache "$@" || return 1
+  local digest before left=300 key keys=()
+  for digest in "${digests[@]}"; do
+    key=blobs
+    if [ "$digest" = "${digests[-1]}" ]; then key=manifests/$registry/team/app; fi
+    keys+=("$1/$key/${digest/:/-}.meta.json")
+  done
+  for key in "${keys[@]}" "$1/manifests/$registry/team/app/_tags/v1"; do
+    until python3 "$here/s3/there.py" "$key" 2>"$s3_scratch/there.log"; do
+      left=$((left - 1))
+      if [ $left = 0 ]; then cat "$s3_scratch/there.log" "$cache_log"; return 1; fi
+      sleep 0.2
+    done
+  done
+  for _ in 1 2 3 4 5; do
+    run_cache STORAGE_BACKEND="$1" S3_PREFIX="$1" || return 1
     before=$(asked)
     pull_all || return 1
     if [ "$(asked)" = "$before" ]; then return 0; fi
-    sleep 1
+    sleep 2
   done
   cat "$cache_log"
   return 1
@@ -252,7 +270,7 @@ comes_from_the_bucket() {
 ranges_are_right() {
   local digest=${digests[3]} file range from
   file=$upstream/$digest
-  for range in 0-0 1000-1999 70000000-70000999 83886070-; do
+  for range in 0-0 1000-1999 70000000-70000999 73400310-; do
     from=${range%-*}
     cmp <(curl --silent --fail --range "$range" "$(path_of "$digest")") \
       <(tail -c +$((from + 1)) "$file" | if [ "${range#*-}" ]; then head -c $((${range#*-} - from + 1)); else cat; fi) || return 1
@@ -285,7 +303,7 @@ caches() {
   start_upstream
   for backend in s3 tiered; do
     holds "$1, $backend: a cold pull" pulls_cold "$backend"
-    holds "$1, $backend: another node pulls without the registry" comes_from_the_bucket STORAGE_BACKEND=$backend S3_PREFIX=$backend
+    holds "$1, $backend: another node pulls without the registry" comes_from_the_bucket "$backend"
     holds "$1, $backend: ranges" ranges_are_right
   done
   run_cache STORAGE_BACKEND=s3 S3_PREFIX=s3 S3_REDIRECT=true
@@ -370,7 +388,9 @@ if garage_command >/dev/null; then
   engine_test $refused "garage: an unknown key is refused" AWS_ACCESS_KEY_ID=GK0000000000000000000000ff S3_TEST_REFUSAL=credentials
   engine_test $refused "garage: a wrong secret is refused" AWS_SECRET_ACCESS_KEY=wrong S3_TEST_REFUSAL=credentials
   engine_test $refused "garage: another region is refused" AWS_REGION=elsewhere S3_TEST_REFUSAL=AWS_REGION
-  engine_test $refused "garage: a bucket that may not be made" S3_BUCKET=missing S3_TEST_REFUSAL="aws s3 mb"
+  engine_test $opened "garage: a missing bucket is made" S3_BUCKET=missing
+  "$(garage_command)" -c "$garage_home/garage.toml" key deny --create-bucket "$AWS_ACCESS_KEY_ID" >"$s3_scratch/garage.setup.log" 2>&1
+  engine_test $refused "garage: a bucket that may not be made" S3_BUCKET=another S3_TEST_REFUSAL="aws s3 mb"
   if [ -x "$binary" ]; then
     caches garage
     start_upstream
@@ -380,10 +400,10 @@ if garage_command >/dev/null; then
     start_garages
     start_upstream
     holds "three garages: a cold pull" pulls_cold s3
-    holds "three garages: another node pulls without the registry" comes_from_the_bucket STORAGE_BACKEND=s3 S3_PREFIX=s3
+    holds "three garages: another node pulls without the registry" comes_from_the_bucket s3
     holds "three garages: one is killed while clients pull" outlives_a_node
     holds "two of three garages: a new image is stored" pulls_cold tiered
-    holds "two of three garages: another node pulls it" comes_from_the_bucket STORAGE_BACKEND=tiered S3_PREFIX=tiered
+    holds "two of three garages: another node pulls it" comes_from_the_bucket tiered
     stop_caches
   fi
   stop_engines

@@ -15,7 +15,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 LAYER = "application/vnd.oci.image.layer.v1.tar"
 # A config, a small layer, one that is held whole, and one that is uploaded in parts.
-SIZES = (900, 20_000, 700_000, 80 << 20)
+SIZES = (900, 20_000, 700_000, 70 << 20)
 
 directory = sys.argv[1]
 

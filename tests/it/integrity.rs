@@ -375,8 +375,12 @@ fn a_coded_body_is_not_taken_for_the_content() {
 fn entries_whose_data_and_sidecar_disagree_are_fetched_again() {
     let upstream = Registry::new();
     let mut cache = Server::start(&upstream);
-    // Where there is a bucket, that has it too.
-    let gets = if server::storage_of_run() == "fs" { 2 } else { 1 };
+    // Where there is a bucket, that may have it too.
+    let gets = if server::storage_of_run() == "fs" {
+        2..=2
+    } else {
+        1..=2
+    };
     type Damage = fn(&std::path::Path);
     let damages: [(&str, Damage); 6] = [
         ("empty data", |data| disk::truncate(data, 0)),
@@ -398,10 +402,10 @@ fn entries_whose_data_and_sidecar_disagree_are_fetched_again() {
         damage(&disk::blob_path(cache.root(), &digest));
         cache.restart();
         cache.client().pull(&path, &content);
-        assert_eq!(upstream.gets(&digest), gets, "{what}");
+        assert!(gets.contains(&upstream.gets(&digest)), "{what}");
         eventually(what, || disk::is_stored(cache.root(), &digest));
         cache.settled_store().expect_clean();
         cache.client().pull(&path, &content);
-        assert_eq!(upstream.gets(&digest), gets, "{what}");
+        assert!(gets.contains(&upstream.gets(&digest)), "{what}");
     }
 }
