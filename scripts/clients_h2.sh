@@ -61,15 +61,19 @@ small=$(awk 'END {print $2}' "$work/list")
 # has_digest DIGEST FILE
 has_digest() { same "digests" "$1" "sha256:$(sha256sum "$2" | cut -d' ' -f1)"; }
 
-# curl_gets: over one connection; with TLS all at once. (Several at once without TLS fail in curl 7.88 before anything is sent.)
+# curl_gets: with TLS all at once over one connection. Without, curl 7.88 fails with its second request before it sends anything.
 curl_gets() {
-  local digest path n=0 arguments=(--silent --show-error --fail)
-  if [ -n "$ca" ]; then arguments+=(--parallel --http2 --cacert "$ca"); else arguments+=(--http2-prior-knowledge); fi
+  local digest path n=0 arguments=(--silent --show-error --fail --write-out '%{http_version}\n') all=()
+  : >"$work/versions"
   while read -r digest path; do
     n=$((n + 1))
-    arguments+=(--output "$work/curl-$n" "$url$path")
+    if [ -n "$ca" ]; then
+      all+=(--output "$work/curl-$n" "$url$path")
+    else
+      curl "${arguments[@]}" --http2-prior-knowledge --output "$work/curl-$n" "$url$path" >>"$work/versions"
+    fi
   done <"$work/list"
-  curl "${arguments[@]}" --write-out '%{http_version}\n' >"$work/versions"
+  [ -z "$ca" ] || curl "${arguments[@]}" --parallel --http2 --cacert "$ca" "${all[@]}" >"$work/versions"
   same "versions" 2 "$(sort -u "$work/versions")"
   n=0
   while read -r digest path; do

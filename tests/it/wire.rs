@@ -407,6 +407,22 @@ fn raw_request(method: &str, path: &str, version: &str, fields: &[(&str, &str)])
     text.replacen("HTTP/1.1", version, 1).into_bytes()
 }
 
+/// The body; of several ranges without what stands between them, which is another one in each second.
+fn without_boundary(response: &Response) -> Vec<u8> {
+    let kind = response.field("content-type").unwrap_or_default();
+    let Some((_, boundary)) = kind.split_once("boundary=") else {
+        return response.body.clone();
+    };
+    let mut body = Vec::new();
+    let mut rest = &response.body[..];
+    while let Some(at) = memchr::memmem::find(rest, boundary.as_bytes()) {
+        body.extend_from_slice(&rest[..at]);
+        rest = &rest[at + boundary.len()..];
+    }
+    body.extend_from_slice(rest);
+    body
+}
+
 #[test]
 fn a_connection_is_kept_or_closed_as_agreed_whatever_it_was_answered_from() {
     let stage = Stage::set();
@@ -475,8 +491,8 @@ fn a_connection_is_kept_or_closed_as_agreed_whatever_it_was_answered_from() {
             client.send(SMUGGLED).unwrap();
             let got = client.read("GET").unwrap();
             assert_eq!(
-                (got.status, got.body),
-                (status, reference.body),
+                (got.status, without_boundary(&got)),
+                (status, without_boundary(&reference)),
                 "{path} {version}"
             );
             assert_eq!(

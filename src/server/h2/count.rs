@@ -284,7 +284,7 @@ impl Incoming {
             PING => head.length == 8,
             GOAWAY => head.length >= 8,
             SETTINGS if head.flags & ACK != 0 => head.length == 0,
-            SETTINGS => head.length % 6 == 0,
+            SETTINGS => head.length.is_multiple_of(6),
             _ => true,
         };
         if !sizes {
