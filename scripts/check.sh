@@ -52,7 +52,7 @@ step() {
 # What real clients, power cuts and linking need; each as `command:package`.
 tools=(cc:gcc git:git jq:jq docker-registry:docker-registry skopeo:skopeo podman:podman dockerd:docker.io docker:docker-cli
   containerd:containerd runc:runc mkfs.xfs:xfsprogs mkfs.ext4:e2fsprogs mkfs.btrfs:btrfs-progs curl:curl mount:mount python3:python3 shellcheck:shellcheck
-  htpasswd:apache2-utils openssl:openssl tinyproxy:tinyproxy squid:squid danted:dante-server)
+  htpasswd:apache2-utils openssl:openssl unshare:util-linux conmon:conmon tinyproxy:tinyproxy squid:squid danted:dante-server)
 PATH=$PATH:/usr/sbin:/sbin:$HOME/.cargo/bin
 
 missing_packages() {
@@ -136,15 +136,15 @@ tests() {
   while read -r line; do skip "in tests on $1: ${line#SKIPPED: }"; done < <(grep '^SKIPPED' "$log" | sort -u)
 }
 
-# Kills and panics at chosen places: a build of its own, because no release has these places.
+# Kills, panics and stalls at chosen places: a build of its own, because no release has these places.
 run_fail_points() {
   set -o pipefail
-  cargo test --locked --features fail-points --test it -- crash:: panic:: --show-output 2>&1 | tee "$log" |
+  cargo test --locked --features fail-points --test it -- crash:: panic:: watchdog:: --show-output 2>&1 | tee "$log" |
     grep --line-buffered -E '^(test |running |error|warning: unused)|^SKIPPED' || { tail -n 150 "$log"; return 1; }
 }
 
 fail_points() {
-  step "kills and panics at fail points" run_fail_points
+  step "kills, panics and stalls at fail points" run_fail_points
   results+=("$(awk '/^test result:/ {print $4 " tests passed with fail points, " $6 " failed, " $8 " ignored"}' "$log")")
 }
 
@@ -163,6 +163,19 @@ run_clients() {
 run_overload() {
   set -o pipefail
   IO_DRIVER=$1 scripts/overload.sh quick "$target/release/oci-pull-through" 2>&1 | tee "$log"
+}
+
+run_drivers() {
+  set -o pipefail
+  scripts/drivers.sh "$target/release/oci-pull-through" 2>&1 | tee "$log"
+}
+
+# Both drivers under the filters of containers.
+drivers() {
+  local line
+  step "drivers in containers" run_drivers
+  results+=("drivers in containers: $(tail -n 1 "$log")")
+  while read -r line; do skipped+=("drivers in containers: ${line#SKIP  }"); done < <(grep '^SKIP ' "$log")
 }
 
 # overload DRIVER
@@ -200,6 +213,7 @@ tests auto
 tests epoll
 fail_points
 step "tests that wait for limits" waiting_tests
+drivers
 for driver in auto epoll; do
   overload $driver
   clients $driver clients.sh "public images"

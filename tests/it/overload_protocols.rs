@@ -227,7 +227,8 @@ fn over_http2_who_drips_is_let_go_and_who_is_slow_is_not() {
             scope.spawn(move || {
                 while !done.load(Ordering::SeqCst) {
                     std::thread::sleep(Duration::from_millis(250));
-                    let windows = [window_update(0, piece).bytes(), window_update(id, piece).bytes()].concat();
+                    let windows =
+                        [window_update(0, piece).bytes(), window_update(id, piece).bytes()].concat();
                     if std::io::Write::write_all(&mut writer, &windows).is_err() {
                         break;
                     }
@@ -235,7 +236,9 @@ fn over_http2_who_drips_is_let_go_and_who_is_slow_is_not() {
             });
             loop {
                 match peer.step() {
-                    Ok(_) if peer.answers.get(&id).is_some_and(|answer| answer.reset.is_some()) => return true,
+                    Ok(_) if peer.answers.get(&id).is_some_and(|answer| answer.reset.is_some()) => {
+                        return true;
+                    }
                     Ok(_) | Err(Why::Timeout) if done.load(Ordering::SeqCst) => return false,
                     Ok(_) | Err(Why::Timeout) => {}
                     Err(why) => panic!("the connection goes on: {why:?}"),

@@ -99,7 +99,11 @@ impl TlsStream {
                 break;
             }
             // Who has not begun keeps nobody from stopping, and is the first to make room.
-            let wait = if begin.len == 0 { Waiting::Idle } else { Waiting::Input };
+            let wait = if begin.len == 0 {
+                Waiting::Idle
+            } else {
+                Waiting::Input
+            };
             if wait != waiting {
                 waiting = wait;
                 watch.set(wait, left());
