@@ -53,7 +53,7 @@ step() {
 tools=(cc:gcc make:make git:git jq:jq docker-registry:docker-registry skopeo:skopeo podman:podman dockerd:docker.io docker:docker-cli
   containerd:containerd runc:runc mkfs.xfs:xfsprogs mkfs.ext4:e2fsprogs mkfs.btrfs:btrfs-progs curl:curl mount:mount python3:python3 shellcheck:shellcheck
   nghttp:nghttp2-client go:golang-go htpasswd:apache2-utils openssl:openssl ip:iproute2 tinyproxy:tinyproxy squid:squid danted:dante-server
-  docker-compose:docker-compose)
+  docker-compose:docker-compose unshare:util-linux conmon:conmon)
 PATH=$PATH:/usr/sbin:/sbin:/usr/local/go/bin:$HOME/.cargo/bin
 
 missing_packages() {
@@ -141,15 +141,15 @@ tests() {
   while read -r line; do skip "in tests on $1: ${line#SKIPPED: }"; done < <(grep '^SKIPPED' "$log" | sort -u)
 }
 
-# Kills and panics at chosen places: a build of its own, because no release has these places.
+# Kills, panics and stalls at chosen places: a build of its own, because no release has these places.
 run_fail_points() {
   set -o pipefail
-  cargo test --locked --features fail-points --test it -- crash:: panic:: --show-output 2>&1 | tee "$log" |
+  cargo test --locked --features fail-points --test it -- crash:: panic:: watchdog:: --show-output 2>&1 | tee "$log" |
     grep --line-buffered -E '^(test |running |error|warning: unused)|^SKIPPED' || { tail -n 150 "$log"; return 1; }
 }
 
 fail_points() {
-  step "kills and panics at fail points" run_fail_points
+  step "kills, panics and stalls at fail points" run_fail_points
   results+=("$(awk '/^test result:/ {print $4 " tests passed with fail points, " $6 " failed, " $8 " ignored"}' "$log")")
 }
 
@@ -177,6 +177,19 @@ compose_file() { cd deploy && docker-compose config -q; }
 run_overload() {
   set -o pipefail
   IO_DRIVER=$1 scripts/overload.sh quick "$target/release/oci-pull-through" 2>&1 | tee "$log"
+}
+
+run_drivers() {
+  set -o pipefail
+  scripts/drivers.sh "$target/release/oci-pull-through" 2>&1 | tee "$log"
+}
+
+# Both drivers under the filters of containers.
+drivers() {
+  local line
+  step "drivers in containers" run_drivers
+  results+=("drivers in containers: $(tail -n 1 "$log")")
+  while read -r line; do skipped+=("drivers in containers: ${line#SKIP  }"); done < <(grep '^SKIP ' "$log")
 }
 
 # overload DRIVER
@@ -218,6 +231,7 @@ step "tests with a bucket behind the store" run_bucket_tests
 results+=("$(awk '/^test result:/ {print $4 " tests passed with a bucket behind the store, " $6 " failed"}' "$log")")
 step "S3 engines" scripts/s3.sh "$target/release/oci-pull-through"
 if command -v docker-compose >/dev/null; then step "compose file" compose_file; fi
+drivers
 for driver in auto epoll; do
   overload $driver
   clients $driver clients.sh "public images"

@@ -63,14 +63,16 @@ run_docker() { run_container docker_ "$@"; }
 run_podman() { run_container podman_ "$@"; }
 
 run_container() {
-  local runtime=$1 name=$2 log=$3 flags=() setting image=(cache:test /oci-pull-through)
+  local runtime=$1 name=$2 log=$3 flags=() setting files image=(cache:test /oci-pull-through)
   shift 3
   for setting in "${settings[@]}"; do flags+=(--env "$setting"); done
   while [ "$1" != -- ]; do flags+=(--env "$1"); shift; done
   shift
   flags+=(--rm --network host --name "$name" "$@")
   if [ "$runtime" = podman_ ]; then
-    flags+=(--runtime runc)
+    # What it sets by itself may be more than it may set here.
+    files=$(ulimit -Hn)
+    flags+=(--runtime runc --ulimit "nofile=$files:$files" --ulimit nproc=4096:4096)
     image=(--rootfs "$work/root" /oci-pull-through)
   fi
   "$runtime" run "${flags[@]}" "${image[@]}" serve >"$log" 2>&1
@@ -83,7 +85,8 @@ serves() {
   : >"$log"
   "$@" &
   pid=$!
-  if eventually 30 grep -q 'listening on' "$log"; then
+  eventually 30 listens_or_ended "$pid" "$log" || true
+  if grep -q 'listening on' "$log"; then
     cache=$(sed -n 's/.*listening on \([0-9.:]*\).*/\1/p' "$log" | head -n 1)
     skopeo_copies app $repository || status=1
   else
@@ -98,6 +101,9 @@ serves() {
   [ $status = 0 ] || tail -n 8 "$log"
   return $status
 }
+
+# listens_or_ended PID LOG
+listens_or_ended() { grep -q 'listening on' "$2" || ! kill -0 "$1" 2>/dev/null; }
 
 # Ends the cache in a container by its name, or the process itself.
 end_container() {
@@ -172,7 +178,7 @@ in_containers() {
     serves allowed "$log-3.log" "$run" drivers "$log-3.log" IO_DRIVER=io_uring -- --security-opt "seccomp=$profile"
   says=("io driver: epoll" "--ulimit memlock=-1")
   check "$runtime, another user, 64 KiB to lock" \
-    serves memlock "$log-4.log" "$run" drivers "$log-4.log" IO_DRIVER=auto -- --security-opt "seccomp=$profile" \
+    serves memlock "$log-4.log" "$run" drivers "$log-4.log" IO_DRIVER=auto FS_ROOT=/data/other -- --security-opt "seccomp=$profile" \
     --user 64124:64124 --ulimit memlock=65536:65536
 }
 
