@@ -1,7 +1,7 @@
 //! A body on its way from the helper pool to one client, through a bounded window; its end held back until its digest was
 //! found right. Nothing of it is kept.
 //!
-//! Not here: where the bytes come from (`pass`, `shared_blob`). What many clients follow is a `fill`.
+//! Not here: where the bytes come from (`pass`, `bucket`). What many clients follow is a `fill`.
 
 use std::collections::VecDeque;
 use std::future::Future;

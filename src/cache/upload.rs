@@ -73,7 +73,7 @@ pub enum Cargo {
     Manifest {
         key: Key,
         body: bytes::Bytes,
-        meta: Meta,
+        meta: Box<Meta>,
         verified: Verified,
         /// It is found in memory as long as this lives.
         _pending: Pending,

@@ -17,7 +17,7 @@ use crate::store::Meta;
 impl Registry {
     /// The answer with the blob that `meta` describes, or `None` when it is to be filled: because there is a local store to
     /// fill, or because the bucket does not begin.
-    pub(super) async fn from_bucket(
+    pub(super) async fn bucket_hit(
         &self,
         head: &RequestHead<'_>,
         origin: &Origin,

@@ -196,7 +196,7 @@ impl Registry {
                     public: meta.public,
                 };
                 let permit = self.cache.permit(origin, held, Target::Blob, caller).await?;
-                if let Some(response) = self.from_bucket(head, origin, meta, permit, caller, ns).await {
+                if let Some(response) = self.bucket_hit(head, origin, meta, permit, caller, ns).await {
                     return Ok(response);
                 }
                 if self.cache.is_bucket_only() {

@@ -233,7 +233,7 @@ impl Storing {
             let cargo = Cargo::Manifest {
                 key,
                 body,
-                meta,
+                meta: Box::new(meta),
                 verified,
                 _pending: pending,
             };
