@@ -431,7 +431,7 @@ fn garbage_and_broken_records_end_the_connection_and_nothing_else() {
         let mut bytes: Vec<u8> = (0..random.below(600) + 6).map(|_| random.next() as u8).collect();
         match round % 3 {
             // Noise, which must not look like an unfinished record.
-            0 => bytes[0] = 0x80 | bytes[0],
+            0 => bytes[0] |= 0x80,
             // A record whose content is noise.
             1 => {
                 let len = bytes.len() as u16;

@@ -116,10 +116,9 @@ impl Looked {
             return;
         }
         let read = material.read_again();
-        self.failed = match read.and_then(|new| acceptor.replace(new).map_err(|error| error.to_string())) {
-            Ok(_) => None,
-            Err(why) => Some(why),
-        };
+        self.failed = read
+            .and_then(|new| acceptor.replace(new).map_err(|error| error.to_string()))
+            .err();
     }
 }
 
