@@ -1030,12 +1030,9 @@ fn a_connection_begins_with_the_preface_and_settings() {
         let mut peer = Peer::open(cache.addr());
         peer.raw(&bytes).unwrap();
         // Whatever is said is of HTTP/1.1, and then the connection ends.
-        loop {
-            match peer.frame() {
-                Ok(_) | Err(Why::Malformed(_)) => break,
-                Err(Why::NoResponse | Why::Truncated) => break,
-                Err(why) => panic!("{what}: {why:?}"),
-            }
+        match peer.frame() {
+            Ok(_) | Err(Why::Malformed(_) | Why::NoResponse | Why::Truncated) => {}
+            Err(why) => panic!("{what}: {why:?}"),
         }
     }
     for (what, frame) in [

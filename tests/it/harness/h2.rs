@@ -332,7 +332,7 @@ impl Peer {
     /// Waits until a response's head has come on `id`.
     #[track_caller]
     pub fn head(&mut self, id: u32) -> &Answer {
-        while !self.answers.get(&id).is_some_and(|answer| answer.status != 0) {
+        while self.answers.get(&id).is_none_or(|answer| answer.status == 0) {
             self.step().unwrap_or_else(|why| panic!("stream {id}: {why:?}"));
         }
         &self.answers[&id]

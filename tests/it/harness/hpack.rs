@@ -97,10 +97,10 @@ impl Codes {
         symbols.sort_by_key(|&symbol| (CODE_BITS[symbol as usize], symbol));
         let mut lengths = vec![(0, 0, 0); 31];
         let (mut code, mut place) = (0, 0);
-        for length in 1..=30 {
+        for (length, place_of_length) in lengths.iter_mut().enumerate().skip(1) {
             code <<= 1;
             let count = CODE_BITS.iter().filter(|&&bits| bits as usize == length).count();
-            lengths[length] = (code, place, count);
+            *place_of_length = (code, place, count);
             code += count as u32;
             place += count;
         }
