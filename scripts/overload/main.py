@@ -13,7 +13,11 @@ from server import MIB, Failed, Server, blob_path, store_blob, upstream, write_b
 
 # What a bystander may wait at most, whatever else happens: seconds, because a busy machine is no broken server.
 BYSTANDER_MAX_MS = 2_000.0
-SETTLE_SECONDS = 10.0
+# Longer than threads for blocking work outlive their last work, which is ten seconds.
+SETTLE_SECONDS = 20.0
+# Looks at what the server does while nobody asks. One that is busy is busy in each; a machine that is busy with other
+# things lets single ones seem so.
+IDLE_LOOKS = 5
 
 
 class Run:
@@ -79,6 +83,15 @@ def settles(what, measure, most):
     return found
 
 
+def rests(server, seconds, most):
+    """The part of one CPU that the server uses while nobody asks; fails when it is `most` in every look."""
+    used = []
+    while not used or (min(used) >= most and len(used) < IDLE_LOOKS):
+        used.append(server.idle_share(seconds))
+    expect(min(used) < most, f"a CPU is used while nobody asks: {', '.join(f'{share:.3f}' for share in used)}")
+    return min(used)
+
+
 def idle(run):
     # Memory comes in huge pages: with few connections those that are begun weigh as much as the connections.
     count, most = (2_000, 8 + 6) if run.quick else (10_000, 40)
@@ -88,11 +101,10 @@ def idle(run):
         holder.next(120)
         time.sleep(1)
         grown = (server.rss() - before) / MIB
-        used = server.idle_share(2 if run.quick else 10)
+        used = rests(server, 2 if run.quick else 10, 0.01)
         kept = holder.stop()
     expect(kept == count, f"only {kept} of {count} were kept")
     expect(grown <= most, f"{grown:.1f} MiB more for {count} idle connections, wanted {most}")
-    expect(used < 0.01, f"{used:.3f} of a CPU for {count} idle connections")
     return f"{count} idle connections: {grown:.1f} MiB, {used * 100:.2f} % CPU"
 
 
@@ -128,15 +140,14 @@ def stalled(run):
         reading.next(60)
         bystander = run.bystander(server)
         time.sleep(2 if run.quick else 10)
-        threads = server.threads()
+        workers = sum(name.startswith("iou-") for name in server.threads())
         text = unharmed(before, bystander.stop())
-        used = server.idle_share(2)
+        expect(workers <= 64, f"{workers} io_uring workers for {count} stalled readers")
+        # Opening the file for all of them at once may have taken many for a moment; waiting takes none.
+        threads = settles("threads for readers that stall", lambda: len(server.threads()), 32)
+        used = rests(server, 2, 0.05)
         reading.stop()
-    workers = sum(name.startswith("iou-") for name in threads)
-    expect(workers <= 64, f"{workers} io_uring workers for {count} stalled readers")
-    expect(len(threads) <= 128, f"{len(threads)} threads for {count} stalled readers")
-    expect(used < 0.05, f"{used:.3f} of a CPU for {count} stalled readers")
-    return f"{count} stalled readers: {len(threads)} threads, {workers} of them io_uring's, {used * 100:.1f} % CPU, {text}"
+    return f"{count} stalled readers: {threads} threads, {workers} of them io_uring's, {used * 100:.1f} % CPU, {text}"
 
 
 def ends(run):
@@ -186,9 +197,8 @@ def at_once(run):
         holder.kill()
         settles("descriptors", server.files, files + 8)
         times, refused = bystander.stop()
-        used = server.idle_share(2)
+        used = rests(server, 2, 0.02)
     expect(refused == 0, f"{refused} requests of a bystander were refused")
-    expect(used < 0.02, f"{used:.3f} of a CPU after {count} connections closed at once")
     return f"{count} connections closed at once: none stuck, {used * 100:.2f} % CPU, bystander max {times[-1]:.0f} ms"
 
 
