@@ -3,7 +3,7 @@
 #
 #   scripts/overload.sh [quick|full] [binary] [case...]
 #
-# Cases: idle heads-and-readers stalled ends at-once shares fills (default: all). quick takes half a minute; full takes
+# Cases: idle heads-and-readers stalled ends at-once shares streams fills (default: all). quick takes a minute; full takes
 # about ten and uses the sizes that are promised: 10,000 connections at once, 1,000,000 one after the other.
 #
 #   IO_DRIVER   the server's driver (auto, io_uring, epoll)

@@ -1,7 +1,9 @@
 """Leans on a cache and checks who notices. See scripts/overload.sh."""
 
 import os
+import re
 import shutil
+import subprocess
 import sys
 import tempfile
 import time
@@ -202,6 +204,11 @@ def at_once(run):
     return f"{count} connections closed at once: none stuck, {used * 100:.2f} % CPU, bystander max {times[-1]:.0f} ms"
 
 
+def jain(counts):
+    """Jain's index of fairness: 1 when all have the same, 1/n when one has all."""
+    return sum(counts) ** 2 / (len(counts) * sum(count * count for count in counts))
+
+
 def shares(run):
     cores, connections = 4, 16
     with run.server(cores=cores) as server:
@@ -210,11 +217,44 @@ def shares(run):
         time.sleep(3 if run.quick else 10)
         counts = asking.stop()
         used = [after - before[name] for name, after in server.cpu_of_cores().items()]
-    jain = sum(counts) ** 2 / (len(counts) * sum(count * count for count in counts))
+    fairness = jain(counts)
     load = max(used) / (sum(used) / cores)
     expect(load <= 1.5, f"one core does {load:.2f} times the mean: {used}")
-    expect(jain >= 0.9, f"equals are not served equally: {jain:.2f}, {sorted(counts)}")
-    return f"{connections} clients on {cores} cores: busiest core {load:.2f} times the mean, fairness {jain:.3f}"
+    expect(fairness >= 0.9, f"equals are not served equally: {fairness:.2f}, {sorted(counts)}")
+    return f"{connections} clients on {cores} cores: busiest core {load:.2f} times the mean, fairness {fairness:.3f}"
+
+
+def streams(run):
+    connections, at_once = 100, 100
+    seconds = 3 if run.quick else 10
+    if not shutil.which("h2load"):
+        raise Failed("h2load is missing (Debian's nghttp2-client)")
+    with run.server(cores=1) as server:
+        asking = Child(clients.askers, server.address, blob_path(run.small), connections)
+        time.sleep(seconds)
+        alone = asking.stop()
+        url = f"http://{server.address[0]}:{server.address[1]}{blob_path(run.small)}"
+        greedy = subprocess.Popen(
+            ["h2load", "--clients=1", f"--max-concurrent-streams={at_once}", f"--duration={seconds + 3}", url],
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        # It connects.
+        time.sleep(1)
+        asking = Child(clients.askers, server.address, blob_path(run.small), connections)
+        time.sleep(seconds)
+        counts = asking.stop()
+        said = greedy.communicate(timeout=60)[0]
+    found = re.search(r"(\d+) succeeded, (\d+) failed", said)
+    expect(found and int(found[1]) > 0 and int(found[2]) == 0, f"the client of HTTP/2 was not served: {said[-400:]}")
+    fairness, part = jain(counts), sum(counts) / sum(alone)
+    expect(fairness >= 0.9, f"equals are not served equally: {fairness:.2f}, {sorted(counts)}")
+    # Sharing a core and, here, the clients' CPU costs some; starving would leave next to nothing.
+    expect(part >= 0.1, f"{connections} clients have {part:.2f} of what they had before one with {at_once} streams came")
+    return (
+        f"one client with {at_once} streams ({int(found[1])} answers) beside {connections}: fairness {fairness:.3f}, "
+        f"{part:.2f} of what they have alone"
+    )
 
 
 def fills(run):
@@ -241,6 +281,7 @@ CASES = {
     "ends": ends,
     "at-once": at_once,
     "shares": shares,
+    "streams": streams,
     "fills": fills,
 }
 
