@@ -19,12 +19,12 @@ fn https(pki: &Pki, cache: &Server) -> Client {
     Client::with_tls(cache.addr_for("https"), pki.authority.client())
 }
 
-/// One client of HTTP/2: connections of a few rounds, each of one to four requests at once. A request the server says it has
-/// not seen is asked again elsewhere; every other is answered, or broken.
-fn run_h2(load: &Load, client: &Client, seed: u64, broken: &dyn Fn(&Why, bool)) {
+/// One client of HTTP/2: connections that `begin` makes, of a few rounds, each of one to four requests at once. A request the
+/// server says it has not seen is asked again elsewhere; every other is answered, or broken.
+fn run_h2(load: &Load, begin: impl Fn() -> Result<Peer, Why>, seed: u64, broken: &dyn Fn(&Why, bool)) {
     let mut random = Random::new(seed);
     while !load.stop.load(Ordering::Relaxed) {
-        let mut peer = match Peer::try_begin(client.addr) {
+        let mut peer = match begin() {
             Ok(peer) => peer,
             Err(why) => {
                 broken(&why, false);
@@ -91,7 +91,31 @@ fn a_stop_under_load_over_tls_cuts_no_response() {
 #[test]
 fn a_stop_under_load_over_http2_cuts_no_response() {
     let upstream = Registry::new();
-    stops_under_load(Server::options(&upstream), &upstream, Server::client, run_h2);
+    stops_under_load(
+        Server::options(&upstream),
+        &upstream,
+        Server::client,
+        |load, client, seed, broken| run_h2(load, || Peer::try_begin(client.addr), seed, broken),
+    );
+}
+
+#[test]
+fn a_stop_under_load_over_http2_and_tls_cuts_no_response() {
+    let (pki, upstream) = (Pki::new(), Registry::new());
+    let h2 = pki.authority.client_config(rustls::ALL_VERSIONS, &["h2"], None);
+    stops_under_load(
+        pki.serve(Server::options(&upstream)),
+        &upstream,
+        |cache| https(&pki, cache),
+        |load, client, seed, broken| {
+            run_h2(
+                load,
+                || Peer::try_begin_tls(client.addr, h2.clone()),
+                seed,
+                broken,
+            );
+        },
+    );
 }
 
 #[test]
@@ -112,7 +136,26 @@ fn a_rolling_restart_over_http2_fails_no_request() {
         Server::options(&upstream).pass("http", &listener()),
         &upstream,
         Server::client,
-        run_h2,
+        |load, client, seed, broken| run_h2(load, || Peer::try_begin(client.addr), seed, broken),
+    );
+}
+
+#[test]
+fn a_rolling_restart_over_http2_and_tls_fails_no_request() {
+    let (pki, upstream) = (Pki::new(), Registry::new());
+    let h2 = pki.authority.client_config(rustls::ALL_VERSIONS, &["h2"], None);
+    restarts_under_load(
+        pki.serve(Server::options(&upstream)).pass("https", &listener()),
+        &upstream,
+        |cache| https(&pki, cache),
+        |load, client, seed, broken| {
+            run_h2(
+                load,
+                || Peer::try_begin_tls(client.addr, h2.clone()),
+                seed,
+                broken,
+            );
+        },
     );
 }
 

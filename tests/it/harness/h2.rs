@@ -245,18 +245,31 @@ impl Peer {
     /// Over TLS, to whom the certificate says is `localhost`, where HTTP/2 is agreed on.
     #[track_caller]
     pub fn begin_tls(addr: SocketAddr, config: Arc<rustls::ClientConfig>) -> Self {
-        let mut peer = Self::open(addr);
+        Self::over_tls(addr, config)
+            .expect("a handshake")
+            .exchange_settings(&[])
+    }
+
+    /// As [`Peer::try_begin`], over TLS.
+    pub fn try_begin_tls(addr: SocketAddr, config: Arc<rustls::ClientConfig>) -> Result<Self, Why> {
+        let mut peer = Self::over_tls(addr, config)?;
+        peer.raw(&[PREFACE, &settings(&[]).bytes()].concat())?;
+        Ok(peer)
+    }
+
+    fn over_tls(addr: SocketAddr, config: Arc<rustls::ClientConfig>) -> std::io::Result<Self> {
+        let mut peer = Self::over(TcpStream::connect_timeout(&addr, PATIENCE)?);
         let Link::Plain(mut socket) = peer.link else {
             unreachable!("just opened")
         };
         let name = "localhost".try_into().expect("a name");
         let mut session = rustls::ClientConnection::new(config, name).expect("a session");
         while session.is_handshaking() {
-            session.complete_io(&mut socket).expect("a handshake");
+            session.complete_io(&mut socket)?;
         }
         assert_eq!(session.alpn_protocol(), Some(&b"h2"[..]));
         peer.link = Link::Tls(Box::new(rustls::StreamOwned::new(session, socket)));
-        peer.exchange_settings(&[])
+        Ok(peer)
     }
 
     #[track_caller]
