@@ -57,6 +57,7 @@ install_garage() {
   done
   CARGO_PROFILE_DEV_DEBUG=0 CARGO_INCREMENTAL=0 cargo install "${fast[@]}" --quiet --locked --debug --root "$s3_tools" \
     --target-dir "$s3_tools/build" --version 2.5.0 --no-default-features --features bundled-libs,sqlite garage
+  rm -rf "$s3_tools/build"
 }
 
 # start_moto: an engine with the words of AWS; state in memory, signatures not checked.
