@@ -18,6 +18,8 @@ mod pass;
 mod storage;
 mod supply;
 mod tags;
+#[cfg(test)]
+mod tests;
 mod upload;
 
 use std::collections::{BTreeMap, HashMap};

@@ -148,6 +148,13 @@ impl Uploads {
         self.spooled().get(digest).map(|(entry, _)| entry.clone())
     }
 
+    /// Whether nothing is queued and nothing under way.
+    #[cfg(test)]
+    pub fn is_idle(&self) -> bool {
+        let queue = self.queue();
+        queue.jobs.is_empty() && queue.workers == 0
+    }
+
     fn spooled(&self) -> MutexGuard<'_, HashMap<Digest, (Entry, Arc<Room>)>> {
         self.spooled.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -91,6 +91,18 @@ impl Meta {
         self.sources.iter().any(|source| source.registry == registry)
     }
 
+    /// The same, also known to be from `sources` and, if so, public; `None` when that is nothing new.
+    pub fn with(&self, sources: &[Source], public: bool) -> Option<Meta> {
+        let mut more = self.clone();
+        more.public |= public;
+        for source in sources {
+            if !more.is_from(&source.registry) && more.sources.len() < SOURCES_MAX {
+                more.sources.push(source.clone());
+            }
+        }
+        (more != *self).then_some(more)
+    }
+
     /// The sidecar's bytes.
     pub fn to_json(&self) -> Vec<u8> {
         let mut headers = self.headers.clone();

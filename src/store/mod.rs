@@ -18,6 +18,8 @@ mod meta;
 mod pointer;
 mod s3;
 mod spool;
+#[cfg(test)]
+pub(crate) mod tests;
 
 pub use fs::{FsStore, Ingest, OpenError, ScanReport};
 pub use key::Key;

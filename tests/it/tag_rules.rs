@@ -103,14 +103,28 @@ fn signatures_are_looked_for_again_soon_whatever_the_rules_say() {
     });
 }
 
-/// Has the kept tag `v1` last been checked at `checked_ms`, while the server is stopped.
+/// Has the kept tag `v1` last been checked at `checked_ms`, while the server is stopped: in its directory, and in the
+/// bucket, if there is one behind it.
 fn set_checked(cache: &mut Server, upstream: &Registry, checked_ms: u64) {
     let pointer = disk::tag_path(cache.root(), &upstream.name(), "a", "v1");
+    let mut places = vec![pointer.clone()];
+    if let Some(bucket) = cache.bucket() {
+        let name = pointer.strip_prefix(cache.root()).unwrap();
+        places.push(bucket.path(name.to_str().unwrap()));
+    }
+    let same = || {
+        places
+            .iter()
+            .all(|place| std::fs::read(place).ok() == std::fs::read(&pointer).ok())
+    };
+    eventually("the tag is stored everywhere", same);
     cache.stop();
     let text = std::fs::read_to_string(&pointer).unwrap();
     let mut json: serde_json::Value = serde_json::from_str(&text).unwrap();
     json["checkedAtMs"] = checked_ms.into();
-    std::fs::write(&pointer, json.to_string()).unwrap();
+    for place in places {
+        std::fs::write(place, json.to_string()).unwrap();
+    }
     cache.restart();
 }
 

@@ -18,7 +18,6 @@ use crate::oci::Hasher;
 use crate::runtime::clock::unix_seconds;
 use crate::runtime::helper::blocking;
 use crate::store::{Entry, Ingest, Key, Meta, Room, Spooled, StoreError, Verified};
-use crate::upstream::Target;
 
 /// How often a writer without a disk looks whether followers have moved, beside being told.
 const ROOM_CHECK: Duration = Duration::from_secs(1);
@@ -309,22 +308,16 @@ async fn commit_local(
 ) {
     let origin = &fill.origin;
     let meta = describe(fill, &verified);
-    let public = meta.public;
     let Some(store) = shared.storage.local().cloned() else {
         return;
     };
     let committed = blocking(move || {
-        let entry = store.commit(ingest, &verified, meta)?;
-        Ok::<_, StoreError>((entry, verified))
+        store.commit(ingest, &verified, meta)?;
+        Ok::<_, StoreError>(verified)
     })
     .await;
     match committed {
-        Ok(Ok((entry, verified))) => {
-            let known = entry.meta.is_from(origin.namespace.as_str());
-            if !known || (public && !entry.meta.public) {
-                // Another registry, or somebody's credentials, had brought it before.
-                shared.vouch(&Target::Blob(*fill.digest()), origin, public);
-            }
+        Ok(Ok(verified)) => {
             let key = Key::Blob(*fill.digest());
             shared.is_copied(&key);
             if !copied {

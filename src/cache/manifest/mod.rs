@@ -268,12 +268,7 @@ async fn keep(shared: &Shared, key: Key, body: Bytes, meta: Meta, verified: Veri
     let stored = blocking(move || {
         let ingest = store.ingest(&key, Some(meta.size))?;
         ingest.write_at(&body, 0)?;
-        let (public, source) = (meta.public, meta.sources.first().cloned());
-        let entry = store.commit(ingest, &verified, meta)?;
-        if let Some(source) = source.filter(|_| public && !entry.meta.public) {
-            // Somebody's credentials had brought it before.
-            store.vouch(&key, &source, true)?;
-        }
+        store.commit(ingest, &verified, meta)?;
         Ok::<_, StoreError>(verified)
     })
     .await;

@@ -224,14 +224,14 @@ impl Shared {
     }
 
     /// Makes `pointer` what all cores know of the tag, unless tags are not cached.
-    fn remember(&self, tag: &TagKey, pointer: &TagPointer) {
+    pub(in crate::cache) fn remember(&self, tag: &TagKey, pointer: &TagPointer) {
         if self.policy.cache_tags {
             self.tags.set(tag, pointer.clone());
         }
     }
 
     /// What is known of a tag. Unless that is fresh, the bucket is looked at: another machine may have asked since.
-    async fn pointer(&self, tag: &TagKey, terms: TagTerms) -> Option<TagPointer> {
+    pub(in crate::cache) async fn pointer(&self, tag: &TagKey, terms: TagTerms) -> Option<TagPointer> {
         if !self.policy.cache_tags {
             return None;
         }
@@ -247,7 +247,8 @@ impl Shared {
         if checked.is_some_and(|checked| is_fresh(checked, now, terms.lifetime_ms)) {
             return known;
         }
-        // A check in the future is the word of a clock that is wrong.
+        // A check in the future is the word of a clock that is wrong, here and there.
+        let checked = checked.filter(|checked| *checked <= now);
         let newer = |pointer: &TagPointer| {
             pointer.checked_at_ms <= now && checked.is_none_or(|checked| checked < pointer.checked_at_ms)
         };
@@ -287,7 +288,7 @@ impl Shared {
         bucket.in_time(BUCKET_LOOKUP_MAX, finding).await?
     }
 
-    async fn save_pointer(self: &Arc<Self>, tag: &TagKey, pointer: TagPointer) {
+    pub(in crate::cache) async fn save_pointer(self: &Arc<Self>, tag: &TagKey, pointer: TagPointer) {
         if !self.policy.cache_tags {
             return;
         }

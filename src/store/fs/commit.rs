@@ -20,12 +20,13 @@ use crate::fail_point::reach;
 use crate::store::{Entry, Meta, StoreError, Verified};
 
 impl FsStore {
-    /// Makes `ingest` an entry. If somebody else has committed the same content first, that entry is given.
+    /// Makes `ingest` an entry. If somebody else has committed the same content first, that entry is given, and knows
+    /// what `meta` knows besides.
     ///
     /// # Errors
     ///
-    /// Nothing is visible then. A failed sync is never repeated: the kernel may have dropped the data and
-    /// say yes the second time.
+    /// There is no entry then, or the one that was there before. A failed sync is never repeated: the kernel may have
+    /// dropped the data and say yes the second time.
     pub fn commit(&self, ingest: Ingest, verified: &Verified, meta: Meta) -> Result<Entry, StoreError> {
         assert!(verified.digest() == ingest.key.digest() && verified.size() == meta.size && meta.verified);
         let key = ingest.key.clone();
@@ -37,11 +38,10 @@ impl FsStore {
             .metadata()
             .map_err(failed("stat", &data_path))?
             .len();
-        assert!(
-            written == meta.size,
-            "{written} bytes were written of {}",
-            meta.size
-        );
+        if written != meta.size {
+            let found = format!("{written} bytes are there of {}", meta.size);
+            return Err(failed("commit", &data_path)(io::Error::other(found)));
+        }
         ingest.file().sync_data().map_err(failed("sync", &data_path))?;
         reach("data-synced");
         let sidecar = self
@@ -51,7 +51,7 @@ impl FsStore {
 
         let _naming = self.naming.lock().unwrap_or_else(PoisonError::into_inner);
         match self.look(&key) {
-            Ok(Found::Entry(entry)) => return Ok(entry),
+            Ok(Found::Entry(entry)) => return self.learn(&key, entry, &meta.sources, meta.public),
             // A leftover in our place: data without a sidecar, a pair that does not agree, or one that nobody
             // has hashed and that ours makes superfluous.
             Ok(Found::Broken(_) | Found::Unverified(_) | Found::Nothing) => self.clear_the_way(&key),

@@ -11,7 +11,7 @@ use super::{FsStore, failed, layout, open_regular};
 use crate::fail_point::reach;
 use crate::limits::SIDECAR_BYTES_MAX;
 use crate::oci::{Digest, Hasher};
-use crate::store::{Entry, Key, Meta, SOURCES_MAX, Source, StoreError, Verified};
+use crate::store::{Entry, Key, Meta, Source, StoreError, Verified};
 
 /// What lies under a key.
 pub(super) enum Found {
@@ -142,22 +142,32 @@ impl FsStore {
     ///
     /// It is still what it was.
     pub fn vouch(&self, key: &Key, source: &Source, public: bool) -> Result<(), StoreError> {
-        let sidecar = layout::sidecar(key);
         let _naming = self.naming.lock().unwrap_or_else(PoisonError::into_inner);
         // Otherwise it is gone or unsound.
-        if let Found::Entry(entry) = self.look(key).map_err(failed("read", &sidecar))? {
-            let mut meta = (*entry.meta).clone();
-            meta.public |= public;
-            if !meta.is_from(&source.registry) && meta.sources.len() < SOURCES_MAX {
-                meta.sources.push(source.clone());
-            }
-            if meta != *entry.meta {
-                return self
-                    .replace(&sidecar, &meta.to_json())
-                    .map_err(failed("mark", &sidecar));
-            }
+        if let Found::Entry(entry) = self.look(key).map_err(failed("read", &layout::sidecar(key)))? {
+            self.learn(key, entry, std::slice::from_ref(source), public)?;
         }
         Ok(())
+    }
+
+    /// Adds to what is known of an entry. To be called by who holds `naming`.
+    pub(super) fn learn(
+        &self,
+        key: &Key,
+        entry: Entry,
+        sources: &[Source],
+        public: bool,
+    ) -> Result<Entry, StoreError> {
+        let Some(meta) = entry.meta.with(sources, public) else {
+            return Ok(entry);
+        };
+        let sidecar = layout::sidecar(key);
+        self.replace(&sidecar, &meta.to_json())
+            .map_err(failed("mark", &sidecar))?;
+        Ok(Entry {
+            meta: Arc::new(meta),
+            ..entry
+        })
     }
 
     /// The entry under `key`, hashed anew, with the proof of it; an entry that is not right is removed.

@@ -6,7 +6,7 @@ use std::time::Instant;
 use super::error::S3Error;
 use super::{S3Store, layout};
 use crate::oci::Hasher;
-use crate::store::{Key, Meta, SOURCES_MAX, Source};
+use crate::store::{Key, Meta, Source};
 
 /// What lies under a key.
 pub(super) enum Found {
@@ -134,21 +134,15 @@ impl S3Store {
 
     /// Adds to what is known of a sound entry; says whether there is one.
     pub(super) async fn learn(&self, key: &Key, sources: &[Source], public: bool) -> Result<bool, S3Error> {
-        let Found::Sound(old) = self.look(key).await? else {
+        let Found::Sound(mut meta) = self.look(key).await? else {
             return Ok(false);
         };
-        let mut new = old.clone();
-        new.public |= public;
-        for source in sources {
-            if !new.is_from(&source.registry) && new.sources.len() < SOURCES_MAX {
-                new.sources.push(source.clone());
-            }
-        }
-        if new != old {
-            self.put_small("mark", &self.name(&layout::sidecar(key)), new.to_json())
+        if let Some(more) = meta.with(sources, public) {
+            self.put_small("mark", &self.name(&layout::sidecar(key)), more.to_json())
                 .await?;
+            meta = more;
         }
-        self.remember(key, new);
+        self.remember(key, meta);
         Ok(true)
     }
 }

@@ -39,7 +39,7 @@ pub use error::{S3Error, S3Fault, S3OpenError};
 pub use read::S3Body;
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 
 /// A bucket in use; cheap to clone.
 #[derive(Clone)]

@@ -59,11 +59,11 @@ impl Intercept for Payload {
 }
 
 impl Content {
-    /// Whether it holds exactly, or in a file at least, `size` bytes.
+    /// Whether it holds `size` bytes.
     fn holds(&self, size: u64) -> io::Result<bool> {
         Ok(match self {
             Content::Bytes(bytes) => bytes.len() as u64 == size,
-            Content::File(file) => file.metadata()?.len() >= size,
+            Content::File(file) => file.metadata()?.len() == size,
         })
     }
 

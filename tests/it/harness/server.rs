@@ -529,6 +529,11 @@ impl Server {
         });
     }
 
+    /// The bucket that `TEST_STORAGE` has put behind this server.
+    pub fn bucket(&self) -> Option<&Bucket> {
+        self.bucket.as_ref()
+    }
+
     /// Waits until the content of this digest is committed.
     #[track_caller]
     pub fn wait_stored(&self, digest: &str) {

@@ -1,6 +1,6 @@
 //! An S3 engine in this process, and a gate in front of it that answers what a test tells it to, as bytes on loopback.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -16,9 +16,13 @@ use tokio::net::{TcpListener, TcpStream};
 
 use crate::config::S3Settings;
 use crate::store::s3::{S3OpenError, S3Store};
+use crate::store::tests::files_below;
 
 pub const ACCESS: &str = "GK000000000000000000000001";
 pub const SECRET: &str = "canary-secret";
+
+/// Bytes of a name below the prefix: what the engine notes about an object lies in a file that is named after it.
+pub const ENGINE_NAME_MAX: usize = 150;
 
 /// A directory that is gone with the test.
 pub struct Scratch(pub PathBuf);
@@ -148,23 +152,16 @@ impl Engine {
         seen.iter().filter(|line| line.starts_with(beginning)).count()
     }
 
-    /// All files of the bucket but the engine's own notes and the trial.
-    pub fn objects(&self) -> Vec<String> {
-        fn walk(dir: &Path, root: &Path, found: &mut Vec<String>) {
-            for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
-                let path = entry.path();
-                if path.is_dir() {
-                    walk(&path, root, found);
-                } else {
-                    found.push(path.strip_prefix(root).unwrap().to_str().unwrap().to_owned());
-                }
-            }
-        }
-        let (root, mut found) = (self.dir.0.join("oci-cache"), Vec::new());
-        walk(&root, &root, &mut found);
-        found.retain(|name| !name.contains(".self-test"));
-        found.sort();
-        found
+    /// Where lies what has `name` below the prefix of a store.
+    pub fn place(&self, name: &str) -> PathBuf {
+        self.path("eu").join(name)
+    }
+
+    /// The names of all objects below the prefix but the trial.
+    pub fn names(&self) -> Vec<String> {
+        let mut names = files_below(&self.path("eu"));
+        names.retain(|name| name != ".self-test");
+        names
     }
 }
 

@@ -275,5 +275,5 @@ async fn a_sidecar_is_written_only_after_its_data() {
         .put(&key, whole, &verified(&key, &content), &meta(&key, 100))
         .await;
     assert_eq!(fault(stored), S3Fault::Denied);
-    assert_eq!(engine.objects(), [""; 0]);
+    assert_eq!(engine.names(), [""; 0]);
 }

@@ -1,0 +1,287 @@
+//! The contract of stores on a directory in front of a bucket, as fills, manifests and tags use the two.
+
+use std::num::NonZeroUsize;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::sync::{Arc, Mutex, OnceLock};
+use std::time::Duration;
+
+use crate::cache::bucket::Bucket;
+use crate::cache::freshness::TagTerms;
+use crate::cache::storage::{Draft, Storage};
+use crate::cache::tags::TagKey;
+use crate::cache::upload::Cargo;
+use crate::cache::{Cache, Origin, Shared, TagPolicy};
+use crate::config::{ProxyEnvironment, Registries};
+use crate::runtime::helper::{Helper, blocking};
+use crate::runtime::memory::MemoryBudget;
+use crate::store::tests::cases::{expect, put};
+use crate::store::tests::sample::{TagName, blob, content, data_name, pointer, tag};
+use crate::store::tests::{
+    ENGINE_NAME_MAX, Engine, Place, Scratch, SharedPlace, Shelf, files_below, keeps_the_contract,
+    keeps_the_contract_of_machines, write_file,
+};
+use crate::store::{FsStore, Key, Meta, OpenError, Source, TagPointer, Verified};
+use crate::upstream::Upstreams;
+
+/// A bucket, the directory of the machine that [`Place::open`] gives, and those of others.
+pub struct Tiered {
+    engine: Engine,
+    dir: Scratch,
+    others: Mutex<Vec<Scratch>>,
+}
+
+/// A cache that has no registries to ask.
+#[derive(Clone)]
+pub struct Machine(Arc<Shared>);
+
+/// One pool for all tests: pools are never taken down.
+fn helper() -> Helper {
+    static HELPER: OnceLock<Helper> = OnceLock::new();
+    let two = NonZeroUsize::new(2).unwrap();
+    HELPER.get_or_init(|| Helper::start(two).unwrap()).clone()
+}
+
+impl Tiered {
+    async fn open_in(&self, dir: &Path) -> Machine {
+        let fs = loop {
+            match FsStore::open(dir) {
+                Ok(fs) => break Arc::new(fs),
+                // What the one before had begun is ending.
+                Err(OpenError::InUse(_)) => tokio::time::sleep(Duration::from_millis(5)).await,
+                Err(error) => panic!("{error}"),
+            }
+        };
+        let bucket = Bucket::new(self.engine.open().await.unwrap(), false);
+        let policy = TagPolicy {
+            cache_tags: true,
+            cache_latest: true,
+            always_ask_latest: false,
+            ttl: Duration::ZERO,
+            stale_while_revalidate: Duration::ZERO,
+        };
+        let upstreams = Upstreams::new(Registries::default(), ProxyEnvironment::default()).unwrap();
+        let memory = MemoryBudget::new(1 << 30, 1);
+        let storage = Storage::Tiered { fs, bucket };
+        Machine(Cache::new(storage, upstreams, helper(), policy, memory).0)
+    }
+}
+
+impl Machine {
+    fn fs(&self) -> Arc<FsStore> {
+        self.0.storage.local().unwrap().clone()
+    }
+
+    fn bucket(&self) -> &Bucket {
+        self.0.storage.bucket().unwrap()
+    }
+
+    /// Waits until nothing is on its way to the bucket.
+    async fn settle(&self) {
+        while !self.0.uploads.is_idle() {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    }
+}
+
+fn tag_key(tag: &TagName) -> TagKey {
+    TagKey {
+        origin: Origin {
+            namespace: tag.namespace.clone(),
+            repository: tag.repository.clone(),
+        },
+        tag: tag.tag.clone(),
+        class: tag.class.clone(),
+    }
+}
+
+impl Shelf for Machine {
+    /// And how much was written.
+    type Draft = (Key, Draft, u64);
+
+    async fn begin(&self, key: &Key, size: Option<u64>) -> Self::Draft {
+        (key.clone(), self.0.storage.begin(key, size).unwrap(), 0)
+    }
+
+    async fn write(&self, (_, draft, at): &mut Self::Draft, bytes: &[u8]) {
+        draft.write_at(bytes, *at).unwrap();
+        *at += bytes.len() as u64;
+    }
+
+    async fn commit(
+        &self,
+        (key, draft, _): Self::Draft,
+        verified: Verified,
+        meta: Meta,
+    ) -> Result<(), String> {
+        let Draft::Ingest(ingest) = draft else {
+            panic!("there is a local store")
+        };
+        let fs = self.fs();
+        let committed =
+            blocking(move || FsStore::commit(&fs, ingest, &verified, meta).map(|_| verified)).await;
+        let verified = committed.unwrap().map_err(|error| error.to_string())?;
+        self.0.is_copied(&key);
+        let verified = Some(verified);
+        self.0.upload(Cargo::Local { key, verified });
+        self.settle().await;
+        Ok(())
+    }
+
+    async fn find(&self, key: &Key) -> Option<Meta> {
+        let wanted = key.clone();
+        let local = self.0.look(move |store| store.find(&wanted).unwrap()).await;
+        if let Some(entry) = local {
+            self.0.see_to_copy(key);
+            self.settle().await;
+            return Some(Meta::clone(&entry.meta));
+        }
+        let found = self.0.look_in_bucket(key).await?;
+        Some(Meta::clone(&found))
+    }
+
+    async fn read(&self, key: &Key, from: u64, to: u64) -> Vec<u8> {
+        let mut bytes = vec![0; (to - from) as usize];
+        if let Some(entry) = FsStore::find(&self.fs(), key).unwrap() {
+            entry.file.read_exact_at(&mut bytes, from).unwrap();
+            return bytes;
+        }
+        let meta = self.0.look_in_bucket(key).await.expect("it was found");
+        let whole = self.0.read_from_bucket(key, &meta).await.expect("it can be read");
+        whole[from as usize..to as usize].to_vec()
+    }
+
+    async fn vouch(&self, key: &Key, source: &Source, public: bool) {
+        FsStore::vouch(&self.fs(), key, source, public).unwrap();
+        self.bucket().store().vouch(key, source, public).await.unwrap();
+    }
+
+    async fn recheck(&self, key: &Key) {
+        FsStore::recheck(&self.fs(), key);
+        self.0.recheck_bucket(key).await;
+    }
+
+    async fn tag(&self, tag: &TagName) -> Option<TagPointer> {
+        // Never fresh, so the bucket has the last word.
+        let terms = TagTerms {
+            lifetime_ms: 0,
+            grace_ms: 0,
+            keep_on_404: false,
+        };
+        let pointer = self.0.pointer(&tag_key(tag), terms).await?;
+        // In memory it is kept without the upstream's fields.
+        let headers = self.bucket().store();
+        let whole = headers.find_tag(&tag.namespace, &tag.repository, &tag.tag, &tag.class);
+        let whole = whole.await.unwrap().expect("it is in the bucket too");
+        let bare = TagPointer {
+            headers: Default::default(),
+            ..whole.clone()
+        };
+        let known = TagPointer {
+            headers: Default::default(),
+            ..pointer
+        };
+        assert_eq!(bare, known);
+        Some(whole)
+    }
+
+    async fn set_tag(&self, tag: &TagName, pointer: &TagPointer) {
+        let key = tag_key(tag);
+        self.0.remember(&key, pointer);
+        self.0.save_pointer(&key, pointer.clone()).await;
+        self.settle().await;
+    }
+}
+
+impl Place for Tiered {
+    type Shelf = Machine;
+    const NAME_MAX: usize = ENGINE_NAME_MAX;
+
+    async fn make() -> Self {
+        Tiered {
+            engine: Engine::start().await,
+            dir: Scratch::new(),
+            others: Mutex::default(),
+        }
+    }
+
+    async fn open(&self) -> Machine {
+        self.open_in(&self.dir.0).await
+    }
+
+    fn names(&self) -> Vec<String> {
+        let mut names = files_below(&self.dir.0);
+        names.retain(|name| name != ".lock");
+        names.extend(self.engine.names());
+        names.sort();
+        names.dedup();
+        names
+    }
+
+    fn copies(&self, name: &str) -> Vec<Vec<u8>> {
+        let both = [self.dir.0.join(name), self.engine.place(name)];
+        both.iter().flat_map(std::fs::read).collect()
+    }
+
+    fn plant(&self, name: &str, bytes: &[u8]) {
+        write_file(&self.dir.0.join(name), bytes);
+        write_file(&self.engine.place(name), bytes);
+    }
+
+    fn remove(&self, name: &str) {
+        std::fs::remove_file(self.dir.0.join(name)).unwrap();
+        std::fs::remove_file(self.engine.place(name)).unwrap();
+    }
+}
+
+impl SharedPlace for Tiered {
+    async fn machine(&self) -> Machine {
+        let dir = Scratch::new();
+        let machine = self.open_in(&dir.0).await;
+        self.others.lock().unwrap().push(dir);
+        machine
+    }
+}
+
+keeps_the_contract!(Tiered);
+keeps_the_contract_of_machines!(Tiered);
+
+#[tokio::test]
+async fn what_is_damaged_here_is_had_from_the_bucket() {
+    let place = Tiered::make().await;
+    let store = place.open().await;
+    let bytes = content(1_000, 30);
+    let key = blob(&bytes);
+    put(&store, &key, &bytes).await;
+    drop(store);
+    std::fs::write(place.dir.0.join(data_name(&key)), b"short").unwrap();
+    let store = place.open().await;
+    expect(&store, &key, &bytes).await;
+    assert!(!place.dir.0.join(data_name(&key)).exists(), "it is cleaned here");
+}
+
+#[tokio::test]
+async fn what_is_damaged_in_the_bucket_is_made_good_from_here() {
+    let place = Tiered::make().await;
+    let store = place.open().await;
+    let bytes = content(1_000, 31);
+    let key = blob(&bytes);
+    put(&store, &key, &bytes).await;
+    drop(store);
+    std::fs::write(place.engine.place(&data_name(&key)), b"short").unwrap();
+    let store = place.open().await;
+    expect(&store, &key, &bytes).await;
+    expect(&place.machine().await, &key, &bytes).await;
+}
+
+#[tokio::test]
+async fn a_check_in_the_future_is_believed_neither_here_nor_there() {
+    let place = Tiered::make().await;
+    let (store, other) = (place.open().await, place.machine().await);
+    let name = tag("library/a", "v1", "native");
+    let (sound, mad) = (pointer(&name, b"sound", 5), pointer(&name, b"mad", u64::MAX));
+    store.set_tag(&name, &mad).await;
+    assert_eq!(other.tag(&name).await, None);
+    other.set_tag(&name, &sound).await;
+    assert_eq!(store.tag(&name).await, Some(sound));
+}

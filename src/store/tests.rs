@@ -1,0 +1,172 @@
+//! What every store promises, as tests that are written once and run on each: a directory, a bucket, the one in front of
+//! the other (`cache/tests`), and a store of a page that has nothing but the promises.
+//!
+//! The words are at the head of [`super`]. A case that holds in one store and not in the other is a fault of the other, or
+//! was never promised and leaves this list.
+
+mod bucket;
+pub(crate) mod cases;
+mod disk;
+mod memory;
+pub(crate) mod sample;
+pub(crate) mod shared;
+
+use std::fs;
+use std::path::Path;
+
+pub(crate) use super::s3::tests::engine::{ENGINE_NAME_MAX, Engine, Scratch};
+use super::{Key, Meta, Source, TagPointer, Verified};
+use sample::TagName;
+
+/// A store as the contract sees it; clones are the same store.
+pub(crate) trait Shelf: Clone {
+    /// Content being received.
+    type Draft;
+
+    async fn begin(&self, key: &Key, size: Option<u64>) -> Self::Draft;
+    /// Appends.
+    async fn write(&self, draft: &mut Self::Draft, bytes: &[u8]);
+    /// What went wrong, in words.
+    async fn commit(&self, draft: Self::Draft, verified: Verified, meta: Meta) -> Result<(), String>;
+    async fn find(&self, key: &Key) -> Option<Meta>;
+    /// A part of an entry that was found.
+    async fn read(&self, key: &Key, from: u64, to: u64) -> Vec<u8>;
+    async fn vouch(&self, key: &Key, source: &Source, public: bool);
+    /// Has an entry hashed again.
+    async fn recheck(&self, key: &Key);
+    async fn tag(&self, tag: &TagName) -> Option<TagPointer>;
+    async fn set_tag(&self, tag: &TagName, pointer: &TagPointer);
+}
+
+/// Where a store keeps its things, under the names of the format. May be more than one place, in which all is the same.
+pub(crate) trait Place: Sized {
+    type Shelf: Shelf;
+    /// Bytes of a name that the medium of the tests takes.
+    const NAME_MAX: usize = usize::MAX;
+
+    /// An empty one.
+    async fn make() -> Self;
+    /// The store there, as a process opens it that remembers nothing. Those opened before are dropped by then.
+    async fn open(&self) -> Self::Shelf;
+    /// All that lies there and is not the medium's own, sorted.
+    fn names(&self) -> Vec<String>;
+    /// What lies there under `name`, once for each copy of it.
+    fn copies(&self, name: &str) -> Vec<Vec<u8>>;
+    /// Puts something there behind the store's back.
+    fn plant(&self, name: &str, bytes: &[u8]);
+    /// Removes it behind the store's back.
+    fn remove(&self, name: &str);
+}
+
+/// A place that several machines use at the same time.
+pub(crate) trait SharedPlace: Place {
+    /// A store of one more machine.
+    async fn machine(&self) -> Self::Shelf;
+}
+
+/// A test of each case for one kind of place.
+macro_rules! keeps_the_contract {
+    ($place:ty) => {
+        $crate::store::tests::each_case! { cases, $place:
+            content_of_every_size_is_read_as_it_was_written
+            every_part_of_an_entry_can_be_read
+            digests_of_every_kind_name_content
+            names_and_sidecars_are_those_of_the_format
+            manifests_belong_to_their_repository_and_blobs_to_all
+            a_repository_named_like_a_content_file_is_kept_apart
+            a_draft_is_invisible_and_leaves_nothing_when_dropped
+            a_draft_that_is_not_what_was_proved_is_not_committed
+            the_second_of_two_commits_is_no_error_and_adds_what_it_knows
+            drafts_of_the_same_content_at_once_leave_one_entry
+            another_process_finds_all_of_it
+            halves_are_misses_and_heal_with_the_next_commit
+            a_sidecar_that_does_not_fit_is_removed_with_its_data
+            an_unmarked_pair_is_hashed_before_it_is_found_and_then_marked
+            an_unmarked_pair_that_is_wrong_is_removed
+            sources_are_added_up_to_their_bound_and_public_stays
+            nobody_vouches_for_what_is_not_there
+            hashing_again_removes_what_has_changed_and_nothing_else
+            a_tag_is_replaced_as_a_whole
+            tags_of_every_spelling_and_class_are_kept_apart
+            a_pointer_that_cannot_be_read_is_none_and_heals
+        }
+    };
+}
+
+/// A test of each case for one kind of place that machines share.
+macro_rules! keeps_the_contract_of_machines {
+    ($place:ty) => {
+        $crate::store::tests::each_case! { shared, $place:
+            what_one_machine_stores_all_find
+            machines_that_store_the_same_at_once_leave_one_sound_copy
+            the_last_to_set_a_tag_is_heard_by_all
+        }
+    };
+}
+
+macro_rules! each_case {
+    ($list:ident, $place:ty: $($case:ident)*) => {
+        mod $list {
+            use super::*;
+            $(
+                #[tokio::test]
+                async fn $case() {
+                    $crate::store::tests::$list::$case::<$place>().await;
+                }
+            )*
+        }
+    };
+}
+
+pub(crate) use {each_case, keeps_the_contract, keeps_the_contract_of_machines};
+
+/// What one store wrote, copied name by name, is what the other would have written.
+macro_rules! copies_are_understood {
+    ($($name:ident: $from:ty => $to:ty)*) => {
+        $(
+            #[tokio::test]
+            async fn $name() {
+                cases::what_was_written_here_is_found_there::<$from, $to>().await;
+            }
+        )*
+    };
+}
+
+copies_are_understood! {
+    a_directory_that_is_copied_into_a_bucket_is_one: disk::Disk => bucket::InBucket
+    a_bucket_that_is_copied_into_a_directory_is_one: bucket::InBucket => disk::Disk
+    the_format_is_all_that_a_directory_needs: memory::Memory => disk::Disk
+    the_format_is_all_that_a_directory_writes: disk::Disk => memory::Memory
+}
+
+#[test]
+fn a_proof_is_had_for_the_right_content_only() {
+    let (right, wrong) = (sample::digest(b"right"), sample::digest(b"wrong"));
+    assert_eq!(Verified::check(right, wrong, 5).unwrap_err(), wrong);
+    let proof = Verified::check(right, right, 5).unwrap();
+    assert_eq!((proof.digest(), proof.size()), (&right, 5));
+}
+
+/// All files below `root`, with their paths from there.
+pub(crate) fn files_below(root: &Path) -> Vec<String> {
+    fn walk(dir: &Path, root: &Path, found: &mut Vec<String>) {
+        for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+            let path = entry.path();
+            if path.is_dir() {
+                walk(&path, root, found);
+            } else {
+                found.push(path.strip_prefix(root).unwrap().to_str().unwrap().to_owned());
+            }
+        }
+    }
+    let mut found = Vec::new();
+    walk(root, root, &mut found);
+    found.sort();
+    found
+}
+
+/// Writes a file and the directories above it.
+pub(crate) fn write_file(path: &Path, bytes: &[u8]) {
+    fs::create_dir_all(path.parent().unwrap()).unwrap();
+    fs::write(path, bytes).unwrap();
+}

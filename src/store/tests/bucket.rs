@@ -1,0 +1,123 @@
+//! The contract in a bucket.
+
+use bytes::Bytes;
+
+use super::sample::TagName;
+use super::{
+    ENGINE_NAME_MAX, Engine, Place, SharedPlace, Shelf, keeps_the_contract, keeps_the_contract_of_machines,
+    write_file,
+};
+use crate::store::{Content, Key, Meta, S3Store, Source, SpoolDir, Spooled, TagPointer, Verified};
+
+/// A bucket of an engine in this process.
+pub struct InBucket(Engine);
+
+/// What is on its way: manifests in memory, blobs in files without names.
+pub enum Way {
+    Memory(Key, Vec<u8>),
+    Spool(Key, Spooled, u64),
+}
+
+impl Shelf for S3Store {
+    type Draft = Way;
+
+    async fn begin(&self, key: &Key, size: Option<u64>) -> Way {
+        match key {
+            Key::Manifest { .. } => Way::Memory(key.clone(), Vec::new()),
+            Key::Blob(_) => {
+                let spool = SpoolDir::open(&std::env::temp_dir(), 1 << 30).unwrap();
+                Way::Spool(key.clone(), spool.begin(size).unwrap(), 0)
+            }
+        }
+    }
+
+    async fn write(&self, draft: &mut Way, bytes: &[u8]) {
+        match draft {
+            Way::Memory(_, held) => held.extend_from_slice(bytes),
+            Way::Spool(_, file, at) => {
+                file.write_at(bytes, *at).unwrap();
+                *at += bytes.len() as u64;
+            }
+        }
+    }
+
+    async fn commit(&self, draft: Way, verified: Verified, meta: Meta) -> Result<(), String> {
+        let (key, content) = match draft {
+            Way::Memory(key, held) => (key, Content::Bytes(Bytes::from(held))),
+            Way::Spool(key, file, _) => (key, Content::File(file.file().clone())),
+        };
+        let put = self.put(&key, content, &verified, &meta).await;
+        put.map_err(|error| error.to_string())
+    }
+
+    async fn find(&self, key: &Key) -> Option<Meta> {
+        let found = S3Store::find(self, key).await.unwrap();
+        found.map(|meta| Meta::clone(&meta))
+    }
+
+    async fn read(&self, key: &Key, from: u64, to: u64) -> Vec<u8> {
+        let meta = S3Store::find(self, key).await.unwrap().expect("it was found");
+        let mut body = S3Store::read(self, key, &meta, from, to).await.unwrap();
+        let mut bytes = Vec::new();
+        while let Some(piece) = body.chunk().await.unwrap() {
+            bytes.extend_from_slice(&piece);
+        }
+        bytes
+    }
+
+    async fn vouch(&self, key: &Key, source: &Source, public: bool) {
+        S3Store::vouch(self, key, source, public).await.unwrap();
+    }
+
+    async fn recheck(&self, key: &Key) {
+        self.distrust(key).await;
+    }
+
+    async fn tag(&self, tag: &TagName) -> Option<TagPointer> {
+        let found = self.find_tag(&tag.namespace, &tag.repository, &tag.tag, &tag.class);
+        found.await.unwrap()
+    }
+
+    async fn set_tag(&self, tag: &TagName, pointer: &TagPointer) {
+        let put = self.put_tag(&tag.namespace, &tag.repository, &tag.tag, &tag.class, pointer);
+        put.await.unwrap();
+    }
+}
+
+impl Place for InBucket {
+    type Shelf = S3Store;
+    const NAME_MAX: usize = ENGINE_NAME_MAX;
+
+    async fn make() -> Self {
+        InBucket(Engine::start().await)
+    }
+
+    async fn open(&self) -> S3Store {
+        self.0.open().await.unwrap()
+    }
+
+    fn names(&self) -> Vec<String> {
+        self.0.names()
+    }
+
+    fn copies(&self, name: &str) -> Vec<Vec<u8>> {
+        std::fs::read(self.0.place(name)).into_iter().collect()
+    }
+
+    fn plant(&self, name: &str, bytes: &[u8]) {
+        write_file(&self.0.place(name), bytes);
+    }
+
+    fn remove(&self, name: &str) {
+        std::fs::remove_file(self.0.place(name)).unwrap();
+    }
+}
+
+impl SharedPlace for InBucket {
+    async fn machine(&self) -> S3Store {
+        self.open().await
+    }
+}
+
+keeps_the_contract!(InBucket);
+keeps_the_contract_of_machines!(InBucket);

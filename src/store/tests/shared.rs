@@ -1,0 +1,71 @@
+//! What holds besides where several machines use the same place.
+
+use super::SharedPlace;
+use super::Shelf;
+use super::cases::{expect, expect_only, put, put_as, sidecars};
+use super::sample::{blob, content, manifest, meta, pointer, source, tag};
+
+/// Machines at once.
+const MACHINES: usize = 4;
+
+async fn machines<P: SharedPlace>(place: &P) -> Vec<P::Shelf> {
+    let mut machines = vec![place.open().await];
+    for _ in 1..MACHINES {
+        machines.push(place.machine().await);
+    }
+    machines
+}
+
+pub(crate) async fn what_one_machine_stores_all_find<P: SharedPlace>() {
+    let place = P::make().await;
+    let machines = machines(&place).await;
+    let bytes = content(300_000, 21);
+    for key in [blob(&bytes), manifest("r.example", "a", &bytes)] {
+        for machine in &machines {
+            // What is not there is never remembered.
+            assert!(machine.find(&key).await.is_none());
+        }
+        put(&machines[1], &key, &bytes).await;
+        for machine in &machines {
+            expect(machine, &key, &bytes).await;
+            assert!(machine.read(&key, 299_999, 300_000).await == bytes[299_999..]);
+        }
+    }
+}
+
+pub(crate) async fn machines_that_store_the_same_at_once_leave_one_sound_copy<P: SharedPlace>() {
+    let place = P::make().await;
+    let machines = machines(&place).await;
+    let bytes = content(200_000, 22);
+    let keys = [blob(&bytes), manifest("r.example", "a", &bytes)];
+    for key in &keys {
+        let storing = machines.iter().enumerate().map(|(number, machine)| {
+            let mut meta = meta(key, 200_000);
+            meta.sources = vec![source(&format!("r{number}.example"))];
+            put_as(machine, key, &bytes, meta)
+        });
+        futures_util::future::join_all(storing).await;
+        for machine in &machines {
+            expect(machine, key, &bytes).await;
+        }
+        // Whose word was lost is asked again; the mark of verification never is.
+        for known in sidecars(&place, key) {
+            assert!(known.verified && !known.sources.is_empty());
+        }
+        expect(&place.machine().await, key, &bytes).await;
+    }
+    expect_only(&place, &[&keys[0], &keys[1]]);
+}
+
+pub(crate) async fn the_last_to_set_a_tag_is_heard_by_all<P: SharedPlace>() {
+    let place = P::make().await;
+    let machines = machines(&place).await;
+    let name = tag("library/a", "v1", "native");
+    for (number, machine) in machines.iter().enumerate() {
+        let wanted = pointer(&name, &number.to_le_bytes(), 5 + number as u64);
+        machine.set_tag(&name, &wanted).await;
+        for machine in &machines {
+            assert_eq!(machine.tag(&name).await.as_ref(), Some(&wanted));
+        }
+    }
+}
