@@ -103,6 +103,9 @@ impl<H: Handler> Connection<H> {
                 tracing::debug!(peer = ?self.peer, %error, "the kernel did not take a TLS session over");
                 return None;
             }
+            if matches!(self.stream, Stream::Kernel(_)) {
+                tracing::debug!(peer = ?self.peer, "encrypted by the kernel from here on");
+            }
         }
         let mut scanned = 0;
         let mut spoken = Spoken::Unknown;

@@ -1,0 +1,270 @@
+//! TLS that goes on in the kernel after the handshake. Where the kernel cannot, the tests say so and end: `scripts/ktls.sh`
+//! runs them, and those of [`tls`](crate::tls) with `TEST_KERNEL_TLS=auto`, under a kernel that can.
+
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::TcpStream;
+use std::process::Command;
+use std::sync::Arc;
+
+use rustls::crypto::ring::cipher_suite::{
+    TLS13_AES_128_GCM_SHA256, TLS13_AES_256_GCM_SHA384, TLS13_CHACHA20_POLY1305_SHA256,
+};
+use rustls::version::{TLS12, TLS13};
+use rustls::{ClientConfig, ClientConnection};
+
+use crate::harness::client::{Flow, Why, request_bytes};
+use crate::harness::server::Options;
+use crate::harness::*;
+use crate::tls::Pki;
+
+const MIB: u64 = 1024 * 1024;
+
+/// What the log says of a session that was handed over.
+const HANDED_OVER: &str = "encrypted by the kernel from here on";
+
+/// A server whose kernel encrypts; `None` where the kernel cannot.
+fn start(pki: &Pki, options: Options) -> Option<Server> {
+    let options = options.env("KERNEL_TLS", "auto").env("LOG_LEVEL", "debug");
+    let cache = pki.serve(options).start();
+    if cache.stderr().contains("kernel TLS: none") {
+        println!("not run here: this kernel has no TLS");
+        return None;
+    }
+    Some(cache)
+}
+
+/// A client that has only read what it was told to.
+fn session(cache: &Server, config: Arc<ClientConfig>) -> (ClientConnection, TcpStream) {
+    let session = ClientConnection::new(config, "localhost".try_into().unwrap()).unwrap();
+    (session, TcpStream::connect(cache.addr()).unwrap())
+}
+
+#[test]
+fn the_start_says_whether_the_kernel_encrypts_and_why() {
+    let pki = Pki::new();
+    let cache = pki.serve(Server::bare()).env("KERNEL_TLS", "auto").start();
+    let said = cache.stderr();
+    let line = said.lines().find(|line| line.contains("kernel TLS: "));
+    let line = line.unwrap_or_else(|| panic!("no line in\n{said}"));
+    assert!(
+        line.contains("TLS 1.3 with AES-128-GCM") || line.contains("this kernel"),
+        "{line}"
+    );
+    Client::with_tls(cache.addr(), pki.authority.client())
+        .get("/v2/")
+        .expect(b"{}");
+    // Nothing is said of what was not asked for.
+    for (settings, name) in [("off", "https://127.0.0.1:0"), ("auto", "http://127.0.0.1:0")] {
+        let options = match settings {
+            "off" => pki.serve(Server::bare()),
+            _ => Server::bare(),
+        };
+        let cache = options
+            .env("LISTEN_ADDR", name)
+            .env("KERNEL_TLS", settings)
+            .start();
+        assert!(!cache.stderr().contains("kernel TLS"), "{}", cache.stderr());
+    }
+}
+
+#[test]
+fn bodies_are_right_with_every_cipher() {
+    let (pki, upstream) = (Pki::new(), Registry::new());
+    let Some(cache) = start(&pki, Server::options(&upstream)) else {
+        return;
+    };
+    let mut random = Random::for_test("bodies_are_right_with_every_cipher");
+    let contents: Vec<_> = [1, 16_384, 16_385, 64 * 1024, MIB + 1, 64 * MIB]
+        .map(|size| Prf::new(random.next(), size))
+        .into_iter()
+        .map(|content| (upstream.blob(content.clone()), content))
+        .collect();
+    for (times, suite) in [
+        TLS13_AES_128_GCM_SHA256,
+        TLS13_AES_256_GCM_SHA384,
+        TLS13_CHACHA20_POLY1305_SHA256,
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let config = pki.authority.client_of(suite);
+        let mut connection = Connection::open_tls(cache.addr(), config).unwrap();
+        assert_eq!(connection.session().negotiated_cipher_suite(), Some(suite));
+        // Growing the first time, then from the file; and all on one connection.
+        for (digest, content) in &contents {
+            let path = upstream.blob_url("a", digest);
+            connection.request("HEAD", &path, &[]).unwrap();
+            assert_eq!(
+                connection.read("HEAD").unwrap().content_length(),
+                Some(content.size)
+            );
+            connection.request("GET", &path, &[]).unwrap();
+            let got = connection.read_into("GET", &mut |at, piece| {
+                content.compare(at, piece).map_or_else(Flow::Wrong, |()| Flow::Go)
+            });
+            assert_eq!(got.unwrap().received, content.size, "{suite:?}");
+            cache.wait_stored(digest);
+            if content.size < 100 {
+                continue;
+            }
+            for range in ["bytes=0-0", "bytes=-1", "bytes=5-16390", "bytes=0-3,50-60,-10"] {
+                connection.request("GET", &path, &[("Range", range)]).unwrap();
+                let got = connection.read("GET").unwrap();
+                assert_eq!(got.status, 206, "{got}");
+                assert!(range.contains(',') || got.body.len() as u64 == got.content_length().unwrap());
+            }
+        }
+        assert_eq!(cache.stderr().matches(HANDED_OVER).count(), times + 1);
+    }
+}
+
+#[test]
+fn curl_gets_the_same_over_both_protocols() {
+    let (pki, upstream) = (Pki::new(), Registry::new());
+    let Some(cache) = start(&pki, Server::options(&upstream)) else {
+        return;
+    };
+    let ca = pki.ca_file();
+    let mut random = Random::for_test("curl_gets_the_same_over_both_protocols");
+    for size in [2_000, 64 * 1024, 64 * MIB] {
+        let content = Prf::new(random.next(), size);
+        let digest = upstream.blob(content.clone());
+        let url = format!(
+            "https://localhost:{}{}",
+            cache.addr().port(),
+            upstream.blob_url("a", &digest)
+        );
+        // Twice on one connection: growing or from the file, and from memory or the file.
+        for protocol in ["--http1.1", "--http2", "--http2"] {
+            let args = ["-sSf", "--cacert", &ca, "--tlsv1.3", protocol, &url, &url];
+            let output = Command::new("curl")
+                .args(args)
+                .output()
+                .expect("curl is installed");
+            let said = String::from_utf8_lossy(&output.stderr);
+            assert!(output.status.success(), "{protocol}, {size} bytes: {said}");
+            let (one, other) = output.stdout.split_at(output.stdout.len() / 2);
+            for body in [one, other] {
+                assert_eq!(body.len() as u64, size, "{protocol}");
+                assert_eq!(content.compare(0, body), Ok(()), "{protocol}");
+            }
+            cache.wait_stored(&digest);
+        }
+        let args = ["-sSf", "--cacert", &ca, "--http2", "-r", "100-1299", &url];
+        let output = Command::new("curl").args(args).output().unwrap();
+        assert_eq!(output.stdout.len(), 1200);
+        assert_eq!(content.compare(100, &output.stdout), Ok(()));
+    }
+    assert_eq!(cache.stderr().matches(HANDED_OVER).count(), 3 * 4);
+}
+
+/// The kernel keeps what TCP has no room for, and loses it when a connection is ended too soon.
+#[test]
+fn the_last_bytes_of_a_connection_are_not_lost() {
+    let (pki, upstream) = (Pki::new(), Registry::new());
+    let Some(cache) = start(&pki, Server::options(&upstream)) else {
+        return;
+    };
+    let mut random = Random::for_test("the_last_bytes_of_a_connection_are_not_lost");
+    for round in 0..40 {
+        let content = Prf::new(random.next(), 200_000 * (1 + round % 20) + round);
+        let digest = upstream.blob(content.clone());
+        let path = upstream.blob_url("a", &digest);
+        Client::with_tls(cache.addr(), pki.authority.client()).pull(&path, &content);
+        cache.wait_stored(&digest);
+        let (mut session, mut socket) = session(&cache, pki.authority.client());
+        let request = request_bytes("GET", &path, &[("Connection", "close")]);
+        session.writer().write_all(&request).unwrap();
+        // Slowly: in small pieces, so that the sender's buffers are full at the end.
+        socket2::SockRef::from(&socket)
+            .set_recv_buffer_size(4096)
+            .unwrap();
+        let mut stream = BufReader::with_capacity(1500, rustls::Stream::new(&mut session, &mut socket));
+        let mut line = String::new();
+        while line != "\r\n" {
+            line.clear();
+            stream.read_line(&mut line).unwrap();
+        }
+        let mut body = Vec::new();
+        // An end without close_notify would be an error.
+        let end = stream.read_to_end(&mut body);
+        assert_eq!(body.len() as u64, content.size, "{end:?}");
+        end.unwrap();
+        assert_eq!(content.compare(0, &body), Ok(()));
+    }
+}
+
+#[test]
+fn a_request_may_come_along_with_the_end_of_the_handshake() {
+    let pki = Pki::new();
+    let Some(cache) = start(&pki, Server::bare()) else {
+        return;
+    };
+    for _ in 0..20 {
+        let (mut session, mut socket) = session(&cache, pki.authority.client());
+        // Until then the session keeps it, and then sends it in one write with its last record.
+        let request = request_bytes("GET", "/v2/", &[("Connection", "close")]);
+        session.writer().write_all(&request).unwrap();
+        let mut answer = String::new();
+        rustls::Stream::new(&mut session, &mut socket)
+            .read_to_string(&mut answer)
+            .unwrap();
+        assert!(
+            answer.starts_with("HTTP/1.1 200") && answer.ends_with("{}"),
+            "{answer}"
+        );
+    }
+    assert_eq!(cache.stderr().matches(HANDED_OVER).count(), 20);
+}
+
+#[test]
+fn a_client_that_changes_its_keys_is_at_its_end() {
+    let pki = Pki::new();
+    let Some(cache) = start(&pki, Server::bare()) else {
+        return;
+    };
+    let (mut session, mut socket) = session(&cache, pki.authority.client());
+    let mut stream = rustls::Stream::new(&mut session, &mut socket);
+    stream.write_all(&request_bytes("GET", "/v2/", &[])).unwrap();
+    let mut answer = Vec::new();
+    while !answer.ends_with(b"{}") {
+        let mut bytes = [0; 1000];
+        let read = stream.read(&mut bytes).unwrap();
+        assert!(read > 0, "closed too soon");
+        answer.extend_from_slice(&bytes[..read]);
+    }
+    stream.conn.refresh_traffic_keys().unwrap();
+    stream.flush().unwrap();
+    // An orderly end, and soon.
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    let read = rustls::Stream::new(&mut session, &mut socket).read(&mut [0; 10]);
+    assert_eq!(read.unwrap(), 0);
+}
+
+#[test]
+fn wrong_bytes_end_in_a_reset_here_too() {
+    let (pki, upstream) = (Pki::new(), Registry::new());
+    let Some(cache) = start(&pki, Server::options(&upstream)) else {
+        return;
+    };
+    let content = Prf::new(fresh_seed(), 4 * MIB);
+    let digest = upstream.blob(content.clone());
+    upstream.on(On::path(&digest), Reply::new().flip(3 * MIB));
+    let client = Client::with_tls(cache.addr(), pki.authority.client());
+    let broken = client.try_get(&upstream.blob_url("a", &digest)).unwrap_err();
+    assert_ne!(broken.why, Why::Truncated, "{:?}", broken.why);
+    assert!(broken.received < content.size);
+}
+
+#[test]
+fn sessions_of_the_older_version_stay_here() {
+    let pki = Pki::new();
+    let Some(cache) = start(&pki, Server::bare()) else {
+        return;
+    };
+    for (version, times) in [(&TLS12, 0), (&TLS13, 1)] {
+        let config = pki.authority.client_config(&[version], &["http/1.1"], None);
+        Client::with_tls(cache.addr(), config).get("/v2/").expect(b"{}");
+        assert_eq!(cache.stderr().matches(HANDED_OVER).count(), times);
+    }
+}
