@@ -17,7 +17,9 @@ shift 2
 PATH=$PATH:/usr/sbin:/sbin
 work=$(mktemp -d "${TMPDIR:-/tmp}/ktls.XXXXXX")
 root=$work/root
-cleanup() { [ -n "${KEEP:-}" ] && echo "kept $work" || rm -rf "$work"; }
+cleanup() {
+  if [ -n "${KEEP:-}" ]; then echo "kept $work"; else rm -rf "$work"; fi
+}
 trap cleanup EXIT
 
 kernel=${KERNEL:-$(apt-cache depends linux-image-cloud-amd64 | awk '/Depends: linux-image/ {print $2; exit}')}

@@ -161,7 +161,7 @@ impl KernelStream {
             self.sent.set(self.sent.get() + 2);
         }
         let now = self.books()?;
-        let records = now.sequence - self.begun.sequence;
+        let records = now.sequence.saturating_sub(self.begun.sequence);
         let due = self.begun.taken + self.sent.get() + records * RECORD_OVERHEAD;
         if now.taken < due {
             return Err(io::ErrorKind::WouldBlock.into());
@@ -169,15 +169,16 @@ impl KernelStream {
         Ok(())
     }
 
-    /// As [`KernelStream::finish`], and waits until TCP has everything, for as long as the client takes some of it. What it
-    /// did not take is reset: it has to look cut off.
+    /// As [`KernelStream::finish`], and waits until TCP has everything, for as long as the client takes some of it and nobody
+    /// needs its place. What it did not take is reset: it has to look cut off.
     pub async fn leave(&self, watch: &Watch) {
         let mut pause = LOOK;
         watch.set(Waiting::Output, SEND_STALL_SECONDS);
         loop {
             match self.finish() {
                 Ok(()) => return watch.clear(),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock && !watch.expired() => {}
+                Err(error)
+                    if error.kind() == io::ErrorKind::WouldBlock && !watch.expired() && !watch.evicted() => {}
                 Err(_) => return self.reset_on_close(),
             }
             // That there is room again is known before the kernel's own thread has used it: nothing to wait for.
