@@ -72,6 +72,7 @@ done
 mount -t ext4 /dev/vda /data || echo "no disk"
 ulimit -n 65536
 echo "kernel $(uname -r)"
+while read -r choice; do export "$choice"; done </choices
 it --test-threads 4 --show-output $(cat /tests) 2>&1
 echo "exit $?"
 cat /proc/net/tls_stat
@@ -79,6 +80,8 @@ poweroff -f
 END
 chmod +x "$root/init"
 printf '%s\n' "$*" >"$root/tests"
+# Which driver, and which random numbers.
+env | grep -E '^(TEST_IO_DRIVER|SEED)=' >"$root/choices" || true
 (cd "$root" && find . | "$work/busybox/bin/busybox" cpio -o -H newc 2>/dev/null | gzip -1) >"$work/initrd"
 truncate -s 4G "$work/disk"
 mkfs.ext4 -q "$work/disk"
