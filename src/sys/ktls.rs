@@ -168,9 +168,9 @@ pub fn taken_by_tcp(socket: impl AsFd) -> io::Result<u64> {
     let mut before = confirmed(&socket)?;
     for _ in 0..BOOKS_TRIES {
         let mut unconfirmed: c_int = 0;
+        let fd = socket.as_fd().as_raw_fd();
         // SAFETY: `TIOCOUTQ` writes one `int`, which lives here; the descriptor is borrowed, so it is open.
-        let outcome =
-            unsafe { libc::ioctl(socket.as_fd().as_raw_fd(), libc::TIOCOUTQ, &raw mut unconfirmed) };
+        let outcome = unsafe { libc::ioctl(fd, libc::TIOCOUTQ, &raw mut unconfirmed) };
         if outcome != 0 {
             return Err(io::Error::last_os_error());
         }
