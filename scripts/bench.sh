@@ -5,7 +5,7 @@
 #
 # Cases: manifest-2k blob-64k blob-1m blob-1g two-cores tag-head cold-stall cold-pull registry-cold idle-10k
 #        h2c-small h2-tls-small idle-h2c tls-small tls-64k tls-1g tls-handshakes idle-tls s3-hit tiered-warm (default: all).
-# quick takes about 5 minutes, full about 15. Needs two CPUs, python3, and nginx; docker-registry where installed.
+# quick takes about 10 minutes, full longer. Needs two CPUs, python3, and nginx; docker-registry where installed.
 # s3-hit and tiered-warm want an S3 engine: Garage (GARAGE) or moto (MOTO_SERVER), as scripts/s3.sh finds them.
 #
 #   BENCH_DIR     work directory, 8 GiB on a real disk        (target/bench)

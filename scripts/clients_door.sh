@@ -63,39 +63,7 @@ log_in() {
   esac
 }
 
-refused() {
-  # Not as a condition: bash would ignore `set -e` inside.
-  set +e
-  (set -e; "$@") >"$work/refused" 2>&1
-  local status=$?
-  set -e
-  [ $status != 0 ] || { echo "it was done, and must not have been"; return 1; }
-  # For the right reason.
-  grep -iE '401|403|unauthorized|denied|forbidden|no basic auth credentials|invalid username/password' "$work/refused" || { cat "$work/refused"; return 1; }
-}
-
-# nowhere PLACE...: neither the password nor its encoded form.
-nowhere() {
-  local found
-  found=$(grep -rlF -e "$password" -e "$(printf '%s' "alice:$password" | base64)" "$@" || true)
-  [ -z "$found" ] || { echo "found in:"; echo "$found"; return 1; }
-}
-
-echo "building images, one layer of $layer_mb MiB"
-build_images "$layer_mb"
-cat >"$work/open.yml" <<END
-version: 0.1
-log: {level: info, formatter: text}
-storage: {filesystem: {rootdirectory: $work/upstream}}
-http: {addr: "127.0.0.1:0"}
-END
-docker-registry serve "$work/open.yml" >>"$work/open.log" 2>&1 &
-pids+=($!)
-started docker-registry "$!" "$work/open.log"
-upstream=127.0.0.1:$port
-for image in "app $repository" "artifact $artifact_repository"; do
-  skopeo copy --quiet --all --preserve-digests --dest-tls-verify=false "oci:$images/${image% *}:1" "docker://$upstream/${image#* }:1"
-done
+start_upstream
 
 for user in alice bob; do htpasswd -nbB -C 10 $user "$password"; done >"$work/users"
 cat >"$work/cache.yml" <<END
@@ -113,19 +81,19 @@ for client in containerd skopeo podman docker; do
   if [ $client != containerd ]; then
     as nobody
     check "$client logs in" log_in alice
-    check "$client does not log in with a wrong password" refused log_in guesser
+    check "$client does not log in with a wrong password" refused "$kept_out" log_in guesser
   fi
   # Once when nothing is held, and once when all is.
   for when in before after; do
     for who in nobody guesser bob; do
       as $who
-      check "$client, $who, $when" refused pull_$client
+      check "$client, $who, $when" refused "$kept_out" pull_$client
     done
     as alice
     check "$client, alice, $when" pull_$client
   done
   stop "$cache_pid"
-  check "$client: no password is in the log or the store" nowhere "$work/cache-$client.log" "$work/store-$client"
+  check "$client: no password is in the log or the store" nowhere alice "$work/cache-$client.log" "$work/store-$client"
 done
 
 echo "$passed passed, $failed failed, $skipped skipped"

@@ -34,19 +34,7 @@ fi
 
 # ---- What is fetched ------------------------------------------------------------------------------------------------
 
-echo "building images, one layer of $layer_mb MiB"
-build_images "$layer_mb"
-cat >"$work/open.yml" <<END
-version: 0.1
-log: {level: info, formatter: text}
-storage: {filesystem: {rootdirectory: $work/upstream}}
-http: {addr: "127.0.0.1:0"}
-END
-docker-registry serve "$work/open.yml" >>"$work/open.log" 2>&1 &
-pids+=($!)
-started docker-registry "$!" "$work/open.log"
-upstream=127.0.0.1:$port
-skopeo copy --quiet --all --preserve-digests --dest-tls-verify=false "oci:$images/app:1" "docker://$upstream/$repository:1"
+start_upstream
 echo "registries: [{name: open.test, url: \"http://$upstream\"}]" >"$work/cache.yml"
 
 # Lines of a digest and where it is.

@@ -84,23 +84,6 @@ as() {
   skopeo_flags=(--src-creds "$secret") podman_flags=(--creds "$secret") ctr_flags=(--user "$secret")
 }
 
-refused() {
-  # Not as a condition: bash would ignore `set -e` inside.
-  set +e
-  (set -e; "$@") >"$work/refused" 2>&1
-  local status=$?
-  set -e
-  [ $status != 0 ] || { echo "it was pulled, and must not have been"; return 1; }
-  # For the right reason.
-  grep -iE '401|403|unauthorized|denied|forbidden|no basic auth credentials' "$work/refused" || { cat "$work/refused"; return 1; }
-}
-
-# nowhere PLACE...: neither the password nor its encoded form.
-nowhere() {
-  local found
-  found=$(grep -rlF -e "$password" -e "$(printf '%s' "$user:$password" | base64)" "$@" || true)
-  [ -z "$found" ] || { echo "found in:"; echo "$found"; return 1; }
-}
 
 # ---- The run --------------------------------------------------------------------------------------------------------
 
@@ -158,23 +141,23 @@ fresh_cache() {
 # done_with_cache: what is true of every cache at its end.
 done_with_cache() {
   stop "$cache_pid"
-  check "$said: no secret is in the log or the store" nowhere "$work/cache-$name.log" "$work/store-$name"
+  check "$said: no secret is in the log or the store" nowhere "$user" "$work/cache-$name.log" "$work/store-$name"
 }
 
 # own_logins: what a client may and may not pull with its own login.
 own_logins() {
   as nobody
-  check "$said, without a login" refused pull_$client
+  check "$said, without a login" refused "$kept_out" pull_$client
   as guesser
-  check "$said, with a wrong password" refused pull_$client
+  check "$said, with a wrong password" refused "$kept_out" pull_$client
   as alice
   check "$said, with its own login, first" pull_$client
   check "$said, with its own login, again" pull_$client
   [ $client != containerd ] || check "$said, with its own login, by path" pull_containerd_by_path
   as nobody
-  check "$said, without a login, after that" refused pull_$client
+  check "$said, without a login, after that" refused "$kept_out" pull_$client
   as guesser
-  check "$said, with a wrong password, after that" refused pull_$client
+  check "$said, with a wrong password, after that" refused "$kept_out" pull_$client
   check "$said: each blob was sent once" sent_once "${expected[@]}"
 }
 
@@ -193,9 +176,9 @@ for client in containerd skopeo podman docker; do
       own_logins
     else
       as nobody
-      check "$said, without a login" refused pull_$client
+      check "$said, without a login" refused "$kept_out" pull_$client
       as alice
-      check "$said, with its own login, which nobody asks for" refused pull_$client
+      check "$said, with its own login, which nobody asks for" refused "$kept_out" pull_$client
     fi
     done_with_cache
   done
@@ -208,7 +191,7 @@ for client in containerd skopeo podman docker; do
     check "$said, with the server's credentials, again" pull_$client
     check "$said: each blob was sent once" sent_once "${expected[@]}"
     registry=${registry/-ours/}
-    check "$said, and $registry without a login, although it is held" refused pull_$client
+    check "$said, and $registry without a login, although it is held" refused "$kept_out" pull_$client
     done_with_cache
   done
 
@@ -227,7 +210,7 @@ for client in containerd skopeo podman docker; do
   check "$said, with one" pull_$client
   as nobody
   if [ $client = docker ]; then
-    check "$said, without one" refused pull_$client
+    check "$said, without one" refused "$kept_out" pull_$client
   else
     check "$said, without one" pull_$client
   fi

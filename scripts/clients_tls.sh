@@ -136,45 +136,11 @@ pull_openssl() {
   done
 }
 
-# refused PATTERN COMMAND...: it fails, and for that reason.
-refused() {
-  local pattern=$1
-  shift
-  # Not as a condition: bash would ignore `set -e` inside.
-  set +e
-  (set -e; "$@") >"$work/refused" 2>&1
-  local status=$?
-  set -e
-  [ $status != 0 ] || { echo "it was done, and must not have been"; return 1; }
-  grep -aiE "$pattern" "$work/refused" "$work/asked" || { cat "$work/refused"; return 1; }
-}
-
-# nowhere PLACE...: neither the password nor its encoded form.
-nowhere() {
-  local found
-  found=$(grep -rlF -e "$password" -e "$(printf '%s' "alice:$password" | base64)" "$@" || true)
-  [ -z "$found" ] || { echo "found in:"; echo "$found"; return 1; }
-}
-
 # ---- The upstream and the caches ------------------------------------------------------------------------------------
 
-echo "building images, one layer of $layer_mb MiB"
-build_images "$layer_mb"
-cat >"$work/open.yml" <<END
-version: 0.1
-log: {level: info, formatter: text}
-storage: {filesystem: {rootdirectory: $work/upstream}}
-http: {addr: "127.0.0.1:0"}
-END
-docker-registry serve "$work/open.yml" >>"$work/open.log" 2>&1 &
-pids+=($!)
-started docker-registry "$!" "$work/open.log"
-for image in "app $repository" "artifact $artifact_repository"; do
-  skopeo copy --quiet --all --preserve-digests --dest-tls-verify=false "oci:$images/${image% *}:1" "docker://127.0.0.1:$port/${image#* }:1"
-done
+start_upstream
 
 # configure KEYS: the configuration of the next cache.
-upstream=127.0.0.1:$port
 configure() {
   cat >"$work/cache.yml" <<END
 tls_cert_file: $pki/server.crt
@@ -227,7 +193,7 @@ for client in curl openssl skopeo podman docker containerd; do
   knows ours - -
   check "$client has neither" refused "$outside" pull_$client
 done
-check "no password is in a log or a store" nowhere "$work"/cache-*.log "$work"/store-*
+check "no password is in a log or a store" nowhere alice "$work"/cache-*.log "$work"/store-*
 
 echo "$passed passed, $failed failed, $skipped skipped"
 exit $((failed > 0))

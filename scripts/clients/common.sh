@@ -1,6 +1,6 @@
 # shellcheck shell=bash
 # What the scripts with real clients share: reporting, processes, and the clients themselves.
-# Sourced by ../clients.sh and ../clients_private.sh, which set what must be set.
+# Sourced by ../clients*.sh, which set what must be set.
 : "${work:?}" "${registry:?}" "${strict:?}" "${direct:?}" "${client:=}" "${upstream_port:=}" "${binary=}"
 
 images=$work/images
@@ -40,6 +40,35 @@ check() {
     fail "$name"
     tail -n 15 "$work/output" | sed 's/^/        /'
   fi
+}
+
+# What clients say who are not let in.
+# shellcheck disable=SC2034 # For the scripts that source this.
+kept_out='401|403|unauthorized|denied|forbidden|no basic auth credentials|invalid username/password'
+
+# refused PATTERN COMMAND...: it fails, and for that reason, which it says itself or a client of its has written to `asked`.
+refused() {
+  local pattern=$1
+  shift
+  # Of this try and no earlier one.
+  : >"$work/asked"
+  # Not as a condition: bash would ignore `set -e` inside.
+  set +e
+  (set -e; "$@") >"$work/refused" 2>&1
+  local status=$?
+  set -e
+  [ $status != 0 ] || { echo "it was done, and must not have been"; return 1; }
+  grep -aiE "$pattern" "$work/refused" "$work/asked" || { cat "$work/refused"; return 1; }
+}
+
+# nowhere USER PLACE...: neither `password` nor its encoded form.
+nowhere() {
+  local found encoded
+  # shellcheck disable=SC2154 # Of the scripts that source this.
+  encoded=$(printf '%s' "$1:$password" | base64)
+  shift
+  found=$(grep -rlF -e "$password" -e "$encoded" "$@" || true)
+  [ -z "$found" ] || { echo "found in:"; echo "$found"; return 1; }
 }
 
 # ---- Processes ------------------------------------------------------------------------------------------------------
@@ -98,6 +127,27 @@ started() {
       exit 1
     fi
     sleep 0.1
+  done
+}
+
+# start_upstream: an open docker-registry with the images, made with a layer of `layer_mb` MiB; sets `upstream`, its address.
+start_upstream() {
+  local image
+  # shellcheck disable=SC2154 # Of the scripts that source this.
+  echo "building images, one layer of $layer_mb MiB"
+  build_images "$layer_mb"
+  cat >"$work/open.yml" <<END
+version: 0.1
+log: {level: info, formatter: text}
+storage: {filesystem: {rootdirectory: $work/upstream}}
+http: {addr: "127.0.0.1:0"}
+END
+  docker-registry serve "$work/open.yml" >>"$work/open.log" 2>&1 &
+  pids+=($!)
+  started docker-registry "$!" "$work/open.log"
+  upstream=127.0.0.1:$port
+  for image in "app $repository" "artifact $artifact_repository"; do
+    skopeo copy --quiet --all --preserve-digests --dest-tls-verify=false "oci:$images/${image% *}:1" "docker://$upstream/${image#* }:1"
   done
 }
 

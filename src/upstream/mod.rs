@@ -45,6 +45,7 @@ pub use content_range::{ContentRange, ResumeVerdict};
 pub use error::{BuildError, Location, Phase, Refusal, Restraint, UpstreamError, seconds_left};
 pub use response::{Body, Response, resume_matches};
 pub use retry::Resume;
+pub use tls::AnyCertificate;
 pub use via::OnBehalf;
 
 use crate::config::{Named, ProxyEnvironment, Registries};

@@ -11,7 +11,7 @@ use crate::harness::server::TempDir;
 /// Who may import whom below `src/`; `docs/ARCHITECTURE.md` draws and explains it. `limits` and `fail_point` are for all, `app` is in
 /// nobody's list but the command line's, and what is not listed may import nothing of ours.
 const ARROWS: &[(&str, &[&str])] = &[
-    ("cli", &["app", "config"]),
+    ("cli", &["app", "config", "upstream"]),
     (
         "app",
         &[
