@@ -5,6 +5,7 @@ use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::TcpStream;
 use std::process::Command;
 use std::sync::Arc;
+use std::time::Duration;
 
 use rustls::crypto::ring::cipher_suite::{
     TLS13_AES_128_GCM_SHA256, TLS13_AES_256_GCM_SHA384, TLS13_CHACHA20_POLY1305_SHA256,
@@ -35,8 +36,11 @@ fn start(pki: &Pki, options: Options) -> Option<Server> {
 
 /// A client that has only read what it was told to.
 fn session(cache: &Server, config: Arc<ClientConfig>) -> (ClientConnection, TcpStream) {
-    let session = ClientConnection::new(config, "localhost".try_into().unwrap()).unwrap();
-    (session, TcpStream::connect(cache.addr()).unwrap())
+    (new_session(config), TcpStream::connect(cache.addr()).unwrap())
+}
+
+fn new_session(config: Arc<ClientConfig>) -> ClientConnection {
+    ClientConnection::new(config, "localhost".try_into().unwrap()).unwrap()
 }
 
 #[test]
@@ -158,7 +162,7 @@ fn curl_gets_the_same_over_both_protocols() {
     assert_eq!(cache.stderr().matches(HANDED_OVER).count(), 3 * 4);
 }
 
-/// The kernel keeps what TCP has no room for, and loses it when a connection is ended too soon.
+/// The kernel takes more than TCP has room for, and loses it when a connection is ended too soon.
 #[test]
 fn the_last_bytes_of_a_connection_are_not_lost() {
     let (pki, upstream) = (Pki::new(), Registry::new());
@@ -166,32 +170,114 @@ fn the_last_bytes_of_a_connection_are_not_lost() {
         return;
     };
     let mut random = Random::for_test("the_last_bytes_of_a_connection_are_not_lost");
-    for round in 0..20 {
-        let content = Prf::new(random.next(), 200_000 * (1 + round) + round);
-        let digest = upstream.blob(content.clone());
-        let path = upstream.blob_url("a", &digest);
-        Client::with_tls(cache.addr(), pki.authority.client()).pull(&path, &content);
-        cache.wait_stored(&digest);
-        let (mut session, mut socket) = session(&cache, pki.authority.client());
-        let request = request_bytes("GET", &path, &[("Connection", "close")]);
-        session.writer().write_all(&request).unwrap();
-        // Slowly: in small pieces, so that the sender's buffers are full at the end.
-        socket2::SockRef::from(&socket)
-            .set_recv_buffer_size(64 * 1024)
+    let content = Prf::new(random.next(), 8 * MIB);
+    let digest = upstream.blob(content.clone());
+    let path = upstream.blob_url("a", &digest);
+    let others = Client::with_tls(cache.addr(), pki.authority.client());
+    others.pull(&path, &content);
+    cache.wait_stored(&digest);
+    let room = Silent::ask(&cache, &pki, &path, content.size).held_when_stuck();
+    assert!(room < content.size, "{room} bytes are not too many for sockets");
+    // Answers around that size, so that some are just short enough to be taken whole while nobody reads: TCP has no room
+    // then for what is to come behind them, and sometimes none for their ends.
+    let sizes = (0..64).map(|step| room.saturating_sub(40_000).max(1) + 1_000 * step);
+    let clients: Vec<_> = sizes
+        .map(|size| (size, Silent::ask(&cache, &pki, &path, size)))
+        .collect();
+    let said = |size: u64| format!("status=206 bytes={size} ");
+    cache.wait_stderr(&said(clients[0].0));
+    // The server has had its turn with each of them when it has answered others.
+    for _ in 0..10 {
+        others.get("/v2/").expect(b"{}");
+    }
+    let whole = clients
+        .iter()
+        .filter(|(size, _)| cache.stderr().contains(&said(*size)))
+        .count();
+    println!("{whole} of {} answers were taken whole", clients.len());
+    // All at once, because nobody is waited for for ever.
+    let readers: Vec<_> = clients
+        .into_iter()
+        .map(|(size, client)| (size, std::thread::spawn(move || client.read())))
+        .collect();
+    for (size, reader) in readers {
+        let (body, end) = reader.join().unwrap();
+        assert_eq!(body.len() as u64, size, "{end:?}");
+        assert_eq!(content.compare(0, &body), Ok(()));
+        // An end without close_notify is an error.
+        end.unwrap_or_else(|error| panic!("{size} bytes: {error}"));
+    }
+}
+
+/// A client that has asked for something and reads nothing. Its path is narrow, so that little fits into sockets.
+struct Silent {
+    session: ClientConnection,
+    socket: TcpStream,
+}
+
+impl Silent {
+    /// Asks for the first `size` bytes of what is at `path`, and for the connection's end behind them.
+    fn ask(cache: &Server, pki: &Pki, path: &str, size: u64) -> Self {
+        let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+        socket.set_recv_buffer_size(16 * 1024).unwrap();
+        socket.set_tcp_mss(1400).unwrap();
+        socket.connect(&cache.addr().into()).unwrap();
+        let (mut session, mut socket) = (new_session(pki.authority.client()), TcpStream::from(socket));
+        while session.is_handshaking() {
+            session.complete_io(&mut socket).unwrap();
+        }
+        let range = format!("bytes=0-{}", size - 1);
+        let request = request_bytes("GET", path, &[("Range", &range), ("Connection", "close")]);
+        rustls::Stream::new(&mut session, &mut socket)
+            .write_all(&request)
             .unwrap();
-        let mut stream = BufReader::with_capacity(1500, rustls::Stream::new(&mut session, &mut socket));
+        Silent { session, socket }
+    }
+
+    /// Bytes on their way in TCP, when they do not become more.
+    fn held_when_stuck(&self) -> u64 {
+        let (ours, theirs) = (
+            self.socket.local_addr().unwrap(),
+            self.socket.peer_addr().unwrap(),
+        );
+        let (mut before, mut same) = (0, 0);
+        eventually("nothing more fits into the sockets", || {
+            std::thread::sleep(Duration::from_millis(45));
+            let now = queued(theirs.port(), ours.port()).0 + queued(ours.port(), theirs.port()).1;
+            same = if now == before && now > 0 { same + 1 } else { 0 };
+            before = now;
+            same == 10
+        });
+        before
+    }
+
+    /// Reads the answer's body, and how the connection ends.
+    fn read(mut self) -> (Vec<u8>, std::io::Result<()>) {
+        self.socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        let mut stream = BufReader::new(rustls::Stream::new(&mut self.session, &mut self.socket));
         let mut line = String::new();
         while line != "\r\n" {
             line.clear();
-            stream.read_line(&mut line).unwrap();
+            assert_ne!(stream.read_line(&mut line).unwrap(), 0);
         }
         let mut body = Vec::new();
-        // An end without close_notify would be an error.
-        let end = stream.read_to_end(&mut body);
-        assert_eq!(body.len() as u64, content.size, "{end:?}");
-        end.unwrap();
-        assert_eq!(content.compare(0, &body), Ok(()));
+        let end = stream.read_to_end(&mut body).map(drop);
+        (body, end)
     }
+}
+
+/// What TCP holds of a connection between two ports of this machine: sent and not confirmed, received and not read.
+fn queued(from: u16, to: u16) -> (u64, u64) {
+    let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
+    let ends = format!(" 0100007F:{from:04X} 0100007F:{to:04X} ");
+    let line = table
+        .lines()
+        .find(|line| line.contains(&ends))
+        .expect("the connection is open");
+    let queues = line.split_whitespace().nth(4).unwrap();
+    let (sent, received) = queues.split_once(':').unwrap();
+    let bytes = |hex| u64::from_str_radix(hex, 16).unwrap();
+    (bytes(sent), bytes(received))
 }
 
 #[test]

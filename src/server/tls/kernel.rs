@@ -6,14 +6,12 @@ use std::time::Duration;
 
 use rustls::{ConnectionTrafficSecrets, ServerConnection};
 
+use super::wear::{Wear, records_of};
 use crate::http::Certificate;
-use crate::limits::{KERNEL_TLS_RECORDS, KERNEL_TLS_RECORDS_MAX, SEND_STALL_SECONDS};
+use crate::limits::SEND_STALL_SECONDS;
 use crate::server::watch::{Waiting, Watch};
 use crate::sys::ktls::{self, Cipher, Keys, RECORD_OVERHEAD};
 use crate::sys::{Pipe, Socket};
-
-/// Content of the longest record.
-const RECORD_BYTES: usize = 16 * 1024;
 
 /// Pauses between two looks at whether TCP has everything: the first, and the longest.
 const LOOK: Duration = Duration::from_millis(1);
@@ -21,7 +19,7 @@ const LOOK_MAX: Duration = Duration::from_millis(250);
 
 /// A socket whose kernel speaks TLS.
 ///
-/// Keys cannot be changed: after [`KERNEL_TLS_RECORDS`] it takes no further requests, and a client that wants other
+/// Keys cannot be changed: when they are [`Wear::Worn`] it takes no further requests, and a client that wants other
 /// keys is at its end.
 pub struct KernelStream {
     socket: Socket,
@@ -104,7 +102,7 @@ impl KernelStream {
 
     /// Whether its keys have served for so long that it should take no further request.
     pub fn is_worn_out(&self) -> bool {
-        self.records.get() >= KERNEL_TLS_RECORDS
+        Wear::after(self.records.get()) != Wear::None
     }
 
     /// Appends what has arrived to `inbox`, at most its spare capacity; 0 is the end of the client's side.
@@ -138,13 +136,11 @@ impl KernelStream {
     }
 
     fn counted(&self, send: impl FnOnce(&Socket) -> io::Result<usize>) -> io::Result<usize> {
-        if self.records.get() >= KERNEL_TLS_RECORDS_MAX {
+        if Wear::after(self.records.get()) == Wear::UsedUp {
             return Err(io::Error::other("the keys of the TLS session are used up"));
         }
         let sent = send(&self.socket)?;
-        // Full ones, and one that ends with the call.
-        let records = sent.div_ceil(RECORD_BYTES) + 1;
-        self.records.set(self.records.get() + records as u64);
+        self.records.set(self.records.get() + records_of(sent));
         self.sent.set(self.sent.get() + sent as u64);
         Ok(sent)
     }

@@ -11,6 +11,7 @@ mod record;
 mod self_signed;
 mod session;
 mod subject;
+mod wear;
 
 pub use acceptor::{Acceptor, Clients, Identity, Material, MaterialError, Pem};
 pub(in crate::server) use gate::Gate;

@@ -183,12 +183,11 @@ impl TlsStream {
 
     fn kernel_cipher(&self) -> Option<Cipher> {
         let mut session = self.session.borrow_mut();
-        let suite = session.negotiated_cipher_suite()?.suite();
+        let cipher = self.offload.cipher(session.negotiated_cipher_suite()?.suite())?;
         let is_1_3 = session.protocol_version() == Some(ProtocolVersion::TLSv1_3);
         let waits =
             matches!(session.reader().fill_buf(), Err(error) if error.kind() == io::ErrorKind::WouldBlock);
-        let nothing_held = waits && !session.wants_write();
-        self.offload.cipher(suite).filter(|_| is_1_3 && nothing_held)
+        (is_1_3 && waits && !session.wants_write()).then_some(cipher)
     }
 
     /// A read and what follows from it; or, before the kernel takes over, a record.
