@@ -14,7 +14,7 @@ set -euo pipefail
 binary=$(realpath "${1:?usage: scripts/ktls.sh BINARY IT_BINARY [TEST...]}")
 tests=$(realpath "${2:?usage: scripts/ktls.sh BINARY IT_BINARY [TEST...]}")
 shift 2
-[ $# -gt 0 ] || set -- ktls:: tls:: mtls:: restart_protocols:: overload_protocols::
+[ $# -gt 0 ] || set -- ktls:: tls:: mtls:: restart_protocols:: overload_protocols:: --skip upstream_tls::
 PATH=$PATH:/usr/sbin:/sbin
 work=$(mktemp -d "${TMPDIR:-/tmp}/ktls.XXXXXX")
 root=$work/root
@@ -74,7 +74,7 @@ mount -t ext4 /dev/vda /data || echo "no disk"
 ulimit -n 65536
 echo "kernel $(uname -r)"
 while read -r choice; do export "$choice"; done </choices
-it --test-threads 4 --show-output $(cat /tests) 2>&1
+it --test-threads 2 --show-output $(cat /tests) 2>&1
 echo "exit $?"
 cat /proc/net/tls_stat
 poweroff -f

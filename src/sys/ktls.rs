@@ -147,8 +147,6 @@ pub fn sequence(socket: impl AsFd, cipher: Cipher) -> io::Result<u64> {
     // The keys come with it.
     let mut info = [0; INFO_BYTES_MAX];
     let wanted = &mut info[..cipher.info_bytes()];
-    wanted[..2].copy_from_slice(&VERSION.to_ne_bytes());
-    wanted[2..4].copy_from_slice(&cipher.number().to_ne_bytes());
     let got = get(&socket, libc::SOL_TLS, libc::TLS_TX, wanted);
     let number = wanted.last_chunk::<SEQUENCE_BYTES>().copied();
     info.zeroize();
