@@ -8,7 +8,7 @@
 # KEEP=1          leaves the working directory and prints its name.
 #
 # Needs qemu-system-x86_64, mkfs.ext4, xz, curl, openssl, and apt-get for the kernel and busybox, which are unpacked and not installed.
-# Nothing of the machine is changed. Takes two minutes with /dev/kvm, many without.
+# Nothing of the machine is changed. Emulated on two busy cores everything takes a quarter of an hour.
 set -euo pipefail
 
 binary=$(realpath "${1:?usage: scripts/ktls.sh BINARY IT_BINARY [TEST...]}")
