@@ -63,6 +63,12 @@ pub const TLS_SESSIONS_MAX: usize = 8_192;
 /// Bytes that a TLS session takes before the socket has to take them: four full records.
 pub const TLS_PENDING_BYTES: usize = 64 * 1024;
 
+/// Records after which a session whose keys the kernel has takes no further request. AES-GCM is good for 2^24.5 full ones under
+/// one key (RFC 8446, 5.5), and the kernel cannot change keys: half of that is 128 GiB in full records, four million answers
+/// in small ones. The other half is for answers that are under way then, and where it ends they are cut off.
+pub const KERNEL_TLS_RECORDS: u64 = 1 << 23;
+pub const KERNEL_TLS_RECORDS_MAX: u64 = 1 << 24;
+
 /// Reads in a row that may bring nothing: a full record is five of them, and a client that sends none but empty ones is
 /// not asking for anything.
 pub const TLS_READS_MAX: usize = 64;

@@ -124,7 +124,7 @@ pub fn run(config: Config, read: &dyn Fn() -> Result<Config, Mistakes>) -> Resul
         client_login: config.client_login,
         vitals: vitals.clone(),
     };
-    let acceptor = tls::open(config.tls.as_ref())?;
+    let acceptor = tls::open(config.tls.as_ref(), config.kernel_tls)?;
     let accepting = listening.addresses.len() * plan.len();
     let door = FrontDoor::new(config.front_auth.clone())?;
     for (index, (cpu, sockets)) in plan.iter().zip(listening.listeners).enumerate() {

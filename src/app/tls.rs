@@ -1,15 +1,32 @@
 //! The operator's choices about TLS in the server's words.
 
 use super::AppError;
-use crate::config::{self, ServerTls};
-use crate::server::tls::{Acceptor, Clients, Identity, Material, Pem};
+use crate::config::{self, KernelTls, ServerTls};
+use crate::server::tls::{Acceptor, Clients, Identity, Material, Offload, Pem};
 
 /// What handshakes are made with, and made again with when its files change.
-pub(super) fn open(tls: Option<&ServerTls>) -> Result<Option<Acceptor>, AppError> {
+pub(super) fn open(tls: Option<&ServerTls>, kernel: KernelTls) -> Result<Option<Acceptor>, AppError> {
     let Some(tls) = tls else { return Ok(None) };
-    let acceptor = Acceptor::new(material(tls))?;
+    let acceptor = Acceptor::new(material(tls), offload(kernel))?;
     acceptor.watch_files()?;
     Ok(Some(acceptor))
+}
+
+/// Finds out what the kernel can take over, and says so.
+fn offload(kernel: KernelTls) -> Offload {
+    match kernel {
+        KernelTls::Off => Offload::NONE,
+        KernelTls::Auto => match Offload::probe() {
+            Ok(found) => {
+                tracing::info!("kernel TLS: TLS 1.3 with {}", found.names());
+                found
+            }
+            Err(why) => {
+                tracing::warn!("kernel TLS: none ({why})");
+                Offload::NONE
+            }
+        },
+    }
 }
 
 pub(super) fn material(tls: &ServerTls) -> Material {

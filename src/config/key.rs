@@ -462,6 +462,7 @@ impl Setting {
         match self {
             Setting::ListenAddr => Kind::Text,
             Setting::Cores => Kind::CountOrAuto(super::CORES_MAX as u64),
+            Setting::KernelTls => Kind::Word(&["off", "auto"]),
             Setting::IoDriver => Kind::Word(&["auto", "io_uring", "epoll"]),
             Setting::HelperThreads => Kind::Count(super::HELPER_THREADS_MAX as u64),
             Setting::MaxConnections => Kind::CountOrAuto(super::MAX_CONNECTIONS_MAX as u64),

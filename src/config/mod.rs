@@ -78,6 +78,7 @@ pub struct Config {
     pub listen: Vec<ListenAddr>,
     /// What its TLS listeners show; some when there is one.
     pub tls: Option<ServerTls>,
+    pub kernel_tls: KernelTls,
     pub storage: Storage,
     /// How many cores serve; `None` means as many as the process may use.
     pub cores: Option<NonZeroUsize>,
@@ -220,6 +221,15 @@ pub enum RootChoice {
     /// As `UserCache`, but there is no home either: a place below the temporary directory, which the
     /// system may clear. Worth a warning.
     Temporary,
+}
+
+/// Who encrypts what TLS clients are sent, after their handshakes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KernelTls {
+    /// This process.
+    Off,
+    /// The kernel, where it can and the session is of a kind that it knows; else this process.
+    Auto,
 }
 
 /// How the cores wait for the kernel.

@@ -10,6 +10,7 @@ impl Config {
         let Config {
             listen,
             tls,
+            kernel_tls,
             storage,
             cores,
             io_driver,
@@ -41,6 +42,7 @@ impl Config {
             ("listen_addr", *listen != new.listen),
             // Its certificates are taken over; that there is TLS at all is not.
             ("tls_cert_file", tls.is_some() != new.tls.is_some()),
+            ("kernel_tls", *kernel_tls != new.kernel_tls),
             ("storage_backend", storage.backend() != new.storage.backend()),
             ("fs_root", root(storage) != root(&new.storage)),
             ("s3", storage.s3() != new.storage.s3()),

@@ -12,8 +12,8 @@ use super::server_tls::Clients;
 use super::setting::{Given, Layer, Setting};
 use super::units::{self, BOOL_ACCEPTED, BYTES_ACCEPTED, DURATION_ACCEPTED};
 use super::{
-    CORES_MAX, Config, HELPER_THREADS_MAX, IoDriver, ListenAddr, LogLevel, MAX_CONNECTIONS_MAX, Named,
-    Registries, RootChoice, S3Settings, Storage, Supervisor, Surroundings, proxy, s3,
+    CORES_MAX, Config, HELPER_THREADS_MAX, IoDriver, KernelTls, ListenAddr, LogLevel, MAX_CONNECTIONS_MAX,
+    Named, Registries, RootChoice, S3Settings, Storage, Supervisor, Surroundings, proxy, s3,
 };
 use crate::oci::Namespace;
 
@@ -73,6 +73,11 @@ pub(super) fn load<'a>(
         "auto" => Some(IoDriver::Auto),
         "io_uring" => Some(IoDriver::IoUring),
         "epoll" => Some(IoDriver::Epoll),
+        _ => None,
+    });
+    let kernel_tls = sources.parse(Setting::KernelTls, "off or auto", |text| match text {
+        "off" => Some(KernelTls::Off),
+        "auto" => Some(KernelTls::Auto),
         _ => None,
     });
     let helper_threads = sources.parse(
@@ -153,6 +158,7 @@ pub(super) fn load<'a>(
         Some(listen),
         Some(cores),
         Some(io_driver),
+        Some(kernel_tls),
         Some(helper_threads),
         Some(max_connections),
         Some(max_connections_per_client),
@@ -177,6 +183,7 @@ pub(super) fn load<'a>(
         listen,
         cores,
         io_driver,
+        kernel_tls,
         helper_threads,
         max_connections,
         max_connections_per_client,
@@ -229,6 +236,7 @@ pub(super) fn load<'a>(
         storage,
         cores,
         io_driver,
+        kernel_tls,
         helper_threads,
         max_connections,
         max_connections_per_client,

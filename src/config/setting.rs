@@ -13,6 +13,7 @@ pub enum Setting {
     TlsClientCaFile,
     TlsClientAuth,
     GenerateSelfSignedTls,
+    KernelTls,
     Cores,
     IoDriver,
     HelperThreads,
@@ -108,13 +109,14 @@ impl Setting {
     }
 
     /// In the order of `--help`.
-    pub const ALL: [Setting; 40] = [
+    pub const ALL: [Setting; 41] = [
         Setting::ListenAddr,
         Setting::TlsCertFile,
         Setting::TlsKeyFile,
         Setting::TlsClientCaFile,
         Setting::TlsClientAuth,
         Setting::GenerateSelfSignedTls,
+        Setting::KernelTls,
         Setting::Cores,
         Setting::IoDriver,
         Setting::HelperThreads,
@@ -197,6 +199,7 @@ impl Setting {
                 "generate-self-signed-tls",
                 "generate_self_signed_tls",
             ),
+            Setting::KernelTls => ("KERNEL_TLS", "kernel-tls", "kernel_tls"),
             Setting::Cores => ("CORES", "cores", "cores"),
             Setting::IoDriver => ("IO_DRIVER", "io-driver", "io_driver"),
             Setting::HelperThreads => ("HELPER_THREADS", "helper-threads", "helper_threads"),
@@ -258,6 +261,7 @@ impl Setting {
             Setting::TlsClientCaFile => (Group::Serving, "none", "authority of clients' certificates"),
             Setting::TlsClientAuth => (Group::Serving, "auto", "auto, none, optional or verify"),
             Setting::GenerateSelfSignedTls => (Group::Serving, "false", "https with a certificate made here"),
+            Setting::KernelTls => (Group::Serving, "off", "off, or auto: the kernel encrypts"),
             Setting::Cores => (Group::Serving, "auto", "cores that serve"),
             Setting::IoDriver => (Group::Serving, "auto", "auto, io_uring or epoll"),
             Setting::HelperThreads => (Group::Serving, "2", "threads that talk to upstreams"),

@@ -367,7 +367,7 @@ fn spawn<H: Handler>(server: Rc<Server<H>>, arrived: Arrived) {
         running,
     } = arrived;
     let stream = match Socket::new(stream).and_then(|socket| match &server.tls {
-        Some(door) if tls => TlsStream::new(socket, door.config())
+        Some(door) if tls => TlsStream::new(socket, door.config(), door.offload())
             .map(Box::new)
             .map(Stream::Tls),
         _ => Ok(Stream::Plain(socket)),

@@ -91,11 +91,21 @@ impl<H: Handler> Connection<H> {
 
     /// Serves requests until one side has had enough; or gives the connection back, as soon as it is known to be for HTTP/2.
     pub async fn run(mut self) -> Option<h2::Begun<H>> {
-        if let (Stream::Tls(tls), Some(door)) = (&self.stream, &self.server.tls)
-            && let Err(error) = Box::pin(tls.handshake(&self.watch, &door.gate, &self.server.shutdown)).await
-        {
-            tracing::debug!(peer = ?self.peer, %error, "no TLS session");
-            return None;
+        if let (Stream::Tls(tls), Some(door)) = (&self.stream, &self.server.tls) {
+            if let Err(error) = Box::pin(tls.handshake(&self.watch, &door.gate, &self.server.shutdown)).await
+            {
+                tracing::debug!(peer = ?self.peer, %error, "no TLS session");
+                return None;
+            }
+            let handed_over;
+            (self.stream, handed_over) = self.stream.into_kernel();
+            if let Err(error) = handed_over {
+                tracing::debug!(peer = ?self.peer, %error, "the kernel did not take a TLS session over");
+                return None;
+            }
+            if matches!(self.stream, Stream::Kernel(_)) {
+                tracing::debug!(peer = ?self.peer, "encrypted by the kernel from here on");
+            }
         }
         let mut scanned = 0;
         let mut spoken = Spoken::Unknown;
@@ -144,8 +154,8 @@ impl<H: Handler> Connection<H> {
             match step {
                 Next::Continue => {}
                 Next::Close => {
-                    // As far as the socket takes it at once: the client has what it asked for.
-                    let _ = self.stream.finish();
+                    // The client has what it asked for.
+                    self.stream.leave(&self.watch).await;
                     return None;
                 }
                 Next::Gone => return None,
@@ -156,7 +166,7 @@ impl<H: Handler> Connection<H> {
     async fn respond(&self, head: &RequestHead<'_>) -> Next {
         let server = &*self.server;
         let started = server.access_log.as_ref().map(|_| monotonic_micros());
-        let keep_alive = head.keep_alive && !server.shutdown.draining();
+        let keep_alive = head.keep_alive && !server.shutdown.draining() && !self.stream.is_worn_out();
         let sending = Sending {
             stream: &self.stream,
             watch: &self.watch,
@@ -325,7 +335,7 @@ impl<H: Handler> Connection<H> {
     /// Says that nothing more comes and waits a little for the client to see it: closing a socket with
     /// unread input resets it, which can destroy the answer on its way.
     async fn linger(&self) {
-        let _ = self.stream.finish();
+        self.stream.leave(&self.watch).await;
         self.stream.shutdown(Shutdown::Write);
         self.watch.set(Waiting::Input, LINGER_SECONDS);
         let mut rubbish = Vec::with_capacity(4 * 1024);

@@ -2,6 +2,7 @@
 
 mod file;
 mod inherit;
+pub mod ktls;
 mod pipe;
 mod socket;
 

@@ -2,8 +2,9 @@
 //!
 //! Each file is a theme, each test a sentence that is true of the running binary. Every test brings its own
 //! upstream, server and store, so they run in any order and side by side. `TEST_IO_DRIVER` chooses the driver for
-//! a whole run, `TEST_BINARY` another binary than the one cargo built, `TEST_STORAGE` (`s3` or `tiered`) puts a bucket behind
-//! servers that ask for no storage of their own; `SEED` repeats a random test.
+//! a whole run, `TEST_KERNEL_TLS=auto` has the kernel encrypt where it can, `TEST_BINARY` another binary than the one cargo
+//! built, `TEST_STORAGE` (`s3` or `tiered`) puts a bucket behind servers that ask for no storage of their own; `SEED` repeats
+//! a random test.
 
 #![allow(
     clippy::disallowed_methods,
@@ -79,6 +80,7 @@ mod proxy;
 mod upstream_tls;
 
 /// TLS with clients, and their certificates.
+mod ktls;
 mod mtls;
 mod tls;
 

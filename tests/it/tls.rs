@@ -51,7 +51,7 @@ impl Pki {
         Client::with_tls(cache.addr(), self.authority.client())
     }
 
-    fn ca_file(&self) -> String {
+    pub fn ca_file(&self) -> String {
         let path = pki::write(&self.dir.path, "ca.crt", &self.authority.pem);
         path.display().to_string()
     }

@@ -6,7 +6,7 @@ use std::io;
 use std::time::Duration;
 
 use super::*;
-use crate::config::{ProxyEnvironment, RegistryConfig, RegistryName, RegistrySettings};
+use crate::config::{KernelTls, ProxyEnvironment, RegistryConfig, RegistryName, RegistrySettings};
 
 /// Flags, environment and file of one case; the file is named `f.yaml`.
 #[derive(Default)]
@@ -69,6 +69,7 @@ fn nothing_configured_gives_the_defaults() {
             tls: false,
         }],
         tls: None,
+        kernel_tls: KernelTls::Off,
         storage: Storage::Fs {
             root: FS_ROOT_DEFAULT.into(),
             chosen: RootChoice::Default,
@@ -159,6 +160,7 @@ fn every_scalar_can_stand_in_the_file() {
 listen_addr: [':1', 'localhost:2']
 cores: 3
 io_driver: epoll
+kernel_tls: auto
 helper_threads: 4
 max_connections: 500
 max_connections_per_client: 0
@@ -185,6 +187,7 @@ access_log: off
             ListenAddr::parse("localhost:2", false).unwrap(),
         ],
         tls: None,
+        kernel_tls: KernelTls::Auto,
         storage: Storage::Fs {
             root: "/s".into(),
             chosen: RootChoice::Given,

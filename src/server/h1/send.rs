@@ -16,7 +16,7 @@ use crate::runtime::clock::unix_seconds;
 use crate::runtime::helper::Helper;
 use crate::server::stream::Stream;
 use crate::server::watch::{Waiting, Watch};
-use crate::sys::{Pipe, Socket, read_exact_at, read_resident, resident};
+use crate::sys::{Pipe, read_exact_at, read_resident, resident};
 
 /// Step in which pages that are not in memory are read for clients without a pipe.
 const READ_BYTES: u64 = 256 * 1024;
@@ -113,7 +113,7 @@ impl Sending<'_> {
             (result, _) => result,
         };
         let result = match result {
-            Ok(()) if self.stream.bare().is_none() => self.flush().await,
+            Ok(()) if !self.stream.takes_files() => self.flush().await,
             result => result,
         };
         Sent::new(bytes, &result, self.keep_alive)
@@ -248,15 +248,15 @@ impl Sending<'_> {
 
     /// Sends a part of a file, by the technique that measured best for its size.
     async fn span(&self, file: &Arc<File>, span: Span, more: bool, bytes: &mut u64) -> io::Result<()> {
-        let Some(socket) = self.stream.bare() else {
+        if !self.stream.takes_files() {
             return self.encrypted(file, span, more, bytes).await;
-        };
+        }
         if span.size() >= SPLICE_BYTES_MIN
             && let Ok(pipe) = Pipe::take()
         {
-            return self.spliced(socket, file, span, pipe, more, bytes).await;
+            return self.spliced(file, span, pipe, more, bytes).await;
         }
-        self.sendfiled(socket, file, span, bytes).await
+        self.sendfiled(file, span, bytes).await
     }
 
     /// file → memory → session, for streams that files cannot go to as they are. What is in the page cache is read on the
@@ -327,7 +327,6 @@ impl Sending<'_> {
     /// thread, so that the disk is never waited for on the core.
     async fn spliced(
         &self,
-        socket: &Socket,
         file: &Arc<File>,
         span: Span,
         mut pipe: Pipe,
@@ -360,7 +359,7 @@ impl Sending<'_> {
                 }
                 offset += moved as u64;
             }
-            match socket.splice(&mut pipe, more || offset < span.end) {
+            match self.stream.splice(&mut pipe, more || offset < span.end) {
                 Ok(sent) => {
                     self.watch.sent(sent);
                     *bytes += sent as u64;
@@ -381,13 +380,7 @@ impl Sending<'_> {
         Ok(())
     }
 
-    async fn sendfiled(
-        &self,
-        socket: &Socket,
-        file: &Arc<File>,
-        span: Span,
-        bytes: &mut u64,
-    ) -> io::Result<()> {
+    async fn sendfiled(&self, file: &Arc<File>, span: Span, bytes: &mut u64) -> io::Result<()> {
         let mut offset = span.start;
         let mut turn = 0;
         while offset < span.end {
@@ -407,7 +400,7 @@ impl Sending<'_> {
                 *bytes += step;
                 continue;
             }
-            match socket.sendfile(file, offset, step as usize) {
+            match self.stream.sendfile(file, offset, step as usize) {
                 Ok(0) => return Err(truncated()),
                 Ok(sent) => {
                     self.watch.sent(sent);

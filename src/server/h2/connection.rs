@@ -125,7 +125,7 @@ async fn converse<H: Handler>(wire: Wire, server: Rc<Server<H>>, peer: Option<So
         &wire,
         |cx| {
             shared.note_waker(cx);
-            if !leaving.get() && shared.server.shutdown.draining() {
+            if !leaving.get() && (shared.server.shutdown.draining() || wire.is_worn_out()) {
                 leaving.set(true);
                 connection.graceful_shutdown();
                 // It may have been ended for being idle, which is not how it ends.

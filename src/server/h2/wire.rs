@@ -149,6 +149,11 @@ impl Wire {
         self.0.stream.certificate()
     }
 
+    /// Whether it should take no further request.
+    pub fn is_worn_out(&self) -> bool {
+        self.0.stream.is_worn_out()
+    }
+
     /// Whether the client has sent its SETTINGS.
     pub fn greeted(&self) -> bool {
         self.0.state.borrow().incoming.greeted()
@@ -194,8 +199,8 @@ impl Wire {
             }
         }
         let stream = &self.0.stream;
-        // As far as the socket takes it at once. What a stream has said of its end does not depend on it.
-        let _ = stream.finish();
+        // What a stream has said of its end does not depend on it.
+        stream.leave(self.watch()).await;
         stream.shutdown(Shutdown::Write);
         if evicted {
             // Somebody waits for its descriptor.

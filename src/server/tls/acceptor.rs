@@ -14,7 +14,7 @@ use rustls::server::{ProducesTickets, ServerSessionMemoryCache, StoresServerSess
 use rustls::{RootCertStore, ServerConfig};
 
 use super::certificate::Facts;
-use super::{files, self_signed};
+use super::{Offload, files, self_signed};
 use crate::limits::TLS_SESSIONS_MAX;
 use crate::runtime::clock::unix_seconds;
 
@@ -72,6 +72,7 @@ pub struct Acceptor(Arc<Shared>);
 
 struct Shared {
     provider: Arc<CryptoProvider>,
+    offload: Offload,
     config: RwLock<Arc<ServerConfig>>,
     material: Mutex<Material>,
     resumption: Mutex<Resumption>,
@@ -97,19 +98,20 @@ impl Resumption {
 }
 
 impl Acceptor {
-    /// Reads the system's authorities where they are wanted; for the start.
+    /// Reads the system's authorities where they are wanted; for the start. `offload`: what the kernel shall take over.
     ///
     /// # Errors
     ///
     /// A file that holds something else than it should, or a key that does not fit.
-    pub fn new(material: Material) -> Result<Self, MaterialError> {
+    pub fn new(material: Material, offload: Offload) -> Result<Self, MaterialError> {
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let resumption = Resumption::new()?;
         let mut generated = None;
-        let (config, facts) = build(&provider, &material, &resumption, &mut generated)?;
+        let (config, facts) = build(&provider, offload, &material, &resumption, &mut generated)?;
         tell(&facts, &material.clients);
         Ok(Acceptor(Arc::new(Shared {
             provider,
+            offload,
             config: RwLock::new(config),
             material: Mutex::new(material),
             resumption: Mutex::new(resumption),
@@ -124,6 +126,10 @@ impl Acceptor {
             .read()
             .unwrap_or_else(PoisonError::into_inner)
             .clone()
+    }
+
+    pub(super) fn offload(&self) -> Offload {
+        self.0.offload
     }
 
     /// Takes over other material for coming handshakes; connections under way go on. `false` when it is no other.
@@ -146,7 +152,13 @@ impl Acceptor {
             Resumption::new()?
         };
         let mut generated = shared.generated.lock().unwrap_or_else(PoisonError::into_inner);
-        let (config, facts) = build(&shared.provider, &new, &resumption, &mut generated)?;
+        let (config, facts) = build(
+            &shared.provider,
+            shared.offload,
+            &new,
+            &resumption,
+            &mut generated,
+        )?;
         *shared.config.write().unwrap_or_else(PoisonError::into_inner) = config;
         *shared.resumption.lock().unwrap_or_else(PoisonError::into_inner) = resumption;
         tell(&facts, &new.clients);
@@ -172,6 +184,7 @@ impl Acceptor {
 
 fn build(
     provider: &Arc<CryptoProvider>,
+    offload: Offload,
     material: &Material,
     resumption: &Resumption,
     generated: &mut Option<(String, String)>,
@@ -220,6 +233,7 @@ fn build(
     config.ticketer = resumption.tickets.clone();
     config.session_storage = resumption.sessions.clone();
     config.max_early_data_size = 0;
+    config.enable_secret_extraction = offload.any();
     Ok((Arc::new(config), facts))
 }
 

@@ -125,6 +125,7 @@ impl Looked {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::server::tls::Offload;
     use std::path::PathBuf;
 
     struct Dir(PathBuf);
@@ -178,11 +179,11 @@ mod tests {
             chain: file("tls.crt", &first),
             key: file("tls.key", &key),
         };
-        let acceptor = Acceptor::new(Material {
+        let material = Material {
             identity,
             clients: Clients::NotAsked,
-        })
-        .unwrap();
+        };
+        let acceptor = Acceptor::new(material, Offload::NONE).unwrap();
         let mut looked = Looked {
             stamps: acceptor.material().stamps(),
             failed: None,

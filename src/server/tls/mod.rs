@@ -5,12 +5,18 @@ mod acceptor;
 mod certificate;
 mod files;
 mod gate;
+mod kernel;
+mod offload;
+mod record;
 mod self_signed;
 mod session;
 mod subject;
+mod wear;
 
 pub use acceptor::{Acceptor, Clients, Identity, Material, MaterialError, Pem};
 pub(in crate::server) use gate::Gate;
+pub(in crate::server) use kernel::KernelStream;
+pub use offload::Offload;
 pub(in crate::server) use session::TlsStream;
 
 use std::sync::Arc;
@@ -35,5 +41,10 @@ impl Door {
     /// What the next client is shown.
     pub fn config(&self) -> Arc<ServerConfig> {
         self.acceptor.config()
+    }
+
+    /// What the kernel takes over afterwards.
+    pub fn offload(&self) -> Offload {
+        self.acceptor.offload()
     }
 }

@@ -9,10 +9,12 @@ use std::net;
 use std::pin::pin;
 use std::sync::Arc;
 
-use rustls::{ServerConfig, ServerConnection};
+use rustls::{ProtocolVersion, ServerConfig, ServerConnection};
 
 use super::gate::Gate;
-use super::subject;
+use super::kernel::KernelStream;
+use super::record::Record;
+use super::{Offload, subject};
 use crate::http::Certificate;
 use crate::limits::{FIRST_REQUEST, HANDSHAKE_SECONDS, TLS_PENDING_BYTES, TLS_READS_MAX};
 use crate::runtime::clock::{monotonic_seconds, unix_seconds};
@@ -20,6 +22,7 @@ use crate::runtime::shutdown::Shutdown;
 use crate::server::h1;
 use crate::server::watch::{Waiting, Watch};
 use crate::sys::Socket;
+use crate::sys::ktls::Cipher;
 
 /// A socket that speaks TLS.
 pub struct TlsStream {
@@ -27,6 +30,8 @@ pub struct TlsStream {
     session: RefCell<ServerConnection>,
     h2: OnceCell<bool>,
     certificate: OnceCell<Certificate>,
+    /// What the kernel takes over after the handshake. If anything, no byte behind the client's last record of it is read.
+    offload: Offload,
 }
 
 /// Why there is no session.
@@ -44,7 +49,7 @@ pub enum HandshakeError {
 
 impl TlsStream {
     /// A client of which nothing has been read.
-    pub fn new(socket: Socket, config: Arc<ServerConfig>) -> io::Result<Self> {
+    pub fn new(socket: Socket, config: Arc<ServerConfig>, offload: Offload) -> io::Result<Self> {
         let mut session = ServerConnection::new(config).map_err(io::Error::other)?;
         // We bound what waits ourselves, in plain bytes: see `send_vectored`.
         session.set_buffer_limit(None);
@@ -53,6 +58,7 @@ impl TlsStream {
             session: RefCell::new(session),
             h2: OnceCell::new(),
             certificate: OnceCell::new(),
+            offload,
         })
     }
 
@@ -158,24 +164,55 @@ impl TlsStream {
         Ok(())
     }
 
-    /// One read and what follows from it.
+    /// Goes on in the kernel after the handshake: of TLS 1.3, with a cipher that the kernel has. What cannot is given back as
+    /// it is.
+    pub fn into_kernel(self: Box<Self>) -> Result<(KernelStream, io::Result<()>), Box<Self>> {
+        let Some(cipher) = self.kernel_cipher() else {
+            return Err(self);
+        };
+        let h2 = self.is_h2();
+        let TlsStream {
+            socket,
+            session,
+            certificate,
+            ..
+        } = *self;
+        let (session, certificate) = (session.into_inner(), certificate.into_inner());
+        Ok(KernelStream::new(socket, session, cipher, h2, certificate))
+    }
+
+    fn kernel_cipher(&self) -> Option<Cipher> {
+        let mut session = self.session.borrow_mut();
+        let cipher = self.offload.cipher(session.negotiated_cipher_suite()?.suite())?;
+        let is_1_3 = session.protocol_version() == Some(ProtocolVersion::TLSv1_3);
+        let waits =
+            matches!(session.reader().fill_buf(), Err(error) if error.kind() == io::ErrorKind::WouldBlock);
+        (is_1_3 && waits && !session.wants_write()).then_some(cipher)
+    }
+
+    /// A read and what follows from it; or, before the kernel takes over, a record.
     fn step(&self, begin: &mut Beginning) -> io::Result<()> {
         let mut session = self.session.borrow_mut();
-        let mut arriving = Arriving {
-            socket: &self.socket,
-            begin: Some(begin),
-        };
-        if session.read_tls(&mut arriving)? == 0 {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
-        if let Err(error) = session.process_new_packets() {
-            if !begin.looks_like_http() {
-                // An alert that says why; if the socket does not take it, the client does without.
-                let _ = self.push(&mut session);
+        loop {
+            let mut arriving = Arriving {
+                socket: &self.socket,
+                begin: Some(begin),
+                by_record: self.offload.any(),
+            };
+            if session.read_tls(&mut arriving)? == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
             }
-            return Err(io::Error::new(io::ErrorKind::InvalidData, error));
+            if let Err(error) = session.process_new_packets() {
+                if !begin.looks_like_http() {
+                    // An alert that says why; if the socket does not take it, the client does without.
+                    let _ = self.push(&mut session);
+                }
+                return Err(io::Error::new(io::ErrorKind::InvalidData, error));
+            }
+            if !self.offload.any() || begin.record.is_over() {
+                return Ok(());
+            }
         }
-        Ok(())
     }
 
     /// Waits for a client to have read why it stays outside, as `Connection::linger` does. One that takes its handshake for
@@ -232,6 +269,7 @@ impl TlsStream {
             let mut arriving = Arriving {
                 socket: &self.socket,
                 begin: None,
+                by_record: false,
             };
             session.read_tls(&mut arriving)?;
             let processed = session.process_new_packets();
@@ -311,6 +349,7 @@ impl TlsStream {
 struct Beginning {
     bytes: [u8; 4],
     len: usize,
+    record: Record,
 }
 
 impl Beginning {
@@ -318,6 +357,7 @@ impl Beginning {
         let new = received.len().min(self.bytes.len() - self.len);
         self.bytes[self.len..self.len + new].copy_from_slice(&received[..new]);
         self.len += new;
+        self.record.note(received);
     }
 
     /// A method begins with capitals; a TLS record with a small number.
@@ -333,11 +373,16 @@ impl Beginning {
 struct Arriving<'a> {
     socket: &'a Socket,
     begin: Option<&'a mut Beginning>,
+    by_record: bool,
 }
 
 impl Read for Arriving<'_> {
     fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
-        let received = self.socket.recv_into(bytes)?;
+        let room = match &self.begin {
+            Some(begin) if self.by_record => bytes.len().min(begin.record.room()),
+            _ => bytes.len(),
+        };
+        let received = self.socket.recv_into(&mut bytes[..room])?;
         if let Some(begin) = &mut self.begin {
             begin.note(&bytes[..received]);
         }

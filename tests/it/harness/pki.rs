@@ -7,9 +7,11 @@ use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
     KeyUsagePurpose,
 };
+use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::{ClientConfig, RootCertStore, SupportedProtocolVersion};
+use rustls::version::TLS13;
+use rustls::{ClientConfig, RootCertStore, SupportedCipherSuite, SupportedProtocolVersion};
 
 /// Who signs certificates.
 pub struct Authority {
@@ -67,12 +69,22 @@ impl Authority {
         protocols: &[&str],
         shows: Option<&Issued>,
     ) -> Arc<ClientConfig> {
+        let provider = rustls::crypto::ring::default_provider();
+        self.client_config_of(provider, versions, protocols, shows)
+    }
+
+    fn client_config_of(
+        &self,
+        provider: CryptoProvider,
+        versions: &[&'static SupportedProtocolVersion],
+        protocols: &[&str],
+        shows: Option<&Issued>,
+    ) -> Arc<ClientConfig> {
         let mut roots = RootCertStore::empty();
         roots
             .add(CertificateDer::from_pem_slice(self.pem.as_bytes()).unwrap())
             .unwrap();
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let builder = ClientConfig::builder_with_provider(provider)
+        let builder = ClientConfig::builder_with_provider(Arc::new(provider))
             .with_protocol_versions(versions)
             .unwrap()
             .with_root_certificates(roots);
@@ -86,6 +98,15 @@ impl Authority {
         };
         config.alpn_protocols = protocols.iter().map(|name| name.as_bytes().to_vec()).collect();
         Arc::new(config)
+    }
+
+    /// A client of TLS 1.3 with this one cipher suite that speaks HTTP/1.1.
+    pub fn client_of(&self, suite: SupportedCipherSuite) -> Arc<ClientConfig> {
+        let provider = CryptoProvider {
+            cipher_suites: vec![suite],
+            ..rustls::crypto::ring::default_provider()
+        };
+        self.client_config_of(provider, &[&TLS13], &["http/1.1"], None)
     }
 
     /// A client of either version that speaks HTTP/1.1.

@@ -258,6 +258,9 @@ impl Server {
         if let Some(driver) = std::env::var_os("TEST_IO_DRIVER") {
             command.env("IO_DRIVER", driver);
         }
+        if let Some(choice) = std::env::var_os("TEST_KERNEL_TLS") {
+            command.env("KERNEL_TLS", choice);
+        }
         command
             .env("HOME", home)
             .env("NO_COLOR", "1")

@@ -1,0 +1,69 @@
+//! Where a record ends: for handshakes of which no byte too many may be read, because who reads on is somebody else. Looks at
+//! lengths only (RFC 8446, 5.1).
+
+/// How far the record has come that is being read.
+#[derive(Default)]
+pub struct Record {
+    header: [u8; 5],
+    /// Bytes of it that are there.
+    have: usize,
+    /// Bytes behind the header that are not.
+    left: usize,
+}
+
+impl Record {
+    /// Bytes that belong to the same part of the record: its header, or what follows.
+    pub fn room(&self) -> usize {
+        match (self.have, self.left) {
+            (5, 0) => 5,
+            (5, left) => left,
+            (have, _) => 5 - have,
+        }
+    }
+
+    /// Notes bytes, no more than there was room for.
+    pub fn note(&mut self, received: &[u8]) {
+        if self.is_over() {
+            self.have = 0;
+        }
+        if self.have == 5 {
+            self.left = self.left.saturating_sub(received.len());
+            return;
+        }
+        let new = received.len().min(5 - self.have);
+        self.header[self.have..self.have + new].copy_from_slice(&received[..new]);
+        self.have += new;
+        if self.have == 5 {
+            self.left = usize::from(u16::from_be_bytes([self.header[3], self.header[4]]));
+        }
+    }
+
+    pub fn is_over(&self) -> bool {
+        (self.have, self.left) == (5, 0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_read_goes_beyond_a_record() {
+        // Two records, the first without content, and the beginning of a third.
+        let wire = [&[22, 3, 1, 0, 0][..], &[22, 3, 3, 1, 2], &[7; 258], &[23, 3]].concat();
+        for step in [1, 3, 300] {
+            let mut record = Record::default();
+            let (mut at, mut ends) = (0, Vec::new());
+            while at < wire.len() {
+                let read = record.room().min(step).min(wire.len() - at);
+                record.note(&wire[at..at + read]);
+                at += read;
+                if record.is_over() {
+                    ends.push(at);
+                }
+            }
+            assert_eq!(ends, [5, 268], "{step} bytes at a time");
+            assert_eq!(record.room(), 3);
+        }
+    }
+}
