@@ -21,7 +21,7 @@ use crate::store::tests::{
     ENGINE_NAME_MAX, Engine, Place, Scratch, SharedPlace, Shelf, files_below, keeps_the_contract,
     keeps_the_contract_of_machines, write_file,
 };
-use crate::store::{FsStore, Key, Meta, OpenError, Source, TagPointer, Verified};
+use crate::store::{Entry, FsStore, Key, Meta, OpenError, Source, TagPointer, Verified};
 use crate::upstream::Upstreams;
 
 /// A bucket, the directory of the machine that [`Place::open`] gives, and those of others.
@@ -82,6 +82,30 @@ impl Machine {
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
     }
+
+    /// What `ask` gives when the bucket has answered: one that takes too long, on a busy machine, has nothing.
+    async fn answered<T>(&self, ask: impl AsyncFn() -> Option<T>) -> Option<T> {
+        loop {
+            let mut found = None;
+            if self.is_bucket_asked().await {
+                found = Some(ask().await);
+            }
+            match found {
+                Some(found) if self.is_bucket_asked().await => return found,
+                _ => tokio::time::sleep(Duration::from_millis(50)).await,
+            }
+        }
+    }
+
+    async fn is_bucket_asked(&self) -> bool {
+        let nothing = self.bucket().in_time(Duration::from_secs(60), async { Ok(()) });
+        nothing.await.is_some()
+    }
+
+    async fn find_here(&self, key: &Key) -> Option<Entry> {
+        let (fs, key) = (self.fs(), key.clone());
+        blocking(move || FsStore::find(&fs, &key)).await.unwrap().unwrap()
+    }
 }
 
 fn tag_key(tag: &TagName) -> TagKey {
@@ -129,26 +153,27 @@ impl Shelf for Machine {
     }
 
     async fn find(&self, key: &Key) -> Option<Meta> {
-        let wanted = key.clone();
-        let local = self.0.look(move |store| store.find(&wanted).unwrap()).await;
-        if let Some(entry) = local {
+        if let Some(entry) = self.find_here(key).await {
             self.0.see_to_copy(key);
             self.settle().await;
             return Some(Meta::clone(&entry.meta));
         }
-        let found = self.0.look_in_bucket(key).await?;
+        let found = self.answered(async || self.0.look_in_bucket(key).await).await?;
         Some(Meta::clone(&found))
     }
 
     async fn read(&self, key: &Key, from: u64, to: u64) -> Vec<u8> {
         let mut bytes = vec![0; (to - from) as usize];
-        if let Some(entry) = FsStore::find(&self.fs(), key).unwrap() {
+        if let Some(entry) = self.find_here(key).await {
             entry.file.read_exact_at(&mut bytes, from).unwrap();
             return bytes;
         }
-        let meta = self.0.look_in_bucket(key).await.expect("it was found");
-        let whole = self.0.read_from_bucket(key, &meta).await.expect("it can be read");
-        whole[from as usize..to as usize].to_vec()
+        let meta = self.answered(async || self.0.look_in_bucket(key).await).await;
+        let meta = meta.expect("it was found");
+        let whole = self
+            .answered(async || self.0.read_from_bucket(key, &meta).await)
+            .await;
+        whole.expect("it can be read")[from as usize..to as usize].to_vec()
     }
 
     async fn vouch(&self, key: &Key, source: &Source, public: bool) {
@@ -168,10 +193,11 @@ impl Shelf for Machine {
             grace_ms: 0,
             keep_on_404: false,
         };
-        let pointer = self.0.pointer(&tag_key(tag), terms).await?;
+        let key = tag_key(tag);
+        let pointer = self.answered(async || self.0.pointer(&key, terms).await).await?;
         // In memory it is kept without the upstream's fields.
-        let headers = self.bucket().store();
-        let whole = headers.find_tag(&tag.namespace, &tag.repository, &tag.tag, &tag.class);
+        let store = self.bucket().store();
+        let whole = store.find_tag(&tag.namespace, &tag.repository, &tag.tag, &tag.class);
         let whole = whole.await.unwrap().expect("it is in the bucket too");
         let bare = TagPointer {
             headers: Default::default(),

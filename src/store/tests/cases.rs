@@ -326,11 +326,11 @@ fn damages<P: Place>() -> [(&'static str, Damage<P>); 7] {
         ("no data", |place, key| place.remove(&data_name(key))),
         ("short data", |place, key| place.plant(&data_name(key), &[0; 999])),
         ("long data", |place, key| {
-            place.plant(&data_name(key), &[0; 1_001])
+            place.plant(&data_name(key), &[0; 1_001]);
         }),
         ("empty data", |place, key| place.plant(&data_name(key), b"")),
         ("an empty sidecar", |place, key| {
-            place.plant(&sidecar_name(key), b"")
+            place.plant(&sidecar_name(key), b"");
         }),
         ("half a sidecar", |place, key| {
             let whole = place.copies(&sidecar_name(key)).remove(0);
