@@ -173,6 +173,12 @@ pub const PIPE_BYTES: usize = 1024 * 1024;
 /// Idle pipes a core keeps. 64 × 1 MiB is an address range, not memory: pipes hold references to pages.
 pub const IDLE_PIPES_MAX: usize = 64;
 
+/// Pipes a core has at once; further responses go without. A client that stalls keeps its own, which is two descriptors more:
+/// 256 × 2 are 512 of them for each core, where thousands of such clients would take the place of as many connections.
+pub const PIPES_MAX: usize = 256;
+
+const _: () = assert!(IDLE_PIPES_MAX <= PIPES_MAX);
+
 /// What one connection may send, in bytes, before it lets others on the core run.
 pub const TURN_BYTES: u64 = 4 * 1024 * 1024;
 

@@ -4,11 +4,13 @@ use std::cell::RefCell;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, SpliceFlags, fcntl_setpipe_size, pipe_with, splice};
 
-use crate::limits::{IDLE_PIPES_MAX, PIPE_BYTES};
+use crate::limits::{IDLE_PIPES_MAX, PIPE_BYTES, PIPES_MAX};
 
 /// An empty pipe of [`Pipe::capacity`] bytes, or one with `held` bytes of a body in it.
 ///
@@ -19,10 +21,36 @@ pub struct Pipe {
     write: OwnedFd,
     capacity: usize,
     held: usize,
+    _place: Place,
 }
 
 thread_local! {
     static IDLE: RefCell<Vec<Pipe>> = const { RefCell::new(Vec::new()) };
+    /// Pipes this core has, idle ones included.
+    static COUNT: Arc<AtomicUsize> = Arc::default();
+}
+
+/// One of the pipes of a core. A pipe may end on another thread, which was to fill it.
+#[derive(Debug)]
+struct Place(Arc<AtomicUsize>);
+
+impl Place {
+    fn take() -> io::Result<Self> {
+        // Only this core adds.
+        let place = COUNT.with(|count| {
+            (count.load(Ordering::Relaxed) < PIPES_MAX).then(|| {
+                count.fetch_add(1, Ordering::Relaxed);
+                Place(count.clone())
+            })
+        });
+        place.ok_or_else(|| Errno::MFILE.into())
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 impl Pipe {
@@ -30,11 +58,12 @@ impl Pipe {
     ///
     /// # Errors
     ///
-    /// Out of descriptors, or of an unprivileged user's pipe budget; the caller uses `sendfile` then.
+    /// Out of descriptors, of an unprivileged user's pipe budget, or of [`PIPES_MAX`]; the caller uses `sendfile` then.
     pub fn take() -> io::Result<Self> {
         if let Some(pipe) = IDLE.with_borrow_mut(Vec::pop) {
             return Ok(pipe);
         }
+        let place = Place::take()?;
         let (read, write) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
         let capacity = fcntl_setpipe_size(&write, PIPE_BYTES)?;
         Ok(Pipe {
@@ -42,6 +71,7 @@ impl Pipe {
             write,
             capacity,
             held: 0,
+            _place: place,
         })
     }
 
@@ -106,5 +136,27 @@ impl Pipe {
                 Err(error) => return Err(error.into()),
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_core_has_so_many_pipes_and_another_when_one_is_gone() {
+        let mut pipes: Vec<Pipe> = (0..PIPES_MAX).map(|_| Pipe::take().unwrap()).collect();
+        assert_eq!(
+            Pipe::take().unwrap_err().raw_os_error(),
+            Some(Errno::MFILE.raw_os_error())
+        );
+        // Where it ends does not matter.
+        let one = pipes.pop();
+        std::thread::spawn(move || drop(one)).join().unwrap();
+        pipes.push(Pipe::take().unwrap());
+        assert!(Pipe::take().is_err());
+        pipes.pop().unwrap().put_back();
+        pipes.push(Pipe::take().unwrap());
+        assert!(Pipe::take().is_err());
     }
 }
