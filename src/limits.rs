@@ -64,8 +64,8 @@ pub const TLS_SESSIONS_MAX: usize = 8_192;
 pub const TLS_PENDING_BYTES: usize = 64 * 1024;
 
 /// Records after which a session whose keys the kernel has takes no further request. AES-GCM is good for 2^24.5 full ones under
-/// one key (RFC 8446, 5.5), and the kernel cannot change keys: half of that is 128 GiB in full records, four million answers
-/// in small ones. The other half is for answers that are under way then, and where it ends they are cut off.
+/// one key (RFC 8446, 5.5), and the kernel cannot change keys: 2^23 are 128 GiB in full records, four million answers in
+/// small ones. As many again are for answers that are under way then, and where those end they are cut off.
 pub const KERNEL_TLS_RECORDS: u64 = 1 << 23;
 pub const KERNEL_TLS_RECORDS_MAX: u64 = 1 << 24;
 
