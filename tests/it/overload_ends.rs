@@ -207,6 +207,17 @@ fn two_thousand_connections_that_close_at_once_are_forgotten_at_once() {
     cache.client().get("/v2/").expect(b"{}");
 }
 
+/// Clients that have asked for `url` and take nothing of it.
+fn stall(cache: &Server, url: &str, count: usize) -> Vec<Connection> {
+    let one = |_| {
+        let mut connection = Connection::open_narrow(cache.addr(), 4_096).unwrap();
+        get(&mut connection, url);
+        connection.read_head().unwrap();
+        connection
+    };
+    (0..count).map(one).collect()
+}
+
 /// Clients that take nothing hold no thread of ours and no worker of the kernel, and nobody waits for them.
 #[test]
 fn readers_that_stall_hold_no_thread() {
@@ -220,17 +231,36 @@ fn readers_that_stall_hold_no_thread() {
     let url = upstream.blob_url("a", &digest);
     cache.client().pull(&url, &content);
     cache.wait_stored(&digest);
-    let stalled: Vec<_> = (0..STALLED)
-        .map(|_| {
-            let mut connection = Connection::open_narrow(cache.addr(), 4_096).unwrap();
-            get(&mut connection, &url);
-            connection.read_head().unwrap();
-            connection
-        })
-        .collect();
+    let stalled = stall(&cache, &url, STALLED);
     for _ in 0..5 {
         cache.client().pull(&url, &content);
     }
     assert!(threads(&cache) <= THREADS_MAX, "{} threads", threads(&cache));
     drop(stalled);
+}
+
+/// Each costs its own descriptor; what its body goes through is bounded for all of them together.
+#[test]
+fn readers_that_stall_leave_descriptors_to_newcomers() {
+    const STALLED: usize = 400;
+    /// Two for each of the 256 pipes of a core, and the files that are open.
+    const SHARED_MAX: usize = 2 * 256 + 16;
+    raise_file_limit();
+    let upstream = Registry::new();
+    let cache = Server::start(&upstream);
+    let content = Prf::new(fresh_seed(), 32 * MIB);
+    let digest = upstream.blob(content.clone());
+    let url = upstream.blob_url("a", &digest);
+    cache.client().pull(&url, &content);
+    cache.wait_stored(&digest);
+    let files = cache.open_files();
+    let stalled = stall(&cache, &url, STALLED);
+    cache.client().pull(&url, &content);
+    let held = cache.open_files() - files;
+    assert!(
+        (STALLED..=STALLED + SHARED_MAX).contains(&held),
+        "{held} descriptors"
+    );
+    drop(stalled);
+    eventually("all are given back", || cache.open_files() <= files + SHARED_MAX);
 }

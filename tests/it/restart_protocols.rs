@@ -77,6 +77,23 @@ fn run_h2(load: &Load, begin: impl Fn() -> Result<Peer, Why>, seed: u64, broken:
     }
 }
 
+fn plain_h2(load: &Load, client: &Client, seed: u64, broken: &dyn Fn(&Why, bool)) {
+    run_h2(load, || Peer::try_begin(client.addr), seed, broken);
+}
+
+/// The same client over TLS, for the certificates of `pki`.
+fn h2_over_tls(pki: &Pki) -> impl Fn(&Load, &Client, u64, &dyn Fn(&Why, bool)) + Sync + use<> {
+    let config = pki.authority.client_config(rustls::ALL_VERSIONS, &["h2"], None);
+    move |load, client, seed, broken| {
+        run_h2(
+            load,
+            || Peer::try_begin_tls(client.addr, config.clone()),
+            seed,
+            broken,
+        );
+    }
+}
+
 #[test]
 fn a_stop_under_load_over_tls_cuts_no_response() {
     let (pki, upstream) = (Pki::new(), Registry::new());
@@ -91,30 +108,18 @@ fn a_stop_under_load_over_tls_cuts_no_response() {
 #[test]
 fn a_stop_under_load_over_http2_cuts_no_response() {
     let upstream = Registry::new();
-    stops_under_load(
-        Server::options(&upstream),
-        &upstream,
-        Server::client,
-        |load, client, seed, broken| run_h2(load, || Peer::try_begin(client.addr), seed, broken),
-    );
+    stops_under_load(Server::options(&upstream), &upstream, Server::client, plain_h2);
 }
 
 #[test]
 fn a_stop_under_load_over_http2_and_tls_cuts_no_response() {
     let (pki, upstream) = (Pki::new(), Registry::new());
-    let h2 = pki.authority.client_config(rustls::ALL_VERSIONS, &["h2"], None);
+    let h2 = h2_over_tls(&pki);
     stops_under_load(
         pki.serve(Server::options(&upstream)),
         &upstream,
         |cache| https(&pki, cache),
-        |load, client, seed, broken| {
-            run_h2(
-                load,
-                || Peer::try_begin_tls(client.addr, h2.clone()),
-                seed,
-                broken,
-            );
-        },
+        h2,
     );
 }
 
@@ -136,26 +141,19 @@ fn a_rolling_restart_over_http2_fails_no_request() {
         Server::options(&upstream).pass("http", &listener()),
         &upstream,
         Server::client,
-        |load, client, seed, broken| run_h2(load, || Peer::try_begin(client.addr), seed, broken),
+        plain_h2,
     );
 }
 
 #[test]
 fn a_rolling_restart_over_http2_and_tls_fails_no_request() {
     let (pki, upstream) = (Pki::new(), Registry::new());
-    let h2 = pki.authority.client_config(rustls::ALL_VERSIONS, &["h2"], None);
+    let h2 = h2_over_tls(&pki);
     restarts_under_load(
         pki.serve(Server::options(&upstream)).pass("https", &listener()),
         &upstream,
         |cache| https(&pki, cache),
-        |load, client, seed, broken| {
-            run_h2(
-                load,
-                || Peer::try_begin_tls(client.addr, h2.clone()),
-                seed,
-                broken,
-            );
-        },
+        h2,
     );
 }
 
