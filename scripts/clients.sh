@@ -25,22 +25,6 @@ work=$(mktemp -d "${TMPDIR:-/tmp}/clients.XXXXXX")
 # shellcheck source=scripts/clients/common.sh
 . "$here/clients/common.sh"
 
-# ---- The upstream ---------------------------------------------------------------------------------------------------
-
-start_upstream() {
-  cat >"$work/upstream.yml" <<END
-version: 0.1
-log: {level: info, formatter: text}
-storage: {filesystem: {rootdirectory: $work/upstream}}
-http: {addr: "127.0.0.1:0"}
-END
-  docker-registry serve "$work/upstream.yml" >>"$work/upstream.log" 2>&1 &
-  upstream_pid=$!
-  pids+=("$upstream_pid")
-  started docker-registry "$upstream_pid" "$work/upstream.log"
-  upstream_port=$port
-}
-
 # ---- What the upstream was asked ------------------------------------------------------------------------------------
 
 # Requests for content since line $1 of the upstream's log, as `/v2/…` paths, our own check of its health aside.
@@ -83,12 +67,9 @@ if [ "$direct" != 1 ] && [ ! -x "$binary" ]; then
   exit 2
 fi
 
-echo "building images, one layer of $layer_mb MiB"
-build_images "$layer_mb"
 start_upstream
-skopeo copy --quiet --all --preserve-digests --dest-tls-verify=false "oci:$images/app:1" "docker://127.0.0.1:$upstream_port/$repository:1"
-skopeo copy --quiet --all --preserve-digests --dest-tls-verify=false "oci:$images/artifact:1" \
-  "docker://127.0.0.1:$upstream_port/$artifact_repository:1"
+upstream_pid=$registry_pid
+upstream_port=$port
 cat >"$work/cache.yml" <<END
 registries:
   - name: $registry

@@ -34,20 +34,6 @@ work=$(mktemp -d "${TMPDIR:-/tmp}/clients.XXXXXX")
 
 # ---- The upstreams --------------------------------------------------------------------------------------------------
 
-# start_upstream NAME AUTH: a docker-registry with the common content and the YAML of its `auth`; sets `port`.
-start_upstream() {
-  cat >"$work/$1.yml" <<END
-version: 0.1
-log: {level: info, formatter: text}
-storage: {filesystem: {rootdirectory: $work/upstream}}
-http: {addr: "127.0.0.1:0"}
-$2
-END
-  docker-registry serve "$work/$1.yml" >>"$work/$1.log" 2>&1 &
-  pids+=($!)
-  started "docker-registry ($1)" "$!" "$work/$1.log"
-}
-
 push() {
   skopeo copy --quiet --all --preserve-digests --dest-tls-verify=false "oci:$images/$1:1" "docker://127.0.0.1:$port/$2:1"
 }
@@ -98,13 +84,13 @@ fi
 
 echo "building images, one layer of $layer_mb MiB"
 build_images "$layer_mb"
-start_upstream open ""
+serve_registry open
 push app $repository
 push artifact $artifact_repository
 open=127.0.0.1:$port
 
 htpasswd -B -C 4 -b -c "$work/htpasswd" "$user" "$password" 2>/dev/null
-start_upstream basic "auth: {htpasswd: {realm: private, path: $work/htpasswd}}"
+serve_registry basic "auth: {htpasswd: {realm: private, path: $work/htpasswd}}"
 basic=127.0.0.1:$port
 
 openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=tokens -keyout "$work/token.key" -out "$work/token.pem" 2>/dev/null
@@ -112,7 +98,7 @@ python3 "$here/clients/token_service.py" "$work/token.key" "$work/token.pem" "$u
 pids+=($!)
 started "the token service" "$!" "$work/tokens.log"
 tokens=127.0.0.1:$port
-start_upstream token "auth: {token: {realm: \"http://$tokens/token\", service: private, issuer: clients, rootcertbundle: $work/token.pem}}"
+serve_registry token "auth: {token: {realm: \"http://$tokens/token\", service: private, issuer: clients, rootcertbundle: $work/token.pem}}"
 token=127.0.0.1:$port
 
 printf '%s\n' "$password" >"$work/password"

@@ -24,19 +24,6 @@ work=$(mktemp -d "${TMPDIR:-/tmp}/drivers.XXXXXX")
 
 # ---- What is run ----------------------------------------------------------------------------------------------------
 
-start_upstream() {
-  cat >"$work/upstream.yml" <<END
-version: 0.1
-log: {level: error, formatter: text}
-storage: {filesystem: {rootdirectory: $work/upstream}}
-http: {addr: "127.0.0.1:0"}
-END
-  docker-registry serve "$work/upstream.yml" >>"$work/upstream.log" 2>&1 &
-  pids+=("$!")
-  started docker-registry "$!" "$work/upstream.log"
-  upstream_port=$port
-}
-
 # The root of a container: the binary, its libraries, the configuration, a place for the store.
 make_root() {
   local library
@@ -189,7 +176,8 @@ done
 [ "$(id -u)" = 0 ] || { skip "all: containers and mounts need root"; echo "$passed passed, $failed failed, $skipped skipped"; exit $((failed > 0)); }
 
 build_images 4
-start_upstream
+serve_registry upstream
+upstream_port=$port
 skopeo copy --quiet --all --preserve-digests --dest-tls-verify=false "oci:$images/app:1" "docker://127.0.0.1:$upstream_port/$repository:1"
 make_root
 refusing

@@ -130,21 +130,30 @@ started() {
   done
 }
 
-# start_upstream: an open docker-registry with the images, made with a layer of `layer_mb` MiB; sets `upstream`, its address.
+# serve_registry NAME [YAML]: a docker-registry with the common content, open unless its configuration's YAML says otherwise; it
+# logs to NAME.log. Sets `port` and `registry_pid`.
+serve_registry() {
+  cat >"$work/$1.yml" <<END
+version: 0.1
+log: {level: info, formatter: text}
+storage: {filesystem: {rootdirectory: $work/upstream}}
+http: {addr: "127.0.0.1:0"}
+${2:-}
+END
+  docker-registry serve "$work/$1.yml" >>"$work/$1.log" 2>&1 &
+  registry_pid=$!
+  pids+=("$registry_pid")
+  started "docker-registry ($1)" "$registry_pid" "$work/$1.log"
+}
+
+# start_upstream: an open docker-registry with the images, made with a layer of `layer_mb` MiB, that logs to upstream.log; sets
+# `upstream`, its address, and what serve_registry sets.
 start_upstream() {
   local image
   # shellcheck disable=SC2154 # Of the scripts that source this.
   echo "building images, one layer of $layer_mb MiB"
   build_images "$layer_mb"
-  cat >"$work/open.yml" <<END
-version: 0.1
-log: {level: info, formatter: text}
-storage: {filesystem: {rootdirectory: $work/upstream}}
-http: {addr: "127.0.0.1:0"}
-END
-  docker-registry serve "$work/open.yml" >>"$work/open.log" 2>&1 &
-  pids+=($!)
-  started docker-registry "$!" "$work/open.log"
+  serve_registry upstream
   upstream=127.0.0.1:$port
   for image in "app $repository" "artifact $artifact_repository"; do
     skopeo copy --quiet --all --preserve-digests --dest-tls-verify=false "oci:$images/${image% *}:1" "docker://$upstream/${image#* }:1"
