@@ -97,13 +97,16 @@ pub fn listener() -> Arc<TcpListener> {
     Arc::new(TcpListener::bind("127.0.0.1:0").unwrap())
 }
 
+/// Told by a client what broke, and whether a response had begun.
+pub type Broken<'a> = dyn Fn(&Why, bool) + 'a;
+
 /// A cache under the load of four clients is told to stop, again and again; `STOPS` says how often. `run` is one client: it
-/// begins when it is called, ends when it is told to by the load, and says what breaks: why, and whether a response had begun.
+/// begins when it is called, ends when it is told to by the load, and says what breaks.
 pub fn stops_under_load(
     options: server::Options,
     upstream: &Registry,
     client: impl Fn(&Server) -> Client,
-    run: impl Fn(&Load, &Client, u64, &dyn Fn(&Why, bool)) + Sync,
+    run: impl Fn(&Load, &Client, u64, &Broken<'_>) + Sync,
 ) {
     let stops = std::env::var("STOPS").map_or(12, |text| text.parse().expect("STOPS is a number"));
     let mut random = Random::for_test("stops under load");
@@ -147,7 +150,7 @@ pub fn restarts_under_load(
     options: server::Options,
     upstream: &Registry,
     client: impl Fn(&Server) -> Client,
-    run: impl Fn(&Load, &Client, u64, &dyn Fn(&Why, bool)) + Sync,
+    run: impl Fn(&Load, &Client, u64, &Broken<'_>) + Sync,
 ) {
     let mut random = Random::for_test("rolling restart");
     let mut cache = options.cores(2).env("ACCESS_LOG", "off").start();

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use crate::harness::client::Why;
 use crate::harness::h2::*;
 use crate::harness::*;
-use crate::restart::{Load, listener, restarts_under_load, stops_under_load};
+use crate::restart::{Broken, Load, listener, restarts_under_load, stops_under_load};
 use crate::tls::Pki;
 
 const MIB: u64 = 1024 * 1024;
@@ -21,7 +21,7 @@ fn https(pki: &Pki, cache: &Server) -> Client {
 
 /// One client of HTTP/2: connections that `begin` makes, of a few rounds, each of one to four requests at once. A request the
 /// server says it has not seen is asked again elsewhere; every other is answered, or broken.
-fn run_h2(load: &Load, begin: impl Fn() -> Result<Peer, Why>, seed: u64, broken: &dyn Fn(&Why, bool)) {
+fn run_h2(load: &Load, begin: impl Fn() -> Result<Peer, Why>, seed: u64, broken: &Broken<'_>) {
     let mut random = Random::new(seed);
     while !load.stop.load(Ordering::Relaxed) {
         let mut peer = match begin() {
@@ -77,12 +77,12 @@ fn run_h2(load: &Load, begin: impl Fn() -> Result<Peer, Why>, seed: u64, broken:
     }
 }
 
-fn plain_h2(load: &Load, client: &Client, seed: u64, broken: &dyn Fn(&Why, bool)) {
+fn plain_h2(load: &Load, client: &Client, seed: u64, broken: &Broken<'_>) {
     run_h2(load, || Peer::try_begin(client.addr), seed, broken);
 }
 
 /// The same client over TLS, for the certificates of `pki`.
-fn h2_over_tls(pki: &Pki) -> impl Fn(&Load, &Client, u64, &dyn Fn(&Why, bool)) + Sync + use<> {
+fn h2_over_tls(pki: &Pki) -> impl Fn(&Load, &Client, u64, &Broken<'_>) + Sync + use<> {
     let config = pki.authority.client_config(rustls::ALL_VERSIONS, &["h2"], None);
     move |load, client, seed, broken| {
         run_h2(
