@@ -428,6 +428,25 @@ impl Server {
         Duration::from_millis(ticks * 10)
     }
 
+    /// The server uses no more than `most` of a second in which `meanwhile` is all that happens. A server that spins does so in
+    /// each of five looks; what only disturbs one is the machine.
+    #[track_caller]
+    pub fn assert_rests(&self, most: Duration, mut meanwhile: impl FnMut()) {
+        let mut looks = Vec::new();
+        while looks.len() < 5 {
+            let before = self.cpu_time();
+            for _ in 0..5 {
+                std::thread::sleep(Duration::from_millis(200));
+                meanwhile();
+            }
+            looks.push(self.cpu_time() - before);
+            if looks.last() <= Some(&most) {
+                return;
+            }
+        }
+        panic!("of a second each: {looks:?}");
+    }
+
     pub fn open_files(&self) -> usize {
         std::fs::read_dir(format!("/proc/{}/fd", self.pid()))
             .expect("running")
