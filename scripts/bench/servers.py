@@ -73,20 +73,19 @@ class Server:
 
     def affinities(self):
         """The distinct CPU sets of the server's threads."""
-        return sorted({tuple(sorted(os.sched_getaffinity(int(task.name)))) for task in self._tasks()})
+        return sorted({tuple(sorted(os.sched_getaffinity(task))) for task in self._tasks()})
 
     def pin(self, cpus):
         """Moves the server with all its threads; those it starts from now on go with them."""
-        for pid in self.pids():
-            for task in Path(f"/proc/{pid}/task").iterdir():
-                try:
-                    os.sched_setaffinity(int(task.name), cpus)
-                except ProcessLookupError:
-                    # It has ended meanwhile.
-                    pass
+        for task in self._tasks():
+            try:
+                os.sched_setaffinity(task, cpus)
+            except ProcessLookupError:
+                # It has ended meanwhile.
+                pass
 
     def _tasks(self):
-        return Path(f"/proc/{self.process.pid}/task").iterdir()
+        return [int(task.name) for pid in self.pids() for task in Path(f"/proc/{pid}/task").iterdir()]
 
     def stop(self):
         if self.process.poll() is not None:
