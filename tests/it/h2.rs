@@ -13,17 +13,6 @@ const IDLE: Duration = Duration::from_secs(75);
 /// What a deadline may be late on a busy test machine.
 const LATE: Duration = Duration::from_secs(10);
 
-/// An upstream with one blob that the cache has pulled and stored.
-fn stored(size: u64) -> (Registry, Server, Prf, String) {
-    let upstream = Registry::new();
-    let cache = Server::start(&upstream);
-    let content = Prf::new(fresh_seed(), size);
-    let path = upstream.blob_url("a", &upstream.blob(content.clone()));
-    cache.client().pull(&path, &content);
-    cache.wait_stored(&content.digest());
-    (upstream, cache, content, path)
-}
-
 #[test]
 fn the_first_bytes_choose_the_protocol_on_one_port() {
     let cache = Server::bare().start();

@@ -264,13 +264,7 @@ fn what_needs_memory_that_is_not_there_is_refused_and_what_we_hold_is_served() {
 #[test]
 #[ignore = "waits 60 s for the send limit"]
 fn who_drips_is_let_go_and_who_is_slow_is_not() {
-    let upstream = Registry::new();
-    let cache = Server::start(&upstream);
-    let content = Prf::new(fresh_seed(), 64 * MIB);
-    let digest = upstream.blob(content.clone());
-    let url = upstream.blob_url("a", &digest);
-    cache.client().pull(&url, &content);
-    cache.wait_stored(&digest);
+    let (_upstream, cache, content, url) = stored(64 * MIB);
     let files = cache.open_files();
     let done = AtomicBool::new(false);
     std::thread::scope(|scope| {

@@ -221,13 +221,7 @@ fn readers_that_stall_hold_no_thread() {
     const STALLED: usize = 200;
     const THREADS_MAX: usize = 64;
     raise_file_limit();
-    let upstream = Registry::new();
-    let cache = Server::start(&upstream);
-    let content = Prf::new(fresh_seed(), 32 * MIB);
-    let digest = upstream.blob(content.clone());
-    let url = upstream.blob_url("a", &digest);
-    cache.client().pull(&url, &content);
-    cache.wait_stored(&digest);
+    let (_upstream, cache, content, url) = stored(32 * MIB);
     let stalled = stall(&cache, &url, STALLED);
     for _ in 0..5 {
         cache.client().pull(&url, &content);
@@ -243,13 +237,7 @@ fn readers_that_stall_leave_descriptors_to_newcomers() {
     /// Two for each of the 256 pipes of a core, and the files that are open.
     const SHARED_MAX: usize = 2 * 256 + 16;
     raise_file_limit();
-    let upstream = Registry::new();
-    let cache = Server::start(&upstream);
-    let content = Prf::new(fresh_seed(), 32 * MIB);
-    let digest = upstream.blob(content.clone());
-    let url = upstream.blob_url("a", &digest);
-    cache.client().pull(&url, &content);
-    cache.wait_stored(&digest);
+    let (_upstream, cache, content, url) = stored(32 * MIB);
     let files = cache.open_files();
     let stalled = stall(&cache, &url, STALLED);
     cache.client().pull(&url, &content);

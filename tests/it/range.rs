@@ -208,13 +208,7 @@ const ODD: [&str; 30] = [
 
 #[test]
 fn ranges_of_a_hit_are_exact() {
-    let upstream = Registry::new();
-    let cache = Server::start(&upstream);
-    let content = Prf::new(fresh_seed(), SIZE);
-    let digest = upstream.blob(content.clone());
-    let path = upstream.blob_url("a", &digest);
-    cache.client().pull(&path, &content);
-    cache.wait_stored(&digest);
+    let (upstream, cache, content, path) = stored(SIZE);
     let mut random = Random::for_test("ranges of a hit");
     let mut connection = cache.client().open();
     let values = ODD
@@ -228,7 +222,7 @@ fn ranges_of_a_hit_are_exact() {
             .unwrap_or_else(|broken| panic!("{value}: {broken:?}"));
         check(&response, &value, &content);
     }
-    assert_eq!(upstream.gets(&digest), 1);
+    assert_eq!(upstream.gets(&content.digest()), 1);
 }
 
 #[test]

@@ -51,6 +51,17 @@ pub fn field<'a>(fields: &'a [(String, Vec<u8>)], name: &str) -> Option<&'a str>
         .and_then(|(_, value)| std::str::from_utf8(value).ok())
 }
 
+/// An upstream with one blob of `size` bytes that a cache has pulled and stored, and its path there.
+pub fn stored(size: u64) -> (Registry, Server, Prf, String) {
+    let upstream = Registry::new();
+    let cache = Server::start(&upstream);
+    let content = Prf::new(fresh_seed(), size);
+    let path = upstream.blob_url("a", &upstream.blob(content.clone()));
+    cache.client().pull(&path, &content);
+    cache.wait_stored(&content.digest());
+    (upstream, cache, content, path)
+}
+
 /// Calls `condition` every few milliseconds until it holds.
 ///
 /// For states that raise no event, such as another process's files; where there is an event, wait for that.
