@@ -33,9 +33,8 @@ impl Offload {
             ciphers: tried.each_ref().map(Result::is_ok),
         };
         match tried {
-            _ if found.any() => Ok(found),
-            [Err(error), ..] => Err(explain(&error)),
-            [Ok(()), ..] => Ok(found),
+            [Err(error), ..] if !found.any() => Err(explain(&error)),
+            _ => Ok(found),
         }
     }
 
