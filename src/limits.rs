@@ -61,7 +61,8 @@ pub const HANDSHAKE_TURN_MICROS: u64 = 2_000;
 pub const TLS_SESSIONS_MAX: usize = 8_192;
 
 /// Bytes that a TLS session takes before the socket has to take them: four full records. Every client that stalls keeps as many.
-/// A body of 1 GiB arrives at 0.87 to 0.92 of the speed with 16 KiB, at 0.97 with 32 KiB, at 1.02 to 1.08 with 128 and 192 KiB.
+/// Medians of noisy rounds (`scripts/bench.sh quick tls-1g` shows it, built with others): 1 GiB arrives at 0.87 to 0.92 of the
+/// speed with 16 KiB, at 0.96 to 1.05 with 32 KiB, at 1.02 to 1.2 with 128 KiB, at 0.95 to 1.24 with 256 KiB.
 pub const TLS_PENDING_BYTES: usize = 64 * 1024;
 
 /// Records after which a session whose keys the kernel has takes no further request. AES-GCM is good for 2^24.5 full ones under
