@@ -44,11 +44,12 @@ enum Next {
 /// Whether the first line has the form of a request's and nothing else of it: a preface of HTTP/2 that is wrong, which is
 /// to be closed without an answer in HTTP/1 (RFC 9113, 3.4), or of another protocol.
 fn names_no_http(inbox: &[u8]) -> bool {
+    let is_name = |word: &[u8]| !word.is_empty() && word.iter().all(u8::is_ascii_uppercase);
     let line = inbox.split(|&byte| byte == b'\r').next().unwrap_or_default();
     let mut words = line.split(|&byte| byte == b' ');
     match (words.next(), words.next(), words.next(), words.next()) {
-        (Some(_), Some(target), Some(version), None) => {
-            target.iter().all(u8::is_ascii_uppercase) && version.iter().all(u8::is_ascii_uppercase)
+        (Some(method), Some(target), Some(version), None) => {
+            !method.is_empty() && is_name(target) && is_name(version)
         }
         _ => false,
     }

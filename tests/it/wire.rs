@@ -179,6 +179,24 @@ fn nothing_behind_a_refused_request_is_ever_answered() {
     });
 }
 
+#[test]
+fn a_refused_request_line_is_told_so_wherever_it_was_cut() {
+    /// Within these bytes it can be seen that a line is no request's, and taken for that of another protocol.
+    const CUTS: usize = 12;
+    let cases = cases();
+    let cut: Vec<(&Case, usize)> = cases
+        .iter()
+        .filter(|case| matches!(case.expect, Expect::Refuse(_)))
+        .flat_map(|case| (1..CUTS.min(case.bytes.len())).map(move |cut| (case, cut)))
+        .collect();
+    assert!(cut.len() > 5_000, "{}", cut.len());
+    let cache = Server::bare().cores(2).env("ACCESS_LOG", false).start();
+    for_all(&cut, |_, (case, cut)| {
+        let (first, second) = case.bytes.split_at(*cut);
+        check(&cache, case, &format!("cut at {cut}"), &[first, second]);
+    });
+}
+
 /// Everything a path can be answered from, with what must come back.
 struct Stage {
     upstream: Registry,
