@@ -440,6 +440,7 @@ pub async fn drive<T>(
     let mut others: Option<monoio::task::JoinHandle<()>> = None;
     poll_fn(|cx| {
         wire.watch().wake_by(Some(cx.waker()));
+        let mut looked_again = false;
         loop {
             if let Some(turn) = &mut others {
                 if Pin::new(turn).poll(cx).is_pending() {
@@ -492,7 +493,9 @@ pub async fn drive<T>(
                 state.received >= TURN_RECEIVED_BYTES,
                 state.forwarded as u64 >= TURN_BYTES,
             );
-            if received || sent {
+            // On epoll the socket may be found ready time after time, by a client that is quick to go on.
+            let more = again && std::mem::replace(&mut looked_again, true);
+            if received || sent || more {
                 // Others on the core first, as HTTP/1 does it: a task that wakes itself comes before all others, and the
                 // driver is asked by way of the socket only.
                 state.read_blocked |= received;
@@ -516,5 +519,63 @@ impl State {
     fn end_turn(&mut self) {
         self.received = 0;
         self.forwarded = 0;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+    use std::net::{TcpListener, TcpStream};
+
+    use super::*;
+    use crate::server::crowd::Crowd;
+    use crate::server::h2::PREFACE;
+    use crate::server::watch::WatchList;
+    use crate::sys::Socket;
+
+    /// SETTINGS of 100 values, of which a client sends one byte whenever the last one was read.
+    #[test]
+    fn a_client_that_always_has_more_leaves_others_their_turn() {
+        const SETTINGS: [u8; 9] = [0, 2, 88, 4, 0, 0, 0, 0, 0];
+        let mut runtime = monoio::RuntimeBuilder::<monoio::LegacyDriver>::new()
+            .enable_timer()
+            .build()
+            .unwrap();
+        let steps = runtime.block_on(async {
+            let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+            let mut client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+            client.set_nodelay(true).unwrap();
+            let (accepted, _) = listener.accept().unwrap();
+            accepted.set_nonblocking(true).unwrap();
+            let stream = Stream::Plain(Socket::new(accepted).unwrap());
+            let place = Crowd::new(1, 0, 1).enter(0, None).ok().unwrap();
+            let watch = WatchList::default().add(&stream, place);
+            let wire = Wire::new(watch, stream, [&PREFACE[..], &SETTINGS].concat())
+                .ok()
+                .unwrap();
+            let had_their_turn = Rc::new(Cell::new(false));
+            let mut steps = 0;
+            let step = |cx: &mut Context<'_>| {
+                let mut bytes = [0; 64];
+                while let Poll::Ready(read) =
+                    Pin::new(&mut wire.clone()).poll_read(cx, &mut ReadBuf::new(&mut bytes))
+                {
+                    read.unwrap();
+                }
+                if had_their_turn.get() || steps == 500 {
+                    return Poll::Ready(steps);
+                }
+                steps += 1;
+                // The driver has said once that the socket is ready, and epoll may take its word for it from then on.
+                if steps == 2 {
+                    let others = had_their_turn.clone();
+                    drop(monoio::spawn(async move { others.set(true) }));
+                }
+                client.write_all(&[0]).unwrap();
+                Poll::Pending
+            };
+            drive(&wire, step, || {}).await
+        });
+        assert!(steps <= 4, "{} steps before anybody else", steps - 1);
     }
 }
