@@ -3,9 +3,12 @@
 //! Nothing is ever lent to the kernel across an await, so dropping a future leaves nothing behind.
 
 use std::fs::File;
+use std::future::{Future, poll_fn};
 use std::io::{self, IoSlice};
 use std::net::Shutdown;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::pin::pin;
+use std::task::Poll;
 use std::time::Duration;
 
 use rustix::buffer::spare_capacity;
@@ -73,6 +76,24 @@ fn call(mut f: impl FnMut() -> rustix::io::Result<usize>) -> io::Result<usize> {
     }
 }
 
+/// Waits for `readiness` in a way that is a turn for the core's other tasks. On io_uring that is so because the ring is
+/// asked; epoll may know the answer at once, and time after time of a client that sends or takes without end: there a task
+/// of no content goes to the end of the queue first. (monoio's own `yield_now` puts the caller at its head.)
+async fn others_first(readiness: impl Future<Output = io::Result<()>>) -> io::Result<()> {
+    let mut readiness = pin!(readiness);
+    let at_once = poll_fn(|cx| match readiness.as_mut().poll(cx) {
+        Poll::Ready(outcome) => Poll::Ready(Some(outcome)),
+        Poll::Pending => Poll::Ready(None),
+    });
+    match at_once.await {
+        None => readiness.await,
+        Some(outcome) => {
+            monoio::spawn(async {}).await;
+            outcome
+        }
+    }
+}
+
 impl Socket {
     /// Registers an accepted socket, which must be non-blocking, with the calling core's driver.
     pub fn new(stream: std::net::TcpStream) -> io::Result<Self> {
@@ -88,14 +109,14 @@ impl Socket {
         }
     }
 
-    /// Waits until there is something to read (or the end, or an error).
+    /// Waits until there is something to read (or the end, or an error), and lets the core's other tasks run.
     pub async fn readable(&self) -> io::Result<()> {
-        self.stream.readable(false).await
+        others_first(self.stream.readable(false)).await
     }
 
-    /// Waits until there is room to write.
+    /// Waits until there is room to write, and lets the core's other tasks run.
     pub async fn writable(&self) -> io::Result<()> {
-        self.stream.writable(false).await
+        others_first(self.stream.writable(false)).await
     }
 
     /// Appends what has arrived to `inbox`, at most its spare capacity; 0 is the end.

@@ -306,7 +306,7 @@ impl Sending<'_> {
             *bytes += sent;
             turn += sent;
             if turn >= TLS_TURN_BYTES {
-                self.others_first().await?;
+                self.room().await?;
                 turn = 0;
             }
         }
@@ -372,7 +372,7 @@ impl Sending<'_> {
                 Err(error) => return Err(error),
             }
             if turn >= TURN_BYTES {
-                self.others_first().await?;
+                self.room().await?;
                 turn = 0;
             }
         }
@@ -415,24 +415,14 @@ impl Sending<'_> {
                 Err(error) => return Err(error),
             }
             if turn >= TURN_BYTES {
-                self.others_first().await?;
+                self.room().await?;
                 turn = 0;
             }
         }
         Ok(())
     }
 
-    /// Lets the core's other tasks run before this one goes on.
-    ///
-    /// On io_uring waiting for readiness goes through the ring and is a turn for everybody. epoll may know the
-    /// answer at once, so there a task of no content goes to the end of the queue first. (monoio's own
-    /// `yield_now` puts the caller at its head.)
-    async fn others_first(&self) -> io::Result<()> {
-        monoio::spawn(async {}).await;
-        self.room().await
-    }
-
-    /// Waits until the client takes more.
+    /// Waits until the client takes more; the core's other tasks have their turn meanwhile.
     async fn room(&self) -> io::Result<()> {
         self.watch.set(Waiting::Output, SEND_STALL_SECONDS);
         self.stream.writable().await?;

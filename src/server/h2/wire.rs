@@ -440,7 +440,6 @@ pub async fn drive<T>(
     let mut others: Option<monoio::task::JoinHandle<()>> = None;
     poll_fn(|cx| {
         wire.watch().wake_by(Some(cx.waker()));
-        let mut looked_again = false;
         loop {
             if let Some(turn) = &mut others {
                 if Pin::new(turn).poll(cx).is_pending() {
@@ -493,9 +492,7 @@ pub async fn drive<T>(
                 state.received >= TURN_RECEIVED_BYTES,
                 state.forwarded as u64 >= TURN_BYTES,
             );
-            // On epoll the socket may be found ready time after time, by a client that is quick to go on.
-            let more = again && std::mem::replace(&mut looked_again, true);
-            if received || sent || more {
+            if received || sent {
                 // Others on the core first, as HTTP/1 does it: a task that wakes itself comes before all others, and the
                 // driver is asked by way of the socket only.
                 state.read_blocked |= received;
