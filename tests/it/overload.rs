@@ -1,7 +1,8 @@
 //! More connections, work or patience than there is: who is closed, who is told to come again, and who does not notice.
 
 use std::io::{Read as _, Write as _};
-use std::net::{Ipv4Addr, Shutdown, TcpStream};
+use std::net::{Ipv4Addr, TcpStream};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
@@ -264,27 +265,26 @@ fn what_needs_memory_that_is_not_there_is_refused_and_what_we_hold_is_served() {
 
 #[test]
 fn who_pipelines_without_end_leaves_others_their_turn() {
-    const BYTES: u64 = 1024 * 1024;
     let cache = Server::bare().cores(1).env("ACCESS_LOG", false).start();
     let endless = TcpStream::connect(cache.addr()).unwrap();
-    let taken = AtomicU64::new(0);
-    std::thread::scope(|scope| {
-        scope.spawn(|| {
-            let requests = request_bytes("GET", "/v2/", &[]).repeat(1_000);
-            while (&endless).write_all(&requests).is_ok() {}
-        });
-        scope.spawn(|| {
-            let mut bytes = vec![0; 64 * 1024];
-            while let Ok(count @ 1..) = (&endless).read(&mut bytes) {
-                taken.fetch_add(count as u64, Ordering::Relaxed);
-            }
-        });
-        for round in 1..=10 {
-            eventually("it goes on", || taken.load(Ordering::Relaxed) > round * BYTES);
-            cache.client().get("/v2/").expect(b"{}");
-        }
-        endless.shutdown(Shutdown::Both).unwrap();
+    let taken = Arc::new(AtomicU64::new(0));
+    // Both threads end with the server.
+    let mut sending = endless.try_clone().unwrap();
+    std::thread::spawn(move || {
+        let requests = request_bytes("GET", "/v2/", &[]).repeat(1_000);
+        while sending.write_all(&requests).is_ok() {}
     });
+    let (mut answers, count_taken) = (endless, taken.clone());
+    std::thread::spawn(move || {
+        let mut bytes = vec![0; 64 * 1024];
+        while let Ok(count @ 1..) = answers.read(&mut bytes) {
+            count_taken.fetch_add(count as u64, Ordering::Relaxed);
+        }
+    });
+    for round in 1..=10 {
+        eventually("it goes on", || taken.load(Ordering::Relaxed) > round * MIB);
+        cache.client().get("/v2/").expect(b"{}");
+    }
 }
 
 #[test]
