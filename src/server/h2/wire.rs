@@ -493,8 +493,8 @@ pub async fn drive<T>(
                 state.forwarded as u64 >= TURN_BYTES,
             );
             if received || sent {
-                // Others on the core first, as HTTP/1 does it: a task that wakes itself comes before all others, and the
-                // driver is asked by way of the socket only.
+                // Others on the core first: a task that wakes itself comes before all of them, and the socket has not been
+                // waited for yet, which would be a turn.
                 state.read_blocked |= received;
                 state.write_blocked |= sent;
                 state.end_turn();
