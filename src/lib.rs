@@ -18,6 +18,9 @@ pub mod store;
 pub mod upstream;
 
 pub mod fail_point;
+#[cfg(any(test, fuzzing))]
+#[path = "tests/fuzz.rs"]
+pub mod fuzz;
 pub mod http;
 pub mod limits;
 pub mod log;

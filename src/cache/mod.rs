@@ -8,6 +8,9 @@ mod bucket;
 mod fill;
 mod flight;
 mod freshness;
+#[cfg(any(test, fuzzing))]
+#[path = "tests/fuzz.rs"]
+pub mod fuzz;
 mod health;
 mod hose;
 mod listed;

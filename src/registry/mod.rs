@@ -3,6 +3,9 @@
 mod bucket;
 mod door;
 mod error;
+#[cfg(any(test, fuzzing))]
+#[path = "tests/fuzz.rs"]
+pub mod fuzz;
 mod health;
 mod listing;
 mod login;

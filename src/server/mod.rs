@@ -21,6 +21,8 @@ use crate::http::{Ready, RequestHead, Response};
 pub use accept::{Load, Server, serve};
 pub use access_log::{AccessLog, AccessLogWriter};
 pub use crowd::{Crowd, default_max};
+#[cfg(any(test, fuzzing))]
+pub use h2::fuzz;
 pub use listen::{Listener, bind};
 
 /// What answers requests on one core.

@@ -40,6 +40,8 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::timeout;
 
 pub use auth::Secret;
+#[cfg(any(test, fuzzing))]
+pub use auth::fuzz;
 pub use condition::{Budget, RegistryCondition, Source, State};
 pub use content_range::{ContentRange, ResumeVerdict};
 pub use error::{BuildError, Location, Phase, Refusal, Restraint, UpstreamError, seconds_left};

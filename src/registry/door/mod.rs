@@ -7,6 +7,9 @@ mod attempts;
 mod desk;
 mod keeper;
 mod locks;
+#[cfg(test)]
+#[path = "tests/timing.rs"]
+mod timing;
 mod watch;
 
 use std::io;

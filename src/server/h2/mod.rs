@@ -8,6 +8,9 @@ mod chunk;
 mod connection;
 mod count;
 mod exchange;
+#[cfg(any(test, fuzzing))]
+#[path = "tests/fuzz.rs"]
+pub mod fuzz;
 mod request;
 mod wire;
 

@@ -239,7 +239,7 @@ struct TokenAnswer {
     expires_in: Option<serde_json::Value>,
 }
 
-fn parse(answer: &[u8]) -> Result<Grant, &'static str> {
+pub(super) fn parse(answer: &[u8]) -> Result<Grant, &'static str> {
     let answer: TokenAnswer =
         serde_json::from_slice(answer).map_err(|_| "its token answer is not the JSON that was expected")?;
     let token = [answer.token, answer.access_token]

@@ -2,6 +2,9 @@
 
 pub(super) mod challenge;
 mod docker_config;
+#[cfg(any(test, fuzzing))]
+#[path = "tests/fuzz.rs"]
+pub mod fuzz;
 pub(super) mod grant;
 mod helper;
 pub(super) mod login;

@@ -309,6 +309,11 @@ impl Gate {
         self.0.1.notify_all();
     }
 
+    /// Whether an answer has come to the gate.
+    pub fn has_arrived(&self) -> bool {
+        self.0.0.lock().unwrap().arrived > 0
+    }
+
     /// Waits until `n` answers have come to the gate.
     pub fn wait_arrived(&self, n: usize) {
         let guard = self.0.0.lock().unwrap();

@@ -1,0 +1,5 @@
+//! Arbitrary bytes for `oci_pull_through::fuzz::range`: `scripts/fuzz.sh range`.
+
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|input: &[u8]| oci_pull_through::fuzz::range(input));

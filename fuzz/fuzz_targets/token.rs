@@ -1,0 +1,5 @@
+//! Arbitrary bytes for `oci_pull_through::fuzz::token`: `scripts/fuzz.sh token`.
+
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|input: &[u8]| oci_pull_through::fuzz::token(input));

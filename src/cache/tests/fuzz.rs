@@ -1,0 +1,40 @@
+//! Arbitrary bytes as bodies of lists, of manifests, and as the link to a next page.
+
+use bytes::Bytes;
+
+use super::listed;
+use crate::http::link;
+use crate::oci::{ListQuery, MANIFEST_TYPES, SCHEMA1_TYPES, Tag, is_media_type, sniff_manifest_type};
+
+/// Whatever an upstream sends as JSON: what is made of it is JSON too, and not longer by more than its frame.
+pub fn manifest(bytes: &[u8]) {
+    let sniffed = sniff_manifest_type(bytes);
+    assert!(is_media_type(sniffed));
+    let known = MANIFEST_TYPES.contains(&sniffed) || SCHEMA1_TYPES.contains(&sniffed);
+    assert!(known || sniffed == "application/octet-stream");
+
+    if let Ok(tags) = listed::tags(bytes) {
+        assert!(tags.len() <= 6 * bytes.len() + 2);
+        let names: Vec<String> = serde_json::from_slice(&tags).expect("an array of names");
+        assert!(names.iter().all(|name| name.parse::<Tag>().is_ok()));
+    }
+    let body = Bytes::copy_from_slice(bytes);
+    for wanted in [None, Some("application/x")] {
+        if let Ok(index) = listed::referrers(&body, wanted) {
+            assert!(index.len() <= bytes.len() + 200);
+            assert!(serde_json::from_slice::<serde::de::IgnoredAny>(&index).is_ok());
+        }
+    }
+    if let Ok(text) = std::str::from_utf8(bytes)
+        && let Some(target) = link::next(text.lines())
+        && let Some(query) = listed::page(target, &ListQuery::default())
+    {
+        assert!(!query.is_empty() && query.as_str().len() <= 2048);
+        assert!(
+            query
+                .as_str()
+                .bytes()
+                .all(|byte| byte.is_ascii_graphic() && byte != b'#')
+        );
+    }
+}
