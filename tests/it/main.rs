@@ -36,11 +36,15 @@ mod resume;
 mod range;
 
 /// Lifetimes of tags, revalidation, stale answers.
+mod tag_order;
 mod tag_rules;
 mod tags;
 
 /// Kills, restarts, garbage in the store.
 mod crash;
+
+/// Every state a crash can leave, from the calls of a real run.
+mod crash_states;
 
 /// A panic hurts one connection, or one fill.
 #[cfg(feature = "fail-points")]
@@ -48,6 +52,15 @@ mod panic;
 
 /// Full, read-only and vanished stores.
 mod faults;
+
+/// Every errno of every call of the store.
+mod errno_matrix;
+
+/// Slow clients of fast upstreams.
+mod backpressure;
+
+/// Mixed load with a fault in every second.
+mod soak;
 
 /// Power cuts, disks that fail late, quotas.
 mod powercut;

@@ -1,0 +1,40 @@
+#!/usr/bin/env bash
+# The scenarios with as few privileges as a container can be given: user nobody, no capability, no new privileges, a root
+# that is read-only, docker's default filter of system calls, and no network but its own loopback. The driver is epoll, because
+# that filter refuses io_uring.
+#
+#   scripts/privileges.sh [FILTER...]      all scenarios without a filter; `quick` for the core themes
+#
+# Needs root, podman and runc. The container's root is this machine's, so that tools and tests are where they always are; what
+# needs root itself says SKIPPED.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+filters=("$@")
+if [ "${filters[*]}" = quick ]; then filters=(pull:: range:: integrity:: tags:: lifecycle::); fi
+for tool in podman runc jq; do
+  command -v $tool >/dev/null || { echo "SKIP  least privilege: $tool is not installed"; exit 0; }
+done
+[ "$(id -u)" = 0 ] || { echo "SKIP  least privilege: containers of this kind need root"; exit 0; }
+
+work=$(mktemp -d "${TMPDIR:-/tmp}/privileges.XXXXXX")
+cleanup() {
+  local mount
+  for mount in $(awk -v work="$work/" 'index($2, work) == 1 {print $2}' /proc/mounts | sort -r); do umount -l "$mount"; done
+  rm -rf "$work"
+}
+trap cleanup EXIT
+
+cargo test --quiet --locked --no-run --test it
+tests=$(cargo test --quiet --locked --no-run --test it --message-format json | jq -r 'select(.target.name == "it") | .executable // empty')
+# The shipped profile without what it adds is what docker has by default.
+jq '.syscalls |= map(select(.names | index("io_uring_setup") | not))' deploy/seccomp.json >"$work/seccomp.json"
+files=$(ulimit -Hn)
+
+podman --root "$work/root" --runroot "$work/run" --tmpdir "$work/tmp" --storage-driver vfs --events-backend none --cgroup-manager cgroupfs \
+  run --runtime runc --rm --network none --read-only --read-only-tmpfs=false --user 65534:65534 --cap-drop all \
+  --security-opt no-new-privileges --security-opt "seccomp=$work/seccomp.json" --ulimit "nofile=$files:$files" --ulimit nproc=16384:16384 \
+  --tmpfs /tmp:rw,exec,mode=1777,notmpcopyup --workdir "$PWD" --env HOME=/tmp --env TEST_IO_DRIVER=epoll \
+  --rootfs /:O "$tests" --show-output "${filters[@]}" >"$work/log" 2>&1 || { tail -n 200 "$work/log"; exit 1; }
+grep '^SKIPPED' "$work/log" | sort -u || true
+grep '^test result:' "$work/log"

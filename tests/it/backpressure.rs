@@ -1,0 +1,80 @@
+//! A fast upstream and a client that reads slowly: the fill runs ahead on the disk, and without a disk the upstream waits.
+
+use crate::harness::client::Flow;
+use crate::harness::disk::SmallDisk;
+use crate::harness::*;
+
+const MIB: u64 = 1024 * 1024;
+const BLOB_BYTES: u64 = 96 * MIB;
+
+/// A fill's window, its buffers in the kernel, and what a server with nothing to do varies by.
+const MEMORY_BYTES: u64 = 32 * MIB;
+
+/// Reads the first of `content` and then nothing until `meanwhile` is over; then all the rest.
+fn read_slowly(cache: &Server, path: &str, content: &Prf, meanwhile: impl FnOnce()) {
+    let mut meanwhile = Some(meanwhile);
+    let mut connection = Connection::open_narrow(cache.addr(), 64 * 1024).expect("connect");
+    connection.request("GET", path, &[]).expect("send");
+    let whole = connection.read_into("GET", &mut |at, piece| {
+        if let Some(meanwhile) = meanwhile.take() {
+            meanwhile();
+        }
+        content.compare(at, piece).map_or_else(Flow::Wrong, |()| Flow::Go)
+    });
+    assert_eq!(whole.expect("the whole body").received, content.size);
+}
+
+#[test]
+fn a_fill_runs_ahead_of_its_slow_client_on_the_disk_and_not_in_memory() {
+    let upstream = Registry::new();
+    let cache = Server::start(&upstream);
+    cache.client().get("/v2/").expect(b"{}");
+    let before = cache.rss_bytes();
+    let content = Prf::new(fresh_seed(), BLOB_BYTES);
+    let path = upstream.blob_url("a", &upstream.blob(content.clone()));
+    read_slowly(&cache, &path, &content, || {
+        cache.wait_stored(&content.digest());
+        let grown = cache.rss_peak_bytes().saturating_sub(before);
+        assert!(
+            grown < MEMORY_BYTES,
+            "{grown} bytes for a client that does not read"
+        );
+    });
+    assert_eq!(upstream.gets(&content.digest()), 1);
+}
+
+#[test]
+fn without_a_disk_the_upstream_waits_for_the_client() {
+    let Some(disk) = SmallDisk::mount(2 * MIB) else {
+        return;
+    };
+    let upstream = Registry::new();
+    let cache = Server::options(&upstream).root(&disk.path.join("store")).start();
+    cache.client().get("/v2/").expect(b"{}");
+    let before = cache.rss_bytes();
+    let content = Prf::new(fresh_seed(), BLOB_BYTES);
+    let path = upstream.blob_url("a", &upstream.blob(content.clone()));
+    // Far behind the window, the socket buffers on the way and what the harness sends at once.
+    let gate = Gate::new();
+    gate.open();
+    upstream.on(
+        On::path(content.digest()).times(1),
+        Reply::new().hold_at(BLOB_BYTES - MIB, &gate),
+    );
+    read_slowly(&cache, &path, &content, || {
+        // What has not come by now never comes: the memory stays where it is.
+        for _ in 0..10 {
+            std::thread::sleep(std::time::Duration::from_millis(100));
+            let grown = cache.rss_peak_bytes().saturating_sub(before);
+            assert!(
+                grown < MEMORY_BYTES,
+                "{grown} bytes for a client that does not read"
+            );
+        }
+        assert!(
+            !gate.has_arrived(),
+            "the upstream could send everything to a client that reads nothing"
+        );
+    });
+    assert!(!disk::is_stored(cache.root(), &content.digest()));
+}

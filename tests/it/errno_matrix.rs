@@ -1,0 +1,199 @@
+//! Every call the store makes, failing with every errno, once, later and always: no wrong byte, no crash, no client that waits.
+//!
+//! `strace` is attached to the running server and answers in the kernel's place, so it is the epoll driver and the blocking
+//! threads whose calls it sees. `CELLS` is how many cells of the matrix are tried, in random order; `CELLS=all` tries each.
+//! Says `SKIPPED` where nothing can be traced.
+
+use std::io::{BufRead as _, BufReader};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use crate::harness::client::Why;
+use crate::harness::server::TempDir;
+use crate::harness::*;
+
+/// What the store calls: opening, reading, writing, reserving, syncing, naming, replacing, removing, looking, listing.
+const CALLS: [&str; 11] = [
+    "?open,openat",
+    "?mkdir,mkdirat",
+    "pread64,preadv2",
+    "pwrite64",
+    "fallocate",
+    "fdatasync",
+    "?link,linkat",
+    "?rename,?renameat,renameat2",
+    "?unlink,unlinkat",
+    "?fstat,?newfstatat,statx",
+    "getdents64",
+];
+
+const ERRNOS: [&str; 8] = [
+    "EIO", "ENOSPC", "EDQUOT", "EROFS", "EMFILE", "ENOENT", "EACCES", "EINTR",
+];
+
+/// Once, the third time, always.
+const WHENS: [&str; 3] = ["1", "3", "1+"];
+
+/// Tried in every run of the tests.
+const CELLS_DEFAULT: usize = 24;
+
+/// What no answer may take longer than.
+const ANSWER_WITHIN: Duration = Duration::from_secs(10);
+
+struct Injector {
+    strace: Child,
+    log: std::path::PathBuf,
+}
+
+impl Injector {
+    /// Attaches to all threads of `cache`.
+    fn attach(cache: &Server, dir: &TempDir, calls: &str, errno: &str, when: &str) -> Option<Self> {
+        let log = dir.path.join("injected");
+        let _ = std::fs::remove_file(&log);
+        let mut strace = Command::new("strace")
+            .args([
+                "-f",
+                "-p",
+                &cache.pid().to_string(),
+                "-e",
+                &format!("trace={calls}"),
+            ])
+            .args(["-e", &format!("inject={calls}:error={errno}:when={when}")])
+            .arg("-o")
+            .arg(&log)
+            .stdin(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .ok()?;
+        let mut lines = BufReader::new(strace.stderr.take().expect("piped")).lines();
+        let attached = lines
+            .by_ref()
+            .map_while(Result::ok)
+            .any(|line| line.contains(" attached"));
+        // Further lines are read, so that it never waits for us.
+        std::thread::spawn(move || lines.for_each(drop));
+        if !attached {
+            let _ = strace.wait();
+            return None;
+        }
+        Some(Injector { strace, log })
+    }
+
+    /// Lets the server go; how many calls have failed.
+    fn detach(&mut self) -> usize {
+        let pid = rustix::process::Pid::from_child(&self.strace);
+        let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
+        let _ = self.strace.wait();
+        let text = std::fs::read_to_string(&self.log).unwrap_or_default();
+        text.matches("(INJECTED)").count()
+    }
+}
+
+impl Drop for Injector {
+    fn drop(&mut self) {
+        let _ = self.strace.kill();
+        let _ = self.strace.wait();
+    }
+}
+
+/// Fails on a wrong byte and on a late answer; whether the whole of `content` came.
+fn came(cache: &Server, path: &str, content: &Prf, at: &str) -> bool {
+    let began = Instant::now();
+    let got = cache.client().try_pull(path, &[], content, 0);
+    let took = began.elapsed();
+    assert!(took < ANSWER_WITHIN, "{at}: {took:?} for {path}");
+    match got {
+        Ok(got) => {
+            assert!(got.status != 200 || got.received == content.size, "{at}: {got}");
+            got.status == 200
+        }
+        Err(broken) => {
+            assert!(!matches!(broken.why, Why::WrongByte(_)), "{at}: {broken:?}");
+            false
+        }
+    }
+}
+
+#[test]
+fn no_errno_of_any_call_of_the_store_fails_a_pull_or_stores_something_wrong() {
+    let upstream = Registry::new();
+    let dir = TempDir::new();
+    let mut random = Random::for_test("errno matrix");
+    let mut cells: Vec<(&str, &str, &str)> = CALLS
+        .iter()
+        .flat_map(|calls| ERRNOS.iter().map(move |errno| (*calls, *errno)))
+        .flat_map(|(calls, errno)| WHENS.iter().map(move |when| (calls, errno, *when)))
+        .collect();
+    let wanted = match std::env::var("CELLS").as_deref() {
+        Ok("all") => cells.len(),
+        Ok(text) => text.parse().expect("CELLS is a number or `all`"),
+        Err(_) => CELLS_DEFAULT,
+    };
+    for index in (1..cells.len()).rev() {
+        cells.swap(index, random.below(index as u64 + 1) as usize);
+    }
+    let mut cache = Server::options(&upstream)
+        .env("IO_DRIVER", "epoll")
+        .env("TAG_TTL", "0s")
+        .start();
+    let kept = Prf::new(fresh_seed(), 700_000);
+    let kept_path = upstream.blob_url("a", &upstream.blob(kept.clone()));
+    cache.client().pull(&kept_path, &kept);
+    cache.wait_stored(&kept.digest());
+    let (mut injected, mut met) = (0, 0);
+    for (calls, errno, when) in cells.iter().take(wanted) {
+        let at = format!("{calls}: {errno}, {when}");
+        // Anew: a store that has failed is left alone for a while.
+        cache.restart();
+        let image = Image::small(&upstream, "a", "v1", random.next());
+        let fresh = [5_000, 1_300_000].map(|size| Prf::new(random.next(), size));
+        let paths = fresh
+            .clone()
+            .map(|content| upstream.blob_url("a", &upstream.blob(content)));
+        let Some(mut injector) = Injector::attach(&cache, &dir, calls, errno, when) else {
+            eprintln!("SKIPPED: errno matrix: strace cannot attach to a process here");
+            return;
+        };
+        let pulled = std::thread::scope(|scope| {
+            let (cache, at) = (&cache, &at);
+            let pulls: Vec<_> = fresh
+                .iter()
+                .zip(&paths)
+                .chain([(&kept, &kept_path), (&kept, &kept_path)])
+                .map(|(content, path)| scope.spawn(move || came(cache, path, content, at)))
+                .collect();
+            let tagged = cache.client().try_get(&upstream.manifest_url("a", "v1"));
+            let tagged = tagged.is_ok_and(|got| got.status == 200 && got.body == image.manifest);
+            let pulled: Vec<bool> = pulls
+                .into_iter()
+                .map(|pull| pull.join().expect("a client"))
+                .collect();
+            assert!(tagged, "{at}: the manifest did not come");
+            pulled
+        });
+        // A file that cannot be read in the middle of a response can only end it; what comes from upstream always comes.
+        assert!(pulled[0] && pulled[1], "{at}: {pulled:?}");
+        if !calls.contains("pread64") {
+            assert!(pulled[2] && pulled[3], "{at}: {pulled:?}");
+        }
+        let count = injector.detach();
+        drop(injector);
+        injected += count;
+        met += usize::from(count > 0);
+        assert!(cache.is_running(), "{at}: {}", cache.stderr());
+        disk::check(cache.root()).expect_sound();
+        for (content, path) in fresh.iter().zip(&paths).chain([(&kept, &kept_path)]) {
+            eventually(&format!("{at}: everything is served afterwards"), || {
+                came(&cache, path, content, &at)
+            });
+        }
+    }
+    eprintln!(
+        "errno matrix: {wanted} cells of {}, {met} of them met a call, {injected} calls failed",
+        cells.len()
+    );
+    assert!(
+        met * 8 > wanted,
+        "cells are about calls that are made: {met} of {wanted}"
+    );
+}

@@ -1,0 +1,255 @@
+//! Mixed load for as long as it is told to last, with a fault in every second: nothing wrong is received, nothing gets stuck,
+//! and neither memory nor descriptors grow.
+//!
+//! `SOAK_SECONDS` is the duration, 20 without it; `scripts/soak.sh` runs eight hours.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use crate::harness::client::{Flow, Why};
+use crate::harness::disk::SmallDisk;
+use crate::harness::*;
+
+const MIB: u64 = 1024 * 1024;
+
+/// Long enough for every kind of fault, short enough for every run of the tests.
+const SECONDS_DEFAULT: u64 = 20;
+
+const CLIENTS: u64 = 6;
+
+/// Half of the disk: the rest is for what a fault puts there.
+const DISK_BYTES: u64 = 128 * MIB;
+const BLOBS: usize = 60;
+const BLOB_BYTES_MAX: u64 = 2 * MIB;
+const IMAGES: usize = 8;
+
+/// Memory that may come and go: fills under way, idle buffers, what the allocator has not returned yet.
+const MEMORY_NOISE_BYTES: u64 = 24 * MIB;
+
+/// Growth that a long run may show.
+const MEMORY_BYTES_PER_HOUR: u64 = MIB;
+
+/// Descriptors that may come and go: connections and fills at the moments of the samples.
+const FILES_NOISE: u64 = 64;
+
+struct World {
+    upstream: Registry,
+    cache: Server,
+    blobs: Vec<Prf>,
+    images: Vec<Image>,
+    over: AtomicBool,
+    whole: AtomicU64,
+    refused: AtomicU64,
+    broken: AtomicU64,
+}
+
+impl World {
+    /// One request of a client. A fault may refuse it or break it off; wrong bytes are never received.
+    fn request(&self, random: &mut Random) {
+        let client = self.cache.client();
+        let content = random.pick(&self.blobs);
+        let path = self.upstream.blob_url("a", &content.digest());
+        let got = match random.below(10) {
+            0 => {
+                let start = random.below(content.size);
+                let end = start + random.below(content.size - start);
+                let range = format!("bytes={start}-{end}");
+                client.try_pull(&path, &[("Range", &range)], content, start)
+            }
+            1 => client.try_request("HEAD", &path, &[]),
+            2 => return self.abort(&path, random),
+            3 | 4 => {
+                let image = random.pick(&self.images);
+                let got = client.try_get(&self.upstream.manifest_url("a", &image.digest));
+                if let Ok(got) = &got
+                    && got.status == 200
+                {
+                    assert!(got.body == image.manifest, "a wrong manifest: {got}");
+                }
+                got
+            }
+            5 => {
+                let got = client.try_get(&self.upstream.manifest_url("a", "moving"));
+                if let Ok(got) = &got
+                    && got.status == 200
+                {
+                    let known = self.images.iter().any(|image| got.body == image.manifest);
+                    assert!(known, "a wrong manifest: {got}");
+                }
+                got
+            }
+            _ => client.try_pull(&path, &[], content, 0),
+        };
+        match got {
+            Ok(got) if got.status < 300 => &self.whole,
+            Ok(got) => {
+                assert!(matches!(got.status, 429 | 502..=504), "{got}");
+                &self.refused
+            }
+            Err(broken) => {
+                assert!(!matches!(broken.why, Why::WrongByte(_)), "{path}: {broken:?}");
+                &self.broken
+            }
+        }
+        .fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn abort(&self, path: &str, random: &mut Random) {
+        let Ok(mut connection) = self.cache.client().connect() else {
+            return;
+        };
+        let _ = connection.request("GET", path, &[]);
+        let stop = random.below(BLOB_BYTES_MAX);
+        let _ = connection.read_into("GET", &mut |at, piece| match at + (piece.len() as u64) < stop {
+            true => Flow::Go,
+            false => Flow::Stop,
+        });
+        connection.abort();
+    }
+
+    /// Something goes wrong, and is well again at the end of it.
+    fn fault(&self, disk: &SmallDisk, random: &mut Random) {
+        let upstream = &self.upstream;
+        let moment = Duration::from_millis(100 + random.below(300));
+        match random.below(10) {
+            0 => {
+                upstream.down();
+                std::thread::sleep(moment);
+                upstream.up();
+            }
+            1 => upstream.on(On::any().times(5), Reply::status(503)),
+            2 => upstream.on(
+                On::any().times(3),
+                Reply::new().cut_at(random.below(MIB), Cut::Rst),
+            ),
+            3 => upstream.on(
+                On::any().times(3),
+                Reply::new().cut_at(random.below(MIB), Cut::Fin),
+            ),
+            4 => upstream.on(On::any().times(2), Reply::new().flip(random.below(1_000))),
+            5 => upstream.on(On::any().times(5), Reply::too_many_requests("1")),
+            6 => upstream.on(On::any().times(5), Reply::new().delay_head(moment)),
+            7 => {
+                let filler = disk.fill_leaving(random.below(MIB));
+                std::thread::sleep(moment);
+                std::fs::remove_file(filler).expect("remove the filler");
+            }
+            8 => {
+                // Entries go, so that there is something to fill again.
+                for content in self.blobs.iter().filter(|_| random.chance(2)) {
+                    let path = disk::blob_path(self.cache.root(), &content.digest());
+                    let _ = std::fs::remove_file(disk::sidecar_of(&path));
+                    let _ = std::fs::remove_file(&path);
+                }
+            }
+            _ => self.cache.sighup(),
+        }
+        let image = random.pick(&self.images);
+        upstream.tag("a", "moving", &image.digest);
+    }
+}
+
+fn middle(samples: &[u64]) -> u64 {
+    let mut sorted = samples.to_vec();
+    sorted.sort_unstable();
+    sorted[sorted.len() / 2]
+}
+
+/// Fails when the last quarter of a run is more than `allowed` above the second one; the first one is the start.
+#[track_caller]
+fn assert_level(what: &str, samples: &[u64], allowed: u64) {
+    let quarter = samples.len() / 4;
+    let before = middle(&samples[quarter..2 * quarter]);
+    let after = middle(&samples[3 * quarter..]);
+    eprintln!("soak: {what}: {before} in the second quarter, {after} in the last one");
+    assert!(
+        after <= before + allowed,
+        "{what} grew from {before} to {after}: {samples:?}"
+    );
+}
+
+#[test]
+fn a_fault_in_every_second_of_mixed_load_leaves_nothing_wrong_stuck_or_grown() {
+    let seconds =
+        std::env::var("SOAK_SECONDS").map_or(SECONDS_DEFAULT, |text| text.parse().expect("seconds"));
+    let Some(disk) = SmallDisk::mount(DISK_BYTES) else {
+        return;
+    };
+    let mut random = Random::for_test("soak");
+    let upstream = Registry::new();
+    let blobs: Vec<Prf> = (0..BLOBS)
+        .map(|_| Prf::new(random.next(), 1 + random.below(BLOB_BYTES_MAX)))
+        .collect();
+    for content in &blobs {
+        upstream.blob(content.clone());
+    }
+    let images: Vec<Image> = (0..IMAGES)
+        .map(|_| Image::small(&upstream, "a", "moving", random.next()))
+        .collect();
+    let cache = Server::options(&upstream)
+        .cores(2)
+        .env("TAG_TTL", "1s")
+        .env("ACCESS_LOG", "off")
+        .root(&disk.path.join("store"))
+        .start();
+    let mut world = World {
+        upstream,
+        cache,
+        blobs,
+        images,
+        over: AtomicBool::new(false),
+        whole: AtomicU64::new(0),
+        refused: AtomicU64::new(0),
+        broken: AtomicU64::new(0),
+    };
+    let (mut memory, mut files) = (Vec::new(), Vec::new());
+    std::thread::scope(|scope| {
+        let world = &world;
+        for _ in 0..CLIENTS {
+            let mut random = Random::new(random.next());
+            scope.spawn(move || {
+                while !world.over.load(Ordering::Relaxed) {
+                    world.request(&mut random);
+                }
+            });
+        }
+        let began = Instant::now();
+        for second in 1..=seconds {
+            world.fault(&disk, &mut random);
+            // The one clock of this test: a fault in each second.
+            std::thread::sleep(Duration::from_secs(second).saturating_sub(began.elapsed()));
+            world.upstream.clear_rules();
+            if second % 60 == 0 {
+                world.upstream.clear_log();
+            }
+            memory.push(world.cache.rss_bytes());
+            files.push(world.cache.open_files() as u64);
+        }
+        world.over.store(true, Ordering::Relaxed);
+    });
+    assert!(world.cache.is_running());
+    let [whole, refused, broken] =
+        [&world.whole, &world.refused, &world.broken].map(|count| count.load(Ordering::Relaxed));
+    eprintln!("soak: {seconds} s, {whole} requests whole, {refused} refused, {broken} broken off by a fault");
+    assert!(whole > refused + broken, "most requests are not met by a fault");
+    assert_level(
+        "resident bytes",
+        &memory,
+        MEMORY_NOISE_BYTES + MEMORY_BYTES_PER_HOUR * seconds / 3600,
+    );
+    assert_level("open files", &files, FILES_NOISE);
+    // Everything is well again, for everybody.
+    world.cache.wait_asks(&world.upstream, "a");
+    for content in &world.blobs {
+        let path = world.upstream.blob_url("a", &content.digest());
+        eventually("every blob is served again", || {
+            world
+                .cache
+                .client()
+                .try_pull(&path, &[], content, 0)
+                .is_ok_and(|got| got.status == 200)
+        });
+    }
+    disk::check(world.cache.root()).expect_sound();
+    world.cache.stop();
+}

@@ -1,0 +1,142 @@
+//! Tags and time: what a tag is never goes back, is never older than its lifetime, and no jump of the clock makes it immortal.
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use crate::harness::*;
+
+const READERS: usize = 8;
+const FLIPS: usize = 150;
+const LIFETIME: Duration = Duration::from_millis(50);
+
+/// What an answer may be older than its lifetime: the promise is a second, the rest is for a busy test machine.
+const SLACK: Duration = Duration::from_secs(10);
+
+/// The versions are told apart by their number, in the order in which the tag had them.
+#[test]
+fn a_tag_never_goes_back_on_any_core_and_is_never_older_than_its_lifetime() {
+    let upstream = Registry::new();
+    let images: Vec<Image> = (0..FLIPS)
+        .map(|_| Image::small(&upstream, "a", "v1", fresh_seed()))
+        .collect();
+    upstream.tag("a", "v1", &images[0].digest);
+    let cache = Server::options(&upstream)
+        .cores(2)
+        .env("TAG_TTL", format!("{}ms", LIFETIME.as_millis()))
+        .env("ACCESS_LOG", "off")
+        .start();
+    let path = upstream.manifest_url("a", "v1");
+    let over = AtomicBool::new(false);
+    // Of all answers that were complete: the newest version seen.
+    let newest = AtomicUsize::new(0);
+    // When the tag was given each version.
+    let since = Mutex::new(vec![Instant::now()]);
+    let answers = AtomicUsize::new(0);
+    std::thread::scope(|scope| {
+        for _ in 0..READERS {
+            scope.spawn(|| {
+                while !over.load(Ordering::SeqCst) {
+                    let (asked, before) = (Instant::now(), newest.load(Ordering::SeqCst));
+                    // Each on a connection of its own, so that all cores answer.
+                    let got = cache.client().get(&path);
+                    let version = images.iter().position(|image| image.manifest == got.body);
+                    let version = version.unwrap_or_else(|| panic!("no version of the tag: {got}"));
+                    assert_eq!(
+                        got.field("docker-content-digest"),
+                        Some(images[version].digest.as_str())
+                    );
+                    assert!(version >= before, "{version} after {before} had been read");
+                    newest.fetch_max(version, Ordering::SeqCst);
+                    answers.fetch_add(1, Ordering::SeqCst);
+                    let replaced = since.lock().unwrap().get(version + 1).copied();
+                    if let Some(replaced) = replaced {
+                        let age = asked.saturating_duration_since(replaced);
+                        assert!(
+                            age < LIFETIME + SLACK,
+                            "version {version} was replaced {age:?} before"
+                        );
+                    }
+                }
+            });
+        }
+        for image in &images[1..] {
+            upstream.tag("a", "v1", &image.digest);
+            since.lock().unwrap().push(Instant::now());
+            let read = answers.load(Ordering::SeqCst);
+            // Some are read before the next comes, whatever the machine does.
+            eventually("the tag is read", || {
+                answers.load(Ordering::SeqCst) >= read + READERS
+            });
+            std::thread::sleep(LIFETIME / 5);
+        }
+        over.store(true, Ordering::SeqCst);
+    });
+    let newest = newest.into_inner();
+    eprintln!(
+        "tag order: {} answers, the last version seen is {newest}",
+        answers.into_inner()
+    );
+    assert!(newest > FLIPS / 4, "the tag moved: {newest}");
+}
+
+/// The clock of a restart is set wrong, or right again: what the store says about the time of the last check is in the
+/// future, in the past, or no time at all.
+#[test]
+fn a_clock_that_jumps_costs_one_question_and_makes_no_tag_immortal() {
+    const DAY_MS: i64 = 86_400_000;
+    let upstream = Registry::new();
+    let mut cache = Server::options(&upstream).cores(2).env("TAG_TTL", "1h").start();
+    let path = upstream.manifest_url("a", "v1");
+    let mut image = Image::small(&upstream, "a", "v1", fresh_seed());
+    cache.client().get(&path).expect(&image.manifest);
+    let pointer = disk::tag_path(cache.root(), &upstream.name(), "a", "v1");
+    let now_ms = || {
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+        now.expect("after 1970").as_millis() as i64
+    };
+    let jumps: [(&str, u64, bool); 8] = [
+        ("a moment ago", now_ms() as u64, true),
+        ("in an hour and a day", (now_ms() + DAY_MS) as u64, false),
+        ("in a minute", (now_ms() + 600_000) as u64, false),
+        ("a day ago", (now_ms() - DAY_MS) as u64, false),
+        ("1970", 0, false),
+        ("1970, a moment later", 1, false),
+        ("the end of time", u64::MAX, false),
+        ("the end of a signed time", i64::MAX as u64, false),
+    ];
+    for (jump, checked_ms, fresh) in jumps {
+        eventually("the pointer is stored", || {
+            std::fs::read_to_string(&pointer).is_ok_and(|text| text.contains(&image.digest))
+        });
+        cache.kill9();
+        let text = std::fs::read_to_string(&pointer).expect("a pointer");
+        let mut json: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+        json["checkedAtMs"] = checked_ms.into();
+        std::fs::write(&pointer, json.to_string()).expect("write the pointer");
+        let before = image;
+        image = Image::small(&upstream, "a", "v1", fresh_seed());
+        upstream.clear_log();
+        cache.restart();
+        let expected = if fresh { &before } else { &image };
+        std::thread::scope(|scope| {
+            for _ in 0..64 {
+                scope.spawn(|| cache.client().get(&path).expect(&expected.manifest).status);
+            }
+        });
+        // Each core may ask once, for the tag and for what it leads to.
+        let asked = upstream.count(|seen| seen.target.contains("/manifests/v1"));
+        assert!(
+            if fresh {
+                asked == 0
+            } else {
+                (1..=2).contains(&asked)
+            },
+            "{jump}: {asked} questions of 64 clients"
+        );
+        if fresh {
+            upstream.tag("a", "v1", &before.digest);
+            image = before;
+        }
+    }
+}
