@@ -123,6 +123,8 @@ fn no_errno_of_any_call_of_the_store_fails_a_pull_or_stores_something_wrong() {
         .iter()
         .flat_map(|calls| ERRNOS.iter().map(move |errno| (*calls, *errno)))
         .flat_map(|(calls, errno)| WHENS.iter().map(move |when| (calls, errno, *when)))
+        // A call that was interrupted is made again, so one that is always interrupted never ends.
+        .filter(|(_, errno, when)| !(*errno == "EINTR" && *when == "1+"))
         .collect();
     let wanted = match std::env::var("CELLS").as_deref() {
         Ok("all") => cells.len(),
