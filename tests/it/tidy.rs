@@ -36,7 +36,7 @@ const ARROWS: &[(&str, &[&str])] = &[
 ];
 
 /// What every folder may import: it knows nothing of ours itself.
-const FOR_ALL: &[&str] = &["limits", "fail_point"];
+const FOR_ALL: &[&str] = &["anchor", "limits", "fail_point"];
 
 /// Where Tokio may be named: code that runs on the helper pool, or that a core shares with it.
 const TOKIO: &[&str] = &[
