@@ -64,6 +64,7 @@ const TOKIO: &[&str] = &[
     "src/upstream/auth/helper.rs",
     "src/upstream/auth/logins.rs",
     "src/upstream/auth/token.rs",
+    "src/upstream/challenger.rs",
     "src/upstream/exchange.rs",
     "src/upstream/mod.rs",
     "src/upstream/resolve.rs",
@@ -85,6 +86,7 @@ const CLOCKS: &[&str] = &[
     "src/upstream/ask.rs",
     "src/upstream/auth/logins.rs",
     "src/upstream/auth/token.rs",
+    "src/upstream/challenger.rs",
     "src/upstream/mod.rs",
     "src/upstream/response.rs",
 ];
