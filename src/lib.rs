@@ -17,6 +17,7 @@ pub mod store;
 
 pub mod upstream;
 
+pub mod anchor;
 pub mod fail_point;
 #[cfg(any(test, fuzzing))]
 #[path = "tests/fuzz.rs"]

@@ -91,8 +91,8 @@ pub struct Config {
     pub max_connections_per_client: usize,
     /// Bytes that fetches and responses under way may take; `None`: a share of what the process may have.
     pub memory_budget: Option<u64>,
-    /// The registry of requests that name none.
-    pub default_registry: Namespace,
+    /// The registry of requests that name none; `None`: they have to name one.
+    pub default_registry: Option<Namespace>,
     /// Whether tags are remembered at all. Manifests by digest always are.
     pub cache_tag_manifests: bool,
     /// Whether the tag `latest` is remembered too; needs `cache_tag_manifests`.

@@ -108,8 +108,12 @@ pub(super) fn load<'a>(
     );
     let default_registry = sources.parse(
         Setting::DefaultRegistry,
-        "a registry, `host` or `host:port`",
-        |text| text.parse::<Namespace>().ok(),
+        "a registry, `host` or `host:port`, or none",
+        |text| match text {
+            // In ociregistry's files the empty text, its default, says that names need a registry.
+            "" | "none" => Some(None),
+            _ => text.parse::<Namespace>().ok().map(Some),
+        },
     );
     let cache_tag_manifests = sources.parse(Setting::CacheTagManifests, BOOL_ACCEPTED, units::parse_bool);
     let cache_latest_tag = sources.parse(Setting::CacheLatestTag, BOOL_ACCEPTED, units::parse_bool);
@@ -220,7 +224,10 @@ pub(super) fn load<'a>(
             why: "without auth nobody has a name, so those rules let nobody in".into(),
         });
     }
-    if whitelist_mode && registries.settings(&default_registry).1 == Named::No {
+    if whitelist_mode
+        && let Some(default_registry) = &default_registry
+        && registries.settings(default_registry).1 == Named::No
+    {
         sources.warnings.push(Warning {
             what: format!("whitelist_mode with default_registry {default_registry}"),
             why: "names without a registry do not exist, because that registry is not among registries"

@@ -309,7 +309,7 @@ fn the_list_of_ociregistry_means_here_what_it_means_there() {
 fn the_file_of_ociregistry_means_here_what_it_means_there() {
     let config = furnished(GOOD[4].1).config();
     assert_eq!(config.listen, [ListenAddr::parse("0.0.0.0:8888", false).unwrap()]);
-    assert_eq!(config.default_registry.as_str(), "quay.io");
+    assert_eq!(config.default_registry, "quay.io".parse().ok());
     assert!(config.always_pull_latest && config.registries.air_gapped);
     let (root, _) = config.storage.root().unwrap();
     assert_eq!(root, Path::new("/var/lib/ociregistry"));
@@ -332,12 +332,35 @@ fn the_file_of_ociregistry_means_here_what_it_means_there() {
 }
 
 #[test]
+fn names_need_a_registry_where_the_default_is_empty() {
+    for text in [
+        "defaultNs: \"\"\n",
+        "default_registry: ''\n",
+        "default_registry: none\n",
+        "defaultNs: \"\"\nwhitelist_mode: true\n",
+    ] {
+        let config = Machine::with_file(text).config();
+        assert_eq!(config.default_registry, None, "{text}");
+        assert!(config.warnings.is_empty(), "{text}: {:?}", config.warnings);
+    }
+    for text in ["", "defaultNs:\n"] {
+        let config = Machine::with_file(text).config();
+        assert_eq!(config.default_registry, "docker.io".parse().ok(), "{text}");
+    }
+    // Compose files and unit files say "not set" with an empty variable.
+    let empty = Machine::default().env("DEFAULT_REGISTRY", "").config();
+    assert_eq!(empty.default_registry, "docker.io".parse().ok());
+    let none = Machine::default().env("DEFAULT_REGISTRY", "none").config();
+    assert_eq!(none.default_registry, None);
+}
+
+#[test]
 fn the_file_of_oci_proxy_means_here_what_it_means_there() {
     let config = furnished(GOOD[1].1).config();
     assert_eq!(config.listen, [ListenAddr::parse(":80", false).unwrap()]);
     assert!(config.registries.whitelist_mode);
     assert_eq!(config.front_auth, Some(front("admin", "password")));
-    assert!(config.default_registry.is_docker_hub());
+    assert_eq!(config.default_registry, "docker.io".parse().ok());
     let (root, _) = config.storage.root().unwrap();
     assert_eq!(root, Path::new("/tmp/oci-proxy-cache"));
     let nvidia = settings(&config, "nvcr.io");

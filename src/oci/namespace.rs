@@ -7,11 +7,13 @@ use std::str::FromStr;
 pub const DOCKER_HUB: &str = "docker.io";
 
 /// Other names of Docker Hub.
-const DOCKER_HUB_ALIASES: [&str; 4] = [
+const DOCKER_HUB_ALIASES: [&str; 5] = [
     DOCKER_HUB,
     "index.docker.io",
-    "registry.hub.docker.com",
     "registry-1.docker.io",
+    // The name in tokens of Docker Hub, which other caches accept as the registry's.
+    "registry.docker.io",
+    "registry.hub.docker.com",
 ];
 
 /// Longest host name (RFC 1035) plus `:65535`.
@@ -21,6 +23,9 @@ const NAMESPACE_BYTES_MAX: usize = 253 + 6;
 ///
 /// Hosts are names of letters, digits and dashes, IPv4 addresses, or IPv6 addresses in brackets. No
 /// part is empty or `..`, so a namespace can be used as one component of a path.
+///
+/// `host_port` is `host:port` too, where the host has a dot or is `localhost`: references cannot have a colon below the
+/// name of the cache, and no host of a reference has an underscore.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Namespace(Box<str>);
 
@@ -40,8 +45,21 @@ impl Namespace {
     /// Whether the first part of a path names a registry rather than a repository: it has a dot or a
     /// port, or is `localhost`. (The rule every client uses for image names.)
     pub fn looks_like(part: &str) -> bool {
-        part.contains(['.', ':']) || part == "localhost"
+        part.contains(['.', ':']) || part == "localhost" || split_underscore(part).is_some()
     }
+}
+
+/// Host and port of `host_port`.
+fn split_underscore(text: &str) -> Option<(&str, &str)> {
+    let (host, port) = text.rsplit_once('_')?;
+    let named = host.contains('.') || host.eq_ignore_ascii_case("localhost");
+    (named && !host.contains([':', '[']) && is_port(port)).then_some((host, port))
+}
+
+/// A port in its only spelling: 1 to 65535 without leading zeros.
+fn is_port(text: &str) -> bool {
+    let digits = text.bytes().all(|b| b.is_ascii_digit()) && !text.starts_with('0');
+    digits && text.parse::<u16>().is_ok()
 }
 
 fn split_port(text: &str) -> (&str, Option<&str>) {
@@ -58,18 +76,17 @@ impl FromStr for Namespace {
         if text.len() > NAMESPACE_BYTES_MAX {
             return Err(ParseNamespaceError);
         }
-        let (host, port) = split_port(text);
-        if let Some(port) = port {
-            let digits =
-                !port.is_empty() && port.bytes().all(|b| b.is_ascii_digit()) && !port.starts_with('0');
-            if !digits || port.parse::<u16>().is_err() {
-                return Err(ParseNamespaceError);
-            }
-        }
-        if !is_host(host) {
+        let (host, port) = match split_underscore(text) {
+            Some((host, port)) => (host, Some(port)),
+            None => split_port(text),
+        };
+        if !is_host(host) || port.is_some_and(|port| !is_port(port)) {
             return Err(ParseNamespaceError);
         }
-        let text = text.to_ascii_lowercase();
+        let text = match port {
+            Some(port) => format!("{host}:{port}").to_ascii_lowercase(),
+            None => host.to_ascii_lowercase(),
+        };
         // The default port of https adds nothing: one registry, one name.
         let text = text.strip_suffix(":443").unwrap_or(&text);
         if DOCKER_HUB_ALIASES.contains(&text) {
@@ -115,11 +132,50 @@ mod tests {
         for alias in [
             "docker.io",
             "index.docker.io",
+            "registry.docker.io",
             "registry.hub.docker.com",
             "registry-1.docker.io",
             "DOCKER.io:443",
+            "Registry.Docker.io_443",
         ] {
             assert_eq!(alias.parse::<Namespace>().unwrap().as_str(), "docker.io");
+        }
+    }
+
+    #[test]
+    fn a_port_may_stand_behind_an_underscore_where_the_host_is_one() {
+        let parsed = |text: &str| text.parse::<Namespace>().map(|namespace| namespace.to_string());
+        for (text, name) in [
+            ("registry.internal_5000", "registry.internal:5000"),
+            ("Registry.Internal_5000", "registry.internal:5000"),
+            ("localhost_5000", "localhost:5000"),
+            ("10.0.0.7_1", "10.0.0.7:1"),
+            ("a_b.lan_65535", "a_b.lan:65535"),
+            ("registry.internal_443", "registry.internal"),
+            // No port, so no spelling of one.
+            ("registry.internal_05", "registry.internal_05"),
+            ("registry.internal_0", "registry.internal_0"),
+            ("registry.internal_65536", "registry.internal_65536"),
+            ("registry.internal_a1", "registry.internal_a1"),
+            ("registry.internal_5000:80", "registry.internal_5000:80"),
+            ("registry_5000.internal", "registry_5000.internal"),
+            // No host that a path could name.
+            ("registry_5000", "registry_5000"),
+        ] {
+            assert_eq!(parsed(text).as_deref(), Ok(name), "{text}");
+        }
+        for registry in ["localhost_5000", "registry.internal_5000"] {
+            assert!(Namespace::looks_like(registry), "{registry}");
+        }
+        for repository in [
+            "my_5000",
+            "localhost_",
+            "localhost_0",
+            "localhost_x",
+            "my_localhost_5000",
+            "a__5000",
+        ] {
+            assert!(!Namespace::looks_like(repository), "{repository}");
         }
     }
 

@@ -84,9 +84,10 @@ impl PullError {
             PullError::Route(error) => {
                 let (status, code) = match error {
                     RouteError::NotFound => (404, ErrorCode::NameUnknown),
-                    RouteError::Name | RouteError::Namespace | RouteError::Disagree => {
-                        (400, ErrorCode::NameInvalid)
-                    }
+                    RouteError::Name
+                    | RouteError::Namespace
+                    | RouteError::NoRegistry
+                    | RouteError::Disagree => (400, ErrorCode::NameInvalid),
                     RouteError::Reference => (400, ErrorCode::ManifestInvalid),
                     RouteError::Page => (400, ErrorCode::Unsupported),
                     RouteError::Digest(ParseDigestError::Algorithm) => (400, ErrorCode::Unsupported),

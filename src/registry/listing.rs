@@ -99,7 +99,7 @@ impl Registry {
         let age_ms = unix_millis().saturating_sub(listed.asked_ms);
         fields.add("Age", (age_ms / 1000).to_string());
         if let Some(next) = &listed.next
-            && let Some(link) = page::link(head.path, next, asked.ns.as_deref())
+            && let Some(link) = page::link(bare(head.path), next, asked.ns.as_deref())
         {
             fields.add("Link", link);
         }
@@ -109,6 +109,11 @@ impl Registry {
         add_cache(&mut fields, *cache);
         fields
     }
+}
+
+/// The path of a list in its one spelling.
+fn bare(path: &str) -> &str {
+    path.strip_suffix('/').unwrap_or(path)
 }
 
 /// What every list's answer tells.

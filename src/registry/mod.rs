@@ -41,7 +41,8 @@ pub use door::FrontDoor;
 /// What the operator chose for the front.
 #[derive(Clone)]
 pub struct Options {
-    pub default_registry: Namespace,
+    /// The registry of names without one; `None`: there are no such names.
+    pub default_registry: Option<Namespace>,
     /// Bytes of a core's memory for small answers.
     pub memory_bytes_max: u64,
     /// Open files a core keeps, of committed blobs.
@@ -158,7 +159,12 @@ impl Registry {
 
     fn find_route(&self, head: &RequestHead<'_>) -> Result<Route, PullError> {
         let field = head.registry().filter(|_| self.options.registry_header);
-        let route = route::parse(head.path, head.query, field, &self.options.default_registry)?;
+        let route = route::parse(
+            head.path,
+            head.query,
+            field,
+            self.options.default_registry.as_ref(),
+        )?;
         if let Route::Content(Asked { origin, chosen, .. }, what) = &route
             && !self.registries().exists(&origin.namespace)
         {

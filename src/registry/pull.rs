@@ -118,7 +118,7 @@ impl Registry {
     pub(super) fn approach(&self, origin: &Origin, head: &RequestHead<'_>) -> Approach {
         let registries = self.registries();
         let (settings, named) = registries.settings(&origin.namespace);
-        let known = named != Named::No || origin.namespace == self.options.default_registry;
+        let known = named != Named::No || self.options.default_registry.as_ref() == Some(&origin.namespace);
         let authorization = head
             .authorization
             .filter(|value| !self.options.client_login || login::may_go_on(value, known));

@@ -68,6 +68,8 @@ pub enum RouteError {
     Name,
     #[error("the registry is not valid")]
     Namespace,
+    #[error("the name has no registry in it, and there is no default; ask for `<registry>/<name>`")]
+    NoRegistry,
     #[error("`X-Registry`, `ns` and the path name different registries")]
     Disagree,
     #[error("the reference is neither a tag nor a digest")]
@@ -96,7 +98,7 @@ pub fn parse<'h>(
     path: &str,
     query: Option<&str>,
     field: impl Iterator<Item = &'h [u8]>,
-    default: &Namespace,
+    default: Option<&Namespace>,
 ) -> Result<Route, RouteError> {
     match path {
         "/v2/" | "/v2" => return Ok(Route::Ping),
@@ -109,12 +111,11 @@ pub fn parse<'h>(
     let rest = path.strip_prefix("/v2/").ok_or(RouteError::NotFound)?;
     let parts: Vec<&str> = rest.split('/').collect();
     let (name, verb, last) = match &parts[..] {
-        [name @ .., verb, last] if !name.is_empty() => (name, *verb, *last),
+        // One slash at the end adds nothing. Without this rule the last part would be empty, which no reference is.
+        [name @ .., verb, last, ""] if !name.is_empty() && is_verb(verb, last) => (name, *verb, *last),
+        [name @ .., verb, last] if !name.is_empty() && is_verb(verb, last) => (name, *verb, *last),
         _ => return Err(RouteError::NotFound),
     };
-    if !matches!(verb, "manifests" | "blobs" | "referrers") && (verb, last) != ("tags", "list") {
-        return Err(RouteError::NotFound);
-    }
     let asked = asked(name, ns_of(query)?, field_of(field)?, default)?;
     let digest = || decode(last).ok_or(ParseDigestError::Syntax)?.parse::<Digest>();
     let what = match verb {
@@ -132,11 +133,16 @@ pub fn parse<'h>(
     Ok(Route::Content(asked, what))
 }
 
+/// Whether two parts of a path say what is asked for.
+fn is_verb(verb: &str, last: &str) -> bool {
+    matches!(verb, "manifests" | "blobs" | "referrers") || (verb, last) == ("tags", "list")
+}
+
 fn asked(
     name: &[&str],
     ns: Option<String>,
     field: Option<Namespace>,
-    default: &Namespace,
+    default: Option<&Namespace>,
 ) -> Result<Asked, RouteError> {
     let name: Vec<String> = name
         .iter()
@@ -154,7 +160,7 @@ fn asked(
     if named.any(|other| Some(other) != first) {
         return Err(RouteError::Disagree);
     }
-    let namespace = first.unwrap_or(default).clone();
+    let namespace = first.or(default).ok_or(RouteError::NoRegistry)?.clone();
     let chosen = if field.is_some() || in_query.is_some() {
         Chosen::Beside
     } else {
@@ -182,6 +188,7 @@ fn namespace(text: &str) -> Result<Namespace, RouteError> {
 
 /// The name in the path of a list, registry and all, as the client wrote it. Only for paths that are routes.
 pub fn name_in(path: &str) -> Option<String> {
+    let path = path.strip_suffix('/').unwrap_or(path);
     let (name, _) = path
         .strip_prefix("/v2/")?
         .strip_suffix("/list")?
@@ -230,7 +237,12 @@ mod tests {
         let (path, query) = target
             .split_once('?')
             .map_or((target, None), |(path, query)| (path, Some(query)));
-        parse(path, query, std::iter::empty(), &"docker.io".parse().unwrap())
+        parse(
+            path,
+            query,
+            std::iter::empty(),
+            Some(&"docker.io".parse().unwrap()),
+        )
     }
 
     /// registry, repository and reference of a manifest route.
@@ -288,6 +300,24 @@ mod tests {
                 found("host:5000", "a/b/c/d", "1"),
             ),
             (
+                "/v2/registry.internal_5000/a/manifests/1",
+                found("registry.internal:5000", "a", "1"),
+            ),
+            (
+                "/v2/localhost_5000/a/manifests/1",
+                found("localhost:5000", "a", "1"),
+            ),
+            (
+                "/v2/registry.internal_5000/a/manifests/1?ns=registry.internal%3A5000",
+                found("registry.internal:5000", "a", "1"),
+            ),
+            ("/v2/my_5000/a/manifests/1", found("docker.io", "my_5000/a", "1")),
+            // What is alone is a repository.
+            (
+                "/v2/localhost_5000/manifests/1",
+                found("docker.io", "library/localhost_5000", "1"),
+            ),
+            (
                 "/v2/ghcr.io/org/app/manifests/1?ns=ghcr.io",
                 found("ghcr.io", "org/app", "1"),
             ),
@@ -316,7 +346,7 @@ mod tests {
                 .split_once('?')
                 .map_or((target, None), |(path, query)| (path, Some(query)));
             let lines = lines.iter().map(|line| line.as_bytes());
-            match parse(path, query, lines, &"docker.io".parse().unwrap())? {
+            match parse(path, query, lines, Some(&"docker.io".parse().unwrap()))? {
                 Route::Content(asked, _) => Ok((
                     asked.origin.namespace.to_string(),
                     asked.origin.repository.to_string(),
@@ -379,6 +409,45 @@ mod tests {
     }
 
     #[test]
+    fn one_slash_at_the_end_adds_nothing() {
+        let digest = format!("sha256:{}", "a".repeat(64));
+        for path in [
+            "/v2/q.io/a/manifests/1".to_owned(),
+            "/v2/a/manifests/manifests".to_owned(),
+            format!("/v2/q.io/a/manifests/{digest}"),
+            format!("/v2/q.io/a/blobs/{digest}"),
+            format!("/v2/q.io/a/referrers/{digest}"),
+            "/v2/q.io/a/tags/list".to_owned(),
+        ] {
+            let bare = route(&path);
+            assert!(bare.is_ok(), "{path}");
+            assert_eq!(route(&format!("{path}/")), bare, "{path}/");
+            assert_eq!(route(&format!("{path}/?ns=")), bare, "{path}/");
+            assert!(route(&format!("{path}//")).is_err(), "{path}//");
+        }
+        assert_eq!(name_in("/v2/q.io/a/tags/list/").as_deref(), Some("q.io/a"));
+        for (path, error) in [
+            ("/v2//", RouteError::NotFound),
+            ("/v2/a/", RouteError::NotFound),
+            ("/v2/manifests/1/", RouteError::NotFound),
+            ("/v2/a/b/manifests/", RouteError::Reference),
+            ("/v2/a/manifests//", RouteError::Reference),
+            ("/v2/a//manifests/1/", RouteError::Name),
+        ] {
+            assert_eq!(route(path), Err(error), "{path}");
+        }
+    }
+
+    #[test]
+    fn without_a_default_a_name_has_to_have_a_registry() {
+        let of = |path: &str, query| parse(path, query, std::iter::empty(), None);
+        assert_eq!(of("/v2/a/b/manifests/1", None), Err(RouteError::NoRegistry));
+        assert!(of("/v2/a/b/manifests/1", Some("ns=q.io")).is_ok());
+        assert!(of("/v2/q.io/a/manifests/1", None).is_ok());
+        assert_eq!(of("/v2/", None), Ok(Route::Ping));
+    }
+
+    #[test]
     fn cosign_tags_are_tags_and_not_digests() {
         let hex = "a".repeat(64);
         for tag in [format!("sha256-{hex}"), format!("sha256-{hex}.sig")] {
@@ -434,7 +503,8 @@ mod tests {
         #![proptest_config(ProptestConfig::with_cases(20_000))]
         #[test]
         fn any_path_is_a_route_or_an_error(path in "/v2/[a-z./%:0-9A-Z_-]{0,60}", query in "(ns=|n=)?[a-z0-9%&=.:]{0,20}", field in "[a-z0-9.:]{0,9}") {
-            let _ = parse(&path, Some(&query), [field.as_bytes()].into_iter(), &"docker.io".parse().unwrap());
+            let default = "docker.io".parse().unwrap();
+            let _ = parse(&path, Some(&query), [field.as_bytes()].into_iter(), Some(&default));
         }
     }
 }

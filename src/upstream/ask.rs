@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use http::HeaderMap;
 use tokio::time::Instant;
 
 use super::auth::Secret;
@@ -11,10 +12,10 @@ use super::auth::realm::may_see_credentials;
 use super::auth::token::{Asker, First, Slot, Token, TokenKey, Who};
 use super::endpoint::Endpoint;
 use super::error::{Phase, Refusal, UpstreamError};
-use super::exchange::{self, Answer, Question, host_of};
+use super::exchange::{self, Answer, Question, Redirects, host_of};
 use super::response::Response;
 use super::table::Table;
-use super::{Request, Shared};
+use super::{Request, Shared, cure};
 
 /// Answers one request may cost, redirects aside: without anything, with what was kept, with a new one, and with the
 /// credentials where a token did not do.
@@ -83,6 +84,11 @@ impl Proof {
 impl Asked<'_> {
     /// The content, or why there is none.
     pub async fn fetch(&self, question: &Question) -> Result<Response, UpstreamError> {
+        let outcome = self.fetched(question).await;
+        outcome.map_err(|error| cure::named(error, &self.request.namespace))
+    }
+
+    async fn fetched(&self, question: &Question) -> Result<Response, UpstreamError> {
         let (answer, public) = self.converse(question).await?;
         let mut response = exchange::conclude(answer, question, &self.shared.options.deadlines).await?;
         response.public = public;
@@ -105,10 +111,17 @@ impl Asked<'_> {
             let public = !self.endpoint.certified
                 && !matches!(self.whose, Whose::Client(..))
                 && !sent.as_ref().is_some_and(Proof::is_with_login);
-            if round == ROUNDS_MAX || !self.is_challenged(&answer, sent.as_ref(), so_far.started) {
+            let challenges = match round {
+                ROUNDS_MAX => None,
+                _ => self.challenges(&answer, sent.as_ref(), so_far.started).await,
+            };
+            let Some(challenges) = challenges else {
                 return Ok((answer, public));
-            }
-            let next = match self.next_proof(&answer, sent, &mut so_far).await {
+            };
+            let next = match self
+                .next_proof(&answer.host, &challenges, sent, &mut so_far)
+                .await
+            {
                 // There is no token for this client. One who has a login needs the challenge to get one, and so it is
                 // the answer.
                 Err(error) if !matches!(self.whose, Whose::Ours(_)) && is_refused_token(&error) => None,
@@ -126,14 +139,64 @@ impl Asked<'_> {
 
     async fn follow(&self, question: &Question, secret: Option<&Secret>) -> Result<Answer, UpstreamError> {
         let url = self.endpoint.url(&self.request.repository, &self.request.target);
-        exchange::follow(
-            self.endpoint,
-            url,
-            question,
-            secret,
-            &self.shared.options.deadlines,
-        )
-        .await
+        let deadlines = &self.shared.options.deadlines;
+        let answer = exchange::follow(self.endpoint, url, question, secret, deadlines).await?;
+        self.through_challengers(answer, question).await
+    }
+
+    /// What the registry wants to see after `answer` to `sent`; `None` where nothing would change the answer.
+    async fn challenges(
+        &self,
+        answer: &Answer,
+        sent: Option<&Proof>,
+        started: Instant,
+    ) -> Option<Arc<[Challenge]>> {
+        let challenges = challenge::parse_challenges(answer.response.headers());
+        if challenges.is_empty() && self.may_hide(answer, sent).await {
+            let hidden = self.challenges_of_ping().await;
+            return (!hidden.is_empty()).then_some(hidden);
+        }
+        self.is_challenged(answer, sent, started)
+            .then(|| challenges.into())
+    }
+
+    /// Whether a refusal without a challenge may be for want of a login that we have. Some registries challenge at `/v2/`
+    /// only, and answer to a stranger as if there were nothing.
+    async fn may_hide(&self, answer: &Answer, sent: Option<&Proof>) -> bool {
+        let stranger = match sent {
+            None => true,
+            // A client's password is sent unasked, to a registry that may want a token.
+            Some(Proof::Login(..)) => matches!(self.whose, Whose::Client(..)),
+            Some(Proof::Token(..)) => false,
+        };
+        let refused = matches!(answer.response.status().as_u16(), 401 | 403 | 404);
+        stranger && refused && !answer.foreign && matches!(self.login(None).await, Ok(Some(_)))
+    }
+
+    /// The challenges of `/v2/`, which is asked once for all repositories.
+    async fn challenges_of_ping(&self) -> Arc<[Challenge]> {
+        let ask = async {
+            let question = Question {
+                method: http::Method::GET,
+                headers: HeaderMap::new(),
+                body: None,
+                redirects: Redirects::Follow,
+            };
+            let deadlines = &self.shared.options.deadlines;
+            let url = self.endpoint.ping();
+            let answer = exchange::follow(self.endpoint, url, &question, None, deadlines)
+                .await
+                .ok()?;
+            let asks = !answer.foreign && answer.response.status() == http::StatusCode::UNAUTHORIZED;
+            let challenges = challenge::parse_challenges(answer.response.headers());
+            exchange::read_bounded(answer.response, exchange::ERROR_BODY_BYTES_MAX).await;
+            // Its scope is about `/v2/`; the token is to be for a repository.
+            let ours = challenges.into_iter().map(|challenge| challenge.without("scope"));
+            Some(if asks { ours.collect() } else { Vec::new() })
+        };
+        let place = self.asker().place;
+        let slot = self.shared.tokens.ping(&self.request.namespace, &place);
+        slot.challenges(ask).await
     }
 
     /// Whether a proof, or another one, may change the answer.
@@ -192,17 +255,17 @@ impl Asked<'_> {
         token.ok().map(|token| Proof::Token(slot, token))
     }
 
-    /// What to send after `answer` to `sent`; `None` when nothing is left that could help.
+    /// What to send after `sent` was answered with these challenges; `None` when nothing is left that could help.
     async fn next_proof(
         &self,
-        answer: &Answer,
+        host: &Arc<str>,
+        challenges: &[Challenge],
         sent: Option<Proof>,
         so_far: &mut SoFar,
     ) -> Result<Option<Proof>, UpstreamError> {
         let started = so_far.started;
-        let challenges = challenge::parse_challenges(answer.response.headers());
         let basic = challenges.iter().any(|challenge| challenge.scheme == "basic");
-        let wanted = challenge::bearer(&challenges).map(|bearer| self.key(&answer.host, bearer));
+        let wanted = challenge::bearer(challenges).map(|bearer| self.key(host, bearer));
         let wanted = wanted.transpose()?;
         match sent {
             None => match wanted {
@@ -245,7 +308,8 @@ impl Asked<'_> {
     }
 
     fn key(&self, host: &Arc<str>, bearer: &Challenge) -> Result<TokenKey, UpstreamError> {
-        TokenKey::new(&self.asker(), &self.request.repository, bearer)
+        let origin = self.endpoint.origin();
+        TokenKey::new(&self.asker(), origin, &self.request.repository, bearer)
             .map_err(|what| UpstreamError::protocol(host, what))
     }
 
@@ -307,7 +371,9 @@ impl Asked<'_> {
     async fn token_of_anybody(&self, key: TokenKey) -> Result<(Arc<Slot>, Token), UpstreamError> {
         let anybody = self.table.as_anybody(self.endpoint);
         let host = host_of(key.realm());
-        if anybody.policy.check_url(key.realm()).is_err() {
+        // Plain http may be allowed for registries that nobody named, but not for what an https registry is sent.
+        let plain = self.endpoint.origin().scheme() == "https" && key.realm().scheme() != "https";
+        if plain || anybody.policy.check_url(key.realm()).is_err() {
             let reason = Refusal::Realm;
             return Err(UpstreamError::Refused { host, reason });
         }

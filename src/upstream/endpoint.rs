@@ -54,6 +54,16 @@ impl Endpoint {
         }
     }
 
+    /// Its `/v2/`, which says what it wants to see.
+    pub fn ping(&self) -> Url {
+        let mut url = self.base.clone();
+        url.set_path(&format!("{}/v2/", self.base.path().trim_end_matches('/')));
+        if let Some(ns) = &self.ns {
+            url.query_pairs_mut().append_pair("ns", ns.as_str());
+        }
+        url
+    }
+
     pub fn url(&self, repository: &Repository, target: &Target) -> Url {
         let mut url = self.base.clone();
         let prefix = self.base.path().trim_end_matches('/');

@@ -16,7 +16,7 @@ use super::endpoint::Endpoint;
 use super::error::{Location, Phase, Refusal, UpstreamError};
 use super::resolve::AddressesRefused;
 use super::response::{Body, Response};
-use super::{Deadlines, headers, redirect};
+use super::{Deadlines, cure, headers, redirect};
 
 /// Bytes kept of the body of a refusal. OCI error bodies are below 4 KiB, HTML pages of load balancers below this.
 pub(super) const ERROR_BODY_BYTES_MAX: usize = 64 * 1024;
@@ -83,8 +83,9 @@ pub(super) async fn follow(
             });
         }
         let from = url;
-        url = redirect::target(&from, response.headers())
+        let target = redirect::target(&from, response.headers())
             .map_err(|what| UpstreamError::protocol(&host, what))?;
+        url = redirect::upgraded(target, &from);
         if from.scheme() == "https" && url.scheme() == "http" {
             return Err(UpstreamError::Refused {
                 host: host_of(&url),
@@ -253,8 +254,13 @@ pub(super) async fn conclude(
 /// Reads what a refusal has to say.
 pub(super) async fn refusal(response: reqwest::Response, host: Arc<str>, phase: Phase) -> UpstreamError {
     let status = response.status().as_u16();
+    let plain = response.url().scheme() == "http";
     let headers = Box::new(headers::keep_for_errors(response.headers()));
     let body = read_bounded(response, ERROR_BODY_BYTES_MAX).await;
+    if plain && cure::wants_tls(status, &body) {
+        let cause = cure::WANTS_TLS.into();
+        return UpstreamError::Tls { host, cause };
+    }
     UpstreamError::Status {
         host,
         phase,
@@ -288,12 +294,14 @@ fn not_sent(host: &Arc<str>, proxy: Option<&Arc<str>>, error: reqwest::Error) ->
         let reason: Refusal = *reason;
         return UpstreamError::Refused { host, reason };
     }
+    let cure = cure::of_connection(&error, proxy.is_some());
     if find::<rustls::Error>(&error).is_some() {
         let cause = match proxy {
             // Perhaps with the proxy; the error does not say.
             Some(proxy) => format!("{} (by way of the proxy {proxy})", cause(error)),
             None => cause(error),
         };
+        let cause = cure::appended(cause, cure);
         return UpstreamError::Tls {
             host,
             cause: cause.into(),
@@ -319,7 +327,7 @@ fn not_sent(host: &Arc<str>, proxy: Option<&Arc<str>>, error: reqwest::Error) ->
     if error.is_connect() {
         return UpstreamError::Connect {
             host,
-            cause: cause(error).into(),
+            cause: cure::appended(cause(error), cure).into(),
         };
     }
     if error.is_timeout() {
@@ -330,29 +338,31 @@ fn not_sent(host: &Arc<str>, proxy: Option<&Arc<str>>, error: reqwest::Error) ->
     }
     UpstreamError::Head {
         host,
-        cause: cause(error).into(),
+        cause: cure::appended(cause(error), cure).into(),
     }
 }
 
 /// The innermost reason of an error, which is the one that tells something. Never holds a URL.
 pub(super) fn cause(error: reqwest::Error) -> String {
-    let error = error.without_url();
-    let mut innermost: &(dyn Error + 'static) = &error;
+    innermost(&error.without_url()).to_string()
+}
+
+/// The innermost reason itself. The outermost holds the URL.
+pub(super) fn innermost<'a>(error: &'a (dyn Error + 'static)) -> &'a (dyn Error + 'static) {
+    let mut innermost = error;
     while let Some(source) = source_of(innermost) {
         innermost = source;
     }
-    innermost.to_string()
+    innermost
 }
 
 fn find<'a, E: Error + 'static>(error: &'a (dyn Error + 'static)) -> Option<&'a E> {
-    let mut current = Some(error);
-    while let Some(error) = current {
-        if let Some(found) = error.downcast_ref() {
-            return Some(found);
-        }
-        current = source_of(error);
-    }
-    None
+    all(error).next()
+}
+
+/// All reasons of an error that are of one kind, the outermost first.
+pub(super) fn all<'a, E: Error + 'static>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a E> {
+    std::iter::successors(Some(error), |error| source_of(*error)).filter_map(|error| error.downcast_ref())
 }
 
 /// Like [`Error::source`], but stops at what an [`std::io::Error`] wraps instead of stepping over it.

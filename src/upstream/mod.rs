@@ -10,9 +10,11 @@
 mod address;
 mod ask;
 mod auth;
+mod challenger;
 mod client;
 mod condition;
 mod content_range;
+mod cure;
 mod endpoint;
 mod error;
 mod exchange;

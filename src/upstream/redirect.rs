@@ -37,6 +37,21 @@ pub(super) fn same_origin(a: &Url, b: &Url) -> bool {
         && a.port_or_known_default() == b.port_or_known_default()
 }
 
+/// `url`, in https where an https place names itself in plain http: it is behind a proxy for TLS of which it does not
+/// know. Without a port, or with port 80, the port of `origin` is meant; another port has to be the same as there.
+pub(super) fn upgraded(mut url: Url, origin: &Url) -> Url {
+    let same_host = url.host_str().is_some() && url.host_str() == origin.host_str();
+    // The default port of a scheme is never written in a parsed URL.
+    let same_port = url.port().is_none() || url.port() == origin.port_or_known_default();
+    if (url.scheme(), origin.scheme()) == ("http", "https") && same_host && same_port {
+        let mut secure = url.clone();
+        if secure.set_scheme("https").is_ok() && secure.set_port(origin.port()).is_ok() {
+            url = secure;
+        }
+    }
+    url
+}
+
 #[cfg(test)]
 mod tests {
     use http::HeaderValue;
@@ -109,6 +124,85 @@ mod tests {
         assert!(!same("https://r.example/", "https://cdn.r.example/"));
         assert!(!same("https://r.example/", "https://r.example./"));
         assert!(!same("https://r.example/", "https://r.example.evil.example/"));
+    }
+
+    #[test]
+    fn an_https_place_that_names_itself_in_plain_http_is_meant_in_https() {
+        for (url, origin, expected) in [
+            (
+                "http://r.example/token?x=1",
+                "https://r.example",
+                "https://r.example/token?x=1",
+            ),
+            (
+                "http://r.example:80/token",
+                "https://r.example",
+                "https://r.example/token",
+            ),
+            (
+                "http://r.example:443/token",
+                "https://r.example/v2/",
+                "https://r.example/token",
+            ),
+            (
+                "http://R.example/token",
+                "https://r.example:8443",
+                "https://r.example:8443/token",
+            ),
+            (
+                "http://r.example:8443/token",
+                "https://r.example:8443",
+                "https://r.example:8443/token",
+            ),
+            (
+                "http://127.0.0.1/token",
+                "https://127.0.0.1:5000",
+                "https://127.0.0.1:5000/token",
+            ),
+            // Another port, another host, or an origin that is plain itself.
+            (
+                "http://r.example:8081/token",
+                "https://r.example",
+                "http://r.example:8081/token",
+            ),
+            (
+                "http://r.example:443/token",
+                "https://r.example:8443",
+                "http://r.example:443/token",
+            ),
+            (
+                "http://other.example/token",
+                "https://r.example",
+                "http://other.example/token",
+            ),
+            (
+                "http://a.r.example/token",
+                "https://r.example",
+                "http://a.r.example/token",
+            ),
+            (
+                "http://r.example/token",
+                "http://r.example",
+                "http://r.example/token",
+            ),
+            (
+                "https://r.example:1/token",
+                "https://r.example",
+                "https://r.example:1/token",
+            ),
+            (
+                "ftp://r.example/token",
+                "https://r.example",
+                "ftp://r.example/token",
+            ),
+        ] {
+            let parsed = |text: &str| Url::parse(text).unwrap();
+            assert_eq!(
+                upgraded(parsed(url), &parsed(origin)),
+                parsed(expected),
+                "{url} of {origin}"
+            );
+        }
     }
 
     #[test]

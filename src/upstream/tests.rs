@@ -19,6 +19,9 @@ use crate::config::{RegistryConfig, RegistryName, RegistrySettings};
 /// Passwords, token services, helpers' files: what the operator configured.
 mod credentials;
 
+/// Registries behind fronts, and what only `/v2/` asks for.
+mod elsewhere;
+
 /// Mirrors, limits, redirects for the client, and reloads.
 mod places;
 

@@ -2,12 +2,14 @@
 
 use std::sync::Arc;
 
+use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
 
+use crate::anchor::{Anchors, ServerVerifier};
 use crate::config::{Pem, Tls};
 
 /// To whom a connection leads.
@@ -57,7 +59,21 @@ impl TlsBuilder {
                 .dangerous()
                 .with_custom_certificate_verifier(Arc::new(AnyCertificate(self.provider.clone())))
         } else {
-            builder.with_root_certificates(self.roots(tls.ca.as_ref(), peer)?)
+            let roots = Arc::new(self.roots(tls.ca.as_ref(), peer)?);
+            match &tls.ca {
+                None => builder.with_root_certificates(roots),
+                Some(ca) => {
+                    let provider = self.provider.clone();
+                    let authorities = WebPkiServerVerifier::builder_with_provider(roots, provider)
+                        .build()
+                        .map_err(|error| unusable(ca, error))?;
+                    let anchors = Anchors::new(certificates(ca)?);
+                    let verifier = ServerVerifier { authorities, anchors };
+                    builder
+                        .dangerous()
+                        .with_custom_certificate_verifier(Arc::new(verifier))
+                }
+            }
         };
         let mut config = match (&tls.client, peer) {
             (Some((chain, key)), Peer::Registry) => {

@@ -94,6 +94,36 @@ fn only_who_shows_a_certificate_of_the_authority_comes_in() {
 }
 
 #[test]
+fn a_client_s_self_made_certificate_may_be_the_authority_itself() {
+    let pki = Pki::new();
+    let made = |change: fn(&mut CertificateParams)| {
+        let mut params = CertificateParams::new(vec!["client".to_owned()]).unwrap();
+        params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        change(&mut params);
+        let key = rcgen::KeyPair::generate().unwrap();
+        Issued {
+            chain: params.self_signed(&key).unwrap().pem(),
+            key: key.serialize_pem(),
+        }
+    };
+    let named = made(|_| {});
+    let namesake = made(|_| {});
+    let expired = made(|params| {
+        params.not_before = date_time_ymd(2020, 1, 1);
+        params.not_after = date_time_ymd(2021, 1, 1);
+    });
+    let both = format!("{}{}", named.chain, expired.chain);
+    pki::write(&pki.dir.path, "clients.crt", &both);
+    let cache = pki.serve().start();
+    for version in VERSIONS {
+        assert!(comes_in(&cache, &pki.shows(version, Some(&named))), "{version:?}");
+        for wrong in [None, Some(&namesake), Some(&expired)] {
+            assert!(!comes_in(&cache, &pki.shows(version, wrong)), "{version:?}");
+        }
+    }
+}
+
+#[test]
 fn a_certificate_may_be_optional_and_a_wrong_one_still_stays_outside() {
     let pki = Pki::new();
     let right = pki.clients.issue("right");

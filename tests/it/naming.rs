@@ -7,6 +7,45 @@ use crate::harness::prf::sha256;
 use crate::harness::*;
 
 #[test]
+fn a_port_behind_an_underscore_and_a_slash_at_the_end_are_other_spellings_of_the_same() {
+    let upstream = Registry::new();
+    let image = Image::small(&upstream, "a/b", "v1", fresh_seed());
+    let cache = Server::start(&upstream);
+    let (client, name) = (cache.client(), upstream.name());
+    let spelled = name.replace(':', "_");
+    for path in [
+        format!("/v2/{name}/a/b/manifests/v1"),
+        format!("/v2/{spelled}/a/b/manifests/v1"),
+        format!("/v2/{spelled}/a/b/manifests/v1/"),
+        format!("/v2/a/b/manifests/v1/?ns={spelled}"),
+        format!("/v2/{spelled}/a/b/manifests/{}/", image.digest),
+    ] {
+        client.get(&path).expect(&image.manifest);
+    }
+    assert_eq!(upstream.gets("/manifests/"), 1, "{:#?}", upstream.log());
+    for (digest, content) in image.all_blobs() {
+        for _ in 0..2 {
+            let got = client.get(&format!("/v2/{spelled}/a/b/blobs/{digest}/"));
+            got.expect(&content.bytes());
+        }
+        assert_eq!(upstream.gets(digest), 1);
+    }
+    assert_eq!(
+        client.get(&format!("/v2/{spelled}/a/b/manifests/v1//")).status,
+        404
+    );
+}
+
+#[test]
+fn a_name_without_a_registry_is_refused_where_there_is_no_default() {
+    let upstream = Registry::new();
+    let cache = Server::options(&upstream).env("DEFAULT_REGISTRY", "none").start();
+    let got = cache.client().get("/v2/a/b/manifests/v1");
+    got.expect_error(400, "NAME_INVALID");
+    assert_eq!(upstream.requests(), 0);
+}
+
+#[test]
 fn bad_names_get_the_code_that_says_what_is_bad() {
     let upstream = Registry::new();
     let cache = Server::options(&upstream)

@@ -73,6 +73,9 @@ fn docker_hub_has_many_names_and_its_own_images_a_hidden_folder() {
         "/v2/index.docker.io/library/app/manifests/v1",
         "/v2/registry-1.docker.io/app/manifests/v1",
         "/v2/registry.hub.docker.com/library/app/manifests/v1",
+        "/v2/registry.docker.io/app/manifests/v1",
+        "/v2/app/manifests/v1?ns=registry.docker.io",
+        "/v2/app/manifests/v1/",
         "/v2/library/app/manifests/v1?ns=docker.io",
         "/v2/app/manifests/v1?ns=registry-1.docker.io",
     ] {

@@ -36,7 +36,7 @@ const ARROWS: &[(&str, &[&str])] = &[
 ];
 
 /// What every folder may import: it knows nothing of ours itself.
-const FOR_ALL: &[&str] = &["limits", "fail_point"];
+const FOR_ALL: &[&str] = &["anchor", "limits", "fail_point"];
 
 /// Where Tokio may be named: code that runs on the helper pool, or that a core shares with it.
 const TOKIO: &[&str] = &[
@@ -64,6 +64,7 @@ const TOKIO: &[&str] = &[
     "src/upstream/auth/helper.rs",
     "src/upstream/auth/logins.rs",
     "src/upstream/auth/token.rs",
+    "src/upstream/challenger.rs",
     "src/upstream/exchange.rs",
     "src/upstream/mod.rs",
     "src/upstream/resolve.rs",
@@ -85,6 +86,7 @@ const CLOCKS: &[&str] = &[
     "src/upstream/ask.rs",
     "src/upstream/auth/logins.rs",
     "src/upstream/auth/token.rs",
+    "src/upstream/challenger.rs",
     "src/upstream/mod.rs",
     "src/upstream/response.rs",
 ];

@@ -288,6 +288,83 @@ fn nothing_leads_from_https_to_http() {
 }
 
 #[test]
+fn a_token_service_at_the_registry_s_own_host_is_asked_over_tls() {
+    let (upstream, dir) = (Registry::new(), TempDir::new());
+    let ours = Authority::new();
+    let front = Front::new(upstream.addr(), &ours.issue("127.0.0.1", |_| {}), None);
+    upstream.user("robot", "c4n4ry");
+    let digest = upstream.blob("content");
+    let ca = file(&dir, "ca.pem", &ours.pem);
+    for login in ["auth: {username: robot, password: c4n4ry}, ", ""] {
+        // The proxy for TLS is unknown to what is behind it: with the port of the proxy, and with none.
+        for realm in [
+            format!("http://{}/token", front.addr),
+            "http://127.0.0.1/token".to_owned(),
+            "http://127.0.0.1:80/token".to_owned(),
+        ] {
+            upstream.require_tokens(Auth {
+                realm: Some(realm),
+                ..Auth::default()
+            });
+            upstream.clear_log();
+            let keys = format!("{login}tls: {{ca: \"{}\"}}", ca.display());
+            let served = front.served();
+            get(&cache(front.addr, &keys), &digest).expect(b"content");
+            // All that the registry was asked came by way of TLS.
+            assert_eq!(front.served() - served, upstream.requests());
+            assert_eq!(upstream.count(|seen| seen.kind == Kind::Token), 1);
+        }
+    }
+    // A redirect to itself in plain http is meant in https too.
+    upstream.require_tokens(Auth::basic());
+    upstream.on(
+        On::path(&digest).once(),
+        Reply::redirect(307, format!("http://{}/cdn/{digest}", front.addr)),
+    );
+    let keys = format!("tls: {{ca: \"{}\"}}", ca.display());
+    get(&cache(front.addr, &keys), &digest).expect(b"content");
+}
+
+/// As `openssl req -x509` makes it.
+fn self_made(name: &str, change: impl FnOnce(&mut CertificateParams)) -> Issued {
+    let mut params = CertificateParams::new(vec![name.to_owned()]).unwrap();
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    change(&mut params);
+    let key = KeyPair::generate().unwrap();
+    Issued {
+        chain: params.self_signed(&key).unwrap().pem(),
+        key: key.serialize_pem(),
+    }
+}
+
+#[test]
+fn a_self_made_certificate_that_is_an_authority_may_be_named_itself() {
+    let (upstream, dir) = (Registry::new(), TempDir::new());
+    let digest = upstream.blob("content");
+    let good = self_made("127.0.0.1", |_| {});
+    let expired = self_made("127.0.0.1", |params| {
+        params.not_before = date_time_ymd(2020, 1, 1);
+        params.not_after = date_time_ymd(2021, 1, 1);
+    });
+    let elsewhere = self_made("127.0.0.2", |_| {});
+    let keys = |issued: &Issued| {
+        let path = file(&dir, "named.pem", &issued.chain);
+        format!("tls: {{ca: \"{}\"}}", path.display())
+    };
+    let front = Front::new(upstream.addr(), &good, None);
+    get(&cache(front.addr, &keys(&good)), &digest).expect(b"content");
+    for (issued, reason) in [(&expired, "expired"), (&elsewhere, "name")] {
+        let front = Front::new(upstream.addr(), issued, None);
+        refused(&get(&cache(front.addr, &keys(issued)), &digest), reason);
+        assert_eq!(front.served(), 0);
+    }
+    // Another one of the same name is not it, and one that nobody named has to be.
+    let other = self_made("127.0.0.1", |_| {});
+    refused(&get(&cache(front.addr, &keys(&other)), &digest), "tls.ca");
+    refused(&get(&cache(front.addr, "realm_hosts: []"), &digest), "tls.ca");
+}
+
+#[test]
 fn plain_http_where_tls_is_expected_is_an_error_and_so_is_the_reverse() {
     let upstream = Registry::new();
     let digest = upstream.blob("x");

@@ -15,6 +15,7 @@ use rustls::{RootCertStore, ServerConfig};
 
 use super::certificate::Facts;
 use super::{Offload, files, self_signed};
+use crate::anchor::{Anchors, ClientVerifier};
 use crate::limits::TLS_SESSIONS_MAX;
 use crate::runtime::clock::unix_seconds;
 
@@ -245,10 +246,14 @@ fn verifier(
         return Ok(None);
     };
     let mut trusted = RootCertStore::empty();
+    let mut named = Vec::new();
     match roots {
         Some(pem) => {
-            for certificate in certificates(pem)? {
-                trusted.add(certificate).map_err(|error| wrong(pem, error))?;
+            named = certificates(pem)?;
+            for certificate in &named {
+                trusted
+                    .add(certificate.clone())
+                    .map_err(|error| wrong(pem, error))?;
             }
         }
         None => {
@@ -266,7 +271,10 @@ fn verifier(
         builder.allow_unauthenticated()
     };
     match (builder.build(), roots) {
-        (Ok(verifier), _) => Ok(Some(verifier)),
+        (Ok(authorities), _) => Ok(Some(Arc::new(ClientVerifier {
+            authorities,
+            anchors: Anchors::new(named),
+        }))),
         (Err(error), Some(pem)) => Err(wrong(pem, error)),
         (Err(_), None) => Err(other(
             "clients' certificates cannot be verified: this system has no root certificates",

@@ -26,6 +26,12 @@ pub(in crate::upstream) struct Challenge {
 }
 
 impl Challenge {
+    /// The same challenge without one of its parameters.
+    pub fn without(mut self, name: &str) -> Self {
+        self.params.retain(|(known, _)| known != name);
+        self
+    }
+
     pub fn param(&self, name: &str) -> Option<&str> {
         self.params
             .iter()

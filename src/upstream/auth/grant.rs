@@ -177,6 +177,7 @@ async fn send(
                     && (question.body.is_none() || matches!(status, 307 | 308)) =>
             {
                 let next = redirect::target(&url, response.headers()).map_err(|what| wrong(what.into()))?;
+                let next = redirect::upgraded(next, &url);
                 // Tokens are handed out by the realm the registry named, and by nobody else.
                 if !redirect::same_origin(&next, &url) {
                     return Err(wrong("its token service redirected to another origin".into()).into());

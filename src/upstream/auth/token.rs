@@ -20,6 +20,7 @@ use crate::upstream::Deadlines;
 use crate::upstream::endpoint::Endpoint;
 use crate::upstream::error::{Phase, UpstreamError};
 use crate::upstream::exchange::host_of;
+use crate::upstream::redirect::upgraded;
 
 /// Tokens kept. Clients choose repositories, so there is no end to them; 2 048 × 16 KiB are 32 MiB at
 /// worst, and real tokens are below 4 KiB.
@@ -40,6 +41,12 @@ const FAILURE_AGE: Duration = Duration::from_secs(1);
 /// How long a token that was got with a client's login is used, however long it lives: a right that was withdrawn must not
 /// last here for much longer than an upstream's yes is believed ([`ACCESS_YES`](crate::limits::ACCESS_YES)).
 const CLIENT_TOKEN_AGE: Duration = Duration::from_secs(60);
+
+/// Registries whose challenge to `/v2/` is kept; each is at most the 16 KiB that are read of challenges, 4 MiB together.
+const PINGS_MAX: usize = 256;
+
+/// How long what `/v2/` answered is used.
+const PING_AGE: Duration = Duration::from_secs(600);
 
 /// Who asks for tokens: registries do not share them, not even when they share a realm, and neither do a registry and
 /// its mirrors, nor those on whose behalf it is asked.
@@ -72,10 +79,15 @@ pub(in crate::upstream) struct TokenKey {
 }
 
 impl TokenKey {
-    /// Reads what a Bearer challenge asks for; without a scope, that is pulling from `repository`.
+    /// Reads what a Bearer challenge of `origin` asks for; without a scope, that is pulling from `repository`.
     ///
     /// Whether the realm may be contacted is decided when it is.
-    pub fn new(asker: &Asker, repository: &Repository, challenge: &Challenge) -> Result<Self, &'static str> {
+    pub fn new(
+        asker: &Asker,
+        origin: &Url,
+        repository: &Repository,
+        challenge: &Challenge,
+    ) -> Result<Self, &'static str> {
         let realm = challenge.param("realm").ok_or("its challenge has no realm")?;
         let service = challenge.param("service");
         let scope = challenge.param("scope").unwrap_or_default();
@@ -87,6 +99,7 @@ impl TokenKey {
         }
         let mut realm = Url::parse(realm).map_err(|_| "the realm of its challenge is no URL")?;
         realm.set_fragment(None);
+        let realm = upgraded(realm, origin);
         let mut scope = scope.split_ascii_whitespace().collect::<Vec<_>>().join(" ");
         if scope.is_empty() {
             scope = format!("repository:{repository}:pull");
@@ -150,6 +163,36 @@ struct Tables {
     slots: HashMap<TokenKey, Arc<Slot>>,
     /// What last worked for a repository.
     first: HashMap<(Asker, Repository), First>,
+    /// What `/v2/` answered, by registry and place.
+    pings: HashMap<(Namespace, Arc<str>), Arc<PingSlot>>,
+}
+
+/// Locked while `/v2/` is asked: this is what makes it one question for all.
+#[derive(Default)]
+pub(in crate::upstream) struct PingSlot(tokio::sync::Mutex<Option<Pinged>>);
+
+struct Pinged {
+    challenges: Arc<[Challenge]>,
+    until: Instant,
+}
+
+impl PingSlot {
+    /// The challenges of `/v2/`, by `ask` unless they are known. `ask` gives `None` where there was no answer.
+    pub async fn challenges(&self, ask: impl Future<Output = Option<Vec<Challenge>>>) -> Arc<[Challenge]> {
+        let mut kept = self.0.lock().await;
+        if let Some(kept) = &*kept
+            && Instant::now() < kept.until
+        {
+            return kept.challenges.clone();
+        }
+        let answer = ask.await;
+        let age = if answer.is_some() { PING_AGE } else { FAILURE_AGE };
+        let pinged = Pinged {
+            challenges: answer.unwrap_or_default().into(),
+            until: Instant::now() + age,
+        };
+        kept.insert(pinged).challenges.clone()
+    }
 }
 
 /// What to send to a repository before being asked.
@@ -193,6 +236,17 @@ impl Tokens {
         tables.first.insert((asker.clone(), repository.clone()), first);
     }
 
+    /// The place of what `/v2/` of a registry answers.
+    pub fn ping(&self, namespace: &Namespace, place: &Arc<str>) -> Arc<PingSlot> {
+        let mut tables = self.tables();
+        let key = (namespace.clone(), place.clone());
+        if tables.pings.len() >= PINGS_MAX && !tables.pings.contains_key(&key) {
+            // A slot in use stays, so that there is no second question.
+            tables.pings.retain(|_, slot| Arc::strong_count(slot) > 1);
+        }
+        tables.pings.entry(key).or_default().clone()
+    }
+
     /// Forgets what to send first, so that the next request asks for a challenge.
     pub fn forget(&self, asker: &Asker, repository: &Repository) {
         self.tables().first.remove(&(asker.clone(), repository.clone()));
@@ -203,6 +257,7 @@ impl Tokens {
         let mut tables = self.tables();
         tables.slots.retain(|key, _| keep(&key.asker.namespace));
         tables.first.retain(|(asker, _), _| keep(&asker.namespace));
+        tables.pings.retain(|(namespace, _), _| keep(namespace));
     }
 
     fn tables(&self) -> MutexGuard<'_, Tables> {
@@ -348,7 +403,9 @@ mod tests {
     fn key(challenge: &str) -> Result<TokenKey, &'static str> {
         let mut headers = HeaderMap::new();
         headers.insert(WWW_AUTHENTICATE, HeaderValue::from_str(challenge).unwrap());
-        TokenKey::new(&asker(), &"a/b".parse().unwrap(), &parse_challenges(&headers)[0])
+        let origin = "https://r.example".parse().unwrap();
+        let challenges = parse_challenges(&headers);
+        TokenKey::new(&asker(), &origin, &"a/b".parse().unwrap(), &challenges[0])
     }
 
     #[test]
@@ -374,6 +431,11 @@ mod tests {
             (
                 r#"Bearer realm="https://auth.example",service="a&b=c",scope="aws""#,
                 "https://auth.example/?service=a%26b%3Dc&scope=aws",
+            ),
+            // The registry's own host, behind a proxy for TLS.
+            (
+                r#"Bearer realm="http://r.example/t",scope="aws""#,
+                "https://r.example/t?scope=aws",
             ),
         ];
         for (challenge, expected) in table {
@@ -411,9 +473,19 @@ mod tests {
             Arc::ptr_eq(&in_use, &tokens.slot(numbered(0))),
             "a slot in use stays the same one"
         );
+        let ping = |n: usize| tokens.ping(&asker().namespace, &format!("https://r{n}.example").into());
+        let in_use = ping(0);
+        for n in 1..3 * PINGS_MAX {
+            ping(n);
+            assert!(tokens.tables().pings.len() <= PINGS_MAX);
+        }
+        assert!(
+            Arc::ptr_eq(&in_use, &ping(0)),
+            "a ping under way stays the same one"
+        );
         tokens.forget(&asker(), &repository);
         assert!(tokens.first(&asker(), &repository).is_none());
         tokens.retain(|_| false);
-        assert!(tokens.tables().slots.is_empty());
+        assert!(tokens.tables().slots.is_empty() && tokens.tables().pings.is_empty());
     }
 }

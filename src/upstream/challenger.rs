@@ -1,0 +1,179 @@
+//! A redirect into another registry, which wants a token of its own.
+//!
+//! Fronts such as `cr.l5d.io` redirect the whole API to the registry that has the content. That registry is asked as
+//! anybody could ask it: neither the front's login nor a client's credentials leave the front, and the token is an
+//! anonymous one of the realm that the challenge names. What may be contacted is what the front's policy allows, as for
+//! every other redirect.
+
+use http::header::WWW_AUTHENTICATE;
+use reqwest::Url;
+use tokio::time::Instant;
+
+use super::ask::Asked;
+use super::auth::challenge::{self, Challenge};
+use super::auth::token::{Asker, TokenKey, Who};
+use super::endpoint::{Clients, Endpoint};
+use super::error::{Phase, Refusal, UpstreamError};
+use super::exchange::{self, Answer, Question, host_of};
+use crate::oci::Repository;
+
+/// Registries in one chain that challenge by themselves. Fronts lead to one; each may cost five redirects more.
+const CHALLENGERS_MAX: usize = 3;
+
+impl Asked<'_> {
+    /// `answer`, or what the registries to which it was redirected answer with anonymous tokens of their own.
+    pub(super) async fn through_challengers(
+        &self,
+        mut answer: Answer,
+        question: &Question,
+    ) -> Result<Answer, UpstreamError> {
+        for _ in 0..CHALLENGERS_MAX {
+            let Some(challenged) = Challenged::of(&answer) else {
+                break;
+            };
+            answer = self.with_anonymous_token(answer, challenged, question).await?;
+        }
+        Ok(answer)
+    }
+
+    async fn with_anonymous_token(
+        &self,
+        challenge: Answer,
+        challenged: Challenged,
+        question: &Question,
+    ) -> Result<Answer, UpstreamError> {
+        let deadlines = &self.shared.options.deadlines;
+        let Challenged {
+            url,
+            repository,
+            bearer,
+        } = challenged;
+        let place = self.elsewhere(&url);
+        let asker = Asker {
+            namespace: self.request.namespace.clone(),
+            place: place.base.as_str().into(),
+            who: Who::Nobody,
+        };
+        let key = TokenKey::new(&asker, &place.base, &repository, &bearer)
+            .map_err(|what| UpstreamError::protocol(&challenge.host, what))?;
+        if place.base.scheme() == "https" && key.realm().scheme() != "https" {
+            return Err(UpstreamError::Refused {
+                host: host_of(key.realm()),
+                reason: Refusal::Scheme,
+            });
+        }
+        exchange::read_bounded(challenge.response, exchange::ERROR_BODY_BYTES_MAX).await;
+        let slot = self.shared.tokens.slot(key);
+        let started = Instant::now();
+        loop {
+            let token = slot.token(&place, None, deadlines).await.map_err(unchallenged)?;
+            let secret = Some(&token.secret);
+            let answer = exchange::follow(&place, url.clone(), question, secret, deadlines).await?;
+            match answer.response.status().as_u16() {
+                _ if answer.foreign => return Ok(answer),
+                // One that was kept may have expired; one that was fetched for this request is refused for good.
+                401 | 403 if token.fetched < started => {
+                    exchange::read_bounded(answer.response, exchange::ERROR_BODY_BYTES_MAX).await;
+                    slot.discard(&token).await;
+                }
+                // A verdict: unlike a signed URL that has expired, it is the same the next time.
+                401 | 403 => {
+                    let refusal = exchange::refusal(answer.response, answer.host, Phase::Head).await;
+                    return Err(unchallenged(refusal));
+                }
+                _ => {
+                    let foreign = true;
+                    return Ok(Answer { foreign, ..answer });
+                }
+            }
+        }
+    }
+
+    /// The origin of `url`, asked with nothing of the registry's own.
+    fn elsewhere(&self, url: &Url) -> Endpoint {
+        let mut base = url.clone();
+        base.set_path("/");
+        base.set_query(None);
+        let client = &self.endpoint.clients.elsewhere;
+        Endpoint {
+            base,
+            clients: Clients {
+                own: client.clone(),
+                elsewhere: client.clone(),
+            },
+            certified: false,
+            ns: None,
+            ..self.endpoint.clone()
+        }
+    }
+}
+
+/// A challenge that a redirect led to.
+struct Challenged {
+    /// Who challenged, and for what.
+    url: Url,
+    /// What the registry there calls the repository.
+    repository: Repository,
+    bearer: Challenge,
+}
+
+impl Challenged {
+    /// `None` where the answer is no challenge, or not that of another registry: a signed URL is refused with 401 too.
+    fn of(answer: &Answer) -> Option<Self> {
+        if !answer.foreign || answer.response.status() != http::StatusCode::UNAUTHORIZED {
+            return None;
+        }
+        let challenges = challenge::parse_challenges(answer.response.headers());
+        Some(Challenged {
+            repository: repository_of(answer.response.url().path())?,
+            bearer: challenge::bearer(&challenges)?.clone(),
+            url: answer.response.url().clone(),
+        })
+    }
+}
+
+/// The repository in a path of the registry API, which may be below another path.
+fn repository_of(path: &str) -> Option<Repository> {
+    let (_, rest) = path.split_once("/v2/")?;
+    let (front, last) = rest.rsplit_once('/')?;
+    let name = match front.rsplit_once('/')? {
+        (name, "manifests" | "blobs" | "referrers") => name,
+        (name, "tags") if last == "list" => name,
+        _ => return None,
+    };
+    name.parse().ok()
+}
+
+/// The challenge of another registry is not for our clients: they have no login for it here.
+fn unchallenged(mut error: UpstreamError) -> UpstreamError {
+    if let UpstreamError::Status { headers, .. } = &mut error {
+        headers.remove(WWW_AUTHENTICATE);
+    }
+    error
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_path_of_the_registry_api_names_a_repository() {
+        for (path, repository) in [
+            ("/v2/linkerd/proxy/manifests/v1", Some("linkerd/proxy")),
+            ("/v2/a/blobs/sha256:00", Some("a")),
+            ("/v2/a/blobs/b/blobs/sha256:00", Some("a/blobs/b")),
+            ("/prefix/v2/a/b/tags/list", Some("a/b")),
+            ("/v2/a/referrers/sha256:00", Some("a")),
+            ("/v2/", None),
+            ("/v2/a", None),
+            ("/v2/manifests/v1", None),
+            ("/v2/a/tags/other", None),
+            ("/v2/A/manifests/v1", None),
+            ("/bucket/blobs/sha256:00", None),
+            ("/v2/../a/manifests", None),
+        ] {
+            let found = repository_of(path);
+            assert_eq!(found.as_ref().map(Repository::as_str), repository, "{path}");
+        }
+    }
+}

@@ -1,0 +1,145 @@
+//! What an operator can do about a connection that fails: the setting to change, by kind of failure. Pure.
+
+use std::io::ErrorKind;
+
+use rustls::{AlertDescription, CertificateError, Error};
+
+use super::error::UpstreamError;
+use super::exchange;
+use crate::oci::Namespace;
+
+const NO_TLS: &str = "it does not speak TLS; if it speaks plain http, set `insecure: true` for this registry, or begin \
+                      its `url` with http://";
+/// For a place that was asked in plain http.
+pub(super) const WANTS_TLS: &str = "it speaks TLS and was asked in plain http; remove `insecure: true` of this registry, or begin its `url` with https://";
+const UNKNOWN_AUTHORITY: &str = "its certificate is by no authority that is trusted here; name the file with that \
+                                 authority's certificate as `tls.ca` of this registry";
+const SELF_SIGNED: &str = "it shows the certificate of an authority; name the file with that very certificate as `tls.ca` of this registry";
+const EXPIRED: &str =
+    "its certificate has expired; it has to be renewed there, or the clock of this machine is wrong";
+const NOT_YET_VALID: &str = "its certificate is not valid yet, or the clock of this machine is wrong";
+const OTHER_NAME: &str =
+    "its certificate is for other names; a host that it names belongs into `url` of this registry";
+const CERTIFICATE_WANTED: &str =
+    "it wants a client certificate; set `tls.cert` and `tls.key` of this registry to one that it accepts";
+const NOTHING_SHARED: &str =
+    "it shares no version of TLS and no cipher with this cache, which speaks TLS 1.2 and 1.3";
+
+/// What can be done about a request that was not answered. `proxied`: it went by way of a proxy.
+pub(super) fn of_connection(error: &reqwest::Error, proxied: bool) -> Option<&'static str> {
+    if let Some(error) = exchange::all::<Error>(error).next() {
+        return of_tls(error);
+    }
+    let https = error.url().is_some_and(|url| url.scheme() == "https");
+    // Many a server closes the connection when a handshake begins where it expects a request.
+    let closed = exchange::all::<std::io::Error>(error).any(|io| {
+        matches!(
+            io.kind(),
+            ErrorKind::UnexpectedEof | ErrorKind::ConnectionReset | ErrorKind::BrokenPipe
+        )
+    });
+    if https && error.is_connect() && closed && !proxied {
+        return Some(NO_TLS);
+    }
+    // The alert of a server that speaks TLS is no head of a response.
+    let garbled = || exchange::innermost(error).to_string().starts_with("invalid HTTP");
+    (!https && !error.is_connect() && garbled()).then_some(WANTS_TLS)
+}
+
+fn of_tls(error: &Error) -> Option<&'static str> {
+    match error {
+        Error::InvalidMessage(_) | Error::InappropriateMessage { .. } => Some(NO_TLS),
+        Error::InvalidCertificate(wrong) => match wrong {
+            CertificateError::UnknownIssuer => Some(UNKNOWN_AUTHORITY),
+            CertificateError::Expired | CertificateError::ExpiredContext { .. } => Some(EXPIRED),
+            CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
+                Some(NOT_YET_VALID)
+            }
+            CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
+                Some(OTHER_NAME)
+            }
+            CertificateError::Other(other) if other.to_string().contains("CaUsedAsEndEntity") => {
+                Some(SELF_SIGNED)
+            }
+            _ => None,
+        },
+        Error::AlertReceived(alert) => match alert {
+            AlertDescription::CertificateRequired
+            | AlertDescription::BadCertificate
+            | AlertDescription::UnsupportedCertificate
+            | AlertDescription::CertificateRevoked
+            | AlertDescription::CertificateExpired
+            | AlertDescription::CertificateUnknown
+            | AlertDescription::UnknownCA
+            | AlertDescription::AccessDenied => Some(CERTIFICATE_WANTED),
+            AlertDescription::HandshakeFailure | AlertDescription::ProtocolVersion => Some(NOTHING_SHARED),
+            _ => None,
+        },
+        Error::PeerIncompatible(_) => Some(NOTHING_SHARED),
+        _ => None,
+    }
+}
+
+/// Whether a refusal says that TLS is spoken at this port: the words of Go's server, nginx, Apache and HAProxy.
+pub(super) fn wants_tls(status: u16, body: &[u8]) -> bool {
+    const WORDS: [&str; 4] = [
+        "http request to an https server",
+        "plain http request was sent to https port",
+        "speaking plain http to an ssl-enabled server port",
+        "plain http request was sent to tls port",
+    ];
+    // The words stand near the beginning.
+    let beginning = String::from_utf8_lossy(&body[..body.len().min(4096)]).to_ascii_lowercase();
+    matches!(status, 400 | 497) && WORDS.iter().any(|words| beginning.contains(words))
+}
+
+/// What went wrong, and what can be done about it.
+pub(super) fn appended(what: String, cure: Option<&'static str>) -> String {
+    match cure {
+        Some(cure) => format!("{what}: {cure}"),
+        None => what,
+    }
+}
+
+/// The error with the name under which the registry is configured, where its address is another one.
+pub(super) fn named(error: UpstreamError, registry: &Namespace) -> UpstreamError {
+    match error {
+        UpstreamError::Tls { host, cause } if *host != *registry.as_str() => UpstreamError::Tls {
+            cause: format!("{cause} (registry {registry})").into(),
+            host,
+        },
+        other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_port_for_tls_is_known_by_its_words() {
+        for (status, body) in [
+            (400, "Client sent an HTTP request to an HTTPS server.\n"),
+            (
+                400,
+                "<center>The plain HTTP request was sent to HTTPS port</center>",
+            ),
+            (
+                497,
+                "<center>The plain HTTP request was sent to HTTPS port</center>",
+            ),
+            (
+                400,
+                "Reason: You're speaking plain HTTP to an SSL-enabled server port.<br />",
+            ),
+        ] {
+            assert!(wants_tls(status, body.as_bytes()), "{body}");
+        }
+        assert!(!wants_tls(400, b"{\"errors\":[]}"));
+        assert!(!wants_tls(
+            404,
+            b"Client sent an HTTP request to an HTTPS server.\n"
+        ));
+        assert!(!wants_tls(400, &[0xff; 5000]));
+    }
+}

@@ -1,0 +1,367 @@
+//! Registries that others lead to, and registries that say at `/v2/` only what they want to see.
+
+use super::*;
+use crate::config::{Auth, SecretText};
+
+/// `user:hunter2`.
+const BASIC: &str = "Basic dXNlcjpodW50ZXIy";
+
+fn with_password(server: &Server) -> RegistryConfig {
+    let mut config = plain("r.lan", server.port);
+    config.settings.auth = Auth::Basic {
+        username: "user".into(),
+        password: SecretText::new("hunter2".into()),
+    };
+    config
+}
+
+fn ours(request: Request) -> Request {
+    Request {
+        credentials: Credentials::Ours,
+        ..request
+    }
+}
+
+fn secrets(server: &Server) -> Vec<Option<String>> {
+    let heads = server.heads();
+    heads
+        .iter()
+        .map(|head| header(head, "authorization").map(str::to_owned))
+        .collect()
+}
+
+/// A front that redirects its whole API to the registry at `port`.
+async fn front(port: u16) -> Server {
+    Server::start(|_| move |head: &str| redirect_to(format_args!("http://127.0.0.1:{port}{}", path(head))))
+        .await
+}
+
+/// A registry that gives `content` for a token of its own service, in the whole or from an offset.
+async fn challenger(content: &'static str) -> Server {
+    Server::start(|port| {
+        move |head: &str| match header(head, "authorization") {
+            None if path(head).starts_with("/token") => reply(200, "", r#"{"token":"anonymous"}"#),
+            Some("Bearer anonymous") => match header(head, "range") {
+                Some("bytes=4-") => reply(206, "Content-Range: bytes 4-6/7\r\n", &content[4..]),
+                _ if head.starts_with("HEAD") => raw(
+                    &format!("HTTP/1.1 200 X\r\nContent-Length: {}\r\n\r\n", content.len()),
+                    Then::KeepAlive,
+                ),
+                _ => reply(200, "", content),
+            },
+            _ => challenge_of(port),
+        }
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_redirect_into_another_registry_is_answered_with_an_anonymous_token_of_its_own() {
+    let registry = challenger("content").await;
+    let front = front(registry.port).await;
+    let upstreams = lan(&front);
+    for _ in 0..2 {
+        let response = upstreams.fetch(&blob("r.lan")).await.unwrap();
+        assert!(response.public, "anybody would get it");
+        assert_eq!(read(response).await.unwrap(), "content");
+    }
+    assert_eq!(registry.count("/token"), 1, "the token is kept");
+    let asked = registry.heads();
+    let token = asked
+        .iter()
+        .find(|head| path(head).starts_with("/token"))
+        .unwrap();
+    assert_eq!(
+        path(token),
+        "/token?kept=1&service=s&scope=repository%3Aa%2Fb%3Apull"
+    );
+    // What is resumed and what is only looked at goes the same way.
+    let resumed = Request {
+        range_from: Some(4),
+        ..blob("r.lan")
+    };
+    let response = upstreams.fetch(&resumed).await.unwrap();
+    assert_eq!(response.status, 206);
+    assert_eq!(read(response).await.unwrap(), "ent");
+    let looked = Request {
+        target: Target::Manifest(Reference::Tag("v1".parse().unwrap())),
+        method: Method::Head,
+        ..blob("r.lan")
+    };
+    let response = upstreams.fetch(&looked).await.unwrap();
+    assert_eq!(response.content_length, Some(7));
+    assert_eq!(registry.count("/token"), 1);
+}
+
+#[tokio::test]
+async fn no_login_of_the_front_and_no_client_s_reaches_the_registry_behind_it() {
+    let registry = challenger("content").await;
+    let port = registry.port;
+    // It wants a password before it redirects.
+    let front = Server::start(|_| {
+        move |head: &str| match header(head, "authorization") {
+            Some(BASIC) => redirect_to(format_args!("http://127.0.0.1:{port}{}", path(head))),
+            _ => reply(401, "WWW-Authenticate: Basic realm=\"front\"\r\n", ""),
+        }
+    })
+    .await;
+    let upstreams = upstreams(&[with_password(&front)], deadlines());
+    let response = upstreams.fetch(&ours(blob("r.lan"))).await.unwrap();
+    assert!(!response.public, "it took a password to get there");
+    assert_eq!(read(response).await.unwrap(), "content");
+    for sent in [BASIC, "Bearer clients"] {
+        let request = Request {
+            credentials: Credentials::Client(Secret::new(sent.as_bytes()).unwrap()),
+            ..blob("r.lan")
+        };
+        let _ = pull(&upstreams, &request).await;
+    }
+    let expected = [None, Some("Bearer anonymous".to_owned())];
+    assert!(!registry.heads().is_empty());
+    for secret in secrets(&registry) {
+        assert!(expected.contains(&secret), "{secret:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_chain_of_registries_is_followed_and_a_circle_ends() {
+    let last = challenger("content").await;
+    let to = last.port;
+    // A front that is a challenger itself: with its token it redirects.
+    let middle = Server::start(|port| {
+        move |head: &str| match header(head, "authorization") {
+            _ if path(head).starts_with("/token") => reply(200, "", r#"{"token":"middle"}"#),
+            Some("Bearer middle") => redirect_to(format_args!("http://127.0.0.1:{to}{}", path(head))),
+            _ => challenge_of(port),
+        }
+    })
+    .await;
+    let first = front(middle.port).await;
+    assert_eq!(pull(&lan(&first), &blob("r.lan")).await.unwrap(), "content");
+    assert!(
+        secrets(&last)
+            .iter()
+            .all(|secret| secret.as_deref() != Some("Bearer middle"))
+    );
+
+    let endless = Server::start(|port| {
+        move |head: &str| match path(head).starts_with("/token") {
+            true => reply(200, "", r#"{"token":"useless"}"#),
+            false => challenge_of(port),
+        }
+    })
+    .await;
+    let first = front(endless.port).await;
+    let outcome = pull(&lan(&first), &blob("r.lan")).await;
+    match outcome {
+        Err(UpstreamError::Status {
+            status: 401, headers, ..
+        }) => {
+            assert!(!headers.contains_key("www-authenticate"), "{headers:?}");
+        }
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(endless.heads().len(), 3, "a challenge, a token, a refusal");
+}
+
+#[tokio::test]
+async fn what_the_other_registry_does_not_have_is_missing() {
+    let registry = Server::start(|port| {
+        move |head: &str| match header(head, "authorization") {
+            _ if path(head).starts_with("/token") => reply(200, "", r#"{"token":"anonymous"}"#),
+            Some(_) => reply(404, "", "{}"),
+            None => challenge_of(port),
+        }
+    })
+    .await;
+    let front = front(registry.port).await;
+    let outcome = pull(&lan(&front), &blob("r.lan")).await;
+    assert!(
+        matches!(outcome, Err(UpstreamError::Status { status: 404, .. })),
+        "{outcome:?}"
+    );
+}
+
+#[tokio::test]
+async fn a_front_nobody_named_leads_nowhere_inside() {
+    // The registry it leads to names a token service at a private address.
+    let policy = Policy::public();
+    for realm in [
+        "https://10.0.0.1/token",
+        "https://localhost/token",
+        "https://r.example:22/token",
+    ] {
+        assert!(policy.check_url(&realm.parse().unwrap()).is_err(), "{realm}");
+    }
+    // A named front may lead to places inside, but not to metadata services.
+    let registry = Server::start(|_| {
+        |_: &str| {
+            reply(
+                401,
+                "WWW-Authenticate: Bearer realm=\"http://169.254.169.254/token\"\r\n",
+                "",
+            )
+        }
+    })
+    .await;
+    let front = front(registry.port).await;
+    let outcome = pull(&lan(&front), &blob("r.lan")).await;
+    assert!(
+        matches!(
+            outcome,
+            Err(UpstreamError::Refused {
+                reason: Refusal::ForbiddenAddress,
+                ..
+            })
+        ),
+        "{outcome:?}"
+    );
+}
+
+/// A registry that is silent about what it wants but at `/v2/`; to a stranger it answers `status`.
+async fn reticent(status: u16, bearer: bool) -> Server {
+    Server::start(|port| {
+        move |head: &str| match (path(head), header(head, "authorization")) {
+            (p, Some(BASIC)) if p.starts_with("/token") => reply(200, "", r#"{"token":"good"}"#),
+            (p, _) if p.starts_with("/token") => reply(401, "", ""),
+            ("/v2/", _) if bearer => reply(
+                401,
+                &format!(
+                    "WWW-Authenticate: Bearer realm=\"http://127.0.0.1:{port}/token\",scope=\"registry:catalog:*\"\r\n"
+                ),
+                "",
+            ),
+            ("/v2/", _) => reply(401, "WWW-Authenticate: Basic realm=\"r\"\r\n", ""),
+            (p, _) if p.contains("/missing/") => reply(404, "", "{}"),
+            (_, Some("Bearer good")) if bearer => reply(200, "", "content"),
+            (_, Some(BASIC)) if !bearer => reply(200, "", "content"),
+            _ => reply(status, "", "{}"),
+        }
+    })
+    .await
+}
+
+fn of_repository(name: &str) -> Request {
+    ours(Request {
+        repository: name.parse().unwrap(),
+        ..blob("r.lan")
+    })
+}
+
+#[tokio::test]
+async fn a_login_is_used_where_only_the_ping_asks_for_it() {
+    for status in [401, 403, 404] {
+        for bearer in [true, false] {
+            let server = reticent(status, bearer).await;
+            let upstreams = upstreams(&[with_password(&server)], deadlines());
+            for name in ["a/b", "a/b", "other"] {
+                let response = upstreams.fetch(&of_repository(name)).await.unwrap();
+                assert!(!response.public, "it took a password");
+                assert_eq!(read(response).await.unwrap(), "content", "{status}");
+            }
+            let pings = server.heads().iter().filter(|head| path(head) == "/v2/").count();
+            assert_eq!(pings, 1, "once for all repositories");
+            // With the login it is a verdict.
+            let outcome = pull(&upstreams, &of_repository("missing/app")).await;
+            assert!(
+                matches!(outcome, Err(UpstreamError::Status { status: 404, .. })),
+                "{status}: {outcome:?}"
+            );
+            let scopes = server.heads();
+            let mut scopes = scopes.iter().filter(|head| path(head).starts_with("/token"));
+            assert!(scopes.all(|head| path(head).contains("repository") && !path(head).contains("catalog")));
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_client_s_login_is_exchanged_where_only_the_ping_names_the_token_service() {
+    let server = reticent(404, true).await;
+    let request = Request {
+        credentials: Credentials::Client(Secret::new(BASIC.as_bytes()).unwrap()),
+        ..blob("r.lan")
+    };
+    assert_eq!(pull(&lan(&server), &request).await.unwrap(), "content");
+}
+
+#[tokio::test]
+async fn a_crowd_pings_once_and_nobody_without_a_login_does() {
+    let server = reticent(404, true).await;
+    let upstreams = upstreams(&[with_password(&server)], deadlines());
+    let mut crowd = JoinSet::new();
+    for n in 0..20 {
+        let upstreams = upstreams.clone();
+        crowd.spawn(async move { pull(&upstreams, &of_repository(&format!("r{n}"))).await });
+    }
+    while let Some(content) = crowd.join_next().await {
+        assert_eq!(content.unwrap().unwrap(), "content");
+    }
+    let pings = |server: &Server| server.heads().iter().filter(|head| path(head) == "/v2/").count();
+    assert_eq!(pings(&server), 1);
+
+    let server = reticent(404, true).await;
+    assert!(pull(&lan(&server), &ours(blob("r.lan"))).await.is_err());
+    assert!(pull(&lan(&server), &blob("r.lan")).await.is_err());
+    assert_eq!((pings(&server), server.heads().len()), (0, 2));
+}
+
+#[tokio::test]
+async fn a_ping_that_asks_for_nothing_leaves_the_first_answer() {
+    let server = Server::start(|_| {
+        |head: &str| match path(head) {
+            "/v2/" => reply(200, "", "{}"),
+            _ => reply(404, "", "{}"),
+        }
+    })
+    .await;
+    let upstreams = upstreams(&[with_password(&server)], deadlines());
+    for _ in 0..3 {
+        let outcome = pull(&upstreams, &ours(blob("r.lan"))).await;
+        assert!(
+            matches!(outcome, Err(UpstreamError::Status { status: 404, .. })),
+            "{outcome:?}"
+        );
+    }
+    assert_eq!(server.heads().len(), 3 + 1);
+}
+
+#[tokio::test]
+async fn an_error_names_the_setting_that_would_help() {
+    // A registry that speaks plain http, and one that speaks TLS only.
+    for answer in ["HTTP/1.0 400 Bad Request\r\n\r\nClient sent an HTTP request", ""] {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let serving = tokio::spawn(async move {
+            loop {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                let mut hello = [0; 2048];
+                let _ = stream.read(&mut hello).await;
+                let _ = stream.write_all(answer.as_bytes()).await;
+            }
+        });
+        let mut config = plain("r.lan", port);
+        config.settings.url = Some(format!("https://127.0.0.1:{port}").parse().unwrap());
+        config.settings.insecure = false;
+        let text = pull(&upstreams(&[config], deadlines()), &blob("r.lan"))
+            .await
+            .unwrap_err()
+            .to_string();
+        assert!(text.contains("insecure: true"), "{text}");
+        serving.abort();
+    }
+    for (status, body) in [
+        (
+            "HTTP/1.0 400 Bad Request",
+            "Client sent an HTTP request to an HTTPS server.\n",
+        ),
+        ("\x15\x03\x01\0\x02\x02", ""),
+    ] {
+        let server =
+            Server::start(|_| move |_: &str| raw(&format!("{status}\r\n\r\n{body}"), Then::Close)).await;
+        let text = pull(&lan(&server), &blob("r.lan")).await.unwrap_err().to_string();
+        assert!(
+            text.contains("remove `insecure: true`") && text.contains("https://"),
+            "{text}"
+        );
+    }
+}
