@@ -104,6 +104,10 @@ pub const CORE_SILENT: Duration = Duration::from_secs(5);
 /// Silence after which the process is ended: whatever it waits for, clients have given up.
 pub const CORE_DEAD: Duration = Duration::from_secs(30);
 
+/// The same where the kernel holds the core in a device's or its own work: the process could not end sooner anyway, and a
+/// restart finds the same disk.
+pub const CORE_DEAD_IN_KERNEL: Duration = Duration::from_secs(600);
+
 /// How often the longest delay of each core's loop is told.
 pub const DELAY_REPORT: Duration = Duration::from_secs(10);
 
@@ -445,6 +449,7 @@ const _: () = assert!(WITHHELD_BYTES < HELD_WHOLE_BYTES_MAX);
 // A body held whole must fit the window, or it could never be verified without a disk.
 const _: () = assert!(HELD_WHOLE_BYTES_MAX as usize <= FILL_WINDOW_BYTES);
 const _: () = assert!(CORE_SILENT.as_secs() < CORE_DEAD.as_secs());
+const _: () = assert!(CORE_DEAD.as_secs() < CORE_DEAD_IN_KERNEL.as_secs());
 const _: () = assert!(FILL_WINDOW_KEPT_BYTES < FILL_WINDOW_BYTES);
 // What AWS asks for.
 const _: () = assert!(S3_PART_BYTES >= 5 * 1024 * 1024 && S3_MULTIPART_BYTES_MIN <= 5 * 1024 * 1024 * 1024);
