@@ -188,6 +188,10 @@ const _: () = assert!(IDLE_PIPES_MAX <= PIPES_MAX);
 /// What one connection may send, in bytes, before it lets others on the core run.
 pub const TURN_BYTES: u64 = 4 * 1024 * 1024;
 
+/// Unsent bytes that the kernel takes for a client that asked for an open range, which commonly closes the connection when
+/// it has a part.
+pub const OPEN_RANGE_UNSENT_BYTES: u32 = 128 * 1024;
+
 /// The same for what is encrypted on the core: 0.3 to 0.6 ms.
 pub const TLS_TURN_BYTES: u64 = 1024 * 1024;
 

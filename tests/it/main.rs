@@ -39,6 +39,9 @@ mod range;
 mod tag_rules;
 mod tags;
 
+/// Parts of blobs that clients fetch side by side.
+mod open_range;
+
 /// Kills, restarts, garbage in the store.
 mod crash;
 

@@ -10,7 +10,8 @@ use bytes::Bytes;
 use super::encode;
 use crate::http::{Body, Fields, Method, Piece, Ready, RequestHead, Response, Span, Version};
 use crate::limits::{
-    PIPE_BYTES, SEND_STALL_SECONDS, SPLICE_BYTES_MIN, TLS_PENDING_BYTES, TLS_TURN_BYTES, TURN_BYTES,
+    OPEN_RANGE_UNSENT_BYTES, PIPE_BYTES, SEND_STALL_SECONDS, SPLICE_BYTES_MIN, TLS_PENDING_BYTES,
+    TLS_TURN_BYTES, TURN_BYTES,
 };
 use crate::runtime::clock::unix_seconds;
 use crate::runtime::helper::Helper;
@@ -44,6 +45,8 @@ pub struct Sent {
     pub complete: bool,
     /// Another request may follow.
     pub keep_alive: bool,
+    /// The client closed the connection before it had everything.
+    pub client_gone: bool,
     /// It was our file that could not be read, or was shorter than it should be.
     pub file_failed: bool,
 }
@@ -53,8 +56,15 @@ impl Sent {
         let file_failed = result.as_ref().is_err_and(|error| {
             error.kind() == io::ErrorKind::UnexpectedEof || error.raw_os_error() == Some(libc::EIO)
         });
+        let client_gone = result.as_ref().is_err_and(|error| {
+            matches!(
+                error.kind(),
+                io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe
+            )
+        });
         Sent {
             bytes,
+            client_gone,
             complete: result.is_ok(),
             keep_alive,
             file_failed,
@@ -129,6 +139,9 @@ impl Sending<'_> {
         };
         let keep_alive = self.keep_alive && (framing != Framing::Close || head_only);
         let head = self.encode_head(&response, framing, keep_alive);
+        if response.status == 206 && self.head.has_open_range() {
+            self.stream.limit_unsent(OPEN_RANGE_UNSENT_BYTES);
+        }
         let mut bytes = 0;
         let result = if head_only {
             self.send_all(&mut [IoSlice::new(&head)], false).await
