@@ -104,6 +104,10 @@ pub const CORE_SILENT: Duration = Duration::from_secs(5);
 /// Silence after which the process is ended: whatever it waits for, clients have given up.
 pub const CORE_DEAD: Duration = Duration::from_secs(30);
 
+/// The same where the kernel holds the core in a device's or its own work: the process could not end sooner anyway, and a
+/// restart finds the same disk.
+pub const CORE_DEAD_IN_KERNEL: Duration = Duration::from_secs(600);
+
 /// How often the longest delay of each core's loop is told.
 pub const DELAY_REPORT: Duration = Duration::from_secs(10);
 
@@ -183,6 +187,28 @@ const _: () = assert!(IDLE_PIPES_MAX <= PIPES_MAX);
 
 /// What one connection may send, in bytes, before it lets others on the core run.
 pub const TURN_BYTES: u64 = 4 * 1024 * 1024;
+
+/// What is read at once of a file whose pages are missing, and what is sent of it in a turn: 40 us of a core. Small hits
+/// beside such a body took 1.3 times as long as alone, with turns of [`TURN_BYTES`] 8 times as long.
+pub const COLD_STEP_BYTES: u64 = 256 * 1024;
+
+/// How long helper threads read every file, after the kernel took pages back that a client then wanted: memory is short,
+/// and what the page cache has now may be gone a moment later.
+pub const MEMORY_SHORT: Duration = Duration::from_secs(5);
+
+/// Helper threads that may read files for clients at once: steps whose pages are in memory as far as is known, steps of
+/// small bodies that wait for a disk, and steps of large bodies that do. A slow disk holds no more than these 96 of
+/// [`BLOCKING_THREADS_MAX`] (512); lookups and health checks find the others.
+pub const READERS_CACHED_MAX: usize = 32;
+pub const READERS_SMALL_MAX: usize = 32;
+pub const READERS_LARGE_MAX: usize = 32;
+
+/// How long a step waits for one of these threads: 1,000 clients of a disk of 1 MB/s need 256 s for a step each.
+pub const READER_WAIT: Duration = Duration::from_secs(300);
+
+/// Unsent bytes that the kernel takes for a client that asked for an open range, which commonly closes the connection when
+/// it has a part.
+pub const OPEN_RANGE_UNSENT_BYTES: u32 = 128 * 1024;
 
 /// The same for what is encrypted on the core: 0.3 to 0.6 ms.
 pub const TLS_TURN_BYTES: u64 = 1024 * 1024;
@@ -445,6 +471,10 @@ const _: () = assert!(WITHHELD_BYTES < HELD_WHOLE_BYTES_MAX);
 // A body held whole must fit the window, or it could never be verified without a disk.
 const _: () = assert!(HELD_WHOLE_BYTES_MAX as usize <= FILL_WINDOW_BYTES);
 const _: () = assert!(CORE_SILENT.as_secs() < CORE_DEAD.as_secs());
+const _: () = assert!(CORE_DEAD.as_secs() < CORE_DEAD_IN_KERNEL.as_secs());
+const _: () = assert!(READERS_CACHED_MAX + READERS_SMALL_MAX + READERS_LARGE_MAX <= BLOCKING_THREADS_MAX / 4);
+// A pipe takes whole steps.
+const _: () = assert!(COLD_STEP_BYTES as usize <= PIPE_BYTES);
 const _: () = assert!(FILL_WINDOW_KEPT_BYTES < FILL_WINDOW_BYTES);
 // What AWS asks for.
 const _: () = assert!(S3_PART_BYTES >= 5 * 1024 * 1024 && S3_MULTIPART_BYTES_MIN <= 5 * 1024 * 1024 * 1024);

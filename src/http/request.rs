@@ -100,6 +100,12 @@ impl RequestHead<'static> {
 }
 
 impl<'b> RequestHead<'b> {
+    /// Whether the range, if there is one, has no end: `bytes=500-`. Clients that fetch parts side by side send such a one for
+    /// each part, and close the connection when they have it.
+    pub fn has_open_range(&self) -> bool {
+        self.range.is_some_and(|range| range.trim_end().ends_with('-'))
+    }
+
     /// The value of every `Accept` line in order of arrival, each a comma-separated list of its own. Docker
     /// and podman send one line per media type.
     pub fn accept(&self) -> impl Iterator<Item = &'b str> + Clone + use<'b> {

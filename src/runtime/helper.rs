@@ -4,18 +4,42 @@
 
 use std::future::Future;
 use std::num::NonZeroUsize;
+use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::thread::{sched_getaffinity, sched_setaffinity};
+use tokio::sync::Semaphore;
 
 use super::reply::{self, Lost};
 use super::vitals::Pulse;
-use crate::limits::{BLOCKING_THREADS_MAX, HELPER_BEAT};
+use crate::limits::{
+    BLOCKING_THREADS_MAX, HELPER_BEAT, READER_WAIT, READERS_CACHED_MAX, READERS_LARGE_MAX, READERS_SMALL_MAX,
+};
 
 /// A handle to the pool; cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Helper {
     handle: tokio::runtime::Handle,
+    readers: Arc<Readers>,
+}
+
+/// Threads that may read files for clients at once.
+#[derive(Debug)]
+struct Readers {
+    cached: Arc<Semaphore>,
+    small: Arc<Semaphore>,
+    large: Arc<Semaphore>,
+}
+
+/// What a thread that reads a file for a client may have to wait for. None of these waits behind another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReadKind {
+    /// Pages that are in memory as far as is known.
+    Cached,
+    /// A disk, for a small body.
+    Small,
+    /// A disk, for a large body.
+    Large,
 }
 
 impl Helper {
@@ -43,7 +67,12 @@ impl Helper {
         let handle = runtime.handle().clone();
         // The process ends with `exit`, never by taking the pool down under running work.
         std::mem::forget(runtime);
-        Ok(Helper { handle })
+        let readers = Arc::new(Readers {
+            cached: Arc::new(Semaphore::new(READERS_CACHED_MAX)),
+            small: Arc::new(Semaphore::new(READERS_SMALL_MAX)),
+            large: Arc::new(Semaphore::new(READERS_LARGE_MAX)),
+        });
+        Ok(Helper { handle, readers })
     }
 
     /// Waits for `work`; at start, on the main thread. Never on a core or on the pool.
@@ -108,6 +137,59 @@ impl Helper {
     ) -> Result<T, Lost> {
         let (sender, receiver) = reply::channel();
         self.handle.spawn_blocking(move || sender.send(work()));
+        receiver.recv().await
+    }
+}
+
+impl Helper {
+    /// Runs `work`, which reads a file, on one of the threads that `kind` has, and brings its result to the calling core.
+    /// Steps of one kind are read in the order in which they came.
+    ///
+    /// # Errors
+    ///
+    /// The work panicked, or found no thread for [`READER_WAIT`].
+    ///
+    /// # Cancellation
+    ///
+    /// Work that has begun goes on; other work is not begun.
+    pub async fn read<T: Send + 'static>(
+        &self,
+        kind: ReadKind,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, Lost> {
+        let threads = match kind {
+            ReadKind::Cached => &self.readers.cached,
+            ReadKind::Small => &self.readers.small,
+            ReadKind::Large => &self.readers.large,
+        };
+        let (sender, receiver) = reply::channel();
+        match threads.clone().try_acquire_owned() {
+            Ok(permit) => {
+                self.handle.spawn_blocking(move || {
+                    let result = work();
+                    drop(permit);
+                    sender.send(result);
+                });
+            }
+            Err(_) => {
+                let threads = threads.clone();
+                self.handle.spawn(async move {
+                    // `Err` of the semaphore: it is closed, which it never is.
+                    let Ok(Ok(permit)) = tokio::time::timeout(READER_WAIT, threads.acquire_owned()).await
+                    else {
+                        return;
+                    };
+                    if !sender.is_awaited() {
+                        return;
+                    }
+                    let _ = tokio::task::spawn_blocking(move || {
+                        let result = work();
+                        drop(permit);
+                        sender.send(result);
+                    });
+                });
+            }
+        }
         receiver.recv().await
     }
 }

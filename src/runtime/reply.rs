@@ -39,6 +39,11 @@ impl<T> Sender<T> {
         self.put(Slot::Answered(answer));
     }
 
+    /// Whether the answer is still waited for.
+    pub fn is_awaited(&self) -> bool {
+        Arc::strong_count(&self.0) > 1
+    }
+
     fn put(&self, answer: Slot<T>) {
         let mut slot = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Slot::Waiting(remote) = &*slot {

@@ -47,6 +47,11 @@ impl Pulse {
         Some(self.0.thread.load(Ordering::Relaxed)).filter(|&thread| thread != 0)
     }
 
+    /// Names the thread that beats.
+    pub(super) fn set_thread(&self, thread: i32) {
+        self.0.thread.store(thread, Ordering::Relaxed);
+    }
+
     /// The longest that the loop kept a beat waiting since the last call, in microseconds.
     pub(super) fn take_delay_micros_max(&self) -> u64 {
         self.0.delay_micros_max.swap(0, Ordering::Relaxed)
@@ -56,7 +61,7 @@ impl Pulse {
 /// Beats from the calling core's loop for as long as the core runs, and notes how late the loop lets it.
 pub async fn keep_beating(pulse: Pulse) {
     let thread = rustix::thread::gettid().as_raw_nonzero().get();
-    pulse.0.thread.store(thread, Ordering::Relaxed);
+    pulse.set_thread(thread);
     let every = u64::try_from(BEAT.as_micros()).unwrap_or(u64::MAX);
     loop {
         reach("beat");

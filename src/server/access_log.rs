@@ -109,6 +109,27 @@ fn write_all(messages: &Receiver<Message>, dropped: &AtomicU64) {
     }
 }
 
+/// How a response ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum End {
+    Complete,
+    /// The client closed the connection, or reset the stream, when it had a part of an open range.
+    ClosedByClient,
+    /// It did not reach its end.
+    Aborted,
+}
+
+impl End {
+    /// Of a response that did not reach its end. `is_gone`: the client went away, and nothing else was wrong.
+    pub fn cut(head: &RequestHead<'_>, status: u16, bytes: u64, is_gone: bool) -> Self {
+        if is_gone && status == 206 && bytes > 0 && head.has_open_range() {
+            End::ClosedByClient
+        } else {
+            End::Aborted
+        }
+    }
+}
+
 /// What one request came to.
 pub struct Record<'a> {
     pub peer: Option<SocketAddr>,
@@ -118,8 +139,7 @@ pub struct Record<'a> {
     pub bytes: u64,
     pub micros: u64,
     pub cache: CacheResult,
-    /// The response did not reach its end.
-    pub aborted: bool,
+    pub end: End,
 }
 
 impl AccessLog {
@@ -159,7 +179,7 @@ fn push_line(out: &mut String, now_ms: u64, record: &Record<'_>) {
         bytes,
         micros,
         cache,
-        aborted,
+        end,
     } = record;
     // Writing to a String cannot fail.
     let _ = write!(
@@ -185,8 +205,10 @@ fn push_line(out: &mut String, now_ms: u64, record: &Record<'_>) {
         push_escaped(out, agent, 256);
         out.push('"');
     }
-    if *aborted {
-        out.push_str(" aborted=true");
+    match end {
+        End::Complete => {}
+        End::ClosedByClient => out.push_str(" client_closed=true"),
+        End::Aborted => out.push_str(" aborted=true"),
     }
     out.push('\n');
 }

@@ -6,7 +6,7 @@ use std::net::{Shutdown, SocketAddr};
 use std::pin::pin;
 use std::rc::Rc;
 
-use super::access_log::Record;
+use super::access_log::{End, Record};
 use super::h1::parse::{HeadError, parse_head};
 use super::h1::send::{Sending, Sent};
 use super::stream::Stream;
@@ -202,7 +202,11 @@ impl<H: Handler> Connection<H> {
                 bytes: sent.bytes,
                 micros: monotonic_micros().saturating_sub(started),
                 cache,
-                aborted: !sent.complete,
+                end: if sent.complete {
+                    End::Complete
+                } else {
+                    End::cut(head, status, sent.bytes, sent.client_gone)
+                },
             });
         }
         if sent.file_failed {
@@ -324,7 +328,11 @@ impl<H: Handler> Connection<H> {
                 bytes: sent.bytes,
                 micros: 0,
                 cache: CacheResult::None,
-                aborted: !sent.complete,
+                end: if sent.complete {
+                    End::Complete
+                } else {
+                    End::Aborted
+                },
             });
         }
         if sent.complete {

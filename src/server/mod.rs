@@ -8,6 +8,7 @@ pub mod h1;
 mod h2;
 mod handover;
 mod listen;
+mod pages;
 mod stream;
 pub mod tls;
 mod watch;

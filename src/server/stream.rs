@@ -165,6 +165,15 @@ impl Stream {
         }
     }
 
+    /// As [`Socket::limit_unsent`].
+    pub fn limit_unsent(&self, bytes: u32) {
+        match self {
+            Stream::Plain(socket) => socket.limit_unsent(bytes),
+            Stream::Tls(tls) => tls.socket().limit_unsent(bytes),
+            Stream::Kernel(kernel) => kernel.socket().limit_unsent(bytes),
+        }
+    }
+
     /// What the watch may shut down.
     pub fn local(&self) -> Local {
         match self {

@@ -6,25 +6,6 @@ use std::os::unix::fs::FileExt;
 
 use rustix::io::{Errno, ReadWriteFlags, preadv2};
 
-/// Whether the byte before `end` is in the page cache, so that a splice up to there will not wait for the
-/// disk. `RWF_NOWAIT` on one byte is right and free; `cachestat` counts pages still being read and `mincore`
-/// costs 3 to 7 % on large files. File systems without it answer "no", which is slower but never stalls.
-pub fn resident(file: &File, end: u64) -> bool {
-    let mut byte = [0];
-    loop {
-        return match preadv2(
-            file,
-            &mut [IoSliceMut::new(&mut byte)],
-            end.saturating_sub(1),
-            ReadWriteFlags::NOWAIT,
-        ) {
-            Ok(_) => true,
-            Err(Errno::INTR) => continue,
-            Err(_) => false,
-        };
-    }
-}
-
 /// Reads what the page cache has at `offset`, at most `bytes`: 0 at the end of the file, `None` when the first of it would
 /// have to be waited for. File systems that do not know `RWF_NOWAIT` always give `None`.
 pub fn read_resident(file: &File, offset: u64, bytes: &mut [u8]) -> io::Result<Option<usize>> {

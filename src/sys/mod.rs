@@ -4,9 +4,11 @@ mod file;
 mod inherit;
 pub mod ktls;
 mod pipe;
+mod residency;
 mod socket;
 
-pub use file::{read_exact_at, read_resident, resident};
+pub use file::{read_exact_at, read_resident};
 pub use inherit::take_inherited;
 pub use pipe::Pipe;
+pub use residency::{Inode, Presence, presence};
 pub use socket::{Local, Socket};

@@ -158,6 +158,21 @@ impl Socket {
         pipe.drain_to(self, more)
     }
 
+    /// Has the kernel take no more than `bytes` that it has not sent yet (`TCP_NOTSENT_LOWAT`), from now on. A kernel that
+    /// refuses takes what it takes.
+    pub fn limit_unsent(&self, bytes: u32) {
+        // SAFETY: the kernel reads one `u32`, which lives here; the descriptor is open, because `self` owns it.
+        unsafe {
+            libc::setsockopt(
+                self.stream.as_raw_fd(),
+                libc::IPPROTO_TCP,
+                libc::TCP_NOTSENT_LOWAT,
+                (&raw const bytes).cast(),
+                size_of::<u32>() as libc::socklen_t,
+            );
+        }
+    }
+
     pub fn shutdown(&self, how: Shutdown) {
         self.local().shutdown(how);
     }

@@ -40,6 +40,12 @@ mod tag_order;
 mod tag_rules;
 mod tags;
 
+/// Parts of blobs that clients fetch side by side.
+mod open_range;
+
+/// Slow disks and short memory beside clients that need neither.
+mod slow_disk;
+
 /// Kills, restarts, garbage in the store.
 mod crash;
 

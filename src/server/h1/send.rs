@@ -10,16 +10,15 @@ use bytes::Bytes;
 use super::encode;
 use crate::http::{Body, Fields, Method, Piece, Ready, RequestHead, Response, Span, Version};
 use crate::limits::{
-    PIPE_BYTES, SEND_STALL_SECONDS, SPLICE_BYTES_MIN, TLS_PENDING_BYTES, TLS_TURN_BYTES, TURN_BYTES,
+    COLD_STEP_BYTES, OPEN_RANGE_UNSENT_BYTES, SEND_STALL_SECONDS, SPLICE_BYTES_MIN, TLS_PENDING_BYTES,
+    TLS_TURN_BYTES, TURN_BYTES,
 };
 use crate::runtime::clock::unix_seconds;
-use crate::runtime::helper::Helper;
+use crate::runtime::helper::{Helper, ReadKind};
+use crate::server::pages::{Pages, Reader};
 use crate::server::stream::Stream;
 use crate::server::watch::{Waiting, Watch};
-use crate::sys::{Pipe, read_exact_at, read_resident, resident};
-
-/// Step in which pages that are not in memory are read for clients without a pipe.
-const READ_BYTES: u64 = 256 * 1024;
+use crate::sys::{Pipe, read_resident};
 
 thread_local! {
     /// What a core reads of a file before it is encrypted. Nobody holds it across an await.
@@ -44,6 +43,8 @@ pub struct Sent {
     pub complete: bool,
     /// Another request may follow.
     pub keep_alive: bool,
+    /// The client closed the connection before it had everything.
+    pub client_gone: bool,
     /// It was our file that could not be read, or was shorter than it should be.
     pub file_failed: bool,
 }
@@ -53,8 +54,15 @@ impl Sent {
         let file_failed = result.as_ref().is_err_and(|error| {
             error.kind() == io::ErrorKind::UnexpectedEof || error.raw_os_error() == Some(libc::EIO)
         });
+        let client_gone = result.as_ref().is_err_and(|error| {
+            matches!(
+                error.kind(),
+                io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe
+            )
+        });
         Sent {
             bytes,
+            client_gone,
             complete: result.is_ok(),
             keep_alive,
             file_failed,
@@ -129,6 +137,9 @@ impl Sending<'_> {
         };
         let keep_alive = self.keep_alive && (framing != Framing::Close || head_only);
         let head = self.encode_head(&response, framing, keep_alive);
+        if response.status == 206 && self.head.has_open_range() {
+            self.stream.limit_unsent(OPEN_RANGE_UNSENT_BYTES);
+        }
         let mut bytes = 0;
         let result = if head_only {
             self.send_all(&mut [IoSlice::new(&head)], false).await
@@ -262,38 +273,41 @@ impl Sending<'_> {
     /// file → memory → session, for streams that files cannot go to as they are. What is in the page cache is read on the
     /// core, into a buffer that all its connections use in turn; the rest on a blocking thread.
     async fn encrypted(&self, file: &Arc<File>, span: Span, more: bool, bytes: &mut u64) -> io::Result<()> {
+        let pages = Pages::of(file);
         let mut offset = span.start;
         let mut turn = 0;
+        let mut turn_max = TLS_TURN_BYTES;
         while offset < span.end {
             // Nothing is read for a client that takes nothing.
             self.flush().await?;
             let step = (span.end - offset).min(TLS_PENDING_BYTES as u64);
-            let sent = READ_BUFFER.with_borrow_mut(|buffer| {
-                // At most TLS_PENDING_BYTES, so it fits a usize everywhere.
-                buffer.resize(TLS_PENDING_BYTES, 0);
-                let read = read_resident(file, offset, &mut buffer[..step as usize])?;
-                match read {
-                    None => Ok(None),
-                    Some(0) => Err(truncated()),
-                    Some(read) => {
-                        let more = more || offset + (read as u64) < span.end;
-                        self.stream.send(&buffer[..read], more).map(Some)
+            let reader = pages.reader(file, offset, step);
+            let sent = match reader {
+                Reader::HelperCached | Reader::HelperMissing => Ok(None),
+                Reader::Core(step) => READ_BUFFER.with_borrow_mut(|buffer| {
+                    // At most TLS_PENDING_BYTES, so it fits a usize everywhere.
+                    buffer.resize(TLS_PENDING_BYTES, 0);
+                    let read = read_resident(file, offset, &mut buffer[..step as usize])?;
+                    match read {
+                        None => Ok(None),
+                        Some(0) => Err(truncated()),
+                        Some(read) => {
+                            let more = more || offset + (read as u64) < span.end;
+                            self.stream.send(&buffer[..read], more).map(Some)
+                        }
                     }
-                }
-            });
+                }),
+            };
             let sent = match sent {
                 Ok(Some(sent)) => sent as u64,
                 Ok(None) => {
-                    let step = (span.end - offset).min(READ_BYTES);
-                    let file = file.clone();
-                    let read = self
-                        .helper
-                        .ask_blocking(move || read_exact_at(&file, offset, step as usize))
-                        .await
-                        .map_err(io::Error::other)??;
-                    self.send_all(&mut [IoSlice::new(&read)], more || offset + step < span.end)
-                        .await?;
-                    step
+                    if reader != Reader::HelperCached {
+                        turn_max = COLD_STEP_BYTES;
+                    }
+                    let read = self.read(pages, file, offset, span, reader).await?;
+                    let more = more || offset + (read.len() as u64) < span.end;
+                    self.send_all(&mut [IoSlice::new(&read)], more).await?;
+                    read.len() as u64
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     self.room().await?;
@@ -305,7 +319,7 @@ impl Sending<'_> {
             offset += sent;
             *bytes += sent;
             turn += sent;
-            if turn >= TLS_TURN_BYTES {
+            if turn >= turn_max {
                 self.room().await?;
                 turn = 0;
             }
@@ -323,8 +337,26 @@ impl Sending<'_> {
         }
     }
 
-    /// file → pipe → socket. A window that is not in the page cache is moved into the pipe by a helper
-    /// thread, so that the disk is never waited for on the core.
+    /// Has a helper thread read what is at `offset` of `span`: up to the end of the window, so that the rest of it is found
+    /// in memory.
+    async fn read(
+        &self,
+        pages: Pages,
+        file: &Arc<File>,
+        offset: u64,
+        span: Span,
+        reader: Reader,
+    ) -> io::Result<Vec<u8>> {
+        let file = file.clone();
+        let length = (span.end - offset).min(COLD_STEP_BYTES - offset % COLD_STEP_BYTES);
+        self.helper
+            .read(read_kind(reader, span), move || pages.read(&file, offset, length))
+            .await
+            .map_err(io::Error::other)?
+    }
+
+    /// file → pipe → socket. What a core may not read is moved into the pipe by a helper thread, so that the disk is never
+    /// waited for on the core.
     async fn spliced(
         &self,
         file: &Arc<File>,
@@ -333,26 +365,34 @@ impl Sending<'_> {
         more: bool,
         bytes: &mut u64,
     ) -> io::Result<()> {
+        let pages = Pages::of(file);
         let mut offset = span.start;
         let mut turn = 0;
+        let mut turn_max = TURN_BYTES;
         while offset < span.end || pipe.held() > 0 {
             if pipe.held() == 0 {
-                let step =
-                    usize::try_from(span.end - offset).map_or(PIPE_BYTES, |rest| rest.min(pipe.capacity()));
-                let moved = if resident(file, offset + step as u64) {
-                    pipe.fill(file, offset, step)?
-                } else {
-                    let file = file.clone();
-                    let (filled, moved) = self
-                        .helper
-                        .ask_blocking(move || {
-                            let moved = pipe.fill(&file, offset, step);
-                            (pipe, moved)
-                        })
-                        .await
-                        .map_err(io::Error::other)?;
-                    pipe = filled;
-                    moved?
+                let step = (span.end - offset).min(pipe.capacity() as u64);
+                let moved = match pages.reader(file, offset, step) {
+                    // At most the pipe's capacity, so it fits a usize everywhere.
+                    Reader::Core(step) => pipe.fill(file, offset, step as usize)?,
+                    reader => {
+                        if reader == Reader::HelperMissing {
+                            turn_max = COLD_STEP_BYTES;
+                        }
+                        let file = file.clone();
+                        let (filled, moved) = self
+                            .helper
+                            .read(read_kind(reader, span), move || {
+                                let moved = pages.read_steps(&file, offset, step, |at, step| {
+                                    pipe.fill(&file, at, step as usize)
+                                });
+                                (pipe, moved)
+                            })
+                            .await
+                            .map_err(io::Error::other)?;
+                        pipe = filled;
+                        moved?
+                    }
                 };
                 if moved == 0 {
                     return Err(truncated());
@@ -371,7 +411,7 @@ impl Sending<'_> {
                 }
                 Err(error) => return Err(error),
             }
-            if turn >= TURN_BYTES {
+            if turn >= turn_max {
                 self.room().await?;
                 turn = 0;
             }
@@ -381,25 +421,32 @@ impl Sending<'_> {
     }
 
     async fn sendfiled(&self, file: &Arc<File>, span: Span, bytes: &mut u64) -> io::Result<()> {
+        let pages = Pages::of(file);
         let mut offset = span.start;
         let mut turn = 0;
+        let mut turn_max = TURN_BYTES;
         while offset < span.end {
             let step = (span.end - offset).min(SPLICE_BYTES_MIN);
-            if !resident(file, offset + step) {
-                let step = step.min(READ_BYTES);
-                let file = file.clone();
-                // At most READ_BYTES, so it fits a usize everywhere.
-                let read = self
-                    .helper
-                    .ask_blocking(move || read_exact_at(&file, offset, step as usize))
-                    .await
-                    .map_err(io::Error::other)??;
-                self.send_all(&mut [IoSlice::new(&read)], offset + step < span.end)
-                    .await?;
-                offset += step;
-                *bytes += step;
-                continue;
-            }
+            let step = match pages.reader(file, offset, step) {
+                Reader::Core(step) => step,
+                reader => {
+                    if reader == Reader::HelperMissing {
+                        turn_max = COLD_STEP_BYTES;
+                    }
+                    let read = self.read(pages, file, offset, span, reader).await?;
+                    offset += read.len() as u64;
+                    self.send_all(&mut [IoSlice::new(&read)], offset < span.end)
+                        .await?;
+                    *bytes += read.len() as u64;
+                    turn += read.len() as u64;
+                    if turn >= turn_max {
+                        self.room().await?;
+                        turn = 0;
+                    }
+                    continue;
+                }
+            };
+            // At most SPLICE_BYTES_MIN, so it fits a usize everywhere.
             match self.stream.sendfile(file, offset, step as usize) {
                 Ok(0) => return Err(truncated()),
                 Ok(sent) => {
@@ -414,7 +461,7 @@ impl Sending<'_> {
                 }
                 Err(error) => return Err(error),
             }
-            if turn >= TURN_BYTES {
+            if turn >= turn_max {
                 self.room().await?;
                 turn = 0;
             }
@@ -434,6 +481,14 @@ impl Sending<'_> {
         }
         self.watch.clear();
         Ok(())
+    }
+}
+
+fn read_kind(reader: Reader, span: Span) -> ReadKind {
+    match reader {
+        Reader::HelperCached => ReadKind::Cached,
+        Reader::Core(_) | Reader::HelperMissing if span.size() < SPLICE_BYTES_MIN => ReadKind::Small,
+        Reader::Core(_) | Reader::HelperMissing => ReadKind::Large,
     }
 }
 

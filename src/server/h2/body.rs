@@ -13,9 +13,11 @@ use h2::SendStream;
 use super::chunk::{BUFFER_BYTES, Buffer, Charge, Chunk};
 use super::connection::Shared;
 use crate::http::{Growing, Piece, Span};
-use crate::limits::{SEND_RATE_MIN, SEND_STALL_SECONDS};
+use crate::limits::{COLD_STEP_BYTES, SEND_RATE_MIN, SEND_STALL_SECONDS, SPLICE_BYTES_MIN};
 use crate::runtime::clock::monotonic_millis;
-use crate::sys::{read_exact_at, read_resident};
+use crate::runtime::helper::ReadKind;
+use crate::server::pages::{Pages, Reader};
+use crate::sys::read_resident;
 
 /// Why a body did not reach its end.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -78,12 +80,19 @@ impl<'a, H> Outbound<'a, H> {
 
     /// Sends a part of a file that does not change.
     pub async fn span(&mut self, file: &Arc<File>, span: Span, last: bool) -> Result<(), Cut> {
+        let pages = Pages::of(file);
         let mut offset = span.start;
         while offset < span.end {
             let rest = usize::try_from(span.end - offset).unwrap_or(usize::MAX);
             let (room, charge) = self.room(rest).await?;
             let mut buffer = Buffer::take();
-            match read_resident(file, offset, &mut buffer.bytes_mut()[..room]) {
+            let reader = pages.reader(file, offset, room as u64);
+            let read = match reader {
+                // At most `room`.
+                Reader::Core(step) => read_resident(file, offset, &mut buffer.bytes_mut()[..step as usize]),
+                Reader::HelperCached | Reader::HelperMissing => Ok(None),
+            };
+            match read {
                 Ok(Some(0)) | Err(_) => return Err(Cut::File),
                 Ok(Some(read)) => {
                     offset += read as u64;
@@ -94,12 +103,19 @@ impl<'a, H> Outbound<'a, H> {
                     // Others may have the room while the disk is waited for.
                     self.stream.reserve_capacity(0);
                     drop((buffer, charge));
-                    let (file, step) = (file.clone(), rest.min(BUFFER_BYTES));
+                    let kind = match reader {
+                        Reader::HelperCached => ReadKind::Cached,
+                        _ if span.size() < SPLICE_BYTES_MIN => ReadKind::Small,
+                        _ => ReadKind::Large,
+                    };
+                    let window = COLD_STEP_BYTES - offset % COLD_STEP_BYTES;
+                    let step = (span.end - offset).min(BUFFER_BYTES as u64).min(window);
+                    let file = file.clone();
                     let read = self
                         .shared
                         .server
                         .helper
-                        .ask_blocking(move || read_exact_at(&file, offset, step))
+                        .read(kind, move || pages.read(&file, offset, step))
                         .await;
                     let Ok(Ok(read)) = read else {
                         return Err(Cut::File);

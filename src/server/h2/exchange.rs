@@ -21,7 +21,7 @@ use crate::http::{Body, CacheResult, Method, Ready, RequestHead, Response, Span}
 use crate::limits::{LINGER_SECONDS, REQUEST_BODY_PATIENCE};
 use crate::runtime::clock::{monotonic_micros, unix_seconds};
 use crate::server::Handler;
-use crate::server::access_log::Record;
+use crate::server::access_log::{End, Record};
 use crate::server::h1::parse::HeadError;
 use crate::server::h1::refusal;
 
@@ -298,7 +298,10 @@ impl Outcome {
                 bytes: self.bytes,
                 micros: monotonic_micros().saturating_sub(started),
                 cache: self.cache,
-                aborted: self.cut.is_some(),
+                end: match self.cut {
+                    None => End::Complete,
+                    Some(cut) => End::cut(head, self.status, self.bytes, cut == Cut::Gone),
+                },
             });
         }
         if let Some(cut) = self.cut {

@@ -1,0 +1,403 @@
+//! Which bytes of a file a core may read without waiting for a disk.
+//!
+//! A core reads a window of a file only when two things are known. A helper thread has touched every page of it since the
+//! process last read pages of that file that were missing, so no page of it is still on its way from the disk and none
+//! makes the kernel read ahead. And the page cache holds every page of it now. Everything else is read by a helper thread.
+//!
+//! What helper threads have touched is in tables of atomics that all cores share, by inode: a file is open several times.
+
+use std::cell::RefCell;
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt as _;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
+
+use crate::limits::{COLD_STEP_BYTES, MEMORY_SHORT};
+use crate::runtime::clock::monotonic_millis;
+use crate::sys::{Inode, Presence, presence, read_exact_at};
+
+/// Files whose misses are counted apart: 32 KiB. Files that share a counter forget together, which costs them helper reads.
+const FILES: usize = 4_096;
+
+/// Touched windows remembered: 256 GiB of files in 8 MiB, of which only what is in use takes memory. The windows of one file
+/// lie side by side, so they do not take each other's place.
+const WINDOWS: usize = 1_024 * 1_024;
+
+/// Files whose inode a core remembers: about 100 bytes each.
+const KNOWN_FILES: usize = 256;
+
+/// Bytes a helper thread reads at once when it only touches pages.
+const SCRATCH_BYTES: usize = 64 * 1024;
+
+/// How often missing pages of a file were read, by [`Pages::file`].
+static MISSES: [AtomicU64; FILES] = [const { AtomicU64::new(0) }; FILES];
+
+/// Marks of windows that were touched; a mark is a hash of file, window and the count of misses at that time.
+static TOUCHED: [AtomicU64; WINDOWS] = [const { AtomicU64::new(0) }; WINDOWS];
+
+/// Until when memory counts as short, in monotonic milliseconds; 0 when it never was.
+static SHORT_UNTIL: AtomicU64 = AtomicU64::new(0);
+
+thread_local! {
+    static SCRATCH: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+    /// What this core knows of open files. A `Weak` keeps the address of its file from being used again.
+    static KNOWN: RefCell<Vec<(Weak<File>, Pages)>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Who may read the next bytes of a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reader {
+    /// The core, so many bytes.
+    Core(u64),
+    /// A helper thread. The page cache has every page, as far as is known.
+    HelperCached,
+    /// A helper thread, which waits for a disk.
+    HelperMissing,
+}
+
+/// What is known of the pages of one file.
+#[derive(Clone, Copy, Debug)]
+pub struct Pages {
+    inode: Option<Inode>,
+    /// A hash of device and inode number.
+    file: u64,
+}
+
+impl Pages {
+    /// Of an open file; the first time, and now and then, with one short system call.
+    pub fn of(file: &Arc<File>) -> Self {
+        let at = Arc::as_ptr(file);
+        // Addresses of small allocations differ from the fifth bit on.
+        let slot = (at.addr() >> 5) % KNOWN_FILES;
+        KNOWN.with_borrow_mut(|known| {
+            if known.is_empty() {
+                known.resize_with(KNOWN_FILES, || (Weak::new(), Pages::unknown()));
+            }
+            let (whose, pages) = &mut known[slot];
+            if whose.as_ptr() != at || pages.inode.is_none() {
+                (*whose, *pages) = (Arc::downgrade(file), Pages::find(file));
+            }
+            *pages
+        })
+    }
+
+    fn unknown() -> Self {
+        Pages { inode: None, file: 0 }
+    }
+
+    fn find(file: &File) -> Self {
+        let inode = Inode::of(file);
+        let file = inode.map_or(0, |inode| {
+            let device = u64::from(inode.device.0) << 32 | u64::from(inode.device.1);
+            mix(mix(device) ^ inode.number)
+        });
+        Pages { inode, file }
+    }
+
+    /// Who reads what is at `offset` of `file`, up to `length` bytes.
+    pub fn reader(&self, file: &File, offset: u64, length: u64) -> Reader {
+        let Some(inode) = &self.inode else {
+            return Reader::HelperMissing;
+        };
+        let short_until = SHORT_UNTIL.load(Ordering::Relaxed);
+        let is_short = short_until != 0 && monotonic_millis() < short_until;
+        let touched = if is_short { 0 } else { self.touched(offset, length) };
+        let wanted = if touched > 0 {
+            touched
+        } else {
+            length.min(step_at(offset))
+        };
+        match (presence(file, inode, offset, wanted), touched) {
+            (Presence::Whole, 1..) => Reader::Core(touched),
+            (Presence::Whole, 0) => Reader::HelperCached,
+            (Presence::Partial | Presence::Reclaimed, _) => Reader::HelperMissing,
+        }
+    }
+
+    /// How many bytes from `offset` on, at most `length`, lie in touched windows without a gap.
+    fn touched(&self, offset: u64, length: u64) -> u64 {
+        let misses = self.misses().load(Ordering::Acquire);
+        let end = offset + length;
+        let mut at = offset;
+        while at < end {
+            let (slot, mark) = self.mark(at / COLD_STEP_BYTES, misses);
+            if TOUCHED[slot].load(Ordering::Acquire) != mark {
+                break;
+            }
+            at = (at + step_at(at)).min(end);
+        }
+        at - offset
+    }
+
+    /// Has `read` read from `offset` on, in steps that are given to it as offset and length, and takes note of what was
+    /// touched: the first step, and further ones of the `length` bytes while the page cache has them. How many bytes were
+    /// read; 0 at the end of the file. Blocking, for a helper thread.
+    pub fn read_steps(
+        &self,
+        file: &File,
+        offset: u64,
+        length: u64,
+        mut read: impl FnMut(u64, u64) -> io::Result<usize>,
+    ) -> io::Result<usize> {
+        let end = offset + length;
+        let mut at = offset;
+        let mut total = 0;
+        while at < end {
+            let step = step_at(at).min(end - at);
+            let found = self
+                .inode
+                .map_or(Presence::Partial, |inode| presence(file, &inode, at, step));
+            match found {
+                Presence::Whole => {}
+                _ if total > 0 => break,
+                Presence::Partial => self.note_miss(),
+                Presence::Reclaimed => {
+                    let until = monotonic_millis().saturating_add(MEMORY_SHORT.as_millis() as u64);
+                    SHORT_UNTIL.store(until, Ordering::Relaxed);
+                    self.note_miss();
+                }
+            }
+            let misses = self.misses().load(Ordering::Acquire);
+            let done = match read(at, step) {
+                Ok(done) => done,
+                // The pipe is full.
+                Err(error) if total > 0 && error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) => return Err(error),
+            };
+            total += done;
+            if (done as u64) < step {
+                break;
+            }
+            self.note_touched(file, at, step, misses);
+            at += step;
+        }
+        Ok(total)
+    }
+
+    /// Reads exactly `length` bytes at `offset`, all in one window. Blocking, for a helper thread.
+    pub fn read(&self, file: &File, offset: u64, length: u64) -> io::Result<Vec<u8>> {
+        let mut bytes = Vec::new();
+        // At most a window, so it fits a usize everywhere.
+        self.read_steps(file, offset, length, |at, step| {
+            bytes = read_exact_at(file, at, step as usize)?;
+            Ok(bytes.len())
+        })?;
+        Ok(bytes)
+    }
+
+    /// Pages of the file are about to be read, and others ahead of them: what was touched before proves nothing more.
+    fn note_miss(&self) {
+        self.misses().fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// The `length` bytes at `offset`, all in one window, were touched. The rest of the window is touched too when that
+    /// needs nothing from the disk.
+    fn note_touched(&self, file: &File, offset: u64, length: u64, misses: u64) {
+        let Some(inode) = &self.inode else { return };
+        let window = offset / COLD_STEP_BYTES;
+        let start = window * COLD_STEP_BYTES;
+        let end = (start + COLD_STEP_BYTES).min(inode.size);
+        if offset > start || offset + length < end {
+            let whole = end.saturating_sub(start);
+            if presence(file, inode, start, whole) != Presence::Whole || touch(file, start, whole).is_err() {
+                return;
+            }
+        }
+        let (slot, mark) = self.mark(window, misses);
+        TOUCHED[slot].store(mark, Ordering::Release);
+    }
+
+    fn misses(&self) -> &'static AtomicU64 {
+        &MISSES[self.file as usize % FILES]
+    }
+
+    /// Where the mark of a window is, and the mark.
+    fn mark(&self, window: u64, misses: u64) -> (usize, u64) {
+        let place = self.file.wrapping_add(window) as usize % WINDOWS;
+        // Never 0, which is the mark of no window.
+        (place, mix(mix(self.file ^ mix(window)) ^ misses) | 1)
+    }
+}
+
+/// From `offset` to the end of its window.
+fn step_at(offset: u64) -> u64 {
+    COLD_STEP_BYTES - offset % COLD_STEP_BYTES
+}
+
+/// Reads `length` bytes at `offset` and throws them away.
+fn touch(file: &File, offset: u64, length: u64) -> io::Result<()> {
+    SCRATCH.with_borrow_mut(|scratch| {
+        scratch.resize(SCRATCH_BYTES, 0);
+        let mut at = 0;
+        while at < length {
+            let step = (length - at).min(SCRATCH_BYTES as u64);
+            match file.read_at(&mut scratch[..step as usize], offset + at) {
+                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Ok(read) => at += read as u64,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    })
+}
+
+/// The finaliser of splitmix64.
+fn mix(mut bits: u64) -> u64 {
+    bits = (bits ^ bits >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    bits = (bits ^ bits >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+    bits ^ bits >> 31
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+    use std::path::PathBuf;
+
+    use rustix::fs::{Advice, fadvise};
+
+    use super::*;
+
+    const SIZE: u64 = 4 * 1024 * 1024;
+    const PAGE: u64 = 4_096;
+
+    /// A file on the disk that the build is on, not on a file system in memory; removed at the end.
+    struct OnDisk(PathBuf, Arc<File>);
+
+    impl OnDisk {
+        fn new(name: &str) -> Self {
+            let place = std::env::current_exe().unwrap().with_file_name(name);
+            let mut file = File::create(&place).unwrap();
+            file.write_all(&vec![7; SIZE as usize]).unwrap();
+            file.sync_all().unwrap();
+            let file = File::open(&place).unwrap();
+            // Reads of single pages bring in single pages.
+            fadvise(&file, 0, None, Advice::Random).unwrap();
+            OnDisk(place, Arc::new(file))
+        }
+
+        /// Forgets every page; whether the file system does.
+        fn forget(&self) -> bool {
+            fadvise(&*self.1, 0, None, Advice::DontNeed).unwrap();
+            let inode = Inode::of(&self.1).unwrap();
+            let gone = presence(&self.1, &inode, 0, PAGE) != Presence::Whole;
+            if !gone {
+                eprintln!("SKIPPED: this file system keeps its pages");
+            }
+            gone
+        }
+
+        fn read_page(&self, page: u64) {
+            self.1.read_exact_at(&mut [0], page * PAGE).unwrap();
+        }
+
+        /// Has a helper thread's steps read everything, as many as are needed.
+        fn read_all(&self, pages: &Pages) {
+            let mut at = 0;
+            while at < SIZE {
+                let read = pages.read_steps(&self.1, at, SIZE - at, |at, step| {
+                    touch(&self.1, at, step)?;
+                    Ok(step as usize)
+                });
+                at += read.unwrap() as u64;
+            }
+        }
+    }
+
+    impl OnDisk {
+        /// Has everything read until all of it is the core's: memory may have been short a moment ago.
+        fn settle(&self, pages: &Pages) {
+            for _ in 0..600 {
+                self.read_all(pages);
+                if pages.reader(&self.1, 0, SIZE) == Reader::Core(SIZE) {
+                    return;
+                }
+                std::thread::sleep(std::time::Duration::from_millis(100));
+            }
+            panic!("{:?}", pages.reader(&self.1, 0, SIZE));
+        }
+    }
+
+    impl Drop for OnDisk {
+        fn drop(&mut self) {
+            let _ = std::fs::remove_file(&self.0);
+        }
+    }
+
+    #[test]
+    fn no_step_with_a_missing_page_is_the_cores() {
+        let disk = OnDisk::new("pages-missing");
+        let pages = Pages::of(&disk.1);
+        for every in [2, 3, 16, 64, 255] {
+            // Touched and whole first, then with holes.
+            disk.settle(&pages);
+            if !disk.forget() {
+                return;
+            }
+            let here = |page: u64| page % every == every - 1;
+            (0..SIZE / PAGE)
+                .filter(|&page| here(page))
+                .for_each(|page| disk.read_page(page));
+            for first in 0..64 {
+                for count in [1, 2, 16, 17, 64, 256] {
+                    let length = count * PAGE;
+                    let reader = pages.reader(&disk.1, first * PAGE + 1, length - 1);
+                    if let Reader::Core(bytes) = reader {
+                        let last = (first * PAGE + bytes) / PAGE;
+                        assert!((first..=last).all(here), "{every} {first} {count} {reader:?}");
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_window_is_the_cores_when_a_helper_thread_has_touched_all_of_it_and_until_pages_are_missed() {
+        let disk = OnDisk::new("pages-touched");
+        let pages = Pages::of(&disk.1);
+        // In memory, but who knows for how long they have been on their way.
+        assert_eq!(pages.reader(&disk.1, 0, SIZE), Reader::HelperCached);
+        // A part of a window that is whole in memory stands for the window.
+        assert_eq!(
+            pages.read(&disk.1, 3 * COLD_STEP_BYTES + 5, 7).unwrap(),
+            vec![7; 7]
+        );
+        assert_eq!(pages.reader(&disk.1, 0, SIZE), Reader::HelperCached);
+        assert_eq!(
+            pages.reader(&disk.1, 3 * COLD_STEP_BYTES, SIZE - 3 * COLD_STEP_BYTES),
+            Reader::Core(COLD_STEP_BYTES)
+        );
+        disk.settle(&pages);
+        // The same file, open once more.
+        let again = Arc::new(File::open(&disk.0).unwrap());
+        assert_eq!(Pages::of(&again).reader(&again, 9, 100), Reader::Core(100));
+
+        if !disk.forget() {
+            return;
+        }
+        assert_eq!(pages.reader(&disk.1, 0, SIZE), Reader::HelperMissing);
+        // Somebody else brings the pages back: they are whole, and still the core's.
+        (0..SIZE / PAGE).for_each(|page| disk.read_page(page));
+        assert_eq!(pages.reader(&disk.1, 0, SIZE), Reader::Core(SIZE));
+        // A helper thread that misses pages makes the kernel read more of them: no window is trusted but its own.
+        disk.forget();
+        pages.read(&disk.1, 0, COLD_STEP_BYTES).unwrap();
+        (0..SIZE / PAGE).for_each(|page| disk.read_page(page));
+        assert_eq!(pages.reader(&disk.1, 0, SIZE), Reader::Core(COLD_STEP_BYTES));
+        assert_eq!(
+            pages.reader(&disk.1, COLD_STEP_BYTES, COLD_STEP_BYTES),
+            Reader::HelperCached
+        );
+    }
+
+    #[test]
+    fn a_file_that_is_shorter_than_its_size_is_an_error_of_the_file() {
+        let disk = OnDisk::new("pages-short");
+        let pages = Pages::of(&disk.1);
+        let writer = File::options().write(true).open(&disk.0).unwrap();
+        writer.set_len(SIZE - 100).unwrap();
+        let error = pages.read(&disk.1, SIZE - 200, 150).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof);
+    }
+}

@@ -1,0 +1,141 @@
+//! Which pages of a file are in memory, without reading any.
+
+use std::ffi::c_void;
+use std::fs::File;
+use std::os::fd::AsRawFd;
+use std::ptr;
+
+use rustix::fs::{AtFlags, StatxFlags, statx};
+
+/// The number of `cachestat`, which every architecture shares.
+const SYS_CACHESTAT: libc::c_long = 451;
+
+/// Pages that the fallback looks at in one call: 1 MiB in pages of 4 KiB, and one more for an odd start.
+const PAGES_MAX: usize = 257;
+
+/// What identifies a file, however often it is open.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Inode {
+    pub device: (u32, u32),
+    pub number: u64,
+    pub size: u64,
+    /// The process owns it, so `mincore` tells the truth about it.
+    own: bool,
+}
+
+impl Inode {
+    /// The inode of `file`, from what the kernel has in memory: a network file system is not contacted.
+    pub fn of(file: &File) -> Option<Self> {
+        let wanted = StatxFlags::INO | StatxFlags::SIZE | StatxFlags::UID;
+        let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
+        let found = statx(file, c"", flags, wanted).ok()?;
+        Some(Inode {
+            device: (found.stx_dev_major, found.stx_dev_minor),
+            number: found.stx_ino,
+            size: found.stx_size,
+            own: found.stx_uid == rustix::process::geteuid().as_raw(),
+        })
+    }
+}
+
+/// How much of a range is in the page cache.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Presence {
+    /// Every page. With `cachestat`, pages that are being read count.
+    Whole,
+    /// Not every page.
+    Partial,
+    /// Not every page, and the kernel took some of the missing ones back lately: memory is short.
+    Reclaimed,
+}
+
+#[repr(C)]
+struct CachestatRange {
+    offset: u64,
+    length: u64,
+}
+
+#[repr(C)]
+#[derive(Default)]
+struct Cachestat {
+    cached: u64,
+    dirty: u64,
+    writeback: u64,
+    evicted: u64,
+    recently_evicted: u64,
+}
+
+/// How much of the `length` bytes of `file` at `offset` is in the page cache. Nothing is read, and no reading begins.
+pub fn presence(file: &File, inode: &Inode, offset: u64, length: u64) -> Presence {
+    if length == 0 {
+        return Presence::Whole;
+    }
+    let page = page_bytes();
+    let pages = (offset + length - 1) / page - offset / page + 1;
+    let range = CachestatRange { offset, length };
+    let mut stat = Cachestat::default();
+    // SAFETY: the kernel reads one `cachestat_range` and writes one `cachestat`, which both live here and are laid out
+    // as it defines them.
+    let outcome = unsafe {
+        libc::syscall(
+            SYS_CACHESTAT,
+            file.as_raw_fd(),
+            &raw const range,
+            &raw mut stat,
+            0,
+        )
+    };
+    if outcome == 0 {
+        return match (stat.cached >= pages, stat.recently_evicted) {
+            (true, _) => Presence::Whole,
+            (false, 0) => Presence::Partial,
+            (false, _) => Presence::Reclaimed,
+        };
+    }
+    // The kernel is older than 6.5, or the call is forbidden.
+    if inode.own && is_mapped_whole(file, offset, pages, page) {
+        Presence::Whole
+    } else {
+        Presence::Partial
+    }
+}
+
+fn page_bytes() -> u64 {
+    // SAFETY: `sysconf` reads no memory of ours. The page size is always known, and positive.
+    let bytes = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
+    u64::try_from(bytes).unwrap_or(4_096)
+}
+
+/// Whether `mincore` finds every one of `pages` pages from `offset` on. Pages that are being read do not count.
+fn is_mapped_whole(file: &File, offset: u64, pages: u64, page: u64) -> bool {
+    let Some(count) = usize::try_from(pages).ok().filter(|&count| count <= PAGES_MAX) else {
+        return false;
+    };
+    let Ok(start) = libc::off_t::try_from(offset - offset % page) else {
+        return false;
+    };
+    // At most PAGES_MAX pages.
+    let bytes = (pages * page) as usize;
+    // SAFETY: a new mapping at a place of the kernel's choice touches no memory of ours. It is never read, so a file that
+    // becomes shorter cannot raise a signal.
+    let place = unsafe {
+        libc::mmap(
+            ptr::null_mut(),
+            bytes,
+            libc::PROT_READ,
+            libc::MAP_SHARED,
+            file.as_raw_fd(),
+            start,
+        )
+    };
+    if place == libc::MAP_FAILED {
+        return false;
+    }
+    let mut found = [0_u8; PAGES_MAX];
+    // SAFETY: the mapping covers `bytes`, and the kernel writes one byte for each of its `count` pages, which is no more
+    // than `found` holds.
+    let outcome = unsafe { libc::mincore(place, bytes, found.as_mut_ptr()) };
+    // SAFETY: the mapping made above, which nothing refers to.
+    unsafe { libc::munmap(place.cast::<c_void>(), bytes) };
+    outcome == 0 && found[..count].iter().all(|&page| page & 1 == 1)
+}

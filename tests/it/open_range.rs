@@ -1,0 +1,68 @@
+//! Clients that fetch the parts of a blob side by side: each asks for a range without an end, and closes the connection
+//! when it has its part, as containerd does.
+
+use crate::harness::client::Flow;
+use crate::harness::*;
+
+const MIB: u64 = 1024 * 1024;
+const PARTS: u64 = 4;
+const PART: u64 = 4 * MIB;
+
+/// What a client's kernel keeps for it. It is of one size, so that what is sent in vain does not depend on the machine.
+const RECEIVE_BUFFER_BYTES: usize = 128 * 1024;
+
+fn sent(line: &str) -> u64 {
+    let (_, rest) = line.split_once(" bytes=").expect("a line of a request");
+    let digits = rest.split(' ').next().unwrap_or_default();
+    digits.parse().expect("a number of bytes")
+}
+
+#[test]
+fn parts_of_open_ranges_cost_little_more_than_they_hold_and_their_ends_are_no_aborts() {
+    let (_upstream, cache, content, path) = stored(PARTS * PART);
+    // Whole in memory, and known to be: the core sends as fast as it can.
+    cache.client().pull(&path, &content);
+    cache.client().pull(&path, &content);
+    std::thread::scope(|scope| {
+        for part in 0..PARTS - 1 {
+            let (cache, content, path) = (&cache, &content, &path);
+            scope.spawn(move || {
+                let start = part * PART;
+                let mut connection = Connection::open_narrow(cache.addr(), RECEIVE_BUFFER_BYTES).unwrap();
+                let range = format!("bytes={start}-");
+                connection.request("GET", path, &[("Range", &range)]).unwrap();
+                let mut taken = 0;
+                let outcome = connection.read_into("GET", &mut |at, piece| {
+                    if let Err(wrong) = content.compare(start + at, piece) {
+                        return Flow::Wrong(wrong);
+                    }
+                    taken += piece.len() as u64;
+                    if taken < PART { Flow::Go } else { Flow::Stop }
+                });
+                outcome.expect_err("it was not read to its end");
+            });
+        }
+    });
+    let parts = || {
+        let log = cache.stderr();
+        let lines = log.lines().filter(|line| line.contains(" status=206 "));
+        lines.map(str::to_owned).collect::<Vec<_>>()
+    };
+    eventually("every part is in the log", || parts().len() as u64 == PARTS - 1);
+    for line in parts() {
+        assert!(line.ends_with(" client_closed=true"), "{line}");
+        assert!(!line.contains("aborted"), "{line}");
+        assert!(sent(&line) < PART * 13 / 10, "{line}");
+    }
+}
+
+#[test]
+fn a_range_with_an_end_that_is_not_taken_is_an_abort() {
+    let (_upstream, cache, _content, path) = stored(PARTS * PART);
+    let mut connection = Connection::open_narrow(cache.addr(), RECEIVE_BUFFER_BYTES).unwrap();
+    let range = format!("bytes=0-{}", PARTS * PART - 1);
+    connection.request("GET", &path, &[("Range", &range)]).unwrap();
+    connection.read_head().unwrap();
+    drop(connection);
+    cache.wait_stderr(" aborted=true");
+}
