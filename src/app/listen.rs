@@ -4,7 +4,7 @@ use std::net::{SocketAddr, TcpListener};
 
 use super::AppError;
 use crate::config::{Config, SocketName};
-use crate::server::{Listener, bind};
+use crate::server::{BIND_WAIT, Listener, bind};
 
 /// An address that clients reach, and what they speak there.
 #[derive(Clone, Copy)]
@@ -54,11 +54,16 @@ pub(super) fn open(
         return Ok(listening);
     }
     for addr in &config.listen {
-        let (local, sockets) = bind(addr.host, addr.port, cores).map_err(|source| AppError::Listen {
-            addr: *addr,
-            hint: hint(&source),
-            source,
-        })?;
+        let waiting = || {
+            let seconds = BIND_WAIT.as_secs();
+            tracing::warn!(%addr, "the address is in use; trying again for {seconds} s");
+        };
+        let (local, sockets) =
+            bind(addr.host, addr.port, cores, BIND_WAIT, waiting).map_err(|source| AppError::Listen {
+                addr: *addr,
+                hint: hint(&source),
+                source,
+            })?;
         listening.addresses.push(Address {
             at: local,
             tls: addr.tls,

@@ -1,6 +1,8 @@
 //! What of the machine the operator's choices meet: driver, descriptors, the place of the store.
 
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use crate::config::{self, Config, RootChoice};
 use crate::limits::{OPEN_FILES_PER_CORE_MAX, OPEN_FILES_PER_CORE_MIN};
@@ -49,6 +51,24 @@ pub(super) fn raise_descriptor_limit() -> u64 {
         tracing::warn!(%error, "cannot raise the limit of open files");
     }
     getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
+}
+
+/// Has a limit of the file size be an error of the write that meets it (`EFBIG`) and not the end of the process: the kernel
+/// sends SIGXFSZ too, which ends a process that does not handle it. SIGPIPE stands for `EPIPE` and is ignored by Rust's
+/// runtime. A handler is not passed on to the programs we start, as an ignored signal would be.
+///
+/// # Errors
+///
+/// When the signal cannot be handled.
+pub(super) fn survive_limits() -> std::io::Result<()> {
+    let met = Arc::new(AtomicBool::new(false));
+    signal_hook::flag::register(libc::SIGXFSZ, met).map(drop)
+}
+
+/// Has files and directories have the modes they are made with, whatever umask the process was started with: nothing that
+/// others may read or write, or that the group may write. To be called before the configuration makes a directory.
+pub fn set_umask() {
+    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o027));
 }
 
 /// Says where the store lies when nobody chose that.

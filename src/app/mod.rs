@@ -23,10 +23,11 @@ use crate::runtime::shutdown::Shutdown;
 use crate::runtime::vitals::{Vitals, keep_beating};
 use crate::runtime::{core, cores};
 use crate::server::tls::MaterialError;
-use crate::server::{AccessLogWriter, Crowd, Load, Server, serve};
+use crate::server::{AccessLog, Crowd, Load, Server, serve};
 use crate::systemd::{TakeError, take_sockets};
 use crate::upstream::{BuildError, Upstreams};
 
+pub use machine::set_umask;
 pub use stop::End;
 
 /// Why the server did not start.
@@ -70,6 +71,7 @@ pub fn run(config: Config, read: &dyn Fn() -> Result<Config, Mistakes>) -> Resul
         count => take_sockets(count)?,
     };
     crate::log::init(config.log_level.into());
+    machine::survive_limits()?;
     let descriptors = machine::raise_descriptor_limit();
     let mut signals = Signals::new([SIGHUP, SIGINT, SIGTERM])?;
     let helper = Helper::start(config.helper_threads)?;
@@ -95,13 +97,8 @@ pub fn run(config: Config, read: &dyn Fn() -> Result<Config, Mistakes>) -> Resul
         config.max_connections_per_client,
         plan.len(),
     );
-    let access_log = if config.access_log {
-        Some(AccessLogWriter::start()?)
-    } else {
-        None
-    };
     let shutdown = Shutdown::default();
-    let vitals = Vitals::new(plan.len(), shutdown.clone());
+    let vitals = Vitals::new(plan.len(), config.helper_threads.get(), shutdown.clone());
 
     if choice.fell_back {
         tracing::warn!("io driver: {} ({})", choice.driver.name(), choice.why);
@@ -129,7 +126,7 @@ pub fn run(config: Config, read: &dyn Fn() -> Result<Config, Mistakes>) -> Resul
     let door = FrontDoor::new(config.front_auth.clone())?;
     for (index, (cpu, sockets)) in plan.iter().zip(listening.listeners).enumerate() {
         let (cache, helper, shutdown) = (cache.clone(), helper.clone(), shutdown.clone());
-        let log = access_log.as_ref().map(AccessLogWriter::log);
+        let log = config.access_log.then(AccessLog::default);
         let (front, door, acceptor) = (front.clone(), door.clone(), acceptor.clone());
         let load = Load {
             core: index,
@@ -145,7 +142,7 @@ pub fn run(config: Config, read: &dyn Fn() -> Result<Config, Mistakes>) -> Resul
         })?;
     }
     cache.keep_beating(&vitals);
-    supervise::watch(vitals, &config.supervisor, &notifier)?;
+    supervise::watch(vitals, helper.workers(), &config.supervisor, &notifier)?;
     supervise::wait_for_cores(&shutdown, accepting);
     for addr in &listening.addresses {
         tracing::info!(
@@ -177,8 +174,8 @@ pub fn run(config: Config, read: &dyn Fn() -> Result<Config, Mistakes>) -> Resul
         config.drain_delay,
         config.drain_timeout,
     );
-    if let Some(log) = access_log {
-        log.finish();
+    if config.access_log {
+        AccessLog::wait_for_cores();
     }
     Ok(end)
 }

@@ -78,6 +78,7 @@ fn end_at_once_on_another(mut signals: Signals) {
         .spawn(move || {
             signals.forever().find(|signal| *signal != SIGHUP);
             tracing::warn!("second signal; ending at once");
+            crate::log::flush();
             std::process::exit(1);
         });
     if let Err(error) = second {

@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::listen::Address;
 use crate::config::Supervisor;
 use crate::runtime::driver::Driver;
+use crate::runtime::helper::Workers;
 use crate::runtime::shutdown::Shutdown;
 use crate::runtime::vitals::Vitals;
 use crate::runtime::watchdog::{self, Keepalive};
@@ -22,7 +23,12 @@ pub(super) fn notifier(supervisor: &Supervisor) -> Notifier {
 }
 
 /// Starts the watchdog, which tells `supervisor` that all is well twice in the time it waits for that.
-pub(super) fn watch(vitals: Vitals, supervisor: &Supervisor, notifier: &Notifier) -> std::io::Result<()> {
+pub(super) fn watch(
+    vitals: Vitals,
+    workers: Workers,
+    supervisor: &Supervisor,
+    notifier: &Notifier,
+) -> std::io::Result<()> {
     let keepalive = supervisor.watchdog.map(|within| {
         let notifier = notifier.clone();
         Keepalive {
@@ -30,7 +36,7 @@ pub(super) fn watch(vitals: Vitals, supervisor: &Supervisor, notifier: &Notifier
             tell: Box::new(move || notifier.alive()),
         }
     });
-    watchdog::start(vitals, keepalive)
+    watchdog::start(vitals, workers, keepalive)
 }
 
 /// Waits until every core accepts. One that cannot start, or hangs in it, ends the process.

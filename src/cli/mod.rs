@@ -16,6 +16,7 @@ use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::app::{self, AppError, End};
 use crate::config::{self, Auth, Config, Layer, Surroundings};
+use crate::log;
 use flags::Flags;
 
 /// The code for mistakes of the operator; clap uses the same one.
@@ -72,17 +73,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>, surroundings: Surroundings<
         }
     };
     match cli.command.unwrap_or(Command::Serve) {
-        Command::Serve => match config::resolve(cli.flags.0.clone(), surroundings) {
-            Ok(config) => match app::run(config, &|| config::resolve(cli.flags.0.clone(), surroundings)) {
-                Ok(End::Finished) => ExitCode::SUCCESS,
-                Ok(End::Cut) => ExitCode::from(EXIT_CUT),
-                Err(error @ (AppError::Driver(_) | AppError::Tls(_) | AppError::PassedTls(_))) => {
-                    fail(&error, ExitCode::from(EXIT_MISUSE))
-                }
-                Err(error) => fail(&error, ExitCode::FAILURE),
-            },
-            Err(mistakes) => fail(&mistakes, ExitCode::from(EXIT_MISUSE)),
-        },
+        Command::Serve => serve(&cli.flags.0, surroundings),
         Command::Config(command) => about_config(command, cli.flags.0, surroundings.looking_only()),
         Command::Healthcheck => match config::listen_addresses(cli.flags.0, surroundings) {
             Ok(listen) => match healthcheck::check_any(&listen, healthcheck::DEADLINE) {
@@ -98,6 +89,28 @@ pub fn run(args: impl IntoIterator<Item = OsString>, surroundings: Surroundings<
             say(concat!("oci-pull-through ", env!("CARGO_PKG_VERSION")));
             ExitCode::SUCCESS
         }
+    }
+}
+
+fn serve(flags: &Layer, surroundings: Surroundings<'_>) -> ExitCode {
+    app::set_umask();
+    let read = || config::resolve(flags.clone(), surroundings);
+    let end = match read() {
+        Ok(config) => app::run(config, &read),
+        Err(mistakes) => return fail_serving(&mistakes, ExitCode::from(EXIT_MISUSE)),
+    };
+    match end {
+        Ok(end) => {
+            log::flush();
+            match end {
+                End::Finished => ExitCode::SUCCESS,
+                End::Cut => ExitCode::from(EXIT_CUT),
+            }
+        }
+        Err(error @ (AppError::Driver(_) | AppError::Tls(_) | AppError::PassedTls(_))) => {
+            fail_serving(&error, ExitCode::from(EXIT_MISUSE))
+        }
+        Err(error) => fail_serving(&error, ExitCode::FAILURE),
     }
 }
 
@@ -164,6 +177,12 @@ fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Cli, clap::Error> {
 
 fn say(line: &str) {
     let _ = writeln!(std::io::stdout(), "{line}");
+}
+
+/// As [`fail`], for a service: its supervisor waits for the exit, whether or not standard error is read.
+fn fail_serving(error: &dyn std::fmt::Display, code: ExitCode) -> ExitCode {
+    log::last_line(&format!("oci-pull-through: {error}"));
+    code
 }
 
 fn fail(error: &dyn std::fmt::Display, code: ExitCode) -> ExitCode {

@@ -166,7 +166,13 @@ impl Reader<'_> {
     fn docker_config(&mut self, field: Option<Field>) -> Option<Told<PathBuf>> {
         let (path, text, key) = self.file(field)?;
         match serde_json::from_str::<serde_json::Map<String, serde_json::Value>>(&text) {
-            Ok(_) => Some(path),
+            Ok(config) => {
+                let logins = config.get("auths").and_then(|auths| auths.as_object());
+                if logins.is_some_and(|logins| !logins.is_empty()) {
+                    self.warn_if_exposed(&path.value);
+                }
+                Some(path)
+            }
             Err(_) => {
                 self.note(
                     path.line,

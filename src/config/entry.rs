@@ -23,13 +23,15 @@ impl Reader<'_> {
         } else if skip_verify.is_some() {
             tls.insecure_skip_verify = self.switch(skip_verify);
         }
+        let proxy = self.parsed(fields.take("upstream_proxy"), proxy::parse_choice);
+        self.holds_secret |= proxy.as_ref().is_some_and(|told| told.value.has_password());
         Draft {
             url: self.parsed(fields.take("url"), parse_url),
             mirrors: self.mirrors(fields.take("mirrors")),
             insecure: self.insecure(fields),
             auth: self.auth(fields.take("auth")),
             tls,
-            proxy: self.parsed(fields.take("upstream_proxy"), proxy::parse_choice),
+            proxy,
             follow_redirects: self.switch(fields.take("follow_redirects")),
             realm_hosts: self.list(fields.take("realm_hosts"), parse_realm_host),
             allow_private: self.switch(fields.take("allow_private")),

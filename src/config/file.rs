@@ -21,6 +21,8 @@ use super::yaml::{self, Key, Node, Value};
 /// What a file says.
 #[derive(Debug, Default)]
 pub(super) struct File {
+    /// A secret stands in the file itself.
+    pub holds_secret: bool,
     pub settings: Layer,
     /// Each name once; the defaults are worked in.
     pub registries: Vec<Entry>,
@@ -79,6 +81,7 @@ pub(super) fn parse(
     }
     mistakes.append(&mut reader.mistakes);
     warnings.append(&mut reader.warnings);
+    file.holds_secret = reader.holds_secret;
     file
 }
 

@@ -205,7 +205,10 @@ impl Sources<'_> {
                 self.front_origins.username = Some(username.place.clone());
                 self.front_origins.password = password.as_ref().or(file.as_ref()).and_then(password_at);
                 let secret = match (password, file) {
-                    (Some(password), _) => password.text,
+                    (Some(password), _) => {
+                        self.file.holds_secret |= matches!(password.place, Place::File { .. });
+                        password.text
+                    }
                     (None, Some(file)) => {
                         self.front_origins.from = Some(format!("file {}", file.text));
                         self.secret_of(&file)?
@@ -219,7 +222,10 @@ impl Sources<'_> {
 
     /// The content of a file with a secret, without the line end at its end.
     fn secret_of(&mut self, given: &Given) -> Option<String> {
-        let why = match (self.surroundings.read_file)(Path::new(&given.text)) {
+        let why = match self
+            .surroundings
+            .read_secret(Path::new(&given.text), &mut self.warnings)
+        {
             Ok(text) => {
                 let secret = text.strip_suffix('\n').unwrap_or(&text);
                 let secret = secret.strip_suffix('\r').unwrap_or(secret);
@@ -238,7 +244,7 @@ impl Sources<'_> {
         self.front_origins.htpasswd = Some(given.place.clone());
         let path = Path::new(&given.text);
         let what = given.place.with_value(&given.text);
-        match (self.surroundings.read_file)(path) {
+        match self.surroundings.read_secret(path, &mut self.warnings) {
             Ok(text) => match Htpasswd::parse(path.to_owned(), &text) {
                 Ok(htpasswd) => return Some(htpasswd),
                 Err(wrong) => {

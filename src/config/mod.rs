@@ -58,7 +58,7 @@ pub use secret::SecretText;
 pub use server_tls::{Clients, Identity, ServerTls};
 pub use setting::{Group, Layer, Setting};
 pub use supervisor::{SocketName, Supervisor};
-pub use surroundings::Surroundings;
+pub use surroundings::{FileText, Surroundings};
 pub use tag_rule::{TagPattern, TagRule};
 
 /// Whether a text is one of the values that a switch takes.

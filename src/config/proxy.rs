@@ -22,6 +22,12 @@ pub(super) fn parse_choice(text: &str) -> Result<Proxy, String> {
     }
 }
 
+impl Proxy {
+    pub(super) fn has_password(&self) -> bool {
+        matches!(self, Proxy::Url(url) if url.credentials.is_some())
+    }
+}
+
 /// Reads a proxy's URL; `host:port` alone is an http proxy, as everybody's `HTTP_PROXY` has it.
 fn parse_url(text: &str) -> Option<ProxyUrl> {
     let whole = if text.contains("://") {

@@ -56,6 +56,8 @@ pub(super) struct Reader<'a> {
     surroundings: Surroundings<'a>,
     pub mistakes: Vec<Mistake>,
     pub warnings: Vec<Warning>,
+    /// A secret stands in the file itself.
+    pub holds_secret: bool,
 }
 
 /// A path inside the file, one step deeper.
@@ -74,6 +76,7 @@ impl<'a> Reader<'a> {
             surroundings,
             mistakes: Vec::new(),
             warnings: Vec::new(),
+            holds_secret: false,
         }
     }
 
@@ -290,13 +293,16 @@ impl<'a> Reader<'a> {
             let line = field.node.line;
             return match field.node.value {
                 Value::Scalar(text) if text.is_empty() => None,
-                Value::Scalar(text) => Some(Told {
-                    value: Source {
-                        secret: SecretText::new(text),
-                        from: None,
-                    },
-                    line,
-                }),
+                Value::Scalar(text) => {
+                    self.holds_secret = true;
+                    Some(Told {
+                        value: Source {
+                            secret: SecretText::new(text),
+                            from: None,
+                        },
+                        line,
+                    })
+                }
                 _ => {
                     self.note_unseen(line, &field.path, "accepted is a single value");
                     None
@@ -306,7 +312,7 @@ impl<'a> Reader<'a> {
         if let Some(field) = file {
             let path = field.path.clone();
             let told = self.text(field)?;
-            let read = self.read_file(&told, &path)?;
+            let read = self.read_secret(&told, &path)?;
             let secret = read.strip_suffix('\n').unwrap_or(&read);
             let secret = secret.strip_suffix('\r').unwrap_or(secret);
             if secret.is_empty() {
@@ -341,13 +347,40 @@ impl<'a> Reader<'a> {
 
     /// The content of the file that `told` names.
     pub(super) fn read_file(&mut self, told: &Told<String>, key: &str) -> Option<String> {
-        match (self.surroundings.read_file)(Path::new(&told.value)) {
+        let read = self.surroundings.read(Path::new(&told.value));
+        self.noted(read, told, key)
+    }
+
+    /// As [`Reader::read_file`], for a file that is a secret.
+    fn read_secret(&mut self, told: &Told<String>, key: &str) -> Option<String> {
+        let read = self
+            .surroundings
+            .read_secret(Path::new(&told.value), &mut self.warnings);
+        self.noted(read, told, key)
+    }
+
+    fn noted(&mut self, read: std::io::Result<String>, told: &Told<String>, key: &str) -> Option<String> {
+        match read {
             Ok(text) => Some(text),
             Err(error) => {
                 self.note(told.line, key, &told.value, &format!("cannot be read: {error}"));
                 None
             }
         }
+    }
+
+    /// Warns when every user may read the file at `path`, which was found to hold a secret.
+    pub(super) fn warn_if_exposed(&mut self, path: &Path) {
+        // Read once more for its mode; what cannot be read now is noted when it is used.
+        let _ = self.surroundings.read_secret(path, &mut self.warnings);
+    }
+
+    /// A path, and the secret in the file there.
+    pub(super) fn secret_file(&mut self, field: Field) -> Option<(Told<PathBuf>, String, String)> {
+        let key = field.path.clone();
+        let told = self.text(field)?;
+        let text = self.read_secret(&told, &key)?;
+        Some((told.map(PathBuf::from), text, key))
     }
 
     /// A path, and the content of the file there.

@@ -237,6 +237,9 @@ pub(super) fn load<'a>(
     if !whitelist_mode {
         sources.warnings.extend(sources.file.open_doors());
     }
+    if sources.file.holds_secret {
+        sources.warnings.extend(sources.exposed.take());
+    }
     let config = Config {
         listen,
         tls,
@@ -290,7 +293,9 @@ pub(super) struct Sources<'a> {
     pub front_origins: FrontOrigins,
     pub(super) surroundings: Surroundings<'a>,
     pub(super) mistakes: Vec<Mistake>,
-    warnings: Vec<Warning>,
+    pub(super) warnings: Vec<Warning>,
+    /// What is said about the configuration file if it holds a secret.
+    exposed: Option<Warning>,
 }
 
 impl<'a> Sources<'a> {
@@ -315,14 +320,16 @@ impl<'a> Sources<'a> {
             surroundings,
             mistakes: Vec::new(),
             warnings: Vec::new(),
+            exposed: None,
         };
         if let Some(given) = sources.find(Setting::ConfigFile).cloned() {
             let path = Path::new(&given.text);
             match (surroundings.read_file)(path) {
-                Ok(text) => {
+                Ok(read) => {
+                    sources.exposed = read.exposed(path);
                     sources.file = file::parse(
                         path,
-                        &text,
+                        &read.text,
                         surroundings,
                         &mut sources.mistakes,
                         &mut sources.warnings,

@@ -70,7 +70,8 @@ pub(super) fn ca_bundle(surroundings: Surroundings<'_>) -> Result<Option<Pem>, M
         what: Place::Environment(CA_BUNDLE).with_value(&path),
         why,
     };
-    let text = (surroundings.read_file)(Path::new(&path))
+    let text = surroundings
+        .read(Path::new(&path))
         .map_err(|error| mistake(format!("cannot be read: {error}")))?;
     check_roots(&text).map_err(|why| mistake(why.to_owned()))?;
     Ok(Some(Pem {

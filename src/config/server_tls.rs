@@ -156,7 +156,11 @@ impl Sources<'_> {
     /// The file that `setting` names; `None` when it names none, or after noting that it cannot be read.
     fn pem(&mut self, setting: Setting) -> Option<Pem> {
         let path = PathBuf::from(self.find(setting)?.text.trim());
-        match self.read(&path) {
+        let read = match setting {
+            Setting::TlsKeyFile => self.surroundings.read_secret(&path, &mut self.warnings),
+            _ => self.surroundings.read(&path),
+        };
+        match read {
             Ok(text) => Some(Pem {
                 path,
                 text: SecretText::new(text),
@@ -166,10 +170,6 @@ impl Sources<'_> {
                 None
             }
         }
-    }
-
-    fn read(&self, path: &Path) -> std::io::Result<String> {
-        (self.surroundings.read_file)(path)
     }
 
     fn check_pair(&mut self, chain: &Pem, key: &Pem) -> Option<()> {

@@ -16,6 +16,8 @@ pub(super) struct Machine {
     pub env: HashMap<String, String>,
     pub files: HashMap<PathBuf, String>,
     pub flags: Layer,
+    /// Of every file.
+    pub mode: u32,
 }
 
 impl Machine {
@@ -42,7 +44,11 @@ impl Machine {
                 env: &|name| self.env.get(name).cloned(),
                 read_file: &|path| {
                     let text = self.files.get(path).cloned();
-                    text.ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))
+                    let text = text.ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))?;
+                    Ok(FileText {
+                        text,
+                        mode: self.mode,
+                    })
                 },
                 is_writable_dir: &|path| path == Path::new("/data/oci-cache"),
                 temp_dir: &|| PathBuf::from("/t"),
@@ -508,4 +514,44 @@ fn defaults_that_open_doors_to_everybody_are_warned_of() {
     assert_eq!(Machine::with_file(doors).config().warnings.len(), 3);
     let closed = format!("{doors}whitelist_mode: true\nregistries: {{docker.io: }}\n");
     assert_eq!(Machine::with_file(&closed).config().warnings, []);
+}
+
+/// Everything that is a secret, and a file that is none.
+#[test]
+fn a_secret_that_every_user_may_read_is_named_with_its_cure() {
+    let warned = |machine: &Machine, mode: u32| -> Vec<String> {
+        let mut machine = machine.clone();
+        machine.mode = mode;
+        let config = machine.config();
+        config.warnings.iter().map(ToString::to_string).collect()
+    };
+    let inline = Machine::with_file("- {name: a, auth: {username: u, password: p}}\n");
+    let proxy = Machine::with_file("- {name: a, upstream_proxy: \"http://u:p@proxy:1\"}\n");
+    let referred =
+        Machine::with_file("- {name: a, auth: {username: u, password_file: /pw}}\n").file("/pw", "x");
+    let keys = Machine::with_file("- {name: a, tls: {ca: /ca, cert: /c, key: /k}}\n")
+        .file("/ca", CA)
+        .file("/c", CERT)
+        .file("/k", KEY);
+    let docker = Machine::with_file("- {name: a, auth: {docker_config: /d}}\n")
+        .file("/d", "{\"auths\": {\"a\": {\"auth\": \"dTpw\"}}}");
+    for (machine, path) in [
+        (&inline, "f.yaml"),
+        (&proxy, "f.yaml"),
+        (&referred, "/pw"),
+        (&keys, "/k"),
+        (&docker, "/d"),
+    ] {
+        let found = warned(machine, 0o644);
+        let [warning] = &found[..] else {
+            panic!("{path}: {found:?}");
+        };
+        assert!(
+            warning.starts_with(&format!("{path} (mode 0644): ")) && warning.contains("chmod o-rwx"),
+            "{warning}"
+        );
+        assert!(warned(machine, 0o640).is_empty(), "{path}");
+    }
+    let plain = Machine::with_file("- {name: a, insecure: true}\n");
+    assert!(warned(&plain, 0o644).is_empty());
 }

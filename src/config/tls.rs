@@ -80,7 +80,7 @@ impl Reader<'_> {
 
     fn client_certificate(&mut self, cert: Field, key: Field) -> Option<(Told<Pem>, Told<Pem>)> {
         let cert = self.file(Some(cert));
-        let key = self.file(Some(key));
+        let key = self.secret_file(key);
         let ((cert_path, cert_text, cert_key), (key_path, key_text, key_key)) = (cert?, key?);
         let chain = parse_certificates(&cert_text);
         if let Err(why) = &chain {

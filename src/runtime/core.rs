@@ -9,6 +9,7 @@ use monoio::{IoUringDriver, LegacyDriver, RuntimeBuilder};
 
 use super::doorbell;
 use super::driver::{Driver, RING_ENTRIES, patiently, ring_builder};
+use crate::log;
 
 /// How cores are made.
 #[derive(Clone, Copy, Debug)]
@@ -55,6 +56,7 @@ where
                 Ok(Ok(())) => {}
                 Ok(Err(error)) => {
                     tracing::error!(core = index, %error, "a core cannot start");
+                    log::flush();
                     std::process::exit(1);
                 }
                 Err(_) => {
@@ -62,7 +64,7 @@ where
                         core = index,
                         "a core died; ending the process so that it is restarted"
                     );
-                    std::process::abort();
+                    log::abort();
                 }
             }
         })

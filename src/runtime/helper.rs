@@ -75,6 +75,13 @@ impl Helper {
         Ok(Helper { handle, readers })
     }
 
+    /// The threads, for who watches over them.
+    pub fn workers(&self) -> Workers {
+        let metrics = self.handle.metrics();
+        let seen = vec![(0, Duration::ZERO); metrics.num_workers()];
+        Workers { metrics, seen }
+    }
+
     /// Waits for `work`; at start, on the main thread. Never on a core or on the pool.
     pub fn wait<T>(&self, work: impl Future<Output = T>) -> T {
         self.handle.block_on(work)
@@ -191,6 +198,28 @@ impl Helper {
             }
         }
         receiver.recv().await
+    }
+}
+
+/// Where each thread of the pool stands: how often it has parked and gone on, and how long it has worked. Both are counted
+/// by the pool itself, the second each time it has run some tens of tasks.
+pub struct Workers {
+    metrics: tokio::runtime::RuntimeMetrics,
+    seen: Vec<(u64, Duration)>,
+}
+
+impl Workers {
+    /// Beats for each thread that waits for work, or has moved since the last call.
+    pub fn beat(&mut self, pulses: &[Pulse]) {
+        for (worker, (pulse, seen)) in pulses.iter().zip(&mut self.seen).enumerate() {
+            let parks = self.metrics.worker_park_unpark_count(worker);
+            let now = (parks, self.metrics.worker_total_busy_duration(worker));
+            // An odd number says that it is parked.
+            if parks % 2 == 1 || *seen != now {
+                pulse.beat();
+            }
+            *seen = now;
+        }
     }
 }
 

@@ -78,6 +78,7 @@ pub async fn keep_beating(pulse: Pulse) {
 pub struct Vitals {
     cores: Arc<[Pulse]>,
     helper: Pulse,
+    helper_threads: Arc<[Pulse]>,
     store: Pulse,
     shutdown: Shutdown,
 }
@@ -97,10 +98,11 @@ pub enum Unwell {
 }
 
 impl Vitals {
-    pub fn new(cores: usize, shutdown: Shutdown) -> Self {
+    pub fn new(cores: usize, helper_threads: usize, shutdown: Shutdown) -> Self {
         Vitals {
             cores: (0..cores).map(|_| Pulse::default()).collect(),
             helper: Pulse::default(),
+            helper_threads: (0..helper_threads).map(|_| Pulse::default()).collect(),
             store: Pulse::default(),
             shutdown,
         }
@@ -113,6 +115,11 @@ impl Vitals {
     /// Of the helper pool: a task that goes round through a blocking thread.
     pub fn helper(&self) -> &Pulse {
         &self.helper
+    }
+
+    /// Of each thread of the helper pool: one that is held up keeps the tasks that it has begun, while the others go on.
+    pub fn helper_threads(&self) -> &[Pulse] {
+        &self.helper_threads
     }
 
     /// Of the store: a lookup that came back.
@@ -144,7 +151,7 @@ impl Vitals {
             Err(Unwell::Stopping)
         } else if self.shutdown.accepting() == 0 {
             Err(Unwell::Starting)
-        } else if self.helper.is_silent() {
+        } else if self.helper.is_silent() || self.helper_threads.iter().any(Pulse::is_silent) {
             Err(Unwell::Helper)
         } else {
             Ok(())
@@ -159,7 +166,7 @@ mod tests {
     #[test]
     fn only_a_dead_core_ends_liveness_and_everything_that_hangs_ends_readiness() {
         let shutdown = Shutdown::default();
-        let vitals = Vitals::new(2, shutdown.clone());
+        let vitals = Vitals::new(2, 2, shutdown.clone());
         assert_eq!((vitals.alive(), vitals.ready()), (Ok(()), Err(Unwell::Starting)));
         let _accepting = shutdown.count_listener();
         assert_eq!(vitals.ready(), Ok(()));
@@ -168,6 +175,11 @@ mod tests {
         vitals.helper().set_silent(true);
         assert_eq!((vitals.alive(), vitals.ready()), (Ok(()), Err(Unwell::Helper)));
         vitals.helper().set_silent(false);
+        for thread in vitals.helper_threads() {
+            thread.set_silent(true);
+            assert_eq!((vitals.alive(), vitals.ready()), (Ok(()), Err(Unwell::Helper)));
+            thread.set_silent(false);
+        }
         vitals.cores()[1].set_silent(true);
         assert_eq!(
             (vitals.alive(), vitals.ready()),

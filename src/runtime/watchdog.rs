@@ -5,9 +5,11 @@ use std::fmt;
 use std::time::Duration;
 
 use super::clock::monotonic_micros;
+use super::helper::Workers;
 use super::vitals::{Pulse, Vitals};
 use crate::fail_point::reach;
 use crate::limits::{CORE_DEAD, CORE_DEAD_IN_KERNEL, CORE_SILENT, DELAY_REPORT, WATCHDOG_TICK};
+use crate::log;
 
 /// Tells a supervisor that all is well, as often as it wants to hear it.
 pub struct Keepalive {
@@ -23,20 +25,20 @@ pub struct Keepalive {
 /// # Errors
 ///
 /// When the thread cannot be had.
-pub fn start(vitals: Vitals, keepalive: Option<Keepalive>) -> std::io::Result<()> {
+pub fn start(vitals: Vitals, workers: Workers, keepalive: Option<Keepalive>) -> std::io::Result<()> {
     std::thread::Builder::new()
         .name("watchdog".into())
         .spawn(move || {
-            let watching = std::panic::AssertUnwindSafe(|| watch(&vitals, keepalive.as_ref()));
+            let watching = std::panic::AssertUnwindSafe(|| watch(&vitals, workers, keepalive.as_ref()));
             if std::panic::catch_unwind(watching).is_err() {
                 tracing::error!("the watchdog died; ending the process so that it is restarted");
-                std::process::abort();
+                log::abort();
             }
         })
         .map(drop)
 }
 
-fn watch(vitals: &Vitals, keepalive: Option<&Keepalive>) {
+fn watch(vitals: &Vitals, mut workers: Workers, keepalive: Option<&Keepalive>) {
     let mut charts: Vec<Chart> = vitals
         .cores()
         .iter()
@@ -44,6 +46,8 @@ fn watch(vitals: &Vitals, keepalive: Option<&Keepalive>) {
         .map(|(core, pulse)| Chart::new(Whose::Core(core), pulse))
         .collect();
     charts.push(Chart::new(Whose::Helper, vitals.helper()));
+    let threads = vitals.helper_threads().iter().enumerate();
+    charts.extend(threads.map(|(thread, pulse)| Chart::new(Whose::HelperThread(thread), pulse)));
     charts.push(Chart::new(Whose::Store, vitals.store()));
     let tick = keepalive.map_or(WATCHDOG_TICK, |keepalive| keepalive.every.min(WATCHDOG_TICK));
     let (mut unsaid, mut unreported) = (Duration::ZERO, Duration::ZERO);
@@ -56,6 +60,7 @@ fn watch(vitals: &Vitals, keepalive: Option<&Keepalive>) {
         // in which we ourselves could have heard one.
         let passed = Duration::from_micros(now.saturating_sub(last)).min(2 * tick);
         last = now;
+        workers.beat(vitals.helper_threads());
         for chart in &mut charts {
             let change = chart.listen(passed, Sample::of);
             tell(chart, change);
@@ -87,6 +92,7 @@ fn report_delays(vitals: &Vitals) {
 enum Whose {
     Core(usize),
     Helper,
+    HelperThread(usize),
     Store,
 }
 
@@ -95,6 +101,7 @@ impl fmt::Display for Whose {
         match self {
             Whose::Core(core) => write!(f, "core {core}"),
             Whose::Helper => f.write_str("the helper pool"),
+            Whose::HelperThread(thread) => write!(f, "helper thread {thread}"),
             Whose::Store => f.write_str("the store"),
         }
     }
@@ -225,7 +232,7 @@ fn tell(chart: &Chart, change: Change) {
                 "{whose} has not moved for {seconds} s{}; ending the process so that it is restarted",
                 place()
             );
-            std::process::abort();
+            log::abort();
         }
     }
 }

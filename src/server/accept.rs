@@ -28,6 +28,7 @@ use super::tls::{Acceptor, Door, TlsStream};
 use super::watch::WatchList;
 use super::{AccessLog, Handler};
 use crate::limits::{ACCEPTS_PER_TURN, CLOSED_AT_ONCE_MAX, CLOSED_AT_ONCE_PART};
+use crate::log;
 use crate::runtime::clock::monotonic_seconds;
 use crate::runtime::episode::{Episode, News};
 use crate::runtime::helper::Helper;
@@ -260,7 +261,7 @@ pub async fn serve<H: Handler>(server: Rc<Server<H>>, listeners: Vec<Listener>) 
             if let Err(error) = accept_all(&server, listener).await {
                 // Without its listener the core is useless, and the process must not live on as a part of itself.
                 tracing::error!(%error, "cannot accept any more; ending the process so that it is restarted");
-                std::process::abort();
+                log::abort();
             }
         });
     }
@@ -269,8 +270,7 @@ pub async fn serve<H: Handler>(server: Rc<Server<H>>, listeners: Vec<Listener>) 
 
 async fn accept_all<H: Handler>(server: &Rc<Server<H>>, listener: Listener) -> io::Result<()> {
     let _accepting = server.shutdown.count_listener();
-    // One handle for readiness, one for the call: both are the same socket.
-    let waiting = monoio::net::TcpListener::from_std(listener.socket.try_clone()?)?;
+    let waiting = listener.readiness()?;
     while !server.shutdown.draining() {
         let mut readable = std::pin::pin!(waiting.readable(false));
         // The wait for a client is kept across the checks for a stop, so that none is cancelled half-way.

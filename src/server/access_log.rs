@@ -1,112 +1,24 @@
-//! One line per request, written by a thread of its own: a core never waits for whoever reads the log.
+//! One line per request, collected by the core and written by the log's thread.
 
 use std::cell::RefCell;
 use std::fmt::Write as _;
-use std::io::Write as _;
 use std::net::SocketAddr;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
-
-use crossbeam_channel::{Receiver, Sender, TrySendError};
 
 use super::accept::SWEEP;
 use crate::http::{CacheResult, RequestHead};
+use crate::log;
 use crate::runtime::clock::unix_millis;
 
 /// Lines collected before they are handed over, at the next sweep at the latest.
 const BATCH_BYTES: usize = 32 * 1024;
 
-/// Batches that may wait for the writer: 64 × 32 KiB = 2 MiB. Beyond, lines are dropped and counted.
-const BATCHES_MAX: usize = 64;
-
-/// How long the end of the process waits for whoever reads the log.
-const READER_PATIENCE: Duration = Duration::from_secs(1);
-
 /// Longest target logged.
 const TARGET_BYTES_MAX: usize = 1_024;
 
-/// A core's end.
+/// One core's lines.
+#[derive(Default)]
 pub struct AccessLog {
     batch: RefCell<String>,
-    to_writer: Sender<Message>,
-    dropped: Arc<AtomicU64>,
-}
-
-/// What the writer is sent.
-enum Message {
-    Lines(String),
-    /// Everything before it was written.
-    Flushed(Sender<()>),
-}
-
-/// The writer's end; [`AccessLogWriter::log`] makes one for each core.
-#[derive(Clone)]
-pub struct AccessLogWriter {
-    to_writer: Sender<Message>,
-    dropped: Arc<AtomicU64>,
-}
-
-impl AccessLogWriter {
-    /// Starts the thread that writes to standard error.
-    ///
-    /// # Errors
-    ///
-    /// When the thread cannot be had.
-    pub fn start() -> std::io::Result<Self> {
-        let (to_writer, batches) = crossbeam_channel::bounded(BATCHES_MAX);
-        let dropped = Arc::new(AtomicU64::new(0));
-        let counted = dropped.clone();
-        std::thread::Builder::new()
-            .name("access-log".into())
-            .spawn(move || write_all(&batches, &counted))?;
-        Ok(AccessLogWriter { to_writer, dropped })
-    }
-
-    /// Waits until what the cores have logged is written: for a sweep of theirs, and for a slow reader a second or
-    /// two at most. Blocking; for the end of the process.
-    pub fn finish(&self) {
-        let (flushed, done) = crossbeam_channel::bounded(1);
-        let _ = done.recv_timeout(2 * SWEEP);
-        if self
-            .to_writer
-            .send_timeout(Message::Flushed(flushed), READER_PATIENCE)
-            .is_ok()
-        {
-            let _ = done.recv_timeout(READER_PATIENCE);
-        }
-    }
-
-    pub fn log(&self) -> AccessLog {
-        AccessLog {
-            batch: RefCell::new(String::new()),
-            to_writer: self.to_writer.clone(),
-            dropped: self.dropped.clone(),
-        }
-    }
-}
-
-fn write_all(messages: &Receiver<Message>, dropped: &AtomicU64) {
-    let mut out = std::io::stderr();
-    for message in messages {
-        let batch = match message {
-            Message::Lines(batch) => batch,
-            Message::Flushed(told) => {
-                let _ = told.send(());
-                continue;
-            }
-        };
-        // Nobody reads: there is nobody to tell either.
-        let _ = out.write_all(batch.as_bytes());
-        let lost = dropped.swap(0, Ordering::Relaxed);
-        if lost > 0 {
-            let _ = writeln!(
-                out,
-                "level=warn msg=\"the reader of this log is too slow\" batches_lost={lost}"
-            );
-        }
-        let _ = out.flush();
-    }
 }
 
 /// How a response ended.
@@ -143,6 +55,12 @@ pub struct Record<'a> {
 }
 
 impl AccessLog {
+    /// Waits until the cores have handed their lines over, which a sweep of theirs does. Blocking: for the end of the process.
+    pub fn wait_for_cores() {
+        let (_kept, never) = crossbeam_channel::bounded::<()>(0);
+        let _ = never.recv_timeout(2 * SWEEP);
+    }
+
     pub fn write(&self, record: &Record<'_>) {
         let mut batch = self.batch.borrow_mut();
         push_line(&mut batch, unix_millis(), record);
@@ -152,16 +70,13 @@ impl AccessLog {
         }
     }
 
-    /// Hands collected lines to the writer.
+    /// Hands collected lines over.
     pub fn flush(&self) {
         let mut batch = self.batch.borrow_mut();
         if batch.is_empty() {
             return;
         }
-        let full = std::mem::take(&mut *batch);
-        if let Err(TrySendError::Full(_)) = self.to_writer.try_send(Message::Lines(full)) {
-            self.dropped.fetch_add(1, Ordering::Relaxed);
-        }
+        log::requests(std::mem::take(&mut *batch).into_bytes());
     }
 }
 

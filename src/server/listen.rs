@@ -2,11 +2,21 @@
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
+use std::time::{Duration, Instant};
 
+use rustix::event::epoll;
 use socket2::{Domain, Protocol, Socket, Type};
 
 /// Connections the kernel keeps for a core that is busy; bounded further by `net.core.somaxconn`.
 const BACKLOG: i32 = 4_096;
+
+/// How long [`bind`] waits for an address that is in use. The kernel tears down the io_uring instances of a killed process
+/// within some ten milliseconds after its exit, and a process that stops closes its listeners within `DRAIN_CHECK`; a loaded
+/// machine takes some times that. A port that another process keeps is reported after this time.
+pub const BIND_WAIT: Duration = Duration::from_secs(3);
+
+/// Pause between two attempts to bind.
+const BIND_PAUSE: Duration = Duration::from_millis(10);
 
 /// One core's listening socket on one address.
 #[derive(Debug)]
@@ -18,6 +28,57 @@ pub struct Listener {
     pub inherited: bool,
 }
 
+impl Listener {
+    /// A handle that becomes readable when a client waits, and that does not keep the socket open.
+    ///
+    /// A poll on the socket itself would give io_uring a reference to it until the kernel has torn the ring down, which is
+    /// after the end of a killed process: the port stays taken, and clients connect to a socket that will never be accepted
+    /// from. An epoll instance holds no reference to the files it watches.
+    ///
+    /// # Errors
+    ///
+    /// When descriptors have run out.
+    pub(super) fn readiness(&self) -> io::Result<monoio::net::TcpListener> {
+        let instance = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+        epoll::add(
+            &instance,
+            &self.socket,
+            epoll::EventData::new_u64(0),
+            epoll::EventFlags::IN,
+        )?;
+        // The runtime has no type for any other descriptor; of this one only `readable` is called.
+        monoio::net::TcpListener::from_std(TcpListener::from(instance))
+    }
+}
+
+/// Binds as [`bind_now`] does, and tries again within `wait` while the address is in use; `waiting` is called once, before
+/// the first pause. Blocking: for the start.
+///
+/// # Errors
+///
+/// Those of [`bind_now`].
+pub fn bind(
+    host: Option<IpAddr>,
+    port: u16,
+    count: usize,
+    wait: Duration,
+    waiting: impl FnOnce(),
+) -> io::Result<(SocketAddr, Vec<TcpListener>)> {
+    let deadline = Instant::now() + wait;
+    let mut waiting = Some(waiting);
+    loop {
+        match bind_now(host, port, count) {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse && Instant::now() < deadline => {
+                if let Some(waiting) = waiting.take() {
+                    waiting();
+                }
+                std::thread::park_timeout(BIND_PAUSE);
+            }
+            outcome => return outcome,
+        }
+    }
+}
+
 /// Binds `count` sockets to one address and listens. Without a host: every address, IPv6 and IPv4; port 0
 /// lets the kernel choose. Gives the address they share.
 ///
@@ -27,7 +88,7 @@ pub struct Listener {
 /// # Errors
 ///
 /// The address is in use, not ours, or privileged.
-pub fn bind(host: Option<IpAddr>, port: u16, count: usize) -> io::Result<(SocketAddr, Vec<TcpListener>)> {
+fn bind_now(host: Option<IpAddr>, port: u16, count: usize) -> io::Result<(SocketAddr, Vec<TcpListener>)> {
     let first = match host {
         Some(host) => claim(SocketAddr::new(host, port))?,
         None => claim(SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), port)).or_else(|error| {
@@ -79,12 +140,23 @@ fn open(addr: SocketAddr) -> io::Result<Socket> {
 mod tests {
     use super::*;
 
+    const LOOPBACK: Option<IpAddr> = Some(IpAddr::V4(Ipv4Addr::LOCALHOST));
+
     #[test]
     fn a_second_process_on_the_port_is_refused() {
-        let loopback = Some(Ipv4Addr::LOCALHOST.into());
-        let (local, sockets) = bind(loopback, 0, 3).unwrap();
+        let (local, sockets) = bind_now(LOOPBACK, 0, 3).unwrap();
         assert_eq!(sockets.len(), 3);
-        let again = bind(loopback, local.port(), 3).unwrap_err();
+        let mut waited = 0;
+        let again = bind(LOOPBACK, local.port(), 3, 5 * BIND_PAUSE, || waited += 1).unwrap_err();
         assert_eq!(again.kind(), io::ErrorKind::AddrInUse);
+        assert_eq!(waited, 1, "one line, however many attempts");
+    }
+
+    #[test]
+    fn a_port_that_is_let_go_meanwhile_is_bound() {
+        let (local, sockets) = bind_now(LOOPBACK, 0, 1).unwrap();
+        let wait = Duration::from_secs(60);
+        let (again, _) = bind(LOOPBACK, local.port(), 2, wait, || drop(sockets)).unwrap();
+        assert_eq!(again, local);
     }
 }

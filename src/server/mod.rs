@@ -20,11 +20,11 @@ use std::rc::Rc;
 use crate::http::{Ready, RequestHead, Response};
 
 pub use accept::{Load, Server, serve};
-pub use access_log::{AccessLog, AccessLogWriter};
+pub use access_log::AccessLog;
 pub use crowd::{Crowd, default_max};
 #[cfg(any(test, fuzzing))]
 pub use h2::fuzz;
-pub use listen::{Listener, bind};
+pub use listen::{BIND_WAIT, Listener, bind};
 
 /// What answers requests on one core.
 pub trait Handler: 'static {

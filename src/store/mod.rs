@@ -15,6 +15,7 @@ mod fs;
 mod key;
 mod layout;
 mod meta;
+mod mode;
 mod pointer;
 mod s3;
 mod spool;
@@ -69,7 +70,7 @@ pub struct Entry {
 
 /// A failed store operation. Never a reason to fail a client.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot {doing} {path}: {source}")]
+#[error("cannot {doing} {path}: {source}{}", hint(.source))]
 pub struct StoreError {
     pub doing: &'static str,
     pub path: String,
@@ -80,8 +81,20 @@ impl StoreError {
     const RESERVE: &'static str = "reserve the room for";
 
     /// Whether it concerns this one entry and not the store: its size, which an upstream has told us and may
-    /// have made up, does not fit.
+    /// have made up, does not fit, or files may not be as large.
     pub fn is_about_size(&self) -> bool {
-        self.doing == Self::RESERVE
+        self.doing == Self::RESERVE || is_too_large(&self.source)
+    }
+}
+
+fn is_too_large(error: &std::io::Error) -> bool {
+    error.kind() == std::io::ErrorKind::FileTooLarge
+}
+
+fn hint(error: &std::io::Error) -> &'static str {
+    if is_too_large(error) {
+        "; raise the limit of the file size (ulimit -f, LimitFSIZE=), or use a file system without such a limit"
+    } else {
+        ""
     }
 }

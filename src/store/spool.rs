@@ -12,7 +12,7 @@ use std::{fs, io};
 use rustix::fs::{FallocateFlags, Mode, OFlags, fallocate};
 use rustix::io::Errno;
 
-use super::StoreError;
+use super::{StoreError, mode};
 
 /// A directory in which files are made, and what they may hold together.
 #[derive(Debug)]
@@ -49,7 +49,7 @@ impl SpoolDir {
     ///
     /// When no file can be made there.
     pub fn open(dir: &Path, bytes_max: u64) -> Result<Self, StoreError> {
-        fs::create_dir_all(dir).map_err(failed("make the directory", dir))?;
+        mode::create_dir_all(dir).map_err(failed("make the directory", dir))?;
         let spool = SpoolDir {
             dir: dir.to_owned(),
             bytes_max,
@@ -88,18 +88,14 @@ impl SpoolDir {
 
     fn unnamed(&self) -> io::Result<File> {
         let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
-        match rustix::fs::open(&self.dir, flags, Mode::from_raw_mode(0o600)) {
+        match rustix::fs::open(&self.dir, flags, Mode::from_raw_mode(mode::OURS_ALONE)) {
             Ok(fd) => Ok(File::from(fd)),
             Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::INVAL) => {
                 // Other processes may spool here too, so the number alone is not unique.
                 let number = self.names.fetch_add(1, Ordering::Relaxed);
                 let name = format!(".oci-pull-through-{}-{number}", std::process::id());
                 let path = self.dir.join(name);
-                let file = File::options()
-                    .read(true)
-                    .write(true)
-                    .create_new(true)
-                    .open(&path)?;
+                let file = mode::create_new(&path, mode::OURS_ALONE)?;
                 fs::remove_file(&path)?;
                 Ok(file)
             }

@@ -51,10 +51,9 @@ fn a_full_disk_fails_no_pull() {
     let stored = disk::check(&root);
     stored.expect_sound();
     assert!(!stored.blobs.is_empty(), "what fitted is kept");
-    assert!(
-        cache.stderr().to_ascii_lowercase().contains("no space"),
-        "one line says why"
-    );
+    eventually("one line says why", || {
+        cache.stderr().to_ascii_lowercase().contains("no space")
+    });
 }
 
 #[test]

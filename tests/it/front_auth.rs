@@ -274,6 +274,7 @@ fn wrong_passwords_are_in_the_log_once_a_minute() {
             "who shows nothing has not guessed"
         );
     }
+    cache.wait_stderr("wrong user name or password");
     let log = cache.stderr();
     let lines = log.matches("wrong user name or password").count() as u64;
     assert!(

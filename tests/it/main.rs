@@ -170,6 +170,9 @@ mod s3_faults;
 /// What lies in a bucket over every protocol, past every rule.
 mod s3_front;
 
+/// The port after a kill, a log that is not read, limits and modes of files.
+mod process;
+
 /// Liveness and readiness on bad days.
 mod health;
 

@@ -84,6 +84,7 @@ fn a_hundred_clients_of_one_expired_tag_cost_a_dead_upstream_a_probe_a_second() 
         eventually("the tag is followed again", || {
             cache.client().get(&upstream.manifest_url("a", "v1")).body == moved.manifest
         });
+        cache.wait_stderr("a registry answers again");
         let log = cache.stderr();
         assert_eq!(log.matches("a registry fails").count(), 1, "{what}: {log}");
         assert_eq!(

@@ -67,6 +67,7 @@ fn cached_content_is_pulled_on_under_load_while_the_upstream_limits_us() {
     let moved = Image::small(&upstream, "a", "v1", fresh_seed());
     let got = cache.client().get(&upstream.manifest_url("a", "v1"));
     got.expect(&moved.manifest);
+    cache.wait_stderr("does not limit our requests any more");
     let log = cache.stderr();
     assert_eq!(log.matches("a registry limits our requests").count(), 1, "{log}");
     assert_eq!(

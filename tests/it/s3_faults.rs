@@ -257,6 +257,7 @@ fn a_bucket_that_comes_and_goes_is_told_once_each_time() {
     pull(&cache, &upstream, "v1", &first);
     bucket.calm();
     wait_has(&bucket, &first);
+    cache.wait_stderr("the bucket answers again");
     let log = cache.stderr();
     assert_eq!(log.matches("the bucket is failing").count(), 1, "{log}");
     assert_eq!(log.matches("the bucket answers again").count(), 1, "{log}");

@@ -156,3 +156,73 @@ fn helper_threads_that_hang_cost_readiness_and_health_is_told_without_them() {
     hanging.read("GET").unwrap().expect(&image.manifest);
     eventually("ready again", || check(&cache, "/readyz") == 200);
 }
+
+/// The other threads of the pool go on, and what waits behind the one that hangs does not.
+#[test]
+fn one_helper_thread_of_several_that_hangs_costs_readiness() {
+    let upstream = Registry::new();
+    let image = Image::small(&upstream, "a", "v1", fresh_seed());
+    let cache = with_fault(&upstream, "manifest-fetched:stall12:1")
+        .env("HELPER_THREADS", "4")
+        .start();
+    let mut hanging = cache.client().open();
+    hanging
+        .request("GET", &upstream.manifest_url("a", "v1"), &[])
+        .unwrap();
+    eventually("not ready", || check(&cache, "/readyz") == 503);
+    assert_eq!(check(&cache, "/livez"), 200);
+    cache.wait_stderr("helper thread ");
+    hanging.read("GET").unwrap().expect(&image.manifest);
+    eventually("ready again", || check(&cache, "/readyz") == 200);
+}
+
+/// The time of the middle one of some hits.
+fn hit(cache: &Server, path: &str, content: &Prf) -> Duration {
+    let mut times: Vec<Duration> = (0..51)
+        .map(|_| {
+            let began = std::time::Instant::now();
+            cache.client().pull(path, content);
+            began.elapsed()
+        })
+        .collect();
+    times.sort();
+    times[25]
+}
+
+/// One client's requests hold every blocking thread, on a disk that does not answer; another's content is open or in memory.
+#[test]
+fn a_client_that_takes_every_blocking_thread_leaves_the_hits_of_others_as_they_are() {
+    raise_file_limit();
+    let upstream = Registry::new();
+    let cache = with_fault(&upstream, "store-lookup:hang:100").start();
+    let contents = [Prf::new(fresh_seed(), 1_000), Prf::new(fresh_seed(), 300_000)];
+    let paths = contents
+        .each_ref()
+        .map(|content| upstream.blob_url("a", &upstream.blob(content.clone())));
+    let hits = || [0, 1].map(|n| hit(&cache, &paths[n], &contents[n]));
+    for content in &contents {
+        cache
+            .client()
+            .pull(&paths[usize::from(content.size() > 1_000)], content);
+        cache.wait_stored(&content.digest());
+    }
+    let alone = hits();
+    let waiting: Vec<Connection> = (0..1_000)
+        .map(|_| {
+            let mut connection = cache.client().open();
+            let digest = upstream.blob(Prf::new(fresh_seed(), 10));
+            connection
+                .request("GET", &upstream.blob_url("b", &digest), &[])
+                .unwrap();
+            connection
+        })
+        .collect();
+    eventually("not ready", || check(&cache, "/readyz") == 503);
+    let beside = hits();
+    for (beside, alone) in beside.into_iter().zip(alone) {
+        let most = 2 * alone + Duration::from_millis(20);
+        assert!(beside <= most, "{beside:?} beside {alone:?}");
+    }
+    assert_eq!(check(&cache, "/livez"), 200);
+    drop(waiting);
+}

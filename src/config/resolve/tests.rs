@@ -6,7 +6,7 @@ use std::io;
 use std::time::Duration;
 
 use super::*;
-use crate::config::{KernelTls, ProxyEnvironment, RegistryConfig, RegistryName, RegistrySettings};
+use crate::config::{FileText, KernelTls, ProxyEnvironment, RegistryConfig, RegistryName, RegistrySettings};
 
 /// Flags, environment and file of one case; the file is named `f.yaml`.
 #[derive(Default)]
@@ -36,7 +36,10 @@ impl Case<'_> {
             Surroundings {
                 env: &|name| env.get(name).map(|v| (*v).to_owned()),
                 read_file: &|path| match self.file {
-                    Some(text) if path == Path::new("f.yaml") => Ok(text.to_owned()),
+                    Some(text) if path == Path::new("f.yaml") => Ok(FileText {
+                        text: text.to_owned(),
+                        mode: 0o600,
+                    }),
                     _ => Err(io::Error::from(io::ErrorKind::NotFound)),
                 },
                 is_writable_dir: &|path| self.writable.iter().any(|w| Path::new(w) == path),

@@ -17,7 +17,7 @@ use super::find::Found;
 use super::ingest::Ingest;
 use super::{FsStore, failed, layout};
 use crate::fail_point::reach;
-use crate::store::{Entry, Meta, StoreError, Verified};
+use crate::store::{Entry, Meta, StoreError, Verified, mode};
 
 impl FsStore {
     /// Makes `ingest` an entry. If somebody else has committed the same content first, that entry is given, and knows
@@ -104,7 +104,7 @@ impl FsStore {
             .parent()
             .expect("a sidecar lies in a directory below the root");
         let flags = OFlags::TMPFILE | OFlags::WRONLY | OFlags::CLOEXEC;
-        let mut sidecar = match rustix::fs::open(dir, flags, Mode::from_raw_mode(0o644)) {
+        let mut sidecar = match rustix::fs::open(dir, flags, Mode::from_raw_mode(mode::CONTENT)) {
             Ok(fd) => Sidecar {
                 file: File::from(fd),
                 temporary: None,

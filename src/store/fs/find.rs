@@ -11,7 +11,7 @@ use super::{FsStore, failed, layout, open_regular};
 use crate::fail_point::reach;
 use crate::limits::SIDECAR_BYTES_MAX;
 use crate::oci::{Digest, Hasher};
-use crate::store::{Entry, Key, Meta, Source, StoreError, Verified};
+use crate::store::{Entry, Key, Meta, Source, StoreError, Verified, mode};
 
 /// What lies under a key.
 pub(super) enum Found {
@@ -207,7 +207,7 @@ impl FsStore {
     pub(super) fn replace(&self, relative: &Path, content: &[u8]) -> io::Result<()> {
         let path = self.path(relative);
         if let Some(dir) = path.parent() {
-            fs::create_dir_all(dir)?;
+            mode::create_dir_all(dir)?;
         }
         let (temporary, mut file) = self.temporary_file()?;
         let written = io::Write::write_all(&mut file, content)

@@ -12,7 +12,7 @@ use rustix::io::Errno;
 
 use super::{FsStore, failed, layout};
 use crate::fail_point::reach;
-use crate::store::{Key, StoreError};
+use crate::store::{Key, StoreError, mode};
 
 /// Content being received. Dropping it without a commit leaves nothing in the store.
 #[derive(Debug)]
@@ -34,7 +34,7 @@ impl FsStore {
         let error = || failed("begin to write", &path);
         let dir = self.path(&path);
         let dir = dir.parent().expect("content lies in a directory below the root");
-        fs::create_dir_all(dir).map_err(error())?;
+        mode::create_dir_all(dir).map_err(error())?;
         let (file, temporary) = match unnamed(dir) {
             Ok(file) => (file, None),
             Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::INVAL) => {
@@ -63,21 +63,17 @@ impl FsStore {
     pub(super) fn temporary_file(&self) -> io::Result<(PathBuf, File)> {
         static COUNT: AtomicU64 = AtomicU64::new(0);
         let dir = self.root.join(layout::TEMPORARY);
-        fs::create_dir_all(&dir)?;
+        mode::create_dir_all(&dir)?;
         // One process per root, so the number alone is unique; start-up has removed earlier ones.
         let path = dir.join(format!("{}", COUNT.fetch_add(1, Ordering::Relaxed)));
-        let file = File::options()
-            .read(true)
-            .write(true)
-            .create_new(true)
-            .open(&path)?;
+        let file = mode::create_new(&path, mode::CONTENT)?;
         Ok((path, file))
     }
 }
 
 fn unnamed(dir: &std::path::Path) -> Result<File, Errno> {
     let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
-    rustix::fs::open(dir, flags, Mode::from_raw_mode(0o644)).map(File::from)
+    rustix::fs::open(dir, flags, Mode::from_raw_mode(mode::CONTENT)).map(File::from)
 }
 
 impl Ingest {

@@ -2,11 +2,13 @@
 
 use std::fs::{self, File, TryLockError};
 use std::io;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
 use super::FsStore;
 use super::layout::{BLOBS, LOCK, MANIFESTS, TEMPORARY};
+use crate::store::mode;
 
 /// Why a directory cannot be used as a store.
 #[derive(Debug, thiserror::Error)]
@@ -28,12 +30,13 @@ impl FsStore {
             let path = path.to_owned();
             move |source| OpenError::Unusable { path, source }
         };
-        fs::create_dir_all(root).map_err(unusable(root))?;
+        mode::create_dir_all(root).map_err(unusable(root))?;
         let lock_path = root.join(LOCK);
         let lock = File::options()
             .create(true)
             .truncate(false)
             .write(true)
+            .mode(mode::OURS_ALONE)
             .open(&lock_path)
             .map_err(unusable(&lock_path))?;
         match lock.try_lock() {
@@ -46,6 +49,7 @@ impl FsStore {
                 });
             }
         }
+        tighten(&lock, &lock_path, mode::OURS_ALONE);
         for dir in [BLOBS, MANIFESTS, TEMPORARY] {
             let dir = root.join(dir);
             // Something else in a directory's place is moved out of the way, not deleted: it is not ours.
@@ -54,7 +58,11 @@ impl FsStore {
                 fs::rename(&dir, &aside).map_err(unusable(&dir))?;
                 tracing::warn!(found = %dir.display(), moved_to = %aside.display(), "the store expects a directory here");
             }
-            fs::create_dir_all(&dir).map_err(unusable(&dir))?;
+            mode::create_dir_all(&dir).map_err(unusable(&dir))?;
+            // Closes what an older version has made below it, too, without a walk.
+            if let Ok(opened) = File::open(&dir) {
+                tighten(&opened, &dir, mode::DIRECTORY);
+            }
         }
         clear(&root.join(TEMPORARY));
         Ok(FsStore {
@@ -63,6 +71,18 @@ impl FsStore {
             naming: Mutex::new(()),
             adopting: Mutex::default(),
         })
+    }
+}
+
+/// A file of an older version, or of another user, keeps what cannot be taken away; the store is used all the same.
+fn tighten(file: &File, path: &Path, wanted: u32) {
+    if let Err(error) = mode::tighten(file, wanted) {
+        tracing::warn!(
+            path = %path.display(),
+            mode = format_args!("{wanted:04o}"),
+            %error,
+            "cannot set the mode; other users of the machine may read or lock the store"
+        );
     }
 }
 

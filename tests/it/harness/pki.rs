@@ -128,7 +128,7 @@ impl Issued {
 /// Writes a file, by rename.
 pub fn write(dir: &Path, name: &str, text: &str) -> PathBuf {
     let (path, new) = (dir.join(name), dir.join(format!("{name}.new")));
-    std::fs::write(&new, text).expect("write a file of a test");
+    super::server::write_private(&new, text);
     std::fs::rename(&new, &path).expect("rename a file of a test");
     path
 }

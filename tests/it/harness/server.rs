@@ -130,7 +130,7 @@ impl Options {
             .config
             .clone()
             .unwrap_or_else(|| registries_yaml(&self.registries));
-        std::fs::write(home.path.join("config.yaml"), config).expect("write the configuration file");
+        write_private(&home.path.join("config.yaml"), &config);
         let (options, bucket) = self.with_storage_of_run();
         let mut server = Server {
             options,
@@ -143,6 +143,20 @@ impl Options {
         server.try_spawn()?;
         Ok(server)
     }
+}
+
+/// Writes a file that only its owner may read, as a file with a secret should be.
+pub fn write_private(path: &Path, text: &str) {
+    use std::io::Write as _;
+    use std::os::unix::fs::OpenOptionsExt as _;
+    std::fs::OpenOptions::new()
+        .create(true)
+        .truncate(true)
+        .write(true)
+        .mode(0o600)
+        .open(path)
+        .and_then(|mut file| file.write_all(text.as_bytes()))
+        .expect("write a file of a test");
 }
 
 fn registries_yaml(registries: &[(String, SocketAddr, String)]) -> String {

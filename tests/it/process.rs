@@ -1,0 +1,381 @@
+//! What a process depends on beside clients and registries: its port, the reader of its log, its limits and modes.
+
+use std::fs::File;
+use std::io::{Read as _, Write as _};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+use std::process::{Child, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::process::Signal;
+
+use crate::harness::server::{TempDir, write_private};
+use crate::harness::*;
+
+const MIB: u64 = 1024 * 1024;
+
+/// A loopback address that no other test uses, so that nothing else can take a port there.
+fn address_of_our_own() -> SocketAddr {
+    let [.., a, b, c] = fresh_seed().to_be_bytes();
+    SocketAddr::from((Ipv4Addr::new(127, a | 1, b, c.clamp(1, 254)), 5_000))
+}
+
+#[test]
+fn a_killed_server_starts_again_on_its_port_at_once() {
+    let upstream = Registry::new();
+    let mut cache = Server::options(&upstream)
+        .cores(2)
+        .env("LISTEN_ADDR", address_of_our_own())
+        .start();
+    let content = Prf::new(fresh_seed(), 100_000);
+    let path = upstream.blob_url("a", &upstream.blob(content.clone()));
+    for round in 0..20 {
+        // Connections are open, and one of them waits for a request.
+        let _kept = cache.client().open();
+        cache.client().pull(&path, &content);
+        let signal = [Signal::KILL, Signal::ABORT][round % 2];
+        cache.signal(signal);
+        cache.wait_exit(PATIENCE).expect("it ends by a signal");
+        cache.restart();
+        // The port was free when the process was gone: nothing of it, io_uring included, keeps the listener.
+        assert!(
+            !cache.stderr().contains("the address is in use"),
+            "round {round}: {}",
+            cache.stderr()
+        );
+    }
+    cache.client().pull(&path, &content);
+}
+
+#[test]
+fn a_port_that_is_let_go_while_the_server_starts_is_taken() {
+    let addr = address_of_our_own();
+    let mut first = Server::bare().env("LISTEN_ADDR", addr).start();
+    std::thread::scope(|scope| {
+        let second = scope.spawn(|| Server::bare().env("LISTEN_ADDR", addr).start());
+        first.stop();
+        let second = second.join().expect("it starts");
+        second.client().get("/v2/").expect(b"{}");
+    });
+}
+
+/// A server whose standard error is a pipe that is full.
+struct Unread {
+    child: Child,
+    addr: SocketAddr,
+    reader: File,
+    _home: TempDir,
+}
+
+impl Unread {
+    /// With `config` and these further variables.
+    fn spawn(config: &str, env: &[(&str, &str)]) -> Self {
+        let home = TempDir::new();
+        write_private(&home.path.join("config.yaml"), config);
+        let (reader, writer) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).unwrap();
+        fill(&writer);
+        let addr = address_of_our_own();
+        let mut command = Server::command(&home.path, &home.path.join("store"));
+        command
+            .env("LISTEN_ADDR", addr.to_string())
+            .env("CORES", "1")
+            .envs(env.iter().copied())
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::from(writer));
+        let child = command.spawn().unwrap();
+        Unread {
+            child,
+            addr,
+            reader: File::from(reader),
+            _home: home,
+        }
+    }
+
+    fn behind(upstream: &Registry, env: &[(&str, &str)]) -> Self {
+        let addr = upstream.addr();
+        let config = format!("registries: [{{name: \"{addr}\", insecure: true, url: \"http://{addr}\"}}]\n");
+        let server = Self::spawn(&config, env);
+        eventually("it listens", || TcpStream::connect(server.addr).is_ok());
+        server
+    }
+
+    fn client(&self) -> Client {
+        Client::new(self.addr)
+    }
+
+    /// Its exit code.
+    fn wait(&mut self) -> Option<i32> {
+        let mut status = None;
+        eventually("it ends", || {
+            status = self.child.try_wait().unwrap();
+            status.is_some()
+        });
+        status.and_then(|status| status.code())
+    }
+
+    fn stop(&mut self) -> Option<i32> {
+        let pid = rustix::process::Pid::from_child(&self.child);
+        rustix::process::kill_process(pid, Signal::TERM).unwrap();
+        self.wait()
+    }
+}
+
+impl Drop for Unread {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Writes to a pipe until it takes no more; it blocks again afterwards.
+fn fill(pipe: &OwnedFd) {
+    rustix::pipe::fcntl_setpipe_size(pipe, 4096).unwrap();
+    let flags = rustix::fs::fcntl_getfl(pipe).unwrap();
+    rustix::fs::fcntl_setfl(pipe, flags | rustix::fs::OFlags::NONBLOCK).unwrap();
+    while rustix::io::write(pipe, &[b'.'; 512]).is_ok() {}
+    rustix::fs::fcntl_setfl(pipe, flags).unwrap();
+}
+
+/// A cold pull of a manifest and a blob, a hit, and a refusal: everything that logs. The time that it took.
+fn pull(upstream: &Registry, client: &Client) -> Duration {
+    let seed = fresh_seed();
+    let name = format!("r{seed:x}");
+    let content = Prf::new(seed, 70_000);
+    let blob = upstream.blob_url(&name, &upstream.blob(content.clone()));
+    let image = Image::small(upstream, &name, "v1", seed);
+    let missing = upstream.manifest_url(&name, "none");
+    let began = Instant::now();
+    client.pull(&blob, &content);
+    client
+        .get(&upstream.manifest_url(&name, "v1"))
+        .expect(&image.manifest);
+    assert_eq!(client.get(&missing).status, 404);
+    client.pull(&blob, &content);
+    began.elapsed()
+}
+
+#[test]
+fn a_reader_of_the_log_that_stops_reading_costs_lines_and_nothing_else() {
+    let upstream = Registry::new();
+    let alone = Server::options(&upstream).env("LOG_LEVEL", "debug").start();
+    let mut cache = Unread::behind(&upstream, &[("LOG_LEVEL", "debug")]);
+    // In turns, so that what else the machine does meets both.
+    let (mut read, mut unread): (Vec<Duration>, Vec<Duration>) = (0..40)
+        .map(|_| (pull(&upstream, &alone.client()), pull(&upstream, &cache.client())))
+        .unzip();
+    read.sort();
+    unread.sort();
+    let (read, unread) = (read[20], unread[20]);
+    assert!(
+        unread <= 2 * read + Duration::from_millis(20),
+        "{unread:?}, and {read:?} with a reader"
+    );
+    for path in ["/livez", "/readyz"] {
+        assert_eq!(cache.client().get(path).status, 200, "{path}");
+    }
+    assert_eq!(cache.stop(), Some(0), "it stops as if the log were read");
+}
+
+#[test]
+fn a_reader_that_reads_again_learns_how_many_lines_it_missed() {
+    let upstream = Registry::new();
+    let mut cache = Unread::behind(&upstream, &[]);
+    let digest = upstream.blob("x");
+    let path = format!("{}?{}", upstream.blob_url("a", &digest), "x".repeat(900));
+    let client = cache.client();
+    // Each line has a kilobyte, and 2 MiB wait at most.
+    let mut connection = client.open();
+    for _ in 0..4_000 {
+        connection.request("GET", &path, &[]).unwrap();
+        assert_eq!(connection.read("GET").unwrap().status, 200);
+    }
+    let mut reader = cache.reader.try_clone().unwrap();
+    let text = std::thread::spawn(move || {
+        let mut text = Vec::new();
+        reader.read_to_end(&mut text).unwrap();
+        String::from_utf8_lossy(&text).into_owned()
+    });
+    assert_eq!(cache.stop(), Some(0));
+    let text = text.join().unwrap();
+    let dropped: usize = text
+        .lines()
+        .filter(|line| line.contains("log lines were dropped"))
+        .map(|line| line.rsplit_once("lines=").unwrap().1.parse::<usize>().unwrap())
+        .sum();
+    let kept = text.matches("msg=request").count();
+    assert!(dropped > 0 && kept + dropped >= 4_000, "{kept} + {dropped}");
+    assert!(
+        text.contains("listening on"),
+        "events have room that requests do not take"
+    );
+    assert!(text.contains(" stopped"), "the last lines are written");
+}
+
+#[test]
+fn a_mistake_at_start_ends_the_process_although_nobody_reads_why() {
+    let mut cache = Unread::spawn("tag_ttl: never\n", &[]);
+    assert_eq!(cache.wait(), Some(2));
+}
+
+#[test]
+fn a_second_signal_ends_the_process_although_nobody_reads_the_log() {
+    let upstream = Registry::new();
+    let gate = Gate::new();
+    let content = Prf::new(fresh_seed(), 3 * MIB);
+    let path = upstream.blob_url("a", &upstream.blob(content.clone()));
+    upstream.on(On::path(content.digest()), Reply::new().hold_at(MIB, &gate));
+    let mut cache = Unread::behind(&upstream, &[("DRAIN_TIMEOUT", "1h")]);
+    let mut pulling = cache.client().open();
+    pulling.request("GET", &path, &[]).unwrap();
+    pulling.read_head().unwrap();
+    let pid = rustix::process::Pid::from_child(&cache.child);
+    rustix::process::kill_process(pid, Signal::TERM).unwrap();
+    eventually("it stops accepting", || TcpStream::connect(cache.addr).is_err());
+    assert_eq!(cache.stop(), Some(1));
+    gate.open();
+}
+
+#[cfg(feature = "fail-points")]
+#[test]
+fn a_panic_ends_its_connection_and_no_other_although_nobody_reads_the_log() {
+    let upstream = Registry::new();
+    let content = Prf::new(fresh_seed(), 100_000);
+    let path = upstream.blob_url("a", &upstream.blob(content.clone()));
+    let mut cache = Unread::behind(&upstream, &[("FAIL_POINT", "request:panic:2")]);
+    cache.client().pull(&path, &content);
+    let mut met = cache.client().open();
+    met.request("GET", &path, &[]).unwrap();
+    met.read("GET").expect_err("the second request meets the panic");
+    cache.client().pull(&path, &content);
+    assert_eq!(cache.stop(), Some(0));
+}
+
+#[test]
+fn a_log_that_is_closed_changes_nothing() {
+    let upstream = Registry::new();
+    let mut cache = Unread::behind(&upstream, &[("LOG_LEVEL", "debug")]);
+    // The writer gets EPIPE from here on.
+    cache.reader = File::open("/dev/null").unwrap();
+    for _ in 0..5 {
+        pull(&upstream, &cache.client());
+    }
+    assert_eq!(cache.stop(), Some(0));
+}
+
+/// A server that a shell has prepared by `words`.
+fn prepared(upstream: &Registry, words: &str) -> server::Options {
+    let script = format!("{words} && exec \"$0\" \"$@\"");
+    Server::options(upstream).launched_by(&["sh", "-c", &script])
+}
+
+#[test]
+fn a_limit_of_the_file_size_costs_the_caching_of_what_is_larger_and_nothing_else() {
+    let upstream = Registry::new();
+    // In units of 512 bytes.
+    let mut cache = prepared(&upstream, "ulimit -f 2048").start();
+    let small = Prf::new(fresh_seed(), MIB / 2);
+    let large = Prf::new(fresh_seed(), 3 * MIB);
+    for _ in 0..2 {
+        for content in [&large, &small] {
+            let path = upstream.blob_url("a", &upstream.blob(content.clone()));
+            cache.client().pull(&path, content);
+        }
+        cache.wait_stored(&small.digest());
+    }
+    cache.wait_stderr("ulimit -f, LimitFSIZE=");
+    assert!(!disk::is_stored(cache.root(), &large.digest()));
+    assert!(cache.is_running());
+    cache.settled_store().expect_clean();
+}
+
+/// Every file and directory below `dir`, and `dir`.
+fn modes(dir: &Path) -> Vec<(String, u32, bool)> {
+    let mut found = Vec::new();
+    let mut waiting = vec![dir.to_owned()];
+    while let Some(path) = waiting.pop() {
+        let meta = std::fs::symlink_metadata(&path).unwrap();
+        found.push((
+            path.display().to_string(),
+            meta.permissions().mode() & 0o7777,
+            meta.is_dir(),
+        ));
+        if meta.is_dir() {
+            waiting.extend(
+                std::fs::read_dir(&path)
+                    .unwrap()
+                    .map(|entry| entry.unwrap().path()),
+            );
+        }
+    }
+    found
+}
+
+#[test]
+fn nothing_in_the_store_is_for_other_users_whatever_the_umask() {
+    for umask in ["000", "022", "077"] {
+        let upstream = Registry::new();
+        let mut cache = prepared(&upstream, &format!("umask {umask}"))
+            .env("STORAGE_BACKEND", "fs")
+            .start();
+        let content = Prf::new(fresh_seed(), 100_000);
+        let digest = upstream.blob(content.clone());
+        let image = Image::small(&upstream, "a", "v1", fresh_seed());
+        cache.client().pull(&upstream.blob_url("a", &digest), &content);
+        cache
+            .client()
+            .get(&upstream.manifest_url("a", "v1"))
+            .expect(&image.manifest);
+        eventually("all is stored", || {
+            disk::is_stored(cache.root(), &digest)
+                && disk::tag_path(cache.root(), &upstream.addr().to_string(), "a", "v1").exists()
+        });
+        cache.stop();
+        for (path, mode, is_dir) in modes(cache.root()) {
+            let wanted = match (is_dir, path.ends_with("/.lock")) {
+                (true, _) => 0o750,
+                (_, true) => 0o600,
+                _ => 0o640,
+            };
+            assert_eq!(mode, wanted, "{path} has {mode:o} with umask {umask}");
+        }
+    }
+}
+
+#[test]
+fn a_store_of_an_older_version_is_closed_to_other_users_at_start() {
+    let home = TempDir::new();
+    let root = home.path.join("store");
+    let blobs = root.join("blobs");
+    std::fs::create_dir_all(&blobs).unwrap();
+    let lock = root.join(".lock");
+    File::create(&lock).unwrap().write_all(b"").unwrap();
+    for (path, mode) in [(&root, 0o755), (&blobs, 0o755), (&lock, 0o666)] {
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+    }
+    let _cache = Server::bare().env("STORAGE_BACKEND", "fs").root(&root).start();
+    let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o7777;
+    assert_eq!((mode(&lock), mode(&blobs)), (0o600, 0o750));
+}
+
+#[test]
+fn a_configuration_with_a_secret_that_every_user_may_read_is_named_in_the_log() {
+    let home = TempDir::new();
+    let file = home.path.join("secret.yaml");
+    write_private(
+        &file,
+        "registries: [{name: r.lan, auth: {username: u, password: canary}}]\n",
+    );
+    let warned = |mode: u32| {
+        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(mode)).unwrap();
+        let cache = Server::bare().env("CONFIG_FILE", file.display()).start();
+        assert!(!cache.stderr().contains("canary"));
+        cache
+            .stderr()
+            .contains("secret.yaml (mode 0644): it holds a secret")
+    };
+    assert!(warned(0o644));
+    assert!(!warned(0o600));
+}
