@@ -9,4 +9,4 @@ mod socket;
 pub use file::{read_exact_at, read_resident, resident};
 pub use inherit::take_inherited;
 pub use pipe::Pipe;
-pub use socket::{Local, Socket};
+pub use socket::{Local, Peer, Socket};
