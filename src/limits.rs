@@ -84,6 +84,11 @@ pub const SEND_STALL_SECONDS: u32 = 60;
 /// Bytes a second that a client must take, counted over [`SEND_STALL_SECONDS`] in which we waited for it.
 pub const SEND_RATE_MIN: u64 = 1024;
 
+/// How often it is checked whether a client that waits for an answer is still there, and how long one waits on that has closed
+/// its sending side: a client may do so and read on, but none of docker, containerd and podman does.
+pub const CLIENT_CHECK: Duration = Duration::from_secs(1);
+pub const CLIENT_GONE: Duration = Duration::from_secs(5);
+
 /// What is read and thrown away after a refusal, so that the client sees the answer instead of a reset.
 pub const LINGER_BYTES_MAX: usize = 64 * 1024;
 pub const LINGER_SECONDS: u32 = 2;
@@ -266,9 +271,66 @@ pub const FILL_DISK_RATE_MIN: u64 = 32 * 1024 * 1024;
 /// Pause after a failed write before the next fill tries the disk again.
 pub const STORE_RETRY: Duration = Duration::from_secs(30);
 
-/// Fills and manifest fetches running at once. Further ones wait [`FILL_QUEUE_WAIT`].
-pub const FILLS_MAX: usize = 256;
+/// Fetches that run at once and take a window: blobs, manifests and lists. Further ones wait [`FILL_QUEUE_WAIT`]. A registry
+/// takes at most half of a class's places, and less when others have some; see `cache/shares.rs`.
+pub const FILLS_MAX: usize = BLOB_FETCHES_MAX + MANIFEST_FETCHES_MAX;
+pub const BLOB_FETCHES_MAX: usize = 160;
+pub const MANIFEST_FETCHES_MAX: usize = 96;
 pub const FILL_QUEUE_WAIT: Duration = Duration::from_secs(30);
+
+/// Questions under way whether what is held is still right. They take no window; each is a connection, 64 KiB.
+pub const BACKGROUND_FETCHES_MAX: usize = 256;
+
+/// How long such a question waits for its place: what is held is served otherwise.
+pub const BACKGROUND_QUEUE_WAIT: Duration = Duration::from_secs(2);
+
+/// Fetches of one registry that wait for a place, at 300 bytes each. Unlisted registries have four times as many together.
+pub const FETCHES_WAITING_MAX: usize = 1_024;
+
+/// Waiting fetches of all registries together that have no entry in the configuration and never gave good content.
+pub const UNPROVEN_WAITING_MAX: usize = 1_024;
+
+/// Registries without an entry that are remembered for good content: 100 bytes each.
+pub const PROVEN_REGISTRIES_MAX: usize = 1_024;
+
+/// How often it is checked whether a fetch is still followed and how fast it is.
+pub const FETCH_CHECK: Duration = Duration::from_secs(1);
+
+/// How long a fetch may be without a client before it counts as deserted: between two requests of a client that resumes.
+pub const DESERTED_GRACE: Duration = Duration::from_secs(1);
+
+/// How long a new fill waits for its first client, which is on its way from a core.
+pub const FIRST_CLIENT: Duration = Duration::from_secs(5);
+
+/// Bytes a second that a fill without clients must receive, counted over [`FILL_RATE_SPAN`]: a layer of 100 MiB arrives in
+/// less than seven minutes. A slower one costs more than it will save.
+pub const FILL_RATE_MIN: u64 = 256 * 1024;
+pub const FILL_RATE_SPAN: Duration = Duration::from_secs(10);
+
+/// How long a fill goes on without clients: 150 MiB at [`FILL_RATE_MIN`], 60 GiB at 100 MiB/s.
+pub const DESERTED_MAX: Duration = Duration::from_secs(600);
+
+/// Bytes that a fill receives without clients: the rest of the largest layers; less where the upstream told no length,
+/// because such a body may have no end.
+pub const DESERTED_BYTES_MAX: u64 = 16 * 1024 * 1024 * 1024;
+pub const DESERTED_UNSIZED_BYTES_MAX: u64 = 256 * 1024 * 1024;
+
+/// How long a manifest or list that no client waits for any more goes on.
+pub const DESERTED_MANIFEST_MAX: Duration = Duration::from_secs(5);
+
+/// From the head of a manifest or list to its end: [`SMALL_BODY_TIME`], and more for what [`SMALL_BODY_RATE_MIN`] earns.
+/// The largest (4 MiB) may take 94 seconds, one of 10 KiB half a minute.
+pub const SMALL_BODY_TIME: Duration = Duration::from_secs(30);
+pub const SMALL_BODY_RATE_MIN: u64 = 64 * 1024;
+
+/// Room on the disk is reserved in steps, as bytes come: as much as there is already, within these bounds.
+pub const RESERVE_STEP_MIN: u64 = 64 * 1024;
+pub const RESERVE_STEP_MAX: u64 = 32 * 1024 * 1024;
+
+/// What a registry's unfinished blobs may take of the disk, as a multiple of what they leave free: seven eighths of the
+/// free room where the upstream told the length, half of it where it did not.
+pub const ROOM_WEIGHT_SIZED: u64 = 7;
+pub const ROOM_WEIGHT_UNSIZED: u64 = 1;
 
 /// How long a lookup may take before it counts as a miss: a disk that stalls must not hold up a pull that the
 /// upstream can serve. Hashing an entry of an older store takes longer; it goes on and is found the next time.

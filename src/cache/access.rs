@@ -15,7 +15,7 @@ use ring::hmac;
 use ring::rand::SystemRandom;
 
 use super::flight::{Flights, Landing};
-use super::{Cache, FetchError, Origin, Shared};
+use super::{Cache, Class, FetchError, Origin, Shared};
 use crate::config::{Access, Named};
 use crate::limits::{ACCESS_YES, ACCESS_YES_MAX, ANONYMOUS_REFUSED};
 use crate::oci::{Accept, Digest, Reference};
@@ -234,6 +234,7 @@ impl Shared {
         digest: &Digest,
         caller: &Caller,
     ) -> Result<(), FetchError> {
+        let _place = self.place(Class::Manifest, &origin.namespace).await?;
         let asked = monotonic_micros();
         let mut request = Request {
             namespace: origin.namespace.clone(),

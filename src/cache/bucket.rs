@@ -194,7 +194,7 @@ impl Cache {
         let (inlet, passed) = hose();
         let (shared, origin, caller, meta) = (self.0.clone(), origin.clone(), caller.clone(), meta.clone());
         let begun = self.0.helper.ask(async move {
-            inlet.charge(shared.memory.take(PASS_THROUGH_BYTES_MAX as u64)?);
+            inlet.charge(shared.memory_for(&origin.namespace, PASS_THROUGH_BYTES_MAX as u64)?);
             let supply = Supply::from_bucket(&shared, &origin, &caller, &meta, span).await?;
             let whole = span.start == 0 && span.end == meta.size;
             tokio::spawn(async move {

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::future::Future;
 use std::hash::Hash;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use crate::runtime::doorbell::{Remote, Signal};
 use crate::runtime::helper::Helper;
@@ -21,12 +22,19 @@ pub struct Flights<K, V>(Arc<Mutex<HashMap<K, Arc<Flight<V>>>>>);
 
 struct Flight<V> {
     state: Mutex<State<V>>,
+    /// Tells that the last one who waited has left.
+    left: tokio::sync::Notify,
 }
 
 struct State<V> {
     result: Option<Result<V, Lost>>,
     waiting: Vec<Remote>,
+    /// How many wait for the result.
+    joined: usize,
 }
+
+/// One who waits for the result, counted as long as it lives.
+struct Joined<V>(Arc<Flight<V>>);
 
 /// The leader's end: gives the result to everybody who waits. Whoever asks after that starts anew: a result is
 /// never older than the question it answers.
@@ -61,7 +69,7 @@ where
     ///
     /// # Cancellation
     ///
-    /// The work goes on for the others.
+    /// The work goes on for the others. Work that looks at [`Landing::deserted`] ends when there are none.
     pub async fn join<F>(
         &self,
         helper: &Helper,
@@ -71,21 +79,26 @@ where
     where
         F: Future<Output = ()> + Send + 'static,
     {
-        let (flight, role) = {
+        let (flight, role, _joined) = {
             let mut flights = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-            match flights.get(&key) {
+            let (flight, role) = match flights.get(&key) {
                 Some(flight) => (flight.clone(), Role::Follower),
                 None => {
                     let flight = Arc::new(Flight {
                         state: Mutex::new(State {
                             result: None,
                             waiting: Vec::new(),
+                            joined: 0,
                         }),
+                        left: tokio::sync::Notify::new(),
                     });
                     flights.insert(key.clone(), flight.clone());
                     (flight, Role::Leader)
                 }
-            }
+            };
+            // Under the lock that a deserted flight is removed under: nobody joins one that ends.
+            let joined = Joined::new(&flight);
+            (flight, role, joined)
         };
         if role == Role::Leader {
             let landing = Landing {
@@ -115,6 +128,23 @@ impl<K: Hash + Eq, V> Landing<K, V> {
         &self.key
     }
 
+    /// Waits until nobody has waited for the result for `grace`, and ends the flight for newcomers. Never after it has landed.
+    pub async fn deserted(&self, grace: Duration) {
+        loop {
+            let left = self.flight.left.notified();
+            if !self.flight.is_deserted() {
+                left.await;
+                continue;
+            }
+            tokio::time::sleep(grace).await;
+            let mut flights = self.flights.0.lock().unwrap_or_else(PoisonError::into_inner);
+            if self.flight.is_deserted() {
+                flights.remove(&self.key);
+                return;
+            }
+        }
+    }
+
     /// Gives the result to everybody waiting, and ends the flight for newcomers.
     pub fn land(&self, result: V) {
         self.end(Ok(result));
@@ -133,7 +163,35 @@ impl<K: Hash + Eq, V> Landing<K, V> {
     }
 }
 
+impl<V> Joined<V> {
+    fn new(flight: &Arc<Flight<V>>) -> Self {
+        flight.lock().joined += 1;
+        Joined(flight.clone())
+    }
+}
+
+impl<V> Drop for Joined<V> {
+    fn drop(&mut self) {
+        let mut state = self.0.lock();
+        state.joined -= 1;
+        let last = state.joined == 0;
+        drop(state);
+        if last {
+            self.0.left.notify_one();
+        }
+    }
+}
+
 impl<V> Flight<V> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, State<V>> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn is_deserted(&self) -> bool {
+        let state = self.lock();
+        state.joined == 0 && state.result.is_none()
+    }
+
     fn set(&self, result: Result<V, Lost>) {
         let waiting = {
             let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);

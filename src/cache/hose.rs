@@ -9,12 +9,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 
-use super::FetchError;
+use super::{FetchError, Memory};
 use crate::http::{Aborted, Growing, NextPiece, Piece};
 use crate::limits::{PASS_THROUGH_BYTES_MAX, WITHHELD_BYTES};
 use crate::oci::{Digest, Hasher};
 use crate::runtime::doorbell::{Remote, Signal};
-use crate::runtime::memory::Charge;
 
 /// What comes out on a core. Dropping it ends the transfer.
 pub struct Passed {
@@ -56,7 +55,7 @@ struct State {
     /// The client has gone.
     abandoned: bool,
     /// What its window may take, counted until the client has it all or is gone.
-    memory: Option<Charge>,
+    memory: Option<Memory>,
 }
 
 /// Both ends of a new hose. To be called on the core that will read.
@@ -74,8 +73,19 @@ pub(super) fn hose() -> (Inlet, Passed) {
 
 impl Inlet {
     /// Counts `memory` for as long as either end is there: what was poured may wait for its client for long.
-    pub fn charge(&self, memory: Charge) {
+    pub fn charge(&self, memory: Memory) {
         self.0.lock().memory = Some(memory);
+    }
+
+    /// Waits until the client has gone.
+    pub async fn abandoned(&self) {
+        loop {
+            let notice = self.0.room.notified();
+            if self.0.lock().abandoned {
+                return;
+            }
+            notice.await;
+        }
     }
 
     /// Moves a body through as fast as the client takes it. Its end is held back until it hashes to `expected`; without

@@ -10,11 +10,15 @@ use super::flight::{Flights, Landing, Role};
 use super::freshness::is_fresh;
 use super::listed::{self, INDEX_TYPE, Listed};
 use super::lru::Lru;
-use super::{Cache, Caller, FetchError, Origin, Shared, media_type};
+use super::{Cache, Caller, Class, FetchError, Origin, Shared, Slot, in_small_body_time, media_type, unless};
 use crate::http::{CacheResult, link};
-use crate::limits::{LISTING_BYTES_MAX, LISTING_LIFETIME, LISTINGS_BYTES_MAX, LISTINGS_MAX};
+use crate::limits::{
+    DESERTED_MANIFEST_MAX, LISTING_BYTES_MAX, LISTING_LIFETIME, LISTINGS_BYTES_MAX, LISTINGS_MAX,
+};
 use crate::runtime::clock::unix_millis;
-use crate::upstream::{Credentials, Method, Purpose, Request, Response, Resume, Target, UpstreamError};
+use crate::upstream::{
+    Credentials, Method, Phase, Purpose, Request, Response, Resume, Target, UpstreamError,
+};
 
 /// What a kept list costs beside its body: key, slot, allocations.
 const OVERHEAD_BYTES: u64 = 1_024;
@@ -107,7 +111,12 @@ impl Cache {
             .join(
                 &self.0.helper,
                 key.clone(),
-                move |landing: Landing<_, _>| async move { landing.land(shared.list(&key).await) },
+                move |landing: Landing<_, _>| async move {
+                    let work = shared.list(&key);
+                    if let Ok(outcome) = unless(landing.deserted(DESERTED_MANIFEST_MAX), work).await {
+                        landing.land(outcome);
+                    }
+                },
             )
             .await;
         let mut answer = outcome.unwrap_or_else(|_| Err(FetchError::Lost.into()))?;
@@ -206,7 +215,10 @@ impl Shared {
         credentials: Credentials,
         purpose: Purpose,
     ) -> Result<Listed, ListingError> {
-        let _slot = self.slot().await?;
+        let Slot {
+            place: _place,
+            mut memory,
+        } = self.slot(Class::Manifest, &origin.namespace).await?;
         let accept = match target {
             Target::Referrers(..) => INDEX_TYPE,
             _ => "application/json",
@@ -229,7 +241,17 @@ impl Shared {
                 .fetch(&request)
                 .await
                 .map_err(|error| refused(target, error))?;
-            match read(&request, response, asked_ms).await {
+            memory.shrink_to(response.content_length.unwrap_or(u64::MAX));
+            let length = response.content_length.unwrap_or(LISTING_BYTES_MAX as u64);
+            let read = read(&request, response, asked_ms);
+            let Some(read) = in_small_body_time(length.min(LISTING_BYTES_MAX as u64), read).await else {
+                let too_slow = UpstreamError::Timeout {
+                    host: origin.namespace.as_str().into(),
+                    phase: Phase::Body,
+                };
+                return Err(FetchError::from(too_slow).into());
+            };
+            match read {
                 Err(ListingError::Fetch(FetchError::Upstream(error))) if error.is_retryable() => {
                     match resume.after_break(0) {
                         Some(delay) => tokio::time::sleep(delay).await,

@@ -18,6 +18,8 @@ mod listing;
 mod lru;
 mod manifest;
 mod pass;
+mod shares;
+mod slots;
 mod storage;
 mod supply;
 mod tags;
@@ -26,14 +28,18 @@ mod tests;
 mod upload;
 
 use std::collections::{BTreeMap, HashMap};
+use std::future::Future;
+use std::pin::pin;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::sync::Semaphore;
+use futures_util::future::{Either, select};
 
 use crate::config::Registries;
 use crate::limits::{
-    FILL_QUEUE_WAIT, FILL_WINDOW_BYTES, FILLS_MAX, MEMORY_OBJECT_BYTES_MAX, STORE_LOOKUP_MAX,
+    BACKGROUND_QUEUE_WAIT, FILL_QUEUE_WAIT, FILL_WINDOW_BYTES, MEMORY_OBJECT_BYTES_MAX, SMALL_BODY_RATE_MIN,
+    SMALL_BODY_TIME, STORE_LOOKUP_MAX,
 };
 use crate::oci::{Digest, Namespace, Repository};
 use crate::runtime::helper::{Helper, blocking_within};
@@ -41,7 +47,7 @@ use crate::runtime::memory::{Charge, MemoryBudget};
 use crate::runtime::reply::Lost;
 use crate::runtime::vitals::Vitals;
 use crate::store::{Entry, FsStore, Key, Source, canonical_name};
-use crate::upstream::{RegistryCondition, UpstreamError, Upstreams};
+use crate::upstream::{Purpose, RegistryCondition, UpstreamError, Upstreams};
 
 pub use access::{Approach, Caller, Held, Permit};
 pub use bucket::Bucket;
@@ -60,6 +66,8 @@ use access::AccessTable;
 use flight::Flights;
 use health::StoreHealth;
 use listing::Listings;
+use shares::{Lease, Party, Proven, SharedLedger};
+use slots::{Class, Place, Slots};
 use tags::{Revalidating, TagTable};
 use upload::Uploads;
 
@@ -84,14 +92,33 @@ struct Shared {
     /// Verified manifests on their way to the disk: already as good as stored.
     pending: Mutex<HashMap<Key, Arc<Manifest>>>,
     /// Fills and manifest fetches under way.
-    slots: Semaphore,
+    slots: Slots,
     memory: MemoryBudget,
+    /// What registries hold of the memory.
+    memory_shares: SharedLedger,
+    /// What the unfinished blobs of registries hold of the disk.
+    room_shares: SharedLedger,
+    proven: Proven,
 }
 
 /// A place among the fetches under way, and memory for one.
-struct Slot<'a> {
-    permit: tokio::sync::SemaphorePermit<'a>,
-    memory: Charge,
+struct Slot {
+    place: Place,
+    memory: Memory,
+}
+
+/// Memory for a fetch, counted for the process and for the registry.
+struct Memory {
+    charge: Charge,
+    lease: Lease,
+}
+
+impl Memory {
+    /// Gives back what is not needed after all.
+    fn shrink_to(&mut self, bytes: u64) {
+        self.charge.shrink_to(bytes);
+        self.lease.shrink_to(bytes);
+    }
 }
 
 /// Whose content is asked for; where a fill goes when the content is not here.
@@ -181,8 +208,11 @@ impl Cache {
             revalidating: Revalidating::default(),
             access: AccessTable::default(),
             pending: Mutex::default(),
-            slots: Semaphore::new(FILLS_MAX),
+            slots: Slots::default(),
             memory,
+            memory_shares: SharedLedger::default(),
+            room_shares: SharedLedger::default(),
+            proven: Proven::default(),
         }))
     }
 
@@ -304,18 +334,52 @@ fn find(store: &FsStore, key: &Key) -> Option<Entry> {
 }
 
 impl Shared {
-    /// A place among the fetches under way, within [`FILL_QUEUE_WAIT`], and memory for one, now.
-    async fn slot(&self) -> Result<Slot<'_>, FetchError> {
-        match tokio::time::timeout(FILL_QUEUE_WAIT, self.slots.acquire()).await {
-            Ok(Ok(permit)) => Ok(Slot {
-                permit,
-                memory: self
-                    .memory
-                    .take(FILL_WINDOW_BYTES as u64)
-                    .ok_or(FetchError::Overloaded)?,
-            }),
-            _ => Err(FetchError::Overloaded),
+    /// Whose share a registry's fetches come from.
+    fn party(&self, namespace: &Namespace) -> Party {
+        if let Some(name) = self.upstreams.registries().entry_name(namespace) {
+            return Party::Named(name.into());
         }
+        // Docker Hub is meant by names without a registry; it needs no entry.
+        if namespace.is_docker_hub() {
+            return Party::Named(namespace.as_str().into());
+        }
+        if self.proven.has(namespace) {
+            Party::Proven(namespace.clone())
+        } else {
+            Party::Unproven(namespace.clone())
+        }
+    }
+
+    /// A place among the fetches under way, within [`FILL_QUEUE_WAIT`], and memory for one, now.
+    async fn slot(&self, class: Class, namespace: &Namespace) -> Result<Slot, FetchError> {
+        let place = self.place(class, namespace).await?;
+        let memory = self.memory_for(namespace, FILL_WINDOW_BYTES as u64);
+        Ok(Slot {
+            place,
+            memory: memory.ok_or(FetchError::Overloaded)?,
+        })
+    }
+
+    /// A place among the fetches under way, within [`FILL_QUEUE_WAIT`], or [`BACKGROUND_QUEUE_WAIT`] for [`Class::Background`].
+    async fn place(&self, class: Class, namespace: &Namespace) -> Result<Place, FetchError> {
+        let limit = match class {
+            Class::Background => BACKGROUND_QUEUE_WAIT,
+            Class::Blob | Class::Manifest => FILL_QUEUE_WAIT,
+        };
+        let place = self.slots.take(class, &self.party(namespace), limit).await;
+        place.ok_or(FetchError::Overloaded)
+    }
+
+    /// `bytes` of the memory budget from the share of a registry; `None` when there is not that much.
+    fn memory_for(&self, namespace: &Namespace, bytes: u64) -> Option<Memory> {
+        let mut lease = self.memory_shares.lease(&self.party(namespace));
+        let free = self.memory.limit().saturating_sub(self.memory.used());
+        if !lease.grow_to(bytes, free, 1) {
+            self.memory.refuse();
+            return None;
+        }
+        let charge = self.memory.take(bytes)?;
+        Some(Memory { charge, lease })
     }
 
     /// Looks something up in the store. A store that fails or stalls has nothing.
@@ -337,6 +401,28 @@ impl Shared {
         }
         found?.ok().flatten()
     }
+}
+
+/// What a question with this purpose takes a place for.
+fn class_of(purpose: Purpose) -> Class {
+    match purpose {
+        Purpose::Pull => Class::Manifest,
+        Purpose::Revalidate => Class::Background,
+    }
+}
+
+/// The result of `work`, or of `end` when that comes first; the work is dropped then.
+async fn unless<T, E>(end: impl Future<Output = E>, work: impl Future<Output = T>) -> Result<T, E> {
+    match select(pin!(work), pin!(end)).await {
+        Either::Left((result, _)) => Ok(result),
+        Either::Right((end, _)) => Err(end),
+    }
+}
+
+/// The body of a manifest or list, which must come within a time that its length earns.
+async fn in_small_body_time<T>(bytes: u64, read: impl Future<Output = T>) -> Option<T> {
+    let earned = Duration::from_secs(bytes / SMALL_BODY_RATE_MIN);
+    tokio::time::timeout(SMALL_BODY_TIME + earned, read).await.ok()
 }
 
 /// An upstream's end-to-end fields as a sidecar keeps them. Secrets and what only concerns one exchange stay out.

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 
 use super::hose::{Passed, Poured, Well, hose};
-use super::{Cache, FetchError, Origin, Slot, named_digest, storable};
+use super::{Cache, Class, FetchError, Origin, Slot, named_digest, storable, unless};
 use crate::limits::PASS_THROUGH_BYTES_MAX;
 use crate::oci::{Reference, SCHEMA1_TYPES};
 use crate::upstream::{Body, Credentials, Method, Purpose, Request, Target};
@@ -50,15 +50,24 @@ impl Cache {
             purpose: Purpose::Pull,
         };
         let answer = self.0.helper.ask(async move {
-            let Slot { permit, mut memory } = shared.slot().await?;
-            let response = shared.upstreams.fetch(&request).await?;
+            let class = match &request.target {
+                Target::Blob(_) => Class::Blob,
+                _ => Class::Manifest,
+            };
+            let asking = async {
+                let slot = shared.slot(class, &origin.namespace).await?;
+                Ok::<_, FetchError>((slot, shared.upstreams.fetch(&request).await?))
+            };
+            // With its client gone there is no use for an answer.
+            let asked = unless(inlet.abandoned(), asking).await;
+            let (Slot { place, mut memory }, response) = asked.unwrap_or(Err(FetchError::Gone))?;
             let head = PassedHead {
                 size: response.content_length,
                 content_type: super::media_type(&response.headers),
                 headers: storable(&response.headers),
             };
             // From here on it takes what waits for its client, and no place among those who ask.
-            drop(permit);
+            drop(place);
             memory.shrink_to(PASS_THROUGH_BYTES_MAX as u64);
             inlet.charge(memory);
             if !head_only {

@@ -87,7 +87,15 @@ impl Storage {
         }
     }
 
-    /// Begins to receive `key`.
+    /// Bytes for which there is room.
+    pub fn free_room(&self) -> u64 {
+        match self {
+            Storage::Fs(fs) | Storage::Tiered { fs, .. } => fs.free_room(),
+            Storage::S3 { spool, .. } => spool.free_room(),
+        }
+    }
+
+    /// Begins to receive `key`; a `size` for which there is no room is refused, and none is reserved yet.
     ///
     /// # Errors
     ///
@@ -101,6 +109,26 @@ impl Storage {
 }
 
 impl Draft {
+    /// Bytes for which room is reserved.
+    pub fn reserved(&self) -> u64 {
+        match self {
+            Draft::Ingest(ingest) => ingest.reserved(),
+            Draft::Spooled(spooled) => spooled.reserved(),
+        }
+    }
+
+    /// Reserves room for `end` bytes, so that a full disk is noticed before they are written.
+    ///
+    /// # Errors
+    ///
+    /// There is not that much; the draft should be dropped.
+    pub fn reserve_to(&mut self, end: u64) -> Result<(), StoreError> {
+        match self {
+            Draft::Ingest(ingest) => ingest.reserve_to(end),
+            Draft::Spooled(spooled) => spooled.reserve_to(end),
+        }
+    }
+
     /// The file, to be read below what has been written.
     pub fn file(&self) -> &Arc<File> {
         match self {

@@ -229,6 +229,11 @@ impl Registries {
         }
     }
 
+    /// The name of the entry that is about `namespace`.
+    pub fn entry_name(&self, namespace: &Namespace) -> Option<String> {
+        self.entry(namespace).map(|entry| entry.name.to_string())
+    }
+
     /// The entry that is about `namespace`.
     pub(super) fn entry(&self, namespace: &Namespace) -> Option<&RegistryConfig> {
         let exact = self

@@ -91,6 +91,11 @@ impl MemoryBudget {
         Some(charge)
     }
 
+    /// Counts work that its registry's share has no room for.
+    pub fn refuse(&self) {
+        self.0.refused.happened(1);
+    }
+
     /// Times that work was refused for want of memory.
     pub fn refused(&self) -> &Episode {
         &self.0.refused

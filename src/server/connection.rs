@@ -1,10 +1,13 @@
 //! One client connection: read a head, have it answered, send the answer, again. Who begins with the preface of HTTP/2
 //! is handed on.
 
+use std::future::{Future, poll_fn};
 use std::io;
 use std::net::{Shutdown, SocketAddr};
 use std::pin::pin;
 use std::rc::Rc;
+use std::task::Poll;
+use std::time::Duration;
 
 use super::access_log::{End, Record};
 use super::h1::parse::{HeadError, parse_head};
@@ -14,9 +17,11 @@ use super::watch::{Waiting, Watch};
 use super::{Handler, Server, h2};
 use crate::http::{CacheResult, Method, RequestHead, Version};
 use crate::limits::{
-    FIRST_REQUEST, HEAD_SECONDS, IDLE_SECONDS, INBOX_BYTES, LINGER_BYTES_MAX, LINGER_SECONDS,
+    CLIENT_CHECK, CLIENT_GONE, FIRST_REQUEST, HEAD_SECONDS, IDLE_SECONDS, INBOX_BYTES, LINGER_BYTES_MAX,
+    LINGER_SECONDS,
 };
 use crate::runtime::clock::monotonic_micros;
+use crate::sys::Peer;
 
 /// A connection and what it has received but not yet used.
 pub struct Connection<H> {
@@ -184,14 +189,16 @@ impl<H: Handler> Connection<H> {
                 let _memory = server.load.memory.response();
                 // The connection waits for us, not for the client.
                 self.watch.clear();
-                let response = server.handler.answer(head).await;
-                // Boxed, as everything that is not a hit from memory: an idle connection pays for the largest
-                // state it could be in.
-                (
-                    response.status,
-                    response.cache,
-                    Box::pin(sending.response(response)).await,
-                )
+                match self.unless_gone(server.handler.answer(head)).await {
+                    // Boxed, as everything that is not a hit from memory: an idle connection pays for the largest
+                    // state it could be in.
+                    Some(response) => (
+                        response.status,
+                        response.cache,
+                        Box::pin(sending.response(response)).await,
+                    ),
+                    None => (0, CacheResult::None, Sent::nothing()),
+                }
             }
         };
         if let (Some(log), Some(started)) = (&server.access_log, started) {
@@ -223,6 +230,26 @@ impl<H: Handler> Connection<H> {
                 Next::Close
             }
             Sent { .. } => Next::Gone,
+        }
+    }
+
+    /// The result of `work`; `None` when the client has closed its connection, or, for [`CLIENT_GONE`], its sending side: the
+    /// one cannot be told from the other before something is sent. No timer is armed for what is there at once.
+    async fn unless_gone<T>(&self, work: impl Future<Output = T>) -> Option<T> {
+        let mut work = pin!(work);
+        if let Poll::Ready(result) = poll_fn(|cx| Poll::Ready(work.as_mut().poll(cx))).await {
+            return Some(result);
+        }
+        let mut closed = Duration::ZERO;
+        loop {
+            if let Ok(result) = monoio::time::timeout(CLIENT_CHECK, work.as_mut()).await {
+                return Some(result);
+            }
+            match self.stream.local().peer() {
+                Peer::Open => closed = Duration::ZERO,
+                Peer::Closing if closed < CLIENT_GONE => closed += CLIENT_CHECK,
+                Peer::Closing | Peer::Gone => return None,
+            }
         }
     }
 

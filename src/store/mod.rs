@@ -77,8 +77,38 @@ pub struct StoreError {
     pub source: std::io::Error,
 }
 
+/// Bytes of the file system that holds `dir` for which there is room. One that does not tell has room for anything.
+fn free_room(dir: &std::path::Path) -> u64 {
+    match rustix::fs::statvfs(dir) {
+        Ok(told) if told.f_blocks > 0 => told.f_bavail.saturating_mul(told.f_frsize),
+        _ => u64::MAX,
+    }
+}
+
+/// Reserves the room of `file` from `from` to `to`, without growing the file: a size that runs ahead of the data would
+/// survive a power cut as zeros. A file system that cannot do so reserves nothing.
+fn reserve(file: &File, from: u64, to: u64) -> std::io::Result<()> {
+    use rustix::fs::{FallocateFlags, fallocate};
+    use rustix::io::Errno;
+    match fallocate(file, FallocateFlags::KEEP_SIZE, from, to - from) {
+        Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOSYS) => Ok(()),
+        Err(errno) => Err(errno.into()),
+    }
+}
+
 impl StoreError {
     const RESERVE: &'static str = "reserve the room for";
+
+    /// The registry that `digest` comes from holds its share of the free room already.
+    pub fn share_used_up(digest: &Digest) -> Self {
+        StoreError {
+            doing: Self::RESERVE,
+            path: digest.to_string(),
+            source: std::io::Error::other(
+                "unfinished blobs of its registry take their share of the free room",
+            ),
+        }
+    }
 
     /// Whether it concerns this one entry and not the store: its size, which an upstream has told us and may
     /// have made up, does not fit, or files may not be as large.

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::{fs, io};
 
-use rustix::fs::{FallocateFlags, Mode, OFlags, fallocate};
+use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
 use super::{StoreError, mode};
@@ -30,6 +30,8 @@ pub struct SpoolDir {
 pub struct Spooled {
     file: Arc<File>,
     room: Arc<Room>,
+    /// Bytes for which room was reserved.
+    reserved: u64,
 }
 
 /// Room taken in a spool. Whoever keeps the file open keeps this too.
@@ -60,7 +62,14 @@ impl SpoolDir {
         Ok(spool)
     }
 
-    /// A new file; `size` reserves its room, so that a full disk is noticed before the work.
+    /// Bytes for which there is room.
+    pub fn free_room(&self) -> u64 {
+        let left = self.bytes_max.saturating_sub(self.bytes.load(Ordering::Relaxed));
+        left.min(super::free_room(&self.dir))
+    }
+
+    /// A new file; a `size` for which there is no room is refused. None is taken yet: an upstream's word for the size takes
+    /// nothing from others.
     ///
     /// # Errors
     ///
@@ -72,17 +81,14 @@ impl SpoolDir {
             bytes_max: self.bytes_max,
             dir: self.dir.clone(),
         };
-        room.grow_to(size.unwrap_or(0))?;
-        let file = self.unnamed().map_err(failed("make a file in", &self.dir))?;
-        if let Some(size) = size.filter(|&size| size > 0) {
-            match fallocate(&file, FallocateFlags::KEEP_SIZE, 0, size) {
-                Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOSYS) => {}
-                Err(errno) => return Err(failed(StoreError::RESERVE, &self.dir)(errno.into())),
-            }
+        if size.is_some_and(|size| size > self.free_room()) {
+            return Err(room.full());
         }
+        let file = self.unnamed().map_err(failed("make a file in", &self.dir))?;
         Ok(Spooled {
             file: Arc::new(file),
             room: Arc::new(room),
+            reserved: 0,
         })
     }
 
@@ -115,6 +121,26 @@ impl Spooled {
         &self.room
     }
 
+    /// Bytes for which room was reserved.
+    pub fn reserved(&self) -> u64 {
+        self.reserved
+    }
+
+    /// Reserves room for `end` bytes, so that a full spool or disk is noticed before they are written.
+    ///
+    /// # Errors
+    ///
+    /// There is not that much; the file should be dropped.
+    pub fn reserve_to(&mut self, end: u64) -> Result<(), StoreError> {
+        if end > self.reserved {
+            self.room.grow_to(end)?;
+            super::reserve(&self.file, self.reserved, end)
+                .map_err(failed(StoreError::RESERVE, &self.room.dir))?;
+            self.reserved = end;
+        }
+        Ok(())
+    }
+
     /// Writes `bytes` at `offset`.
     ///
     /// # Errors
@@ -144,10 +170,14 @@ impl Room {
                 self.taken.fetch_add(more, Ordering::Relaxed);
                 Ok(())
             }
-            Err(_) => Err(failed(StoreError::RESERVE, &self.dir)(io::Error::other(
-                "the spool is full of what is on its way to the bucket",
-            ))),
+            Err(_) => Err(self.full()),
         }
+    }
+
+    fn full(&self) -> StoreError {
+        failed(StoreError::RESERVE, &self.dir)(io::Error::other(
+            "the spool is full of what is on its way to the bucket",
+        ))
     }
 }
 
@@ -182,7 +212,10 @@ mod tests {
     #[test]
     fn all_files_together_stay_within_the_bound() {
         let spool = spool(100);
-        let known = spool.begin(Some(60)).unwrap();
+        let claimed = spool.begin(Some(90)).unwrap();
+        let mut known = spool.begin(Some(60)).unwrap();
+        assert_eq!(claimed.reserved(), 0, "a claim takes no room");
+        known.reserve_to(60).unwrap();
         assert!(spool.begin(Some(41)).unwrap_err().is_about_size());
         let unknown = spool.begin(None).unwrap();
         unknown.write_at(&[0; 40], 0).unwrap();

@@ -11,4 +11,4 @@ pub use file::{read_exact_at, read_resident};
 pub use inherit::take_inherited;
 pub use pipe::Pipe;
 pub use residency::{Inode, Presence, presence};
-pub use socket::{Local, Socket};
+pub use socket::{Local, Peer, Socket};

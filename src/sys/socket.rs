@@ -57,6 +57,41 @@ impl Local {
         let outcome = unsafe { libc::ioctl(self.fd, libc::TIOCOUTQ, &raw mut bytes) };
         (outcome == 0).then(|| u64::try_from(bytes).unwrap_or(0))
     }
+
+    /// What TCP knows of the client.
+    pub fn peer(self) -> Peer {
+        let mut state = 0_u8;
+        let mut len: libc::socklen_t = 1;
+        // SAFETY: `tcp_info` begins with the state, one byte, and the kernel writes no more than `len` bytes, which live here.
+        // The number is open and is that socket's, as in `shutdown`.
+        let outcome = unsafe {
+            libc::getsockopt(
+                self.fd,
+                libc::IPPROTO_TCP,
+                libc::TCP_INFO,
+                (&raw mut state).cast(),
+                &raw mut len,
+            )
+        };
+        match (outcome, state) {
+            (0, TCP_CLOSE) => Peer::Gone,
+            (0, TCP_CLOSE_WAIT) => Peer::Closing,
+            _ => Peer::Open,
+        }
+    }
+}
+
+const TCP_CLOSE: u8 = 7;
+const TCP_CLOSE_WAIT: u8 = 8;
+
+/// What TCP knows of the other end of a connection.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Peer {
+    Open,
+    /// It has closed its sending side, or everything: both look the same until something is sent.
+    Closing,
+    /// It has reset the connection.
+    Gone,
 }
 
 impl AsFd for Socket {

@@ -109,6 +109,9 @@ mod headers;
 /// Sizes, counts, deadlines.
 mod limits;
 
+/// One party takes all it can of what is shared; a bystander does not notice.
+mod adversary;
+
 /// More connections, work or patience than there is; cores that share what comes.
 mod overload;
 mod overload_cores;

@@ -12,6 +12,7 @@
 mod follower;
 mod spool;
 mod table;
+mod watch;
 mod window;
 mod writer;
 
@@ -22,10 +23,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use crate::limits::{HELD_WHOLE_BYTES_MAX, WITHHELD_BYTES};
 use crate::oci::Digest;
 use crate::runtime::doorbell::{Remote, Signal};
-use crate::runtime::memory::Charge;
 
 use super::access::{Caller, Held};
-use super::{FetchError, Origin};
+use super::shares::Lease;
+use super::{FetchError, Memory, Origin};
 use crate::store::{Meta, Room};
 use spool::Spool;
 use window::Window;
@@ -72,9 +73,17 @@ struct State {
     /// Where each follower is; decides what a window without a disk behind it may forget.
     followers: HashMap<u64, u64>,
     next_follower: u64,
+    /// Clients that wait for the head or the end.
+    wanted: usize,
+    was_wanted: bool,
     /// What the window is counted by, as long as it holds anything.
-    memory: Option<Charge>,
+    memory: Option<Memory>,
+    /// What the file is counted by until it is an entry.
+    lease: Option<Lease>,
 }
+
+/// A client that waits for the head or the end of a fill, counted as long as it lives.
+struct Wanted<'a>(&'a Fill);
 
 /// How a fill ended. There is no "the writer went away": its guard says `Failed` then.
 #[derive(Clone, Debug)]
@@ -110,7 +119,10 @@ impl Fill {
                 waiting: Vec::new(),
                 followers: HashMap::new(),
                 next_follower: 0,
+                wanted: 0,
+                was_wanted: false,
                 memory: None,
+                lease: None,
             }),
             room: tokio::sync::Notify::new(),
         })
@@ -152,6 +164,7 @@ impl Fill {
     ///
     /// Free.
     pub async fn ready(&self, head_only: bool) -> Result<Ready, FetchError> {
+        let _wanted = self.want();
         let signal = Signal::new();
         self.wait(&signal, |state| match (&state.end, &state.head) {
             (Some(End::Failed(error)), _) => Some(Err(error.clone())),
@@ -171,6 +184,7 @@ impl Fill {
 
     /// Waits until the fill has ended. Gives the size, or `None` when somebody else has stored the content.
     pub async fn ended(&self) -> Result<Option<u64>, FetchError> {
+        let _wanted = self.want();
         let signal = Signal::new();
         self.wait(&signal, |state| match &state.end {
             Some(End::Failed(error)) => Some(Err(error.clone())),
@@ -196,6 +210,13 @@ impl Fill {
         }
     }
 
+    fn want(&self) -> Wanted<'_> {
+        let mut state = self.lock();
+        state.wanted += 1;
+        state.was_wanted = true;
+        Wanted(self)
+    }
+
     /// Changes the state and wakes everybody who waits.
     fn change<R>(&self, change: impl FnOnce(&mut State) -> R) -> R {
         let (result, waiting) = {
@@ -211,6 +232,12 @@ impl Fill {
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Wanted<'_> {
+    fn drop(&mut self) {
+        self.0.lock().wanted -= 1;
     }
 }
 

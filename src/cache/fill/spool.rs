@@ -3,13 +3,17 @@
 //! The network never waits for the disk for longer than a fixed time in total. A disk that fails or is slower
 //! than that is left behind; the fill goes on from its window, and the pull is not cached.
 
+use std::fs::File;
 use std::sync::Arc;
 
 use super::{Fill, State};
 use crate::cache::Shared;
+use crate::cache::shares::Lease;
 use crate::cache::storage::Draft;
-use crate::limits::FILL_WINDOW_KEPT_BYTES;
-use crate::store::{Key, StoreError};
+use crate::limits::{
+    FILL_WINDOW_KEPT_BYTES, RESERVE_STEP_MAX, RESERVE_STEP_MIN, ROOM_WEIGHT_SIZED, ROOM_WEIGHT_UNSIZED,
+};
+use crate::store::{Key, Room, StoreError};
 
 /// Where the spool stands. `written` of the fill's state says how far it has come.
 pub enum Spool {
@@ -40,6 +44,49 @@ impl State {
             self.window.trim(self.written, FILL_WINDOW_KEPT_BYTES as u64);
         }
     }
+
+    /// The file of a spool that was lost, when no client reads it any more and none can begin to.
+    pub fn take_unused_file(&mut self) -> Option<Unused> {
+        let start = self.window.start();
+        let behind = self.followers.values().any(|offset| *offset < start);
+        if !self.spool.is_lost() || self.written >= start || behind {
+            return None;
+        }
+        self.take_file()
+    }
+
+    fn take_file(&mut self) -> Option<Unused> {
+        let file = self.file.take()?;
+        Some(Unused {
+            _file: file,
+            _room: self.room.take(),
+            _lease: self.lease.take(),
+        })
+    }
+}
+
+/// A file that is not needed any more, and what it was counted by. To be dropped on a blocking thread.
+pub struct Unused {
+    _file: Arc<File>,
+    _room: Option<Arc<Room>>,
+    _lease: Option<Lease>,
+}
+
+/// Gives back what a fill that failed has of the disk. A job that runs does so when it ends.
+pub fn discard(fill: &Fill) {
+    let (spool, unused) = {
+        let mut state = fill.lock();
+        let spool = std::mem::replace(&mut state.spool, Spool::Lost);
+        (spool, state.take_file())
+    };
+    tokio::task::spawn_blocking(move || drop((spool, unused)));
+}
+
+/// How far room is reserved for `need` bytes: for as many more as there are, within bounds, so that a length that an
+/// upstream only claims takes none.
+fn reservation(need: u64, size: Option<u64>) -> u64 {
+    let ahead = need + need.clamp(RESERVE_STEP_MIN, RESERVE_STEP_MAX);
+    ahead.min(size.unwrap_or(u64::MAX)).max(need)
 }
 
 /// Starts a job when there is something to write and none runs.
@@ -120,9 +167,40 @@ fn append(
         Some(draft) => draft,
         None => draft.insert(shared.storage.begin(&Key::Blob(fill.digest), size)?),
     };
+    let need = offset + chunks.iter().map(|chunk| chunk.len() as u64).sum::<u64>();
+    if need > draft.reserved() {
+        let end = reservation(need, size);
+        let free = shared.storage.free_room();
+        let weight = if size.is_some() {
+            ROOM_WEIGHT_SIZED
+        } else {
+            ROOM_WEIGHT_UNSIZED
+        };
+        if let Some(lease) = &mut fill.lock().lease
+            && !lease.grow_to(end, free, weight)
+        {
+            return Err(StoreError::share_used_up(fill.digest()));
+        }
+        draft.reserve_to(end)?;
+    }
     for chunk in chunks {
         draft.write_at(chunk, offset)?;
         offset += chunk.len() as u64;
     }
     Ok(offset)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn room_is_reserved_for_what_came_and_as_much_again() {
+        const MIB: u64 = 1024 * 1024;
+        assert_eq!(reservation(1, Some(1 << 40)), 1 + RESERVE_STEP_MIN);
+        assert_eq!(reservation(3 * MIB, None), 6 * MIB);
+        assert_eq!(reservation(100 * MIB, None), 100 * MIB + RESERVE_STEP_MAX);
+        assert_eq!(reservation(3 * MIB, Some(4 * MIB)), 4 * MIB);
+        assert_eq!(reservation(100, Some(10)), 100, "more than was announced");
+    }
 }

@@ -5,12 +5,12 @@ use std::time::Duration;
 
 use super::spool::{self, Spool};
 use super::table::Ticket;
-use super::{End, Fill, Head};
+use super::{End, Fill, Head, watch};
 use crate::cache::access::Caller;
 use crate::cache::storage::Draft;
 use crate::cache::supply::Supply;
 use crate::cache::upload::{Cargo, SpooledBlob};
-use crate::cache::{Cache, FetchError, Origin, Shared, Slot, find};
+use crate::cache::{Cache, Class, FetchError, Origin, Shared, Slot, find, unless};
 use crate::fail_point::reach;
 use crate::http::Span;
 use crate::limits::{FILL_DISK_RATE_MIN, FILL_DISK_WAIT, FILL_WINDOW_BYTES, STORE_RETRY};
@@ -96,22 +96,34 @@ async fn run(ticket: Ticket, shared: Arc<Shared>) {
         guard.end(End::Stored);
         return;
     }
-    let slot = match shared.slot().await {
-        Ok(slot) => slot,
-        Err(error) => return guard.end(End::Failed(error)),
+    let slot = match unless(watch::deserted(fill), shared.slot(Class::Blob, &origin.namespace)).await {
+        Ok(Ok(slot)) => slot,
+        Ok(Err(error)) => return guard.end(End::Failed(error)),
+        // A client that comes in this moment begins another.
+        Err(_) => return guard.end(End::Failed(FetchError::Gone)),
     };
-    let Slot {
-        permit: _permit,
-        memory,
-    } = slot;
-    fill.lock().memory = Some(memory);
-    let (verified, copied) = match receive(fill, &shared).await {
-        Ok(received) => received,
-        Err(error) => {
+    let Slot { place, memory } = slot;
+    {
+        let mut state = fill.lock();
+        state.memory = Some(memory);
+        state.lease = Some(shared.room_shares.lease(&shared.party(&origin.namespace)));
+    }
+    let (verified, copied) = match unless(watch::unworthy(fill, &place), receive(fill, &shared)).await {
+        Ok(Ok(received)) => received,
+        Ok(Err(error)) => {
             tracing::warn!(registry = %origin.namespace, repository = %origin.repository, digest = %fill.digest(), %error, "fill failed");
-            return guard.end(End::Failed(error));
+            guard.end(End::Failed(error));
+            return spool::discard(fill);
+        }
+        Err(reason) => {
+            tracing::info!(registry = %origin.namespace, repository = %origin.repository, digest = %fill.digest(), reason, "fill given up");
+            guard.end(End::Failed(FetchError::Gone));
+            return spool::discard(fill);
         }
     };
+    if !copied {
+        shared.proven.note(&origin.namespace);
+    }
     guard.end(End::Verified);
     reach("fill-verified");
     commit(fill, &shared, verified, copied).await;
@@ -328,6 +340,7 @@ async fn commit_local(
             fill.change(|state| {
                 state.window.trim(state.written, 0);
                 state.memory = None;
+                state.lease = None;
             });
             tracing::debug!(registry = %origin.namespace, repository = %origin.repository, digest = %fill.digest(), "stored");
         }
@@ -348,6 +361,7 @@ fn commit_spooled(fill: &Arc<Fill>, shared: &Arc<Shared>, spooled: &Spooled, ver
     fill.change(|state| {
         state.window.trim(state.written, 0);
         state.memory = None;
+        state.lease = None;
     });
 }
 

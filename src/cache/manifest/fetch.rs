@@ -3,13 +3,17 @@
 use bytes::BytesMut;
 
 use super::{Manifest, ManifestKey};
-use crate::cache::{FetchError, Shared, media_type, named_digest, storable};
+use crate::cache::{
+    Class, FetchError, Shared, Slot, class_of, in_small_body_time, media_type, named_digest, storable,
+};
 use crate::config::{Access, Auth};
 use crate::limits::MANIFEST_BYTES_MAX;
 use crate::oci::{Algorithm, Digest, Reference, SCHEMA1_TYPES, sniff_manifest_type};
 use crate::runtime::clock::monotonic_micros;
 use crate::store::Verified;
-use crate::upstream::{Credentials, Method, Purpose, Request, Response, Resume, Target, UpstreamError};
+use crate::upstream::{
+    Credentials, Method, Phase, Purpose, Request, Response, Resume, Target, UpstreamError,
+};
 
 /// A manifest an upstream gave.
 pub(super) struct Fetched {
@@ -43,6 +47,16 @@ pub(super) async fn resolve(
     key: &ManifestKey,
     purpose: Purpose,
 ) -> Result<Meaning, FetchError> {
+    let _place = shared.place(class_of(purpose), &key.origin.namespace).await?;
+    resolve_in_place(shared, key, purpose).await
+}
+
+/// As [`resolve`], for a caller that has a place.
+async fn resolve_in_place(
+    shared: &Shared,
+    key: &ManifestKey,
+    purpose: Purpose,
+) -> Result<Meaning, FetchError> {
     match shared.upstreams.fetch(&request(key, Method::Head, purpose)).await {
         Ok(response) => Ok(named_digest(&response.headers).map_or(Meaning::Unsaid, Meaning::Digest)),
         // Registries that do not do HEAD.
@@ -62,12 +76,15 @@ pub(super) async fn fetch(
     key: &ManifestKey,
     purpose: Purpose,
 ) -> Result<Fetched, FetchError> {
-    let _slot = shared.slot().await?;
+    let Slot {
+        place: _place,
+        mut memory,
+    } = shared.slot(Class::Manifest, &key.origin.namespace).await?;
     let mut request = request(key, Method::Get, purpose);
     // What everybody may have, when our credentials are to bring it.
     let mut seen_by_all = None;
     if shared.pays_for_all(key) {
-        seen_by_all = match (resolve(shared, key, purpose).await?, &key.reference) {
+        seen_by_all = match (resolve_in_place(shared, key, purpose).await?, &key.reference) {
             (Meaning::Digest(digest), Reference::Tag(_)) => Some(digest),
             (_, Reference::Digest(digest)) => Some(*digest),
             (Meaning::Unsaid, Reference::Tag(_)) => None,
@@ -85,7 +102,13 @@ pub(super) async fn fetch(
             .fetch(&request)
             .await
             .inspect_err(|error| shared.access.heard_no(&key.origin, &key.caller, error))?;
-        let mut fetched = match read(key, response).await {
+        memory.shrink_to(response.content_length.unwrap_or(u64::MAX));
+        let length = response.content_length.unwrap_or(MANIFEST_BYTES_MAX as u64);
+        let read = in_small_body_time(length.min(MANIFEST_BYTES_MAX as u64), read(key, response));
+        let Some(fetched) = read.await else {
+            return Err(too_slow(key));
+        };
+        let mut fetched = match fetched {
             Ok(fetched) => fetched,
             Err(FetchError::Upstream(error)) if error.is_retryable() => match resume.after_break(0) {
                 Some(delay) => {
@@ -111,8 +134,17 @@ pub(super) async fn fetch(
                 .access
                 .heard_yes(&key.origin, &manifest.digest, &key.caller, asked);
         }
+        shared.proven.note(&key.origin.namespace);
         return Ok(fetched);
     }
+}
+
+fn too_slow(key: &ManifestKey) -> FetchError {
+    UpstreamError::Timeout {
+        host: key.origin.namespace.as_str().into(),
+        phase: Phase::Body,
+    }
+    .into()
 }
 
 impl Shared {

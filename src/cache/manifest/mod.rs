@@ -10,10 +10,10 @@ use bytes::Bytes;
 
 use super::access::{Caller, Held};
 use super::flight::{Landing, Role};
-use super::{Cache, FetchError, Origin, Shared};
+use super::{Cache, FetchError, Origin, Shared, unless};
 use crate::cache::upload::Cargo;
 use crate::http::CacheResult;
-use crate::limits::MANIFEST_BYTES_MAX;
+use crate::limits::{DESERTED_MANIFEST_MAX, MANIFEST_BYTES_MAX};
 use crate::oci::{Accept, Digest, Reference, accepts, sniff_manifest_type};
 use crate::runtime::clock::unix_seconds;
 use crate::runtime::helper::blocking;
@@ -67,17 +67,20 @@ impl Cache {
     ///
     /// # Cancellation
     ///
-    /// The work goes on for the others, and for the store.
+    /// The work goes on for the others; when there are none, for [`DESERTED_MANIFEST_MAX`]. What has come is stored.
     pub async fn manifest(&self, key: ManifestKey) -> (Result<ManifestAnswer, FetchError>, Role) {
         let shared = self.0.clone();
         let (answer, role) = self
             .0
             .manifests
             .join(&self.0.helper, key.clone(), move |landing| async move {
-                match &key.reference {
-                    Reference::Digest(digest) => by_digest(&shared, &key, digest, &landing).await,
-                    Reference::Tag(tag) => tag::by_tag(&shared, &key, tag, &landing).await,
-                }
+                let work = async {
+                    match &key.reference {
+                        Reference::Digest(digest) => by_digest(&shared, &key, digest, &landing).await,
+                        Reference::Tag(tag) => tag::by_tag(&shared, &key, tag, &landing).await,
+                    }
+                };
+                let _ = unless(landing.deserted(DESERTED_MANIFEST_MAX), work).await;
             })
             .await;
         (answer.unwrap_or(Err(FetchError::Lost)), role)
@@ -266,7 +269,8 @@ impl Drop for Pending {
 async fn keep(shared: &Shared, key: Key, body: Bytes, meta: Meta, verified: Verified) -> Option<Verified> {
     let store = shared.storage.local()?.clone();
     let stored = blocking(move || {
-        let ingest = store.ingest(&key, Some(meta.size))?;
+        let mut ingest = store.ingest(&key, Some(meta.size))?;
+        ingest.reserve_to(meta.size)?;
         ingest.write_at(&body, 0)?;
         store.commit(ingest, &verified, meta)?;
         Ok::<_, StoreError>(verified)

@@ -12,7 +12,7 @@ pub fn route(bytes: &[u8]) {
     let query = lines.next().and_then(|query| std::str::from_utf8(query).ok());
     let field = lines.next();
     let default: Namespace = "docker.io".parse().expect("a name");
-    let Ok(Route::Content(asked, what)) = route::parse(path, query, field.into_iter(), &default) else {
+    let Ok(Route::Content(asked, what)) = route::parse(path, query, field.into_iter(), Some(&default)) else {
         return;
     };
     let origin = &asked.origin;

@@ -50,6 +50,16 @@ pub struct Sent {
 }
 
 impl Sent {
+    /// For a client that left before there was an answer.
+    pub fn nothing() -> Self {
+        Sent {
+            bytes: 0,
+            complete: false,
+            keep_alive: false,
+            file_failed: false,
+        }
+    }
+
     fn new(bytes: u64, result: &io::Result<()>, keep_alive: bool) -> Self {
         let file_failed = result.as_ref().is_err_and(|error| {
             error.kind() == io::ErrorKind::UnexpectedEof || error.raw_os_error() == Some(libc::EIO)

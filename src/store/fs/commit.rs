@@ -42,6 +42,7 @@ impl FsStore {
             let found = format!("{written} bytes are there of {}", meta.size);
             return Err(failed("commit", &data_path)(io::Error::other(found)));
         }
+        ingest.trim_to(written).map_err(failed("trim", &data_path))?;
         ingest.file().sync_data().map_err(failed("sync", &data_path))?;
         reach("data-synced");
         let sidecar = self

@@ -19,12 +19,15 @@ use crate::store::{Key, StoreError, mode};
 pub struct Ingest {
     pub(super) key: Key,
     file: Arc<File>,
+    /// Bytes for which room was reserved.
+    reserved: u64,
     /// The name, on file systems that cannot make files without one.
     pub(super) temporary: Option<PathBuf>,
 }
 
 impl FsStore {
-    /// Begins to receive `key`; `size` reserves the room, so that a full disk is noticed before the work.
+    /// Begins to receive `key`; a `size` for which there is no room is refused. None is reserved yet: an upstream's word for
+    /// the size takes nothing from others.
     ///
     /// # Errors
     ///
@@ -32,6 +35,9 @@ impl FsStore {
     pub fn ingest(&self, key: &Key, size: Option<u64>) -> Result<Ingest, StoreError> {
         let path = layout::content(key);
         let error = || failed("begin to write", &path);
+        if size.is_some_and(|size| size > self.free_room()) {
+            return Err(failed(StoreError::RESERVE, &path)(Errno::NOSPC.into()));
+        }
         let dir = self.path(&path);
         let dir = dir.parent().expect("content lies in a directory below the root");
         mode::create_dir_all(dir).map_err(error())?;
@@ -46,16 +52,10 @@ impl FsStore {
         let ingest = Ingest {
             key: key.clone(),
             file: Arc::new(file),
+            reserved: 0,
             temporary,
         };
         reach("ingest-opened");
-        if let Some(size) = size.filter(|&size| size > 0) {
-            // Without growing the file: a size that runs ahead of the data would survive a power cut as zeros.
-            match fallocate(&*ingest.file, FallocateFlags::KEEP_SIZE, 0, size) {
-                Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOSYS) => {}
-                Err(errno) => return Err(failed(StoreError::RESERVE, &path)(errno.into())),
-            }
-        }
         Ok(ingest)
     }
 
@@ -80,6 +80,36 @@ impl Ingest {
     /// The file, to be read below what has been written.
     pub fn file(&self) -> &Arc<File> {
         &self.file
+    }
+
+    /// Bytes for which room was reserved.
+    pub fn reserved(&self) -> u64 {
+        self.reserved
+    }
+
+    /// Reserves room for `end` bytes, so that a full disk is noticed before they are written.
+    ///
+    /// # Errors
+    ///
+    /// There is not that much; the ingest should be dropped.
+    pub fn reserve_to(&mut self, end: u64) -> Result<(), StoreError> {
+        if end > self.reserved {
+            crate::store::reserve(&self.file, self.reserved, end)
+                .map_err(failed(StoreError::RESERVE, &layout::content(&self.key)))?;
+            self.reserved = end;
+        }
+        Ok(())
+    }
+
+    /// Gives back what was reserved beyond `size`, which all bytes are.
+    pub(super) fn trim_to(&self, size: u64) -> io::Result<()> {
+        if self.reserved > size {
+            // Some file systems drop what lies beyond the end with the one, some with the other.
+            self.file.set_len(size)?;
+            let beyond = FallocateFlags::KEEP_SIZE | FallocateFlags::PUNCH_HOLE;
+            let _ = fallocate(&*self.file, beyond, size, self.reserved - size);
+        }
+        Ok(())
     }
 
     /// Writes `bytes` at `offset`.

@@ -47,6 +47,11 @@ impl FsStore {
             .is_empty()
     }
 
+    /// Bytes for which there is room.
+    pub fn free_room(&self) -> u64 {
+        super::free_room(&self.root)
+    }
+
     fn path(&self, relative: &Path) -> PathBuf {
         self.root.join(relative)
     }

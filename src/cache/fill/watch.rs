@@ -1,0 +1,250 @@
+//! Whether a fill is still worth its place: one that clients follow is, one without clients has to earn it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::{Fill, State};
+use crate::cache::slots::Place;
+use crate::limits::{
+    DESERTED_BYTES_MAX, DESERTED_GRACE, DESERTED_MAX, DESERTED_UNSIZED_BYTES_MAX, FETCH_CHECK, FILL_RATE_MIN,
+    FILL_RATE_SPAN, FIRST_CLIENT,
+};
+
+/// What is seen of a fill at one moment.
+#[derive(Clone, Copy, Debug)]
+struct Seen {
+    /// A client waits for it or reads from it.
+    followed: bool,
+    /// A client did so before.
+    was_followed: bool,
+    /// It cannot be stored any more.
+    lost: bool,
+    received: u64,
+    /// The upstream told the length.
+    sized: bool,
+}
+
+/// What follows from it.
+#[derive(PartialEq, Eq, Debug)]
+enum Verdict {
+    Go { deserted: bool, slow: bool, rate: u64 },
+    End(&'static str),
+}
+
+/// What is remembered of a fill between two looks. Moments are counted from its begin.
+#[derive(Default)]
+struct Record {
+    /// When and with how many bytes the last client was missed.
+    alone_since: Option<(Duration, u64)>,
+    /// Begin of the span over which the rate is counted.
+    span: (Duration, u64),
+    /// Bytes a second in the last whole span.
+    rate: Option<u64>,
+}
+
+impl Record {
+    fn look(&mut self, now: Duration, seen: Seen) -> Verdict {
+        let mut spanned = false;
+        let (began, before) = self.span;
+        if now.saturating_sub(began) >= FILL_RATE_SPAN {
+            let millis = u64::try_from(now.saturating_sub(began).as_millis()).unwrap_or(u64::MAX);
+            self.rate = Some((seen.received - before).saturating_mul(1_000) / millis.max(1));
+            self.span = (now, seen.received);
+            spanned = true;
+        }
+        let slow = self.rate.is_some_and(|rate| rate < FILL_RATE_MIN);
+        let rate = self.rate.unwrap_or(u64::MAX);
+        if seen.followed {
+            self.alone_since = None;
+            return Verdict::Go {
+                deserted: false,
+                slow,
+                rate,
+            };
+        }
+        let Some((since, had)) = self.alone_since else {
+            self.alone_since = Some((now, seen.received));
+            // What it did with clients is not held against it.
+            self.span = (now, seen.received);
+            return Verdict::Go {
+                deserted: false,
+                slow,
+                rate,
+            };
+        };
+        let alone = now.saturating_sub(since);
+        let grace = if seen.was_followed {
+            DESERTED_GRACE
+        } else {
+            FIRST_CLIENT
+        };
+        if alone < grace {
+            return Verdict::Go {
+                deserted: false,
+                slow,
+                rate,
+            };
+        }
+        let bytes_max = if seen.sized {
+            DESERTED_BYTES_MAX
+        } else {
+            DESERTED_UNSIZED_BYTES_MAX
+        };
+        if seen.lost {
+            Verdict::End("no client follows it and it cannot be stored")
+        } else if spanned && slow {
+            Verdict::End("no client follows it and it is too slow")
+        } else if seen.received - had > bytes_max {
+            Verdict::End("no client follows it and it is too large")
+        } else if alone > DESERTED_MAX {
+            Verdict::End("no client follows it and it takes too long")
+        } else {
+            Verdict::Go {
+                deserted: true,
+                slow,
+                rate,
+            }
+        }
+    }
+}
+
+impl State {
+    fn seen(&self) -> Seen {
+        Seen {
+            followed: self.wanted > 0 || !self.followers.is_empty(),
+            was_followed: self.was_wanted || self.next_follower > 0,
+            lost: self.spool.is_lost(),
+            received: self.window.end(),
+            sized: self.head.as_ref().is_none_or(|head| head.size.is_some()),
+        }
+    }
+}
+
+/// Waits until no client waits for `fill`, which has no place yet.
+pub async fn deserted(fill: &Arc<Fill>) -> &'static str {
+    let began = tokio::time::Instant::now();
+    let mut record = Record::default();
+    loop {
+        tokio::time::sleep(FETCH_CHECK).await;
+        let seen = fill.lock().seen();
+        match record.look(began.elapsed(), seen) {
+            Verdict::Go { deserted: false, .. } => {}
+            Verdict::Go { .. } => return "no client waits for it",
+            Verdict::End(why) => return why,
+        }
+    }
+}
+
+/// Waits until `fill` is not worth its `place` any more.
+pub async fn unworthy(fill: &Arc<Fill>, place: &Place) -> &'static str {
+    let began = tokio::time::Instant::now();
+    let mut record = Record::default();
+    loop {
+        if tokio::time::timeout(FETCH_CHECK, place.evicted()).await.is_ok() {
+            return "its place was needed for another fetch";
+        }
+        let (seen, unused) = {
+            let mut state = fill.lock();
+            (state.seen(), state.take_unused_file())
+        };
+        if unused.is_some() {
+            // The last reference to a large file without a name frees its blocks, which takes a while.
+            tokio::task::spawn_blocking(move || drop(unused));
+        }
+        match record.look(began.elapsed(), seen) {
+            Verdict::Go { deserted, slow, rate } => place.note(deserted, slow, rate),
+            Verdict::End(why) => return why,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MIB: u64 = 1024 * 1024;
+
+    const ALONE: Seen = Seen {
+        followed: false,
+        was_followed: true,
+        lost: false,
+        received: 0,
+        sized: true,
+    };
+
+    /// The second in which a fill ends that receives `rate` bytes a second, and why; it is looked at for `seconds`.
+    fn end(seen: Seen, rate: u64, seconds: u64) -> Option<(u64, &'static str)> {
+        let mut record = Record::default();
+        (1..=seconds).find_map(|second| {
+            let received = seen.received + second * rate;
+            match record.look(Duration::from_secs(second), Seen { received, ..seen }) {
+                Verdict::End(why) => Some((second, why)),
+                Verdict::Go { .. } => None,
+            }
+        })
+    }
+
+    #[test]
+    fn a_fill_that_clients_follow_goes_on_however_slow_it_is() {
+        let followed = Seen {
+            followed: true,
+            lost: true,
+            ..ALONE
+        };
+        assert_eq!(end(followed, 1, 10_000), None);
+    }
+
+    #[test]
+    fn a_deserted_fill_that_is_fast_is_finished() {
+        assert_eq!(end(ALONE, 10 * MIB, 500), None);
+    }
+
+    #[test]
+    fn a_deserted_fill_that_dribbles_or_is_silent_ends() {
+        for rate in [0, 200, FILL_RATE_MIN - 1] {
+            let (second, why) = end(ALONE, rate, 100).unwrap();
+            assert!(second <= 12 && why.ends_with("too slow"), "{second} {why}");
+        }
+    }
+
+    #[test]
+    fn a_deserted_fill_that_cannot_be_stored_ends_at_once() {
+        let lost = Seen { lost: true, ..ALONE };
+        assert_eq!(end(lost, 10 * MIB, 10).unwrap().0, 2);
+        let new = Seen {
+            was_followed: false,
+            ..lost
+        };
+        assert!(
+            end(new, 10 * MIB, 10).unwrap().0 >= FIRST_CLIENT.as_secs(),
+            "its first client is on its way"
+        );
+    }
+
+    #[test]
+    fn a_deserted_fill_is_bounded_in_bytes_and_time() {
+        let unsized_one = Seen {
+            sized: false,
+            ..ALONE
+        };
+        let (second, why) = end(unsized_one, 100 * MIB, 100).unwrap();
+        assert!(second <= 5 && why.ends_with("too large"), "{second} {why}");
+        let (second, why) = end(ALONE, 100 * MIB, 1_000).unwrap();
+        assert!(second < 200 && why.ends_with("too large"), "{second} {why}");
+        let (second, why) = end(ALONE, 2 * FILL_RATE_MIN, 1_000).unwrap();
+        assert!(second < 610 && why.ends_with("too long"), "{second} {why}");
+    }
+
+    #[test]
+    fn a_client_that_comes_back_in_time_finds_its_fill() {
+        let mut record = Record::default();
+        for second in 1..1_000 {
+            let seen = Seen {
+                followed: second % 8 == 0,
+                ..ALONE
+            };
+            let verdict = record.look(Duration::from_secs(second), seen);
+            assert!(matches!(verdict, Verdict::Go { .. }), "{second} {verdict:?}");
+        }
+    }
+}

@@ -1,0 +1,249 @@
+//! Shares of something that all registries use: fetch slots, memory, room on the disk.
+//!
+//! A party takes more only while it holds less than what is left to it. One party alone comes to hold half, two come to
+//! hold a third each, and something is always left for a party that holds nothing. Any public registry can be named in a
+//! path, so registries without an entry in the configuration have a bound together, and those of them that have never given
+//! good content a smaller one.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::lru::Lru;
+use crate::limits::PROVEN_REGISTRIES_MAX;
+use crate::oci::Namespace;
+
+/// Whose share something is taken from.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub enum Party {
+    /// An entry of the configuration, by its name: all registries that a suffix covers are one party.
+    Named(Arc<str>),
+    /// A registry without an entry that has given good content lately.
+    Proven(Namespace),
+    /// Any other registry.
+    Unproven(Namespace),
+}
+
+/// How much each party holds.
+#[derive(Default, Debug)]
+pub struct Ledger {
+    parties: HashMap<Party, u64>,
+    /// Of all parties.
+    held: u64,
+    /// Of registries without an entry, proven or not.
+    unlisted: u64,
+    /// Of registries that are not proven.
+    unproven: u64,
+}
+
+impl Ledger {
+    /// What `party` holds.
+    pub fn held_by(&self, party: &Party) -> u64 {
+        self.parties.get(party).copied().unwrap_or_default()
+    }
+
+    /// Whether `party` may take more, with `free` left of the whole: it holds less than `weight` times what is left to it.
+    /// Registries without an entry are left three quarters of the whole together, unproven ones a quarter.
+    pub fn admits(&self, party: &Party, free: u64, weight: u64) -> bool {
+        let left = self.left_to(party, free);
+        self.held_by(party) < left.saturating_mul(weight)
+    }
+
+    /// Whether the bound that `party` has together with others is reached.
+    pub fn is_group_full(&self, party: &Party, free: u64) -> bool {
+        self.left_to(party, free) == 0
+    }
+
+    fn left_to(&self, party: &Party, free: u64) -> u64 {
+        let whole = self.held.saturating_add(free);
+        let unlisted = || (whole - whole / 4).saturating_sub(self.unlisted).min(free);
+        match party {
+            Party::Named(_) => free,
+            Party::Proven(_) => unlisted(),
+            // A whole of less than four has one for them.
+            Party::Unproven(_) => whole.div_ceil(4).saturating_sub(self.unproven).min(unlisted()),
+        }
+    }
+
+    pub fn take(&mut self, party: &Party, amount: u64) {
+        *self.parties.entry(party.clone()).or_default() += amount;
+        self.held += amount;
+        if !matches!(party, Party::Named(_)) {
+            self.unlisted += amount;
+        }
+        if matches!(party, Party::Unproven(_)) {
+            self.unproven += amount;
+        }
+    }
+
+    /// Gives back what was taken.
+    pub fn give(&mut self, party: &Party, amount: u64) {
+        let Some(held) = self.parties.get_mut(party) else {
+            return;
+        };
+        *held -= amount;
+        if *held == 0 {
+            self.parties.remove(party);
+        }
+        self.held -= amount;
+        if !matches!(party, Party::Named(_)) {
+            self.unlisted -= amount;
+        }
+        if matches!(party, Party::Unproven(_)) {
+            self.unproven -= amount;
+        }
+    }
+}
+
+/// A ledger of bytes that several threads use.
+#[derive(Clone, Default, Debug)]
+pub struct SharedLedger(Arc<Mutex<Ledger>>);
+
+/// Bytes of a party's share; given back on drop.
+#[derive(Debug)]
+pub struct Lease {
+    ledger: SharedLedger,
+    party: Party,
+    bytes: u64,
+}
+
+impl SharedLedger {
+    /// A lease of nothing yet.
+    pub fn lease(&self, party: &Party) -> Lease {
+        Lease {
+            ledger: self.clone(),
+            party: party.clone(),
+            bytes: 0,
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Ledger> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Lease {
+    /// Grows to `bytes` unless the party's share is used up, with `free` left of the whole. Says whether it has grown.
+    pub fn grow_to(&mut self, bytes: u64, free: u64, weight: u64) -> bool {
+        let more = bytes.saturating_sub(self.bytes);
+        let mut ledger = self.ledger.lock();
+        if more == 0 {
+            return true;
+        }
+        if !ledger.admits(&self.party, free, weight) {
+            return false;
+        }
+        ledger.take(&self.party, more);
+        self.bytes += more;
+        true
+    }
+
+    pub fn shrink_to(&mut self, bytes: u64) {
+        let back = self.bytes.saturating_sub(bytes);
+        self.bytes -= back;
+        self.ledger.lock().give(&self.party, back);
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        self.shrink_to(0);
+    }
+}
+
+/// Registries without an entry that have given good content lately.
+pub struct Proven(Mutex<Lru<Namespace, ()>>);
+
+impl Default for Proven {
+    fn default() -> Self {
+        Proven(Mutex::new(Lru::new(u64::MAX, PROVEN_REGISTRIES_MAX)))
+    }
+}
+
+impl Proven {
+    /// Notes that `namespace` gave content that was found right.
+    pub fn note(&self, namespace: &Namespace) {
+        let mut proven = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        proven.insert(namespace.clone(), (), 1);
+    }
+
+    pub fn has(&self, namespace: &Namespace) -> bool {
+        let mut proven = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        proven.get(namespace).is_some()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn named(name: &str) -> Party {
+        Party::Named(name.into())
+    }
+
+    fn unproven(n: usize) -> Party {
+        Party::Unproven(format!("r{n}.example").parse().unwrap())
+    }
+
+    fn proven(n: usize) -> Party {
+        Party::Proven(format!("p{n}.example").parse().unwrap())
+    }
+
+    /// Takes one after the other until no more is given.
+    fn take_all(ledger: &mut Ledger, whole: u64, party: &Party) -> u64 {
+        while ledger.admits(party, whole - ledger.held, 1) {
+            ledger.take(party, 1);
+        }
+        ledger.held_by(party)
+    }
+
+    #[test]
+    fn one_party_takes_half_and_the_next_half_of_the_rest() {
+        let mut ledger = Ledger::default();
+        assert_eq!(take_all(&mut ledger, 160, &named("greedy")), 80);
+        assert_eq!(take_all(&mut ledger, 160, &named("second")), 40);
+        assert_eq!(take_all(&mut ledger, 160, &named("third")), 20);
+    }
+
+    #[test]
+    fn any_number_of_unproven_registries_takes_a_quarter() {
+        let mut ledger = Ledger::default();
+        let taken: u64 = (0..1_000).map(|n| take_all(&mut ledger, 160, &unproven(n))).sum();
+        assert_eq!(taken, 40);
+        assert!(take_all(&mut ledger, 160, &proven(0)) >= 40);
+        assert!(take_all(&mut ledger, 160, &named("configured")) >= 40);
+    }
+
+    #[test]
+    fn any_number_of_registries_without_an_entry_leaves_a_quarter_to_those_with_one() {
+        let mut ledger = Ledger::default();
+        let taken: u64 = (0..1_000).map(|n| take_all(&mut ledger, 160, &proven(n))).sum();
+        assert_eq!(taken, 120);
+        assert_eq!(take_all(&mut ledger, 160, &unproven(0)), 0);
+        assert_eq!(take_all(&mut ledger, 160, &named("configured")), 20);
+    }
+
+    #[test]
+    fn what_is_given_back_can_be_taken_again() {
+        let mut ledger = Ledger::default();
+        for party in [named("a"), proven(1), unproven(2)] {
+            let taken = take_all(&mut ledger, 16, &party);
+            ledger.give(&party, taken);
+            assert_eq!((ledger.held, ledger.unlisted, ledger.unproven), (0, 0, 0));
+            assert!(ledger.parties.is_empty());
+        }
+    }
+
+    #[test]
+    fn a_lease_grows_within_the_share_and_ends_with_its_drop() {
+        let ledger = SharedLedger::default();
+        let mut lease = ledger.lease(&named("a"));
+        assert!(lease.grow_to(40, 100, 1));
+        assert!(lease.grow_to(60, 60, 1));
+        assert!(!lease.grow_to(61, 40, 1), "more than is free");
+        assert!(lease.grow_to(61, 40, 7), "less than seven times what is free");
+        let mut other = ledger.lease(&named("b"));
+        assert!(other.grow_to(10, 39, 1));
+        drop(lease);
+        assert_eq!(ledger.lock().held, 10);
+    }
+}

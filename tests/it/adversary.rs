@@ -1,0 +1,291 @@
+//! One party takes all it can of something shared; a bystander is served, and about as fast as alone.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use crate::harness::client::Flow;
+use crate::harness::disk::SmallDisk;
+use crate::harness::*;
+
+const MIB: u64 = 1024 * 1024;
+
+/// Requests of the greedy party: more than there are places for.
+const GREEDY: usize = 300;
+
+/// Slow enough that no request of the greedy party ends during a test.
+const DRIBBLE: u64 = 200;
+
+/// Cold pulls of the bystander that are measured.
+const PULLS: usize = 8;
+
+/// The longest of a few cold pulls: a manifest by tag and a blob each.
+#[track_caller]
+fn cold_pulls(cache: &Server, upstream: &Registry, of: &str) -> Duration {
+    (0..PULLS)
+        .map(|n| {
+            let tag = format!("{of}-{n}");
+            let image = Image::small(upstream, "a", &tag, fresh_seed());
+            let (digest, layer) = &image.blobs[2];
+            let began = Instant::now();
+            let got = cache.client().get(&upstream.manifest_url("a", &tag));
+            got.expect(&image.manifest);
+            let Content::Prf(layer) = layer else {
+                panic!("a layer is generated")
+            };
+            cache.client().pull(&upstream.blob_url("a", digest), layer);
+            began.elapsed()
+        })
+        .max()
+        .expect("some pulls")
+}
+
+/// Fails unless cold pulls of `upstream` take about as long as they did alone. A machine that runs other tests delays single
+/// ones; a bystander that waits for a place waits for half a minute.
+#[track_caller]
+fn expect_undisturbed(cache: &Server, upstream: &Registry, alone: Duration) {
+    let beside = cold_pulls(cache, upstream, "beside");
+    let bearable = 20 * alone.max(Duration::from_millis(500));
+    assert!(
+        beside < bearable,
+        "{beside:?} beside the adversary, {alone:?} alone"
+    );
+}
+
+/// Waits until no further request has come to `registry` for a moment, and some have.
+fn wait_until_taken(registry: &Registry) {
+    let mut last = (0, Instant::now());
+    eventually("the adversary has what it can get", || {
+        let now = registry.requests();
+        if now != last.0 {
+            last = (now, Instant::now());
+        }
+        now > 0 && last.1.elapsed() > Duration::from_secs(1)
+    });
+}
+
+/// Asks for each of `paths` on a connection of its own and reads nothing.
+fn ask_for(cache: &Server, paths: impl IntoIterator<Item = String>) -> Vec<Connection> {
+    let ask = |path: String| {
+        let mut connection = cache.client().open();
+        connection.request("GET", &path, &[]).expect("send");
+        connection
+    };
+    paths.into_iter().map(ask).collect()
+}
+
+/// Paths of `count` blobs that `registry` sends at [`DRIBBLE`].
+fn dribbling_blobs(registry: &Registry, count: usize) -> Vec<String> {
+    registry.on(On::kind(Kind::Blob).get(), Reply::new().rate(DRIBBLE));
+    (0..count)
+        .map(|_| registry.blob_url("a", &registry.blob(Prf::new(fresh_seed(), 2 * MIB))))
+        .collect()
+}
+
+/// A cache that knows both registries.
+fn between(greedy: &Registry, other: &Registry) -> server::Options {
+    raise_file_limit();
+    Server::options(greedy).registry(other.name(), other.addr())
+}
+
+#[test]
+fn a_registry_that_dribbles_blobs_takes_no_place_of_another_registry() {
+    let (greedy, other) = (Registry::new(), Registry::new());
+    let cache = between(&greedy, &other).start();
+    let alone = cold_pulls(&cache, &other, "alone");
+    let held = ask_for(&cache, dribbling_blobs(&greedy, GREEDY));
+    wait_until_taken(&greedy);
+    expect_undisturbed(&cache, &other, alone);
+    // The clients leave without a word; what they asked for takes no place either.
+    held.into_iter().for_each(Connection::abort);
+    expect_undisturbed(&cache, &other, alone);
+}
+
+#[test]
+fn silent_manifests_take_no_place_of_another_registry_nor_of_blobs() {
+    let (greedy, other) = (Registry::new(), Registry::new());
+    let cache = between(&greedy, &other).start();
+    let alone = cold_pulls(&cache, &other, "alone");
+    let content = Prf::new(fresh_seed(), 70_000);
+    let digest = greedy.blob(content.clone());
+    let gate = Gate::new();
+    greedy.on(On::kind(Kind::Manifest), Reply::new().hold_head(&gate));
+    let held = ask_for(
+        &cache,
+        (0..GREEDY).map(|n| greedy.manifest_url("a", &format!("t{n}"))),
+    );
+    wait_until_taken(&greedy);
+    expect_undisturbed(&cache, &other, alone);
+    cache.client().pull(&greedy.blob_url("a", &digest), &content);
+    drop(held);
+    gate.open();
+}
+
+#[test]
+fn many_registries_without_an_entry_take_no_place_of_one_that_has_one() {
+    const REGISTRIES: usize = 50;
+    const EACH: usize = 6;
+    raise_file_limit();
+    let (greedy, other) = (Registry::new(), Registry::new());
+    let config = format!(
+        "defaults: {{insecure: true, allow_private: true}}\n\
+         registries: [{{name: \"{0}\", url: \"http://{0}\"}}]\n",
+        other.addr()
+    );
+    let cache = Server::bare().config(config).start();
+    let alone = cold_pulls(&cache, &other, "alone");
+    greedy.on(On::kind(Kind::Blob).get(), Reply::new().rate(DRIBBLE));
+    let names: Vec<_> = (0..REGISTRIES).map(|_| greedy.add_listener()).collect();
+    let paths = names.iter().flat_map(|name| {
+        let blob = || greedy.blob(Prf::new(fresh_seed(), 2 * MIB));
+        (0..EACH).map(move |_| format!("/v2/{name}/a/blobs/{}", blob()))
+    });
+    let _held = ask_for(&cache, paths);
+    wait_until_taken(&greedy);
+    expect_undisturbed(&cache, &other, alone);
+}
+
+#[test]
+fn many_registries_with_entries_leave_places_to_another_one() {
+    const REGISTRIES: usize = 20;
+    let (greedy, other) = (Registry::new(), Registry::new());
+    let names: Vec<_> = (0..REGISTRIES).map(|_| greedy.add_listener()).collect();
+    let cache = between(&greedy, &other).start();
+    let alone = cold_pulls(&cache, &other, "alone");
+    greedy.on(On::kind(Kind::Blob).get(), Reply::new().rate(DRIBBLE));
+    let paths = names.iter().flat_map(|name| {
+        let blob = || greedy.blob(Prf::new(fresh_seed(), 2 * MIB));
+        (0..GREEDY / REGISTRIES).map(move |_| format!("/v2/{name}/a/blobs/{}", blob()))
+    });
+    let _held = ask_for(&cache, paths);
+    wait_until_taken(&greedy);
+    expect_undisturbed(&cache, &other, alone);
+}
+
+#[test]
+fn places_of_clients_that_left_go_to_clients_that_wait() {
+    let upstream = Registry::new();
+    raise_file_limit();
+    let cache = Server::start(&upstream);
+    let image = Image::small(&upstream, "a", "v1", fresh_seed());
+    let held = ask_for(&cache, dribbling_blobs(&upstream, GREEDY));
+    wait_until_taken(&upstream);
+    held.into_iter().for_each(Connection::abort);
+    upstream.clear_rules();
+    let (digest, content) = &image.blobs[2];
+    let got = cache.client().get(&upstream.blob_url("a", digest));
+    got.expect(&content.bytes());
+    cache.wait_stderr("fill given up");
+}
+
+#[test]
+fn a_registry_that_dribbles_takes_no_memory_of_another_registry() {
+    let (greedy, other) = (Registry::new(), Registry::new());
+    let cache = between(&greedy, &other).env("MEMORY_BUDGET", "64MiB").start();
+    let alone = cold_pulls(&cache, &other, "alone");
+    greedy.on(On::kind(Kind::Blob).get(), Reply::new().rate(DRIBBLE));
+    let blob = || greedy.blob(Prf::new(fresh_seed(), 8 * MIB));
+    let _held = ask_for(&cache, (0..60).map(|_| greedy.blob_url("a", &blob())));
+    wait_until_taken(&greedy);
+    expect_undisturbed(&cache, &other, alone);
+}
+
+/// Bytes that are free on the file system of `disk`.
+fn free(disk: &SmallDisk) -> u64 {
+    let told = rustix::fs::statvfs(&disk.path).expect("statvfs");
+    told.f_bavail * told.f_frsize
+}
+
+/// Fails unless a blob of `other` is stored beside whatever else goes on.
+#[track_caller]
+fn expect_stored(cache: &Server, other: &Registry, size: u64) {
+    let content = Prf::new(fresh_seed(), size);
+    let digest = other.blob(content.clone());
+    cache.client().pull(&other.blob_url("a", &digest), &content);
+    cache.wait_stored(&digest);
+}
+
+#[test]
+fn a_claimed_length_takes_no_room_on_the_disk() {
+    let Some(disk) = SmallDisk::mount(64 * MIB) else {
+        return;
+    };
+    let (greedy, other) = (Registry::new(), Registry::new());
+    let cache = between(&greedy, &other).root(&disk.path.join("store")).start();
+    let before = free(&disk);
+    // It sends no more than the beginning.
+    let gate = Gate::new();
+    greedy.on(On::kind(Kind::Blob).get(), Reply::new().hold_at(100_000, &gate));
+    let blob = || greedy.blob(Prf::new(fresh_seed(), 60 * MIB));
+    let held = ask_for(&cache, (0..4).map(|_| greedy.blob_url("a", &blob())));
+    gate.wait_arrived(4);
+    expect_stored(&cache, &other, 8 * MIB);
+    held.into_iter().for_each(Connection::abort);
+    expect_stored(&cache, &other, 8 * MIB);
+    eventually("what was begun is given up, and its room given back", || {
+        free(&disk) + 18 * MIB > before
+    });
+}
+
+/// Has the registry send a blob without a length and without an end; its path.
+fn endless_blob(registry: &Registry) -> String {
+    let digest = Prf::new(fresh_seed(), 10).digest();
+    registry.blob_as(&digest, Prf::new(fresh_seed(), 1 << 42));
+    registry.on(
+        On::path(&digest).get(),
+        Reply::new().framing(Framing::Chunked).rate(64 * MIB),
+    );
+    registry.blob_url("a", &digest)
+}
+
+#[test]
+fn a_body_without_end_ends_with_its_client_and_leaves_the_disk_as_it_was() {
+    let Some(disk) = SmallDisk::mount(64 * MIB) else {
+        return;
+    };
+    let (greedy, other) = (Registry::new(), Registry::new());
+    let cache = between(&greedy, &other).root(&disk.path.join("store")).start();
+    let before = free(&disk);
+    let path = endless_blob(&greedy);
+    cache.client().get_and_abort(&path, 3 * MIB);
+    eventually("the upstream is let go", || {
+        cache.stderr().contains("fill given up")
+    });
+    eventually("the room is given back", || free(&disk) + MIB > before);
+    expect_stored(&cache, &other, 8 * MIB);
+}
+
+#[test]
+fn a_body_without_end_leaves_room_on_the_disk_while_its_client_reads() {
+    let Some(disk) = SmallDisk::mount(64 * MIB) else {
+        return;
+    };
+    let (greedy, other) = (Registry::new(), Registry::new());
+    let cache = between(&greedy, &other).root(&disk.path.join("store")).start();
+    let path = endless_blob(&greedy);
+    let enough = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut connection = cache.client().open();
+            connection.request("GET", &path, &[]).unwrap();
+            let _ = connection.read_into("GET", &mut |_, _| {
+                if enough.load(Ordering::SeqCst) {
+                    Flow::Stop
+                } else {
+                    Flow::Go
+                }
+            });
+        });
+        let _ended = Ended(&enough);
+        cache.wait_stderr("a pull goes on uncached");
+        expect_stored(&cache, &other, 8 * MIB);
+    });
+}
+
+/// Lets a thread end that looks at it, also when its test fails.
+struct Ended<'a>(&'a AtomicBool);
+
+impl Drop for Ended<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::SeqCst);
+    }
+}
