@@ -238,6 +238,28 @@ pub const LISTINGS_BYTES_MAX: u64 = 4 * LISTING_BYTES_MAX as u64 + 64 * 1024;
 /// Lists kept in memory, whatever their size.
 pub const LISTINGS_MAX: usize = 4_096;
 
+/// Records of referrers on disk (pages of lists, and answers of 404), whatever their size: three for each of 5,000 images.
+/// The table of their names takes 400 bytes each, 7 MiB.
+pub const RECORDS_MAX: usize = 16_384;
+
+/// Bytes of all records on disk: 64 of the largest; 16,384 of an ordinary size (1 to 4 KiB) are 64 MiB.
+pub const RECORDS_BYTES_MAX: u64 = 256 * 1024 * 1024;
+
+/// The largest record: a list, and what is noted with it (two queries of 2 KiB at most).
+pub const RECORD_BYTES_MAX: u64 = LISTING_BYTES_MAX as u64 + 16 * 1024;
+
+/// Repositories of which is remembered when they last listed referrers: 300 bytes each, 1.2 MiB.
+pub const LISTING_REPOSITORIES_MAX: usize = 4_096;
+
+/// How long a 404 is remembered: the time between the runs of two tools of one pipeline. A push that follows a 404 is
+/// visible at the latest after this time.
+pub const ABSENCE_LIFE: Duration = Duration::from_secs(5);
+
+/// 404s remembered, shared by all cores, and their bytes: 700 bytes each, 3 MiB. The largest, with a query of 2 KiB, take
+/// 3 KiB each.
+pub const ABSENCES_MAX: usize = 4_096;
+pub const ABSENCES_BYTES_MAX: u64 = 4 * 1024 * 1024;
+
 /// Tags asked of an upstream at once, whatever a client wants; what the large registries grant.
 pub const TAGS_PER_PAGE_MAX: u64 = 1_000;
 

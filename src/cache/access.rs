@@ -32,7 +32,7 @@ pub struct Caller {
 
 /// Stands for credentials in tables: of a client's only a keyed hash is kept, with a key of this process.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-enum CallerId {
+pub(super) enum CallerId {
     Anybody,
     /// The operator, for a registry everybody may read with our credentials.
     Operator,
@@ -116,6 +116,10 @@ impl Caller {
     /// What to send.
     pub fn credentials(&self) -> Credentials {
         self.credentials.clone()
+    }
+
+    pub(super) fn id(&self) -> CallerId {
+        self.id
     }
 
     pub(super) fn is_anybody(&self) -> bool {

@@ -1,5 +1,6 @@
 //! Lists (`tags/list`, `referrers`): asked for once for all who ask at once, kept in memory for a moment, given out
-//! stale while their upstream cannot be asked. Never on disk: a list is not content, and no digest vouches for it.
+//! stale while their upstream cannot be asked. Those of referrers are also kept on disk for that (`records`): signatures
+//! cannot be found without them.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -10,7 +11,10 @@ use super::flight::{Flights, Landing, Role};
 use super::freshness::is_fresh;
 use super::listed::{self, INDEX_TYPE, Listed};
 use super::lru::Lru;
-use super::{Cache, Caller, Class, FetchError, Origin, Shared, Slot, in_small_body_time, media_type, unless};
+use super::records::{Changes, Kept};
+use super::{
+    Absence, Cache, Caller, Class, FetchError, Origin, Shared, Slot, in_small_body_time, media_type, unless,
+};
 use crate::http::{CacheResult, link};
 use crate::limits::{
     DESERTED_MANIFEST_MAX, LISTING_BYTES_MAX, LISTING_LIFETIME, LISTINGS_BYTES_MAX, LISTINGS_MAX,
@@ -51,6 +55,9 @@ pub enum ListingError {
     /// Clients then look for the tag that stands for the list.
     #[error("the registry does not list referrers: {0}")]
     NoReferrers(String),
+    /// The same, from a body that is something else: a page for people, perhaps only for a while.
+    #[error("the registry does not list referrers: {0}")]
+    NotAnIndex(String),
     #[error("the list is larger than 4 MiB")]
     TooLarge,
 }
@@ -113,8 +120,10 @@ impl Cache {
                 key.clone(),
                 move |landing: Landing<_, _>| async move {
                     let work = shared.list(&key);
-                    if let Ok(outcome) = unless(landing.deserted(DESERTED_MANIFEST_MAX), work).await {
+                    let listed = unless(landing.deserted(DESERTED_MANIFEST_MAX), work).await;
+                    if let Ok((outcome, changes)) = listed {
                         landing.land(outcome);
+                        shared.write_records(&key.origin, changes).await;
                     }
                 },
             )
@@ -174,35 +183,75 @@ impl Shared {
         u64::try_from(self.list_lifetime().as_millis()).unwrap_or(u64::MAX)
     }
 
-    async fn list(&self, key: &ListingKey) -> Outcome {
+    async fn list(&self, key: &ListingKey) -> (Outcome, Changes) {
         // Of those who ask for themselves nothing is kept, and without a memory for tags there is none for their list.
-        let shared = key.caller.is_anybody() || key.caller.is_operator();
-        let kept = shared && self.policy.cache_tags;
-        let held = self.listings.get(key);
-        let purpose = match held {
-            Some(_) => Purpose::Revalidate,
-            None => Purpose::Pull,
+        let kept = key.caller.speaks_for_others() && self.policy.cache_tags;
+        let (origin, target, caller) = (&key.origin, &key.target, &key.caller);
+        if let Some(absence) = self.absences.last(origin, target, caller) {
+            return (Err(absence.into()), Changes::default());
+        }
+        let held = match self.listings.get(key) {
+            Some(listed) => Kept::List(listed),
+            None if kept => self.kept_list(key).await,
+            None => Kept::Nothing,
         };
+        let purpose = match held {
+            Kept::Nothing => Purpose::Pull,
+            Kept::List(_) | Kept::Unsupported(_) => Purpose::Revalidate,
+        };
+        let (before, asked_ms) = (self.absences.before_asking(origin), unix_millis());
         let fetched = self
-            .fetch_list(&key.origin, &key.target, key.caller.credentials(), purpose)
+            .fetch_list(origin, target, caller.credentials(), purpose)
             .await;
         match (fetched, held) {
-            (Ok(listed), _) if kept => {
+            (Ok(listed), held) if kept => {
+                if matches!(held, Kept::List(held) if held.body != listed.body) {
+                    self.absences.clear(origin);
+                }
                 let listed = Arc::new(listed);
                 self.listings.keep(key, &listed);
-                Ok(self.list_answer(listed, CacheResult::Miss))
+                self.listing_repositories.note(key, listed.asked_ms);
+                let changes = Changes::page(key, &listed);
+                (Ok(self.list_answer(listed, CacheResult::Miss)), changes)
             }
-            (Ok(listed), _) => Ok(self.list_answer(Arc::new(listed), CacheResult::Bypass)),
-            (Err(error), Some(listed)) if error.is_outage() => Ok(ListingAnswer {
-                stale: Some(error.to_string()),
-                ..self.list_answer(listed, CacheResult::Stale)
-            }),
-            (Err(error), held) => {
+            (Ok(listed), _) => {
+                let answer = self.list_answer(Arc::new(listed), CacheResult::Bypass);
+                (Ok(answer), Changes::default())
+            }
+            (Err(error), held) if error.is_outage() => {
+                let outcome = match held {
+                    Kept::List(listed) => Ok(ListingAnswer {
+                        stale: Some(error.to_string()),
+                        ..self.list_answer(listed, CacheResult::Stale)
+                    }),
+                    Kept::Unsupported(checked_ms) => match &error {
+                        ListingError::Fetch(why) => {
+                            let absence = Absence::new(origin, checked_ms, why);
+                            Err(FetchError::Absent(absence).into())
+                        }
+                        _ => Err(error),
+                    },
+                    Kept::Nothing => Err(error),
+                };
+                (outcome, Changes::default())
+            }
+            (Err(error), _) => {
                 // It was an answer: what we hold is no longer so.
-                if held.is_some() {
-                    self.listings.forget(key);
+                self.listings.forget(key);
+                if let ListingError::Fetch(error) = &error {
+                    let asked = (origin, target, caller);
+                    self.absences.note(before, asked, error, self.list_lifetime());
                 }
-                Err(error)
+                let changes = match (&error, target) {
+                    _ if !kept => Changes::default(),
+                    (_, Target::Referrers(..)) if error.says_unsupported() => {
+                        Changes::unsupported(key, asked_ms)
+                    }
+                    (ListingError::NotAnIndex(_), _) => Changes::not_an_index(key, asked_ms),
+                    (_, Target::Referrers(..)) if error.is_refusal() => Changes::refused(key),
+                    _ => Changes::default(),
+                };
+                (Err(error), changes)
             }
         }
     }
@@ -271,12 +320,29 @@ impl ListingError {
     }
 
     /// Whether this says nothing about the list, so that an older one may be given.
-    fn is_outage(&self) -> bool {
+    pub fn is_outage(&self) -> bool {
         match self {
-            ListingError::Fetch(FetchError::Upstream(error)) => error.is_outage(),
-            ListingError::Fetch(FetchError::Overloaded) | ListingError::TooLarge => true,
-            ListingError::Fetch(_) | ListingError::NoReferrers(_) => false,
+            ListingError::Fetch(error) => error.is_outage(),
+            ListingError::TooLarge => true,
+            ListingError::NoReferrers(_) | ListingError::NotAnIndex(_) => false,
         }
+    }
+
+    /// Whether this is a kept 404, given because the registry cannot be asked.
+    pub fn is_stale_absence(&self) -> bool {
+        matches!(self, ListingError::Fetch(error) if error.is_stale_absence())
+    }
+
+    /// Whether the client hears that there are no referrers, and looks for the tag in their place.
+    fn says_unsupported(&self) -> bool {
+        matches!(
+            self,
+            ListingError::NoReferrers(_)
+                | ListingError::Fetch(FetchError::Upstream(UpstreamError::Status {
+                    status: 404 | 410,
+                    ..
+                }))
+        )
     }
 }
 
@@ -314,7 +380,7 @@ async fn read(request: &Request, mut response: Response, asked_ms: u64) -> Resul
         Target::Referrers(_, query) => {
             let named = media_type(&response.headers);
             if !matches!(named.as_deref(), None | Some(INDEX_TYPE | "application/json")) {
-                return Err(ListingError::NoReferrers("its answer is no index".to_owned()));
+                return Err(ListingError::NotAnIndex("its answer is no index".to_owned()));
             }
             let wanted = query.get("artifactType");
             let done = response
@@ -326,7 +392,7 @@ async fn read(request: &Request, mut response: Response, asked_ms: u64) -> Resul
                 .any(|filter| filter.trim() == "artifactType");
             let ours = wanted.as_deref().filter(|_| !done);
             let body =
-                listed::referrers(&body, ours).map_err(|what| ListingError::NoReferrers(what.to_owned()))?;
+                listed::referrers(&body, ours).map_err(|what| ListingError::NotAnIndex(what.to_owned()))?;
             (body, next(query), wanted.is_some())
         }
         Target::Tags(query) => (broken(request, listed::tags(&body))?, next(query), false),

@@ -3,6 +3,7 @@
 //! One [`Cache`] per process, shared by all cores; a hit does not come here, it is answered from what its core
 //! has open or in memory ([`crate::registry`]). Work that waits for upstreams or disks runs on the helper pool.
 
+mod absence;
 mod access;
 mod bucket;
 mod fill;
@@ -20,6 +21,7 @@ mod manifest;
 mod pass;
 mod shares;
 mod slots;
+mod records;
 mod storage;
 mod supply;
 mod tags;
@@ -49,6 +51,7 @@ use crate::runtime::vitals::Vitals;
 use crate::store::{Entry, FsStore, Key, Source, canonical_name};
 use crate::upstream::{Purpose, RegistryCondition, UpstreamError, Upstreams};
 
+pub use absence::{Absence, BeforeAsking};
 pub use access::{Approach, Caller, Held, Permit};
 pub use bucket::Bucket;
 pub use fill::{Fill, Follower, Head, Ready as FillReady};
@@ -62,12 +65,14 @@ pub use manifest::{Manifest, ManifestAnswer, ManifestKey};
 pub use pass::PassedHead;
 pub use storage::{Storage, StorageError};
 
+use absence::Absences;
 use access::AccessTable;
 use flight::Flights;
 use health::StoreHealth;
 use listing::Listings;
 use shares::{Lease, Party, Proven, SharedLedger};
 use slots::{Class, Place, Slots};
+use records::ListingRepositories;
 use tags::{Revalidating, TagTable};
 use upload::Uploads;
 
@@ -89,6 +94,8 @@ struct Shared {
     listings_under_way: listing::ListingFlights,
     revalidating: Revalidating,
     access: AccessTable,
+    absences: Absences,
+    listing_repositories: ListingRepositories,
     /// Verified manifests on their way to the disk: already as good as stored.
     pending: Mutex<HashMap<Key, Arc<Manifest>>>,
     /// Fills and manifest fetches under way.
@@ -151,6 +158,9 @@ pub enum FetchError {
     Schema1,
     #[error("the manifest is larger than 4 MiB")]
     ManifestTooLarge,
+    /// The registry answered 404 when it could be asked.
+    #[error(transparent)]
+    Absent(Absence),
     /// Our own limit of concurrent fetches, or of the memory they may take.
     #[error("the cache has too much to fetch at the moment")]
     Overloaded,
@@ -180,8 +190,22 @@ impl FetchError {
             FetchError::Upstream(UpstreamError::Status {
                 status: 401 | 403 | 404,
                 ..
-            })
+            }) | FetchError::Absent(_)
         )
+    }
+
+    /// Whether this is a kept 404, given because the registry cannot be asked.
+    pub fn is_stale_absence(&self) -> bool {
+        matches!(self, FetchError::Absent(_))
+    }
+
+    /// Whether the registry could not be asked, so that its last answer serves.
+    pub fn is_outage(&self) -> bool {
+        match self {
+            FetchError::Upstream(error) => error.is_outage(),
+            FetchError::Overloaded => true,
+            _ => false,
+        }
     }
 }
 
@@ -207,6 +231,8 @@ impl Cache {
             listings_under_way: Flights::default(),
             revalidating: Revalidating::default(),
             access: AccessTable::default(),
+            absences: Absences::default(),
+            listing_repositories: ListingRepositories::default(),
             pending: Mutex::default(),
             slots: Slots::default(),
             memory,

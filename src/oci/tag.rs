@@ -3,6 +3,8 @@
 use std::fmt;
 use std::str::FromStr;
 
+use crate::oci::Digest;
+
 const TAG_BYTES_MAX: usize = 128;
 
 /// `[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}`; safe as a file name.
@@ -33,14 +35,23 @@ impl Tag {
     /// Whether it is made from a digest: the referrers tag schema (distribution-spec, `sha256-<hex>`) or cosign's `.sig`,
     /// `.att` and `.sbom` tags. Unlike the digest, it is mutable.
     pub fn is_derived(&self) -> bool {
-        let Some((algorithm, rest)) = self.0.split_once('-') else {
-            return false;
-        };
+        self.digest_parts().is_some()
+    }
+
+    /// The digest it is made from, where it holds the whole of it.
+    pub fn subject(&self) -> Option<Digest> {
+        let (algorithm, hex) = self.digest_parts()?;
+        Digest::from_file_name(&format!("{algorithm}-{hex}"))
+    }
+
+    fn digest_parts(&self) -> Option<(&str, &str)> {
+        let (algorithm, rest) = self.0.split_once('-')?;
         let hex = rest.split_once('.').map_or(rest, |(hex, _)| hex);
         // The schema cuts the encoded part at 64 characters.
-        matches!(algorithm, "sha256" | "sha512")
+        let derived = matches!(algorithm, "sha256" | "sha512")
             && hex.len() == 64
-            && hex.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
+            && hex.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+        derived.then_some((algorithm, hex))
     }
 }
 

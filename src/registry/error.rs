@@ -2,11 +2,13 @@
 
 use serde_json::json;
 
+use super::respond::{add_cache, add_stale};
 use super::route::RouteError;
 use super::via::Loop;
-use crate::cache::{FetchError, ListingError, Origin};
+use crate::cache::{Absence, FetchError, ListingError, Origin};
 use crate::http::{Body, CacheResult, Fields, Response};
 use crate::oci::{ErrorCode, ParseDigestError};
+use crate::runtime::clock::unix_seconds;
 use crate::runtime::vitals::Unwell;
 use crate::upstream::{UpstreamError, seconds_left};
 
@@ -103,7 +105,7 @@ impl PullError {
                 Fields::new().with("Allow", "GET, HEAD"),
             ),
             PullError::Listing(ListingError::Fetch(error)) => fetch(error, wanted),
-            PullError::Listing(ListingError::NoReferrers(_)) => {
+            PullError::Listing(ListingError::NoReferrers(_) | ListingError::NotAnIndex(_)) => {
                 refuse(404, ErrorCode::ManifestUnknown, &self.to_string(), Fields::new())
             }
             PullError::Listing(ListingError::TooLarge) => {
@@ -153,6 +155,7 @@ fn fetch(error: &FetchError, wanted: &Wanted) -> Response {
     let bad_gateway = |code| refuse(502, code, &text, Fields::new());
     match error {
         FetchError::Upstream(error) => upstream(error, wanted),
+        FetchError::Absent(absence) => absent(absence, wanted),
         FetchError::DigestMismatch { .. } => bad_gateway(ErrorCode::DigestInvalid),
         FetchError::ManifestTooLarge | FetchError::Schema1 => bad_gateway(ErrorCode::ManifestInvalid),
         FetchError::Overloaded | FetchError::Gone => refuse(
@@ -162,6 +165,20 @@ fn fetch(error: &FetchError, wanted: &Wanted) -> Response {
             Fields::new().with("Retry-After", "1"),
         ),
         FetchError::Lost => refuse(500, ErrorCode::Unknown, &text, Fields::new()),
+    }
+}
+
+/// A 404 from the store, marked as what it is.
+fn absent(absence: &Absence, wanted: &Wanted) -> Response {
+    let age = unix_seconds().saturating_sub(absence.checked_ms / 1000);
+    let mut fields = Fields::new().with("Age", age.to_string());
+    if let Some(origin) = &wanted.origin {
+        add_stale(&mut fields, &origin.namespace, &absence.why);
+    }
+    add_cache(&mut fields, CacheResult::Stale);
+    Response {
+        cache: CacheResult::Stale,
+        ..refuse(404, wanted.kind.unknown(), &absence.to_string(), fields)
     }
 }
 

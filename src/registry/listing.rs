@@ -71,6 +71,14 @@ impl Registry {
             };
             match self.cache.listing(key).await {
                 Err(error) if error.is_refusal() => refused = error,
+                // Without credentials the registry had no list, and nothing of it is private.
+                Err(error)
+                    if error.is_outage()
+                        && refused.is_stale_absence()
+                        && self.cache.is_subject_public(&asked.origin, &target).await =>
+                {
+                    return Err(refused.into());
+                }
                 outcome => return Ok(outcome?),
             }
         }

@@ -204,6 +204,15 @@ impl Registry {
                     shared = None;
                 }
             }
+            let target = Target::Blob(digest);
+            if shared.is_none()
+                && not.is_none()
+                && !self.cache.is_filling(&digest, origin)
+                && let Some(absence) = self.cache.last_absence(origin, &target, caller)
+            {
+                return Err(absence);
+            }
+            let before = self.cache.before_asking(origin);
             let (fill, role) = self.cache.fill(digest, origin, caller, not.as_ref(), shared);
             let asked_for_us = fill.asks_for(origin, caller);
             if !asked_for_us {
@@ -222,7 +231,12 @@ impl Registry {
                 }
                 // Another repository, or another caller, was refused.
                 Err(error) if error.is_refusal() && !asked_for_us => not = Some(fill),
-                Err(error) => return Err(error),
+                Err(error) => {
+                    if asked_for_us && role == Role::Leader {
+                        self.cache.note_absence(before, origin, &target, caller, &error);
+                    }
+                    return Err(error);
+                }
             }
         }
         Err(FetchError::Gone)
@@ -377,6 +391,14 @@ impl Registry {
             match self.manifest_answer(head, native).await {
                 Ok((key, answer, role)) => return Ok(self.manifest_response(head, &key, &answer, role, ns)),
                 Err(error) if error.is_refusal() => refused = error,
+                // Without credentials the registry had no such tag, and nothing of its subject is private.
+                Err(error)
+                    if error.is_outage()
+                        && refused.is_stale_absence()
+                        && self.cache.is_subject_public(&origin, &target).await =>
+                {
+                    return Err(refused.into());
+                }
                 Err(FetchError::Schema1) => {
                     return Ok(self.pass(head, &origin, target, credentials, ns).await?);
                 }

@@ -2,12 +2,15 @@
 
 use std::path::PathBuf;
 
-use crate::oci::{Accept, Digest, Namespace, Repository, Tag};
-use crate::store::Key;
+use crate::oci::{Accept, Algorithm, Digest, Namespace, Repository, Tag};
+use crate::store::{Key, RecordName};
 
 pub const BLOBS: &str = "blobs";
 pub const MANIFESTS: &str = "manifests";
 pub const TAGS: &str = "_tags";
+/// Below a directory only.
+pub const REFERRERS: &str = "_referrers";
+pub const RECORD_SUFFIX: &str = ".json";
 /// Below a directory only.
 pub const TEMPORARY: &str = ".tmp";
 /// Below a directory only.
@@ -42,6 +45,23 @@ pub fn pointer(namespace: &Namespace, repository: &Repository, tag: &Tag, class:
     } else {
         tags.join(format!("{tag}@{class}"))
     }
+}
+
+/// Where a record of referrers is. No name has the form of a content file: releases that do not know the directory leave
+/// it alone. No tag holds an `@`, so records of tags and of pages do not meet.
+pub fn record(namespace: &Namespace, repository: &Repository, name: &RecordName) -> PathBuf {
+    let stem = match name {
+        RecordName::Page { subject, query } if query.is_empty() => file_name(subject),
+        RecordName::Page { subject, query } => {
+            // A query can be longer than a file's name. Half of a digest tells the queries of one subject apart.
+            let query = Digest::of(Algorithm::Sha256, query.as_bytes()).hex();
+            format!("{}@{}", file_name(subject), &query[..32])
+        }
+        RecordName::Unsupported => "unsupported".to_owned(),
+        RecordName::AbsentTag(tag) => format!("{tag}@absent"),
+    };
+    let records = repository_dir(namespace, repository).join(REFERRERS);
+    records.join(stem + RECORD_SUFFIX)
 }
 
 pub fn file_name(digest: &Digest) -> String {
@@ -115,6 +135,42 @@ mod tests {
             .unwrap(),
             "manifests/docker.io/library/a/_tags/v1@dl+dm"
         );
+    }
+
+    #[test]
+    fn records_of_referrers_have_names_of_their_own() {
+        let hub: Namespace = "docker.io".parse().unwrap();
+        let repository: Repository = "library/a".parse().unwrap();
+        let path = |name: RecordName| record(&hub, &repository, &name).to_str().unwrap().to_owned();
+        let page = |query: &str| {
+            let (subject, query) = (digest(), query.to_owned());
+            path(RecordName::Page { subject, query })
+        };
+        let stem = format!("sha256-{}", digest().hex());
+        let dir = "manifests/docker.io/library/a/_referrers";
+        let tag = |text: &str| path(RecordName::AbsentTag(text.parse().unwrap()));
+        assert_eq!(page(""), format!("{dir}/{stem}.json"));
+        assert_eq!(path(RecordName::Unsupported), format!("{dir}/unsupported.json"));
+        assert_eq!(tag(&stem), format!("{dir}/{stem}@absent.json"));
+        let filtered = page("artifactType=a");
+        assert!(filtered.starts_with(&format!("{dir}/{stem}@")), "{filtered}");
+        let all = [
+            page(""),
+            filtered,
+            page("artifactType=b"),
+            tag(&stem),
+            tag(&format!("{stem}.sig")),
+        ];
+        let different: std::collections::BTreeSet<_> = all.iter().collect();
+        assert_eq!(different.len(), all.len(), "{all:?}");
+        for path in &all {
+            let (_, name) = path.rsplit_once('/').unwrap();
+            let bare = name.strip_suffix(SIDECAR_SUFFIX).unwrap_or(name);
+            assert!(
+                Digest::from_file_name(bare).is_none(),
+                "an older release takes it for content: {name}"
+            );
+        }
     }
 
     #[test]

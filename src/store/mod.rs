@@ -4,7 +4,7 @@
 //! - An entry that can be found is complete, was verified against its digest, and never changes.
 //! - An ingest is invisible until it is committed, and leaves nothing behind when it is not, kills and power
 //!   cuts included.
-//! - A tag pointer is replaced as a whole or not at all.
+//! - A tag pointer, and a record of referrers, is replaced as a whole or not at all.
 //! - Whatever lies in the directory, a store opens and serves what is sound.
 //!
 //! Two places keep content in the same form: a directory ([`FsStore`]), whose calls block and run on the helper pool's
@@ -17,6 +17,7 @@ mod layout;
 mod meta;
 mod mode;
 mod pointer;
+mod referrers;
 mod s3;
 mod spool;
 #[cfg(test)]
@@ -26,6 +27,7 @@ pub use fs::{FsStore, Ingest, OpenError, ScanReport};
 pub use key::Key;
 pub use meta::{Meta, SOURCES_MAX, Source, canonical_name};
 pub use pointer::TagPointer;
+pub use referrers::{RecordName, ReferrersRecord};
 pub use s3::{Content, S3Body, S3Error, S3Fault, S3OpenError, S3Store};
 pub use spool::{Room, SpoolDir, Spooled};
 

@@ -197,9 +197,15 @@ fn refusals_keep_their_class() {
             assert_eq!(head.status, got.status, "HEAD {path}");
             assert_eq!(head.body.len(), 0);
         }
-        // Nothing of it is remembered, but that an upstream is in trouble for a moment.
+        // Nothing of it is remembered, but that an upstream is in trouble for a moment, and a 404 for seconds.
         upstream.clear_rules();
         cache.wait_asks(&upstream, "a");
+        if status == 404 {
+            let path = upstream.manifest_url("a", "v1");
+            eventually("the registry is asked again", || {
+                cache.client().get(&path).status == 200
+            });
+        }
         cache
             .client()
             .get(&upstream.manifest_url("a", "v1"))

@@ -17,6 +17,9 @@ mod harness;
 /// The harness against itself: the fake upstream misbehaves exactly as told.
 mod harness_itself;
 
+/// Signatures while their registry is down, and the memory of what is missing.
+mod signatures;
+
 /// Ordinary pulls, cold and warm, by every spelling.
 mod pull;
 

@@ -13,7 +13,7 @@ use super::flight::{Landing, Role};
 use super::{Cache, FetchError, Origin, Shared, unless};
 use crate::cache::upload::Cargo;
 use crate::http::CacheResult;
-use crate::limits::{DESERTED_MANIFEST_MAX, MANIFEST_BYTES_MAX};
+use crate::limits::{ABSENCE_LIFE, DESERTED_MANIFEST_MAX, MANIFEST_BYTES_MAX};
 use crate::oci::{Accept, Digest, Reference, accepts, sniff_manifest_type};
 use crate::runtime::clock::unix_seconds;
 use crate::runtime::helper::blocking;
@@ -104,8 +104,17 @@ async fn by_digest(shared: &Arc<Shared>, key: &ManifestKey, digest: &Digest, lan
         let permit = permitted(shared, key, &manifest).await;
         return landing.land(permit.map(|()| ManifestAnswer::content(manifest, CacheResult::Hit)));
     }
+    let target = Target::Manifest(key.reference.clone());
+    if let Some(absence) = shared.absences.last(&key.origin, &target, &key.caller) {
+        return landing.land(Err(absence));
+    }
+    let before = shared.absences.before_asking(&key.origin);
     match fetch::fetch(shared, key, Purpose::Pull).await {
-        Err(error) => landing.land(Err(error)),
+        Err(error) => {
+            let asked = (&key.origin, &target, &key.caller);
+            shared.absences.note(before, asked, &error, ABSENCE_LIFE);
+            landing.land(Err(error));
+        }
         Ok(fetched) => {
             let (manifest, storing) = announce(shared, &key.origin, fetched);
             landing.land(Ok(ManifestAnswer::content(manifest, CacheResult::Miss)));
@@ -140,7 +149,7 @@ pub(super) fn manifest_key(origin: &Origin, digest: &Digest) -> Key {
 }
 
 /// The manifest as we have it: on its way to the disk, stored here, or in the bucket.
-async fn stored(shared: &Arc<Shared>, origin: &Origin, digest: &Digest) -> Option<Arc<Manifest>> {
+pub(super) async fn stored(shared: &Arc<Shared>, origin: &Origin, digest: &Digest) -> Option<Arc<Manifest>> {
     let (key, digest) = (manifest_key(origin, digest), *digest);
     if let Some(manifest) = shared.pending().get(&key) {
         return Some(manifest.clone());
@@ -193,6 +202,8 @@ struct Storing {
 /// Announces a manifest as stored. To be called before anybody learns of it, and [`Storing::store`] after.
 fn announce(shared: &Arc<Shared>, origin: &Origin, fetched: Fetched) -> (Arc<Manifest>, Storing) {
     let manifest = Arc::new(fetched.manifest);
+    // What was just pushed may be what was missing a moment ago.
+    shared.absences.clear(origin);
     let key = manifest_key(origin, &manifest.digest);
     shared.pending().insert(key.clone(), manifest.clone());
     (

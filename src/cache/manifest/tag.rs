@@ -1,18 +1,20 @@
 //! The story of a tag: what we know → whether that is still so → the manifest it means.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::fetch::{Meaning, fetch, resolve};
 use super::{Flown, Manifest, ManifestAnswer, ManifestKey, announce, permitted, stored};
 use crate::cache::access::Caller;
 use crate::cache::freshness::{TagTerms, is_fresh, terms};
+use crate::cache::records::Changes;
 use crate::cache::tags::TagKey;
 use crate::cache::upload::Cargo;
-use crate::cache::{FetchError, Origin, Shared};
+use crate::cache::{Absence, FetchError, Origin, Shared};
 use crate::fail_point::reach;
 use crate::http::CacheResult;
 use crate::limits::BUCKET_LOOKUP_MAX;
-use crate::oci::{Reference, Tag};
+use crate::oci::{Accept, Reference, Tag};
 use crate::runtime::clock::{monotonic_micros, unix_millis};
 use crate::runtime::helper::blocking;
 use crate::store::TagPointer;
@@ -37,6 +39,11 @@ pub(super) async fn by_tag(shared: &Arc<Shared>, key: &ManifestKey, tag: &Tag, l
     let rules = &registries.settings(&key.origin.namespace).0.tag_rules;
     let terms = terms(&shared.policy, rules, tag);
     let known = known(shared, &tag_key, terms).await;
+    let question = Question {
+        key,
+        tag: &tag_key,
+        terms,
+    };
     if let Some(known) = &known {
         let (checked, now) = (known.pointer.checked_at_ms, unix_millis());
         if is_fresh(checked, now, terms.lifetime_ms) {
@@ -50,20 +57,124 @@ pub(super) async fn by_tag(shared: &Arc<Shared>, key: &ManifestKey, tag: &Tag, l
             landing.land(Ok(terms.stale(&known.manifest, checked, "it is being asked")));
             // Newcomers are answered likewise meanwhile; one of them asks.
             if let Some(_asking) = shared.revalidating.begin(&tag_key) {
-                let answer = ask(shared, key, &tag_key, Some(known), terms, &|_| {}).await;
-                if let Err(error) = answer {
+                let answer = question.put(shared, Some(known), None, &|_| {}).await;
+                if let Err(NoAnswer { error, remembered }) = answer {
+                    if !remembered {
+                        question.write_absence(shared, &error).await;
+                    }
                     tracing::info!(registry = %key.origin.namespace, repository = %key.origin.repository, %tag, %error, "a tag could not be asked in the background");
                 }
             }
             return;
         }
     }
+    let kept_ms = question.kept_absence(shared).await;
     let land = |answer: ManifestAnswer| landing.land(Ok(answer));
-    if let Err(error) = ask(shared, key, &tag_key, known.as_ref(), terms, &land).await {
-        landing.land(match known {
-            Some(known) => last_resort(shared, key, &known, terms, error).await,
-            None => Err(error),
+    let answer = question.put(shared, known.as_ref(), kept_ms, &land).await;
+    if let Err(NoAnswer { error, remembered }) = answer {
+        let checked_ms = known.as_ref().map(|known| known.pointer.checked_at_ms);
+        let stale = kept_ms.filter(|kept_ms| {
+            serves_stale(&error)
+                && checked_ms.is_none_or(|checked_ms| checked_ms < *kept_ms && !terms.keep_on_404)
         });
+        landing.land(match (stale, known) {
+            (Some(kept_ms), _) => {
+                let absence = Absence::new(&key.origin, kept_ms, &error);
+                Err(FetchError::Absent(absence))
+            }
+            (None, Some(known)) => last_resort(shared, key, &known, terms, error.clone()).await,
+            (None, None) => Err(error.clone()),
+        });
+        if !remembered {
+            question.write_absence(shared, &error).await;
+        }
+    }
+}
+
+/// Why a tag has no new answer.
+struct NoAnswer {
+    error: FetchError,
+    /// The upstream was not asked: it answered 404 a moment ago.
+    remembered: bool,
+}
+
+/// What a tag means, asked for one caller.
+struct Question<'a> {
+    key: &'a ManifestKey,
+    tag: &'a TagKey,
+    terms: TagTerms,
+}
+
+impl Question<'_> {
+    /// Asks the upstream, unless it has just answered 404.
+    async fn put(
+        &self,
+        shared: &Arc<Shared>,
+        known: Option<&Known>,
+        kept_ms: Option<u64>,
+        land: &(dyn Fn(ManifestAnswer) + Sync),
+    ) -> Result<(), NoAnswer> {
+        let Question { key, tag, terms } = *self;
+        // A registry that answers 404 for one set of types may have another.
+        let native = key.accept == Accept::Native;
+        let target = Target::Manifest(key.reference.clone());
+        if native && let Some(error) = shared.absences.last(&key.origin, &target, &key.caller) {
+            let remembered = true;
+            return Err(NoAnswer { error, remembered });
+        }
+        let before = shared.absences.before_asking(&key.origin);
+        let answer = ask(shared, key, tag, known, kept_ms.is_some(), terms, land).await;
+        match &answer {
+            Ok(()) if kept_ms.is_some() => {
+                let changes = Changes::not_absent_tag(&tag.tag);
+                shared.write_records(&key.origin, changes).await;
+            }
+            Err(error) if native => {
+                let asked = (&key.origin, &target, &key.caller);
+                let life = Duration::from_millis(terms.lifetime_ms);
+                shared.absences.note(before, asked, error, life);
+            }
+            _ => {}
+        }
+        answer.map_err(|error| NoAnswer {
+            error,
+            remembered: false,
+        })
+    }
+
+    /// Whether 404s of this tag are kept: clients conclude from them that there are no signatures.
+    fn is_kept(&self, shared: &Shared) -> bool {
+        self.tag.tag.is_derived()
+            && self.key.accept == Accept::Native
+            && self.key.caller.speaks_for_others()
+            && shared.policy.cache_tags
+    }
+
+    /// When the registry last answered 404, if that was its last answer.
+    async fn kept_absence(&self, shared: &Arc<Shared>) -> Option<u64> {
+        if !self.is_kept(shared) {
+            return None;
+        }
+        shared
+            .kept_absence(&self.key.origin, &self.tag.tag, &self.key.caller)
+            .await
+    }
+
+    /// Keeps a 404, and removes one that the registry no longer gives. Called when the client has its answer.
+    async fn write_absence(&self, shared: &Arc<Shared>, error: &FetchError) {
+        if !self.is_kept(shared) {
+            return;
+        }
+        let changes = match error {
+            FetchError::Upstream(UpstreamError::Status {
+                status: 404 | 410, ..
+            }) => Changes::absent_tag(&self.tag.tag, &self.key.caller, unix_millis()),
+            FetchError::Upstream(UpstreamError::Status {
+                status: 401 | 403, ..
+            }) => Changes::not_absent_tag(&self.tag.tag),
+            _ => return,
+        };
+        shared.write_records(&self.key.origin, changes).await;
     }
 }
 
@@ -74,10 +185,11 @@ async fn ask(
     key: &ManifestKey,
     tag: &TagKey,
     known: Option<&Known>,
+    kept: bool,
     terms: TagTerms,
     land: &(dyn Fn(ManifestAnswer) + Sync),
 ) -> Result<(), FetchError> {
-    let purpose = if known.is_some() {
+    let purpose = if known.is_some() || kept {
         Purpose::Revalidate
     } else {
         Purpose::Pull
@@ -89,6 +201,9 @@ async fn ask(
             // The same, or moved to what we hold anyway.
             if let Some(manifest) = stored(shared, &key.origin, &digest).await {
                 shared.heard_yes(&key.origin, &manifest, &key.caller, asked);
+                if known.is_some_and(|known| known.pointer.digest != digest) {
+                    shared.absences.clear(&key.origin);
+                }
                 let pointer = tag.pointer(&manifest, asked_ms);
                 shared.remember(tag, &pointer);
                 land(terms.answer(manifest, CacheResult::Revalidated, asked_ms));
@@ -122,7 +237,7 @@ async fn last_resort(
         FetchError::Upstream(UpstreamError::Status {
             status: 404 | 410,
             ..
-        })
+        }) | FetchError::Absent(_)
     );
     let serves = serves_stale(&error) || (gone && terms.keep_on_404);
     if !serves {
@@ -163,7 +278,11 @@ fn serves_stale(error: &FetchError) -> bool {
     match error {
         FetchError::Upstream(error) => error.is_outage(),
         FetchError::DigestMismatch { .. } | FetchError::Overloaded => true,
-        FetchError::Schema1 | FetchError::ManifestTooLarge | FetchError::Gone | FetchError::Lost => false,
+        FetchError::Schema1
+        | FetchError::ManifestTooLarge
+        | FetchError::Gone
+        | FetchError::Lost
+        | FetchError::Absent(_) => false,
     }
 }
 

@@ -4,6 +4,7 @@ mod commit;
 mod find;
 mod ingest;
 mod open;
+mod referrers;
 mod scan;
 mod tags;
 
@@ -31,6 +32,8 @@ pub struct FsStore {
     naming: Mutex<()>,
     /// Entries of an older system that are being hashed.
     adopting: Mutex<HashSet<Key>>,
+    /// Records of referrers on disk.
+    records: Mutex<referrers::Records>,
 }
 
 impl FsStore {

@@ -70,6 +70,7 @@ impl FsStore {
             _lock: lock,
             naming: Mutex::new(()),
             adopting: Mutex::default(),
+            records: Mutex::default(),
         })
     }
 }

@@ -7,7 +7,7 @@ use std::time::SystemTime;
 
 use super::FsStore;
 use super::find::Found;
-use super::layout::{self, SIDECAR_SUFFIX, TAGS};
+use super::layout::{self, RECORD_SUFFIX, REFERRERS, SIDECAR_SUFFIX, TAGS};
 use crate::oci::{Digest, Namespace, Repository};
 use crate::store::Key;
 
@@ -77,6 +77,10 @@ impl FsStore {
             if part == TAGS || !entry.file_type().is_ok_and(|kind| kind.is_dir()) {
                 continue;
             }
+            if part == REFERRERS {
+                self.scan_records(&entry.path(), report);
+                continue;
+            }
             // A part that looked like a content file was moved aside, see `layout`.
             let part = part.strip_prefix('_').unwrap_or(&part);
             let name = if name.is_empty() {
@@ -85,6 +89,22 @@ impl FsStore {
                 format!("{name}/{part}")
             };
             self.scan_repositories(&entry.path(), namespace, &name, depth + 1, started, report);
+        }
+    }
+
+    /// Notes the records of referrers in `dir`, so that they stay within their bounds.
+    fn scan_records(&self, dir: &Path, report: &mut ScanReport) {
+        for entry in list(dir, report) {
+            match entry.metadata() {
+                Ok(found)
+                    if found.is_file()
+                        && name_of(&entry).is_some_and(|name| name.ends_with(RECORD_SUFFIX)) =>
+                {
+                    self.found_record(&entry.path(), &found);
+                }
+                Ok(_) => report.foreign += 1,
+                Err(_) => report.unreadable += 1,
+            }
         }
     }
 

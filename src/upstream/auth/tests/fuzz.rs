@@ -29,7 +29,8 @@ pub fn challenge(bytes: &[u8]) {
         who: Who::Nobody,
     };
     let repository = "a/b".parse().expect("a repository");
-    if let Ok(key) = TokenKey::new(&asker, &repository, challenge) {
+    let origin = "https://registry.example".parse().expect("a URL");
+    if let Ok(key) = TokenKey::new(&asker, &origin, &repository, challenge) {
         let url = key.url();
         assert!(url.fragment().is_none());
         // Another scheme is never contacted, and its URL may hold anything.

@@ -1,0 +1,158 @@
+#!/usr/bin/env bash
+# Real tools for signatures: cosign, oras and notation verify, list and copy what is attached to an image, through the
+# cache: cold, warm, and with the upstream stopped and the cache restarted. Once with Debian's docker-registry, which has no
+# referrers API, and once with crane's registry, which has.
+#
+#   scripts/clients_signatures.sh target/release/oci-pull-through
+#
+# Tools that are not in PATH or in TOOLS are built by `go` into TOOLS, which takes minutes; without `go`, or where the module
+# proxy does not have them, their part is skipped. Nothing else needs a network: keys are made here, and no log is asked.
+#
+# TOOLS=~/.cache/oci-pull-through-tools  where built tools are.
+# CHECK_STRICT=1 what would be skipped fails.
+# KEEP=1         leaves the working directory and prints its name.
+set -euo pipefail
+
+here=$(cd "$(dirname "$0")" && pwd)
+binary=${1:-}
+direct=0
+strict=${CHECK_STRICT:-0}
+tools=${TOOLS:-$HOME/.cache/oci-pull-through-tools}
+
+registry=registry.test
+work=$(mktemp -d "${TMPDIR:-/tmp}/clients.XXXXXX")
+
+# shellcheck source=scripts/clients/common.sh
+. "$here/clients/common.sh"
+
+PATH=$tools:$PATH:/usr/sbin:/sbin
+if [ ! -x "$binary" ]; then
+  echo "usage: scripts/clients_signatures.sh BINARY" >&2
+  exit 2
+fi
+
+# tool NAME PACKAGE: there, or built; skipped otherwise.
+tool() {
+  command -v "$1" >/dev/null && return
+  if ! command -v go >/dev/null; then
+    skip "$1: it is not installed, and there is no go to build it"
+    return 1
+  fi
+  mkdir -p "$tools"
+  GOBIN=$tools GOFLAGS='-mod=mod -buildvcs=false' go install "$2" >"$work/build.log" 2>&1 && return
+  skip "$1: it is not installed and cannot be built: $(tail -n 1 "$work/build.log")"
+  return 1
+}
+
+have=()
+tool oras oras.land/oras/cmd/oras@latest || { echo "$passed passed, $failed failed, $skipped skipped"; exit $((failed > 0)); }
+tool cosign github.com/sigstore/cosign/v3/cmd/cosign@latest && have+=(cosign)
+tool notation github.com/notaryproject/notation/cmd/notation@latest && have+=(notation)
+
+# Keys and settings of the tools are in the working directory.
+export HOME=$work/home COSIGN_PASSWORD=canary
+mkdir -p "$HOME"
+
+has() { [[ " ${have[*]} " = *" $1 "* ]]; }
+
+# What is attached, at the upstream: a bundle and a signature of the older kind, an SBOM, and a signature of the SBOM.
+sign_everything() {
+  local name=$upstream/$repository digest sbom
+  echo content >"$work/content"
+  (cd "$work" && oras push --plain-http "$name:1" content:text/plain)
+  digest=$(oras resolve --plain-http "$name:1")
+  (cd "$work" && oras attach --plain-http --artifact-type application/vnd.example.sbom "$name@$digest" content:text/plain)
+  sbom=$(oras discover --plain-http --format json "$name:1" | jq -r '(.referrers // .manifests)[0].digest')
+  (cd "$work" && oras attach --plain-http --artifact-type application/vnd.example.note "$name@$sbom" content:text/plain)
+  if has cosign; then
+    (cd "$work" && cosign generate-key-pair)
+    for kind in true false; do
+      cosign sign --yes --key "$work/cosign.key" --use-signing-config=false --tlog-upload=false \
+        --new-bundle-format=$kind --allow-http-registry "$name@$digest"
+    done
+  fi
+  if has notation; then
+    notation cert generate-test --default test.example
+    notation sign --insecure-registry "$name@$digest"
+    cat >"$HOME/trust.json" <<END
+{"version": "1.0", "trustPolicies": [{"name": "all", "registryScopes": ["*"], "signatureVerification": {"level": "strict"},
+  "trustStores": ["ca:test.example"], "trustedIdentities": ["*"]}]}
+END
+    notation policy import --force "$HOME/trust.json"
+  fi
+  wanted_graph=$(graph "$name:1")
+}
+
+# graph REFERENCE FLAG...: the digests of everything that is attached, at any depth.
+graph() { oras discover --plain-http --format json --depth 4 "$1" | jq -r '.. | .digest? // empty' | sort -u; }
+
+image() { echo "$cache/$registry/$repository:1"; }
+
+verify_bundle() { cosign verify --key "$work/cosign.pub" --insecure-ignore-tlog --allow-http-registry "$(image)"; }
+verify_old() { cosign verify --key "$work/cosign.pub" --insecure-ignore-tlog --allow-http-registry --new-bundle-format=false "$(image)"; }
+tree() { cosign tree --allow-http-registry "$(image)" | tee "$work/tree" && grep -q 'Signatures for an image tag' "$work/tree" && grep -q 'application/vnd.example.sbom' "$work/tree"; }
+discover() { same "attached" "$wanted_graph" "$(graph "$(image)")"; }
+discover_one() { oras discover --plain-http --artifact-type application/vnd.example.sbom --format json "$(image)" | grep -F application/vnd.example.sbom; }
+copy() {
+  rm -rf "$work/copy"
+  oras cp -r --from-plain-http --to-oci-layout "$(image)" "$work/copy:1"
+  same "attached to the copy" "$wanted_graph" "$(oras discover --oci-layout --format json --depth 4 "$work/copy:1" | jq -r '.. | .digest? // empty' | sort -u)"
+}
+verify_notation() { notation verify --insecure-registry "$(image)"; }
+
+all() {
+  check "$1, oras discover" discover
+  check "$1, oras discover of one type" discover_one
+  check "$1, oras cp -r" copy
+  if has cosign; then
+    check "$1, cosign verify of a bundle" verify_bundle
+    check "$1, cosign verify of a signature by tag" verify_old
+    check "$1, cosign tree" tree
+  fi
+  if has notation; then check "$1, notation verify" verify_notation; fi
+}
+
+# serve_crane: a registry with the referrers API; sets what serve_registry sets.
+serve_crane() {
+  crane registry serve --address 127.0.0.1:0 --disk "$work/crane" >>"$work/crane.log" 2>&1 &
+  registry_pid=$!
+  pids+=("$registry_pid")
+  mkdir -p "$work/crane"
+  started "crane's registry" "$registry_pid" "$work/crane.log"
+}
+
+# run KIND: with the upstream that has just been started.
+run() {
+  upstream=127.0.0.1:$port
+  printf 'registries:\n  - {name: %s, url: "http://%s"}\n' "$registry" "$upstream" >"$work/cache.yml"
+  rm -f "$work"/cosign.*
+  sign_everything >"$work/sign.log" 2>&1 || { fail "$1: nothing can be signed"; tail -n 15 "$work/sign.log"; return; }
+  start_cache "$1"
+  all "$1, cold"
+  all "$1, warm"
+  stop "$registry_pid"
+  all "$1, upstream stopped"
+  stop "$cache_pid"
+  start_cache "$1"
+  all "$1, upstream stopped, cache restarted"
+  stop "$cache_pid"
+  printf 'air_gapped: true\n' >>"$work/cache.yml"
+  start_cache "$1"
+  all "$1, air-gapped"
+  stop "$cache_pid"
+}
+
+client=docker-registry
+if command -v docker-registry >/dev/null; then
+  serve_registry upstream
+  run "without the API"
+else
+  skip "without the API: docker-registry is not installed"
+fi
+if tool crane github.com/google/go-containerregistry/cmd/crane@latest; then
+  serve_crane
+  run "with the API"
+fi
+
+echo "$passed passed, $failed failed, $skipped skipped"
+exit $((failed > 0))

@@ -1,0 +1,364 @@
+//! What a registry has just answered 404 to, so that clients which look for the same again do not cost a request each.
+//!
+//! Only a 404 is remembered, for seconds, and for the caller that received it. A successful fetch of a manifest of the
+//! repository forgets all of its 404s.
+
+use std::collections::HashMap;
+use std::collections::hash_map::RandomState;
+use std::hash::BuildHasher;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::access::{Caller, CallerId};
+use super::{Cache, FetchError, Origin};
+use crate::limits::{ABSENCE_LIFE, ABSENCES_BYTES_MAX, ABSENCES_MAX};
+use crate::oci::Namespace;
+use crate::runtime::clock::monotonic_micros;
+use crate::upstream::{Target, UpstreamError};
+
+/// What a remembered 404 costs beside its texts: keys, slots, allocations.
+const OVERHEAD_BYTES: usize = 256 + HEADER_BYTES_MAX;
+
+/// A 404 with more in its header is not remembered: challenges and rate limits are below.
+const HEADER_BYTES_MAX: usize = 256;
+
+/// Counters of changes. Repositories share them; a shared one costs a 404 that is not remembered.
+const COUNTERS: usize = 256;
+
+/// A 404 of a record, given because the registry cannot be asked.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{registry} answered 404 when it was last asked")]
+pub struct Absence {
+    registry: Namespace,
+    /// When the registry was asked, in milliseconds since 1970.
+    pub checked_ms: u64,
+    /// Why it cannot be asked.
+    pub why: Arc<str>,
+}
+
+impl Absence {
+    pub(super) fn new(origin: &Origin, checked_ms: u64, why: &FetchError) -> Self {
+        Absence {
+            registry: origin.namespace.clone(),
+            checked_ms,
+            why: why.to_string().into(),
+        }
+    }
+}
+
+/// The 404s of the last seconds, shared by all cores.
+pub(super) struct Absences {
+    table: Mutex<Table>,
+    hasher: RandomState,
+}
+
+struct Table {
+    repositories: HashMap<Origin, HashMap<Question, Remembered>>,
+    count: usize,
+    bytes: u64,
+    /// Increases with each change of a repository that was seen.
+    changes: Vec<u32>,
+}
+
+#[derive(PartialEq, Eq, Hash)]
+struct Question {
+    target: Target,
+    caller: CallerId,
+}
+
+struct Remembered {
+    /// The answer without its body: a client is told the same each time.
+    answer: UpstreamError,
+    until_micros: u64,
+    bytes: u64,
+}
+
+/// Taken before a registry is asked: its answer is not remembered when the repository was seen to change meanwhile.
+#[derive(Clone, Copy, Debug)]
+pub struct BeforeAsking(u32);
+
+impl Default for Absences {
+    fn default() -> Self {
+        Absences {
+            table: Mutex::new(Table {
+                repositories: HashMap::new(),
+                count: 0,
+                bytes: 0,
+                changes: vec![0; COUNTERS],
+            }),
+            hasher: RandomState::new(),
+        }
+    }
+}
+
+impl Absences {
+    /// The 404 that `caller` received for `target` a moment ago.
+    pub fn last(&self, origin: &Origin, target: &Target, caller: &Caller) -> Option<FetchError> {
+        let table = self.lock();
+        // Most repositories have none, and need no copy of the target.
+        let questions = table.repositories.get(origin)?;
+        let question = Question::new(target, caller);
+        let found = questions.get(&question)?;
+        (monotonic_micros() < found.until_micros).then(|| found.answer.clone().into())
+    }
+
+    pub fn before_asking(&self, origin: &Origin) -> BeforeAsking {
+        BeforeAsking(self.lock().changes[self.counter(origin)])
+    }
+
+    /// Remembers `error` if it is a 404, for `life` at most.
+    pub fn note(
+        &self,
+        before: BeforeAsking,
+        (origin, target, caller): (&Origin, &Target, &Caller),
+        error: &FetchError,
+        life: Duration,
+    ) {
+        let life = life.min(ABSENCE_LIFE);
+        let FetchError::Upstream(UpstreamError::Status {
+            host,
+            phase,
+            status: 404,
+            headers,
+            ..
+        }) = error
+        else {
+            return;
+        };
+        if life.is_zero() || header_bytes(headers) > HEADER_BYTES_MAX {
+            return;
+        }
+        let answer = UpstreamError::Status {
+            host: host.clone(),
+            phase: *phase,
+            status: 404,
+            headers: headers.clone(),
+            body: Bytes::new(),
+        };
+        let now = monotonic_micros();
+        let until_micros = now + u64::try_from(life.as_micros()).unwrap_or(u64::MAX);
+        let counter = self.counter(origin);
+        let mut table = self.lock();
+        if table.changes[counter] == before.0 {
+            table.insert(origin, Question::new(target, caller), answer, now, until_micros);
+        }
+    }
+
+    /// Forgets the 404s of a repository that has changed, and those that are under way.
+    pub fn clear(&self, origin: &Origin) {
+        let counter = self.counter(origin);
+        let mut table = self.lock();
+        table.changes[counter] = table.changes[counter].wrapping_add(1);
+        if let Some(questions) = table.repositories.remove(origin) {
+            table.count -= questions.len();
+            table.bytes -= questions.values().map(|found| found.bytes).sum::<u64>();
+        }
+    }
+
+    fn counter(&self, origin: &Origin) -> usize {
+        // The remainder is below COUNTERS.
+        (self.hasher.hash_one(origin) % COUNTERS as u64) as usize
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Table> {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Table {
+    fn insert(
+        &mut self,
+        origin: &Origin,
+        question: Question,
+        answer: UpstreamError,
+        now: u64,
+        until_micros: u64,
+    ) {
+        let bytes = origin.namespace.as_str().len()
+            + origin.repository.as_str().len()
+            + question.target_bytes()
+            + OVERHEAD_BYTES;
+        let bytes = bytes as u64;
+        let full = |table: &Table| table.count >= ABSENCES_MAX || table.bytes + bytes > ABSENCES_BYTES_MAX;
+        if full(self) {
+            self.retain(|found| now < found.until_micros);
+        }
+        if full(self) {
+            // Forgetting costs a request each.
+            self.retain(|_| false);
+        }
+        let remembered = Remembered {
+            answer,
+            until_micros,
+            bytes,
+        };
+        let questions = self.repositories.entry(origin.clone()).or_default();
+        match questions.insert(question, remembered) {
+            Some(before) => self.bytes -= before.bytes,
+            None => self.count += 1,
+        }
+        self.bytes += bytes;
+    }
+
+    fn retain(&mut self, keep: impl Fn(&Remembered) -> bool) {
+        self.repositories.retain(|_, questions| {
+            questions.retain(|_, found| keep(found));
+            !questions.is_empty()
+        });
+        let questions = || self.repositories.values().flat_map(HashMap::values);
+        self.count = questions().count();
+        self.bytes = questions().map(|found| found.bytes).sum();
+    }
+}
+
+impl Question {
+    fn new(target: &Target, caller: &Caller) -> Self {
+        Question {
+            target: target.clone(),
+            caller: caller.id(),
+        }
+    }
+
+    fn target_bytes(&self) -> usize {
+        match &self.target {
+            Target::Manifest(_) | Target::Blob(_) => 128,
+            Target::Tags(query) | Target::Referrers(_, query) => 128 + query.as_str().len(),
+        }
+    }
+}
+
+fn header_bytes(headers: &http::HeaderMap) -> usize {
+    let lengths = headers
+        .iter()
+        .map(|(name, value)| name.as_str().len() + value.len());
+    lengths.sum()
+}
+
+impl Cache {
+    /// The 404 that `caller` received for `target` a moment ago.
+    pub fn last_absence(&self, origin: &Origin, target: &Target, caller: &Caller) -> Option<FetchError> {
+        self.0.absences.last(origin, target, caller)
+    }
+
+    /// To be taken before the registry is asked what [`Cache::note_absence`] is told.
+    pub fn before_asking(&self, origin: &Origin) -> BeforeAsking {
+        self.0.absences.before_asking(origin)
+    }
+
+    /// Remembers `error` for a moment if it is a 404.
+    pub fn note_absence(
+        &self,
+        before: BeforeAsking,
+        origin: &Origin,
+        target: &Target,
+        caller: &Caller,
+        error: &FetchError,
+    ) {
+        let asked = (origin, target, caller);
+        self.0.absences.note(before, asked, error, ABSENCE_LIFE);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::oci::{Algorithm, Digest};
+    use crate::upstream::Phase;
+
+    fn origin(repository: &str) -> Origin {
+        Origin {
+            namespace: "r.example".parse().unwrap(),
+            repository: repository.parse().unwrap(),
+        }
+    }
+
+    fn blob(n: usize) -> Target {
+        Target::Blob(Digest::of(Algorithm::Sha256, &n.to_le_bytes()))
+    }
+
+    fn answer(status: u16) -> FetchError {
+        FetchError::Upstream(UpstreamError::Status {
+            host: "r.example".into(),
+            phase: Phase::Head,
+            status,
+            headers: Box::default(),
+            body: Bytes::new(),
+        })
+    }
+
+    fn note(absences: &Absences, origin: &Origin, target: &Target, status: u16) {
+        let before = absences.before_asking(origin);
+        let asked = (origin, target, &Caller::ANYBODY);
+        absences.note(before, asked, &answer(status), ABSENCE_LIFE);
+    }
+
+    #[test]
+    fn only_a_404_is_remembered_and_only_for_its_repository_and_target() {
+        let absences = Absences::default();
+        let (a, b) = (origin("a"), origin("b"));
+        for status in [400, 401, 403, 405, 408, 410, 429, 500, 501, 503] {
+            note(&absences, &a, &blob(1), status);
+        }
+        let last = |origin: &Origin, n| absences.last(origin, &blob(n), &Caller::ANYBODY);
+        assert!(last(&a, 1).is_none());
+        note(&absences, &a, &blob(1), 404);
+        let found = last(&a, 1).expect("the 404 of a moment ago");
+        assert_eq!(found.to_string(), answer(404).to_string());
+        assert!(last(&a, 2).is_none() && last(&b, 1).is_none());
+    }
+
+    #[test]
+    fn a_life_of_nothing_is_no_memory() {
+        let absences = Absences::default();
+        let a = origin("a");
+        let before = absences.before_asking(&a);
+        absences.note(
+            before,
+            (&a, &blob(1), &Caller::ANYBODY),
+            &answer(404),
+            Duration::ZERO,
+        );
+        assert!(absences.last(&a, &blob(1), &Caller::ANYBODY).is_none());
+    }
+
+    #[test]
+    fn a_change_of_the_repository_forgets_its_404s_and_those_on_their_way() {
+        let absences = Absences::default();
+        let a = origin("a");
+        note(&absences, &a, &blob(1), 404);
+        let before = absences.before_asking(&a);
+        absences.clear(&a);
+        assert!(absences.last(&a, &blob(1), &Caller::ANYBODY).is_none());
+        absences.note(
+            before,
+            (&a, &blob(2), &Caller::ANYBODY),
+            &answer(404),
+            ABSENCE_LIFE,
+        );
+        assert!(absences.last(&a, &blob(2), &Caller::ANYBODY).is_none());
+        let table = absences.lock();
+        assert_eq!((table.count, table.bytes), (0, 0));
+    }
+
+    #[test]
+    fn there_are_never_more_than_the_bounds() {
+        let absences = Absences::default();
+        let many = ABSENCES_MAX + 10;
+        for n in 0..many {
+            note(&absences, &origin("a"), &blob(n), 404);
+            let table = absences.lock();
+            assert!(table.count <= ABSENCES_MAX && table.bytes <= ABSENCES_BYTES_MAX);
+        }
+        assert!(
+            absences
+                .last(&origin("a"), &blob(many - 1), &Caller::ANYBODY)
+                .is_some()
+        );
+        note(&absences, &origin("a"), &blob(many - 1), 404);
+        let table = absences.lock();
+        let counted: usize = table.repositories.values().map(HashMap::len).sum();
+        assert_eq!(table.count, counted);
+    }
+}
