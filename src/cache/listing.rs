@@ -14,7 +14,9 @@ use super::{Cache, Caller, FetchError, Origin, Shared, media_type};
 use crate::http::{CacheResult, link};
 use crate::limits::{LISTING_BYTES_MAX, LISTING_LIFETIME, LISTINGS_BYTES_MAX, LISTINGS_MAX};
 use crate::runtime::clock::unix_millis;
-use crate::upstream::{Credentials, Method, Purpose, Request, Response, Resume, Target, UpstreamError};
+use crate::upstream::{
+    Credentials, Fault, Method, Purpose, Request, Response, Resume, Target, UpstreamError, Verdict,
+};
 
 /// What a kept list costs beside its body: key, slot, allocations.
 const OVERHEAD_BYTES: u64 = 1_024;
@@ -228,8 +230,10 @@ impl Shared {
                 .upstreams
                 .fetch(&request)
                 .await
-                .map_err(|error| refused(target, error))?;
+                .map_err(|error| refused(target, purpose, error))?;
+            let mirror = response.mirror.clone();
             match read(&request, response, asked_ms).await {
+                Err(error) if self.blame_for_list(&request, mirror.as_ref(), &error) => {}
                 Err(ListingError::Fetch(FetchError::Upstream(error))) if error.is_retryable() => {
                     match resume.after_break(0) {
                         Some(delay) => tokio::time::sleep(delay).await,
@@ -239,6 +243,17 @@ impl Shared {
                 other => return other,
             }
         }
+    }
+}
+
+impl Shared {
+    /// Whether a mirror is at fault, so that the next place is asked at once.
+    fn blame_for_list(&self, request: &Request, mirror: Option<&Arc<str>>, error: &ListingError) -> bool {
+        let fault = match error {
+            ListingError::Fetch(FetchError::Upstream(error)) if error.is_retryable() => Fault::Broken,
+            _ => Fault::Wrong,
+        };
+        self.upstreams.blame(request, mirror, fault)
     }
 }
 
@@ -259,12 +274,22 @@ impl ListingError {
 }
 
 /// A registry without referrers says so in many ways; the one that clients understand is 404.
-fn refused(target: &Target, error: UpstreamError) -> ListingError {
+/// One that has given a list before is not without them: what it answers then is judged like any other answer.
+fn refused(target: &Target, purpose: Purpose, error: UpstreamError) -> ListingError {
     match (target, &error) {
+        (Target::Referrers(..), _) if purpose == Purpose::Revalidate && error.is_outage() => {
+            FetchError::from(error).into()
+        }
         (
             Target::Referrers(..),
             UpstreamError::Status {
                 status: 300..=399 | 400 | 405 | 406 | 410 | 415 | 501,
+                ..
+            }
+            // The page of a default site: Google's registries answer so where they have no such path.
+            | UpstreamError::Status {
+                status: 404,
+                verdict: Verdict::Trouble,
                 ..
             },
         ) => ListingError::NoReferrers(error.to_string()),

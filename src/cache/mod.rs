@@ -38,7 +38,7 @@ use crate::runtime::memory::{Charge, MemoryBudget};
 use crate::runtime::reply::Lost;
 use crate::runtime::vitals::Vitals;
 use crate::store::{Entry, FsStore, Key, Source, canonical_name};
-use crate::upstream::{RegistryCondition, UpstreamError, Upstreams};
+use crate::upstream::{RegistryCondition, UpstreamError, Upstreams, Verdict};
 
 pub use access::{Approach, Caller, Held, Permit};
 pub use bucket::Bucket;
@@ -147,11 +147,18 @@ impl FetchError {
     pub fn is_refusal(&self) -> bool {
         matches!(
             self,
-            FetchError::Upstream(UpstreamError::Status {
-                status: 401 | 403 | 404,
-                ..
-            })
+            FetchError::Upstream(UpstreamError::Status { status, .. })
+                // Even where a page said so: another caller may not be shown it.
+                if Verdict::of_status(*status).is_refusal()
         )
+    }
+
+    /// What the upstream's status says about the content, where it gave one.
+    fn verdict(&self) -> Option<Verdict> {
+        match self {
+            FetchError::Upstream(error) => error.verdict(),
+            _ => None,
+        }
     }
 }
 

@@ -14,6 +14,7 @@ use super::error::{Phase, Refusal, UpstreamError};
 use super::exchange::{self, Answer, Question, host_of};
 use super::response::Response;
 use super::table::Table;
+use super::verdict::Verdict;
 use super::{Request, Shared};
 
 /// Answers one request may cost, redirects aside: without anything, with what was kept, with a new one, and with the
@@ -372,7 +373,7 @@ fn is_refused_token(error: &UpstreamError) -> bool {
     matches!(
         error,
         UpstreamError::Status {
-            status: 401 | 403,
+            verdict: Verdict::Challenge | Verdict::Forbidden,
             phase: Phase::Token,
             ..
         }

@@ -65,6 +65,7 @@ const TOKIO: &[&str] = &[
     "src/upstream/auth/logins.rs",
     "src/upstream/auth/token.rs",
     "src/upstream/exchange.rs",
+    "src/upstream/lookups.rs",
     "src/upstream/mod.rs",
     "src/upstream/resolve.rs",
     "src/upstream/response.rs",
@@ -85,6 +86,8 @@ const CLOCKS: &[&str] = &[
     "src/upstream/ask.rs",
     "src/upstream/auth/logins.rs",
     "src/upstream/auth/token.rs",
+    "src/upstream/heads.rs",
+    "src/upstream/lookups.rs",
     "src/upstream/mod.rs",
     "src/upstream/response.rs",
 ];
