@@ -21,7 +21,7 @@ use crate::limits::{ACCESS_YES, ACCESS_YES_MAX, ANONYMOUS_REFUSED};
 use crate::oci::{Accept, Digest, Reference};
 use crate::runtime::clock::monotonic_micros;
 use crate::store::{Key, Meta};
-use crate::upstream::{Credentials, Method, Purpose, Request, Secret, Target, UpstreamError};
+use crate::upstream::{Credentials, Method, Purpose, Request, Secret, Target, UpstreamError, Verdict};
 
 /// On whose behalf an upstream is asked. Equal when the credentials are; holds them, never shows them.
 #[derive(Clone, Debug)]
@@ -240,7 +240,7 @@ impl Shared {
     ) -> Result<(), FetchError> {
         let _place = self.place(Class::Manifest, &origin.namespace).await?;
         let asked = monotonic_micros();
-        let mut request = Request {
+        let request = Request {
             namespace: origin.namespace.clone(),
             repository: origin.repository.clone(),
             target,
@@ -250,20 +250,7 @@ impl Shared {
             credentials: caller.credentials(),
             purpose: Purpose::Pull,
         };
-        let mut answer = self.upstreams.fetch(&request).await;
-        if matches!(
-            &answer,
-            Err(UpstreamError::Status {
-                status: 405 | 501,
-                ..
-            })
-        ) && matches!(request.target, Target::Manifest(Reference::Digest(_)))
-        {
-            // Registries that do not do HEAD.
-            request.method = Method::Get;
-            answer = self.upstreams.fetch(&request).await;
-        }
-        match answer {
+        match self.upstreams.fetch(&request).await {
             // Nothing of it is wanted.
             Ok(_) => {}
             // An empty blob has no first byte; and a redirect for the client is one it may have.
@@ -344,10 +331,7 @@ impl AccessTable {
 
     /// Notes a refusal, as far as it saves asking in vain.
     pub(super) fn heard_no(&self, origin: &Origin, caller: &Caller, error: &UpstreamError) {
-        if let UpstreamError::Status {
-            status: 401 | 403, ..
-        } = error
-        {
+        if let Some(Verdict::Challenge | Verdict::Forbidden) = error.verdict() {
             if caller.is_anybody() {
                 remember(
                     &self.closed,

@@ -31,8 +31,10 @@ pub(super) enum Poured {
     Whole,
     /// It is not what its digest says.
     Wrong,
-    /// It broke off, or its client went away.
+    /// It broke off.
     Broken,
+    /// Its client went away.
+    Abandoned,
 }
 
 /// Where bytes come from, on the helper pool.
@@ -116,7 +118,7 @@ impl Inlet {
                 {
                     let state = hose.lock();
                     if state.abandoned {
-                        return Poured::Broken;
+                        return Poured::Abandoned;
                     }
                     if state.bytes < PASS_THROUGH_BYTES_MAX {
                         break;

@@ -21,7 +21,7 @@ use crate::limits::{
 };
 use crate::runtime::clock::unix_millis;
 use crate::upstream::{
-    Credentials, Method, Phase, Purpose, Request, Response, Resume, Target, UpstreamError,
+    Credentials, Fault, Method, Phase, Purpose, Request, Response, Resume, Target, UpstreamError, Verdict,
 };
 
 /// What a kept list costs beside its body: key, slot, allocations.
@@ -289,7 +289,8 @@ impl Shared {
                 .upstreams
                 .fetch(&request)
                 .await
-                .map_err(|error| refused(target, error))?;
+                .map_err(|error| refused(target, purpose, error))?;
+            let mirror = response.mirror.clone();
             memory.shrink_to(response.content_length.unwrap_or(u64::MAX));
             let length = response.content_length.unwrap_or(LISTING_BYTES_MAX as u64);
             let read = read(&request, response, asked_ms);
@@ -298,9 +299,14 @@ impl Shared {
                     host: origin.namespace.as_str().into(),
                     phase: Phase::Body,
                 };
-                return Err(FetchError::from(too_slow).into());
+                let error = FetchError::from(too_slow).into();
+                if self.blame_for_list(&request, mirror.as_ref(), &error) {
+                    continue;
+                }
+                return Err(error);
             };
             match read {
+                Err(error) if self.blame_for_list(&request, mirror.as_ref(), &error) => {}
                 Err(ListingError::Fetch(FetchError::Upstream(error))) if error.is_retryable() => {
                     match resume.after_break(0) {
                         Some(delay) => tokio::time::sleep(delay).await,
@@ -310,6 +316,17 @@ impl Shared {
                 other => return other,
             }
         }
+    }
+}
+
+impl Shared {
+    /// Whether a mirror is at fault, so that the next place is asked at once.
+    fn blame_for_list(&self, request: &Request, mirror: Option<&Arc<str>>, error: &ListingError) -> bool {
+        let fault = match error {
+            ListingError::Fetch(FetchError::Upstream(error)) if error.is_retryable() => Fault::Broken,
+            _ => Fault::Wrong,
+        };
+        self.upstreams.blame(request, mirror, fault)
     }
 }
 
@@ -347,12 +364,22 @@ impl ListingError {
 }
 
 /// A registry without referrers says so in many ways; the one that clients understand is 404.
-fn refused(target: &Target, error: UpstreamError) -> ListingError {
+/// One that has given a list before is not without them: what it answers then is judged like any other answer.
+fn refused(target: &Target, purpose: Purpose, error: UpstreamError) -> ListingError {
     match (target, &error) {
+        (Target::Referrers(..), _) if purpose == Purpose::Revalidate && error.is_outage() => {
+            FetchError::from(error).into()
+        }
         (
             Target::Referrers(..),
             UpstreamError::Status {
                 status: 300..=399 | 400 | 405 | 406 | 410 | 415 | 501,
+                ..
+            }
+            // The page of a default site: Google's registries answer so where they have no such path.
+            | UpstreamError::Status {
+                status: 404,
+                verdict: Verdict::Trouble,
                 ..
             },
         ) => ListingError::NoReferrers(error.to_string()),

@@ -49,7 +49,7 @@ use crate::runtime::memory::{Charge, MemoryBudget};
 use crate::runtime::reply::Lost;
 use crate::runtime::vitals::Vitals;
 use crate::store::{Entry, FsStore, Key, Source, canonical_name};
-use crate::upstream::{Purpose, RegistryCondition, UpstreamError, Upstreams};
+use crate::upstream::{Purpose, RegistryCondition, UpstreamError, Upstreams, Verdict};
 
 pub use absence::{Absence, BeforeAsking};
 pub use access::{Approach, Caller, Held, Permit};
@@ -187,11 +187,10 @@ impl FetchError {
     pub fn is_refusal(&self) -> bool {
         matches!(
             self,
-            FetchError::Upstream(UpstreamError::Status {
-                status: 401 | 403 | 404,
-                ..
-            }) | FetchError::Absent(_)
-        )
+            FetchError::Upstream(UpstreamError::Status { status, .. })
+                // Even where a page said so: another caller may not be shown it.
+                if Verdict::of_status(*status).is_refusal()
+        ) || self.is_stale_absence()
     }
 
     /// Whether this is a kept 404, given because the registry cannot be asked.
@@ -205,6 +204,15 @@ impl FetchError {
             FetchError::Upstream(error) => error.is_outage(),
             FetchError::Overloaded => true,
             _ => false,
+        }
+    }
+
+    /// What the upstream's answer says about the content, where it gave one, now or earlier.
+    fn verdict(&self) -> Option<Verdict> {
+        match self {
+            FetchError::Upstream(error) => error.verdict(),
+            FetchError::Absent(_) => Some(Verdict::Gone),
+            _ => None,
         }
     }
 }

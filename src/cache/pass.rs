@@ -6,7 +6,7 @@ use super::hose::{Passed, Poured, Well, hose};
 use super::{Cache, Class, FetchError, Origin, Slot, named_digest, storable, unless};
 use crate::limits::PASS_THROUGH_BYTES_MAX;
 use crate::oci::{Reference, SCHEMA1_TYPES};
-use crate::upstream::{Body, Credentials, Method, Purpose, Request, Target};
+use crate::upstream::{Body, Credentials, Fault, Method, Purpose, Request, Target};
 
 /// The upstream's head.
 #[derive(Debug)]
@@ -79,12 +79,20 @@ impl Cache {
                     _ => named,
                 };
                 let (public, checked) = (response.public, expected.is_some());
+                let mirror = response.mirror.clone();
                 tokio::spawn(async move {
                     let poured = inlet.pour(response.body, expected).await;
-                    if poured == Poured::Whole && checked {
-                        // It may be held from elsewhere; now this registry has shown that it has it.
-                        shared.vouch(&request.target, &origin, public);
-                    }
+                    let fault = match poured {
+                        Poured::Whole if checked => {
+                            // It may be held from elsewhere; now this registry has shown that it has it.
+                            return shared.vouch(&request.target, &origin, public);
+                        }
+                        Poured::Whole | Poured::Abandoned => return,
+                        Poured::Wrong => Fault::Wrong,
+                        Poured::Broken => Fault::Broken,
+                    };
+                    // The client has some of it already, and comes back for the rest.
+                    shared.upstreams.blame(&request, mirror.as_ref(), fault);
                 });
             }
             Ok::<_, FetchError>(head)

@@ -17,7 +17,7 @@ use crate::oci::Digest;
 use crate::runtime::clock::monotonic_micros;
 use crate::store::{Key, Meta, S3Body};
 use crate::upstream::{
-    Body, Method, Purpose, Request, Response, Resume, ResumeVerdict, Target, UpstreamError, resume_matches,
+    Body, Fault, Method, Purpose, Request, Response, Resume, ResumeVerdict, Target, UpstreamError, resume_matches,
 };
 
 /// A blob, or a part of it, as it arrives.
@@ -37,6 +37,8 @@ pub struct Supply {
     resume: Resume,
     /// Whether the registry had to be asked.
     asked_upstream: bool,
+    /// The mirrors that gave some of it.
+    givers: Vec<Arc<str>>,
 }
 
 enum Tap {
@@ -50,6 +52,8 @@ enum Tap {
     },
     Upstream {
         body: Body,
+        /// The mirror it comes from.
+        mirror: Option<Arc<str>>,
         /// Bytes that come once more and were taken before.
         skip: u64,
     },
@@ -84,8 +88,10 @@ impl Supply {
             origin: origin.clone(),
             caller: caller.clone(),
             digest,
+            givers: response.mirror.iter().cloned().collect(),
             body: Tap::Upstream {
                 body: response.body,
+                mirror: response.mirror,
                 skip: 0,
             },
             have: 0,
@@ -123,12 +129,23 @@ impl Supply {
             end: Some(span.end),
             resume: Resume::new(span.start),
             asked_upstream: false,
+            givers: Vec::new(),
         })
     }
 
     /// Whether all of it came from the bucket.
     pub fn is_from_bucket_alone(&self) -> bool {
         !self.asked_upstream
+    }
+
+    /// Takes note that the bytes were wrong. Whether the next place should be asked for all of them: mirrors gave some.
+    pub fn blame_givers(&self) -> bool {
+        let request = request(&self.origin, &self.caller, self.digest, 0);
+        let mut news = false;
+        for mirror in &self.givers {
+            news |= self.shared.upstreams.blame(&request, Some(mirror), Fault::Wrong);
+        }
+        news
     }
 
     /// The next bytes; `None` when all are there.
@@ -163,7 +180,7 @@ impl Supply {
                 host: "the bucket".into(),
                 cause: error.to_string().into(),
             }),
-            Tap::Upstream { body, skip } => {
+            Tap::Upstream { body, skip, .. } => {
                 let Some(mut chunk) = body.chunk().await? else {
                     return Ok(None);
                 };
@@ -222,6 +239,16 @@ impl Supply {
                 Err(next) => error = next,
             }
         }
+        // The next place is another one, which need not be spared.
+        let mut elsewhere = match &self.body {
+            Tap::Upstream { mirror, .. } => {
+                let request = request(&self.origin, &self.caller, self.digest, have);
+                self.shared
+                    .upstreams
+                    .blame(&request, mirror.as_ref(), Fault::Broken)
+            }
+            Tap::Bucket { .. } => false,
+        };
         loop {
             let Some(delay) = Some(&error)
                 .filter(|error| error.is_retryable())
@@ -230,7 +257,9 @@ impl Supply {
                 return Err(error.into());
             };
             tracing::info!(registry = %self.origin.namespace, have, %error, "an upstream broke off; resuming");
-            tokio::time::sleep(delay).await;
+            if !std::mem::take(&mut elsewhere) {
+                tokio::time::sleep(delay).await;
+            }
             match self.ask_for_rest().await? {
                 Ok(()) => return Ok(()),
                 Err(next) => error = next,
@@ -248,14 +277,29 @@ impl Supply {
             ResumeVerdict::Continue => 0,
             ResumeVerdict::SkipFirst(bytes) => bytes,
             ResumeVerdict::Wrong => {
-                return Err(protocol(
-                    &self.origin,
-                    "it resumed with another part than was asked",
-                ));
+                let what = "it resumed with another part than was asked";
+                let request = request(&self.origin, &self.caller, self.digest, self.have);
+                let blamed =
+                    self.shared
+                        .upstreams
+                        .blame(&request, response.mirror.as_ref(), Fault::Wrong);
+                if blamed {
+                    let (host, cause) = (self.origin.namespace.as_str().into(), what.into());
+                    return Ok(Err(UpstreamError::Body { host, cause }));
+                }
+                // Or a mirror that gave the beginning has told a wrong size.
+                self.blame_givers();
+                return Err(protocol(&self.origin, what));
             }
         };
+        if let Some(mirror) = &response.mirror
+            && !self.givers.contains(mirror)
+        {
+            self.givers.push(mirror.clone());
+        }
         self.body = Tap::Upstream {
             body: response.body,
+            mirror: response.mirror,
             skip,
         };
         Ok(Ok(()))
@@ -276,6 +320,19 @@ async fn tap(shared: &Arc<Shared>, meta: &Arc<Meta>, from: u64, to: u64) -> Opti
     bucket.in_time(BUCKET_OPEN_MAX, opening).await
 }
 
+fn request(origin: &Origin, caller: &Caller, digest: Digest, from: u64) -> Request {
+    Request {
+        namespace: origin.namespace.clone(),
+        repository: origin.repository.clone(),
+        target: Target::Blob(digest),
+        method: Method::Get,
+        accept: Vec::new(),
+        range_from: Some(from).filter(|&from| from > 0),
+        credentials: caller.credentials(),
+        purpose: Purpose::Pull,
+    }
+}
+
 /// Asks the registry for a blob from `from` on.
 async fn ask(
     shared: &Shared,
@@ -285,16 +342,7 @@ async fn ask(
     from: u64,
 ) -> Result<Response, UpstreamError> {
     let asked = monotonic_micros();
-    let request = Request {
-        namespace: origin.namespace.clone(),
-        repository: origin.repository.clone(),
-        target: Target::Blob(digest),
-        method: Method::Get,
-        accept: Vec::new(),
-        range_from: Some(from).filter(|&from| from > 0),
-        credentials: caller.credentials(),
-        purpose: Purpose::Pull,
-    };
+    let request = request(origin, caller, digest, from);
     let response = shared
         .upstreams
         .fetch(&request)

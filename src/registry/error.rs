@@ -10,7 +10,7 @@ use crate::http::{Body, CacheResult, Fields, Response};
 use crate::oci::{ErrorCode, ParseDigestError};
 use crate::runtime::clock::unix_seconds;
 use crate::runtime::vitals::Unwell;
-use crate::upstream::{UpstreamError, seconds_left};
+use crate::upstream::{UpstreamError, Verdict, seconds_left};
 
 /// Why a request gets no content.
 #[derive(Debug, thiserror::Error)]
@@ -186,7 +186,12 @@ fn upstream(error: &UpstreamError, wanted: &Wanted) -> Response {
     let origin = wanted.origin.as_ref();
     let text = error.to_string();
     match error {
-        UpstreamError::Status { status, headers, .. } => {
+        UpstreamError::Status {
+            status,
+            verdict,
+            headers,
+            ..
+        } => {
             let mut fields = Fields::new();
             for name in ["retry-after", "warning"] {
                 if let Some(value) = headers.get(name) {
@@ -200,24 +205,24 @@ fn upstream(error: &UpstreamError, wanted: &Wanted) -> Response {
                     );
                 }
             }
-            match status {
-                404 | 410 => refuse(404, wanted.kind.unknown(), &text, fields),
-                401 => unauthorized(headers, wanted.challenges, &text, fields),
-                403 => refuse(403, ErrorCode::Denied, &text, fields),
-                429 => {
+            match verdict {
+                Verdict::Gone => refuse(404, wanted.kind.unknown(), &text, fields),
+                Verdict::Challenge => unauthorized(headers, wanted.challenges, &text, fields),
+                Verdict::Forbidden => refuse(403, ErrorCode::Denied, &text, fields),
+                Verdict::Limited => {
                     if !headers.contains_key("retry-after") {
                         fields.add("Retry-After", "1");
                     }
                     refuse(429, ErrorCode::TooManyRequests, &text, fields)
                 }
-                500..=599 => refuse(
+                Verdict::Trouble => refuse(
                     if *status == 504 { 504 } else { 502 },
                     ErrorCode::Unavailable,
                     &text,
                     fields,
                 ),
                 // Anything else a client could not make sense of either.
-                _ => refuse(502, ErrorCode::Unknown, &text, fields),
+                Verdict::NotFinal | Verdict::Content | Verdict::Redirect | Verdict::Unfit => refuse(502, ErrorCode::Unknown, &text, fields),
             }
         }
         // Whoever named the place gets the blame: the client, or the registry that sent us there.

@@ -15,6 +15,7 @@ use super::error::{Phase, Refusal, UpstreamError};
 use super::exchange::{self, Answer, Question, Redirects, host_of};
 use super::response::Response;
 use super::table::Table;
+use super::verdict::Verdict;
 use super::{Request, Shared, cure};
 
 /// Answers one request may cost, redirects aside: without anything, with what was kept, with a new one, and with the
@@ -438,7 +439,7 @@ fn is_refused_token(error: &UpstreamError) -> bool {
     matches!(
         error,
         UpstreamError::Status {
-            status: 401 | 403,
+            verdict: Verdict::Challenge | Verdict::Forbidden,
             phase: Phase::Token,
             ..
         }

@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use http::HeaderValue;
 use http::header::{ACCEPT_ENCODING, HeaderMap};
-use reqwest::dns::Resolve;
 
 use super::Deadlines;
+use super::lookups::Lookups;
 use super::policy::Policy;
 use super::proxy::Routes;
 use super::resolve::FilteredResolver;
@@ -21,12 +21,26 @@ const IDLE_CONNECTIONS_MAX: usize = 16;
 /// meet a connection that is about to be closed.
 const IDLE_CONNECTION_AGE: Duration = Duration::from_secs(30);
 
+/// How long sent bytes may go unacknowledged before a connection is given up. A peer that is gone without a word (a pod that
+/// was replaced) would otherwise be waited for as long as one that works on its answer.
+const UNACKNOWLEDGED_MAX: Duration = Duration::from_secs(10);
+
 /// Header fields in a response; Google's registries send many, and the parser refuses more than it was told.
 const HEADERS_MAX: usize = 200;
 
+/// A client, in two: one that keeps its connections, and one that makes a new connection for each request. Both reach the
+/// same places in the same way.
+#[derive(Clone)]
+pub(super) struct Client {
+    pub kept: reqwest::Client,
+    /// For a request that failed on a connection that may have been dead before: the next kept one may be dead as well.
+    pub fresh: reqwest::Client,
+    pub lookups: Lookups,
+}
+
 /// What all clients have in common.
 pub(super) struct ClientBuilder {
-    pub resolver: Arc<dyn Resolve>,
+    pub lookups: Lookups,
     pub deadlines: Deadlines,
 }
 
@@ -39,6 +53,21 @@ impl ClientBuilder {
         policy: Policy,
         tls: rustls::ClientConfig,
         routes: &Routes,
+    ) -> Result<Client, reqwest::Error> {
+        let client = |kept| self.one(policy.clone(), tls.clone(), routes, kept);
+        Ok(Client {
+            kept: client(IDLE_CONNECTIONS_MAX)?,
+            fresh: client(0)?,
+            lookups: self.lookups.clone(),
+        })
+    }
+
+    fn one(
+        &self,
+        policy: Policy,
+        tls: rustls::ClientConfig,
+        routes: &Routes,
+        kept: usize,
     ) -> Result<reqwest::Client, reqwest::Error> {
         let mut headers = HeaderMap::new();
         // Digests are of the content itself. A registry that compresses anyway is refused.
@@ -48,7 +77,7 @@ impl ClientBuilder {
             .dns_resolver(Arc::new(FilteredResolver {
                 policy,
                 routes: routes.clone(),
-                inner: self.resolver.clone(),
+                inner: Arc::new(self.lookups.clone()),
             }))
             // The environment is read by the configuration, and no proxy is the client's own idea.
             .no_proxy()
@@ -59,9 +88,11 @@ impl ClientBuilder {
             .http1_max_headers(HEADERS_MAX)
             .user_agent(USER_AGENT)
             .default_headers(headers)
+            // Names are looked up before, so that this is the time for TCP and TLS.
             .connect_timeout(self.deadlines.connect)
             .pool_idle_timeout(IDLE_CONNECTION_AGE)
-            .pool_max_idle_per_host(IDLE_CONNECTIONS_MAX);
+            .tcp_user_timeout(UNACKNOWLEDGED_MAX)
+            .pool_max_idle_per_host(kept);
         match routes.for_client() {
             Some(proxy) => builder.proxy(proxy).build(),
             None => builder.build(),

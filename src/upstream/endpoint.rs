@@ -5,6 +5,7 @@ use std::sync::Arc;
 use reqwest::Url;
 
 use super::Target;
+use super::client::Client;
 use super::policy::Policy;
 use super::proxy::Routes;
 use super::redirect::same_origin;
@@ -34,9 +35,9 @@ pub(super) struct Endpoint {
 #[derive(Clone)]
 pub(super) struct Clients {
     /// For the endpoint's own origin; shows our certificate.
-    pub own: reqwest::Client,
+    pub own: Client,
     /// For wherever it sends us.
-    pub elsewhere: reqwest::Client,
+    pub elsewhere: Client,
 }
 
 impl Endpoint {
@@ -46,7 +47,7 @@ impl Endpoint {
     }
 
     /// The client for `url`.
-    pub fn client(&self, url: &Url) -> &reqwest::Client {
+    pub fn client(&self, url: &Url) -> &Client {
         if same_origin(url, &self.base) {
             &self.clients.own
         } else {

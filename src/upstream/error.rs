@@ -10,6 +10,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue};
 
+use super::verdict::Verdict;
+
 /// Why a request brought no usable answer, or a body no clean end.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum UpstreamError {
@@ -20,6 +22,8 @@ pub enum UpstreamError {
         host: Arc<str>,
         phase: Phase,
         status: u16,
+        /// What that says about the content.
+        verdict: Verdict,
         /// Boxed: it is most of the size of every `Result`.
         headers: Box<HeaderMap>,
         body: Bytes,
@@ -105,7 +109,8 @@ pub enum Restraint {
 /// Which part of an exchange.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Phase {
-    /// Name resolution, TCP, TLS.
+    Resolve,
+    /// TCP and TLS.
     Connect,
     /// From the request to the response head.
     Head,
@@ -120,6 +125,7 @@ pub enum Phase {
 impl fmt::Display for Phase {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
+            Phase::Resolve => "name resolution",
             Phase::Connect => "connect",
             Phase::Head => "content",
             Phase::Body => "body",
@@ -188,7 +194,7 @@ impl UpstreamError {
             | UpstreamError::RateLimited { .. }
             | UpstreamError::RedirectTarget { .. } => true,
             // 429 too: clients are waiting in the middle of a body, and limits are often per second.
-            UpstreamError::Status { status, .. } => matches!(status, 408 | 429 | 500..=599),
+            UpstreamError::Status { verdict, .. } => verdict.may_pass(),
             // A certificate, a rule of ours or a broken implementation is the same a second later.
             UpstreamError::Tls { .. }
             | UpstreamError::Refused { .. }
@@ -202,9 +208,17 @@ impl UpstreamError {
     /// down, broken or overloaded. A refusal (401, 403, 404, our own rules) is an answer.
     pub fn is_outage(&self) -> bool {
         match self {
-            UpstreamError::Status { status, .. } => matches!(status, 408 | 429 | 500..=599),
+            UpstreamError::Status { verdict, .. } => verdict.serves_stale(),
             UpstreamError::Refused { .. } | UpstreamError::Redirected { .. } => false,
             _ => true,
+        }
+    }
+
+    /// What the upstream's status says about the content, where it gave one.
+    pub fn verdict(&self) -> Option<Verdict> {
+        match self {
+            UpstreamError::Status { verdict, .. } => Some(*verdict),
+            _ => None,
         }
     }
 
@@ -243,6 +257,7 @@ mod tests {
             host: "r.example".into(),
             phase: Phase::Head,
             status,
+            verdict: Verdict::of_status(status),
             headers,
             body,
         }
@@ -256,10 +271,16 @@ mod tests {
                 "{again}"
             );
         }
-        for answer in [400, 401, 403, 404, 405, 410, 416] {
+        for answer in [401, 403, 404, 410, 451] {
             assert!(
                 !status(answer).is_retryable() && !status(answer).is_outage(),
                 "{answer}"
+            );
+        }
+        for unfit in [400, 405, 416, 501] {
+            assert!(
+                !status(unfit).is_retryable() && status(unfit).is_outage(),
+                "{unfit}"
             );
         }
         let host: Arc<str> = "r.example".into();

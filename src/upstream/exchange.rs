@@ -16,6 +16,7 @@ use super::endpoint::Endpoint;
 use super::error::{Location, Phase, Refusal, UpstreamError};
 use super::resolve::AddressesRefused;
 use super::response::{Body, Response};
+use super::verdict::Verdict;
 use super::{Deadlines, cure, headers, redirect};
 
 /// Bytes kept of the body of a refusal. OCI error bodies are below 4 KiB, HTML pages of load balancers below this.
@@ -36,6 +37,18 @@ pub(super) struct Question {
     /// Of a POST to a token service.
     pub body: Option<Bytes>,
     pub redirects: Redirects,
+}
+
+impl Question {
+    /// The same question by GET.
+    pub fn by_get(&self) -> Question {
+        Question {
+            method: http::Method::GET,
+            headers: self.headers.clone(),
+            body: None,
+            redirects: self.redirects,
+        }
+    }
 }
 
 /// What is done with a redirect.
@@ -139,14 +152,16 @@ pub(super) async fn send(
     }
     let way = endpoint.routes.way(url);
 
-    let once = async || {
+    let client = endpoint.client(url);
+    look_up(endpoint, url, deadlines.resolve).await?;
+    let once = async |client: reqwest::Client| {
         let mut request = reqwest::Request::new(question.method.clone(), url.clone());
         *request.headers_mut() = question.headers.clone();
         *request.body_mut() = question.body.clone().map(reqwest::Body::from);
         if let Some(secret) = secret {
             request.headers_mut().insert(AUTHORIZATION, secret.header_value());
         }
-        match timeout(deadlines.head, endpoint.client(url).execute(request)).await {
+        match timeout(deadlines.head, client.execute(request)).await {
             Ok(outcome) => outcome.map_err(|error| not_sent(&host, way.map(|way| &way.name), error)),
             Err(_elapsed) => Err(UpstreamError::Timeout {
                 host: host.clone(),
@@ -154,10 +169,15 @@ pub(super) async fn send(
             }),
         }
     };
-    let response = match once().await {
-        // The upstream may close an idle connection in the moment we use it. Requests without a
-        // body may be repeated (RFC 9110, 9.2.2), and the second one meets a new connection.
-        Err(UpstreamError::Head { .. }) => once().await?,
+    let response = match once(client.kept.clone()).await {
+        // A kept connection may have died while it was idle, and all others with it when the upstream was replaced. Requests
+        // without a body may be repeated (RFC 9110, 9.2.2), and only the answer on a new connection counts.
+        Err(UpstreamError::Head { .. }) => once(client.fresh.clone()).await?,
+        // The addresses may be those of yesterday.
+        Err(error @ UpstreamError::Connect { .. }) => match has_moved(endpoint, url).await {
+            true => once(client.fresh.clone()).await?,
+            false => return Err(error),
+        },
         outcome => outcome?,
     };
     if let Some(way) = way
@@ -183,6 +203,40 @@ pub(super) async fn send(
     Ok(response)
 }
 
+/// Has the names on the way to `url` looked up, so that the connection finds their addresses and its deadline is its own.
+///
+/// # Errors
+///
+/// No answer within `within`. What the resolver has to say is met again, and told, when the connection is made.
+pub(super) async fn look_up(
+    endpoint: &Endpoint,
+    url: &Url,
+    within: Duration,
+) -> Result<(), UpstreamError> {
+    let lookups = &endpoint.client(url).lookups;
+    let named = endpoint.policy.is_written();
+    let all = async {
+        for host in endpoint.routes.looked_up(url) {
+            let named = named || endpoint.routes.is_proxy(host);
+            let _met_again = lookups.find(host, named).await;
+        }
+    };
+    timeout(within, all).await.map_err(|_elapsed| UpstreamError::Timeout {
+        host: host_of(url),
+        phase: Phase::Resolve,
+    })
+}
+
+/// Whether the names on the way to `url` have other addresses than the remembered ones, which could not be reached.
+async fn has_moved(endpoint: &Endpoint, url: &Url) -> bool {
+    let lookups = &endpoint.client(url).lookups;
+    let mut moved = false;
+    for host in endpoint.routes.looked_up(url) {
+        moved |= lookups.renew(host, endpoint.policy.is_written()).await;
+    }
+    moved
+}
+
 /// Turns an answer into a response, if it is a good one.
 ///
 /// # Errors
@@ -200,16 +254,23 @@ pub(super) async fn conclude(
         foreign,
     } = answer;
     let status = response.status().as_u16();
-    match status {
-        200 => {}
-        206 if question.headers.contains_key(http::header::RANGE) => {}
+    match Verdict::of_status(status) {
+        Verdict::Content if status == 200 || question.headers.contains_key(http::header::RANGE) => {}
         // What a signed URL answers when it has expired is no statement about the client's rights.
-        400 | 401 | 403 if foreign => return Err(UpstreamError::RedirectTarget { host, status }),
-        300..=399 if question.redirects == Redirects::Refuse => {
+        _ if foreign && matches!(status, 400 | 401 | 403) => {
+            return Err(UpstreamError::RedirectTarget { host, status });
+        }
+        Verdict::Redirect | Verdict::Unfit
+            if status >= 400 || (question.redirects == Redirects::Refuse && status >= 300) =>
+        {
             return Err(refusal(response, host, Phase::Head).await);
         }
-        400..=599 => return Err(refusal(response, host, Phase::Head).await),
-        _ => return Err(UpstreamError::protocol(&host, format!("it answered {status}"))),
+        Verdict::Challenge | Verdict::Forbidden | Verdict::Gone | Verdict::Limited | Verdict::Trouble => {
+            return Err(refusal(response, host, Phase::Head).await);
+        }
+        Verdict::NotFinal | Verdict::Content | Verdict::Redirect | Verdict::Unfit => {
+            return Err(UpstreamError::protocol(&host, format!("it answered {status}")));
+        }
     }
 
     let head = response.headers_mut();
@@ -247,6 +308,7 @@ pub(super) async fn conclude(
         content_length,
         content_range,
         public: false,
+        mirror: None,
         body,
     })
 }
@@ -255,16 +317,18 @@ pub(super) async fn conclude(
 pub(super) async fn refusal(response: reqwest::Response, host: Arc<str>, phase: Phase) -> UpstreamError {
     let status = response.status().as_u16();
     let plain = response.url().scheme() == "http";
-    let headers = Box::new(headers::keep_for_errors(response.headers()));
+    let fields = response.headers().clone();
     let body = read_bounded(response, ERROR_BODY_BYTES_MAX).await;
     if plain && cure::wants_tls(status, &body) {
         let cause = cure::WANTS_TLS.into();
         return UpstreamError::Tls { host, cause };
     }
+    let headers = Box::new(headers::keep_for_errors(&fields));
     UpstreamError::Status {
         host,
         phase,
         status,
+        verdict: Verdict::of_refusal(status, &fields, &body),
         headers,
         body,
     }
@@ -330,12 +394,7 @@ fn not_sent(host: &Arc<str>, proxy: Option<&Arc<str>>, error: reqwest::Error) ->
             cause: cure::appended(cause(error), cure).into(),
         };
     }
-    if error.is_timeout() {
-        return UpstreamError::Timeout {
-            host,
-            phase: Phase::Head,
-        };
-    }
+    // Also where the system gave the connection up: our own deadlines do not end here.
     UpstreamError::Head {
         host,
         cause: cure::appended(cause(error), cure).into(),

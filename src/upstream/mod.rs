@@ -18,7 +18,10 @@ mod cure;
 mod endpoint;
 mod error;
 mod exchange;
+mod faults;
 mod headers;
+mod heads;
+mod lookups;
 mod policy;
 mod proxy;
 mod redirect;
@@ -27,6 +30,7 @@ mod response;
 mod retry;
 mod table;
 mod tls;
+mod verdict;
 mod via;
 
 #[cfg(test)]
@@ -47,9 +51,11 @@ pub use auth::fuzz;
 pub use condition::{Budget, RegistryCondition, Source, State};
 pub use content_range::{ContentRange, ResumeVerdict};
 pub use error::{BuildError, Location, Phase, Refusal, Restraint, UpstreamError, seconds_left};
+pub use faults::Fault;
 pub use response::{Body, Response, resume_matches};
 pub use retry::Resume;
 pub use tls::AnyCertificate;
+pub use verdict::Verdict;
 pub use via::OnBehalf;
 
 use crate::config::{Named, ProxyEnvironment, Registries};
@@ -60,6 +66,9 @@ use auth::token::Tokens;
 use condition::{Admission, Conditions, Watch};
 use endpoint::Endpoint;
 use exchange::{Question, Redirects};
+use faults::{Faults, Subject};
+use heads::Heads;
+use lookups::Lookups;
 use table::{Entry, Table};
 use via::Chains;
 
@@ -75,8 +84,20 @@ struct Shared {
     chains: Arc<Chains>,
     tokens: Tokens,
     conditions: Arc<Conditions>,
+    lookups: Lookups,
+    heads: Heads,
+    faults: Faults,
     options: Options,
     proxies: ProxyEnvironment,
+}
+
+/// When the mirrors are asked.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Turn {
+    /// Before the registry: those without a fault.
+    First,
+    /// After the registry has failed: those whose last body of this content broke off.
+    Last,
 }
 
 /// One question to one registry.
@@ -130,15 +151,17 @@ pub enum Target {
 pub enum Method {
     Get,
     Head,
-    /// Whether it may be read, with as little of it as every registry allows to be asked for: `HEAD` of a manifest, the first
-    /// byte of a blob. (Registries refuse `HEAD` of blobs they give by `GET`.)
+    /// Whether it may be read, with as little of it as every registry allows to be asked for: `HEAD` of a manifest (`GET`, where
+    /// that is refused), the first byte of a blob. (Registries refuse `HEAD` of blobs they give by `GET`.)
     Probe,
 }
 
 /// How long to wait for what.
 #[derive(Clone, Copy, Debug)]
 pub struct Deadlines {
-    /// Name resolution, TCP and TLS together.
+    /// For the addresses of a name. glibc asks the next name server after five seconds: two may be down.
+    pub resolve: Duration,
+    /// TCP and TLS together.
     pub connect: Duration,
     /// From sending a request to its response head, for each hop.
     pub head: Duration,
@@ -146,7 +169,7 @@ pub struct Deadlines {
     pub idle: Duration,
     /// For a token, all of it.
     pub token: Duration,
-    /// For all that is asked of one mirror, before the next one is.
+    /// For all that is asked of one mirror, before the next one is; and for each few KiB of its bodies.
     pub mirror: Duration,
     /// For the registry itself, whatever its mirrors took. Hops and rounds have deadlines of their own, but an upstream
     /// that uses each of them up would keep a client for minutes.
@@ -160,6 +183,7 @@ pub struct Deadlines {
 impl Default for Deadlines {
     fn default() -> Self {
         Deadlines {
+            resolve: Duration::from_secs(12),
             connect: Duration::from_secs(5),
             head: Duration::from_secs(30),
             idle: Duration::from_secs(30),
@@ -169,6 +193,13 @@ impl Default for Deadlines {
             revalidate: Duration::from_secs(5),
             queue: Duration::from_secs(30),
         }
+    }
+}
+
+impl Deadlines {
+    /// For the addresses of a registry of which something is held: one that cannot be found leaves time to say so.
+    fn resolve_to_revalidate(&self) -> Duration {
+        self.resolve.min(self.revalidate / 2)
     }
 }
 
@@ -206,13 +237,17 @@ impl Upstreams {
         proxies: ProxyEnvironment,
         options: Options,
     ) -> Result<Self, BuildError> {
-        let table = Table::build(registries, &proxies, &options, None)?;
+        let lookups = Lookups::new(options.resolver.clone());
+        let table = Table::build(registries, &proxies, &lookups, options.deadlines, None)?;
         Ok(Upstreams(Arc::new(Shared {
             table: RwLock::new(Arc::new(table)),
             generation: AtomicU64::new(0),
             chains: Arc::new(Chains::new()),
             tokens: Tokens::default(),
             conditions: Arc::default(),
+            lookups,
+            heads: Heads::default(),
+            faults: Faults::default(),
             options,
             proxies,
         })))
@@ -230,7 +265,8 @@ impl Upstreams {
         let after = Arc::new(Table::build(
             registries,
             &shared.proxies,
-            &shared.options,
+            &shared.lookups,
+            shared.options.deadlines,
             Some(&before),
         )?);
         *shared.table.write().unwrap_or_else(PoisonError::into_inner) = after.clone();
@@ -271,6 +307,13 @@ impl Upstreams {
         self.0.table().registries.clone()
     }
 
+    /// Whether the registry's HEAD is known to be refused where its GET is answered, so that asking by HEAD first is in vain.
+    pub fn is_head_in_vain(&self, namespace: &Namespace) -> bool {
+        let table = self.0.table();
+        let endpoint = table.entry(namespace).registry(namespace);
+        endpoint.is_ok_and(|endpoint| self.0.heads.is_wrong(endpoint.base.as_str(), Instant::now()))
+    }
+
     /// How the registries are that were asked lately, by name.
     pub fn conditions(&self) -> Vec<RegistryCondition> {
         self.0.conditions.report(Instant::now())
@@ -281,7 +324,9 @@ impl Upstreams {
     /// The mirrors that are for such a request come first, anonymously; one that does not give it hands over to the next,
     /// and the registry itself is the last. A request with a client's credentials goes to the registry only. Each place
     /// is asked for the content once; before that there may be a challenge, a token, and redirects. A connection that
-    /// breaks before a response head is replaced once, at once. Bodies that break are the caller's to resume.
+    /// breaks before a response head is replaced once, at once. Bodies that break are the caller's to resume, and the
+    /// caller says so ([`Upstreams::blame`]): a mirror that gave wrong bytes is passed over for that content, and one whose
+    /// body broke off is the last to be asked.
     ///
     /// # Errors
     ///
@@ -300,12 +345,37 @@ impl Upstreams {
         }
         let entry = table.entry(&request.namespace);
         let place = self.0.place(entry, request).await?;
-        let mut response = match self.0.ask_mirrors(&table, entry, request).await {
+        let mut response = match self.0.ask_mirrors(&table, entry, request, Turn::First).await {
             Some(outcome) => outcome?,
-            None => self.ask_registry_if_well(&table, request).await?,
+            None => match self.ask_registry_if_well(&table, request).await {
+                Ok(response) => response,
+                Err(error) => match self.0.ask_mirrors(&table, entry, request, Turn::Last).await {
+                    Some(outcome) => outcome?,
+                    None => return Err(error),
+                },
+            },
         };
         response.body.occupy(place);
         Ok(response)
+    }
+
+    /// Takes note that a body of [`Response::mirror`] was not what `request` asked for. Whether the next place should be
+    /// asked at once: a mirror is blamed for the first time. The registry itself has no next place.
+    pub fn blame(&self, request: &Request, mirror: Option<&Arc<str>>, fault: Fault) -> bool {
+        let Some(mirror) = mirror else {
+            return false;
+        };
+        let news = self
+            .0
+            .faults
+            .note(mirror, Subject::of(request), fault, Instant::now());
+        if news {
+            tracing::warn!(
+                registry = %request.namespace, repository = %request.repository, %mirror, ?fault,
+                "a mirror does not give what its response head promised; the next place is asked"
+            );
+        }
+        news
     }
 
     /// Asks the registry itself, unless it is known to be down or to limit us.
@@ -366,6 +436,7 @@ impl Shared {
         table: &Table,
         entry: &Entry,
         request: &Request,
+        turn: Turn,
     ) -> Option<Result<Response, UpstreamError>> {
         if matches!(request.credentials, Credentials::Client(_)) {
             return None;
@@ -373,7 +444,13 @@ impl Shared {
         let question = self.question(entry, request);
         let within = self.within(request, self.options.deadlines.mirror);
         for mirror in entry.mirrors(&request.target) {
-            if mirror.rests(Instant::now()) {
+            let (base, now) = (mirror.base(), Instant::now());
+            let has_turn = match self.faults.of(&base, &Subject::of(request), now) {
+                None => turn == Turn::First,
+                Some(Fault::Broken) => turn == Turn::Last,
+                Some(Fault::Wrong) => false,
+            };
+            if !has_turn || mirror.rests(now) {
                 continue;
             }
             let endpoint = mirror.endpoint(&request.namespace);
@@ -384,13 +461,18 @@ impl Shared {
                 request,
                 whose: Whose::Nobody,
             };
-            let error = match timeout(within, asked.fetch(&question)).await {
-                Ok(outcome @ (Ok(_) | Err(UpstreamError::Redirected { .. }))) => return Some(outcome),
+            let error = match timeout(within, self.look_up_and_ask(&asked, &question)).await {
+                Ok(Ok(mut response)) => {
+                    response.mirror = Some(base);
+                    response.body.hurry(self.options.deadlines.mirror);
+                    return Some(Ok(response));
+                }
+                Ok(outcome @ Err(UpstreamError::Redirected { .. })) => return Some(outcome),
                 Ok(Err(error)) => error,
                 Err(_elapsed) => too_slow(&endpoint),
             };
             tracing::debug!(%error, "a mirror does not give it; the next place is asked");
-            if error.is_outage() {
+            if error.is_retryable() || error.is_outage() && error.verdict().is_none() {
                 mirror.rest(Instant::now());
             }
         }
@@ -418,10 +500,18 @@ impl Shared {
         };
         let question = self.question(entry, request);
         let within = self.within(request, self.options.deadlines.exchange);
-        match timeout(within, asked.fetch(&question)).await {
+        match timeout(within, self.look_up_and_ask(&asked, &question)).await {
             Ok(outcome) => outcome,
             Err(_elapsed) => Err(too_slow(&endpoint)),
         }
+    }
+
+    async fn look_up_and_ask(&self, asked: &Asked<'_>, question: &Question) -> Result<Response, UpstreamError> {
+        if asked.request.purpose == Purpose::Revalidate {
+            let within = self.options.deadlines.resolve_to_revalidate();
+            exchange::look_up(asked.endpoint, asked.endpoint.origin(), within).await?;
+        }
+        self.ask_place(asked, question).await
     }
 
     fn question(&self, entry: &Entry, request: &Request) -> Question {

@@ -74,6 +74,19 @@ impl Routes {
             .any(|way| way.url.host_str() == Some(host))
     }
 
+    /// The hosts that are looked up here to reach `url`: its own, or its proxy's, or both. SOCKS without `h` is given addresses.
+    pub fn looked_up<'a>(&'a self, url: &'a Url) -> impl Iterator<Item = &'a str> {
+        let way = self.way(url);
+        let proxy = way.and_then(|way| way.url.host_str());
+        let own = url
+            .host_str()
+            .filter(|_| way.is_none_or(|way| way.url.scheme() == "socks5"));
+        [proxy, own]
+            .into_iter()
+            .flatten()
+            .filter(|host| ip_literal(host).is_none())
+    }
+
     /// What the HTTP client asks for each connection; `None` when all are direct.
     pub fn for_client(&self) -> Option<reqwest::Proxy> {
         if self.https.is_none() && self.http.is_none() {

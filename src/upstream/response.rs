@@ -28,6 +28,8 @@ pub struct Response {
     pub content_range: Option<ContentRange>,
     /// Given without any credentials, neither to the registry nor for a token, so anybody may have it.
     pub public: bool,
+    /// The base URL of the mirror that gave it; `None` for the registry itself.
+    pub mirror: Option<Arc<str>>,
     pub body: Body,
 }
 
@@ -78,6 +80,16 @@ impl Body {
     /// Has the body occupy `place` until it is over.
     pub(super) fn occupy(&mut self, place: Option<OwnedSemaphorePermit>) {
         self.place = place.filter(|_| self.response.is_some());
+    }
+
+    /// Waits for less than before.
+    pub(super) fn hurry(&mut self, idle: Duration) {
+        self.idle = self.idle.min(idle);
+    }
+
+    /// Who gives it.
+    pub(super) fn host(&self) -> &Arc<str> {
+        &self.host
     }
 
     /// The body of an answer to HEAD.

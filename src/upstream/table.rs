@@ -10,10 +10,11 @@ use super::auth::logins::Logins;
 use super::client::ClientBuilder;
 use super::endpoint::{Clients, Endpoint, base_url, check_base};
 use super::error::{BuildError, Refusal, UpstreamError};
+use super::lookups::Lookups;
 use super::policy::Policy;
 use super::proxy::Routes;
 use super::tls::{Peer, TlsBuilder};
-use super::{Options, Target};
+use super::{Deadlines, Target};
 use crate::config::{
     FollowRedirects, Named, ProxyEnvironment, Registries, RegistryConfig, RegistryName, RegistrySettings,
 };
@@ -66,14 +67,15 @@ impl Table {
     pub fn build(
         registries: Registries,
         proxies: &ProxyEnvironment,
-        options: &Options,
+        lookups: &Lookups,
+        deadlines: Deadlines,
         before: Option<&Table>,
     ) -> Result<Self, BuildError> {
         let builder = Builder {
             tls: TlsBuilder::new(),
             clients: ClientBuilder {
-                resolver: options.resolver.clone(),
-                deadlines: options.deadlines,
+                lookups: lookups.clone(),
+                deadlines,
             },
             proxies,
         };
@@ -217,6 +219,11 @@ impl MirrorPlace {
         }
     }
 
+    /// Its base URL.
+    pub fn base(&self) -> Arc<str> {
+        self.endpoint.base.as_str().into()
+    }
+
     /// Whether it is passed over at `now`.
     pub fn rests(&self, now: Instant) -> bool {
         self.until().is_some_and(|until| now < until)
@@ -346,6 +353,7 @@ impl Builder<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::upstream::resolve::SystemResolver;
 
     fn table(entries: &[(&str, RegistrySettings)], unlisted: RegistrySettings) -> Result<Table, BuildError> {
         let entries = entries.iter().map(|(name, settings)| RegistryConfig {
@@ -363,7 +371,8 @@ mod tests {
         Table::build(
             registries,
             &ProxyEnvironment::default(),
-            &Options::default(),
+            &Lookups::new(Arc::new(SystemResolver)),
+            Deadlines::default(),
             None,
         )
     }
@@ -572,7 +581,8 @@ mod tests {
         let after = Table::build(
             registries,
             &ProxyEnvironment::default(),
-            &Options::default(),
+            &Lookups::new(Arc::new(SystemResolver)),
+            Deadlines::default(),
             Some(&before),
         )
         .unwrap();

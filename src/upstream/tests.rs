@@ -25,6 +25,12 @@ mod elsewhere;
 /// Mirrors, limits, redirects for the client, and reloads.
 mod places;
 
+/// Odd answers to HEAD, and pages for people in place of answers.
+mod verdicts;
+
+/// Kept connections that are dead, and names that are looked up slowly.
+mod connections;
+
 /// Registries on bad days.
 #[path = "condition/tests.rs"]
 mod condition;

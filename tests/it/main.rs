@@ -86,6 +86,12 @@ mod real_registry;
 /// Registries of the world and their ideas, each a test named after it.
 mod quirks;
 
+/// Registries that answer HEAD otherwise than GET, and statuses that say nothing about the content.
+mod verdicts;
+
+/// Mirrors that give wrong bytes, break off or stall.
+mod mirrors;
+
 /// Upstreams that are down, silent or broken: what is served meanwhile, and how often they are asked.
 mod outage;
 

@@ -69,6 +69,7 @@ const TOKIO: &[&str] = &[
     "src/upstream/auth/token.rs",
     "src/upstream/challenger.rs",
     "src/upstream/exchange.rs",
+    "src/upstream/lookups.rs",
     "src/upstream/mod.rs",
     "src/upstream/resolve.rs",
     "src/upstream/response.rs",
@@ -93,6 +94,8 @@ const CLOCKS: &[&str] = &[
     "src/upstream/auth/logins.rs",
     "src/upstream/auth/token.rs",
     "src/upstream/challenger.rs",
+    "src/upstream/heads.rs",
+    "src/upstream/lookups.rs",
     "src/upstream/mod.rs",
     "src/upstream/response.rs",
 ];

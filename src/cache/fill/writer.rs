@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
+
 use super::spool::{self, Spool};
 use super::table::Ticket;
 use super::{End, Fill, Head, watch};
@@ -13,11 +15,12 @@ use crate::cache::upload::{Cargo, SpooledBlob};
 use crate::cache::{Cache, Class, FetchError, Origin, Shared, Slot, find, unless};
 use crate::fail_point::reach;
 use crate::http::Span;
-use crate::limits::{FILL_DISK_RATE_MIN, FILL_DISK_WAIT, FILL_WINDOW_BYTES, STORE_RETRY};
+use crate::limits::{FILL_DISK_RATE_MIN, FILL_DISK_WAIT, FILL_WINDOW_BYTES, HELD_WHOLE_BYTES_MAX, STORE_RETRY};
 use crate::oci::Hasher;
 use crate::runtime::clock::unix_seconds;
 use crate::runtime::helper::blocking;
 use crate::store::{Entry, Ingest, Key, Meta, Room, Spooled, StoreError, Verified};
+use crate::upstream::UpstreamError;
 
 /// How often a writer without a disk looks whether followers have moved, beside being told.
 const ROOM_CHECK: Duration = Duration::from_secs(1);
@@ -27,6 +30,10 @@ const SLOWEST_FOLLOWER: Duration = Duration::from_secs(5);
 
 /// How long a fill without a disk waits for its first follower.
 const FIRST_FOLLOWER: Duration = Duration::from_secs(5);
+
+/// How often a body that was wrong is asked for anew, each time at another place. More mirrors than that are in no
+/// registry's list.
+const RESTARTS_MAX: usize = 8;
 
 impl Cache {
     /// Whether `digest` is being filled from `origin`'s registry.
@@ -129,25 +136,98 @@ async fn run(ticket: Ticket, shared: Arc<Shared>) {
     commit(fill, &shared, verified, copied).await;
 }
 
+/// What has come of a body.
+struct Received {
+    hasher: Hasher,
+    /// Not yet given to the fill.
+    chunks: Vec<Bytes>,
+    bytes: u64,
+    whole: bool,
+}
+
+impl Received {
+    fn new(fill: &Fill) -> Self {
+        Received {
+            hasher: Hasher::new(fill.digest().algorithm()),
+            chunks: Vec::new(),
+            bytes: 0,
+            whole: false,
+        }
+    }
+
+    /// Takes what `supply` gives as long as no follower may have any of it, so that a body that fails can begin anew.
+    async fn hold(&mut self, supply: &mut Supply, size: Option<u64>) -> Result<(), FetchError> {
+        if size.is_some_and(|size| size > HELD_WHOLE_BYTES_MAX) {
+            return Ok(());
+        }
+        while self.bytes <= HELD_WHOLE_BYTES_MAX {
+            let Some(chunk) = supply.next().await? else {
+                self.whole = true;
+                break;
+            };
+            self.hasher.update(&chunk);
+            self.bytes += chunk.len() as u64;
+            reach("fill-received");
+            self.chunks.push(chunk);
+        }
+        Ok(())
+    }
+
+    fn check(self, fill: &Fill) -> Result<Verified, FetchError> {
+        Verified::check(*fill.digest(), self.hasher.finish(), self.bytes).map_err(|found| {
+            FetchError::DigestMismatch {
+                wanted: fill.digest().to_string(),
+                found: found.to_string(),
+            }
+        })
+    }
+}
+
 /// Receives the whole body and checks it. Says whether the bucket has given all of it.
 async fn receive(fill: &Arc<Fill>, shared: &Arc<Shared>) -> Result<(Verified, bool), FetchError> {
-    let (mut supply, head) = begin(fill, shared).await?;
+    let mut restarts = 0;
+    loop {
+        let (mut supply, head) = begin(fill, shared).await?;
+        let error = match receive_from(fill, shared, &mut supply, head).await {
+            Ok(verified) => return Ok((verified, supply.is_from_bucket_alone())),
+            Err(error) => error,
+        };
+        let mismatch = matches!(error, FetchError::DigestMismatch { .. });
+        if mismatch && fill.is_from_bucket() {
+            shared.distrust_bucket(&Key::Blob(*fill.digest()));
+        }
+        // A body of another length than its head says is as wrong as one of other bytes.
+        let wrong = mismatch || matches!(error, FetchError::Upstream(UpstreamError::Protocol { .. }));
+        // With a head, followers may have begun.
+        if !wrong || !supply.blame_givers() || restarts == RESTARTS_MAX || fill.lock().head.is_some() {
+            return Err(error);
+        }
+        restarts += 1;
+        tracing::info!(digest = %fill.digest(), %error, "a mirror gave wrong bytes; starting again at the next place");
+    }
+}
+
+async fn receive_from(
+    fill: &Arc<Fill>,
+    shared: &Arc<Shared>,
+    supply: &mut Supply,
+    head: Head,
+) -> Result<Verified, FetchError> {
     let size = head.size;
-    fill.change(|state| {
-        state.head = Some(Arc::new(head));
-        if let (Some(size), Some(memory)) = (size, &mut state.memory) {
-            memory.shrink_to(size);
-        }
-        if !shared.health.writable() {
-            state.spool = Spool::Lost;
-        }
-    });
-    let mut hasher = Hasher::new(fill.digest().algorithm());
-    let mut have = 0;
+    let mut received = Received::new(fill);
+    received.hold(supply, size).await?;
+    if received.whole {
+        let chunks = std::mem::take(&mut received.chunks);
+        let verified = received.check(fill)?;
+        publish(fill, shared, head, chunks);
+        return Ok(verified);
+    }
+    publish(fill, shared, head, std::mem::take(&mut received.chunks));
     let mut patience = DiskPatience::new();
+    room(fill, shared, &mut patience).await?;
     while let Some(chunk) = supply.next().await? {
-        hasher.update(&chunk);
-        have += chunk.len() as u64;
+        received.hasher.update(&chunk);
+        received.bytes += chunk.len() as u64;
         reach("fill-received");
         fill.change(|state| {
             state.window.push(chunk);
@@ -157,22 +237,28 @@ async fn receive(fill: &Arc<Fill>, shared: &Arc<Shared>) -> Result<(Verified, bo
         room(fill, shared, &mut patience).await?;
     }
     debug_assert!(
-        size.is_none_or(|size| size == have),
+        size.is_none_or(|size| size == received.bytes),
         "a supply ends where its head says"
     );
-    let copied = supply.is_from_bucket_alone();
-    match Verified::check(*fill.digest(), hasher.finish(), have) {
-        Ok(verified) => Ok((verified, copied)),
-        Err(found) => {
-            if fill.is_from_bucket() {
-                shared.distrust_bucket(&Key::Blob(*fill.digest()));
-            }
-            Err(FetchError::DigestMismatch {
-                wanted: fill.digest().to_string(),
-                found: found.to_string(),
-            })
+    received.check(fill)
+}
+
+/// Gives followers the head and what has come of the body.
+fn publish(fill: &Arc<Fill>, shared: &Arc<Shared>, head: Head, chunks: Vec<Bytes>) {
+    fill.change(|state| {
+        if let (Some(size), Some(memory)) = (head.size, &mut state.memory) {
+            memory.shrink_to(size);
         }
-    }
+        state.head = Some(Arc::new(head));
+        if !shared.health.writable() {
+            state.spool = Spool::Lost;
+        }
+        for chunk in chunks {
+            state.window.push(chunk);
+        }
+        state.trim();
+    });
+    spool::push(fill, shared);
 }
 
 /// The body and its head: the bucket's, when that has it and begins to give it.

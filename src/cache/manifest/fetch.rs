@@ -1,5 +1,7 @@
 //! Asking an upstream what a tag means, and getting a manifest from it, whole and verified.
 
+use std::sync::Arc;
+
 use bytes::BytesMut;
 
 use super::{Manifest, ManifestKey};
@@ -10,9 +12,9 @@ use crate::config::{Access, Auth};
 use crate::limits::MANIFEST_BYTES_MAX;
 use crate::oci::{Algorithm, Digest, Reference, SCHEMA1_TYPES, sniff_manifest_type};
 use crate::runtime::clock::monotonic_micros;
-use crate::store::Verified;
+use crate::store::{TagPointer, Verified};
 use crate::upstream::{
-    Credentials, Method, Phase, Purpose, Request, Response, Resume, Target, UpstreamError,
+    Credentials, Fault, Method, Phase, Purpose, Request, Response, Resume, Target, UpstreamError,
 };
 
 /// A manifest an upstream gave.
@@ -23,8 +25,12 @@ pub(super) struct Fetched {
 
 /// What a tag means now.
 pub(super) enum Meaning {
-    Digest(Digest),
-    /// The upstream does not say, or not by `HEAD`.
+    Digest {
+        digest: Digest,
+        /// As `HEAD` names it.
+        media_type: Option<String>,
+    },
+    /// The upstream does not say.
     Unsaid,
 }
 
@@ -39,6 +45,30 @@ fn request(key: &ManifestKey, method: Method, purpose: Purpose) -> Request {
         credentials: key.caller.credentials(),
         purpose,
     }
+}
+
+impl Meaning {
+    /// The digest a tag means, if `HEAD` and what is held of it are of one kind. A registry may choose another manifest for
+    /// `HEAD` than for `GET`, and something else than a registry may have answered.
+    pub fn digest_like(self, held: Option<&TagPointer>) -> Option<Digest> {
+        let Meaning::Digest { digest, media_type } = self else {
+            return None;
+        };
+        let (Some(held), Some(named)) = (held, media_type) else {
+            return Some(digest);
+        };
+        let same = match named.as_str() {
+            // Says nothing; the same digest is the same content.
+            "application/json" | "application/octet-stream" | "text/plain" => digest == held.digest,
+            named => is_list(named) == is_list(&held.media_type) && !named.starts_with("text/"),
+        };
+        same.then_some(digest)
+    }
+}
+
+/// Whether manifests of this type list others.
+fn is_list(media_type: &str) -> bool {
+    media_type.contains(".image.index.") || media_type.contains(".manifest.list.")
 }
 
 /// Asks what a tag means now, without its content.
@@ -58,11 +88,15 @@ async fn resolve_in_place(
     purpose: Purpose,
 ) -> Result<Meaning, FetchError> {
     match shared.upstreams.fetch(&request(key, Method::Head, purpose)).await {
-        Ok(response) => Ok(named_digest(&response.headers).map_or(Meaning::Unsaid, Meaning::Digest)),
-        // Registries that do not do HEAD.
-        Err(UpstreamError::Status {
-            status: 405 | 501, ..
-        }) => Ok(Meaning::Unsaid),
+        Ok(response) => {
+            let media_type = media_type(&response.headers);
+            Ok(
+                named_digest(&response.headers).map_or(Meaning::Unsaid, |digest| Meaning::Digest {
+                    digest,
+                    media_type,
+                }),
+            )
+        }
         Err(error) => {
             shared.access.heard_no(&key.origin, &key.caller, &error);
             Err(error.into())
@@ -85,7 +119,7 @@ pub(super) async fn fetch(
     let mut seen_by_all = None;
     if shared.pays_for_all(key) {
         seen_by_all = match (resolve_in_place(shared, key, purpose).await?, &key.reference) {
-            (Meaning::Digest(digest), Reference::Tag(_)) => Some(digest),
+            (Meaning::Digest { digest, .. }, Reference::Tag(_)) => Some(digest),
             (_, Reference::Digest(digest)) => Some(*digest),
             (Meaning::Unsaid, Reference::Tag(_)) => None,
         };
@@ -102,14 +136,20 @@ pub(super) async fn fetch(
             .fetch(&request)
             .await
             .inspect_err(|error| shared.access.heard_no(&key.origin, &key.caller, error))?;
+        let mirror = response.mirror.clone();
         memory.shrink_to(response.content_length.unwrap_or(u64::MAX));
         let length = response.content_length.unwrap_or(MANIFEST_BYTES_MAX as u64);
         let read = in_small_body_time(length.min(MANIFEST_BYTES_MAX as u64), read(key, response));
         let Some(fetched) = read.await else {
-            return Err(too_slow(key));
+            let error = too_slow(key);
+            if blame(shared, &request, mirror.as_ref(), &error) {
+                continue;
+            }
+            return Err(error);
         };
         let mut fetched = match fetched {
             Ok(fetched) => fetched,
+            Err(error) if blame(shared, &request, mirror.as_ref(), &error) => continue,
             Err(FetchError::Upstream(error)) if error.is_retryable() => match resume.after_break(0) {
                 Some(delay) => {
                     tokio::time::sleep(delay).await;
@@ -158,6 +198,22 @@ impl Shared {
         let (settings, _) = registries.settings(&key.origin.namespace);
         settings.auth != Auth::Anonymous && settings.access() == Access::Verify
     }
+}
+
+/// Whether a mirror is at fault, so that the next place is asked at once.
+pub(in crate::cache) fn blame(
+    shared: &Shared,
+    request: &Request,
+    mirror: Option<&Arc<str>>,
+    error: &FetchError,
+) -> bool {
+    let fault = match error {
+        FetchError::Upstream(error) if error.is_retryable() => Fault::Broken,
+        // An old image is old everywhere.
+        FetchError::Schema1 => return false,
+        _ => Fault::Wrong,
+    };
+    shared.upstreams.blame(request, mirror, fault)
 }
 
 async fn read(key: &ManifestKey, mut response: Response) -> Result<Fetched, FetchError> {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::fetch::{Meaning, fetch, resolve};
+use super::fetch::{fetch, resolve};
 use super::{Flown, Manifest, ManifestAnswer, ManifestKey, announce, permitted, stored};
 use crate::cache::access::Caller;
 use crate::cache::freshness::{TagTerms, is_fresh, terms};
@@ -18,7 +18,7 @@ use crate::oci::{Accept, Reference, Tag};
 use crate::runtime::clock::{monotonic_micros, unix_millis};
 use crate::runtime::helper::blocking;
 use crate::store::TagPointer;
-use crate::upstream::{Purpose, Target, UpstreamError};
+use crate::upstream::{Purpose, Target, Verdict};
 
 /// What we hold of a tag: its pointer, and the manifest the caller may have for it.
 struct Known {
@@ -194,10 +194,12 @@ async fn ask(
     } else {
         Purpose::Pull
     };
-    // With nothing held that could be right, a HEAD would only cost a request more.
-    if known.is_some() || !shared.policy.cache_tags {
+    // With nothing held that could be right, or where only GET says something, a HEAD would only cost a request more.
+    if (known.is_some() || !shared.policy.cache_tags) && !shared.upstreams.is_head_in_vain(&key.origin.namespace)
+    {
         let (asked, asked_ms) = (monotonic_micros(), unix_millis());
-        if let Meaning::Digest(digest) = resolve(shared, key, purpose).await? {
+        let held = known.map(|known| &known.pointer);
+        if let Some(digest) = resolve(shared, key, purpose).await?.digest_like(held) {
             // The same, or moved to what we hold anyway.
             if let Some(manifest) = stored(shared, &key.origin, &digest).await {
                 shared.heard_yes(&key.origin, &manifest, &key.caller, asked);
@@ -232,13 +234,7 @@ async fn last_resort(
     terms: TagTerms,
     error: FetchError,
 ) -> Result<ManifestAnswer, FetchError> {
-    let gone = matches!(
-        &error,
-        FetchError::Upstream(UpstreamError::Status {
-            status: 404 | 410,
-            ..
-        }) | FetchError::Absent(_)
-    );
+    let gone = error.verdict() == Some(Verdict::Gone);
     let serves = serves_stale(&error) || (gone && terms.keep_on_404);
     if !serves {
         return Err(error);

@@ -20,6 +20,7 @@ use aws_sdk_s3::config::{
 use aws_smithy_http_client::tls::rustls_provider::CryptoMode;
 use aws_smithy_http_client::tls::{Provider, TlsContext, TrustStore};
 
+use super::connections::kept_or_fresh;
 use crate::config::{Pem, S3Settings};
 use crate::limits::{
     S3_ATTEMPT, S3_ATTEMPTS, S3_CONNECT, S3_IDLE_CONNECTIONS_MAX, S3_OPERATION, S3_UPLOAD_RATE_MIN,
@@ -93,11 +94,14 @@ pub(super) fn http_client(bundle: Option<&Pem>) -> SharedHttpClient {
     }
     let context = TlsContext::builder().with_trust_store(trust).build();
     let context = context.expect("rustls takes every set of roots, and these were read by the configuration");
-    aws_smithy_http_client::Builder::new()
-        .pool_max_idle_per_host(S3_IDLE_CONNECTIONS_MAX)
-        .tls_provider(Provider::Rustls(CryptoMode::Ring))
-        .tls_context(context)
-        .build_https()
+    let client = |kept| {
+        aws_smithy_http_client::Builder::new()
+            .pool_max_idle_per_host(kept)
+            .tls_provider(Provider::Rustls(CryptoMode::Ring))
+            .tls_context(context.clone())
+            .build_https()
+    };
+    kept_or_fresh(client(S3_IDLE_CONNECTIONS_MAX), client(0))
 }
 
 /// The region that environment or profile name. The metadata service is asked only by who is not known otherwise: outside

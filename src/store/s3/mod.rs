@@ -6,6 +6,7 @@
 
 mod breaker;
 mod connect;
+mod connections;
 mod error;
 mod find;
 mod lifecycle;

@@ -7,6 +7,7 @@ use crate::oci::{Algorithm, Digest};
 use crate::store::tests::sample::{blob, content, meta, source, verified};
 
 pub(in crate::store) mod engine;
+mod connections;
 mod faults;
 mod real;
 

@@ -23,6 +23,7 @@ pub use budget::{Budget, Source};
 
 use super::error::{Phase, Restraint, UpstreamError};
 use super::response::Response;
+use super::verdict::Verdict;
 use super::{Credentials, Purpose, Request, Target};
 use crate::oci::{Namespace, Repository};
 use breaker::{Cause, Failure};
@@ -279,18 +280,15 @@ impl Watch {
     fn of_error(&self, error: &UpstreamError) -> Outcome {
         match error {
             UpstreamError::Status {
-                status: 429,
+                verdict: Verdict::Limited,
                 phase,
                 headers,
                 body,
                 ..
             } => self.of_limit(*phase, headers, body),
-            // Not implemented, and the version of HTTP: they say something about the question.
-            UpstreamError::Status {
-                status: 501 | 505, ..
-            } => Outcome::Answered,
             UpstreamError::Status {
                 status: 500..=599,
+                verdict: Verdict::Trouble,
                 phase,
                 ..
             } => {

@@ -1,0 +1,401 @@
+//! Names and their addresses, remembered for a moment.
+//!
+//! A name server that is down costs its clients seconds each time: with glibc five before the next one is asked. So an answer
+//! is used again for a while, one lookup serves all who need it, and a lookup that is given up goes on for the next request.
+//! Whether an address may be contacted is judged at each use, by [`super::resolve::FilteredResolver`].
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use reqwest::dns::{Addrs, Name, Resolve, Resolving};
+use tokio::sync::{Semaphore, watch};
+use tokio::time::{Instant, timeout};
+
+/// How long an answer is used without another lookup: as long as an idle connection is kept, so that a registry that
+/// is in use costs two lookups a minute.
+const FRESH: Duration = Duration::from_secs(30);
+
+/// How long it is used while the next lookup is under way.
+const KEPT: Duration = Duration::from_secs(60);
+
+/// How long it is used where the next lookup fails, or takes longer than [`SLOW`].
+const LAST_RESORT: Duration = Duration::from_secs(600);
+
+/// How long a lookup may take before an older answer is used instead (RFC 8767, 5: 1.8 s).
+const SLOW: Duration = Duration::from_millis(1_800);
+
+/// How long a failure answers those who need the same name: a crowd makes one lookup, and the next pull another.
+const FAILED: Duration = Duration::from_secs(2);
+
+/// An answer that is younger than this is not doubted: another lookup would say the same.
+const DOUBTED_AFTER: Duration = Duration::from_secs(1);
+
+/// Names remembered, at 2 KiB at most each: 2 MiB. Clients choose names, so there is no end to them.
+const NAMES_MAX: usize = 1_024;
+
+/// Names that were never found and are being looked up, or wait for it; half of the table stays for the others.
+const WAITING_MAX: usize = NAMES_MAX / 2;
+
+/// Addresses remembered of one name.
+const ADDRESSES_MAX: usize = 64;
+
+/// Lookups under way of names that the operator wrote down or that were found before, and of all others. Each blocks one of
+/// [`crate::limits::BLOCKING_THREADS_MAX`] threads for as long as the system's resolver takes. Names that clients make up
+/// cannot take the places of the first kind.
+const LOOKUPS_MAX: usize = 16;
+
+type Addresses = Arc<[SocketAddr]>;
+type Found = Result<Addresses, Arc<str>>;
+
+/// All names that were looked up lately. Cheap to clone.
+#[derive(Clone)]
+pub(super) struct Lookups(Arc<Inner>);
+
+struct Inner {
+    resolver: Arc<dyn Resolve>,
+    names: Mutex<HashMap<Box<str>, Known>>,
+    known: Arc<Semaphore>,
+    unknown: Arc<Semaphore>,
+}
+
+/// What is known of one name.
+#[derive(Default)]
+struct Known {
+    answer: Option<(Addresses, Instant)>,
+    failed: Option<(Arc<str>, Instant)>,
+    /// The lookup under way.
+    next: Option<watch::Receiver<Option<Found>>>,
+}
+
+/// What is done for one who needs addresses.
+#[derive(PartialEq, Eq, Debug)]
+enum Judged {
+    Use(Addresses),
+    /// They are used, and looked up again meanwhile.
+    Renew(Addresses),
+    Fail(Arc<str>),
+    /// A lookup is waited for; one that is slow for no longer than there is something older.
+    Ask(Option<Addresses>),
+}
+
+impl Known {
+    /// What to do for one who needs the addresses at `now`.
+    fn judge(&self, now: Instant) -> Judged {
+        let fresh = self.answer_within(FRESH, now);
+        let usable = self.answer_within(LAST_RESORT, now).cloned();
+        match (fresh, self.failed_lately(now), usable) {
+            (Some(addresses), _, _) => Judged::Use(addresses.clone()),
+            (None, Some(_), Some(old)) => Judged::Use(old),
+            (None, Some(why), None) => Judged::Fail(why.clone()),
+            (None, None, old) => match self.answer_within(KEPT, now) {
+                Some(addresses) => Judged::Renew(addresses.clone()),
+                None => Judged::Ask(old),
+            },
+        }
+    }
+
+    fn answer_within(&self, age: Duration, now: Instant) -> Option<&Addresses> {
+        let (addresses, at) = self.answer.as_ref()?;
+        (now.saturating_duration_since(*at) < age).then_some(addresses)
+    }
+
+    fn failed_lately(&self, now: Instant) -> Option<&Arc<str>> {
+        let (why, at) = self.failed.as_ref()?;
+        (now.saturating_duration_since(*at) < FAILED).then_some(why)
+    }
+
+    /// Takes note of an outcome, and gives what those who waited for it get.
+    fn note(&mut self, found: Found, now: Instant) -> Found {
+        match found {
+            Ok(addresses) => {
+                self.answer = Some((addresses.clone(), now));
+                self.failed = None;
+                Ok(addresses)
+            }
+            Err(why) => {
+                self.failed = Some((why.clone(), now));
+                self.answer_within(LAST_RESORT, now).cloned().ok_or(why)
+            }
+        }
+    }
+
+    /// Whether it can be forgotten without having been of use.
+    fn is_idle(&self, now: Instant) -> bool {
+        self.next.is_none()
+            && self.answer_within(LAST_RESORT, now).is_none()
+            && self.failed_lately(now).is_none()
+    }
+}
+
+impl Lookups {
+    pub fn new(resolver: Arc<dyn Resolve>) -> Self {
+        Lookups(Arc::new(Inner {
+            resolver,
+            names: Mutex::default(),
+            known: Arc::new(Semaphore::new(LOOKUPS_MAX)),
+            unknown: Arc::new(Semaphore::new(LOOKUPS_MAX)),
+        }))
+    }
+
+    /// The addresses of `host`. `named`: whether the operator has written it down.
+    ///
+    /// # Errors
+    ///
+    /// What the resolver says.
+    ///
+    /// # Cancellation
+    ///
+    /// The lookup goes on, and its answer is remembered.
+    pub async fn find(&self, host: &str, named: bool) -> Found {
+        let (mut next, old) = {
+            let now = Instant::now();
+            let mut names = self.names();
+            let judged = names.get(host).map_or(Judged::Ask(None), |known| known.judge(now));
+            match judged {
+                Judged::Use(addresses) => return Ok(addresses),
+                Judged::Fail(why) => return Err(why),
+                Judged::Renew(addresses) => {
+                    // One that cannot begin now begins with the next request.
+                    let _under_way = self.begin(&mut names, host, named, now);
+                    return Ok(addresses);
+                }
+                Judged::Ask(old) => (self.begin(&mut names, host, named, now)?, old),
+            }
+        };
+        let found = async {
+            match next.wait_for(Option::is_some).await {
+                Ok(found) => found.clone().unwrap_or_else(|| Err("no answer".into())),
+                Err(_) => Err("the lookup ended unexpectedly".into()),
+            }
+        };
+        match old {
+            None => found.await,
+            Some(old) => timeout(SLOW, found).await.unwrap_or(Ok(old)),
+        }
+    }
+
+    /// Looks `host` up again because no connection to its addresses could be made. Whether it has others now.
+    pub async fn renew(&self, host: &str, named: bool) -> bool {
+        let before = {
+            let now = Instant::now();
+            let mut names = self.names();
+            let Some(known) = names.get_mut(host) else {
+                return false;
+            };
+            let Some((addresses, at)) = &mut known.answer else {
+                return false;
+            };
+            if now.saturating_duration_since(*at) < DOUBTED_AFTER {
+                return false;
+            }
+            // It is a last resort from now on. A clock that has just begun has no earlier moment.
+            if let Some(earlier) = now.checked_sub(KEPT) {
+                *at = (*at).min(earlier);
+            }
+            addresses.clone()
+        };
+        self.find(host, named)
+            .await
+            .is_ok_and(|after| after.iter().any(|address| !before.contains(address)))
+    }
+
+    /// The lookup of `host` that is under way, or a new one.
+    fn begin(
+        &self,
+        names: &mut HashMap<Box<str>, Known>,
+        host: &str,
+        named: bool,
+        now: Instant,
+    ) -> Result<watch::Receiver<Option<Found>>, Arc<str>> {
+        let is_new = !names.contains_key(host);
+        let waits = |known: &&Known| known.next.is_some() && known.answer.is_none();
+        // Those the operator wrote down, and those that were found before, are few.
+        if is_new && !named && names.values().filter(waits).count() >= WAITING_MAX {
+            return Err("too many names are being looked up".into());
+        }
+        if is_new && names.len() >= NAMES_MAX {
+            names.retain(|_, known| !known.is_idle(now));
+            if names.len() >= NAMES_MAX {
+                let oldest = names
+                    .iter()
+                    .filter(|(_, known)| known.next.is_none())
+                    .min_by_key(|(_, known)| known.answer.as_ref().map(|(_, at)| *at))
+                    .map(|(name, _)| name.clone());
+                if let Some(oldest) = oldest {
+                    names.remove(&oldest);
+                }
+            }
+        }
+        let known = names.entry(host.into()).or_default();
+        if let Some(next) = &known.next {
+            return Ok(next.clone());
+        }
+        let places = match named || known.answer.is_some() {
+            true => self.0.known.clone(),
+            false => self.0.unknown.clone(),
+        };
+        let (tell, next) = watch::channel(None);
+        known.next = Some(next.clone());
+        let (lookups, host) = (self.clone(), Box::<str>::from(host));
+        // By itself, so that it goes on when those who wait give up. It ends when the system's resolver does, which has
+        // deadlines of its own.
+        tokio::spawn(async move {
+            let underway = UnderWay { lookups, host, tell };
+            let found = match places.acquire_owned().await {
+                Ok(_place) => underway.lookups.ask(&underway.host).await,
+                Err(_closed) => Err("lookups have ended".into()),
+            };
+            underway.end(found);
+        });
+        Ok(next)
+    }
+
+    async fn ask(&self, host: &str) -> Found {
+        let name: Name = host
+            .parse()
+            .map_err(|_| Arc::<str>::from("the name is no host name"))?;
+        match self.0.resolver.resolve(name).await {
+            Ok(addresses) => Ok(addresses.take(ADDRESSES_MAX).collect()),
+            Err(error) => Err(error.to_string().into()),
+        }
+    }
+
+    fn names(&self) -> MutexGuard<'_, HashMap<Box<str>, Known>> {
+        // The table is whole between any two statements, so a panic elsewhere leaves it usable.
+        self.0.names.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// One lookup. Whatever becomes of it, the next one can begin.
+struct UnderWay {
+    lookups: Lookups,
+    host: Box<str>,
+    tell: watch::Sender<Option<Found>>,
+}
+
+impl UnderWay {
+    fn end(self, found: Found) {
+        let told = match self.lookups.names().get_mut(&self.host) {
+            Some(known) => known.note(found, Instant::now()),
+            None => found,
+        };
+        self.tell.send_replace(Some(told));
+    }
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        if let Some(known) = self.lookups.names().get_mut(&self.host) {
+            known.next = None;
+        }
+    }
+}
+
+impl Resolve for Lookups {
+    fn resolve(&self, name: Name) -> Resolving {
+        let lookups = self.clone();
+        Box::pin(async move {
+            let found = lookups.find(name.as_str(), false).await;
+            let addresses = found.map_err(|why| why.to_string())?;
+            Ok(Box::new(addresses.to_vec().into_iter()) as Addrs)
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+
+    fn addresses(text: &str) -> Addresses {
+        [SocketAddr::new(text.parse().unwrap(), 0)].into()
+    }
+
+    #[test]
+    fn an_answer_is_used_then_renewed_and_outlives_a_name_server() {
+        let (now, first, second) = (Instant::now(), addresses("192.0.2.1"), addresses("192.0.2.2"));
+        let mut known = Known::default();
+        assert_eq!(known.judge(now), Judged::Ask(None));
+        assert_eq!(known.note(Ok(first.clone()), now), Ok(first.clone()));
+        assert_eq!(known.judge(now), Judged::Use(first.clone()));
+        assert_eq!(known.judge(now + FRESH), Judged::Renew(first.clone()));
+        assert_eq!(known.judge(now + KEPT), Judged::Ask(Some(first.clone())));
+        let now = now + KEPT;
+        assert_eq!(known.note(Err("down".into()), now), Ok(first.clone()));
+        assert_eq!(known.judge(now), Judged::Use(first.clone()));
+        assert_eq!(known.judge(now + FAILED), Judged::Ask(Some(first)));
+        assert_eq!(known.note(Ok(second.clone()), now), Ok(second.clone()));
+        assert_eq!(known.judge(now), Judged::Use(second));
+        assert_eq!(known.judge(now + LAST_RESORT), Judged::Ask(None));
+    }
+
+    #[test]
+    fn a_failure_is_remembered_for_a_moment_only() {
+        let (now, why) = (Instant::now(), Arc::<str>::from("no such name"));
+        let mut known = Known::default();
+        assert_eq!(known.note(Err(why.clone()), now), Err(why.clone()));
+        assert_eq!(known.judge(now), Judged::Fail(why));
+        assert_eq!(known.judge(now + FAILED), Judged::Ask(None));
+    }
+
+    /// Answers when the test lets it; counts.
+    struct Gated {
+        asked: AtomicUsize,
+        answers: Arc<Semaphore>,
+    }
+
+    impl Resolve for Gated {
+        fn resolve(&self, _: Name) -> Resolving {
+            self.asked.fetch_add(1, Ordering::SeqCst);
+            let answers = self.answers.clone();
+            Box::pin(async move {
+                answers.acquire().await?.forget();
+                let address = SocketAddr::new([192, 0, 2, 1].into(), 0);
+                Ok(Box::new(std::iter::once(address)) as Addrs)
+            })
+        }
+    }
+
+    fn gated() -> (Arc<Gated>, Lookups) {
+        let gated = Arc::new(Gated {
+            asked: AtomicUsize::new(0),
+            answers: Arc::new(Semaphore::new(0)),
+        });
+        (gated.clone(), Lookups::new(gated))
+    }
+
+    #[tokio::test]
+    async fn a_crowd_makes_one_lookup_which_goes_on_when_they_give_up() {
+        let (resolver, lookups) = gated();
+        let crowd = futures_util::future::join_all((0..100).map(|_| lookups.find("r.example", false)));
+        assert!(timeout(Duration::from_millis(50), crowd).await.is_err());
+        resolver.answers.add_permits(1);
+        for _ in 0..3 {
+            let found = lookups.find("r.example", false).await;
+            assert_eq!(found, Ok(addresses("192.0.2.1")));
+        }
+        assert_eq!(resolver.asked.load(Ordering::SeqCst), 1);
+    }
+
+    #[tokio::test]
+    async fn made_up_names_are_bounded_and_leave_room_for_those_the_operator_wrote_down() {
+        let (resolver, lookups) = gated();
+        let names: Vec<_> = (0..2 * NAMES_MAX).map(|n| format!("{n}.example")).collect();
+        let many = names.iter().map(|name| lookups.find(name, false));
+        let many = futures_util::future::join_all(many);
+        assert!(timeout(Duration::from_millis(50), many).await.is_err());
+        assert_eq!(lookups.names().len(), WAITING_MAX);
+        while resolver.asked.load(Ordering::SeqCst) < LOOKUPS_MAX {
+            tokio::task::yield_now().await;
+        }
+        assert!(lookups.find("one-more.example", false).await.is_err());
+        let written = lookups.find("written.example", true);
+        assert!(timeout(Duration::from_millis(50), written).await.is_err());
+        while resolver.asked.load(Ordering::SeqCst) <= LOOKUPS_MAX {
+            tokio::task::yield_now().await;
+        }
+    }
+}

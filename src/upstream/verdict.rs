@@ -1,0 +1,180 @@
+//! What an upstream's final status says about the content, and what follows from it. Pure.
+//!
+//! The one table of statuses: the client's answer, whether a held copy is served stale, whether the request is repeated,
+//! and what the breaker counts all follow from a [`Verdict`].
+
+use http::HeaderMap;
+use http::header::{CONTENT_TYPE, WWW_AUTHENTICATE};
+
+/// The class of a status from 100 to 599.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Verdict {
+    /// 1xx and 101: the answer is still to come, and never does as one of these.
+    NotFinal,
+    /// 200, and 206 to a range.
+    Content,
+    /// Another place has it.
+    Redirect,
+    /// Credentials are wanted: 401.
+    Challenge,
+    /// The registry does not give it to this caller: 403, 451.
+    Forbidden,
+    /// The registry does not have it: 404, 410.
+    Gone,
+    /// 429.
+    Limited,
+    /// The upstream is down, overloaded or not a registry at the moment; seconds later it may answer.
+    Trouble,
+    /// No answer to such a request: 204, 304, 400, 405, 501. It says nothing about the content, and comes again when the
+    /// request does.
+    Unfit,
+}
+
+impl Verdict {
+    /// The table. Statuses outside of 100 to 599 are no statuses of HTTP.
+    pub fn of_status(status: u16) -> Verdict {
+        match status {
+            100..=199 => Verdict::NotFinal,
+            200 | 206 => Verdict::Content,
+            301 | 302 | 303 | 307 | 308 => Verdict::Redirect,
+            401 => Verdict::Challenge,
+            403 | 451 => Verdict::Forbidden,
+            404 | 410 => Verdict::Gone,
+            429 => Verdict::Limited,
+            // Timeouts of either side, and "too early", which is about the connection.
+            408 | 425 | 500 | 502..=504 | 506..=599 => Verdict::Trouble,
+            _ => Verdict::Unfit,
+        }
+    }
+
+    /// The verdict of a refusal with these fields and this body (empty for HEAD).
+    ///
+    /// A page for people without any sign of a registry is not a registry's answer, whatever its status: a proxy, a login
+    /// page or a default site has answered in its place. Anything else is believed: Go's plain "404 page not found", an
+    /// object store's XML, an empty body.
+    pub(super) fn of_refusal(status: u16, headers: &HeaderMap, body: &[u8]) -> Verdict {
+        match Verdict::of_status(status) {
+            Verdict::Challenge | Verdict::Forbidden | Verdict::Gone
+                if is_page(headers, body) && !has_registry_sign(headers, body) =>
+            {
+                Verdict::Trouble
+            }
+            verdict => verdict,
+        }
+    }
+
+    /// Whether it says nothing about the content, so that a held copy is served, marked as stale.
+    pub fn serves_stale(self) -> bool {
+        match self {
+            Verdict::NotFinal
+            | Verdict::Content
+            | Verdict::Redirect
+            | Verdict::Limited
+            | Verdict::Trouble
+            | Verdict::Unfit => true,
+            Verdict::Challenge | Verdict::Forbidden | Verdict::Gone => false,
+        }
+    }
+
+    /// Whether the same request may succeed within seconds.
+    pub fn may_pass(self) -> bool {
+        matches!(self, Verdict::Limited | Verdict::Trouble)
+    }
+
+    /// Whether the registry said that this caller does not get it: another caller may.
+    pub fn is_refusal(self) -> bool {
+        matches!(self, Verdict::Challenge | Verdict::Forbidden | Verdict::Gone)
+    }
+}
+
+/// Whether the answer is a page for people.
+pub(super) fn is_page(headers: &HeaderMap, body: &[u8]) -> bool {
+    match headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()) {
+        Some(named) => {
+            let named = named.split(';').next().unwrap_or_default().trim();
+            named.eq_ignore_ascii_case("text/html") || named.eq_ignore_ascii_case("application/xhtml+xml")
+        }
+        None => {
+            let text = body.trim_ascii_start();
+            [&b"<!doctype html"[..], b"<html"].iter().any(|start| {
+                text.get(..start.len())
+                    .is_some_and(|found| found.eq_ignore_ascii_case(start))
+            })
+        }
+    }
+}
+
+/// Whether a registry wrote it: its version, a digest, a challenge, or an OCI error.
+fn has_registry_sign(headers: &HeaderMap, body: &[u8]) -> bool {
+    headers.contains_key("docker-distribution-api-version")
+        || headers.contains_key("docker-content-digest")
+        || headers.contains_key(WWW_AUTHENTICATE)
+        || serde_json::from_slice::<serde_json::Value>(body)
+            .is_ok_and(|json| json.get("errors").is_some_and(serde_json::Value::is_array))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http::{HeaderName, HeaderValue};
+
+    fn fields(lines: &[(&'static str, &'static str)]) -> HeaderMap {
+        let line = |(name, value): &(&'static str, &'static str)| {
+            (HeaderName::from_static(name), HeaderValue::from_static(value))
+        };
+        lines.iter().map(line).collect()
+    }
+
+    #[test]
+    fn every_status_has_a_class_and_each_class_one_consequence() {
+        for status in 100..=599 {
+            let verdict = Verdict::of_status(status);
+            let expected = match status {
+                100..200 => Verdict::NotFinal,
+                200 | 206 => Verdict::Content,
+                301 | 302 | 303 | 307 | 308 => Verdict::Redirect,
+                401 => Verdict::Challenge,
+                403 | 451 => Verdict::Forbidden,
+                404 | 410 => Verdict::Gone,
+                429 => Verdict::Limited,
+                501 | 505 => Verdict::Unfit,
+                408 | 425 | 500.. => Verdict::Trouble,
+                200..500 => Verdict::Unfit,
+                _ => unreachable!("the walk begins at 100"),
+            };
+            assert_eq!(verdict, expected, "{status}");
+            let about_content = matches!(status, 401 | 403 | 404 | 410 | 451);
+            assert_eq!(verdict.serves_stale(), !about_content, "{status}");
+            assert_eq!(verdict.is_refusal(), about_content, "{status}");
+            assert!(!verdict.may_pass() || verdict.serves_stale(), "{status}");
+        }
+    }
+
+    #[test]
+    fn a_page_without_a_sign_of_a_registry_is_no_verdict() {
+        let html = ("content-type", "text/html; charset=utf-8");
+        for status in [401, 403, 404, 410, 451] {
+            let believed = Verdict::of_status(status);
+            let of = |lines: &[_], body: &str| Verdict::of_refusal(status, &fields(lines), body.as_bytes());
+            assert_eq!(of(&[html], "<html>Not here</html>"), Verdict::Trouble);
+            assert_eq!(of(&[html], ""), Verdict::Trouble, "HEAD");
+            assert_eq!(of(&[], "\n<!DOCTYPE html><p>"), Verdict::Trouble);
+            for sign in [
+                ("docker-distribution-api-version", "registry/2.0"),
+                ("www-authenticate", "Basic realm=\"registry\""),
+            ] {
+                assert_eq!(of(&[html, sign], "<html>"), believed);
+            }
+            assert_eq!(of(&[html], r#"{"errors":[{"code":"DENIED"}]}"#), believed);
+            for (named, body) in [
+                ("text/plain; charset=utf-8", "404 page not found\n"),
+                ("application/xml", "<?xml version=\"1.0\"?><Error/>"),
+                ("application/json", "{\"detail\":\"Not Found\"}"),
+            ] {
+                assert_eq!(of(&[("content-type", named)], body), believed, "{named}");
+            }
+            assert_eq!(of(&[], ""), believed);
+        }
+        assert_eq!(Verdict::of_refusal(429, &fields(&[html]), b""), Verdict::Limited);
+    }
+}
