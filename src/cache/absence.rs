@@ -16,7 +16,7 @@ use super::{Cache, FetchError, Origin};
 use crate::limits::{ABSENCE_LIFE, ABSENCES_BYTES_MAX, ABSENCES_MAX};
 use crate::oci::Namespace;
 use crate::runtime::clock::monotonic_micros;
-use crate::upstream::{Target, UpstreamError};
+use crate::upstream::{Target, UpstreamError, Verdict};
 
 /// What a remembered 404 costs beside its texts: keys, slots, allocations.
 const OVERHEAD_BYTES: usize = 256 + HEADER_BYTES_MAX;
@@ -121,6 +121,7 @@ impl Absences {
             host,
             phase,
             status: 404,
+            verdict: Verdict::Gone,
             headers,
             ..
         }) = error
@@ -134,6 +135,7 @@ impl Absences {
             host: host.clone(),
             phase: *phase,
             status: 404,
+            verdict: Verdict::Gone,
             headers: headers.clone(),
             body: Bytes::new(),
         };

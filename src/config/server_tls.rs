@@ -1,6 +1,6 @@
 //! TLS towards clients: what is said in four settings, or in `server_tls_config` of the file, as one checked whole.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use super::key::SERVER_TLS;
 use super::mistake::Mistake;

@@ -165,13 +165,9 @@ impl Question<'_> {
         if !self.is_kept(shared) {
             return;
         }
-        let changes = match error {
-            FetchError::Upstream(UpstreamError::Status {
-                status: 404 | 410, ..
-            }) => Changes::absent_tag(&self.tag.tag, &self.key.caller, unix_millis()),
-            FetchError::Upstream(UpstreamError::Status {
-                status: 401 | 403, ..
-            }) => Changes::not_absent_tag(&self.tag.tag),
+        let changes = match error.verdict() {
+            Some(Verdict::Gone) => Changes::absent_tag(&self.tag.tag, &self.key.caller, unix_millis()),
+            Some(Verdict::Challenge | Verdict::Forbidden) => Changes::not_absent_tag(&self.tag.tag),
             _ => return,
         };
         shared.write_records(&self.key.origin, changes).await;

@@ -56,6 +56,7 @@ impl Sent {
             bytes: 0,
             complete: false,
             keep_alive: false,
+            client_gone: true,
             file_failed: false,
         }
     }
