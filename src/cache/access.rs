@@ -15,6 +15,7 @@ use ring::hmac;
 use ring::rand::SystemRandom;
 
 use super::flight::{Flights, Landing};
+use super::manifest::{may_be_manifest, read_whole, type_of};
 use super::{Cache, FetchError, Origin, Shared};
 use crate::config::{Access, Named};
 use crate::limits::{ACCESS_YES, ACCESS_YES_MAX, ANONYMOUS_REFUSED};
@@ -257,6 +258,26 @@ impl Shared {
             // Registries that do not do HEAD.
             request.method = Method::Get;
             answer = self.upstreams.fetch(&request).await;
+        }
+        if let (Ok(response), Target::Manifest(Reference::Digest(wanted))) = (&mut answer, &request.target) {
+            // The head of a page for people says nothing about a manifest; its bytes do.
+            if request.method == Method::Probe && !may_be_manifest(&response.headers) {
+                request.method = Method::Get;
+                *response = self.upstreams.fetch(&request).await.inspect_err(|error| {
+                    self.access.heard_no(origin, caller, error);
+                })?;
+            }
+            if request.method == Method::Get {
+                let body = read_whole(response).await?;
+                let found = Digest::of(wanted.algorithm(), &body);
+                if found != *wanted {
+                    type_of(&response.headers, &body)?;
+                    return Err(FetchError::DigestMismatch {
+                        wanted: wanted.to_string(),
+                        found: found.to_string(),
+                    });
+                }
+            }
         }
         match answer {
             // Nothing of it is wanted.

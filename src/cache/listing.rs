@@ -47,6 +47,9 @@ pub enum ListingError {
     /// Clients then look for the tag that stands for the list.
     #[error("the registry does not list referrers: {0}")]
     NoReferrers(String),
+    /// The same for clients, but it may be a page for people in the place of a list: what is held is not given up for it.
+    #[error("the registry does not list referrers: {0}")]
+    NotAnIndex(String),
     #[error("the list is larger than 4 MiB")]
     TooLarge,
 }
@@ -252,7 +255,9 @@ impl ListingError {
     fn is_outage(&self) -> bool {
         match self {
             ListingError::Fetch(FetchError::Upstream(error)) => error.is_outage(),
-            ListingError::Fetch(FetchError::Overloaded) | ListingError::TooLarge => true,
+            ListingError::Fetch(FetchError::Overloaded)
+            | ListingError::NotAnIndex(_)
+            | ListingError::TooLarge => true,
             ListingError::Fetch(_) | ListingError::NoReferrers(_) => false,
         }
     }
@@ -292,7 +297,7 @@ async fn read(request: &Request, mut response: Response, asked_ms: u64) -> Resul
         Target::Referrers(_, query) => {
             let named = media_type(&response.headers);
             if !matches!(named.as_deref(), None | Some(INDEX_TYPE | "application/json")) {
-                return Err(ListingError::NoReferrers("its answer is no index".to_owned()));
+                return Err(ListingError::NotAnIndex("its answer is no index".to_owned()));
             }
             let wanted = query.get("artifactType");
             let done = response
@@ -304,7 +309,7 @@ async fn read(request: &Request, mut response: Response, asked_ms: u64) -> Resul
                 .any(|filter| filter.trim() == "artifactType");
             let ours = wanted.as_deref().filter(|_| !done);
             let body =
-                listed::referrers(&body, ours).map_err(|what| ListingError::NoReferrers(what.to_owned()))?;
+                listed::referrers(&body, ours).map_err(|what| ListingError::NotAnIndex(what.to_owned()))?;
             (body, next(query), wanted.is_some())
         }
         Target::Tags(query) => (broken(request, listed::tags(&body))?, next(query), false),

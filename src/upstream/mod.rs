@@ -20,6 +20,7 @@ mod headers;
 mod policy;
 mod proxy;
 mod redirect;
+mod refusal;
 mod resolve;
 mod response;
 mod retry;

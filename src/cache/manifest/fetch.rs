@@ -1,12 +1,12 @@
 //! Asking an upstream what a tag means, and getting a manifest from it, whole and verified.
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 
 use super::{Manifest, ManifestKey};
 use crate::cache::{FetchError, Shared, media_type, named_digest, storable};
 use crate::config::{Access, Auth};
 use crate::limits::MANIFEST_BYTES_MAX;
-use crate::oci::{Algorithm, Digest, Reference, SCHEMA1_TYPES, sniff_manifest_type};
+use crate::oci::{Algorithm, Digest, Reference, SCHEMA1_TYPES, is_manifest_type, manifest_type};
 use crate::runtime::clock::monotonic_micros;
 use crate::store::Verified;
 use crate::upstream::{Credentials, Method, Purpose, Request, Response, Resume, Target, UpstreamError};
@@ -20,6 +20,8 @@ pub(super) struct Fetched {
 /// What a tag means now.
 pub(super) enum Meaning {
     Digest(Digest),
+    /// A manifest, of which the upstream does not say which.
+    Unnamed,
     /// The upstream does not say, or not by `HEAD`.
     Unsaid,
 }
@@ -44,7 +46,9 @@ pub(super) async fn resolve(
     purpose: Purpose,
 ) -> Result<Meaning, FetchError> {
     match shared.upstreams.fetch(&request(key, Method::Head, purpose)).await {
-        Ok(response) => Ok(named_digest(&response.headers).map_or(Meaning::Unsaid, Meaning::Digest)),
+        // A page for people: whatever else its head says, it is not about a manifest.
+        Ok(response) if !may_be_manifest(&response.headers) => Ok(Meaning::Unsaid),
+        Ok(response) => Ok(named_digest(&response.headers).map_or(Meaning::Unnamed, Meaning::Digest)),
         // Registries that do not do HEAD.
         Err(UpstreamError::Status {
             status: 405 | 501, ..
@@ -69,8 +73,9 @@ pub(super) async fn fetch(
     if shared.pays_for_all(key) {
         seen_by_all = match (resolve(shared, key, purpose).await?, &key.reference) {
             (Meaning::Digest(digest), Reference::Tag(_)) => Some(digest),
-            (_, Reference::Digest(digest)) => Some(*digest),
-            (Meaning::Unsaid, Reference::Tag(_)) => None,
+            (Meaning::Digest(_) | Meaning::Unnamed, Reference::Digest(digest)) => Some(*digest),
+            // Not seen without credentials, so it is asked for without them.
+            (Meaning::Unnamed, Reference::Tag(_)) | (Meaning::Unsaid, _) => None,
         };
     }
     if let Some(digest) = seen_by_all {
@@ -128,7 +133,14 @@ impl Shared {
     }
 }
 
-async fn read(key: &ManifestKey, mut response: Response) -> Result<Fetched, FetchError> {
+/// Whether a response head may be that of a manifest: it names a type of manifests, or none.
+pub(in crate::cache) fn may_be_manifest(headers: &http::HeaderMap) -> bool {
+    !headers.contains_key(http::header::CONTENT_TYPE)
+        || media_type(headers).is_some_and(|named| is_manifest_type(&named))
+}
+
+/// The body of a manifest, whole.
+pub(in crate::cache) async fn read_whole(response: &mut Response) -> Result<Bytes, FetchError> {
     if response
         .content_length
         .is_some_and(|length| length > MANIFEST_BYTES_MAX as u64)
@@ -142,13 +154,29 @@ async fn read(key: &ManifestKey, mut response: Response) -> Result<Fetched, Fetc
         }
         body.extend_from_slice(&chunk);
     }
-    let body = body.freeze();
-    let media_type = media_type(&response.headers)
-        .filter(|named| {
-            named != "application/octet-stream" && named != "application/json" && named != "text/plain"
-        })
-        .unwrap_or_else(|| sniff_manifest_type(&body).to_owned());
-    if SCHEMA1_TYPES.contains(&media_type.as_str()) {
+    Ok(body.freeze())
+}
+
+/// The media type of the manifest `body`, which came with `headers`.
+///
+/// # Errors
+///
+/// [`FetchError::NotManifest`].
+pub(in crate::cache) fn type_of(headers: &http::HeaderMap, body: &[u8]) -> Result<String, FetchError> {
+    let named = media_type(headers);
+    manifest_type(named.as_deref(), body).map_err(|why| FetchError::NotManifest {
+        content_type: named.unwrap_or_else(|| "no media type".to_owned()),
+        why,
+    })
+}
+
+async fn read(key: &ManifestKey, mut response: Response) -> Result<Fetched, FetchError> {
+    let body = read_whole(&mut response).await?;
+    let media_type = type_of(&response.headers, &body);
+    if media_type
+        .as_ref()
+        .is_ok_and(|named| SCHEMA1_TYPES.contains(&named.as_str()))
+    {
         return Err(FetchError::Schema1);
     }
     let wanted = match &key.reference {
@@ -159,15 +187,23 @@ async fn read(key: &ManifestKey, mut response: Response) -> Result<Fetched, Fetc
         }
     };
     let found = Digest::of(wanted.algorithm(), &body);
-    let verified =
-        Verified::check(wanted, found, body.len() as u64).map_err(|found| FetchError::DigestMismatch {
-            wanted: wanted.to_string(),
-            found: found.to_string(),
-        })?;
+    let verified = match Verified::check(wanted, found, body.len() as u64) {
+        Ok(verified) => verified,
+        // A page in the place of a manifest is reported as that; broken bytes of a manifest are a wrong digest.
+        Err(found) => {
+            return Err(match media_type {
+                Err(error) if !may_be_manifest(&response.headers) => error,
+                _ => FetchError::DigestMismatch {
+                    wanted: wanted.to_string(),
+                    found: found.to_string(),
+                },
+            });
+        }
+    };
     Ok(Fetched {
         manifest: Manifest {
             digest: wanted,
-            media_type,
+            media_type: media_type?,
             body,
             public: response.public,
             headers: storable(&response.headers),

@@ -162,8 +162,11 @@ async fn known(shared: &Arc<Shared>, tag: &TagKey, terms: TagTerms) -> Option<Kn
 fn serves_stale(error: &FetchError) -> bool {
     match error {
         FetchError::Upstream(error) => error.is_outage(),
-        FetchError::DigestMismatch { .. } | FetchError::Overloaded => true,
-        FetchError::Schema1 | FetchError::ManifestTooLarge | FetchError::Gone | FetchError::Lost => false,
+        FetchError::DigestMismatch { .. }
+        | FetchError::NotManifest { .. }
+        | FetchError::ManifestTooLarge
+        | FetchError::Overloaded => true,
+        FetchError::Schema1 | FetchError::Gone | FetchError::Lost => false,
     }
 }
 
