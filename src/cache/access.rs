@@ -15,6 +15,7 @@ use ring::hmac;
 use ring::rand::SystemRandom;
 
 use super::flight::{Flights, Landing};
+use super::manifest::{may_be_manifest, read_whole, type_of};
 use super::{Cache, Class, FetchError, Origin, Shared};
 use crate::config::{Access, Named};
 use crate::limits::{ACCESS_YES, ACCESS_YES_MAX, ANONYMOUS_REFUSED};
@@ -250,7 +251,26 @@ impl Shared {
             credentials: caller.credentials(),
             purpose: Purpose::Pull,
         };
-        match self.upstreams.fetch(&request).await {
+        let mut answer = self.upstreams.fetch(&request).await;
+        if let (Ok(response), Target::Manifest(Reference::Digest(wanted))) = (&mut answer, &request.target)
+            && !may_be_manifest(&response.headers)
+        {
+            // A head with another type says nothing about a manifest; the bytes do.
+            request.method = Method::Get;
+            *response = self.upstreams.fetch(&request).await.inspect_err(|error| {
+                self.access.heard_no(origin, caller, error);
+            })?;
+            let body = read_whole(response).await?;
+            let found = Digest::of(wanted.algorithm(), &body);
+            if found != *wanted {
+                type_of(&response.headers, &body)?;
+                return Err(FetchError::DigestMismatch {
+                    wanted: wanted.to_string(),
+                    found: found.to_string(),
+                });
+            }
+        }
+        match answer {
             // Nothing of it is wanted.
             Ok(_) => {}
             // An empty blob has no first byte; and a redirect for the client is one it may have.

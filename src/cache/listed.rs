@@ -38,10 +38,22 @@ pub struct Listed {
 pub fn tags(body: &[u8]) -> Result<Bytes, &'static str> {
     #[derive(serde::Deserialize)]
     struct Answer {
-        tags: Option<Names>,
+        #[serde(default, deserialize_with = "present")]
+        tags: Option<Option<Names>>,
+        #[serde(default)]
+        name: Option<IgnoredAny>,
     }
-    let answer: Answer = serde_json::from_slice(body).map_err(|_| "its list of tags is not one")?;
-    Ok(answer.tags.unwrap_or_default().0.finish())
+    fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Option<Names>>, D::Error> {
+        Option::deserialize(deserializer).map(Some)
+    }
+    const NO_LIST: &str = "its list of tags is not one";
+    let answer: Answer = serde_json::from_slice(body).map_err(|_| NO_LIST)?;
+    match answer {
+        Answer { tags: Some(tags), .. } => Ok(tags.unwrap_or_default().0.finish()),
+        // Some registries leave an empty list out.
+        Answer { name: Some(_), .. } => Ok(Names::default().0.finish()),
+        _ => Err(NO_LIST),
+    }
 }
 
 /// The referrers of an answer: as they are, or those of `artifact_type` alone.
@@ -189,6 +201,8 @@ mod tests {
             "",
             "[]",
             "<html>",
+            "{}",
+            r#"{"errors":[]}"#,
             r#"{"tags":"a"}"#,
             r#"{"tags":{}}"#,
             r#"{"tags":["a"}"#,

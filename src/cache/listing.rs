@@ -55,7 +55,7 @@ pub enum ListingError {
     /// Clients then look for the tag that stands for the list.
     #[error("the registry does not list referrers: {0}")]
     NoReferrers(String),
-    /// The same, from a body that is something else: a page for people, perhaps only for a while.
+    /// The same for clients, but it may be a page for people in the place of a list: what is held is not given up for it.
     #[error("the registry does not list referrers: {0}")]
     NotAnIndex(String),
     #[error("the list is larger than 4 MiB")]
@@ -340,8 +340,8 @@ impl ListingError {
     pub fn is_outage(&self) -> bool {
         match self {
             ListingError::Fetch(error) => error.is_outage(),
-            ListingError::TooLarge => true,
-            ListingError::NoReferrers(_) | ListingError::NotAnIndex(_) => false,
+            ListingError::NotAnIndex(_) | ListingError::TooLarge => true,
+            ListingError::NoReferrers(_) => false,
         }
     }
 
@@ -356,7 +356,7 @@ impl ListingError {
             self,
             ListingError::NoReferrers(_)
                 | ListingError::Fetch(FetchError::Upstream(UpstreamError::Status {
-                    status: 404 | 410,
+                    verdict: Verdict::Gone,
                     ..
                 }))
         )

@@ -19,9 +19,9 @@ mod listing;
 mod lru;
 mod manifest;
 mod pass;
+mod records;
 mod shares;
 mod slots;
-mod records;
 mod storage;
 mod supply;
 mod tags;
@@ -43,12 +43,12 @@ use crate::limits::{
     BACKGROUND_QUEUE_WAIT, FILL_QUEUE_WAIT, FILL_WINDOW_BYTES, MEMORY_OBJECT_BYTES_MAX, SMALL_BODY_RATE_MIN,
     SMALL_BODY_TIME, STORE_LOOKUP_MAX,
 };
-use crate::oci::{Digest, Namespace, Repository};
+use crate::oci::{Digest, Namespace, NotManifest, Repository};
 use crate::runtime::helper::{Helper, blocking_within};
 use crate::runtime::memory::{Charge, MemoryBudget};
 use crate::runtime::reply::Lost;
 use crate::runtime::vitals::Vitals;
-use crate::store::{Entry, FsStore, Key, Source, canonical_name};
+use crate::store::{Entry, FsStore, Key, Meta, Source, canonical_name};
 use crate::upstream::{Purpose, RegistryCondition, UpstreamError, Upstreams, Verdict};
 
 pub use absence::{Absence, BeforeAsking};
@@ -70,9 +70,9 @@ use access::AccessTable;
 use flight::Flights;
 use health::StoreHealth;
 use listing::Listings;
+use records::ListingRepositories;
 use shares::{Lease, Party, Proven, SharedLedger};
 use slots::{Class, Place, Slots};
-use records::ListingRepositories;
 use tags::{Revalidating, TagTable};
 use upload::Uploads;
 
@@ -136,6 +136,13 @@ pub struct Origin {
 }
 
 impl Origin {
+    /// Whether what `meta` repeats of an upstream's fields came from here: it was filled from here first.
+    pub fn has_filled(&self, meta: &Meta) -> bool {
+        meta.sources.first().is_some_and(|first| {
+            first.registry == self.namespace.as_str() && first.repository == self.repository.as_str()
+        })
+    }
+
     /// As a sidecar names it.
     fn source(&self) -> Source {
         Source {
@@ -161,6 +168,11 @@ pub enum FetchError {
     /// The registry answered 404 when it could be asked.
     #[error(transparent)]
     Absent(Absence),
+    /// The upstream answered 200 with something else, most likely a page for people. Nothing was stored.
+    #[error(
+        "the registry answered 200 with {content_type} that is no manifest: {why}; perhaps a login page or a web interface answers at its address, so check the registry's `url`, proxy and credentials"
+    )]
+    NotManifest { content_type: String, why: NotManifest },
     /// Our own limit of concurrent fetches, or of the memory they may take.
     #[error("the cache has too much to fetch at the moment")]
     Overloaded,
@@ -176,7 +188,7 @@ pub enum FetchError {
 #[derive(Clone)]
 pub struct Found {
     pub entry: Entry,
-    /// The content, when it is small enough for a core's memory.
+    /// The content, when it is small enough for a core's memory; hashed, so it is served instead of the file.
     pub small: Option<Bytes>,
     /// Whether the file may be kept open: one in the spool takes room there.
     pub lasting: bool,
@@ -328,6 +340,10 @@ impl Cache {
                 let store = store.clone();
                 Box::new(move || {
                     let found = opened(find(&store, &key)?, true);
+                    if found.is_none() {
+                        store.recheck(&key);
+                        return None;
+                    }
                     shared.see_to_copy(&key);
                     found
                 })
@@ -342,14 +358,18 @@ impl Cache {
     }
 }
 
+/// `None` when a small blob cannot be read, or is no longer what its digest says.
 fn opened(entry: Entry, lasting: bool) -> Option<Found> {
     let small = if entry.meta.size <= MEMORY_OBJECT_BYTES_MAX {
         // At most MEMORY_OBJECT_BYTES_MAX, so it fits.
-        Some(
-            crate::sys::read_exact_at(&entry.file, 0, entry.meta.size as usize)
-                .ok()?
-                .into(),
-        )
+        let bytes: Bytes = crate::sys::read_exact_at(&entry.file, 0, entry.meta.size as usize)
+            .ok()?
+            .into();
+        let digest = entry.meta.digest;
+        if Digest::of(digest.algorithm(), &bytes) != digest {
+            return None;
+        }
+        Some(bytes)
     } else {
         None
     };

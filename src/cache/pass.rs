@@ -3,16 +3,17 @@
 use bytes::Bytes;
 
 use super::hose::{Passed, Poured, Well, hose};
+use super::manifest::{may_be_manifest, read_whole, type_of};
 use super::{Cache, Class, FetchError, Origin, Slot, named_digest, storable, unless};
 use crate::limits::PASS_THROUGH_BYTES_MAX;
-use crate::oci::{Reference, SCHEMA1_TYPES};
+use crate::oci::{Digest, Reference, SCHEMA1_TYPES};
 use crate::upstream::{Body, Credentials, Fault, Method, Purpose, Request, Target};
 
 /// The upstream's head.
 #[derive(Debug)]
 pub struct PassedHead {
     pub size: Option<u64>,
-    /// Media type, without parameters.
+    /// Media type, without parameters; of a manifest, the one that its bytes bear out.
     pub content_type: Option<String>,
     /// All end-to-end fields, canonical names.
     pub headers: std::collections::BTreeMap<String, Vec<String>>,
@@ -34,7 +35,7 @@ impl Cache {
     ) -> Result<(PassedHead, Passed), FetchError> {
         let (shared, origin) = (self.0.clone(), origin.clone());
         let (inlet, passed) = hose();
-        let request = Request {
+        let mut request = Request {
             namespace: origin.namespace.clone(),
             repository: origin.repository.clone(),
             // Registries refuse `HEAD` of blobs that they give by `GET`.
@@ -54,21 +55,35 @@ impl Cache {
                 Target::Blob(_) => Class::Blob,
                 _ => Class::Manifest,
             };
+            let is_manifest = matches!(request.target, Target::Manifest(_));
             let asking = async {
                 let slot = shared.slot(class, &origin.namespace).await?;
-                Ok::<_, FetchError>((slot, shared.upstreams.fetch(&request).await?))
+                let mut response = shared.upstreams.fetch(&request).await?;
+                if is_manifest && head_only && !may_be_manifest(&response.headers) {
+                    // Whether there is a manifest behind the head of a page shows in its bytes.
+                    request.method = Method::Get;
+                    response = shared.upstreams.fetch(&request).await?;
+                }
+                Ok::<_, FetchError>((slot, response))
             };
             // With its client gone there is no use for an answer.
             let asked = unless(inlet.abandoned(), asking).await;
-            let (Slot { place, mut memory }, response) = asked.unwrap_or(Err(FetchError::Gone))?;
-            let head = PassedHead {
+            let (Slot { place, mut memory }, mut response) = asked.unwrap_or(Err(FetchError::Gone))?;
+            let mut head = PassedHead {
                 size: response.content_length,
                 content_type: super::media_type(&response.headers),
                 headers: storable(&response.headers),
             };
+            let mut whole = None;
+            if is_manifest && request.method == Method::Get {
+                let body = read_whole(&mut response).await?;
+                head.content_type = Some(type_of(&response.headers, &body)?);
+                head.size = Some(body.len() as u64);
+                whole = Some(body);
+            }
             // From here on it takes what waits for its client, and no place among those who ask.
             drop(place);
-            memory.shrink_to(PASS_THROUGH_BYTES_MAX as u64);
+            memory.shrink_to(PASS_THROUGH_BYTES_MAX.max(whole.as_ref().map_or(0, Bytes::len)) as u64);
             inlet.charge(memory);
             if !head_only {
                 let named = named_digest(&response.headers);
@@ -78,10 +93,23 @@ impl Cache {
                     Target::Manifest(Reference::Tag(_)) if is_schema1(&head) => None,
                     _ => named,
                 };
+                if let (Some(wanted), Some(body)) = (expected, &whole) {
+                    let found = Digest::of(wanted.algorithm(), body);
+                    if found != wanted {
+                        return Err(FetchError::DigestMismatch {
+                            wanted: wanted.to_string(),
+                            found: found.to_string(),
+                        });
+                    }
+                }
+                let well = match whole {
+                    Some(body) => Passing::Whole(Some(body)),
+                    None => Passing::Arriving(response.body),
+                };
                 let (public, checked) = (response.public, expected.is_some());
                 let mirror = response.mirror.clone();
                 tokio::spawn(async move {
-                    let poured = inlet.pour(response.body, expected).await;
+                    let poured = inlet.pour(well, expected).await;
                     let fault = match poured {
                         Poured::Whole if checked => {
                             // It may be held from elsewhere; now this registry has shown that it has it.
@@ -108,8 +136,18 @@ fn is_schema1(head: &PassedHead) -> bool {
         .is_some_and(|named| SCHEMA1_TYPES.contains(&named))
 }
 
-impl Well for Body {
+/// What is passed through.
+enum Passing {
+    /// A manifest, read before its head went on.
+    Whole(Option<Bytes>),
+    Arriving(Body),
+}
+
+impl Well for Passing {
     async fn draw(&mut self) -> Result<Option<Bytes>, FetchError> {
-        Ok(self.chunk().await?)
+        match self {
+            Passing::Whole(body) => Ok(body.take().filter(|body| !body.is_empty())),
+            Passing::Arriving(body) => Ok(body.chunk().await?),
+        }
     }
 }

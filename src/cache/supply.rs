@@ -17,7 +17,8 @@ use crate::oci::Digest;
 use crate::runtime::clock::monotonic_micros;
 use crate::store::{Key, Meta, S3Body};
 use crate::upstream::{
-    Body, Fault, Method, Purpose, Request, Response, Resume, ResumeVerdict, Target, UpstreamError, resume_matches,
+    Body, Fault, Method, Purpose, Request, Response, Resume, ResumeVerdict, Target, UpstreamError,
+    resume_matches,
 };
 
 /// A blob, or a part of it, as it arrives.
@@ -279,10 +280,10 @@ impl Supply {
             ResumeVerdict::Wrong => {
                 let what = "it resumed with another part than was asked";
                 let request = request(&self.origin, &self.caller, self.digest, self.have);
-                let blamed =
-                    self.shared
-                        .upstreams
-                        .blame(&request, response.mirror.as_ref(), Fault::Wrong);
+                let blamed = self
+                    .shared
+                    .upstreams
+                    .blame(&request, response.mirror.as_ref(), Fault::Wrong);
                 if blamed {
                     let (host, cause) = (self.origin.namespace.as_str().into(), what.into());
                     return Ok(Err(UpstreamError::Body { host, cause }));

@@ -48,37 +48,6 @@ pub fn is_media_type(text: &str) -> bool {
             .is_some_and(|(kind, subtype)| token(kind) && token(subtype))
 }
 
-/// The type a manifest's own bytes tell, for upstreams that send none.
-pub fn sniff_manifest_type(body: &[u8]) -> &'static str {
-    #[derive(serde::Deserialize)]
-    struct Probe<'a> {
-        #[serde(rename = "mediaType", borrow, default)]
-        media_type: Option<std::borrow::Cow<'a, str>>,
-        #[serde(default)]
-        manifests: Option<serde::de::IgnoredAny>,
-        #[serde(rename = "schemaVersion", default)]
-        schema_version: Option<u32>,
-    }
-    let Ok(probe) = serde_json::from_slice::<Probe<'_>>(body) else {
-        return "application/octet-stream";
-    };
-    if let Some(named) = &probe.media_type
-        && let Some(known) = MANIFEST_TYPES.iter().find(|known| **known == named.as_ref())
-    {
-        return known;
-    }
-    match probe {
-        Probe {
-            schema_version: Some(1),
-            ..
-        } => SCHEMA1_TYPES[0],
-        Probe {
-            manifests: Some(_), ..
-        } => MANIFEST_TYPES[0],
-        _ => MANIFEST_TYPES[1],
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -91,19 +60,5 @@ mod tests {
         assert!(accepts(["text/plain;q=0.1, */*"], index));
         assert!(accepts([&*format!("{};q=0.2", index)], index));
         assert!(!accepts([MANIFEST_TYPES[1], MANIFEST_TYPES[3]], index));
-    }
-
-    #[test]
-    fn a_manifest_tells_its_type() {
-        assert_eq!(sniff_manifest_type(br#"{"manifests":[]}"#), MANIFEST_TYPES[0]);
-        assert_eq!(
-            sniff_manifest_type(br#"{"config":{},"layers":[]}"#),
-            MANIFEST_TYPES[1]
-        );
-        assert_eq!(
-            sniff_manifest_type(format!(r#"{{"mediaType":"{}"}}"#, MANIFEST_TYPES[3]).as_bytes()),
-            MANIFEST_TYPES[3]
-        );
-        assert_eq!(sniff_manifest_type(b"\xff"), "application/octet-stream");
     }
 }

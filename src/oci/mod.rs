@@ -3,6 +3,7 @@
 mod accept;
 mod digest;
 mod error_code;
+mod manifest;
 mod media_type;
 mod namespace;
 mod query;
@@ -13,7 +14,8 @@ mod tag;
 pub use accept::{Accept, AcceptClass};
 pub use digest::{Algorithm, Digest, Hasher, ParseDigestError};
 pub use error_code::ErrorCode;
-pub use media_type::{MANIFEST_TYPES, SCHEMA1_TYPES, accepts, is_media_type, sniff_manifest_type};
+pub use manifest::{NotManifest, is_manifest_type, manifest_type};
+pub use media_type::{MANIFEST_TYPES, SCHEMA1_TYPES, accepts, is_media_type};
 pub use namespace::{DOCKER_HUB, Namespace, ParseNamespaceError};
 pub use query::{ListQuery, QueryTooLong, pairs, percent_decoded};
 pub use reference::Reference;

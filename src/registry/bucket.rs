@@ -37,7 +37,7 @@ impl Registry {
         } else {
             meta
         };
-        let description = describe_blob(described, ns);
+        let description = describe_blob(described, origin, ns);
         let cache = description.cache;
         let whole = Span { start: 0, end: size };
         let span = match respond::part(head, &meta.digest, size) {

@@ -1,8 +1,10 @@
 //! Every failure to a status and an OCI error body; the only place.
 
+use std::time::Duration;
+
 use serde_json::json;
 
-use super::respond::{add_cache, add_stale};
+use super::respond::{add_cache, add_stale, add_warning, common};
 use super::route::RouteError;
 use super::via::Loop;
 use crate::cache::{Absence, FetchError, ListingError, Origin};
@@ -52,6 +54,8 @@ pub enum PullError {
 /// What was asked for, as far as it is known.
 #[derive(Default, Debug)]
 pub struct Wanted {
+    /// For messages: which content, of which registry and repository.
+    pub subject: Option<String>,
     pub origin: Option<Origin>,
     pub kind: Kind,
     pub challenges: Challenges,
@@ -79,6 +83,17 @@ pub enum Kind {
     Other,
 }
 
+impl Wanted {
+    /// What went wrong, with the content that was asked for before anything else: the place that was asked may be a mirror,
+    /// or an address that no client knows.
+    fn message(&self, error: &dyn std::fmt::Display) -> String {
+        match &self.subject {
+            Some(subject) => format!("cannot get {subject}: {error}"),
+            None => error.to_string(),
+        }
+    }
+}
+
 impl PullError {
     /// The answer.
     pub fn response(&self, wanted: &Wanted) -> Response {
@@ -86,6 +101,7 @@ impl PullError {
             PullError::Route(error) => {
                 let (status, code) = match error {
                     RouteError::NotFound => (404, ErrorCode::NameUnknown),
+                    RouteError::Catalog => (404, ErrorCode::Unsupported),
                     RouteError::Name
                     | RouteError::Namespace
                     | RouteError::NoRegistry
@@ -106,10 +122,11 @@ impl PullError {
             ),
             PullError::Listing(ListingError::Fetch(error)) => fetch(error, wanted),
             PullError::Listing(ListingError::NoReferrers(_) | ListingError::NotAnIndex(_)) => {
-                refuse(404, ErrorCode::ManifestUnknown, &self.to_string(), Fields::new())
+                let text = wanted.message(self);
+                refuse(404, ErrorCode::ManifestUnknown, &text, Fields::new())
             }
             PullError::Listing(ListingError::TooLarge) => {
-                refuse(502, ErrorCode::Unknown, &self.to_string(), Fields::new())
+                refuse(502, ErrorCode::Unknown, &wanted.message(self), Fields::new())
             }
             PullError::Door | PullError::Login => refuse(
                 401,
@@ -151,13 +168,15 @@ impl PullError {
 }
 
 fn fetch(error: &FetchError, wanted: &Wanted) -> Response {
-    let text = error.to_string();
+    let text = wanted.message(error);
     let bad_gateway = |code| refuse(502, code, &text, Fields::new());
     match error {
         FetchError::Upstream(error) => upstream(error, wanted),
         FetchError::Absent(absence) => absent(absence, wanted),
         FetchError::DigestMismatch { .. } => bad_gateway(ErrorCode::DigestInvalid),
-        FetchError::ManifestTooLarge | FetchError::Schema1 => bad_gateway(ErrorCode::ManifestInvalid),
+        FetchError::ManifestTooLarge | FetchError::Schema1 | FetchError::NotManifest { .. } => {
+            bad_gateway(ErrorCode::ManifestInvalid)
+        }
         FetchError::Overloaded | FetchError::Gone => refuse(
             503,
             ErrorCode::Unavailable,
@@ -184,37 +203,29 @@ fn absent(absence: &Absence, wanted: &Wanted) -> Response {
 
 fn upstream(error: &UpstreamError, wanted: &Wanted) -> Response {
     let origin = wanted.origin.as_ref();
-    let text = error.to_string();
+    let mut text = wanted.message(error);
+    if let Some(words) = error.words() {
+        text += &format!("; it says: {words}");
+    }
     match error {
-        UpstreamError::Status {
-            status,
-            verdict,
-            headers,
-            ..
-        } => {
+        UpstreamError::Status { status, verdict, .. } => {
             let mut fields = Fields::new();
-            for name in ["retry-after", "warning"] {
-                if let Some(value) = headers.get(name) {
-                    fields.add(
-                        if name == "warning" {
-                            "Warning"
-                        } else {
-                            "Retry-After"
-                        },
-                        value.as_bytes(),
-                    );
-                }
+            let wait = match (error.retry_after(), status) {
+                // Clients that are given no time come back at once.
+                (None, 429) => Some(Duration::ZERO),
+                (wait, _) => wait,
+            };
+            if let Some(wait) = wait {
+                fields.add("Retry-After", seconds_left(&wait).to_string());
+            }
+            for warning in error.warnings() {
+                add_warning(&mut fields, &warning);
             }
             match verdict {
                 Verdict::Gone => refuse(404, wanted.kind.unknown(), &text, fields),
-                Verdict::Challenge => unauthorized(headers, wanted.challenges, &text, fields),
+                Verdict::Challenge => unauthorized(error, wanted.challenges, &text, fields),
                 Verdict::Forbidden => refuse(403, ErrorCode::Denied, &text, fields),
-                Verdict::Limited => {
-                    if !headers.contains_key("retry-after") {
-                        fields.add("Retry-After", "1");
-                    }
-                    refuse(429, ErrorCode::TooManyRequests, &text, fields)
-                }
+                Verdict::Limited => refuse(429, ErrorCode::TooManyRequests, &text, fields),
                 Verdict::Trouble => refuse(
                     if *status == 504 { 504 } else { 502 },
                     ErrorCode::Unavailable,
@@ -222,7 +233,9 @@ fn upstream(error: &UpstreamError, wanted: &Wanted) -> Response {
                     fields,
                 ),
                 // Anything else a client could not make sense of either.
-                Verdict::NotFinal | Verdict::Content | Verdict::Redirect | Verdict::Unfit => refuse(502, ErrorCode::Unknown, &text, fields),
+                Verdict::NotFinal | Verdict::Content | Verdict::Redirect | Verdict::Unfit => {
+                    refuse(502, ErrorCode::Unknown, &text, fields)
+                }
             }
         }
         // Whoever named the place gets the blame: the client, or the registry that sent us there.
@@ -237,7 +250,7 @@ fn upstream(error: &UpstreamError, wanted: &Wanted) -> Response {
         }
         UpstreamError::Redirected { location, .. } => Response {
             status: 307,
-            fields: Fields::new().with("Location", location.as_bytes()),
+            fields: common().with("Location", location.as_bytes()),
             length: Some(0),
             body: Body::Bytes(bytes::Bytes::new()),
             cache: CacheResult::None,
@@ -268,27 +281,19 @@ fn upstream(error: &UpstreamError, wanted: &Wanted) -> Response {
 }
 
 /// With the challenges that are for the client; without any, a client told 401 would not know what to do.
-fn unauthorized(headers: &http::HeaderMap, passed: Challenges, text: &str, mut fields: Fields) -> Response {
-    let mut challenged = false;
-    for challenge in headers.get_all(http::header::WWW_AUTHENTICATE) {
-        let for_tokens = challenge
-            .as_bytes()
-            .get(..7)
-            .is_some_and(|scheme| scheme.eq_ignore_ascii_case(b"bearer "));
-        let passed_on = match passed {
-            Challenges::None => false,
-            Challenges::Tokens => for_tokens,
-            Challenges::All => true,
-        };
-        if passed_on {
-            fields.add("WWW-Authenticate", challenge.as_bytes());
-            challenged = true;
-        }
+fn unauthorized(error: &UpstreamError, passed: Challenges, text: &str, mut fields: Fields) -> Response {
+    let challenges = match passed {
+        Challenges::None => Vec::new(),
+        Challenges::Tokens => error.challenges(false),
+        Challenges::All => error.challenges(true),
+    };
+    for challenge in &challenges {
+        fields.add("WWW-Authenticate", challenge);
     }
-    if challenged {
-        refuse(401, ErrorCode::Unauthorized, text, fields)
-    } else {
+    if challenges.is_empty() {
         refuse(403, ErrorCode::Denied, text, fields)
+    } else {
+        refuse(401, ErrorCode::Unauthorized, text, fields)
     }
 }
 
@@ -305,13 +310,11 @@ impl Kind {
 
 fn refuse(status: u16, code: ErrorCode, message: &str, fields: Fields) -> Response {
     let body = json!({ "errors": [{ "code": code.as_str(), "message": message }] }).to_string();
-    let fields = fields
-        .with("Content-Type", "application/json")
-        .with("Docker-Distribution-Api-Version", "registry/2.0")
-        .with("X-Content-Type-Options", "nosniff");
+    let mut all = common().with("Content-Type", "application/json");
+    all.append(&fields);
     Response {
         status,
-        fields,
+        fields: all,
         length: Some(body.len() as u64),
         body: Body::Bytes(body.into()),
         cache: CacheResult::None,

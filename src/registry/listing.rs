@@ -3,7 +3,7 @@
 use super::Registry;
 use super::error::PullError;
 use super::page;
-use super::respond::{add_cache, add_stale};
+use super::respond::{add_cache, add_stale, common};
 use super::route::{Asked, name_in};
 use crate::cache::{Approach, FetchError, INDEX_TYPE, ListingAnswer, ListingError, ListingKey};
 use crate::http::{Body, CacheResult, Fields, RequestHead, Response};
@@ -126,10 +126,7 @@ fn bare(path: &str) -> &str {
 
 /// What every list's answer tells.
 fn fields(asked: &Asked, content_type: &str) -> Fields {
-    let mut fields = Fields::new()
-        .with("Content-Type", content_type)
-        .with("Docker-Distribution-Api-Version", "registry/2.0")
-        .with("X-Content-Type-Options", "nosniff");
+    let mut fields = common().with("Content-Type", content_type);
     if let Some(ns) = &asked.ns {
         fields.add("OCI-Namespace", ns);
     }

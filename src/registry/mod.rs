@@ -24,7 +24,7 @@ use std::rc::Rc;
 
 use crate::cache::{Cache, Lru, Origin};
 use crate::config::{Registries, RuleSet, Visitor};
-use crate::http::{Body, CacheResult, Fields, Method, Ready, RequestHead, Response};
+use crate::http::{Body, CacheResult, Method, Ready, RequestHead, Response};
 use crate::oci::{Digest, Namespace};
 use crate::runtime::vitals::Vitals;
 use crate::server::Handler;
@@ -236,9 +236,8 @@ impl From<Turned> for PullError {
 fn plain(status: u16, content_type: &str, text: &'static str) -> Response {
     Response {
         status,
-        fields: Fields::new()
+        fields: respond::common()
             .with("Content-Type", content_type)
-            .with("Docker-Distribution-Api-Version", "registry/2.0")
             .with("Cache-Control", "no-store"),
         length: Some(text.len() as u64),
         body: Body::Bytes(bytes::Bytes::from_static(text.as_bytes())),

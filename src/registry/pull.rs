@@ -18,7 +18,7 @@ use crate::config::{Access, Named};
 use crate::fail_point::reach;
 use crate::http::{Body, CacheResult, ContentRange, Fields, Method, RequestHead, Response};
 use crate::limits::MEMORY_OBJECT_BYTES_MAX;
-use crate::oci::{Accept, Digest, Reference, is_media_type};
+use crate::oci::{Accept, Digest, Reference, is_manifest_type};
 use crate::runtime::clock::{unix_millis, unix_seconds};
 use crate::store::{Entry, Key, Meta};
 use crate::upstream::{Credentials, Target};
@@ -32,8 +32,14 @@ impl Registry {
         reach("request");
         let mut wanted = Wanted::default();
         self.route(head, &mut wanted).await.unwrap_or_else(|error| {
-            tracing::debug!(target = head.target, %error, "refused");
-            error.response(&wanted)
+            let response = error.response(&wanted);
+            // Clients with another place to go to report the error of that one.
+            if matches!(response.status, 502 | 504) {
+                tracing::info!(target = head.target, status = response.status, %error, "a pull has failed");
+            } else {
+                tracing::debug!(target = head.target, status = response.status, %error, "refused");
+            }
+            response
         })
     }
 
@@ -77,6 +83,7 @@ impl Registry {
         };
         self.check_reader(guest, &asked.origin)?;
         *wanted = Wanted {
+            subject: Some(what.subject(&asked.origin)),
             challenges: self.challenges(&asked.origin),
             origin: Some(asked.origin.clone()),
             kind: match what {
@@ -220,7 +227,7 @@ impl Registry {
                     .permit(origin, fill.held(), Target::Blob, caller)
                     .await?;
             }
-            match self.follow(head, &fill, role, ns).await {
+            match self.follow(head, &fill, origin, role, ns).await {
                 Ok(Some(response)) => return Ok(response),
                 // Somebody else's fill was committed meanwhile: it is a hit now.
                 Ok(None) => {}
@@ -257,7 +264,8 @@ impl Registry {
             return None;
         }
         let found = self.cache.find_blob(Key::Blob(*digest)).await?;
-        if found.lasting {
+        // What is small is read and hashed each time that a core's memory does not have it.
+        if found.lasting && found.small.is_none() {
             self.files.borrow_mut().insert(*digest, found.entry.clone(), 1);
         }
         Some(found)
@@ -282,31 +290,36 @@ impl Registry {
                 public: true,
                 ..(*entry.meta).clone()
             });
-            if lasting {
+            if lasting && small.is_none() {
                 self.files.borrow_mut().insert(digest, entry.clone(), 1);
             }
         }
         // What not everybody may have is not remembered by its target.
         if entry.meta.public || caller.is_operator() {
-            match small {
+            match &small {
                 Some(small) => {
-                    let fields = respond::fields(&describe_blob(&entry.meta, ns));
+                    let fields = respond::fields(&describe_blob(&entry.meta, origin, ns));
                     let readers = self.readers(origin);
                     self.memory
                         .borrow_mut()
-                        .remember(head.target, fields, small, None, readers);
+                        .remember(head.target, fields, small.clone(), None, readers);
                 }
                 None if lasting => self.remember_file(head, &entry, origin, ns),
                 None => {}
             }
         }
-        respond::blob(head, &entry, &describe_blob(&entry.meta, ns))
+        respond::blob(
+            head,
+            &entry,
+            small.as_ref(),
+            &describe_blob(&entry.meta, origin, ns),
+        )
     }
 
     /// Keeps the head of a file's answer, encoded, for the next request with the same target.
     fn remember_file(&self, head: &RequestHead<'_>, entry: &Entry, origin: &Origin, ns: Option<&str>) {
         if head.range.is_none() && entry.meta.size > MEMORY_OBJECT_BYTES_MAX {
-            let fields = respond::fields(&describe_blob(&entry.meta, ns));
+            let fields = respond::fields(&describe_blob(&entry.meta, origin, ns));
             let (file, readers) = (entry.file.clone(), self.readers(origin));
             self.memory
                 .borrow_mut()
@@ -319,6 +332,7 @@ impl Registry {
         &self,
         head: &RequestHead<'_>,
         fill: &Arc<Fill>,
+        origin: &Origin,
         role: Role,
         ns: Option<&str>,
     ) -> Result<Option<Response>, FetchError> {
@@ -336,7 +350,10 @@ impl Registry {
                 None => return Ok(None),
             }
         }
-        let description = describe_fill(fill, &upstream, role, ns);
+        let description = Description {
+            stored: fill.has_fields_of(origin).then_some(&upstream.headers),
+            ..describe_fill(fill, &upstream, role, ns)
+        };
         let cache = description.cache;
         let part = size.map_or(Part::Whole, |size| respond::part(head, &digest, size));
         Ok(Some(match (part, size) {
@@ -450,7 +467,7 @@ impl Registry {
         let description = Description {
             digest: &manifest.digest,
             content_type: &manifest.media_type,
-            stored: &manifest.headers,
+            stored: Some(&manifest.headers),
             life,
             public: manifest.public,
             ranges: false,
@@ -537,14 +554,12 @@ impl Registry {
         };
         let digest = wanted.or_else(named);
         let content_type = match &passed.content_type {
-            Some(content_type) if !is_blob && is_media_type(content_type) => content_type,
+            Some(content_type) if !is_blob && is_manifest_type(content_type) => content_type,
             _ => "application/octet-stream",
         };
-        let mut fields = Fields::new()
+        let mut fields = respond::common()
             .with("Content-Type", content_type)
-            .with("Docker-Distribution-Api-Version", "registry/2.0")
             .with("Cache-Control", "private")
-            .with("X-Content-Type-Options", "nosniff")
             .with("X-Cache", "MISS")
             .with("Cache-Status", "oci-pull-through; fwd=bypass");
         if let Some(digest) = digest {
@@ -568,11 +583,11 @@ impl Registry {
     }
 }
 
-pub(super) fn describe_blob<'a>(meta: &'a Meta, ns: Option<&'a str>) -> Description<'a> {
+pub(super) fn describe_blob<'a>(meta: &'a Meta, origin: &Origin, ns: Option<&'a str>) -> Description<'a> {
     Description {
         digest: &meta.digest,
         content_type: "application/octet-stream",
-        stored: &meta.headers,
+        stored: origin.has_filled(meta).then_some(&meta.headers),
         life: Life::Immutable,
         public: meta.public,
         ranges: true,
@@ -585,7 +600,7 @@ fn describe_fill<'a>(fill: &'a Fill, upstream: &'a Head, role: Role, ns: Option<
     Description {
         digest: fill.digest(),
         content_type: "application/octet-stream",
-        stored: &upstream.headers,
+        stored: None,
         life: Life::Immutable,
         public: upstream.public,
         ranges: true,

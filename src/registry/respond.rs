@@ -1,11 +1,12 @@
 //! Heads of good answers, and which part of the content they carry.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::time::UNIX_EPOCH;
 
 use bytes::Bytes;
 
 use crate::http::conditional::{if_none_match, if_range};
+use crate::http::date::http_date;
 use crate::http::multipart::{self, Boundary};
 use crate::http::{
     Body, CacheResult, ContentRange, Fields, Method, Ranges, RequestHead, Response, Span, parse_range,
@@ -17,15 +18,15 @@ use crate::store::Entry;
 /// The name we give ourselves in `Cache-Status`.
 const CACHE_NAME: &str = "oci-pull-through";
 
-/// The longest reason a warning gives.
-const REASON_CHARS_MAX: usize = 200;
+/// The longest text of a warning: a registry's name of 255 characters, and as much to say about it.
+const WARNING_CHARS_MAX: usize = 512;
 
 /// What the fields of an answer tell.
 pub struct Description<'a> {
     pub digest: &'a Digest,
     pub content_type: &'a str,
-    /// The upstream's fields, of which a few are repeated.
-    pub stored: &'a BTreeMap<String, Vec<String>>,
+    /// The upstream's fields, of which a few are repeated; `None` when another registry or repository sent them.
+    pub stored: Option<&'a BTreeMap<String, Vec<String>>>,
     pub life: Life,
     /// Anybody may have it.
     pub public: bool,
@@ -44,6 +45,17 @@ pub enum Life {
     Tag,
 }
 
+/// The policy of everything below `/v2/`: whatever a registry sent, a browser runs and renders nothing of it.
+const CONTENT_POLICY: &str = "default-src 'none'; sandbox";
+
+/// What every answer below `/v2/` begins with.
+pub fn common() -> Fields {
+    Fields::new()
+        .with("Docker-Distribution-Api-Version", "registry/2.0")
+        .with("X-Content-Type-Options", "nosniff")
+        .with("Content-Security-Policy", CONTENT_POLICY)
+}
+
 /// The fields of an answer with content, without framing.
 pub fn fields(description: &Description<'_>) -> Fields {
     let Description {
@@ -57,12 +69,10 @@ pub fn fields(description: &Description<'_>) -> Fields {
         cache,
     } = description;
     let digest = digest.to_string();
-    let mut fields = Fields::new()
+    let mut fields = common()
         .with("Content-Type", content_type)
         .with("Docker-Content-Digest", &digest)
-        .with("Docker-Distribution-Api-Version", "registry/2.0")
-        .with("ETag", format!("\"{digest}\""))
-        .with("X-Content-Type-Options", "nosniff");
+        .with("ETag", format!("\"{digest}\""));
     fields.add(
         "Cache-Control",
         match (life, public) {
@@ -77,43 +87,46 @@ pub fn fields(description: &Description<'_>) -> Fields {
     }
     if *ranges {
         fields.add("Accept-Ranges", "bytes");
-        // A blob opened in a browser must not run as a page of ours.
-        fields.add("Content-Security-Policy", "sandbox");
     }
     if let Some(ns) = ns {
         fields.add("OCI-Namespace", ns);
     }
-    replay(&mut fields, stored);
+    if let Some(stored) = stored {
+        replay(&mut fields, stored);
+    }
     add_cache(&mut fields, *cache);
     fields
 }
 
-/// Repeats what is harmless from whoever filled first: blobs are shared by all registries, so nothing that
-/// steers a client may come from there.
+/// Repeats the fields that clients may want of whoever was asked, read and written anew.
 fn replay(fields: &mut Fields, stored: &BTreeMap<String, Vec<String>>) {
-    for (name, values) in stored {
-        let allowed = name == "Last-Modified" || (name.starts_with("Oci-") && name != "Oci-Namespace");
-        let token = name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
-        if allowed && token {
-            for value in values {
-                fields.add(name, value);
-            }
-        }
+    let first = |name: &str| stored.get(name).and_then(|values| values.first());
+    let modified = first("Last-Modified").and_then(|text| httpdate::parse_http_date(text).ok());
+    if let Some(since) = modified.and_then(|time| time.duration_since(UNIX_EPOCH).ok()) {
+        fields.add("Last-Modified", http_date(since.as_secs()));
+    }
+    if let Some(subject) = first("Oci-Subject").and_then(|text| text.parse::<Digest>().ok()) {
+        fields.add("OCI-Subject", subject.to_string());
     }
 }
 
 /// Says that an answer is stale, and why, in the form that containerd, docker and podman show (distribution-spec,
 /// "Warnings").
 pub fn add_stale(fields: &mut Fields, namespace: &Namespace, why: &str) {
-    let why: String = why
+    add_warning(
+        fields,
+        &format!("served from the cache without asking {namespace}: {why}"),
+    );
+}
+
+/// One warning (RFC 7234, 5.5), whatever the text.
+pub fn add_warning(fields: &mut Fields, text: &str) {
+    let text: String = text
         .chars()
         .filter(|c| *c != '"' && *c != '\\' && !c.is_control())
-        .take(REASON_CHARS_MAX)
+        .take(WARNING_CHARS_MAX)
         .collect();
-    fields.add(
-        "Warning",
-        format!("299 - \"served from the cache without asking {namespace}: {why}\""),
-    );
+    fields.add("Warning", format!("299 - \"{text}\""));
 }
 
 /// `X-Cache` for people, `Cache-Status` (RFC 9211) for tools.
@@ -176,11 +189,10 @@ pub fn not_modified(fields: Fields, cache: CacheResult) -> Response {
 
 /// 307 to where a blob can be had by whoever holds the URL, for a moment: its own framing, and nothing to be remembered.
 pub fn elsewhere(digest: &Digest, url: String, cache: CacheResult) -> Response {
-    let mut fields = Fields::new()
+    let mut fields = common()
         .with("Location", url)
         .with("Cache-Control", "no-store")
-        .with("Docker-Content-Digest", digest.to_string())
-        .with("Docker-Distribution-Api-Version", "registry/2.0");
+        .with("Docker-Content-Digest", digest.to_string());
     add_cache(&mut fields, cache);
     Response {
         status: 307,
@@ -193,10 +205,9 @@ pub fn elsewhere(digest: &Digest, url: String, cache: CacheResult) -> Response {
 
 /// 416, which says how much there would be.
 pub fn unsatisfiable(size: u64, cache: CacheResult) -> Response {
-    let fields = Fields::new()
+    let fields = common()
         .with("Content-Range", ContentRange::Unsatisfied { size }.to_string())
-        .with("Accept-Ranges", "bytes")
-        .with("Docker-Distribution-Api-Version", "registry/2.0");
+        .with("Accept-Ranges", "bytes");
     Response {
         status: 416,
         fields,
@@ -206,10 +217,21 @@ pub fn unsatisfiable(size: u64, cache: CacheResult) -> Response {
     }
 }
 
-/// A committed blob, or the part of it that is asked for.
-pub fn blob(head: &RequestHead<'_>, entry: &Entry, description: &Description<'_>) -> Response {
+/// A committed blob, or the part of it that is asked for; from `small`, if its bytes are at hand.
+pub fn blob(
+    head: &RequestHead<'_>,
+    entry: &Entry,
+    small: Option<&Bytes>,
+    description: &Description<'_>,
+) -> Response {
     let (size, cache) = (entry.meta.size, description.cache);
-    let file = || entry.file.clone();
+    let body = |span: Span| match small {
+        Some(bytes) => Body::Bytes(cut(bytes, span)),
+        None => Body::File {
+            file: entry.file.clone(),
+            span,
+        },
+    };
     match part(head, description.digest, size) {
         Part::NotModified => not_modified(fields(description), cache),
         Part::Unsatisfiable => unsatisfiable(size, cache),
@@ -217,24 +239,27 @@ pub fn blob(head: &RequestHead<'_>, entry: &Entry, description: &Description<'_>
             status: 200,
             fields: fields(description),
             length: Some(size),
-            body: Body::File {
-                file: file(),
-                span: Span { start: 0, end: size },
-            },
+            body: body(Span { start: 0, end: size }),
             cache,
         },
         Part::One(span) => Response {
             status: 206,
             fields: fields(description).with("Content-Range", ContentRange::part(span, size).to_string()),
             length: Some(span.size()),
-            body: Body::File { file: file(), span },
+            body: body(span),
             cache,
         },
-        Part::Many(spans) => many(&spans, description, file(), size),
+        Part::Many(spans) => many(&spans, description, entry, small),
     }
 }
 
-fn many(spans: &[Span], description: &Description<'_>, file: Arc<std::fs::File>, size: u64) -> Response {
+/// A part of a small blob; `span` lies inside it.
+fn cut(bytes: &Bytes, span: Span) -> Bytes {
+    bytes.slice(span.start as usize..span.end as usize)
+}
+
+fn many(spans: &[Span], description: &Description<'_>, entry: &Entry, small: Option<&Bytes>) -> Response {
+    let size = entry.meta.size;
     let plan = multipart::plan(
         spans,
         size,
@@ -249,14 +274,25 @@ fn many(spans: &[Span], description: &Description<'_>, file: Arc<std::fs::File>,
         status: 206,
         fields: fields(&multipart),
         length: Some(plan.content_length),
-        body: Body::Parts {
-            file,
-            parts: plan
-                .parts
-                .into_iter()
-                .map(|part| (part.head, part.span))
-                .collect(),
-            tail: plan.tail,
+        body: match small {
+            Some(bytes) => {
+                let mut whole = Vec::with_capacity(plan.content_length as usize);
+                for part in plan.parts {
+                    whole.extend_from_slice(&part.head);
+                    whole.extend_from_slice(&cut(bytes, part.span));
+                }
+                whole.extend_from_slice(&plan.tail);
+                Body::Bytes(whole.into())
+            }
+            None => Body::Parts {
+                file: entry.file.clone(),
+                parts: plan
+                    .parts
+                    .into_iter()
+                    .map(|part| (part.head, part.span))
+                    .collect(),
+                tail: plan.tail,
+            },
         },
         cache: description.cache,
     }

@@ -64,6 +64,8 @@ pub enum What {
 pub enum RouteError {
     #[error("there is nothing here; the registry API begins at /v2/")]
     NotFound,
+    #[error("this cache keeps no catalog of repositories; ask the registry itself for its own")]
+    Catalog,
     #[error("the repository name is not valid")]
     Name,
     #[error("the registry is not valid")]
@@ -81,6 +83,23 @@ pub enum RouteError {
 }
 
 impl What {
+    /// What is asked for, with the registry and the repository as the client named them.
+    pub fn subject(&self, origin: &Origin) -> String {
+        let Origin {
+            namespace,
+            repository,
+        } = origin;
+        match self {
+            What::Manifest(Reference::Tag(tag)) => format!("manifest {namespace}/{repository}:{tag}"),
+            What::Manifest(Reference::Digest(digest)) => {
+                format!("manifest {namespace}/{repository}@{digest}")
+            }
+            What::Blob(digest) => format!("blob {namespace}/{repository}@{digest}"),
+            What::Tags(_) => format!("the list of tags of {namespace}/{repository}"),
+            What::Referrers(digest, _) => format!("the referrers of {namespace}/{repository}@{digest}"),
+        }
+    }
+
     /// What an upstream is asked for; `None` when nobody need be.
     pub fn target(&self) -> Option<Target> {
         match self {
@@ -106,6 +125,7 @@ pub fn parse<'h>(
         "/readyz" => return Ok(Route::Health(Probe::Ready)),
         "/_/health" => return Ok(Route::Health(Probe::AliveJson)),
         "/_/stats" => return Ok(Route::Stats),
+        "/v2/_catalog" | "/v2/_catalog/" => return Err(RouteError::Catalog),
         _ => {}
     }
     let rest = path.strip_prefix("/v2/").ok_or(RouteError::NotFound)?;
@@ -464,6 +484,8 @@ mod tests {
         for (target, error) in [
             ("/", RouteError::NotFound),
             ("/v1/_ping", RouteError::NotFound),
+            ("/v2/_catalog", RouteError::Catalog),
+            ("/v2/_catalog?n=100", RouteError::Catalog),
             ("/v2/manifests/1", RouteError::NotFound),
             ("/v2/a/uploads/1", RouteError::NotFound),
             ("/v2/../manifests/1", RouteError::Name),

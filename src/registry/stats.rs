@@ -8,8 +8,9 @@ use serde_json::{Map, Value, json};
 
 use super::Registry;
 use super::error::PullError;
+use super::respond::common;
 use super::route::RouteError;
-use crate::http::{Body, CacheResult, Fields, Response};
+use crate::http::{Body, CacheResult, Response};
 use crate::upstream::{Budget, RegistryCondition, Source, State};
 
 impl Registry {
@@ -30,10 +31,9 @@ fn response(conditions: &[RegistryCondition]) -> Response {
     let body = Value::Object(registries).to_string();
     Response {
         status: 200,
-        fields: Fields::new()
+        fields: common()
             .with("Content-Type", "application/json")
-            .with("Cache-Control", "no-store")
-            .with("X-Content-Type-Options", "nosniff"),
+            .with("Cache-Control", "no-store"),
         length: Some(body.len() as u64),
         body: Body::Bytes(body.into()),
         cache: CacheResult::None,

@@ -208,11 +208,7 @@ pub(super) async fn send(
 /// # Errors
 ///
 /// No answer within `within`. What the resolver has to say is met again, and told, when the connection is made.
-pub(super) async fn look_up(
-    endpoint: &Endpoint,
-    url: &Url,
-    within: Duration,
-) -> Result<(), UpstreamError> {
+pub(super) async fn look_up(endpoint: &Endpoint, url: &Url, within: Duration) -> Result<(), UpstreamError> {
     let lookups = &endpoint.client(url).lookups;
     let named = endpoint.policy.is_written();
     let all = async {
@@ -221,10 +217,12 @@ pub(super) async fn look_up(
             let _met_again = lookups.find(host, named).await;
         }
     };
-    timeout(within, all).await.map_err(|_elapsed| UpstreamError::Timeout {
-        host: host_of(url),
-        phase: Phase::Resolve,
-    })
+    timeout(within, all)
+        .await
+        .map_err(|_elapsed| UpstreamError::Timeout {
+            host: host_of(url),
+            phase: Phase::Resolve,
+        })
 }
 
 /// Whether the names on the way to `url` have other addresses than the remembered ones, which could not be reached.

@@ -77,7 +77,10 @@ impl Shared {
             // A login page or default site gives everybody everything; that is no leave to read.
             Ok(response) if asked.request.method == Method::Probe && is_another_s(&response) => {
                 let host = host_of(asked.endpoint.origin());
-                Err(UpstreamError::protocol(&host, "it answered with a page for people"))
+                Err(UpstreamError::protocol(
+                    &host,
+                    "it answered with a page for people",
+                ))
             }
             outcome => outcome,
         }

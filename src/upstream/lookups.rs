@@ -152,7 +152,9 @@ impl Lookups {
         let (mut next, old) = {
             let now = Instant::now();
             let mut names = self.names();
-            let judged = names.get(host).map_or(Judged::Ask(None), |known| known.judge(now));
+            let judged = names
+                .get(host)
+                .map_or(Judged::Ask(None), |known| known.judge(now));
             match judged {
                 Judged::Use(addresses) => return Ok(addresses),
                 Judged::Fail(why) => return Err(why),

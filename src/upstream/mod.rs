@@ -25,6 +25,7 @@ mod lookups;
 mod policy;
 mod proxy;
 mod redirect;
+mod refusal;
 mod resolve;
 mod response;
 mod retry;
@@ -506,7 +507,11 @@ impl Shared {
         }
     }
 
-    async fn look_up_and_ask(&self, asked: &Asked<'_>, question: &Question) -> Result<Response, UpstreamError> {
+    async fn look_up_and_ask(
+        &self,
+        asked: &Asked<'_>,
+        question: &Question,
+    ) -> Result<Response, UpstreamError> {
         if asked.request.purpose == Purpose::Revalidate {
             let within = self.options.deadlines.resolve_to_revalidate();
             exchange::look_up(asked.endpoint, asked.endpoint.origin(), within).await?;

@@ -133,14 +133,17 @@ fn tags_differ_by_their_case() {
     let upstream = Registry::new();
     let cache = Server::start(&upstream);
     let tags = ["rc", "RC", "Rc", "rC"];
+    let body = |tag: &str| {
+        json!({"schemaVersion": 2, "config": {}, "layers": [], "annotations": {"tag": tag}}).to_string()
+    };
     for tag in tags {
-        let digest = upstream.manifest("a", MANIFEST, format!("{{\"tag\":\"{tag}\"}}"));
+        let digest = upstream.manifest("a", MANIFEST, body(tag));
         upstream.tag("a", tag, &digest);
     }
     for _ in 0..2 {
         for tag in tags {
             let got = cache.client().get(&upstream.manifest_url("a", tag));
-            got.expect(format!("{{\"tag\":\"{tag}\"}}").as_bytes());
+            got.expect(body(tag).as_bytes());
         }
     }
     cache

@@ -32,6 +32,9 @@ mod fill;
 /// Flipped bytes, cuts, wrong lengths: nothing wrong completes or sticks.
 mod integrity;
 
+/// 200s that are no answer, fields written anew, bits that rot, and what errors say.
+mod answers;
+
 /// Broken upstream bodies continued with `Range`.
 mod resume;
 

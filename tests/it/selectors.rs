@@ -9,9 +9,12 @@ use serde_json::json;
 
 use crate::harness::*;
 
+const OF_ONE: &str = r#"{"schemaVersion":2,"config":{},"layers":[],"annotations":{"of":"one"}}"#;
+const OF_TWO: &str = r#"{"schemaVersion":2,"config":{},"layers":[],"annotations":{"of":"two"}}"#;
+
 fn two_registries() -> (Registry, Registry) {
     let (one, two) = (Registry::new(), Registry::new());
-    for (registry, content) in [(&one, "of one"), (&two, "of two")] {
+    for (registry, content) in [(&one, OF_ONE), (&two, OF_TWO)] {
         let digest = registry.manifest("a/b", Flavor::Oci.manifest(), content);
         registry.tag("a/b", "v1", &digest);
     }
@@ -32,26 +35,26 @@ fn a_field_chooses_the_registry_where_it_may() {
     let get = |path: &str, registry: &str| cache.client().get_with(path, &[("X-Registry", registry)]);
     // What is remembered for one is never given to the other, whoever comes first.
     for _ in 0..3 {
-        get(path, &two.name()).expect(b"of two");
-        cache.client().get(path).expect(b"of one");
-        get(path, &one.name()).expect(b"of one");
-        get(path, "").expect(b"of one");
+        get(path, &two.name()).expect(OF_TWO.as_bytes());
+        cache.client().get(path).expect(OF_ONE.as_bytes());
+        get(path, &one.name()).expect(OF_ONE.as_bytes());
+        get(path, "").expect(OF_ONE.as_bytes());
         cache
             .client()
             .get_with(path, &[("x-registry", &two.name())])
-            .expect(b"of two");
+            .expect(OF_TWO.as_bytes());
         let head = cache
             .client()
             .request("HEAD", path, &[("X-Registry", &two.name())]);
         assert_eq!(
             head.field("docker-content-digest"),
-            Some(prf::sha256(b"of two").as_str())
+            Some(prf::sha256(OF_TWO.as_bytes()).as_str())
         );
     }
     // Agreeing is allowed, disagreeing is not, whichever two it is.
     let (in_path, asked) = (two.manifest_url("a/b", "v1"), format!("{path}?ns={}", two.name()));
     for path in [&in_path, &asked] {
-        get(path, &two.name()).expect(b"of two");
+        get(path, &two.name()).expect(OF_TWO.as_bytes());
         get(path, &one.name()).expect_error(400, "NAME_INVALID");
     }
     let got = cache.client().get_with(
@@ -91,7 +94,7 @@ fn a_field_that_may_not_choose_is_not_looked_at() {
         let got = cache
             .client()
             .get_with("/v2/a/b/manifests/v1", &[("X-Registry", &registry)]);
-        got.expect(b"of one");
+        got.expect(OF_ONE.as_bytes());
     }
     assert_eq!(two.requests(), 0);
 }
@@ -131,15 +134,15 @@ fn with_a_whitelist_other_registries_do_not_exist() {
         .registry(two.name(), two.addr())
         .env("REGISTRY_HEADER", "true")
         .start();
-    let digest = two.blob("of two");
+    let digest = two.blob(OF_TWO);
     cache
         .client()
         .get(&two.manifest_url("a/b", "v1"))
-        .expect(b"of two");
+        .expect(OF_TWO.as_bytes());
     cache
         .client()
         .get(&two.blob_url("a/b", &digest))
-        .expect(b"of two");
+        .expect(OF_TWO.as_bytes());
     cache.wait_stored(&digest);
     cache.kill9();
     // The same store, and now only the first is named.
@@ -152,8 +155,10 @@ fn with_a_whitelist_other_registries_do_not_exist() {
     let strict = Server::bare().config(listed).root(cache.root()).start();
     two.clear_log();
     let client = strict.client();
-    client.get(&one.manifest_url("a/b", "v1")).expect(b"of one");
-    let digest_hex = &prf::sha256(b"of two");
+    client
+        .get(&one.manifest_url("a/b", "v1"))
+        .expect(OF_ONE.as_bytes());
+    let digest_hex = &prf::sha256(OF_TWO.as_bytes());
     for rest in [
         "manifests/v1".to_owned(),
         format!("manifests/{digest_hex}"),
@@ -224,7 +229,7 @@ fn a_registry_that_is_no_longer_named_is_gone_at_once() {
     cache
         .client()
         .get(&one.manifest_url("a/b", "v1"))
-        .expect(b"of one");
+        .expect(OF_ONE.as_bytes());
 }
 
 // ---- caches behind caches ------------------------------------------------------------------------------------------

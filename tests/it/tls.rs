@@ -386,10 +386,10 @@ fn wrong_bytes_end_in_a_reset_and_never_in_an_orderly_end() {
 fn plain_http_on_the_tls_port_is_told_so() {
     let pki = Pki::new();
     let cache = pki.serve(Server::bare()).env("LOG_LEVEL", "debug").start();
-    for method in ["GET", "HEAD", "POST"] {
+    for request in ["GET /v2/a/tags/list", "HEAD /v2/", "POST /v2/"] {
         let mut plain = TcpStream::connect(cache.addr()).unwrap();
         plain.set_read_timeout(Some(PATIENCE)).unwrap();
-        write!(plain, "{method} /v2/ HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
+        write!(plain, "{request} HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
         let mut answer = String::new();
         plain.read_to_string(&mut answer).unwrap();
         assert!(answer.starts_with("HTTP/1.1 400 Bad Request\r\n"), "{answer}");
@@ -401,6 +401,36 @@ fn plain_http_on_the_tls_port_is_told_so() {
         assert!(body.contains("https://"), "{answer}");
     }
     cache.wait_stderr("plain HTTP on a TLS listener");
+}
+
+/// The bytes of Docker 28 after a password was refused over https. What it reports is this answer's status.
+#[test]
+fn docker_s_ping_in_plain_http_is_told_that_it_is_unauthorized() {
+    let pki = Pki::new();
+    let cache = pki.serve(Server::bare()).start();
+    let mut plain = TcpStream::connect(cache.addr()).unwrap();
+    plain.set_read_timeout(Some(PATIENCE)).unwrap();
+    let request = "GET /v2/ HTTP/1.1\r\nHost: 127.0.0.1\r\nUser-Agent: docker/28.5.2 go/go1.24.9 os/linux\r\n\
+                   Accept-Encoding: gzip\r\n\r\n";
+    plain.write_all(request.as_bytes()).unwrap();
+    let mut answer = String::new();
+    plain.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 401 Unauthorized\r\n"), "{answer}");
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    // With a challenge the password would be sent in plain.
+    assert!(
+        !head.to_ascii_lowercase().contains("www-authenticate"),
+        "{answer}"
+    );
+    let body: serde_json::Value = serde_json::from_str(body).unwrap();
+    assert_eq!(body["errors"][0]["code"], "UNAUTHORIZED");
+    assert!(
+        body["errors"][0]["message"]
+            .as_str()
+            .unwrap()
+            .contains("https://"),
+        "{answer}"
+    );
 }
 
 #[test]

@@ -148,6 +148,14 @@ impl Fill {
         self.bucket.is_some()
     }
 
+    /// Whether the fields of its head are those that `origin` sent.
+    pub fn has_fields_of(&self, origin: &Origin) -> bool {
+        match &self.bucket {
+            Some(meta) => origin.has_filled(meta),
+            None => self.origin == *origin,
+        }
+    }
+
     /// Whether it asks the upstream what `caller` asks of `origin`, so that an answer to one is an answer to the other.
     pub fn asks_for(&self, origin: &Origin, caller: &Caller) -> bool {
         self.bucket.is_none() && self.origin == *origin && self.caller == *caller

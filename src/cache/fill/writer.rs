@@ -15,7 +15,9 @@ use crate::cache::upload::{Cargo, SpooledBlob};
 use crate::cache::{Cache, Class, FetchError, Origin, Shared, Slot, find, unless};
 use crate::fail_point::reach;
 use crate::http::Span;
-use crate::limits::{FILL_DISK_RATE_MIN, FILL_DISK_WAIT, FILL_WINDOW_BYTES, HELD_WHOLE_BYTES_MAX, STORE_RETRY};
+use crate::limits::{
+    FILL_DISK_RATE_MIN, FILL_DISK_WAIT, FILL_WINDOW_BYTES, HELD_WHOLE_BYTES_MAX, STORE_RETRY,
+};
 use crate::oci::Hasher;
 use crate::runtime::clock::unix_seconds;
 use crate::runtime::helper::blocking;

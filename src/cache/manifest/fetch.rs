@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 
 use super::{Manifest, ManifestKey};
 use crate::cache::{
@@ -10,7 +10,7 @@ use crate::cache::{
 };
 use crate::config::{Access, Auth};
 use crate::limits::MANIFEST_BYTES_MAX;
-use crate::oci::{Algorithm, Digest, Reference, SCHEMA1_TYPES, sniff_manifest_type};
+use crate::oci::{Algorithm, Digest, Reference, SCHEMA1_TYPES, is_manifest_type, manifest_type};
 use crate::runtime::clock::monotonic_micros;
 use crate::store::{TagPointer, Verified};
 use crate::upstream::{
@@ -30,6 +30,8 @@ pub(super) enum Meaning {
         /// As `HEAD` names it.
         media_type: Option<String>,
     },
+    /// A manifest, of which the upstream does not say which.
+    Unnamed,
     /// The upstream does not say.
     Unsaid,
 }
@@ -88,14 +90,12 @@ async fn resolve_in_place(
     purpose: Purpose,
 ) -> Result<Meaning, FetchError> {
     match shared.upstreams.fetch(&request(key, Method::Head, purpose)).await {
+        // A page for people: whatever else its head says, it is not about a manifest.
+        Ok(response) if !may_be_manifest(&response.headers) => Ok(Meaning::Unsaid),
         Ok(response) => {
             let media_type = media_type(&response.headers);
-            Ok(
-                named_digest(&response.headers).map_or(Meaning::Unsaid, |digest| Meaning::Digest {
-                    digest,
-                    media_type,
-                }),
-            )
+            Ok(named_digest(&response.headers)
+                .map_or(Meaning::Unnamed, |digest| Meaning::Digest { digest, media_type }))
         }
         Err(error) => {
             shared.access.heard_no(&key.origin, &key.caller, &error);
@@ -120,8 +120,9 @@ pub(super) async fn fetch(
     if shared.pays_for_all(key) {
         seen_by_all = match (resolve_in_place(shared, key, purpose).await?, &key.reference) {
             (Meaning::Digest { digest, .. }, Reference::Tag(_)) => Some(digest),
-            (_, Reference::Digest(digest)) => Some(*digest),
-            (Meaning::Unsaid, Reference::Tag(_)) => None,
+            (Meaning::Digest { .. } | Meaning::Unnamed, Reference::Digest(digest)) => Some(*digest),
+            // Not seen without credentials, so it is asked for without them.
+            (Meaning::Unnamed, Reference::Tag(_)) | (Meaning::Unsaid, _) => None,
         };
     }
     if let Some(digest) = seen_by_all {
@@ -216,7 +217,14 @@ pub(in crate::cache) fn blame(
     shared.upstreams.blame(request, mirror, fault)
 }
 
-async fn read(key: &ManifestKey, mut response: Response) -> Result<Fetched, FetchError> {
+/// Whether a response head may be that of a manifest: it names a type of manifests, or none.
+pub(in crate::cache) fn may_be_manifest(headers: &http::HeaderMap) -> bool {
+    !headers.contains_key(http::header::CONTENT_TYPE)
+        || media_type(headers).is_some_and(|named| is_manifest_type(&named))
+}
+
+/// The body of a manifest, whole.
+pub(in crate::cache) async fn read_whole(response: &mut Response) -> Result<Bytes, FetchError> {
     if response
         .content_length
         .is_some_and(|length| length > MANIFEST_BYTES_MAX as u64)
@@ -230,13 +238,29 @@ async fn read(key: &ManifestKey, mut response: Response) -> Result<Fetched, Fetc
         }
         body.extend_from_slice(&chunk);
     }
-    let body = body.freeze();
-    let media_type = media_type(&response.headers)
-        .filter(|named| {
-            named != "application/octet-stream" && named != "application/json" && named != "text/plain"
-        })
-        .unwrap_or_else(|| sniff_manifest_type(&body).to_owned());
-    if SCHEMA1_TYPES.contains(&media_type.as_str()) {
+    Ok(body.freeze())
+}
+
+/// The media type of the manifest `body`, which came with `headers`.
+///
+/// # Errors
+///
+/// [`FetchError::NotManifest`].
+pub(in crate::cache) fn type_of(headers: &http::HeaderMap, body: &[u8]) -> Result<String, FetchError> {
+    let named = media_type(headers);
+    manifest_type(named.as_deref(), body).map_err(|why| FetchError::NotManifest {
+        content_type: named.unwrap_or_else(|| "no media type".to_owned()),
+        why,
+    })
+}
+
+async fn read(key: &ManifestKey, mut response: Response) -> Result<Fetched, FetchError> {
+    let body = read_whole(&mut response).await?;
+    let media_type = type_of(&response.headers, &body);
+    if media_type
+        .as_ref()
+        .is_ok_and(|named| SCHEMA1_TYPES.contains(&named.as_str()))
+    {
         return Err(FetchError::Schema1);
     }
     let wanted = match &key.reference {
@@ -247,15 +271,23 @@ async fn read(key: &ManifestKey, mut response: Response) -> Result<Fetched, Fetc
         }
     };
     let found = Digest::of(wanted.algorithm(), &body);
-    let verified =
-        Verified::check(wanted, found, body.len() as u64).map_err(|found| FetchError::DigestMismatch {
-            wanted: wanted.to_string(),
-            found: found.to_string(),
-        })?;
+    let verified = match Verified::check(wanted, found, body.len() as u64) {
+        Ok(verified) => verified,
+        // A page in the place of a manifest is reported as that; broken bytes of a manifest are a wrong digest.
+        Err(found) => {
+            return Err(match media_type {
+                Err(error) if !may_be_manifest(&response.headers) => error,
+                _ => FetchError::DigestMismatch {
+                    wanted: wanted.to_string(),
+                    found: found.to_string(),
+                },
+            });
+        }
+    };
     Ok(Fetched {
         manifest: Manifest {
             digest: wanted,
-            media_type,
+            media_type: media_type?,
             body,
             public: response.public,
             headers: storable(&response.headers),

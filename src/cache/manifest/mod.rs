@@ -14,13 +14,14 @@ use super::{Cache, FetchError, Origin, Shared, unless};
 use crate::cache::upload::Cargo;
 use crate::http::CacheResult;
 use crate::limits::{ABSENCE_LIFE, DESERTED_MANIFEST_MAX, MANIFEST_BYTES_MAX};
-use crate::oci::{Accept, Digest, Reference, accepts, sniff_manifest_type};
+use crate::oci::{Accept, Digest, NotManifest, Reference, accepts, manifest_type};
 use crate::runtime::clock::unix_seconds;
 use crate::runtime::helper::blocking;
 use crate::store::{Key, Meta, StoreError, Verified};
 use crate::upstream::{Purpose, Target};
 
 use fetch::Fetched;
+pub(super) use fetch::{may_be_manifest, read_whole, type_of};
 
 /// What a manifest is asked by.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
@@ -161,8 +162,21 @@ pub(super) async fn stored(shared: &Arc<Shared>, origin: &Origin, digest: &Diges
             let size = usize::try_from(entry.meta.size)
                 .ok()
                 .filter(|&size| size <= MANIFEST_BYTES_MAX)?;
-            let body: Bytes = crate::sys::read_exact_at(&entry.file, 0, size).ok()?.into();
-            Some(Manifest::of(digest, body, &entry.meta))
+            let Ok(body) = crate::sys::read_exact_at(&entry.file, 0, size) else {
+                store.recheck(&wanted);
+                return None;
+            };
+            match Manifest::of(digest, body.into(), &entry.meta) {
+                Ok(manifest) => Some(manifest),
+                Err(Unfit::Damaged) => {
+                    store.recheck(&wanted);
+                    None
+                }
+                Err(Unfit::NotManifest(why)) => {
+                    store.discard(&wanted, why);
+                    None
+                }
+            }
         })
         .await;
     if let Some(manifest) = local {
@@ -174,7 +188,7 @@ pub(super) async fn stored(shared: &Arc<Shared>, origin: &Origin, digest: &Diges
         return None;
     }
     let body = shared.read_from_bucket(&key, &meta).await?;
-    let manifest = Arc::new(Manifest::of(digest, body, &meta));
+    let manifest = Arc::new(Manifest::of(digest, body, &meta).ok()?);
     if shared.storage.local().is_some() && shared.health.writable() {
         // No client waits for this. Until it is done the bucket is asked again.
         let (shared, body) = (shared.clone(), manifest.body.clone());
@@ -297,20 +311,27 @@ async fn keep(shared: &Shared, key: Key, body: Bytes, meta: Meta, verified: Veri
     }
 }
 
+/// Why a stored entry is not served as a manifest.
+enum Unfit {
+    /// Its bytes are no longer those of its digest.
+    Damaged,
+    NotManifest(NotManifest),
+}
+
 impl Manifest {
-    /// As a sidecar describes it.
-    fn of(digest: Digest, body: Bytes, meta: &Meta) -> Self {
-        let media_type = match meta.content_type.as_str() {
-            known if crate::oci::is_media_type(known) => known.to_owned(),
-            _ => sniff_manifest_type(&body).to_owned(),
-        };
-        Manifest {
+    /// As a sidecar describes it. The bytes are hashed: the disk may have changed them since they were stored.
+    fn of(digest: Digest, body: Bytes, meta: &Meta) -> Result<Self, Unfit> {
+        if Digest::of(digest.algorithm(), &body) != digest {
+            return Err(Unfit::Damaged);
+        }
+        let media_type = manifest_type(Some(&meta.content_type), &body).map_err(Unfit::NotManifest)?;
+        Ok(Manifest {
             digest,
             media_type,
             body,
             public: meta.public,
             headers: meta.headers.clone(),
-        }
+        })
     }
 
     /// Whether a client with these `Accept` values takes it.

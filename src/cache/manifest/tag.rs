@@ -191,7 +191,8 @@ async fn ask(
         Purpose::Pull
     };
     // With nothing held that could be right, or where only GET says something, a HEAD would only cost a request more.
-    if (known.is_some() || !shared.policy.cache_tags) && !shared.upstreams.is_head_in_vain(&key.origin.namespace)
+    if (known.is_some() || !shared.policy.cache_tags)
+        && !shared.upstreams.is_head_in_vain(&key.origin.namespace)
     {
         let (asked, asked_ms) = (monotonic_micros(), unix_millis());
         let held = known.map(|known| &known.pointer);
@@ -269,12 +270,11 @@ async fn known(shared: &Arc<Shared>, tag: &TagKey, terms: TagTerms) -> Option<Kn
 fn serves_stale(error: &FetchError) -> bool {
     match error {
         FetchError::Upstream(error) => error.is_outage(),
-        FetchError::DigestMismatch { .. } | FetchError::Overloaded => true,
-        FetchError::Schema1
+        FetchError::DigestMismatch { .. }
+        | FetchError::NotManifest { .. }
         | FetchError::ManifestTooLarge
-        | FetchError::Gone
-        | FetchError::Lost
-        | FetchError::Absent(_) => false,
+        | FetchError::Overloaded => true,
+        FetchError::Schema1 | FetchError::Gone | FetchError::Lost | FetchError::Absent(_) => false,
     }
 }
 

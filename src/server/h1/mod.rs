@@ -11,6 +11,13 @@ pub(super) const HTTPS_WANTED: &[u8] = b"HTTP/1.1 400 Bad Request\r\nContent-Typ
 use crate::http::{Body, CacheResult, Fields, Response};
 use parse::HeadError;
 
+/// The answer to the first request of Docker in plain HTTP on a TLS listener. Docker goes on from https to http when a
+/// registry on a loopback address, or one among its `insecure-registries`, has refused a password, and reports the status
+/// of this answer: a 400 would hide what went wrong. There is no challenge in it that a client could answer with a password.
+pub(super) const HTTPS_WANTED_BY_DOCKER: &[u8] = b"HTTP/1.1 401 Unauthorized\r\nContent-Type: application/json\r\n\
+    Content-Length: 106\r\nConnection: close\r\n\r\n\
+    {\"errors\":[{\"code\":\"UNAUTHORIZED\",\"message\":\"this port speaks TLS: the URL has to begin with https://\"}]}\n";
+
 /// What a connection is told that is one too many, before it is closed; its request is not waited for.
 pub(super) const CROWDED: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\n\
 Retry-After: 1\r\n\
@@ -27,7 +34,10 @@ pub(super) fn refusal(error: &HeadError) -> Response {
         "{{\"errors\":[{{\"code\":\"UNSUPPORTED\",\"message\":\"{}\"}}]}}\n",
         error.reason()
     );
-    let mut fields = Fields::new().with("Content-Type", "application/json");
+    let mut fields = Fields::new()
+        .with("Content-Type", "application/json")
+        .with("X-Content-Type-Options", "nosniff")
+        .with("Content-Security-Policy", "default-src 'none'; sandbox");
     if error.status() == 405 {
         fields.add("Allow", "GET, HEAD");
     }
@@ -45,14 +55,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_refusal_of_a_connection_says_how_long_it_is() {
-        let text = std::str::from_utf8(CROWDED).unwrap();
-        let (head, body) = text.split_once("\r\n\r\n").unwrap();
-        let length = head
-            .lines()
-            .find_map(|line| line.strip_prefix("Content-Length: "))
-            .unwrap();
-        assert_eq!(length, body.len().to_string());
-        assert!(serde_json::from_str::<serde_json::Value>(body).is_ok());
+    fn answers_without_a_request_say_how_long_they_are() {
+        for answer in [CROWDED, HTTPS_WANTED, HTTPS_WANTED_BY_DOCKER] {
+            let text = std::str::from_utf8(answer).unwrap();
+            let (head, body) = text.split_once("\r\n\r\n").unwrap();
+            let length = head
+                .lines()
+                .find_map(|line| line.strip_prefix("Content-Length: "))
+                .unwrap();
+            assert_eq!(length, body.len().to_string(), "{text}");
+            let is_json = serde_json::from_str::<serde_json::Value>(body).is_ok();
+            assert_eq!(is_json, head.contains("application/json"), "{text}");
+        }
     }
 }

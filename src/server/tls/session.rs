@@ -133,7 +133,16 @@ impl TlsStream {
                 Ok(()) => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Err(_) if begin.looks_like_http() => {
-                    let _ = self.socket.send(h1::HTTPS_WANTED, false);
+                    // The kernel was to take the session over, and so only a record's head was read.
+                    let mut more = [0; Beginning::BYTES];
+                    if let Ok(received) = self.socket.recv_into(&mut more) {
+                        begin.keep(&more[..received]);
+                    }
+                    let answer = match begin.is_docker_s() {
+                        true => h1::HTTPS_WANTED_BY_DOCKER,
+                        false => h1::HTTPS_WANTED,
+                    };
+                    let _ = self.socket.send(answer, false);
                     self.linger(watch).await;
                     return Err(HandshakeError::PlainHttp);
                 }
@@ -347,22 +356,35 @@ impl TlsStream {
 /// The first bytes of a client, to tell plain HTTP from what is nothing at all.
 #[derive(Default)]
 struct Beginning {
-    bytes: [u8; 4],
+    bytes: [u8; Beginning::BYTES],
     len: usize,
     record: Record,
 }
 
 impl Beginning {
+    /// As many as tell the first request of Docker: `GET /v2/ `.
+    const BYTES: usize = 9;
+
     fn note(&mut self, received: &[u8]) {
+        self.keep(received);
+        self.record.note(received);
+    }
+
+    fn keep(&mut self, received: &[u8]) {
         let new = received.len().min(self.bytes.len() - self.len);
         self.bytes[self.len..self.len + new].copy_from_slice(&received[..new]);
         self.len += new;
-        self.record.note(received);
+    }
+
+    /// Whether this is the request by which Docker finds out whether there is a registry; of others only `docker login`
+    /// and people send it.
+    fn is_docker_s(&self) -> bool {
+        self.bytes == *b"GET /v2/ "
     }
 
     /// A method begins with capitals; a TLS record with a small number.
     fn looks_like_http(&self) -> bool {
-        let bytes = &self.bytes[..self.len];
+        let bytes = &self.bytes[..self.len.min(4)];
         bytes.len() >= 3
             && bytes[0].is_ascii_uppercase()
             && bytes.iter().all(|b| b.is_ascii_uppercase() || *b == b' ')

@@ -1,5 +1,6 @@
 //! Finding an entry: sidecar first, then data, and only if they agree.
 
+use std::fmt;
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::os::unix::fs::FileExt;
@@ -201,6 +202,13 @@ impl FsStore {
             let _naming = self.naming.lock().unwrap_or_else(PoisonError::into_inner);
             self.remove(key);
         }
+    }
+
+    /// Removes an entry that has the bytes of its name, but not of its kind: an older store took what it was given.
+    pub fn discard(&self, key: &Key, why: impl fmt::Display) {
+        tracing::warn!(entry = %layout::content(key).display(), %why, "removing an entry that is not of its kind");
+        let _naming = self.naming.lock().unwrap_or_else(PoisonError::into_inner);
+        self.remove(key);
     }
 
     /// Replaces a small file as a whole.

@@ -6,8 +6,8 @@ use super::*;
 use crate::oci::{Algorithm, Digest};
 use crate::store::tests::sample::{blob, content, meta, source, verified};
 
-pub(in crate::store) mod engine;
 mod connections;
+pub(in crate::store) mod engine;
 mod faults;
 mod real;
 

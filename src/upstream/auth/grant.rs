@@ -168,8 +168,19 @@ async fn send(
                     )
                     .into());
                 }
+                let is_page = response
+                    .headers()
+                    .get(CONTENT_TYPE)
+                    .is_some_and(|named| named.as_bytes().to_ascii_lowercase().starts_with(b"text/html"));
                 let answer = read_all(response, &host).await?;
-                return parse(&answer).map_err(|what| wrong(what.into()).into());
+                return parse(&answer).map_err(|what| {
+                    wrong(if is_page {
+                        "its token service answered 200 with a page for people (text/html) instead of a token: perhaps a login page".into()
+                    } else {
+                        what.into()
+                    })
+                    .into()
+                });
             }
             // The others turn a POST into a GET, and its secret would be lost or worse.
             status

@@ -28,7 +28,7 @@ use super::{Credentials, Purpose, Request, Target};
 use crate::oci::{Namespace, Repository};
 use breaker::{Cause, Failure};
 use registry::{Admit, Asked, Condition, News, Outcome};
-use retry_after::retry_after;
+pub(super) use retry_after::retry_after;
 
 /// Registries whose condition is kept. Clients choose names, so there is no end to them; 4,096 × 1 KiB are 4 MiB.
 const REGISTRIES_MAX: usize = 4_096;

@@ -10,7 +10,7 @@ const WAIT_MAX: Duration = Duration::from_secs(86_400);
 
 /// How long an answer asks us to stay away. A date counts from the answer's own `Date`, because our clock may be
 /// wrong; without one it says nothing.
-pub(super) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+pub(in crate::upstream) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     let text = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
     let wait = if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) {
         // More digits than fit are longer than we believe anyway.
