@@ -241,7 +241,7 @@ impl Shared {
     ) -> Result<(), FetchError> {
         let _place = self.place(Class::Manifest, &origin.namespace).await?;
         let asked = monotonic_micros();
-        let request = Request {
+        let mut request = Request {
             namespace: origin.namespace.clone(),
             repository: origin.repository.clone(),
             target,

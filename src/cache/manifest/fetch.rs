@@ -60,12 +60,20 @@ impl Meaning {
             return Some(digest);
         };
         let same = match named.as_str() {
-            // Says nothing; the same digest is the same content.
-            "application/json" | "application/octet-stream" | "text/plain" => digest == held.digest,
+            // The same digest is the same content.
+            named if is_generic(named) => digest == held.digest,
             named => is_list(named) == is_list(&held.media_type) && !named.starts_with("text/"),
         };
         same.then_some(digest)
     }
+}
+
+/// Whether this type says nothing about the kind of content. Some registries give it to every `HEAD`.
+fn is_generic(media_type: &str) -> bool {
+    matches!(
+        media_type,
+        "application/json" | "application/octet-stream" | "text/plain"
+    )
 }
 
 /// Whether manifests of this type list others.
@@ -91,7 +99,7 @@ async fn resolve_in_place(
 ) -> Result<Meaning, FetchError> {
     match shared.upstreams.fetch(&request(key, Method::Head, purpose)).await {
         // A page for people: whatever else its head says, it is not about a manifest.
-        Ok(response) if !may_be_manifest(&response.headers) => Ok(Meaning::Unsaid),
+        Ok(response) if is_page(&response.headers) => Ok(Meaning::Unsaid),
         Ok(response) => {
             let media_type = media_type(&response.headers);
             Ok(named_digest(&response.headers)
@@ -221,6 +229,12 @@ pub(in crate::cache) fn blame(
 pub(in crate::cache) fn may_be_manifest(headers: &http::HeaderMap) -> bool {
     !headers.contains_key(http::header::CONTENT_TYPE)
         || media_type(headers).is_some_and(|named| is_manifest_type(&named))
+}
+
+/// Whether a response head names content that is no manifest.
+fn is_page(headers: &http::HeaderMap) -> bool {
+    let generic = media_type(headers).is_some_and(|named| is_generic(&named));
+    !may_be_manifest(headers) && !generic
 }
 
 /// The body of a manifest, whole.
