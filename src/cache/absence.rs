@@ -285,6 +285,7 @@ mod tests {
             host: "r.example".into(),
             phase: Phase::Head,
             status,
+            verdict: Verdict::of_status(status),
             headers: Box::default(),
             body: Bytes::new(),
         })

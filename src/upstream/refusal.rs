@@ -140,6 +140,7 @@ mod tests {
     use http::{HeaderMap, HeaderName, HeaderValue};
 
     use super::super::error::Phase;
+    use super::super::verdict::Verdict;
     use super::*;
 
     fn refusal(fields: &[(&str, &str)], body: &str) -> UpstreamError {
@@ -152,6 +153,7 @@ mod tests {
             host: "r.example".into(),
             phase: Phase::Head,
             status: 401,
+            verdict: Verdict::Challenge,
             headers: Box::new(headers),
             body: Bytes::copy_from_slice(body.as_bytes()),
         }

@@ -203,7 +203,7 @@ fn a_client_that_takes_every_blocking_thread_leaves_the_hits_of_others_as_they_a
     for content in &contents {
         cache
             .client()
-            .pull(&paths[usize::from(content.size() > 1_000)], content);
+            .pull(&paths[usize::from(content.size > 1_000)], content);
         cache.wait_stored(&content.digest());
     }
     let alone = hits();
