@@ -104,7 +104,7 @@ impl Cache {
                 }
                 let well = match whole {
                     Some(body) => Passing::Whole(Some(body)),
-                    None => Passing::Arriving(response.body),
+                    None => Passing::Arriving(Box::new(response.body)),
                 };
                 let (public, checked) = (response.public, expected.is_some());
                 let mirror = response.mirror.clone();
@@ -140,7 +140,7 @@ fn is_schema1(head: &PassedHead) -> bool {
 enum Passing {
     /// A manifest, read before its head went on.
     Whole(Option<Bytes>),
-    Arriving(Body),
+    Arriving(Box<Body>),
 }
 
 impl Well for Passing {

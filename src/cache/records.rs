@@ -232,9 +232,8 @@ impl Shared {
             for name in &changes.remove {
                 store.remove_record(namespace, repository, name)?;
             }
-            match &changes.set {
-                Some((name, record)) => store.set_record(namespace, repository, name, record)?,
-                None => {}
+            if let Some((name, record)) = &changes.set {
+                store.set_record(namespace, repository, name, record)?;
             }
             // A list that came meanwhile has removed the record before it was written.
             if let Some((RecordName::Unsupported, record)) = &changes.set

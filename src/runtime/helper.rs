@@ -189,7 +189,7 @@ impl Helper {
                     if !sender.is_awaited() {
                         return;
                     }
-                    let _ = tokio::task::spawn_blocking(move || {
+                    tokio::task::spawn_blocking(move || {
                         let result = work();
                         drop(permit);
                         sender.send(result);

@@ -51,12 +51,12 @@ impl Listener {
     }
 }
 
-/// Binds as [`bind_now`] does, and tries again within `wait` while the address is in use; `waiting` is called once, before
+/// Binds as `bind_now` does, and tries again within `wait` while the address is in use; `waiting` is called once, before
 /// the first pause. Blocking: for the start.
 ///
 /// # Errors
 ///
-/// Those of [`bind_now`].
+/// Those of `bind_now`.
 pub fn bind(
     host: Option<IpAddr>,
     port: u16,

@@ -52,10 +52,13 @@ impl Subject {
 
 /// The faults of mirrors, by their base URLs.
 #[derive(Default)]
-pub(super) struct Faults(Mutex<HashMap<(Arc<str>, Subject), (Fault, Instant)>>);
+pub(super) struct Faults(Mutex<Entries>);
+
+/// By the mirror's base URL: the newest fault, and until when it counts.
+type Entries = HashMap<(Arc<str>, Subject), (Fault, Instant)>;
 
 impl Faults {
-    fn entries(&self) -> MutexGuard<'_, HashMap<(Arc<str>, Subject), (Fault, Instant)>> {
+    fn entries(&self) -> MutexGuard<'_, Entries> {
         // The table is whole between any two statements, so a panic elsewhere leaves it usable.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -301,7 +301,8 @@ impl Resolve for Lookups {
         Box::pin(async move {
             let found = lookups.find(name.as_str(), false).await;
             let addresses = found.map_err(|why| why.to_string())?;
-            Ok(Box::new(addresses.to_vec().into_iter()) as Addrs)
+            let addresses: Vec<_> = addresses.iter().copied().collect();
+            Ok(Box::new(addresses.into_iter()) as Addrs)
         })
     }
 }

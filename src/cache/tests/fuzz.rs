@@ -11,7 +11,7 @@ pub fn manifest(bytes: &[u8]) {
     for named in [None, Some("text/html"), Some("application/vnd.example+json")] {
         if let Ok(media_type) = manifest_type(named, bytes) {
             assert!(is_manifest_type(&media_type));
-            assert!(serde_json::from_slice::<serde_json::Map<String, serde_json::Value>>(bytes).is_ok());
+            assert!(serde_json::from_slice::<serde::de::IgnoredAny>(bytes).is_ok());
         }
     }
 
