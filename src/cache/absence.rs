@@ -6,23 +6,24 @@
 use std::collections::HashMap;
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
 
 use super::access::{Caller, CallerId};
-use super::{Cache, FetchError, Origin};
+use super::{FetchError, Origin, Shared};
 use crate::limits::{ABSENCE_LIFE, ABSENCES_BYTES_MAX, ABSENCES_MAX};
 use crate::oci::Namespace;
 use crate::runtime::clock::monotonic_micros;
 use crate::upstream::{Target, UpstreamError, Verdict};
 
 /// What a remembered 404 costs beside its texts: keys, slots, allocations.
-const OVERHEAD_BYTES: usize = 256 + HEADER_BYTES_MAX;
+const OVERHEAD_BYTES: usize = 256;
 
-/// A 404 with more in its header is not remembered: challenges and rate limits are below.
-const HEADER_BYTES_MAX: usize = 256;
+/// A 404 with more in its fields and its body is not remembered: what registries say is below.
+const ANSWER_BYTES_MAX: usize = 2_048;
 
 /// Counters of changes. Repositories share them; a shared one costs a 404 that is not remembered.
 const COUNTERS: usize = 256;
@@ -52,6 +53,8 @@ impl Absence {
 pub(super) struct Absences {
     table: Mutex<Table>,
     hasher: RandomState,
+    /// Of the configuration under which they were given.
+    generation: AtomicU64,
 }
 
 struct Table {
@@ -69,7 +72,7 @@ struct Question {
 }
 
 struct Remembered {
-    /// The answer without its body: a client is told the same each time.
+    /// With its body, so that a client hears the same words each time.
     answer: UpstreamError,
     until_micros: u64,
     bytes: u64,
@@ -78,6 +81,14 @@ struct Remembered {
 /// Taken before a registry is asked: its answer is not remembered when the repository was seen to change meanwhile.
 #[derive(Clone, Copy, Debug)]
 pub struct BeforeAsking(u32);
+
+impl Shared {
+    /// The 404s of the configuration as it is now: a registry that was moved is another one.
+    pub(super) fn absences(&self) -> &Absences {
+        self.absences.follow(self.upstreams.generation());
+        &self.absences
+    }
+}
 
 impl Default for Absences {
     fn default() -> Self {
@@ -89,11 +100,25 @@ impl Default for Absences {
                 changes: vec![0; COUNTERS],
             }),
             hasher: RandomState::new(),
+            generation: AtomicU64::new(0),
         }
     }
 }
 
 impl Absences {
+    /// Forgets everything when the configuration has changed.
+    fn follow(&self, generation: u64) {
+        if self.generation.load(Ordering::Relaxed) == generation {
+            return;
+        }
+        let mut table = self.lock();
+        table.retain(|_| false);
+        for change in &mut table.changes {
+            *change = change.wrapping_add(1);
+        }
+        self.generation.store(generation, Ordering::Relaxed);
+    }
+
     /// The 404 that `caller` received for `target` a moment ago.
     pub fn last(&self, origin: &Origin, target: &Target, caller: &Caller) -> Option<FetchError> {
         let table = self.lock();
@@ -123,12 +148,12 @@ impl Absences {
             status: 404,
             verdict: Verdict::Gone,
             headers,
-            ..
+            body,
         }) = error
         else {
             return;
         };
-        if life.is_zero() || header_bytes(headers) > HEADER_BYTES_MAX {
+        if life.is_zero() || header_bytes(headers) + body.len() > ANSWER_BYTES_MAX {
             return;
         }
         let answer = UpstreamError::Status {
@@ -137,7 +162,7 @@ impl Absences {
             status: 404,
             verdict: Verdict::Gone,
             headers: headers.clone(),
-            body: Bytes::new(),
+            body: Bytes::copy_from_slice(body),
         };
         let now = monotonic_micros();
         let until_micros = now + u64::try_from(life.as_micros()).unwrap_or(u64::MAX);
@@ -181,6 +206,7 @@ impl Table {
         let bytes = origin.namespace.as_str().len()
             + origin.repository.as_str().len()
             + question.target_bytes()
+            + answer_bytes(&answer)
             + OVERHEAD_BYTES;
         let bytes = bytes as u64;
         let full = |table: &Table| table.count >= ABSENCES_MAX || table.bytes + bytes > ABSENCES_BYTES_MAX;
@@ -231,36 +257,19 @@ impl Question {
     }
 }
 
+/// Of an answer with a status; others are not remembered.
+fn answer_bytes(answer: &UpstreamError) -> usize {
+    match answer {
+        UpstreamError::Status { headers, body, .. } => header_bytes(headers) + body.len(),
+        _ => 0,
+    }
+}
+
 fn header_bytes(headers: &http::HeaderMap) -> usize {
     let lengths = headers
         .iter()
         .map(|(name, value)| name.as_str().len() + value.len());
     lengths.sum()
-}
-
-impl Cache {
-    /// The 404 that `caller` received for `target` a moment ago.
-    pub fn last_absence(&self, origin: &Origin, target: &Target, caller: &Caller) -> Option<FetchError> {
-        self.0.absences.last(origin, target, caller)
-    }
-
-    /// To be taken before the registry is asked what [`Cache::note_absence`] is told.
-    pub fn before_asking(&self, origin: &Origin) -> BeforeAsking {
-        self.0.absences.before_asking(origin)
-    }
-
-    /// Remembers `error` for a moment if it is a 404.
-    pub fn note_absence(
-        &self,
-        before: BeforeAsking,
-        origin: &Origin,
-        target: &Target,
-        caller: &Caller,
-        error: &FetchError,
-    ) {
-        let asked = (origin, target, caller);
-        self.0.absences.note(before, asked, error, ABSENCE_LIFE);
-    }
 }
 
 #[cfg(test)]

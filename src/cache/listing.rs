@@ -187,7 +187,7 @@ impl Shared {
         // Of those who ask for themselves nothing is kept, and without a memory for tags there is none for their list.
         let kept = key.caller.speaks_for_others() && self.policy.cache_tags;
         let (origin, target, caller) = (&key.origin, &key.target, &key.caller);
-        if let Some(absence) = self.absences.last(origin, target, caller) {
+        if let Some(absence) = self.absences().last(origin, target, caller) {
             return (Err(absence.into()), Changes::default());
         }
         let held = match self.listings.get(key) {
@@ -199,14 +199,14 @@ impl Shared {
             Kept::Nothing => Purpose::Pull,
             Kept::List(_) | Kept::Unsupported(_) => Purpose::Revalidate,
         };
-        let (before, asked_ms) = (self.absences.before_asking(origin), unix_millis());
+        let (before, asked_ms) = (self.absences().before_asking(origin), unix_millis());
         let fetched = self
             .fetch_list(origin, target, caller.credentials(), purpose)
             .await;
         match (fetched, held) {
             (Ok(listed), held) if kept => {
                 if matches!(held, Kept::List(held) if held.body != listed.body) {
-                    self.absences.clear(origin);
+                    self.absences().clear(origin);
                 }
                 let listed = Arc::new(listed);
                 self.listings.keep(key, &listed);
@@ -218,7 +218,10 @@ impl Shared {
                 let answer = self.list_answer(Arc::new(listed), CacheResult::Bypass);
                 (Ok(answer), Changes::default())
             }
-            (Err(error), held) if error.is_outage() => {
+            (Err(error), held)
+                if error.is_outage()
+                    || matches!((&error, &held), (ListingError::NotAnIndex(_), Kept::List(_))) =>
+            {
                 let outcome = match held {
                     Kept::List(listed) => Ok(ListingAnswer {
                         stale: Some(error.to_string()),
@@ -240,7 +243,7 @@ impl Shared {
                 self.listings.forget(key);
                 if let ListingError::Fetch(error) = &error {
                     let asked = (origin, target, caller);
-                    self.absences.note(before, asked, error, self.list_lifetime());
+                    self.absences().note(before, asked, error, self.list_lifetime());
                 }
                 let changes = match (&error, target) {
                     _ if !kept => Changes::default(),
@@ -340,8 +343,8 @@ impl ListingError {
     pub fn is_outage(&self) -> bool {
         match self {
             ListingError::Fetch(error) => error.is_outage(),
-            ListingError::NotAnIndex(_) | ListingError::TooLarge => true,
-            ListingError::NoReferrers(_) => false,
+            ListingError::TooLarge => true,
+            ListingError::NoReferrers(_) | ListingError::NotAnIndex(_) => false,
         }
     }
 

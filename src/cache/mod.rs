@@ -51,7 +51,7 @@ use crate::runtime::vitals::Vitals;
 use crate::store::{Entry, FsStore, Key, Meta, Source, canonical_name};
 use crate::upstream::{Purpose, RegistryCondition, UpstreamError, Upstreams, Verdict};
 
-pub use absence::{Absence, BeforeAsking};
+pub use absence::Absence;
 pub use access::{Approach, Caller, Held, Permit};
 pub use bucket::Bucket;
 pub use fill::{Fill, Follower, Head, Ready as FillReady};

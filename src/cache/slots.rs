@@ -249,8 +249,8 @@ impl Pool {
         }
     }
 
-    /// Tells fetches that no client waits for to give their places back, as many as others wait for; where a bound that
-    /// registries have together is reached, also fetches that are too slow.
+    /// Tells fetches that no client waits for to give their places back, as many as others wait for. Where a bound that
+    /// registries have together is reached, a fetch that is too slow gives way too, to a registry that holds less.
     fn relieve(&mut self) {
         let evicted = |standing: &Standing| standing.evicted.load(Ordering::Relaxed);
         let under_way = self
@@ -263,14 +263,23 @@ impl Pool {
                 continue;
             }
             let party = &self.turns[turn];
-            let crowded = !matches!(party, Party::Named(_)) && self.ledger.is_group_full(party, self.free());
+            let crowded = match party {
+                Party::Named(_) => self.free() == 0,
+                _ => self.ledger.is_group_full(party, self.free()),
+            };
+            let mine = self.ledger.held_by(party);
             let worst = self
                 .held
                 .values()
                 .filter(|(holder, standing)| {
                     let deserted = standing.deserted.load(Ordering::Relaxed);
                     let slow = standing.slow.load(Ordering::Relaxed);
-                    let outside = !matches!(holder, Party::Named(_)) && holder != party;
+                    let outside = holder != party
+                        && match (holder, party) {
+                            (Party::Named(_), Party::Named(_)) => self.ledger.held_by(holder) > mine + 1,
+                            (Party::Named(_), _) => false,
+                            _ => true,
+                        };
                     !evicted(standing) && (deserted || (slow && crowded && outside))
                 })
                 .min_by_key(|(holder, standing)| {
@@ -396,6 +405,26 @@ mod tests {
             held[5].evicted().await;
             assert!(!held[3].standing.evicted.load(Ordering::Relaxed), "one is enough");
             held.remove(5);
+            assert!(waiting.await.unwrap().is_some());
+        });
+    }
+
+    #[test]
+    fn a_slow_fetch_of_a_registry_that_holds_more_gives_way_when_all_places_are_taken() {
+        run(async {
+            let slots = Slots::default();
+            let mut held = Vec::new();
+            for n in 0..200 {
+                held.extend(take_all(&slots, Class::Blob, &named(&n.to_string())).await);
+            }
+            assert_eq!(held.len(), BLOB_FETCHES_MAX);
+            held[7].note(false, true, 1);
+            let waiting = tokio::spawn({
+                let slots = slots.clone();
+                async move { slots.take(Class::Blob, &named("other"), PATIENCE).await }
+            });
+            held[7].evicted().await;
+            held.remove(7);
             assert!(waiting.await.unwrap().is_some());
         });
     }

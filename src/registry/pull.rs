@@ -211,15 +211,6 @@ impl Registry {
                     shared = None;
                 }
             }
-            let target = Target::Blob(digest);
-            if shared.is_none()
-                && not.is_none()
-                && !self.cache.is_filling(&digest, origin)
-                && let Some(absence) = self.cache.last_absence(origin, &target, caller)
-            {
-                return Err(absence);
-            }
-            let before = self.cache.before_asking(origin);
             let (fill, role) = self.cache.fill(digest, origin, caller, not.as_ref(), shared);
             let asked_for_us = fill.asks_for(origin, caller);
             if !asked_for_us {
@@ -238,12 +229,7 @@ impl Registry {
                 }
                 // Another repository, or another caller, was refused.
                 Err(error) if error.is_refusal() && !asked_for_us => not = Some(fill),
-                Err(error) => {
-                    if asked_for_us && role == Role::Leader {
-                        self.cache.note_absence(before, origin, &target, caller, &error);
-                    }
-                    return Err(error);
-                }
+                Err(error) => return Err(error),
             }
         }
         Err(FetchError::Gone)

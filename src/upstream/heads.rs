@@ -97,7 +97,9 @@ impl Shared {
             Ok(response) if !is_another_s(response) => return outcome,
             Err(error) if !is_in_doubt(error) => return outcome,
             Err(error)
-                if error.verdict().is_some_and(Verdict::is_refusal)
+                // A refused caller hears the registry's own words, which HEAD has not got, whether or not content is held.
+                if asked.request.method != Method::Probe
+                    && error.verdict().is_some_and(Verdict::is_refusal)
                     && self.heads.knows(&right, Instant::now()) =>
             {
                 return outcome;

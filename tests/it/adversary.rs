@@ -42,8 +42,8 @@ fn cold_pulls(cache: &Server, upstream: &Registry, of: &str) -> Duration {
 /// Fails unless cold pulls of `upstream` take about as long as they did alone. A machine that runs other tests delays single
 /// ones; a bystander that waits for a place waits for half a minute.
 #[track_caller]
-fn expect_undisturbed(cache: &Server, upstream: &Registry, alone: Duration) {
-    let beside = cold_pulls(cache, upstream, "beside");
+fn expect_undisturbed(cache: &Server, upstream: &Registry, alone: Duration, tags: &str) {
+    let beside = cold_pulls(cache, upstream, tags);
     let bearable = 20 * alone.max(Duration::from_millis(500));
     assert!(
         beside < bearable,
@@ -94,10 +94,10 @@ fn a_registry_that_dribbles_blobs_takes_no_place_of_another_registry() {
     let alone = cold_pulls(&cache, &other, "alone");
     let held = ask_for(&cache, dribbling_blobs(&greedy, GREEDY));
     wait_until_taken(&greedy);
-    expect_undisturbed(&cache, &other, alone);
+    expect_undisturbed(&cache, &other, alone, "beside");
     // The clients leave without a word; what they asked for takes no place either.
     held.into_iter().for_each(Connection::abort);
-    expect_undisturbed(&cache, &other, alone);
+    expect_undisturbed(&cache, &other, alone, "afterwards");
 }
 
 #[test]
@@ -114,7 +114,7 @@ fn silent_manifests_take_no_place_of_another_registry_nor_of_blobs() {
         (0..GREEDY).map(|n| greedy.manifest_url("a", &format!("t{n}"))),
     );
     wait_until_taken(&greedy);
-    expect_undisturbed(&cache, &other, alone);
+    expect_undisturbed(&cache, &other, alone, "beside");
     cache.client().pull(&greedy.blob_url("a", &digest), &content);
     drop(held);
     gate.open();
@@ -141,12 +141,13 @@ fn many_registries_without_an_entry_take_no_place_of_one_that_has_one() {
     });
     let _held = ask_for(&cache, paths);
     wait_until_taken(&greedy);
-    expect_undisturbed(&cache, &other, alone);
+    expect_undisturbed(&cache, &other, alone, "beside");
 }
 
 #[test]
 fn many_registries_with_entries_leave_places_to_another_one() {
-    const REGISTRIES: usize = 20;
+    // Each of them takes half of the places that are left.
+    const REGISTRIES: usize = 6;
     let (greedy, other) = (Registry::new(), Registry::new());
     let names: Vec<_> = (0..REGISTRIES).map(|_| greedy.add_listener()).collect();
     let cache = between(&greedy, &other).start();
@@ -158,7 +159,7 @@ fn many_registries_with_entries_leave_places_to_another_one() {
     });
     let _held = ask_for(&cache, paths);
     wait_until_taken(&greedy);
-    expect_undisturbed(&cache, &other, alone);
+    expect_undisturbed(&cache, &other, alone, "beside");
 }
 
 #[test]
@@ -186,7 +187,7 @@ fn a_registry_that_dribbles_takes_no_memory_of_another_registry() {
     let blob = || greedy.blob(Prf::new(fresh_seed(), 8 * MIB));
     let _held = ask_for(&cache, (0..60).map(|_| greedy.blob_url("a", &blob())));
     wait_until_taken(&greedy);
-    expect_undisturbed(&cache, &other, alone);
+    expect_undisturbed(&cache, &other, alone, "beside");
 }
 
 /// Bytes that are free on the file system of `disk`.

@@ -472,7 +472,8 @@ fn an_error_names_what_was_asked_for_and_keeps_the_registry_s_words() {
             format!("quay.test/org/app@{digest}"),
         ),
     ] {
-        for status in [404, 403] {
+        // The 404 comes last, because it is remembered.
+        for status in [403, 404] {
             upstream.clear_rules();
             upstream.on(
                 On::any(),

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::Stdio;
 
 use crate::harness::client::Flow;
-use crate::harness::server::TempDir;
+use crate::harness::server::{TempDir, write_private};
 use crate::harness::*;
 
 const MIB: u64 = 1024 * 1024;
@@ -50,10 +50,11 @@ fn examples(home: &Path) -> Vec<(String, String)> {
         ("client.crt", "client.cert"),
         ("client.key", "client.key"),
     ] {
-        std::fs::copy(fixtures().join("pki").join(from), home.join(to)).unwrap();
+        let text = std::fs::read_to_string(fixtures().join("pki").join(from)).unwrap();
+        write_private(&home.join(to), &text);
     }
-    std::fs::write(home.join("config.json"), "{}").unwrap();
-    std::fs::write(home.join("registry"), "secret\n").unwrap();
+    write_private(&home.join("config.json"), "{}");
+    write_private(&home.join("registry"), "secret\n");
     let home = format!("{}/", home.display());
     let mut examples = Vec::new();
     for entry in std::fs::read_dir(fixtures()).unwrap() {

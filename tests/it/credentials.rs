@@ -499,7 +499,7 @@ fn guarded(accepted: &Arc<Mutex<(String, u16)>>) -> World {
 fn manifest(name: &str) -> String {
     let media_type = "application/vnd.oci.image.manifest.v1+json";
     let body = format!(
-        "{{\"schemaVersion\":2,\"mediaType\":\"{media_type}\",\"annotations\":{{\"name\":\"{name}\"}}}}"
+        "{{\"schemaVersion\":2,\"mediaType\":\"{media_type}\",\"config\":{{}},\"layers\":[],\"annotations\":{{\"name\":\"{name}\"}}}}"
     );
     reply(200, &format!("Content-Type: {media_type}\r\n"), &body)
 }

@@ -9,6 +9,12 @@ use crate::harness::*;
 
 const INDEX: &str = "application/vnd.oci.image.index.v1+json";
 const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
+
+/// A manifest with a mark that tells it from others.
+fn image(mark: &str) -> String {
+    json!({"schemaVersion": 2, "config": {}, "layers": [], "annotations": {"mark": mark}}).to_string()
+}
+
 /// Within `ABSENCE_LIFE`, however the machine is loaded.
 const REMEMBERED: Duration = Duration::from_secs(4);
 /// `ABSENCE_LIFE`, and some more.
@@ -172,7 +178,7 @@ fn without_the_referrers_api_the_tag_in_its_place_is_found_without_the_registry(
         let upstream = Registry::new();
         let mut cache = Server::start(&upstream);
         upstream.on(On::path("/referrers/"), reply);
-        let subject = upstream.manifest("a", MANIFEST, "{\"the\":\"image\"}");
+        let subject = upstream.manifest("a", MANIFEST, image("image"));
         let hex = subject.strip_prefix("sha256:").unwrap();
         let list = json!({"schemaVersion": 2, "mediaType": INDEX, "manifests": [referrer('1', "a/sig")]})
             .to_string();
@@ -227,15 +233,15 @@ fn the_last_answer_about_a_signature_counts_whichever_it_was() {
     // 404, then signed, then the signature is taken away.
     cache.client().get(&path).expect_error(404, "MANIFEST_UNKNOWN");
     wait_records(&cache, &upstream, "a", 1);
-    let digest = upstream.manifest("a", MANIFEST, "{\"the\":\"signature\"}");
+    let digest = upstream.manifest("a", MANIFEST, image("signature"));
     upstream.tag("a", &tag, &digest);
-    cache.client().get(&path).expect(b"{\"the\":\"signature\"}");
+    cache.client().get(&path).expect(image("signature").as_bytes());
     cache.wait_stored(&digest);
     wait_records(&cache, &upstream, "a", 0);
     upstream.down();
     cache.restart();
     let got = cache.client().get(&path);
-    got.expect(b"{\"the\":\"signature\"}");
+    got.expect(image("signature").as_bytes());
     expect_stale(&got);
     upstream.up();
     upstream.on(On::path(&tag), Reply::status(404));
@@ -359,7 +365,6 @@ fn what_a_registry_does_not_have_is_asked_for_once_in_a_while() {
         upstream.manifest_url("a", &format!("sha256-{hex}")),
         upstream.manifest_url("a", "v1"),
         upstream.manifest_url("a", &missing),
-        upstream.blob_url("a", &missing),
         referrers_url(&upstream, "a", &missing),
         format!("/v2/{}/a/tags/list", upstream.name()),
     ];
@@ -388,11 +393,11 @@ fn a_push_ends_the_memory_of_what_was_missing() {
     let path = upstream.manifest_url("a", "v2");
     let began = Instant::now();
     cache.client().get(&path).expect_error(404, "MANIFEST_UNKNOWN");
-    let one = upstream.manifest("a", MANIFEST, "{\"v\":1}");
-    let two = upstream.manifest("a", MANIFEST, "{\"v\":2}");
+    let one = upstream.manifest("a", MANIFEST, image("1"));
+    let two = upstream.manifest("a", MANIFEST, image("2"));
     upstream.tag("a", "v2", &two);
     // A manifest of another repository says nothing about this one.
-    let other = upstream.manifest("b", MANIFEST, "{\"v\":3}");
+    let other = upstream.manifest("b", MANIFEST, image("3"));
     assert_eq!(
         cache.client().get(&upstream.manifest_url("b", &other)).status,
         200
@@ -400,7 +405,7 @@ fn a_push_ends_the_memory_of_what_was_missing() {
     let still = cache.client().get(&path).status;
     assert!(still == 404 || began.elapsed() >= REMEMBERED, "{still}");
     assert_eq!(cache.client().get(&upstream.manifest_url("a", &one)).status, 200);
-    cache.client().get(&path).expect(b"{\"v\":2}");
+    cache.client().get(&path).expect(image("2").as_bytes());
 }
 
 #[test]
@@ -441,7 +446,7 @@ fn a_404_is_remembered_for_the_caller_that_received_it() {
     let cache = Server::start(&upstream);
     let content = Prf::new(fresh_seed(), 1_000);
     let blob = upstream.blob_in("private/alice", content.clone());
-    let digest = upstream.manifest("private/alice", MANIFEST, "{\"her\":\"image\"}");
+    let digest = upstream.manifest("private/alice", MANIFEST, image("hers"));
     upstream.tag("private/alice", "v1", &digest);
     for path in [
         upstream.manifest_url("private/alice", "v1"),
@@ -475,9 +480,9 @@ fn who_has_tags_asked_for_each_time_has_missing_ones_asked_for_too() {
         assert_eq!(cache.client().get(&path).status, 404);
         assert_eq!(upstream.requests(), asked, "{:#?}", upstream.log());
     }
-    let digest = upstream.manifest("a", MANIFEST, "{\"v\":1}");
+    let digest = upstream.manifest("a", MANIFEST, image("1"));
     upstream.tag("a", "latest", &digest);
-    cache.client().get(&path).expect(b"{\"v\":1}");
+    cache.client().get(&path).expect(image("1").as_bytes());
 }
 
 /// The scan at the start leaves records alone, and a damaged one is no answer.

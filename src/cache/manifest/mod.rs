@@ -106,14 +106,14 @@ async fn by_digest(shared: &Arc<Shared>, key: &ManifestKey, digest: &Digest, lan
         return landing.land(permit.map(|()| ManifestAnswer::content(manifest, CacheResult::Hit)));
     }
     let target = Target::Manifest(key.reference.clone());
-    if let Some(absence) = shared.absences.last(&key.origin, &target, &key.caller) {
+    if let Some(absence) = shared.absences().last(&key.origin, &target, &key.caller) {
         return landing.land(Err(absence));
     }
-    let before = shared.absences.before_asking(&key.origin);
+    let before = shared.absences().before_asking(&key.origin);
     match fetch::fetch(shared, key, Purpose::Pull).await {
         Err(error) => {
             let asked = (&key.origin, &target, &key.caller);
-            shared.absences.note(before, asked, &error, ABSENCE_LIFE);
+            shared.absences().note(before, asked, &error, ABSENCE_LIFE);
             landing.land(Err(error));
         }
         Ok(fetched) => {
@@ -217,7 +217,7 @@ struct Storing {
 fn announce(shared: &Arc<Shared>, origin: &Origin, fetched: Fetched) -> (Arc<Manifest>, Storing) {
     let manifest = Arc::new(fetched.manifest);
     // What was just pushed may be what was missing a moment ago.
-    shared.absences.clear(origin);
+    shared.absences().clear(origin);
     let key = manifest_key(origin, &manifest.digest);
     shared.pending().insert(key.clone(), manifest.clone());
     (

@@ -118,11 +118,11 @@ impl Question<'_> {
         // A registry that answers 404 for one set of types may have another.
         let native = key.accept == Accept::Native;
         let target = Target::Manifest(key.reference.clone());
-        if native && let Some(error) = shared.absences.last(&key.origin, &target, &key.caller) {
+        if native && let Some(error) = shared.absences().last(&key.origin, &target, &key.caller) {
             let remembered = true;
             return Err(NoAnswer { error, remembered });
         }
-        let before = shared.absences.before_asking(&key.origin);
+        let before = shared.absences().before_asking(&key.origin);
         let answer = ask(shared, key, tag, known, kept_ms.is_some(), terms, land).await;
         match &answer {
             Ok(()) if kept_ms.is_some() => {
@@ -132,7 +132,7 @@ impl Question<'_> {
             Err(error) if native => {
                 let asked = (&key.origin, &target, &key.caller);
                 let life = Duration::from_millis(terms.lifetime_ms);
-                shared.absences.note(before, asked, error, life);
+                shared.absences().note(before, asked, error, life);
             }
             _ => {}
         }
@@ -201,7 +201,7 @@ async fn ask(
             if let Some(manifest) = stored(shared, &key.origin, &digest).await {
                 shared.heard_yes(&key.origin, &manifest, &key.caller, asked);
                 if known.is_some_and(|known| known.pointer.digest != digest) {
-                    shared.absences.clear(&key.origin);
+                    shared.absences().clear(&key.origin);
                 }
                 let pointer = tag.pointer(&manifest, asked_ms);
                 shared.remember(tag, &pointer);
