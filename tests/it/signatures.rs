@@ -62,6 +62,12 @@ fn wait_records(cache: &Server, upstream: &Registry, repository: &str, count: us
     });
 }
 
+/// Waits until the store says what a tag means.
+fn wait_tag(cache: &Server, upstream: &Registry, tag: &str) {
+    let pointer = disk::tag_path(cache.root(), &upstream.name(), "a", tag);
+    eventually("the tag is stored", || pointer.exists());
+}
+
 fn records_dir(cache: &Server, upstream: &Registry, repository: &str) -> std::path::PathBuf {
     let registry = cache.root().join("manifests").join(upstream.name());
     registry.join(repository).join("_referrers")
@@ -196,7 +202,7 @@ fn without_the_referrers_api_the_tag_in_its_place_is_found_without_the_registry(
             .client()
             .get(&absent_path)
             .expect_error(404, "MANIFEST_UNKNOWN");
-        cache.wait_stored(&index);
+        wait_tag(&cache, &upstream, &format!("sha256-{hex}"));
         wait_records(&cache, &upstream, "a", 2);
         cut_off(&mut cache, &upstream, air_gapped);
         for _ in 0..2 {
@@ -236,7 +242,7 @@ fn the_last_answer_about_a_signature_counts_whichever_it_was() {
     let digest = upstream.manifest("a", MANIFEST, image("signature"));
     upstream.tag("a", &tag, &digest);
     cache.client().get(&path).expect(image("signature").as_bytes());
-    cache.wait_stored(&digest);
+    wait_tag(&cache, &upstream, &tag);
     wait_records(&cache, &upstream, "a", 0);
     upstream.down();
     cache.restart();
