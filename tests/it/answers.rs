@@ -374,7 +374,8 @@ fn a_manifest_that_the_disk_has_changed_is_fetched_again_in_the_same_request() {
             let path = upstream.manifest_url("a", reference);
             cache.client().get(&path).expect(&image.manifest);
             eventually("the manifest is stored", || {
-                stored.exists() && disk::sidecar_of(&stored).exists()
+                let right = std::fs::read(&stored).is_ok_and(|bytes| bytes == image.manifest);
+                right && disk::sidecar_of(&stored).exists()
             });
             disk::flip_byte(&stored, image.manifest.len() as u64 / 2);
             if restarted {
