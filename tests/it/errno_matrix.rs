@@ -173,10 +173,10 @@ fn no_errno_of_any_call_of_the_store_fails_a_pull_or_stores_something_wrong() {
             assert!(tagged, "{at}: the manifest did not come");
             pulled
         });
-        // A file that cannot be read in the middle of a response can only end it; what comes from upstream always comes.
-        assert!(pulled[0] && pulled[1], "{at}: {pulled:?}");
+        // A file that cannot be read in the middle of a response can only end it, also for a client that is behind a fill
+        // which has been stored meanwhile.
         if !calls.contains("pread64") {
-            assert!(pulled[2] && pulled[3], "{at}: {pulled:?}");
+            assert!(pulled.iter().all(|came| *came), "{at}: {pulled:?}");
         }
         let count = injector.detach();
         drop(injector);
