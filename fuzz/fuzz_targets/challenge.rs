@@ -1,4 +1,4 @@
-//! Arbitrary bytes for `oci_pull_through::fuzz::challenge`: `scripts/fuzz.sh challenge`.
+//! Arbitrary bytes for `oci_pull_through::fuzz::challenge`: `cargo +nightly fuzz run challenge`.
 
 #![no_main]
 

@@ -1,4 +1,4 @@
-//! Arbitrary bytes for `oci_pull_through::fuzz::frames`: `scripts/fuzz.sh frames`.
+//! Arbitrary bytes for `oci_pull_through::fuzz::frames`: `cargo +nightly fuzz run frames`.
 
 #![no_main]
 

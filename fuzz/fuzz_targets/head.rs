@@ -1,4 +1,4 @@
-//! Arbitrary bytes as a client's side of a connection: `scripts/fuzz.sh head`.
+//! Arbitrary bytes as a client's side of a connection: `cargo +nightly fuzz run head`.
 //!
 //! Looks for panics, for verdicts that depend on how the bytes were cut, and for accepted heads that another
 //! reader would understand otherwise.

@@ -1,4 +1,4 @@
-//! Arbitrary bytes for `oci_pull_through::fuzz::manifest`: `scripts/fuzz.sh manifest`.
+//! Arbitrary bytes for `oci_pull_through::fuzz::manifest`: `cargo +nightly fuzz run manifest`.
 
 #![no_main]
 

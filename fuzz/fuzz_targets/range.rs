@@ -1,4 +1,4 @@
-//! Arbitrary bytes for `oci_pull_through::fuzz::range`: `scripts/fuzz.sh range`.
+//! Arbitrary bytes for `oci_pull_through::fuzz::range`: `cargo +nightly fuzz run range`.
 
 #![no_main]
 

@@ -1,4 +1,4 @@
-//! Arbitrary bytes for `oci_pull_through::fuzz::route`: `scripts/fuzz.sh route`.
+//! Arbitrary bytes for `oci_pull_through::fuzz::route`: `cargo +nightly fuzz run route`.
 
 #![no_main]
 

@@ -1,4 +1,4 @@
-//! Arbitrary bytes for `oci_pull_through::fuzz::sidecar`: `scripts/fuzz.sh sidecar`.
+//! Arbitrary bytes for `oci_pull_through::fuzz::sidecar`: `cargo +nightly fuzz run sidecar`.
 
 #![no_main]
 

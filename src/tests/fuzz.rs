@@ -1,6 +1,6 @@
 //! Everything that reads bytes of strangers, as functions of bytes that must not fail, for `fuzz/` and for the tests.
 //!
-//! The coverage-guided search is `scripts/fuzz.sh`. The tests here replay what lies in `fuzz/seeds` and change it at random,
+//! `cargo +nightly fuzz run` searches with coverage. The tests here replay what lies in `fuzz/seeds` and change it at random,
 //! which needs no other compiler; `FUZZ_RUNS` is how often.
 
 pub use crate::cache::fuzz::manifest;
