@@ -1,9 +1,9 @@
 //! Shares of something that all registries use: fetch slots, memory, room on the disk.
 //!
-//! A party takes more only while it holds less than what is left to it. One party alone comes to hold half, two come to
-//! hold a third each, and something is always left for a party that holds nothing. Any public registry can be named in a
-//! path, so registries without an entry in the configuration have a bound together, and those of them that have never given
-//! good content a smaller one.
+//! A party takes more only while it holds less than what is left to it. One party alone comes to hold half, and two come to
+//! hold a third each. Each further party takes half of the rest, so that about fifteen of them take all fetch slots; slots
+//! are then given back by slow fetches (`slots.rs`). Any public registry can be named in a path, so registries without an
+//! entry in the configuration have a bound together, and those of them that have never given good content a smaller one.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
