@@ -125,11 +125,17 @@ advisories() {
   cargo deny --log-level error --offline --config "$scratch/deny.toml" check advisories
 }
 
+# failures: seeds and panics of the tests that failed, and the end of the log, in which servers may have written a lot.
+failures() {
+  sed -n '/^failures:$/,$p' "$log" | grep -A 20 -E '^---- |seed|panicked at' | head -n 300
+  tail -n 50 "$log"
+}
+
 # run_tests DRIVER: everything cargo knows to test; the log keeps all, the screen shows one line per test.
 run_tests() {
   set -o pipefail
   TEST_IO_DRIVER=$1 cargo test --locked -- --show-output 2>&1 | tee "$log" | grep --line-buffered -E '^(test |running |error|warning: unused)|Running|^SKIPPED' ||
-    { tail -n 150 "$log"; return 1; }
+    { failures; return 1; }
 }
 
 # tests DRIVER: the step, then what it counted and skipped.
@@ -145,7 +151,7 @@ tests() {
 run_fail_points() {
   set -o pipefail
   cargo test --locked --features fail-points --test it -- crash:: panic:: watchdog:: --show-output 2>&1 | tee "$log" |
-    grep --line-buffered -E '^(test |running |error|warning: unused)|^SKIPPED' || { tail -n 150 "$log"; return 1; }
+    grep --line-buffered -E '^(test |running |error|warning: unused)|^SKIPPED' || { failures; return 1; }
 }
 
 fail_points() {
@@ -157,7 +163,7 @@ fail_points() {
 waiting_tests() {
   set -o pipefail
   cargo test --locked --test it -- --ignored --test-threads=16 2>&1 | tee "$log" | grep --line-buffered -E '^(test |error)' ||
-    { tail -n 150 "$log"; return 1; }
+    { failures; return 1; }
 }
 
 run_clients() {
@@ -169,7 +175,7 @@ run_clients() {
 run_bucket_tests() {
   set -o pipefail
   TEST_STORAGE=tiered cargo test --locked --test it -- pull:: fill:: range:: tags:: tag_rules:: resume:: integrity:: private:: wire:: --skip s3_ 2>&1 |
-    tee "$log" | grep --line-buffered -E '^(test |error)' || { tail -n 150 "$log"; return 1; }
+    tee "$log" | grep --line-buffered -E '^(test |error)' || { failures; return 1; }
 }
 
 # s3.sh: with the engine that has to be built where that may take its time.

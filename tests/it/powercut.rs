@@ -17,8 +17,10 @@ const CUTS: usize = 20;
 /// The smallest xfs there is, and some room.
 const VOLUME_BYTES: u64 = 400 * MIB;
 
-/// How long the fills of a round may run before the cut.
-const FILLS_MICROS_MAX: u64 = 60_000;
+/// How long the fills of a round may run before the cut: at first, and at most. A machine that runs other tests may need
+/// longer until the first blob is stored, so the time doubles until one survives.
+const FILLS_MICROS_FIRST: u64 = 60_000;
+const FILLS_MICROS_MAX: u64 = 2_000_000;
 
 /// What a fill has in memory whatever the disk has taken: nobody who wants so little needs the disk. (What is longer
 /// and was cut off from its disk far behind the upstream can only be broken off.)
@@ -56,6 +58,7 @@ fn power_cuts(kind: &str, options: &[&str]) {
         .root(&volume.path.join("store"))
         .start();
     let mut survivors = 0;
+    let mut fills_micros = FILLS_MICROS_FIRST;
     let unsure = AtomicUsize::new(0);
     for round in 0..CUTS {
         let fresh: Vec<Prf> = (0..10)
@@ -75,7 +78,7 @@ fn power_cuts(kind: &str, options: &[&str]) {
             On::path(&held),
             Reply::new().hold_at(random.below(fresh[0].size), &gate),
         );
-        let wait = Duration::from_micros(random.below(FILLS_MICROS_MAX));
+        let wait = Duration::from_micros(random.below(fills_micros));
         // In half of the rounds the process outlives its disk, and then no client of a fill may notice.
         let outlives = random.chance(2);
         let client = cache.client();
@@ -162,6 +165,9 @@ fn power_cuts(kind: &str, options: &[&str]) {
             cache.client().pull(path, content);
         }
         cache.client().get(&tag_path).expect(&image.manifest);
+        if survivors == 0 {
+            fills_micros = (2 * fills_micros).min(FILLS_MICROS_MAX);
+        }
     }
     eprintln!(
         "{kind}: {survivors} of {} fresh blobs survived {CUTS} cuts",
