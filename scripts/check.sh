@@ -127,7 +127,7 @@ advisories() {
 
 # failures: seeds and panics of the tests that failed, and the end of the log, in which servers may have written a lot.
 failures() {
-  sed -n '/^failures:$/,$p' "$log" | grep -A 20 -E '^---- |seed|panicked at' | head -n 300
+  sed -n '/^failures:$/,$p' "$log" | grep -A 20 -E '^---- |SEED=|panicked at' | head -n 300
   tail -n 50 "$log"
 }
 
