@@ -61,6 +61,7 @@ const TOKIO: &[&str] = &[
     "src/store/s3/mod.rs",
     "src/store/s3/object.rs",
     "src/store/s3/open.rs",
+    "src/store/s3/pool.rs",
     "src/store/s3/read.rs",
     "src/store/s3/upload.rs",
     "src/upstream/ask.rs",

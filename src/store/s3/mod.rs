@@ -12,9 +12,11 @@ mod find;
 mod lifecycle;
 mod object;
 mod open;
+mod pool;
 mod read;
 mod sidecars;
 mod tags;
+mod tls;
 mod upload;
 
 use std::collections::HashSet;
