@@ -278,6 +278,20 @@ impl Shared {
         }
     }
 
+    /// Removes an entry of the bucket that is not of its kind. It is gone before what is fetched in its place is uploaded,
+    /// unless the bucket is slow: then the next pull repairs it.
+    pub(super) async fn discard_in_bucket(&self, key: &Key, seen: &Meta, why: &str) {
+        let Some(bucket) = self.storage.bucket() else {
+            return;
+        };
+        let (store, key, seen, why) = (bucket.store.clone(), key.clone(), seen.clone(), why.to_owned());
+        let discarding = async move {
+            store.discard(&key, &seen, &why).await;
+            Ok(())
+        };
+        bucket.in_time(BUCKET_LOOKUP_MAX, discarding).await;
+    }
+
     /// Has an entry of the bucket hashed again in the background, and not taken from there meanwhile.
     pub(super) fn distrust_bucket(self: &Arc<Self>, key: &Key) {
         let Some(bucket) = self.storage.bucket() else {

@@ -145,6 +145,11 @@ impl S3Store {
         self.recheck(key).await;
     }
 
+    /// Removes an entry that has the bytes of its name, but is not of its kind, unless it is no longer what `seen` describes.
+    pub async fn discard(&self, key: &Key, seen: &Meta, why: &str) {
+        self.discard_unfit(key, seen, why).await;
+    }
+
     /// The pointer of a tag for clients of an accept class; `None` when there is none or it cannot be understood, which the
     /// next check repairs.
     ///
