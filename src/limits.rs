@@ -238,11 +238,11 @@ pub const LISTINGS_BYTES_MAX: u64 = 4 * LISTING_BYTES_MAX as u64 + 64 * 1024;
 /// Lists kept in memory, whatever their size.
 pub const LISTINGS_MAX: usize = 4_096;
 
-/// Records of referrers on disk (pages of lists, and answers of 404), whatever their size: three for each of 5,000 images.
-/// The table of their names takes 400 bytes each, 7 MiB.
+/// Records of referrers in a directory, and those of one process in a bucket (pages of lists, and answers of 404), whatever their
+/// size: three for each of 5,000 images. The table of their names takes 400 bytes each, 7 MiB.
 pub const RECORDS_MAX: usize = 16_384;
 
-/// Bytes of all records on disk: 64 of the largest; 16,384 of an ordinary size (1 to 4 KiB) are 64 MiB.
+/// Bytes of all those records: 64 of the largest; 16,384 of an ordinary size (1 to 4 KiB) are 64 MiB.
 pub const RECORDS_BYTES_MAX: u64 = 256 * 1024 * 1024;
 
 /// The largest record: a list, and what is noted with it (two queries of 2 KiB at most).
@@ -526,6 +526,14 @@ pub const S3_READ_QUEUE_WAIT: Duration = Duration::from_secs(5);
 
 /// Entries of an older store that are hashed at once.
 pub const S3_HASHES_MAX: usize = 2;
+
+/// How long a record of referrers in the bucket is not written again with the same content.
+pub const S3_RECORD_REWRITE: Duration = Duration::from_secs(600);
+
+/// Writers of records of referrers to the bucket, and changes that wait for each: a few seconds' work. The changes of a registry
+/// are written by one writer, in the order of its answers. Their bytes count in the memory budget.
+pub const RECORD_WRITERS: usize = 16;
+pub const RECORD_WRITES_WAITING_MAX: usize = 64;
 
 /// Idle connections to the engine that are kept.
 pub const S3_IDLE_CONNECTIONS_MAX: usize = 64;

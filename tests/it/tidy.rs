@@ -90,6 +90,7 @@ const CLOCKS: &[&str] = &[
     "src/store/fs/scan.rs",
     "src/store/s3/find.rs",
     "src/store/s3/object.rs",
+    "src/store/s3/records.rs",
     "src/store/s3/upload.rs",
     "src/upstream/ask.rs",
     "src/upstream/auth/logins.rs",

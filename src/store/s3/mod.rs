@@ -14,6 +14,7 @@ mod object;
 mod open;
 mod pool;
 mod read;
+mod records;
 mod sidecars;
 mod tags;
 mod tls;
@@ -30,12 +31,13 @@ use aws_sdk_s3::presigning::PresigningConfig;
 use bytes::Bytes;
 use tokio::sync::Semaphore;
 
-use super::{Key, Meta, Source, TagPointer, Verified, layout};
+use super::{Key, Meta, RecordName, ReferrersRecord, Source, TagPointer, Verified, layout};
 use crate::config::S3Settings;
 use crate::limits::S3_PRESIGNED_MAX;
 use crate::oci::{Namespace, Repository, Tag};
 
 use breaker::Breaker;
+use records::Written;
 use sidecars::Sidecars;
 
 pub use error::{S3Error, S3Fault, S3OpenError};
@@ -59,6 +61,7 @@ struct Shared {
     tried: AtomicBool,
     breaker: Breaker,
     sidecars: Sidecars,
+    written: Written,
     /// Entries of an older system that are being hashed.
     adopting: Mutex<HashSet<Key>>,
     uploads: Arc<Semaphore>,
@@ -181,6 +184,54 @@ impl S3Store {
         pointer: &TagPointer,
     ) -> Result<(), S3Error> {
         self.set_tag(&layout::pointer(namespace, repository, tag, class), pointer)
+            .await
+    }
+
+    /// A record of referrers; `None` when there is none or it cannot be understood, which the next answer of the registry
+    /// repairs.
+    ///
+    /// # Errors
+    ///
+    /// The bucket failed.
+    pub async fn find_record(
+        &self,
+        namespace: &Namespace,
+        repository: &Repository,
+        name: &RecordName,
+    ) -> Result<Option<ReferrersRecord>, S3Error> {
+        self.get_record(&layout::record(namespace, repository, name), name)
+            .await
+    }
+
+    /// Replaces a record of referrers; the last writer wins. One that is too large is not kept, and neither is the old one.
+    /// The same record is not written again for [`S3_RECORD_REWRITE`](crate::limits::S3_RECORD_REWRITE).
+    ///
+    /// # Errors
+    ///
+    /// The old record, or none, is still there.
+    pub async fn put_record(
+        &self,
+        namespace: &Namespace,
+        repository: &Repository,
+        name: &RecordName,
+        record: &ReferrersRecord,
+    ) -> Result<(), S3Error> {
+        self.set_record(&layout::record(namespace, repository, name), record)
+            .await
+    }
+
+    /// Removes a record of referrers, if there is one.
+    ///
+    /// # Errors
+    ///
+    /// It may still be there.
+    pub async fn remove_record(
+        &self,
+        namespace: &Namespace,
+        repository: &Repository,
+        name: &RecordName,
+    ) -> Result<(), S3Error> {
+        self.drop_record(&layout::record(namespace, repository, name))
             .await
     }
 

@@ -13,6 +13,7 @@ use tokio::sync::Semaphore;
 use super::breaker::Breaker;
 use super::error::{S3Error, S3Fault, S3OpenError, classify};
 use super::object::failure;
+use super::records::Written;
 use super::sidecars::Sidecars;
 use super::{S3Store, Shared, connect};
 use crate::config::S3Settings;
@@ -40,6 +41,7 @@ impl S3Store {
             tried: AtomicBool::new(false),
             breaker: Breaker::default(),
             sidecars: Sidecars::new(S3_SIDECAR_LIFE, S3_SIDECARS_MAX),
+            written: Written::default(),
             adopting: Mutex::default(),
             uploads: Arc::new(Semaphore::new(S3_UPLOADS_MAX)),
             reads: Arc::new(Semaphore::new(S3_READS_MAX)),
