@@ -15,6 +15,7 @@ use tokio::sync::Semaphore;
 use super::flight::Flights;
 use super::hose::{Passed, Poured, hose};
 use super::records::Changes;
+use super::shares::{Lease, Party, SharedLedger};
 use super::supply::Supply;
 use super::{Cache, Origin, Shared};
 use crate::cache::access::Caller;
@@ -22,7 +23,7 @@ use crate::http::Span;
 use crate::limits::{
     BUCKET_LOOKUP_MAX, BUCKET_LOOKUP_PAUSE, BUCKET_OPEN_MAX, BUCKET_SUSPECT, BUCKET_SUSPECTS_MAX,
     BUCKET_URL_LIFE, HELD_WHOLE_BYTES_MAX, MEMORY_OBJECT_BYTES_MAX, PASS_THROUGH_BYTES_MAX, RECORD_WRITERS,
-    RECORD_WRITES_WAITING_MAX,
+    RECORD_WRITES_WAITING_MAX, S3_READS_WEIGHT,
 };
 use crate::oci::{Digest, Hasher, Namespace};
 use crate::runtime::clock::monotonic_micros;
@@ -40,6 +41,8 @@ pub struct Bucket {
     suspects: Mutex<HashMap<Digest, u64>>,
     /// Held while an entry is hashed again: one that has been put since must not be taken for the one that was wrong.
     rechecking: tokio::sync::Mutex<()>,
+    /// How many bodies are open for each registry.
+    reads: SharedLedger,
     writers: [RecordWriter; RECORD_WRITERS],
     lookups: Flights<Key, Option<Arc<Meta>>>,
     wholes: Flights<Digest, Option<Bytes>>,
@@ -68,6 +71,7 @@ impl Bucket {
             blind_until: AtomicU64::new(0),
             suspects: Mutex::default(),
             rechecking: tokio::sync::Mutex::default(),
+            reads: SharedLedger::default(),
             writers: Default::default(),
             lookups: Flights::default(),
             wholes: Flights::default(),
@@ -77,6 +81,13 @@ impl Bucket {
     /// The engine. It says itself whether it is worth asking.
     pub(super) fn store(&self) -> &S3Store {
         &self.store
+    }
+
+    /// A place for one more open body of a registry; `None` when its share is used up.
+    pub(super) fn place_for(&self, party: &Party) -> Option<Lease> {
+        let mut place = self.reads.lease(party);
+        let free = self.store.free_reads() as u64;
+        place.grow_to(1, free, S3_READS_WEIGHT).then_some(place)
     }
 
     fn writer_for(&self, namespace: &Namespace) -> &RecordWriter {

@@ -276,14 +276,14 @@ impl Storing {
                 verified,
                 _pending: pending,
             };
-            return shared.upload(cargo);
+            return shared.upload(&origin.namespace, cargo);
         }
         if shared.health.writable()
             && let Some(verified) = keep(&shared, key.clone(), body, meta, verified).await
         {
             shared.is_copied(&key);
             let verified = Some(verified);
-            shared.upload(Cargo::Local { key, verified });
+            shared.upload(&origin.namespace, Cargo::Local { key, verified });
         }
         drop(pending);
     }

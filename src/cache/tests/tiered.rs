@@ -155,7 +155,8 @@ impl Shelf for Machine {
         let verified = committed.unwrap().map_err(|error| error.to_string())?;
         self.0.is_copied(&key);
         let verified = Some(verified);
-        self.0.upload(Cargo::Local { key, verified });
+        self.0
+            .upload(&"r.example".parse().unwrap(), Cargo::Local { key, verified });
         self.settle().await;
         Ok(())
     }

@@ -66,6 +66,8 @@ struct Shared {
     adopting: Mutex<HashSet<Key>>,
     uploads: Arc<Semaphore>,
     reads: Arc<Semaphore>,
+    /// For bodies that are read without waiting for a client.
+    short_reads: Arc<Semaphore>,
     hashes: Semaphore,
 }
 
@@ -261,6 +263,12 @@ impl S3Store {
         !adopting
             .unwrap_or_else(std::sync::PoisonError::into_inner)
             .is_empty()
+    }
+
+    /// Bodies longer than [`HELD_WHOLE_BYTES_MAX`](crate::limits::HELD_WHOLE_BYTES_MAX) that could be opened beside those that
+    /// are.
+    pub fn free_reads(&self) -> usize {
+        self.0.reads.available_permits()
     }
 
     /// Whether the bucket is worth asking; `false` while it is failing.

@@ -18,8 +18,8 @@ use super::sidecars::Sidecars;
 use super::{S3Store, Shared, connect};
 use crate::config::S3Settings;
 use crate::limits::{
-    S3_HASHES_MAX, S3_PAUSE_MAX, S3_PAUSE_MIN, S3_READS_MAX, S3_SELF_TEST, S3_SIDECAR_LIFE, S3_SIDECARS_MAX,
-    S3_UPLOADS_MAX,
+    S3_HASHES_MAX, S3_PAUSE_MAX, S3_PAUSE_MIN, S3_READS_MAX, S3_SELF_TEST, S3_SHORT_READS_MAX,
+    S3_SIDECAR_LIFE, S3_SIDECARS_MAX, S3_UPLOADS_MAX,
 };
 
 /// The object that is written and read to try the bucket out. It stays: removing it needs a right that nothing else of
@@ -45,6 +45,7 @@ impl S3Store {
             adopting: Mutex::default(),
             uploads: Arc::new(Semaphore::new(S3_UPLOADS_MAX)),
             reads: Arc::new(Semaphore::new(S3_READS_MAX)),
+            short_reads: Arc::new(Semaphore::new(S3_SHORT_READS_MAX)),
             hashes: Semaphore::new(S3_HASHES_MAX),
         };
         let mut store = S3Store(Arc::new(shared));
