@@ -238,11 +238,11 @@ pub const LISTINGS_BYTES_MAX: u64 = 4 * LISTING_BYTES_MAX as u64 + 64 * 1024;
 /// Lists kept in memory, whatever their size.
 pub const LISTINGS_MAX: usize = 4_096;
 
-/// Records of referrers on disk (pages of lists, and answers of 404), whatever their size: three for each of 5,000 images.
-/// The table of their names takes 400 bytes each, 7 MiB.
+/// Records of referrers in a directory, and those of one process in a bucket (pages of lists, and answers of 404), whatever their
+/// size: three for each of 5,000 images. The table of their names takes 400 bytes each, 7 MiB.
 pub const RECORDS_MAX: usize = 16_384;
 
-/// Bytes of all records on disk: 64 of the largest; 16,384 of an ordinary size (1 to 4 KiB) are 64 MiB.
+/// Bytes of all those records: 64 of the largest; 16,384 of an ordinary size (1 to 4 KiB) are 64 MiB.
 pub const RECORDS_BYTES_MAX: u64 = 256 * 1024 * 1024;
 
 /// The largest record: a list, and what is noted with it (two queries of 2 KiB at most).
@@ -457,7 +457,11 @@ pub const BUCKET_FAR_BYTES: u64 = 32 * 1024 * 1024;
 /// Uploads under way. Each reads a file in parts; four saturate what a node has left beside its clients.
 pub const UPLOADS_MAX: usize = 4;
 
-/// Uploads waiting: at 500 bytes each 4 MiB, and hours of a busy node's new layers.
+/// Uploads of one registry under way: one worker is left for the others.
+pub const UPLOADS_PER_REGISTRY_MAX: usize = UPLOADS_MAX - 1;
+
+/// Uploads waiting: at 500 bytes each 4 MiB, and hours of a busy node's new layers. A registry has at most as many as it leaves
+/// to others, and the same holds for the memory below.
 pub const UPLOADS_QUEUED_MAX: usize = 8_192;
 
 /// Bytes of manifests waiting in memory for their upload: thousands of ordinary ones, 16 of the largest.
@@ -520,12 +524,28 @@ pub const S3_UPLOAD_QUEUE_WAIT: Duration = Duration::from_secs(120);
 pub const S3_UPLOAD_BUFFER_BYTES: usize = 256 * 1024;
 
 /// Bodies of the bucket open at once, further ones wait [`S3_READ_QUEUE_WAIT`]: 256 × 400 KiB of a connection's buffer are
-/// 100 MiB at most, however slow the clients are.
+/// 100 MiB at most, however slow the clients are. The wait is shorter than [`BUCKET_OPEN_MAX`], because a queue says nothing about
+/// the engine.
 pub const S3_READS_MAX: usize = 256;
-pub const S3_READ_QUEUE_WAIT: Duration = Duration::from_secs(5);
+pub const S3_READ_QUEUE_WAIT: Duration = Duration::from_secs(3);
+
+/// Bodies of at most [`HELD_WHOLE_BYTES_MAX`] open at once, manifests among them: no client is waited for while they are read, so
+/// that they have places of their own. 64 × 1 MiB are 64 MiB.
+pub const S3_SHORT_READS_MAX: usize = 64;
+
+/// What a registry's bodies from the bucket may take of the places, as a multiple of what they leave free: three quarters.
+pub const S3_READS_WEIGHT: u64 = 3;
 
 /// Entries of an older store that are hashed at once.
 pub const S3_HASHES_MAX: usize = 2;
+
+/// How long a record of referrers in the bucket is not written again with the same content.
+pub const S3_RECORD_REWRITE: Duration = Duration::from_secs(600);
+
+/// Writers of records of referrers to the bucket, and changes that wait for each: a few seconds' work. The changes of a registry
+/// are written by one writer, in the order of its answers. Their bytes count in the memory budget.
+pub const RECORD_WRITERS: usize = 16;
+pub const RECORD_WRITES_WAITING_MAX: usize = 64;
 
 /// Idle connections to the engine that are kept.
 pub const S3_IDLE_CONNECTIONS_MAX: usize = 64;
@@ -560,5 +580,6 @@ const _: () = assert!(READERS_CACHED_MAX + READERS_SMALL_MAX + READERS_LARGE_MAX
 // A pipe takes whole steps.
 const _: () = assert!(COLD_STEP_BYTES as usize <= PIPE_BYTES);
 const _: () = assert!(FILL_WINDOW_KEPT_BYTES < FILL_WINDOW_BYTES);
+const _: () = assert!(S3_READ_QUEUE_WAIT.as_secs() < BUCKET_OPEN_MAX.as_secs());
 // What AWS asks for.
 const _: () = assert!(S3_PART_BYTES >= 5 * 1024 * 1024 && S3_MULTIPART_BYTES_MIN <= 5 * 1024 * 1024 * 1024);

@@ -4,23 +4,28 @@
 
 use std::collections::HashMap;
 use std::future::Future;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
+use tokio::sync::Semaphore;
 
 use super::flight::Flights;
 use super::hose::{Passed, Poured, hose};
+use super::records::Changes;
+use super::shares::{Lease, Party, SharedLedger};
 use super::supply::Supply;
 use super::{Cache, Origin, Shared};
 use crate::cache::access::Caller;
 use crate::http::Span;
 use crate::limits::{
     BUCKET_LOOKUP_MAX, BUCKET_LOOKUP_PAUSE, BUCKET_OPEN_MAX, BUCKET_SUSPECT, BUCKET_SUSPECTS_MAX,
-    BUCKET_URL_LIFE, HELD_WHOLE_BYTES_MAX, MEMORY_OBJECT_BYTES_MAX, PASS_THROUGH_BYTES_MAX,
+    BUCKET_URL_LIFE, HELD_WHOLE_BYTES_MAX, MEMORY_OBJECT_BYTES_MAX, PASS_THROUGH_BYTES_MAX, RECORD_WRITERS,
+    RECORD_WRITES_WAITING_MAX, S3_READS_WEIGHT,
 };
-use crate::oci::{Digest, Hasher};
+use crate::oci::{Digest, Hasher, Namespace};
 use crate::runtime::clock::monotonic_micros;
 use crate::runtime::memory::Charge;
 use crate::store::{Key, Meta, S3Error, S3Store};
@@ -36,8 +41,26 @@ pub struct Bucket {
     suspects: Mutex<HashMap<Digest, u64>>,
     /// Held while an entry is hashed again: one that has been put since must not be taken for the one that was wrong.
     rechecking: tokio::sync::Mutex<()>,
+    /// How many bodies are open for each registry.
+    reads: SharedLedger,
+    writers: [RecordWriter; RECORD_WRITERS],
     lookups: Flights<Key, Option<Arc<Meta>>>,
     wholes: Flights<Digest, Option<Bytes>>,
+}
+
+/// Writes the records of some registries, one change after the other.
+struct RecordWriter {
+    turn: Arc<tokio::sync::Mutex<()>>,
+    places: Arc<Semaphore>,
+}
+
+impl Default for RecordWriter {
+    fn default() -> Self {
+        RecordWriter {
+            turn: Arc::default(),
+            places: Arc::new(Semaphore::new(RECORD_WRITES_WAITING_MAX)),
+        }
+    }
 }
 
 impl Bucket {
@@ -48,6 +71,8 @@ impl Bucket {
             blind_until: AtomicU64::new(0),
             suspects: Mutex::default(),
             rechecking: tokio::sync::Mutex::default(),
+            reads: SharedLedger::default(),
+            writers: Default::default(),
             lookups: Flights::default(),
             wholes: Flights::default(),
         }
@@ -56,6 +81,26 @@ impl Bucket {
     /// The engine. It says itself whether it is worth asking.
     pub(super) fn store(&self) -> &S3Store {
         &self.store
+    }
+
+    /// A place for one more open body of a registry; `None` when its share is used up.
+    pub(super) fn place_for(&self, party: &Party) -> Option<Lease> {
+        let mut place = self.reads.lease(party);
+        let free = self.store.free_reads() as u64;
+        place.grow_to(1, free, S3_READS_WEIGHT).then_some(place)
+    }
+
+    fn writer_for(&self, namespace: &Namespace) -> &RecordWriter {
+        let mut hasher = DefaultHasher::new();
+        namespace.hash(&mut hasher);
+        &self.writers[(hasher.finish() % RECORD_WRITERS as u64) as usize]
+    }
+
+    /// Whether no change of a record waits or is under way.
+    #[cfg(test)]
+    pub fn has_written_records(&self) -> bool {
+        let idle = |writer: &RecordWriter| writer.places.available_permits() == RECORD_WRITES_WAITING_MAX;
+        self.writers.iter().all(idle)
     }
 
     /// Whether `digest` should be looked for there.
@@ -218,6 +263,31 @@ impl Cache {
 }
 
 impl Shared {
+    /// Writes to the bucket what an answer about referrers changes, in the background.
+    pub(super) fn share_records(self: &Arc<Self>, origin: &Origin, changes: &Changes) {
+        let Some(bucket) = self.storage.bucket().filter(|bucket| bucket.store.is_available()) else {
+            return;
+        };
+        let writer = bucket.writer_for(&origin.namespace);
+        let place = writer.places.clone().try_acquire_owned().ok();
+        let memory = self.memory.take(changes.bytes());
+        let (Some(place), Some(memory)) = (place, memory) else {
+            tracing::debug!(
+                "too many records of referrers are on their way to the bucket; one is not kept there"
+            );
+            return;
+        };
+        let (shared, turn) = (self.clone(), writer.turn.clone());
+        let (store, origin, changes) = (bucket.store.clone(), origin.clone(), changes.clone());
+        tokio::spawn(async move {
+            let _counted = (place, memory);
+            let _turn = turn.lock().await;
+            if let Err(error) = shared.write_shared_records(&store, &origin, &changes).await {
+                tracing::debug!(%error, "a record of referrers is not kept in the bucket");
+            }
+        });
+    }
+
     /// What the bucket has under `key`, within a bounded time.
     pub(super) async fn look_in_bucket(&self, key: &Key) -> Option<Arc<Meta>> {
         let bucket = self.storage.bucket()?;
@@ -276,6 +346,20 @@ impl Shared {
             let _turn = bucket.rechecking.lock().await;
             bucket.store.distrust(key).await;
         }
+    }
+
+    /// Removes an entry of the bucket that is not of its kind. It is gone before what is fetched in its place is uploaded,
+    /// unless the bucket is slow: then the next pull repairs it.
+    pub(super) async fn discard_in_bucket(&self, key: &Key, seen: &Meta, why: &str) {
+        let Some(bucket) = self.storage.bucket() else {
+            return;
+        };
+        let (store, key, seen, why) = (bucket.store.clone(), key.clone(), seen.clone(), why.to_owned());
+        let discarding = async move {
+            store.discard(&key, &seen, &why).await;
+            Ok(())
+        };
+        bucket.in_time(BUCKET_LOOKUP_MAX, discarding).await;
     }
 
     /// Has an entry of the bucket hashed again in the background, and not taken from there meanwhile.

@@ -1,5 +1,5 @@
 //! Lists (`tags/list`, `referrers`): asked for once for all who ask at once, kept in memory for a moment, given out
-//! stale while their upstream cannot be asked. Those of referrers are also kept on disk for that (`records`): signatures
+//! stale while their upstream cannot be asked. Those of referrers are also kept in the store for that (`records`): signatures
 //! cannot be found without them.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

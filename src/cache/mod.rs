@@ -14,6 +14,7 @@ mod freshness;
 pub mod fuzz;
 mod health;
 mod hose;
+mod lanes;
 mod listed;
 mod listing;
 mod lru;

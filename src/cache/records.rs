@@ -13,13 +13,13 @@ use super::access::Caller;
 use super::listed::{self, Listed};
 use super::listing::ListingKey;
 use super::{Cache, Origin, Shared};
-use crate::limits::LISTING_REPOSITORIES_MAX;
+use crate::limits::{BUCKET_LOOKUP_MAX, LISTING_REPOSITORIES_MAX};
 use crate::oci::{Digest, ListQuery, Reference, Tag, pairs};
 use crate::runtime::helper::blocking;
-use crate::store::{RecordName, ReferrersRecord, StoreError};
+use crate::store::{RecordName, ReferrersRecord, S3Error, S3Store, StoreError};
 use crate::upstream::Target;
 
-/// What is on disk for a list.
+/// What is kept for a list.
 pub(super) enum Kept {
     List(Arc<Listed>),
     /// The repository had no referrers API when it was asked, in milliseconds since 1970.
@@ -27,8 +27,8 @@ pub(super) enum Kept {
     Nothing,
 }
 
-/// What an answer changes on disk. Done after the client has its answer.
-#[derive(Default)]
+/// What an answer changes in the store. Done after the client has its answer.
+#[derive(Clone, Default)]
 pub(super) struct Changes {
     set: Option<(RecordName, ReferrersRecord)>,
     remove: Vec<RecordName>,
@@ -65,6 +65,17 @@ impl Caller {
 }
 
 impl Changes {
+    #[cfg(test)]
+    pub fn of(set: Option<(RecordName, ReferrersRecord)>, remove: Vec<RecordName>) -> Self {
+        Changes { set, remove }
+    }
+
+    /// Bytes of memory, about.
+    pub fn bytes(&self) -> u64 {
+        let index = self.set.as_ref().and_then(|(_, record)| record.index.as_ref());
+        1_024 + index.map_or(0, |index| index.get().len() as u64)
+    }
+
     /// A page as the registry gave it.
     pub fn page(key: &ListingKey, listed: &Listed) -> Self {
         let Target::Referrers(subject, query) = &key.target else {
@@ -200,16 +211,42 @@ impl Shared {
         if !self.policy.cache_tags || !caller.speaks_for_others() {
             return None;
         }
-        let origin = origin.clone();
-        let record = self
-            .look(move |store| {
-                let record = store.record(&origin.namespace, &origin.repository, &name);
-                record
-                    .inspect_err(|error| tracing::warn!(%error, "a record of referrers cannot be read"))
-                    .ok()?
-            })
-            .await?;
+        let record = self.newest_record(origin, name).await?;
         (record.public || caller.is_operator()).then_some(record)
+    }
+
+    /// The newest of the records that the local store and the bucket have under a name.
+    pub(super) async fn newest_record(&self, origin: &Origin, name: RecordName) -> Option<ReferrersRecord> {
+        let (here, there) = (
+            self.local_record(origin, &name),
+            self.shared_record(origin, &name),
+        );
+        let (here, there) = futures_util::future::join(here, there).await;
+        here.into_iter()
+            .chain(there)
+            .max_by_key(|record| record.checked_at_ms)
+    }
+
+    async fn local_record(&self, origin: &Origin, name: &RecordName) -> Option<ReferrersRecord> {
+        let (origin, name) = (origin.clone(), name.clone());
+        self.look(move |store| {
+            let record = store.record(&origin.namespace, &origin.repository, &name);
+            record
+                .inspect_err(|error| tracing::warn!(%error, "a record of referrers cannot be read"))
+                .ok()?
+        })
+        .await
+    }
+
+    async fn shared_record(&self, origin: &Origin, name: &RecordName) -> Option<ReferrersRecord> {
+        let bucket = self.storage.bucket()?;
+        let (store, origin, name) = (bucket.store().clone(), origin.clone(), name.clone());
+        let finding = async move {
+            store
+                .find_record(&origin.namespace, &origin.repository, &name)
+                .await
+        };
+        bucket.in_time(BUCKET_LOOKUP_MAX, finding).await?
     }
 
     /// Writes what an answer changes.
@@ -217,6 +254,7 @@ impl Shared {
         if changes.set.is_none() && changes.remove.is_empty() {
             return;
         }
+        self.share_records(origin, &changes);
         let Some(store) = self.storage.local().cloned() else {
             return;
         };
@@ -249,6 +287,34 @@ impl Shared {
         if let Ok(Err(error)) = written {
             self.health.failed(&error);
         }
+    }
+
+    /// The same in the bucket.
+    pub(super) async fn write_shared_records(
+        &self,
+        store: &S3Store,
+        origin: &Origin,
+        changes: &Changes,
+    ) -> Result<(), S3Error> {
+        let Origin {
+            namespace,
+            repository,
+        } = origin;
+        for name in &changes.remove {
+            store.remove_record(namespace, repository, name).await?;
+        }
+        let Some((name, record)) = &changes.set else {
+            return Ok(());
+        };
+        // A list has come since the 404.
+        if *name == RecordName::Unsupported
+            && self
+                .listing_repositories
+                .has_listed_since(origin, record.checked_at_ms)
+        {
+            return Ok(());
+        }
+        store.put_record(namespace, repository, name, record).await
     }
 }
 

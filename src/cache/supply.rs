@@ -10,9 +10,10 @@ use bytes::{Buf, Bytes};
 use super::access::Caller;
 use super::fill::Head;
 use super::hose::Well;
+use super::shares::Lease;
 use super::{FetchError, Origin, Shared, storable};
 use crate::http::Span;
-use crate::limits::{BUCKET_BREAKS_MAX, BUCKET_OPEN_MAX, BUCKET_WORTHWHILE_BYTES};
+use crate::limits::{BUCKET_BREAKS_MAX, BUCKET_OPEN_MAX, BUCKET_WORTHWHILE_BYTES, HELD_WHOLE_BYTES_MAX};
 use crate::oci::Digest;
 use crate::runtime::clock::monotonic_micros;
 use crate::store::{Key, Meta, S3Body};
@@ -44,7 +45,7 @@ pub struct Supply {
 
 enum Tap {
     Bucket {
-        body: S3Body,
+        body: Opened,
         meta: Arc<Meta>,
         /// Offset where it was opened.
         since: u64,
@@ -58,6 +59,12 @@ enum Tap {
         /// Bytes that come once more and were taken before.
         skip: u64,
     },
+}
+
+/// A body of the bucket, and its place among those of its registry.
+struct Opened {
+    body: S3Body,
+    _place: Option<Lease>,
 }
 
 impl Supply {
@@ -113,7 +120,7 @@ impl Supply {
         meta: &Arc<Meta>,
         span: Span,
     ) -> Option<Self> {
-        let body = tap(shared, meta, span.start, span.end).await?;
+        let body = tap(shared, origin, meta, span.start, span.end).await?;
         Some(Supply {
             shared: shared.clone(),
             origin: origin.clone(),
@@ -177,7 +184,7 @@ impl Supply {
         match &mut self.body {
             // The rest of the registry's answer is not wanted.
             Tap::Upstream { .. } if self.end == Some(self.have) && self.end != self.size => Ok(None),
-            Tap::Bucket { body, .. } => body.chunk().await.map_err(|error| UpstreamError::Body {
+            Tap::Bucket { body, .. } => body.body.chunk().await.map_err(|error| UpstreamError::Body {
                 host: "the bucket".into(),
                 cause: error.to_string().into(),
             }),
@@ -223,7 +230,7 @@ impl Supply {
             // A range has its end inside the blob, and a whole one that is empty is never broken.
             let to = self.end.unwrap_or(meta.size);
             if breaks <= BUCKET_BREAKS_MAX
-                && let Some(body) = tap(&self.shared, &meta, have, to).await
+                && let Some(body) = tap(&self.shared, &self.origin, &meta, have, to).await
             {
                 self.body = Tap::Bucket {
                     body,
@@ -313,12 +320,19 @@ impl Well for Supply {
     }
 }
 
-/// Opens a part of a blob in the bucket, in time.
-async fn tap(shared: &Arc<Shared>, meta: &Arc<Meta>, from: u64, to: u64) -> Option<S3Body> {
+/// Opens a part of a blob in the bucket, in time, unless the share of its registry is used up.
+async fn tap(shared: &Arc<Shared>, origin: &Origin, meta: &Arc<Meta>, from: u64, to: u64) -> Option<Opened> {
     let bucket = shared.storage.bucket()?;
+    // Shorter ones do not wait for clients.
+    let place = if to - from > HELD_WHOLE_BYTES_MAX {
+        Some(bucket.place_for(&shared.party(&origin.namespace))?)
+    } else {
+        None
+    };
     let (store, meta) = (bucket.store().clone(), meta.clone());
     let opening = async move { store.read(&Key::Blob(meta.digest), &meta, from, to).await };
-    bucket.in_time(BUCKET_OPEN_MAX, opening).await
+    let body = bucket.in_time(BUCKET_OPEN_MAX, opening).await?;
+    Some(Opened { body, _place: place })
 }
 
 fn request(origin: &Origin, caller: &Caller, digest: Digest, from: u64) -> Request {

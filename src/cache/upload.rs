@@ -11,17 +11,22 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::Shared;
+use super::lanes::Lanes;
 use super::manifest::Pending;
+use super::shares::{Lease, Party};
 use super::tags::TagKey;
 use crate::limits::{
     SPOOL_LINGER, UPLOAD_ATTEMPTS_MAX, UPLOAD_CHECKS_MAX, UPLOAD_PATIENCE, UPLOADS_MAX, UPLOADS_MEMORY_MAX,
-    UPLOADS_QUEUED_MAX,
+    UPLOADS_PER_REGISTRY_MAX, UPLOADS_QUEUED_MAX,
 };
-use crate::oci::Digest;
+use crate::oci::{Digest, Namespace};
 use crate::runtime::clock::monotonic_micros;
 use crate::runtime::helper::blocking;
 use crate::runtime::memory::Charge;
 use crate::store::{Content, Entry, Key, Meta, Room, S3Error, S3Store, TagPointer, Verified};
+
+/// The turn of blobs of the local store that may be in the bucket already. No registry has such a name.
+const OF_ALL: &str = "";
 
 /// How often it is looked whether a bucket that was away is back.
 const RECOVERY_CHECK: Duration = Duration::from_secs(1);
@@ -39,9 +44,8 @@ pub struct Uploads {
     failing: AtomicBool,
 }
 
-#[derive(Default)]
 struct Queue {
-    jobs: VecDeque<Job>,
+    jobs: Lanes<Job>,
     workers: usize,
     /// Bytes of manifests among the jobs.
     memory: u64,
@@ -49,6 +53,18 @@ struct Queue {
     checked: HashSet<Key>,
     /// Entries of the local store whose upload was given up; they come again when another succeeds.
     owed: VecDeque<Key>,
+}
+
+impl Default for Queue {
+    fn default() -> Self {
+        Queue {
+            jobs: Lanes::new(UPLOADS_QUEUED_MAX, UPLOADS_PER_REGISTRY_MAX),
+            workers: 0,
+            memory: 0,
+            checked: HashSet::new(),
+            owed: VecDeque::new(),
+        }
+    }
 }
 
 /// One thing to put into the bucket.
@@ -88,11 +104,13 @@ pub enum Cargo {
 pub struct SpooledBlob {
     shared: Arc<Shared>,
     entry: Entry,
+    /// What it takes of its registry's share of the spool.
+    _lease: Option<Lease>,
 }
 
 impl SpooledBlob {
     /// Has the verified content of a file of the spool served until it is in the bucket.
-    pub fn new(shared: &Arc<Shared>, entry: Entry, room: Arc<Room>) -> Self {
+    pub fn new(shared: &Arc<Shared>, entry: Entry, room: Arc<Room>, lease: Option<Lease>) -> Self {
         shared
             .uploads
             .spooled()
@@ -100,6 +118,7 @@ impl SpooledBlob {
         SpooledBlob {
             shared: shared.clone(),
             entry,
+            _lease: lease,
         }
     }
 }
@@ -142,6 +161,17 @@ impl Cargo {
     }
 }
 
+impl Queue {
+    /// Whether manifests of `party` would take more memory than they leave to others.
+    fn is_memory_full_for(&self, party: &Party, bytes: u64) -> bool {
+        if bytes == 0 {
+            return false;
+        }
+        let own: u64 = self.jobs.of(party).map(|job| job.cargo.memory()).sum();
+        own + bytes > UPLOADS_MEMORY_MAX.saturating_sub(self.memory)
+    }
+}
+
 impl Uploads {
     /// The blob, if it lies in the spool.
     pub fn find(&self, digest: &Digest) -> Option<Entry> {
@@ -152,7 +182,7 @@ impl Uploads {
     #[cfg(test)]
     pub fn is_idle(&self) -> bool {
         let queue = self.queue();
-        queue.jobs.is_empty() && queue.workers == 0
+        queue.jobs.waiting() == 0 && queue.workers == 0
     }
 
     fn spooled(&self) -> MutexGuard<'_, HashMap<Digest, (Entry, Arc<Room>)>> {
@@ -165,18 +195,21 @@ impl Uploads {
 }
 
 impl Shared {
-    /// Queues an upload; dropped when the queue is full, or when there is no bucket.
-    pub(super) fn upload(self: &Arc<Self>, cargo: Cargo) {
-        if self.storage.bucket().is_none() {
-            return;
+    /// Queues an upload of content of a registry; dropped when the queue is full, or when there is no bucket.
+    pub(super) fn upload(self: &Arc<Self>, namespace: &Namespace, cargo: Cargo) {
+        if self.storage.bucket().is_some() {
+            self.queue_upload(self.party(namespace), cargo);
         }
+    }
+
+    fn queue_upload(self: &Arc<Self>, party: Party, cargo: Cargo) {
         let mut queue = self.uploads.queue();
-        let memory = queue.memory + cargo.memory();
-        let charge = match cargo.memory() {
+        let bytes = cargo.memory();
+        let charge = match bytes {
             0 => Some(None),
             bytes => self.memory.take(bytes).map(Some),
         };
-        let full = queue.jobs.len() >= UPLOADS_QUEUED_MAX || memory > UPLOADS_MEMORY_MAX;
+        let full = queue.jobs.is_full_for(&party) || queue.is_memory_full_for(&party, bytes);
         let Some(charge) = charge.filter(|_| !full) else {
             if let Cargo::Local { key, .. } = &cargo {
                 queue.checked.remove(key);
@@ -186,12 +219,13 @@ impl Shared {
             tracing::debug!("too much is on its way to the bucket; something is not copied");
             return drop(cargo);
         };
-        queue.memory = memory;
-        queue.jobs.push_back(Job {
+        queue.memory += bytes;
+        let job = Job {
             cargo,
             since: monotonic_micros(),
             _memory: charge,
-        });
+        };
+        queue.jobs.push(party, job);
         if queue.workers < UPLOADS_MAX {
             queue.workers += 1;
             drop(queue);
@@ -209,7 +243,7 @@ impl Shared {
         {
             let mut queue = self.uploads.queue();
             // Copies of what is new go first.
-            if queue.jobs.len() >= UPLOADS_QUEUED_MAX / 2 {
+            if queue.jobs.waiting() >= UPLOADS_QUEUED_MAX / 2 {
                 return;
             }
             if queue.checked.len() >= UPLOAD_CHECKS_MAX {
@@ -220,10 +254,17 @@ impl Shared {
                 return;
             }
         }
-        self.upload(Cargo::Local {
-            key: key.clone(),
-            verified: None,
-        });
+        self.copy_later(key.clone());
+    }
+
+    /// Queues the upload of an entry of the local store that may be in the bucket already.
+    fn copy_later(self: &Arc<Self>, key: Key) {
+        let party = match &key {
+            Key::Manifest { namespace, .. } => self.party(namespace),
+            // Every registry shares them.
+            Key::Blob(_) => Party::Named(OF_ALL.into()),
+        };
+        self.queue_upload(party, Cargo::Local { key, verified: None });
     }
 
     /// The same, whatever was asked before.
@@ -254,24 +295,37 @@ async fn work(shared: &Arc<Shared>) {
     }
     loop {
         let place = Place(shared);
-        while let Some(job) = next(shared) {
+        while let Some((job, _taken)) = next(shared) {
             carry(shared, job).await;
         }
         drop(place);
         // Something may have been queued between the look and the drop.
         let mut queue = shared.uploads.queue();
-        if queue.jobs.is_empty() || queue.workers >= UPLOADS_MAX {
+        if !queue.jobs.has_next() || queue.workers >= UPLOADS_MAX {
             return;
         }
         queue.workers += 1;
     }
 }
 
-fn next(shared: &Shared) -> Option<Job> {
+/// A job that was taken from the queue; its end is noted however it ends.
+struct Taken<'a> {
+    shared: &'a Shared,
+    party: Party,
+}
+
+impl Drop for Taken<'_> {
+    fn drop(&mut self) {
+        self.shared.uploads.queue().jobs.done(&self.party);
+    }
+}
+
+fn next(shared: &Shared) -> Option<(Job, Taken<'_>)> {
     let mut queue = shared.uploads.queue();
-    let job = queue.jobs.pop_front()?;
+    let (party, job) = queue.jobs.next()?;
     queue.memory -= job.cargo.memory();
-    Some(job)
+    drop(queue);
+    Some((job, Taken { shared, party }))
 }
 
 /// Carries one job out, or gives it up.
@@ -307,7 +361,7 @@ fn succeeded(shared: &Arc<Shared>, job: Job) {
     }
     let owed = shared.uploads.queue().owed.pop_front();
     if let Some(key) = owed {
-        shared.upload(Cargo::Local { key, verified: None });
+        shared.copy_later(key);
     }
     if let Cargo::Spooled { blob, .. } = job.cargo {
         // Engines may take a moment until what was put is found.

@@ -8,7 +8,6 @@ use crate::store::{Key, RecordName};
 pub const BLOBS: &str = "blobs";
 pub const MANIFESTS: &str = "manifests";
 pub const TAGS: &str = "_tags";
-/// Below a directory only.
 pub const REFERRERS: &str = "_referrers";
 pub const RECORD_SUFFIX: &str = ".json";
 /// Below a directory only.

@@ -17,6 +17,7 @@ mod layout;
 mod meta;
 mod mode;
 mod pointer;
+mod records;
 mod referrers;
 mod s3;
 mod spool;

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
+use crate::limits::RECORD_BYTES_MAX;
 use crate::oci::{Digest, Tag};
 
 /// Which answer of a repository a record keeps.
@@ -40,6 +41,22 @@ pub struct ReferrersRecord {
 }
 
 impl ReferrersRecord {
+    /// Reads a record of `name`; `None` where it is none.
+    pub(super) fn parse(name: &RecordName, json: &[u8]) -> Option<Self> {
+        let record: ReferrersRecord = serde_json::from_slice(json).ok()?;
+        let fits = match name {
+            RecordName::Page { query, .. } => record.index.is_some() && record.query == *query,
+            RecordName::Unsupported | RecordName::AbsentTag(_) => record.index.is_none(),
+        };
+        fits.then_some(record)
+    }
+
+    /// As it is stored; `None` when it is too large to be.
+    pub(super) fn to_json(&self) -> Option<Vec<u8>> {
+        let json = serde_json::to_vec(self).expect("a record is strings, numbers and JSON");
+        ((json.len() as u64) < RECORD_BYTES_MAX).then_some(json)
+    }
+
     /// The record of a 404.
     pub fn absent(checked_at_ms: u64, public: bool) -> Self {
         ReferrersRecord {

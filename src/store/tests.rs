@@ -15,8 +15,8 @@ use std::fs;
 use std::path::Path;
 
 pub(crate) use super::s3::tests::engine::{ENGINE_NAME_MAX, Engine, Scratch};
-use super::{Key, Meta, Source, TagPointer, Verified};
-use sample::TagName;
+use super::{Key, Meta, ReferrersRecord, Source, TagPointer, Verified};
+use sample::{RecordOf, TagName};
 
 /// A store as the contract sees it; clones are the same store.
 pub(crate) trait Shelf: Clone {
@@ -36,6 +36,9 @@ pub(crate) trait Shelf: Clone {
     async fn recheck(&self, key: &Key);
     async fn tag(&self, tag: &TagName) -> Option<TagPointer>;
     async fn set_tag(&self, tag: &TagName, pointer: &TagPointer);
+    async fn record(&self, of: &RecordOf) -> Option<ReferrersRecord>;
+    /// Replaces a record, or removes it.
+    async fn set_record(&self, of: &RecordOf, record: Option<&ReferrersRecord>);
 }
 
 /// Where a store keeps its things, under the names of the format. May be more than one place, in which all is the same.
@@ -89,6 +92,9 @@ macro_rules! keeps_the_contract {
             a_tag_is_replaced_as_a_whole
             tags_of_every_spelling_and_class_are_kept_apart
             a_pointer_that_cannot_be_read_is_none_and_heals
+            a_record_is_replaced_as_a_whole_and_removed
+            records_of_every_kind_are_kept_apart
+            a_record_that_cannot_be_read_is_none_and_heals
         }
     };
 }
@@ -100,6 +106,7 @@ macro_rules! keeps_the_contract_of_machines {
             what_one_machine_stores_all_find
             machines_that_store_the_same_at_once_leave_one_sound_copy
             the_last_to_set_a_tag_is_heard_by_all
+            a_record_that_one_machine_writes_all_find
         }
     };
 }

@@ -290,3 +290,126 @@ impl Drop for Ended<'_> {
         self.0.store(true, Ordering::SeqCst);
     }
 }
+
+/// A cache with a bucket that knows both registries.
+fn between_with(bucket: &Bucket, backend: &str, greedy: &Registry, other: &Registry) -> Server {
+    bucket
+        .behind(between(greedy, other), backend)
+        .env("TAG_TTL", "1h")
+        .start()
+}
+
+/// Images that the bucket has and no machine remembers: a manifest by tag, a small blob and a large one each.
+fn images_in(bucket: &Bucket, cache: &Server, upstream: &Registry, of: &str) -> Vec<(String, Image)> {
+    let images: Vec<_> = (0..PULLS)
+        .map(|n| {
+            let (tag, seed) = (format!("{of}-{n}"), fresh_seed());
+            let layers = [900, 3 * MIB].map(|size| Content::from(Prf::new(seed + size, size)));
+            let image = Image::push(upstream, "a", &tag, Flavor::Oci, &layers);
+            pull_image(cache, upstream, &tag, &image);
+            (tag, image)
+        })
+        .collect();
+    for (tag, image) in &images {
+        bucket.wait_has(&image.digest);
+        image
+            .all_blobs()
+            .iter()
+            .for_each(|(digest, _)| bucket.wait_has(digest));
+        let pointer = format!("_tags/{tag}");
+        eventually("the bucket has the tag", || {
+            bucket.keys().iter().any(|key| key.ends_with(&pointer))
+        });
+    }
+    images
+}
+
+#[track_caller]
+fn pull_image(cache: &Server, upstream: &Registry, tag: &str, image: &Image) -> Duration {
+    let began = Instant::now();
+    let got = cache.client().get(&upstream.manifest_url("a", tag));
+    got.expect(&image.manifest);
+    for (digest, content) in image.all_blobs() {
+        let got = cache.client().get(&upstream.blob_url("a", digest));
+        got.expect(&content.bytes());
+    }
+    began.elapsed()
+}
+
+#[test]
+fn bodies_that_stall_in_the_bucket_take_no_place_of_another_registry() {
+    let (greedy, other, bucket) = (Registry::new(), Registry::new(), Bucket::new());
+    let first = between_with(&bucket, "s3", &greedy, &other);
+    let images = [
+        images_in(&bucket, &first, &other, "alone"),
+        images_in(&bucket, &first, &other, "beside"),
+    ];
+    let stalled = Prf::new(fresh_seed(), MIB + 1);
+    let digest = greedy.blob(stalled.clone());
+    first.client().pull(&greedy.blob_url("a", &digest), &stalled);
+    bucket.wait_has(&digest);
+    drop(first);
+    // From here on there is nothing but the bucket.
+    greedy.down();
+    other.down();
+    let cache = between_with(&bucket, "s3", &greedy, &other);
+    let [alone, beside] = images;
+    let pull_all = |images: &[(String, Image)]| {
+        let pulls = images
+            .iter()
+            .map(|(tag, image)| pull_image(&cache, &other, tag, image));
+        pulls.max().expect("some pulls")
+    };
+    let alone = pull_all(&alone);
+    bucket.trouble("GET", &digest.replace(':', "-"), Trouble::Rate(2_000));
+    bucket.clear_log();
+    let held = ask_for(&cache, (0..GREEDY).map(|_| greedy.blob_url("a", &digest)));
+    let mut last = (0, Instant::now());
+    eventually("the adversary has what it can get", || {
+        let now = bucket.count("GET", &Bucket::blob_key(&digest));
+        if now != last.0 {
+            last = (now, Instant::now());
+        }
+        now > 0 && last.1.elapsed() > Duration::from_secs(1)
+    });
+    let beside = pull_all(&beside);
+    let bearable = 20 * alone.max(Duration::from_millis(500));
+    assert!(
+        beside < bearable,
+        "{beside:?} beside the adversary, {alone:?} alone"
+    );
+    drop(held);
+    bucket.calm();
+}
+
+#[test]
+fn uploads_of_a_registry_do_not_hold_up_those_of_another() {
+    const UPLOADS: usize = 60;
+    for backend in ["s3", "tiered"] {
+        let (greedy, other, bucket) = (Registry::new(), Registry::new(), Bucket::new());
+        let cache = between_with(&bucket, backend, &greedy, &other);
+        let alone = Instant::now();
+        images_in(&bucket, &cache, &other, "alone");
+        let alone = alone.elapsed();
+        for _ in 0..UPLOADS {
+            let content = Prf::new(fresh_seed(), 50_000);
+            let digest = greedy.blob(content.clone());
+            bucket.trouble(
+                "PUT",
+                &Bucket::blob_key(&digest),
+                Trouble::Late(Duration::from_millis(1_500)),
+            );
+            cache.client().pull(&greedy.blob_url("a", &digest), &content);
+        }
+        let beside = Instant::now();
+        images_in(&bucket, &cache, &other, "beside");
+        let beside = beside.elapsed();
+        // All that waits before takes three quarters of a minute.
+        let bearable = 10 * alone.max(Duration::from_secs(1));
+        assert!(
+            beside < bearable,
+            "{backend}: {beside:?} beside the adversary, {alone:?} alone"
+        );
+        bucket.calm();
+    }
+}

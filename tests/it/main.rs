@@ -171,6 +171,7 @@ mod artifacts;
 
 /// Pulls with a bucket, alone and behind the local store.
 mod s3_pull;
+mod s3_tls;
 
 /// Who is given what lies in a shared bucket.
 mod s3_access;

@@ -262,3 +262,79 @@ fn a_bucket_that_comes_and_goes_is_told_once_each_time() {
     assert_eq!(log.matches("the bucket is failing").count(), 1, "{log}");
     assert_eq!(log.matches("the bucket answers again").count(), 1, "{log}");
 }
+
+/// What becomes of bytes.
+type Damage<'a> = &'a dyn Fn(&[u8]) -> Vec<u8>;
+
+/// The key of a manifest.
+fn manifest_key(upstream: &Registry, digest: &str) -> String {
+    format!(
+        "manifests/{}/team/app/{}",
+        upstream.name(),
+        digest.replace(':', "-")
+    )
+}
+
+#[test]
+fn a_damaged_manifest_in_the_bucket_is_replaced() {
+    for backend in ["s3", "tiered"] {
+        let flipped = |bytes: &[u8]| {
+            let mut bytes = bytes.to_vec();
+            bytes[20] ^= 1;
+            bytes
+        };
+        // Of the same size, of another one, and nothing.
+        let damages: [Damage<'_>; 3] = [&flipped, &|_| b"<html>".to_vec(), &|_| Vec::new()];
+        for damage in damages {
+            let (upstream, bucket) = (Registry::new(), Bucket::new());
+            let image = Image::small(&upstream, "team/app", "v1", fresh_seed());
+            let by_tag = upstream.manifest_url("team/app", "v1");
+            let first = start(&bucket, &upstream, backend);
+            first.client().get(&by_tag).expect(&image.manifest);
+            bucket.wait_has(&image.digest);
+            eventually("the tag's pointer is there", || {
+                bucket.keys().iter().any(|key| key.ends_with("_tags/v1"))
+            });
+            drop(first);
+            let file = bucket.path(&manifest_key(&upstream, &image.digest));
+            std::fs::write(&file, damage(&image.manifest)).expect("a file");
+            let second = start(&bucket, &upstream, backend);
+            second.client().get(&by_tag).expect(&image.manifest);
+            eventually("what lies there is right", || {
+                bucket.has(&image.digest) && std::fs::read(&file).is_ok_and(|found| found == image.manifest)
+            });
+            upstream.down();
+            let third = start(&bucket, &upstream, backend);
+            third.client().get(&by_tag).expect(&image.manifest);
+        }
+    }
+}
+
+#[test]
+fn what_is_no_manifest_leaves_the_bucket_when_it_is_met() {
+    for backend in ["s3", "tiered"] {
+        for (page, size) in [
+            ("<html>log in</html>", 19),
+            ("[1, 2, 3]          ", 19),
+            ("", 5 << 20),
+        ] {
+            let (upstream, bucket) = (Registry::new(), Bucket::new());
+            let mut bytes = page.as_bytes().to_vec();
+            bytes.resize(size, b' ');
+            let digest = Content::from(bytes.clone()).digest();
+            let key = manifest_key(&upstream, &digest);
+            let (data, sidecar) = (bucket.path(&key), bucket.path(&format!("{key}.meta.json")));
+            std::fs::create_dir_all(data.parent().expect("a directory")).expect("a directory");
+            std::fs::write(&data, &bytes).expect("a file");
+            let described = format!(
+                "{{\"Content-Length\":[\"{size}\"],\"Content-Type\":[\"text/html\"],\"X-Cache-Public\":[\"true\"],\
+                 \"X-Cache-Verified\":[\"sha256\"]}}"
+            );
+            std::fs::write(&sidecar, described).expect("a file");
+            let cache = start(&bucket, &upstream, backend);
+            let got = cache.client().get(&upstream.manifest_url("team/app", &digest));
+            assert_eq!(got.status, 404, "{got}");
+            eventually("the bucket has lost it", || !data.exists() && !sidecar.exists());
+        }
+    }
+}

@@ -64,18 +64,21 @@ fn wait_records(cache: &Server, upstream: &Registry, repository: &str, count: us
 
 /// Waits until the store says what a tag means.
 fn wait_tag(cache: &Server, upstream: &Registry, tag: &str) {
-    let pointer = disk::tag_path(cache.root(), &upstream.name(), "a", tag);
+    let pointer = disk::tag_path(&store_of(cache), &upstream.name(), "a", tag);
     eventually("the tag is stored", || pointer.exists());
 }
 
 fn records_dir(cache: &Server, upstream: &Registry, repository: &str) -> std::path::PathBuf {
-    let registry = cache.root().join("manifests").join(upstream.name());
+    let registry = store_of(cache).join("manifests").join(upstream.name());
     registry.join(repository).join("_referrers")
 }
 
-/// Whether the run keeps content in a bucket alone, which has no records of referrers.
-fn without_directory() -> bool {
-    crate::harness::server::storage_of_run() == "s3"
+/// Where what is stored has the names of the format: the directory, or the bucket of a run without one.
+fn store_of(cache: &Server) -> std::path::PathBuf {
+    match cache.bucket() {
+        Some(bucket) if crate::harness::server::storage_of_run() == "s3" => bucket.path(""),
+        _ => cache.root().to_owned(),
+    }
 }
 
 /// Both ways to be without a registry.
@@ -90,9 +93,6 @@ fn cut_off(cache: &mut Server, upstream: &Registry, air_gapped: bool) {
 
 #[test]
 fn a_list_of_referrers_survives_a_restart_without_the_registry() {
-    if without_directory() {
-        return;
-    }
     for air_gapped in [false, true] {
         let upstream = Registry::new();
         let mut cache = Server::start(&upstream);
@@ -125,9 +125,6 @@ fn a_list_of_referrers_survives_a_restart_without_the_registry() {
 
 #[test]
 fn a_filtered_list_and_pages_are_kept_as_they_were_asked_for() {
-    if without_directory() {
-        return;
-    }
     let upstream = Registry::new();
     let mut cache = Server::start(&upstream);
     let path = referrers_url(&upstream, "a", &digest_of('a'));
@@ -168,9 +165,6 @@ fn a_filtered_list_and_pages_are_kept_as_they_were_asked_for() {
 /// The way of `cosign verify`, `oras discover` and `notation verify` with a registry of the older kind.
 #[test]
 fn without_the_referrers_api_the_tag_in_its_place_is_found_without_the_registry() {
-    if without_directory() {
-        return;
-    }
     for (air_gapped, reply) in [
         (false, Reply::status(404)),
         (true, Reply::status(404)),
@@ -203,6 +197,7 @@ fn without_the_referrers_api_the_tag_in_its_place_is_found_without_the_registry(
             .get(&absent_path)
             .expect_error(404, "MANIFEST_UNKNOWN");
         wait_tag(&cache, &upstream, &format!("sha256-{hex}"));
+        cache.wait_stored(&index);
         wait_records(&cache, &upstream, "a", 2);
         cut_off(&mut cache, &upstream, air_gapped);
         for _ in 0..2 {
@@ -229,9 +224,6 @@ fn without_the_referrers_api_the_tag_in_its_place_is_found_without_the_registry(
 
 #[test]
 fn the_last_answer_about_a_signature_counts_whichever_it_was() {
-    if without_directory() {
-        return;
-    }
     let upstream = Registry::new();
     let mut cache = Server::options(&upstream).env("TAG_TTL", "0s").start();
     let tag = format!("sha256-{}.sig", "a".repeat(64));
@@ -243,6 +235,7 @@ fn the_last_answer_about_a_signature_counts_whichever_it_was() {
     upstream.tag("a", &tag, &digest);
     cache.client().get(&path).expect(image("signature").as_bytes());
     wait_tag(&cache, &upstream, &tag);
+    cache.wait_stored(&digest);
     wait_records(&cache, &upstream, "a", 0);
     upstream.down();
     cache.restart();
@@ -264,9 +257,6 @@ fn the_last_answer_about_a_signature_counts_whichever_it_was() {
 
 #[test]
 fn a_registry_that_learns_the_referrers_api_is_noticed() {
-    if without_directory() {
-        return;
-    }
     let upstream = Registry::new();
     let mut cache = Server::options(&upstream).env("TAG_TTL", "0s").start();
     let path = referrers_url(&upstream, "a", &digest_of('a'));
@@ -292,9 +282,6 @@ fn a_registry_that_learns_the_referrers_api_is_noticed() {
 /// What Alice's credentials brought is for nobody while the registry cannot say who is Alice.
 #[test]
 fn private_lists_and_404s_are_not_kept_for_others() {
-    if without_directory() {
-        return;
-    }
     let upstream = Registry::new();
     upstream.require_tokens(Auth {
         scheme: Scheme::Either,
@@ -343,9 +330,6 @@ fn private_lists_and_404s_are_not_kept_for_others() {
 
 #[test]
 fn a_list_that_is_refused_is_not_given_afterwards() {
-    if without_directory() {
-        return;
-    }
     let upstream = Registry::new();
     let mut cache = Server::options(&upstream).env("TAG_TTL", "0s").start();
     let path = referrers_url(&upstream, "a", &digest_of('a'));
@@ -494,7 +478,8 @@ fn who_has_tags_asked_for_each_time_has_missing_ones_asked_for_too() {
 /// The scan at the start leaves records alone, and a damaged one is no answer.
 #[test]
 fn records_survive_the_scan_and_damaged_ones_are_none() {
-    if without_directory() {
+    // The bucket has another copy, which is an answer.
+    if crate::harness::server::storage_of_run() == "tiered" {
         return;
     }
     let upstream = Registry::new();
@@ -524,7 +509,91 @@ fn records_survive_the_scan_and_damaged_ones_are_none() {
     }
     std::fs::write(&file, &whole).unwrap();
     cache.restart();
-    cache.wait_stderr("store scanned");
+    if crate::harness::server::storage_of_run() != "s3" {
+        cache.wait_stderr("store scanned");
+    }
     assert!(!cache.stderr().contains("foreign=1"), "{}", cache.stderr());
     expect_stale(&cache.client().get(&path));
+}
+
+/// A machine without a directory finds what it wrote before its restart, and one with a directory what another machine wrote.
+#[test]
+fn what_was_answered_about_signatures_is_kept_in_the_bucket() {
+    for backend in ["s3", "tiered"] {
+        let (upstream, bucket) = (Registry::new(), Bucket::new());
+        let start = || {
+            bucket
+                .behind(Server::options(&upstream), backend)
+                .env("TAG_TTL", "0s")
+                .start()
+        };
+        let records = |repository: &str| {
+            let dir = format!("manifests/{}/{repository}/_referrers/", upstream.name());
+            let keys = bucket.keys();
+            keys.iter().filter(|key| key.starts_with(&dir)).count()
+        };
+        let all = json!([referrer('1', "a/sig"), referrer('2', "a/sbom")]);
+        upstream.on(On::path("/with/referrers/"), index_reply(&all));
+        upstream.on(On::path("/without/referrers/"), Reply::status(404));
+        let subject = digest_of('a');
+        let list = referrers_url(&upstream, "with", &subject);
+        let no_list = referrers_url(&upstream, "without", &subject);
+        let tag = format!("sha256-{}.sig", "a".repeat(64));
+        let absent = upstream.manifest_url("without", &tag);
+        let first = start();
+        assert_eq!(manifests_of(&first.client().get(&list)), all);
+        first.client().get(&no_list).expect_error(404, "MANIFEST_UNKNOWN");
+        first.client().get(&absent).expect_error(404, "MANIFEST_UNKNOWN");
+        eventually("the bucket has the records", || {
+            records("with") == 1 && records("without") == 2
+        });
+        drop(first);
+        upstream.down();
+        let second = start();
+        for _ in 0..2 {
+            let got = second.client().get(&list);
+            assert_eq!(manifests_of(&got), all);
+            expect_stale(&got);
+            let filtered = second.client().get(&format!("{list}?artifactType=a%2Fsbom"));
+            assert_eq!(manifests_of(&filtered), json!([all[1]]));
+            for path in [&no_list, &absent] {
+                let got = second.client().get(path);
+                got.expect_error(404, "MANIFEST_UNKNOWN");
+                expect_stale(&got);
+            }
+            let unknown = second
+                .client()
+                .get(&referrers_url(&upstream, "with", &digest_of('b')));
+            assert_eq!(unknown.status, 502, "{unknown}");
+        }
+        // What the registry answers next replaces it, also for the first machine.
+        upstream.up();
+        upstream.clear_rules();
+        upstream.on(On::path("/referrers/"), index_reply(&json!([all[0]])));
+        let digest = upstream.manifest("without", MANIFEST, image("signature"));
+        upstream.tag("without", &tag, &digest);
+        eventually("the registry is asked again", || {
+            second.client().get(&absent).status == 200
+        });
+        for path in [&list, &no_list] {
+            assert_eq!(manifests_of(&second.client().get(path)), json!([all[0]]));
+        }
+        eventually("the records of 404s are gone", || {
+            let keys = bucket.keys();
+            records("without") == 1 && !keys.iter().any(|key| key.ends_with("unsupported.json"))
+        });
+        eventually("the list in the bucket is the new one", || {
+            let keys = bucket.keys();
+            let lists = keys.iter().filter(|key| key.contains("/_referrers/sha256-"));
+            let texts = lists.map(|key| std::fs::read_to_string(bucket.path(key)).unwrap_or_default());
+            texts.into_iter().all(|text| !text.contains("a/sbom"))
+        });
+        upstream.down();
+        let first = start();
+        for path in [&list, &no_list] {
+            let got = first.client().get(path);
+            assert_eq!(manifests_of(&got), json!([all[0]]));
+            expect_stale(&got);
+        }
+    }
 }

@@ -422,7 +422,7 @@ async fn commit_local(
             shared.is_copied(&key);
             if !copied {
                 let verified = Some(verified);
-                shared.upload(Cargo::Local { key, verified });
+                shared.upload(&origin.namespace, Cargo::Local { key, verified });
             }
             // Followers that are still behind read the file.
             fill.change(|state| {
@@ -444,12 +444,13 @@ fn commit_spooled(fill: &Arc<Fill>, shared: &Arc<Shared>, spooled: &Spooled, ver
         meta: Arc::new(describe(fill, &verified)),
     };
     let room: Arc<Room> = spooled.room().clone();
-    let blob = SpooledBlob::new(shared, entry, room);
-    shared.upload(Cargo::Spooled { blob, verified });
+    // The share of the spool is held until the blob has left it.
+    let lease = fill.lock().lease.take();
+    let blob = SpooledBlob::new(shared, entry, room, lease);
+    shared.upload(&fill.origin.namespace, Cargo::Spooled { blob, verified });
     fill.change(|state| {
         state.window.trim(state.written, 0);
         state.memory = None;
-        state.lease = None;
     });
 }
 

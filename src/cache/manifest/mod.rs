@@ -185,10 +185,21 @@ pub(super) async fn stored(shared: &Arc<Shared>, origin: &Origin, digest: &Diges
     }
     let meta = shared.look_in_bucket(&key).await?;
     if meta.size > MANIFEST_BYTES_MAX as u64 {
+        shared
+            .discard_in_bucket(&key, &meta, "it is larger than a manifest may be")
+            .await;
         return None;
     }
     let body = shared.read_from_bucket(&key, &meta).await?;
-    let manifest = Arc::new(Manifest::of(digest, body, &meta).ok()?);
+    let manifest = match Manifest::of(digest, body, &meta) {
+        Ok(manifest) => Arc::new(manifest),
+        Err(Unfit::NotManifest(why)) => {
+            shared.discard_in_bucket(&key, &meta, &why.to_string()).await;
+            return None;
+        }
+        // It was hashed when it was read.
+        Err(Unfit::Damaged) => return None,
+    };
     if shared.storage.local().is_some() && shared.health.writable() {
         // No client waits for this. Until it is done the bucket is asked again.
         let (shared, body) = (shared.clone(), manifest.body.clone());
@@ -265,14 +276,14 @@ impl Storing {
                 verified,
                 _pending: pending,
             };
-            return shared.upload(cargo);
+            return shared.upload(&origin.namespace, cargo);
         }
         if shared.health.writable()
             && let Some(verified) = keep(&shared, key.clone(), body, meta, verified).await
         {
             shared.is_copied(&key);
             let verified = Some(verified);
-            shared.upload(Cargo::Local { key, verified });
+            shared.upload(&origin.namespace, Cargo::Local { key, verified });
         }
         drop(pending);
     }

@@ -404,10 +404,11 @@ impl Shared {
             return;
         }
         if self.storage.bucket().is_some() {
-            self.upload(Cargo::Tag {
+            let cargo = Cargo::Tag {
                 tag: tag.clone(),
                 pointer: pointer.clone(),
-            });
+            };
+            self.upload(&tag.origin.namespace, cargo);
         }
         let Some(store) = self.storage.local().cloned() else {
             return;

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use crate::cache::bucket::Bucket;
 use crate::cache::freshness::TagTerms;
+use crate::cache::records::Changes;
 use crate::cache::storage::{Draft, Storage};
 use crate::cache::tags::TagKey;
 use crate::cache::upload::Cargo;
@@ -16,12 +17,12 @@ use crate::config::{ProxyEnvironment, Registries};
 use crate::runtime::helper::{Helper, blocking};
 use crate::runtime::memory::MemoryBudget;
 use crate::store::tests::cases::{expect, put};
-use crate::store::tests::sample::{TagName, blob, content, data_name, pointer, tag};
+use crate::store::tests::sample::{RecordOf, TagName, blob, content, data_name, pointer, tag};
 use crate::store::tests::{
     ENGINE_NAME_MAX, Engine, Place, Scratch, SharedPlace, Shelf, files_below, keeps_the_contract,
     keeps_the_contract_of_machines, write_file,
 };
-use crate::store::{Entry, FsStore, Key, Meta, OpenError, Source, TagPointer, Verified};
+use crate::store::{Entry, FsStore, Key, Meta, OpenError, ReferrersRecord, Source, TagPointer, Verified};
 use crate::upstream::Upstreams;
 
 /// A bucket, the directory of the machine that [`Place::open`] gives, and those of others.
@@ -119,6 +120,13 @@ fn tag_key(tag: &TagName) -> TagKey {
     }
 }
 
+fn origin_of(of: &RecordOf) -> Origin {
+    Origin {
+        namespace: of.namespace.clone(),
+        repository: of.repository.clone(),
+    }
+}
+
 impl Shelf for Machine {
     /// And how much was written.
     type Draft = (Key, Draft, u64);
@@ -147,7 +155,8 @@ impl Shelf for Machine {
         let verified = committed.unwrap().map_err(|error| error.to_string())?;
         self.0.is_copied(&key);
         let verified = Some(verified);
-        self.0.upload(Cargo::Local { key, verified });
+        self.0
+            .upload(&"r.example".parse().unwrap(), Cargo::Local { key, verified });
         self.settle().await;
         Ok(())
     }
@@ -216,6 +225,22 @@ impl Shelf for Machine {
         self.0.remember(&key, pointer);
         self.0.save_pointer(&key, pointer.clone()).await;
         self.settle().await;
+    }
+
+    async fn record(&self, of: &RecordOf) -> Option<ReferrersRecord> {
+        let newest = async || self.0.newest_record(&origin_of(of), of.name.clone()).await;
+        self.answered(newest).await
+    }
+
+    async fn set_record(&self, of: &RecordOf, record: Option<&ReferrersRecord>) {
+        let changes = match record {
+            Some(record) => Changes::of(Some((of.name.clone(), record.clone())), Vec::new()),
+            None => Changes::of(None, vec![of.name.clone()]),
+        };
+        self.0.write_records(&origin_of(of), changes).await;
+        while !self.bucket().has_written_records() {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
     }
 }
 

@@ -16,6 +16,7 @@ use std::sync::{Mutex, PoisonError};
 
 use rustix::fs::{Mode, OFlags};
 
+use super::records::Records;
 use super::{Key, StoreError, layout};
 
 pub use ingest::Ingest;
@@ -32,8 +33,8 @@ pub struct FsStore {
     naming: Mutex<()>,
     /// Entries of an older system that are being hashed.
     adopting: Mutex<HashSet<Key>>,
-    /// Records of referrers on disk.
-    records: Mutex<referrers::Records>,
+    /// Records of referrers on disk. The scan at the start finds those of earlier runs.
+    records: Mutex<Records>,
 }
 
 impl FsStore {

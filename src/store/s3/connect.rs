@@ -17,10 +17,10 @@ use aws_sdk_s3::config::{
     Builder, ProvideCredentials, Region, RequestChecksumCalculation, ResponseChecksumValidation,
     SharedHttpClient, StalledStreamProtectionConfig,
 };
-use aws_smithy_http_client::tls::rustls_provider::CryptoMode;
-use aws_smithy_http_client::tls::{Provider, TlsContext, TrustStore};
 
 use super::connections::kept_or_fresh;
+use super::pool::pooled;
+use super::tls;
 use crate::config::{Pem, S3Settings};
 use crate::limits::{
     S3_ATTEMPT, S3_ATTEMPTS, S3_CONNECT, S3_IDLE_CONNECTIONS_MAX, S3_OPERATION, S3_UPLOAD_RATE_MIN,
@@ -82,26 +82,8 @@ fn timeouts(attempt: Duration, operation: Duration) -> TimeoutConfig {
 }
 
 pub(super) fn http_client(bundle: Option<&Pem>) -> SharedHttpClient {
-    let system = rustls_native_certs::load_native_certs().certs;
-    if system.is_empty() && bundle.is_none() {
-        tracing::warn!(
-            "the system has no root certificates: a bucket is reached over plain http only; name a file with AWS_CA_BUNDLE or SSL_CERT_FILE"
-        );
-    }
-    let mut trust = TrustStore::empty().with_native_roots(!system.is_empty());
-    if let Some(pem) = bundle {
-        trust = trust.with_pem_certificate(pem.text.reveal().as_bytes());
-    }
-    let context = TlsContext::builder().with_trust_store(trust).build();
-    let context = context.expect("rustls takes every set of roots, and these were read by the configuration");
-    let client = |kept| {
-        aws_smithy_http_client::Builder::new()
-            .pool_max_idle_per_host(kept)
-            .tls_provider(Provider::Rustls(CryptoMode::Ring))
-            .tls_context(context.clone())
-            .build_https()
-    };
-    kept_or_fresh(client(S3_IDLE_CONNECTIONS_MAX), client(0))
+    let tls = tls::client_config(bundle);
+    kept_or_fresh(pooled(&tls, S3_IDLE_CONNECTIONS_MAX), pooled(&tls, 0))
 }
 
 /// The region that environment or profile name. The metadata service is asked only by who is not known otherwise: outside

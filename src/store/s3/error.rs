@@ -42,6 +42,12 @@ pub enum S3Fault {
     Timeout,
     #[error("the engine cannot be reached or has failed")]
     Unavailable,
+    #[error(
+        "the engine's certificate is refused; check AWS_ENDPOINT_URL, and AWS_CA_BUNDLE, which names certificates to trust"
+    )]
+    Untrusted,
+    #[error("the engine does not speak TLS; AWS_ENDPOINT_URL begins with http:// for plain HTTP")]
+    NotTls,
     #[error("what arrived is not what was stored")]
     Short,
     #[error("the answer is not understood")]
@@ -57,7 +63,7 @@ pub enum S3Fault {
 impl S3Fault {
     /// Whether every other request would meet it too, for a while at least.
     pub(super) fn is_lasting(self) -> bool {
-        self.is_for_operator() || self == S3Fault::Throttled
+        self.is_for_operator() || matches!(self, S3Fault::Throttled | S3Fault::Untrusted | S3Fault::NotTls)
     }
 
     /// Whether it stays until somebody changes something.
@@ -114,6 +120,7 @@ where
             (S3Fault::Unexpected, innermost(error))
         }
         SdkError::DispatchFailure(failure) if failure.is_timeout() => (S3Fault::Timeout, String::new()),
+        SdkError::DispatchFailure(_) if let Some(fault) = tls_fault(error) => (fault, innermost(error)),
         _ if speaks_of_credentials(error) => (S3Fault::NoCredentials, innermost(error)),
         SdkError::ConstructionFailure(_) => (S3Fault::Unexpected, innermost(error)),
         _ => (S3Fault::Unavailable, innermost(error)),
@@ -179,6 +186,23 @@ fn chain<'a>(error: &'a (dyn std::error::Error + 'static)) -> impl Iterator<Item
 /// The cause behind all wrappings: `Connection refused (os error 111)`.
 fn innermost(error: &(dyn std::error::Error + 'static)) -> String {
     chain(error).last().unwrap_or_default()
+}
+
+/// What a failed handshake says about the engine. An I/O error does not give what it wraps as its source.
+fn tls_fault(error: &(dyn std::error::Error + 'static)) -> Option<S3Fault> {
+    let mut chain = std::iter::successors(Some(error), |&error| {
+        match error.downcast_ref::<std::io::Error>() {
+            Some(io) => io
+                .get_ref()
+                .map(|inner| inner as &(dyn std::error::Error + 'static)),
+            None => error.source(),
+        }
+    });
+    match chain.find_map(|error| error.downcast_ref())? {
+        rustls::Error::InvalidCertificate(_) => Some(S3Fault::Untrusted),
+        rustls::Error::InvalidMessage(_) => Some(S3Fault::NotTls),
+        _ => None,
+    }
 }
 
 /// The SDK has no type for it: the failure of a provider comes as one of dispatching or of construction.

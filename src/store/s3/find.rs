@@ -132,6 +132,16 @@ impl S3Store {
         }
     }
 
+    pub(super) async fn discard_unfit(&self, key: &Key, seen: &Meta, why: &str) {
+        self.0.sidecars.forget(key);
+        if let Ok(Found::Sound(meta)) = self.look(key).await
+            && (meta.size, &meta.content_type) == (seen.size, &seen.content_type)
+        {
+            tracing::warn!(entry = %layout::content(key).display(), why, "removing an entry of the bucket that is not of its kind");
+            self.remove(key).await;
+        }
+    }
+
     /// Adds to what is known of a sound entry; says whether there is one.
     pub(super) async fn learn(&self, key: &Key, sources: &[Source], public: bool) -> Result<bool, S3Error> {
         let Found::Sound(mut meta) = self.look(key).await? else {

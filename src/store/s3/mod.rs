@@ -12,9 +12,12 @@ mod find;
 mod lifecycle;
 mod object;
 mod open;
+mod pool;
 mod read;
+mod records;
 mod sidecars;
 mod tags;
+mod tls;
 mod upload;
 
 use std::collections::HashSet;
@@ -28,12 +31,13 @@ use aws_sdk_s3::presigning::PresigningConfig;
 use bytes::Bytes;
 use tokio::sync::Semaphore;
 
-use super::{Key, Meta, Source, TagPointer, Verified, layout};
+use super::{Key, Meta, RecordName, ReferrersRecord, Source, TagPointer, Verified, layout};
 use crate::config::S3Settings;
 use crate::limits::S3_PRESIGNED_MAX;
 use crate::oci::{Namespace, Repository, Tag};
 
 use breaker::Breaker;
+use records::Written;
 use sidecars::Sidecars;
 
 pub use error::{S3Error, S3Fault, S3OpenError};
@@ -57,10 +61,13 @@ struct Shared {
     tried: AtomicBool,
     breaker: Breaker,
     sidecars: Sidecars,
+    written: Written,
     /// Entries of an older system that are being hashed.
     adopting: Mutex<HashSet<Key>>,
     uploads: Arc<Semaphore>,
     reads: Arc<Semaphore>,
+    /// For bodies that are read without waiting for a client.
+    short_reads: Arc<Semaphore>,
     hashes: Semaphore,
 }
 
@@ -143,6 +150,11 @@ impl S3Store {
         self.recheck(key).await;
     }
 
+    /// Removes an entry that has the bytes of its name, but is not of its kind, unless it is no longer what `seen` describes.
+    pub async fn discard(&self, key: &Key, seen: &Meta, why: &str) {
+        self.discard_unfit(key, seen, why).await;
+    }
+
     /// The pointer of a tag for clients of an accept class; `None` when there is none or it cannot be understood, which the
     /// next check repairs.
     ///
@@ -177,6 +189,54 @@ impl S3Store {
             .await
     }
 
+    /// A record of referrers; `None` when there is none or it cannot be understood, which the next answer of the registry
+    /// repairs.
+    ///
+    /// # Errors
+    ///
+    /// The bucket failed.
+    pub async fn find_record(
+        &self,
+        namespace: &Namespace,
+        repository: &Repository,
+        name: &RecordName,
+    ) -> Result<Option<ReferrersRecord>, S3Error> {
+        self.get_record(&layout::record(namespace, repository, name), name)
+            .await
+    }
+
+    /// Replaces a record of referrers; the last writer wins. One that is too large is not kept, and neither is the old one.
+    /// The same record is not written again for [`S3_RECORD_REWRITE`](crate::limits::S3_RECORD_REWRITE).
+    ///
+    /// # Errors
+    ///
+    /// The old record, or none, is still there.
+    pub async fn put_record(
+        &self,
+        namespace: &Namespace,
+        repository: &Repository,
+        name: &RecordName,
+        record: &ReferrersRecord,
+    ) -> Result<(), S3Error> {
+        self.set_record(&layout::record(namespace, repository, name), record)
+            .await
+    }
+
+    /// Removes a record of referrers, if there is one.
+    ///
+    /// # Errors
+    ///
+    /// It may still be there.
+    pub async fn remove_record(
+        &self,
+        namespace: &Namespace,
+        repository: &Repository,
+        name: &RecordName,
+    ) -> Result<(), S3Error> {
+        self.drop_record(&layout::record(namespace, repository, name))
+            .await
+    }
+
     /// A URL with which anybody may get the content for `lifetime`, at most [`S3_PRESIGNED_MAX`]. A secret: not for
     /// logs. Asks nobody; whether the content is there, [`find`](Self::find) knows.
     ///
@@ -203,6 +263,12 @@ impl S3Store {
         !adopting
             .unwrap_or_else(std::sync::PoisonError::into_inner)
             .is_empty()
+    }
+
+    /// Bodies longer than [`HELD_WHOLE_BYTES_MAX`](crate::limits::HELD_WHOLE_BYTES_MAX) that could be opened beside those that
+    /// are.
+    pub fn free_reads(&self) -> usize {
+        self.0.reads.available_permits()
     }
 
     /// Whether the bucket is worth asking; `false` while it is failing.

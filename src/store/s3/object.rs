@@ -98,11 +98,16 @@ impl S3Store {
 
     /// A small object as a whole; `None` when there is none.
     pub(super) async fn get_small(&self, name: &str) -> Result<Option<Bytes>, S3Error> {
+        self.get_within(name, SIDECAR_BYTES_MAX).await
+    }
+
+    /// The same, of at most `most` bytes; of more, the first ones.
+    pub(super) async fn get_within(&self, name: &str, most: u64) -> Result<Option<Bytes>, S3Error> {
         let request = self.0.client.get_object().bucket(&self.0.bucket).key(name);
         match self.ask("read", name, request.send()).await {
             Ok(answer) => {
                 let length = answer.content_length();
-                collect(name, answer.body, length).await.map(Some)
+                collect(name, answer.body, length, most).await.map(Some)
             }
             Err(error) => absent(error),
         }
@@ -164,8 +169,7 @@ fn absent<T>(error: S3Error) -> Result<Option<T>, S3Error> {
 }
 
 /// A small body as a whole.
-async fn collect(name: &str, mut body: ByteStream, length: Option<i64>) -> Result<Bytes, S3Error> {
-    let most = SIDECAR_BYTES_MAX as usize;
+async fn collect(name: &str, mut body: ByteStream, length: Option<i64>, most: u64) -> Result<Bytes, S3Error> {
     let mut bytes = BytesMut::new();
     loop {
         let piece = match tokio::time::timeout(S3_BODY_STALL, body.next()).await {
@@ -174,15 +178,14 @@ async fn collect(name: &str, mut body: ByteStream, length: Option<i64>) -> Resul
             Ok(Some(Ok(piece))) => piece,
             Ok(None) => break,
         };
-        // What is larger than any sidecar of ours is none, and not understood a byte earlier or later.
-        let room = most - bytes.len();
+        // What is larger than any object of its kind is none, and not understood a byte earlier or later. A few MiB at most.
+        let room = most as usize - bytes.len();
         bytes.extend_from_slice(&piece[..piece.len().min(room)]);
         if piece.len() > room {
             break;
         }
     }
-    let whole =
-        length.is_none_or(|length| bytes.len() as u64 == (length.max(0) as u64).min(SIDECAR_BYTES_MAX));
+    let whole = length.is_none_or(|length| bytes.len() as u64 == (length.max(0) as u64).min(most));
     whole
         .then(|| bytes.freeze())
         .ok_or_else(|| failure("read", name, S3Fault::Short))

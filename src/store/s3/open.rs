@@ -13,12 +13,13 @@ use tokio::sync::Semaphore;
 use super::breaker::Breaker;
 use super::error::{S3Error, S3Fault, S3OpenError, classify};
 use super::object::failure;
+use super::records::Written;
 use super::sidecars::Sidecars;
 use super::{S3Store, Shared, connect};
 use crate::config::S3Settings;
 use crate::limits::{
-    S3_HASHES_MAX, S3_PAUSE_MAX, S3_PAUSE_MIN, S3_READS_MAX, S3_SELF_TEST, S3_SIDECAR_LIFE, S3_SIDECARS_MAX,
-    S3_UPLOADS_MAX,
+    S3_HASHES_MAX, S3_PAUSE_MAX, S3_PAUSE_MIN, S3_READS_MAX, S3_SELF_TEST, S3_SHORT_READS_MAX,
+    S3_SIDECAR_LIFE, S3_SIDECARS_MAX, S3_UPLOADS_MAX,
 };
 
 /// The object that is written and read to try the bucket out. It stays: removing it needs a right that nothing else of
@@ -40,9 +41,11 @@ impl S3Store {
             tried: AtomicBool::new(false),
             breaker: Breaker::default(),
             sidecars: Sidecars::new(S3_SIDECAR_LIFE, S3_SIDECARS_MAX),
+            written: Written::default(),
             adopting: Mutex::default(),
             uploads: Arc::new(Semaphore::new(S3_UPLOADS_MAX)),
             reads: Arc::new(Semaphore::new(S3_READS_MAX)),
+            short_reads: Arc::new(Semaphore::new(S3_SHORT_READS_MAX)),
             hashes: Semaphore::new(S3_HASHES_MAX),
         };
         let mut store = S3Store(Arc::new(shared));

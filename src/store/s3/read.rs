@@ -8,7 +8,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use super::error::{S3Error, S3Fault};
 use super::object::failure;
 use super::{S3Store, layout};
-use crate::limits::{S3_BODY_STALL, S3_READ_QUEUE_WAIT};
+use crate::limits::{HELD_WHOLE_BYTES_MAX, S3_BODY_STALL, S3_READ_QUEUE_WAIT};
 use crate::store::{Key, Meta};
 
 /// The body of an object, or of a part of it. Dropping it ends the transfer.
@@ -79,7 +79,12 @@ impl S3Store {
             return Ok(body);
         }
         let name = &body.name;
-        let waiting = tokio::time::timeout(S3_READ_QUEUE_WAIT, self.0.reads.clone().acquire_owned());
+        let places = if to - from <= HELD_WHOLE_BYTES_MAX {
+            &self.0.short_reads
+        } else {
+            &self.0.reads
+        };
+        let waiting = tokio::time::timeout(S3_READ_QUEUE_WAIT, places.clone().acquire_owned());
         let Ok(Ok(slot)) = waiting.await else {
             return Err(failure("read", name, S3Fault::Busy));
         };

@@ -2,12 +2,14 @@
 
 use bytes::Bytes;
 
-use super::sample::TagName;
+use super::sample::{RecordOf, TagName};
 use super::{
     ENGINE_NAME_MAX, Engine, Place, SharedPlace, Shelf, keeps_the_contract, keeps_the_contract_of_machines,
     write_file,
 };
-use crate::store::{Content, Key, Meta, S3Store, Source, SpoolDir, Spooled, TagPointer, Verified};
+use crate::store::{
+    Content, Key, Meta, ReferrersRecord, S3Store, Source, SpoolDir, Spooled, TagPointer, Verified,
+};
 
 /// A bucket of an engine in this process.
 pub struct InBucket(Engine);
@@ -81,6 +83,24 @@ impl Shelf for S3Store {
     async fn set_tag(&self, tag: &TagName, pointer: &TagPointer) {
         let put = self.put_tag(&tag.namespace, &tag.repository, &tag.tag, &tag.class, pointer);
         put.await.unwrap();
+    }
+
+    async fn record(&self, of: &RecordOf) -> Option<ReferrersRecord> {
+        let found = self.find_record(&of.namespace, &of.repository, &of.name);
+        found.await.unwrap()
+    }
+
+    async fn set_record(&self, of: &RecordOf, record: Option<&ReferrersRecord>) {
+        let RecordOf {
+            namespace,
+            repository,
+            name,
+        } = of;
+        let done = match record {
+            Some(record) => self.put_record(namespace, repository, name, record).await,
+            None => self.remove_record(namespace, repository, name).await,
+        };
+        done.unwrap();
     }
 }
 

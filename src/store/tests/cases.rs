@@ -3,13 +3,13 @@
 use std::collections::BTreeSet;
 
 use super::sample::{
-    TagName, blob, content, data_name, manifest, meta, pointer, pointer_name, sidecar_name, source, tag,
-    unmarked, verified,
+    RecordOf, TagName, blob, content, data_name, manifest, meta, pointer, pointer_name, record, record_name,
+    record_of, sidecar_name, source, tag, unmarked, verified,
 };
 use super::{Place, Shelf};
-use crate::limits::{S3_MULTIPART_BYTES_MIN, SIDECAR_BYTES_MAX};
+use crate::limits::{RECORD_BYTES_MAX, S3_MULTIPART_BYTES_MIN, SIDECAR_BYTES_MAX};
 use crate::oci::{Algorithm, Digest};
-use crate::store::{Key, Meta, SOURCES_MAX};
+use crate::store::{Key, Meta, RecordName, ReferrersRecord, SOURCES_MAX};
 
 /// Steps in which drafts are written.
 const STEP: usize = 1024 * 1024;
@@ -558,6 +558,103 @@ pub(crate) async fn a_pointer_that_cannot_be_read_is_none_and_heals<P: Place>() 
     }
 }
 
+fn page(repository: &str, query: &str) -> RecordOf {
+    let name = RecordName::Page {
+        subject: Digest::of(Algorithm::Sha256, b"subject"),
+        query: query.into(),
+    };
+    record_of(repository, name)
+}
+
+/// As it is stored.
+fn text(record: Option<ReferrersRecord>) -> Option<String> {
+    record.map(|record| serde_json::to_string(&record).unwrap())
+}
+
+pub(crate) async fn a_record_is_replaced_as_a_whole_and_removed<P: Place>() {
+    let place = P::make().await;
+    let store = place.open().await;
+    let of = page("library/a", "");
+    assert_eq!(text(store.record(&of).await), None);
+    for (mark, checked) in [("first".repeat(300), 5), ("second".to_owned(), 6)] {
+        let wanted = record(&of, &mark, checked);
+        store.set_record(&of, Some(&wanted)).await;
+        assert_eq!(text(store.record(&of).await), text(Some(wanted.clone())));
+        assert_eq!(place.names(), [record_name(&of)]);
+        for copy in place.copies(&record_name(&of)) {
+            assert_eq!(copy, serde_json::to_vec(&wanted).unwrap());
+        }
+    }
+    for _ in 0..2 {
+        store.set_record(&of, None).await;
+        assert_eq!(text(store.record(&of).await), None);
+        assert_eq!(place.names(), [""; 0]);
+    }
+    // What was removed is written again, though it is the same.
+    store.set_record(&of, Some(&record(&of, "second", 7))).await;
+    assert!(store.record(&of).await.is_some());
+    // The largest lists do not fit, and the old one is no longer true.
+    let large = record(&of, &"x".repeat(RECORD_BYTES_MAX as usize), 8);
+    store.set_record(&of, Some(&large)).await;
+    assert_eq!(text(store.record(&of).await), None);
+}
+
+pub(crate) async fn records_of_every_kind_are_kept_apart<P: Place>() {
+    let place = P::make().await;
+    let store = place.open().await;
+    let absent = |text: &str| RecordName::AbsentTag(text.parse().unwrap());
+    let tag = format!("sha256-{}", "0a".repeat(32));
+    let mut all = vec![
+        page("a/b__c", ""),
+        page("a/b__c", "artifactType=a"),
+        page("a/b__c", "artifactType=b"),
+        page("a", ""),
+        record_of("a/b__c", RecordName::Unsupported),
+        record_of("a", RecordName::Unsupported),
+        record_of("a/b__c", absent(&tag)),
+        record_of("a/b__c", absent(&format!("{tag}.sig"))),
+        record_of(&format!("a/{tag}"), absent(&tag)),
+    ];
+    all.retain(|of| record_name(of).len() <= P::NAME_MAX);
+    for (at, of) in all.iter().enumerate() {
+        assert_eq!(text(store.record(of).await), None, "{of:?}");
+        store
+            .set_record(of, Some(&record(of, &at.to_string(), 5 + at as u64)))
+            .await;
+    }
+    for (at, of) in all.iter().enumerate() {
+        let wanted = record(of, &at.to_string(), 5 + at as u64);
+        assert_eq!(text(store.record(of).await), text(Some(wanted)), "{of:?}");
+    }
+    assert_eq!(place.names().len(), all.len());
+}
+
+pub(crate) async fn a_record_that_cannot_be_read_is_none_and_heals<P: Place>() {
+    let place = P::make().await;
+    for of in [
+        page("library/a", ""),
+        record_of("library/a", RecordName::Unsupported),
+    ] {
+        for (what, bytes) in [
+            ("nothing", &b""[..]),
+            ("half", b"{\"checkedAtMs\":"),
+            ("noise", b"hello"),
+            ("a list", b"[]"),
+            (
+                "another query",
+                b"{\"checkedAtMs\":1,\"query\":\"n=5\",\"index\":{}}",
+            ),
+        ] {
+            place.plant(&record_name(&of), bytes);
+            let store = place.open().await;
+            assert_eq!(text(store.record(&of).await), None, "{what}");
+            let wanted = record(&of, "new", 5);
+            store.set_record(&of, Some(&wanted)).await;
+            assert_eq!(text(store.record(&of).await), text(Some(wanted)), "{what}");
+        }
+    }
+}
+
 /// Copies a place, name by name, to another one.
 pub(crate) async fn what_was_written_here_is_found_there<From: Place, To: Place>() {
     let (here, there) = (From::make().await, To::make().await);
@@ -576,6 +673,8 @@ pub(crate) async fn what_was_written_here_is_found_there<From: Place, To: Place>
     }
     let name = tag("a/b", "v1", "dl+dm");
     store.set_tag(&name, &pointer(&name, &bytes, 5)).await;
+    let of = page("a/b", "artifactType=a");
+    store.set_record(&of, Some(&record(&of, "copied", 5))).await;
     drop(store);
     for path in here.names() {
         there.plant(&path, &here.copies(&path)[0]);
@@ -591,5 +690,9 @@ pub(crate) async fn what_was_written_here_is_found_there<From: Place, To: Place>
         assert!(found.public && found.is_from("two.example"));
     }
     assert_eq!(store.tag(&name).await, Some(pointer(&name, &bytes, 5)));
+    assert_eq!(
+        text(store.record(&of).await),
+        text(Some(record(&of, "copied", 5)))
+    );
     assert_eq!(there.names(), before);
 }

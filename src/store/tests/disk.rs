@@ -3,9 +3,9 @@
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
-use super::sample::TagName;
+use super::sample::{RecordOf, TagName};
 use super::{Place, Scratch, Shelf, files_below, keeps_the_contract, write_file};
-use crate::store::{FsStore, Ingest, Key, Meta, Source, TagPointer, Verified};
+use crate::store::{FsStore, Ingest, Key, Meta, ReferrersRecord, Source, TagPointer, Verified};
 
 /// A directory of its own.
 pub struct Disk(Scratch);
@@ -58,6 +58,23 @@ impl Shelf for Arc<FsStore> {
 
     async fn set_tag(&self, tag: &TagName, pointer: &TagPointer) {
         FsStore::set_tag(self, &tag.namespace, &tag.repository, &tag.tag, pointer).unwrap();
+    }
+
+    async fn record(&self, of: &RecordOf) -> Option<ReferrersRecord> {
+        FsStore::record(self, &of.namespace, &of.repository, &of.name).unwrap()
+    }
+
+    async fn set_record(&self, of: &RecordOf, record: Option<&ReferrersRecord>) {
+        let RecordOf {
+            namespace,
+            repository,
+            name,
+        } = of;
+        let done = match record {
+            Some(record) => FsStore::set_record(self, namespace, repository, name, record),
+            None => FsStore::remove_record(self, namespace, repository, name),
+        };
+        done.unwrap();
     }
 }
 

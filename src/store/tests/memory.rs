@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use super::sample::{TagName, data_name, pointer_name, sidecar_name};
+use super::sample::{RecordOf, TagName, data_name, pointer_name, record_name, sidecar_name};
 use super::{Place, SharedPlace, Shelf, keeps_the_contract, keeps_the_contract_of_machines};
 use crate::limits::SIDECAR_BYTES_MAX;
 use crate::oci::Digest;
-use crate::store::{Key, Meta, Source, TagPointer, Verified};
+use crate::store::{Key, Meta, ReferrersRecord, Source, TagPointer, Verified};
 
 #[derive(Clone, Default)]
 pub struct Memory(Arc<Mutex<BTreeMap<String, Vec<u8>>>>);
@@ -109,6 +109,18 @@ impl Shelf for Memory {
     async fn set_tag(&self, tag: &TagName, pointer: &TagPointer) {
         let json = serde_json::to_vec(pointer).unwrap();
         self.map().insert(pointer_name(tag), json);
+    }
+
+    async fn record(&self, of: &RecordOf) -> Option<ReferrersRecord> {
+        ReferrersRecord::parse(&of.name, self.map().get(&record_name(of))?)
+    }
+
+    async fn set_record(&self, of: &RecordOf, record: Option<&ReferrersRecord>) {
+        let mut map = self.map();
+        match record.and_then(ReferrersRecord::to_json) {
+            Some(json) => map.insert(record_name(of), json),
+            None => map.remove(&record_name(of)),
+        };
     }
 }
 

@@ -1,9 +1,10 @@
 //! Content, keys and descriptions to test with.
 
 use bytes::Bytes;
+use serde_json::value::RawValue;
 
 use crate::oci::{Algorithm, Digest, Namespace, Repository, Tag};
-use crate::store::{Key, Meta, Source, TagPointer, Verified, layout};
+use crate::store::{Key, Meta, RecordName, ReferrersRecord, Source, TagPointer, Verified, layout};
 
 /// `size` bytes that look like noise and are the same for the same `seed`.
 pub(crate) fn content(size: usize, seed: u64) -> Bytes {
@@ -108,5 +109,39 @@ pub(crate) fn pointer(tag: &TagName, content: &[u8], checked: u64) -> TagPointer
         etag: Some("\"é\"".into()),
         accept_class: tag.class.clone(),
         headers: Default::default(),
+    }
+}
+
+/// A record of referrers of a repository.
+#[derive(Clone, Debug)]
+pub(crate) struct RecordOf {
+    pub namespace: Namespace,
+    pub repository: Repository,
+    pub name: RecordName,
+}
+
+pub(crate) fn record_of(repository: &str, name: RecordName) -> RecordOf {
+    RecordOf {
+        namespace: "docker.io".parse().unwrap(),
+        repository: repository.parse().unwrap(),
+        name,
+    }
+}
+
+pub(crate) fn record_name(of: &RecordOf) -> String {
+    let path = layout::record(&of.namespace, &of.repository, &of.name);
+    path.to_str().unwrap().to_owned()
+}
+
+/// What a registry answered at the moment `checked`: a list with this mark, or 404.
+pub(crate) fn record(of: &RecordOf, mark: &str, checked: u64) -> ReferrersRecord {
+    let absent = ReferrersRecord::absent(checked, true);
+    match &of.name {
+        RecordName::Page { query, .. } => ReferrersRecord {
+            query: query.clone(),
+            index: Some(RawValue::from_string(format!(r#"{{"mark": "{mark}"}}"#)).unwrap()),
+            ..absent
+        },
+        RecordName::Unsupported | RecordName::AbsentTag(_) => absent,
     }
 }

@@ -3,7 +3,8 @@
 use super::SharedPlace;
 use super::Shelf;
 use super::cases::{expect, expect_only, put, put_as, sidecars};
-use super::sample::{blob, content, manifest, meta, pointer, source, tag};
+use super::sample::{blob, content, manifest, meta, pointer, record, record_of, source, tag};
+use crate::store::RecordName;
 
 /// Machines at once.
 const MACHINES: usize = 4;
@@ -66,6 +67,21 @@ pub(crate) async fn the_last_to_set_a_tag_is_heard_by_all<P: SharedPlace>() {
         machine.set_tag(&name, &wanted).await;
         for machine in &machines {
             assert_eq!(machine.tag(&name).await.as_ref(), Some(&wanted));
+        }
+    }
+}
+
+pub(crate) async fn a_record_that_one_machine_writes_all_find<P: SharedPlace>() {
+    let place = P::make().await;
+    let machines = machines(&place).await;
+    let of = record_of("library/a", RecordName::Unsupported);
+    for (number, machine) in machines.iter().enumerate() {
+        machine
+            .set_record(&of, Some(&record(&of, "", 5 + number as u64)))
+            .await;
+        for machine in &machines {
+            let found = machine.record(&of).await.map(|record| record.checked_at_ms);
+            assert_eq!(found, Some(5 + number as u64));
         }
     }
 }

@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use super::*;
+use crate::config::{ProxyUrl, SecretText};
 
 /// How a dead connection answers the next request.
 #[derive(Clone, Copy, Debug)]
@@ -131,6 +132,256 @@ async fn dead_connections_to_where_a_registry_sends_us_cost_no_request_either() 
                 "{end:?}"
             );
         }
+    }
+}
+
+/// Requests for tokens of so many repositories.
+fn blobs_of_repositories(
+    of: &'static str,
+    count: usize,
+    credentials: &Credentials,
+) -> impl Iterator<Item = Request> {
+    (0..count).map(move |n| Request {
+        repository: format!("{of}/{n}").parse().unwrap(),
+        credentials: credentials.clone(),
+        ..blob("r.lan")
+    })
+}
+
+#[track_caller]
+fn expect_well(upstreams: &Upstreams, end: End) {
+    let condition = &upstreams.conditions()[0];
+    assert_eq!((condition.failures, condition.state), (0, State::Well), "{end:?}");
+}
+
+#[tokio::test]
+async fn dead_connections_to_a_token_service_cost_no_request() {
+    let ours = crate::config::Auth::Basic {
+        username: "robot".into(),
+        password: SecretText::new("canary".into()),
+    };
+    for (end, auth) in [
+        (End::Fin, None),
+        (End::Rst, None),
+        (End::Fin, Some(ours.clone())),
+        (End::Rst, Some(ours)),
+    ] {
+        let tokens = Mortal::start(end, |_| reply(200, "", "{\"token\":\"t\",\"expires_in\":300}")).await;
+        let realm = tokens.port;
+        let registry = Server::start(|_| {
+            move |head: &str| match header(head, "authorization") {
+                Some("Bearer t") => reply(200, "", "content"),
+                _ => challenge_of(realm),
+            }
+        })
+        .await;
+        let mut config = plain("r.lan", registry.port);
+        config.settings.realm_hosts = vec![format!("127.0.0.1:{realm}").into()];
+        let mut credentials = Credentials::None;
+        if let Some(auth) = auth {
+            config.settings.auth = auth;
+            credentials = Credentials::Ours;
+        }
+        let upstreams = upstreams(&[config], deadlines());
+        let before: Vec<_> = blobs_of_repositories("before", 8, &credentials).collect();
+        let pulls = before.iter().map(|request| pull(&upstreams, request));
+        for content in futures_util::future::join_all(pulls).await {
+            assert_eq!(content.unwrap(), "content");
+        }
+        tokens.replace();
+        let answered = tokens.answered();
+        for request in blobs_of_repositories("after", 4, &credentials) {
+            assert_eq!(pull(&upstreams, &request).await.unwrap(), "content", "{end:?}");
+        }
+        assert_eq!(tokens.answered() - answered, 4, "{end:?}: each is answered once");
+        expect_well(&upstreams, end);
+    }
+}
+
+fn through(proxy: u16, config: RegistryConfig) -> Upstreams {
+    let url = ProxyUrl {
+        url: format!("http://127.0.0.1:{proxy}").parse().unwrap(),
+        credentials: None,
+    };
+    let environment = ProxyEnvironment {
+        https: Some(url.clone()),
+        http: Some(url),
+        ..ProxyEnvironment::default()
+    };
+    let options = Options {
+        deadlines: deadlines(),
+        resolver: Table::new(&[]),
+    };
+    Upstreams::with_options(entries(&[config]), environment, options).unwrap()
+}
+
+#[tokio::test]
+async fn dead_connections_to_a_proxy_that_forwards_cost_no_request() {
+    for end in [End::Fin, End::Rst] {
+        let proxy = Mortal::start(end, |head| {
+            assert!(path(head).starts_with("http://"), "{head}");
+            reply(200, "", "content")
+        })
+        .await;
+        // Nobody listens there.
+        let upstreams = through(proxy.port, plain("r.lan", 9));
+        open(&upstreams, 8).await;
+        proxy.replace();
+        let answered = proxy.answered();
+        for _ in 0..4 {
+            assert_eq!(
+                pull(&upstreams, &blob("r.lan")).await.unwrap(),
+                "content",
+                "{end:?}"
+            );
+        }
+        assert_eq!(proxy.answered() - answered, 4, "{end:?}: each is answered once");
+        expect_well(&upstreams, end);
+    }
+}
+
+/// A proxy whose tunnels can all die at once, in front of a registry that speaks TLS.
+struct Tunnels {
+    port: u16,
+    generation: Arc<AtomicUsize>,
+    opened: Arc<AtomicUsize>,
+    accepting: AbortHandle,
+}
+
+impl Tunnels {
+    async fn start(end: End, to: u16) -> Tunnels {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let (generation, opened) = (Arc::<AtomicUsize>::default(), Arc::<AtomicUsize>::default());
+        let (alive, count) = (generation.clone(), opened.clone());
+        let accepting = tokio::spawn(async move {
+            let mut tunnels = JoinSet::new();
+            loop {
+                let (client, _) = listener.accept().await.unwrap();
+                tunnels.spawn(tunnel(client, end, to, alive.clone(), count.clone()));
+            }
+        });
+        Tunnels {
+            port,
+            generation,
+            opened,
+            accepting: accepting.abort_handle(),
+        }
+    }
+}
+
+impl Drop for Tunnels {
+    fn drop(&mut self) {
+        self.accepting.abort();
+    }
+}
+
+async fn tunnel(
+    mut client: TcpStream,
+    end: End,
+    to: u16,
+    alive: Arc<AtomicUsize>,
+    count: Arc<AtomicUsize>,
+) -> Option<()> {
+    let born = alive.load(Ordering::SeqCst);
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        client.read_buf(&mut head).await.ok().filter(|read| *read > 0)?;
+    }
+    assert!(head.starts_with(b"CONNECT "));
+    let mut server = TcpStream::connect(("127.0.0.1", to)).await.ok()?;
+    client.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await.ok()?;
+    count.fetch_add(1, Ordering::SeqCst);
+    let (mut asked, mut answered) = (Vec::new(), Vec::new());
+    loop {
+        tokio::select! {
+            read = client.read_buf(&mut asked) => {
+                read.ok().filter(|read| *read > 0)?;
+                if alive.load(Ordering::SeqCst) != born {
+                    if let End::Rst = end {
+                        let socket = socket2::SockRef::from(&client);
+                        socket.set_linger(Some(Duration::ZERO)).unwrap();
+                    }
+                    return None;
+                }
+                server.write_all(&asked).await.ok()?;
+                asked.clear();
+            }
+            read = server.read_buf(&mut answered) => {
+                read.ok().filter(|read| *read > 0)?;
+                client.write_all(&answered).await.ok()?;
+                answered.clear();
+            }
+        }
+    }
+}
+
+/// The port of a registry that speaks TLS and answers each request with `content`, until the process ends.
+fn speaks_tls() -> u16 {
+    let issued = rcgen::generate_simple_self_signed(vec!["127.0.0.1".to_owned()]).unwrap();
+    let key = rustls::pki_types::PrivateKeyDer::try_from(issued.signing_key.serialize_der()).unwrap();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![issued.cert.der().clone()], key)
+        .unwrap();
+    let (config, listener) = (
+        Arc::new(config),
+        std::net::TcpListener::bind("127.0.0.1:0").unwrap(),
+    );
+    let port = listener.local_addr().unwrap().port();
+    std::thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            let connection = rustls::ServerConnection::new(config.clone()).unwrap();
+            std::thread::spawn(move || answer_over_tls(rustls::StreamOwned::new(connection, stream)));
+        }
+    });
+    port
+}
+
+fn answer_over_tls(mut stream: impl std::io::Read + std::io::Write) -> Option<()> {
+    let mut head = Vec::new();
+    loop {
+        let mut byte = [0];
+        stream.read_exact(&mut byte).ok()?;
+        head.push(byte[0]);
+        if head.ends_with(b"\r\n\r\n") {
+            head.clear();
+            let Reply(bytes, _) = reply(200, "", "content");
+            stream.write_all(&bytes).ok()?;
+            stream.flush().ok()?;
+        }
+    }
+}
+
+#[tokio::test]
+async fn dead_tunnels_through_a_proxy_cost_no_request() {
+    let port = speaks_tls();
+    for end in [End::Fin, End::Rst] {
+        let proxy = Tunnels::start(end, port).await;
+        let mut config = plain("r.lan", port);
+        config.settings.url = Some(format!("https://127.0.0.1:{port}").parse().unwrap());
+        config.settings.tls.insecure_skip_verify = true;
+        let upstreams = through(proxy.port, config);
+        open(&upstreams, 8).await;
+        let opened = proxy.opened.load(Ordering::SeqCst);
+        assert!(opened >= 4, "{end:?}: {opened} tunnels");
+        proxy.generation.fetch_add(1, Ordering::SeqCst);
+        for _ in 0..4 {
+            assert_eq!(
+                pull(&upstreams, &blob("r.lan")).await.unwrap(),
+                "content",
+                "{end:?}"
+            );
+        }
+        assert_eq!(
+            proxy.opened.load(Ordering::SeqCst) - opened,
+            4,
+            "{end:?}: a new tunnel for each"
+        );
+        expect_well(&upstreams, end);
     }
 }
 

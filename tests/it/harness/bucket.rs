@@ -4,16 +4,20 @@
 //! the sockets, one thread per connection, and the trouble a test makes on the way. Objects are files, so a test can
 //! look at them, spoil them and remove them.
 
-use std::io::{self, Read as _, Write as _};
+use std::io;
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::{ServerConfig, ServerConnection, StreamOwned};
 use s3s::auth::SimpleAuth;
 use s3s::service::{S3Service, S3ServiceBuilder};
 
+use super::pki::Issued;
 use super::server::{Options, TempDir};
 use super::{PATIENCE, eventually};
 
@@ -55,6 +59,11 @@ pub struct Asked {
     pub range: Option<String>,
 }
 
+/// A connection, with or without TLS.
+trait Stream: io::Read + io::Write {}
+
+impl<S: io::Read + io::Write> Stream for S {}
+
 pub struct Bucket {
     inner: Arc<Inner>,
     addr: SocketAddr,
@@ -71,6 +80,7 @@ struct Inner {
     down: AtomicBool,
     stop: AtomicBool,
     streams: Mutex<Vec<TcpStream>>,
+    tls: Option<Arc<ServerConfig>>,
 }
 
 impl Default for Bucket {
@@ -82,6 +92,21 @@ impl Default for Bucket {
 impl Bucket {
     /// An empty bucket.
     pub fn new() -> Self {
+        Self::speaking(None)
+    }
+
+    /// The same, over TLS with this certificate.
+    pub fn with_tls(issued: &Issued) -> Self {
+        let chain = vec![CertificateDer::from_pem_slice(issued.chain.as_bytes()).expect("a certificate")];
+        let key = PrivateKeyDer::from_pem_slice(issued.key.as_bytes()).expect("a key");
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let config = ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .and_then(|builder| builder.with_no_client_auth().with_single_cert(chain, key));
+        Self::speaking(Some(Arc::new(config.expect("the key fits the certificate"))))
+    }
+
+    fn speaking(tls: Option<Arc<ServerConfig>>) -> Self {
         let dir = TempDir::new();
         std::fs::create_dir_all(dir.path.join(NAME)).expect("a directory for the bucket");
         let fs = s3s_fs::FileSystem::new(&dir.path).expect("a directory");
@@ -101,6 +126,7 @@ impl Bucket {
             down: AtomicBool::new(false),
             stop: AtomicBool::new(false),
             streams: Mutex::default(),
+            tls,
         });
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
         let addr = listener.local_addr().expect("bound");
@@ -123,10 +149,11 @@ impl Bucket {
 
     /// Lets a server use this bucket: alone (`s3`), or behind its own store (`tiered`).
     pub fn behind(&self, options: Options, backend: &str) -> Options {
+        let scheme = if self.inner.tls.is_some() { "https" } else { "http" };
         options
             .env("STORAGE_BACKEND", backend)
             .env("S3_BUCKET", NAME)
-            .env("AWS_ENDPOINT_URL", format!("http://{}", self.addr))
+            .env("AWS_ENDPOINT_URL", format!("{scheme}://{}", self.addr))
             .env("AWS_REGION", "us-east-1")
             .env("AWS_ACCESS_KEY_ID", ACCESS_KEY)
             .env("AWS_SECRET_ACCESS_KEY", SECRET_KEY)
@@ -244,16 +271,30 @@ impl Inner {
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(PATIENCE))?;
         self.streams.lock().unwrap().push(stream.try_clone()?);
+        let socket = stream.try_clone()?;
+        let served = match &self.tls {
+            None => self.serve_requests(&mut stream),
+            Some(config) => {
+                let connection = ServerConnection::new(config.clone()).map_err(io::Error::other)?;
+                self.serve_requests(&mut StreamOwned::new(connection, stream))
+            }
+        };
+        socket.shutdown(Shutdown::Both)?;
+        served
+    }
+
+    fn serve_requests(&self, stream: &mut dyn Stream) -> io::Result<()> {
         let mut inbox = Vec::new();
         while !self.down.load(Ordering::SeqCst)
-            && let Some(request) = read_request(&mut stream, &mut inbox)?
+            && let Some(request) = read_request(stream, &mut inbox)?
         {
-            if !self.answer(&mut stream, request)? {
-                let _ = stream.shutdown(Shutdown::Both);
-                return Ok(());
+            let goes_on = self.answer(stream, request)?;
+            stream.flush()?;
+            if !goes_on {
+                break;
             }
         }
-        stream.shutdown(Shutdown::Both)
+        Ok(())
     }
 
     /// The file of the object that a request is about.
@@ -276,7 +317,7 @@ impl Inner {
     }
 
     /// Says whether the connection goes on.
-    fn answer(&self, stream: &mut TcpStream, request: http::Request<Vec<u8>>) -> io::Result<bool> {
+    fn answer(&self, stream: &mut dyn Stream, request: http::Request<Vec<u8>>) -> io::Result<bool> {
         let asked = Asked {
             method: request.method().to_string(),
             target: request.uri().to_string(),
@@ -396,7 +437,7 @@ fn part_of(file: &Path, head: &http::response::Parts) -> Option<Vec<u8>> {
 }
 
 /// The next request of a connection, whole; `None` at its end.
-fn read_request(stream: &mut TcpStream, inbox: &mut Vec<u8>) -> io::Result<Option<http::Request<Vec<u8>>>> {
+fn read_request(stream: &mut dyn Stream, inbox: &mut Vec<u8>) -> io::Result<Option<http::Request<Vec<u8>>>> {
     let mut piece = vec![0; 256 * 1024];
     let head_len = loop {
         if let Some(at) = inbox.windows(4).position(|window| window == b"\r\n\r\n") {

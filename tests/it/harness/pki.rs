@@ -115,6 +115,18 @@ impl Authority {
     }
 }
 
+/// A certificate as `openssl req -x509` makes it: its own issuer, and an authority.
+pub fn self_made(name: &str, change: impl FnOnce(&mut CertificateParams)) -> Issued {
+    let mut params = CertificateParams::new(vec![name.to_owned()]).unwrap();
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    change(&mut params);
+    let key = KeyPair::generate().unwrap();
+    Issued {
+        chain: params.self_signed(&key).unwrap().pem(),
+        key: key.serialize_pem(),
+    }
+}
+
 impl Issued {
     /// Writes `<name>.crt` and `<name>.key` into `dir`, each by rename as careful programs do.
     pub fn write(&self, dir: &Path, name: &str) -> (PathBuf, PathBuf) {
