@@ -80,6 +80,12 @@ mod powercut;
 /// Token flow, credentials, refusals, redirects.
 mod auth;
 
+/// Fronts that redirect the API into a registry that challenges by itself.
+mod fronts;
+
+/// Registries that challenge at `/v2/` only.
+mod pings;
+
 /// Who may read what: users, rights, and what others learn.
 mod private;
 
