@@ -143,6 +143,15 @@ mod corpus;
 /// The corpus against the running server, pipelining, who closes when.
 mod wire;
 
+/// The corpus read by another HTTP server.
+mod wire_twice;
+
+/// Answers of upstreams on the edge of HTTP/1.1.
+mod upstream_wire;
+
+/// JSON that is deep, wide or endless.
+mod bombs;
+
 /// HTTP/2: what it does like HTTP/1.1, what it does otherwise, its grammar, its floods.
 mod h2;
 mod h2_flood;
