@@ -112,6 +112,22 @@ all() {
   if has notation; then check "$1, notation verify" verify_notation; fi
 }
 
+# asked: requests that Debian's registry has answered so far.
+asked() { grep -c '"[A-Z]* /v2/[^"]* HTTP/' "$work/upstream.log" || true; }
+
+# verify_again: what was just missing is not asked for again. A 404 is remembered for five seconds; slower than that, nothing
+# can be said.
+verify_again() {
+  local before began
+  verify_bundle && tree
+  before=$(asked) began=$(date +%s%N)
+  verify_bundle && tree
+  local asked=$(($(asked) - before)) ms=$((($(date +%s%N) - began) / 1000000))
+  echo "$asked requests in $ms ms, $before before"
+  [ "$before" -gt 0 ] || return 1
+  [ "$asked" = 0 ] || [ "$ms" -gt 2000 ]
+}
+
 # serve_crane: a registry with the referrers API; sets what serve_registry sets.
 serve_crane() {
   crane registry serve --address 127.0.0.1:0 --disk "$work/crane" >>"$work/crane.log" 2>&1 &
@@ -130,6 +146,10 @@ run() {
   start_cache "$1"
   all "$1, cold"
   all "$1, warm"
+  if [ "$1" = "without the API" ] && has cosign; then
+    check "$1, cosign verify and tree again" verify_again
+    grep ' requests in ' "$work/output" | sed 's/^/        /' || true
+  fi
   stop "$registry_pid"
   all "$1, upstream stopped"
   stop "$cache_pid"

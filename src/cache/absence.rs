@@ -1,7 +1,7 @@
 //! What a registry has just answered 404 to, so that clients which look for the same again do not cost a request each.
 //!
 //! Only a 404 is remembered, for seconds, and for the caller that received it. A successful fetch of a manifest of the
-//! repository forgets all of its 404s.
+//! repository forgets all of its 404s, and one of a blob forgets those of this blob.
 
 use std::collections::HashMap;
 use std::collections::hash_map::RandomState;
@@ -184,6 +184,14 @@ impl Absences {
         }
     }
 
+    /// Forgets the 404s of `target`, whoever received them, and those of the repository that are under way.
+    pub fn forget(&self, origin: &Origin, target: &Target) {
+        let counter = self.counter(origin);
+        let mut table = self.lock();
+        table.changes[counter] = table.changes[counter].wrapping_add(1);
+        table.forget(origin, target);
+    }
+
     fn counter(&self, origin: &Origin) -> usize {
         // The remainder is below COUNTERS.
         (self.hasher.hash_one(origin) % COUNTERS as u64) as usize
@@ -228,6 +236,26 @@ impl Table {
             None => self.count += 1,
         }
         self.bytes += bytes;
+    }
+
+    fn forget(&mut self, origin: &Origin, target: &Target) {
+        let Some(questions) = self.repositories.get_mut(origin) else {
+            return;
+        };
+        let (mut count, mut bytes) = (0, 0);
+        questions.retain(|question, found| {
+            let kept = question.target != *target;
+            if !kept {
+                count += 1;
+                bytes += found.bytes;
+            }
+            kept
+        });
+        if questions.is_empty() {
+            self.repositories.remove(origin);
+        }
+        self.count -= count;
+        self.bytes -= bytes;
     }
 
     fn retain(&mut self, keep: impl Fn(&Remembered) -> bool) {
@@ -352,6 +380,31 @@ mod tests {
         assert!(absences.last(&a, &blob(2), &Caller::ANYBODY).is_none());
         let table = absences.lock();
         assert_eq!((table.count, table.bytes), (0, 0));
+    }
+
+    #[test]
+    fn a_blob_that_came_forgets_its_own_404s_and_those_on_their_way() {
+        let absences = Absences::default();
+        let (a, b) = (origin("a"), origin("b"));
+        for origin in [&a, &b] {
+            note(&absences, origin, &blob(1), 404);
+            note(&absences, origin, &blob(2), 404);
+        }
+        let before = absences.before_asking(&a);
+        absences.forget(&a, &blob(1));
+        let last = |origin: &Origin, n| absences.last(origin, &blob(n), &Caller::ANYBODY);
+        assert!(last(&a, 1).is_none());
+        assert!(last(&a, 2).is_some() && last(&b, 1).is_some());
+        let asked = (&a, &blob(1), &Caller::ANYBODY);
+        absences.note(before, asked, &answer(404), ABSENCE_LIFE);
+        assert!(last(&a, 1).is_none());
+        absences.forget(&a, &blob(2));
+        absences.forget(&a, &blob(3));
+        let table = absences.lock();
+        let counted: usize = table.repositories.values().map(HashMap::len).sum();
+        assert_eq!((table.count, table.repositories.len()), (counted, 1));
+        let bytes = table.repositories.values().flat_map(HashMap::values);
+        assert_eq!(table.bytes, bytes.map(|found| found.bytes).sum::<u64>());
     }
 
     #[test]

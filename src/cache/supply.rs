@@ -13,7 +13,9 @@ use super::hose::Well;
 use super::shares::Lease;
 use super::{FetchError, Origin, Shared, storable};
 use crate::http::Span;
-use crate::limits::{BUCKET_BREAKS_MAX, BUCKET_OPEN_MAX, BUCKET_WORTHWHILE_BYTES, HELD_WHOLE_BYTES_MAX};
+use crate::limits::{
+    ABSENCE_LIFE, BUCKET_BREAKS_MAX, BUCKET_OPEN_MAX, BUCKET_WORTHWHILE_BYTES, HELD_WHOLE_BYTES_MAX,
+};
 use crate::oci::Digest;
 use crate::runtime::clock::monotonic_micros;
 use crate::store::{Key, Meta, S3Body};
@@ -72,14 +74,14 @@ impl Supply {
     ///
     /// # Errors
     ///
-    /// The registry's answer, or its absence.
+    /// The registry's answer, or its absence. A 404 of the last seconds is given again.
     pub async fn from_upstream(
         shared: &Arc<Shared>,
         origin: &Origin,
         caller: &Caller,
         digest: Digest,
     ) -> Result<(Self, Head), FetchError> {
-        let response = ask(shared, origin, caller, digest, 0).await?;
+        let response = ask_unless_absent(shared, origin, caller, digest).await?;
         if response.status != 200 {
             return Err(protocol(
                 origin,
@@ -346,6 +348,25 @@ fn request(origin: &Origin, caller: &Caller, digest: Digest, from: u64) -> Reque
         credentials: caller.credentials(),
         purpose: Purpose::Pull,
     }
+}
+
+/// Asks the registry for a whole blob, unless it answered 404 to the same caller a moment ago.
+async fn ask_unless_absent(
+    shared: &Shared,
+    origin: &Origin,
+    caller: &Caller,
+    digest: Digest,
+) -> Result<Response, FetchError> {
+    let target = Target::Blob(digest);
+    if let Some(absence) = shared.absences().last(origin, &target, caller) {
+        return Err(absence);
+    }
+    let before = shared.absences().before_asking(origin);
+    let answer = ask(shared, origin, caller, digest, 0).await;
+    answer.map_err(FetchError::from).inspect_err(|error| {
+        let asked = (origin, &target, caller);
+        shared.absences().note(before, asked, error, ABSENCE_LIFE);
+    })
 }
 
 /// Asks the registry for a blob from `from` on.

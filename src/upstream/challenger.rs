@@ -5,6 +5,8 @@
 //! anonymous one of the realm that the challenge names. What may be contacted is what the front's policy allows, as for
 //! every other redirect.
 
+use std::sync::Arc;
+
 use http::header::WWW_AUTHENTICATE;
 use reqwest::Url;
 use tokio::time::Instant;
@@ -15,6 +17,8 @@ use super::auth::token::{Asker, TokenKey, Who};
 use super::endpoint::{Clients, Endpoint};
 use super::error::{Phase, Refusal, UpstreamError};
 use super::exchange::{self, Answer, Question, host_of};
+use super::redirect::repository_of;
+use super::verdict::has_registry_sign;
 use crate::oci::Repository;
 
 /// Registries in one chain that challenge by themselves. Fronts lead to one; each may cost five redirects more.
@@ -29,11 +33,15 @@ impl Asked<'_> {
     ) -> Result<Answer, UpstreamError> {
         for _ in 0..CHALLENGERS_MAX {
             let Some(challenged) = Challenged::of(&answer) else {
-                break;
+                return verdict_of_registry(answer).await;
             };
             answer = self.with_anonymous_token(answer, challenged, question).await?;
         }
-        Ok(answer)
+        if Challenged::of(&answer).is_some() {
+            let what = "it is the end of redirects through more than 3 registries that want a token each";
+            return Err(UpstreamError::protocol(&answer.host, what));
+        }
+        verdict_of_registry(answer).await
     }
 
     async fn with_anonymous_token(
@@ -66,7 +74,8 @@ impl Asked<'_> {
         let slot = self.shared.tokens.slot(key);
         let started = Instant::now();
         loop {
-            let token = slot.token(&place, None, deadlines).await.map_err(unchallenged)?;
+            let token = slot.token(&place, None, deadlines).await;
+            let token = token.map_err(|error| unchallenged(for_challenger(error, &host_of(&url))))?;
             let secret = Some(&token.secret);
             let answer = exchange::follow(&place, url.clone(), question, secret, deadlines).await?;
             match answer.response.status().as_u16() {
@@ -132,16 +141,33 @@ impl Challenged {
     }
 }
 
-/// The repository in a path of the registry API, which may be below another path.
-fn repository_of(path: &str) -> Option<Repository> {
-    let (_, rest) = path.split_once("/v2/")?;
-    let (front, last) = rest.rsplit_once('/')?;
-    let name = match front.rsplit_once('/')? {
-        (name, "manifests" | "blobs" | "referrers") => name,
-        (name, "tags") if last == "list" => name,
-        _ => return None,
-    };
-    name.parse().ok()
+/// `answer`, unless another registry refuses the content: that is the same the next time. A storage refuses a signed URL
+/// that has expired with the same statuses, and shows no sign of a registry.
+async fn verdict_of_registry(answer: Answer) -> Result<Answer, UpstreamError> {
+    let status = answer.response.status().as_u16();
+    if !answer.foreign
+        || !matches!(status, 401 | 403)
+        || repository_of(answer.response.url().path()).is_none()
+    {
+        return Ok(answer);
+    }
+    let Answer { response, host, .. } = answer;
+    let fields = response.headers().clone();
+    let refusal = exchange::refusal(response, host.clone(), Phase::Head).await;
+    Err(match &refusal {
+        UpstreamError::Status { body, .. } if has_registry_sign(&fields, body) => unchallenged(refusal),
+        _ => UpstreamError::RedirectTarget { host, status },
+    })
+}
+
+/// The refusal of a token service, with the registry that named it where that is another host.
+fn for_challenger(mut error: UpstreamError, challenger: &Arc<str>) -> UpstreamError {
+    if let UpstreamError::Status { host, .. } = &mut error
+        && host != challenger
+    {
+        *host = format!("{host}, the token service of {challenger},").into();
+    }
+    error
 }
 
 /// The challenge of another registry is not for our clients: they have no login for it here.
@@ -150,30 +176,4 @@ fn unchallenged(mut error: UpstreamError) -> UpstreamError {
         headers.remove(WWW_AUTHENTICATE);
     }
     error
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_a_path_of_the_registry_api_names_a_repository() {
-        for (path, repository) in [
-            ("/v2/linkerd/proxy/manifests/v1", Some("linkerd/proxy")),
-            ("/v2/a/blobs/sha256:00", Some("a")),
-            ("/v2/a/blobs/b/blobs/sha256:00", Some("a/blobs/b")),
-            ("/prefix/v2/a/b/tags/list", Some("a/b")),
-            ("/v2/a/referrers/sha256:00", Some("a")),
-            ("/v2/", None),
-            ("/v2/a", None),
-            ("/v2/manifests/v1", None),
-            ("/v2/a/tags/other", None),
-            ("/v2/A/manifests/v1", None),
-            ("/bucket/blobs/sha256:00", None),
-            ("/v2/../a/manifests", None),
-        ] {
-            let found = repository_of(path);
-            assert_eq!(found.as_ref().map(Repository::as_str), repository, "{path}");
-        }
-    }
 }

@@ -57,8 +57,9 @@ pub(super) enum Redirects {
     Follow,
     /// One that leads away is the answer ([`UpstreamError::Redirected`]).
     Pass,
-    /// It is a refusal.
-    Refuse,
+    /// One to another path of the registry API is followed, and any other is a refusal: some registries redirect what
+    /// they do not serve to a page for people.
+    WithinApi,
 }
 
 /// A response head of any status that is not a redirect.
@@ -87,7 +88,10 @@ pub(super) async fn follow(
     for _ in 0..=redirect::REDIRECTS_MAX {
         let host = host_of(&url);
         let response = send(endpoint, &url, question, secret, deadlines).await?;
-        if question.redirects == Redirects::Refuse || !redirect::is_redirect(response.status().as_u16()) {
+        let target = redirect::target(&url, response.headers());
+        if !redirect::is_redirect(response.status().as_u16())
+            || (question.redirects == Redirects::WithinApi && !leads_within_api(&target))
+        {
             let foreign = !redirect::same_origin(&url, endpoint.origin());
             return Ok(Answer {
                 response,
@@ -96,8 +100,7 @@ pub(super) async fn follow(
             });
         }
         let from = url;
-        let target = redirect::target(&from, response.headers())
-            .map_err(|what| UpstreamError::protocol(&host, what))?;
+        let target = target.map_err(|what| UpstreamError::protocol(&host, what))?;
         url = redirect::upgraded(target, &from);
         if from.scheme() == "https" && url.scheme() == "http" {
             return Err(UpstreamError::Refused {
@@ -118,6 +121,12 @@ pub(super) async fn follow(
         &host_of(&url),
         "it is the end of more than 5 redirects",
     ))
+}
+
+fn leads_within_api(target: &Result<Url, &'static str>) -> bool {
+    target
+        .as_ref()
+        .is_ok_and(|url| redirect::repository_of(url.path()).is_some())
 }
 
 /// The redirect as an answer. Clients are sent nowhere we would not go.
@@ -259,7 +268,7 @@ pub(super) async fn conclude(
             return Err(UpstreamError::RedirectTarget { host, status });
         }
         Verdict::Redirect | Verdict::Unfit
-            if status >= 400 || (question.redirects == Redirects::Refuse && status >= 300) =>
+            if status >= 400 || (question.redirects == Redirects::WithinApi && status >= 300) =>
         {
             return Err(refusal(response, host, Phase::Head).await);
         }

@@ -568,7 +568,7 @@ impl Request {
             headers,
             body: None,
             redirects: match &self.target {
-                Target::Referrers(..) => Redirects::Refuse,
+                Target::Referrers(..) => Redirects::WithinApi,
                 Target::Blob(_) if entry.passes_redirects() => Redirects::Pass,
                 _ => Redirects::Follow,
             },

@@ -4,6 +4,8 @@ use http::HeaderMap;
 use http::header::LOCATION;
 use reqwest::Url;
 
+use crate::oci::Repository;
+
 /// Hops after the registry itself. Real chains have one or two; a loop has any number.
 pub(super) const REDIRECTS_MAX: usize = 5;
 
@@ -28,6 +30,18 @@ pub(super) fn target(from: &Url, headers: &HeaderMap) -> Result<Url, &'static st
         .map_err(|_| "it redirected to something that is no URL")?;
     url.set_fragment(None);
     Ok(url)
+}
+
+/// The repository in a path of the registry API, which may be below another path.
+pub(super) fn repository_of(path: &str) -> Option<Repository> {
+    let (_, rest) = path.split_once("/v2/")?;
+    let (front, last) = rest.rsplit_once('/')?;
+    let name = match front.rsplit_once('/')? {
+        (name, "manifests" | "blobs" | "referrers") => name,
+        (name, "tags") if last == "list" => name,
+        _ => return None,
+    };
+    name.parse().ok()
 }
 
 /// Whether two URLs share scheme, host and port: the reach of a secret.
@@ -209,5 +223,26 @@ mod tests {
     fn only_statuses_that_name_a_place_are_redirects() {
         let followed: Vec<u16> = (100..600).filter(|&status| is_redirect(status)).collect();
         assert_eq!(followed, [301, 302, 303, 307, 308]);
+    }
+
+    #[test]
+    fn only_a_path_of_the_registry_api_names_a_repository() {
+        for (path, repository) in [
+            ("/v2/linkerd/proxy/manifests/v1", Some("linkerd/proxy")),
+            ("/v2/a/blobs/sha256:00", Some("a")),
+            ("/v2/a/blobs/b/blobs/sha256:00", Some("a/blobs/b")),
+            ("/prefix/v2/a/b/tags/list", Some("a/b")),
+            ("/v2/a/referrers/sha256:00", Some("a")),
+            ("/v2/", None),
+            ("/v2/a", None),
+            ("/v2/manifests/v1", None),
+            ("/v2/a/tags/other", None),
+            ("/v2/A/manifests/v1", None),
+            ("/bucket/blobs/sha256:00", None),
+            ("/v2/../a/manifests", None),
+        ] {
+            let found = repository_of(path);
+            assert_eq!(found.as_ref().map(Repository::as_str), repository, "{path}");
+        }
     }
 }

@@ -105,7 +105,7 @@ pub(super) fn is_page(headers: &HeaderMap, body: &[u8]) -> bool {
 }
 
 /// Whether a registry wrote it: its version, a digest, a challenge, or an OCI error.
-fn has_registry_sign(headers: &HeaderMap, body: &[u8]) -> bool {
+pub(super) fn has_registry_sign(headers: &HeaderMap, body: &[u8]) -> bool {
     headers.contains_key("docker-distribution-api-version")
         || headers.contains_key("docker-content-digest")
         || headers.contains_key(WWW_AUTHENTICATE)

@@ -276,7 +276,8 @@ fn followers_share_their_fills_failure_and_the_next_client_its_own_chance() {
     let gate = Gate::new();
     upstream.on(
         On::path(&digest).get().once(),
-        Reply::status(404).hold_head(&gate),
+        // Unlike a 404 it is not remembered; clients are answered 404 all the same.
+        Reply::status(410).hold_head(&gate),
     );
     std::thread::scope(|scope| {
         let clients: Vec<_> = (0..10)

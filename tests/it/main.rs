@@ -80,6 +80,12 @@ mod powercut;
 /// Token flow, credentials, refusals, redirects.
 mod auth;
 
+/// Fronts that redirect the API into a registry that challenges by itself.
+mod fronts;
+
+/// Registries that challenge at `/v2/` only.
+mod pings;
+
 /// Who may read what: users, rights, and what others learn.
 mod private;
 
@@ -136,6 +142,15 @@ mod corpus;
 
 /// The corpus against the running server, pipelining, who closes when.
 mod wire;
+
+/// The corpus read by another HTTP server.
+mod wire_twice;
+
+/// Answers of upstreams on the edge of HTTP/1.1.
+mod upstream_wire;
+
+/// JSON that is deep, wide or endless.
+mod bombs;
 
 /// HTTP/2: what it does like HTTP/1.1, what it does otherwise, its grammar, its floods.
 mod h2;

@@ -355,6 +355,7 @@ fn what_a_registry_does_not_have_is_asked_for_once_in_a_while() {
         upstream.manifest_url("a", &format!("sha256-{hex}")),
         upstream.manifest_url("a", "v1"),
         upstream.manifest_url("a", &missing),
+        upstream.blob_url("a", &missing),
         referrers_url(&upstream, "a", &missing),
         format!("/v2/{}/a/tags/list", upstream.name()),
     ];
@@ -399,6 +400,52 @@ fn a_push_ends_the_memory_of_what_was_missing() {
 }
 
 #[test]
+fn a_blob_that_was_missing_is_found_once_it_or_a_manifest_of_its_repository_came() {
+    let upstream = Registry::new();
+    upstream.manners(|manners| manners.blobs_belong = true);
+    let cache = Server::start(&upstream);
+    let content = Prf::new(fresh_seed(), 1_000);
+    let digest = content.digest();
+    let path = upstream.blob_url("a", &digest);
+    let missing = |path: &str| {
+        cache.client().get(path).expect_error(404, "BLOB_UNKNOWN");
+    };
+    let (began, blobs) = (Instant::now(), |upstream: &Registry| upstream.gets("/blobs/"));
+    missing(&path);
+    missing(&path);
+    assert!(blobs(&upstream) == 1 || began.elapsed() >= REMEMBERED);
+    upstream.blob_in("a", content.clone());
+    // What another repository has says nothing about this one.
+    let other = upstream.manifest("b", MANIFEST, image("other"));
+    assert_eq!(
+        cache.client().get(&upstream.manifest_url("b", &other)).status,
+        200
+    );
+    let still = cache.client().get(&path).status;
+    assert!(still == 404 || began.elapsed() >= REMEMBERED, "{still}");
+    let manifest = upstream.manifest("a", MANIFEST, image("1"));
+    assert_eq!(
+        cache.client().get(&upstream.manifest_url("a", &manifest)).status,
+        200
+    );
+    cache.client().pull(&path, &content);
+
+    // Others that are missing stay so when one has come.
+    let (late, never) = (Prf::new(fresh_seed(), 1_000), digest_of('e'));
+    let (path, never) = (
+        upstream.blob_url("a", &late.digest()),
+        upstream.blob_url("a", &never),
+    );
+    let began = Instant::now();
+    missing(&never);
+    let asked = blobs(&upstream);
+    upstream.blob_in("a", late.clone());
+    cache.client().pull(&path, &late);
+    missing(&never);
+    assert!(blobs(&upstream) == asked + 1 || began.elapsed() >= REMEMBERED);
+}
+
+#[test]
 fn another_refusal_is_not_remembered() {
     let upstream = Registry::new();
     let cache = Server::start(&upstream);
@@ -406,6 +453,7 @@ fn another_refusal_is_not_remembered() {
         for path in [
             upstream.manifest_url("a", &format!("t{status}")),
             upstream.manifest_url("a", &digest_of('c')),
+            upstream.blob_url("a", &digest_of('b')),
             referrers_url(&upstream, "a", &digest_of('d')),
         ] {
             let (_, name) = path.rsplit_once('/').unwrap();

@@ -22,7 +22,7 @@ use crate::oci::Hasher;
 use crate::runtime::clock::unix_seconds;
 use crate::runtime::helper::blocking;
 use crate::store::{Entry, Ingest, Key, Meta, Room, Spooled, StoreError, Verified};
-use crate::upstream::UpstreamError;
+use crate::upstream::{Target, UpstreamError};
 
 /// How often a writer without a disk looks whether followers have moved, beside being told.
 const ROOM_CHECK: Duration = Duration::from_secs(1);
@@ -132,6 +132,8 @@ async fn run(ticket: Ticket, shared: Arc<Shared>) {
     };
     if !copied {
         shared.proven.note(&origin.namespace);
+        // It was pushed after a 404, or another caller may read it.
+        shared.absences().forget(origin, &Target::Blob(*fill.digest()));
     }
     guard.end(End::Verified);
     reach("fill-verified");

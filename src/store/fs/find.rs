@@ -92,7 +92,7 @@ impl FsStore {
         }
     }
 
-    /// Sidecar first: half of a removal is a miss.
+    /// Sidecar first: half of a removal is a miss. A sidecar that cannot be removed keeps its data.
     pub(super) fn remove(&self, key: &Key) {
         for path in [layout::sidecar(key), layout::content(key)] {
             let path = self.path(&path);
@@ -100,6 +100,7 @@ impl FsStore {
                 && error.kind() != io::ErrorKind::NotFound
             {
                 tracing::warn!(path = %path.display(), %error, "cannot remove");
+                return;
             }
         }
     }
@@ -245,5 +246,31 @@ fn digest(file: &File, key: &Key) -> io::Result<Digest> {
                 offset += read as u64;
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::oci::Algorithm;
+    use crate::store::tests::Scratch;
+
+    #[test]
+    fn a_sidecar_that_cannot_be_removed_keeps_its_data() {
+        let scratch = Scratch::new();
+        let store = FsStore::open(&scratch.0).unwrap();
+        let key = Key::Blob(Digest::of(Algorithm::Sha256, b"content"));
+        let (data, sidecar) = (
+            store.path(&layout::content(&key)),
+            store.path(&layout::sidecar(&key)),
+        );
+        fs::write(&data, b"content").unwrap();
+        // No file can be removed under this name.
+        fs::create_dir(&sidecar).unwrap();
+        store.remove(&key);
+        assert!(data.exists());
+        fs::remove_dir(&sidecar).unwrap();
+        store.remove(&key);
+        assert!(!data.exists());
     }
 }

@@ -1,6 +1,8 @@
 //! The walk at start: removes what can never become a hit. Requests are served meanwhile.
 
-use std::fs::{self, DirEntry};
+use std::collections::HashSet;
+use std::fs::{self, DirEntry, Metadata};
+use std::io;
 use std::path::Path;
 use std::sync::PoisonError;
 use std::time::SystemTime;
@@ -115,7 +117,9 @@ impl FsStore {
         report: &mut ScanReport,
         key_of: &dyn Fn(Digest) -> Option<Key>,
     ) {
-        for entry in list(dir, report) {
+        let entries = list(dir, report);
+        let described: HashSet<Digest> = entries.iter().filter_map(digest_of_sidecar).collect();
+        for entry in entries {
             let Some(name) = name_of(&entry) else {
                 report.foreign += 1;
                 continue;
@@ -143,7 +147,7 @@ impl FsStore {
                     Ok(Found::Nothing) => report.foreign += 1,
                     Err(_) => report.unreadable += 1,
                 }
-            } else {
+            } else if !described.contains(key.digest()) {
                 self.remove_orphan(&key, &entry, started, report);
             }
         }
@@ -153,7 +157,8 @@ impl FsStore {
     fn remove_orphan(&self, key: &Key, entry: &DirEntry, started: SystemTime, report: &mut ScanReport) {
         let _naming = self.naming.lock().unwrap_or_else(PoisonError::into_inner);
         let path = entry.path();
-        if fs::symlink_metadata(self.path(&layout::sidecar(key))).is_ok() {
+        // Written since the directory was listed, perhaps.
+        if !is_missing(&fs::symlink_metadata(self.path(&layout::sidecar(key)))) {
             return;
         }
         let Ok(found) = fs::symlink_metadata(&path) else {
@@ -168,6 +173,15 @@ impl FsStore {
             report.orphans += 1;
         }
     }
+}
+
+/// Whether the file system says that a file is not there. One that cannot be looked at may be.
+fn is_missing(looked: &io::Result<Metadata>) -> bool {
+    matches!(looked, Err(error) if error.kind() == io::ErrorKind::NotFound)
+}
+
+fn digest_of_sidecar(entry: &DirEntry) -> Option<Digest> {
+    Digest::from_file_name(name_of(entry)?.strip_suffix(SIDECAR_SUFFIX)?)
 }
 
 fn list(dir: &Path, report: &mut ScanReport) -> Vec<DirEntry> {
@@ -186,4 +200,24 @@ fn list(dir: &Path, report: &mut ScanReport) -> Vec<DirEntry> {
 
 fn name_of(entry: &DirEntry) -> Option<String> {
     entry.file_name().into_string().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sidecar_that_cannot_be_looked_at_is_not_taken_for_missing() {
+        for (errno, missing) in [
+            (libc::ENOENT, true),
+            (libc::EACCES, false),
+            (libc::EIO, false),
+            (libc::EMFILE, false),
+            (libc::ENOTDIR, false),
+        ] {
+            let looked = Err(io::Error::from_raw_os_error(errno));
+            assert_eq!(is_missing(&looked), missing, "{errno}");
+        }
+        assert!(!is_missing(&fs::symlink_metadata("/")));
+    }
 }

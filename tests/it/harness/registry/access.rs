@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::{Answer, Seen, percent_decoded};
+use crate::harness::fresh_seed;
 use crate::harness::jwt::Signer;
 use crate::harness::prf::{Content, sha256};
 
@@ -137,6 +138,8 @@ pub(super) struct Access {
     rights: HashMap<String, HashSet<String>>,
     tokens: HashMap<String, Token>,
     given: u64,
+    /// Makes its tokens other ones than those of any other registry.
+    seed: u64,
 }
 
 struct Token {
@@ -278,9 +281,12 @@ impl Access {
     pub fn give(&mut self, user: Option<&str>, repositories: Vec<String>) -> String {
         let auth = self.auth.as_ref().expect("there are tokens");
         self.given += 1;
+        if self.seed == 0 {
+            self.seed = fresh_seed();
+        }
         let token = match &auth.signer {
             Some(signer) => signer.token(auth, user, &repositories),
-            None => sha256(format!("token {}", self.given).as_bytes()).replace(':', "."),
+            None => sha256(format!("token {} of {}", self.given, self.seed).as_bytes()).replace(':', "."),
         };
         let repositories = match auth.scope {
             Some(_) => Repositories::All,

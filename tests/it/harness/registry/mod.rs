@@ -561,6 +561,12 @@ impl Inner {
             answer.fields.push((name.clone(), value.clone()));
         }
         answer.fields.extend(reply.add.iter().cloned());
+        if let Some((from, to)) = &reply.onward {
+            let rest = seen.target.strip_prefix(from.as_str()).unwrap_or_default();
+            answer
+                .fields
+                .push(("Location".into(), format!("{to}{rest}").into()));
+        }
 
         let mut head = format!("HTTP/1.1 {} Whatever\r\n", answer.status).into_bytes();
         for (name, value) in &answer.fields {

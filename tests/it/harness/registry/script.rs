@@ -145,6 +145,7 @@ pub struct Reply {
     pub(super) body: Option<Content>,
     pub(super) set: Fields,
     pub(super) add: Fields,
+    pub(super) onward: Option<(String, String)>,
     pub(super) remove: Vec<String>,
     pub(super) raw: Option<Vec<u8>>,
     pub(super) delay_head: Duration,
@@ -178,6 +179,14 @@ impl Reply {
     /// A redirect to `location`, written as given.
     pub fn redirect(status: u16, location: impl Into<String>) -> Self {
         Reply::status(status).body("").set("Location", location.into())
+    }
+
+    /// A redirect to the request's own target, in which `to` replaces the beginning `from`.
+    pub fn onward(status: u16, from: impl Into<String>, to: impl Into<String>) -> Self {
+        Reply {
+            onward: Some((from.into(), to.into())),
+            ..Reply::status(status).body("")
+        }
     }
 
     pub fn too_many_requests(retry_after: &str) -> Self {
