@@ -6,7 +6,8 @@
 #   scripts/clients_signatures.sh target/release/oci-pull-through
 #
 # Tools that are not in PATH or in TOOLS are built by `go` into TOOLS, which takes minutes; without `go`, or where the module
-# proxy does not have them, their part is skipped. Nothing else needs a network: keys are made here, and no log is asked.
+# proxy does not have them, their part is skipped. Where the notation command cannot be had, a program of its library signs
+# and verifies in its place. Nothing else needs a network: keys are made here, and no log is asked.
 #
 # TOOLS=~/.cache/oci-pull-through-tools  where built tools are.
 # CHECK_STRICT=1 what would be skipped fails.
@@ -31,23 +32,38 @@ if [ ! -x "$binary" ]; then
   exit 2
 fi
 
-# tool NAME PACKAGE: there, or built; skipped otherwise.
-tool() {
-  command -v "$1" >/dev/null && return
+# buildable NAME COMMAND...: there, or built by COMMAND; sets `missing` to the reason otherwise.
+buildable() {
+  local name=$1
+  shift
+  command -v "$name" >/dev/null && return
   if ! command -v go >/dev/null; then
-    skip "$1: it is not installed, and there is no go to build it"
+    missing="it is not installed, and there is no go to build it"
     return 1
   fi
   mkdir -p "$tools"
-  GOBIN=$tools GOFLAGS='-mod=mod -buildvcs=false' go install "$2" >"$work/build.log" 2>&1 && return
-  skip "$1: it is not installed and cannot be built: $(tail -n 1 "$work/build.log")"
+  GOBIN=$tools GOFLAGS='-mod=mod -buildvcs=false' "$@" >"$work/build.log" 2>&1 && return
+  missing="it is not installed and cannot be built: $(tail -n 1 "$work/build.log")"
   return 1
+}
+
+# tool NAME PACKAGE: there, or built; skipped otherwise.
+tool() { buildable "$1" go install "$2" || { skip "$1: $missing"; return 1; }; }
+
+# go writes the sums of modules beside the program, so a copy is built.
+build_notation_library() { cp -r "$here/clients/notation" "$work/notation-library" && go -C "$work/notation-library" build -o "$tools/notation-library" .; }
+
+# The command of the Notary Project, or a program of its library.
+tool_notation() {
+  buildable notation go install github.com/notaryproject/notation/cmd/notation@latest && { have+=(notation); return; }
+  buildable notation-library build_notation_library && { have+=(notation-library); return; }
+  skip "notation: $missing"
 }
 
 have=()
 tool oras oras.land/oras/cmd/oras@latest || { echo "$passed passed, $failed failed, $skipped skipped"; exit $((failed > 0)); }
 tool cosign github.com/sigstore/cosign/v3/cmd/cosign@latest && have+=(cosign)
-tool notation github.com/notaryproject/notation/cmd/notation@latest && have+=(notation)
+tool_notation
 
 # Keys and settings of the tools are in the working directory.
 export HOME=$work/home COSIGN_PASSWORD=canary
@@ -80,6 +96,7 @@ sign_everything() {
 END
     notation policy import --force "$HOME/trust.json"
   fi
+  if has notation-library; then notation-library sign "$HOME/notation" "$name@$digest"; fi
   wanted_graph=$(graph "$name:1")
 }
 
@@ -99,6 +116,7 @@ copy() {
   same "attached to the copy" "$wanted_graph" "$(oras discover --oci-layout --format json --depth 4 "$work/copy:1" | jq -r '.. | .digest? // empty' | sort -u)"
 }
 verify_notation() { notation verify --insecure-registry "$(image)"; }
+verify_notation_library() { notation-library verify "$HOME/notation" "$(image)"; }
 
 all() {
   check "$1, oras discover" discover
@@ -110,6 +128,7 @@ all() {
     check "$1, cosign tree" tree
   fi
   if has notation; then check "$1, notation verify" verify_notation; fi
+  if has notation-library; then check "$1, notation verify (by its library)" verify_notation_library; fi
 }
 
 # asked: requests that Debian's registry has answered so far.

@@ -156,6 +156,8 @@ untrusted='unknown authority|unable to get local issuer|unable to verify|certifi
 demanded='certificate.required|bad.certificate|handshake.failure|alert'
 # Clients in Go show nothing that is of no authority they were told of.
 wrong='certificate.required|unknown.ca|bad.certificate|certificate.verify|alert|decrypt'
+# What every client says of a registry that refuses a password; curl says the status alone.
+unauthorized='unauthorized|returned error: 401'
 outside='401|unauthorized|no basic auth credentials|authentication required'
 
 configure "auth: {username: alice, password: $password, client_certificates: [CN=node-*]}
@@ -169,6 +171,12 @@ mutual=$cache
 configure ""
 start_cache trusted
 trusted=$cache
+
+# refused_a_password COMMAND: for that reason, and no word of a wrong scheme, which clients try after a refusal.
+refused_a_password() {
+  refused "$unauthorized" "$1"
+  ! grep -aiE '400 Bad Request|HTTP response to HTTPS client' "$work/refused"
+}
 
 : >"$work/asked"
 for client in curl openssl skopeo podman docker containerd; do
@@ -188,6 +196,8 @@ for client in curl openssl skopeo podman docker containerd; do
   cache=$door
   knows ours - "alice:$password"
   check "$client comes in with a password" pull_$client
+  knows ours - "alice:wrong"
+  check "$client has a wrong password" refused_a_password pull_$client
   knows ours node-1 -
   check "$client comes in with its certificate" pull_$client
   knows ours - -

@@ -211,8 +211,8 @@ pub const READERS_LARGE_MAX: usize = 32;
 /// How long a step waits for one of these threads: 1,000 clients of a disk of 1 MB/s need 256 s for a step each.
 pub const READER_WAIT: Duration = Duration::from_secs(300);
 
-/// Unsent bytes that the kernel takes for a client that asked for an open range, which commonly closes the connection when
-/// it has a part.
+/// Unsent bytes that the kernel takes for a client that asked for an open range, which commonly closes the connection, or
+/// resets the stream, when it has a part. With HTTP/2 the limit holds for the connection from its first open range on.
 pub const OPEN_RANGE_UNSENT_BYTES: u32 = 128 * 1024;
 
 /// The same for what is encrypted on the core: 0.3 to 0.6 ms.

@@ -9,7 +9,7 @@ use super::route::RouteError;
 use super::via::Loop;
 use crate::cache::{Absence, FetchError, ListingError, Origin};
 use crate::http::{Body, CacheResult, Fields, Response};
-use crate::oci::{ErrorCode, ParseDigestError};
+use crate::oci::{ErrorCode, Namespace, ParseDigestError};
 use crate::runtime::clock::unix_seconds;
 use crate::runtime::vitals::Unwell;
 use crate::upstream::{UpstreamError, Verdict, seconds_left};
@@ -27,6 +27,8 @@ pub enum PullError {
     Listing(#[from] ListingError),
     #[error("this cache wants a user name and a password")]
     Door,
+    #[error("the user name or the password is wrong for this cache")]
+    WrongPassword,
     #[error("this cache wants a client certificate that it knows")]
     Certificate,
     #[error("too many passwords are being checked; try again")]
@@ -39,10 +41,10 @@ pub enum PullError {
     #[error(transparent)]
     Loop(#[from] Loop),
     /// Chosen beside the name; whether it was for referrers.
-    #[error("this cache does not know the registry")]
-    Unlisted(bool),
-    #[error("this cache does not serve the registry")]
-    NotAllowed,
+    #[error("this cache does not know the registry {0}")]
+    Unlisted(Namespace, bool),
+    #[error("this cache does not serve the registry {0}, which has to be listed under `registries`")]
+    NotAllowed(Namespace),
     /// The answer to a health check.
     #[error(transparent)]
     Unwell(#[from] Unwell),
@@ -128,7 +130,7 @@ impl PullError {
             PullError::Listing(ListingError::TooLarge) => {
                 refuse(502, ErrorCode::Unknown, &wanted.message(self), Fields::new())
             }
-            PullError::Door | PullError::Login => refuse(
+            PullError::Door | PullError::WrongPassword | PullError::Login => refuse(
                 401,
                 ErrorCode::Unauthorized,
                 &self.to_string(),
@@ -138,7 +140,7 @@ impl PullError {
             PullError::Loop(error) => refuse(508, ErrorCode::Unknown, &error.to_string(), Fields::new()),
             // A client that chose it by `ns` goes on to the registry itself. `NAME_UNKNOWN` would end a search for
             // referrers, which has another way.
-            PullError::Unlisted(referrers) => {
+            PullError::Unlisted(_, referrers) => {
                 let code = if *referrers {
                     ErrorCode::ManifestUnknown
                 } else {
@@ -162,7 +164,7 @@ impl PullError {
                 &self.to_string(),
                 Fields::new().with("Retry-After", "1"),
             ),
-            PullError::NotAllowed => refuse(403, ErrorCode::Denied, &self.to_string(), Fields::new()),
+            PullError::NotAllowed(_) => refuse(403, ErrorCode::Denied, &self.to_string(), Fields::new()),
         }
     }
 }

@@ -169,8 +169,10 @@ impl Registry {
             && !self.registries().exists(&origin.namespace)
         {
             return Err(match chosen {
-                Chosen::Beside => PullError::Unlisted(matches!(what, What::Referrers(..))),
-                Chosen::InName => PullError::NotAllowed,
+                Chosen::Beside => {
+                    PullError::Unlisted(origin.namespace.clone(), matches!(what, What::Referrers(..)))
+                }
+                Chosen::InName => PullError::NotAllowed(origin.namespace.clone()),
             });
         }
         Ok(route)
@@ -226,6 +228,7 @@ impl From<Turned> for PullError {
     fn from(turned: Turned) -> Self {
         match turned {
             Turned::Away => PullError::Door,
+            Turned::Wrong => PullError::WrongPassword,
             Turned::Uncertified => PullError::Certificate,
             Turned::Busy => PullError::DoorBusy,
         }

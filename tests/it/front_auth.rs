@@ -81,6 +81,29 @@ fn whoever_has_no_key_is_told_so_and_nothing_else() {
     assert_eq!(stats.status, 200, "with the key they are there: {stats}");
 }
 
+#[test]
+fn a_wrong_password_and_an_unknown_user_are_told_apart_from_no_password() {
+    let upstream = Registry::new();
+    let cache = guarded(&upstream);
+    let path = upstream.manifest_url("a", "v1");
+    let message = |fields: &[(&str, &str)]| {
+        let got = cache.client().get_with(&path, fields);
+        expect_refused(&got);
+        let json: serde_json::Value = serde_json::from_slice(&got.body).expect("JSON");
+        json["errors"][0]["message"]
+            .as_str()
+            .unwrap_or_default()
+            .to_owned()
+    };
+    let none = message(&[]);
+    assert!(none.contains("wants a user name and a password"), "{none}");
+    // `alice:open sesamf` and `bob:open sesame`.
+    let wrong = message(&[("Authorization", "Basic YWxpY2U6b3BlbiBzZXNhbWY=")]);
+    assert!(wrong.contains("is wrong"), "{wrong}");
+    assert_eq!(message(&[("Authorization", "Basic Ym9iOm9wZW4gc2VzYW1l")]), wrong);
+    assert_eq!(message(&[("Authorization", "Bearer YWxpY2U")]), none);
+}
+
 /// A hit is answered before anything else is looked at, so the door must be looked at even before that.
 #[test]
 fn what_is_remembered_is_behind_the_door_too() {

@@ -2,6 +2,7 @@
 //! when it has its part, as containerd does.
 
 use crate::harness::client::Flow;
+use crate::harness::h2::{self, Frame, Peer};
 use crate::harness::*;
 
 const MIB: u64 = 1024 * 1024;
@@ -54,6 +55,37 @@ fn parts_of_open_ranges_cost_little_more_than_they_hold_and_their_ends_are_no_ab
         assert!(!line.contains("aborted"), "{line}");
         assert!(sent(&line) < PART * 13 / 10, "{line}");
     }
+}
+
+/// A client written in Go lets the server send 4 MiB of each stream ahead; this one lets it send everything.
+#[test]
+fn a_part_over_http_2_costs_little_more_than_it_holds_and_its_end_is_no_abort() {
+    const WINDOW: u32 = 1 << 30;
+    let (_upstream, cache, content, path) = stored(PARTS * PART);
+    cache.client().pull(&path, &content);
+    cache.client().pull(&path, &content);
+    let windows = [(h2::INITIAL_WINDOW_SIZE, WINDOW)];
+    let mut peer = Peer::begin_narrow(cache.addr(), RECEIVE_BUFFER_BYTES, &windows);
+    peer.generous = false;
+    peer.send(&h2::window_update(0, WINDOW)).unwrap();
+    let id = peer.request("GET", &path, &[("range", "bytes=0-")]);
+    assert_eq!(peer.head(id).status, 206);
+    while peer.answers[&id].received < PART {
+        peer.step().expect("the part comes");
+    }
+    peer.send(&h2::reset(id, h2::CANCEL)).unwrap();
+    // The server has seen the reset when it answers what comes behind it.
+    peer.send(&Frame::new(h2::PING, 0, 0, [0; 8])).unwrap();
+    while peer.step().expect("the connection goes on").kind != h2::PING {}
+    let line = || {
+        let log = cache.stderr();
+        let line = log.lines().find(|line| line.contains(" status=206 "));
+        line.map(str::to_owned)
+    };
+    eventually("the part is in the log", || line().is_some());
+    let line = line().expect("just seen");
+    assert!(line.ends_with(" client_closed=true"), "{line}");
+    assert!(sent(&line) < PART * 13 / 10, "{line}");
 }
 
 #[test]

@@ -174,9 +174,10 @@ fn with_a_whitelist_other_registries_do_not_exist() {
         } else {
             "NAME_UNKNOWN"
         };
-        client
-            .get(&format!("/v2/{name}/a/b/{rest}"))
-            .expect_error(403, "DENIED");
+        let denied = client.get(&format!("/v2/{name}/a/b/{rest}"));
+        denied.expect_error(403, "DENIED");
+        let text = String::from_utf8_lossy(&denied.body);
+        assert!(text.contains(&*name), "the registry is named: {denied}");
         client.get(&format!("/v2/a/b/{rest}")).expect_error(403, "DENIED");
         client
             .get(&format!("/v2/a/b/{rest}{joint}ns={name}"))

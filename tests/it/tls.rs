@@ -386,7 +386,12 @@ fn wrong_bytes_end_in_a_reset_and_never_in_an_orderly_end() {
 fn plain_http_on_the_tls_port_is_told_so() {
     let pki = Pki::new();
     let cache = pki.serve(Server::bare()).env("LOG_LEVEL", "debug").start();
-    for request in ["GET /v2/a/tags/list", "HEAD /v2/", "POST /v2/"] {
+    for request in [
+        "GET /v2/a/tags/list",
+        "GET /v2/a/manifests/1",
+        "HEAD /v2/",
+        "POST /v2/",
+    ] {
         let mut plain = TcpStream::connect(cache.addr()).unwrap();
         plain.set_read_timeout(Some(PATIENCE)).unwrap();
         write!(plain, "{request} HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
@@ -398,7 +403,15 @@ fn plain_http_on_the_tls_port_is_told_so() {
             head.contains(&format!("Content-Length: {}", body.len())),
             "{answer}"
         );
-        assert!(body.contains("https://"), "{answer}");
+        // Docker without a login asks for a manifest, and shows this code and this message.
+        let body: serde_json::Value = serde_json::from_str(body).unwrap();
+        let error = &body["errors"][0];
+        assert_eq!(error["code"], "UNAUTHORIZED", "{answer}");
+        let message = error["message"].as_str().unwrap_or_default();
+        assert!(
+            message.contains("https://") && message.contains("login"),
+            "{answer}"
+        );
     }
     cache.wait_stderr("plain HTTP on a TLS listener");
 }

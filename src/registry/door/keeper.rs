@@ -27,8 +27,10 @@ pub enum Guest {
 /// Why a request stays outside.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Turned {
-    /// Nothing was shown, or something wrong; a password would help.
+    /// No password was shown; one would help.
     Away,
+    /// The user name is not known, or the password is not the user's: the same in both cases.
+    Wrong,
     /// The same, where only certificates open.
     Uncertified,
     /// Too many passwords are being checked.
@@ -197,7 +199,9 @@ impl Keeper {
                 if locks.takes_passwords() {
                     self.door.0.attempts.note(head.peer);
                 }
-                Err(away)
+                // A token or the like is no wrong password.
+                let is_password = locks.takes_passwords() && basic(authorization).is_some();
+                Err(if is_password { Turned::Wrong } else { away })
             }
         }
     }
@@ -304,7 +308,8 @@ mod tests {
             ),
             (auth(true, true), None, Some("builder-1"), named("cert:builder-1")),
             (auth(true, true), None, Some("x"), stays(away)),
-            (auth(true, true), Some(WRONG), Some("x"), stays(away)),
+            (auth(true, true), Some(WRONG), Some("x"), stays(Turned::Wrong)),
+            (auth(true, false), Some(WRONG), None, stays(Turned::Wrong)),
             (auth(true, true), Some("Bearer x"), None, stays(away)),
             (
                 auth(false, true),

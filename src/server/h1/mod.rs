@@ -4,9 +4,13 @@ pub mod encode;
 pub mod parse;
 pub mod send;
 
-/// The answer to plain HTTP on a TLS listener; the connection is closed after it.
-pub(super) const HTTPS_WANTED: &[u8] = b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain; charset=utf-8\r\n\
-    Content-Length: 57\r\nConnection: close\r\n\r\nThis port speaks TLS: the URL has to begin with https://\n";
+/// The answer to plain HTTP on a TLS listener; the connection is closed after it. Docker without a login, and only on a loopback
+/// address or where the cache is among its `insecure-registries`, asks for the manifest in plain HTTP after https has refused
+/// it, and reports the error in this body.
+pub(super) const HTTPS_WANTED: &[u8] = b"HTTP/1.1 400 Bad Request\r\nContent-Type: application/json\r\n\
+    Content-Length: 178\r\nConnection: close\r\n\r\n\
+    {\"errors\":[{\"code\":\"UNAUTHORIZED\",\"message\":\"this port speaks TLS: the URL has to begin with https://; \
+    docker tries plain HTTP after https has refused it, so check the login\"}]}\n";
 
 use crate::http::{Body, CacheResult, Fields, Response};
 use parse::HeadError;
@@ -15,8 +19,9 @@ use parse::HeadError;
 /// registry on a loopback address, or one among its `insecure-registries`, has refused a password, and reports the status
 /// of this answer: a 400 would hide what went wrong. There is no challenge in it that a client could answer with a password.
 pub(super) const HTTPS_WANTED_BY_DOCKER: &[u8] = b"HTTP/1.1 401 Unauthorized\r\nContent-Type: application/json\r\n\
-    Content-Length: 106\r\nConnection: close\r\n\r\n\
-    {\"errors\":[{\"code\":\"UNAUTHORIZED\",\"message\":\"this port speaks TLS: the URL has to begin with https://\"}]}\n";
+    Content-Length: 178\r\nConnection: close\r\n\r\n\
+    {\"errors\":[{\"code\":\"UNAUTHORIZED\",\"message\":\"this port speaks TLS: the URL has to begin with https://; \
+    docker tries plain HTTP after https has refused it, so check the login\"}]}\n";
 
 /// What a connection is told that is one too many, before it is closed; its request is not waited for.
 pub(super) const CROWDED: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\n\

@@ -17,7 +17,7 @@ use super::wire::{Phase, Verdict, Wire, drive};
 use crate::http::Certificate;
 use crate::limits::{
     H2_CONNECTION_WINDOW_BYTES, H2_HEADER_LIST_BYTES_MAX, H2_LOCAL_RESETS_MAX, H2_STREAM_UNSENT_BYTES_MAX,
-    H2_STREAM_WINDOW_BYTES, H2_STREAMS_MAX, H2_UNSEEN_RESETS_MAX, LINGER_BYTES_MAX,
+    H2_STREAM_WINDOW_BYTES, H2_STREAMS_MAX, H2_UNSEEN_RESETS_MAX, LINGER_BYTES_MAX, OPEN_RANGE_UNSENT_BYTES,
 };
 use crate::server::stream::Stream;
 use crate::server::watch::Watch;
@@ -38,6 +38,8 @@ pub struct Shared<H> {
     pub budget: Budget,
     /// Bytes of bodies handed over.
     pub sent: Cell<u64>,
+    /// An open range was answered, so the kernel takes little that it cannot send yet.
+    pub open_range: Cell<bool>,
     /// Streams with a task of their own.
     tasks: Cell<usize>,
     /// Of the connection's task.
@@ -111,6 +113,7 @@ async fn converse<H: Handler>(wire: Wire, server: Rc<Server<H>>, peer: Option<So
         certificate: wire.certificate().cloned(),
         budget: Budget::new(),
         sent: Cell::new(0),
+        open_range: Cell::new(false),
         tasks: Cell::new(0),
         waker: RefCell::new(None),
     });
@@ -120,11 +123,15 @@ async fn converse<H: Handler>(wire: Wire, server: Rc<Server<H>>, peer: Option<So
     let mut closing = false;
     let leaving = Cell::new(false);
     let renewed = Cell::new(false);
+    let limited = Cell::new(false);
     let mut tick = pin!(monoio::time::sleep(DRAIN_CHECK));
     let outcome = drive(
         &wire,
         |cx| {
             shared.note_waker(cx);
+            if shared.open_range.get() && !limited.replace(true) {
+                wire.limit_unsent(OPEN_RANGE_UNSENT_BYTES);
+            }
             if !leaving.get() && (shared.server.shutdown.draining() || wire.is_worn_out()) {
                 leaving.set(true);
                 connection.graceful_shutdown();

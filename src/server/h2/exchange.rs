@@ -229,6 +229,9 @@ async fn send<H: Handler>(
         fields.insert(::http::header::CONTENT_LENGTH, HeaderValue::from(length));
     }
     let end = bodiless || head.method == Method::Head || answer.length == Some(0);
+    if status == 206 && head.has_open_range() {
+        shared.open_range.set(true);
+    }
     let stream = match respond.send_response(response(status, fields), end) {
         Err(_) => return outcome.gone(),
         Ok(_) if end => return outcome,

@@ -154,6 +154,11 @@ impl Wire {
         self.0.stream.is_worn_out()
     }
 
+    /// As [`Stream::limit_unsent`].
+    pub fn limit_unsent(&self, bytes: u32) {
+        self.0.stream.limit_unsent(bytes);
+    }
+
     /// Whether the client has sent its SETTINGS.
     pub fn greeted(&self) -> bool {
         self.0.state.borrow().incoming.greeted()

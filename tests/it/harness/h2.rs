@@ -206,6 +206,16 @@ impl Peer {
         Self::over(stream)
     }
 
+    /// As [`Peer::begin_with`], with a receive buffer of one size.
+    #[track_caller]
+    pub fn begin_narrow(addr: SocketAddr, receive_buffer_bytes: usize, values: &[(u16, u32)]) -> Self {
+        let domain = socket2::Domain::for_address(addr);
+        let socket = socket2::Socket::new(domain, socket2::Type::STREAM, None).expect("a socket");
+        socket.set_recv_buffer_size(receive_buffer_bytes).expect("a size");
+        socket.connect(&addr.into()).expect("the server listens");
+        Self::over(socket.into()).exchange_settings(values)
+    }
+
     fn over(stream: TcpStream) -> Self {
         stream.set_nodelay(true).expect("a socket");
         stream.set_read_timeout(Some(PATIENCE)).expect("not zero");
