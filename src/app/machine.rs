@@ -65,6 +65,11 @@ pub(super) fn survive_limits() -> std::io::Result<()> {
     signal_hook::flag::register(libc::SIGXFSZ, met).map(drop)
 }
 
+/// Lets the process log from the background of a terminal. Before other threads are started.
+pub fn outlive_terminal() {
+    crate::sys::block_terminal_stops();
+}
+
 /// Has files and directories have the modes they are made with, whatever umask the process was started with: nothing that
 /// others may read or write, or that the group may write. To be called before the configuration makes a directory.
 pub fn set_umask() {

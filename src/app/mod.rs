@@ -27,7 +27,7 @@ use crate::server::{AccessLog, Crowd, Load, Server, serve};
 use crate::systemd::{TakeError, take_sockets};
 use crate::upstream::{BuildError, Upstreams};
 
-pub use machine::set_umask;
+pub use machine::{outlive_terminal, set_umask};
 pub use stop::End;
 
 /// Why the server did not start.
