@@ -33,6 +33,12 @@ pub(super) fn connections_max(config: &Config, descriptors: u64) -> usize {
     wanted.get()
 }
 
+/// How many connections one client may have: as many as the operator chose, and no more than leave a quarter of all to other
+/// clients. 0: any number.
+pub(super) fn connections_per_client_max(wanted: usize, all: usize) -> usize {
+    wanted.min((all - all / 4).max(1))
+}
+
 /// Open files that each core may keep: together a tenth of the descriptors.
 pub(super) fn open_files_max(descriptors: u64, cores: usize) -> usize {
     let share = descriptors / 10 / cores as u64;
