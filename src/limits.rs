@@ -273,7 +273,7 @@ pub const HELD_WHOLE_BYTES_MAX: u64 = 1024 * 1024;
 pub const WITHHELD_BYTES: u64 = 64 * 1024;
 
 /// Bytes of a fill kept in memory: what the disk has not taken yet and what followers near the end read.
-/// 256 fills × 4 MiB are 1 GiB at the very most; 64 fills, a busy node, are 256 MiB. A fill that was stored lets go of
+/// 256 fills × 4 MiB are 1 GiB, and [`OWN_FETCHES_MAX`] may add as much; 64 fills, a busy node, are 256 MiB. A fill that was stored lets go of
 /// it; one that could not be stored keeps it until its last follower has it all.
 pub const FILL_WINDOW_BYTES: usize = 4 * 1024 * 1024;
 
@@ -299,6 +299,20 @@ pub const FILLS_MAX: usize = BLOB_FETCHES_MAX + MANIFEST_FETCHES_MAX;
 pub const BLOB_FETCHES_MAX: usize = 160;
 pub const MANIFEST_FETCHES_MAX: usize = 96;
 pub const FILL_QUEUE_WAIT: Duration = Duration::from_secs(30);
+
+/// Places for fetches of a class where there are few descriptors: fewer would make one pull wait for another.
+pub const FETCHES_MIN: u64 = 8;
+
+/// Fetches of each class that a registry with an entry in the configuration runs on top of these, so that no other registry
+/// takes its last place: clients pull three blobs at once. All registries together run no more than the second number of
+/// them, but for the first fetch of each, which the configuration bounds. For two classes they are 256 windows, 1 GiB of the
+/// memory budget at the very most.
+pub const OWN_FETCHES_MAX: u64 = 4;
+pub const OWN_FETCHES_TOGETHER_MAX: u64 = 128;
+
+/// The part of the memory budget, as a divisor, that is kept for registries with an entry that hold little of it: four
+/// windows of the smallest budget, and 128 windows of one of 2 GiB.
+pub const OWN_MEMORY_PART: u64 = 4;
 
 /// Questions under way whether what is held is still right. They take no window; each is a connection, 64 KiB.
 pub const BACKGROUND_FETCHES_MAX: usize = 256;

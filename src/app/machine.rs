@@ -33,6 +33,12 @@ pub(super) fn connections_max(config: &Config, descriptors: u64) -> usize {
     wanted.get()
 }
 
+/// How many connections one client may have: as many as the operator chose, and no more than leave a quarter of all to other
+/// clients. 0: any number.
+pub(super) fn connections_per_client_max(wanted: usize, all: usize) -> usize {
+    wanted.min((all - all / 4).max(1))
+}
+
 /// Open files that each core may keep: together a tenth of the descriptors.
 pub(super) fn open_files_max(descriptors: u64, cores: usize) -> usize {
     let share = descriptors / 10 / cores as u64;
@@ -63,6 +69,11 @@ pub(super) fn raise_descriptor_limit() -> u64 {
 pub(super) fn survive_limits() -> std::io::Result<()> {
     let met = Arc::new(AtomicBool::new(false));
     signal_hook::flag::register(libc::SIGXFSZ, met).map(drop)
+}
+
+/// Lets the process log from the background of a terminal. Before other threads are started.
+pub fn outlive_terminal() {
+    crate::sys::block_terminal_stops();
 }
 
 /// Has files and directories have the modes they are made with, whatever umask the process was started with: nothing that

@@ -27,7 +27,7 @@ use crate::server::{AccessLog, Crowd, Load, Server, serve};
 use crate::systemd::{TakeError, take_sockets};
 use crate::upstream::{BuildError, Upstreams};
 
-pub use machine::set_umask;
+pub use machine::{outlive_terminal, set_umask};
 pub use stop::End;
 
 /// Why the server did not start.
@@ -91,10 +91,18 @@ pub fn run(config: Config, read: &dyn Fn() -> Result<Config, Mistakes>) -> Resul
         stale_while_revalidate: config.stale_while_revalidate,
     };
     let memory = MemoryBudget::new(config.memory_budget.unwrap_or_else(default_budget), plan.len());
-    let cache = Cache::new(storage, upstreams.clone(), helper.clone(), policy, memory.clone());
+    let cache = Cache::new(
+        storage,
+        upstreams.clone(),
+        helper.clone(),
+        policy,
+        memory.clone(),
+        descriptors,
+    );
+    let connections_max = machine::connections_max(&config, descriptors);
     let crowd = Crowd::new(
-        machine::connections_max(&config, descriptors),
-        config.max_connections_per_client,
+        connections_max,
+        machine::connections_per_client_max(config.max_connections_per_client, connections_max),
         plan.len(),
     );
     let shutdown = Shutdown::default();

@@ -41,8 +41,8 @@ use futures_util::future::{Either, select};
 
 use crate::config::Registries;
 use crate::limits::{
-    BACKGROUND_QUEUE_WAIT, FILL_QUEUE_WAIT, FILL_WINDOW_BYTES, MEMORY_OBJECT_BYTES_MAX, SMALL_BODY_RATE_MIN,
-    SMALL_BODY_TIME, STORE_LOOKUP_MAX,
+    BACKGROUND_QUEUE_WAIT, FILL_QUEUE_WAIT, FILL_WINDOW_BYTES, MEMORY_OBJECT_BYTES_MAX, OWN_FETCHES_MAX,
+    OWN_MEMORY_PART, SMALL_BODY_RATE_MIN, SMALL_BODY_TIME, STORE_LOOKUP_MAX,
 };
 use crate::oci::{Digest, Namespace, NotManifest, Repository};
 use crate::runtime::helper::{Helper, blocking_within};
@@ -231,12 +231,14 @@ impl FetchError {
 }
 
 impl Cache {
+    /// A cache in a process that may have so many `descriptors`.
     pub fn new(
         storage: Storage,
         upstreams: Upstreams,
         helper: Helper,
         policy: TagPolicy,
         memory: MemoryBudget,
+        descriptors: u64,
     ) -> Self {
         Cache(Arc::new(Shared {
             storage,
@@ -255,7 +257,7 @@ impl Cache {
             absences: Absences::default(),
             listing_repositories: ListingRepositories::default(),
             pending: Mutex::default(),
-            slots: Slots::default(),
+            slots: Slots::new(descriptors),
             memory,
             memory_shares: SharedLedger::default(),
             room_shares: SharedLedger::default(),
@@ -427,8 +429,13 @@ impl Shared {
 
     /// `bytes` of the memory budget from the share of a registry; `None` when there is not that much.
     fn memory_for(&self, namespace: &Namespace, bytes: u64) -> Option<Memory> {
-        let mut lease = self.memory_shares.lease(&self.party(namespace));
+        let party = self.party(namespace);
+        let mut lease = self.memory_shares.lease(&party);
         let free = self.memory.limit().saturating_sub(self.memory.used());
+        let (kept, own) = kept_memory(self.memory.limit());
+        // The last part of the budget is for registries with an entry that hold little.
+        let has_own = matches!(party, Party::Named(_)) && self.memory_shares.held_by(&party) < own;
+        let free = if has_own { free } else { free.saturating_sub(kept) };
         if !lease.grow_to(bytes, free, 1) {
             self.memory.refuse();
             return None;
@@ -456,6 +463,16 @@ impl Shared {
         }
         found?.ok().flatten()
     }
+}
+
+/// Bytes of a memory budget that are kept for registries with an entry in the configuration, and how much one of them holds
+/// when it may take no more of them: the windows of its own places, or one window where the budget is small.
+fn kept_memory(budget: u64) -> (u64, u64) {
+    let kept = budget / OWN_MEMORY_PART;
+    (
+        kept,
+        (kept / 64).clamp(1, OWN_FETCHES_MAX * FILL_WINDOW_BYTES as u64),
+    )
 }
 
 /// What a question with this purpose takes a place for.

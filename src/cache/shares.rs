@@ -1,8 +1,9 @@
 //! Shares of something that all registries use: fetch slots, memory, room on the disk.
 //!
 //! A party takes more only while it holds less than what is left to it. One party alone comes to hold half, and two come to
-//! hold a third each. Each further party takes half of the rest, so that about fifteen of them take all fetch slots; slots
-//! are then given back by slow fetches (`slots.rs`). Any public registry can be named in a path, so registries without an
+//! hold a third each. Each further party takes half of the rest, so that about fifteen of them take all of it. Each registry
+//! with an entry in the configuration therefore has a little on top that no other one takes: see `slots.rs` for fetches and
+//! `Shared::memory_for` for memory. Any public registry can be named in a path, so registries without an
 //! entry in the configuration have a bound together, and those of them that have never given good content a smaller one.
 
 use std::collections::HashMap;
@@ -36,6 +37,11 @@ pub struct Ledger {
 }
 
 impl Ledger {
+    /// What all parties hold.
+    pub fn held(&self) -> u64 {
+        self.held
+    }
+
     /// What `party` holds.
     pub fn held_by(&self, party: &Party) -> u64 {
         self.parties.get(party).copied().unwrap_or_default()
@@ -114,6 +120,11 @@ impl SharedLedger {
             party: party.clone(),
             bytes: 0,
         }
+    }
+
+    /// What `party` holds.
+    pub fn held_by(&self, party: &Party) -> u64 {
+        self.lock().held_by(party)
     }
 
     fn lock(&self) -> MutexGuard<'_, Ledger> {

@@ -1,6 +1,9 @@
 //! Places among the fetches under way. Each registry has a share of them, and so has each class of fetches; a fetch that
 //! finds no place waits, and registries with waiting fetches are served in turn.
 //!
+//! Each registry with an entry in the configuration has a few places of its own too, which come on top of the common ones.
+//! So it begins its first fetches at once, however many other registries hold common places.
+//!
 //! A fetch that no client waits for keeps its place only as long as no other fetch needs it.
 
 use std::collections::{HashMap, VecDeque};
@@ -12,7 +15,8 @@ use tokio::sync::{Notify, oneshot};
 
 use super::shares::{Ledger, Party};
 use crate::limits::{
-    BACKGROUND_FETCHES_MAX, BLOB_FETCHES_MAX, FETCHES_WAITING_MAX, MANIFEST_FETCHES_MAX, UNPROVEN_WAITING_MAX,
+    BACKGROUND_FETCHES_MAX, BLOB_FETCHES_MAX, DESCRIPTORS_RESERVED, FETCHES_MIN, FETCHES_WAITING_MAX,
+    MANIFEST_FETCHES_MAX, OWN_FETCHES_MAX, OWN_FETCHES_TOGETHER_MAX, UNPROVEN_WAITING_MAX,
 };
 
 /// What a place is for. No class takes the places of another.
@@ -52,9 +56,13 @@ pub struct Standing {
 }
 
 struct Pool {
+    /// Common places.
     size: u64,
+    /// Common places that are taken.
     ledger: Ledger,
-    held: HashMap<u64, (Party, Arc<Standing>)>,
+    /// Places that registries with an entry have taken of their own.
+    own: HashMap<Party, u64>,
+    held: HashMap<u64, Held>,
     /// Parties with waiting fetches, in the order in which they are served.
     turns: VecDeque<Party>,
     waiting: HashMap<Party, VecDeque<Waiting>>,
@@ -62,21 +70,39 @@ struct Pool {
     next_id: u64,
 }
 
+struct Held {
+    party: Party,
+    kind: Kind,
+    standing: Arc<Standing>,
+}
+
+/// Whose place a fetch has.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Common,
+    /// One of those that only its registry takes.
+    Own,
+}
+
 struct Waiting {
     id: u64,
     grant: oneshot::Sender<()>,
 }
 
-impl Default for Slots {
-    fn default() -> Self {
-        Slots(Arc::new(
-            [BLOB_FETCHES_MAX, MANIFEST_FETCHES_MAX, BACKGROUND_FETCHES_MAX]
-                .map(|size| Mutex::new(Pool::new(size as u64))),
-        ))
-    }
-}
-
 impl Slots {
+    /// Places of a process that may have so many descriptors. A blob takes two, its connection and its file, and the others
+    /// take one. Of the fifth that is for content, three quarters are for fetches, and the rest is for open files.
+    pub fn new(descriptors: u64) -> Self {
+        let content = descriptors.saturating_sub(DESCRIPTORS_RESERVED as u64) / 5;
+        let size = |part: u64, most: usize| (content / part).clamp(FETCHES_MIN, most as u64);
+        let sizes = [
+            size(4, BLOB_FETCHES_MAX),
+            size(8, MANIFEST_FETCHES_MAX),
+            size(8, BACKGROUND_FETCHES_MAX),
+        ];
+        Slots(Arc::new(sizes.map(|size| Mutex::new(Pool::new(size)))))
+    }
+
     /// A place for a fetch of `party`, within `limit`; `None` when there is none in time, or too many wait.
     ///
     /// # Cancellation
@@ -95,7 +121,7 @@ impl Slots {
         if queued && !matches!(tokio::time::timeout(limit, granted).await, Ok(Ok(()))) {
             return None;
         }
-        place.standing = self.pool(class).held.get(&id)?.1.clone();
+        place.standing = self.pool(class).held.get(&id)?.standing.clone();
         Some(place)
     }
 
@@ -141,6 +167,7 @@ impl Pool {
         Pool {
             size,
             ledger: Ledger::default(),
+            own: HashMap::new(),
             held: HashMap::new(),
             turns: VecDeque::new(),
             waiting: HashMap::new(),
@@ -149,8 +176,28 @@ impl Pool {
         }
     }
 
+    /// Common places that are free.
     fn free(&self) -> u64 {
-        self.size - self.held.len() as u64
+        self.size - self.ledger.held()
+    }
+
+    /// All places that `party` has.
+    fn held_by(&self, party: &Party) -> u64 {
+        self.ledger.held_by(party) + self.own.get(party).copied().unwrap_or_default()
+    }
+
+    /// The place that `party` may take now.
+    fn admits(&self, party: &Party) -> Option<Kind> {
+        let own = self.own.get(party).copied().unwrap_or_default();
+        let together = || self.own.values().sum::<u64>();
+        // The configuration bounds the first ones. Clients make up names of other registries, which have none.
+        let has_own = matches!(party, Party::Named(_))
+            && (own == 0 || (own < OWN_FETCHES_MAX && together() < OWN_FETCHES_TOGETHER_MAX.min(self.size)));
+        if has_own {
+            Some(Kind::Own)
+        } else {
+            self.ledger.admits(party, self.free(), 1).then_some(Kind::Common)
+        }
     }
 
     /// Takes a place or joins the queue, and says which. `None` when the queue is full.
@@ -158,8 +205,10 @@ impl Pool {
         let id = self.next_id;
         self.next_id += 1;
         // Fetches of the same party that wait come first.
-        if !self.waiting.contains_key(party) && self.ledger.admits(party, self.free(), 1) {
-            self.hold(id, party);
+        if !self.waiting.contains_key(party)
+            && let Some(kind) = self.admits(party)
+        {
+            self.hold(id, party, kind);
             return Some((id, false));
         }
         let unproven = |party: &Party| matches!(party, Party::Unproven(_));
@@ -190,16 +239,46 @@ impl Pool {
             .sum()
     }
 
-    fn hold(&mut self, id: u64, party: &Party) {
-        self.ledger.take(party, 1);
-        self.held.insert(id, (party.clone(), Arc::default()));
+    fn hold(&mut self, id: u64, party: &Party, kind: Kind) {
+        match kind {
+            Kind::Common => self.ledger.take(party, 1),
+            Kind::Own => *self.own.entry(party.clone()).or_default() += 1,
+        }
+        let held = Held {
+            party: party.clone(),
+            kind,
+            standing: Arc::default(),
+        };
+        self.held.insert(id, held);
+    }
+
+    /// Takes the place of `id` back; `false` when it has none.
+    fn release(&mut self, id: u64) -> bool {
+        let Some(Held { party, kind, .. }) = self.held.remove(&id) else {
+            return false;
+        };
+        if kind == Kind::Own {
+            // Another fetch of the registry goes on in this place, and its common place is free for others.
+            let common = |held: &&mut Held| held.kind == Kind::Common && held.party == party;
+            if self.ledger.held_by(&party) > 0
+                && let Some(other) = self.held.values_mut().find(common)
+            {
+                other.kind = Kind::Own;
+            } else {
+                if let Some(own) = self.own.get_mut(&party) {
+                    *own -= 1;
+                }
+                self.own.retain(|_, own| *own > 0);
+                return true;
+            }
+        }
+        self.ledger.give(&party, 1);
+        true
     }
 
     /// Ends the stay of `id`, in a place or in the queue.
     fn leave(&mut self, id: u64) {
-        if let Some((party, _)) = self.held.remove(&id) {
-            self.ledger.give(&party, 1);
-        } else {
+        if !self.release(id) {
             for waiting in self.waiting.values_mut() {
                 let before = waiting.len();
                 waiting.retain(|waiting| waiting.id != id);
@@ -219,15 +298,15 @@ impl Pool {
     /// Gives free places to waiting fetches: one to each party that may have one, in turn.
     fn serve(&mut self) {
         let mut passed = 0;
-        while passed < self.turns.len() && self.free() > 0 {
+        while passed < self.turns.len() {
             let Some(party) = self.turns.pop_front() else {
                 return;
             };
-            if !self.ledger.admits(&party, self.free(), 1) {
+            let Some(kind) = self.admits(&party) else {
                 self.turns.push_back(party);
                 passed += 1;
                 continue;
-            }
+            };
             passed = 0;
             if let Some(waiting) = self.waiting.get_mut(&party)
                 && let Some(Waiting { id, grant }) = waiting.pop_front()
@@ -238,12 +317,10 @@ impl Pool {
                 } else {
                     self.turns.push_back(party.clone());
                 }
-                self.hold(id, &party);
-                if grant.send(()).is_err()
-                    && let Some((party, _)) = self.held.remove(&id)
-                {
+                self.hold(id, &party, kind);
+                if grant.send(()).is_err() {
                     // It has left in this moment.
-                    self.ledger.give(&party, 1);
+                    self.release(id);
                 }
             }
         }
@@ -253,11 +330,7 @@ impl Pool {
     /// registries have together is reached, a fetch that is too slow gives way too, to a registry that holds less.
     fn relieve(&mut self) {
         let evicted = |standing: &Standing| standing.evicted.load(Ordering::Relaxed);
-        let under_way = self
-            .held
-            .values()
-            .filter(|(_, standing)| evicted(standing))
-            .count();
+        let under_way = self.held.values().filter(|held| evicted(&held.standing)).count();
         for turn in 0..self.turns.len() {
             if turn < under_way {
                 continue;
@@ -267,29 +340,35 @@ impl Pool {
                 Party::Named(_) => self.free() == 0,
                 _ => self.ledger.is_group_full(party, self.free()),
             };
-            let mine = self.ledger.held_by(party);
+            let mine = self.held_by(party);
             let worst = self
                 .held
                 .values()
-                .filter(|(holder, standing)| {
+                .filter(|held| {
+                    let (holder, standing) = (&held.party, &held.standing);
                     let deserted = standing.deserted.load(Ordering::Relaxed);
                     let slow = standing.slow.load(Ordering::Relaxed);
                     let outside = holder != party
                         && match (holder, party) {
-                            (Party::Named(_), Party::Named(_)) => self.ledger.held_by(holder) > mine + 1,
+                            (Party::Named(_), Party::Named(_)) => self.held_by(holder) > mine + 1,
                             (Party::Named(_), _) => false,
                             _ => true,
                         };
-                    !evicted(standing) && (deserted || (slow && crowded && outside))
+                    // A registry that has places of its own only has none to give.
+                    let gives = holder == party || self.ledger.held_by(holder) > 0;
+                    gives && !evicted(standing) && (deserted || (slow && crowded && outside))
                 })
-                .min_by_key(|(holder, standing)| {
+                .min_by_key(|held| {
+                    let standing = &held.standing;
                     (
                         !standing.deserted.load(Ordering::Relaxed),
-                        holder != party,
+                        held.party != *party,
                         standing.rate.load(Ordering::Relaxed),
                     )
                 });
-            let Some((_, standing)) = worst else { return };
+            let Some(Held { standing, .. }) = worst else {
+                return;
+            };
             standing.evicted.store(true, Ordering::Relaxed);
             standing.told.notify_one();
         }
@@ -316,6 +395,21 @@ mod tests {
         places
     }
 
+    /// All common places for numbered registries, and then for all of `others` the places of their own.
+    async fn take_every_place(slots: &Slots, class: Class, others: &[&str]) -> Vec<Place> {
+        let mut places = Vec::new();
+        for n in 0..20 {
+            places.extend(take_all(slots, class, &named(&n.to_string())).await);
+        }
+        assert_eq!(slots.pool(class).free(), 0);
+        for other in others {
+            let own = take_all(slots, class, &named(other)).await;
+            assert!(!own.is_empty());
+            places.extend(own);
+        }
+        places
+    }
+
     fn run(test: impl Future<Output = ()>) {
         tokio::runtime::Builder::new_current_thread()
             .enable_time()
@@ -327,9 +421,9 @@ mod tests {
     #[test]
     fn one_registry_or_class_leaves_places_to_the_others() {
         run(async {
-            let slots = Slots::default();
+            let slots = Slots::new(u64::MAX);
             let held = take_all(&slots, Class::Blob, &named("greedy")).await;
-            assert_eq!(held.len(), BLOB_FETCHES_MAX / 2);
+            assert_eq!(held.len() as u64, BLOB_FETCHES_MAX as u64 / 2 + OWN_FETCHES_MAX);
             assert!(slots.take(Class::Blob, &named("other"), AT_ONCE).await.is_some());
             assert!(
                 slots
@@ -341,14 +435,78 @@ mod tests {
     }
 
     #[test]
+    fn a_registry_with_an_entry_has_places_when_all_others_take_what_they_can() {
+        run(async {
+            let slots = Slots::new(u64::MAX);
+            let mut held = Vec::new();
+            for n in 0..300 {
+                held.extend(take_all(&slots, Class::Blob, &named(&n.to_string())).await);
+            }
+            assert_eq!(slots.pool(Class::Blob).free(), 0);
+            assert!(slots.take(Class::Blob, &named("other"), AT_ONCE).await.is_some());
+            // Each of the many has its first place; further ones of their own they have up to a bound.
+            let most = BLOB_FETCHES_MAX as u64 + OWN_FETCHES_TOGETHER_MAX + 300;
+            assert!(held.len() as u64 <= most, "{}", held.len());
+            held.clear();
+            assert!(slots.pool(Class::Blob).own.is_empty());
+        });
+    }
+
+    #[test]
+    fn registries_without_an_entry_have_no_places_of_their_own() {
+        run(async {
+            let slots = Slots::new(u64::MAX);
+            let mut held = Vec::new();
+            for n in 0..300 {
+                let party = Party::Unproven(format!("r{n}.example").parse().unwrap());
+                held.extend(take_all(&slots, Class::Blob, &party).await);
+            }
+            assert_eq!(held.len(), BLOB_FETCHES_MAX / 4);
+        });
+    }
+
+    #[test]
+    fn fetches_leave_descriptors_to_connections_and_files() {
+        run(async {
+            for descriptors in [0, 256, 600, 1_024, 4_096, 20_000, u64::MAX] {
+                let slots = Slots::new(descriptors);
+                let size = |class| slots.pool(class).size;
+                let (blobs, manifests) = (size(Class::Blob), size(Class::Manifest));
+                let all = 2 * blobs + manifests + size(Class::Background);
+                let content = descriptors.saturating_sub(DESCRIPTORS_RESERVED as u64) / 5;
+                assert!(all <= content.max(4 * FETCHES_MIN), "{descriptors}");
+                let greedy = take_all(&slots, Class::Blob, &named("greedy")).await;
+                let together: u64 = slots.pool(Class::Blob).own.values().sum();
+                assert!(greedy.len() as u64 <= blobs.div_ceil(2) + together && together <= OWN_FETCHES_MAX);
+                assert!(slots.take(Class::Blob, &named("other"), AT_ONCE).await.is_some());
+            }
+            let size = |class| Slots::new(20_000).pool(class).size as usize;
+            assert_eq!(
+                [Class::Blob, Class::Manifest, Class::Background].map(size),
+                [BLOB_FETCHES_MAX, MANIFEST_FETCHES_MAX, BACKGROUND_FETCHES_MAX]
+            );
+        });
+    }
+
+    #[test]
+    fn a_place_of_ones_own_given_back_frees_a_common_one() {
+        run(async {
+            let slots = Slots::new(u64::MAX);
+            let mut held = take_all(&slots, Class::Blob, &named("a")).await;
+            let free = slots.pool(Class::Blob).free();
+            held.remove(0);
+            assert_eq!(slots.pool(Class::Blob).free(), free + 1);
+            held.clear();
+            let pool = slots.pool(Class::Blob);
+            assert!(pool.own.is_empty() && pool.free() == BLOB_FETCHES_MAX as u64);
+        });
+    }
+
+    #[test]
     fn a_place_given_back_goes_to_who_waits_and_registries_take_turns() {
         run(async {
-            let slots = Slots::default();
-            let mut held = Vec::new();
-            for n in 0..200 {
-                held.extend(take_all(&slots, Class::Manifest, &named(&n.to_string())).await);
-            }
-            assert_eq!(held.len(), MANIFEST_FETCHES_MAX);
+            let slots = Slots::new(u64::MAX);
+            let mut held = take_every_place(&slots, Class::Manifest, &["x", "y"]).await;
             let order = Arc::new(Mutex::new(Vec::new()));
             let wait = |party: &'static str| {
                 let (slots, order) = (slots.clone(), order.clone());
@@ -366,7 +524,7 @@ mod tests {
                     tokio::task::yield_now().await;
                 }
             }
-            held.truncate(MANIFEST_FETCHES_MAX - 8);
+            held.drain(..8);
             for task in waiting {
                 assert!(task.await.unwrap().is_some());
             }
@@ -377,7 +535,7 @@ mod tests {
     #[test]
     fn who_leaves_the_queue_takes_no_place() {
         run(async {
-            let slots = Slots::default();
+            let slots = Slots::new(u64::MAX);
             let held = take_all(&slots, Class::Blob, &named("a")).await;
             assert!(slots.take(Class::Blob, &named("a"), AT_ONCE).await.is_none());
             {
@@ -394,7 +552,7 @@ mod tests {
     #[test]
     fn a_fetch_no_client_waits_for_loses_its_place_and_the_slowest_first() {
         run(async {
-            let slots = Slots::default();
+            let slots = Slots::new(u64::MAX);
             let mut held = take_all(&slots, Class::Blob, &named("a")).await;
             held[3].note(true, false, 500);
             held[5].note(true, false, 100);
@@ -412,12 +570,8 @@ mod tests {
     #[test]
     fn a_slow_fetch_of_a_registry_that_holds_more_gives_way_when_all_places_are_taken() {
         run(async {
-            let slots = Slots::default();
-            let mut held = Vec::new();
-            for n in 0..200 {
-                held.extend(take_all(&slots, Class::Blob, &named(&n.to_string())).await);
-            }
-            assert_eq!(held.len(), BLOB_FETCHES_MAX);
+            let slots = Slots::new(u64::MAX);
+            let mut held = take_every_place(&slots, Class::Blob, &["other"]).await;
             held[7].note(false, true, 1);
             let waiting = tokio::spawn({
                 let slots = slots.clone();
@@ -432,7 +586,7 @@ mod tests {
     #[test]
     fn a_slow_fetch_of_a_registry_without_an_entry_gives_way_when_their_bound_is_reached() {
         run(async {
-            let slots = Slots::default();
+            let slots = Slots::new(u64::MAX);
             let party = |n: usize| Party::Unproven(format!("r{n}.example").parse().unwrap());
             let mut held = Vec::new();
             for n in 0..100 {

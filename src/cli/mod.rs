@@ -94,6 +94,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>, surroundings: Surroundings<
 
 fn serve(flags: &Layer, surroundings: Surroundings<'_>) -> ExitCode {
     app::set_umask();
+    app::outlive_terminal();
     let read = || config::resolve(flags.clone(), surroundings);
     let end = match read() {
         Ok(config) => app::run(config, &read),

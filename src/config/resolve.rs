@@ -157,6 +157,10 @@ pub(super) fn load<'a>(
     }
     // Only now, because looking for a usable root makes directories: a refused start leaves no trace.
     let storage = backend.zip(s3).map(|(backend, s3)| sources.storage(backend, s3));
+    if matches!(storage, Some(Storage::S3 { .. } | Storage::Tiered { .. })) {
+        let exposed = s3::exposed_credentials(sources.surroundings);
+        sources.warnings.extend(exposed);
+    }
     let (
         Some(storage),
         Some(listen),

@@ -4,7 +4,7 @@
 use std::path::Path;
 
 use super::Surroundings;
-use super::mistake::{Mistake, Place};
+use super::mistake::{Mistake, Place, Warning};
 use super::registry::Pem;
 use super::secret::SecretText;
 use super::tls::check_roots;
@@ -80,11 +80,96 @@ pub(super) fn ca_bundle(surroundings: Surroundings<'_>) -> Result<Option<Pem>, M
     }))
 }
 
+/// Files from which the SDK takes credentials: the variable that names one, and where it is below the home directory
+/// otherwise.
+const CREDENTIAL_FILES: [(&str, &str); 2] = [
+    ("AWS_SHARED_CREDENTIALS_FILE", ".aws/credentials"),
+    ("AWS_CONFIG_FILE", ".aws/config"),
+];
+
+/// Keys of these files that hold a secret.
+const SECRET_KEYS: [&str; 2] = ["aws_secret_access_key", "aws_session_token"];
+
+/// What to say about the SDK's files that hold a secret and that every user of the machine may read. Whether the files are
+/// good is for the SDK to say.
+pub(super) fn exposed_credentials(surroundings: Surroundings<'_>) -> Vec<Warning> {
+    let variable = |name| (surroundings.env)(name).filter(|value| !value.is_empty());
+    let home = variable("HOME");
+    let below_home = |path: &str| home.as_ref().map(|home| Path::new(home).join(path));
+    let path = |(name, default)| match variable(name) {
+        Some(path) => match path.strip_prefix("~/") {
+            Some(rest) => below_home(rest),
+            None => Some(path.into()),
+        },
+        None => below_home(default),
+    };
+    let holds_secret = |line: &str| {
+        let key = line.split('=').next().unwrap_or_default().trim();
+        SECRET_KEYS.iter().any(|secret| key.eq_ignore_ascii_case(secret))
+    };
+    CREDENTIAL_FILES
+        .into_iter()
+        .filter_map(path)
+        .filter_map(|path| {
+            let file = (surroundings.read_file)(&path).ok()?;
+            file.text
+                .lines()
+                .any(holds_secret)
+                .then(|| file.exposed(&path))
+                .flatten()
+        })
+        .collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::config::Storage;
     use crate::config::tests::{CA, Machine};
+
+    #[test]
+    fn files_of_the_sdk_with_a_secret_that_every_user_may_read_are_told() {
+        let secret = "[default]\naws_access_key_id = AKID\nAWS_secret_access_key=canary\n";
+        let warned = |machine: Machine| -> Vec<String> {
+            let warnings = machine.config().warnings;
+            let aws = warnings
+                .into_iter()
+                .filter(|warning| warning.what.contains("aws"));
+            aws.map(|warning| warning.to_string()).collect()
+        };
+        let machine = |mode| {
+            let mut machine = Machine::default()
+                .env("S3_BUCKET", "bucket")
+                .env("HOME", "/home/u")
+                .file("/home/u/.aws/credentials", secret)
+                .file("/home/u/.aws/config", "[default]\nregion = eu-west-1\n");
+            machine.mode = mode;
+            machine
+        };
+        let told = warned(machine(0o644));
+        assert_eq!(told.len(), 1, "{told:?}");
+        assert!(
+            told[0].starts_with("/home/u/.aws/credentials (mode 0644): it holds a secret")
+                && !told[0].contains("canary"),
+            "{told:?}"
+        );
+        assert!(warned(machine(0o640)).is_empty());
+        let elsewhere = machine(0o604)
+            .env("AWS_SHARED_CREDENTIALS_FILE", "/etc/aws-keys")
+            .env("AWS_CONFIG_FILE", "~/aws-config")
+            .file("/etc/aws-keys", secret)
+            .file("/home/u/aws-config", secret);
+        let told = warned(elsewhere);
+        assert!(
+            told.len() == 2
+                && told[0].starts_with("/etc/aws-keys")
+                && told[1].starts_with("/home/u/aws-config"),
+            "{told:?}"
+        );
+        let mut without_bucket = machine(0o644);
+        without_bucket.env.remove("S3_BUCKET");
+        assert!(warned(without_bucket).is_empty());
+    }
 
     #[test]
     fn a_prefix_ends_with_one_slash_or_is_none() {

@@ -5,10 +5,12 @@ mod inherit;
 pub mod ktls;
 mod pipe;
 mod residency;
+mod signals;
 mod socket;
 
 pub use file::{read_exact_at, read_resident};
 pub use inherit::take_inherited;
 pub use pipe::Pipe;
 pub use residency::{Inode, Presence, presence};
+pub use signals::block_terminal_stops;
 pub use socket::{Local, Peer, Socket};

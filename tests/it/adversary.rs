@@ -13,7 +13,7 @@ const MIB: u64 = 1024 * 1024;
 const GREEDY: usize = 300;
 
 /// Slow enough that no request of the greedy party ends during a test.
-const DRIBBLE: u64 = 200;
+pub const DRIBBLE: u64 = 200;
 
 /// Cold pulls of the bystander that are measured.
 const PULLS: usize = 8;
@@ -52,7 +52,7 @@ fn expect_undisturbed(cache: &Server, upstream: &Registry, alone: Duration, tags
 }
 
 /// Waits until no further request has come to `registry` for a moment, and some have.
-fn wait_until_taken(registry: &Registry) {
+pub fn wait_until_taken(registry: &Registry) {
     let mut last = (0, Instant::now());
     eventually("the adversary has what it can get", || {
         let now = registry.requests();
@@ -64,7 +64,7 @@ fn wait_until_taken(registry: &Registry) {
 }
 
 /// Asks for each of `paths` on a connection of its own and reads nothing.
-fn ask_for(cache: &Server, paths: impl IntoIterator<Item = String>) -> Vec<Connection> {
+pub fn ask_for(cache: &Server, paths: impl IntoIterator<Item = String>) -> Vec<Connection> {
     let ask = |path: String| {
         let mut connection = cache.client().open();
         connection.request("GET", &path, &[]).expect("send");
@@ -74,7 +74,7 @@ fn ask_for(cache: &Server, paths: impl IntoIterator<Item = String>) -> Vec<Conne
 }
 
 /// Paths of `count` blobs that `registry` sends at [`DRIBBLE`].
-fn dribbling_blobs(registry: &Registry, count: usize) -> Vec<String> {
+pub fn dribbling_blobs(registry: &Registry, count: usize) -> Vec<String> {
     registry.on(On::kind(Kind::Blob).get(), Reply::new().rate(DRIBBLE));
     (0..count)
         .map(|_| registry.blob_url("a", &registry.blob(Prf::new(fresh_seed(), 2 * MIB))))
@@ -158,6 +158,93 @@ fn many_registries_with_entries_leave_places_to_another_one() {
         (0..GREEDY / REGISTRIES).map(move |_| format!("/v2/{name}/a/blobs/{}", blob()))
     });
     let _held = ask_for(&cache, paths);
+    wait_until_taken(&greedy);
+    expect_undisturbed(&cache, &other, alone, "beside");
+}
+
+#[test]
+fn however_many_registries_have_entries_each_has_places_that_no_other_takes() {
+    // More than it takes for all common places, each of which takes half of those that are left.
+    const REGISTRIES: usize = 24;
+    const EACH: usize = 12;
+    let (greedy, other) = (Registry::new(), Registry::new());
+    let names: Vec<_> = (0..REGISTRIES).map(|_| greedy.add_listener()).collect();
+    let cache = between(&greedy, &other).start();
+    let gate = Gate::new();
+    greedy.on(On::kind(Kind::Blob).get(), Reply::new().rate(DRIBBLE));
+    greedy.on(On::kind(Kind::Manifest), Reply::new().hold_head(&gate));
+    let blob = &|| greedy.blob(Prf::new(fresh_seed(), 2 * MIB));
+    let blobs = names.iter().flat_map(|name| {
+        let blob = move |_| format!("/v2/{name}/a/blobs/{}", blob());
+        (0..2 * EACH).map(blob)
+    });
+    let manifests = names.iter().flat_map(|name| {
+        let manifest = move |n| format!("/v2/{name}/a/manifests/t{n}");
+        (0..EACH).map(manifest)
+    });
+    let alone = cold_pulls(&cache, &other, "alone");
+    let _held = ask_for(&cache, blobs.chain(manifests));
+    wait_until_taken(&greedy);
+    expect_undisturbed(&cache, &other, alone, "beside");
+    gate.open();
+}
+
+#[test]
+fn a_client_that_holds_what_descriptors_it_can_leaves_some_to_others() {
+    const LIMIT: u32 = 600;
+    let (greedy, other) = (Registry::new(), Registry::new());
+    let cache = between(&greedy, &other)
+        .file_limit(LIMIT)
+        .env("MAX_CONNECTIONS_PER_CLIENT", 1_000)
+        .start();
+    let stored = Prf::new(fresh_seed(), 70_000);
+    let stored_path = other.blob_url("a", &other.blob(stored.clone()));
+    cache.client().pull(&stored_path, &stored);
+    cache.wait_stored(&stored.digest());
+    // What slow readers read: larger than what the kernel takes for them, and each from a file of its own.
+    let large: Vec<String> = (0..20)
+        .map(|_| {
+            let content = Prf::new(fresh_seed(), 4 * MIB);
+            let path = greedy.blob_url("a", &greedy.blob(content.clone()));
+            cache.client().pull(&path, &content);
+            cache.wait_stored(&content.digest());
+            path
+        })
+        .collect();
+    let alone = cold_pulls(&cache, &other, "alone");
+    let source = std::net::Ipv4Addr::new(127, 0, 0, 9);
+    let open = |target: Option<&str>| {
+        let mut connection = Connection::open_from(source, cache.addr()).ok()?;
+        match target {
+            Some(target) => connection.request("GET", target, &[]).ok()?,
+            None => connection.send(b"GET /v2/ HTTP/1.1\r\nHo").ok()?,
+        }
+        Some(connection)
+    };
+    let cold = dribbling_blobs(&greedy, GREEDY);
+    let mut held: Vec<_> = large.iter().map(|path| open(Some(path))).collect();
+    held.extend(cold.iter().map(|path| open(Some(path))));
+    held.extend((0..GREEDY).map(|_| open(None)));
+    wait_until_taken(&greedy);
+    cache.client().pull(&stored_path, &stored);
+    expect_undisturbed(&cache, &other, alone, "beside");
+}
+
+#[test]
+fn a_small_memory_budget_has_room_for_each_registry_with_an_entry() {
+    const REGISTRIES: usize = 24;
+    let (greedy, other) = (Registry::new(), Registry::new());
+    let names: Vec<_> = (0..REGISTRIES).map(|_| greedy.add_listener()).collect();
+    // Room for 128 windows, of which each fetch of a blob takes one: fewer than there are places.
+    let cache = between(&greedy, &other).env("MEMORY_BUDGET", "512MiB").start();
+    greedy.on(On::kind(Kind::Blob).get(), Reply::new().rate(DRIBBLE));
+    let blob = &|| greedy.blob(Prf::new(fresh_seed(), 8 * MIB));
+    let blobs = names.iter().flat_map(|name| {
+        let blob = move |_| format!("/v2/{name}/a/blobs/{}", blob());
+        (0..GREEDY / REGISTRIES).map(blob)
+    });
+    let alone = cold_pulls(&cache, &other, "alone");
+    let _held = ask_for(&cache, blobs);
     wait_until_taken(&greedy);
     expect_undisturbed(&cache, &other, alone, "beside");
 }

@@ -585,6 +585,40 @@ fn a_helper_that_fails_is_a_bad_gateway_and_one_that_has_nothing_is_nobody() {
 }
 
 #[test]
+fn a_helper_begins_with_every_signal_as_by_default_and_blocks_none() {
+    let dir = TempDir::new();
+    let told = dir.path.join("signals");
+    let program = dir.path.join("docker-credential-test");
+    let script = format!(
+        "#!/bin/sh\ncat > /dev/null\ngrep ^Sig /proc/self/status > '{}'\n\
+         echo '{{\"Username\":\"u\",\"Secret\":\"p\"}}'\n",
+        told.display()
+    );
+    std::fs::write(&program, script).unwrap();
+    std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let world = guarded(&Arc::new(Mutex::new(("Basic dTpw".to_owned(), 403))));
+    let yaml = format!(
+        "registries:\n  - name: r.test\n    url: http://r.test\n    upstream_proxy: \"http://{}\"\n    auth: {{helper: test}}\n",
+        world.addr
+    );
+    let cache = Server::bare()
+        .config(yaml)
+        .env("PATH", helper_path(&dir.path))
+        .start();
+    assert_eq!(tag(&cache, "v1").status, 200);
+    let set = |text: &str, name: &str| {
+        let line = text.lines().find_map(|line| line.strip_prefix(name)).unwrap();
+        u64::from_str_radix(line.trim(), 16).unwrap()
+    };
+    let told = std::fs::read_to_string(told).unwrap();
+    assert_eq!(set(&told, "SigBlk:"), 0, "{told}");
+    // What this process was started with reaches the helper too; Rust ignores SIGPIPE for itself alone.
+    let own = std::fs::read_to_string("/proc/self/status").unwrap();
+    let inherited = set(&own, "SigIgn:") & !(1 << (13 - 1));
+    assert_eq!(set(&told, "SigIgn:") & !inherited, 0, "{told}");
+}
+
+#[test]
 fn a_docker_config_serves_each_repository_its_own() {
     let dir = TempDir::new();
     install_helper(&dir.path, "test");

@@ -130,6 +130,12 @@ mod limits;
 /// One party takes all it can of what is shared; a bystander does not notice.
 mod adversary;
 
+/// The same, measured; by hand.
+mod adversary_measured;
+
+/// What browsers are told with each answer.
+mod policy_fields;
+
 /// More connections, work or patience than there is; cores that share what comes.
 mod overload;
 mod overload_cores;

@@ -265,6 +265,121 @@ fn a_log_that_is_closed_changes_nothing() {
     assert_eq!(cache.stop(), Some(0));
 }
 
+#[test]
+fn a_service_in_the_background_of_a_terminal_goes_on_when_it_logs() {
+    let upstream = Registry::new();
+    let home = TempDir::new();
+    let registry = upstream.addr();
+    let config =
+        format!("registries: [{{name: \"{registry}\", insecure: true, url: \"http://{registry}\"}}]\n");
+    write_private(&home.path.join("config.yaml"), &config);
+    let addr = address_of_our_own();
+    let server = Server::command(&home.path, &home.path.join("store"));
+    let pid_file = home.path.join("pid");
+    // The shell leads the session of a terminal of its own; with `set -m` its job is a process group in the background.
+    let words = format!(
+        "stty tostop; set -m; '{}' & echo $! > '{}'; wait $!",
+        server.get_program().display(),
+        pid_file.display()
+    );
+    let mut script = std::process::Command::new("script");
+    script
+        .args(["-qefc", &words, "/dev/null"])
+        .env_clear()
+        .envs(server.get_envs().filter_map(|(name, value)| Some((name, value?))))
+        .env("LISTEN_ADDR", addr.to_string())
+        .env("CORES", "1")
+        .env("LOG_LEVEL", "debug")
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
+    let mut terminal = Ended(script.spawn().unwrap());
+    let pid = || -> Option<i32> { std::fs::read_to_string(&pid_file).ok()?.trim().parse().ok() };
+    eventually("the job has begun", || pid().is_some());
+    let pid = pid().and_then(rustix::process::Pid::from_raw).unwrap();
+    let job = Job(pid);
+    let is_stopped = || {
+        let stat =
+            std::fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero())).unwrap_or_default();
+        stat.rsplit_once(") ")
+            .is_some_and(|(_, rest)| rest.starts_with('T'))
+    };
+    let mut stopped = false;
+    eventually("it listens, or is stopped", || {
+        // The shell ends when its job is stopped.
+        stopped = is_stopped() || terminal.0.try_wait().unwrap().is_some();
+        stopped || TcpStream::connect(addr).is_ok()
+    });
+    assert!(!stopped, "its first line has stopped it");
+    for _ in 0..3 {
+        pull(&upstream, &Client::new(addr));
+    }
+    rustix::process::kill_process(pid, Signal::TERM).unwrap();
+    let mut status = None;
+    eventually("it ends", || {
+        status = terminal.0.try_wait().unwrap();
+        status.is_some()
+    });
+    // Its number may be another process's from here on.
+    std::mem::forget(job);
+    assert_eq!(status.and_then(|status| status.code()), Some(0));
+}
+
+/// A job of a shell, which a test that fails ends.
+struct Job(rustix::process::Pid);
+
+impl Drop for Job {
+    fn drop(&mut self) {
+        let _ = rustix::process::kill_process(self.0, Signal::KILL);
+    }
+}
+
+/// A process that does not outlive its test.
+struct Ended(Child);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn a_start_without_standard_descriptors_gives_their_numbers_to_nothing_else() {
+    let upstream = Registry::new();
+    let home = TempDir::new();
+    let registry = upstream.addr();
+    let config =
+        format!("registries: [{{name: \"{registry}\", insecure: true, url: \"http://{registry}\"}}]\n");
+    write_private(&home.path.join("config.yaml"), &config);
+    let addr = address_of_our_own();
+    let server = Server::command(&home.path, &home.path.join("store"));
+    let mut shell = std::process::Command::new("sh");
+    shell
+        .args(["-c", "exec \"$0\" <&- >&- 2>&-"])
+        .arg(server.get_program())
+        .env_clear()
+        .envs(server.get_envs().filter_map(|(name, value)| Some((name, value?))))
+        .env("LISTEN_ADDR", addr.to_string())
+        .env("CORES", "1");
+    let mut server = Unread {
+        child: shell.spawn().unwrap(),
+        addr,
+        reader: File::open("/dev/null").unwrap(),
+        _home: home,
+    };
+    eventually("it listens", || TcpStream::connect(addr).is_ok());
+    for _ in 0..3 {
+        pull(&upstream, &server.client());
+    }
+    for number in 0..3 {
+        let descriptor = format!("/proc/{}/fd/{number}", server.child.id());
+        let target = std::fs::read_link(&descriptor).unwrap();
+        assert_eq!(target, Path::new("/dev/null"), "{descriptor}");
+    }
+    assert_eq!(server.stop(), Some(0));
+}
+
 /// A server that a shell has prepared by `words`.
 fn prepared(upstream: &Registry, words: &str) -> server::Options {
     let script = format!("{words} && exec \"$0\" \"$@\"");

@@ -64,7 +64,7 @@ impl Tiered {
         let upstreams = Upstreams::new(Registries::default(), ProxyEnvironment::default()).unwrap();
         let memory = MemoryBudget::new(1 << 30, 1);
         let storage = Storage::Tiered { fs, bucket };
-        Machine(Cache::new(storage, upstreams, helper(), policy, memory).0)
+        Machine(Cache::new(storage, upstreams, helper(), policy, memory, u64::MAX).0)
     }
 }
 

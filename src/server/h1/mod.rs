@@ -8,6 +8,7 @@ pub mod send;
 /// address or where the cache is among its `insecure-registries`, asks for the manifest in plain HTTP after https has refused
 /// it, and reports the error in this body.
 pub(super) const HTTPS_WANTED: &[u8] = b"HTTP/1.1 400 Bad Request\r\nContent-Type: application/json\r\n\
+    X-Content-Type-Options: nosniff\r\nContent-Security-Policy: default-src 'none'; sandbox\r\n\
     Content-Length: 178\r\nConnection: close\r\n\r\n\
     {\"errors\":[{\"code\":\"UNAUTHORIZED\",\"message\":\"this port speaks TLS: the URL has to begin with https://; \
     docker tries plain HTTP after https has refused it, so check the login\"}]}\n";
@@ -19,6 +20,7 @@ use parse::HeadError;
 /// registry on a loopback address, or one among its `insecure-registries`, has refused a password, and reports the status
 /// of this answer: a 400 would hide what went wrong. There is no challenge in it that a client could answer with a password.
 pub(super) const HTTPS_WANTED_BY_DOCKER: &[u8] = b"HTTP/1.1 401 Unauthorized\r\nContent-Type: application/json\r\n\
+    X-Content-Type-Options: nosniff\r\nContent-Security-Policy: default-src 'none'; sandbox\r\n\
     Content-Length: 178\r\nConnection: close\r\n\r\n\
     {\"errors\":[{\"code\":\"UNAUTHORIZED\",\"message\":\"this port speaks TLS: the URL has to begin with https://; \
     docker tries plain HTTP after https has refused it, so check the login\"}]}\n";
@@ -27,6 +29,8 @@ pub(super) const HTTPS_WANTED_BY_DOCKER: &[u8] = b"HTTP/1.1 401 Unauthorized\r\n
 pub(super) const CROWDED: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\n\
 Retry-After: 1\r\n\
 Content-Type: application/json\r\n\
+X-Content-Type-Options: nosniff\r\n\
+Content-Security-Policy: default-src 'none'; sandbox\r\n\
 Content-Length: 84\r\n\
 Connection: close\r\n\
 \r\n\
@@ -71,6 +75,22 @@ mod tests {
             assert_eq!(length, body.len().to_string(), "{text}");
             let is_json = serde_json::from_str::<serde_json::Value>(body).is_ok();
             assert_eq!(is_json, head.contains("application/json"), "{text}");
+        }
+    }
+
+    #[test]
+    fn answers_without_a_request_carry_the_policy_of_all_others() {
+        let refused = refusal(&HeadError::Timeout).fields.to_map();
+        for answer in [CROWDED, HTTPS_WANTED, HTTPS_WANTED_BY_DOCKER] {
+            let text = std::str::from_utf8(answer).unwrap();
+            let (head, _) = text.split_once("\r\n\r\n").unwrap();
+            for name in ["X-Content-Type-Options", "Content-Security-Policy"] {
+                let value = refused[name].to_str().unwrap();
+                assert!(
+                    head.lines().any(|line| line == format!("{name}: {value}")),
+                    "{text}"
+                );
+            }
         }
     }
 }

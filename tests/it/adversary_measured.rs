@@ -1,0 +1,170 @@
+//! Cold pulls of a bystander beside one party that takes all it can, and alone, in turn: how long half of them take, and the
+//! slowest one in a hundred.
+
+use std::fmt::Write as _;
+use std::time::{Duration, Instant};
+
+use crate::adversary::{DRIBBLE, ask_for, dribbling_blobs, wait_until_taken};
+use crate::harness::*;
+
+const MIB: u64 = 1024 * 1024;
+
+/// Pairs of pulls in each scene, or as many as `PULLS` says.
+const PULLS: usize = 200;
+
+/// Requests of the adversary.
+const REQUESTS: usize = 300;
+
+/// Configured registries in the scene with many.
+const REGISTRIES: usize = 20;
+
+/// A manifest by tag and its three blobs, one after the other.
+fn pull(cache: &Server, upstream: &Registry, tag: &str, image: &Image) -> Duration {
+    let began = Instant::now();
+    let client = cache.client();
+    client
+        .get(&upstream.manifest_url("a", tag))
+        .expect(&image.manifest);
+    for (digest, content) in &image.blobs {
+        client
+            .get(&upstream.blob_url("a", digest))
+            .expect(&content.bytes());
+    }
+    began.elapsed()
+}
+
+/// Of two runs, which take turns: alone and beside.
+fn measure(what: &str, quiet: &Server, busy: &Server, other: &Registry) {
+    let pulls = std::env::var("PULLS").map_or(PULLS, |text| text.parse().expect("a number"));
+    let mut taken = [Vec::new(), Vec::new()];
+    for n in 0..pulls {
+        let tag = format!("t{:x}", fresh_seed());
+        let image = Image::small(other, "a", &tag, fresh_seed());
+        for turn in [n % 2, (n + 1) % 2] {
+            let cache = [quiet, busy][turn];
+            taken[turn].push(pull(cache, other, &tag, &image));
+        }
+    }
+    let mut line = format!("{what:58}");
+    let mut figures = Vec::new();
+    for (name, taken) in ["alone", "beside"].iter().zip(&mut taken) {
+        taken.sort();
+        let at = |percent: usize| taken[(taken.len() * percent / 100).min(taken.len() - 1)];
+        write!(line, " {name} p50 {:>7.1?} p99 {:>7.1?};", at(50), at(99)).expect("memory");
+        figures.push([at(50), at(99)]);
+    }
+    let ratio = |n: usize| figures[1][n].as_secs_f64() / figures[0][n].as_secs_f64();
+    eprintln!("{line} {:.2} {:.2}", ratio(0), ratio(1));
+}
+
+/// Measures beside clients that stay, and after they have left.
+fn scene(
+    what: &str,
+    greedy: &Registry,
+    options: &dyn Fn() -> server::Options,
+    other: &Registry,
+    paths: Vec<String>,
+) {
+    let (quiet, busy) = (options().start(), options().start());
+    // What the first pull of a process does once is not measured.
+    measure_nothing(&quiet, &busy, other);
+    let held = ask_for(&busy, paths);
+    wait_until_taken(greedy);
+    measure(what, &quiet, &busy, other);
+    held.into_iter().for_each(Connection::abort);
+    measure(&format!("{what}, clients left"), &quiet, &busy, other);
+}
+
+fn measure_nothing(quiet: &Server, busy: &Server, other: &Registry) {
+    let image = Image::small(other, "a", "first", fresh_seed());
+    for cache in [quiet, busy] {
+        pull(cache, other, "first", &image);
+    }
+}
+
+fn known(registries: &[&Registry]) -> server::Options {
+    let all = registries.iter().flat_map(|registry| registry.addrs());
+    all.fold(Server::bare(), |options, addr| {
+        options.registry(addr.to_string(), addr)
+    })
+}
+
+#[test]
+#[ignore = "prints figures; takes minutes"]
+fn cold_pulls_beside_an_adversary() {
+    raise_file_limit();
+    let other = Registry::new();
+    let blobs_of = |greedy: &Registry, names: &[String], each: usize| {
+        greedy.on(On::kind(Kind::Blob).get(), Reply::new().rate(DRIBBLE));
+        let names = names.iter().flat_map(|name| std::iter::repeat_n(name, each));
+        names
+            .map(|name| {
+                format!(
+                    "/v2/{name}/a/blobs/{}",
+                    greedy.blob(Prf::new(fresh_seed(), 2 * MIB))
+                )
+            })
+            .collect()
+    };
+
+    let greedy = Registry::new();
+    scene(
+        "nothing",
+        &greedy,
+        &|| known(&[&greedy, &other]),
+        &other,
+        vec!["/v2/_catalog".to_owned(), greedy.manifest_url("a", "none")],
+    );
+
+    let paths = dribbling_blobs(&greedy, REQUESTS);
+    scene(
+        "300 dribbled blobs of one registry",
+        &greedy,
+        &|| known(&[&greedy, &other]),
+        &other,
+        paths,
+    );
+
+    let (greedy, gate) = (Registry::new(), Gate::new());
+    greedy.on(On::kind(Kind::Manifest), Reply::new().hold_head(&gate));
+    let paths = (0..REQUESTS)
+        .map(|n| greedy.manifest_url("a", &format!("t{n}")))
+        .collect();
+    scene(
+        "300 silent manifests of one registry",
+        &greedy,
+        &|| known(&[&greedy, &other]),
+        &other,
+        paths,
+    );
+    gate.open();
+
+    let greedy = Registry::new();
+    let names: Vec<_> = (0..REGISTRIES)
+        .map(|_| greedy.add_listener().to_string())
+        .collect();
+    let paths = blobs_of(&greedy, &names, 30);
+    scene(
+        "20 configured registries with 30 dribbled blobs each",
+        &greedy,
+        &|| known(&[&greedy, &other]),
+        &other,
+        paths,
+    );
+
+    let greedy = Registry::new();
+    let names: Vec<_> = (0..REQUESTS).map(|_| greedy.add_listener().to_string()).collect();
+    let paths = blobs_of(&greedy, &names, 1);
+    let config = format!(
+        "defaults: {{insecure: true, allow_private: true}}\n\
+         registries: [{{name: \"{0}\", url: \"http://{0}\"}}]\n",
+        other.addr()
+    );
+    scene(
+        "300 registries without an entry",
+        &greedy,
+        &|| Server::bare().config(config.clone()),
+        &other,
+        paths,
+    );
+}
