@@ -4,6 +4,9 @@ pub mod encode;
 pub mod parse;
 pub mod send;
 
+use crate::http::{Body, CacheResult, Fields, Response};
+use parse::HeadError;
+
 /// The answer to plain HTTP on a TLS listener; the connection is closed after it. Docker without a login, and only on a loopback
 /// address or where the cache is among its `insecure-registries`, asks for the manifest in plain HTTP after https has refused
 /// it, and reports the error in this body.
@@ -12,9 +15,6 @@ pub(super) const HTTPS_WANTED: &[u8] = b"HTTP/1.1 400 Bad Request\r\nContent-Typ
     Content-Length: 178\r\nConnection: close\r\n\r\n\
     {\"errors\":[{\"code\":\"UNAUTHORIZED\",\"message\":\"this port speaks TLS: the URL has to begin with https://; \
     docker tries plain HTTP after https has refused it, so check the login\"}]}\n";
-
-use crate::http::{Body, CacheResult, Fields, Response};
-use parse::HeadError;
 
 /// The answer to the first request of Docker in plain HTTP on a TLS listener. Docker goes on from https to http when a
 /// registry on a loopback address, or one among its `insecure-registries`, has refused a password, and reports the status
