@@ -67,6 +67,11 @@ impl Trace {
             };
             let call = call.trim_start();
             if let Some(begun) = call.strip_suffix("<unfinished ...>") {
+                // Another thread may be given the number before the call ends.
+                if begun.starts_with("close(") {
+                    trace.call(&format!("{}) = 0", begun.trim_end()));
+                    continue;
+                }
                 unfinished.insert(thread, begun.to_owned());
             } else if let Some((_, rest)) = call
                 .strip_prefix("<... ")

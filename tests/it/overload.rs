@@ -208,8 +208,8 @@ fn out_of_descriptors_who_is_in_is_served_and_who_comes_is_told() {
 #[test]
 fn what_needs_memory_that_is_not_there_is_refused_and_what_we_hold_is_served() {
     let upstream = Registry::new();
-    // Room for two fills and a few responses.
-    let cache = Server::options(&upstream).env("MEMORY_BUDGET", "11MiB").start();
+    // Room for two fills, a few responses, and the quarter that is kept for other registries.
+    let cache = Server::options(&upstream).env("MEMORY_BUDGET", "13MiB").start();
     let held = Prf::new(fresh_seed(), 3 * MIB);
     let held_url = upstream.blob_url("a", &upstream.blob(held.clone()));
     let small = upstream.blob("small");

@@ -153,10 +153,10 @@ fn what_one_user_read_from_the_bucket_is_not_remembered_for_another() {
 fn bodies_of_the_bucket_are_refused_when_there_is_no_memory_for_them() {
     let (upstream, content) = (Registry::new(), Prf::new(fresh_seed(), 16 * MIB));
     let (bucket, path) = held(&upstream, &content);
-    // Each body counts with a MiB for its window and a quarter for its response.
+    // Each body counts with a MiB for its window and a quarter for its response. A quarter of the budget is kept for others.
     let cache = bucket
         .behind(Server::options(&upstream), "s3")
-        .env("MEMORY_BUDGET", "8MiB")
+        .env("MEMORY_BUDGET", "13MiB")
         .start();
     cache.client().get_with(&path, &[("Range", "bytes=0-9")]);
     let mut readers = Vec::new();

@@ -15,7 +15,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     (
         "app",
         &[
-            "cache", "config", "registry", "runtime", "server", "systemd", "upstream",
+            "cache", "config", "registry", "runtime", "server", "sys", "systemd", "upstream",
         ],
     ),
     ("systemd", &["sys"]),
