@@ -145,6 +145,10 @@ pub const H2_HEADER_LIST_BYTES_MAX: u32 = 32 * 1024;
 pub const H2_STREAM_UNSENT_BYTES_MAX: usize = 64 * 1024;
 pub const H2_CONNECTION_UNSENT_BYTES_MAX: usize = 1024 * 1024;
 
+/// Body bytes of all streams of a connection that helper threads read, or have read and that wait for room among the unsent
+/// ones: eight streams at once.
+pub const H2_CONNECTION_READ_BYTES_MAX: usize = 8 * H2_STREAM_UNSENT_BYTES_MAX;
+
 /// Encoded frames of a connection that wait for the socket; beyond, nothing more is encoded or read.
 pub const H2_OUTBOX_BYTES: usize = 64 * 1024;
 

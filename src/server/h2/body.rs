@@ -110,6 +110,8 @@ impl<'a, H> Outbound<'a, H> {
                     };
                     let window = COLD_STEP_BYTES - offset % COLD_STEP_BYTES;
                     let step = (span.end - offset).min(BUFFER_BYTES as u64).min(window);
+                    // What was read waits for room again, outside the budget.
+                    let _charge = self.place_to_read(step as usize).await;
                     let file = file.clone();
                     let read = self
                         .shared
@@ -180,6 +182,17 @@ impl<'a, H> Outbound<'a, H> {
         let enough = SEND_RATE_MIN * std::mem::take(&mut self.waited_ms) / 1_000;
         let sent = self.shared.sent.get();
         sent - std::mem::replace(&mut self.sent_before, sent) >= enough
+    }
+
+    /// Waits until the connection's other streams let a helper thread read `bytes` for this one. Each of them has deadlines for
+    /// its read and for its client.
+    async fn place_to_read(&self, bytes: usize) -> Charge {
+        loop {
+            if let Some(charge) = self.shared.reads.take(bytes) {
+                return charge;
+            }
+            self.shared.reads.wait(bytes).await;
+        }
     }
 
     /// Waits until the client, the socket and the connection's other streams leave room for some of `wanted` bytes; how

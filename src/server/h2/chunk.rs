@@ -7,7 +7,7 @@ use std::task::{Poll, Waker};
 
 use bytes::{Buf, Bytes};
 
-use crate::limits::{H2_CONNECTION_UNSENT_BYTES_MAX, H2_STREAM_UNSENT_BYTES_MAX};
+use crate::limits::H2_STREAM_UNSENT_BYTES_MAX;
 
 /// Bytes read from a file at once; a stream holds no more.
 pub const BUFFER_BYTES: usize = H2_STREAM_UNSENT_BYTES_MAX;
@@ -138,9 +138,9 @@ pub struct Charge {
 }
 
 impl Budget {
-    pub fn new() -> Self {
+    pub fn new(bytes: usize) -> Self {
         Budget(Rc::new(Purse {
-            left: Cell::new(H2_CONNECTION_UNSENT_BYTES_MAX),
+            left: Cell::new(bytes),
             waiting: RefCell::default(),
         }))
     }
@@ -185,10 +185,11 @@ impl Drop for Charge {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::limits::H2_CONNECTION_UNSENT_BYTES_MAX;
 
     #[test]
     fn a_connection_has_no_more_than_its_budget_and_gets_it_back() {
-        let budget = Budget::new();
+        let budget = Budget::new(H2_CONNECTION_UNSENT_BYTES_MAX);
         let all: Vec<Charge> = std::iter::from_fn(|| budget.take(BUFFER_BYTES)).collect();
         assert_eq!(all.len() * BUFFER_BYTES, H2_CONNECTION_UNSENT_BYTES_MAX);
         assert!(budget.take(1).is_none());
@@ -198,7 +199,7 @@ mod tests {
 
     #[test]
     fn a_lent_piece_is_its_part_of_the_buffer() {
-        let budget = Budget::new();
+        let budget = Budget::new(H2_CONNECTION_UNSENT_BYTES_MAX);
         let mut buffer = Buffer::take();
         buffer.bytes_mut()[..5].copy_from_slice(b"abcde");
         let mut chunk = Chunk::lent(buffer, 4, budget.take(4).unwrap());

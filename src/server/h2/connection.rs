@@ -16,8 +16,9 @@ use super::exchange;
 use super::wire::{Phase, Verdict, Wire, drive};
 use crate::http::Certificate;
 use crate::limits::{
-    H2_CONNECTION_WINDOW_BYTES, H2_HEADER_LIST_BYTES_MAX, H2_LOCAL_RESETS_MAX, H2_STREAM_UNSENT_BYTES_MAX,
-    H2_STREAM_WINDOW_BYTES, H2_STREAMS_MAX, H2_UNSEEN_RESETS_MAX, LINGER_BYTES_MAX, OPEN_RANGE_UNSENT_BYTES,
+    H2_CONNECTION_READ_BYTES_MAX, H2_CONNECTION_UNSENT_BYTES_MAX, H2_CONNECTION_WINDOW_BYTES,
+    H2_HEADER_LIST_BYTES_MAX, H2_LOCAL_RESETS_MAX, H2_STREAM_UNSENT_BYTES_MAX, H2_STREAM_WINDOW_BYTES,
+    H2_STREAMS_MAX, H2_UNSEEN_RESETS_MAX, LINGER_BYTES_MAX, OPEN_RANGE_UNSENT_BYTES,
 };
 use crate::server::stream::Stream;
 use crate::server::watch::Watch;
@@ -36,6 +37,8 @@ pub struct Shared<H> {
     /// The certificate the client has proved to be its own.
     pub certificate: Option<Certificate>,
     pub budget: Budget,
+    /// What helper threads read for streams, until it has its part of the budget.
+    pub reads: Budget,
     /// Bytes of bodies handed over.
     pub sent: Cell<u64>,
     /// An open range was answered, so the kernel takes little that it cannot send yet.
@@ -111,7 +114,8 @@ async fn converse<H: Handler>(wire: Wire, server: Rc<Server<H>>, peer: Option<So
         server,
         peer,
         certificate: wire.certificate().cloned(),
-        budget: Budget::new(),
+        budget: Budget::new(H2_CONNECTION_UNSENT_BYTES_MAX),
+        reads: Budget::new(H2_CONNECTION_READ_BYTES_MAX),
         sent: Cell::new(0),
         open_range: Cell::new(false),
         tasks: Cell::new(0),
