@@ -35,6 +35,10 @@ podman --root "$work/root" --runroot "$work/run" --tmpdir "$work/tmp" --storage-
   run --runtime runc --rm --network none --read-only --read-only-tmpfs=false --user 65534:65534 --cap-drop all \
   --security-opt no-new-privileges --security-opt "seccomp=$work/seccomp.json" --ulimit "nofile=$files:$files" --ulimit nproc=16384:16384 \
   --tmpfs /tmp:rw,exec,mode=1777,notmpcopyup --workdir "$PWD" --env HOME=/tmp --env TEST_IO_DRIVER=epoll \
-  --rootfs /:O "$tests" --show-output "${filters[@]}" >"$work/log" 2>&1 || { sed -n '/^failures:$/,$p' "$work/log" | grep -A 20 -E '^---- |SEED=|panicked at' | head -n 200; tail -n 20 "$work/log"; exit 1; }
+  --rootfs /:O "$tests" --show-output "${filters[@]}" >"$work/log" 2>&1 || {
+  sed -n '/^failures:$/,$p' "$work/log" | grep -A 20 -E '^---- |SEED=|panicked at' | head -n 200
+  tail -n 20 "$work/log"
+  exit 1
+}
 grep '^SKIPPED' "$work/log" | sort -u || true
 grep '^test result:' "$work/log"
