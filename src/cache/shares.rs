@@ -54,6 +54,13 @@ impl Ledger {
         self.held_by(party) < left.saturating_mul(weight)
     }
 
+    /// Whether `party` may take `amount` more, with `free` left of the whole: it then holds at most `weight` times what is left
+    /// to it. One large amount takes no more than many small ones.
+    pub fn has_room_for(&self, party: &Party, amount: u64, free: u64, weight: u64) -> bool {
+        let left = self.left_to(party, free).checked_sub(amount);
+        left.is_some_and(|left| self.held_by(party) + amount <= left.saturating_mul(weight))
+    }
+
     /// Whether the bound that `party` has together with others is reached.
     pub fn is_group_full(&self, party: &Party, free: u64) -> bool {
         self.left_to(party, free) == 0
@@ -133,14 +140,26 @@ impl SharedLedger {
 }
 
 impl Lease {
-    /// Grows to `bytes` unless the party's share is used up, with `free` left of the whole. Says whether it has grown.
+    /// Grows to `bytes` unless the party's share is used up, with `free` left of the whole. Says whether it has grown. The
+    /// party may come to hold more than its share by one step, so steps of one kind are of one size.
     pub fn grow_to(&mut self, bytes: u64, free: u64, weight: u64) -> bool {
+        self.grow(bytes, |ledger, party, _| ledger.admits(party, free, weight))
+    }
+
+    /// Grows to `bytes`, which may be far, unless that is more than the party's share. Says whether it has grown.
+    pub fn reserve_to(&mut self, bytes: u64, free: u64, weight: u64) -> bool {
+        self.grow(bytes, |ledger, party, more| {
+            ledger.has_room_for(party, more, free, weight)
+        })
+    }
+
+    fn grow(&mut self, bytes: u64, may: impl FnOnce(&Ledger, &Party, u64) -> bool) -> bool {
         let more = bytes.saturating_sub(self.bytes);
-        let mut ledger = self.ledger.lock();
         if more == 0 {
             return true;
         }
-        if !ledger.admits(&self.party, free, weight) {
+        let mut ledger = self.ledger.lock();
+        if !may(&ledger, &self.party, more) {
             return false;
         }
         ledger.take(&self.party, more);
@@ -256,5 +275,31 @@ mod tests {
         assert!(other.grow_to(10, 39, 1));
         drop(lease);
         assert_eq!(ledger.lock().held, 10);
+    }
+
+    #[test]
+    fn no_step_takes_more_than_the_share_however_large_it_is() {
+        for weight in [1, 7] {
+            for step in 1..=64 {
+                let ledger = SharedLedger::default();
+                let mut lease = ledger.lease(&named("a"));
+                let mut held = 0;
+                while lease.reserve_to(held + step, 64 - held, weight) {
+                    held += step;
+                }
+                let share = 64 * weight / (weight + 1);
+                assert!(
+                    held <= share && held + step > share,
+                    "{held} of {share} in steps of {step}"
+                );
+            }
+        }
+        let ledger = SharedLedger::default();
+        let mut lease = ledger.lease(&unproven(1));
+        assert!(lease.reserve_to(15, 100, 7));
+        assert!(
+            !lease.reserve_to(26, 85, 7),
+            "more than unproven ones have together"
+        );
     }
 }

@@ -169,17 +169,21 @@ fn append(
     };
     let need = offset + chunks.iter().map(|chunk| chunk.len() as u64).sum::<u64>();
     if need > draft.reserved() {
-        let end = reservation(need, size);
         let free = shared.storage.free_room();
         let weight = if size.is_some() {
             ROOM_WEIGHT_SIZED
         } else {
             ROOM_WEIGHT_UNSIZED
         };
+        let mut end = reservation(need, size);
         if let Some(lease) = &mut fill.lock().lease
-            && !lease.grow_to(end, free, weight)
+            && !lease.reserve_to(end, free, weight)
         {
-            return Err(StoreError::share_used_up(fill.digest()));
+            // The last of the share is taken as it is needed.
+            end = need;
+            if !lease.reserve_to(end, free, weight) {
+                return Err(StoreError::share_used_up(fill.digest()));
+            }
         }
         draft.reserve_to(end)?;
     }
