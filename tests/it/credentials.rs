@@ -553,20 +553,25 @@ fn a_helper_is_asked_once_and_again_after_a_refusal() {
     assert!(!cache.stderr().contains("QVdT"));
 }
 
+/// A cache whose registry is `world`, with the login that the helper in `dir` gives.
+fn with_helper(world: &World, dir: &TempDir) -> Server {
+    let yaml = format!(
+        "registries:\n  - name: r.test\n    url: http://r.test\n    upstream_proxy: \"http://{}\"\n    auth: {{helper: test}}\n",
+        world.addr
+    );
+    Server::bare()
+        .config(yaml)
+        .env("PATH", helper_path(&dir.path))
+        .start()
+}
+
 #[test]
 fn a_helper_that_fails_is_a_bad_gateway_and_one_that_has_nothing_is_nobody() {
     let dir = TempDir::new();
     install_helper(&dir.path, "test");
     let accepted = Arc::new(Mutex::new(("Basic nothing".to_owned(), 403)));
     let world = guarded(&accepted);
-    let yaml = format!(
-        "registries:\n  - name: r.test\n    url: http://r.test\n    upstream_proxy: \"http://{}\"\n    auth: {{helper: test}}\n",
-        world.addr
-    );
-    let cache = Server::bare()
-        .config(yaml)
-        .env("PATH", helper_path(&dir.path))
-        .start();
+    let cache = with_helper(&world, &dir);
     std::fs::write(dir.path.join("answer"), "S3CRET and no JSON").unwrap();
     let failed = tag(&cache, "v1");
     assert_eq!(failed.status, 502, "{failed}");
@@ -597,14 +602,7 @@ fn a_helper_begins_with_every_signal_as_by_default_and_blocks_none() {
     std::fs::write(&program, script).unwrap();
     std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
     let world = guarded(&Arc::new(Mutex::new(("Basic dTpw".to_owned(), 403))));
-    let yaml = format!(
-        "registries:\n  - name: r.test\n    url: http://r.test\n    upstream_proxy: \"http://{}\"\n    auth: {{helper: test}}\n",
-        world.addr
-    );
-    let cache = Server::bare()
-        .config(yaml)
-        .env("PATH", helper_path(&dir.path))
-        .start();
+    let cache = with_helper(&world, &dir);
     assert_eq!(tag(&cache, "v1").status, 200);
     // The real-time signals above are the C library's own.
     let set = |text: &str, name: &str| {

@@ -61,6 +61,17 @@ fn a_port_that_is_let_go_while_the_server_starts_is_taken() {
     });
 }
 
+fn config_for(upstream: &Registry) -> String {
+    let addr = upstream.addr();
+    format!("registries: [{{name: \"{addr}\", insecure: true, url: \"http://{addr}\"}}]\n")
+}
+
+fn home_with(config: &str) -> TempDir {
+    let home = TempDir::new();
+    write_private(&home.path.join("config.yaml"), config);
+    home
+}
+
 /// A server whose standard error is a pipe that is full.
 struct Unread {
     child: Child,
@@ -72,8 +83,7 @@ struct Unread {
 impl Unread {
     /// With `config` and these further variables.
     fn spawn(config: &str, env: &[(&str, &str)]) -> Self {
-        let home = TempDir::new();
-        write_private(&home.path.join("config.yaml"), config);
+        let home = home_with(config);
         let (reader, writer) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).unwrap();
         fill(&writer);
         let addr = address_of_our_own();
@@ -95,9 +105,7 @@ impl Unread {
     }
 
     fn behind(upstream: &Registry, env: &[(&str, &str)]) -> Self {
-        let addr = upstream.addr();
-        let config = format!("registries: [{{name: \"{addr}\", insecure: true, url: \"http://{addr}\"}}]\n");
-        let server = Self::spawn(&config, env);
+        let server = Self::spawn(&config_for(upstream), env);
         eventually("it listens", || TcpStream::connect(server.addr).is_ok());
         server
     }
@@ -268,11 +276,7 @@ fn a_log_that_is_closed_changes_nothing() {
 #[test]
 fn a_service_in_the_background_of_a_terminal_goes_on_when_it_logs() {
     let upstream = Registry::new();
-    let home = TempDir::new();
-    let registry = upstream.addr();
-    let config =
-        format!("registries: [{{name: \"{registry}\", insecure: true, url: \"http://{registry}\"}}]\n");
-    write_private(&home.path.join("config.yaml"), &config);
+    let home = home_with(&config_for(&upstream));
     let addr = address_of_our_own();
     let server = Server::command(&home.path, &home.path.join("store"));
     let pid_file = home.path.join("pid");
@@ -347,11 +351,7 @@ impl Drop for Ended {
 #[test]
 fn a_start_without_standard_descriptors_gives_their_numbers_to_nothing_else() {
     let upstream = Registry::new();
-    let home = TempDir::new();
-    let registry = upstream.addr();
-    let config =
-        format!("registries: [{{name: \"{registry}\", insecure: true, url: \"http://{registry}\"}}]\n");
-    write_private(&home.path.join("config.yaml"), &config);
+    let home = home_with(&config_for(&upstream));
     let addr = address_of_our_own();
     let server = Server::command(&home.path, &home.path.join("store"));
     let mut shell = std::process::Command::new("sh");

@@ -14,6 +14,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
 use rustls::{RootCertStore, ServerConfig, ServerConnection};
 
+use crate::harness::pki::{Issued, self_made};
 use crate::harness::server::TempDir;
 use crate::harness::*;
 
@@ -23,11 +24,6 @@ use crate::harness::*;
 struct Authority {
     issuer: Issuer<'static, KeyPair>,
     pem: String,
-}
-
-struct Issued {
-    chain: String,
-    key: String,
 }
 
 impl Authority {
@@ -323,18 +319,6 @@ fn a_token_service_at_the_registry_s_own_host_is_asked_over_tls() {
     );
     let keys = format!("tls: {{ca: \"{}\"}}", ca.display());
     get(&cache(front.addr, &keys), &digest).expect(b"content");
-}
-
-/// As `openssl req -x509` makes it.
-fn self_made(name: &str, change: impl FnOnce(&mut CertificateParams)) -> Issued {
-    let mut params = CertificateParams::new(vec![name.to_owned()]).unwrap();
-    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    change(&mut params);
-    let key = KeyPair::generate().unwrap();
-    Issued {
-        chain: params.self_signed(&key).unwrap().pem(),
-        key: key.serialize_pem(),
-    }
 }
 
 #[test]
