@@ -134,8 +134,8 @@ all() {
 # asked: requests that Debian's registry has answered so far.
 asked() { grep -c '"[A-Z]* /v2/[^"]* HTTP/' "$work/upstream.log" || true; }
 
-# verify_again: what was just missing is not asked for again. A 404 is remembered for five seconds; slower than that, nothing
-# can be said.
+# verify_again: fails when a second run causes a request upstream. The cache remembers a 404 for five seconds, so a run of
+# more than two seconds proves nothing.
 verify_again() {
   local before began
   verify_bundle && tree

@@ -277,8 +277,8 @@ pub const HELD_WHOLE_BYTES_MAX: u64 = 1024 * 1024;
 pub const WITHHELD_BYTES: u64 = 64 * 1024;
 
 /// Bytes of a fill kept in memory: what the disk has not taken yet and what followers near the end read.
-/// 256 fills × 4 MiB are 1 GiB, and [`OWN_FETCHES_MAX`] may add as much; 64 fills, a busy node, are 256 MiB. A fill that was stored lets go of
-/// it; one that could not be stored keeps it until its last follower has it all.
+/// 256 fills × 4 MiB are 1 GiB, and [`OWN_FETCHES_MAX`] may add as much; 64 fills, a busy node, are 256 MiB. A fill that was
+/// stored lets go of it; one that could not be stored keeps it until its last follower has it all.
 pub const FILL_WINDOW_BYTES: usize = 4 * 1024 * 1024;
 
 /// Bytes of a fill's window that are kept for followers although the disk has them.

@@ -184,7 +184,7 @@ impl Absences {
         }
     }
 
-    /// Forgets the 404s of `target`, whoever received them, and those of the repository that are under way.
+    /// Forgets the 404s of `target`, for every caller, and drops those of the repository that are still to come.
     pub fn forget(&self, origin: &Origin, target: &Target) {
         let counter = self.counter(origin);
         let mut table = self.lock();

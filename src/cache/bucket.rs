@@ -96,7 +96,7 @@ impl Bucket {
         &self.writers[(hasher.finish() % RECORD_WRITERS as u64) as usize]
     }
 
-    /// Whether no change of a record waits or is under way.
+    /// Whether every change of a record was written or dropped.
     #[cfg(test)]
     pub fn has_written_records(&self) -> bool {
         let idle = |writer: &RecordWriter| writer.places.available_permits() == RECORD_WRITES_WAITING_MAX;
@@ -348,8 +348,8 @@ impl Shared {
         }
     }
 
-    /// Removes an entry of the bucket that is not of its kind. It is gone before what is fetched in its place is uploaded,
-    /// unless the bucket is slow: then the next pull repairs it.
+    /// Removes an entry of the bucket that is not of its kind, before its replacement is uploaded. When the bucket is too slow for
+    /// that, the next pull removes the entry.
     pub(super) async fn discard_in_bucket(&self, key: &Key, seen: &Meta, why: &str) {
         let Some(bucket) = self.storage.bucket() else {
             return;

@@ -1,4 +1,4 @@
-//! Jobs that wait, of several parties: taken from each in turn, so that whoever has many holds up itself.
+//! A queue of jobs that takes one party after the other. A party with many jobs delays its own jobs only.
 
 use std::collections::{HashMap, VecDeque};
 
