@@ -100,8 +100,8 @@ impl<H: Handler> Server<H> {
             monoio::time::sleep(SWEEP).await;
             self.watches.sweep(self.shutdown.draining());
             if self.load.crowd.is_full() {
-                // Those who come may come to a core that has nobody idle.
-                self.make_room();
+                // The next connection may come to a core that has no idle one.
+                self.make_room(WatchList::make_spare_room);
             }
             self.tell();
             if let Some(log) = &self.access_log {
@@ -110,16 +110,16 @@ impl<H: Handler> Server<H> {
         }
     }
 
-    /// Ends those that have been idle for longest. Gives their number.
-    fn make_room(&self) -> usize {
+    /// Ends a few of the longest waiting connections, chosen by `end`. Returns their number.
+    fn make_room(&self, end: impl FnOnce(&WatchList, usize) -> usize) -> usize {
         let crowd = &self.load.crowd;
         let count = (crowd.max() / CLOSED_AT_ONCE_PART).clamp(1, CLOSED_AT_ONCE_MAX);
-        let closed = self.watches.make_room(count);
+        let ended = end(&self.watches, count);
         crowd
             .trouble()
             .made_room
-            .fetch_add(closed as u64, Ordering::Relaxed);
-        closed
+            .fetch_add(ended as u64, Ordering::Relaxed);
+        ended
     }
 
     /// Says what has changed. One core says it for all.
@@ -159,7 +159,7 @@ impl<H: Handler> Server<H> {
         if matches!(outcome, Err(Full::Process)) {
             let trouble = &crowd.trouble().crowded;
             trouble.happened(1);
-            made_room = self.make_room() > 0;
+            made_room = self.make_room(WatchList::make_room) > 0;
             if made_room {
                 outcome = crowd.enter(*core, client);
             }
@@ -197,7 +197,7 @@ impl<H: Handler> Server<H> {
     /// Tells one who waits on `listener` that there is no descriptor for him; false when not even that is possible.
     fn out_of_descriptors(&self, listener: &Listener) -> bool {
         self.load.crowd.trouble().descriptors.happened(1);
-        self.make_room();
+        self.make_room(WatchList::make_room);
         let Some(given_up) = self.spare.take() else {
             self.spare.replace(spare());
             return false;

@@ -115,23 +115,28 @@ impl WatchList {
         }
     }
 
-    /// Ends up to `count` connections that keep nobody but themselves waiting, and no more than an eighth of them, those
-    /// that wait for longest first: the idle ones; or else those that never asked for anything; or else those whose
-    /// head has been coming for long. Whoever asks again and again is spared. They are not counted any more; gives
-    /// their number.
+    /// Ends up to `count` connections, the longest waiting first, so that a new connection finds room: the first of these
+    /// groups that has members, and at most an eighth of its members. The ended connections are not counted any more.
+    /// Returns their number.
+    ///
+    /// 1. Connections that have been idle for [`IDLE_PATIENCE_MILLIS`].
+    /// 2. Connections that have not sent a request yet.
+    /// 3. Connections whose request head has been incomplete for [`HEAD_PATIENCE_MILLIS`].
     pub fn make_room(&self, count: usize) -> usize {
+        self.end_longest(count, &[Slot::is_long_idle, Slot::is_new, Slot::has_slow_head])
+    }
+
+    /// As [`Self::make_room`], when no new connection waits for the room: connections that came a moment ago are left alone.
+    pub fn make_spare_room(&self, count: usize) -> usize {
+        self.end_longest(count, &[Slot::is_long_idle, Slot::has_slow_head])
+    }
+
+    fn end_longest(&self, count: usize, groups: &[fn(&Slot, u64) -> bool]) -> usize {
         let now = monotonic_millis();
         let mut slots = self.0.borrow_mut();
-        let long = |slot: &Slot, millis| now.saturating_sub(slot.since) >= millis;
-        let idle = |slot: &Slot| slot.waiting == Waiting::Idle;
-        let mut victims = slots.waiting(|slot| idle(slot) && long(slot, IDLE_PATIENCE_MILLIS));
-        if victims.is_empty() {
-            victims = slots.waiting(|slot| idle(slot) && slot.idles < 2);
-        }
-        if victims.is_empty() {
-            victims =
-                slots.waiting(|slot| slot.waiting == Waiting::Input && long(slot, HEAD_PATIENCE_MILLIS));
-        }
+        let mut members = groups.iter().map(|group| slots.waiting(|slot| group(slot, now)));
+        let mut victims = members.find(|members| !members.is_empty()).unwrap_or_default();
+        drop(members);
         let count = count.min(victims.len().div_ceil(8));
         if count > 0 {
             victims.select_nth_unstable(count - 1);
@@ -159,6 +164,22 @@ impl Slots {
 }
 
 impl Slot {
+    fn is_long_idle(&self, now: u64) -> bool {
+        self.waiting == Waiting::Idle && self.has_waited(now, IDLE_PATIENCE_MILLIS)
+    }
+
+    fn is_new(&self, _now: u64) -> bool {
+        self.waiting == Waiting::Idle && self.idles < 2
+    }
+
+    fn has_slow_head(&self, now: u64) -> bool {
+        self.waiting == Waiting::Input && self.has_waited(now, HEAD_PATIENCE_MILLIS)
+    }
+
+    fn has_waited(&self, now: u64, millis: u64) -> bool {
+        now.saturating_sub(self.since) >= millis
+    }
+
     fn end(&mut self, how: Shutdown) {
         self.expired = true;
         self.waiting = Waiting::Nothing;

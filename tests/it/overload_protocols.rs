@@ -2,13 +2,14 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustls::ClientConfig;
 
 use crate::harness::client::Why;
 use crate::harness::h2::*;
 use crate::harness::*;
+use crate::overload::{IDLE_PATIENCE, within_idle_patience};
 use crate::tls::Pki;
 
 const MIB: u64 = 1024 * 1024;
@@ -80,34 +81,37 @@ fn over_tls_who_is_one_too_many_is_closed_without_a_word() {
 
 #[test]
 fn over_tls_the_longest_idle_makes_room_and_is_told_so() {
-    let front = Front::start(Server::bare().env("MAX_CONNECTIONS", 8));
-    let mut first = front.asked();
-    // Idle for longer than the others, and for a second.
-    std::thread::sleep(Duration::from_millis(1_500));
-    let mut kept: Vec<_> = (1..8).map(|_| front.asked()).collect();
-    let mut newcomer = front.asked();
-    assert_eq!(first.read_to_close(), (Vec::new(), Why::Truncated));
-    kept.iter_mut().for_each(ask);
-    ask(&mut newcomer);
+    within_idle_patience(|since| {
+        let front = Front::start(Server::bare().env("MAX_CONNECTIONS", 8));
+        let mut longest = front.asked();
+        std::thread::sleep(IDLE_PATIENCE * 3 / 2);
+        since.set(Instant::now());
+        let mut kept: Vec<_> = (1..8).map(|_| front.asked()).collect();
+        kept.push(front.asked());
+        assert_eq!(longest.read_to_close(), (Vec::new(), Why::Truncated));
+        kept.iter_mut().for_each(ask);
+    });
 }
 
 #[test]
 fn over_http2_the_longest_idle_makes_room_and_is_told_so() {
-    let cache = Server::bare().env("MAX_CONNECTIONS", 8).start();
-    let asked = || {
-        let mut peer = Peer::begin(cache.addr());
-        peer.get("/v2/").expect(b"{}");
-        peer
-    };
-    let mut first = asked();
-    std::thread::sleep(Duration::from_millis(1_500));
-    let mut kept: Vec<_> = (1..8).map(|_| asked()).collect();
-    let mut newcomer = asked();
-    assert_eq!(first.until_closed().0, Some(NO_ERROR));
-    for peer in &mut kept {
-        peer.get("/v2/").expect(b"{}");
-    }
-    newcomer.get("/v2/").expect(b"{}");
+    within_idle_patience(|since| {
+        let cache = Server::bare().env("MAX_CONNECTIONS", 8).start();
+        let asked = || {
+            let mut peer = Peer::begin(cache.addr());
+            peer.get("/v2/").expect(b"{}");
+            peer
+        };
+        let mut longest = asked();
+        std::thread::sleep(IDLE_PATIENCE * 3 / 2);
+        since.set(Instant::now());
+        let mut kept: Vec<_> = (1..8).map(|_| asked()).collect();
+        kept.push(asked());
+        assert_eq!(longest.until_closed().0, Some(NO_ERROR));
+        for peer in &mut kept {
+            peer.get("/v2/").expect(b"{}");
+        }
+    });
 }
 
 /// Opens connections with `open` until there are far more than there may be, beside somebody who asks again and again and
