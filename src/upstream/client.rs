@@ -38,7 +38,7 @@ pub(super) struct Client {
     pub lookups: Lookups,
 }
 
-/// What all clients have in common.
+/// What the clients of one entry of the configuration have in common.
 pub(super) struct ClientBuilder {
     pub lookups: Lookups,
     pub deadlines: Deadlines,

@@ -219,11 +219,9 @@ pub(super) async fn send(
 /// No answer within `within`. What the resolver has to say is met again, and told, when the connection is made.
 pub(super) async fn look_up(endpoint: &Endpoint, url: &Url, within: Duration) -> Result<(), UpstreamError> {
     let lookups = &endpoint.client(url).lookups;
-    let named = endpoint.policy.is_written();
     let all = async {
         for host in endpoint.routes.looked_up(url) {
-            let named = named || endpoint.routes.is_proxy(host);
-            let _met_again = lookups.find(host, named).await;
+            let _met_again = lookups.find(host, endpoint.routes.is_proxy(host)).await;
         }
     };
     timeout(within, all)
@@ -239,7 +237,7 @@ async fn has_moved(endpoint: &Endpoint, url: &Url) -> bool {
     let lookups = &endpoint.client(url).lookups;
     let mut moved = false;
     for host in endpoint.routes.looked_up(url) {
-        moved |= lookups.renew(host, endpoint.policy.is_written()).await;
+        moved |= lookups.renew(host).await;
     }
     moved
 }

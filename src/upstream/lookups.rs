@@ -32,32 +32,52 @@ const FAILED: Duration = Duration::from_secs(2);
 /// An answer that is younger than this is not doubted: another lookup would say the same.
 const DOUBTED_AFTER: Duration = Duration::from_secs(1);
 
-/// Names remembered, at 2 KiB at most each: 2 MiB. Clients choose names, so there is no end to them.
-const NAMES_MAX: usize = 1_024;
-
-/// Names that were never found and are being looked up, or wait for it; half of the table stays for the others.
-const WAITING_MAX: usize = NAMES_MAX / 2;
-
 /// Addresses remembered of one name.
 const ADDRESSES_MAX: usize = 64;
 
-/// Lookups under way of names that the operator wrote down or that were found before, and of all others. Each blocks one of
-/// [`crate::limits::BLOCKING_THREADS_MAX`] threads for as long as the system's resolver takes. Names that clients make up
-/// cannot take the places of the first kind.
-const LOOKUPS_MAX: usize = 16;
+/// What the lookups for one party may take: for the registries of one entry of the configuration, for Docker Hub, or for all
+/// other registries together. Clients and upstreams choose names, so there is no end to them.
+#[derive(Clone, Copy)]
+struct Bounds {
+    /// Names remembered, at 2 KiB at most each.
+    names: usize,
+    /// Of those, names without an answer that are being looked up or wait for it.
+    waiting: usize,
+    /// Lookups under way of names without an answer, and as many again of names that have one. Each lookup blocks one of
+    /// [`crate::limits::BLOCKING_THREADS_MAX`] threads for as long as the system's resolver takes.
+    lookups: usize,
+}
+
+/// 256 KiB, and 8 threads at most.
+const OF_ENTRY: Bounds = Bounds {
+    names: 128,
+    waiting: 64,
+    lookups: 4,
+};
+
+/// 2 MiB, and 32 threads at most.
+const OF_UNLISTED: Bounds = Bounds {
+    names: 1_024,
+    waiting: 512,
+    lookups: 16,
+};
 
 type Addresses = Arc<[SocketAddr]>;
 type Found = Result<Addresses, Arc<str>>;
 
-/// All names that were looked up lately. Cheap to clone.
+/// The names that were looked up lately for one party. Parties share nothing but the resolver, so names that take seconds
+/// delay their own party only. Cheap to clone.
 #[derive(Clone)]
 pub(super) struct Lookups(Arc<Inner>);
 
 struct Inner {
     resolver: Arc<dyn Resolve>,
+    bounds: Bounds,
     names: Mutex<HashMap<Box<str>, Known>>,
-    known: Arc<Semaphore>,
-    unknown: Arc<Semaphore>,
+    /// Places for names without an answer.
+    first: Arc<Semaphore>,
+    /// Places for names that have an answer, and for proxies: names that a client makes up do not take them.
+    again: Arc<Semaphore>,
 }
 
 /// What is known of one name.
@@ -130,16 +150,27 @@ impl Known {
 }
 
 impl Lookups {
-    pub fn new(resolver: Arc<dyn Resolve>) -> Self {
+    /// Lookups for the registries of one entry, or for Docker Hub.
+    pub fn of_entry(resolver: Arc<dyn Resolve>) -> Self {
+        Self::new(resolver, OF_ENTRY)
+    }
+
+    /// Lookups for all registries without an entry.
+    pub fn of_unlisted(resolver: Arc<dyn Resolve>) -> Self {
+        Self::new(resolver, OF_UNLISTED)
+    }
+
+    fn new(resolver: Arc<dyn Resolve>, bounds: Bounds) -> Self {
         Lookups(Arc::new(Inner {
             resolver,
+            bounds,
             names: Mutex::default(),
-            known: Arc::new(Semaphore::new(LOOKUPS_MAX)),
-            unknown: Arc::new(Semaphore::new(LOOKUPS_MAX)),
+            first: Arc::new(Semaphore::new(bounds.lookups)),
+            again: Arc::new(Semaphore::new(bounds.lookups)),
         }))
     }
 
-    /// The addresses of `host`. `named`: whether the operator has written it down.
+    /// The addresses of `host`. `is_proxy`: whether the operator has chosen the host as a proxy.
     ///
     /// # Errors
     ///
@@ -148,7 +179,7 @@ impl Lookups {
     /// # Cancellation
     ///
     /// The lookup goes on, and its answer is remembered.
-    pub async fn find(&self, host: &str, named: bool) -> Found {
+    pub async fn find(&self, host: &str, is_proxy: bool) -> Found {
         let (mut next, old) = {
             let now = Instant::now();
             let mut names = self.names();
@@ -160,10 +191,10 @@ impl Lookups {
                 Judged::Fail(why) => return Err(why),
                 Judged::Renew(addresses) => {
                     // One that cannot begin now begins with the next request.
-                    let _under_way = self.begin(&mut names, host, named, now);
+                    let _under_way = self.begin(&mut names, host, is_proxy, now);
                     return Ok(addresses);
                 }
-                Judged::Ask(old) => (self.begin(&mut names, host, named, now)?, old),
+                Judged::Ask(old) => (self.begin(&mut names, host, is_proxy, now)?, old),
             }
         };
         let found = async {
@@ -179,7 +210,7 @@ impl Lookups {
     }
 
     /// Looks `host` up again because no connection to its addresses could be made. Whether it has others now.
-    pub async fn renew(&self, host: &str, named: bool) -> bool {
+    pub async fn renew(&self, host: &str) -> bool {
         let before = {
             let now = Instant::now();
             let mut names = self.names();
@@ -198,7 +229,7 @@ impl Lookups {
             }
             addresses.clone()
         };
-        self.find(host, named)
+        self.find(host, false)
             .await
             .is_ok_and(|after| after.iter().any(|address| !before.contains(address)))
     }
@@ -208,18 +239,20 @@ impl Lookups {
         &self,
         names: &mut HashMap<Box<str>, Known>,
         host: &str,
-        named: bool,
+        is_proxy: bool,
         now: Instant,
     ) -> Result<watch::Receiver<Option<Found>>, Arc<str>> {
+        let Bounds {
+            names: max, waiting, ..
+        } = self.0.bounds;
         let is_new = !names.contains_key(host);
         let waits = |known: &&Known| known.next.is_some() && known.answer.is_none();
-        // Those the operator wrote down, and those that were found before, are few.
-        if is_new && !named && names.values().filter(waits).count() >= WAITING_MAX {
+        if is_new && !is_proxy && names.values().filter(waits).count() >= waiting {
             return Err("too many names are being looked up".into());
         }
-        if is_new && names.len() >= NAMES_MAX {
+        if is_new && names.len() >= max {
             names.retain(|_, known| !known.is_idle(now));
-            if names.len() >= NAMES_MAX {
+            if names.len() >= max {
                 let oldest = names
                     .iter()
                     .filter(|(_, known)| known.next.is_none())
@@ -234,9 +267,9 @@ impl Lookups {
         if let Some(next) = &known.next {
             return Ok(next.clone());
         }
-        let places = match named || known.answer.is_some() {
-            true => self.0.known.clone(),
-            false => self.0.unknown.clone(),
+        let places = match known.answer.is_some() || is_proxy {
+            true => self.0.again.clone(),
+            false => self.0.first.clone(),
         };
         let (tell, next) = watch::channel(None);
         known.next = Some(next.clone());
@@ -362,12 +395,20 @@ mod tests {
         }
     }
 
+    impl Gated {
+        async fn wait_asked(&self, times: usize) {
+            while self.asked.load(Ordering::SeqCst) < times {
+                tokio::task::yield_now().await;
+            }
+        }
+    }
+
     fn gated() -> (Arc<Gated>, Lookups) {
         let gated = Arc::new(Gated {
             asked: AtomicUsize::new(0),
             answers: Arc::new(Semaphore::new(0)),
         });
-        (gated.clone(), Lookups::new(gated))
+        (gated.clone(), Lookups::of_unlisted(gated))
     }
 
     #[tokio::test]
@@ -384,21 +425,19 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn made_up_names_are_bounded_and_leave_room_for_those_the_operator_wrote_down() {
+    async fn made_up_names_are_bounded_and_leave_room_for_proxies() {
         let (resolver, lookups) = gated();
-        let names: Vec<_> = (0..2 * NAMES_MAX).map(|n| format!("{n}.example")).collect();
+        let names: Vec<_> = (0..2 * OF_UNLISTED.names)
+            .map(|n| format!("{n}.example"))
+            .collect();
         let many = names.iter().map(|name| lookups.find(name, false));
         let many = futures_util::future::join_all(many);
         assert!(timeout(Duration::from_millis(50), many).await.is_err());
-        assert_eq!(lookups.names().len(), WAITING_MAX);
-        while resolver.asked.load(Ordering::SeqCst) < LOOKUPS_MAX {
-            tokio::task::yield_now().await;
-        }
+        assert_eq!(lookups.names().len(), OF_UNLISTED.waiting);
+        resolver.wait_asked(OF_UNLISTED.lookups).await;
         assert!(lookups.find("one-more.example", false).await.is_err());
-        let written = lookups.find("written.example", true);
-        assert!(timeout(Duration::from_millis(50), written).await.is_err());
-        while resolver.asked.load(Ordering::SeqCst) <= LOOKUPS_MAX {
-            tokio::task::yield_now().await;
-        }
+        let proxy = lookups.find("proxy.example", true);
+        assert!(timeout(Duration::from_millis(50), proxy).await.is_err());
+        resolver.wait_asked(OF_UNLISTED.lookups + 1).await;
     }
 }

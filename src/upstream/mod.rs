@@ -69,7 +69,6 @@ use endpoint::Endpoint;
 use exchange::{Question, Redirects};
 use faults::{Faults, Subject};
 use heads::Heads;
-use lookups::Lookups;
 use table::{Entry, Table};
 use via::Chains;
 
@@ -85,7 +84,6 @@ struct Shared {
     chains: Arc<Chains>,
     tokens: Tokens,
     conditions: Arc<Conditions>,
-    lookups: Lookups,
     heads: Heads,
     faults: Faults,
     options: Options,
@@ -238,15 +236,13 @@ impl Upstreams {
         proxies: ProxyEnvironment,
         options: Options,
     ) -> Result<Self, BuildError> {
-        let lookups = Lookups::new(options.resolver.clone());
-        let table = Table::build(registries, &proxies, &lookups, options.deadlines, None)?;
+        let table = Table::build(registries, &proxies, &options, None)?;
         Ok(Upstreams(Arc::new(Shared {
             table: RwLock::new(Arc::new(table)),
             generation: AtomicU64::new(0),
             chains: Arc::new(Chains::new()),
             tokens: Tokens::default(),
             conditions: Arc::default(),
-            lookups,
             heads: Heads::default(),
             faults: Faults::default(),
             options,
@@ -266,8 +262,7 @@ impl Upstreams {
         let after = Arc::new(Table::build(
             registries,
             &shared.proxies,
-            &shared.lookups,
-            shared.options.deadlines,
+            &shared.options,
             Some(&before),
         )?);
         *shared.table.write().unwrap_or_else(PoisonError::into_inner) = after.clone();

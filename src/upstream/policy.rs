@@ -92,11 +92,6 @@ impl Policy {
         }
     }
 
-    /// Whether the operator wrote the place down.
-    pub fn is_written(&self) -> bool {
-        !self.meant.is_empty()
-    }
-
     /// Whether private addresses may be contacted.
     pub fn is_local(&self) -> bool {
         self.local

@@ -14,7 +14,7 @@ use super::lookups::Lookups;
 use super::policy::Policy;
 use super::proxy::Routes;
 use super::tls::{Peer, TlsBuilder};
-use super::{Deadlines, Target};
+use super::{Options, Target};
 use crate::config::{
     FollowRedirects, Named, ProxyEnvironment, Registries, RegistryConfig, RegistryName, RegistrySettings,
 };
@@ -26,6 +26,8 @@ pub(super) struct Table {
     exact: HashMap<Namespace, Arc<Entry>>,
     /// The longest suffix first.
     suffixes: Vec<(RegistryName, Arc<Entry>)>,
+    /// For Docker Hub without an entry: as the unlisted ones, but with connections, lookups and limits that they do not use up.
+    docker_hub: Arc<Entry>,
     /// For all others. Its connections lead to public addresses, unless the operator opened them all.
     unlisted: Arc<Entry>,
 }
@@ -67,16 +69,12 @@ impl Table {
     pub fn build(
         registries: Registries,
         proxies: &ProxyEnvironment,
-        lookups: &Lookups,
-        deadlines: Deadlines,
+        options: &Options,
         before: Option<&Table>,
     ) -> Result<Self, BuildError> {
         let builder = Builder {
             tls: TlsBuilder::new(),
-            clients: ClientBuilder {
-                lookups: lookups.clone(),
-                deadlines,
-            },
+            options,
             proxies,
         };
         let mut exact = HashMap::new();
@@ -103,15 +101,23 @@ impl Table {
             }
         }
         suffixes.sort_by_key(|(name, _)| std::cmp::Reverse(name.to_string().len()));
-        let unlisted = match before.map(|before| &before.unlisted) {
-            Some(known) if known.settings == registries.unlisted => known.clone(),
-            _ => builder.build("(not listed)", &registries.unlisted, None, Named::No)?,
+        let unlisted = |known: Option<&Arc<Entry>>, lookups: Lookups| match known {
+            Some(known) if known.settings == registries.unlisted => Ok(known.clone()),
+            _ => builder.build("(not listed)", &registries.unlisted, None, Named::No, lookups),
         };
+        let resolver = &options.resolver;
         Ok(Table {
+            docker_hub: unlisted(
+                before.map(|before| &before.docker_hub),
+                Lookups::of_entry(resolver.clone()),
+            )?,
+            unlisted: unlisted(
+                before.map(|before| &before.unlisted),
+                Lookups::of_unlisted(resolver.clone()),
+            )?,
             registries: Arc::new(registries),
             exact,
             suffixes,
-            unlisted,
         })
     }
 
@@ -123,7 +129,10 @@ impl Table {
                 let fits = self.suffixes.iter().find(|(name, _)| name.covers(namespace));
                 fits.map(|(_, entry)| entry)
             })
-            .unwrap_or(&self.unlisted)
+            .unwrap_or(match namespace.is_docker_hub() {
+                true => &self.docker_hub,
+                false => &self.unlisted,
+            })
     }
 
     /// Asks for the sake of `endpoint`, but as anybody could: with what may be contacted for registries nobody named.
@@ -242,7 +251,7 @@ impl MirrorPlace {
 /// Makes entries.
 struct Builder<'a> {
     tls: TlsBuilder,
-    clients: ClientBuilder,
+    options: &'a Options,
     proxies: &'a ProxyEnvironment,
 }
 
@@ -255,7 +264,14 @@ impl Builder<'_> {
             RegistryName::Exact(namespace) => (Named::Exactly, Some(namespace)),
             RegistryName::Suffix(_) => (Named::BySuffix, None),
         };
-        self.build(&config.name.to_string(), &config.settings, namespace, named)
+        let lookups = Lookups::of_entry(self.options.resolver.clone());
+        self.build(
+            &config.name.to_string(),
+            &config.settings,
+            namespace,
+            named,
+            lookups,
+        )
     }
 
     /// `namespace` is the registry, where the entry is about one.
@@ -265,6 +281,7 @@ impl Builder<'_> {
         settings: &RegistrySettings,
         namespace: Option<&Namespace>,
         named: Named,
+        lookups: Lookups,
     ) -> Result<Arc<Entry>, BuildError> {
         let wrong = |reason| BuildError::Registry {
             name: name.to_owned(),
@@ -287,6 +304,10 @@ impl Builder<'_> {
                 .with_local(settings.allow_private.unwrap_or(false)),
         };
         let routes = Routes::new(&settings.proxy, self.proxies).map_err(wrong)?;
+        let clients = ClientBuilder {
+            lookups,
+            deadlines: self.options.deadlines,
+        };
         let client = |policy: &Policy, peer| {
             let tls = self
                 .tls
@@ -296,7 +317,7 @@ impl Builder<'_> {
                     file: unusable.file,
                     reason: unusable.reason,
                 })?;
-            Ok::<_, BuildError>(self.clients.build(policy.clone(), tls, &routes)?)
+            Ok::<_, BuildError>(clients.build(policy.clone(), tls, &routes)?)
         };
         let own = client(&policy, Peer::Registry)?;
         let clients = Clients {
@@ -353,7 +374,6 @@ impl Builder<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::upstream::resolve::SystemResolver;
 
     fn table(entries: &[(&str, RegistrySettings)], unlisted: RegistrySettings) -> Result<Table, BuildError> {
         let entries = entries.iter().map(|(name, settings)| RegistryConfig {
@@ -371,8 +391,7 @@ mod tests {
         Table::build(
             registries,
             &ProxyEnvironment::default(),
-            &Lookups::new(Arc::new(SystemResolver)),
-            Deadlines::default(),
+            &Options::default(),
             None,
         )
     }
@@ -581,8 +600,7 @@ mod tests {
         let after = Table::build(
             registries,
             &ProxyEnvironment::default(),
-            &Lookups::new(Arc::new(SystemResolver)),
-            Deadlines::default(),
+            &Options::default(),
             Some(&before),
         )
         .unwrap();
@@ -590,6 +608,6 @@ mod tests {
             let namespace = name.parse().unwrap();
             Arc::ptr_eq(before.entry(&namespace), after.entry(&namespace))
         };
-        assert!(same("a.lan") && !same("b.lan") && same("elsewhere.example"));
+        assert!(same("a.lan") && !same("b.lan") && same("elsewhere.example") && same("docker.io"));
     }
 }

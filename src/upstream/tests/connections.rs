@@ -2,6 +2,8 @@
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
+use tokio::sync::mpsc;
+
 use super::*;
 use crate::config::{ProxyUrl, SecretText};
 
@@ -469,7 +471,7 @@ async fn a_silent_name_server_has_a_deadline_of_its_own_and_a_shorter_one_where_
 }
 
 #[tokio::test]
-async fn a_remembered_address_is_judged_at_each_use() {
+async fn an_address_is_judged_for_each_registry_that_leads_there() {
     let server = Server::start(|_| |_: &str| reply(200, "", "content")).await;
     let resolver = Arc::new(Slow::default());
     let mut own = plain("r.lan", server.port);
@@ -489,5 +491,59 @@ async fn a_remembered_address_is_judged_at_each_use() {
         matches!(outcome, Err(UpstreamError::Refused { .. })),
         "{outcome:?}"
     );
-    assert_eq!(resolver.asked.load(Ordering::SeqCst), 1);
+    assert_eq!(resolver.asked.load(Ordering::SeqCst), 2);
+}
+
+/// Never answers, and says which names it was asked for.
+struct Silent(mpsc::UnboundedSender<String>);
+
+impl Resolve for Silent {
+    fn resolve(&self, name: Name) -> Resolving {
+        let _test_has_ended = self.0.send(name.as_str().to_owned());
+        Box::pin(std::future::pending())
+    }
+}
+
+#[tokio::test]
+async fn names_that_are_never_answered_delay_neither_an_entry_nor_docker_hub() {
+    let (asked, mut names) = mpsc::unbounded_channel();
+    let options = Options {
+        deadlines: Deadlines {
+            resolve: Duration::from_secs(600),
+            exchange: Duration::from_secs(600),
+            ..deadlines()
+        },
+        resolver: Arc::new(Silent(asked)),
+    };
+    let named = RegistryConfig::named("named.example".parse().unwrap());
+    let suffix = RegistryConfig {
+        name: RegistryName::Suffix(".suffix.example".into()),
+        settings: RegistrySettings::default(),
+    };
+    let other = RegistryConfig {
+        name: RegistryName::Suffix(".other.example".into()),
+        settings: RegistrySettings::default(),
+    };
+    let registries = entries(&[named, suffix, other]);
+    let upstreams = Upstreams::with_options(registries, ProxyEnvironment::default(), options).unwrap();
+    let mut pulls = JoinSet::new();
+    let mut begin = |registry: String| {
+        let (upstreams, request) = (upstreams.clone(), blob(&registry));
+        pulls.spawn(async move { pull(&upstreams, &request).await });
+    };
+    for n in 0..200 {
+        begin(format!("r{n}.made-up.example"));
+        begin(format!("r{n}.suffix.example"));
+    }
+    for registry in ["named.example", "a.other.example", "docker.io"] {
+        begin(registry.into());
+    }
+    let mut expected = vec!["named.example", "a.other.example", "registry-1.docker.io"];
+    while !expected.is_empty() {
+        let name = tokio::time::timeout(Duration::from_secs(60), names.recv()).await;
+        let name = name
+            .unwrap_or_else(|_| panic!("not looked up: {expected:?}"))
+            .unwrap();
+        expected.retain(|expected| *expected != name);
+    }
 }
