@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
+
 use super::{End, Fill};
 use crate::cache::FetchError;
 use crate::http::{Aborted, Growing, NextPiece, Piece, Span};
@@ -15,6 +17,9 @@ pub struct Follower {
     offset: u64,
     /// Where the response ends; `None` at the end of the body.
     end: Option<u64>,
+    /// The last byte of a part, as soon as it has come: it is withheld until the whole body was verified, and the window does
+    /// not wait for that.
+    last: Option<Bytes>,
     signal: Signal,
 }
 
@@ -34,13 +39,16 @@ impl Follower {
         }
         let id = state.next_follower;
         state.next_follower += 1;
-        state.followers.insert(id, offset);
+        state
+            .followers
+            .insert(id, unread(offset, span.map(|span| span.end)));
         drop(state);
         Ok(Follower {
             fill: fill.clone(),
             id,
             offset,
             end: span.map(|span| span.end),
+            last: None,
             signal,
         })
     }
@@ -51,13 +59,16 @@ impl Follower {
             id,
             offset,
             end,
+            last,
             signal,
         } = self;
         let piece = fill
             .wait(signal, |state| {
                 let limit = state.limit(*end);
                 if *offset < limit {
-                    let piece = if *offset >= state.window.start() {
+                    let piece = if let Some(last) = last.take() {
+                        Some(Piece::Memory(last))
+                    } else if *offset >= state.window.start() {
                         Some(Piece::Memory(state.window.read(
                             *offset,
                             limit,
@@ -80,6 +91,12 @@ impl Follower {
                     // Neither in the window nor in the file: the fill lost its disk while we were behind.
                     return Some(piece.map(Some).ok_or(Aborted));
                 }
+                if *end == Some(*offset + 1) && last.is_none() && state.window.holds(*offset) {
+                    let byte = state.window.read(*offset, *offset + 1, 1);
+                    *last = Some(Bytes::copy_from_slice(&byte));
+                    state.followers.insert(*id, unread(*offset + 1, *end));
+                    fill.room.notify_one();
+                }
                 match &state.end {
                     Some(End::Verified) => Some(Ok(None)),
                     Some(End::Failed(_) | End::Stored) => Some(Err(Aborted)),
@@ -94,13 +111,21 @@ impl Follower {
         };
         let lost = {
             let mut state = fill.lock();
-            state.followers.insert(*id, *offset);
+            state.followers.insert(*id, unread(*offset, *end));
             state.spool.is_lost()
         };
         if lost {
             fill.room.notify_one();
         }
         Ok(piece)
+    }
+}
+
+/// What is still to be read at `offset` of a response that ends at `end`, or at the body's end.
+fn unread(offset: u64, end: Option<u64>) -> Span {
+    Span {
+        start: offset,
+        end: end.unwrap_or(u64::MAX),
     }
 }
 
@@ -114,5 +139,86 @@ impl Drop for Follower {
     fn drop(&mut self) {
         self.fill.lock().followers.remove(&self.id);
         self.fill.room.notify_one();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use futures_util::FutureExt;
+
+    use super::*;
+    use crate::cache::Origin;
+    use crate::cache::access::Caller;
+    use crate::cache::fill::Head;
+    use crate::cache::fill::spool::Spool;
+    use crate::limits::FILL_WINDOW_BYTES;
+    use crate::oci::{Algorithm, Digest};
+    use crate::runtime::doorbell;
+
+    const SIZE: u64 = 64 * 1024 * 1024;
+
+    /// Takes what there is, and says where it came to.
+    fn read_on(follower: &mut Follower) -> (u64, Result<(), Aborted>) {
+        loop {
+            match follower.advance().now_or_never() {
+                None => return (follower.offset, Ok(())),
+                Some(Ok(Some(_))) => {}
+                Some(Ok(None)) => return (follower.offset, Ok(())),
+                Some(Err(error)) => return (follower.offset, Err(error)),
+            }
+        }
+    }
+
+    #[test]
+    fn a_part_whose_last_byte_is_withheld_holds_no_window_without_a_disk() {
+        let mut runtime = monoio::RuntimeBuilder::<monoio::LegacyDriver>::new()
+            .build()
+            .unwrap();
+        runtime.block_on(async {
+            doorbell::install().unwrap();
+            follow_without_a_disk();
+        });
+    }
+
+    fn follow_without_a_disk() {
+        let digest = Digest::of(Algorithm::Sha256, b"x");
+        let origin = Origin {
+            namespace: "r.example".parse().unwrap(),
+            repository: "a/b".parse().unwrap(),
+        };
+        let fill = Fill::new(digest, origin, Caller::ANYBODY, None);
+        fill.change(|state| {
+            state.head = Some(Arc::new(Head {
+                size: Some(SIZE),
+                public: true,
+                headers: BTreeMap::new(),
+            }));
+            state.spool = Spool::Lost;
+        });
+        let part = Span {
+            start: 0,
+            end: 70_001,
+        };
+        let (mut part, mut whole) = (
+            Follower::join(&fill, Some(part)).unwrap(),
+            Follower::join(&fill, None).unwrap(),
+        );
+        let mut received = 0;
+        while received < SIZE {
+            let chunk = Bytes::from(vec![7; 1024 * 1024]);
+            received += chunk.len() as u64;
+            fill.change(|state| state.window.push(chunk));
+            let _ = read_on(&mut part);
+            let _ = read_on(&mut whole);
+            let mut state = fill.lock();
+            state.trim();
+            assert!(state.window.bytes() < FILL_WINDOW_BYTES as u64, "at {received}");
+        }
+        assert_eq!(part.offset, 70_000);
+        fill.change(|state| state.end = Some(End::Verified));
+        assert!(matches!(read_on(&mut part), (70_001, Ok(()))));
+        assert!(matches!(read_on(&mut whole), (SIZE, Ok(()))));
     }
 }

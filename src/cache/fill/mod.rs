@@ -20,6 +20,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use crate::http::Span;
 use crate::limits::{HELD_WHOLE_BYTES_MAX, WITHHELD_BYTES};
 use crate::oci::Digest;
 use crate::runtime::doorbell::{Remote, Signal};
@@ -70,8 +71,9 @@ struct State {
     written: u64,
     end: Option<End>,
     waiting: Vec<Remote>,
-    /// Where each follower is; decides what a window without a disk behind it may forget.
-    followers: HashMap<u64, u64>,
+    /// What each follower has still to read, up to `u64::MAX` for the whole body. Decides what a window without a disk behind
+    /// it may forget.
+    followers: HashMap<u64, Span>,
     next_follower: u64,
     /// Clients that wait for the head or the end.
     wanted: usize,

@@ -10,6 +10,7 @@ use super::{Fill, State};
 use crate::cache::Shared;
 use crate::cache::shares::Lease;
 use crate::cache::storage::Draft;
+use crate::http::Span;
 use crate::limits::{
     FILL_WINDOW_KEPT_BYTES, RESERVE_STEP_MAX, RESERVE_STEP_MIN, ROOM_WEIGHT_SIZED, ROOM_WEIGHT_UNSIZED,
 };
@@ -37,7 +38,7 @@ impl State {
         if self.spool.is_lost() {
             // Until the first follower has come, everything is needed; after the last has gone, nothing is.
             let deserted = if self.next_follower == 0 { 0 } else { u64::MAX };
-            let needed = self.followers.values().copied().min().unwrap_or(deserted);
+            let needed = self.needed().unwrap_or(deserted);
             // Not even what the disk took before it failed: it may not give it back.
             self.window.trim(needed, 0);
         } else {
@@ -45,10 +46,31 @@ impl State {
         }
     }
 
+    /// The first byte of the window that a follower reads after the spool was lost; `None` when no follower reads any.
+    pub fn needed(&self) -> Option<u64> {
+        self.followers
+            .values()
+            .filter_map(|unread| self.needed_for(*unread))
+            .min()
+    }
+
+    /// The same for the follower that has `unread` still to read.
+    pub fn needed_for(&self, unread: Span) -> Option<u64> {
+        let from = match unread.start < self.window.start() {
+            // The file has the bytes before.
+            true => unread.start.max(self.written),
+            false => unread.start,
+        };
+        (from < unread.end).then_some(from)
+    }
+
     /// The file of a spool that was lost, when no client reads it any more and none can begin to.
     pub fn take_unused_file(&mut self) -> Option<Unused> {
         let start = self.window.start();
-        let behind = self.followers.values().any(|offset| *offset < start);
+        let behind = self
+            .followers
+            .values()
+            .any(|unread| unread.start < start && unread.start < unread.end);
         if !self.spool.is_lost() || self.written >= start || behind {
             return None;
         }

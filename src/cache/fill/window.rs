@@ -34,6 +34,11 @@ impl Window {
         }
     }
 
+    /// Whether the byte at `offset` is held.
+    pub fn holds(&self, offset: u64) -> bool {
+        self.start() <= offset && offset < self.end
+    }
+
     /// The bytes at `offset`, at most `max`, never past `limit`; as many as lie in one chunk.
     ///
     /// # Panics
