@@ -245,3 +245,22 @@ fn clients_are_sent_to_the_bucket_for_public_content_only() {
     let log = second.stderr();
     assert!(!log.contains("X-Amz-Signature"), "{log}");
 }
+
+#[test]
+fn a_machine_in_a_cloud_gets_region_and_credentials_from_its_metadata_service() {
+    let (upstream, bucket, metadata) = (Registry::new(), Bucket::new(), Metadata::start("eu-west-3"));
+    let cache = bucket
+        .behind(Server::options(&upstream), "s3")
+        .without_env("AWS_REGION")
+        .without_env("AWS_ACCESS_KEY_ID")
+        .without_env("AWS_SECRET_ACCESS_KEY")
+        .env("AWS_EC2_METADATA_SERVICE_ENDPOINT", metadata.url())
+        .start();
+    let content = Prf::new(fresh_seed(), 70_000);
+    let digest = upstream.blob(content.clone());
+    cache.client().pull(&upstream.blob_url("a", &digest), &content);
+    bucket.wait_has(&digest);
+    for asked in bucket.log() {
+        assert_eq!(asked.region.as_deref(), Some("eu-west-3"), "{asked:?}");
+    }
+}

@@ -9,6 +9,7 @@ use aws_config::imds;
 use aws_config::imds::region::ImdsRegionProvider;
 use aws_config::meta::region::RegionProviderChain;
 use aws_config::profile::ProfileFileRegionProvider;
+use aws_config::provider_config::ProviderConfig;
 use aws_config::{BehaviorVersion, SdkConfig};
 use aws_sdk_s3::Client;
 use aws_sdk_s3::config::retry::RetryConfig;
@@ -35,9 +36,10 @@ const METADATA_WAIT: Duration = Duration::from_secs(1);
 /// What the machine says about endpoint, region and credentials. Reads files, and asks metadata services where nothing
 /// else says who we are.
 pub(super) async fn of_machine(settings: &S3Settings) -> SdkConfig {
+    let http_client = http_client(settings.ca_bundle.as_ref());
     aws_config::defaults(BehaviorVersion::latest())
-        .http_client(http_client(settings.ca_bundle.as_ref()))
-        .region(region().await)
+        .http_client(http_client.clone())
+        .region(region(http_client).await)
         .load()
         .await
 }
@@ -88,7 +90,7 @@ pub(super) fn http_client(bundle: Option<&Pem>) -> SharedHttpClient {
 
 /// The region that environment or profile name. The metadata service is asked only by who is not known otherwise: outside
 /// of a cloud nobody answers there.
-async fn region() -> Region {
+async fn region(http_client: SharedHttpClient) -> Region {
     let told = RegionProviderChain::first_try(EnvironmentVariableRegionProvider::new())
         .or_else(ProfileFileRegionProvider::new());
     if let Some(region) = told.region().await {
@@ -101,6 +103,7 @@ async fn region() -> Region {
     let mut region = None;
     if !known {
         let metadata = imds::Client::builder()
+            .configure(&ProviderConfig::default().with_http_client(http_client))
             .max_attempts(1)
             .connect_timeout(METADATA_WAIT)
             .read_timeout(METADATA_WAIT)

@@ -21,8 +21,8 @@ use super::pki::Issued;
 use super::server::{Options, TempDir};
 use super::{PATIENCE, eventually};
 
-const ACCESS_KEY: &str = "AKIAITISATEST";
-const SECRET_KEY: &str = "a-secret-that-must-not-be-seen";
+pub const ACCESS_KEY: &str = "AKIAITISATEST";
+pub const SECRET_KEY: &str = "a-secret-that-must-not-be-seen";
 pub const NAME: &str = "images";
 
 /// What goes wrong with a request.
@@ -57,6 +57,8 @@ pub struct Asked {
     pub method: String,
     pub target: String,
     pub range: Option<String>,
+    /// The region that its signature is for.
+    pub region: Option<String>,
 }
 
 /// A connection, with or without TLS.
@@ -318,13 +320,16 @@ impl Inner {
 
     /// Says whether the connection goes on.
     fn answer(&self, stream: &mut dyn Stream, request: http::Request<Vec<u8>>) -> io::Result<bool> {
+        let field = |name| {
+            let value = request.headers().get(name)?;
+            Some(String::from_utf8_lossy(value.as_bytes()).into_owned())
+        };
         let asked = Asked {
             method: request.method().to_string(),
             target: request.uri().to_string(),
-            range: request
-                .headers()
-                .get("range")
-                .map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned()),
+            range: field("range"),
+            // Credential=<key>/<date>/<region>/s3/aws4_request
+            region: field("authorization").and_then(|text| Some(text.split('/').nth(2)?.to_owned())),
         };
         self.log.lock().unwrap().push(asked.clone());
         let trouble = self.rule_for(&asked);
