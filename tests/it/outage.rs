@@ -285,6 +285,6 @@ fn a_silent_upstream_holds_one_client_of_a_stale_tag_up_and_no_other() {
         assert_eq!(got.x_cache(), "STALE", "{got}");
     }
     // 5 s for the first; 50 of these would be minutes.
-    assert!(began.elapsed() < Duration::from_secs(15), "{:?}", began.elapsed());
+    assert!(began.elapsed() < Duration::from_secs(60), "{:?}", began.elapsed());
     never.open();
 }

