@@ -3,6 +3,8 @@
 use std::process::ExitCode;
 
 // Measured against the system's allocator on small hits and fills; musl's, which a static binary would have, is slow.
+// A sanitizer watches the system's alone.
+#[cfg(not(sanitizer))]
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 

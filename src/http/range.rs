@@ -393,7 +393,7 @@ mod tests {
     }
 
     proptest! {
-        #![proptest_config(ProptestConfig::with_cases(100_000))]
+        #![proptest_config(ProptestConfig::with_cases(if cfg!(miri) { 4 } else { 100_000 }))]
 
         #[test]
         fn ranges_are_those_of_a_naive_model((size, members, spaced) in requests()) {
@@ -405,7 +405,7 @@ mod tests {
     }
 
     proptest! {
-        #![proptest_config(ProptestConfig::with_cases(5_000))]
+        #![proptest_config(ProptestConfig::with_cases(if cfg!(miri) { 4 } else { 5_000 }))]
 
         #[test]
         fn no_text_makes_it_panic(value in "(bytes=)?[-0-9, =a]{0,40}|.{0,40}", size in any::<u64>()) {

@@ -522,7 +522,7 @@ mod tests {
     }
 
     proptest! {
-        #![proptest_config(ProptestConfig::with_cases(20_000))]
+        #![proptest_config(ProptestConfig::with_cases(if cfg!(miri) { 4 } else { 20_000 }))]
         #[test]
         fn any_path_is_a_route_or_an_error(path in "/v2/[a-z./%:0-9A-Z_-]{0,60}", query in "(ns=|n=)?[a-z0-9%&=.:]{0,20}", field in "[a-z0-9.:]{0,9}") {
             let default = "docker.io".parse().unwrap();

@@ -269,7 +269,16 @@ impl Server {
         let built = env!("CARGO_BIN_EXE_oci-pull-through").into();
         let mut command = Command::new(std::env::var_os("TEST_BINARY").unwrap_or(built));
         command.env_clear();
-        for name in ["PATH", "LLVM_PROFILE_FILE", "RUST_BACKTRACE"] {
+        const KEPT: [&str; 6] = [
+            "PATH",
+            "LLVM_PROFILE_FILE",
+            "RUST_BACKTRACE",
+            // Where the reports of a sanitizer go, see `scripts/sanitize.sh`.
+            "ASAN_OPTIONS",
+            "LSAN_OPTIONS",
+            "TSAN_OPTIONS",
+        ];
+        for name in KEPT {
             if let Some(value) = std::env::var_os(name) {
                 command.env(name, value);
             }
