@@ -1,14 +1,15 @@
 #!/usr/bin/env bash
-# The tests under Miri, AddressSanitizer (LeakSanitizer is part of it) and ThreadSanitizer; the last two on both drivers. A line
-# of result for each run. A finding or a failed test ends the script with 1, after the other runs.
+# The tests under Miri, AddressSanitizer (LeakSanitizer is part of it) and ThreadSanitizer. A line of result for each run. A
+# finding or a failed test ends the script with 1, after the other runs.
 #
 #   scripts/sanitize.sh [miri|address|thread ...]      all three without
 #
 # DRIVERS    what TEST_IO_DRIVER is in turn ("auto epoll").
-# SCENARIOS  filters of tests/it ("pull:: fill::"), `all` for no filter; without, the themes listed below.
+# SCENARIOS  filters of tests/it ("pull:: fill::"), `all` for no filter; without, those in sanitize/scenarios.
 #
 # Needs the nightly toolchain with rust-src and miri, and llvm-symbolizer: suppressions name functions. Each tool builds
-# into a directory of its own in the target directory, where its log and its reports lie too.
+# into a directory of its own below target/, where its logs and its reports lie too. The server and the library's tests are
+# watched. The harness of the scenarios is not: it moves a lot of bytes.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -18,27 +19,64 @@ triple=x86_64-unknown-linux-gnu
 here=$PWD/scripts/sanitize
 failed=0
 
+components=$(rustup component list --toolchain nightly --installed 2>/dev/null || true)
 for component in rust-src miri; do
-  rustup component list --toolchain nightly --installed 2>/dev/null | grep -q "^$component" ||
+  [[ $components == *$component* ]] ||
     { echo "needs: rustup toolchain install nightly --component rust-src,miri" >&2; exit 2; }
 done
+command -v llvm-symbolizer >/dev/null || { echo "needs: llvm-symbolizer (apt: llvm)" >&2; exit 2; }
 
 # lines FILE: the words of a list, without comments.
-lines() { sed 's/#.*//' "$1" | xargs -n 1; }
+lines() { sed 's/#.*//' "$1" | xargs -rn 1; }
 
 # result NAME STARTED LOG REPORTS STATUS: the line of a run.
 result() {
   local name=$1 seconds=$((SECONDS - $2)) log=$3 reports=$4 status=$5 counts verdict=ok
-  counts=$(awk '/^test result:/ {passed += $4; failed += $6} END {printf "%d tests passed, %d failed", passed, failed}' "$log")
+  counts=$(awk '/^test result:/ {passed += $4; failed += $6} /^second try:/ {second += $4}
+    END {printf "%d tests passed, %d more alone, %d failed", passed, second, failed - second}' "$log")
   if [ "$status" != 0 ] || [ "$reports" != 0 ]; then verdict=FAILED failed=1; fi
   echo "$verdict: $name: $counts, $reports findings ($seconds s)"
 }
 
-# watched SANITIZER [CARGO FLAG...]: builds everything with it, and runs library and scenarios on each driver.
-watched() {
-  local sanitizer=$1 driver work log reports status started skips=() scenarios=() skip options
+# run LOG COMMAND... -- FILTER...: tests. What fails is tried once more, alone: it may have waited for a processor, of which a
+# watched program takes several times as much. A report counts, whichever try it is of.
+run() {
+  local log=$1 command=() names=()
   shift
-  work=$target/$sanitizer/sanitize
+  while [ "$1" != -- ]; do command+=("$1"); shift; done
+  shift
+  "${command[@]}" "$@" >"$log" 2>&1 && return
+  mapfile -t names < <(sed -n 's/^test \(.*\) \.\.\. FAILED$/\1/p' "$log")
+  [ ${#names[@]} -gt 0 ] || return 1
+  "${command[@]}" --test-threads 1 --exact "${names[@]}" 2>&1 | sed 's/^test result:/second try:/' >>"$log"
+}
+
+# part NAME COMMAND... -- FILTER...: a run, its line, and what was found.
+part() {
+  local name=$1 log=$work/$1.log reports=$work/$1.reports started=$SECONDS status=0
+  local options=log_path=$reports/report:halt_on_error=1
+  shift
+  rm -rf "$reports" "$log"
+  # Servers of other users write there too.
+  mkdir -m 1777 "$reports"
+  export ASAN_OPTIONS=$options:detect_leaks=1
+  export LSAN_OPTIONS=suppressions=$here/leak.supp:print_suppressions=0
+  # Threads of the helper pool live as long as the process.
+  export TSAN_OPTIONS=$options:report_thread_leaks=0:second_deadlock_stack=1:suppressions=$here/thread.supp
+  run "$log" "$@" || status=1
+  result "$sanitizer, $name" "$started" "$log" "$(find "$reports" -type f | wc -l)" $status
+  grep -aE '^test .*FAILED$' "$log" | sort | uniq -c | sort -rn || true
+  grep -rhaE '^SUMMARY' "$reports" | sort | uniq -c || true
+}
+
+# executable KIND: the path of what cargo has built of that kind, from its messages.
+executable() { jq -r --arg kind "$1" 'select(.executable and (.target.kind | index($kind))) | .executable' | tail -n 1; }
+
+# watched SANITIZER [CARGO FLAG...]: builds with it, and runs the library's tests, which know no driver, and the scenarios on
+# each.
+watched() {
+  local sanitizer=$1 work=$target/$1/sanitize driver skip skips=() scenarios=() started=$SECONDS messages library scenes
+  shift
   mkdir -p "$work"
   while read -r skip; do skips+=(--skip "$skip"); done < <(lines "$here/skipped"; lines "$here/skipped.$sanitizer")
   case ${SCENARIOS:-} in
@@ -46,26 +84,18 @@ watched() {
     '') mapfile -t scenarios < <(lines "$here/scenarios") ;;
     *) read -ra scenarios <<<"$SCENARIOS" ;;
   esac
-  export CARGO_TARGET_DIR=$target/$sanitizer RUSTFLAGS="-Zsanitizer=$sanitizer --cfg sanitizer"
-  started=$SECONDS
-  cargo +nightly test --quiet --locked --target $triple "$@" --lib --test it --no-run 2>"$work/build.log" ||
+  messages=$work/messages
+  # Cargo builds the server because a benchmark is built, which may call it.
+  CARGO_TARGET_DIR=$target/$sanitizer RUSTFLAGS="-Zsanitizer=$sanitizer --cfg sanitizer" cargo +nightly test --quiet --locked \
+    --target $triple "$@" --lib --bench parse --no-run --message-format json >"$messages" 2>"$work/build.log" &&
+    cargo test --quiet --locked --test it --no-run --message-format json >"$messages.it" 2>>"$work/build.log" ||
     { tail -n 30 "$work/build.log"; echo "FAILED: $sanitizer: no build"; failed=1; return; }
   echo "built: $sanitizer ($((SECONDS - started)) s)"
+  library=$(executable lib <"$messages") scenes=$(executable test <"$messages.it")
+  part library "$library" -- "${skips[@]}"
+  export TEST_BINARY=$target/$sanitizer/$triple/debug/oci-pull-through
   for driver in "${drivers[@]}"; do
-    log=$work/$driver.log reports=$work/$driver.reports status=0 started=$SECONDS
-    rm -rf "$reports"
-    mkdir -m 1777 "$reports"
-    # What runs is watched wherever it runs, and reports in files: servers end in many ways, and tests read what they say.
-    options=log_path=$reports/report:halt_on_error=1
-    export ASAN_OPTIONS=$options:detect_leaks=1 LSAN_OPTIONS=suppressions=$here/leak.supp:print_suppressions=0
-    export TSAN_OPTIONS=$options:suppressions=$here/thread.supp:second_deadlock_stack=1
-    {
-      cargo +nightly test --locked --target $triple "$@" --lib --no-fail-fast -- "${skips[@]}" || status=1
-      cargo +nightly test --locked --target $triple "$@" --test it --no-fail-fast -- "${scenarios[@]}" "${skips[@]}" || status=1
-    } >"$log" 2>&1
-    result "$sanitizer, $driver" "$started" "$log" "$(find "$reports" -type f | wc -l)" $status
-    grep -E '^test .*FAILED$' "$log" || true
-    grep -rhE '^(WARNING|==[0-9]+==ERROR|SUMMARY):' "$reports" | sort | uniq -c || true
+    TEST_IO_DRIVER=$driver part "$driver" "$scenes" -- "${scenarios[@]}" "${skips[@]}"
   done
 }
 
