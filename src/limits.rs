@@ -589,12 +589,20 @@ pub const S3_PRESIGNED_MAX: Duration = Duration::from_secs(60);
 /// Threads that do blocking file work. One write per running fill plus as many for lookups.
 pub const BLOCKING_THREADS_MAX: usize = 2 * FILLS_MAX;
 
+/// Lookups of host names that block a thread at once, of all registries together: half of [`BLOCKING_THREADS_MAX`]. One entry of
+/// the configuration has at most 8 of them, so 32 entries whose name servers are silent leave none to another entry.
+pub const NAME_LOOKUPS_MAX: usize = BLOCKING_THREADS_MAX / 2;
+
 const _: () = assert!(WITHHELD_BYTES < HELD_WHOLE_BYTES_MAX);
 // A body held whole must fit the window, or it could never be verified without a disk.
 const _: () = assert!(HELD_WHOLE_BYTES_MAX as usize <= FILL_WINDOW_BYTES);
 const _: () = assert!(CORE_SILENT.as_secs() < CORE_DEAD.as_secs());
 const _: () = assert!(CORE_DEAD.as_secs() < CORE_DEAD_IN_KERNEL.as_secs());
 const _: () = assert!(READERS_CACHED_MAX + READERS_SMALL_MAX + READERS_LARGE_MAX <= BLOCKING_THREADS_MAX / 4);
+// Readers and lookups together leave threads to fills and health checks.
+const _: () = assert!(
+    NAME_LOOKUPS_MAX + READERS_CACHED_MAX + READERS_SMALL_MAX + READERS_LARGE_MAX < BLOCKING_THREADS_MAX
+);
 // A pipe takes whole steps.
 const _: () = assert!(COLD_STEP_BYTES as usize <= PIPE_BYTES);
 const _: () = assert!(FILL_WINDOW_KEPT_BYTES < FILL_WINDOW_BYTES);

@@ -43,8 +43,9 @@ struct Bounds {
     names: usize,
     /// Of those, names without an answer that are being looked up or wait for it.
     waiting: usize,
-    /// Lookups under way of names without an answer, and as many again of names that have one. Each lookup blocks one of
-    /// [`crate::limits::BLOCKING_THREADS_MAX`] threads for as long as the system's resolver takes.
+    /// The number of lookups of names without an answer that run at once. The same number of lookups runs for names that have
+    /// an answer. Each lookup blocks a thread until the system's resolver returns. All parties together have
+    /// [`crate::limits::NAME_LOOKUPS_MAX`] threads.
     lookups: usize,
 }
 
@@ -65,8 +66,8 @@ const OF_UNLISTED: Bounds = Bounds {
 type Addresses = Arc<[SocketAddr]>;
 type Found = Result<Addresses, Arc<str>>;
 
-/// The names that were looked up lately for one party. Parties share nothing but the resolver, so names that take seconds
-/// delay their own party only. Cheap to clone.
+/// The names that were looked up lately for one party. Names that take seconds delay their own party only, as long as the
+/// threads of all parties suffice. Cheap to clone.
 #[derive(Clone)]
 pub(super) struct Lookups(Arc<Inner>);
 

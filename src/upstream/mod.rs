@@ -214,7 +214,7 @@ impl Default for Options {
     fn default() -> Self {
         Options {
             deadlines: Deadlines::default(),
-            resolver: Arc::new(resolve::SystemResolver),
+            resolver: Arc::new(resolve::SystemResolver::default()),
         }
     }
 }

@@ -7,20 +7,30 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
+use tokio::sync::Semaphore;
 
 use super::error::Refusal;
 use super::policy::{Policy, ip_literal};
 use super::proxy::Routes;
+use crate::limits::NAME_LOOKUPS_MAX;
 
 /// Addresses tried per name. A connection attempt may cost its whole share of the connect deadline.
 const ADDRESSES_MAX: usize = 16;
 
-/// What the operating system says.
-pub(super) struct SystemResolver;
+/// What the operating system says. At most [`NAME_LOOKUPS_MAX`] lookups block a thread at once; further ones wait.
+pub(super) struct SystemResolver(Arc<Semaphore>);
+
+impl Default for SystemResolver {
+    fn default() -> Self {
+        SystemResolver(Arc::new(Semaphore::new(NAME_LOOKUPS_MAX)))
+    }
+}
 
 impl Resolve for SystemResolver {
     fn resolve(&self, name: Name) -> Resolving {
+        let places = self.0.clone();
         Box::pin(async move {
+            let _place = places.acquire().await?;
             let found = tokio::net::lookup_host((name.as_str(), 0)).await?;
             Ok(Box::new(found.collect::<Vec<_>>().into_iter()) as Addrs)
         })
