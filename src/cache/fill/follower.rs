@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::{End, Fill};
+use super::{End, Fill, State};
 use crate::cache::FetchError;
 use crate::http::{Aborted, Growing, NextPiece, Piece, Span};
 use crate::limits::{FOLLOWER_BYTES_MAX, TURN_BYTES};
@@ -66,28 +66,8 @@ impl Follower {
             .wait(signal, |state| {
                 let limit = state.limit(*end);
                 if *offset < limit {
-                    let piece = if let Some(last) = last.take() {
-                        Some(Piece::Memory(last))
-                    } else if *offset >= state.window.start() {
-                        Some(Piece::Memory(state.window.read(
-                            *offset,
-                            limit,
-                            FOLLOWER_BYTES_MAX,
-                        )))
-                    } else {
-                        let readable = state.written.min(limit).min(*offset + TURN_BYTES);
-                        state
-                            .file
-                            .as_ref()
-                            .filter(|_| *offset < readable)
-                            .map(|file| Piece::File {
-                                file: file.clone(),
-                                span: Span {
-                                    start: *offset,
-                                    end: readable,
-                                },
-                            })
-                    };
+                    let last = last.take().map(Piece::Memory);
+                    let piece = last.or_else(|| state.piece(*offset, limit));
                     // Neither in the window nor in the file: the fill lost its disk while we were behind.
                     return Some(piece.map(Some).ok_or(Aborted));
                 }
@@ -121,7 +101,26 @@ impl Follower {
     }
 }
 
-/// What is still to be read at `offset` of a response that ends at `end`, or at the body's end.
+impl State {
+    /// Bytes from `offset` on, before `limit`: of the window, or of the file where the window does not have them.
+    fn piece(&self, offset: u64, limit: u64) -> Option<Piece> {
+        if self.window.holds(offset) {
+            let bytes = self.window.read(offset, limit, FOLLOWER_BYTES_MAX);
+            return Some(Piece::Memory(bytes));
+        }
+        let readable = self.written.min(limit).min(offset + TURN_BYTES);
+        let file = self.file.as_ref().filter(|_| offset < readable)?;
+        Some(Piece::File {
+            file: file.clone(),
+            span: Span {
+                start: offset,
+                end: readable,
+            },
+        })
+    }
+}
+
+/// The bytes that a follower at `offset` has not read yet, of a response that ends at `end`, or at the body's end.
 fn unread(offset: u64, end: Option<u64>) -> Span {
     Span {
         start: offset,

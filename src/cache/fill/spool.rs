@@ -46,22 +46,20 @@ impl State {
         }
     }
 
-    /// The first byte of the window that a follower reads after the spool was lost; `None` when no follower reads any.
-    pub fn needed(&self) -> Option<u64> {
+    /// Removes the slowest followers from those that the window waits for.
+    pub fn leave_slowest(&mut self) {
+        let Some(slowest) = self.needed() else { return };
+        let (written, start) = (self.written, self.window.start());
         self.followers
-            .values()
-            .filter_map(|unread| self.needed_for(*unread))
-            .min()
+            .retain(|_, unread| needed(*unread, written, start) != Some(slowest));
     }
 
-    /// The same for the follower that has `unread` still to read.
-    pub fn needed_for(&self, unread: Span) -> Option<u64> {
-        let from = match unread.start < self.window.start() {
-            // The file has the bytes before.
-            true => unread.start.max(self.written),
-            false => unread.start,
-        };
-        (from < unread.end).then_some(from)
+    /// The first byte of the window that a follower reads after the spool was lost; `None` when no follower reads any.
+    fn needed(&self) -> Option<u64> {
+        self.followers
+            .values()
+            .filter_map(|unread| needed(*unread, self.written, self.window.start()))
+            .min()
     }
 
     /// The file of a spool that was lost, when no client reads it any more and none can begin to.
@@ -85,6 +83,16 @@ impl State {
             _lease: self.lease.take(),
         })
     }
+}
+
+/// The first byte that a follower with `unread` reads of a window that begins at `start`, when the file ends at `written`.
+fn needed(unread: Span, written: u64, start: u64) -> Option<u64> {
+    let from = match unread.start < start {
+        // The file has the bytes before.
+        true => unread.start.max(written),
+        false => unread.start,
+    };
+    (from < unread.end).then_some(from)
 }
 
 /// A file that is not needed any more, and what it was counted by. To be dropped on a blocking thread.

@@ -309,11 +309,7 @@ async fn room(fill: &Arc<Fill>, shared: &Shared, patience: &mut DiskPatience) ->
             let _ = tokio::time::timeout(ROOM_CHECK, notice).await;
             if began.elapsed() >= SLOWEST_FOLLOWER {
                 // It comes back with a range; the others do not wait for it.
-                let mut state = fill.lock();
-                let slowest = state.needed();
-                let mut followers = std::mem::take(&mut state.followers);
-                followers.retain(|_, unread| slowest.is_none() || state.needed_for(*unread) != slowest);
-                state.followers = followers;
+                fill.lock().leave_slowest();
             }
             continue;
         }
