@@ -3,10 +3,11 @@
 use std::fmt;
 use std::str::FromStr;
 
-#[cfg(miri)]
-use for_miri::{Context, SHA256, SHA512};
 #[cfg(not(miri))]
 use ring::digest::{Context, SHA256, SHA512};
+
+#[cfg(miri)]
+use super::miri_hash::{Context, SHA256, SHA512};
 
 /// The algorithms content is verified and stored under.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
@@ -174,41 +175,6 @@ impl Hasher {
         match self.algorithm {
             Algorithm::Sha256 => Digest::Sha256(hash.as_ref().try_into().expect(wrong)),
             Algorithm::Sha512 => Digest::Sha512(hash.as_ref().try_into().expect(wrong)),
-        }
-    }
-}
-
-/// Miri interprets Rust, and `ring` is assembly.
-#[cfg(miri)]
-mod for_miri {
-    use sha2::Digest as _;
-
-    pub const SHA256: fn() -> Context = || Context::Sha256(sha2::Sha256::new());
-    pub const SHA512: fn() -> Context = || Context::Sha512(sha2::Sha512::new());
-
-    #[derive(Clone)]
-    pub enum Context {
-        Sha256(sha2::Sha256),
-        Sha512(sha2::Sha512),
-    }
-
-    impl Context {
-        pub fn new(make: &fn() -> Context) -> Self {
-            make()
-        }
-
-        pub fn update(&mut self, bytes: &[u8]) {
-            match self {
-                Context::Sha256(hash) => hash.update(bytes),
-                Context::Sha512(hash) => hash.update(bytes),
-            }
-        }
-
-        pub fn finish(self) -> Box<[u8]> {
-            match self {
-                Context::Sha256(hash) => Box::from(hash.finalize().as_slice()),
-                Context::Sha512(hash) => Box::from(hash.finalize().as_slice()),
-            }
         }
     }
 }

@@ -5,6 +5,8 @@ mod digest;
 mod error_code;
 mod manifest;
 mod media_type;
+#[cfg(miri)]
+mod miri_hash;
 mod namespace;
 mod query;
 mod reference;
