@@ -51,7 +51,7 @@ run() {
   "${command[@]}" --test-threads 1 --exact "${names[@]}" 2>&1 | sed 's/^test result:/second try:/' >>"$log"
 }
 
-# part NAME COMMAND... -- FILTER...: a run, its line, and what was found.
+# part NAME COMMAND... -- FILTER...: runs tests, prints the line of result, the failed tests, and a summary of the reports.
 part() {
   local name=$1 log=$work/$1.log reports=$work/$1.reports started=$SECONDS status=0
   local options=log_path=$reports/report:halt_on_error=1
@@ -78,7 +78,7 @@ watched() {
   local sanitizer=$1 work=$target/$1/sanitize driver skip skips=() scenarios=() started=$SECONDS messages library scenes
   shift
   mkdir -p "$work"
-  while read -r skip; do skips+=(--skip "$skip"); done < <(lines "$here/skipped"; lines "$here/skipped.$sanitizer")
+  while read -r skip; do skips+=(--skip "$skip"); done < <(lines "$here/skipped")
   case ${SCENARIOS:-} in
     all) ;;
     '') mapfile -t scenarios < <(lines "$here/scenarios") ;;
