@@ -28,7 +28,7 @@ impl Metadata {
     }
 }
 
-fn serve(stream: &TcpStream, region: &str) {
+fn serve(mut stream: &TcpStream, region: &str) {
     let mut lines = BufReader::new(stream).lines().map_while(Result::ok);
     while let Some(request) = lines.next() {
         let fields: Vec<String> = lines.by_ref().take_while(|line| !line.is_empty()).collect();
@@ -37,7 +37,7 @@ fn serve(stream: &TcpStream, region: &str) {
             "HTTP/1.1 {status}\r\nX-Aws-Ec2-Metadata-Token-Ttl-Seconds: 21600\r\nContent-Length: {}\r\n\r\n{body}",
             body.len()
         );
-        if { stream }.write_all(answer.as_bytes()).is_err() {
+        if stream.write_all(answer.as_bytes()).is_err() {
             return;
         }
     }
