@@ -219,6 +219,12 @@ pub const READER_WAIT: Duration = Duration::from_secs(300);
 /// resets the stream, when it has a part. With HTTP/2 the limit holds for the connection from its first open range on.
 pub const OPEN_RANGE_UNSENT_BYTES: u32 = 128 * 1024;
 
+/// Bytes of an open range that an HTTP/2 client may have received and not read, and the time within which it grants window for
+/// some of them. The kernel's 128 KiB and [`H2_OUTBOX_BYTES`] come before them. A client that is slower gets twice the bytes; one
+/// that has not granted any window gets all that its window allows.
+pub const H2_OPEN_RANGE_UNREAD_BYTES: u64 = 256 * 1024;
+pub const H2_OPEN_RANGE_PATIENCE: Duration = Duration::from_millis(200);
+
 /// The same for what is encrypted on the core: 0.3 to 0.6 ms.
 pub const TLS_TURN_BYTES: u64 = 1024 * 1024;
 

@@ -275,6 +275,11 @@ impl Watch {
         self.pace.waited(waited)
     }
 
+    /// Bytes given to the kernel that the client's kernel has not confirmed; `None` when the kernel cannot tell.
+    pub fn unconfirmed(&self) -> Option<u64> {
+        self.with(|slot| slot.local.unsent())
+    }
+
     /// Ends the wait in time.
     pub fn clear(&self) {
         self.with(|slot| slot.waiting = Waiting::Nothing);

@@ -88,6 +88,35 @@ fn a_part_over_http_2_costs_little_more_than_it_holds_and_its_end_is_no_abort() 
     assert!(sent(&line) < PART * 13 / 10, "{line}");
 }
 
+/// A client written in Go receives at once whatever its window of 4 MiB allows, and grants more as its program reads. Here the
+/// program reads 16 KiB for each answer to a PING.
+#[test]
+fn a_part_over_http_2_costs_little_more_than_a_slow_program_reads_of_it() {
+    const WINDOW: u32 = 4 << 20;
+    const STEP: u32 = 16 * 1024;
+    let (_upstream, cache, content, path) = stored(PARTS * PART);
+    cache.client().pull(&path, &content);
+    cache.client().pull(&path, &content);
+    let mut peer = Peer::begin_with(cache.addr(), &[(h2::INITIAL_WINDOW_SIZE, WINDOW)]);
+    peer.generous = false;
+    peer.send(&h2::window_update(0, 1 << 30)).unwrap();
+    let id = peer.request("GET", &path, &[("range", "bytes=0-")]);
+    assert_eq!(peer.head(id).status, 206);
+    let mut read = 0;
+    while read < PART {
+        peer.send(&Frame::new(h2::PING, 0, 0, [0; 8])).unwrap();
+        while peer.step().expect("the part comes").kind != h2::PING {}
+        if peer.answers[&id].received >= read + u64::from(STEP) {
+            read += u64::from(STEP);
+            peer.send(&h2::window_update(id, STEP)).unwrap();
+        }
+    }
+    peer.send(&h2::reset(id, h2::CANCEL)).unwrap();
+    cache.wait_stderr(" client_closed=true");
+    let received = peer.answers[&id].received;
+    assert!(received < PART * 13 / 10, "{received} bytes for {PART}");
+}
+
 #[test]
 fn a_range_with_an_end_that_is_not_taken_is_an_abort() {
     let (_upstream, cache, _content, path) = stored(PARTS * PART);

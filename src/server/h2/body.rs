@@ -12,8 +12,11 @@ use h2::SendStream;
 
 use super::chunk::{BUFFER_BYTES, Buffer, Charge, Chunk};
 use super::connection::Shared;
+use super::unread::OpenRange;
 use crate::http::{Growing, Piece, Span};
-use crate::limits::{COLD_STEP_BYTES, SEND_RATE_MIN, SEND_STALL_SECONDS, SPLICE_BYTES_MIN};
+use crate::limits::{
+    COLD_STEP_BYTES, H2_OPEN_RANGE_PATIENCE, SEND_RATE_MIN, SEND_STALL_SECONDS, SPLICE_BYTES_MIN,
+};
 use crate::runtime::clock::monotonic_millis;
 use crate::runtime::helper::ReadKind;
 use crate::server::pages::{Pages, Reader};
@@ -36,6 +39,7 @@ pub enum Cut {
 pub struct Outbound<'a, H> {
     shared: &'a Shared<H>,
     stream: SendStream<Chunk>,
+    open_range: Option<OpenRange>,
     bytes: u64,
     /// How long the client was waited for, and what it had let the whole connection send before.
     waited_ms: u64,
@@ -47,10 +51,19 @@ impl<'a, H> Outbound<'a, H> {
         Outbound {
             shared,
             stream,
+            open_range: None,
             bytes: 0,
             waited_ms: 0,
             sent_before: shared.sent.get(),
         }
+    }
+
+    /// Sends the body no further ahead of the client's program than [`H2_OPEN_RANGE_UNREAD_BYTES`].
+    ///
+    /// [`H2_OPEN_RANGE_UNREAD_BYTES`]: crate::limits::H2_OPEN_RANGE_UNREAD_BYTES
+    pub fn limit_unread(&mut self) {
+        let id = self.stream.stream_id().as_u32();
+        self.open_range = Some(self.shared.open_ranges.begin(id));
     }
 
     /// Body bytes handed over.
@@ -195,10 +208,47 @@ impl<'a, H> Outbound<'a, H> {
         }
     }
 
+    /// Waits while the client has received more of an open range than it may have unread.
+    async fn open_range_is_read(&mut self) -> Result<(), Cut> {
+        loop {
+            let begun = monotonic_millis();
+            let ranges = &self.shared.open_ranges;
+            let waited = {
+                let Some(range) = &self.open_range else {
+                    return Ok(());
+                };
+                let read = range.read();
+                // Bytes on their way are not with the client; the kernel is asked last.
+                let sent_or_unread = self.bytes.saturating_sub(read);
+                if sent_or_unread < ranges.unread_max()
+                    || sent_or_unread.saturating_sub(self.shared.wire.unconfirmed()) < ranges.unread_max()
+                {
+                    return Ok(());
+                }
+                let more = pin!(range.read_more_than(read));
+                let reset = pin!(poll_fn(|cx| self.stream.poll_reset(cx)));
+                monoio::time::timeout(H2_OPEN_RANGE_PATIENCE, select(more, reset))
+                    .await
+                    .map(|first| match first {
+                        Either::Left(_) => Ok(()),
+                        Either::Right(_) => Err(Cut::Gone),
+                    })
+            };
+            match waited {
+                Ok(outcome) => outcome?,
+                Err(_) => ranges.raise_unread_max(),
+            }
+            if !self.keeps_pace(monotonic_millis().saturating_sub(begun)) {
+                return Err(Cut::Stalled);
+            }
+        }
+    }
+
     /// Waits until the client, the socket and the connection's other streams leave room for some of `wanted` bytes; how
     /// many, and what they are charged to.
     async fn room(&mut self, wanted: usize) -> Result<(usize, Charge), Cut> {
         let wanted = wanted.min(BUFFER_BYTES);
+        self.open_range_is_read().await?;
         loop {
             // What is reserved is taken from the connection's window, so it must be used soon, or given back.
             self.stream.reserve_capacity(wanted);

@@ -13,7 +13,8 @@ use h2::{Reason, RecvStream};
 
 use super::chunk::{Budget, Chunk};
 use super::exchange;
-use super::wire::{Phase, Verdict, Wire, drive};
+use super::unread::OpenRanges;
+use super::wire::{Phase, Verdict, WeakWire, Wire, drive};
 use crate::http::Certificate;
 use crate::limits::{
     H2_CONNECTION_READ_BYTES_MAX, H2_CONNECTION_UNSENT_BYTES_MAX, H2_CONNECTION_WINDOW_BYTES,
@@ -43,6 +44,8 @@ pub struct Shared<H> {
     pub sent: Cell<u64>,
     /// An open range was answered, so the kernel takes little that it cannot send yet.
     pub open_range: Cell<bool>,
+    pub open_ranges: Rc<OpenRanges>,
+    pub wire: WeakWire,
     /// Streams with a task of their own.
     tasks: Cell<usize>,
     /// Of the connection's task.
@@ -118,6 +121,8 @@ async fn converse<H: Handler>(wire: Wire, server: Rc<Server<H>>, peer: Option<So
         reads: Budget::new(H2_CONNECTION_READ_BYTES_MAX),
         sent: Cell::new(0),
         open_range: Cell::new(false),
+        open_ranges: wire.open_ranges(),
+        wire: wire.downgrade(),
         tasks: Cell::new(0),
         waker: RefCell::new(None),
     });

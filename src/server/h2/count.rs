@@ -3,8 +3,11 @@
 //!
 //! The `h2` crate decodes what passes here; it does not count what it can answer without a stream.
 
+use std::rc::Rc;
+
 use h2::Reason;
 
+use super::unread::OpenRanges;
 use crate::limits::{
     H2_FRAMES_PER_DATA, H2_FRAMES_PER_REQUEST, H2_FRAMES_SAVED_MAX, H2_IDLE_FRAMES_AT_ONCE,
     H2_IDLE_FRAMES_PER_SECOND, H2_RESETS_AT_ONCE, H2_RESETS_PER_SECOND,
@@ -198,6 +201,15 @@ impl Allowance {
     }
 }
 
+/// The use of the payload whose first bytes are looked at.
+#[derive(Clone, Copy)]
+enum LooksFor {
+    /// A pseudo-field at the beginning of trailers, behind this many bytes.
+    PseudoField(usize),
+    /// The bytes that the client has read of an open range, its stream.
+    WindowUpdate(u32),
+}
+
 /// What one client sends.
 pub struct Incoming {
     heads: Heads,
@@ -211,8 +223,8 @@ pub struct Incoming {
     /// The highest stream it has begun.
     highest: u32,
     ended: Ended,
-    /// Bytes between the head of the trailers seen last and their fields.
-    before_trailers: usize,
+    looks_for: LooksFor,
+    open_ranges: Rc<OpenRanges>,
     resets: Allowance,
     others: Allowance,
 }
@@ -227,7 +239,8 @@ impl Incoming {
             in_block: false,
             highest: 0,
             ended: Ended::default(),
-            before_trailers: 0,
+            looks_for: LooksFor::PseudoField(0),
+            open_ranges: Rc::default(),
             resets: Allowance::new(H2_RESETS_AT_ONCE, H2_RESETS_PER_SECOND, now),
             others: Allowance::new(H2_IDLE_FRAMES_AT_ONCE, H2_IDLE_FRAMES_PER_SECOND, now),
         }
@@ -244,10 +257,21 @@ impl Incoming {
         bytes = &bytes[preface..];
         loop {
             let head = self.heads.next(&mut bytes);
-            let skip = self.before_trailers;
-            let trailers = self.heads.looked_at().and_then(|bytes| bytes.get(skip..));
-            if trailers.is_some_and(begins_with_pseudo_field) {
-                return Err(Reason::PROTOCOL_ERROR);
+            if let Some(payload) = self.heads.looked_at() {
+                match self.looks_for {
+                    LooksFor::PseudoField(skip) => {
+                        if payload.get(skip..).is_some_and(begins_with_pseudo_field) {
+                            return Err(Reason::PROTOCOL_ERROR);
+                        }
+                    }
+                    LooksFor::WindowUpdate(stream) => {
+                        if let Ok(increment) = <[u8; 4]>::try_from(payload) {
+                            // The first bit is reserved (RFC 9113, 6.9).
+                            let bytes = u32::from_be_bytes(increment) & 0x7fff_ffff;
+                            self.open_ranges.read(stream, bytes);
+                        }
+                    }
+                }
             }
             let Some(head) = head else { break };
             self.check(head, now)?;
@@ -259,6 +283,10 @@ impl Incoming {
     /// The client has said all that it must say before its first request.
     pub fn greeted(&self) -> bool {
         self.greeted
+    }
+
+    pub fn open_ranges(&self) -> &Rc<OpenRanges> {
+        &self.open_ranges
     }
 
     /// We have sent DATA frames, for which the client may send WINDOW_UPDATEs.
@@ -325,6 +353,10 @@ impl Incoming {
         if matches!(head.kind, HEADERS | CONTINUATION) {
             self.in_block = head.flags & END_HEADERS == 0;
         }
+        if head.kind == WINDOW_UPDATE && self.open_ranges.has(head.stream) {
+            self.looks_for = LooksFor::WindowUpdate(head.stream);
+            self.heads.look_at(4);
+        }
         if !matches!(head.kind, DATA | HEADERS | RST_STREAM) {
             return Ok(());
         }
@@ -342,7 +374,7 @@ impl Incoming {
             if head.stream <= self.highest {
                 let before = usize::from(head.flags & PADDED != 0);
                 let before = before + 5 * usize::from(head.flags & PRIORITIZED != 0);
-                self.before_trailers = before;
+                self.looks_for = LooksFor::PseudoField(before);
                 self.heads.look_at(before + 3);
             } else {
                 self.highest = head.stream;
@@ -549,6 +581,26 @@ mod tests {
                     );
                 }
             }
+        }
+    }
+
+    #[test]
+    fn the_bytes_read_of_an_open_range_are_counted_however_the_frames_are_cut() {
+        let frames = [
+            frame(WINDOW_UPDATE, 0, 1, &0x8000_0005_u32.to_be_bytes()),
+            frame(WINDOW_UPDATE, 0, 0, &100_u32.to_be_bytes()),
+            frame(WINDOW_UPDATE, 0, 3, &100_u32.to_be_bytes()),
+            frame(PING, 0, 0, &[9; 8]),
+            frame(WINDOW_UPDATE, 0, 1, &6_u32.to_be_bytes()),
+        ]
+        .concat();
+        for cut in 1..=frames.len() {
+            let mut incoming = begun();
+            let range = incoming.open_ranges().begin(1);
+            for piece in frames.chunks(cut) {
+                incoming.pass(piece, 0).unwrap();
+            }
+            assert_eq!(range.read(), 11, "cut {cut}");
         }
     }
 

@@ -229,7 +229,8 @@ async fn send<H: Handler>(
         fields.insert(::http::header::CONTENT_LENGTH, HeaderValue::from(length));
     }
     let end = bodiless || head.method == Method::Head || answer.length == Some(0);
-    if status == 206 && head.has_open_range() {
+    let open_range = status == 206 && head.has_open_range();
+    if open_range {
         shared.open_range.set(true);
     }
     let stream = match respond.send_response(response(status, fields), end) {
@@ -238,6 +239,9 @@ async fn send<H: Handler>(
         Ok(stream) => stream,
     };
     let mut outbound = Outbound::new(shared, stream);
+    if open_range {
+        outbound.limit_unread();
+    }
     let sent = match answer.body {
         Body::Empty => outbound.end(),
         Body::Bytes(bytes) => outbound.memory(bytes, true).await,

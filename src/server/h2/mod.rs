@@ -12,6 +12,7 @@ mod exchange;
 #[path = "tests/fuzz.rs"]
 pub mod fuzz;
 mod request;
+mod unread;
 mod wire;
 
 pub use connection::{Begun, serve};

@@ -8,13 +8,14 @@ use std::future::poll_fn;
 use std::io::{self, IoSlice};
 use std::net::Shutdown;
 use std::pin::{Pin, pin};
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::task::{Context, Poll};
 
 use h2::Reason;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::count::{Incoming, Outgoing};
+use super::unread::OpenRanges;
 use crate::http::Certificate;
 use crate::limits::{
     H2_OUTBOX_BYTES, IDLE_SECONDS, LINGER_BYTES_MAX, LINGER_SECONDS, SEND_STALL_SECONDS, TURN_BYTES,
@@ -52,6 +53,19 @@ pub enum Verdict {
 /// A connection's bytes. Clones are the same connection.
 #[derive(Clone)]
 pub struct Wire(Rc<Inner>);
+
+/// A [`Wire`] that may be gone.
+pub struct WeakWire(Weak<Inner>);
+
+impl WeakWire {
+    /// Bytes given to the kernel that the client's kernel has not confirmed; 0 when nobody can tell.
+    pub fn unconfirmed(&self) -> u64 {
+        self.0
+            .upgrade()
+            .and_then(|wire| wire.watch.unconfirmed())
+            .unwrap_or(0)
+    }
+}
 
 struct Inner {
     // Before the stream: the watch must not outlive the descriptor it may shut down.
@@ -152,6 +166,16 @@ impl Wire {
     /// Whether it should take no further request.
     pub fn is_worn_out(&self) -> bool {
         self.0.stream.is_worn_out()
+    }
+
+    /// The open ranges that this connection sends.
+    pub fn open_ranges(&self) -> Rc<OpenRanges> {
+        self.0.state.borrow().incoming.open_ranges().clone()
+    }
+
+    /// For tasks that may outlive the connection.
+    pub fn downgrade(&self) -> WeakWire {
+        WeakWire(Rc::downgrade(&self.0))
     }
 
     /// As [`Stream::limit_unsent`].
