@@ -9,7 +9,7 @@ use super::auth::Secret;
 use super::auth::challenge::{self, Challenge};
 use super::auth::logins::{Held, Logins};
 use super::auth::realm::may_see_credentials;
-use super::auth::token::{Asker, First, Slot, Token, TokenKey, Who};
+use super::auth::token::{Asker, First, Slot, Token, TokenKey, Tokens, Who};
 use super::endpoint::Endpoint;
 use super::error::{Phase, Refusal, UpstreamError};
 use super::exchange::{self, Answer, Question, Redirects, host_of};
@@ -196,7 +196,7 @@ impl Asked<'_> {
             Some(if asks { ours.collect() } else { Vec::new() })
         };
         let place = self.asker().place;
-        let slot = self.shared.tokens.ping(&self.request.namespace, &place);
+        let slot = self.tokens().ping(&self.request.namespace, &place);
         slot.challenges(ask).await
     }
 
@@ -228,7 +228,7 @@ impl Asked<'_> {
     async fn kept_proof(&self) -> Option<Proof> {
         let asker = self.asker();
         let repository = &self.request.repository;
-        let first = self.shared.tokens.first(&asker, repository)?;
+        let first = self.tokens().first(&asker, repository)?;
         let proof = match first {
             First::Login => self.login_proof(None).await.ok().flatten(),
             First::Token(slot) => self.renewed(slot).await,
@@ -236,7 +236,7 @@ impl Asked<'_> {
         if proof.is_none() {
             // The registry may have moved its token service, and the operator may have changed the credentials; the
             // next challenge says.
-            self.shared.tokens.forget(&asker, repository);
+            self.tokens().forget(&asker, repository);
         }
         proof
     }
@@ -332,7 +332,7 @@ impl Asked<'_> {
             Some(_) if matches!(self.whose, Whose::Client(..)) => return Ok(None),
             Some(_) => self.token_of_anybody(key).await?,
             None => {
-                let slot = self.shared.tokens.slot(key);
+                let slot = self.tokens().slot(key);
                 let token = slot.token(self.endpoint, None, deadlines).await?;
                 (slot, token)
             }
@@ -349,7 +349,7 @@ impl Asked<'_> {
         started: Instant,
     ) -> Result<(Arc<Slot>, Token), UpstreamError> {
         let deadlines = &self.shared.options.deadlines;
-        let slot = self.shared.tokens.slot(key.clone().with_login(held.id));
+        let slot = self.tokens().slot(key.clone().with_login(held.id));
         let refusal = match slot.token(self.endpoint, Some(&held.login), deadlines).await {
             Ok(token) => return Ok((slot, token)),
             Err(error) => error,
@@ -359,7 +359,7 @@ impl Asked<'_> {
         }
         match self.login(Some(started)).await? {
             Some(newer) if newer.id != held.id => {
-                let slot = self.shared.tokens.slot(key.with_login(newer.id));
+                let slot = self.tokens().slot(key.with_login(newer.id));
                 let token = slot.token(self.endpoint, Some(&newer.login), deadlines).await?;
                 Ok((slot, token))
             }
@@ -382,7 +382,7 @@ impl Asked<'_> {
             registry = %self.request.namespace, realm = %host,
             "a token service of another domain gets no credentials; list it in realm_hosts if it should"
         );
-        let slot = self.shared.tokens.slot(key);
+        let slot = self.tokens().slot(key);
         let token = slot.token(&anybody, None, &self.shared.options.deadlines).await?;
         Ok((slot, token))
     }
@@ -401,9 +401,7 @@ impl Asked<'_> {
 
     fn remember(&self, first: First) {
         let asker = self.asker();
-        self.shared
-            .tokens
-            .remember(&asker, &self.request.repository, first);
+        self.tokens().remember(&asker, &self.request.repository, first);
     }
 
     async fn login(&self, not_before: Option<Instant>) -> Result<Option<Held>, UpstreamError> {
@@ -419,6 +417,11 @@ impl Asked<'_> {
             Whose::Client(_, held) => Ok(held.cloned()),
             Whose::Nobody => Ok(None),
         }
+    }
+
+    /// The tokens of the request's registry.
+    pub(super) fn tokens(&self) -> &Tokens {
+        &self.table.entry(&self.request.namespace).tokens
     }
 
     fn asker(&self) -> Asker {

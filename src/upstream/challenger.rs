@@ -71,7 +71,7 @@ impl Asked<'_> {
             });
         }
         exchange::read_bounded(challenge.response, exchange::ERROR_BODY_BYTES_MAX).await;
-        let slot = self.shared.tokens.slot(key);
+        let slot = self.tokens().slot(key);
         let started = Instant::now();
         loop {
             let token = slot.token(&place, None, deadlines).await;

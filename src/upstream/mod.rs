@@ -63,7 +63,6 @@ use crate::config::{Named, ProxyEnvironment, Registries};
 use crate::oci::{Digest, ListQuery, Namespace, Reference, Repository};
 use ask::{Asked, Whose};
 use auth::logins::Held;
-use auth::token::Tokens;
 use condition::{Admission, Conditions, Watch};
 use endpoint::Endpoint;
 use exchange::{Question, Redirects};
@@ -82,7 +81,6 @@ struct Shared {
     /// How often the table was replaced.
     generation: AtomicU64,
     chains: Arc<Chains>,
-    tokens: Tokens,
     conditions: Arc<Conditions>,
     heads: Heads,
     faults: Faults,
@@ -241,7 +239,6 @@ impl Upstreams {
             table: RwLock::new(Arc::new(table)),
             generation: AtomicU64::new(0),
             chains: Arc::new(Chains::new()),
-            tokens: Tokens::default(),
             conditions: Arc::default(),
             heads: Heads::default(),
             faults: Faults::default(),
@@ -265,10 +262,7 @@ impl Upstreams {
             &shared.options,
             Some(&before),
         )?);
-        *shared.table.write().unwrap_or_else(PoisonError::into_inner) = after.clone();
-        shared
-            .tokens
-            .retain(|namespace| Arc::ptr_eq(before.entry(namespace), after.entry(namespace)));
+        *shared.table.write().unwrap_or_else(PoisonError::into_inner) = after;
         // After the table: who sees the number sees what it stands for.
         shared.generation.fetch_add(1, Ordering::Release);
         Ok(())

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::Semaphore;
 
 use super::auth::logins::Logins;
+use super::auth::token::Tokens;
 use super::client::ClientBuilder;
 use super::endpoint::{Clients, Endpoint, base_url, check_base};
 use super::error::{BuildError, Refusal, UpstreamError};
@@ -40,6 +41,7 @@ pub(super) struct Entry {
     template: Template,
     mirrors: Vec<MirrorPlace>,
     pub logins: Logins,
+    pub tokens: Tokens,
     /// Places for requests under way; none where there is no limit.
     pub slots: Option<Arc<Semaphore>>,
 }
@@ -364,6 +366,7 @@ impl Builder<'_> {
             },
             mirrors,
             logins: Logins::new(&settings.auth).map_err(wrong)?,
+            tokens: Tokens::default(),
             slots: settings
                 .max_concurrency
                 .map(|max| Arc::new(Semaphore::new(max.get()))),

@@ -22,8 +22,8 @@ use crate::upstream::error::{Phase, UpstreamError};
 use crate::upstream::exchange::host_of;
 use crate::upstream::redirect::upgraded;
 
-/// Tokens kept. Clients choose repositories, so there is no end to them; 2 048 × 16 KiB are 32 MiB at
-/// worst, and real tokens are below 4 KiB.
+/// Tokens kept for one entry of the configuration. Clients choose repositories, so there is no end to them; 2 048 × 16 KiB are
+/// 32 MiB at worst, and real tokens are below 4 KiB.
 const TOKENS_MAX: usize = 2_048;
 
 /// Repositories for which the token to send first is known; around 200 bytes each.
@@ -154,7 +154,8 @@ pub(in crate::upstream) struct Token {
     pub fetched: Instant,
 }
 
-/// All tokens of the process. Shared by everything that runs on the helper pool.
+/// The tokens of the registries of one entry of the configuration, of Docker Hub, or of all other registries together: no
+/// number of repositories or registries that clients name drops the tokens of another entry.
 #[derive(Default)]
 pub(in crate::upstream) struct Tokens(Mutex<Tables>);
 
@@ -250,14 +251,6 @@ impl Tokens {
     /// Forgets what to send first, so that the next request asks for a challenge.
     pub fn forget(&self, asker: &Asker, repository: &Repository) {
         self.tables().first.remove(&(asker.clone(), repository.clone()));
-    }
-
-    /// Forgets everything about the registries of which `keep` says no.
-    pub fn retain(&self, keep: impl Fn(&Namespace) -> bool) {
-        let mut tables = self.tables();
-        tables.slots.retain(|key, _| keep(&key.asker.namespace));
-        tables.first.retain(|(asker, _), _| keep(&asker.namespace));
-        tables.pings.retain(|(namespace, _), _| keep(namespace));
     }
 
     fn tables(&self) -> MutexGuard<'_, Tables> {
@@ -485,7 +478,5 @@ mod tests {
         );
         tokens.forget(&asker(), &repository);
         assert!(tokens.first(&asker(), &repository).is_none());
-        tokens.retain(|_| false);
-        assert!(tokens.tables().slots.is_empty() && tokens.tables().pings.is_empty());
     }
 }

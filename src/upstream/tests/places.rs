@@ -235,3 +235,25 @@ async fn a_reload_keeps_the_tokens_of_registries_that_stay_the_same() {
         (3, 2)
     );
 }
+
+#[tokio::test]
+async fn a_registry_keeps_its_token_whatever_repositories_clients_name_at_another() {
+    let server = registry_with_tokens(|_, _| true).await;
+    let upstreams = upstreams(
+        &[plain("a.lan", server.port), plain("b.lan", server.port)],
+        deadlines(),
+    );
+    pull(&upstreams, &blob("b.lan")).await.unwrap();
+    // More than are kept for one entry.
+    for number in 0..2_100 {
+        let request = Request {
+            repository: format!("made-up/{number}").parse().unwrap(),
+            ..blob("a.lan")
+        };
+        pull(&upstreams, &request).await.unwrap();
+    }
+    let fetched = server.count("/token");
+    assert_eq!(fetched, 2_101);
+    pull(&upstreams, &blob("b.lan")).await.unwrap();
+    assert_eq!(server.count("/token"), fetched);
+}
