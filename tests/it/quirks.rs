@@ -493,7 +493,7 @@ fn gar_does_not_serve_several_ranges_and_we_do() {
     let digest = upstream.blob_in("project/repo/app", content.clone());
     let cache = cache_for(GAR, &upstream);
     let path = blob(GAR, "project/repo/app", &digest);
-    for warm in [false, true] {
+    let parts = || {
         let got = cache
             .client()
             .get_with(&path, &[("Range", "bytes=0-9,400000-400009")]);
@@ -501,11 +501,11 @@ fn gar_does_not_serve_several_ranges_and_we_do() {
         if got.status == 200 {
             got.expect(&content.bytes());
         }
-        if warm {
-            assert_eq!(got.status, 206, "what is stored is served in parts");
-        }
-        cache.wait_stored(&digest);
-    }
+        got.status == 206
+    };
+    parts();
+    // A fill that has stored everything is followed until it ends, and a follower gets the whole blob.
+    eventually("a stored blob is served in parts", parts);
     let several =
         |seen: &crate::harness::registry::Seen| seen.field("range").is_some_and(|r| r.contains(','));
     assert_eq!(upstream.count(several), 0, "never asked of the upstream");
