@@ -22,8 +22,10 @@ pub fn route(bytes: &[u8]) {
         repository.parse::<Repository>().ok().as_ref(),
         Some(&origin.repository)
     );
+    // Names in a repository's directory that begin with an underscore belong to the store.
+    assert!(!repository.split('/').any(|part| part.starts_with('_')));
     for part in repository.split('/').chain([namespace]) {
-        assert!(!part.is_empty() && part != "." && part != ".." && !part.starts_with('_'));
+        assert!(!part.is_empty() && part != "." && part != "..");
         assert!(
             part.bytes()
                 .all(|byte| byte.is_ascii_graphic() && !b"/\\%?#".contains(&byte))
