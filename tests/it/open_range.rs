@@ -9,6 +9,9 @@ const MIB: u64 = 1024 * 1024;
 const PARTS: u64 = 4;
 const PART: u64 = 4 * MIB;
 
+/// Bytes sent for a part at most. Without a limit on unsent bytes, or on unread ones, it is 1.8 to 2 times the part.
+const SENT_MAX: u64 = PART * 3 / 2;
+
 /// What a client's kernel keeps for it. It is of one size, so that what is sent in vain does not depend on the machine.
 const RECEIVE_BUFFER_BYTES: usize = 128 * 1024;
 
@@ -53,7 +56,7 @@ fn parts_of_open_ranges_cost_little_more_than_they_hold_and_their_ends_are_no_ab
     for line in parts() {
         assert!(line.ends_with(" client_closed=true"), "{line}");
         assert!(!line.contains("aborted"), "{line}");
-        assert!(sent(&line) < PART * 13 / 10, "{line}");
+        assert!(sent(&line) < SENT_MAX, "{line}");
     }
 }
 
@@ -85,7 +88,7 @@ fn a_part_over_http_2_costs_little_more_than_it_holds_and_its_end_is_no_abort() 
     eventually("the part is in the log", || line().is_some());
     let line = line().expect("just seen");
     assert!(line.ends_with(" client_closed=true"), "{line}");
-    assert!(sent(&line) < PART * 13 / 10, "{line}");
+    assert!(sent(&line) < SENT_MAX, "{line}");
 }
 
 /// A client written in Go receives at once whatever its window of 4 MiB allows, and grants more as its program reads. Here the
@@ -114,7 +117,7 @@ fn a_part_over_http_2_costs_little_more_than_a_slow_program_reads_of_it() {
     peer.send(&h2::reset(id, h2::CANCEL)).unwrap();
     cache.wait_stderr(" client_closed=true");
     let received = peer.answers[&id].received;
-    assert!(received < PART * 13 / 10, "{received} bytes for {PART}");
+    assert!(received < SENT_MAX, "{received} bytes for {PART}");
 }
 
 #[test]
