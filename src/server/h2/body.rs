@@ -218,7 +218,7 @@ impl<'a, H> Outbound<'a, H> {
                     return Ok(());
                 };
                 let read = range.read();
-                // Bytes on their way are not with the client; the kernel is asked last.
+                // Bytes that the client's kernel has not confirmed are not unread. Most steps need no system call to tell.
                 let sent_or_unread = self.bytes.saturating_sub(read);
                 if sent_or_unread < ranges.unread_max()
                     || sent_or_unread.saturating_sub(self.shared.wire.unconfirmed()) < ranges.unread_max()

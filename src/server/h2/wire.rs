@@ -58,7 +58,8 @@ pub struct Wire(Rc<Inner>);
 pub struct WeakWire(Weak<Inner>);
 
 impl WeakWire {
-    /// Bytes given to the kernel that the client's kernel has not confirmed; 0 when nobody can tell.
+    /// Bytes given to the kernel that the client's kernel has not confirmed; 0 for a connection that is gone, and where the
+    /// kernel cannot tell.
     pub fn unconfirmed(&self) -> u64 {
         self.0
             .upgrade()
