@@ -599,6 +599,10 @@ pub const BLOCKING_THREADS_MAX: usize = 2 * FILLS_MAX;
 /// the configuration has at most 8 of them, so 32 entries whose name servers are silent leave none to another entry.
 pub const NAME_LOOKUPS_MAX: usize = BLOCKING_THREADS_MAX / 2;
 
+/// Lookups in the store that hold a blocking thread at once. A lookup takes microseconds on a disk that answers. On one that
+/// does not, each thread is held until the disk answers, and readers of open files need threads all the same.
+pub const STORE_LOOKUPS_MAX: usize = BLOCKING_THREADS_MAX / 4;
+
 const _: () = assert!(WITHHELD_BYTES < HELD_WHOLE_BYTES_MAX);
 // A body held whole must fit the window, or it could never be verified without a disk.
 const _: () = assert!(HELD_WHOLE_BYTES_MAX as usize <= FILL_WINDOW_BYTES);
@@ -607,7 +611,8 @@ const _: () = assert!(CORE_DEAD.as_secs() < CORE_DEAD_IN_KERNEL.as_secs());
 const _: () = assert!(READERS_CACHED_MAX + READERS_SMALL_MAX + READERS_LARGE_MAX <= BLOCKING_THREADS_MAX / 4);
 // Readers and lookups together leave threads to fills and health checks.
 const _: () = assert!(
-    NAME_LOOKUPS_MAX + READERS_CACHED_MAX + READERS_SMALL_MAX + READERS_LARGE_MAX < BLOCKING_THREADS_MAX
+    NAME_LOOKUPS_MAX + STORE_LOOKUPS_MAX + READERS_CACHED_MAX + READERS_SMALL_MAX + READERS_LARGE_MAX
+        < BLOCKING_THREADS_MAX
 );
 // A pipe takes whole steps.
 const _: () = assert!(COLD_STEP_BYTES as usize <= PIPE_BYTES);

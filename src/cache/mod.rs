@@ -42,10 +42,10 @@ use futures_util::future::{Either, select};
 use crate::config::Registries;
 use crate::limits::{
     BACKGROUND_QUEUE_WAIT, FILL_QUEUE_WAIT, FILL_WINDOW_BYTES, MEMORY_OBJECT_BYTES_MAX, OWN_FETCHES_MAX,
-    OWN_MEMORY_PART, SMALL_BODY_RATE_MIN, SMALL_BODY_TIME, STORE_LOOKUP_MAX,
+    OWN_MEMORY_PART, SMALL_BODY_RATE_MIN, SMALL_BODY_TIME,
 };
 use crate::oci::{Digest, Namespace, NotManifest, Repository};
-use crate::runtime::helper::{Helper, blocking_within};
+use crate::runtime::helper::Helper;
 use crate::runtime::memory::{Charge, MemoryBudget};
 use crate::runtime::reply::Lost;
 use crate::runtime::vitals::Vitals;
@@ -356,7 +356,7 @@ impl Cache {
                 Box::new(move || opened(entry, false))
             }
         };
-        let found = self.0.helper.ask_blocking_within(STORE_LOOKUP_MAX, look).await;
+        let found = self.0.helper.look_up(look).await;
         self.0.in_time(found)
     }
 }
@@ -453,7 +453,7 @@ impl Shared {
             return None;
         }
         let store = self.storage.local()?.clone();
-        self.in_time(blocking_within(STORE_LOOKUP_MAX, move || look(&store)).await)
+        self.in_time(self.helper.look_up_on_pool(move || look(&store)).await)
     }
 
     fn in_time<T>(&self, found: Option<Result<Option<T>, Lost>>) -> Option<T> {

@@ -14,6 +14,7 @@ use super::reply::{self, Lost};
 use super::vitals::Pulse;
 use crate::limits::{
     BLOCKING_THREADS_MAX, HELPER_BEAT, READER_WAIT, READERS_CACHED_MAX, READERS_LARGE_MAX, READERS_SMALL_MAX,
+    STORE_LOOKUP_MAX, STORE_LOOKUPS_MAX,
 };
 
 /// A handle to the pool; cheap to clone.
@@ -21,6 +22,8 @@ use crate::limits::{
 pub struct Helper {
     handle: tokio::runtime::Handle,
     readers: Arc<Readers>,
+    /// Threads that may look something up in the store at once.
+    lookups: Arc<Semaphore>,
 }
 
 /// Threads that may read files for clients at once.
@@ -72,7 +75,11 @@ impl Helper {
             small: Arc::new(Semaphore::new(READERS_SMALL_MAX)),
             large: Arc::new(Semaphore::new(READERS_LARGE_MAX)),
         });
-        Ok(Helper { handle, readers })
+        Ok(Helper {
+            handle,
+            readers,
+            lookups: Arc::new(Semaphore::new(STORE_LOOKUPS_MAX)),
+        })
     }
 
     /// The threads, for who watches over them.
@@ -123,29 +130,6 @@ impl Helper {
         self.handle.spawn(async move { sender.send(work.await) });
         receiver.recv().await
     }
-
-    /// Like [`Helper::ask_blocking`], waiting no longer than `limit`; `None` after that, and the work goes on.
-    pub async fn ask_blocking_within<T: Send + 'static>(
-        &self,
-        limit: Duration,
-        work: impl FnOnce() -> T + Send + 'static,
-    ) -> Option<Result<T, Lost>> {
-        monoio::time::timeout(limit, self.ask_blocking(work)).await.ok()
-    }
-
-    /// Runs blocking `work` on a thread of its own and brings its result to the calling core.
-    ///
-    /// # Cancellation
-    ///
-    /// The work goes on.
-    pub async fn ask_blocking<T: Send + 'static>(
-        &self,
-        work: impl FnOnce() -> T + Send + 'static,
-    ) -> Result<T, Lost> {
-        let (sender, receiver) = reply::channel();
-        self.handle.spawn_blocking(move || sender.send(work()));
-        receiver.recv().await
-    }
 }
 
 impl Helper {
@@ -169,6 +153,54 @@ impl Helper {
             ReadKind::Small => &self.readers.small,
             ReadKind::Large => &self.readers.large,
         };
+        self.run_on(threads, READER_WAIT, work).await
+    }
+
+    /// Runs `work`, which looks something up in the store, on one of the threads for lookups, and brings its result to the
+    /// calling core. `None` after [`STORE_LOOKUP_MAX`].
+    ///
+    /// # Errors
+    ///
+    /// The work panicked.
+    ///
+    /// # Cancellation
+    ///
+    /// As for [`Helper::read`]; the time limit is a cancellation.
+    pub async fn look_up<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Option<Result<T, Lost>> {
+        // The limit for the answer ends first, so that a lookup without a thread is one that took too long.
+        let found = self.run_on(&self.lookups, 2 * STORE_LOOKUP_MAX, work);
+        monoio::time::timeout(STORE_LOOKUP_MAX, found).await.ok()
+    }
+
+    /// As [`Helper::look_up`], for a task of the pool.
+    pub(crate) async fn look_up_on_pool<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Option<Result<T, Lost>> {
+        let threads = self.lookups.clone();
+        let found = async move {
+            // `Err`: the semaphore is closed, which it never is.
+            let permit = threads.acquire_owned().await.map_err(|_| Lost)?;
+            blocking(move || {
+                let found = work();
+                drop(permit);
+                found
+            })
+            .await
+        };
+        tokio::time::timeout(STORE_LOOKUP_MAX, found).await.ok()
+    }
+
+    /// Runs `work` on one of `threads`, waiting for it no longer than `wait`, and brings its result to the calling core.
+    async fn run_on<T: Send + 'static>(
+        &self,
+        threads: &Arc<Semaphore>,
+        wait: Duration,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, Lost> {
         let (sender, receiver) = reply::channel();
         match threads.clone().try_acquire_owned() {
             Ok(permit) => {
@@ -182,8 +214,7 @@ impl Helper {
                 let threads = threads.clone();
                 self.handle.spawn(async move {
                     // `Err` of the semaphore: it is closed, which it never is.
-                    let Ok(Ok(permit)) = tokio::time::timeout(READER_WAIT, threads.acquire_owned()).await
-                    else {
+                    let Ok(Ok(permit)) = tokio::time::timeout(wait, threads.acquire_owned()).await else {
                         return;
                     };
                     if !sender.is_awaited() {
@@ -221,15 +252,6 @@ impl Workers {
             *seen = now;
         }
     }
-}
-
-/// Runs blocking `work` from a task of the pool, waiting for it no longer than `limit`; `None` after that, and the
-/// work goes on.
-pub(crate) async fn blocking_within<T: Send + 'static>(
-    limit: Duration,
-    work: impl FnOnce() -> T + Send + 'static,
-) -> Option<Result<T, Lost>> {
-    tokio::time::timeout(limit, blocking(work)).await.ok()
 }
 
 /// Runs blocking `work` from a task of the pool.
