@@ -592,7 +592,8 @@ pub const S3_GIVEN_UP: Duration = Duration::from_secs(1);
 /// Longest life of a URL with which anybody may read an object.
 pub const S3_PRESIGNED_MAX: Duration = Duration::from_secs(60);
 
-/// Threads that do blocking file work. One write per running fill plus as many for lookups.
+/// Threads that do blocking work: one write per running fill, and as many more for lookups in the store, readers of files and
+/// lookups of host names.
 pub const BLOCKING_THREADS_MAX: usize = 2 * FILLS_MAX;
 
 /// Lookups of host names that block a thread at once, of all registries together: half of [`BLOCKING_THREADS_MAX`]. One entry of
