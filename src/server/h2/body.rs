@@ -15,7 +15,8 @@ use super::connection::Shared;
 use super::unread::OpenRange;
 use crate::http::{Growing, Piece, Span};
 use crate::limits::{
-    COLD_STEP_BYTES, H2_OPEN_RANGE_PATIENCE, SEND_RATE_MIN, SEND_STALL_SECONDS, SPLICE_BYTES_MIN,
+    COLD_STEP_BYTES, H2_OPEN_RANGE_PATIENCE, OPEN_RANGE_UNSENT_BYTES, SEND_RATE_MIN, SEND_STALL_SECONDS,
+    SPLICE_BYTES_MIN,
 };
 use crate::runtime::clock::monotonic_millis;
 use crate::runtime::helper::ReadKind;
@@ -58,10 +59,12 @@ impl<'a, H> Outbound<'a, H> {
         }
     }
 
-    /// Sends the body no further ahead of the client's program than [`H2_OPEN_RANGE_UNREAD_BYTES`].
+    /// Sends the body little ahead of the client's program: with at most [`H2_OPEN_RANGE_UNREAD_BYTES`] unread, and from now on
+    /// with at most [`OPEN_RANGE_UNSENT_BYTES`] of the connection in the kernel.
     ///
     /// [`H2_OPEN_RANGE_UNREAD_BYTES`]: crate::limits::H2_OPEN_RANGE_UNREAD_BYTES
-    pub fn limit_unread(&mut self) {
+    pub fn limit_ahead(&mut self) {
+        self.shared.wire.limit_unsent(OPEN_RANGE_UNSENT_BYTES);
         let id = self.stream.stream_id().as_u32();
         self.open_range = Some(self.shared.open_ranges.begin(id));
     }

@@ -19,7 +19,7 @@ use crate::http::Certificate;
 use crate::limits::{
     H2_CONNECTION_READ_BYTES_MAX, H2_CONNECTION_UNSENT_BYTES_MAX, H2_CONNECTION_WINDOW_BYTES,
     H2_HEADER_LIST_BYTES_MAX, H2_LOCAL_RESETS_MAX, H2_STREAM_UNSENT_BYTES_MAX, H2_STREAM_WINDOW_BYTES,
-    H2_STREAMS_MAX, H2_UNSEEN_RESETS_MAX, LINGER_BYTES_MAX, OPEN_RANGE_UNSENT_BYTES,
+    H2_STREAMS_MAX, H2_UNSEEN_RESETS_MAX, LINGER_BYTES_MAX,
 };
 use crate::server::stream::Stream;
 use crate::server::watch::Watch;
@@ -42,8 +42,6 @@ pub struct Shared<H> {
     pub reads: Budget,
     /// Bytes of bodies handed over.
     pub sent: Cell<u64>,
-    /// An open range was answered, so the kernel takes little that it cannot send yet.
-    pub open_range: Cell<bool>,
     pub open_ranges: Rc<OpenRanges>,
     pub wire: WeakWire,
     /// Streams with a task of their own.
@@ -120,7 +118,6 @@ async fn converse<H: Handler>(wire: Wire, server: Rc<Server<H>>, peer: Option<So
         budget: Budget::new(H2_CONNECTION_UNSENT_BYTES_MAX),
         reads: Budget::new(H2_CONNECTION_READ_BYTES_MAX),
         sent: Cell::new(0),
-        open_range: Cell::new(false),
         open_ranges: wire.open_ranges(),
         wire: wire.downgrade(),
         tasks: Cell::new(0),
@@ -132,15 +129,11 @@ async fn converse<H: Handler>(wire: Wire, server: Rc<Server<H>>, peer: Option<So
     let mut closing = false;
     let leaving = Cell::new(false);
     let renewed = Cell::new(false);
-    let limited = Cell::new(false);
     let mut tick = pin!(monoio::time::sleep(DRAIN_CHECK));
     let outcome = drive(
         &wire,
         |cx| {
             shared.note_waker(cx);
-            if shared.open_range.get() && !limited.replace(true) {
-                wire.limit_unsent(OPEN_RANGE_UNSENT_BYTES);
-            }
             if !leaving.get() && (shared.server.shutdown.draining() || wire.is_worn_out()) {
                 leaving.set(true);
                 connection.graceful_shutdown();

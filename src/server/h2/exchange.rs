@@ -229,18 +229,14 @@ async fn send<H: Handler>(
         fields.insert(::http::header::CONTENT_LENGTH, HeaderValue::from(length));
     }
     let end = bodiless || head.method == Method::Head || answer.length == Some(0);
-    let open_range = status == 206 && head.has_open_range();
-    if open_range {
-        shared.open_range.set(true);
-    }
     let stream = match respond.send_response(response(status, fields), end) {
         Err(_) => return outcome.gone(),
         Ok(_) if end => return outcome,
         Ok(stream) => stream,
     };
     let mut outbound = Outbound::new(shared, stream);
-    if open_range {
-        outbound.limit_unread();
+    if status == 206 && head.has_open_range() {
+        outbound.limit_ahead();
     }
     let sent = match answer.body {
         Body::Empty => outbound.end(),

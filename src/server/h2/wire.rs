@@ -58,6 +58,13 @@ pub struct Wire(Rc<Inner>);
 pub struct WeakWire(Weak<Inner>);
 
 impl WeakWire {
+    /// As [`Stream::limit_unsent`].
+    pub fn limit_unsent(&self, bytes: u32) {
+        if let Some(wire) = self.0.upgrade() {
+            wire.stream.limit_unsent(bytes);
+        }
+    }
+
     /// Bytes given to the kernel that the client's kernel has not confirmed; 0 for a connection that is gone, and where the
     /// kernel cannot tell.
     pub fn unconfirmed(&self) -> u64 {
@@ -177,11 +184,6 @@ impl Wire {
     /// For tasks that may outlive the connection.
     pub fn downgrade(&self) -> WeakWire {
         WeakWire(Rc::downgrade(&self.0))
-    }
-
-    /// As [`Stream::limit_unsent`].
-    pub fn limit_unsent(&self, bytes: u32) {
-        self.0.stream.limit_unsent(bytes);
     }
 
     /// Whether the client has sent its SETTINGS.
