@@ -260,3 +260,43 @@ pub(crate) async fn blocking<T: Send + 'static>(
 ) -> Result<T, Lost> {
     tokio::task::spawn_blocking(work).await.map_err(|_| Lost)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Mutex, mpsc};
+
+    use super::*;
+
+    const PATIENCE: Duration = Duration::from_secs(60);
+
+    #[test]
+    fn the_pool_does_not_beat_while_no_blocking_thread_is_free() {
+        let helper = Helper::start(NonZeroUsize::MIN).unwrap();
+        let (started, all_started) = mpsc::channel();
+        let (release, released) = mpsc::channel::<()>();
+        let released = Arc::new(Mutex::new(released));
+        for _ in 0..BLOCKING_THREADS_MAX {
+            let (started, released) = (started.clone(), released.clone());
+            helper.spawn_blocking(move || {
+                started.send(()).unwrap();
+                // `Err`: the test released all threads.
+                let _ = released.lock().unwrap().recv();
+            });
+        }
+        for _ in 0..BLOCKING_THREADS_MAX {
+            all_started.recv_timeout(PATIENCE).unwrap();
+        }
+        let pulse = Pulse::default();
+        let (worked, work) = mpsc::channel();
+        helper.keep_beating(pulse.clone(), move || {
+            let _ = worked.send(());
+        });
+        // The pool has one thread, which runs its tasks in order: the pulse waits for a blocking thread by then.
+        let (sender, behind) = mpsc::channel();
+        helper.spawn(async move { sender.send(()).unwrap() });
+        behind.recv_timeout(PATIENCE).unwrap();
+        assert_eq!((pulse.beats(), work.try_recv().is_ok()), (0, false));
+        drop(release);
+        work.recv_timeout(PATIENCE).unwrap();
+    }
+}
