@@ -600,8 +600,9 @@ pub const BLOCKING_THREADS_MAX: usize = 2 * FILLS_MAX;
 /// the configuration has at most 8 of them, so 32 entries whose name servers are silent leave none to another entry.
 pub const NAME_LOOKUPS_MAX: usize = BLOCKING_THREADS_MAX / 2;
 
-/// Lookups in the store that hold a blocking thread at once. A lookup takes microseconds on a disk that answers. On one that
-/// does not, each thread is held until the disk answers, and readers of open files need threads all the same.
+/// Lookups in the store that hold a blocking thread at once. A lookup takes microseconds on a disk that answers; in an older
+/// store, the first lookup of an entry hashes its file. On a disk that does not answer, each lookup holds its thread, and readers
+/// of open files need threads all the same.
 pub const STORE_LOOKUPS_MAX: usize = BLOCKING_THREADS_MAX / 4;
 
 const _: () = assert!(WITHHELD_BYTES < HELD_WHOLE_BYTES_MAX);
