@@ -10,7 +10,7 @@ const PARTS: u64 = 4;
 const PART: u64 = 4 * MIB;
 
 /// Bytes sent for a part at most. Without a limit on unsent bytes, or on unread ones, it is 1.8 to 2 times the part.
-const SENT_MAX: u64 = PART * 3 / 2;
+const SENT_MAX: u64 = PART * 13 / 10;
 
 /// What a client's kernel keeps for it. It is of one size, so that what is sent in vain does not depend on the machine.
 const RECEIVE_BUFFER_BYTES: usize = 128 * 1024;

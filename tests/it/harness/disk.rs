@@ -266,6 +266,12 @@ pub fn is_stored(root: &Path, digest: &str) -> bool {
         .any(|path| path.file_name() == Some(name.as_os_str()))
 }
 
+/// Whether `path` lies on a tmpfs.
+pub fn on_tmpfs(path: &Path) -> bool {
+    const TMPFS_MAGIC: i64 = 0x0102_1994;
+    rustix::fs::statfs(path).expect("a path of the store").f_type == TMPFS_MAGIC
+}
+
 /// Whether `fragment` occurs in any file of the store.
 pub fn contains(root: &Path, fragment: &str) -> bool {
     files_below(root).iter().any(|path| {
