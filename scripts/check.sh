@@ -269,7 +269,7 @@ for driver in auto epoll; do
   overload $driver
   clients $driver clients.sh "public images"
   clients $driver clients_private.sh "private images"
-  clients $driver clients_door.sh "front door"
+  clients $driver clients_auth.sh "client authentication"
   clients $driver clients_tls.sh TLS
   [ $driver != auto ] || clients $driver clients_h2.sh HTTP/2
 done

@@ -23,7 +23,7 @@ user=alice
 # Searched for in every log and file of the cache.
 password=canary-$RANDOM$RANDOM
 
-# Names of one content behind two doors, each once with credentials of the server and once without. None resolves.
+# Names of one content behind two registries, each once with credentials of the server and once without. None resolves.
 registry=basic.test
 ours=(basic-ours.test token-ours.test)
 theirs=(basic.test token.test)

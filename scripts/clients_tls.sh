@@ -163,8 +163,8 @@ outside='401|unauthorized|no basic auth credentials|authentication required'
 configure "auth: {username: alice, password: $password, client_certificates: [CN=node-*]}
 tls_client_ca_file: $pki/clients.crt
 tls_client_auth: optional"
-start_cache door
-door=$cache
+start_cache auth
+auth=$cache
 configure "tls_client_ca_file: $pki/clients.crt"
 start_cache mutual
 mutual=$cache
@@ -193,7 +193,7 @@ for client in curl openssl skopeo podman docker containerd; do
   check "$client shows none" refused "$demanded" pull_$client
   knows ours stranger -
   check "$client shows one of another authority" refused "$wrong" pull_$client
-  cache=$door
+  cache=$auth
   knows ours - "alice:$password"
   check "$client comes in with a password" pull_$client
   knows ours - "alice:wrong"

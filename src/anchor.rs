@@ -294,14 +294,17 @@ mod tests {
     #[test]
     fn a_certificate_says_what_it_is_for() {
         let of = |usage| made(|params| params.extended_key_usages = vec![usage]);
-        let (serves, asks) = (
+        let (server_only, client_only) = (
             of(ExtendedKeyUsagePurpose::ServerAuth),
             of(ExtendedKeyUsagePurpose::ClientAuth),
         );
-        assert_eq!(server(&serves, &serves, "registry.lan", year(2025)), Ok(()));
-        assert!(client(&serves, &serves, year(2025)).is_err());
-        assert!(server(&asks, &asks, "registry.lan", year(2025)).is_err());
-        assert_eq!(client(&asks, &asks, year(2025)), Ok(()));
+        assert_eq!(
+            server(&server_only, &server_only, "registry.lan", year(2025)),
+            Ok(())
+        );
+        assert!(client(&server_only, &server_only, year(2025)).is_err());
+        assert!(server(&client_only, &client_only, "registry.lan", year(2025)).is_err());
+        assert_eq!(client(&client_only, &client_only, year(2025)), Ok(()));
     }
 
     #[test]

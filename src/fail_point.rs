@@ -1,18 +1,17 @@
-//! Places where tests make the process fail. Only with the cargo feature `fail-points`, which no release has;
-//! without it nothing of this is compiled in.
+//! Fail points of the tests. The cargo feature `fail-points` compiles them in; no release has that feature.
 //!
-//! `FAIL_POINT=<name>:<action>:<n>` fails when the point `name` is reached for the n-th time, once. The names are the
-//! ones `reach` is called with. The actions: `abort` and `panic`; `stall`, which holds the thread for ever, and
-//! `stall<seconds>`; `hang`, which holds every thread that comes there from the n-th time on, as a disk does.
+//! `FAIL_POINT=<name>:<action>:<n>` runs the action once, on the n-th hit of the fail point `name`. The names are the
+//! arguments of `hit`. The actions: `abort` and `panic`; `stall`, which blocks the thread for ever; `stall<seconds>`;
+//! `hang`, which blocks every thread from the n-th hit on, as a disk does.
 
-/// Fails here if this is the place, and the time, the environment names.
+/// Runs the action of `FAIL_POINT` when the environment names this fail point and this hit.
 #[cfg(not(feature = "fail-points"))]
 #[inline(always)]
-pub fn reach(_name: &str) {}
+pub fn hit(_name: &str) {}
 
-/// Fails here if this is the place, and the time, the environment names.
+/// Runs the action of `FAIL_POINT` when the environment names this fail point and this hit.
 #[cfg(feature = "fail-points")]
-pub fn reach(name: &str) {
+pub fn hit(name: &str) {
     use std::sync::OnceLock;
     use std::sync::atomic::{AtomicU64, Ordering};
     use std::time::{Duration, Instant};
@@ -28,7 +27,7 @@ pub fn reach(name: &str) {
         name: String,
         action: Action,
         nth: u64,
-        reached: AtomicU64,
+        hits: AtomicU64,
     }
     static ORDER: OnceLock<Option<Order>> = OnceLock::new();
 
@@ -61,16 +60,16 @@ pub fn reach(name: &str) {
                 }
             },
             nth: nth.parse().expect("FAIL_POINT ends with a number"),
-            reached: AtomicU64::new(0),
+            hits: AtomicU64::new(0),
         })
     });
     let Some(order) = order.as_ref().filter(|order| order.name == name) else {
         return;
     };
-    let reached = order.reached.fetch_add(1, Ordering::SeqCst) + 1;
+    let hits = order.hits.fetch_add(1, Ordering::SeqCst) + 1;
     match order.action {
-        Action::Hang if reached >= order.nth => hold(FOR_EVER),
-        _ if reached != order.nth => {}
+        Action::Hang if hits >= order.nth => hold(FOR_EVER),
+        _ if hits != order.nth => {}
         Action::Abort => std::process::abort(),
         Action::Panic => panic!("fail point {name}"),
         Action::Stall(time) => hold(time),

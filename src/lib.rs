@@ -9,6 +9,7 @@ pub mod systemd;
 
 pub mod server;
 
+pub mod auth;
 pub mod registry;
 
 pub mod cache;
@@ -25,5 +26,6 @@ pub mod fuzz;
 pub mod http;
 pub mod limits;
 pub mod log;
+pub mod lru;
 pub mod oci;
 pub mod sys;

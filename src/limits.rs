@@ -2,11 +2,13 @@
 
 use std::time::Duration;
 
-/// Connections of the whole process when nobody says otherwise and descriptors allow it. At 4 KiB each, idle ones take
-/// 80 MiB.
+// --- Connections ---
+
+/// The default limit of connections for the whole process, where the descriptors suffice. At 4 KiB each, idle connections
+/// take 80 MiB.
 pub const CONNECTIONS_MAX: usize = 20_000;
 
-/// Descriptors that are never for connections: listeners, rings and doorbells of a few cores, the helper pool, logs. Of
+/// Descriptors that are never for connections: listeners, rings and wakers of a few cores, the helper pool, logs. Of
 /// the others four fifths are for connections, and one fifth for content: open files, pipes, upstreams.
 pub const DESCRIPTORS_RESERVED: usize = 128;
 
@@ -19,43 +21,52 @@ pub const CONNECTIONS_PER_CORE_MAX: usize = 16_384;
 /// Connections accepted in a row before a core turns to those it has.
 pub const ACCEPTS_PER_TURN: usize = 256;
 
-/// Idle connections closed at once to make room, at most, and at most this part of the limit.
-pub const CLOSED_AT_ONCE_MAX: usize = 64;
-pub const CLOSED_AT_ONCE_PART: usize = 32;
+/// Idle connections that one eviction closes at most, and the largest part of the limit that it closes (a divisor).
+pub const EVICTIONS_AT_ONCE_MAX: usize = 64;
+pub const EVICTIONS_AT_ONCE_DIVISOR: usize = 32;
 
 /// A connection that was idle for so long, however busy it was before, makes room for a new one.
-pub const IDLE_PATIENCE_MILLIS: u64 = 1_000;
+pub const IDLE_EVICTION_AGE: Duration = Duration::from_secs(1);
 
 /// A head that has been coming for so long makes room like an idle connection, when there is none.
-pub const HEAD_PATIENCE_MILLIS: u64 = 2_000;
+pub const SLOW_HEAD_EVICTION_AGE: Duration = Duration::from_secs(2);
 
-/// Connections on their way from one core to another. Beyond, they stay where they were accepted.
-pub const HANDED_OVER_MAX: usize = 256;
+/// Accepted sockets in the handoff queue of a core. Further connections stay on the core that accepted them.
+pub const HANDOFF_QUEUE_MAX: usize = 256;
 
-/// How long something must not have happened to be over.
-pub const EPISODE_QUIET_SECONDS: u32 = 10;
+// --- Logged conditions ---
 
-/// Memory counted for a response under way: what the kernel keeps of it for the client, and our part.
+/// Time without a new event after which a logged condition has ended.
+pub const CONDITION_QUIET_TIME: Duration = Duration::from_secs(10);
+
+// --- Memory budget ---
+
+/// Memory counted for a response in flight: its bytes in the kernel's socket buffer, and our part.
 pub const RESPONSE_BYTES: u64 = 256 * 1024;
 
 /// The memory budget is never chosen smaller: 16 fills.
 pub const MEMORY_BUDGET_MIN: u64 = 64 * 1024 * 1024;
 
+// --- Request heads ---
+
 /// Receive buffer a connection starts with, in bytes. Heads of docker, containerd and podman are 300 to 900.
-pub const INBOX_BYTES: usize = 1_024;
+pub const RECEIVE_BUFFER_BYTES: usize = 1_024;
 
 /// From the first byte of a head to its last.
-pub const HEAD_SECONDS: u32 = 10;
+pub const REQUEST_HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How long a client that connected when the server began to stop may take to ask for something: a long way there and back,
+/// Time for the first request of a client that connected at the start of a shutdown: a round trip over a long distance,
 /// with a handshake.
-pub const FIRST_REQUEST: Duration = Duration::from_millis(500);
-/// From the first byte of a TLS handshake, or the connection, to the end of the handshake.
-pub const HANDSHAKE_SECONDS: u32 = 10;
+pub const FIRST_REQUEST_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// Time of a core that TLS handshakes may take before everybody else has a turn, in microseconds. A step of a handshake is
-/// 0.2 ms with an ECDSA key and five with the largest RSA keys, so a turn is 2 to 7 ms.
-pub const HANDSHAKE_TURN_MICROS: u64 = 2_000;
+// --- TLS ---
+
+/// From the first byte of a TLS handshake, or the connection, to the end of the handshake.
+pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The length of a handshake turn: TLS handshakes take this time of a core before other connections run. One handshake
+/// operation takes 0.2 ms with an ECDSA key and 5 ms with the largest RSA keys, so a turn is 2 to 7 ms.
+pub const HANDSHAKE_TURN_TIME: Duration = Duration::from_millis(2);
 
 /// Sessions remembered for clients of TLS 1.2 without tickets: about 1 KiB each, more where clients show certificates.
 pub const TLS_SESSIONS_MAX: usize = 8_192;
@@ -65,78 +76,93 @@ pub const TLS_SESSIONS_MAX: usize = 8_192;
 /// speed with 16 KiB, at 0.96 to 1.05 with 32 KiB, at 1.02 to 1.2 with 128 KiB, at 0.95 to 1.24 with 256 KiB.
 pub const TLS_PENDING_BYTES: usize = 64 * 1024;
 
-/// Records after which a session whose keys the kernel has takes no further request. AES-GCM is good for 2^24.5 full ones under
-/// one key (RFC 8446, 5.5), and the kernel cannot change keys: 2^23 are 128 GiB in full records, four million answers in
-/// small ones. As many again are for answers that are under way then, and where those end they are cut off.
-pub const KERNEL_TLS_RECORDS: u64 = 1 << 23;
-pub const KERNEL_TLS_RECORDS_MAX: u64 = 1 << 24;
+/// Records after which a kTLS session accepts no further request: its key is near its limit. AES-GCM is good for 2^24.5 full
+/// records under one key (RFC 8446, 5.5), and the kernel cannot change keys. 2^23 records are 128 GiB in full records, four
+/// million answers in small ones. As many again are for answers in flight. At the second number the key is exhausted, and
+/// answers are cut off.
+pub const KTLS_RECORDS_SOFT_MAX: u64 = 1 << 23;
+pub const KTLS_RECORDS_MAX: u64 = 1 << 24;
 
-/// Reads in a row that may bring nothing: a full record is five of them, and a client that sends none but empty ones is
-/// not asking for anything.
+/// Reads in a row that may bring nothing: a full record is five of them, and a client that sends only empty records sends
+/// no request.
 pub const TLS_READS_MAX: usize = 64;
 
+// --- Connection deadlines ---
+
+/// How often each core checks the deadlines of its connections and hands log lines over.
+pub const CONNECTION_SWEEP_INTERVAL: Duration = Duration::from_millis(250);
+
 /// Between requests on a kept connection.
-pub const IDLE_SECONDS: u32 = 75;
+pub const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(75);
 
 /// A response of which the client takes nothing.
-pub const SEND_STALL_SECONDS: u32 = 60;
+pub const SEND_STALL_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Bytes a second that a client must take, counted over [`SEND_STALL_SECONDS`] in which we waited for it.
+/// The minimum throughput of a client in bytes a second, counted over [`SEND_STALL_TIMEOUT`] of waiting for the client.
 pub const SEND_RATE_MIN: u64 = 1024;
 
 /// How often it is checked whether a client that waits for an answer is still there, and how long one waits on that has closed
 /// its sending side: a client may do so and read on, but none of docker, containerd and podman does.
-pub const CLIENT_CHECK: Duration = Duration::from_secs(1);
-pub const CLIENT_GONE: Duration = Duration::from_secs(5);
+pub const CLIENT_CHECK_INTERVAL: Duration = Duration::from_secs(1);
+pub const HALF_CLOSED_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What is read and thrown away after a refusal, so that the client sees the answer instead of a reset.
 pub const LINGER_BYTES_MAX: usize = 64 * 1024;
-pub const LINGER_SECONDS: u32 = 2;
+pub const LINGER_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// How often each core gives a sign of life, and how far apart the samples of its loop's delay are. Four wake-ups a second
+// --- Health ---
+
+/// The interval of each core's heartbeat, and of the samples of its loop's delay. Four wake-ups a second
 /// cost nothing next to the sweep, which is as frequent.
-pub const BEAT: Duration = Duration::from_millis(250);
+pub const HEARTBEAT_INTERVAL: Duration = Duration::from_millis(250);
 
-/// How often the helper pool and the store do: each time it costs a task and a thread.
-pub const HELPER_BEAT: Duration = Duration::from_secs(1);
+/// The interval of the heartbeats of the helper pool and the store. Each heartbeat costs a task and a thread.
+pub const HELPER_HEARTBEAT_INTERVAL: Duration = Duration::from_secs(1);
 
-/// How often the watchdog listens.
-pub const WATCHDOG_TICK: Duration = Duration::from_secs(1);
+/// The interval of the heartbeat monitor's checks.
+pub const WATCHDOG_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Silence after which a core counts as hanging: twenty beats. Nothing a core does takes a hundredth of it.
-pub const CORE_SILENT: Duration = Duration::from_secs(5);
+/// Time without a heartbeat after which a core counts as hanging: twenty ticks. No operation of a core takes a hundredth of
+/// it.
+pub const HEARTBEAT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Silence after which the process is ended: whatever it waits for, clients have given up.
-pub const CORE_DEAD: Duration = Duration::from_secs(30);
+/// Time without a heartbeat after which the process aborts: clients have given up by then.
+pub const CORE_ABORT_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The same where the kernel holds the core in a device's or its own work: the process could not end sooner anyway, and a
 /// restart finds the same disk.
-pub const CORE_DEAD_IN_KERNEL: Duration = Duration::from_secs(600);
+pub const CORE_ABORT_TIMEOUT_IN_KERNEL: Duration = Duration::from_secs(600);
 
-/// How often the longest delay of each core's loop is told.
-pub const DELAY_REPORT: Duration = Duration::from_secs(10);
+/// The interval of the reports of each core's longest loop delay.
+pub const DELAY_REPORT_INTERVAL: Duration = Duration::from_secs(10);
 
-/// Sockets a supervisor may pass.
+// --- systemd ---
+
+/// Sockets that systemd may pass.
 pub const INHERITED_SOCKETS_MAX: usize = 64;
 
-/// How long the supervisor's socket may hold us up.
-pub const NOTIFY_PATIENCE: Duration = Duration::from_secs(1);
+/// How long a message to the socket of systemd may take.
+pub const NOTIFY_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// How often a ring is asked for again when the kernel says that no memory may be locked, and after how long: it gives back
-/// what closed rings held a moment later.
-pub const RING_TRIES: u32 = 10;
-pub const RING_PAUSE: Duration = Duration::from_millis(20);
+// --- io_uring ---
 
-/// Requests of one HTTP/2 connection under way at once; clients are told.
+/// Attempts to set up a ring when the kernel refuses to lock memory, and the interval between them. The kernel releases
+/// the memory of closed rings a moment later.
+pub const RING_SETUP_ATTEMPTS_MAX: u32 = 10;
+pub const RING_SETUP_RETRY_INTERVAL: Duration = Duration::from_millis(20);
+
+// --- HTTP/2 ---
+
+/// Requests of one HTTP/2 connection in flight at once; the SETTINGS frame states it.
 pub const H2_STREAMS_MAX: u32 = 100;
 
 /// What a client may send of a request's body before we look at it: nothing we serve has a use for one.
 pub const H2_STREAM_WINDOW_BYTES: u32 = 64 * 1024 - 1;
 pub const H2_CONNECTION_WINDOW_BYTES: u32 = 1024 * 1024;
 
-/// How long the answer waits for the rest of a request that has a body: nothing we serve has a use for one, but its mistakes
-/// are told only before the answer.
-pub const REQUEST_BODY_PATIENCE: Duration = Duration::from_millis(250);
+/// How long the answer waits for the rest of a request that has a body. No request here needs a body, but errors of
+/// the body can be reported only before the answer.
+pub const REQUEST_BODY_TIMEOUT: Duration = Duration::from_millis(250);
 
 /// The fields of one HTTP/2 request, each counted with 32 bytes more (RFC 9113, 6.5.2).
 pub const H2_HEADER_LIST_BYTES_MAX: u32 = 32 * 1024;
@@ -150,9 +176,9 @@ pub const H2_CONNECTION_UNSENT_BYTES_MAX: usize = 1024 * 1024;
 pub const H2_CONNECTION_READ_BYTES_MAX: usize = 8 * H2_STREAM_UNSENT_BYTES_MAX;
 
 /// Encoded frames of a connection that wait for the socket; beyond, nothing more is encoded or read.
-pub const H2_OUTBOX_BYTES: usize = 64 * 1024;
+pub const H2_SEND_BUFFER_BYTES: usize = 64 * 1024;
 
-/// Streams that were reset before we saw their request, and streams we reset for a client's mistakes, before the
+/// Streams that were reset before we saw their request, and streams we reset for a client's errors, before the
 /// connection is closed.
 pub const H2_UNSEEN_RESETS_MAX: usize = 20;
 pub const H2_LOCAL_RESETS_MAX: usize = 256;
@@ -161,7 +187,7 @@ pub const H2_LOCAL_RESETS_MAX: usize = 256;
 pub const H2_RESETS_PER_SECOND: u32 = 100;
 pub const H2_RESETS_AT_ONCE: u32 = 1_000;
 
-/// Frames without a use of their own (PING, SETTINGS, PRIORITY, WINDOW_UPDATE, CONTINUATION, DATA, unknown ones) a client
+/// Frames that no request needs (PING, SETTINGS, PRIORITY, WINDOW_UPDATE, CONTINUATION, DATA, unknown ones) a client
 /// may send beyond those that its requests and our DATA frames give rise to.
 pub const H2_IDLE_FRAMES_PER_SECOND: u32 = 100;
 pub const H2_IDLE_FRAMES_AT_ONCE: u32 = 1_000;
@@ -170,7 +196,9 @@ pub const H2_IDLE_FRAMES_AT_ONCE: u32 = 1_000;
 /// and the connection for the other, each twice. Saved up to what a thousand large responses in flight may need.
 pub const H2_FRAMES_PER_REQUEST: u32 = 8;
 pub const H2_FRAMES_PER_DATA: u32 = 4;
-pub const H2_FRAMES_SAVED_MAX: u32 = 100_000;
+pub const H2_FRAME_CREDIT_MAX: u32 = 100_000;
+
+// --- Sending content ---
 
 /// Objects up to this size are served from a core's memory with one `send`. Above it `sendfile` measured
 /// better: at 64 KiB and 256 connections 1.27 against 1.12 times nginx.
@@ -182,28 +210,28 @@ pub const MEMORY_OBJECTS_MAX: usize = 65_536;
 /// Bodies from here on go through a pipe (`splice`), smaller ones through `sendfile`.
 pub const SPLICE_BYTES_MIN: u64 = 1024 * 1024;
 
-/// Capacity asked for a pipe, and the step in which residency is checked.
+/// The requested capacity of a pipe, and the step in which residency is checked.
 pub const PIPE_BYTES: usize = 1024 * 1024;
 
 /// Idle pipes a core keeps. 64 × 1 MiB is an address range, not memory: pipes hold references to pages.
 pub const IDLE_PIPES_MAX: usize = 64;
 
 /// Pipes a core has at once; further responses go without. A client that stalls keeps its own, which is two descriptors more:
-/// 256 × 2 are 512 of them for each core, where thousands of such clients would take the place of as many connections.
+/// 256 × 2 are 512 of them for each core, where thousands of such clients would take the slots of as many connections.
 pub const PIPES_MAX: usize = 256;
 
 const _: () = assert!(IDLE_PIPES_MAX <= PIPES_MAX);
 
 /// What one connection may send, in bytes, before it lets others on the core run.
-pub const TURN_BYTES: u64 = 4 * 1024 * 1024;
+pub const SEND_TURN_BYTES: u64 = 4 * 1024 * 1024;
 
 /// What is read at once of a file whose pages are missing, and what is sent of it in a turn: 40 us of a core. Small hits
-/// beside such a body took 1.3 times as long as alone, with turns of [`TURN_BYTES`] 8 times as long.
-pub const COLD_STEP_BYTES: u64 = 256 * 1024;
+/// beside such a body took 1.3 times as long as alone, with turns of [`SEND_TURN_BYTES`] 8 times as long.
+pub const COLD_READ_BYTES: u64 = 256 * 1024;
 
 /// How long helper threads read every file, after the kernel took pages back that a client then wanted: memory is short,
 /// and what the page cache has now may be gone a moment later.
-pub const MEMORY_SHORT: Duration = Duration::from_secs(5);
+pub const MEMORY_PRESSURE_TIME: Duration = Duration::from_secs(5);
 
 /// Helper threads that may read files for clients at once: steps whose pages are in memory as far as is known, steps of
 /// small bodies that wait for a disk, and steps of large bodies that do. A slow disk holds no more than these 96 of
@@ -213,34 +241,38 @@ pub const READERS_SMALL_MAX: usize = 32;
 pub const READERS_LARGE_MAX: usize = 32;
 
 /// How long a step waits for one of these threads: 1,000 clients of a disk of 1 MB/s need 256 s for a step each.
-pub const READER_WAIT: Duration = Duration::from_secs(300);
+pub const READER_QUEUE_TIMEOUT: Duration = Duration::from_secs(300);
 
-/// Unsent bytes that the kernel takes for a client that asked for an open range, which commonly closes the connection, or
+/// Unsent bytes that the kernel takes for a client that requested an open range, which commonly closes the connection, or
 /// resets the stream, when it has a part. With HTTP/2 the limit holds for the connection from its first open range on.
 pub const OPEN_RANGE_UNSENT_BYTES: u32 = 128 * 1024;
 
 /// Bytes of an open range that an HTTP/2 client may have received and not read, and the time within which it grants window for
-/// some of them. The kernel's 128 KiB and [`H2_OUTBOX_BYTES`] come before them. A client that is slower gets twice the bytes; one
+/// some of them. The kernel's 128 KiB and [`H2_SEND_BUFFER_BYTES`] come before them. A client that is slower gets twice the bytes; one
 /// that has not granted any window gets all that its window allows.
 pub const H2_OPEN_RANGE_UNREAD_BYTES: u64 = 256 * 1024;
-pub const H2_OPEN_RANGE_PATIENCE: Duration = Duration::from_millis(200);
+pub const H2_OPEN_RANGE_TIMEOUT: Duration = Duration::from_millis(200);
 
 /// The same for what is encrypted on the core: 0.3 to 0.6 ms.
-pub const TLS_TURN_BYTES: u64 = 1024 * 1024;
+pub const TLS_SEND_TURN_BYTES: u64 = 1024 * 1024;
+
+// --- Open files ---
 
 /// Open files of committed blobs a core keeps: a tenth of the descriptors together, and within these bounds.
 pub const OPEN_FILES_PER_CORE_MAX: usize = 1_024;
 pub const OPEN_FILES_PER_CORE_MIN: usize = 16;
 
-/// Manifests up to this size are accepted (the specification asks registries for at least 4 MiB).
+// --- Manifests, lists and response cache ---
+
+/// Manifests up to this size are accepted (the specification requires at least 4 MiB).
 pub const MANIFEST_BYTES_MAX: usize = 4 * 1024 * 1024;
 
 /// Lists (tags, referrers) up to this size are accepted: 30,000 of the longest tags.
 pub const LISTING_BYTES_MAX: usize = 4 * 1024 * 1024;
 
-/// How long a list is given out without asking for it again: long enough for a burst of builds, short enough that
-/// whoever pushes a tag and looks for it does not wonder.
-pub const LISTING_LIFETIME: Duration = Duration::from_secs(15);
+/// How long a list is served from the response cache without another request: long enough for a burst of builds, short
+/// enough that a client finds a tag soon after its push.
+pub const LISTING_TTL: Duration = Duration::from_secs(15);
 
 /// Bytes of lists kept in memory, shared by all cores; four of the largest, thousands of ordinary ones.
 pub const LISTINGS_BYTES_MAX: u64 = 4 * LISTING_BYTES_MAX as u64 + 64 * 1024;
@@ -263,18 +295,20 @@ pub const LISTING_REPOSITORIES_MAX: usize = 4_096;
 
 /// How long a 404 is remembered: the time between the runs of two tools of one pipeline. A push that follows a 404 is
 /// visible at the latest after this time.
-pub const ABSENCE_LIFE: Duration = Duration::from_secs(5);
+pub const ABSENCE_TTL: Duration = Duration::from_secs(5);
 
 /// 404s remembered, shared by all cores, and their bytes: 700 bytes each, 3 MiB. The largest, with a query of 2 KiB, take
 /// 3 KiB each.
 pub const ABSENCES_MAX: usize = 4_096;
 pub const ABSENCES_BYTES_MAX: u64 = 4 * 1024 * 1024;
 
-/// Tags asked of an upstream at once, whatever a client wants; what the large registries grant.
+/// Tags per page in requests to an upstream, for any page size of the client: the maximum of the large registries.
 pub const TAGS_PER_PAGE_MAX: u64 = 1_000;
 
-/// Caches a request may have come through before it is taken for one that goes in a circle.
+/// Caches in the `Via` field of a request; a request with more of them counts as a loop.
 pub const VIA_MAX: usize = 10;
+
+// --- Fills ---
 
 /// Bodies up to this size are verified before their first byte is sent.
 pub const HELD_WHOLE_BYTES_MAX: u64 = 1024 * 1024;
@@ -283,7 +317,7 @@ pub const HELD_WHOLE_BYTES_MAX: u64 = 1024 * 1024;
 pub const WITHHELD_BYTES: u64 = 64 * 1024;
 
 /// Bytes of a fill kept in memory: what the disk has not taken yet and what followers near the end read.
-/// 256 fills × 4 MiB are 1 GiB, and [`OWN_FETCHES_MAX`] may add as much; 64 fills, a busy node, are 256 MiB. A fill that was
+/// 256 fills × 4 MiB are 1 GiB, and [`RESERVED_FETCHES_MAX`] may add as much; 64 fills, a busy node, are 256 MiB. A fill that was
 /// stored lets go of it; one that could not be stored keeps it until its last follower has it all.
 pub const FILL_WINDOW_BYTES: usize = 4 * 1024 * 1024;
 
@@ -294,43 +328,45 @@ pub const FILL_WINDOW_KEPT_BYTES: usize = 2 * 1024 * 1024;
 pub const FOLLOWER_BYTES_MAX: usize = 256 * 1024;
 
 /// Time one fill may be held up by its disk before it goes on without it, beyond what [`FILL_DISK_RATE_MIN`] earns.
-pub const FILL_DISK_WAIT: Duration = Duration::from_secs(1);
+pub const FILL_DISK_WAIT_MAX: Duration = Duration::from_secs(1);
 
 /// Bytes a second that a disk must take for a fill to wait for it: below the slowest disk anybody caches images on, and
 /// above what makes a client give up.
 pub const FILL_DISK_RATE_MIN: u64 = 32 * 1024 * 1024;
 
 /// Pause after a failed write before the next fill tries the disk again.
-pub const STORE_RETRY: Duration = Duration::from_secs(30);
+pub const STORE_RETRY_INTERVAL: Duration = Duration::from_secs(30);
 
-/// Fetches that run at once and take a window: blobs, manifests and lists. Further ones wait [`FILL_QUEUE_WAIT`]. A registry
-/// takes at most half of a class's places, and less when others have some; see `cache/shares.rs`.
+// --- Fetch slots ---
+
+/// Fetches that run at once and take a window: blobs, manifests and lists. Further ones wait [`FETCH_QUEUE_TIMEOUT`]. A registry
+/// takes at most half of a class's slots, and less when others have some; see `cache/shares.rs`.
 pub const FILLS_MAX: usize = BLOB_FETCHES_MAX + MANIFEST_FETCHES_MAX;
 pub const BLOB_FETCHES_MAX: usize = 160;
 pub const MANIFEST_FETCHES_MAX: usize = 96;
-pub const FILL_QUEUE_WAIT: Duration = Duration::from_secs(30);
+pub const FETCH_QUEUE_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Places for fetches of a class where there are few descriptors: fewer would make one pull wait for another.
+/// Slots for fetches of a class where there are few descriptors: fewer would make one pull wait for another.
 pub const FETCHES_MIN: u64 = 8;
 
 /// Fetches of each class that a registry with an entry in the configuration runs on top of these, so that no other registry
-/// takes its last place: clients pull three blobs at once. All registries together run no more than the second number of
+/// takes its last slot: clients pull three blobs at once. All registries together run no more than the second number of
 /// them, but for the first fetch of each, which the configuration bounds. For two classes they are 256 windows, 1 GiB of the
 /// memory budget at the very most.
-pub const OWN_FETCHES_MAX: u64 = 4;
-pub const OWN_FETCHES_TOGETHER_MAX: u64 = 128;
+pub const RESERVED_FETCHES_MAX: u64 = 4;
+pub const RESERVED_FETCHES_TOTAL_MAX: u64 = 128;
 
 /// The part of the memory budget, as a divisor, that is kept for registries with an entry that hold little of it: four
 /// windows of the smallest budget, and 128 windows of one of 2 GiB.
-pub const OWN_MEMORY_PART: u64 = 4;
+pub const RESERVED_MEMORY_DIVISOR: u64 = 4;
 
-/// Questions under way whether what is held is still right. They take no window; each is a connection, 64 KiB.
+/// Revalidations of held copies in flight. They take no window; each is a connection, 64 KiB.
 pub const BACKGROUND_FETCHES_MAX: usize = 256;
 
-/// How long such a question waits for its place: what is held is served otherwise.
-pub const BACKGROUND_QUEUE_WAIT: Duration = Duration::from_secs(2);
+/// How long a revalidation waits for its slot: the held copy is served otherwise.
+pub const BACKGROUND_QUEUE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Fetches of one registry that wait for a place, at 300 bytes each. Unlisted registries have four times as many together.
+/// Fetches of one registry that wait for a slot, at 300 bytes each. Unlisted registries have four times as many together.
 pub const FETCHES_WAITING_MAX: usize = 1_024;
 
 /// Waiting fetches of all registries together that have no entry in the configuration and never gave good content.
@@ -339,54 +375,60 @@ pub const UNPROVEN_WAITING_MAX: usize = 1_024;
 /// Registries without an entry that are remembered for good content: 100 bytes each.
 pub const PROVEN_REGISTRIES_MAX: usize = 1_024;
 
+// --- Deserted and slow fetches ---
+
 /// How often it is checked whether a fetch is still followed and how fast it is.
-pub const FETCH_CHECK: Duration = Duration::from_secs(1);
+pub const FETCH_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// How long a fetch may be without a client before it counts as deserted: between two requests of a client that resumes.
-pub const DESERTED_GRACE: Duration = Duration::from_secs(1);
+pub const DESERTED_GRACE_TIME: Duration = Duration::from_secs(1);
 
 /// How long a new fill waits for its first client, which is on its way from a core.
-pub const FIRST_CLIENT: Duration = Duration::from_secs(5);
+pub const FIRST_CLIENT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Bytes a second that a fill without clients must receive, counted over [`FILL_RATE_SPAN`]: a layer of 100 MiB arrives in
+/// Bytes a second that a fill without clients must receive, counted over [`FILL_RATE_WINDOW`]: a layer of 100 MiB arrives in
 /// less than seven minutes. A slower one costs more than it will save.
 pub const FILL_RATE_MIN: u64 = 256 * 1024;
-pub const FILL_RATE_SPAN: Duration = Duration::from_secs(10);
+pub const FILL_RATE_WINDOW: Duration = Duration::from_secs(10);
 
 /// How long a fill goes on without clients: 150 MiB at [`FILL_RATE_MIN`], 60 GiB at 100 MiB/s.
-pub const DESERTED_MAX: Duration = Duration::from_secs(600);
+pub const DESERTED_FILL_TIMEOUT: Duration = Duration::from_secs(600);
 
-/// Bytes that a fill receives without clients: the rest of the largest layers; less where the upstream told no length,
+/// Bytes that a fill receives without clients: the rest of the largest layers; less where the upstream stated no length,
 /// because such a body may have no end.
 pub const DESERTED_BYTES_MAX: u64 = 16 * 1024 * 1024 * 1024;
 pub const DESERTED_UNSIZED_BYTES_MAX: u64 = 256 * 1024 * 1024;
 
 /// How long a manifest or list that no client waits for any more goes on.
-pub const DESERTED_MANIFEST_MAX: Duration = Duration::from_secs(5);
+pub const DESERTED_MANIFEST_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// From the head of a manifest or list to its end: [`SMALL_BODY_TIME`], and more for what [`SMALL_BODY_RATE_MIN`] earns.
+/// From the head of a manifest or list to its end: [`SMALL_BODY_TIMEOUT`], and more for what [`SMALL_BODY_RATE_MIN`] earns.
 /// The largest (4 MiB) may take 94 seconds, one of 10 KiB half a minute.
-pub const SMALL_BODY_TIME: Duration = Duration::from_secs(30);
+pub const SMALL_BODY_TIMEOUT: Duration = Duration::from_secs(30);
 pub const SMALL_BODY_RATE_MIN: u64 = 64 * 1024;
+
+// --- Disk space of fills ---
 
 /// Room on the disk is reserved in steps, as bytes come: as much as there is already, within these bounds.
 pub const RESERVE_STEP_MIN: u64 = 64 * 1024;
 pub const RESERVE_STEP_MAX: u64 = 32 * 1024 * 1024;
 
 /// What a registry's unfinished blobs may take of the disk, as a multiple of what they leave free: seven eighths of the
-/// free room where the upstream told the length, half of it where it did not.
+/// free room where the upstream stated the length, half of it where it did not.
 pub const ROOM_WEIGHT_SIZED: u64 = 7;
 pub const ROOM_WEIGHT_UNSIZED: u64 = 1;
 
+// --- Store and tags ---
+
 /// How long a lookup may take before it counts as a miss: a disk that stalls must not hold up a pull that the
 /// upstream can serve. Hashing an entry of an older store takes longer; it goes on and is found the next time.
-pub const STORE_LOOKUP_MAX: Duration = Duration::from_secs(2);
+pub const STORE_LOOKUP_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Pause after a lookup that took too long, in which everything that is not open or in memory is a miss.
-pub const STORE_LOOKUP_PAUSE: Duration = Duration::from_secs(5);
+pub const STORE_STALL_COOLDOWN: Duration = Duration::from_secs(5);
 
-/// Bytes of a response that is passed through and waits for its client.
-pub const PASS_THROUGH_BYTES_MAX: usize = 1024 * 1024;
+/// Bytes of a passed-through response in the body channel, which wait for the client.
+pub const BODY_CHANNEL_BYTES_MAX: usize = 1024 * 1024;
 
 /// Largest sidecar or tag pointer read. Upstream heads are bounded to 128 KiB; JSON escapes may double that, and
 /// our marks come on top.
@@ -395,93 +437,101 @@ pub const SIDECAR_BYTES_MAX: u64 = 512 * 1024;
 /// Tags whose newest pointer is kept in memory, shared by all cores.
 pub const TAGS_IN_MEMORY_MAX: usize = 65_536;
 
-/// How long an upstream's yes to a caller is believed, from the question on: the longest somebody may go on reading
+/// How long tags live at most that are made from digests (`sha256-<hex>`, `.sig`, `.att`, `.sbom`): signatures are added
+/// after the image, and clients request them at once.
+pub const DERIVED_TAG_TTL_MAX: Duration = Duration::from_secs(10);
+
+// --- Access to repositories ---
+
+/// How long a recorded grant of an upstream holds, from the request on: the longest time a client may go on reading
 /// after the right was withdrawn.
-pub const ACCESS_YES: Duration = Duration::from_secs(60);
+pub const GRANT_TTL: Duration = Duration::from_secs(60);
 
-/// Yeses remembered: of callers for repositories, and of content for repositories, each. About 200 bytes each, 3 MiB.
-pub const ACCESS_YES_MAX: usize = 16_384;
+/// Grants recorded: of callers for repositories, and of content for repositories, each. About 200 bytes each, 3 MiB.
+pub const GRANTS_MAX: usize = 16_384;
 
-/// How long a repository that refused anonymous requests is asked with a client's credentials first.
-pub const ANONYMOUS_REFUSED: Duration = Duration::from_secs(60);
+/// How long a recorded denial holds: requests for that repository use the client's credentials first.
+pub const ANONYMOUS_DENIAL_TTL: Duration = Duration::from_secs(60);
+
+// --- Client authentication ---
 
 /// Threads that check passwords against bcrypt hashes. At the 50 ms of cost 10, two make 40 checks a second, and each
-/// credential needs one in [`PASSWORD_YES`].
-pub const DOOR_THREADS: usize = 2;
+/// credential needs one in [`PASSWORD_TTL`].
+pub const AUTH_THREADS: usize = 2;
 
-/// Checks that may wait for a thread: less than two seconds' worth at cost 10. Further ones are refused (503).
-pub const DOOR_QUEUE_MAX: usize = 64;
+/// Password checks that may wait for a thread: less than two seconds' worth at cost 10. Further ones are refused (503).
+pub const AUTH_QUEUE_MAX: usize = 64;
 
-/// Checks under way for one address (of IPv6, one /64): whoever tries passwords leaves three quarters of the queue to
-/// others.
-pub const DOOR_PER_ADDRESS_MAX: usize = 16;
+/// Password checks in flight for one address prefix (one IPv4 address or one IPv6 /64): a client that tries passwords
+/// leaves three quarters of the queue to others.
+pub const AUTH_CHECKS_PER_ADDRESS_MAX: usize = 16;
 
-/// Requests that wait for one check: a fleet that begins with the same credential at once.
-pub const DOOR_ASKERS_MAX: usize = 16_384;
+/// Requests that wait for one password check: a fleet that starts with the same credential at once.
+pub const AUTH_WAITERS_MAX: usize = 16_384;
 
 /// How long a request waits for the check of its password.
-pub const DOOR_WAIT: Duration = Duration::from_secs(10);
+pub const AUTH_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How long a password that was found right is not checked again. A changed htpasswd file ends it at once.
-pub const PASSWORD_YES: Duration = Duration::from_secs(300);
+pub const PASSWORD_TTL: Duration = Duration::from_secs(300);
 
 /// How long one that was found wrong is not: long enough for a client that repeats itself.
-pub const PASSWORD_NO: Duration = Duration::from_secs(10);
+pub const PASSWORD_NEGATIVE_TTL: Duration = Duration::from_secs(10);
 
-/// Passwords remembered, as keyed hashes: of right and of wrong ones each. About 150 bytes each, 1.2 MiB.
-pub const PASSWORDS_MAX: usize = 4_096;
+/// Cached password checks, as credential digests: of right and of wrong passwords each. About 150 bytes each, 1.2 MiB.
+pub const CACHED_PASSWORDS_MAX: usize = 4_096;
 
 /// Longest credentials that are checked, in base64; bcrypt itself looks at 72 bytes of a password.
-pub const PASSWORD_BYTES_MAX: usize = 1_024;
+pub const CREDENTIAL_BYTES_MAX: usize = 1_024;
 
-/// Whom a core remembers to have let in, as keyed hashes, and for how long. With the rules for each 300 bytes at most,
+/// Cached identities of a core, as credential digests, and their lifetime. With the rules for each 300 bytes at most,
 /// 1.2 MiB.
-pub const GUESTS_PER_CORE_MAX: usize = 4_096;
-pub const GUEST_LIFE: Duration = Duration::from_secs(60);
+pub const IDENTITIES_PER_CORE_MAX: usize = 4_096;
+pub const IDENTITY_TTL: Duration = Duration::from_secs(60);
 
-/// Pause between two looks at an htpasswd file. One `stat`.
-pub const HTPASSWD_LOOK: Duration = Duration::from_secs(2);
+/// Pause between two checks of an htpasswd file. One `stat`.
+pub const HTPASSWD_CHECK_INTERVAL: Duration = Duration::from_secs(2);
 
 /// Rules under `allow`, in one list. With each answer in memory goes a set of them: 1,024 are 128 bytes.
 pub const ALLOW_RULES_MAX: usize = 1_024;
 
-/// How long tags live at most that are made from digests (`sha256-<hex>`, `.sig`, `.att`, `.sbom`): signatures are added
-/// after the image, and who looks for one does so at once.
-pub const DERIVED_TAG_LIFE: Duration = Duration::from_secs(10);
+// --- Bucket reads ---
 
 /// How long a bucket may take to say whether it has something, before it counts as a miss. Engines answer in 10 to 200 ms; a
-/// client waits for this once, then [`BUCKET_LOOKUP_PAUSE`] holds.
-pub const BUCKET_LOOKUP_MAX: Duration = Duration::from_secs(2);
+/// client waits for this once, then [`BUCKET_STALL_COOLDOWN`] holds.
+pub const BUCKET_LOOKUP_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// How long it may take to begin giving what it has said it has, or to give all of what is small. One attempt of the engine's
-/// ([`S3_ATTEMPT`]) and a connection that had to be made.
-pub const BUCKET_OPEN_MAX: Duration = Duration::from_secs(5);
+/// ([`S3_ATTEMPT_TIMEOUT`]) and a connection that had to be made.
+pub const BUCKET_OPEN_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Pause after an answer of the bucket that took too long, in which it has nothing.
-pub const BUCKET_LOOKUP_PAUSE: Duration = Duration::from_secs(5);
+pub const BUCKET_STALL_COOLDOWN: Duration = Duration::from_secs(5);
 
-/// How often a body from the bucket is asked for again that broke without having brought [`BUCKET_WORTHWHILE_BYTES`]; then
-/// the registry is asked for the rest.
-pub const BUCKET_BREAKS_MAX: u32 = 2;
-pub const BUCKET_WORTHWHILE_BYTES: u64 = 1024 * 1024;
+/// Further requests to the bucket for a body that broke before it brought [`BUCKET_PROGRESS_BYTES_MIN`]; then the registry
+/// gets a request for the rest.
+pub const BUCKET_BODY_RETRIES_MAX: u32 = 2;
+pub const BUCKET_PROGRESS_BYTES_MIN: u64 = 1024 * 1024;
 
-/// How long content that came wrong from the bucket is not taken from there: hashing the largest layers takes less.
-pub const BUCKET_SUSPECT: Duration = Duration::from_secs(60);
+/// How long content that came wrong from the bucket stays quarantined: hashing the largest layers takes less.
+pub const QUARANTINE_TIME: Duration = Duration::from_secs(60);
 
-/// Suspects remembered, at 100 bytes each.
-pub const BUCKET_SUSPECTS_MAX: usize = 4_096;
+/// Quarantined objects recorded, at 100 bytes each.
+pub const QUARANTINED_MAX: usize = 4_096;
 
 /// How long a URL is good with which a client gets a blob from the bucket by itself. It is used at once.
-pub const BUCKET_URL_LIFE: Duration = Duration::from_secs(60);
+pub const BUCKET_URL_TTL: Duration = Duration::from_secs(60);
 
 /// A range that begins at least this far inside a blob that is not here yet is read from the bucket beside the fill: at
 /// 100 MB/s a fill needs a third of a second to get there.
-pub const BUCKET_FAR_BYTES: u64 = 32 * 1024 * 1024;
+pub const BUCKET_RANGE_DISTANCE_MIN: u64 = 32 * 1024 * 1024;
 
-/// Uploads under way. Each reads a file in parts; four saturate what a node has left beside its clients.
+// --- Bucket uploads ---
+
+/// Uploads in flight. Each reads a file in parts; four saturate what a node has left beside its clients.
 pub const UPLOADS_MAX: usize = 4;
 
-/// Uploads of one registry under way: one worker is left for the others.
+/// Uploads of one registry in flight: one worker is left for the others.
 pub const UPLOADS_PER_REGISTRY_MAX: usize = UPLOADS_MAX - 1;
 
 /// Uploads waiting: at 500 bytes each 4 MiB, and hours of a busy node's new layers. A registry has at most as many as it leaves
@@ -495,40 +545,43 @@ pub const UPLOADS_MEMORY_MAX: u64 = 64 * 1024 * 1024;
 pub const UPLOAD_ATTEMPTS_MAX: u32 = 4;
 
 /// How long an upload that lies in the spool or in memory waits for a bucket that is away.
-pub const UPLOAD_PATIENCE: Duration = Duration::from_secs(600);
+pub const UPLOAD_MAX_AGE: Duration = Duration::from_secs(600);
 
-/// Entries of the local store of which is remembered that the bucket was asked for them: 200 bytes each, 13 MiB.
-pub const UPLOAD_CHECKS_MAX: usize = 65_536;
+/// Entries of the local store with a recorded check in the bucket: 200 bytes each, 13 MiB.
+pub const REPLICATION_CHECKS_MAX: usize = 65_536;
 
 /// Bytes of all files in the spool: 64 fills, a busy node, of 256 MiB each. A disk with less room is full earlier.
 pub const SPOOL_BYTES_MAX: u64 = 16 * 1024 * 1024 * 1024;
 
 /// How long a blob is still served from the spool after it was put into the bucket.
-pub const SPOOL_LINGER: Duration = Duration::from_secs(5);
+pub const SPOOL_LINGER_TIME: Duration = Duration::from_secs(5);
+
+// --- S3 client ---
+
 /// Connecting to the bucket's engine.
-pub const S3_CONNECT: Duration = Duration::from_secs(3);
+pub const S3_CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// One attempt at a small request to the bucket, or at the head of a large answer. Engines answer within milliseconds on
 /// a local network and within a second across a continent.
-pub const S3_ATTEMPT: Duration = Duration::from_secs(4);
+pub const S3_ATTEMPT_TIMEOUT: Duration = Duration::from_secs(4);
 
 /// A small request to the bucket with all its attempts.
-pub const S3_OPERATION: Duration = Duration::from_secs(10);
+pub const S3_OPERATION_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Attempts at one request, the first included: 0.1 s and 0.2 s of pauses, doubled when the engine says it is too much.
-pub const S3_ATTEMPTS: u32 = 3;
+pub const S3_ATTEMPTS_MAX: u32 = 3;
 
-/// A body from the bucket of which nothing arrives while somebody waits for it.
-pub const S3_BODY_STALL: Duration = Duration::from_secs(15);
+/// Time in which no byte of a body from the bucket arrives while a client waits for it.
+pub const S3_BODY_IDLE_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// Trying the bucket out at start; after this the start goes on without it.
-pub const S3_SELF_TEST: Duration = Duration::from_secs(15);
+pub const S3_SELF_TEST_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// Bytes a second that an upload must make for its attempt to be let go on, beyond [`S3_ATTEMPT`].
+/// Bytes a second that an upload must make for its attempt to be let go on, beyond [`S3_ATTEMPT_TIMEOUT`].
 pub const S3_UPLOAD_RATE_MIN: u64 = 1024 * 1024;
 
 /// Putting the parts of a large object together: engines copy or check them first, AWS within minutes.
-pub const S3_COMPLETE: Duration = Duration::from_secs(180);
+pub const S3_COMPLETE_TIMEOUT: Duration = Duration::from_secs(180);
 
 /// Content from here on is uploaded in parts. One request takes 5 GiB at most, and begins anew when it fails.
 pub const S3_MULTIPART_BYTES_MIN: u64 = 64 * 1024 * 1024;
@@ -538,33 +591,33 @@ pub const S3_MULTIPART_BYTES_MIN: u64 = 64 * 1024 * 1024;
 pub const S3_PART_BYTES: u64 = 16 * 1024 * 1024;
 pub const S3_PARTS_MAX: u64 = 10_000;
 
-/// Parts of one upload under way at once.
+/// Parts of one upload in flight at once.
 pub const S3_PARTS_IN_FLIGHT: usize = 4;
 
-/// Uploads under way at once, further ones wait [`S3_UPLOAD_QUEUE_WAIT`]. A part is streamed from its file through
+/// Uploads in flight at once, further ones wait [`S3_UPLOAD_QUEUE_TIMEOUT`]. A part is streamed from its file through
 /// [`S3_UPLOAD_BUFFER_BYTES`]: 8 uploads × 4 parts × (256 KiB + 400 KiB of a connection) are 21 MiB at most.
 pub const S3_UPLOADS_MAX: usize = 8;
-pub const S3_UPLOAD_QUEUE_WAIT: Duration = Duration::from_secs(120);
+pub const S3_UPLOAD_QUEUE_TIMEOUT: Duration = Duration::from_secs(120);
 pub const S3_UPLOAD_BUFFER_BYTES: usize = 256 * 1024;
 
-/// Bodies of the bucket open at once, further ones wait [`S3_READ_QUEUE_WAIT`]: 256 × 400 KiB of a connection's buffer are
-/// 100 MiB at most, however slow the clients are. The wait is shorter than [`BUCKET_OPEN_MAX`], because a queue says nothing about
+/// Bodies of the bucket open at once, further ones wait [`S3_READ_QUEUE_TIMEOUT`]: 256 × 400 KiB of a connection's buffer are
+/// 100 MiB at most, however slow the clients are. The wait is shorter than [`BUCKET_OPEN_TIMEOUT`], because a queue says nothing about
 /// the engine.
 pub const S3_READS_MAX: usize = 256;
-pub const S3_READ_QUEUE_WAIT: Duration = Duration::from_secs(3);
+pub const S3_READ_QUEUE_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Bodies of at most [`HELD_WHOLE_BYTES_MAX`] open at once, manifests among them: no client is waited for while they are read, so
-/// that they have places of their own. 64 × 1 MiB are 64 MiB.
+/// that they have slots of their own. 64 × 1 MiB are 64 MiB.
 pub const S3_SHORT_READS_MAX: usize = 64;
 
-/// What a registry's bodies from the bucket may take of the places, as a multiple of what they leave free: three quarters.
+/// What a registry's bodies from the bucket may take of the slots, as a multiple of what they leave free: three quarters.
 pub const S3_READS_WEIGHT: u64 = 3;
 
 /// Entries of an older store that are hashed at once.
 pub const S3_HASHES_MAX: usize = 2;
 
 /// How long a record of referrers in the bucket is not written again with the same content.
-pub const S3_RECORD_REWRITE: Duration = Duration::from_secs(600);
+pub const S3_RECORD_REWRITE_INTERVAL: Duration = Duration::from_secs(600);
 
 /// Writers of records of referrers to the bucket, and changes that wait for each: a few seconds' work. The changes of a registry
 /// are written by one writer, in the order of its answers. Their bytes count in the memory budget.
@@ -574,23 +627,25 @@ pub const RECORD_WRITES_WAITING_MAX: usize = 64;
 /// Idle connections to the engine that are kept.
 pub const S3_IDLE_CONNECTIONS_MAX: usize = 64;
 
-/// How long a sidecar from the bucket is believed; what is not there is asked for each time, because another machine may
-/// have stored it meanwhile.
-pub const S3_SIDECAR_LIFE: Duration = Duration::from_secs(60);
+/// How long a cached sidecar from the bucket is used. A missing sidecar is requested each time, because another
+/// node may have stored it meanwhile.
+pub const S3_SIDECAR_TTL: Duration = Duration::from_secs(60);
 
 /// Sidecars kept in memory; at 1 KiB each 16 MiB.
 pub const S3_SIDECARS_MAX: usize = 16_384;
 
-/// Failures in a row after which the bucket is not asked for a while, which doubles up to the longest.
-pub const S3_FAILURES_MAX: u32 = 5;
-pub const S3_PAUSE_MIN: Duration = Duration::from_secs(1);
-pub const S3_PAUSE_MAX: Duration = Duration::from_secs(30);
+/// Failures in a row that trip the bucket's circuit breaker, and its pause, which doubles up to the longest.
+pub const S3_BREAKER_FAILURES: u32 = 5;
+pub const S3_BREAKER_PAUSE_MIN: Duration = Duration::from_secs(1);
+pub const S3_BREAKER_PAUSE_MAX: Duration = Duration::from_secs(30);
 
 /// A request to the bucket that is given up after this long counts as a failure of the bucket.
-pub const S3_GIVEN_UP: Duration = Duration::from_secs(1);
+pub const S3_CANCELLED_FAILURE_AGE: Duration = Duration::from_secs(1);
 
 /// Longest life of a URL with which anybody may read an object.
-pub const S3_PRESIGNED_MAX: Duration = Duration::from_secs(60);
+pub const S3_PRESIGNED_TTL_MAX: Duration = Duration::from_secs(60);
+
+// --- Helper threads ---
 
 /// Threads that do blocking work: one write per running fill, and as many more for lookups in the store, readers of files and
 /// lookups of host names.
@@ -605,11 +660,13 @@ pub const NAME_LOOKUPS_MAX: usize = BLOCKING_THREADS_MAX / 2;
 /// of open files need threads all the same.
 pub const STORE_LOOKUPS_MAX: usize = BLOCKING_THREADS_MAX / 4;
 
+// --- Relations between limits ---
+
 const _: () = assert!(WITHHELD_BYTES < HELD_WHOLE_BYTES_MAX);
 // A body held whole must fit the window, or it could never be verified without a disk.
 const _: () = assert!(HELD_WHOLE_BYTES_MAX as usize <= FILL_WINDOW_BYTES);
-const _: () = assert!(CORE_SILENT.as_secs() < CORE_DEAD.as_secs());
-const _: () = assert!(CORE_DEAD.as_secs() < CORE_DEAD_IN_KERNEL.as_secs());
+const _: () = assert!(HEARTBEAT_TIMEOUT.as_secs() < CORE_ABORT_TIMEOUT.as_secs());
+const _: () = assert!(CORE_ABORT_TIMEOUT.as_secs() < CORE_ABORT_TIMEOUT_IN_KERNEL.as_secs());
 const _: () = assert!(READERS_CACHED_MAX + READERS_SMALL_MAX + READERS_LARGE_MAX <= BLOCKING_THREADS_MAX / 4);
 // Readers and lookups together leave threads to fills and health checks.
 const _: () = assert!(
@@ -617,8 +674,8 @@ const _: () = assert!(
         < BLOCKING_THREADS_MAX
 );
 // A pipe takes whole steps.
-const _: () = assert!(COLD_STEP_BYTES as usize <= PIPE_BYTES);
+const _: () = assert!(COLD_READ_BYTES as usize <= PIPE_BYTES);
 const _: () = assert!(FILL_WINDOW_KEPT_BYTES < FILL_WINDOW_BYTES);
-const _: () = assert!(S3_READ_QUEUE_WAIT.as_secs() < BUCKET_OPEN_MAX.as_secs());
-// What AWS asks for.
+const _: () = assert!(S3_READ_QUEUE_TIMEOUT.as_secs() < BUCKET_OPEN_TIMEOUT.as_secs());
+// The limits of AWS.
 const _: () = assert!(S3_PART_BYTES >= 5 * 1024 * 1024 && S3_MULTIPART_BYTES_MIN <= 5 * 1024 * 1024 * 1024);

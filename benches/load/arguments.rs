@@ -1,4 +1,4 @@
-//! What the person or the script at the command line asked for.
+//! The arguments of the command line.
 
 use std::net::SocketAddr;
 
@@ -11,10 +11,10 @@ pub struct Arguments {
     /// Server to talk to, `IP:PORT`.
     #[arg(long)]
     pub addr: SocketAddr,
-    /// Path and query to ask for.
+    /// Path and query of the requests.
     #[arg(long)]
     pub path: String,
-    /// Connections kept open, each with one request under way.
+    /// Connections kept open, each with one request in flight.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=60_000))]
     pub connections: u32,
     /// How long to load the server, in seconds; fractions are fine.

@@ -1,4 +1,4 @@
-//! One keep-alive connection and the exchange under way on it.
+//! One keep-alive connection and the exchange in progress on it.
 
 use std::fmt;
 use std::net::TcpStream;
@@ -168,8 +168,8 @@ impl Connection {
                 }
                 State::Body { .. } if budget == 0 => return Ok(Turn::Unfinished),
                 State::Body { remaining } => {
-                    let asked = usize::try_from(remaining).unwrap_or(BODY_READ).min(BODY_READ);
-                    let count = match recv(&self.stream, &mut shared.sink[..asked], RecvFlags::TRUNC) {
+                    let wanted = usize::try_from(remaining).unwrap_or(BODY_READ).min(BODY_READ);
+                    let count = match recv(&self.stream, &mut shared.sink[..wanted], RecvFlags::TRUNC) {
                         Ok((_, 0)) => return Err(Broken::CutShort),
                         Ok((_, count)) => count,
                         Err(Errno::AGAIN) => return Ok(Turn::Waiting),
@@ -180,7 +180,7 @@ impl Connection {
                     let remaining = remaining - count as u64;
                     self.state = State::Body { remaining };
                     // A short read emptied the socket: what comes later raises a new edge.
-                    if remaining > 0 && count < asked {
+                    if remaining > 0 && count < wanted {
                         return Ok(Turn::Waiting);
                     }
                 }

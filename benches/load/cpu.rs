@@ -1,11 +1,11 @@
-//! The generator's own place on the machine, and what it uses of it.
+//! The CPU of the load generator, and its CPU time.
 
 use std::num::NonZeroU64;
 use std::time::Duration;
 
 use rustix::thread::{CpuSet, sched_setaffinity, set_current_timer_slack};
 
-/// Pins the thread when asked to, and makes its timers exact.
+/// Pins the thread with `--cpu`, and makes its timers exact.
 ///
 /// # Errors
 /// The CPU does not exist or is not allowed.

@@ -16,7 +16,7 @@ pub struct Head {
     pub closes: bool,
 }
 
-/// Why a response is not the one asked for. Always the server's fault, or that of the options given.
+/// Why a response is not the expected one. Always the server's fault, or that of the options given.
 #[derive(Debug)]
 pub enum Wrong {
     Malformed(httparse::Error),

@@ -49,7 +49,7 @@ struct Run<'a> {
     reconnects: u64,
 }
 
-/// Loads the target for the time asked.
+/// Loads the target for the given time.
 ///
 /// # Errors
 /// The server does not accept connections, or epoll fails. Wrong responses are counted in the report.
@@ -75,14 +75,14 @@ pub fn run(target: &Target, arguments: &Arguments) -> Result<Report, Box<dyn std
     };
     for index in 0..count as usize {
         let connection = Connection::open(target, Instant::now())?;
-        run.watch(&connection, index)?;
+        run.register(&connection, index)?;
         run.connections.push(connection);
     }
     run.measure(Duration::from_secs_f64(arguments.seconds), count)
 }
 
 impl Run<'_> {
-    fn watch(&self, connection: &Connection, index: usize) -> rustix::io::Result<()> {
+    fn register(&self, connection: &Connection, index: usize) -> rustix::io::Result<()> {
         let flags =
             epoll::EventFlags::IN | epoll::EventFlags::OUT | epoll::EventFlags::RDHUP | epoll::EventFlags::ET;
         epoll::add(
@@ -100,7 +100,7 @@ impl Run<'_> {
         for index in 0..self.connections.len() {
             match self.interval {
                 None => self.begin(index, start)?,
-                // Spread over one interval, so that the connections do not all ask at the same moment.
+                // Spread over one interval, so that the connections do not all send at the same moment.
                 Some(interval) => self.connections[index].since = start + interval * index as u32 / count,
             }
         }
@@ -112,7 +112,7 @@ impl Run<'_> {
             }
             self.wait(&mut events, now, end)?;
             for event in events.drain(..) {
-                // The index was put there by `watch`, from a usize.
+                // The index was put there by `register`, from a usize.
                 self.turn(event.data.u64() as usize)?;
             }
             for index in std::mem::take(&mut self.unfinished) {
@@ -238,7 +238,7 @@ impl Run<'_> {
         self.reconnects += 1;
         // Closing the old socket, which the assignment does, takes it out of the epoll set.
         self.connections[index] = Connection::open(self.shared.target, since)?;
-        self.watch(&self.connections[index], index)?;
+        self.register(&self.connections[index], index)?;
         Ok(())
     }
 

@@ -5,7 +5,7 @@
 //! and measures the server. Every response's status and length are checked; a wrong one is an error and never
 //! counts as a request.
 //!
-//! Three modes: a load (the default), `--once` (one request, timed in detail, its digest checked when asked),
+//! Three modes: a load (the default), `--once` (one request, timed in detail, its digest checked with `--digest`),
 //! and `--idle N` (connections held open, for the memory they cost the server). With `--sdk` the first two go through the SDK
 //! of S3 instead.
 
@@ -50,7 +50,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// Runs the mode asked for, prints its report, and says whether every response was right.
+/// Runs the chosen mode, prints its report, and says whether every response was right.
 fn run(arguments: &Arguments) -> Result<bool, Box<dyn std::error::Error>> {
     cpu::prepare(arguments.cpu)?;
     if arguments.sdk {

@@ -23,7 +23,7 @@ pub struct Outcome {
     total: Duration,
     bytes: u64,
     expected: u64,
-    /// `None`: no digest was asked for.
+    /// `None`: no digest was given.
     digest_right: Option<bool>,
     cpu: Duration,
 }
@@ -31,7 +31,7 @@ pub struct Outcome {
 /// Makes the request and receives the whole answer.
 ///
 /// # Errors
-/// The connection breaks, a minute passes without a byte, or the head is not the one asked for.
+/// The connection breaks, a minute passes without a byte, or the head is not the expected one.
 pub fn get(target: &Target, digest: Option<&str>) -> Result<Outcome, Box<dyn std::error::Error>> {
     let wanted = match digest {
         None => None,
@@ -70,10 +70,10 @@ pub fn get(target: &Target, digest: Option<&str>) -> Result<Outcome, Box<dyn std
         RecvFlags::TRUNC
     };
     while bytes < head.body {
-        let asked = usize::try_from(head.body - bytes)
+        let limit = usize::try_from(head.body - bytes)
             .unwrap_or(usize::MAX)
             .min(buffer.len());
-        let (_, count) = recv(&stream, &mut buffer[..asked], flags)?;
+        let (_, count) = recv(&stream, &mut buffer[..limit], flags)?;
         if count == 0 {
             break;
         }
@@ -139,7 +139,7 @@ fn read_head(
 }
 
 impl Outcome {
-    /// All bytes came, and their digest is the one asked for.
+    /// All bytes came, and their digest is the expected one.
     pub fn right(&self) -> bool {
         self.bytes == self.expected && self.digest_right != Some(false)
     }

@@ -11,7 +11,7 @@ const BLOCKING_PATIENCE: Duration = Duration::from_secs(60);
 /// One request, encoded once and sent as often as wanted.
 pub struct Target {
     pub addr: SocketAddr,
-    /// The request as it goes on the wire.
+    /// The encoded request.
     pub request: Vec<u8>,
     /// Responses carry no body, whatever their Content-Length says.
     pub head_only: bool,

@@ -1,4 +1,4 @@
-//! The sockets of every address, for each core: bound here, or passed by a supervisor.
+//! The sockets of every address, for each core: bound by this process, or inherited from systemd.
 
 use std::net::{SocketAddr, TcpListener};
 
@@ -38,7 +38,7 @@ pub(super) fn open(
         addresses: Vec::new(),
         listeners: (0..cores).map(|_| Vec::new()).collect(),
     };
-    for (name, (address, socket)) in config.supervisor.sockets.iter().zip(passed) {
+    for (name, (address, socket)) in config.systemd.sockets.iter().zip(passed) {
         let tls = speaks_tls(*name, address, config.tls.is_some())?;
         listening.addresses.push(Address { at: address, tls });
         for core in &mut listening.listeners {

@@ -1,8 +1,8 @@
 //! Wiring: a [`Config`] in, a running server out. The only file that knows every part.
 
 mod listen;
-mod machine;
 mod reload;
+mod resources;
 mod stop;
 mod supervise;
 mod tls;
@@ -12,22 +12,22 @@ use std::rc::Rc;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
+use crate::auth::ClientAuth;
 use crate::cache::{Cache, Storage, StorageError, TagPolicy};
-use crate::config::{Config, ListenAddr, Mistakes};
-use crate::registry::{FrontDoor, Options, Registry};
+use crate::config::{Config, Diagnostics, ListenAddr};
+use crate::registry::{Options, Registry};
 use crate::runtime::core::CoreSettings;
-use crate::runtime::driver;
+use crate::runtime::heartbeat::{Health, run_heartbeat};
 use crate::runtime::helper::Helper;
-use crate::runtime::memory::{MemoryBudget, default_budget};
+use crate::runtime::memory_budget::{MemoryBudget, default_budget};
 use crate::runtime::shutdown::Shutdown;
-use crate::runtime::vitals::{Vitals, keep_beating};
-use crate::runtime::{core, cores};
+use crate::runtime::{core, cores, driver};
 use crate::server::tls::MaterialError;
-use crate::server::{AccessLog, Crowd, Load, Server, serve};
+use crate::server::{AccessLog, ConnectionLimits, CoreResources, Server, serve};
 use crate::systemd::{TakeError, take_sockets};
 use crate::upstream::{BuildError, Upstreams};
 
-pub use machine::{outlive_terminal, set_umask};
+pub use resources::{outlive_terminal, set_umask};
 pub use stop::End;
 
 /// Why the server did not start.
@@ -40,7 +40,7 @@ pub enum AppError {
         hint: &'static str,
     },
     #[error("cannot use the sockets that were passed (LISTEN_FDS): {0}")]
-    Passed(#[from] TakeError),
+    InheritedSockets(#[from] TakeError),
     #[error(
         "the socket for {0} was passed for https, which needs TLS_CERT_FILE and TLS_KEY_FILE, or GENERATE_SELF_SIGNED_TLS"
     )]
@@ -57,36 +57,38 @@ pub enum AppError {
     Threads(#[from] std::io::Error),
 }
 
-/// Serves until asked to stop: on SIGINT or SIGTERM it is not ready for `drain_delay`, stops accepting, finishes what runs
-/// within `drain_timeout`, and says how that went. A second signal ends the process at once. On SIGHUP it goes on with the
-/// registries that `read` gives; mistakes change nothing.
+/// Serves requests until SIGINT or SIGTERM, and returns how the process ended.
+///
+/// After the signal, readiness fails for `drain_delay`. The process then stops accepting and finishes running
+/// requests within `drain_timeout`. A second signal ends the process at once. SIGHUP applies the registries that
+/// `read` returns. A configuration with diagnostics changes nothing.
 ///
 /// # Errors
 ///
-/// The store, the address or the machine cannot be used. Nothing has been served then.
-pub fn run(config: Config, read: &dyn Fn() -> Result<Config, Mistakes>) -> Result<End, AppError> {
-    // Before anything is opened: the numbers are the supervisor's.
-    let passed = match config.supervisor.sockets.len() {
+/// The store, the address, or a system resource cannot be used. No request has been served in that case.
+pub fn run(config: Config, read: &dyn Fn() -> Result<Config, Diagnostics>) -> Result<End, AppError> {
+    // Taken before the process opens a file: systemd has chosen the descriptor numbers.
+    let passed = match config.systemd.sockets.len() {
         0 => Vec::new(),
         count => take_sockets(count)?,
     };
     crate::log::init(config.log_level.into());
-    machine::survive_limits()?;
-    let descriptors = machine::raise_descriptor_limit();
+    resources::survive_limits()?;
+    let descriptors = resources::raise_descriptor_limit();
     let mut signals = Signals::new([SIGHUP, SIGINT, SIGTERM])?;
     let helper = Helper::start(config.helper_threads)?;
     let storage = Storage::open(&config.storage, &helper)?;
     let plan = cores::plan(config.cores);
     let (choice, modern_ring) =
-        driver::choose(machine::wanted_driver(config.io_driver), plan.len()).map_err(AppError::Driver)?;
-    let notifier = supervise::notifier(&config.supervisor);
+        driver::choose(resources::wanted_driver(config.io_driver), plan.len()).map_err(AppError::Driver)?;
+    let notifier = supervise::notifier(&config.systemd);
     let listening = listen::open(&config, passed, plan.len())?;
 
     let upstreams = Upstreams::new(config.registries.clone(), config.proxies.clone())?;
     let policy = TagPolicy {
         cache_tags: config.cache_tag_manifests,
         cache_latest: config.cache_latest_tag,
-        always_ask_latest: config.always_pull_latest,
+        always_revalidate_latest: config.always_pull_latest,
         ttl: config.tag_ttl,
         stale_while_revalidate: config.stale_while_revalidate,
     };
@@ -99,14 +101,14 @@ pub fn run(config: Config, read: &dyn Fn() -> Result<Config, Mistakes>) -> Resul
         memory.clone(),
         descriptors,
     );
-    let connections_max = machine::connections_max(&config, descriptors);
-    let crowd = Crowd::new(
+    let connections_max = resources::connections_max(&config, descriptors);
+    let limits = ConnectionLimits::new(
         connections_max,
-        machine::connections_per_client_max(config.max_connections_per_client, connections_max),
+        resources::connections_per_client_max(config.max_connections_per_client, connections_max),
         plan.len(),
     );
     let shutdown = Shutdown::default();
-    let vitals = Vitals::new(plan.len(), config.helper_threads.get(), shutdown.clone());
+    let health = Health::new(plan.len(), config.helper_threads.get(), shutdown.clone());
 
     if choice.fell_back {
         tracing::warn!("io driver: {} ({})", choice.driver.name(), choice.why);
@@ -114,43 +116,43 @@ pub fn run(config: Config, read: &dyn Fn() -> Result<Config, Mistakes>) -> Resul
         tracing::info!("io driver: {} ({})", choice.driver.name(), choice.why);
     }
     if let Some((root, chosen)) = config.storage.root() {
-        machine::tell_root(root, chosen);
+        resources::log_root(root, chosen);
     }
-    reload::tell(&config);
+    reload::log_settings(&config);
     let settings = CoreSettings {
         driver: choice.driver,
         modern_ring,
     };
-    let front = Options {
+    let options = Options {
         default_registry: config.default_registry.clone(),
-        memory_bytes_max: config.memory_cache_bytes,
-        open_files_max: machine::open_files_max(descriptors, plan.len()),
+        response_cache_bytes_max: config.memory_cache_bytes,
+        open_files_max: resources::open_files_max(descriptors, plan.len()),
         registry_header: config.registry_header,
         client_login: config.client_login,
-        vitals: vitals.clone(),
+        health: health.clone(),
     };
     let acceptor = tls::open(config.tls.as_ref(), config.kernel_tls)?;
     let accepting = listening.addresses.len() * plan.len();
-    let door = FrontDoor::new(config.front_auth.clone())?;
+    let client_auth = ClientAuth::new(config.client_auth.clone())?;
     for (index, (cpu, sockets)) in plan.iter().zip(listening.listeners).enumerate() {
         let (cache, helper, shutdown) = (cache.clone(), helper.clone(), shutdown.clone());
         let log = config.access_log.then(AccessLog::default);
-        let (front, door, acceptor) = (front.clone(), door.clone(), acceptor.clone());
-        let load = Load {
+        let (options, client_auth, acceptor) = (options.clone(), client_auth.clone(), acceptor.clone());
+        let resources = CoreResources {
             core: index,
-            crowd: crowd.clone(),
+            limits: limits.clone(),
             memory: memory.core(index),
         };
-        let pulse = vitals.cores()[index].clone();
+        let heartbeat = health.cores()[index].clone();
         core::start(index, *cpu, settings, move || async move {
-            let registry = Rc::new(Registry::new(cache, front, door));
-            monoio::spawn(keep_beating(pulse));
-            let server = Server::new(registry, helper, shutdown, log, acceptor, load);
+            let registry = Rc::new(Registry::new(cache, options, client_auth));
+            monoio::spawn(run_heartbeat(heartbeat));
+            let server = Server::new(registry, helper, shutdown, log, acceptor, resources);
             serve(server, sockets).await;
         })?;
     }
-    cache.keep_beating(&vitals);
-    supervise::watch(vitals, helper.workers(), &config.supervisor, &notifier)?;
+    cache.run_store_heartbeat(&health);
+    supervise::start_watchdog(health, helper.workers(), &config.systemd, &notifier)?;
     supervise::wait_for_cores(&shutdown, accepting);
     for addr in &listening.addresses {
         tracing::info!(
@@ -169,7 +171,9 @@ pub fn run(config: Config, read: &dyn Fn() -> Result<Config, Mistakes>) -> Resul
         match signal {
             SIGHUP => {
                 notifier.reloading();
-                reload::contained(|| reload::reload(&config, read(), &upstreams, &door, acceptor.as_ref()));
+                reload::contained(|| {
+                    reload::reload(&config, read(), &upstreams, &client_auth, acceptor.as_ref());
+                });
                 notifier.ready(&status);
             }
             _ => break,

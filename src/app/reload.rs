@@ -1,8 +1,8 @@
 //! SIGHUP: what changes without a restart.
 
-use crate::config::{Config, Mistakes};
-use crate::fail_point::reach;
-use crate::registry::FrontDoor;
+use crate::auth::ClientAuth;
+use crate::config::{Config, Diagnostics};
+use crate::fail_point::hit;
 use crate::server::tls::Acceptor;
 use crate::upstream::Upstreams;
 
@@ -14,7 +14,7 @@ pub(super) fn contained(reload: impl FnOnce()) {
 }
 
 /// Says what the operator ought to know about a configuration that is used.
-pub(super) fn tell(config: &Config) {
+pub(super) fn log_settings(config: &Config) {
     for warning in &config.warnings {
         tracing::warn!("{warning}");
     }
@@ -25,25 +25,29 @@ pub(super) fn tell(config: &Config) {
     }
 }
 
-/// Takes over what can be, and says what cannot. Requests under way go on with what they began with.
+/// Applies the settings that can change at runtime, and logs the settings that need a restart. Requests in progress
+/// keep the earlier settings.
 pub(super) fn reload(
     running: &Config,
-    read: Result<Config, Mistakes>,
+    read: Result<Config, Diagnostics>,
     upstreams: &Upstreams,
-    door: &FrontDoor,
+    client_auth: &ClientAuth,
     acceptor: Option<&Acceptor>,
 ) {
     let new = match read {
         Ok(new) => new,
-        Err(mistakes) => {
-            for mistake in &mistakes.0 {
-                tracing::error!("{}: {}", mistake.what, mistake.why);
+        Err(diagnostics) => {
+            for diagnostic in &diagnostics.0 {
+                tracing::error!("{}: {}", diagnostic.what, diagnostic.why);
             }
-            let count = mistakes.0.len();
-            return tracing::error!(mistakes = count, "configuration not reloaded; the old one stays");
+            let count = diagnostics.0.len();
+            return tracing::error!(
+                diagnostics = count,
+                "configuration not reloaded; the old one stays"
+            );
         }
     };
-    reach("reload");
+    hit("reload");
     if let (Some(acceptor), Some(tls)) = (acceptor, &new.tls)
         && let Err(error) = acceptor.replace(super::tls::material(tls))
     {
@@ -52,10 +56,10 @@ pub(super) fn reload(
     if let Err(error) = upstreams.reload(new.registries.clone()) {
         return tracing::error!(%error, "configuration not reloaded; the old one stays");
     }
-    if let Err(error) = door.replace(new.front_auth.clone()) {
-        tracing::error!(%error, "who may come in was not reloaded; the old ones stay");
+    if let Err(error) = client_auth.replace(new.client_auth.clone()) {
+        tracing::error!(%error, "client authentication not reloaded; the earlier configuration stays in use");
     }
-    tell(&new);
+    log_settings(&new);
     for key in running.needs_restart(&new) {
         tracing::warn!("{key} has changed and needs a restart");
     }

@@ -1,42 +1,42 @@
-//! What is told to a supervisor, and who watches over the cores.
+//! Notifications to systemd, and the start of the watchdog.
 
 use std::time::Duration;
 
 use super::listen::Address;
-use crate::config::Supervisor;
+use crate::config::SystemdEnvironment;
 use crate::runtime::driver::Driver;
+use crate::runtime::heartbeat::Health;
 use crate::runtime::helper::Workers;
 use crate::runtime::shutdown::Shutdown;
-use crate::runtime::vitals::Vitals;
 use crate::runtime::watchdog::{self, Keepalive};
 use crate::systemd::Notifier;
 
 /// How often is looked whether the cores accept.
 const LOOK: Duration = Duration::from_millis(2);
 
-/// The way to `supervisor`. One that cannot be told is no reason not to serve.
-pub(super) fn notifier(supervisor: &Supervisor) -> Notifier {
-    Notifier::new(supervisor.notify.as_deref()).unwrap_or_else(|error| {
-        tracing::warn!(%error, "NOTIFY_SOCKET cannot be used; the service manager is told nothing");
+/// Opens the notifier of `systemd`. Without a usable socket the process serves without notifications.
+pub(super) fn notifier(systemd: &SystemdEnvironment) -> Notifier {
+    Notifier::new(systemd.notify.as_deref()).unwrap_or_else(|error| {
+        tracing::warn!(%error, "NOTIFY_SOCKET cannot be used; systemd gets no notifications");
         Notifier::default()
     })
 }
 
-/// Starts the watchdog, which tells `supervisor` that all is well twice in the time it waits for that.
-pub(super) fn watch(
-    vitals: Vitals,
+/// Starts the watchdog. The watchdog sends two keepalives to systemd per watchdog interval.
+pub(super) fn start_watchdog(
+    health: Health,
     workers: Workers,
-    supervisor: &Supervisor,
+    systemd: &SystemdEnvironment,
     notifier: &Notifier,
 ) -> std::io::Result<()> {
-    let keepalive = supervisor.watchdog.map(|within| {
+    let keepalive = systemd.watchdog.map(|within| {
         let notifier = notifier.clone();
         Keepalive {
             every: within / 2,
-            tell: Box::new(move || notifier.alive()),
+            send: Box::new(move || notifier.alive()),
         }
     });
-    watchdog::start(vitals, workers, keepalive)
+    watchdog::start(health, workers, keepalive)
 }
 
 /// Waits until every core accepts. One that cannot start, or hangs in it, ends the process.

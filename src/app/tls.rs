@@ -2,28 +2,30 @@
 
 use super::AppError;
 use crate::config::{self, KernelTls, ServerTls};
-use crate::server::tls::{Acceptor, Clients, Identity, Material, Offload, Pem};
+use crate::server::tls::{
+    Acceptor, ClientCertificates, KtlsSupport, Material, Pem, ServerIdentity, start_cert_reload,
+};
 
 /// What handshakes are made with, and made again with when its files change.
 pub(super) fn open(tls: Option<&ServerTls>, kernel: KernelTls) -> Result<Option<Acceptor>, AppError> {
     let Some(tls) = tls else { return Ok(None) };
-    let acceptor = Acceptor::new(material(tls), offload(kernel))?;
-    acceptor.watch_files()?;
+    let acceptor = Acceptor::new(material(tls), ktls_support(kernel))?;
+    start_cert_reload(acceptor.clone())?;
     Ok(Some(acceptor))
 }
 
-/// Finds out what the kernel can take over, and says so.
-fn offload(kernel: KernelTls) -> Offload {
+/// Probes the kTLS support of the kernel and logs the result.
+fn ktls_support(kernel: KernelTls) -> KtlsSupport {
     match kernel {
-        KernelTls::Off => Offload::NONE,
-        KernelTls::Auto => match Offload::probe() {
+        KernelTls::Off => KtlsSupport::NONE,
+        KernelTls::Auto => match KtlsSupport::probe() {
             Ok(found) => {
-                tracing::info!("kernel TLS: TLS 1.3 with {}", found.names());
+                tracing::info!(ciphers = %found.names(), "kTLS available");
                 found
             }
             Err(why) => {
-                tracing::warn!("kernel TLS: none ({why})");
-                Offload::NONE
+                tracing::warn!(reason = %why, "kTLS unavailable");
+                KtlsSupport::NONE
             }
         },
     }
@@ -36,15 +38,15 @@ pub(super) fn material(tls: &ServerTls) -> Material {
     };
     Material {
         identity: match &tls.identity {
-            config::Identity::SelfSigned => Identity::SelfSigned,
-            config::Identity::Files { chain, key } => Identity::Files {
+            config::ServerIdentityConfig::SelfSigned => ServerIdentity::SelfSigned,
+            config::ServerIdentityConfig::Files { chain, key } => ServerIdentity::Files {
                 chain: pem(chain),
                 key: pem(key),
             },
         },
         clients: match &tls.clients {
-            config::Clients::NotAsked => Clients::NotAsked,
-            config::Clients::Asked { roots, required } => Clients::Asked {
+            config::ClientCertificateConfig::NotRequested => ClientCertificates::NotRequested,
+            config::ClientCertificateConfig::Requested { roots, required } => ClientCertificates::Requested {
                 roots: roots.as_ref().map(pem),
                 required: *required,
             },

@@ -13,9 +13,9 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::access::{Caller, CallerId};
-use super::{FetchError, Origin, Shared};
-use crate::limits::{ABSENCE_LIFE, ABSENCES_BYTES_MAX, ABSENCES_MAX};
-use crate::oci::Namespace;
+use super::{FetchError, Shared};
+use crate::limits::{ABSENCE_TTL, ABSENCES_BYTES_MAX, ABSENCES_MAX};
+use crate::oci::{Namespace, Origin};
 use crate::runtime::clock::monotonic_micros;
 use crate::upstream::{Target, UpstreamError, Verdict};
 
@@ -28,14 +28,14 @@ const ANSWER_BYTES_MAX: usize = 2_048;
 /// Counters of changes. Repositories share them; a shared one costs a 404 that is not remembered.
 const COUNTERS: usize = 256;
 
-/// A 404 of a record, given because the registry cannot be asked.
+/// A recorded 404, returned while the registry is unavailable.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{registry} answered 404 when it was last asked")]
+#[error("{registry} answered 404 to the last request")]
 pub struct Absence {
     registry: Namespace,
-    /// When the registry was asked, in milliseconds since 1970.
+    /// Time of the request to the registry, in milliseconds since 1970.
     pub checked_ms: u64,
-    /// Why it cannot be asked.
+    /// Why the registry is unavailable.
     pub why: Arc<str>,
 }
 
@@ -58,7 +58,7 @@ pub(super) struct Absences {
 }
 
 struct Table {
-    repositories: HashMap<Origin, HashMap<Question, Remembered>>,
+    repositories: HashMap<Origin, HashMap<AbsenceKey, Remembered>>,
     count: usize,
     bytes: u64,
     /// Increases with each change of a repository that was seen.
@@ -66,21 +66,21 @@ struct Table {
 }
 
 #[derive(PartialEq, Eq, Hash)]
-struct Question {
+struct AbsenceKey {
     target: Target,
     caller: CallerId,
 }
 
 struct Remembered {
-    /// With its body, so that a client hears the same words each time.
+    /// The answer with its body: each client receives the same text.
     answer: UpstreamError,
     until_micros: u64,
     bytes: u64,
 }
 
-/// Taken before a registry is asked: its answer is not remembered when the repository was seen to change meanwhile.
+/// Change count of a repository before a request. [`Absences::record`] drops a 404 when the count has changed since.
 #[derive(Clone, Copy, Debug)]
-pub struct BeforeAsking(u32);
+pub struct ChangeCount(u32);
 
 impl Shared {
     /// The 404s of the configuration as it is now: a registry that was moved is another one.
@@ -123,25 +123,25 @@ impl Absences {
     pub fn last(&self, origin: &Origin, target: &Target, caller: &Caller) -> Option<FetchError> {
         let table = self.lock();
         // Most repositories have none, and need no copy of the target.
-        let questions = table.repositories.get(origin)?;
-        let question = Question::new(target, caller);
-        let found = questions.get(&question)?;
+        let absences = table.repositories.get(origin)?;
+        let key = AbsenceKey::new(target, caller);
+        let found = absences.get(&key)?;
         (monotonic_micros() < found.until_micros).then(|| found.answer.clone().into())
     }
 
-    pub fn before_asking(&self, origin: &Origin) -> BeforeAsking {
-        BeforeAsking(self.lock().changes[self.counter(origin)])
+    pub fn change_count(&self, origin: &Origin) -> ChangeCount {
+        ChangeCount(self.lock().changes[self.counter(origin)])
     }
 
     /// Remembers `error` if it is a 404, for `life` at most.
-    pub fn note(
+    pub fn record(
         &self,
-        before: BeforeAsking,
+        before: ChangeCount,
         (origin, target, caller): (&Origin, &Target, &Caller),
         error: &FetchError,
         life: Duration,
     ) {
-        let life = life.min(ABSENCE_LIFE);
+        let life = life.min(ABSENCE_TTL);
         let FetchError::Upstream(UpstreamError::Status {
             host,
             phase,
@@ -169,18 +169,18 @@ impl Absences {
         let counter = self.counter(origin);
         let mut table = self.lock();
         if table.changes[counter] == before.0 {
-            table.insert(origin, Question::new(target, caller), answer, now, until_micros);
+            table.insert(origin, AbsenceKey::new(target, caller), answer, now, until_micros);
         }
     }
 
-    /// Forgets the 404s of a repository that has changed, and those that are under way.
+    /// Forgets the 404s of a repository that has changed, and drops those of requests in flight.
     pub fn clear(&self, origin: &Origin) {
         let counter = self.counter(origin);
         let mut table = self.lock();
         table.changes[counter] = table.changes[counter].wrapping_add(1);
-        if let Some(questions) = table.repositories.remove(origin) {
-            table.count -= questions.len();
-            table.bytes -= questions.values().map(|found| found.bytes).sum::<u64>();
+        if let Some(absences) = table.repositories.remove(origin) {
+            table.count -= absences.len();
+            table.bytes -= absences.values().map(|found| found.bytes).sum::<u64>();
         }
     }
 
@@ -206,14 +206,14 @@ impl Table {
     fn insert(
         &mut self,
         origin: &Origin,
-        question: Question,
+        key: AbsenceKey,
         answer: UpstreamError,
         now: u64,
         until_micros: u64,
     ) {
         let bytes = origin.namespace.as_str().len()
             + origin.repository.as_str().len()
-            + question.target_bytes()
+            + key.target_bytes()
             + answer_bytes(&answer)
             + OVERHEAD_BYTES;
         let bytes = bytes as u64;
@@ -230,8 +230,8 @@ impl Table {
             until_micros,
             bytes,
         };
-        let questions = self.repositories.entry(origin.clone()).or_default();
-        match questions.insert(question, remembered) {
+        let absences = self.repositories.entry(origin.clone()).or_default();
+        match absences.insert(key, remembered) {
             Some(before) => self.bytes -= before.bytes,
             None => self.count += 1,
         }
@@ -239,19 +239,19 @@ impl Table {
     }
 
     fn forget(&mut self, origin: &Origin, target: &Target) {
-        let Some(questions) = self.repositories.get_mut(origin) else {
+        let Some(absences) = self.repositories.get_mut(origin) else {
             return;
         };
         let (mut count, mut bytes) = (0, 0);
-        questions.retain(|question, found| {
-            let kept = question.target != *target;
+        absences.retain(|key, found| {
+            let kept = key.target != *target;
             if !kept {
                 count += 1;
                 bytes += found.bytes;
             }
             kept
         });
-        if questions.is_empty() {
+        if absences.is_empty() {
             self.repositories.remove(origin);
         }
         self.count -= count;
@@ -259,19 +259,19 @@ impl Table {
     }
 
     fn retain(&mut self, keep: impl Fn(&Remembered) -> bool) {
-        self.repositories.retain(|_, questions| {
-            questions.retain(|_, found| keep(found));
-            !questions.is_empty()
+        self.repositories.retain(|_, absences| {
+            absences.retain(|_, found| keep(found));
+            !absences.is_empty()
         });
-        let questions = || self.repositories.values().flat_map(HashMap::values);
-        self.count = questions().count();
-        self.bytes = questions().map(|found| found.bytes).sum();
+        let absences = || self.repositories.values().flat_map(HashMap::values);
+        self.count = absences().count();
+        self.bytes = absences().map(|found| found.bytes).sum();
     }
 }
 
-impl Question {
+impl AbsenceKey {
     fn new(target: &Target, caller: &Caller) -> Self {
-        Question {
+        AbsenceKey {
             target: target.clone(),
             caller: caller.id(),
         }
@@ -328,10 +328,10 @@ mod tests {
         })
     }
 
-    fn note(absences: &Absences, origin: &Origin, target: &Target, status: u16) {
-        let before = absences.before_asking(origin);
-        let asked = (origin, target, &Caller::ANYBODY);
-        absences.note(before, asked, &answer(status), ABSENCE_LIFE);
+    fn record(absences: &Absences, origin: &Origin, target: &Target, status: u16) {
+        let before = absences.change_count(origin);
+        let request = (origin, target, &Caller::ANYBODY);
+        absences.record(before, request, &answer(status), ABSENCE_TTL);
     }
 
     #[test]
@@ -339,11 +339,11 @@ mod tests {
         let absences = Absences::default();
         let (a, b) = (origin("a"), origin("b"));
         for status in [400, 401, 403, 405, 408, 410, 429, 500, 501, 503] {
-            note(&absences, &a, &blob(1), status);
+            record(&absences, &a, &blob(1), status);
         }
         let last = |origin: &Origin, n| absences.last(origin, &blob(n), &Caller::ANYBODY);
         assert!(last(&a, 1).is_none());
-        note(&absences, &a, &blob(1), 404);
+        record(&absences, &a, &blob(1), 404);
         let found = last(&a, 1).expect("the 404 of a moment ago");
         assert_eq!(found.to_string(), answer(404).to_string());
         assert!(last(&a, 2).is_none() && last(&b, 1).is_none());
@@ -353,8 +353,8 @@ mod tests {
     fn a_life_of_nothing_is_no_memory() {
         let absences = Absences::default();
         let a = origin("a");
-        let before = absences.before_asking(&a);
-        absences.note(
+        let before = absences.change_count(&a);
+        absences.record(
             before,
             (&a, &blob(1), &Caller::ANYBODY),
             &answer(404),
@@ -367,15 +367,15 @@ mod tests {
     fn a_change_of_the_repository_forgets_its_404s_and_those_on_their_way() {
         let absences = Absences::default();
         let a = origin("a");
-        note(&absences, &a, &blob(1), 404);
-        let before = absences.before_asking(&a);
+        record(&absences, &a, &blob(1), 404);
+        let before = absences.change_count(&a);
         absences.clear(&a);
         assert!(absences.last(&a, &blob(1), &Caller::ANYBODY).is_none());
-        absences.note(
+        absences.record(
             before,
             (&a, &blob(2), &Caller::ANYBODY),
             &answer(404),
-            ABSENCE_LIFE,
+            ABSENCE_TTL,
         );
         assert!(absences.last(&a, &blob(2), &Caller::ANYBODY).is_none());
         let table = absences.lock();
@@ -387,16 +387,16 @@ mod tests {
         let absences = Absences::default();
         let (a, b) = (origin("a"), origin("b"));
         for origin in [&a, &b] {
-            note(&absences, origin, &blob(1), 404);
-            note(&absences, origin, &blob(2), 404);
+            record(&absences, origin, &blob(1), 404);
+            record(&absences, origin, &blob(2), 404);
         }
-        let before = absences.before_asking(&a);
+        let before = absences.change_count(&a);
         absences.forget(&a, &blob(1));
         let last = |origin: &Origin, n| absences.last(origin, &blob(n), &Caller::ANYBODY);
         assert!(last(&a, 1).is_none());
         assert!(last(&a, 2).is_some() && last(&b, 1).is_some());
-        let asked = (&a, &blob(1), &Caller::ANYBODY);
-        absences.note(before, asked, &answer(404), ABSENCE_LIFE);
+        let request = (&a, &blob(1), &Caller::ANYBODY);
+        absences.record(before, request, &answer(404), ABSENCE_TTL);
         assert!(last(&a, 1).is_none());
         absences.forget(&a, &blob(2));
         absences.forget(&a, &blob(3));
@@ -412,7 +412,7 @@ mod tests {
         let absences = Absences::default();
         let many = ABSENCES_MAX + 10;
         for n in 0..many {
-            note(&absences, &origin("a"), &blob(n), 404);
+            record(&absences, &origin("a"), &blob(n), 404);
             let table = absences.lock();
             assert!(table.count <= ABSENCES_MAX && table.bytes <= ABSENCES_BYTES_MAX);
         }
@@ -421,7 +421,7 @@ mod tests {
                 .last(&origin("a"), &blob(many - 1), &Caller::ANYBODY)
                 .is_some()
         );
-        note(&absences, &origin("a"), &blob(many - 1), 404);
+        record(&absences, &origin("a"), &blob(many - 1), 404);
         let table = absences.lock();
         let counted: usize = table.repositories.values().map(HashMap::len).sum();
         assert_eq!(table.count, counted);

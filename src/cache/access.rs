@@ -1,8 +1,8 @@
 //! Who may read what.
 //!
-//! Content that was seen without credentials is public. Everything else is given only to a caller for whom
-//! the upstream has said yes lately, for that repository and for content it has there: a [`Permit`]. A registry the
-//! operator shares is asked with our credentials on everybody's behalf.
+//! Content that was seen without credentials is public. Other content requires a [`Permit`]. The upstream has recently
+//! granted the caller access to that repository, and the repository has the content. Requests to a registry that the
+//! operator shares use the operator's credentials for every client.
 //!
 //! Not here: what the upstream's challenges become for the client (`registry`).
 
@@ -14,17 +14,19 @@ use std::time::Duration;
 use ring::hmac;
 use ring::rand::SystemRandom;
 
-use super::flight::{Flights, Landing};
 use super::manifest::{may_be_manifest, read_whole, type_of};
-use super::{Cache, Class, FetchError, Origin, Shared};
+use super::{Cache, Class, FetchError, Shared};
 use crate::config::{Access, Named};
-use crate::limits::{ACCESS_YES, ACCESS_YES_MAX, ANONYMOUS_REFUSED};
-use crate::oci::{Accept, Digest, Reference};
+use crate::limits::{ANONYMOUS_DENIAL_TTL, GRANT_TTL, GRANTS_MAX};
+use crate::oci::{Accept, Digest, Origin, Reference};
 use crate::runtime::clock::monotonic_micros;
-use crate::store::{Key, Meta};
-use crate::upstream::{Credentials, Method, Purpose, Request, Secret, Target, UpstreamError, Verdict};
+use crate::runtime::single_flight::{Completer, SingleFlight};
+use crate::store::{Key, Meta, Source};
+use crate::upstream::{
+    Credentials, Purpose, Secret, Target, UpstreamError, UpstreamMethod, UpstreamRequest, Verdict,
+};
 
-/// On whose behalf an upstream is asked. Equal when the credentials are; holds them, never shows them.
+/// The requester at an upstream. Callers are equal when their credentials are equal. The credentials are never shown.
 #[derive(Clone, Debug)]
 pub struct Caller {
     id: CallerId,
@@ -34,13 +36,13 @@ pub struct Caller {
 /// Stands for credentials in tables: of a client's only a keyed hash is kept, with a key of this process.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub(super) enum CallerId {
-    Anybody,
+    Anonymous,
     /// The operator, for a registry everybody may read with our credentials.
     Operator,
     Client([u8; 32]),
 }
 
-/// Proof that a caller may read one object through one repository.
+/// A grant to read one object through one repository.
 #[derive(Clone, Copy, Debug)]
 pub struct Permit {
     /// The content turned out to be public.
@@ -49,23 +51,23 @@ pub struct Permit {
 
 /// What is known of a piece of content that we hold, as far as access goes.
 #[derive(Clone, Copy, Debug)]
-pub struct Held<'a> {
+pub struct HeldContent<'a> {
     pub digest: &'a Digest,
     /// Seen without credentials.
     pub public: bool,
 }
 
-/// Answers of upstreams about who may read what. Moments are microseconds of the clock that never jumps.
+/// Recorded grants and denials of upstreams. Times are microseconds of the monotonic clock.
 pub(super) struct AccessTable {
     key: hmac::Key,
-    /// Callers who may read a repository, and until when we believe it.
+    /// Callers that may read a repository, with the expiry of each grant.
     callers: Mutex<HashMap<(CallerId, Origin), u64>>,
     /// Content that a repository has.
     content: Mutex<HashMap<(Origin, Digest), u64>>,
-    /// Repositories that are not for everybody. Only saves a question that would be answered with no.
-    closed: Mutex<HashMap<Origin, u64>>,
-    /// Questions under way.
-    probes: Flights<(Caller, Origin, Digest), Result<(), FetchError>>,
+    /// Repositories that deny anonymous access. The table saves requests that the upstream would reject.
+    anonymous_denials: Mutex<HashMap<Origin, u64>>,
+    /// Probes in flight.
+    probes: SingleFlight<(Caller, Origin, Digest), Result<(), FetchError>>,
 }
 
 impl Default for AccessTable {
@@ -77,8 +79,8 @@ impl Default for AccessTable {
             key,
             callers: Mutex::default(),
             content: Mutex::default(),
-            closed: Mutex::default(),
-            probes: Flights::default(),
+            anonymous_denials: Mutex::default(),
+            probes: SingleFlight::default(),
         }
     }
 }
@@ -100,13 +102,13 @@ impl Hash for Caller {
 impl Caller {
     /// Nobody in particular: who is answered with public content only.
     pub const ANYBODY: Caller = Caller {
-        id: CallerId::Anybody,
+        id: CallerId::Anonymous,
         credentials: Credentials::None,
     };
 
     const OPERATOR: Caller = Caller {
         id: CallerId::Operator,
-        credentials: Credentials::Ours,
+        credentials: Credentials::Operator,
     };
 
     /// Whether everybody who may use the cache is answered alike on this caller's behalf.
@@ -123,8 +125,8 @@ impl Caller {
         self.id
     }
 
-    pub(super) fn is_anybody(&self) -> bool {
-        self.id == CallerId::Anybody
+    pub(super) fn is_anonymous(&self) -> bool {
+        self.id == CallerId::Anonymous
     }
 }
 
@@ -138,7 +140,7 @@ pub enum Approach {
 }
 
 impl Cache {
-    /// How to ask for the content of `origin`, to which `access` applies, for a client that sent `authorization`.
+    /// Selects how to request the content of `origin` under `access`, for a client that sent `authorization`.
     ///
     /// Without credentials first, because what is public can be shared; not where the upstream has refused that lately.
     pub fn approach(&self, origin: &Origin, access: Access, authorization: Option<&str>) -> Approach {
@@ -153,7 +155,7 @@ impl Cache {
             (Access::Verify, None) => Approach::Callers(vec![Caller::ANYBODY]),
             (Access::Verify, Some(secret)) => {
                 let own = shared.access.caller(authorization.unwrap_or_default(), secret);
-                if recent(&shared.access.closed, origin) {
+                if recent(&shared.access.anonymous_denials, origin) {
                     Approach::Callers(vec![own])
                 } else {
                     Approach::Callers(vec![Caller::ANYBODY, own])
@@ -162,9 +164,9 @@ impl Cache {
         }
     }
 
-    /// Whether the registry of `origin` can say who may read an entry. Any can of what is public; of the rest, those from
-    /// which it has come whole: another might say yes to everything. Of content that came from nobody knows where, the word
-    /// of a registry is taken that the operator has named, and of Docker Hub.
+    /// Whether a grant by the registry of `origin` counts for an entry. For a public entry every registry counts. For another
+    /// entry a registry counts when the whole content has come from it: other registries might grant every request. For an
+    /// entry without a known source, Docker Hub and the registries that the operator has named count.
     pub fn is_authority(&self, origin: &Origin, meta: &Meta) -> bool {
         let named = || {
             let named = self.registries().settings(&origin.namespace).1;
@@ -173,32 +175,33 @@ impl Cache {
         meta.public || meta.is_from(origin.namespace.as_str()) || (meta.sources.is_empty() && named())
     }
 
-    /// Whether `caller` may read what we hold, through `origin`, whose registry is an authority on it; asks the upstream unless it has said so lately.
+    /// Returns a permit for `caller` to read held content through `origin`, whose registry is an authority on the content.
+    /// Probes the upstream unless a recent grant is recorded.
     ///
     /// # Errors
     ///
-    /// The upstream's refusal, or that it cannot be asked.
+    /// The upstream's denial, or the failure of the probe.
     ///
     /// # Cancellation
     ///
-    /// The question goes on for the others.
+    /// The probe goes on for the other callers.
     pub async fn permit(
         &self,
         origin: &Origin,
-        held: Held<'_>,
+        held: HeldContent<'_>,
         target: impl FnOnce(Digest) -> Target,
         caller: &Caller,
     ) -> Result<Permit, FetchError> {
-        if let Some(permit) = self.0.access.known(origin, held, caller) {
+        if let Some(permit) = self.0.access.cached_permit(origin, held, caller) {
             return Ok(permit);
         }
         let (shared, key) = (self.0.clone(), (caller.clone(), origin.clone(), *held.digest));
         let target = target(*held.digest);
-        let work = move |landing| async move { shared.probe(target, landing).await };
+        let work = move |completer| async move { shared.probe_in_slot(target, completer).await };
         let (answer, _) = self.0.access.probes.join(&self.0.helper, key, work).await;
         answer.unwrap_or(Err(FetchError::Lost))?;
         Ok(Permit {
-            public: caller.is_anybody(),
+            public: caller.is_anonymous(),
         })
     }
 }
@@ -208,44 +211,44 @@ impl Shared {
     pub(super) async fn permit(
         self: &Arc<Self>,
         origin: &Origin,
-        held: Held<'_>,
+        held: HeldContent<'_>,
         target: Target,
         caller: &Caller,
     ) -> Result<Permit, FetchError> {
-        if let Some(permit) = self.access.known(origin, held, caller) {
+        if let Some(permit) = self.access.cached_permit(origin, held, caller) {
             return Ok(permit);
         }
-        self.prove(target, origin, held.digest, caller).await?;
+        self.probe(target, origin, held.digest, caller).await?;
         Ok(Permit {
-            public: caller.is_anybody(),
+            public: caller.is_anonymous(),
         })
     }
 
-    async fn probe(
+    async fn probe_in_slot(
         self: &Arc<Self>,
         target: Target,
-        landing: Landing<(Caller, Origin, Digest), Result<(), FetchError>>,
+        completer: Completer<(Caller, Origin, Digest), Result<(), FetchError>>,
     ) {
-        let (caller, origin, digest) = landing.key();
-        let answer = self.prove(target, origin, digest, caller).await;
-        landing.land(answer);
+        let (caller, origin, digest) = completer.key();
+        let answer = self.probe(target, origin, digest, caller).await;
+        completer.complete(answer);
     }
 
-    /// Asks the upstream whether `caller` may read `target`; remembers a yes.
-    async fn prove(
+    /// Probes whether `caller` may read `target`, and records the grant or denial.
+    async fn probe(
         self: &Arc<Self>,
         target: Target,
         origin: &Origin,
         digest: &Digest,
         caller: &Caller,
     ) -> Result<(), FetchError> {
-        let _place = self.place(Class::Manifest, &origin.namespace).await?;
-        let asked = monotonic_micros();
-        let mut request = Request {
+        let _slot = self.slot(Class::Manifest, &origin.namespace).await?;
+        let requested_at = monotonic_micros();
+        let mut request = UpstreamRequest {
             namespace: origin.namespace.clone(),
             repository: origin.repository.clone(),
             target,
-            method: Method::Probe,
+            method: UpstreamMethod::Probe,
             accept: Accept::Native.values(),
             range_from: None,
             credentials: caller.credentials(),
@@ -256,9 +259,9 @@ impl Shared {
             && !may_be_manifest(&response.headers)
         {
             // A head with another type says nothing about a manifest; the bytes do.
-            request.method = Method::Get;
+            request.method = UpstreamMethod::Get;
             *response = self.upstreams.fetch(&request).await.inspect_err(|error| {
-                self.access.heard_no(origin, caller, error);
+                self.access.record_denial(origin, caller, error);
             })?;
             let body = read_whole(response).await?;
             let found = Digest::of(wanted.algorithm(), &body);
@@ -276,30 +279,30 @@ impl Shared {
             // An empty blob has no first byte; and a redirect for the client is one it may have.
             Err(UpstreamError::Status { status: 416, .. } | UpstreamError::Redirected { .. }) => {}
             Err(error) => {
-                self.access.heard_no(origin, caller, &error);
+                self.access.record_denial(origin, caller, &error);
                 return Err(error.into());
             }
         }
-        self.access.heard_yes(origin, digest, caller, asked);
-        if caller.is_anybody() {
-            self.vouch(&request.target, origin, true);
+        self.access.record_grant(origin, digest, caller, requested_at);
+        if caller.is_anonymous() {
+            self.record_source(&request.target, origin, true);
         }
         Ok(())
     }
 
-    /// Notes in the store, in the background, that the registry of `origin` has the content too, and whether it is public.
-    pub(super) fn vouch(self: &Arc<Self>, target: &Target, origin: &Origin, public: bool) {
+    /// Records in the store, in the background, that the registry of `origin` has the content too, and whether it is public.
+    pub(super) fn record_source(self: &Arc<Self>, target: &Target, origin: &Origin, public: bool) {
         let key = match target {
             Target::Blob(digest) => Key::Blob(*digest),
-            Target::Manifest(Reference::Digest(digest)) => super::manifest::manifest_key(origin, digest),
+            Target::Manifest(Reference::Digest(digest)) => Key::manifest(origin, digest),
             _ => return,
         };
         if let Some(bucket) = self.storage.bucket() {
-            let (store, key, source) = (bucket.store().clone(), key.clone(), origin.source());
+            let (store, key, source) = (bucket.store().clone(), key.clone(), Source::from(origin));
             if store.is_available() {
                 self.helper.spawn(async move {
-                    if let Err(error) = store.vouch(&key, &source, public).await {
-                        tracing::debug!(%error, "the bucket does not take note who may read an entry");
+                    if let Err(error) = store.record_source(&key, &source, public).await {
+                        tracing::debug!(%error, "a source of an entry was not recorded in the bucket");
                     }
                 });
             }
@@ -307,9 +310,9 @@ impl Shared {
         if let Some(store) = self.storage.local().cloned()
             && self.health.writable()
         {
-            let (shared, source) = (self.clone(), origin.source());
+            let (shared, source) = (self.clone(), Source::from(origin));
             self.helper.spawn_blocking(move || {
-                if let Err(error) = store.vouch(&key, &source, public) {
+                if let Err(error) = store.record_source(&key, &source, public) {
                     shared.health.failed(&error);
                 }
             });
@@ -328,38 +331,38 @@ impl AccessTable {
         }
     }
 
-    /// What follows without asking.
-    fn known(&self, origin: &Origin, held: Held<'_>, caller: &Caller) -> Option<Permit> {
+    /// A permit that needs no probe.
+    fn cached_permit(&self, origin: &Origin, held: HeldContent<'_>, caller: &Caller) -> Option<Permit> {
         if held.public {
             return Some(Permit { public: true });
         }
-        // A registry's content is for everybody who may ask us where its operator shares it.
+        // The operator shares the registry: every client of the cache may read its content.
         let ours = caller.id == CallerId::Operator;
-        let told = || {
+        let granted = || {
             recent(&self.callers, &(caller.id, origin.clone()))
                 && recent(&self.content, &(origin.clone(), *held.digest))
         };
-        (ours || told()).then_some(Permit { public: false })
+        (ours || granted()).then_some(Permit { public: false })
     }
 
-    /// Notes that the upstream gave `caller` content of `origin`, asked at the moment `asked`.
-    pub(super) fn heard_yes(&self, origin: &Origin, digest: &Digest, caller: &Caller, asked: u64) {
-        let until = asked + micros(ACCESS_YES);
+    /// Records that the upstream sent content of `origin` to `caller`, for a request made at `requested_at`.
+    pub(super) fn record_grant(&self, origin: &Origin, digest: &Digest, caller: &Caller, requested_at: u64) {
+        let until = requested_at + micros(GRANT_TTL);
         remember(&self.callers, (caller.id, origin.clone()), until);
         remember(&self.content, (origin.clone(), *digest), until);
     }
 
-    /// Notes a refusal, as far as it saves asking in vain.
-    pub(super) fn heard_no(&self, origin: &Origin, caller: &Caller, error: &UpstreamError) {
+    /// Records a denial, where that saves a request that would be rejected.
+    pub(super) fn record_denial(&self, origin: &Origin, caller: &Caller, error: &UpstreamError) {
         if let Some(Verdict::Challenge | Verdict::Forbidden) = error.verdict() {
-            if caller.is_anybody() {
+            if caller.is_anonymous() {
                 remember(
-                    &self.closed,
+                    &self.anonymous_denials,
                     origin.clone(),
-                    monotonic_micros() + micros(ANONYMOUS_REFUSED),
+                    monotonic_micros() + micros(ANONYMOUS_DENIAL_TTL),
                 );
             } else {
-                // Whatever we were told before: it is not so any more.
+                // The denial replaces an earlier grant.
                 lock(&self.callers).remove(&(caller.id, origin.clone()));
             }
         }
@@ -382,11 +385,11 @@ fn recent<K: Hash + Eq>(table: &Mutex<HashMap<K, u64>>, key: &K) -> bool {
 
 fn remember<K: Hash + Eq>(table: &Mutex<HashMap<K, u64>>, key: K, until: u64) {
     let mut table = lock(table);
-    if table.len() >= ACCESS_YES_MAX && !table.contains_key(&key) {
+    if table.len() >= GRANTS_MAX && !table.contains_key(&key) {
         let now = monotonic_micros();
         table.retain(|_, until| now < *until);
-        if table.len() >= ACCESS_YES_MAX {
-            // Forgetting costs a question each.
+        if table.len() >= GRANTS_MAX {
+            // Each forgotten entry costs a request.
             table.clear();
         }
     }

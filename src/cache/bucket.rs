@@ -1,6 +1,7 @@
-//! The shared store as the cache asks it: for a bounded time, not while it is failing, and not for what it gave wrong.
+//! The shared store as the cache uses it. Requests have a deadline, pause while the bucket is failing, and skip quarantined
+//! content.
 //!
-//! Not here: what goes there ([`super::upload`]), and how it is talked to (`store`).
+//! Not here: uploads ([`super::upload_queue`]), and the requests of the S3 protocol (`store`).
 
 use std::collections::HashMap;
 use std::future::Future;
@@ -12,53 +13,53 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::sync::Semaphore;
 
-use super::flight::Flights;
-use super::hose::{Passed, Poured, hose};
+use super::body_channel::{BodyReceiver, ForwardOutcome, body_channel};
 use super::records::Changes;
 use super::shares::{Lease, Party, SharedLedger};
-use super::supply::Supply;
-use super::{Cache, Origin, Shared};
+use super::{Cache, Shared};
 use crate::cache::access::Caller;
+use crate::cache::fill::source::BlobSource;
 use crate::http::Span;
 use crate::limits::{
-    BUCKET_LOOKUP_MAX, BUCKET_LOOKUP_PAUSE, BUCKET_OPEN_MAX, BUCKET_SUSPECT, BUCKET_SUSPECTS_MAX,
-    BUCKET_URL_LIFE, HELD_WHOLE_BYTES_MAX, MEMORY_OBJECT_BYTES_MAX, PASS_THROUGH_BYTES_MAX, RECORD_WRITERS,
-    RECORD_WRITES_WAITING_MAX, S3_READS_WEIGHT,
+    BODY_CHANNEL_BYTES_MAX, BUCKET_LOOKUP_TIMEOUT, BUCKET_OPEN_TIMEOUT, BUCKET_STALL_COOLDOWN,
+    BUCKET_URL_TTL, HELD_WHOLE_BYTES_MAX, MEMORY_OBJECT_BYTES_MAX, QUARANTINE_TIME, QUARANTINED_MAX,
+    RECORD_WRITERS, RECORD_WRITES_WAITING_MAX, S3_READS_WEIGHT,
 };
-use crate::oci::{Digest, Hasher, Namespace};
+use crate::oci::{Digest, Hasher, Namespace, Origin};
 use crate::runtime::clock::monotonic_micros;
-use crate::runtime::memory::Charge;
+use crate::runtime::memory_budget::Charge;
+use crate::runtime::single_flight::SingleFlight;
 use crate::store::{Key, Meta, S3Error, S3Store};
 
-/// A bucket and what we think of it.
+/// A bucket and its state in this process.
 pub struct Bucket {
     store: S3Store,
     /// Whether clients may be sent there.
     pub redirect: bool,
-    /// Moment before which nothing is looked up, by the clock that never jumps.
-    blind_until: AtomicU64,
-    /// Content that came wrong from there, and until when it is not taken from there again.
-    suspects: Mutex<HashMap<Digest, u64>>,
+    /// Time before which nothing is looked up, by the monotonic clock.
+    unreadable_until: AtomicU64,
+    /// Content that did not match its digest, with the end of its quarantine.
+    quarantined: Mutex<HashMap<Digest, u64>>,
     /// Held while an entry is hashed again: one that has been put since must not be taken for the one that was wrong.
     rechecking: tokio::sync::Mutex<()>,
     /// How many bodies are open for each registry.
     reads: SharedLedger,
     writers: [RecordWriter; RECORD_WRITERS],
-    lookups: Flights<Key, Option<Arc<Meta>>>,
-    wholes: Flights<Digest, Option<Bytes>>,
+    lookups: SingleFlight<Key, Option<Arc<Meta>>>,
+    wholes: SingleFlight<Digest, Option<Bytes>>,
 }
 
 /// Writes the records of some registries, one change after the other.
 struct RecordWriter {
     turn: Arc<tokio::sync::Mutex<()>>,
-    places: Arc<Semaphore>,
+    permits: Arc<Semaphore>,
 }
 
 impl Default for RecordWriter {
     fn default() -> Self {
         RecordWriter {
             turn: Arc::default(),
-            places: Arc::new(Semaphore::new(RECORD_WRITES_WAITING_MAX)),
+            permits: Arc::new(Semaphore::new(RECORD_WRITES_WAITING_MAX)),
         }
     }
 }
@@ -68,26 +69,26 @@ impl Bucket {
         Bucket {
             store,
             redirect,
-            blind_until: AtomicU64::new(0),
-            suspects: Mutex::default(),
+            unreadable_until: AtomicU64::new(0),
+            quarantined: Mutex::default(),
             rechecking: tokio::sync::Mutex::default(),
             reads: SharedLedger::default(),
             writers: Default::default(),
-            lookups: Flights::default(),
-            wholes: Flights::default(),
+            lookups: SingleFlight::default(),
+            wholes: SingleFlight::default(),
         }
     }
 
-    /// The engine. It says itself whether it is worth asking.
+    /// The engine, with its own circuit breaker.
     pub(super) fn store(&self) -> &S3Store {
         &self.store
     }
 
-    /// A place for one more open body of a registry; `None` when its share is used up.
-    pub(super) fn place_for(&self, party: &Party) -> Option<Lease> {
-        let mut place = self.reads.lease(party);
+    /// Reserves one more open body of a registry; `None` when the share of the registry is exhausted.
+    pub(super) fn reserve_read(&self, party: &Party) -> Option<Lease> {
+        let mut lease = self.reads.lease(party);
         let free = self.store.free_reads() as u64;
-        place.grow_to(1, free, S3_READS_WEIGHT).then_some(place)
+        lease.grow_to(1, free, S3_READS_WEIGHT).then_some(lease)
     }
 
     fn writer_for(&self, namespace: &Namespace) -> &RecordWriter {
@@ -99,38 +100,38 @@ impl Bucket {
     /// Whether every change of a record was written or dropped.
     #[cfg(test)]
     pub fn has_written_records(&self) -> bool {
-        let idle = |writer: &RecordWriter| writer.places.available_permits() == RECORD_WRITES_WAITING_MAX;
+        let idle = |writer: &RecordWriter| writer.permits.available_permits() == RECORD_WRITES_WAITING_MAX;
         self.writers.iter().all(idle)
     }
 
     /// Whether `digest` should be looked for there.
     fn may_have(&self, digest: &Digest) -> bool {
-        self.is_readable(monotonic_micros()) && !self.is_suspect(digest)
+        self.is_readable(monotonic_micros()) && !self.is_quarantined(digest)
     }
 
     /// Whether `digest` came wrong from there lately.
-    pub(super) fn is_suspect(&self, digest: &Digest) -> bool {
-        let until = self.suspects().get(digest).copied();
+    pub(super) fn is_quarantined(&self, digest: &Digest) -> bool {
+        let until = self.quarantined().get(digest).copied();
         until.is_some_and(|until| monotonic_micros() < until)
     }
 
     fn is_readable(&self, now: u64) -> bool {
-        self.store.is_available() && self.blind_until.load(Ordering::Relaxed) <= now
+        self.store.is_available() && self.unreadable_until.load(Ordering::Relaxed) <= now
     }
 
-    /// What `ask` gives within `limit`; a bucket that takes longer is not asked again for a while. The work
+    /// The result of `request` within `limit`. After a timeout the bucket gets no requests for a while, and the work
     /// goes on. On the helper pool.
-    pub(super) async fn in_time<T: Send + 'static>(
+    pub(super) async fn within_deadline<T: Send + 'static>(
         &self,
         limit: Duration,
-        ask: impl Future<Output = Result<T, S3Error>> + Send + 'static,
+        request: impl Future<Output = Result<T, S3Error>> + Send + 'static,
     ) -> Option<T> {
         if !self.is_readable(monotonic_micros()) {
             return None;
         }
-        match tokio::time::timeout(limit, tokio::spawn(ask)).await {
+        match tokio::time::timeout(limit, tokio::spawn(request)).await {
             Ok(Ok(Ok(found))) => Some(found),
-            // The engine has said so, once.
+            // The store has logged the failure once.
             Ok(Ok(Err(error))) => {
                 tracing::debug!(%error, "the bucket gave no answer; treating it as a miss");
                 None
@@ -138,19 +139,19 @@ impl Bucket {
             Ok(Err(_)) => None,
             Err(_) => {
                 if !self.store.is_adopting() {
-                    self.stalled();
+                    self.record_stall();
                 }
                 None
             }
         }
     }
 
-    /// Notes that an answer took too long; says so once per pause.
-    fn stalled(&self) {
+    /// Records an answer that took too long, and logs it once per pause.
+    fn record_stall(&self) {
         let now = monotonic_micros();
-        let pause = BUCKET_LOOKUP_PAUSE;
+        let pause = BUCKET_STALL_COOLDOWN;
         let until = now + u64::try_from(pause.as_micros()).unwrap_or(u64::MAX);
-        if self.blind_until.swap(until, Ordering::Relaxed) <= now {
+        if self.unreadable_until.swap(until, Ordering::Relaxed) <= now {
             tracing::warn!(
                 pause_s = pause.as_secs(),
                 "the bucket does not answer in time; lookups are misses for a while"
@@ -158,21 +159,21 @@ impl Bucket {
         }
     }
 
-    /// Notes that what came from there was wrong: others are not given it while it is hashed again.
-    fn suspect(&self, digest: Digest) {
+    /// Quarantines content that did not match its digest: the bucket is no source for it until it was hashed again.
+    fn quarantine(&self, digest: Digest) {
         let now = monotonic_micros();
-        let until = now + u64::try_from(BUCKET_SUSPECT.as_micros()).unwrap_or(u64::MAX);
-        let mut suspects = self.suspects();
-        if suspects.len() >= BUCKET_SUSPECTS_MAX {
-            suspects.retain(|_, until| now < *until);
+        let until = now + u64::try_from(QUARANTINE_TIME.as_micros()).unwrap_or(u64::MAX);
+        let mut quarantined = self.quarantined();
+        if quarantined.len() >= QUARANTINED_MAX {
+            quarantined.retain(|_, until| now < *until);
         }
-        if suspects.len() < BUCKET_SUSPECTS_MAX {
-            suspects.insert(digest, until);
+        if quarantined.len() < QUARANTINED_MAX {
+            quarantined.insert(digest, until);
         }
     }
 
-    fn suspects(&self) -> std::sync::MutexGuard<'_, HashMap<Digest, u64>> {
-        self.suspects.lock().unwrap_or_else(PoisonError::into_inner)
+    fn quarantined(&self) -> std::sync::MutexGuard<'_, HashMap<Digest, u64>> {
+        self.quarantined.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -194,21 +195,21 @@ impl Cache {
         self.0.storage.local().is_none()
     }
 
-    /// What the bucket has under `key`, asked once for everybody who asks at the same time. A bucket that fails or takes
-    /// longer than [`BUCKET_LOOKUP_MAX`] has nothing.
+    /// What the bucket has under `key`, in one shared lookup for concurrent callers. A bucket that fails or takes
+    /// longer than [`BUCKET_LOOKUP_TIMEOUT`] has nothing.
     pub async fn find_in_bucket(&self, key: Key) -> Option<Arc<Meta>> {
         let bucket = self.0.storage.bucket()?;
         if !bucket.may_have(key.digest()) {
             return None;
         }
         let shared = self.0.clone();
-        let asking = bucket
+        let lookup = bucket
             .lookups
-            .join(&self.0.helper, key, move |landing| async move {
-                let key = landing.key();
-                landing.land(shared.look_in_bucket(key).await);
+            .join(&self.0.helper, key, move |completer| async move {
+                let key = completer.key();
+                completer.complete(shared.look_in_bucket(key).await);
             });
-        asking.await.0.ok().flatten()
+        lookup.await.0.ok().flatten()
     }
 
     /// A blob of at most [`HELD_WHOLE_BYTES_MAX`], whole and right, or `None`; also when there is no memory for it.
@@ -220,14 +221,14 @@ impl Cache {
         let (shared, meta) = (self.0.clone(), meta.clone());
         let taking = bucket
             .wholes
-            .join(&self.0.helper, meta.digest, move |landing| async move {
-                landing.land(shared.take_from_bucket(&meta).await);
+            .join(&self.0.helper, meta.digest, move |completer| async move {
+                completer.complete(shared.take_from_bucket(&meta).await);
             });
         taking.await.0.ok().flatten()
     }
 
     /// The bytes of a blob on their way to one client: all of them, checked at their end, or a part, which cannot be.
-    /// What the bucket does not give to its end, the registry of `origin` is asked for on behalf of `caller`. `None` when the
+    /// When the bucket breaks off, the rest is requested from the registry of `origin` on behalf of `caller`. `None` when the
     /// bucket does not begin, or there is no memory for it.
     pub async fn stream_from_bucket(
         &self,
@@ -235,29 +236,29 @@ impl Cache {
         caller: &Caller,
         meta: &Arc<Meta>,
         span: Span,
-    ) -> Option<Passed> {
-        let (inlet, passed) = hose();
+    ) -> Option<BodyReceiver> {
+        let (sender, receiver) = body_channel();
         let (shared, origin, caller, meta) = (self.0.clone(), origin.clone(), caller.clone(), meta.clone());
-        let begun = self.0.helper.ask(async move {
-            inlet.charge(shared.memory_for(&origin.namespace, PASS_THROUGH_BYTES_MAX as u64)?);
-            let supply = Supply::from_bucket(&shared, &origin, &caller, &meta, span).await?;
+        let started = self.0.helper.ask(async move {
+            sender.charge(shared.memory_for(&origin.namespace, BODY_CHANNEL_BYTES_MAX as u64)?);
+            let source = BlobSource::from_bucket(&shared, &origin, &caller, &meta, span).await?;
             let whole = span.start == 0 && span.end == meta.size;
             tokio::spawn(async move {
                 let digest = meta.digest;
-                if inlet.pour(supply, whole.then_some(digest)).await == Poured::Wrong {
-                    shared.distrust_bucket(&Key::Blob(digest));
+                if sender.forward(source, whole.then_some(digest)).await == ForwardOutcome::Wrong {
+                    shared.verify_bucket_later(&Key::Blob(digest));
                 }
             });
             Some(())
         });
-        begun.await.ok().flatten().map(|()| passed)
+        started.await.ok().flatten().map(|()| receiver)
     }
 
-    /// Where a client gets a blob from the bucket by itself, for at most [`BUCKET_URL_LIFE`]. A secret.
+    /// Where a client gets a blob from the bucket by itself, for at most [`BUCKET_URL_TTL`]. A secret.
     pub async fn url_in_bucket(&self, digest: Digest) -> Option<String> {
         let bucket = self.0.storage.bucket().filter(|bucket| bucket.redirect)?;
         let store = bucket.store.clone();
-        let signing = async move { store.presign(&Key::Blob(digest), BUCKET_URL_LIFE).await };
+        let signing = async move { store.presign(&Key::Blob(digest), BUCKET_URL_TTL).await };
         self.0.helper.ask(signing).await.ok()?.ok()
     }
 }
@@ -269,9 +270,9 @@ impl Shared {
             return;
         };
         let writer = bucket.writer_for(&origin.namespace);
-        let place = writer.places.clone().try_acquire_owned().ok();
+        let permit = writer.permits.clone().try_acquire_owned().ok();
         let memory = self.memory.take(changes.bytes());
-        let (Some(place), Some(memory)) = (place, memory) else {
+        let (Some(permit), Some(memory)) = (permit, memory) else {
             tracing::debug!(
                 "too many records of referrers are on their way to the bucket; one is not kept there"
             );
@@ -280,7 +281,7 @@ impl Shared {
         let (shared, turn) = (self.clone(), writer.turn.clone());
         let (store, origin, changes) = (bucket.store.clone(), origin.clone(), changes.clone());
         tokio::spawn(async move {
-            let _counted = (place, memory);
+            let _counted = (permit, memory);
             let _turn = turn.lock().await;
             if let Err(error) = shared.write_shared_records(&store, &origin, &changes).await {
                 tracing::debug!(%error, "a record of referrers is not kept in the bucket");
@@ -296,7 +297,7 @@ impl Shared {
         }
         let (store, key) = (bucket.store.clone(), key.clone());
         let finding = async move { store.find(&key).await };
-        bucket.in_time(BUCKET_LOOKUP_MAX, finding).await?
+        bucket.within_deadline(BUCKET_LOOKUP_TIMEOUT, finding).await?
     }
 
     /// A blob whole and right, its bytes counted for as long as anybody has them, but those that any response may take.
@@ -329,14 +330,14 @@ impl Shared {
         let bytes: Bytes = if size == 0 {
             Bytes::new()
         } else {
-            bucket.in_time(BUCKET_OPEN_MAX, reading).await?
+            bucket.within_deadline(BUCKET_OPEN_TIMEOUT, reading).await?
         };
         let mut hasher = Hasher::new(digest.algorithm());
         hasher.update(&bytes);
         if hasher.finish() == digest {
             return Some(bytes);
         }
-        self.distrust_bucket(key);
+        self.verify_bucket_later(key);
         None
     }
 
@@ -344,7 +345,7 @@ impl Shared {
     pub(super) async fn recheck_bucket(&self, key: &Key) {
         if let Some(bucket) = self.storage.bucket() {
             let _turn = bucket.rechecking.lock().await;
-            bucket.store.distrust(key).await;
+            bucket.store.verify(key).await;
         }
     }
 
@@ -359,21 +360,21 @@ impl Shared {
             store.discard(&key, &seen, &why).await;
             Ok(())
         };
-        bucket.in_time(BUCKET_LOOKUP_MAX, discarding).await;
+        bucket.within_deadline(BUCKET_LOOKUP_TIMEOUT, discarding).await;
     }
 
-    /// Has an entry of the bucket hashed again in the background, and not taken from there meanwhile.
-    pub(super) fn distrust_bucket(self: &Arc<Self>, key: &Key) {
+    /// Quarantines an entry of the bucket, and schedules its verification in the background.
+    pub(super) fn verify_bucket_later(self: &Arc<Self>, key: &Key) {
         let Some(bucket) = self.storage.bucket() else {
             return;
         };
-        tracing::warn!(digest = %key.digest(), "the bucket gave what is not its digest's content; it is asked for elsewhere");
-        bucket.suspect(*key.digest());
+        tracing::warn!(digest = %key.digest(), "content from the bucket does not match its digest; another source is used");
+        bucket.quarantine(*key.digest());
         let (shared, key) = (self.clone(), key.clone());
         tokio::spawn(async move {
             shared.recheck_bucket(&key).await;
             // It may be here by now, and gone from there.
-            shared.see_to_copy_again(&key);
+            shared.recheck_replica(&key);
         });
     }
 }

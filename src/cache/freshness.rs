@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::config::{TagFreshness, TagRule};
-use crate::limits::DERIVED_TAG_LIFE;
+use crate::limits::DERIVED_TAG_TTL_MAX;
 use crate::oci::Tag;
 
 /// How tags are cached, where no rule of a registry says otherwise.
@@ -13,20 +13,20 @@ pub struct TagPolicy {
     pub cache_tags: bool,
     /// Whether that goes for `latest`.
     pub cache_latest: bool,
-    /// `latest` is asked for every time, whatever else is said.
-    pub always_ask_latest: bool,
+    /// Whether each request for `latest` is revalidated, whatever the rules say.
+    pub always_revalidate_latest: bool,
     /// Freshness lifetime.
     pub ttl: Duration,
-    /// How long after it a tag is still answered at once, and asked for in the background.
+    /// How long after it a tag is still answered at once, and revalidated in the background.
     pub stale_while_revalidate: Duration,
 }
 
 /// What holds for one tag.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct TagTerms {
-    /// How long a pointer may be served unasked, in milliseconds after it was checked.
+    /// How long a pointer may be served without revalidation, in milliseconds after it was checked.
     pub lifetime_ms: u64,
-    /// How much longer it may be served while it is being asked for, in milliseconds.
+    /// How much longer it may be served during a revalidation, in milliseconds.
     pub grace_ms: u64,
     /// A tag the upstream no longer has is served as it was.
     pub keep_on_404: bool,
@@ -37,13 +37,13 @@ pub fn terms(policy: &TagPolicy, rules: &[TagRule], tag: &Tag) -> TagTerms {
     let rule = rules.iter().find(|rule| rule.pattern.matches(tag));
     let freshness = match rule {
         _ if !policy.cache_tags => TagFreshness::AlwaysAsk,
-        _ if policy.always_ask_latest && tag.is_latest() => TagFreshness::AlwaysAsk,
+        _ if policy.always_revalidate_latest && tag.is_latest() => TagFreshness::AlwaysAsk,
         Some(rule) => rule.freshness,
-        // What is kept of it serves when the upstream cannot be asked.
+        // The kept pointer serves while the upstream is unavailable.
         None if tag.is_latest() && !policy.cache_latest => TagFreshness::AlwaysAsk,
         None => TagFreshness::For(policy.ttl),
     };
-    let derived_ms = millis(DERIVED_TAG_LIFE);
+    let derived_ms = millis(DERIVED_TAG_TTL_MAX);
     let lifetime_ms = match freshness {
         TagFreshness::AlwaysAsk => 0,
         TagFreshness::For(ttl) if tag.is_derived() => millis(ttl).min(derived_ms),
@@ -54,7 +54,7 @@ pub fn terms(policy: &TagPolicy, rules: &[TagRule], tag: &Tag) -> TagTerms {
     };
     TagTerms {
         lifetime_ms,
-        // Who wants to be asked every time does not want yesterday's answer.
+        // A tag that is always revalidated is never served stale.
         grace_ms: if lifetime_ms == 0 {
             0
         } else {
@@ -68,9 +68,9 @@ fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// Whether a pointer checked at `checked_ms` may be served at `now_ms` without asking.
+/// Whether a pointer checked at `checked_ms` may be served at `now_ms` without revalidation.
 ///
-/// A check in the future means that the clock was set back: the pointer is stale, which costs one question.
+/// A check in the future means that the clock was set back: the pointer is stale, which costs one request.
 pub fn is_fresh(checked_ms: u64, now_ms: u64, lifetime_ms: u64) -> bool {
     now_ms
         .checked_sub(checked_ms)
@@ -85,7 +85,7 @@ mod tests {
     const POLICY: TagPolicy = TagPolicy {
         cache_tags: true,
         cache_latest: false,
-        always_ask_latest: false,
+        always_revalidate_latest: false,
         ttl: Duration::from_secs(60),
         stale_while_revalidate: Duration::ZERO,
     };
@@ -117,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn latest_is_asked_for_every_time_unless_it_is_cached_too() {
+    fn latest_is_revalidated_every_time_unless_it_is_cached_too() {
         assert_eq!(lifetime(&POLICY, &[], "v1"), 60_000);
         assert_eq!(lifetime(&POLICY, &[], "latest"), 0);
         let cached = TagPolicy {
@@ -125,12 +125,12 @@ mod tests {
             ..POLICY
         };
         assert_eq!(lifetime(&cached, &[], "latest"), 60_000);
-        let asked = TagPolicy {
-            always_ask_latest: true,
+        let always = TagPolicy {
+            always_revalidate_latest: true,
             ..cached
         };
         assert_eq!(
-            lifetime(&asked, &[rule("*", TagFreshness::NeverAsk)], "latest"),
+            lifetime(&always, &[rule("*", TagFreshness::NeverAsk)], "latest"),
             0
         );
         let nothing = TagPolicy {
@@ -168,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn who_is_asked_every_time_has_no_grace() {
+    fn a_tag_that_is_revalidated_every_time_has_no_grace() {
         let policy = TagPolicy {
             stale_while_revalidate: Duration::from_secs(30),
             ..POLICY

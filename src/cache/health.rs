@@ -4,47 +4,47 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use std::time::Duration;
 
-use crate::limits::{STORE_LOOKUP_PAUSE, STORE_RETRY};
+use crate::limits::{STORE_RETRY_INTERVAL, STORE_STALL_COOLDOWN};
 use crate::runtime::clock::unix_seconds;
 
 #[derive(Default)]
 pub struct StoreHealth {
     /// Second before which no write is tried.
-    closed_until: AtomicU64,
+    unwritable_until: AtomicU64,
     /// Second before which nothing is looked up.
-    blind_until: AtomicU64,
+    unreadable_until: AtomicU64,
 }
 
 impl StoreHealth {
     /// Whether a fill should try to write.
     pub fn writable(&self) -> bool {
-        is_over(&self.closed_until, STORE_RETRY)
+        is_over(&self.unwritable_until, STORE_RETRY_INTERVAL)
     }
 
     /// Whether content should be looked up.
     pub fn readable(&self) -> bool {
-        is_over(&self.blind_until, STORE_LOOKUP_PAUSE)
+        is_over(&self.unreadable_until, STORE_STALL_COOLDOWN)
     }
 
-    /// Notes a lookup that took too long; says so once per pause.
+    /// Records a lookup that took too long, and logs it once per pause.
     pub fn stalled(&self) {
         if self.readable() {
             tracing::warn!(
-                pause_s = STORE_LOOKUP_PAUSE.as_secs(),
+                pause_s = STORE_STALL_COOLDOWN.as_secs(),
                 "the store does not answer; lookups are misses for a while"
             );
         }
-        self.blind_until
-            .store(unix_seconds() + STORE_LOOKUP_PAUSE.as_secs(), Ordering::Relaxed);
+        self.unreadable_until
+            .store(unix_seconds() + STORE_STALL_COOLDOWN.as_secs(), Ordering::Relaxed);
     }
 
-    /// Notes a failed write; says so once per pause.
+    /// Records a failed write, and logs it once per pause.
     pub fn failed(&self, why: &dyn std::fmt::Display) {
         if self.writable() {
-            tracing::warn!(%why, pause_s = STORE_RETRY.as_secs(), "the store takes no writes; pulls go on uncached");
+            tracing::warn!(%why, pause_s = STORE_RETRY_INTERVAL.as_secs(), "the store takes no writes; pulls go on uncached");
         }
-        self.closed_until
-            .store(unix_seconds() + STORE_RETRY.as_secs(), Ordering::Relaxed);
+        self.unwritable_until
+            .store(unix_seconds() + STORE_RETRY_INTERVAL.as_secs(), Ordering::Relaxed);
     }
 }
 

@@ -1,7 +1,7 @@
 //! Answers about referrers that outlive the process: pages of lists, and 404s by which clients learn that there are none.
 //!
 //! Kept are answers that were given without credentials, and those of registries that the operator shares. They are given
-//! only while the registry cannot be asked, and marked stale.
+//! only while the registry is unavailable, and marked stale.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -10,11 +10,11 @@ use bytes::Bytes;
 use serde_json::value::RawValue;
 
 use super::access::Caller;
-use super::listed::{self, Listed};
 use super::listing::ListingKey;
-use super::{Cache, Origin, Shared};
-use crate::limits::{BUCKET_LOOKUP_MAX, LISTING_REPOSITORIES_MAX};
-use crate::oci::{Digest, ListQuery, Reference, Tag, pairs};
+use super::listing::parse::{self, Listed};
+use super::{Cache, Shared};
+use crate::limits::{BUCKET_LOOKUP_TIMEOUT, LISTING_REPOSITORIES_MAX};
+use crate::oci::{Digest, ListQuery, Origin, Reference, Tag, pairs};
 use crate::runtime::helper::blocking;
 use crate::store::{RecordName, ReferrersRecord, S3Error, S3Store, StoreError};
 use crate::upstream::Target;
@@ -22,7 +22,7 @@ use crate::upstream::Target;
 /// What is kept for a list.
 pub(super) enum Kept {
     List(Arc<Listed>),
-    /// The repository had no referrers API when it was asked, in milliseconds since 1970.
+    /// The repository had no referrers API at the time of the request, in milliseconds since 1970.
     Unsupported(u64),
     Nothing,
 }
@@ -39,7 +39,7 @@ pub(super) struct Changes {
 pub(super) struct ListingRepositories(Mutex<HashMap<Origin, u64>>);
 
 impl ListingRepositories {
-    pub fn note(&self, key: &ListingKey, asked_ms: u64) {
+    pub fn record(&self, key: &ListingKey, requested_ms: u64) {
         if !matches!(key.target, Target::Referrers(..)) {
             return;
         }
@@ -48,19 +48,21 @@ impl ListingRepositories {
             // What is forgotten matters for the moment that a write to the disk takes.
             table.clear();
         }
-        table.insert(key.origin.clone(), asked_ms);
+        table.insert(key.origin.clone(), requested_ms);
     }
 
-    fn has_listed_since(&self, origin: &Origin, asked_ms: u64) -> bool {
+    fn has_listed_since(&self, origin: &Origin, requested_ms: u64) -> bool {
         let table = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        table.get(origin).is_some_and(|listed_ms| *listed_ms >= asked_ms)
+        table
+            .get(origin)
+            .is_some_and(|listed_ms| *listed_ms >= requested_ms)
     }
 }
 
 impl Caller {
     /// Whether answers to this caller may be kept for others.
     pub(super) fn speaks_for_others(&self) -> bool {
-        self.is_anybody() || self.is_operator()
+        self.is_anonymous() || self.is_operator()
     }
 }
 
@@ -90,7 +92,7 @@ impl Changes {
             return Changes::default();
         };
         let record = ReferrersRecord {
-            checked_at_ms: listed.asked_ms,
+            checked_at_ms: listed.requested_ms,
             public: listed.public,
             query: query.as_str().to_owned(),
             next: listed.next.as_ref().map(|next| next.as_str().to_owned()),
@@ -104,11 +106,11 @@ impl Changes {
     }
 
     /// The registry does not list referrers.
-    pub fn unsupported(key: &ListingKey, asked_ms: u64) -> Self {
+    pub fn unsupported(key: &ListingKey, requested_ms: u64) -> Self {
         Changes {
             set: Some((
                 RecordName::Unsupported,
-                ReferrersRecord::absent(asked_ms, key.caller.is_anybody()),
+                ReferrersRecord::absent(requested_ms, key.caller.is_anonymous()),
             )),
             remove: pages(&key.target),
         }
@@ -116,10 +118,10 @@ impl Changes {
 
     /// The registry has answered with something that is no list. Lists it gave before stay: a page that says "back soon" is
     /// no word about them.
-    pub fn not_an_index(key: &ListingKey, asked_ms: u64) -> Self {
+    pub fn not_an_index(key: &ListingKey, requested_ms: u64) -> Self {
         Changes {
             remove: Vec::new(),
-            ..Self::unsupported(key, asked_ms)
+            ..Self::unsupported(key, requested_ms)
         }
     }
 
@@ -131,8 +133,8 @@ impl Changes {
     }
 
     /// A tag does not exist.
-    pub fn absent_tag(tag: &Tag, caller: &Caller, asked_ms: u64) -> Self {
-        let record = ReferrersRecord::absent(asked_ms, caller.is_anybody());
+    pub fn absent_tag(tag: &Tag, caller: &Caller, requested_ms: u64) -> Self {
+        let record = ReferrersRecord::absent(requested_ms, caller.is_anonymous());
         Changes {
             set: Some((RecordName::AbsentTag(tag.clone()), record)),
             remove: Vec::new(),
@@ -186,7 +188,7 @@ impl Shared {
                 .await
             && let Some(whole) = listed_of(record)
             && whole.next.is_none()
-            && let Ok(body) = listed::referrers(&whole.body, Some(&wanted))
+            && let Ok(body) = parse::referrers(&whole.body, Some(&wanted))
         {
             return Kept::List(Arc::new(Listed {
                 body,
@@ -246,7 +248,7 @@ impl Shared {
                 .find_record(&origin.namespace, &origin.repository, &name)
                 .await
         };
-        bucket.in_time(BUCKET_LOOKUP_MAX, finding).await?
+        bucket.within_deadline(BUCKET_LOOKUP_TIMEOUT, finding).await?
     }
 
     /// Writes what an answer changes.
@@ -355,7 +357,7 @@ fn listed_of(record: ReferrersRecord) -> Option<Listed> {
         next,
         filtered: record.filtered,
         public: record.public,
-        asked_ms: record.checked_at_ms,
+        requested_ms: record.checked_at_ms,
     })
 }
 

@@ -9,11 +9,11 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::lru::Lru;
 use crate::limits::PROVEN_REGISTRIES_MAX;
+use crate::lru::Lru;
 use crate::oci::Namespace;
 
-/// Whose share something is taken from.
+/// The holder of a share.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub enum Party {
     /// An entry of the configuration, by its name: all registries that a suffix covers are one party.
@@ -140,7 +140,7 @@ impl SharedLedger {
 }
 
 impl Lease {
-    /// Grows to `bytes` unless the party's share is used up, with `free` left of the whole. Says whether it has grown. The
+    /// Grows to `bytes` unless the party's share is exhausted, with `free` left of the whole. Says whether it has grown. The
     /// party may come to hold more than its share by one step, so steps of one kind are of one size.
     pub fn grow_to(&mut self, bytes: u64, free: u64, weight: u64) -> bool {
         self.grow(bytes, |ledger, party, _| ledger.admits(party, free, weight))
@@ -190,8 +190,8 @@ impl Default for Proven {
 }
 
 impl Proven {
-    /// Notes that `namespace` gave content that was found right.
-    pub fn note(&self, namespace: &Namespace) {
+    /// Records that `namespace` sent content that was verified.
+    pub fn record(&self, namespace: &Namespace) {
         let mut proven = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         proven.insert(namespace.clone(), (), 1);
     }
@@ -229,7 +229,7 @@ mod tests {
     #[test]
     fn one_party_takes_half_and_the_next_half_of_the_rest() {
         let mut ledger = Ledger::default();
-        assert_eq!(take_all(&mut ledger, 160, &named("greedy")), 80);
+        assert_eq!(take_all(&mut ledger, 160, &named("first")), 80);
         assert_eq!(take_all(&mut ledger, 160, &named("second")), 40);
         assert_eq!(take_all(&mut ledger, 160, &named("third")), 20);
     }

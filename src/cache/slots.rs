@@ -1,10 +1,10 @@
-//! Places among the fetches under way. Each registry has a share of them, and so has each class of fetches; a fetch that
-//! finds no place waits, and registries with waiting fetches are served in turn.
+//! Fetch slots. Each registry has a share of them, and so has each class of fetches. A fetch that finds no free slot waits,
+//! and registries with waiting fetches are served in turn.
 //!
-//! Each registry with an entry in the configuration has a few places of its own too, which come on top of the common ones.
-//! So it begins its first fetches at once, however many other registries hold common places.
+//! Each registry with an entry in the configuration has a few slots of its own too, which come on top of the common ones.
+//! So it begins its first fetches at once, however many other registries hold common slots.
 //!
-//! A fetch that no client waits for keeps its place only as long as no other fetch needs it.
+//! A fetch that no client waits for keeps its slot only as long as no other fetch needs it.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -16,32 +16,32 @@ use tokio::sync::{Notify, oneshot};
 use super::shares::{Ledger, Party};
 use crate::limits::{
     BACKGROUND_FETCHES_MAX, BLOB_FETCHES_MAX, DESCRIPTORS_RESERVED, FETCHES_MIN, FETCHES_WAITING_MAX,
-    MANIFEST_FETCHES_MAX, OWN_FETCHES_MAX, OWN_FETCHES_TOGETHER_MAX, UNPROVEN_WAITING_MAX,
+    MANIFEST_FETCHES_MAX, RESERVED_FETCHES_MAX, RESERVED_FETCHES_TOTAL_MAX, UNPROVEN_WAITING_MAX,
 };
 
-/// What a place is for. No class takes the places of another.
+/// The purpose of a fetch slot. No class takes the slots of another.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Class {
     Blob,
-    /// Manifests, lists, and questions about who may read what.
+    /// Manifests, lists, and probes of access.
     Manifest,
-    /// Questions whether what is held is still right.
+    /// Revalidations of held content.
     Background,
 }
 
-/// All places.
+/// All fetch slots.
 #[derive(Clone)]
-pub struct Slots(Arc<[Mutex<Pool>; 3]>);
+pub struct FetchSlots(Arc<[Mutex<Pool>; 3]>);
 
-/// A place; given back on drop.
-pub struct Place {
-    slots: Slots,
+/// A fetch slot; released on drop.
+pub struct FetchSlot {
+    slots: FetchSlots,
     class: Class,
     id: u64,
     standing: Arc<Standing>,
 }
 
-/// What decides whether a fetch keeps its place when others need it.
+/// State that decides whether a fetch keeps its slot when others need it.
 #[derive(Default, Debug)]
 pub struct Standing {
     /// No client waits for it.
@@ -50,17 +50,17 @@ pub struct Standing {
     slow: AtomicBool,
     /// Bytes a second, lately.
     rate: AtomicU64,
-    /// It was told to give its place back.
+    /// The fetch has to release its slot.
     evicted: AtomicBool,
-    told: Notify,
+    eviction: Notify,
 }
 
 struct Pool {
-    /// Common places.
+    /// Common slots.
     size: u64,
-    /// Common places that are taken.
+    /// Common slots that are taken.
     ledger: Ledger,
-    /// Places that registries with an entry have taken of their own.
+    /// Own slots that registries with an entry have taken.
     own: HashMap<Party, u64>,
     held: HashMap<u64, Held>,
     /// Parties with waiting fetches, in the order in which they are served.
@@ -76,7 +76,7 @@ struct Held {
     standing: Arc<Standing>,
 }
 
-/// Whose place a fetch has.
+/// The kind of a fetch's slot.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Kind {
     Common,
@@ -89,8 +89,8 @@ struct Waiting {
     grant: oneshot::Sender<()>,
 }
 
-impl Slots {
-    /// Places of a process that may have so many descriptors. A blob takes two, its connection and its file, and the others
+impl FetchSlots {
+    /// Fetch slots of a process with a limit of `descriptors`. A blob takes two, its connection and its file, and the others
     /// take one. Of the fifth that is for content, three quarters are for fetches, and the rest is for open files.
     pub fn new(descriptors: u64) -> Self {
         let content = descriptors.saturating_sub(DESCRIPTORS_RESERVED as u64) / 5;
@@ -100,19 +100,19 @@ impl Slots {
             size(8, MANIFEST_FETCHES_MAX),
             size(8, BACKGROUND_FETCHES_MAX),
         ];
-        Slots(Arc::new(sizes.map(|size| Mutex::new(Pool::new(size)))))
+        FetchSlots(Arc::new(sizes.map(|size| Mutex::new(Pool::new(size)))))
     }
 
-    /// A place for a fetch of `party`, within `limit`; `None` when there is none in time, or too many wait.
+    /// Takes a slot for a fetch of `party`, within `limit`; `None` when there is none in time, or too many fetches wait.
     ///
     /// # Cancellation
     ///
     /// The fetch leaves the queue.
-    pub async fn take(&self, class: Class, party: &Party, limit: Duration) -> Option<Place> {
+    pub async fn take(&self, class: Class, party: &Party, limit: Duration) -> Option<FetchSlot> {
         let (grant, granted) = oneshot::channel();
         let (id, queued) = self.pool(class).enter(party, grant)?;
-        // From here on its drop gives back the place, or leaves the queue.
-        let mut place = Place {
+        // From here on its drop releases the slot, or leaves the queue.
+        let mut slot = FetchSlot {
             slots: self.clone(),
             class,
             id,
@@ -121,8 +121,8 @@ impl Slots {
         if queued && !matches!(tokio::time::timeout(limit, granted).await, Ok(Ok(()))) {
             return None;
         }
-        place.standing = self.pool(class).held.get(&id)?.standing.clone();
-        Some(place)
+        slot.standing = self.pool(class).held.get(&id)?.standing.clone();
+        Some(slot)
     }
 
     fn pool(&self, class: Class) -> MutexGuard<'_, Pool> {
@@ -132,9 +132,9 @@ impl Slots {
     }
 }
 
-impl Place {
-    /// Notes how the fetch stands; one that no client waits for may lose its place to one that a client waits for.
-    pub fn note(&self, deserted: bool, slow: bool, rate: u64) {
+impl FetchSlot {
+    /// Records the progress of the fetch. A fetch that no client waits for may lose its slot to one that a client waits for.
+    pub fn record_progress(&self, deserted: bool, slow: bool, rate: u64) {
         let standing = &self.standing;
         standing.rate.store(rate, Ordering::Relaxed);
         let before = standing.deserted.swap(deserted, Ordering::Relaxed);
@@ -144,19 +144,19 @@ impl Place {
         }
     }
 
-    /// Waits until the place is needed for another fetch.
+    /// Waits until the slot is needed for another fetch.
     pub async fn evicted(&self) {
         loop {
-            let told = self.standing.told.notified();
+            let notified = self.standing.eviction.notified();
             if self.standing.evicted.load(Ordering::Relaxed) {
                 return;
             }
-            told.await;
+            notified.await;
         }
     }
 }
 
-impl Drop for Place {
+impl Drop for FetchSlot {
     fn drop(&mut self) {
         self.slots.pool(self.class).leave(self.id);
     }
@@ -176,23 +176,24 @@ impl Pool {
         }
     }
 
-    /// Common places that are free.
+    /// Common slots that are free.
     fn free(&self) -> u64 {
         self.size - self.ledger.held()
     }
 
-    /// All places that `party` has.
+    /// All slots that `party` has.
     fn held_by(&self, party: &Party) -> u64 {
         self.ledger.held_by(party) + self.own.get(party).copied().unwrap_or_default()
     }
 
-    /// The place that `party` may take now.
+    /// The kind of slot that `party` may take now.
     fn admits(&self, party: &Party) -> Option<Kind> {
         let own = self.own.get(party).copied().unwrap_or_default();
         let together = || self.own.values().sum::<u64>();
         // The configuration bounds the first ones. Clients make up names of other registries, which have none.
         let has_own = matches!(party, Party::Named(_))
-            && (own == 0 || (own < OWN_FETCHES_MAX && together() < OWN_FETCHES_TOGETHER_MAX.min(self.size)));
+            && (own == 0
+                || (own < RESERVED_FETCHES_MAX && together() < RESERVED_FETCHES_TOTAL_MAX.min(self.size)));
         if has_own {
             Some(Kind::Own)
         } else {
@@ -200,7 +201,7 @@ impl Pool {
         }
     }
 
-    /// Takes a place or joins the queue, and says which. `None` when the queue is full.
+    /// Takes a slot or joins the queue, and returns which. `None` when the queue is full.
     fn enter(&mut self, party: &Party, grant: oneshot::Sender<()>) -> Option<(u64, bool)> {
         let id = self.next_id;
         self.next_id += 1;
@@ -252,13 +253,13 @@ impl Pool {
         self.held.insert(id, held);
     }
 
-    /// Takes the place of `id` back; `false` when it has none.
+    /// Releases the slot of `id`; `false` when it has none.
     fn release(&mut self, id: u64) -> bool {
         let Some(Held { party, kind, .. }) = self.held.remove(&id) else {
             return false;
         };
         if kind == Kind::Own {
-            // Another fetch of the registry goes on in this place, and its common place is free for others.
+            // Another fetch of the registry goes on in this slot, and its common slot is free for others.
             let common = |held: &&mut Held| held.kind == Kind::Common && held.party == party;
             if self.ledger.held_by(&party) > 0
                 && let Some(other) = self.held.values_mut().find(common)
@@ -276,7 +277,7 @@ impl Pool {
         true
     }
 
-    /// Ends the stay of `id`, in a place or in the queue.
+    /// Removes `id` from its slot or from the queue.
     fn leave(&mut self, id: u64) {
         if !self.release(id) {
             for waiting in self.waiting.values_mut() {
@@ -295,19 +296,19 @@ impl Pool {
         self.turns.retain(|party| waiting.contains_key(party));
     }
 
-    /// Gives free places to waiting fetches: one to each party that may have one, in turn.
+    /// Gives free slots to waiting fetches: one to each party that may have one, in turn.
     fn serve(&mut self) {
-        let mut passed = 0;
-        while passed < self.turns.len() {
+        let mut skipped = 0;
+        while skipped < self.turns.len() {
             let Some(party) = self.turns.pop_front() else {
                 return;
             };
             let Some(kind) = self.admits(&party) else {
                 self.turns.push_back(party);
-                passed += 1;
+                skipped += 1;
                 continue;
             };
-            passed = 0;
+            skipped = 0;
             if let Some(waiting) = self.waiting.get_mut(&party)
                 && let Some(Waiting { id, grant }) = waiting.pop_front()
             {
@@ -326,17 +327,17 @@ impl Pool {
         }
     }
 
-    /// Tells fetches that no client waits for to give their places back, as many as others wait for. Where a bound that
+    /// Evicts fetches that no client waits for from their slots, as many as others wait for. Where a bound that
     /// registries have together is reached, a fetch that is too slow gives way too, to a registry that holds less.
     fn relieve(&mut self) {
         let evicted = |standing: &Standing| standing.evicted.load(Ordering::Relaxed);
-        let under_way = self.held.values().filter(|held| evicted(&held.standing)).count();
+        let evicting = self.held.values().filter(|held| evicted(&held.standing)).count();
         for turn in 0..self.turns.len() {
-            if turn < under_way {
+            if turn < evicting {
                 continue;
             }
             let party = &self.turns[turn];
-            let crowded = match party {
+            let exhausted = match party {
                 Party::Named(_) => self.free() == 0,
                 _ => self.ledger.is_group_full(party, self.free()),
             };
@@ -354,9 +355,9 @@ impl Pool {
                             (Party::Named(_), _) => false,
                             _ => true,
                         };
-                    // A registry that has places of its own only has none to give.
+                    // A registry with own slots only has no common slot to give.
                     let gives = holder == party || self.ledger.held_by(holder) > 0;
-                    gives && !evicted(standing) && (deserted || (slow && crowded && outside))
+                    gives && !evicted(standing) && (deserted || (slow && exhausted && outside))
                 })
                 .min_by_key(|held| {
                     let standing = &held.standing;
@@ -370,7 +371,7 @@ impl Pool {
                 return;
             };
             standing.evicted.store(true, Ordering::Relaxed);
-            standing.told.notify_one();
+            standing.eviction.notify_one();
         }
     }
 }
@@ -386,28 +387,28 @@ mod tests {
         Party::Named(name.into())
     }
 
-    /// As many places as there are at once.
-    async fn take_all(slots: &Slots, class: Class, party: &Party) -> Vec<Place> {
-        let mut places = Vec::new();
-        while let Some(place) = slots.take(class, party, AT_ONCE).await {
-            places.push(place);
+    /// Takes slots until none is free.
+    async fn take_all(slots: &FetchSlots, class: Class, party: &Party) -> Vec<FetchSlot> {
+        let mut taken = Vec::new();
+        while let Some(slot) = slots.take(class, party, AT_ONCE).await {
+            taken.push(slot);
         }
-        places
+        taken
     }
 
-    /// All common places for numbered registries, and then for all of `others` the places of their own.
-    async fn take_every_place(slots: &Slots, class: Class, others: &[&str]) -> Vec<Place> {
-        let mut places = Vec::new();
+    /// Takes all common slots for numbered registries, and then the own slots of all `others`.
+    async fn take_every_slot(slots: &FetchSlots, class: Class, others: &[&str]) -> Vec<FetchSlot> {
+        let mut taken = Vec::new();
         for n in 0..20 {
-            places.extend(take_all(slots, class, &named(&n.to_string())).await);
+            taken.extend(take_all(slots, class, &named(&n.to_string())).await);
         }
         assert_eq!(slots.pool(class).free(), 0);
         for other in others {
             let own = take_all(slots, class, &named(other)).await;
             assert!(!own.is_empty());
-            places.extend(own);
+            taken.extend(own);
         }
-        places
+        taken
     }
 
     fn run(test: impl Future<Output = ()>) {
@@ -419,15 +420,18 @@ mod tests {
     }
 
     #[test]
-    fn one_registry_or_class_leaves_places_to_the_others() {
+    fn one_registry_or_class_leaves_slots_to_the_others() {
         run(async {
-            let slots = Slots::new(u64::MAX);
-            let held = take_all(&slots, Class::Blob, &named("greedy")).await;
-            assert_eq!(held.len() as u64, BLOB_FETCHES_MAX as u64 / 2 + OWN_FETCHES_MAX);
+            let slots = FetchSlots::new(u64::MAX);
+            let held = take_all(&slots, Class::Blob, &named("busy")).await;
+            assert_eq!(
+                held.len() as u64,
+                BLOB_FETCHES_MAX as u64 / 2 + RESERVED_FETCHES_MAX
+            );
             assert!(slots.take(Class::Blob, &named("other"), AT_ONCE).await.is_some());
             assert!(
                 slots
-                    .take(Class::Manifest, &named("greedy"), AT_ONCE)
+                    .take(Class::Manifest, &named("busy"), AT_ONCE)
                     .await
                     .is_some()
             );
@@ -435,17 +439,17 @@ mod tests {
     }
 
     #[test]
-    fn a_registry_with_an_entry_has_places_when_all_others_take_what_they_can() {
+    fn a_registry_with_an_entry_has_slots_when_all_others_take_what_they_can() {
         run(async {
-            let slots = Slots::new(u64::MAX);
+            let slots = FetchSlots::new(u64::MAX);
             let mut held = Vec::new();
             for n in 0..300 {
                 held.extend(take_all(&slots, Class::Blob, &named(&n.to_string())).await);
             }
             assert_eq!(slots.pool(Class::Blob).free(), 0);
             assert!(slots.take(Class::Blob, &named("other"), AT_ONCE).await.is_some());
-            // Each of the many has its first place; further ones of their own they have up to a bound.
-            let most = BLOB_FETCHES_MAX as u64 + OWN_FETCHES_TOGETHER_MAX + 300;
+            // Each of the many has its first slot; further own slots they have up to a bound.
+            let most = BLOB_FETCHES_MAX as u64 + RESERVED_FETCHES_TOTAL_MAX + 300;
             assert!(held.len() as u64 <= most, "{}", held.len());
             held.clear();
             assert!(slots.pool(Class::Blob).own.is_empty());
@@ -453,9 +457,9 @@ mod tests {
     }
 
     #[test]
-    fn registries_without_an_entry_have_no_places_of_their_own() {
+    fn registries_without_an_entry_have_no_slots_of_their_own() {
         run(async {
-            let slots = Slots::new(u64::MAX);
+            let slots = FetchSlots::new(u64::MAX);
             let mut held = Vec::new();
             for n in 0..300 {
                 let party = Party::Unproven(format!("r{n}.example").parse().unwrap());
@@ -469,18 +473,20 @@ mod tests {
     fn fetches_leave_descriptors_to_connections_and_files() {
         run(async {
             for descriptors in [0, 256, 600, 1_024, 4_096, 20_000, u64::MAX] {
-                let slots = Slots::new(descriptors);
+                let slots = FetchSlots::new(descriptors);
                 let size = |class| slots.pool(class).size;
                 let (blobs, manifests) = (size(Class::Blob), size(Class::Manifest));
                 let all = 2 * blobs + manifests + size(Class::Background);
                 let content = descriptors.saturating_sub(DESCRIPTORS_RESERVED as u64) / 5;
                 assert!(all <= content.max(4 * FETCHES_MIN), "{descriptors}");
-                let greedy = take_all(&slots, Class::Blob, &named("greedy")).await;
+                let busy = take_all(&slots, Class::Blob, &named("busy")).await;
                 let together: u64 = slots.pool(Class::Blob).own.values().sum();
-                assert!(greedy.len() as u64 <= blobs.div_ceil(2) + together && together <= OWN_FETCHES_MAX);
+                assert!(
+                    busy.len() as u64 <= blobs.div_ceil(2) + together && together <= RESERVED_FETCHES_MAX
+                );
                 assert!(slots.take(Class::Blob, &named("other"), AT_ONCE).await.is_some());
             }
-            let size = |class| Slots::new(20_000).pool(class).size as usize;
+            let size = |class| FetchSlots::new(20_000).pool(class).size as usize;
             assert_eq!(
                 [Class::Blob, Class::Manifest, Class::Background].map(size),
                 [BLOB_FETCHES_MAX, MANIFEST_FETCHES_MAX, BACKGROUND_FETCHES_MAX]
@@ -489,9 +495,9 @@ mod tests {
     }
 
     #[test]
-    fn a_place_of_ones_own_given_back_frees_a_common_one() {
+    fn an_own_slot_that_is_released_frees_a_common_one() {
         run(async {
-            let slots = Slots::new(u64::MAX);
+            let slots = FetchSlots::new(u64::MAX);
             let mut held = take_all(&slots, Class::Blob, &named("a")).await;
             let free = slots.pool(Class::Blob).free();
             held.remove(0);
@@ -503,17 +509,17 @@ mod tests {
     }
 
     #[test]
-    fn a_place_given_back_goes_to_who_waits_and_registries_take_turns() {
+    fn a_released_slot_goes_to_a_waiting_fetch_and_registries_take_turns() {
         run(async {
-            let slots = Slots::new(u64::MAX);
-            let mut held = take_every_place(&slots, Class::Manifest, &["x", "y"]).await;
+            let slots = FetchSlots::new(u64::MAX);
+            let mut held = take_every_slot(&slots, Class::Manifest, &["x", "y"]).await;
             let order = Arc::new(Mutex::new(Vec::new()));
             let wait = |party: &'static str| {
                 let (slots, order) = (slots.clone(), order.clone());
                 tokio::spawn(async move {
-                    let place = slots.take(Class::Manifest, &named(party), PATIENCE).await;
+                    let slot = slots.take(Class::Manifest, &named(party), PATIENCE).await;
                     order.lock().unwrap().push(party);
-                    place
+                    slot
                 })
             };
             let mut waiting = Vec::new();
@@ -533,9 +539,9 @@ mod tests {
     }
 
     #[test]
-    fn who_leaves_the_queue_takes_no_place() {
+    fn a_fetch_that_leaves_the_queue_takes_no_slot() {
         run(async {
-            let slots = Slots::new(u64::MAX);
+            let slots = FetchSlots::new(u64::MAX);
             let held = take_all(&slots, Class::Blob, &named("a")).await;
             assert!(slots.take(Class::Blob, &named("a"), AT_ONCE).await.is_none());
             {
@@ -550,12 +556,12 @@ mod tests {
     }
 
     #[test]
-    fn a_fetch_no_client_waits_for_loses_its_place_and_the_slowest_first() {
+    fn a_fetch_no_client_waits_for_loses_its_slot_and_the_slowest_first() {
         run(async {
-            let slots = Slots::new(u64::MAX);
+            let slots = FetchSlots::new(u64::MAX);
             let mut held = take_all(&slots, Class::Blob, &named("a")).await;
-            held[3].note(true, false, 500);
-            held[5].note(true, false, 100);
+            held[3].record_progress(true, false, 500);
+            held[5].record_progress(true, false, 100);
             let waiting = tokio::spawn({
                 let slots = slots.clone();
                 async move { slots.take(Class::Blob, &named("a"), PATIENCE).await }
@@ -568,11 +574,11 @@ mod tests {
     }
 
     #[test]
-    fn a_slow_fetch_of_a_registry_that_holds_more_gives_way_when_all_places_are_taken() {
+    fn a_slow_fetch_of_a_registry_that_holds_more_gives_way_when_all_slots_are_taken() {
         run(async {
-            let slots = Slots::new(u64::MAX);
-            let mut held = take_every_place(&slots, Class::Blob, &["other"]).await;
-            held[7].note(false, true, 1);
+            let slots = FetchSlots::new(u64::MAX);
+            let mut held = take_every_slot(&slots, Class::Blob, &["other"]).await;
+            held[7].record_progress(false, true, 1);
             let waiting = tokio::spawn({
                 let slots = slots.clone();
                 async move { slots.take(Class::Blob, &named("other"), PATIENCE).await }
@@ -586,13 +592,13 @@ mod tests {
     #[test]
     fn a_slow_fetch_of_a_registry_without_an_entry_gives_way_when_their_bound_is_reached() {
         run(async {
-            let slots = Slots::new(u64::MAX);
+            let slots = FetchSlots::new(u64::MAX);
             let party = |n: usize| Party::Unproven(format!("r{n}.example").parse().unwrap());
             let mut held = Vec::new();
             for n in 0..100 {
                 held.extend(slots.take(Class::Blob, &party(n), AT_ONCE).await);
             }
-            held[7].note(false, true, 1);
+            held[7].record_progress(false, true, 1);
             let waiting = tokio::spawn({
                 let slots = slots.clone();
                 async move { slots.take(Class::Blob, &party(2_000), PATIENCE).await }

@@ -26,10 +26,10 @@ pub enum Storage {
     },
 }
 
-/// The file of a fill under way.
-pub enum Draft {
+/// The file of a fill in progress.
+pub enum StorageIngest {
     /// It becomes an entry of the local store.
-    Ingest(Ingest),
+    Local(Ingest),
     /// It goes to the bucket.
     Spooled(Spooled),
 }
@@ -51,20 +51,20 @@ impl Storage {
     /// # Errors
     ///
     /// What the operator has to change. A bucket that cannot be reached is none: it may come.
-    pub fn open(choice: &config::Storage, helper: &Helper) -> Result<Self, StorageError> {
+    pub fn open(choice: &config::StorageConfig, helper: &Helper) -> Result<Self, StorageError> {
         let fs = |root| FsStore::open(root).map(Arc::new);
         let bucket = |settings: &config::S3Settings| {
             let store = helper.wait(S3Store::open(settings))?;
             Ok::<_, S3OpenError>(Bucket::new(store, settings.redirect))
         };
         Ok(match choice {
-            config::Storage::Fs { root, .. } => Storage::Fs(fs(root)?),
-            config::Storage::S3 { s3, spool } => Storage::S3 {
+            config::StorageConfig::Fs { root, .. } => Storage::Fs(fs(root)?),
+            config::StorageConfig::S3 { s3, spool } => Storage::S3 {
                 spool: SpoolDir::open(spool, SPOOL_BYTES_MAX)?,
                 bucket: bucket(s3)?,
             },
             // What is on its way to the bucket lies in the local store.
-            config::Storage::Tiered { root, s3, .. } => Storage::Tiered {
+            config::StorageConfig::Tiered { root, s3, .. } => Storage::Tiered {
                 fs: fs(root)?,
                 bucket: bucket(s3)?,
             },
@@ -100,20 +100,20 @@ impl Storage {
     /// # Errors
     ///
     /// Full, read-only or broken: the caller goes on without.
-    pub fn begin(&self, key: &Key, size: Option<u64>) -> Result<Draft, StoreError> {
+    pub fn begin(&self, key: &Key, size: Option<u64>) -> Result<StorageIngest, StoreError> {
         match self {
-            Storage::Fs(fs) | Storage::Tiered { fs, .. } => fs.ingest(key, size).map(Draft::Ingest),
-            Storage::S3 { spool, .. } => spool.begin(size).map(Draft::Spooled),
+            Storage::Fs(fs) | Storage::Tiered { fs, .. } => fs.ingest(key, size).map(StorageIngest::Local),
+            Storage::S3 { spool, .. } => spool.begin(size).map(StorageIngest::Spooled),
         }
     }
 }
 
-impl Draft {
+impl StorageIngest {
     /// Bytes for which room is reserved.
     pub fn reserved(&self) -> u64 {
         match self {
-            Draft::Ingest(ingest) => ingest.reserved(),
-            Draft::Spooled(spooled) => spooled.reserved(),
+            StorageIngest::Local(ingest) => ingest.reserved(),
+            StorageIngest::Spooled(spooled) => spooled.reserved(),
         }
     }
 
@@ -121,27 +121,27 @@ impl Draft {
     ///
     /// # Errors
     ///
-    /// There is not that much; the draft should be dropped.
+    /// There is not that much; the ingest should be dropped.
     pub fn reserve_to(&mut self, end: u64) -> Result<(), StoreError> {
         match self {
-            Draft::Ingest(ingest) => ingest.reserve_to(end),
-            Draft::Spooled(spooled) => spooled.reserve_to(end),
+            StorageIngest::Local(ingest) => ingest.reserve_to(end),
+            StorageIngest::Spooled(spooled) => spooled.reserve_to(end),
         }
     }
 
     /// The file, to be read below what has been written.
     pub fn file(&self) -> &Arc<File> {
         match self {
-            Draft::Ingest(ingest) => ingest.file(),
-            Draft::Spooled(spooled) => spooled.file(),
+            StorageIngest::Local(ingest) => ingest.file(),
+            StorageIngest::Spooled(spooled) => spooled.file(),
         }
     }
 
     /// To be kept as long as the file is.
     pub fn room(&self) -> Option<&Arc<Room>> {
         match self {
-            Draft::Ingest(_) => None,
-            Draft::Spooled(spooled) => Some(spooled.room()),
+            StorageIngest::Local(_) => None,
+            StorageIngest::Spooled(spooled) => Some(spooled.room()),
         }
     }
 
@@ -149,11 +149,11 @@ impl Draft {
     ///
     /// # Errors
     ///
-    /// The draft is good for nothing then and should be dropped.
+    /// The ingest is unusable then and should be dropped.
     pub fn write_at(&self, bytes: &[u8], offset: u64) -> Result<(), StoreError> {
         match self {
-            Draft::Ingest(ingest) => ingest.write_at(bytes, offset),
-            Draft::Spooled(spooled) => spooled.write_at(bytes, offset),
+            StorageIngest::Local(ingest) => ingest.write_at(bytes, offset),
+            StorageIngest::Spooled(spooled) => spooled.write_at(bytes, offset),
         }
     }
 }

@@ -3,19 +3,8 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::{Mutex, PoisonError};
 
-use super::Origin;
 use crate::limits::TAGS_IN_MEMORY_MAX;
-use crate::oci::Tag;
-use crate::store::TagPointer;
-
-/// A tag as clients of one accept class see it.
-#[derive(Clone, PartialEq, Eq, Hash, Debug)]
-pub struct TagKey {
-    pub origin: Origin,
-    pub tag: Tag,
-    /// See [`crate::oci::Accept::class_name`].
-    pub class: String,
-}
+use crate::store::{TagKey, TagPointer};
 
 #[derive(Default)]
 pub struct TagTable(Mutex<HashMap<TagKey, TagPointer>>);
@@ -45,21 +34,21 @@ impl TagTable {
     }
 }
 
-/// Tags that are being asked for in the background.
+/// Tags with a revalidation in the background.
 #[derive(Default)]
 pub struct Revalidating(Mutex<HashSet<TagKey>>);
 
-/// Proof of being the one who asks. Dropping it lets somebody else.
-pub struct Asking<'a> {
+/// The right to revalidate a tag. Dropping it releases the right.
+pub struct Revalidation<'a> {
     table: &'a Revalidating,
     key: TagKey,
 }
 
 impl Revalidating {
-    /// Begins to ask, unless somebody does already.
-    pub fn begin(&self, key: &TagKey) -> Option<Asking<'_>> {
-        let begun = self.lock().insert(key.clone());
-        begun.then(|| Asking {
+    /// Begins a revalidation, unless one is in progress.
+    pub fn begin(&self, key: &TagKey) -> Option<Revalidation<'_>> {
+        let started = self.lock().insert(key.clone());
+        started.then(|| Revalidation {
             table: self,
             key: key.clone(),
         })
@@ -70,7 +59,7 @@ impl Revalidating {
     }
 }
 
-impl Drop for Asking<'_> {
+impl Drop for Revalidation<'_> {
     fn drop(&mut self) {
         self.table.lock().remove(&self.key);
     }

@@ -9,8 +9,8 @@ use crate::config::{Layer, Setting, is_switch_value};
 /// Short for the address to listen on.
 const PORT: &str = "port";
 
-/// The flags as written. Their values are judged together with those of the other sources, so that all
-/// mistakes are reported at once; clap would stop at the first.
+/// The flags as written. Configuration resolution checks flags together with the values of other sources. One run
+/// therefore reports all diagnostics; clap would stop at the first one.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Flags(pub Layer);
 

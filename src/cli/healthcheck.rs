@@ -1,5 +1,5 @@
-//! Asks a running cache whether it is alive, with nothing but the standard library: this runs every few
-//! seconds in containers that hold nothing but our binary.
+//! Health check of a running cache, with the standard library only. Container runtimes start the check every few
+//! seconds, in containers that contain only this binary.
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -8,16 +8,17 @@ use std::time::{Duration, Instant};
 use super::healthcheck_tls as tls;
 use crate::config::ListenAddr;
 
-/// How long the whole question may take, connecting included.
+/// Time limit of the whole request, including the connect.
 pub(super) const DEADLINE: Duration = Duration::from_secs(5);
 
 /// Enough for the status line; the rest of the answer does not matter.
 const ANSWER_BYTES_MAX: usize = 64;
 
-/// Asks the first listener, on each address it may be reached at; gives one line to print either way.
+/// Sends the request to the first listener, on each address of that listener. Returns one line to print in either
+/// case.
 pub(super) fn check_any(listen: &[ListenAddr], within: Duration) -> Result<String, String> {
     let deadline = Instant::now() + within;
-    // Plain where there is a choice: it asks less of both sides.
+    // A plain listener is preferred: the request needs no TLS handshake.
     let Some(first) = listen.iter().find(|addr| !addr.tls).or(listen.first()) else {
         return Err("no listen address".into());
     };
@@ -37,15 +38,15 @@ pub(super) fn check_any(listen: &[ListenAddr], within: Duration) -> Result<Strin
     Err(format!("unhealthy: {}", failures.join("; ")))
 }
 
-/// Asks at `address`; gives what makes it healthy.
+/// Sends the request to `address`; returns the reason why the cache is healthy.
 fn check(address: SocketAddr, tls: bool, deadline: Instant) -> io::Result<&'static str> {
     let stream = TcpStream::connect_timeout(&address, left(deadline)?)?;
     stream.set_write_timeout(Some(left(deadline)?))?;
     if !tls {
-        return ask(stream, |stream| stream, address, deadline).map(|()| "answered 200");
+        return request(stream, |stream| stream, address, deadline).map(|()| "answered 200");
     }
     let tls = tls::session().map(|session| rustls::StreamOwned::new(session, stream));
-    match ask(tls?, |tls| &tls.sock, address, deadline) {
+    match request(tls?, |tls| &tls.sock, address, deadline) {
         Ok(()) => Ok("answered 200"),
         // Its handshakes work, and we are not among those it lets in.
         Err(error) if tls::is_demand_for_a_certificate(&error) => Ok("asks for a certificate"),
@@ -53,7 +54,7 @@ fn check(address: SocketAddr, tls: bool, deadline: Instant) -> io::Result<&'stat
     }
 }
 
-fn ask<S: Read + Write>(
+fn request<S: Read + Write>(
     mut stream: S,
     socket: impl Fn(&S) -> &TcpStream,
     address: SocketAddr,
@@ -102,8 +103,8 @@ mod tests {
     use std::net::TcpListener;
     use std::thread;
 
-    /// Asks a server that sends `answer` to its first connection and then waits for the client to go.
-    fn ask(answer: &'static [u8], within: Duration) -> Result<String, String> {
+    /// Checks a server that sends `answer` on the first connection and then waits until the client closes.
+    fn check(answer: &'static [u8], within: Duration) -> Result<String, String> {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let listen = ListenAddr::parse(&listener.local_addr().unwrap().to_string(), false).unwrap();
         let server = thread::spawn(move || {
@@ -132,13 +133,13 @@ mod tests {
 
     #[test]
     fn only_200_is_healthy() {
-        assert!(ask(b"HTTP/1.1 200 OK\r\n\r\n", DEADLINE).is_ok());
-        let refused = ask(b"HTTP/1.1 503 Service Unavailable\r\n\r\n", DEADLINE).unwrap_err();
+        assert!(check(b"HTTP/1.1 200 OK\r\n\r\n", DEADLINE).is_ok());
+        let refused = check(b"HTTP/1.1 503 Service Unavailable\r\n\r\n", DEADLINE).unwrap_err();
         assert!(
             refused.ends_with("answered \"HTTP/1.1 503 Service Unavailable\""),
             "{refused}"
         );
-        let closed = ask(b"", DEADLINE).unwrap_err();
+        let closed = check(b"", DEADLINE).unwrap_err();
         assert!(
             closed.ends_with("closed the connection without an answer"),
             "{closed}"
@@ -147,7 +148,7 @@ mod tests {
 
     #[test]
     fn half_an_answer_is_given_up_at_the_deadline() {
-        let late = ask(b"HTTP/1.1 200", Duration::from_millis(50)).unwrap_err();
+        let late = check(b"HTTP/1.1 200", Duration::from_millis(50)).unwrap_err();
         assert!(late.ends_with("no answer in time"), "{late}");
     }
 

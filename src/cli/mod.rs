@@ -1,7 +1,7 @@
 //! The command line: which command, with which flags, and what the process's exit code says.
 //!
-//! Exit codes: 0 done, 1 failed or ended by a second signal, 2 the command line, the configuration or the machine
-//! cannot be used as told, 3 stopped with connections cut off.
+//! Exit codes: 0 done; 1 failed, or ended by a second signal; 2 the command line, the configuration or a system
+//! resource is unusable; 3 stopped with connections cut off.
 
 mod flags;
 mod healthcheck;
@@ -15,11 +15,11 @@ use std::process::ExitCode;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::app::{self, AppError, End};
-use crate::config::{self, Auth, Config, Layer, Surroundings};
+use crate::config::{self, Auth, Config, Environment, Layer};
 use crate::log;
 use flags::Flags;
 
-/// The code for mistakes of the operator; clap uses the same one.
+/// The exit code for a wrong command line or configuration; clap uses the same code.
 const EXIT_MISUSE: u8 = 2;
 
 /// The code of a stop that could not wait for everything that ran.
@@ -49,7 +49,7 @@ enum Command {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Subcommand)]
 enum ConfigCommand {
-    /// Say whether the cache would start with it: exit 0, or 2 and every mistake.
+    /// Say whether the cache would start with it: exit 0, or 2 and every diagnostic.
     Check,
     /// Print it as a file, each value with the place it came from.
     Print,
@@ -59,11 +59,11 @@ enum ConfigCommand {
 
 /// Runs the command of this process.
 pub fn main() -> ExitCode {
-    run(std::env::args_os(), Surroundings::of_process())
+    run(std::env::args_os(), Environment::of_process())
 }
 
 /// Runs the command in `args`, whose first is the program's name.
-pub fn run(args: impl IntoIterator<Item = OsString>, surroundings: Surroundings<'_>) -> ExitCode {
+pub fn run(args: impl IntoIterator<Item = OsString>, environment: Environment<'_>) -> ExitCode {
     let cli = match parse(args) {
         Ok(cli) => cli,
         Err(error) => {
@@ -73,9 +73,9 @@ pub fn run(args: impl IntoIterator<Item = OsString>, surroundings: Surroundings<
         }
     };
     match cli.command.unwrap_or(Command::Serve) {
-        Command::Serve => serve(&cli.flags.0, surroundings),
-        Command::Config(command) => about_config(command, cli.flags.0, surroundings.looking_only()),
-        Command::Healthcheck => match config::listen_addresses(cli.flags.0, surroundings) {
+        Command::Serve => serve(&cli.flags.0, environment),
+        Command::Config(command) => about_config(command, cli.flags.0, environment.looking_only()),
+        Command::Healthcheck => match config::listen_addresses(cli.flags.0, environment) {
             Ok(listen) => match healthcheck::check_any(&listen, healthcheck::DEADLINE) {
                 Ok(line) => {
                     say(&line);
@@ -83,7 +83,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>, surroundings: Surroundings<
                 }
                 Err(line) => fail(&line, ExitCode::FAILURE),
             },
-            Err(mistakes) => fail(&mistakes, ExitCode::FAILURE),
+            Err(diagnostics) => fail(&diagnostics, ExitCode::FAILURE),
         },
         Command::Version => {
             say(concat!("oci-pull-through ", env!("CARGO_PKG_VERSION")));
@@ -92,13 +92,13 @@ pub fn run(args: impl IntoIterator<Item = OsString>, surroundings: Surroundings<
     }
 }
 
-fn serve(flags: &Layer, surroundings: Surroundings<'_>) -> ExitCode {
+fn serve(flags: &Layer, environment: Environment<'_>) -> ExitCode {
     app::set_umask();
     app::outlive_terminal();
-    let read = || config::resolve(flags.clone(), surroundings);
+    let read = || config::resolve(flags.clone(), environment);
     let end = match read() {
         Ok(config) => app::run(config, &read),
-        Err(mistakes) => return fail_serving(&mistakes, ExitCode::from(EXIT_MISUSE)),
+        Err(diagnostics) => return fail_serving(&diagnostics, ExitCode::from(EXIT_MISUSE)),
     };
     match end {
         Ok(end) => {
@@ -115,15 +115,15 @@ fn serve(flags: &Layer, surroundings: Surroundings<'_>) -> ExitCode {
     }
 }
 
-fn about_config(command: ConfigCommand, flags: Layer, surroundings: Surroundings<'_>) -> ExitCode {
+fn about_config(command: ConfigCommand, flags: Layer, environment: Environment<'_>) -> ExitCode {
     let text = match command {
-        ConfigCommand::Check => config::resolve(flags, surroundings).map(|config| {
+        ConfigCommand::Check => config::resolve(flags, environment).map(|config| {
             for warning in &config.warnings {
                 let _ = writeln!(std::io::stderr(), "warning: {warning}");
             }
             summary(&config)
         }),
-        ConfigCommand::Print => config::print(flags, surroundings),
+        ConfigCommand::Print => config::print(flags, environment),
         ConfigCommand::Schema => Ok(format!("{:#}", config::schema())),
     };
     match text {
@@ -131,7 +131,7 @@ fn about_config(command: ConfigCommand, flags: Layer, surroundings: Surroundings
             say(text.trim_end());
             ExitCode::SUCCESS
         }
-        Err(mistakes) => fail(&mistakes, ExitCode::from(EXIT_MISUSE)),
+        Err(diagnostics) => fail(&diagnostics, ExitCode::from(EXIT_MISUSE)),
     }
 }
 
@@ -180,7 +180,7 @@ fn say(line: &str) {
     let _ = writeln!(std::io::stdout(), "{line}");
 }
 
-/// As [`fail`], for a service: its supervisor waits for the exit, whether or not standard error is read.
+/// As [`fail`], for a service: the service manager waits for the exit, whether or not standard error is read.
 fn fail_serving(error: &dyn std::fmt::Display, code: ExitCode) -> ExitCode {
     log::last_line(&format!("oci-pull-through: {error}"));
     code

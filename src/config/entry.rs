@@ -4,28 +4,28 @@ use std::num::NonZeroUsize;
 
 use reqwest::Url;
 
-use super::draft::Draft;
-use super::key::{self, MAX_CONCURRENCY_MAX, MIRROR, TAG_RULE};
-use super::reader::{Field, Fields, Reader, Told};
+use super::partial_registry::PartialRegistry;
+use super::reader::{Field, Fields, Reader, Spanned};
 use super::registry::{Access, Mirror, RegistryName, TagFreshness};
+use super::schema_tables::{self, MAX_CONCURRENCY_MAX, MIRROR, TAG_RULE};
 use super::tag_rule::{TagPattern, TagRule};
 use super::{proxy, units};
 use crate::oci::Namespace;
 
 impl Reader<'_> {
     /// Everything but the name.
-    pub(super) fn draft(&mut self, fields: &mut Fields) -> Draft {
+    pub(super) fn partial_registry(&mut self, fields: &mut Fields) -> PartialRegistry {
         let mut tls = self.tls(fields.take("tls"));
         let skip_verify = fields.take("insecure_skip_verify");
         if let (Some(field), true) = (&skip_verify, tls.insecure_skip_verify.is_some()) {
             let (line, path) = (field.node.line, field.path.clone());
-            self.note_unseen(line, &path, "is said in tls already");
+            self.record_error_at(line, &path, "is said in tls already");
         } else if skip_verify.is_some() {
             tls.insecure_skip_verify = self.switch(skip_verify);
         }
         let proxy = self.parsed(fields.take("upstream_proxy"), proxy::parse_choice);
-        self.holds_secret |= proxy.as_ref().is_some_and(|told| told.value.has_password());
-        Draft {
+        self.holds_secret |= proxy.as_ref().is_some_and(|spanned| spanned.value.has_password());
+        PartialRegistry {
             url: self.parsed(fields.take("url"), parse_url),
             mirrors: self.mirrors(fields.take("mirrors")),
             insecure: self.insecure(fields),
@@ -42,7 +42,7 @@ impl Reader<'_> {
         }
     }
 
-    fn insecure(&mut self, fields: &mut Fields) -> Option<Told<bool>> {
+    fn insecure(&mut self, fields: &mut Fields) -> Option<Spanned<bool>> {
         let scheme = fields.take("scheme");
         let insecure = self.switch(fields.take("insecure"));
         let Some(Field { path, .. }) = &scheme else {
@@ -56,25 +56,29 @@ impl Reader<'_> {
         });
         match (insecure, scheme) {
             (Some(insecure), Some(scheme)) if insecure.value != scheme.value => {
-                self.note_unseen(scheme.line, &path, "contradicts insecure");
+                self.record_error_at(scheme.line, &path, "contradicts insecure");
                 None
             }
             (insecure, scheme) => insecure.or(scheme),
         }
     }
 
-    fn mirrors(&mut self, field: Option<Field>) -> Option<Told<Vec<Mirror>>> {
+    fn mirrors(&mut self, field: Option<Field>) -> Option<Spanned<Vec<Mirror>>> {
         let maps = self.maps(field, MIRROR, Some("url"))?;
         let line = maps.line;
         let mut mirrors = Vec::new();
         for (place, mut fields) in maps.value {
-            let before = self.mistakes.len();
+            let before = self.diagnostics.len();
             let url = self.parsed(fields.take("url"), parse_url);
-            let pull = self.switch(fields.take("pull")).is_none_or(|told| told.value);
-            let resolve = self.switch(fields.take("resolve")).is_none_or(|told| told.value);
+            let pull = self
+                .switch(fields.take("pull"))
+                .is_none_or(|spanned| spanned.value);
+            let resolve = self
+                .switch(fields.take("resolve"))
+                .is_none_or(|spanned| spanned.value);
             match url {
                 Some(_) if !pull && !resolve => {
-                    self.note_unseen(
+                    self.record_error_at(
                         place.line,
                         &place.value,
                         "is asked for nothing: neither pull nor resolve",
@@ -85,16 +89,16 @@ impl Reader<'_> {
                     pull,
                     resolve,
                 }),
-                None if self.mistakes.len() == before => {
-                    self.note_unseen(place.line, &place.value, "a mirror needs a url");
+                None if self.diagnostics.len() == before => {
+                    self.record_error_at(place.line, &place.value, "a mirror needs a url");
                 }
                 None => {}
             }
         }
-        Some(Told { value: mirrors, line })
+        Some(Spanned { value: mirrors, line })
     }
 
-    fn tag_rules(&mut self, field: Option<Field>) -> Option<Told<Vec<TagRule>>> {
+    fn tag_rules(&mut self, field: Option<Field>) -> Option<Spanned<Vec<TagRule>>> {
         let maps = self.maps(field, TAG_RULE, None)?;
         let line = maps.line;
         let rules = maps
@@ -102,11 +106,11 @@ impl Reader<'_> {
             .into_iter()
             .filter_map(|(place, fields)| self.tag_rule(&place, fields));
         let rules = rules.collect();
-        Some(Told { value: rules, line })
+        Some(Spanned { value: rules, line })
     }
 
-    fn tag_rule(&mut self, place: &Told<String>, mut fields: Fields) -> Option<TagRule> {
-        let before = self.mistakes.len();
+    fn tag_rule(&mut self, place: &Spanned<String>, mut fields: Fields) -> Option<TagRule> {
+        let before = self.diagnostics.len();
         let pattern = self.parsed(fields.take("pattern"), TagPattern::new);
         let ttl = self.duration(fields.take("ttl"));
         let revalidate = self.parsed(fields.take("revalidate"), |text| match text {
@@ -118,20 +122,20 @@ impl Reader<'_> {
         });
         let keep_on_404 = self
             .switch(fields.take("keep_on_404"))
-            .is_some_and(|told| told.value);
-        if self.mistakes.len() > before {
+            .is_some_and(|spanned| spanned.value);
+        if self.diagnostics.len() > before {
             return None;
         }
         let freshness = match (ttl, revalidate) {
             (Some(ttl), None) => TagFreshness::For(ttl.value),
             (None, Some(revalidate)) => revalidate.value,
             _ => {
-                self.note_unseen(place.line, &place.value, "a rule needs either ttl or revalidate");
+                self.record_error_at(place.line, &place.value, "a rule needs either ttl or revalidate");
                 return None;
             }
         };
         let Some(pattern) = pattern else {
-            self.note_unseen(place.line, &place.value, "a rule needs a pattern");
+            self.record_error_at(place.line, &place.value, "a rule needs a pattern");
             return None;
         };
         Some(TagRule {
@@ -188,7 +192,7 @@ fn parse_access(text: &str) -> Result<Access, String> {
         "verify" => Ok(Access::Verify),
         "shared" => Ok(Access::Shared),
         "passthrough" => Ok(Access::Passthrough),
-        _ => Err(format!("accepted is {}", key::ACCESS.join(", "))),
+        _ => Err(format!("accepted is {}", schema_tables::ACCESS.join(", "))),
     }
 }
 

@@ -1,20 +1,20 @@
-//! The configuration file: YAML, every key known, every mistake with its line.
+//! The configuration file: YAML, every key known, every diagnostic with its line.
 //!
 //! The document is read into a small tree with positions first ([`super::yaml`]) and judged second. Deserialising into
-//! the final types directly would stop at the first mistake.
+//! the final types directly would stop at the first error.
 
 use std::collections::HashMap;
 use std::path::Path;
 
-use super::Surroundings;
+use super::Environment;
 use super::allow::AllowRule;
-use super::draft::{Draft, Entry};
+use super::client_auth::PartialClientAuth;
+use super::diagnostics::{Diagnostic, Warning};
 use super::entry::{parse_name, parse_url};
-use super::front::FrontDraft;
-use super::key::{self, DEFAULTS, DOCUMENT, KeySpec, REGISTRY, Shape};
-use super::mistake::{Mistake, Warning};
-use super::reader::{Field, Fields, Reader, Told, below};
+use super::partial_registry::{Entry, PartialRegistry};
+use super::reader::{Field, Fields, Reader, Spanned, below};
 use super::registry::RegistryName;
+use super::schema_tables::{self, DEFAULTS, DOCUMENT, KeySpec, REGISTRY, Shape};
 use super::setting::{Given, Layer, Setting};
 use super::yaml::{self, Key, Node, Value};
 
@@ -26,18 +26,18 @@ pub(super) struct File {
     pub settings: Layer,
     /// Each name once; the defaults are worked in.
     pub registries: Vec<Entry>,
-    pub defaults: Draft,
-    pub front: FrontDraft,
-    pub allow: Option<Told<Vec<AllowRule>>>,
+    pub defaults: PartialRegistry,
+    pub client_auth: PartialClientAuth,
+    pub allow: Option<Spanned<Vec<AllowRule>>>,
     /// Clients' certificates are verified by the system's authorities.
     pub clients_by_system: bool,
 }
 
 impl File {
-    /// What `defaults` give up for registries that nobody named, and that is allowed and rarely meant.
-    pub(super) fn open_doors(&self) -> impl Iterator<Item = Warning> {
-        let said = |told: &Option<Told<bool>>| told.as_ref().is_some_and(|told| told.value);
-        let doors = [
+    /// Returns a warning for each option of `defaults` that weakens protection for unnamed registries.
+    pub(super) fn permissive_defaults(&self) -> impl Iterator<Item = Warning> {
+        let said = |spanned: &Option<Spanned<bool>>| spanned.as_ref().is_some_and(|spanned| spanned.value);
+        let options = [
             (
                 said(&self.defaults.insecure),
                 "insecure",
@@ -54,7 +54,7 @@ impl File {
                 "every client may have addresses inside your network asked, by naming a registry there",
             ),
         ];
-        let open = doors.into_iter().filter(|(open, ..)| *open);
+        let open = options.into_iter().filter(|(open, ..)| *open);
         open.map(|(_, key, why)| Warning {
             what: format!("defaults.{key} without whitelist_mode"),
             why: why.to_owned(),
@@ -62,24 +62,24 @@ impl File {
     }
 }
 
-/// Reads `text`; what is wrong goes to `mistakes`, what is right is returned.
+/// Reads `text`. Errors are appended to `diagnostics`; valid values are returned.
 pub(super) fn parse(
     path: &Path,
     text: &str,
-    surroundings: Surroundings<'_>,
-    mistakes: &mut Vec<Mistake>,
+    environment: Environment<'_>,
+    diagnostics: &mut Vec<Diagnostic>,
     warnings: &mut Vec<Warning>,
 ) -> File {
-    let mut reader = Reader::new(path, surroundings);
+    let mut reader = Reader::new(path, environment);
     let mut file = File::default();
     match yaml::parse(text) {
         Ok(document) => reader.document(document, &mut file),
         Err(broken) => {
             let why = format!("not YAML we can read: {}", broken.why);
-            reader.note_unseen(broken.line, "", &why);
+            reader.record_error_at(broken.line, "", &why);
         }
     }
-    mistakes.append(&mut reader.mistakes);
+    diagnostics.append(&mut reader.diagnostics);
     warnings.append(&mut reader.warnings);
     file.holds_secret = reader.holds_secret;
     file
@@ -94,7 +94,7 @@ impl Reader<'_> {
             Value::Map(all) => entries = all,
             // The whole file may be the list of registries.
             Value::List(_) => file.registries = self.registries("", document),
-            Value::Scalar(text) => self.note(line, "", &text, "accepted are `key: value` lines"),
+            Value::Scalar(text) => self.record_error(line, "", &text, "accepted are `key: value` lines"),
         }
         let mut rest = Vec::new();
         for (key, node) in entries {
@@ -120,31 +120,31 @@ impl Reader<'_> {
             let Shape::Map(table) = field.spec.shape else {
                 unreachable!("the table says that `auth` is a map")
             };
-            file.front = self.front_auth(Some(field), table, &mut file.settings);
+            file.client_auth = self.client_auth(Some(field), table, &mut file.settings);
         }
         file.allow = self.allow(fields.take("allow"));
         if let Some(field) = fields.take("defaults") {
             let mut fields = self.fields(&field.path, field.node, DEFAULTS);
-            file.defaults = self.draft(&mut fields);
+            file.defaults = self.partial_registry(&mut fields);
             self.cache_dir(&mut fields, &mut file.settings);
         }
         if let Some(field) = fields.take("registries") {
             file.registries = self.registries(&field.path, field.node);
         }
         for entry in &mut file.registries {
-            entry.draft = std::mem::take(&mut entry.draft).or(&file.defaults);
+            entry.partial = std::mem::take(&mut entry.partial).or(&file.defaults);
         }
     }
 
-    /// Without the keys that nobody knows, after noting them: their suggestions come from all tables of the top.
+    /// Removes unknown keys and records an error for each. The suggestions come from all top-level tables.
     fn known(&mut self, entries: Vec<(Key, Node)>) -> Vec<(Key, Node)> {
         let (known, unknown): (Vec<_>, Vec<_>) = entries
             .into_iter()
-            .partition(|(key, _)| key::find(DOCUMENT, &key.text).is_some());
+            .partition(|(key, _)| schema_tables::find(DOCUMENT, &key.text).is_some());
         for (key, _) in unknown {
-            if key::find(REGISTRY, &key.text).is_some() {
+            if schema_tables::find(REGISTRY, &key.text).is_some() {
                 let why = "unknown key here; it belongs into defaults or into an entry of registries";
-                self.note(key.line, "", &key.text, why);
+                self.record_error(key.line, "", &key.text, why);
                 continue;
             }
             let settings = Setting::ALL.into_iter().flat_map(spellings);
@@ -161,7 +161,7 @@ impl Reader<'_> {
                     format!("unknown key; known are {}", known.join(", "))
                 }
             };
-            self.note(key.line, "", &key.text, &why);
+            self.record_error(key.line, "", &key.text, &why);
         }
         known
     }
@@ -175,25 +175,31 @@ impl Reader<'_> {
                 let texts = items.into_iter().map(|item| item.value.shown());
                 texts.collect::<Vec<_>>().join(",")
             }
-            other => return self.note(line, &key.text, &other.shown(), "accepted is a single value"),
+            other => return self.record_error(line, &key.text, &other.shown(), "accepted is a single value"),
         };
-        self.give(setting, Told { value: text, line }, &key.text, settings);
+        self.give(setting, Spanned { value: text, line }, &key.text, settings);
     }
 
     /// Puts a value into the file's layer, once.
-    pub(super) fn give(&mut self, setting: Setting, told: Told<String>, key: &str, settings: &mut Layer) {
+    pub(super) fn give(
+        &mut self,
+        setting: Setting,
+        spanned: Spanned<String>,
+        key: &str,
+        settings: &mut Layer,
+    ) {
         if settings.find(setting).is_some() {
             let why = format!(
                 "says the same as {}, which is said already",
                 setting.key().unwrap_or_default()
             );
-            return self.note_unseen(told.line, key, &why);
+            return self.record_error_at(spanned.line, key, &why);
         }
-        let place = self.place(told.line, key);
+        let place = self.place(spanned.line, key);
         settings.insert(
             setting,
             Given {
-                text: told.value,
+                text: spanned.value,
                 place,
             },
         );
@@ -203,7 +209,7 @@ impl Reader<'_> {
     fn port(&mut self, fields: &mut Fields, settings: &mut Layer) {
         let host = fields.take("host").and_then(|field| {
             let path = field.path.clone();
-            self.text(field).map(|told| (told, path))
+            self.text(field).map(|spanned| (spanned, path))
         });
         let port = fields.take("port");
         let key = port.as_ref().map_or_else(String::new, |field| field.path.clone());
@@ -213,7 +219,7 @@ impl Reader<'_> {
         });
         match (host, port) {
             (host, Some(port)) => {
-                let host = match host.map(|(told, _)| told.value) {
+                let host = match host.map(|(spanned, _)| spanned.value) {
                     None => String::new(),
                     Some(host) if host.contains(':') && !host.starts_with('[') => format!("[{host}]"),
                     Some(host) => host,
@@ -221,11 +227,11 @@ impl Reader<'_> {
                 let text = port.map(|port| format!("{host}:{port}"));
                 self.give(Setting::ListenAddr, text, &key, settings);
             }
-            (Some((told, path)), None) if key.is_empty() => {
-                self.note(
-                    told.line,
+            (Some((spanned, path)), None) if key.is_empty() => {
+                self.record_error(
+                    spanned.line,
                     &path,
-                    &told.value,
+                    &spanned.value,
                     "needs port; or say both in listen_addr",
                 );
             }
@@ -238,8 +244,8 @@ impl Reader<'_> {
             return;
         };
         let path = field.path.clone();
-        if let Some(told) = self.text(field) {
-            self.give(Setting::FsRoot, told, &path, settings);
+        if let Some(spanned) = self.text(field) {
+            self.give(Setting::FsRoot, spanned, &path, settings);
         }
     }
 
@@ -264,7 +270,7 @@ impl Reader<'_> {
             }
             Value::Scalar(text) => {
                 let why = "accepted is a list of maps with a name, or a map by name";
-                self.note(node.line, path, &text, why);
+                self.record_error(node.line, path, &text, why);
             }
         }
         entries
@@ -279,52 +285,52 @@ impl Reader<'_> {
     ) -> Option<Entry> {
         let line = node.line;
         if let (Value::Scalar(_) | Value::List(_), true) = (&node.value, name.is_none()) {
-            self.note(line, path, &node.value.shown(), "accepted is a map with a name");
+            self.record_error(line, path, &node.value.shown(), "accepted is a map with a name");
             return None;
         }
-        let before = self.mistakes.len();
+        let before = self.diagnostics.len();
         let mut fields = self.fields(path, node, REGISTRY);
         let inner = fields.take("name");
-        let mut draft = self.draft(&mut fields);
+        let mut partial = self.partial_registry(&mut fields);
         let allow = self.allow_here(fields.take("allow"));
         let (line, text, path) = match (name, inner) {
             (Some(key), None) => (key.line, key.text, path.to_owned()),
             (Some(_), Some(Field { node, path, .. })) => {
-                self.note_unseen(node.line, &path, "the key above is the name already");
+                self.record_error_at(node.line, &path, "the key above is the name already");
                 return None;
             }
             (None, Some(field)) => {
                 let path = field.path.clone();
-                let told = self.text(field)?;
-                (told.line, told.value, path)
+                let spanned = self.text(field)?;
+                (spanned.line, spanned.value, path)
             }
             (None, None) => {
-                self.note_unseen(line, path, "a registry needs a name, `host` or `host:port`");
+                self.record_error_at(line, path, "a registry needs a name, `host` or `host:port`");
                 return None;
             }
         };
         let name = match parse_name(&text) {
             Ok(name) => name,
             Err(why) => {
-                self.note(line, &path, &text, &why);
+                self.record_error(line, &path, &text, &why);
                 return None;
             }
         };
         if let Some(first) = names.get(&name) {
             let why = format!("this registry is named twice, in line {first} too");
-            self.note(line, &path, &text, &why);
+            self.record_error(line, &path, &text, &why);
             return None;
         }
         names.insert(name.clone(), line);
         // A name does not keep the port of https; where plain http is spoken at it, the URL does.
-        let plain = draft.insecure.as_ref().is_some_and(|insecure| insecure.value);
-        if plain && draft.url.is_none() && text.ends_with(":443") {
+        let plain = partial.insecure.as_ref().is_some_and(|insecure| insecure.value);
+        if plain && partial.url.is_none() && text.ends_with(":443") {
             let url = parse_url(&format!("http://{text}")).ok();
-            draft.url = url.map(|value| Told { value, line });
+            partial.url = url.map(|value| Spanned { value, line });
         }
-        (self.mistakes.len() == before).then_some(Entry {
-            name: Told { value: name, line },
-            draft,
+        (self.diagnostics.len() == before).then_some(Entry {
+            name: Spanned { value: name, line },
+            partial,
             allow,
         })
     }
@@ -348,7 +354,7 @@ pub(super) fn spellings(setting: Setting) -> impl Iterator<Item = String> {
         .copied(),
     );
     words.flat_map(|word| {
-        let camel = key::camel_case(word);
+        let camel = schema_tables::camel_case(word);
         let other = (camel != word).then_some(camel);
         std::iter::once(word.to_owned()).chain(other)
     })

@@ -104,7 +104,7 @@ mod tests {
     }
 
     #[test]
-    fn every_mistake_is_named_with_its_line_and_its_cure() {
+    fn every_error_is_named_with_its_line_and_its_cure() {
         let good = bcrypt::hash("x", 4).unwrap();
         for (text, line, why) in [
             ("alice", 1, "accepted is `name:hash`"),

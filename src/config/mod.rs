@@ -1,22 +1,22 @@
 //! What the operator asked for.
 //!
 //! Flags, environment, file and defaults are read once, at start, into [`Config`]; nothing behind this
-//! module parses a setting again. Every mistake is collected before anything is reported, because an
-//! operator who repairs one line per restart is an operator in a bad mood.
+//! module parses a setting again. Every diagnostic is collected before the report, so that an operator
+//! repairs all errors in one restart.
 //!
 //! Not here: the command line's commands ([`crate::cli`]) and acting on any of it.
 
 mod allow;
 mod auth;
-mod draft;
+mod client_auth;
+mod diagnostics;
 mod entry;
+mod environment;
 mod file;
-mod front;
 mod glob;
 mod htpasswd;
-mod key;
 mod listen;
-mod mistake;
+mod partial_registry;
 mod print;
 mod proxy;
 mod reader;
@@ -25,12 +25,12 @@ mod reload;
 mod resolve;
 mod s3;
 mod schema;
+mod schema_tables;
 mod secret;
 mod server_tls;
 mod setting;
 mod suggest;
-mod supervisor;
-mod surroundings;
+mod systemd_env;
 mod tag_rule;
 mod tls;
 mod units;
@@ -40,12 +40,13 @@ use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-pub use allow::{Allow, AllowRule, RuleSet, Visitor};
-pub use front::{CertificatePattern, FrontAuth};
+pub use allow::{ANONYMOUS, Allow, AllowRule};
+pub use client_auth::{CertificatePattern, ClientAuthConfig};
+pub use diagnostics::{Diagnostic, Diagnostics, Warning};
+pub use environment::{Environment, FileText};
 pub use glob::Glob;
 pub use htpasswd::{HTPASSWD_BYTES_MAX, Htpasswd};
 pub use listen::ListenAddr;
-pub use mistake::{Mistake, Mistakes, Warning};
 pub use print::print;
 pub use registry::{
     Access, Auth, FollowRedirects, Mirror, Named, Pem, Proxy, ProxyUrl, Registries, RegistryConfig,
@@ -55,10 +56,9 @@ pub use resolve::{listen_addresses, resolve};
 pub use s3::S3Settings;
 pub use schema::schema;
 pub use secret::SecretText;
-pub use server_tls::{Clients, Identity, ServerTls};
+pub use server_tls::{ClientCertificateConfig, ServerIdentityConfig, ServerTls};
 pub use setting::{Group, Layer, Setting};
-pub use supervisor::{SocketName, Supervisor};
-pub use surroundings::{FileText, Surroundings};
+pub use systemd_env::{SocketName, SystemdEnvironment};
 pub use tag_rule::{TagPattern, TagRule};
 
 /// Whether a text is one of the values that a switch takes.
@@ -69,7 +69,7 @@ pub fn is_switch_value(text: &str) -> bool {
 use crate::oci::Namespace;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 /// Everything the operator can choose, resolved and checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -79,7 +79,7 @@ pub struct Config {
     /// What its TLS listeners show; some when there is one.
     pub tls: Option<ServerTls>,
     pub kernel_tls: KernelTls,
-    pub storage: Storage,
+    pub storage: StorageConfig,
     /// How many cores serve; `None` means as many as the process may use.
     pub cores: Option<NonZeroUsize>,
     pub io_driver: IoDriver,
@@ -89,7 +89,7 @@ pub struct Config {
     pub max_connections: Option<NonZeroUsize>,
     /// Connections of one client address, or IPv6 network; 0: any number.
     pub max_connections_per_client: usize,
-    /// Bytes that fetches and responses under way may take; `None`: a share of what the process may have.
+    /// Bytes that fetches and responses in flight may take; `None`: a share of what the process may have.
     pub memory_budget: Option<u64>,
     /// The registry of requests that name none; `None`: they have to name one.
     pub default_registry: Option<Namespace>,
@@ -106,8 +106,8 @@ pub struct Config {
     pub drain_timeout: Duration,
     /// How long after a stop signal everything but readiness goes on.
     pub drain_delay: Duration,
-    /// What started us, as far as it says so.
-    pub supervisor: Supervisor,
+    /// The environment that systemd passes.
+    pub systemd: SystemdEnvironment,
     /// Bytes each core may spend on hot small objects; 0 turns that cache off.
     pub memory_cache_bytes: u64,
     /// What is chosen for upstreams, named and unnamed.
@@ -120,10 +120,10 @@ pub struct Config {
     pub stale_while_revalidate: Duration,
     /// Whether a request may choose its registry with the field `X-Registry`.
     pub registry_header: bool,
-    /// Whether clients are asked for the logins they have for registries; never together with `front_auth`.
+    /// Whether `/v2/` requests the registry credentials of clients; never together with `client_auth`.
     pub client_login: bool,
-    /// Who may use the cache at all, when not everybody.
-    pub front_auth: Option<FrontAuth>,
+    /// Client authentication; `None`: every client is accepted.
+    pub client_auth: Option<ClientAuthConfig>,
     /// What is understood and not done, or allowed and probably not meant; for the log.
     pub warnings: Vec<Warning>,
 }
@@ -150,7 +150,7 @@ impl std::fmt::Debug for ProxyEnvironment {
 /// Upper bound of `HELPER_THREADS`: upstream traffic is bounded by the network long before 64 threads are busy.
 pub const HELPER_THREADS_MAX: usize = 64;
 
-/// Upper bound of `CORES`: what `cpu_set_t` can name, so that a larger number is certainly a typing mistake.
+/// Upper bound of `CORES`: what `cpu_set_t` can name, so that a larger number is certainly a typing error.
 pub const CORES_MAX: usize = 1024;
 
 /// Upper bound of `MAX_CONNECTIONS`: what a process can have as descriptors on usual kernels (`fs.nr_open`).
@@ -158,7 +158,7 @@ pub const MAX_CONNECTIONS_MAX: usize = 1_048_576;
 
 /// Where content is kept.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Storage {
+pub enum StorageConfig {
     /// A directory of a local file system.
     Fs { root: PathBuf, chosen: RootChoice },
     /// A bucket alone; what is on its way there waits in `spool`.
@@ -172,34 +172,36 @@ pub enum Storage {
     },
 }
 
-impl Storage {
+impl StorageConfig {
     /// The local store, where there is one.
     pub fn root(&self) -> Option<(&Path, RootChoice)> {
         match self {
-            Storage::Fs { root, chosen } | Storage::Tiered { root, chosen, .. } => Some((root, *chosen)),
-            Storage::S3 { .. } => None,
+            StorageConfig::Fs { root, chosen } | StorageConfig::Tiered { root, chosen, .. } => {
+                Some((root, *chosen))
+            }
+            StorageConfig::S3 { .. } => None,
         }
     }
 
     /// The bucket, where there is one.
     pub fn s3(&self) -> Option<&S3Settings> {
         match self {
-            Storage::S3 { s3, .. } | Storage::Tiered { s3, .. } => Some(s3),
-            Storage::Fs { .. } => None,
+            StorageConfig::S3 { s3, .. } | StorageConfig::Tiered { s3, .. } => Some(s3),
+            StorageConfig::Fs { .. } => None,
         }
     }
 
     /// As `STORAGE_BACKEND` names it.
     pub fn backend(&self) -> &'static str {
         match self {
-            Storage::Fs { .. } => "fs",
-            Storage::S3 { .. } => "s3",
-            Storage::Tiered { .. } => "tiered",
+            StorageConfig::Fs { .. } => "fs",
+            StorageConfig::S3 { .. } => "s3",
+            StorageConfig::Tiered { .. } => "tiered",
         }
     }
 }
 
-impl std::fmt::Display for Storage {
+impl std::fmt::Display for StorageConfig {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(self.backend())?;
         let root = self.root().map(|(root, _)| root.display().to_string());

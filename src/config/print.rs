@@ -3,16 +3,16 @@
 use std::fmt::Write as _;
 
 use super::allow::AllowRule;
-use super::draft::{Draft, Entry};
-use super::front::{FrontAuth, FrontOrigins};
+use super::client_auth::{ClientAuthConfig, ClientAuthOrigins};
+use super::diagnostics::{Diagnostics, Place};
 use super::glob::Glob;
-use super::mistake::{Mistakes, Place};
-use super::reader::Told;
+use super::partial_registry::{Entry, PartialRegistry};
+use super::reader::Spanned;
 use super::registry::{Access, Auth, Mirror, Named, Pem, Proxy, ProxyUrl, RegistryName, TagFreshness};
 use super::resolve::{Sources, load};
 use super::setting::{Layer, Setting};
 use super::tag_rule::TagRule;
-use super::{Config, RootChoice, Surroundings};
+use super::{Config, Environment, RootChoice};
 
 /// What is written for a secret.
 const SECRET: &str = "***";
@@ -20,27 +20,27 @@ const SECRET: &str = "***";
 /// Column of the comments, where the lines before them are shorter.
 const COMMENT_COLUMN: usize = 44;
 
-/// Writes the configuration that these flags and these surroundings give. Reads as a configuration file again,
-/// but for its secrets.
+/// Writes the configuration that these flags and this environment give. The output is a valid configuration file,
+/// except for its secrets.
 ///
 /// # Errors
 ///
-/// Every mistake there is, at once.
-pub fn print(flags: Layer, surroundings: Surroundings<'_>) -> Result<String, Mistakes> {
-    let (config, sources) = load(flags, surroundings)?;
+/// All diagnostics of the configuration.
+pub fn print(flags: Layer, environment: Environment<'_>) -> Result<String, Diagnostics> {
+    let (config, sources) = load(flags, environment)?;
     let file = sources.find(Setting::ConfigFile).map(|given| given.text.clone());
     let mut page = Page {
         text: String::new(),
         file: file.unwrap_or_default(),
     };
     page.settings(&config, &sources);
-    if let Some(auth) = &config.front_auth {
-        page.front_auth(auth, &sources.front_origins);
+    if let Some(auth) = &config.client_auth {
+        page.client_auth(auth, &sources.client_auth_origins);
     }
     page.rules(0, &sources.file.allow);
     page.proxies(&config);
     page.map(0, "defaults", "for registries that are not named");
-    page.draft(1, &sources.file.defaults.without_secrets(), None);
+    page.partial_registry(1, &sources.file.defaults.without_secrets(), None);
     let entries = &sources.file.registries;
     match entries.is_empty() {
         true => page.line(0, "registries: []", "default"),
@@ -83,7 +83,7 @@ impl Page {
 
     fn settings(&mut self, config: &Config, sources: &Sources<'_>) {
         for setting in Setting::ALL {
-            let Some(key) = setting.key().filter(|_| !setting.is_front_auth()) else {
+            let Some(key) = setting.key().filter(|_| !setting.is_client_auth()) else {
                 continue;
             };
             let (mut value, mut origin) = match sources.find(setting) {
@@ -139,11 +139,11 @@ impl Page {
         let origin = self.at(entry.name.line);
         let name = quoted(&entry.name.value.to_string());
         self.line(1, &format!("- name: {name}"), &origin);
-        self.draft(2, &entry.draft, Some(&entry.name.value));
+        self.partial_registry(2, &entry.partial, Some(&entry.name.value));
         self.rules(2, &entry.allow);
     }
 
-    fn front_auth(&mut self, auth: &FrontAuth, origins: &FrontOrigins) {
+    fn client_auth(&mut self, auth: &ClientAuthConfig, origins: &ClientAuthOrigins) {
         let origin = |place: &Option<Place>| place.as_ref().map(origin_of).unwrap_or_default();
         self.map(0, "auth", "");
         if let Some((username, _)) = &auth.user {
@@ -168,7 +168,7 @@ impl Page {
         }
     }
 
-    fn rules(&mut self, depth: usize, rules: &Option<Told<Vec<AllowRule>>>) {
+    fn rules(&mut self, depth: usize, rules: &Option<Spanned<Vec<AllowRule>>>) {
         self.list(depth, "allow", rules, |page, depth, rule| {
             fn shown<T>(items: &Option<Vec<T>>, text: impl Fn(&T) -> String) -> Option<String> {
                 let items = items.as_ref()?;
@@ -190,24 +190,24 @@ impl Page {
     }
 
     /// The settings of one registry, said or not; `name` is that of the entry, none for unnamed registries.
-    fn draft(&mut self, depth: usize, draft: &Draft, name: Option<&RegistryName>) {
-        let settings = draft.settings();
-        if let Some(url) = &draft.url {
+    fn partial_registry(&mut self, depth: usize, partial: &PartialRegistry, name: Option<&RegistryName>) {
+        let settings = partial.settings();
+        if let Some(url) = &partial.url {
             self.value(depth, "url", url.value.as_str(), &self.at(url.line));
         }
-        self.list(depth, "mirrors", &draft.mirrors, Page::mirror);
-        self.choice(depth, "insecure", &draft.insecure, bool::to_string, "false");
-        self.auth(depth, draft);
-        self.tls(depth, draft);
-        self.proxy(depth, &draft.proxy);
+        self.list(depth, "mirrors", &partial.mirrors, Page::mirror);
+        self.choice(depth, "insecure", &partial.insecure, bool::to_string, "false");
+        self.auth(depth, partial);
+        self.tls(depth, partial);
+        self.proxy(depth, &partial.proxy);
         self.choice(
             depth,
             "follow_redirects",
-            &draft.follow_redirects,
+            &partial.follow_redirects,
             bool::to_string,
             "true",
         );
-        self.list(depth, "realm_hosts", &draft.realm_hosts, |page, depth, host| {
+        self.list(depth, "realm_hosts", &partial.realm_hosts, |page, depth, host| {
             page.line(depth, &format!("- {}", quoted(host)), "");
         });
         let named = match name {
@@ -219,22 +219,22 @@ impl Page {
         self.choice(
             depth,
             "allow_private",
-            &draft.allow_private,
+            &partial.allow_private,
             bool::to_string,
             &private,
         );
         self.choice(
             depth,
             "access",
-            &draft.access,
+            &partial.access,
             |access| access_word(*access).to_owned(),
             access_word(settings.access()),
         );
-        self.list(depth, "tag_rules", &draft.tag_rules, Page::tag_rule);
-        self.list(depth, "platforms", &draft.platforms, |page, depth, platform| {
+        self.list(depth, "tag_rules", &partial.tag_rules, Page::tag_rule);
+        self.list(depth, "platforms", &partial.platforms, |page, depth, platform| {
             page.line(depth, &format!("- {}", quoted(platform)), "");
         });
-        if let Some(count) = &draft.max_concurrency {
+        if let Some(count) = &partial.max_concurrency {
             self.value(
                 depth,
                 "max_concurrency",
@@ -248,12 +248,12 @@ impl Page {
         &mut self,
         depth: usize,
         key: &str,
-        told: &Option<Told<T>>,
+        spanned: &Option<Spanned<T>>,
         shown: impl Fn(&T) -> String,
         default: &str,
     ) {
-        match told {
-            Some(told) => self.value(depth, key, &shown(&told.value), &self.at(told.line)),
+        match spanned {
+            Some(spanned) => self.value(depth, key, &shown(&spanned.value), &self.at(spanned.line)),
             None => self.value(depth, key, default, "default"),
         }
     }
@@ -262,16 +262,16 @@ impl Page {
         &mut self,
         depth: usize,
         key: &str,
-        told: &Option<Told<Vec<T>>>,
+        spanned: &Option<Spanned<Vec<T>>>,
         item: impl Fn(&mut Page, usize, &T),
     ) {
-        let Some(told) = told else { return };
-        let origin = self.at(told.line);
-        if told.value.is_empty() {
+        let Some(spanned) = spanned else { return };
+        let origin = self.at(spanned.line);
+        if spanned.value.is_empty() {
             return self.line(depth, &format!("{key}: []"), &origin);
         }
         self.map(depth, key, &origin);
-        for value in &told.value {
+        for value in &spanned.value {
             item(self, depth + 1, value);
         }
     }
@@ -296,16 +296,16 @@ impl Page {
         self.value(depth + 1, "keep_on_404", &rule.keep_on_404.to_string(), "");
     }
 
-    fn auth(&mut self, depth: usize, draft: &Draft) {
-        let Some(told) = &draft.auth else { return };
-        let origin = self.at(told.line);
-        let from = told.value.from.as_deref().unwrap_or_default();
+    fn auth(&mut self, depth: usize, partial: &PartialRegistry) {
+        let Some(spanned) = &partial.auth else { return };
+        let origin = self.at(spanned.line);
+        let from = spanned.value.from.as_deref().unwrap_or_default();
         let inner = depth + 1;
-        if told.value.auth == Auth::Anonymous {
+        if spanned.value.auth == Auth::Anonymous {
             return self.value(depth, "auth", "none", &origin);
         }
         self.map(depth, "auth", &origin);
-        match &told.value.auth {
+        match &spanned.value.auth {
             Auth::Anonymous => {}
             Auth::Basic { username, .. } => {
                 self.value(inner, "username", username, "");
@@ -320,21 +320,21 @@ impl Page {
         }
     }
 
-    fn tls(&mut self, depth: usize, draft: &Draft) {
-        let path = |pem: &Told<Pem>| pem.value.path.to_string_lossy().into_owned();
+    fn tls(&mut self, depth: usize, partial: &PartialRegistry) {
+        let path = |pem: &Spanned<Pem>| pem.value.path.to_string_lossy().into_owned();
         self.map(depth, "tls", "");
-        if let Some(ca) = &draft.tls.ca {
+        if let Some(ca) = &partial.tls.ca {
             self.value(depth + 1, "ca", &path(ca), &self.at(ca.line));
         }
-        if let Some((cert, key)) = &draft.tls.client {
+        if let Some((cert, key)) = &partial.tls.client {
             self.value(depth + 1, "cert", &path(cert), &self.at(cert.line));
             self.value(depth + 1, "key", &path(key), &self.at(key.line));
         }
-        let skip = &draft.tls.insecure_skip_verify;
+        let skip = &partial.tls.insecure_skip_verify;
         self.choice(depth + 1, "insecure_skip_verify", skip, bool::to_string, "false");
     }
 
-    fn proxy(&mut self, depth: usize, told: &Option<Told<Proxy>>) {
+    fn proxy(&mut self, depth: usize, spanned: &Option<Spanned<Proxy>>) {
         let shown = |proxy: &Proxy| match proxy {
             Proxy::Environment => "environment".to_owned(),
             Proxy::Direct => "none".to_owned(),
@@ -345,7 +345,7 @@ impl Page {
                 }
             }
         };
-        self.choice(depth, "upstream_proxy", told, shown, "environment");
+        self.choice(depth, "upstream_proxy", spanned, shown, "environment");
     }
 }
 
@@ -411,8 +411,8 @@ mod tests {
             "defaults: {tag_rules: [{pattern: 'a: #b', ttl: 5}], auth: {user: u, password: p}}\nregistries: {a: , b: {tag_rules: [], auth: none}}\n",
             "- {name: a, auth: {docker_config: /d.json}}\n- {name: b, auth: {helper: x}}\n",
         ] {
-            let printed = machine(text).with_surroundings(print).unwrap();
-            let again = machine(&printed).with_surroundings(print).unwrap();
+            let printed = machine(text).with_environment(print).unwrap();
+            let again = machine(&printed).with_environment(print).unwrap();
             assert_eq!(without_comments(&printed), without_comments(&again), "{printed}");
         }
     }
@@ -421,7 +421,7 @@ mod tests {
     fn each_value_says_where_it_came_from_and_no_secret_is_shown() {
         let file = "
 tag_ttl: 5m
-auth: {username: u, password: canary-front}
+auth: {username: u, password: canary-auth}
 defaults:
   auth: {username: d, password_file: /pw}
 registries:
@@ -433,7 +433,7 @@ registries:
             .env("CORES", "2")
             .env("HTTPS_PROXY", "http://u:canary-https@p:3128");
         machine.flags.insert_flag(Setting::LogLevel, "warn".into());
-        let printed = machine.with_surroundings(print).unwrap();
+        let printed = machine.with_environment(print).unwrap();
         assert!(
             !printed.contains("canary") && !printed.contains("PRIVATE"),
             "{printed}"

@@ -2,11 +2,11 @@
 
 use reqwest::Url;
 
-use super::mistake::{Mistake, Place};
+use super::diagnostics::{Diagnostic, Place};
 use super::reader::masked;
 use super::registry::{Proxy, ProxyUrl};
 use super::secret::SecretText;
-use super::{ProxyEnvironment, Surroundings};
+use super::{Environment, ProxyEnvironment};
 
 const SCHEMES: [&str; 4] = ["http", "https", "socks5", "socks5h"];
 
@@ -83,11 +83,11 @@ fn decoded(text: &str) -> Option<String> {
 ///
 /// Under CGI a client's header field `Proxy:` arrives as `HTTP_PROXY`; where `REQUEST_METHOD` says so, it is ignored.
 pub(super) fn of_environment(
-    surroundings: Surroundings<'_>,
-    mistakes: &mut Vec<Mistake>,
+    environment: Environment<'_>,
+    diagnostics: &mut Vec<Diagnostic>,
 ) -> ProxyEnvironment {
     let variable = |name: &'static str| {
-        let value = (surroundings.env)(name)?.trim().to_owned();
+        let value = (environment.env)(name)?.trim().to_owned();
         (!value.is_empty()).then_some((name, value))
     };
     let in_cgi = variable("REQUEST_METHOD").is_some();
@@ -96,8 +96,8 @@ pub(super) fn of_environment(
         let url = parse_url(&value);
         let what = Place::Environment(name).with_value(&masked(&value));
         // One variable may be asked for twice.
-        if url.is_none() && !mistakes.iter().any(|mistake| mistake.what == what) {
-            mistakes.push(Mistake {
+        if url.is_none() && !diagnostics.iter().any(|diagnostic| diagnostic.what == what) {
+            diagnostics.push(Diagnostic {
                 what,
                 why: "accepted is [http, https, socks5 or socks5h]://[user:password@]host[:port]".to_owned(),
             });
@@ -123,13 +123,13 @@ mod tests {
     use super::*;
 
     fn read(env: &[(&str, &str)]) -> (ProxyEnvironment, Vec<String>) {
-        let mut mistakes = Vec::new();
-        let surroundings = Surroundings {
+        let mut diagnostics = Vec::new();
+        let environment = Environment {
             env: &|name| env.iter().find(|(n, _)| *n == name).map(|(_, v)| (*v).to_owned()),
-            ..Surroundings::of_process()
+            ..Environment::of_process()
         };
-        let proxies = of_environment(surroundings, &mut mistakes);
-        (proxies, mistakes.into_iter().map(|m| m.what).collect())
+        let proxies = of_environment(environment, &mut diagnostics);
+        (proxies, diagnostics.into_iter().map(|m| m.what).collect())
     }
 
     fn shown(url: &Option<ProxyUrl>) -> Option<String> {
@@ -165,7 +165,7 @@ mod tests {
 
     #[test]
     fn the_environment_is_read_as_other_programs_read_it() {
-        let (proxies, mistakes) = read(&[
+        let (proxies, diagnostics) = read(&[
             ("https_proxy", "http://s:1"),
             ("HTTP_PROXY", "http://h:1"),
             ("http_proxy", "http://l:1"),
@@ -173,7 +173,7 @@ mod tests {
         ]);
         assert_eq!(shown(&proxies.https).as_deref(), Some("http://s:1/"));
         assert_eq!(shown(&proxies.http).as_deref(), Some("http://h:1/"));
-        assert_eq!((proxies.no_proxy.as_str(), mistakes.len()), ("a,.b", 0));
+        assert_eq!((proxies.no_proxy.as_str(), diagnostics.len()), ("a,.b", 0));
 
         let (proxies, _) = read(&[("ALL_PROXY", "socks5://a:1"), ("HTTPS_PROXY", "")]);
         assert_eq!(shown(&proxies.https).as_deref(), Some("socks5://a:1"));
@@ -182,8 +182,8 @@ mod tests {
         let (proxies, _) = read(&[("HTTP_PROXY", "http://evil:1"), ("REQUEST_METHOD", "GET")]);
         assert_eq!(proxies.http, None);
 
-        let (_, mistakes) = read(&[("ALL_PROXY", "gopher://u:canary@h")]);
-        assert_eq!(mistakes, ["ALL_PROXY=\"gopher://***@h\""]);
+        let (_, diagnostics) = read(&[("ALL_PROXY", "gopher://u:canary@h")]);
+        assert_eq!(diagnostics, ["ALL_PROXY=\"gopher://***@h\""]);
         assert_eq!(read(&[]).0, ProxyEnvironment::default());
     }
 }

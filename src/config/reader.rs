@@ -1,27 +1,27 @@
-//! Reads single values and maps of the file by the tables of [`super::key`], and notes what is wrong with them.
+//! Reads single values and maps of the file by the tables of [`super::schema_tables`], and records their errors.
 //!
 //! What the values mean together is for [`super::file`] and its relatives.
 
 use std::path::{Path, PathBuf};
 
-use super::Surroundings;
-use super::key::{self, KeySpec, Loss, Shape};
-use super::mistake::{Mistake, Place, Warning};
+use super::Environment;
+use super::diagnostics::{Diagnostic, Place, Warning};
+use super::schema_tables::{self, KeySpec, Loss, Shape};
 use super::secret::SecretText;
 use super::suggest::nearest;
 use super::units::{self, BOOL_ACCEPTED};
 use super::yaml::{Node, Value};
 
-/// A value and the line that says it.
+/// A value and its line in the file.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Told<T> {
+pub(super) struct Spanned<T> {
     pub value: T,
     pub line: u64,
 }
 
-impl<T> Told<T> {
-    pub(super) fn map<U>(self, change: impl FnOnce(T) -> U) -> Told<U> {
-        Told {
+impl<T> Spanned<T> {
+    pub(super) fn map<U>(self, change: impl FnOnce(T) -> U) -> Spanned<U> {
+        Spanned {
             value: change(self.value),
             line: self.line,
         }
@@ -48,13 +48,13 @@ impl Fields {
 }
 
 /// One map of a list: its place, `tag_rules[0]`, and its keys.
-pub(super) type Item = (Told<String>, Fields);
+pub(super) type Item = (Spanned<String>, Fields);
 
-/// Where mistakes and warnings are collected while a file is read.
+/// Collects diagnostics and warnings while a file is read.
 pub(super) struct Reader<'a> {
     path: &'a Path,
-    surroundings: Surroundings<'a>,
-    pub mistakes: Vec<Mistake>,
+    environment: Environment<'a>,
+    pub diagnostics: Vec<Diagnostic>,
     pub warnings: Vec<Warning>,
     /// A secret stands in the file itself.
     pub holds_secret: bool,
@@ -70,11 +70,11 @@ pub(super) fn below(path: &str, key: &str) -> String {
 }
 
 impl<'a> Reader<'a> {
-    pub(super) fn new(path: &'a Path, surroundings: Surroundings<'a>) -> Self {
+    pub(super) fn new(path: &'a Path, environment: Environment<'a>) -> Self {
         Reader {
             path,
-            surroundings,
-            mistakes: Vec::new(),
+            environment,
+            diagnostics: Vec::new(),
             warnings: Vec::new(),
             holds_secret: false,
         }
@@ -88,16 +88,16 @@ impl<'a> Reader<'a> {
         }
     }
 
-    pub(super) fn note(&mut self, line: u64, key: &str, value: &str, why: &str) {
-        self.mistakes.push(Mistake {
+    pub(super) fn record_error(&mut self, line: u64, key: &str, value: &str, why: &str) {
+        self.diagnostics.push(Diagnostic {
             what: self.place(line, key).with_value(value),
             why: why.to_owned(),
         });
     }
 
-    /// As [`Reader::note`], for what must not be shown or says nothing.
-    pub(super) fn note_unseen(&mut self, line: u64, key: &str, why: &str) {
-        self.mistakes.push(Mistake {
+    /// Records an error as [`Reader::record_error`] does, without the value.
+    pub(super) fn record_error_at(&mut self, line: u64, key: &str, why: &str) {
+        self.diagnostics.push(Diagnostic {
             what: self.place(line, key).alone(),
             why: why.to_owned(),
         });
@@ -110,21 +110,21 @@ impl<'a> Reader<'a> {
         });
     }
 
-    /// The keys of a map that `table` knows. Those it does not know are mistakes, those that are not in this version
-    /// are judged here, and an empty value is as good as none.
+    /// Returns the keys of a map that are in `table`. An unknown key is an error. A key that this version lacks is
+    /// handled here. An empty value counts as absent.
     pub(super) fn fields(&mut self, path: &str, node: Node, table: &'static [KeySpec]) -> Fields {
         let entries = match node.value {
             Value::Map(entries) => entries,
             Value::Nothing => Vec::new(),
             _ => {
                 let why = format!("accepted is a map of {}", names(table));
-                self.note_unseen(node.line, path, &why);
+                self.record_error_at(node.line, path, &why);
                 Vec::new()
             }
         };
         let mut fields: Vec<Field> = Vec::new();
         for (written, node) in entries {
-            let Some(spec) = key::find(table, &written.text) else {
+            let Some(spec) = schema_tables::find(table, &written.text) else {
                 self.unknown(path, &written, table);
                 continue;
             };
@@ -135,7 +135,7 @@ impl<'a> Reader<'a> {
             }
             if let Some(before) = fields.iter().find(|field| field.spec.name == spec.name) {
                 let why = format!("says the same as {}, which is said already", before.path);
-                self.note_unseen(written.line, &path, &why);
+                self.record_error_at(written.line, &path, &why);
                 continue;
             }
             if !matches!(node.value, Value::Nothing) {
@@ -151,7 +151,7 @@ impl<'a> Reader<'a> {
             Some(meant) => format!("unknown key; did you mean {meant}?"),
             None => format!("unknown key; known are {}", names(table)),
         };
-        self.note(written.line, path, &written.text, &why);
+        self.record_error(written.line, path, &written.text, &why);
     }
 
     fn absent(&mut self, path: &str, node: &Node, loss: Loss) {
@@ -165,16 +165,16 @@ impl<'a> Reader<'a> {
     }
 
     /// A single value, without the blanks around it; an empty one is as good as none.
-    pub(super) fn text(&mut self, field: Field) -> Option<Told<String>> {
+    pub(super) fn text(&mut self, field: Field) -> Option<Spanned<String>> {
         let line = field.node.line;
         match field.node.value {
             Value::Nothing => None,
             Value::Scalar(text) => {
                 let text = text.trim().to_owned();
-                (!text.is_empty()).then_some(Told { value: text, line })
+                (!text.is_empty()).then_some(Spanned { value: text, line })
             }
             other => {
-                self.note(line, &field.path, &other.shown(), "accepted is a single value");
+                self.record_error(line, &field.path, &other.shown(), "accepted is a single value");
                 None
             }
         }
@@ -185,29 +185,29 @@ impl<'a> Reader<'a> {
         &mut self,
         field: Option<Field>,
         parse: impl FnOnce(&str) -> Result<T, String>,
-    ) -> Option<Told<T>> {
+    ) -> Option<Spanned<T>> {
         let field = field?;
         let path = field.path.clone();
-        let told = self.text(field)?;
-        match parse(&told.value) {
-            Ok(value) => Some(Told {
+        let spanned = self.text(field)?;
+        match parse(&spanned.value) {
+            Ok(value) => Some(Spanned {
                 value,
-                line: told.line,
+                line: spanned.line,
             }),
             Err(why) => {
-                self.note(told.line, &path, &masked(&told.value), &why);
+                self.record_error(spanned.line, &path, &masked(&spanned.value), &why);
                 None
             }
         }
     }
 
-    pub(super) fn switch(&mut self, field: Option<Field>) -> Option<Told<bool>> {
+    pub(super) fn switch(&mut self, field: Option<Field>) -> Option<Spanned<bool>> {
         self.parsed(field, |text| {
             units::parse_bool(text).ok_or_else(|| format!("accepted is {BOOL_ACCEPTED}"))
         })
     }
 
-    pub(super) fn duration(&mut self, field: Option<Field>) -> Option<Told<std::time::Duration>> {
+    pub(super) fn duration(&mut self, field: Option<Field>) -> Option<Spanned<std::time::Duration>> {
         self.parsed(field, |text| {
             units::parse_duration(text).ok_or_else(|| format!("accepted is {}", units::DURATION_ACCEPTED))
         })
@@ -218,7 +218,7 @@ impl<'a> Reader<'a> {
         &mut self,
         field: Option<Field>,
         parse: impl Fn(&str) -> Result<T, String>,
-    ) -> Option<Told<Vec<T>>> {
+    ) -> Option<Spanned<Vec<T>>> {
         let Field { spec, path, node } = field?;
         let line = node.line;
         let items = match node.value {
@@ -234,9 +234,9 @@ impl<'a> Reader<'a> {
                 path.clone()
             };
             let item = Field { spec, path, node };
-            values.extend(self.parsed(Some(item), &parse).map(|told| told.value));
+            values.extend(self.parsed(Some(item), &parse).map(|spanned| spanned.value));
         }
-        Some(Told { value: values, line })
+        Some(Spanned { value: values, line })
     }
 
     /// The items of a list of maps; where `alone` names a key, a single value stands for a map with that key alone.
@@ -245,7 +245,7 @@ impl<'a> Reader<'a> {
         field: Option<Field>,
         table: &'static [KeySpec],
         alone: Option<&'static str>,
-    ) -> Option<Told<Vec<Item>>> {
+    ) -> Option<Spanned<Vec<Item>>> {
         let Field { path, node, .. } = field?;
         let line = node.line;
         let items = match node.value {
@@ -254,11 +254,11 @@ impl<'a> Reader<'a> {
         };
         let mut maps = Vec::new();
         for (index, node) in items.into_iter().enumerate() {
-            let path = Told {
+            let path = Spanned {
                 value: format!("{path}[{index}]"),
                 line: node.line,
             };
-            let single = alone.and_then(|name| key::find(table, name));
+            let single = alone.and_then(|name| schema_tables::find(table, name));
             let fields = match (&node.value, single) {
                 (Value::Scalar(_), Some(spec)) => Fields(vec![Field {
                     spec,
@@ -268,17 +268,17 @@ impl<'a> Reader<'a> {
                 (Value::Map(_), _) => self.fields(&path.value, node, table),
                 _ => {
                     let why = format!("accepted is a map of {}", names(table));
-                    self.note_unseen(node.line, &path.value, &why);
+                    self.record_error_at(node.line, &path.value, &why);
                     continue;
                 }
             };
             maps.push((path, fields));
         }
-        Some(Told { value: maps, line })
+        Some(Spanned { value: maps, line })
     }
 
     /// A secret that stands here (`<name>`), in a file (`<name>_file`) or in a variable (`<name>_env`).
-    pub(super) fn secret(&mut self, fields: &mut Fields, name: &str) -> Option<Told<Source>> {
+    pub(super) fn secret(&mut self, fields: &mut Fields, name: &str) -> Option<Spanned<Source>> {
         let here = fields.take(name);
         let file = fields.take(&format!("{name}_file"));
         let variable = fields.take(&format!("{name}_env"));
@@ -286,7 +286,7 @@ impl<'a> Reader<'a> {
         if let [_, second, ..] = said[..] {
             let why = format!("{} is said in two ways; one is enough", name.replace('_', " "));
             let (line, path) = (second.node.line, second.path.clone());
-            self.note_unseen(line, &path, &why);
+            self.record_error_at(line, &path, &why);
             return None;
         }
         if let Some(field) = here {
@@ -295,7 +295,7 @@ impl<'a> Reader<'a> {
                 Value::Scalar(text) if text.is_empty() => None,
                 Value::Scalar(text) => {
                     self.holds_secret = true;
-                    Some(Told {
+                    Some(Spanned {
                         value: Source {
                             secret: SecretText::new(text),
                             from: None,
@@ -304,66 +304,76 @@ impl<'a> Reader<'a> {
                     })
                 }
                 _ => {
-                    self.note_unseen(line, &field.path, "accepted is a single value");
+                    self.record_error_at(line, &field.path, "accepted is a single value");
                     None
                 }
             };
         }
         if let Some(field) = file {
             let path = field.path.clone();
-            let told = self.text(field)?;
-            let read = self.read_secret(&told, &path)?;
+            let spanned = self.text(field)?;
+            let read = self.read_secret(&spanned, &path)?;
             let secret = read.strip_suffix('\n').unwrap_or(&read);
             let secret = secret.strip_suffix('\r').unwrap_or(secret);
             if secret.is_empty() {
-                self.note(told.line, &path, &told.value, "the file is empty");
+                self.record_error(spanned.line, &path, &spanned.value, "the file is empty");
                 return None;
             }
-            return Some(Told {
+            return Some(Spanned {
                 value: Source {
                     secret: SecretText::new(secret.to_owned()),
-                    from: Some(format!("file {}", told.value)),
+                    from: Some(format!("file {}", spanned.value)),
                 },
-                line: told.line,
+                line: spanned.line,
             });
         }
         let field = variable?;
         let path = field.path.clone();
-        let told = self.text(field)?;
-        match (self.surroundings.env)(&told.value).filter(|text| !text.is_empty()) {
-            Some(text) => Some(Told {
+        let spanned = self.text(field)?;
+        match (self.environment.env)(&spanned.value).filter(|text| !text.is_empty()) {
+            Some(text) => Some(Spanned {
                 value: Source {
                     secret: SecretText::new(text),
-                    from: Some(format!("variable {}", told.value)),
+                    from: Some(format!("variable {}", spanned.value)),
                 },
-                line: told.line,
+                line: spanned.line,
             }),
             None => {
-                self.note(told.line, &path, &told.value, "this variable is not set");
+                self.record_error(spanned.line, &path, &spanned.value, "this variable is not set");
                 None
             }
         }
     }
 
-    /// The content of the file that `told` names.
-    pub(super) fn read_file(&mut self, told: &Told<String>, key: &str) -> Option<String> {
-        let read = self.surroundings.read(Path::new(&told.value));
-        self.noted(read, told, key)
+    /// Returns the content of the file that `spanned` names.
+    pub(super) fn read_file(&mut self, spanned: &Spanned<String>, key: &str) -> Option<String> {
+        let read = self.environment.read(Path::new(&spanned.value));
+        self.or_record(read, spanned, key)
     }
 
     /// As [`Reader::read_file`], for a file that is a secret.
-    fn read_secret(&mut self, told: &Told<String>, key: &str) -> Option<String> {
+    fn read_secret(&mut self, spanned: &Spanned<String>, key: &str) -> Option<String> {
         let read = self
-            .surroundings
-            .read_secret(Path::new(&told.value), &mut self.warnings);
-        self.noted(read, told, key)
+            .environment
+            .read_secret(Path::new(&spanned.value), &mut self.warnings);
+        self.or_record(read, spanned, key)
     }
 
-    fn noted(&mut self, read: std::io::Result<String>, told: &Told<String>, key: &str) -> Option<String> {
+    fn or_record(
+        &mut self,
+        read: std::io::Result<String>,
+        spanned: &Spanned<String>,
+        key: &str,
+    ) -> Option<String> {
         match read {
             Ok(text) => Some(text),
             Err(error) => {
-                self.note(told.line, key, &told.value, &format!("cannot be read: {error}"));
+                self.record_error(
+                    spanned.line,
+                    key,
+                    &spanned.value,
+                    &format!("cannot be read: {error}"),
+                );
                 None
             }
         }
@@ -371,25 +381,25 @@ impl<'a> Reader<'a> {
 
     /// Warns when every user may read the file at `path`, which was found to hold a secret.
     pub(super) fn warn_if_exposed(&mut self, path: &Path) {
-        // Read once more for its mode; what cannot be read now is noted when it is used.
-        let _ = self.surroundings.read_secret(path, &mut self.warnings);
+        // Read once more for its mode. A read error is recorded where the file is used.
+        let _ = self.environment.read_secret(path, &mut self.warnings);
     }
 
     /// A path, and the secret in the file there.
-    pub(super) fn secret_file(&mut self, field: Field) -> Option<(Told<PathBuf>, String, String)> {
+    pub(super) fn secret_file(&mut self, field: Field) -> Option<(Spanned<PathBuf>, String, String)> {
         let key = field.path.clone();
-        let told = self.text(field)?;
-        let text = self.read_secret(&told, &key)?;
-        Some((told.map(PathBuf::from), text, key))
+        let spanned = self.text(field)?;
+        let text = self.read_secret(&spanned, &key)?;
+        Some((spanned.map(PathBuf::from), text, key))
     }
 
     /// A path, and the content of the file there.
-    pub(super) fn file(&mut self, field: Option<Field>) -> Option<(Told<PathBuf>, String, String)> {
+    pub(super) fn file(&mut self, field: Option<Field>) -> Option<(Spanned<PathBuf>, String, String)> {
         let field = field?;
         let key = field.path.clone();
-        let told = self.text(field)?;
-        let text = self.read_file(&told, &key)?;
-        Some((told.map(PathBuf::from), text, key))
+        let spanned = self.text(field)?;
+        let text = self.read_file(&spanned, &key)?;
+        Some((spanned.map(PathBuf::from), text, key))
     }
 }
 

@@ -67,7 +67,7 @@ pub struct RegistrySettings {
     pub tag_rules: Vec<TagRule>,
     /// `os/arch[/variant]`, for loading whole images; empty means all. Serving never filters.
     pub platforms: Vec<String>,
-    /// Requests under way at once; further ones wait.
+    /// Requests in flight at once; further ones wait.
     pub max_concurrency: Option<NonZeroUsize>,
 }
 
@@ -167,11 +167,12 @@ pub enum FollowRedirects {
 /// Who may read content that needs credentials.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Access {
-    /// Those for whom the upstream says yes, asked with their own credentials. Ours are used for public content only.
+    /// Clients to which the upstream grants access by their own credentials. The operator's credentials are used for public
+    /// content only.
     Verify,
     /// Everybody who reaches the cache, by our credentials: the network is the boundary.
     Shared,
-    /// Those for whom the upstream says yes, asked each time; nothing is kept.
+    /// Clients to which the upstream grants access on each request. Nothing is cached.
     Passthrough,
 }
 
@@ -235,7 +236,7 @@ impl Registries {
     }
 
     /// The entry that is about `namespace`.
-    pub(super) fn entry(&self, namespace: &Namespace) -> Option<&RegistryConfig> {
+    pub fn entry(&self, namespace: &Namespace) -> Option<&RegistryConfig> {
         let exact = self
             .entries
             .iter()

@@ -1,10 +1,10 @@
 //! What a reload takes over, and what it cannot.
 
-use super::{Config, Storage};
+use super::{Config, StorageConfig};
 
 impl Config {
     /// The keys whose values in `new` differ and are read at the start only. Everything in
-    /// [`Registries`](super::Registries), and who may come in, can be taken over at any time.
+    /// [`Registries`](super::Registries), and client authentication, can be taken over at any time.
     pub fn needs_restart(&self, new: &Config) -> Vec<&'static str> {
         // Each field by name: a new one must be thought about here.
         let Config {
@@ -26,7 +26,7 @@ impl Config {
             access_log,
             drain_timeout,
             drain_delay,
-            supervisor: _,
+            systemd: _,
             memory_cache_bytes,
             registries: _,
             proxies,
@@ -34,10 +34,10 @@ impl Config {
             stale_while_revalidate,
             registry_header,
             client_login,
-            front_auth: _,
+            client_auth: _,
             warnings: _,
         } = self;
-        let root = |storage: &Storage| storage.root().map(|(root, _)| root.to_owned());
+        let root = |storage: &StorageConfig| storage.root().map(|(root, _)| root.to_owned());
         let changed = [
             ("listen_addr", *listen != new.listen),
             // Its certificates are taken over; that there is TLS at all is not.
@@ -85,10 +85,10 @@ impl Config {
     }
 }
 
-fn spool(storage: &Storage) -> Option<&std::path::Path> {
+fn spool(storage: &StorageConfig) -> Option<&std::path::Path> {
     match storage {
-        Storage::S3 { spool, .. } | Storage::Tiered { spool, .. } => Some(spool),
-        Storage::Fs { .. } => None,
+        StorageConfig::S3 { spool, .. } | StorageConfig::Tiered { spool, .. } => Some(spool),
+        StorageConfig::Fs { .. } => None,
     }
 }
 
@@ -97,7 +97,7 @@ mod tests {
     use crate::config::tests::Machine;
 
     #[test]
-    fn registries_and_the_front_door_are_taken_over_without_a_restart() {
+    fn registries_and_client_auth_are_taken_over_without_a_restart() {
         let old = Machine::with_file("tag_ttl: 5\nauth: {user: u, password: p}\n").config();
         let text = "tag_ttl: 6\nauth: {user: u, password: q}\nwhitelist_mode: true\nair_gapped: true\nregistries: {a: }\n";
         let new = Machine::with_file(text).config();

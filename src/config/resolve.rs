@@ -3,17 +3,17 @@
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
-use super::allow;
-use super::draft::Entry;
+use super::client_auth::ClientAuthOrigins;
+use super::diagnostics::{Diagnostic, Diagnostics, Place, Warning};
 use super::file::{self, File};
-use super::front::FrontOrigins;
-use super::mistake::{Mistake, Mistakes, Place, Warning};
-use super::server_tls::Clients;
+use super::partial_registry::Entry;
+use super::server_tls::ClientCertificateConfig;
 use super::setting::{Given, Layer, Setting};
 use super::units::{self, BOOL_ACCEPTED, BYTES_ACCEPTED, DURATION_ACCEPTED};
 use super::{
-    CORES_MAX, Config, HELPER_THREADS_MAX, IoDriver, KernelTls, ListenAddr, LogLevel, MAX_CONNECTIONS_MAX,
-    Named, Registries, RootChoice, S3Settings, Storage, Supervisor, Surroundings, proxy, s3,
+    CORES_MAX, Config, Environment, HELPER_THREADS_MAX, IoDriver, KernelTls, ListenAddr, LogLevel,
+    MAX_CONNECTIONS_MAX, Named, Registries, RootChoice, S3Settings, StorageConfig, SystemdEnvironment, allow,
+    proxy, s3,
 };
 use crate::oci::Namespace;
 
@@ -43,24 +43,26 @@ enum Backend {
 ///
 /// # Errors
 ///
-/// Every mistake there is, at once.
-pub fn resolve(flags: Layer, surroundings: Surroundings<'_>) -> Result<Config, Mistakes> {
-    load(flags, surroundings).map(|(config, _)| config)
+/// All diagnostics of the configuration.
+pub fn resolve(flags: Layer, environment: Environment<'_>) -> Result<Config, Diagnostics> {
+    load(flags, environment).map(|(config, _)| config)
 }
 
 /// As [`resolve`], with the places that the values came from.
 pub(super) fn load<'a>(
     flags: Layer,
-    surroundings: Surroundings<'a>,
-) -> Result<(Config, Sources<'a>), Mistakes> {
-    let mut sources = Sources::load(flags, surroundings);
+    environment: Environment<'a>,
+) -> Result<(Config, Sources<'a>), Diagnostics> {
+    let mut sources = Sources::load(flags, environment);
 
     let listen = sources.listen();
-    let noted = sources.mistakes.len();
+    let before = sources.diagnostics.len();
     let tls = sources.server_tls();
-    // Where something about TLS was wrong, what follows from it would be told twice.
-    let clients = (sources.mistakes.len() == noted)
-        .then(|| tls.as_ref().map_or(Clients::NotAsked, |tls| tls.clients.clone()));
+    // After a TLS error, a dependent check would report the same error twice.
+    let clients = (sources.diagnostics.len() == before).then(|| {
+        tls.as_ref()
+            .map_or(ClientCertificateConfig::NotRequested, |tls| tls.clients.clone())
+    });
     let cores = sources.parse(
         Setting::Cores,
         &format!("auto or a number from 1 to {CORES_MAX}"),
@@ -144,21 +146,24 @@ pub(super) fn load<'a>(
     let drain_timeout = sources.parse(Setting::DrainTimeout, DURATION_ACCEPTED, units::parse_duration);
     let drain_delay = sources.parse(Setting::DrainDelay, DURATION_ACCEPTED, units::parse_duration);
     let memory_cache_bytes = sources.parse(Setting::MemoryCache, BYTES_ACCEPTED, units::parse_bytes);
-    let proxies = proxy::of_environment(surroundings, &mut sources.mistakes);
-    let supervisor = Supervisor::of_environment(surroundings, &mut sources.mistakes);
+    let proxies = proxy::of_environment(environment, &mut sources.diagnostics);
+    let systemd = SystemdEnvironment::of_environment(environment, &mut sources.diagnostics);
     let backend = sources.backend();
     let s3 = sources.s3();
-    let front_auth = sources.front_auth(clients.as_ref());
+    let client_auth = sources.client_auth(clients.as_ref());
     sources.check_listen(listen.as_deref());
     sources.check_client_login(client_login == Some(true));
 
-    if !sources.mistakes.is_empty() {
-        return Err(Mistakes(sources.mistakes));
+    if !sources.diagnostics.is_empty() {
+        return Err(Diagnostics(sources.diagnostics));
     }
     // Only now, because looking for a usable root makes directories: a refused start leaves no trace.
     let storage = backend.zip(s3).map(|(backend, s3)| sources.storage(backend, s3));
-    if matches!(storage, Some(Storage::S3 { .. } | Storage::Tiered { .. })) {
-        let exposed = s3::exposed_credentials(sources.surroundings);
+    if matches!(
+        storage,
+        Some(StorageConfig::S3 { .. } | StorageConfig::Tiered { .. })
+    ) {
+        let exposed = s3::exposed_credentials(sources.environment);
         sources.warnings.extend(exposed);
     }
     let (
@@ -213,7 +218,7 @@ pub(super) fn load<'a>(
         memory_cache_bytes,
     )
     else {
-        unreachable!("`Sources::parse` gives `None` only after noting a mistake, and there is none");
+        unreachable!("`Sources::parse` returns `None` only after recording an error, and none is recorded");
     };
     let registries = Registries {
         entries: sources.file.registries.iter().map(Entry::config).collect(),
@@ -222,7 +227,7 @@ pub(super) fn load<'a>(
         air_gapped,
         allow: allow::collect(sources.file.allow.as_ref(), &sources.file.registries),
     };
-    if front_auth.is_none() && registries.allow.names_users() {
+    if client_auth.is_none() && registries.allow.names_users() {
         sources.warnings.push(Warning {
             what: "allow names users".into(),
             why: "without auth nobody has a name, so those rules let nobody in".into(),
@@ -239,7 +244,7 @@ pub(super) fn load<'a>(
         });
     }
     if !whitelist_mode {
-        sources.warnings.extend(sources.file.open_doors());
+        sources.warnings.extend(sources.file.permissive_defaults());
     }
     if sources.file.holds_secret {
         sources.warnings.extend(sources.exposed.take());
@@ -263,7 +268,7 @@ pub(super) fn load<'a>(
         access_log,
         drain_timeout,
         drain_delay,
-        supervisor,
+        systemd,
         memory_cache_bytes,
         registries,
         proxies,
@@ -271,43 +276,43 @@ pub(super) fn load<'a>(
         stale_while_revalidate,
         registry_header,
         client_login,
-        front_auth,
+        client_auth,
         warnings: std::mem::take(&mut sources.warnings),
     };
     Ok((config, sources))
 }
 
-/// Resolves the listen addresses alone, for a command that talks to a server which is already running:
-/// other mistakes are that server's business.
+/// Resolves the listen addresses alone, for a command that connects to a running server.
+/// Other errors of the configuration do not matter to that command.
 ///
 /// # Errors
 ///
 /// When the address, or the file that may hold it, cannot be read.
-pub fn listen_addresses(flags: Layer, surroundings: Surroundings<'_>) -> Result<Vec<ListenAddr>, Mistakes> {
-    let mut sources = Sources::load(flags, surroundings);
+pub fn listen_addresses(flags: Layer, environment: Environment<'_>) -> Result<Vec<ListenAddr>, Diagnostics> {
+    let mut sources = Sources::load(flags, environment);
     let listen = sources.listen();
-    listen.ok_or(Mistakes(sources.mistakes))
+    listen.ok_or(Diagnostics(sources.diagnostics))
 }
 
-/// The places values come from, and what was found wrong so far.
+/// The sources of values, and the diagnostics so far.
 pub(super) struct Sources<'a> {
     flags: Layer,
-    environment: Layer,
+    variables: Layer,
     pub file: File,
-    pub front_origins: FrontOrigins,
-    pub(super) surroundings: Surroundings<'a>,
-    pub(super) mistakes: Vec<Mistake>,
+    pub client_auth_origins: ClientAuthOrigins,
+    pub(super) environment: Environment<'a>,
+    pub(super) diagnostics: Vec<Diagnostic>,
     pub(super) warnings: Vec<Warning>,
     /// What is said about the configuration file if it holds a secret.
     exposed: Option<Warning>,
 }
 
 impl<'a> Sources<'a> {
-    fn load(flags: Layer, surroundings: Surroundings<'a>) -> Self {
-        let mut environment = Layer::default();
+    fn load(flags: Layer, environment: Environment<'a>) -> Self {
+        let mut variables = Layer::default();
         for setting in Setting::ALL {
-            if let Some(text) = (surroundings.env)(setting.env()).filter(|text| !text.is_empty()) {
-                environment.insert(
+            if let Some(text) = (environment.env)(setting.env()).filter(|text| !text.is_empty()) {
+                variables.insert(
                     setting,
                     Given {
                         text,
@@ -318,28 +323,28 @@ impl<'a> Sources<'a> {
         }
         let mut sources = Sources {
             flags,
-            environment,
+            variables,
             file: File::default(),
-            front_origins: FrontOrigins::default(),
-            surroundings,
-            mistakes: Vec::new(),
+            client_auth_origins: ClientAuthOrigins::default(),
+            environment,
+            diagnostics: Vec::new(),
             warnings: Vec::new(),
             exposed: None,
         };
         if let Some(given) = sources.find(Setting::ConfigFile).cloned() {
             let path = Path::new(&given.text);
-            match (surroundings.read_file)(path) {
+            match (environment.read_file)(path) {
                 Ok(read) => {
                     sources.exposed = read.exposed(path);
                     sources.file = file::parse(
                         path,
                         &read.text,
-                        surroundings,
-                        &mut sources.mistakes,
+                        environment,
+                        &mut sources.diagnostics,
                         &mut sources.warnings,
                     );
                 }
-                Err(error) => sources.mistakes.push(Mistake {
+                Err(error) => sources.diagnostics.push(Diagnostic {
                     what: given.place.with_value(&given.text),
                     why: format!("cannot be read: {error}"),
                 }),
@@ -351,11 +356,11 @@ impl<'a> Sources<'a> {
     pub(super) fn find(&self, setting: Setting) -> Option<&Given> {
         self.flags
             .find(setting)
-            .or_else(|| self.environment.find(setting))
+            .or_else(|| self.variables.find(setting))
             .or_else(|| self.file.settings.find(setting))
     }
 
-    /// The value of `setting`, or `None` after noting what is wrong with it.
+    /// Returns the value of `setting`, or `None` after recording its error.
     pub(super) fn parse<T>(
         &mut self,
         setting: Setting,
@@ -368,7 +373,7 @@ impl<'a> Sources<'a> {
         let value = parse(given.text.trim());
         if value.is_none() {
             let what = given.place.with_value(&given.text);
-            self.mistakes.push(Mistake {
+            self.diagnostics.push(Diagnostic {
                 what,
                 why: format!("accepted is {accepted}"),
             });
@@ -396,7 +401,7 @@ impl<'a> Sources<'a> {
         if self.find(Setting::S3Bucket).is_some() {
             return Some(Setting::S3Bucket.env());
         }
-        let set = |name: &&str| (self.surroundings.env)(name).is_some_and(|value| !value.is_empty());
+        let set = |name: &&str| (self.environment.env)(name).is_some_and(|value| !value.is_empty());
         S3_SIGNS.into_iter().find(set)
     }
 
@@ -410,8 +415,10 @@ impl<'a> Sources<'a> {
         let days = format!("a number of days from 0 to {}", s3::LIFECYCLE_DAYS_MAX);
         let lifecycle_days = self.parse(Setting::S3LifecycleDays, &days, s3::parse_days);
         let redirect = self.parse(Setting::S3Redirect, BOOL_ACCEPTED, units::parse_bool);
-        let ca_bundle = s3::ca_bundle(self.surroundings);
-        let ca_bundle = ca_bundle.map_err(|mistake| self.mistakes.push(mistake)).ok();
+        let ca_bundle = s3::ca_bundle(self.environment);
+        let ca_bundle = ca_bundle
+            .map_err(|diagnostic| self.diagnostics.push(diagnostic))
+            .ok();
         Some(S3Settings {
             bucket: bucket?,
             prefix: prefix?,
@@ -437,13 +444,13 @@ impl<'a> Sources<'a> {
         let Some(listen) = listen else { return };
         let (wanted, any) = (self.wants_tls(), listen.iter().any(|addr| addr.tls));
         if any && !wanted {
-            self.note_setting(
+            self.record_setting_error(
                 Setting::ListenAddr,
                 "https needs a certificate: TLS_CERT_FILE and TLS_KEY_FILE, or GENERATE_SELF_SIGNED_TLS",
             );
         }
         if wanted && !any {
-            self.note_setting(
+            self.record_setting_error(
                 Setting::ListenAddr,
                 "TLS is configured, and no address here is for https",
             );
@@ -452,36 +459,36 @@ impl<'a> Sources<'a> {
 
     /// What clients send is either for us or for their registries.
     fn check_client_login(&mut self, wanted: bool) {
-        if let Some(front) = self.front_place().filter(|_| wanted) {
+        if let Some(client_auth) = self.client_auth_place().filter(|_| wanted) {
             let what = match self.find(Setting::ClientLogin) {
                 Some(given) => given.place.with_value(&given.text),
                 None => Setting::ClientLogin.env().to_owned(),
             };
             let why = format!(
-                "not together with {front}: clients have one login for the cache, and it is either the cache's own or their registry's"
+                "not together with {client_auth}: clients have one login for the cache, and it is either the cache's own or their registry's"
             );
-            self.mistakes.push(Mistake { what, why });
+            self.diagnostics.push(Diagnostic { what, why });
         }
     }
 
-    fn storage(&self, backend: Backend, s3: S3Settings) -> Storage {
+    fn storage(&self, backend: Backend, s3: S3Settings) -> StorageConfig {
         let spool = self.find(Setting::SpoolDir).map(|given| given.text.trim());
         let spool = spool.filter(|text| *text != "auto").map(PathBuf::from);
         if backend == Backend::S3 {
             // Nothing is kept on this machine, so no directory is looked for either.
             let root = self.find(Setting::FsRoot).map(|given| PathBuf::from(&given.text));
-            let spool = spool.or(root).unwrap_or_else(self.surroundings.temp_dir);
-            return Storage::S3 { s3, spool };
+            let spool = spool.or(root).unwrap_or_else(self.environment.temp_dir);
+            return StorageConfig::S3 { s3, spool };
         }
         let (root, chosen) = self.root();
         match backend {
-            Backend::Tiered => Storage::Tiered {
+            Backend::Tiered => StorageConfig::Tiered {
                 spool: spool.unwrap_or_else(|| root.clone()),
                 root,
                 chosen,
                 s3,
             },
-            _ => Storage::Fs { root, chosen },
+            _ => StorageConfig::Fs { root, chosen },
         }
     }
 
@@ -490,7 +497,7 @@ impl<'a> Sources<'a> {
             return (PathBuf::from(&given.text), RootChoice::Given);
         }
         let env_dir = |name: &str| {
-            (self.surroundings.env)(name)
+            (self.environment.env)(name)
                 .map(PathBuf::from)
                 .filter(|path| path.is_absolute())
         };
@@ -504,11 +511,11 @@ impl<'a> Sources<'a> {
             ),
         ];
         for (root, chosen) in candidates {
-            if let Some(root) = root.filter(|root| (self.surroundings.is_writable_dir)(root)) {
+            if let Some(root) = root.filter(|root| (self.environment.is_writable_dir)(root)) {
                 return (root, chosen);
             }
         }
-        let root = (self.surroundings.temp_dir)().join(USER_CACHE_NAME);
+        let root = (self.environment.temp_dir)().join(USER_CACHE_NAME);
         (root, RootChoice::Temporary)
     }
 }

@@ -3,8 +3,8 @@
 
 use std::path::Path;
 
-use super::Surroundings;
-use super::mistake::{Mistake, Place, Warning};
+use super::Environment;
+use super::diagnostics::{Diagnostic, Place, Warning};
 use super::registry::Pem;
 use super::secret::SecretText;
 use super::tls::check_roots;
@@ -14,7 +14,7 @@ pub(super) const BUCKET_ACCEPTED: &str =
 pub(super) const PREFIX_ACCEPTED: &str =
     "a path such as caches/eu, at most 256 printable ASCII characters without empty parts, `.` and `..`";
 
-/// Longest lifecycle that can be chosen: a hundred years, so that a larger number is a typing mistake.
+/// Longest lifecycle that can be chosen: a hundred years, so that a larger number is a typing error.
 pub(super) const LIFECYCLE_DAYS_MAX: u32 = 36_500;
 
 /// Longest prefix, in bytes. Keys have at most 1,024; ours without it at most 700 (registry 259, repository 255, and
@@ -62,18 +62,18 @@ pub(super) fn parse_days(text: &str) -> Option<u32> {
 }
 
 /// The file that `AWS_CA_BUNDLE` names, or what is wrong with it.
-pub(super) fn ca_bundle(surroundings: Surroundings<'_>) -> Result<Option<Pem>, Mistake> {
-    let Some(path) = (surroundings.env)(CA_BUNDLE).filter(|path| !path.is_empty()) else {
+pub(super) fn ca_bundle(environment: Environment<'_>) -> Result<Option<Pem>, Diagnostic> {
+    let Some(path) = (environment.env)(CA_BUNDLE).filter(|path| !path.is_empty()) else {
         return Ok(None);
     };
-    let mistake = |why: String| Mistake {
+    let diagnostic = |why: String| Diagnostic {
         what: Place::Environment(CA_BUNDLE).with_value(&path),
         why,
     };
-    let text = surroundings
+    let text = environment
         .read(Path::new(&path))
-        .map_err(|error| mistake(format!("cannot be read: {error}")))?;
-    check_roots(&text).map_err(|why| mistake(why.to_owned()))?;
+        .map_err(|error| diagnostic(format!("cannot be read: {error}")))?;
+    check_roots(&text).map_err(|why| diagnostic(why.to_owned()))?;
     Ok(Some(Pem {
         path: path.into(),
         text: SecretText::new(text),
@@ -92,8 +92,8 @@ const SECRET_KEYS: [&str; 2] = ["aws_secret_access_key", "aws_session_token"];
 
 /// What to say about the SDK's files that hold a secret and that every user of the machine may read. Whether the files are
 /// good is for the SDK to say.
-pub(super) fn exposed_credentials(surroundings: Surroundings<'_>) -> Vec<Warning> {
-    let variable = |name| (surroundings.env)(name).filter(|value| !value.is_empty());
+pub(super) fn exposed_credentials(environment: Environment<'_>) -> Vec<Warning> {
+    let variable = |name| (environment.env)(name).filter(|value| !value.is_empty());
     let home = variable("HOME");
     let below_home = |path: &str| home.as_ref().map(|home| Path::new(home).join(path));
     let path = |(name, default)| match variable(name) {
@@ -111,7 +111,7 @@ pub(super) fn exposed_credentials(surroundings: Surroundings<'_>) -> Vec<Warning
         .into_iter()
         .filter_map(path)
         .filter_map(|path| {
-            let file = (surroundings.read_file)(&path).ok()?;
+            let file = (environment.read_file)(&path).ok()?;
             file.text
                 .lines()
                 .any(holds_secret)
@@ -124,11 +124,11 @@ pub(super) fn exposed_credentials(surroundings: Surroundings<'_>) -> Vec<Warning
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Storage;
+    use crate::config::StorageConfig;
     use crate::config::tests::{CA, Machine};
 
     #[test]
-    fn files_of_the_sdk_with_a_secret_that_every_user_may_read_are_told() {
+    fn files_of_the_sdk_with_a_secret_that_every_user_may_read_give_a_warning() {
         let secret = "[default]\naws_access_key_id = AKID\nAWS_secret_access_key=canary\n";
         let warned = |machine: Machine| -> Vec<String> {
             let warnings = machine.config().warnings;
@@ -146,12 +146,12 @@ mod tests {
             machine.mode = mode;
             machine
         };
-        let told = warned(machine(0o644));
-        assert_eq!(told.len(), 1, "{told:?}");
+        let warnings = warned(machine(0o644));
+        assert_eq!(warnings.len(), 1, "{warnings:?}");
         assert!(
-            told[0].starts_with("/home/u/.aws/credentials (mode 0644): it holds a secret")
-                && !told[0].contains("canary"),
-            "{told:?}"
+            warnings[0].starts_with("/home/u/.aws/credentials (mode 0644): it holds a secret")
+                && !warnings[0].contains("canary"),
+            "{warnings:?}"
         );
         assert!(warned(machine(0o640)).is_empty());
         let elsewhere = machine(0o604)
@@ -159,12 +159,12 @@ mod tests {
             .env("AWS_CONFIG_FILE", "~/aws-config")
             .file("/etc/aws-keys", secret)
             .file("/home/u/aws-config", secret);
-        let told = warned(elsewhere);
+        let warnings = warned(elsewhere);
         assert!(
-            told.len() == 2
-                && told[0].starts_with("/etc/aws-keys")
-                && told[1].starts_with("/home/u/aws-config"),
-            "{told:?}"
+            warnings.len() == 2
+                && warnings[0].starts_with("/etc/aws-keys")
+                && warnings[1].starts_with("/home/u/aws-config"),
+            "{warnings:?}"
         );
         let mut without_bucket = machine(0o644);
         without_bucket.env.remove("S3_BUCKET");
@@ -207,7 +207,7 @@ mod tests {
             ("AWS_ENDPOINT_URL_S3", "http://s3.lan:3900"),
         ] {
             let storage = Machine::default().env(name, value).config().storage;
-            assert!(matches!(storage, Storage::S3 { .. }), "{name}: {storage:?}");
+            assert!(matches!(storage, StorageConfig::S3 { .. }), "{name}: {storage:?}");
         }
     }
 
@@ -218,7 +218,7 @@ mod tests {
         let machine = Machine::with_file(file)
             .env("AWS_CA_BUNDLE", "/ca.pem")
             .file("/ca.pem", CA);
-        let Storage::Tiered { root, s3, spool, .. } = machine.config().storage else {
+        let StorageConfig::Tiered { root, s3, spool, .. } = machine.config().storage else {
             panic!("tiered was chosen")
         };
         assert_eq!((root.to_str(), spool.to_str()), (Some("/s"), Some("/fast")));
@@ -235,14 +235,14 @@ mod tests {
     }
 
     #[test]
-    fn a_bundle_without_certificates_is_a_mistake() {
+    fn a_bundle_without_certificates_is_an_error() {
         let machine = Machine::default().env("S3_BUCKET", "bucket");
-        let missing = machine.clone().env("AWS_CA_BUNDLE", "/none.pem").mistakes();
+        let missing = machine.clone().env("AWS_CA_BUNDLE", "/none.pem").diagnostics();
         assert!(
             missing[0].starts_with("AWS_CA_BUNDLE=\"/none.pem\": cannot be read"),
             "{missing:?}"
         );
-        let empty = machine.env("AWS_CA_BUNDLE", "/x").file("/x", "").mistakes();
+        let empty = machine.env("AWS_CA_BUNDLE", "/x").file("/x", "").diagnostics();
         assert!(empty[0].contains("no certificate"), "{empty:?}");
     }
 }

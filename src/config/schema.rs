@@ -6,7 +6,7 @@
 use serde_json::{Map, Value, json};
 
 use super::file::spellings;
-use super::key::{DOCUMENT, KeySpec, Kind, Loss, REGISTRY, Shape};
+use super::schema_tables::{DOCUMENT, KeySpec, Kind, Loss, REGISTRY, Shape};
 use super::setting::Setting;
 
 const DIALECT: &str = "https://json-schema.org/draft/2020-12/schema";
@@ -85,7 +85,7 @@ fn shape(shape: Shape) -> Value {
         Shape::Map(table) => map(table),
         Shape::MapOr(table, words) => json!({"anyOf": [map(table), {"enum": words}]}),
         Shape::Maps(table, alone) => {
-            let single = alone.and_then(|name| super::key::find(table, name));
+            let single = alone.and_then(|name| super::schema_tables::find(table, name));
             let item = match single {
                 Some(key) => json!({"anyOf": [map(table), shape_of(key)]}),
                 None => map(table),

@@ -2,11 +2,11 @@
 
 use std::path::PathBuf;
 
-use super::key::SERVER_TLS;
-use super::mistake::Mistake;
+use super::diagnostics::Diagnostic;
 use super::reader::{Field, Reader};
 use super::registry::Pem;
 use super::resolve::Sources;
+use super::schema_tables::SERVER_TLS;
 use super::secret::SecretText;
 use super::setting::{Layer, Setting};
 use super::tls::{check_roots, fit, parse_certificates, parse_key};
@@ -15,13 +15,13 @@ use super::units;
 /// How TLS is spoken with clients.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServerTls {
-    pub identity: Identity,
-    pub clients: Clients,
+    pub identity: ServerIdentityConfig,
+    pub clients: ClientCertificateConfig,
 }
 
 /// Who we are.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Identity {
+pub enum ServerIdentityConfig {
     /// A certificate of our own making.
     SelfSigned,
     Files {
@@ -32,18 +32,18 @@ pub enum Identity {
 
 /// Whether clients are asked who they are.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Clients {
-    NotAsked,
-    Asked {
+pub enum ClientCertificateConfig {
+    NotRequested,
+    Requested {
         /// Authorities of their certificates; `None` means those of the system.
         roots: Option<Pem>,
-        /// Who has none stays outside.
+        /// Whether the handshake rejects a client without certificate.
         required: bool,
     },
 }
 
 /// The words of `tls_client_auth`.
-pub(super) const CLIENT_AUTH: &[&str] = &["auto", "none", "optional", "verify"];
+pub(super) const TLS_CLIENT_AUTH: &[&str] = &["auto", "none", "optional", "verify"];
 
 /// Where TLS is on, and what that is called in a message.
 const SWITCHES: [Setting; 3] = [
@@ -64,7 +64,7 @@ impl Sources<'_> {
         })
     }
 
-    /// What is said about TLS towards clients; mistakes are noted.
+    /// Resolves TLS towards clients, and records errors.
     pub(super) fn server_tls(&mut self) -> Option<ServerTls> {
         let generate = self.parse(
             Setting::GenerateSelfSignedTls,
@@ -73,7 +73,7 @@ impl Sources<'_> {
         );
         let auth = self.parse(Setting::TlsClientAuth, "auto, none, optional or verify", |text| {
             let word = text.to_ascii_lowercase();
-            CLIENT_AUTH.iter().copied().find(|known| *known == word)
+            TLS_CLIENT_AUTH.iter().copied().find(|known| *known == word)
         });
         let chain = self.pem(Setting::TlsCertFile);
         let key = self.pem(Setting::TlsKeyFile);
@@ -84,7 +84,7 @@ impl Sources<'_> {
         );
         let generate = generate?;
         if generate && (said_chain || said_key) {
-            self.note_setting(
+            self.record_setting_error(
                 Setting::GenerateSelfSignedTls,
                 "not together with a certificate of yours (TLS_CERT_FILE): which one shall clients see?",
             );
@@ -96,7 +96,7 @@ impl Sources<'_> {
             } else {
                 (Setting::TlsKeyFile, "TLS_CERT_FILE")
             };
-            self.note_setting(
+            self.record_setting_error(
                 there,
                 &format!("needs {missing}: certificate and key belong together"),
             );
@@ -104,21 +104,21 @@ impl Sources<'_> {
         }
         let clients = self.clients(auth?, roots);
         if !generate && !said_chain {
-            if !matches!(clients, Some(Clients::NotAsked) | None) {
+            if !matches!(clients, Some(ClientCertificateConfig::NotRequested) | None) {
                 let setting = match self.find(Setting::TlsClientCaFile) {
                     Some(_) => Setting::TlsClientCaFile,
                     None => Setting::TlsClientAuth,
                 };
-                self.note_setting(setting, "needs TLS: set TLS_CERT_FILE and TLS_KEY_FILE as well");
+                self.record_setting_error(setting, "needs TLS: set TLS_CERT_FILE and TLS_KEY_FILE as well");
             }
             return None;
         }
         let identity = if generate {
-            Identity::SelfSigned
+            ServerIdentityConfig::SelfSigned
         } else {
             let (chain, key) = (chain?, key?);
             self.check_pair(&chain, &key)?;
-            Identity::Files { chain, key }
+            ServerIdentityConfig::Files { chain, key }
         };
         Some(ServerTls {
             identity,
@@ -126,39 +126,39 @@ impl Sources<'_> {
         })
     }
 
-    fn clients(&mut self, auth: &str, roots: Option<Pem>) -> Option<Clients> {
+    fn clients(&mut self, auth: &str, roots: Option<Pem>) -> Option<ClientCertificateConfig> {
         let said = self.find(Setting::TlsClientCaFile).is_some();
         if said && roots.is_none() {
-            // Noted already.
+            // The error is recorded already.
             return None;
         }
         if let Some(pem) = &roots
             && let Err(why) = check_roots(pem.text.reveal())
         {
-            self.note_setting(Setting::TlsClientCaFile, why);
+            self.record_setting_error(Setting::TlsClientCaFile, why);
             return None;
         }
         let required = match (auth, said) {
-            ("auto", false) | ("none", _) => return Some(Clients::NotAsked),
+            ("auto", false) | ("none", _) => return Some(ClientCertificateConfig::NotRequested),
             ("optional", _) => false,
             _ => true,
         };
         if !said && !self.file.clients_by_system {
-            self.note_setting(
+            self.record_setting_error(
                 Setting::TlsClientAuth,
                 "needs TLS_CLIENT_CA_FILE: the authority of the certificates that may come in",
             );
             return None;
         }
-        Some(Clients::Asked { roots, required })
+        Some(ClientCertificateConfig::Requested { roots, required })
     }
 
-    /// The file that `setting` names; `None` when it names none, or after noting that it cannot be read.
+    /// Returns the file that `setting` names; `None` without a file, or after recording a read error.
     fn pem(&mut self, setting: Setting) -> Option<Pem> {
         let path = PathBuf::from(self.find(setting)?.text.trim());
         let read = match setting {
-            Setting::TlsKeyFile => self.surroundings.read_secret(&path, &mut self.warnings),
-            _ => self.surroundings.read(&path),
+            Setting::TlsKeyFile => self.environment.read_secret(&path, &mut self.warnings),
+            _ => self.environment.read(&path),
         };
         match read {
             Ok(text) => Some(Pem {
@@ -166,7 +166,7 @@ impl Sources<'_> {
                 text: SecretText::new(text),
             }),
             Err(error) => {
-                self.note_setting(setting, &format!("cannot be read: {error}"));
+                self.record_setting_error(setting, &format!("cannot be read: {error}"));
                 None
             }
         }
@@ -176,7 +176,7 @@ impl Sources<'_> {
         let certificates = match parse_certificates(chain.text.reveal()) {
             Ok(certificates) => certificates,
             Err(why) => {
-                self.note_setting(Setting::TlsCertFile, why);
+                self.record_setting_error(Setting::TlsCertFile, why);
                 return None;
             }
         };
@@ -184,19 +184,19 @@ impl Sources<'_> {
         match fits {
             Ok(()) => Some(()),
             Err(why) => {
-                self.note_setting(Setting::TlsKeyFile, why);
+                self.record_setting_error(Setting::TlsKeyFile, why);
                 None
             }
         }
     }
 
-    /// Notes what is wrong with a setting, as it was written.
-    pub(super) fn note_setting(&mut self, setting: Setting, why: &str) {
+    /// Records an error of a setting, with the setting as written.
+    pub(super) fn record_setting_error(&mut self, setting: Setting, why: &str) {
         let what = match self.find(setting) {
             Some(given) => given.place.with_value(&given.text),
             None => setting.env().to_owned(),
         };
-        self.mistakes.push(Mistake {
+        self.diagnostics.push(Diagnostic {
             what,
             why: why.to_owned(),
         });
@@ -211,16 +211,16 @@ impl Reader<'_> {
         let mut said = |reader: &mut Self, name: &str, setting: Setting| {
             let field = fields.take(name)?;
             let path = field.path.clone();
-            let told = reader.text(field)?;
-            let text = told.value.clone();
-            reader.give(setting, told, &path, settings);
+            let spanned = reader.text(field)?;
+            let text = spanned.value.clone();
+            reader.give(setting, spanned, &path, settings);
             Some(text)
         };
         said(self, "cert", Setting::TlsCertFile);
         said(self, "key", Setting::TlsKeyFile);
         let ca = said(self, "ca", Setting::TlsClientCaFile);
-        // A `ca` alone asks nobody for anything there. Here it does: nobody names an authority to let everybody in, and
-        // who shuts a client out hears of it.
+        // In that system a `ca` alone requests no certificate. Here a `ca` alone requires certificates.
+        // An operator who sets an authority does not want to accept every client, and notices a rejected client.
         let auth = said(self, "client_auth", Setting::TlsClientAuth);
         auth.is_some_and(|auth| auth.trim().eq_ignore_ascii_case("verify")) && ca.is_none()
     }
@@ -254,11 +254,11 @@ mod tests {
     fn certificate_and_key_turn_tls_on_and_change_the_port() {
         let config = pair(machine("")).config();
         let tls = config.tls.unwrap();
-        let Identity::Files { chain, key } = tls.identity else {
+        let ServerIdentityConfig::Files { chain, key } = tls.identity else {
             panic!("{tls:?}")
         };
         assert_eq!((chain.path, key.path), ("/c.pem".into(), "/k.pem".into()));
-        assert_eq!(tls.clients, Clients::NotAsked);
+        assert_eq!(tls.clients, ClientCertificateConfig::NotRequested);
         let listen: Vec<_> = config.listen.iter().map(|a| (a.port, a.tls)).collect();
         assert_eq!(listen, [(8443, true)]);
 
@@ -275,18 +275,21 @@ mod tests {
             let text = format!("serverTlsConfig: {{cert: /c.pem, key: /k.pem{more}}}\n");
             machine(&text).config().tls.unwrap().clients
         };
-        assert_eq!(tls(""), Clients::NotAsked);
-        assert_eq!(tls(", ca: /ca.pem, clientAuth: none"), Clients::NotAsked);
+        assert_eq!(tls(""), ClientCertificateConfig::NotRequested);
+        assert_eq!(
+            tls(", ca: /ca.pem, clientAuth: none"),
+            ClientCertificateConfig::NotRequested
+        );
         assert_eq!(
             tls(", clientAuth: verify"),
-            Clients::Asked {
+            ClientCertificateConfig::Requested {
                 roots: None,
                 required: true
             }
         );
         assert!(matches!(
             tls(", ca: /ca.pem, clientAuth: verify"),
-            Clients::Asked {
+            ClientCertificateConfig::Requested {
                 roots: Some(_),
                 required: true
             }
@@ -294,7 +297,7 @@ mod tests {
         // But for an authority without a word what for.
         assert!(matches!(
             tls(", ca: /ca.pem"),
-            Clients::Asked { required: true, .. }
+            ClientCertificateConfig::Requested { required: true, .. }
         ));
         assert_eq!(machine("serverTlsConfig: {}\n").config().tls, None);
     }
@@ -313,8 +316,8 @@ mod tests {
             ("none", None),
         ] {
             let found = match with(auth) {
-                Clients::NotAsked => None,
-                Clients::Asked { roots, required } => {
+                ClientCertificateConfig::NotRequested => None,
+                ClientCertificateConfig::Requested { roots, required } => {
                     assert!(roots.is_some());
                     Some(required)
                 }
@@ -324,7 +327,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_meant_is_a_mistake() {
+    fn contradictory_settings_are_an_error() {
         let generate = || machine("").env("GENERATE_SELF_SIGNED_TLS", "true");
         for (machine, start) in [
             (
@@ -386,14 +389,14 @@ mod tests {
                 "f.yaml:1: serverTlsConfig.cert: \"/c.pem\": needs",
             ),
         ] {
-            let mistakes = machine.mistakes();
+            let diagnostics = machine.diagnostics();
             assert!(
-                mistakes.len() == 1 && mistakes[0].starts_with(start),
-                "{start}: {mistakes:#?}"
+                diagnostics.len() == 1 && diagnostics[0].starts_with(start),
+                "{start}: {diagnostics:#?}"
             );
         }
         let generated = generate().config();
-        assert_eq!(generated.tls.unwrap().identity, Identity::SelfSigned);
+        assert_eq!(generated.tls.unwrap().identity, ServerIdentityConfig::SelfSigned);
         let listen: Vec<_> = generated.listen.iter().map(|a| (a.port, a.tls)).collect();
         assert_eq!(listen, [(8443, true)]);
         assert_eq!(

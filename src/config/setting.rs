@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::mistake::Place;
+use super::diagnostics::Place;
 
 /// One scalar setting. Flags, environment, file and `--help` all read this table, so none can lag behind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -71,7 +71,7 @@ pub(crate) struct Given {
 pub struct Layer(BTreeMap<Setting, Given>);
 
 impl Layer {
-    /// Notes a value from the command line.
+    /// Inserts a value from the command line.
     pub fn insert_flag(&mut self, setting: Setting, text: String) {
         self.insert(
             setting,
@@ -97,8 +97,8 @@ impl Layer {
 }
 
 impl Setting {
-    /// Whether it is a way through the front door; those make one value together.
-    pub(super) fn is_front_auth(self) -> bool {
+    /// Returns whether it is a setting of client authentication; those make one value together.
+    pub(super) fn is_client_auth(self) -> bool {
         matches!(
             self,
             Setting::AuthUsername
@@ -267,7 +267,7 @@ impl Setting {
             Setting::HelperThreads => (Group::Serving, "2", "threads that talk to upstreams"),
             Setting::MaxConnections => (Group::Serving, "auto", "connections of all clients"),
             Setting::MaxConnectionsPerClient => (Group::Serving, "1000", "of one address; 0: any number"),
-            Setting::MemoryBudget => (Group::Serving, "auto", "memory for what is under way"),
+            Setting::MemoryBudget => (Group::Serving, "auto", "memory for what is in flight"),
             Setting::StorageBackend => (Group::Storage, "auto", "fs, s3, or tiered: fs in front of s3"),
             Setting::FsRoot => (
                 Group::Storage,

@@ -21,7 +21,7 @@ pub struct TagPattern {
     regex: Regex,
 }
 
-/// Bytes of a compiled pattern; the operator writes them, so this only stops mistakes.
+/// Bytes of a compiled pattern; the operator writes them, so this only stops errors.
 const COMPILED_BYTES_MAX: usize = 1024 * 1024;
 
 impl TagPattern {

@@ -8,11 +8,11 @@ use std::time::Duration;
 
 use super::*;
 
-mod mistakes;
+mod diagnostics;
 
 /// A machine with these variables and these files; `f.yaml` is the configuration.
 #[derive(Clone, Default)]
-pub(super) struct Machine {
+pub(crate) struct Machine {
     pub env: HashMap<String, String>,
     pub files: HashMap<PathBuf, String>,
     pub flags: Layer,
@@ -37,10 +37,10 @@ impl Machine {
         self
     }
 
-    pub fn with_surroundings<T>(&self, run: impl FnOnce(Layer, Surroundings<'_>) -> T) -> T {
+    pub fn with_environment<T>(&self, run: impl FnOnce(Layer, Environment<'_>) -> T) -> T {
         run(
             self.flags.clone(),
-            Surroundings {
+            Environment {
                 env: &|name| self.env.get(name).cloned(),
                 read_file: &|path| {
                     let text = self.files.get(path).cloned();
@@ -56,22 +56,22 @@ impl Machine {
         )
     }
 
-    pub fn resolve(&self) -> Result<Config, Mistakes> {
-        self.with_surroundings(resolve)
+    pub fn resolve(&self) -> Result<Config, Diagnostics> {
+        self.with_environment(resolve)
     }
 
     #[track_caller]
     pub fn config(&self) -> Config {
         match self.resolve() {
             Ok(config) => config,
-            Err(mistakes) => panic!("{mistakes}"),
+            Err(diagnostics) => panic!("{diagnostics}"),
         }
     }
 
     #[track_caller]
-    pub fn mistakes(&self) -> Vec<String> {
-        let mistakes = self.resolve().expect_err("there is a mistake").0;
-        mistakes
+    pub fn diagnostics(&self) -> Vec<String> {
+        let diagnostics = self.resolve().expect_err("there is an error").0;
+        diagnostics
             .into_iter()
             .map(|m| format!("{}: {}", m.what, m.why))
             .collect()
@@ -120,10 +120,10 @@ fn secret(text: &str) -> SecretText {
     SecretText::new(text.to_owned())
 }
 
-fn front(username: &str, password: &str) -> FrontAuth {
-    FrontAuth {
+fn password_auth(username: &str, password: &str) -> ClientAuthConfig {
+    ClientAuthConfig {
         user: Some((username.into(), secret(password))),
-        ..FrontAuth::default()
+        ..ClientAuthConfig::default()
     }
 }
 
@@ -143,7 +143,7 @@ fn everything_that_can_be_said_is_understood() {
         .config();
     assert!(config.always_pull_latest && config.registry_header);
     assert_eq!(config.stale_while_revalidate, Duration::from_secs(30));
-    assert_eq!(config.front_auth, Some(front("u", "p")));
+    assert_eq!(config.client_auth, Some(password_auth("u", "p")));
     let registries = &config.registries;
     assert!(registries.whitelist_mode && registries.air_gapped);
     assert_eq!(registries.unlisted.proxy, Proxy::Direct);
@@ -365,7 +365,7 @@ fn the_file_of_oci_proxy_means_here_what_it_means_there() {
     let config = furnished(GOOD[1].1).config();
     assert_eq!(config.listen, [ListenAddr::parse(":80", false).unwrap()]);
     assert!(config.registries.whitelist_mode);
-    assert_eq!(config.front_auth, Some(front("admin", "password")));
+    assert_eq!(config.client_auth, Some(password_auth("admin", "password")));
     assert_eq!(config.default_registry, "docker.io".parse().ok());
     let (root, _) = config.storage.root().unwrap();
     assert_eq!(root, Path::new("/tmp/oci-proxy-cache"));
@@ -391,25 +391,26 @@ fn the_file_of_oci_proxy_means_here_what_it_means_there() {
 #[test]
 fn a_sketch_is_not_taken_for_a_configuration_and_tls_is_not_left_away() {
     let sketch = include_str!("../../tests/fixtures/config/ociregistry-sketch.yaml");
-    let mistakes = Machine::with_file(sketch).mistakes();
+    let diagnostics = Machine::with_file(sketch).diagnostics();
     let starts = [
         "f.yaml:1: [0].name: \"upstream one\": ",
         "f.yaml:5: [1].name: ",
         "f.yaml:9: [2]: \"etc...\": ",
     ];
-    assert_eq!(mistakes.len(), starts.len(), "{mistakes:#?}");
-    for (mistake, start) in mistakes.iter().zip(starts) {
-        assert!(mistake.starts_with(start), "{mistake}");
+    assert_eq!(diagnostics.len(), starts.len(), "{diagnostics:#?}");
+    for (diagnostic, start) in diagnostics.iter().zip(starts) {
+        assert!(diagnostic.starts_with(start), "{diagnostic}");
     }
     let tls = include_str!("../../tests/fixtures/config/ociregistry-tls.yaml");
-    let mistakes = Machine::with_file(tls).mistakes();
+    let diagnostics = Machine::with_file(tls).diagnostics();
     // Its files are not on this machine.
     assert!(
-        mistakes[0].starts_with("f.yaml:3: serverTlsConfig.cert: ") && mistakes[0].contains("cannot be read"),
-        "{mistakes:?}"
+        diagnostics[0].starts_with("f.yaml:3: serverTlsConfig.cert: ")
+            && diagnostics[0].contains("cannot be read"),
+        "{diagnostics:?}"
     );
     for text in ["tls: {cert: a}\n", "generate_self_signed_tls: maybe\n"] {
-        assert!(!Machine::with_file(text).mistakes().is_empty(), "{text}");
+        assert!(!Machine::with_file(text).diagnostics().is_empty(), "{text}");
     }
 }
 
@@ -509,10 +510,10 @@ g: {auth: {registry_token_env: TOKEN}}
 }
 
 #[test]
-fn defaults_that_open_doors_to_everybody_are_warned_of() {
-    let doors = "defaults: {insecure: true, allow_private: true, tls: {insecure_skip_verify: true}}\n";
-    assert_eq!(Machine::with_file(doors).config().warnings.len(), 3);
-    let closed = format!("{doors}whitelist_mode: true\nregistries: {{docker.io: }}\n");
+fn permissive_defaults_give_warnings() {
+    let permissive = "defaults: {insecure: true, allow_private: true, tls: {insecure_skip_verify: true}}\n";
+    assert_eq!(Machine::with_file(permissive).config().warnings.len(), 3);
+    let closed = format!("{permissive}whitelist_mode: true\nregistries: {{docker.io: }}\n");
     assert_eq!(Machine::with_file(&closed).config().warnings, []);
 }
 

@@ -5,24 +5,24 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::CertifiedKey;
 
-use super::key::TLS;
-use super::reader::{Field, Reader, Told};
+use super::reader::{Field, Reader, Spanned};
 use super::registry::{Pem, Tls};
+use super::schema_tables::TLS;
 use super::secret::SecretText;
 
 /// What a file says about `tls`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct TlsDraft {
-    pub ca: Option<Told<Pem>>,
+pub(super) struct PartialTls {
+    pub ca: Option<Spanned<Pem>>,
     /// Certificates and key; chosen together.
-    pub client: Option<(Told<Pem>, Told<Pem>)>,
-    pub insecure_skip_verify: Option<Told<bool>>,
+    pub client: Option<(Spanned<Pem>, Spanned<Pem>)>,
+    pub insecure_skip_verify: Option<Spanned<bool>>,
 }
 
-impl TlsDraft {
+impl PartialTls {
     /// Fills in what is not said from `defaults`.
-    pub(super) fn or(self, defaults: &TlsDraft) -> TlsDraft {
-        TlsDraft {
+    pub(super) fn or(self, defaults: &PartialTls) -> PartialTls {
+        PartialTls {
             ca: self.ca.or_else(|| defaults.ca.clone()),
             client: self.client.or_else(|| defaults.client.clone()),
             insecure_skip_verify: self
@@ -32,19 +32,22 @@ impl TlsDraft {
     }
 
     pub(super) fn settings(&self) -> Tls {
-        let pem = |told: &Told<Pem>| told.value.clone();
+        let pem = |spanned: &Spanned<Pem>| spanned.value.clone();
         Tls {
             ca: self.ca.as_ref().map(pem),
             client: self.client.as_ref().map(|(cert, key)| (pem(cert), pem(key))),
-            insecure_skip_verify: self.insecure_skip_verify.as_ref().is_some_and(|told| told.value),
+            insecure_skip_verify: self
+                .insecure_skip_verify
+                .as_ref()
+                .is_some_and(|spanned| spanned.value),
         }
     }
 }
 
 impl Reader<'_> {
-    pub(super) fn tls(&mut self, field: Option<Field>) -> TlsDraft {
+    pub(super) fn tls(&mut self, field: Option<Field>) -> PartialTls {
         let Some(field) = field else {
-            return TlsDraft::default();
+            return PartialTls::default();
         };
         let (line, path) = (field.node.line, field.path.clone());
         let mut fields = self.fields(&field.path, field.node, TLS);
@@ -52,13 +55,13 @@ impl Reader<'_> {
         let (cert, key) = (fields.take("cert"), fields.take("key"));
         let insecure_skip_verify = self.switch(fields.take("insecure_skip_verify"));
         if cert.is_some() != key.is_some() {
-            self.note_unseen(
+            self.record_error_at(
                 line,
                 &path,
                 "cert and key belong together; one of them is missing",
             );
         }
-        TlsDraft {
+        PartialTls {
             ca: self.ca(ca),
             client: cert
                 .zip(key)
@@ -67,24 +70,24 @@ impl Reader<'_> {
         }
     }
 
-    fn ca(&mut self, field: Option<Field>) -> Option<Told<Pem>> {
+    fn ca(&mut self, field: Option<Field>) -> Option<Spanned<Pem>> {
         let (path, text, key) = self.file(field)?;
         match check_roots(&text) {
             Ok(()) => Some(pem(path, text)),
             Err(why) => {
-                self.note(path.line, &key, &path.value.to_string_lossy(), why);
+                self.record_error(path.line, &key, &path.value.to_string_lossy(), why);
                 None
             }
         }
     }
 
-    fn client_certificate(&mut self, cert: Field, key: Field) -> Option<(Told<Pem>, Told<Pem>)> {
+    fn client_certificate(&mut self, cert: Field, key: Field) -> Option<(Spanned<Pem>, Spanned<Pem>)> {
         let cert = self.file(Some(cert));
         let key = self.secret_file(key);
         let ((cert_path, cert_text, cert_key), (key_path, key_text, key_key)) = (cert?, key?);
         let chain = parse_certificates(&cert_text);
         if let Err(why) = &chain {
-            self.note(cert_path.line, &cert_key, &cert_path.value.to_string_lossy(), why);
+            self.record_error(cert_path.line, &cert_key, &cert_path.value.to_string_lossy(), why);
         }
         let private = parse_key(&key_text);
         let fits = match (chain, private) {
@@ -93,14 +96,14 @@ impl Reader<'_> {
             (Err(_), Ok(_)) => return None,
         };
         if let Err(why) = fits {
-            self.note(key_path.line, &key_key, &key_path.value.to_string_lossy(), why);
+            self.record_error(key_path.line, &key_key, &key_path.value.to_string_lossy(), why);
             return None;
         }
         Some((pem(cert_path, cert_text), pem(key_path, key_text)))
     }
 }
 
-fn pem(path: Told<std::path::PathBuf>, text: String) -> Told<Pem> {
+fn pem(path: Spanned<std::path::PathBuf>, text: String) -> Spanned<Pem> {
     path.map(|path| Pem {
         path,
         text: SecretText::new(text),

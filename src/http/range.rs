@@ -25,7 +25,8 @@ impl Span {
 /// What to send for a `Range` header.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Ranges {
-    /// Everything, with 200, as without the header, which is malformed, in an unknown unit, or too greedy.
+    /// The whole content with 200, as without the header: the header is malformed, has an unknown unit, or exceeds a
+    /// limit.
     Full,
     /// Nothing: 416 with `Content-Range: bytes */<size>`.
     Unsatisfiable,

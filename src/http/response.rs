@@ -47,7 +47,7 @@ pub struct Response {
     pub cache: CacheResult,
 }
 
-/// Response fields in wire form.
+/// Response fields as encoded bytes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Fields(Vec<u8>);
 
@@ -110,10 +110,10 @@ fn map_of(lines: &[u8]) -> HeaderMap {
     map
 }
 
-/// A hit in wire form, a 200: sent with one call, or with one for the head and more for a file.
+/// An encoded hit, a 200: sent with one call, or with one for the head and more for a file.
 pub struct Ready {
     /// Head, ended by an empty line, and a body in memory.
-    pub wire: Vec<u8>,
+    pub encoded: Vec<u8>,
     pub head_len: usize,
     /// The body, if it is in memory.
     pub body: Bytes,
@@ -123,9 +123,9 @@ pub struct Ready {
 }
 
 impl Ready {
-    pub fn new(wire: Vec<u8>, head_len: usize, body: Bytes, file: Option<(Arc<File>, u64)>) -> Self {
+    pub fn new(encoded: Vec<u8>, head_len: usize, body: Bytes, file: Option<(Arc<File>, u64)>) -> Self {
         Ready {
-            wire,
+            encoded,
             head_len,
             body,
             file,
@@ -136,7 +136,7 @@ impl Ready {
     /// The head's fields for HTTP/2; read out of the head when they are first asked for.
     pub fn map(&self) -> &HeaderMap {
         self.map.get_or_init(|| {
-            let head = &self.wire[..self.head_len];
+            let head = &self.encoded[..self.head_len];
             let fields = memchr::memchr(b'\n', head).map_or(head.len(), |end| end + 1);
             map_of(&head[fields..])
         })
@@ -168,9 +168,9 @@ mod tests {
             ("x-empty", b""),
         ];
         assert_eq!(all, wanted);
-        let wire = [b"HTTP/1.1 200 OK\r\n", fields.as_bytes(), b"\r\nbody: no\r\n"].concat();
-        let head_len = wire.len() - b"body: no\r\n".len();
-        assert_eq!(*Ready::new(wire, head_len, Bytes::new(), None).map(), map);
+        let encoded = [b"HTTP/1.1 200 OK\r\n", fields.as_bytes(), b"\r\nbody: no\r\n"].concat();
+        let head_len = encoded.len() - b"body: no\r\n".len();
+        assert_eq!(*Ready::new(encoded, head_len, Bytes::new(), None).map(), map);
     }
 
     #[test]

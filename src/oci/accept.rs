@@ -1,14 +1,14 @@
-//! Which kinds of manifest are asked for by tag.
+//! The kinds of manifest that are requested by tag.
 //!
 //! Registries look for exact types, and one may answer the same tag with different manifests. What an upstream has,
-//! its native form, is asked for with all types; a client that does not take that gets an answer of its own, kept
+//! its native form, is requested with all types; a client that does not take that gets an answer of its own, kept
 //! under the set of types it takes.
 
 use std::fmt;
 
 use super::media_type::{MANIFEST_TYPES, SCHEMA1_TYPES};
 
-/// The types asked for.
+/// The requested types.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub enum Accept {
     /// Whatever the upstream has.
@@ -34,7 +34,7 @@ const KNOWN: [(&str, &str); 6] = [
 ];
 
 impl Accept {
-    /// What a client asks for with these `Accept` values, each a comma-separated list.
+    /// The types that a client requests with these `Accept` values, each a comma-separated list.
     pub fn of_client<'a>(accept: impl IntoIterator<Item = &'a str>) -> Self {
         let mut set = 0;
         let mut others = Vec::new();

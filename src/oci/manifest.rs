@@ -58,7 +58,7 @@ pub fn is_manifest_type(text: &str) -> bool {
         || (is_media_type(&text) && text.starts_with("application/") && text.ends_with("+json"))
 }
 
-/// The members of a JSON object that tell what kind of manifest it is. Of equal names the last counts, as for the
+/// The members of a JSON object that determine the kind of manifest. Of equal names the last counts, as for the
 /// clients that read it.
 #[derive(Default)]
 struct Outline<'a> {

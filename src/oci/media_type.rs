@@ -1,6 +1,6 @@
 //! Media types of manifests and what a client accepts.
 
-/// The manifest types asked of every upstream, so that it never has to convert or refuse.
+/// The manifest types requested from every upstream, so that it never has to convert or refuse.
 pub const MANIFEST_TYPES: [&str; 4] = [
     "application/vnd.oci.image.index.v1+json",
     "application/vnd.oci.image.manifest.v1+json",

@@ -3,12 +3,13 @@
 mod accept;
 mod digest;
 mod error_code;
+mod list_query;
 mod manifest;
 mod media_type;
 #[cfg(miri)]
 mod miri_hash;
 mod namespace;
-mod query;
+mod origin;
 mod reference;
 mod repository;
 mod tag;
@@ -16,10 +17,11 @@ mod tag;
 pub use accept::{Accept, AcceptClass};
 pub use digest::{Algorithm, Digest, Hasher, ParseDigestError};
 pub use error_code::ErrorCode;
+pub use list_query::{ListQuery, QueryTooLong, pairs, percent_decoded};
 pub use manifest::{NotManifest, is_manifest_type, manifest_type};
 pub use media_type::{MANIFEST_TYPES, SCHEMA1_TYPES, accepts, is_media_type};
 pub use namespace::{DOCKER_HUB, Namespace, ParseNamespaceError};
-pub use query::{ListQuery, QueryTooLong, pairs, percent_decoded};
+pub use origin::Origin;
 pub use reference::Reference;
 pub use repository::{ParseRepositoryError, Repository};
 pub use tag::{ParseTagError, Tag};

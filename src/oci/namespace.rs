@@ -180,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn hosts_ports_and_brackets_are_told_apart() {
+    fn hosts_ports_and_brackets_are_distinguished() {
         let parsed = |text: &str| text.parse::<Namespace>().map(|namespace| namespace.to_string());
         for (text, name) in [
             ("Example.org:5000", "example.org:5000"),

@@ -1,4 +1,4 @@
-//! What a manifest is asked by: a tag or a digest.
+//! The reference of a manifest: a tag or a digest.
 
 use std::fmt;
 

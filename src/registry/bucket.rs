@@ -9,9 +9,10 @@ use bytes::Bytes;
 use super::Registry;
 use super::pull::describe_blob;
 use super::respond::{self, Description, Part};
-use crate::cache::{Caller, Origin, Permit};
+use crate::cache::{Caller, Permit};
 use crate::http::{Body, ContentRange, Fields, Method, RequestHead, Response, Span};
-use crate::limits::{BUCKET_FAR_BYTES, HELD_WHOLE_BYTES_MAX, MEMORY_OBJECT_BYTES_MAX};
+use crate::limits::{BUCKET_RANGE_DISTANCE_MIN, HELD_WHOLE_BYTES_MAX, MEMORY_OBJECT_BYTES_MAX};
+use crate::oci::Origin;
 use crate::store::Meta;
 
 impl Registry {
@@ -51,7 +52,7 @@ impl Registry {
             return Some(answer(&description, None, size, Body::Empty));
         }
         if !self.cache.is_bucket_only() {
-            let far = span.filter(|span| span.start >= BUCKET_FAR_BYTES)?;
+            let far = span.filter(|span| span.start >= BUCKET_RANGE_DISTANCE_MIN)?;
             let body = self.cache.stream_from_bucket(origin, caller, meta, far).await?;
             // The next one finds it here.
             self.cache
@@ -79,7 +80,7 @@ impl Registry {
         if size <= MEMORY_OBJECT_BYTES_MAX && (described.public || caller.is_operator()) {
             let fields = respond::fields(&description);
             let readers = self.readers(origin);
-            self.memory
+            self.responses
                 .borrow_mut()
                 .remember(head.target, fields, body.clone(), None, readers);
         }

@@ -5,13 +5,13 @@ use std::time::Duration;
 use serde_json::json;
 
 use super::respond::{add_cache, add_stale, add_warning, common};
-use super::route::RouteError;
+use super::route_error::RouteError;
 use super::via::Loop;
-use crate::cache::{Absence, FetchError, ListingError, Origin};
+use crate::cache::{Absence, FetchError, ListingError};
 use crate::http::{Body, CacheResult, Fields, Response};
-use crate::oci::{ErrorCode, Namespace, ParseDigestError};
+use crate::oci::{ErrorCode, Namespace, Origin, ParseDigestError};
 use crate::runtime::clock::unix_seconds;
-use crate::runtime::vitals::Unwell;
+use crate::runtime::heartbeat::HealthError;
 use crate::upstream::{UpstreamError, Verdict, seconds_left};
 
 /// Why a request gets no content.
@@ -26,16 +26,16 @@ pub enum PullError {
     #[error(transparent)]
     Listing(#[from] ListingError),
     #[error("this cache wants a user name and a password")]
-    Door,
+    Unauthorized,
     #[error("the user name or the password is wrong for this cache")]
     WrongPassword,
     #[error("this cache wants a client certificate that it knows")]
-    Certificate,
+    CertificateRequired,
     #[error("too many passwords are being checked; try again")]
-    DoorBusy,
-    /// No rule lets them read it. The same whether it is there or not.
+    AuthOverloaded,
+    /// No rule allows the client to read the repository. The error is the same whether the content exists or not.
     #[error("this cache does not let you read this repository")]
-    NotForYou,
+    Forbidden,
     #[error("this cache passes logins on to registries; say which is yours")]
     Login,
     #[error(transparent)]
@@ -47,8 +47,8 @@ pub enum PullError {
     NotAllowed(Namespace),
     /// The answer to a health check.
     #[error(transparent)]
-    Unwell(#[from] Unwell),
-    /// The same: nothing can be looked up and nobody may be asked.
+    Health(#[from] HealthError),
+    /// The answer to a health check: the store does not answer, and the cache is air-gapped.
     #[error("the store does not answer, and no registry may be asked")]
     StoreSilent,
 }
@@ -130,7 +130,7 @@ impl PullError {
             PullError::Listing(ListingError::TooLarge) => {
                 refuse(502, ErrorCode::Unknown, &wanted.message(self), Fields::new())
             }
-            PullError::Door | PullError::WrongPassword | PullError::Login => refuse(
+            PullError::Unauthorized | PullError::WrongPassword | PullError::Login => refuse(
                 401,
                 ErrorCode::Unauthorized,
                 &self.to_string(),
@@ -148,17 +148,17 @@ impl PullError {
                 };
                 refuse(404, code, &self.to_string(), Fields::new())
             }
-            PullError::Unwell(_) | PullError::StoreSilent => refuse(
+            PullError::Health(_) | PullError::StoreSilent => refuse(
                 503,
                 ErrorCode::Unavailable,
                 &self.to_string(),
                 Fields::new().with("Cache-Control", "no-store"),
             ),
-            // A challenge would have clients send passwords that open nothing.
-            PullError::Certificate | PullError::NotForYou => {
+            // A challenge would make clients send passwords that the cache never accepts.
+            PullError::CertificateRequired | PullError::Forbidden => {
                 refuse(403, ErrorCode::Denied, &self.to_string(), Fields::new())
             }
-            PullError::DoorBusy => refuse(
+            PullError::AuthOverloaded => refuse(
                 503,
                 ErrorCode::Unavailable,
                 &self.to_string(),
@@ -264,7 +264,7 @@ fn upstream(error: &UpstreamError, wanted: &Wanted) -> Response {
             Fields::new().with("Retry-After", "1"),
         ),
         UpstreamError::Timeout { .. } => refuse(504, ErrorCode::Unavailable, &text, Fields::new()),
-        // Somebody else's probe may have better luck a second later.
+        // The probe of another request may succeed a second later.
         UpstreamError::Unavailable { timed_out, .. } => refuse(
             if *timed_out { 504 } else { 502 },
             ErrorCode::Unavailable,
@@ -282,9 +282,9 @@ fn upstream(error: &UpstreamError, wanted: &Wanted) -> Response {
     }
 }
 
-/// With the challenges that are for the client; without any, a client told 401 would not know what to do.
-fn unauthorized(error: &UpstreamError, passed: Challenges, text: &str, mut fields: Fields) -> Response {
-    let challenges = match passed {
+/// Builds a 401 with the challenges for the client; without a challenge, a 403, because a client cannot answer that 401.
+fn unauthorized(error: &UpstreamError, forwarded: Challenges, text: &str, mut fields: Fields) -> Response {
+    let challenges = match forwarded {
         Challenges::None => Vec::new(),
         Challenges::Tokens => error.challenges(false),
         Challenges::All => error.challenges(true),

@@ -1,10 +1,9 @@
 //! Answers to `tags/list` and `referrers`.
 
-use super::Registry;
 use super::error::PullError;
-use super::page;
 use super::respond::{add_cache, add_stale, common};
-use super::route::{Asked, name_in};
+use super::route::{Requested, name_in};
+use super::{Registry, pagination};
 use crate::cache::{Approach, FetchError, INDEX_TYPE, ListingAnswer, ListingError, ListingKey};
 use crate::http::{Body, CacheResult, Fields, RequestHead, Response};
 use crate::oci::ListQuery;
@@ -16,7 +15,7 @@ impl Registry {
     pub(super) async fn tags(
         &self,
         head: &RequestHead<'_>,
-        asked: &Asked,
+        requested: &Requested,
         query: Option<ListQuery>,
     ) -> Result<Response, PullError> {
         // The name is the one the client used: where it looks for the tags it reads.
@@ -25,22 +24,22 @@ impl Registry {
             [b"{\"name\":\"", name.as_bytes(), b"\",\"tags\":", tags, b"}"].concat()
         };
         let Some(query) = query else {
-            let fields = fields(asked, "application/json").with("Cache-Control", "no-store");
+            let fields = fields(requested, "application/json").with("Cache-Control", "no-store");
             return Ok(response(fields, named(b"[]").into(), CacheResult::None));
         };
-        let answer = self.list(head, asked, Target::Tags(query)).await?;
-        let fields = self.list_fields(head, asked, &answer, "application/json");
+        let answer = self.list(head, requested, Target::Tags(query)).await?;
+        let fields = self.list_fields(head, requested, &answer, "application/json");
         Ok(response(fields, named(&answer.listed.body).into(), answer.cache))
     }
 
     pub(super) async fn referrers(
         &self,
         head: &RequestHead<'_>,
-        asked: &Asked,
+        requested: &Requested,
         target: Target,
     ) -> Result<Response, PullError> {
-        let answer = self.list(head, asked, target).await?;
-        let mut fields = self.list_fields(head, asked, &answer, INDEX_TYPE);
+        let answer = self.list(head, requested, target).await?;
+        let mut fields = self.list_fields(head, requested, &answer, INDEX_TYPE);
         if answer.listed.filtered {
             fields.add("OCI-Filters-Applied", "artifactType");
         }
@@ -50,22 +49,22 @@ impl Registry {
     async fn list(
         &self,
         head: &RequestHead<'_>,
-        asked: &Asked,
+        requested: &Requested,
         target: Target,
     ) -> Result<ListingAnswer, PullError> {
-        let callers = match self.approach(&asked.origin, head) {
+        let callers = match self.approach(&requested.origin, head) {
             Approach::Callers(callers) => callers,
             Approach::Passthrough(credentials) => {
                 return Ok(self
                     .cache
-                    .pass_listing(&asked.origin, target, credentials)
+                    .pass_through_listing(&requested.origin, target, credentials)
                     .await?);
             }
         };
         let mut refused = ListingError::from(FetchError::Lost);
         for caller in callers {
             let key = ListingKey {
-                origin: asked.origin.clone(),
+                origin: requested.origin.clone(),
                 target: target.clone(),
                 caller,
             };
@@ -75,7 +74,7 @@ impl Registry {
                 Err(error)
                     if error.is_outage()
                         && refused.is_stale_absence()
-                        && self.cache.is_subject_public(&asked.origin, &target).await =>
+                        && self.cache.is_subject_public(&requested.origin, &target).await =>
                 {
                     return Err(refused.into());
                 }
@@ -88,7 +87,7 @@ impl Registry {
     fn list_fields(
         &self,
         head: &RequestHead<'_>,
-        asked: &Asked,
+        requested: &Requested,
         answer: &ListingAnswer,
         content_type: &str,
     ) -> Fields {
@@ -98,21 +97,21 @@ impl Registry {
             lifetime,
             stale,
         } = answer;
-        let mut fields = fields(asked, content_type);
+        let mut fields = fields(requested, content_type);
         if listed.public {
             fields.add("Cache-Control", format!("public, max-age={}", lifetime.as_secs()));
         } else {
             fields.add("Cache-Control", "private");
         }
-        let age_ms = unix_millis().saturating_sub(listed.asked_ms);
+        let age_ms = unix_millis().saturating_sub(listed.requested_ms);
         fields.add("Age", (age_ms / 1000).to_string());
         if let Some(next) = &listed.next
-            && let Some(link) = page::link(bare(head.path), next, asked.ns.as_deref())
+            && let Some(link) = pagination::link(bare(head.path), next, requested.ns.as_deref())
         {
             fields.add("Link", link);
         }
         if let Some(why) = stale {
-            add_stale(&mut fields, &asked.origin.namespace, why);
+            add_stale(&mut fields, &requested.origin.namespace, why);
         }
         add_cache(&mut fields, *cache);
         fields
@@ -125,9 +124,9 @@ fn bare(path: &str) -> &str {
 }
 
 /// What every list's answer tells.
-fn fields(asked: &Asked, content_type: &str) -> Fields {
+fn fields(requested: &Requested, content_type: &str) -> Fields {
     let mut fields = common().with("Content-Type", content_type);
-    if let Some(ns) = &asked.ns {
+    if let Some(ns) = &requested.ns {
         fields.add("OCI-Namespace", ns);
     }
     fields

@@ -1,19 +1,18 @@
 //! What a request means: the `/v2/` API, on one core.
 
 mod bucket;
-mod door;
 mod error;
 #[cfg(any(test, fuzzing))]
 #[path = "tests/fuzz.rs"]
 pub mod fuzz;
 mod health;
 mod listing;
-mod login;
-mod memory;
-mod page;
+mod pagination;
 mod pull;
 mod respond;
+mod response_cache;
 mod route;
+mod route_error;
 mod stats;
 mod via;
 
@@ -22,48 +21,47 @@ use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
 
-use crate::cache::{Cache, Lru, Origin};
-use crate::config::{Registries, RuleSet, Visitor};
+use crate::auth::{AuthError, Authenticator, ClientAuth, Identity, RuleSet, Subject};
+use crate::cache::Cache;
+use crate::config::Registries;
 use crate::http::{Body, CacheResult, Method, Ready, RequestHead, Response};
-use crate::oci::{Digest, Namespace};
-use crate::runtime::vitals::Vitals;
+use crate::lru::Lru;
+use crate::oci::{Digest, Namespace, Origin};
+use crate::runtime::heartbeat::Health;
 use crate::server::Handler;
 use crate::store::{Entry, Key};
 use crate::upstream::OnBehalf;
 
-use door::{Guest, Keeper, Turned};
 use error::PullError;
-use memory::Memory;
-use route::{Asked, Chosen, Route, What};
+use response_cache::ResponseCache;
+use route::{Chosen, Requested, Route, What};
 
-pub use door::FrontDoor;
-
-/// What the operator chose for the front.
+/// The options of the operator for the registry API.
 #[derive(Clone)]
 pub struct Options {
     /// The registry of names without one; `None`: there are no such names.
     pub default_registry: Option<Namespace>,
-    /// Bytes of a core's memory for small answers.
-    pub memory_bytes_max: u64,
+    /// Bytes of a core's response cache for small answers.
+    pub response_cache_bytes_max: u64,
     /// Open files a core keeps, of committed blobs.
     pub open_files_max: usize,
     /// Whether `X-Registry` may choose the registry.
     pub registry_header: bool,
-    /// Whether clients are asked for the logins they have for registries. Not together with a door.
+    /// Whether `/v2/` requests the registry credentials of clients. Not together with client authentication.
     pub client_login: bool,
-    /// How the process is.
-    pub vitals: Vitals,
+    /// The health of the process.
+    pub health: Health,
 }
 
-/// One core's registry: what it has in memory and open, in front of the shared cache.
+/// The registry API of one core: its response cache and its open files, in front of the shared cache.
 pub struct Registry {
     options: Options,
     cache: Cache,
-    memory: RefCell<Memory>,
+    responses: RefCell<ResponseCache>,
     /// Committed blobs, opened.
     files: RefCell<Lru<Digest, Entry>>,
     settings: RefCell<Settings>,
-    keeper: Keeper,
+    authenticator: Authenticator,
 }
 
 /// The operator's choices as this core last saw them.
@@ -74,23 +72,26 @@ struct Settings {
 }
 
 impl Registry {
-    pub fn new(cache: Cache, options: Options, door: FrontDoor) -> Self {
+    pub fn new(cache: Cache, options: Options, client_auth: ClientAuth) -> Self {
         // The generation first: a change in between is seen as one later.
         let settings = Settings {
             generation: cache.generation(),
             registries: Rc::new(Registries::clone(&cache.registries())),
         };
         Registry {
-            keeper: Keeper::new(door, &settings.registries.allow),
+            authenticator: Authenticator::new(client_auth, &settings.registries.allow),
             settings: RefCell::new(settings),
             cache,
-            memory: RefCell::new(Memory::new(options.memory_bytes_max, options.open_files_max)),
+            responses: RefCell::new(ResponseCache::new(
+                options.response_cache_bytes_max,
+                options.open_files_max,
+            )),
             files: RefCell::new(Lru::new(options.open_files_max as u64, options.open_files_max)),
             options,
         }
     }
 
-    /// The operator's choices. When they have changed, what is remembered may be for other eyes, and is forgotten.
+    /// Returns the operator's choices. A change clears the response cache, because the access rules may differ.
     fn registries(&self) -> Rc<Registries> {
         let mut settings = self.settings.borrow_mut();
         let generation = self.cache.generation();
@@ -100,20 +101,20 @@ impl Registry {
                 generation,
                 registries: Rc::new(Registries::clone(&self.cache.registries())),
             };
-            self.memory.borrow_mut().clear();
+            self.responses.borrow_mut().clear();
         }
-        if changed || !self.keeper.is_current() {
-            self.keeper.renew(&settings.registries.allow);
+        if changed || !self.authenticator.is_current() {
+            self.authenticator.reload(&settings.registries.allow);
         }
         settings.registries.clone()
     }
 
     /// Whether what this core remembers was under the operator's choices as they are.
     fn is_current(&self) -> bool {
-        self.settings.borrow().generation == self.cache.generation() && self.keeper.is_current()
+        self.settings.borrow().generation == self.cache.generation() && self.authenticator.is_current()
     }
 
-    /// The rules that let somebody read what is `origin`'s; `None` where everybody inside may.
+    /// Returns the rules that allow reading content of `origin`; `None` where every accepted client may.
     fn readers(&self, origin: &Origin) -> Option<RuleSet> {
         self.registries()
             .rules_about(&origin.namespace, &origin.repository)
@@ -124,37 +125,41 @@ impl Registry {
         self.options.registry_header && head.has_registry()
     }
 
-    /// Who is there, and the head as the rest of the way sees it: without what was meant for the front door, and without
-    /// a target where the target alone does not tell what is asked for, so that nothing is remembered under it.
-    async fn admit<'b>(&self, head: &RequestHead<'b>) -> Result<(RequestHead<'b>, Guest), PullError> {
-        // Goes by the door as it is.
+    /// Authenticates the client. Returns its identity, and the head without the credentials for this cache. A head with
+    /// a registry field loses its target, because the target alone does not identify the content. So the response
+    /// cache stores no response under that target.
+    async fn authenticate<'b>(
+        &self,
+        head: &RequestHead<'b>,
+    ) -> Result<(RequestHead<'b>, Identity), PullError> {
+        // Loads the current configuration of client authentication.
         self.registries();
-        let has_door = self.keeper.has_door();
-        let rules = |visitor: Visitor<'_>| self.registries().allow.rules_for(visitor);
-        let guest = self.keeper.admit(head, &rules).await?;
-        let mut admitted = *head;
-        if has_door {
-            admitted.authorization = None;
+        let auth_enabled = self.authenticator.is_enabled();
+        let rules = |subject: Subject<'_>| self.registries().allow.rules_for(subject);
+        let identity = self.authenticator.authenticate(head, &rules).await?;
+        let mut authenticated = *head;
+        if auth_enabled {
+            authenticated.authorization = None;
         }
         if self.is_steered(head) {
-            admitted.target = "";
+            authenticated.target = "";
         }
-        Ok((admitted, guest))
+        Ok((authenticated, identity))
     }
 
-    /// Whether `guest` may read what is `origin`'s. Asked before anything is looked for.
-    fn check_reader(&self, guest: &Guest, origin: &Origin) -> Result<(), PullError> {
+    /// Checks whether `identity` may read content of `origin`. The check runs before any lookup.
+    fn authorize(&self, identity: &Identity, origin: &Origin) -> Result<(), PullError> {
         let registries = self.registries();
         let allow = &registries.allow;
         let about = registries.rules_about(&origin.namespace, &origin.repository);
-        let may = match (&about, guest) {
-            (None, Guest::Anybody | Guest::Named(_)) => true,
-            (None, Guest::Stranger) => false,
-            (Some(about), Guest::Anybody) => about.meets(&allow.rules_for(Visitor::Anonymous)),
-            (Some(about), Guest::Stranger) => about.meets(&allow.rules_that_name_anonymous()),
-            (Some(about), Guest::Named(name)) => about.meets(&allow.rules_for(Visitor::Named(name))),
+        let may = match (&about, identity) {
+            (None, Identity::Open | Identity::User(_)) => true,
+            (None, Identity::Anonymous) => false,
+            (Some(about), Identity::Open) => about.intersects(&allow.rules_for(Subject::Anonymous)),
+            (Some(about), Identity::Anonymous) => about.intersects(&allow.rules_that_name_anonymous()),
+            (Some(about), Identity::User(name)) => about.intersects(&allow.rules_for(Subject::User(name))),
         };
-        if may { Ok(()) } else { Err(PullError::NotForYou) }
+        if may { Ok(()) } else { Err(PullError::Forbidden) }
     }
 
     fn find_route(&self, head: &RequestHead<'_>) -> Result<Route, PullError> {
@@ -165,7 +170,7 @@ impl Registry {
             field,
             self.options.default_registry.as_ref(),
         )?;
-        if let Route::Content(Asked { origin, chosen, .. }, what) = &route
+        if let Route::Content(Requested { origin, chosen, .. }, what) = &route
             && !self.registries().exists(&origin.namespace)
         {
             return Err(match chosen {
@@ -178,11 +183,11 @@ impl Registry {
         Ok(route)
     }
 
-    /// Notes who waits for what a request asks for, if it has come through other caches.
+    /// Registers the caches that wait for the content of a request, if the request has come through other caches.
     fn on_behalf(
         &self,
         head: &RequestHead<'_>,
-        asked: &Asked,
+        requested: &Requested,
         what: &What,
     ) -> Result<Option<OnBehalf>, PullError> {
         let upstreams = self.cache.upstreams();
@@ -190,7 +195,7 @@ impl Registry {
         let Origin {
             namespace,
             repository,
-        } = &asked.origin;
+        } = &requested.origin;
         Ok(chain
             .zip(what.target())
             .map(|(chain, target)| upstreams.on_behalf(namespace, repository, target, &chain)))
@@ -202,20 +207,20 @@ impl Handler for Registry {
         let plain = matches!(head.method, Method::Get | Method::Head)
             && head.range.is_none()
             && !head.has_if_none_match();
-        // What was remembered under other choices is forgotten on the long way.
+        // `Registry::registries` clears a response cache of old choices.
         if plain && self.is_current() && !self.is_steered(head) {
-            let pass = self.keeper.pass(head)?;
-            self.memory.borrow_mut().find(head, &pass)
+            let access = self.authenticator.cached_access(head)?;
+            self.responses.borrow_mut().find(head, &access)
         } else {
             None
         }
     }
 
     fn file_failed(&self, head: &RequestHead<'_>) {
-        self.memory.borrow_mut().forget(head.target);
+        self.responses.borrow_mut().forget(head.target);
         if let Ok(Route::Content(_, What::Blob(digest))) = self.find_route(head) {
             self.files.borrow_mut().remove(&digest);
-            self.cache.distrust(Key::Blob(digest));
+            self.cache.schedule_verification(Key::Blob(digest));
         }
     }
 
@@ -224,13 +229,13 @@ impl Handler for Registry {
     }
 }
 
-impl From<Turned> for PullError {
-    fn from(turned: Turned) -> Self {
-        match turned {
-            Turned::Away => PullError::Door,
-            Turned::Wrong => PullError::WrongPassword,
-            Turned::Uncertified => PullError::Certificate,
-            Turned::Busy => PullError::DoorBusy,
+impl From<AuthError> for PullError {
+    fn from(error: AuthError) -> Self {
+        match error {
+            AuthError::Unauthorized => PullError::Unauthorized,
+            AuthError::WrongPassword => PullError::WrongPassword,
+            AuthError::CertificateRequired => PullError::CertificateRequired,
+            AuthError::Overloaded => PullError::AuthOverloaded,
         }
     }
 }

@@ -4,22 +4,23 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::door::Guest;
 use super::error::{Challenges, Kind, PullError, Wanted};
-use super::memory::TagTerms;
 use super::respond::{self, Description, Life, Part};
+use super::response_cache::CachedTagTerms;
 use super::route::{Route, What};
-use super::{Registry, login, plain};
+use super::{Registry, plain};
+use crate::auth::{Identity, forwarding};
 use crate::cache::{
-    Approach, Caller, FetchError, Fill, Follower, Found, Head, Held, ManifestAnswer, ManifestKey, Origin,
-    Permit, Role,
+    Approach, Caller, FetchError, Fill, Follower, FoundBlob, Head, HeldContent, ManifestAnswer, ManifestKey,
+    Permit,
 };
 use crate::config::{Access, Named};
-use crate::fail_point::reach;
+use crate::fail_point::hit;
 use crate::http::{Body, CacheResult, ContentRange, Fields, Method, RequestHead, Response};
 use crate::limits::MEMORY_OBJECT_BYTES_MAX;
-use crate::oci::{Accept, Digest, Reference, is_manifest_type};
+use crate::oci::{Accept, Digest, Origin, Reference, is_manifest_type};
 use crate::runtime::clock::{unix_millis, unix_seconds};
+use crate::runtime::single_flight::Role;
 use crate::store::{Entry, Key, Meta};
 use crate::upstream::{Credentials, Target};
 
@@ -29,7 +30,7 @@ const JOINS_MAX: usize = 4;
 impl Registry {
     /// Answers one request.
     pub(super) async fn pull(&self, head: &RequestHead<'_>) -> Response {
-        reach("request");
+        hit("request");
         let mut wanted = Wanted::default();
         self.route(head, &mut wanted).await.unwrap_or_else(|error| {
             let response = error.response(&wanted);
@@ -44,48 +45,52 @@ impl Registry {
     }
 
     async fn route(&self, head: &RequestHead<'_>, wanted: &mut Wanted) -> Result<Response, PullError> {
-        let (head, guest) = &self.admit(head).await?;
-        if *guest == Guest::Stranger {
-            return self.stranger(head, wanted).await;
+        let (head, identity) = &self.authenticate(head).await?;
+        if *identity == Identity::Anonymous {
+            return self.anonymous(head, wanted).await;
         }
-        self.inside(head, guest, wanted).await
+        self.dispatch(head, identity, wanted).await
     }
 
-    /// Answers who has shown nothing: with what rules give to everybody, and nothing else, not even an error.
-    async fn stranger(&self, head: &RequestHead<'_>, wanted: &mut Wanted) -> Result<Response, PullError> {
+    /// Answers an anonymous client: with content that rules allow to `anonymous`, and with a rejection otherwise.
+    async fn anonymous(&self, head: &RequestHead<'_>, wanted: &mut Wanted) -> Result<Response, PullError> {
         match self.find_route(head) {
-            Ok(Route::Content(asked, _)) if self.check_reader(&Guest::Stranger, &asked.origin).is_ok() => {
-                self.inside(head, &Guest::Stranger, wanted).await
+            Ok(Route::Content(requested, _))
+                if self.authorize(&Identity::Anonymous, &requested.origin).is_ok() =>
+            {
+                self.dispatch(head, &Identity::Anonymous, wanted).await
             }
-            _ => Err(self.keeper.turn_away().into()),
+            _ => Err(self.authenticator.rejection().into()),
         }
     }
 
-    async fn inside(
+    async fn dispatch(
         &self,
         head: &RequestHead<'_>,
-        guest: &Guest,
+        identity: &Identity,
         wanted: &mut Wanted,
     ) -> Result<Response, PullError> {
         if head.method == Method::Other {
             return Err(PullError::ReadOnly);
         }
-        let (asked, what) = match self.find_route(head)? {
+        let (requested, what) = match self.find_route(head)? {
             Route::Ping
-                if self.options.client_login && head.authorization.is_none() && !self.keeper.has_door() =>
+                if self.options.client_login
+                    && head.authorization.is_none()
+                    && !self.authenticator.is_enabled() =>
             {
                 return Err(PullError::Login);
             }
             Route::Ping => return Ok(plain(200, "application/json", "{}")),
-            Route::Health(asked) => return self.health(asked),
+            Route::Health(probe) => return self.health(probe),
             Route::Stats => return self.stats().await,
-            Route::Content(asked, what) => (asked, what),
+            Route::Content(requested, what) => (requested, what),
         };
-        self.check_reader(guest, &asked.origin)?;
+        self.authorize(identity, &requested.origin)?;
         *wanted = Wanted {
-            subject: Some(what.subject(&asked.origin)),
-            challenges: self.challenges(&asked.origin),
-            origin: Some(asked.origin.clone()),
+            subject: Some(what.subject(&requested.origin)),
+            challenges: self.challenges(&requested.origin),
+            origin: Some(requested.origin.clone()),
             kind: match what {
                 // Who finds no referrers looks for a manifest in their place.
                 What::Manifest(_) | What::Referrers(..) => Kind::Manifest,
@@ -94,15 +99,15 @@ impl Registry {
             },
         };
         // As long as it is held, what we ask for this request names those it has come through.
-        let _on_behalf = self.on_behalf(head, &asked, &what)?;
-        let ns = asked.ns.as_deref();
+        let _on_behalf = self.on_behalf(head, &requested, &what)?;
+        let ns = requested.ns.as_deref();
         match what {
-            What::Manifest(reference) => self.manifest(head, asked.origin.clone(), reference, ns).await,
-            What::Blob(digest) => self.blob(head, &asked.origin, digest, ns).await,
-            What::Tags(query) => self.tags(head, &asked, query).await,
+            What::Manifest(reference) => self.manifest(head, requested.origin.clone(), reference, ns).await,
+            What::Blob(digest) => self.blob(head, &requested.origin, digest, ns).await,
+            What::Tags(query) => self.tags(head, &requested, query).await,
             What::Referrers(digest, query) => {
                 let target = Target::Referrers(digest, query);
-                self.referrers(head, &asked, target).await
+                self.referrers(head, &requested, target).await
             }
         }
     }
@@ -111,7 +116,7 @@ impl Registry {
     fn challenges(&self, origin: &Origin) -> Challenges {
         let registries = self.registries();
         let (settings, named) = registries.settings(&origin.namespace);
-        if self.keeper.has_door() || settings.access() == Access::Shared {
+        if self.authenticator.is_enabled() || settings.access() == Access::Shared {
             // What the client sends is not asked for there.
             Challenges::None
         } else if named == Named::Exactly {
@@ -128,7 +133,7 @@ impl Registry {
         let known = named != Named::No || self.options.default_registry.as_ref() == Some(&origin.namespace);
         let authorization = head
             .authorization
-            .filter(|value| !self.options.client_login || login::may_go_on(value, known));
+            .filter(|value| !self.options.client_login || forwarding::may_forward(value, known));
         self.cache.approach(origin, settings.access(), authorization)
     }
 
@@ -143,7 +148,7 @@ impl Registry {
             Approach::Callers(callers) => callers,
             Approach::Passthrough(credentials) => {
                 return Ok(self
-                    .pass(head, origin, Target::Blob(digest), credentials, ns)
+                    .pass_through(head, origin, Target::Blob(digest), credentials, ns)
                     .await?);
             }
         };
@@ -168,11 +173,11 @@ impl Registry {
     ) -> Result<Response, FetchError> {
         let mut not = None;
         // A fill that came from there and failed is tried with the upstream.
-        let mut ask_bucket = true;
+        let mut try_bucket = true;
         for _ in 0..JOINS_MAX {
             if let Some(found) = self.find_blob(&digest, origin).await {
                 let meta = &found.entry.meta;
-                let held = Held {
+                let held = HeldContent {
                     digest: &digest,
                     public: meta.public,
                 };
@@ -181,24 +186,24 @@ impl Registry {
                     self.files.borrow_mut().remove(&digest);
                     let credentials = caller.credentials();
                     return self
-                        .pass(head, origin, Target::Blob(digest), credentials, ns)
+                        .pass_through(head, origin, Target::Blob(digest), credentials, ns)
                         .await;
                 }
                 let permit = self.cache.permit(origin, held, Target::Blob, caller).await?;
                 return Ok(self.blob_hit(head, found, permit, (origin, caller), ns));
             }
             let mut shared = None;
-            if ask_bucket && (not.is_some() || !self.cache.is_filling(&digest, origin)) {
+            if try_bucket && (not.is_some() || !self.cache.is_filling(&digest, origin)) {
                 shared = self.cache.find_in_bucket(Key::Blob(digest)).await;
             }
             if let Some(meta) = &shared {
                 if !self.cache.is_authority(origin, meta) {
                     let credentials = caller.credentials();
                     return self
-                        .pass(head, origin, Target::Blob(digest), credentials, ns)
+                        .pass_through(head, origin, Target::Blob(digest), credentials, ns)
                         .await;
                 }
-                let held = Held {
+                let held = HeldContent {
                     digest: &digest,
                     public: meta.public,
                 };
@@ -212,8 +217,8 @@ impl Registry {
                 }
             }
             let (fill, role) = self.cache.fill(digest, origin, caller, not.as_ref(), shared);
-            let asked_for_us = fill.asks_for(origin, caller);
-            if !asked_for_us {
+            let is_for_caller = fill.is_request_of(origin, caller);
+            if !is_for_caller {
                 self.cache
                     .permit(origin, fill.held(), Target::Blob, caller)
                     .await?;
@@ -224,11 +229,11 @@ impl Registry {
                 Ok(None) => {}
                 Err(FetchError::Gone) => not = Some(fill),
                 Err(_) if fill.is_from_bucket() => {
-                    ask_bucket = false;
+                    try_bucket = false;
                     not = Some(fill);
                 }
                 // Another repository, or another caller, was refused.
-                Err(error) if error.is_refusal() && !asked_for_us => not = Some(fill),
+                Err(error) if error.is_refusal() && !is_for_caller => not = Some(fill),
                 Err(error) => return Err(error),
             }
         }
@@ -236,21 +241,21 @@ impl Registry {
     }
 
     /// The blob this core has open, or that is stored.
-    async fn find_blob(&self, digest: &Digest, origin: &Origin) -> Option<Found> {
+    async fn find_blob(&self, digest: &Digest, origin: &Origin) -> Option<FoundBlob> {
         let open = self.files.borrow_mut().get(digest).map(|entry| entry.clone());
         if let Some(entry) = open {
-            return Some(Found {
+            return Some(FoundBlob {
                 entry,
                 small: None,
                 lasting: true,
             });
         }
-        // A fill under way is not on disk, and asking the disk would cost its followers a thread each.
+        // A fill in progress is not on disk, and a disk lookup would cost each follower a thread.
         if self.cache.is_filling(digest, origin) {
             return None;
         }
         let found = self.cache.find_blob(Key::Blob(*digest)).await?;
-        // What is small is read and hashed each time that a core's memory does not have it.
+        // Small content is read and hashed on each miss of the response cache.
         if found.lasting && found.small.is_none() {
             self.files.borrow_mut().insert(*digest, found.entry.clone(), 1);
         }
@@ -260,12 +265,12 @@ impl Registry {
     fn blob_hit(
         &self,
         head: &RequestHead<'_>,
-        found: Found,
+        found: FoundBlob,
         permit: Permit,
         (origin, caller): (&Origin, &Caller),
         ns: Option<&str>,
     ) -> Response {
-        let Found {
+        let FoundBlob {
             mut entry,
             small,
             lasting,
@@ -286,7 +291,7 @@ impl Registry {
                 Some(small) => {
                     let fields = respond::fields(&describe_blob(&entry.meta, origin, ns));
                     let readers = self.readers(origin);
-                    self.memory
+                    self.responses
                         .borrow_mut()
                         .remember(head.target, fields, small.clone(), None, readers);
                 }
@@ -307,13 +312,13 @@ impl Registry {
         if head.range.is_none() && entry.meta.size > MEMORY_OBJECT_BYTES_MAX {
             let fields = respond::fields(&describe_blob(&entry.meta, origin, ns));
             let (file, readers) = (entry.file.clone(), self.readers(origin));
-            self.memory
+            self.responses
                 .borrow_mut()
                 .remember_file(head.target, fields, file, entry.meta.size, readers);
         }
     }
 
-    /// Answers from a fill under way; `None` when it turned out to be stored already.
+    /// Answers from a fill in progress; `None` when the blob is stored already.
     async fn follow(
         &self,
         head: &RequestHead<'_>,
@@ -379,7 +384,7 @@ impl Registry {
         let callers = match self.approach(&origin, head) {
             Approach::Callers(callers) => callers,
             Approach::Passthrough(credentials) => {
-                return Ok(self.pass(head, &origin, target, credentials, ns).await?);
+                return Ok(self.pass_through(head, &origin, target, credentials, ns).await?);
             }
         };
         let mut refused = FetchError::Lost;
@@ -403,7 +408,7 @@ impl Registry {
                     return Err(refused.into());
                 }
                 Err(FetchError::Schema1) => {
-                    return Ok(self.pass(head, &origin, target, credentials, ns).await?);
+                    return Ok(self.pass_through(head, &origin, target, credentials, ns).await?);
                 }
                 Err(error) => return Err(error.into()),
             }
@@ -490,11 +495,13 @@ impl Registry {
             return;
         }
         let tag = match (answer.checked_ms, answer.fresh_until_ms) {
-            (Some(checked_ms), Some(fresh_until_ms)) if fresh_until_ms > unix_millis() => Some(TagTerms {
-                media_type: answer.manifest.media_type.clone(),
-                checked_ms,
-                fresh_until_ms,
-            }),
+            (Some(checked_ms), Some(fresh_until_ms)) if fresh_until_ms > unix_millis() => {
+                Some(CachedTagTerms {
+                    media_type: answer.manifest.media_type.clone(),
+                    checked_ms,
+                    fresh_until_ms,
+                })
+            }
             (Some(_), _) => return,
             (None, _) => None,
         };
@@ -503,13 +510,13 @@ impl Registry {
             ..*description
         });
         let readers = self.readers(origin);
-        self.memory
+        self.responses
             .borrow_mut()
             .remember(head.target, fields, body.clone(), tag, readers);
     }
 
-    /// Asks the upstream for this client alone. Nothing of it is kept.
-    async fn pass(
+    /// Passes a request through to the upstream for this client alone. Nothing of the response is cached.
+    async fn pass_through(
         &self,
         head: &RequestHead<'_>,
         origin: &Origin,
@@ -527,19 +534,19 @@ impl Registry {
             Target::Blob(digest) | Target::Manifest(Reference::Digest(digest)) => Some(*digest),
             _ => None,
         };
-        let (passed, body) = self
+        let (upstream, body) = self
             .cache
-            .pass(origin, target, head_only, accept, credentials)
+            .pass_through(origin, target, head_only, accept, credentials)
             .await?;
         let named = || {
-            passed
+            upstream
                 .headers
                 .get("Docker-Content-Digest")
                 .and_then(|v| v.first())
                 .and_then(|d| d.parse().ok())
         };
         let digest = wanted.or_else(named);
-        let content_type = match &passed.content_type {
+        let content_type = match &upstream.content_type {
             Some(content_type) if !is_blob && is_manifest_type(content_type) => content_type,
             _ => "application/octet-stream",
         };
@@ -558,7 +565,7 @@ impl Registry {
         Ok(Response {
             status: 200,
             fields,
-            length: passed.size,
+            length: upstream.size,
             body: if head_only {
                 Body::Empty
             } else {
@@ -573,7 +580,7 @@ pub(super) fn describe_blob<'a>(meta: &'a Meta, origin: &Origin, ns: Option<&'a 
     Description {
         digest: &meta.digest,
         content_type: "application/octet-stream",
-        stored: origin.has_filled(meta).then_some(&meta.headers),
+        stored: meta.is_filled_from(origin).then_some(&meta.headers),
         life: Life::Immutable,
         public: meta.public,
         ranges: true,

@@ -4,10 +4,10 @@
 //! that disagree are refused. The verb is looked for from the end: `blobs`, `manifests` and `tags` are legal parts of
 //! repository names.
 
-use super::page;
-use crate::cache::Origin;
+use super::pagination;
+use super::route_error::RouteError;
 use crate::oci::{
-    Digest, ListQuery, Namespace, ParseDigestError, Reference, Repository, pairs, percent_decoded,
+    Digest, ListQuery, Namespace, Origin, ParseDigestError, Reference, Repository, pairs, percent_decoded,
 };
 use crate::upstream::Target;
 
@@ -18,7 +18,7 @@ pub enum Route {
     Ping,
     Health(Probe),
     Stats,
-    Content(Asked, What),
+    Content(Requested, What),
 }
 
 /// What a health check wants to know.
@@ -32,9 +32,9 @@ pub enum Probe {
     Ready,
 }
 
-/// Whose content is asked for.
+/// The origin of the requested content, and the part of the request that chose it.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Asked {
+pub struct Requested {
     pub origin: Origin,
     pub chosen: Chosen,
     /// The `ns` of the query, which the answer repeats.
@@ -57,29 +57,6 @@ pub enum What {
     /// A page of tags; `None` for one without.
     Tags(Option<ListQuery>),
     Referrers(Digest, ListQuery),
-}
-
-/// Why a path is no route. The client's fault.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
-pub enum RouteError {
-    #[error("there is nothing here; the registry API begins at /v2/")]
-    NotFound,
-    #[error("this cache keeps no catalog of repositories; ask the registry itself for its own")]
-    Catalog,
-    #[error("the repository name is not valid")]
-    Name,
-    #[error("the registry is not valid")]
-    Namespace,
-    #[error("the name has no registry in it, and there is no default; ask for `<registry>/<name>`")]
-    NoRegistry,
-    #[error("`X-Registry`, `ns` and the path name different registries")]
-    Disagree,
-    #[error("the reference is neither a tag nor a digest")]
-    Reference,
-    #[error("the query does not describe a page of this list")]
-    Page,
-    #[error(transparent)]
-    Digest(#[from] ParseDigestError),
 }
 
 impl What {
@@ -136,7 +113,7 @@ pub fn parse<'h>(
         [name @ .., verb, last] if !name.is_empty() && is_verb(verb, last) => (name, *verb, *last),
         _ => return Err(RouteError::NotFound),
     };
-    let asked = asked(name, ns_of(query)?, field_of(field)?, default)?;
+    let requested = requested(name, ns_of(query)?, field_of(field)?, default)?;
     let digest = || decode(last).ok_or(ParseDigestError::Syntax)?.parse::<Digest>();
     let what = match verb {
         "manifests" => What::Manifest(match decode(last) {
@@ -147,10 +124,10 @@ pub fn parse<'h>(
             _ => Reference::Digest(digest()?),
         }),
         "blobs" => What::Blob(digest()?),
-        "referrers" => What::Referrers(digest()?, page::referrers(query)?),
-        _ => What::Tags(page::tags(query)?),
+        "referrers" => What::Referrers(digest()?, pagination::referrers(query)?),
+        _ => What::Tags(pagination::tags(query)?),
     };
-    Ok(Route::Content(asked, what))
+    Ok(Route::Content(requested, what))
 }
 
 /// Whether two parts of a path say what is asked for.
@@ -158,12 +135,12 @@ fn is_verb(verb: &str, last: &str) -> bool {
     matches!(verb, "manifests" | "blobs" | "referrers") || (verb, last) == ("tags", "list")
 }
 
-fn asked(
+fn requested(
     name: &[&str],
     ns: Option<String>,
     field: Option<Namespace>,
     default: Option<&Namespace>,
-) -> Result<Asked, RouteError> {
+) -> Result<Requested, RouteError> {
     let name: Vec<String> = name
         .iter()
         .map(|part| decode(part).ok_or(RouteError::Name))
@@ -192,7 +169,7 @@ fn asked(
         parts => parts.join("/"),
     };
     let repository: Repository = name.parse().map_err(|_| RouteError::Name)?;
-    Ok(Asked {
+    Ok(Requested {
         origin: Origin {
             namespace,
             repository,
@@ -268,7 +245,7 @@ mod tests {
     /// registry, repository and reference of a manifest route.
     fn manifest(target: &str) -> Result<(String, String, String), RouteError> {
         match route(target)? {
-            Route::Content(Asked { origin, .. }, What::Manifest(reference)) => Ok((
+            Route::Content(Requested { origin, .. }, What::Manifest(reference)) => Ok((
                 origin.namespace.to_string(),
                 origin.repository.to_string(),
                 reference.to_string(),
@@ -367,10 +344,10 @@ mod tests {
                 .map_or((target, None), |(path, query)| (path, Some(query)));
             let lines = lines.iter().map(|line| line.as_bytes());
             match parse(path, query, lines, Some(&"docker.io".parse().unwrap()))? {
-                Route::Content(asked, _) => Ok((
-                    asked.origin.namespace.to_string(),
-                    asked.origin.repository.to_string(),
-                    asked.chosen,
+                Route::Content(requested, _) => Ok((
+                    requested.origin.namespace.to_string(),
+                    requested.origin.repository.to_string(),
+                    requested.chosen,
                 )),
                 other => panic!("{target} is {other:?}"),
             }
@@ -389,9 +366,9 @@ mod tests {
         assert_eq!(of(in_path, &["q.io:443"]), found("q.io", "b", Chosen::Beside));
         assert_eq!(of(in_path, &[]), found("q.io", "b", Chosen::InName));
         assert_eq!(of(in_path, &["r.io"]), Err(RouteError::Disagree));
-        let asked = "/v2/b/tags/list?n=1&ns=q.io";
-        assert_eq!(of(asked, &["q.io"]), found("q.io", "b", Chosen::Beside));
-        assert_eq!(of(asked, &["r.io"]), Err(RouteError::Disagree));
+        let in_query = "/v2/b/tags/list?n=1&ns=q.io";
+        assert_eq!(of(in_query, &["q.io"]), found("q.io", "b", Chosen::Beside));
+        assert_eq!(of(in_query, &["r.io"]), Err(RouteError::Disagree));
         for bad in [
             &["q.io", "q.io"][..],
             &["q.io, r.io"],

@@ -1,32 +1,32 @@
-//! `GET /_/stats`: how the registries are, as JSON. Names of what is pulled are nobody's business: it is served only
-//! where the cache has a front door.
+//! `GET /_/stats`: the availability of the registries, as JSON. Names of pulled content are private: the cache serves
+//! the statistics only with client authentication.
 //!
-//! One object per registry, keyed by its name. `RateLimit` has what the registry has told of our budget, without
-//! the address or account it counts by.
+//! One object per registry, keyed by its name. `RateLimit` has the budget that the registry reports, without
+//! the address or account of that budget.
 
 use serde_json::{Map, Value, json};
 
 use super::Registry;
 use super::error::PullError;
 use super::respond::common;
-use super::route::RouteError;
+use super::route_error::RouteError;
 use crate::http::{Body, CacheResult, Response};
-use crate::upstream::{Budget, RegistryCondition, Source, State};
+use crate::upstream::{AvailabilityState, Budget, RegistryStatus, Source};
 
 impl Registry {
     pub(super) async fn stats(&self) -> Result<Response, PullError> {
-        if !self.keeper.has_door() {
+        if !self.authenticator.is_enabled() {
             return Err(RouteError::NotFound.into());
         }
-        let conditions = self.cache.conditions().await?;
-        Ok(response(&conditions))
+        let statuses = self.cache.registry_statuses().await?;
+        Ok(response(&statuses))
     }
 }
 
-fn response(conditions: &[RegistryCondition]) -> Response {
-    let registries: Map<String, Value> = conditions
+fn response(statuses: &[RegistryStatus]) -> Response {
+    let registries: Map<String, Value> = statuses
         .iter()
-        .map(|condition| (condition.namespace.to_string(), registry(condition)))
+        .map(|status| (status.namespace.to_string(), registry(status)))
         .collect();
     let body = Value::Object(registries).to_string();
     Response {
@@ -40,23 +40,23 @@ fn response(conditions: &[RegistryCondition]) -> Response {
     }
 }
 
-fn registry(condition: &RegistryCondition) -> Value {
-    let state = match condition.state {
-        State::Well => "well",
-        State::Failing => "failing",
-        State::Down => "down",
-        State::Limited => "limited",
+fn registry(status: &RegistryStatus) -> Value {
+    let state = match status.state {
+        AvailabilityState::Available => "well",
+        AvailabilityState::Failing => "failing",
+        AvailabilityState::Tripped => "down",
+        AvailabilityState::Limited => "limited",
     };
     json!({
         "State": state,
-        "StateSeconds": condition.lasting.map(|lasting| lasting.as_secs()),
-        "Repository": condition.only.as_ref().map(ToString::to_string),
-        "ConsecutiveFailures": condition.consecutive_failures,
-        "LastError": condition.last_error.as_deref(),
-        "RateLimit": condition.budget.as_ref().map(budget),
-        "Requests": condition.requests,
-        "Failures": condition.failures,
-        "HeldBack": condition.held_back,
+        "StateSeconds": status.lasting.map(|lasting| lasting.as_secs()),
+        "Repository": status.only.as_ref().map(ToString::to_string),
+        "ConsecutiveFailures": status.consecutive_failures,
+        "LastError": status.last_error.as_deref(),
+        "RateLimit": status.budget.as_ref().map(budget),
+        "Requests": status.requests,
+        "Failures": status.failures,
+        "HeldBack": status.suppressed,
     })
 }
 
@@ -81,9 +81,9 @@ mod tests {
 
     #[test]
     fn a_registry_is_an_object_under_its_name() {
-        let condition = RegistryCondition {
+        let status = RegistryStatus {
             namespace: "docker.io".parse().unwrap(),
-            state: State::Limited,
+            state: AvailabilityState::Limited,
             lasting: Some(Duration::from_secs(90)),
             only: None,
             consecutive_failures: 0,
@@ -97,12 +97,12 @@ mod tests {
             }),
             requests: 42,
             failures: 2,
-            held_back: 7,
+            suppressed: 7,
         };
-        let Body::Bytes(body) = response(&[condition]).body else {
+        let Body::Bytes(body) = response(&[status]).body else {
             panic!("a short body");
         };
-        let told: Value = serde_json::from_slice(&body).unwrap();
+        let parsed: Value = serde_json::from_slice(&body).unwrap();
         let expected = json!({ "docker.io": {
             "State": "limited",
             "StateSeconds": 90,
@@ -116,6 +116,6 @@ mod tests {
             "Failures": 2,
             "HeldBack": 7,
         }});
-        assert_eq!(told, expected);
+        assert_eq!(parsed, expected);
     }
 }

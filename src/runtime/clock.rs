@@ -16,19 +16,19 @@ pub fn unix_millis() -> u64 {
     u64::try_from(now.tv_sec).unwrap_or(0) * 1000 + u64::try_from(now.tv_nsec).unwrap_or(0) / 1_000_000
 }
 
-/// Seconds of a clock that never jumps; for deadlines.
+/// Seconds of the monotonic clock; for deadlines.
 pub fn monotonic_seconds() -> u32 {
     // Wraps after 136 years of uptime.
     clock_gettime(ClockId::MonotonicCoarse).tv_sec as u32
 }
 
-/// Milliseconds of a clock that never jumps, a few behind at most; for waits.
+/// Milliseconds of the monotonic clock, a few behind at most; for waits.
 pub fn monotonic_millis() -> u64 {
     let now = clock_gettime(ClockId::MonotonicCoarse);
     u64::try_from(now.tv_sec).unwrap_or(0) * 1000 + u64::try_from(now.tv_nsec).unwrap_or(0) / 1_000_000
 }
 
-/// Microseconds of a clock that never jumps; for durations in the log.
+/// Microseconds of the monotonic clock; for durations in the log.
 pub fn monotonic_micros() -> u64 {
     let now = clock_gettime(ClockId::Monotonic);
     u64::try_from(now.tv_sec).unwrap_or(0) * 1_000_000 + u64::try_from(now.tv_nsec).unwrap_or(0) / 1000

@@ -7,8 +7,8 @@ use std::thread::JoinHandle;
 use core_affinity::CoreId;
 use monoio::{IoUringDriver, LegacyDriver, RuntimeBuilder};
 
-use super::doorbell;
 use super::driver::{Driver, RING_ENTRIES, patiently, ring_builder};
+use super::waker;
 use crate::log;
 
 /// How cores are made.
@@ -21,7 +21,7 @@ pub struct CoreSettings {
 
 /// Starts core number `index` on `cpu` and runs `main` there.
 ///
-/// A core that ends by a panic takes the process down: its listener would be gone with it, and a supervisor
+/// A core that ends by a panic takes the process down: its listener would be gone with it, and systemd
 /// restarts a process but not a thread.
 ///
 /// # Errors
@@ -76,7 +76,7 @@ where
     M: FnOnce() -> F,
 {
     let body = async move {
-        doorbell::install()?;
+        waker::install()?;
         main().await;
         Ok(())
     };

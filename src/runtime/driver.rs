@@ -4,7 +4,7 @@ use std::io;
 
 use io_uring::{IoUring, Probe, opcode};
 
-use crate::limits::{RING_PAUSE, RING_TRIES};
+use crate::limits::{RING_SETUP_ATTEMPTS_MAX, RING_SETUP_RETRY_INTERVAL};
 
 /// What the operator asked for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -63,9 +63,9 @@ pub(super) fn patiently<T>(make: impl Fn() -> io::Result<T>) -> io::Result<T> {
     let mut tries = 0;
     loop {
         match make() {
-            Err(error) if error.raw_os_error() == Some(libc::ENOMEM) && tries < RING_TRIES => {
+            Err(error) if error.raw_os_error() == Some(libc::ENOMEM) && tries < RING_SETUP_ATTEMPTS_MAX => {
                 tries += 1;
-                std::thread::park_timeout(RING_PAUSE);
+                std::thread::park_timeout(RING_SETUP_RETRY_INTERVAL);
             }
             outcome => return outcome,
         }

@@ -1,6 +1,6 @@
 //! The helper pool: a small Tokio runtime for upstreams and for blocking file work.
 //!
-//! Cores hand it futures and closures and wait for a [`reply`]; no Tokio type reaches a core.
+//! Cores send futures and closures and wait for a [`oneshot`]; no Tokio type reaches a core.
 
 use std::future::Future;
 use std::num::NonZeroUsize;
@@ -10,11 +10,11 @@ use std::time::Duration;
 use rustix::thread::{sched_getaffinity, sched_setaffinity};
 use tokio::sync::Semaphore;
 
-use super::reply::{self, Lost};
-use super::vitals::Pulse;
+use super::heartbeat::Heartbeat;
+use super::oneshot::{self, Lost};
 use crate::limits::{
-    BLOCKING_THREADS_MAX, HELPER_BEAT, READER_WAIT, READERS_CACHED_MAX, READERS_LARGE_MAX, READERS_SMALL_MAX,
-    STORE_LOOKUP_MAX, STORE_LOOKUPS_MAX,
+    BLOCKING_THREADS_MAX, HELPER_HEARTBEAT_INTERVAL, READER_QUEUE_TIMEOUT, READERS_CACHED_MAX,
+    READERS_LARGE_MAX, READERS_SMALL_MAX, STORE_LOOKUP_TIMEOUT, STORE_LOOKUPS_MAX,
 };
 
 /// A handle to the pool; cheap to clone.
@@ -82,7 +82,7 @@ impl Helper {
         })
     }
 
-    /// The threads, for who watches over them.
+    /// Returns the threads of the pool for the watchdog.
     pub fn workers(&self) -> Workers {
         let metrics = self.handle.metrics();
         let seen = vec![(0, Duration::ZERO); metrics.num_workers()];
@@ -99,15 +99,16 @@ impl Helper {
         self.handle.spawn(work);
     }
 
-    /// Beats for as long as the pool runs tasks and finds a thread for `work`, which blocks, and whose end is a beat.
-    pub fn keep_beating(&self, pulse: Pulse, work: impl Fn() + Clone + Send + 'static) {
+    /// Ticks `heartbeat` after each run of the blocking `work`. The ticks stop when the pool runs no task or has no
+    /// free thread.
+    pub fn run_heartbeat(&self, heartbeat: Heartbeat, work: impl Fn() + Clone + Send + 'static) {
         self.handle.spawn(async move {
             loop {
-                // A panic in it has been logged, and is no beat.
+                // A panic in `work` has been logged and is no tick.
                 if blocking(work.clone()).await.is_ok() {
-                    pulse.beat();
+                    heartbeat.tick();
                 }
-                tokio::time::sleep(HELPER_BEAT).await;
+                tokio::time::sleep(HELPER_HEARTBEAT_INTERVAL).await;
             }
         });
     }
@@ -126,7 +127,7 @@ impl Helper {
         &self,
         work: impl Future<Output = T> + Send + 'static,
     ) -> Result<T, Lost> {
-        let (sender, receiver) = reply::channel();
+        let (sender, receiver) = oneshot::channel();
         self.handle.spawn(async move { sender.send(work.await) });
         receiver.recv().await
     }
@@ -138,7 +139,7 @@ impl Helper {
     ///
     /// # Errors
     ///
-    /// The work panicked, or found no thread for [`READER_WAIT`].
+    /// The work panicked, or found no thread for [`READER_QUEUE_TIMEOUT`].
     ///
     /// # Cancellation
     ///
@@ -153,11 +154,11 @@ impl Helper {
             ReadKind::Small => &self.readers.small,
             ReadKind::Large => &self.readers.large,
         };
-        self.run_on(threads, READER_WAIT, work).await
+        self.run_on(threads, READER_QUEUE_TIMEOUT, work).await
     }
 
     /// Runs `work`, which looks something up in the store, on one of the threads for lookups, and brings its result to the
-    /// calling core. `None` after [`STORE_LOOKUP_MAX`].
+    /// calling core. `None` after [`STORE_LOOKUP_TIMEOUT`].
     ///
     /// # Errors
     ///
@@ -171,8 +172,8 @@ impl Helper {
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Option<Result<T, Lost>> {
         // The limit for the answer ends first, so that a lookup without a thread is one that took too long.
-        let found = self.run_on(&self.lookups, 2 * STORE_LOOKUP_MAX, work);
-        monoio::time::timeout(STORE_LOOKUP_MAX, found).await.ok()
+        let found = self.run_on(&self.lookups, 2 * STORE_LOOKUP_TIMEOUT, work);
+        monoio::time::timeout(STORE_LOOKUP_TIMEOUT, found).await.ok()
     }
 
     /// As [`Helper::look_up`], for a task of the pool.
@@ -191,7 +192,7 @@ impl Helper {
             })
             .await
         };
-        tokio::time::timeout(STORE_LOOKUP_MAX, found).await.ok()
+        tokio::time::timeout(STORE_LOOKUP_TIMEOUT, found).await.ok()
     }
 
     /// Runs `work` on one of `threads`, waiting for it no longer than `wait`, and brings its result to the calling core.
@@ -201,7 +202,7 @@ impl Helper {
         wait: Duration,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, Lost> {
-        let (sender, receiver) = reply::channel();
+        let (sender, receiver) = oneshot::channel();
         match threads.clone().try_acquire_owned() {
             Ok(permit) => {
                 self.handle.spawn_blocking(move || {
@@ -240,14 +241,14 @@ pub struct Workers {
 }
 
 impl Workers {
-    /// Beats for each thread that waits for work, or has moved since the last call.
-    pub fn beat(&mut self, pulses: &[Pulse]) {
-        for (worker, (pulse, seen)) in pulses.iter().zip(&mut self.seen).enumerate() {
+    /// Ticks for each thread that waits for work, or has moved since the last call.
+    pub fn tick(&mut self, heartbeats: &[Heartbeat]) {
+        for (worker, (heartbeat, seen)) in heartbeats.iter().zip(&mut self.seen).enumerate() {
             let parks = self.metrics.worker_park_unpark_count(worker);
             let now = (parks, self.metrics.worker_total_busy_duration(worker));
             // An odd number says that it is parked.
             if parks % 2 == 1 || *seen != now {
-                pulse.beat();
+                heartbeat.tick();
             }
             *seen = now;
         }
@@ -270,7 +271,7 @@ mod tests {
     const PATIENCE: Duration = Duration::from_secs(60);
 
     #[test]
-    fn the_pool_does_not_beat_while_no_blocking_thread_is_free() {
+    fn the_pool_does_not_tick_while_no_blocking_thread_is_free() {
         let helper = Helper::start(NonZeroUsize::MIN).unwrap();
         let (started, all_started) = mpsc::channel();
         let (release, released) = mpsc::channel::<()>();
@@ -286,16 +287,16 @@ mod tests {
         for _ in 0..BLOCKING_THREADS_MAX {
             all_started.recv_timeout(PATIENCE).unwrap();
         }
-        let pulse = Pulse::default();
+        let heartbeat = Heartbeat::default();
         let (worked, work) = mpsc::channel();
-        helper.keep_beating(pulse.clone(), move || {
+        helper.run_heartbeat(heartbeat.clone(), move || {
             let _ = worked.send(());
         });
-        // The pool has one thread, which runs its tasks in order: the pulse waits for a blocking thread by then.
+        // The pool has one thread, which runs tasks in order: the heartbeat waits for a blocking thread by then.
         let (sender, behind) = mpsc::channel();
         helper.spawn(async move { sender.send(()).unwrap() });
         behind.recv_timeout(PATIENCE).unwrap();
-        assert_eq!((pulse.beats(), work.try_recv().is_ok()), (0, false));
+        assert_eq!((heartbeat.ticks(), work.try_recv().is_ok()), (0, false));
         drop(release);
         work.recv_timeout(PATIENCE).unwrap();
     }

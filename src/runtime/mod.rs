@@ -1,14 +1,15 @@
 //! Threads and time: one pinned runtime per core, the helper pool, and the ways between them.
 
 pub mod clock;
+pub mod condition_log;
 pub mod core;
 pub mod cores;
-pub mod doorbell;
 pub mod driver;
-pub mod episode;
+pub mod heartbeat;
 pub mod helper;
-pub mod memory;
-pub mod reply;
+pub mod memory_budget;
+pub mod oneshot;
 pub mod shutdown;
-pub mod vitals;
+pub mod single_flight;
+pub mod waker;
 pub mod watchdog;

@@ -1,10 +1,9 @@
-//! The accept loop of one core: who comes in, who is refused, who goes to another core.
+//! The accept loop of one core: accepts or rejects connections, and hands some to another core.
 
-use std::cell::{Cell, RefCell};
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::panic::AssertUnwindSafe;
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
@@ -13,97 +12,47 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use futures_util::future::{Either, select};
 use rustix::io::Errno;
-use rustix::net::{
-    AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, acceptfrom_with, socket_with,
-};
+use rustix::net::{RecvFlags, SendFlags, SocketFlags, acceptfrom_with};
+use tracing::field::display;
 
 use super::connection::Connection;
-use super::crowd::{Crowd, Full, Place};
-use super::h1::CROWDED;
-use super::h2;
-use super::handover;
+use super::connection_limits::LimitExceeded;
+use super::core::{CoreResources, Server, open_reserve};
+use super::deadlines::DeadlineTable;
+use super::h1::CONNECTION_LIMIT_RESPONSE;
 use super::listen::Listener;
+use super::rebalance::{self, AcceptedSocket};
 use super::stream::Stream;
-use super::tls::{Acceptor, Door, TlsStream};
-use super::watch::WatchList;
-use super::{AccessLog, Handler};
-use crate::limits::{ACCEPTS_PER_TURN, CLOSED_AT_ONCE_MAX, CLOSED_AT_ONCE_PART};
+use super::tls::TlsStream;
+use super::{Handler, h2};
+use crate::limits::{
+    ACCEPTS_PER_TURN, CONNECTION_SWEEP_INTERVAL, EVICTIONS_AT_ONCE_DIVISOR, EVICTIONS_AT_ONCE_MAX,
+};
 use crate::log;
 use crate::runtime::clock::monotonic_seconds;
-use crate::runtime::episode::{Episode, News};
-use crate::runtime::helper::Helper;
-use crate::runtime::memory::CoreMemory;
-use crate::runtime::shutdown::{Running, Shutdown};
+use crate::runtime::condition_log::{LoggedCondition, Transition};
 use crate::sys::Socket;
 
 /// Pause when descriptors or memory have run out and not even a refusal is possible: connections that end free some.
 const OUT_OF_DESCRIPTORS: Duration = Duration::from_millis(50);
 
-/// Pause after [`ACCEPTS_PER_TURN`], or when some were told to go, in which the core looks after the connections it has.
+/// Pause after [`ACCEPTS_PER_TURN`] or after an eviction, in which the core serves its connections.
 const TURN: Duration = Duration::from_millis(1);
-
-/// How often deadlines are looked at and log lines handed over.
-pub(super) const SWEEP: Duration = Duration::from_millis(250);
 
 /// How often a core without new clients looks whether to stop.
 const DRAIN_CHECK: Duration = Duration::from_millis(100);
 
-/// What every connection of a core shares.
-pub struct Server<H> {
-    pub handler: Rc<H>,
-    pub helper: Helper,
-    pub shutdown: Shutdown,
-    pub access_log: Option<AccessLog>,
-    pub load: Load,
-    /// For listeners with TLS.
-    pub(super) tls: Option<Door>,
-    watches: WatchList,
-    /// Given up when descriptors have run out, so that whoever waits can be told.
-    spare: RefCell<Option<OwnedFd>>,
-    /// Connections at the last sweep.
-    told: Cell<usize>,
-}
-
-/// What a core has to bear, as a part of what the process has.
-pub struct Load {
-    /// The core's number.
-    pub core: usize,
-    pub crowd: Crowd,
-    pub memory: CoreMemory,
-}
-
 impl<H: Handler> Server<H> {
-    pub fn new(
-        handler: Rc<H>,
-        helper: Helper,
-        shutdown: Shutdown,
-        access_log: Option<AccessLog>,
-        tls: Option<Acceptor>,
-        load: Load,
-    ) -> Rc<Self> {
-        Rc::new(Server {
-            handler,
-            helper,
-            shutdown,
-            access_log,
-            tls: tls.map(Door::new),
-            load,
-            watches: WatchList::default(),
-            spare: RefCell::new(spare()),
-            told: Cell::new(0),
-        })
-    }
-
-    /// Every [`SWEEP`]: deadlines, room for those who wait for it, and the log.
+    /// Every [`CONNECTION_SWEEP_INTERVAL`]: deadlines, room for those who wait for it, and the log.
     async fn sweep(&self) -> ! {
         loop {
-            monoio::time::sleep(SWEEP).await;
-            self.watches.sweep(self.shutdown.draining());
-            if self.load.crowd.is_full() {
+            monoio::time::sleep(CONNECTION_SWEEP_INTERVAL).await;
+            self.deadlines.sweep(self.shutdown.draining());
+            if self.resources.limits.is_full() {
                 // The next connection may come to a core that has no idle one.
-                self.make_room(WatchList::make_spare_room);
+                self.evict(DeadlineTable::evict_long_idle);
             }
-            self.tell();
+            self.log_overload();
             if let Some(log) = &self.access_log {
                 log.flush();
             }
@@ -111,98 +60,101 @@ impl<H: Handler> Server<H> {
     }
 
     /// Ends a few of the longest waiting connections, chosen by `end`. Returns their number.
-    fn make_room(&self, end: impl FnOnce(&WatchList, usize) -> usize) -> usize {
-        let crowd = &self.load.crowd;
-        let count = (crowd.max() / CLOSED_AT_ONCE_PART).clamp(1, CLOSED_AT_ONCE_MAX);
-        let ended = end(&self.watches, count);
-        crowd
-            .trouble()
-            .made_room
-            .fetch_add(ended as u64, Ordering::Relaxed);
+    fn evict(&self, end: impl FnOnce(&DeadlineTable, usize) -> usize) -> usize {
+        let limits = &self.resources.limits;
+        let count = (limits.max() / EVICTIONS_AT_ONCE_DIVISOR).clamp(1, EVICTIONS_AT_ONCE_MAX);
+        let ended = end(&self.deadlines, count);
+        limits.events().evicted.fetch_add(ended as u64, Ordering::Relaxed);
         ended
     }
 
-    /// Says what has changed. One core says it for all.
-    fn tell(&self) {
-        let Load { core, crowd, memory } = &self.load;
-        let count = crowd.count(*core);
-        if self.told.replace(count) != count {
+    /// Logs the transitions of the overload conditions. One core logs a transition for all cores.
+    fn log_overload(&self) {
+        let CoreResources { core, limits, memory } = &self.resources;
+        let count = limits.count(*core);
+        if self.last_count.replace(count) != count {
             tracing::debug!(core, count, "connections");
         }
-        let trouble = crowd.trouble();
-        tell(&trouble.crowded, || {
-            format!(
-                "there are as many connections as there may be ({}, max_connections); idle ones are closed and new ones refused",
-                crowd.max()
-            )
-        });
-        tell(&trouble.greedy, || {
-            "a client has as many connections as one may have (max_connections_per_client); its new ones are refused".into()
-        });
-        tell(&trouble.descriptors, || {
-            "out of file descriptors; idle connections are closed and new ones refused".into()
-        });
-        tell(memory.budget().refused(), || {
-            format!(
-                "the memory budget is used up ({} bytes, memory_budget); what has to be fetched is refused",
-                memory.budget().limit()
-            )
-        });
+        let events = limits.events();
+        log_transition(
+            &events.process_limit,
+            ["connection limit reached", "connection limit no longer reached"],
+            Some(("max_connections", limits.max() as u64)),
+        );
+        log_transition(
+            &events.client_limit,
+            ["connection limit reached", "connection limit no longer reached"],
+            Some(("max_connections_per_client", limits.per_client_max() as u64)),
+        );
+        log_transition(
+            &events.descriptors,
+            [
+                "file descriptors exhausted",
+                "file descriptors no longer exhausted",
+            ],
+            None,
+        );
+        log_transition(
+            memory.budget().refused(),
+            ["memory budget exhausted", "memory budget no longer exhausted"],
+            Some(("memory_budget", memory.budget().limit())),
+        );
     }
 
-    /// Takes a connection in, or refuses it. Whether others were told to go for it: they need a turn to do so.
+    /// Accepts a connection, or rejects the connection. Returns whether connections were evicted: evicted connections
+    /// need a pause to end.
     fn admit(self: &Rc<Self>, stream: std::net::TcpStream, peer: Option<SocketAddr>, tls: bool) -> bool {
-        let Load { core, crowd, .. } = &self.load;
+        let CoreResources { core, limits, .. } = &self.resources;
         let client = peer.map(|peer| peer.ip());
-        let mut outcome = crowd.enter(*core, client);
+        let mut outcome = limits.acquire(*core, client);
         let mut made_room = false;
-        if matches!(outcome, Err(Full::Process)) {
-            let trouble = &crowd.trouble().crowded;
-            trouble.happened(1);
-            made_room = self.make_room(WatchList::make_room) > 0;
+        if matches!(outcome, Err(LimitExceeded::Process)) {
+            let events = &limits.events().process_limit;
+            events.record(1);
+            made_room = self.evict(DeadlineTable::evict_idle) > 0;
             if made_room {
-                outcome = crowd.enter(*core, client);
+                outcome = limits.acquire(*core, client);
             }
         }
-        let place = match outcome {
-            Ok(place) => place,
-            Err(full) => {
-                if full == Full::Client {
-                    crowd.trouble().greedy.happened(1);
+        let slot = match outcome {
+            Ok(slot) => slot,
+            Err(exceeded) => {
+                if exceeded == LimitExceeded::Client {
+                    limits.events().client_limit.record(1);
                 }
                 refuse(&stream, tls);
                 return made_room;
             }
         };
-        let mut arrived = Arrived {
+        let mut accepted = AcceptedSocket {
             stream,
             peer,
             tls,
-            place,
+            slot,
             running: self.shutdown.count(),
         };
-        let better = crowd.better_core(*core);
-        if let Some((to, mailbox)) = better.and_then(|to| Some((to, crowd.mailbox(to)?))) {
-            arrived.place.move_to(to);
-            match mailbox.put(arrived) {
+        let better = limits.less_loaded_core(*core);
+        if let Some((to, queue)) = better.and_then(|to| Some((to, limits.handoff_queue(to)?))) {
+            accepted.slot.move_to(to);
+            match queue.push(accepted) {
                 Ok(()) => return made_room,
-                Err(back) => arrived = back,
+                Err(back) => accepted = back,
             }
-            arrived.place.move_to(*core);
+            accepted.slot.move_to(*core);
         }
-        spawn(self.clone(), arrived);
+        spawn(self.clone(), accepted);
         made_room
     }
 
-    /// Tells one who waits on `listener` that there is no descriptor for him; false when not even that is possible.
+    /// Rejects one client of `listener` when descriptors have run out. Returns whether a client was rejected.
     fn out_of_descriptors(&self, listener: &Listener) -> bool {
-        self.load.crowd.trouble().descriptors.happened(1);
-        self.make_room(WatchList::make_room);
-        let Some(given_up) = self.spare.take() else {
-            self.spare.replace(spare());
+        self.resources.limits.events().descriptors.record(1);
+        self.evict(DeadlineTable::evict_idle);
+        let Some(reserve) = self.reserve.take() else {
+            self.reserve.replace(open_reserve());
             return false;
         };
-        drop(given_up);
+        drop(reserve);
         let accepted = acceptfrom_with(
             listener.socket.as_fd(),
             SocketFlags::NONBLOCK | SocketFlags::CLOEXEC,
@@ -210,51 +162,50 @@ impl<H: Handler> Server<H> {
         if let Ok((fd, _)) = &accepted {
             refuse(fd, listener.tls);
         }
-        let told = accepted.is_ok();
+        let rejected = accepted.is_ok();
         drop(accepted);
-        // Somebody else may have been faster; then the next pause tries again.
-        self.spare.replace(spare());
-        told
+        // Another thread may have taken the descriptor; the next pause tries again.
+        self.reserve.replace(open_reserve());
+        rejected
     }
 }
 
-/// A descriptor to give up when there is no other.
-fn spare() -> Option<OwnedFd> {
-    socket_with(
-        AddressFamily::UNIX,
-        SocketType::STREAM,
-        SocketFlags::CLOEXEC,
-        None,
-    )
-    .ok()
-}
-
-/// Closes a connection that is one too many. Without TLS it is told so, if that needs no waiting.
+/// Closes a connection above the limit. A client without TLS gets a 503, if the send needs no waiting.
 fn refuse(stream: impl AsFd, tls: bool) {
     if tls {
         return;
     }
-    let _ = rustix::net::send(&stream, CROWDED, SendFlags::DONTWAIT | SendFlags::NOSIGNAL);
+    let _ = rustix::net::send(
+        &stream,
+        CONNECTION_LIMIT_RESPONSE,
+        SendFlags::DONTWAIT | SendFlags::NOSIGNAL,
+    );
     let _ = rustix::net::shutdown(&stream, rustix::net::Shutdown::Write);
-    // What lies unread when a socket is closed resets the connection, and the client may not see what it was told.
+    // Unread bytes of a closed socket reset the connection, and the client may lose the 503.
     let _ = rustix::net::recv(&stream, &mut [0; 4096], RecvFlags::DONTWAIT);
 }
 
-fn tell(episode: &Episode, what: impl Fn() -> String) {
-    match episode.look(monotonic_seconds()) {
+/// Logs a transition of `condition`, with the setting of its limit.
+fn log_transition(condition: &LoggedCondition, [started, ended]: [&str; 2], limit: Option<(&str, u64)>) {
+    let setting = limit.map(|(setting, _)| display(setting));
+    let limit = limit.map(|(_, limit)| limit);
+    match condition.transition(monotonic_seconds()) {
         None => {}
-        Some(News::Begun) => tracing::warn!("{}", what()),
-        Some(News::Over(times)) => tracing::info!(times, "over: {}", what()),
+        Some(Transition::Started) => tracing::warn!(limit, setting, "{started}"),
+        Some(Transition::Ended(times)) => tracing::info!(limit, setting, times, "{ended}"),
     }
 }
 
 /// Accepts on `listeners` until the server drains, then closes them; connections go on. Never returns: the
 /// core runs for as long as the process.
 pub async fn serve<H: Handler>(server: Rc<Server<H>>, listeners: Vec<Listener>) {
-    let (mailbox, inbox) = handover::mailbox();
+    let (queue, receiver) = rebalance::handoff_queue();
     let to = server.clone();
-    monoio::spawn(async move { inbox.serve(|arrived| spawn(to.clone(), arrived)).await });
-    server.load.crowd.install(server.load.core, mailbox);
+    monoio::spawn(async move { receiver.serve(|accepted| spawn(to.clone(), accepted)).await });
+    server
+        .resources
+        .limits
+        .set_handoff_queue(server.resources.core, queue);
     for listener in listeners {
         let server = server.clone();
         monoio::spawn(async move {
@@ -270,9 +221,9 @@ pub async fn serve<H: Handler>(server: Rc<Server<H>>, listeners: Vec<Listener>) 
 
 async fn accept_all<H: Handler>(server: &Rc<Server<H>>, listener: Listener) -> io::Result<()> {
     let _accepting = server.shutdown.count_listener();
-    let waiting = listener.readiness()?;
+    let readiness = listener.readiness()?;
     while !server.shutdown.draining() {
-        let mut readable = std::pin::pin!(waiting.readable(false));
+        let mut readable = std::pin::pin!(readiness.readable(false));
         // The wait for a client is kept across the checks for a stop, so that none is cancelled half-way.
         loop {
             match select(
@@ -281,29 +232,29 @@ async fn accept_all<H: Handler>(server: &Rc<Server<H>>, listener: Listener) -> i
             )
             .await
             {
-                Either::Left((arrived, _)) => break arrived?,
+                Either::Left((ready, _)) => break ready?,
                 Either::Right(_) if server.shutdown.draining() => {
                     return accept_last(server, &listener).await;
                 }
                 Either::Right(_) => {}
             }
         }
-        accept_waiting(server, &listener).await?;
+        accept_pending(server, &listener).await?;
     }
     accept_last(server, &listener).await
 }
 
-/// Ends the accepting. What waits in a socket of our own is served, because closing would reset it; what waits in one that
-/// a supervisor keeps open is for whoever accepts next.
+/// Ends the accepting. The core serves the connections that wait in a socket of this process, because closing the socket
+/// would reset them. Connections in an inherited socket are left for the next process.
 async fn accept_last<H: Handler>(server: &Rc<Server<H>>, listener: &Listener) -> io::Result<()> {
     if listener.inherited {
         return Ok(());
     }
-    accept_waiting(server, listener).await
+    accept_pending(server, listener).await
 }
 
-/// Accepts until nobody waits.
-async fn accept_waiting<H: Handler>(server: &Rc<Server<H>>, listener: &Listener) -> io::Result<()> {
+/// Accepts until no connection is pending.
+async fn accept_pending<H: Handler>(server: &Rc<Server<H>>, listener: &Listener) -> io::Result<()> {
     let mut turn = 0;
     loop {
         match acceptfrom_with(
@@ -348,26 +299,17 @@ async fn accept_waiting<H: Handler>(server: &Rc<Server<H>>, listener: &Listener)
     }
 }
 
-/// A connection the kernel has made and nobody has read from.
-pub(super) struct Arrived {
-    stream: std::net::TcpStream,
-    peer: Option<SocketAddr>,
-    tls: bool,
-    place: Place,
-    running: Running,
-}
-
 /// Runs one connection; a panic in it ends it and nothing else.
-fn spawn<H: Handler>(server: Rc<Server<H>>, arrived: Arrived) {
-    let Arrived {
+fn spawn<H: Handler>(server: Rc<Server<H>>, accepted: AcceptedSocket) {
+    let AcceptedSocket {
         stream,
         peer,
         tls,
-        place,
+        slot,
         running,
-    } = arrived;
+    } = accepted;
     let stream = match Socket::new(stream).and_then(|socket| match &server.tls {
-        Some(door) if tls => TlsStream::new(socket, door.config(), door.offload())
+        Some(context) if tls => TlsStream::new(socket, context.config(), context.ktls())
             .map(Box::new)
             .map(Stream::Tls),
         _ => Ok(Stream::Plain(socket)),
@@ -378,12 +320,12 @@ fn spawn<H: Handler>(server: Rc<Server<H>>, arrived: Arrived) {
             return;
         }
     };
-    let watch = server.watches.add(&stream, place);
-    let connection = Connection::new(server, watch, stream, peer);
+    let deadline = server.deadlines.add(&stream, slot);
+    let connection = Connection::new(server, deadline, stream, peer);
     drop(monoio::spawn(contained(async move {
-        if let Some(begun) = connection.run().await {
+        if let Some(accepted_h2) = connection.run().await {
             // In a task of its own, so that what HTTP/1 needs is given back.
-            let serving = h2::serve(begun).map(move |()| drop(running));
+            let serving = h2::serve(accepted_h2).map(move |()| drop(running));
             drop(monoio::spawn(contained(serving)));
         }
     })));

@@ -4,8 +4,8 @@ use std::cell::RefCell;
 use std::fmt::Write as _;
 use std::net::SocketAddr;
 
-use super::accept::SWEEP;
 use crate::http::{CacheResult, RequestHead};
+use crate::limits::CONNECTION_SWEEP_INTERVAL;
 use crate::log;
 use crate::runtime::clock::unix_millis;
 
@@ -58,7 +58,7 @@ impl AccessLog {
     /// Waits until the cores have handed their lines over, which a sweep of theirs does. Blocking: for the end of the process.
     pub fn wait_for_cores() {
         let (_kept, never) = crossbeam_channel::bounded::<()>(0);
-        let _ = never.recv_timeout(2 * SWEEP);
+        let _ = never.recv_timeout(2 * CONNECTION_SWEEP_INTERVAL);
     }
 
     pub fn write(&self, record: &Record<'_>) {

@@ -1,5 +1,5 @@
-//! One client connection: read a head, have it answered, send the answer, again. Who begins with the preface of HTTP/2
-//! is handed on.
+//! One client connection: reads a request head, sends the response, and starts again. A connection that starts with
+//! the HTTP/2 preface goes to [`h2`].
 
 use std::future::{Future, poll_fn};
 use std::io;
@@ -10,47 +10,47 @@ use std::task::Poll;
 use std::time::Duration;
 
 use super::access_log::{End, Record};
+use super::deadlines::{ConnectionDeadline, WaitReason};
 use super::h1::parse::{HeadError, parse_head};
 use super::h1::send::{Sending, Sent};
 use super::stream::Stream;
-use super::watch::{Waiting, Watch};
 use super::{Handler, Server, h2};
 use crate::http::{CacheResult, Method, RequestHead, Version};
 use crate::limits::{
-    CLIENT_CHECK, CLIENT_GONE, FIRST_REQUEST, HEAD_SECONDS, IDLE_SECONDS, INBOX_BYTES, LINGER_BYTES_MAX,
-    LINGER_SECONDS,
+    CLIENT_CHECK_INTERVAL, FIRST_REQUEST_TIMEOUT, HALF_CLOSED_TIMEOUT, KEEP_ALIVE_TIMEOUT, LINGER_BYTES_MAX,
+    LINGER_TIMEOUT, RECEIVE_BUFFER_BYTES, REQUEST_HEAD_TIMEOUT,
 };
 use crate::runtime::clock::monotonic_micros;
 use crate::sys::Peer;
 
 /// A connection and what it has received but not yet used.
 pub struct Connection<H> {
-    // Before the socket: the watch must not outlive the descriptor it may shut down.
-    watch: Watch,
+    // Before the socket: the deadline must not outlive the descriptor that the deadline may shut down.
+    deadline: ConnectionDeadline,
     stream: Stream,
     peer: Option<SocketAddr>,
     server: Rc<Server<H>>,
-    /// Received bytes; `inbox[used..]` is not parsed yet.
-    inbox: Vec<u8>,
+    /// Received bytes; `buffer[used..]` is not parsed yet.
+    buffer: Vec<u8>,
     used: usize,
     /// A request was answered, or refused.
     answered: bool,
 }
 
-/// What happens to the connection after a step.
+/// What happens to the connection after a request or a read.
 enum Next {
     Continue,
     /// Close; everything was said.
     Close,
-    /// The client is told nothing more, or cannot be told.
+    /// Close; the client gets nothing more.
     Gone,
 }
 
 /// Whether the first line has the form of a request's and nothing else of it: a preface of HTTP/2 that is wrong, which is
 /// to be closed without an answer in HTTP/1 (RFC 9113, 3.4), or of another protocol.
-fn names_no_http(inbox: &[u8]) -> bool {
+fn names_no_http(buffer: &[u8]) -> bool {
     let is_name = |word: &[u8]| !word.is_empty() && word.iter().all(u8::is_ascii_uppercase);
-    let line = inbox.split(|&byte| byte == b'\r').next().unwrap_or_default();
+    let line = buffer.split(|&byte| byte == b'\r').next().unwrap_or_default();
     let mut words = line.split(|&byte| byte == b' ');
     match (words.next(), words.next(), words.next(), words.next()) {
         (Some(method), Some(target), Some(version), None) => {
@@ -62,89 +62,95 @@ fn names_no_http(inbox: &[u8]) -> bool {
 
 /// What the client speaks, by its first bytes. `Upgrade: h2c` is ignored, as RFC 9113, 3.1 has it.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Spoken {
-    /// Nothing came yet, or a beginning of the preface of HTTP/2, which must be whole to count.
+enum Protocol {
+    /// No byte has arrived, or an incomplete HTTP/2 preface; only a whole preface counts.
     Unknown,
     Http1,
     Http2,
 }
 
-impl Spoken {
+impl Protocol {
     /// `agreed`: the TLS session is for HTTP/2, and whatever comes must be that.
-    fn from(inbox: &[u8], agreed: bool) -> Self {
-        if agreed || inbox.starts_with(h2::PREFACE) {
-            Spoken::Http2
-        } else if h2::PREFACE.starts_with(inbox) {
-            Spoken::Unknown
+    fn from(buffer: &[u8], agreed: bool) -> Self {
+        if agreed || buffer.starts_with(h2::PREFACE) {
+            Protocol::Http2
+        } else if h2::PREFACE.starts_with(buffer) {
+            Protocol::Unknown
         } else {
-            Spoken::Http1
+            Protocol::Http1
         }
     }
 }
 
 impl<H: Handler> Connection<H> {
-    pub fn new(server: Rc<Server<H>>, watch: Watch, stream: Stream, peer: Option<SocketAddr>) -> Self {
+    pub fn new(
+        server: Rc<Server<H>>,
+        deadline: ConnectionDeadline,
+        stream: Stream,
+        peer: Option<SocketAddr>,
+    ) -> Self {
         Connection {
-            watch,
+            deadline,
             stream,
             peer,
             server,
-            inbox: Vec::new(),
+            buffer: Vec::new(),
             used: 0,
             answered: false,
         }
     }
 
     /// Serves requests until one side has had enough; or gives the connection back, as soon as it is known to be for HTTP/2.
-    pub async fn run(mut self) -> Option<h2::Begun<H>> {
-        if let (Stream::Tls(tls), Some(door)) = (&self.stream, &self.server.tls) {
-            if let Err(error) = Box::pin(tls.handshake(&self.watch, &door.gate, &self.server.shutdown)).await
+    pub async fn run(mut self) -> Option<h2::AcceptedH2<H>> {
+        if let (Stream::Tls(tls), Some(context)) = (&self.stream, &self.server.tls) {
+            if let Err(error) =
+                Box::pin(tls.handshake(&self.deadline, &context.handshakes, &self.server.shutdown)).await
             {
                 tracing::debug!(peer = ?self.peer, %error, "no TLS session");
                 return None;
             }
             let handed_over;
-            (self.stream, handed_over) = self.stream.into_kernel();
+            (self.stream, handed_over) = self.stream.into_ktls();
             if let Err(error) = handed_over {
-                tracing::debug!(peer = ?self.peer, %error, "the kernel did not take a TLS session over");
+                tracing::debug!(peer = ?self.peer, %error, "kTLS setup failed");
                 return None;
             }
-            if matches!(self.stream, Stream::Kernel(_)) {
-                tracing::debug!(peer = ?self.peer, "encrypted by the kernel from here on");
+            if matches!(self.stream, Stream::Ktls(_)) {
+                tracing::debug!(peer = ?self.peer, "kTLS enabled");
             }
         }
         let mut scanned = 0;
-        let mut spoken = Spoken::Unknown;
+        let mut protocol = Protocol::Unknown;
         loop {
-            if spoken == Spoken::Unknown {
-                spoken = Spoken::from(&self.inbox, self.stream.is_h2());
-                match spoken {
-                    Spoken::Unknown => match self.receive().await {
+            if protocol == Protocol::Unknown {
+                protocol = Protocol::from(&self.buffer, self.stream.is_h2());
+                match protocol {
+                    Protocol::Unknown => match self.receive().await {
                         Next::Continue => continue,
                         Next::Close | Next::Gone => return None,
                     },
-                    Spoken::Http2 => {
+                    Protocol::Http2 => {
                         let Connection {
-                            watch,
+                            deadline,
                             stream,
                             peer,
                             server,
-                            inbox,
+                            buffer,
                             ..
                         } = self;
-                        watch.set(Waiting::Input, HEAD_SECONDS);
-                        return Some(h2::Begun {
-                            watch,
+                        deadline.set(WaitReason::Input, REQUEST_HEAD_TIMEOUT);
+                        return Some(h2::AcceptedH2 {
+                            deadline,
                             stream,
                             server,
                             peer,
-                            received: inbox,
+                            received: buffer,
                         });
                     }
-                    Spoken::Http1 => {}
+                    Protocol::Http1 => {}
                 }
             }
-            let step = match parse_head(&self.inbox[self.used..], &mut scanned) {
+            let next = match parse_head(&self.buffer[self.used..], &mut scanned) {
                 Ok(Some((mut head, len))) => {
                     scanned = 0;
                     head.peer = self.peer.map(|peer| peer.ip());
@@ -157,11 +163,11 @@ impl<H: Handler> Connection<H> {
                 Ok(None) => self.receive().await,
                 Err(error) => Box::pin(self.refuse(&error)).await,
             };
-            match step {
+            match next {
                 Next::Continue => {}
                 Next::Close => {
                     // The client has what it asked for.
-                    self.stream.leave(&self.watch).await;
+                    self.stream.leave(&self.deadline).await;
                     return None;
                 }
                 Next::Gone => return None,
@@ -172,23 +178,23 @@ impl<H: Handler> Connection<H> {
     async fn respond(&self, head: &RequestHead<'_>) -> Next {
         let server = &*self.server;
         let started = server.access_log.as_ref().map(|_| monotonic_micros());
-        let keep_alive = head.keep_alive && !server.shutdown.draining() && !self.stream.is_worn_out();
+        let keep_alive = head.keep_alive && !server.shutdown.draining() && !self.stream.is_key_near_limit();
         let sending = Sending {
             stream: &self.stream,
-            watch: &self.watch,
+            deadline: &self.deadline,
             helper: &server.helper,
             head,
             keep_alive,
         };
         let (status, cache, sent) = match server.handler.ready(head) {
             Some(ready) => {
-                let _memory = ready.file.as_ref().map(|_| server.load.memory.response());
+                let _memory = ready.file.as_ref().map(|_| server.resources.memory.response());
                 (200, CacheResult::Hit, sending.ready(&ready).await)
             }
             None => {
-                let _memory = server.load.memory.response();
+                let _memory = server.resources.memory.response();
                 // The connection waits for us, not for the client.
-                self.watch.clear();
+                self.deadline.clear();
                 match self.unless_gone(server.handler.answer(head)).await {
                     // Boxed, as everything that is not a hit from memory: an idle connection pays for the largest
                     // state it could be in.
@@ -233,7 +239,7 @@ impl<H: Handler> Connection<H> {
         }
     }
 
-    /// The result of `work`; `None` when the client has closed its connection, or, for [`CLIENT_GONE`], its sending side: the
+    /// The result of `work`; `None` when the client has closed its connection, or, for [`HALF_CLOSED_TIMEOUT`], its sending side: the
     /// one cannot be told from the other before something is sent. No timer is armed for what is there at once.
     async fn unless_gone<T>(&self, work: impl Future<Output = T>) -> Option<T> {
         let mut work = pin!(work);
@@ -242,12 +248,12 @@ impl<H: Handler> Connection<H> {
         }
         let mut closed = Duration::ZERO;
         loop {
-            if let Ok(result) = monoio::time::timeout(CLIENT_CHECK, work.as_mut()).await {
+            if let Ok(result) = monoio::time::timeout(CLIENT_CHECK_INTERVAL, work.as_mut()).await {
                 return Some(result);
             }
             match self.stream.local().peer() {
                 Peer::Open => closed = Duration::ZERO,
-                Peer::Closing if closed < CLIENT_GONE => closed += CLIENT_CHECK,
+                Peer::Closing if closed < HALF_CLOSED_TIMEOUT => closed += CLIENT_CHECK_INTERVAL,
                 Peer::Closing | Peer::Gone => return None,
             }
         }
@@ -255,28 +261,28 @@ impl<H: Handler> Connection<H> {
 
     /// Reads more of a head.
     async fn receive(&mut self) -> Next {
-        if self.used == self.inbox.len() {
-            self.inbox.clear();
+        if self.used == self.buffer.len() {
+            self.buffer.clear();
             self.used = 0;
             // A large head was an exception: its buffer is not kept for the connection's life.
-            if self.inbox.capacity() > 4 * INBOX_BYTES {
-                self.inbox = Vec::new();
+            if self.buffer.capacity() > 4 * RECEIVE_BUFFER_BYTES {
+                self.buffer = Vec::new();
             }
-            self.watch.set(Waiting::Idle, IDLE_SECONDS);
+            self.deadline.set(WaitReason::Idle, KEEP_ALIVE_TIMEOUT);
             if self.server.shutdown.draining() {
                 return Box::pin(self.receive_last()).await;
             }
         } else if self.used > 0 {
             // The beginning of a head that came along with the request before it.
-            self.inbox.drain(..self.used);
+            self.buffer.drain(..self.used);
             self.used = 0;
-            self.watch.set(Waiting::Input, HEAD_SECONDS);
+            self.deadline.set(WaitReason::Input, REQUEST_HEAD_TIMEOUT);
         }
-        let begins = self.inbox.is_empty();
+        let begins = self.buffer.is_empty();
         loop {
             let waited = {
                 let readable = pin!(self.stream.readable());
-                self.watch.unless_ended(readable).await
+                self.deadline.unless_ended(readable).await
             };
             let ended = match waited {
                 Some(Ok(())) => false,
@@ -288,7 +294,7 @@ impl<H: Handler> Connection<H> {
                 Ok(_) => {
                     if begins {
                         // From the first byte to the last: more bytes do not move it.
-                        self.watch.set(Waiting::Input, HEAD_SECONDS);
+                        self.deadline.set(WaitReason::Input, REQUEST_HEAD_TIMEOUT);
                     }
                     Next::Continue
                 }
@@ -304,26 +310,26 @@ impl<H: Handler> Connection<H> {
 
     /// Takes what the socket has.
     fn take(&mut self) -> io::Result<usize> {
-        if self.inbox.capacity() == self.inbox.len() {
+        if self.buffer.capacity() == self.buffer.len() {
             // Grows by doubling; the parser refuses a head before it exceeds its limit.
-            self.inbox.reserve(INBOX_BYTES.max(self.inbox.len()));
+            self.buffer.reserve(RECEIVE_BUFFER_BYTES.max(self.buffer.len()));
         }
-        self.stream.recv(&mut self.inbox)
+        self.stream.recv(&mut self.buffer)
     }
 
     /// Takes the beginning of a last request where the server stops. What has come already is answered, and a client that
     /// has only just connected has its first request on the way: closing now would reset it.
     async fn receive_last(&mut self) -> Next {
         // Nothing ends this wait but itself: the socket must not be shut down under what may come.
-        self.watch.clear();
+        self.deadline.clear();
         let mut taken = self.take();
         if !self.answered && !matches!(taken, Ok(1..)) {
-            monoio::time::sleep(FIRST_REQUEST).await;
+            monoio::time::sleep(FIRST_REQUEST_TIMEOUT).await;
             taken = self.take();
         }
         match taken {
             Ok(1..) => {
-                self.watch.set(Waiting::Input, HEAD_SECONDS);
+                self.deadline.set(WaitReason::Input, REQUEST_HEAD_TIMEOUT);
                 Next::Continue
             }
             _ => Next::Close,
@@ -332,7 +338,7 @@ impl<H: Handler> Connection<H> {
 
     /// Answers a head that is not one, and closes.
     async fn refuse(&self, error: &HeadError) -> Next {
-        if *error == HeadError::RequestLine && !self.answered && names_no_http(&self.inbox) {
+        if *error == HeadError::RequestLine && !self.answered && names_no_http(&self.buffer) {
             tracing::debug!(peer = ?self.peer, "neither HTTP/1 nor the preface of HTTP/2");
             return Next::Close;
         }
@@ -341,7 +347,7 @@ impl<H: Handler> Connection<H> {
         debug_assert!(head.method == Method::Other && head.version == Version::Http11);
         let sending = Sending {
             stream: &self.stream,
-            watch: &self.watch,
+            deadline: &self.deadline,
             helper: &self.server.helper,
             head: &head,
             keep_alive: false,
@@ -371,9 +377,9 @@ impl<H: Handler> Connection<H> {
     /// Says that nothing more comes and waits a little for the client to see it: closing a socket with
     /// unread input resets it, which can destroy the answer on its way.
     async fn linger(&self) {
-        self.stream.leave(&self.watch).await;
+        self.stream.leave(&self.deadline).await;
         self.stream.shutdown(Shutdown::Write);
-        self.watch.set(Waiting::Input, LINGER_SECONDS);
+        self.deadline.set(WaitReason::Input, LINGER_TIMEOUT);
         let mut rubbish = Vec::with_capacity(4 * 1024);
         let mut thrown_away = 0;
         while thrown_away < LINGER_BYTES_MAX {

@@ -24,7 +24,7 @@ pub struct Listener {
     pub socket: TcpListener,
     /// Clients speak TLS here.
     pub tls: bool,
-    /// A supervisor has it too, and keeps it when we go.
+    /// The service manager holds the socket too, and keeps the socket open after the process ends.
     pub inherited: bool,
 }
 

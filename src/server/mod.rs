@@ -3,15 +3,16 @@
 mod accept;
 mod access_log;
 mod connection;
-mod crowd;
+mod connection_limits;
+mod core;
+mod deadlines;
 pub mod h1;
 mod h2;
-mod handover;
 mod listen;
 mod pages;
+mod rebalance;
 mod stream;
 pub mod tls;
-mod watch;
 
 use std::future::Future;
 use std::pin::Pin;
@@ -19,9 +20,10 @@ use std::rc::Rc;
 
 use crate::http::{Ready, RequestHead, Response};
 
-pub use accept::{Load, Server, serve};
+pub use accept::serve;
 pub use access_log::AccessLog;
-pub use crowd::{Crowd, default_max};
+pub use connection_limits::{ConnectionLimits, default_max};
+pub use core::{CoreResources, Server};
 #[cfg(any(test, fuzzing))]
 pub use h2::fuzz;
 pub use listen::{BIND_WAIT, Listener, bind};

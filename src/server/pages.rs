@@ -13,7 +13,7 @@ use std::os::unix::fs::FileExt as _;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 
-use crate::limits::{COLD_STEP_BYTES, MEMORY_SHORT};
+use crate::limits::{COLD_READ_BYTES, MEMORY_PRESSURE_TIME};
 use crate::runtime::clock::monotonic_millis;
 use crate::sys::{Inode, Presence, presence, read_exact_at};
 
@@ -74,9 +74,9 @@ impl Pages {
             if known.is_empty() {
                 known.resize_with(KNOWN_FILES, || (Weak::new(), Pages::unknown()));
             }
-            let (whose, pages) = &mut known[slot];
-            if whose.as_ptr() != at || pages.inode.is_none() {
-                (*whose, *pages) = (Arc::downgrade(file), Pages::find(file));
+            let (owner, pages) = &mut known[slot];
+            if owner.as_ptr() != at || pages.inode.is_none() {
+                (*owner, *pages) = (Arc::downgrade(file), Pages::find(file));
             }
             *pages
         })
@@ -121,7 +121,7 @@ impl Pages {
         let end = offset + length;
         let mut at = offset;
         while at < end {
-            let (slot, mark) = self.mark(at / COLD_STEP_BYTES, misses);
+            let (slot, mark) = self.mark(at / COLD_READ_BYTES, misses);
             if TOUCHED[slot].load(Ordering::Acquire) != mark {
                 break;
             }
@@ -130,9 +130,9 @@ impl Pages {
         at - offset
     }
 
-    /// Has `read` read from `offset` on, in steps that are given to it as offset and length, and takes note of what was
-    /// touched: the first step, and further ones of the `length` bytes while the page cache has them. How many bytes were
-    /// read; 0 at the end of the file. Blocking, for a helper thread.
+    /// Calls `read` from `offset` on, with an offset and a length per step, and records the touched pages. The first
+    /// step always runs. Further steps of the `length` bytes run while the page cache has the bytes. Returns the
+    /// number of bytes read; 0 at the end of the file. Blocking, for a helper thread.
     pub fn read_steps(
         &self,
         file: &File,
@@ -151,11 +151,11 @@ impl Pages {
             match found {
                 Presence::Whole => {}
                 _ if total > 0 => break,
-                Presence::Partial => self.note_miss(),
+                Presence::Partial => self.record_miss(),
                 Presence::Reclaimed => {
-                    let until = monotonic_millis().saturating_add(MEMORY_SHORT.as_millis() as u64);
+                    let until = monotonic_millis().saturating_add(MEMORY_PRESSURE_TIME.as_millis() as u64);
                     SHORT_UNTIL.store(until, Ordering::Relaxed);
-                    self.note_miss();
+                    self.record_miss();
                 }
             }
             let misses = self.misses().load(Ordering::Acquire);
@@ -169,7 +169,7 @@ impl Pages {
             if (done as u64) < step {
                 break;
             }
-            self.note_touched(file, at, step, misses);
+            self.record_touched(file, at, step, misses);
             at += step;
         }
         Ok(total)
@@ -186,18 +186,18 @@ impl Pages {
         Ok(bytes)
     }
 
-    /// Pages of the file are about to be read, and others ahead of them: what was touched before proves nothing more.
-    fn note_miss(&self) {
+    /// Records a miss: a read fetches pages of the file and pages ahead. Earlier touched pages prove nothing more.
+    fn record_miss(&self) {
         self.misses().fetch_add(1, Ordering::AcqRel);
     }
 
     /// The `length` bytes at `offset`, all in one window, were touched. The rest of the window is touched too when that
     /// needs nothing from the disk.
-    fn note_touched(&self, file: &File, offset: u64, length: u64, misses: u64) {
+    fn record_touched(&self, file: &File, offset: u64, length: u64, misses: u64) {
         let Some(inode) = &self.inode else { return };
-        let window = offset / COLD_STEP_BYTES;
-        let start = window * COLD_STEP_BYTES;
-        let end = (start + COLD_STEP_BYTES).min(inode.size);
+        let window = offset / COLD_READ_BYTES;
+        let start = window * COLD_READ_BYTES;
+        let end = (start + COLD_READ_BYTES).min(inode.size);
         if offset > start || offset + length < end {
             let whole = end.saturating_sub(start);
             if presence(file, inode, start, whole) != Presence::Whole || touch(file, start, whole).is_err() {
@@ -222,7 +222,7 @@ impl Pages {
 
 /// From `offset` to the end of its window.
 fn step_at(offset: u64) -> u64 {
-    COLD_STEP_BYTES - offset % COLD_STEP_BYTES
+    COLD_READ_BYTES - offset % COLD_READ_BYTES
 }
 
 /// Reads `length` bytes at `offset` and throws them away.
@@ -358,18 +358,18 @@ mod tests {
         let pages = Pages::of(&disk.1);
         let expect = |offset: u64, length: u64, wanted: Reader| {
             let found = pages.reader(&disk.1, offset, length);
-            let told = || format!("{found:?} instead of {wanted:?} for {length} bytes at {offset}");
-            (found == wanted).then_some(()).ok_or_else(told)
+            let message = || format!("{found:?} instead of {wanted:?} for {length} bytes at {offset}");
+            (found == wanted).then_some(()).ok_or_else(message)
         };
         let read_pages = || (0..SIZE / PAGE).for_each(|page| disk.read_page(page));
         // In memory, but who knows for how long they have been on their way.
         expect(0, SIZE, Reader::HelperCached)?;
         // A part of a window that is whole in memory stands for the window.
-        let read = pages.read(&disk.1, 3 * COLD_STEP_BYTES + 5, 7).unwrap();
+        let read = pages.read(&disk.1, 3 * COLD_READ_BYTES + 5, 7).unwrap();
         assert_eq!(read, vec![7; 7]);
         expect(0, SIZE, Reader::HelperCached)?;
-        let rest = SIZE - 3 * COLD_STEP_BYTES;
-        expect(3 * COLD_STEP_BYTES, rest, Reader::Core(COLD_STEP_BYTES))?;
+        let rest = SIZE - 3 * COLD_READ_BYTES;
+        expect(3 * COLD_READ_BYTES, rest, Reader::Core(COLD_READ_BYTES))?;
         disk.settle(&pages);
         // The same file, open once more.
         let again = Arc::new(File::open(&disk.0).unwrap());
@@ -387,10 +387,10 @@ mod tests {
         expect(0, SIZE, Reader::Core(SIZE))?;
         // A helper thread that misses pages makes the kernel read more of them: no window is trusted but its own.
         disk.forget();
-        pages.read(&disk.1, 0, COLD_STEP_BYTES).unwrap();
+        pages.read(&disk.1, 0, COLD_READ_BYTES).unwrap();
         read_pages();
-        expect(0, SIZE, Reader::Core(COLD_STEP_BYTES))?;
-        expect(COLD_STEP_BYTES, COLD_STEP_BYTES, Reader::HelperCached)
+        expect(0, SIZE, Reader::Core(COLD_READ_BYTES))?;
+        expect(COLD_READ_BYTES, COLD_READ_BYTES, Reader::HelperCached)
     }
 
     #[test]

@@ -4,8 +4,8 @@ use std::fs::File;
 use std::io::{self, IoSlice};
 use std::net::Shutdown;
 
-use super::tls::{KernelStream, TlsStream};
-use super::watch::Watch;
+use super::deadlines::ConnectionDeadline;
+use super::tls::{KtlsStream, TlsStream};
 use crate::http::Certificate;
 use crate::sys::{Local, Pipe, Socket};
 
@@ -18,17 +18,17 @@ pub enum Stream {
     Plain(Socket),
     /// Boxed: a session is a few KiB, and most connections are one or the other for their whole life.
     Tls(Box<TlsStream>),
-    /// A session after its handshake, where the kernel encrypts.
-    Kernel(Box<KernelStream>),
+    /// A session after its handshake, encrypted by kTLS.
+    Ktls(Box<KtlsStream>),
 }
 
 impl Stream {
-    /// A session whose handshake is over goes on in the kernel, if that can be. With an error the stream is good for closing
-    /// only.
-    pub fn into_kernel(self) -> (Self, io::Result<()>) {
+    /// Moves a session to kTLS after the handshake, where kTLS supports the session. With an error the stream is good
+    /// for closing only.
+    pub fn into_ktls(self) -> (Self, io::Result<()>) {
         match self {
-            Stream::Tls(tls) => match tls.into_kernel() {
-                Ok((kernel, outcome)) => (Stream::Kernel(Box::new(kernel)), outcome),
+            Stream::Tls(tls) => match tls.into_ktls() {
+                Ok((ktls, outcome)) => (Stream::Ktls(Box::new(ktls)), outcome),
                 Err(tls) => (Stream::Tls(tls), Ok(())),
             },
             other => (other, Ok(())),
@@ -41,10 +41,10 @@ impl Stream {
     }
 
     /// Whether it should take no further request.
-    pub fn is_worn_out(&self) -> bool {
+    pub fn is_key_near_limit(&self) -> bool {
         match self {
             Stream::Plain(_) | Stream::Tls(_) => false,
-            Stream::Kernel(kernel) => kernel.is_worn_out(),
+            Stream::Ktls(ktls) => ktls.is_key_near_limit(),
         }
     }
 
@@ -53,7 +53,7 @@ impl Stream {
         match self {
             Stream::Plain(_) => false,
             Stream::Tls(tls) => tls.is_h2(),
-            Stream::Kernel(kernel) => kernel.is_h2(),
+            Stream::Ktls(ktls) => ktls.is_h2(),
         }
     }
 
@@ -62,16 +62,16 @@ impl Stream {
         match self {
             Stream::Plain(_) => None,
             Stream::Tls(tls) => tls.certificate(),
-            Stream::Kernel(kernel) => kernel.certificate(),
+            Stream::Ktls(ktls) => ktls.certificate(),
         }
     }
 
-    /// Appends what has arrived to `inbox`, at most its spare capacity; 0 is the end.
-    pub fn recv(&self, inbox: &mut Vec<u8>) -> io::Result<usize> {
+    /// Appends received bytes to `buffer`, at most its spare capacity; 0 is the end.
+    pub fn recv(&self, buffer: &mut Vec<u8>) -> io::Result<usize> {
         match self {
-            Stream::Plain(socket) => socket.recv(inbox),
-            Stream::Tls(tls) => tls.recv(inbox),
-            Stream::Kernel(kernel) => kernel.recv(inbox),
+            Stream::Plain(socket) => socket.recv(buffer),
+            Stream::Tls(tls) => tls.recv(buffer),
+            Stream::Ktls(ktls) => ktls.recv(buffer),
         }
     }
 
@@ -81,7 +81,7 @@ impl Stream {
         match self {
             Stream::Plain(socket) => socket.send(bytes, more),
             Stream::Tls(tls) => tls.send_vectored(&[IoSlice::new(bytes)], more),
-            Stream::Kernel(kernel) => kernel.send(bytes, more),
+            Stream::Ktls(ktls) => ktls.send(bytes, more),
         }
     }
 
@@ -90,7 +90,7 @@ impl Stream {
         match self {
             Stream::Plain(socket) => socket.send_vectored(slices, more),
             Stream::Tls(tls) => tls.send_vectored(slices, more),
-            Stream::Kernel(kernel) => kernel.send_vectored(slices, more),
+            Stream::Ktls(ktls) => ktls.send_vectored(slices, more),
         }
     }
 
@@ -98,7 +98,7 @@ impl Stream {
     /// `WouldBlock`: wait until it is writable, and call again.
     pub fn flush(&self) -> io::Result<()> {
         match self {
-            Stream::Plain(_) | Stream::Kernel(_) => Ok(()),
+            Stream::Plain(_) | Stream::Ktls(_) => Ok(()),
             Stream::Tls(tls) => tls.flush(),
         }
     }
@@ -109,16 +109,16 @@ impl Stream {
         match self {
             Stream::Plain(_) => Ok(()),
             Stream::Tls(tls) => tls.finish(),
-            Stream::Kernel(kernel) => kernel.finish(),
+            Stream::Ktls(ktls) => ktls.finish(),
         }
     }
 
     /// Says that nothing more will be sent, before the stream is shut down for writing or closed in order: as far as it is taken
     /// at once, and in the kernel to the end.
-    pub async fn leave(&self, watch: &Watch) {
+    pub async fn leave(&self, deadline: &ConnectionDeadline) {
         match self {
             // Boxed: an idle connection should not pay for the wait.
-            Stream::Kernel(kernel) => Box::pin(kernel.leave(watch)).await,
+            Stream::Ktls(ktls) => Box::pin(ktls.leave(deadline)).await,
             other => {
                 let _ = other.finish();
             }
@@ -134,7 +134,7 @@ impl Stream {
         match self {
             Stream::Plain(socket) => socket.sendfile(file, offset, len),
             Stream::Tls(_) => Err(io::ErrorKind::Unsupported.into()),
-            Stream::Kernel(kernel) => kernel.sendfile(file, offset, len),
+            Stream::Ktls(ktls) => ktls.sendfile(file, offset, len),
         }
     }
 
@@ -143,7 +143,7 @@ impl Stream {
         match self {
             Stream::Plain(socket) => socket.splice(pipe, more),
             Stream::Tls(_) => Err(io::ErrorKind::Unsupported.into()),
-            Stream::Kernel(kernel) => kernel.splice(pipe, more),
+            Stream::Ktls(ktls) => ktls.splice(pipe, more),
         }
     }
 
@@ -152,7 +152,7 @@ impl Stream {
         match self {
             Stream::Plain(socket) => socket.readable().await,
             Stream::Tls(tls) => tls.readable().await,
-            Stream::Kernel(kernel) => kernel.socket().readable().await,
+            Stream::Ktls(ktls) => ktls.socket().readable().await,
         }
     }
 
@@ -161,7 +161,7 @@ impl Stream {
         match self {
             Stream::Plain(socket) => socket.writable().await,
             Stream::Tls(tls) => tls.socket().writable().await,
-            Stream::Kernel(kernel) => kernel.socket().writable().await,
+            Stream::Ktls(ktls) => ktls.socket().writable().await,
         }
     }
 
@@ -170,16 +170,16 @@ impl Stream {
         match self {
             Stream::Plain(socket) => socket.limit_unsent(bytes),
             Stream::Tls(tls) => tls.socket().limit_unsent(bytes),
-            Stream::Kernel(kernel) => kernel.socket().limit_unsent(bytes),
+            Stream::Ktls(ktls) => ktls.socket().limit_unsent(bytes),
         }
     }
 
-    /// What the watch may shut down.
+    /// Returns the socket handle that the connection deadline may shut down.
     pub fn local(&self) -> Local {
         match self {
             Stream::Plain(socket) => socket.local(),
             Stream::Tls(tls) => tls.socket().local(),
-            Stream::Kernel(kernel) => kernel.socket().local(),
+            Stream::Ktls(ktls) => ktls.socket().local(),
         }
     }
 
@@ -192,7 +192,7 @@ impl Stream {
         match self {
             Stream::Plain(socket) => socket.reset_on_close(),
             Stream::Tls(tls) => tls.socket().reset_on_close(),
-            Stream::Kernel(kernel) => kernel.reset_on_close(),
+            Stream::Ktls(ktls) => ktls.reset_on_close(),
         }
     }
 }

@@ -52,7 +52,7 @@ pub fn record(namespace: &Namespace, repository: &Repository, name: &RecordName)
     let stem = match name {
         RecordName::Page { subject, query } if query.is_empty() => file_name(subject),
         RecordName::Page { subject, query } => {
-            // A query can be longer than a file's name. Half of a digest tells the queries of one subject apart.
+            // A query can be longer than a file's name. Half of a digest distinguishes the queries of one subject.
             let query = Digest::of(Algorithm::Sha256, query.as_bytes()).hex();
             format!("{}@{}", file_name(subject), &query[..32])
         }

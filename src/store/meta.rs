@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::oci::Digest;
+use crate::oci::{Digest, Origin};
 
 /// What is known about an entry beside its bytes.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -23,7 +23,7 @@ pub struct Meta {
     pub headers: BTreeMap<String, Vec<String>>,
 }
 
-/// Registries whose content one entry is known to be; further ones are asked for it each time.
+/// Registries whose content one entry is known to be; further ones are probed each time.
 pub const SOURCES_MAX: usize = 16;
 
 /// A registry that has the content, and the repository where it was first seen there.
@@ -31,6 +31,15 @@ pub const SOURCES_MAX: usize = 16;
 pub struct Source {
     pub registry: String,
     pub repository: String,
+}
+
+impl From<&Origin> for Source {
+    fn from(origin: &Origin) -> Self {
+        Source {
+            registry: origin.namespace.as_str().to_owned(),
+            repository: origin.repository.to_string(),
+        }
+    }
 }
 
 // Our own marks. They share the map with the upstream's fields, so that other readers of the format parse it.
@@ -45,6 +54,13 @@ const CONTENT_LENGTH: &str = "Content-Length";
 const DIGEST: &str = "Docker-Content-Digest";
 
 impl Meta {
+    /// Whether the first fill of the entry came from `origin`, so that the stored upstream fields are those of `origin`.
+    pub fn is_filled_from(&self, origin: &Origin) -> bool {
+        self.sources
+            .first()
+            .is_some_and(|first| *first == Source::from(origin))
+    }
+
     /// Reads a sidecar of the entry named `digest`; `None` for anything that is not one.
     ///
     /// A sidecar without our marks comes from the system this format descends from: it is not verified.

@@ -21,6 +21,7 @@ mod records;
 mod referrers;
 mod s3;
 mod spool;
+mod tag_key;
 #[cfg(test)]
 pub(crate) mod tests;
 
@@ -31,14 +32,15 @@ pub use pointer::TagPointer;
 pub use referrers::{RecordName, ReferrersRecord};
 pub use s3::{Content, S3Body, S3Error, S3Fault, S3OpenError, S3Store};
 pub use spool::{Room, SpoolDir, Spooled};
+pub use tag_key::TagKey;
 
 use std::fs::File;
 use std::sync::Arc;
 
 use crate::oci::Digest;
 
-/// Proof that content of `size` bytes was hashed and found to be what its name says. Nothing is committed
-/// without one.
+/// The result of a verification: content of `size` bytes was hashed and matches its digest. Nothing is committed
+/// without it.
 #[derive(Debug)]
 pub struct Verified {
     digest: Digest,
@@ -80,10 +82,10 @@ pub struct StoreError {
     pub source: std::io::Error,
 }
 
-/// Bytes of the file system that holds `dir` for which there is room. One that does not tell has room for anything.
+/// Bytes of the file system that holds `dir` for which there is room. A file system without this information has room for anything.
 fn free_room(dir: &std::path::Path) -> u64 {
     match rustix::fs::statvfs(dir) {
-        Ok(told) if told.f_blocks > 0 => told.f_bavail.saturating_mul(told.f_frsize),
+        Ok(stat) if stat.f_blocks > 0 => stat.f_bavail.saturating_mul(stat.f_frsize),
         _ => u64::MAX,
     }
 }
@@ -103,7 +105,7 @@ impl StoreError {
     const RESERVE: &'static str = "reserve the room for";
 
     /// The registry that `digest` comes from holds its share of the free room already.
-    pub fn share_used_up(digest: &Digest) -> Self {
+    pub fn share_exhausted(digest: &Digest) -> Self {
         StoreError {
             doing: Self::RESERVE,
             path: digest.to_string(),
@@ -113,7 +115,7 @@ impl StoreError {
         }
     }
 
-    /// Whether it concerns this one entry and not the store: its size, which an upstream has told us and may
+    /// Whether it concerns this one entry and not the store: its size, which an upstream has declared and may
     /// have made up, does not fit, or files may not be as large.
     pub fn is_about_size(&self) -> bool {
         self.doing == Self::RESERVE || is_too_large(&self.source)

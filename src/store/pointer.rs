@@ -1,4 +1,4 @@
-//! A tag pointer: which manifest a tag meant, and when we last asked.
+//! A tag pointer: which manifest a tag meant, and when it was last checked.
 
 use std::collections::BTreeMap;
 

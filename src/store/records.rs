@@ -39,8 +39,8 @@ impl Records {
         }
     }
 
-    /// Notes a record; returns those that have to go.
-    pub fn note(&mut self, path: &Path, checked_at_ms: u64, bytes: u64) -> Vec<Arc<Path>> {
+    /// Registers a record; returns those that have to go.
+    pub fn record(&mut self, path: &Path, checked_at_ms: u64, bytes: u64) -> Vec<Arc<Path>> {
         self.forget(path);
         let path: Arc<Path> = path.into();
         self.by_age.insert((checked_at_ms, path.clone()));
@@ -84,19 +84,19 @@ mod tests {
     fn the_oldest_record_goes_when_there_are_too_many_or_they_are_too_large() {
         let mut records = Records::new(100, 3);
         for (name, ms) in [("b", 2), ("a", 1), ("c", 3)] {
-            assert!(records.note(Path::new(name), ms, 10).is_empty());
+            assert!(records.record(Path::new(name), ms, 10).is_empty());
         }
-        assert_eq!(names(records.note(Path::new("d"), 4, 10)), ["a"]);
+        assert_eq!(names(records.record(Path::new("d"), 4, 10)), ["a"]);
         // A record that is written again is as young as its last check.
-        assert!(records.note(Path::new("b"), 5, 10).is_empty());
-        assert_eq!(names(records.note(Path::new("e"), 6, 75)), ["c"]);
-        assert_eq!(names(records.note(Path::new("e"), 7, 85)), ["d"]);
+        assert!(records.record(Path::new("b"), 5, 10).is_empty());
+        assert_eq!(names(records.record(Path::new("e"), 6, 75)), ["c"]);
+        assert_eq!(names(records.record(Path::new("e"), 7, 85)), ["d"]);
         records.forget(Path::new("e"));
         assert_eq!(
             (records.bytes, records.known.len(), records.by_age.len()),
             (10, 1, 1)
         );
-        assert_eq!(names(records.note(Path::new("f"), 8, 101)), ["b", "f"]);
+        assert_eq!(names(records.record(Path::new("f"), 8, 101)), ["b", "f"]);
         assert_eq!(records.bytes, 0);
     }
 }

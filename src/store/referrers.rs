@@ -9,7 +9,7 @@ use crate::oci::{Digest, Tag};
 /// Which answer of a repository a record keeps.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum RecordName {
-    /// A page of the list of the referrers of `subject`, under the query that asked for it.
+    /// A page of the list of the referrers of `subject`, under the query of its request.
     Page { subject: Digest, query: String },
     /// The repository has no referrers API.
     Unsupported,
@@ -21,7 +21,7 @@ pub enum RecordName {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ReferrersRecord {
-    /// When the upstream was asked, in milliseconds since 1970.
+    /// Time of the request to the upstream, in milliseconds since 1970.
     pub checked_at_ms: u64,
     /// The upstream answered without credentials.
     #[serde(default)]

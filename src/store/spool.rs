@@ -19,13 +19,13 @@ use super::{StoreError, mode};
 pub struct SpoolDir {
     dir: PathBuf,
     bytes_max: u64,
-    /// What files under way hold, or have been promised.
+    /// What files in progress hold, or have been promised.
     bytes: Arc<AtomicU64>,
     /// Names of files that file systems without nameless ones need for a moment.
     names: AtomicU64,
 }
 
-/// A file under way; it takes its room in the spool until it and all copies of [`Spooled::room`] are dropped.
+/// A file in progress; it takes its room in the spool until it and all copies of [`Spooled::room`] are dropped.
 #[derive(Debug)]
 pub struct Spooled {
     file: Arc<File>,

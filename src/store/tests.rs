@@ -21,17 +21,17 @@ use sample::{RecordOf, TagName};
 /// A store as the contract sees it; clones are the same store.
 pub(crate) trait Shelf: Clone {
     /// Content being received.
-    type Draft;
+    type Ingest;
 
-    async fn begin(&self, key: &Key, size: Option<u64>) -> Self::Draft;
+    async fn begin(&self, key: &Key, size: Option<u64>) -> Self::Ingest;
     /// Appends.
-    async fn write(&self, draft: &mut Self::Draft, bytes: &[u8]);
+    async fn write(&self, ingest: &mut Self::Ingest, bytes: &[u8]);
     /// What went wrong, in words.
-    async fn commit(&self, draft: Self::Draft, verified: Verified, meta: Meta) -> Result<(), String>;
+    async fn commit(&self, ingest: Self::Ingest, verified: Verified, meta: Meta) -> Result<(), String>;
     async fn find(&self, key: &Key) -> Option<Meta>;
     /// A part of an entry that was found.
     async fn read(&self, key: &Key, from: u64, to: u64) -> Vec<u8>;
-    async fn vouch(&self, key: &Key, source: &Source, public: bool);
+    async fn record_source(&self, key: &Key, source: &Source, public: bool);
     /// Has an entry hashed again.
     async fn recheck(&self, key: &Key);
     async fn tag(&self, tag: &TagName) -> Option<TagPointer>;
@@ -77,17 +77,17 @@ macro_rules! keeps_the_contract {
             names_and_sidecars_are_those_of_the_format
             manifests_belong_to_their_repository_and_blobs_to_all
             a_repository_named_like_a_content_file_is_kept_apart
-            a_draft_is_invisible_and_leaves_nothing_when_dropped
-            a_draft_that_is_not_what_was_proved_is_not_committed
+            an_ingest_is_invisible_and_leaves_nothing_when_dropped
+            an_ingest_that_is_not_what_was_verified_is_not_committed
             the_second_of_two_commits_is_no_error_and_adds_what_it_knows
-            drafts_of_the_same_content_at_once_leave_one_entry
+            ingests_of_the_same_content_at_once_leave_one_entry
             another_process_finds_all_of_it
             halves_are_misses_and_heal_with_the_next_commit
             a_sidecar_that_does_not_fit_is_removed_with_its_data
             an_unmarked_pair_is_hashed_before_it_is_found_and_then_marked
             an_unmarked_pair_that_is_wrong_is_removed
             sources_are_added_up_to_their_bound_and_public_stays
-            nobody_vouches_for_what_is_not_there
+            no_source_is_recorded_for_what_is_not_there
             hashing_again_removes_what_has_changed_and_nothing_else
             a_tag_is_replaced_as_a_whole
             tags_of_every_spelling_and_class_are_kept_apart
@@ -105,7 +105,7 @@ macro_rules! keeps_the_contract_of_machines {
         $crate::store::tests::each_case! { shared, $place:
             what_one_machine_stores_all_find
             machines_that_store_the_same_at_once_leave_one_sound_copy
-            the_last_to_set_a_tag_is_heard_by_all
+            the_last_pointer_of_a_tag_is_found_by_all
             a_record_that_one_machine_writes_all_find
         }
     };
@@ -147,11 +147,11 @@ copies_are_understood! {
 }
 
 #[test]
-fn a_proof_is_had_for_the_right_content_only() {
+fn only_the_right_content_is_verified() {
     let (right, wrong) = (sample::digest(b"right"), sample::digest(b"wrong"));
     assert_eq!(Verified::check(right, wrong, 5).unwrap_err(), wrong);
-    let proof = Verified::check(right, right, 5).unwrap();
-    assert_eq!((proof.digest(), proof.size()), (&right, 5));
+    let verified = Verified::check(right, right, 5).unwrap();
+    assert_eq!((verified.digest(), verified.size()), (&right, 5));
 }
 
 /// All files below `root`, with their paths from there.

@@ -4,12 +4,12 @@ use std::io;
 use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// The first descriptor a supervisor passes (`sd_listen_fds(3)`).
+/// The first descriptor that systemd passes (`sd_listen_fds(3)`).
 const FIRST: RawFd = 3;
 
 static TAKEN: AtomicBool = AtomicBool::new(false);
 
-/// Takes over the `count` descriptors that a supervisor has opened for this process. They are not passed on to programs we
+/// Takes over the `count` descriptors that systemd has opened for this process. They are not passed on to programs we
 /// start. To be called before anything else opens descriptors, and once: a second call gets an error.
 ///
 /// # Errors
@@ -27,7 +27,7 @@ pub fn take_inherited(count: usize) -> io::Result<Vec<OwnedFd>> {
                 let text = format!("descriptor {number} is not open");
                 return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
             }
-            // SAFETY: open, as was just seen, and ours alone: the supervisor has passed it to this process, which has
+            // SAFETY: open, as was just seen, and ours alone: systemd has passed it to this process, which has
             // opened nothing of its own under that number, and `TAKEN` keeps anybody from taking it twice.
             let fd = unsafe { OwnedFd::from_raw_fd(number) };
             rustix::io::fcntl_setfd(&fd, rustix::io::FdFlags::CLOEXEC)?;

@@ -1,4 +1,4 @@
-//! TLS in the kernel: a socket that is given a session's keys encrypts what is written to it, pages of files included, and
+//! kTLS: a socket that is given a session's keys encrypts what is written to it, pages of files included, and
 //! decrypts what is read.
 //!
 //! Linux's `Documentation/networking/tls.rst`. Knows keys, and nothing of handshakes.
@@ -25,8 +25,8 @@ pub const RECORD_OVERHEAD: u64 = 5 + 1 + 16;
 /// Where `tcp_info` has the bytes that the peer has confirmed.
 const BYTES_ACKED: std::ops::Range<usize> = 120..128;
 
-/// How often TCP's books are read until they agree.
-const BOOKS_TRIES: usize = 64;
+/// How often the TX counters are read until two reads agree.
+const TX_COUNTER_READS_MAX: usize = 64;
 
 /// The state of a connection that is none.
 const TCP_CLOSE: u8 = 7;
@@ -129,12 +129,12 @@ impl Drop for Keys {
     }
 }
 
-/// Hands a connected TCP socket's session over: `ours` for what is sent, `theirs` for what is received from here on. What
+/// Enables kTLS on a connected TCP socket: `ours` for sent bytes, `theirs` for received bytes from here on. What
 /// waits in the socket unread must begin with a record.
 ///
 /// # Errors
 ///
-/// The kernel has no TLS (`ENOENT`: no module), or not this cipher. The socket is good for closing only then, unless it was the
+/// The kernel has no kTLS (`ENOENT`: no module), or kTLS lacks this cipher. The socket is good for closing only then, unless it was the
 /// first step that failed.
 pub fn install(socket: impl AsFd, ours: &Keys, theirs: &Keys) -> io::Result<()> {
     set(&socket, libc::IPPROTO_TCP, libc::TCP_ULP, b"tls")?;
@@ -164,7 +164,7 @@ pub fn sequence(socket: impl AsFd, cipher: Cipher) -> io::Result<u64> {
 /// `NotConnected` when there is no connection any more; `WouldBlock` when the peer confirms faster than we can ask.
 pub fn taken_by_tcp(socket: impl AsFd) -> io::Result<u64> {
     let mut before = confirmed(&socket)?;
-    for _ in 0..BOOKS_TRIES {
+    for _ in 0..TX_COUNTER_READS_MAX {
         let mut unconfirmed: c_int = 0;
         let fd = socket.as_fd().as_raw_fd();
         // SAFETY: `TIOCOUTQ` writes one `int`, which lives here; the descriptor is borrowed, so it is open.

@@ -30,14 +30,14 @@ pub struct Local {
 }
 
 impl Local {
-    /// Ends both directions, so that whoever waits on the socket is woken.
+    /// Ends both directions, so that the task that waits on the socket is woken.
     ///
-    /// The number must still be open: the watch that holds a `Local` is part of the connection that owns the
-    /// socket and goes first.
+    /// The descriptor must still be open. The connection deadline that holds a `Local` belongs to the connection that
+    /// owns the socket, and is dropped first.
     pub fn shutdown(self, how: Shutdown) {
-        // SAFETY: the connection that owns this descriptor removes itself from the watch list before the
-        // socket is closed (field order in `Connection` and `Wire`), and both live on this thread, so the number
-        // is open and is that socket's for the length of the call.
+        // SAFETY: the connection that owns this descriptor removes itself from the deadline table before the socket
+        // is closed (field order in `Connection` and `H2Io`). Both live on this thread, so the number is open and is
+        // that socket's for the length of the call.
         let fd = unsafe { BorrowedFd::borrow_raw(self.fd) };
         let how = match how {
             Shutdown::Read => rustix::net::Shutdown::Read,
@@ -154,10 +154,10 @@ impl Socket {
         others_first(self.stream.writable(false)).await
     }
 
-    /// Appends what has arrived to `inbox`, at most its spare capacity; 0 is the end.
-    pub fn recv(&self, inbox: &mut Vec<u8>) -> io::Result<usize> {
-        debug_assert!(inbox.len() < inbox.capacity());
-        call(|| recv(self, spare_capacity(inbox), RecvFlags::DONTWAIT).map(|(received, _)| received))
+    /// Appends received bytes to `buffer`, at most its spare capacity; 0 is the end.
+    pub fn recv(&self, buffer: &mut Vec<u8>) -> io::Result<usize> {
+        debug_assert!(buffer.len() < buffer.capacity());
+        call(|| recv(self, spare_capacity(buffer), RecvFlags::DONTWAIT).map(|(received, _)| received))
     }
 
     /// Reads what has arrived into `bytes`; 0 is the end.

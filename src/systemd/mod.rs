@@ -1,6 +1,6 @@
-//! What a service manager and we tell each other: sockets in, news out. The protocols of systemd, which others speak too.
+//! The systemd protocols, which other service managers implement too: inherited sockets and notifications.
 //!
-//! Not here: reading its variables (`config::Supervisor`), and what the sockets are for.
+//! Not here: reading the systemd variables (`config::SystemdEnvironment`), and the use of the sockets.
 
 mod notify;
 mod sockets;

@@ -1,4 +1,5 @@
-//! News for the service manager (`sd_notify(3)`): one datagram per event, to a socket it names.
+//! Notifications to the service manager (`sd_notify(3)`): one datagram per event, to the socket of the service
+//! manager.
 
 use std::io;
 use std::os::linux::net::SocketAddrExt as _;
@@ -8,9 +9,10 @@ use std::time::Duration;
 
 use rustix::time::{ClockId, clock_gettime};
 
-use crate::limits::NOTIFY_PATIENCE;
+use crate::limits::NOTIFY_TIMEOUT;
 
-/// Tells the service manager how we are; tells nobody where there is none. What cannot be sent is not worth failing for.
+/// Sends notifications to the service manager; sends none where the process has no service manager. A failed send is
+/// logged and ignored.
 #[derive(Clone, Debug, Default)]
 pub struct Notifier(Option<Arc<Manager>>);
 
@@ -41,7 +43,7 @@ impl Notifier {
             }
         };
         let socket = UnixDatagram::unbound()?;
-        socket.set_write_timeout(Some(NOTIFY_PATIENCE))?;
+        socket.set_write_timeout(Some(NOTIFY_TIMEOUT))?;
         Ok(Notifier(Some(Arc::new(Manager { socket, address }))))
     }
 
@@ -77,7 +79,7 @@ impl Notifier {
     fn send(&self, message: &str) {
         let Some(manager) = &self.0 else { return };
         if let Err(error) = manager.socket.send_to_addr(message.as_bytes(), &manager.address) {
-            tracing::debug!(%error, "the service manager cannot be told");
+            tracing::debug!(%error, "cannot notify the service manager");
         }
     }
 }
@@ -87,7 +89,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn news_come_one_datagram_each() {
+    fn each_notification_is_one_datagram() {
         let name = format!("oci-pull-through-notify-{}", std::process::id());
         let manager = UnixDatagram::bind_addr(&SocketAddr::from_abstract_name(&name).unwrap()).unwrap();
         let notifier = Notifier::new(Some(&format!("@{name}"))).unwrap();

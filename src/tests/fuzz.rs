@@ -1,4 +1,4 @@
-//! Everything that reads bytes of strangers, as functions of bytes that must not fail, for `fuzz/` and for the tests.
+//! All parsers of untrusted bytes, as functions of bytes that must not fail, for `fuzz/` and for the tests.
 //!
 //! `cargo +nightly fuzz run` searches with coverage. The tests here replay what lies in `fuzz/seeds` and change it at random,
 //! which needs no other compiler; `FUZZ_RUNS` is how often.
@@ -34,9 +34,9 @@ pub fn range(bytes: &[u8]) {
         assert!(sum <= 2 * u128::from(size), "more than twice the content");
         let plan = multipart::plan(&spans, size, text, Boundary::new(7));
         let heads: usize = plan.parts.iter().map(|part| part.head.len()).sum();
-        let told = u128::from(plan.content_length);
+        let stated = u128::from(plan.content_length);
         let sent = sum + heads as u128 + plan.tail.len() as u128;
-        assert!(told == sent || told == u128::from(u64::MAX));
+        assert!(stated == sent || stated == u128::from(u64::MAX));
     }
 }
 

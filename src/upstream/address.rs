@@ -1,12 +1,12 @@
 //! Which addresses may be contacted. Pure: an address in, a class out.
 //!
-//! Clients choose the registry, and registries choose redirects and realms; whoever chooses must not
-//! be able to point the cache at the network it stands in. Addresses that carry another address
-//! inside (mapped, translated, tunnelled) are judged by the inner one.
+//! Clients choose the registry, and registries choose redirects and realms. None of them may point the
+//! cache at its own network. Addresses that carry another address
+//! inside (mapped, translated, tunnelled) are classified by the inner one.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// Who lives at an address, as far as the address tells.
+/// The class of an address.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum AddressClass {
     /// Anybody may be sent there.
@@ -109,7 +109,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn addresses_of_the_own_network_are_told_from_public_ones() {
+    fn addresses_of_the_own_network_are_distinguished_from_public_ones() {
         use AddressClass::*;
         let table: &[(AddressClass, &[&str])] = &[
             (

@@ -1,8 +1,8 @@
 //! A redirect into another registry, which wants a token of its own.
 //!
-//! Fronts such as `cr.l5d.io` redirect the whole API to the registry that has the content. That registry is asked as
-//! anybody could ask it: neither the front's login nor a client's credentials leave the front, and the token is an
-//! anonymous one of the realm that the challenge names. What may be contacted is what the front's policy allows, as for
+//! Fronts such as `cr.l5d.io` redirect the whole API to the registry that has the content. The request to
+//! that registry is anonymous: neither the front's credentials nor a client's credentials leave the front, and the token is
+//! an anonymous one of the realm that the challenge names. What may be contacted is what the front's policy allows, as for
 //! every other redirect.
 
 use std::sync::Arc;
@@ -11,12 +11,12 @@ use http::header::WWW_AUTHENTICATE;
 use reqwest::Url;
 use tokio::time::Instant;
 
-use super::ask::Asked;
 use super::auth::challenge::{self, Challenge};
-use super::auth::token::{Asker, TokenKey, Who};
-use super::endpoint::{Clients, Endpoint};
-use super::error::{Phase, Refusal, UpstreamError};
-use super::exchange::{self, Answer, Question, host_of};
+use super::auth::token_key::{Principal, Requester, TokenKey};
+use super::authenticate::AuthenticatedRequest;
+use super::endpoint::{Endpoint, EndpointClients};
+use super::error::{Phase, Refusal, UpstreamError, host_of};
+use super::exchange::{self, Answer, OutgoingRequest};
 use super::redirect::repository_of;
 use super::verdict::has_registry_sign;
 use crate::oci::Repository;
@@ -24,18 +24,18 @@ use crate::oci::Repository;
 /// Registries in one chain that challenge by themselves. Fronts lead to one; each may cost five redirects more.
 const CHALLENGERS_MAX: usize = 3;
 
-impl Asked<'_> {
+impl AuthenticatedRequest<'_> {
     /// `answer`, or what the registries to which it was redirected answer with anonymous tokens of their own.
     pub(super) async fn through_challengers(
         &self,
         mut answer: Answer,
-        question: &Question,
+        outgoing: &OutgoingRequest,
     ) -> Result<Answer, UpstreamError> {
         for _ in 0..CHALLENGERS_MAX {
             let Some(challenged) = Challenged::of(&answer) else {
                 return verdict_of_registry(answer).await;
             };
-            answer = self.with_anonymous_token(answer, challenged, question).await?;
+            answer = self.with_anonymous_token(answer, challenged, outgoing).await?;
         }
         if Challenged::of(&answer).is_some() {
             let what = "it is the end of redirects through more than 3 registries that want a token each";
@@ -48,7 +48,7 @@ impl Asked<'_> {
         &self,
         challenge: Answer,
         challenged: Challenged,
-        question: &Question,
+        outgoing: &OutgoingRequest,
     ) -> Result<Answer, UpstreamError> {
         let deadlines = &self.shared.options.deadlines;
         let Challenged {
@@ -57,12 +57,12 @@ impl Asked<'_> {
             bearer,
         } = challenged;
         let place = self.elsewhere(&url);
-        let asker = Asker {
+        let requester = Requester {
             namespace: self.request.namespace.clone(),
             place: place.base.as_str().into(),
-            who: Who::Nobody,
+            principal: Principal::Anonymous,
         };
-        let key = TokenKey::new(&asker, &place.base, &repository, &bearer)
+        let key = TokenKey::new(&requester, &place.base, &repository, &bearer)
             .map_err(|what| UpstreamError::protocol(&challenge.host, what))?;
         if place.base.scheme() == "https" && key.realm().scheme() != "https" {
             return Err(UpstreamError::Refused {
@@ -77,7 +77,7 @@ impl Asked<'_> {
             let token = slot.token(&place, None, deadlines).await;
             let token = token.map_err(|error| unchallenged(for_challenger(error, &host_of(&url))))?;
             let secret = Some(&token.secret);
-            let answer = exchange::follow(&place, url.clone(), question, secret, deadlines).await?;
+            let answer = exchange::follow(&place, url.clone(), outgoing, secret, deadlines).await?;
             match answer.response.status().as_u16() {
                 _ if answer.foreign => return Ok(answer),
                 // One that was kept may have expired; one that was fetched for this request is refused for good.
@@ -98,7 +98,7 @@ impl Asked<'_> {
         }
     }
 
-    /// The origin of `url`, asked with nothing of the registry's own.
+    /// Returns the endpoint of the origin of `url`, without the registry's own credentials and certificates.
     fn elsewhere(&self, url: &Url) -> Endpoint {
         let mut base = url.clone();
         base.set_path("/");
@@ -106,7 +106,7 @@ impl Asked<'_> {
         let client = &self.endpoint.clients.elsewhere;
         Endpoint {
             base,
-            clients: Clients {
+            clients: EndpointClients {
                 own: client.clone(),
                 elsewhere: client.clone(),
             },
@@ -170,7 +170,7 @@ fn for_challenger(mut error: UpstreamError, challenger: &Arc<str>) -> UpstreamEr
     error
 }
 
-/// The challenge of another registry is not for our clients: they have no login for it here.
+/// Removes the challenge of another registry: clients have no credentials for that registry here.
 fn unchallenged(mut error: UpstreamError) -> UpstreamError {
     if let UpstreamError::Status { headers, .. } = &mut error {
         headers.remove(WWW_AUTHENTICATE);

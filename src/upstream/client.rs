@@ -25,7 +25,7 @@ const IDLE_CONNECTION_AGE: Duration = Duration::from_secs(30);
 /// was replaced) would otherwise be waited for as long as one that works on its answer.
 const UNACKNOWLEDGED_MAX: Duration = Duration::from_secs(10);
 
-/// Header fields in a response; Google's registries send many, and the parser refuses more than it was told.
+/// Header fields in a response; Google's registries send many, and the parser refuses more than this.
 const HEADERS_MAX: usize = 200;
 
 /// A client, in two: one that keeps its connections, and one that makes a new connection for each request. Both reach the

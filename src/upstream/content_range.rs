@@ -2,7 +2,7 @@
 
 /// Which bytes of the content a 206 carries.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct ContentRange {
+pub struct ReceivedRange {
     /// Offset of the first byte.
     pub start: u64,
     /// Offset of the last byte, `start` or more.
@@ -11,7 +11,7 @@ pub struct ContentRange {
     pub total: Option<u64>,
 }
 
-impl ContentRange {
+impl ReceivedRange {
     /// Parses `bytes START-END/TOTAL` or `bytes START-END/*`.
     pub(super) fn parse(text: &str) -> Option<Self> {
         let (unit, range) = text.trim().split_once(' ')?;
@@ -24,7 +24,7 @@ impl ContentRange {
         let total = if total == "*" { None } else { Some(number(total)?) };
         // `end` below the largest number keeps `len` and `end + 1` from overflowing.
         let sound = start <= end && end < u64::MAX && total.is_none_or(|total| end < total);
-        sound.then_some(ContentRange { start, end, total })
+        sound.then_some(ReceivedRange { start, end, total })
     }
 
     /// How many bytes it carries, at least 1.
@@ -40,7 +40,7 @@ fn number(text: &str) -> Option<u64> {
     digits.then(|| text.parse().ok()).flatten()
 }
 
-/// What to do with the body of a response that was asked for from an offset on.
+/// The decision on the body of a response to a request from an offset on.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum ResumeVerdict {
     /// Its first byte is the next one.
@@ -54,13 +54,13 @@ pub enum ResumeVerdict {
 /// Judges a response for a body of which `have` bytes are there and that is `size` long, if that is known.
 ///
 /// A 206 may end before the content does; the rest is then one more resume.
-pub(super) fn judge(
+pub(super) fn decide(
     length: Option<u64>,
-    range: Option<ContentRange>,
+    range: Option<ReceivedRange>,
     have: u64,
     size: Option<u64>,
 ) -> ResumeVerdict {
-    let agrees = |told: Option<u64>| told.is_none() || size.is_none() || told == size;
+    let agrees = |stated: Option<u64>| stated.is_none() || size.is_none() || stated == size;
     match range {
         Some(range) => {
             let inside = size.is_none_or(|size| range.end < size);
@@ -83,7 +83,7 @@ mod tests {
     #[test]
     fn ranges_are_read_strictly() {
         let parsed =
-            |text: &str| ContentRange::parse(text).map(|range| (range.start, range.end, range.total));
+            |text: &str| ReceivedRange::parse(text).map(|range| (range.start, range.end, range.total));
         assert_eq!(parsed("bytes 5-9/10"), Some((5, 9, Some(10))));
         assert_eq!(parsed("Bytes 0-0/*"), Some((0, 0, None)));
         for bad in [
@@ -111,7 +111,7 @@ mod tests {
     #[test]
     fn a_response_continues_skips_or_is_wrong() {
         use ResumeVerdict::*;
-        let range = |text: &str| ContentRange::parse(text);
+        let range = |text: &str| ReceivedRange::parse(text);
         let table = [
             // A 206.
             (Some(5), range("bytes 5-9/10"), 5, Some(10), Continue),
@@ -136,7 +136,7 @@ mod tests {
         ];
         for (length, range, have, size, verdict) in table {
             assert_eq!(
-                judge(length, range, have, size),
+                decide(length, range, have, size),
                 verdict,
                 "{length:?} {range:?} {have} {size:?}"
             );

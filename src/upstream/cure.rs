@@ -4,20 +4,19 @@ use std::io::ErrorKind;
 
 use rustls::{AlertDescription, CertificateError, Error};
 
-use super::error::UpstreamError;
-use super::exchange;
+use super::error::{UpstreamError, all, innermost};
 use crate::oci::Namespace;
 
 const NO_TLS: &str = "it does not speak TLS; if it speaks plain http, set `insecure: true` for this registry, or begin \
                       its `url` with http://";
-/// For a place that was asked in plain http.
-pub(super) const WANTS_TLS: &str = "it speaks TLS and was asked in plain http; remove `insecure: true` of this registry, or begin its `url` with https://";
+/// For an endpoint that speaks TLS and received a request in plain http.
+pub(super) const WANTS_TLS: &str = "it speaks TLS and received plain http; remove `insecure: true` of this registry, or begin its `url` with https://";
 const UNKNOWN_AUTHORITY: &str = "its certificate is by no authority that is trusted here; name the file with that \
                                  authority's certificate as `tls.ca` of this registry";
 const SELF_SIGNED: &str = "it shows the certificate of an authority; name the file with that very certificate as `tls.ca` of this registry";
 const EXPIRED: &str =
-    "its certificate has expired; it has to be renewed there, or the clock of this machine is wrong";
-const NOT_YET_VALID: &str = "its certificate is not valid yet, or the clock of this machine is wrong";
+    "its certificate has expired; it has to be renewed there, or the clock of this host is wrong";
+const NOT_YET_VALID: &str = "its certificate is not valid yet, or the clock of this host is wrong";
 const OTHER_NAME: &str =
     "its certificate is for other names; a host that it names belongs into `url` of this registry";
 const CERTIFICATE_WANTED: &str =
@@ -27,12 +26,12 @@ const NOTHING_SHARED: &str =
 
 /// What can be done about a request that was not answered. `proxied`: it went by way of a proxy.
 pub(super) fn of_connection(error: &reqwest::Error, proxied: bool) -> Option<&'static str> {
-    if let Some(error) = exchange::all::<Error>(error).next() {
+    if let Some(error) = all::<Error>(error).next() {
         return of_tls(error);
     }
     let https = error.url().is_some_and(|url| url.scheme() == "https");
     // Many a server closes the connection when a handshake begins where it expects a request.
-    let closed = exchange::all::<std::io::Error>(error).any(|io| {
+    let closed = all::<std::io::Error>(error).any(|io| {
         matches!(
             io.kind(),
             ErrorKind::UnexpectedEof | ErrorKind::ConnectionReset | ErrorKind::BrokenPipe
@@ -42,7 +41,7 @@ pub(super) fn of_connection(error: &reqwest::Error, proxied: bool) -> Option<&'s
         return Some(NO_TLS);
     }
     // The alert of a server that speaks TLS is no head of a response.
-    let garbled = || exchange::innermost(error).to_string().starts_with("invalid HTTP");
+    let garbled = || innermost(error).to_string().starts_with("invalid HTTP");
     (!https && !error.is_connect() && garbled()).then_some(WANTS_TLS)
 }
 
@@ -80,7 +79,7 @@ fn of_tls(error: &Error) -> Option<&'static str> {
     }
 }
 
-/// Whether a refusal says that TLS is spoken at this port: the words of Go's server, nginx, Apache and HAProxy.
+/// Returns whether a refusal says that this port expects TLS: the words of Go's server, nginx, Apache and HAProxy.
 pub(super) fn wants_tls(status: u16, body: &[u8]) -> bool {
     const WORDS: [&str; 4] = [
         "http request to an https server",

@@ -1,4 +1,4 @@
-//! One place that is asked for content, a registry or a mirror of it, and the HTTP clients that may be used for it.
+//! One endpoint for content, a registry or a mirror of it, and the HTTP clients that may be used for it.
 
 use std::sync::Arc;
 
@@ -14,26 +14,26 @@ use crate::oci::{Namespace, Repository};
 /// The host behind the name `docker.io`.
 const DOCKER_HUB_HOST: &str = "registry-1.docker.io";
 
-/// One place, ready to be asked.
+/// One endpoint of a registry or mirror.
 #[derive(Clone)]
 pub(super) struct Endpoint {
     /// Scheme, host, port and perhaps a path before `/v2/`; no query, no user.
     pub base: Url,
     pub policy: Policy,
-    pub clients: Clients,
+    pub clients: EndpointClients,
     pub routes: Routes,
     /// Hosts besides its own that may see its credentials.
     pub realm_hosts: Arc<[Box<str>]>,
-    /// It gets to see our certificate, so what it gives is not for anybody.
+    /// It gets to see our certificate, so its content is not public.
     pub certified: bool,
-    /// What it is told in `ns`: the registry that is meant, where its address does not say.
+    /// The value of `ns`: the registry of the request, where the address does not determine it.
     pub ns: Option<Namespace>,
 }
 
 /// Connections of one registry only: one that was opened for a configured registry may lead to a place that others must
 /// not reach.
 #[derive(Clone)]
-pub(super) struct Clients {
+pub(super) struct EndpointClients {
     /// For the endpoint's own origin; shows our certificate.
     pub own: Client,
     /// For wherever it sends us.
@@ -55,7 +55,7 @@ impl Endpoint {
         }
     }
 
-    /// Its `/v2/`, which says what it wants to see.
+    /// Returns the URL of `/v2/`, which challenges for credentials.
     pub fn ping(&self) -> Url {
         let mut url = self.base.clone();
         url.set_path(&format!("{}/v2/", self.base.path().trim_end_matches('/')));

@@ -1,14 +1,16 @@
-//! What went wrong between us and an upstream, whose fault it was, and whether to ask again.
+//! Errors of requests to an upstream: the side at fault, and whether a retry may help.
 //!
 //! Texts name the host and the phase. They never hold a query string (presigned URLs are secrets) nor
 //! any credential.
 
+use std::error::Error;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue};
+use reqwest::Url;
 
 use super::verdict::Verdict;
 
@@ -29,7 +31,7 @@ pub enum UpstreamError {
         body: Bytes,
     },
     /// The registry answered with a redirect, and the target did not accept it (400, 401 or 403: an expired or wrongly
-    /// signed URL). Not the client's credentials are at fault; asking the registry again may help.
+    /// signed URL). Not the client's credentials are at fault; another request to the registry may help.
     #[error("{host} answered {status} to a request the registry redirected there")]
     RedirectTarget { host: Arc<str>, status: u16 },
     /// We do not contact this place. The client chose it, or the registry did by a redirect or realm.
@@ -45,8 +47,8 @@ pub enum UpstreamError {
     /// The configured credentials cannot be had: a file that cannot be read, a helper that fails.
     #[error("no credentials for {host}: {cause}")]
     Credentials { host: Arc<str>, cause: Arc<str> },
-    /// As many requests as the operator allows for this registry are under way, and none ended in time.
-    #[error("too many requests to {host} are under way")]
+    /// The maximum number of requests to this registry is in flight, and none ended in time.
+    #[error("too many requests to {host} are in flight")]
     Overloaded { host: Arc<str> },
     /// The blob is elsewhere, and the operator wants clients to go there themselves. No failure; the answer.
     #[error("{host} redirected to another place")]
@@ -69,8 +71,8 @@ pub enum UpstreamError {
     /// The body broke off, or does not have the promised length.
     #[error("{host} broke off its body: {cause}")]
     Body { host: Arc<str>, cause: Arc<str> },
-    /// We have not asked: the registry has failed for `lasting`, and probes find out when it is back.
-    #[error("{host} has failed for {} s and is hardly asked any more: {why}", lasting.as_secs())]
+    /// The request was not sent: the registry has failed for `lasting`. Probes detect its recovery.
+    #[error("{host} has been unavailable for {} s; requests are suspended: {why}", lasting.as_secs())]
     Unavailable {
         host: Arc<str>,
         lasting: Duration,
@@ -79,15 +81,18 @@ pub enum UpstreamError {
         /// Whether that was silence.
         timed_out: bool,
     },
-    /// We have not asked: the registry limits our requests. It is asked again after `retry_after`.
-    #[error("{host} is not asked for {} s: {restraint}", seconds_left(retry_after))]
+    /// The request was not sent: the registry limits our requests. Requests are sent again after `retry_after`.
+    #[error(
+        "requests to {host} are suspended for {} s: {restraint}",
+        seconds_left(retry_after)
+    )]
     RateLimited {
         host: Arc<str>,
         restraint: Restraint,
         retry_after: Duration,
     },
-    /// We ask nobody: so the operator has decided.
-    #[error("{host} is not asked: the cache is air-gapped, it has only what it has")]
+    /// The request was not sent: the operator has chosen air-gapped mode.
+    #[error("not cached, and air-gapped mode forbids contacting {host}")]
     AirGapped { host: Arc<str> },
 }
 
@@ -96,12 +101,12 @@ pub fn seconds_left(wait: &Duration) -> u64 {
     (wait.as_secs() + u64::from(wait.subsec_nanos() > 0)).max(1)
 }
 
-/// Why we keep from asking a registry that would answer.
+/// Why a request to an available registry is suppressed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum Restraint {
     #[error("it has answered 429")]
     Refused,
-    /// What is left is for those who have nothing else to give.
+    /// The rest of the budget is for requests without a held copy.
     #[error("little is left of the requests it grants")]
     NearlySpent,
 }
@@ -138,7 +143,7 @@ impl fmt::Display for Phase {
 /// Which rule keeps us from contacting a place.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum Refusal {
-    #[error("only https is spoken with registries that are not configured as plain http")]
+    #[error("only https is used with registries that are not configured as plain http")]
     Scheme,
     #[error("only port 443 is used with registries that are not configured")]
     Port,
@@ -151,7 +156,7 @@ pub enum Refusal {
     #[error("its address is link-local, multicast, or a metadata service")]
     ForbiddenAddress,
     #[error(
-        "it is a token service of another domain than the registry's; only one listed in realm_hosts is asked with the registry's credentials"
+        "it is a token service of another domain than the registry's; only a host listed in realm_hosts gets the registry's credentials"
     )]
     Realm,
     #[error("a redirect leads from https to http")]
@@ -180,7 +185,7 @@ impl fmt::Debug for Location {
 }
 
 impl UpstreamError {
-    /// Whether asking for the same bytes again within seconds may succeed: the way to resume a broken body.
+    /// Returns whether a second request for the same bytes within seconds may succeed: the way to resume a broken body.
     pub fn is_retryable(&self) -> bool {
         match self {
             UpstreamError::Connect { .. }
@@ -230,7 +235,7 @@ impl UpstreamError {
     }
 }
 
-/// A configuration no upstream can be built from. The operator's mistake, or an unusable TLS set-up.
+/// A configuration no upstream can be built from. A configuration error, or an unusable TLS set-up.
 #[derive(Debug, thiserror::Error)]
 pub enum BuildError {
     #[error("registry {name}: {reason}")]
@@ -245,6 +250,46 @@ pub enum BuildError {
     Tls(#[from] rustls::Error),
     #[error("the HTTP client cannot be set up: {0}")]
     Client(#[from] reqwest::Error),
+}
+
+/// The innermost reason of an error, which is the most specific one. Never holds a URL.
+pub(super) fn cause(error: reqwest::Error) -> String {
+    innermost(&error.without_url()).to_string()
+}
+
+/// The innermost reason itself. The outermost holds the URL.
+pub(super) fn innermost<'a>(error: &'a (dyn Error + 'static)) -> &'a (dyn Error + 'static) {
+    let mut innermost = error;
+    while let Some(source) = source_of(innermost) {
+        innermost = source;
+    }
+    innermost
+}
+
+pub(super) fn find<'a, E: Error + 'static>(error: &'a (dyn Error + 'static)) -> Option<&'a E> {
+    all(error).next()
+}
+
+/// All reasons of an error that are of one kind, the outermost first.
+pub(super) fn all<'a, E: Error + 'static>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a E> {
+    std::iter::successors(Some(error), |error| source_of(*error)).filter_map(|error| error.downcast_ref())
+}
+
+/// Like [`Error::source`], but stops at what an [`std::io::Error`] wraps instead of stepping over it.
+fn source_of<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a (dyn Error + 'static)> {
+    match error.downcast_ref::<std::io::Error>().and_then(|io| io.get_ref()) {
+        Some(inner) => Some(inner),
+        None => error.source(),
+    }
+}
+
+/// `host` or `host:port`, for messages.
+pub(super) fn host_of(url: &Url) -> Arc<str> {
+    let host = url.host_str().unwrap_or("(no host)");
+    match url.port() {
+        Some(port) => format!("{host}:{port}").into(),
+        None => host.into(),
+    }
 }
 
 #[cfg(test)]
@@ -264,7 +309,7 @@ mod tests {
     }
 
     #[test]
-    fn what_may_pass_by_itself_is_asked_again_and_an_answer_is_not() {
+    fn transient_failures_are_retried_and_answers_are_not() {
         for again in [408, 429, 500, 502, 503, 504] {
             assert!(
                 status(again).is_retryable() && status(again).is_outage(),
@@ -308,7 +353,7 @@ mod tests {
         assert!(limited.is_retryable() && limited.is_outage());
         assert_eq!(
             limited.to_string(),
-            "r.example is not asked for 2 s: it has answered 429"
+            "requests to r.example are suspended for 2 s: it has answered 429"
         );
         // What we hold is all there is, and serves.
         let gap = UpstreamError::AirGapped { host };

@@ -1,6 +1,5 @@
 //! One request and its answer, redirects followed; and what an answer means.
 
-use std::error::Error;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,11 +10,11 @@ use reqwest::Url;
 use tokio::time::timeout;
 
 use super::auth::Secret;
-use super::content_range::ContentRange;
+use super::content_range::ReceivedRange;
 use super::endpoint::Endpoint;
-use super::error::{Location, Phase, Refusal, UpstreamError};
+use super::error::{Location, Phase, Refusal, UpstreamError, cause, find, host_of};
 use super::resolve::AddressesRefused;
-use super::response::{Body, Response};
+use super::response::{UpstreamBody, UpstreamResponse};
 use super::verdict::Verdict;
 use super::{Deadlines, cure, headers, redirect};
 
@@ -29,8 +28,8 @@ const HEAD_BYTES_MAX: usize = 128 * 1024;
 /// and neither is worth waiting for.
 const ERROR_BODY_DEADLINE: Duration = Duration::from_secs(2);
 
-/// What is asked of each hop.
-pub(super) struct Question {
+/// The HTTP request that is sent to each hop.
+pub(super) struct OutgoingRequest {
     pub method: http::Method,
     /// Without `Authorization`.
     pub headers: HeaderMap,
@@ -39,10 +38,10 @@ pub(super) struct Question {
     pub redirects: Redirects,
 }
 
-impl Question {
-    /// The same question by GET.
-    pub fn by_get(&self) -> Question {
-        Question {
+impl OutgoingRequest {
+    /// Returns the same request by GET.
+    pub fn by_get(&self) -> OutgoingRequest {
+        OutgoingRequest {
             method: http::Method::GET,
             headers: self.headers.clone(),
             body: None,
@@ -71,7 +70,7 @@ pub(super) struct Answer {
     pub foreign: bool,
 }
 
-/// Asks `url` and follows redirects. `secret` goes to the registry's origin only, and never again once
+/// Sends a request to `url` and follows redirects. `secret` goes to the registry's origin only, and never again once
 /// a hop has led away from there.
 ///
 /// # Cancellation
@@ -80,17 +79,17 @@ pub(super) struct Answer {
 pub(super) async fn follow(
     endpoint: &Endpoint,
     mut url: Url,
-    question: &Question,
+    outgoing: &OutgoingRequest,
     secret: Option<&Secret>,
     deadlines: &Deadlines,
 ) -> Result<Answer, UpstreamError> {
     let mut secret = secret.filter(|_| redirect::same_origin(&url, endpoint.origin()));
     for _ in 0..=redirect::REDIRECTS_MAX {
         let host = host_of(&url);
-        let response = send(endpoint, &url, question, secret, deadlines).await?;
+        let response = send(endpoint, &url, outgoing, secret, deadlines).await?;
         let target = redirect::target(&url, response.headers());
         if !redirect::is_redirect(response.status().as_u16())
-            || (question.redirects == Redirects::WithinApi && !leads_within_api(&target))
+            || (outgoing.redirects == Redirects::WithinApi && !leads_within_api(&target))
         {
             let foreign = !redirect::same_origin(&url, endpoint.origin());
             return Ok(Answer {
@@ -110,7 +109,7 @@ pub(super) async fn follow(
         }
         if !redirect::same_origin(&url, endpoint.origin()) {
             secret = None;
-            if question.redirects == Redirects::Pass {
+            if outgoing.redirects == Redirects::Pass {
                 return Err(passed_on(endpoint, &url, host));
             }
         }
@@ -145,7 +144,7 @@ fn passed_on(endpoint: &Endpoint, url: &Url, host: Arc<str>) -> UpstreamError {
 pub(super) async fn send(
     endpoint: &Endpoint,
     url: &Url,
-    question: &Question,
+    outgoing: &OutgoingRequest,
     secret: Option<&Secret>,
     deadlines: &Deadlines,
 ) -> Result<reqwest::Response, UpstreamError> {
@@ -155,7 +154,7 @@ pub(super) async fn send(
         reason,
     };
     endpoint.policy.check_url(url).map_err(refused)?;
-    // The resolver lets a proxy's name through wherever it leads, so it may not be asked for as a registry.
+    // The resolver does not filter the addresses of a proxy's name, so that name is not allowed as a registry.
     if !endpoint.policy.is_local() && url.host_str().is_some_and(|host| endpoint.routes.is_proxy(host)) {
         return Err(refused(Refusal::Address));
     }
@@ -164,9 +163,9 @@ pub(super) async fn send(
     let client = endpoint.client(url);
     look_up(endpoint, url, deadlines.resolve).await?;
     let once = async |client: reqwest::Client| {
-        let mut request = reqwest::Request::new(question.method.clone(), url.clone());
-        *request.headers_mut() = question.headers.clone();
-        *request.body_mut() = question.body.clone().map(reqwest::Body::from);
+        let mut request = reqwest::Request::new(outgoing.method.clone(), url.clone());
+        *request.headers_mut() = outgoing.headers.clone();
+        *request.body_mut() = outgoing.body.clone().map(reqwest::Body::from);
         if let Some(secret) = secret {
             request.headers_mut().insert(AUTHORIZATION, secret.header_value());
         }
@@ -216,12 +215,12 @@ pub(super) async fn send(
 ///
 /// # Errors
 ///
-/// No answer within `within`. What the resolver has to say is met again, and told, when the connection is made.
+/// No answer within `within`. The connection attempt meets an error of the resolver again, and returns it.
 pub(super) async fn look_up(endpoint: &Endpoint, url: &Url, within: Duration) -> Result<(), UpstreamError> {
     let lookups = &endpoint.client(url).lookups;
     let all = async {
         for host in endpoint.routes.looked_up(url) {
-            let _met_again = lookups.find(host, endpoint.routes.is_proxy(host)).await;
+            let _repeated = lookups.find(host, endpoint.routes.is_proxy(host)).await;
         }
     };
     timeout(within, all)
@@ -247,12 +246,12 @@ async fn has_moved(endpoint: &Endpoint, url: &Url) -> bool {
 /// # Errors
 ///
 /// [`UpstreamError::Status`] with what the upstream has to say, [`UpstreamError::Protocol`] for
-/// answers that do not fit the question.
+/// answers that do not fit the request.
 pub(super) async fn conclude(
     answer: Answer,
-    question: &Question,
+    outgoing: &OutgoingRequest,
     deadlines: &Deadlines,
-) -> Result<Response, UpstreamError> {
+) -> Result<UpstreamResponse, UpstreamError> {
     let Answer {
         mut response,
         host,
@@ -260,13 +259,13 @@ pub(super) async fn conclude(
     } = answer;
     let status = response.status().as_u16();
     match Verdict::of_status(status) {
-        Verdict::Content if status == 200 || question.headers.contains_key(http::header::RANGE) => {}
+        Verdict::Content if status == 200 || outgoing.headers.contains_key(http::header::RANGE) => {}
         // What a signed URL answers when it has expired is no statement about the client's rights.
         _ if foreign && matches!(status, 400 | 401 | 403) => {
             return Err(UpstreamError::RedirectTarget { host, status });
         }
         Verdict::Redirect | Verdict::Unfit
-            if status >= 400 || (question.redirects == Redirects::WithinApi && status >= 300) =>
+            if status >= 400 || (outgoing.redirects == Redirects::WithinApi && status >= 300) =>
         {
             return Err(refusal(response, host, Phase::Head).await);
         }
@@ -282,7 +281,7 @@ pub(super) async fn conclude(
     let wrong = |what: &'static str| UpstreamError::protocol(&host, what);
     if !headers::is_identity(head) {
         return Err(wrong(
-            "its body is compressed, although it was asked for the plain one",
+            "its body is compressed, although the request accepts only `identity`",
         ));
     }
     let content_length = headers::content_length(head).map_err(wrong)?;
@@ -290,7 +289,7 @@ pub(super) async fn conclude(
         206 => {
             let text = head.get(CONTENT_RANGE).and_then(|value| value.to_str().ok());
             let range = text
-                .and_then(ContentRange::parse)
+                .and_then(ReceivedRange::parse)
                 .ok_or(wrong("its partial answer does not say which part"))?;
             if content_length.is_some_and(|length| length != range.len()) {
                 return Err(wrong("Content-Length and Content-Range of its answer disagree"));
@@ -301,13 +300,13 @@ pub(super) async fn conclude(
     };
     let mut head = std::mem::take(head);
     headers::strip_hop_by_hop(&mut head);
-    let body = if question.method == http::Method::HEAD {
-        Body::empty(host)
+    let body = if outgoing.method == http::Method::HEAD {
+        UpstreamBody::empty(host)
     } else {
         let expected = content_length.or(content_range.map(|range| range.len()));
-        Body::new(response, host, deadlines.idle, expected)
+        UpstreamBody::new(response, host, deadlines.idle, expected)
     };
-    Ok(Response {
+    Ok(UpstreamResponse {
         status,
         headers: head,
         content_length,
@@ -356,7 +355,7 @@ pub(super) async fn read_bounded(mut response: reqwest::Response, limit: usize) 
     body.freeze()
 }
 
-/// Says whose fault it is that no response head came. `proxy` is the one that was to be used.
+/// Converts the failure of a request without a response head. `proxy` is the proxy of the request.
 fn not_sent(host: &Arc<str>, proxy: Option<&Arc<str>>, error: reqwest::Error) -> UpstreamError {
     let host = host.clone();
     if let Some(AddressesRefused(reason)) = find::<AddressesRefused>(&error) {
@@ -403,45 +402,5 @@ fn not_sent(host: &Arc<str>, proxy: Option<&Arc<str>>, error: reqwest::Error) ->
     UpstreamError::Head {
         host,
         cause: cure::appended(cause(error), cure).into(),
-    }
-}
-
-/// The innermost reason of an error, which is the one that tells something. Never holds a URL.
-pub(super) fn cause(error: reqwest::Error) -> String {
-    innermost(&error.without_url()).to_string()
-}
-
-/// The innermost reason itself. The outermost holds the URL.
-pub(super) fn innermost<'a>(error: &'a (dyn Error + 'static)) -> &'a (dyn Error + 'static) {
-    let mut innermost = error;
-    while let Some(source) = source_of(innermost) {
-        innermost = source;
-    }
-    innermost
-}
-
-fn find<'a, E: Error + 'static>(error: &'a (dyn Error + 'static)) -> Option<&'a E> {
-    all(error).next()
-}
-
-/// All reasons of an error that are of one kind, the outermost first.
-pub(super) fn all<'a, E: Error + 'static>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a E> {
-    std::iter::successors(Some(error), |error| source_of(*error)).filter_map(|error| error.downcast_ref())
-}
-
-/// Like [`Error::source`], but stops at what an [`std::io::Error`] wraps instead of stepping over it.
-fn source_of<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a (dyn Error + 'static)> {
-    match error.downcast_ref::<std::io::Error>().and_then(|io| io.get_ref()) {
-        Some(inner) => Some(inner),
-        None => error.source(),
-    }
-}
-
-/// `host` or `host:port`, for messages.
-pub(super) fn host_of(url: &Url) -> Arc<str> {
-    let host = url.host_str().unwrap_or("(no host)");
-    match url.port() {
-        Some(port) => format!("{host}:{port}").into(),
-        None => host.into(),
     }
 }

@@ -1,30 +1,30 @@
-//! Which mirrors have begun to give content and not given it: wrong bytes, or a body that broke off or stalled.
+//! The mirrors whose body did not match its response head: wrong bytes, or a body that broke off or stalled.
 //!
-//! A good head says nothing about the body behind it. Who reads the body says what became of it, and the mirror is passed
-//! over for that content for a while.
+//! A good head says nothing about the body behind it. The reader of the body records the fault. The mirror is skipped
+//! for that content for a while.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::{Request, Target};
+use super::{Target, UpstreamRequest};
 use crate::oci::{Digest, Namespace, Reference, Repository};
 
-/// How long a mirror is not asked for content of which it gave wrong bytes: what is stored there wrongly stays so until an
-/// operator sees to it.
-const WRONG_REST: Duration = Duration::from_secs(3_600);
+/// How long a mirror gets no request for content of which it sent wrong bytes: wrong content stays there until an operator
+/// replaces it.
+const WRONG_COOLDOWN: Duration = Duration::from_secs(3_600);
 
-/// How long a mirror is asked last for content of which its body broke off or stalled: longer than the attempts for one
-/// body take, so that the next ones go to the next place.
-const BROKEN_REST: Duration = Duration::from_secs(60);
+/// How long a mirror comes last for content of which its body broke off or stalled. The time is longer than the attempts
+/// for one body take, so that the next attempts go to the next endpoint.
+const BROKEN_COOLDOWN: Duration = Duration::from_secs(60);
 
-/// Faults remembered, at 300 bytes each: 1.2 MiB. Forgetting costs an attempt each.
+/// Faults recorded, at 300 bytes each: 1.2 MiB. A dropped fault costs one attempt.
 const FAULTS_MAX: usize = 4_096;
 
 /// What was wrong with a body.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Fault {
-    /// Its bytes are not what was asked for.
+    /// Its bytes do not match the request.
     Wrong,
     /// It broke off or stalled.
     Broken,
@@ -32,16 +32,18 @@ pub enum Fault {
 
 /// What a body was of. Content with a digest is the same in every repository.
 #[derive(Clone, PartialEq, Eq, Hash)]
-pub(super) enum Subject {
+pub(super) enum FaultSubject {
     Content(Digest),
     Named(Namespace, Repository, Target),
 }
 
-impl Subject {
-    pub fn of(request: &Request) -> Self {
+impl FaultSubject {
+    pub fn of(request: &UpstreamRequest) -> Self {
         match &request.target {
-            Target::Blob(digest) | Target::Manifest(Reference::Digest(digest)) => Subject::Content(*digest),
-            named => Subject::Named(
+            Target::Blob(digest) | Target::Manifest(Reference::Digest(digest)) => {
+                FaultSubject::Content(*digest)
+            }
+            named => FaultSubject::Named(
                 request.namespace.clone(),
                 request.repository.clone(),
                 named.clone(),
@@ -55,7 +57,7 @@ impl Subject {
 pub(super) struct Faults(Mutex<Entries>);
 
 /// By the mirror's base URL: the newest fault, and until when it counts.
-type Entries = HashMap<(Arc<str>, Subject), (Fault, Instant)>;
+type Entries = HashMap<(Arc<str>, FaultSubject), (Fault, Instant)>;
 
 impl Faults {
     fn entries(&self) -> MutexGuard<'_, Entries> {
@@ -63,8 +65,8 @@ impl Faults {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What is known of `mirror` and `subject`.
-    pub fn of(&self, mirror: &Arc<str>, subject: &Subject, now: Instant) -> Option<Fault> {
+    /// Returns the current fault of `mirror` for `subject`.
+    pub fn of(&self, mirror: &Arc<str>, subject: &FaultSubject, now: Instant) -> Option<Fault> {
         let entries = self.entries();
         if entries.is_empty() {
             return None;
@@ -73,11 +75,11 @@ impl Faults {
         (now < *until).then_some(*fault)
     }
 
-    /// Notes a fault; whether it is news.
-    pub fn note(&self, mirror: &Arc<str>, subject: Subject, fault: Fault, now: Instant) -> bool {
-        let rest = match fault {
-            Fault::Wrong => WRONG_REST,
-            Fault::Broken => BROKEN_REST,
+    /// Records a fault. Returns whether the fault is new.
+    pub fn record(&self, mirror: &Arc<str>, subject: FaultSubject, fault: Fault, now: Instant) -> bool {
+        let cooldown = match fault {
+            Fault::Wrong => WRONG_COOLDOWN,
+            Fault::Broken => BROKEN_COOLDOWN,
         };
         let mut entries = self.entries();
         let key = (mirror.clone(), subject);
@@ -90,7 +92,7 @@ impl Faults {
         }
         // Wrong bytes stay wrong, also when the next body breaks off.
         if known.is_none_or(|(known, _)| known == fault || fault == Fault::Wrong) {
-            entries.insert(key, (fault, now + rest));
+            entries.insert(key, (fault, now + cooldown));
         }
         known.is_none_or(|(known, _)| known != fault && fault == Fault::Wrong)
     }
@@ -100,27 +102,27 @@ impl Faults {
 mod tests {
     use super::*;
 
-    fn subject(n: u64) -> Subject {
-        Subject::Content(format!("sha256:{n:064x}").parse().unwrap())
+    fn subject(n: u64) -> FaultSubject {
+        FaultSubject::Content(format!("sha256:{n:064x}").parse().unwrap())
     }
 
     #[test]
-    fn a_fault_is_news_once_and_wrong_outlasts_broken() {
+    fn a_fault_is_new_once_and_wrong_outlasts_broken() {
         let (faults, now) = (Faults::default(), Instant::now());
         let mirror: Arc<str> = "https://m.example/".into();
         let of = |at| faults.of(&mirror, &subject(1), at);
         assert_eq!(of(now), None);
-        assert!(faults.note(&mirror, subject(1), Fault::Broken, now));
-        assert!(!faults.note(&mirror, subject(1), Fault::Broken, now));
+        assert!(faults.record(&mirror, subject(1), Fault::Broken, now));
+        assert!(!faults.record(&mirror, subject(1), Fault::Broken, now));
         assert_eq!(
-            (of(now), of(now + BROKEN_REST)),
+            (of(now), of(now + BROKEN_COOLDOWN)),
             (Some(Fault::Broken), None),
-            "the same mirror is asked first again"
+            "the same mirror comes first again"
         );
-        assert!(faults.note(&mirror, subject(1), Fault::Wrong, now));
-        assert!(!faults.note(&mirror, subject(1), Fault::Broken, now));
-        assert_eq!(of(now + BROKEN_REST), Some(Fault::Wrong));
-        assert_eq!(of(now + WRONG_REST), None);
+        assert!(faults.record(&mirror, subject(1), Fault::Wrong, now));
+        assert!(!faults.record(&mirror, subject(1), Fault::Broken, now));
+        assert_eq!(of(now + BROKEN_COOLDOWN), Some(Fault::Wrong));
+        assert_eq!(of(now + WRONG_COOLDOWN), None);
         assert_eq!(faults.of(&mirror, &subject(2), now), None);
     }
 
@@ -129,7 +131,7 @@ mod tests {
         let (faults, now) = (Faults::default(), Instant::now());
         let mirror: Arc<str> = "https://m.example/".into();
         for n in 0..2 * FAULTS_MAX as u64 {
-            faults.note(&mirror, subject(n), Fault::Wrong, now);
+            faults.record(&mirror, subject(n), Fault::Wrong, now);
         }
         assert!(faults.entries().len() <= FAULTS_MAX);
     }

@@ -1,8 +1,8 @@
 //! Names and their addresses, remembered for a moment.
 //!
-//! A name server that is down costs its clients seconds each time: with glibc five before the next one is asked. So an answer
-//! is used again for a while, one lookup serves all who need it, and a lookup that is given up goes on for the next request.
-//! Whether an address may be contacted is judged at each use, by [`super::resolve::FilteredResolver`].
+//! A name server that is down costs its clients seconds each time: glibc waits five seconds before it queries the next one.
+//! So an answer is used again for a while, and one lookup serves all requests for the name. A lookup that is given up goes on
+//! for the next request. [`super::resolve::FilteredResolver`] checks at each use whether an address may be contacted.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -17,7 +17,7 @@ use tokio::time::{Instant, timeout};
 /// is in use costs two lookups a minute.
 const FRESH: Duration = Duration::from_secs(30);
 
-/// How long it is used while the next lookup is under way.
+/// How long an answer is used while the next lookup is in flight.
 const KEPT: Duration = Duration::from_secs(60);
 
 /// How long it is used where the next lookup fails, or takes longer than [`SLOW`].
@@ -26,11 +26,11 @@ const LAST_RESORT: Duration = Duration::from_secs(600);
 /// How long a lookup may take before an older answer is used instead (RFC 8767, 5: 1.8 s).
 const SLOW: Duration = Duration::from_millis(1_800);
 
-/// How long a failure answers those who need the same name: a crowd makes one lookup, and the next pull another.
+/// How long a failure answers requests for the same name: simultaneous requests make one lookup, and the next pull another.
 const FAILED: Duration = Duration::from_secs(2);
 
-/// An answer that is younger than this is not doubted: another lookup would say the same.
-const DOUBTED_AFTER: Duration = Duration::from_secs(1);
+/// An answer that is younger than this is not verified: another lookup would return the same.
+const RECHECK_AFTER: Duration = Duration::from_secs(1);
 
 /// Addresses remembered of one name.
 const ADDRESSES_MAX: usize = 64;
@@ -75,9 +75,9 @@ struct Inner {
     resolver: Arc<dyn Resolve>,
     bounds: Bounds,
     names: Mutex<HashMap<Box<str>, Known>>,
-    /// Places for names without an answer.
+    /// Slots for names without an answer.
     first: Arc<Semaphore>,
-    /// Places for names that have an answer, and for proxies: names that a client makes up do not take them.
+    /// Slots for names that have an answer, and for proxies. Names that a client makes up use no such slot.
     again: Arc<Semaphore>,
 }
 
@@ -86,33 +86,33 @@ struct Inner {
 struct Known {
     answer: Option<(Addresses, Instant)>,
     failed: Option<(Arc<str>, Instant)>,
-    /// The lookup under way.
+    /// The lookup in flight.
     next: Option<watch::Receiver<Option<Found>>>,
 }
 
-/// What is done for one who needs addresses.
+/// The decision on a request for addresses.
 #[derive(PartialEq, Eq, Debug)]
-enum Judged {
+enum LookupDecision {
     Use(Addresses),
     /// They are used, and looked up again meanwhile.
     Renew(Addresses),
     Fail(Arc<str>),
-    /// A lookup is waited for; one that is slow for no longer than there is something older.
-    Ask(Option<Addresses>),
+    /// The request waits for a lookup. An older answer limits that wait to [`SLOW`].
+    LookUp(Option<Addresses>),
 }
 
 impl Known {
-    /// What to do for one who needs the addresses at `now`.
-    fn judge(&self, now: Instant) -> Judged {
+    /// Decides on a request for the addresses at `now`.
+    fn decide(&self, now: Instant) -> LookupDecision {
         let fresh = self.answer_within(FRESH, now);
         let usable = self.answer_within(LAST_RESORT, now).cloned();
         match (fresh, self.failed_lately(now), usable) {
-            (Some(addresses), _, _) => Judged::Use(addresses.clone()),
-            (None, Some(_), Some(old)) => Judged::Use(old),
-            (None, Some(why), None) => Judged::Fail(why.clone()),
+            (Some(addresses), _, _) => LookupDecision::Use(addresses.clone()),
+            (None, Some(_), Some(old)) => LookupDecision::Use(old),
+            (None, Some(why), None) => LookupDecision::Fail(why.clone()),
             (None, None, old) => match self.answer_within(KEPT, now) {
-                Some(addresses) => Judged::Renew(addresses.clone()),
-                None => Judged::Ask(old),
+                Some(addresses) => LookupDecision::Renew(addresses.clone()),
+                None => LookupDecision::LookUp(old),
             },
         }
     }
@@ -127,8 +127,8 @@ impl Known {
         (now.saturating_duration_since(*at) < FAILED).then_some(why)
     }
 
-    /// Takes note of an outcome, and gives what those who waited for it get.
-    fn note(&mut self, found: Found, now: Instant) -> Found {
+    /// Records an outcome, and returns the result for the waiting requests.
+    fn record(&mut self, found: Found, now: Instant) -> Found {
         match found {
             Ok(addresses) => {
                 self.answer = Some((addresses.clone(), now));
@@ -175,7 +175,7 @@ impl Lookups {
     ///
     /// # Errors
     ///
-    /// What the resolver says.
+    /// The error of the resolver.
     ///
     /// # Cancellation
     ///
@@ -184,18 +184,18 @@ impl Lookups {
         let (mut next, old) = {
             let now = Instant::now();
             let mut names = self.names();
-            let judged = names
+            let decision = names
                 .get(host)
-                .map_or(Judged::Ask(None), |known| known.judge(now));
-            match judged {
-                Judged::Use(addresses) => return Ok(addresses),
-                Judged::Fail(why) => return Err(why),
-                Judged::Renew(addresses) => {
-                    // One that cannot begin now begins with the next request.
-                    let _under_way = self.begin(&mut names, host, is_proxy, now);
+                .map_or(LookupDecision::LookUp(None), |known| known.decide(now));
+            match decision {
+                LookupDecision::Use(addresses) => return Ok(addresses),
+                LookupDecision::Fail(why) => return Err(why),
+                LookupDecision::Renew(addresses) => {
+                    // A lookup that cannot start now starts with the next request.
+                    let _pending = self.begin(&mut names, host, is_proxy, now);
                     return Ok(addresses);
                 }
-                Judged::Ask(old) => (self.begin(&mut names, host, is_proxy, now)?, old),
+                LookupDecision::LookUp(old) => (self.begin(&mut names, host, is_proxy, now)?, old),
             }
         };
         let found = async {
@@ -221,10 +221,10 @@ impl Lookups {
             let Some((addresses, at)) = &mut known.answer else {
                 return false;
             };
-            if now.saturating_duration_since(*at) < DOUBTED_AFTER {
+            if now.saturating_duration_since(*at) < RECHECK_AFTER {
                 return false;
             }
-            // It is a last resort from now on. A clock that has just begun has no earlier moment.
+            // It is a last resort from now on. A clock that has just started has no earlier instant.
             if let Some(earlier) = now.checked_sub(KEPT) {
                 *at = (*at).min(earlier);
             }
@@ -235,7 +235,7 @@ impl Lookups {
             .is_ok_and(|after| after.iter().any(|address| !before.contains(address)))
     }
 
-    /// The lookup of `host` that is under way, or a new one.
+    /// Returns the lookup of `host` that is in flight, or starts one.
     fn begin(
         &self,
         names: &mut HashMap<Box<str>, Known>,
@@ -268,27 +268,31 @@ impl Lookups {
         if let Some(next) = &known.next {
             return Ok(next.clone());
         }
-        let places = match known.answer.is_some() || is_proxy {
+        let slots = match known.answer.is_some() || is_proxy {
             true => self.0.again.clone(),
             false => self.0.first.clone(),
         };
-        let (tell, next) = watch::channel(None);
+        let (sender, next) = watch::channel(None);
         known.next = Some(next.clone());
         let (lookups, host) = (self.clone(), Box::<str>::from(host));
-        // By itself, so that it goes on when those who wait give up. It ends when the system's resolver does, which has
-        // deadlines of its own.
+        // A task of its own: the lookup goes on when the waiting requests give up. It ends with the call of the system's
+        // resolver, which has deadlines of its own.
         tokio::spawn(async move {
-            let underway = UnderWay { lookups, host, tell };
-            let found = match places.acquire_owned().await {
-                Ok(_place) => underway.lookups.ask(&underway.host).await,
+            let pending = PendingLookup {
+                lookups,
+                host,
+                sender,
+            };
+            let found = match slots.acquire_owned().await {
+                Ok(_slot) => pending.lookups.query_resolver(&pending.host).await,
                 Err(_closed) => Err("lookups have ended".into()),
             };
-            underway.end(found);
+            pending.end(found);
         });
         Ok(next)
     }
 
-    async fn ask(&self, host: &str) -> Found {
+    async fn query_resolver(&self, host: &str) -> Found {
         let name: Name = host
             .parse()
             .map_err(|_| Arc::<str>::from("the name is no host name"))?;
@@ -304,24 +308,24 @@ impl Lookups {
     }
 }
 
-/// One lookup. Whatever becomes of it, the next one can begin.
-struct UnderWay {
+/// One lookup in flight. Its drop lets the next lookup start.
+struct PendingLookup {
     lookups: Lookups,
     host: Box<str>,
-    tell: watch::Sender<Option<Found>>,
+    sender: watch::Sender<Option<Found>>,
 }
 
-impl UnderWay {
+impl PendingLookup {
     fn end(self, found: Found) {
-        let told = match self.lookups.names().get_mut(&self.host) {
-            Some(known) => known.note(found, Instant::now()),
+        let result = match self.lookups.names().get_mut(&self.host) {
+            Some(known) => known.record(found, Instant::now()),
             None => found,
         };
-        self.tell.send_replace(Some(told));
+        self.sender.send_replace(Some(result));
     }
 }
 
-impl Drop for UnderWay {
+impl Drop for PendingLookup {
     fn drop(&mut self) {
         if let Some(known) = self.lookups.names().get_mut(&self.host) {
             known.next = None;
@@ -355,38 +359,41 @@ mod tests {
     fn an_answer_is_used_then_renewed_and_outlives_a_name_server() {
         let (now, first, second) = (Instant::now(), addresses("192.0.2.1"), addresses("192.0.2.2"));
         let mut known = Known::default();
-        assert_eq!(known.judge(now), Judged::Ask(None));
-        assert_eq!(known.note(Ok(first.clone()), now), Ok(first.clone()));
-        assert_eq!(known.judge(now), Judged::Use(first.clone()));
-        assert_eq!(known.judge(now + FRESH), Judged::Renew(first.clone()));
-        assert_eq!(known.judge(now + KEPT), Judged::Ask(Some(first.clone())));
+        assert_eq!(known.decide(now), LookupDecision::LookUp(None));
+        assert_eq!(known.record(Ok(first.clone()), now), Ok(first.clone()));
+        assert_eq!(known.decide(now), LookupDecision::Use(first.clone()));
+        assert_eq!(known.decide(now + FRESH), LookupDecision::Renew(first.clone()));
+        assert_eq!(
+            known.decide(now + KEPT),
+            LookupDecision::LookUp(Some(first.clone()))
+        );
         let now = now + KEPT;
-        assert_eq!(known.note(Err("down".into()), now), Ok(first.clone()));
-        assert_eq!(known.judge(now), Judged::Use(first.clone()));
-        assert_eq!(known.judge(now + FAILED), Judged::Ask(Some(first)));
-        assert_eq!(known.note(Ok(second.clone()), now), Ok(second.clone()));
-        assert_eq!(known.judge(now), Judged::Use(second));
-        assert_eq!(known.judge(now + LAST_RESORT), Judged::Ask(None));
+        assert_eq!(known.record(Err("down".into()), now), Ok(first.clone()));
+        assert_eq!(known.decide(now), LookupDecision::Use(first.clone()));
+        assert_eq!(known.decide(now + FAILED), LookupDecision::LookUp(Some(first)));
+        assert_eq!(known.record(Ok(second.clone()), now), Ok(second.clone()));
+        assert_eq!(known.decide(now), LookupDecision::Use(second));
+        assert_eq!(known.decide(now + LAST_RESORT), LookupDecision::LookUp(None));
     }
 
     #[test]
     fn a_failure_is_remembered_for_a_moment_only() {
         let (now, why) = (Instant::now(), Arc::<str>::from("no such name"));
         let mut known = Known::default();
-        assert_eq!(known.note(Err(why.clone()), now), Err(why.clone()));
-        assert_eq!(known.judge(now), Judged::Fail(why));
-        assert_eq!(known.judge(now + FAILED), Judged::Ask(None));
+        assert_eq!(known.record(Err(why.clone()), now), Err(why.clone()));
+        assert_eq!(known.decide(now), LookupDecision::Fail(why));
+        assert_eq!(known.decide(now + FAILED), LookupDecision::LookUp(None));
     }
 
     /// Answers when the test lets it; counts.
     struct Gated {
-        asked: AtomicUsize,
+        requests: AtomicUsize,
         answers: Arc<Semaphore>,
     }
 
     impl Resolve for Gated {
         fn resolve(&self, _: Name) -> Resolving {
-            self.asked.fetch_add(1, Ordering::SeqCst);
+            self.requests.fetch_add(1, Ordering::SeqCst);
             let answers = self.answers.clone();
             Box::pin(async move {
                 answers.acquire().await?.forget();
@@ -397,8 +404,8 @@ mod tests {
     }
 
     impl Gated {
-        async fn wait_asked(&self, times: usize) {
-            while self.asked.load(Ordering::SeqCst) < times {
+        async fn wait_requests(&self, times: usize) {
+            while self.requests.load(Ordering::SeqCst) < times {
                 tokio::task::yield_now().await;
             }
         }
@@ -406,23 +413,23 @@ mod tests {
 
     fn gated() -> (Arc<Gated>, Lookups) {
         let gated = Arc::new(Gated {
-            asked: AtomicUsize::new(0),
+            requests: AtomicUsize::new(0),
             answers: Arc::new(Semaphore::new(0)),
         });
         (gated.clone(), Lookups::of_unlisted(gated))
     }
 
     #[tokio::test]
-    async fn a_crowd_makes_one_lookup_which_goes_on_when_they_give_up() {
+    async fn simultaneous_requests_make_one_lookup_which_goes_on_when_they_give_up() {
         let (resolver, lookups) = gated();
-        let crowd = futures_util::future::join_all((0..100).map(|_| lookups.find("r.example", false)));
-        assert!(timeout(Duration::from_millis(50), crowd).await.is_err());
+        let callers = futures_util::future::join_all((0..100).map(|_| lookups.find("r.example", false)));
+        assert!(timeout(Duration::from_millis(50), callers).await.is_err());
         resolver.answers.add_permits(1);
         for _ in 0..3 {
             let found = lookups.find("r.example", false).await;
             assert_eq!(found, Ok(addresses("192.0.2.1")));
         }
-        assert_eq!(resolver.asked.load(Ordering::SeqCst), 1);
+        assert_eq!(resolver.requests.load(Ordering::SeqCst), 1);
     }
 
     #[tokio::test]
@@ -435,10 +442,10 @@ mod tests {
         let many = futures_util::future::join_all(many);
         assert!(timeout(Duration::from_millis(50), many).await.is_err());
         assert_eq!(lookups.names().len(), OF_UNLISTED.waiting);
-        resolver.wait_asked(OF_UNLISTED.lookups).await;
+        resolver.wait_requests(OF_UNLISTED.lookups).await;
         assert!(lookups.find("one-more.example", false).await.is_err());
         let proxy = lookups.find("proxy.example", true);
         assert!(timeout(Duration::from_millis(50), proxy).await.is_err());
-        resolver.wait_asked(OF_UNLISTED.lookups + 1).await;
+        resolver.wait_requests(OF_UNLISTED.lookups + 1).await;
     }
 }

@@ -1,18 +1,18 @@
 //! The registries we pull from.
 //!
-//! [`Upstreams::fetch`] asks one registry for one manifest or blob: where it and its mirrors live, the credentials and
-//! tokens it wants, the proxies on the way, the redirects it sends, and the rules about whom we talk to at all. It runs on
-//! the helper pool; nothing here may be called from a core.
+//! [`Upstreams::fetch`] requests one manifest or blob from one registry. This module resolves the addresses of the registry
+//! and of its mirrors. It sends credentials and tokens, uses proxies and follows redirects. It enforces the rules on the hosts
+//! that may be contacted. It runs on the helper pool; nothing here may be called from a core.
 //!
-//! Not here: what to ask for and when (`cache`), waiting between attempts (the caller does, told by
-//! [`Resume`]), digests (the fill computes them), statuses for clients (`registry`).
+//! Not here: the choice and the time of requests (`cache`), the wait between attempts (the caller waits as long as
+//! [`Resume`] returns), digests (the fill computes them), statuses for clients (`registry`).
 
 mod address;
-mod ask;
 mod auth;
+mod authenticate;
+mod availability;
 mod challenger;
 mod client;
-mod condition;
 mod content_range;
 mod cure;
 mod endpoint;
@@ -22,14 +22,16 @@ mod faults;
 mod headers;
 mod heads;
 mod lookups;
+mod options;
 mod policy;
 mod proxy;
 mod redirect;
 mod refusal;
+mod registries;
+mod request;
 mod resolve;
 mod response;
 mod retry;
-mod table;
 mod tls;
 mod verdict;
 mod via;
@@ -41,34 +43,35 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
-use http::header::{ACCEPT, RANGE, VIA};
-use http::{HeaderMap, HeaderValue};
+use http::header::VIA;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::timeout;
 
 pub use auth::Secret;
 #[cfg(any(test, fuzzing))]
 pub use auth::fuzz;
-pub use condition::{Budget, RegistryCondition, Source, State};
-pub use content_range::{ContentRange, ResumeVerdict};
+pub use availability::{AvailabilityState, Budget, RegistryStatus, Source};
+pub use content_range::{ReceivedRange, ResumeVerdict};
 pub use error::{BuildError, Location, Phase, Refusal, Restraint, UpstreamError, seconds_left};
 pub use faults::Fault;
-pub use response::{Body, Response, resume_matches};
+pub use options::{Deadlines, Options};
+pub use request::{Credentials, Purpose, Target, UpstreamMethod, UpstreamRequest};
+pub use response::{UpstreamBody, UpstreamResponse, resume_matches};
 pub use retry::Resume;
 pub use tls::AnyCertificate;
 pub use verdict::Verdict;
 pub use via::OnBehalf;
 
 use crate::config::{Named, ProxyEnvironment, Registries};
-use crate::oci::{Digest, ListQuery, Namespace, Reference, Repository};
-use ask::{Asked, Whose};
-use auth::logins::Held;
-use condition::{Admission, Conditions, Watch};
+use crate::oci::{Namespace, Repository};
+use auth::credential_source::LoadedCredential;
+use authenticate::{AuthenticatedRequest, CredentialOwner};
+use availability::{AvailabilityTable, Decision, RequestTracker};
 use endpoint::Endpoint;
-use exchange::{Question, Redirects};
-use faults::{Faults, Subject};
+use exchange::OutgoingRequest;
+use faults::{FaultSubject, Faults};
 use heads::Heads;
-use table::{Entry, Table};
+use registries::{RegistryEntry, RegistryTable};
 use via::Chains;
 
 /// All registries there are: the configured ones, and every public one. Cheap to clone.
@@ -76,145 +79,25 @@ use via::Chains;
 pub struct Upstreams(Arc<Shared>);
 
 struct Shared {
-    /// Replaced as a whole; requests under way keep the one they began with.
-    table: RwLock<Arc<Table>>,
-    /// How often the table was replaced.
+    /// The registry table. A reload replaces it as a whole. Requests in flight keep the table of their start.
+    table: RwLock<Arc<RegistryTable>>,
+    /// The number of replacements of the registry table.
     generation: AtomicU64,
     chains: Arc<Chains>,
-    conditions: Arc<Conditions>,
+    availability: Arc<AvailabilityTable>,
     heads: Heads,
     faults: Faults,
     options: Options,
     proxies: ProxyEnvironment,
 }
 
-/// When the mirrors are asked.
+/// The order of mirrors and registry for one request.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Turn {
-    /// Before the registry: those without a fault.
-    First,
-    /// After the registry has failed: those whose last body of this content broke off.
-    Last,
-}
-
-/// One question to one registry.
-#[derive(Clone, Debug)]
-pub struct Request {
-    pub namespace: Namespace,
-    pub repository: Repository,
-    pub target: Target,
-    pub method: Method,
-    /// Media types for `Accept`, each as it should be sent. Not for blobs, which take any.
-    pub accept: Vec<String>,
-    /// Ask for the bytes from this offset on (`Range: bytes=N-`). For GET of blobs only. There is no `If-Range`:
-    /// the digest decides whether pieces fit, and validators differ between the hosts of one registry.
-    pub range_from: Option<u64>,
-    pub credentials: Credentials,
-    pub purpose: Purpose,
-}
-
-/// With whose credentials an upstream is asked.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Credentials {
-    /// Nobody's: what is seen this way is public.
-    None,
-    /// What the operator configured for the registry; nobody's, where nothing is.
-    Ours,
-    /// The client's own `Authorization`, sent as it is. A name with its password is exchanged for a token where the registry
-    /// wants one and its token service may see it. A 401 is given back with its challenges.
-    Client(Secret),
-}
-
-/// What an answer is for.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Purpose {
-    /// Somebody waits for it, and there is nothing else to give.
-    Pull,
-    /// What we hold may be out of date; it serves when the upstream had better not be bothered.
-    Revalidate,
-}
-
-#[derive(Clone, PartialEq, Eq, Hash, Debug)]
-pub enum Target {
-    Manifest(Reference),
-    Blob(Digest),
-    /// `tags/list`, a page of it.
-    Tags(ListQuery),
-    /// `referrers/<digest>`. Its redirects are not followed: they lead to pages for people.
-    Referrers(Digest, ListQuery),
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Method {
-    Get,
-    Head,
-    /// Whether it may be read, with as little of it as every registry allows to be asked for: `HEAD` of a manifest (`GET`, where
-    /// that is refused), the first byte of a blob. (Registries refuse `HEAD` of blobs they give by `GET`.)
-    Probe,
-}
-
-/// How long to wait for what.
-#[derive(Clone, Copy, Debug)]
-pub struct Deadlines {
-    /// For the addresses of a name. glibc asks the next name server after five seconds: two may be down.
-    pub resolve: Duration,
-    /// TCP and TLS together.
-    pub connect: Duration,
-    /// From sending a request to its response head, for each hop.
-    pub head: Duration,
-    /// For each few KiB of a body.
-    pub idle: Duration,
-    /// For a token, all of it.
-    pub token: Duration,
-    /// For all that is asked of one mirror, before the next one is; and for each few KiB of its bodies.
-    pub mirror: Duration,
-    /// For the registry itself, whatever its mirrors took. Hops and rounds have deadlines of their own, but an upstream
-    /// that uses each of them up would keep a client for minutes.
-    pub exchange: Duration,
-    /// The same for [`Purpose::Revalidate`]: whoever waits could have what we hold.
-    pub revalidate: Duration,
-    /// For a place among the requests that `max_concurrency` allows.
-    pub queue: Duration,
-}
-
-impl Default for Deadlines {
-    fn default() -> Self {
-        Deadlines {
-            resolve: Duration::from_secs(12),
-            connect: Duration::from_secs(5),
-            head: Duration::from_secs(30),
-            idle: Duration::from_secs(30),
-            token: Duration::from_secs(10),
-            mirror: Duration::from_secs(10),
-            exchange: Duration::from_secs(60),
-            revalidate: Duration::from_secs(5),
-            queue: Duration::from_secs(30),
-        }
-    }
-}
-
-impl Deadlines {
-    /// For the addresses of a registry of which something is held: one that cannot be found leaves time to say so.
-    fn resolve_to_revalidate(&self) -> Duration {
-        self.resolve.min(self.revalidate / 2)
-    }
-}
-
-/// The environment of [`Upstreams`], for tests to replace.
-#[derive(Clone)]
-pub struct Options {
-    pub deadlines: Deadlines,
-    /// Where names are looked up; what it answers is filtered all the same.
-    pub resolver: Arc<dyn reqwest::dns::Resolve>,
-}
-
-impl Default for Options {
-    fn default() -> Self {
-        Options {
-            deadlines: Deadlines::default(),
-            resolver: Arc::new(resolve::SystemResolver::default()),
-        }
-    }
+enum MirrorOrder {
+    /// Mirrors without a fault, before the registry.
+    BeforeRegistry,
+    /// Mirrors whose last body of this content broke off, after the registry has failed.
+    AfterRegistry,
 }
 
 impl Upstreams {
@@ -234,12 +117,12 @@ impl Upstreams {
         proxies: ProxyEnvironment,
         options: Options,
     ) -> Result<Self, BuildError> {
-        let table = Table::build(registries, &proxies, &options, None)?;
+        let table = RegistryTable::build(registries, &proxies, &options, None)?;
         Ok(Upstreams(Arc::new(Shared {
             table: RwLock::new(Arc::new(table)),
             generation: AtomicU64::new(0),
             chains: Arc::new(Chains::new()),
-            conditions: Arc::default(),
+            availability: Arc::default(),
             heads: Heads::default(),
             faults: Faults::default(),
             options,
@@ -247,8 +130,8 @@ impl Upstreams {
         })))
     }
 
-    /// Goes on with another configuration. Requests under way are finished with the one they began with; registries for
-    /// which nothing has changed keep their connections and tokens. Reads the system's root certificates from disk.
+    /// Replaces the configuration. Requests in flight end with the configuration of their start. Registries without a change
+    /// keep their connections and tokens. Reads the system's root certificates from disk.
     ///
     /// # Errors
     ///
@@ -256,14 +139,14 @@ impl Upstreams {
     pub fn reload(&self, registries: Registries) -> Result<(), BuildError> {
         let shared = &*self.0;
         let before = shared.table();
-        let after = Arc::new(Table::build(
+        let after = Arc::new(RegistryTable::build(
             registries,
             &shared.proxies,
             &shared.options,
             Some(&before),
         )?);
         *shared.table.write().unwrap_or_else(PoisonError::into_inner) = after;
-        // After the table: who sees the number sees what it stands for.
+        // After the table: a reader of the new number also reads the new table.
         shared.generation.fetch_add(1, Ordering::Release);
         Ok(())
     }
@@ -279,7 +162,7 @@ impl Upstreams {
         self.0.chains.pseudonym()
     }
 
-    /// Has what is asked for `target` name the caches that `chain` lists, as long as the result is kept.
+    /// Adds the caches of `chain` to the `Via` field of requests for `target`, until the result is dropped.
     /// `chain` is a `Via` value of visible characters and blanks.
     pub fn on_behalf(
         &self,
@@ -297,112 +180,123 @@ impl Upstreams {
         self.0.table().registries.clone()
     }
 
-    /// Whether the registry's HEAD is known to be refused where its GET is answered, so that asking by HEAD first is in vain.
+    /// Returns whether the registry refuses HEAD and answers GET, so that a HEAD request is useless.
     pub fn is_head_in_vain(&self, namespace: &Namespace) -> bool {
         let table = self.0.table();
         let endpoint = table.entry(namespace).registry(namespace);
         endpoint.is_ok_and(|endpoint| self.0.heads.is_wrong(endpoint.base.as_str(), Instant::now()))
     }
 
-    /// How the registries are that were asked lately, by name.
-    pub fn conditions(&self) -> Vec<RegistryCondition> {
-        self.0.conditions.report(Instant::now())
+    /// Returns the availability of each registry with a recent request, sorted by name.
+    pub fn statuses(&self) -> Vec<RegistryStatus> {
+        self.0.availability.report(Instant::now())
     }
 
-    /// Asks for `request`, and gives the head of a good answer with its body still to be read.
+    /// Sends `request`, and returns the head of a good answer with its body still to be read.
     ///
-    /// The mirrors that are for such a request come first, anonymously; one that does not give it hands over to the next,
-    /// and the registry itself is the last. A request with a client's credentials goes to the registry only. Each place
-    /// is asked for the content once; before that there may be a challenge, a token, and redirects. A connection that
-    /// breaks before a response head is replaced once, at once. Bodies that break are the caller's to resume, and the
-    /// caller says so ([`Upstreams::blame`]): a mirror that gave wrong bytes is passed over for that content, and one whose
-    /// body broke off is the last to be asked.
+    /// Anonymous requests go to the mirrors for this target first, one after the other, and to the registry last. A request
+    /// with a client's credentials goes to the registry only. Each endpoint gets one request for the content; a challenge, a
+    /// token request and redirects may precede it. A connection that breaks before a response head is replaced once, at once.
+    /// The caller resumes a broken body and records the fault ([`Upstreams::record_fault`]). A mirror that sent wrong bytes is
+    /// skipped for that content. A mirror whose body broke off gets its request after the registry.
     ///
     /// # Errors
     ///
-    /// All of [`UpstreamError`], of the registry itself where mirrors were asked before it; some without asking: when the
-    /// registry is known to be down or to limit us (`condition`), and always when the cache is air-gapped. Nothing is
-    /// logged here, the caller knows what it means; but that a registry goes down or comes back is.
+    /// All of [`UpstreamError`]. After failed mirrors, the error is the registry's own. Some errors need no request: the
+    /// registry is unavailable or limits requests (`availability`), or the cache is air-gapped. This function logs changes of
+    /// availability only. The caller logs the errors.
     ///
     /// # Cancellation
     ///
-    /// Closes the connection in use. Others who wait for the same token go on.
-    pub async fn fetch(&self, request: &Request) -> Result<Response, UpstreamError> {
+    /// Closes the connection in use. Other requests that wait for the same token go on.
+    pub async fn fetch(&self, request: &UpstreamRequest) -> Result<UpstreamResponse, UpstreamError> {
         let table = self.0.table();
         if table.registries.air_gapped {
             let host = request.namespace.as_str().into();
             return Err(UpstreamError::AirGapped { host });
         }
         let entry = table.entry(&request.namespace);
-        let place = self.0.place(entry, request).await?;
-        let mut response = match self.0.ask_mirrors(&table, entry, request, Turn::First).await {
+        let slot = self.0.acquire_slot(entry, request).await?;
+        let mut response = match self
+            .0
+            .fetch_from_mirrors(&table, entry, request, MirrorOrder::BeforeRegistry)
+            .await
+        {
             Some(outcome) => outcome?,
-            None => match self.ask_registry_if_well(&table, request).await {
+            None => match self.fetch_from_registry_if_available(&table, request).await {
                 Ok(response) => response,
-                Err(error) => match self.0.ask_mirrors(&table, entry, request, Turn::Last).await {
+                Err(error) => match self
+                    .0
+                    .fetch_from_mirrors(&table, entry, request, MirrorOrder::AfterRegistry)
+                    .await
+                {
                     Some(outcome) => outcome?,
                     None => return Err(error),
                 },
             },
         };
-        response.body.occupy(place);
+        response.body.occupy(slot);
         Ok(response)
     }
 
-    /// Takes note that a body of [`Response::mirror`] was not what `request` asked for. Whether the next place should be
-    /// asked at once: a mirror is blamed for the first time. The registry itself has no next place.
-    pub fn blame(&self, request: &Request, mirror: Option<&Arc<str>>, fault: Fault) -> bool {
+    /// Records that a body of [`UpstreamResponse::mirror`] does not match `request`. Returns whether the next endpoint should get the
+    /// request at once: this is the mirror's first fault. The registry itself has no next endpoint.
+    pub fn record_fault(&self, request: &UpstreamRequest, mirror: Option<&Arc<str>>, fault: Fault) -> bool {
         let Some(mirror) = mirror else {
             return false;
         };
-        let news = self
+        let is_new = self
             .0
             .faults
-            .note(mirror, Subject::of(request), fault, Instant::now());
-        if news {
+            .record(mirror, FaultSubject::of(request), fault, Instant::now());
+        if is_new {
             tracing::warn!(
                 registry = %request.namespace, repository = %request.repository, %mirror, ?fault,
-                "a mirror does not give what its response head promised; the next place is asked"
+                "body of a mirror does not match its response head; trying the next endpoint"
             );
         }
-        news
+        is_new
     }
 
-    /// Asks the registry itself, unless it is known to be down or to limit us.
-    async fn ask_registry_if_well(
+    /// Sends the request to the registry itself, unless the registry is unavailable or limits requests.
+    async fn fetch_from_registry_if_available(
         &self,
-        table: &Table,
-        request: &Request,
-    ) -> Result<Response, UpstreamError> {
+        table: &RegistryTable,
+        request: &UpstreamRequest,
+    ) -> Result<UpstreamResponse, UpstreamError> {
         let named = table.registries.settings(&request.namespace).1 == Named::Exactly;
-        match self.0.conditions.admit(request, named, Instant::now()) {
-            Admission::Ask(watch) => self.watched(request, watch).await,
-            Admission::Refuse(error) => Err(error),
-            Admission::Probe(watch, error) => {
+        match self.0.availability.admit(request, named, Instant::now()) {
+            Decision::Send(tracker) => self.tracked(request, tracker).await,
+            Decision::Refuse(error) => Err(error),
+            Decision::Probe(tracker, error) => {
                 let (upstreams, request) = (self.clone(), request.clone());
-                tokio::spawn(async move { drop(upstreams.watched(&request, watch).await) });
+                tokio::spawn(async move { drop(upstreams.tracked(&request, tracker).await) });
                 Err(error)
             }
         }
     }
 
-    async fn watched(&self, request: &Request, watch: Watch) -> Result<Response, UpstreamError> {
+    async fn tracked(
+        &self,
+        request: &UpstreamRequest,
+        tracker: RequestTracker,
+    ) -> Result<UpstreamResponse, UpstreamError> {
         let table = self.0.table();
-        let outcome = self.0.ask_registry(&table, request).await;
-        watch.note(outcome, Instant::now())
+        let outcome = self.0.fetch_from_registry(&table, request).await;
+        tracker.record(outcome, Instant::now())
     }
 }
 
 impl Shared {
-    fn table(&self) -> Arc<Table> {
+    fn table(&self) -> Arc<RegistryTable> {
         self.table.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// A place among the requests the operator allows at once; `None` where there is no limit.
-    async fn place(
+    /// Acquires a request slot of the registry (`max_concurrency`). Returns `None` without a limit.
+    async fn acquire_slot(
         &self,
-        entry: &Entry,
-        request: &Request,
+        entry: &RegistryEntry,
+        request: &UpstreamRequest,
     ) -> Result<Option<OwnedSemaphorePermit>, UpstreamError> {
         let Some(slots) = &entry.slots else {
             return Ok(None);
@@ -413,7 +307,7 @@ impl Shared {
         )
         .await
         {
-            Ok(Ok(place)) => Ok(Some(place)),
+            Ok(Ok(slot)) => Ok(Some(slot)),
             _ => Err(UpstreamError::Overloaded {
                 host: request.namespace.as_str().into(),
             }),
@@ -421,37 +315,37 @@ impl Shared {
     }
 
     /// The first good answer of a mirror; `None` when there is none. A redirect for the client is a good answer.
-    async fn ask_mirrors(
+    async fn fetch_from_mirrors(
         &self,
-        table: &Table,
-        entry: &Entry,
-        request: &Request,
-        turn: Turn,
-    ) -> Option<Result<Response, UpstreamError>> {
+        table: &RegistryTable,
+        entry: &RegistryEntry,
+        request: &UpstreamRequest,
+        order: MirrorOrder,
+    ) -> Option<Result<UpstreamResponse, UpstreamError>> {
         if matches!(request.credentials, Credentials::Client(_)) {
             return None;
         }
-        let question = self.question(entry, request);
+        let outgoing = self.outgoing_request(entry, request);
         let within = self.within(request, self.options.deadlines.mirror);
         for mirror in entry.mirrors(&request.target) {
             let (base, now) = (mirror.base(), Instant::now());
-            let has_turn = match self.faults.of(&base, &Subject::of(request), now) {
-                None => turn == Turn::First,
-                Some(Fault::Broken) => turn == Turn::Last,
+            let is_due = match self.faults.of(&base, &FaultSubject::of(request), now) {
+                None => order == MirrorOrder::BeforeRegistry,
+                Some(Fault::Broken) => order == MirrorOrder::AfterRegistry,
                 Some(Fault::Wrong) => false,
             };
-            if !has_turn || mirror.rests(now) {
+            if !is_due || mirror.is_cooling_down(now) {
                 continue;
             }
             let endpoint = mirror.endpoint(&request.namespace);
-            let asked = Asked {
+            let authenticated = AuthenticatedRequest {
                 shared: self,
                 table,
                 endpoint: &endpoint,
                 request,
-                whose: Whose::Nobody,
+                owner: CredentialOwner::Anonymous,
             };
-            let error = match timeout(within, self.look_up_and_ask(&asked, &question)).await {
+            let error = match timeout(within, self.look_up_and_fetch(&authenticated, &outgoing)).await {
                 Ok(Ok(mut response)) => {
                     response.mirror = Some(base);
                     response.body.hurry(self.options.deadlines.mirror);
@@ -461,61 +355,67 @@ impl Shared {
                 Ok(Err(error)) => error,
                 Err(_elapsed) => too_slow(&endpoint),
             };
-            tracing::debug!(%error, "a mirror does not give it; the next place is asked");
+            tracing::debug!(%error, "a mirror failed; trying the next endpoint");
             if error.is_retryable() || error.is_outage() && error.verdict().is_none() {
-                mirror.rest(Instant::now());
+                mirror.cool_down(Instant::now());
             }
         }
         None
     }
 
-    async fn ask_registry(&self, table: &Table, request: &Request) -> Result<Response, UpstreamError> {
+    async fn fetch_from_registry(
+        &self,
+        table: &RegistryTable,
+        request: &UpstreamRequest,
+    ) -> Result<UpstreamResponse, UpstreamError> {
         let entry = table.entry(&request.namespace);
         let endpoint = entry.registry(&request.namespace)?;
-        let clients = match &request.credentials {
-            Credentials::Client(secret) => Held::of_client(secret),
-            Credentials::Ours | Credentials::None => None,
+        let client_credential = match &request.credentials {
+            Credentials::Client(secret) => LoadedCredential::of_client(secret),
+            Credentials::Operator | Credentials::None => None,
         };
-        let whose = match &request.credentials {
-            Credentials::Client(secret) => Whose::Client(secret, clients.as_ref()),
-            Credentials::Ours if !entry.logins.is_nothing() => Whose::Ours(&entry.logins),
-            Credentials::Ours | Credentials::None => Whose::Nobody,
+        let owner = match &request.credentials {
+            Credentials::Client(secret) => CredentialOwner::Client(secret, client_credential.as_ref()),
+            Credentials::Operator if !entry.credentials.is_nothing() => {
+                CredentialOwner::Operator(&entry.credentials)
+            }
+            Credentials::Operator | Credentials::None => CredentialOwner::Anonymous,
         };
-        let asked = Asked {
+        let authenticated = AuthenticatedRequest {
             shared: self,
             table,
             endpoint: &endpoint,
             request,
-            whose,
+            owner,
         };
-        let question = self.question(entry, request);
+        let outgoing = self.outgoing_request(entry, request);
         let within = self.within(request, self.options.deadlines.exchange);
-        match timeout(within, self.look_up_and_ask(&asked, &question)).await {
+        match timeout(within, self.look_up_and_fetch(&authenticated, &outgoing)).await {
             Ok(outcome) => outcome,
             Err(_elapsed) => Err(too_slow(&endpoint)),
         }
     }
 
-    async fn look_up_and_ask(
+    async fn look_up_and_fetch(
         &self,
-        asked: &Asked<'_>,
-        question: &Question,
-    ) -> Result<Response, UpstreamError> {
-        if asked.request.purpose == Purpose::Revalidate {
+        authenticated: &AuthenticatedRequest<'_>,
+        outgoing: &OutgoingRequest,
+    ) -> Result<UpstreamResponse, UpstreamError> {
+        if authenticated.request.purpose == Purpose::Revalidate {
             let within = self.options.deadlines.resolve_to_revalidate();
-            exchange::look_up(asked.endpoint, asked.endpoint.origin(), within).await?;
+            exchange::look_up(authenticated.endpoint, authenticated.endpoint.origin(), within).await?;
         }
-        self.ask_place(asked, question).await
+        self.fetch_from_endpoint(authenticated, outgoing).await
     }
 
-    fn question(&self, entry: &Entry, request: &Request) -> Question {
-        let mut question = request.question(entry);
-        question.headers.insert(VIA, self.chains.via(request));
-        question
+    fn outgoing_request(&self, entry: &RegistryEntry, request: &UpstreamRequest) -> OutgoingRequest {
+        let mut outgoing = request.to_outgoing(entry);
+        outgoing.headers.insert(VIA, self.chains.via(request));
+        outgoing
     }
 
     /// `most`, or less where there is something else to give.
-    fn within(&self, request: &Request, most: Duration) -> Duration {
+    fn within(&self, request: &UpstreamRequest, most: Duration) -> Duration {
         match request.purpose {
             Purpose::Pull => most,
             Purpose::Revalidate => most.min(self.options.deadlines.revalidate),
@@ -525,42 +425,7 @@ impl Shared {
 
 fn too_slow(endpoint: &Endpoint) -> UpstreamError {
     UpstreamError::Timeout {
-        host: exchange::host_of(endpoint.origin()),
+        host: error::host_of(endpoint.origin()),
         phase: Phase::Exchange,
-    }
-}
-
-impl Request {
-    fn question(&self, entry: &Entry) -> Question {
-        let mut headers = HeaderMap::new();
-        if !matches!(self.target, Target::Blob(_))
-            && !self.accept.is_empty()
-            // One line: some registries read only the first.
-            && let Ok(accept) = HeaderValue::from_str(&self.accept.join(", "))
-        {
-            headers.insert(ACCEPT, accept);
-        }
-        if let (Target::Blob(_), Method::Get, Some(from)) = (&self.target, self.method, self.range_from) {
-            let range =
-                HeaderValue::from_str(&format!("bytes={from}-")).expect("digits are valid in a header");
-            headers.insert(RANGE, range);
-        }
-        let method = match (self.method, &self.target) {
-            (Method::Get, _) | (Method::Probe, Target::Blob(_)) => http::Method::GET,
-            (Method::Head | Method::Probe, _) => http::Method::HEAD,
-        };
-        if method == http::Method::GET && self.method == Method::Probe {
-            headers.insert(RANGE, HeaderValue::from_static("bytes=0-0"));
-        }
-        Question {
-            method,
-            headers,
-            body: None,
-            redirects: match &self.target {
-                Target::Referrers(..) => Redirects::WithinApi,
-                Target::Blob(_) if entry.passes_redirects() => Redirects::Pass,
-                _ => Redirects::Follow,
-            },
-        }
     }
 }

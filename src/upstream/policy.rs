@@ -1,8 +1,8 @@
 //! Which places may be contacted for the sake of one registry. Pure.
 //!
-//! The same rules hold for the registry itself, its redirects and its token realms. Names are judged
-//! here, before a request; the addresses behind them by the resolver (`resolve.rs`), because only the
-//! address that is connected to counts. Where a proxy resolves names, only the names are judged.
+//! The same rules hold for the registry itself, its redirects and its token realms. Names are checked
+//! here, before a request. The resolver (`resolve.rs`) checks the addresses behind them, because only the
+//! address that is connected to counts. Where a proxy resolves names, only the names are checked.
 
 use std::net::IpAddr;
 
@@ -17,7 +17,7 @@ pub(super) struct Policy {
     /// Hosts (as in a URL) and ports the operator wrote down. Any port may be, and where `local` is set these are the
     /// only places where even a link-local address is meant.
     meant: Vec<(Box<str>, u16)>,
-    /// The registry is spoken to in plain http, so its redirects and realms may be plain too.
+    /// The registry is contacted in plain http, so its redirects and realms may be plain too.
     plain_http: bool,
     /// Loopback and private addresses may be contacted; without it only port 443 of public hosts.
     local: bool,
@@ -387,7 +387,7 @@ mod tests {
     }
 
     #[test]
-    fn the_address_behind_a_name_is_judged_like_one_in_a_url() {
+    fn the_address_behind_a_name_is_checked_like_one_in_a_url() {
         let address = |text: &str| text.parse::<IpAddr>().unwrap();
         let inside = configured("registry.lan", false);
         assert_eq!(

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use reqwest::Url;
 
-use super::exchange::host_of;
+use super::error::host_of;
 use super::policy::ip_literal;
 use crate::config::{Proxy, ProxyEnvironment, ProxyUrl};
 
@@ -87,7 +87,7 @@ impl Routes {
             .filter(|host| ip_literal(host).is_none())
     }
 
-    /// What the HTTP client asks for each connection; `None` when all are direct.
+    /// Returns the proxy selector of the HTTP client; `None` when all connections are direct.
     pub fn for_client(&self) -> Option<reqwest::Proxy> {
         if self.https.is_none() && self.http.is_none() {
             return None;

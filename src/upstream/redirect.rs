@@ -9,7 +9,7 @@ use crate::oci::Repository;
 /// Hops after the registry itself. Real chains have one or two; a loop has any number.
 pub(super) const REDIRECTS_MAX: usize = 5;
 
-/// Whether a response with this status names another place. 300 and 304 do not answer what we ask.
+/// Whether a response with this status names another place. 300 and 304 do not answer our requests.
 pub(super) fn is_redirect(status: u16) -> bool {
     matches!(status, 301 | 302 | 303 | 307 | 308)
 }
@@ -44,7 +44,7 @@ pub(super) fn repository_of(path: &str) -> Option<Repository> {
     name.parse().ok()
 }
 
-/// Whether two URLs share scheme, host and port: the reach of a secret.
+/// Whether two URLs share scheme, host and port: the scope of a secret.
 pub(super) fn same_origin(a: &Url, b: &Url) -> bool {
     a.scheme() == b.scheme()
         && a.host_str() == b.host_str()

@@ -1,4 +1,4 @@
-//! What a refusal tells a client: read here, within bounds, so that it is written anew and never copied.
+//! The parts of a refusal for a client: read here, within bounds, so that they are written anew and never copied.
 
 use std::time::Duration;
 
@@ -6,7 +6,7 @@ use http::header::WARNING;
 use reqwest::Url;
 
 use super::auth::challenge::{Challenge, parse_challenges};
-use super::condition::retry_after;
+use super::availability::retry_after;
 use super::error::UpstreamError;
 
 /// Characters kept of one text of a registry. Docker Hub's longest, about its limits, has 180.
@@ -16,7 +16,7 @@ const WORDS_CHARS_MAX: usize = 300;
 const TEXTS_MAX: usize = 4;
 
 impl UpstreamError {
-    /// How long the upstream asks clients to stay away; at most a day.
+    /// Returns the wait that the upstream requests; at most a day.
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
             UpstreamError::Status { headers, .. } => retry_after(headers),

@@ -1,6 +1,6 @@
 //! Names -> addresses we are willing to connect to.
 //!
-//! The filter sits in the resolver of the HTTP client, so the addresses that were judged are the ones
+//! The filter sits in the resolver of the HTTP client, so the addresses that were checked are the ones
 //! connected to: there is no second lookup that could answer differently.
 
 use std::net::SocketAddr;
@@ -17,7 +17,7 @@ use crate::limits::NAME_LOOKUPS_MAX;
 /// Addresses tried per name. A connection attempt may cost its whole share of the connect deadline.
 const ADDRESSES_MAX: usize = 16;
 
-/// What the operating system says. At most [`NAME_LOOKUPS_MAX`] lookups block a thread at once; further ones wait.
+/// The resolver of the operating system. At most [`NAME_LOOKUPS_MAX`] lookups block a thread at once; further ones wait.
 pub(super) struct SystemResolver(Arc<Semaphore>);
 
 impl Default for SystemResolver {
@@ -28,16 +28,16 @@ impl Default for SystemResolver {
 
 impl Resolve for SystemResolver {
     fn resolve(&self, name: Name) -> Resolving {
-        let places = self.0.clone();
+        let slots = self.0.clone();
         Box::pin(async move {
-            let _place = places.acquire().await?;
+            let _slot = slots.acquire().await?;
             let found = tokio::net::lookup_host((name.as_str(), 0)).await?;
             Ok(Box::new(found.collect::<Vec<_>>().into_iter()) as Addrs)
         })
     }
 }
 
-/// What another resolver says, without the addresses that must not be contacted.
+/// The answers of another resolver, without the addresses that must not be contacted.
 pub(super) struct FilteredResolver {
     pub policy: Policy,
     /// Proxies are where the operator says; their addresses are not filtered.
@@ -45,7 +45,7 @@ pub(super) struct FilteredResolver {
     pub inner: Arc<dyn Resolve>,
 }
 
-/// All addresses of a name were refused. Found again in the client's error to tell it from a DNS failure.
+/// All addresses of a name were refused. Found again in the client's error to distinguish it from a DNS failure.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub(super) struct AddressesRefused(pub Refusal);

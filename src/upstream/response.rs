@@ -7,17 +7,17 @@ use bytes::Bytes;
 use http::HeaderMap;
 use tokio::sync::OwnedSemaphorePermit;
 
-use super::content_range::{self, ContentRange, ResumeVerdict};
+use super::content_range::{self, ReceivedRange, ResumeVerdict};
 use super::error::{Phase, UpstreamError};
 
 /// What a body has to bring within [`super::Deadlines::idle`]. An upstream that sends a byte now and then is as good as
-/// silent, and would hold its clients for days; with the usual 30 s this asks for 137 bytes per second.
+/// silent, and would hold its clients for days; with the usual 30 s the minimum is 137 bytes per second.
 const CRUMBS: u64 = 4096;
 
 /// A 200 or 206. The body has not been read.
 #[derive(Debug)]
-pub struct Response {
-    /// 200, or 206 when a range was asked for.
+pub struct UpstreamResponse {
+    /// 200, or 206 for a request with a range.
     pub status: u16,
     /// End-to-end headers of the last hop, as sent.
     pub headers: HeaderMap,
@@ -25,46 +25,46 @@ pub struct Response {
     /// does not say.
     pub content_length: Option<u64>,
     /// Always there with a 206, never with a 200.
-    pub content_range: Option<ContentRange>,
+    pub content_range: Option<ReceivedRange>,
     /// Given without any credentials, neither to the registry nor for a token, so anybody may have it.
     pub public: bool,
     /// The base URL of the mirror that gave it; `None` for the registry itself.
     pub mirror: Option<Arc<str>>,
-    pub body: Body,
+    pub body: UpstreamBody,
 }
 
-/// Judges whether the body of `response` may be appended to `have` bytes of a content of `size` bytes.
-pub fn resume_matches(response: &Response, have: u64, size: Option<u64>) -> ResumeVerdict {
-    content_range::judge(response.content_length, response.content_range, have, size)
+/// Decides whether the body of `response` may be appended to `have` bytes of a content of `size` bytes.
+pub fn resume_matches(response: &UpstreamResponse, have: u64, size: Option<u64>) -> ResumeVerdict {
+    content_range::decide(response.content_length, response.content_range, have, size)
 }
 
 /// Content on its way. Dropping it closes the connection unless all has been read.
-pub struct Body {
+pub struct UpstreamBody {
     /// `None` once nothing more will come.
     response: Option<reqwest::Response>,
     /// Why nothing more comes, if not because all is there.
     failure: Option<UpstreamError>,
     host: Arc<str>,
     idle: Duration,
-    /// How long we have waited for the current [`CRUMBS`], and what has come of them. Time in which nobody asks for
-    /// bytes does not count.
+    /// How long we have waited for the current [`CRUMBS`], and what has come of them. Time in which no caller reads
+    /// does not count.
     waited: Duration,
     crumbs: u64,
     /// Invariant: `received <= expected` when that is known.
     received: u64,
     expected: Option<u64>,
-    /// The place among the registry's requests; given back with the last byte.
-    place: Option<OwnedSemaphorePermit>,
+    /// The request slot of the registry; released with the last byte.
+    slot: Option<OwnedSemaphorePermit>,
 }
 
-impl Body {
+impl UpstreamBody {
     pub(super) fn new(
         response: reqwest::Response,
         host: Arc<str>,
         idle: Duration,
         expected: Option<u64>,
     ) -> Self {
-        Body {
+        UpstreamBody {
             response: Some(response),
             failure: None,
             host,
@@ -73,13 +73,13 @@ impl Body {
             crumbs: 0,
             received: 0,
             expected,
-            place: None,
+            slot: None,
         }
     }
 
-    /// Has the body occupy `place` until it is over.
-    pub(super) fn occupy(&mut self, place: Option<OwnedSemaphorePermit>) {
-        self.place = place.filter(|_| self.response.is_some());
+    /// Stores `slot` in the body until the body ends.
+    pub(super) fn occupy(&mut self, slot: Option<OwnedSemaphorePermit>) {
+        self.slot = slot.filter(|_| self.response.is_some());
     }
 
     /// Waits for less than before.
@@ -94,7 +94,7 @@ impl Body {
 
     /// The body of an answer to HEAD.
     pub(super) fn empty(host: Arc<str>) -> Self {
-        Body {
+        UpstreamBody {
             response: None,
             failure: None,
             host,
@@ -103,14 +103,14 @@ impl Body {
             crumbs: 0,
             received: 0,
             expected: Some(0),
-            place: None,
+            slot: None,
         }
     }
 
     /// Gives the next bytes, never an empty piece; `None` when the body is complete.
     ///
-    /// A body without a promised length (close-delimited, from a HTTP/1.0 server) cannot be told from
-    /// one that broke off; its digest can.
+    /// A body without a promised length (close-delimited, from a HTTP/1.0 server) cannot be distinguished
+    /// from one that broke off; its digest can.
     ///
     /// # Errors
     ///
@@ -170,7 +170,7 @@ impl Body {
             },
             Ok(Err(error)) => broken(format!(
                 "{} after {} bytes",
-                super::exchange::cause(error),
+                super::error::cause(error),
                 self.received
             )),
             Err(_elapsed) => UpstreamError::Timeout {
@@ -185,11 +185,11 @@ impl Body {
 
     fn end(&mut self) {
         self.response = None;
-        self.place = None;
+        self.slot = None;
     }
 }
 
-impl std::fmt::Debug for Body {
+impl std::fmt::Debug for UpstreamBody {
     // The response inside knows its URL, and presigned ones are secrets.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(

@@ -1,4 +1,4 @@
-//! How often a broken body is asked for again, and after which wait. Pure.
+//! How often a broken body is requested again, and after which wait. Pure.
 
 use std::time::Duration;
 
@@ -44,8 +44,8 @@ impl Resume {
         }
     }
 
-    /// Takes note that an attempt ended with `have` bytes there in total, and says how long to wait
-    /// before the next one; `None` when the upstream has had its chances.
+    /// Records that an attempt ended with `have` bytes there in total. Returns how long to wait
+    /// before the next one; `None` after the last attempt.
     pub fn after_break(&mut self, have: u64) -> Option<Duration> {
         debug_assert!(have >= self.attempt_start, "what is there never shrinks");
         let gained = have.saturating_sub(self.attempt_start);

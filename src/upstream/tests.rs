@@ -15,11 +15,12 @@ use super::proxy::Routes;
 use super::resolve::{AddressesRefused, FilteredResolver};
 use super::*;
 use crate::config::{RegistryConfig, RegistryName, RegistrySettings};
+use crate::oci::{Digest, Reference};
 
 /// Passwords, token services, helpers' files: what the operator configured.
 mod credentials;
 
-/// Registries behind fronts, and what only `/v2/` asks for.
+/// Registries behind fronts, and challenges of `/v2/` only.
 mod elsewhere;
 
 /// Mirrors, limits, redirects for the client, and reloads.
@@ -31,9 +32,9 @@ mod verdicts;
 /// Kept connections that are dead, and names that are looked up slowly.
 mod connections;
 
-/// Registries on bad days.
-#[path = "condition/tests.rs"]
-mod condition;
+/// Registries that fail or limit requests.
+#[path = "availability/tests.rs"]
+mod availability;
 
 /// What follows an answer.
 #[derive(Clone, Copy, PartialEq)]
@@ -55,7 +56,7 @@ struct Server {
 }
 
 impl Server {
-    /// `script` learns the port and gives the function that answers.
+    /// `script` gets the port and returns the function that answers.
     async fn start<F>(script: impl FnOnce(u16) -> F) -> Server
     where
         F: Fn(&str) -> Reply + Send + Sync + 'static,
@@ -239,12 +240,12 @@ fn digest() -> Digest {
     format!("sha256:{}", "0a".repeat(32)).parse().unwrap()
 }
 
-fn blob(namespace: &str) -> Request {
-    Request {
+fn blob(namespace: &str) -> UpstreamRequest {
+    UpstreamRequest {
         namespace: namespace.parse().unwrap(),
         repository: "a/b".parse().unwrap(),
         target: Target::Blob(digest()),
-        method: Method::Get,
+        method: UpstreamMethod::Get,
         accept: Vec::new(),
         range_from: None,
         credentials: Credentials::None,
@@ -252,7 +253,7 @@ fn blob(namespace: &str) -> Request {
     }
 }
 
-async fn read(mut response: Response) -> Result<String, UpstreamError> {
+async fn read(mut response: UpstreamResponse) -> Result<String, UpstreamError> {
     let mut content = Vec::new();
     while let Some(bytes) = response.body.chunk().await? {
         content.extend_from_slice(&bytes);
@@ -260,11 +261,11 @@ async fn read(mut response: Response) -> Result<String, UpstreamError> {
     Ok(String::from_utf8(content).unwrap())
 }
 
-async fn pull(upstreams: &Upstreams, request: &Request) -> Result<String, UpstreamError> {
+async fn pull(upstreams: &Upstreams, request: &UpstreamRequest) -> Result<String, UpstreamError> {
     read(upstreams.fetch(request).await?).await
 }
 
-/// A registry and its token service; `accepts` judges the token of a request.
+/// A registry and its token service; `accepts` checks the token of a request.
 async fn registry_with_tokens(accepts: impl Fn(&str, usize) -> bool + Send + Sync + 'static) -> Server {
     let tokens = std::sync::atomic::AtomicUsize::new(0);
     Server::start(|port| {
@@ -288,15 +289,15 @@ async fn registry_with_tokens(accepts: impl Fn(&str, usize) -> bool + Send + Syn
 }
 
 #[tokio::test]
-async fn a_crowd_fetches_one_token_and_later_requests_send_it_first() {
+async fn simultaneous_requests_fetch_one_token_and_later_requests_send_it_first() {
     let server = registry_with_tokens(|token, _| token == "Bearer t1").await;
     let upstreams = lan(&server);
-    let mut crowd = JoinSet::new();
+    let mut pulls = JoinSet::new();
     for _ in 0..20 {
         let upstreams = upstreams.clone();
-        crowd.spawn(async move { pull(&upstreams, &blob("r.lan")).await });
+        pulls.spawn(async move { pull(&upstreams, &blob("r.lan")).await });
     }
-    while let Some(content) = crowd.join_next().await {
+    while let Some(content) = pulls.join_next().await {
         assert_eq!(content.unwrap().unwrap(), "content");
     }
     assert_eq!(server.count("/token"), 1);
@@ -401,7 +402,7 @@ async fn public_ecr_answers_400_to_an_old_token_and_gets_a_new_one() {
 }
 
 #[tokio::test]
-async fn a_failing_token_service_is_asked_once_by_a_crowd_and_its_words_are_passed_on() {
+async fn a_failing_token_service_gets_one_request_and_its_text_is_forwarded() {
     let server = Server::start(|port| {
         move |head: &str| match path(head).starts_with("/token") {
             true => reply(
@@ -414,12 +415,12 @@ async fn a_failing_token_service_is_asked_once_by_a_crowd_and_its_words_are_pass
     })
     .await;
     let upstreams = lan(&server);
-    let mut crowd = JoinSet::new();
+    let mut pulls = JoinSet::new();
     for _ in 0..20 {
         let upstreams = upstreams.clone();
-        crowd.spawn(async move { pull(&upstreams, &blob("r.lan")).await });
+        pulls.spawn(async move { pull(&upstreams, &blob("r.lan")).await });
     }
-    while let Some(outcome) = crowd.join_next().await {
+    while let Some(outcome) = pulls.join_next().await {
         match outcome.unwrap() {
             Err(UpstreamError::Status {
                 status: 429,
@@ -569,7 +570,7 @@ async fn a_secret_stays_at_its_origin_and_stays_dropped_on_the_way_back() {
     *from_cdn.lock().unwrap() = server.port;
 
     let upstreams = lan(&server);
-    let with_client = Request {
+    let with_client = UpstreamRequest {
         credentials: Credentials::Client(Secret::new(b"Basic Y2xpZW50").unwrap()),
         ..blob("r.lan")
     };
@@ -600,7 +601,7 @@ async fn a_secret_stays_at_its_origin_and_stays_dropped_on_the_way_back() {
 #[tokio::test]
 async fn a_clients_refusal_is_passed_on_with_its_challenges_and_without_a_token() {
     let server = registry_with_tokens(|_, _| false).await;
-    let request = Request {
+    let request = UpstreamRequest {
         credentials: Credentials::Client(Secret::new(b"Bearer clients").unwrap()),
         ..blob("r.lan")
     };
@@ -664,7 +665,7 @@ async fn a_refusal_by_a_redirect_target_is_not_the_clients_fault() {
             (400 | 401 | 403, Err(error @ UpstreamError::RedirectTarget { .. })) => {
                 assert!(error.is_retryable());
             }
-            (404 | 503, Err(UpstreamError::Status { status: told, .. })) => assert_eq!(told, status),
+            (404 | 503, Err(UpstreamError::Status { status: actual, .. })) => assert_eq!(actual, status),
             (_, other) => panic!("{status}: {other:?}"),
         }
         assert_eq!(cdn.heads().len(), 1);
@@ -682,7 +683,7 @@ async fn a_body_is_resumed_with_206_and_a_full_answer_is_recognised() {
     .await;
     let upstreams = lan(&server);
     let response = upstreams
-        .fetch(&Request {
+        .fetch(&UpstreamRequest {
             range_from: Some(4),
             ..blob("r.lan")
         })
@@ -691,7 +692,7 @@ async fn a_body_is_resumed_with_206_and_a_full_answer_is_recognised() {
     assert_eq!((response.status, response.content_length), (206, Some(6)));
     assert_eq!(
         response.content_range,
-        Some(ContentRange {
+        Some(ReceivedRange {
             start: 4,
             end: 9,
             total: Some(10)
@@ -702,7 +703,7 @@ async fn a_body_is_resumed_with_206_and_a_full_answer_is_recognised() {
     assert_eq!(read(response).await.unwrap(), "456789");
 
     let response = upstreams
-        .fetch(&Request {
+        .fetch(&UpstreamRequest {
             range_from: Some(5),
             ..blob("r.lan")
         })
@@ -716,7 +717,7 @@ async fn a_body_is_resumed_with_206_and_a_full_answer_is_recognised() {
 }
 
 #[tokio::test]
-async fn a_range_survives_redirects_and_is_never_asked_of_manifests() {
+async fn a_range_survives_redirects_and_is_never_sent_for_manifests() {
     let server = Server::start(|_| {
         |head: &str| match path(head) {
             "/cdn" => reply(200, "", header(head, "range").unwrap_or("none")),
@@ -725,12 +726,12 @@ async fn a_range_survives_redirects_and_is_never_asked_of_manifests() {
     })
     .await;
     let upstreams = lan(&server);
-    let ranged = Request {
+    let ranged = UpstreamRequest {
         range_from: Some(0),
         ..blob("r.lan")
     };
     assert_eq!(pull(&upstreams, &ranged).await.unwrap(), "bytes=0-");
-    let manifest = Request {
+    let manifest = UpstreamRequest {
         target: Target::Manifest(Reference::Digest(digest())),
         ..ranged
     };
@@ -750,7 +751,7 @@ async fn a_body_that_ends_early_or_late_is_an_error() {
             "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n01234\r\nx\r\n",
             Then::Close,
         ),
-        // Chunks hide the length, but a range tells it.
+        // Chunks hide the length, but a range states it.
         (
             "HTTP/1.1 206 X\r\nContent-Range: bytes 0-4/5\r\nTransfer-Encoding: chunked\r\n\r\n4\r\n0123\r\n0\r\n\r\n",
             Then::KeepAlive,
@@ -767,7 +768,7 @@ async fn a_body_that_ends_early_or_late_is_an_error() {
     for (answer, then) in cases {
         let server = Server::start(|_| move |_: &str| raw(answer, then)).await;
         let mut response = lan(&server)
-            .fetch(&Request {
+            .fetch(&UpstreamRequest {
                 range_from: Some(0),
                 ..blob("r.lan")
             })
@@ -908,7 +909,7 @@ async fn answers_that_do_not_fit_the_question_are_protocol_errors() {
         let server = Server::start(|_| move |_: &str| raw(answer, Then::Close)).await;
         let outcome = pull(
             &lan(&server),
-            &Request {
+            &UpstreamRequest {
                 range_from: Some(4),
                 ..blob("r.lan")
             },
@@ -964,7 +965,7 @@ async fn requests_say_what_we_want_and_who_we_are() {
     let target = Target::Manifest(Reference::Tag("1.0".parse().unwrap()));
     pull(
         &upstreams,
-        &Request {
+        &UpstreamRequest {
             target,
             accept: accept.clone(),
             ..blob("r.lan")
@@ -974,7 +975,7 @@ async fn requests_say_what_we_want_and_who_we_are() {
     .unwrap();
     pull(
         &upstreams,
-        &Request {
+        &UpstreamRequest {
             accept,
             ..blob("r.lan")
         },
@@ -1033,8 +1034,8 @@ async fn answers_lose_the_headers_of_their_connection_and_head_has_a_length_with
     })
     .await;
     let response = lan(&server)
-        .fetch(&Request {
-            method: Method::Head,
+        .fetch(&UpstreamRequest {
+            method: UpstreamMethod::Head,
             ..blob("r.lan")
         })
         .await
@@ -1105,7 +1106,7 @@ async fn connection_failures_say_which_part_failed_and_nothing_secret() {
         }
     })
     .await;
-    let request = Request {
+    let request = UpstreamRequest {
         credentials: Credentials::Client(Secret::new(b"Basic S3CRET").unwrap()),
         ..blob("r.lan")
     };

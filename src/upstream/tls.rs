@@ -1,4 +1,4 @@
-//! How TLS is spoken with upstreams: `ring`, TLS 1.2 and 1.3, whom to trust and what to show.
+//! TLS with upstreams: `ring`, TLS 1.2 and 1.3, whom to trust and what to show.
 
 use std::sync::Arc;
 
@@ -15,7 +15,7 @@ use crate::config::{Pem, Tls};
 /// To whom a connection leads.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Peer {
-    /// The registry: its own roots instead of the system's, and our certificate if it asks for one.
+    /// The registry: its own roots instead of the system's, and our certificate if it requests one.
     Registry,
     /// Where the registry sent us, or a mirror: its roots besides the system's, and no certificate of ours.
     Elsewhere,
@@ -45,7 +45,7 @@ impl TlsBuilder {
         }
     }
 
-    /// How TLS is spoken with `peer` when the operator chose `tls`.
+    /// Returns the TLS configuration for `peer` under the setting `tls`.
     ///
     /// # Errors
     ///
@@ -135,7 +135,7 @@ fn system_roots() -> RootCertStore {
     roots
 }
 
-/// Takes any certificate: for registries the operator said so of, and for who asks only whether somebody is there. Signatures
+/// Accepts any certificate: for registries with that setting, and for health checks that only test whether a server answers. Signatures
 /// are still checked: who shows a certificate must have its key.
 #[derive(Debug)]
 pub struct AnyCertificate(pub Arc<CryptoProvider>);

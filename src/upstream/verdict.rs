@@ -50,7 +50,7 @@ impl Verdict {
     /// The verdict of a refusal with these fields and this body (empty for HEAD).
     ///
     /// A page for people without any sign of a registry is not a registry's answer, whatever its status: a proxy, a login
-    /// page or a default site has answered in its place. Anything else is believed: Go's plain "404 page not found", an
+    /// page or a default site has answered in its place. Anything else is accepted: Go's plain "404 page not found", an
     /// object store's XML, an empty body.
     pub(super) fn of_refusal(status: u16, headers: &HeaderMap, body: &[u8]) -> Verdict {
         match Verdict::of_status(status) {
@@ -154,7 +154,7 @@ mod tests {
     fn a_page_without_a_sign_of_a_registry_is_no_verdict() {
         let html = ("content-type", "text/html; charset=utf-8");
         for status in [401, 403, 404, 410, 451] {
-            let believed = Verdict::of_status(status);
+            let expected = Verdict::of_status(status);
             let of = |lines: &[_], body: &str| Verdict::of_refusal(status, &fields(lines), body.as_bytes());
             assert_eq!(of(&[html], "<html>Not here</html>"), Verdict::Trouble);
             assert_eq!(of(&[html], ""), Verdict::Trouble, "HEAD");
@@ -163,17 +163,17 @@ mod tests {
                 ("docker-distribution-api-version", "registry/2.0"),
                 ("www-authenticate", "Basic realm=\"registry\""),
             ] {
-                assert_eq!(of(&[html, sign], "<html>"), believed);
+                assert_eq!(of(&[html, sign], "<html>"), expected);
             }
-            assert_eq!(of(&[html], r#"{"errors":[{"code":"DENIED"}]}"#), believed);
+            assert_eq!(of(&[html], r#"{"errors":[{"code":"DENIED"}]}"#), expected);
             for (named, body) in [
                 ("text/plain; charset=utf-8", "404 page not found\n"),
                 ("application/xml", "<?xml version=\"1.0\"?><Error/>"),
                 ("application/json", "{\"detail\":\"Not Found\"}"),
             ] {
-                assert_eq!(of(&[("content-type", named)], body), believed, "{named}");
+                assert_eq!(of(&[("content-type", named)], body), expected, "{named}");
             }
-            assert_eq!(of(&[], ""), believed);
+            assert_eq!(of(&[], ""), expected);
         }
         assert_eq!(Verdict::of_refusal(429, &fields(&[html]), b""), Verdict::Limited);
     }

@@ -1,16 +1,17 @@
-//! Which caches a question has come through: `Via` (RFC 9110, 7.6.3).
+//! The caches that a request has come through: `Via` (RFC 9110, 7.6.3).
 //!
-//! Caches may stand behind each other, and by mistake in a circle, where each would wait for the next for ever. So
-//! everything we ask names us and those who wait for it here; who finds himself named refuses (`registry/via.rs`).
+//! Caches may stand behind each other, and by a configuration error in a circle, where each would wait for the next for ever. So
+//! every request of this cache lists the cache and the caches of the waiting client. A cache that finds its own name rejects
+//! the request (`registry/via.rs`).
 //!
-//! What is asked for is shared by all who want it, so the chain is kept beside the questions: by what is waited for.
+//! One request serves all clients of the same content, so the chain is kept beside the requests, by the content.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use http::HeaderValue;
 
-use super::{Request, Target};
+use super::{Target, UpstreamRequest};
 use crate::oci::{Namespace, Repository};
 
 /// What is waited for.
@@ -45,8 +46,8 @@ impl Chains {
         &self.pseudonym
     }
 
-    /// `Via` of a question: those who have waited longest, and us.
-    pub fn via(&self, request: &Request) -> HeaderValue {
+    /// Returns the `Via` value of a request: the caches of the longest wait, and this cache.
+    pub fn via(&self, request: &UpstreamRequest) -> HeaderValue {
         let wanted = (
             request.namespace.clone(),
             request.repository.clone(),
@@ -91,21 +92,21 @@ impl Drop for OnBehalf {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Credentials, Method, Purpose};
+    use super::super::{Credentials, Purpose, UpstreamMethod};
     use super::*;
 
     #[test]
-    fn a_question_names_who_has_waited_longest_and_us() {
+    fn a_request_lists_the_caches_of_the_longest_wait_and_this_one() {
         let chains = Arc::new(Chains::new());
         assert_ne!(chains.pseudonym(), Chains::new().pseudonym());
         let target = Target::Manifest(crate::oci::Reference::Tag("1".parse().unwrap()));
         let (namespace, repository): (Namespace, Repository) =
             ("r.example".parse().unwrap(), "a".parse().unwrap());
-        let request = Request {
+        let request = UpstreamRequest {
             namespace: namespace.clone(),
             repository: repository.clone(),
             target: target.clone(),
-            method: Method::Get,
+            method: UpstreamMethod::Get,
             accept: Vec::new(),
             range_from: None,
             credentials: Credentials::None,

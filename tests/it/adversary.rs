@@ -29,7 +29,7 @@ fn cold_pulls(cache: &Server, upstream: &Registry, of: &str) -> Duration {
             let began = Instant::now();
             let got = cache.client().get(&upstream.manifest_url("a", &tag));
             got.expect(&image.manifest);
-            let Content::Prf(layer) = layer else {
+            let Content::PseudoRandom(layer) = layer else {
                 panic!("a layer is generated")
             };
             cache.client().pull(&upstream.blob_url("a", digest), layer);
@@ -77,7 +77,7 @@ pub fn ask_for(cache: &Server, paths: impl IntoIterator<Item = String>) -> Vec<C
 pub fn dribbling_blobs(registry: &Registry, count: usize) -> Vec<String> {
     registry.on(On::kind(Kind::Blob).get(), Reply::new().rate(DRIBBLE));
     (0..count)
-        .map(|_| registry.blob_url("a", &registry.blob(Prf::new(fresh_seed(), 2 * MIB))))
+        .map(|_| registry.blob_url("a", &registry.blob(PseudoRandom::new(fresh_seed(), 2 * MIB))))
         .collect()
 }
 
@@ -105,7 +105,7 @@ fn silent_manifests_take_no_place_of_another_registry_nor_of_blobs() {
     let (greedy, other) = (Registry::new(), Registry::new());
     let cache = between(&greedy, &other).start();
     let alone = cold_pulls(&cache, &other, "alone");
-    let content = Prf::new(fresh_seed(), 70_000);
+    let content = PseudoRandom::new(fresh_seed(), 70_000);
     let digest = greedy.blob(content.clone());
     let gate = Gate::new();
     greedy.on(On::kind(Kind::Manifest), Reply::new().hold_head(&gate));
@@ -136,7 +136,7 @@ fn many_registries_without_an_entry_take_no_place_of_one_that_has_one() {
     greedy.on(On::kind(Kind::Blob).get(), Reply::new().rate(DRIBBLE));
     let names: Vec<_> = (0..REGISTRIES).map(|_| greedy.add_listener()).collect();
     let paths = names.iter().flat_map(|name| {
-        let blob = || greedy.blob(Prf::new(fresh_seed(), 2 * MIB));
+        let blob = || greedy.blob(PseudoRandom::new(fresh_seed(), 2 * MIB));
         (0..EACH).map(move |_| format!("/v2/{name}/a/blobs/{}", blob()))
     });
     let _held = ask_for(&cache, paths);
@@ -154,7 +154,7 @@ fn many_registries_with_entries_leave_places_to_another_one() {
     let alone = cold_pulls(&cache, &other, "alone");
     greedy.on(On::kind(Kind::Blob).get(), Reply::new().rate(DRIBBLE));
     let paths = names.iter().flat_map(|name| {
-        let blob = || greedy.blob(Prf::new(fresh_seed(), 2 * MIB));
+        let blob = || greedy.blob(PseudoRandom::new(fresh_seed(), 2 * MIB));
         (0..GREEDY / REGISTRIES).map(move |_| format!("/v2/{name}/a/blobs/{}", blob()))
     });
     let _held = ask_for(&cache, paths);
@@ -173,7 +173,7 @@ fn however_many_registries_have_entries_each_has_places_that_no_other_takes() {
     let gate = Gate::new();
     greedy.on(On::kind(Kind::Blob).get(), Reply::new().rate(DRIBBLE));
     greedy.on(On::kind(Kind::Manifest), Reply::new().hold_head(&gate));
-    let blob = &|| greedy.blob(Prf::new(fresh_seed(), 2 * MIB));
+    let blob = &|| greedy.blob(PseudoRandom::new(fresh_seed(), 2 * MIB));
     let blobs = names.iter().flat_map(|name| {
         let blob = move |_| format!("/v2/{name}/a/blobs/{}", blob());
         (0..2 * EACH).map(blob)
@@ -197,14 +197,14 @@ fn a_client_that_holds_what_descriptors_it_can_leaves_some_to_others() {
         .file_limit(LIMIT)
         .env("MAX_CONNECTIONS_PER_CLIENT", 1_000)
         .start();
-    let stored = Prf::new(fresh_seed(), 70_000);
+    let stored = PseudoRandom::new(fresh_seed(), 70_000);
     let stored_path = other.blob_url("a", &other.blob(stored.clone()));
     cache.client().pull(&stored_path, &stored);
     cache.wait_stored(&stored.digest());
     // What slow readers read: larger than what the kernel takes for them, and each from a file of its own.
     let large: Vec<String> = (0..20)
         .map(|_| {
-            let content = Prf::new(fresh_seed(), 4 * MIB);
+            let content = PseudoRandom::new(fresh_seed(), 4 * MIB);
             let path = greedy.blob_url("a", &greedy.blob(content.clone()));
             cache.client().pull(&path, &content);
             cache.wait_stored(&content.digest());
@@ -238,7 +238,7 @@ fn a_small_memory_budget_has_room_for_each_registry_with_an_entry() {
     // Room for 128 windows, of which each fetch of a blob takes one: fewer than there are places.
     let cache = between(&greedy, &other).env("MEMORY_BUDGET", "512MiB").start();
     greedy.on(On::kind(Kind::Blob).get(), Reply::new().rate(DRIBBLE));
-    let blob = &|| greedy.blob(Prf::new(fresh_seed(), 8 * MIB));
+    let blob = &|| greedy.blob(PseudoRandom::new(fresh_seed(), 8 * MIB));
     let blobs = names.iter().flat_map(|name| {
         let blob = move |_| format!("/v2/{name}/a/blobs/{}", blob());
         (0..GREEDY / REGISTRIES).map(blob)
@@ -271,7 +271,7 @@ fn a_registry_that_dribbles_takes_no_memory_of_another_registry() {
     let cache = between(&greedy, &other).env("MEMORY_BUDGET", "64MiB").start();
     let alone = cold_pulls(&cache, &other, "alone");
     greedy.on(On::kind(Kind::Blob).get(), Reply::new().rate(DRIBBLE));
-    let blob = || greedy.blob(Prf::new(fresh_seed(), 8 * MIB));
+    let blob = || greedy.blob(PseudoRandom::new(fresh_seed(), 8 * MIB));
     let _held = ask_for(&cache, (0..60).map(|_| greedy.blob_url("a", &blob())));
     wait_until_taken(&greedy);
     expect_undisturbed(&cache, &other, alone, "beside");
@@ -286,7 +286,7 @@ fn free(disk: &SmallDisk) -> u64 {
 /// Fails unless a blob of `other` is stored beside whatever else goes on.
 #[track_caller]
 fn expect_stored(cache: &Server, other: &Registry, size: u64) {
-    let content = Prf::new(fresh_seed(), size);
+    let content = PseudoRandom::new(fresh_seed(), size);
     let digest = other.blob(content.clone());
     cache.client().pull(&other.blob_url("a", &digest), &content);
     cache.wait_stored(&digest);
@@ -303,7 +303,7 @@ fn a_claimed_length_takes_no_room_on_the_disk() {
     // It sends no more than the beginning.
     let gate = Gate::new();
     greedy.on(On::kind(Kind::Blob).get(), Reply::new().hold_at(100_000, &gate));
-    let blob = || greedy.blob(Prf::new(fresh_seed(), 60 * MIB));
+    let blob = || greedy.blob(PseudoRandom::new(fresh_seed(), 60 * MIB));
     let held = ask_for(&cache, (0..4).map(|_| greedy.blob_url("a", &blob())));
     gate.wait_arrived(4);
     expect_stored(&cache, &other, 8 * MIB);
@@ -316,8 +316,8 @@ fn a_claimed_length_takes_no_room_on_the_disk() {
 
 /// Has the registry send a blob without a length and without an end; its path.
 fn endless_blob(registry: &Registry) -> String {
-    let digest = Prf::new(fresh_seed(), 10).digest();
-    registry.blob_as(&digest, Prf::new(fresh_seed(), 1 << 42));
+    let digest = PseudoRandom::new(fresh_seed(), 10).digest();
+    registry.blob_as(&digest, PseudoRandom::new(fresh_seed(), 1 << 42));
     registry.on(
         On::path(&digest).get(),
         Reply::new().framing(Framing::Chunked).rate(64 * MIB),
@@ -393,7 +393,7 @@ fn images_in(bucket: &Bucket, cache: &Server, upstream: &Registry, of: &str) -> 
     let images: Vec<_> = (0..PULLS)
         .map(|n| {
             let (tag, seed) = (format!("{of}-{n}"), fresh_seed());
-            let layers = [900, 3 * MIB].map(|size| Content::from(Prf::new(seed + size, size)));
+            let layers = [900, 3 * MIB].map(|size| Content::from(PseudoRandom::new(seed + size, size)));
             let image = Image::push(upstream, "a", &tag, Flavor::Oci, &layers);
             pull_image(cache, upstream, &tag, &image);
             (tag, image)
@@ -433,7 +433,7 @@ fn bodies_that_stall_in_the_bucket_take_no_place_of_another_registry() {
         images_in(&bucket, &first, &other, "alone"),
         images_in(&bucket, &first, &other, "beside"),
     ];
-    let stalled = Prf::new(fresh_seed(), MIB + 1);
+    let stalled = PseudoRandom::new(fresh_seed(), MIB + 1);
     let digest = greedy.blob(stalled.clone());
     first.client().pull(&greedy.blob_url("a", &digest), &stalled);
     bucket.wait_has(&digest);
@@ -481,7 +481,7 @@ fn uploads_of_a_registry_do_not_hold_up_those_of_another() {
         images_in(&bucket, &cache, &other, "alone");
         let alone = alone.elapsed();
         for _ in 0..UPLOADS {
-            let content = Prf::new(fresh_seed(), 50_000);
+            let content = PseudoRandom::new(fresh_seed(), 50_000);
             let digest = greedy.blob(content.clone());
             bucket.trouble(
                 "PUT",

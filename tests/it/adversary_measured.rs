@@ -101,7 +101,7 @@ fn cold_pulls_beside_an_adversary() {
             .map(|name| {
                 format!(
                     "/v2/{name}/a/blobs/{}",
-                    greedy.blob(Prf::new(fresh_seed(), 2 * MIB))
+                    greedy.blob(PseudoRandom::new(fresh_seed(), 2 * MIB))
                 )
             })
             .collect()

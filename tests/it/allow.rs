@@ -17,8 +17,8 @@ fn yaml(upstream: &Registry, top: &str, keys: &str) -> String {
     format!("{top}\nregistries:\n  - {{name: \"{name}\", url: \"http://{name}\"{keys}}}\n")
 }
 
-/// A door for Alice and Bob, and these rules.
-fn with_door(cache_home: &std::path::Path, rules: &str) -> String {
+/// Client authentication for Alice and Bob, with these rules.
+fn with_auth(cache_home: &std::path::Path, rules: &str) -> String {
     let file = cache_home.join("users");
     let lines = [ALICE, BOB].map(|(user, password)| {
         let output = std::process::Command::new("htpasswd")
@@ -53,7 +53,7 @@ fn paths(upstream: &Registry, repository: &str, blob: &str, manifest: &str) -> V
 }
 
 #[test]
-fn a_list_of_repositories_needs_no_door() {
+fn a_list_of_repositories_needs_no_client_auth() {
     let upstream = Registry::new();
     let cache = cache(&upstream, "allow: [{repositories: [\"team/*\", pub/**]}]", "");
     let blob = upstream.blob("content");
@@ -83,7 +83,11 @@ fn a_list_of_repositories_needs_no_door() {
         );
     }
     assert_eq!(cache.client().get("/v2/").status, 200);
-    assert_eq!(cache.client().get("/_/stats").status, 404, "there is no door");
+    assert_eq!(
+        cache.client().get("/_/stats").status,
+        404,
+        "client authentication is off"
+    );
 }
 
 /// Each user reads what is theirs, out of memory too, and is told nothing of the rest.
@@ -93,9 +97,9 @@ fn what_one_user_has_pulled_is_not_there_for_another() {
     let home = server::TempDir::new();
     let rules =
         "allow: [{users: [alice], repositories: [a, both]}, {users: [\"b*\"], repositories: [b, both]}]";
-    let cache = cache(&upstream, &with_door(&home.path, rules), "");
+    let cache = cache(&upstream, &with_auth(&home.path, rules), "");
     let small = upstream.blob("small content");
-    let large = upstream.blob(Prf::new(fresh_seed(), 200_000));
+    let large = upstream.blob(PseudoRandom::new(fresh_seed(), 200_000));
     for repository in ["a", "b", "both"] {
         Image::small(&upstream, repository, "v1", fresh_seed());
     }
@@ -158,7 +162,7 @@ fn rules_may_let_by_who_shows_nothing() {
     let home = server::TempDir::new();
     let rules =
         "allow: [{users: [anonymous], repositories: [pub]}, {users: [\"*\"], repositories: [pub, a]}]";
-    let cache = cache(&upstream, &with_door(&home.path, rules), "");
+    let cache = cache(&upstream, &with_auth(&home.path, rules), "");
     let blob = upstream.blob("content");
     let (public, private) = (upstream.blob_url("pub", &blob), upstream.blob_url("a", &blob));
     for _ in 0..3 {
@@ -189,14 +193,14 @@ fn rules_may_let_by_who_shows_nothing() {
     assert_eq!(get(&cache, "/_/stats", Some(BOB)).status, 200);
 }
 
-/// A rule without users is for everybody who came in, and is no hole in the door.
+/// A rule without users applies to every authenticated client. The rule does not admit anonymous clients.
 #[test]
 fn a_rule_for_all_is_about_those_inside() {
     let upstream = Registry::new();
     let home = server::TempDir::new();
     let cache = cache(
         &upstream,
-        &with_door(&home.path, "allow: [{repositories: [a]}]"),
+        &with_auth(&home.path, "allow: [{repositories: [a]}]"),
         "",
     );
     let blob = upstream.blob("content");
@@ -213,7 +217,7 @@ fn a_registry_may_have_rules_of_its_own() {
     let home = server::TempDir::new();
     let own = ", allow: [{users: [bob]}]";
     for top in ["", "allow: [{users: [alice]}]"] {
-        let cache = cache(&upstream, &with_door(&home.path, top), own);
+        let cache = cache(&upstream, &with_auth(&home.path, top), own);
         let path = upstream.blob_url("a", &upstream.blob("content"));
         assert_eq!(get(&cache, &path, Some(BOB)).status, 200, "{top}");
         get(&cache, &path, Some(ALICE)).expect_error(403, "DENIED");
@@ -229,7 +233,7 @@ fn a_registry_may_have_rules_of_its_own() {
 fn changed_rules_hold_for_what_is_remembered() {
     let upstream = Registry::new();
     let home = server::TempDir::new();
-    let first = with_door(&home.path, "allow: [{users: [alice]}]");
+    let first = with_auth(&home.path, "allow: [{users: [alice]}]");
     let cache = cache(&upstream, &first, "");
     let path = upstream.blob_url("a", &upstream.blob("content"));
     assert_eq!(get(&cache, &path, Some(ALICE)).status, 200);
@@ -237,7 +241,7 @@ fn changed_rules_hold_for_what_is_remembered() {
         get(&cache, &path, Some(ALICE)).x_cache() == "HIT"
     });
     let reload = |rules: &str| {
-        let text = yaml(&upstream, &with_door(&home.path, rules), "");
+        let text = yaml(&upstream, &with_auth(&home.path, rules), "");
         let file = cache.home().join("config.yaml");
         std::fs::write(file.with_extension("new"), text).unwrap();
         std::fs::rename(file.with_extension("new"), file).unwrap();

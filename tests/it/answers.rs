@@ -184,7 +184,10 @@ fn everything_below_v2_is_harmless_in_a_browser() {
             On::path("/referrers/"),
             Reply::status(200).body(json!({"manifests": []}).to_string()),
         );
-        let (large, small) = (Prf::new(fresh_seed(), 2 << 20), Prf::new(fresh_seed(), 900));
+        let (large, small) = (
+            PseudoRandom::new(fresh_seed(), 2 << 20),
+            PseudoRandom::new(fresh_seed(), 900),
+        );
         paths.extend([
             registry.manifest_url("a", "v1"),
             registry.manifest_url("a", &digest),
@@ -292,7 +295,7 @@ fn fields_of_one_registry_do_not_reach_clients_of_another() {
                 .set("OCI-Subject", subject.as_str())
                 .set("OCI-Canary", "canary"),
         );
-        let content = Prf::new(fresh_seed(), size);
+        let content = PseudoRandom::new(fresh_seed(), size);
         let digest = one.blob(content.clone());
         one.blob_in("b", content.clone());
         two.blob(content.clone());
@@ -403,7 +406,7 @@ fn a_small_blob_that_the_disk_has_changed_is_fetched_again_in_the_same_request()
             .env("MEMORY_CACHE", "0")
             .start();
         for size in [1, 900, 32 * 1024] {
-            let content = Prf::new(fresh_seed(), size);
+            let content = PseudoRandom::new(fresh_seed(), size);
             let digest = upstream.blob(content.clone());
             let path = upstream.blob_url("a", &digest);
             for fields in [&[][..], &[("Range", "bytes=0-0")], &[("Range", "bytes=0-0,-1")]] {
@@ -443,7 +446,7 @@ fn a_page_in_the_store_of_an_older_release_is_removed() {
     cache.stop();
     // The same pair under another name, as a release that took any bytes would have written it.
     let good = disk::manifest_path(cache.root(), &upstream.name(), "a", &image.digest);
-    let digest = prf::sha256(PAGE.as_bytes());
+    let digest = content::sha256(PAGE.as_bytes());
     let bad = disk::manifest_path(cache.root(), &upstream.name(), "a", &digest);
     let sidecar = std::fs::read_to_string(disk::sidecar_of(&good)).unwrap();
     let mut sidecar: Value = serde_json::from_str(&sidecar).unwrap();

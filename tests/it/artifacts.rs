@@ -108,7 +108,7 @@ fn signatures_charts_and_unknown_things_are_manifests() {
         {
             let digest = descriptor["digest"].as_str().unwrap();
             let got = cache.client().get(&upstream.blob_url("org/thing", digest));
-            assert_eq!((got.status, prf::sha256(&got.body).as_str()), (200, digest));
+            assert_eq!((got.status, content::sha256(&got.body).as_str()), (200, digest));
         }
         assert_eq!(
             upstream.gets(&format!("manifests/{digest}")),
@@ -156,11 +156,11 @@ fn tags_differ_by_their_case() {
 fn sha512_is_a_digest_like_sha256() {
     let upstream = Registry::new();
     let cache = Server::start(&upstream);
-    let content = Prf::new(fresh_seed(), 70_000);
-    let blob = prf::sha512(&content.bytes());
+    let content = PseudoRandom::new(fresh_seed(), 70_000);
+    let blob = content::sha512(&content.bytes());
     upstream.blob_as(&blob, content.clone());
     let manifest = json!({"schemaVersion": 2, "config": {"digest": blob}, "layers": []}).to_string();
-    let digest = prf::sha512(manifest.as_bytes());
+    let digest = content::sha512(manifest.as_bytes());
     upstream.manifest_as("org/thing", &digest, MANIFEST, manifest.as_str());
     upstream.tag("org/thing", "v1", &digest);
     for _ in 0..2 {
@@ -175,7 +175,7 @@ fn sha512_is_a_digest_like_sha256() {
     pull(&cache, &upstream, "v1", &digest, MANIFEST, manifest.as_bytes());
     assert_eq!(upstream.gets(&blob), 1);
 
-    let wrong = prf::sha512(b"something else");
+    let wrong = content::sha512(b"something else");
     upstream.blob_as(&wrong, content);
     let got = cache.client().get(&upstream.blob_url("a", &wrong));
     assert_eq!(got.status, 502, "{got}");
@@ -231,7 +231,7 @@ fn a_blob_is_never_asked_for_with_head() {
     upstream.on(On::kind(Kind::Blob).head(), Reply::status(401));
     for fields in [&[][..], &[("Authorization", "Basic bWU6bXk=")]] {
         for size in [0, 1_000, 3_000_000] {
-            let content = Prf::new(fresh_seed(), size);
+            let content = PseudoRandom::new(fresh_seed(), size);
             let digest = upstream.blob(content.clone());
             let path = upstream.blob_url("a", &digest);
             let head = cache.client().request("HEAD", &path, fields);
@@ -241,7 +241,7 @@ fn a_blob_is_never_asked_for_with_head() {
             cache.client().pull(&path, &content);
             assert_eq!(upstream.gets(&digest), 1, "what HEAD began is there for GET");
         }
-        let missing = prf::sha256(b"nobody has it");
+        let missing = content::sha256(b"nobody has it");
         let head = cache
             .client()
             .request("HEAD", &upstream.blob_url("a", &missing), fields);

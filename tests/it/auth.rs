@@ -53,7 +53,7 @@ fn a_crowd_fetches_one_token() {
     let upstream = Registry::new();
     upstream.require_tokens(Auth::default());
     let cache = Server::options(&upstream).cores(2).start();
-    let contents: Vec<_> = (0..16).map(|_| Prf::new(fresh_seed(), 10_000)).collect();
+    let contents: Vec<_> = (0..16).map(|_| PseudoRandom::new(fresh_seed(), 10_000)).collect();
     for content in &contents {
         upstream.blob(content.clone());
     }
@@ -116,7 +116,7 @@ fn a_client_s_credentials_reach_the_upstream_and_nobody_else() {
         ..Auth::default()
     });
     let cache = Server::options(&upstream).env("LOG_LEVEL", "trace").start();
-    let contents = [200_000, 300_000].map(|size| Prf::new(fresh_seed(), size));
+    let contents = [200_000, 300_000].map(|size| PseudoRandom::new(fresh_seed(), size));
     let [straight, redirected] = contents.each_ref().map(|content| upstream.blob(content.clone()));
     upstream.on(
         // By then it is known that the repository is not for everybody, so the first request carries the credentials.

@@ -11,7 +11,7 @@ const BLOB_BYTES: u64 = 96 * MIB;
 const MEMORY_BYTES: u64 = 32 * MIB;
 
 /// Reads the first of `content` and then nothing until `meanwhile` is over; then all the rest.
-fn read_slowly(cache: &Server, path: &str, content: &Prf, meanwhile: impl FnOnce()) {
+fn read_slowly(cache: &Server, path: &str, content: &PseudoRandom, meanwhile: impl FnOnce()) {
     let mut meanwhile = Some(meanwhile);
     let mut connection = Connection::open_narrow(cache.addr(), 64 * 1024).expect("connect");
     connection.request("GET", path, &[]).expect("send");
@@ -30,7 +30,7 @@ fn a_fill_runs_ahead_of_its_slow_client_on_the_disk_and_not_in_memory() {
     let cache = Server::start(&upstream);
     cache.client().get("/v2/").expect(b"{}");
     let before = cache.rss_bytes();
-    let content = Prf::new(fresh_seed(), BLOB_BYTES);
+    let content = PseudoRandom::new(fresh_seed(), BLOB_BYTES);
     let path = upstream.blob_url("a", &upstream.blob(content.clone()));
     read_slowly(&cache, &path, &content, || {
         cache.wait_stored(&content.digest());
@@ -52,7 +52,7 @@ fn without_a_disk_the_upstream_waits_for_the_client() {
     let cache = Server::options(&upstream).root(&disk.path.join("store")).start();
     cache.client().get("/v2/").expect(b"{}");
     let before = cache.rss_bytes();
-    let content = Prf::new(fresh_seed(), BLOB_BYTES);
+    let content = PseudoRandom::new(fresh_seed(), BLOB_BYTES);
     let path = upstream.blob_url("a", &upstream.blob(content.clone()));
     // Far behind the window, the socket buffers on the way and what the harness sends at once.
     let gate = Gate::new();

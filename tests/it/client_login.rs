@@ -163,7 +163,7 @@ fn a_login_is_exchanged_for_a_token() {
 fn a_token_that_is_refused_is_replaced_once() {
     let upstream = registry();
     let cache = asking(&upstream);
-    let contents = [1, 2].map(|_| Prf::new(fresh_seed(), 50_000));
+    let contents = [1, 2].map(|_| PseudoRandom::new(fresh_seed(), 50_000));
     let [one, two] = contents
         .each_ref()
         .map(|content| upstream.blob_in("private/app", content.clone()));
@@ -178,11 +178,11 @@ fn a_token_that_is_refused_is_replaced_once() {
 fn a_crowd_of_one_client_fetches_one_token() {
     let upstream = registry();
     let cache = asking(&upstream);
-    let first = upstream.blob_in("private/app", Prf::new(fresh_seed(), 10));
+    let first = upstream.blob_in("private/app", PseudoRandom::new(fresh_seed(), 10));
     // From now on it is known that the repository is not for everybody.
     get(&cache, &upstream.blob_url("private/app", &first), "Basic Og==").expect_error(401, "UNAUTHORIZED");
     let before = tokens(&upstream);
-    let contents: Vec<_> = (0..8).map(|_| Prf::new(fresh_seed(), 10_000)).collect();
+    let contents: Vec<_> = (0..8).map(|_| PseudoRandom::new(fresh_seed(), 10_000)).collect();
     for content in &contents {
         upstream.blob_in("private/app", content.clone());
     }
@@ -262,7 +262,7 @@ fn a_login_goes_to_registries_that_the_operator_knows() {
         for target in [
             "manifests/v1",
             "tags/list",
-            &format!("blobs/{}", Prf::new(fresh_seed(), 9).digest()),
+            &format!("blobs/{}", PseudoRandom::new(fresh_seed(), 9).digest()),
         ] {
             upstream.clear_log();
             let got = get(&cache, &format!("/v2/{namespace}/private/app/{target}"), &login);

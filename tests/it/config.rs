@@ -103,7 +103,7 @@ fn check_reports_everything_at_once_and_no_secret() {
     let (code, stdout, stderr) = run(yaml, &["config", "check"], &[("CORES", "many")]);
     assert_eq!((code, stdout.as_str()), (Some(2), ""));
     for part in [
-        "6 mistakes",
+        "6 errors",
         "f.yaml:1: tag_ttl: ",
         "f.yaml:2: \"registriez\": unknown key; did you mean registries?",
         "f.yaml:5: registries[0].auth.password_file: \"/nonexistent/pw\": cannot be read",
@@ -198,7 +198,7 @@ fn named(registry: &Registry) -> String {
 fn sighup_changes_the_registry_and_leaves_a_running_pull_alone() {
     let (old, new) = (Registry::new(), Registry::new());
     let cache = Server::bare().cores(2).config(named(&old)).start();
-    let slow = Prf::new(fresh_seed(), 8 * MIB);
+    let slow = PseudoRandom::new(fresh_seed(), 8 * MIB);
     let slow_digest = old.blob(slow.clone());
     let only_new = new.blob("only the new one has it");
     let gate = Gate::new();
@@ -298,7 +298,7 @@ fn a_reload_names_what_needs_a_restart() {
         !log.contains("listen_addr has changed") && !log.contains("canary"),
         "{log}"
     );
-    // The front door is read anew.
+    // Client authentication is reloaded.
     assert_eq!(cache.client().get("/v2/").status, 401);
 }
 

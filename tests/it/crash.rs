@@ -17,14 +17,14 @@ fn a_hundred_kills_during_fills_leave_nothing_wrong() {
     let upstream = Registry::new();
     let mut cache = Server::options(&upstream).cores(2).start();
     let mut random = Random::for_test("kills");
-    let mut pulled: Vec<Prf> = Vec::new();
+    let mut pulled: Vec<PseudoRandom> = Vec::new();
     let mut restarts = Vec::new();
     for round in 0..KILLS {
         let fresh: Vec<_> = (0..3)
             .map(|_| {
                 let spread = if random.chance(8) { 12 } else { 8 };
                 let bits = 10 + random.below(spread);
-                Prf::new(random.next(), (1 << bits) + random.below(1 << bits))
+                PseudoRandom::new(random.next(), (1 << bits) + random.below(1 << bits))
             })
             .collect();
         let image = Image::small(&upstream, "a/b", &format!("t{round}"), random.next());
@@ -144,13 +144,13 @@ fn what_was_stored_before_a_kill_is_served_after_it_without_the_upstream() {
 fn leftovers_of_a_kill_are_cleaned_at_the_next_start() {
     let upstream = Registry::new();
     let mut cache = Server::start(&upstream);
-    let kept = Prf::new(fresh_seed(), 10_000);
+    let kept = PseudoRandom::new(fresh_seed(), 10_000);
     let digest = upstream.blob(kept.clone());
     cache.client().pull(&upstream.blob_url("a", &digest), &kept);
     cache.wait_stored(&digest);
     cache.kill9();
     let root = cache.root().to_owned();
-    let orphan = disk::blob_path(&root, &Prf::new(fresh_seed(), 5).digest());
+    let orphan = disk::blob_path(&root, &PseudoRandom::new(fresh_seed(), 5).digest());
     std::fs::write(&orphan, "x").unwrap();
     std::fs::create_dir_all(root.join(".tmp")).unwrap();
     std::fs::write(root.join(".tmp/left"), "half").unwrap();
@@ -168,7 +168,7 @@ fn leftovers_of_a_kill_are_cleaned_at_the_next_start() {
 fn the_server_starts_on_any_garbage() {
     let upstream = Registry::new();
     let mut cache = Server::start(&upstream);
-    let kept = Prf::new(fresh_seed(), 10_000);
+    let kept = PseudoRandom::new(fresh_seed(), 10_000);
     let digest = upstream.blob(kept.clone());
     cache.client().pull(&upstream.blob_url("a", &digest), &kept);
     cache.wait_stored(&digest);
@@ -265,7 +265,7 @@ fn kill_at(upstream: &Registry, point: &str, nth: usize, pull: impl FnOnce(&Serv
 #[cfg(feature = "fail-points")]
 fn killed_blob(point: &str, nth: usize, size: u64, offline: bool, stored: bool) {
     let upstream = Registry::new();
-    let content = Prf::new(fresh_seed(), size);
+    let content = PseudoRandom::new(fresh_seed(), size);
     let path = upstream.blob_url("a", &upstream.blob(content.clone()));
     let mut cache = kill_at(&upstream, point, nth, |cache| {
         if let Err(broken) = cache.client().try_pull(&path, &[], &content, 0) {

@@ -518,7 +518,7 @@ fn every_crash(
     }
 }
 
-fn scene(name: &'static str, blobs: &[Prf], images: &[&Image], tag: Option<&str>) -> Scene {
+fn scene(name: &'static str, blobs: &[PseudoRandom], images: &[&Image], tag: Option<&str>) -> Scene {
     let mut contents: HashMap<String, Vec<u8>> = blobs
         .iter()
         .map(|content| (content.digest(), content.bytes()))
@@ -531,7 +531,7 @@ fn scene(name: &'static str, blobs: &[Prf], images: &[&Image], tag: Option<&str>
     Scene {
         name,
         contents,
-        blobs: blobs.iter().map(Prf::digest).collect(),
+        blobs: blobs.iter().map(PseudoRandom::digest).collect(),
         manifests: images.iter().map(|image| image.digest.clone()).collect(),
         tag: tag.map(str::to_owned),
     }
@@ -553,7 +553,10 @@ fn pull_image(cache: &Server, upstream: &Registry) -> Image {
 fn a_crash_in_a_blob_s_fill_leaves_a_hit_or_a_miss_whatever_reached_the_disk() {
     let nothing = |_: &Server, _: &Registry| {};
     every_crash("a blob", nothing, |cache, upstream| {
-        let blobs = [Prf::new(fresh_seed(), 20_000), Prf::new(fresh_seed(), 1)];
+        let blobs = [
+            PseudoRandom::new(fresh_seed(), 20_000),
+            PseudoRandom::new(fresh_seed(), 1),
+        ];
         for content in &blobs {
             let path = upstream.blob_url("a", &upstream.blob(content.clone()));
             cache.client().pull(&path, content);

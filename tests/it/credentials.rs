@@ -9,7 +9,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
-use crate::harness::prf::sha256;
+use crate::harness::content::sha256;
 use crate::harness::server::TempDir;
 use crate::harness::*;
 

@@ -77,7 +77,7 @@ fn where_io_uring_is_refused_epoll_serves_and_one_line_says_what_helps() {
                 && line.contains("io_uring_setup, io_uring_enter and io_uring_register")),
             "errno {errno}: {log}"
         );
-        let content = Prf::new(fresh_seed(), 3_000_000);
+        let content = PseudoRandom::new(fresh_seed(), 3_000_000);
         let digest = upstream.blob(content.clone());
         for _ in 0..2 {
             cache.client().pull(&upstream.blob_url("a", &digest), &content);

@@ -97,7 +97,7 @@ impl Drop for Injector {
 }
 
 /// Fails on a wrong byte and on a late answer; whether the whole of `content` came.
-fn came(cache: &Server, path: &str, content: &Prf, at: &str) -> bool {
+fn came(cache: &Server, path: &str, content: &PseudoRandom, at: &str) -> bool {
     let began = Instant::now();
     let got = cache.client().try_pull(path, &[], content, 0);
     let took = began.elapsed();
@@ -138,7 +138,7 @@ fn no_errno_of_any_call_of_the_store_fails_a_pull_or_stores_something_wrong() {
         .env("IO_DRIVER", "epoll")
         .env("TAG_TTL", "0s")
         .start();
-    let kept = Prf::new(fresh_seed(), 700_000);
+    let kept = PseudoRandom::new(fresh_seed(), 700_000);
     let kept_path = upstream.blob_url("a", &upstream.blob(kept.clone()));
     cache.client().pull(&kept_path, &kept);
     cache.wait_stored(&kept.digest());
@@ -148,7 +148,7 @@ fn no_errno_of_any_call_of_the_store_fails_a_pull_or_stores_something_wrong() {
         // Anew: a store that has failed is left alone for a while.
         cache.restart();
         let image = Image::small(&upstream, "a", "v1", random.next());
-        let fresh = [5_000, 1_300_000].map(|size| Prf::new(random.next(), size));
+        let fresh = [5_000, 1_300_000].map(|size| PseudoRandom::new(random.next(), size));
         let paths = fresh
             .clone()
             .map(|content| upstream.blob_url("a", &upstream.blob(content)));

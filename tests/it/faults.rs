@@ -14,10 +14,10 @@ fn pull_fresh(
     random: &mut Random,
     count: usize,
     size_max: u64,
-) -> Vec<Prf> {
+) -> Vec<PseudoRandom> {
     (0..count)
         .map(|_| {
-            let content = Prf::new(random.next(), 1 + random.below(size_max));
+            let content = PseudoRandom::new(random.next(), 1 + random.below(size_max));
             let digest = upstream.blob(content.clone());
             cache.client().pull(&upstream.blob_url("a", &digest), &content);
             content
@@ -69,7 +69,7 @@ fn whatever_is_left_on_the_disk_the_pull_succeeds() {
     cache.wait_stored(&first.digest());
     for round in 0..40 {
         let filler = disk.fill_leaving(random.below(if round % 2 == 0 { 20_000 } else { 2 * MIB }));
-        let content = Prf::new(random.next(), 1 + random.below(2 * MIB));
+        let content = PseudoRandom::new(random.next(), 1 + random.below(2 * MIB));
         let digest = upstream.blob(content.clone());
         let image = Image::small(&upstream, "a", "v1", random.next());
         let tag_path = upstream.manifest_url("a", &format!("v{round}"));
@@ -111,7 +111,7 @@ fn followers_of_a_fill_that_runs_out_of_disk_get_everything() {
         .root(&disk.path.join("store"))
         .cores(2)
         .start();
-    let content = Prf::new(fresh_seed(), 16 * MIB);
+    let content = PseudoRandom::new(fresh_seed(), 16 * MIB);
     let digest = upstream.blob(content.clone());
     let path = upstream.blob_url("a", &digest);
     upstream.on(On::path(&digest), Reply::new().rate(32 * MIB));
@@ -217,7 +217,7 @@ fn files_removed_under_the_server_are_fetched_again() {
     let upstream = Registry::new();
     let cache = Server::start(&upstream);
     for size in [5_000, 2 * MIB] {
-        let content = Prf::new(fresh_seed(), size);
+        let content = PseudoRandom::new(fresh_seed(), size);
         let digest = upstream.blob(content.clone());
         let path = upstream.blob_url("a", &digest);
         cache.client().pull(&path, &content);
@@ -239,7 +239,7 @@ fn a_file_that_shrinks_under_a_hit_heals_with_the_next_request() {
     let upstream = Registry::new();
     let cache = Server::start(&upstream);
     for size in [100_000, 3 * MIB] {
-        let content = Prf::new(fresh_seed(), size);
+        let content = PseudoRandom::new(fresh_seed(), size);
         let digest = upstream.blob(content.clone());
         let path = upstream.blob_url("a", &digest);
         cache.client().pull(&path, &content);

@@ -18,7 +18,7 @@ fn a_hundred_clients_of_one_cold_blob_cost_one_upstream_request() {
     const PHASES: u64 = 4;
     let upstream = Registry::new();
     let cache = Server::options(&upstream).cores(2).start();
-    let content = Prf::new(fresh_seed(), 256 * MIB);
+    let content = PseudoRandom::new(fresh_seed(), 256 * MIB);
     let digest = upstream.blob(content.clone());
     let path = upstream.blob_url("big/one", &digest);
     // The upstream stops at each quarter until the next quarter of the clients has come.
@@ -106,7 +106,7 @@ fn a_fill_survives_its_first_client() {
     for size in [100_000, 3 * MIB] {
         let upstream = Registry::new();
         let cache = Server::start(&upstream);
-        let content = Prf::new(fresh_seed(), size);
+        let content = PseudoRandom::new(fresh_seed(), size);
         let digest = upstream.blob(content.clone());
         let path = upstream.blob_url("a", &digest);
         let gate = Gate::new();
@@ -128,7 +128,7 @@ fn a_fill_survives_its_first_client() {
 fn a_fill_with_no_client_left_is_finished_and_kept() {
     let upstream = Registry::new();
     let cache = Server::start(&upstream);
-    let content = Prf::new(fresh_seed(), 2 * MIB);
+    let content = PseudoRandom::new(fresh_seed(), 2 * MIB);
     let digest = upstream.blob(content.clone());
     let path = upstream.blob_url("a", &digest);
     let gate = Gate::new();
@@ -150,7 +150,7 @@ fn a_fill_with_no_client_left_is_finished_and_kept() {
 fn the_first_bytes_arrive_before_the_upstream_has_sent_the_rest() {
     let upstream = Registry::new();
     let cache = Server::start(&upstream);
-    let content = Prf::new(fresh_seed(), 4 * MIB);
+    let content = PseudoRandom::new(fresh_seed(), 4 * MIB);
     let digest = upstream.blob(content.clone());
     let path = upstream.blob_url("a", &digest);
     let gate = Gate::new();
@@ -190,7 +190,7 @@ fn the_first_bytes_arrive_before_the_upstream_has_sent_the_rest() {
 fn head_waits_for_nothing_and_a_range_for_its_last_byte_only() {
     let upstream = Registry::new();
     let cache = Server::start(&upstream);
-    let content = Prf::new(fresh_seed(), 4 * MIB);
+    let content = PseudoRandom::new(fresh_seed(), 4 * MIB);
     let digest = upstream.blob(content.clone());
     let path = upstream.blob_url("a", &digest);
     let gate = Gate::new();
@@ -222,7 +222,7 @@ fn head_waits_for_nothing_and_a_range_for_its_last_byte_only() {
 fn aborted_followers_harm_nobody() {
     let upstream = Registry::new();
     let cache = Server::options(&upstream).cores(2).start();
-    let content = Prf::new(fresh_seed(), 16 * MIB);
+    let content = PseudoRandom::new(fresh_seed(), 16 * MIB);
     let digest = upstream.blob(content.clone());
     let path = upstream.blob_url("a", &digest);
     upstream.on(On::path(&digest), Reply::new().rate(32 * MIB));
@@ -247,7 +247,7 @@ fn aborted_followers_harm_nobody() {
 fn a_client_that_stops_reading_holds_up_neither_the_fill_nor_the_others() {
     let upstream = Registry::new();
     let cache = Server::start(&upstream);
-    let content = Prf::new(fresh_seed(), 32 * MIB);
+    let content = PseudoRandom::new(fresh_seed(), 32 * MIB);
     let digest = upstream.blob(content.clone());
     let path = upstream.blob_url("a", &digest);
     let mut stuck = Connection::open_narrow(cache.addr(), 4096).unwrap();
@@ -270,7 +270,7 @@ fn a_client_that_stops_reading_holds_up_neither_the_fill_nor_the_others() {
 fn followers_share_their_fills_failure_and_the_next_client_its_own_chance() {
     let upstream = Registry::new();
     let cache = Server::start(&upstream);
-    let content = Prf::new(fresh_seed(), 500_000);
+    let content = PseudoRandom::new(fresh_seed(), 500_000);
     let digest = upstream.blob(content.clone());
     let path = upstream.blob_url("a", &digest);
     let gate = Gate::new();
@@ -325,7 +325,7 @@ fn manifests_are_single_flight_too() {
 fn a_client_that_closed_its_sending_side_still_gets_its_answer() {
     let upstream = Registry::new();
     let cache = Server::start(&upstream);
-    let content = Prf::new(fresh_seed(), 2 * MIB);
+    let content = PseudoRandom::new(fresh_seed(), 2 * MIB);
     let digest = upstream.blob(content.clone());
     let mut connection = cache.client().open();
     connection

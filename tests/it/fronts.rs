@@ -422,7 +422,7 @@ fn a_signed_url_that_has_expired_is_no_verdict_of_a_registry() {
             .set("Content-Type", "application/xml"),
     );
     let cache = Server::bare().registry("front.test", front.addr()).start();
-    let digest = Prf::new(fresh_seed(), 10).digest();
+    let digest = PseudoRandom::new(fresh_seed(), 10).digest();
     for path in ["manifests/v1".to_owned(), format!("blobs/{digest}")] {
         let got = cache.client().get(&format!("/v2/front.test/{REPOSITORY}/{path}"));
         assert_eq!(got.status, 502, "{got}");
@@ -432,7 +432,7 @@ fn a_signed_url_that_has_expired_is_no_verdict_of_a_registry() {
 #[test]
 fn a_front_that_redirects_referrers_to_a_page_lists_none() {
     let (front, pages) = (Registry::new(), Registry::new());
-    let digest = Prf::new(fresh_seed(), 10).digest();
+    let digest = PseudoRandom::new(fresh_seed(), 10).digest();
     let cache = Server::bare().registry("front.test", front.addr()).start();
     for location in [
         format!("http://{}/web/page", pages.addr()),
@@ -481,7 +481,7 @@ fn redirects_in_a_circle_end_and_harm_no_other_registry() {
             .registry_with("front.test", front.addr(), LOGIN)
             .registry("bystander.test", bystander.addr())
             .start();
-        let digest = Prf::new(fresh_seed(), 10).digest();
+        let digest = PseudoRandom::new(fresh_seed(), 10).digest();
         for path in ["manifests/v1".to_owned(), format!("blobs/{digest}")] {
             let before = front.requests() + registry.requests();
             let got = cache.client().get(&format!("/v2/front.test/{REPOSITORY}/{path}"));

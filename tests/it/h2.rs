@@ -38,7 +38,7 @@ fn over_tls_it_is_agreed_on_and_everything_is_as_without() {
         .env("TLS_CERT_FILE", certificate.display().to_string())
         .env("TLS_KEY_FILE", key.display().to_string())
         .start();
-    let content = Prf::new(fresh_seed(), 5_000_077);
+    let content = PseudoRandom::new(fresh_seed(), 5_000_077);
     let path = upstream.blob_url("a", &upstream.blob(content.clone()));
     for version in [&rustls::version::TLS12, &rustls::version::TLS13] {
         let config = authority.client_config(&[version], &["h2", "http/1.1"], None);
@@ -168,7 +168,7 @@ fn answers_have_the_fields_they_have_in_http_1() {
 fn a_large_blob_arrives_byte_for_byte_cold_and_warm() {
     let upstream = Registry::new();
     let cache = Server::start(&upstream);
-    let content = Prf::new(fresh_seed(), 64 * 1024 * 1024 + 77);
+    let content = PseudoRandom::new(fresh_seed(), 64 * 1024 * 1024 + 77);
     let path = upstream.blob_url("a", &upstream.blob(content.clone()));
     for windows in [
         &[][..],
@@ -210,7 +210,7 @@ fn a_file_whose_pages_are_not_in_memory_arrives_too() {
 fn a_hundred_streams_of_one_fill_cost_one_request() {
     let upstream = Registry::new();
     let cache = Server::start(&upstream);
-    let content = Prf::new(fresh_seed(), 3_000_000);
+    let content = PseudoRandom::new(fresh_seed(), 3_000_000);
     let path = upstream.blob_url("a", &upstream.blob(content.clone()));
     let gate = Gate::new();
     upstream.on(On::path(content.digest()), Reply::new().hold_at(1_500_000, &gate));
@@ -232,7 +232,7 @@ fn a_hundred_streams_of_one_fill_cost_one_request() {
 #[test]
 fn a_stream_without_a_window_and_one_without_bytes_stall_no_other() {
     let (upstream, cache, content, path) = stored(5_000_000);
-    let held = Prf::new(fresh_seed(), 3_000_000);
+    let held = PseudoRandom::new(fresh_seed(), 3_000_000);
     let held_path = upstream.blob_url("a", &upstream.blob(held.clone()));
     let gate = Gate::new();
     upstream.on(On::path(held.digest()), Reply::new().hold_at(1_000_000, &gate));
@@ -307,7 +307,7 @@ fn a_wrong_byte_from_upstream_never_ends_a_stream_well() {
     ] {
         let upstream = Registry::new();
         let cache = Server::start(&upstream);
-        let content = Prf::new(fresh_seed(), SIZE);
+        let content = PseudoRandom::new(fresh_seed(), SIZE);
         let path = upstream.blob_url("a", &upstream.blob(content.clone()));
         // What is known to be wrong before the head has gone is a clean error.
         let gate = Gate::new();
@@ -334,7 +334,7 @@ fn a_wrong_byte_from_upstream_never_ends_a_stream_well() {
 fn a_small_wrong_body_is_a_clean_error() {
     let upstream = Registry::new();
     let cache = Server::start(&upstream);
-    let content = Prf::new(fresh_seed(), 10_000);
+    let content = PseudoRandom::new(fresh_seed(), 10_000);
     let path = upstream.blob_url("a", &upstream.blob(content.clone()));
     upstream.on(On::path(content.digest()), Reply::new().flip(77));
     let answer = Peer::begin(cache.addr()).get(&path);
@@ -429,7 +429,7 @@ fn a_body_nobody_asked_for_is_thrown_away_and_then_refused() {
 fn requests_taken_back_leave_nothing_and_disturb_nobody() {
     let upstream = Registry::new();
     let cache = Server::start(&upstream);
-    let content = Prf::new(fresh_seed(), 3_000_000);
+    let content = PseudoRandom::new(fresh_seed(), 3_000_000);
     let path = upstream.blob_url("a", &upstream.blob(content.clone()));
     let gate = Gate::new();
     upstream.on(On::path(content.digest()), Reply::new().hold_head(&gate));
@@ -456,7 +456,7 @@ fn requests_taken_back_leave_nothing_and_disturb_nobody() {
 fn more_streams_than_we_said_are_refused_and_may_be_asked_again() {
     let upstream = Registry::new();
     let cache = Server::start(&upstream);
-    let content = Prf::new(fresh_seed(), 1_000);
+    let content = PseudoRandom::new(fresh_seed(), 1_000);
     let path = upstream.blob_url("a", &upstream.blob(content.clone()));
     let gate = Gate::new();
     upstream.on(On::path(content.digest()), Reply::new().hold_head(&gate));
@@ -476,7 +476,7 @@ fn more_streams_than_we_said_are_refused_and_may_be_asked_again() {
 fn a_stop_says_goaway_finishes_what_runs_and_leaves() {
     let upstream = Registry::new();
     let mut cache = Server::start(&upstream);
-    let content = Prf::new(fresh_seed(), 3_000_000);
+    let content = PseudoRandom::new(fresh_seed(), 3_000_000);
     let path = upstream.blob_url("a", &upstream.blob(content.clone()));
     let gate = Gate::new();
     upstream.on(On::path(content.digest()), Reply::new().hold_at(1_500_000, &gate));

@@ -289,7 +289,7 @@ fn streams_of_a_file_that_helper_threads_read_hold_no_memory() {
 }
 
 fn hold_no_memory(upstream: &Registry, cache: &Server) {
-    let content = Prf::new(fresh_seed(), 20_000_000);
+    let content = PseudoRandom::new(fresh_seed(), 20_000_000);
     let path = upstream.blob_url("a", &upstream.blob(content.clone()));
     cache.client().pull(&path, &content);
     cache.wait_stored(&content.digest());
@@ -332,7 +332,7 @@ fn hold_no_memory(upstream: &Registry, cache: &Server) {
 fn honest_clients_in_a_hurry_are_no_flood() {
     let upstream = Registry::new();
     let cache = Server::start(&upstream);
-    let content = Prf::new(fresh_seed(), 9_000);
+    let content = PseudoRandom::new(fresh_seed(), 9_000);
     let path = upstream.blob_url("a", &upstream.blob(content.clone()));
     cache.client().pull(&path, &content);
     let mut peer = Peer::begin(cache.addr());

@@ -16,7 +16,7 @@ fn blob_path(digest: &str) -> String {
 #[test]
 fn an_image_can_be_pulled_from_the_fake_registry() {
     let registry = Registry::new();
-    let layer = Prf::new(1, 300_000);
+    let layer = PseudoRandom::new(1, 300_000);
     let image = Image::push_index(
         &registry,
         "a/b",
@@ -64,7 +64,7 @@ fn one_connection_carries_pipelined_requests() {
 #[test]
 fn each_way_to_break_a_body_is_seen_for_what_it_is() {
     let registry = Registry::new();
-    let content = Prf::new(2, 200_000);
+    let content = PseudoRandom::new(2, 200_000);
     let digest = registry.blob(content.clone());
     let path = blob_path(&digest);
     let client = client(&registry);
@@ -168,7 +168,7 @@ fn ranges_are_served_ignored_or_wrong_as_told() {
 #[test]
 fn a_gate_holds_an_answer_until_it_opens() {
     let registry = Registry::new();
-    let content = Prf::new(3, 500_000);
+    let content = PseudoRandom::new(3, 500_000);
     let digest = registry.blob(content.clone());
     let gate = Gate::new();
     registry.on(On::path(&digest), Reply::new().hold_at(123_457, &gate));
@@ -271,7 +271,7 @@ fn the_registry_goes_down_and_comes_back_on_the_same_port() {
 #[test]
 fn rates_and_pauses_take_the_time_they_should() {
     let registry = Registry::new();
-    let content = Prf::new(4, 100_000);
+    let content = PseudoRandom::new(4, 100_000);
     let digest = registry.blob(content.clone());
     registry.on(On::any().once(), Reply::new().rate(500_000));
     registry.on(
@@ -294,7 +294,7 @@ fn users_read_what_they_may_and_nothing_else() {
         hidden: 403,
         ..Auth::default()
     });
-    registry.manners(|own| own.blobs_belong = true);
+    registry.behaviour(|own| own.blobs_belong = true);
     registry.user("alice", "a");
     registry.user("bob", "b");
     registry.allow("alice", "team/app");
@@ -357,7 +357,7 @@ fn users_read_what_they_may_and_nothing_else() {
 
 #[test]
 fn a_signed_url_is_good_for_its_method_its_blob_and_a_while() {
-    let registry = Registry::like(Like::Mcr);
+    let registry = Registry::preset(Preset::Mcr);
     let digest = registry.blob_in("a", "content");
     let other = registry.blob_in("a", "other");
     let signed = |method: &str| {
@@ -386,7 +386,7 @@ fn a_signed_url_is_good_for_its_method_its_blob_and_a_while() {
 #[test]
 fn pulls_are_counted_until_none_is_left() {
     let registry = Registry::new();
-    registry.manners(|own| own.budget = Some(Budget::hub(2)));
+    registry.behaviour(|own| own.budget = Some(Budget::hub(2)));
     let image = Image::small(&registry, "a", "v1", 7);
     let client = client(&registry);
     for _ in 0..3 {

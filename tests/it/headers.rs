@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::harness::prf::sha256;
+use crate::harness::content::sha256;
 use crate::harness::*;
 
 const MIB: usize = 1024 * 1024;
@@ -148,7 +148,7 @@ fn an_upstream_s_headers_are_not_replayed_to_others() {
         .registry(other.name(), other.addr())
         .start();
     for size in [1_000, 2 * MIB as u64] {
-        let content = Prf::new(fresh_seed(), size);
+        let content = PseudoRandom::new(fresh_seed(), size);
         let digest = upstream.blob(content.clone());
         other.blob(content.clone());
         let image = Image::small(&upstream, "a", "v1", fresh_seed());
@@ -218,7 +218,7 @@ fn bytes_that_split_heads_never_reach_a_client() {
         ] {
             upstream.clear_rules();
             upstream.on(On::any(), Reply::new().set(name, value));
-            let content = Prf::new(fresh_seed(), 500);
+            let content = PseudoRandom::new(fresh_seed(), 500);
             let digest = upstream.blob(content.clone());
             let image = Image::small(&upstream, "a", "v1", fresh_seed());
             for path in [

@@ -36,7 +36,7 @@ fn a_full_disk_leaves_it_ready() {
     let upstream = Registry::new();
     let cache = Server::options(&upstream).root(&disk.path.join("store")).start();
     disk.fill_leaving(0);
-    let content = Prf::new(fresh_seed(), 2_000_000);
+    let content = PseudoRandom::new(fresh_seed(), 2_000_000);
     let path = upstream.blob_url("a", &upstream.blob(content.clone()));
     cache.client().pull(&path, &content);
     for path in CHECKS {

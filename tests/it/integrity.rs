@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::harness::client::{Why, request_bytes};
-use crate::harness::prf::sha256;
+use crate::harness::content::sha256;
 use crate::harness::*;
 
 const MIB: u64 = 1024 * 1024;
@@ -21,9 +21,9 @@ fn any_size(random: &mut Random) -> u64 {
 
 /// Content of any size that differs from all `seen` so far: there are only 256 of one byte, and one that is
 /// stored already would be a hit.
-fn new_content(random: &mut Random, seen: &mut HashSet<String>) -> Prf {
+fn new_content(random: &mut Random, seen: &mut HashSet<String>) -> PseudoRandom {
     loop {
-        let content = Prf::new(random.next(), any_size(random));
+        let content = PseudoRandom::new(random.next(), any_size(random));
         if seen.insert(content.digest()) {
             return content;
         }
@@ -50,7 +50,7 @@ fn in_parallel(count: usize, work: impl Fn(usize) + Sync) {
 
 /// Fails if a client could take this for the complete content.
 #[track_caller]
-fn expect_no_completion(got: Result<Response, Broken>, content: &Prf, what: &str) {
+fn expect_no_completion(got: Result<Response, Broken>, content: &PseudoRandom, what: &str) {
     match got {
         Ok(response) => {
             assert_ne!(
@@ -121,7 +121,7 @@ fn an_abort_is_visible_to_every_kind_of_client() {
     let upstream = Registry::new();
     let cache = Server::start(&upstream);
     for framing in [Framing::Length, Framing::Chunked] {
-        let content = Prf::new(fresh_seed(), 3 * MIB);
+        let content = PseudoRandom::new(fresh_seed(), 3 * MIB);
         let digest = upstream.blob(content.clone());
         upstream.on(On::path(&digest), Reply::new().framing(framing).flip(2 * MIB));
         let path = upstream.blob_url("a", &digest);
@@ -166,7 +166,7 @@ fn followers_of_a_wrong_fill_all_see_it_fail() {
     let upstream = Registry::new();
     let cache = Server::options(&upstream).cores(2).start();
     for size in [200_000, 4 * MIB] {
-        let content = Prf::new(fresh_seed(), size);
+        let content = PseudoRandom::new(fresh_seed(), size);
         let digest = upstream.blob(content.clone());
         let path = upstream.blob_url("a", &digest);
         let gate = Gate::new();
@@ -290,7 +290,10 @@ fn a_wrong_length_completes_nothing_wrong() {
     let mut cases = Vec::new();
     for size in [1, 1_000, 1_000_000, 3_000_000_u64] {
         for delta in [-1_000_000_000, -70_000, -1, 1, 70_000, 1_000_000_000_000] {
-            cases.push((Prf::new(fresh_seed(), size), i64::max(delta, -(size as i64))));
+            cases.push((
+                PseudoRandom::new(fresh_seed(), size),
+                i64::max(delta, -(size as i64)),
+            ));
         }
     }
     in_parallel(cases.len(), |n| {
@@ -355,7 +358,7 @@ fn a_wrong_manifest_is_a_clean_error() {
 fn a_coded_body_is_not_taken_for_the_content() {
     let upstream = Registry::new();
     let cache = Server::start(&upstream);
-    let content = Prf::new(fresh_seed(), 5_000);
+    let content = PseudoRandom::new(fresh_seed(), 5_000);
     let digest = upstream.blob(content.clone());
     let path = upstream.blob_url("a", &digest);
     upstream.on(
@@ -396,7 +399,7 @@ fn entries_whose_data_and_sidecar_disagree_are_fetched_again() {
         ("no data", |data| std::fs::remove_file(data).unwrap()),
     ];
     for (what, damage) in damages {
-        let content = Prf::new(fresh_seed(), 70_000);
+        let content = PseudoRandom::new(fresh_seed(), 70_000);
         let digest = upstream.blob(content.clone());
         let path = upstream.blob_url("a", &digest);
         cache.client().pull(&path, &content);

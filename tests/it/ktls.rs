@@ -21,13 +21,13 @@ use crate::tls::Pki;
 const MIB: u64 = 1024 * 1024;
 
 /// What the log says of a session that was handed over.
-const HANDED_OVER: &str = "encrypted by the kernel from here on";
+const HANDED_OVER: &str = "kTLS enabled";
 
 /// A server whose kernel encrypts; `None` where the kernel cannot.
 fn start(pki: &Pki, options: Options) -> Option<Server> {
     let options = options.env("KERNEL_TLS", "auto").env("LOG_LEVEL", "debug");
     let cache = pki.serve(options).start();
-    if cache.stderr().contains("kernel TLS: none") {
+    if cache.stderr().contains("kTLS unavailable") {
         println!("not run here: this kernel has no TLS");
         return None;
     }
@@ -56,10 +56,10 @@ fn the_start_says_whether_the_kernel_encrypts_and_why() {
     let pki = Pki::new();
     let cache = pki.serve(Server::bare()).env("KERNEL_TLS", "auto").start();
     let said = cache.stderr();
-    let line = said.lines().find(|line| line.contains("kernel TLS: "));
+    let line = said.lines().find(|line| line.contains("kTLS "));
     let line = line.unwrap_or_else(|| panic!("no line in\n{said}"));
     assert!(
-        line.contains("TLS 1.3 with AES-128-GCM") || line.contains("this kernel"),
+        line.contains("kTLS available ciphers=AES-128-GCM") || line.contains("this kernel"),
         "{line}"
     );
     Client::with_tls(cache.addr(), pki.authority.client())
@@ -75,7 +75,7 @@ fn the_start_says_whether_the_kernel_encrypts_and_why() {
             .env("LISTEN_ADDR", name)
             .env("KERNEL_TLS", settings)
             .start();
-        assert!(!cache.stderr().contains("kernel TLS"), "{}", cache.stderr());
+        assert!(!cache.stderr().contains("kTLS"), "{}", cache.stderr());
     }
 }
 
@@ -87,7 +87,7 @@ fn bodies_are_right_with_every_cipher() {
     };
     let mut random = Random::for_test("bodies_are_right_with_every_cipher");
     let contents: Vec<_> = [1, 16_384, 16_385, 64 * 1024, MIB + 1, 64 * MIB]
-        .map(|size| Prf::new(random.next(), size))
+        .map(|size| PseudoRandom::new(random.next(), size))
         .into_iter()
         .map(|content| (upstream.blob(content.clone()), content))
         .collect();
@@ -139,7 +139,7 @@ fn curl_gets_the_same_over_both_protocols() {
     let ca = pki.ca_file();
     let mut random = Random::for_test("curl_gets_the_same_over_both_protocols");
     for size in [2_000, 64 * 1024, 64 * MIB] {
-        let content = Prf::new(random.next(), size);
+        let content = PseudoRandom::new(random.next(), size);
         let digest = upstream.blob(content.clone());
         let url = format!(
             "https://localhost:{}{}",
@@ -178,7 +178,7 @@ fn the_last_bytes_of_a_connection_are_not_lost() {
         return;
     };
     let mut random = Random::for_test("the_last_bytes_of_a_connection_are_not_lost");
-    let content = Prf::new(random.next(), 8 * MIB);
+    let content = PseudoRandom::new(random.next(), 8 * MIB);
     let digest = upstream.blob(content.clone());
     let path = upstream.blob_url("a", &digest);
     let others = Client::with_tls(cache.addr(), pki.authority.client());
@@ -341,7 +341,7 @@ fn wrong_bytes_end_in_a_reset_here_too() {
     let Some(cache) = start(&pki, Server::options(&upstream)) else {
         return;
     };
-    let content = Prf::new(fresh_seed(), 4 * MIB);
+    let content = PseudoRandom::new(fresh_seed(), 4 * MIB);
     let digest = upstream.blob(content.clone());
     upstream.on(On::path(&digest), Reply::new().flip(3 * MIB));
     let client = Client::with_tls(cache.addr(), pki.authority.client());

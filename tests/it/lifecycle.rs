@@ -72,7 +72,7 @@ fn both_drivers_serve_when_asked_for() {
         if driver != "auto" {
             assert!(cache.stderr().contains(driver), "{}", cache.stderr());
         }
-        let content = Prf::new(fresh_seed(), 3 * MIB);
+        let content = PseudoRandom::new(fresh_seed(), 3 * MIB);
         let digest = upstream.blob(content.clone());
         for _ in 0..2 {
             cache.client().pull(&upstream.blob_url("a", &digest), &content);
@@ -121,7 +121,7 @@ fn sigterm_lets_a_running_response_finish_and_exits_0() {
         .cores(2)
         .env("DRAIN_TIMEOUT", "600s")
         .start();
-    let content = Prf::new(fresh_seed(), 8 * MIB);
+    let content = PseudoRandom::new(fresh_seed(), 8 * MIB);
     let digest = upstream.blob(content.clone());
     let gate = Gate::new();
     upstream.on(On::path(&digest), Reply::new().hold_at(4 * MIB, &gate));
@@ -170,7 +170,7 @@ fn an_idle_server_ends_at_once() {
 fn a_second_signal_ends_it_at_once() {
     let upstream = Registry::new();
     let mut cache = Server::options(&upstream).env("DRAIN_TIMEOUT", "600s").start();
-    let content = Prf::new(fresh_seed(), 8 * MIB);
+    let content = PseudoRandom::new(fresh_seed(), 8 * MIB);
     let digest = upstream.blob(content);
     let gate = Gate::new();
     upstream.on(On::path(&digest), Reply::new().hold_at(4 * MIB, &gate));
@@ -195,7 +195,7 @@ fn a_second_signal_ends_it_at_once() {
 fn what_was_asked_for_before_sigterm_is_committed() {
     let upstream = Registry::new();
     let mut cache = Server::start(&upstream);
-    let content = Prf::new(fresh_seed(), 2 * MIB);
+    let content = PseudoRandom::new(fresh_seed(), 2 * MIB);
     let digest = upstream.blob(content.clone());
     cache.client().pull(&upstream.blob_url("a", &digest), &content);
     cache.stop();
@@ -387,7 +387,7 @@ fn the_last_requests_before_a_stop_are_in_the_log() {
 fn helper_threads_may_run_on_every_cpu() {
     let upstream = Registry::new();
     let cache = Server::options(&upstream).cores(1).start();
-    let content = Prf::new(fresh_seed(), 3 * MIB);
+    let content = PseudoRandom::new(fresh_seed(), 3 * MIB);
     let digest = upstream.blob(content.clone());
     let path = upstream.blob_url("a", &digest);
     cache.client().pull(&path, &content);

@@ -208,7 +208,7 @@ fn an_idle_connection_is_closed_without_a_word() {
 fn a_client_that_takes_nothing_is_let_go() {
     let upstream = Registry::new();
     let cache = Server::start(&upstream);
-    let content = Prf::new(fresh_seed(), 64 * 1024 * 1024);
+    let content = PseudoRandom::new(fresh_seed(), 64 * 1024 * 1024);
     let digest = upstream.blob(content);
     let mut connection = Connection::open_narrow(cache.addr(), 4096).unwrap();
     let files = cache.open_files();

@@ -87,12 +87,12 @@ fn a_crowd_that_asks_at_once_costs_one_question() {
     upstream.on(On::path("/tags/list"), tags_reply(&json!(["a"])).hold_head(&gate));
     let path = format!("/v2/{}/a/tags/list", upstream.name());
     std::thread::scope(|scope| {
-        let crowd: Vec<_> = (0..40)
+        let requests: Vec<_> = (0..40)
             .map(|_| scope.spawn(|| cache.client().get(&path)))
             .collect();
         gate.wait_arrived(1);
         gate.open();
-        for one in crowd {
+        for one in requests {
             assert_eq!(tags_of(&one.join().unwrap()), ["a"]);
         }
     });

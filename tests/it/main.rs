@@ -26,7 +26,7 @@ mod pull;
 /// Names, their errors, and hostile paths.
 mod naming;
 
-/// Single flight, followers, clients that leave.
+/// Single-flight, followers, clients that leave.
 mod fill;
 
 /// Flipped bytes, cuts, wrong lengths: nothing wrong completes or sticks.
@@ -179,7 +179,7 @@ mod listing;
 mod selectors;
 
 /// Who may come in.
-mod front_auth;
+mod client_auth;
 
 /// Who may read what, by rules.
 mod allow;

@@ -22,8 +22,8 @@ fn cache(registry: &Registry, mirrors: &[&Registry]) -> Server {
 }
 
 /// The same blob in all of them.
-fn blob_in(places: &[&Registry], size: u64) -> (Prf, String) {
-    let content = Prf::new(fresh_seed(), size);
+fn blob_in(places: &[&Registry], size: u64) -> (PseudoRandom, String) {
+    let content = PseudoRandom::new(fresh_seed(), size);
     for place in places {
         place.blob(content.clone());
     }

@@ -235,7 +235,7 @@ fn the_health_check_counts_a_demand_for_a_certificate_as_life() {
     assert!(said.contains("asks for a certificate"), "{said}");
 }
 
-// ---- The front door -------------------------------------------------------------------------------------------------
+// ---- Client authentication ------------------------------------------------------------------------------------------
 
 /// Both protocols, as curl calls them.
 const PROTOCOLS: [&str; 2] = ["--http1.1", "--http2"];
@@ -387,7 +387,7 @@ fn a_certificate_opens_the_door_and_so_does_a_password() {
                 }
             }
         }
-        // Health is in front of the door.
+        // Health checks need no authentication.
         assert_eq!(curl.get("/healthz", "", &[]).status, 200);
     }
     // Whoever came in by certificate may have shown anything; it is for us all the same.

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use crate::harness::client::request_bytes;
-use crate::harness::prf::sha256;
+use crate::harness::content::sha256;
 use crate::harness::*;
 
 #[test]

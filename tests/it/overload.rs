@@ -95,7 +95,7 @@ fn when_everybody_is_busy_newcomers_are_told_to_come_again() {
     let gate = Gate::new();
     let mut busy: Vec<_> = (0..MAX)
         .map(|_| {
-            let content = Prf::new(fresh_seed(), 10_000);
+            let content = PseudoRandom::new(fresh_seed(), 10_000);
             let digest = upstream.blob(content.clone());
             upstream.on(On::path(&digest).get(), Reply::new().hold_head(&gate));
             let mut connection = cache.client().open();
@@ -109,7 +109,9 @@ fn when_everybody_is_busy_newcomers_are_told_to_come_again() {
     for _ in 0..3 {
         expect_turned_away(&mut cache.client().open());
     }
-    cache.wait_stderr("as many connections as there may be");
+    cache.wait_stderr(&format!(
+        "connection limit reached limit={MAX} setting=max_connections\n"
+    ));
     gate.open();
     for (connection, content) in &mut busy {
         connection.read("GET").unwrap().expect(&content.bytes());
@@ -137,7 +139,9 @@ fn one_client_cannot_take_everybodys_place() {
         ask(connection).expect("within its limit").expect(b"{}");
     }
     expect_turned_away(&mut open(greedy));
-    cache.wait_stderr("a client has as many connections as one may have");
+    cache.wait_stderr(&format!(
+        "connection limit reached limit={EACH} setting=max_connections_per_client"
+    ));
     for other in 3..6 {
         ask(&mut open(Ipv4Addr::new(127, 0, 0, other)))
             .expect("another client")
@@ -223,7 +227,7 @@ fn out_of_descriptors_who_is_in_is_served_and_who_comes_is_told() {
         }
         let held = flood.join().unwrap();
         assert!(told.load(Ordering::SeqCst) > 0, "nobody was told");
-        cache.wait_stderr("out of file descriptors");
+        cache.wait_stderr("file descriptors exhausted");
         // Nothing comes, and so nothing is done.
         cache.assert_rests(Duration::from_millis(300), || {
             // Who says nothing for a second makes room.
@@ -245,7 +249,7 @@ fn what_needs_memory_that_is_not_there_is_refused_and_what_we_hold_is_served() {
     let upstream = Registry::new();
     // Room for two fills, a few responses, and the quarter that is kept for other registries.
     let cache = Server::options(&upstream).env("MEMORY_BUDGET", "13MiB").start();
-    let held = Prf::new(fresh_seed(), 3 * MIB);
+    let held = PseudoRandom::new(fresh_seed(), 3 * MIB);
     let held_url = upstream.blob_url("a", &upstream.blob(held.clone()));
     let small = upstream.blob("small");
     let small_url = upstream.blob_url("a", &small);
@@ -257,13 +261,13 @@ fn what_needs_memory_that_is_not_there_is_refused_and_what_we_hold_is_served() {
     let gate = Gate::new();
     let large: Vec<_> = (0..2)
         .map(|_| {
-            let content = Prf::new(fresh_seed(), 8 * MIB);
+            let content = PseudoRandom::new(fresh_seed(), 8 * MIB);
             let digest = upstream.blob(content.clone());
             upstream.on(On::path(&digest).get(), Reply::new().hold_at(6 * MIB, &gate));
             (upstream.blob_url("a", &digest), content)
         })
         .collect();
-    let another = Prf::new(fresh_seed(), 2 * MIB);
+    let another = PseudoRandom::new(fresh_seed(), 2 * MIB);
     let another_url = upstream.blob_url("a", &upstream.blob(another.clone()));
     std::thread::scope(|scope| {
         let client = cache.client();
@@ -277,7 +281,7 @@ fn what_needs_memory_that_is_not_there_is_refused_and_what_we_hold_is_served() {
         assert_eq!(refused.field("retry-after"), Some("1"));
         let refused = cache.client().get(&upstream.manifest_url("a", "v1"));
         refused.expect_error(503, "UNAVAILABLE");
-        cache.wait_stderr("the memory budget is used up");
+        cache.wait_stderr("memory budget exhausted");
         for _ in 0..3 {
             cache.client().pull(&held_url, &held);
             cache.client().get(&small_url).expect(b"small");

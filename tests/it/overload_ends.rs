@@ -135,8 +135,8 @@ fn connections_that_end_in_every_way_leave_nothing_behind() {
         .env("LISTEN_ADDR", "http://127.0.0.1:0,https://127.0.0.1:0")
         .cores(2)
         .start();
-    let stored = Prf::new(fresh_seed(), 4 * MIB);
-    let filling = Prf::new(fresh_seed(), 4 * MIB);
+    let stored = PseudoRandom::new(fresh_seed(), 4 * MIB);
+    let filling = PseudoRandom::new(fresh_seed(), 4 * MIB);
     let gate = Gate::new();
     let (stored_digest, filling_digest) = (upstream.blob(stored.clone()), upstream.blob(filling.clone()));
     upstream.on(

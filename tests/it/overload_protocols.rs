@@ -71,9 +71,7 @@ fn over_tls_who_is_one_too_many_is_closed_without_a_word() {
         let mut refused = Connection::open(front.tls().addr).unwrap();
         assert_eq!(refused.read_to_close(), (Vec::new(), Why::Truncated));
     }
-    front
-        .cache
-        .wait_stderr("a client has as many connections as one may have");
+    front.cache.wait_stderr("setting=max_connections_per_client");
     held.iter_mut().for_each(ask);
     held.pop();
     eventually("its place is free", || front.tls().try_get("/v2/").is_ok());
@@ -175,7 +173,7 @@ fn out_of_descriptors_sessions_go_on_and_newcomers_are_served_again_after() {
             connection
         })
         .collect();
-    front.cache.wait_stderr("out of file descriptors");
+    front.cache.wait_stderr("file descriptors exhausted");
     // Who says nothing for a second makes room.
     front
         .cache
@@ -208,7 +206,7 @@ fn clients_of_tls_are_shared_by_all_cores_and_go_on_where_they_are_put() {
 fn over_http2_who_drips_is_let_go_and_who_is_slow_is_not() {
     let upstream = Registry::new();
     let front = Front::start(Server::options(&upstream));
-    let content = Prf::new(fresh_seed(), 64 * MIB);
+    let content = PseudoRandom::new(fresh_seed(), 64 * MIB);
     let digest = upstream.blob(content.clone());
     let url = upstream.blob_url("a", &digest);
     front.plain().pull(&url, &content);

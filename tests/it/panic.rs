@@ -15,11 +15,11 @@ fn with_panic(upstream: &Registry, point: &str, nth: usize) -> Server {
 fn a_panic_in_a_handler_ends_its_connection_and_no_other() {
     let upstream = Registry::new();
     let mut cache = with_panic(&upstream, "request", 2);
-    let content = Prf::new(fresh_seed(), SIZE);
+    let content = PseudoRandom::new(fresh_seed(), SIZE);
     let path = upstream.blob_url("a", &upstream.blob(content.clone()));
     let gate = Gate::new();
     upstream.on(On::path(content.digest()), Reply::new().hold_at(SIZE / 2, &gate));
-    let other = Prf::new(fresh_seed(), 1_000);
+    let other = PseudoRandom::new(fresh_seed(), 1_000);
     let other_path = upstream.blob_url("a", &upstream.blob(other.clone()));
 
     let mut idle = cache.client().open();
@@ -52,7 +52,7 @@ fn a_panic_in_a_handler_ends_its_connection_and_no_other() {
 fn a_panic_in_a_stream_of_http_2_ends_that_stream_and_no_other() {
     let upstream = Registry::new();
     let mut cache = with_panic(&upstream, "request", 2);
-    let content = Prf::new(fresh_seed(), SIZE);
+    let content = PseudoRandom::new(fresh_seed(), SIZE);
     let path = upstream.blob_url("a", &upstream.blob(content.clone()));
     let gate = Gate::new();
     upstream.on(On::path(content.digest()), Reply::new().hold_at(SIZE / 2, &gate));
@@ -74,7 +74,7 @@ fn a_panic_in_a_fill_fails_its_followers_cleanly_and_the_next_one_works() {
     for nth in [1, 8] {
         let upstream = Registry::new();
         let mut cache = with_panic(&upstream, "fill-received", nth);
-        let content = Prf::new(fresh_seed(), SIZE);
+        let content = PseudoRandom::new(fresh_seed(), SIZE);
         let path = upstream.blob_url("a", &upstream.blob(content.clone()));
         let gate = Gate::new();
         upstream.on(On::path(content.digest()).once(), Reply::new().hold_head(&gate));
@@ -136,13 +136,13 @@ fn a_panic_on_the_way_to_the_disk_fails_no_pull() {
     ] {
         let upstream = Registry::new();
         let mut cache = with_panic(&upstream, point, 1);
-        let content = Prf::new(fresh_seed(), SIZE);
+        let content = PseudoRandom::new(fresh_seed(), SIZE);
         let path = upstream.blob_url("a", &upstream.blob(content.clone()));
         cache.client().pull(&path, &content);
         cache.wait_stderr("fail point");
         cache.client().pull(&path, &content);
         // The lock that names and removals are done under may have been held by who panicked.
-        let next = Prf::new(fresh_seed(), 10_000);
+        let next = PseudoRandom::new(fresh_seed(), 10_000);
         let next_path = upstream.blob_url("a", &upstream.blob(next.clone()));
         cache.client().pull(&next_path, &next);
         cache.wait_stored(&next.digest());
@@ -161,7 +161,7 @@ fn a_panic_on_the_way_to_the_disk_fails_no_pull() {
 #[test]
 fn a_panic_on_a_core_or_in_the_watchdog_ends_the_process() {
     for (point, nth, said) in [
-        ("beat", 3, "a core died; ending the process"),
+        ("heartbeat", 3, "a core died; ending the process"),
         ("watchdog", 1, "the watchdog died; ending the process"),
     ] {
         let upstream = Registry::new();
@@ -190,7 +190,7 @@ fn a_panic_in_a_reload_leaves_the_old_configuration_and_the_next_reload_works() 
     let mut cache = with_panic(&upstream, "reload", 1);
     cache.signal(rustix::process::Signal::HUP);
     cache.wait_stderr("the reload ended by a panic");
-    let content = Prf::new(fresh_seed(), 1_000);
+    let content = PseudoRandom::new(fresh_seed(), 1_000);
     let path = upstream.blob_url("a", &upstream.blob(content.clone()));
     cache.client().pull(&path, &content);
     cache.signal(rustix::process::Signal::HUP);

@@ -129,7 +129,7 @@ fn refusals_before_a_request_is_read_carry_the_policy() {
         assert!(got.status >= 400, "{head:?}: {got}");
         expect_policy(head, &got.fields);
     }
-    let digest = upstream.blob(Prf::new(fresh_seed(), 10_000));
+    let digest = upstream.blob(PseudoRandom::new(fresh_seed(), 10_000));
     let got = cache.client().get(&upstream.blob_url("a", &digest));
     assert_eq!(got.status, 503, "there is no memory for it: {got}");
     expect_policy("no memory", &got.fields);
@@ -153,7 +153,7 @@ fn refusals_before_a_request_is_read_carry_the_policy() {
 }
 
 #[test]
-fn refusals_of_a_front_door_and_of_a_tls_port_carry_the_policy() {
+fn rejections_by_client_authentication_and_by_a_tls_port_carry_the_policy() {
     let config = "auth: {username: alice, password: open sesame}\nregistries: []\n";
     let guarded = Server::bare().config(config).start();
     for path in ["/v2/", "/v2/a/manifests/v1"] {

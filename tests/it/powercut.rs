@@ -64,8 +64,8 @@ fn power_cuts(kind: &str, options: &[&str], inside: Option<&Path>) {
     let unsure = AtomicUsize::new(0);
     let cuts = std::env::var("CUTS").map_or(CUTS, |text| text.parse().expect("CUTS is a number"));
     for round in 0..cuts {
-        let fresh: Vec<Prf> = (0..10)
-            .map(|_| Prf::new(random.next(), some_size(&mut random)))
+        let fresh: Vec<PseudoRandom> = (0..10)
+            .map(|_| PseudoRandom::new(random.next(), some_size(&mut random)))
             .collect();
         let tag = format!("t{round}");
         let image = Image::small(&upstream, "a/b", &tag, random.next());
@@ -220,10 +220,10 @@ fn pull_fresh(
     random: &mut Random,
     count: usize,
     size_max: u64,
-) -> Vec<Prf> {
+) -> Vec<PseudoRandom> {
     (0..count)
         .map(|_| {
-            let content = Prf::new(random.next(), 1 + random.below(size_max));
+            let content = PseudoRandom::new(random.next(), 1 + random.below(size_max));
             let path = upstream.blob_url("a", &upstream.blob(content.clone()));
             cache.client().pull(&path, &content);
             content
@@ -232,7 +232,7 @@ fn pull_fresh(
 }
 
 /// Every blob again, right whatever it comes from; then what is stored, read from the disk itself.
-fn check_all(cache: &Server, upstream: &Registry, pulled: &[Prf]) -> disk::Report {
+fn check_all(cache: &Server, upstream: &Registry, pulled: &[PseudoRandom]) -> disk::Report {
     for content in pulled {
         cache
             .client()

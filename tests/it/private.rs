@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeSet, HashSet};
 
-use crate::harness::registry::Seen;
+use crate::harness::registry::RecordedRequest;
 use crate::harness::*;
 
 /// Everybody's password is a canary: it must be nowhere but in requests of its owner.
@@ -21,7 +21,7 @@ fn registry(hidden: u16) -> Registry {
         hidden,
         ..Auth::default()
     });
-    upstream.manners(|own| own.blobs_belong = true);
+    upstream.behaviour(|own| own.blobs_belong = true);
     for user in ["alice", "bob", "carol"] {
         upstream.user(user, &password(user));
         upstream.allow(user, &format!("private/{user}"));
@@ -52,7 +52,7 @@ fn get(cache: &Server, path: &str, authorization: &str) -> Response {
 }
 
 /// A transfer of content: a GET of a blob that was answered with more than the one byte of a probe.
-fn is_body(seen: &Seen) -> bool {
+fn is_body(seen: &RecordedRequest) -> bool {
     let blob = matches!(seen.kind, Kind::Blob | Kind::Cdn);
     blob && seen.method == "GET" && matches!(seen.status, 200 | 206) && !seen.is_probe()
 }
@@ -74,7 +74,7 @@ fn look(got: &Response, digest: &str) -> (u16, String, BTreeSet<String>) {
 
 /// A digest nobody has.
 fn nowhere() -> String {
-    Prf::new(fresh_seed(), 9).digest()
+    PseudoRandom::new(fresh_seed(), 9).digest()
 }
 
 #[track_caller]
@@ -124,7 +124,7 @@ fn a_second_pull_costs_the_upstream_no_body() {
     for size in [700, 90_000, 3_000_000] {
         let upstream = registry(403);
         let cache = Server::options(&upstream).cores(2).start();
-        let content = Prf::new(fresh_seed(), size);
+        let content = PseudoRandom::new(fresh_seed(), size);
         let digest = upstream.blob_in("private/alice", content.clone());
         let path = upstream.blob_url("private/alice", &digest);
         let token = upstream.token_of("alice", "private/alice");
@@ -170,7 +170,7 @@ fn a_second_pull_costs_the_upstream_no_body() {
 fn a_probe_is_not_answered_with_the_whole_blob() {
     let upstream = registry(403);
     let cache = Server::start(&upstream);
-    let content = Prf::new(fresh_seed(), 64 << 20);
+    let content = PseudoRandom::new(fresh_seed(), 64 << 20);
     let digest = upstream.blob_in("private/alice", content.clone());
     let path = upstream.blob_url("private/alice", &digest);
     let mine = login("alice");
@@ -280,7 +280,7 @@ fn a_blob_is_proven_for_each_repository() {
     for hidden in [401, 403, 404] {
         let upstream = registry(hidden);
         let cache = Server::start(&upstream);
-        let content = Prf::new(fresh_seed(), 120_000);
+        let content = PseudoRandom::new(fresh_seed(), 120_000);
         let digest = upstream.blob_in("private/alice", content.clone());
         let at = |repository: &str| upstream.blob_url(repository, &digest);
         get(&cache, &at("private/alice"), &login("alice")).expect(&content.bytes());
@@ -291,7 +291,7 @@ fn a_blob_is_proven_for_each_repository() {
             ("bob", "private/both"),
             ("alice", "private/both"),
         ] {
-            let other = Prf::new(fresh_seed(), 500);
+            let other = PseudoRandom::new(fresh_seed(), 500);
             let path = upstream.blob_url(repository, &upstream.blob_in(repository, other.clone()));
             get(&cache, &path, &login(user)).expect(&other.bytes());
         }
@@ -393,7 +393,7 @@ fn public_content_is_public_whoever_asked_first() {
 fn a_fill_with_a_password_is_joined_by_those_who_may_and_unknown_to_others() {
     let upstream = registry(403);
     let cache = Server::options(&upstream).cores(2).start();
-    let content = Prf::new(fresh_seed(), 4_000_000);
+    let content = PseudoRandom::new(fresh_seed(), 4_000_000);
     let digest = upstream.blob_in("private/alice", content.clone());
     let path = upstream.blob_url("private/alice", &digest);
     let gate = Gate::new();
@@ -465,7 +465,7 @@ fn a_fill_with_a_password_is_joined_by_those_who_may_and_unknown_to_others() {
 fn who_asks_in_public_does_not_wait_for_a_password() {
     let upstream = registry(403);
     let cache = Server::options(&upstream).cores(2).start();
-    let content = Prf::new(fresh_seed(), 4_000_000);
+    let content = PseudoRandom::new(fresh_seed(), 4_000_000);
     let digest = upstream.blob_in("private/alice", content.clone());
     upstream.mount("public/one", &digest);
     let gate = Gate::new();
@@ -648,7 +648,7 @@ fn what_is_made_private_is_not_given_out_by_tag_for_longer_than_the_tag_lives() 
 fn an_upstream_that_cannot_be_asked_lets_nobody_in() {
     let upstream = registry(403);
     let cache = Server::start(&upstream);
-    let content = Prf::new(fresh_seed(), 50_000);
+    let content = PseudoRandom::new(fresh_seed(), 50_000);
     let digest = upstream.blob_in("private/alice", content.clone());
     let path = upstream.blob_url("private/alice", &digest);
     get(&cache, &path, &login("alice")).expect(&content.bytes());
@@ -677,7 +677,7 @@ fn a_yes_of_one_registry_is_none_of_another() {
     let (one, two) = (registry(403), registry(403));
     two.revoke("alice", "private/alice");
     let cache = Server::options(&one).registry(two.name(), two.addr()).start();
-    let content = Prf::new(fresh_seed(), 50_000);
+    let content = PseudoRandom::new(fresh_seed(), 50_000);
     let digest = one.blob_in("private/alice", content.clone());
     two.blob_in("private/alice", content.clone());
     get(&cache, &one.blob_url("private/alice", &digest), &login("alice")).expect(&content.bytes());
@@ -713,7 +713,7 @@ fn liar(digest: &str, size: u64) -> Registry {
 #[test]
 fn a_registry_that_lies_opens_nothing_of_another() {
     let upstream = registry(403);
-    let content = Prf::new(fresh_seed(), 4_000_000);
+    let content = PseudoRandom::new(fresh_seed(), 4_000_000);
     let digest = upstream.blob_in("private/alice", content.clone());
     let liar = liar(&digest, content.size);
     let cache = Server::options(&upstream)
@@ -779,7 +779,7 @@ fn a_registry_that_lies_opens_nothing_of_another() {
 #[test]
 fn a_registry_that_stalls_does_not_hold_up_another() {
     let (honest, stalling) = (Registry::new(), Registry::new());
-    let content = Prf::new(fresh_seed(), 4_000_000);
+    let content = PseudoRandom::new(fresh_seed(), 4_000_000);
     let digest = honest.blob(content.clone());
     stalling.blob(content.clone());
     let gate = Gate::new();
@@ -811,7 +811,7 @@ fn a_registry_that_stalls_does_not_hold_up_another() {
 #[test]
 fn a_registry_that_has_it_too_proves_it_by_having_it() {
     let (one, two) = (registry(403), Registry::new());
-    let content = Prf::new(fresh_seed(), 200_000);
+    let content = PseudoRandom::new(fresh_seed(), 200_000);
     let digest = one.blob_in("private/alice", content.clone());
     two.blob(content.clone());
     let cache = Server::options(&one).registry(two.name(), two.addr()).start();
@@ -863,7 +863,7 @@ fn with_the_server_s_password_everybody_reads_where_the_operator_says_so() {
 #[test]
 fn with_verify_the_server_s_password_opens_nothing_to_others() {
     let upstream = registry(403);
-    let content = Prf::new(fresh_seed(), 50_000);
+    let content = PseudoRandom::new(fresh_seed(), 50_000);
     let digest = upstream.blob_in("private/alice", content.clone());
     let keys = "auth: {username: alice, password: canary-alice}, access: verify";
     let cache = Server::bare()
@@ -881,7 +881,7 @@ fn with_verify_the_server_s_password_opens_nothing_to_others() {
 #[test]
 fn with_passthrough_nothing_private_is_kept() {
     let upstream = registry(403);
-    let content = Prf::new(fresh_seed(), 50_000);
+    let content = PseudoRandom::new(fresh_seed(), 50_000);
     let digest = upstream.blob_in("private/alice", content.clone());
     let cache = Server::bare()
         .registry_with("private.test", upstream.addr(), "access: passthrough")
@@ -944,7 +944,7 @@ fn things(upstream: &Registry, random: &mut Random) -> Vec<Thing> {
         }
         let sizes = [10, 900, 5_000, 70_000, 300_000, 1_500_000];
         let size = *random.pick(&sizes);
-        let content = Prf::new(random.next(), size);
+        let content = PseudoRandom::new(random.next(), size);
         let digest = content.digest();
         let bytes = content.bytes();
         for repository in &repositories {

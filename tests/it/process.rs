@@ -29,7 +29,7 @@ fn a_killed_server_starts_again_on_its_port_at_once() {
         .cores(2)
         .env("LISTEN_ADDR", address_of_our_own())
         .start();
-    let content = Prf::new(fresh_seed(), 100_000);
+    let content = PseudoRandom::new(fresh_seed(), 100_000);
     let path = upstream.blob_url("a", &upstream.blob(content.clone()));
     for round in 0..20 {
         // Connections are open, and one of them waits for a request.
@@ -151,7 +151,7 @@ fn fill(pipe: &OwnedFd) {
 fn pull(upstream: &Registry, client: &Client) -> Duration {
     let seed = fresh_seed();
     let name = format!("r{seed:x}");
-    let content = Prf::new(seed, 70_000);
+    let content = PseudoRandom::new(seed, 70_000);
     let blob = upstream.blob_url(&name, &upstream.blob(content.clone()));
     let image = Image::small(upstream, &name, "v1", seed);
     let missing = upstream.manifest_url(&name, "none");
@@ -232,7 +232,7 @@ fn a_mistake_at_start_ends_the_process_although_nobody_reads_why() {
 fn a_second_signal_ends_the_process_although_nobody_reads_the_log() {
     let upstream = Registry::new();
     let gate = Gate::new();
-    let content = Prf::new(fresh_seed(), 3 * MIB);
+    let content = PseudoRandom::new(fresh_seed(), 3 * MIB);
     let path = upstream.blob_url("a", &upstream.blob(content.clone()));
     upstream.on(On::path(content.digest()), Reply::new().hold_at(MIB, &gate));
     let mut cache = Unread::behind(&upstream, &[("DRAIN_TIMEOUT", "1h")]);
@@ -250,7 +250,7 @@ fn a_second_signal_ends_the_process_although_nobody_reads_the_log() {
 #[test]
 fn a_panic_ends_its_connection_and_no_other_although_nobody_reads_the_log() {
     let upstream = Registry::new();
-    let content = Prf::new(fresh_seed(), 100_000);
+    let content = PseudoRandom::new(fresh_seed(), 100_000);
     let path = upstream.blob_url("a", &upstream.blob(content.clone()));
     let mut cache = Unread::behind(&upstream, &[("FAIL_POINT", "request:panic:2")]);
     cache.client().pull(&path, &content);
@@ -391,8 +391,8 @@ fn a_limit_of_the_file_size_costs_the_caching_of_what_is_larger_and_nothing_else
     let upstream = Registry::new();
     // In units of 512 bytes.
     let mut cache = prepared(&upstream, "ulimit -f 2048").start();
-    let small = Prf::new(fresh_seed(), MIB / 2);
-    let large = Prf::new(fresh_seed(), 3 * MIB);
+    let small = PseudoRandom::new(fresh_seed(), MIB / 2);
+    let large = PseudoRandom::new(fresh_seed(), 3 * MIB);
     for _ in 0..2 {
         for content in [&large, &small] {
             let path = upstream.blob_url("a", &upstream.blob(content.clone()));
@@ -435,7 +435,7 @@ fn nothing_in_the_store_is_for_other_users_whatever_the_umask() {
         let mut cache = prepared(&upstream, &format!("umask {umask}"))
             .env("STORAGE_BACKEND", "fs")
             .start();
-        let content = Prf::new(fresh_seed(), 100_000);
+        let content = PseudoRandom::new(fresh_seed(), 100_000);
         let digest = upstream.blob(content.clone());
         let image = Image::small(&upstream, "a", "v1", fresh_seed());
         cache.client().pull(&upstream.blob_url("a", &digest), &content);

@@ -146,7 +146,7 @@ impl Scattered {
     }
 
     /// A blob that is in the store only.
-    fn blob(&self, content: &Prf) -> String {
+    fn blob(&self, content: &PseudoRandom) -> String {
         let digest = self.registry.blob(content.clone());
         let elsewhere = Reply::redirect(307, format!("http://{}/cdn/{digest}", self.store));
         // The challenge comes first.
@@ -165,7 +165,7 @@ impl Scattered {
     }
 }
 
-fn pull(cache: &Server, digest: &str, content: &Prf) {
+fn pull(cache: &Server, digest: &str, content: &PseudoRandom) {
     cache
         .client()
         .pull(&format!("/v2/r.test/a/blobs/{digest}"), content);
@@ -177,7 +177,7 @@ fn registry_token_service_and_redirects_are_reached_through_tinyproxy() {
         return;
     };
     let upstream = Scattered::new();
-    let content = Prf::new(fresh_seed(), 300_000);
+    let content = PseudoRandom::new(fresh_seed(), 300_000);
     let digest = upstream.blob(&content);
     let keys = format!("upstream_proxy: \"http://user:p4ssw0rd@{}\"", proxy.addr);
     let cache = upstream.cache(&format!("http://{}", upstream.registry.addr()), &keys);
@@ -200,7 +200,7 @@ fn registry_token_service_and_redirects_are_reached_through_tinyproxy() {
 fn registry_token_service_and_redirects_are_reached_through_squid() {
     let Some(proxy) = squid() else { return };
     let upstream = Scattered::new();
-    let content = Prf::new(fresh_seed(), 300_000);
+    let content = PseudoRandom::new(fresh_seed(), 300_000);
     let digest = upstream.blob(&content);
     let keys = format!("upstream_proxy: \"http://{}\"", proxy.addr);
     let cache = upstream.cache(&format!("http://{}", upstream.registry.addr()), &keys);
@@ -215,7 +215,7 @@ fn registry_token_service_and_redirects_are_reached_through_dante() {
     for scheme in ["socks5", "socks5h"] {
         let Some(proxy) = danted() else { return };
         let upstream = Scattered::new();
-        let content = Prf::new(fresh_seed(), 300_000);
+        let content = PseudoRandom::new(fresh_seed(), 300_000);
         let digest = upstream.blob(&content);
         let keys = format!("upstream_proxy: \"{scheme}://{}\"", proxy.addr);
         // By name, so that somebody has to resolve it.
@@ -300,7 +300,7 @@ fn a_socks_proxy_gets_its_password_and_a_wrong_one_is_an_error() {
     // As a URL writes `us@er` and `p:w/d`.
     let (addr, log) = socks_with_password("us@er", "p:w/d");
     let upstream = Scattered::new();
-    let content = Prf::new(fresh_seed(), 10_000);
+    let content = PseudoRandom::new(fresh_seed(), 10_000);
     let digest = upstream.blob(&content);
     let url = format!("http://{}", upstream.registry.addr());
     let right = upstream.cache(
@@ -315,7 +315,7 @@ fn a_socks_proxy_gets_its_password_and_a_wrong_one_is_an_error() {
     for (scheme, expected) in [("socks5", "to 127.0.0.1"), ("socks5h", "to localhost")] {
         let url = format!("http://localhost:{}", upstream.registry.addr().port());
         let keys = format!("upstream_proxy: \"{scheme}://us%40er:p%3Aw%2Fd@{addr}\"");
-        let content = Prf::new(fresh_seed(), 10_000);
+        let content = PseudoRandom::new(fresh_seed(), 10_000);
         let digest = upstream.blob(&content);
         pull(&upstream.cache(&url, &keys), &digest, &content);
         let told = told();

@@ -1,8 +1,8 @@
 //! Ordinary pulls, cold and warm, in every way a client can spell them.
 
 use crate::harness::client::request_bytes;
+use crate::harness::content::sha512;
 use crate::harness::disk;
-use crate::harness::prf::sha512;
 use crate::harness::*;
 
 /// Fields that may differ between two answers about the same object.
@@ -44,7 +44,7 @@ fn pull_image(client: Client, upstream: &Registry, repository: &str, tag: &str, 
 }
 
 fn two_platform_image(upstream: &Registry, repository: &str, tag: &str, flavor: Flavor, seed: u64) -> Image {
-    let layer = |n, size| Content::from(Prf::new(seed + n, size));
+    let layer = |n, size| Content::from(PseudoRandom::new(seed + n, size));
     let layers = [
         &[layer(0, 10), layer(1, 100_000), layer(2, 3_000_000)][..],
         &[layer(3, 70_000)][..],
@@ -88,7 +88,10 @@ fn an_image_is_fetched_once_and_then_served_without_the_upstream() {
 fn the_cache_says_whether_it_had_the_object() {
     let upstream = Registry::new();
     let cache = Server::start(&upstream);
-    for content in [Prf::new(fresh_seed(), 10), Prf::new(fresh_seed(), 2_000_000)] {
+    for content in [
+        PseudoRandom::new(fresh_seed(), 10),
+        PseudoRandom::new(fresh_seed(), 2_000_000),
+    ] {
         let digest = upstream.blob(content.clone());
         let path = upstream.blob_url("a/b", &digest);
         let first = cache.client().get(&path);
@@ -147,8 +150,8 @@ fn head_answers_what_get_answers_without_the_body() {
         let seed = fresh_seed();
         let tag = format!("t{seed}");
         let image = Image::small(&upstream, "a/b", &tag, seed);
-        let large = Prf::new(seed ^ 1, 3_000_000).digest();
-        upstream.blob(Prf::new(seed ^ 1, 3_000_000));
+        let large = PseudoRandom::new(seed ^ 1, 3_000_000).digest();
+        upstream.blob(PseudoRandom::new(seed ^ 1, 3_000_000));
         let mut paths = vec![
             upstream.manifest_url("a/b", &tag),
             upstream.manifest_url("a/b", &image.digest),
@@ -172,7 +175,7 @@ fn head_answers_what_get_answers_without_the_body() {
             }
         }
     }
-    let absent = upstream.blob_url("a/b", &Prf::new(fresh_seed(), 9).digest());
+    let absent = upstream.blob_url("a/b", &PseudoRandom::new(fresh_seed(), 9).digest());
     let (head, got) = (client.head(&absent), client.get(&absent));
     assert_eq!((head.status, got.status), (404, 404));
     got.expect_error(404, "BLOB_UNKNOWN");
@@ -308,7 +311,7 @@ fn content_of_every_size_around_the_limits_survives_both_ways() {
         upstream.clear_rules();
         upstream.on(On::any(), Reply::new().framing(framing));
         for size in sizes {
-            let content = Prf::new(fresh_seed(), size);
+            let content = PseudoRandom::new(fresh_seed(), size);
             let digest = upstream.blob(content.clone());
             let path = upstream.blob_url("a", &digest);
             cache.client().pull(&path, &content);
@@ -325,7 +328,7 @@ fn content_of_every_size_around_the_limits_survives_both_ways() {
 fn sha512_content_is_verified_and_stored_like_any_other() {
     let upstream = Registry::new();
     let cache = Server::start(&upstream);
-    let content = Prf::new(fresh_seed(), 200_000).bytes();
+    let content = PseudoRandom::new(fresh_seed(), 200_000).bytes();
     let digest = sha512(&content);
     upstream.blob_as(&digest, content.clone());
     let path = upstream.blob_url("a", &digest);
@@ -346,7 +349,7 @@ fn a_connection_carries_many_pulls_and_ends_when_asked() {
     let upstream = Registry::new();
     let cache = Server::start(&upstream);
     let contents: Vec<_> = [10, 2_000_000, 0, 70_000]
-        .map(|size| Prf::new(fresh_seed(), size))
+        .map(|size| PseudoRandom::new(fresh_seed(), size))
         .into();
     let paths: Vec<_> = contents
         .iter()
@@ -395,7 +398,7 @@ fn an_http_1_0_client_gets_its_blob_and_the_end_of_the_connection() {
         (3_000_000, Framing::Length),
         (3_000_000, Framing::Chunked),
     ] {
-        let content = Prf::new(fresh_seed(), size);
+        let content = PseudoRandom::new(fresh_seed(), size);
         let digest = upstream.blob(content.clone());
         upstream.on(On::path(&digest), Reply::new().framing(framing));
         let request = String::from_utf8(request_bytes("GET", &upstream.blob_url("a", &digest), &[])).unwrap();
@@ -419,7 +422,7 @@ fn the_cache_listens_on_ipv6() {
     }
     let upstream = Registry::new();
     let cache = Server::options(&upstream).env("LISTEN_ADDR", "[::1]:0").start();
-    let content = Prf::new(fresh_seed(), 100_000);
+    let content = PseudoRandom::new(fresh_seed(), 100_000);
     let digest = upstream.blob(content.clone());
     assert!(cache.addr().is_ipv6());
     cache.client().pull(&upstream.blob_url("a", &digest), &content);

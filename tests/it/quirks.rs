@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::harness::image::ACCEPT_ALL;
 use crate::harness::registry::TokenField;
-use crate::harness::registry::manners::PULL_LIMIT_BODY;
+use crate::harness::registry::behaviour::PULL_LIMIT_BODY;
 use crate::harness::*;
 
 /// A cache that finds `name` at this registry's first listener.
@@ -63,7 +63,7 @@ fn no_secret_reached_the_store(upstream: &Registry) {
 
 #[test]
 fn docker_hub_has_many_names_and_its_own_images_a_hidden_folder() {
-    let upstream = Registry::like(Like::DockerHub);
+    let upstream = Registry::preset(Preset::DockerHub);
     let image = Image::small(&upstream, "library/app", "v1", fresh_seed());
     let cache = cache_for("docker.io", &upstream);
     for path in [
@@ -95,7 +95,7 @@ fn docker_hub_has_many_names_and_its_own_images_a_hidden_folder() {
 
 #[test]
 fn docker_hub_keeps_blobs_on_another_host() {
-    let upstream = Registry::like(Like::DockerHub);
+    let upstream = Registry::preset(Preset::DockerHub);
     let image = Image::small(&upstream, "library/app", "v1", fresh_seed());
     let cache = cache_for("docker.io", &upstream);
     assert_eq!(pull(&cache, &upstream, "docker.io", "library/app", &image), 0);
@@ -104,7 +104,7 @@ fn docker_hub_keeps_blobs_on_another_host() {
 
 #[test]
 fn docker_hub_counts_gets_of_manifests_and_we_revalidate_without() {
-    let upstream = Registry::like(Like::DockerHub);
+    let upstream = Registry::preset(Preset::DockerHub);
     let image = Image::small(&upstream, "library/app", "v1", fresh_seed());
     let cache = Server::bare()
         .registry("docker.io", upstream.addr())
@@ -134,14 +134,14 @@ fn docker_hub_counts_gets_of_manifests_and_we_revalidate_without() {
 
 #[test]
 fn docker_hub_s_pull_limit_is_told_to_who_has_nothing_and_hidden_from_who_has() {
-    let upstream = Registry::like(Like::DockerHub);
+    let upstream = Registry::preset(Preset::DockerHub);
     let image = Image::small(&upstream, "library/app", "v1", fresh_seed());
     Image::small(&upstream, "library/other", "v1", fresh_seed());
     let cache = Server::bare()
         .registry("docker.io", upstream.addr())
         .env("TAG_TTL", "0s")
         .start();
-    upstream.manners(|own| {
+    upstream.behaviour(|own| {
         own.budget = Some(Budget {
             retry_after: Some(600),
             ..Budget::hub(1)
@@ -161,7 +161,7 @@ fn docker_hub_s_pull_limit_is_told_to_who_has_nothing_and_hidden_from_who_has() 
 
 #[test]
 fn docker_hub_s_abuse_limit_has_no_body_and_no_time() {
-    let upstream = Registry::like(Like::DockerHub);
+    let upstream = Registry::preset(Preset::DockerHub);
     let image = Image::small(&upstream, "library/app", "v1", fresh_seed());
     let cache = cache_for("docker.io", &upstream);
     upstream.on(
@@ -181,7 +181,7 @@ fn docker_hub_s_abuse_limit_has_no_body_and_no_time() {
 
 #[test]
 fn docker_hub_refuses_what_does_not_exist_as_if_it_were_private() {
-    let upstream = Registry::like(Like::DockerHub);
+    let upstream = Registry::preset(Preset::DockerHub);
     upstream.allow_anybody("library/app");
     let cache = cache_for("docker.io", &upstream);
     let got = cache.client().get("/v2/nobody/nothing/manifests/v1?ns=docker.io");
@@ -199,7 +199,7 @@ fn docker_hub_refuses_what_does_not_exist_as_if_it_were_private() {
 
 #[test]
 fn ghcr_wants_a_token_for_what_is_public() {
-    let upstream = Registry::like(Like::Ghcr);
+    let upstream = Registry::preset(Preset::Ghcr);
     let image = Image::small(&upstream, "org/app", "v1", fresh_seed());
     let cache = cache_for("ghcr.io", &upstream);
     assert_eq!(pull(&cache, &upstream, "ghcr.io", "org/app", &image), 0);
@@ -213,7 +213,7 @@ fn ghcr_wants_a_token_for_what_is_public() {
 
 #[test]
 fn ghcr_gives_no_token_for_what_is_missing_or_private() {
-    let upstream = Registry::like(Like::Ghcr);
+    let upstream = Registry::preset(Preset::Ghcr);
     upstream.allow_anybody("org/public");
     let cache = cache_for("ghcr.io", &upstream);
     let got = cache.client().get(&manifest("ghcr.io", "org/private", "v1"));
@@ -225,7 +225,7 @@ fn ghcr_gives_no_token_for_what_is_missing_or_private() {
 
 #[test]
 fn ghcr_users_can_log_in_although_nobody_gets_a_token() {
-    let upstream = Registry::like(Like::Ghcr);
+    let upstream = Registry::preset(Preset::Ghcr);
     upstream.user("alice", "canary-password");
     upstream.allow("alice", "org/private");
     let image = Image::small(&upstream, "org/private", "v1", fresh_seed());
@@ -244,9 +244,12 @@ fn ghcr_users_can_log_in_although_nobody_gets_a_token() {
 
 #[test]
 fn ghcr_hides_an_index_from_who_does_not_accept_it() {
-    let upstream = Registry::like(Like::Ghcr);
+    let upstream = Registry::preset(Preset::Ghcr);
     let seed = fresh_seed();
-    let layers = [Prf::new(seed, 900).into(), Prf::new(seed + 1, 900).into()];
+    let layers = [
+        PseudoRandom::new(seed, 900).into(),
+        PseudoRandom::new(seed + 1, 900).into(),
+    ];
     let image = Image::push_index(
         &upstream,
         "org/app",
@@ -270,8 +273,8 @@ fn ghcr_hides_an_index_from_who_does_not_accept_it() {
 
 #[test]
 fn ghcr_signs_urls_for_get_only_and_for_minutes() {
-    let upstream = Registry::like(Like::Ghcr);
-    let content = Prf::new(fresh_seed(), 3_000_000);
+    let upstream = Registry::preset(Preset::Ghcr);
+    let content = PseudoRandom::new(fresh_seed(), 3_000_000);
     let digest = upstream.blob_in("org/app", content.clone());
     let cache = cache_for("ghcr.io", &upstream);
     let path = blob("ghcr.io", "org/app", &digest);
@@ -287,7 +290,7 @@ fn ghcr_signs_urls_for_get_only_and_for_minutes() {
         "it would have been refused"
     );
     // The transfer breaks when its URL has expired: the registry itself is asked for a new one.
-    let other = Prf::new(fresh_seed(), 3_000_000);
+    let other = PseudoRandom::new(fresh_seed(), 3_000_000);
     let digest = upstream.blob_in("org/app", other.clone());
     let gate = Gate::new();
     upstream.on(
@@ -309,7 +312,7 @@ fn ghcr_signs_urls_for_get_only_and_for_minutes() {
 
 #[test]
 fn ghcr_sends_referrers_to_a_web_page_and_we_say_404() {
-    let upstream = Registry::like(Like::Ghcr);
+    let upstream = Registry::preset(Preset::Ghcr);
     let image = Image::small(&upstream, "org/app", "v1", fresh_seed());
     let cache = cache_for("ghcr.io", &upstream);
     let got = cache
@@ -321,8 +324,8 @@ fn ghcr_sends_referrers_to_a_web_page_and_we_say_404() {
 
 #[test]
 fn github_enterprise_does_not_serve_head_of_manifests() {
-    let upstream = Registry::like(Like::Ghcr);
-    upstream.manners(|own| own.head_manifest = Some(405));
+    let upstream = Registry::preset(Preset::Ghcr);
+    upstream.behaviour(|own| own.head_manifest = Some(405));
     let image = Image::small(&upstream, "org/app", "v1", fresh_seed());
     let cache = Server::bare()
         .registry("ghcr.io", upstream.addr())
@@ -342,8 +345,8 @@ fn github_enterprise_does_not_serve_head_of_manifests() {
 
 #[test]
 fn ecr_public_does_not_serve_head_of_blobs() {
-    let upstream = Registry::like(Like::EcrPublic);
-    let content = Prf::new(fresh_seed(), 200_000);
+    let upstream = Registry::preset(Preset::EcrPublic);
+    let content = PseudoRandom::new(fresh_seed(), 200_000);
     let digest = upstream.blob_in("alias/app", content.clone());
     let cache = cache_for("public.ecr.aws", &upstream);
     let path = blob("public.ecr.aws", "alias/app", &digest);
@@ -362,7 +365,7 @@ fn ecr_public_does_not_serve_head_of_blobs() {
 
 #[test]
 fn ecr_public_answers_400_to_a_token_that_has_expired() {
-    let upstream = Registry::like(Like::EcrPublic);
+    let upstream = Registry::preset(Preset::EcrPublic);
     let image = Image::small(&upstream, "alias/app", "v1", fresh_seed());
     let cache = cache_for("public.ecr.aws", &upstream);
     cache
@@ -381,7 +384,7 @@ fn ecr_public_answers_400_to_a_token_that_has_expired() {
 
 #[test]
 fn ecr_public_alone_means_expired_by_400() {
-    let upstream = Registry::like(Like::EcrPublic);
+    let upstream = Registry::preset(Preset::EcrPublic);
     let image = Image::small(&upstream, "alias/app", "v1", fresh_seed());
     let cache = cache_for("registry.test", &upstream);
     let path = manifest("registry.test", "alias/app", &image.digest);
@@ -399,7 +402,7 @@ const ECR: &str = "123456789012.dkr.ecr.eu-central-1.amazonaws.com";
 
 #[test]
 fn ecr_private_takes_a_password_of_hours() {
-    let upstream = Registry::like(Like::EcrPrivate);
+    let upstream = Registry::preset(Preset::EcrPrivate);
     upstream.user("AWS", "canary-hours");
     upstream.allow("AWS", "team/app");
     let image = Image::small(&upstream, "team/app", "v1", fresh_seed());
@@ -422,7 +425,7 @@ fn ecr_private_takes_a_password_of_hours() {
 
 #[test]
 fn ecr_private_says_403_in_plain_text_when_the_hours_are_over() {
-    let upstream = Registry::like(Like::EcrPrivate);
+    let upstream = Registry::preset(Preset::EcrPrivate);
     upstream.user("AWS", "canary-hours");
     upstream.allow("AWS", "team/app");
     let image = Image::small(&upstream, "team/app", "v1", fresh_seed());
@@ -452,7 +455,7 @@ fn ecr_private_says_403_in_plain_text_when_the_hours_are_over() {
 
 #[test]
 fn ecr_private_lets_nobody_in_without_a_password() {
-    let upstream = Registry::like(Like::EcrPrivate);
+    let upstream = Registry::preset(Preset::EcrPrivate);
     upstream.user("AWS", "hours");
     upstream.allow("AWS", "team/app");
     let image = Image::small(&upstream, "team/app", "v1", fresh_seed());
@@ -477,7 +480,7 @@ const GAR: &str = "europe-docker.pkg.dev";
 
 #[test]
 fn gar_redirects_without_a_host_and_with_long_heads() {
-    let upstream = Registry::like(Like::Gar);
+    let upstream = Registry::preset(Preset::Gar);
     let image = Image::small(&upstream, "project/repo/app", "v1", fresh_seed());
     let cache = cache_for(GAR, &upstream);
     assert_eq!(pull(&cache, &upstream, GAR, "project/repo/app", &image), 0);
@@ -488,8 +491,8 @@ fn gar_redirects_without_a_host_and_with_long_heads() {
 
 #[test]
 fn gar_does_not_serve_several_ranges_and_we_do() {
-    let upstream = Registry::like(Like::Gar);
-    let content = Prf::new(fresh_seed(), 500_000);
+    let upstream = Registry::preset(Preset::Gar);
+    let content = PseudoRandom::new(fresh_seed(), 500_000);
     let digest = upstream.blob_in("project/repo/app", content.clone());
     let cache = cache_for(GAR, &upstream);
     let path = blob(GAR, "project/repo/app", &digest);
@@ -506,14 +509,15 @@ fn gar_does_not_serve_several_ranges_and_we_do() {
     parts();
     // A fill that has stored everything is followed until it ends, and a follower gets the whole blob.
     eventually("a stored blob is served in parts", parts);
-    let several =
-        |seen: &crate::harness::registry::Seen| seen.field("range").is_some_and(|r| r.contains(','));
+    let several = |seen: &crate::harness::registry::RecordedRequest| {
+        seen.field("range").is_some_and(|r| r.contains(','))
+    };
     assert_eq!(upstream.count(several), 0, "never asked of the upstream");
 }
 
 #[test]
 fn gar_answers_403_for_what_is_missing_or_private() {
-    let upstream = Registry::like(Like::Gar);
+    let upstream = Registry::preset(Preset::Gar);
     upstream.allow_anybody("project/repo/app");
     let cache = cache_for(GAR, &upstream);
     let got = cache.client().get(&manifest(GAR, "project/repo/other", "v1"));
@@ -539,7 +543,7 @@ fn registry_k8s_io_redirects_everything_and_keeps_its_name() {
     );
     front.manifest("pause", &image.media_type, image.manifest.clone());
     front.tag("pause", "3.10", &image.digest);
-    front.manners(|own| own.manifests_at = Some(format!("http://{}/v2/{images}", region.addr())));
+    front.behaviour(|own| own.manifests_at = Some(format!("http://{}/v2/{images}", region.addr())));
     let cache = cache_for("registry.k8s.io", &front);
     let got = cache.client().get(&manifest("registry.k8s.io", "pause", "3.10"));
     got.expect(&image.manifest);
@@ -584,7 +588,7 @@ fn registry_k8s_io_has_no_signature_for_most_images() {
 
 #[test]
 fn quay_says_401_for_what_it_does_not_know() {
-    let upstream = Registry::like(Like::Quay);
+    let upstream = Registry::preset(Preset::Quay);
     upstream.allow_anybody("org/app");
     let image = Image::small(&upstream, "org/app", "v1", fresh_seed());
     let cache = cache_for("quay.io", &upstream);
@@ -598,9 +602,12 @@ fn quay_says_401_for_what_it_does_not_know() {
 
 #[test]
 fn quay_is_asked_for_lists_even_by_who_does_not_know_them() {
-    let upstream = Registry::like(Like::Quay);
+    let upstream = Registry::preset(Preset::Quay);
     let seed = fresh_seed();
-    let layers = [Prf::new(seed, 900).into(), Prf::new(seed + 1, 900).into()];
+    let layers = [
+        PseudoRandom::new(seed, 900).into(),
+        PseudoRandom::new(seed + 1, 900).into(),
+    ];
     Image::push_index(
         &upstream,
         "org/app",
@@ -635,7 +642,7 @@ fn quay_is_asked_for_lists_even_by_who_does_not_know_them() {
 
 #[test]
 fn mcr_wants_no_token_and_keeps_blobs_in_regions() {
-    let upstream = Registry::like(Like::Mcr);
+    let upstream = Registry::preset(Preset::Mcr);
     let image = Image::small(&upstream, "dotnet/runtime", "9.0", fresh_seed());
     let cache = cache_for("mcr.microsoft.com", &upstream);
     assert_eq!(
@@ -651,7 +658,7 @@ fn mcr_wants_no_token_and_keeps_blobs_in_regions() {
 
 #[test]
 fn acr_gives_access_tokens_without_a_time() {
-    let upstream = Registry::like(Like::Acr);
+    let upstream = Registry::preset(Preset::Acr);
     let image = Image::small(&upstream, "app", "v1", fresh_seed());
     let cache = cache_for("team.azurecr.io", &upstream);
     assert_eq!(pull(&cache, &upstream, "team.azurecr.io", "app", &image), 0);
@@ -674,8 +681,8 @@ fn robot_s_keys(upstream: &Registry) -> String {
 }
 
 /// Pulls with the server's own user and password from a registry that has a token service.
-fn pull_with_password(which: Like, name: &str) -> Registry {
-    let upstream = Registry::like(which);
+fn pull_with_password(which: Preset, name: &str) -> Registry {
+    let upstream = Registry::preset(which);
     upstream.user("robot", "canary-password");
     upstream.allow("robot", "team/app");
     let image = Image::small(&upstream, "team/app", "v1", fresh_seed());
@@ -691,7 +698,7 @@ fn pull_with_password(which: Like, name: &str) -> Registry {
 
 #[test]
 fn docker_hub_counts_public_pulls_for_who_logs_in_and_gives_nothing_private_away() {
-    let upstream = Registry::like(Like::DockerHub);
+    let upstream = Registry::preset(Preset::DockerHub);
     upstream.user("robot", "canary-password");
     upstream.allow_anybody("library/app");
     for repository in ["library/app", "robot/private"] {
@@ -725,20 +732,20 @@ fn docker_hub_counts_public_pulls_for_who_logs_in_and_gives_nothing_private_away
 
 #[test]
 fn docker_hub_raises_the_limit_of_who_logs_in() {
-    pull_with_password(Like::DockerHub, "docker.io");
+    pull_with_password(Preset::DockerHub, "docker.io");
 }
 
 #[test]
 fn ghcr_takes_a_personal_access_token_as_password() {
-    pull_with_password(Like::Ghcr, "ghcr.io");
+    pull_with_password(Preset::Ghcr, "ghcr.io");
 }
 
 #[test]
 fn gar_and_acr_and_artifactory_refuse_post_for_passwords_in_ways_of_their_own() {
     for (which, name) in [
-        (Like::Gar, GAR),
-        (Like::Acr, "team.azurecr.io"),
-        (Like::Artifactory, "docker.jfrog.test"),
+        (Preset::Gar, GAR),
+        (Preset::Acr, "team.azurecr.io"),
+        (Preset::Artifactory, "docker.jfrog.test"),
     ] {
         let upstream = pull_with_password(which, name);
         assert!(upstream.count(|seen| seen.kind == Kind::Token && seen.method == "GET") > 0);
@@ -747,7 +754,7 @@ fn gar_and_acr_and_artifactory_refuse_post_for_passwords_in_ways_of_their_own() 
 
 #[test]
 fn acr_exchanges_identity_tokens_by_post() {
-    let upstream = Registry::like(Like::Acr);
+    let upstream = Registry::preset(Preset::Acr);
     upstream.auth(|auth| {
         auth.post_refused = None;
         auth.get_refused = Some(404);
@@ -776,7 +783,7 @@ fn acr_exchanges_identity_tokens_by_post() {
 
 #[test]
 fn artifactory_tells_neither_digest_nor_length_of_manifests() {
-    let upstream = Registry::like(Like::Artifactory);
+    let upstream = Registry::preset(Preset::Artifactory);
     let image = Image::small(&upstream, "team/app", "v1", fresh_seed());
     let cache = cache_for("docker.jfrog.test", &upstream);
     for path in [
@@ -800,7 +807,7 @@ fn artifactory_tells_neither_digest_nor_length_of_manifests() {
 
 #[test]
 fn artifactory_s_tags_are_revalidated_although_head_says_nothing() {
-    let upstream = Registry::like(Like::Artifactory);
+    let upstream = Registry::preset(Preset::Artifactory);
     let image = Image::small(&upstream, "team/app", "v1", fresh_seed());
     let cache = Server::bare()
         .registry("docker.jfrog.test", upstream.addr())
@@ -876,9 +883,9 @@ fn tags_are_spelled_as_registries_allow_and_not_folded() {
 
 #[test]
 fn the_long_text_of_a_limit_is_not_ours_to_repeat() {
-    let upstream = Registry::like(Like::DockerHub);
+    let upstream = Registry::preset(Preset::DockerHub);
     Image::small(&upstream, "library/app", "v1", fresh_seed());
-    upstream.manners(|own| own.budget = Some(Budget::hub(0)));
+    upstream.behaviour(|own| own.budget = Some(Budget::hub(0)));
     let cache = cache_for("docker.io", &upstream);
     let got = cache.client().get("/v2/app/manifests/v1");
     got.expect_error(429, "TOOMANYREQUESTS");

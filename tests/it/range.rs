@@ -91,7 +91,7 @@ fn content_range(text: &str) -> (std::ops::Range<u64>, u64) {
 }
 
 #[track_caller]
-fn check(response: &Response, value: &str, content: &Prf) {
+fn check(response: &Response, value: &str, content: &PseudoRandom) {
     let size = content.size;
     let full = |response: &Response| {
         assert_eq!((response.status, response.received), (200, size), "{value}");
@@ -231,7 +231,7 @@ fn ranges_during_a_fill_are_exact() {
     let cache = Server::options(&upstream).cores(2).start();
     let mut random = Random::for_test("ranges in a fill");
     for round in 0..4 {
-        let content = Prf::new(random.next(), SIZE);
+        let content = PseudoRandom::new(random.next(), SIZE);
         let digest = upstream.blob(content.clone());
         let path = upstream.blob_url("a", &digest);
         let gate = Gate::new();

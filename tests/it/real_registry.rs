@@ -4,7 +4,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use crate::harness::jwt::Signer;
-use crate::harness::real::{Door, RealRegistry};
+use crate::harness::real::{Login, RealRegistry};
 use crate::harness::server::TempDir;
 use crate::harness::*;
 
@@ -15,11 +15,14 @@ const PASSWORD: &str = "canary-alice";
 /// A directory with an image in it, put there through a registry that is open to all.
 fn content() -> (TempDir, Image) {
     let dir = TempDir::new();
-    let open = RealRegistry::start(&dir.path, &Door::Open);
+    let open = RealRegistry::start(&dir.path, &Login::Open);
     // Somewhere to make the image; nobody asks it.
     let workshop = Registry::new();
     let seed = fresh_seed();
-    let layers = [Prf::new(seed, 700).into(), Prf::new(seed + 1, 2_500_000).into()];
+    let layers = [
+        PseudoRandom::new(seed, 700).into(),
+        PseudoRandom::new(seed + 1, 2_500_000).into(),
+    ];
     let image = Image::push_index(
         &workshop,
         REPOSITORY,
@@ -103,7 +106,7 @@ fn a_registry_with_a_password_file_is_pulled_from_with_the_server_s_password() {
     }
     let (dir, image) = content();
     let file = htpasswd(&dir);
-    let upstream = RealRegistry::start(&dir.path, &Door::Basic { htpasswd: &file });
+    let upstream = RealRegistry::start(&dir.path, &Login::Basic { htpasswd: &file });
     let keys = format!("auth: {{username: alice, password: {PASSWORD}}}");
     let cache = Server::bare()
         .registry_with("real.test", upstream.addr(), keys)
@@ -131,7 +134,7 @@ fn a_registry_with_a_password_file_is_pulled_from_with_the_client_s_password() {
     }
     let (dir, image) = content();
     let file = htpasswd(&dir);
-    let upstream = RealRegistry::start(&dir.path, &Door::Basic { htpasswd: &file });
+    let upstream = RealRegistry::start(&dir.path, &Login::Basic { htpasswd: &file });
     let cache = Server::bare().registry("real.test", upstream.addr()).start();
     refused(&cache, "real.test", &image, "");
     pull(&cache, "real.test", &image, &basic("alice", PASSWORD));
@@ -148,7 +151,7 @@ fn a_registry_with_a_password_file_asks_clients_for_their_password() {
     }
     let (dir, _) = content();
     let file = htpasswd(&dir);
-    let upstream = RealRegistry::start(&dir.path, &Door::Basic { htpasswd: &file });
+    let upstream = RealRegistry::start(&dir.path, &Login::Basic { htpasswd: &file });
     let cache = Server::bare().registry("real.test", upstream.addr()).start();
     let got = cache
         .client()
@@ -158,7 +161,7 @@ fn a_registry_with_a_password_file_asks_clients_for_their_password() {
     assert!(challenge.starts_with("Basic "), "{got}");
 }
 
-/// A token service that the real registry believes, and the door it opens.
+/// A token service that the real registry trusts, and the certificate of its key.
 fn token_service(dir: &TempDir) -> (Registry, std::path::PathBuf) {
     let signer = Signer::new(&dir.path);
     let certificate = signer.certificate_path.clone();
@@ -177,7 +180,7 @@ fn token_service(dir: &TempDir) -> (Registry, std::path::PathBuf) {
 fn with_tokens(dir: &TempDir, tokens: &Registry, certificate: &std::path::Path) -> RealRegistry {
     RealRegistry::start(
         &dir.path,
-        &Door::Tokens {
+        &Login::Tokens {
             realm: format!("http://{}/token", tokens.addr()),
             service: SERVICE,
             certificate,

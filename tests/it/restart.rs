@@ -16,7 +16,7 @@ const MIB: u64 = 1024 * 1024;
 
 /// What clients of a load ask for: content of sizes that go each of the server's ways.
 pub struct Load {
-    pub paths: Vec<(String, Prf)>,
+    pub paths: Vec<(String, PseudoRandom)>,
     pub stop: AtomicBool,
     pub done: AtomicUsize,
 }
@@ -25,7 +25,7 @@ impl Load {
     /// Content that `cache` holds, as `client` of it found out.
     pub fn new(cache: &Server, client: &Client, upstream: &Registry) -> Self {
         let paths = [100, 40_000, 300_000, 3 * MIB].map(|size| {
-            let content = Prf::new(fresh_seed(), size);
+            let content = PseudoRandom::new(fresh_seed(), size);
             let digest = upstream.blob(content.clone());
             let path = upstream.blob_url("a", &digest);
             client.pull(&path, &content);
@@ -126,7 +126,7 @@ pub fn stops_under_load(
                 scope.spawn(move || {
                     run(load, client, seed, &|why, begun| {
                         assert!(!begun, "stop {stop}: a response was cut: {why:?}");
-                        // Who comes when the door closes is refused, and has lost nothing.
+                        // A connection that arrives while the listener closes is refused, and has lost nothing.
                         assert!(
                             terminated.load(Ordering::SeqCst),
                             "stop {stop}: {why:?} before the signal"
@@ -198,7 +198,7 @@ fn a_stop_under_load_cuts_no_response() {
 fn what_still_runs_at_the_deadline_is_cut_and_the_exit_code_says_so() {
     let upstream = Registry::new();
     let mut cache = Server::options(&upstream).env("DRAIN_TIMEOUT", "1s").start();
-    let digest = upstream.blob(Prf::new(fresh_seed(), 8 * MIB));
+    let digest = upstream.blob(PseudoRandom::new(fresh_seed(), 8 * MIB));
     let gate = Gate::new();
     upstream.on(On::path(&digest), Reply::new().hold_at(4 * MIB, &gate));
     let mut busy = cache.client().open();
@@ -227,7 +227,7 @@ fn readiness_fails_first_and_all_else_goes_on_for_the_delay() {
         .env("DRAIN_DELAY", "1h")
         .cores(2)
         .start();
-    let content = Prf::new(fresh_seed(), MIB);
+    let content = PseudoRandom::new(fresh_seed(), MIB);
     let path = upstream.blob_url("a", &upstream.blob(content.clone()));
     assert_eq!(cache.client().get("/readyz").status, 200);
     cache.sigterm();
@@ -250,7 +250,7 @@ fn readiness_fails_first_and_all_else_goes_on_for_the_delay() {
 fn who_has_just_connected_when_it_stops_is_answered() {
     let upstream = Registry::new();
     let mut cache = Server::start(&upstream);
-    let digest = upstream.blob(Prf::new(fresh_seed(), 8 * MIB));
+    let digest = upstream.blob(PseudoRandom::new(fresh_seed(), 8 * MIB));
     let gate = Gate::new();
     upstream.on(On::path(&digest), Reply::new().hold_at(4 * MIB, &gate));
     // Holds the end up, so that there is time.

@@ -164,7 +164,7 @@ fn over_tls_a_stop_ends_what_idles_in_order_and_waits_for_what_runs() {
     let (pki, upstream) = (Pki::new(), Registry::new());
     let mut cache = pki.serve(Server::options(&upstream)).start();
     let client = https(&pki, &cache);
-    let content = Prf::new(fresh_seed(), 8 * MIB);
+    let content = PseudoRandom::new(fresh_seed(), 8 * MIB);
     let digest = upstream.blob(content.clone());
     let gate = Gate::new();
     upstream.on(On::path(&digest), Reply::new().hold_at(4 * MIB, &gate));

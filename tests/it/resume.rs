@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::harness::client::Why;
-use crate::harness::registry::Seen;
+use crate::harness::registry::RecordedRequest;
 use crate::harness::*;
 
 const MIB: u64 = 1024 * 1024;
@@ -11,7 +11,7 @@ const MIB: u64 = 1024 * 1024;
 /// The attempts a fill makes within 64 MiB of progress.
 const ATTEMPTS_MAX: usize = 5;
 
-fn blob_gets(upstream: &Registry) -> Vec<Seen> {
+fn blob_gets(upstream: &Registry) -> Vec<RecordedRequest> {
     upstream
         .log()
         .into_iter()
@@ -24,7 +24,7 @@ fn a_cut_body_is_resumed_from_where_it_broke() {
     for (size, at) in [(300_000, 123_457), (5 * MIB, 4 * MIB + 1)] {
         let upstream = Registry::new();
         let cache = Server::start(&upstream);
-        let content = Prf::new(fresh_seed(), size);
+        let content = PseudoRandom::new(fresh_seed(), size);
         let digest = upstream.blob(content.clone());
         upstream.on(On::path(&digest).once(), Reply::new().cut_at(at, Cut::Fin));
         cache.client().pull(&upstream.blob_url("a", &digest), &content);
@@ -40,7 +40,7 @@ fn a_cut_body_is_resumed_from_where_it_broke() {
 fn a_reset_body_is_resumed_without_a_hole() {
     let upstream = Registry::new();
     let cache = Server::start(&upstream);
-    let content = Prf::new(fresh_seed(), 6 * MIB);
+    let content = PseudoRandom::new(fresh_seed(), 6 * MIB);
     let digest = upstream.blob(content.clone());
     // A reset may throw away bytes that were on their way, so the start is known only roughly.
     upstream.on(On::path(&digest).once(), Reply::new().cut_at(3 * MIB, Cut::Rst));
@@ -56,7 +56,7 @@ fn a_reset_body_is_resumed_without_a_hole() {
 fn an_upstream_that_cuts_again_and_again_is_followed_as_long_as_it_progresses() {
     let upstream = Registry::new();
     let cache = Server::start(&upstream);
-    let content = Prf::new(fresh_seed(), 8 * MIB);
+    let content = PseudoRandom::new(fresh_seed(), 8 * MIB);
     let digest = upstream.blob(content.clone());
     upstream.on(On::path(&digest), Reply::new().cut_at(2 * MIB + 1, Cut::Fin));
     cache.client().pull(&upstream.blob_url("a", &digest), &content);
@@ -69,7 +69,7 @@ fn an_upstream_that_cuts_again_and_again_is_followed_as_long_as_it_progresses() 
 fn an_upstream_that_makes_no_progress_is_given_up() {
     let upstream = Registry::new();
     let cache = Server::start(&upstream);
-    let content = Prf::new(fresh_seed(), 3 * MIB);
+    let content = PseudoRandom::new(fresh_seed(), 3 * MIB);
     let digest = upstream.blob(content.clone());
     upstream.on(
         On::path(&digest).range(false),
@@ -93,7 +93,7 @@ fn a_resume_goes_by_the_registry_and_not_to_the_old_url() {
     let upstream = Registry::new();
     let cdn = upstream.add_listener();
     let cache = Server::start(&upstream);
-    let content = Prf::new(fresh_seed(), 2 * MIB);
+    let content = PseudoRandom::new(fresh_seed(), 2 * MIB);
     let digest = upstream.blob(content.clone());
     // Signed urls expire: each visit to the registry gives another, and each works once.
     for visit in ["first", "second"] {
@@ -135,7 +135,7 @@ fn a_resume_fetches_a_new_token_when_the_old_one_has_expired() {
     let upstream = Registry::new();
     upstream.require_tokens(Auth::default());
     let cache = Server::start(&upstream);
-    let content = Prf::new(fresh_seed(), 2 * MIB);
+    let content = PseudoRandom::new(fresh_seed(), 2 * MIB);
     let digest = upstream.blob(content.clone());
     let gate = Gate::new();
     // Skips the request that is answered with the challenge.
@@ -165,7 +165,7 @@ fn wrong_answers_to_a_resume_never_complete_wrong_bytes() {
     ] {
         let upstream = Registry::new();
         let cache = Server::start(&upstream);
-        let content = Prf::new(fresh_seed(), 3 * MIB);
+        let content = PseudoRandom::new(fresh_seed(), 3 * MIB);
         let digest = upstream.blob(content.clone());
         let path = upstream.blob_url("a", &digest);
         upstream.on(On::path(&digest).once(), Reply::new().cut_at(2 * MIB, Cut::Fin));
@@ -192,7 +192,7 @@ fn wrong_answers_to_a_resume_never_complete_wrong_bytes() {
 fn an_upstream_that_restarts_in_the_middle_is_waited_for() {
     let upstream = Registry::new();
     let cache = Server::start(&upstream);
-    let content = Prf::new(fresh_seed(), 4 * MIB);
+    let content = PseudoRandom::new(fresh_seed(), 4 * MIB);
     let digest = upstream.blob(content.clone());
     let gate = Gate::new();
     upstream.on(On::path(&digest).once(), Reply::new().hold_at(2 * MIB, &gate));
@@ -226,7 +226,7 @@ fn an_upstream_that_restarts_in_the_middle_is_waited_for() {
 fn an_upstream_that_goes_silent_is_asked_again() {
     let upstream = Registry::new();
     let cache = Server::start(&upstream);
-    let content = Prf::new(fresh_seed(), 3 * MIB);
+    let content = PseudoRandom::new(fresh_seed(), 3 * MIB);
     let digest = upstream.blob(content.clone());
     let (never, neither) = (Gate::new(), Gate::new());
     upstream.on(On::path(&digest).once(), Reply::new().hold_at(2 * MIB, &never));
@@ -279,7 +279,7 @@ fn a_small_body_that_breaks_is_resumed_before_anything_is_answered() {
 fn an_upstream_whose_content_grows_makes_no_response_longer_than_declared() {
     let upstream = Registry::new();
     let cache = Server::start(&upstream);
-    let content = Prf::new(fresh_seed(), 3 * MIB);
+    let content = PseudoRandom::new(fresh_seed(), 3 * MIB);
     let digest = upstream.blob(content.clone());
     let path = upstream.blob_url("a", &digest);
     let shorter = Reply::new().length_delta(-(MIB as i64)).cut_at(MIB, Cut::Fin);

@@ -14,7 +14,7 @@ fn registry() -> Registry {
         hidden: 403,
         ..Auth::default()
     });
-    upstream.manners(|own| own.blobs_belong = true);
+    upstream.behaviour(|own| own.blobs_belong = true);
     for user in ["alice", "bob"] {
         upstream.user(user, &format!("password of {user}"));
     }
@@ -44,7 +44,7 @@ fn private_content_in_the_bucket_is_for_those_the_registry_lets_in() {
     for backend in BACKENDS {
         for size in [900, 300_000, 3_000_000] {
             let (upstream, bucket) = (registry(), Bucket::new());
-            let content = Prf::new(fresh_seed(), size);
+            let content = PseudoRandom::new(fresh_seed(), size);
             let digest = upstream.blob_in(REPOSITORY, content.clone());
             let path = upstream.blob_url(REPOSITORY, &digest);
             let start = || bucket.behind(Server::options(&upstream), backend).start();
@@ -124,7 +124,7 @@ fn private_manifests_in_the_bucket_are_for_those_the_registry_lets_in() {
 fn a_registry_that_says_yes_to_everything_opens_nothing_of_another_in_the_bucket() {
     for backend in BACKENDS {
         let (upstream, bucket) = (registry(), Bucket::new());
-        let content = Prf::new(fresh_seed(), 2_500_000);
+        let content = PseudoRandom::new(fresh_seed(), 2_500_000);
         let digest = upstream.blob_in(REPOSITORY, content.clone());
         let first = bucket.behind(Server::options(&upstream), backend).start();
         ask(
@@ -139,7 +139,7 @@ fn a_registry_that_says_yes_to_everything_opens_nothing_of_another_in_the_bucket
 
         // It has other bytes under that name.
         let liar = Registry::new();
-        liar.blob_as(&digest, Prf::new(fresh_seed(), 2_500_000));
+        liar.blob_as(&digest, PseudoRandom::new(fresh_seed(), 2_500_000));
         let second = bucket.behind(Server::options(&liar), backend).start();
         let got = second.client().try_get(&liar.blob_url("a", &digest));
         assert!(got.is_err(), "what it has is not the content");
@@ -157,7 +157,7 @@ fn a_registry_that_says_yes_to_everything_opens_nothing_of_another_in_the_bucket
 fn what_two_registries_have_is_public_when_one_of_them_gives_it_to_everybody() {
     for backend in BACKENDS {
         let (upstream, bucket) = (registry(), Bucket::new());
-        let content = Prf::new(fresh_seed(), 2_500_000);
+        let content = PseudoRandom::new(fresh_seed(), 2_500_000);
         let digest = upstream.blob_in(REPOSITORY, content.clone());
         upstream.mount("public/one", &digest);
         let first = bucket.behind(Server::options(&upstream), backend).start();
@@ -195,11 +195,11 @@ fn follow(bucket: &Bucket, redirect: &Response, range: &[(&str, &str)]) -> Respo
 fn clients_are_sent_to_the_bucket_for_public_content_only() {
     let (upstream, bucket) = (registry(), Bucket::new());
     let (public, private) = (
-        Prf::new(fresh_seed(), 3_000_000),
-        Prf::new(fresh_seed(), 3_000_000),
+        PseudoRandom::new(fresh_seed(), 3_000_000),
+        PseudoRandom::new(fresh_seed(), 3_000_000),
     );
-    let small = Prf::new(fresh_seed(), 3_000);
-    let of = |content: &Prf, repository: &str| {
+    let small = PseudoRandom::new(fresh_seed(), 3_000);
+    let of = |content: &PseudoRandom, repository: &str| {
         let digest = upstream.blob_in(repository, content.clone());
         let path = upstream.blob_url(repository, &digest);
         (digest, path)
@@ -256,7 +256,7 @@ fn a_machine_in_a_cloud_gets_region_and_credentials_from_its_metadata_service() 
         .without_env("AWS_SECRET_ACCESS_KEY")
         .env("AWS_EC2_METADATA_SERVICE_ENDPOINT", metadata.url())
         .start();
-    let content = Prf::new(fresh_seed(), 70_000);
+    let content = PseudoRandom::new(fresh_seed(), 70_000);
     let digest = upstream.blob(content.clone());
     cache.client().pull(&upstream.blob_url("a", &digest), &content);
     bucket.wait_has(&digest);

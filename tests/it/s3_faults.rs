@@ -15,7 +15,8 @@ fn start(bucket: &Bucket, upstream: &Registry, backend: &str) -> Server {
 
 fn image(upstream: &Registry, tag: &str) -> Image {
     let seed = fresh_seed();
-    let layers = [500, 400_000, 3 * MIB + 1, 6 * MIB].map(|size| Content::from(Prf::new(seed + size, size)));
+    let layers =
+        [500, 400_000, 3 * MIB + 1, 6 * MIB].map(|size| Content::from(PseudoRandom::new(seed + size, size)));
     Image::push(upstream, "team/app", tag, Flavor::Oci, &layers)
 }
 

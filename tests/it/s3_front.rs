@@ -11,7 +11,7 @@ const BACKENDS: [&str; 2] = ["s3", "tiered"];
 const MIB: u64 = 1 << 20;
 
 /// A bucket with `content`, which one machine has put there; the path of the content.
-fn held(upstream: &Registry, content: &Prf) -> (Bucket, String) {
+fn held(upstream: &Registry, content: &PseudoRandom) -> (Bucket, String) {
     let bucket = Bucket::new();
     let digest = upstream.blob(content.clone());
     let path = upstream.blob_url("a", &digest);
@@ -28,7 +28,7 @@ fn the_bucket_is_served_over_tls_and_http_2_as_over_http_1() {
     let (certificate, key) = authority.issue("server").write(&dir.path, "server");
     for backend in BACKENDS {
         for size in [900, 300_000, 5 * MIB] {
-            let (upstream, content) = (Registry::new(), Prf::new(fresh_seed(), size));
+            let (upstream, content) = (Registry::new(), PseudoRandom::new(fresh_seed(), size));
             let (bucket, path) = held(&upstream, &content);
             let start = || {
                 bucket
@@ -83,7 +83,7 @@ fn with_rules(bucket: &Bucket, upstream: &Registry, backend: &str, rules: &str) 
 fn rules_hold_for_what_lies_in_the_bucket() {
     for backend in BACKENDS {
         for size in [900, 300_000, 3 * MIB] {
-            let (upstream, content) = (Registry::new(), Prf::new(fresh_seed(), size));
+            let (upstream, content) = (Registry::new(), PseudoRandom::new(fresh_seed(), size));
             let (bucket, _) = held(&upstream, &content);
             let digest = content.digest();
             let open = upstream.blob_url("team/open", &digest);
@@ -116,7 +116,7 @@ fn rules_hold_for_what_lies_in_the_bucket() {
 #[test]
 fn what_one_user_read_from_the_bucket_is_not_remembered_for_another() {
     for backend in BACKENDS {
-        let (upstream, content) = (Registry::new(), Prf::new(fresh_seed(), 900));
+        let (upstream, content) = (Registry::new(), PseudoRandom::new(fresh_seed(), 900));
         let (bucket, _) = held(&upstream, &content);
         let home = TempDir::new();
         let users = home.path.join("users");
@@ -151,7 +151,7 @@ fn what_one_user_read_from_the_bucket_is_not_remembered_for_another() {
 
 #[test]
 fn bodies_of_the_bucket_are_refused_when_there_is_no_memory_for_them() {
-    let (upstream, content) = (Registry::new(), Prf::new(fresh_seed(), 16 * MIB));
+    let (upstream, content) = (Registry::new(), PseudoRandom::new(fresh_seed(), 16 * MIB));
     let (bucket, path) = held(&upstream, &content);
     // Each body counts with a MiB for its window and a quarter for its response. A quarter of the budget is kept for others.
     let cache = bucket
@@ -185,7 +185,7 @@ fn bodies_of_the_bucket_are_refused_when_there_is_no_memory_for_them() {
 #[test]
 fn a_bucket_that_is_away_leaves_it_alive_and_ready() {
     for backend in BACKENDS {
-        let (upstream, content) = (Registry::new(), Prf::new(fresh_seed(), 3 * MIB));
+        let (upstream, content) = (Registry::new(), PseudoRandom::new(fresh_seed(), 3 * MIB));
         let (bucket, path) = held(&upstream, &content);
         let cache = bucket.behind(Server::options(&upstream), backend).start();
         cache.client().pull(&path, &content);
@@ -194,7 +194,7 @@ fn a_bucket_that_is_away_leaves_it_alive_and_ready() {
                 Some(trouble) => bucket.trouble("*", "", trouble),
                 None => bucket.down(),
             }
-            let other = Prf::new(fresh_seed(), 100_000);
+            let other = PseudoRandom::new(fresh_seed(), 100_000);
             let other_path = upstream.blob_url("a", &upstream.blob(other.clone()));
             cache.client().get(&other_path).expect(&other.bytes());
             for asked in ["/livez", "/readyz", "/healthz"] {

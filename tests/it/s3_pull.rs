@@ -41,7 +41,7 @@ fn what_one_machine_has_fetched_the_next_one_finds() {
         let layers: Vec<_> = [0, 1, 900, 40_000, 700_000, MIB, MIB + 1, 9 * MIB + 5]
             .into_iter()
             .enumerate()
-            .map(|(n, size)| Content::from(Prf::new(seed + n as u64, size)))
+            .map(|(n, size)| Content::from(PseudoRandom::new(seed + n as u64, size)))
             .collect();
         let image = Image::push(&upstream, "team/app", "v1", Flavor::Oci, &layers);
         let pull = |cache: &Server| {
@@ -93,7 +93,7 @@ fn any_part_of_what_the_bucket_has_is_served() {
         let (upstream, bucket) = (Registry::new(), Bucket::new());
         let mut random = Random::for_test("any_part_of_what_the_bucket_has_is_served");
         for size in [5_000, 300_000, 40 * MIB] {
-            let content = Prf::new(random.next(), size);
+            let content = PseudoRandom::new(random.next(), size);
             let digest = upstream.blob(content.clone());
             let path = upstream.blob_url("a", &digest);
             let first = start(&bucket, &upstream, backend);
@@ -147,7 +147,7 @@ fn any_part_of_what_the_bucket_has_is_served() {
 #[test]
 fn a_range_of_the_bucket_alone_is_not_more_than_asked_for() {
     let (upstream, bucket) = (Registry::new(), Bucket::new());
-    let content = Prf::new(fresh_seed(), 8 * MIB);
+    let content = PseudoRandom::new(fresh_seed(), 8 * MIB);
     let digest = upstream.blob(content.clone());
     let path = upstream.blob_url("a", &digest);
     let first = start(&bucket, &upstream, "s3");
@@ -173,7 +173,7 @@ fn a_range_of_the_bucket_alone_is_not_more_than_asked_for() {
 fn what_came_through_the_bucket_survives_a_restart() {
     for backend in BACKENDS {
         let (upstream, bucket) = (Registry::new(), Bucket::new());
-        let content = Prf::new(fresh_seed(), 3 * MIB);
+        let content = PseudoRandom::new(fresh_seed(), 3 * MIB);
         let digest = upstream.blob(content.clone());
         let path = upstream.blob_url("a", &digest);
         let mut cache = start(&bucket, &upstream, backend);
@@ -190,7 +190,7 @@ fn what_came_through_the_bucket_survives_a_restart() {
 fn a_blob_is_served_while_it_is_on_its_way_to_the_bucket() {
     for backend in BACKENDS {
         let (upstream, bucket) = (Registry::new(), Bucket::new());
-        let content = Prf::new(fresh_seed(), 3 * MIB);
+        let content = PseudoRandom::new(fresh_seed(), 3 * MIB);
         let digest = upstream.blob(content.clone());
         let path = upstream.blob_url("a", &digest);
         bucket.trouble("PUT", "blobs/", Trouble::Silence);
@@ -214,7 +214,7 @@ fn a_blob_is_served_while_it_is_on_its_way_to_the_bucket() {
 #[test]
 fn an_upload_that_a_kill_cut_off_is_made_up_for() {
     let (upstream, bucket) = (Registry::new(), Bucket::new());
-    let content = Prf::new(fresh_seed(), 2 * MIB);
+    let content = PseudoRandom::new(fresh_seed(), 2 * MIB);
     let digest = upstream.blob(content.clone());
     let path = upstream.blob_url("a", &digest);
     bucket.trouble("PUT", "blobs/", Trouble::Silence);
@@ -234,7 +234,7 @@ fn an_upload_that_a_kill_cut_off_is_made_up_for() {
 #[test]
 fn what_is_removed_here_stays_in_the_bucket() {
     let (upstream, bucket) = (Registry::new(), Bucket::new());
-    let content = Prf::new(fresh_seed(), 2 * MIB);
+    let content = PseudoRandom::new(fresh_seed(), 2 * MIB);
     let digest = upstream.blob(content.clone());
     let path = upstream.blob_url("a", &digest);
     let mut cache = start(&bucket, &upstream, "tiered");
@@ -254,7 +254,7 @@ fn what_is_removed_here_stays_in_the_bucket() {
 fn two_machines_asked_at_once_end_with_one_copy() {
     for backend in BACKENDS {
         let (upstream, bucket) = (Registry::new(), Bucket::new());
-        let content = Prf::new(fresh_seed(), 4 * MIB);
+        let content = PseudoRandom::new(fresh_seed(), 4 * MIB);
         let digest = upstream.blob(content.clone());
         let path = upstream.blob_url("a", &digest);
         let caches = [
@@ -286,7 +286,7 @@ fn a_storm_on_four_machines_costs_the_upstream_no_more_than_four_pulls() {
         let (upstream, bucket) = (Registry::new(), Bucket::new());
         let seed = fresh_seed();
         let layers = (0..8)
-            .map(|n| Content::from(Prf::new(seed + n, 2 * MIB + n)))
+            .map(|n| Content::from(PseudoRandom::new(seed + n, 2 * MIB + n)))
             .collect::<Vec<_>>();
         let image = Image::push(&upstream, "team/app", "v1", Flavor::Oci, &layers);
         let caches: Vec<Server> = (0..4).map(|_| start(&bucket, &upstream, backend)).collect();
@@ -360,7 +360,10 @@ fn a_store_of_the_older_system_is_read_after_hashing() {
             std::fs::create_dir_all(path.parent().expect("below the bucket")).expect("a directory");
             std::fs::write(path, bytes).expect("a file");
         };
-        let (good, bad) = (Prf::new(fresh_seed(), 300_000), Prf::new(fresh_seed(), 300_000));
+        let (good, bad) = (
+            PseudoRandom::new(fresh_seed(), 300_000),
+            PseudoRandom::new(fresh_seed(), 300_000),
+        );
         for content in [&good, &bad] {
             let digest = upstream.blob(content.clone());
             let key = Bucket::blob_key(&digest);
@@ -378,7 +381,7 @@ fn a_store_of_the_older_system_is_read_after_hashing() {
             let path = upstream.blob_url("a", &content.digest());
             cache.client().get(&path).expect(&content.bytes());
         }
-        let whole = |content: &Prf| {
+        let whole = |content: &PseudoRandom| {
             let digest = content.digest();
             upstream.count(|seen| seen.is_get(&digest) && !seen.is_probe())
         };
@@ -389,7 +392,7 @@ fn a_store_of_the_older_system_is_read_after_hashing() {
 #[test]
 fn slow_readers_of_the_bucket_cost_bounded_memory() {
     let (upstream, bucket) = (Registry::new(), Bucket::new());
-    let content = Prf::new(fresh_seed(), 16 * MIB);
+    let content = PseudoRandom::new(fresh_seed(), 16 * MIB);
     let digest = upstream.blob(content.clone());
     let path = upstream.blob_url("a", &digest);
     let first = start(&bucket, &upstream, "s3");

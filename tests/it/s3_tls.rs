@@ -24,7 +24,8 @@ fn start(bucket: &Bucket, upstream: &Registry, named: Option<&str>, dir: &TempDi
 /// Large blobs are streamed in both directions; the largest goes up in parts.
 fn image(upstream: &Registry) -> Image {
     let seed = fresh_seed();
-    let layers = [700, 3 << 20, (64 << 20) + 1].map(|size| Content::from(Prf::new(seed + size, size)));
+    let layers =
+        [700, 3 << 20, (64 << 20) + 1].map(|size| Content::from(PseudoRandom::new(seed + size, size)));
     Image::push(upstream, "team/app", "v1", Flavor::Oci, &layers)
 }
 

@@ -48,7 +48,7 @@ fn a_field_chooses_the_registry_where_it_may() {
             .request("HEAD", path, &[("X-Registry", &two.name())]);
         assert_eq!(
             head.field("docker-content-digest"),
-            Some(prf::sha256(OF_TWO.as_bytes()).as_str())
+            Some(content::sha256(OF_TWO.as_bytes()).as_str())
         );
     }
     // Agreeing is allowed, disagreeing is not, whichever two it is.
@@ -158,7 +158,7 @@ fn with_a_whitelist_other_registries_do_not_exist() {
     client
         .get(&one.manifest_url("a/b", "v1"))
         .expect(OF_ONE.as_bytes());
-    let digest_hex = &prf::sha256(OF_TWO.as_bytes());
+    let digest_hex = &content::sha256(OF_TWO.as_bytes());
     for rest in [
         "manifests/v1".to_owned(),
         format!("manifests/{digest_hex}"),
@@ -211,7 +211,7 @@ fn a_registry_that_is_no_longer_named_is_gone_at_once() {
         format!("whitelist_mode: true\nregistries:\n{entries}")
     };
     let cache = Server::bare().config(listed(&[one.name(), two.name()])).start();
-    let digest = two.blob(Prf::new(fresh_seed(), 200_000));
+    let digest = two.blob(PseudoRandom::new(fresh_seed(), 200_000));
     let paths = [two.manifest_url("a/b", "v1"), two.blob_url("a/b", &digest)];
     for path in &paths {
         eventually("it is remembered", || {
@@ -363,7 +363,7 @@ impl Relay {
 
 #[test]
 fn a_circle_of_caches_ends_at_once() {
-    let digest = prf::sha256(b"nobody has it");
+    let digest = content::sha256(b"nobody has it");
     for length in 1..=3 {
         let relays: Vec<_> = (0..length).map(|_| Relay::new()).collect();
         let caches: Vec<_> = relays
@@ -584,7 +584,7 @@ fn no_spelling_of_a_place_inside_leads_there() {
         "the list has shrunk to {}",
         spellings.len()
     );
-    let digest = prf::sha256(b"inside");
+    let digest = content::sha256(b"inside");
     for spelling in &spellings {
         let host = spelling.replace("{p}", &port);
         let rest = format!("manifests/{digest}");

@@ -15,9 +15,9 @@ fn image(mark: &str) -> String {
     json!({"schemaVersion": 2, "config": {}, "layers": [], "annotations": {"mark": mark}}).to_string()
 }
 
-/// Within `ABSENCE_LIFE`, however the machine is loaded.
+/// Within `ABSENCE_TTL`, however the machine is loaded.
 const REMEMBERED: Duration = Duration::from_secs(4);
-/// `ABSENCE_LIFE`, and some more.
+/// `ABSENCE_TTL`, and some more.
 const FORGOTTEN: Duration = Duration::from_millis(5_500);
 
 fn index_reply(manifests: &Value) -> Reply {
@@ -402,9 +402,9 @@ fn a_push_ends_the_memory_of_what_was_missing() {
 #[test]
 fn a_blob_that_was_missing_is_found_once_it_or_a_manifest_of_its_repository_came() {
     let upstream = Registry::new();
-    upstream.manners(|manners| manners.blobs_belong = true);
+    upstream.behaviour(|behaviour| behaviour.blobs_belong = true);
     let cache = Server::start(&upstream);
-    let content = Prf::new(fresh_seed(), 1_000);
+    let content = PseudoRandom::new(fresh_seed(), 1_000);
     let digest = content.digest();
     let path = upstream.blob_url("a", &digest);
     let missing = |path: &str| {
@@ -431,7 +431,7 @@ fn a_blob_that_was_missing_is_found_once_it_or_a_manifest_of_its_repository_came
     cache.client().pull(&path, &content);
 
     // Others that are missing stay so when one has come.
-    let (late, never) = (Prf::new(fresh_seed(), 1_000), digest_of('e'));
+    let (late, never) = (PseudoRandom::new(fresh_seed(), 1_000), digest_of('e'));
     let (path, never) = (
         upstream.blob_url("a", &late.digest()),
         upstream.blob_url("a", &never),
@@ -482,7 +482,7 @@ fn a_404_is_remembered_for_the_caller_that_received_it() {
     }
     upstream.allow("alice", "private/alice");
     let cache = Server::start(&upstream);
-    let content = Prf::new(fresh_seed(), 1_000);
+    let content = PseudoRandom::new(fresh_seed(), 1_000);
     let blob = upstream.blob_in("private/alice", content.clone());
     let digest = upstream.manifest("private/alice", MANIFEST, image("hers"));
     upstream.tag("private/alice", "v1", &digest);

@@ -73,7 +73,11 @@ fn waits(cache: &Server, path: &str, done: &AtomicBool) -> Vec<Duration> {
 
 /// Pulls every blob at the same time, while bystanders ask for `/livez` and for a small blob in memory. The longest that
 /// nineteen of twenty of their requests took, and how long the pulls did.
-fn pull_beside_bystanders(cache: &Server, small: &str, blobs: &[(String, Prf)]) -> (Duration, Duration) {
+fn pull_beside_bystanders(
+    cache: &Server,
+    small: &str,
+    blobs: &[(String, PseudoRandom)],
+) -> (Duration, Duration) {
     let done = AtomicBool::new(false);
     let began = Instant::now();
     let worst = std::thread::scope(|scope| {
@@ -119,12 +123,12 @@ fn a_slow_disk_with_a_page_in_memory_here_and_there_holds_up_its_readers_only() 
     let upstream = Registry::new();
     let root = volume.path.join("store");
     let mut cache = Server::options(&upstream).root(&root).cores(1).start();
-    let small = Prf::new(fresh_seed(), 2 * KIB);
+    let small = PseudoRandom::new(fresh_seed(), 2 * KIB);
     let small_path = upstream.blob_url("a", &upstream.blob(small.clone()));
     cache.client().pull(&small_path, &small);
-    let blobs: Vec<(String, Prf)> = (0..CLIENTS)
+    let blobs: Vec<(String, PseudoRandom)> = (0..CLIENTS)
         .map(|_| {
-            let content = Prf::new(fresh_seed(), BLOB);
+            let content = PseudoRandom::new(fresh_seed(), BLOB);
             let digest = upstream.blob(content.clone());
             let path = upstream.blob_url("a", &digest);
             cache.client().pull(&path, &content);
@@ -171,13 +175,13 @@ fn in_a_memory_group_that_is_far_too_small_for_the_content_every_pull_is_right()
         if let Err(reason) = group.take(&cache) {
             return eprintln!("SKIPPED: short memory: {reason}");
         }
-        let small = Prf::new(fresh_seed(), 2 * KIB);
+        let small = PseudoRandom::new(fresh_seed(), 2 * KIB);
         let small_path = upstream.blob_url("a", &upstream.blob(small.clone()));
         cache.client().pull(&small_path, &small);
         cache.client().pull(&small_path, &small);
-        let blobs: Vec<(String, Prf)> = (0..BLOBS)
+        let blobs: Vec<(String, PseudoRandom)> = (0..BLOBS)
             .map(|_| {
-                let content = Prf::new(fresh_seed(), BLOB);
+                let content = PseudoRandom::new(fresh_seed(), BLOB);
                 let path = upstream.blob_url("a", &upstream.blob(content.clone()));
                 (path, content)
             })

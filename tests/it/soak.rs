@@ -35,7 +35,7 @@ const FILES_NOISE: u64 = 64;
 struct World {
     upstream: Registry,
     cache: Server,
-    blobs: Vec<Prf>,
+    blobs: Vec<PseudoRandom>,
     images: Vec<Image>,
     over: AtomicBool,
     whole: AtomicU64,
@@ -177,8 +177,8 @@ fn a_fault_in_every_second_of_mixed_load_leaves_nothing_wrong_stuck_or_grown() {
     };
     let mut random = Random::for_test("soak");
     let upstream = Registry::new();
-    let blobs: Vec<Prf> = (0..BLOBS)
-        .map(|_| Prf::new(random.next(), 1 + random.below(BLOB_BYTES_MAX)))
+    let blobs: Vec<PseudoRandom> = (0..BLOBS)
+        .map(|_| PseudoRandom::new(random.next(), 1 + random.below(BLOB_BYTES_MAX)))
         .collect();
     for content in &blobs {
         upstream.blob(content.clone());

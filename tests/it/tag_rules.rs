@@ -149,7 +149,7 @@ fn a_tag_in_its_grace_is_answered_at_once_and_asked_for_once_in_the_background()
     set_checked(&mut cache, &upstream, now_ms() - 2 * HOUR_MS);
     let new = Image::small(&upstream, "a", "v1", fresh_seed());
     let before = manifest_requests(&upstream);
-    // The upstream does not answer until a crowd has been served.
+    // The upstream does not answer until all clients have been served.
     let gate = Gate::new();
     upstream.on(On::kind(Kind::Manifest).head(), Reply::new().hold_head(&gate));
     std::thread::scope(|scope| {
@@ -179,13 +179,13 @@ fn an_expired_tag_is_asked_for_once_however_many_want_it() {
     let before = manifest_requests(&upstream);
     let gate = Gate::new();
     upstream.on(On::kind(Kind::Manifest).head(), Reply::new().hold_head(&gate));
-    let mut crowd: Vec<_> = (0..CLIENTS).map(|_| cache.client().open()).collect();
-    for connection in &mut crowd {
+    let mut connections: Vec<_> = (0..CLIENTS).map(|_| cache.client().open()).collect();
+    for connection in &mut connections {
         connection.request("GET", &path, &[]).unwrap();
     }
     gate.wait_arrived(1);
     gate.open();
-    for connection in &mut crowd {
+    for connection in &mut connections {
         connection.read("GET").unwrap().expect(&image.manifest);
     }
     assert_eq!(manifest_requests(&upstream) - before, 1);

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::harness::prf::sha256;
+use crate::harness::content::sha256;
 use crate::harness::*;
 
 /// Content requests for a tag or manifest; a revalidation is a HEAD and none of these.

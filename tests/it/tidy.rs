@@ -15,7 +15,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     (
         "app",
         &[
-            "cache", "config", "registry", "runtime", "server", "sys", "systemd", "upstream",
+            "auth", "cache", "config", "registry", "runtime", "server", "sys", "systemd", "upstream",
         ],
     ),
     ("systemd", &["sys"]),
@@ -23,9 +23,10 @@ const ARROWS: &[(&str, &[&str])] = &[
     (
         "registry",
         &[
-            "cache", "config", "http", "oci", "runtime", "server", "store", "upstream",
+            "auth", "cache", "config", "http", "oci", "runtime", "server", "store", "upstream",
         ],
     ),
+    ("auth", &["config", "http", "oci", "runtime"]),
     (
         "cache",
         &["config", "http", "oci", "runtime", "store", "sys", "upstream"],
@@ -36,27 +37,27 @@ const ARROWS: &[(&str, &[&str])] = &[
 ];
 
 /// What every folder may import: it knows nothing of ours itself.
-const FOR_ALL: &[&str] = &["anchor", "limits", "fail_point", "log"];
+const FOR_ALL: &[&str] = &["anchor", "fail_point", "limits", "log", "lru"];
 
 /// Where Tokio may be named: code that runs on the helper pool, or that a core shares with it.
 const TOKIO: &[&str] = &[
+    "src/cache/body_channel.rs",
     "src/cache/bucket.rs",
+    "src/cache/fill/disk_writer.rs",
     "src/cache/fill/mod.rs",
-    "src/cache/fill/spool.rs",
+    "src/cache/fill/source.rs",
     "src/cache/fill/watch.rs",
     "src/cache/fill/writer.rs",
-    "src/cache/flight.rs",
-    "src/cache/hose.rs",
-    "src/cache/listing.rs",
+    "src/cache/listing/mod.rs",
     "src/cache/manifest/fetch.rs",
     "src/cache/manifest/mod.rs",
     "src/cache/mod.rs",
-    "src/cache/pass.rs",
+    "src/cache/passthrough.rs",
     "src/cache/slots.rs",
-    "src/cache/supply.rs",
-    "src/cache/upload.rs",
+    "src/cache/upload_queue.rs",
     "src/runtime/helper.rs",
-    "src/server/h2/wire.rs",
+    "src/runtime/single_flight.rs",
+    "src/server/h2/io.rs",
     "src/store/s3/find.rs",
     "src/store/s3/mod.rs",
     "src/store/s3/object.rs",
@@ -64,17 +65,17 @@ const TOKIO: &[&str] = &[
     "src/store/s3/pool.rs",
     "src/store/s3/read.rs",
     "src/store/s3/upload.rs",
-    "src/upstream/ask.rs",
+    "src/upstream/auth/credential_source.rs",
     "src/upstream/auth/helper.rs",
-    "src/upstream/auth/logins.rs",
     "src/upstream/auth/token.rs",
+    "src/upstream/authenticate.rs",
     "src/upstream/challenger.rs",
     "src/upstream/exchange.rs",
     "src/upstream/lookups.rs",
     "src/upstream/mod.rs",
+    "src/upstream/registries.rs",
     "src/upstream/resolve.rs",
     "src/upstream/response.rs",
-    "src/upstream/table.rs",
 ];
 
 /// Where a clock may be read other than through `runtime::clock`: deadlines away from the cores, and the moment at
@@ -92,9 +93,9 @@ const CLOCKS: &[&str] = &[
     "src/store/s3/object.rs",
     "src/store/s3/records.rs",
     "src/store/s3/upload.rs",
-    "src/upstream/ask.rs",
-    "src/upstream/auth/logins.rs",
+    "src/upstream/auth/credential_source.rs",
     "src/upstream/auth/token.rs",
+    "src/upstream/authenticate.rs",
     "src/upstream/challenger.rs",
     "src/upstream/heads.rs",
     "src/upstream/lookups.rs",

@@ -261,7 +261,7 @@ fn bodies_of_every_kind_arrive_byte_for_byte() {
         MIB + 1,
         64 * MIB,
     ] {
-        let content = Prf::new(random.next(), size);
+        let content = PseudoRandom::new(random.next(), size);
         let digest = upstream.blob(content.clone());
         contents.push((upstream.blob_url("a", &digest), digest, content));
     }
@@ -294,7 +294,7 @@ fn ranges_are_what_they_are_without_tls() {
         .serve(Server::options(&upstream))
         .env("LISTEN_ADDR", "https://127.0.0.1:0,http://127.0.0.1:0")
         .start();
-    let content = Prf::new(fresh_seed(), 3 * MIB + 17);
+    let content = PseudoRandom::new(fresh_seed(), 3 * MIB + 17);
     let digest = upstream.blob(content.clone());
     let path = upstream.blob_url("a", &digest);
     let plain = Client::new(cache.addr_for("http"));
@@ -328,7 +328,7 @@ fn ranges_are_what_they_are_without_tls() {
 fn a_list_and_an_unknown_length_travel_too() {
     let (pki, upstream) = (Pki::new(), Registry::new());
     let cache = pki.serve(Server::options(&upstream)).start();
-    let content = Prf::new(fresh_seed(), 2 * MIB);
+    let content = PseudoRandom::new(fresh_seed(), 2 * MIB);
     let digest = upstream.blob(content.clone());
     upstream.on(On::path(&digest), Reply::new().framing(Framing::Chunked));
     pki.client(&cache)
@@ -340,7 +340,7 @@ fn a_list_and_an_unknown_length_travel_too() {
 fn a_slow_reader_gets_everything() {
     let (pki, upstream) = (Pki::new(), Registry::new());
     let cache = pki.serve(Server::options(&upstream)).start();
-    let content = Prf::new(fresh_seed(), 8 * MIB);
+    let content = PseudoRandom::new(fresh_seed(), 8 * MIB);
     let digest = upstream.blob(content.clone());
     let path = upstream.blob_url("a", &digest);
     let client = pki.client(&cache);
@@ -363,7 +363,7 @@ fn a_slow_reader_gets_everything() {
 fn wrong_bytes_end_in_a_reset_and_never_in_an_orderly_end() {
     let (pki, upstream) = (Pki::new(), Registry::new());
     let cache = pki.serve(Server::options(&upstream)).start();
-    let content = Prf::new(fresh_seed(), 4 * MIB);
+    let content = PseudoRandom::new(fresh_seed(), 4 * MIB);
     let digest = upstream.blob(content.clone());
     upstream.on(On::path(&digest), Reply::new().flip(3 * MIB));
     let path = upstream.blob_url("a", &digest);
@@ -372,7 +372,7 @@ fn wrong_bytes_end_in_a_reset_and_never_in_an_orderly_end() {
     assert_ne!(broken.why, Why::Truncated, "{:?}", broken.why);
     assert!(broken.received < content.size);
     // Small ones are checked before they begin.
-    let small = upstream.blob(Prf::new(fresh_seed(), 1000));
+    let small = upstream.blob(PseudoRandom::new(fresh_seed(), 1000));
     upstream.on(On::path(&small), Reply::new().flip(10));
     let got = pki.client(&cache).get(&upstream.blob_url("a", &small));
     assert_eq!(got.status, 502, "{got}");
@@ -619,7 +619,7 @@ fn a_thousand_idle_sessions_cost_little() {
 fn a_certificate_that_is_replaced_is_shown_to_the_next_client_and_cuts_off_nobody() {
     let (pki, upstream) = (Pki::new(), Registry::new());
     let cache = pki.serve(Server::options(&upstream)).start();
-    let content = Prf::new(fresh_seed(), 8 * MIB);
+    let content = PseudoRandom::new(fresh_seed(), 8 * MIB);
     let digest = upstream.blob(content.clone());
     let gate = Gate::new();
     upstream.on(On::path(&digest), Reply::new().hold_at(4 * MIB, &gate));

@@ -55,7 +55,7 @@ fn a_page_of_a_proxy_is_no_answer_of_a_registry() {
     for status in [401, 403, 404, 410] {
         upstream.on(On::any(), page(status));
         expect_stale(&cache.client().get(&path), &image);
-        let digest = Prf::new(fresh_seed(), 10).digest();
+        let digest = PseudoRandom::new(fresh_seed(), 10).digest();
         for cold in [
             upstream.manifest_url("cold", "v1"),
             upstream.blob_url("cold", &digest),
@@ -125,7 +125,10 @@ fn a_head_that_names_a_manifest_of_another_kind_does_not_move_a_tag() {
     let upstream = Registry::new();
     let cache = Server::options(&upstream).env("TAG_TTL", "0s").start();
     let seed = fresh_seed();
-    let layers = [Prf::new(seed, 900).into(), Prf::new(seed + 1, 900).into()];
+    let layers = [
+        PseudoRandom::new(seed, 900).into(),
+        PseudoRandom::new(seed + 1, 900).into(),
+    ];
     let image = Image::push_index(&upstream, "a", "v1", Flavor::Oci, [&layers[..1], &layers[1..]]);
     let path = upstream.manifest_url("a", "v1");
     cache.client().get(&path).expect(&image.manifest);

@@ -156,7 +156,7 @@ fn one_helper_thread_of_several_that_hangs_costs_readiness() {
 }
 
 /// The time of the middle one of some hits.
-fn hit(cache: &Server, path: &str, content: &Prf) -> Duration {
+fn hit(cache: &Server, path: &str, content: &PseudoRandom) -> Duration {
     let mut times: Vec<Duration> = (0..51)
         .map(|_| {
             let began = std::time::Instant::now();
@@ -175,7 +175,10 @@ fn a_client_that_takes_every_lookup_leaves_the_hits_of_others_as_they_are() {
     raise_file_limit();
     let upstream = Registry::new();
     let cache = with_fault(&upstream, "store-lookup:hang:100").start();
-    let contents = [Prf::new(fresh_seed(), 1_000), Prf::new(fresh_seed(), 300_000)];
+    let contents = [
+        PseudoRandom::new(fresh_seed(), 1_000),
+        PseudoRandom::new(fresh_seed(), 300_000),
+    ];
     let paths = contents
         .each_ref()
         .map(|content| upstream.blob_url("a", &upstream.blob(content.clone())));
@@ -190,7 +193,7 @@ fn a_client_that_takes_every_lookup_leaves_the_hits_of_others_as_they_are() {
     let waiting: Vec<Connection> = (0..1_000)
         .map(|_| {
             let mut connection = cache.client().open();
-            let digest = upstream.blob(Prf::new(fresh_seed(), 10));
+            let digest = upstream.blob(PseudoRandom::new(fresh_seed(), 10));
             connection
                 .request("GET", &upstream.blob_url("b", &digest), &[])
                 .unwrap();

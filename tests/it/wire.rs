@@ -202,7 +202,7 @@ struct Stage {
     upstream: Registry,
     cache: Server,
     /// One of each kind of hit: from memory, by sendfile, by splice.
-    contents: [(&'static str, Prf); 3],
+    contents: [(&'static str, PseudoRandom); 3],
     image: Image,
 }
 
@@ -214,9 +214,9 @@ impl Stage {
             .env("ACCESS_LOG", false)
             .start();
         let contents = [
-            ("memory", Prf::new(fresh_seed(), 9_000)),
-            ("sendfile", Prf::new(fresh_seed(), 90_000)),
-            ("splice", Prf::new(fresh_seed(), 1_200_000)),
+            ("memory", PseudoRandom::new(fresh_seed(), 9_000)),
+            ("sendfile", PseudoRandom::new(fresh_seed(), 90_000)),
+            ("splice", PseudoRandom::new(fresh_seed(), 1_200_000)),
         ];
         let client = cache.client();
         for (_, content) in &contents {
@@ -239,7 +239,7 @@ impl Stage {
         }
     }
 
-    fn path(&self, content: &Prf) -> String {
+    fn path(&self, content: &PseudoRandom) -> String {
         self.upstream.blob_url("a", &content.digest())
     }
 }
@@ -399,7 +399,7 @@ fn pipelined_requests_are_answered_in_order_and_exactly_until_the_bad_one() {
 type LastAnswer = (&'static str, Option<(&'static str, String)>, u16, Vec<u8>);
 
 /// The kinds of answer a connection can end with.
-fn last_answers(content: &Prf) -> Vec<LastAnswer> {
+fn last_answers(content: &PseudoRandom) -> Vec<LastAnswer> {
     let bytes = content.bytes();
     let end = bytes.len() - 1;
     vec![
@@ -535,7 +535,7 @@ fn a_connection_is_kept_or_closed_as_agreed_in_a_fill() {
             let at = format!("{framing:?} {version} {connection}");
             let upstream = Registry::new();
             let cache = Server::start(&upstream);
-            let content = Prf::new(fresh_seed(), 2_500_000);
+            let content = PseudoRandom::new(fresh_seed(), 2_500_000);
             let digest = upstream.blob(content.clone());
             let gate = Gate::new();
             upstream.on(
@@ -602,7 +602,7 @@ fn head_and_get_pipelined_in_any_order_keep_their_places() {
         assert!(client.extra().is_empty(), "{kind}");
     }
     // The first question is a fill's, the second its follower or a hit.
-    let fresh = Prf::new(fresh_seed(), 1_500_000);
+    let fresh = PseudoRandom::new(fresh_seed(), 1_500_000);
     let path = stage.upstream.blob_url("a", &stage.upstream.blob(fresh.clone()));
     let mut client = stage.cache.client().open();
     client
@@ -670,7 +670,7 @@ fn a_fill_that_breaks_is_an_error_for_every_real_client() {
     ];
     for (number, (how, reply)) in broken.into_iter().enumerate() {
         upstream.clear_rules();
-        let layer = Prf::new(fresh_seed(), SIZE);
+        let layer = PseudoRandom::new(fresh_seed(), SIZE);
         let tag = format!("v{number}");
         Image::push(&upstream, "a", &tag, Flavor::Oci, &[layer.clone().into()]);
         let path = format!("/v2/upstream.test/a/blobs/{}", layer.digest());

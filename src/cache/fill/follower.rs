@@ -7,8 +7,8 @@ use bytes::Bytes;
 use super::{End, Fill, State};
 use crate::cache::FetchError;
 use crate::http::{Aborted, Growing, NextPiece, Piece, Span};
-use crate::limits::{FOLLOWER_BYTES_MAX, TURN_BYTES};
-use crate::runtime::doorbell::Signal;
+use crate::limits::{FOLLOWER_BYTES_MAX, SEND_TURN_BYTES};
+use crate::runtime::waker::CoreNotify;
 
 /// A client's view of a fill. Dropping it leaves the fill running.
 pub struct Follower {
@@ -20,7 +20,7 @@ pub struct Follower {
     /// The last byte of a part, as soon as it has come: it is withheld until the whole body was verified, and the window does
     /// not wait for that.
     last: Option<Bytes>,
-    signal: Signal,
+    notify: CoreNotify,
 }
 
 impl Follower {
@@ -30,7 +30,7 @@ impl Follower {
     ///
     /// [`FetchError::Gone`] when the fill lost its disk and no longer has the first bytes.
     pub fn join(fill: &Arc<Fill>, span: Option<Span>) -> Result<Self, FetchError> {
-        let signal = Signal::new();
+        let notify = CoreNotify::new();
         let offset = span.map_or(0, |span| span.start);
         let mut state = fill.lock();
         // What is not in the window must be in the file.
@@ -49,7 +49,7 @@ impl Follower {
             offset,
             end: span.map(|span| span.end),
             last: None,
-            signal,
+            notify,
         })
     }
 
@@ -60,10 +60,10 @@ impl Follower {
             offset,
             end,
             last,
-            signal,
+            notify,
         } = self;
         let piece = fill
-            .wait(signal, |state| {
+            .wait(notify, |state| {
                 let limit = state.limit(*end);
                 if *offset < limit {
                     let last = last.take().map(Piece::Memory);
@@ -92,7 +92,7 @@ impl Follower {
         let lost = {
             let mut state = fill.lock();
             state.followers.insert(*id, unread(*offset, *end));
-            state.spool.is_lost()
+            state.disk.is_lost()
         };
         if lost {
             fill.room.notify_one();
@@ -108,7 +108,7 @@ impl State {
             let bytes = self.window.read(offset, limit, FOLLOWER_BYTES_MAX);
             return Some(Piece::Memory(bytes));
         }
-        let readable = self.written.min(limit).min(offset + TURN_BYTES);
+        let readable = self.written.min(limit).min(offset + SEND_TURN_BYTES);
         let file = self.file.as_ref().filter(|_| offset < readable)?;
         Some(Piece::File {
             file: file.clone(),
@@ -148,13 +148,13 @@ mod tests {
     use futures_util::FutureExt;
 
     use super::*;
-    use crate::cache::Origin;
     use crate::cache::access::Caller;
     use crate::cache::fill::Head;
-    use crate::cache::fill::spool::Spool;
+    use crate::cache::fill::disk_writer::DiskWriter;
     use crate::limits::FILL_WINDOW_BYTES;
+    use crate::oci::Origin;
     use crate::oci::{Algorithm, Digest};
-    use crate::runtime::doorbell;
+    use crate::runtime::waker;
 
     const SIZE: u64 = 64 * 1024 * 1024;
 
@@ -176,7 +176,7 @@ mod tests {
             .build()
             .unwrap();
         runtime.block_on(async {
-            doorbell::install().unwrap();
+            waker::install().unwrap();
             follow_without_a_disk();
         });
     }
@@ -194,7 +194,7 @@ mod tests {
                 public: true,
                 headers: BTreeMap::new(),
             }));
-            state.spool = Spool::Lost;
+            state.disk = DiskWriter::Lost;
         });
         let part = Span {
             start: 0,

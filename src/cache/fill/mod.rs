@@ -1,7 +1,7 @@
 //! One upstream body, one growing file, any number of followers.
 //!
-//! The [`writer`] runs on the helper pool: it hashes what arrives, keeps the newest bytes in a window, and has
-//! the [`spool`] append them to an ingest. Followers on any core send what is there and wait for more. All they
+//! The [`writer`] runs on the helper pool: it hashes received bytes, keeps the newest bytes in a window, and has
+//! the [`disk_writer`] append them to an ingest. Followers on any core send what is there and wait for more. All they
 //! share is one [`Fill`]: a state under a short lock and a list of who waits.
 //!
 //! What followers may have is decided in one place, [`State::limit`]: the end of a body is withheld until its
@@ -9,8 +9,9 @@
 //!
 //! Not here: whether to fill at all (`registry`), and what happens to the file afterwards (`store`).
 
+mod disk_writer;
 mod follower;
-mod spool;
+pub(in crate::cache) mod source;
 mod table;
 mod watch;
 mod window;
@@ -22,20 +23,20 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::http::Span;
 use crate::limits::{HELD_WHOLE_BYTES_MAX, WITHHELD_BYTES};
-use crate::oci::Digest;
-use crate::runtime::doorbell::{Remote, Signal};
+use crate::oci::{Digest, Origin};
+use crate::runtime::waker::{CoreNotify, RemoteWaker};
 
-use super::access::{Caller, Held};
+use super::access::{Caller, HeldContent};
 use super::shares::Lease;
-use super::{FetchError, Memory, Origin};
+use super::{FetchError, Memory};
 use crate::store::{Meta, Room};
-use spool::Spool;
+use disk_writer::DiskWriter;
 use window::Window;
 
 pub use follower::Follower;
 pub use table::FillTable;
 
-/// A fill under way, or just done.
+/// A fill in progress, or just done.
 pub struct Fill {
     digest: Digest,
     origin: Origin,
@@ -44,7 +45,7 @@ pub struct Fill {
     /// What the bucket has of it, when it comes from there.
     bucket: Option<Arc<Meta>>,
     state: Mutex<State>,
-    /// Tells the writer that the window has room, or that nobody needs it to have any.
+    /// Notifies the writer that the window has room, or that no follower needs room.
     room: tokio::sync::Notify,
 }
 
@@ -63,14 +64,14 @@ struct State {
     head: Option<Arc<Head>>,
     /// Bytes received: `window.end()`. Hashed before they are put there.
     window: Window,
-    spool: Spool,
-    /// The ingest's file and how much of it may be read. Outlives a spool that was lost.
+    disk: DiskWriter,
+    /// The ingest's file and how much of it may be read. Outlives a lost disk writer.
     file: Option<Arc<File>>,
     /// The file's room in the spool.
     room: Option<Arc<Room>>,
     written: u64,
     end: Option<End>,
-    waiting: Vec<Remote>,
+    waiting: Vec<RemoteWaker>,
     /// What each follower has still to read, up to `u64::MAX` for the whole body. Decides what a window without a disk behind
     /// it may forget.
     followers: HashMap<u64, Span>,
@@ -113,7 +114,7 @@ impl Fill {
             state: Mutex::new(State {
                 head: None,
                 window: Window::default(),
-                spool: Spool::Idle(None),
+                disk: DiskWriter::Idle(None),
                 file: None,
                 room: None,
                 written: 0,
@@ -135,12 +136,12 @@ impl Fill {
     }
 
     /// What is known of its content before it is there.
-    pub fn held(&self) -> Held<'_> {
-        Held {
+    pub fn held(&self) -> HeldContent<'_> {
+        HeldContent {
             digest: &self.digest,
             public: match &self.bucket {
                 Some(meta) => meta.public,
-                None => self.caller.is_anybody(),
+                None => self.caller.is_anonymous(),
             },
         }
     }
@@ -153,13 +154,13 @@ impl Fill {
     /// Whether the fields of its head are those that `origin` sent.
     pub fn has_fields_of(&self, origin: &Origin) -> bool {
         match &self.bucket {
-            Some(meta) => origin.has_filled(meta),
+            Some(meta) => meta.is_filled_from(origin),
             None => self.origin == *origin,
         }
     }
 
-    /// Whether it asks the upstream what `caller` asks of `origin`, so that an answer to one is an answer to the other.
-    pub fn asks_for(&self, origin: &Origin, caller: &Caller) -> bool {
+    /// Whether the fill makes the same upstream request as `caller` to `origin`, so that one answer serves both.
+    pub fn is_request_of(&self, origin: &Origin, caller: &Caller) -> bool {
         self.bucket.is_none() && self.origin == *origin && self.caller == *caller
     }
 
@@ -175,8 +176,8 @@ impl Fill {
     /// Free.
     pub async fn ready(&self, head_only: bool) -> Result<Ready, FetchError> {
         let _wanted = self.want();
-        let signal = Signal::new();
-        self.wait(&signal, |state| match (&state.end, &state.head) {
+        let notify = CoreNotify::new();
+        self.wait(&notify, |state| match (&state.end, &state.head) {
             (Some(End::Failed(error)), _) => Some(Err(error.clone())),
             (Some(End::Stored), _) => Some(Ok(Ready::Stored)),
             (Some(End::Verified), Some(head)) => Some(Ok(Ready::Head(Arc::new(Head {
@@ -195,8 +196,8 @@ impl Fill {
     /// Waits until the fill has ended. Gives the size, or `None` when somebody else has stored the content.
     pub async fn ended(&self) -> Result<Option<u64>, FetchError> {
         let _wanted = self.want();
-        let signal = Signal::new();
-        self.wait(&signal, |state| match &state.end {
+        let notify = CoreNotify::new();
+        self.wait(&notify, |state| match &state.end {
             Some(End::Failed(error)) => Some(Err(error.clone())),
             Some(End::Stored) => Some(Ok(None)),
             Some(End::Verified) => Some(Ok(Some(state.window.end()))),
@@ -205,8 +206,8 @@ impl Fill {
         .await
     }
 
-    /// Waits until `ready` gives something. It is asked again whenever the state changes.
-    async fn wait<R>(&self, signal: &Signal, mut ready: impl FnMut(&mut State) -> Option<R>) -> R {
+    /// Waits until `ready` gives something. `ready` is called again after each change of the state.
+    async fn wait<R>(&self, notify: &CoreNotify, mut ready: impl FnMut(&mut State) -> Option<R>) -> R {
         loop {
             {
                 let mut state = self.lock();
@@ -214,9 +215,9 @@ impl Fill {
                     return result;
                 }
                 // Registered under the lock that changes are made under: none is missed.
-                state.waiting.push(signal.remote());
+                state.waiting.push(notify.waker());
             }
-            signal.wait().await;
+            notify.wait().await;
         }
     }
 
@@ -235,7 +236,7 @@ impl Fill {
             (result, std::mem::take(&mut state.waiting))
         };
         for remote in waiting {
-            remote.fire();
+            remote.wake();
         }
         result
     }

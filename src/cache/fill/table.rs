@@ -1,15 +1,14 @@
-//! The fills under way, by digest and registry; shared by all cores. A hit does not come here.
+//! The fills in progress, by digest and registry; shared by all cores. A hit does not come here.
 //!
-//! One registry must not hold up another's clients, nor vouch for who may read its content: so each has fills of its own,
+//! One registry must not delay the clients of another, nor grant access to its content. So each registry has its own fills,
 //! and of two fills of the same content the second to commit is dropped.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::Fill;
-use crate::cache::Origin;
 use crate::cache::access::Caller;
-use crate::oci::{Digest, Namespace};
+use crate::oci::{Digest, Namespace, Origin};
 use crate::store::Meta;
 
 #[derive(Default)]
@@ -17,7 +16,7 @@ pub struct FillTable(Mutex<HashMap<FillKey, Arc<Fill>>>);
 
 type FillKey = (Digest, Namespace);
 
-/// Proof of being the one who fills. Dropping it ends the fill for newcomers.
+/// The right to run a fill. Dropping it ends the fill for newcomers.
 pub struct Ticket {
     pub fill: Arc<Fill>,
 }
@@ -28,7 +27,7 @@ impl FillTable {
         self.lock().contains_key(&(*digest, origin.namespace.clone()))
     }
 
-    /// The fill under way, or a new one with the ticket to run it. A fill other than `not` is wanted: `not` has
+    /// The fill in progress, or a new one with the ticket to run it. A fill other than `not` is wanted: `not` has
     /// lost bytes that the caller needs, or was refused what this caller may be given. A new one comes from the bucket when
     /// that has it.
     pub fn join(

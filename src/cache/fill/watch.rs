@@ -1,13 +1,14 @@
-//! Whether a fill is still worth its place: one that clients follow is, one without clients has to earn it.
+//! Whether a fill keeps its fetch slot. A fill that clients follow keeps it. A fill without clients keeps it within bounds of
+//! rate, size and time.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::{Fill, State};
-use crate::cache::slots::Place;
+use crate::cache::slots::FetchSlot;
 use crate::limits::{
-    DESERTED_BYTES_MAX, DESERTED_GRACE, DESERTED_MAX, DESERTED_UNSIZED_BYTES_MAX, FETCH_CHECK, FILL_RATE_MIN,
-    FILL_RATE_SPAN, FIRST_CLIENT,
+    DESERTED_BYTES_MAX, DESERTED_FILL_TIMEOUT, DESERTED_GRACE_TIME, DESERTED_UNSIZED_BYTES_MAX,
+    FETCH_CHECK_INTERVAL, FILL_RATE_MIN, FILL_RATE_WINDOW, FIRST_CLIENT_TIMEOUT,
 };
 
 /// What is seen of a fill at one moment.
@@ -20,7 +21,7 @@ struct Seen {
     /// It cannot be stored any more.
     lost: bool,
     received: u64,
-    /// The upstream told the length.
+    /// The upstream declared the length.
     sized: bool,
 }
 
@@ -46,7 +47,7 @@ impl Record {
     fn look(&mut self, now: Duration, seen: Seen) -> Verdict {
         let mut spanned = false;
         let (began, before) = self.span;
-        if now.saturating_sub(began) >= FILL_RATE_SPAN {
+        if now.saturating_sub(began) >= FILL_RATE_WINDOW {
             let millis = u64::try_from(now.saturating_sub(began).as_millis()).unwrap_or(u64::MAX);
             self.rate = Some((seen.received - before).saturating_mul(1_000) / millis.max(1));
             self.span = (now, seen.received);
@@ -74,9 +75,9 @@ impl Record {
         };
         let alone = now.saturating_sub(since);
         let grace = if seen.was_followed {
-            DESERTED_GRACE
+            DESERTED_GRACE_TIME
         } else {
-            FIRST_CLIENT
+            FIRST_CLIENT_TIMEOUT
         };
         if alone < grace {
             return Verdict::Go {
@@ -96,7 +97,7 @@ impl Record {
             Verdict::End("no client follows it and it is too slow")
         } else if seen.received - had > bytes_max {
             Verdict::End("no client follows it and it is too large")
-        } else if alone > DESERTED_MAX {
+        } else if alone > DESERTED_FILL_TIMEOUT {
             Verdict::End("no client follows it and it takes too long")
         } else {
             Verdict::Go {
@@ -113,19 +114,19 @@ impl State {
         Seen {
             followed: self.wanted > 0 || !self.followers.is_empty(),
             was_followed: self.was_wanted || self.next_follower > 0,
-            lost: self.spool.is_lost(),
+            lost: self.disk.is_lost(),
             received: self.window.end(),
             sized: self.head.as_ref().is_none_or(|head| head.size.is_some()),
         }
     }
 }
 
-/// Waits until no client waits for `fill`, which has no place yet.
+/// Waits until no client waits for `fill`, which has no slot yet.
 pub async fn deserted(fill: &Arc<Fill>) -> &'static str {
     let began = tokio::time::Instant::now();
     let mut record = Record::default();
     loop {
-        tokio::time::sleep(FETCH_CHECK).await;
+        tokio::time::sleep(FETCH_CHECK_INTERVAL).await;
         let seen = fill.lock().seen();
         match record.look(began.elapsed(), seen) {
             Verdict::Go { deserted: false, .. } => {}
@@ -135,13 +136,16 @@ pub async fn deserted(fill: &Arc<Fill>) -> &'static str {
     }
 }
 
-/// Waits until `fill` is not worth its `place` any more.
-pub async fn unworthy(fill: &Arc<Fill>, place: &Place) -> &'static str {
+/// Waits until `fill` has to give up its `slot`.
+pub async fn unworthy(fill: &Arc<Fill>, slot: &FetchSlot) -> &'static str {
     let began = tokio::time::Instant::now();
     let mut record = Record::default();
     loop {
-        if tokio::time::timeout(FETCH_CHECK, place.evicted()).await.is_ok() {
-            return "its place was needed for another fetch";
+        if tokio::time::timeout(FETCH_CHECK_INTERVAL, slot.evicted())
+            .await
+            .is_ok()
+        {
+            return "its slot was needed for another fetch";
         }
         let (seen, unused) = {
             let mut state = fill.lock();
@@ -152,7 +156,7 @@ pub async fn unworthy(fill: &Arc<Fill>, place: &Place) -> &'static str {
             tokio::task::spawn_blocking(move || drop(unused));
         }
         match record.look(began.elapsed(), seen) {
-            Verdict::Go { deserted, slow, rate } => place.note(deserted, slow, rate),
+            Verdict::Go { deserted, slow, rate } => slot.record_progress(deserted, slow, rate),
             Verdict::End(why) => return why,
         }
     }
@@ -216,7 +220,7 @@ mod tests {
             ..lost
         };
         assert!(
-            end(new, 10 * MIB, 10).unwrap().0 >= FIRST_CLIENT.as_secs(),
+            end(new, 10 * MIB, 10).unwrap().0 >= FIRST_CLIENT_TIMEOUT.as_secs(),
             "its first client is on its way"
         );
     }

@@ -5,26 +5,26 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::spool::{self, Spool};
+use super::disk_writer::{self, DiskWriter};
 use super::table::Ticket;
 use super::{End, Fill, Head, watch};
 use crate::cache::access::Caller;
-use crate::cache::storage::Draft;
-use crate::cache::supply::Supply;
-use crate::cache::upload::{Cargo, SpooledBlob};
-use crate::cache::{Cache, Class, FetchError, Origin, Shared, Slot, find, unless};
-use crate::fail_point::reach;
+use crate::cache::fill::source::BlobSource;
+use crate::cache::storage::StorageIngest;
+use crate::cache::upload_queue::{SpooledBlob, UploadJob};
+use crate::cache::{Cache, Class, FetchError, FetchResources, Shared, find, unless};
+use crate::fail_point::hit;
 use crate::http::Span;
 use crate::limits::{
-    FILL_DISK_RATE_MIN, FILL_DISK_WAIT, FILL_WINDOW_BYTES, HELD_WHOLE_BYTES_MAX, STORE_RETRY,
+    FILL_DISK_RATE_MIN, FILL_DISK_WAIT_MAX, FILL_WINDOW_BYTES, HELD_WHOLE_BYTES_MAX, STORE_RETRY_INTERVAL,
 };
-use crate::oci::Hasher;
+use crate::oci::{Hasher, Origin};
 use crate::runtime::clock::unix_seconds;
 use crate::runtime::helper::blocking;
 use crate::store::{Entry, Ingest, Key, Meta, Room, Spooled, StoreError, Verified};
 use crate::upstream::{Target, UpstreamError};
 
-/// How often a writer without a disk looks whether followers have moved, beside being told.
+/// How often a writer without a disk checks the progress of its followers, besides notifications.
 const ROOM_CHECK: Duration = Duration::from_secs(1);
 
 /// How long a fill without a disk is held up by its slowest follower before it goes on without it.
@@ -33,8 +33,8 @@ const SLOWEST_FOLLOWER: Duration = Duration::from_secs(5);
 /// How long a fill without a disk waits for its first follower.
 const FIRST_FOLLOWER: Duration = Duration::from_secs(5);
 
-/// How often a body that was wrong is asked for anew, each time at another place. More mirrors than that are in no
-/// registry's list.
+/// How often a body with wrong bytes is requested again, each time from another mirror or upstream. No registry's list
+/// has more mirrors.
 const RESTARTS_MAX: usize = 8;
 
 impl Cache {
@@ -53,14 +53,14 @@ impl Cache {
         caller: &Caller,
         not: Option<&Arc<Fill>>,
         bucket: Option<Arc<Meta>>,
-    ) -> (Arc<Fill>, crate::cache::Role) {
+    ) -> (Arc<Fill>, crate::runtime::single_flight::Role) {
         let (fill, ticket) = self.0.fills.join(digest, origin, caller, not, bucket);
         match ticket {
-            None => (fill, crate::cache::Role::Follower),
+            None => (fill, crate::runtime::single_flight::Role::Follower),
             Some(ticket) => {
                 let shared = self.0.clone();
                 self.0.helper.spawn(async move { run(ticket, shared).await });
-                (fill, crate::cache::Role::Leader)
+                (fill, crate::runtime::single_flight::Role::Leader)
             }
         }
     }
@@ -74,8 +74,8 @@ struct Guard {
 
 impl Guard {
     fn end(&self, end: End) {
-        // A fill without content is gone for newcomers before anybody learns of it, so that who asks again
-        // gets another.
+        // The table drops a fill without content before clients are notified of its end. So a client that retries
+        // joins another fill.
         if !matches!(end, End::Verified) {
             self.shared.fills.remove(&self.fill);
         }
@@ -99,45 +99,50 @@ async fn run(ticket: Ticket, shared: Arc<Shared>) {
     };
     let fill = &guard.fill;
     let (key, origin) = (Key::Blob(*fill.digest()), &fill.origin);
-    // Whoever asked before us may have committed it between our caller's look and the ticket.
+    // An earlier fill may have committed the content between the caller's lookup and the ticket.
     let spooled = || shared.uploads.find(fill.digest()).is_some();
     if spooled() || shared.look(move |store| find(store, &key)).await.is_some() {
         guard.end(End::Stored);
         return;
     }
-    let slot = match unless(watch::deserted(fill), shared.slot(Class::Blob, &origin.namespace)).await {
-        Ok(Ok(slot)) => slot,
+    let resources = match unless(
+        watch::deserted(fill),
+        shared.fetch_resources(Class::Blob, &origin.namespace),
+    )
+    .await
+    {
+        Ok(Ok(resources)) => resources,
         Ok(Err(error)) => return guard.end(End::Failed(error)),
         // A client that comes in this moment begins another.
         Err(_) => return guard.end(End::Failed(FetchError::Gone)),
     };
-    let Slot { place, memory } = slot;
+    let FetchResources { slot, memory } = resources;
     {
         let mut state = fill.lock();
         state.memory = Some(memory);
         state.lease = Some(shared.room_shares.lease(&shared.party(&origin.namespace)));
     }
-    let (verified, copied) = match unless(watch::unworthy(fill, &place), receive(fill, &shared)).await {
+    let (verified, from_bucket) = match unless(watch::unworthy(fill, &slot), receive(fill, &shared)).await {
         Ok(Ok(received)) => received,
         Ok(Err(error)) => {
             tracing::warn!(registry = %origin.namespace, repository = %origin.repository, digest = %fill.digest(), %error, "fill failed");
             guard.end(End::Failed(error));
-            return spool::discard(fill);
+            return disk_writer::discard(fill);
         }
         Err(reason) => {
             tracing::info!(registry = %origin.namespace, repository = %origin.repository, digest = %fill.digest(), reason, "fill given up");
             guard.end(End::Failed(FetchError::Gone));
-            return spool::discard(fill);
+            return disk_writer::discard(fill);
         }
     };
-    if !copied {
-        shared.proven.note(&origin.namespace);
+    if !from_bucket {
+        shared.proven.record(&origin.namespace);
         // It was pushed after a 404, or another caller may read it.
         shared.absences().forget(origin, &Target::Blob(*fill.digest()));
     }
     guard.end(End::Verified);
-    reach("fill-verified");
-    commit(fill, &shared, verified, copied).await;
+    hit("fill-verified");
+    commit(fill, &shared, verified, from_bucket).await;
 }
 
 /// What has come of a body.
@@ -159,19 +164,19 @@ impl Received {
         }
     }
 
-    /// Takes what `supply` gives as long as no follower may have any of it, so that a body that fails can begin anew.
-    async fn hold(&mut self, supply: &mut Supply, size: Option<u64>) -> Result<(), FetchError> {
+    /// Takes what `source` sends as long as no follower may have any of it, so that a body that fails can begin anew.
+    async fn hold(&mut self, source: &mut BlobSource, size: Option<u64>) -> Result<(), FetchError> {
         if size.is_some_and(|size| size > HELD_WHOLE_BYTES_MAX) {
             return Ok(());
         }
         while self.bytes <= HELD_WHOLE_BYTES_MAX {
-            let Some(chunk) = supply.next().await? else {
+            let Some(chunk) = source.next().await? else {
                 self.whole = true;
                 break;
             };
             self.hasher.update(&chunk);
             self.bytes += chunk.len() as u64;
-            reach("fill-received");
+            hit("fill-received");
             self.chunks.push(chunk);
         }
         Ok(())
@@ -191,35 +196,35 @@ impl Received {
 async fn receive(fill: &Arc<Fill>, shared: &Arc<Shared>) -> Result<(Verified, bool), FetchError> {
     let mut restarts = 0;
     loop {
-        let (mut supply, head) = begin(fill, shared).await?;
-        let error = match receive_from(fill, shared, &mut supply, head).await {
-            Ok(verified) => return Ok((verified, supply.is_from_bucket_alone())),
+        let (mut source, head) = begin(fill, shared).await?;
+        let error = match receive_from(fill, shared, &mut source, head).await {
+            Ok(verified) => return Ok((verified, source.is_from_bucket_alone())),
             Err(error) => error,
         };
         let mismatch = matches!(error, FetchError::DigestMismatch { .. });
         if mismatch && fill.is_from_bucket() {
-            shared.distrust_bucket(&Key::Blob(*fill.digest()));
+            shared.verify_bucket_later(&Key::Blob(*fill.digest()));
         }
         // A body of another length than its head says is as wrong as one of other bytes.
         let wrong = mismatch || matches!(error, FetchError::Upstream(UpstreamError::Protocol { .. }));
         // With a head, followers may have begun.
-        if !wrong || !supply.blame_givers() || restarts == RESTARTS_MAX || fill.lock().head.is_some() {
+        if !wrong || !source.blame_mirrors() || restarts == RESTARTS_MAX || fill.lock().head.is_some() {
             return Err(error);
         }
         restarts += 1;
-        tracing::info!(digest = %fill.digest(), %error, "a mirror gave wrong bytes; starting again at the next place");
+        tracing::info!(digest = %fill.digest(), %error, "a mirror gave wrong bytes; starting again at the next mirror or upstream");
     }
 }
 
 async fn receive_from(
     fill: &Arc<Fill>,
     shared: &Arc<Shared>,
-    supply: &mut Supply,
+    source: &mut BlobSource,
     head: Head,
 ) -> Result<Verified, FetchError> {
     let size = head.size;
     let mut received = Received::new(fill);
-    received.hold(supply, size).await?;
+    received.hold(source, size).await?;
     if received.whole {
         let chunks = std::mem::take(&mut received.chunks);
         let verified = received.check(fill)?;
@@ -229,20 +234,20 @@ async fn receive_from(
     publish(fill, shared, head, std::mem::take(&mut received.chunks));
     let mut patience = DiskPatience::new();
     room(fill, shared, &mut patience).await?;
-    while let Some(chunk) = supply.next().await? {
+    while let Some(chunk) = source.next().await? {
         received.hasher.update(&chunk);
         received.bytes += chunk.len() as u64;
-        reach("fill-received");
+        hit("fill-received");
         fill.change(|state| {
             state.window.push(chunk);
             state.trim();
         });
-        spool::push(fill, shared);
+        disk_writer::push(fill, shared);
         room(fill, shared, &mut patience).await?;
     }
     debug_assert!(
         size.is_none_or(|size| size == received.bytes),
-        "a supply ends where its head says"
+        "a source ends where its head says"
     );
     received.check(fill)
 }
@@ -255,34 +260,34 @@ fn publish(fill: &Arc<Fill>, shared: &Arc<Shared>, head: Head, chunks: Vec<Bytes
         }
         state.head = Some(Arc::new(head));
         if !shared.health.writable() {
-            state.spool = Spool::Lost;
+            state.disk = DiskWriter::Lost;
         }
         for chunk in chunks {
             state.window.push(chunk);
         }
         state.trim();
     });
-    spool::push(fill, shared);
+    disk_writer::push(fill, shared);
 }
 
 /// The body and its head: the bucket's, when that has it and begins to give it.
-async fn begin(fill: &Fill, shared: &Arc<Shared>) -> Result<(Supply, Head), FetchError> {
+async fn begin(fill: &Fill, shared: &Arc<Shared>) -> Result<(BlobSource, Head), FetchError> {
     let (origin, caller) = (&fill.origin, &fill.caller);
     if let Some(meta) = &fill.bucket {
         let whole = Span {
             start: 0,
             end: meta.size,
         };
-        if let Some(supply) = Supply::from_bucket(shared, origin, caller, meta, whole).await {
+        if let Some(source) = BlobSource::from_bucket(shared, origin, caller, meta, whole).await {
             let head = Head {
                 size: Some(meta.size),
                 public: meta.public,
                 headers: meta.headers.clone(),
             };
-            return Ok((supply, head));
+            return Ok((source, head));
         }
     }
-    Supply::from_upstream(shared, origin, caller, *fill.digest()).await
+    BlobSource::from_upstream(shared, origin, caller, *fill.digest()).await
 }
 
 /// Waits until the window takes more. A disk that is in the way for too long is left behind.
@@ -294,7 +299,7 @@ async fn room(fill: &Arc<Fill>, shared: &Shared, patience: &mut DiskPatience) ->
         let lost = {
             let mut state = fill.lock();
             state.trim();
-            let lost = state.spool.is_lost();
+            let lost = state.disk.is_lost();
             if state.window.bytes() < FILL_WINDOW_BYTES as u64 {
                 return Ok(());
             }
@@ -314,20 +319,20 @@ async fn room(fill: &Arc<Fill>, shared: &Shared, patience: &mut DiskPatience) ->
             continue;
         }
         let (began, written) = (tokio::time::Instant::now(), fill.lock().written);
-        let told = tokio::time::timeout(patience.left(written), notice).await;
+        let notified = tokio::time::timeout(patience.left(written), notice).await;
         patience.waited(began.elapsed());
-        if told.is_err() {
+        if notified.is_err() {
             if fill.lock().written == written {
                 lose(fill, shared, "the disk has stalled");
             } else {
                 tracing::warn!(digest = %fill.digest(), "the disk is much slower than the upstream; the pull goes on uncached");
-                fill.change(|state| state.spool = Spool::Lost);
+                fill.change(|state| state.disk = DiskWriter::Lost);
             }
         }
     }
 }
 
-/// How long a fill still waits for its disk: [`FILL_DISK_WAIT`], and more for every byte that it takes. So a disk that
+/// How long a fill still waits for its disk: [`FILL_DISK_WAIT_MAX`], and more for every byte that it takes. So a disk that
 /// takes [`FILL_DISK_RATE_MIN`] is waited for as long as it does, and a slower one is left behind.
 struct DiskPatience {
     left: Duration,
@@ -338,7 +343,7 @@ struct DiskPatience {
 impl DiskPatience {
     fn new() -> Self {
         DiskPatience {
-            left: FILL_DISK_WAIT,
+            left: FILL_DISK_WAIT_MAX,
             written: 0,
         }
     }
@@ -347,7 +352,7 @@ impl DiskPatience {
     fn left(&mut self, written: u64) -> Duration {
         let earned = Duration::from_micros((written - self.written) * 1_000_000 / FILL_DISK_RATE_MIN);
         self.written = written;
-        self.left = (self.left + earned).min(FILL_DISK_WAIT);
+        self.left = (self.left + earned).min(FILL_DISK_WAIT_MAX);
         self.left
     }
 
@@ -357,44 +362,44 @@ impl DiskPatience {
 }
 
 fn lose(fill: &Fill, shared: &Shared, why: &'static str) {
-    fill.change(|state| state.spool = Spool::Lost);
+    fill.change(|state| state.disk = DiskWriter::Lost);
     shared.health.failed(&why);
 }
 
 /// Makes a verified fill an entry, when the disk has kept up. No client waits for this.
-async fn commit(fill: &Arc<Fill>, shared: &Arc<Shared>, verified: Verified, copied: bool) {
-    let draft = loop {
+async fn commit(fill: &Arc<Fill>, shared: &Arc<Shared>, verified: Verified, from_bucket: bool) {
+    let ingest = loop {
         let notice = fill.room.notified();
         {
             let mut state = fill.lock();
             let complete = state.written == state.window.end();
-            match std::mem::replace(&mut state.spool, Spool::Writing) {
-                Spool::Idle(draft) if complete => break draft,
-                Spool::Lost => {
-                    state.spool = Spool::Lost;
+            match std::mem::replace(&mut state.disk, DiskWriter::Writing) {
+                DiskWriter::Idle(ingest) if complete => break ingest,
+                DiskWriter::Lost => {
+                    state.disk = DiskWriter::Lost;
                     return;
                 }
-                other => state.spool = other,
+                other => state.disk = other,
             }
         }
-        spool::push(fill, shared);
-        if tokio::time::timeout(STORE_RETRY, notice).await.is_err() {
+        disk_writer::push(fill, shared);
+        if tokio::time::timeout(STORE_RETRY_INTERVAL, notice).await.is_err() {
             return lose(fill, shared, "the disk has stalled");
         }
     };
     let (shared_too, key) = (shared.clone(), Key::Blob(*verified.digest()));
-    let draft = match draft {
-        Some(draft) => Ok(draft),
+    let ingest = match ingest {
+        Some(ingest) => Ok(ingest),
         // An empty body has written nothing yet.
         None => {
-            let begun = blocking(move || shared_too.storage.begin(&key, Some(0))).await;
-            let Ok(begun) = begun else { return };
-            begun
+            let created = blocking(move || shared_too.storage.begin(&key, Some(0))).await;
+            let Ok(created) = created else { return };
+            created
         }
     };
-    match draft {
-        Ok(Draft::Ingest(ingest)) => commit_local(fill, shared, ingest, verified, copied).await,
-        Ok(Draft::Spooled(spooled)) => commit_spooled(fill, shared, &spooled, verified),
+    match ingest {
+        Ok(StorageIngest::Local(ingest)) => commit_local(fill, shared, ingest, verified, from_bucket).await,
+        Ok(StorageIngest::Spooled(spooled)) => commit_spooled(fill, shared, &spooled, verified),
         Err(error) => shared.health.failed(&error),
     }
 }
@@ -404,7 +409,7 @@ async fn commit_local(
     shared: &Arc<Shared>,
     ingest: Ingest,
     verified: Verified,
-    copied: bool,
+    from_bucket: bool,
 ) {
     let origin = &fill.origin;
     let meta = describe(fill, &verified);
@@ -419,10 +424,10 @@ async fn commit_local(
     match committed {
         Ok(Ok(verified)) => {
             let key = Key::Blob(*fill.digest());
-            shared.is_copied(&key);
-            if !copied {
+            shared.mark_replicated(&key);
+            if !from_bucket {
                 let verified = Some(verified);
-                shared.upload(&origin.namespace, Cargo::Local { key, verified });
+                shared.upload(&origin.namespace, UploadJob::Local { key, verified });
             }
             // Followers that are still behind read the file.
             fill.change(|state| {
@@ -447,7 +452,7 @@ fn commit_spooled(fill: &Arc<Fill>, shared: &Arc<Shared>, spooled: &Spooled, ver
     // The share of the spool is held until the blob has left it.
     let lease = fill.lock().lease.take();
     let blob = SpooledBlob::new(shared, entry, room, lease);
-    shared.upload(&fill.origin.namespace, Cargo::Spooled { blob, verified });
+    shared.upload(&fill.origin.namespace, UploadJob::Spooled { blob, verified });
     fill.change(|state| {
         state.window.trim(state.written, 0);
         state.memory = None;
@@ -468,7 +473,7 @@ fn describe(fill: &Fill, verified: &Verified) -> Meta {
         content_type: "application/octet-stream".to_owned(),
         created: unix_seconds(),
         public,
-        sources: vec![origin.source()],
+        sources: vec![origin.into()],
         verified: true,
         headers,
     };
@@ -497,8 +502,8 @@ mod tests {
 
     #[test]
     fn a_disk_is_waited_for_as_long_as_it_takes_enough() {
-        assert!(after(FILL_DISK_RATE_MIN, 60) > FILL_DISK_WAIT / 2);
-        assert!(after(10 * FILL_DISK_RATE_MIN, 60) > FILL_DISK_WAIT / 2);
+        assert!(after(FILL_DISK_RATE_MIN, 60) > FILL_DISK_WAIT_MAX / 2);
+        assert!(after(10 * FILL_DISK_RATE_MIN, 60) > FILL_DISK_WAIT_MAX / 2);
         assert!(after(FILL_DISK_RATE_MIN / 2, 60).is_zero());
         assert!(after(0, 2).is_zero());
     }

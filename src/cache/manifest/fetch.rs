@@ -1,4 +1,4 @@
-//! Asking an upstream what a tag means, and getting a manifest from it, whole and verified.
+//! Resolving a tag at an upstream, and fetching a manifest, whole and verified.
 
 use std::sync::Arc;
 
@@ -6,7 +6,8 @@ use bytes::{Bytes, BytesMut};
 
 use super::{Manifest, ManifestKey};
 use crate::cache::{
-    Class, FetchError, Shared, Slot, class_of, in_small_body_time, media_type, named_digest, storable,
+    Class, FetchError, FetchResources, Shared, class_of, in_small_body_time, media_type, named_digest,
+    storable,
 };
 use crate::config::{Access, Auth};
 use crate::limits::MANIFEST_BYTES_MAX;
@@ -14,7 +15,8 @@ use crate::oci::{Algorithm, Digest, Reference, SCHEMA1_TYPES, is_manifest_type, 
 use crate::runtime::clock::monotonic_micros;
 use crate::store::{TagPointer, Verified};
 use crate::upstream::{
-    Credentials, Fault, Method, Phase, Purpose, Request, Response, Resume, Target, UpstreamError,
+    Credentials, Fault, Phase, Purpose, Resume, Target, UpstreamError, UpstreamMethod, UpstreamRequest,
+    UpstreamResponse,
 };
 
 /// A manifest an upstream gave.
@@ -36,8 +38,8 @@ pub(super) enum Meaning {
     Unsaid,
 }
 
-fn request(key: &ManifestKey, method: Method, purpose: Purpose) -> Request {
-    Request {
+fn request(key: &ManifestKey, method: UpstreamMethod, purpose: Purpose) -> UpstreamRequest {
+    UpstreamRequest {
         namespace: key.origin.namespace.clone(),
         repository: key.origin.repository.clone(),
         target: Target::Manifest(key.reference.clone()),
@@ -81,23 +83,27 @@ fn is_list(media_type: &str) -> bool {
     media_type.contains(".image.index.") || media_type.contains(".manifest.list.")
 }
 
-/// Asks what a tag means now, without its content.
+/// Resolves what a tag means now, without its content.
 pub(super) async fn resolve(
     shared: &Shared,
     key: &ManifestKey,
     purpose: Purpose,
 ) -> Result<Meaning, FetchError> {
-    let _place = shared.place(class_of(purpose), &key.origin.namespace).await?;
-    resolve_in_place(shared, key, purpose).await
+    let _slot = shared.slot(class_of(purpose), &key.origin.namespace).await?;
+    resolve_in_slot(shared, key, purpose).await
 }
 
-/// As [`resolve`], for a caller that has a place.
-async fn resolve_in_place(
+/// As [`resolve`], for a caller that holds a slot.
+async fn resolve_in_slot(
     shared: &Shared,
     key: &ManifestKey,
     purpose: Purpose,
 ) -> Result<Meaning, FetchError> {
-    match shared.upstreams.fetch(&request(key, Method::Head, purpose)).await {
+    match shared
+        .upstreams
+        .fetch(&request(key, UpstreamMethod::Head, purpose))
+        .await
+    {
         // A page for people: whatever else its head says, it is not about a manifest.
         Ok(response) if is_page(&response.headers) => Ok(Meaning::Unsaid),
         Ok(response) => {
@@ -106,45 +112,47 @@ async fn resolve_in_place(
                 .map_or(Meaning::Unnamed, |digest| Meaning::Digest { digest, media_type }))
         }
         Err(error) => {
-            shared.access.heard_no(&key.origin, &key.caller, &error);
+            shared.access.record_denial(&key.origin, &key.caller, &error);
             Err(error.into())
         }
     }
 }
 
-/// Gets a manifest and verifies it. A body that breaks off is asked for again from its start: it is small.
+/// Gets a manifest and verifies it. A body that breaks off is requested again from its start: it is small.
 pub(super) async fn fetch(
     shared: &Shared,
     key: &ManifestKey,
     purpose: Purpose,
 ) -> Result<Fetched, FetchError> {
-    let Slot {
-        place: _place,
+    let FetchResources {
+        slot: _slot,
         mut memory,
-    } = shared.slot(Class::Manifest, &key.origin.namespace).await?;
-    let mut request = request(key, Method::Get, purpose);
+    } = shared
+        .fetch_resources(Class::Manifest, &key.origin.namespace)
+        .await?;
+    let mut request = request(key, UpstreamMethod::Get, purpose);
     // What everybody may have, when our credentials are to bring it.
     let mut seen_by_all = None;
     if shared.pays_for_all(key) {
-        seen_by_all = match (resolve_in_place(shared, key, purpose).await?, &key.reference) {
+        seen_by_all = match (resolve_in_slot(shared, key, purpose).await?, &key.reference) {
             (Meaning::Digest { digest, .. }, Reference::Tag(_)) => Some(digest),
             (Meaning::Digest { .. } | Meaning::Unnamed, Reference::Digest(digest)) => Some(*digest),
-            // Not seen without credentials, so it is asked for without them.
+            // Not seen without credentials, so it is requested without them.
             (Meaning::Unnamed, Reference::Tag(_)) | (Meaning::Unsaid, _) => None,
         };
     }
     if let Some(digest) = seen_by_all {
         request.target = Target::Manifest(Reference::Digest(digest));
-        request.credentials = Credentials::Ours;
+        request.credentials = Credentials::Operator;
     }
     let mut resume = Resume::new(0);
     loop {
-        let asked = monotonic_micros();
+        let requested_at = monotonic_micros();
         let response = shared
             .upstreams
             .fetch(&request)
             .await
-            .inspect_err(|error| shared.access.heard_no(&key.origin, &key.caller, error))?;
+            .inspect_err(|error| shared.access.record_denial(&key.origin, &key.caller, error))?;
         let mirror = response.mirror.clone();
         memory.shrink_to(response.content_length.unwrap_or(u64::MAX));
         let length = response.content_length.unwrap_or(MANIFEST_BYTES_MAX as u64);
@@ -181,9 +189,9 @@ pub(super) async fn fetch(
         if !manifest.public {
             shared
                 .access
-                .heard_yes(&key.origin, &manifest.digest, &key.caller, asked);
+                .record_grant(&key.origin, &manifest.digest, &key.caller, requested_at);
         }
-        shared.proven.note(&key.origin.namespace);
+        shared.proven.record(&key.origin.namespace);
         return Ok(fetched);
     }
 }
@@ -200,7 +208,7 @@ impl Shared {
     /// Whether content that everybody may read is fetched with the operator's credentials: registries count such pulls
     /// for the account, not for the address. It has to be seen without credentials first, by a `HEAD`, which is not counted.
     fn pays_for_all(&self, key: &ManifestKey) -> bool {
-        if !key.caller.is_anybody() {
+        if !key.caller.is_anonymous() {
             return false;
         }
         let registries = self.upstreams.registries();
@@ -209,10 +217,10 @@ impl Shared {
     }
 }
 
-/// Whether a mirror is at fault, so that the next place is asked at once.
+/// Whether a mirror is at fault, so that the next mirror or upstream is tried at once.
 pub(in crate::cache) fn blame(
     shared: &Shared,
-    request: &Request,
+    request: &UpstreamRequest,
     mirror: Option<&Arc<str>>,
     error: &FetchError,
 ) -> bool {
@@ -222,7 +230,7 @@ pub(in crate::cache) fn blame(
         FetchError::Schema1 => return false,
         _ => Fault::Wrong,
     };
-    shared.upstreams.blame(request, mirror, fault)
+    shared.upstreams.record_fault(request, mirror, fault)
 }
 
 /// Whether a response head may be that of a manifest: it names a type of manifests, or none.
@@ -238,7 +246,7 @@ fn is_page(headers: &http::HeaderMap) -> bool {
 }
 
 /// The body of a manifest, whole.
-pub(in crate::cache) async fn read_whole(response: &mut Response) -> Result<Bytes, FetchError> {
+pub(in crate::cache) async fn read_whole(response: &mut UpstreamResponse) -> Result<Bytes, FetchError> {
     if response
         .content_length
         .is_some_and(|length| length > MANIFEST_BYTES_MAX as u64)
@@ -268,7 +276,7 @@ pub(in crate::cache) fn type_of(headers: &http::HeaderMap, body: &[u8]) -> Resul
     })
 }
 
-async fn read(key: &ManifestKey, mut response: Response) -> Result<Fetched, FetchError> {
+async fn read(key: &ManifestKey, mut response: UpstreamResponse) -> Result<Fetched, FetchError> {
     let body = read_whole(&mut response).await?;
     let media_type = type_of(&response.headers, &body);
     if media_type

@@ -8,22 +8,22 @@ use std::sync::{Arc, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 
-use super::access::{Caller, Held};
-use super::flight::{Landing, Role};
-use super::{Cache, FetchError, Origin, Shared, unless};
-use crate::cache::upload::Cargo;
+use super::access::{Caller, HeldContent};
+use super::{Cache, FetchError, Shared, unless};
+use crate::cache::upload_queue::UploadJob;
 use crate::http::CacheResult;
-use crate::limits::{ABSENCE_LIFE, DESERTED_MANIFEST_MAX, MANIFEST_BYTES_MAX};
-use crate::oci::{Accept, Digest, NotManifest, Reference, accepts, manifest_type};
+use crate::limits::{ABSENCE_TTL, DESERTED_MANIFEST_TIMEOUT, MANIFEST_BYTES_MAX};
+use crate::oci::{Accept, Digest, NotManifest, Origin, Reference, accepts, manifest_type};
 use crate::runtime::clock::unix_seconds;
 use crate::runtime::helper::blocking;
-use crate::store::{Key, Meta, StoreError, Verified};
+use crate::runtime::single_flight::{Completer, Role};
+use crate::store::{Key, Meta, Source, StoreError, Verified};
 use crate::upstream::{Purpose, Target};
 
 use fetch::Fetched;
 pub(super) use fetch::{may_be_manifest, read_whole, type_of};
 
-/// What a manifest is asked by.
+/// The key of a manifest request.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct ManifestKey {
     pub origin: Origin,
@@ -49,7 +49,7 @@ pub struct Manifest {
 pub struct ManifestAnswer {
     pub manifest: Arc<Manifest>,
     pub cache: CacheResult,
-    /// By tag: when the upstream last confirmed it, and until when it may be served unasked (equal to the check
+    /// By tag: when the upstream last confirmed it, and until when it may be served without revalidation (equal to the check
     /// when not at all), in milliseconds since 1970.
     pub checked_ms: Option<u64>,
     pub fresh_until_ms: Option<u64>,
@@ -57,10 +57,10 @@ pub struct ManifestAnswer {
     pub stale: Option<String>,
 }
 
-type Flown = Landing<ManifestKey, Result<ManifestAnswer, FetchError>>;
+type SharedFetch = Completer<ManifestKey, Result<ManifestAnswer, FetchError>>;
 
 impl Cache {
-    /// The manifest of `key`: from the store, or from the upstream with one request however many ask.
+    /// The manifest of `key`: from the store, or from the upstream with one request for all concurrent callers.
     ///
     /// # Errors
     ///
@@ -68,20 +68,20 @@ impl Cache {
     ///
     /// # Cancellation
     ///
-    /// The work goes on for the others; when there are none, for [`DESERTED_MANIFEST_MAX`]. What has come is stored.
+    /// The work goes on for the others; when there are none, for [`DESERTED_MANIFEST_TIMEOUT`]. What has come is stored.
     pub async fn manifest(&self, key: ManifestKey) -> (Result<ManifestAnswer, FetchError>, Role) {
         let shared = self.0.clone();
         let (answer, role) = self
             .0
             .manifests
-            .join(&self.0.helper, key.clone(), move |landing| async move {
+            .join(&self.0.helper, key.clone(), move |completer| async move {
                 let work = async {
                     match &key.reference {
-                        Reference::Digest(digest) => by_digest(&shared, &key, digest, &landing).await,
-                        Reference::Tag(tag) => tag::by_tag(&shared, &key, tag, &landing).await,
+                        Reference::Digest(digest) => by_digest(&shared, &key, digest, &completer).await,
+                        Reference::Tag(tag) => tag::by_tag(&shared, &key, tag, &completer).await,
                     }
                 };
-                let _ = unless(landing.deserted(DESERTED_MANIFEST_MAX), work).await;
+                let _ = unless(completer.deserted(DESERTED_MANIFEST_TIMEOUT), work).await;
             })
             .await;
         (answer.unwrap_or(Err(FetchError::Lost)), role)
@@ -100,25 +100,25 @@ impl ManifestAnswer {
     }
 }
 
-async fn by_digest(shared: &Arc<Shared>, key: &ManifestKey, digest: &Digest, landing: &Flown) {
+async fn by_digest(shared: &Arc<Shared>, key: &ManifestKey, digest: &Digest, completer: &SharedFetch) {
     if let Some(manifest) = stored(shared, &key.origin, digest).await {
         let permit = permitted(shared, key, &manifest).await;
-        return landing.land(permit.map(|()| ManifestAnswer::content(manifest, CacheResult::Hit)));
+        return completer.complete(permit.map(|()| ManifestAnswer::content(manifest, CacheResult::Hit)));
     }
     let target = Target::Manifest(key.reference.clone());
     if let Some(absence) = shared.absences().last(&key.origin, &target, &key.caller) {
-        return landing.land(Err(absence));
+        return completer.complete(Err(absence));
     }
-    let before = shared.absences().before_asking(&key.origin);
+    let before = shared.absences().change_count(&key.origin);
     match fetch::fetch(shared, key, Purpose::Pull).await {
         Err(error) => {
-            let asked = (&key.origin, &target, &key.caller);
-            shared.absences().note(before, asked, &error, ABSENCE_LIFE);
-            landing.land(Err(error));
+            let request = (&key.origin, &target, &key.caller);
+            shared.absences().record(before, request, &error, ABSENCE_TTL);
+            completer.complete(Err(error));
         }
         Ok(fetched) => {
             let (manifest, storing) = announce(shared, &key.origin, fetched);
-            landing.land(Ok(ManifestAnswer::content(manifest, CacheResult::Miss)));
+            completer.complete(Ok(ManifestAnswer::content(manifest, CacheResult::Miss)));
             storing.store().await;
         }
     }
@@ -132,7 +132,7 @@ impl Shared {
 
 /// Whether the caller may have a manifest we hold.
 async fn permitted(shared: &Arc<Shared>, key: &ManifestKey, manifest: &Manifest) -> Result<(), FetchError> {
-    let held = Held {
+    let held = HeldContent {
         digest: &manifest.digest,
         public: manifest.public,
     };
@@ -141,17 +141,9 @@ async fn permitted(shared: &Arc<Shared>, key: &ManifestKey, manifest: &Manifest)
     Ok(())
 }
 
-pub(super) fn manifest_key(origin: &Origin, digest: &Digest) -> Key {
-    Key::Manifest {
-        namespace: origin.namespace.clone(),
-        repository: origin.repository.clone(),
-        digest: *digest,
-    }
-}
-
 /// The manifest as we have it: on its way to the disk, stored here, or in the bucket.
 pub(super) async fn stored(shared: &Arc<Shared>, origin: &Origin, digest: &Digest) -> Option<Arc<Manifest>> {
-    let (key, digest) = (manifest_key(origin, digest), *digest);
+    let (key, digest) = (Key::manifest(origin, digest), *digest);
     if let Some(manifest) = shared.pending().get(&key) {
         return Some(manifest.clone());
     }
@@ -180,7 +172,7 @@ pub(super) async fn stored(shared: &Arc<Shared>, origin: &Origin, digest: &Diges
         })
         .await;
     if let Some(manifest) = local {
-        shared.see_to_copy(&key);
+        shared.ensure_replicated(&key);
         return Some(Arc::new(manifest));
     }
     let meta = shared.look_in_bucket(&key).await?;
@@ -201,14 +193,14 @@ pub(super) async fn stored(shared: &Arc<Shared>, origin: &Origin, digest: &Diges
         Err(Unfit::Damaged) => return None,
     };
     if shared.storage.local().is_some() && shared.health.writable() {
-        // No client waits for this. Until it is done the bucket is asked again.
+        // No client waits for this. Until then the bucket is read again.
         let (shared, body) = (shared.clone(), manifest.body.clone());
         tokio::spawn(async move {
             let meta = Meta::clone(&meta);
             if let Ok(verified) = Verified::check(digest, Digest::of(digest.algorithm(), &body), meta.size)
                 && keep(&shared, key.clone(), body, meta, verified).await.is_some()
             {
-                shared.is_copied(&key);
+                shared.mark_replicated(&key);
             }
         });
     }
@@ -229,7 +221,7 @@ fn announce(shared: &Arc<Shared>, origin: &Origin, fetched: Fetched) -> (Arc<Man
     let manifest = Arc::new(fetched.manifest);
     // What was just pushed may be what was missing a moment ago.
     shared.absences().clear(origin);
-    let key = manifest_key(origin, &manifest.digest);
+    let key = Key::manifest(origin, &manifest.digest);
     shared.pending().insert(key.clone(), manifest.clone());
     (
         manifest.clone(),
@@ -263,27 +255,27 @@ impl Storing {
             content_type: manifest.media_type.clone(),
             created: unix_seconds(),
             public: manifest.public,
-            sources: vec![origin.source()],
+            sources: vec![Source::from(&origin)],
             verified: true,
             headers: manifest.headers.clone(),
         };
         let body = manifest.body.clone();
         if shared.storage.local().is_none() {
-            let cargo = Cargo::Manifest {
+            let job = UploadJob::Manifest {
                 key,
                 body,
                 meta: Box::new(meta),
                 verified,
                 _pending: pending,
             };
-            return shared.upload(&origin.namespace, cargo);
+            return shared.upload(&origin.namespace, job);
         }
         if shared.health.writable()
             && let Some(verified) = keep(&shared, key.clone(), body, meta, verified).await
         {
-            shared.is_copied(&key);
+            shared.mark_replicated(&key);
             let verified = Some(verified);
-            shared.upload(&origin.namespace, Cargo::Local { key, verified });
+            shared.upload(&origin.namespace, UploadJob::Local { key, verified });
         }
         drop(pending);
     }
@@ -301,7 +293,7 @@ impl Drop for Pending {
     }
 }
 
-/// Puts a manifest into the local store; gives the proof back when it is there.
+/// Puts a manifest into the local store; returns the [`Verified`] value when it is stored.
 async fn keep(shared: &Shared, key: Key, body: Bytes, meta: Meta, verified: Verified) -> Option<Verified> {
     let store = shared.storage.local()?.clone();
     let stored = blocking(move || {

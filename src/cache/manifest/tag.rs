@@ -4,20 +4,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::fetch::{fetch, resolve};
-use super::{Flown, Manifest, ManifestAnswer, ManifestKey, announce, permitted, stored};
+use super::{Manifest, ManifestAnswer, ManifestKey, SharedFetch, announce, permitted, stored};
 use crate::cache::access::Caller;
 use crate::cache::freshness::{TagTerms, is_fresh, terms};
 use crate::cache::records::Changes;
-use crate::cache::tags::TagKey;
-use crate::cache::upload::Cargo;
-use crate::cache::{Absence, FetchError, Origin, Shared};
-use crate::fail_point::reach;
+use crate::cache::upload_queue::UploadJob;
+use crate::cache::{Absence, FetchError, Shared};
+use crate::fail_point::hit;
 use crate::http::CacheResult;
-use crate::limits::BUCKET_LOOKUP_MAX;
-use crate::oci::{Accept, Reference, Tag};
+use crate::limits::BUCKET_LOOKUP_TIMEOUT;
+use crate::oci::{Accept, Origin, Reference, Tag};
 use crate::runtime::clock::{monotonic_micros, unix_millis};
 use crate::runtime::helper::blocking;
-use crate::store::TagPointer;
+use crate::store::{TagKey, TagPointer};
 use crate::upstream::{Purpose, Target, Verdict};
 
 /// What we hold of a tag: its pointer, and the manifest the caller may have for it.
@@ -26,9 +25,9 @@ struct Known {
     manifest: Arc<Manifest>,
 }
 
-pub(super) async fn by_tag(shared: &Arc<Shared>, key: &ManifestKey, tag: &Tag, landing: &Flown) {
+pub(super) async fn by_tag(shared: &Arc<Shared>, key: &ManifestKey, tag: &Tag, completer: &SharedFetch) {
     let Some(class) = key.accept.class_name() else {
-        return unkept(shared, key, landing).await;
+        return unkept(shared, key, completer).await;
     };
     let tag_key = TagKey {
         origin: key.origin.clone(),
@@ -39,7 +38,7 @@ pub(super) async fn by_tag(shared: &Arc<Shared>, key: &ManifestKey, tag: &Tag, l
     let rules = &registries.settings(&key.origin.namespace).0.tag_rules;
     let terms = terms(&shared.policy, rules, tag);
     let known = known(shared, &tag_key, terms).await;
-    let question = Question {
+    let request = TagRequest {
         key,
         tag: &tag_key,
         terms,
@@ -49,35 +48,39 @@ pub(super) async fn by_tag(shared: &Arc<Shared>, key: &ManifestKey, tag: &Tag, l
         if is_fresh(checked, now, terms.lifetime_ms) {
             let permit = permitted(shared, key, &known.manifest).await;
             let answer = || terms.answer(known.manifest.clone(), CacheResult::Hit, checked);
-            return landing.land(permit.map(|()| answer()));
+            return completer.complete(permit.map(|()| answer()));
         }
         if is_fresh(checked, now, terms.lifetime_ms.saturating_add(terms.grace_ms))
             && permitted(shared, key, &known.manifest).await.is_ok()
         {
-            landing.land(Ok(terms.stale(&known.manifest, checked, "it is being asked")));
-            // Newcomers are answered likewise meanwhile; one of them asks.
-            if let Some(_asking) = shared.revalidating.begin(&tag_key) {
-                let answer = question.put(shared, Some(known), None, &|_| {}).await;
+            completer.complete(Ok(terms.stale(
+                &known.manifest,
+                checked,
+                "a revalidation is in progress",
+            )));
+            // Later requests get the same answer meanwhile; one of them revalidates the tag.
+            if let Some(_revalidation) = shared.revalidating.begin(&tag_key) {
+                let answer = request.send(shared, Some(known), None, &|_| {}).await;
                 if let Err(NoAnswer { error, remembered }) = answer {
                     if !remembered {
-                        question.write_absence(shared, &error).await;
+                        request.write_absence(shared, &error).await;
                     }
-                    tracing::info!(registry = %key.origin.namespace, repository = %key.origin.repository, %tag, %error, "a tag could not be asked in the background");
+                    tracing::info!(registry = %key.origin.namespace, repository = %key.origin.repository, %tag, %error, "a background revalidation of a tag failed");
                 }
             }
             return;
         }
     }
-    let kept_ms = question.kept_absence(shared).await;
-    let land = |answer: ManifestAnswer| landing.land(Ok(answer));
-    let answer = question.put(shared, known.as_ref(), kept_ms, &land).await;
+    let kept_ms = request.kept_absence(shared).await;
+    let complete = |answer: ManifestAnswer| completer.complete(Ok(answer));
+    let answer = request.send(shared, known.as_ref(), kept_ms, &complete).await;
     if let Err(NoAnswer { error, remembered }) = answer {
         let checked_ms = known.as_ref().map(|known| known.pointer.checked_at_ms);
         let stale = kept_ms.filter(|kept_ms| {
             serves_stale(&error)
                 && checked_ms.is_none_or(|checked_ms| checked_ms < *kept_ms && !terms.keep_on_404)
         });
-        landing.land(match (stale, known) {
+        completer.complete(match (stale, known) {
             (Some(kept_ms), _) => {
                 let absence = Absence::new(&key.origin, kept_ms, &error);
                 Err(FetchError::Absent(absence))
@@ -86,7 +89,7 @@ pub(super) async fn by_tag(shared: &Arc<Shared>, key: &ManifestKey, tag: &Tag, l
             (None, None) => Err(error.clone()),
         });
         if !remembered {
-            question.write_absence(shared, &error).await;
+            request.write_absence(shared, &error).await;
         }
     }
 }
@@ -94,27 +97,27 @@ pub(super) async fn by_tag(shared: &Arc<Shared>, key: &ManifestKey, tag: &Tag, l
 /// Why a tag has no new answer.
 struct NoAnswer {
     error: FetchError,
-    /// The upstream was not asked: it answered 404 a moment ago.
+    /// No request was sent: the upstream answered 404 a moment ago.
     remembered: bool,
 }
 
-/// What a tag means, asked for one caller.
-struct Question<'a> {
+/// A request for the meaning of a tag, for one caller.
+struct TagRequest<'a> {
     key: &'a ManifestKey,
     tag: &'a TagKey,
     terms: TagTerms,
 }
 
-impl Question<'_> {
-    /// Asks the upstream, unless it has just answered 404.
-    async fn put(
+impl TagRequest<'_> {
+    /// Sends the request to the upstream, unless the upstream has just answered 404.
+    async fn send(
         &self,
         shared: &Arc<Shared>,
         known: Option<&Known>,
         kept_ms: Option<u64>,
-        land: &(dyn Fn(ManifestAnswer) + Sync),
+        complete: &(dyn Fn(ManifestAnswer) + Sync),
     ) -> Result<(), NoAnswer> {
-        let Question { key, tag, terms } = *self;
+        let TagRequest { key, tag, terms } = *self;
         // A registry that answers 404 for one set of types may have another.
         let native = key.accept == Accept::Native;
         let target = Target::Manifest(key.reference.clone());
@@ -122,17 +125,17 @@ impl Question<'_> {
             let remembered = true;
             return Err(NoAnswer { error, remembered });
         }
-        let before = shared.absences().before_asking(&key.origin);
-        let answer = ask(shared, key, tag, known, kept_ms.is_some(), terms, land).await;
+        let before = shared.absences().change_count(&key.origin);
+        let answer = revalidate_or_fetch(shared, key, tag, known, kept_ms.is_some(), terms, complete).await;
         match &answer {
             Ok(()) if kept_ms.is_some() => {
                 let changes = Changes::not_absent_tag(&tag.tag);
                 shared.write_records(&key.origin, changes).await;
             }
             Err(error) if native => {
-                let asked = (&key.origin, &target, &key.caller);
+                let request = (&key.origin, &target, &key.caller);
                 let life = Duration::from_millis(terms.lifetime_ms);
-                shared.absences().note(before, asked, error, life);
+                shared.absences().record(before, request, error, life);
             }
             _ => {}
         }
@@ -174,16 +177,16 @@ impl Question<'_> {
     }
 }
 
-/// Asks the upstream: whether what we hold is still right, and for the manifest if not. The answer goes to `land` as soon
+/// Revalidates a held pointer, and fetches the manifest if the tag has moved. The answer goes to `complete` as soon
 /// as there is one; storing follows.
-async fn ask(
+async fn revalidate_or_fetch(
     shared: &Arc<Shared>,
     key: &ManifestKey,
     tag: &TagKey,
     known: Option<&Known>,
     kept: bool,
     terms: TagTerms,
-    land: &(dyn Fn(ManifestAnswer) + Sync),
+    complete: &(dyn Fn(ManifestAnswer) + Sync),
 ) -> Result<(), FetchError> {
     let purpose = if known.is_some() || kept {
         Purpose::Revalidate
@@ -194,30 +197,30 @@ async fn ask(
     if (known.is_some() || !shared.policy.cache_tags)
         && !shared.upstreams.is_head_in_vain(&key.origin.namespace)
     {
-        let (asked, asked_ms) = (monotonic_micros(), unix_millis());
+        let (requested_at, requested_ms) = (monotonic_micros(), unix_millis());
         let held = known.map(|known| &known.pointer);
         if let Some(digest) = resolve(shared, key, purpose).await?.digest_like(held) {
             // The same, or moved to what we hold anyway.
             if let Some(manifest) = stored(shared, &key.origin, &digest).await {
-                shared.heard_yes(&key.origin, &manifest, &key.caller, asked);
+                shared.record_manifest_grant(&key.origin, &manifest, &key.caller, requested_at);
                 if known.is_some_and(|known| known.pointer.digest != digest) {
                     shared.absences().clear(&key.origin);
                 }
-                let pointer = tag.pointer(&manifest, asked_ms);
+                let pointer = tag.pointer(&manifest, requested_ms);
                 shared.remember(tag, &pointer);
-                land(terms.answer(manifest, CacheResult::Revalidated, asked_ms));
+                complete(terms.answer(manifest, CacheResult::Revalidated, requested_ms));
                 shared.save_pointer(tag, pointer).await;
                 return Ok(());
             }
         }
     }
-    let asked_ms = unix_millis();
+    let requested_ms = unix_millis();
     let fetched = fetch(shared, key, purpose).await?;
-    reach("manifest-fetched");
+    hit("manifest-fetched");
     let (manifest, storing) = announce(shared, &key.origin, fetched);
-    let pointer = tag.pointer(&manifest, asked_ms);
+    let pointer = tag.pointer(&manifest, requested_ms);
     shared.remember(tag, &pointer);
-    land(terms.answer(manifest, CacheResult::Miss, asked_ms));
+    complete(terms.answer(manifest, CacheResult::Miss, requested_ms));
     storing.store().await;
     shared.save_pointer(tag, pointer).await;
     Ok(())
@@ -243,14 +246,14 @@ async fn last_resort(
     }
 }
 
-/// Types we do not know: the client's own question, its own answer, under no pointer.
-async fn unkept(shared: &Arc<Shared>, key: &ManifestKey, landing: &Flown) {
+/// A request for unknown types gets an answer of its own, under no pointer.
+async fn unkept(shared: &Arc<Shared>, key: &ManifestKey, completer: &SharedFetch) {
     match fetch(shared, key, Purpose::Pull).await {
-        Err(error) => landing.land(Err(error)),
+        Err(error) => completer.complete(Err(error)),
         Ok(fetched) => {
             let (manifest, storing) = announce(shared, &key.origin, fetched);
             let now = unix_millis();
-            landing.land(Ok(ManifestAnswer {
+            completer.complete(Ok(ManifestAnswer {
                 checked_ms: Some(now),
                 fresh_until_ms: Some(now),
                 ..ManifestAnswer::content(manifest, CacheResult::Miss)
@@ -266,7 +269,7 @@ async fn known(shared: &Arc<Shared>, tag: &TagKey, terms: TagTerms) -> Option<Kn
     Some(Known { pointer, manifest })
 }
 
-/// Whether an upstream that answers so is having a bad day, rather than saying something about the tag.
+/// Whether the error is a fault of the upstream, and no answer about the tag.
 fn serves_stale(error: &FetchError) -> bool {
     match error {
         FetchError::Upstream(error) => error.is_outage(),
@@ -319,14 +322,21 @@ impl TagTerms {
 }
 
 impl Shared {
-    /// Notes that the upstream answered `caller` with this manifest.
-    fn heard_yes(self: &Arc<Self>, origin: &Origin, manifest: &Manifest, caller: &Caller, asked: u64) {
+    /// Records a grant: the upstream answered `caller` with this manifest.
+    fn record_manifest_grant(
+        self: &Arc<Self>,
+        origin: &Origin,
+        manifest: &Manifest,
+        caller: &Caller,
+        requested_at: u64,
+    ) {
         if manifest.public {
             return;
         }
-        self.access.heard_yes(origin, &manifest.digest, caller, asked);
-        if caller.is_anybody() {
-            self.vouch(
+        self.access
+            .record_grant(origin, &manifest.digest, caller, requested_at);
+        if caller.is_anonymous() {
+            self.record_source(
                 &Target::Manifest(Reference::Digest(manifest.digest)),
                 origin,
                 true,
@@ -341,7 +351,7 @@ impl Shared {
         }
     }
 
-    /// What is known of a tag. Unless that is fresh, the bucket is looked at: another machine may have asked since.
+    /// What is known of a tag. Unless that is fresh, the bucket is looked at: another machine may have revalidated the tag since.
     pub(in crate::cache) async fn pointer(&self, tag: &TagKey, terms: TagTerms) -> Option<TagPointer> {
         if !self.policy.cache_tags {
             return None;
@@ -358,7 +368,7 @@ impl Shared {
         if checked.is_some_and(|checked| is_fresh(checked, now, terms.lifetime_ms)) {
             return known;
         }
-        // A check in the future is the word of a clock that is wrong, here and there.
+        // A check in the future comes from a wrong clock, be the pointer local or from the bucket.
         let checked = checked.filter(|checked| *checked <= now);
         let newer = |pointer: &TagPointer| {
             pointer.checked_at_ms <= now && checked.is_none_or(|checked| checked < pointer.checked_at_ms)
@@ -396,7 +406,7 @@ impl Shared {
             } = &origin;
             store.find_tag(namespace, repository, &tag, &class).await
         };
-        bucket.in_time(BUCKET_LOOKUP_MAX, finding).await?
+        bucket.within_deadline(BUCKET_LOOKUP_TIMEOUT, finding).await?
     }
 
     pub(in crate::cache) async fn save_pointer(self: &Arc<Self>, tag: &TagKey, pointer: TagPointer) {
@@ -404,11 +414,11 @@ impl Shared {
             return;
         }
         if self.storage.bucket().is_some() {
-            let cargo = Cargo::Tag {
+            let job = UploadJob::Tag {
                 tag: tag.clone(),
                 pointer: pointer.clone(),
             };
-            self.upload(&tag.origin.namespace, cargo);
+            self.upload(&tag.origin.namespace, job);
         }
         let Some(store) = self.storage.local().cloned() else {
             return;

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use super::listed;
+use super::listing::parse;
 use crate::http::link;
 use crate::oci::{ListQuery, Tag, is_manifest_type, manifest_type};
 
@@ -15,21 +15,21 @@ pub fn manifest(bytes: &[u8]) {
         }
     }
 
-    if let Ok(tags) = listed::tags(bytes) {
+    if let Ok(tags) = parse::tags(bytes) {
         assert!(tags.len() <= 6 * bytes.len() + 2);
         let names: Vec<String> = serde_json::from_slice(&tags).expect("an array of names");
         assert!(names.iter().all(|name| name.parse::<Tag>().is_ok()));
     }
     let body = Bytes::copy_from_slice(bytes);
     for wanted in [None, Some("application/x")] {
-        if let Ok(index) = listed::referrers(&body, wanted) {
+        if let Ok(index) = parse::referrers(&body, wanted) {
             assert!(index.len() <= bytes.len() + 200);
             assert!(serde_json::from_slice::<serde::de::IgnoredAny>(&index).is_ok());
         }
     }
     if let Ok(text) = std::str::from_utf8(bytes)
         && let Some(target) = link::next(text.lines())
-        && let Some(query) = listed::page(target, &ListQuery::default())
+        && let Some(query) = parse::page(target, &ListQuery::default())
     {
         assert!(!query.is_empty() && query.as_str().len() <= 2048);
         assert!(

@@ -9,20 +9,22 @@ use std::time::Duration;
 use crate::cache::bucket::Bucket;
 use crate::cache::freshness::TagTerms;
 use crate::cache::records::Changes;
-use crate::cache::storage::{Draft, Storage};
-use crate::cache::tags::TagKey;
-use crate::cache::upload::Cargo;
-use crate::cache::{Cache, Origin, Shared, TagPolicy};
+use crate::cache::storage::{Storage, StorageIngest};
+use crate::cache::upload_queue::UploadJob;
+use crate::cache::{Cache, Shared, TagPolicy};
 use crate::config::{ProxyEnvironment, Registries};
+use crate::oci::Origin;
 use crate::runtime::helper::{Helper, blocking};
-use crate::runtime::memory::MemoryBudget;
+use crate::runtime::memory_budget::MemoryBudget;
 use crate::store::tests::cases::{expect, put};
 use crate::store::tests::sample::{RecordOf, TagName, blob, content, data_name, pointer, tag};
 use crate::store::tests::{
     ENGINE_NAME_MAX, Engine, Place, Scratch, SharedPlace, Shelf, files_below, keeps_the_contract,
     keeps_the_contract_of_machines, write_file,
 };
-use crate::store::{Entry, FsStore, Key, Meta, OpenError, ReferrersRecord, Source, TagPointer, Verified};
+use crate::store::{
+    Entry, FsStore, Key, Meta, OpenError, ReferrersRecord, Source, TagKey, TagPointer, Verified,
+};
 use crate::upstream::Upstreams;
 
 /// A bucket, the directory of the machine that [`Place::open`] gives, and those of others.
@@ -32,7 +34,7 @@ pub struct Tiered {
     others: Mutex<Vec<Scratch>>,
 }
 
-/// A cache that has no registries to ask.
+/// A cache without registries.
 #[derive(Clone)]
 pub struct Machine(Arc<Shared>);
 
@@ -48,7 +50,7 @@ impl Tiered {
         let fs = loop {
             match FsStore::open(dir) {
                 Ok(fs) => break Arc::new(fs),
-                // What the one before had begun is ending.
+                // The work of the store before is ending.
                 Err(OpenError::InUse(_)) => tokio::time::sleep(Duration::from_millis(5)).await,
                 Err(error) => panic!("{error}"),
             }
@@ -57,7 +59,7 @@ impl Tiered {
         let policy = TagPolicy {
             cache_tags: true,
             cache_latest: true,
-            always_ask_latest: false,
+            always_revalidate_latest: false,
             ttl: Duration::ZERO,
             stale_while_revalidate: Duration::ZERO,
         };
@@ -84,22 +86,24 @@ impl Machine {
         }
     }
 
-    /// What `ask` gives when the bucket has answered: one that takes too long, on a busy machine, has nothing.
-    async fn answered<T>(&self, ask: impl AsyncFn() -> Option<T>) -> Option<T> {
+    /// The result of `lookup` when the bucket has answered: one that takes too long, on a busy machine, has nothing.
+    async fn answered<T>(&self, lookup: impl AsyncFn() -> Option<T>) -> Option<T> {
         loop {
             let mut found = None;
-            if self.is_bucket_asked().await {
-                found = Some(ask().await);
+            if self.is_bucket_used().await {
+                found = Some(lookup().await);
             }
             match found {
-                Some(found) if self.is_bucket_asked().await => return found,
+                Some(found) if self.is_bucket_used().await => return found,
                 _ => tokio::time::sleep(Duration::from_millis(50)).await,
             }
         }
     }
 
-    async fn is_bucket_asked(&self) -> bool {
-        let nothing = self.bucket().in_time(Duration::from_secs(60), async { Ok(()) });
+    async fn is_bucket_used(&self) -> bool {
+        let nothing = self
+            .bucket()
+            .within_deadline(Duration::from_secs(60), async { Ok(()) });
         nothing.await.is_some()
     }
 
@@ -128,42 +132,42 @@ fn origin_of(of: &RecordOf) -> Origin {
 }
 
 impl Shelf for Machine {
-    /// And how much was written.
-    type Draft = (Key, Draft, u64);
+    /// The ingest and its written length.
+    type Ingest = (Key, StorageIngest, u64);
 
-    async fn begin(&self, key: &Key, size: Option<u64>) -> Self::Draft {
+    async fn begin(&self, key: &Key, size: Option<u64>) -> Self::Ingest {
         (key.clone(), self.0.storage.begin(key, size).unwrap(), 0)
     }
 
-    async fn write(&self, (_, draft, at): &mut Self::Draft, bytes: &[u8]) {
-        draft.write_at(bytes, *at).unwrap();
+    async fn write(&self, (_, ingest, at): &mut Self::Ingest, bytes: &[u8]) {
+        ingest.write_at(bytes, *at).unwrap();
         *at += bytes.len() as u64;
     }
 
     async fn commit(
         &self,
-        (key, draft, _): Self::Draft,
+        (key, ingest, _): Self::Ingest,
         verified: Verified,
         meta: Meta,
     ) -> Result<(), String> {
-        let Draft::Ingest(ingest) = draft else {
+        let StorageIngest::Local(ingest) = ingest else {
             panic!("there is a local store")
         };
         let fs = self.fs();
         let committed =
             blocking(move || FsStore::commit(&fs, ingest, &verified, meta).map(|_| verified)).await;
         let verified = committed.unwrap().map_err(|error| error.to_string())?;
-        self.0.is_copied(&key);
+        self.0.mark_replicated(&key);
         let verified = Some(verified);
         self.0
-            .upload(&"r.example".parse().unwrap(), Cargo::Local { key, verified });
+            .upload(&"r.example".parse().unwrap(), UploadJob::Local { key, verified });
         self.settle().await;
         Ok(())
     }
 
     async fn find(&self, key: &Key) -> Option<Meta> {
         if let Some(entry) = self.find_here(key).await {
-            self.0.see_to_copy(key);
+            self.0.ensure_replicated(key);
             self.settle().await;
             return Some(Meta::clone(&entry.meta));
         }
@@ -185,9 +189,13 @@ impl Shelf for Machine {
         whole.expect("it can be read")[from as usize..to as usize].to_vec()
     }
 
-    async fn vouch(&self, key: &Key, source: &Source, public: bool) {
-        FsStore::vouch(&self.fs(), key, source, public).unwrap();
-        self.bucket().store().vouch(key, source, public).await.unwrap();
+    async fn record_source(&self, key: &Key, source: &Source, public: bool) {
+        FsStore::record_source(&self.fs(), key, source, public).unwrap();
+        self.bucket()
+            .store()
+            .record_source(key, source, public)
+            .await
+            .unwrap();
     }
 
     async fn recheck(&self, key: &Key) {
@@ -326,7 +334,7 @@ async fn what_is_damaged_in_the_bucket_is_made_good_from_here() {
 }
 
 #[tokio::test]
-async fn a_check_in_the_future_is_believed_neither_here_nor_there() {
+async fn a_check_in_the_future_counts_neither_here_nor_there() {
     let place = Tiered::make().await;
     let (store, other) = (place.open().await, place.machine().await);
     let name = tag("library/a", "v1", "native");

@@ -1,4 +1,4 @@
-//! Every source, every mistake, and what is said about it.
+//! Every source, every error, and its diagnostic.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -18,11 +18,11 @@ struct Case<'a> {
 }
 
 impl Case<'_> {
-    fn resolve(&self) -> Result<Config, Mistakes> {
-        self.with_surroundings(resolve)
+    fn resolve(&self) -> Result<Config, Diagnostics> {
+        self.with_environment(resolve)
     }
 
-    fn with_surroundings<T>(&self, run: impl FnOnce(Layer, Surroundings<'_>) -> T) -> T {
+    fn with_environment<T>(&self, run: impl FnOnce(Layer, Environment<'_>) -> T) -> T {
         let mut flags = Layer::default();
         for (setting, text) in self.flags {
             flags.insert_flag(*setting, (*text).to_owned());
@@ -33,7 +33,7 @@ impl Case<'_> {
         }
         run(
             flags,
-            Surroundings {
+            Environment {
                 env: &|name| env.get(name).map(|v| (*v).to_owned()),
                 read_file: &|path| match self.file {
                     Some(text) if path == Path::new("f.yaml") => Ok(FileText {
@@ -48,9 +48,9 @@ impl Case<'_> {
         )
     }
 
-    fn mistakes(&self) -> Vec<String> {
-        let mistakes = self.resolve().expect_err("the case has a mistake").0;
-        mistakes
+    fn diagnostics(&self) -> Vec<String> {
+        let diagnostics = self.resolve().expect_err("the case has an error").0;
+        diagnostics
             .into_iter()
             .map(|m| format!("{}: {}", m.what, m.why))
             .collect()
@@ -73,7 +73,7 @@ fn nothing_configured_gives_the_defaults() {
         }],
         tls: None,
         kernel_tls: KernelTls::Off,
-        storage: Storage::Fs {
+        storage: StorageConfig::Fs {
             root: FS_ROOT_DEFAULT.into(),
             chosen: RootChoice::Default,
         },
@@ -91,7 +91,7 @@ fn nothing_configured_gives_the_defaults() {
         access_log: true,
         drain_timeout: Duration::from_secs(30),
         drain_delay: Duration::ZERO,
-        supervisor: Supervisor::default(),
+        systemd: SystemdEnvironment::default(),
         memory_cache_bytes: 64 << 20,
         registries: Registries::default(),
         proxies: ProxyEnvironment::default(),
@@ -99,7 +99,7 @@ fn nothing_configured_gives_the_defaults() {
         stale_while_revalidate: Duration::ZERO,
         registry_header: false,
         client_login: false,
-        front_auth: None,
+        client_auth: None,
         warnings: Vec::new(),
     };
     assert_eq!(config, expected);
@@ -191,7 +191,7 @@ access_log: off
         ],
         tls: None,
         kernel_tls: KernelTls::Auto,
-        storage: Storage::Fs {
+        storage: StorageConfig::Fs {
             root: "/s".into(),
             chosen: RootChoice::Given,
         },
@@ -209,7 +209,7 @@ access_log: off
         access_log: false,
         drain_timeout: Duration::from_secs(30),
         drain_delay: Duration::ZERO,
-        supervisor: Supervisor::default(),
+        systemd: SystemdEnvironment::default(),
         memory_cache_bytes: 1 << 30,
         registries: Registries::default(),
         proxies: ProxyEnvironment::default(),
@@ -217,7 +217,7 @@ access_log: off
         stale_while_revalidate: Duration::ZERO,
         registry_header: false,
         client_login: false,
-        front_auth: None,
+        client_auth: None,
         warnings: Vec::new(),
     };
     assert_eq!(config, expected);
@@ -274,7 +274,7 @@ fn registries_are_a_list_or_a_map() {
 }
 
 #[test]
-fn each_mistake_names_the_setting_as_written_the_value_and_what_is_accepted() {
+fn each_diagnostic_names_the_setting_as_written_the_value_and_what_is_accepted() {
     type Row<'a> = (
         &'a [(Setting, &'a str)],
         &'a [(&'a str, &'a str)],
@@ -465,36 +465,33 @@ fn each_mistake_names_the_setting_as_written_the_value_and_what_is_accepted() {
         ),
     ];
     for (flags, env, file, expected) in table {
-        let mistakes = Case {
+        let diagnostics = Case {
             flags,
             env,
             file: *file,
             ..Case::default()
         }
-        .mistakes();
-        assert_eq!(mistakes.len(), 1, "{mistakes:?}");
+        .diagnostics();
+        assert_eq!(diagnostics.len(), 1, "{diagnostics:?}");
         assert!(
-            mistakes[0].starts_with(expected),
+            diagnostics[0].starts_with(expected),
             "\n  got {}\n wanted {expected}",
-            mistakes[0]
+            diagnostics[0]
         );
     }
 }
 
 #[test]
-fn all_mistakes_are_reported_at_once() {
+fn all_errors_are_reported_at_once() {
     let case = Case {
         flags: &[(Setting::TagTtl, "x")],
         env: &[("CORES", "many"), ("S3_BUCKET", "/")],
         file: Some("oops: 1\nlog_level: loud\nregistries:\n- {name: ':', url: ftp://x}\n"),
         ..Case::default()
     };
-    assert_eq!(case.mistakes().len(), 7, "{:#?}", case.mistakes());
+    assert_eq!(case.diagnostics().len(), 7, "{:#?}", case.diagnostics());
     let shown = case.resolve().unwrap_err().to_string();
-    assert!(
-        shown.starts_with("7 mistakes in the configuration:\n  "),
-        "{shown}"
-    );
+    assert!(shown.starts_with("7 errors in the configuration:\n  "), "{shown}");
 }
 
 #[test]
@@ -554,7 +551,7 @@ fn the_store_falls_back_to_a_place_the_user_can_write() {
         .storage;
         assert_eq!(
             storage,
-            Storage::Fs {
+            StorageConfig::Fs {
                 root: root.into(),
                 chosen: *chosen
             }
@@ -569,16 +566,16 @@ fn a_refused_start_makes_no_directory() {
         env: &[("CORES", "x")],
         ..Case::default()
     };
-    let result = case.with_surroundings(|flags, surroundings| {
+    let result = case.with_environment(|flags, environment| {
         let probe = |_: &Path| {
             *asked.borrow_mut() += 1;
             true
         };
         resolve(
             flags,
-            Surroundings {
+            Environment {
                 is_writable_dir: &probe,
-                ..surroundings
+                ..environment
             },
         )
     });
@@ -593,7 +590,7 @@ fn a_health_check_needs_only_the_address() {
         file: Some("listen_addr: ':9'\nunknown: 1\n"),
         ..Case::default()
     };
-    let listen = case.with_surroundings(listen_addresses).unwrap();
+    let listen = case.with_environment(listen_addresses).unwrap();
     assert_eq!(listen, [ListenAddr::parse(":9", false).unwrap()]);
 }
 

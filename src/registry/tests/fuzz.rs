@@ -12,10 +12,11 @@ pub fn route(bytes: &[u8]) {
     let query = lines.next().and_then(|query| std::str::from_utf8(query).ok());
     let field = lines.next();
     let default: Namespace = "docker.io".parse().expect("a name");
-    let Ok(Route::Content(asked, what)) = route::parse(path, query, field.into_iter(), Some(&default)) else {
+    let Ok(Route::Content(requested, what)) = route::parse(path, query, field.into_iter(), Some(&default))
+    else {
         return;
     };
-    let origin = &asked.origin;
+    let origin = &requested.origin;
     let (namespace, repository) = (origin.namespace.as_str(), origin.repository.as_str());
     assert_eq!(namespace.parse::<Namespace>().as_ref(), Ok(&origin.namespace));
     assert_eq!(
@@ -31,7 +32,7 @@ pub fn route(bytes: &[u8]) {
                 .all(|byte| byte.is_ascii_graphic() && !b"/\\%?#".contains(&byte))
         );
     }
-    if let Some(ns) = &asked.ns {
+    if let Some(ns) = &requested.ns {
         assert!(ns.bytes().all(|byte| byte.is_ascii_graphic()), "{ns:?}");
     }
     let digest = match &what {

@@ -25,8 +25,8 @@ pub(super) const HTTPS_WANTED_BY_DOCKER: &[u8] = b"HTTP/1.1 401 Unauthorized\r\n
     {\"errors\":[{\"code\":\"UNAUTHORIZED\",\"message\":\"this port speaks TLS: the URL has to begin with https://; \
     docker tries plain HTTP after https has refused it, so check the login\"}]}\n";
 
-/// What a connection is told that is one too many, before it is closed; its request is not waited for.
-pub(super) const CROWDED: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\n\
+/// The response to a connection above a limit, sent before the connection is closed without reading a request.
+pub(super) const CONNECTION_LIMIT_RESPONSE: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\n\
 Retry-After: 1\r\n\
 Content-Type: application/json\r\n\
 X-Content-Type-Options: nosniff\r\n\
@@ -65,7 +65,7 @@ mod tests {
 
     #[test]
     fn answers_without_a_request_say_how_long_they_are() {
-        for answer in [CROWDED, HTTPS_WANTED, HTTPS_WANTED_BY_DOCKER] {
+        for answer in [CONNECTION_LIMIT_RESPONSE, HTTPS_WANTED, HTTPS_WANTED_BY_DOCKER] {
             let text = std::str::from_utf8(answer).unwrap();
             let (head, body) = text.split_once("\r\n\r\n").unwrap();
             let length = head
@@ -81,7 +81,7 @@ mod tests {
     #[test]
     fn answers_without_a_request_carry_the_policy_of_all_others() {
         let refused = refusal(&HeadError::Timeout).fields.to_map();
-        for answer in [CROWDED, HTTPS_WANTED, HTTPS_WANTED_BY_DOCKER] {
+        for answer in [CONNECTION_LIMIT_RESPONSE, HTTPS_WANTED, HTTPS_WANTED_BY_DOCKER] {
             let text = std::str::from_utf8(answer).unwrap();
             let (head, _) = text.split_once("\r\n\r\n").unwrap();
             for name in ["X-Content-Type-Options", "Content-Security-Policy"] {

@@ -1,8 +1,8 @@
 //! Bytes to a request head. Pure, without allocations, fuzzed.
 //!
-//! The rule: whatever two readers could read differently is refused, and the connection ends with the answer.
-//! A cache sits behind proxies and in front of registries; a request that one of them takes for two is how
-//! strangers' requests and answers get mixed. Nothing we serve needs a request body, so there is none.
+//! Rule: a head that two readers could read differently is rejected, and the connection ends with the response.
+//! A cache sits behind proxies and in front of registries. A request that one of them reads as two mixes the requests
+//! and responses of different clients. No route needs a request body, so the parser rejects bodies.
 //!
 //! Not here: reading from the socket, deadlines (and their 408), and decoding of the path.
 
@@ -65,7 +65,7 @@ pub enum HeadError {
     WriteWithBody,
     Expect,
     AuthorizationRepeated,
-    /// The head did not end within its deadline; told by the connection, not by the parser.
+    /// The head did not end within its deadline; reported by the connection, not by the parser.
     Timeout,
 }
 
@@ -203,8 +203,8 @@ fn request_line_too_long(line: &[u8]) -> HeadError {
     }
 }
 
-/// Looks at the end of the request line as soon as it is there: HTTP/0.9 clients send no more. (Who begins with the preface
-/// of HTTP/2 is not read here; behind another request it is a mistake.)
+/// Looks at the end of the request line as soon as it is there: HTTP/0.9 clients send no more. (A connection
+/// that starts with the HTTP/2 preface is not parsed here; the preface behind another request is an error.)
 fn check_version(line: &[u8]) -> Result<(), HeadError> {
     match line {
         [.., b' ', b'H', b'T', b'T', b'P', b'/', b'1', b'.', b'0' | b'1'] => Ok(()),

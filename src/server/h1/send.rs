@@ -1,4 +1,4 @@
-//! Responses to bytes on the wire: one function per kind of body.
+//! Encodes and sends responses: one function per kind of body.
 
 use std::cell::RefCell;
 use std::fs::File;
@@ -10,14 +10,14 @@ use bytes::Bytes;
 use super::encode;
 use crate::http::{Body, Fields, Method, Piece, Ready, RequestHead, Response, Span, Version};
 use crate::limits::{
-    COLD_STEP_BYTES, OPEN_RANGE_UNSENT_BYTES, SEND_STALL_SECONDS, SPLICE_BYTES_MIN, TLS_PENDING_BYTES,
-    TLS_TURN_BYTES, TURN_BYTES,
+    COLD_READ_BYTES, OPEN_RANGE_UNSENT_BYTES, SEND_STALL_TIMEOUT, SEND_TURN_BYTES, SPLICE_BYTES_MIN,
+    TLS_PENDING_BYTES, TLS_SEND_TURN_BYTES,
 };
 use crate::runtime::clock::unix_seconds;
 use crate::runtime::helper::{Helper, ReadKind};
+use crate::server::deadlines::{ConnectionDeadline, WaitReason};
 use crate::server::pages::{Pages, Reader};
 use crate::server::stream::Stream;
-use crate::server::watch::{Waiting, Watch};
 use crate::sys::{Pipe, read_resident};
 
 thread_local! {
@@ -28,7 +28,7 @@ thread_local! {
 /// One response on its way to one client.
 pub struct Sending<'a> {
     pub stream: &'a Stream,
-    pub watch: &'a Watch,
+    pub deadline: &'a ConnectionDeadline,
     pub helper: &'a Helper,
     pub head: &'a RequestHead<'a>,
     pub keep_alive: bool,
@@ -81,7 +81,7 @@ impl Sent {
     }
 }
 
-/// How the end of a body is told.
+/// Framing of the end of a body.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Framing {
     Length(u64),
@@ -93,27 +93,27 @@ enum Framing {
 impl Sending<'_> {
     /// Sends an encoded response.
     pub async fn ready(&self, ready: &Ready) -> Sent {
-        let wire = match self.head.method {
-            Method::Head => &ready.wire[..ready.head_len],
-            _ => &ready.wire[..],
+        let encoded = match self.head.method {
+            Method::Head => &ready.encoded[..ready.head_len],
+            _ => &ready.encoded[..],
         };
         let file = ready.file.as_ref().filter(|_| self.head.method != Method::Head);
-        let mut bytes = (wire.len() - ready.head_len) as u64;
+        let mut bytes = (encoded.len() - ready.head_len) as u64;
         let result = if self.keep_alive && self.head.version == Version::Http11 {
             // The common case, and one system call.
-            match self.stream.send(wire, file.is_some()) {
-                Ok(sent) if sent == wire.len() => Ok(()),
+            match self.stream.send(encoded, file.is_some()) {
+                Ok(sent) if sent == encoded.len() => Ok(()),
                 Ok(sent) => {
-                    self.send_all(&mut [IoSlice::new(&wire[sent..])], file.is_some())
+                    self.send_all(&mut [IoSlice::new(&encoded[sent..])], file.is_some())
                         .await
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    self.send_all(&mut [IoSlice::new(wire)], file.is_some()).await
+                    self.send_all(&mut [IoSlice::new(encoded)], file.is_some()).await
                 }
                 Err(error) => Err(error),
             }
         } else {
-            let (head, body) = wire.split_at(ready.head_len);
+            let (head, body) = encoded.split_at(ready.head_len);
             let head = &head[..ready.head_len - 2];
             let end = [connection_field(self.keep_alive), b"\r\n"].concat();
             let mut slices = [IoSlice::new(head), IoSlice::new(&end), IoSlice::new(body)];
@@ -214,7 +214,7 @@ impl Sending<'_> {
                 self.send_all(&mut [IoSlice::new(head)], false).await?;
                 loop {
                     // Waiting for an upstream is not the client's fault: no deadline of this connection runs.
-                    self.watch.clear();
+                    self.deadline.clear();
                     let piece = growing.next().await;
                     match piece {
                         Ok(Some(piece)) => self.piece(piece, framing, bytes).await?,
@@ -258,7 +258,7 @@ impl Sending<'_> {
         while !slices.is_empty() {
             match self.stream.send_vectored(slices, more) {
                 Ok(sent) => {
-                    self.watch.sent(sent);
+                    self.deadline.sent(sent);
                     IoSlice::advance_slices(&mut slices, sent);
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.room().await?,
@@ -287,7 +287,7 @@ impl Sending<'_> {
         let pages = Pages::of(file);
         let mut offset = span.start;
         let mut turn = 0;
-        let mut turn_max = TLS_TURN_BYTES;
+        let mut turn_max = TLS_SEND_TURN_BYTES;
         while offset < span.end {
             // Nothing is read for a client that takes nothing.
             self.flush().await?;
@@ -313,7 +313,7 @@ impl Sending<'_> {
                 Ok(Some(sent)) => sent as u64,
                 Ok(None) => {
                     if reader != Reader::HelperCached {
-                        turn_max = COLD_STEP_BYTES;
+                        turn_max = COLD_READ_BYTES;
                     }
                     let read = self.read(pages, file, offset, span, reader).await?;
                     let more = more || offset + (read.len() as u64) < span.end;
@@ -359,7 +359,7 @@ impl Sending<'_> {
         reader: Reader,
     ) -> io::Result<Vec<u8>> {
         let file = file.clone();
-        let length = (span.end - offset).min(COLD_STEP_BYTES - offset % COLD_STEP_BYTES);
+        let length = (span.end - offset).min(COLD_READ_BYTES - offset % COLD_READ_BYTES);
         self.helper
             .read(read_kind(reader, span), move || pages.read(&file, offset, length))
             .await
@@ -379,7 +379,7 @@ impl Sending<'_> {
         let pages = Pages::of(file);
         let mut offset = span.start;
         let mut turn = 0;
-        let mut turn_max = TURN_BYTES;
+        let mut turn_max = SEND_TURN_BYTES;
         while offset < span.end || pipe.held() > 0 {
             if pipe.held() == 0 {
                 let step = (span.end - offset).min(pipe.capacity() as u64);
@@ -388,7 +388,7 @@ impl Sending<'_> {
                     Reader::Core(step) => pipe.fill(file, offset, step as usize)?,
                     reader => {
                         if reader == Reader::HelperMissing {
-                            turn_max = COLD_STEP_BYTES;
+                            turn_max = COLD_READ_BYTES;
                         }
                         let file = file.clone();
                         let (filled, moved) = self
@@ -412,7 +412,7 @@ impl Sending<'_> {
             }
             match self.stream.splice(&mut pipe, more || offset < span.end) {
                 Ok(sent) => {
-                    self.watch.sent(sent);
+                    self.deadline.sent(sent);
                     *bytes += sent as u64;
                     turn += sent as u64;
                 }
@@ -435,14 +435,14 @@ impl Sending<'_> {
         let pages = Pages::of(file);
         let mut offset = span.start;
         let mut turn = 0;
-        let mut turn_max = TURN_BYTES;
+        let mut turn_max = SEND_TURN_BYTES;
         while offset < span.end {
             let step = (span.end - offset).min(SPLICE_BYTES_MIN);
             let step = match pages.reader(file, offset, step) {
                 Reader::Core(step) => step,
                 reader => {
                     if reader == Reader::HelperMissing {
-                        turn_max = COLD_STEP_BYTES;
+                        turn_max = COLD_READ_BYTES;
                     }
                     let read = self.read(pages, file, offset, span, reader).await?;
                     offset += read.len() as u64;
@@ -461,7 +461,7 @@ impl Sending<'_> {
             match self.stream.sendfile(file, offset, step as usize) {
                 Ok(0) => return Err(truncated()),
                 Ok(sent) => {
-                    self.watch.sent(sent);
+                    self.deadline.sent(sent);
                     offset += sent as u64;
                     *bytes += sent as u64;
                     turn += sent as u64;
@@ -482,15 +482,15 @@ impl Sending<'_> {
 
     /// Waits until the client takes more; the core's other tasks have their turn meanwhile.
     async fn room(&self) -> io::Result<()> {
-        self.watch.set(Waiting::Output, SEND_STALL_SECONDS);
+        self.deadline.set(WaitReason::Output, SEND_STALL_TIMEOUT);
         self.stream.writable().await?;
-        if self.watch.expired() || !self.watch.keeps_pace() {
+        if self.deadline.expired() || !self.deadline.meets_minimum_rate() {
             return Err(io::Error::new(
                 io::ErrorKind::TimedOut,
                 "the client took next to nothing for a minute",
             ));
         }
-        self.watch.clear();
+        self.deadline.clear();
         Ok(())
     }
 }
@@ -518,14 +518,14 @@ fn truncated() -> io::Error {
     )
 }
 
-/// The wire form of a 200, for [`Sending::ready`]: all of it for a body in memory, the head for one in a file.
+/// Encodes a 200 for [`Sending::ready`]: all of it for a body in memory, the head for one in a file.
 pub fn encode_ready(fields: &Fields, body: &Bytes, file: Option<(Arc<File>, u64)>, now: u64) -> Ready {
     let size = file.as_ref().map_or(body.len() as u64, |(_, size)| *size);
-    let mut wire = Vec::with_capacity(fields.as_bytes().len() + body.len() + 128);
-    encode::begin(&mut wire, 200, now, fields);
-    encode::content_length(&mut wire, size);
-    wire.extend_from_slice(b"\r\n");
-    let head_len = wire.len();
-    wire.extend_from_slice(body);
-    Ready::new(wire, head_len, body.clone(), file)
+    let mut encoded = Vec::with_capacity(fields.as_bytes().len() + body.len() + 128);
+    encode::begin(&mut encoded, 200, now, fields);
+    encode::content_length(&mut encoded, size);
+    encoded.extend_from_slice(b"\r\n");
+    let head_len = encoded.len();
+    encoded.extend_from_slice(body);
+    Ready::new(encoded, head_len, body.clone(), file)
 }

@@ -4,18 +4,17 @@ use std::fs::File;
 use std::future::poll_fn;
 use std::pin::pin;
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::{Either, select};
 use h2::SendStream;
 
-use super::chunk::{BUFFER_BYTES, Buffer, Charge, Chunk};
-use super::connection::Shared;
+use super::send_buffer::{BUFFER_BYTES, Buffer, Charge, Chunk};
+use super::shared::Shared;
 use super::unread::OpenRange;
 use crate::http::{Growing, Piece, Span};
 use crate::limits::{
-    COLD_STEP_BYTES, H2_OPEN_RANGE_PATIENCE, OPEN_RANGE_UNSENT_BYTES, SEND_RATE_MIN, SEND_STALL_SECONDS,
+    COLD_READ_BYTES, H2_OPEN_RANGE_TIMEOUT, OPEN_RANGE_UNSENT_BYTES, SEND_RATE_MIN, SEND_STALL_TIMEOUT,
     SPLICE_BYTES_MIN,
 };
 use crate::runtime::clock::monotonic_millis;
@@ -64,7 +63,7 @@ impl<'a, H> Outbound<'a, H> {
     ///
     /// [`H2_OPEN_RANGE_UNREAD_BYTES`]: crate::limits::H2_OPEN_RANGE_UNREAD_BYTES
     pub fn limit_ahead(&mut self) {
-        self.shared.wire.limit_unsent(OPEN_RANGE_UNSENT_BYTES);
+        self.shared.io.limit_unsent(OPEN_RANGE_UNSENT_BYTES);
         let id = self.stream.stream_id().as_u32();
         self.open_range = Some(self.shared.open_ranges.begin(id));
     }
@@ -124,7 +123,7 @@ impl<'a, H> Outbound<'a, H> {
                         _ if span.size() < SPLICE_BYTES_MIN => ReadKind::Small,
                         _ => ReadKind::Large,
                     };
-                    let window = COLD_STEP_BYTES - offset % COLD_STEP_BYTES;
+                    let window = COLD_READ_BYTES - offset % COLD_READ_BYTES;
                     let step = (span.end - offset).min(BUFFER_BYTES as u64).min(window);
                     // What was read waits for room again, outside the budget.
                     let _charge = self.place_to_read(step as usize).await;
@@ -160,7 +159,7 @@ impl<'a, H> Outbound<'a, H> {
         self.memory(Bytes::from(tail), true).await
     }
 
-    /// Sends what arrives, until all of it was found right. `length` is what the client was told.
+    /// Sends what arrives, until all of it was found right. `length` is the declared length.
     pub async fn growing(&mut self, mut growing: Box<dyn Growing>, length: Option<u64>) -> Result<(), Cut> {
         loop {
             let piece = {
@@ -190,9 +189,9 @@ impl<'a, H> Outbound<'a, H> {
 
     /// Whether the client lets its streams have [`SEND_RATE_MIN`] between them: one alone may have to wait for the others. It
     /// is asked when this one has waited for long enough, however short each wait was.
-    fn keeps_pace(&mut self, waited_ms: u64) -> bool {
+    fn meets_minimum_rate(&mut self, waited_ms: u64) -> bool {
         self.waited_ms += waited_ms;
-        if self.waited_ms < 1_000 * u64::from(SEND_STALL_SECONDS) {
+        if self.waited_ms < SEND_STALL_TIMEOUT.as_millis() as u64 {
             return true;
         }
         let enough = SEND_RATE_MIN * std::mem::take(&mut self.waited_ms) / 1_000;
@@ -214,7 +213,7 @@ impl<'a, H> Outbound<'a, H> {
     /// Waits while the client has received more of an open range than it may have unread.
     async fn open_range_is_read(&mut self) -> Result<(), Cut> {
         loop {
-            let begun = monotonic_millis();
+            let wait_start = monotonic_millis();
             let ranges = &self.shared.open_ranges;
             let waited = {
                 let Some(range) = &self.open_range else {
@@ -224,13 +223,13 @@ impl<'a, H> Outbound<'a, H> {
                 // Bytes that the client's kernel has not confirmed are not unread. Most steps need no system call to tell.
                 let sent_or_unread = self.bytes.saturating_sub(read);
                 if sent_or_unread < ranges.unread_max()
-                    || sent_or_unread.saturating_sub(self.shared.wire.unconfirmed()) < ranges.unread_max()
+                    || sent_or_unread.saturating_sub(self.shared.io.unconfirmed()) < ranges.unread_max()
                 {
                     return Ok(());
                 }
                 let more = pin!(range.read_more_than(read));
                 let reset = pin!(poll_fn(|cx| self.stream.poll_reset(cx)));
-                monoio::time::timeout(H2_OPEN_RANGE_PATIENCE, select(more, reset))
+                monoio::time::timeout(H2_OPEN_RANGE_TIMEOUT, select(more, reset))
                     .await
                     .map(|first| match first {
                         Either::Left(_) => Ok(()),
@@ -241,7 +240,7 @@ impl<'a, H> Outbound<'a, H> {
                 Ok(outcome) => outcome?,
                 Err(_) => ranges.raise_unread_max(),
             }
-            if !self.keeps_pace(monotonic_millis().saturating_sub(begun)) {
+            if !self.meets_minimum_rate(monotonic_millis().saturating_sub(wait_start)) {
                 return Err(Cut::Stalled);
             }
         }
@@ -257,15 +256,15 @@ impl<'a, H> Outbound<'a, H> {
             self.stream.reserve_capacity(wanted);
             let mut room = self.stream.capacity();
             if room == 0 {
-                let stall = Duration::from_secs(u64::from(SEND_STALL_SECONDS));
-                let begun = monotonic_millis();
+                let stall = SEND_STALL_TIMEOUT;
+                let wait_start = monotonic_millis();
                 let more = poll_fn(|cx| self.stream.poll_capacity(cx));
                 room = match monoio::time::timeout(stall, more).await {
                     Ok(Some(Ok(room))) => room,
                     Ok(_) => return Err(Cut::Gone),
                     Err(_) => return Err(Cut::Stalled),
                 };
-                if !self.keeps_pace(monotonic_millis().saturating_sub(begun)) {
+                if !self.meets_minimum_rate(monotonic_millis().saturating_sub(wait_start)) {
                     return Err(Cut::Stalled);
                 }
             }

@@ -14,7 +14,7 @@ use rustls::server::{ProducesTickets, ServerSessionMemoryCache, StoresServerSess
 use rustls::{RootCertStore, ServerConfig};
 
 use super::certificate::Facts;
-use super::{Offload, files, self_signed};
+use super::{KtlsSupport, self_signed};
 use crate::anchor::{Anchors, ClientVerifier};
 use crate::limits::TLS_SESSIONS_MAX;
 use crate::runtime::clock::unix_seconds;
@@ -25,13 +25,13 @@ const PROTOCOLS: &[&[u8]] = &[b"h2", b"http/1.1"];
 /// What the operator gives.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Material {
-    pub identity: Identity,
-    pub clients: Clients,
+    pub identity: ServerIdentity,
+    pub clients: ClientCertificates,
 }
 
 /// Who we are.
 #[derive(Clone, PartialEq, Eq)]
-pub enum Identity {
+pub enum ServerIdentity {
     /// Our own making, once per process.
     SelfSigned,
     /// The certificate with those that lead to its authority, and its key.
@@ -40,9 +40,9 @@ pub enum Identity {
 
 /// Who clients are.
 #[derive(Clone, PartialEq, Eq)]
-pub enum Clients {
-    NotAsked,
-    Asked {
+pub enum ClientCertificates {
+    NotRequested,
+    Requested {
         /// Authorities of their certificates; those of the system when there are none.
         roots: Option<Pem>,
         /// Who has no certificate stays outside. Who has a wrong one always does.
@@ -73,7 +73,7 @@ pub struct Acceptor(Arc<Shared>);
 
 struct Shared {
     provider: Arc<CryptoProvider>,
-    offload: Offload,
+    ktls: KtlsSupport,
     config: RwLock<Arc<ServerConfig>>,
     material: Mutex<Material>,
     resumption: Mutex<Resumption>,
@@ -99,20 +99,21 @@ impl Resumption {
 }
 
 impl Acceptor {
-    /// Reads the system's authorities where they are wanted; for the start. `offload`: what the kernel shall take over.
+    /// Reads the system's authorities where `material` needs them; for the start. `ktls`: the ciphers that kTLS takes
+    /// over.
     ///
     /// # Errors
     ///
     /// A file that holds something else than it should, or a key that does not fit.
-    pub fn new(material: Material, offload: Offload) -> Result<Self, MaterialError> {
+    pub fn new(material: Material, ktls: KtlsSupport) -> Result<Self, MaterialError> {
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let resumption = Resumption::new()?;
         let mut generated = None;
-        let (config, facts) = build(&provider, offload, &material, &resumption, &mut generated)?;
-        tell(&facts, &material.clients);
+        let (config, facts) = build(&provider, ktls, &material, &resumption, &mut generated)?;
+        log_certificate(&facts, &material.clients);
         Ok(Acceptor(Arc::new(Shared {
             provider,
-            offload,
+            ktls,
             config: RwLock::new(config),
             material: Mutex::new(material),
             resumption: Mutex::new(resumption),
@@ -129,12 +130,12 @@ impl Acceptor {
             .clone()
     }
 
-    pub(super) fn offload(&self) -> Offload {
-        self.0.offload
+    pub(super) fn ktls(&self) -> KtlsSupport {
+        self.0.ktls
     }
 
-    /// Takes over other material for coming handshakes; connections under way go on. `false` when it is no other.
-    /// Blocking: not for a core.
+    /// Replaces the material for later handshakes; connections in progress go on. Returns `false` when the material
+    /// is the same. Blocking: not for a core.
     ///
     /// # Errors
     ///
@@ -153,16 +154,10 @@ impl Acceptor {
             Resumption::new()?
         };
         let mut generated = shared.generated.lock().unwrap_or_else(PoisonError::into_inner);
-        let (config, facts) = build(
-            &shared.provider,
-            shared.offload,
-            &new,
-            &resumption,
-            &mut generated,
-        )?;
+        let (config, facts) = build(&shared.provider, shared.ktls, &new, &resumption, &mut generated)?;
         *shared.config.write().unwrap_or_else(PoisonError::into_inner) = config;
         *shared.resumption.lock().unwrap_or_else(PoisonError::into_inner) = resumption;
-        tell(&facts, &new.clients);
+        log_certificate(&facts, &new.clients);
         *material = new;
         Ok(true)
     }
@@ -172,27 +167,18 @@ impl Acceptor {
         let material = self.0.material.lock();
         material.unwrap_or_else(PoisonError::into_inner).clone()
     }
-
-    /// Takes over files that change, from a thread of its own, until the process ends.
-    ///
-    /// # Errors
-    ///
-    /// When the thread cannot be had.
-    pub fn watch_files(&self) -> std::io::Result<()> {
-        files::watch(self.clone())
-    }
 }
 
 fn build(
     provider: &Arc<CryptoProvider>,
-    offload: Offload,
+    ktls: KtlsSupport,
     material: &Material,
     resumption: &Resumption,
     generated: &mut Option<(String, String)>,
 ) -> Result<(Arc<ServerConfig>, Facts), MaterialError> {
     let (chain, key) = match &material.identity {
-        Identity::Files { chain, key } => (certificates(chain)?, private_key(key)?),
-        Identity::SelfSigned => {
+        ServerIdentity::Files { chain, key } => (certificates(chain)?, private_key(key)?),
+        ServerIdentity::SelfSigned => {
             if generated.is_none() {
                 *generated = Some(self_signed::generate().map_err(other)?);
             }
@@ -211,8 +197,8 @@ fn build(
         .first()
         .and_then(Facts::read)
         .ok_or_else(|| match &material.identity {
-            Identity::Files { chain, .. } => wrong(chain, "its first certificate cannot be read"),
-            Identity::SelfSigned => other("a certificate of our making cannot be read"),
+            ServerIdentity::Files { chain, .. } => wrong(chain, "its first certificate cannot be read"),
+            ServerIdentity::SelfSigned => other("a certificate of our making cannot be read"),
         })?;
     let builder = ServerConfig::builder_with_provider(provider.clone())
         .with_safe_default_protocol_versions()
@@ -224,25 +210,25 @@ fn build(
     let mut config = builder
         .with_single_cert(chain, key)
         .map_err(|error| match &material.identity {
-            Identity::Files { key, .. } => match error {
+            ServerIdentity::Files { key, .. } => match error {
                 rustls::Error::InconsistentKeys(_) => wrong(key, "does not fit the certificate"),
                 error => wrong(key, error),
             },
-            Identity::SelfSigned => other(error),
+            ServerIdentity::SelfSigned => other(error),
         })?;
     config.alpn_protocols = PROTOCOLS.iter().map(|name| name.to_vec()).collect();
     config.ticketer = resumption.tickets.clone();
     config.session_storage = resumption.sessions.clone();
     config.max_early_data_size = 0;
-    config.enable_secret_extraction = offload.any();
+    config.enable_secret_extraction = ktls.any();
     Ok((Arc::new(config), facts))
 }
 
 fn verifier(
     provider: &Arc<CryptoProvider>,
-    clients: &Clients,
+    clients: &ClientCertificates,
 ) -> Result<Option<Arc<dyn ClientCertVerifier>>, MaterialError> {
-    let Clients::Asked { roots, required } = clients else {
+    let ClientCertificates::Requested { roots, required } = clients else {
         return Ok(None);
     };
     let mut trusted = RootCertStore::empty();
@@ -312,14 +298,14 @@ fn other(why: impl ToString) -> MaterialError {
 }
 
 /// What an operator wants to see before a client does.
-fn tell(facts: &Facts, clients: &Clients) {
-    let asked = match clients {
-        Clients::NotAsked => "",
-        Clients::Asked { required: true, .. } => "; clients must show a certificate",
-        Clients::Asked { required: false, .. } => "; clients may show a certificate",
+fn log_certificate(facts: &Facts, clients: &ClientCertificates) {
+    let requirement = match clients {
+        ClientCertificates::NotRequested => "",
+        ClientCertificates::Requested { required: true, .. } => "; clients must show a certificate",
+        ClientCertificates::Requested { required: false, .. } => "; clients may show a certificate",
     };
     tracing::info!(
-        "TLS certificate for {}, valid until {}{asked}",
+        "TLS certificate for {}, valid until {}{requirement}",
         facts.names,
         facts.until()
     );
@@ -337,8 +323,8 @@ impl Acceptor {
     /// Says again what is wrong with the certificate that is used, if anything.
     pub(super) fn remind(&self) {
         let facts = match self.material().identity {
-            Identity::SelfSigned => None,
-            Identity::Files { chain, .. } => certificates(&chain)
+            ServerIdentity::SelfSigned => None,
+            ServerIdentity::Files { chain, .. } => certificates(&chain)
                 .ok()
                 .and_then(|chain| chain.first().and_then(Facts::read)),
         };

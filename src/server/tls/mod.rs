@@ -1,22 +1,23 @@
-//! TLS with clients: certificates, handshakes, and the bytes of a session. Knows nothing about HTTP, but for what a client
-//! that does not speak TLS is told.
+//! TLS with clients: certificates, handshakes, and the bytes of a session. Knows nothing about HTTP, except for the
+//! response to a client without TLS.
 
 mod acceptor;
+mod cert_reload;
 mod certificate;
-mod files;
-mod gate;
-mod kernel;
-mod offload;
+mod handshake_limiter;
+mod key_usage;
+mod ktls_probe;
+mod ktls_stream;
 mod record;
 mod self_signed;
 mod session;
 mod subject;
-mod wear;
 
-pub use acceptor::{Acceptor, Clients, Identity, Material, MaterialError, Pem};
-pub(in crate::server) use gate::Gate;
-pub(in crate::server) use kernel::KernelStream;
-pub use offload::Offload;
+pub use acceptor::{Acceptor, ClientCertificates, Material, MaterialError, Pem, ServerIdentity};
+pub use cert_reload::start as start_cert_reload;
+pub(in crate::server) use handshake_limiter::HandshakeLimiter;
+pub use ktls_probe::KtlsSupport;
+pub(in crate::server) use ktls_stream::KtlsStream;
 pub(in crate::server) use session::TlsStream;
 
 use std::sync::Arc;
@@ -24,17 +25,17 @@ use std::sync::Arc;
 use rustls::ServerConfig;
 
 /// What a core needs to take TLS clients in.
-pub(in crate::server) struct Door {
+pub(in crate::server) struct TlsContext {
     acceptor: Acceptor,
-    pub gate: Gate,
+    pub handshakes: HandshakeLimiter,
 }
 
-impl Door {
+impl TlsContext {
     /// For the calling core.
     pub fn new(acceptor: Acceptor) -> Self {
-        Door {
+        TlsContext {
             acceptor,
-            gate: Gate::default(),
+            handshakes: HandshakeLimiter::default(),
         }
     }
 
@@ -43,8 +44,8 @@ impl Door {
         self.acceptor.config()
     }
 
-    /// What the kernel takes over afterwards.
-    pub fn offload(&self) -> Offload {
-        self.acceptor.offload()
+    /// Returns the kTLS support for sessions after the handshake.
+    pub fn ktls(&self) -> KtlsSupport {
+        self.acceptor.ktls()
     }
 }

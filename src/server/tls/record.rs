@@ -21,8 +21,8 @@ impl Record {
         }
     }
 
-    /// Notes bytes, no more than there was room for.
-    pub fn note(&mut self, received: &[u8]) {
+    /// Adds received bytes, no more than there was room for.
+    pub fn add(&mut self, received: &[u8]) {
         if self.is_over() {
             self.have = 0;
         }
@@ -50,13 +50,13 @@ mod tests {
     #[test]
     fn no_read_goes_beyond_a_record() {
         // Two records, the first without content, and the beginning of a third.
-        let wire = [&[22, 3, 1, 0, 0][..], &[22, 3, 3, 1, 2], &[7; 258], &[23, 3]].concat();
+        let bytes = [&[22, 3, 1, 0, 0][..], &[22, 3, 3, 1, 2], &[7; 258], &[23, 3]].concat();
         for step in [1, 3, 300] {
             let mut record = Record::default();
             let (mut at, mut ends) = (0, Vec::new());
-            while at < wire.len() {
-                let read = record.room().min(step).min(wire.len() - at);
-                record.note(&wire[at..at + read]);
+            while at < bytes.len() {
+                let read = record.room().min(step).min(bytes.len() - at);
+                record.add(&bytes[at..at + read]);
                 at += read;
                 if record.is_over() {
                     ends.push(at);

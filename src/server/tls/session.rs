@@ -9,18 +9,20 @@ use std::net;
 use std::pin::pin;
 use std::sync::Arc;
 
+use std::time::Duration;
+
 use rustls::{ProtocolVersion, ServerConfig, ServerConnection};
 
-use super::gate::Gate;
-use super::kernel::KernelStream;
+use super::handshake_limiter::HandshakeLimiter;
+use super::ktls_stream::KtlsStream;
 use super::record::Record;
-use super::{Offload, subject};
+use super::{KtlsSupport, subject};
 use crate::http::Certificate;
-use crate::limits::{FIRST_REQUEST, HANDSHAKE_SECONDS, TLS_PENDING_BYTES, TLS_READS_MAX};
+use crate::limits::{FIRST_REQUEST_TIMEOUT, HANDSHAKE_TIMEOUT, TLS_PENDING_BYTES, TLS_READS_MAX};
 use crate::runtime::clock::{monotonic_seconds, unix_seconds};
 use crate::runtime::shutdown::Shutdown;
+use crate::server::deadlines::{ConnectionDeadline, WaitReason};
 use crate::server::h1;
-use crate::server::watch::{Waiting, Watch};
 use crate::sys::Socket;
 use crate::sys::ktls::Cipher;
 
@@ -30,8 +32,9 @@ pub struct TlsStream {
     session: RefCell<ServerConnection>,
     h2: OnceCell<bool>,
     certificate: OnceCell<Certificate>,
-    /// What the kernel takes over after the handshake. If anything, no byte behind the client's last record of it is read.
-    offload: Offload,
+    /// The ciphers that kTLS takes over after the handshake. With any, no byte behind the last handshake record of
+    /// the client is read.
+    ktls: KtlsSupport,
 }
 
 /// Why there is no session.
@@ -39,7 +42,7 @@ pub struct TlsStream {
 pub enum HandshakeError {
     #[error("plain HTTP on a TLS listener")]
     PlainHttp,
-    #[error("no handshake within {HANDSHAKE_SECONDS} s")]
+    #[error("no handshake within {} s", HANDSHAKE_TIMEOUT.as_secs())]
     Late,
     #[error("a session was resumed whose certificate has expired since")]
     Outlived,
@@ -49,7 +52,7 @@ pub enum HandshakeError {
 
 impl TlsStream {
     /// A client of which nothing has been read.
-    pub fn new(socket: Socket, config: Arc<ServerConfig>, offload: Offload) -> io::Result<Self> {
+    pub fn new(socket: Socket, config: Arc<ServerConfig>, ktls: KtlsSupport) -> io::Result<Self> {
         let mut session = ServerConnection::new(config).map_err(io::Error::other)?;
         // We bound what waits ourselves, in plain bytes: see `send_vectored`.
         session.set_buffer_limit(None);
@@ -58,7 +61,7 @@ impl TlsStream {
             session: RefCell::new(session),
             h2: OnceCell::new(),
             certificate: OnceCell::new(),
-            offload,
+            ktls,
         })
     }
 
@@ -76,27 +79,27 @@ impl TlsStream {
         self.certificate.get()
     }
 
-    /// Makes the session, within [`HANDSHAKE_SECONDS`]. A client that speaks plain HTTP has been told so when that is the
-    /// error.
+    /// Makes the session, within [`HANDSHAKE_TIMEOUT`]. A client of plain HTTP has received an HTTP response when the
+    /// error is [`HandshakeError::PlainHttp`].
     pub async fn handshake(
         &self,
-        watch: &Watch,
-        gate: &Gate,
+        deadline: &ConnectionDeadline,
+        limiter: &HandshakeLimiter,
         shutdown: &Shutdown,
     ) -> Result<(), HandshakeError> {
-        let deadline = monotonic_seconds() + HANDSHAKE_SECONDS;
-        let left = || deadline.saturating_sub(monotonic_seconds());
-        let mut begin = Beginning::default();
-        let mut waiting = Waiting::Nothing;
+        let ends = monotonic_seconds() + HANDSHAKE_TIMEOUT.as_secs() as u32;
+        let left = || Duration::from_secs(u64::from(ends.saturating_sub(monotonic_seconds())));
+        let mut begin = FirstBytes::default();
+        let mut wait_reason = WaitReason::Nothing;
         let mut last_chance = false;
         loop {
             match self.flush() {
                 Ok(()) => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    waiting = Waiting::Output;
-                    watch.set(waiting, left());
+                    wait_reason = WaitReason::Output;
+                    deadline.set(wait_reason, left());
                     self.socket.writable().await.map_err(HandshakeError::Failed)?;
-                    if watch.expired() {
+                    if deadline.expired() {
                         return Err(HandshakeError::Late);
                     }
                     continue;
@@ -106,35 +109,35 @@ impl TlsStream {
             if !self.session.borrow().is_handshaking() {
                 break;
             }
-            // Who has not begun keeps nobody from stopping, and is the first to make room.
+            // A client without a byte delays no stop, and is evicted first.
             let wait = if begin.len == 0 {
-                Waiting::Idle
+                WaitReason::Idle
             } else {
-                Waiting::Input
+                WaitReason::Input
             };
-            if wait != waiting {
-                waiting = wait;
-                watch.set(wait, left());
+            if wait != wait_reason {
+                wait_reason = wait;
+                deadline.set(wait, left());
             }
             let readable = pin!(self.socket.readable());
-            match watch.unless_ended(readable).await {
+            match deadline.unless_ended(readable).await {
                 Some(readable) => readable.map_err(HandshakeError::Failed)?,
                 // One who has only just connected has its first bytes on the way.
                 None if begin.len == 0 && !last_chance && shutdown.draining() => {
                     last_chance = true;
-                    monoio::time::sleep(FIRST_REQUEST).await;
+                    monoio::time::sleep(FIRST_REQUEST_TIMEOUT).await;
                 }
                 None => return Err(HandshakeError::Late),
             }
-            let step = gate.enter().await;
-            let stepped = self.step(&mut begin);
-            drop(step);
-            match stepped {
+            let turn = limiter.acquire().await;
+            let processed = self.process_input(&mut begin);
+            drop(turn);
+            match processed {
                 Ok(()) => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Err(_) if begin.looks_like_http() => {
-                    // The kernel was to take the session over, and so only a record's head was read.
-                    let mut more = [0; Beginning::BYTES];
+                    // With kTLS planned for the session, only a record's head was read.
+                    let mut more = [0; FirstBytes::BYTES];
                     if let Ok(received) = self.socket.recv_into(&mut more) {
                         begin.keep(&more[..received]);
                     }
@@ -143,23 +146,23 @@ impl TlsStream {
                         false => h1::HTTPS_WANTED,
                     };
                     let _ = self.socket.send(answer, false);
-                    self.linger(watch).await;
+                    self.linger(deadline).await;
                     return Err(HandshakeError::PlainHttp);
                 }
                 Err(error) if error.kind() == io::ErrorKind::InvalidData => {
-                    // It was told why.
-                    self.linger(watch).await;
+                    // The client received an alert with the reason.
+                    self.linger(deadline).await;
                     return Err(HandshakeError::Failed(error));
                 }
                 Err(error) => return Err(HandshakeError::Failed(error)),
             }
         }
-        watch.clear();
+        deadline.clear();
         let session = self.session.borrow();
         let _ = self.h2.set(session.alpn_protocol() == Some(b"h2"));
         if let Some(first) = session.peer_certificates().and_then(<[_]>::first) {
             match subject::read(first) {
-                // Nobody verifies anew what a resumed session has shown once.
+                // A resumed session does not verify its certificate again.
                 Some((_, until)) if until < unix_seconds().cast_signed() => {
                     return Err(HandshakeError::Outlived);
                 }
@@ -173,9 +176,9 @@ impl TlsStream {
         Ok(())
     }
 
-    /// Goes on in the kernel after the handshake: of TLS 1.3, with a cipher that the kernel has. What cannot is given back as
-    /// it is.
-    pub fn into_kernel(self: Box<Self>) -> Result<(KernelStream, io::Result<()>), Box<Self>> {
+    /// Switches to kTLS after the handshake: with TLS 1.3 and a cipher that kTLS supports. Returns any other session
+    /// unchanged.
+    pub fn into_ktls(self: Box<Self>) -> Result<(KtlsStream, io::Result<()>), Box<Self>> {
         let Some(cipher) = self.kernel_cipher() else {
             return Err(self);
         };
@@ -187,26 +190,26 @@ impl TlsStream {
             ..
         } = *self;
         let (session, certificate) = (session.into_inner(), certificate.into_inner());
-        Ok(KernelStream::new(socket, session, cipher, h2, certificate))
+        Ok(KtlsStream::new(socket, session, cipher, h2, certificate))
     }
 
     fn kernel_cipher(&self) -> Option<Cipher> {
         let mut session = self.session.borrow_mut();
-        let cipher = self.offload.cipher(session.negotiated_cipher_suite()?.suite())?;
+        let cipher = self.ktls.cipher(session.negotiated_cipher_suite()?.suite())?;
         let is_1_3 = session.protocol_version() == Some(ProtocolVersion::TLSv1_3);
         let waits =
             matches!(session.reader().fill_buf(), Err(error) if error.kind() == io::ErrorKind::WouldBlock);
         (is_1_3 && waits && !session.wants_write()).then_some(cipher)
     }
 
-    /// A read and what follows from it; or, before the kernel takes over, a record.
-    fn step(&self, begin: &mut Beginning) -> io::Result<()> {
+    /// Reads and processes input: one read, or one record before a switch to kTLS.
+    fn process_input(&self, begin: &mut FirstBytes) -> io::Result<()> {
         let mut session = self.session.borrow_mut();
         loop {
-            let mut arriving = Arriving {
+            let mut arriving = SocketReader {
                 socket: &self.socket,
                 begin: Some(begin),
-                by_record: self.offload.any(),
+                by_record: self.ktls.any(),
             };
             if session.read_tls(&mut arriving)? == 0 {
                 return Err(io::ErrorKind::UnexpectedEof.into());
@@ -218,7 +221,7 @@ impl TlsStream {
                 }
                 return Err(io::Error::new(io::ErrorKind::InvalidData, error));
             }
-            if !self.offload.any() || begin.record.is_over() {
+            if !self.ktls.any() || begin.record.is_over() {
                 return Ok(());
             }
         }
@@ -226,9 +229,9 @@ impl TlsStream {
 
     /// Waits for a client to have read why it stays outside, as `Connection::linger` does. One that takes its handshake for
     /// done has sent its first request meanwhile, and would be reset.
-    async fn linger(&self, watch: &Watch) {
+    async fn linger(&self, deadline: &ConnectionDeadline) {
         self.socket.shutdown(net::Shutdown::Write);
-        watch.set(Waiting::Input, crate::limits::LINGER_SECONDS);
+        deadline.set(WaitReason::Input, crate::limits::LINGER_TIMEOUT);
         let mut thrown_away = 0;
         while thrown_away < crate::limits::LINGER_BYTES_MAX {
             let mut rubbish = [0; 1024];
@@ -257,17 +260,17 @@ impl TlsStream {
         self.socket.readable().await
     }
 
-    /// Appends what has arrived to `inbox`, at most its spare capacity. 0 is the end, orderly or not: who reads requests can
-    /// tell whether one is whole.
-    pub fn recv(&self, inbox: &mut Vec<u8>) -> io::Result<usize> {
-        debug_assert!(inbox.len() < inbox.capacity());
+    /// Appends received bytes to `buffer`, at most its spare capacity. 0 is the end, orderly or not: the request
+    /// parser knows whether a request is whole.
+    pub fn recv(&self, buffer: &mut Vec<u8>) -> io::Result<usize> {
+        debug_assert!(buffer.len() < buffer.capacity());
         let mut session = self.session.borrow_mut();
         for _ in 0..TLS_READS_MAX {
             let mut reader = session.reader();
             match reader.fill_buf() {
                 Ok(plain) => {
-                    let taken = plain.len().min(inbox.capacity() - inbox.len());
-                    inbox.extend_from_slice(&plain[..taken]);
+                    let taken = plain.len().min(buffer.capacity() - buffer.len());
+                    buffer.extend_from_slice(&plain[..taken]);
                     reader.consume(taken);
                     return Ok(taken);
                 }
@@ -275,7 +278,7 @@ impl TlsStream {
                 Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(0),
                 Err(error) => return Err(error),
             }
-            let mut arriving = Arriving {
+            let mut arriving = SocketReader {
                 socket: &self.socket,
                 begin: None,
                 by_record: false,
@@ -343,7 +346,7 @@ impl TlsStream {
 
     fn push_with(&self, session: &mut ServerConnection, more: bool) -> io::Result<()> {
         while session.wants_write() {
-            let mut leaving = Leaving {
+            let mut leaving = SocketWriter {
                 socket: &self.socket,
                 more,
             };
@@ -355,19 +358,19 @@ impl TlsStream {
 
 /// The first bytes of a client, to tell plain HTTP from what is nothing at all.
 #[derive(Default)]
-struct Beginning {
-    bytes: [u8; Beginning::BYTES],
+struct FirstBytes {
+    bytes: [u8; FirstBytes::BYTES],
     len: usize,
     record: Record,
 }
 
-impl Beginning {
+impl FirstBytes {
     /// As many as tell the first request of Docker: `GET /v2/ `.
     const BYTES: usize = 9;
 
-    fn note(&mut self, received: &[u8]) {
+    fn add(&mut self, received: &[u8]) {
         self.keep(received);
-        self.record.note(received);
+        self.record.add(received);
     }
 
     fn keep(&mut self, received: &[u8]) {
@@ -392,13 +395,13 @@ impl Beginning {
 }
 
 /// The socket as what records are read from.
-struct Arriving<'a> {
+struct SocketReader<'a> {
     socket: &'a Socket,
-    begin: Option<&'a mut Beginning>,
+    begin: Option<&'a mut FirstBytes>,
     by_record: bool,
 }
 
-impl Read for Arriving<'_> {
+impl Read for SocketReader<'_> {
     fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
         let room = match &self.begin {
             Some(begin) if self.by_record => bytes.len().min(begin.record.room()),
@@ -406,19 +409,19 @@ impl Read for Arriving<'_> {
         };
         let received = self.socket.recv_into(&mut bytes[..room])?;
         if let Some(begin) = &mut self.begin {
-            begin.note(&bytes[..received]);
+            begin.add(&bytes[..received]);
         }
         Ok(received)
     }
 }
 
 /// The socket as what records are written to.
-struct Leaving<'a> {
+struct SocketWriter<'a> {
     socket: &'a Socket,
     more: bool,
 }
 
-impl Write for Leaving<'_> {
+impl Write for SocketWriter<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.socket.send(bytes, self.more)
     }

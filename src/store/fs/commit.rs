@@ -16,7 +16,7 @@ use rustix::io::Errno;
 use super::find::Found;
 use super::ingest::Ingest;
 use super::{FsStore, failed, layout};
-use crate::fail_point::reach;
+use crate::fail_point::hit;
 use crate::store::{Entry, Meta, StoreError, Verified, mode};
 
 impl FsStore {
@@ -44,11 +44,11 @@ impl FsStore {
         }
         ingest.trim_to(written).map_err(failed("trim", &data_path))?;
         ingest.file().sync_data().map_err(failed("sync", &data_path))?;
-        reach("data-synced");
+        hit("data-synced");
         let sidecar = self
             .write_sidecar(&sidecar_path, &meta)
             .map_err(failed("write", &sidecar_path))?;
-        reach("sidecar-written");
+        hit("sidecar-written");
 
         let _naming = self.naming.lock().unwrap_or_else(PoisonError::into_inner);
         match self.look(&key) {
@@ -60,7 +60,7 @@ impl FsStore {
         }
         self.name(ingest.file(), ingest.temporary.as_deref(), &self.path(&data_path))
             .map_err(failed("name", &data_path))?;
-        reach("data-named");
+        hit("data-named");
         if let Err(error) = self.name(
             &sidecar.file,
             sidecar.temporary.as_deref(),
@@ -69,7 +69,7 @@ impl FsStore {
             let _ = fs::remove_file(self.path(&data_path));
             return Err(failed("name", &sidecar_path)(error));
         }
-        reach("sidecar-named");
+        hit("sidecar-named");
         Ok(Entry {
             file: self.reopen(&data_path, ingest.file()),
             meta: Arc::new(meta),

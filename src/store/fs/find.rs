@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError};
 
 use super::{FsStore, failed, layout, open_regular};
-use crate::fail_point::reach;
+use crate::fail_point::hit;
 use crate::limits::SIDECAR_BYTES_MAX;
 use crate::oci::{Digest, Hasher};
 use crate::store::{Entry, Key, Meta, Source, StoreError, Verified, mode};
@@ -43,18 +43,18 @@ impl FsStore {
         }
     }
 
-    /// Looks for something that is not there, which takes as long as the file system does. Whether it can be read is not
-    /// told: an error is an answer too.
-    pub fn knock(&self) {
-        static KNOCKS: AtomicU64 = AtomicU64::new(0);
+    /// Looks for something that is not there, which takes as long as the file system does. The result is
+    /// dropped: an error is an answer too.
+    pub fn probe(&self) {
+        static PROBES: AtomicU64 = AtomicU64::new(0);
         // Each time another name, and none that an entry can have: the kernel remembers what is not there.
-        let number = KNOCKS.fetch_add(1, Ordering::Relaxed);
-        reach("store-lookup");
-        let _ = open_regular(&self.path(Path::new("blobs")).join(format!(".knock-{number}")));
+        let number = PROBES.fetch_add(1, Ordering::Relaxed);
+        hit("store-lookup");
+        let _ = open_regular(&self.path(Path::new("blobs")).join(format!(".probe-{number}")));
     }
 
     pub(super) fn look(&self, key: &Key) -> io::Result<Found> {
-        reach("store-lookup");
+        hit("store-lookup");
         let Some(sidecar) = open_regular(&self.path(&layout::sidecar(key)))? else {
             return Ok(Found::Nothing);
         };
@@ -138,12 +138,12 @@ impl FsStore {
         }
     }
 
-    /// Notes that `source` has the content of an entry too, and that it is public, if it is.
+    /// Records that `source` has the content of an entry too, and that it is public, if it is.
     ///
     /// # Errors
     ///
     /// It is still what it was.
-    pub fn vouch(&self, key: &Key, source: &Source, public: bool) -> Result<(), StoreError> {
+    pub fn record_source(&self, key: &Key, source: &Source, public: bool) -> Result<(), StoreError> {
         let _naming = self.naming.lock().unwrap_or_else(PoisonError::into_inner);
         // Otherwise it is gone or unsound.
         if let Found::Entry(entry) = self.look(key).map_err(failed("read", &layout::sidecar(key)))? {
@@ -172,7 +172,7 @@ impl FsStore {
         })
     }
 
-    /// The entry under `key`, hashed anew, with the proof of it; an entry that is not right is removed.
+    /// The entry under `key`, hashed anew, with its [`Verified`] value; an entry that is not right is removed.
     ///
     /// # Errors
     ///
@@ -221,7 +221,7 @@ impl FsStore {
         let (temporary, mut file) = self.temporary_file()?;
         let written = io::Write::write_all(&mut file, content)
             .and_then(|()| file.sync_data())
-            .inspect(|()| reach("replacement-written"))
+            .inspect(|()| hit("replacement-written"))
             .and_then(|()| fs::rename(&temporary, &path));
         if written.is_err() {
             let _ = fs::remove_file(&temporary);

@@ -11,7 +11,7 @@ use rustix::fs::{FallocateFlags, Mode, OFlags, fallocate};
 use rustix::io::Errno;
 
 use super::{FsStore, failed, layout};
-use crate::fail_point::reach;
+use crate::fail_point::hit;
 use crate::store::{Key, StoreError, mode};
 
 /// Content being received. Dropping it without a commit leaves nothing in the store.
@@ -26,8 +26,8 @@ pub struct Ingest {
 }
 
 impl FsStore {
-    /// Begins to receive `key`; a `size` for which there is no room is refused. None is reserved yet: an upstream's word for
-    /// the size takes nothing from others.
+    /// Begins to receive `key`; a `size` for which there is no room is refused. None is reserved yet: a size that an upstream
+    /// declares takes nothing from others.
     ///
     /// # Errors
     ///
@@ -55,7 +55,7 @@ impl FsStore {
             reserved: 0,
             temporary,
         };
-        reach("ingest-opened");
+        hit("ingest-opened");
         Ok(ingest)
     }
 
@@ -116,12 +116,12 @@ impl Ingest {
     ///
     /// # Errors
     ///
-    /// The ingest is good for nothing then and should be dropped.
+    /// The ingest is unusable then and should be dropped.
     pub fn write_at(&self, bytes: &[u8], offset: u64) -> Result<(), StoreError> {
         self.file
             .write_all_at(bytes, offset)
             .map_err(failed("write", &layout::content(&self.key)))?;
-        reach("ingest-written");
+        hit("ingest-written");
         Ok(())
     }
 }

@@ -53,7 +53,7 @@ impl FsStore {
         let path = layout::record(namespace, repository, name);
         self.replace(&path, &json).map_err(failed("write", &path))?;
         let mut records = self.records();
-        for surplus in records.note(&path, record.checked_at_ms, json.len() as u64) {
+        for surplus in records.record(&path, record.checked_at_ms, json.len() as u64) {
             let _ = fs::remove_file(self.path(&surplus));
         }
         Ok(())
@@ -78,7 +78,7 @@ impl FsStore {
         }
     }
 
-    /// Notes a record that an earlier run has left at `path`, and removes what is beyond the bounds.
+    /// Registers a record that an earlier run has left at `path`, and removes what is beyond the bounds.
     pub(super) fn found_record(&self, path: &Path, metadata: &fs::Metadata) {
         let Ok(relative) = path.strip_prefix(&self.root).map(PathBuf::from) else {
             return;
@@ -90,7 +90,7 @@ impl FsStore {
         if records.has(&relative) {
             return;
         }
-        for surplus in records.note(&relative, modified_ms, metadata.len()) {
+        for surplus in records.record(&relative, modified_ms, metadata.len()) {
             let _ = fs::remove_file(self.path(&surplus));
         }
     }

@@ -94,7 +94,7 @@ impl FsStore {
         }
     }
 
-    /// Notes the records of referrers in `dir`, so that they stay within their bounds.
+    /// Registers the records of referrers in `dir`, so that they stay within their bounds.
     fn scan_records(&self, dir: &Path, report: &mut ScanReport) {
         for entry in list(dir, report) {
             match entry.metadata() {
@@ -153,7 +153,7 @@ impl FsStore {
         }
     }
 
-    /// Removes data without a sidecar, unless it is so new that a commit may be under way.
+    /// Removes data without a sidecar, unless it is so new that a commit may be in progress.
     fn remove_orphan(&self, key: &Key, entry: &DirEntry, started: SystemTime, report: &mut ScanReport) {
         let _naming = self.naming.lock().unwrap_or_else(PoisonError::into_inner);
         let path = entry.path();

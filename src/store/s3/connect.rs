@@ -24,7 +24,8 @@ use super::pool::pooled;
 use super::tls;
 use crate::config::{Pem, S3Settings};
 use crate::limits::{
-    S3_ATTEMPT, S3_ATTEMPTS, S3_CONNECT, S3_IDLE_CONNECTIONS_MAX, S3_OPERATION, S3_UPLOAD_RATE_MIN,
+    S3_ATTEMPT_TIMEOUT, S3_ATTEMPTS_MAX, S3_CONNECT_TIMEOUT, S3_IDLE_CONNECTIONS_MAX, S3_OPERATION_TIMEOUT,
+    S3_UPLOAD_RATE_MIN,
 };
 
 /// Where nobody names a region: what AWS calls the first one, and what other engines are mostly set up with.
@@ -33,8 +34,8 @@ const REGION_DEFAULT: &str = "us-east-1";
 /// The metadata service of a cloud is on the machine itself: it answers at once or is not there.
 const METADATA_WAIT: Duration = Duration::from_secs(1);
 
-/// What the machine says about endpoint, region and credentials. Reads files, and asks metadata services where nothing
-/// else says who we are.
+/// The machine's settings of endpoint, region and credentials. Reads files, and queries metadata services where no other
+/// source has credentials.
 pub(super) async fn of_machine(settings: &S3Settings) -> SdkConfig {
     let http_client = http_client(settings.ca_bundle.as_ref());
     aws_config::defaults(BehaviorVersion::latest())
@@ -55,29 +56,29 @@ pub(super) fn client(sdk: &SdkConfig, settings: &S3Settings) -> Client {
         .stalled_stream_protection(
             StalledStreamProtectionConfig::enabled()
                 .download_enabled(false)
-                .grace_period(2 * S3_ATTEMPT)
+                .grace_period(2 * S3_ATTEMPT_TIMEOUT)
                 .build(),
         )
         .retry_config(
             RetryConfig::standard()
-                .with_max_attempts(S3_ATTEMPTS)
+                .with_max_attempts(S3_ATTEMPTS_MAX)
                 .with_initial_backoff(Duration::from_millis(100))
                 .with_max_backoff(Duration::from_secs(2)),
         )
-        .timeout_config(timeouts(S3_ATTEMPT, S3_OPERATION))
+        .timeout_config(timeouts(S3_ATTEMPT_TIMEOUT, S3_OPERATION_TIMEOUT))
         .build();
     Client::from_conf(config)
 }
 
 /// What a request with a body of `bytes`, or one that takes `longer`, is given instead of the usual time.
 pub(super) fn patience(bytes: u64, longer: Duration) -> Builder {
-    let attempt = S3_ATTEMPT + longer + Duration::from_secs(bytes / S3_UPLOAD_RATE_MIN);
-    aws_sdk_s3::Config::builder().timeout_config(timeouts(attempt, attempt * S3_ATTEMPTS))
+    let attempt = S3_ATTEMPT_TIMEOUT + longer + Duration::from_secs(bytes / S3_UPLOAD_RATE_MIN);
+    aws_sdk_s3::Config::builder().timeout_config(timeouts(attempt, attempt * S3_ATTEMPTS_MAX))
 }
 
 fn timeouts(attempt: Duration, operation: Duration) -> TimeoutConfig {
     TimeoutConfig::builder()
-        .connect_timeout(S3_CONNECT)
+        .connect_timeout(S3_CONNECT_TIMEOUT)
         .operation_attempt_timeout(attempt)
         .operation_timeout(operation)
         .build()
@@ -88,12 +89,12 @@ pub(super) fn http_client(bundle: Option<&Pem>) -> SharedHttpClient {
     kept_or_fresh(pooled(&tls, S3_IDLE_CONNECTIONS_MAX), pooled(&tls, 0))
 }
 
-/// The region that environment or profile name. The metadata service is asked only by who is not known otherwise: outside
-/// of a cloud nobody answers there.
+/// The region that environment or profile name. The metadata service is queried only without other credentials: outside
+/// of a cloud no service answers there.
 async fn region(http_client: SharedHttpClient) -> Region {
-    let told = RegionProviderChain::first_try(EnvironmentVariableRegionProvider::new())
+    let named = RegionProviderChain::first_try(EnvironmentVariableRegionProvider::new())
         .or_else(ProfileFileRegionProvider::new());
-    if let Some(region) = told.region().await {
+    if let Some(region) = named.region().await {
         return region;
     }
     let known = EnvironmentVariableCredentialsProvider::new()

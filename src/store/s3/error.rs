@@ -36,7 +36,7 @@ pub enum S3Fault {
     NoBucket,
     #[error("the bucket is in another region")]
     Region,
-    #[error("the engine asks us to slow down")]
+    #[error("the engine throttles requests")]
     Throttled,
     #[error("no answer in time")]
     Timeout,
@@ -54,10 +54,10 @@ pub enum S3Fault {
     Unexpected,
     #[error("what is to be stored cannot be read")]
     Spool,
-    #[error("too much is under way already")]
+    #[error("too many requests are in progress")]
     Busy,
-    #[error("the bucket is not asked until it has recovered")]
-    Shut,
+    #[error("the circuit breaker of the bucket is tripped; requests resume when the bucket has recovered")]
+    Tripped,
 }
 
 impl S3Fault {

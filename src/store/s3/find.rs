@@ -122,10 +122,10 @@ impl S3Store {
         let sound = match self.look(key).await {
             Ok(Found::Sound(meta) | Found::Unverified(meta)) => self.is_sound(key, &meta).await,
             Ok(Found::Broken(_)) => Ok(false),
-            // Nothing to remove, or nobody to ask.
+            // Nothing to remove, or the bucket has failed.
             Ok(Found::Nothing) | Err(_) => return,
         };
-        // A bucket that fails meanwhile proves nothing.
+        // A bucket that fails meanwhile is no evidence of damage.
         if let Ok(false) = sound {
             tracing::warn!(entry = %layout::content(key).display(), "removing an entry of the bucket that has changed");
             self.remove(key).await;

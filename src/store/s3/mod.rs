@@ -1,10 +1,10 @@
 //! The store in a bucket that several machines share. `docs/storage-format.md` describes what lies there; the names are
 //! those of the store on disk, below a prefix.
 //!
-//! Everything here runs on the helper pool. Not here: which content is asked for, and what is done when the bucket
+//! Everything here runs on the helper pool. Not here: which content is requested, and what is done when the bucket
 //! fails (the `cache`).
 
-mod breaker;
+mod circuit_breaker;
 mod connect;
 mod connections;
 mod error;
@@ -33,10 +33,10 @@ use tokio::sync::Semaphore;
 
 use super::{Key, Meta, RecordName, ReferrersRecord, Source, TagPointer, Verified, layout};
 use crate::config::S3Settings;
-use crate::limits::S3_PRESIGNED_MAX;
+use crate::limits::S3_PRESIGNED_TTL_MAX;
 use crate::oci::{Namespace, Repository, Tag};
 
-use breaker::Breaker;
+use circuit_breaker::CircuitBreaker;
 use records::Written;
 use sidecars::Sidecars;
 
@@ -59,7 +59,7 @@ struct Shared {
     plain: bool,
     /// The bucket was tried out, so what is refused from then on is not there: engines say so to who may not list.
     tried: AtomicBool,
-    breaker: Breaker,
+    breaker: CircuitBreaker,
     sidecars: Sidecars,
     written: Written,
     /// Entries of an older system that are being hashed.
@@ -134,19 +134,19 @@ impl S3Store {
         self.store(key, &content, meta).await
     }
 
-    /// Notes that `source` has the content of an entry too, and that it is public, if it is. The last writer wins.
+    /// Records that `source` has the content of an entry too, and that it is public, if it is. The last writer wins.
     ///
     /// # Errors
     ///
     /// It is still what it was.
-    pub async fn vouch(&self, key: &Key, source: &Source, public: bool) -> Result<(), S3Error> {
+    pub async fn record_source(&self, key: &Key, source: &Source, public: bool) -> Result<(), S3Error> {
         self.learn(key, std::slice::from_ref(source), public)
             .await
             .map(drop)
     }
 
     /// Hashes an entry again and removes it unless it is right; the next request fills it anew.
-    pub async fn distrust(&self, key: &Key) {
+    pub async fn verify(&self, key: &Key) {
         self.recheck(key).await;
     }
 
@@ -206,7 +206,7 @@ impl S3Store {
     }
 
     /// Replaces a record of referrers; the last writer wins. One that is too large is not kept, and neither is the old one.
-    /// The same record is not written again for [`S3_RECORD_REWRITE`](crate::limits::S3_RECORD_REWRITE).
+    /// The same record is not written again for [`S3_RECORD_REWRITE_INTERVAL`](crate::limits::S3_RECORD_REWRITE_INTERVAL).
     ///
     /// # Errors
     ///
@@ -237,15 +237,18 @@ impl S3Store {
             .await
     }
 
-    /// A URL with which anybody may get the content for `lifetime`, at most [`S3_PRESIGNED_MAX`]. A secret: not for
-    /// logs. Asks nobody; whether the content is there, [`find`](Self::find) knows.
+    /// A URL with which anybody may get the content for `lifetime`, at most [`S3_PRESIGNED_TTL_MAX`]. A secret: not for
+    /// logs. No request is made; [`find`](Self::find) checks whether the content is there.
     ///
     /// # Errors
     ///
     /// There are no credentials to sign it with.
     pub async fn presign(&self, key: &Key, lifetime: Duration) -> Result<String, S3Error> {
-        self.presign_name(&self.name(&layout::content(key)), lifetime.min(S3_PRESIGNED_MAX))
-            .await
+        self.presign_name(
+            &self.name(&layout::content(key)),
+            lifetime.min(S3_PRESIGNED_TTL_MAX),
+        )
+        .await
     }
 
     async fn presign_name(&self, name: &str, lifetime: Duration) -> Result<String, S3Error> {
@@ -271,7 +274,7 @@ impl S3Store {
         self.0.reads.available_permits()
     }
 
-    /// Whether the bucket is worth asking; `false` while it is failing.
+    /// Whether requests are allowed; `false` while the circuit breaker is tripped, or until the bucket was tried out.
     pub fn is_available(&self) -> bool {
         self.0.is_available()
     }

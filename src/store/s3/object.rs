@@ -9,33 +9,33 @@ use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_s3::primitives::ByteStream;
 use bytes::{Bytes, BytesMut};
 
-use super::breaker::Change;
+use super::circuit_breaker::BreakerTransition;
 use super::error::{S3Error, S3Fault, classify};
 use super::{S3Store, Shared};
-use crate::limits::{S3_BODY_STALL, S3_GIVEN_UP, SIDECAR_BYTES_MAX};
+use crate::limits::{S3_BODY_IDLE_TIMEOUT, S3_CANCELLED_FAILURE_AGE, SIDECAR_BYTES_MAX};
 
 impl Shared {
     pub(super) fn is_available(&self) -> bool {
-        self.tried.load(Ordering::Acquire) && self.breaker.is_open(Instant::now())
+        self.tried.load(Ordering::Acquire) && self.breaker.allows(Instant::now())
     }
 
     /// The engine answered.
     pub(super) fn succeeded(&self) {
-        if self.breaker.succeeded() == Some(Change::Open) {
+        if self.breaker.succeeded() == Some(BreakerTransition::Recovered) {
             tracing::info!(bucket = %self.bucket, "the bucket answers again");
         }
     }
 
     /// It did not, or with a fault of its own.
     pub(super) fn failed(&self, fault: S3Fault, detail: &str) {
-        if self.breaker.failed(fault, Instant::now()) == Some(Change::Shut) {
+        if self.breaker.failed(fault, Instant::now()) == Some(BreakerTransition::Tripped) {
             tracing::warn!(bucket = %self.bucket, %fault, detail, "the bucket is failing; going on without it");
         }
     }
 }
 
-/// Notes a request that is given up by who waits for it as the engine's failure, if it took long: who waits has
-/// deadlines shorter than ours.
+/// Records a cancelled request as the engine's failure, if it took long: callers have deadlines shorter than those
+/// of this module.
 struct Watched<'a> {
     shared: &'a Shared,
     since: Instant,
@@ -44,7 +44,7 @@ struct Watched<'a> {
 
 impl Drop for Watched<'_> {
     fn drop(&mut self) {
-        if !self.ended && self.since.elapsed() >= S3_GIVEN_UP {
+        if !self.ended && self.since.elapsed() >= S3_CANCELLED_FAILURE_AGE {
             self.shared.failed(S3Fault::Timeout, "");
         }
     }
@@ -57,8 +57,8 @@ impl S3Store {
         format!("{}{}", self.0.prefix, relative.display())
     }
 
-    /// Makes a request, unless the bucket is known to fail.
-    pub(super) async fn ask<T, E>(
+    /// Runs a request, if the circuit breaker allows it.
+    pub(super) async fn run<T, E>(
         &self,
         doing: &'static str,
         name: &str,
@@ -70,7 +70,7 @@ impl S3Store {
         let shared = &*self.0;
         let now = Instant::now();
         if !shared.tried.load(Ordering::Acquire) || !shared.breaker.admit(now) {
-            return Err(failure(doing, name, S3Fault::Shut));
+            return Err(failure(doing, name, S3Fault::Tripped));
         }
         let mut watched = Watched {
             shared,
@@ -104,7 +104,7 @@ impl S3Store {
     /// The same, of at most `most` bytes; of more, the first ones.
     pub(super) async fn get_within(&self, name: &str, most: u64) -> Result<Option<Bytes>, S3Error> {
         let request = self.0.client.get_object().bucket(&self.0.bucket).key(name);
-        match self.ask("read", name, request.send()).await {
+        match self.run("read", name, request.send()).await {
             Ok(answer) => {
                 let length = answer.content_length();
                 collect(name, answer.body, length, most).await.map(Some)
@@ -116,7 +116,7 @@ impl S3Store {
     /// The size of an object; `None` when there is none.
     pub(super) async fn size(&self, name: &str) -> Result<Option<u64>, S3Error> {
         let request = self.0.client.head_object().bucket(&self.0.bucket).key(name);
-        match self.ask("look at", name, request.send()).await {
+        match self.run("look at", name, request.send()).await {
             Ok(answer) => Ok(answer.content_length().and_then(|size| size.try_into().ok())),
             Err(error) => absent(error),
         }
@@ -137,13 +137,13 @@ impl S3Store {
             .key(name)
             .content_type("application/json")
             .body(ByteStream::from(content));
-        self.ask(doing, name, request.send()).await.map(drop)
+        self.run(doing, name, request.send()).await.map(drop)
     }
 
     /// Removes an object, if there is one.
     pub(super) async fn delete(&self, name: &str) -> Result<(), S3Error> {
         let request = self.0.client.delete_object().bucket(&self.0.bucket).key(name);
-        match self.ask("remove", name, request.send()).await {
+        match self.run("remove", name, request.send()).await {
             Err(error) if error.fault == S3Fault::NotFound => Ok(()),
             result => result.map(drop),
         }
@@ -172,7 +172,7 @@ fn absent<T>(error: S3Error) -> Result<Option<T>, S3Error> {
 async fn collect(name: &str, mut body: ByteStream, length: Option<i64>, most: u64) -> Result<Bytes, S3Error> {
     let mut bytes = BytesMut::new();
     loop {
-        let piece = match tokio::time::timeout(S3_BODY_STALL, body.next()).await {
+        let piece = match tokio::time::timeout(S3_BODY_IDLE_TIMEOUT, body.next()).await {
             Err(_) => return Err(failure("read", name, S3Fault::Timeout)),
             Ok(Some(Err(_))) => return Err(failure("read", name, S3Fault::Short)),
             Ok(Some(Ok(piece))) => piece,

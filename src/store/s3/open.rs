@@ -10,7 +10,7 @@ use aws_sdk_s3::primitives::ByteStream;
 use aws_sdk_s3::types::{BucketLocationConstraint, CreateBucketConfiguration};
 use tokio::sync::Semaphore;
 
-use super::breaker::Breaker;
+use super::circuit_breaker::CircuitBreaker;
 use super::error::{S3Error, S3Fault, S3OpenError, classify};
 use super::object::failure;
 use super::records::Written;
@@ -18,8 +18,8 @@ use super::sidecars::Sidecars;
 use super::{S3Store, Shared, connect};
 use crate::config::S3Settings;
 use crate::limits::{
-    S3_HASHES_MAX, S3_PAUSE_MAX, S3_PAUSE_MIN, S3_READS_MAX, S3_SELF_TEST, S3_SHORT_READS_MAX,
-    S3_SIDECAR_LIFE, S3_SIDECARS_MAX, S3_UPLOADS_MAX,
+    S3_BREAKER_PAUSE_MAX, S3_BREAKER_PAUSE_MIN, S3_HASHES_MAX, S3_READS_MAX, S3_SELF_TEST_TIMEOUT,
+    S3_SHORT_READS_MAX, S3_SIDECAR_TTL, S3_SIDECARS_MAX, S3_UPLOADS_MAX,
 };
 
 /// The object that is written and read to try the bucket out. It stays: removing it needs a right that nothing else of
@@ -39,8 +39,8 @@ impl S3Store {
             lifecycle_days: settings.lifecycle_days,
             plain: false,
             tried: AtomicBool::new(false),
-            breaker: Breaker::default(),
-            sidecars: Sidecars::new(S3_SIDECAR_LIFE, S3_SIDECARS_MAX),
+            breaker: CircuitBreaker::default(),
+            sidecars: Sidecars::new(S3_SIDECAR_TTL, S3_SIDECARS_MAX),
             written: Written::default(),
             adopting: Mutex::default(),
             uploads: Arc::new(Semaphore::new(S3_UPLOADS_MAX)),
@@ -49,7 +49,7 @@ impl S3Store {
             hashes: Semaphore::new(S3_HASHES_MAX),
         };
         let mut store = S3Store(Arc::new(shared));
-        // Signing asks nobody but who has our credentials, and shows where requests will go.
+        // Signing uses the source of the credentials only, and shows where requests will go.
         let sample = store.presign_name(TRIAL, Duration::from_secs(1)).await;
         let sample = sample.map_err(|error| store.explain(error))?;
         let plain = sample.starts_with("http:");
@@ -71,12 +71,12 @@ impl S3Store {
 
     async fn try_out_in_time(&self) -> Result<(), S3Error> {
         let late = |_| Err(failure("try out", &self.0.bucket, S3Fault::Timeout));
-        tokio::time::timeout(S3_SELF_TEST, self.try_out())
+        tokio::time::timeout(S3_SELF_TEST_TIMEOUT, self.try_out())
             .await
             .unwrap_or_else(late)
     }
 
-    /// Writes and reads a small object. Past the breaker, which knows nothing yet.
+    /// Writes and reads a small object. The requests bypass the circuit breaker.
     async fn try_out(&self) -> Result<(), S3Error> {
         match self.write_trial().await {
             Err(error) if error.fault == S3Fault::NoBucket => {
@@ -176,11 +176,11 @@ impl S3Store {
 
 /// Tries the bucket out until it answers, for as long as somebody has the store.
 async fn try_again(shared: Weak<Shared>) {
-    let mut pause = S3_PAUSE_MIN;
-    let mut told = None;
+    let mut pause = S3_BREAKER_PAUSE_MIN;
+    let mut logged = None;
     loop {
         tokio::time::sleep(pause).await;
-        pause = (pause * 2).min(S3_PAUSE_MAX);
+        pause = (pause * 2).min(S3_BREAKER_PAUSE_MAX);
         let Some(store) = shared.upgrade().map(S3Store) else {
             return;
         };
@@ -192,7 +192,7 @@ async fn try_again(shared: Weak<Shared>) {
             }
             Err(error) if error.fault.is_for_operator() || error.fault == S3Fault::Denied => {
                 // It reached us at last, and says what would have stopped the start.
-                if told.replace(error.fault) != Some(error.fault) {
+                if logged.replace(error.fault) != Some(error.fault) {
                     tracing::error!("{}", store.explain(error));
                 }
             }

@@ -8,7 +8,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use super::error::{S3Error, S3Fault};
 use super::object::failure;
 use super::{S3Store, layout};
-use crate::limits::{HELD_WHOLE_BYTES_MAX, S3_BODY_STALL, S3_READ_QUEUE_WAIT};
+use crate::limits::{HELD_WHOLE_BYTES_MAX, S3_BODY_IDLE_TIMEOUT, S3_READ_QUEUE_TIMEOUT};
 use crate::store::{Key, Meta};
 
 /// The body of an object, or of a part of it. Dropping it ends the transfer.
@@ -24,7 +24,7 @@ pub struct S3Body {
 }
 
 impl S3Body {
-    /// The next bytes; `None` at the end, after exactly as many as were asked for.
+    /// The next bytes; `None` at the end, after exactly as many as were requested.
     ///
     /// # Errors
     ///
@@ -38,7 +38,7 @@ impl S3Body {
             if self.left == 0 {
                 return Ok(None);
             }
-            let fault = match tokio::time::timeout(S3_BODY_STALL, self.body.next()).await {
+            let fault = match tokio::time::timeout(S3_BODY_IDLE_TIMEOUT, self.body.next()).await {
                 Ok(Some(Ok(piece))) if piece.is_empty() => continue,
                 Ok(Some(Ok(piece))) if piece.len() as u64 <= self.left => {
                     self.left -= piece.len() as u64;
@@ -79,12 +79,12 @@ impl S3Store {
             return Ok(body);
         }
         let name = &body.name;
-        let places = if to - from <= HELD_WHOLE_BYTES_MAX {
+        let permits = if to - from <= HELD_WHOLE_BYTES_MAX {
             &self.0.short_reads
         } else {
             &self.0.reads
         };
-        let waiting = tokio::time::timeout(S3_READ_QUEUE_WAIT, places.clone().acquire_owned());
+        let waiting = tokio::time::timeout(S3_READ_QUEUE_TIMEOUT, permits.clone().acquire_owned());
         let Ok(Ok(slot)) = waiting.await else {
             return Err(failure("read", name, S3Fault::Busy));
         };
@@ -93,7 +93,7 @@ impl S3Store {
         if !whole {
             request = request.range(format!("bytes={from}-{}", to - 1));
         }
-        let answer = self.ask("read", name, request.send()).await;
+        let answer = self.run("read", name, request.send()).await;
         let answer = answer.inspect_err(|_| self.0.sidecars.forget(key))?;
         if !fits(&answer, meta.size, from, to) {
             self.0.sidecars.forget(key);
@@ -107,7 +107,7 @@ impl S3Store {
     }
 }
 
-/// Whether an answer is the part that was asked for, of an object of the right size.
+/// Whether an answer is the part that was requested, of an object of the right size.
 fn fits(answer: &GetObjectOutput, size: u64, from: u64, to: u64) -> bool {
     let length = answer
         .content_length()

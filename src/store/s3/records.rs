@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use super::S3Store;
 use super::error::S3Error;
-use crate::limits::{RECORD_BYTES_MAX, RECORDS_MAX, S3_RECORD_REWRITE};
+use crate::limits::{RECORD_BYTES_MAX, RECORDS_MAX, S3_RECORD_REWRITE_INTERVAL};
 use crate::store::records::Records;
 use crate::store::{RecordName, ReferrersRecord};
 
@@ -41,10 +41,10 @@ impl Written {
     fn is(&self, path: &Path, content: Option<u64>, now: Instant) -> bool {
         let last = self.last();
         last.get(path)
-            .is_some_and(|last| last.content == content && now < last.at + S3_RECORD_REWRITE)
+            .is_some_and(|last| last.content == content && now < last.at + S3_RECORD_REWRITE_INTERVAL)
     }
 
-    fn note(&self, path: &Path, content: Option<u64>, now: Instant) {
+    fn record(&self, path: &Path, content: Option<u64>, now: Instant) {
         let mut last = self.last();
         if last.len() >= RECORDS_MAX {
             // Forgetting costs a request each.
@@ -96,8 +96,8 @@ impl S3Store {
         };
         let bytes = json.len() as u64;
         self.put_small("write", &self.name(path), json).await?;
-        self.0.written.note(path, content, now);
-        let surplus = self.0.written.records().note(path, record.checked_at_ms, bytes);
+        self.0.written.record(path, content, now);
+        let surplus = self.0.written.records().record(path, record.checked_at_ms, bytes);
         for surplus in surplus {
             self.drop_record(&surplus).await?;
         }
@@ -111,7 +111,7 @@ impl S3Store {
         }
         self.0.written.records().forget(path);
         self.delete(&self.name(path)).await?;
-        self.0.written.note(path, None, now);
+        self.0.written.record(path, None, now);
         Ok(())
     }
 }

@@ -1,4 +1,4 @@
-//! Sidecars of late, so that a hit does not ask for its sidecar each time. What is not in the bucket is not remembered.
+//! Recent sidecars, so that a hit does not request its sidecar each time. What is not in the bucket is not remembered.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};

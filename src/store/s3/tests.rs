@@ -84,7 +84,9 @@ async fn what_is_there_already_is_not_sent_again_and_nothing_known_is_lost() {
     known.public = true;
     put_as(&other, &key, &content, &known).await;
     assert_eq!(data_puts(), 1, "the data is there");
-    one.vouch(&key, &source("three.example"), false).await.unwrap();
+    one.record_source(&key, &source("three.example"), false)
+        .await
+        .unwrap();
     let json = std::fs::read(sidecar_of(&engine, &key)).unwrap();
     let meta = Meta::parse(*key.digest(), &json).unwrap();
     assert!(meta.verified && meta.public);

@@ -21,13 +21,13 @@ use super::error::{S3Error, S3Fault};
 use super::object::failure;
 use super::{Content, S3Store, layout};
 use crate::limits::{
-    S3_COMPLETE, S3_MULTIPART_BYTES_MIN, S3_PART_BYTES, S3_PARTS_IN_FLIGHT, S3_PARTS_MAX,
-    S3_UPLOAD_BUFFER_BYTES, S3_UPLOAD_QUEUE_WAIT, S3_UPLOADS_MAX,
+    S3_COMPLETE_TIMEOUT, S3_MULTIPART_BYTES_MIN, S3_PART_BYTES, S3_PARTS_IN_FLIGHT, S3_PARTS_MAX,
+    S3_UPLOAD_BUFFER_BYTES, S3_UPLOAD_QUEUE_TIMEOUT, S3_UPLOADS_MAX,
 };
 use crate::oci::{Algorithm, Digest, Hasher};
 use crate::store::{Key, Meta};
 
-/// What the signer is told about a body, so that it need not read it: the engine then checks the body for us.
+/// The payload hash that the signer uses, so that it need not read the body. The engine then checks the body.
 #[derive(Clone, Debug)]
 struct Payload(PayloadSigningOverride);
 
@@ -139,7 +139,7 @@ impl S3Store {
     }
 
     async fn upload_slot(&self, name: &str) -> Result<OwnedSemaphorePermit, S3Error> {
-        let waiting = tokio::time::timeout(S3_UPLOAD_QUEUE_WAIT, self.0.uploads.clone().acquire_owned());
+        let waiting = tokio::time::timeout(S3_UPLOAD_QUEUE_TIMEOUT, self.0.uploads.clone().acquire_owned());
         match waiting.await {
             Ok(Ok(slot)) => Ok(slot),
             _ => Err(failure("store", name, S3Fault::Busy)),
@@ -164,10 +164,10 @@ impl S3Store {
             .customize()
             .interceptor(payload)
             .config_override(patience(meta.size, Duration::ZERO));
-        self.ask("store", name, request.send()).await.map(drop)
+        self.run("store", name, request.send()).await.map(drop)
     }
 
-    /// What the signer is told about a part of `content`: nothing over TLS, its hash otherwise.
+    /// The payload hash of a part of `content`: unsigned over TLS, computed otherwise.
     async fn payload(
         &self,
         name: &str,
@@ -187,8 +187,8 @@ impl S3Store {
         let request = self.0.client.create_multipart_upload();
         let request = request.bucket(&self.0.bucket).key(name);
         let request = request.content_type(content_type(meta));
-        let begun = self.ask("store", name, request.send()).await?;
-        let Some(id) = begun.upload_id else {
+        let created = self.run("store", name, request.send()).await?;
+        let Some(id) = created.upload_id else {
             return Err(failure("store", name, S3Fault::Unexpected));
         };
         let upload = Upload {
@@ -240,7 +240,7 @@ impl Upload {
             .customize()
             .interceptor(payload)
             .config_override(patience(length, Duration::ZERO));
-        let stored = store.ask("store a part of", name, request.send()).await?;
+        let stored = store.run("store a part of", name, request.send()).await?;
         Ok(CompletedPart::builder()
             .part_number(number)
             .set_e_tag(stored.e_tag)
@@ -259,8 +259,8 @@ impl Upload {
             .upload_id(&self.id)
             .multipart_upload(whole)
             .customize()
-            .config_override(patience(0, S3_COMPLETE));
-        store.ask("complete", &self.name, request.send()).await?;
+            .config_override(patience(0, S3_COMPLETE_TIMEOUT));
+        store.run("complete", &self.name, request.send()).await?;
         self.completed = true;
         Ok(())
     }
@@ -280,7 +280,7 @@ impl Drop for Upload {
         runtime.spawn(async move {
             let client = &store.0.client;
             let request = client.abort_multipart_upload().bucket(&store.0.bucket);
-            // Whatever the breaker says: nobody comes back for it.
+            // The request bypasses the circuit breaker: it is not repeated.
             if let Err(error) = request.key(&name).upload_id(id).send().await {
                 let error = super::error::classify("remove the parts of", &name, &error);
                 tracing::debug!(%error, "left to the bucket's rule");

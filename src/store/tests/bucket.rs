@@ -21,7 +21,7 @@ pub enum Way {
 }
 
 impl Shelf for S3Store {
-    type Draft = Way;
+    type Ingest = Way;
 
     async fn begin(&self, key: &Key, size: Option<u64>) -> Way {
         match key {
@@ -33,8 +33,8 @@ impl Shelf for S3Store {
         }
     }
 
-    async fn write(&self, draft: &mut Way, bytes: &[u8]) {
-        match draft {
+    async fn write(&self, ingest: &mut Way, bytes: &[u8]) {
+        match ingest {
             Way::Memory(_, held) => held.extend_from_slice(bytes),
             Way::Spool(_, file, at) => {
                 file.write_at(bytes, *at).unwrap();
@@ -43,8 +43,8 @@ impl Shelf for S3Store {
         }
     }
 
-    async fn commit(&self, draft: Way, verified: Verified, meta: Meta) -> Result<(), String> {
-        let (key, content) = match draft {
+    async fn commit(&self, ingest: Way, verified: Verified, meta: Meta) -> Result<(), String> {
+        let (key, content) = match ingest {
             Way::Memory(key, held) => (key, Content::Bytes(Bytes::from(held))),
             Way::Spool(key, file, _) => (key, Content::File(file.file().clone())),
         };
@@ -67,12 +67,12 @@ impl Shelf for S3Store {
         bytes
     }
 
-    async fn vouch(&self, key: &Key, source: &Source, public: bool) {
-        S3Store::vouch(self, key, source, public).await.unwrap();
+    async fn record_source(&self, key: &Key, source: &Source, public: bool) {
+        S3Store::record_source(self, key, source, public).await.unwrap();
     }
 
     async fn recheck(&self, key: &Key) {
-        self.distrust(key).await;
+        self.verify(key).await;
     }
 
     async fn tag(&self, tag: &TagName) -> Option<TagPointer> {

@@ -11,21 +11,21 @@ use crate::limits::{RECORD_BYTES_MAX, S3_MULTIPART_BYTES_MIN, SIDECAR_BYTES_MAX}
 use crate::oci::{Algorithm, Digest};
 use crate::store::{Key, Meta, RecordName, ReferrersRecord, SOURCES_MAX};
 
-/// Steps in which drafts are written.
+/// Steps in which ingests are written.
 const STEP: usize = 1024 * 1024;
 
-async fn draft<S: Shelf>(store: &S, key: &Key, bytes: &[u8]) -> S::Draft {
-    let mut draft = store.begin(key, Some(bytes.len() as u64)).await;
+async fn ingest<S: Shelf>(store: &S, key: &Key, bytes: &[u8]) -> S::Ingest {
+    let mut ingest = store.begin(key, Some(bytes.len() as u64)).await;
     for piece in bytes.chunks(STEP) {
-        store.write(&mut draft, piece).await;
+        store.write(&mut ingest, piece).await;
     }
-    draft
+    ingest
 }
 
 /// Stores `bytes` under `key`, described by `meta`.
 pub(crate) async fn put_as<S: Shelf>(store: &S, key: &Key, bytes: &[u8], meta: Meta) {
-    let draft = draft(store, key, bytes).await;
-    let committed = store.commit(draft, verified(key, bytes), meta).await;
+    let ingest = ingest(store, key, bytes).await;
+    let committed = store.commit(ingest, verified(key, bytes), meta).await;
     committed.unwrap_or_else(|why| panic!("{key:?} is not committed: {why}"));
 }
 
@@ -191,7 +191,7 @@ pub(crate) async fn a_repository_named_like_a_content_file_is_kept_apart<P: Plac
     expect_only(&place, &keys);
 }
 
-pub(crate) async fn a_draft_is_invisible_and_leaves_nothing_when_dropped<P: Place>() {
+pub(crate) async fn an_ingest_is_invisible_and_leaves_nothing_when_dropped<P: Place>() {
     let place = P::make().await;
     let store = place.open().await;
     let bytes = content(2_000, 7);
@@ -203,10 +203,10 @@ pub(crate) async fn a_draft_is_invisible_and_leaves_nothing_when_dropped<P: Plac
             (Some(2_000), 1_000),
             (Some(2_000), 2_000),
         ] {
-            let mut draft = store.begin(&key, size).await;
-            store.write(&mut draft, &bytes[..written]).await;
+            let mut ingest = store.begin(&key, size).await;
+            store.write(&mut ingest, &bytes[..written]).await;
             assert!(store.find(&key).await.is_none());
-            drop(draft);
+            drop(ingest);
             assert!(store.find(&key).await.is_none());
             assert_eq!(place.names(), [""; 0]);
         }
@@ -216,15 +216,15 @@ pub(crate) async fn a_draft_is_invisible_and_leaves_nothing_when_dropped<P: Plac
     assert_eq!(place.names(), [""; 0]);
 }
 
-pub(crate) async fn a_draft_that_is_not_what_was_proved_is_not_committed<P: Place>() {
+pub(crate) async fn an_ingest_that_is_not_what_was_verified_is_not_committed<P: Place>() {
     let place = P::make().await;
     let store = place.open().await;
     let bytes = content(2_000, 8);
     for key in [blob(&bytes), manifest("r.example", "a", &bytes)] {
         for wrong in [&bytes[..1_999], &[], &[&bytes[..], b"x"].concat()] {
-            let draft = draft(&store, &key, wrong).await;
+            let ingest = ingest(&store, &key, wrong).await;
             let committed = store
-                .commit(draft, verified(&key, &bytes), meta(&key, 2_000))
+                .commit(ingest, verified(&key, &bytes), meta(&key, 2_000))
                 .await;
             assert!(committed.is_err(), "{} bytes", wrong.len());
             assert!(store.find(&key).await.is_none());
@@ -259,20 +259,20 @@ pub(crate) async fn the_second_of_two_commits_is_no_error_and_adds_what_it_knows
     expect_only(&place, &[&layer, &page]);
 }
 
-pub(crate) async fn drafts_of_the_same_content_at_once_leave_one_entry<P: Place>() {
+pub(crate) async fn ingests_of_the_same_content_at_once_leave_one_entry<P: Place>() {
     let place = P::make().await;
     let store = place.open().await;
     let bytes = content(200_000, 10);
     for key in [blob(&bytes), manifest("r.example", "a", &bytes)] {
-        let mut drafts = Vec::new();
+        let mut ingests = Vec::new();
         for _ in 0..4 {
-            drafts.push(draft(&store, &key, &bytes).await);
+            ingests.push(ingest(&store, &key, &bytes).await);
         }
-        let commits = drafts.into_iter().map(|draft| {
+        let commits = ingests.into_iter().map(|ingest| {
             let (store, key, bytes) = (store.clone(), &key, &bytes);
             async move {
                 store
-                    .commit(draft, verified(key, bytes), meta(key, 200_000))
+                    .commit(ingest, verified(key, bytes), meta(key, 200_000))
                     .await
             }
         });
@@ -444,7 +444,7 @@ pub(crate) async fn sources_are_added_up_to_their_bound_and_public_stays<P: Plac
     for number in 0..SOURCES_MAX + 3 {
         let registry = format!("r{number}.example");
         // The third says that it is public; nobody can take that back.
-        store.vouch(&key, &source(&registry), number == 2).await;
+        store.record_source(&key, &source(&registry), number == 2).await;
     }
     drop(store);
     let store = place.open().await;
@@ -458,11 +458,11 @@ pub(crate) async fn sources_are_added_up_to_their_bound_and_public_stays<P: Plac
     }
 }
 
-pub(crate) async fn nobody_vouches_for_what_is_not_there<P: Place>() {
+pub(crate) async fn no_source_is_recorded_for_what_is_not_there<P: Place>() {
     let place = P::make().await;
     let store = place.open().await;
     let key = blob(b"absent");
-    store.vouch(&key, &source("one.example"), true).await;
+    store.record_source(&key, &source("one.example"), true).await;
     store.recheck(&key).await;
     assert!(store.find(&key).await.is_none());
     assert_eq!(place.names(), [""; 0]);
@@ -669,7 +669,7 @@ pub(crate) async fn what_was_written_here_is_found_there<From: Place, To: Place>
         let mut known = meta(key, 4_000);
         known.sources = vec![source("one.example")];
         put_as(&store, key, &bytes, known).await;
-        store.vouch(key, &source("two.example"), true).await;
+        store.record_source(key, &source("two.example"), true).await;
     }
     let name = tag("a/b", "v1", "dl+dm");
     store.set_tag(&name, &pointer(&name, &bytes, 5)).await;

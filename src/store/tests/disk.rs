@@ -12,20 +12,20 @@ pub struct Disk(Scratch);
 
 impl Shelf for Arc<FsStore> {
     /// And how much was written.
-    type Draft = (Ingest, u64);
+    type Ingest = (Ingest, u64);
 
-    async fn begin(&self, key: &Key, size: Option<u64>) -> Self::Draft {
+    async fn begin(&self, key: &Key, size: Option<u64>) -> Self::Ingest {
         (self.ingest(key, size).unwrap(), 0)
     }
 
-    async fn write(&self, (ingest, at): &mut Self::Draft, bytes: &[u8]) {
+    async fn write(&self, (ingest, at): &mut Self::Ingest, bytes: &[u8]) {
         ingest.write_at(bytes, *at).unwrap();
         *at += bytes.len() as u64;
     }
 
-    async fn commit(&self, (ingest, _): Self::Draft, verified: Verified, meta: Meta) -> Result<(), String> {
+    async fn commit(&self, (ingest, _): Self::Ingest, verified: Verified, meta: Meta) -> Result<(), String> {
         let store = self.clone();
-        // On a thread of its own, as always, so that several are under way at once.
+        // On a thread of its own, as always, so that several run at once.
         let committing =
             tokio::task::spawn_blocking(move || FsStore::commit(&store, ingest, &verified, meta));
         let committed = committing.await.unwrap();
@@ -44,8 +44,8 @@ impl Shelf for Arc<FsStore> {
         bytes
     }
 
-    async fn vouch(&self, key: &Key, source: &Source, public: bool) {
-        FsStore::vouch(self, key, source, public).unwrap();
+    async fn record_source(&self, key: &Key, source: &Source, public: bool) {
+        FsStore::record_source(self, key, source, public).unwrap();
     }
 
     async fn recheck(&self, key: &Key) {

@@ -58,17 +58,17 @@ impl Memory {
 }
 
 impl Shelf for Memory {
-    type Draft = (Key, Vec<u8>);
+    type Ingest = (Key, Vec<u8>);
 
-    async fn begin(&self, key: &Key, _: Option<u64>) -> Self::Draft {
+    async fn begin(&self, key: &Key, _: Option<u64>) -> Self::Ingest {
         (key.clone(), Vec::new())
     }
 
-    async fn write(&self, draft: &mut Self::Draft, bytes: &[u8]) {
-        draft.1.extend_from_slice(bytes);
+    async fn write(&self, ingest: &mut Self::Ingest, bytes: &[u8]) {
+        ingest.1.extend_from_slice(bytes);
     }
 
-    async fn commit(&self, (key, data): Self::Draft, verified: Verified, meta: Meta) -> Result<(), String> {
+    async fn commit(&self, (key, data): Self::Ingest, verified: Verified, meta: Meta) -> Result<(), String> {
         if data.len() as u64 != verified.size() {
             return Err("it has another size".into());
         }
@@ -88,7 +88,7 @@ impl Shelf for Memory {
         self.map()[&data_name(key)][from as usize..to as usize].to_vec()
     }
 
-    async fn vouch(&self, key: &Key, source: &Source, public: bool) {
+    async fn record_source(&self, key: &Key, source: &Source, public: bool) {
         Self::learn(&mut self.map(), key, std::slice::from_ref(source), public);
     }
 

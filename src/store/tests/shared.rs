@@ -1,9 +1,8 @@
 //! What holds besides where several machines use the same place.
 
-use super::SharedPlace;
-use super::Shelf;
 use super::cases::{expect, expect_only, put, put_as, sidecars};
 use super::sample::{blob, content, manifest, meta, pointer, record, record_of, source, tag};
+use super::{SharedPlace, Shelf};
 use crate::store::RecordName;
 
 /// Machines at once.
@@ -49,7 +48,7 @@ pub(crate) async fn machines_that_store_the_same_at_once_leave_one_sound_copy<P:
         for machine in &machines {
             expect(machine, key, &bytes).await;
         }
-        // Whose word was lost is asked again; the mark of verification never is.
+        // A lost source is probed again; the mark of verification is never lost.
         for known in sidecars(&place, key) {
             assert!(known.verified && !known.sources.is_empty());
         }
@@ -58,7 +57,7 @@ pub(crate) async fn machines_that_store_the_same_at_once_leave_one_sound_copy<P:
     expect_only(&place, &[&keys[0], &keys[1]]);
 }
 
-pub(crate) async fn the_last_to_set_a_tag_is_heard_by_all<P: SharedPlace>() {
+pub(crate) async fn the_last_pointer_of_a_tag_is_found_by_all<P: SharedPlace>() {
     let place = P::make().await;
     let machines = machines(&place).await;
     let name = tag("library/a", "v1", "native");

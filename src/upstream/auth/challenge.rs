@@ -16,7 +16,7 @@ const CHALLENGES_MAX: usize = 16;
 /// Parameters kept per challenge; Bearer has four that matter.
 const PARAMS_MAX: usize = 32;
 
-/// One way the registry would accept to be asked.
+/// One challenge: an authentication scheme that the registry accepts.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(in crate::upstream) struct Challenge {
     /// In lower case.

@@ -8,7 +8,7 @@ use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use serde::Deserialize;
 
 use super::Secret;
-use super::login::Login;
+use super::credential::Credential;
 use crate::config::SecretText;
 use crate::oci::{Namespace, Repository};
 
@@ -29,8 +29,8 @@ pub(super) struct DockerConfig {
 /// What a file has for a repository.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Kept {
-    Login(Login),
-    /// The name of the helper to ask.
+    Credential(Credential),
+    /// The name of the helper to run.
     Helper(String),
 }
 
@@ -104,12 +104,14 @@ impl DockerConfig {
         let entry = self
             .auths
             .iter()
-            .filter_map(|(key, entry)| Some((fits(key)?, entry.login()?)))
+            .filter_map(|(key, entry)| Some((fits(key)?, entry.credential()?)))
             .max_by_key(|(length, _)| *length);
         match (helper, entry) {
-            (Some((helper, _)), Some((entry, login))) if entry > helper => Some(Kept::Login(login)),
+            (Some((helper, _)), Some((entry, credential))) if entry > helper => {
+                Some(Kept::Credential(credential))
+            }
             (Some((_, name)), _) => Some(Kept::Helper(name.clone())),
-            (None, Some((_, login))) => Some(Kept::Login(login)),
+            (None, Some((_, credential))) => Some(Kept::Credential(credential)),
             (None, None) => self.store.clone().map(Kept::Helper),
         }
     }
@@ -147,12 +149,12 @@ impl Key {
 }
 
 impl AuthEntry {
-    fn login(&self) -> Option<Login> {
+    fn credential(&self) -> Option<Credential> {
         if !self.registrytoken.is_empty() {
-            return Secret::bearer(&self.registrytoken).map(Login::Bearer);
+            return Secret::bearer(&self.registrytoken).map(Credential::Bearer);
         }
         if !self.identitytoken.is_empty() {
-            return Some(Login::Identity(SecretText::new(self.identitytoken.clone())));
+            return Some(Credential::Identity(SecretText::new(self.identitytoken.clone())));
         }
         let pair = if self.auth.is_empty() {
             (!self.username.is_empty()).then(|| (self.username.clone(), self.password.clone()))?
@@ -162,7 +164,7 @@ impl AuthEntry {
             // Old versions of docker filled up with zeros.
             (username.to_owned(), password.trim_end_matches('\0').to_owned())
         };
-        Some(Login::of_pair(pair.0, SecretText::new(pair.1)))
+        Some(Credential::of_pair(pair.0, SecretText::new(pair.1)))
     }
 }
 
@@ -175,11 +177,13 @@ mod tests {
         let kept = config.find(&namespace.parse().unwrap(), &repository.parse().unwrap())?;
         Some(match kept {
             Kept::Helper(name) => format!("helper {name}"),
-            Kept::Login(Login::Password { username, password }) => {
+            Kept::Credential(Credential::Password { username, password }) => {
                 format!("{username}:{}", password.reveal())
             }
-            Kept::Login(Login::Identity(token)) => format!("identity {}", token.reveal()),
-            Kept::Login(Login::Bearer(secret)) => secret.header_value().to_str().unwrap().to_owned(),
+            Kept::Credential(Credential::Identity(token)) => format!("identity {}", token.reveal()),
+            Kept::Credential(Credential::Bearer(secret)) => {
+                secret.header_value().to_str().unwrap().to_owned()
+            }
         })
     }
 
@@ -270,7 +274,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_is_none_is_told_without_its_content() {
+    fn an_invalid_file_is_reported_without_its_content() {
         for bad in [
             "",
             "5",

@@ -1,4 +1,4 @@
-//! Credential helpers: programs named `docker-credential-<name>` that are asked for the credentials of one registry.
+//! Credential helpers: programs named `docker-credential-<name>` that return the credentials of one registry.
 
 use std::io;
 use std::process::Stdio;
@@ -9,10 +9,10 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::process::{Child, Command};
 use tokio::time::timeout;
 
-use super::login::Login;
+use super::credential::Credential;
 use crate::config::SecretText;
 
-/// How long a helper may take; those of clouds ask a server themselves.
+/// How long a helper may take; those of clouds send a request to a server themselves.
 const DEADLINE: Duration = Duration::from_secs(10);
 
 /// Bytes of an answer. Tokens of cloud registries are a few KiB.
@@ -30,7 +30,7 @@ struct Answer {
     secret: String,
 }
 
-/// Asks the helper `name` for the credentials of `server`; `None` when it has none. The program is found by `PATH` and
+/// Runs the helper `name` for the credentials of `server`; `None` when it has none. The program is found by `PATH` and
 /// has this process's environment; no shell is between.
 ///
 /// # Errors
@@ -40,7 +40,7 @@ struct Answer {
 /// # Cancellation
 ///
 /// Ends the program and what it has started.
-pub(super) async fn ask(name: &str, server: &str) -> Result<Option<Login>, String> {
+pub(super) async fn get(name: &str, server: &str) -> Result<Option<Credential>, String> {
     let harmless = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
     if name.is_empty() || !name.chars().all(harmless) {
         return Err("a helper's name has letters, digits, `-`, `_` and `.`".into());
@@ -94,7 +94,7 @@ struct Group(Child);
 
 impl Drop for Group {
     fn drop(&mut self) {
-        // There is an id only while nobody has waited for it, so it cannot be somebody else's.
+        // The id exists only until the process is waited for, so it cannot belong to another process.
         if let Some(pid) = self
             .0
             .id()
@@ -105,13 +105,13 @@ impl Drop for Group {
     }
 }
 
-fn parse(answer: &[u8]) -> Result<Option<Login>, &'static str> {
+fn parse(answer: &[u8]) -> Result<Option<Credential>, &'static str> {
     let answer: Answer =
         serde_json::from_slice(answer).map_err(|_| "wrote something else than credentials")?;
     if answer.username.is_empty() && answer.secret.is_empty() {
         return Ok(None);
     }
-    Ok(Some(Login::of_pair(
+    Ok(Some(Credential::of_pair(
         answer.username,
         SecretText::new(answer.secret),
     )))
@@ -126,10 +126,10 @@ mod tests {
         let pair = parse(br#"{"ServerURL":"https://r.lan","Username":"u","Secret":"p"}"#).unwrap();
         assert_eq!(
             pair,
-            Some(Login::of_pair("u".into(), SecretText::new("p".into())))
+            Some(Credential::of_pair("u".into(), SecretText::new("p".into())))
         );
         let token = parse(br#"{"Username":"<token>","Secret":"t"}"#).unwrap();
-        assert_eq!(token, Some(Login::Identity(SecretText::new("t".into()))));
+        assert_eq!(token, Some(Credential::Identity(SecretText::new("t".into()))));
         assert_eq!(
             parse(br#"{"ServerURL":"","Username":"","Secret":""}"#).unwrap(),
             None
@@ -142,9 +142,9 @@ mod tests {
     #[tokio::test]
     async fn a_helper_s_name_is_no_path_and_no_option() {
         for bad in ["", "../evil", "a/b", "a b", "a;b", "$(x)", "a\0"] {
-            assert!(ask(bad, "r.lan").await.is_err(), "{bad}");
+            assert!(get(bad, "r.lan").await.is_err(), "{bad}");
         }
-        let error = ask("that-does-not-exist", "r.lan").await.unwrap_err();
+        let error = get("that-does-not-exist", "r.lan").await.unwrap_err();
         assert!(
             error.starts_with("docker-credential-that-does-not-exist cannot be run"),
             "{error}"

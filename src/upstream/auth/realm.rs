@@ -1,6 +1,6 @@
 //! Which token service may see a registry's credentials. Pure.
 //!
-//! A registry names its token service itself, and a registry that is broken into, or spoken to in plain http, could
+//! A registry names its token service itself, and a registry that is broken into, or contacted in plain http, could
 //! name any. So the credentials go to services of the same owner only, or to those the operator listed.
 
 use reqwest::Url;
@@ -8,11 +8,11 @@ use reqwest::Url;
 use crate::upstream::policy::ip_literal;
 use crate::upstream::redirect::same_origin;
 
-/// Whether `realm` may be asked with the credentials for the registry at `origin`.
+/// Returns whether `realm` may receive the credentials for the registry at `origin`.
 ///
-/// It may when it is spoken to in https (or the registry itself is plain http, by configuration) and is the same host,
+/// It may when it is contacted in https (or the registry itself is plain http, by configuration) and is the same host,
 /// a host of the same registrable domain (by the public suffix list), or listed in `listed` as `host` (any port) or
-/// `host:port`. Addresses and `localhost` have no owner that could be told: they must be the very same host and port,
+/// `host:port`. Addresses and `localhost` have no owner that could be determined: they must be the very same host and port,
 /// or listed.
 pub(in crate::upstream) fn may_see_credentials(realm: &Url, origin: &Url, listed: &[Box<str>]) -> bool {
     let (Some(host), Some(registry)) = (realm.host_str(), origin.host_str()) else {
@@ -130,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn listed_hosts_may_be_asked_too() {
+    fn listed_hosts_may_receive_credentials_too() {
         let origin = "https://registry.lan";
         assert!(may("https://auth.lan/token", origin, &["auth.lan"]));
         assert!(may("https://auth.lan:8443/token", origin, &["AUTH.lan"]));

@@ -109,10 +109,10 @@ async fn kept_connections_that_all_died_cost_no_request() {
             );
         }
         assert_eq!(registry.answered() - before, 4, "{end:?}: each is answered once");
-        let conditions = upstreams.conditions();
+        let statuses = upstreams.statuses();
         assert_eq!(
-            (conditions[0].failures, conditions[0].state),
-            (0, State::Well),
+            (statuses[0].failures, statuses[0].state),
+            (0, AvailabilityState::Available),
             "{end:?}"
         );
     }
@@ -142,8 +142,8 @@ fn blobs_of_repositories(
     of: &'static str,
     count: usize,
     credentials: &Credentials,
-) -> impl Iterator<Item = Request> {
-    (0..count).map(move |n| Request {
+) -> impl Iterator<Item = UpstreamRequest> {
+    (0..count).map(move |n| UpstreamRequest {
         repository: format!("{of}/{n}").parse().unwrap(),
         credentials: credentials.clone(),
         ..blob("r.lan")
@@ -152,8 +152,12 @@ fn blobs_of_repositories(
 
 #[track_caller]
 fn expect_well(upstreams: &Upstreams, end: End) {
-    let condition = &upstreams.conditions()[0];
-    assert_eq!((condition.failures, condition.state), (0, State::Well), "{end:?}");
+    let status = &upstreams.statuses()[0];
+    assert_eq!(
+        (status.failures, status.state),
+        (0, AvailabilityState::Available),
+        "{end:?}"
+    );
 }
 
 #[tokio::test]
@@ -182,7 +186,7 @@ async fn dead_connections_to_a_token_service_cost_no_request() {
         let mut credentials = Credentials::None;
         if let Some(auth) = auth {
             config.settings.auth = auth;
-            credentials = Credentials::Ours;
+            credentials = Credentials::Operator;
         }
         let upstreams = upstreams(&[config], deadlines());
         let before: Vec<_> = blobs_of_repositories("before", 8, &credentials).collect();
@@ -225,7 +229,7 @@ async fn dead_connections_to_a_proxy_that_forwards_cost_no_request() {
             reply(200, "", "content")
         })
         .await;
-        // Nobody listens there.
+        // No server listens there.
         let upstreams = through(proxy.port, plain("r.lan", 9));
         open(&upstreams, 8).await;
         proxy.replace();
@@ -246,7 +250,7 @@ async fn dead_connections_to_a_proxy_that_forwards_cost_no_request() {
 struct Tunnels {
     port: u16,
     generation: Arc<AtomicUsize>,
-    opened: Arc<AtomicUsize>,
+    tunnels: Arc<AtomicUsize>,
     accepting: AbortHandle,
 }
 
@@ -254,8 +258,8 @@ impl Tunnels {
     async fn start(end: End, to: u16) -> Tunnels {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
-        let (generation, opened) = (Arc::<AtomicUsize>::default(), Arc::<AtomicUsize>::default());
-        let (alive, count) = (generation.clone(), opened.clone());
+        let (generation, tunnels) = (Arc::<AtomicUsize>::default(), Arc::<AtomicUsize>::default());
+        let (alive, count) = (generation.clone(), tunnels.clone());
         let accepting = tokio::spawn(async move {
             let mut tunnels = JoinSet::new();
             loop {
@@ -266,7 +270,7 @@ impl Tunnels {
         Tunnels {
             port,
             generation,
-            opened,
+            tunnels,
             accepting: accepting.abort_handle(),
         }
     }
@@ -294,10 +298,10 @@ async fn tunnel(
     let mut server = TcpStream::connect(("127.0.0.1", to)).await.ok()?;
     client.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await.ok()?;
     count.fetch_add(1, Ordering::SeqCst);
-    let (mut asked, mut answered) = (Vec::new(), Vec::new());
+    let (mut requests, mut answered) = (Vec::new(), Vec::new());
     loop {
         tokio::select! {
-            read = client.read_buf(&mut asked) => {
+            read = client.read_buf(&mut requests) => {
                 read.ok().filter(|read| *read > 0)?;
                 if alive.load(Ordering::SeqCst) != born {
                     if let End::Rst = end {
@@ -306,8 +310,8 @@ async fn tunnel(
                     }
                     return None;
                 }
-                server.write_all(&asked).await.ok()?;
-                asked.clear();
+                server.write_all(&requests).await.ok()?;
+                requests.clear();
             }
             read = server.read_buf(&mut answered) => {
                 read.ok().filter(|read| *read > 0)?;
@@ -368,8 +372,8 @@ async fn dead_tunnels_through_a_proxy_cost_no_request() {
         config.settings.tls.insecure_skip_verify = true;
         let upstreams = through(proxy.port, config);
         open(&upstreams, 8).await;
-        let opened = proxy.opened.load(Ordering::SeqCst);
-        assert!(opened >= 4, "{end:?}: {opened} tunnels");
+        let tunnels = proxy.tunnels.load(Ordering::SeqCst);
+        assert!(tunnels >= 4, "{end:?}: {tunnels} tunnels");
         proxy.generation.fetch_add(1, Ordering::SeqCst);
         for _ in 0..4 {
             assert_eq!(
@@ -379,7 +383,7 @@ async fn dead_tunnels_through_a_proxy_cost_no_request() {
             );
         }
         assert_eq!(
-            proxy.opened.load(Ordering::SeqCst) - opened,
+            proxy.tunnels.load(Ordering::SeqCst) - tunnels,
             4,
             "{end:?}: a new tunnel for each"
         );
@@ -392,12 +396,12 @@ async fn dead_tunnels_through_a_proxy_cost_no_request() {
 struct Slow {
     takes: Duration,
     silent: AtomicBool,
-    asked: AtomicUsize,
+    requests: AtomicUsize,
 }
 
 impl Resolve for Slow {
     fn resolve(&self, _: Name) -> Resolving {
-        self.asked.fetch_add(1, Ordering::SeqCst);
+        self.requests.fetch_add(1, Ordering::SeqCst);
         let (takes, silent) = (self.takes, self.silent.load(Ordering::SeqCst));
         Box::pin(async move {
             tokio::time::sleep(takes).await;
@@ -434,14 +438,14 @@ async fn a_slow_name_server_is_waited_for_once_and_not_by_the_connection() {
     };
     let upstreams = by_name(server.port, deadlines, &resolver);
     let request = blob("r.lan");
-    let crowd = futures_util::future::join_all((0..10).map(|_| pull(&upstreams, &request))).await;
-    for outcome in crowd {
+    let outcomes = futures_util::future::join_all((0..10).map(|_| pull(&upstreams, &request))).await;
+    for outcome in outcomes {
         assert_eq!(outcome.unwrap(), "content");
     }
     for _ in 0..10 {
         assert_eq!(pull(&upstreams, &request).await.unwrap(), "content");
     }
-    assert_eq!(resolver.asked.load(Ordering::SeqCst), 1);
+    assert_eq!(resolver.requests.load(Ordering::SeqCst), 1);
 }
 
 #[tokio::test]
@@ -459,7 +463,7 @@ async fn a_silent_name_server_has_a_deadline_of_its_own_and_a_shorter_one_where_
             ..deadlines()
         };
         let upstreams = by_name(1, deadlines, &resolver);
-        let request = Request {
+        let request = UpstreamRequest {
             purpose,
             ..blob("r.lan")
         };
@@ -491,10 +495,10 @@ async fn an_address_is_judged_for_each_registry_that_leads_there() {
         matches!(outcome, Err(UpstreamError::Refused { .. })),
         "{outcome:?}"
     );
-    assert_eq!(resolver.asked.load(Ordering::SeqCst), 2);
+    assert_eq!(resolver.requests.load(Ordering::SeqCst), 2);
 }
 
-/// Never answers, and says which names it was asked for.
+/// Never answers, and sends each requested name.
 struct Silent(mpsc::UnboundedSender<String>);
 
 impl Resolve for Silent {
@@ -506,14 +510,14 @@ impl Resolve for Silent {
 
 #[tokio::test]
 async fn names_that_are_never_answered_delay_neither_an_entry_nor_docker_hub() {
-    let (asked, mut names) = mpsc::unbounded_channel();
+    let (requests, mut names) = mpsc::unbounded_channel();
     let options = Options {
         deadlines: Deadlines {
             resolve: Duration::from_secs(600),
             exchange: Duration::from_secs(600),
             ..deadlines()
         },
-        resolver: Arc::new(Silent(asked)),
+        resolver: Arc::new(Silent(requests)),
     };
     let named = RegistryConfig::named("named.example".parse().unwrap());
     let suffix = RegistryConfig {

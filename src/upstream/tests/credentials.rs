@@ -30,9 +30,9 @@ fn of(server: &Server, auth: Auth) -> Upstreams {
     upstreams(&[with_auth(server, auth)], deadlines())
 }
 
-fn ours() -> Request {
-    Request {
-        credentials: Credentials::Ours,
+fn ours() -> UpstreamRequest {
+    UpstreamRequest {
+        credentials: Credentials::Operator,
         ..blob("r.lan")
     }
 }
@@ -70,7 +70,7 @@ async fn guarded(challenge: &'static str, wanted: &'static str) -> Server {
     .await
 }
 
-/// A registry whose token service hands out `Bearer good` to whom `grants` accepts.
+/// A registry whose token service issues `Bearer good` to the requests that `grants` accepts.
 async fn with_token_service(grants: impl Fn(&str) -> Reply + Send + Sync + 'static) -> Server {
     Server::start(|port| {
         move |head: &str| match header(head, "authorization") {
@@ -170,15 +170,15 @@ async fn a_token_is_fetched_with_the_password_and_nobody_s_token_is_another() {
 }
 
 #[tokio::test]
-async fn a_crowd_with_a_password_fetches_one_token() {
+async fn simultaneous_requests_with_a_password_fetch_one_token() {
     let server = with_token_service(|_| good()).await;
     let upstreams = of(&server, password());
-    let mut crowd = JoinSet::new();
+    let mut pulls = JoinSet::new();
     for _ in 0..20 {
         let upstreams = upstreams.clone();
-        crowd.spawn(async move { pull(&upstreams, &ours()).await });
+        pulls.spawn(async move { pull(&upstreams, &ours()).await });
     }
-    while let Some(content) = crowd.join_next().await {
+    while let Some(content) = pulls.join_next().await {
         assert_eq!(content.unwrap().unwrap(), "content");
     }
     assert_eq!(server.count("/token"), 1);
@@ -219,7 +219,7 @@ async fn an_identity_token_is_exchanged_by_post() {
 }
 
 #[tokio::test]
-async fn a_token_service_is_asked_in_its_own_dialect() {
+async fn a_token_service_gets_requests_in_its_own_dialect() {
     let post = "grant_type=password&username=user&password=hunter2";
     for status in [401, 404, 405] {
         let server =
@@ -246,7 +246,7 @@ async fn a_token_service_is_asked_in_its_own_dialect() {
         let upstreams = of(&server, Auth::IdentityToken(secret("refresh")));
         assert_eq!(pull(&upstreams, &ours()).await.unwrap(), "content", "{status}");
     }
-    // Where neither dialect helps, the first refusal is told.
+    // Where neither dialect helps, the first refusal is returned.
     let server = with_token_service(|head| match head.starts_with("POST ") {
         true => reply(404, "", ""),
         false => reply(401, "", "wrong password"),
@@ -328,7 +328,7 @@ async fn an_old_token_that_is_refused_with_403_is_replaced_once() {
     .await;
     let upstreams = of(&server, password());
     pull(&upstreams, &ours()).await.unwrap();
-    let other = Request {
+    let other = UpstreamRequest {
         repository: "other".parse().unwrap(),
         ..ours()
     };
@@ -338,10 +338,10 @@ async fn an_old_token_that_is_refused_with_403_is_replaced_once() {
 }
 
 #[tokio::test]
-async fn failed_logins_are_forgotten_within_seconds() {
+async fn failed_credentials_are_dropped_within_seconds() {
     let open = Arc::new(std::sync::atomic::AtomicBool::new(false));
-    let opened = open.clone();
-    let server = with_token_service(move |_| match opened.load(Ordering::Relaxed) {
+    let is_open = open.clone();
+    let server = with_token_service(move |_| match is_open.load(Ordering::Relaxed) {
         true => good(),
         false => reply(403, "", ""),
     })
@@ -351,10 +351,10 @@ async fn failed_logins_are_forgotten_within_seconds() {
         assert!(pull(&upstreams, &ours()).await.is_err());
     }
     open.store(true, Ordering::Relaxed);
-    let begun = std::time::Instant::now();
+    let started = std::time::Instant::now();
     while pull(&upstreams, &ours()).await.is_err() {
         assert!(
-            begun.elapsed() < Duration::from_secs(30),
+            started.elapsed() < Duration::from_secs(30),
             "the failure is kept for ever"
         );
         tokio::time::sleep(Duration::from_millis(20)).await;
@@ -387,14 +387,14 @@ async fn a_docker_config_is_read_per_repository_and_anew_when_it_changes() {
     );
     let upstreams = of(&server, Auth::DockerConfig { path: file.0.clone() });
     assert_eq!(pull(&upstreams, &ours()).await.unwrap(), "content");
-    let elsewhere = Request {
+    let elsewhere = UpstreamRequest {
         repository: "elsewhere".parse().unwrap(),
         ..ours()
     };
     assert!(pull(&upstreams, &elsewhere).await.is_err());
     std::fs::write(&file.0, r#"{"auths": {"r.lan": {"auth": "dXNlcjpodW50ZXIy"}}}"#).unwrap();
     assert_eq!(pull(&upstreams, &elsewhere).await.unwrap(), "content");
-    // A registry it does not know is asked like anybody's.
+    // A request to a registry without an entry in the file is anonymous.
     std::fs::write(&file.0, "{}").unwrap();
     let sent = shown(&server).len();
     assert!(pull(&upstreams, &ours()).await.is_err());

@@ -15,9 +15,9 @@ fn with_password(server: &Server) -> RegistryConfig {
     config
 }
 
-fn ours(request: Request) -> Request {
-    Request {
-        credentials: Credentials::Ours,
+fn ours(request: UpstreamRequest) -> UpstreamRequest {
+    UpstreamRequest {
+        credentials: Credentials::Operator,
         ..request
     }
 }
@@ -66,8 +66,8 @@ async fn a_redirect_into_another_registry_is_answered_with_an_anonymous_token_of
         assert_eq!(read(response).await.unwrap(), "content");
     }
     assert_eq!(registry.count("/token"), 1, "the token is kept");
-    let asked = registry.heads();
-    let token = asked
+    let heads = registry.heads();
+    let token = heads
         .iter()
         .find(|head| path(head).starts_with("/token"))
         .unwrap();
@@ -76,16 +76,16 @@ async fn a_redirect_into_another_registry_is_answered_with_an_anonymous_token_of
         "/token?kept=1&service=s&scope=repository%3Aa%2Fb%3Apull"
     );
     // What is resumed and what is only looked at goes the same way.
-    let resumed = Request {
+    let resumed = UpstreamRequest {
         range_from: Some(4),
         ..blob("r.lan")
     };
     let response = upstreams.fetch(&resumed).await.unwrap();
     assert_eq!(response.status, 206);
     assert_eq!(read(response).await.unwrap(), "ent");
-    let looked = Request {
+    let looked = UpstreamRequest {
         target: Target::Manifest(Reference::Tag("v1".parse().unwrap())),
-        method: Method::Head,
+        method: UpstreamMethod::Head,
         ..blob("r.lan")
     };
     let response = upstreams.fetch(&looked).await.unwrap();
@@ -94,7 +94,7 @@ async fn a_redirect_into_another_registry_is_answered_with_an_anonymous_token_of
 }
 
 #[tokio::test]
-async fn no_login_of_the_front_and_no_client_s_reaches_the_registry_behind_it() {
+async fn no_credentials_of_the_front_or_a_client_reach_the_registry_behind_it() {
     let registry = challenger("content").await;
     let port = registry.port;
     // It wants a password before it redirects.
@@ -110,7 +110,7 @@ async fn no_login_of_the_front_and_no_client_s_reaches_the_registry_behind_it() 
     assert!(!response.public, "it took a password to get there");
     assert_eq!(read(response).await.unwrap(), "content");
     for sent in [BASIC, "Bearer clients"] {
-        let request = Request {
+        let request = UpstreamRequest {
             credentials: Credentials::Client(Secret::new(sent.as_bytes()).unwrap()),
             ..blob("r.lan")
         };
@@ -218,7 +218,7 @@ async fn a_front_nobody_named_leads_nowhere_inside() {
     );
 }
 
-/// A registry that is silent about what it wants but at `/v2/`; to a stranger it answers `status`.
+/// A registry that challenges at `/v2/` only; it answers anonymous clients with `status`.
 async fn reticent(status: u16, bearer: bool) -> Server {
     Server::start(|port| {
         move |head: &str| match (path(head), header(head, "authorization")) {
@@ -241,15 +241,15 @@ async fn reticent(status: u16, bearer: bool) -> Server {
     .await
 }
 
-fn of_repository(name: &str) -> Request {
-    ours(Request {
+fn of_repository(name: &str) -> UpstreamRequest {
+    ours(UpstreamRequest {
         repository: name.parse().unwrap(),
         ..blob("r.lan")
     })
 }
 
 #[tokio::test]
-async fn a_login_is_used_where_only_the_ping_asks_for_it() {
+async fn credentials_are_used_where_only_the_ping_challenges() {
     for status in [401, 403, 404] {
         for bearer in [true, false] {
             let server = reticent(status, bearer).await;
@@ -261,7 +261,7 @@ async fn a_login_is_used_where_only_the_ping_asks_for_it() {
             }
             let pings = server.heads().iter().filter(|head| path(head) == "/v2/").count();
             assert_eq!(pings, 1, "once for all repositories");
-            // With the login it is a verdict.
+            // With credentials it is a verdict.
             let outcome = pull(&upstreams, &of_repository("missing/app")).await;
             assert!(
                 matches!(outcome, Err(UpstreamError::Status { status: 404, .. })),
@@ -275,9 +275,9 @@ async fn a_login_is_used_where_only_the_ping_asks_for_it() {
 }
 
 #[tokio::test]
-async fn a_client_s_login_is_exchanged_where_only_the_ping_names_the_token_service() {
+async fn a_client_s_credentials_are_exchanged_where_only_the_ping_names_the_token_service() {
     let server = reticent(404, true).await;
-    let request = Request {
+    let request = UpstreamRequest {
         credentials: Credentials::Client(Secret::new(BASIC.as_bytes()).unwrap()),
         ..blob("r.lan")
     };
@@ -285,15 +285,15 @@ async fn a_client_s_login_is_exchanged_where_only_the_ping_names_the_token_servi
 }
 
 #[tokio::test]
-async fn a_crowd_pings_once_and_nobody_without_a_login_does() {
+async fn simultaneous_requests_ping_once_and_only_with_credentials() {
     let server = reticent(404, true).await;
     let upstreams = upstreams(&[with_password(&server)], deadlines());
-    let mut crowd = JoinSet::new();
+    let mut pulls = JoinSet::new();
     for n in 0..20 {
         let upstreams = upstreams.clone();
-        crowd.spawn(async move { pull(&upstreams, &of_repository(&format!("r{n}"))).await });
+        pulls.spawn(async move { pull(&upstreams, &of_repository(&format!("r{n}"))).await });
     }
-    while let Some(content) = crowd.join_next().await {
+    while let Some(content) = pulls.join_next().await {
         assert_eq!(content.unwrap().unwrap(), "content");
     }
     let pings = |server: &Server| server.heads().iter().filter(|head| path(head) == "/v2/").count();
@@ -306,7 +306,7 @@ async fn a_crowd_pings_once_and_nobody_without_a_login_does() {
 }
 
 #[tokio::test]
-async fn a_ping_that_asks_for_nothing_leaves_the_first_answer() {
+async fn a_ping_without_a_challenge_leaves_the_first_answer() {
     let server = Server::start(|_| {
         |head: &str| match path(head) {
             "/v2/" => reply(200, "", "{}"),

@@ -1,4 +1,4 @@
-//! Where a registry's content is asked for: mirrors, limits, redirects for the client, and reloads.
+//! The endpoints of a registry's content: mirrors, limits, redirects for the client, and reloads.
 
 use std::num::NonZeroUsize;
 
@@ -44,7 +44,7 @@ async fn a_mirror_that_fails_in_any_way_hands_over_to_the_next() {
             "{status}"
         );
         let tag = Target::Manifest(Reference::Tag("v1".parse().unwrap()));
-        let by_tag = Request {
+        let by_tag = UpstreamRequest {
             target: tag,
             ..blob("r.lan")
         };
@@ -83,7 +83,7 @@ async fn only_the_registry_itself_says_that_something_does_not_exist() {
         let mut config = plain("r.lan", last.port);
         config.settings.mirrors = vec![mirror(first)];
         match pull(&upstreams(&[config], deadlines()), &blob("r.lan")).await {
-            Err(UpstreamError::Status { status: told, .. }) => assert_eq!(told, status),
+            Err(UpstreamError::Status { status: actual, .. }) => assert_eq!(actual, status),
             other => panic!("{other:?}"),
         }
     }
@@ -106,8 +106,8 @@ async fn a_mirror_is_never_shown_credentials() {
         password: SecretText::new("hunter2".into()),
     };
     let upstreams = upstreams(&[config], deadlines());
-    let ours = Request {
-        credentials: Credentials::Ours,
+    let ours = UpstreamRequest {
+        credentials: Credentials::Operator,
         ..blob("r.lan")
     };
     for _ in 0..2 {
@@ -119,8 +119,8 @@ async fn a_mirror_is_never_shown_credentials() {
             .iter()
             .all(|head| header(head, "authorization").is_none())
     );
-    // A client's question goes to whom the client means.
-    let clients = Request {
+    // A request with a client's credentials goes to the registry only.
+    let clients = UpstreamRequest {
         credentials: Credentials::Client(Secret::new(b"Basic Y2xpZW50").unwrap()),
         ..blob("r.lan")
     };
@@ -129,7 +129,7 @@ async fn a_mirror_is_never_shown_credentials() {
 }
 
 #[tokio::test]
-async fn no_more_requests_are_under_way_than_the_operator_allows() {
+async fn no_more_requests_are_in_flight_than_the_operator_allows() {
     let server = holding("content").await;
     let mut config = plain("r.lan", server.port);
     config.settings.max_concurrency = NonZeroUsize::new(2);
@@ -152,10 +152,10 @@ async fn no_more_requests_are_under_way_than_the_operator_allows() {
     drop(second);
     let fourth = upstreams.fetch(&blob("r.lan")).await.unwrap();
     assert!(upstreams.fetch(&blob("r.lan")).await.is_err());
-    // A refusal and an answer without a body do not keep their place.
+    // A refusal and an answer without a body do not keep their slot.
     drop((third, fourth));
-    let head = Request {
-        method: Method::Head,
+    let head = UpstreamRequest {
+        method: UpstreamMethod::Head,
         ..blob("r.lan")
     };
     let held: Vec<_> = futures_util::future::join_all((0..4).map(|_| upstreams.fetch(&head))).await;
@@ -190,7 +190,7 @@ async fn a_blob_s_redirect_may_be_left_to_the_client() {
     }
     assert_eq!((server.heads().len(), cdn.heads().len()), (2, 0));
     // Manifests are followed: clients do not expect their redirects.
-    let manifest = Request {
+    let manifest = UpstreamRequest {
         target: Target::Manifest(Reference::Digest(digest())),
         ..blob("r.lan")
     };
@@ -246,7 +246,7 @@ async fn a_registry_keeps_its_token_whatever_repositories_clients_name_at_anothe
     pull(&upstreams, &blob("b.lan")).await.unwrap();
     // More than are kept for one entry.
     for number in 0..2_100 {
-        let request = Request {
+        let request = UpstreamRequest {
             repository: format!("made-up/{number}").parse().unwrap(),
             ..blob("a.lan")
         };

@@ -4,8 +4,8 @@ use super::*;
 
 const PAGE: &str = "Content-Type: text/html\r\n";
 
-fn by_tag(method: Method) -> Request {
-    Request {
+fn by_tag(method: UpstreamMethod) -> UpstreamRequest {
+    UpstreamRequest {
         target: Target::Manifest(Reference::Tag("v1".parse().unwrap())),
         method,
         ..blob("r.lan")
@@ -37,7 +37,7 @@ async fn a_refusal_of_head_is_decided_by_get_and_once_for_a_registry() {
     for status in [204, 300, 400, 401, 403, 404, 405, 406, 410, 415, 501] {
         let server = registry((status, ""), (200, "")).await;
         let upstreams = lan(&server);
-        for method in [Method::Head, Method::Probe, Method::Head] {
+        for method in [UpstreamMethod::Head, UpstreamMethod::Probe, UpstreamMethod::Head] {
             let outcome = upstreams.fetch(&by_tag(method)).await;
             let mut response = outcome.unwrap_or_else(|error| panic!("{status}: {error}"));
             assert!(response.body.chunk().await.unwrap().is_none(), "HEAD has no body");
@@ -49,21 +49,21 @@ async fn a_refusal_of_head_is_decided_by_get_and_once_for_a_registry() {
 }
 
 #[tokio::test]
-async fn a_refusal_of_head_that_get_has_confirmed_is_believed_from_then_on() {
+async fn a_refusal_of_head_that_get_has_confirmed_is_final_from_then_on() {
     for status in [401, 403, 404, 410] {
         let server = registry((status, ""), (status, "")).await;
         let upstreams = lan(&server);
         for _ in 0..3 {
-            match upstreams.fetch(&by_tag(Method::Head)).await {
-                Err(UpstreamError::Status { status: told, .. }) => assert_eq!(told, status),
+            match upstreams.fetch(&by_tag(UpstreamMethod::Head)).await {
+                Err(UpstreamError::Status { status: actual, .. }) => assert_eq!(actual, status),
                 other => panic!("{status}: {other:?}"),
             }
         }
         assert_eq!(methods(&server), ["HEAD", "GET", "HEAD", "HEAD"], "{status}");
         // Another repository may be kept in another way.
-        let other = Request {
+        let other = UpstreamRequest {
             repository: "other/repository".parse().unwrap(),
-            ..by_tag(Method::Head)
+            ..by_tag(UpstreamMethod::Head)
         };
         upstreams.fetch(&other).await.unwrap_err();
         assert_eq!(methods(&server)[4..], ["HEAD", "GET"], "{status}");
@@ -71,10 +71,13 @@ async fn a_refusal_of_head_that_get_has_confirmed_is_believed_from_then_on() {
 }
 
 #[tokio::test]
-async fn a_registry_in_trouble_is_not_asked_twice() {
+async fn a_failing_registry_gets_no_second_request() {
     for status in [408, 429, 500, 502, 503, 504] {
         let server = registry((status, ""), (200, "")).await;
-        lan(&server).fetch(&by_tag(Method::Head)).await.unwrap_err();
+        lan(&server)
+            .fetch(&by_tag(UpstreamMethod::Head))
+            .await
+            .unwrap_err();
         assert_eq!(methods(&server), ["HEAD"], "{status}");
     }
 }
@@ -82,7 +85,7 @@ async fn a_registry_in_trouble_is_not_asked_twice() {
 #[tokio::test]
 async fn a_page_is_neither_a_verdict_nor_leave_to_read() {
     for status in [401, 403, 404, 410] {
-        for method in [Method::Get, Method::Head, Method::Probe] {
+        for method in [UpstreamMethod::Get, UpstreamMethod::Head, UpstreamMethod::Probe] {
             let server = registry((status, PAGE), (status, PAGE)).await;
             let error = lan(&server).fetch(&by_tag(method)).await.unwrap_err();
             assert!(error.is_outage(), "{status} {method:?}: {error}");
@@ -96,13 +99,13 @@ async fn a_page_is_neither_a_verdict_nor_leave_to_read() {
             assert!(!error.is_outage(), "{status} {method:?}: {error}");
         }
     }
-    // A login page in place of content: whoever asks may read nothing by it.
+    // A login page in place of content does not permit reading.
     let server = registry((200, PAGE), (200, PAGE)).await;
-    let blob_probe = Request {
-        method: Method::Probe,
+    let blob_probe = UpstreamRequest {
+        method: UpstreamMethod::Probe,
         ..blob("r.lan")
     };
-    for probe in [by_tag(Method::Probe), blob_probe] {
+    for probe in [by_tag(UpstreamMethod::Probe), blob_probe] {
         let outcome = lan(&server).fetch(&probe).await;
         assert!(
             matches!(outcome, Err(UpstreamError::Protocol { .. })),
@@ -111,5 +114,5 @@ async fn a_page_is_neither_a_verdict_nor_leave_to_read() {
     }
     // HEAD meets the page, GET does not.
     let server = registry((200, PAGE), (200, "")).await;
-    lan(&server).fetch(&by_tag(Method::Probe)).await.unwrap();
+    lan(&server).fetch(&by_tag(UpstreamMethod::Probe)).await.unwrap();
 }

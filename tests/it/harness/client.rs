@@ -7,7 +7,7 @@ use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::prf::Prf;
+use super::content::PseudoRandom;
 use super::{Fields, PATIENCE, field};
 
 /// Response heads longer than this are refused.
@@ -636,13 +636,13 @@ impl Client {
         self.try_request("GET", path, &[])
     }
 
-    /// Streams a body and compares it with `prf` from `offset` on. A clean end is not yet the whole content: see
+    /// Streams a body and compares it with `content` from `offset` on. A clean end is not yet the whole content: see
     /// [`Response::received`].
     pub fn try_pull(
         &self,
         path: &str,
         fields: &[(&str, &str)],
-        prf: &Prf,
+        content: &PseudoRandom,
         offset: u64,
     ) -> Result<Response, Broken> {
         let mut connection = self.try_open()?;
@@ -672,20 +672,20 @@ impl Client {
         connection.read_body(
             head,
             "GET",
-            &mut |at, piece| match prf.compare(offset + at, piece) {
+            &mut |at, piece| match content.compare(offset + at, piece) {
                 Ok(()) => Flow::Go,
                 Err(wrong) => Flow::Wrong(wrong),
             },
         )
     }
 
-    /// Streams the whole of `prf` and fails on any deviation.
+    /// Streams the whole of `content` and fails on any deviation.
     #[track_caller]
-    pub fn pull(&self, path: &str, prf: &Prf) -> Response {
-        match self.try_pull(path, &[], prf, 0) {
+    pub fn pull(&self, path: &str, content: &PseudoRandom) -> Response {
+        match self.try_pull(path, &[], content, 0) {
             Ok(response) => {
                 assert_eq!(response.status, 200, "GET {path}: {response}");
-                assert_eq!(response.received, prf.size, "GET {path}");
+                assert_eq!(response.received, content.size, "GET {path}");
                 response
             }
             Err(broken) => panic!("GET {path}: {broken:?}"),

@@ -370,7 +370,7 @@ impl Drop for SmallDisk {
 
 #[cfg(test)]
 mod tests {
-    use super::super::prf::sha256;
+    use super::super::content::sha256;
     use super::*;
 
     fn put(root: &Path, content: &[u8]) -> PathBuf {

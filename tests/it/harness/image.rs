@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::prf::{Content, Prf};
+use super::content::{Content, PseudoRandom};
 use super::registry::Registry;
 
 /// Whose media types an image uses.
@@ -76,8 +76,8 @@ impl Image {
     /// A small image whose content depends on `seed` alone.
     pub fn small(registry: &Registry, repository: &str, tag: &str, seed: u64) -> Self {
         let layers = [
-            Content::from(Prf::new(seed, 1_000)),
-            Content::from(Prf::new(seed + 1, 70_000)),
+            Content::from(PseudoRandom::new(seed, 1_000)),
+            Content::from(PseudoRandom::new(seed + 1, 70_000)),
         ];
         Self::push(registry, repository, tag, Flavor::Oci, &layers)
     }

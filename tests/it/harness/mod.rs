@@ -10,6 +10,7 @@
 
 pub mod bucket;
 pub mod client;
+pub mod content;
 pub mod disk;
 pub mod h2;
 pub mod hpack;
@@ -17,7 +18,6 @@ pub mod image;
 pub mod jwt;
 pub mod metadata;
 pub mod pki;
-pub mod prf;
 pub mod real;
 pub mod registry;
 pub mod server;
@@ -29,12 +29,12 @@ use std::time::{Duration, Instant};
 
 pub use bucket::{Bucket, Trouble};
 pub use client::{Broken, Client, Connection, Response};
+pub use content::{Content, PseudoRandom};
 pub use image::{Flavor, Image};
 pub use metadata::Metadata;
 pub use pki::{Authority, Issued};
-pub use prf::{Content, Prf};
 pub use registry::access::basic;
-pub use registry::{Auth, Budget, Cut, Framing, Gate, Kind, Like, On, Range, Registry, Reply, Scheme};
+pub use registry::{Auth, Budget, Cut, Framing, Gate, Kind, On, Preset, Range, Registry, Reply, Scheme};
 pub use server::Server;
 
 /// Header fields in wire order; names as written, values raw.
@@ -54,10 +54,10 @@ pub fn field<'a>(fields: &'a [(String, Vec<u8>)], name: &str) -> Option<&'a str>
 }
 
 /// An upstream with one blob of `size` bytes that a cache has pulled and stored, and its path there.
-pub fn stored(size: u64) -> (Registry, Server, Prf, String) {
+pub fn stored(size: u64) -> (Registry, Server, PseudoRandom, String) {
     let upstream = Registry::new();
     let cache = Server::start(&upstream);
-    let content = Prf::new(fresh_seed(), size);
+    let content = PseudoRandom::new(fresh_seed(), size);
     let path = upstream.blob_url("a", &upstream.blob(content.clone()));
     cache.client().pull(&path, &content);
     cache.wait_stored(&content.digest());
@@ -105,7 +105,7 @@ impl Random {
 
     pub fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        prf::mix(self.0)
+        content::mix(self.0)
     }
 
     /// Uniform enough in `0..bound`; `bound` must not be 0.
@@ -128,5 +128,5 @@ pub fn fresh_seed() -> u64 {
     let now = std::time::SystemTime::now()
         .duration_since(std::time::UNIX_EPOCH)
         .expect("after 1970");
-    prf::mix(now.as_nanos() as u64 ^ CALLS.fetch_add(1, Ordering::Relaxed).rotate_left(40))
+    content::mix(now.as_nanos() as u64 ^ CALLS.fetch_add(1, Ordering::Relaxed).rotate_left(40))
 }

@@ -9,13 +9,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use super::client::Client;
 use super::{Image, PATIENCE, Response};
 
-/// Whom it lets in.
-pub enum Door<'a> {
-    /// Everybody, to read and to write.
+/// The authentication that the registry requires.
+pub enum Login<'a> {
+    /// None, for reads and writes.
     Open,
-    /// Users of a file that `htpasswd -B` wrote.
+    /// A user of a file that `htpasswd -B` wrote.
     Basic { htpasswd: &'a Path },
-    /// Who has a token that this certificate's key has signed.
+    /// A token that the key of this certificate has signed.
     Tokens {
         realm: String,
         service: &'a str,
@@ -46,7 +46,7 @@ impl RealRegistry {
     }
 
     /// Starts one whose content is below `dir`; several may serve the same directory to different people.
-    pub fn start(dir: &Path, door: &Door<'_>) -> Self {
+    pub fn start(dir: &Path, login: &Login<'_>) -> Self {
         static CALLS: AtomicU64 = AtomicU64::new(0);
         let number = CALLS.fetch_add(1, Ordering::Relaxed);
         let mut config = format!(
@@ -54,15 +54,15 @@ impl RealRegistry {
              storage: {{filesystem: {{rootdirectory: \"{}\"}}}}\n",
             dir.join("content").display()
         );
-        match door {
-            Door::Open => {}
-            Door::Basic { htpasswd } => writeln!(
+        match login {
+            Login::Open => {}
+            Login::Basic { htpasswd } => writeln!(
                 config,
                 "auth: {{htpasswd: {{realm: a real one, path: \"{}\"}}}}",
                 htpasswd.display()
             )
             .expect("memory"),
-            Door::Tokens {
+            Login::Tokens {
                 realm,
                 service,
                 certificate,

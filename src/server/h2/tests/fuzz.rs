@@ -1,23 +1,23 @@
-//! Arbitrary bytes as what a client of HTTP/2 sends, counted as they pass.
+//! Arbitrary bytes of an HTTP/2 client, through the frame limits.
 
-use super::count::{Incoming, PREFACE};
+use super::frame_limits::{Incoming, PREFACE};
 
 /// The verdict does not depend on how the bytes were cut. The first byte is the length of the pieces.
 pub fn frames(bytes: &[u8]) {
     let Some((&step, bytes)) = bytes.split_first() else {
         return;
     };
-    let pass = |step: usize| {
+    let inspect_in_pieces = |step: usize| {
         let mut incoming = Incoming::new(0);
-        incoming.pass(PREFACE, 0)?;
+        incoming.inspect(PREFACE, 0)?;
         for piece in bytes.chunks(step.max(1)) {
-            incoming.pass(piece, 0)?;
+            incoming.inspect(piece, 0)?;
         }
         Ok::<bool, h2::Reason>(incoming.greeted())
     };
     assert_eq!(
-        pass(usize::from(step)),
-        pass(bytes.len()),
+        inspect_in_pieces(usize::from(step)),
+        inspect_in_pieces(bytes.len()),
         "the verdict depends on the cuts"
     );
 }

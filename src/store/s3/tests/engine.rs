@@ -1,4 +1,4 @@
-//! An S3 engine in this process, and a gate in front of it that answers what a test tells it to, as bytes on loopback.
+//! An S3 engine in this process, and a fault proxy in front of it that follows the script of a test, as bytes on loopback.
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -21,7 +21,7 @@ use crate::store::tests::files_below;
 pub const ACCESS: &str = "GK000000000000000000000001";
 pub const SECRET: &str = "canary-secret";
 
-/// Bytes of a name below the prefix: what the engine notes about an object lies in a file that is named after it.
+/// Bytes of a name below the prefix: the engine's metadata of an object lies in a file that is named after it.
 pub const ENGINE_NAME_MAX: usize = 150;
 
 /// A directory that is gone with the test.
@@ -43,7 +43,7 @@ impl Drop for Scratch {
     }
 }
 
-/// What the gate does with a request.
+/// The action of the fault proxy for a request.
 #[derive(Clone, Debug)]
 pub enum Act {
     Forward,
@@ -59,11 +59,11 @@ pub enum Act {
 
 type Script = Box<dyn FnMut(&str) -> Act + Send>;
 
-/// An engine and the gate in front of it.
+/// An engine and the fault proxy in front of it.
 pub struct Engine {
     /// One directory per bucket.
     pub dir: Scratch,
-    gate: String,
+    proxy: String,
     script: Arc<Mutex<Script>>,
     /// Lines of the requests so far: `PUT /bucket/key`.
     pub seen: Arc<Mutex<Vec<String>>>,
@@ -89,11 +89,11 @@ impl Engine {
 
         let script: Arc<Mutex<Script>> = Arc::new(Mutex::new(Box::new(|_| Act::Forward)));
         let seen = Arc::new(Mutex::new(Vec::new()));
-        let gate = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = gate.local_addr().unwrap();
+        let proxy = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = proxy.local_addr().unwrap();
         let (script_there, seen_there) = (script.clone(), seen.clone());
         tokio::spawn(async move {
-            while let Ok((client, _)) = gate.accept().await {
+            while let Ok((client, _)) = proxy.accept().await {
                 let (script, seen) = (script_there.clone(), seen_there.clone());
                 tokio::spawn(async move {
                     let _ = pass(client, behind, script, seen).await;
@@ -102,7 +102,7 @@ impl Engine {
         });
         Engine {
             dir,
-            gate: format!("http://{address}"),
+            proxy: format!("http://{address}"),
             script,
             seen,
         }
@@ -134,7 +134,7 @@ impl Engine {
             .credentials_provider(SharedCredentialsProvider::new(credentials))
             .http_client(super::super::connect::http_client(None))
             .region(Region::new("us-east-1"))
-            .endpoint_url(&self.gate)
+            .endpoint_url(&self.proxy)
             .build()
     }
 
@@ -147,9 +147,9 @@ impl Engine {
         self.dir.0.join("oci-cache").join(name)
     }
 
-    pub fn requests(&self, beginning: &str) -> usize {
+    pub fn requests(&self, prefix: &str) -> usize {
         let seen = self.seen.lock().unwrap();
-        seen.iter().filter(|line| line.starts_with(beginning)).count()
+        seen.iter().filter(|line| line.starts_with(prefix)).count()
     }
 
     /// Where lies what has `name` below the prefix of a store.
@@ -186,7 +186,7 @@ async fn pass(
     }
     if let Act::Refuse(status, code) = act {
         let body = format!(
-            "<?xml version=\"1.0\" encoding=\"UTF-8\"?><Error><Code>{code}</Code><Message>told so by the test</Message></Error>"
+            "<?xml version=\"1.0\" encoding=\"UTF-8\"?><Error><Code>{code}</Code><Message>scripted by the test</Message></Error>"
         );
         let body = if line.starts_with("HEAD") {
             String::new()

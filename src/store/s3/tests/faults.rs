@@ -1,7 +1,7 @@
 //! An engine that misbehaves: what is refused, what is a miss, and that nothing wrong is ever given out.
 
 use super::*;
-use crate::limits::{S3_FAILURES_MAX, S3_PAUSE_MIN};
+use crate::limits::{S3_BREAKER_FAILURES, S3_BREAKER_PAUSE_MIN};
 use engine::Act;
 
 fn fault<T>(result: Result<T, S3Error>) -> S3Fault {
@@ -11,13 +11,13 @@ fn fault<T>(result: Result<T, S3Error>) -> S3Fault {
     }
 }
 
-/// Waits out the pause and asks until the bucket is used again.
+/// Waits out the pause and sends requests until the bucket is used again.
 async fn recovered(store: &S3Store) {
     for _ in 0..600 {
         if store.is_available() && store.find(&blob(b"anything")).await.is_ok() {
             return;
         }
-        tokio::time::sleep(S3_PAUSE_MIN / 10).await;
+        tokio::time::sleep(S3_BREAKER_PAUSE_MIN / 10).await;
     }
     panic!("the bucket is not used again within a minute");
 }
@@ -52,8 +52,8 @@ async fn wrong_credentials_are_refused_by_the_engine_itself() {
 }
 
 #[tokio::test]
-async fn a_missing_bucket_is_made_and_where_that_is_refused_the_operator_is_told() {
-    // The engine of these tests makes buckets on the fly, so the gate knows of none until one is made.
+async fn a_missing_bucket_is_made_and_where_that_is_refused_the_start_fails() {
+    // The engine of these tests makes buckets on the fly, so the fault proxy reports none until one is made.
     for allowed in [true, false] {
         let engine = Engine::start().await;
         let mut made = false;
@@ -82,7 +82,7 @@ async fn an_engine_that_is_down_at_start_is_used_when_it_answers() {
     engine.script(|_| Act::Refuse(500, "InternalError"));
     let store = engine.open().await.expect("that does not stop the start");
     assert!(!store.is_available());
-    assert_eq!(fault(store.find(&blob(b"x")).await), S3Fault::Shut);
+    assert_eq!(fault(store.find(&blob(b"x")).await), S3Fault::Tripped);
     engine.heal();
     recovered(&store).await;
     let content = content(10, 20);
@@ -91,26 +91,26 @@ async fn an_engine_that_is_down_at_start_is_used_when_it_answers() {
 }
 
 #[tokio::test]
-async fn failures_in_a_row_shut_the_way_and_an_answer_opens_it() {
+async fn failures_in_a_row_trip_the_breaker_and_an_answer_recovers_it() {
     let engine = Engine::start().await;
     let store = engine.open().await.unwrap();
     let key = put(&store, &content(10, 21)).await;
     engine.script(|_| Act::Refuse(500, "InternalError"));
     let absent = blob(b"absent");
-    for _ in 0..S3_FAILURES_MAX {
+    for _ in 0..S3_BREAKER_FAILURES {
         assert!(store.find(&absent).await.is_err());
     }
     assert!(!store.is_available());
     let before = engine.requests("");
-    assert_eq!(fault(store.find(&absent).await), S3Fault::Shut);
-    assert_eq!(engine.requests(""), before, "nobody is asked");
+    assert_eq!(fault(store.find(&absent).await), S3Fault::Tripped);
+    assert_eq!(engine.requests(""), before, "no request is sent");
     engine.heal();
     recovered(&store).await;
     assert!(store.find(&key).await.unwrap().is_some());
 }
 
 #[tokio::test]
-async fn what_holds_for_every_request_shuts_the_way_at_once() {
+async fn what_holds_for_every_request_trips_the_breaker_at_once() {
     for (status, code, wanted) in [
         (503, "SlowDown", S3Fault::Throttled),
         (400, "ExpiredToken", S3Fault::Expired),
@@ -156,7 +156,7 @@ async fn denied_is_a_miss_once_reading_was_tried_out() {
         true => Act::Refuse(403, "AccessDenied"),
         false => Act::Forward,
     });
-    for _ in 0..2 * S3_FAILURES_MAX {
+    for _ in 0..2 * S3_BREAKER_FAILURES {
         assert!(store.find(&blob(b"x")).await.unwrap().is_none());
     }
     assert!(store.is_available());
@@ -226,8 +226,8 @@ async fn a_request_that_is_given_up_counts_as_a_failure() {
     let engine = Engine::start().await;
     let store = engine.open().await.unwrap();
     engine.script(|_| Act::Hang);
-    let patience = crate::limits::S3_GIVEN_UP + Duration::from_millis(200);
-    for _ in 0..S3_FAILURES_MAX {
+    let patience = crate::limits::S3_CANCELLED_FAILURE_AGE + Duration::from_millis(200);
+    for _ in 0..S3_BREAKER_FAILURES {
         if !store.is_available() {
             break;
         }

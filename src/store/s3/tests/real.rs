@@ -1,16 +1,16 @@
 //! The same against engines that run elsewhere; `scripts/s3.sh` starts them and says in `AWS_*` and `S3_TEST` where they are.
 
 use super::*;
-use crate::config::Storage;
+use crate::config::StorageConfig;
 
 /// The bucket as the environment describes it.
 fn settings() -> S3Settings {
     let config = crate::config::resolve(
         crate::config::Layer::default(),
-        crate::config::Surroundings::of_process().looking_only(),
+        crate::config::Environment::of_process().looking_only(),
     );
     match config.expect("the environment is sound").storage {
-        Storage::S3 { s3, .. } => s3,
+        StorageConfig::S3 { s3, .. } => s3,
         other => panic!("the environment names no bucket: {other:?}"),
     }
 }
@@ -44,7 +44,7 @@ async fn an_engine_keeps_what_is_stored_whole_in_parts_and_under_every_digest() 
                     "{size}: {from}..{to}"
                 );
             }
-            other.distrust(&key).await;
+            other.verify(&key).await;
             assert!(other.find(&key).await.unwrap().is_some(), "it is sound");
         }
     }

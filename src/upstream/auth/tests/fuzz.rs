@@ -1,11 +1,11 @@
-//! Arbitrary bytes as what registries and token services say about logins.
+//! Arbitrary bytes as the challenges of registries and the answers of token services.
 
 use http::header::WWW_AUTHENTICATE;
 use http::{HeaderMap, HeaderValue};
 
 use super::challenge::{bearer, parse_challenges};
-use super::grant;
-use super::token::{Asker, TokenKey, Who};
+use super::token_key::{Principal, Requester, TokenKey};
+use super::token_request;
 
 /// The lines of `WWW-Authenticate` of one response.
 pub fn challenge(bytes: &[u8]) {
@@ -23,14 +23,14 @@ pub fn challenge(bytes: &[u8]) {
     let Some(challenge) = bearer(&challenges) else {
         return;
     };
-    let asker = Asker {
+    let requester = Requester {
         namespace: "registry.example".parse().expect("a name"),
         place: "https://registry.example".into(),
-        who: Who::Nobody,
+        principal: Principal::Anonymous,
     };
     let repository = "a/b".parse().expect("a repository");
     let origin = "https://registry.example".parse().expect("a URL");
-    if let Ok(key) = TokenKey::new(&asker, &origin, &repository, challenge) {
+    if let Ok(key) = TokenKey::new(&requester, &origin, &repository, challenge) {
         let url = key.url();
         assert!(url.fragment().is_none());
         // Another scheme is never contacted, and its URL may hold anything.
@@ -43,7 +43,7 @@ pub fn challenge(bytes: &[u8]) {
 
 /// The body of a token service's answer.
 pub fn token(bytes: &[u8]) {
-    if let Ok(grant) = grant::parse(bytes) {
+    if let Ok(grant) = token_request::parse(bytes) {
         let seconds = grant.life.as_secs_f64();
         assert!((0.8..=2880.0).contains(&seconds), "{seconds}");
         let value = grant.secret.header_value();

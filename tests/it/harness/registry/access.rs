@@ -6,10 +6,10 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::{Answer, Seen, percent_decoded};
+use super::{Answer, RecordedRequest, percent_decoded};
+use crate::harness::content::{Content, sha256};
 use crate::harness::fresh_seed;
 use crate::harness::jwt::Signer;
-use crate::harness::prf::{Content, sha256};
 
 /// Stands for everybody in the table of rights.
 const ANYBODY: &str = "";
@@ -304,7 +304,7 @@ impl Access {
     }
 
     /// The token service.
-    pub fn token(&mut self, seen: &Seen) -> Answer {
+    pub fn token(&mut self, seen: &RecordedRequest) -> Answer {
         let Some(auth) = self.auth.clone() else {
             return Answer::error(404);
         };

@@ -3,12 +3,12 @@
 //! HTTP/1.1 by hand over blocking sockets, one thread per connection. A test puts content in, scripts deviations
 //! with rules ([`On`] says when, [`Reply`] says what), and reads the log afterwards. Without a rule it behaves.
 //!
-//! Any repository has any blob, unless [`Manners::blobs_belong`]; manifests and tags belong to a repository.
+//! Any repository has any blob, unless [`Behaviour::blobs_belong`]; manifests and tags belong to a repository.
 //! `/cdn/<digest>` serves blobs the way a content delivery network behind a redirect does: no registry headers, no
-//! authorization. Who may read what is in [`access`], what real registries do differently in [`manners`].
+//! authorization. Who may read what is in [`access`], what real registries do differently in [`behaviour`].
 
 pub mod access;
-pub mod manners;
+pub mod behaviour;
 mod script;
 
 use std::collections::{HashMap, HashSet};
@@ -21,10 +21,10 @@ use std::time::{Duration, Instant};
 
 use self::access::Access;
 pub use self::access::{Auth, Scheme, TokenField};
-use self::manners::Signatures;
-pub use self::manners::{Budget, Like, Manners};
+use self::behaviour::Signatures;
+pub use self::behaviour::{Behaviour, Budget, Preset};
 pub use self::script::{Cut, Framing, Gate, On, Range, Reply};
-use super::prf::Content;
+use super::content::Content;
 use super::{Fields, PATIENCE, field};
 
 /// Largest request head the fake reads; far above anything the cache should send.
@@ -49,7 +49,7 @@ pub enum Kind {
 
 /// One request as it was received, and how far its answer got.
 #[derive(Clone, Debug)]
-pub struct Seen {
+pub struct RecordedRequest {
     /// Which listener took it; 0 is the first.
     pub listener: usize,
     pub kind: Kind,
@@ -66,7 +66,7 @@ pub struct Seen {
     pub done: bool,
 }
 
-impl Seen {
+impl RecordedRequest {
     pub fn field(&self, name: &str) -> Option<&str> {
         field(&self.fields, name)
     }
@@ -124,13 +124,13 @@ struct State {
     blobs: HashMap<String, Content>,
     manifests: HashMap<(String, String), (Content, String)>,
     tags: HashMap<(String, String), String>,
-    /// The repositories each blob was put into; counts with [`Manners::blobs_belong`] only.
+    /// The repositories each blob was put into; counts with [`Behaviour::blobs_belong`] only.
     members: HashMap<String, HashSet<String>>,
     rules: Vec<(On, Reply)>,
     access: Access,
-    manners: Manners,
+    behaviour: Behaviour,
     signatures: Signatures,
-    log: Vec<Seen>,
+    log: Vec<RecordedRequest>,
     streams: HashMap<usize, TcpStream>,
     streams_opened: usize,
 }
@@ -348,8 +348,8 @@ impl Registry {
     }
 
     /// Changes the habits of the whole registry.
-    pub fn manners(&self, change: impl FnOnce(&mut Manners)) {
-        change(&mut self.state().manners);
+    pub fn behaviour(&self, change: impl FnOnce(&mut Behaviour)) {
+        change(&mut self.state().behaviour);
     }
 
     /// Makes every signed URL given out worthless, as time does.
@@ -360,7 +360,7 @@ impl Registry {
     /// Pulls that are left, where they are counted.
     pub fn pulls_left(&self) -> u64 {
         self.state()
-            .manners
+            .behaviour
             .budget
             .as_ref()
             .expect("they are counted")
@@ -369,7 +369,7 @@ impl Registry {
 
     // --- What happened ---
 
-    pub fn log(&self) -> Vec<Seen> {
+    pub fn log(&self) -> Vec<RecordedRequest> {
         self.state().log.clone()
     }
 
@@ -377,7 +377,7 @@ impl Registry {
         self.state().log.clear();
     }
 
-    pub fn count(&self, which: impl Fn(&Seen) -> bool) -> usize {
+    pub fn count(&self, which: impl Fn(&RecordedRequest) -> bool) -> usize {
         self.state().log.iter().filter(|seen| which(seen)).count()
     }
 
@@ -401,7 +401,7 @@ impl Registry {
     }
 
     /// The requests that hold `secret` anywhere.
-    pub fn saw(&self, secret: &str) -> Vec<Seen> {
+    pub fn saw(&self, secret: &str) -> Vec<RecordedRequest> {
         self.state()
             .log
             .iter()
@@ -411,7 +411,7 @@ impl Registry {
     }
 
     /// Waits until the log satisfies `condition`.
-    pub fn wait_until(&self, what: &str, condition: impl Fn(&[Seen]) -> bool) {
+    pub fn wait_until(&self, what: &str, condition: impl Fn(&[RecordedRequest]) -> bool) {
         let deadline = Instant::now() + PATIENCE;
         let mut state = self.state();
         while !condition(&state.log) {
@@ -481,7 +481,7 @@ impl Inner {
         self.lock().streams.remove(&id);
     }
 
-    fn answer(&self, stream: &mut TcpStream, seen: Seen) -> io::Result<KeepAlive> {
+    fn answer(&self, stream: &mut TcpStream, seen: RecordedRequest) -> io::Result<KeepAlive> {
         let (index, reply, mut answer) = {
             let mut state = self.lock();
             let mut reply = state.take_rule(&seen);
@@ -489,7 +489,7 @@ impl Inner {
                 Answer::empty()
             } else {
                 let mut answer = state.ordinary(&seen);
-                state.manners.finish(&seen, &mut answer, &mut reply);
+                state.behaviour.finish(&seen, &mut answer, &mut reply);
                 answer
             };
             state.log.push(seen.clone());
@@ -501,7 +501,7 @@ impl Inner {
         result
     }
 
-    fn update(&self, index: usize, change: impl FnOnce(&mut Seen)) {
+    fn update(&self, index: usize, change: impl FnOnce(&mut RecordedRequest)) {
         if let Some(seen) = self.lock().log.get_mut(index) {
             change(seen);
         }
@@ -511,7 +511,7 @@ impl Inner {
     fn send(
         &self,
         stream: &mut TcpStream,
-        seen: &Seen,
+        seen: &RecordedRequest,
         index: usize,
         reply: &Reply,
         answer: &mut Answer,
@@ -733,7 +733,7 @@ impl Answer {
     }
 
     /// Turns a 200 into a 206 where asked; the span of content to send.
-    fn apply_range(&mut self, seen: &Seen, mode: Range) -> std::ops::Range<u64> {
+    fn apply_range(&mut self, seen: &RecordedRequest, mode: Range) -> std::ops::Range<u64> {
         let size = self.content.size();
         let asked = seen.field("range").and_then(|value| {
             let (from, to) = value.strip_prefix("bytes=")?.split_once('-')?;
@@ -779,7 +779,7 @@ impl Answer {
 }
 
 impl State {
-    fn take_rule(&mut self, seen: &Seen) -> Reply {
+    fn take_rule(&mut self, seen: &RecordedRequest) -> Reply {
         for (on, reply) in &mut self.rules {
             if on.times == Some(0) || !on.matches(seen) {
                 continue;
@@ -796,13 +796,13 @@ impl State {
         Reply::new()
     }
 
-    fn ordinary(&mut self, seen: &Seen) -> Answer {
+    fn ordinary(&mut self, seen: &RecordedRequest) -> Answer {
         let path = seen.target.split('?').next().unwrap_or_default();
         let reads = seen.method == "GET" || seen.method == "HEAD";
         if !reads && (seen.kind != Kind::Token || seen.method != "POST") {
             return Answer::error(405);
         }
-        if let Some(answer) = self.manners.turn_away(seen) {
+        if let Some(answer) = self.behaviour.turn_away(seen) {
             return answer;
         }
         match seen.kind {
@@ -810,7 +810,7 @@ impl State {
                 .with("Docker-Distribution-Api-Version", "registry/2.0"),
             Kind::Token => self.access.token(seen),
             Kind::Cdn
-                if let Some(store) = &self.manners.store
+                if let Some(store) = &self.behaviour.store
                     && let Some(refused) =
                         self.signatures
                             .refuse(store, seen, path.trim_start_matches("/cdn/")) =>
@@ -838,7 +838,7 @@ impl State {
                 let belongs = |members: &HashSet<String>| members.contains(repository);
                 let found = if seen.kind == Kind::Blob {
                     let content = self.blobs.get(reference).filter(|_| {
-                        !self.manners.blobs_belong || self.members.get(reference).is_some_and(belongs)
+                        !self.behaviour.blobs_belong || self.members.get(reference).is_some_and(belongs)
                     });
                     content.map(|content| {
                         (
@@ -860,13 +860,13 @@ impl State {
                 let Some((digest, content, media_type)) = found else {
                     return Answer::error(404);
                 };
-                if seen.kind == Kind::Manifest && self.manners.unacceptable(seen, &media_type) {
+                if seen.kind == Kind::Manifest && self.behaviour.unacceptable(seen, &media_type) {
                     return Answer::error(404);
                 }
-                if let Some(elsewhere) = self.manners.redirect(seen, &mut self.signatures) {
+                if let Some(elsewhere) = self.behaviour.redirect(seen, &mut self.signatures) {
                     return elsewhere;
                 }
-                if let Some(refused) = self.manners.charge(seen) {
+                if let Some(refused) = self.behaviour.charge(seen) {
                     return refused;
                 }
                 let mut answer = Answer::ok(&media_type, content)
@@ -923,7 +923,11 @@ fn kind_of(target: &str) -> Kind {
 }
 
 /// Reads one request head; `None` at a clean end of the connection.
-fn read_request(stream: &mut TcpStream, buffer: &mut Vec<u8>, listener: usize) -> io::Result<Option<Seen>> {
+fn read_request(
+    stream: &mut TcpStream,
+    buffer: &mut Vec<u8>,
+    listener: usize,
+) -> io::Result<Option<RecordedRequest>> {
     let end = loop {
         if let Some(at) = buffer.windows(4).position(|w| w == b"\r\n\r\n") {
             break at;
@@ -971,7 +975,7 @@ fn read_request(stream: &mut TcpStream, buffer: &mut Vec<u8>, listener: usize) -
         buffer.extend_from_slice(&piece[..n]);
     }
     let body = buffer.drain(..length as usize).collect();
-    Ok(Some(Seen {
+    Ok(Some(RecordedRequest {
         listener,
         kind: kind_of(target),
         method: method.into(),

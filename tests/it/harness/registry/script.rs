@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
-use super::{Kind, Seen};
-use crate::harness::prf::Content;
+use super::{Kind, RecordedRequest};
+use crate::harness::content::Content;
 use crate::harness::{Fields, PATIENCE};
 
 /// Which requests a rule is for. All conditions must hold; none means every request.
@@ -90,7 +90,7 @@ impl On {
         self.times(1)
     }
 
-    pub(super) fn matches(&self, seen: &Seen) -> bool {
+    pub(super) fn matches(&self, seen: &RecordedRequest) -> bool {
         self.fragment
             .as_ref()
             .is_none_or(|f| seen.target.contains(f.as_str()))

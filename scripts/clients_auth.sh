@@ -1,0 +1,100 @@
+#!/usr/bin/env bash
+# Real clients and client authentication: skopeo, podman, docker and containerd log in and pull through a cache that has its
+# users in an htpasswd file and rules for who may read what.
+#
+#   scripts/clients_auth.sh target/release/oci-pull-through
+#
+# CHECK_STRICT=1 what would be skipped fails.
+# LAYER_MB=8     size of the big layer.
+# KEEP=1         leaves the working directory and prints its name.
+set -euo pipefail
+
+here=$(cd "$(dirname "$0")" && pwd)
+binary=${1:-}
+direct=0
+strict=${CHECK_STRICT:-0}
+layer_mb=${LAYER_MB:-8}
+# Searched for in every log and file of the cache.
+password=canary-$RANDOM$RANDOM
+
+registry=open.test
+work=$(mktemp -d "${TMPDIR:-/tmp}/clients.XXXXXX")
+
+# shellcheck source=scripts/clients/common.sh
+. "$here/clients/common.sh"
+
+PATH=$PATH:/usr/sbin:/sbin
+for tool in docker-registry htpasswd python3 skopeo jq; do
+  command -v $tool >/dev/null || { client="client authentication"; skip "all: $tool is not installed"; echo "$passed passed, $failed failed, $skipped skipped"; exit $((failed > 0)); }
+done
+if [ ! -x "$binary" ]; then
+  echo "usage: scripts/clients_auth.sh BINARY" >&2
+  exit 2
+fi
+
+# secret_of WHO: name and password; Alice may read everything, Bob something else.
+secret_of() {
+  case $1 in
+    guesser) echo alice:guessed ;;
+    *) echo "$1:$password" ;;
+  esac
+}
+
+# as WHO: the login of the next pulls.
+as() {
+  local secret
+  skopeo_flags=() podman_flags=() ctr_flags=()
+  mkdir -p "$work/docker-config"
+  echo '{}' >"$work/docker-config/config.json"
+  [ "$1" != nobody ] || return 0
+  secret=$(secret_of "$1")
+  printf '{"auths": {"%s": {"auth": "%s"}}}\n' "$cache" "$(printf '%s' "$secret" | base64 -w0)" >"$work/docker-config/config.json"
+  skopeo_flags=(--src-creds "$secret") podman_flags=(--creds "$secret") ctr_flags=(--user "$secret")
+}
+
+# log_in WHO: as the client's own `login` does it; containerd has none.
+log_in() {
+  local secret
+  secret=$(secret_of "$1")
+  case $client in
+    skopeo) skopeo login --tls-verify=false --authfile "$work/authfile" -u "${secret%%:*}" --password-stdin "$cache" <<<"${secret#*:}" ;;
+    podman) podman_ login --tls-verify=false --authfile "$work/authfile" -u "${secret%%:*}" --password-stdin "$cache" <<<"${secret#*:}" ;;
+    docker) docker_ login -u "${secret%%:*}" --password-stdin "$cache" <<<"${secret#*:}" ;;
+  esac
+}
+
+start_upstream
+
+for user in alice bob; do htpasswd -nbB -C 10 $user "$password"; done >"$work/users"
+cat >"$work/cache.yml" <<END
+auth: {htpasswd_file: $work/users}
+allow:
+  - {users: [alice], registries: [open.test]}
+  - {users: [bob], registries: [open.test], repositories: [something/else]}
+registries:
+  - {name: open.test, url: "http://$upstream"}
+END
+
+for client in containerd skopeo podman docker; do
+  ready || continue
+  start_cache "$client"
+  if [ $client != containerd ]; then
+    as nobody
+    check "$client logs in" log_in alice
+    check "$client does not log in with a wrong password" refused "$kept_out" log_in guesser
+  fi
+  # Once when nothing is held, and once when all is.
+  for when in before after; do
+    for who in nobody guesser bob; do
+      as $who
+      check "$client, $who, $when" refused "$kept_out" pull_$client
+    done
+    as alice
+    check "$client, alice, $when" pull_$client
+  done
+  stop "$cache_pid"
+  check "$client: no password is in the log or the store" nowhere alice "$work/cache-$client.log" "$work/store-$client"
+done
+
+echo "$passed passed, $failed failed, $skipped skipped"
+exit $((failed > 0))

@@ -1,0 +1,27 @@
+//! Decides whether client credentials may be forwarded to a registry when `client_login` requests them.
+//!
+//! Docker, podman and skopeo send credentials only after `/v2/` has challenged them. From then on every request has the
+//! credentials, for every registry in its path. Credentials for one registry must not reach a registry that an image name chooses.
+
+/// Returns whether a client's `Authorization` may be forwarded to a registry. `known`: the operator has named it, or it is
+/// the default registry. A token is forwarded to any registry: a client sends a token only to the registry that issued it.
+pub fn may_forward(authorization: &str, known: bool) -> bool {
+    let scheme = authorization.split(' ').next().unwrap_or_default();
+    known || scheme.eq_ignore_ascii_case("bearer")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_tokens_are_forwarded_to_unknown_registries() {
+        for credential in ["Basic YTpi", "basic YTpi", "Digest x", "YTpi", ""] {
+            assert!(may_forward(credential, true), "{credential}");
+            assert!(!may_forward(credential, false), "{credential}");
+        }
+        for token in ["Bearer abc", "bearer abc"] {
+            assert!(may_forward(token, false) && may_forward(token, true), "{token}");
+        }
+    }
+}

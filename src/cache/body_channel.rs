@@ -1,0 +1,252 @@
+//! A bounded channel that forwards a body from the helper pool to one client. The end of the body is withheld until its
+//! digest was verified. Nothing of the body is kept.
+//!
+//! Not here: the chunk sources (`passthrough`, `bucket`). A body that many clients follow is a `fill`.
+
+use std::collections::VecDeque;
+use std::future::Future;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+
+use super::{FetchError, Memory};
+use crate::http::{Aborted, Growing, NextPiece, Piece};
+use crate::limits::{BODY_CHANNEL_BYTES_MAX, WITHHELD_BYTES};
+use crate::oci::{Digest, Hasher};
+use crate::runtime::waker::{CoreNotify, RemoteWaker};
+
+/// The receiving end, on a core. Dropping it ends the transfer.
+pub struct BodyReceiver {
+    channel: Arc<BodyChannel>,
+    notify: CoreNotify,
+}
+
+/// The sending end, on the helper pool. Dropping it before the end of the body aborts the response.
+pub(super) struct BodySender(Arc<BodyChannel>);
+
+/// How a transfer ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum ForwardOutcome {
+    /// All of it came, and is right where that could be checked.
+    Whole,
+    /// It is not what its digest says.
+    Wrong,
+    /// It broke off.
+    Broken,
+    /// Its client went away.
+    Abandoned,
+}
+
+/// A source of chunks, on the helper pool.
+pub(super) trait ChunkSource: Send {
+    /// The next bytes; `None` at a clean end.
+    fn next_chunk(&mut self) -> impl Future<Output = Result<Option<Bytes>, FetchError>> + Send;
+}
+
+struct BodyChannel {
+    state: Mutex<State>,
+    room: tokio::sync::Notify,
+}
+
+#[derive(Default)]
+struct State {
+    chunks: VecDeque<Bytes>,
+    bytes: usize,
+    end: Option<Result<(), Aborted>>,
+    waiting: Option<RemoteWaker>,
+    /// The client has gone.
+    abandoned: bool,
+    /// What its window may take, counted until the client has it all or is gone.
+    memory: Option<Memory>,
+}
+
+/// Creates both ends of a body channel. To be called on the core that will read.
+pub(super) fn body_channel() -> (BodySender, BodyReceiver) {
+    let channel = Arc::new(BodyChannel {
+        state: Mutex::default(),
+        room: tokio::sync::Notify::new(),
+    });
+    let receiver = BodyReceiver {
+        channel: channel.clone(),
+        notify: CoreNotify::new(),
+    };
+    (BodySender(channel), receiver)
+}
+
+impl BodySender {
+    /// Counts `memory` for as long as either end exists: forwarded chunks may wait long for the client.
+    pub fn charge(&self, memory: Memory) {
+        self.0.lock().memory = Some(memory);
+    }
+
+    /// Waits until the client has gone.
+    pub async fn abandoned(&self) {
+        loop {
+            let notice = self.0.room.notified();
+            if self.0.lock().abandoned {
+                return;
+            }
+            notice.await;
+        }
+    }
+
+    /// Forwards a body as fast as the client reads it. The end is withheld until the body hashes to `expected`. Without
+    /// `expected` nothing is checked, and nothing is withheld.
+    pub async fn forward(self, mut source: impl ChunkSource, expected: Option<Digest>) -> ForwardOutcome {
+        let channel = &self.0;
+        let mut withheld = Withheld::new(expected);
+        loop {
+            match source.next_chunk().await {
+                Ok(Some(chunk)) => channel.push(withheld.push(chunk)),
+                Ok(None) => {
+                    return match withheld.finish() {
+                        Ok(rest) => {
+                            channel.push(rest);
+                            channel.change(|state| state.end = Some(Ok(())));
+                            ForwardOutcome::Whole
+                        }
+                        Err(Aborted) => ForwardOutcome::Wrong,
+                    };
+                }
+                Err(error) => {
+                    tracing::info!(%error, "a body broke off while it was passed through");
+                    return ForwardOutcome::Broken;
+                }
+            }
+            loop {
+                let notice = channel.room.notified();
+                {
+                    let state = channel.lock();
+                    if state.abandoned {
+                        return ForwardOutcome::Abandoned;
+                    }
+                    if state.bytes < BODY_CHANNEL_BYTES_MAX {
+                        break;
+                    }
+                }
+                notice.await;
+            }
+        }
+    }
+}
+
+impl Drop for BodySender {
+    fn drop(&mut self) {
+        self.0.change(|state| {
+            state.end.get_or_insert(Err(Aborted));
+        });
+    }
+}
+
+/// The end of a body, withheld until its digest is verified.
+struct Withheld {
+    check: Option<(Digest, Hasher)>,
+    chunks: VecDeque<Bytes>,
+    bytes: usize,
+}
+
+impl Withheld {
+    /// Without an expected digest nothing is checked, and nothing is withheld.
+    fn new(expected: Option<Digest>) -> Self {
+        let check = expected.map(|digest| (digest, Hasher::new(digest.algorithm())));
+        Withheld {
+            check,
+            chunks: VecDeque::new(),
+            bytes: 0,
+        }
+    }
+
+    /// Takes the next chunk and gives what may go on.
+    fn push(&mut self, chunk: Bytes) -> Vec<Bytes> {
+        if let Some((_, hasher)) = &mut self.check {
+            hasher.update(&chunk);
+        }
+        self.bytes += chunk.len();
+        self.chunks.push_back(chunk);
+        let keep = if self.check.is_some() {
+            WITHHELD_BYTES as usize
+        } else {
+            0
+        };
+        let mut free = Vec::new();
+        while let Some(first) = self.chunks.front()
+            && self.bytes - first.len() >= keep
+        {
+            self.bytes -= first.len();
+            free.extend(self.chunks.pop_front());
+        }
+        free
+    }
+
+    /// At the end of the body: the rest, if it is right.
+    fn finish(self) -> Result<VecDeque<Bytes>, Aborted> {
+        let Some((expected, hasher)) = self.check else {
+            return Ok(self.chunks);
+        };
+        if hasher.finish() == expected {
+            return Ok(self.chunks);
+        }
+        tracing::warn!(digest = %expected, "a body that was passed through is not what its digest says");
+        Err(Aborted)
+    }
+}
+
+impl BodyChannel {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn push(&self, chunks: impl IntoIterator<Item = Bytes>) {
+        self.change(|state| {
+            for chunk in chunks {
+                state.bytes += chunk.len();
+                state.chunks.push_back(chunk);
+            }
+        });
+    }
+
+    fn change(&self, change: impl FnOnce(&mut State)) {
+        let waiting = {
+            let mut state = self.lock();
+            change(&mut state);
+            state.waiting.take()
+        };
+        if let Some(remote) = waiting {
+            remote.wake();
+        }
+    }
+}
+
+impl BodyReceiver {
+    async fn advance(&mut self) -> Result<Option<Piece>, Aborted> {
+        loop {
+            {
+                let mut state = self.channel.lock();
+                if let Some(chunk) = state.chunks.pop_front() {
+                    state.bytes -= chunk.len();
+                    drop(state);
+                    self.channel.room.notify_one();
+                    return Ok(Some(Piece::Memory(chunk)));
+                }
+                if let Some(end) = &state.end {
+                    return end.map(|()| None);
+                }
+                state.waiting = Some(self.notify.waker());
+            }
+            self.notify.wait().await;
+        }
+    }
+}
+
+impl Growing for BodyReceiver {
+    fn next(&mut self) -> NextPiece<'_> {
+        Box::pin(self.advance())
+    }
+}
+
+impl Drop for BodyReceiver {
+    fn drop(&mut self) {
+        self.channel.lock().abandoned = true;
+        self.channel.room.notify_one();
+    }
+}

@@ -1,0 +1,470 @@
+//! Lists (`tags/list`, `referrers`): one shared fetch for concurrent requests, kept in memory for a moment, served
+//! stale while the upstream is unavailable. Those of referrers are also kept in the store for that (`records`): signatures
+//! cannot be found without them.
+
+pub(super) mod parse;
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bytes::BytesMut;
+
+pub use parse::INDEX_TYPE;
+use parse::Listed;
+
+use crate::cache::freshness::is_fresh;
+use crate::runtime::single_flight::{Completer, Role, SingleFlight};
+
+use crate::cache::records::{Changes, Kept};
+use crate::cache::{
+    Absence, Cache, Caller, Class, FetchError, FetchResources, Shared, in_small_body_time, media_type, unless,
+};
+use crate::http::{CacheResult, link};
+use crate::limits::{
+    DESERTED_MANIFEST_TIMEOUT, LISTING_BYTES_MAX, LISTING_TTL, LISTINGS_BYTES_MAX, LISTINGS_MAX,
+};
+use crate::lru::Lru;
+use crate::oci::Origin;
+use crate::runtime::clock::unix_millis;
+use crate::upstream::{
+    Credentials, Fault, Phase, Purpose, Resume, Target, UpstreamError, UpstreamMethod, UpstreamRequest,
+    UpstreamResponse, Verdict,
+};
+
+/// What a kept list costs beside its body: key, slot, allocations.
+const OVERHEAD_BYTES: u64 = 1_024;
+
+/// One page of one list, as one caller sees it.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct ListingKey {
+    pub origin: Origin,
+    /// [`Target::Tags`] or [`Target::Referrers`].
+    pub target: Target,
+    pub caller: Caller,
+}
+
+/// A page and how we came to it.
+#[derive(Clone, Debug)]
+pub struct ListingAnswer {
+    pub listed: Arc<Listed>,
+    pub cache: CacheResult,
+    /// How long after its request the page is served without revalidation.
+    pub lifetime: Duration,
+    /// Why it is stale, when it is.
+    pub stale: Option<String>,
+}
+
+/// Why there is no list.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum ListingError {
+    #[error(transparent)]
+    Fetch(#[from] FetchError),
+    /// Clients then look for the tag that stands for the list.
+    #[error("the registry does not list referrers: {0}")]
+    NoReferrers(String),
+    /// The same for clients, but it may be a page for people in the place of a list: what is held is not given up for it.
+    #[error("the registry does not list referrers: {0}")]
+    NotAnIndex(String),
+    #[error("the list is larger than 4 MiB")]
+    TooLarge,
+}
+
+type Outcome = Result<ListingAnswer, ListingError>;
+
+/// The fetches in flight.
+pub(super) type ListingCalls = SingleFlight<ListingKey, Outcome>;
+
+/// The lists of a moment ago, shared by all cores.
+pub(super) struct Listings(Mutex<Lru<ListingKey, Arc<Listed>>>);
+
+impl Default for Listings {
+    fn default() -> Self {
+        Listings(Mutex::new(Lru::new(LISTINGS_BYTES_MAX, LISTINGS_MAX)))
+    }
+}
+
+impl Listings {
+    fn lock(&self) -> MutexGuard<'_, Lru<ListingKey, Arc<Listed>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn get(&self, key: &ListingKey) -> Option<Arc<Listed>> {
+        self.lock().get(key).map(|listed| listed.clone())
+    }
+
+    fn keep(&self, key: &ListingKey, listed: &Arc<Listed>) {
+        let weight = listed.body.len() as u64 + OVERHEAD_BYTES;
+        self.lock().insert(key.clone(), listed.clone(), weight);
+    }
+
+    fn forget(&self, key: &ListingKey) {
+        self.lock().remove(key);
+    }
+}
+
+impl Cache {
+    /// The page `key`. What everybody may see is kept for a moment, what a client sees with its own credentials is not.
+    ///
+    /// # Errors
+    ///
+    /// The upstream's answer, or its absence, when nothing usable is held.
+    ///
+    /// # Cancellation
+    ///
+    /// The work goes on for the others.
+    pub async fn listing(&self, key: ListingKey) -> Outcome {
+        if let Some(listed) = self.0.listings.get(&key)
+            && is_fresh(listed.requested_ms, unix_millis(), self.0.list_lifetime_ms())
+        {
+            return Ok(self.0.list_answer(listed, CacheResult::Hit));
+        }
+        let shared = self.0.clone();
+        let (outcome, role) = self
+            .0
+            .listing_calls
+            .join(
+                &self.0.helper,
+                key.clone(),
+                move |completer: Completer<_, _>| async move {
+                    let work = shared.list(&key);
+                    let listed = unless(completer.deserted(DESERTED_MANIFEST_TIMEOUT), work).await;
+                    if let Ok((outcome, changes)) = listed {
+                        completer.complete(outcome);
+                        shared.write_records(&key.origin, changes).await;
+                    }
+                },
+            )
+            .await;
+        let mut answer = outcome.unwrap_or_else(|_| Err(FetchError::Lost.into()))?;
+        if (answer.cache, role) == (CacheResult::Miss, Role::Follower) {
+            answer.cache = CacheResult::Collapsed;
+        }
+        Ok(answer)
+    }
+
+    /// The page `target` with `credentials`, a client's own or none; requested each time and not kept.
+    ///
+    /// # Errors
+    ///
+    /// The upstream's answer, or its absence.
+    pub async fn pass_through_listing(
+        &self,
+        origin: &Origin,
+        target: Target,
+        credentials: Credentials,
+    ) -> Outcome {
+        let (shared, origin) = (self.0.clone(), origin.clone());
+        let listed = self
+            .0
+            .helper
+            .ask(async move {
+                shared
+                    .fetch_list(&origin, &target, credentials, Purpose::Pull)
+                    .await
+            })
+            .await
+            .map_err(|_| FetchError::Lost)??;
+        let listed = Listed {
+            public: false,
+            ..listed
+        };
+        Ok(self.0.list_answer(Arc::new(listed), CacheResult::Bypass))
+    }
+}
+
+impl Shared {
+    fn list_answer(&self, listed: Arc<Listed>, cache: CacheResult) -> ListingAnswer {
+        ListingAnswer {
+            listed,
+            cache,
+            lifetime: self.list_lifetime(),
+            stale: None,
+        }
+    }
+
+    /// A shorter lifetime of tags also applies to their list.
+    fn list_lifetime(&self) -> Duration {
+        if self.policy.cache_tags {
+            self.policy.ttl.min(LISTING_TTL)
+        } else {
+            Duration::ZERO
+        }
+    }
+
+    fn list_lifetime_ms(&self) -> u64 {
+        u64::try_from(self.list_lifetime().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    async fn list(&self, key: &ListingKey) -> (Outcome, Changes) {
+        // Lists for a client's own credentials are not kept. Without a cache for tags there is none for their lists.
+        let kept = key.caller.speaks_for_others() && self.policy.cache_tags;
+        let (origin, target, caller) = (&key.origin, &key.target, &key.caller);
+        if let Some(absence) = self.absences().last(origin, target, caller) {
+            return (Err(absence.into()), Changes::default());
+        }
+        let held = match self.listings.get(key) {
+            Some(listed) => Kept::List(listed),
+            None if kept => self.kept_list(key).await,
+            None => Kept::Nothing,
+        };
+        let purpose = match held {
+            Kept::Nothing => Purpose::Pull,
+            Kept::List(_) | Kept::Unsupported(_) => Purpose::Revalidate,
+        };
+        let (before, requested_ms) = (self.absences().change_count(origin), unix_millis());
+        let fetched = self
+            .fetch_list(origin, target, caller.credentials(), purpose)
+            .await;
+        match (fetched, held) {
+            (Ok(listed), held) if kept => {
+                if matches!(held, Kept::List(held) if held.body != listed.body) {
+                    self.absences().clear(origin);
+                }
+                let listed = Arc::new(listed);
+                self.listings.keep(key, &listed);
+                self.listing_repositories.record(key, listed.requested_ms);
+                let changes = Changes::page(key, &listed);
+                (Ok(self.list_answer(listed, CacheResult::Miss)), changes)
+            }
+            (Ok(listed), _) => {
+                let answer = self.list_answer(Arc::new(listed), CacheResult::Bypass);
+                (Ok(answer), Changes::default())
+            }
+            (Err(error), held)
+                if error.is_outage()
+                    || matches!((&error, &held), (ListingError::NotAnIndex(_), Kept::List(_))) =>
+            {
+                let outcome = match held {
+                    Kept::List(listed) => Ok(ListingAnswer {
+                        stale: Some(error.to_string()),
+                        ..self.list_answer(listed, CacheResult::Stale)
+                    }),
+                    Kept::Unsupported(checked_ms) => match &error {
+                        ListingError::Fetch(why) => {
+                            let absence = Absence::new(origin, checked_ms, why);
+                            Err(FetchError::Absent(absence).into())
+                        }
+                        _ => Err(error),
+                    },
+                    Kept::Nothing => Err(error),
+                };
+                (outcome, Changes::default())
+            }
+            (Err(error), _) => {
+                // It was an answer: what we hold is no longer so.
+                self.listings.forget(key);
+                if let ListingError::Fetch(error) = &error {
+                    let request = (origin, target, caller);
+                    self.absences()
+                        .record(before, request, error, self.list_lifetime());
+                }
+                let changes = match (&error, target) {
+                    _ if !kept => Changes::default(),
+                    (_, Target::Referrers(..)) if error.says_unsupported() => {
+                        Changes::unsupported(key, requested_ms)
+                    }
+                    (ListingError::NotAnIndex(_), _) => Changes::not_an_index(key, requested_ms),
+                    (_, Target::Referrers(..)) if error.is_refusal() => Changes::refused(key),
+                    _ => Changes::default(),
+                };
+                (Err(error), changes)
+            }
+        }
+    }
+
+    /// Gets a page. A body that breaks off is requested again from its start: it is small.
+    async fn fetch_list(
+        &self,
+        origin: &Origin,
+        target: &Target,
+        credentials: Credentials,
+        purpose: Purpose,
+    ) -> Result<Listed, ListingError> {
+        let FetchResources {
+            slot: _slot,
+            mut memory,
+        } = self.fetch_resources(Class::Manifest, &origin.namespace).await?;
+        let accept = match target {
+            Target::Referrers(..) => INDEX_TYPE,
+            _ => "application/json",
+        };
+        let request = UpstreamRequest {
+            namespace: origin.namespace.clone(),
+            repository: origin.repository.clone(),
+            target: target.clone(),
+            method: UpstreamMethod::Get,
+            accept: vec![accept.to_owned()],
+            range_from: None,
+            credentials,
+            purpose,
+        };
+        let mut resume = Resume::new(0);
+        loop {
+            let requested_ms = unix_millis();
+            let response = self
+                .upstreams
+                .fetch(&request)
+                .await
+                .map_err(|error| refused(target, purpose, error))?;
+            let mirror = response.mirror.clone();
+            memory.shrink_to(response.content_length.unwrap_or(u64::MAX));
+            let length = response.content_length.unwrap_or(LISTING_BYTES_MAX as u64);
+            let read = read(&request, response, requested_ms);
+            let Some(read) = in_small_body_time(length.min(LISTING_BYTES_MAX as u64), read).await else {
+                let too_slow = UpstreamError::Timeout {
+                    host: origin.namespace.as_str().into(),
+                    phase: Phase::Body,
+                };
+                let error = FetchError::from(too_slow).into();
+                if self.blame_for_list(&request, mirror.as_ref(), &error) {
+                    continue;
+                }
+                return Err(error);
+            };
+            match read {
+                Err(error) if self.blame_for_list(&request, mirror.as_ref(), &error) => {}
+                Err(ListingError::Fetch(FetchError::Upstream(error))) if error.is_retryable() => {
+                    match resume.after_break(0) {
+                        Some(delay) => tokio::time::sleep(delay).await,
+                        None => return Err(FetchError::from(error).into()),
+                    }
+                }
+                other => return other,
+            }
+        }
+    }
+}
+
+impl Shared {
+    /// Whether a mirror is at fault, so that the next mirror or upstream is tried at once.
+    fn blame_for_list(
+        &self,
+        request: &UpstreamRequest,
+        mirror: Option<&Arc<str>>,
+        error: &ListingError,
+    ) -> bool {
+        let fault = match error {
+            ListingError::Fetch(FetchError::Upstream(error)) if error.is_retryable() => Fault::Broken,
+            _ => Fault::Wrong,
+        };
+        self.upstreams.record_fault(request, mirror, fault)
+    }
+}
+
+impl ListingError {
+    /// Whether the upstream may grant another client what it denied.
+    pub fn is_refusal(&self) -> bool {
+        matches!(self, ListingError::Fetch(error) if error.is_refusal())
+    }
+
+    /// Whether this says nothing about the list, so that an older one may be given.
+    pub fn is_outage(&self) -> bool {
+        match self {
+            ListingError::Fetch(error) => error.is_outage(),
+            ListingError::TooLarge => true,
+            ListingError::NoReferrers(_) | ListingError::NotAnIndex(_) => false,
+        }
+    }
+
+    /// Whether this is a kept 404, returned while the registry is unavailable.
+    pub fn is_stale_absence(&self) -> bool {
+        matches!(self, ListingError::Fetch(error) if error.is_stale_absence())
+    }
+
+    /// Whether the answer means that there are no referrers, so that the client looks for the tag instead.
+    fn says_unsupported(&self) -> bool {
+        matches!(
+            self,
+            ListingError::NoReferrers(_)
+                | ListingError::Fetch(FetchError::Upstream(UpstreamError::Status {
+                    verdict: Verdict::Gone,
+                    ..
+                }))
+        )
+    }
+}
+
+/// A registry without referrers says so in many ways; the one that clients understand is 404.
+/// One that has given a list before is not without them: what it answers then is judged like any other answer.
+fn refused(target: &Target, purpose: Purpose, error: UpstreamError) -> ListingError {
+    match (target, &error) {
+        (Target::Referrers(..), _) if purpose == Purpose::Revalidate && error.is_outage() => {
+            FetchError::from(error).into()
+        }
+        (
+            Target::Referrers(..),
+            UpstreamError::Status {
+                status: 300..=399 | 400 | 405 | 406 | 410 | 415 | 501,
+                ..
+            }
+            // The page of a default site: Google's registries answer so where they have no such path.
+            | UpstreamError::Status {
+                status: 404,
+                verdict: Verdict::Trouble,
+                ..
+            },
+        ) => ListingError::NoReferrers(error.to_string()),
+        _ => FetchError::from(error).into(),
+    }
+}
+
+async fn read(
+    request: &UpstreamRequest,
+    mut response: UpstreamResponse,
+    requested_ms: u64,
+) -> Result<Listed, ListingError> {
+    let too_large = |bytes: u64| bytes > LISTING_BYTES_MAX as u64;
+    if response.content_length.is_some_and(too_large) {
+        return Err(ListingError::TooLarge);
+    }
+    let mut body = BytesMut::new();
+    while let Some(chunk) = response.body.chunk().await.map_err(FetchError::from)? {
+        if too_large((body.len() + chunk.len()) as u64) {
+            return Err(ListingError::TooLarge);
+        }
+        body.extend_from_slice(&chunk);
+    }
+    let body = body.freeze();
+    let lines = response.headers.get_all(http::header::LINK);
+    let next = link::next(lines.iter().filter_map(|value| value.to_str().ok()));
+    let next = |current| next.and_then(|link| parse::page(link, current));
+    let (body, next, filtered) = match &request.target {
+        Target::Referrers(_, query) => {
+            let named = media_type(&response.headers);
+            if !matches!(named.as_deref(), None | Some(INDEX_TYPE | "application/json")) {
+                return Err(ListingError::NotAnIndex("its answer is no index".to_owned()));
+            }
+            let wanted = query.get("artifactType");
+            let done = response
+                .headers
+                .get_all("oci-filters-applied")
+                .iter()
+                .filter_map(|value| value.to_str().ok())
+                .flat_map(|value| value.split(','))
+                .any(|filter| filter.trim() == "artifactType");
+            let ours = wanted.as_deref().filter(|_| !done);
+            let body =
+                parse::referrers(&body, ours).map_err(|what| ListingError::NotAnIndex(what.to_owned()))?;
+            (body, next(query), wanted.is_some())
+        }
+        Target::Tags(query) => (broken(request, parse::tags(&body))?, next(query), false),
+        Target::Manifest(_) | Target::Blob(_) => return Err(FetchError::Lost.into()),
+    };
+    Ok(Listed {
+        body,
+        next,
+        filtered,
+        public: response.public,
+        requested_ms,
+    })
+}
+
+fn broken<T>(request: &UpstreamRequest, outcome: Result<T, &'static str>) -> Result<T, ListingError> {
+    outcome.map_err(|what| {
+        let error = UpstreamError::Protocol {
+            host: request.namespace.as_str().into(),
+            what: what.into(),
+        };
+        FetchError::from(error).into()
+    })
+}

@@ -1,0 +1,89 @@
+//! Conditions that are counted per occurrence and logged when they start and when they end.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use crate::limits::CONDITION_QUIET_TIME;
+
+const QUIET_SECONDS: u32 = CONDITION_QUIET_TIME.as_secs() as u32;
+
+/// One logged condition. Any thread records occurrences; a periodic caller reads the transitions.
+#[derive(Debug, Default)]
+pub struct LoggedCondition {
+    count: AtomicU64,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// What was counted when this was last looked at.
+    seen: u64,
+    /// The count before the active condition started.
+    before: u64,
+    active: bool,
+    last_second: u32,
+}
+
+/// A change worth a line in the log.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Transition {
+    Started,
+    /// It has not happened for [`CONDITION_QUIET_TIME`]; how often it had.
+    Ended(u64),
+}
+
+impl LoggedCondition {
+    /// Counts `times` more.
+    pub fn record(&self, times: u64) {
+        self.count.fetch_add(times, Ordering::Relaxed);
+    }
+
+    /// How often it has happened since the start.
+    pub fn count(&self) -> u64 {
+        self.count.load(Ordering::Relaxed)
+    }
+
+    /// Returns the transition since the last call. Several threads may call; each transition is returned once.
+    pub fn transition(&self, now_seconds: u32) -> Option<Transition> {
+        let times = self.count();
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if times > state.seen {
+            let before = std::mem::replace(&mut state.seen, times);
+            state.last_second = now_seconds;
+            if !state.active {
+                state.active = true;
+                state.before = before;
+                return Some(Transition::Started);
+            }
+        } else if state.active && now_seconds.saturating_sub(state.last_second) >= QUIET_SECONDS {
+            state.active = false;
+            return Some(Transition::Ended(times - state.before));
+        }
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_transition_is_returned_once() {
+        let condition = LoggedCondition::default();
+        assert_eq!(condition.transition(100), None);
+        for round in 0..2 {
+            let now = 200 + 100 * round;
+            condition.record(3);
+            assert_eq!(condition.transition(now), Some(Transition::Started));
+            condition.record(1);
+            assert_eq!(condition.transition(now + QUIET_SECONDS), None);
+            assert_eq!(condition.transition(now + 2 * QUIET_SECONDS - 1), None);
+            assert_eq!(
+                condition.transition(now + 2 * QUIET_SECONDS),
+                Some(Transition::Ended(4))
+            );
+            assert_eq!(condition.transition(now + 2 * QUIET_SECONDS), None);
+        }
+        assert_eq!(condition.count(), 8);
+    }
+}

@@ -1,0 +1,205 @@
+//! Heartbeats: each core and each helper ticks, the watchdog checks the ticks, and health checks read the result.
+//!
+//! Atomics only, so that a health check works while everything else hangs. The heartbeat monitors are in `watchdog`.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
+
+use super::clock::monotonic_micros;
+use super::shutdown::Shutdown;
+use crate::fail_point::hit;
+use crate::limits::HEARTBEAT_INTERVAL;
+
+/// The heartbeat of one core, or of another part that must keep ticking. Each heartbeat has an allocation of its own,
+/// so that cores do not write to shared cache lines.
+#[derive(Clone, Debug, Default)]
+pub struct Heartbeat(Arc<State>);
+
+#[derive(Debug, Default)]
+struct State {
+    ticks: AtomicU64,
+    silent: AtomicBool,
+    /// Kernel number of the thread that ticks; 0 when no single thread does.
+    thread: AtomicI32,
+    /// The largest delay of a tick since the last read, in microseconds.
+    delay_micros_max: AtomicU64,
+}
+
+impl Heartbeat {
+    pub fn tick(&self) {
+        self.0.ticks.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn ticks(&self) -> u64 {
+        self.0.ticks.load(Ordering::Relaxed)
+    }
+
+    /// Returns whether the watchdog has missed the ticks for too long.
+    pub fn is_silent(&self) -> bool {
+        self.0.silent.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn set_silent(&self, silent: bool) {
+        self.0.silent.store(silent, Ordering::Relaxed);
+    }
+
+    pub(super) fn thread(&self) -> Option<i32> {
+        Some(self.0.thread.load(Ordering::Relaxed)).filter(|&thread| thread != 0)
+    }
+
+    /// Sets the thread that ticks.
+    pub(super) fn set_thread(&self, thread: i32) {
+        self.0.thread.store(thread, Ordering::Relaxed);
+    }
+
+    /// Returns the largest delay of a tick since the last call, in microseconds.
+    pub(super) fn take_delay_micros_max(&self) -> u64 {
+        self.0.delay_micros_max.swap(0, Ordering::Relaxed)
+    }
+}
+
+/// Ticks from the calling core's loop for as long as the core runs, and records the delay of each tick.
+pub async fn run_heartbeat(heartbeat: Heartbeat) {
+    let thread = rustix::thread::gettid().as_raw_nonzero().get();
+    heartbeat.set_thread(thread);
+    let every = u64::try_from(HEARTBEAT_INTERVAL.as_micros()).unwrap_or(u64::MAX);
+    loop {
+        hit("heartbeat");
+        heartbeat.tick();
+        let due = monotonic_micros() + every;
+        monoio::time::sleep(HEARTBEAT_INTERVAL).await;
+        let late = monotonic_micros().saturating_sub(due);
+        heartbeat.0.delay_micros_max.fetch_max(late, Ordering::Relaxed);
+    }
+}
+
+/// The heartbeats of a whole process.
+#[derive(Clone, Debug)]
+pub struct Health {
+    cores: Arc<[Heartbeat]>,
+    helper: Heartbeat,
+    helper_threads: Arc<[Heartbeat]>,
+    store: Heartbeat,
+    shutdown: Shutdown,
+}
+
+/// Why the process is not healthy. A health check returns these texts.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum HealthError {
+    #[error("a core does not move")]
+    Core,
+    #[error("starting")]
+    Starting,
+    #[error("stopping")]
+    Stopping,
+    /// Without the helper pool, no lookup and no upstream request runs: requests would wait for ever.
+    #[error("the helper threads do not answer")]
+    Helper,
+}
+
+impl Health {
+    pub fn new(cores: usize, helper_threads: usize, shutdown: Shutdown) -> Self {
+        Health {
+            cores: (0..cores).map(|_| Heartbeat::default()).collect(),
+            helper: Heartbeat::default(),
+            helper_threads: (0..helper_threads).map(|_| Heartbeat::default()).collect(),
+            store: Heartbeat::default(),
+            shutdown,
+        }
+    }
+
+    pub fn cores(&self) -> &[Heartbeat] {
+        &self.cores
+    }
+
+    /// Heartbeat of the helper pool: a task that goes round through a blocking thread.
+    pub fn helper(&self) -> &Heartbeat {
+        &self.helper
+    }
+
+    /// Heartbeats of the threads of the helper pool. A blocked thread keeps its tasks, while the other threads go on.
+    pub fn helper_threads(&self) -> &[Heartbeat] {
+        &self.helper_threads
+    }
+
+    /// Heartbeat of the store: a lookup that returned.
+    pub fn store(&self) -> &Heartbeat {
+        &self.store
+    }
+
+    /// Whether every core moves.
+    ///
+    /// # Errors
+    ///
+    /// One does not, and only a restart helps.
+    pub fn alive(&self) -> Result<(), HealthError> {
+        if self.cores.iter().any(Heartbeat::is_silent) {
+            Err(HealthError::Core)
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Whether clients should be sent here.
+    ///
+    /// # Errors
+    ///
+    /// Not now: the process starts, stops, or would leave requests waiting.
+    pub fn ready(&self) -> Result<(), HealthError> {
+        self.alive()?;
+        if self.shutdown.leaving() {
+            Err(HealthError::Stopping)
+        } else if self.shutdown.accepting() == 0 {
+            Err(HealthError::Starting)
+        } else if self.helper.is_silent() || self.helper_threads.iter().any(Heartbeat::is_silent) {
+            Err(HealthError::Helper)
+        } else {
+            Ok(())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_dead_core_ends_liveness_and_everything_that_hangs_ends_readiness() {
+        let shutdown = Shutdown::default();
+        let health = Health::new(2, 2, shutdown.clone());
+        assert_eq!(
+            (health.alive(), health.ready()),
+            (Ok(()), Err(HealthError::Starting))
+        );
+        let _accepting = shutdown.count_listener();
+        assert_eq!(health.ready(), Ok(()));
+        health.store().set_silent(true);
+        assert_eq!(health.ready(), Ok(()), "pulls go on without the store");
+        health.helper().set_silent(true);
+        assert_eq!(
+            (health.alive(), health.ready()),
+            (Ok(()), Err(HealthError::Helper))
+        );
+        health.helper().set_silent(false);
+        for thread in health.helper_threads() {
+            thread.set_silent(true);
+            assert_eq!(
+                (health.alive(), health.ready()),
+                (Ok(()), Err(HealthError::Helper))
+            );
+            thread.set_silent(false);
+        }
+        health.cores()[1].set_silent(true);
+        assert_eq!(
+            (health.alive(), health.ready()),
+            (Err(HealthError::Core), Err(HealthError::Core))
+        );
+        health.cores()[1].set_silent(false);
+        shutdown.leave();
+        assert_eq!(
+            (health.alive(), health.ready()),
+            (Ok(()), Err(HealthError::Stopping))
+        );
+        assert!(!shutdown.draining());
+    }
+}

@@ -1,0 +1,88 @@
+//! One answer from the helper pool to a task of a core.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use super::waker::{CoreNotify, RemoteWaker};
+
+enum Slot<T> {
+    Waiting(RemoteWaker),
+    Answered(T),
+    /// The helper went away without an answer: it panicked.
+    Lost,
+    Taken,
+}
+
+/// The helper's end. The receiver gets [`Lost`] when the helper drops its end without an answer.
+pub struct Sender<T>(Arc<Mutex<Slot<T>>>);
+
+/// The core's end.
+pub struct Receiver<T> {
+    slot: Arc<Mutex<Slot<T>>>,
+    notify: CoreNotify,
+}
+
+/// The helper ended without an answer; a panic there has been logged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the helper task ended without an answer")]
+pub struct Lost;
+
+/// A pair for one answer. Call it on the core that will wait.
+pub fn channel<T>() -> (Sender<T>, Receiver<T>) {
+    let notify = CoreNotify::new();
+    let slot = Arc::new(Mutex::new(Slot::Waiting(notify.waker())));
+    (Sender(slot.clone()), Receiver { slot, notify })
+}
+
+impl<T> Sender<T> {
+    pub fn send(self, answer: T) {
+        self.put(Slot::Answered(answer));
+    }
+
+    /// Whether the answer is still waited for.
+    pub fn is_awaited(&self) -> bool {
+        Arc::strong_count(&self.0) > 1
+    }
+
+    fn put(&self, answer: Slot<T>) {
+        let mut slot = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Slot::Waiting(remote) = &*slot {
+            let remote = remote.clone();
+            *slot = answer;
+            drop(slot);
+            remote.wake();
+        }
+    }
+}
+
+impl<T> Drop for Sender<T> {
+    fn drop(&mut self) {
+        self.put(Slot::Lost);
+    }
+}
+
+impl<T> Receiver<T> {
+    /// As [`Receiver::recv`], no longer than `limit`; `None` after that.
+    pub async fn recv_within(self, limit: Duration) -> Option<Result<T, Lost>> {
+        monoio::time::timeout(limit, self.recv()).await.ok()
+    }
+
+    /// Waits for the answer.
+    ///
+    /// # Cancellation
+    ///
+    /// The helper's work goes on; its answer is dropped.
+    pub async fn recv(self) -> Result<T, Lost> {
+        loop {
+            {
+                let mut slot = self.slot.lock().unwrap_or_else(PoisonError::into_inner);
+                match std::mem::replace(&mut *slot, Slot::Taken) {
+                    waiting @ Slot::Waiting(_) => *slot = waiting,
+                    Slot::Answered(answer) => return Ok(answer),
+                    Slot::Lost | Slot::Taken => return Err(Lost),
+                }
+            }
+            self.notify.wait().await;
+        }
+    }
+}

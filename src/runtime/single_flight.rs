@@ -1,0 +1,214 @@
+//! Single-flight calls: callers that want one result at the same time share one run of the work.
+
+use std::collections::HashMap;
+use std::future::Future;
+use std::hash::Hash;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use crate::runtime::helper::Helper;
+use crate::runtime::oneshot::Lost;
+use crate::runtime::waker::{CoreNotify, RemoteWaker};
+
+/// Whether a caller started the work or joined it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Role {
+    Leader,
+    Follower,
+}
+
+/// The calls in flight, by key. Shared by all cores; a hit makes no call.
+pub struct SingleFlight<K, V>(Arc<Mutex<HashMap<K, Arc<InFlight<V>>>>>);
+
+struct InFlight<V> {
+    state: Mutex<State<V>>,
+    /// Notified when the last waiter has left.
+    left: tokio::sync::Notify,
+}
+
+struct State<V> {
+    result: Option<Result<V, Lost>>,
+    wakers: Vec<RemoteWaker>,
+    /// How many wait for the result.
+    waiters: usize,
+}
+
+/// One who waits for the result, counted as long as it lives.
+struct Waiter<V>(Arc<InFlight<V>>);
+
+/// The leader's end: completes the call with the result for all waiters. A later caller starts a new call, so that a
+/// result is never older than its request.
+pub struct Completer<K: Hash + Eq, V> {
+    calls: SingleFlight<K, V>,
+    key: K,
+    call: Arc<InFlight<V>>,
+}
+
+impl<K, V> Default for SingleFlight<K, V> {
+    fn default() -> Self {
+        SingleFlight(Arc::default())
+    }
+}
+
+impl<K, V> Clone for SingleFlight<K, V> {
+    fn clone(&self) -> Self {
+        SingleFlight(self.0.clone())
+    }
+}
+
+impl<K, V> SingleFlight<K, V>
+where
+    K: Hash + Eq + Clone + Send + 'static,
+    V: Clone + Send + 'static,
+{
+    /// Returns the result for `key`: of the call in flight, or of `work`, started on the helper pool.
+    ///
+    /// # Errors
+    ///
+    /// [`Lost`] when the work panicked.
+    ///
+    /// # Cancellation
+    ///
+    /// The work goes on for the other callers. Work that waits for [`Completer::deserted`] ends when no caller is
+    /// left.
+    pub async fn join<F>(
+        &self,
+        helper: &Helper,
+        key: K,
+        work: impl FnOnce(Completer<K, V>) -> F,
+    ) -> (Result<V, Lost>, Role)
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let (call, role, _joined) = {
+            let mut calls = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            let (call, role) = match calls.get(&key) {
+                Some(call) => (call.clone(), Role::Follower),
+                None => {
+                    let call = Arc::new(InFlight {
+                        state: Mutex::new(State {
+                            result: None,
+                            wakers: Vec::new(),
+                            waiters: 0,
+                        }),
+                        left: tokio::sync::Notify::new(),
+                    });
+                    calls.insert(key.clone(), call.clone());
+                    (call, Role::Leader)
+                }
+            };
+            // Under the lock that removes a deserted call: no caller joins a call that ends.
+            let joined = Waiter::new(&call);
+            (call, role, joined)
+        };
+        if role == Role::Leader {
+            let completer = Completer {
+                calls: self.clone(),
+                key,
+                call: call.clone(),
+            };
+            helper.spawn(work(completer));
+        }
+        let notify = CoreNotify::new();
+        loop {
+            {
+                let mut state = call.state.lock().unwrap_or_else(PoisonError::into_inner);
+                if let Some(result) = &state.result {
+                    return (result.clone(), role);
+                }
+                state.wakers.push(notify.waker());
+            }
+            notify.wait().await;
+        }
+    }
+}
+
+impl<K: Hash + Eq, V> Completer<K, V> {
+    /// What is being worked on.
+    pub fn key(&self) -> &K {
+        &self.key
+    }
+
+    /// Waits until the call has had no waiter for `grace`, and closes the call for new callers. Never returns after
+    /// the call has completed.
+    pub async fn deserted(&self, grace: Duration) {
+        loop {
+            let left = self.call.left.notified();
+            if !self.call.is_deserted() {
+                left.await;
+                continue;
+            }
+            tokio::time::sleep(grace).await;
+            let mut calls = self.calls.0.lock().unwrap_or_else(PoisonError::into_inner);
+            if self.call.is_deserted() {
+                calls.remove(&self.key);
+                return;
+            }
+        }
+    }
+
+    /// Completes the call: gives the result to all waiters and closes the call for new callers.
+    pub fn complete(&self, result: V) {
+        self.end(Ok(result));
+    }
+
+    fn end(&self, result: Result<V, Lost>) {
+        let mut calls = self.calls.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if calls
+            .get(&self.key)
+            .is_some_and(|current| Arc::ptr_eq(current, &self.call))
+        {
+            calls.remove(&self.key);
+        }
+        drop(calls);
+        self.call.set(result);
+    }
+}
+
+impl<V> Waiter<V> {
+    fn new(call: &Arc<InFlight<V>>) -> Self {
+        call.lock().waiters += 1;
+        Waiter(call.clone())
+    }
+}
+
+impl<V> Drop for Waiter<V> {
+    fn drop(&mut self) {
+        let mut state = self.0.lock();
+        state.waiters -= 1;
+        let last = state.waiters == 0;
+        drop(state);
+        if last {
+            self.0.left.notify_one();
+        }
+    }
+}
+
+impl<V> InFlight<V> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, State<V>> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn is_deserted(&self) -> bool {
+        let state = self.lock();
+        state.waiters == 0 && state.result.is_none()
+    }
+
+    fn set(&self, result: Result<V, Lost>) {
+        let waiting = {
+            let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+            state.result.get_or_insert(result);
+            std::mem::take(&mut state.wakers)
+        };
+        for remote in waiting {
+            remote.wake();
+        }
+    }
+}
+
+impl<K: Hash + Eq, V> Drop for Completer<K, V> {
+    fn drop(&mut self) {
+        // Without effect after the call has completed; after a panic the waiters get an error.
+        self.end(Err(Lost));
+    }
+}

@@ -1,0 +1,198 @@
+//! Waking a task of a core from any thread.
+//!
+//! A core's own wakers never leave the core's thread. Other threads get a [`RemoteWaker`]: the number of a slot on
+//! the core, and the core's wake queue. A socket pair wakes the core. Many wakes before the core reads the queue cost
+//! one byte.
+
+use std::cell::RefCell;
+use std::future::poll_fn;
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Poll, Waker};
+
+/// The wake queue of one core. Shared by all threads that wake the core.
+struct WakeQueue {
+    tokens: Mutex<Vec<Token>>,
+    pending: AtomicBool,
+    wake_writer: UnixStream,
+}
+
+/// A slot and the use of the slot: a late wake for an earlier use is ignored.
+#[derive(Clone, Copy, PartialEq)]
+struct Token {
+    slot: u32,
+    generation: u32,
+}
+
+#[derive(Default)]
+struct Slot {
+    generation: u32,
+    notified: bool,
+    waker: Option<Waker>,
+}
+
+/// The core's side.
+struct Slots {
+    queue: Arc<WakeQueue>,
+    slots: Vec<Slot>,
+    free: Vec<u32>,
+}
+
+thread_local! {
+    static SLOTS: RefCell<Option<Slots>> = const { RefCell::new(None) };
+}
+
+/// A notification that a task of this core waits for. Other threads wake the task through [`CoreNotify::waker`].
+pub struct CoreNotify {
+    token: Token,
+}
+
+/// Wakes one [`CoreNotify`] from any thread.
+#[derive(Clone)]
+pub struct RemoteWaker {
+    queue: Arc<WakeQueue>,
+    token: Token,
+}
+
+impl CoreNotify {
+    /// Takes a slot of the calling core.
+    ///
+    /// # Panics
+    ///
+    /// On a thread that is not a core: [`install`] has not run there.
+    #[expect(clippy::new_without_default, reason = "it depends on the calling thread")]
+    pub fn new() -> Self {
+        with_slots(|core| {
+            let slot = core.free.pop().unwrap_or_else(|| {
+                core.slots.push(Slot::default());
+                // As many slots as waiting tasks, which connections bound far below 2^32.
+                (core.slots.len() - 1) as u32
+            });
+            let state = &mut core.slots[slot as usize];
+            state.notified = false;
+            state.waker = None;
+            CoreNotify {
+                token: Token {
+                    slot,
+                    generation: state.generation,
+                },
+            }
+        })
+    }
+
+    pub fn waker(&self) -> RemoteWaker {
+        with_slots(|core| RemoteWaker {
+            queue: core.queue.clone(),
+            token: self.token,
+        })
+    }
+
+    /// Waits until woken since the last wait; returns at once when a wake has happened already.
+    ///
+    /// # Cancellation
+    ///
+    /// Free: a wake during no wait is kept for the next wait.
+    pub async fn wait(&self) {
+        poll_fn(|cx| {
+            with_slots(|core| {
+                let slot = &mut core.slots[self.token.slot as usize];
+                if std::mem::take(&mut slot.notified) {
+                    return Poll::Ready(());
+                }
+                slot.waker = Some(cx.waker().clone());
+                Poll::Pending
+            })
+        })
+        .await;
+    }
+}
+
+impl Drop for CoreNotify {
+    fn drop(&mut self) {
+        with_slots(|core| {
+            let slot = &mut core.slots[self.token.slot as usize];
+            slot.generation = slot.generation.wrapping_add(1);
+            slot.waker = None;
+            core.free.push(self.token.slot);
+        });
+    }
+}
+
+impl RemoteWaker {
+    /// Wakes the notification. Never blocks for longer than a short lock.
+    pub fn wake(&self) {
+        self.queue
+            .tokens
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(self.token);
+        if !self.queue.pending.swap(true, Ordering::AcqRel) {
+            // A full socket buffer contains unread wakes, which wake the core as well.
+            let _ = (&self.queue.wake_writer).write(&[1]);
+        }
+    }
+}
+
+fn with_slots<R>(f: impl FnOnce(&mut Slots) -> R) -> R {
+    SLOTS.with_borrow_mut(|core| {
+        f(core
+            .as_mut()
+            .expect("a CoreNotify is made on a core, where a wake queue is installed"))
+    })
+}
+
+/// Gives the calling core a wake queue and starts the task that reads the queue.
+///
+/// # Errors
+///
+/// When no socket pair can be had.
+pub fn install() -> std::io::Result<()> {
+    let (wake_writer, wake_reader) = UnixStream::pair()?;
+    wake_writer.set_nonblocking(true)?;
+    wake_reader.set_nonblocking(true)?;
+    let queue = Arc::new(WakeQueue {
+        tokens: Mutex::default(),
+        pending: AtomicBool::new(false),
+        wake_writer,
+    });
+    SLOTS.set(Some(Slots {
+        queue: queue.clone(),
+        slots: Vec::new(),
+        free: Vec::new(),
+    }));
+    // A second handle for reading: the driver's stream owns the first for readiness.
+    let mut reader = wake_reader.try_clone()?;
+    let wake_reader = monoio::net::UnixStream::from_std(wake_reader)?;
+    monoio::spawn(async move {
+        let mut tokens = Vec::new();
+        loop {
+            if wake_reader.readable(false).await.is_err() {
+                // A socket pair has no network to lose. Without the socket pair the core gets no wakes.
+                std::process::abort();
+            }
+            while matches!(reader.read(&mut [0; 64]), Ok(1..)) {}
+            // The flag is cleared before the tokens are taken: a thread that pushes a token later writes a new byte.
+            queue.pending.store(false, Ordering::Release);
+            std::mem::swap(
+                &mut tokens,
+                &mut *queue.tokens.lock().unwrap_or_else(PoisonError::into_inner),
+            );
+            for token in tokens.drain(..) {
+                let waker = with_slots(|core| {
+                    let slot = &mut core.slots[token.slot as usize];
+                    if slot.generation != token.generation {
+                        return None;
+                    }
+                    slot.notified = true;
+                    slot.waker.take()
+                });
+                if let Some(waker) = waker {
+                    waker.wake();
+                }
+            }
+        }
+    });
+    Ok(())
+}

@@ -1,0 +1,329 @@
+//! Connection limits: how many connections the process, each core and each client have. Not here: rejection of the
+//! connections above a limit ([`super::accept`]), and the handoff between cores ([`super::rebalance`]).
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+
+use super::rebalance::HandoffQueue;
+use crate::limits::{CONNECTIONS_MAX, CONNECTIONS_MIN, CONNECTIONS_PER_CORE_MAX, DESCRIPTORS_RESERVED};
+use crate::runtime::condition_log::LoggedCondition;
+
+/// Locks of the table of clients; a connection takes one when it begins and when it ends.
+const SHARDS: usize = 16;
+
+/// The connections of the process; cheap to clone.
+#[derive(Clone)]
+pub struct ConnectionLimits(Arc<Shared>);
+
+struct Shared {
+    max: usize,
+    /// 0: any number.
+    per_client_max: usize,
+    cores: Box<[Core]>,
+    clients: [Mutex<HashMap<Client, usize>>; SHARDS],
+    events: OverloadEvents,
+}
+
+/// What a core shows the others, in a cache line of its own: written when a connection begins, moves or ends.
+#[repr(align(128))]
+#[derive(Default)]
+struct Core {
+    connections: AtomicUsize,
+    handoff_queue: OnceLock<HandoffQueue>,
+}
+
+/// Overload events of connections.
+#[derive(Default)]
+pub struct OverloadEvents {
+    /// Connections rejected by the limit of the process.
+    pub process_limit: LoggedCondition,
+    /// Connections rejected by the limit of a client.
+    pub client_limit: LoggedCondition,
+    /// Connections rejected because no descriptor was free.
+    pub descriptors: LoggedCondition,
+    /// Idle connections closed for new connections.
+    pub evicted: AtomicU64,
+}
+
+/// Whom a limit per client counts: an IPv4 address, or the 64 bits of an IPv6 address that name a network.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+struct Client(u64);
+
+/// The limit that a connection exceeds.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum LimitExceeded {
+    Process,
+    Client,
+}
+
+/// One connection slot, counted as long as the value lives.
+pub struct ConnectionSlot {
+    limits: ConnectionLimits,
+    core: usize,
+    client: Option<Client>,
+}
+
+/// The limit when nobody chose one: [`CONNECTIONS_MAX`], or what `descriptors` leave.
+pub fn default_max(descriptors: u64) -> usize {
+    let descriptors = usize::try_from(descriptors).unwrap_or(usize::MAX);
+    (descriptors.saturating_sub(DESCRIPTORS_RESERVED) / 5 * 4).clamp(CONNECTIONS_MIN, CONNECTIONS_MAX)
+}
+
+impl ConnectionLimits {
+    /// At most `max` connections on `cores` cores, and `per_client_max` of one client unless that is 0.
+    pub fn new(max: usize, per_client_max: usize, cores: usize) -> Self {
+        ConnectionLimits(Arc::new(Shared {
+            max: max.min(cores.saturating_mul(CONNECTIONS_PER_CORE_MAX)),
+            per_client_max,
+            cores: (0..cores).map(|_| Core::default()).collect(),
+            clients: Default::default(),
+            events: OverloadEvents::default(),
+        }))
+    }
+
+    pub fn max(&self) -> usize {
+        self.0.max
+    }
+
+    /// Returns the limit per client; 0: no limit.
+    pub fn per_client_max(&self) -> usize {
+        self.0.per_client_max
+    }
+
+    pub fn events(&self) -> &OverloadEvents {
+        &self.0.events
+    }
+
+    /// Returns whether the process is at the connection limit.
+    pub fn is_full(&self) -> bool {
+        self.total() >= self.0.max
+    }
+
+    fn total(&self) -> usize {
+        self.0
+            .cores
+            .iter()
+            .map(|core| core.connections.load(Ordering::Relaxed))
+            .sum()
+    }
+
+    /// Connections of `core`.
+    pub fn count(&self, core: usize) -> usize {
+        self.0.cores[core].connections.load(Ordering::Relaxed)
+    }
+
+    /// Acquires a connection slot for `client` on `core`.
+    ///
+    /// # Errors
+    ///
+    /// A limit is exceeded. Of several concurrent calls at the limit, all may fail.
+    pub fn acquire(&self, core: usize, client: Option<IpAddr>) -> Result<ConnectionSlot, LimitExceeded> {
+        let client = client.map(Client::of).filter(|_| self.0.per_client_max > 0);
+        if let Some(client) = client {
+            let mut clients = self.shard(client);
+            let count = clients.entry(client).or_default();
+            if *count >= self.0.per_client_max {
+                return Err(LimitExceeded::Client);
+            }
+            *count += 1;
+        }
+        // From here on the drop takes back what was counted.
+        self.0.cores[core].connections.fetch_add(1, Ordering::Relaxed);
+        let slot = ConnectionSlot {
+            limits: self.clone(),
+            core,
+            client,
+        };
+        if self.total() > self.0.max {
+            return Err(LimitExceeded::Process);
+        }
+        Ok(slot)
+    }
+
+    /// The core that a connection just counted on `core` should go to, when `core` has more than its share: a quarter
+    /// above the mean, and two more than the core with the fewest.
+    pub fn less_loaded_core(&self, core: usize) -> Option<usize> {
+        let counts = self
+            .0
+            .cores
+            .iter()
+            .map(|core| core.connections.load(Ordering::Relaxed));
+        choose_core(core, counts)
+    }
+
+    /// Sets the handoff queue of `core`.
+    pub(super) fn set_handoff_queue(&self, core: usize, queue: HandoffQueue) {
+        // A core is started once; no core would read a second queue.
+        let _ = self.0.cores[core].handoff_queue.set(queue);
+    }
+
+    /// Returns the handoff queue of `core`; `None` while the core starts.
+    pub(super) fn handoff_queue(&self, core: usize) -> Option<&HandoffQueue> {
+        self.0.cores[core].handoff_queue.get()
+    }
+
+    fn shard(&self, client: Client) -> MutexGuard<'_, HashMap<Client, usize>> {
+        // Neighbours differ in their last bits: of IPv4 those of the address, of IPv6 those of the network.
+        let shard = &self.0.clients[client.0 as usize % SHARDS];
+        shard.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn choose_core(core: usize, counts: impl Iterator<Item = usize> + Clone) -> Option<usize> {
+    let (mut total, mut cores, mut here) = (0, 0, 0);
+    let (mut least, mut best) = (usize::MAX, core);
+    for (index, count) in counts.enumerate() {
+        total += count;
+        cores += 1;
+        if index == core {
+            here = count;
+        } else if count < least {
+            (least, best) = (count, index);
+        }
+    }
+    let above_share = 4 * here * cores > 5 * total;
+    (above_share && here >= least.saturating_add(2)).then_some(best)
+}
+
+impl ConnectionSlot {
+    /// Counts it on another core.
+    pub fn move_to(&mut self, core: usize) {
+        let cores = &self.limits.0.cores;
+        cores[core].connections.fetch_add(1, Ordering::Relaxed);
+        cores[self.core].connections.fetch_sub(1, Ordering::Relaxed);
+        self.core = core;
+    }
+}
+
+impl Drop for ConnectionSlot {
+    fn drop(&mut self) {
+        self.limits.0.cores[self.core]
+            .connections
+            .fetch_sub(1, Ordering::Relaxed);
+        if let Some(client) = self.client {
+            let mut clients = self.limits.shard(client);
+            if let Entry::Occupied(mut entry) = clients.entry(client) {
+                *entry.get_mut() -= 1;
+                if *entry.get() == 0 {
+                    entry.remove();
+                }
+            }
+        }
+    }
+}
+
+impl Client {
+    fn of(address: IpAddr) -> Self {
+        match address.to_canonical() {
+            IpAddr::V4(address) => Client(u64::from(address.to_bits())),
+            // The high bits; no network of the internet is below 2^32.
+            IpAddr::V6(address) => Client((address.to_bits() >> 64) as u64),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn address(text: &str) -> Option<IpAddr> {
+        Some(text.parse().unwrap())
+    }
+
+    #[test]
+    fn the_limit_holds_for_all_cores_together() {
+        let limits = ConnectionLimits::new(3, 0, 2);
+        let slots: Vec<_> = [0, 1, 1]
+            .into_iter()
+            .map(|core| limits.acquire(core, None).unwrap())
+            .collect();
+        assert!(limits.is_full());
+        for core in [0, 1] {
+            assert_eq!(limits.acquire(core, None).err(), Some(LimitExceeded::Process));
+        }
+        assert_eq!((limits.count(0), limits.count(1)), (1, 2));
+        drop(slots);
+        assert_eq!((limits.count(0), limits.count(1)), (0, 0));
+        assert!(limits.acquire(0, None).is_ok());
+    }
+
+    #[test]
+    fn a_client_is_an_address_or_a_network_of_ipv6() {
+        let limits = ConnectionLimits::new(100, 1, 1);
+        let _held = [
+            limits.acquire(0, address("192.0.2.1")).unwrap(),
+            limits.acquire(0, address("192.0.2.2")).unwrap(),
+            limits.acquire(0, address("2001:db8:0:1::1")).unwrap(),
+            limits.acquire(0, address("2001:db8:0:2::1")).unwrap(),
+            limits.acquire(0, None).unwrap(),
+            limits.acquire(0, None).unwrap(),
+        ];
+        for other in ["192.0.2.1", "::ffff:192.0.2.2", "2001:db8:0:1:ffff::"] {
+            assert_eq!(
+                limits.acquire(0, address(other)).err(),
+                Some(LimitExceeded::Client),
+                "{other}"
+            );
+        }
+        assert_eq!(limits.count(0), 6);
+    }
+
+    #[test]
+    fn a_client_may_come_again_and_leaves_nothing() {
+        let limits = ConnectionLimits::new(1, 1, 1);
+        let slot = limits.acquire(0, address("192.0.2.1")).unwrap();
+        assert_eq!(
+            limits.acquire(0, address("192.0.2.2")).err(),
+            Some(LimitExceeded::Process)
+        );
+        drop(slot);
+        drop(limits.acquire(0, address("192.0.2.1")).unwrap());
+        assert!(
+            limits
+                .0
+                .clients
+                .iter()
+                .all(|shard| shard.lock().unwrap().is_empty())
+        );
+    }
+
+    #[test]
+    fn a_core_with_more_than_its_share_gives_to_the_one_with_the_fewest() {
+        let of = |core, counts: &[usize]| choose_core(core, counts.iter().copied());
+        assert_eq!(of(0, &[1, 0, 0, 0]), None, "one is nobody's excess");
+        assert_eq!(of(0, &[2, 0, 0, 1]), Some(1));
+        assert_eq!(of(0, &[2, 1, 1, 1]), None);
+        assert_eq!(of(2, &[4, 4, 6, 3]), Some(3));
+        assert_eq!(of(2, &[100, 100, 110, 100]), None, "within a quarter of the mean");
+        assert_eq!(of(2, &[100, 100, 140, 100]), Some(0));
+        assert_eq!(of(0, &[9]), None, "alone");
+    }
+
+    #[test]
+    fn whatever_core_they_come_to_they_are_spread_evenly() {
+        for connections in [8, 16, 100, 1_000] {
+            let limits = ConnectionLimits::new(10_000, 0, 4);
+            let slots: Vec<_> = (0..connections)
+                .map(|_| {
+                    let mut slot = limits.acquire(3, None).unwrap();
+                    if let Some(core) = limits.less_loaded_core(3) {
+                        slot.move_to(core);
+                    }
+                    slot
+                })
+                .collect();
+            let most = (0..4).map(|core| limits.count(core)).max().unwrap();
+            assert!(2 * 4 * most <= 3 * slots.len(), "{most} of {connections}");
+        }
+    }
+
+    #[test]
+    fn the_default_leaves_descriptors_for_content() {
+        assert_eq!(default_max(1 << 20), CONNECTIONS_MAX);
+        assert_eq!(default_max(1_024), 716);
+        assert_eq!(default_max(64), CONNECTIONS_MIN);
+    }
+}

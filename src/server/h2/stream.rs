@@ -1,0 +1,331 @@
+//! One request and its response: at once from memory, or in a task of its own.
+
+use std::future::poll_fn;
+use std::panic::AssertUnwindSafe;
+use std::pin::pin;
+use std::rc::Rc;
+use std::time::Duration;
+
+use ::http::{HeaderMap, HeaderValue, Request, StatusCode};
+use futures_util::FutureExt;
+use futures_util::future::{Either, select};
+use h2::server::SendResponse;
+use h2::{Reason, RecvStream, SendStream};
+
+use super::body::{Cut, Outbound};
+use super::request::{read_lines, write_lines};
+use super::send_buffer::Chunk;
+use super::shared::Shared;
+use crate::http::date::http_date;
+use crate::http::{Body, CacheResult, Method, Ready, RequestHead, Response, Span};
+use crate::limits::{LINGER_BYTES_MAX, LINGER_TIMEOUT, REQUEST_BODY_TIMEOUT};
+use crate::runtime::clock::{monotonic_micros, unix_seconds};
+use crate::server::Handler;
+use crate::server::access_log::{End, Record};
+use crate::server::h1::parse::HeadError;
+use crate::server::h1::refusal;
+
+/// Lines of a head that are rarely exceeded: what clients send is 300 to 900 bytes.
+const LINES_BYTES: usize = 1_024;
+
+/// What is known of the answer before a task begins.
+enum Known {
+    Nothing,
+    Ready(Rc<Ready>),
+    /// A small one, whose head went out; its body waits for the client.
+    HeadSent(Rc<Ready>, SendStream<Chunk>),
+    Refused(HeadError),
+}
+
+/// How a response went.
+struct Outcome {
+    status: u16,
+    cache: CacheResult,
+    bytes: u64,
+    cut: Option<Cut>,
+}
+
+/// Answers `request` now, or begins to. A panic ends this stream and no other.
+pub fn begin<H: Handler>(
+    shared: &Rc<Shared<H>>,
+    request: Request<RecvStream>,
+    mut respond: SendResponse<Chunk>,
+) {
+    let started = shared.server.access_log.as_ref().map(|_| monotonic_micros());
+    let mut lines = Vec::with_capacity(LINES_BYTES);
+    let written = write_lines(&request, &mut lines);
+    let body = request.into_body();
+    let known = match written {
+        Err(error) => Known::Refused(error),
+        // What comes with it is waited for, if it comes soon.
+        Ok(()) if !body.is_end_stream() => Known::Nothing,
+        Ok(()) => {
+            let at_once = std::panic::catch_unwind(AssertUnwindSafe(|| {
+                answer_at_once(shared, &lines, &mut respond, started)
+            }));
+            match at_once {
+                Ok(Some(known)) => known,
+                Ok(None) => return,
+                Err(_) => return panicked(&mut respond),
+            }
+        }
+    };
+    let shared = shared.clone();
+    let running = shared.count();
+    drop(monoio::spawn(async move {
+        let mut body = body;
+        if !body.is_end_stream() {
+            discard_body(&mut body, REQUEST_BODY_TIMEOUT).await;
+        }
+        let ended = AssertUnwindSafe(answer(&shared, &lines, &mut respond, known, started))
+            .catch_unwind()
+            .await;
+        if ended.is_err() {
+            panicked(&mut respond);
+        }
+        if !body.is_end_stream() {
+            discard_body(&mut body, LINGER_TIMEOUT).await;
+        }
+        drop(running);
+    }));
+}
+
+/// The message and place have been logged by the panic hook.
+fn panicked(respond: &mut SendResponse<Chunk>) {
+    tracing::error!("a stream ended by a panic; this is a bug worth reporting");
+    respond.send_reset(Reason::INTERNAL_ERROR);
+}
+
+fn read<'a, H>(shared: &'a Shared<H>, lines: &'a [u8]) -> Result<RequestHead<'a>, HeadError> {
+    let head = read_lines(lines)?;
+    Ok(RequestHead {
+        certificate: shared.certificate.as_ref(),
+        peer: shared.peer.map(|peer| peer.ip()),
+        ..head
+    })
+}
+
+/// Sends an answer that lies in memory, if the client has room for it; otherwise what is known of it.
+fn answer_at_once<H: Handler>(
+    shared: &Shared<H>,
+    lines: &[u8],
+    respond: &mut SendResponse<Chunk>,
+    started: Option<u64>,
+) -> Option<Known> {
+    let head = match read(shared, lines) {
+        Ok(head) => head,
+        Err(error) => return Some(Known::Refused(error)),
+    };
+    let Some(ready) = shared.server.handler.ready(&head) else {
+        return Some(Known::Nothing);
+    };
+    let head_only = head.method == Method::Head;
+    if ready.file.is_some() && !head_only {
+        return Some(Known::Ready(ready));
+    }
+    let end = head_only || ready.body.is_empty();
+    let mut outcome = Outcome::hit();
+    match respond.send_response(response(200, ready.map().clone()), end) {
+        Err(_) => outcome.cut = Some(Cut::Gone),
+        Ok(_) if end => {}
+        Ok(mut stream) => {
+            let length = ready.body.len();
+            stream.reserve_capacity(length);
+            if stream.capacity() < length {
+                return Some(Known::HeadSent(ready, stream));
+            }
+            outcome.bytes = length as u64;
+            if stream.send_data(Chunk::free(ready.body.clone()), true).is_err() {
+                outcome.cut = Some(Cut::Gone);
+            }
+        }
+    }
+    outcome.log(shared, &head, started);
+    None
+}
+
+/// Answers in a task.
+async fn answer<H: Handler>(
+    shared: &Shared<H>,
+    lines: &[u8],
+    respond: &mut SendResponse<Chunk>,
+    known: Known,
+    started: Option<u64>,
+) {
+    let _memory = shared.server.resources.memory.response();
+    let refused = RequestHead::refused();
+    let (head, known) = match (read(shared, lines), known) {
+        (Ok(head), known) => (head, known),
+        (Err(_), Known::Refused(error)) | (Err(error), _) => (refused, Known::Refused(error)),
+    };
+    let outcome = match known {
+        Known::HeadSent(ready, stream) => {
+            let mut outbound = Outbound::new(shared, stream);
+            let sent = outbound.memory(ready.body.clone(), true).await;
+            Outcome::hit().ended(respond, &outbound, sent)
+        }
+        Known::Ready(ready) => match respond.send_response(response(200, ready.map().clone()), false) {
+            Err(_) => Outcome::hit().gone(),
+            Ok(stream) => {
+                let mut outbound = Outbound::new(shared, stream);
+                let sent = match &ready.file {
+                    Some((file, size)) => {
+                        let whole = Span { start: 0, end: *size };
+                        outbound.span(file, whole, true).await
+                    }
+                    None => outbound.memory(ready.body.clone(), true).await,
+                };
+                Outcome::hit().ended(respond, &outbound, sent)
+            }
+        },
+        Known::Refused(error) => {
+            tracing::debug!(peer = ?shared.peer, reason = error.reason(), "refused a request");
+            send(shared, &head, respond, refusal(&error)).await
+        }
+        Known::Nothing => {
+            let answered = {
+                let answer = shared.server.handler.answer(&head);
+                let reset = pin!(poll_fn(|cx| respond.poll_reset(cx)));
+                match select(answer, reset).await {
+                    Either::Left((answer, _)) => Some(answer),
+                    Either::Right(_) => None,
+                }
+            };
+            match answered {
+                Some(answer) => send(shared, &head, respond, answer).await,
+                // Nobody waits for it any more, and nothing was sent.
+                None => Outcome {
+                    status: 0,
+                    cache: CacheResult::None,
+                    bytes: 0,
+                    cut: Some(Cut::Gone),
+                },
+            }
+        }
+    };
+    outcome.log(shared, &head, started);
+}
+
+async fn send<H: Handler>(
+    shared: &Shared<H>,
+    head: &RequestHead<'_>,
+    respond: &mut SendResponse<Chunk>,
+    answer: Response,
+) -> Outcome {
+    let status = answer.status;
+    let outcome = Outcome {
+        status,
+        cache: answer.cache,
+        bytes: 0,
+        cut: None,
+    };
+    let mut fields = answer.fields.to_map();
+    if let Ok(date) = HeaderValue::from_bytes(&http_date(unix_seconds())) {
+        fields.insert(::http::header::DATE, date);
+    }
+    // A 304 describes what a 200 would carry, but has no body; no length is simplest and allowed.
+    let bodiless = matches!(status, 204 | 304);
+    if let Some(length) = answer.length.filter(|_| !bodiless) {
+        fields.insert(::http::header::CONTENT_LENGTH, HeaderValue::from(length));
+    }
+    let end = bodiless || head.method == Method::Head || answer.length == Some(0);
+    let stream = match respond.send_response(response(status, fields), end) {
+        Err(_) => return outcome.gone(),
+        Ok(_) if end => return outcome,
+        Ok(stream) => stream,
+    };
+    let mut outbound = Outbound::new(shared, stream);
+    if status == 206 && head.has_open_range() {
+        outbound.limit_ahead();
+    }
+    let sent = match answer.body {
+        Body::Empty => outbound.end(),
+        Body::Bytes(bytes) => outbound.memory(bytes, true).await,
+        Body::File { file, span } => outbound.span(&file, span, true).await,
+        Body::Parts { file, parts, tail } => outbound.parts(&file, parts, tail).await,
+        Body::Growing(growing) => outbound.growing(growing, answer.length).await,
+    };
+    outcome.ended(respond, &outbound, sent)
+}
+
+fn response(status: u16, fields: HeaderMap) -> ::http::Response<()> {
+    let mut response = ::http::Response::new(());
+    *response.status_mut() = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    *response.headers_mut() = fields;
+    response
+}
+
+impl Outcome {
+    fn hit() -> Self {
+        Outcome {
+            status: 200,
+            cache: CacheResult::Hit,
+            bytes: 0,
+            cut: None,
+        }
+    }
+
+    fn gone(self) -> Self {
+        Outcome {
+            cut: Some(Cut::Gone),
+            ..self
+        }
+    }
+
+    /// Records the outcome of the body. An incomplete body is reset, so that the response does not look complete.
+    fn ended<H: Handler>(
+        self,
+        respond: &mut SendResponse<Chunk>,
+        outbound: &Outbound<'_, H>,
+        sent: Result<(), Cut>,
+    ) -> Self {
+        match sent {
+            Ok(()) | Err(Cut::Gone) => {}
+            Err(Cut::Stalled) => respond.send_reset(Reason::CANCEL),
+            Err(Cut::Aborted | Cut::File) => respond.send_reset(Reason::INTERNAL_ERROR),
+        }
+        Outcome {
+            bytes: outbound.bytes(),
+            cut: sent.err(),
+            ..self
+        }
+    }
+
+    fn log<H: Handler>(&self, shared: &Shared<H>, head: &RequestHead<'_>, started: Option<u64>) {
+        let server = &*shared.server;
+        if let (Some(log), Some(started)) = (&server.access_log, started) {
+            log.write(&Record {
+                peer: shared.peer,
+                head,
+                status: self.status,
+                bytes: self.bytes,
+                micros: monotonic_micros().saturating_sub(started),
+                cache: self.cache,
+                end: match self.cut {
+                    None => End::Complete,
+                    Some(cut) => End::cut(head, self.status, self.bytes, cut == Cut::Gone),
+                },
+            });
+        }
+        if let Some(cut) = self.cut {
+            tracing::debug!(path = head.path, ?cut, "a response was cut off");
+            if cut == Cut::File {
+                server.handler.file_failed(head);
+            }
+        }
+    }
+}
+
+/// Reads and discards the body of a request: at most [`LINGER_BYTES_MAX`], within `limit`.
+async fn discard_body(body: &mut RecvStream, limit: Duration) {
+    let all = async {
+        let mut discarded = 0;
+        while let Some(Ok(bytes)) = std::future::poll_fn(|cx| body.poll_data(cx)).await {
+            discarded += bytes.len();
+            if discarded > LINGER_BYTES_MAX || body.flow_control().release_capacity(bytes.len()).is_err() {
+                return;
+            }
+        }
+    };
+    let _ = monoio::time::timeout(limit, all).await;
+}

@@ -1,0 +1,59 @@
+//! Key usage of a kTLS session, whose keys cannot be changed. Counts records and does no I/O.
+
+use crate::limits::{KTLS_RECORDS_MAX, KTLS_RECORDS_SOFT_MAX};
+
+/// Content of the longest record.
+const RECORD_BYTES: usize = 16 * 1024;
+
+/// Usage of keys after a number of encrypted records.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KeyUsage {
+    /// Below the limits.
+    Ok,
+    /// Near the limit: good for responses in progress, and for no further request.
+    NearLimit,
+    /// Exhausted: good for nothing more.
+    Exhausted,
+}
+
+impl KeyUsage {
+    pub fn after(records: u64) -> Self {
+        match records {
+            ..KTLS_RECORDS_SOFT_MAX => KeyUsage::Ok,
+            KTLS_RECORDS_SOFT_MAX..KTLS_RECORDS_MAX => KeyUsage::NearLimit,
+            KTLS_RECORDS_MAX.. => KeyUsage::Exhausted,
+        }
+    }
+}
+
+/// Records that one call with so many bytes of content makes, at most: full ones, and one that ends with the call.
+pub fn records_of(bytes: usize) -> u64 {
+    bytes.div_ceil(RECORD_BYTES) as u64 + 1
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_near_the_limit_take_no_request_and_exhausted_ones_send_nothing() {
+        for (records, usage) in [
+            (0, KeyUsage::Ok),
+            (KTLS_RECORDS_SOFT_MAX - 1, KeyUsage::Ok),
+            (KTLS_RECORDS_SOFT_MAX, KeyUsage::NearLimit),
+            (KTLS_RECORDS_MAX - 1, KeyUsage::NearLimit),
+            (KTLS_RECORDS_MAX, KeyUsage::Exhausted),
+            (u64::MAX, KeyUsage::Exhausted),
+        ] {
+            assert_eq!(KeyUsage::after(records), usage, "{records}");
+        }
+    }
+
+    #[test]
+    fn a_call_counts_for_no_fewer_records_than_it_makes() {
+        // What came before may have left a record open, which the first bytes fill.
+        assert_eq!(records_of(1), 2);
+        assert_eq!(records_of(RECORD_BYTES), 2);
+        assert_eq!(records_of(RECORD_BYTES + 1), 3);
+    }
+}

@@ -1,0 +1,162 @@
+//! The circuit breaker of the bucket. A few failures in a row trip it. One request per pause probes the bucket, and one
+//! answer recovers it. The caller passes the time and writes the log.
+
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::error::S3Fault;
+use crate::limits::{S3_BREAKER_FAILURES, S3_BREAKER_PAUSE_MAX, S3_BREAKER_PAUSE_MIN};
+
+#[derive(Debug, Default)]
+pub(super) struct CircuitBreaker(Mutex<State>);
+
+#[derive(Debug, Default)]
+struct State {
+    /// In a row.
+    failures: u32,
+    tripped: Option<Tripped>,
+}
+
+#[derive(Debug)]
+struct Tripped {
+    /// When the next request may try.
+    until: Instant,
+    pause: Duration,
+}
+
+/// A change of state, for the operator's log.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum BreakerTransition {
+    Tripped,
+    Recovered,
+}
+
+impl CircuitBreaker {
+    /// Whether a request would be allowed at `now`.
+    pub fn allows(&self, now: Instant) -> bool {
+        let state = self.state();
+        state.tripped.as_ref().is_none_or(|tripped| now >= tripped.until)
+    }
+
+    /// Whether to allow a request at `now`. A tripped breaker allows one request per pause. A request that never ends
+    /// costs one pause.
+    pub fn admit(&self, now: Instant) -> bool {
+        match &mut self.state().tripped {
+            None => true,
+            Some(tripped) if now >= tripped.until => {
+                tripped.until = now + tripped.pause;
+                true
+            }
+            Some(_) => false,
+        }
+    }
+
+    /// Records an answer of the engine.
+    pub fn succeeded(&self) -> Option<BreakerTransition> {
+        let mut state = self.state();
+        state.failures = 0;
+        state.tripped.take().map(|_| BreakerTransition::Recovered)
+    }
+
+    /// Records a request without an answer, or with an error that holds for every other request too.
+    pub fn failed(&self, fault: S3Fault, now: Instant) -> Option<BreakerTransition> {
+        let mut state = self.state();
+        state.failures += 1;
+        if let Some(tripped) = &mut state.tripped {
+            tripped.pause = (tripped.pause * 2).min(S3_BREAKER_PAUSE_MAX);
+            tripped.until = now + tripped.pause;
+            return None;
+        }
+        if state.failures < S3_BREAKER_FAILURES && !fault.is_lasting() {
+            return None;
+        }
+        state.tripped = Some(Tripped {
+            until: now + S3_BREAKER_PAUSE_MIN,
+            pause: S3_BREAKER_PAUSE_MIN,
+        });
+        Some(BreakerTransition::Tripped)
+    }
+
+    fn state(&self) -> std::sync::MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_few_failures_in_a_row_trip_the_breaker_and_one_answer_recovers_it() {
+        let (breaker, now) = (CircuitBreaker::default(), Instant::now());
+        for _ in 1..S3_BREAKER_FAILURES {
+            assert_eq!(breaker.failed(S3Fault::Unavailable, now), None);
+        }
+        assert!(breaker.allows(now));
+        assert_eq!(
+            breaker.failed(S3Fault::Timeout, now),
+            Some(BreakerTransition::Tripped)
+        );
+        assert!(!breaker.allows(now) && !breaker.admit(now));
+        assert_eq!(breaker.failed(S3Fault::Timeout, now), None, "logged once");
+        assert_eq!(breaker.succeeded(), Some(BreakerTransition::Recovered));
+        assert_eq!(breaker.succeeded(), None, "logged once");
+        assert!(breaker.admit(now));
+    }
+
+    #[test]
+    fn an_answer_in_between_begins_the_row_anew() {
+        let (breaker, now) = (CircuitBreaker::default(), Instant::now());
+        for _ in 0..3 * S3_BREAKER_FAILURES {
+            assert_eq!(breaker.failed(S3Fault::Unavailable, now), None);
+            breaker.succeeded();
+        }
+    }
+
+    #[test]
+    fn what_holds_for_every_request_trips_the_breaker_at_once() {
+        for fault in [
+            S3Fault::NoBucket,
+            S3Fault::Expired,
+            S3Fault::Skew,
+            S3Fault::Throttled,
+        ] {
+            let breaker = CircuitBreaker::default();
+            assert_eq!(
+                breaker.failed(fault, Instant::now()),
+                Some(BreakerTransition::Tripped),
+                "{fault}"
+            );
+        }
+    }
+
+    #[test]
+    fn one_request_per_pause_probes_and_pauses_grow_to_a_bound() {
+        let breaker = CircuitBreaker::default();
+        let mut now = Instant::now();
+        breaker.failed(S3Fault::NoBucket, now);
+        let mut longest = Duration::ZERO;
+        for _ in 0..10 {
+            let began = now;
+            while !breaker.admit(now) {
+                assert!(!breaker.allows(now));
+                now += Duration::from_millis(100);
+            }
+            assert!(!breaker.admit(now), "a second one while the first is in progress");
+            longest = longest.max(now - began);
+            breaker.failed(S3Fault::NoBucket, now);
+        }
+        assert!(
+            longest >= S3_BREAKER_PAUSE_MAX && longest < 2 * S3_BREAKER_PAUSE_MAX,
+            "{longest:?}"
+        );
+    }
+
+    #[test]
+    fn a_probe_that_never_ends_does_not_keep_the_breaker_tripped() {
+        let (breaker, now) = (CircuitBreaker::default(), Instant::now());
+        breaker.failed(S3Fault::NoBucket, now);
+        assert!(breaker.admit(now + S3_BREAKER_PAUSE_MIN));
+        assert!(breaker.admit(now + 2 * S3_BREAKER_PAUSE_MIN));
+    }
+}

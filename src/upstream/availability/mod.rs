@@ -1,0 +1,356 @@
+//! The availability of the registries: which of them answer, and which limit our requests.
+//!
+//! [`AvailabilityTable::admit`] decides on every request before it is sent. [`RequestTracker`] records the outcome
+//! afterwards. Recorded outcomes suppress later requests. A request to an unavailable registry would only make its client
+//! wait. A request to a registry that limits requests would extend the limit.
+//!
+//! Not here: the answer to the client instead (`cache` looks up the held copy, `registry` chooses the status).
+//! No wall clock is read: all instants are of the monotonic clock, and the caller passes them.
+
+mod budget;
+mod circuit_breaker;
+mod limit;
+mod registry;
+mod retry_after;
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use http::HeaderMap;
+
+pub use budget::{Budget, Source};
+
+use super::error::{Phase, Restraint, UpstreamError};
+use super::response::UpstreamResponse;
+use super::verdict::Verdict;
+use super::{Credentials, Purpose, Target, UpstreamRequest};
+use crate::oci::{Namespace, Repository};
+use circuit_breaker::{Cause, Failure};
+use registry::{Admission, Availability, Change, Outcome, RequestClass};
+pub(super) use retry_after::retry_after;
+
+/// Registries whose availability is kept. Clients choose names, so there is no end to them; 4,096 × 1 KiB are 4 MiB.
+const REGISTRIES_MAX: usize = 4_096;
+
+/// The text of Docker Hub for an account or address over its pull limit; its other 429 has no such text.
+const PULL_LIMIT: &str = "pull rate limit";
+
+/// The availability of all registries with a recent request.
+#[derive(Default)]
+pub(super) struct AvailabilityTable(Mutex<HashMap<Namespace, Entry>>);
+
+struct Entry {
+    availability: Availability,
+    /// Whether the operator has named the registry. The other registries are dropped first.
+    named: bool,
+    /// The time of the last request. The oldest entry is dropped first.
+    used: Instant,
+}
+
+/// The decision on a request.
+pub(super) enum Decision {
+    Send(RequestTracker),
+    Refuse(UpstreamError),
+    /// The caller is rejected; the request is sent all the same, as a probe of the registry.
+    Probe(RequestTracker, UpstreamError),
+}
+
+/// The status of a registry.
+#[derive(Clone, Debug)]
+pub struct RegistryStatus {
+    pub namespace: Namespace,
+    pub state: AvailabilityState,
+    /// For how long it has been in this state; `None` for [`AvailabilityState::Available`].
+    pub lasting: Option<Duration>,
+    /// The only repository of [`AvailabilityState::Tripped`], where it does not cover the whole registry.
+    pub only: Option<Repository>,
+    pub consecutive_failures: u32,
+    pub last_error: Option<Arc<str>>,
+    pub budget: Option<Budget>,
+    /// Requests with a known outcome, failed requests, and suppressed requests.
+    pub requests: u64,
+    pub failures: u64,
+    pub suppressed: u64,
+}
+
+/// The availability state of a registry.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum AvailabilityState {
+    Available,
+    /// The last requests have failed, but too few of them to trip the breaker.
+    Failing,
+    /// The breaker has tripped; only probes are sent.
+    Tripped,
+    /// The registry has answered 429.
+    Limited,
+}
+
+/// Records the outcome of one request. A tracker that is dropped without an outcome records nothing.
+pub(super) struct RequestTracker {
+    registries: Arc<AvailabilityTable>,
+    namespace: Namespace,
+    named: bool,
+    class: RequestClass,
+    /// The time of the request.
+    sent_at: Instant,
+}
+
+impl AvailabilityTable {
+    /// Decides on `request`. `named`: whether the operator has named its registry.
+    pub fn admit(self: &Arc<Self>, request: &UpstreamRequest, named: bool, now: Instant) -> Decision {
+        let class = RequestClass {
+            repository: request.repository.clone(),
+            manifest: matches!(request.target, Target::Manifest(_)),
+            revalidates: request.purpose == Purpose::Revalidate,
+            resumes: request.range_from.is_some(),
+            client_credentials: matches!(request.credentials, Credentials::Client(_)),
+        };
+        let verdict = match self.entries().get_mut(&request.namespace) {
+            Some(entry) => entry.availability.admit(&class, now),
+            // There was no recent request to this registry.
+            None => Admission::Allow,
+        };
+        let tracker = RequestTracker {
+            registries: self.clone(),
+            namespace: request.namespace.clone(),
+            named,
+            class,
+            sent_at: now,
+        };
+        let host: Arc<str> = request.namespace.as_str().into();
+        let limited = |restraint, retry_after| UpstreamError::RateLimited {
+            host: host.clone(),
+            restraint,
+            retry_after,
+        };
+        match verdict {
+            Admission::Allow => Decision::Send(tracker),
+            Admission::Limited { wait } => Decision::Refuse(limited(Restraint::Refused, wait)),
+            Admission::Scarce { wait } => Decision::Refuse(limited(Restraint::NearlySpent, wait)),
+            Admission::Tripped { lasting, why, probe } => {
+                let error = UpstreamError::Unavailable {
+                    host: host.clone(),
+                    lasting,
+                    why: why.text,
+                    timed_out: why.timed_out,
+                };
+                if probe {
+                    Decision::Probe(tracker, error)
+                } else {
+                    Decision::Refuse(error)
+                }
+            }
+        }
+    }
+
+    /// All registries that are known, by name.
+    pub fn report(&self, now: Instant) -> Vec<RegistryStatus> {
+        let mut report: Vec<_> = self
+            .entries()
+            .iter()
+            .map(|(namespace, entry)| entry.availability.report(namespace, now))
+            .collect();
+        report.sort_by(|one, other| one.namespace.cmp(&other.namespace));
+        report
+    }
+
+    fn entries(&self) -> MutexGuard<'_, HashMap<Namespace, Entry>> {
+        // The table is whole between any two statements, so a panic elsewhere leaves it usable.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn record(&self, tracker: &RequestTracker, outcome: Outcome, budget: Option<Budget>, now: Instant) {
+        let why = match &outcome {
+            Outcome::Failed(_, cause) => Some(cause.text.clone()),
+            Outcome::NotSent => return,
+            _ => None,
+        };
+        let wait = match &outcome {
+            Outcome::Limited { wait, .. } => *wait,
+            _ => None,
+        };
+        let mut entries = self.entries();
+        if !entries.contains_key(&tracker.namespace) && entries.len() >= REGISTRIES_MAX {
+            forget_one(&mut entries);
+        }
+        let entry = entries.entry(tracker.namespace.clone()).or_insert_with(|| Entry {
+            availability: Availability::default(),
+            named: false,
+            used: now,
+        });
+        (entry.named, entry.used) = (tracker.named, now);
+        entry.availability.requests += 1;
+        let changes: Vec<Change> = entry
+            .availability
+            .record(&tracker.class, outcome, tracker.sent_at, now)
+            .collect();
+        if let Some(budget) = budget {
+            entry.availability.record_budget(budget, now);
+        }
+        let only = entry.availability.breaker.only().cloned();
+        drop(entries);
+        for change in changes {
+            let registry = &tracker.namespace;
+            match change {
+                Change::Tripped => {
+                    let (error, only) = (
+                        why.as_deref().unwrap_or_default(),
+                        only.as_ref().map(tracing::field::display),
+                    );
+                    tracing::warn!(%registry, repository = only, error, "upstream unavailable; probing once per second");
+                }
+                Change::Recovered => tracing::info!(%registry, "upstream available again"),
+                Change::Limited => {
+                    let retry_after = wait.map(|wait| wait.as_secs());
+                    tracing::warn!(%registry, retry_after, "upstream rate limit reached");
+                }
+                Change::LimitEnded => {
+                    tracing::info!(%registry, "upstream rate limit ended");
+                }
+            }
+        }
+    }
+}
+
+/// Drops the registry with the oldest last request. A registry that the operator has named is dropped only if there is no
+/// other.
+fn forget_one(entries: &mut HashMap<Namespace, Entry>) {
+    let oldest = entries
+        .iter()
+        .min_by_key(|(_, entry)| (entry.named, entry.used))
+        .map(|(namespace, _)| namespace.clone());
+    if let Some(oldest) = oldest {
+        entries.remove(&oldest);
+    }
+}
+
+impl Availability {
+    fn report(&self, namespace: &Namespace, now: Instant) -> RegistryStatus {
+        let limited = [&self.everything, &self.manifests]
+            .into_iter()
+            .flatten()
+            .map(|limit| limit.recorded_at())
+            .min();
+        let (state, since) = match (self.breaker.failing(), limited) {
+            (Some((since, true)), _) => (AvailabilityState::Tripped, Some(since)),
+            (_, Some(since)) => (AvailabilityState::Limited, Some(since)),
+            (Some((since, false)), None) => (AvailabilityState::Failing, Some(since)),
+            (None, None) => (AvailabilityState::Available, None),
+        };
+        RegistryStatus {
+            namespace: namespace.clone(),
+            state,
+            lasting: since.map(|since| now.saturating_duration_since(since)),
+            only: self
+                .breaker
+                .only()
+                .filter(|_| state == AvailabilityState::Tripped)
+                .cloned(),
+            consecutive_failures: self.breaker.failures(),
+            last_error: self.last_error.clone(),
+            budget: self.budget(now),
+            requests: self.requests,
+            failures: self.failures,
+            suppressed: self.suppressed,
+        }
+    }
+}
+
+impl RequestTracker {
+    /// Records the outcome of the request, and returns it.
+    pub fn record(
+        self,
+        outcome: Result<UpstreamResponse, UpstreamError>,
+        now: Instant,
+    ) -> Result<UpstreamResponse, UpstreamError> {
+        let (what, headers) = match &outcome {
+            // A body that breaks is no outcome of this request: the reader sends another request for the rest.
+            Ok(response) => (Outcome::Answered, Some(&response.headers)),
+            Err(error) => {
+                let headers = match error {
+                    UpstreamError::Status { headers, .. } => Some(&**headers),
+                    _ => None,
+                };
+                (self.of_error(error), headers)
+            }
+        };
+        // Rate limit fields of a blob response may come from another host.
+        let ours = self.class.manifest && !self.class.client_credentials;
+        let budget = headers.filter(|_| ours).and_then(Budget::of);
+        self.registries.record(&self, what, budget, now);
+        outcome
+    }
+
+    fn of_error(&self, error: &UpstreamError) -> Outcome {
+        match error {
+            UpstreamError::Status {
+                verdict: Verdict::Limited,
+                phase,
+                headers,
+                body,
+                ..
+            } => self.of_limit(*phase, headers, body),
+            UpstreamError::Status {
+                status: 500..=599,
+                verdict: Verdict::Trouble,
+                phase,
+                ..
+            } => {
+                let failure = match phase {
+                    Phase::Token => Failure::Unreachable,
+                    _ => Failure::Refusal,
+                };
+                Outcome::Failed(failure, cause(error))
+            }
+            UpstreamError::Timeout { .. } => Outcome::Failed(Failure::Silent, cause(error)),
+            // Here a body is that of a token.
+            UpstreamError::Connect { .. }
+            | UpstreamError::Proxy { .. }
+            | UpstreamError::Tls { .. }
+            | UpstreamError::Head { .. }
+            | UpstreamError::Body { .. } => Outcome::Failed(Failure::Unreachable, cause(error)),
+            UpstreamError::Status { .. }
+            | UpstreamError::Redirected { .. }
+            | UpstreamError::RedirectTarget { .. }
+            | UpstreamError::Protocol { .. } => Outcome::Answered,
+            // Of our own making.
+            UpstreamError::Refused { .. }
+            | UpstreamError::Credentials { .. }
+            | UpstreamError::Overloaded { .. }
+            | UpstreamError::Unavailable { .. }
+            | UpstreamError::RateLimited { .. }
+            | UpstreamError::AirGapped { .. } => Outcome::NotSent,
+        }
+    }
+
+    /// Which of its limits a registry means. That on pulls is about manifests only; without a sign of it, it is
+    /// the one on requests of any kind.
+    fn of_limit(&self, phase: Phase, headers: &HeaderMap, body: &[u8]) -> Outcome {
+        if self.class.client_credentials {
+            // The client's own account, or the client's own doing.
+            return Outcome::NotSent;
+        }
+        let budget = Budget::of(headers);
+        let is_pull_limit = body
+            .windows(PULL_LIMIT.len())
+            .any(|window| window.eq_ignore_ascii_case(PULL_LIMIT.as_bytes()));
+        let spent = budget.is_some_and(|budget| budget.is_spent());
+        let pulls = self.class.manifest && phase != Phase::Token && (is_pull_limit || spent);
+        let reset = budget.and_then(|budget| budget.reset).filter(|_| spent);
+        Outcome::Limited {
+            everything: !pulls,
+            wait: retry_after(headers).or(reset),
+        }
+    }
+}
+
+fn cause(error: &UpstreamError) -> Cause {
+    Cause {
+        text: error.to_string().into(),
+        timed_out: matches!(
+            error,
+            UpstreamError::Timeout { .. } | UpstreamError::Status { status: 504, .. }
+        ),
+    }
+}
