@@ -6,7 +6,7 @@
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::harness::client::{Flow, Why};
+use crate::harness::client::Flow;
 use crate::harness::disk::SmallDisk;
 use crate::harness::*;
 
@@ -22,6 +22,9 @@ const DISK_BYTES: u64 = 128 * MIB;
 const BLOBS: usize = 60;
 const BLOB_BYTES_MAX: u64 = 2 * MIB;
 const IMAGES: usize = 8;
+
+/// Bodies up to this size are verified before their first byte is sent; of a larger one only the end is withheld.
+const HELD_WHOLE_BYTES_MAX: u64 = MIB;
 
 /// Memory that may come and go: fills under way, idle buffers, what the allocator has not returned yet.
 const MEMORY_NOISE_BYTES: u64 = 24 * MIB;
@@ -44,7 +47,8 @@ struct World {
 }
 
 impl World {
-    /// One request of a client. A fault may refuse it or break it off; wrong bytes are never received.
+    /// One request of a client. A fault may refuse it or break it off. A body with a wrong byte never completes, and no byte of a
+    /// small one is received.
     fn request(&self, random: &mut Random) {
         let client = self.cache.client();
         let content = random.pick(&self.blobs);
@@ -54,7 +58,7 @@ impl World {
                 let start = random.below(content.size);
                 let end = start + random.below(content.size - start);
                 let range = format!("bytes={start}-{end}");
-                client.try_pull(&path, &[("Range", &range)], content, start)
+                Self::pull(&client, &path, &[("Range", &range)], content, start)
             }
             1 => client.try_request("HEAD", &path, &[]),
             2 => return self.abort(&path, random),
@@ -78,7 +82,7 @@ impl World {
                 }
                 got
             }
-            _ => client.try_pull(&path, &[], content, 0),
+            _ => Self::pull(&client, &path, &[], content, 0),
         };
         match got {
             Ok(got) if got.status < 300 => &self.whole,
@@ -86,12 +90,35 @@ impl World {
                 assert!(matches!(got.status, 429 | 502..=504), "{got}");
                 &self.refused
             }
-            Err(broken) => {
-                assert!(!matches!(broken.why, Why::WrongByte(_)), "{path}: {broken:?}");
-                &self.broken
-            }
+            Err(_) => &self.broken,
         }
         .fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Reads a body to its end, wherever that is, and compares it with `content` from `offset` on.
+    fn pull(
+        client: &Client,
+        path: &str,
+        fields: &[(&str, &str)],
+        content: &PseudoRandom,
+        offset: u64,
+    ) -> Result<Response, Broken> {
+        let mut wrong = None;
+        let got = client.pull_pieces(path, fields, &mut |at, piece| {
+            wrong = wrong.or(content.compare(offset + at, piece).err());
+            Flow::Go
+        });
+        if let Some(at) = wrong {
+            assert!(
+                got.is_err(),
+                "{path}: a body with a wrong byte at {at} was complete"
+            );
+            assert!(
+                content.size > HELD_WHOLE_BYTES_MAX,
+                "{path}: a wrong byte at {at}"
+            );
+        }
+        got
     }
 
     fn abort(&self, path: &str, random: &mut Random) {

@@ -645,6 +645,23 @@ impl Client {
         content: &PseudoRandom,
         offset: u64,
     ) -> Result<Response, Broken> {
+        self.pull_pieces(
+            path,
+            fields,
+            &mut |at, piece| match content.compare(offset + at, piece) {
+                Ok(()) => Flow::Go,
+                Err(wrong) => Flow::Wrong(wrong),
+            },
+        )
+    }
+
+    /// Streams a body, and gives each piece with its place to `take`.
+    pub fn pull_pieces(
+        &self,
+        path: &str,
+        fields: &[(&str, &str)],
+        take: &mut dyn FnMut(u64, &[u8]) -> Flow,
+    ) -> Result<Response, Broken> {
         let mut connection = self.try_open()?;
         if let Err(error) = connection.request("GET", path, fields) {
             return Err(Broken {
@@ -669,14 +686,7 @@ impl Client {
             })?;
             return Ok(Response { body, ..response });
         }
-        connection.read_body(
-            head,
-            "GET",
-            &mut |at, piece| match content.compare(offset + at, piece) {
-                Ok(()) => Flow::Go,
-                Err(wrong) => Flow::Wrong(wrong),
-            },
-        )
+        connection.read_body(head, "GET", take)
     }
 
     /// Streams the whole of `content` and fails on any deviation.
