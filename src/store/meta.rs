@@ -56,9 +56,9 @@ const DIGEST: &str = "Docker-Content-Digest";
 impl Meta {
     /// Whether the first fill of the entry came from `origin`, so that the stored upstream fields are those of `origin`.
     pub fn is_filled_from(&self, origin: &Origin) -> bool {
-        self.sources
-            .first()
-            .is_some_and(|first| *first == Source::from(origin))
+        self.sources.first().is_some_and(|first| {
+            first.registry == origin.namespace.as_str() && first.repository == origin.repository.as_str()
+        })
     }
 
     /// Reads a sidecar of the entry named `digest`; `None` for anything that is not one.
