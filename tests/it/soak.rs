@@ -1,10 +1,12 @@
-//! Mixed load for as long as it is told to last, with a fault in every second: nothing wrong is received, nothing gets stuck,
+//! Mixed load for as long as it is told to last, with a fault in every second: no wrong body completes, nothing gets stuck,
 //! and neither memory nor descriptors grow.
 //!
 //! `SOAK_SECONDS` is the duration, 20 without it; `scripts/soak.sh` runs eight hours.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
+
+use oci_pull_through::limits::HELD_WHOLE_BYTES_MAX;
 
 use crate::harness::client::Flow;
 use crate::harness::disk::SmallDisk;
@@ -22,9 +24,6 @@ const DISK_BYTES: u64 = 128 * MIB;
 const BLOBS: usize = 60;
 const BLOB_BYTES_MAX: u64 = 2 * MIB;
 const IMAGES: usize = 8;
-
-/// Bodies up to this size are verified before their first byte is sent; of a larger one only the end is withheld.
-const HELD_WHOLE_BYTES_MAX: u64 = MIB;
 
 /// Memory that may come and go: fills under way, idle buffers, what the allocator has not returned yet.
 const MEMORY_NOISE_BYTES: u64 = 24 * MIB;
