@@ -610,7 +610,7 @@ pub const S3_READ_QUEUE_TIMEOUT: Duration = Duration::from_secs(3);
 /// that they have slots of their own. 64 × 1 MiB are 64 MiB.
 pub const S3_SHORT_READS_MAX: usize = 64;
 
-/// What a registry's bodies from the bucket may take of the slots, as a multiple of what they leave free: three quarters.
+/// The largest share of the slots for the bucket bodies of one registry, as a multiple of the free slots: three quarters.
 pub const S3_READS_WEIGHT: u64 = 3;
 
 /// Entries of an older store that are hashed at once.

@@ -195,7 +195,7 @@ impl Cache {
         self.0.storage.local().is_none()
     }
 
-    /// What the bucket has under `key`, in one shared lookup for concurrent callers. A bucket that fails or takes
+    /// Returns the metadata of `key` in the bucket, in one shared lookup for concurrent callers. A bucket that fails or takes
     /// longer than [`BUCKET_LOOKUP_TIMEOUT`] has nothing.
     pub async fn find_in_bucket(&self, key: Key) -> Option<Arc<Meta>> {
         let bucket = self.0.storage.bucket()?;

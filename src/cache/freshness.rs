@@ -13,7 +13,7 @@ pub struct TagPolicy {
     pub cache_tags: bool,
     /// Whether that goes for `latest`.
     pub cache_latest: bool,
-    /// Whether each request for `latest` is revalidated, whatever the rules say.
+    /// Whether each request for `latest` is revalidated, regardless of the rules.
     pub always_revalidate_latest: bool,
     /// Freshness lifetime.
     pub ttl: Duration,

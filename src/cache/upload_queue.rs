@@ -266,7 +266,7 @@ impl Shared {
         self.queue_upload(party, UploadJob::Local { key, verified: None });
     }
 
-    /// The same, whatever was checked before.
+    /// Like [`Shared::ensure_replicated`], also for an entry that was checked before.
     pub(super) fn recheck_replica(self: &Arc<Self>, key: &Key) {
         self.uploads.queue().checked.remove(key);
         if self.storage.local().is_some() {

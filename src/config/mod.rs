@@ -89,7 +89,7 @@ pub struct Config {
     pub max_connections: Option<NonZeroUsize>,
     /// Connections of one client address, or IPv6 network; 0: any number.
     pub max_connections_per_client: usize,
-    /// Bytes that fetches and responses in flight may take; `None`: a share of what the process may have.
+    /// Bytes that fetches and responses in flight may take; `None`: a share of the memory that the process may use.
     pub memory_budget: Option<u64>,
     /// The registry of requests that name none; `None`: they have to name one.
     pub default_registry: Option<Namespace>,

@@ -267,7 +267,7 @@ impl Setting {
             Setting::HelperThreads => (Group::Serving, "2", "threads that talk to upstreams"),
             Setting::MaxConnections => (Group::Serving, "auto", "connections of all clients"),
             Setting::MaxConnectionsPerClient => (Group::Serving, "1000", "of one address; 0: any number"),
-            Setting::MemoryBudget => (Group::Serving, "auto", "memory for what is in flight"),
+            Setting::MemoryBudget => (Group::Serving, "auto", "memory for requests in progress"),
             Setting::StorageBackend => (Group::Storage, "auto", "fs, s3, or tiered: fs in front of s3"),
             Setting::FsRoot => (
                 Group::Storage,

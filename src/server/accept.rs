@@ -43,7 +43,7 @@ const TURN: Duration = Duration::from_millis(1);
 const DRAIN_CHECK: Duration = Duration::from_millis(100);
 
 impl<H: Handler> Server<H> {
-    /// Every [`CONNECTION_SWEEP_INTERVAL`]: deadlines, room for those who wait for it, and the log.
+    /// Sweeps every [`CONNECTION_SWEEP_INTERVAL`]: checks deadlines, evicts connections of a full server, and flushes the log.
     async fn sweep(&self) -> ! {
         loop {
             monoio::time::sleep(CONNECTION_SWEEP_INTERVAL).await;

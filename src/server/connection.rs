@@ -37,7 +37,7 @@ pub struct Connection<H> {
     answered: bool,
 }
 
-/// What happens to the connection after a request or a read.
+/// The next step of the connection after a request or a read.
 enum Next {
     Continue,
     /// Close; everything was said.

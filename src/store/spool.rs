@@ -19,7 +19,7 @@ use super::{StoreError, mode};
 pub struct SpoolDir {
     dir: PathBuf,
     bytes_max: u64,
-    /// What files in progress hold, or have been promised.
+    /// Bytes that files in progress hold or have reserved.
     bytes: Arc<AtomicU64>,
     /// Names of files that file systems without nameless ones need for a moment.
     names: AtomicU64,

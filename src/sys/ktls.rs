@@ -1,5 +1,5 @@
-//! kTLS: a socket that is given a session's keys encrypts what is written to it, pages of files included, and
-//! decrypts what is read.
+//! kTLS: a socket with the keys of a session encrypts written bytes, pages of files included, and decrypts received
+//! bytes.
 //!
 //! Linux's `Documentation/networking/tls.rst`. Knows keys, and nothing of handshakes.
 
@@ -129,8 +129,8 @@ impl Drop for Keys {
     }
 }
 
-/// Enables kTLS on a connected TCP socket: `ours` for sent bytes, `theirs` for received bytes from here on. What
-/// waits in the socket unread must begin with a record.
+/// Enables kTLS on a connected TCP socket: `ours` for sent bytes, `theirs` for received bytes from here on. Unread
+/// bytes in the socket must begin with a record.
 ///
 /// # Errors
 ///

@@ -2,8 +2,8 @@
 //!
 //! Fronts such as `cr.l5d.io` redirect the whole API to the registry that has the content. The request to
 //! that registry is anonymous: neither the front's credentials nor a client's credentials leave the front, and the token is
-//! an anonymous one of the realm that the challenge names. What may be contacted is what the front's policy allows, as for
-//! every other redirect.
+//! an anonymous one of the realm that the challenge names. The address policy of the front applies, as for every other
+//! redirect.
 
 use std::sync::Arc;
 

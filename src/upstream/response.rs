@@ -46,7 +46,7 @@ pub struct UpstreamBody {
     failure: Option<UpstreamError>,
     host: Arc<str>,
     idle: Duration,
-    /// How long we have waited for the current [`CRUMBS`], and what has come of them. Time in which no caller reads
+    /// The time of waiting for the current [`CRUMBS`], and the received bytes of them. Time without a reading caller
     /// does not count.
     waited: Duration,
     crumbs: u64,

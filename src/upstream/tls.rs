@@ -1,4 +1,4 @@
-//! TLS with upstreams: `ring`, TLS 1.2 and 1.3, whom to trust and what to show.
+//! TLS with upstreams: `ring`, TLS 1.2 and 1.3, the trusted authorities and the client certificate.
 
 use std::sync::Arc;
 

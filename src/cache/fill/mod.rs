@@ -1,8 +1,8 @@
 //! One upstream body, one growing file, any number of followers.
 //!
 //! The [`writer`] runs on the helper pool: it hashes received bytes, keeps the newest bytes in a window, and has
-//! the [`disk_writer`] append them to an ingest. Followers on any core send what is there and wait for more. All they
-//! share is one [`Fill`]: a state under a short lock and a list of who waits.
+//! the [`disk_writer`] append them to an ingest. Followers on any core send the available bytes and wait for
+//! more. Writer and followers share one [`Fill`]: a state under a short lock and a list of waiting followers.
 //!
 //! What followers may have is decided in one place, [`State::limit`]: the end of a body is withheld until its
 //! digest was found right, and a small body is withheld whole.

@@ -164,7 +164,7 @@ impl Received {
         }
     }
 
-    /// Takes what `source` sends as long as no follower may have any of it, so that a body that fails can begin anew.
+    /// Receives the bytes of `source` until followers may read the first of them. A body that fails before can start again.
     async fn hold(&mut self, source: &mut BlobSource, size: Option<u64>) -> Result<(), FetchError> {
         if size.is_some_and(|size| size > HELD_WHOLE_BYTES_MAX) {
             return Ok(());

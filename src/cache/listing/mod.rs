@@ -352,7 +352,7 @@ impl Shared {
 }
 
 impl ListingError {
-    /// Whether the upstream may grant another client what it denied.
+    /// Returns whether the upstream may grant the list to another client.
     pub fn is_refusal(&self) -> bool {
         matches!(self, ListingError::Fetch(error) if error.is_refusal())
     }

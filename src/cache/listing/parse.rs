@@ -21,7 +21,7 @@ pub struct Listed {
     pub body: Bytes,
     /// The query of the page after this one.
     pub next: Option<ListQuery>,
-    /// `body` holds only what the `artifactType` of the request selects.
+    /// `body` holds only the entries that the `artifactType` of the request selects.
     pub filtered: bool,
     /// Given without any credentials, so anybody may have it.
     pub public: bool,
@@ -103,7 +103,7 @@ struct Descriptor<'a> {
 /// The query of the page that `link`, the target of an upstream's `Link`, leads to. Where it leads besides does not
 /// matter: the next page of this list is requested from the same registry.
 ///
-/// `None` for what would lead nowhere: no query, one that is too long, the `current` page.
+/// `None` where there is no next page: no query, a query that is too long, or the `current` page.
 pub fn page(link: &str, current: &ListQuery) -> Option<ListQuery> {
     let (_, query) = link.split_once('?')?;
     let query = query.split('#').next().unwrap_or_default();

@@ -83,7 +83,7 @@ fn is_list(media_type: &str) -> bool {
     media_type.contains(".image.index.") || media_type.contains(".manifest.list.")
 }
 
-/// Resolves what a tag means now, without its content.
+/// Resolves a tag to its current digest, without the content.
 pub(super) async fn resolve(
     shared: &Shared,
     key: &ManifestKey,

@@ -68,7 +68,7 @@ impl Cache {
     ///
     /// # Cancellation
     ///
-    /// The work goes on for the others; when there are none, for [`DESERTED_MANIFEST_TIMEOUT`]. What has come is stored.
+    /// The fetch continues for other clients, and without clients for [`DESERTED_MANIFEST_TIMEOUT`]. A complete manifest is stored.
     pub async fn manifest(&self, key: ManifestKey) -> (Result<ManifestAnswer, FetchError>, Role) {
         let shared = self.0.clone();
         let (answer, role) = self

@@ -351,7 +351,8 @@ impl Shared {
         }
     }
 
-    /// What is known of a tag. Unless that is fresh, the bucket is looked at: another machine may have revalidated the tag since.
+    /// Returns the newest known pointer of a tag. A pointer that is not fresh is compared with the bucket, because another
+    /// machine may have revalidated the tag since.
     pub(in crate::cache) async fn pointer(&self, tag: &TagKey, terms: TagTerms) -> Option<TagPointer> {
         if !self.policy.cache_tags {
             return None;

@@ -159,7 +159,7 @@ impl<'a, H> Outbound<'a, H> {
         self.memory(Bytes::from(tail), true).await
     }
 
-    /// Sends what arrives, until all of it was found right. `length` is the declared length.
+    /// Sends the bytes of a growing body until the body is verified. `length` is the declared length.
     pub async fn growing(&mut self, mut growing: Box<dyn Growing>, length: Option<u64>) -> Result<(), Cut> {
         loop {
             let piece = {

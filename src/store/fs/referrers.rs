@@ -78,7 +78,7 @@ impl FsStore {
         }
     }
 
-    /// Registers a record that an earlier run has left at `path`, and removes what is beyond the bounds.
+    /// Registers a record that an earlier run has left at `path`, and removes the records beyond the bounds.
     pub(super) fn found_record(&self, path: &Path, metadata: &fs::Metadata) {
         let Ok(relative) = path.strip_prefix(&self.root).map(PathBuf::from) else {
             return;

@@ -1,8 +1,8 @@
-//! The store in a bucket that several machines share. `docs/storage-format.md` describes what lies there; the names are
+//! The store in a bucket that several machines share. `docs/storage-format.md` describes the objects; their names are
 //! those of the store on disk, below a prefix.
 //!
-//! Everything here runs on the helper pool. Not here: which content is requested, and what is done when the bucket
-//! fails (the `cache`).
+//! Everything here runs on the helper pool. Not here: the choice of the requested content, and the fallback for a
+//! failed bucket (the `cache`).
 
 mod circuit_breaker;
 mod connect;
@@ -237,7 +237,7 @@ impl S3Store {
             .await
     }
 
-    /// A URL with which anybody may get the content for `lifetime`, at most [`S3_PRESIGNED_TTL_MAX`]. A secret: not for
+    /// Returns a URL that grants any client the content for `lifetime`, at most [`S3_PRESIGNED_TTL_MAX`]. A secret: not for
     /// logs. No request is made; [`find`](Self::find) checks whether the content is there.
     ///
     /// # Errors

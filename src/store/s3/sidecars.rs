@@ -1,4 +1,4 @@
-//! Recent sidecars, so that a hit does not request its sidecar each time. What is not in the bucket is not remembered.
+//! Recent sidecars, so that a hit does not request its sidecar each time. Misses are not cached.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};

@@ -5,7 +5,7 @@
 //!
 //! Any repository has any blob, unless [`Behaviour::blobs_belong`]; manifests and tags belong to a repository.
 //! `/cdn/<digest>` serves blobs the way a content delivery network behind a redirect does: no registry headers, no
-//! authorization. Who may read what is in [`access`], what real registries do differently in [`behaviour`].
+//! authorization. [`access`] has authentication and access, [`behaviour`] the deviations of real registries.
 
 pub mod access;
 pub mod behaviour;
