@@ -1,4 +1,6 @@
 //! A pull-only, pull-through cache for OCI registries. The modules, in the order a request meets them.
+// The nested futures of a request are deeper than the default limit of the compiler.
+#![recursion_limit = "256"]
 
 pub mod cli;
 pub mod config;
@@ -14,12 +16,14 @@ pub mod registry;
 
 pub mod cache;
 
+pub mod storage;
 pub mod store;
 
 pub mod upstream;
 
 pub mod anchor;
 pub mod fail_point;
+pub mod fairness;
 #[cfg(any(test, fuzzing))]
 #[path = "tests/fuzz.rs"]
 pub mod fuzz;

@@ -13,8 +13,9 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use crate::auth::ClientAuth;
-use crate::cache::{Cache, Storage, StorageError, TagPolicy};
-use crate::config::{Config, Diagnostics, ListenAddr};
+use crate::cache::{Cache, TagPolicy};
+use crate::config::{Config, Diagnostics, ListenAddr, Live};
+use crate::fairness::Parties;
 use crate::registry::{Options, Registry};
 use crate::runtime::core::CoreSettings;
 use crate::runtime::heartbeat::{Health, run_heartbeat};
@@ -24,6 +25,7 @@ use crate::runtime::shutdown::Shutdown;
 use crate::runtime::{core, cores, driver};
 use crate::server::tls::MaterialError;
 use crate::server::{AccessLog, ConnectionLimits, CoreResources, Server, serve};
+use crate::storage::{Storage, StorageError};
 use crate::systemd::{TakeError, take_sockets};
 use crate::upstream::{BuildError, Upstreams};
 
@@ -77,14 +79,17 @@ pub fn run(config: Config, read: &dyn Fn() -> Result<Config, Diagnostics>) -> Re
     let descriptors = resources::raise_descriptor_limit();
     let mut signals = Signals::new([SIGHUP, SIGINT, SIGTERM])?;
     let helper = Helper::start(config.helper_threads)?;
-    let storage = Storage::open(&config.storage, &helper)?;
     let plan = cores::plan(config.cores);
+    let memory = MemoryBudget::new(config.memory_budget.unwrap_or_else(default_budget), plan.len());
+    let live = Live::new(config.registries.clone());
+    let parties = Parties::new(live.clone());
+    let storage = Storage::open(&config.storage, parties.clone(), helper.clone(), memory.clone())?;
     let (choice, modern_ring) =
         driver::choose(resources::wanted_driver(config.io_driver), plan.len()).map_err(AppError::Driver)?;
     let notifier = supervise::notifier(&config.systemd);
     let listening = listen::open(&config, passed, plan.len())?;
 
-    let upstreams = Upstreams::new(config.registries.clone(), config.proxies.clone())?;
+    let upstreams = Upstreams::new(live.registries(), config.proxies.clone())?;
     let policy = TagPolicy {
         cache_tags: config.cache_tag_manifests,
         cache_latest: config.cache_latest_tag,
@@ -92,10 +97,11 @@ pub fn run(config: Config, read: &dyn Fn() -> Result<Config, Diagnostics>) -> Re
         ttl: config.tag_ttl,
         stale_while_revalidate: config.stale_while_revalidate,
     };
-    let memory = MemoryBudget::new(config.memory_budget.unwrap_or_else(default_budget), plan.len());
     let cache = Cache::new(
-        storage,
+        storage.clone(),
         upstreams.clone(),
+        live.clone(),
+        parties,
         helper.clone(),
         policy,
         memory.clone(),
@@ -136,6 +142,7 @@ pub fn run(config: Config, read: &dyn Fn() -> Result<Config, Diagnostics>) -> Re
     let client_auth = ClientAuth::new(config.client_auth.clone())?;
     for (index, (cpu, sockets)) in plan.iter().zip(listening.listeners).enumerate() {
         let (cache, helper, shutdown) = (cache.clone(), helper.clone(), shutdown.clone());
+        let live = live.clone();
         let log = config.access_log.then(AccessLog::default);
         let (options, client_auth, acceptor) = (options.clone(), client_auth.clone(), acceptor.clone());
         let resources = CoreResources {
@@ -145,13 +152,13 @@ pub fn run(config: Config, read: &dyn Fn() -> Result<Config, Diagnostics>) -> Re
         };
         let heartbeat = health.cores()[index].clone();
         core::start(index, *cpu, settings, move || async move {
-            let registry = Rc::new(Registry::new(cache, options, client_auth));
+            let registry = Rc::new(Registry::new(cache, live, options, client_auth));
             monoio::spawn(run_heartbeat(heartbeat));
             let server = Server::new(registry, helper, shutdown, log, acceptor, resources);
             serve(server, sockets).await;
         })?;
     }
-    cache.run_store_heartbeat(&health);
+    cache.run_heartbeats(&health);
     supervise::start_watchdog(health, helper.workers(), &config.systemd, &notifier)?;
     supervise::wait_for_cores(&shutdown, accepting);
     for addr in &listening.addresses {
@@ -165,14 +172,21 @@ pub fn run(config: Config, read: &dyn Fn() -> Result<Config, Diagnostics>) -> Re
     }
     let status = supervise::status(&listening.addresses, choice.driver, plan.len());
     notifier.ready(&status);
-    cache.scan_in_background();
+    storage.scan_in_background();
 
     for signal in signals.forever() {
         match signal {
             SIGHUP => {
                 notifier.reloading();
                 reload::contained(|| {
-                    reload::reload(&config, read(), &upstreams, &client_auth, acceptor.as_ref());
+                    reload::reload(
+                        &config,
+                        read(),
+                        &live,
+                        &upstreams,
+                        &client_auth,
+                        acceptor.as_ref(),
+                    );
                 });
                 notifier.ready(&status);
             }

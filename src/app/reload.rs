@@ -1,7 +1,9 @@
 //! SIGHUP: what changes without a restart.
 
+use std::sync::Arc;
+
 use crate::auth::ClientAuth;
-use crate::config::{Config, Diagnostics};
+use crate::config::{Config, Diagnostics, Live};
 use crate::fail_point::hit;
 use crate::server::tls::Acceptor;
 use crate::upstream::Upstreams;
@@ -30,6 +32,7 @@ pub(super) fn log_settings(config: &Config) {
 pub(super) fn reload(
     running: &Config,
     read: Result<Config, Diagnostics>,
+    live: &Live,
     upstreams: &Upstreams,
     client_auth: &ClientAuth,
     acceptor: Option<&Acceptor>,
@@ -53,9 +56,11 @@ pub(super) fn reload(
     {
         return tracing::error!(%error, "configuration not reloaded; the old one stays");
     }
-    if let Err(error) = upstreams.reload(new.registries.clone()) {
+    let registries = Arc::new(new.registries.clone());
+    if let Err(error) = upstreams.reload(registries.clone()) {
         return tracing::error!(%error, "configuration not reloaded; the old one stays");
     }
+    live.replace(registries);
     if let Err(error) = client_auth.replace(new.client_auth.clone()) {
         tracing::error!(%error, "client authentication not reloaded; the earlier configuration stays in use");
     }

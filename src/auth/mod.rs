@@ -25,7 +25,7 @@ use failed_logins::FailedLogins;
 use password_pool::PasswordVerifier;
 
 pub use authenticator::{AuthError, Authenticator, CachedAccess, Identity};
-pub use rules::{RuleSet, Subject};
+pub use rules::{Forbidden, Readers, RuleSet, Subject};
 
 /// The client authentication that all cores share; cheap to clone.
 #[derive(Clone)]

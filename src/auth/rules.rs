@@ -1,7 +1,8 @@
 //! Decides which repositories a client may read, by the rules of `allow`. Pure.
 
+use super::{CachedAccess, Identity};
 use crate::config::{ANONYMOUS, Allow, AllowRule, Registries};
-use crate::oci::{Namespace, Repository};
+use crate::oci::{Namespace, Origin, Repository};
 
 /// The client of a request, for the evaluation of rules.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -14,6 +15,40 @@ pub enum Subject<'a> {
 /// A set of rules, by their number among all. Sets of different configurations have nothing to do with each other.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub struct RuleSet(Box<[u64]>);
+
+/// The clients that may read content: a permit of the client that requested the content.
+#[derive(Clone, Debug)]
+pub struct Readers {
+    /// The rules that allow reading; `None`: every authenticated client may read.
+    rules: Option<RuleSet>,
+}
+
+/// The rules do not allow the client to read the content.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Forbidden;
+
+impl Readers {
+    /// Permits a request that is not for content of a repository. An anonymous client needs a rule, so none permits it.
+    pub fn of_service(identity: &Identity) -> Result<Self, Forbidden> {
+        match identity {
+            Identity::Anonymous => Err(Forbidden),
+            Identity::Open | Identity::User(_) => Ok(Readers { rules: None }),
+        }
+    }
+
+    /// Returns whether every authenticated client may read the content.
+    pub fn are_all(&self) -> bool {
+        self.rules.is_none()
+    }
+
+    /// Returns whether a client may read the content from the response cache. Allocates nothing.
+    pub fn include(&self, access: &CachedAccess) -> bool {
+        match &self.rules {
+            None => access.authenticated,
+            Some(rules) => rules.intersects(&access.rules),
+        }
+    }
+}
 
 impl AllowRule {
     fn is_for(&self, subject: Subject<'_>) -> bool {
@@ -63,8 +98,30 @@ impl Allow {
 }
 
 impl Registries {
+    /// Decides whether a client may read content of `origin`. Runs once per request, before any lookup.
+    ///
+    /// # Errors
+    ///
+    /// [`Forbidden`], whether the content exists or not.
+    pub fn authorize(&self, identity: &Identity, origin: &Origin) -> Result<Readers, Forbidden> {
+        let allow = &self.allow;
+        let rules = self.rules_about(&origin.namespace, &origin.repository);
+        let may = match (&rules, identity) {
+            (None, Identity::Open | Identity::User(_)) => true,
+            (None, Identity::Anonymous) => false,
+            (Some(about), Identity::Open) => about.intersects(&allow.rules_for(Subject::Anonymous)),
+            (Some(about), Identity::Anonymous) => about.intersects(&allow.rules_that_name_anonymous()),
+            (Some(about), Identity::User(name)) => about.intersects(&allow.rules_for(Subject::User(name))),
+        };
+        if may {
+            Ok(Readers { rules })
+        } else {
+            Err(Forbidden)
+        }
+    }
+
     /// Returns the rules that allow reading this repository; `None` where every accepted client may.
-    pub fn rules_about(&self, namespace: &Namespace, repository: &Repository) -> Option<RuleSet> {
+    fn rules_about(&self, namespace: &Namespace, repository: &Repository) -> Option<RuleSet> {
         if self.allow.is_empty() {
             return None;
         }
@@ -101,7 +158,7 @@ impl RuleSet {
     }
 
     /// Whether some rule is in both. Allocates nothing.
-    pub fn intersects(&self, other: &RuleSet) -> bool {
+    fn intersects(&self, other: &RuleSet) -> bool {
         self.0
             .iter()
             .zip(&other.0)

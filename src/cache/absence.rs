@@ -85,7 +85,7 @@ pub struct ChangeCount(u32);
 impl Shared {
     /// The 404s of the configuration as it is now: a registry that was moved is another one.
     pub(super) fn absences(&self) -> &Absences {
-        self.absences.follow(self.upstreams.generation());
+        self.absences.follow(self.live.generation());
         &self.absences
     }
 }

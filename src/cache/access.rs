@@ -21,7 +21,7 @@ use crate::limits::{ANONYMOUS_DENIAL_TTL, GRANT_TTL, GRANTS_MAX};
 use crate::oci::{Accept, Digest, Origin, Reference};
 use crate::runtime::clock::monotonic_micros;
 use crate::runtime::single_flight::{Completer, SingleFlight};
-use crate::store::{Key, Meta, Source};
+use crate::storage::{Key, Meta, Source};
 use crate::upstream::{
     Credentials, Purpose, Secret, Target, UpstreamError, UpstreamMethod, UpstreamRequest, Verdict,
 };
@@ -44,14 +44,14 @@ pub(super) enum CallerId {
 
 /// A grant to read one object through one repository.
 #[derive(Clone, Copy, Debug)]
-pub struct Permit {
+pub(super) struct Permit {
     /// The content turned out to be public.
     pub public: bool,
 }
 
 /// What is known of a piece of content that we hold, as far as access goes.
 #[derive(Clone, Copy, Debug)]
-pub struct HeldContent<'a> {
+pub(super) struct HeldContent<'a> {
     pub digest: &'a Digest,
     /// Seen without credentials.
     pub public: bool,
@@ -164,15 +164,15 @@ impl Cache {
         }
     }
 
-    /// Whether a grant by the registry of `origin` counts for an entry. For a public entry every registry counts. For another
-    /// entry a registry counts when the whole content has come from it: other registries might grant every request. For an
-    /// entry without a known source, Docker Hub and the registries that the operator has named count.
-    pub fn is_authority(&self, origin: &Origin, meta: &Meta) -> bool {
+    /// Returns whether a grant by the registry of `origin` counts for stored content. For `public` content every registry
+    /// counts. For other content a registry counts if the whole content has come from it, because another registry could
+    /// grant every request. For content without a known source, Docker Hub and the registries of the configuration count.
+    pub(super) fn is_authority(&self, origin: &Origin, meta: &Meta, public: bool) -> bool {
         let named = || {
-            let named = self.registries().settings(&origin.namespace).1;
+            let named = self.0.live.registries().settings(&origin.namespace).1;
             named != Named::No || origin.namespace.is_docker_hub()
         };
-        meta.public || meta.is_from(origin.namespace.as_str()) || (meta.sources.is_empty() && named())
+        public || meta.is_from(origin.namespace.as_str()) || (meta.sources.is_empty() && named())
     }
 
     /// Returns a permit for `caller` to read held content through `origin`, whose registry is an authority on the content.
@@ -185,7 +185,7 @@ impl Cache {
     /// # Cancellation
     ///
     /// The probe goes on for the other callers.
-    pub async fn permit(
+    pub(super) async fn permit(
         &self,
         origin: &Origin,
         held: HeldContent<'_>,
@@ -297,26 +297,7 @@ impl Shared {
             Target::Manifest(Reference::Digest(digest)) => Key::manifest(origin, digest),
             _ => return,
         };
-        if let Some(bucket) = self.storage.bucket() {
-            let (store, key, source) = (bucket.store().clone(), key.clone(), Source::from(origin));
-            if store.is_available() {
-                self.helper.spawn(async move {
-                    if let Err(error) = store.record_source(&key, &source, public).await {
-                        tracing::debug!(%error, "a source of an entry was not recorded in the bucket");
-                    }
-                });
-            }
-        }
-        if let Some(store) = self.storage.local().cloned()
-            && self.health.writable()
-        {
-            let (shared, source) = (self.clone(), Source::from(origin));
-            self.helper.spawn_blocking(move || {
-                if let Err(error) = store.record_source(&key, &source, public) {
-                    shared.health.failed(&error);
-                }
-            });
-        }
+        self.storage.record_source(key, Source::from(origin), public);
     }
 }
 

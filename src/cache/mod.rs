@@ -5,28 +5,22 @@
 
 mod absence;
 mod access;
+mod blob;
 mod body_channel;
-mod bucket;
 mod error;
-mod fair_queue;
 mod fill;
 mod freshness;
 #[cfg(any(test, fuzzing))]
 #[path = "tests/fuzz.rs"]
 pub mod fuzz;
-mod health;
 mod listing;
 mod manifest;
+mod open_files;
 mod passthrough;
 mod records;
-mod shares;
 mod slots;
-mod storage;
 mod stored_headers;
 mod tags;
-#[cfg(test)]
-mod tests;
-mod upload_queue;
 
 use std::collections::HashMap;
 use std::future::Future;
@@ -34,45 +28,39 @@ use std::pin::pin;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use bytes::Bytes;
 use futures_util::future::{Either, select};
 
-use crate::config::Registries;
+use crate::config::Live;
+use crate::fairness::{Lease, Parties, Party, SharedLedger};
 use crate::limits::{
-    BACKGROUND_QUEUE_TIMEOUT, FETCH_QUEUE_TIMEOUT, FILL_WINDOW_BYTES, MEMORY_OBJECT_BYTES_MAX,
-    RESERVED_FETCHES_MAX, RESERVED_MEMORY_DIVISOR, SMALL_BODY_RATE_MIN, SMALL_BODY_TIMEOUT,
+    BACKGROUND_QUEUE_TIMEOUT, FETCH_QUEUE_TIMEOUT, FILL_WINDOW_BYTES, RESERVED_FETCHES_MAX,
+    RESERVED_MEMORY_DIVISOR, SMALL_BODY_RATE_MIN, SMALL_BODY_TIMEOUT,
 };
 use crate::oci::{Digest, Namespace};
 use crate::runtime::heartbeat::Health;
 use crate::runtime::helper::Helper;
 use crate::runtime::memory_budget::{Charge, MemoryBudget};
-use crate::runtime::oneshot::Lost;
-use crate::store::{Entry, FsStore, Key};
+use crate::storage::{Key, Storage};
 use crate::upstream::{Purpose, RegistryStatus, Upstreams};
 
 pub use absence::Absence;
-pub use access::{Approach, Caller, HeldContent, Permit};
-pub use body_channel::BodyReceiver;
-pub use bucket::Bucket;
+pub use access::{Approach, Caller};
+pub use blob::{BlobAnswer, BlobBody, BlobHeaders, BlobRequest, FoundBlob, WantedBytes};
 pub use error::FetchError;
-pub use fill::{Fill, Follower, Head, Ready as FillReady};
 pub use freshness::TagPolicy;
 pub use listing::{INDEX_TYPE, ListingAnswer, ListingError, ListingKey};
 pub use manifest::{Manifest, ManifestAnswer, ManifestKey};
+pub use open_files::OpenFiles;
 pub use passthrough::PassthroughHead;
-pub use storage::{Storage, StorageError};
 
 use crate::runtime::single_flight::SingleFlight;
 use absence::Absences;
 use access::AccessTable;
-use health::StoreHealth;
 use listing::Listings;
 use records::ListingRepositories;
-use shares::{Lease, Party, Proven, SharedLedger};
 use slots::{Class, FetchSlot, FetchSlots};
 use stored_headers::{media_type, named_digest, storable};
 use tags::{Revalidating, TagTable};
-use upload_queue::Uploads;
 
 /// The shared cache; cheap to clone.
 #[derive(Clone)]
@@ -80,9 +68,8 @@ pub struct Cache(Arc<Shared>);
 
 struct Shared {
     storage: Storage,
-    health: StoreHealth,
-    uploads: Uploads,
     upstreams: Upstreams,
+    live: Live,
     helper: Helper,
     policy: TagPolicy,
     fills: fill::FillTable,
@@ -103,7 +90,7 @@ struct Shared {
     memory_shares: SharedLedger,
     /// What the unfinished blobs of registries hold of the disk.
     room_shares: SharedLedger,
-    proven: Proven,
+    parties: Parties,
 }
 
 /// A fetch slot, and memory for one fetch.
@@ -126,21 +113,13 @@ impl Memory {
     }
 }
 
-/// A committed blob, opened.
-#[derive(Clone)]
-pub struct FoundBlob {
-    pub entry: Entry,
-    /// The content, when it is small enough for a core's memory; hashed, so it is served instead of the file.
-    pub small: Option<Bytes>,
-    /// Whether the file may be kept open: one in the spool takes room there.
-    pub lasting: bool,
-}
-
 impl Cache {
     /// A cache in a process that may have so many `descriptors`.
     pub fn new(
         storage: Storage,
         upstreams: Upstreams,
+        live: Live,
+        parties: Parties,
         helper: Helper,
         policy: TagPolicy,
         memory: MemoryBudget,
@@ -148,9 +127,8 @@ impl Cache {
     ) -> Self {
         Cache(Arc::new(Shared {
             storage,
-            health: StoreHealth::default(),
-            uploads: Uploads::default(),
             upstreams,
+            live,
             helper,
             policy,
             fills: fill::FillTable::default(),
@@ -167,7 +145,7 @@ impl Cache {
             memory,
             memory_shares: SharedLedger::default(),
             room_shares: SharedLedger::default(),
-            proven: Proven::default(),
+            parties,
         }))
     }
 
@@ -176,50 +154,15 @@ impl Cache {
         &self.0.upstreams
     }
 
-    /// The current configuration of the registries.
-    pub fn registries(&self) -> Arc<Registries> {
-        self.0.upstreams.registries()
-    }
-
-    /// Changes when [`Cache::registries`] does. Reading it costs a hit nothing.
-    pub fn generation(&self) -> u64 {
-        self.0.upstreams.generation()
-    }
-
-    /// Runs the heartbeats of the helper pool and the store in `health`. The store's heartbeat looks up absent names.
-    pub fn run_store_heartbeat(&self, health: &Health) {
+    /// Runs the heartbeats of the helper pool and the store in `health`.
+    pub fn run_heartbeats(&self, health: &Health) {
         self.0.helper.run_heartbeat(health.helper().clone(), || ());
-        // A bucket is no part of this process: its circuit breaker tracks its availability.
-        let store = self.0.storage.local().cloned();
-        self.0.helper.run_heartbeat(health.store().clone(), move || {
-            if let Some(store) = &store {
-                store.probe();
-            }
-        });
+        self.0.storage.run_heartbeat(health);
     }
 
-    /// Whether lookups are answered, or were when somebody last tried.
+    /// Returns whether the last lookup on the disk was answered in time.
     pub fn is_store_answering(&self) -> bool {
-        self.0.health.readable()
-    }
-
-    /// Walks the store in the background and logs what it found.
-    pub fn scan_in_background(&self) {
-        let Some(store) = self.0.storage.local().cloned() else {
-            return;
-        };
-        self.0.helper.spawn_blocking(move || {
-            let report = store.scan();
-            tracing::info!(
-                entries = report.entries,
-                bytes = report.bytes,
-                orphans_removed = report.orphans,
-                broken_removed = report.broken,
-                foreign = report.foreign,
-                unreadable = report.unreadable,
-                "store scanned"
-            );
-        });
+        self.0.storage.is_answering()
     }
 
     /// The status of each registry with recent requests, by name.
@@ -233,84 +176,16 @@ impl Cache {
         statuses.map_err(|_| FetchError::Lost)
     }
 
-    /// Schedules the verification of `key`: its file could not be read to its end. A damaged entry is removed.
-    pub fn schedule_verification(&self, key: Key) {
-        if let Some(store) = self.0.storage.local().cloned() {
-            self.0.helper.spawn_blocking(move || store.recheck(&key));
-        }
+    /// Schedules the verification of a blob whose file could not be read to its end.
+    pub fn verify_blob(&self, digest: Digest) {
+        self.0.storage.verify_file(Key::Blob(digest));
     }
-
-    /// The blob `key` as this machine has it: committed, or on its way to the bucket. A store that fails or stalls is a miss.
-    pub async fn find_blob(&self, key: Key) -> Option<FoundBlob> {
-        let shared = self.0.clone();
-        let look: Box<dyn FnOnce() -> Option<FoundBlob> + Send> = match self.0.storage.local() {
-            Some(_) if !self.0.health.readable() => return None,
-            Some(store) => {
-                let store = store.clone();
-                Box::new(move || {
-                    let found = opened(find(&store, &key)?, true);
-                    if found.is_none() {
-                        store.recheck(&key);
-                        return None;
-                    }
-                    shared.ensure_replicated(&key);
-                    found
-                })
-            }
-            None => {
-                let entry = self.0.uploads.find(key.digest())?;
-                Box::new(move || opened(entry, false))
-            }
-        };
-        let found = self.0.helper.look_up(look).await;
-        self.0.in_time(found)
-    }
-}
-
-/// `None` when a small blob cannot be read, or is no longer what its digest says.
-fn opened(entry: Entry, lasting: bool) -> Option<FoundBlob> {
-    let small = if entry.meta.size <= MEMORY_OBJECT_BYTES_MAX {
-        // At most MEMORY_OBJECT_BYTES_MAX, so it fits.
-        let bytes: Bytes = crate::sys::read_exact_at(&entry.file, 0, entry.meta.size as usize)
-            .ok()?
-            .into();
-        let digest = entry.meta.digest;
-        if Digest::of(digest.algorithm(), &bytes) != digest {
-            return None;
-        }
-        Some(bytes)
-    } else {
-        None
-    };
-    Some(FoundBlob {
-        entry,
-        small,
-        lasting,
-    })
-}
-
-fn find(store: &FsStore, key: &Key) -> Option<Entry> {
-    store.find(key).unwrap_or_else(|error| {
-        tracing::warn!(%error, "the store cannot be read; treating it as a miss");
-        None
-    })
 }
 
 impl Shared {
-    /// The party that a registry's fetches count for.
+    /// Returns the party that the fetches from a registry count for.
     fn party(&self, namespace: &Namespace) -> Party {
-        if let Some(name) = self.upstreams.registries().entry_name(namespace) {
-            return Party::Named(name.into());
-        }
-        // Docker Hub is meant by names without a registry; it needs no entry.
-        if namespace.is_docker_hub() {
-            return Party::Named(namespace.as_str().into());
-        }
-        if self.proven.has(namespace) {
-            Party::Proven(namespace.clone())
-        } else {
-            Party::Unproven(namespace.clone())
-        }
+        self.parties.of(namespace)
     }
 
     /// Takes a fetch slot within [`FETCH_QUEUE_TIMEOUT`], and memory for one fetch at once.
@@ -352,26 +227,6 @@ impl Shared {
         }
         let charge = self.memory.take(bytes)?;
         Some(Memory { charge, lease })
-    }
-
-    /// Looks something up in the store. A store that fails or stalls has nothing.
-    async fn look<T: Send + 'static>(
-        &self,
-        look: impl FnOnce(&FsStore) -> Option<T> + Send + 'static,
-    ) -> Option<T> {
-        if !self.health.readable() {
-            return None;
-        }
-        let store = self.storage.local()?.clone();
-        self.in_time(self.helper.look_up_on_pool(move || look(&store)).await)
-    }
-
-    fn in_time<T>(&self, found: Option<Result<Option<T>, Lost>>) -> Option<T> {
-        let stalls = |store: &Arc<FsStore>| !store.is_adopting();
-        if found.is_none() && self.storage.local().is_some_and(stalls) {
-            self.health.stalled();
-        }
-        found?.ok().flatten()
     }
 }
 

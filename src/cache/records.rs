@@ -13,10 +13,9 @@ use super::access::Caller;
 use super::listing::ListingKey;
 use super::listing::parse::{self, Listed};
 use super::{Cache, Shared};
-use crate::limits::{BUCKET_LOOKUP_TIMEOUT, LISTING_REPOSITORIES_MAX};
+use crate::limits::LISTING_REPOSITORIES_MAX;
 use crate::oci::{Digest, ListQuery, Origin, Reference, Tag, pairs};
-use crate::runtime::helper::blocking;
-use crate::store::{RecordName, ReferrersRecord, S3Error, S3Store, StoreError};
+use crate::storage::{RecordChanges, RecordName, ReferrersRecord};
 use crate::upstream::Target;
 
 /// What is kept for a list.
@@ -25,13 +24,6 @@ pub(super) enum Kept {
     /// The repository had no referrers API at the time of the request, in milliseconds since 1970.
     Unsupported(u64),
     Nothing,
-}
-
-/// What an answer changes in the store. Done after the client has its answer.
-#[derive(Clone, Default)]
-pub(super) struct Changes {
-    set: Option<(RecordName, ReferrersRecord)>,
-    remove: Vec<RecordName>,
 }
 
 /// When repositories last listed referrers, in milliseconds since 1970. A 404 before that may reach the disk later.
@@ -66,30 +58,19 @@ impl Caller {
     }
 }
 
-impl Changes {
-    #[cfg(test)]
-    pub fn of(set: Option<(RecordName, ReferrersRecord)>, remove: Vec<RecordName>) -> Self {
-        Changes { set, remove }
-    }
-
-    /// Bytes of memory, about.
-    pub fn bytes(&self) -> u64 {
-        let index = self.set.as_ref().and_then(|(_, record)| record.index.as_ref());
-        1_024 + index.map_or(0, |index| index.get().len() as u64)
-    }
-
+impl RecordChanges {
     /// A page as the registry gave it.
     pub fn page(key: &ListingKey, listed: &Listed) -> Self {
         let Target::Referrers(subject, query) = &key.target else {
-            return Changes::default();
+            return RecordChanges::default();
         };
         if !listed.public && !key.caller.is_operator() {
-            return Changes::default();
+            return RecordChanges::default();
         }
         let text = std::str::from_utf8(&listed.body).ok();
         let index = text.and_then(|text| RawValue::from_string(text.to_owned()).ok());
         let Some(index) = index else {
-            return Changes::default();
+            return RecordChanges::default();
         };
         let record = ReferrersRecord {
             checked_at_ms: listed.requested_ms,
@@ -99,7 +80,7 @@ impl Changes {
             filtered: listed.filtered,
             index: Some(index),
         };
-        Changes {
+        RecordChanges {
             set: Some((page(subject, query), record)),
             remove: vec![RecordName::Unsupported],
         }
@@ -107,7 +88,7 @@ impl Changes {
 
     /// The registry does not list referrers.
     pub fn unsupported(key: &ListingKey, requested_ms: u64) -> Self {
-        Changes {
+        RecordChanges {
             set: Some((
                 RecordName::Unsupported,
                 ReferrersRecord::absent(requested_ms, key.caller.is_anonymous()),
@@ -119,7 +100,7 @@ impl Changes {
     /// The registry has answered with something that is no list. Lists it gave before stay: a page that says "back soon" is
     /// no word about them.
     pub fn not_an_index(key: &ListingKey, requested_ms: u64) -> Self {
-        Changes {
+        RecordChanges {
             remove: Vec::new(),
             ..Self::unsupported(key, requested_ms)
         }
@@ -129,13 +110,13 @@ impl Changes {
     pub fn refused(key: &ListingKey) -> Self {
         let mut remove = pages(&key.target);
         remove.push(RecordName::Unsupported);
-        Changes { set: None, remove }
+        RecordChanges { set: None, remove }
     }
 
     /// A tag does not exist.
     pub fn absent_tag(tag: &Tag, caller: &Caller, requested_ms: u64) -> Self {
         let record = ReferrersRecord::absent(requested_ms, caller.is_anonymous());
-        Changes {
+        RecordChanges {
             set: Some((RecordName::AbsentTag(tag.clone()), record)),
             remove: Vec::new(),
         }
@@ -143,7 +124,7 @@ impl Changes {
 
     /// A tag exists, or is refused.
     pub fn not_absent_tag(tag: &Tag) -> Self {
-        Changes {
+        RecordChanges {
             set: None,
             remove: vec![RecordName::AbsentTag(tag.clone())],
         }
@@ -213,110 +194,21 @@ impl Shared {
         if !self.policy.cache_tags || !caller.speaks_for_others() {
             return None;
         }
-        let record = self.newest_record(origin, name).await?;
+        let record = self.storage.record(origin, &name).await?;
         (record.public || caller.is_operator()).then_some(record)
     }
 
-    /// The newest of the records that the local store and the bucket have under a name.
-    pub(super) async fn newest_record(&self, origin: &Origin, name: RecordName) -> Option<ReferrersRecord> {
-        let (here, there) = (
-            self.local_record(origin, &name),
-            self.shared_record(origin, &name),
-        );
-        let (here, there) = futures_util::future::join(here, there).await;
-        here.into_iter()
-            .chain(there)
-            .max_by_key(|record| record.checked_at_ms)
-    }
-
-    async fn local_record(&self, origin: &Origin, name: &RecordName) -> Option<ReferrersRecord> {
-        let (origin, name) = (origin.clone(), name.clone());
-        self.look(move |store| {
-            let record = store.record(&origin.namespace, &origin.repository, &name);
-            record
-                .inspect_err(|error| tracing::warn!(%error, "a record of referrers cannot be read"))
-                .ok()?
-        })
-        .await
-    }
-
-    async fn shared_record(&self, origin: &Origin, name: &RecordName) -> Option<ReferrersRecord> {
-        let bucket = self.storage.bucket()?;
-        let (store, origin, name) = (bucket.store().clone(), origin.clone(), name.clone());
-        let finding = async move {
-            store
-                .find_record(&origin.namespace, &origin.repository, &name)
-                .await
-        };
-        bucket.within_deadline(BUCKET_LOOKUP_TIMEOUT, finding).await?
-    }
-
     /// Writes what an answer changes.
-    pub(super) async fn write_records(self: &Arc<Self>, origin: &Origin, changes: Changes) {
-        if changes.set.is_none() && changes.remove.is_empty() {
-            return;
-        }
-        self.share_records(origin, &changes);
-        let Some(store) = self.storage.local().cloned() else {
-            return;
-        };
-        if !self.health.writable() {
-            return;
-        }
-        let (shared, origin) = (self.clone(), origin.clone());
-        let written = blocking(move || {
-            let Origin {
-                namespace,
-                repository,
-            } = &origin;
-            for name in &changes.remove {
-                store.remove_record(namespace, repository, name)?;
-            }
-            if let Some((name, record)) = &changes.set {
-                store.set_record(namespace, repository, name, record)?;
-            }
-            // A list that came meanwhile has removed the record before it was written.
-            if let Some((RecordName::Unsupported, record)) = &changes.set
+    pub(super) async fn write_records(self: &Arc<Self>, origin: &Origin, changes: RecordChanges) {
+        let (shared, repository) = (self.clone(), origin.clone());
+        // A list that arrived after the 404 contradicts it.
+        let is_outdated = move |name: &RecordName, record: &ReferrersRecord| {
+            *name == RecordName::Unsupported
                 && shared
                     .listing_repositories
-                    .has_listed_since(&origin, record.checked_at_ms)
-            {
-                store.remove_record(namespace, repository, &RecordName::Unsupported)?;
-            }
-            Ok::<_, StoreError>(())
-        })
-        .await;
-        if let Ok(Err(error)) = written {
-            self.health.failed(&error);
-        }
-    }
-
-    /// The same in the bucket.
-    pub(super) async fn write_shared_records(
-        &self,
-        store: &S3Store,
-        origin: &Origin,
-        changes: &Changes,
-    ) -> Result<(), S3Error> {
-        let Origin {
-            namespace,
-            repository,
-        } = origin;
-        for name in &changes.remove {
-            store.remove_record(namespace, repository, name).await?;
-        }
-        let Some((name, record)) = &changes.set else {
-            return Ok(());
+                    .has_listed_since(&repository, record.checked_at_ms)
         };
-        // A list has come since the 404.
-        if *name == RecordName::Unsupported
-            && self
-                .listing_repositories
-                .has_listed_since(origin, record.checked_at_ms)
-        {
-            return Ok(());
-        }
-        store.put_record(namespace, repository, name, record).await
+        self.storage.write_records(origin, changes, is_outdated).await;
     }
 }
 

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use tokio::sync::{Notify, oneshot};
 
-use super::shares::{Ledger, Party};
+use crate::fairness::{Ledger, Party};
 use crate::limits::{
     BACKGROUND_FETCHES_MAX, BLOB_FETCHES_MAX, DESCRIPTORS_RESERVED, FETCHES_MIN, FETCHES_WAITING_MAX,
     MANIFEST_FETCHES_MAX, RESERVED_FETCHES_MAX, RESERVED_FETCHES_TOTAL_MAX, UNPROVEN_WAITING_MAX,

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::oci::Digest;
-use crate::store::canonical_name;
+use crate::storage::canonical_name;
 
 /// An upstream's end-to-end fields as a sidecar keeps them. Secrets and what only concerns one exchange stay out.
 pub(super) fn storable(headers: &http::HeaderMap) -> BTreeMap<String, Vec<String>> {

@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::{Mutex, PoisonError};
 
 use crate::limits::TAGS_IN_MEMORY_MAX;
-use crate::store::{TagKey, TagPointer};
+use crate::storage::{TagKey, TagPointer};
 
 #[derive(Default)]
 pub struct TagTable(Mutex<HashMap<TagKey, TagPointer>>);

@@ -16,6 +16,7 @@ mod file;
 mod glob;
 mod htpasswd;
 mod listen;
+mod live;
 mod partial_registry;
 mod print;
 mod proxy;
@@ -47,6 +48,7 @@ pub use environment::{Environment, FileText};
 pub use glob::Glob;
 pub use htpasswd::{HTPASSWD_BYTES_MAX, Htpasswd};
 pub use listen::ListenAddr;
+pub use live::Live;
 pub use print::print;
 pub use registry::{
     Access, Auth, FollowRedirects, Mirror, Named, Pem, Proxy, ProxyUrl, Registries, RegistryConfig,

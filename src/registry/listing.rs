@@ -1,10 +1,11 @@
 //! Answers to `tags/list` and `referrers`.
 
 use super::error::PullError;
+use super::pull::Pull;
 use super::respond::{add_cache, add_stale, common};
 use super::route::{Requested, name_in};
 use super::{Registry, pagination};
-use crate::cache::{Approach, FetchError, INDEX_TYPE, ListingAnswer, ListingError, ListingKey};
+use crate::cache::{Approach, INDEX_TYPE, ListingAnswer, ListingKey};
 use crate::http::{Body, CacheResult, Fields, RequestHead, Response};
 use crate::oci::ListQuery;
 use crate::runtime::clock::unix_millis;
@@ -14,10 +15,10 @@ impl Registry {
     /// A page of tags; `None` is the one without tags, for which nobody need be asked.
     pub(super) async fn tags(
         &self,
-        head: &RequestHead<'_>,
-        requested: &Requested,
+        pull: &Pull<'_>,
         query: Option<ListQuery>,
     ) -> Result<Response, PullError> {
+        let (head, requested) = (pull.head, pull.requested);
         // The name is the one the client used: where it looks for the tags it reads.
         let named = |tags: &[u8]| {
             let name = name_in(head.path).unwrap_or_default();
@@ -27,61 +28,40 @@ impl Registry {
             let fields = fields(requested, "application/json").with("Cache-Control", "no-store");
             return Ok(response(fields, named(b"[]").into(), CacheResult::None));
         };
-        let answer = self.list(head, requested, Target::Tags(query)).await?;
+        let answer = self.list(pull, Target::Tags(query)).await?;
         let fields = self.list_fields(head, requested, &answer, "application/json");
         Ok(response(fields, named(&answer.listed.body).into(), answer.cache))
     }
 
-    pub(super) async fn referrers(
-        &self,
-        head: &RequestHead<'_>,
-        requested: &Requested,
-        target: Target,
-    ) -> Result<Response, PullError> {
-        let answer = self.list(head, requested, target).await?;
-        let mut fields = self.list_fields(head, requested, &answer, INDEX_TYPE);
+    pub(super) async fn referrers(&self, pull: &Pull<'_>, target: Target) -> Result<Response, PullError> {
+        let answer = self.list(pull, target).await?;
+        let mut fields = self.list_fields(pull.head, pull.requested, &answer, INDEX_TYPE);
         if answer.listed.filtered {
             fields.add("OCI-Filters-Applied", "artifactType");
         }
         Ok(response(fields, answer.listed.body.clone(), answer.cache))
     }
 
-    async fn list(
-        &self,
-        head: &RequestHead<'_>,
-        requested: &Requested,
-        target: Target,
-    ) -> Result<ListingAnswer, PullError> {
-        let callers = match self.approach(&requested.origin, head) {
+    async fn list(&self, pull: &Pull<'_>, target: Target) -> Result<ListingAnswer, PullError> {
+        let origin = pull.origin();
+        let callers = match self.approach(pull) {
             Approach::Callers(callers) => callers,
             Approach::Passthrough(credentials) => {
                 return Ok(self
                     .cache
-                    .pass_through_listing(&requested.origin, target, credentials)
+                    .pass_through_listing(origin, target, credentials)
                     .await?);
             }
         };
-        let mut refused = ListingError::from(FetchError::Lost);
-        for caller in callers {
+        let request = async |caller| {
             let key = ListingKey {
-                origin: requested.origin.clone(),
+                origin: origin.clone(),
                 target: target.clone(),
                 caller,
             };
-            match self.cache.listing(key).await {
-                Err(error) if error.is_refusal() => refused = error,
-                // Without credentials the registry had no list, and nothing of it is private.
-                Err(error)
-                    if error.is_outage()
-                        && refused.is_stale_absence()
-                        && self.cache.is_subject_public(&requested.origin, &target).await =>
-                {
-                    return Err(refused.into());
-                }
-                outcome => return Ok(outcome?),
-            }
-        }
-        Err(refused.into())
+            self.cache.listing(key).await
+        };
+        Ok(self.for_first_allowed(callers, origin, &target, request).await?)
     }
 
     fn list_fields(

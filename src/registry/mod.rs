@@ -1,13 +1,16 @@
 //! What a request means: the `/v2/` API, on one core.
 
-mod bucket;
+mod blob;
+mod callers;
 mod error;
 #[cfg(any(test, fuzzing))]
 #[path = "tests/fuzz.rs"]
 pub mod fuzz;
 mod health;
 mod listing;
+mod manifest;
 mod pagination;
+mod passthrough;
 mod pull;
 mod respond;
 mod response_cache;
@@ -21,15 +24,13 @@ use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
 
-use crate::auth::{AuthError, Authenticator, ClientAuth, Identity, RuleSet, Subject};
-use crate::cache::Cache;
-use crate::config::Registries;
+use crate::auth::{AuthError, Authenticator, ClientAuth, Forbidden, Identity, Readers, Subject};
+use crate::cache::{Cache, OpenFiles};
+use crate::config::{Live, Registries};
 use crate::http::{Body, CacheResult, Method, Ready, RequestHead, Response};
-use crate::lru::Lru;
-use crate::oci::{Digest, Namespace, Origin};
+use crate::oci::{Namespace, Origin};
 use crate::runtime::heartbeat::Health;
 use crate::server::Handler;
-use crate::store::{Entry, Key};
 use crate::upstream::OnBehalf;
 
 use error::PullError;
@@ -58,49 +59,52 @@ pub struct Registry {
     options: Options,
     cache: Cache,
     responses: RefCell<ResponseCache>,
-    /// Committed blobs, opened.
-    files: RefCell<Lru<Digest, Entry>>,
+    open_files: OpenFiles,
+    live: Live,
     settings: RefCell<Settings>,
     authenticator: Authenticator,
 }
 
-/// The operator's choices as this core last saw them.
+/// The live settings as this core last read them.
 struct Settings {
     generation: u64,
-    /// A copy of this core's own: counting references to the one of all cores would be a shared write per hit.
+    /// A copy for this core. A reference count that all cores share would cost each hit a contended write.
     registries: Rc<Registries>,
 }
 
+impl Settings {
+    fn read(live: &Live) -> Self {
+        // The generation first, so that a change in between is read again later.
+        Settings {
+            generation: live.generation(),
+            registries: Rc::new(Registries::clone(&live.registries())),
+        }
+    }
+}
+
 impl Registry {
-    pub fn new(cache: Cache, options: Options, client_auth: ClientAuth) -> Self {
-        // The generation first: a change in between is seen as one later.
-        let settings = Settings {
-            generation: cache.generation(),
-            registries: Rc::new(Registries::clone(&cache.registries())),
-        };
+    pub fn new(cache: Cache, live: Live, options: Options, client_auth: ClientAuth) -> Self {
+        let settings = Settings::read(&live);
         Registry {
             authenticator: Authenticator::new(client_auth, &settings.registries.allow),
             settings: RefCell::new(settings),
+            live,
             cache,
             responses: RefCell::new(ResponseCache::new(
                 options.response_cache_bytes_max,
                 options.open_files_max,
             )),
-            files: RefCell::new(Lru::new(options.open_files_max as u64, options.open_files_max)),
+            open_files: OpenFiles::new(options.open_files_max),
             options,
         }
     }
 
-    /// Returns the operator's choices. A change clears the response cache, because the access rules may differ.
+    /// Returns the current settings. A change clears the response cache, because the access rules may differ.
     fn registries(&self) -> Rc<Registries> {
         let mut settings = self.settings.borrow_mut();
-        let generation = self.cache.generation();
-        let changed = settings.generation != generation;
+        let changed = settings.generation != self.live.generation();
         if changed {
-            *settings = Settings {
-                generation,
-                registries: Rc::new(Registries::clone(&self.cache.registries())),
-            };
+            *settings = Settings::read(&self.live);
             self.responses.borrow_mut().clear();
         }
         if changed || !self.authenticator.is_current() {
@@ -109,15 +113,9 @@ impl Registry {
         settings.registries.clone()
     }
 
-    /// Whether what this core remembers was under the operator's choices as they are.
+    /// Returns whether the response cache was filled under the current settings.
     fn is_current(&self) -> bool {
-        self.settings.borrow().generation == self.cache.generation() && self.authenticator.is_current()
-    }
-
-    /// Returns the rules that allow reading content of `origin`; `None` where every accepted client may.
-    fn readers(&self, origin: &Origin) -> Option<RuleSet> {
-        self.registries()
-            .rules_about(&origin.namespace, &origin.repository)
+        self.settings.borrow().generation == self.live.generation() && self.authenticator.is_current()
     }
 
     /// Whether a field of `head` chooses its registry.
@@ -147,19 +145,13 @@ impl Registry {
         Ok((authenticated, identity))
     }
 
-    /// Checks whether `identity` may read content of `origin`. The check runs before any lookup.
-    fn authorize(&self, identity: &Identity, origin: &Origin) -> Result<(), PullError> {
-        let registries = self.registries();
-        let allow = &registries.allow;
-        let about = registries.rules_about(&origin.namespace, &origin.repository);
-        let may = match (&about, identity) {
-            (None, Identity::Open | Identity::User(_)) => true,
-            (None, Identity::Anonymous) => false,
-            (Some(about), Identity::Open) => about.intersects(&allow.rules_for(Subject::Anonymous)),
-            (Some(about), Identity::Anonymous) => about.intersects(&allow.rules_that_name_anonymous()),
-            (Some(about), Identity::User(name)) => about.intersects(&allow.rules_for(Subject::User(name))),
+    /// Authorizes the client for a route. The result is the proof that the handler of the route needs.
+    fn authorize(&self, identity: &Identity, route: Route) -> Result<(Route, Readers), PullError> {
+        let readers = match &route {
+            Route::Content(requested, _) => self.registries().authorize(identity, &requested.origin)?,
+            Route::Ping | Route::Health(_) | Route::Stats => Readers::of_service(identity)?,
         };
-        if may { Ok(()) } else { Err(PullError::Forbidden) }
+        Ok((route, readers))
     }
 
     fn find_route(&self, head: &RequestHead<'_>) -> Result<Route, PullError> {
@@ -219,8 +211,8 @@ impl Handler for Registry {
     fn file_failed(&self, head: &RequestHead<'_>) {
         self.responses.borrow_mut().forget(head.target);
         if let Ok(Route::Content(_, What::Blob(digest))) = self.find_route(head) {
-            self.files.borrow_mut().remove(&digest);
-            self.cache.schedule_verification(Key::Blob(digest));
+            self.open_files.remove(&digest);
+            self.cache.verify_blob(digest);
         }
     }
 
@@ -237,6 +229,12 @@ impl From<AuthError> for PullError {
             AuthError::CertificateRequired => PullError::CertificateRequired,
             AuthError::Overloaded => PullError::AuthOverloaded,
         }
+    }
+}
+
+impl From<Forbidden> for PullError {
+    fn from(_: Forbidden) -> Self {
+        PullError::Forbidden
     }
 }
 

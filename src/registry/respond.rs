@@ -5,6 +5,7 @@ use std::time::UNIX_EPOCH;
 
 use bytes::Bytes;
 
+use crate::cache::BlobBody;
 use crate::http::conditional::{if_none_match, if_range};
 use crate::http::date::http_date;
 use crate::http::multipart::{self, Boundary};
@@ -13,7 +14,6 @@ use crate::http::{
 };
 use crate::oci::{Digest, Namespace};
 use crate::runtime::clock::unix_seconds;
-use crate::store::Entry;
 
 /// The name we give ourselves in `Cache-Status`.
 const CACHE_NAME: &str = "oci-pull-through";
@@ -217,39 +217,74 @@ pub fn unsatisfiable(size: u64, cache: CacheResult) -> Response {
     }
 }
 
-/// A committed blob, or the part of it that is asked for; from `small`, if its bytes are at hand.
+/// A blob, or the requested part of it. `size` is `None` if the upstream did not declare it.
 pub fn blob(
     head: &RequestHead<'_>,
-    entry: &Entry,
-    small: Option<&Bytes>,
     description: &Description<'_>,
+    size: Option<u64>,
+    body: BlobBody,
 ) -> Response {
-    let (size, cache) = (entry.meta.size, description.cache);
-    let body = |span: Span| match small {
-        Some(bytes) => Body::Bytes(cut(bytes, span)),
-        None => Body::File {
-            file: entry.file.clone(),
-            span,
-        },
+    let (digest, cache) = (description.digest, description.cache);
+    let Some(size) = size else {
+        return whole(fields(description), None, body_of(body, None), cache);
     };
-    match part(head, description.digest, size) {
-        Part::NotModified => not_modified(fields(description), cache),
-        Part::Unsatisfiable => unsatisfiable(size, cache),
-        Part::Whole => Response {
-            status: 200,
-            fields: fields(description),
-            length: Some(size),
-            body: body(Span { start: 0, end: size }),
-            cache,
-        },
-        Part::One(span) => Response {
+    match (part(head, digest, size), body) {
+        (_, BlobBody::Redirect(url)) => elsewhere(digest, url, cache),
+        (Part::NotModified, _) => not_modified(fields(description), cache),
+        (Part::Unsatisfiable, _) => unsatisfiable(size, cache),
+        (Part::One(span), body) => Response {
             status: 206,
             fields: fields(description).with("Content-Range", ContentRange::part(span, size).to_string()),
             length: Some(span.size()),
-            body: body(span),
+            body: body_of(body, Some(span)),
             cache,
         },
-        Part::Many(spans) => many(&spans, description, entry, small),
+        (Part::Many(spans), BlobBody::Bytes(bytes)) => many(&spans, description, size, |plan| {
+            let mut all = Vec::with_capacity(plan.content_length as usize);
+            for part in plan.parts {
+                all.extend_from_slice(&part.head);
+                all.extend_from_slice(&cut(&bytes, part.span));
+            }
+            all.extend_from_slice(&plan.tail);
+            Body::Bytes(all.into())
+        }),
+        (Part::Many(spans), BlobBody::File { file, .. }) => {
+            many(&spans, description, size, |plan| Body::Parts {
+                file,
+                parts: plan
+                    .parts
+                    .into_iter()
+                    .map(|part| (part.head, part.span))
+                    .collect(),
+                tail: plan.tail,
+            })
+        }
+        (Part::Whole | Part::Many(_), body) => {
+            let span = Span { start: 0, end: size };
+            whole(fields(description), Some(size), body_of(body, Some(span)), cache)
+        }
+    }
+}
+
+fn whole(fields: Fields, length: Option<u64>, body: Body, cache: CacheResult) -> Response {
+    Response {
+        status: 200,
+        fields,
+        length,
+        body,
+        cache,
+    }
+}
+
+/// `span` of a blob; a stream has only the requested bytes.
+fn body_of(body: BlobBody, span: Option<Span>) -> Body {
+    match (body, span) {
+        (BlobBody::Stream(stream), _) => Body::Growing(stream),
+        (BlobBody::Bytes(bytes), Some(span)) => Body::Bytes(cut(&bytes, span)),
+        (BlobBody::Bytes(bytes), None) => Body::Bytes(bytes),
+        (BlobBody::File { file, .. }, Some(span)) => Body::File { file, span },
+        // A file has a size, and a redirect has no body.
+        (BlobBody::Nothing | BlobBody::Redirect(_) | BlobBody::File { .. }, _) => Body::Empty,
     }
 }
 
@@ -258,42 +293,28 @@ fn cut(bytes: &Bytes, span: Span) -> Bytes {
     bytes.slice(span.start as usize..span.end as usize)
 }
 
-fn many(spans: &[Span], description: &Description<'_>, entry: &Entry, small: Option<&Bytes>) -> Response {
-    let size = entry.meta.size;
+/// Several parts of a blob in one response (RFC 9110, 14.6).
+fn many(
+    spans: &[Span],
+    description: &Description<'_>,
+    size: u64,
+    body: impl FnOnce(multipart::MultipartPlan) -> Body,
+) -> Response {
     let plan = multipart::plan(
         spans,
         size,
         description.content_type,
         boundary(description.digest),
     );
-    let multipart = Description {
+    let fields = fields(&Description {
         content_type: &plan.content_type,
         ..*description
-    };
+    });
     Response {
         status: 206,
-        fields: fields(&multipart),
+        fields,
         length: Some(plan.content_length),
-        body: match small {
-            Some(bytes) => {
-                let mut whole = Vec::with_capacity(plan.content_length as usize);
-                for part in plan.parts {
-                    whole.extend_from_slice(&part.head);
-                    whole.extend_from_slice(&cut(bytes, part.span));
-                }
-                whole.extend_from_slice(&plan.tail);
-                Body::Bytes(whole.into())
-            }
-            None => Body::Parts {
-                file: entry.file.clone(),
-                parts: plan
-                    .parts
-                    .into_iter()
-                    .map(|part| (part.head, part.span))
-                    .collect(),
-                tail: plan.tail,
-            },
-        },
+        body: body(plan),
         cache: description.cache,
     }
 }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::auth::{CachedAccess, RuleSet};
+use crate::auth::{CachedAccess, Readers};
 use crate::http::{Fields, Ready, RequestHead};
 use crate::limits::MEMORY_OBJECTS_MAX;
 use crate::lru::Lru;
@@ -31,8 +31,7 @@ struct CachedResponse {
     body: CachedBody,
     /// For answers to tags.
     tag: Option<CachedTagTerms>,
-    /// The rules that allow reading it; `None`: every accepted client may.
-    readers: Option<RuleSet>,
+    readers: Readers,
     ready: Rc<Ready>,
     /// The second for which `ready` was encoded: `Date` and `Age` say so.
     encoded_at: u64,
@@ -66,11 +65,7 @@ impl ResponseCache {
             Some(entry) => entry,
             None => self.files.get(head.target)?,
         };
-        let allowed = match &entry.readers {
-            None => access.authenticated,
-            Some(readers) => readers.intersects(&access.rules),
-        };
-        if !allowed {
+        if !entry.readers.include(access) {
             return None;
         }
         if let Some(tag) = &entry.tag
@@ -104,7 +99,7 @@ impl ResponseCache {
         fields: Fields,
         body: Bytes,
         tag: Option<CachedTagTerms>,
-        readers: Option<RuleSet>,
+        readers: Readers,
     ) {
         if target.is_empty() {
             return;
@@ -122,7 +117,7 @@ impl ResponseCache {
         fields: Fields,
         file: Arc<File>,
         size: u64,
-        readers: Option<RuleSet>,
+        readers: Readers,
     ) {
         if size > 0 && !target.is_empty() {
             self.files.insert(
@@ -135,7 +130,7 @@ impl ResponseCache {
 }
 
 impl CachedResponse {
-    fn new(fields: Fields, body: CachedBody, tag: Option<CachedTagTerms>, readers: Option<RuleSet>) -> Self {
+    fn new(fields: Fields, body: CachedBody, tag: Option<CachedTagTerms>, readers: Readers) -> Self {
         let nothing = Rc::new(Ready::new(Vec::new(), 0, Bytes::new(), None));
         let mut entry = CachedResponse {
             fields,

@@ -39,7 +39,6 @@ mod via;
 #[cfg(test)]
 mod tests;
 
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
@@ -81,8 +80,6 @@ pub struct Upstreams(Arc<Shared>);
 struct Shared {
     /// The registry table. A reload replaces it as a whole. Requests in flight keep the table of their start.
     table: RwLock<Arc<RegistryTable>>,
-    /// The number of replacements of the registry table.
-    generation: AtomicU64,
     chains: Arc<Chains>,
     availability: Arc<AvailabilityTable>,
     heads: Heads,
@@ -107,20 +104,22 @@ impl Upstreams {
     /// # Errors
     ///
     /// A registry that is named twice or has an unusable URL, or TLS that cannot be set up.
-    pub fn new(registries: Registries, proxies: ProxyEnvironment) -> Result<Self, BuildError> {
+    pub fn new(
+        registries: impl Into<Arc<Registries>>,
+        proxies: ProxyEnvironment,
+    ) -> Result<Self, BuildError> {
         Self::with_options(registries, proxies, Options::default())
     }
 
     /// Like [`Upstreams::new`], in another environment.
     pub fn with_options(
-        registries: Registries,
+        registries: impl Into<Arc<Registries>>,
         proxies: ProxyEnvironment,
         options: Options,
     ) -> Result<Self, BuildError> {
-        let table = RegistryTable::build(registries, &proxies, &options, None)?;
+        let table = RegistryTable::build(registries.into(), &proxies, &options, None)?;
         Ok(Upstreams(Arc::new(Shared {
             table: RwLock::new(Arc::new(table)),
-            generation: AtomicU64::new(0),
             chains: Arc::new(Chains::new()),
             availability: Arc::default(),
             heads: Heads::default(),
@@ -136,25 +135,17 @@ impl Upstreams {
     /// # Errors
     ///
     /// As [`Upstreams::new`]; then nothing has changed.
-    pub fn reload(&self, registries: Registries) -> Result<(), BuildError> {
+    pub fn reload(&self, registries: impl Into<Arc<Registries>>) -> Result<(), BuildError> {
         let shared = &*self.0;
         let before = shared.table();
         let after = Arc::new(RegistryTable::build(
-            registries,
+            registries.into(),
             &shared.proxies,
             &shared.options,
             Some(&before),
         )?);
         *shared.table.write().unwrap_or_else(PoisonError::into_inner) = after;
-        // After the table: a reader of the new number also reads the new table.
-        shared.generation.fetch_add(1, Ordering::Release);
         Ok(())
-    }
-
-    /// How often [`Upstreams::reload`] has changed something. Reading it costs a hit nothing; what follows from
-    /// [`Upstreams::registries`] can be kept until it changes.
-    pub fn generation(&self) -> u64 {
-        self.0.generation.load(Ordering::Acquire)
     }
 
     /// Our name in `Via`, the same as long as the process lives.
@@ -175,8 +166,8 @@ impl Upstreams {
         self.0.chains.wait(wanted, chain)
     }
 
-    /// What the operator chose.
-    pub fn registries(&self) -> Arc<Registries> {
+    #[cfg(test)]
+    fn registries(&self) -> Arc<Registries> {
         self.0.table().registries.clone()
     }
 

@@ -69,7 +69,7 @@ impl RegistryTable {
     /// Reads the system's root certificates. What `before` knew of entries that are the same goes on: connections,
     /// credentials, limits.
     pub fn build(
-        registries: Registries,
+        registries: Arc<Registries>,
         proxies: &ProxyEnvironment,
         options: &Options,
         before: Option<&RegistryTable>,
@@ -117,7 +117,7 @@ impl RegistryTable {
                 before.map(|before| &before.unlisted),
                 Lookups::of_unlisted(resolver.clone()),
             )?,
-            registries: Arc::new(registries),
+            registries,
             exact,
             suffixes,
         })
@@ -399,7 +399,7 @@ mod tests {
             ..Registries::default()
         };
         RegistryTable::build(
-            registries,
+            registries.into(),
             &ProxyEnvironment::default(),
             &Options::default(),
             None,
@@ -608,7 +608,7 @@ mod tests {
         let mut registries = (*before.registries).clone();
         registries.entries[1].settings.insecure = false;
         let after = RegistryTable::build(
-            registries,
+            registries.into(),
             &ProxyEnvironment::default(),
             &Options::default(),
             Some(&before),

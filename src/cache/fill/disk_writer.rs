@@ -8,13 +8,12 @@ use std::sync::Arc;
 
 use super::{Fill, State};
 use crate::cache::Shared;
-use crate::cache::shares::Lease;
-use crate::cache::storage::StorageIngest;
+use crate::fairness::Lease;
 use crate::http::Span;
 use crate::limits::{
     FILL_WINDOW_KEPT_BYTES, RESERVE_STEP_MAX, RESERVE_STEP_MIN, ROOM_WEIGHT_SIZED, ROOM_WEIGHT_UNSIZED,
 };
-use crate::store::{Key, Room, StoreError};
+use crate::storage::{Key, Room, StorageIngest, StoreError};
 
 /// State of the disk writer. `written` of the fill's state is its progress.
 pub enum DiskWriter {
@@ -175,7 +174,7 @@ fn write(fill: &Fill, shared: &Shared, mut ingest: Option<StorageIngest>) {
                     if error.is_about_size() {
                         tracing::warn!(%error, "a pull goes on uncached");
                     } else {
-                        shared.health.failed(&error);
+                        shared.storage.record_write_failure(&error);
                     }
                 }
             }

@@ -27,9 +27,9 @@ use crate::oci::{Digest, Origin};
 use crate::runtime::waker::{CoreNotify, RemoteWaker};
 
 use super::access::{Caller, HeldContent};
-use super::shares::Lease;
 use super::{FetchError, Memory};
-use crate::store::{Meta, Room};
+use crate::fairness::Lease;
+use crate::storage::{RemoteBlob, Room};
 use disk_writer::DiskWriter;
 use window::Window;
 
@@ -42,8 +42,8 @@ pub struct Fill {
     origin: Origin,
     /// With whose credentials it is fetched.
     caller: Caller,
-    /// What the bucket has of it, when it comes from there.
-    bucket: Option<Arc<Meta>>,
+    /// The source, if the bucket has the blob.
+    remote: Option<RemoteBlob>,
     state: Mutex<State>,
     /// Notifies the writer that the window has room, or that no follower needs room.
     room: tokio::sync::Notify,
@@ -105,12 +105,12 @@ pub enum Ready {
 }
 
 impl Fill {
-    fn new(digest: Digest, origin: Origin, caller: Caller, bucket: Option<Arc<Meta>>) -> Arc<Self> {
+    fn new(digest: Digest, origin: Origin, caller: Caller, remote: Option<RemoteBlob>) -> Arc<Self> {
         Arc::new(Fill {
             digest,
             origin,
             caller,
-            bucket,
+            remote,
             state: Mutex::new(State {
                 head: None,
                 window: Window::default(),
@@ -139,8 +139,8 @@ impl Fill {
     pub fn held(&self) -> HeldContent<'_> {
         HeldContent {
             digest: &self.digest,
-            public: match &self.bucket {
-                Some(meta) => meta.public,
+            public: match &self.remote {
+                Some(blob) => blob.meta().public,
                 None => self.caller.is_anonymous(),
             },
         }
@@ -148,20 +148,20 @@ impl Fill {
 
     /// Whether the bucket gives it, as far as it does.
     pub fn is_from_bucket(&self) -> bool {
-        self.bucket.is_some()
+        self.remote.is_some()
     }
 
     /// Whether the fields of its head are those that `origin` sent.
     pub fn has_fields_of(&self, origin: &Origin) -> bool {
-        match &self.bucket {
-            Some(meta) => meta.is_filled_from(origin),
+        match &self.remote {
+            Some(blob) => blob.meta().is_filled_from(origin),
             None => self.origin == *origin,
         }
     }
 
     /// Whether the fill makes the same upstream request as `caller` to `origin`, so that one answer serves both.
     pub fn is_request_of(&self, origin: &Origin, caller: &Caller) -> bool {
-        self.bucket.is_none() && self.origin == *origin && self.caller == *caller
+        self.remote.is_none() && self.origin == *origin && self.caller == *caller
     }
 
     /// Waits until a response can begin: the head is known, and the body is too large to be held whole or has

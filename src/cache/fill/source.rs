@@ -10,16 +10,12 @@ use bytes::{Buf, Bytes};
 use super::Head;
 use crate::cache::access::Caller;
 use crate::cache::body_channel::ChunkSource;
-use crate::cache::shares::Lease;
 use crate::cache::{FetchError, Shared, storable};
 use crate::http::Span;
-use crate::limits::{
-    ABSENCE_TTL, BUCKET_BODY_RETRIES_MAX, BUCKET_OPEN_TIMEOUT, BUCKET_PROGRESS_BYTES_MIN,
-    HELD_WHOLE_BYTES_MAX,
-};
+use crate::limits::{ABSENCE_TTL, BUCKET_BODY_RETRIES_MAX, BUCKET_PROGRESS_BYTES_MIN};
 use crate::oci::{Digest, Origin};
 use crate::runtime::clock::monotonic_micros;
-use crate::store::{Key, Meta, S3Body};
+use crate::storage::{RemoteBlob, RemoteBody};
 use crate::upstream::{
     Fault, Purpose, Resume, ResumeVerdict, Target, UpstreamBody, UpstreamError, UpstreamMethod,
     UpstreamRequest, UpstreamResponse, resume_matches,
@@ -48,8 +44,8 @@ pub struct BlobSource {
 
 enum ActiveSource {
     Bucket {
-        body: BucketBody,
-        meta: Arc<Meta>,
+        body: RemoteBody,
+        blob: RemoteBlob,
         /// Offset where it was opened.
         since: u64,
         /// How often it broke without having brought much.
@@ -62,12 +58,6 @@ enum ActiveSource {
         /// Bytes that come once more and were taken before.
         skip: u64,
     },
-}
-
-/// A body of the bucket, and its share of the open bodies of its registry.
-struct BucketBody {
-    body: S3Body,
-    _lease: Option<Lease>,
 }
 
 impl BlobSource {
@@ -114,29 +104,29 @@ impl BlobSource {
         Ok((source, head))
     }
 
-    /// `span` of the blob that `meta` describes, from the bucket; `None` when that does not begin in time. When the bucket
+    /// `span` of `blob`, from the bucket; `None` when that does not begin in time. When the bucket
     /// breaks off, the rest is requested from the registry of `origin`, on behalf of `caller`.
     pub async fn from_bucket(
         shared: &Arc<Shared>,
         origin: &Origin,
         caller: &Caller,
-        meta: &Arc<Meta>,
+        blob: &RemoteBlob,
         span: Span,
     ) -> Option<Self> {
-        let body = open_in_bucket(shared, origin, meta, span.start, span.end).await?;
+        let body = blob.open(&origin.namespace, span.start, span.end).await?;
         Some(BlobSource {
             shared: shared.clone(),
             origin: origin.clone(),
             caller: caller.clone(),
-            digest: meta.digest,
+            digest: blob.meta().digest,
             active: ActiveSource::Bucket {
                 body,
-                meta: meta.clone(),
+                blob: blob.clone(),
                 since: span.start,
                 breaks: 0,
             },
             offset: span.start,
-            size: Some(meta.size),
+            size: Some(blob.meta().size),
             end: Some(span.end),
             resume: Resume::new(span.start),
             used_upstream: false,
@@ -192,12 +182,10 @@ impl BlobSource {
             ActiveSource::Upstream { .. } if self.end == Some(self.offset) && self.end != self.size => {
                 Ok(None)
             }
-            ActiveSource::Bucket { body, .. } => {
-                body.body.chunk().await.map_err(|error| UpstreamError::Body {
-                    host: "the bucket".into(),
-                    cause: error.to_string().into(),
-                })
-            }
+            ActiveSource::Bucket { body, .. } => body.chunk().await.map_err(|error| UpstreamError::Body {
+                host: "the bucket".into(),
+                cause: error.to_string().into(),
+            }),
             ActiveSource::Upstream { body, skip, .. } => {
                 let Some(mut chunk) = body.chunk().await? else {
                     return Ok(None);
@@ -231,20 +219,20 @@ impl BlobSource {
     async fn reconnect(&mut self, mut error: UpstreamError) -> Result<(), FetchError> {
         let have = self.offset;
         if let ActiveSource::Bucket {
-            meta, since, breaks, ..
+            blob, since, breaks, ..
         } = &self.active
         {
             let worthwhile = have - since >= BUCKET_PROGRESS_BYTES_MIN;
-            let (meta, breaks) = (meta.clone(), if worthwhile { 0 } else { breaks + 1 });
+            let (blob, breaks) = (blob.clone(), if worthwhile { 0 } else { breaks + 1 });
             tracing::info!(digest = %self.digest, have, %error, "the bucket broke off; resuming");
             // A range has its end inside the blob, and a whole one that is empty is never broken.
-            let to = self.end.unwrap_or(meta.size);
+            let to = self.end.unwrap_or(blob.meta().size);
             if breaks <= BUCKET_BODY_RETRIES_MAX
-                && let Some(body) = open_in_bucket(&self.shared, &self.origin, &meta, have, to).await
+                && let Some(body) = blob.open(&self.origin.namespace, have, to).await
             {
                 self.active = ActiveSource::Bucket {
                     body,
-                    meta,
+                    blob,
                     since: have,
                     breaks,
                 };
@@ -329,27 +317,6 @@ impl ChunkSource for BlobSource {
     async fn next_chunk(&mut self) -> Result<Option<Bytes>, FetchError> {
         self.next().await
     }
-}
-
-/// Opens a part of a blob in the bucket, in time, unless the share of its registry is exhausted.
-async fn open_in_bucket(
-    shared: &Arc<Shared>,
-    origin: &Origin,
-    meta: &Arc<Meta>,
-    from: u64,
-    to: u64,
-) -> Option<BucketBody> {
-    let bucket = shared.storage.bucket()?;
-    // Shorter ones do not wait for clients.
-    let lease = if to - from > HELD_WHOLE_BYTES_MAX {
-        Some(bucket.reserve_read(&shared.party(&origin.namespace))?)
-    } else {
-        None
-    };
-    let (store, meta) = (bucket.store().clone(), meta.clone());
-    let opening = async move { store.read(&Key::Blob(meta.digest), &meta, from, to).await };
-    let body = bucket.within_deadline(BUCKET_OPEN_TIMEOUT, opening).await?;
-    Some(BucketBody { body, _lease: lease })
 }
 
 fn request(origin: &Origin, caller: &Caller, digest: Digest, from: u64) -> UpstreamRequest {

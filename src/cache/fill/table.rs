@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use super::Fill;
 use crate::cache::access::Caller;
 use crate::oci::{Digest, Namespace, Origin};
-use crate::store::Meta;
+use crate::storage::RemoteBlob;
 
 #[derive(Default)]
 pub struct FillTable(Mutex<HashMap<FillKey, Arc<Fill>>>);
@@ -28,15 +28,15 @@ impl FillTable {
     }
 
     /// The fill in progress, or a new one with the ticket to run it. A fill other than `not` is wanted: `not` has
-    /// lost bytes that the caller needs, or was refused what this caller may be given. A new one comes from the bucket when
-    /// that has it.
+    /// lost bytes that the caller needs, or was refused what this caller may be given. A new one reads
+    /// `remote`, if that is given.
     pub fn join(
         &self,
         digest: Digest,
         origin: &Origin,
         caller: &Caller,
         not: Option<&Arc<Fill>>,
-        bucket: Option<Arc<Meta>>,
+        remote: Option<RemoteBlob>,
     ) -> (Arc<Fill>, Option<Ticket>) {
         let mut fills = self.lock();
         let key = (digest, origin.namespace.clone());
@@ -45,7 +45,7 @@ impl FillTable {
         {
             return (fill.clone(), None);
         }
-        let fill = Fill::new(digest, origin.clone(), caller.clone(), bucket);
+        let fill = Fill::new(digest, origin.clone(), caller.clone(), remote);
         fills.insert(key, fill.clone());
         (fill.clone(), Some(Ticket { fill }))
     }

@@ -10,18 +10,17 @@ use super::table::Ticket;
 use super::{End, Fill, Head, watch};
 use crate::cache::access::Caller;
 use crate::cache::fill::source::BlobSource;
-use crate::cache::storage::StorageIngest;
-use crate::cache::upload_queue::{SpooledBlob, UploadJob};
-use crate::cache::{Cache, Class, FetchError, FetchResources, Shared, find, unless};
+use crate::cache::{Cache, Class, FetchError, FetchResources, Shared, unless};
 use crate::fail_point::hit;
 use crate::http::Span;
 use crate::limits::{
     FILL_DISK_RATE_MIN, FILL_DISK_WAIT_MAX, FILL_WINDOW_BYTES, HELD_WHOLE_BYTES_MAX, STORE_RETRY_INTERVAL,
 };
-use crate::oci::{Hasher, Origin};
+use crate::oci::{Digest, Hasher, Origin};
 use crate::runtime::clock::unix_seconds;
 use crate::runtime::helper::blocking;
-use crate::store::{Entry, Ingest, Key, Meta, Room, Spooled, StoreError, Verified};
+use crate::runtime::single_flight::Role;
+use crate::storage::{Key, Meta, NotCommitted, RemoteBlob, Verified};
 use crate::upstream::{Target, UpstreamError};
 
 /// How often a writer without a disk checks the progress of its followers, besides notifications.
@@ -38,29 +37,23 @@ const FIRST_FOLLOWER: Duration = Duration::from_secs(5);
 const RESTARTS_MAX: usize = 8;
 
 impl Cache {
-    /// Whether `digest` is being filled from `origin`'s registry.
-    pub fn is_filling(&self, digest: &crate::oci::Digest, origin: &Origin) -> bool {
-        self.0.fills.has(digest, origin)
-    }
-
     /// Joins the fill of `digest`, or starts one from `origin`. `not` is a fill that cannot give the caller what it
-    /// needs; another is started in its place. A new one comes from the bucket when that has it: `bucket`, which the caller
-    /// may read.
-    pub fn fill(
+    /// needs; another is started in its place. A new one reads `remote`, if that is given. The caller may read `remote`.
+    pub(in crate::cache) fn fill(
         &self,
-        digest: crate::oci::Digest,
+        digest: Digest,
         origin: &Origin,
         caller: &Caller,
         not: Option<&Arc<Fill>>,
-        bucket: Option<Arc<Meta>>,
-    ) -> (Arc<Fill>, crate::runtime::single_flight::Role) {
-        let (fill, ticket) = self.0.fills.join(digest, origin, caller, not, bucket);
+        remote: Option<RemoteBlob>,
+    ) -> (Arc<Fill>, Role) {
+        let (fill, ticket) = self.0.fills.join(digest, origin, caller, not, remote);
         match ticket {
-            None => (fill, crate::runtime::single_flight::Role::Follower),
+            None => (fill, Role::Follower),
             Some(ticket) => {
                 let shared = self.0.clone();
                 self.0.helper.spawn(async move { run(ticket, shared).await });
-                (fill, crate::runtime::single_flight::Role::Leader)
+                (fill, Role::Leader)
             }
         }
     }
@@ -98,10 +91,9 @@ async fn run(ticket: Ticket, shared: Arc<Shared>) {
         shared: shared.clone(),
     };
     let fill = &guard.fill;
-    let (key, origin) = (Key::Blob(*fill.digest()), &fill.origin);
+    let origin = &fill.origin;
     // An earlier fill may have committed the content between the caller's lookup and the ticket.
-    let spooled = || shared.uploads.find(fill.digest()).is_some();
-    if spooled() || shared.look(move |store| find(store, &key)).await.is_some() {
+    if shared.storage.has_local_blob(fill.digest()).await {
         guard.end(End::Stored);
         return;
     }
@@ -136,7 +128,7 @@ async fn run(ticket: Ticket, shared: Arc<Shared>) {
         }
     };
     if !from_bucket {
-        shared.proven.record(&origin.namespace);
+        shared.parties.record_proof(&origin.namespace);
         // It was pushed after a 404, or another caller may read it.
         shared.absences().forget(origin, &Target::Blob(*fill.digest()));
     }
@@ -202,8 +194,8 @@ async fn receive(fill: &Arc<Fill>, shared: &Arc<Shared>) -> Result<(Verified, bo
             Err(error) => error,
         };
         let mismatch = matches!(error, FetchError::DigestMismatch { .. });
-        if mismatch && fill.is_from_bucket() {
-            shared.verify_bucket_later(&Key::Blob(*fill.digest()));
+        if mismatch && let Some(blob) = &fill.remote {
+            blob.quarantine();
         }
         // A body of another length than its head says is as wrong as one of other bytes.
         let wrong = mismatch || matches!(error, FetchError::Upstream(UpstreamError::Protocol { .. }));
@@ -259,7 +251,7 @@ fn publish(fill: &Arc<Fill>, shared: &Arc<Shared>, head: Head, chunks: Vec<Bytes
             memory.shrink_to(size);
         }
         state.head = Some(Arc::new(head));
-        if !shared.health.writable() {
+        if !shared.storage.is_writable() {
             state.disk = DiskWriter::Lost;
         }
         for chunk in chunks {
@@ -273,12 +265,13 @@ fn publish(fill: &Arc<Fill>, shared: &Arc<Shared>, head: Head, chunks: Vec<Bytes
 /// The body and its head: the bucket's, when that has it and begins to give it.
 async fn begin(fill: &Fill, shared: &Arc<Shared>) -> Result<(BlobSource, Head), FetchError> {
     let (origin, caller) = (&fill.origin, &fill.caller);
-    if let Some(meta) = &fill.bucket {
+    if let Some(blob) = &fill.remote {
+        let meta = blob.meta();
         let whole = Span {
             start: 0,
             end: meta.size,
         };
-        if let Some(source) = BlobSource::from_bucket(shared, origin, caller, meta, whole).await {
+        if let Some(source) = BlobSource::from_bucket(shared, origin, caller, blob, whole).await {
             let head = Head {
                 size: Some(meta.size),
                 public: meta.public,
@@ -363,7 +356,7 @@ impl DiskPatience {
 
 fn lose(fill: &Fill, shared: &Shared, why: &'static str) {
     fill.change(|state| state.disk = DiskWriter::Lost);
-    shared.health.failed(&why);
+    shared.storage.record_write_failure(&why);
 }
 
 /// Makes a verified fill an entry, when the disk has kept up. No client waits for this.
@@ -397,66 +390,28 @@ async fn commit(fill: &Arc<Fill>, shared: &Arc<Shared>, verified: Verified, from
             created
         }
     };
-    match ingest {
-        Ok(StorageIngest::Local(ingest)) => commit_local(fill, shared, ingest, verified, from_bucket).await,
-        Ok(StorageIngest::Spooled(spooled)) => commit_spooled(fill, shared, &spooled, verified),
-        Err(error) => shared.health.failed(&error),
-    }
-}
-
-async fn commit_local(
-    fill: &Arc<Fill>,
-    shared: &Arc<Shared>,
-    ingest: Ingest,
-    verified: Verified,
-    from_bucket: bool,
-) {
-    let origin = &fill.origin;
-    let meta = describe(fill, &verified);
-    let Some(store) = shared.storage.local().cloned() else {
-        return;
+    let ingest = match ingest {
+        Ok(ingest) => ingest,
+        Err(error) => return shared.storage.record_write_failure(&error),
     };
-    let committed = blocking(move || {
-        store.commit(ingest, &verified, meta)?;
-        Ok::<_, StoreError>(verified)
-    })
-    .await;
+    let (origin, meta) = (&fill.origin, describe(fill, &verified));
+    let lease = fill.lock().lease.take();
+    let committed = shared
+        .storage
+        .commit(&origin.namespace, ingest, verified, meta, from_bucket, lease)
+        .await;
     match committed {
-        Ok(Ok(verified)) => {
-            let key = Key::Blob(*fill.digest());
-            shared.mark_replicated(&key);
-            if !from_bucket {
-                let verified = Some(verified);
-                shared.upload(&origin.namespace, UploadJob::Local { key, verified });
-            }
+        Ok(()) => {
             // Followers that are still behind read the file.
             fill.change(|state| {
                 state.window.trim(state.written, 0);
                 state.memory = None;
-                state.lease = None;
             });
             tracing::debug!(registry = %origin.namespace, repository = %origin.repository, digest = %fill.digest(), "stored");
         }
-        Ok(Err(error)) => shared.health.failed(&error),
-        Err(_) => {}
+        // Followers may still read the file, which uses the disk.
+        Err(NotCommitted(lease)) => fill.lock().lease = lease,
     }
-}
-
-/// From here on it is served from the spool, until it is in the bucket.
-fn commit_spooled(fill: &Arc<Fill>, shared: &Arc<Shared>, spooled: &Spooled, verified: Verified) {
-    let entry = Entry {
-        file: spooled.file().clone(),
-        meta: Arc::new(describe(fill, &verified)),
-    };
-    let room: Arc<Room> = spooled.room().clone();
-    // The share of the spool is held until the blob has left it.
-    let lease = fill.lock().lease.take();
-    let blob = SpooledBlob::new(shared, entry, room, lease);
-    shared.upload(&fill.origin.namespace, UploadJob::Spooled { blob, verified });
-    fill.change(|state| {
-        state.window.trim(state.written, 0);
-        state.memory = None;
-    });
 }
 
 /// What is to be remembered of a verified fill.
@@ -477,7 +432,8 @@ fn describe(fill: &Fill, verified: &Verified) -> Meta {
         verified: true,
         headers,
     };
-    if let Some(bucket) = &fill.bucket {
+    if let Some(blob) = &fill.remote {
+        let bucket = blob.meta();
         // What is known there holds here. That its registry has it, nobody has said for this one.
         meta.public |= bucket.public;
         meta.created = bucket.created;

@@ -15,7 +15,7 @@ use parse::Listed;
 use crate::cache::freshness::is_fresh;
 use crate::runtime::single_flight::{Completer, Role, SingleFlight};
 
-use crate::cache::records::{Changes, Kept};
+use crate::cache::records::Kept;
 use crate::cache::{
     Absence, Cache, Caller, Class, FetchError, FetchResources, Shared, in_small_body_time, media_type, unless,
 };
@@ -26,6 +26,7 @@ use crate::limits::{
 use crate::lru::Lru;
 use crate::oci::Origin;
 use crate::runtime::clock::unix_millis;
+use crate::storage::RecordChanges;
 use crate::upstream::{
     Credentials, Fault, Phase, Purpose, Resume, Target, UpstreamError, UpstreamMethod, UpstreamRequest,
     UpstreamResponse, Verdict,
@@ -195,12 +196,12 @@ impl Shared {
         u64::try_from(self.list_lifetime().as_millis()).unwrap_or(u64::MAX)
     }
 
-    async fn list(&self, key: &ListingKey) -> (Outcome, Changes) {
+    async fn list(&self, key: &ListingKey) -> (Outcome, RecordChanges) {
         // Lists for a client's own credentials are not kept. Without a cache for tags there is none for their lists.
         let kept = key.caller.speaks_for_others() && self.policy.cache_tags;
         let (origin, target, caller) = (&key.origin, &key.target, &key.caller);
         if let Some(absence) = self.absences().last(origin, target, caller) {
-            return (Err(absence.into()), Changes::default());
+            return (Err(absence.into()), RecordChanges::default());
         }
         let held = match self.listings.get(key) {
             Some(listed) => Kept::List(listed),
@@ -223,12 +224,12 @@ impl Shared {
                 let listed = Arc::new(listed);
                 self.listings.keep(key, &listed);
                 self.listing_repositories.record(key, listed.requested_ms);
-                let changes = Changes::page(key, &listed);
+                let changes = RecordChanges::page(key, &listed);
                 (Ok(self.list_answer(listed, CacheResult::Miss)), changes)
             }
             (Ok(listed), _) => {
                 let answer = self.list_answer(Arc::new(listed), CacheResult::Bypass);
-                (Ok(answer), Changes::default())
+                (Ok(answer), RecordChanges::default())
             }
             (Err(error), held)
                 if error.is_outage()
@@ -248,7 +249,7 @@ impl Shared {
                     },
                     Kept::Nothing => Err(error),
                 };
-                (outcome, Changes::default())
+                (outcome, RecordChanges::default())
             }
             (Err(error), _) => {
                 // It was an answer: what we hold is no longer so.
@@ -259,13 +260,13 @@ impl Shared {
                         .record(before, request, error, self.list_lifetime());
                 }
                 let changes = match (&error, target) {
-                    _ if !kept => Changes::default(),
+                    _ if !kept => RecordChanges::default(),
                     (_, Target::Referrers(..)) if error.says_unsupported() => {
-                        Changes::unsupported(key, requested_ms)
+                        RecordChanges::unsupported(key, requested_ms)
                     }
-                    (ListingError::NotAnIndex(_), _) => Changes::not_an_index(key, requested_ms),
-                    (_, Target::Referrers(..)) if error.is_refusal() => Changes::refused(key),
-                    _ => Changes::default(),
+                    (ListingError::NotAnIndex(_), _) => RecordChanges::not_an_index(key, requested_ms),
+                    (_, Target::Referrers(..)) if error.is_refusal() => RecordChanges::refused(key),
+                    _ => RecordChanges::default(),
                 };
                 (Err(error), changes)
             }

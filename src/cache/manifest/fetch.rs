@@ -13,7 +13,7 @@ use crate::config::{Access, Auth};
 use crate::limits::MANIFEST_BYTES_MAX;
 use crate::oci::{Algorithm, Digest, Reference, SCHEMA1_TYPES, is_manifest_type, manifest_type};
 use crate::runtime::clock::monotonic_micros;
-use crate::store::{TagPointer, Verified};
+use crate::storage::{TagPointer, Verified};
 use crate::upstream::{
     Credentials, Fault, Phase, Purpose, Resume, Target, UpstreamError, UpstreamMethod, UpstreamRequest,
     UpstreamResponse,
@@ -191,7 +191,7 @@ pub(super) async fn fetch(
                 .access
                 .record_grant(&key.origin, &manifest.digest, &key.caller, requested_at);
         }
-        shared.proven.record(&key.origin.namespace);
+        shared.parties.record_proof(&key.origin.namespace);
         return Ok(fetched);
     }
 }
@@ -211,7 +211,7 @@ impl Shared {
         if !key.caller.is_anonymous() {
             return false;
         }
-        let registries = self.upstreams.registries();
+        let registries = self.live.registries();
         let (settings, _) = registries.settings(&key.origin.namespace);
         settings.auth != Auth::Anonymous && settings.access() == Access::Verify
     }

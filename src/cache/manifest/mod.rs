@@ -10,14 +10,12 @@ use bytes::Bytes;
 
 use super::access::{Caller, HeldContent};
 use super::{Cache, FetchError, Shared, unless};
-use crate::cache::upload_queue::UploadJob;
 use crate::http::CacheResult;
 use crate::limits::{ABSENCE_TTL, DESERTED_MANIFEST_TIMEOUT, MANIFEST_BYTES_MAX};
 use crate::oci::{Accept, Digest, NotManifest, Origin, Reference, accepts, manifest_type};
 use crate::runtime::clock::unix_seconds;
-use crate::runtime::helper::blocking;
 use crate::runtime::single_flight::{Completer, Role};
-use crate::store::{Key, Meta, Source, StoreError, Verified};
+use crate::storage::{Key, Meta, SmallEntry, Source, Verified};
 use crate::upstream::{Purpose, Target};
 
 use fetch::Fetched;
@@ -147,64 +145,9 @@ pub(super) async fn stored(shared: &Arc<Shared>, origin: &Origin, digest: &Diges
     if let Some(manifest) = shared.pending().get(&key) {
         return Some(manifest.clone());
     }
-    let wanted = key.clone();
-    let local = shared
-        .look(move |store| {
-            let entry = super::find(store, &wanted)?;
-            let size = usize::try_from(entry.meta.size)
-                .ok()
-                .filter(|&size| size <= MANIFEST_BYTES_MAX)?;
-            let Ok(body) = crate::sys::read_exact_at(&entry.file, 0, size) else {
-                store.recheck(&wanted);
-                return None;
-            };
-            match Manifest::of(digest, body.into(), &entry.meta) {
-                Ok(manifest) => Some(manifest),
-                Err(Unfit::Damaged) => {
-                    store.recheck(&wanted);
-                    None
-                }
-                Err(Unfit::NotManifest(why)) => {
-                    store.discard(&wanted, why);
-                    None
-                }
-            }
-        })
-        .await;
-    if let Some(manifest) = local {
-        shared.ensure_replicated(&key);
-        return Some(Arc::new(manifest));
-    }
-    let meta = shared.look_in_bucket(&key).await?;
-    if meta.size > MANIFEST_BYTES_MAX as u64 {
-        shared
-            .discard_in_bucket(&key, &meta, "it is larger than a manifest may be")
-            .await;
-        return None;
-    }
-    let body = shared.read_from_bucket(&key, &meta).await?;
-    let manifest = match Manifest::of(digest, body, &meta) {
-        Ok(manifest) => Arc::new(manifest),
-        Err(Unfit::NotManifest(why)) => {
-            shared.discard_in_bucket(&key, &meta, &why.to_string()).await;
-            return None;
-        }
-        // It was hashed when it was read.
-        Err(Unfit::Damaged) => return None,
-    };
-    if shared.storage.local().is_some() && shared.health.writable() {
-        // No client waits for this. Until then the bucket is read again.
-        let (shared, body) = (shared.clone(), manifest.body.clone());
-        tokio::spawn(async move {
-            let meta = Meta::clone(&meta);
-            if let Ok(verified) = Verified::check(digest, Digest::of(digest.algorithm(), &body), meta.size)
-                && keep(&shared, key.clone(), body, meta, verified).await.is_some()
-            {
-                shared.mark_replicated(&key);
-            }
-        });
-    }
-    Some(manifest)
+    let parse = move |body, meta: &Meta| Manifest::of(digest, body, meta);
+    let manifest = shared.storage.load(&key, MANIFEST_BYTES_MAX, parse).await?;
+    Some(Arc::new(manifest))
 }
 
 /// A manifest on its way to the disk.
@@ -259,30 +202,19 @@ impl Storing {
             verified: true,
             headers: manifest.headers.clone(),
         };
-        let body = manifest.body.clone();
-        if shared.storage.local().is_none() {
-            let job = UploadJob::Manifest {
-                key,
-                body,
-                meta: Box::new(meta),
-                verified,
-                _pending: pending,
-            };
-            return shared.upload(&origin.namespace, job);
-        }
-        if shared.health.writable()
-            && let Some(verified) = keep(&shared, key.clone(), body, meta, verified).await
-        {
-            shared.mark_replicated(&key);
-            let verified = Some(verified);
-            shared.upload(&origin.namespace, UploadJob::Local { key, verified });
-        }
-        drop(pending);
+        let entry = SmallEntry {
+            key,
+            body: manifest.body.clone(),
+            meta,
+            verified,
+        };
+        let storage = &shared.storage;
+        storage.store(&origin.namespace, entry, Box::new(pending)).await;
     }
 }
 
 /// Ends the announcement, however the storing ends.
-pub(super) struct Pending {
+struct Pending {
     shared: Arc<Shared>,
     key: Key,
 }
@@ -293,41 +225,10 @@ impl Drop for Pending {
     }
 }
 
-/// Puts a manifest into the local store; returns the [`Verified`] value when it is stored.
-async fn keep(shared: &Shared, key: Key, body: Bytes, meta: Meta, verified: Verified) -> Option<Verified> {
-    let store = shared.storage.local()?.clone();
-    let stored = blocking(move || {
-        let mut ingest = store.ingest(&key, Some(meta.size))?;
-        ingest.reserve_to(meta.size)?;
-        ingest.write_at(&body, 0)?;
-        store.commit(ingest, &verified, meta)?;
-        Ok::<_, StoreError>(verified)
-    })
-    .await;
-    match stored {
-        Ok(Ok(verified)) => Some(verified),
-        Ok(Err(error)) => {
-            shared.health.failed(&error);
-            None
-        }
-        Err(_) => None,
-    }
-}
-
-/// Why a stored entry is not served as a manifest.
-enum Unfit {
-    /// Its bytes are no longer those of its digest.
-    Damaged,
-    NotManifest(NotManifest),
-}
-
 impl Manifest {
-    /// As a sidecar describes it. The bytes are hashed: the disk may have changed them since they were stored.
-    fn of(digest: Digest, body: Bytes, meta: &Meta) -> Result<Self, Unfit> {
-        if Digest::of(digest.algorithm(), &body) != digest {
-            return Err(Unfit::Damaged);
-        }
-        let media_type = manifest_type(Some(&meta.content_type), &body).map_err(Unfit::NotManifest)?;
+    /// Reads a stored manifest, whose bytes match `digest`.
+    fn of(digest: Digest, body: Bytes, meta: &Meta) -> Result<Self, NotManifest> {
+        let media_type = manifest_type(Some(&meta.content_type), &body)?;
         Ok(Manifest {
             digest,
             media_type,

@@ -7,16 +7,12 @@ use super::fetch::{fetch, resolve};
 use super::{Manifest, ManifestAnswer, ManifestKey, SharedFetch, announce, permitted, stored};
 use crate::cache::access::Caller;
 use crate::cache::freshness::{TagTerms, is_fresh, terms};
-use crate::cache::records::Changes;
-use crate::cache::upload_queue::UploadJob;
 use crate::cache::{Absence, FetchError, Shared};
 use crate::fail_point::hit;
 use crate::http::CacheResult;
-use crate::limits::BUCKET_LOOKUP_TIMEOUT;
 use crate::oci::{Accept, Origin, Reference, Tag};
 use crate::runtime::clock::{monotonic_micros, unix_millis};
-use crate::runtime::helper::blocking;
-use crate::store::{TagKey, TagPointer};
+use crate::storage::{RecordChanges, TagKey, TagPointer};
 use crate::upstream::{Purpose, Target, Verdict};
 
 /// What we hold of a tag: its pointer, and the manifest the caller may have for it.
@@ -34,7 +30,7 @@ pub(super) async fn by_tag(shared: &Arc<Shared>, key: &ManifestKey, tag: &Tag, c
         tag: tag.clone(),
         class,
     };
-    let registries = shared.upstreams.registries();
+    let registries = shared.live.registries();
     let rules = &registries.settings(&key.origin.namespace).0.tag_rules;
     let terms = terms(&shared.policy, rules, tag);
     let known = known(shared, &tag_key, terms).await;
@@ -129,7 +125,7 @@ impl TagRequest<'_> {
         let answer = revalidate_or_fetch(shared, key, tag, known, kept_ms.is_some(), terms, complete).await;
         match &answer {
             Ok(()) if kept_ms.is_some() => {
-                let changes = Changes::not_absent_tag(&tag.tag);
+                let changes = RecordChanges::not_absent_tag(&tag.tag);
                 shared.write_records(&key.origin, changes).await;
             }
             Err(error) if native => {
@@ -169,8 +165,8 @@ impl TagRequest<'_> {
             return;
         }
         let changes = match error.verdict() {
-            Some(Verdict::Gone) => Changes::absent_tag(&self.tag.tag, &self.key.caller, unix_millis()),
-            Some(Verdict::Challenge | Verdict::Forbidden) => Changes::not_absent_tag(&self.tag.tag),
+            Some(Verdict::Gone) => RecordChanges::absent_tag(&self.tag.tag, &self.key.caller, unix_millis()),
+            Some(Verdict::Challenge | Verdict::Forbidden) => RecordChanges::not_absent_tag(&self.tag.tag),
             _ => return,
         };
         shared.write_records(&self.key.origin, changes).await;
@@ -345,92 +341,30 @@ impl Shared {
     }
 
     /// Makes `pointer` what all cores know of the tag, unless tags are not cached.
-    pub(in crate::cache) fn remember(&self, tag: &TagKey, pointer: &TagPointer) {
+    fn remember(&self, tag: &TagKey, pointer: &TagPointer) {
         if self.policy.cache_tags {
             self.tags.set(tag, pointer.clone());
         }
     }
 
-    /// Returns the newest known pointer of a tag. A pointer that is not fresh is compared with the bucket, because another
-    /// machine may have revalidated the tag since.
-    pub(in crate::cache) async fn pointer(&self, tag: &TagKey, terms: TagTerms) -> Option<TagPointer> {
+    /// Returns the newest known pointer of a tag: in memory, or in the storage.
+    async fn pointer(&self, tag: &TagKey, terms: TagTerms) -> Option<TagPointer> {
         if !self.policy.cache_tags {
             return None;
         }
-        let mut known = self.tags.get(tag);
-        if known.is_none() {
-            known = self.local_pointer(tag).await;
-            if let Some(pointer) = &known {
-                self.tags.set(tag, pointer.clone());
-            }
+        let known = self.tags.get(tag);
+        let is_current =
+            |pointer: &TagPointer| is_fresh(pointer.checked_at_ms, unix_millis(), terms.lifetime_ms);
+        let newer = self.storage.newer_tag(tag, known.as_ref(), is_current).await;
+        if let Some(pointer) = &newer {
+            self.tags.set(tag, pointer.clone());
         }
-        let now = unix_millis();
-        let checked = known.as_ref().map(|pointer| pointer.checked_at_ms);
-        if checked.is_some_and(|checked| is_fresh(checked, now, terms.lifetime_ms)) {
-            return known;
-        }
-        // A check in the future comes from a wrong clock, be the pointer local or from the bucket.
-        let checked = checked.filter(|checked| *checked <= now);
-        let newer = |pointer: &TagPointer| {
-            pointer.checked_at_ms <= now && checked.is_none_or(|checked| checked < pointer.checked_at_ms)
-        };
-        match self.shared_pointer(tag).await.filter(newer) {
-            Some(pointer) => {
-                self.tags.set(tag, pointer.clone());
-                Some(pointer)
-            }
-            None => known,
-        }
+        newer.or(known)
     }
 
-    async fn local_pointer(&self, tag: &TagKey) -> Option<TagPointer> {
-        let TagKey {
-            origin,
-            tag: name,
-            class,
-        } = tag.clone();
-        let found = self
-            .look(move |store| Some(store.tag(&origin.namespace, &origin.repository, &name, &class)))
-            .await?;
-        found
-            .inspect_err(|error| tracing::warn!(%error, "a tag pointer cannot be read"))
-            .ok()?
-    }
-
-    async fn shared_pointer(&self, tag: &TagKey) -> Option<TagPointer> {
-        let bucket = self.storage.bucket()?;
-        let (store, TagKey { origin, tag, class }) = (bucket.store().clone(), tag.clone());
-        let finding = async move {
-            let Origin {
-                namespace,
-                repository,
-            } = &origin;
-            store.find_tag(namespace, repository, &tag, &class).await
-        };
-        bucket.within_deadline(BUCKET_LOOKUP_TIMEOUT, finding).await?
-    }
-
-    pub(in crate::cache) async fn save_pointer(self: &Arc<Self>, tag: &TagKey, pointer: TagPointer) {
-        if !self.policy.cache_tags {
-            return;
-        }
-        if self.storage.bucket().is_some() {
-            let job = UploadJob::Tag {
-                tag: tag.clone(),
-                pointer: pointer.clone(),
-            };
-            self.upload(&tag.origin.namespace, job);
-        }
-        let Some(store) = self.storage.local().cloned() else {
-            return;
-        };
-        if self.health.writable() {
-            let TagKey { origin, tag, .. } = tag.clone();
-            let saved =
-                blocking(move || store.set_tag(&origin.namespace, &origin.repository, &tag, &pointer)).await;
-            if let Ok(Err(error)) = saved {
-                self.health.failed(&error);
-            }
+    async fn save_pointer(&self, tag: &TagKey, pointer: TagPointer) {
+        if self.policy.cache_tags {
+            self.storage.set_tag(tag, pointer).await;
         }
     }
 }

@@ -2,9 +2,9 @@
 
 use std::collections::{HashMap, VecDeque};
 
-use super::shares::Party;
+use super::Party;
 
-pub(super) struct FairQueue<J> {
+pub struct FairQueue<J> {
     parties: HashMap<Party, PartyQueue<J>>,
     /// Parties with jobs that wait, the next one first.
     turns: VecDeque<Party>,

@@ -6,16 +6,13 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
-use crate::cache::bucket::Bucket;
-use crate::cache::freshness::TagTerms;
-use crate::cache::records::Changes;
-use crate::cache::storage::{Storage, StorageIngest};
-use crate::cache::upload_queue::UploadJob;
-use crate::cache::{Cache, Shared, TagPolicy};
-use crate::config::{ProxyEnvironment, Registries};
+use crate::config::{Live, Registries};
+use crate::fairness::Parties;
 use crate::oci::Origin;
 use crate::runtime::helper::{Helper, blocking};
 use crate::runtime::memory_budget::MemoryBudget;
+use crate::storage::bucket::Bucket;
+use crate::storage::{RecordChanges, Storage, StorageIngest, Tiers};
 use crate::store::tests::cases::{expect, put};
 use crate::store::tests::sample::{RecordOf, TagName, blob, content, data_name, pointer, tag};
 use crate::store::tests::{
@@ -25,7 +22,6 @@ use crate::store::tests::{
 use crate::store::{
     Entry, FsStore, Key, Meta, OpenError, ReferrersRecord, Source, TagKey, TagPointer, Verified,
 };
-use crate::upstream::Upstreams;
 
 /// A bucket, the directory of the machine that [`Place::open`] gives, and those of others.
 pub struct Tiered {
@@ -34,9 +30,9 @@ pub struct Tiered {
     others: Mutex<Vec<Scratch>>,
 }
 
-/// A cache without registries.
+/// The storage of one machine.
 #[derive(Clone)]
-pub struct Machine(Arc<Shared>);
+pub struct Machine(Storage);
 
 /// One pool for all tests: pools are never taken down.
 fn helper() -> Helper {
@@ -56,32 +52,29 @@ impl Tiered {
             }
         };
         let bucket = Bucket::new(self.engine.open().await.unwrap(), false);
-        let policy = TagPolicy {
-            cache_tags: true,
-            cache_latest: true,
-            always_revalidate_latest: false,
-            ttl: Duration::ZERO,
-            stale_while_revalidate: Duration::ZERO,
-        };
-        let upstreams = Upstreams::new(Registries::default(), ProxyEnvironment::default()).unwrap();
+        let parties = Parties::new(Live::new(Registries::default()));
         let memory = MemoryBudget::new(1 << 30, 1);
-        let storage = Storage::Tiered { fs, bucket };
-        Machine(Cache::new(storage, upstreams, helper(), policy, memory, u64::MAX).0)
+        Machine(Storage::new(
+            Tiers::Both { fs, bucket },
+            parties,
+            helper(),
+            memory,
+        ))
     }
 }
 
 impl Machine {
     fn fs(&self) -> Arc<FsStore> {
-        self.0.storage.local().unwrap().clone()
+        self.0.local().unwrap().clone()
     }
 
     fn bucket(&self) -> &Bucket {
-        self.0.storage.bucket().unwrap()
+        self.0.bucket().unwrap()
     }
 
     /// Waits until nothing is on its way to the bucket.
     async fn settle(&self) {
-        while !self.0.uploads.is_idle() {
+        while !self.0.0.uploads.is_idle() {
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
     }
@@ -136,7 +129,7 @@ impl Shelf for Machine {
     type Ingest = (Key, StorageIngest, u64);
 
     async fn begin(&self, key: &Key, size: Option<u64>) -> Self::Ingest {
-        (key.clone(), self.0.storage.begin(key, size).unwrap(), 0)
+        (key.clone(), self.0.begin(key, size).unwrap(), 0)
     }
 
     async fn write(&self, (_, ingest, at): &mut Self::Ingest, bytes: &[u8]) {
@@ -150,17 +143,9 @@ impl Shelf for Machine {
         verified: Verified,
         meta: Meta,
     ) -> Result<(), String> {
-        let StorageIngest::Local(ingest) = ingest else {
-            panic!("there is a local store")
-        };
-        let fs = self.fs();
-        let committed =
-            blocking(move || FsStore::commit(&fs, ingest, &verified, meta).map(|_| verified)).await;
-        let verified = committed.unwrap().map_err(|error| error.to_string())?;
-        self.0.mark_replicated(&key);
-        let verified = Some(verified);
-        self.0
-            .upload(&"r.example".parse().unwrap(), UploadJob::Local { key, verified });
+        let registry = "r.example".parse().unwrap();
+        let committed = self.0.commit(&registry, ingest, verified, meta, false, None);
+        committed.await.map_err(|_| format!("{key:?} is not committed"))?;
         self.settle().await;
         Ok(())
     }
@@ -200,18 +185,14 @@ impl Shelf for Machine {
 
     async fn recheck(&self, key: &Key) {
         FsStore::recheck(&self.fs(), key);
-        self.0.recheck_bucket(key).await;
+        self.0.verify_in_bucket(key).await;
     }
 
     async fn tag(&self, tag: &TagName) -> Option<TagPointer> {
-        // Never fresh, so the bucket has the last word.
-        let terms = TagTerms {
-            lifetime_ms: 0,
-            grace_ms: 0,
-            keep_on_404: false,
-        };
         let key = tag_key(tag);
-        let pointer = self.answered(async || self.0.pointer(&key, terms).await).await?;
+        // Never fresh, so the bucket has the last word.
+        let newest = async || self.0.newer_tag(&key, None, |_| false).await;
+        let pointer = self.answered(newest).await?;
         // In memory it is kept without the upstream's fields.
         let store = self.bucket().store();
         let whole = store.find_tag(&tag.namespace, &tag.repository, &tag.tag, &tag.class);
@@ -230,23 +211,29 @@ impl Shelf for Machine {
 
     async fn set_tag(&self, tag: &TagName, pointer: &TagPointer) {
         let key = tag_key(tag);
-        self.0.remember(&key, pointer);
-        self.0.save_pointer(&key, pointer.clone()).await;
+        self.0.set_tag(&key, pointer.clone()).await;
         self.settle().await;
     }
 
     async fn record(&self, of: &RecordOf) -> Option<ReferrersRecord> {
-        let newest = async || self.0.newest_record(&origin_of(of), of.name.clone()).await;
+        let newest = async || self.0.record(&origin_of(of), &of.name).await;
         self.answered(newest).await
     }
 
     async fn set_record(&self, of: &RecordOf, record: Option<&ReferrersRecord>) {
         let changes = match record {
-            Some(record) => Changes::of(Some((of.name.clone(), record.clone())), Vec::new()),
-            None => Changes::of(None, vec![of.name.clone()]),
+            Some(record) => RecordChanges {
+                set: Some((of.name.clone(), record.clone())),
+                remove: Vec::new(),
+            },
+            None => RecordChanges {
+                set: None,
+                remove: vec![of.name.clone()],
+            },
         };
-        self.0.write_records(&origin_of(of), changes).await;
-        while !self.bucket().has_written_records() {
+        let never = |_: &_, _: &_| false;
+        self.0.write_records(&origin_of(of), changes, never).await;
+        while !self.bucket().record_writers.are_idle() {
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
     }

@@ -3,26 +3,13 @@
 //! A party takes more only while it holds less than what is left to it. One party alone comes to hold half, and two come to
 //! hold a third each. Each further party takes half of the rest, so that about fifteen of them take all of it. Each registry
 //! with an entry in the configuration therefore has a little on top that no other one takes: see `slots.rs` for fetches and
-//! `Shared::memory_for` for memory. Any public registry can be named in a path, so registries without an
+//! `memory_for` in `cache/mod.rs` for memory. Any public registry can be named in a path, so registries without an
 //! entry in the configuration have a bound together, and those of them that have never given good content a smaller one.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::limits::PROVEN_REGISTRIES_MAX;
-use crate::lru::Lru;
-use crate::oci::Namespace;
-
-/// The holder of a share.
-#[derive(Clone, PartialEq, Eq, Hash, Debug)]
-pub enum Party {
-    /// An entry of the configuration, by its name: all registries that a suffix covers are one party.
-    Named(Arc<str>),
-    /// A registry without an entry that has given good content lately.
-    Proven(Namespace),
-    /// Any other registry.
-    Unproven(Namespace),
-}
+use super::Party;
 
 /// How much each party holds.
 #[derive(Default, Debug)]
@@ -177,28 +164,6 @@ impl Lease {
 impl Drop for Lease {
     fn drop(&mut self) {
         self.shrink_to(0);
-    }
-}
-
-/// Registries without an entry that have given good content lately.
-pub struct Proven(Mutex<Lru<Namespace, ()>>);
-
-impl Default for Proven {
-    fn default() -> Self {
-        Proven(Mutex::new(Lru::new(u64::MAX, PROVEN_REGISTRIES_MAX)))
-    }
-}
-
-impl Proven {
-    /// Records that `namespace` sent content that was verified.
-    pub fn record(&self, namespace: &Namespace) {
-        let mut proven = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        proven.insert(namespace.clone(), (), 1);
-    }
-
-    pub fn has(&self, namespace: &Namespace) -> bool {
-        let mut proven = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        proven.get(namespace).is_some()
     }
 }
 

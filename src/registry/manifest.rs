@@ -1,0 +1,151 @@
+//! Responses with a manifest.
+
+use bytes::Bytes;
+
+use super::Registry;
+use super::error::PullError;
+use super::pull::Pull;
+use super::respond::{self, Description, Life};
+use super::response_cache::CachedTagTerms;
+use crate::cache::{Approach, Caller, FetchError, ManifestAnswer, ManifestKey};
+use crate::http::{CacheResult, Fields, Response};
+use crate::limits::MEMORY_OBJECT_BYTES_MAX;
+use crate::oci::{Accept, Reference};
+use crate::runtime::clock::{unix_millis, unix_seconds};
+use crate::runtime::single_flight::Role;
+use crate::upstream::Target;
+
+impl Registry {
+    pub(super) async fn manifest(
+        &self,
+        pull: &Pull<'_>,
+        reference: Reference,
+    ) -> Result<Response, PullError> {
+        let target = Target::Manifest(reference.clone());
+        let callers = match self.approach(pull) {
+            Approach::Callers(callers) => callers,
+            Approach::Passthrough(credentials) => {
+                return Ok(self.pass_through(pull, target, credentials).await?);
+            }
+        };
+        let request = async |caller| self.manifest_for(pull, &reference, caller).await;
+        Ok(self
+            .for_first_allowed(callers, pull.origin(), &target, request)
+            .await?)
+    }
+
+    async fn manifest_for(
+        &self,
+        pull: &Pull<'_>,
+        reference: &Reference,
+        caller: Caller,
+    ) -> Result<Response, FetchError> {
+        let credentials = caller.credentials();
+        let native = ManifestKey {
+            origin: pull.origin().clone(),
+            reference: reference.clone(),
+            accept: Accept::Native,
+            caller,
+        };
+        match self.accepted_manifest(pull, native).await {
+            Ok((key, answer, role)) => Ok(self.manifest_response(pull, &key, &answer, role)),
+            Err(FetchError::Schema1) => {
+                let target = Target::Manifest(reference.clone());
+                self.pass_through(pull, target, credentials).await
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Returns the manifest in a form that the client accepts, with the key of that form.
+    async fn accepted_manifest(
+        &self,
+        pull: &Pull<'_>,
+        native: ManifestKey,
+    ) -> Result<(ManifestKey, ManifestAnswer, Role), FetchError> {
+        let head = pull.head;
+        let (answer, role) = self.cache.manifest(native.clone()).await;
+        let answer = answer?;
+        let by_tag = matches!(native.reference, Reference::Tag(_));
+        if !by_tag || answer.manifest.accepted_by(head.accept()) {
+            return Ok((native, answer, role));
+        }
+        // The upstream may have another form for the client's media types.
+        let other = ManifestKey {
+            accept: Accept::of_client(head.accept()),
+            ..native
+        };
+        let (answer, role) = self.cache.manifest(other.clone()).await;
+        Ok((other, answer?, role))
+    }
+
+    fn manifest_response(
+        &self,
+        pull: &Pull<'_>,
+        key: &ManifestKey,
+        answer: &ManifestAnswer,
+        role: Role,
+    ) -> Response {
+        let manifest = &answer.manifest;
+        let life = if answer.checked_ms.is_some() {
+            Life::Tag
+        } else {
+            Life::Immutable
+        };
+        let cache = match (answer.cache, role) {
+            (CacheResult::Miss, Role::Follower) => CacheResult::Collapsed,
+            (cache, _) => cache,
+        };
+        let description = Description {
+            digest: &manifest.digest,
+            content_type: &manifest.media_type,
+            stored: Some(&manifest.headers),
+            life,
+            public: manifest.public,
+            ranges: false,
+            ns: pull.ns(),
+            cache,
+        };
+        // The target alone identifies the response, so the response must be the same for all readers.
+        if key.accept == Accept::Native && (manifest.public || key.caller.is_operator()) {
+            self.remember_manifest(pull, answer, &description);
+        }
+        let mut more = Fields::default();
+        if let Some(checked_ms) = answer.checked_ms {
+            more.add(
+                "Age",
+                unix_seconds().saturating_sub(checked_ms / 1000).to_string(),
+            );
+        }
+        if let Some(why) = &answer.stale {
+            respond::add_stale(&mut more, &key.origin.namespace, why);
+        }
+        respond::manifest(pull.head, manifest.body.clone(), &description, more)
+    }
+
+    /// Keeps a small response, encoded, for the next request with the same target.
+    fn remember_manifest(&self, pull: &Pull<'_>, answer: &ManifestAnswer, description: &Description<'_>) {
+        let body: &Bytes = &answer.manifest.body;
+        if body.len() as u64 > MEMORY_OBJECT_BYTES_MAX {
+            return;
+        }
+        let tag = match (answer.checked_ms, answer.fresh_until_ms) {
+            (Some(checked_ms), Some(fresh_until_ms)) if fresh_until_ms > unix_millis() => {
+                Some(CachedTagTerms {
+                    media_type: answer.manifest.media_type.clone(),
+                    checked_ms,
+                    fresh_until_ms,
+                })
+            }
+            (Some(_), _) => return,
+            (None, _) => None,
+        };
+        let fields = respond::fields(&Description {
+            cache: CacheResult::Hit,
+            ..*description
+        });
+        let readers = pull.readers.clone();
+        let mut responses = self.responses.borrow_mut();
+        responses.remember(pull.head.target, fields, body.clone(), tag, readers);
+    }
+}

@@ -1,0 +1,117 @@
+//! Lookup of blobs, in the nearest tier that has them.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::{Entry, Key, Meta, Storage};
+use crate::limits::MEMORY_OBJECT_BYTES_MAX;
+use crate::oci::Digest;
+use crate::store::FsStore;
+
+/// The tiers that a lookup covers.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Within {
+    /// The disk of this machine.
+    Machine,
+    Everywhere,
+}
+
+/// A blob that is stored.
+pub enum StoredBlob {
+    Local(LocalBlob),
+    Remote(RemoteBlob),
+}
+
+/// A blob on the disk of this machine, opened.
+pub struct LocalBlob {
+    pub entry: Entry,
+    /// The verified content of a blob of at most [`MEMORY_OBJECT_BYTES_MAX`].
+    pub small: Option<Bytes>,
+    /// Whether the file may stay open. A file in the spool may not, because it uses room of the spool.
+    pub lasting: bool,
+}
+
+/// A blob in the bucket.
+#[derive(Clone)]
+pub struct RemoteBlob {
+    pub(super) storage: Storage,
+    pub(super) meta: Arc<Meta>,
+}
+
+impl Storage {
+    /// Returns a stored blob: committed on this machine, waiting for its upload, or in the bucket. A tier that fails or
+    /// stalls is a miss. For a core.
+    pub async fn find_blob(&self, digest: Digest, within: Within) -> Option<StoredBlob> {
+        let key = Key::Blob(digest);
+        if let Some(blob) = self.find_local(key.clone()).await {
+            return Some(StoredBlob::Local(blob));
+        }
+        if within == Within::Machine {
+            return None;
+        }
+        let meta = self.find_in_bucket(key).await?;
+        let storage = self.clone();
+        Some(StoredBlob::Remote(RemoteBlob { storage, meta }))
+    }
+
+    /// Returns whether the disk of this machine has a blob. For the helper pool.
+    pub async fn has_local_blob(&self, digest: &Digest) -> bool {
+        let key = Key::Blob(*digest);
+        self.0.uploads.find(digest).is_some() || self.look(move |store| find(store, &key)).await.is_some()
+    }
+
+    async fn find_local(&self, key: Key) -> Option<LocalBlob> {
+        let look: Box<dyn FnOnce() -> Option<LocalBlob> + Send> = match self.local() {
+            Some(_) if !self.is_answering() => return None,
+            Some(store) => {
+                let (store, storage) = (store.clone(), self.clone());
+                Box::new(move || {
+                    let found = open(find(&store, &key)?, true);
+                    if found.is_none() {
+                        store.recheck(&key);
+                        return None;
+                    }
+                    storage.ensure_replicated(&key);
+                    found
+                })
+            }
+            None => {
+                let entry = self.0.uploads.find(key.digest())?;
+                Box::new(move || open(entry, false))
+            }
+        };
+        let found = self.0.helper.look_up(look).await;
+        self.in_time(found)
+    }
+}
+
+/// Reads a small blob; `None` if it cannot be read or no longer matches its digest.
+fn open(entry: Entry, lasting: bool) -> Option<LocalBlob> {
+    let small = if entry.meta.size <= MEMORY_OBJECT_BYTES_MAX {
+        // At most MEMORY_OBJECT_BYTES_MAX, so the size fits into a usize.
+        let bytes: Bytes = crate::sys::read_exact_at(&entry.file, 0, entry.meta.size as usize)
+            .ok()?
+            .into();
+        let digest = entry.meta.digest;
+        if Digest::of(digest.algorithm(), &bytes) != digest {
+            return None;
+        }
+        Some(bytes)
+    } else {
+        None
+    };
+    Some(LocalBlob {
+        entry,
+        small,
+        lasting,
+    })
+}
+
+/// Looks up an entry; a store that cannot be read is a miss.
+pub(super) fn find(store: &FsStore, key: &Key) -> Option<Entry> {
+    store.find(key).unwrap_or_else(|error| {
+        tracing::warn!(%error, "the store cannot be read; treating it as a miss");
+        None
+    })
+}

@@ -1,0 +1,149 @@
+//! Content that is being received: a file that becomes an entry of the local store, or waits for its upload in the spool.
+
+use std::fs::File;
+use std::sync::Arc;
+
+use super::upload_job::SpooledBlob;
+use super::upload_job::UploadJob;
+use super::{Entry, Key, Meta, Room, Storage, Tiers, Verified};
+use crate::fairness::Lease;
+use crate::oci::Namespace;
+use crate::runtime::helper::blocking;
+use crate::store::{Ingest, Spooled, StoreError};
+
+/// The file of a fill in progress.
+pub struct StorageIngest(Target);
+
+enum Target {
+    Local(Ingest),
+    Spool(Spooled),
+}
+
+/// A commit that failed. Returns the share of the disk that the file still uses.
+pub struct NotCommitted(pub Option<Lease>);
+
+impl Storage {
+    /// The number of bytes for which the disk has room.
+    pub fn free_room(&self) -> u64 {
+        match &self.0.tiers {
+            Tiers::Local(fs) | Tiers::Both { fs, .. } => fs.free_room(),
+            Tiers::Bucket { spool, .. } => spool.free_room(),
+        }
+    }
+
+    /// Begins to receive `key`. Reserves no room yet. Blocks.
+    ///
+    /// # Errors
+    ///
+    /// The disk has no room for `size`, is read-only, or fails. The caller continues without the disk.
+    pub fn begin(&self, key: &Key, size: Option<u64>) -> Result<StorageIngest, StoreError> {
+        let target = match &self.0.tiers {
+            Tiers::Local(fs) | Tiers::Both { fs, .. } => fs.ingest(key, size).map(Target::Local),
+            Tiers::Bucket { spool, .. } => spool.begin(size).map(Target::Spool),
+        };
+        target.map(StorageIngest)
+    }
+
+    /// Makes verified content from the registry `namespace` an entry, and schedules its upload unless `is_replicated`. Lookups
+    /// find the entry afterwards. `lease` is the file's share of the disk. A file in the spool keeps the lease until the
+    /// spool no longer has the file. For the helper pool.
+    ///
+    /// # Errors
+    ///
+    /// The disk failed, which is recorded.
+    pub async fn commit(
+        &self,
+        namespace: &Namespace,
+        ingest: StorageIngest,
+        verified: Verified,
+        meta: Meta,
+        is_replicated: bool,
+        lease: Option<Lease>,
+    ) -> Result<(), NotCommitted> {
+        match ingest.0 {
+            Target::Local(ingest) => {
+                let verified = self.commit_local(ingest, verified, meta).await;
+                let Some(verified) = verified else {
+                    return Err(NotCommitted(lease));
+                };
+                let key = Key::Blob(*verified.digest());
+                self.mark_replicated(&key);
+                if !is_replicated {
+                    let verified = Some(verified);
+                    self.upload(namespace, UploadJob::Local { key, verified });
+                }
+            }
+            Target::Spool(spooled) => {
+                let entry = Entry {
+                    file: spooled.file().clone(),
+                    meta: Arc::new(meta),
+                };
+                let blob = SpooledBlob::new(self, entry, spooled.room().clone(), lease);
+                self.upload(namespace, UploadJob::Spooled { blob, verified });
+            }
+        }
+        Ok(())
+    }
+
+    async fn commit_local(&self, ingest: Ingest, verified: Verified, meta: Meta) -> Option<Verified> {
+        let store = self.local()?.clone();
+        match blocking(move || store.commit(ingest, &verified, meta).map(|_| verified)).await {
+            Ok(Ok(verified)) => Some(verified),
+            Ok(Err(error)) => {
+                self.record_write_failure(&error);
+                None
+            }
+            Err(_) => None,
+        }
+    }
+}
+
+impl StorageIngest {
+    /// The number of bytes for which room is reserved.
+    pub fn reserved(&self) -> u64 {
+        match &self.0 {
+            Target::Local(ingest) => ingest.reserved(),
+            Target::Spool(spooled) => spooled.reserved(),
+        }
+    }
+
+    /// Reserves room for `end` bytes, so that a full disk is noticed before the write.
+    ///
+    /// # Errors
+    ///
+    /// The disk has too little room. The caller should drop the ingest.
+    pub fn reserve_to(&mut self, end: u64) -> Result<(), StoreError> {
+        match &mut self.0 {
+            Target::Local(ingest) => ingest.reserve_to(end),
+            Target::Spool(spooled) => spooled.reserve_to(end),
+        }
+    }
+
+    /// The file. Bytes that were written can be read from it.
+    pub fn file(&self) -> &Arc<File> {
+        match &self.0 {
+            Target::Local(ingest) => ingest.file(),
+            Target::Spool(spooled) => spooled.file(),
+        }
+    }
+
+    /// The room of the file in the spool. The caller keeps it as long as the file.
+    pub fn room(&self) -> Option<&Arc<Room>> {
+        match &self.0 {
+            Target::Local(_) => None,
+            Target::Spool(spooled) => Some(spooled.room()),
+        }
+    }
+
+    /// Writes `bytes` at `offset`.
+    ///
+    /// # Errors
+    ///
+    /// The disk failed. The caller should drop the ingest.
+    pub fn write_at(&self, bytes: &[u8], offset: u64) -> Result<(), StoreError> {
+        match &self.0 {
+            Target::Local(ingest) => ingest.write_at(bytes, offset),
+            Target::Spool(spooled) => spooled.write_at(bytes, offset),
+        }
+    }
+}

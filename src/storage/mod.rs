@@ -1,0 +1,258 @@
+//! One store made of tiers: a directory on this machine, a bucket that several machines share, or both.
+//!
+//! Only this folder knows which tiers exist. Callers look up, read, receive and commit content. The storage picks the
+//! nearest tier, copies content between tiers in the background, and gives a failing tier a pause.
+//! A failed tier is a miss and never an error of a request.
+//!
+//! Not here: the formats and calls of each tier (`store`), and access to content (`cache`).
+
+mod blob;
+mod bucket;
+mod bucket_read;
+mod health;
+mod ingest;
+mod records;
+mod replication;
+mod small;
+mod tags;
+#[cfg(test)]
+#[path = "tests/tiered.rs"]
+mod tests;
+mod upload_job;
+mod upload_queue;
+
+use std::sync::Arc;
+
+use crate::config::StorageConfig;
+use crate::fairness::Parties;
+use crate::limits::SPOOL_BYTES_MAX;
+use crate::runtime::heartbeat::Health;
+use crate::runtime::helper::{Helper, blocking};
+use crate::runtime::memory_budget::MemoryBudget;
+use crate::runtime::oneshot::Lost;
+use crate::store::{FsStore, OpenError, S3OpenError, S3Store, SpoolDir};
+
+pub use crate::store::{
+    Entry, Key, Meta, RecordName, ReferrersRecord, Room, Source, StoreError, TagKey, TagPointer, Verified,
+    canonical_name,
+};
+pub use blob::{LocalBlob, RemoteBlob, StoredBlob, Within};
+pub use bucket_read::{BucketError, RemoteBody};
+pub use ingest::{NotCommitted, StorageIngest};
+pub use records::RecordChanges;
+pub use small::SmallEntry;
+
+use bucket::Bucket;
+use health::StoreHealth;
+use upload_queue::Uploads;
+
+/// The storage of the process; cheap to clone.
+#[derive(Clone)]
+pub struct Storage(Arc<Shared>);
+
+struct Shared {
+    tiers: Tiers,
+    /// Of the disk, for the local store or the spool.
+    health: StoreHealth,
+    uploads: Uploads,
+    parties: Parties,
+    helper: Helper,
+    memory: MemoryBudget,
+}
+
+/// The tiers that the operator chose.
+enum Tiers {
+    Local(Arc<FsStore>),
+    /// A bucket alone. Blobs wait for their upload in the spool.
+    Bucket {
+        bucket: Bucket,
+        spool: SpoolDir,
+    },
+    /// A directory in front of a bucket. Blobs wait for their upload in the directory.
+    Both {
+        fs: Arc<FsStore>,
+        bucket: Bucket,
+    },
+}
+
+/// Why the storage cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum StorageError {
+    #[error(transparent)]
+    Fs(#[from] OpenError),
+    #[error(transparent)]
+    Bucket(#[from] S3OpenError),
+    #[error("{0}; choose another directory with SPOOL_DIR")]
+    Spool(#[from] StoreError),
+}
+
+impl Storage {
+    /// Opens the tiers of `config`. Blocks, so it is for the main thread.
+    ///
+    /// # Errors
+    ///
+    /// A tier that needs a change by the operator. An unreachable bucket is no error, because it may become reachable.
+    pub fn open(
+        config: &StorageConfig,
+        parties: Parties,
+        helper: Helper,
+        memory: MemoryBudget,
+    ) -> Result<Self, StorageError> {
+        let fs = |root| FsStore::open(root).map(Arc::new);
+        let bucket = |settings: &crate::config::S3Settings| {
+            let store = helper.wait(S3Store::open(settings))?;
+            Ok::<_, S3OpenError>(Bucket::new(store, settings.redirect))
+        };
+        let tiers = match config {
+            StorageConfig::Fs { root, .. } => Tiers::Local(fs(root)?),
+            StorageConfig::S3 { s3, spool } => Tiers::Bucket {
+                spool: SpoolDir::open(spool, SPOOL_BYTES_MAX)?,
+                bucket: bucket(s3)?,
+            },
+            StorageConfig::Tiered { root, s3, .. } => Tiers::Both {
+                fs: fs(root)?,
+                bucket: bucket(s3)?,
+            },
+        };
+        Ok(Self::new(tiers, parties, helper, memory))
+    }
+
+    fn new(tiers: Tiers, parties: Parties, helper: Helper, memory: MemoryBudget) -> Self {
+        Storage(Arc::new(Shared {
+            tiers,
+            health: StoreHealth::default(),
+            uploads: Uploads::default(),
+            parties,
+            helper,
+            memory,
+        }))
+    }
+
+    /// Runs the heartbeat of the local store in `health`. The heartbeat looks up absent names. A bucket has no heartbeat,
+    /// because its circuit breaker tracks its availability.
+    pub fn run_heartbeat(&self, health: &Health) {
+        let store = self.local().cloned();
+        self.0.helper.run_heartbeat(health.store().clone(), move || {
+            if let Some(store) = &store {
+                store.probe();
+            }
+        });
+    }
+
+    /// Returns whether the last lookup on the disk was answered in time.
+    pub fn is_answering(&self) -> bool {
+        self.0.health.readable()
+    }
+
+    /// Returns whether a fill should try to write to the disk.
+    pub fn is_writable(&self) -> bool {
+        self.0.health.writable()
+    }
+
+    /// Records a failed write to the disk. Fills skip the disk for a while.
+    pub fn record_write_failure(&self, why: &dyn std::fmt::Display) {
+        self.0.health.failed(why);
+    }
+
+    /// Scans the local store in the background, and logs the result.
+    pub fn scan_in_background(&self) {
+        let Some(store) = self.local().cloned() else {
+            return;
+        };
+        self.0.helper.spawn_blocking(move || {
+            let report = store.scan();
+            tracing::info!(
+                entries = report.entries,
+                bytes = report.bytes,
+                orphans_removed = report.orphans,
+                broken_removed = report.broken,
+                foreign = report.foreign,
+                unreadable = report.unreadable,
+                "store scanned"
+            );
+        });
+    }
+
+    /// Schedules the verification of a local file that could not be read to its end. A damaged entry is removed.
+    pub fn verify_file(&self, key: Key) {
+        if let Some(store) = self.local().cloned() {
+            self.0.helper.spawn_blocking(move || store.recheck(&key));
+        }
+    }
+
+    /// Records in every tier, in the background, that the registry of `source` has the content too, and whether it is
+    /// public.
+    pub fn record_source(&self, key: Key, source: Source, public: bool) {
+        if let Some(bucket) = self.bucket().filter(|bucket| bucket.store().is_available()) {
+            let (store, key, source) = (bucket.store().clone(), key.clone(), source.clone());
+            self.0.helper.spawn(async move {
+                if let Err(error) = store.record_source(&key, &source, public).await {
+                    tracing::debug!(%error, "a source of an entry was not recorded in the bucket");
+                }
+            });
+        }
+        if let Some(store) = self.local().cloned()
+            && self.is_writable()
+        {
+            let storage = self.clone();
+            self.0.helper.spawn_blocking(move || {
+                if let Err(error) = store.record_source(&key, &source, public) {
+                    storage.record_write_failure(&error);
+                }
+            });
+        }
+    }
+
+    fn local(&self) -> Option<&Arc<FsStore>> {
+        match &self.0.tiers {
+            Tiers::Local(fs) | Tiers::Both { fs, .. } => Some(fs),
+            Tiers::Bucket { .. } => None,
+        }
+    }
+
+    fn bucket(&self) -> Option<&Bucket> {
+        match &self.0.tiers {
+            Tiers::Bucket { bucket, .. } | Tiers::Both { bucket, .. } => Some(bucket),
+            Tiers::Local(_) => None,
+        }
+    }
+
+    /// The result of a lookup in the local store; `None` if the store fails or stalls. For the helper pool.
+    async fn look<T: Send + 'static>(
+        &self,
+        look: impl FnOnce(&FsStore) -> Option<T> + Send + 'static,
+    ) -> Option<T> {
+        if !self.0.health.readable() {
+            return None;
+        }
+        let store = self.local()?.clone();
+        self.in_time(self.0.helper.look_up_on_pool(move || look(&store)).await)
+    }
+
+    /// The result of a lookup; `found` is `None` after a timeout, which is recorded as a stall of the local store.
+    fn in_time<T>(&self, found: Option<Result<Option<T>, Lost>>) -> Option<T> {
+        if found.is_none() && self.local().is_some_and(|store| !store.is_adopting()) {
+            self.0.health.stalled();
+        }
+        found?.ok().flatten()
+    }
+
+    /// Writes to the local store, if there is one and it takes writes; `None` if nothing was written. A failure is recorded.
+    async fn write_local<T: Send + 'static>(
+        &self,
+        write: impl FnOnce(&FsStore) -> Result<T, StoreError> + Send + 'static,
+    ) -> Option<T> {
+        if !self.is_writable() {
+            return None;
+        }
+        let store = self.local()?.clone();
+        match blocking(move || write(&store)).await {
+            Ok(Ok(written)) => Some(written),
+            Ok(Err(error)) => {
+                self.record_write_failure(&error);
+                None
+            }
+            Err(_) => None,
+        }
+    }
+}

@@ -1,0 +1,146 @@
+//! Entries that are read and written whole: manifests.
+
+use std::any::Any;
+
+use bytes::Bytes;
+
+use super::blob::find;
+use super::upload_job::UploadJob;
+use super::{Key, Meta, Storage, Verified};
+use crate::oci::{Digest, Namespace};
+use crate::store::{FsStore, StoreError};
+
+/// A verified entry that is to be stored.
+pub struct SmallEntry {
+    pub key: Key,
+    pub body: Bytes,
+    pub meta: Meta,
+    pub verified: Verified,
+}
+
+impl Storage {
+    /// Returns an entry of at most `size_max` bytes as `parse` reads it, from the nearest tier that has it. The content is
+    /// hashed, because the disk may have changed it. A damaged entry is verified again, and an entry that `parse` rejects
+    /// is removed, with the reason in the log. For the helper pool.
+    pub async fn load<T, W>(
+        &self,
+        key: &Key,
+        size_max: usize,
+        parse: impl Fn(Bytes, &Meta) -> Result<T, W> + Clone + Send + 'static,
+    ) -> Option<T>
+    where
+        T: Send + 'static,
+        W: std::fmt::Display + Send,
+    {
+        let (wanted, parse_local) = (key.clone(), parse.clone());
+        let local = self.look(move |store| load_local(store, &wanted, size_max, &parse_local));
+        if let Some(found) = local.await {
+            self.ensure_replicated(key);
+            return Some(found);
+        }
+        let meta = self.look_in_bucket(key).await?;
+        if meta.size > size_max as u64 {
+            self.discard_in_bucket(key, &meta, "it is larger than an entry of its kind may be")
+                .await;
+            return None;
+        }
+        let body = self.read_from_bucket(key, &meta).await?;
+        let found = match parse(body.clone(), &meta) {
+            Ok(found) => found,
+            Err(why) => {
+                let why = why.to_string();
+                self.discard_in_bucket(key, &meta, &why).await;
+                return None;
+            }
+        };
+        self.copy_in_background(key.clone(), body, Meta::clone(&meta));
+        Some(found)
+    }
+
+    /// Copies an entry of the bucket to the local store. Without a copy, the next lookup reads the bucket again.
+    fn copy_in_background(&self, key: Key, body: Bytes, meta: Meta) {
+        if self.local().is_none() || !self.is_writable() {
+            return;
+        }
+        let storage = self.clone();
+        tokio::spawn(async move {
+            let found = Digest::of(meta.digest.algorithm(), &body);
+            let Ok(verified) = Verified::check(meta.digest, found, meta.size) else {
+                return;
+            };
+            let entry = SmallEntry {
+                key: key.clone(),
+                body,
+                meta,
+                verified,
+            };
+            if storage.keep(entry).await.is_some() {
+                storage.mark_replicated(&key);
+            }
+        });
+    }
+
+    /// Stores an entry from the registry `namespace` in every tier. `until_stored` is dropped when lookups find the entry,
+    /// or when the entry is not stored. For the helper pool.
+    pub async fn store(&self, namespace: &Namespace, entry: SmallEntry, until_stored: Box<dyn Any + Send>) {
+        if self.local().is_none() {
+            let job = UploadJob::Small {
+                entry: Box::new(entry),
+                _until_stored: until_stored,
+            };
+            return self.upload(namespace, job);
+        }
+        let key = entry.key.clone();
+        if let Some(verified) = self.keep(entry).await {
+            self.mark_replicated(&key);
+            let verified = Some(verified);
+            self.upload(namespace, UploadJob::Local { key, verified });
+        }
+        drop(until_stored);
+    }
+
+    /// Stores an entry in the local store; `None` if the store takes no writes.
+    async fn keep(&self, entry: SmallEntry) -> Option<Verified> {
+        let SmallEntry {
+            key,
+            body,
+            meta,
+            verified,
+        } = entry;
+        self.write_local(move |store| {
+            let mut ingest = store.ingest(&key, Some(meta.size))?;
+            ingest.reserve_to(meta.size)?;
+            ingest.write_at(&body, 0)?;
+            store.commit(ingest, &verified, meta)?;
+            Ok::<_, StoreError>(verified)
+        })
+        .await
+    }
+}
+
+fn load_local<T, W: std::fmt::Display>(
+    store: &FsStore,
+    key: &Key,
+    size_max: usize,
+    parse: &impl Fn(Bytes, &Meta) -> Result<T, W>,
+) -> Option<T> {
+    let entry = find(store, key)?;
+    let size = usize::try_from(entry.meta.size)
+        .ok()
+        .filter(|&size| size <= size_max)?;
+    let body: Option<Bytes> = crate::sys::read_exact_at(&entry.file, 0, size)
+        .ok()
+        .map(Bytes::from);
+    let digest = key.digest();
+    let Some(body) = body.filter(|body| Digest::of(digest.algorithm(), body) == *digest) else {
+        store.recheck(key);
+        return None;
+    };
+    match parse(body, &entry.meta) {
+        Ok(found) => Some(found),
+        Err(why) => {
+            store.discard(key, why);
+            None
+        }
+    }
+}
