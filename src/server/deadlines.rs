@@ -239,12 +239,11 @@ impl ConnectionDeadline {
     }
 
     /// Waits for `ready`. Returns `None` if the current wait for input ends first. The socket stays
-    /// open, so that bytes that arrive at that moment can still be received.
+    /// open, so late bytes can still be received.
     ///
     /// # Cancellation
     ///
-    /// Only together with the connection. Otherwise the end of a later wait would wake the wrong
-    /// task.
+    /// Only together with the connection. Otherwise the waker stays set, and a later wait never ends.
     pub fn unless_ended<T>(
         &self,
         mut ready: Pin<&mut impl Future<Output = T>>,
