@@ -89,8 +89,7 @@ async fn run<H: Handler>(io: H2Io, server: Rc<Server<H>>, peer: Option<SocketAdd
             if !leaving.get() && (shared.server.shutdown.draining() || io.is_key_near_limit()) {
                 leaving.set(true);
                 connection.graceful_shutdown();
-                // The deadline may have expired while the connection was idle. A graceful shutdown
-                // must not end that way.
+                // The idle deadline may have expired. The graceful shutdown starts a new deadline.
                 io.wait_for(Phase::Leaving, false);
             }
             loop {

@@ -474,8 +474,8 @@ impl AsyncWrite for H2Io {
     }
 }
 
-/// Calls `step` until it is ready: after each wake of the task, and after the socket becomes
-/// readable or writable. Between calls, sends the collected bytes. Calls `rest` before each wait.
+/// Calls `step` until it is ready: after each wake of the task, and after the socket becomes readable
+/// or writable. Between calls, sends the collected bytes. Calls `rest` when no work is left for now.
 pub async fn drive<T>(
     io: &H2Io,
     mut step: impl FnMut(&mut Context<'_>) -> Poll<T>,
