@@ -1,4 +1,5 @@
-//! Nouns of the distribution and image specifications. Parsing is the only way to get one; no I/O.
+//! Types of the distribution and image specifications. Values are created only by parsing. Performs
+//! no I/O.
 
 mod accept;
 mod digest;
