@@ -3,7 +3,7 @@
 /// Returns the target of the first link to the next page, as written between the angle brackets.
 ///
 /// `values` are the field lines. A link with an `anchor` concerns another resource and is skipped.
-/// Of several `rel` parameters in one link, the first counts (RFC 8288, 3.3).
+/// Only the first `rel` of a link counts (RFC 8288, 3.3).
 pub fn next<'v>(values: impl IntoIterator<Item = &'v str>) -> Option<&'v str> {
     values.into_iter().find_map(|value| {
         let mut rest = value;

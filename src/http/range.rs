@@ -38,9 +38,9 @@ pub enum Ranges {
 
 /// Parses a `Range` value for content of `size` bytes.
 ///
-/// All spans are within the content. Several ranges are served only within limits: at most
-/// [`RANGES_MAX`] ranges, at most two of them overlapping, and at most twice the content in total
-/// (CVE-2011-3192). Otherwise the header is ignored (RFC 9110, 14.2).
+/// All spans are within the content. Several ranges are served only up to [`RANGES_MAX`]. At most
+/// two may overlap, and the total is limited to twice the content (CVE-2011-3192). Beyond a limit,
+/// the header is ignored (RFC 9110, 14.2).
 pub fn parse_range(value: &str, size: u64) -> Ranges {
     read_ranges(value, size).unwrap_or(Ranges::Full)
 }
@@ -59,7 +59,7 @@ fn read_ranges(value: &str, size: u64) -> Option<Ranges> {
         if named > RANGES_MAX {
             return None;
         }
-        // One malformed member makes the whole header invalid, even after satisfiable members
+        // A malformed member makes the whole header invalid, even after satisfiable members
         // (14.1.2).
         let Some(span) = read_spec(spec)?.resolve(size) else {
             continue;
@@ -83,7 +83,7 @@ fn read_ranges(value: &str, size: u64) -> Option<Ranges> {
     }
 }
 
-/// One member of a range set, as written.
+/// A member of a range set, as written.
 enum Spec {
     /// `first-last` or `first-`, where `last` is inclusive.
     From { first: u64, last: u64 },

@@ -7,7 +7,7 @@ use memchr::memchr;
 
 use super::headers;
 
-/// The supported methods. The cache only reads, so all other methods receive one response.
+/// The supported methods. The cache only reads, so it treats all other methods alike.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Method {
     Get,
@@ -34,7 +34,7 @@ pub struct Certificate {
     pub names: Vec<String>,
 }
 
-/// The head of one request. Every value is unambiguous and has no body.
+/// The head of one request. The parser guarantees an unambiguous head and no request body.
 ///
 /// No bytes are copied or decoded. Text borrows from the receive buffer and keeps its
 /// percent-escapes.

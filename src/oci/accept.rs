@@ -1,8 +1,8 @@
 //! The manifest types in a request by tag.
 //!
 //! Registries match types exactly, and may return different manifests for one tag. The native form
-//! of an upstream is requested with all types. If a client does not accept the native form, the
-//! cache requests another form and stores it under the set of accepted types.
+//! of an upstream is requested with all types. For a client that does not accept the native form,
+//! the cache requests another form. That form is stored under the set of accepted types.
 
 use std::fmt;
 
@@ -63,7 +63,7 @@ impl Accept {
     /// Returns the `Accept` values to send, each with one media type.
     pub fn values(&self) -> Vec<String> {
         match self {
-            // Some registries return their preferred type only for these values.
+            // Some registries check only for these values before they return their native type.
             Accept::Native => MANIFEST_TYPES
                 .iter()
                 .chain(&["*/*"])

@@ -27,9 +27,9 @@ pub enum NotManifest {
     NoFirstSchema,
 }
 
-/// Returns the media type of the manifest `body`. `named` is the `Content-Type` of the upstream,
-/// which takes precedence if it is a manifest type and the body has its required members. Otherwise
-/// the `mediaType` in the body decides, then the shape of the body.
+/// Returns the media type of the manifest `body`. `named` is the `Content-Type` of the upstream. A
+/// manifest type in `named` takes precedence if the body has the required members. Otherwise the
+/// `mediaType` in the body decides, then the shape of the body.
 ///
 /// # Errors
 ///
@@ -60,8 +60,8 @@ pub fn is_manifest_type(text: &str) -> bool {
         || (is_media_type(&text) && text.starts_with("application/") && text.ends_with("+json"))
 }
 
-/// The members of a JSON object that determine the kind of manifest. Of duplicate names the last
-/// counts, as in the clients.
+/// The members of a JSON object that determine the kind of manifest. The last of several equal
+/// names counts, as in the clients.
 #[derive(Default)]
 struct Outline<'a> {
     /// The number as written.

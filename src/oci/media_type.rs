@@ -8,8 +8,8 @@ pub const MANIFEST_TYPES: [&str; 4] = [
     "application/vnd.docker.distribution.manifest.v2+json",
 ];
 
-/// Manifests of schema 1. Their digest differs from the digest of their bytes, so they are never
-/// stored.
+/// The types of schema 1 manifests. The digest of such a manifest is not the hash of its bytes, so
+/// the cache never stores one.
 pub const SCHEMA1_TYPES: [&str; 2] = [
     "application/vnd.docker.distribution.manifest.v1+prettyjws",
     "application/vnd.docker.distribution.manifest.v1+json",

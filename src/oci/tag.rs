@@ -32,9 +32,9 @@ impl Tag {
         &*self.0 == "latest"
     }
 
-    /// Returns whether the tag is derived from a digest: the referrers tag schema
-    /// (distribution-spec, `sha256-<hex>`) or the `.sig`, `.att` and `.sbom` tags of cosign. Unlike
-    /// a digest, such a tag is mutable.
+    /// Returns whether the tag is derived from a digest. Covers the referrers tag schema
+    /// (distribution-spec, `sha256-<hex>`), and the `.sig`, `.att` and `.sbom` tags of cosign.
+    /// Unlike a digest, the tag is mutable.
     pub fn is_derived(&self) -> bool {
         self.digest_parts().is_some()
     }

@@ -72,7 +72,7 @@ impl<H: Handler> Server<H> {
         ended
     }
 
-    /// Logs the transitions of the overload conditions. One core logs a transition for all cores.
+    /// Logs the transitions of the overload conditions. Only one core logs each transition.
     fn log_overload(&self) {
         let CoreResources { core, limits, memory } = &self.resources;
         let count = limits.count(*core);
@@ -252,9 +252,8 @@ async fn accept_all<H: Handler>(server: &Rc<Server<H>>, listener: Listener) -> i
     accept_last(server, &listener).await
 }
 
-/// Ends accepting. Accepts the pending connections of a socket that belongs to this process,
-/// because closing the socket would reset them. Leaves the connections of an inherited socket to
-/// the next process.
+/// Ends accepting. Accepts the pending connections of a socket of this process, because closing the
+/// socket would reset them. Leaves the connections of an inherited socket to the next process.
 async fn accept_last<H: Handler>(server: &Rc<Server<H>>, listener: &Listener) -> io::Result<()> {
     if listener.inherited {
         return Ok(());

@@ -43,7 +43,7 @@ impl End {
     }
 }
 
-/// One request and its result.
+/// A request and its result.
 pub struct Record<'a> {
     pub peer: Option<SocketAddr>,
     pub head: &'a RequestHead<'a>,

@@ -1,4 +1,4 @@
-//! One client connection over HTTP/1: reads a request head, sends the response, and repeats. A
+//! A client connection over HTTP/1: reads a request head, sends the response, and repeats. A
 //! connection that starts with the HTTP/2 preface moves to [`h2`].
 
 use std::future::{Future, poll_fn};

@@ -12,8 +12,7 @@ use super::rebalance::HandoffQueue;
 use crate::limits::{CONNECTIONS_MAX, CONNECTIONS_MIN, CONNECTIONS_PER_CORE_MAX, DESCRIPTORS_RESERVED};
 use crate::runtime::condition_log::LoggedCondition;
 
-/// The number of locks of the client table. A connection takes one lock at its start and one at its
-/// end.
+/// The number of locks of the client table. A connection takes a lock at the start and at the end.
 const SHARDS: usize = 16;
 
 /// The connection counts and limits of the process. Cheap to clone.
@@ -63,7 +62,7 @@ pub enum LimitExceeded {
     Client,
 }
 
-/// One connection slot, counted for the lifetime of the value.
+/// A connection slot, counted for the lifetime of the value.
 pub struct ConnectionSlot {
     limits: ConnectionLimits,
     core: usize,
@@ -148,9 +147,9 @@ impl ConnectionLimits {
         Ok(slot)
     }
 
-    /// Returns the target core for a connection just counted on `core`, if `core` has more than its
-    /// share. The share is exceeded a quarter above the mean, and two above the core with the
-    /// fewest connections.
+    /// Returns the target core for a connection just counted on `core`, if `core` is overloaded. An
+    /// overloaded core has a quarter more connections than the mean, and two more than the least
+    /// loaded core.
     pub fn less_loaded_core(&self, core: usize) -> Option<usize> {
         let counts = self
             .0
@@ -160,7 +159,6 @@ impl ConnectionLimits {
         choose_core(core, counts)
     }
 
-    /// Sets the handoff queue of `core`.
     pub(super) fn set_handoff_queue(&self, core: usize, queue: HandoffQueue) {
         // A core starts only once. No core would read a second queue.
         let _ = self.0.cores[core].handoff_queue.set(queue);

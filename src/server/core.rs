@@ -14,7 +14,6 @@ use crate::runtime::helper::Helper;
 use crate::runtime::memory_budget::CoreMemory;
 use crate::runtime::shutdown::Shutdown;
 
-/// The shared state of all connections of a core.
 pub struct Server<H> {
     pub handler: Rc<H>,
     pub helper: Helper,

@@ -283,8 +283,8 @@ impl ConnectionDeadline {
         self.throughput.waited(waited)
     }
 
-    /// Returns the sent bytes without an acknowledgement by the client, or `None` if the kernel
-    /// cannot report them.
+    /// Returns the bytes passed to the kernel but not acknowledged by the client. `None` if the
+    /// kernel cannot report them.
     pub fn unconfirmed(&self) -> Option<u64> {
         self.with(|slot| slot.local.unsent())
     }

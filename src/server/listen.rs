@@ -85,9 +85,9 @@ pub fn bind(
 /// Binds `count` sockets to one address, listens, and returns the shared address. Without `host`,
 /// the sockets accept IPv6 and IPv4 on all addresses. For port 0, the kernel chooses the port.
 ///
-/// The first socket is bound without `SO_REUSEPORT`, so that a second process on the port fails
-/// instead of receiving half of the connections. Afterwards the option is set, so that the other
-/// sockets can join.
+/// The first socket is bound without `SO_REUSEPORT`, so that a second process cannot bind the port
+/// and receive half of the connections. Afterwards the option is set, so that the other sockets can
+/// join.
 ///
 /// # Errors
 ///

@@ -362,7 +362,7 @@ mod tests {
         }
     }
 
-    /// One round of the test below. Also fails if the kernel reclaims pages meanwhile, which can
+    /// A round of the test below. Also fails if the kernel reclaims pages meanwhile, which can
     /// happen at any time.
     fn touches_and_misses(disk: &OnDisk) -> Result<(), String> {
         let pages = Pages::of(&disk.1);

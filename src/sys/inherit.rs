@@ -29,8 +29,8 @@ pub fn take_inherited(count: usize) -> io::Result<Vec<OwnedFd>> {
                 return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
             }
             // SAFETY: the descriptor is open, as checked above, and has no other owner. systemd has
-            // passed it to this process, which has opened no other descriptor under that number.
-            // `TAKEN` prevents a second call.
+            // passed the descriptor to this process, and the process has opened no other descriptor
+            // under that number. `TAKEN` prevents a second call.
             let fd = unsafe { OwnedFd::from_raw_fd(number) };
             rustix::io::fcntl_setfd(&fd, rustix::io::FdFlags::CLOEXEC)?;
             Ok(fd)

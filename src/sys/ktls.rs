@@ -218,9 +218,9 @@ pub fn send_close_notify(socket: impl AsFd) -> io::Result<()> {
     let space = unsafe { libc::CMSG_SPACE(1) };
     debug_assert!(space as usize <= size_of_val(&control));
     message.msg_controllen = space as _;
-    // SAFETY: `msg_control` points to `control`, which has room for a header and one byte of
-    // content (24 of 32 bytes) and lives until the end of this function. Therefore the first header
-    // exists, and its content follows it.
+    // SAFETY: `msg_control` points to `control`, which lives until the end of this function.
+    // `control` has room for a header and one byte of content (24 of 32 bytes). Therefore the first
+    // header exists and is followed by its content.
     unsafe {
         let header = libc::CMSG_FIRSTHDR(&raw const message);
         (*header).cmsg_level = libc::SOL_TLS;

@@ -10,8 +10,8 @@ use rustix::fs::{AtFlags, StatxFlags, statx};
 /// The number of `cachestat`, equal on every architecture.
 const SYS_CACHESTAT: libc::c_long = 451;
 
-/// The pages that the fallback checks in one call: 1 MiB in pages of 4 KiB, plus one for an
-/// unaligned start.
+/// The maximum number of pages for the fallback: 1 MiB in pages of 4 KiB, plus one for an unaligned
+/// start.
 const PAGES_MAX: usize = 257;
 
 /// The identity of a file, independent of the number of opens.

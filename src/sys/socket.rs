@@ -34,9 +34,10 @@ impl Local {
     /// The descriptor must still be open. The connection deadline that holds a `Local` belongs to
     /// the connection that owns the socket, and is dropped first.
     pub fn shutdown(self, how: Shutdown) {
-        // SAFETY: the connection that owns this descriptor removes its deadline from the deadline
-        // table before it closes the socket (field order in `Connection` and `H2Io`). Both live on
-        // this thread. Therefore the descriptor is open and refers to that socket during the call.
+        // SAFETY: the connection owns this descriptor. Before closing the socket, the connection
+        // removes its deadline from the deadline table (field order in `Connection` and `H2Io`).
+        // Both live on this thread. Therefore the descriptor is open and refers to that socket
+        // during the call.
         let fd = unsafe { BorrowedFd::borrow_raw(self.fd) };
         let how = match how {
             Shutdown::Read => rustix::net::Shutdown::Read,
@@ -48,8 +49,8 @@ impl Local {
 }
 
 impl Local {
-    /// Returns the sent bytes without an acknowledgement by the client, or `None` if the kernel
-    /// cannot report them.
+    /// Returns the bytes passed to the kernel but not acknowledged by the client. `None` if the
+    /// kernel cannot report them.
     pub fn unsent(self) -> Option<u64> {
         let mut bytes: libc::c_int = 0;
         // SAFETY: `TIOCOUTQ` writes one `int`, which lives here. The descriptor is open and refers

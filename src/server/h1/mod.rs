@@ -17,8 +17,8 @@ pub(super) const HTTPS_WANTED: &[u8] = b"HTTP/1.1 400 Bad Request\r\nContent-Typ
     {\"errors\":[{\"code\":\"UNAUTHORIZED\",\"message\":\"this port speaks TLS: the URL has to begin with https://; \
     docker tries plain HTTP after https has refused it, so check the login\"}]}\n";
 
-/// The response to the first plain HTTP request of Docker on a TLS listener. After a registry has
-/// rejected a password, Docker falls back from HTTPS to HTTP, for a loopback address or an entry of
+/// The response to the first plain HTTP request of Docker on a TLS listener. After a rejected
+/// password, Docker falls back from HTTPS to HTTP for a loopback address or an entry of
 /// `insecure-registries`. Docker reports the status of this response, and a 400 would hide the
 /// cause. The response contains no challenge, so no client sends a password.
 pub(super) const HTTPS_WANTED_BY_DOCKER: &[u8] = b"HTTP/1.1 401 Unauthorized\r\nContent-Type: application/json\r\n\

@@ -123,7 +123,7 @@ impl HeadError {
 /// and keeps the value while `buf` starts with the same bytes. After a complete head the value is 0
 /// again. The result depends only on the bytes, not on how they were split.
 ///
-/// One empty line before the head is skipped and counts towards the length (RFC 9112, 2.2).
+/// A single empty line before the head is skipped and counts towards the length (RFC 9112, 2.2).
 ///
 /// # Errors
 ///

@@ -25,7 +25,7 @@ thread_local! {
     static READ_BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
-/// One response to one client during its transmission.
+/// A response during its transmission.
 pub struct Sending<'a> {
     pub stream: &'a Stream,
     pub deadline: &'a ConnectionDeadline,
@@ -284,8 +284,8 @@ impl Sending<'_> {
     }
 
     /// Sends file bytes through memory and the TLS session, for streams without
-    /// [`Stream::takes_files`]. The core reads bytes in the page cache into one buffer, which its
-    /// connections share in turn. A helper thread reads the other bytes.
+    /// [`Stream::takes_files`]. The core reads bytes in the page cache into a buffer shared by all
+    /// connections. A helper thread reads the other bytes.
     async fn encrypted(&self, file: &Arc<File>, span: Span, more: bool, bytes: &mut u64) -> io::Result<()> {
         let pages = Pages::of(file);
         let mut offset = span.start;

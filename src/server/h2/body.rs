@@ -36,7 +36,7 @@ pub enum Cut {
     File,
 }
 
-/// The body of one response during its transmission.
+/// The body of a response during its transmission.
 pub struct Outbound<'a, H> {
     shared: &'a Shared<H>,
     stream: SendStream<Chunk>,
@@ -190,8 +190,8 @@ impl<'a, H> Outbound<'a, H> {
         Ok(())
     }
 
-    /// Returns whether the client accepts [`SEND_RATE_MIN`] over all streams of the connection,
-    /// because one stream may have to wait for the others. Checked once this stream has waited
+    /// Returns whether the client accepts [`SEND_RATE_MIN`] over all streams of the connection. A
+    /// single stream may have to wait for the others. Checked once this stream has waited
     /// [`SEND_STALL_TIMEOUT`] in total, even in short waits.
     fn meets_minimum_rate(&mut self, waited_ms: u64) -> bool {
         self.waited_ms += waited_ms;
@@ -257,7 +257,7 @@ impl<'a, H> Outbound<'a, H> {
         let wanted = wanted.min(BUFFER_BYTES);
         self.open_range_is_read().await?;
         loop {
-            // Reserved capacity counts against the window of the connection. It must be used or
+            // Reserved capacity counts against the window of the connection, and must be used or
             // released soon.
             self.stream.reserve_capacity(wanted);
             let mut room = self.stream.capacity();

@@ -1,4 +1,4 @@
-//! One HTTP/2 connection, from the client preface to the close.
+//! An HTTP/2 connection, from the client preface to the close.
 
 use std::cell::{Cell, RefCell};
 use std::future::Future;

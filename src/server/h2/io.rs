@@ -67,8 +67,8 @@ impl WeakH2Io {
         }
     }
 
-    /// Returns the sent bytes without an acknowledgement by the client. Returns 0 if the connection
-    /// is closed or the kernel cannot report them.
+    /// Returns the bytes passed to the kernel but not acknowledged by the client. 0 if the
+    /// connection is closed or the kernel cannot report them.
     pub fn unconfirmed(&self) -> u64 {
         self.0
             .upgrade()

@@ -1,5 +1,5 @@
-//! Converts an HTTP/2 request to HTTP/1.1 lines, so that one parser with one set of rules reads
-//! both versions.
+//! Converts an HTTP/2 request to HTTP/1.1 lines, so that a single parser applies the rules to both
+//! versions.
 
 use http::Request;
 use http::header::HOST;

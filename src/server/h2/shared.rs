@@ -11,7 +11,6 @@ use super::unread::OpenRanges;
 use crate::http::Certificate;
 use crate::server::Server;
 
-/// The state shared by all streams of one HTTP/2 connection.
 pub struct Shared<H> {
     pub server: Rc<Server<H>>,
     pub peer: Option<SocketAddr>,

@@ -1,4 +1,4 @@
-//! One request and its response, sent at once from memory or by a separate task.
+//! A request and its response, sent at once from memory or by a separate task.
 
 use std::future::poll_fn;
 use std::panic::AssertUnwindSafe;
@@ -25,7 +25,7 @@ use crate::server::access_log::{End, Record};
 use crate::server::h1::parse::HeadError;
 use crate::server::h1::refusal;
 
-/// The usual upper bound for a head. Clients send 300 to 900 bytes.
+/// The initial buffer for a head, rarely exceeded. Clients send 300 to 900 bytes.
 const LINES_BYTES: usize = 1_024;
 
 /// The state of the response before its task starts.

@@ -26,7 +26,7 @@ struct Stream {
     waker: Option<Waker>,
 }
 
-/// One entry of [`OpenRanges`], removed on drop.
+/// An entry of [`OpenRanges`], removed on drop.
 pub struct OpenRange {
     all: Rc<OpenRanges>,
     id: u32,

@@ -9,7 +9,6 @@ const RECORD_BYTES: usize = 16 * 1024;
 /// The usage of keys after a number of encrypted records.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum KeyUsage {
-    /// Below the limits.
     Ok,
     /// Near the limit. Valid for responses in progress, but not for further requests.
     NearLimit,

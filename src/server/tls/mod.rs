@@ -31,7 +31,6 @@ pub(in crate::server) struct TlsContext {
 }
 
 impl TlsContext {
-    /// Creates the state for the calling core.
     pub fn new(acceptor: Acceptor) -> Self {
         TlsContext {
             acceptor,

@@ -9,7 +9,7 @@ use rcgen::{
 
 use crate::runtime::clock::unix_seconds;
 
-/// The names by which clients on this machine and its containers reach the server.
+/// The names of the server for clients on this machine and in local containers.
 pub const NAMES: [&str; 4] = ["localhost", "127.0.0.1", "::1", "host.docker.internal"];
 
 /// Ten years, with two or three leap days.

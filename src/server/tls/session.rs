@@ -313,7 +313,7 @@ impl TlsStream {
         let mut taken = 0;
         let total: usize = slices.iter().map(|slice| slice.len()).sum();
         if total <= room {
-            // One write, so that head and body share a record.
+            // A single write, so that head and body share a record.
             taken = session.writer().write_vectored(slices)?;
         } else {
             for slice in slices {
