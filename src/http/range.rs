@@ -16,7 +16,6 @@ pub struct Span {
 }
 
 impl Span {
-    /// Returns the number of bytes in the span.
     pub fn size(self) -> u64 {
         self.end - self.start
     }

@@ -27,7 +27,6 @@ pub enum Version {
 pub struct Certificate {
     /// The subject in the format of RFC 4514, for the log.
     pub subject: String,
-    /// The common name of the subject.
     pub common_name: Option<String>,
     /// The subject alternative names (DNS names, mail addresses and URIs) in the order of the
     /// certificate.
@@ -115,7 +114,6 @@ impl<'b> RequestHead<'b> {
         self.values(headers::ACCEPT, self.has_accept)
     }
 
-    /// Returns whether the head has an `If-None-Match` line.
     pub fn has_if_none_match(&self) -> bool {
         self.has_if_none_match
     }
@@ -125,7 +123,6 @@ impl<'b> RequestHead<'b> {
         self.values(headers::IF_NONE_MATCH, self.has_if_none_match)
     }
 
-    /// Returns whether the head has an `X-Registry` line.
     pub fn has_registry(&self) -> bool {
         self.has_registry
     }

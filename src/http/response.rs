@@ -76,7 +76,6 @@ impl Fields {
         self
     }
 
-    /// Adds all fields of `more`.
     pub fn append(&mut self, more: &Fields) {
         self.0.extend_from_slice(&more.0);
     }

@@ -84,7 +84,6 @@ impl Accept {
         }
     }
 
-    /// The name of the native class.
     pub const NATIVE: &str = "native";
 }
 

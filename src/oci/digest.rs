@@ -26,7 +26,7 @@ impl Algorithm {
     }
 }
 
-/// The identity of content. Always valid: parsing requires lower-case hex of the exact length.
+/// The identity of content. Parsing requires lower-case hex of the exact length.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Digest {
     Sha256([u8; 32]),
@@ -53,7 +53,6 @@ impl Digest {
         }
     }
 
-    /// Returns the raw hash.
     pub fn hash(&self) -> &[u8] {
         match self {
             Digest::Sha256(hash) => hash,

@@ -1,5 +1,4 @@
-//! Types of the distribution and image specifications. Values are created only by parsing. Performs
-//! no I/O.
+//! Types of the distribution and image specifications. Parsing validates all text. Performs no I/O.
 
 mod accept;
 mod digest;

@@ -11,7 +11,7 @@ const DOCKER_HUB_ALIASES: [&str; 5] = [
     DOCKER_HUB,
     "index.docker.io",
     "registry-1.docker.io",
-    // The service name in tokens of Docker Hub, which other caches accept as the registry name.
+    // The service name in Docker Hub tokens, which other caches accept as the registry name.
     "registry.docker.io",
     "registry.hub.docker.com",
 ];

@@ -261,7 +261,6 @@ async fn accept_last<H: Handler>(server: &Rc<Server<H>>, listener: &Listener) ->
     accept_pending(server, listener).await
 }
 
-/// Accepts until no connection is pending.
 async fn accept_pending<H: Handler>(server: &Rc<Server<H>>, listener: &Listener) -> io::Result<()> {
     let mut turn = 0;
     loop {

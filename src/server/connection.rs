@@ -41,7 +41,7 @@ pub struct Connection<H> {
 /// The next step of the connection after a request or a read.
 enum Next {
     Continue,
-    /// Close the connection after a complete response.
+    /// Close the connection in order. No response is pending.
     Close,
     /// Close the connection. The client receives no more bytes.
     Gone,
@@ -170,7 +170,7 @@ impl<H: Handler> Connection<H> {
             match next {
                 Next::Continue => {}
                 Next::Close => {
-                    // The response is complete.
+                    // No response is truncated, so a close notification is correct.
                     self.stream.leave(&self.deadline).await;
                     return None;
                 }

@@ -37,7 +37,6 @@ struct Core {
     handoff_queue: OnceLock<HandoffQueue>,
 }
 
-/// Overload events of connections.
 #[derive(Default)]
 pub struct OverloadEvents {
     /// Connections rejected by the limit of the process.

@@ -32,7 +32,6 @@ pub struct Server<H> {
 
 /// The limits and the memory budget of one core.
 pub struct CoreResources {
-    /// The number of the core.
     pub core: usize,
     pub limits: ConnectionLimits,
     pub memory: CoreMemory,

@@ -33,10 +33,10 @@ pub struct Listener {
 impl Listener {
     /// Returns a handle that becomes readable when a client waits, without keeping the socket open.
     ///
-    /// With a poll on the socket itself, io_uring would hold a reference until the kernel has torn
-    /// down the ring. After a kill, the teardown finishes later than the process. Until then, the
-    /// port would stay in use, and clients would connect to a socket that no process accepts from.
-    /// An epoll instance holds no reference to the files in its interest list.
+    /// With a poll on the socket itself, io_uring would hold a reference until the teardown of the
+    /// ring. After a kill, the process ends before that teardown. Meanwhile the port would stay in
+    /// use, and clients would connect to a socket without an accepting process. An epoll instance
+    /// holds no reference to the files in its interest list.
     ///
     /// # Errors
     ///

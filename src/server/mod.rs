@@ -32,19 +32,18 @@ pub use listen::{BIND_WAIT, Listener, bind};
 /// Answers the requests of one core.
 pub trait Handler: 'static {
     /// Returns the response if this core's memory holds an encoded copy. Called for every request,
-    /// so an implementation must not allocate or wait.
+    /// and must not allocate or wait.
     fn ready(&self, head: &RequestHead<'_>) -> Option<Rc<Ready>>;
 
     /// Answers a request that [`Handler::ready`] did not answer.
     ///
     /// # Cancellation
     ///
-    /// Dropped when the client resets the HTTP/2 stream, and by a panic. Must then leave no state
-    /// behind.
+    /// Dropped if the client closes the connection or resets the HTTP/2 stream, and by a panic.
+    /// Must then leave no state behind.
     fn answer<'a>(&'a self, head: &'a RequestHead<'a>) -> Pin<Box<dyn Future<Output = Response> + 'a>>;
 
     /// Called when the file of a response to `head` was unreadable or too short. The connection or
-    /// stream of the client has been reset. The handler should give the next client a complete
-    /// response.
+    /// stream of the client has been reset. The next client should receive a complete response.
     fn file_failed(&self, head: &RequestHead<'_>);
 }

@@ -25,7 +25,6 @@ pub(super) struct HandoffQueue {
     waker: RemoteWaker,
 }
 
-/// The handoff receiver of a core.
 pub(super) struct HandoffReceiver {
     receiver: Receiver<AcceptedSocket>,
     notify: CoreNotify,

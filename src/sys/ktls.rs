@@ -28,7 +28,6 @@ const BYTES_ACKED: std::ops::Range<usize> = 120..128;
 /// The maximum number of reads of the TX counters until two reads agree.
 const TX_COUNTER_READS_MAX: usize = 64;
 
-/// The TCP state of a closed connection.
 const TCP_CLOSE: u8 = 7;
 
 const ALERT: u8 = 21;

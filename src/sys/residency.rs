@@ -44,7 +44,6 @@ impl Inode {
 pub enum Presence {
     /// Every page. `cachestat` also counts pages that are still being read.
     Whole,
-    /// Not every page.
     Partial,
     /// Not every page, and the kernel has recently evicted some missing pages because memory is
     /// short.

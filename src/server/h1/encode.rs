@@ -16,7 +16,6 @@ pub fn begin(out: &mut Vec<u8>, status: u16, now: u64, fields: &Fields) {
     out.extend_from_slice(fields.as_bytes());
 }
 
-/// Appends `Content-Length`.
 pub fn content_length(out: &mut Vec<u8>, length: u64) {
     out.extend_from_slice(b"Content-Length: ");
     out.extend_from_slice(Decimal::new(length).as_bytes());

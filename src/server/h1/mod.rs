@@ -27,8 +27,7 @@ pub(super) const HTTPS_WANTED_BY_DOCKER: &[u8] = b"HTTP/1.1 401 Unauthorized\r\n
     {\"errors\":[{\"code\":\"UNAUTHORIZED\",\"message\":\"this port speaks TLS: the URL has to begin with https://; \
     docker tries plain HTTP after https has refused it, so check the login\"}]}\n";
 
-/// The response to a connection above a limit. The server closes the connection without reading a
-/// request.
+/// The response to a connection above a limit, sent without reading a request.
 pub(super) const CONNECTION_LIMIT_RESPONSE: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\n\
 Retry-After: 1\r\n\
 Content-Type: application/json\r\n\

@@ -1,4 +1,4 @@
-//! Parses a request head from bytes. Performs no I/O and no allocation; fuzzed.
+//! Parses a request head from bytes. Performs no I/O and no allocation. Fuzzed.
 //!
 //! The parser rejects a head that two readers could interpret differently, and the response ends
 //! the connection. A cache runs behind proxies and in front of registries. If one of them reads a

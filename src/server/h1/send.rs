@@ -254,7 +254,6 @@ impl Sending<'_> {
         Ok(())
     }
 
-    /// Sends bytes from memory.
     async fn send_all(&self, mut slices: &mut [IoSlice<'_>], more: bool) -> io::Result<()> {
         IoSlice::advance_slices(&mut slices, 0);
         while !slices.is_empty() {

@@ -1,5 +1,6 @@
-//! Frame limits. Inspects only the frame heads of both directions. Detects malformed frames, with
-//! the error code of the RFC, and frame floods. Performs no I/O.
+//! Frame limits. Inspects the frame heads of both directions, and the first payload bytes of some
+//! received frames. Detects malformed frames, with the error code of the RFC, and frame floods.
+//! Performs no I/O.
 //!
 //! The `h2` crate decodes the frames. The crate does not limit frames that it answers without a
 //! stream.

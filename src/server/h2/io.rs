@@ -174,8 +174,7 @@ impl H2Io {
         self.0.stream.certificate()
     }
 
-    /// Returns whether the TLS key is near its usage limit. The connection must then accept no
-    /// further request.
+    /// Returns [`Stream::is_key_near_limit`].
     pub fn is_key_near_limit(&self) -> bool {
         self.0.stream.is_key_near_limit()
     }

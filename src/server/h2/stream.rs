@@ -145,7 +145,6 @@ fn answer_at_once<H: Handler>(
     None
 }
 
-/// Answers a request in a task.
 async fn answer<H: Handler>(
     shared: &Shared<H>,
     lines: &[u8],

@@ -123,7 +123,6 @@ impl Acceptor {
         })))
     }
 
-    /// Returns the newest configuration.
     pub(super) fn config(&self) -> Arc<ServerConfig> {
         self.0
             .config
@@ -165,7 +164,6 @@ impl Acceptor {
         Ok(true)
     }
 
-    /// Returns the material in use.
     pub(super) fn material(&self) -> Material {
         let material = self.0.material.lock();
         material.unwrap_or_else(PoisonError::into_inner).clone()

@@ -57,7 +57,6 @@ impl Material {
         self.pems().iter().map(|pem| Stamp::of(&pem.path)).collect()
     }
 
-    /// Reads the files again.
     fn read_again(mut self) -> Result<Material, String> {
         for pem in self.pems() {
             pem.text = std::fs::read_to_string(&pem.path)
@@ -94,7 +93,6 @@ pub fn start(acceptor: Acceptor) -> std::io::Result<()> {
     Ok(())
 }
 
-/// The result of the last check.
 struct CertReload {
     stamps: Vec<Option<Stamp>>,
     /// The error of the last reload.

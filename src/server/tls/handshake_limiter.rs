@@ -124,7 +124,6 @@ impl Drop for HandshakeTurn<'_> {
     }
 }
 
-/// A handshake in the queue.
 struct QueuedHandshake<'a> {
     limiter: &'a HandshakeLimiter,
     waiter: Rc<Waiter>,

@@ -36,7 +36,6 @@ pub struct KtlsStream {
     finished: Cell<bool>,
 }
 
-/// The TX counters of a socket.
 #[derive(Clone, Copy, Default)]
 struct TxCounters {
     /// The number of the next record.
@@ -101,8 +100,7 @@ impl KtlsStream {
         self.certificate.as_ref()
     }
 
-    /// Returns whether the keys are near their usage limit. The connection must then accept no
-    /// further request.
+    /// Returns whether the keys are near their usage limit.
     pub fn is_key_near_limit(&self) -> bool {
         KeyUsage::after(self.records.get()) != KeyUsage::Ok
     }

@@ -231,8 +231,8 @@ impl TlsStream {
     }
 
     /// Waits until a rejected client has read the alert, like `Connection::linger`. A client that
-    /// considers its handshake complete has already sent a request, and a close would reset the
-    /// connection.
+    /// considers its handshake complete has already sent a request. An immediate close would then
+    /// reset the connection.
     async fn linger(&self, deadline: &ConnectionDeadline) {
         self.socket.shutdown(net::Shutdown::Write);
         deadline.set(WaitReason::Input, crate::limits::LINGER_TIMEOUT);
@@ -402,7 +402,6 @@ impl FirstBytes {
     }
 }
 
-/// Reads TLS records from the socket.
 struct SocketReader<'a> {
     socket: &'a Socket,
     begin: Option<&'a mut FirstBytes>,
@@ -423,7 +422,6 @@ impl Read for SocketReader<'_> {
     }
 }
 
-/// Writes TLS records to the socket.
 struct SocketWriter<'a> {
     socket: &'a Socket,
     more: bool,
