@@ -1,4 +1,4 @@
-//! Response bodies: what they are made of, not how they are sent.
+//! Response bodies: their sources, independent of the transport.
 
 use std::fs::File;
 use std::future::Future;
@@ -9,17 +9,17 @@ use bytes::Bytes;
 
 use super::range::Span;
 
-/// The bytes of a response.
+/// The body of a response.
 pub enum Body {
     Empty,
-    /// In memory.
+    /// Bytes in memory.
     Bytes(Bytes),
     /// A part of a committed file.
     File {
         file: Arc<File>,
         span: Span,
     },
-    /// Several parts of a committed file, each after its own head (`multipart/byteranges`).
+    /// Several parts of a committed file, each after its part head (`multipart/byteranges`).
     Parts {
         file: Arc<File>,
         parts: Vec<(Vec<u8>, Span)>,
@@ -33,26 +33,27 @@ pub enum Body {
 #[derive(Debug)]
 pub enum Piece {
     Memory(Bytes),
-    /// Bytes of a file that will not change any more; at least one.
+    /// At least one byte of a file that no longer changes.
     File {
         file: Arc<File>,
         span: Span,
     },
 }
 
-/// The rest of a body will never come. What was sent must not look complete.
+/// The source of a body failed before the end. The sent bytes must not look like a complete
+/// response.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Aborted;
 
-/// What a [`Growing`] body promises for its next bytes: `None` is a clean and verified end.
+/// The future of [`Growing::next`]. `None` is the end of a complete and verified body.
 pub type NextPiece<'a> = Pin<Box<dyn Future<Output = Result<Option<Piece>, Aborted>> + 'a>>;
 
-/// A body of which more bytes become available over time.
+/// A body whose bytes become available over time.
 pub trait Growing {
     /// Waits for the next bytes.
     ///
     /// # Cancellation
     ///
-    /// Free: bytes not returned stay for the next call.
+    /// Cancel-safe. Bytes not yet returned remain for the next call.
     fn next(&mut self) -> NextPiece<'_>;
 }

@@ -1,12 +1,14 @@
-//! Conditional requests (RFC 9110, 13) against the one validator we have: an entity tag made of a digest.
+//! Conditional requests (RFC 9110, 13) against the only available validator, an entity tag made of
+//! a digest.
 
 use super::headers::trim_ows;
 
-/// Tells whether `If-None-Match` finds the content unchanged, so that 304 is the answer to GET and HEAD.
+/// Returns whether `If-None-Match` matches the content, so that GET and HEAD receive a 304.
 ///
-/// `values` are the values of all its lines; `etag` is ours, with its quotes. The comparison is weak
-/// (13.1.2), `*` matches whatever exists. What is malformed matches nothing, which costs a transfer and is
-/// never wrong. A bare digest without quotes is understood, because registries have always done so.
+/// `values` are the values of all field lines; `etag` is the entity tag of the content, with
+/// quotes. The comparison is weak (13.1.2), and `*` matches any content. A malformed value matches
+/// nothing, which costs a transfer but is always correct. A bare digest without quotes is valid,
+/// because registries have always accepted it.
 pub fn if_none_match<'v>(values: impl IntoIterator<Item = &'v str>, etag: &str) -> bool {
     values.into_iter().any(|value| {
         let value = trim_ows(value);
@@ -14,17 +16,16 @@ pub fn if_none_match<'v>(values: impl IntoIterator<Item = &'v str>, etag: &str) 
     })
 }
 
-/// Tells whether a range may be served under `If-Range`, because what the client holds a part of is the same
-/// content.
+/// Returns whether `If-Range` permits a range: the client holds a part of the same content.
 ///
-/// The comparison is strong (13.1.5): a weak tag, on either side, never matches. A date never matches either,
-/// since we have no date that is a strong validator.
+/// The comparison is strong (13.1.5): a weak tag on either side never matches. A date never matches
+/// either, because the cache has no date as a strong validator.
 pub fn if_range(value: &str, etag: &str) -> bool {
     let value = trim_ows(value);
     value.len() >= 2 && value.starts_with('"') && value.ends_with('"') && value == etag
 }
 
-/// The part of an entity tag that weak comparison looks at: without `W/` and without the quotes.
+/// Returns the part of an entity tag for weak comparison, without `W/` and quotes.
 fn opaque(etag: &str) -> &str {
     let quoted = etag.strip_prefix("W/").unwrap_or(etag);
     quoted
@@ -33,7 +34,7 @@ fn opaque(etag: &str) -> &str {
         .unwrap_or(quoted)
 }
 
-/// The opaque parts of a list of entity tags; ends at the first thing that is none.
+/// Iterates over the opaque parts of a list of entity tags. Stops at the first malformed tag.
 struct Tags<'v>(&'v str);
 
 impl<'v> Iterator for Tags<'v> {

@@ -1,15 +1,15 @@
-//! `Content-Range` (RFC 9110, 14.4), written. (Reading it is `upstream::content_range`.)
+//! Formats `Content-Range` (RFC 9110, 14.4). `upstream::content_range` parses the field.
 
 use std::fmt;
 
 use super::range::Span;
 
-/// Which part of how much content a response carries.
+/// The value of a `Content-Range` field.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum ContentRange {
-    /// A 206's part; `size` is of the whole.
+    /// The part in a 206. `size` is the size of the whole content.
     Part { span: Span, size: u64 },
-    /// A 416's remark on how much there would be.
+    /// The size of the content in a 416.
     Unsatisfied { size: u64 },
 }
 

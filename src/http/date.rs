@@ -1,15 +1,15 @@
-//! HTTP dates (RFC 9110, 5.6.7), written.
+//! Formats HTTP dates (RFC 9110, 5.6.7).
 
-/// The length of `Sun, 06 Nov 1994 08:49:37 GMT`, the only form that is written.
+/// The length of `Sun, 06 Nov 1994 08:49:37 GMT`, the only written form.
 pub const DATE_BYTES: usize = 29;
 
-/// 9999-12-31 23:59:59: later years do not fit the format.
+/// 9999-12-31 23:59:59. Later years exceed the format.
 const UNIX_SECONDS_MAX: u64 = 253_402_300_799;
 
 const DAY_SECONDS: u64 = 86_400;
 
-/// Formats a point in time, in seconds since 1970, as an HTTP date. Whatever is later than the
-/// year 9999 is its last second.
+/// Formats a time in seconds since 1970 as an HTTP date. Times after the year 9999 become its last
+/// second.
 pub fn http_date(unix_seconds: u64) -> [u8; DATE_BYTES] {
     let seconds = unix_seconds.min(UNIX_SECONDS_MAX);
     let (days, second_of_day) = (seconds / DAY_SECONDS, seconds % DAY_SECONDS);
@@ -19,7 +19,7 @@ pub fn http_date(unix_seconds: u64) -> [u8; DATE_BYTES] {
     let month = b"JanFebMarAprMayJunJulAugSepOctNovDec"[(month as usize - 1) * 3..].first_chunk::<3>();
 
     let mut text = *b"Thu, 01 Jan 1970 00:00:00 GMT";
-    // Both tables are cut at multiples of three below their length.
+    // Both tables are sliced at multiples of three below their length.
     text[..3].copy_from_slice(weekday.unwrap_or(b"Thu"));
     text[8..11].copy_from_slice(month.unwrap_or(b"Jan"));
     two_digits(&mut text[5..7], day);
@@ -35,10 +35,10 @@ fn two_digits(place: &mut [u8], value: u64) {
     place.copy_from_slice(&[b'0' + (value / 10) as u8, b'0' + (value % 10) as u8]);
 }
 
-/// Year, month and day of the month (both from 1) of a day since 1970-01-01.
+/// Returns year, month and day of the month (both from 1) of a day since 1970-01-01.
 ///
-/// Counts in eras of 400 years from 0000-03-01, so that the leap day is the last of its year and months
-/// follow one formula (Howard Hinnant's `civil_from_days`).
+/// Counts in eras of 400 years from 0000-03-01. Thus the leap day ends its year, and one formula
+/// covers all months (Howard Hinnant's `civil_from_days`).
 fn civil(days: u64) -> (u64, u64, u64) {
     const DAYS_TO_1970: u64 = 719_468;
     const ERA_DAYS: u64 = 146_097;
@@ -73,7 +73,7 @@ mod tests {
             951_868_800,
             UNIX_SECONDS_MAX,
         ];
-        // A step that is coprime to days and weeks walks through all of them up to the year 9999.
+        // A step coprime to days and weeks covers all of them up to the year 9999.
         seconds.extend((0..200_000).map(|i| i * 1_267_003));
         for second in seconds {
             let expected = httpdate::fmt_http_date(UNIX_EPOCH + Duration::from_secs(second));

@@ -1,22 +1,22 @@
-//! Field values that are lists of tokens, and the names of the fields whose lines are looked up again.
+//! Field values that are lists of tokens, and the names of fields that are looked up later.
 
 pub const ACCEPT: &str = "Accept";
 pub const IF_NONE_MATCH: &str = "If-None-Match";
 pub const VIA: &str = "Via";
 pub const X_REGISTRY: &str = "X-Registry";
 
-/// Tells whether the value of a `Connection` field names `field`, whatever the case.
+/// Returns whether the value of a `Connection` field contains `field`, ignoring case.
 pub fn names_field(connection: &str, field: &str) -> bool {
     list_members(connection).any(|member| member.eq_ignore_ascii_case(field))
 }
 
-/// The non-empty members of a comma-separated list of tokens (RFC 9110, 5.6.1), without the white space
-/// around them. Not for lists whose members may hold quoted commas.
+/// Returns the non-empty members of a comma-separated list of tokens (RFC 9110, 5.6.1), without
+/// surrounding whitespace. Not for lists with quoted commas.
 fn list_members(value: &str) -> impl Iterator<Item = &str> {
     value.split(',').map(trim_ows).filter(|member| !member.is_empty())
 }
 
-/// `text` without the spaces and tabs at its ends: the optional white space of HTTP, and no other.
+/// Removes spaces and tabs at both ends of `text`: the optional whitespace of HTTP.
 pub fn trim_ows(text: &str) -> &str {
     text.trim_matches([' ', '\t'])
 }

@@ -1,9 +1,9 @@
-//! `Link` fields (RFC 8288), as far as lists are paged by them.
+//! Parses `Link` fields (RFC 8288) for the paging of lists.
 
-/// The target of the first link to the next page, as written between its angle brackets.
+/// Returns the target of the first link to the next page, as written between the angle brackets.
 ///
-/// `values` are the field's lines. A link with an `anchor` is about something else and is skipped; of several `rel`
-/// in one link the first counts (RFC 8288, 3.3).
+/// `values` are the field lines. A link with an `anchor` concerns another resource and is skipped.
+/// Only the first `rel` of a link counts (RFC 8288, 3.3).
 pub fn next<'v>(values: impl IntoIterator<Item = &'v str>) -> Option<&'v str> {
     values.into_iter().find_map(|value| {
         let mut rest = value;
@@ -17,7 +17,7 @@ pub fn next<'v>(values: impl IntoIterator<Item = &'v str>) -> Option<&'v str> {
     })
 }
 
-/// Target and parameters of the first link of `text`, and what follows it.
+/// Returns target and parameters of the first link of `text`, and the rest of `text`.
 fn link(text: &str) -> Option<(&str, &str, &str)> {
     let text = text.trim_start_matches([' ', '\t', ',']);
     let (target, rest) = text.strip_prefix('<')?.split_once('>')?;
@@ -25,7 +25,7 @@ fn link(text: &str) -> Option<(&str, &str, &str)> {
     Some((target.trim(), &rest[..end], &rest[end..]))
 }
 
-/// Where the first `mark` outside of a quoted text is, or the end.
+/// Returns the position of the first `mark` outside quotes, or the length of `text`.
 fn end_of(text: &str, mark: u8) -> usize {
     let mut quoted = false;
     let mut escaped = false;

@@ -1,4 +1,5 @@
-//! The HTTP words both ends share: types and pure functions, no sockets and no registry knowledge.
+//! HTTP types and pure functions for the server and the upstream client. No sockets, and
+//! independent of registries.
 
 mod body;
 pub mod conditional;

@@ -1,16 +1,19 @@
-//! `multipart/byteranges` (RFC 9110, 14.6): everything around the spans, known before the first byte is sent.
+//! Formats `multipart/byteranges` (RFC 9110, 14.6): all bytes around the spans, before the first
+//! byte is sent.
 
 use std::fmt;
 
 use super::content_range::ContentRange;
 use super::range::Span;
 
-/// Separates the parts. 32 hexadecimal digits: clean in every grammar that meets it, with no need of quotes.
+/// The separator of the parts. Its 32 hexadecimal digits are valid without quotes in every relevant
+/// grammar.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Boundary(u128);
 
 impl Boundary {
-    /// `random` must be unpredictable: who could foresee it could put it into the content.
+    /// Creates a boundary. `random` must be unpredictable, because otherwise an attacker could
+    /// place the boundary in the content.
     pub fn new(random: u128) -> Self {
         Boundary(random)
     }
@@ -22,14 +25,14 @@ impl fmt::Display for Boundary {
     }
 }
 
-/// A multipart body: for each part its head and then its span of the content, after all parts the tail.
+/// A multipart body: for each part its head and its span, and after all parts the tail.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct MultipartPlan {
     pub parts: Vec<Part>,
     pub tail: Vec<u8>,
-    /// The size of heads, spans and tail together: the response's `Content-Length`.
+    /// The total size of heads, spans and tail, for the `Content-Length` of the response.
     pub content_length: u64,
-    /// The response's `Content-Type`.
+    /// The `Content-Type` of the response.
     pub content_type: String,
 }
 
@@ -39,9 +42,9 @@ pub struct Part {
     pub span: Span,
 }
 
-/// Plans the body for `spans`, in their order, of content of `size` bytes.
+/// Plans the body for `spans`, in the given order, of content with `size` bytes.
 ///
-/// `content_type` is the content's own type; it is left out of the parts if it could not stand in a header.
+/// `content_type` is the type of the content. The parts omit a type that is invalid in a header.
 pub fn plan(spans: &[Span], size: u64, content_type: &str, boundary: Boundary) -> MultipartPlan {
     let content_type = Some(content_type).filter(|text| text.bytes().all(|b| matches!(b, b' '..=b'~')));
     let mut parts = Vec::with_capacity(spans.len());
@@ -51,7 +54,7 @@ pub fn plan(spans: &[Span], size: u64, content_type: &str, boundary: Boundary) -
             span.start < span.end && span.end <= size,
             "a span outside its content"
         );
-        // The CRLF before a delimiter belongs to the delimiter; before the first there is nothing to end.
+        // The CRLF before a delimiter belongs to the delimiter. The first delimiter has none.
         let before = if index == 0 { "" } else { "\r\n" };
         let mut head = format!("{before}--{boundary}\r\n");
         if let Some(content_type) = content_type {

@@ -1,14 +1,14 @@
-//! `Range` (RFC 9110, 14): from a field value and a size to the spans to send.
+//! Parses `Range` (RFC 9110, 14) into the spans to send.
 
 use super::headers::trim_ows;
 
-/// How many ranges one request may name before the header is ignored.
+/// The maximum number of ranges in one request. With more, the header is ignored.
 ///
-/// Lazy-pulling clients batch at most 1,024. A part's head is below 256 bytes, so one request cannot make us
-/// build more than 256 KiB of them.
+/// Lazy-pulling clients request at most 1,024 ranges at once. A part head is below 256 bytes, so
+/// the heads of one request take at most 256 KiB.
 pub const RANGES_MAX: usize = 1_024;
 
-/// A byte interval of some content, half-open: `start` is sent, `end` is not. Never empty.
+/// A half-open byte interval of some content: excludes `end`. Never empty.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Hash)]
 pub struct Span {
     pub start: u64,
@@ -16,31 +16,30 @@ pub struct Span {
 }
 
 impl Span {
-    /// How many bytes the span holds.
     pub fn size(self) -> u64 {
         self.end - self.start
     }
 }
 
-/// What to send for a `Range` header.
+/// The result of a `Range` header.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Ranges {
-    /// The whole content with 200, as without the header: the header is malformed, has an unknown unit, or exceeds a
-    /// limit.
+    /// The whole content with 200, as without the header. The header is malformed, has an unknown
+    /// unit, or exceeds a limit.
     Full,
-    /// Nothing: 416 with `Content-Range: bytes */<size>`.
+    /// A 416 with `Content-Range: bytes */<size>`.
     Unsatisfiable,
-    /// 206 with `Content-Range`.
+    /// A 206 with `Content-Range`.
     One(Span),
-    /// 206 as `multipart/byteranges`, at least two spans, in the order asked for.
+    /// A 206 as `multipart/byteranges` with at least two spans, in the requested order.
     Many(Vec<Span>),
 }
 
-/// Reads a `Range` value against content of `size` bytes.
+/// Parses a `Range` value for content of `size` bytes.
 ///
-/// Spans lie within the content. Many ranges are served only while they are harmless: at most
-/// [`RANGES_MAX`], at most two of them overlapping, and not more than twice the content in sum
-/// (CVE-2011-3192); otherwise the header is ignored, as RFC 9110, 14.2 allows.
+/// All spans are within the content. Several ranges are served only up to [`RANGES_MAX`]. At most
+/// two may overlap, and the total is limited to twice the content (CVE-2011-3192). Beyond a limit,
+/// the header is ignored (RFC 9110, 14.2).
 pub fn parse_range(value: &str, size: u64) -> Ranges {
     read_ranges(value, size).unwrap_or(Ranges::Full)
 }
@@ -51,7 +50,7 @@ fn read_ranges(value: &str, size: u64) -> Option<Ranges> {
         return None;
     }
     let mut first = None;
-    // Stays unallocated for a single range, which is nearly every request.
+    // Without an allocation for a single range, as in nearly every request.
     let mut spans = Vec::new();
     let mut named = 0;
     for spec in set.split(',').map(trim_ows).filter(|spec| !spec.is_empty()) {
@@ -59,7 +58,8 @@ fn read_ranges(value: &str, size: u64) -> Option<Ranges> {
         if named > RANGES_MAX {
             return None;
         }
-        // One malformed member makes the whole header invalid, even after satisfiable ones (14.1.2).
+        // A malformed member makes the whole header invalid, even after satisfiable members
+        // (14.1.2).
         let Some(span) = read_spec(spec)?.resolve(size) else {
             continue;
         };
@@ -82,11 +82,11 @@ fn read_ranges(value: &str, size: u64) -> Option<Ranges> {
     }
 }
 
-/// One member of a range set, as written.
+/// A member of a range set, as written.
 enum Spec {
-    /// `first-last` or `first-`; `last` is inclusive.
+    /// `first-last` or `first-`, where `last` is inclusive.
     From { first: u64, last: u64 },
-    /// `-length`: so many bytes at the end.
+    /// `-length`: the last `length` bytes.
     Suffix { length: u64 },
 }
 
@@ -107,7 +107,7 @@ fn read_spec(spec: &str) -> Option<Spec> {
     }
 }
 
-/// Reads digits. What does not fit is as good as the largest number: it lies beyond any content.
+/// Parses digits. A number that does not fit saturates, because it exceeds any content.
 fn number(digits: &str) -> Option<u64> {
     if digits.is_empty() {
         return None;
@@ -140,7 +140,7 @@ impl Spec {
 
 fn is_abusive(spans: &[Span], size: u64) -> bool {
     let sum: u128 = spans.iter().map(|span| u128::from(span.size())).sum();
-    // The second bound only keeps lengths computable: no content is that large.
+    // The second limit only prevents an overflow of lengths. No content is that large.
     if sum > 2 * u128::from(size) || sum > u128::from(u64::MAX / 2) {
         return true;
     }
@@ -152,10 +152,11 @@ fn is_abusive(spans: &[Span], size: u64) -> bool {
     overlaps(&sorted) > OVERLAPS_MAX
 }
 
-/// RFC 9110, 14.2 names "more than two overlapping ranges" as a sign of an attack: one pair may overlap.
+/// The maximum number of overlaps. RFC 9110, 14.2 describes "more than two overlapping ranges" as a
+/// sign of an attack, so one pair may overlap.
 const OVERLAPS_MAX: usize = 1;
 
-/// How many spans, ordered by their starts, begin inside an earlier one.
+/// Counts the spans that start inside an earlier span. `sorted` is ordered by start.
 fn overlaps(sorted: &[Span]) -> usize {
     let mut end = 0;
     let mut count = 0;
@@ -295,7 +296,7 @@ mod tests {
         );
     }
 
-    /// One member as a model sees it: wide numbers, no text.
+    /// A member in the test model, with wide numbers instead of text.
     #[derive(Clone, Debug)]
     enum Member {
         Closed(u128, u128),
@@ -316,7 +317,8 @@ mod tests {
             }
         }
 
-        /// First and last position, or nothing if there is nothing to send. `Err` if it is malformed.
+        /// Returns the first and last position, or `None` if no byte matches. Returns `Err` if
+        /// malformed.
         fn positions(&self, size: u128) -> Result<Option<(u128, u128)>, ()> {
             let (first, last) = match *self {
                 Member::Closed(first, last) if first > last => return Err(()),
@@ -355,7 +357,7 @@ mod tests {
             [span] => return Ranges::One(span),
             _ => {}
         }
-        // A span overlaps when one that starts before it (or equally, and is listed before) reaches it.
+        // A span overlaps if it starts at or before the end of a span earlier in the order.
         let mut order: Vec<_> = found.clone();
         order.sort();
         let overlapping =

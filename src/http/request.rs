@@ -1,4 +1,4 @@
-//! A request's head as the rest of the cache sees it: checked once, borrowed from the receive buffer.
+//! The head of a request: checked once, borrowed from the receive buffer.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -7,7 +7,7 @@ use memchr::memchr;
 
 use super::headers;
 
-/// What the cache does with methods: it reads. Everything else is answered alike.
+/// The supported methods. The cache only reads, so it treats all other methods alike.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Method {
     Get,
@@ -22,48 +22,49 @@ pub enum Version {
     Http2,
 }
 
-/// What a client's verified certificate says about it.
+/// The names in a verified client certificate.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Certificate {
-    /// The subject as RFC 4514 writes it, for the log.
+    /// The subject in the format of RFC 4514, for the log.
     pub subject: String,
-    /// The subject's common name.
     pub common_name: Option<String>,
-    /// Subject alternative names: DNS names, mail addresses and URIs, in the certificate's order.
+    /// The subject alternative names (DNS names, mail addresses and URIs) in the order of the
+    /// certificate.
     pub names: Vec<String>,
 }
 
-/// The head of one request. Holding one means the head was unambiguous: one reading, no body to follow.
+/// The head of one request. The parser guarantees an unambiguous head and no request body.
 ///
-/// Nothing is copied or decoded: text is a part of the receive buffer, percent-escapes are as received.
+/// No bytes are copied or decoded. Text borrows from the receive buffer and keeps its
+/// percent-escapes.
 #[derive(Clone, Copy)]
 pub struct RequestHead<'b> {
     pub method: Method,
     pub version: Version,
-    /// Whether the client wants another response on this connection: from the version and from all members
-    /// of all `Connection` lines, where `close` wins.
+    /// Whether the client wants to keep the connection open. Depends on the version and all members
+    /// of all `Connection` lines, where `close` takes precedence.
     pub keep_alive: bool,
-    /// The method as received, at most 32 bytes; for the log and for nothing else.
+    /// The method as received, at most 32 bytes. Only for the log.
     pub method_text: &'b str,
     /// Path and query as received, for the log.
     pub target: &'b str,
-    /// Starts with `/`; ASCII without blanks, controls and `#`; percent-escapes are not decoded.
+    /// The path. Starts with `/`, and is ASCII without spaces, control characters and `#`.
+    /// Percent-escapes are not decoded.
     pub path: &'b str,
-    /// What follows the first `?`, possibly empty; `None` without a `?`.
+    /// The text after the first `?`, possibly empty. `None` without a `?`.
     pub query: Option<&'b str>,
-    /// `host[:port]`, not empty, of checked grammar. `None` only from HTTP/1.0.
+    /// A valid, non-empty `host[:port]`. `None` only in HTTP/1.0.
     pub host: Option<&'b str>,
-    /// The `Range` value; `None` also when several lines make it, or its `If-Range`, ambiguous: such a range
-    /// is ignored and the client gets the whole.
+    /// The `Range` value. `None` also if several `Range` or `If-Range` lines make the range
+    /// ambiguous. The range is then ignored, and the client receives the whole content.
     pub range: Option<&'b str>,
     pub if_range: Option<&'b str>,
     pub authorization: Option<&'b str>,
-    /// The certificate the client has proved to be its own, when one was asked for. Not from the head: the connection
-    /// adds it.
+    /// The verified certificate of the client, if requested. Added by the connection.
     pub certificate: Option<&'b Certificate>,
-    /// Whose connection it is; the connection adds it too.
+    /// The address of the client. Added by the connection.
     pub peer: Option<IpAddr>,
-    /// The first `User-Agent`; `None` also when it is not UTF-8.
+    /// The first valid UTF-8 `User-Agent`.
     pub user_agent: Option<&'b str>,
     pub(crate) has_accept: bool,
     pub(crate) has_if_none_match: bool,
@@ -73,7 +74,8 @@ pub struct RequestHead<'b> {
 }
 
 impl RequestHead<'static> {
-    /// Stands for a request that was refused before it had a head, in the log and when the refusal is sent.
+    /// Returns a placeholder for a rejected request without a head, for the log and for the
+    /// response.
     pub(crate) fn refused() -> Self {
         RequestHead {
             method: Method::Other,
@@ -100,46 +102,45 @@ impl RequestHead<'static> {
 }
 
 impl<'b> RequestHead<'b> {
-    /// Whether the range, if there is one, has no end: `bytes=500-`. Clients that fetch parts side by side send such a one for
-    /// each part, and close the connection when they have it.
+    /// Returns whether the range has no end, as in `bytes=500-`. Clients that fetch parts in
+    /// parallel send an open range for each part, and close the connection after the part.
     pub fn has_open_range(&self) -> bool {
         self.range.is_some_and(|range| range.trim_end().ends_with('-'))
     }
 
-    /// The value of every `Accept` line in order of arrival, each a comma-separated list of its own. Docker
-    /// and podman send one line per media type.
+    /// Returns the value of every `Accept` line in order of arrival, each a comma-separated list.
+    /// Docker and Podman send one line per media type.
     pub fn accept(&self) -> impl Iterator<Item = &'b str> + Clone + use<'b> {
         self.values(headers::ACCEPT, self.has_accept)
     }
 
-    /// Whether there is any `If-None-Match` line.
     pub fn has_if_none_match(&self) -> bool {
         self.has_if_none_match
     }
 
-    /// The value of every `If-None-Match` line; several lines mean one list.
+    /// Returns the value of every `If-None-Match` line. Several lines form one list.
     pub fn if_none_match(&self) -> impl Iterator<Item = &'b str> + Clone + use<'b> {
         self.values(headers::IF_NONE_MATCH, self.has_if_none_match)
     }
 
-    /// Whether there is any `X-Registry` line.
     pub fn has_registry(&self) -> bool {
         self.has_registry
     }
 
-    /// The value of every `X-Registry` line, whatever its bytes.
+    /// Returns the raw value of every `X-Registry` line.
     pub fn registry(&self) -> impl Iterator<Item = &'b [u8]> + Clone + use<'b> {
         self.raw_values(headers::X_REGISTRY, self.has_registry)
     }
 
-    /// The value of every `Via` line, whatever its bytes; several lines mean one list.
+    /// Returns the raw value of every `Via` line. Several lines form one list.
     pub fn via(&self) -> impl Iterator<Item = &'b [u8]> + Clone + use<'b> {
         self.raw_values(headers::VIA, self.has_via)
     }
 
-    /// Every field line as received, in order: name, and value without the white space around it.
+    /// Returns every field line as received, in order, as name and trimmed value.
     ///
-    /// Names are tokens. Values hold no control but tab; bytes from 0x80 are possible.
+    /// Names are tokens. Values contain no control characters except tab, and may contain bytes
+    /// from 0x80.
     pub fn headers(&self) -> FieldLines<'b> {
         self.fields
     }
@@ -161,7 +162,7 @@ impl<'b> RequestHead<'b> {
     }
 }
 
-/// Prints what a log may hold: no field values, since some are secrets.
+/// Prints no field values, because some are secrets.
 impl fmt::Debug for RequestHead<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RequestHead")
@@ -174,15 +175,16 @@ impl fmt::Debug for RequestHead<'_> {
     }
 }
 
-/// Iterates over the field lines of a head that has been checked.
+/// Iterates over the field lines of a checked head.
 ///
-/// Keeps the bytes and not a table of slices: a table for a hundred fields is 3 KiB on every connection's
-/// stack, and all but a few requests never look at it.
+/// Stores the bytes instead of a table of slices. A table for a hundred fields would take 3 KiB on
+/// the stack of every connection, and few requests use it.
 #[derive(Clone, Copy, Debug)]
 pub struct FieldLines<'b>(&'b [u8]);
 
 impl<'b> FieldLines<'b> {
-    /// `lines` are field lines that the parser accepted, each with its CRLF, without the empty line.
+    /// Creates the iterator. `lines` are field lines accepted by the parser, each with CRLF,
+    /// without the empty line.
     pub(crate) fn checked(lines: &'b [u8]) -> Self {
         FieldLines(lines)
     }
@@ -192,7 +194,8 @@ impl<'b> Iterator for FieldLines<'b> {
     type Item = (&'b str, &'b [u8]);
 
     fn next(&mut self) -> Option<Self::Item> {
-        // An accepted line holds no CR but the one before its LF, and a colon after a name of token bytes.
+        // An accepted line has no CR except before the LF, and has a colon after a name of token
+        // bytes.
         let end = memchr(b'\r', self.0)?;
         let (line, rest) = self.0.split_at(end);
         self.0 = rest.get(2..).unwrap_or_default();

@@ -9,10 +9,10 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 
 use super::body::Body;
 
-/// How the cache came to an answer; a closed set, for the log and for metrics.
+/// The source of a response. A closed set, for the log and for metrics.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum CacheResult {
-    /// Nothing to do with content.
+    /// Not a response with content.
     None,
     Hit,
     Miss,
@@ -36,12 +36,12 @@ impl CacheResult {
     }
 }
 
-/// A response head and its body. Framing, `Date` and `Connection` are the server's to add.
+/// A response head and body. The server adds framing, `Date` and `Connection`.
 pub struct Response {
     pub status: u16,
     /// Encoded fields, each `Name: value\r\n`.
     pub fields: Fields,
-    /// Bytes of the body, told to the client also when the body is not sent (HEAD). `None`: not known yet.
+    /// The length of the body, also for a HEAD response. `None` if unknown.
     pub length: Option<u64>,
     pub body: Body,
     pub cache: CacheResult,
@@ -56,8 +56,9 @@ impl Fields {
         Fields(Vec::with_capacity(512))
     }
 
-    /// Adds a field. A value with bytes that may not stand in a field (controls, line ends) is left out
-    /// with its name: such a value came from an upstream and is nobody's to repair.
+    /// Adds a field. Omits the field if the value contains bytes that are invalid in a field
+    /// (control characters, line ends). Such a value comes from an upstream, and the cache does not
+    /// repair it.
     pub fn add(&mut self, name: &str, value: impl AsRef<[u8]>) {
         let value = value.as_ref();
         debug_assert!(!name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-'));
@@ -69,13 +70,12 @@ impl Fields {
         }
     }
 
-    /// Adds a field and gives the list back, for building in one expression.
+    /// Adds a field and returns the fields, for use in one expression.
     pub fn with(mut self, name: &str, value: impl AsRef<[u8]>) -> Self {
         self.add(name, value);
         self
     }
 
-    /// Adds all of `more`.
     pub fn append(&mut self, more: &Fields) {
         self.0.extend_from_slice(&more.0);
     }
@@ -84,14 +84,14 @@ impl Fields {
         &self.0
     }
 
-    /// The same fields as a map, for HTTP/2.
+    /// Returns the fields as a map, for HTTP/2.
     pub fn to_map(&self) -> HeaderMap {
         map_of(&self.0)
     }
 }
 
-/// Field lines, each `Name: value\r\n`, as a map. What belongs to one connection of HTTP/1.1 is left out (RFC 9113,
-/// 8.2.2), and so is whatever is no field.
+/// Returns field lines, each `Name: value\r\n`, as a map. Omits the connection fields of HTTP/1.1
+/// (RFC 9113, 8.2.2) and invalid lines.
 fn map_of(lines: &[u8]) -> HeaderMap {
     let mut map = HeaderMap::with_capacity(16);
     for line in lines.split(|&b| b == b'\n') {
@@ -110,14 +110,15 @@ fn map_of(lines: &[u8]) -> HeaderMap {
     map
 }
 
-/// An encoded hit, a 200: sent with one call, or with one for the head and more for a file.
+/// An encoded hit with status 200. Sent with one call, or with one call for the head and more for a
+/// file.
 pub struct Ready {
-    /// Head, ended by an empty line, and a body in memory.
+    /// The head, its empty line, and a body in memory.
     pub encoded: Vec<u8>,
     pub head_len: usize,
-    /// The body, if it is in memory.
+    /// The body, if in memory.
     pub body: Bytes,
-    /// The body, if it is not in memory, and its size; never empty.
+    /// A body in a file, and its size. Never empty.
     pub file: Option<(Arc<File>, u64)>,
     map: OnceCell<HeaderMap>,
 }
@@ -133,7 +134,7 @@ impl Ready {
         }
     }
 
-    /// The head's fields for HTTP/2; read out of the head when they are first asked for.
+    /// Returns the fields of the head for HTTP/2. Parsed on first use.
     pub fn map(&self) -> &HeaderMap {
         self.map.get_or_init(|| {
             let head = &self.encoded[..self.head_len];

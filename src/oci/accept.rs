@@ -1,8 +1,8 @@
-//! The kinds of manifest that are requested by tag.
+//! The manifest types in a request by tag.
 //!
-//! Registries look for exact types, and one may answer the same tag with different manifests. What an upstream has,
-//! its native form, is requested with all types; a client that does not take that gets an answer of its own, kept
-//! under the set of types it takes.
+//! Registries match types exactly, and may return different manifests for one tag. The native form
+//! of an upstream is requested with all types. For a client that does not accept the native form,
+//! the cache requests another form. That form is stored under the set of accepted types.
 
 use std::fmt;
 
@@ -11,19 +11,20 @@ use super::media_type::{MANIFEST_TYPES, SCHEMA1_TYPES};
 /// The requested types.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub enum Accept {
-    /// Whatever the upstream has.
+    /// The native form of the upstream.
     Native,
-    /// Some of the types there are.
+    /// A subset of the known types.
     Class(AcceptClass),
-    /// Types we do not know, as the client sent them, sorted. An answer to them is kept for nobody else.
+    /// Unknown types as the client sent them, sorted. A response to them is not stored for other
+    /// requests.
     Other(Vec<String>),
 }
 
-/// A set of known types, whatever their order and weights.
+/// A set of known types, independent of order and weights.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct AcceptClass(u8);
 
-/// What a set is made of, and what stands for it in the name of a file.
+/// The known types, and their short names in file names.
 const KNOWN: [(&str, &str); 6] = [
     (MANIFEST_TYPES[0], "oi"),
     (MANIFEST_TYPES[1], "om"),
@@ -34,7 +35,7 @@ const KNOWN: [(&str, &str); 6] = [
 ];
 
 impl Accept {
-    /// The types that a client requests with these `Accept` values, each a comma-separated list.
+    /// Returns the types of the `Accept` values of a client. Each value is a comma-separated list.
     pub fn of_client<'a>(accept: impl IntoIterator<Item = &'a str>) -> Self {
         let mut set = 0;
         let mut others = Vec::new();
@@ -59,10 +60,10 @@ impl Accept {
         Accept::Other(others)
     }
 
-    /// The values to send, each one media type.
+    /// Returns the `Accept` values to send, each with one media type.
     pub fn values(&self) -> Vec<String> {
         match self {
-            // Those registries that answer with their own kind look for nothing else.
+            // Some registries check only for these values before they return their native type.
             Accept::Native => MANIFEST_TYPES
                 .iter()
                 .chain(&["*/*"])
@@ -73,7 +74,8 @@ impl Accept {
         }
     }
 
-    /// Under what name answers are kept beside the native ones; `None` when not at all.
+    /// Returns the name under which responses are stored beside the native form. Returns `None` if
+    /// they are not stored.
     pub fn class_name(&self) -> Option<String> {
         match self {
             Accept::Native => Some(Self::NATIVE.to_owned()),
@@ -82,7 +84,6 @@ impl Accept {
         }
     }
 
-    /// The name of the native class.
     pub const NATIVE: &str = "native";
 }
 
@@ -96,7 +97,7 @@ impl AcceptClass {
     }
 }
 
-/// The short names, joined by `+`.
+/// Writes the short names, joined by `+`.
 impl fmt::Display for AcceptClass {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut first = true;

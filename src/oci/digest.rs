@@ -1,4 +1,4 @@
-//! Content digests: `algorithm:hex`, held as bytes.
+//! Content digests: `algorithm:hex`, stored as bytes.
 
 use std::fmt;
 use std::str::FromStr;
@@ -9,7 +9,7 @@ use ring::digest::{Context, SHA256, SHA512};
 #[cfg(miri)]
 use super::miri_hash::{Context, SHA256, SHA512};
 
-/// The algorithms content is verified and stored under.
+/// The algorithms for verification and storage of content.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
 pub enum Algorithm {
     Sha256,
@@ -17,7 +17,7 @@ pub enum Algorithm {
 }
 
 impl Algorithm {
-    /// The name as written before the colon.
+    /// Returns the name before the colon.
     pub const fn name(self) -> &'static str {
         match self {
             Algorithm::Sha256 => "sha256",
@@ -26,19 +26,19 @@ impl Algorithm {
     }
 }
 
-/// The identity of content. Cannot be malformed: lower-case hex of exactly the algorithm's length.
+/// The identity of content. Parsing requires lower-case hex of the exact length.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Digest {
     Sha256([u8; 32]),
     Sha512([u8; 64]),
 }
 
-/// Why text is not a digest we can store under.
+/// The reason why a text is not a supported digest.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum ParseDigestError {
     #[error("a digest is `algorithm:hex`")]
     Syntax,
-    /// Well formed, but of an algorithm we do not verify.
+    /// A well-formed digest of an unsupported algorithm.
     #[error("unsupported digest algorithm; sha256 and sha512 are supported")]
     Algorithm,
     #[error("the digest needs exactly 64 (sha256) or 128 (sha512) lower-case hex digits")]
@@ -53,7 +53,6 @@ impl Digest {
         }
     }
 
-    /// The raw hash.
     pub fn hash(&self) -> &[u8] {
         match self {
             Digest::Sha256(hash) => hash,
@@ -61,7 +60,7 @@ impl Digest {
         }
     }
 
-    /// Lower-case hex of the hash.
+    /// Returns the hash in lower-case hex.
     pub fn hex(&self) -> String {
         const DIGITS: &[u8; 16] = b"0123456789abcdef";
         let mut text = String::with_capacity(self.hash().len() * 2);
@@ -72,14 +71,14 @@ impl Digest {
         text
     }
 
-    /// The digest of `content` under `algorithm`.
+    /// Computes the digest of `content` with `algorithm`.
     pub fn of(algorithm: Algorithm, content: &[u8]) -> Self {
         let mut hasher = Hasher::new(algorithm);
         hasher.update(content);
         hasher.finish()
     }
 
-    /// Parses the form used in file names: `sha256-<hex>`.
+    /// Parses the form in file names: `sha256-<hex>`.
     pub fn from_file_name(name: &str) -> Option<Self> {
         let (algorithm, hex) = name.split_once('-')?;
         Self::from_parts(algorithm, hex.as_bytes()).ok()
@@ -111,13 +110,13 @@ fn parse_hex<const N: usize>(hex: &[u8]) -> Result<[u8; N], ParseDigestError> {
     Ok(hash)
 }
 
-/// `[a-z0-9]+([+._-][a-z0-9]+)*`
+/// Returns whether `text` matches `[a-z0-9]+([+._-][a-z0-9]+)*`.
 fn is_algorithm(text: &str) -> bool {
     let part = |p: &str| !p.is_empty() && p.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
     text.split(['+', '.', '_', '-']).all(part)
 }
 
-/// `[a-zA-Z0-9=_-]+`
+/// Returns whether `text` matches `[a-zA-Z0-9=_-]+`.
 fn is_encoded(text: &[u8]) -> bool {
     !text.is_empty()
         && text
@@ -146,10 +145,10 @@ impl fmt::Debug for Digest {
     }
 }
 
-/// Computes a digest piece by piece.
+/// Computes a digest incrementally.
 ///
-/// With `ring`, whose code for processors without SHA instructions is about 1.7 times as fast as `sha2`'s; with
-/// them they are level.
+/// Uses `ring`. Without SHA instructions, `ring` is about 1.7 times as fast as `sha2`. With SHA
+/// instructions, both are equally fast.
 #[derive(Clone)]
 pub struct Hasher {
     algorithm: Algorithm,

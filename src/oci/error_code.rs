@@ -1,4 +1,5 @@
-//! Error codes of the distribution specification (and `UNAVAILABLE`/`UNKNOWN`, which registries use for 5xx).
+//! Error codes of the distribution specification, plus `UNAVAILABLE` and `UNKNOWN`, which
+//! registries use for 5xx.
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum ErrorCode {

@@ -1,12 +1,14 @@
-//! The query of a list (`tags/list`, `referrers`): which page, which filter. No I/O, no opinion about keys.
+//! The query of a list (`tags/list`, `referrers`): page and filter. Performs no I/O and does not
+//! interpret keys.
 
 use std::borrow::Cow;
 
-/// Bytes of a query that is passed on. Continuation tokens of the large registries are below 1 KiB.
+/// The maximum length of a query for the upstream, in bytes. Continuation tokens of the large
+/// registries are below 1 KiB.
 pub const LIST_QUERY_BYTES_MAX: usize = 2 * 1024;
 
-/// `key=value` pairs joined by `&`, in the form in which they stand in a URL: at most
-/// `LIST_QUERY_BYTES_MAX` bytes, and none of them could end the query or leave a quoted or bracketed text.
+/// `key=value` pairs joined by `&`, in URL form and at most `LIST_QUERY_BYTES_MAX` bytes long. No
+/// byte can end the query, a quoted text or a bracketed text.
 #[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
 pub struct ListQuery(String);
 
@@ -15,17 +17,18 @@ pub struct ListQuery(String);
 pub struct QueryTooLong;
 
 impl ListQuery {
-    /// Adds a pair. `value` is as received, escapes and all; what has no place in a query is escaped.
+    /// Adds a pair. `value` keeps its escapes as received. Characters that are invalid in a query
+    /// are escaped.
     ///
     /// # Errors
     ///
-    /// [`QueryTooLong`]; then nothing was added.
+    /// [`QueryTooLong`], without adding the pair.
     pub fn push(&mut self, key: &str, value: &str) -> Result<(), QueryTooLong> {
         let before = self.0.len();
         if before > 0 {
             self.0.push('&');
         }
-        // A key is kept decoded, so its own `%`, `&` and `=` are escaped again.
+        // Keys are stored decoded, so the characters `%`, `&` and `=` are escaped again.
         push_escaped(&mut self.0, key, b"-._~!$()*,;:@/?");
         self.0.push('=');
         push_escaped(&mut self.0, value, b"-._~!$()*+,;:@/?=%");
@@ -36,7 +39,7 @@ impl ListQuery {
         Ok(())
     }
 
-    /// As it stands in a URL, without the question mark.
+    /// Returns the query in URL form, without the question mark.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -45,7 +48,7 @@ impl ListQuery {
         self.0.is_empty()
     }
 
-    /// The first value of `key`, decoded; `None` also for an empty one.
+    /// Returns the first value of `key`, decoded. Returns `None` for an empty value.
     pub fn get(&self, key: &str) -> Option<String> {
         pairs(&self.0)
             .find(|(found, _)| found == key)
@@ -54,7 +57,8 @@ impl ListQuery {
     }
 }
 
-/// The pairs of a query: keys decoded where they can be, values as they stand. A key without `=` has an empty value.
+/// Returns the pairs of a query, with decoded keys and raw values. A key with invalid escapes stays
+/// raw. A key without `=` has an empty value.
 pub fn pairs(query: &str) -> impl Iterator<Item = (Cow<'_, str>, &str)> {
     query.split('&').filter(|pair| !pair.is_empty()).map(|pair| {
         let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
@@ -63,7 +67,8 @@ pub fn pairs(query: &str) -> impl Iterator<Item = (Cow<'_, str>, &str)> {
     })
 }
 
-/// Resolves percent-escapes; `None` for broken ones, and for what is no printable ASCII then.
+/// Decodes percent-escapes. Returns `None` for invalid escapes and for a result that is not
+/// printable ASCII.
 pub fn percent_decoded(text: &str) -> Option<String> {
     let mut out = String::with_capacity(text.len());
     let mut bytes = text.bytes();

@@ -1,7 +1,8 @@
-//! What makes bytes a manifest, and the media type under which they are one. Pure.
+//! Detects manifests and their media type. Performs no I/O.
 //!
-//! Registries are reached through proxies and login pages that answer 200 to anything, so neither a status nor a
-//! `Content-Type` makes a body a manifest: its bytes do.
+//! Proxies and login pages in front of registries may answer any request with 200. Therefore
+//! neither the status nor the `Content-Type` proves that a body is a manifest, and only the bytes
+//! decide.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -11,7 +12,7 @@ use serde_json::value::RawValue;
 
 use super::media_type::{MANIFEST_TYPES, SCHEMA1_TYPES, is_media_type};
 
-/// Why a body is no manifest.
+/// The reason why a body is not a manifest.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum NotManifest {
     #[error("it is not a JSON object")]
@@ -26,12 +27,13 @@ pub enum NotManifest {
     NoFirstSchema,
 }
 
-/// The media type of the manifest `body`, which an upstream `named` in its `Content-Type`: that one if it is a type of
-/// manifests and the body has what it demands, else the type in the body itself, else the one of its shape.
+/// Returns the media type of the manifest `body`. `named` is the `Content-Type` of the upstream. A
+/// manifest type in `named` takes precedence if the body has the required members. Otherwise the
+/// `mediaType` in the body decides, then the shape of the body.
 ///
 /// # Errors
 ///
-/// What the body lacks.
+/// The missing members of the body.
 pub fn manifest_type(named: Option<&str>, body: &[u8]) -> Result<String, NotManifest> {
     let outline = Outline::read(body)?;
     let candidates = [named, outline.media_type.as_deref(), Some(outline.shape())];
@@ -50,16 +52,16 @@ pub fn manifest_type(named: Option<&str>, body: &[u8]) -> Result<String, NotMani
     Err(lacking)
 }
 
-/// Whether `text` is a media type that a manifest may have: the known ones, and `application/…+json` for those of
-/// others. Never a type that a browser would run or render.
+/// Returns whether `text` is a valid media type for a manifest: a known type, or
+/// `application/…+json` of a vendor. Excludes every type that a browser would run or render.
 pub fn is_manifest_type(text: &str) -> bool {
     let text = text.to_ascii_lowercase();
     SCHEMA1_TYPES.contains(&&*text)
         || (is_media_type(&text) && text.starts_with("application/") && text.ends_with("+json"))
 }
 
-/// The members of a JSON object that determine the kind of manifest. Of equal names the last counts, as for the
-/// clients that read it.
+/// The members of a JSON object that determine the kind of manifest. The last of several equal
+/// names counts, as in the clients.
 #[derive(Default)]
 struct Outline<'a> {
     /// The number as written.
@@ -84,7 +86,7 @@ impl<'a> Outline<'a> {
         Ok(outline)
     }
 
-    /// The type for a body that names none.
+    /// Returns the type for a body without `mediaType`.
     fn shape(&self) -> &'static str {
         if self.schema_version == Some("1") {
             SCHEMA1_TYPES[0]
@@ -95,7 +97,7 @@ impl<'a> Outline<'a> {
         }
     }
 
-    /// Whether the body has what `media_type` demands. Of types that are not known nothing is.
+    /// Checks that the body has the members required by `media_type`. Unknown types require none.
     fn meets(&self, media_type: &str) -> Result<(), NotManifest> {
         let [index, image, docker_list, docker_image] = MANIFEST_TYPES;
         let (has, lacking) = if media_type == index || media_type == docker_list {
@@ -136,7 +138,7 @@ impl<'de> Visitor<'de> for OutlineVisitor {
                 continue;
             }
             let value = map.next_value::<&RawValue>()?.get();
-            // Encoders of Go write `null` for an empty list.
+            // Go encoders write `null` for an empty list.
             let is_list = value.starts_with('[') || value == "null";
             match &*name {
                 "schemaVersion" => {
@@ -180,7 +182,7 @@ mod tests {
             (Some(DOCKER_IMAGE), image, DOCKER_IMAGE),
             (Some("Application/Vnd.OCI.Image.Manifest.v1+JSON"), image, IMAGE),
             (Some(INDEX), index, INDEX),
-            // What names no type of manifests says nothing.
+            // A `Content-Type` other than a manifest type has no effect.
             (None, image, IMAGE),
             (None, index, INDEX),
             (Some("text/html"), image, IMAGE),
@@ -188,10 +190,10 @@ mod tests {
             (Some("application/octet-stream"), &*listed, DOCKER_LIST),
             (Some("application/json"), first, SCHEMA1_TYPES[0]),
             (Some(SCHEMA1_TYPES[1]), first, SCHEMA1_TYPES[1]),
-            // A wrong one is no better than none.
+            // A wrong type has no effect either.
             (Some(IMAGE), &*listed, DOCKER_LIST),
             (Some(DOCKER_IMAGE), first, SCHEMA1_TYPES[0]),
-            // Other things that registries hold.
+            // Other kinds of registry content.
             (Some(ARTIFACT), &*artifact, ARTIFACT),
             (None, &*artifact, ARTIFACT),
             (Some(VENDOR), r#"{"schemaVersion":3}"#, VENDOR),

@@ -1,6 +1,6 @@
-//! Media types of manifests and what a client accepts.
+//! Media types of manifests, and their match with the `Accept` of a client.
 
-/// The manifest types requested from every upstream, so that it never has to convert or refuse.
+/// The manifest types requested from every upstream, so that no upstream has to convert or reject.
 pub const MANIFEST_TYPES: [&str; 4] = [
     "application/vnd.oci.image.index.v1+json",
     "application/vnd.oci.image.manifest.v1+json",
@@ -8,14 +8,16 @@ pub const MANIFEST_TYPES: [&str; 4] = [
     "application/vnd.docker.distribution.manifest.v2+json",
 ];
 
-/// Manifests of the first schema. Their digest is not that of their bytes, so they are never kept.
+/// The types of schema 1 manifests. The digest of such a manifest is not the hash of its bytes, so
+/// the cache never stores one.
 pub const SCHEMA1_TYPES: [&str; 2] = [
     "application/vnd.docker.distribution.manifest.v1+prettyjws",
     "application/vnd.docker.distribution.manifest.v1+json",
 ];
 
-/// Whether a client that sent these `Accept` values takes `media_type`. Registries look for exact types;
-/// `q` is ignored, no `Accept` at all takes everything, and `*/*` or `application/*` take any manifest.
+/// Returns whether a client with these `Accept` values accepts `media_type`. Registries match types
+/// exactly. `q` is ignored. Without `Accept`, every type is accepted. `*/*`, `application/*` and
+/// `application/json` accept every manifest.
 pub fn accepts<'a>(accept: impl IntoIterator<Item = &'a str>, media_type: &str) -> bool {
     let mut any = false;
     for value in accept {
@@ -35,7 +37,8 @@ pub fn accepts<'a>(accept: impl IntoIterator<Item = &'a str>, media_type: &str) 
     !any
 }
 
-/// Whether `text` is one `type/subtype` of token characters, as a `Content-Type` of ours may carry.
+/// Returns whether `text` is one `type/subtype` of token characters, valid in a `Content-Type`
+/// field.
 pub fn is_media_type(text: &str) -> bool {
     let token = |t: &str| {
         !t.is_empty()

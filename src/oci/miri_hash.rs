@@ -1,4 +1,5 @@
-//! The part of `ring::digest` that [`super::digest`] uses, for Miri: Miri interprets Rust, and `ring` is assembly.
+//! Replaces the part of `ring::digest` that [`super::digest`] uses under Miri. Miri interprets
+//! Rust, and `ring` is assembly.
 
 use sha2::Digest as _;
 

@@ -1,4 +1,4 @@
-//! Nouns of the distribution and image specifications. Parsing is the only way to get one; no I/O.
+//! Types of the distribution and image specifications. Parsing validates all text. Performs no I/O.
 
 mod accept;
 mod digest;

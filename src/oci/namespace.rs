@@ -1,31 +1,33 @@
-//! The registry a client means.
+//! The registry that a client requests.
 
 use std::fmt;
 use std::str::FromStr;
 
-/// The one name under which Docker Hub is cached.
+/// The name under which Docker Hub is cached.
 pub const DOCKER_HUB: &str = "docker.io";
 
-/// Other names of Docker Hub.
+/// All names of Docker Hub.
 const DOCKER_HUB_ALIASES: [&str; 5] = [
     DOCKER_HUB,
     "index.docker.io",
     "registry-1.docker.io",
-    // The name in tokens of Docker Hub, which other caches accept as the registry's.
+    // The service name in Docker Hub tokens, which other caches accept as the registry name.
     "registry.docker.io",
     "registry.hub.docker.com",
 ];
 
-/// Longest host name (RFC 1035) plus `:65535`.
+/// The longest host name (RFC 1035) plus `:65535`.
 const NAMESPACE_BYTES_MAX: usize = 253 + 6;
 
-/// A registry host, `host` or `host:port`, in lower case; Docker Hub's aliases are one.
+/// A registry host, `host` or `host:port`, in lower case. All names of Docker Hub map to one
+/// namespace.
 ///
-/// Hosts are names of letters, digits and dashes, IPv4 addresses, or IPv6 addresses in brackets. No
-/// part is empty or `..`, so a namespace can be used as one component of a path.
+/// Hosts are names of letters, digits, underscores and dashes, IPv4 addresses, or IPv6 addresses in
+/// brackets. No part is empty or `..`, so a namespace is a valid path component.
 ///
-/// `host_port` is `host:port` too, where the host has a dot or is `localhost`: references cannot have a colon below the
-/// name of the cache, and no host of a reference has an underscore.
+/// `host_port` also means `host:port` if the host contains a dot or is `localhost`. An image
+/// reference cannot contain a colon after the name of the cache, and no host of a reference
+/// contains an underscore.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Namespace(Box<str>);
 
@@ -42,21 +44,21 @@ impl Namespace {
         &*self.0 == DOCKER_HUB
     }
 
-    /// Whether the first part of a path names a registry rather than a repository: it has a dot or a
-    /// port, or is `localhost`. (The rule every client uses for image names.)
+    /// Returns whether the first part of a path is a registry and not a repository. A registry
+    /// contains a dot or a port, or is `localhost`. Every client uses this rule for image names.
     pub fn looks_like(part: &str) -> bool {
         part.contains(['.', ':']) || part == "localhost" || split_underscore(part).is_some()
     }
 }
 
-/// Host and port of `host_port`.
+/// Returns host and port of `host_port`.
 fn split_underscore(text: &str) -> Option<(&str, &str)> {
     let (host, port) = text.rsplit_once('_')?;
     let named = host.contains('.') || host.eq_ignore_ascii_case("localhost");
     (named && !host.contains([':', '[']) && is_port(port)).then_some((host, port))
 }
 
-/// A port in its only spelling: 1 to 65535 without leading zeros.
+/// Returns whether `text` is a canonical port: 1 to 65535 without leading zeros.
 fn is_port(text: &str) -> bool {
     let digits = text.bytes().all(|b| b.is_ascii_digit()) && !text.starts_with('0');
     digits && text.parse::<u16>().is_ok()
@@ -87,7 +89,7 @@ impl FromStr for Namespace {
             Some(port) => format!("{host}:{port}").to_ascii_lowercase(),
             None => host.to_ascii_lowercase(),
         };
-        // The default port of https adds nothing: one registry, one name.
+        // The default port of HTTPS is removed, so that each registry has one name.
         let text = text.strip_suffix(":443").unwrap_or(&text);
         if DOCKER_HUB_ALIASES.contains(&text) {
             return Ok(Namespace(DOCKER_HUB.into()));
@@ -152,14 +154,14 @@ mod tests {
             ("10.0.0.7_1", "10.0.0.7:1"),
             ("a_b.lan_65535", "a_b.lan:65535"),
             ("registry.internal_443", "registry.internal"),
-            // No port, so no spelling of one.
+            // Not a port, so the underscore is part of the host.
             ("registry.internal_05", "registry.internal_05"),
             ("registry.internal_0", "registry.internal_0"),
             ("registry.internal_65536", "registry.internal_65536"),
             ("registry.internal_a1", "registry.internal_a1"),
             ("registry.internal_5000:80", "registry.internal_5000:80"),
             ("registry_5000.internal", "registry_5000.internal"),
-            // No host that a path could name.
+            // Not a host according to `looks_like`.
             ("registry_5000", "registry_5000"),
         ] {
             assert_eq!(parsed(text).as_deref(), Ok(name), "{text}");

@@ -2,7 +2,7 @@
 
 use super::{Namespace, Repository};
 
-/// A repository of a registry: where content is requested, and where a fill fetches it.
+/// A repository of a registry: the target of a request, and the source of a fill.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Origin {
     pub namespace: Namespace,

@@ -1,4 +1,4 @@
-//! The reference of a manifest: a tag or a digest.
+//! The reference to a manifest: a tag or a digest.
 
 use std::fmt;
 

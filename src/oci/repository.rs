@@ -1,15 +1,15 @@
-//! Repository names.
+//! Names of repositories.
 
 use std::fmt;
 use std::str::FromStr;
 
-/// The longest name accepted, in bytes: what clients allow for host and name together.
+/// The maximum length of a name in bytes. Clients allow 255 bytes for host and name together.
 const NAME_BYTES_MAX: usize = 255;
 
-/// A repository name by the distribution specification's grammar:
-/// lower-case parts joined by `/`, inside a part runs of `[a-z0-9]` joined by `.`, `_`, `__` or dashes.
+/// A repository name according to the distribution specification. Lower-case parts are joined by
+/// `/`. In a part, runs of `[a-z0-9]` are joined by `.`, `_`, `__` or dashes.
 ///
-/// No part can be `.` or `..`, start with `_`, or be empty, so a name can be used as a relative path.
+/// No part is empty, `.` or `..`, or starts with `_`, so a name is a valid relative path.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Repository(Box<str>);
 
@@ -24,13 +24,13 @@ impl Repository {
         &self.0
     }
 
-    /// Whether `name` follows the grammar; what [`FromStr`] accepts.
+    /// Returns whether `name` follows the grammar, which [`FromStr`] requires.
     pub fn is_valid(name: &str) -> bool {
         name.len() <= NAME_BYTES_MAX && name.split('/').all(is_part)
     }
 }
 
-/// `[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*`
+/// Returns whether `part` matches `[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*`.
 fn is_part(part: &str) -> bool {
     let bytes = part.as_bytes();
     let mut run_start = 0;

@@ -1,4 +1,4 @@
-//! Tags: mutable names of manifests inside a repository. Case-sensitive.
+//! Tags: mutable, case-sensitive names of manifests inside a repository.
 
 use std::fmt;
 use std::str::FromStr;
@@ -7,7 +7,7 @@ use crate::oci::Digest;
 
 const TAG_BYTES_MAX: usize = 128;
 
-/// `[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}`; safe as a file name.
+/// A tag: `[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}`. Safe as a file name.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Tag(Box<str>);
 
@@ -32,13 +32,14 @@ impl Tag {
         &*self.0 == "latest"
     }
 
-    /// Whether it is made from a digest: the referrers tag schema (distribution-spec, `sha256-<hex>`) or cosign's `.sig`,
-    /// `.att` and `.sbom` tags. Unlike the digest, it is mutable.
+    /// Returns whether the tag is derived from a digest. Covers the referrers tag schema
+    /// (distribution-spec, `sha256-<hex>`), and the `.sig`, `.att` and `.sbom` tags of cosign.
+    /// Unlike a digest, the tag is mutable.
     pub fn is_derived(&self) -> bool {
         self.digest_parts().is_some()
     }
 
-    /// The digest it is made from, where it holds the whole of it.
+    /// Returns the digest from which the tag is derived, if the tag contains the whole digest.
     pub fn subject(&self) -> Option<Digest> {
         let (algorithm, hex) = self.digest_parts()?;
         Digest::from_file_name(&format!("{algorithm}-{hex}"))
@@ -47,7 +48,7 @@ impl Tag {
     fn digest_parts(&self) -> Option<(&str, &str)> {
         let (algorithm, rest) = self.0.split_once('-')?;
         let hex = rest.split_once('.').map_or(rest, |(hex, _)| hex);
-        // The schema cuts the encoded part at 64 characters.
+        // The schema truncates the encoded part to 64 characters.
         let derived = matches!(algorithm, "sha256" | "sha512")
             && hex.len() == 64
             && hex.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));

@@ -1,4 +1,5 @@
-//! The accept loop of one core: accepts or rejects connections, and hands some to another core.
+//! The accept loop of one core. Accepts or rejects connections, and hands some of them to other
+//! cores.
 
 use std::future::Future;
 use std::io;
@@ -33,23 +34,26 @@ use crate::runtime::clock::monotonic_seconds;
 use crate::runtime::condition_log::{LoggedCondition, Transition};
 use crate::sys::Socket;
 
-/// Pause when descriptors or memory have run out and not even a refusal is possible: connections that end free some.
+/// The pause when descriptors or memory are exhausted and the server cannot even reject a client.
+/// Connections that end release resources.
 const OUT_OF_DESCRIPTORS: Duration = Duration::from_millis(50);
 
-/// Pause after [`ACCEPTS_PER_TURN`] or after an eviction, in which the core serves its connections.
+/// The pause after [`ACCEPTS_PER_TURN`] accepts or after an eviction, in which the core serves its
+/// connections.
 const TURN: Duration = Duration::from_millis(1);
 
-/// How often a core without new clients looks whether to stop.
+/// The interval at which a core without new clients checks for shutdown.
 const DRAIN_CHECK: Duration = Duration::from_millis(100);
 
 impl<H: Handler> Server<H> {
-    /// Sweeps every [`CONNECTION_SWEEP_INTERVAL`]: checks deadlines, evicts connections of a full server, and flushes the log.
+    /// Sweeps every [`CONNECTION_SWEEP_INTERVAL`]: checks deadlines, evicts connections of a full
+    /// server, logs overload, and flushes the access log.
     async fn sweep(&self) -> ! {
         loop {
             monoio::time::sleep(CONNECTION_SWEEP_INTERVAL).await;
             self.deadlines.sweep(self.shutdown.draining());
             if self.resources.limits.is_full() {
-                // The next connection may come to a core that has no idle one.
+                // The next connection may arrive on a core without idle connections.
                 self.evict(DeadlineTable::evict_long_idle);
             }
             self.log_overload();
@@ -59,7 +63,7 @@ impl<H: Handler> Server<H> {
         }
     }
 
-    /// Ends a few of the longest waiting connections, chosen by `end`. Returns their number.
+    /// Evicts a few of the longest-waiting connections, selected by `end`. Returns their number.
     fn evict(&self, end: impl FnOnce(&DeadlineTable, usize) -> usize) -> usize {
         let limits = &self.resources.limits;
         let count = (limits.max() / EVICTIONS_AT_ONCE_DIVISOR).clamp(1, EVICTIONS_AT_ONCE_MAX);
@@ -68,7 +72,7 @@ impl<H: Handler> Server<H> {
         ended
     }
 
-    /// Logs the transitions of the overload conditions. One core logs a transition for all cores.
+    /// Logs the transitions of the overload conditions. Only one core logs each transition.
     fn log_overload(&self) {
         let CoreResources { core, limits, memory } = &self.resources;
         let count = limits.count(*core);
@@ -101,8 +105,8 @@ impl<H: Handler> Server<H> {
         );
     }
 
-    /// Accepts a connection, or rejects the connection. Returns whether connections were evicted: evicted connections
-    /// need a pause to end.
+    /// Accepts or rejects a connection. Returns whether other connections were evicted. Evicted
+    /// connections need a pause to end.
     fn admit(self: &Rc<Self>, stream: std::net::TcpStream, peer: Option<SocketAddr>, tls: bool) -> bool {
         let CoreResources { core, limits, .. } = &self.resources;
         let client = peer.map(|peer| peer.ip());
@@ -146,7 +150,8 @@ impl<H: Handler> Server<H> {
         made_room
     }
 
-    /// Rejects one client of `listener` when descriptors have run out. Returns whether a client was rejected.
+    /// Rejects one client of `listener` when descriptors are exhausted. Returns whether a client
+    /// was rejected.
     fn out_of_descriptors(&self, listener: &Listener) -> bool {
         self.resources.limits.events().descriptors.record(1);
         self.evict(DeadlineTable::evict_idle);
@@ -164,13 +169,14 @@ impl<H: Handler> Server<H> {
         }
         let rejected = accepted.is_ok();
         drop(accepted);
-        // Another thread may have taken the descriptor; the next pause tries again.
+        // If another thread took the descriptor, the next call tries again.
         self.reserve.replace(open_reserve());
         rejected
     }
 }
 
-/// Closes a connection above the limit. A client without TLS gets a 503, if the send needs no waiting.
+/// Rejects a connection above the limit. A client without TLS receives a 503 if the send does not
+/// block.
 fn refuse(stream: impl AsFd, tls: bool) {
     if tls {
         return;
@@ -181,7 +187,7 @@ fn refuse(stream: impl AsFd, tls: bool) {
         SendFlags::DONTWAIT | SendFlags::NOSIGNAL,
     );
     let _ = rustix::net::shutdown(&stream, rustix::net::Shutdown::Write);
-    // Unread bytes of a closed socket reset the connection, and the client may lose the 503.
+    // Closing a socket with unread bytes resets the connection, and the client may lose the 503.
     let _ = rustix::net::recv(&stream, &mut [0; 4096], RecvFlags::DONTWAIT);
 }
 
@@ -196,8 +202,8 @@ fn log_transition(condition: &LoggedCondition, [started, ended]: [&str; 2], limi
     }
 }
 
-/// Accepts on `listeners` until the server drains, then closes them; connections go on. Never returns: the
-/// core runs for as long as the process.
+/// Accepts on `listeners` until the server drains, then closes the listeners. Connections continue.
+/// Never returns, because the core runs as long as the process.
 pub async fn serve<H: Handler>(server: Rc<Server<H>>, listeners: Vec<Listener>) {
     let (queue, receiver) = rebalance::handoff_queue();
     let to = server.clone();
@@ -210,7 +216,8 @@ pub async fn serve<H: Handler>(server: Rc<Server<H>>, listeners: Vec<Listener>) 
         let server = server.clone();
         monoio::spawn(async move {
             if let Err(error) = accept_all(&server, listener).await {
-                // Without its listener the core is useless, and the process must not live on as a part of itself.
+                // A core without a listener is useless. The process must not continue with only
+                // some of its cores.
                 tracing::error!(%error, "cannot accept any more; ending the process so that it is restarted");
                 log::abort();
             }
@@ -224,7 +231,8 @@ async fn accept_all<H: Handler>(server: &Rc<Server<H>>, listener: Listener) -> i
     let readiness = listener.readiness()?;
     while !server.shutdown.draining() {
         let mut readable = std::pin::pin!(readiness.readable(false));
-        // The wait for a client is kept across the checks for a stop, so that none is cancelled half-way.
+        // The wait for a client continues across the drain checks, so that no wait is cancelled
+        // midway.
         loop {
             match select(
                 readable.as_mut(),
@@ -244,8 +252,8 @@ async fn accept_all<H: Handler>(server: &Rc<Server<H>>, listener: Listener) -> i
     accept_last(server, &listener).await
 }
 
-/// Ends the accepting. The core serves the connections that wait in a socket of this process, because closing the socket
-/// would reset them. Connections in an inherited socket are left for the next process.
+/// Ends accepting. Accepts the pending connections of a socket of this process, because closing the
+/// socket would reset them. Leaves the connections of an inherited socket to the next process.
 async fn accept_last<H: Handler>(server: &Rc<Server<H>>, listener: &Listener) -> io::Result<()> {
     if listener.inherited {
         return Ok(());
@@ -253,7 +261,6 @@ async fn accept_last<H: Handler>(server: &Rc<Server<H>>, listener: &Listener) ->
     accept_pending(server, listener).await
 }
 
-/// Accepts until no connection is pending.
 async fn accept_pending<H: Handler>(server: &Rc<Server<H>>, listener: &Listener) -> io::Result<()> {
     let mut turn = 0;
     loop {
@@ -263,7 +270,8 @@ async fn accept_pending<H: Handler>(server: &Rc<Server<H>>, listener: &Listener)
         ) {
             Ok((fd, peer)) => {
                 let peer: Option<SocketAddr> = peer.and_then(|peer| peer.try_into().ok());
-                // On a dual-stack socket IPv4 clients look like IPv6 ones; a log should not.
+                // A dual-stack socket reports an IPv4 client as an IPv6 address. The log shows the
+                // IPv4 address.
                 let peer = peer.map(|peer| SocketAddr::new(peer.ip().to_canonical(), peer.port()));
                 if server.admit(std::net::TcpStream::from(fd), peer, listener.tls) {
                     turn = 0;
@@ -275,7 +283,7 @@ async fn accept_pending<H: Handler>(server: &Rc<Server<H>>, listener: &Listener)
             Err(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM) => {
                 monoio::time::sleep(OUT_OF_DESCRIPTORS).await;
             }
-            // The client went away, or its network did: errors of one connection, not of the listener.
+            // Errors of one connection (the client or its network failed), not of the listener.
             Err(
                 Errno::INTR
                 | Errno::CONNABORTED
@@ -299,7 +307,7 @@ async fn accept_pending<H: Handler>(server: &Rc<Server<H>>, listener: &Listener)
     }
 }
 
-/// Runs one connection; a panic in it ends it and nothing else.
+/// Runs one connection. A panic ends only this connection.
 fn spawn<H: Handler>(server: Rc<Server<H>>, accepted: AcceptedSocket) {
     let AcceptedSocket {
         stream,
@@ -324,16 +332,17 @@ fn spawn<H: Handler>(server: Rc<Server<H>>, accepted: AcceptedSocket) {
     let connection = Connection::new(server, deadline, stream, peer);
     drop(monoio::spawn(contained(async move {
         if let Some(accepted_h2) = connection.run().await {
-            // In a task of its own, so that what HTTP/1 needs is given back.
+            // A separate task, so that the HTTP/1 state is freed.
             let serving = h2::serve(accepted_h2).map(move |()| drop(running));
             drop(monoio::spawn(contained(serving)));
         }
     })));
 }
 
-/// Catches a panic of `task`. The message and place have been logged by the panic hook.
+/// Catches a panic of `task`. The panic hook has logged the message and location.
 ///
-/// No `async` function, in which what is given and what is waited for would both have room: every connection would pay twice.
+/// Not an `async` function: its future would hold both the argument and the awaited future, so
+/// every connection would pay twice.
 fn contained(task: impl Future<Output = ()>) -> impl Future<Output = ()> {
     AssertUnwindSafe(task).catch_unwind().map(|ended| {
         if ended.is_err() {

@@ -1,4 +1,4 @@
-//! One line per request, collected by the core and written by the log's thread.
+//! The access log: one line per request. Each core collects lines, and the log thread writes them.
 
 use std::cell::RefCell;
 use std::fmt::Write as _;
@@ -9,30 +9,31 @@ use crate::limits::CONNECTION_SWEEP_INTERVAL;
 use crate::log;
 use crate::runtime::clock::unix_millis;
 
-/// Lines collected before they are handed over, at the next sweep at the latest.
+/// The size at which a core hands its lines to the log thread. A sweep hands over smaller batches.
 const BATCH_BYTES: usize = 32 * 1024;
 
-/// Longest target logged.
+/// The longest logged target, in characters.
 const TARGET_BYTES_MAX: usize = 1_024;
 
-/// One core's lines.
+/// The collected lines of one core.
 #[derive(Default)]
 pub struct AccessLog {
     batch: RefCell<String>,
 }
 
-/// How a response ended.
+/// The end of a response.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum End {
     Complete,
-    /// The client closed the connection, or reset the stream, when it had a part of an open range.
+    /// The client closed the connection or reset the stream after part of an open range.
     ClosedByClient,
-    /// It did not reach its end.
+    /// The response was truncated.
     Aborted,
 }
 
 impl End {
-    /// Of a response that did not reach its end. `is_gone`: the client went away, and nothing else was wrong.
+    /// Classifies a truncated response. `is_gone`: the client closed the connection, and no other
+    /// error occurred.
     pub fn cut(head: &RequestHead<'_>, status: u16, bytes: u64, is_gone: bool) -> Self {
         if is_gone && status == 206 && bytes > 0 && head.has_open_range() {
             End::ClosedByClient
@@ -42,12 +43,12 @@ impl End {
     }
 }
 
-/// What one request came to.
+/// A request and its result.
 pub struct Record<'a> {
     pub peer: Option<SocketAddr>,
     pub head: &'a RequestHead<'a>,
     pub status: u16,
-    /// Body bytes handed to the kernel.
+    /// Body bytes passed to the kernel.
     pub bytes: u64,
     pub micros: u64,
     pub cache: CacheResult,
@@ -55,7 +56,8 @@ pub struct Record<'a> {
 }
 
 impl AccessLog {
-    /// Waits until the cores have handed their lines over, which a sweep of theirs does. Blocking: for the end of the process.
+    /// Waits until a sweep of each core has handed over its lines. Blocking; for the end of the
+    /// process.
     pub fn wait_for_cores() {
         let (_kept, never) = crossbeam_channel::bounded::<()>(0);
         let _ = never.recv_timeout(2 * CONNECTION_SWEEP_INTERVAL);
@@ -70,7 +72,7 @@ impl AccessLog {
         }
     }
 
-    /// Hands collected lines over.
+    /// Hands the collected lines to the log thread.
     pub fn flush(&self) {
         let mut batch = self.batch.borrow_mut();
         if batch.is_empty() {
@@ -96,7 +98,7 @@ fn push_line(out: &mut String, now_ms: u64, record: &Record<'_>) {
         cache,
         end,
     } = record;
-    // Writing to a String cannot fail.
+    // Writing to a `String` cannot fail.
     let _ = write!(
         out,
         "ts={}.{:03} level=info msg=request",
@@ -128,7 +130,7 @@ fn push_line(out: &mut String, now_ms: u64, record: &Record<'_>) {
     out.push('\n');
 }
 
-/// Text of a client between quotes: one line, printable, bounded.
+/// Writes text of a client for use between quotes: one line, printable, at most `max` characters.
 fn push_escaped(out: &mut String, text: &str, max: usize) {
     for c in text.chars().take(max) {
         match c {

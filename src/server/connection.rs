@@ -1,5 +1,5 @@
-//! One client connection: reads a request head, sends the response, and starts again. A connection that starts with
-//! the HTTP/2 preface goes to [`h2`].
+//! A client connection over HTTP/1: reads a request head, sends the response, and repeats. A
+//! connection that starts with the HTTP/2 preface moves to [`h2`].
 
 use std::future::{Future, poll_fn};
 use std::io;
@@ -23,31 +23,33 @@ use crate::limits::{
 use crate::runtime::clock::monotonic_micros;
 use crate::sys::Peer;
 
-/// A connection and what it has received but not yet used.
+/// A client connection with its received but unused bytes.
 pub struct Connection<H> {
-    // Before the socket: the deadline must not outlive the descriptor that the deadline may shut down.
+    // Declared before the socket, because the deadline must not outlive the descriptor that it may
+    // shut down.
     deadline: ConnectionDeadline,
     stream: Stream,
     peer: Option<SocketAddr>,
     server: Rc<Server<H>>,
-    /// Received bytes; `buffer[used..]` is not parsed yet.
+    /// Received bytes. `buffer[used..]` is not parsed yet.
     buffer: Vec<u8>,
     used: usize,
-    /// A request was answered, or refused.
+    /// The server has answered or rejected a request.
     answered: bool,
 }
 
 /// The next step of the connection after a request or a read.
 enum Next {
     Continue,
-    /// Close; everything was said.
+    /// Close the connection in order. No response is pending.
     Close,
-    /// Close; the client gets nothing more.
+    /// Close the connection. The client receives no more bytes.
     Gone,
 }
 
-/// Whether the first line has the form of a request's and nothing else of it: a preface of HTTP/2 that is wrong, which is
-/// to be closed without an answer in HTTP/1 (RFC 9113, 3.4), or of another protocol.
+/// Returns whether the first line has three words like a request line, but names neither a path nor
+/// an HTTP version. Such a line is an invalid HTTP/2 preface or another protocol. An invalid
+/// preface must not receive an HTTP/1 response (RFC 9113, 3.4).
 fn names_no_http(buffer: &[u8]) -> bool {
     let is_name = |word: &[u8]| !word.is_empty() && word.iter().all(u8::is_ascii_uppercase);
     let line = buffer.split(|&byte| byte == b'\r').next().unwrap_or_default();
@@ -60,17 +62,18 @@ fn names_no_http(buffer: &[u8]) -> bool {
     }
 }
 
-/// What the client speaks, by its first bytes. `Upgrade: h2c` is ignored, as RFC 9113, 3.1 has it.
+/// The protocol of a client, from its first bytes. `Upgrade: h2c` is ignored (RFC 9113, 3.1).
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Protocol {
-    /// No byte has arrived, or an incomplete HTTP/2 preface; only a whole preface counts.
+    /// No byte or an incomplete HTTP/2 preface has arrived. Only a complete preface selects HTTP/2.
     Unknown,
     Http1,
     Http2,
 }
 
 impl Protocol {
-    /// `agreed`: the TLS session is for HTTP/2, and whatever comes must be that.
+    /// Detects the protocol. With `agreed`, the TLS session has negotiated HTTP/2, and the client
+    /// must use it.
     fn from(buffer: &[u8], agreed: bool) -> Self {
         if agreed || buffer.starts_with(h2::PREFACE) {
             Protocol::Http2
@@ -100,7 +103,8 @@ impl<H: Handler> Connection<H> {
         }
     }
 
-    /// Serves requests until one side has had enough; or gives the connection back, as soon as it is known to be for HTTP/2.
+    /// Serves HTTP/1 requests until either side closes the connection. Returns the connection if
+    /// the client uses HTTP/2.
     pub async fn run(mut self) -> Option<h2::AcceptedH2<H>> {
         if let (Stream::Tls(tls), Some(context)) = (&self.stream, &self.server.tls) {
             if let Err(error) =
@@ -166,7 +170,7 @@ impl<H: Handler> Connection<H> {
             match next {
                 Next::Continue => {}
                 Next::Close => {
-                    // The client has what it asked for.
+                    // No response is truncated, so a close notification is correct.
                     self.stream.leave(&self.deadline).await;
                     return None;
                 }
@@ -193,11 +197,11 @@ impl<H: Handler> Connection<H> {
             }
             None => {
                 let _memory = server.resources.memory.response();
-                // The connection waits for us, not for the client.
+                // The connection waits for the cache, not for the client.
                 self.deadline.clear();
                 match self.unless_gone(server.handler.answer(head)).await {
-                    // Boxed, as everything that is not a hit from memory: an idle connection pays for the largest
-                    // state it could be in.
+                    // Boxed, like everything except a hit from memory. An idle connection pays for
+                    // the largest state of its future.
                     Some(response) => (
                         response.status,
                         response.cache,
@@ -239,8 +243,9 @@ impl<H: Handler> Connection<H> {
         }
     }
 
-    /// The result of `work`; `None` when the client has closed its connection, or, for [`HALF_CLOSED_TIMEOUT`], its sending side: the
-    /// one cannot be told from the other before something is sent. No timer is armed for what is there at once.
+    /// Runs `work`. Returns `None` if the client has closed the connection, or has closed its
+    /// sending side for [`HALF_CLOSED_TIMEOUT`]. Without a send, the server cannot distinguish the
+    /// two cases. If `work` completes at the first poll, no timer is armed.
     async fn unless_gone<T>(&self, work: impl Future<Output = T>) -> Option<T> {
         let mut work = pin!(work);
         if let Poll::Ready(result) = poll_fn(|cx| Poll::Ready(work.as_mut().poll(cx))).await {
@@ -259,12 +264,12 @@ impl<H: Handler> Connection<H> {
         }
     }
 
-    /// Reads more of a head.
+    /// Reads more bytes of a request head.
     async fn receive(&mut self) -> Next {
         if self.used == self.buffer.len() {
             self.buffer.clear();
             self.used = 0;
-            // A large head was an exception: its buffer is not kept for the connection's life.
+            // Large heads are rare. The connection does not keep their buffer.
             if self.buffer.capacity() > 4 * RECEIVE_BUFFER_BYTES {
                 self.buffer = Vec::new();
             }
@@ -273,7 +278,7 @@ impl<H: Handler> Connection<H> {
                 return Box::pin(self.receive_last()).await;
             }
         } else if self.used > 0 {
-            // The beginning of a head that came along with the request before it.
+            // The buffer holds the start of a pipelined request.
             self.buffer.drain(..self.used);
             self.used = 0;
             self.deadline.set(WaitReason::Input, REQUEST_HEAD_TIMEOUT);
@@ -293,7 +298,7 @@ impl<H: Handler> Connection<H> {
                 Ok(0) => Next::Close,
                 Ok(_) => {
                     if begins {
-                        // From the first byte to the last: more bytes do not move it.
+                        // The deadline covers the whole head. Later bytes do not extend it.
                         self.deadline.set(WaitReason::Input, REQUEST_HEAD_TIMEOUT);
                     }
                     Next::Continue
@@ -302,25 +307,28 @@ impl<H: Handler> Connection<H> {
                 Err(_) if ended && !begins => Box::pin(self.refuse(&HeadError::Timeout)).await,
                 Err(_) if ended && self.server.shutdown.draining() => Box::pin(self.receive_last()).await,
                 Err(_) if ended => Next::Close,
-                // A part of a TLS record is no request yet, and moves no deadline.
+                // A partial TLS record is not a request and extends no deadline.
                 Err(_) => continue,
             };
         }
     }
 
-    /// Takes what the socket has.
+    /// Appends the bytes that the socket has received to the buffer.
     fn take(&mut self) -> io::Result<usize> {
         if self.buffer.capacity() == self.buffer.len() {
-            // Grows by doubling; the parser refuses a head before it exceeds its limit.
+            // The capacity doubles. The parser rejects a head above its size limit before the
+            // buffer exceeds that limit.
             self.buffer.reserve(RECEIVE_BUFFER_BYTES.max(self.buffer.len()));
         }
         self.stream.recv(&mut self.buffer)
     }
 
-    /// Takes the beginning of a last request where the server stops. What has come already is answered, and a client that
-    /// has only just connected has its first request on the way: closing now would reset it.
+    /// Reads the start of a last request while the server drains. The server still answers a
+    /// request that has arrived. On a new connection, the first request is probably in flight, and
+    /// a close would reset the connection.
     async fn receive_last(&mut self) -> Next {
-        // Nothing ends this wait but itself: the socket must not be shut down under what may come.
+        // The sleep alone ends this wait. A deadline would shut down the socket while a request
+        // arrives.
         self.deadline.clear();
         let mut taken = self.take();
         if !self.answered && !matches!(taken, Ok(1..)) {
@@ -336,7 +344,7 @@ impl<H: Handler> Connection<H> {
         }
     }
 
-    /// Answers a head that is not one, and closes.
+    /// Rejects an invalid request head and closes the connection.
     async fn refuse(&self, error: &HeadError) -> Next {
         if *error == HeadError::RequestLine && !self.answered && names_no_http(&self.buffer) {
             tracing::debug!(peer = ?self.peer, "neither HTTP/1 nor the preface of HTTP/2");
@@ -374,8 +382,8 @@ impl<H: Handler> Connection<H> {
         Next::Close
     }
 
-    /// Says that nothing more comes and waits a little for the client to see it: closing a socket with
-    /// unread input resets it, which can destroy the answer on its way.
+    /// Closes the sending side and briefly waits for the client to close. Closing a socket with
+    /// unread input resets the connection, and a reset can destroy the response in flight.
     async fn linger(&self) {
         self.stream.leave(&self.deadline).await;
         self.stream.shutdown(Shutdown::Write);

@@ -1,5 +1,6 @@
-//! Connection limits: how many connections the process, each core and each client have. Not here: rejection of the
-//! connections above a limit ([`super::accept`]), and the handoff between cores ([`super::rebalance`]).
+//! Connection limits: counts the connections of the process, of each core and of each client.
+//! [`super::accept`] rejects connections above a limit. [`super::rebalance`] hands connections to
+//! other cores.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -11,23 +12,24 @@ use super::rebalance::HandoffQueue;
 use crate::limits::{CONNECTIONS_MAX, CONNECTIONS_MIN, CONNECTIONS_PER_CORE_MAX, DESCRIPTORS_RESERVED};
 use crate::runtime::condition_log::LoggedCondition;
 
-/// Locks of the table of clients; a connection takes one when it begins and when it ends.
+/// The number of locks of the client table. A connection takes a lock at the start and at the end.
 const SHARDS: usize = 16;
 
-/// The connections of the process; cheap to clone.
+/// The connection counts and limits of the process. Cheap to clone.
 #[derive(Clone)]
 pub struct ConnectionLimits(Arc<Shared>);
 
 struct Shared {
     max: usize,
-    /// 0: any number.
+    /// 0 means no limit.
     per_client_max: usize,
     cores: Box<[Core]>,
     clients: [Mutex<HashMap<Client, usize>>; SHARDS],
     events: OverloadEvents,
 }
 
-/// What a core shows the others, in a cache line of its own: written when a connection begins, moves or ends.
+/// The state that a core shares with other cores, on a separate cache line. Written when a
+/// connection starts, moves or ends.
 #[repr(align(128))]
 #[derive(Default)]
 struct Core {
@@ -35,7 +37,6 @@ struct Core {
     handoff_queue: OnceLock<HandoffQueue>,
 }
 
-/// Overload events of connections.
 #[derive(Default)]
 pub struct OverloadEvents {
     /// Connections rejected by the limit of the process.
@@ -48,7 +49,8 @@ pub struct OverloadEvents {
     pub evicted: AtomicU64,
 }
 
-/// Whom a limit per client counts: an IPv4 address, or the 64 bits of an IPv6 address that name a network.
+/// The unit of the per-client limit: an IPv4 address, or the 64-bit network prefix of an IPv6
+/// address.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 struct Client(u64);
 
@@ -59,21 +61,22 @@ pub enum LimitExceeded {
     Client,
 }
 
-/// One connection slot, counted as long as the value lives.
+/// A connection slot, counted for the lifetime of the value.
 pub struct ConnectionSlot {
     limits: ConnectionLimits,
     core: usize,
     client: Option<Client>,
 }
 
-/// The limit when nobody chose one: [`CONNECTIONS_MAX`], or what `descriptors` leave.
+/// Returns the default connection limit: [`CONNECTIONS_MAX`], or fewer if `descriptors` do not
+/// suffice.
 pub fn default_max(descriptors: u64) -> usize {
     let descriptors = usize::try_from(descriptors).unwrap_or(usize::MAX);
     (descriptors.saturating_sub(DESCRIPTORS_RESERVED) / 5 * 4).clamp(CONNECTIONS_MIN, CONNECTIONS_MAX)
 }
 
 impl ConnectionLimits {
-    /// At most `max` connections on `cores` cores, and `per_client_max` of one client unless that is 0.
+    /// Limits `cores` cores to `max` connections, and each client to `per_client_max` unless 0.
     pub fn new(max: usize, per_client_max: usize, cores: usize) -> Self {
         ConnectionLimits(Arc::new(Shared {
             max: max.min(cores.saturating_mul(CONNECTIONS_PER_CORE_MAX)),
@@ -88,7 +91,7 @@ impl ConnectionLimits {
         self.0.max
     }
 
-    /// Returns the limit per client; 0: no limit.
+    /// Returns the limit per client. 0 means no limit.
     pub fn per_client_max(&self) -> usize {
         self.0.per_client_max
     }
@@ -110,7 +113,7 @@ impl ConnectionLimits {
             .sum()
     }
 
-    /// Connections of `core`.
+    /// Returns the number of connections on `core`.
     pub fn count(&self, core: usize) -> usize {
         self.0.cores[core].connections.load(Ordering::Relaxed)
     }
@@ -119,7 +122,7 @@ impl ConnectionLimits {
     ///
     /// # Errors
     ///
-    /// A limit is exceeded. Of several concurrent calls at the limit, all may fail.
+    /// A limit is exceeded. At the limit, several concurrent calls may all fail.
     pub fn acquire(&self, core: usize, client: Option<IpAddr>) -> Result<ConnectionSlot, LimitExceeded> {
         let client = client.map(Client::of).filter(|_| self.0.per_client_max > 0);
         if let Some(client) = client {
@@ -130,7 +133,7 @@ impl ConnectionLimits {
             }
             *count += 1;
         }
-        // From here on the drop takes back what was counted.
+        // From here on, the drop of the slot undoes the counting.
         self.0.cores[core].connections.fetch_add(1, Ordering::Relaxed);
         let slot = ConnectionSlot {
             limits: self.clone(),
@@ -143,8 +146,9 @@ impl ConnectionLimits {
         Ok(slot)
     }
 
-    /// The core that a connection just counted on `core` should go to, when `core` has more than its share: a quarter
-    /// above the mean, and two more than the core with the fewest.
+    /// Returns the target core for a connection just counted on `core`, if `core` is overloaded. An
+    /// overloaded core has a quarter more connections than the mean, and two more than the least
+    /// loaded core.
     pub fn less_loaded_core(&self, core: usize) -> Option<usize> {
         let counts = self
             .0
@@ -154,19 +158,18 @@ impl ConnectionLimits {
         choose_core(core, counts)
     }
 
-    /// Sets the handoff queue of `core`.
     pub(super) fn set_handoff_queue(&self, core: usize, queue: HandoffQueue) {
-        // A core is started once; no core would read a second queue.
+        // A core starts only once. No core would read a second queue.
         let _ = self.0.cores[core].handoff_queue.set(queue);
     }
 
-    /// Returns the handoff queue of `core`; `None` while the core starts.
+    /// Returns the handoff queue of `core`, or `None` while the core starts.
     pub(super) fn handoff_queue(&self, core: usize) -> Option<&HandoffQueue> {
         self.0.cores[core].handoff_queue.get()
     }
 
     fn shard(&self, client: Client) -> MutexGuard<'_, HashMap<Client, usize>> {
-        // Neighbours differ in their last bits: of IPv4 those of the address, of IPv6 those of the network.
+        // Adjacent clients differ in the low bits of the IPv4 address or of the IPv6 network.
         let shard = &self.0.clients[client.0 as usize % SHARDS];
         shard.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -189,7 +192,7 @@ fn choose_core(core: usize, counts: impl Iterator<Item = usize> + Clone) -> Opti
 }
 
 impl ConnectionSlot {
-    /// Counts it on another core.
+    /// Moves the slot to the count of another core.
     pub fn move_to(&mut self, core: usize) {
         let cores = &self.limits.0.cores;
         cores[core].connections.fetch_add(1, Ordering::Relaxed);
@@ -219,7 +222,8 @@ impl Client {
     fn of(address: IpAddr) -> Self {
         match address.to_canonical() {
             IpAddr::V4(address) => Client(u64::from(address.to_bits())),
-            // The high bits; no network of the internet is below 2^32.
+            // The high 64 bits. No network of the internet is below 2^32, so IPv4 addresses do not
+            // collide.
             IpAddr::V6(address) => Client((address.to_bits() >> 64) as u64),
         }
     }

@@ -14,25 +14,24 @@ use crate::runtime::helper::Helper;
 use crate::runtime::memory_budget::CoreMemory;
 use crate::runtime::shutdown::Shutdown;
 
-/// What every connection of a core shares.
 pub struct Server<H> {
     pub handler: Rc<H>,
     pub helper: Helper,
     pub shutdown: Shutdown,
     pub access_log: Option<AccessLog>,
     pub resources: CoreResources,
-    /// For listeners with TLS.
+    /// Set if a listener uses TLS.
     pub(super) tls: Option<TlsContext>,
     pub(super) deadlines: DeadlineTable,
-    /// Closed when descriptors have run out, so that a waiting client can be rejected.
+    /// A spare descriptor. Closed when descriptors are exhausted, so that the server can reject a
+    /// waiting client.
     pub(super) reserve: RefCell<Option<OwnedFd>>,
-    /// Connections at the last sweep.
+    /// The number of connections at the last sweep.
     pub(super) last_count: Cell<usize>,
 }
 
 /// The limits and the memory budget of one core.
 pub struct CoreResources {
-    /// The core's number.
     pub core: usize,
     pub limits: ConnectionLimits,
     pub memory: CoreMemory,
@@ -61,7 +60,7 @@ impl<H: Handler> Server<H> {
     }
 }
 
-/// Opens a descriptor to close when no other descriptor is free.
+/// Opens the spare descriptor, which is closed when no other descriptor is free.
 pub(super) fn open_reserve() -> Option<OwnedFd> {
     socket_with(
         AddressFamily::UNIX,

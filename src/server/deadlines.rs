@@ -1,8 +1,9 @@
-//! The deadline table: deadlines of a core's connections, checked four times a second, and the order of eviction
-//! above the connection limit.
+//! The deadline table. A sweep checks the deadlines of a core's connections four times a second.
+//! The table also orders connections for eviction above the connection limit.
 //!
-//! A deadline costs a request one store. At the deadline the connection's task is woken, or its socket shut down,
-//! which wakes the task too. Nothing is cancelled, and no timer is armed per request.
+//! A deadline costs a request one store. At the deadline, the sweep wakes the connection's task or
+//! shuts down its socket, which also wakes the task. No future is cancelled, and no timer is armed
+//! per request.
 
 use std::cell::{Cell, RefCell};
 use std::future::{Future, poll_fn};
@@ -18,34 +19,34 @@ use crate::limits::{IDLE_EVICTION_AGE, SEND_RATE_MIN, SEND_STALL_TIMEOUT, SLOW_H
 use crate::runtime::clock::monotonic_millis;
 use crate::sys::Local;
 
-/// Why a connection waits.
+/// The reason why a connection waits.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum WaitReason {
-    /// For the next request; ends also when the server drains.
+    /// The next request. A drain of the server also ends the wait.
     Idle,
-    /// For the rest of a head, or of what is thrown away after a refusal.
+    /// The rest of a request head, or the input discarded after a rejection.
     Input,
-    /// For the client to take bytes.
+    /// Room to send to the client.
     Output,
-    /// For ourselves.
+    /// No wait for the client; the cache itself is busy.
     Nothing,
 }
 
 struct Slot {
     local: Local,
     wait_reason: WaitReason,
-    /// When the wait began and when it ends, on the clock of [`monotonic_millis`].
+    /// The start and end of the wait, on the clock of [`monotonic_millis`].
     since: u64,
     deadline: u64,
     expired: bool,
-    /// Of who is woken when a wait for the client's bytes ends. Without one the socket is shut down for reading, after which
-    /// nobody can tell what still comes from the end.
+    /// The waker for the end of a wait for input. Without a waker, the sweep shuts down the socket
+    /// for reading. Afterwards, late input cannot be distinguished from the end of the stream.
     waker: Option<Waker>,
-    /// How often it has waited for a request, up to a few: more than once is, with one in between.
+    /// The number of waits for a request, saturating. From 2 on, the client has sent a request.
     idle_waits: u8,
-    /// Bytes the kernel still held for the client when this wait for it was first looked at.
+    /// Bytes that the kernel still held for the client at the first sweep of this wait.
     unsent: Option<u64>,
-    /// The connection slot; `None` when the connection was evicted.
+    /// The connection slot. `None` after an eviction.
     connection_slot: Option<ConnectionSlot>,
 }
 
@@ -59,15 +60,15 @@ struct Slots {
     free: Vec<usize>,
 }
 
-/// One connection's deadline. Must be dropped before its socket.
+/// The deadline of one connection. Must be dropped before the socket.
 pub struct ConnectionDeadline {
     table: DeadlineTable,
     index: usize,
     throughput: Throughput,
 }
 
-/// Throughput of a client: bytes taken and time waited in the current window. A new window starts after a wait of
-/// [`SEND_STALL_TIMEOUT`].
+/// The throughput of a client: bytes sent and time waited in the current window. A window ends
+/// after [`SEND_STALL_TIMEOUT`] of waiting.
 #[derive(Default)]
 struct Throughput {
     bytes: Cell<u64>,
@@ -101,7 +102,7 @@ impl DeadlineTable {
         }
     }
 
-    /// Ends the waits that have lasted too long, and the idle ones when the server drains.
+    /// Ends overdue waits. If the server drains, also ends idle waits.
     pub fn sweep(&self, draining: bool) {
         let now = monotonic_millis();
         for slot in self.0.borrow_mut().slots.iter_mut().flatten() {
@@ -117,9 +118,9 @@ impl DeadlineTable {
         }
     }
 
-    /// Ends up to `count` connections, the longest waiting first, so that a new connection finds room: the first of these
-    /// groups that has members, and at most an eighth of its members. The ended connections are not counted any more.
-    /// Returns their number.
+    /// Evicts up to `count` connections to make room for a new connection, the longest waiting
+    /// first. Evicts from the first group below that has members, and at most an eighth of its
+    /// members. Evicted connections are no longer counted. Returns their number.
     ///
     /// 1. Connections that have been idle for [`IDLE_EVICTION_AGE`].
     /// 2. Connections that have not sent a request yet.
@@ -128,7 +129,8 @@ impl DeadlineTable {
         self.end_longest_waiting(count, &[Slot::is_long_idle, Slot::is_new, Slot::has_slow_head])
     }
 
-    /// As [`Self::evict_idle`], when no new connection waits: connections that came a moment ago are left alone.
+    /// Evicts like [`Self::evict_idle`], but never new connections. Used when no new connection
+    /// waits.
     pub fn evict_long_idle(&self, count: usize) -> usize {
         self.end_longest_waiting(count, &[Slot::is_long_idle, Slot::has_slow_head])
     }
@@ -154,7 +156,8 @@ impl DeadlineTable {
 }
 
 impl Slots {
-    /// Returns the connections that `which` chooses and that have not been evicted: start of the wait, and index.
+    /// Returns the connections selected by `which` and not yet evicted, as start of the wait and
+    /// index.
     fn waiting(&self, which: impl Fn(&Slot) -> bool) -> Vec<(u64, usize)> {
         let slots = self.slots.iter().enumerate();
         slots
@@ -199,8 +202,9 @@ impl Slot {
         }
     }
 
-    /// Whether the client has taken enough of what the kernel holds for it to be waited for once more. The kernel
-    /// says that there is room only when a third of its buffer is free, which may take a slow client minutes.
+    /// Returns whether the client has taken enough of the bytes in the kernel to extend the
+    /// deadline. The kernel reports a socket as writable only when a third of its buffer is free. A
+    /// slow client may need minutes for a third.
     fn makes_progress(&mut self, now: u64) -> bool {
         let unsent = self.local.unsent();
         let taken = match (self.unsent, unsent) {
@@ -217,7 +221,7 @@ impl Slot {
 }
 
 impl ConnectionDeadline {
-    /// Starts a wait of at most `seconds` (and up to a sweep more).
+    /// Starts a wait of at most `limit`, plus up to one sweep interval.
     pub fn set(&self, reason: WaitReason, limit: Duration) {
         let now = monotonic_millis();
         self.with(|slot| {
@@ -227,19 +231,19 @@ impl ConnectionDeadline {
             slot.wait_reason = reason;
             slot.since = now;
             slot.unsent = None;
-            // What ended an earlier wait does not concern this one: a request that came in the same moment
-            // is answered.
+            // An expiry of an earlier wait does not apply to this wait. A request that arrived at
+            // that moment is answered.
             slot.expired = false;
             slot.deadline = now + limit.as_millis() as u64;
         });
     }
 
-    /// Waits for `ready`; `None` when the wait for the client's bytes that was set is ended first. The socket stays as it is:
-    /// what comes in the same moment can still be received.
+    /// Waits for `ready`. Returns `None` if the current wait for input ends first. The socket stays
+    /// open, so late bytes can still be received.
     ///
     /// # Cancellation
     ///
-    /// With the connection only: a later wait would not be ended.
+    /// Only together with the connection. Otherwise the waker stays set, and a later wait never ends.
     pub fn unless_ended<T>(
         &self,
         mut ready: Pin<&mut impl Future<Output = T>>,
@@ -258,8 +262,8 @@ impl ConnectionDeadline {
         })
     }
 
-    /// Has `waker` woken when a wait for the client's bytes is ended, from now on and until another is given; with `None` the
-    /// socket is shut down.
+    /// Sets the waker for the end of waits for input, until the next call. With `None`, the end of
+    /// a wait shuts down the socket.
     pub fn wake_by(&self, waker: Option<&Waker>) {
         self.with(|slot| match (waker, &slot.waker) {
             (Some(new), Some(old)) if old.will_wake(new) => {}
@@ -267,34 +271,36 @@ impl ConnectionDeadline {
         });
     }
 
-    /// Records that the client's side has taken `bytes` of a response.
+    /// Records that the client's socket has accepted `bytes` of a response.
     pub fn sent(&self, bytes: usize) {
         self.throughput.sent(bytes);
     }
 
-    /// Records the end of a wait for the client. Returns false after a full window in which the client took less than
+    /// Records the end of a wait for the client. Returns false after a full window below
     /// [`SEND_RATE_MIN`].
     pub fn meets_minimum_rate(&self) -> bool {
         let waited = self.with(|slot| monotonic_millis().saturating_sub(slot.since));
         self.throughput.waited(waited)
     }
 
-    /// Bytes given to the kernel that the client's kernel has not confirmed; `None` when the kernel cannot tell.
+    /// Returns the bytes passed to the kernel but not acknowledged by the client. `None` if the
+    /// kernel cannot report them.
     pub fn unconfirmed(&self) -> Option<u64> {
         self.with(|slot| slot.local.unsent())
     }
 
-    /// Ends the wait in time.
+    /// Ends the wait before its deadline.
     pub fn clear(&self) {
         self.with(|slot| slot.wait_reason = WaitReason::Nothing);
     }
 
-    /// Whether the wait was ended: its deadline has passed, or the connection was idle and should go.
+    /// Returns whether the wait was ended by its deadline, a drain or an eviction.
     pub fn expired(&self) -> bool {
         self.with(|slot| slot.expired)
     }
 
-    /// Returns whether the connection was evicted for another, which has the connection slot already.
+    /// Returns whether the connection was evicted. Its connection slot is already free for another
+    /// connection.
     pub fn evicted(&self) -> bool {
         self.with(|slot| slot.connection_slot.is_none())
     }
@@ -312,8 +318,8 @@ impl Throughput {
         self.bytes.set(self.bytes.get() + bytes as u64);
     }
 
-    /// Records a wait for the client; returns false when the client took too little in the window that ends with the
-    /// wait.
+    /// Records a wait for the client. Returns false if the window ends and the client took too
+    /// little in it.
     fn waited(&self, millis: u64) -> bool {
         let waited = self.waited_ms.get() + millis;
         self.waited_ms.set(waited);
@@ -341,12 +347,12 @@ mod tests {
     fn throughput_is_checked_after_a_minute_of_waiting() {
         let throughput = Throughput::default();
         let minute = SEND_STALL_TIMEOUT.as_millis() as u64;
-        // Fast for a minute, in many short waits.
+        // Sends fast for a minute, in many short waits.
         for _ in 0..60 {
             throughput.bytes.set(throughput.bytes.get() + SEND_RATE_MIN);
             assert!(throughput.waited(minute / 60));
         }
-        // Then slow: what was taken before does not count.
+        // Then sends slowly. Earlier bytes do not count.
         assert!(throughput.waited(minute / 2));
         throughput.bytes.set(SEND_RATE_MIN * 59);
         assert!(!throughput.waited(minute / 2));

@@ -1,4 +1,4 @@
-//! One listening socket per core on one address.
+//! Listening sockets: one per core on each address.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
@@ -7,37 +7,40 @@ use std::time::{Duration, Instant};
 use rustix::event::epoll;
 use socket2::{Domain, Protocol, Socket, Type};
 
-/// Connections the kernel keeps for a core that is busy; bounded further by `net.core.somaxconn`.
+/// Pending connections that the kernel queues for a busy core. The kernel also applies
+/// `net.core.somaxconn`.
 const BACKLOG: i32 = 4_096;
 
-/// How long [`bind`] waits for an address that is in use. The kernel tears down the io_uring instances of a killed process
-/// within some ten milliseconds after its exit, and a process that stops closes its listeners within `DRAIN_CHECK`; a loaded
-/// machine takes some times that. A port that another process keeps is reported after this time.
+/// The time for which [`bind`] retries an address that is in use. After the exit of a killed
+/// process, the kernel needs about ten milliseconds to tear down its io_uring instances. A process
+/// that shuts down closes its listeners within `DRAIN_CHECK`. A loaded machine needs several times
+/// as long. If another process still holds the port after this time, [`bind`] returns the error.
 pub const BIND_WAIT: Duration = Duration::from_secs(3);
 
-/// Pause between two attempts to bind.
+/// The pause between two attempts to bind.
 const BIND_PAUSE: Duration = Duration::from_millis(10);
 
-/// One core's listening socket on one address.
+/// The listening socket of one core on one address.
 #[derive(Debug)]
 pub struct Listener {
     pub socket: TcpListener,
-    /// Clients speak TLS here.
+    /// Clients use TLS on this socket.
     pub tls: bool,
-    /// The service manager holds the socket too, and keeps the socket open after the process ends.
+    /// The service manager also holds the socket and keeps it open after the process ends.
     pub inherited: bool,
 }
 
 impl Listener {
-    /// A handle that becomes readable when a client waits, and that does not keep the socket open.
+    /// Returns a handle that becomes readable when a client waits, without keeping the socket open.
     ///
-    /// A poll on the socket itself would give io_uring a reference to it until the kernel has torn the ring down, which is
-    /// after the end of a killed process: the port stays taken, and clients connect to a socket that will never be accepted
-    /// from. An epoll instance holds no reference to the files it watches.
+    /// With a poll on the socket itself, io_uring would hold a reference until the teardown of the
+    /// ring. After a kill, the process ends before that teardown. Meanwhile the port would stay in
+    /// use, and clients would connect to a socket without an accepting process. An epoll instance
+    /// holds no reference to the files in its interest list.
     ///
     /// # Errors
     ///
-    /// When descriptors have run out.
+    /// The process has no free file descriptor.
     pub(super) fn readiness(&self) -> io::Result<monoio::net::TcpListener> {
         let instance = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         epoll::add(
@@ -46,17 +49,17 @@ impl Listener {
             epoll::EventData::new_u64(0),
             epoll::EventFlags::IN,
         )?;
-        // The runtime has no type for any other descriptor; of this one only `readable` is called.
+        // The runtime has no type for other descriptors. The handle is only used for `readable`.
         monoio::net::TcpListener::from_std(TcpListener::from(instance))
     }
 }
 
-/// Binds as `bind_now` does, and tries again within `wait` while the address is in use; `waiting` is called once, before
-/// the first pause. Blocking: for the start.
+/// Binds like `bind_now`, and retries for `wait` while the address is in use. Calls `waiting` once,
+/// before the first pause. Blocking; only for startup.
 ///
 /// # Errors
 ///
-/// Those of `bind_now`.
+/// The errors of `bind_now`.
 pub fn bind(
     host: Option<IpAddr>,
     port: u16,
@@ -79,20 +82,22 @@ pub fn bind(
     }
 }
 
-/// Binds `count` sockets to one address and listens. Without a host: every address, IPv6 and IPv4; port 0
-/// lets the kernel choose. Gives the address they share.
+/// Binds `count` sockets to one address, listens, and returns the shared address. Without `host`,
+/// the sockets accept IPv6 and IPv4 on all addresses. For port 0, the kernel chooses the port.
 ///
-/// The first is bound without `SO_REUSEPORT`, so that a second process on the port is refused instead of
-/// being given half of the connections; the option is set afterwards for the others to join.
+/// The first socket is bound without `SO_REUSEPORT`, so that a second process cannot bind the port
+/// and receive half of the connections. Afterwards the option is set, so that the other sockets can
+/// join.
 ///
 /// # Errors
 ///
-/// The address is in use, not ours, or privileged.
+/// The address is in use, is not an address of this host, or is privileged.
 fn bind_now(host: Option<IpAddr>, port: u16, count: usize) -> io::Result<(SocketAddr, Vec<TcpListener>)> {
     let first = match host {
         Some(host) => claim(SocketAddr::new(host, port))?,
         None => claim(SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), port)).or_else(|error| {
-            // A host without IPv6: its families or addresses are missing, which is no error of the operator's.
+            // A host without IPv6 lacks the address family or its addresses. The fallback to IPv4
+            // is no operator error.
             match error.raw_os_error() {
                 Some(libc::EAFNOSUPPORT | libc::EADDRNOTAVAIL) => {
                     claim(SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), port))
@@ -128,7 +133,7 @@ fn claim(addr: SocketAddr) -> io::Result<Socket> {
 fn open(addr: SocketAddr) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
     if addr.is_ipv6() {
-        // `[::]` serves IPv4 as well; a given address serves itself.
+        // `[::]` also serves IPv4. Any other IPv6 address serves only IPv6.
         socket.set_only_v6(addr.ip() != Ipv6Addr::UNSPECIFIED)?;
     }
     socket.set_reuse_address(true)?;

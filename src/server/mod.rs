@@ -1,4 +1,5 @@
-//! Bytes to HTTP messages and back. Knows HTTP, knows nothing about registries.
+//! The HTTP server: accepts connections, parses requests and sends responses. Independent of OCI
+//! registries.
 
 mod accept;
 mod access_log;
@@ -28,20 +29,21 @@ pub use core::{CoreResources, Server};
 pub use h2::fuzz;
 pub use listen::{BIND_WAIT, Listener, bind};
 
-/// What answers requests on one core.
+/// Answers the requests of one core.
 pub trait Handler: 'static {
-    /// The answer, when it lies encoded in this core's memory. Called for every request, so it must not
-    /// allocate or wait.
+    /// Returns the response if this core's memory holds an encoded copy. Called for every request,
+    /// and must not allocate or wait.
     fn ready(&self, head: &RequestHead<'_>) -> Option<Rc<Ready>>;
 
-    /// The answer to anything else.
+    /// Answers a request that [`Handler::ready`] did not answer.
     ///
     /// # Cancellation
     ///
-    /// Dropped when the client resets its stream of HTTP/2, and by a panic. Must leave nothing behind.
+    /// Dropped if the client closes the connection or resets the HTTP/2 stream, and by a panic.
+    /// Must then leave no state behind.
     fn answer<'a>(&'a self, head: &'a RequestHead<'a>) -> Pin<Box<dyn Future<Output = Response> + 'a>>;
 
-    /// Told when the file of an answer to `head` could not be read, or ended early. The client has been cut off;
-    /// the next one should do better.
+    /// Called when the file of a response to `head` was unreadable or too short. The connection or
+    /// stream of the client has been reset. The next client should receive a complete response.
     fn file_failed(&self, head: &RequestHead<'_>);
 }

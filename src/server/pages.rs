@@ -1,10 +1,12 @@
-//! Which bytes of a file a core may read without waiting for a disk.
+//! Decides which bytes of a file a core can read without waiting for a disk.
 //!
-//! A core reads a window of a file only when two things are known. A helper thread has touched every page of it since the
-//! process last read pages of that file that were missing, so no page of it is still on its way from the disk and none
-//! makes the kernel read ahead. And the page cache holds every page of it now. Everything else is read by a helper thread.
+//! A core may read a window of a file only under two conditions. First, a helper thread has touched
+//! every page of the window since the process last read missing pages of the file. Then no page is
+//! still being read from the disk, and no page triggers a readahead. Second, the page cache holds
+//! every page of the window now. Helper threads read everything else.
 //!
-//! What helper threads have touched is in tables of atomics that all cores share, by inode: a file is open several times.
+//! All cores share the record of touched windows in tables of atomics. The key is the inode,
+//! because a file can be open several times.
 
 use std::cell::RefCell;
 use std::fs::File;
@@ -17,46 +19,49 @@ use crate::limits::{COLD_READ_BYTES, MEMORY_PRESSURE_TIME};
 use crate::runtime::clock::monotonic_millis;
 use crate::sys::{Inode, Presence, presence, read_exact_at};
 
-/// Files whose misses are counted apart: 32 KiB. Files that share a counter forget together, which costs them helper reads.
+/// The number of miss counters (32 KiB). Files with a common counter invalidate each other's marks,
+/// which costs extra helper reads.
 const FILES: usize = 4_096;
 
-/// Touched windows remembered: 256 GiB of files in 8 MiB, of which only what is in use takes memory. The windows of one file
-/// lie side by side, so they do not take each other's place.
+/// The number of touched windows remembered: 256 GiB of files in 8 MiB, of which only the used part
+/// takes memory. The marks of one file are adjacent, so they do not overwrite each other.
 const WINDOWS: usize = 1_024 * 1_024;
 
-/// Files whose inode a core remembers: about 100 bytes each.
+/// The number of files whose inode a core remembers, at about 100 bytes each.
 const KNOWN_FILES: usize = 256;
 
-/// Bytes a helper thread reads at once when it only touches pages.
+/// The size of one read when a helper thread only touches pages.
 const SCRATCH_BYTES: usize = 64 * 1024;
 
-/// How often missing pages of a file were read, by [`Pages::file`].
+/// The number of reads of missing pages per file, indexed by [`Pages::file`].
 static MISSES: [AtomicU64; FILES] = [const { AtomicU64::new(0) }; FILES];
 
-/// Marks of windows that were touched; a mark is a hash of file, window and the count of misses at that time.
+/// The marks of touched windows. A mark is a hash of the file, the window and the miss count at
+/// that time.
 static TOUCHED: [AtomicU64; WINDOWS] = [const { AtomicU64::new(0) }; WINDOWS];
 
-/// Until when memory counts as short, in monotonic milliseconds; 0 when it never was.
+/// The end of the current memory shortage, in monotonic milliseconds. 0 if memory was never short.
 static SHORT_UNTIL: AtomicU64 = AtomicU64::new(0);
 
 thread_local! {
     static SCRATCH: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
-    /// What this core knows of open files. A `Weak` keeps the address of its file from being used again.
+    /// The open files that this core has examined. A `Weak` prevents reuse of the address of its
+    /// file.
     static KNOWN: RefCell<Vec<(Weak<File>, Pages)>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Who may read the next bytes of a file.
+/// The thread that may read the next bytes of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reader {
-    /// The core, so many bytes.
+    /// The core may read the given number of bytes.
     Core(u64),
-    /// A helper thread. The page cache has every page, as far as is known.
+    /// A helper thread. The page cache probably holds every page.
     HelperCached,
-    /// A helper thread, which waits for a disk.
+    /// A helper thread, because the read waits for a disk.
     HelperMissing,
 }
 
-/// What is known of the pages of one file.
+/// The identity of one file for page lookups.
 #[derive(Clone, Copy, Debug)]
 pub struct Pages {
     inode: Option<Inode>,
@@ -65,10 +70,11 @@ pub struct Pages {
 }
 
 impl Pages {
-    /// Of an open file; the first time, and now and then, with one short system call.
+    /// Returns the pages of an open file. The first call for a file, and an occasional later call,
+    /// costs one short system call.
     pub fn of(file: &Arc<File>) -> Self {
         let at = Arc::as_ptr(file);
-        // Addresses of small allocations differ from the fifth bit on.
+        // Addresses of small allocations differ from bit 5 upwards.
         let slot = (at.addr() >> 5) % KNOWN_FILES;
         KNOWN.with_borrow_mut(|known| {
             if known.is_empty() {
@@ -95,7 +101,7 @@ impl Pages {
         Pages { inode, file }
     }
 
-    /// Who reads what is at `offset` of `file`, up to `length` bytes.
+    /// Returns the reader for up to `length` bytes at `offset` of `file`.
     pub fn reader(&self, file: &File, offset: u64, length: u64) -> Reader {
         let Some(inode) = &self.inode else {
             return Reader::HelperMissing;
@@ -115,7 +121,7 @@ impl Pages {
         }
     }
 
-    /// How many bytes from `offset` on, at most `length`, lie in touched windows without a gap.
+    /// Returns the number of bytes from `offset`, at most `length`, in contiguous touched windows.
     fn touched(&self, offset: u64, length: u64) -> u64 {
         let misses = self.misses().load(Ordering::Acquire);
         let end = offset + length;
@@ -130,9 +136,10 @@ impl Pages {
         at - offset
     }
 
-    /// Calls `read` from `offset` on, with an offset and a length per step, and records the touched pages. The first
-    /// step always runs. Further steps of the `length` bytes run while the page cache has the bytes. Returns the
-    /// number of bytes read; 0 at the end of the file. Blocking, for a helper thread.
+    /// Calls `read` with an offset and a length per step from `offset`, and records the touched
+    /// pages. The first step always runs. Further steps of the `length` bytes run while the page
+    /// cache has the bytes. Returns the number of bytes read, or 0 at the end of the file.
+    /// Blocking; for a helper thread.
     pub fn read_steps(
         &self,
         file: &File,
@@ -175,10 +182,10 @@ impl Pages {
         Ok(total)
     }
 
-    /// Reads exactly `length` bytes at `offset`, all in one window. Blocking, for a helper thread.
+    /// Reads exactly `length` bytes at `offset`, all in one window. Blocking; for a helper thread.
     pub fn read(&self, file: &File, offset: u64, length: u64) -> io::Result<Vec<u8>> {
         let mut bytes = Vec::new();
-        // At most a window, so it fits a usize everywhere.
+        // At most one window, so the cast never truncates.
         self.read_steps(file, offset, length, |at, step| {
             bytes = read_exact_at(file, at, step as usize)?;
             Ok(bytes.len())
@@ -186,13 +193,14 @@ impl Pages {
         Ok(bytes)
     }
 
-    /// Records a miss: a read fetches pages of the file and pages ahead. Earlier touched pages prove nothing more.
+    /// Records a miss. The read fetches missing pages and triggers readahead, so earlier marks of
+    /// the file are no longer valid.
     fn record_miss(&self) {
         self.misses().fetch_add(1, Ordering::AcqRel);
     }
 
-    /// The `length` bytes at `offset`, all in one window, were touched. The rest of the window is touched too when that
-    /// needs nothing from the disk.
+    /// Records that the `length` bytes at `offset`, all in one window, were touched. Also touches
+    /// the rest of the window if no page must come from the disk.
     fn record_touched(&self, file: &File, offset: u64, length: u64, misses: u64) {
         let Some(inode) = &self.inode else { return };
         let window = offset / COLD_READ_BYTES;
@@ -212,20 +220,20 @@ impl Pages {
         &MISSES[self.file as usize % FILES]
     }
 
-    /// Where the mark of a window is, and the mark.
+    /// Returns the slot of the mark of a window, and the mark.
     fn mark(&self, window: u64, misses: u64) -> (usize, u64) {
         let place = self.file.wrapping_add(window) as usize % WINDOWS;
-        // Never 0, which is the mark of no window.
+        // Never 0, because 0 means no mark.
         (place, mix(mix(self.file ^ mix(window)) ^ misses) | 1)
     }
 }
 
-/// From `offset` to the end of its window.
+/// Returns the number of bytes from `offset` to the end of its window.
 fn step_at(offset: u64) -> u64 {
     COLD_READ_BYTES - offset % COLD_READ_BYTES
 }
 
-/// Reads `length` bytes at `offset` and throws them away.
+/// Reads `length` bytes at `offset` and discards them.
 fn touch(file: &File, offset: u64, length: u64) -> io::Result<()> {
     SCRATCH.with_borrow_mut(|scratch| {
         scratch.resize(SCRATCH_BYTES, 0);
@@ -243,7 +251,7 @@ fn touch(file: &File, offset: u64, length: u64) -> io::Result<()> {
     })
 }
 
-/// The finaliser of splitmix64.
+/// The finalizer of splitmix64.
 fn mix(mut bits: u64) -> u64 {
     bits = (bits ^ bits >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     bits = (bits ^ bits >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
@@ -262,7 +270,7 @@ mod tests {
     const SIZE: u64 = 4 * 1024 * 1024;
     const PAGE: u64 = 4_096;
 
-    /// A file on the disk that the build is on, not on a file system in memory; removed at the end.
+    /// A file on the disk of the build directory, not on a file system in memory. Removed on drop.
     struct OnDisk(PathBuf, Arc<File>);
 
     impl OnDisk {
@@ -272,12 +280,12 @@ mod tests {
             file.write_all(&vec![7; SIZE as usize]).unwrap();
             file.sync_all().unwrap();
             let file = File::open(&place).unwrap();
-            // Reads of single pages bring in single pages.
+            // A read of one page fetches only one page.
             fadvise(&file, 0, None, Advice::Random).unwrap();
             OnDisk(place, Arc::new(file))
         }
 
-        /// Forgets every page; whether the file system does.
+        /// Drops every page from the page cache. Returns whether the file system did so.
         fn forget(&self) -> bool {
             fadvise(&*self.1, 0, None, Advice::DontNeed).unwrap();
             let inode = Inode::of(&self.1).unwrap();
@@ -292,7 +300,7 @@ mod tests {
             self.1.read_exact_at(&mut [0], page * PAGE).unwrap();
         }
 
-        /// Has a helper thread's steps read everything, as many as are needed.
+        /// Reads the whole file in as many helper-thread steps as necessary.
         fn read_all(&self, pages: &Pages) {
             let mut at = 0;
             while at < SIZE {
@@ -306,14 +314,15 @@ mod tests {
     }
 
     impl OnDisk {
-        /// Has everything read until all of it is the core's: memory may have been short a moment ago.
+        /// Reads the file until the core may read all of it. Memory may have been short a moment
+        /// ago.
         fn settle(&self, pages: &Pages) {
             for _ in 0..600 {
                 self.read_all(pages);
                 if pages.reader(&self.1, 0, SIZE) == Reader::Core(SIZE) {
                     return;
                 }
-                // No event tells when memory counts as plentiful again.
+                // No event reports the end of a memory shortage.
                 std::thread::park_timeout(std::time::Duration::from_millis(100));
             }
             panic!("{:?}", pages.reader(&self.1, 0, SIZE));
@@ -331,7 +340,7 @@ mod tests {
         let disk = OnDisk::new("pages-missing");
         let pages = Pages::of(&disk.1);
         for every in [2, 3, 16, 64, 255] {
-            // Touched and whole first, then with holes.
+            // All pages are touched and present first. Then pages are dropped.
             disk.settle(&pages);
             if !disk.forget() {
                 return;
@@ -353,7 +362,8 @@ mod tests {
         }
     }
 
-    /// One round of the test below. Fails as well when the kernel takes pages back meanwhile, which it may at any moment.
+    /// A round of the test below. Also fails if the kernel reclaims pages meanwhile, which can
+    /// happen at any time.
     fn touches_and_misses(disk: &OnDisk) -> Result<(), String> {
         let pages = Pages::of(&disk.1);
         let expect = |offset: u64, length: u64, wanted: Reader| {
@@ -362,16 +372,16 @@ mod tests {
             (found == wanted).then_some(()).ok_or_else(message)
         };
         let read_pages = || (0..SIZE / PAGE).for_each(|page| disk.read_page(page));
-        // In memory, but who knows for how long they have been on their way.
+        // The pages are in memory, but possibly only since a moment ago.
         expect(0, SIZE, Reader::HelperCached)?;
-        // A part of a window that is whole in memory stands for the window.
+        // Reading a part of a window touches the whole window if the page cache holds it.
         let read = pages.read(&disk.1, 3 * COLD_READ_BYTES + 5, 7).unwrap();
         assert_eq!(read, vec![7; 7]);
         expect(0, SIZE, Reader::HelperCached)?;
         let rest = SIZE - 3 * COLD_READ_BYTES;
         expect(3 * COLD_READ_BYTES, rest, Reader::Core(COLD_READ_BYTES))?;
         disk.settle(&pages);
-        // The same file, open once more.
+        // A second open of the same file.
         let again = Arc::new(File::open(&disk.0).unwrap());
         let reader = Pages::of(&again).reader(&again, 9, 100);
         if reader != Reader::Core(100) {
@@ -382,10 +392,11 @@ mod tests {
             return Ok(());
         }
         expect(0, SIZE, Reader::HelperMissing)?;
-        // Another reader brings the pages back: they are whole, and still the core's.
+        // Another reader fetches the pages again. The core may read them again.
         read_pages();
         expect(0, SIZE, Reader::Core(SIZE))?;
-        // A helper thread that misses pages makes the kernel read more of them: no window is trusted but its own.
+        // A miss of a helper thread triggers readahead. Only the window of the helper thread keeps
+        // a valid mark.
         disk.forget();
         pages.read(&disk.1, 0, COLD_READ_BYTES).unwrap();
         read_pages();
@@ -395,7 +406,7 @@ mod tests {
 
     #[test]
     fn a_window_is_the_cores_when_a_helper_thread_has_touched_all_of_it_and_until_pages_are_missed() {
-        // Files of earlier rounds stay, so that no round gets an inode of which something is known.
+        // The files of earlier rounds remain, so that each round uses a new inode without marks.
         let mut files = Vec::new();
         let mut failures = Vec::new();
         for round in 0..20 {

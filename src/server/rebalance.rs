@@ -1,6 +1,5 @@
-//! Handoff of accepted sockets from the accepting core to a core with fewer connections.
-//!
-//! No core has read from an accepted socket, so that the handoff moves only the socket.
+//! Handoff of accepted sockets from the accepting core to a core with fewer connections. No core
+//! has read from an accepted socket, so the handoff moves only the socket.
 
 use std::net::SocketAddr;
 
@@ -20,13 +19,12 @@ pub(super) struct AcceptedSocket {
     pub running: Running,
 }
 
-/// The handoff queue of a core; other cores push accepted sockets.
+/// The handoff queue of a core. Other cores push accepted sockets.
 pub(super) struct HandoffQueue {
     sender: Sender<AcceptedSocket>,
     waker: RemoteWaker,
 }
 
-/// The handoff receiver of a core.
 pub(super) struct HandoffReceiver {
     receiver: Receiver<AcceptedSocket>,
     notify: CoreNotify,
@@ -44,7 +42,7 @@ pub(super) fn handoff_queue() -> (HandoffQueue, HandoffReceiver) {
 }
 
 impl HandoffQueue {
-    /// Pushes `accepted`; returns the socket when the queue is full.
+    /// Pushes `accepted`. Returns the socket if the queue is full.
     pub(super) fn push(&self, accepted: AcceptedSocket) -> Result<(), AcceptedSocket> {
         match self.sender.try_send(accepted) {
             Ok(()) => {
@@ -57,11 +55,11 @@ impl HandoffQueue {
 }
 
 impl HandoffReceiver {
-    /// Calls `take` with every accepted socket, for ever.
+    /// Calls `take` with every accepted socket. Never returns.
     pub(super) async fn serve(self, take: impl Fn(AcceptedSocket)) -> ! {
         loop {
             self.notify.wait().await;
-            // A wake from here on is kept for the next wait.
+            // A wake after this point is kept for the next wait.
             while let Ok(accepted) = self.receiver.try_recv() {
                 take(accepted);
             }

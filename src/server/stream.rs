@@ -1,4 +1,5 @@
-//! What carries a connection's bytes. Everything above it speaks HTTP and does not know which it is.
+//! The byte stream of a client connection: plain TCP, TLS in user space, or kTLS. The HTTP layers
+//! above do not depend on the kind.
 
 use std::fs::File;
 use std::io::{self, IoSlice};
@@ -9,22 +10,22 @@ use super::tls::{KtlsStream, TlsStream};
 use crate::http::Certificate;
 use crate::sys::{Local, Pipe, Socket};
 
-/// A client's byte stream: calls that never wait, and readiness to wait for.
+/// A client's byte stream. Reads and writes never wait; a caller waits for readiness separately.
 ///
 /// # Cancellation
 ///
-/// Free everywhere: nothing is lent to the kernel across an await.
+/// All waits are cancel-safe. The kernel holds no buffer across an await.
 pub enum Stream {
     Plain(Socket),
-    /// Boxed: a session is a few KiB, and most connections are one or the other for their whole life.
+    /// Boxed, because a session takes a few KiB and most connections never change their kind.
     Tls(Box<TlsStream>),
-    /// A session after its handshake, encrypted by kTLS.
+    /// A TLS session after its handshake, encrypted by kTLS.
     Ktls(Box<KtlsStream>),
 }
 
 impl Stream {
-    /// Moves a session to kTLS after the handshake, where kTLS supports the session. With an error the stream is good
-    /// for closing only.
+    /// Moves a session to kTLS after the handshake, if kTLS supports the session. After an error,
+    /// the caller can only close the stream.
     pub fn into_ktls(self) -> (Self, io::Result<()>) {
         match self {
             Stream::Tls(tls) => match tls.into_ktls() {
@@ -35,12 +36,13 @@ impl Stream {
         }
     }
 
-    /// Whether bytes of files may go to it as they are: [`Stream::sendfile`] and [`Stream::splice`].
+    /// Returns whether the stream supports [`Stream::sendfile`] and [`Stream::splice`].
     pub fn takes_files(&self) -> bool {
         !matches!(self, Stream::Tls(_))
     }
 
-    /// Whether it should take no further request.
+    /// Returns whether the TLS key is near its usage limit. The connection must then accept no
+    /// further request.
     pub fn is_key_near_limit(&self) -> bool {
         match self {
             Stream::Plain(_) | Stream::Tls(_) => false,
@@ -48,7 +50,8 @@ impl Stream {
         }
     }
 
-    /// Whether HTTP/2 was agreed on. On a plain connection nothing was: there the first bytes say it.
+    /// Returns whether TLS has negotiated HTTP/2. A plain connection has no negotiation; its first
+    /// bytes select the protocol.
     pub fn is_h2(&self) -> bool {
         match self {
             Stream::Plain(_) => false,
@@ -57,7 +60,7 @@ impl Stream {
         }
     }
 
-    /// The certificate the client has proved to be its own.
+    /// Returns the verified certificate of the client.
     pub fn certificate(&self) -> Option<&Certificate> {
         match self {
             Stream::Plain(_) => None,
@@ -66,7 +69,8 @@ impl Stream {
         }
     }
 
-    /// Appends received bytes to `buffer`, at most its spare capacity; 0 is the end.
+    /// Appends received bytes to `buffer`, up to its spare capacity. Returns 0 at the end of the
+    /// stream.
     pub fn recv(&self, buffer: &mut Vec<u8>) -> io::Result<usize> {
         match self {
             Stream::Plain(socket) => socket.recv(buffer),
@@ -75,8 +79,8 @@ impl Stream {
         }
     }
 
-    /// Takes some of `bytes`; `more` says that the rest of a segment follows at once. What was taken may still be with the
-    /// session: see [`Stream::flush`].
+    /// Sends some of `bytes` and returns their number. With `more`, the rest of a segment follows
+    /// at once. The TLS session may still buffer accepted bytes; see [`Stream::flush`].
     pub fn send(&self, bytes: &[u8], more: bool) -> io::Result<usize> {
         match self {
             Stream::Plain(socket) => socket.send(bytes, more),
@@ -85,7 +89,7 @@ impl Stream {
         }
     }
 
-    /// Takes some of `slices` with one call.
+    /// Sends some of `slices` with one call.
     pub fn send_vectored(&self, slices: &[IoSlice<'_>], more: bool) -> io::Result<usize> {
         match self {
             Stream::Plain(socket) => socket.send_vectored(slices, more),
@@ -94,8 +98,9 @@ impl Stream {
         }
     }
 
-    /// Hands the kernel what was taken and is still here; for the end of a response. `Ok(())`: the kernel has everything.
-    /// `WouldBlock`: wait until it is writable, and call again.
+    /// Passes the bytes that the TLS session buffers to the kernel, at the end of a response.
+    /// Returns `Ok(())` if the kernel has all bytes. On `WouldBlock`, wait until the stream is
+    /// writable and call again.
     pub fn flush(&self) -> io::Result<()> {
         match self {
             Stream::Plain(_) | Stream::Ktls(_) => Ok(()),
@@ -103,8 +108,8 @@ impl Stream {
         }
     }
 
-    /// Says in the session that nothing more will be sent, then as [`Stream::flush`]. Never after a body that was cut off:
-    /// its client must not believe that it has everything.
+    /// Sends the close notification of the session, then flushes as [`Stream::flush`] does. Must
+    /// not be called after a truncated body, because the client would treat the body as complete.
     pub fn finish(&self) -> io::Result<()> {
         match self {
             Stream::Plain(_) => Ok(()),
@@ -113,11 +118,12 @@ impl Stream {
         }
     }
 
-    /// Says that nothing more will be sent, before the stream is shut down for writing or closed in order: as far as it is taken
-    /// at once, and in the kernel to the end.
+    /// Announces the end of the data before a write shutdown or an orderly close. Waits for the
+    /// kernel only on a kTLS stream. Elsewhere the notification is sent as far as the socket
+    /// accepts it at once.
     pub async fn leave(&self, deadline: &ConnectionDeadline) {
         match self {
-            // Boxed: an idle connection should not pay for the wait.
+            // Boxed, so that an idle connection does not pay for the wait.
             Stream::Ktls(ktls) => Box::pin(ktls.leave(deadline)).await,
             other => {
                 let _ = other.finish();
@@ -125,11 +131,12 @@ impl Stream {
         }
     }
 
-    /// Sends some of `len` bytes of `file` at `offset` without a copy through our memory; 0 at the file's end.
+    /// Sends up to `len` bytes of `file` from `offset` without a copy in user space. Returns 0 at
+    /// the end of the file.
     ///
     /// # Errors
     ///
-    /// `Unsupported` where it does not take files.
+    /// `Unsupported` if [`Stream::takes_files`] is false.
     pub fn sendfile(&self, file: &File, offset: u64, len: usize) -> io::Result<usize> {
         match self {
             Stream::Plain(socket) => socket.sendfile(file, offset, len),
@@ -138,7 +145,7 @@ impl Stream {
         }
     }
 
-    /// Sends some of what `pipe` holds; errors as of [`Stream::sendfile`].
+    /// Sends some of the bytes in `pipe`. Returns the errors of [`Stream::sendfile`].
     pub fn splice(&self, pipe: &mut Pipe, more: bool) -> io::Result<usize> {
         match self {
             Stream::Plain(socket) => socket.splice(pipe, more),
@@ -147,7 +154,7 @@ impl Stream {
         }
     }
 
-    /// Waits until there is something to read (or the end, or an error).
+    /// Waits until the stream has input, an end of stream, or an error.
     pub async fn readable(&self) -> io::Result<()> {
         match self {
             Stream::Plain(socket) => socket.readable().await,
@@ -156,7 +163,7 @@ impl Stream {
         }
     }
 
-    /// Waits until there is room to write.
+    /// Waits until the stream accepts output.
     pub async fn writable(&self) -> io::Result<()> {
         match self {
             Stream::Plain(socket) => socket.writable().await,
@@ -165,7 +172,7 @@ impl Stream {
         }
     }
 
-    /// As [`Socket::limit_unsent`].
+    /// Limits the unsent bytes in the kernel; see [`Socket::limit_unsent`].
     pub fn limit_unsent(&self, bytes: u32) {
         match self {
             Stream::Plain(socket) => socket.limit_unsent(bytes),
@@ -187,7 +194,7 @@ impl Stream {
         self.local().shutdown(how);
     }
 
-    /// Makes the coming close a reset, so that no client can take what it has for complete.
+    /// Makes the next close a reset, so that no client treats a partial response as complete.
     pub fn reset_on_close(&self) {
         match self {
             Stream::Plain(socket) => socket.reset_on_close(),

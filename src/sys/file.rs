@@ -1,4 +1,4 @@
-//! Reading committed files at offsets.
+//! Reads of committed files at offsets.
 
 use std::fs::File;
 use std::io::{self, IoSliceMut};
@@ -6,8 +6,9 @@ use std::os::unix::fs::FileExt;
 
 use rustix::io::{Errno, ReadWriteFlags, preadv2};
 
-/// Reads what the page cache has at `offset`, at most `bytes`: 0 at the end of the file, `None` when the first of it would
-/// have to be waited for. File systems that do not know `RWF_NOWAIT` always give `None`.
+/// Reads the bytes at `offset` that the page cache holds, at most the length of `bytes`. Returns 0
+/// at the end of the file, and `None` if the first byte requires a wait. File systems without
+/// `RWF_NOWAIT` always return `None`.
 pub fn read_resident(file: &File, offset: u64, bytes: &mut [u8]) -> io::Result<Option<usize>> {
     loop {
         return match preadv2(
@@ -24,7 +25,7 @@ pub fn read_resident(file: &File, offset: u64, bytes: &mut [u8]) -> io::Result<O
     }
 }
 
-/// Reads exactly `len` bytes at `offset`. Blocking: not for a core.
+/// Reads exactly `len` bytes at `offset`. Blocking; not for a core.
 pub fn read_exact_at(file: &File, offset: u64, len: usize) -> io::Result<Vec<u8>> {
     let mut bytes = vec![0; len];
     file.read_exact_at(&mut bytes, offset)?;

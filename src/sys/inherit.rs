@@ -1,4 +1,4 @@
-//! Descriptors that were open when the process began.
+//! Descriptors that were open at the start of the process.
 
 use std::io;
 use std::os::fd::{FromRawFd, OwnedFd, RawFd};
@@ -9,12 +9,13 @@ const FIRST: RawFd = 3;
 
 static TAKEN: AtomicBool = AtomicBool::new(false);
 
-/// Takes over the `count` descriptors that systemd has opened for this process. They are not passed on to programs we
-/// start. To be called before anything else opens descriptors, and once: a second call gets an error.
+/// Takes ownership of the `count` descriptors that systemd has opened for this process. Programs
+/// that the process starts do not inherit them. Must be called once, before the process opens
+/// descriptors. A second call returns an error.
 ///
 /// # Errors
 ///
-/// One of them is not open, or they were taken.
+/// A descriptor is not open, or the descriptors were already taken.
 pub fn take_inherited(count: usize) -> io::Result<Vec<OwnedFd>> {
     if TAKEN.swap(true, Ordering::AcqRel) {
         return Err(io::Error::other("the descriptors were taken over already"));
@@ -22,13 +23,14 @@ pub fn take_inherited(count: usize) -> io::Result<Vec<OwnedFd>> {
     let count = RawFd::try_from(count).unwrap_or(RawFd::MAX - FIRST);
     (FIRST..FIRST + count)
         .map(|number| {
-            // Asked before anybody owns it: an `OwnedFd` must be open.
+            // Checked before taking ownership, because an `OwnedFd` must be open.
             if !std::path::Path::new(&format!("/proc/self/fd/{number}")).exists() {
                 let text = format!("descriptor {number} is not open");
                 return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
             }
-            // SAFETY: open, as was just seen, and ours alone: systemd has passed it to this process, which has
-            // opened nothing of its own under that number, and `TAKEN` keeps anybody from taking it twice.
+            // SAFETY: the descriptor is open, as checked above, and has no other owner. systemd has
+            // passed the descriptor to this process, and the process has opened no other descriptor
+            // under that number. `TAKEN` prevents a second call.
             let fd = unsafe { OwnedFd::from_raw_fd(number) };
             rustix::io::fcntl_setfd(&fd, rustix::io::FdFlags::CLOEXEC)?;
             Ok(fd)

@@ -1,7 +1,6 @@
-//! kTLS: a socket with the keys of a session encrypts written bytes, pages of files included, and decrypts received
-//! bytes.
-//!
-//! Linux's `Documentation/networking/tls.rst`. Knows keys, and nothing of handshakes.
+//! kTLS: a socket with the keys of a TLS session encrypts written bytes, including pages of files,
+//! and decrypts received bytes. See Linux's `Documentation/networking/tls.rst`. Handles keys, but
+//! no handshakes.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
@@ -9,32 +8,32 @@ use std::os::fd::{AsFd, AsRawFd};
 use libc::{c_int, c_void, socklen_t};
 use zeroize::Zeroize as _;
 
-/// TLS 1.3 in `crypto_info`. Of 1.2 nothing is handed over: there the kernel would begin its nonces anew, where those
-/// of the session so far began.
+/// TLS 1.3 in `crypto_info`. TLS 1.2 sessions never use kTLS, because the kernel would restart the
+/// nonces at the first nonce of the session.
 const VERSION: u16 = 0x0304;
 
-/// The longest `crypto_info`: version, cipher, nonce, key and record number.
+/// The size of the longest `crypto_info`: version, cipher, nonce, key and record number.
 const INFO_BYTES_MAX: usize = 56;
 
-/// A record number, which is what `crypto_info` ends with.
+/// The size of the record number at the end of `crypto_info`.
 const SEQUENCE_BYTES: usize = 8;
 
-/// Header, true type and tag: what a record of TLS 1.3 has beside its content, for all of [`Cipher`].
+/// The bytes that a TLS 1.3 record adds to its content: header, content type and tag. Equal for
+/// every [`Cipher`].
 pub const RECORD_OVERHEAD: u64 = 5 + 1 + 16;
 
-/// Where `tcp_info` has the bytes that the peer has confirmed.
+/// The position of the acknowledged bytes in `tcp_info`.
 const BYTES_ACKED: std::ops::Range<usize> = 120..128;
 
-/// How often the TX counters are read until two reads agree.
+/// The maximum number of reads of the TX counters until two reads agree.
 const TX_COUNTER_READS_MAX: usize = 64;
 
-/// The state of a connection that is none.
 const TCP_CLOSE: u8 = 7;
 
 const ALERT: u8 = 21;
 const CLOSE_NOTIFY: [u8; 2] = [1, 0];
 
-/// What the kernel can encrypt with.
+/// The ciphers of the kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Cipher {
     Aes128Gcm,
@@ -45,7 +44,7 @@ pub enum Cipher {
 impl Cipher {
     pub const ALL: [Cipher; 3] = [Cipher::Aes128Gcm, Cipher::Aes256Gcm, Cipher::ChaCha20Poly1305];
 
-    /// For people.
+    /// Returns the name for logs.
     pub fn name(self) -> &'static str {
         match self {
             Cipher::Aes128Gcm => "AES-128-GCM",
@@ -61,7 +60,7 @@ impl Cipher {
         }
     }
 
-    /// `TLS_CIPHER_…`
+    /// Returns the `TLS_CIPHER_…` constant.
     fn number(self) -> u16 {
         match self {
             Cipher::Aes128Gcm => 51,
@@ -70,7 +69,7 @@ impl Cipher {
         }
     }
 
-    /// How much of the nonce is called salt, and stands behind the key.
+    /// Returns the length of the nonce part called salt, which follows the key.
     fn salt_bytes(self) -> usize {
         match self {
             Cipher::Aes128Gcm | Cipher::Aes256Gcm => 4,
@@ -83,15 +82,15 @@ impl Cipher {
     }
 }
 
-/// The keys of one direction, as the kernel wants them. Wiped when dropped.
+/// The keys of one direction in the format of the kernel. Wiped on drop.
 pub struct Keys {
     cipher: Cipher,
     info: [u8; INFO_BYTES_MAX],
 }
 
 impl Keys {
-    /// `nonce` as TLS 1.3 calls it the write IV, `sequence` the number of the next record; `None` when the key has another
-    /// length than the cipher's.
+    /// Creates the keys. `nonce` is the write IV of TLS 1.3, and `sequence` is the number of the
+    /// next record. Returns `None` if the length of the key does not match the cipher.
     pub fn new(cipher: Cipher, key: &[u8], nonce: &[u8; 12], sequence: u64) -> Option<Self> {
         if key.len() != cipher.key_bytes() {
             return None;
@@ -129,22 +128,22 @@ impl Drop for Keys {
     }
 }
 
-/// Enables kTLS on a connected TCP socket: `ours` for sent bytes, `theirs` for received bytes from here on. Unread
-/// bytes in the socket must begin with a record.
+/// Enables kTLS on a connected TCP socket, with `ours` for sent bytes and `theirs` for bytes
+/// received from here on. Unread bytes in the socket must start with a record.
 ///
 /// # Errors
 ///
-/// The kernel has no kTLS (`ENOENT`: no module), or kTLS lacks this cipher. The socket is good for closing only then, unless it was the
-/// first step that failed.
+/// The kernel has no kTLS (`ENOENT`: no module), or kTLS lacks this cipher. Unless the first step
+/// failed, the caller can then only close the socket.
 pub fn install(socket: impl AsFd, ours: &Keys, theirs: &Keys) -> io::Result<()> {
     set(&socket, libc::IPPROTO_TCP, libc::TCP_ULP, b"tls")?;
     set(&socket, libc::SOL_TLS, libc::TLS_TX, ours.info())?;
     set(&socket, libc::SOL_TLS, libc::TLS_RX, theirs.info())
 }
 
-/// The number of the next record that is sent: one for each that was encrypted.
+/// Returns the number of the next sent record, which counts the encrypted records.
 pub fn sequence(socket: impl AsFd, cipher: Cipher) -> io::Result<u64> {
-    // The keys come with it.
+    // The kernel also returns the keys.
     let mut info = [0; INFO_BYTES_MAX];
     let wanted = &mut info[..cipher.info_bytes()];
     let got = get(&socket, libc::SOL_TLS, libc::TLS_TX, wanted);
@@ -156,24 +155,26 @@ pub fn sequence(socket: impl AsFd, cipher: Cipher) -> io::Result<u64> {
     }
 }
 
-/// Bytes that TCP has taken since the connection began, but for a constant: those the peer has confirmed, and those it has not.
-/// Records that wait for TCP in the kernel are not among them.
+/// Returns the bytes that TCP has accepted since the start of the connection, up to a constant:
+/// acknowledged and unacknowledged bytes. Excludes records that wait for TCP in the kernel.
 ///
 /// # Errors
 ///
-/// `NotConnected` when there is no connection any more; `WouldBlock` when the peer confirms faster than we can ask.
+/// `NotConnected` if the connection is closed. `WouldBlock` if acknowledgements arrive faster than
+/// the counters can be read.
 pub fn taken_by_tcp(socket: impl AsFd) -> io::Result<u64> {
     let mut before = confirmed(&socket)?;
     for _ in 0..TX_COUNTER_READS_MAX {
         let mut unconfirmed: c_int = 0;
         let fd = socket.as_fd().as_raw_fd();
-        // SAFETY: `TIOCOUTQ` writes one `int`, which lives here; the descriptor is borrowed, so it is open.
+        // SAFETY: `TIOCOUTQ` writes one `int`, which lives here; the descriptor is borrowed, so it
+        // is open.
         let outcome = unsafe { libc::ioctl(fd, libc::TIOCOUTQ, &raw mut unconfirmed) };
         if outcome != 0 {
             return Err(io::Error::last_os_error());
         }
         let after = confirmed(&socket)?;
-        // Nothing moved from the one to the other in between.
+        // No byte was acknowledged between the two reads.
         if before == after {
             return Ok(after + u64::try_from(unconfirmed).unwrap_or(0));
         }
@@ -182,13 +183,13 @@ pub fn taken_by_tcp(socket: impl AsFd) -> io::Result<u64> {
     Err(io::ErrorKind::WouldBlock.into())
 }
 
-/// Bytes the peer has confirmed.
+/// Returns the bytes that the peer has acknowledged.
 fn confirmed(socket: &impl AsFd) -> io::Result<u64> {
     let mut info = [0; BYTES_ACKED.end];
     if get(socket, libc::IPPROTO_TCP, libc::TCP_INFO, &mut info)? < BYTES_ACKED.end {
         return Err(io::ErrorKind::Unsupported.into());
     }
-    // `tcp_info` begins with the state.
+    // `tcp_info` starts with the state.
     if info[0] == TCP_CLOSE {
         return Err(io::ErrorKind::NotConnected.into());
     }
@@ -197,16 +198,17 @@ fn confirmed(socket: &impl AsFd) -> io::Result<u64> {
     Ok(u64::from_ne_bytes(bytes))
 }
 
-/// Sends the alert that ends our side, behind everything that was sent; `WouldBlock` when the socket takes nothing now.
+/// Sends the close_notify alert after all sent bytes. Returns `WouldBlock` if the socket accepts no
+/// bytes now.
 pub fn send_close_notify(socket: impl AsFd) -> io::Result<()> {
-    // Aligned as a `cmsghdr` must be, and larger than one with one byte of content.
+    // Aligned like a `cmsghdr`, and larger than one with one byte of content.
     let mut control = [0_u64; 4];
     let mut content = CLOSE_NOTIFY;
     let mut part = libc::iovec {
         iov_base: (&raw mut content).cast::<c_void>(),
         iov_len: content.len(),
     };
-    // SAFETY: a `msghdr` is made of integers and pointers, for which zeros are values.
+    // SAFETY: a `msghdr` consists of integers and pointers, for which zero is a valid value.
     let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
     message.msg_iov = &raw mut part;
     message.msg_iovlen = 1;
@@ -215,8 +217,9 @@ pub fn send_close_notify(socket: impl AsFd) -> io::Result<()> {
     let space = unsafe { libc::CMSG_SPACE(1) };
     debug_assert!(space as usize <= size_of_val(&control));
     message.msg_controllen = space as _;
-    // SAFETY: `msg_control` leads to `control`, which has room for a header and one byte of content (24 bytes of 32) and lives
-    // to the end of this function; so the first header is there, and its content behind it.
+    // SAFETY: `msg_control` points to `control`, which lives until the end of this function.
+    // `control` has room for a header and one byte of content (24 of 32 bytes). Therefore the first
+    // header exists and is followed by its content.
     unsafe {
         let header = libc::CMSG_FIRSTHDR(&raw const message);
         (*header).cmsg_level = libc::SOL_TLS;
@@ -226,8 +229,8 @@ pub fn send_close_notify(socket: impl AsFd) -> io::Result<()> {
     }
     let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
     loop {
-        // SAFETY: everything `message` leads to lives here and is what its lengths say; the descriptor is borrowed, so it is
-        // open.
+        // SAFETY: all memory behind `message` lives here and matches the given lengths. The
+        // descriptor is borrowed, so it is open.
         let sent = unsafe { libc::sendmsg(socket.as_fd().as_raw_fd(), &raw const message, flags) };
         if sent >= 0 {
             return Ok(());
@@ -240,9 +243,10 @@ pub fn send_close_notify(socket: impl AsFd) -> io::Result<()> {
 }
 
 fn set(socket: &impl AsFd, level: c_int, name: c_int, value: &[u8]) -> io::Result<()> {
-    // No option is nearly as long.
+    // Every option is far shorter than the maximum of `socklen_t`.
     let len = value.len() as socklen_t;
-    // SAFETY: the kernel reads `len` bytes, which is what `value` has; the descriptor is borrowed, so it is open.
+    // SAFETY: the kernel reads `len` bytes, the length of `value`. The descriptor is borrowed, so
+    // it is open.
     let outcome = unsafe {
         libc::setsockopt(
             socket.as_fd().as_raw_fd(),
@@ -259,11 +263,11 @@ fn set(socket: &impl AsFd, level: c_int, name: c_int, value: &[u8]) -> io::Resul
     }
 }
 
-/// Gives how many bytes of `value` the kernel has written.
+/// Returns the number of bytes that the kernel has written to `value`.
 fn get(socket: &impl AsFd, level: c_int, name: c_int, value: &mut [u8]) -> io::Result<usize> {
     let mut len = value.len() as socklen_t;
-    // SAFETY: the kernel writes at most `len` bytes, which is what `value` has, and their number to `len`, which lives here;
-    // the descriptor is borrowed, so it is open.
+    // SAFETY: the kernel writes at most `len` bytes, the length of `value`, and writes their number
+    // to `len`, which lives here. The descriptor is borrowed, so it is open.
     let outcome = unsafe {
         libc::getsockopt(
             socket.as_fd().as_raw_fd(),

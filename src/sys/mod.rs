@@ -1,4 +1,4 @@
-//! Raw system calls, each behind a safe function; the only place for `unsafe`.
+//! Raw system calls behind safe functions. The only module with `unsafe`.
 
 mod file;
 mod inherit;

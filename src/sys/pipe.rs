@@ -1,4 +1,4 @@
-//! A pipe that carries references to pages from a file to a socket.
+//! A pipe that moves references to pages from a file to a socket.
 
 use std::cell::RefCell;
 use std::fs::File;
@@ -12,9 +12,10 @@ use rustix::pipe::{PipeFlags, SpliceFlags, fcntl_setpipe_size, pipe_with, splice
 
 use crate::limits::{IDLE_PIPES_MAX, PIPE_BYTES, PIPES_MAX};
 
-/// An empty pipe of [`Pipe::capacity`] bytes, or one with `held` bytes of a body in it.
+/// An empty pipe of [`Pipe::capacity`] bytes, or a pipe with `held` bytes of a body.
 ///
-/// Belongs to one response at a time; given back to its core's pool only when drained, otherwise closed.
+/// Belongs to one response at a time. Returns to the pool of its core only if drained, and is
+/// otherwise closed.
 #[derive(Debug)]
 pub struct Pipe {
     read: OwnedFd,
@@ -26,17 +27,17 @@ pub struct Pipe {
 
 thread_local! {
     static IDLE: RefCell<Vec<Pipe>> = const { RefCell::new(Vec::new()) };
-    /// Pipes this core has, idle ones included.
+    /// The number of pipes of this core, including idle pipes.
     static COUNT: Arc<AtomicUsize> = Arc::default();
 }
 
-/// One of the pipes of a core. A pipe may end on another thread, which was to fill it.
+/// The count of one pipe of a core. A pipe may be dropped on the helper thread that fills it.
 #[derive(Debug)]
 struct Place(Arc<AtomicUsize>);
 
 impl Place {
     fn take() -> io::Result<Self> {
-        // Only this core adds.
+        // Only this core increments the count.
         let place = COUNT.with(|count| {
             (count.load(Ordering::Relaxed) < PIPES_MAX).then(|| {
                 count.fetch_add(1, Ordering::Relaxed);
@@ -54,11 +55,12 @@ impl Drop for Place {
 }
 
 impl Pipe {
-    /// Takes an idle pipe of this core or makes one.
+    /// Takes an idle pipe of this core or creates one.
     ///
     /// # Errors
     ///
-    /// Out of descriptors, of an unprivileged user's pipe budget, or of [`PIPES_MAX`]; the caller uses `sendfile` then.
+    /// Exhausted descriptors, exhausted pipe budget of an unprivileged user, or [`PIPES_MAX`]
+    /// pipes. The caller then uses `sendfile`.
     pub fn take() -> io::Result<Self> {
         if let Some(pipe) = IDLE.with_borrow_mut(Vec::pop) {
             return Ok(pipe);
@@ -75,7 +77,7 @@ impl Pipe {
         })
     }
 
-    /// Gives the pipe back to this core.
+    /// Returns the pipe to the pool of this core.
     pub fn put_back(self) {
         if self.held == 0 {
             IDLE.with_borrow_mut(|idle| {
@@ -90,13 +92,13 @@ impl Pipe {
         self.capacity
     }
 
-    /// Bytes waiting in the pipe.
+    /// Returns the number of bytes in the pipe.
     pub fn held(&self) -> usize {
         self.held
     }
 
-    /// Moves up to `len` bytes of `file` at `offset` into the pipe; waits for the disk where pages are not
-    /// in memory. Gives 0 at the end of the file.
+    /// Moves up to `len` bytes of `file` at `offset` into the pipe. Waits for the disk if pages are
+    /// not in memory. Returns 0 at the end of the file.
     pub fn fill(&mut self, file: &File, offset: u64, len: usize) -> io::Result<usize> {
         let mut offset = offset;
         loop {
@@ -118,7 +120,8 @@ impl Pipe {
         }
     }
 
-    /// Moves what the pipe holds to a non-blocking socket; `WouldBlock` when that takes nothing now.
+    /// Moves bytes from the pipe to a non-blocking socket. Returns `WouldBlock` if the socket
+    /// accepts no bytes now.
     pub(super) fn drain_to(&mut self, socket: impl AsFd, more: bool) -> io::Result<usize> {
         let flags = SpliceFlags::NONBLOCK
             | if more {
@@ -150,7 +153,7 @@ mod tests {
             Pipe::take().unwrap_err().raw_os_error(),
             Some(Errno::MFILE.raw_os_error())
         );
-        // Where it ends does not matter.
+        // A pipe may be dropped on any thread.
         let one = pipes.pop();
         std::thread::spawn(move || drop(one)).join().unwrap();
         pipes.push(Pipe::take().unwrap());

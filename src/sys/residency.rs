@@ -1,4 +1,4 @@
-//! Which pages of a file are in memory, without reading any.
+//! Checks which pages of a file are in memory, without reading them.
 
 use std::ffi::c_void;
 use std::fs::File;
@@ -7,24 +7,25 @@ use std::ptr;
 
 use rustix::fs::{AtFlags, StatxFlags, statx};
 
-/// The number of `cachestat`, which every architecture shares.
+/// The number of `cachestat`, equal on every architecture.
 const SYS_CACHESTAT: libc::c_long = 451;
 
-/// Pages that the fallback looks at in one call: 1 MiB in pages of 4 KiB, and one more for an odd start.
+/// The maximum number of pages for the fallback: 1 MiB in pages of 4 KiB, plus one for an unaligned
+/// start.
 const PAGES_MAX: usize = 257;
 
-/// What identifies a file, however often it is open.
+/// The identity of a file, independent of the number of opens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Inode {
     pub device: (u32, u32),
     pub number: u64,
     pub size: u64,
-    /// The process owns it, so `mincore` tells the truth about it.
+    /// The process owns the file, so the result of `mincore` is reliable.
     own: bool,
 }
 
 impl Inode {
-    /// The inode of `file`, from what the kernel has in memory: a network file system is not contacted.
+    /// Returns the inode of `file` from kernel memory, without contacting a network file system.
     pub fn of(file: &File) -> Option<Self> {
         let wanted = StatxFlags::INO | StatxFlags::SIZE | StatxFlags::UID;
         let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
@@ -38,14 +39,14 @@ impl Inode {
     }
 }
 
-/// How much of a range is in the page cache.
+/// The extent to which a range is in the page cache.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Presence {
-    /// Every page. With `cachestat`, pages that are being read count.
+    /// Every page. `cachestat` also counts pages that are still being read.
     Whole,
-    /// Not every page.
     Partial,
-    /// Not every page, and the kernel took some of the missing ones back lately: memory is short.
+    /// Not every page, and the kernel has recently evicted some missing pages because memory is
+    /// short.
     Reclaimed,
 }
 
@@ -65,7 +66,8 @@ struct Cachestat {
     recently_evicted: u64,
 }
 
-/// How much of the `length` bytes of `file` at `offset` is in the page cache. Nothing is read, and no reading begins.
+/// Returns how much of the `length` bytes of `file` at `offset` is in the page cache. Neither reads
+/// nor triggers a read.
 pub fn presence(file: &File, inode: &Inode, offset: u64, length: u64) -> Presence {
     if length == 0 {
         return Presence::Whole;
@@ -74,8 +76,8 @@ pub fn presence(file: &File, inode: &Inode, offset: u64, length: u64) -> Presenc
     let pages = (offset + length - 1) / page - offset / page + 1;
     let range = CachestatRange { offset, length };
     let mut stat = Cachestat::default();
-    // SAFETY: the kernel reads one `cachestat_range` and writes one `cachestat`, which both live here and are laid out
-    // as it defines them.
+    // SAFETY: the kernel reads one `cachestat_range` and writes one `cachestat`. Both live here and
+    // have the layout that the kernel defines.
     let outcome = unsafe {
         libc::syscall(
             SYS_CACHESTAT,
@@ -92,7 +94,7 @@ pub fn presence(file: &File, inode: &Inode, offset: u64, length: u64) -> Presenc
             (false, _) => Presence::Reclaimed,
         };
     }
-    // The kernel is older than 6.5, or the call is forbidden.
+    // The kernel is older than 6.5, or a policy forbids the call.
     if inode.own && is_mapped_whole(file, offset, pages, page) {
         Presence::Whole
     } else {
@@ -101,12 +103,14 @@ pub fn presence(file: &File, inode: &Inode, offset: u64, length: u64) -> Presenc
 }
 
 fn page_bytes() -> u64 {
-    // SAFETY: `sysconf` reads no memory of ours. The page size is always known, and positive.
+    // SAFETY: `sysconf` accesses no memory of this process. The page size is always known and
+    // positive.
     let bytes = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
     u64::try_from(bytes).unwrap_or(4_096)
 }
 
-/// Whether `mincore` finds every one of `pages` pages from `offset` on. Pages that are being read do not count.
+/// Returns whether `mincore` finds all of `pages` pages from `offset`. Excludes pages that are
+/// still being read.
 fn is_mapped_whole(file: &File, offset: u64, pages: u64, page: u64) -> bool {
     let Some(count) = usize::try_from(pages).ok().filter(|&count| count <= PAGES_MAX) else {
         return false;
@@ -114,10 +118,10 @@ fn is_mapped_whole(file: &File, offset: u64, pages: u64, page: u64) -> bool {
     let Ok(start) = libc::off_t::try_from(offset - offset % page) else {
         return false;
     };
-    // At most PAGES_MAX pages.
+    // At most `PAGES_MAX` pages.
     let bytes = (pages * page) as usize;
-    // SAFETY: a new mapping at a place of the kernel's choice touches no memory of ours. It is never read, so a file that
-    // becomes shorter cannot raise a signal.
+    // SAFETY: a new mapping at an address chosen by the kernel touches no existing memory. The
+    // mapping is never read, so a file that becomes shorter cannot raise a signal.
     let place = unsafe {
         libc::mmap(
             ptr::null_mut(),
@@ -132,10 +136,10 @@ fn is_mapped_whole(file: &File, offset: u64, pages: u64, page: u64) -> bool {
         return false;
     }
     let mut found = [0_u8; PAGES_MAX];
-    // SAFETY: the mapping covers `bytes`, and the kernel writes one byte for each of its `count` pages, which is no more
-    // than `found` holds.
+    // SAFETY: the mapping covers `bytes`. The kernel writes one byte for each of its `count` pages,
+    // at most the length of `found`.
     let outcome = unsafe { libc::mincore(place, bytes, found.as_mut_ptr()) };
-    // SAFETY: the mapping made above, which nothing refers to.
+    // SAFETY: the mapping was created above and has no references.
     unsafe { libc::munmap(place.cast::<c_void>(), bytes) };
     outcome == 0 && found[..count].iter().all(|&page| page & 1 == 1)
 }

@@ -1,6 +1,5 @@
-//! A client's socket: non-blocking calls made from the core, readiness from the driver.
-//!
-//! Nothing is ever lent to the kernel across an await, so dropping a future leaves nothing behind.
+//! A client socket. Calls are non-blocking on the core, and the driver reports readiness. The
+//! kernel holds no buffer across an await, so every future can be dropped.
 
 use std::fs::File;
 use std::future::{Future, poll_fn};
@@ -23,21 +22,22 @@ pub struct Socket {
     stream: monoio::net::TcpStream,
 }
 
-/// What is kept of a socket by those who may only shut it down.
+/// A handle of a socket for owners of a deadline, which may only query the socket or shut it down.
 #[derive(Clone, Copy, Debug)]
 pub struct Local {
     fd: std::os::fd::RawFd,
 }
 
 impl Local {
-    /// Ends both directions, so that the task that waits on the socket is woken.
+    /// Shuts down the socket, which wakes the task that waits on the socket.
     ///
-    /// The descriptor must still be open. The connection deadline that holds a `Local` belongs to the connection that
-    /// owns the socket, and is dropped first.
+    /// The descriptor must still be open. The connection deadline that holds a `Local` belongs to
+    /// the connection that owns the socket, and is dropped first.
     pub fn shutdown(self, how: Shutdown) {
-        // SAFETY: the connection that owns this descriptor removes itself from the deadline table before the socket
-        // is closed (field order in `Connection` and `H2Io`). Both live on this thread, so the number is open and is
-        // that socket's for the length of the call.
+        // SAFETY: the connection owns this descriptor. Before closing the socket, the connection
+        // removes its deadline from the deadline table (field order in `Connection` and `H2Io`).
+        // Both live on this thread. Therefore the descriptor is open and refers to that socket
+        // during the call.
         let fd = unsafe { BorrowedFd::borrow_raw(self.fd) };
         let how = match how {
             Shutdown::Read => rustix::net::Shutdown::Read,
@@ -49,21 +49,23 @@ impl Local {
 }
 
 impl Local {
-    /// Bytes given to the kernel that the client has not confirmed; `None` when it cannot say.
+    /// Returns the bytes passed to the kernel but not acknowledged by the client. `None` if the
+    /// kernel cannot report them.
     pub fn unsent(self) -> Option<u64> {
         let mut bytes: libc::c_int = 0;
-        // SAFETY: `TIOCOUTQ` writes one `int`, which lives here. The number is open and is that socket's, as in
-        // `shutdown`.
+        // SAFETY: `TIOCOUTQ` writes one `int`, which lives here. The descriptor is open and refers
+        // to that socket, as in `shutdown`.
         let outcome = unsafe { libc::ioctl(self.fd, libc::TIOCOUTQ, &raw mut bytes) };
         (outcome == 0).then(|| u64::try_from(bytes).unwrap_or(0))
     }
 
-    /// What TCP knows of the client.
+    /// Returns the TCP state of the client.
     pub fn peer(self) -> Peer {
         let mut state = 0_u8;
         let mut len: libc::socklen_t = 1;
-        // SAFETY: `tcp_info` begins with the state, one byte, and the kernel writes no more than `len` bytes, which live here.
-        // The number is open and is that socket's, as in `shutdown`.
+        // SAFETY: `tcp_info` starts with the state, one byte. The kernel writes at most `len`
+        // bytes, which live here. The descriptor is open and refers to that socket, as in
+        // `shutdown`.
         let outcome = unsafe {
             libc::getsockopt(
                 self.fd,
@@ -84,24 +86,26 @@ impl Local {
 const TCP_CLOSE: u8 = 7;
 const TCP_CLOSE_WAIT: u8 = 8;
 
-/// What TCP knows of the other end of a connection.
+/// The TCP state of the other end of a connection.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Peer {
     Open,
-    /// It has closed its sending side, or everything: both look the same until something is sent.
+    /// The peer has closed its sending side or both sides. Without a send, the two cases cannot be
+    /// distinguished.
     Closing,
-    /// It has reset the connection.
+    /// The peer has reset the connection.
     Gone,
 }
 
 impl AsFd for Socket {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        // SAFETY: `stream` owns the descriptor and is neither closed nor replaced while `self` lives.
+        // SAFETY: `stream` owns the descriptor and is neither closed nor replaced while `self`
+        // lives.
         unsafe { BorrowedFd::borrow_raw(self.stream.as_raw_fd()) }
     }
 }
 
-/// Retries on EINTR; EAGAIN stays `WouldBlock`.
+/// Retries on EINTR. EAGAIN remains `WouldBlock`.
 fn call(mut f: impl FnMut() -> rustix::io::Result<usize>) -> io::Result<usize> {
     loop {
         match f() {
@@ -111,9 +115,10 @@ fn call(mut f: impl FnMut() -> rustix::io::Result<usize>) -> io::Result<usize> {
     }
 }
 
-/// Waits for `readiness` in a way that is a turn for the core's other tasks. On io_uring that is so because the ring is
-/// asked; epoll may know the answer at once, and time after time of a client that sends or takes without end: there a task
-/// of no content goes to the end of the queue first. (monoio's own `yield_now` puts the caller at its head.)
+/// Waits for `readiness`, and lets the other tasks of the core run. With io_uring, the wait polls
+/// the ring and thus yields. With epoll, the readiness may be known at once, repeatedly for a
+/// client that sends or receives continuously. Then an empty task at the end of the run queue runs
+/// first. (`yield_now` of monoio puts the caller at the head of the queue.)
 async fn others_first(readiness: impl Future<Output = io::Result<()>>) -> io::Result<()> {
     let mut readiness = pin!(readiness);
     let at_once = poll_fn(|cx| match readiness.as_mut().poll(cx) {
@@ -130,7 +135,7 @@ async fn others_first(readiness: impl Future<Output = io::Result<()>>) -> io::Re
 }
 
 impl Socket {
-    /// Registers an accepted socket, which must be non-blocking, with the calling core's driver.
+    /// Registers an accepted, non-blocking socket with the driver of the calling core.
     pub fn new(stream: std::net::TcpStream) -> io::Result<Self> {
         let _ = stream.set_nodelay(true);
         Ok(Socket {
@@ -144,28 +149,29 @@ impl Socket {
         }
     }
 
-    /// Waits until there is something to read (or the end, or an error), and lets the core's other tasks run.
+    /// Waits for input, the end of the stream or an error. Lets the other tasks of the core run.
     pub async fn readable(&self) -> io::Result<()> {
         others_first(self.stream.readable(false)).await
     }
 
-    /// Waits until there is room to write, and lets the core's other tasks run.
+    /// Waits until the socket accepts output. Lets the other tasks of the core run.
     pub async fn writable(&self) -> io::Result<()> {
         others_first(self.stream.writable(false)).await
     }
 
-    /// Appends received bytes to `buffer`, at most its spare capacity; 0 is the end.
+    /// Appends received bytes to `buffer`, up to its spare capacity. Returns 0 at the end of the
+    /// stream.
     pub fn recv(&self, buffer: &mut Vec<u8>) -> io::Result<usize> {
         debug_assert!(buffer.len() < buffer.capacity());
         call(|| recv(self, spare_capacity(buffer), RecvFlags::DONTWAIT).map(|(received, _)| received))
     }
 
-    /// Reads what has arrived into `bytes`; 0 is the end.
+    /// Reads received bytes into `bytes`. Returns 0 at the end of the stream.
     pub fn recv_into(&self, bytes: &mut [u8]) -> io::Result<usize> {
         call(|| recv(self, &mut *bytes, RecvFlags::DONTWAIT).map(|(received, _)| received))
     }
 
-    /// Sends some of `bytes`; `more` tells the kernel that the rest of a segment follows at once.
+    /// Sends some of `bytes`. With `more`, the rest of a segment follows at once.
     pub fn send(&self, bytes: &[u8], more: bool) -> io::Result<usize> {
         call(|| send(self, bytes, send_flags(more)))
     }
@@ -182,21 +188,23 @@ impl Socket {
         })
     }
 
-    /// Sends some of `len` bytes of `file` at `offset` without a copy through our memory; 0 at the file's end.
+    /// Sends up to `len` bytes of `file` from `offset` without a copy in user space. Returns 0 at
+    /// the end of the file.
     pub fn sendfile(&self, file: &File, offset: u64, len: usize) -> io::Result<usize> {
         let mut offset = offset;
         call(|| sendfile(self, file, Some(&mut offset), len))
     }
 
-    /// Sends some of what `pipe` holds.
+    /// Sends some of the bytes in `pipe`.
     pub fn splice(&self, pipe: &mut Pipe, more: bool) -> io::Result<usize> {
         pipe.drain_to(self, more)
     }
 
-    /// Has the kernel take no more than `bytes` that it has not sent yet (`TCP_NOTSENT_LOWAT`), from now on. A kernel that
-    /// refuses takes what it takes.
+    /// Limits the unsent bytes that the kernel accepts to `bytes` (`TCP_NOTSENT_LOWAT`). Has no
+    /// effect if the kernel rejects the option.
     pub fn limit_unsent(&self, bytes: u32) {
-        // SAFETY: the kernel reads one `u32`, which lives here; the descriptor is open, because `self` owns it.
+        // SAFETY: the kernel reads one `u32`, which lives here. The descriptor is open, because
+        // `self` owns it.
         unsafe {
             libc::setsockopt(
                 self.stream.as_raw_fd(),
@@ -212,7 +220,7 @@ impl Socket {
         self.local().shutdown(how);
     }
 
-    /// Makes the coming close a reset, so that no client can take what it has for complete.
+    /// Makes the next close a reset, so that no client treats a partial response as complete.
     pub fn reset_on_close(&self) {
         let _ = rustix::net::sockopt::set_socket_linger(self, Some(Duration::ZERO));
     }

@@ -1,13 +1,13 @@
-//! Response heads as bytes. Pure: the caller owns the buffer and the socket.
+//! Encodes response heads. Performs no I/O: the caller owns the buffer and the socket.
 
 use crate::http::Fields;
 use crate::http::date::http_date;
 
-/// Appends the status line, `Date` and `fields`: what every response of ours begins with.
+/// Appends the status line, `Date` and `fields`, with which every response starts.
 pub fn begin(out: &mut Vec<u8>, status: u16, now: u64, fields: &Fields) {
     out.extend_from_slice(b"HTTP/1.1 ");
     out.extend_from_slice(Decimal::new(u64::from(status)).as_bytes());
-    // The blank stays when there is no reason phrase (RFC 9112, 4).
+    // The space remains without a reason phrase (RFC 9112, 4).
     out.push(b' ');
     out.extend_from_slice(reason_phrase(status).as_bytes());
     out.extend_from_slice(b"\r\nDate: ");
@@ -16,21 +16,20 @@ pub fn begin(out: &mut Vec<u8>, status: u16, now: u64, fields: &Fields) {
     out.extend_from_slice(fields.as_bytes());
 }
 
-/// Appends `Content-Length`.
 pub fn content_length(out: &mut Vec<u8>, length: u64) {
     out.extend_from_slice(b"Content-Length: ");
     out.extend_from_slice(Decimal::new(length).as_bytes());
     out.extend_from_slice(b"\r\n");
 }
 
-/// A number in decimal digits, without an allocation; for the status and `Content-Length`.
+/// A number in decimal digits, without an allocation. Used for the status and for `Content-Length`.
 #[derive(Clone, Copy)]
 struct Decimal {
     digits: [u8; DECIMAL_BYTES_MAX],
     start: u8,
 }
 
-/// `u64::MAX` has 20 digits.
+/// The number of digits of `u64::MAX`.
 const DECIMAL_BYTES_MAX: usize = 20;
 
 impl Decimal {
@@ -55,7 +54,7 @@ impl Decimal {
     }
 }
 
-/// The phrase for the statuses that are sent here; empty for others, which is valid.
+/// Returns the reason phrase of a status. Empty for a status not in the list, which is valid.
 fn reason_phrase(status: u16) -> &'static str {
     match status {
         100 => "Continue",

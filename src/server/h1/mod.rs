@@ -1,4 +1,4 @@
-//! HTTP/1.1: what a head means, and how a response head is written.
+//! HTTP/1.1: parses request heads and encodes responses.
 
 pub mod encode;
 pub mod parse;
@@ -7,25 +7,27 @@ pub mod send;
 use crate::http::{Body, CacheResult, Fields, Response};
 use parse::HeadError;
 
-/// The answer to plain HTTP on a TLS listener; the connection is closed after it. Docker without a login, and only on a loopback
-/// address or where the cache is among its `insecure-registries`, asks for the manifest in plain HTTP after https has refused
-/// it, and reports the error in this body.
+/// The response to plain HTTP on a TLS listener; the server then closes the connection. Docker
+/// without a login requests the manifest over plain HTTP after HTTPS has rejected the request.
+/// Docker does so only for a loopback address or for a cache listed in `insecure-registries`.
+/// Docker reports the error in this body.
 pub(super) const HTTPS_WANTED: &[u8] = b"HTTP/1.1 400 Bad Request\r\nContent-Type: application/json\r\n\
     X-Content-Type-Options: nosniff\r\nContent-Security-Policy: default-src 'none'; sandbox\r\n\
     Content-Length: 178\r\nConnection: close\r\n\r\n\
     {\"errors\":[{\"code\":\"UNAUTHORIZED\",\"message\":\"this port speaks TLS: the URL has to begin with https://; \
     docker tries plain HTTP after https has refused it, so check the login\"}]}\n";
 
-/// The answer to the first request of Docker in plain HTTP on a TLS listener. Docker goes on from https to http when a
-/// registry on a loopback address, or one among its `insecure-registries`, has refused a password, and reports the status
-/// of this answer: a 400 would hide what went wrong. There is no challenge in it that a client could answer with a password.
+/// The response to the first plain HTTP request of Docker on a TLS listener. After a rejected
+/// password, Docker falls back from HTTPS to HTTP for a loopback address or an entry of
+/// `insecure-registries`. Docker reports the status of this response, and a 400 would hide the
+/// cause. The response contains no challenge, so no client sends a password.
 pub(super) const HTTPS_WANTED_BY_DOCKER: &[u8] = b"HTTP/1.1 401 Unauthorized\r\nContent-Type: application/json\r\n\
     X-Content-Type-Options: nosniff\r\nContent-Security-Policy: default-src 'none'; sandbox\r\n\
     Content-Length: 178\r\nConnection: close\r\n\r\n\
     {\"errors\":[{\"code\":\"UNAUTHORIZED\",\"message\":\"this port speaks TLS: the URL has to begin with https://; \
     docker tries plain HTTP after https has refused it, so check the login\"}]}\n";
 
-/// The response to a connection above a limit, sent before the connection is closed without reading a request.
+/// The response to a connection above a limit, sent without reading a request.
 pub(super) const CONNECTION_LIMIT_RESPONSE: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\n\
 Retry-After: 1\r\n\
 Content-Type: application/json\r\n\
@@ -36,9 +38,9 @@ Connection: close\r\n\
 \r\n\
 {\"errors\":[{\"code\":\"UNAVAILABLE\",\"message\":\"this cache has too many connections\"}]}\n";
 
-/// The answer to a head that is refused; the connection is closed after it.
+/// Returns the response to a rejected head. The connection is closed afterwards.
 pub(super) fn refusal(error: &HeadError) -> Response {
-    // Registry clients show the message of this form; nothing in it came from the request.
+    // Registry clients show a message in this format. No part of the body comes from the request.
     let body = format!(
         "{{\"errors\":[{{\"code\":\"UNSUPPORTED\",\"message\":\"{}\"}}]}}\n",
         error.reason()

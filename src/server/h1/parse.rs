@@ -1,10 +1,11 @@
-//! Bytes to a request head. Pure, without allocations, fuzzed.
+//! Parses a request head from bytes. Performs no I/O and no allocation. Fuzzed.
 //!
-//! Rule: a head that two readers could read differently is rejected, and the connection ends with the response.
-//! A cache sits behind proxies and in front of registries. A request that one of them reads as two mixes the requests
-//! and responses of different clients. No route needs a request body, so the parser rejects bodies.
+//! The parser rejects a head that two readers could interpret differently, and the response ends
+//! the connection. A cache runs behind proxies and in front of registries. If one of them reads a
+//! request as two requests, requests and responses of different clients mix. No route needs a
+//! request body, so the parser rejects bodies.
 //!
-//! Not here: reading from the socket, deadlines (and their 408), and decoding of the path.
+//! Other modules read from the socket, enforce deadlines (and send the 408), and decode the path.
 
 use std::mem::MaybeUninit;
 use std::net::Ipv6Addr;
@@ -15,30 +16,31 @@ use crate::http::headers::names_field;
 use crate::http::request::FieldLines;
 use crate::http::{Method, RequestHead, Version};
 
-/// How long a head may be, from the request line to the empty line, both included.
+/// The maximum length of a head, including the request line and the empty line.
 ///
-/// Real heads are below 2 KiB; bearer tokens of some identity providers reach 16 KiB. Four times that.
+/// Real heads are below 2 KiB. Bearer tokens of some identity providers reach 16 KiB. The limit is
+/// four times 16 KiB.
 pub const HEAD_BYTES_MAX: usize = 64 * 1_024;
 
-/// How many field lines a head may have. Real ones have up to 16, six of them `Accept`.
+/// The maximum number of field lines in a head. Real heads have up to 16, six of them `Accept`.
 pub const FIELDS_MAX: usize = 100;
 
-/// How long a target may be: a name of 255 bytes, a digest and `ns` fit sixteen times.
+/// The maximum length of a target. A name of 255 bytes, a digest and `ns` fit sixteen times.
 pub const TARGET_BYTES_MAX: usize = 8 * 1_024;
 
-/// How long a method may be; the longest registered one (UPDATEREDIRECTREF) has 17 bytes.
+/// The maximum length of a method. The longest registered method (UPDATEREDIRECTREF) has 17 bytes.
 pub const METHOD_BYTES_MAX: usize = 32;
 
-/// DNS names have up to 253 bytes; a port adds 6.
+/// The maximum length of a host. DNS names have up to 253 bytes, and a port adds 6.
 const HOST_BYTES_MAX: usize = 259;
 
-/// Method, blank, target, blank, `HTTP/1.1`: where the CR of the longest request line may stand.
+/// The position of the CR in the longest request line: method, space, target, space, `HTTP/1.1`.
 const REQUEST_LINE_BYTES_MAX: usize = METHOD_BYTES_MAX + 1 + TARGET_BYTES_MAX + 1 + 8;
 
 const _: () = assert!(REQUEST_LINE_BYTES_MAX + 4 < HEAD_BYTES_MAX);
 
-/// Why a head is refused. The client's fault in every case, and the last thing on its connection: where the
-/// next request would begin is no longer certain.
+/// The reason for rejecting a head. Always a client error. Always ends the connection, because the
+/// start of the next request is no longer certain.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("{}", self.reason())]
 pub enum HeadError {
@@ -59,18 +61,18 @@ pub enum HeadError {
     HostDiffersFromTarget,
     TransferEncoding,
     ContentLength,
-    /// A GET or HEAD that announces a body.
+    /// A GET or HEAD with a body.
     Body,
-    /// Another method that announces a body: a write, which a pull-only cache has no use for.
+    /// Another method with a body. Such a write has no use in a pull-only cache.
     WriteWithBody,
     Expect,
     AuthorizationRepeated,
-    /// The head did not end within its deadline; reported by the connection, not by the parser.
+    /// The head did not end before its deadline. Reported by the connection, not by the parser.
     Timeout,
 }
 
 impl HeadError {
-    /// The status to answer with, before the connection is closed.
+    /// Returns the status of the response. The connection is closed afterwards.
     pub fn status(self) -> u16 {
         match self {
             HeadError::WriteWithBody => 405,
@@ -84,7 +86,7 @@ impl HeadError {
         }
     }
 
-    /// What is wrong, for the answer's body and the log. Holds nothing of the request itself.
+    /// Returns the reason for the response body and the log. Contains no part of the request.
     pub fn reason(self) -> &'static str {
         match self {
             HeadError::BareLineFeed => "a line feed without a carriage return",
@@ -113,18 +115,20 @@ impl HeadError {
     }
 }
 
-/// Parses the head at the start of `buf`; gives it with its length in bytes, or `None` while it is incomplete.
+/// Parses the head at the start of `buf`. Returns the head and its length in bytes, or `None` while
+/// the head is incomplete.
 ///
-/// `scanned` is how much of `buf` earlier calls have already searched, so that a head that arrives byte by
-/// byte costs no more than one that arrives at once. It starts at 0, is kept by the caller for as long as
-/// `buf` begins with the same bytes, and is 0 again after a head was found. The outcome depends on the bytes
-/// alone and not on how they were cut.
+/// `scanned` is the number of bytes of `buf` that earlier calls have searched. Thus a head that
+/// arrives byte by byte costs no more than a head that arrives at once. The caller starts with 0
+/// and keeps the value while `buf` starts with the same bytes. After a complete head the value is 0
+/// again. The result depends only on the bytes, not on how they were split.
 ///
-/// One empty line before the head is skipped and counts towards its length (RFC 9112, 2.2).
+/// A single empty line before the head is skipped and counts towards the length (RFC 9112, 2.2).
 ///
 /// # Errors
 ///
-/// [`HeadError`], as early as it is certain. The connection must be closed after the answer.
+/// Returns a [`HeadError`] as early as it is certain. The caller must close the connection after
+/// the response.
 pub fn parse_head<'b>(
     buf: &'b [u8],
     scanned: &mut usize,
@@ -136,17 +140,19 @@ pub fn parse_head<'b>(
     Ok(Some((read_head(&buf[start..end])?, end)))
 }
 
-/// Finds where the head starts and ends, and refuses what can be refused without understanding it.
+/// Finds the start and end of the head. Rejects errors that need no full parse.
 ///
-/// httparse takes a bare LF for the end of a line, and so would see another end of head than a strict
-/// reader in front of us. Therefore lines are cut here and it only ever sees proper ones.
+/// httparse accepts a bare LF as a line end. A strict reader in front of the cache would then see a
+/// different end of the head. Therefore this function finds the lines, and httparse only receives
+/// lines that end in CRLF.
 #[inline]
 fn find_head(buf: &[u8], scanned: &mut usize) -> Result<Option<(usize, usize)>, HeadError> {
     let start = if buf.starts_with(b"\r\n") { 2 } else { 0 };
     match buf.get(start) {
         None => return Ok(None),
         Some(b'\r') if buf.len() == 1 => return Ok(None),
-        // Refused at once, because a TLS client waits for our answer and never sends an empty line.
+        // Rejected at once, because a TLS client waits for the response and never sends an empty
+        // line.
         Some(first) if !first.is_ascii_alphanumeric() && !b"!#$%&'*+-.^_`|~".contains(first) => {
             return Err(if *first == b'\n' {
                 HeadError::BareLineFeed
@@ -160,7 +166,8 @@ fn find_head(buf: &[u8], scanned: &mut usize) -> Result<Option<(usize, usize)>, 
     let window = &buf[..buf.len().min(HEAD_BYTES_MAX)];
     let line_max = start + REQUEST_LINE_BYTES_MAX;
     let mut at = (*scanned).clamp(start, window.len());
-    // Past `line_max` the request line has been seen: nothing else gets there.
+    // Beyond `line_max`, the request line is complete. Otherwise the loop has already returned an
+    // error.
     let mut in_request_line = at <= line_max && memchr(b'\n', &window[start..at]).is_none();
     loop {
         let found = memchr2(b'\r', b'\n', &window[at..]).map(|offset| at + offset);
@@ -203,8 +210,9 @@ fn request_line_too_long(line: &[u8]) -> HeadError {
     }
 }
 
-/// Looks at the end of the request line as soon as it is there: HTTP/0.9 clients send no more. (A connection
-/// that starts with the HTTP/2 preface is not parsed here; the preface behind another request is an error.)
+/// Checks the end of the request line as soon as it arrives, because HTTP/0.9 clients send no more
+/// bytes. A connection that starts with the HTTP/2 preface is not parsed here. A preface after
+/// another request is an error.
 fn check_version(line: &[u8]) -> Result<(), HeadError> {
     match line {
         [.., b' ', b'H', b'T', b'T', b'P', b'/', b'1', b'.', b'0' | b'1'] => Ok(()),
@@ -224,7 +232,7 @@ fn check_version(line: &[u8]) -> Result<(), HeadError> {
     }
 }
 
-/// Reads a whole head: proper lines, the last one empty.
+/// Parses a complete head. Every line ends in CRLF, and the last line is empty.
 #[inline]
 fn read_head(bytes: &[u8]) -> Result<RequestHead<'_>, HeadError> {
     let mut fields = [const { MaybeUninit::uninit() }; FIELDS_MAX];
@@ -277,7 +285,7 @@ fn read_head(bytes: &[u8]) -> Result<RequestHead<'_>, HeadError> {
         return Err(HeadError::HostDiffersFromTarget);
     }
 
-    // httparse allows exactly one blank between the parts of the request line.
+    // httparse allows exactly one space between the parts of the request line.
     let lines_start = method.len() + 1 + target.len() + " HTTP/1.1\r\n".len();
     Ok(RequestHead {
         method: method_kind,
@@ -308,11 +316,11 @@ struct Target<'b> {
     query: Option<&'b str>,
 }
 
-/// Takes origin-form and, because proxies' clients send it, absolute-form (RFC 9112, 3.2). `*` and
-/// authority-form belong to methods that are not served.
+/// Parses origin-form and absolute-form (RFC 9112, 3.2). Clients of proxies send absolute-form. `*`
+/// and authority-form belong to unsupported methods.
 fn read_target(target: &str) -> Result<Target<'_>, HeadError> {
-    // httparse has excluded blanks and controls. The fold has no early way out, and so many bytes are taken
-    // at once.
+    // httparse has rejected spaces and control characters. The fold has no early exit, so the
+    // compiler can process many bytes at once.
     let is_ascii = target.bytes().fold(0, |all, byte| all | byte) < 0x80;
     if !is_ascii || memchr(b'#', target.as_bytes()).is_some() {
         return Err(HeadError::Target);
@@ -331,7 +339,7 @@ fn read_target(target: &str) -> Result<Target<'_>, HeadError> {
         Some(mark) => (&local[..mark], Some(&local[mark + 1..])),
         None => (local, None),
     };
-    // Only absolute-form can leave the path out, and then it means the root.
+    // Only absolute-form can omit the path, which then means the root.
     let path = if path.is_empty() { "/" } else { path };
     Ok(Target {
         authority,
@@ -340,7 +348,7 @@ fn read_target(target: &str) -> Result<Target<'_>, HeadError> {
     })
 }
 
-/// What the fields of a head say, as far as we listen.
+/// The parsed fields of a head that the server uses.
 #[derive(Default)]
 struct Found<'b> {
     host: Option<&'b str>,
@@ -358,7 +366,7 @@ struct Found<'b> {
     has_registry: bool,
 }
 
-/// A field that means something only if it is there once.
+/// A field that is ignored if repeated.
 #[derive(Default)]
 enum Once<'b> {
     #[default]
@@ -388,13 +396,14 @@ impl<'b> Once<'b> {
     }
 }
 
-/// One pass over the fields. Names are told apart by their length first, which settles nearly all of them.
+/// Reads all fields in one pass. Compares the length of a name first, which decides nearly all
+/// cases.
 #[inline]
 fn read_fields<'b>(fields: &[httparse::Header<'b>]) -> Result<Found<'b>, HeadError> {
     let mut found = Found::default();
     for &httparse::Header { name, value } in fields {
-        // Nearly all clients write names in one of two ways; with the length known, those are a few
-        // instructions each, and the general comparison is a loop.
+        // Nearly all clients write a name in one of two ways. With a known length, each comparison
+        // takes a few instructions. The general comparison is a loop.
         let is = |known: &str| name == known || name.eq_ignore_ascii_case(known);
         match name.len() {
             3 if is("Via") => found.has_via = true,
@@ -448,7 +457,8 @@ fn text(value: &[u8]) -> Result<&str, HeadError> {
     std::str::from_utf8(value).map_err(|_| HeadError::FieldNotText)
 }
 
-/// One number as it would be written: no sign, no leading zeros, no list, and below 10^19 so that it fits.
+/// Returns whether `value` is one canonical number: no sign, no leading zero, no list, and below
+/// 10^19 to fit a `u64`.
 fn is_length(value: &[u8]) -> bool {
     match value {
         b"0" => true,
@@ -457,9 +467,9 @@ fn is_length(value: &[u8]) -> bool {
     }
 }
 
-/// Takes what clients can have been configured with: a DNS name (underscores included, compose files have
-/// them), an IPv4 or bracketed IPv6 address, and a port. Percent-escapes and the other characters that
-/// RFC 3986 allows in a `reg-name` appear in attacks only.
+/// Accepts the hosts that a client can be configured with: a DNS name, an IPv4 or bracketed IPv6
+/// address, and a port. Underscores are valid, because Compose files contain them. Percent-escapes
+/// and the other characters of a `reg-name` (RFC 3986) appear only in attacks.
 fn check_host(host: &str) -> Result<(), HeadError> {
     let sound = if let Some(rest) = host.strip_prefix('[') {
         rest.split_once(']').is_some_and(|(address, port)| {
@@ -512,8 +522,8 @@ mod tests {
         head
     }
 
-    /// Serves `bytes` as a connection would that receives `step` bytes at a time: so many heads, and how it
-    /// ended.
+    /// Parses `bytes` like a connection that receives `step` bytes at a time. Returns the number of
+    /// heads and the final result.
     fn serve(bytes: &[u8], step: usize) -> (usize, Result<(), HeadError>) {
         let (mut from, mut to, mut heads, mut scanned) = (0, 0, 0, 0);
         loop {
@@ -647,7 +657,7 @@ mod tests {
 
     #[test]
     fn a_head_is_small() {
-        // It lives in the future of every connection that waits for its upstream.
+        // The future of every connection that waits for an upstream contains a head.
         assert!(
             size_of::<RequestHead<'_>>() <= 192,
             "{}",
@@ -655,8 +665,8 @@ mod tests {
         );
     }
 
-    /// A head that arrives byte by byte is searched once: with 64 KiB, searching from the start each time
-    /// would look at 2 GiB.
+    /// A head that arrives byte by byte is searched once. With 64 KiB, a new search after each byte
+    /// would read 2 GiB.
     #[test]
     fn a_drip_fed_head_costs_no_more_than_its_length() {
         let bytes = [
@@ -674,7 +684,8 @@ mod tests {
         assert_eq!(scanned, 0);
     }
 
-    /// Bytes that reach deep into the parser: pieces of heads in any order, with rubbish between.
+    /// Generates bytes that reach deep into the parser: pieces of heads in any order, mixed with
+    /// invalid bytes.
     fn streams() -> impl Strategy<Value = Vec<u8>> {
         let piece = prop_oneof![
             6 => prop::sample::select(vec![
@@ -705,7 +716,8 @@ mod tests {
             prop_assert_eq!(serve(&bytes, step), serve(&bytes, usize::MAX / 2));
         }
 
-        /// What the fields' iterator says is what httparse said, and what is accepted keeps its promises.
+        /// The iterator over the fields agrees with httparse, and an accepted head has the
+        /// documented properties.
         #[test]
         fn an_accepted_head_keeps_its_promises(bytes in streams()) {
             let Ok(Some((head, len))) = parse_head(&bytes, &mut 0) else { return Ok(()) };

@@ -1,4 +1,4 @@
-//! Encodes and sends responses: one function per kind of body.
+//! Encodes and sends HTTP/1.1 responses, with one function per kind of body.
 
 use std::cell::RefCell;
 use std::fs::File;
@@ -21,11 +21,11 @@ use crate::server::stream::Stream;
 use crate::sys::{Pipe, read_resident};
 
 thread_local! {
-    /// What a core reads of a file before it is encrypted. Nobody holds it across an await.
+    /// The buffer for file bytes before encryption. Never borrowed across an await.
     static READ_BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
-/// One response on its way to one client.
+/// A response during its transmission.
 pub struct Sending<'a> {
     pub stream: &'a Stream,
     pub deadline: &'a ConnectionDeadline,
@@ -34,23 +34,23 @@ pub struct Sending<'a> {
     pub keep_alive: bool,
 }
 
-/// How it went.
+/// The result of sending a response.
 #[derive(Clone, Copy, Debug)]
 pub struct Sent {
-    /// Body bytes the kernel took.
+    /// Body bytes that the kernel accepted.
     pub bytes: u64,
-    /// The whole response was sent; otherwise the connection is good for nothing.
+    /// The whole response was sent. Otherwise the connection cannot be used again.
     pub complete: bool,
-    /// Another request may follow.
+    /// The connection accepts another request.
     pub keep_alive: bool,
-    /// The client closed the connection before it had everything.
+    /// The client closed the connection before the end of the response.
     pub client_gone: bool,
-    /// It was our file that could not be read, or was shorter than it should be.
+    /// The stored file was unreadable or too short.
     pub file_failed: bool,
 }
 
 impl Sent {
-    /// For a client that left before there was an answer.
+    /// Returns the result for a client that left before the response.
     pub fn nothing() -> Self {
         Sent {
             bytes: 0,
@@ -81,12 +81,12 @@ impl Sent {
     }
 }
 
-/// Framing of the end of a body.
+/// The framing that ends a body.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Framing {
     Length(u64),
     Chunked,
-    /// HTTP/1.0 and a length that is not known: the end of the connection.
+    /// The end of the connection, for HTTP/1.0 and an unknown length.
     Close,
 }
 
@@ -100,7 +100,7 @@ impl Sending<'_> {
         let file = ready.file.as_ref().filter(|_| self.head.method != Method::Head);
         let mut bytes = (encoded.len() - ready.head_len) as u64;
         let result = if self.keep_alive && self.head.version == Version::Http11 {
-            // The common case, and one system call.
+            // The common case, with one system call.
             match self.stream.send(encoded, file.is_some()) {
                 Ok(sent) if sent == encoded.len() => Ok(()),
                 Ok(sent) => {
@@ -122,7 +122,7 @@ impl Sending<'_> {
         let result = match (result, file) {
             (Ok(()), Some((file, size))) => {
                 let whole = Span { start: 0, end: *size };
-                // Boxed: an idle connection should not pay for the states of this.
+                // Boxed, so that an idle connection does not pay for this state.
                 let sent = Box::pin(self.span(file, whole, false, &mut bytes)).await;
                 if sent.is_err() {
                     self.stream.reset_on_close();
@@ -138,7 +138,8 @@ impl Sending<'_> {
         Sent::new(bytes, &result, self.keep_alive)
     }
 
-    /// Sends a response. What cannot be completed is reset, so that it does not look complete.
+    /// Sends a response. Resets the connection after a truncated response, so that the response
+    /// does not look complete.
     pub async fn response(&self, response: Response) -> Sent {
         let head_only = self.head.method == Method::Head || matches!(response.status, 204 | 304);
         let framing = match response.length {
@@ -173,7 +174,7 @@ impl Sending<'_> {
         let mut head = Vec::with_capacity(response.fields.as_bytes().len() + 160);
         encode::begin(&mut head, response.status, unix_seconds(), &response.fields);
         match framing {
-            // A 304 describes what a 200 would carry, but has no body; no length is simplest and allowed.
+            // A 304 describes the 200 but has no body. No `Content-Length` is simplest and valid.
             _ if matches!(response.status, 204 | 304) => {}
             Framing::Length(length) => encode::content_length(&mut head, length),
             Framing::Chunked => head.extend_from_slice(b"Transfer-Encoding: chunked\r\n"),
@@ -213,7 +214,8 @@ impl Sending<'_> {
             Body::Growing(mut growing) => {
                 self.send_all(&mut [IoSlice::new(head)], false).await?;
                 loop {
-                    // Waiting for an upstream is not the client's fault: no deadline of this connection runs.
+                    // The client is not responsible for a wait for the upstream. No deadline of
+                    // this connection runs.
                     self.deadline.clear();
                     let piece = growing.next().await;
                     match piece {
@@ -252,7 +254,6 @@ impl Sending<'_> {
         Ok(())
     }
 
-    /// Sends bytes of memory.
     async fn send_all(&self, mut slices: &mut [IoSlice<'_>], more: bool) -> io::Result<()> {
         IoSlice::advance_slices(&mut slices, 0);
         while !slices.is_empty() {
@@ -268,7 +269,7 @@ impl Sending<'_> {
         Ok(())
     }
 
-    /// Sends a part of a file, by the technique that measured best for its size.
+    /// Sends a part of a file with the fastest measured method for its size.
     async fn span(&self, file: &Arc<File>, span: Span, more: bool, bytes: &mut u64) -> io::Result<()> {
         if !self.stream.takes_files() {
             return self.encrypted(file, span, more, bytes).await;
@@ -281,22 +282,23 @@ impl Sending<'_> {
         self.sendfiled(file, span, bytes).await
     }
 
-    /// file → memory → session, for streams that files cannot go to as they are. What is in the page cache is read on the
-    /// core, into a buffer that all its connections use in turn; the rest on a blocking thread.
+    /// Sends file bytes through memory and the TLS session, for streams without
+    /// [`Stream::takes_files`]. The core reads bytes in the page cache into a buffer shared by all
+    /// connections. A helper thread reads the other bytes.
     async fn encrypted(&self, file: &Arc<File>, span: Span, more: bool, bytes: &mut u64) -> io::Result<()> {
         let pages = Pages::of(file);
         let mut offset = span.start;
         let mut turn = 0;
         let mut turn_max = TLS_SEND_TURN_BYTES;
         while offset < span.end {
-            // Nothing is read for a client that takes nothing.
+            // No file read for a client that accepts no bytes.
             self.flush().await?;
             let step = (span.end - offset).min(TLS_PENDING_BYTES as u64);
             let reader = pages.reader(file, offset, step);
             let sent = match reader {
                 Reader::HelperCached | Reader::HelperMissing => Ok(None),
                 Reader::Core(step) => READ_BUFFER.with_borrow_mut(|buffer| {
-                    // At most TLS_PENDING_BYTES, so it fits a usize everywhere.
+                    // At most `TLS_PENDING_BYTES`, so the cast never truncates.
                     buffer.resize(TLS_PENDING_BYTES, 0);
                     let read = read_resident(file, offset, &mut buffer[..step as usize])?;
                     match read {
@@ -338,7 +340,7 @@ impl Sending<'_> {
         Ok(())
     }
 
-    /// Waits until the kernel has what was sent.
+    /// Waits until the kernel has all sent bytes.
     async fn flush(&self) -> io::Result<()> {
         loop {
             match self.stream.flush() {
@@ -348,8 +350,8 @@ impl Sending<'_> {
         }
     }
 
-    /// Has a helper thread read what is at `offset` of `span`: up to the end of the window, so that the rest of it is found
-    /// in memory.
+    /// Reads at `offset` of `span` on a helper thread. The read ends with the window, so that the
+    /// next reads find the rest in memory.
     async fn read(
         &self,
         pages: Pages,
@@ -366,8 +368,8 @@ impl Sending<'_> {
             .map_err(io::Error::other)?
     }
 
-    /// file → pipe → socket. What a core may not read is moved into the pipe by a helper thread, so that the disk is never
-    /// waited for on the core.
+    /// Sends file bytes through a pipe to the socket. A helper thread fills the pipe with the bytes
+    /// that the core may not read. Thus the core never waits for the disk.
     async fn spliced(
         &self,
         file: &Arc<File>,
@@ -384,7 +386,7 @@ impl Sending<'_> {
             if pipe.held() == 0 {
                 let step = (span.end - offset).min(pipe.capacity() as u64);
                 let moved = match pages.reader(file, offset, step) {
-                    // At most the pipe's capacity, so it fits a usize everywhere.
+                    // At most the capacity of the pipe, so the cast never truncates.
                     Reader::Core(step) => pipe.fill(file, offset, step as usize)?,
                     reader => {
                         if reader == Reader::HelperMissing {
@@ -457,7 +459,7 @@ impl Sending<'_> {
                     continue;
                 }
             };
-            // At most SPLICE_BYTES_MIN, so it fits a usize everywhere.
+            // At most `SPLICE_BYTES_MIN`, so the cast never truncates.
             match self.stream.sendfile(file, offset, step as usize) {
                 Ok(0) => return Err(truncated()),
                 Ok(sent) => {
@@ -480,7 +482,7 @@ impl Sending<'_> {
         Ok(())
     }
 
-    /// Waits until the client takes more; the core's other tasks have their turn meanwhile.
+    /// Waits until the client accepts more bytes. Meanwhile the core runs other tasks.
     async fn room(&self) -> io::Result<()> {
         self.deadline.set(WaitReason::Output, SEND_STALL_TIMEOUT);
         self.stream.writable().await?;
@@ -518,7 +520,8 @@ fn truncated() -> io::Error {
     )
 }
 
-/// Encodes a 200 for [`Sending::ready`]: all of it for a body in memory, the head for one in a file.
+/// Encodes a 200 for [`Sending::ready`]: the whole response for a body in memory, or only the head
+/// for a file.
 pub fn encode_ready(fields: &Fields, body: &Bytes, file: Option<(Arc<File>, u64)>, now: u64) -> Ready {
     let size = file.as_ref().map_or(body.len() as u64, |(_, size)| *size);
     let mut encoded = Vec::with_capacity(fields.as_bytes().len() + body.len() + 128);

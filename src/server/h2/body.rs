@@ -1,4 +1,5 @@
-//! Bodies to DATA frames: one function per kind of body, none of which reads more than the client has room for.
+//! Sends bodies as DATA frames, with one function per kind of body. No function reads more bytes
+//! than the client has granted.
 
 use std::fs::File;
 use std::future::poll_fn;
@@ -22,26 +23,26 @@ use crate::runtime::helper::ReadKind;
 use crate::server::pages::{Pages, Reader};
 use crate::sys::read_resident;
 
-/// Why a body did not reach its end.
+/// The reason for a truncated body.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Cut {
-    /// The client wants it no more, or is gone.
+    /// The client has reset the stream or closed the connection.
     Gone,
-    /// The client took nothing for too long, or too little.
+    /// The client accepted no bytes for too long, or too few bytes.
     Stalled,
-    /// The rest will never come.
+    /// The source of the body failed before the end.
     Aborted,
-    /// Our file could not be read, or was shorter than it should be.
+    /// The stored file was unreadable or too short.
     File,
 }
 
-/// The body of one response on its way.
+/// The body of a response during its transmission.
 pub struct Outbound<'a, H> {
     shared: &'a Shared<H>,
     stream: SendStream<Chunk>,
     open_range: Option<OpenRange>,
     bytes: u64,
-    /// How long the client was waited for, and what it had let the whole connection send before.
+    /// The time spent waiting for the client, and the bytes sent on the whole connection before.
     waited_ms: u64,
     sent_before: u64,
 }
@@ -58,8 +59,9 @@ impl<'a, H> Outbound<'a, H> {
         }
     }
 
-    /// Sends the body little ahead of the client's program: with at most [`H2_OPEN_RANGE_UNREAD_BYTES`] unread, and from now on
-    /// with at most [`OPEN_RANGE_UNSENT_BYTES`] of the connection in the kernel.
+    /// Limits how far the body runs ahead of the client program. At most
+    /// [`H2_OPEN_RANGE_UNREAD_BYTES`] stay unread. From now on, the kernel holds at most
+    /// [`OPEN_RANGE_UNSENT_BYTES`] of the connection.
     ///
     /// [`H2_OPEN_RANGE_UNREAD_BYTES`]: crate::limits::H2_OPEN_RANGE_UNREAD_BYTES
     pub fn limit_ahead(&mut self) {
@@ -68,7 +70,7 @@ impl<'a, H> Outbound<'a, H> {
         self.open_range = Some(self.shared.open_ranges.begin(id));
     }
 
-    /// Body bytes handed over.
+    /// Returns the number of body bytes passed to `h2`.
     pub fn bytes(&self) -> u64 {
         self.bytes
     }
@@ -80,7 +82,7 @@ impl<'a, H> Outbound<'a, H> {
             .map_err(|_| Cut::Gone)
     }
 
-    /// Sends `bytes`; with `last` they are the end.
+    /// Sends `bytes`. With `last`, also ends the stream.
     pub async fn memory(&mut self, mut bytes: Bytes, last: bool) -> Result<(), Cut> {
         if bytes.is_empty() && last {
             return self.end();
@@ -93,7 +95,7 @@ impl<'a, H> Outbound<'a, H> {
         Ok(())
     }
 
-    /// Sends a part of a file that does not change.
+    /// Sends a part of an immutable file.
     pub async fn span(&mut self, file: &Arc<File>, span: Span, last: bool) -> Result<(), Cut> {
         let pages = Pages::of(file);
         let mut offset = span.start;
@@ -115,7 +117,7 @@ impl<'a, H> Outbound<'a, H> {
                     self.give(Chunk::lent(buffer, read, charge), read, end)?;
                 }
                 Ok(None) => {
-                    // Others may have the room while the disk is waited for.
+                    // Other streams may use the room during the disk read.
                     self.stream.reserve_capacity(0);
                     drop((buffer, charge));
                     let kind = match reader {
@@ -125,7 +127,7 @@ impl<'a, H> Outbound<'a, H> {
                     };
                     let window = COLD_READ_BYTES - offset % COLD_READ_BYTES;
                     let step = (span.end - offset).min(BUFFER_BYTES as u64).min(window);
-                    // What was read waits for room again, outside the budget.
+                    // The bytes read wait for room again, outside the budget.
                     let _charge = self.place_to_read(step as usize).await;
                     let file = file.clone();
                     let read = self
@@ -145,7 +147,7 @@ impl<'a, H> Outbound<'a, H> {
         Ok(())
     }
 
-    /// Sends parts of a file, each behind its head, and the end behind them.
+    /// Sends parts of a file, each after its part head, and then `tail`.
     pub async fn parts(
         &mut self,
         file: &Arc<File>,
@@ -159,7 +161,8 @@ impl<'a, H> Outbound<'a, H> {
         self.memory(Bytes::from(tail), true).await
     }
 
-    /// Sends the bytes of a growing body until the body is verified. `length` is the declared length.
+    /// Sends the bytes of a growing body until the body is verified. `length` is the declared
+    /// length.
     pub async fn growing(&mut self, mut growing: Box<dyn Growing>, length: Option<u64>) -> Result<(), Cut> {
         loop {
             let piece = {
@@ -187,8 +190,9 @@ impl<'a, H> Outbound<'a, H> {
         Ok(())
     }
 
-    /// Whether the client lets its streams have [`SEND_RATE_MIN`] between them: one alone may have to wait for the others. It
-    /// is asked when this one has waited for long enough, however short each wait was.
+    /// Returns whether the client accepts [`SEND_RATE_MIN`] over all streams of the connection. A
+    /// single stream may have to wait for the others. Checked once this stream has waited
+    /// [`SEND_STALL_TIMEOUT`] in total, even in short waits.
     fn meets_minimum_rate(&mut self, waited_ms: u64) -> bool {
         self.waited_ms += waited_ms;
         if self.waited_ms < SEND_STALL_TIMEOUT.as_millis() as u64 {
@@ -199,8 +203,8 @@ impl<'a, H> Outbound<'a, H> {
         sent - std::mem::replace(&mut self.sent_before, sent) >= enough
     }
 
-    /// Waits until the connection's other streams let a helper thread read `bytes` for this one. Each of them has deadlines for
-    /// its read and for its client.
+    /// Waits until the other streams of the connection leave room for a helper thread to read
+    /// `bytes`. Each stream has deadlines for its read and for its client.
     async fn place_to_read(&self, bytes: usize) -> Charge {
         loop {
             if let Some(charge) = self.shared.reads.take(bytes) {
@@ -210,7 +214,7 @@ impl<'a, H> Outbound<'a, H> {
         }
     }
 
-    /// Waits while the client has received more of an open range than it may have unread.
+    /// Waits while the client has received too many unread bytes of an open range.
     async fn open_range_is_read(&mut self) -> Result<(), Cut> {
         loop {
             let wait_start = monotonic_millis();
@@ -220,7 +224,8 @@ impl<'a, H> Outbound<'a, H> {
                     return Ok(());
                 };
                 let read = range.read();
-                // Bytes that the client's kernel has not confirmed are not unread. Most steps need no system call to tell.
+                // Bytes without an acknowledgement are not unread. Most steps need no system call
+                // for the check.
                 let sent_or_unread = self.bytes.saturating_sub(read);
                 if sent_or_unread < ranges.unread_max()
                     || sent_or_unread.saturating_sub(self.shared.io.unconfirmed()) < ranges.unread_max()
@@ -246,13 +251,14 @@ impl<'a, H> Outbound<'a, H> {
         }
     }
 
-    /// Waits until the client, the socket and the connection's other streams leave room for some of `wanted` bytes; how
-    /// many, and what they are charged to.
+    /// Waits until the client, the socket and the other streams of the connection leave room for
+    /// some of `wanted` bytes. Returns the number of bytes and their charge.
     async fn room(&mut self, wanted: usize) -> Result<(usize, Charge), Cut> {
         let wanted = wanted.min(BUFFER_BYTES);
         self.open_range_is_read().await?;
         loop {
-            // What is reserved is taken from the connection's window, so it must be used soon, or given back.
+            // Reserved capacity counts against the window of the connection, and must be used or
+            // released soon.
             self.stream.reserve_capacity(wanted);
             let mut room = self.stream.capacity();
             if room == 0 {

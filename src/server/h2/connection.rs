@@ -1,4 +1,4 @@
-//! One HTTP/2 connection: the client's preface, the requests, and the end.
+//! An HTTP/2 connection, from the client preface to the close.
 
 use std::cell::{Cell, RefCell};
 use std::future::Future;
@@ -24,24 +24,26 @@ use crate::server::deadlines::ConnectionDeadline;
 use crate::server::stream::Stream;
 use crate::server::{Handler, Server};
 
-/// How often a connection with requests in progress checks for a stop.
+/// The interval at which a connection with requests in progress checks for shutdown.
 const DRAIN_CHECK: Duration = Duration::from_millis(500);
 
-/// Tasks of one connection. A stream that is reset makes room for another before its task has noticed.
+/// The maximum number of tasks of one connection. A reset stream makes room for another stream
+/// before its task has ended.
 const TASKS_MAX: usize = 4 * H2_STREAMS_MAX as usize;
 
 /// An accepted HTTP/2 connection. The deadline for the rest of the preface is set.
 pub struct AcceptedH2<H> {
-    // Before the stream: the deadline must not outlive the descriptor that the deadline may shut down.
+    // Declared before the stream, because the deadline must not outlive the descriptor that it may
+    // shut down.
     pub deadline: ConnectionDeadline,
     pub stream: Stream,
     pub server: Rc<Server<H>>,
     pub peer: Option<SocketAddr>,
-    /// What the client has sent so far, from its preface on.
+    /// The received bytes, starting with the preface.
     pub received: Vec<u8>,
 }
 
-/// Serves requests until one side has had enough.
+/// Serves requests until either side closes the connection.
 pub fn serve<H: Handler>(accepted: AcceptedH2<H>) -> impl Future<Output = ()> {
     let AcceptedH2 {
         deadline,
@@ -51,7 +53,7 @@ pub fn serve<H: Handler>(accepted: AcceptedH2<H>) -> impl Future<Output = ()> {
         received,
     } = accepted;
     let io = H2Io::new(deadline, stream, received);
-    // Not `async` as a whole: such a function would keep its argument beside what became of it.
+    // Not an `async` function, because its future would also hold the argument.
     async move {
         match io {
             Ok(io) => run(io, server, peer).await,
@@ -87,7 +89,7 @@ async fn run<H: Handler>(io: H2Io, server: Rc<Server<H>>, peer: Option<SocketAdd
             if !leaving.get() && (shared.server.shutdown.draining() || io.is_key_near_limit()) {
                 leaving.set(true);
                 connection.graceful_shutdown();
-                // It may have been ended for being idle, which is not how it ends.
+                // The idle deadline may have expired. The graceful shutdown starts a new deadline.
                 io.wait_for(Phase::Leaving, false);
             }
             loop {
@@ -113,7 +115,7 @@ async fn run<H: Handler>(io: H2Io, server: Rc<Server<H>>, peer: Option<SocketAdd
                     Poll::Ready(Some(Err(error))) => return Poll::Ready(Err(error)),
                     Poll::Ready(None) => return Poll::Ready(Ok(())),
                     Poll::Pending => {
-                        // Whose request came in the moment that its wait was ended is answered.
+                        // A request that arrived when the wait ended is answered.
                         if io.deadline().expired() && shared.tasks.get() == 0 && !renewed.get() {
                             io.end_for(Verdict::Expired);
                         }
@@ -126,7 +128,7 @@ async fn run<H: Handler>(io: H2Io, server: Rc<Server<H>>, peer: Option<SocketAdd
             while !leaving.get() && shared.tasks.get() > 0 && tick.as_mut().poll(cx).is_ready() {
                 tick.set(monoio::time::sleep(DRAIN_CHECK));
                 if shared.server.shutdown.draining() {
-                    // It has something to say now.
+                    // The next poll sends the GOAWAY.
                     cx.waker().wake_by_ref();
                 }
             }
@@ -151,13 +153,13 @@ async fn run<H: Handler>(io: H2Io, server: Rc<Server<H>>, peer: Option<SocketAdd
         (Err(error), None) => tracing::debug!(?peer, %error, "an HTTP/2 connection ended"),
         (Ok(()), None) => {}
     }
-    // Streams get an error from the dropped connection.
+    // Dropping the connection returns an error to its streams.
     drop(connection);
     Box::pin(io.finish()).await;
 }
 
-/// Reads the client's preface and sends our settings; `None` when nothing comes of it. Boxed: once in the state of the
-/// connection would be once more in that of whoever waits for it.
+/// Reads the client preface and sends the server settings. Returns `None` if the handshake fails.
+/// Boxed, because otherwise the connection would also occupy space in the future of the caller.
 async fn greet(io: &H2Io) -> Option<Box<Connection<H2Io, Chunk>>> {
     let mut builder = Builder::new();
     builder

@@ -1,7 +1,9 @@
-//! Frame limits: inspects the frames of both directions by their heads only. Returns the error of a malformed frame
-//! under its RFC name, and the error of a flood. Pure.
+//! Frame limits. Inspects the frame heads of both directions, and the first payload bytes of some
+//! received frames. Detects malformed frames, with the error code of the RFC, and frame floods.
+//! Performs no I/O.
 //!
-//! The `h2` crate decodes these frames. The crate does not limit frames that it answers without a stream.
+//! The `h2` crate decodes the frames. The crate does not limit frames that it answers without a
+//! stream.
 
 use std::rc::Rc;
 
@@ -13,7 +15,7 @@ use crate::limits::{
     H2_IDLE_FRAMES_PER_SECOND, H2_RESETS_AT_ONCE, H2_RESETS_PER_SECOND,
 };
 
-/// What a client that knows HTTP/2 sends first (RFC 9113, 3.4).
+/// The connection preface of an HTTP/2 client (RFC 9113, 3.4).
 pub const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 const HEAD_BYTES: usize = 9;
@@ -43,12 +45,12 @@ struct Head {
     stream: u32,
 }
 
-/// Finds the heads in a stream of frames, however it is cut.
+/// Finds the frame heads in a byte stream, independent of its division into reads.
 #[derive(Default)]
 struct Heads {
     partial: [u8; HEAD_BYTES],
     have: usize,
-    /// Bytes of the current frame's payload that are still to come.
+    /// The remaining payload bytes of the current frame.
     payload: usize,
     /// The first bytes of the payload that the connection inspects.
     prefix: PayloadPrefix,
@@ -62,12 +64,13 @@ struct PayloadPrefix {
     wanted: usize,
 }
 
-/// Padding's length, a priority, and the first bytes of a field block, which show whether the first name starts with
-/// a colon.
+/// The length of the padding, a priority, and the first bytes of a field block. The field block
+/// bytes show whether the first name starts with a colon.
 const PAYLOAD_PREFIX_BYTES_MAX: usize = 1 + 5 + 3;
 
 impl Heads {
-    /// Returns the next head in `bytes`, which is moved behind the head; `None` at the end of `bytes`.
+    /// Returns the next head in `bytes` and advances `bytes` past it. Returns `None` at the end of
+    /// `bytes`.
     fn next(&mut self, bytes: &mut &[u8]) -> Option<Head> {
         let skipped = self.payload.min(bytes.len());
         self.prefix.take(&bytes[..skipped]);
@@ -102,13 +105,13 @@ impl PayloadPrefix {
 }
 
 impl Heads {
-    /// Requests the first bytes of the payload of the head found last.
+    /// Requests the first bytes of the payload after the last head.
     fn look_at(&mut self, bytes: usize) {
         self.prefix.have = 0;
         self.prefix.wanted = bytes.min(self.payload);
     }
 
-    /// Returns the requested bytes once, when all of them have arrived.
+    /// Returns the requested bytes once all of them have arrived. Returns them only once.
     fn looked_at(&mut self) -> Option<&[u8]> {
         let wanted = self.prefix.wanted;
         if wanted == 0 || self.prefix.have < wanted {
@@ -120,10 +123,10 @@ impl Heads {
     }
 }
 
-/// Whether a field block begins with a pseudo-field (RFC 7541, 6), as far as that can be told without a table: by a name of
-/// the static table, or one that is written out.
+/// Returns whether a field block starts with a pseudo-field (RFC 7541, 6). Detects only names of
+/// the static table and literal names, because other names need the dynamic table.
 fn begins_with_pseudo_field(block: &[u8]) -> bool {
-    /// Of the static table, the names that begin with a colon.
+    /// The names of the static table that start with a colon.
     const STATIC: std::ops::RangeInclusive<u8> = 1..=14;
     let Some(&first) = block.first() else {
         return false;
@@ -136,13 +139,13 @@ fn begins_with_pseudo_field(block: &[u8]) -> bool {
     };
     match block {
         [_, length, name, ..] if index == 0 && *length & 0x80 == 0 => *name == b':',
-        // The code of a colon has seven bits.
+        // The Huffman code of a colon has seven bits.
         [_, _, name, ..] if index == 0 => name >> 1 == 0x5c,
         _ => STATIC.contains(&index),
     }
 }
 
-/// The streams a client has ended last, by END_STREAM or RST_STREAM.
+/// The streams that the client has ended most recently, by END_STREAM or RST_STREAM.
 #[derive(Default)]
 struct Ended {
     streams: [u32; 16],
@@ -160,7 +163,7 @@ impl Ended {
     }
 }
 
-/// What may be spent, refilled by time up to what may be spent at once.
+/// A token bucket, refilled over time up to `at_once`.
 struct Allowance {
     left: u32,
     at_once: u32,
@@ -183,7 +186,7 @@ impl Allowance {
         if elapsed > 0 {
             self.refilled = now;
             let full = self.left.saturating_add(elapsed.saturating_mul(self.per_second));
-            // What was earned otherwise is not lost when time passes.
+            // Earned credit above `at_once` remains.
             self.left = full.min(self.at_once).max(self.left);
         }
         match self.left.checked_sub(1) {
@@ -202,26 +205,27 @@ impl Allowance {
     }
 }
 
-/// The use of the payload whose first bytes are looked at.
+/// The purpose of the inspected payload bytes.
 #[derive(Clone, Copy)]
 enum LooksFor {
-    /// A pseudo-field at the start of trailers, behind this many bytes.
+    /// Detects a pseudo-field at the start of trailers, after the given number of bytes.
     PseudoField(usize),
-    /// The bytes that the client has read of an open range, its stream.
+    /// Reads the window increment of the given stream, which carries an open range.
     WindowUpdate(u32),
 }
 
-/// What one client sends.
+/// The frames that one client sends.
 pub struct Incoming {
     heads: Heads,
     /// Received bytes of the preface.
     preface: usize,
-    /// The head of the client's SETTINGS has arrived; `greeted`: the whole SETTINGS frame has arrived.
+    /// `settings_started`: the head of the client's SETTINGS has arrived. `greeted`: the whole
+    /// SETTINGS frame has arrived.
     settings_started: bool,
     greeted: bool,
-    /// A field block has begun, which nothing may interrupt (RFC 9113, 6.10).
+    /// A field block is in progress, which no other frame may interrupt (RFC 9113, 6.10).
     in_block: bool,
-    /// The highest stream it has begun.
+    /// The highest stream that the client has started.
     highest: u32,
     ended: Ended,
     looks_for: LooksFor,
@@ -247,11 +251,11 @@ impl Incoming {
         }
     }
 
-    /// Looks at the next bytes received, in the second `now`.
+    /// Inspects the next received bytes. `now` is the time in seconds.
     ///
     /// # Errors
     ///
-    /// The connection must be closed with the returned reason.
+    /// The caller must close the connection with the returned reason.
     pub fn inspect(&mut self, mut bytes: &[u8], now: u32) -> Result<(), Reason> {
         let preface = (PREFACE.len() - self.preface).min(bytes.len());
         self.preface += preface;
@@ -281,7 +285,7 @@ impl Incoming {
         Ok(())
     }
 
-    /// The client has said all that it must say before its first request.
+    /// Returns whether the client has sent its whole connection preface, including SETTINGS.
     pub fn greeted(&self) -> bool {
         self.greeted
     }
@@ -290,7 +294,7 @@ impl Incoming {
         &self.open_ranges
     }
 
-    /// We have sent DATA frames, for which the client may send WINDOW_UPDATEs.
+    /// Records sent DATA frames, which entitle the client to send WINDOW_UPDATE frames.
     pub fn answered(&mut self, frames: u32) {
         if frames > 0 {
             self.others.earn(frames.saturating_mul(H2_FRAMES_PER_DATA));
@@ -299,7 +303,7 @@ impl Incoming {
 
     fn check(&mut self, head: Head, now: u32) -> Result<(), Reason> {
         if !self.settings_started {
-            // The preface is not whole without it (RFC 9113, 3.4).
+            // The preface includes SETTINGS (RFC 9113, 3.4).
             if head.kind != SETTINGS || head.flags & ACK != 0 {
                 return Err(Reason::PROTOCOL_ERROR);
             }
@@ -345,8 +349,8 @@ impl Incoming {
 }
 
 impl Incoming {
-    /// Records the start and the end of streams. h2 reports frames behind the end of a stream under another name than
-    /// RFC 9113, 5.1, and accepts pseudo-fields in trailers as fields.
+    /// Records the start and the end of streams. For frames after the end of a stream, `h2` reports
+    /// another error than RFC 9113, 5.1. `h2` also accepts pseudo-fields in trailers as fields.
     fn follow(&mut self, head: Head) -> Result<(), Reason> {
         if self.in_block && head.kind != CONTINUATION {
             return Err(Reason::PROTOCOL_ERROR);
@@ -388,14 +392,14 @@ impl Incoming {
     }
 }
 
-/// What we send.
+/// The frames that the server sends.
 #[derive(Default)]
 pub struct Outgoing {
     heads: Heads,
 }
 
 impl Outgoing {
-    /// Looks at the next bytes sent; the number of DATA frames that begin there.
+    /// Inspects the next sent bytes. Returns the number of DATA frames that start there.
     pub fn count_data_frames(&mut self, mut bytes: &[u8]) -> u32 {
         let mut data = 0;
         while let Some(head) = self.heads.next(&mut bytes) {
@@ -504,7 +508,7 @@ mod tests {
             incoming.inspect(&[*byte], 0).unwrap();
         }
         assert!(incoming.greeted());
-        // And stays so while another frame comes.
+        // The state remains during the next frame.
         incoming.inspect(&frame(PING, 0, 0, &[0; 8])[..12], 0).unwrap();
         assert!(incoming.greeted());
     }
@@ -527,7 +531,7 @@ mod tests {
             for kind in [DATA, HEADERS] {
                 let mut incoming = greeted();
                 incoming.inspect(&end, 0).unwrap();
-                // What may still come, and another stream.
+                // Frames that are still valid, and another stream.
                 incoming.inspect(&frame(WINDOW_UPDATE, 0, 1, &[0; 4]), 0).unwrap();
                 incoming.inspect(&frame(RST_STREAM, 0, 1, &[0; 4]), 0).unwrap();
                 incoming
@@ -626,7 +630,7 @@ mod tests {
                 .count();
             assert!((900..=1_100).contains(&many), "type {kind}: {many}");
         }
-        // Two windows for each DATA frame, for hours.
+        // Two window updates for each DATA frame, for hours.
         let mut incoming = greeted();
         let update = frame(WINDOW_UPDATE, 0, 1, &[0; 4]);
         for _ in 0..1_000_000 {
@@ -634,7 +638,7 @@ mod tests {
             incoming.inspect(&update, 0).unwrap();
             incoming.inspect(&update, 0).unwrap();
         }
-        // A hundred a second, for an hour.
+        // 90 frames of each kind per second, for an hour.
         let mut incoming = greeted();
         let reset = frame(RST_STREAM, 0, 1, &[0; 4]);
         let ping = frame(PING, 0, 0, &[0; 8]);

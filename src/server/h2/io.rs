@@ -1,7 +1,8 @@
-//! I/O adapter between one connection and the `h2` crate. The adapter is polled, collects writes so that many small
+//! I/O adapter between one connection and the `h2` crate. Collects writes, so that many small
 //! frames leave with one call, and counts every frame.
 //!
-//! The adapter never waits: [`drive`] waits for the socket and for every other wake of its task.
+//! The adapter itself never waits. [`drive`] waits for the socket and for every other wake of the
+//! task.
 
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
@@ -25,16 +26,16 @@ use crate::runtime::clock::monotonic_seconds;
 use crate::server::deadlines::{ConnectionDeadline, WaitReason};
 use crate::server::stream::Stream;
 
-/// Read at once, into a buffer that all connections of a core share.
+/// The size of one read, into a buffer that all connections of a core share.
 const RECEIVE_BYTES: usize = 16 * 1024;
 
-/// What is received in one turn before others on the core run: some hundred requests.
+/// Bytes received in one turn before other tasks of the core run. Some hundred requests fit.
 const TURN_RECEIVED_BYTES: usize = 64 * 1024;
 
-/// Payloads from here on are sent from where they are; smaller ones are collected.
+/// The size from which a write is sent directly. Smaller writes are collected.
 const DIRECT_BYTES: usize = 8 * 1024;
 
-/// Idle output buffers that a core keeps: 1 MiB, and the growth of single buffers.
+/// The number of idle output buffers per core: 1 MiB, plus the growth of single buffers.
 const IDLE_OUTPUT_BUFFERS_MAX: usize = 16;
 
 thread_local! {
@@ -42,32 +43,32 @@ thread_local! {
     static IDLE_OUTPUT_BUFFERS: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Why we end the connection.
+/// The reason why the server ends the connection.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Verdict {
-    /// The client has done what it must not, or too much of what it may.
+    /// The client has violated the protocol or exceeded a limit.
     Fault(Reason),
     /// A deadline has passed, or the server drains and no request is in progress.
     Expired,
 }
 
-/// A connection's bytes. Clones are the same connection.
+/// The byte stream of one connection. Clones share the connection.
 #[derive(Clone)]
 pub struct H2Io(Rc<Inner>);
 
-/// An [`H2Io`] that may be gone.
+/// A weak reference to an [`H2Io`].
 pub struct WeakH2Io(Weak<Inner>);
 
 impl WeakH2Io {
-    /// As [`Stream::limit_unsent`].
+    /// Limits the unsent bytes in the kernel; see [`Stream::limit_unsent`].
     pub fn limit_unsent(&self, bytes: u32) {
         if let Some(io) = self.0.upgrade() {
             io.stream.limit_unsent(bytes);
         }
     }
 
-    /// Bytes given to the kernel that the client's kernel has not confirmed; 0 for a connection that is gone, and where the
-    /// kernel cannot tell.
+    /// Returns the bytes passed to the kernel but not acknowledged by the client. 0 if the
+    /// connection is closed or the kernel cannot report them.
     pub fn unconfirmed(&self) -> u64 {
         self.0
             .upgrade()
@@ -77,55 +78,56 @@ impl WeakH2Io {
 }
 
 struct Inner {
-    // Before the stream: the deadline must not outlive the descriptor that the deadline may shut down.
+    // Declared before the stream, because the deadline must not outlive the descriptor that it may
+    // shut down.
     deadline: ConnectionDeadline,
     stream: Stream,
     state: RefCell<State>,
     verdict: Cell<Option<Verdict>>,
-    /// The last deadline set, so that one that still holds is not set again.
+    /// The phase of the last deadline. A deadline that still applies is not set again.
     phase: Cell<Phase>,
 }
 
 struct State {
-    /// Received and not yet taken.
+    /// Received bytes that `h2` has not read yet.
     input: Vec<u8>,
     taken: usize,
-    /// To be sent; without an allocation while there is nothing.
+    /// Bytes to send. Without an allocation while empty.
     output: Vec<u8>,
     sent: usize,
     incoming: Incoming,
     outgoing: Outgoing,
-    /// The socket had nothing more to give, or took nothing more.
+    /// The last read or write returned `WouldBlock`, or the turn has ended.
     read_blocked: bool,
     write_blocked: bool,
-    /// The socket took something since the last look.
+    /// The socket has accepted bytes since the last call of [`H2Io::wait_for`].
     progress: bool,
     received: usize,
     forwarded: usize,
     failed: Option<io::ErrorKind>,
 }
 
-/// What a connection waits for, as far as deadlines go.
+/// The reason why a connection waits, for the choice of its deadline.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Phase {
-    /// The client has not sent all that it must before its first request.
+    /// The client has not sent its whole preface.
     Greeting,
     /// No request is in progress.
     Idle,
-    /// For ourselves, or for a stream, which has deadlines of its own.
+    /// The cache or a stream is busy. Streams have separate deadlines.
     Busy,
-    /// For the client to take bytes.
+    /// The connection waits for the client to accept bytes.
     Sending,
-    /// The server stops, and has said so.
+    /// The server drains and has sent a GOAWAY.
     Leaving,
 }
 
 impl H2Io {
-    /// `received` is what the client has sent so far.
+    /// Creates the adapter. `received` holds the bytes received so far.
     ///
     /// # Errors
     ///
-    /// The bytes are no HTTP/2 preface.
+    /// The bytes are not a valid HTTP/2 preface.
     pub fn new(deadline: ConnectionDeadline, stream: Stream, received: Vec<u8>) -> Result<Self, Reason> {
         let mut incoming = Incoming::new(monotonic_seconds());
         incoming.inspect(&received, monotonic_seconds())?;
@@ -156,7 +158,7 @@ impl H2Io {
         &self.0.deadline
     }
 
-    /// Why the connection must end, if it must.
+    /// Returns the reason why the connection must end, if any.
     pub fn verdict(&self) -> Option<Verdict> {
         self.0.verdict.get()
     }
@@ -167,33 +169,33 @@ impl H2Io {
         }
     }
 
-    /// The certificate the client has proved to be its own.
+    /// Returns the verified certificate of the client.
     pub fn certificate(&self) -> Option<&Certificate> {
         self.0.stream.certificate()
     }
 
-    /// Whether it should take no further request.
+    /// Returns [`Stream::is_key_near_limit`].
     pub fn is_key_near_limit(&self) -> bool {
         self.0.stream.is_key_near_limit()
     }
 
-    /// The open ranges that this connection sends.
+    /// Returns the open ranges that this connection sends.
     pub fn open_ranges(&self) -> Rc<OpenRanges> {
         self.0.state.borrow().incoming.open_ranges().clone()
     }
 
-    /// For tasks that may outlive the connection.
+    /// Returns a weak reference, for tasks that may outlive the connection.
     pub fn downgrade(&self) -> WeakH2Io {
         WeakH2Io(Rc::downgrade(&self.0))
     }
 
-    /// Whether the client has sent its SETTINGS.
+    /// Returns whether the client has sent its SETTINGS.
     pub fn greeted(&self) -> bool {
         self.0.state.borrow().incoming.greeted()
     }
 
-    /// Sets the deadline for what the connection waits for now. `renewed`: what it waited for has come, and the same is
-    /// waited for again.
+    /// Sets the deadline for the current phase. `renewed`: the awaited event has arrived, and a
+    /// wait for another event of the same kind starts.
     pub fn wait_for(&self, phase: Phase, renewed: bool) {
         let mut state = self.0.state.borrow_mut();
         let progress = std::mem::take(&mut state.progress);
@@ -216,8 +218,9 @@ impl H2Io {
         }
     }
 
-    /// Sends what is left, says that nothing more comes, and waits a little for the client to see it: closing a socket
-    /// with unread input resets it, which can destroy what is on its way.
+    /// Sends the collected bytes, closes the sending side, and briefly waits for the client to
+    /// close. Closing a socket with unread input resets the connection, and a reset can destroy
+    /// bytes in flight.
     pub async fn finish(&self) {
         let evicted = self.deadline().evicted();
         self.deadline().wake_by(None);
@@ -232,7 +235,8 @@ impl H2Io {
             }
         }
         let stream = &self.0.stream;
-        // What a stream has said of its end does not depend on it.
+        // Streams end with END_STREAM, so a TLS close notification cannot make a truncated body
+        // look complete.
         stream.leave(self.deadline()).await;
         stream.shutdown(Shutdown::Write);
         if evicted {
@@ -257,7 +261,7 @@ impl H2Io {
         }
     }
 
-    /// Sends what is collected, as far as the socket takes it; whether all is sent.
+    /// Sends the collected bytes until the socket blocks. Returns whether all bytes are sent.
     fn flush(&self) -> io::Result<bool> {
         let state = &mut *self.0.state.borrow_mut();
         let result = state.flush(&self.0.stream, &self.0.deadline);
@@ -267,7 +271,7 @@ impl H2Io {
         result
     }
 
-    /// Receives, looks at what came, and gives as much as there is room for.
+    /// Receives and inspects bytes, and copies as many as fit to `room`.
     fn receive(&self, room: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let state = &mut *self.0.state.borrow_mut();
         if let Some(kind) = state.failed {
@@ -282,7 +286,7 @@ impl H2Io {
             return RECEIVED.with_borrow_mut(|received| {
                 received.clear();
                 match self.0.stream.recv(received) {
-                    // The deadline shut the socket down; the client gets a GOAWAY.
+                    // The deadline shut down the socket. The client receives a GOAWAY.
                     Ok(0) if self.0.deadline.expired() => {
                         self.0.verdict.set(Some(Verdict::Expired));
                         Poll::Pending
@@ -318,7 +322,8 @@ impl H2Io {
         Poll::Ready(Ok(()))
     }
 
-    /// Takes what fits: all of it, but for a client that takes nothing.
+    /// Accepts all bytes of `slices`. If the client accepts no bytes and the buffer is full,
+    /// accepts none.
     fn forward(&self, slices: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
         let state = &mut *self.0.state.borrow_mut();
         if let Some(kind) = state.failed {
@@ -326,7 +331,8 @@ impl H2Io {
         }
         let count = slices.iter().map(|slice| slice.len()).sum::<usize>();
         if state.output.len() - state.sent >= H2_SEND_BUFFER_BYTES {
-            // Full: what h2 has more must wait, and with it what it would read.
+            // The buffer is full. `h2` must wait with further writes, and therefore also with
+            // reads.
             match state.flush(&self.0.stream, &self.0.deadline) {
                 Ok(true) => {}
                 Ok(false) => return Poll::Pending,
@@ -395,14 +401,15 @@ impl State {
         self.progress = true;
     }
 
-    /// Sends what is collected and `slices` with one call; how much of `slices` went.
+    /// Sends the collected bytes and `slices` with one call. Returns the number of bytes sent from
+    /// `slices`.
     fn send_with(
         &mut self,
         stream: &Stream,
         deadline: &ConnectionDeadline,
         slices: &[IoSlice<'_>],
     ) -> io::Result<usize> {
-        /// What h2 gives at once is a head and a payload; a few more do not hurt.
+        /// `h2` writes a head and a payload at once. A few more slices cost little.
         const SLICES: usize = 8;
         let pending = self.output.len() - self.sent;
         let mut all = [IoSlice::new(&[]); SLICES];
@@ -417,7 +424,7 @@ impl State {
         Ok(direct)
     }
 
-    /// Keeps `slices` but for the first `skip` bytes.
+    /// Collects `slices` without their first `skip` bytes.
     fn collect(&mut self, slices: &[IoSlice<'_>], mut skip: usize) {
         if self.output.capacity() == 0 {
             self.output = IDLE_OUTPUT_BUFFERS
@@ -456,18 +463,18 @@ impl AsyncWrite for H2Io {
     }
 
     fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        // h2 asks for it after each frame with a payload; [`drive`] sends when nothing more is to come.
+        // `h2` flushes after each frame with a payload. [`drive`] sends once no more bytes follow.
         Poll::Ready(Ok(()))
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        // [`H2Io::finish`] does it.
+        // [`H2Io::finish`] shuts down the stream.
         Poll::Ready(Ok(()))
     }
 }
 
-/// Calls `step` until it is ready: whenever its task is woken, and whenever the socket can give or take more. Between calls
-/// what was collected is sent, and `rest` is called when nothing more is to be done for now.
+/// Calls `step` until it is ready: after each wake of the task, and after the socket becomes readable
+/// or writable. Between calls, sends the collected bytes. Calls `rest` when no work is left for now.
 pub async fn drive<T>(
     io: &H2Io,
     mut step: impl FnMut(&mut Context<'_>) -> Poll<T>,
@@ -476,7 +483,7 @@ pub async fn drive<T>(
     let stream = &io.0.stream;
     let mut readable = pin!(stream.readable());
     let mut reading = true;
-    // Boxed while it is needed: most connections wait for a client that says something.
+    // Boxed on demand, because most connections only wait for input.
     let mut writable = None;
     let mut others: Option<monoio::task::JoinHandle<()>> = None;
     poll_fn(|cx| {
@@ -492,7 +499,7 @@ pub async fn drive<T>(
                 return Poll::Ready(done);
             }
             if io.flush().is_err() {
-                // h2 is told when it reads or writes next.
+                // `h2` receives the error at its next read or write.
                 io.0.state.borrow_mut().read_blocked = false;
                 continue;
             }
@@ -522,7 +529,7 @@ pub async fn drive<T>(
                         if !io.0.deadline.meets_minimum_rate() {
                             state.failed = Some(io::ErrorKind::TimedOut);
                         }
-                        // What was waited is counted; the next wait begins now.
+                        // The last wait is counted. The next wait starts now.
                         io.0.deadline.set(WaitReason::Output, SEND_STALL_TIMEOUT);
                     }
                     again = true;
@@ -534,8 +541,8 @@ pub async fn drive<T>(
                 state.forwarded as u64 >= SEND_TURN_BYTES,
             );
             if received || sent {
-                // Others on the core first: a task that wakes itself comes before all of them, and the socket has not been
-                // waited for yet, which would be a turn.
+                // Other tasks of the core run first. A task that wakes itself would run before all
+                // of them. The socket has not blocked yet, so no socket wait ends the turn.
                 state.read_blocked |= received;
                 state.write_blocked |= sent;
                 state.end_turn();
@@ -571,7 +578,8 @@ mod tests {
     use crate::server::h2::PREFACE;
     use crate::sys::Socket;
 
-    /// SETTINGS of 100 values, of which a client sends one byte whenever the last one was read.
+    /// A SETTINGS frame of 100 values. The client sends one byte each time the server has read the
+    /// last byte.
     #[test]
     fn a_client_that_always_has_more_leaves_others_their_turn() {
         const SETTINGS: [u8; 9] = [0, 2, 88, 4, 0, 0, 0, 0, 0];
@@ -604,7 +612,8 @@ mod tests {
                     return Poll::Ready(steps);
                 }
                 steps += 1;
-                // The driver has said once that the socket is ready, and epoll may take its word for it from then on.
+                // The driver has reported the socket as ready once. With epoll, later polls may
+                // rely on that report.
                 if steps == 2 {
                     let others = had_their_turn.clone();
                     drop(monoio::spawn(async move { others.set(true) }));

@@ -1,7 +1,9 @@
-//! HTTP/2 (RFC 9113) for clients that send its preface: the `h2` crate between our sockets and our handler.
+//! HTTP/2 (RFC 9113) for clients that send its preface. Uses the `h2` crate between the socket and
+//! the handler.
 //!
-//! One task per connection drives the crate and answers what is in memory; everything else is a task per stream. Not
-//! here: `Upgrade: h2c`, which nobody needs to be offered, pushes and extended CONNECT.
+//! A task per connection drives the crate and sends responses from memory. Each other response runs
+//! in a separate task per stream. Not supported: `Upgrade: h2c` (no client needs it), server push
+//! and extended CONNECT.
 
 mod body;
 mod connection;

@@ -1,4 +1,5 @@
-//! A request of HTTP/2 as lines of HTTP/1.1, so that one parser with one set of rules reads both.
+//! Converts an HTTP/2 request to HTTP/1.1 lines, so that a single parser applies the rules to both
+//! versions.
 
 use http::Request;
 use http::header::HOST;
@@ -6,16 +7,16 @@ use http::header::HOST;
 use crate::http::{RequestHead, Version};
 use crate::server::h1::parse::{HeadError, parse_head};
 
-/// Writes the head of `request` into `lines`, which is empty.
+/// Writes the head of `request` to the empty buffer `lines`.
 ///
 /// # Errors
 ///
-/// A host field that names another host than `:authority` (RFC 9113, 8.3.1).
+/// The host field differs from `:authority` (RFC 9113, 8.3.1).
 pub fn write_lines<B>(request: &Request<B>, lines: &mut Vec<u8>) -> Result<(), HeadError> {
     let uri = request.uri();
     lines.extend_from_slice(request.method().as_str().as_bytes());
     lines.push(b' ');
-    // Only CONNECT has none, and like every method but two it is refused, whatever it is for.
+    // Only CONNECT has no path. The server rejects CONNECT, like every method except GET and HEAD.
     let target = uri.path_and_query().map_or("/", |target| target.as_str());
     lines.extend_from_slice(target.as_bytes());
     lines.extend_from_slice(b" HTTP/1.1\r\n");
@@ -43,11 +44,11 @@ pub fn write_lines<B>(request: &Request<B>, lines: &mut Vec<u8>) -> Result<(), H
     Ok(())
 }
 
-/// Reads what [`write_lines`] wrote.
+/// Parses the output of [`write_lines`].
 ///
 /// # Errors
 ///
-/// What would be refused in HTTP/1.1. Only this stream ends with it.
+/// Returns the errors of an HTTP/1.1 head. An error ends only this stream.
 pub fn read_lines(lines: &[u8]) -> Result<RequestHead<'_>, HeadError> {
     match parse_head(lines, &mut 0)? {
         Some((head, len)) if len == lines.len() => Ok(RequestHead {
@@ -55,7 +56,7 @@ pub fn read_lines(lines: &[u8]) -> Result<RequestHead<'_>, HeadError> {
             keep_alive: true,
             ..head
         }),
-        // A value with an empty line in it: none passes `HeaderValue`.
+        // A value with an empty line. `HeaderValue` admits none.
         _ => Err(HeadError::Field),
     }
 }

@@ -1,4 +1,4 @@
-//! Pieces of bodies on their way through the `h2` crate, and what of them may wait there.
+//! Chunks of bodies that pass through the `h2` crate, and the budget for queued chunks.
 
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
@@ -9,21 +9,21 @@ use bytes::{Buf, Bytes};
 
 use crate::limits::H2_STREAM_UNSENT_BYTES_MAX;
 
-/// Bytes read from a file at once; a stream holds no more.
+/// The size of one file read. A stream holds at most one such buffer.
 pub const BUFFER_BYTES: usize = H2_STREAM_UNSENT_BYTES_MAX;
 
-/// Idle buffers a core keeps: 2 MiB.
+/// The number of idle buffers per core: 2 MiB.
 const IDLE_BUFFERS_MAX: usize = 32;
 
 thread_local! {
     static IDLE: RefCell<Vec<Box<[u8]>>> = const { RefCell::new(Vec::new()) };
 }
 
-/// A buffer of this core, given back when it is dropped.
+/// A buffer of this core. Returned to the core on drop.
 pub struct Buffer(Option<Box<[u8]>>);
 
 impl Buffer {
-    /// [`BUFFER_BYTES`] of whatever was in them.
+    /// Takes [`BUFFER_BYTES`] with arbitrary contents.
     pub fn take() -> Self {
         let idle = IDLE.with_borrow_mut(Vec::pop);
         Buffer(Some(
@@ -61,14 +61,14 @@ enum Data {
     },
 }
 
-/// A piece of a body. What it is charged for is free again when the piece was sent, or thrown away.
+/// A chunk of a body. Its charge is released after the chunk is sent or discarded.
 pub struct Chunk {
     data: Data,
     _charge: Option<Charge>,
 }
 
 impl Chunk {
-    /// Bytes that are in memory anyway, and cost this connection nothing.
+    /// Creates a chunk of bytes that stay in memory anyway and are not charged to the connection.
     pub fn free(bytes: Bytes) -> Self {
         Chunk {
             data: Data::Shared(bytes),
@@ -83,7 +83,7 @@ impl Chunk {
         }
     }
 
-    /// The first `len` bytes of `buffer`.
+    /// Creates a chunk of the first `len` bytes of `buffer`.
     pub fn lent(buffer: Buffer, len: usize, charge: Charge) -> Self {
         Chunk {
             data: Data::Lent {
@@ -122,7 +122,7 @@ impl Buf for Chunk {
     }
 }
 
-/// What the streams of one connection may hold between them, in bytes.
+/// The bytes that the streams of one connection may hold together.
 #[derive(Clone)]
 pub struct SendBudget(Rc<BudgetState>);
 
@@ -145,7 +145,7 @@ impl SendBudget {
         }))
     }
 
-    /// Takes `bytes`, at most a stream's part, if they are left.
+    /// Takes `bytes` (at most the part of one stream) if the budget allows.
     pub fn take(&self, bytes: usize) -> Option<Charge> {
         let left = self.0.left.get().checked_sub(bytes)?;
         self.0.left.set(left);
@@ -155,11 +155,11 @@ impl SendBudget {
         })
     }
 
-    /// Waits until `bytes` are left, which somebody else may take first.
+    /// Waits until `bytes` are left. Another stream may take them first.
     ///
     /// # Cancellation
     ///
-    /// Free.
+    /// Cancel-safe.
     pub async fn wait(&self, bytes: usize) {
         poll_fn(|cx| {
             if self.0.left.get() >= bytes {

@@ -1,4 +1,4 @@
-//! The state that the streams of one HTTP/2 connection share.
+//! Shared state of the streams of one HTTP/2 connection.
 
 use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
@@ -11,26 +11,26 @@ use super::unread::OpenRanges;
 use crate::http::Certificate;
 use crate::server::Server;
 
-/// What the streams of a connection share.
 pub struct Shared<H> {
     pub server: Rc<Server<H>>,
     pub peer: Option<SocketAddr>,
-    /// The certificate the client has proved to be its own.
+    /// The verified certificate of the client.
     pub certificate: Option<Certificate>,
     pub budget: SendBudget,
-    /// What helper threads read for streams, until it has its part of the budget.
+    /// The budget for bytes that helper threads read for streams, until [`Shared::budget`] covers
+    /// them.
     pub reads: SendBudget,
-    /// Bytes of bodies handed over.
+    /// Body bytes passed to `h2`.
     pub sent: Cell<u64>,
     pub open_ranges: Rc<OpenRanges>,
     pub io: WeakH2Io,
-    /// Streams with a task of their own.
+    /// The number of streams with a separate task.
     pub(super) tasks: Cell<usize>,
-    /// Of the connection's task.
+    /// The waker of the connection task.
     pub(super) waker: RefCell<Option<Waker>>,
 }
 
-/// Counts one task of a stream as long as it lives.
+/// Counts one stream task for its lifetime.
 pub struct Running<H: 'static>(Rc<Shared<H>>);
 
 impl<H> Shared<H> {
@@ -51,7 +51,7 @@ impl<H> Drop for Running<H> {
     fn drop(&mut self) {
         let left = self.0.tasks.get() - 1;
         self.0.tasks.set(left);
-        // The connection is idle from now on, which is a deadline.
+        // The connection is now idle, so its task must set the idle deadline.
         if left == 0
             && let Some(waker) = &*self.0.waker.borrow()
         {

@@ -1,4 +1,4 @@
-//! One request and its response: at once from memory, or in a task of its own.
+//! A request and its response, sent at once from memory or by a separate task.
 
 use std::future::poll_fn;
 use std::panic::AssertUnwindSafe;
@@ -25,19 +25,19 @@ use crate::server::access_log::{End, Record};
 use crate::server::h1::parse::HeadError;
 use crate::server::h1::refusal;
 
-/// Lines of a head that are rarely exceeded: what clients send is 300 to 900 bytes.
+/// The initial buffer for a head, rarely exceeded. Clients send 300 to 900 bytes.
 const LINES_BYTES: usize = 1_024;
 
-/// What is known of the answer before a task begins.
+/// The state of the response before its task starts.
 enum Known {
     Nothing,
     Ready(Rc<Ready>),
-    /// A small one, whose head went out; its body waits for the client.
+    /// A small response whose head is sent. The body waits for the client.
     HeadSent(Rc<Ready>, SendStream<Chunk>),
     Refused(HeadError),
 }
 
-/// How a response went.
+/// The result of a response.
 struct Outcome {
     status: u16,
     cache: CacheResult,
@@ -45,7 +45,7 @@ struct Outcome {
     cut: Option<Cut>,
 }
 
-/// Answers `request` now, or begins to. A panic ends this stream and no other.
+/// Answers `request` at once or starts a task. A panic ends only this stream.
 pub fn begin<H: Handler>(
     shared: &Rc<Shared<H>>,
     request: Request<RecvStream>,
@@ -57,7 +57,7 @@ pub fn begin<H: Handler>(
     let body = request.into_body();
     let known = match written {
         Err(error) => Known::Refused(error),
-        // What comes with it is waited for, if it comes soon.
+        // The task waits briefly for the request body.
         Ok(()) if !body.is_end_stream() => Known::Nothing,
         Ok(()) => {
             let at_once = std::panic::catch_unwind(AssertUnwindSafe(|| {
@@ -90,7 +90,7 @@ pub fn begin<H: Handler>(
     }));
 }
 
-/// The message and place have been logged by the panic hook.
+/// Resets the stream after a panic. The panic hook has logged the message and location.
 fn panicked(respond: &mut SendResponse<Chunk>) {
     tracing::error!("a stream ended by a panic; this is a bug worth reporting");
     respond.send_reset(Reason::INTERNAL_ERROR);
@@ -105,7 +105,8 @@ fn read<'a, H>(shared: &'a Shared<H>, lines: &'a [u8]) -> Result<RequestHead<'a>
     })
 }
 
-/// Sends an answer that lies in memory, if the client has room for it; otherwise what is known of it.
+/// Sends a response from memory if the client has room for it. Otherwise returns the state for the
+/// task.
 fn answer_at_once<H: Handler>(
     shared: &Shared<H>,
     lines: &[u8],
@@ -144,7 +145,6 @@ fn answer_at_once<H: Handler>(
     None
 }
 
-/// Answers in a task.
 async fn answer<H: Handler>(
     shared: &Shared<H>,
     lines: &[u8],
@@ -193,7 +193,7 @@ async fn answer<H: Handler>(
             };
             match answered {
                 Some(answer) => send(shared, &head, respond, answer).await,
-                // Nobody waits for it any more, and nothing was sent.
+                // The client has reset the stream before any byte was sent.
                 None => Outcome {
                     status: 0,
                     cache: CacheResult::None,
@@ -223,7 +223,7 @@ async fn send<H: Handler>(
     if let Ok(date) = HeaderValue::from_bytes(&http_date(unix_seconds())) {
         fields.insert(::http::header::DATE, date);
     }
-    // A 304 describes what a 200 would carry, but has no body; no length is simplest and allowed.
+    // A 304 describes the 200 but has no body. No `Content-Length` is simplest and valid.
     let bodiless = matches!(status, 204 | 304);
     if let Some(length) = answer.length.filter(|_| !bodiless) {
         fields.insert(::http::header::CONTENT_LENGTH, HeaderValue::from(length));
@@ -272,7 +272,8 @@ impl Outcome {
         }
     }
 
-    /// Records the outcome of the body. An incomplete body is reset, so that the response does not look complete.
+    /// Records the outcome of the body. Resets a truncated body, so that the response does not look
+    /// complete.
     fn ended<H: Handler>(
         self,
         respond: &mut SendResponse<Chunk>,
@@ -316,7 +317,7 @@ impl Outcome {
     }
 }
 
-/// Reads and discards the body of a request: at most [`LINGER_BYTES_MAX`], within `limit`.
+/// Reads and discards the body of a request, up to [`LINGER_BYTES_MAX`] within `limit`.
 async fn discard_body(body: &mut RecvStream, limit: Duration) {
     let all = async {
         let mut discarded = 0;

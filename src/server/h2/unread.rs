@@ -1,8 +1,9 @@
-//! Bytes of open ranges that a client has received and its program has not read, as WINDOW_UPDATE frames tell (RFC 9113,
-//! 6.9.1).
+//! Counts the unread bytes of open ranges: bytes that the client has received but its program has
+//! not read. WINDOW_UPDATE frames report the reads (RFC 9113, 6.9.1).
 //!
-//! A client that fetches a blob in parts requests ranges without an end, and resets a stream when it has its part. All bytes
-//! that the stream's window (4 MiB for a client in Go) let the server send beyond the part were sent in vain.
+//! A client that fetches a blob in parts requests open ranges and resets each stream after its
+//! part. The stream window (4 MiB for a Go client) lets the server send bytes beyond the part,
+//! which are wasted.
 
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
@@ -15,7 +16,7 @@ use crate::limits::H2_OPEN_RANGE_UNREAD_BYTES;
 pub struct OpenRanges {
     streams: RefCell<Vec<Stream>>,
     unread_max: Cell<u64>,
-    /// The client has granted window of an open range.
+    /// The client has granted window for an open range.
     granted: Cell<bool>,
 }
 
@@ -25,7 +26,7 @@ struct Stream {
     waker: Option<Waker>,
 }
 
-/// One of [`OpenRanges`], until it is dropped.
+/// An entry of [`OpenRanges`], removed on drop.
 pub struct OpenRange {
     all: Rc<OpenRanges>,
     id: u32,
@@ -42,7 +43,7 @@ impl Default for OpenRanges {
 }
 
 impl OpenRanges {
-    /// Counts the bytes that the client reads of the stream `id` from now on.
+    /// Starts to count the bytes that the client reads from stream `id`.
     pub fn begin(self: &Rc<Self>, id: u32) -> OpenRange {
         self.streams.borrow_mut().push(Stream {
             id,
@@ -59,7 +60,7 @@ impl OpenRanges {
         self.streams.borrow().iter().any(|stream| stream.id == id)
     }
 
-    /// The client has read `bytes` more of the stream `id`.
+    /// Records that the client has read `bytes` more from stream `id`.
     pub fn read(&self, id: u32, bytes: u32) {
         let mut streams = self.streams.borrow_mut();
         if let Some(stream) = streams.iter_mut().find(|stream| stream.id == id) {
@@ -71,13 +72,14 @@ impl OpenRanges {
         }
     }
 
-    /// Bytes of each open range that the client may have unread.
+    /// Returns the limit of unread bytes per open range.
     pub fn unread_max(&self) -> u64 {
         self.unread_max.get()
     }
 
-    /// Doubles [`Self::unread_max`] after a wait in which the client granted no window. The limit ends for a client that has
-    /// granted none at all: it grants window when half of it is used, and its window is unknown here.
+    /// Doubles [`Self::unread_max`] after a wait in which the client granted no window. If the
+    /// client has never granted window, removes the limit. Such a client grants window only after
+    /// half of its window is used, and the server does not know the window size.
     pub fn raise_unread_max(&self) {
         let raised = match self.granted.get() {
             true => self.unread_max.get().saturating_mul(2),
@@ -88,18 +90,18 @@ impl OpenRanges {
 }
 
 impl OpenRange {
-    /// Bytes that the client has read.
+    /// Returns the number of bytes that the client has read.
     pub fn read(&self) -> u64 {
         let streams = self.all.streams.borrow();
         let own = streams.iter().find(|stream| stream.id == self.id);
         own.map_or(0, |stream| stream.read)
     }
 
-    /// Waits until the client has read more than `before`.
+    /// Waits until the client has read more than `before` bytes.
     ///
     /// # Cancellation
     ///
-    /// Free.
+    /// Cancel-safe.
     pub async fn read_more_than(&self, before: u64) {
         poll_fn(|cx| {
             let mut streams = self.all.streams.borrow_mut();

@@ -1,7 +1,8 @@
-//! What clients are shown, and what they must show: one configuration for all cores, replaced as a whole.
+//! Holds the certificates and the TLS configuration of the listeners. All cores share one
+//! configuration, which is replaced as a whole.
 //!
-//! `ring`, TLS 1.2 and 1.3, no early data (a request that is sent twice would be one too many), sessions resumed by ticket
-//! or from memory.
+//! Uses `ring`, TLS 1.2 and 1.3. Early data is disabled, because an attacker could replay a
+//! request. Clients resume sessions by ticket or from memory.
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
@@ -19,45 +20,46 @@ use crate::anchor::{Anchors, ClientVerifier};
 use crate::limits::TLS_SESSIONS_MAX;
 use crate::runtime::clock::unix_seconds;
 
-/// What is offered by ALPN, best first: what a connection serves. Who asks for nothing speaks HTTP/1.1.
+/// The ALPN protocols in order of preference. A client without ALPN uses HTTP/1.1.
 const PROTOCOLS: &[&[u8]] = &[b"h2", b"http/1.1"];
 
-/// What the operator gives.
+/// The certificates and keys that the operator configures.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Material {
     pub identity: ServerIdentity,
     pub clients: ClientCertificates,
 }
 
-/// Who we are.
+/// The certificate and key of the server.
 #[derive(Clone, PartialEq, Eq)]
 pub enum ServerIdentity {
-    /// Our own making, once per process.
+    /// A generated certificate, created once per process.
     SelfSigned,
-    /// The certificate with those that lead to its authority, and its key.
+    /// The certificate chain and its key.
     Files { chain: Pem, key: Pem },
 }
 
-/// Who clients are.
+/// The policy for client certificates.
 #[derive(Clone, PartialEq, Eq)]
 pub enum ClientCertificates {
     NotRequested,
     Requested {
-        /// Authorities of their certificates; those of the system when there are none.
+        /// The certificate authorities of the clients, or those of the system if `None`.
         roots: Option<Pem>,
-        /// Who has no certificate stays outside. Who has a wrong one always does.
+        /// Rejects clients without a certificate. Clients with an invalid certificate are always
+        /// rejected.
         required: bool,
     },
 }
 
-/// A file and what it held. Not for printing: it may be a key.
+/// A file and its content. Must not be printed, because it may be a key.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Pem {
     pub path: PathBuf,
     pub text: String,
 }
 
-/// Why material cannot be used.
+/// The reason why the material cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum MaterialError {
     #[error("{path}: {why}")]
@@ -66,8 +68,8 @@ pub enum MaterialError {
     Other(String),
 }
 
-/// Gives every handshake the newest configuration. Cheap to clone; shared by all cores, which take a lock for a moment per
-/// connection.
+/// Provides the newest configuration for each handshake. Cheap to clone. All cores share the state
+/// and take a short lock per connection.
 #[derive(Clone)]
 pub struct Acceptor(Arc<Shared>);
 
@@ -77,11 +79,11 @@ struct Shared {
     config: RwLock<Arc<ServerConfig>>,
     material: Mutex<Material>,
     resumption: Mutex<Resumption>,
-    /// Certificate and key of our own making.
+    /// The generated certificate and key.
     generated: Mutex<Option<(String, String)>>,
 }
 
-/// What lets clients resume.
+/// The state for session resumption.
 #[derive(Clone)]
 struct Resumption {
     tickets: Arc<dyn ProducesTickets>,
@@ -92,19 +94,19 @@ impl Resumption {
     fn new() -> Result<Self, MaterialError> {
         Ok(Resumption {
             tickets: rustls::crypto::ring::Ticketer::new().map_err(other)?,
-            // For clients of TLS 1.2 that know no tickets.
+            // For TLS 1.2 clients without ticket support.
             sessions: ServerSessionMemoryCache::new(TLS_SESSIONS_MAX),
         })
     }
 }
 
 impl Acceptor {
-    /// Reads the system's authorities where `material` needs them; for the start. `ktls`: the ciphers that kTLS takes
-    /// over.
+    /// Creates the acceptor, at startup. Reads the authorities of the system if `material` needs
+    /// them. `ktls`: the ciphers that kTLS supports.
     ///
     /// # Errors
     ///
-    /// A file that holds something else than it should, or a key that does not fit.
+    /// A file has invalid content, or a key does not match its certificate.
     pub fn new(material: Material, ktls: KtlsSupport) -> Result<Self, MaterialError> {
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let resumption = Resumption::new()?;
@@ -121,7 +123,6 @@ impl Acceptor {
         })))
     }
 
-    /// The newest configuration.
     pub(super) fn config(&self) -> Arc<ServerConfig> {
         self.0
             .config
@@ -134,19 +135,20 @@ impl Acceptor {
         self.0.ktls
     }
 
-    /// Replaces the material for later handshakes; connections in progress go on. Returns `false` when the material
-    /// is the same. Blocking: not for a core.
+    /// Replaces the material for later handshakes. Existing connections continue. Returns `false`
+    /// if the material is unchanged. Blocking; not for a core.
     ///
     /// # Errors
     ///
-    /// It cannot be used; what there was stays.
+    /// The new material is unusable. The previous material stays in use.
     pub fn replace(&self, new: Material) -> Result<bool, MaterialError> {
         let shared = &*self.0;
         let mut material = shared.material.lock().unwrap_or_else(PoisonError::into_inner);
         if *material == new {
             return Ok(false);
         }
-        // A resumed session is believed what its client once showed. Who asks for something else now wants it shown again.
+        // A resumed session relies on an earlier client certificate. A changed policy must verify
+        // certificates again.
         let resumption = if material.clients == new.clients {
             let known = shared.resumption.lock().unwrap_or_else(PoisonError::into_inner);
             known.clone()
@@ -162,7 +164,6 @@ impl Acceptor {
         Ok(true)
     }
 
-    /// What is used now.
     pub(super) fn material(&self) -> Material {
         let material = self.0.material.lock();
         material.unwrap_or_else(PoisonError::into_inner).clone()
@@ -297,7 +298,7 @@ fn other(why: impl ToString) -> MaterialError {
     MaterialError::Other(why.to_string())
 }
 
-/// What an operator wants to see before a client does.
+/// Logs the certificate, so that the operator sees its state before the clients do.
 fn log_certificate(facts: &Facts, clients: &ClientCertificates) {
     let requirement = match clients {
         ClientCertificates::NotRequested => "",
@@ -313,14 +314,14 @@ fn log_certificate(facts: &Facts, clients: &ClientCertificates) {
 }
 
 fn warn(facts: &Facts) {
-    // Seconds since 1970 fit for as long as certificates can say.
+    // Every certificate date fits into the signed seconds since 1970.
     if let Some(worry) = facts.worry(unix_seconds().cast_signed()) {
         tracing::warn!("the TLS certificate for {} {worry}", facts.names);
     }
 }
 
 impl Acceptor {
-    /// Says again what is wrong with the certificate that is used, if anything.
+    /// Logs a warning again if the certificate in use has a problem.
     pub(super) fn remind(&self) {
         let facts = match self.material().identity {
             ServerIdentity::SelfSigned => None,

@@ -1,18 +1,18 @@
-//! Certificate reload: a thread compares the certificate files every few seconds. Only polling works for renamed
-//! files, for links that move to another directory, and for network file systems alike.
+//! Certificate reload: a thread compares the certificate files every few seconds. Only polling
+//! works alike for renamed files, for links to another directory, and for network file systems.
 
 use std::path::Path;
 use std::time::Duration;
 
 use super::acceptor::{Acceptor, ClientCertificates, Material, Pem, ServerIdentity};
 
-/// How often files are looked at: one `stat` each.
+/// The interval between two checks, which call `stat` once per file.
 const LOOK: Duration = Duration::from_secs(2);
 
-/// How often an operator is reminded of a certificate that ends soon.
+/// The interval between reminders of a certificate that expires soon.
 const REMIND: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// Identifies one state of a file. Links are followed, so a moved link changes the stamp.
+/// The identity of one state of a file. Links are followed, so a moved link changes the stamp.
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct Stamp {
     device: u64,
@@ -23,7 +23,7 @@ struct Stamp {
 }
 
 impl Stamp {
-    /// `None` for a file that is not there.
+    /// Returns `None` if the file does not exist.
     fn of(path: &Path) -> Option<Stamp> {
         use std::os::unix::fs::MetadataExt as _;
         let found = std::fs::metadata(path).ok()?;
@@ -38,7 +38,7 @@ impl Stamp {
 }
 
 impl Material {
-    /// Its files.
+    /// Returns the files of this material.
     fn pems(&mut self) -> Vec<&mut Pem> {
         let mut pems = Vec::new();
         if let ServerIdentity::Files { chain, key } = &mut self.identity {
@@ -57,7 +57,6 @@ impl Material {
         self.pems().iter().map(|pem| Stamp::of(&pem.path)).collect()
     }
 
-    /// The same files, read again.
     fn read_again(mut self) -> Result<Material, String> {
         for pem in self.pems() {
             pem.text = std::fs::read_to_string(&pem.path)
@@ -71,7 +70,7 @@ impl Material {
 ///
 /// # Errors
 ///
-/// When the thread cannot be had.
+/// The thread cannot be started.
 pub fn start(acceptor: Acceptor) -> std::io::Result<()> {
     std::thread::Builder::new()
         .name("cert-reload".into())
@@ -94,16 +93,16 @@ pub fn start(acceptor: Acceptor) -> std::io::Result<()> {
     Ok(())
 }
 
-/// What was found the last time.
 struct CertReload {
     stamps: Vec<Option<Stamp>>,
-    /// What was wrong then.
+    /// The error of the last reload.
     failed: Option<String>,
 }
 
 impl CertReload {
-    /// A certificate is replaced in two steps, its key being the other: what is wrong is said only when it is still so the
-    /// next time, and then once.
+    /// Checks the files and reloads them after a change. An operator replaces certificate and key
+    /// in two steps. Therefore an error is logged only if it persists at the next check, and only
+    /// once.
     fn check(&mut self, acceptor: &Acceptor) {
         let mut material = acceptor.material();
         let stamps = material.stamps();
@@ -160,7 +159,8 @@ mod tests {
         }
     }
 
-    /// A directory as Kubernetes makes it: names are links to `..data`, and `..data` is a link that moves.
+    /// Uses a directory like Kubernetes creates: file names are links to `..data`, and `..data` is
+    /// a link that moves.
     #[test]
     fn a_moved_link_is_a_change_and_half_a_change_is_none() {
         let dir = Dir::new("links");
@@ -197,7 +197,7 @@ mod tests {
         reload.check(&acceptor);
         assert_eq!(shown(&acceptor), second);
 
-        // A certificate whose key has not come yet.
+        // A certificate without its new key.
         let (third, key) = super::super::self_signed::generate().unwrap();
         std::fs::write(dir.0.join("..2/tls.crt"), format!("{third}\n")).unwrap();
         reload.check(&acceptor);
@@ -213,7 +213,7 @@ mod tests {
         reload.check(&acceptor);
         assert_eq!(shown(&acceptor), format!("{third}\n"));
         assert_eq!(reload.failed, None);
-        // And one that has gone is an error, said once.
+        // A missing file is an error, reported once.
         std::fs::remove_file(dir.0.join("..2/tls.key")).unwrap();
         reload.check(&acceptor);
         assert!(reload.failed.is_some());

@@ -1,4 +1,4 @@
-//! Our own certificate: read, and looked at before clients do.
+//! Reads the server certificate and detects problems before clients do.
 
 use rustls::pki_types::CertificateDer;
 use x509_parser::prelude::{FromDer as _, GeneralName, X509Certificate};
@@ -6,22 +6,22 @@ use x509_parser::prelude::{FromDer as _, GeneralName, X509Certificate};
 use super::subject;
 use crate::http::date::http_date;
 
-/// A certificate that ends within this many seconds is worth a warning: two weeks, in which an automatic renewal should
-/// have happened long ago.
+/// The remaining lifetime that triggers a warning, in seconds: two weeks. An automatic renewal
+/// should be complete long before.
 const SOON_SECONDS: i64 = 14 * 24 * 60 * 60;
 
-/// What there is to say about a certificate.
+/// The properties of a certificate for the log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Facts {
-    /// The names clients may call us by, addresses included; the subject when there are none.
+    /// The DNS names and addresses of the server. The subject if the certificate has none.
     pub names: String,
-    /// Seconds since 1970.
+    /// The start of the validity, in seconds since 1970.
     pub not_before: i64,
     pub not_after: i64,
 }
 
 impl Facts {
-    /// Reads the first certificate of a chain; `None` when it is none.
+    /// Reads the first certificate of a chain. Returns `None` if it is invalid.
     pub fn read(der: &CertificateDer<'_>) -> Option<Facts> {
         let (_, certificate) = X509Certificate::from_der(der).ok()?;
         let mut names = Vec::new();
@@ -44,7 +44,7 @@ impl Facts {
         })
     }
 
-    /// What is wrong with it at `now`, if anything.
+    /// Returns the problem of the certificate at `now`, if any.
     pub fn worry(&self, now: i64) -> Option<String> {
         if now < self.not_before {
             return Some(format!("is not valid before {}", date(self.not_before)));

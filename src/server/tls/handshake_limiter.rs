@@ -1,7 +1,8 @@
-//! Handshake limiter of one core: a few milliseconds of handshakes at a time.
+//! Handshake limiter of one core. Grants a few milliseconds of handshakes at a time.
 //!
-//! A handshake is the most expensive operation that a client starts before its first request: an RSA key takes a
-//! millisecond and more. Hundreds of concurrent handshakes must not delay the other connections of the core.
+//! A handshake is the most expensive operation that a client can start before its first request. An
+//! RSA key takes a millisecond or more. Hundreds of concurrent handshakes must not delay the other
+//! connections of the core.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -16,8 +17,8 @@ use crate::runtime::waker::CoreNotify;
 
 const TURN_MICROS: u64 = HANDSHAKE_TURN_TIME.as_micros() as u64;
 
-/// Grants handshake turns one after the other. After [`HANDSHAKE_TURN_TIME`] in total, the next handshake waits until the
-/// core has polled its driver and has run all other ready tasks.
+/// Grants handshake turns one after the other. After [`HANDSHAKE_TURN_TIME`] in total, the next
+/// handshake waits until the core has polled its driver and has run all other ready tasks.
 #[derive(Clone, Default)]
 pub struct HandshakeLimiter(Rc<State>);
 
@@ -37,7 +38,7 @@ struct Waiter {
     cancelled: Cell<bool>,
 }
 
-/// A handshake turn: the right to process input once. Must not be held across an await.
+/// A handshake turn: the permission to process input once. Must not be held across an await.
 pub struct HandshakeTurn<'a> {
     limiter: &'a HandshakeLimiter,
     began: u64,
@@ -48,7 +49,7 @@ impl HandshakeLimiter {
     ///
     /// # Cancellation
     ///
-    /// Free.
+    /// Cancel-safe.
     pub async fn acquire(&self) -> HandshakeTurn<'_> {
         let state = &self.0;
         if state.spent_micros.get() >= TURN_MICROS || !state.waiting.borrow().is_empty() {
@@ -65,7 +66,7 @@ impl HandshakeLimiter {
                 Poll::Pending
             })
             .await;
-            // From here on the turn wakes the next handshake.
+            // From here on, the drop of the turn wakes the next handshake.
             queued.waiter.admitted.set(false);
         }
         HandshakeTurn {
@@ -92,8 +93,8 @@ impl HandshakeLimiter {
         }
     }
 
-    /// Resets the limiter after the core has polled its driver. The driver delivers a [`CoreNotify`]; a task that
-    /// wakes itself runs before the driver is polled.
+    /// Resets the limiter after the core has polled its driver. The driver delivers a
+    /// [`CoreNotify`]. A task that wakes itself would run before the driver is polled.
     fn schedule_reset(&self) {
         if self.0.reset_scheduled.replace(true) {
             return;
@@ -123,7 +124,6 @@ impl Drop for HandshakeTurn<'_> {
     }
 }
 
-/// A handshake in the queue.
 struct QueuedHandshake<'a> {
     limiter: &'a HandshakeLimiter,
     waiter: Rc<Waiter>,
@@ -133,7 +133,7 @@ impl Drop for QueuedHandshake<'_> {
     fn drop(&mut self) {
         self.waiter.cancelled.set(true);
         if self.waiter.admitted.get() {
-            // Woken and dropped without a turn.
+            // The handshake was woken and dropped without a turn.
             self.limiter.wake_next();
         }
     }
@@ -144,7 +144,7 @@ mod tests {
     use super::*;
     use crate::runtime::waker;
 
-    /// Runs `test` as a core would, until no reset is scheduled.
+    /// Runs `test` like a core, until no reset is scheduled.
     fn on_a_core(test: impl AsyncFnOnce(HandshakeLimiter)) {
         let mut runtime = monoio::RuntimeBuilder::<monoio::LegacyDriver>::new()
             .enable_timer()
@@ -169,7 +169,7 @@ mod tests {
     fn other_tasks_run_between_handshakes() {
         on_a_core(async |limiter| {
             let order = Rc::new(RefCell::new(Vec::new()));
-            // A connection whose client's bytes arrive while handshakes go on.
+            // A connection with input during the handshakes.
             let bystander = CoreNotify::new();
             let remote = bystander.waker();
             let mut tasks = Vec::new();

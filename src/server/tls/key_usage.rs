@@ -1,18 +1,18 @@
-//! Key usage of a kTLS session, whose keys cannot be changed. Counts records and does no I/O.
+//! Tracks the key usage of a kTLS session, whose keys cannot be changed. Counts records and
+//! performs no I/O.
 
 use crate::limits::{KTLS_RECORDS_MAX, KTLS_RECORDS_SOFT_MAX};
 
-/// Content of the longest record.
+/// The content length of the longest record.
 const RECORD_BYTES: usize = 16 * 1024;
 
-/// Usage of keys after a number of encrypted records.
+/// The usage of keys after a number of encrypted records.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum KeyUsage {
-    /// Below the limits.
     Ok,
-    /// Near the limit: good for responses in progress, and for no further request.
+    /// Near the limit. Valid for responses in progress, but not for further requests.
     NearLimit,
-    /// Exhausted: good for nothing more.
+    /// Exhausted. The keys must not be used again.
     Exhausted,
 }
 
@@ -26,7 +26,8 @@ impl KeyUsage {
     }
 }
 
-/// Records that one call with so many bytes of content makes, at most: full ones, and one that ends with the call.
+/// Returns the maximum number of records for a call with `bytes` of content: full records, and one
+/// that ends with the call.
 pub fn records_of(bytes: usize) -> u64 {
     bytes.div_ceil(RECORD_BYTES) as u64 + 1
 }
@@ -51,7 +52,7 @@ mod tests {
 
     #[test]
     fn a_call_counts_for_no_fewer_records_than_it_makes() {
-        // What came before may have left a record open, which the first bytes fill.
+        // An earlier call may have left a record open, which the first bytes complete.
         assert_eq!(records_of(1), 2);
         assert_eq!(records_of(RECORD_BYTES), 2);
         assert_eq!(records_of(RECORD_BYTES + 1), 3);

@@ -1,4 +1,4 @@
-//! Probe of the kTLS support of the kernel, at the start.
+//! Probe of the kTLS support of the kernel, at startup.
 
 use std::io::{self, Read as _, Write as _};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
@@ -8,25 +8,26 @@ use rustls::CipherSuite;
 
 use crate::sys::ktls::{self, Cipher, Keys, RECORD_OVERHEAD};
 
-/// How long a byte may take to ourselves.
+/// The timeout of the loopback connection of the probe.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// Ciphers that kTLS supports.
+/// The ciphers that kTLS supports.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct KtlsSupport {
-    /// In the order of [`Cipher::ALL`].
+    /// Support flags in the order of [`Cipher::ALL`].
     ciphers: [bool; 3],
 }
 
 impl KtlsSupport {
-    /// No kTLS: this process encrypts every session.
+    /// No kTLS. The process encrypts every session itself.
     pub const NONE: KtlsSupport = KtlsSupport { ciphers: [false; 3] };
 
-    /// Tries what this kernel has: over a connection to ourselves, a byte for each cipher. Blocking, for the start.
+    /// Tries each cipher of this kernel with one byte over a loopback connection. Blocking; only
+    /// for startup.
     ///
     /// # Errors
     ///
-    /// Why it has nothing, for an operator.
+    /// The reason why no cipher works, as a message for the operator.
     pub fn probe() -> Result<Self, String> {
         let tried = Cipher::ALL.map(attempt);
         let found = KtlsSupport {
@@ -38,12 +39,12 @@ impl KtlsSupport {
         }
     }
 
-    /// Whether there is anything.
+    /// Returns whether any cipher is supported.
     pub fn any(self) -> bool {
         self != Self::NONE
     }
 
-    /// The ciphers, for people.
+    /// Returns the names of the supported ciphers, for logs.
     pub fn names(self) -> String {
         let names = Cipher::ALL.iter().zip(self.ciphers);
         let names: Vec<_> = names
@@ -52,7 +53,7 @@ impl KtlsSupport {
         names.join(", ")
     }
 
-    /// The kernel's name for a session's cipher, when it has that.
+    /// Returns the kernel cipher of a session, if supported.
     pub(super) fn cipher(self, suite: CipherSuite) -> Option<Cipher> {
         let cipher = match suite {
             CipherSuite::TLS13_AES_128_GCM_SHA256 => Cipher::Aes128Gcm,
@@ -65,8 +66,8 @@ impl KtlsSupport {
     }
 }
 
-/// Sends a byte to ourselves with `cipher`, in the kernel on both sides, and checks what is relied on later: that records are
-/// numbered and counted as we think.
+/// Sends one byte over a loopback connection with `cipher`, with kTLS on both sides. Verifies the
+/// record numbers and byte counts that [`super::KtlsStream`] relies on.
 fn attempt(cipher: Cipher) -> io::Result<()> {
     const FIRST: u64 = 7;
     let keys = |byte: u8| {

@@ -1,4 +1,4 @@
-//! A kTLS session of one client: the socket's own calls, and the differences of kTLS.
+//! A kTLS session of one client. Wraps the socket calls and handles the differences of kTLS.
 
 use std::cell::Cell;
 use std::io::{self, IoSlice};
@@ -13,41 +13,40 @@ use crate::server::deadlines::{ConnectionDeadline, WaitReason};
 use crate::sys::ktls::{self, Cipher, Keys, RECORD_OVERHEAD};
 use crate::sys::{Pipe, Socket};
 
-/// Pauses between two looks at whether TCP has everything: the first, and the longest.
+/// The first and the longest pause between two checks whether TCP has accepted all bytes.
 const LOOK: Duration = Duration::from_millis(1);
 const LOOK_MAX: Duration = Duration::from_millis(250);
 
 /// A kTLS socket.
 ///
-/// Keys cannot be changed. A connection near the key limit ([`KeyUsage::NearLimit`]) takes no further request. A
-/// client that changes its keys ends the connection.
+/// The keys cannot be changed. A connection near the key limit ([`KeyUsage::NearLimit`]) accepts no
+/// further request. If the client changes its keys, the connection ends.
 pub struct KtlsStream {
     socket: Socket,
     cipher: Cipher,
     h2: bool,
     certificate: Option<Certificate>,
-    /// TX counters of the socket when kTLS was enabled.
+    /// The TX counters of the socket when kTLS was enabled.
     initial: TxCounters,
-    /// Content given to the kernel.
+    /// Content bytes passed to the kernel.
     sent: Cell<u64>,
-    /// Records that this made, at most.
+    /// The maximum number of records for these bytes.
     records: Cell<u64>,
-    /// Our side has been ended.
+    /// The server has sent its close notification.
     finished: Cell<bool>,
 }
 
-/// TX counters of a socket.
 #[derive(Clone, Copy, Default)]
 struct TxCounters {
     /// The number of the next record.
     sequence: u64,
-    /// Bytes that TCP has taken.
+    /// Bytes that TCP has accepted.
     taken: u64,
 }
 
 impl KtlsStream {
-    /// Takes `session` over, which has nothing more to send, and of whose client nothing was read that it has not
-    /// given out. On an error the stream is good for closing only.
+    /// Moves `session` to kTLS. The session must have no bytes to send and no undelivered input.
+    /// After an error, the caller can only close the stream.
     pub fn new(
         socket: Socket,
         session: ServerConnection,
@@ -82,7 +81,8 @@ impl KtlsStream {
     }
 
     fn tx_counters(&self) -> io::Result<TxCounters> {
-        // In this order the sum is never too high for what has been encrypted.
+        // In this order, `taken` is never newer than `sequence`, so `finish` never reports
+        // completion too early.
         let taken = ktls::taken_by_tcp(&self.socket)?;
         let sequence = ktls::sequence(&self.socket, self.cipher)?;
         Ok(TxCounters { sequence, taken })
@@ -100,22 +100,23 @@ impl KtlsStream {
         self.certificate.as_ref()
     }
 
-    /// Whether its keys have served for so long that it should take no further request.
+    /// Returns whether the keys are near their usage limit.
     pub fn is_key_near_limit(&self) -> bool {
         KeyUsage::after(self.records.get()) != KeyUsage::Ok
     }
 
-    /// Appends received bytes to `buffer`, at most its spare capacity; 0 is the end of the client's side.
+    /// Appends received bytes to `buffer`, up to its spare capacity. Returns 0 at the end of the
+    /// client's input.
     pub fn recv(&self, buffer: &mut Vec<u8>) -> io::Result<usize> {
         match self.socket.recv(buffer) {
-            // A record that carries no content: an alert, which ends the client's side, or other keys, which the kernel
-            // cannot take.
+            // A record without content. An alert ends the client's input. The kernel does not
+            // support a key update.
             Err(error) if error.raw_os_error() == Some(libc::EIO) => Ok(0),
             received => received,
         }
     }
 
-    /// Sends some of `bytes`; `more` leaves the record open for what follows at once.
+    /// Sends some of `bytes`. With `more`, the record stays open for the next bytes.
     pub fn send(&self, bytes: &[u8], more: bool) -> io::Result<usize> {
         self.counted(|socket| socket.send(bytes, more))
     }
@@ -125,12 +126,12 @@ impl KtlsStream {
         self.counted(|socket| socket.send_vectored(slices, more))
     }
 
-    /// As [`Socket::sendfile`].
+    /// Sends file bytes; see [`Socket::sendfile`].
     pub fn sendfile(&self, file: &std::fs::File, offset: u64, len: usize) -> io::Result<usize> {
         self.counted(|socket| socket.sendfile(file, offset, len))
     }
 
-    /// As [`Socket::splice`].
+    /// Sends bytes from a pipe; see [`Socket::splice`].
     pub fn splice(&self, pipe: &mut Pipe, more: bool) -> io::Result<usize> {
         self.counted(|socket| socket.splice(pipe, more))
     }
@@ -145,11 +146,11 @@ impl KtlsStream {
         Ok(sent)
     }
 
-    /// Says that nothing more will be sent (close_notify). `Ok(())`: TCP has everything; `WouldBlock`: it has not, and the
-    /// socket must be neither shut down nor closed.
+    /// Sends the close notification (close_notify). Returns `Ok(())` if TCP has accepted all bytes.
+    /// Until then, returns `WouldBlock`, and the socket must not be shut down or closed.
     ///
-    /// The kernel encrypts written bytes at once and keeps the bytes that TCP has no room for. A shutdown of TCP discards
-    /// the kept bytes.
+    /// The kernel encrypts written bytes at once and keeps the bytes that TCP has no room for. A
+    /// shutdown of TCP discards the kept bytes.
     pub fn finish(&self) -> io::Result<()> {
         if !self.finished.get() {
             ktls::send_close_notify(&self.socket)?;
@@ -165,9 +166,9 @@ impl KtlsStream {
         Ok(())
     }
 
-    /// Ends the session as [`KtlsStream::finish`] does, and waits until TCP has everything. The wait ends when the
-    /// client takes nothing more or when the connection is evicted. The rest is reset, so that the response looks cut
-    /// off.
+    /// Ends the session like [`KtlsStream::finish`], and waits until TCP has accepted all bytes.
+    /// The wait ends early if the client accepts no more bytes or the connection is evicted. The
+    /// connection is then reset, so that the response looks truncated.
     pub async fn leave(&self, deadline: &ConnectionDeadline) {
         let mut pause = LOOK;
         deadline.set(WaitReason::Output, SEND_STALL_TIMEOUT);
@@ -180,7 +181,8 @@ impl KtlsStream {
                         && !deadline.evicted() => {}
                 Err(_) => return self.reset_on_close(),
             }
-            // That there is room again is known before the kernel's own thread has used it: nothing to wait for.
+            // The socket becomes writable before the kernel thread has passed on the kept bytes. No
+            // event reports their completion.
             monoio::time::sleep(pause).await;
             pause = (2 * pause).min(LOOK_MAX);
         }

@@ -1,5 +1,5 @@
-//! TLS with clients: certificates, handshakes, and the bytes of a session. Knows nothing about HTTP, except for the
-//! response to a client without TLS.
+//! TLS with clients: certificates, handshakes, and session data. Independent of HTTP, except for
+//! the response to a client without TLS.
 
 mod acceptor;
 mod cert_reload;
@@ -24,14 +24,13 @@ use std::sync::Arc;
 
 use rustls::ServerConfig;
 
-/// What a core needs to take TLS clients in.
+/// The TLS state of one core.
 pub(in crate::server) struct TlsContext {
     acceptor: Acceptor,
     pub handshakes: HandshakeLimiter,
 }
 
 impl TlsContext {
-    /// For the calling core.
     pub fn new(acceptor: Acceptor) -> Self {
         TlsContext {
             acceptor,
@@ -39,7 +38,7 @@ impl TlsContext {
         }
     }
 
-    /// What the next client is shown.
+    /// Returns the configuration for the next handshake.
     pub fn config(&self) -> Arc<ServerConfig> {
         self.acceptor.config()
     }

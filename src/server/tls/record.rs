@@ -1,18 +1,19 @@
-//! Where a record ends: for handshakes of which no byte too many may be read, because who reads on is somebody else. Looks at
-//! lengths only (RFC 8446, 5.1).
+//! Finds the end of a TLS record by lengths only (RFC 8446, 5.1). Before a switch to kTLS, a
+//! handshake must not read beyond a record, because the kernel reads the following bytes.
 
-/// How far the record has come that is being read.
+/// The progress of the current record.
 #[derive(Default)]
 pub struct Record {
     header: [u8; 5],
-    /// Bytes of it that are there.
+    /// Received bytes of the header.
     have: usize,
-    /// Bytes behind the header that are not.
+    /// Missing bytes after the header.
     left: usize,
 }
 
 impl Record {
-    /// Bytes that belong to the same part of the record: its header, or what follows.
+    /// Returns the number of bytes up to the end of the header, or of the record after a complete
+    /// header.
     pub fn room(&self) -> usize {
         match (self.have, self.left) {
             (5, 0) => 5,
@@ -21,7 +22,7 @@ impl Record {
         }
     }
 
-    /// Adds received bytes, no more than there was room for.
+    /// Adds received bytes, at most [`Self::room`].
     pub fn add(&mut self, received: &[u8]) {
         if self.is_over() {
             self.have = 0;
@@ -49,7 +50,7 @@ mod tests {
 
     #[test]
     fn no_read_goes_beyond_a_record() {
-        // Two records, the first without content, and the beginning of a third.
+        // Two records, the first without content, and the start of a third.
         let bytes = [&[22, 3, 1, 0, 0][..], &[22, 3, 3, 1, 2], &[7; 258], &[23, 3]].concat();
         for step in [1, 3, 300] {
             let mut record = Record::default();

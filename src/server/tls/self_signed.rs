@@ -1,4 +1,5 @@
-//! A certificate of our own making, for those who have none. It lives in memory and is another one after a restart.
+//! Generates a certificate for an operator without one. The certificate exists only in memory and
+//! changes with each restart.
 
 use std::time::Duration;
 
@@ -8,20 +9,20 @@ use rcgen::{
 
 use crate::runtime::clock::unix_seconds;
 
-/// What clients on the same machine, and containers on it, call us.
+/// The names of the server for clients on this machine and in local containers.
 pub const NAMES: [&str; 4] = ["localhost", "127.0.0.1", "::1", "host.docker.internal"];
 
-/// Ten years, two leap days among them or three.
+/// Ten years, with two or three leap days.
 const LIFE: Duration = Duration::from_secs(3_652 * 24 * 60 * 60);
 
-/// Clocks of clients may be behind ours.
+/// The clocks of clients may be slow.
 const BACKDATED: Duration = Duration::from_secs(60 * 60);
 
-/// A certificate and its key (ECDSA, P-256), in PEM.
+/// Generates a certificate and its key (ECDSA, P-256) as PEM.
 ///
 /// # Errors
 ///
-/// When there is no randomness to be had.
+/// The system provides no randomness.
 pub fn generate() -> Result<(String, String), rcgen::Error> {
     let mut params = CertificateParams::new(NAMES.map(str::to_owned).to_vec())?;
     params.distinguished_name = DistinguishedName::new();

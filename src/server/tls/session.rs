@@ -1,7 +1,9 @@
-//! One client's TLS session over its socket: the same calls as on the socket, which never wait.
+//! The TLS session of one client over its socket. Provides the same non-blocking calls as the
+//! socket.
 //!
-//! An idle session holds no buffer but the few KiB in which a record arrives: what is sent is encrypted into records that
-//! are freed when the socket has taken them, and no more of them are made while it takes nothing.
+//! An idle session holds only the few KiB of buffer in which a record arrives. Sent data is
+//! encrypted into records, which are freed once the socket has accepted them. While the socket
+//! accepts no bytes, no further records are created.
 
 use std::cell::{OnceCell, RefCell};
 use std::io::{self, BufRead as _, IoSlice, Read, Write};
@@ -26,18 +28,18 @@ use crate::server::h1;
 use crate::sys::Socket;
 use crate::sys::ktls::Cipher;
 
-/// A socket that speaks TLS.
+/// A socket with a TLS session.
 pub struct TlsStream {
     socket: Socket,
     session: RefCell<ServerConnection>,
     h2: OnceCell<bool>,
     certificate: OnceCell<Certificate>,
-    /// The ciphers that kTLS takes over after the handshake. With any, no byte behind the last handshake record of
-    /// the client is read.
+    /// The ciphers that kTLS supports after the handshake. With any cipher, the handshake reads no
+    /// byte beyond the client's last handshake record.
     ktls: KtlsSupport,
 }
 
-/// Why there is no session.
+/// The reason why a handshake failed.
 #[derive(Debug, thiserror::Error)]
 pub enum HandshakeError {
     #[error("plain HTTP on a TLS listener")]
@@ -51,10 +53,10 @@ pub enum HandshakeError {
 }
 
 impl TlsStream {
-    /// A client of which nothing has been read.
+    /// Creates the session for a client from which no byte has been read.
     pub fn new(socket: Socket, config: Arc<ServerConfig>, ktls: KtlsSupport) -> io::Result<Self> {
         let mut session = ServerConnection::new(config).map_err(io::Error::other)?;
-        // We bound what waits ourselves, in plain bytes: see `send_vectored`.
+        // `send_vectored` limits the pending bytes, counted in plaintext.
         session.set_buffer_limit(None);
         Ok(TlsStream {
             socket,
@@ -69,18 +71,18 @@ impl TlsStream {
         &self.socket
     }
 
-    /// Whether the client chose HTTP/2. `false` until the handshake is over.
+    /// Returns whether the client chose HTTP/2. `false` until the handshake completes.
     pub fn is_h2(&self) -> bool {
         self.h2.get().copied().unwrap_or(false)
     }
 
-    /// The certificate the client has proved to be its own.
+    /// Returns the verified certificate of the client.
     pub fn certificate(&self) -> Option<&Certificate> {
         self.certificate.get()
     }
 
-    /// Makes the session, within [`HANDSHAKE_TIMEOUT`]. A client of plain HTTP has received an HTTP response when the
-    /// error is [`HandshakeError::PlainHttp`].
+    /// Performs the handshake within [`HANDSHAKE_TIMEOUT`]. On [`HandshakeError::PlainHttp`], the
+    /// client has already received an HTTP response.
     pub async fn handshake(
         &self,
         deadline: &ConnectionDeadline,
@@ -109,7 +111,7 @@ impl TlsStream {
             if !self.session.borrow().is_handshaking() {
                 break;
             }
-            // A client without a byte delays no stop, and is evicted first.
+            // A client that has sent no byte does not delay a shutdown, and is evicted first.
             let wait = if begin.len == 0 {
                 WaitReason::Idle
             } else {
@@ -122,7 +124,7 @@ impl TlsStream {
             let readable = pin!(self.socket.readable());
             match deadline.unless_ended(readable).await {
                 Some(readable) => readable.map_err(HandshakeError::Failed)?,
-                // One who has only just connected has its first bytes on the way.
+                // The first bytes of a new connection are probably in flight.
                 None if begin.len == 0 && !last_chance && shutdown.draining() => {
                     last_chance = true;
                     monoio::time::sleep(FIRST_REQUEST_TIMEOUT).await;
@@ -136,7 +138,7 @@ impl TlsStream {
                 Ok(()) => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Err(_) if begin.looks_like_http() => {
-                    // With kTLS planned for the session, only a record's head was read.
+                    // With kTLS enabled, only the header of a record was read.
                     let mut more = [0; FirstBytes::BYTES];
                     if let Ok(received) = self.socket.recv_into(&mut more) {
                         begin.keep(&more[..received]);
@@ -169,15 +171,15 @@ impl TlsStream {
                 Some((certificate, _)) => {
                     let _ = self.certificate.set(certificate);
                 }
-                // The verifier has read it already.
+                // The verifier has already parsed the certificate.
                 None => return Err(HandshakeError::Failed(io::ErrorKind::InvalidData.into())),
             }
         }
         Ok(())
     }
 
-    /// Switches to kTLS after the handshake: with TLS 1.3 and a cipher that kTLS supports. Returns any other session
-    /// unchanged.
+    /// Switches to kTLS after the handshake if the session uses TLS 1.3 and a supported cipher.
+    /// Returns any other session unchanged.
     pub fn into_ktls(self: Box<Self>) -> Result<(KtlsStream, io::Result<()>), Box<Self>> {
         let Some(cipher) = self.kernel_cipher() else {
             return Err(self);
@@ -216,7 +218,8 @@ impl TlsStream {
             }
             if let Err(error) = session.process_new_packets() {
                 if !begin.looks_like_http() {
-                    // An alert that says why; if the socket does not take it, the client does without.
+                    // Sends an alert with the reason. If the socket does not accept the alert, the
+                    // client receives none.
                     let _ = self.push(&mut session);
                 }
                 return Err(io::Error::new(io::ErrorKind::InvalidData, error));
@@ -227,8 +230,9 @@ impl TlsStream {
         }
     }
 
-    /// Waits for a client to have read why it stays outside, as `Connection::linger` does. One that takes its handshake for
-    /// done has sent its first request meanwhile, and would be reset.
+    /// Waits until a rejected client has read the alert, like `Connection::linger`. A client that
+    /// considers its handshake complete has already sent a request. An immediate close would then
+    /// reset the connection.
     async fn linger(&self, deadline: &ConnectionDeadline) {
         self.socket.shutdown(net::Shutdown::Write);
         deadline.set(WaitReason::Input, crate::limits::LINGER_TIMEOUT);
@@ -248,7 +252,7 @@ impl TlsStream {
         }
     }
 
-    /// Waits until there is something to read; at once when it has been decrypted already.
+    /// Waits for input. Returns at once if the session holds decrypted bytes.
     pub async fn readable(&self) -> io::Result<()> {
         let held = match self.session.borrow_mut().reader().fill_buf() {
             Ok(_) => true,
@@ -260,8 +264,8 @@ impl TlsStream {
         self.socket.readable().await
     }
 
-    /// Appends received bytes to `buffer`, at most its spare capacity. 0 is the end, orderly or not: the request
-    /// parser knows whether a request is whole.
+    /// Appends received bytes to `buffer`, up to its spare capacity. Returns 0 at any end of the
+    /// stream, orderly or not. The request parser detects an incomplete request.
     pub fn recv(&self, buffer: &mut Vec<u8>) -> io::Result<usize> {
         debug_assert!(buffer.len() < buffer.capacity());
         let mut session = self.session.borrow_mut();
@@ -285,7 +289,7 @@ impl TlsStream {
             };
             session.read_tls(&mut arriving)?;
             let processed = session.process_new_packets();
-            // An alert, or our half of a change of keys; what is not taken goes before the next bytes.
+            // An alert or a key update of the server. Unsent bytes precede the next bytes.
             let pushed = self.push(&mut session);
             processed.map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
             match pushed {
@@ -299,8 +303,9 @@ impl TlsStream {
         ))
     }
 
-    /// Takes some of `slices`, encrypts it and gives the socket what that takes now. `WouldBlock` while it has not taken
-    /// everything from before; then nothing was taken.
+    /// Encrypts some of `slices` and sends as much as the socket accepts now. Returns the number of
+    /// plaintext bytes accepted. If earlier bytes are still pending, returns `WouldBlock` and
+    /// accepts nothing.
     pub fn send_vectored(&self, slices: &[IoSlice<'_>], more: bool) -> io::Result<usize> {
         let mut session = self.session.borrow_mut();
         self.push(&mut session)?;
@@ -308,7 +313,7 @@ impl TlsStream {
         let mut taken = 0;
         let total: usize = slices.iter().map(|slice| slice.len()).sum();
         if total <= room {
-            // Together, so that head and body share a record.
+            // A single write, so that head and body share a record.
             taken = session.writer().write_vectored(slices)?;
         } else {
             for slice in slices {
@@ -321,19 +326,21 @@ impl TlsStream {
             }
         }
         match self.push_with(&mut session, more && taken == total) {
-            // Taken all the same; the rest goes before the next bytes, or with `flush`.
+            // The bytes are accepted anyway. The rest precedes the next bytes or leaves with
+            // `flush`.
             Err(error) if error.kind() != io::ErrorKind::WouldBlock => Err(error),
             _ => Ok(taken),
         }
     }
 
-    /// Gives the socket what it has not taken yet. `Ok(())`: the kernel has everything; `WouldBlock`: wait until it is
-    /// writable and call again.
+    /// Sends pending records. Returns `Ok(())` if the kernel has all bytes. On `WouldBlock`, wait
+    /// until the socket is writable and call again.
     pub fn flush(&self) -> io::Result<()> {
         self.push(&mut self.session.borrow_mut())
     }
 
-    /// Says that nothing more will be sent (close_notify), so that the client knows it has everything; then as `flush`.
+    /// Sends the close notification (close_notify), so that the client can detect the end of the
+    /// data. Then flushes like `flush`.
     pub fn finish(&self) -> io::Result<()> {
         let mut session = self.session.borrow_mut();
         session.send_close_notify();
@@ -356,7 +363,7 @@ impl TlsStream {
     }
 }
 
-/// The first bytes of a client, to tell plain HTTP from what is nothing at all.
+/// The first bytes of a client, to distinguish plain HTTP from invalid input.
 #[derive(Default)]
 struct FirstBytes {
     bytes: [u8; FirstBytes::BYTES],
@@ -365,7 +372,7 @@ struct FirstBytes {
 }
 
 impl FirstBytes {
-    /// As many as tell the first request of Docker: `GET /v2/ `.
+    /// The length of `GET /v2/ `, which identifies the first request of Docker.
     const BYTES: usize = 9;
 
     fn add(&mut self, received: &[u8]) {
@@ -379,13 +386,14 @@ impl FirstBytes {
         self.len += new;
     }
 
-    /// Whether this is the request by which Docker finds out whether there is a registry; of others only `docker login`
-    /// and people send it.
+    /// Returns whether this is the request with which Docker detects a registry. Apart from Docker,
+    /// only `docker login` and people send it.
     fn is_docker_s(&self) -> bool {
         self.bytes == *b"GET /v2/ "
     }
 
-    /// A method begins with capitals; a TLS record with a small number.
+    /// Returns whether the bytes look like HTTP. A method starts with capital letters; a TLS record
+    /// starts with a small number.
     fn looks_like_http(&self) -> bool {
         let bytes = &self.bytes[..self.len.min(4)];
         bytes.len() >= 3
@@ -394,7 +402,6 @@ impl FirstBytes {
     }
 }
 
-/// The socket as what records are read from.
 struct SocketReader<'a> {
     socket: &'a Socket,
     begin: Option<&'a mut FirstBytes>,
@@ -415,7 +422,6 @@ impl Read for SocketReader<'_> {
     }
 }
 
-/// The socket as what records are written to.
 struct SocketWriter<'a> {
     socket: &'a Socket,
     more: bool,

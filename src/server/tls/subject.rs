@@ -1,4 +1,4 @@
-//! What a client's certificate says about it. Pure.
+//! Reads the subject and the names of a client certificate. Performs no I/O.
 
 use std::fmt::Write as _;
 
@@ -7,7 +7,7 @@ use x509_parser::prelude::{FromDer as _, GeneralName, X509Certificate, X509Name}
 
 use crate::http::Certificate;
 
-/// The names of attributes that RFC 4514, 3 gives.
+/// The short names of attribute types (RFC 4514, 3).
 const SHORT_NAMES: &[(&str, &str)] = &[
     ("2.5.4.3", "CN"),
     ("2.5.4.7", "L"),
@@ -20,7 +20,8 @@ const SHORT_NAMES: &[(&str, &str)] = &[
     ("0.9.2342.19200300.100.1.1", "UID"),
 ];
 
-/// Reads a certificate that has been verified, and until when it holds, in seconds since 1970; `None` when it is none.
+/// Reads a verified certificate and the end of its validity in seconds since 1970. Returns `None`
+/// if the certificate is invalid.
 pub fn read(der: &CertificateDer<'_>) -> Option<(Certificate, i64)> {
     let (_, certificate) = X509Certificate::from_der(der).ok()?;
     let until = certificate.validity().not_after.timestamp();
@@ -38,7 +39,7 @@ pub fn read(der: &CertificateDer<'_>) -> Option<(Certificate, i64)> {
     Some((said, until))
 }
 
-/// DNS names, mail addresses and URIs of a certificate, in its order.
+/// Returns the DNS names, mail addresses and URIs of a certificate, in their order.
 pub fn names(certificate: &X509Certificate<'_>) -> Vec<String> {
     let Ok(Some(extension)) = certificate.subject_alternative_name() else {
         return Vec::new();
@@ -54,7 +55,7 @@ pub fn names(certificate: &X509Certificate<'_>) -> Vec<String> {
         .collect()
 }
 
-/// A name as RFC 4514 writes it: the last part first.
+/// Formats a name by RFC 4514, with the last part first.
 pub fn written(name: &X509Name<'_>) -> String {
     let mut parts: Vec<_> = name.iter_rdn().collect();
     parts.reverse();
@@ -76,7 +77,7 @@ pub fn written(name: &X509Name<'_>) -> String {
                 Err(_) => {
                     text.push('#');
                     for byte in attribute.attr_value().data {
-                        // Writing to a String cannot fail.
+                        // Writing to a `String` cannot fail.
                         let _ = write!(text, "{byte:02x}");
                     }
                 }
@@ -86,7 +87,7 @@ pub fn written(name: &X509Name<'_>) -> String {
     text
 }
 
-/// RFC 4514, 2.4.
+/// Appends `value` with the escapes of RFC 4514, 2.4.
 fn push_escaped(text: &mut String, value: &str) {
     let last = value.chars().count().saturating_sub(1);
     for (at, c) in value.chars().enumerate() {

@@ -1,8 +1,9 @@
-//! Arbitrary bytes of an HTTP/2 client, through the frame limits.
+//! Fuzz target: arbitrary bytes of an HTTP/2 client through the frame limits.
 
 use super::frame_limits::{Incoming, PREFACE};
 
-/// The verdict does not depend on how the bytes were cut. The first byte is the length of the pieces.
+/// Checks that the verdict does not depend on the division of the bytes. The first byte is the
+/// length of the pieces.
 pub fn frames(bytes: &[u8]) {
     let Some((&step, bytes)) = bytes.split_first() else {
         return;
