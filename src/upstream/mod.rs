@@ -1,11 +1,13 @@
-//! The registries we pull from.
+//! The client for upstream registries.
 //!
-//! [`Upstreams::fetch`] requests one manifest or blob from one registry. This module resolves the addresses of the registry
-//! and of its mirrors. It sends credentials and tokens, uses proxies and follows redirects. It enforces the rules on the hosts
-//! that may be contacted. It runs on the helper pool; nothing here may be called from a core.
+//! [`Upstreams::fetch`] requests one manifest or blob from one registry. This module resolves the
+//! addresses of the registry and its mirrors, sends credentials and tokens, uses proxies and
+//! follows redirects. It enforces the policy on allowed hosts. The code runs on the helper pool and
+//! must not be called from a core.
 //!
-//! Not here: the choice and the time of requests (`cache`), the wait between attempts (the caller waits as long as
-//! [`Resume`] returns), digests (the fill computes them), statuses for clients (`registry`).
+//! Not here: the choice and time of requests (`cache`), the wait between attempts (the caller waits
+//! as long as [`Resume`] returns), digests (computed by the fill), statuses for clients
+//! (`registry`).
 
 mod address;
 mod auth;
@@ -74,12 +76,13 @@ use heads::Heads;
 use registries::{RegistryEntry, RegistryTable};
 use via::Chains;
 
-/// All registries there are: the configured ones, and every public one. Cheap to clone.
+/// All configured registries and all public registries. Cheap to clone.
 #[derive(Clone)]
 pub struct Upstreams(Arc<Shared>);
 
 struct Shared {
-    /// The registry table. A reload replaces it as a whole. Requests in flight keep the table of their start.
+    /// The registry table. A reload replaces the whole table, and requests in flight keep the old
+    /// one.
     table: RwLock<Arc<RegistryTable>>,
     /// The number of replacements of the registry table.
     generation: AtomicU64,
@@ -101,17 +104,17 @@ enum MirrorOrder {
 }
 
 impl Upstreams {
-    /// Prepares to talk to the configured registries and to all public ones. Makes no connection, and
-    /// needs no runtime. Reads the system's root certificates from disk.
+    /// Prepares requests to the configured registries and to all public registries. Makes no
+    /// connection, needs no runtime, and reads the system's root certificates from disk.
     ///
     /// # Errors
     ///
-    /// A registry that is named twice or has an unusable URL, or TLS that cannot be set up.
+    /// Fails if a registry is configured twice or has an unusable URL, or if TLS cannot be set up.
     pub fn new(registries: Registries, proxies: ProxyEnvironment) -> Result<Self, BuildError> {
         Self::with_options(registries, proxies, Options::default())
     }
 
-    /// Like [`Upstreams::new`], in another environment.
+    /// Like [`Upstreams::new`], with other options.
     pub fn with_options(
         registries: Registries,
         proxies: ProxyEnvironment,
@@ -130,12 +133,13 @@ impl Upstreams {
         })))
     }
 
-    /// Replaces the configuration. Requests in flight end with the configuration of their start. Registries without a change
-    /// keep their connections and tokens. Reads the system's root certificates from disk.
+    /// Replaces the configuration. Requests in flight finish with the old configuration. Unchanged
+    /// registries keep their connections and tokens. Reads the system's root certificates from
+    /// disk.
     ///
     /// # Errors
     ///
-    /// As [`Upstreams::new`]; then nothing has changed.
+    /// Like [`Upstreams::new`]. After an error, the old configuration stays active.
     pub fn reload(&self, registries: Registries) -> Result<(), BuildError> {
         let shared = &*self.0;
         let before = shared.table();
@@ -146,24 +150,26 @@ impl Upstreams {
             Some(&before),
         )?);
         *shared.table.write().unwrap_or_else(PoisonError::into_inner) = after;
-        // After the table: a reader of the new number also reads the new table.
+        // Incremented after the table is replaced, so a reader of the new number also reads the new
+        // table.
         shared.generation.fetch_add(1, Ordering::Release);
         Ok(())
     }
 
-    /// How often [`Upstreams::reload`] has changed something. Reading it costs a hit nothing; what follows from
-    /// [`Upstreams::registries`] can be kept until it changes.
+    /// Returns the number of configuration changes by [`Upstreams::reload`]. Data from
+    /// [`Upstreams::registries`] may be cached until the number changes. Reading is cheap enough
+    /// for every hit.
     pub fn generation(&self) -> u64 {
         self.0.generation.load(Ordering::Acquire)
     }
 
-    /// Our name in `Via`, the same as long as the process lives.
+    /// Returns our name in `Via`, constant during the life of the process.
     pub fn pseudonym(&self) -> &str {
         self.0.chains.pseudonym()
     }
 
-    /// Adds the caches of `chain` to the `Via` field of requests for `target`, until the result is dropped.
-    /// `chain` is a `Via` value of visible characters and blanks.
+    /// Adds the caches of `chain` to the `Via` field of requests for `target`, until the result is
+    /// dropped. `chain` is a `Via` value of visible characters and spaces.
     pub fn on_behalf(
         &self,
         namespace: &Namespace,
@@ -175,12 +181,12 @@ impl Upstreams {
         self.0.chains.wait(wanted, chain)
     }
 
-    /// What the operator chose.
+    /// Returns the configuration of the registries.
     pub fn registries(&self) -> Arc<Registries> {
         self.0.table().registries.clone()
     }
 
-    /// Returns whether the registry refuses HEAD and answers GET, so that a HEAD request is useless.
+    /// Returns whether the registry refuses HEAD and answers GET, so a HEAD request is useless.
     pub fn is_head_in_vain(&self, namespace: &Namespace) -> bool {
         let table = self.0.table();
         let endpoint = table.entry(namespace).registry(namespace);
@@ -192,23 +198,26 @@ impl Upstreams {
         self.0.availability.report(Instant::now())
     }
 
-    /// Sends `request`, and returns the head of a good answer with its body still to be read.
+    /// Sends `request`. Returns the head of a good answer, with the body still unread.
     ///
-    /// Anonymous requests go to the mirrors for this target first, one after the other, and to the registry last. A request
-    /// with a client's credentials goes to the registry only. Each endpoint gets one request for the content; a challenge, a
-    /// token request and redirects may precede it. A connection that breaks before a response head is replaced once, at once.
-    /// The caller resumes a broken body and records the fault ([`Upstreams::record_fault`]). A mirror that sent wrong bytes is
-    /// skipped for that content. A mirror whose body broke off gets its request after the registry.
+    /// Anonymous requests go to the mirrors for this target first, in order, and to the registry
+    /// last. A request with a client's credentials goes to the registry only. Each endpoint gets
+    /// one request for the content, perhaps after a challenge, a token request and redirects. If a
+    /// connection breaks before a response head, it is replaced once, without a wait. The caller
+    /// resumes a broken body and records the fault ([`Upstreams::record_fault`]). A mirror with
+    /// wrong bytes is skipped for this content. A mirror with a broken body comes after the
+    /// registry.
     ///
     /// # Errors
     ///
-    /// All of [`UpstreamError`]. After failed mirrors, the error is the registry's own. Some errors need no request: the
-    /// registry is unavailable or limits requests (`availability`), or the cache is air-gapped. This function logs changes of
-    /// availability only. The caller logs the errors.
+    /// All of [`UpstreamError`]. After failed mirrors, the error is the registry's own. Some errors
+    /// need no request: the registry is unavailable or limits requests (`availability`), or the
+    /// cache is air-gapped. This function logs changes of availability only. The caller logs the
+    /// errors.
     ///
     /// # Cancellation
     ///
-    /// Closes the connection in use. Other requests that wait for the same token go on.
+    /// Closes the connection in use. Other requests waiting for the same token continue.
     pub async fn fetch(&self, request: &UpstreamRequest) -> Result<UpstreamResponse, UpstreamError> {
         let table = self.0.table();
         if table.registries.air_gapped {
@@ -239,8 +248,9 @@ impl Upstreams {
         Ok(response)
     }
 
-    /// Records that a body of [`UpstreamResponse::mirror`] does not match `request`. Returns whether the next endpoint should get the
-    /// request at once: this is the mirror's first fault. The registry itself has no next endpoint.
+    /// Records a mismatch between `request` and the body from [`UpstreamResponse::mirror`]. Returns
+    /// whether the next endpoint should get the request at once, because the fault of the mirror is
+    /// new. The registry itself has no next endpoint.
     pub fn record_fault(&self, request: &UpstreamRequest, mirror: Option<&Arc<str>>, fault: Fault) -> bool {
         let Some(mirror) = mirror else {
             return false;
@@ -258,7 +268,8 @@ impl Upstreams {
         is_new
     }
 
-    /// Sends the request to the registry itself, unless the registry is unavailable or limits requests.
+    /// Sends the request to the registry itself, unless the registry is unavailable or limits
+    /// requests.
     async fn fetch_from_registry_if_available(
         &self,
         table: &RegistryTable,
@@ -314,7 +325,8 @@ impl Shared {
         }
     }
 
-    /// The first good answer of a mirror; `None` when there is none. A redirect for the client is a good answer.
+    /// Returns the first good answer of a mirror, or `None`. A redirect for the client is a good
+    /// answer.
     async fn fetch_from_mirrors(
         &self,
         table: &RegistryTable,
@@ -414,7 +426,7 @@ impl Shared {
         outgoing
     }
 
-    /// `most`, or less where there is something else to give.
+    /// Returns `most`, or a shorter deadline if the caller has a held copy.
     fn within(&self, request: &UpstreamRequest, most: Duration) -> Duration {
         match request.purpose {
             Purpose::Pull => most,
