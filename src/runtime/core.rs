@@ -15,7 +15,7 @@ use crate::log;
 #[derive(Clone, Copy, Debug)]
 pub struct CoreSettings {
     pub driver: Driver,
-    /// Use the ring flags of kernel 6.1 and later.
+    /// Whether rings use the flags of kernel 6.1 and later.
     pub modern_ring: bool,
 }
 

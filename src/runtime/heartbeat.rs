@@ -1,5 +1,5 @@
-//! Heartbeats of the cores and of the helper pool. The watchdog checks the ticks, and health checks
-//! read the result.
+//! Heartbeats of the cores, the helper pool and the store. The watchdog checks the ticks, and health
+//! checks read the result.
 //!
 //! The state consists of atomics only, so health checks work while everything else hangs. The
 //! heartbeat monitors are in `watchdog`.

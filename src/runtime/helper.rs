@@ -172,8 +172,8 @@ impl Helper {
         &self,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Option<Result<T, Lost>> {
-        // The timeout of the result ends before the queue timeout, so a lookup without a thread
-        // counts as slow.
+        // The result timeout expires before the queue timeout, so a lookup without a thread returns
+        // `None` like a slow lookup.
         let found = self.run_on(&self.lookups, 2 * STORE_LOOKUP_TIMEOUT, work);
         monoio::time::timeout(STORE_LOOKUP_TIMEOUT, found).await.ok()
     }

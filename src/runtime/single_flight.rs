@@ -17,7 +17,7 @@ pub enum Role {
     Follower,
 }
 
-/// The calls in flight, by key. Shared by all cores. A hit makes no call.
+/// The calls in flight, by key. Shared by all cores. A cache hit makes no call.
 pub struct SingleFlight<K, V>(Arc<Mutex<HashMap<K, Arc<InFlight<V>>>>>);
 
 struct InFlight<V> {
@@ -69,8 +69,8 @@ where
     ///
     /// # Cancellation
     ///
-    /// The work continues for the other callers. Without callers, work with a
-    /// [`Completer::deserted`] future can end early.
+    /// The work continues for the other callers. Work that waits for [`Completer::deserted`] ends
+    /// after the last caller has left.
     pub async fn join<F>(
         &self,
         helper: &Helper,

@@ -62,7 +62,7 @@ impl CoreNotify {
     ///
     /// # Panics
     ///
-    /// Panics on threads without [`install`], thus on all threads except cores.
+    /// Panics on threads other than cores, because [`install`] has not run there.
     #[expect(clippy::new_without_default, reason = "it depends on the calling thread")]
     pub fn new() -> Self {
         with_slots(|core| {

@@ -121,7 +121,7 @@ enum Change {
     None,
     Stopped,
     Resumed,
-    /// A core without hope of recovery.
+    /// A dead core. The process must be restarted.
     Dead,
 }
 

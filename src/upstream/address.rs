@@ -25,7 +25,8 @@ const METADATA_V4: [Ipv4Addr; 3] = [
     Ipv4Addr::new(168, 63, 129, 16),
 ];
 
-/// Metadata services among the unique local addresses: AWS (instance, pod identity), Google, Oracle, Scaleway.
+/// Metadata services among the unique local addresses: AWS (instance, pod identity), Google,
+/// Oracle, Scaleway.
 const METADATA_V6: [Ipv6Addr; 5] = [
     Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254),
     Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x23),

@@ -33,7 +33,7 @@ pub(super) enum CredentialOwner<'a> {
     Anonymous,
     Operator(&'a CredentialSource),
     /// The client's `Authorization`, forwarded unchanged. A user name with a password is also
-    /// exchanged for a token if the registry requires a token. Other schemes are not.
+    /// exchanged for a token if the registry requires a token. Other schemes are never exchanged.
     Client(&'a Secret, Option<&'a LoadedCredential>),
 }
 
@@ -223,7 +223,7 @@ impl AuthenticatedRequest<'_> {
             && match answer.response.status().as_u16() {
                 401 => true,
                 // ECR answers 403 to an expired password. Other registries answer 403 to a token
-                // without the necessary rights.
+                // with insufficient rights by now.
                 403 => sent.is_some_and(|credential| credential.may_be_old(started)),
                 400 => sent.is_some() && self.request.namespace.as_str() == ANSWERS_400_TO_OLD_TOKENS,
                 _ => false,
@@ -348,8 +348,8 @@ impl AuthenticatedRequest<'_> {
             Some(loaded) if loaded.credential.is_token() => return self.registry_credential(None).await,
             Some(loaded) if trusted => self.token_with(key, loaded, started).await?,
             Some(_) if basic => return self.registry_credential(None).await,
-            // The anonymous request has failed. The token service itself may trust the client, so
-            // the client gets the challenge.
+            // The anonymous request has failed. The client gets the challenge and may contact the
+            // token service itself.
             Some(_) if matches!(self.owner, CredentialOwner::Client(..)) => return Ok(None),
             Some(_) => self.anonymous_token(key).await?,
             None => {
@@ -418,8 +418,8 @@ impl AuthenticatedRequest<'_> {
         Ok((slot, token))
     }
 
-    /// Returns the credentials themselves, for the registry. Operator credentials are recorded to
-    /// be sent first from now on; client credentials always are.
+    /// Returns the credentials themselves, for the registry. Operator credentials are recorded, to
+    /// be sent first from now on. Client credentials are always sent first.
     async fn registry_credential(
         &self,
         not_before: Option<Instant>,

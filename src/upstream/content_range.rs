@@ -45,7 +45,7 @@ fn number(text: &str) -> Option<u64> {
 pub enum ResumeVerdict {
     /// The first byte of the body is the next missing byte.
     Continue,
-    /// The body is the whole content. The number of leading bytes to skip.
+    /// The body is the whole content. Contains the number of leading bytes to skip.
     SkipFirst(u64),
     /// The body does not match and must not be used.
     Wrong,

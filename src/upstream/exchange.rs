@@ -26,14 +26,14 @@ pub(super) const ERROR_BODY_BYTES_MAX: usize = 64 * 1024;
 /// few more.
 const HEAD_BYTES_MAX: usize = 128 * 1024;
 
-/// The deadline for the body of a redirect or refusal. Reading gives the error text and keeps the
-/// connection, but neither justifies a longer wait.
+/// The deadline for the body of a redirect or refusal. Reading the body yields the error text and
+/// keeps the connection, but neither justifies a longer wait.
 const ERROR_BODY_DEADLINE: Duration = Duration::from_secs(2);
 
 /// The HTTP request that is sent to each hop.
 pub(super) struct OutgoingRequest {
     pub method: http::Method,
-    /// Without `Authorization`.
+    /// The header fields, without `Authorization`.
     pub headers: HeaderMap,
     /// The body of a POST to a token service.
     pub body: Option<Bytes>,

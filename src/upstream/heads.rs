@@ -77,7 +77,7 @@ impl Shared {
         };
         match outcome {
             // A login page or default site answers every request with 200. Such an answer does not
-            // permit reading.
+            // prove read access.
             Ok(response)
                 if authenticated.request.method == UpstreamMethod::Probe && is_another_s(&response) =>
             {

@@ -154,12 +154,12 @@ impl Known {
 }
 
 impl Lookups {
-    /// Lookups for the registries of one entry, or for Docker Hub.
+    /// Creates the lookups for the registries of one entry, or for Docker Hub.
     pub fn of_entry(resolver: Arc<dyn Resolve>) -> Self {
         Self::new(resolver, OF_ENTRY)
     }
 
-    /// Lookups for all registries without an entry.
+    /// Creates the lookups for all registries without an entry.
     pub fn of_unlisted(resolver: Arc<dyn Resolve>) -> Self {
         Self::new(resolver, OF_UNLISTED)
     }

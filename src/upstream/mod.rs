@@ -249,8 +249,8 @@ impl Upstreams {
     }
 
     /// Records a mismatch between `request` and the body from [`UpstreamResponse::mirror`]. Returns
-    /// whether the next endpoint should get the request at once, because the fault of the mirror is
-    /// new. The registry itself has no next endpoint.
+    /// whether the fault of the mirror is new. If so, the next endpoint should get the request at
+    /// once. The registry itself has no next endpoint.
     pub fn record_fault(&self, request: &UpstreamRequest, mirror: Option<&Arc<str>>, fault: Fault) -> bool {
         let Some(mirror) = mirror else {
             return false;

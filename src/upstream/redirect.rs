@@ -10,8 +10,8 @@ use crate::oci::Repository;
 /// endless.
 pub(super) const REDIRECTS_MAX: usize = 5;
 
-/// Returns whether a response with this status is a redirect. 300 and 304 are no answers to our
-/// requests.
+/// Returns whether a response with this status is a redirect. 300 and 304 are not valid answers to
+/// our requests.
 pub(super) fn is_redirect(status: u16) -> bool {
     matches!(status, 301 | 302 | 303 | 307 | 308)
 }

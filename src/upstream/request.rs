@@ -44,7 +44,7 @@ pub enum Credentials {
 pub enum Purpose {
     /// A client waits, and there is no held copy.
     Pull,
-    /// The held copy may be out of date. It serves the client if the upstream is unavailable or
+    /// The held copy may be out of date, but serves the client if the upstream is unavailable or
     /// limits requests.
     Revalidate,
 }

@@ -1,7 +1,7 @@
 //! The resolver of the HTTP client, with an address filter.
 //!
-//! The filter is part of the resolver, so the client connects to the checked addresses. A second
-//! lookup could return other addresses.
+//! The filter is part of the resolver, so the client connects to the checked addresses. There is no
+//! second lookup with perhaps other addresses.
 
 use std::net::SocketAddr;
 use std::sync::Arc;

@@ -56,7 +56,7 @@ pub struct UpstreamBody {
     /// Invariant: `received <= expected`, if `expected` is known.
     received: u64,
     expected: Option<u64>,
-    /// The request slot of the registry. Released with the last byte.
+    /// The request slot of the registry. Released at the end of the body.
     slot: Option<OwnedSemaphorePermit>,
 }
 

@@ -8,8 +8,8 @@ pub(super) const WORTHWHILE_BYTES: u64 = 1 << 20;
 /// The maximum number of attempts with less progress, per [`WINDOW_BYTES`].
 const ATTEMPTS_MAX: usize = DELAYS.len();
 
-/// The progress after which earlier failures expire. A path with five breaks in 64 MiB is usable,
-/// and a path with five breaks without progress is not.
+/// The progress after which earlier failures expire. A network path with five breaks in 64 MiB is
+/// usable. A network path with five breaks without progress is not.
 const WINDOW_BYTES: u64 = 64 << 20;
 
 /// The waits before the attempts of one window. In total 7.7 s, less than clients wait for a byte.

@@ -19,7 +19,7 @@ const PARAMS_MAX: usize = 32;
 /// One challenge: an authentication scheme that the registry accepts.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(in crate::upstream) struct Challenge {
-    /// In lower case.
+    /// The scheme, in lower case.
     pub scheme: String,
     /// Names in lower case, values with escapes removed. Of equal names, the first counts.
     params: Vec<(String, String)>,

@@ -1,4 +1,4 @@
-//! A header value with hidden content in logs.
+//! A secret header value. Sent to upstreams, but never printed.
 
 use std::fmt;
 

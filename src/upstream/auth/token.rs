@@ -32,8 +32,8 @@ const REPOSITORIES_MAX: usize = 16_384;
 /// request. Short, because the next pull should succeed as soon as the token service does.
 const FAILURE_AGE: Duration = Duration::from_secs(1);
 
-/// The maximum use of a token for a client's credentials, independent of its lifetime. A revoked
-/// right must not last much longer than a recorded grant of the upstream
+/// The maximum time a token for a client's credentials is used, independent of its lifetime. A
+/// revoked right must not last much longer than a recorded grant of the upstream
 /// ([`GRANT_TTL`](crate::limits::GRANT_TTL)).
 const CLIENT_TOKEN_AGE: Duration = Duration::from_secs(60);
 

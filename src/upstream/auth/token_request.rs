@@ -28,7 +28,7 @@ const ANSWER_BYTES_MAX: usize = 64 * 1024;
 /// The maximum size of a token. Registries do not accept larger request heads.
 const TOKEN_BYTES_MAX: usize = 16 * 1024;
 
-/// The default lifetime of a token, as defined by the distribution specification.
+/// The default lifetime of a token without a stated lifetime, as defined by `distribution`.
 const LIFE_DEFAULT_SECONDS: f64 = 60.0;
 const LIFE_MIN_SECONDS: f64 = 1.0;
 const LIFE_MAX_SECONDS: f64 = 3600.0;

@@ -26,11 +26,11 @@ pub struct Budget {
     pub window: Option<Duration>,
     /// The time from the answer to the next window.
     pub reset: Option<Duration>,
-    /// The subject of the registry's count.
+    /// The key of the registry's request count.
     pub source: Option<Source>,
 }
 
-/// The subject of a registry's count (`docker-ratelimit-source`). The value itself is not kept,
+/// The key of a registry's request count (`docker-ratelimit-source`). The value itself is not kept,
 /// because it is our address or account.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Source {
@@ -92,7 +92,8 @@ fn combined(headers: &HeaderMap) -> Option<Budget> {
             source: None,
         });
     }
-    // Draft 08 and later: the state of each policy. The policy with the smallest rest counts.
+    // Draft 08 and later: the state of each policy. The policy with the fewest remaining requests
+    // counts.
     let tightest = states
         .iter()
         .filter(|item| item.number("r").is_some())

@@ -35,13 +35,13 @@ pub(super) struct Availability {
 #[derive(Clone, Debug)]
 pub(super) struct RequestClass {
     pub repository: Repository,
-    /// A manifest, not a blob.
+    /// Whether the request is for a manifest, not a blob.
     pub manifest: bool,
-    /// The caller has a held copy.
+    /// Whether the caller has a held copy.
     pub revalidates: bool,
-    /// The rest of a body that broke off.
+    /// Whether the request is for the rest of a broken body.
     pub resumes: bool,
-    /// With a client's own credentials, whose budget is not ours.
+    /// Whether the request carries a client's own credentials. Their budget is not ours.
     pub client_credentials: bool,
 }
 

@@ -75,7 +75,7 @@ async fn a_redirect_into_another_registry_is_answered_with_an_anonymous_token_of
         path(token),
         "/token?kept=1&service=s&scope=repository%3Aa%2Fb%3Apull"
     );
-    // Resumed requests and HEAD requests work likewise.
+    // Resumed requests and HEAD requests follow the redirect too.
     let resumed = UpstreamRequest {
         range_from: Some(4),
         ..blob("r.lan")
@@ -327,7 +327,7 @@ async fn a_ping_without_a_challenge_leaves_the_first_answer() {
 
 #[tokio::test]
 async fn an_error_names_the_setting_that_would_help() {
-    // A registry for plain http, and one for TLS only.
+    // A registry with plain http only. Below, a registry with TLS only.
     for answer in ["HTTP/1.0 400 Bad Request\r\n\r\nClient sent an HTTP request", ""] {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
