@@ -8,8 +8,7 @@ use crate::limits::CONDITION_QUIET_TIME;
 
 const QUIET_SECONDS: u32 = CONDITION_QUIET_TIME.as_secs() as u32;
 
-/// One logged condition. Any thread records occurrences, and a periodic caller reads the
-/// transitions.
+/// A logged condition. Any thread records occurrences, and a periodic caller reads the transitions.
 #[derive(Debug, Default)]
 pub struct LoggedCondition {
     count: AtomicU64,

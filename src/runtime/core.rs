@@ -1,4 +1,4 @@
-//! One core: a pinned thread with its own runtime.
+//! A core: a pinned thread with its own runtime.
 
 use std::future::Future;
 use std::io;

@@ -48,9 +48,8 @@ pub const RING_ENTRIES: u32 = 1_024;
 /// Completion entries per core, one poll per connection. The kernel must buffer any excess.
 const RING_COMPLETIONS: u32 = 16_384;
 
-/// Returns the builder of all rings. One thread owns a ring and reaps completions on its own calls,
-/// the fastest mode in measurements. Kernels before 6.1 do not support these flags and get plain
-/// rings.
+/// Returns the builder of all rings. The owning thread reaps completions on its own calls, the
+/// fastest mode in measurements. Kernels before 6.1 do not support these flags and get plain rings.
 pub fn ring_builder(modern: bool) -> io_uring::Builder {
     let mut builder = IoUring::builder();
     builder.setup_cqsize(RING_COMPLETIONS);

@@ -37,7 +37,7 @@ pub(super) enum CredentialOwner<'a> {
     Client(&'a Secret, Option<&'a LoadedCredential>),
 }
 
-/// One request to one endpoint.
+/// An authenticated request to one endpoint.
 pub(super) struct AuthenticatedRequest<'a> {
     pub shared: &'a Shared,
     pub table: &'a RegistryTable,
@@ -190,7 +190,7 @@ impl AuthenticatedRequest<'_> {
         is_anonymous && refused && !answer.foreign && matches!(self.load_credential(None).await, Ok(Some(_)))
     }
 
-    /// Returns the challenges of `/v2/`. One request serves all repositories.
+    /// Returns the challenges of `/v2/`. A single request serves all repositories.
     async fn challenges_of_ping(&self) -> Arc<[Challenge]> {
         let ping = async {
             let outgoing = OutgoingRequest {

@@ -14,7 +14,7 @@ use crate::oci::{Namespace, Repository};
 /// The host of the registry `docker.io`.
 const DOCKER_HUB_HOST: &str = "registry-1.docker.io";
 
-/// One endpoint of a registry or mirror.
+/// An endpoint of a registry or mirror.
 #[derive(Clone)]
 pub(super) struct Endpoint {
     /// Scheme, host, port and an optional path before `/v2/`. Without query and user.

@@ -1,6 +1,6 @@
 //! Errors of upstream requests: the host at fault, the phase, and whether a retry may help.
 //!
-//! The texts contain the host and the phase. They never contain credentials or a query string,
+//! The texts contain the host and the phase. The texts never contain credentials or a query string,
 //! because presigned URLs are secrets.
 
 use std::error::Error;

@@ -2,8 +2,8 @@
 //!
 //! [`Upstreams::fetch`] requests one manifest or blob from one registry. This module resolves the
 //! addresses of the registry and its mirrors, sends credentials and tokens, uses proxies and
-//! follows redirects. It enforces the policy on allowed hosts. The code runs on the helper pool and
-//! must not be called from a core.
+//! follows redirects. The module also enforces the policy on allowed hosts. The code runs on the
+//! helper pool and must not be called from a core.
 //!
 //! Not here: the choice and time of requests (`cache`), the wait between attempts (the caller waits
 //! as long as [`Resume`] returns), digests (computed by the fill), statuses for clients

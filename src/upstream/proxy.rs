@@ -20,7 +20,7 @@ pub(super) struct Routes {
     except: NoProxy,
 }
 
-/// One validated proxy.
+/// A validated proxy.
 pub(super) struct Way {
     /// Includes the credentials, in the form of the HTTP client. Must never be printed.
     url: Url,

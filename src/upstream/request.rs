@@ -8,7 +8,7 @@ use super::exchange::{OutgoingRequest, Redirects};
 use super::registries::RegistryEntry;
 use crate::oci::{Digest, ListQuery, Namespace, Reference, Repository};
 
-/// One request to one registry.
+/// A request to a registry.
 #[derive(Clone, Debug)]
 pub struct UpstreamRequest {
     pub namespace: Namespace,
@@ -53,7 +53,7 @@ pub enum Purpose {
 pub enum Target {
     Manifest(Reference),
     Blob(Digest),
-    /// One page of `tags/list`.
+    /// A page of `tags/list`.
     Tags(ListQuery),
     /// `referrers/<digest>`. Redirects outside the registry API are not followed, because they lead
     /// to HTML pages.
@@ -75,7 +75,7 @@ impl UpstreamRequest {
         let mut headers = HeaderMap::new();
         if !matches!(self.target, Target::Blob(_))
             && !self.accept.is_empty()
-            // One field, because some registries read only the first.
+            // A single field, because some registries read only the first.
             && let Ok(accept) = HeaderValue::from_str(&self.accept.join(", "))
         {
             headers.insert(ACCEPT, accept);

@@ -4,8 +4,8 @@
 //! indefinitely for each other. So every request lists this cache and the caches of the waiting
 //! client. A cache with its own name in the list rejects the request (`registry/via.rs`).
 //!
-//! One request serves all clients of the same content, so the chains are kept beside the requests,
-//! by content.
+//! A shared request serves all clients of the same content, so the chains are kept beside the
+//! requests, by content.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

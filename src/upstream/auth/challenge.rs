@@ -16,12 +16,12 @@ const CHALLENGES_MAX: usize = 16;
 /// The maximum number of parameters kept per challenge. Four Bearer parameters are used.
 const PARAMS_MAX: usize = 32;
 
-/// One challenge: an authentication scheme that the registry accepts.
+/// A challenge: an authentication scheme that the registry accepts.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(in crate::upstream) struct Challenge {
     /// The scheme, in lower case.
     pub scheme: String,
-    /// Names in lower case, values with escapes removed. Of equal names, the first counts.
+    /// Names in lower case, values with escapes removed. The first of several equal names counts.
     params: Vec<(String, String)>,
 }
 
@@ -242,7 +242,7 @@ mod tests {
     #[test]
     fn challenges_are_read_the_way_registries_write_them() {
         let table: &[(&[&str], &str)] = &[
-            // As sent by real registries.
+            // Challenges sent by real registries.
             (
                 &[
                     r#"Bearer realm="https://auth.docker.io/token",service="registry.docker.io",scope="repository:library/nginx:pull""#,

@@ -94,8 +94,8 @@ impl DockerConfig {
         })
     }
 
-    /// Returns the match for `repository` of `namespace`. The longest key wins. Of a helper and an
-    /// entry with equally long keys, the helper wins. The default store comes last.
+    /// Returns the match for `repository` of `namespace`. The longest key wins. If a helper and an
+    /// entry have equally long keys, the helper wins. The default store comes last.
     pub fn find(&self, namespace: &Namespace, repository: &Repository) -> Option<Kept> {
         let fits = |key: &Key| key.covers(namespace, repository).then_some(key.path.len());
         let helper = self

@@ -14,7 +14,7 @@ use crate::upstream::redirect::same_origin;
 /// The realm must use https, unless the registry itself is configured as plain http. The host must
 /// be the registry's host, in the same registrable domain (by the public suffix list), or in
 /// `listed` as `host` (any port) or `host:port`. Addresses and `localhost` have no verifiable
-/// owner. They must have the registry's host and port, or be listed.
+/// owner. Such hosts must have the registry's host and port, or be listed.
 pub(in crate::upstream) fn may_see_credentials(realm: &Url, origin: &Url, listed: &[Box<str>]) -> bool {
     let (Some(host), Some(registry)) = (realm.host_str(), origin.host_str()) else {
         return false;
@@ -73,7 +73,7 @@ mod tests {
                 "https://auth.example.co.uk/",
                 "https://registry.example.co.uk:5000",
             ),
-            // One owner on every port of a host.
+            // All ports of a host have the same owner.
             (
                 "https://registry.example.com:8443/",
                 "https://registry.example.com",

@@ -1,4 +1,4 @@
-//! One token request, in the protocol of the token service, and its answer.
+//! A token request, in the protocol of the token service, and its answer.
 //!
 //! Most services answer `GET` with `Basic`. Some support only the OAuth2 `POST` of the distribution
 //! specification, and some only `GET`. The cache sends an identity token by `POST` first, and a

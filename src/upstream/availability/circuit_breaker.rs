@@ -1,6 +1,6 @@
 //! The circuit breaker of a registry. Pure: the caller passes instants of the monotonic clock.
 //!
-//! Several consecutive failures trip the breaker, so clients do not wait in vain. One probe per
+//! Several consecutive failures trip the breaker, so clients do not wait in vain. A probe per
 //! second detects the recovery. Failures of one repository trip the breaker for this repository
 //! only, because a registry with one lost image is not down.
 
