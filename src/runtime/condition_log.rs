@@ -1,4 +1,5 @@
-//! Conditions that are counted per occurrence and logged when they start and when they end.
+//! Counters for conditions in the log. Each occurrence is counted, and the log gets one line at the
+//! start and one at the end.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -7,7 +8,7 @@ use crate::limits::CONDITION_QUIET_TIME;
 
 const QUIET_SECONDS: u32 = CONDITION_QUIET_TIME.as_secs() as u32;
 
-/// One logged condition. Any thread records occurrences; a periodic caller reads the transitions.
+/// A logged condition. Any thread records occurrences, and a periodic caller reads the transitions.
 #[derive(Debug, Default)]
 pub struct LoggedCondition {
     count: AtomicU64,
@@ -16,7 +17,7 @@ pub struct LoggedCondition {
 
 #[derive(Debug, Default)]
 struct State {
-    /// What was counted when this was last looked at.
+    /// The count at the last call of [`LoggedCondition::transition`].
     seen: u64,
     /// The count before the active condition started.
     before: u64,
@@ -24,26 +25,28 @@ struct State {
     last_second: u32,
 }
 
-/// A change worth a line in the log.
+/// A change to be logged.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Transition {
     Started,
-    /// It has not happened for [`CONDITION_QUIET_TIME`]; how often it had.
+    /// No occurrence for [`CONDITION_QUIET_TIME`]. Contains the number of occurrences since the
+    /// start.
     Ended(u64),
 }
 
 impl LoggedCondition {
-    /// Counts `times` more.
+    /// Adds `times` occurrences.
     pub fn record(&self, times: u64) {
         self.count.fetch_add(times, Ordering::Relaxed);
     }
 
-    /// How often it has happened since the start.
+    /// Returns the number of occurrences since the process started.
     pub fn count(&self) -> u64 {
         self.count.load(Ordering::Relaxed)
     }
 
-    /// Returns the transition since the last call. Several threads may call; each transition is returned once.
+    /// Returns the transition since the last call. Several threads may call; each transition is
+    /// returned once.
     pub fn transition(&self, now_seconds: u32) -> Option<Transition> {
         let times = self.count();
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);

@@ -1,4 +1,4 @@
-//! One core: a pinned thread with its own runtime.
+//! A core: a pinned thread with its own runtime.
 
 use std::future::Future;
 use std::io;
@@ -11,22 +11,23 @@ use super::driver::{Driver, RING_ENTRIES, patiently, ring_builder};
 use super::waker;
 use crate::log;
 
-/// How cores are made.
+/// The settings of all cores.
 #[derive(Clone, Copy, Debug)]
 pub struct CoreSettings {
     pub driver: Driver,
-    /// Rings take the flags of kernel 6.1 and later.
+    /// Whether rings use the flags of kernel 6.1 and later.
     pub modern_ring: bool,
 }
 
-/// Starts core number `index` on `cpu` and runs `main` there.
+/// Starts core number `index` on `cpu` and runs `main` on the core.
 ///
-/// A core that ends by a panic takes the process down: its listener would be gone with it, and systemd
-/// restarts a process but not a thread.
+/// If a core panics, the process aborts. The listener of the core is lost with the thread, and
+/// systemd restarts processes but not threads.
 ///
 /// # Errors
 ///
-/// When the thread cannot be had. A runtime that cannot be made ends the process with a line that says why.
+/// Fails if the thread cannot be started. If the runtime cannot be created, the process logs the
+/// reason and exits.
 pub fn start<F, M>(
     index: usize,
     cpu: Option<CoreId>,
@@ -80,7 +81,8 @@ where
         main().await;
         Ok(())
     };
-    // A runtime is never dropped in a living process: the kernel may still write to what it lent.
+    // A runtime is never dropped while the process lives. The kernel may still write to buffers of
+    // submitted operations.
     match settings.driver {
         Driver::IoUring => {
             let mut runtime = std::mem::ManuallyDrop::new(patiently(|| {

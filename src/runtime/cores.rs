@@ -1,12 +1,13 @@
-//! How many cores to run, and which CPUs they are pinned to.
+//! The number of cores to run, and their CPUs.
 
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
 use core_affinity::CoreId;
 
-/// The CPUs to pin to, one core each: those of the cpuset, no more than cgroup `cpu.max` pays for (rounded
-/// up), or `wanted` of them. `None` for a core that shares a CPU because more are wanted than there are.
+/// Returns the CPU of each core, or `None` for an unpinned core. The default is one core per CPU of
+/// the cpuset, at most the cgroup limit `cpu.max` (rounded up). `wanted` overrides the number. If
+/// there are more cores than CPUs, no core is pinned.
 pub fn plan(wanted: Option<NonZeroUsize>) -> Vec<Option<CoreId>> {
     let available = core_affinity::get_core_ids().unwrap_or_default();
     let allowed = quota_cpus(Path::new("/sys/fs/cgroup"), &own_cgroup());
@@ -27,7 +28,7 @@ fn choose(
         },
         NonZeroUsize::get,
     );
-    // With more cores than CPUs pinning would only get in the scheduler's way.
+    // With more cores than CPUs, pinning would only restrict the scheduler.
     (0..count)
         .map(|core| {
             if count <= available.len() {
@@ -39,7 +40,7 @@ fn choose(
         .collect()
 }
 
-/// The process's cgroup (version 2), relative to the mount.
+/// Returns the cgroup (version 2) of the process, relative to the mount.
 pub(super) fn own_cgroup() -> PathBuf {
     let text = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
     let path = text
@@ -49,7 +50,7 @@ pub(super) fn own_cgroup() -> PathBuf {
     PathBuf::from(path.trim_start_matches('/'))
 }
 
-/// The smallest `cpu.max` on the way from `cgroup` to the root, in whole CPUs, rounded up.
+/// Returns the smallest `cpu.max` from `cgroup` up to the root, in whole CPUs, rounded up.
 fn quota_cpus(mount: &Path, cgroup: &Path) -> Option<NonZeroUsize> {
     cgroup
         .ancestors()
@@ -58,7 +59,7 @@ fn quota_cpus(mount: &Path, cgroup: &Path) -> Option<NonZeroUsize> {
         .min()
 }
 
-/// `quota period` in microseconds, or `max period`.
+/// Parses `quota period` in microseconds, or `max period`.
 fn parse_cpu_max(text: &str) -> Option<NonZeroUsize> {
     let mut parts = text.split_ascii_whitespace();
     let quota: u64 = parts.next()?.parse().ok()?;

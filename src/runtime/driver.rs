@@ -1,4 +1,4 @@
-//! io_uring or epoll: probed once, said once.
+//! The choice between io_uring and epoll. The driver is probed once at start and logged once.
 
 use std::io;
 
@@ -6,7 +6,7 @@ use io_uring::{IoUring, Probe, opcode};
 
 use crate::limits::{RING_SETUP_ATTEMPTS_MAX, RING_SETUP_RETRY_INTERVAL};
 
-/// What the operator asked for.
+/// The I/O driver in the configuration.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum IoDriver {
     #[default]
@@ -15,7 +15,7 @@ pub enum IoDriver {
     Epoll,
 }
 
-/// What a core runs on.
+/// The I/O driver in use.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Driver {
     IoUring,
@@ -31,24 +31,25 @@ impl Driver {
     }
 }
 
-/// A driver and the sentence that says why it is used.
+/// A driver and the reason for its choice.
 #[derive(Debug)]
 pub struct Choice {
     pub driver: Driver,
     pub why: String,
-    /// io_uring was wanted but cannot be had: worth a warning.
+    /// Whether `auto` fell back to epoll because io_uring is not available. Logged as a warning.
     pub fell_back: bool,
 }
 
-/// Submission entries per core. Small rings fit the 8 MiB memlock limit of common service managers: it is
-/// charged again for unprivileged users on recent kernels, and one of these rings takes about 350 KiB.
+/// Submission entries per core. Recent kernels charge rings of unprivileged users to the memlock
+/// limit again. A ring of this size takes about 350 KiB, so several fit the 8 MiB limit of common
+/// service managers.
 pub const RING_ENTRIES: u32 = 1_024;
 
-/// Completions a core can have outstanding before the kernel must keep them aside: a poll per connection.
+/// Completion entries per core, one poll per connection. The kernel must buffer any excess.
 const RING_COMPLETIONS: u32 = 16_384;
 
-/// The flags every ring is made with. One thread owns a ring and takes completions when it asks for them,
-/// which measured best; kernels before 6.1 do not know these and get plain rings.
+/// Returns the builder of all rings. The owning thread reaps completions on its own calls, the
+/// fastest mode in measurements. Kernels before 6.1 do not support these flags and get plain rings.
 pub fn ring_builder(modern: bool) -> io_uring::Builder {
     let mut builder = IoUring::builder();
     builder.setup_cqsize(RING_COMPLETIONS);
@@ -58,7 +59,8 @@ pub fn ring_builder(modern: bool) -> io_uring::Builder {
     builder
 }
 
-/// Makes a ring, and again when the kernel has not yet given back the memory that closed ones had locked.
+/// Creates a ring. Retries on `ENOMEM`, because the kernel releases the locked memory of closed
+/// rings late.
 pub(super) fn patiently<T>(make: impl Fn() -> io::Result<T>) -> io::Result<T> {
     let mut tries = 0;
     loop {
@@ -72,8 +74,12 @@ pub(super) fn patiently<T>(make: impl Fn() -> io::Result<T>) -> io::Result<T> {
     }
 }
 
-/// Whether `count` rings can be made with the modern flags; `Err` when so many cannot be made at all. They are held together:
-/// what one core may lock in memory, ten may not.
+/// Creates `count` rings and drops them again. Returns whether the modern flags work. All rings
+/// exist at the same time, because the memlock limit may allow one ring but not ten.
+///
+/// # Errors
+///
+/// Fails if `count` rings cannot be created, or the kernel is older than 5.11.
 fn probe(count: usize) -> io::Result<bool> {
     let (first, modern) = match ring_builder(true).build(RING_ENTRIES) {
         Ok(ring) => (ring, true),
@@ -100,11 +106,12 @@ fn probe(count: usize) -> io::Result<bool> {
     Ok(modern)
 }
 
-/// Decides once for all of `cores` cores.
+/// Chooses the driver of all `cores` cores. Returns the choice and whether rings use the modern
+/// flags.
 ///
 /// # Errors
 ///
-/// io_uring was demanded and cannot be had; the text says why and what to do.
+/// Fails if io_uring is required but not available. The text contains the cause and the remedy.
 pub fn choose(wanted: IoDriver, cores: usize) -> Result<(Choice, bool), String> {
     if wanted == IoDriver::Epoll {
         let why = "IO_DRIVER=epoll".to_owned();
@@ -153,7 +160,8 @@ pub fn choose(wanted: IoDriver, cores: usize) -> Result<(Choice, bool), String> 
     }
 }
 
-/// The likely cause of a failed set-up and its cure, from the errno and what the system tells.
+/// Returns the likely cause of a failed setup and its remedy, from the errno and the state of the
+/// system.
 fn explain(error: &io::Error) -> String {
     let sysctl = std::fs::read_to_string("/proc/sys/kernel/io_uring_disabled").unwrap_or_default();
     let seccomp = std::fs::read_to_string("/proc/self/status").is_ok_and(|status| {
@@ -165,7 +173,7 @@ fn explain(error: &io::Error) -> String {
     format!("io_uring cannot be used ({error}): {cause}")
 }
 
-/// What probably stands in the way, and what removes it.
+/// Returns the probable cause and its remedy.
 fn cause(errno: Option<i32>, sysctl: &str, seccomp: bool) -> &'static str {
     match errno {
         Some(libc::EPERM) if matches!(sysctl, "1" | "2") => {

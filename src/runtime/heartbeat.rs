@@ -1,6 +1,8 @@
-//! Heartbeats: each core and each helper ticks, the watchdog checks the ticks, and health checks read the result.
+//! Heartbeats of the cores, the helper pool and the store. The watchdog checks the ticks, and health
+//! checks read the result.
 //!
-//! Atomics only, so that a health check works while everything else hangs. The heartbeat monitors are in `watchdog`.
+//! The state consists of atomics only, so health checks work while everything else hangs. The
+//! heartbeat monitors are in `watchdog`.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
@@ -10,8 +12,8 @@ use super::shutdown::Shutdown;
 use crate::fail_point::hit;
 use crate::limits::HEARTBEAT_INTERVAL;
 
-/// The heartbeat of one core, or of another part that must keep ticking. Each heartbeat has an allocation of its own,
-/// so that cores do not write to shared cache lines.
+/// The heartbeat of one core, or of another monitored part. Each heartbeat has its own allocation,
+/// so cores do not write to shared cache lines.
 #[derive(Clone, Debug, Default)]
 pub struct Heartbeat(Arc<State>);
 
@@ -19,7 +21,7 @@ pub struct Heartbeat(Arc<State>);
 struct State {
     ticks: AtomicU64,
     silent: AtomicBool,
-    /// Kernel number of the thread that ticks; 0 when no single thread does.
+    /// Kernel ID of the ticking thread; 0 if several threads tick.
     thread: AtomicI32,
     /// The largest delay of a tick since the last read, in microseconds.
     delay_micros_max: AtomicU64,
@@ -34,7 +36,7 @@ impl Heartbeat {
         self.0.ticks.load(Ordering::Relaxed)
     }
 
-    /// Returns whether the watchdog has missed the ticks for too long.
+    /// Returns whether the heartbeat is overdue.
     pub fn is_silent(&self) -> bool {
         self.0.silent.load(Ordering::Relaxed)
     }
@@ -47,7 +49,7 @@ impl Heartbeat {
         Some(self.0.thread.load(Ordering::Relaxed)).filter(|&thread| thread != 0)
     }
 
-    /// Sets the thread that ticks.
+    /// Sets the kernel ID of the ticking thread.
     pub(super) fn set_thread(&self, thread: i32) {
         self.0.thread.store(thread, Ordering::Relaxed);
     }
@@ -58,7 +60,7 @@ impl Heartbeat {
     }
 }
 
-/// Ticks from the calling core's loop for as long as the core runs, and records the delay of each tick.
+/// Ticks from the calling core's loop until the core ends. Records the delay of each tick.
 pub async fn run_heartbeat(heartbeat: Heartbeat) {
     let thread = rustix::thread::gettid().as_raw_nonzero().get();
     heartbeat.set_thread(thread);
@@ -73,7 +75,7 @@ pub async fn run_heartbeat(heartbeat: Heartbeat) {
     }
 }
 
-/// The heartbeats of a whole process.
+/// The heartbeats of the whole process.
 #[derive(Clone, Debug)]
 pub struct Health {
     cores: Arc<[Heartbeat]>,
@@ -83,7 +85,7 @@ pub struct Health {
     shutdown: Shutdown,
 }
 
-/// Why the process is not healthy. A health check returns these texts.
+/// The reason for an unhealthy process. Health checks return these texts.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum HealthError {
     #[error("a core does not move")]
@@ -92,7 +94,8 @@ pub enum HealthError {
     Starting,
     #[error("stopping")]
     Stopping,
-    /// Without the helper pool, no lookup and no upstream request runs: requests would wait for ever.
+    /// Without the helper pool, lookups and upstream requests never finish, so clients would wait
+    /// indefinitely.
     #[error("the helper threads do not answer")]
     Helper,
 }
@@ -112,26 +115,27 @@ impl Health {
         &self.cores
     }
 
-    /// Heartbeat of the helper pool: a task that goes round through a blocking thread.
+    /// Returns the heartbeat of the helper pool, ticked by a task after a run on a blocking thread.
     pub fn helper(&self) -> &Heartbeat {
         &self.helper
     }
 
-    /// Heartbeats of the threads of the helper pool. A blocked thread keeps its tasks, while the other threads go on.
+    /// Returns the heartbeats of the helper pool's threads. A blocked thread keeps its tasks, while
+    /// the other threads continue.
     pub fn helper_threads(&self) -> &[Heartbeat] {
         &self.helper_threads
     }
 
-    /// Heartbeat of the store: a lookup that returned.
+    /// Returns the heartbeat of the store, ticked after each completed lookup.
     pub fn store(&self) -> &Heartbeat {
         &self.store
     }
 
-    /// Whether every core moves.
+    /// Checks liveness: all cores tick.
     ///
     /// # Errors
     ///
-    /// One does not, and only a restart helps.
+    /// Fails if a core is silent. Only a restart helps.
     pub fn alive(&self) -> Result<(), HealthError> {
         if self.cores.iter().any(Heartbeat::is_silent) {
             Err(HealthError::Core)
@@ -140,11 +144,11 @@ impl Health {
         }
     }
 
-    /// Whether clients should be sent here.
+    /// Checks readiness for client requests.
     ///
     /// # Errors
     ///
-    /// Not now: the process starts, stops, or would leave requests waiting.
+    /// Fails while the process starts or stops, and while requests would hang.
     pub fn ready(&self) -> Result<(), HealthError> {
         self.alive()?;
         if self.shutdown.leaving() {

@@ -1,6 +1,7 @@
-//! The helper pool: a small Tokio runtime for upstreams and for blocking file work.
+//! The helper pool: a small Tokio runtime for upstream requests and blocking file I/O.
 //!
-//! Cores send futures and closures and wait for a [`oneshot`]; no Tokio type reaches a core.
+//! Cores send futures and closures, and wait for the result with [`oneshot`]. No Tokio type reaches
+//! a core.
 
 use std::future::Future;
 use std::num::NonZeroUsize;
@@ -17,16 +18,16 @@ use crate::limits::{
     READERS_LARGE_MAX, READERS_SMALL_MAX, STORE_LOOKUP_TIMEOUT, STORE_LOOKUPS_MAX,
 };
 
-/// A handle to the pool; cheap to clone.
+/// A handle to the pool. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Helper {
     handle: tokio::runtime::Handle,
     readers: Arc<Readers>,
-    /// Threads that may look something up in the store at once.
+    /// Threads for concurrent store lookups.
     lookups: Arc<Semaphore>,
 }
 
-/// Threads that may read files for clients at once.
+/// Threads for concurrent file reads for clients.
 #[derive(Debug)]
 struct Readers {
     cached: Arc<Semaphore>,
@@ -34,27 +35,27 @@ struct Readers {
     large: Arc<Semaphore>,
 }
 
-/// What a thread that reads a file for a client may have to wait for. None of these waits behind another.
+/// The kind of a file read. Each kind has its own threads, so no kind waits behind another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ReadKind {
-    /// Pages that are in memory as far as is known.
+    /// Pages that are probably in memory.
     Cached,
-    /// A disk, for a small body.
+    /// A small body on disk.
     Small,
-    /// A disk, for a large body.
+    /// A large body on disk.
     Large,
 }
 
 impl Helper {
-    /// Starts `threads` threads, which may run on the CPUs that the calling thread may. They live until the process
-    /// ends.
+    /// Starts a pool of `threads` threads with the CPU affinity of the calling thread. The threads
+    /// run until the process ends.
     ///
     /// # Errors
     ///
-    /// When threads or the pool's poller cannot be had.
+    /// Fails if the threads or the pool's poller cannot be created.
     pub fn start(threads: NonZeroUsize) -> std::io::Result<Self> {
-        // A thread is started by whoever finds that one is missing, which may be a core: it would inherit the
-        // core's CPU and do there what was to be kept off it.
+        // A core may start a thread of the pool. The new thread would inherit the core's CPU and
+        // run blocking work there.
         let everywhere = sched_getaffinity(None).ok();
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .on_thread_start(move || {
@@ -68,7 +69,7 @@ impl Helper {
             .enable_all()
             .build()?;
         let handle = runtime.handle().clone();
-        // The process ends with `exit`, never by taking the pool down under running work.
+        // The process ends with `exit`. Dropping the pool would stop running work.
         std::mem::forget(runtime);
         let readers = Arc::new(Readers {
             cached: Arc::new(Semaphore::new(READERS_CACHED_MAX)),
@@ -82,29 +83,29 @@ impl Helper {
         })
     }
 
-    /// Returns the threads of the pool for the watchdog.
+    /// Returns the threads of the pool, for the watchdog.
     pub fn workers(&self) -> Workers {
         let metrics = self.handle.metrics();
         let seen = vec![(0, Duration::ZERO); metrics.num_workers()];
         Workers { metrics, seen }
     }
 
-    /// Waits for `work`; at start, on the main thread. Never on a core or on the pool.
+    /// Waits for `work`. For the main thread at start; must not be called on a core or on the pool.
     pub fn wait<T>(&self, work: impl Future<Output = T>) -> T {
         self.handle.block_on(work)
     }
 
-    /// Runs `work` on the pool, unattended.
+    /// Runs `work` on the pool and ignores its result.
     pub fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) {
         self.handle.spawn(work);
     }
 
-    /// Ticks `heartbeat` after each run of the blocking `work`. The ticks stop when the pool runs no task or has no
-    /// free thread.
+    /// Ticks `heartbeat` after each run of the blocking `work`. The ticks stop if the pool runs no
+    /// task or has no free thread.
     pub fn run_heartbeat(&self, heartbeat: Heartbeat, work: impl Fn() + Clone + Send + 'static) {
         self.handle.spawn(async move {
             loop {
-                // A panic in `work` has been logged and is no tick.
+                // A panic in `work` has been logged and does not tick.
                 if blocking(work.clone()).await.is_ok() {
                     heartbeat.tick();
                 }
@@ -113,16 +114,16 @@ impl Helper {
         });
     }
 
-    /// Runs blocking `work` on a thread of its own, unattended.
+    /// Runs the blocking `work` on a blocking thread and ignores its result.
     pub fn spawn_blocking(&self, work: impl FnOnce() + Send + 'static) {
         self.handle.spawn_blocking(work);
     }
 
-    /// Runs `work` on the pool and brings its result to the calling core.
+    /// Runs `work` on the pool and returns its result to the calling core.
     ///
     /// # Cancellation
     ///
-    /// The work goes on.
+    /// The work continues.
     pub async fn ask<T: Send + 'static>(
         &self,
         work: impl Future<Output = T> + Send + 'static,
@@ -134,16 +135,16 @@ impl Helper {
 }
 
 impl Helper {
-    /// Runs `work`, which reads a file, on one of the threads that `kind` has, and brings its result to the calling core.
-    /// Steps of one kind are read in the order in which they came.
+    /// Runs `work`, a file read, on one of the threads for `kind`. Returns the result to the
+    /// calling core. Reads of one kind start in order of arrival.
     ///
     /// # Errors
     ///
-    /// The work panicked, or found no thread for [`READER_QUEUE_TIMEOUT`].
+    /// Fails if the work panics, or gets no thread within [`READER_QUEUE_TIMEOUT`].
     ///
     /// # Cancellation
     ///
-    /// Work that has begun goes on; other work is not begun.
+    /// Started work continues. Queued work is dropped.
     pub async fn read<T: Send + 'static>(
         &self,
         kind: ReadKind,
@@ -157,33 +158,34 @@ impl Helper {
         self.run_on(threads, READER_QUEUE_TIMEOUT, work).await
     }
 
-    /// Runs `work`, which looks something up in the store, on one of the threads for lookups, and brings its result to the
-    /// calling core. `None` after [`STORE_LOOKUP_TIMEOUT`].
+    /// Runs `work`, a store lookup, on one of the lookup threads. Returns the result to the calling
+    /// core, or `None` after [`STORE_LOOKUP_TIMEOUT`].
     ///
     /// # Errors
     ///
-    /// The work panicked.
+    /// Fails if the work panics.
     ///
     /// # Cancellation
     ///
-    /// As for [`Helper::read`]; the time limit is a cancellation.
+    /// Like [`Helper::read`]. The timeout is a cancellation.
     pub async fn look_up<T: Send + 'static>(
         &self,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Option<Result<T, Lost>> {
-        // The limit for the answer ends first, so that a lookup without a thread is one that took too long.
+        // The result timeout expires before the queue timeout, so a lookup without a thread returns
+        // `None` like a slow lookup.
         let found = self.run_on(&self.lookups, 2 * STORE_LOOKUP_TIMEOUT, work);
         monoio::time::timeout(STORE_LOOKUP_TIMEOUT, found).await.ok()
     }
 
-    /// As [`Helper::look_up`], for a task of the pool.
+    /// Does the work of [`Helper::look_up`] for a task of the pool.
     pub(crate) async fn look_up_on_pool<T: Send + 'static>(
         &self,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Option<Result<T, Lost>> {
         let threads = self.lookups.clone();
         let found = async move {
-            // `Err`: the semaphore is closed, which it never is.
+            // `Err` means a closed semaphore. The semaphore is never closed.
             let permit = threads.acquire_owned().await.map_err(|_| Lost)?;
             blocking(move || {
                 let found = work();
@@ -195,7 +197,8 @@ impl Helper {
         tokio::time::timeout(STORE_LOOKUP_TIMEOUT, found).await.ok()
     }
 
-    /// Runs `work` on one of `threads`, waiting for it no longer than `wait`, and brings its result to the calling core.
+    /// Runs `work` on one of `threads` and returns its result to the calling core. Waits at most
+    /// `wait` for a thread.
     async fn run_on<T: Send + 'static>(
         &self,
         threads: &Arc<Semaphore>,
@@ -214,7 +217,7 @@ impl Helper {
             Err(_) => {
                 let threads = threads.clone();
                 self.handle.spawn(async move {
-                    // `Err` of the semaphore: it is closed, which it never is.
+                    // The inner `Err` means a closed semaphore. The semaphore is never closed.
                     let Ok(Ok(permit)) = tokio::time::timeout(wait, threads.acquire_owned()).await else {
                         return;
                     };
@@ -233,20 +236,21 @@ impl Helper {
     }
 }
 
-/// Where each thread of the pool stands: how often it has parked and gone on, and how long it has worked. Both are counted
-/// by the pool itself, the second each time it has run some tens of tasks.
+/// The progress of each thread of the pool: its number of parks and unparks, and its busy time. The
+/// pool updates the busy time after some tens of tasks.
 pub struct Workers {
     metrics: tokio::runtime::RuntimeMetrics,
     seen: Vec<(u64, Duration)>,
 }
 
 impl Workers {
-    /// Ticks for each thread that waits for work, or has moved since the last call.
+    /// Ticks the heartbeat of each thread with progress since the last call, and of each parked
+    /// thread.
     pub fn tick(&mut self, heartbeats: &[Heartbeat]) {
         for (worker, (heartbeat, seen)) in heartbeats.iter().zip(&mut self.seen).enumerate() {
             let parks = self.metrics.worker_park_unpark_count(worker);
             let now = (parks, self.metrics.worker_total_busy_duration(worker));
-            // An odd number says that it is parked.
+            // An odd count means a parked thread.
             if parks % 2 == 1 || *seen != now {
                 heartbeat.tick();
             }
@@ -255,7 +259,7 @@ impl Workers {
     }
 }
 
-/// Runs blocking `work` from a task of the pool.
+/// Runs the blocking `work` for a task of the pool.
 pub(crate) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, Lost> {
@@ -292,7 +296,8 @@ mod tests {
         helper.run_heartbeat(heartbeat.clone(), move || {
             let _ = worked.send(());
         });
-        // The pool has one thread, which runs tasks in order: the heartbeat waits for a blocking thread by then.
+        // The pool has one thread, so its tasks run in order. By now the heartbeat waits for a
+        // blocking thread.
         let (sender, behind) = mpsc::channel();
         helper.spawn(async move { sender.send(()).unwrap() });
         behind.recv_timeout(PATIENCE).unwrap();

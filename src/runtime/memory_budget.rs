@@ -1,6 +1,8 @@
-//! Memory budget of the work in progress: charged in round figures, rejected above the limit.
+//! The memory budget of work in progress. Charges are estimates, and the budget rejects charges
+//! above its limit.
 //!
-//! Not counted: what has bounds of its own, such as the cores' memory for small objects, tags and lists.
+//! Memory with limits elsewhere is not counted, such as the cores' memory for small objects, tags
+//! and lists.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -9,42 +11,43 @@ use super::condition_log::LoggedCondition;
 use super::cores::own_cgroup;
 use crate::limits::{MEMORY_BUDGET_MIN, RESPONSE_BYTES};
 
-/// The process's budget; cheap to clone.
+/// The budget of the process. Cheap to clone.
 #[derive(Clone)]
 pub struct MemoryBudget(Arc<Shared>);
 
 struct Shared {
     limit: u64,
-    /// Of work on the helper pool.
+    /// Bytes charged by work on the helper pool.
     fetches: AtomicU64,
-    /// Of responses, each core its own: only that core writes there, and a hit shares no line with another core.
+    /// Bytes charged by responses, one counter per core. Only its core writes a counter, so hits
+    /// share no cache line.
     cores: Box<[Line]>,
     refused: LoggedCondition,
 }
 
-/// A number in a cache line of its own.
+/// A counter in its own cache line.
 #[repr(align(128))]
 #[derive(Default)]
 struct Line(AtomicU64);
 
-/// Bytes taken from the budget; given back on drop.
+/// Bytes charged to the budget. Released on drop.
 pub struct Charge {
     budget: MemoryBudget,
     bytes: u64,
 }
 
-/// One core's view of the budget.
+/// The budget, as used by one core.
 #[derive(Clone)]
 pub struct CoreMemory {
     budget: MemoryBudget,
     core: usize,
 }
 
-/// A response in progress, counted as long as the value lives.
+/// A response in progress. Counted until dropped.
 pub struct Responding<'a>(&'a Line);
 
 impl MemoryBudget {
-    /// A budget of `limit` bytes for `cores` cores and what works for them.
+    /// Creates a budget of `limit` bytes for `cores` cores and the helper pool.
     pub fn new(limit: u64, cores: usize) -> Self {
         MemoryBudget(Arc::new(Shared {
             limit,
@@ -54,7 +57,7 @@ impl MemoryBudget {
         }))
     }
 
-    /// The view of core number `core`, which alone may use it.
+    /// Returns the budget for core number `core`. Only this core may use the result.
     pub fn core(&self, core: usize) -> CoreMemory {
         CoreMemory {
             budget: self.clone(),
@@ -62,7 +65,7 @@ impl MemoryBudget {
         }
     }
 
-    /// Bytes of all work in progress.
+    /// Returns the bytes of all work in progress.
     pub fn used(&self) -> u64 {
         let responses: u64 = self
             .0
@@ -77,7 +80,8 @@ impl MemoryBudget {
         self.0.limit
     }
 
-    /// Takes `bytes`, or nothing, which is counted. Of several who come at the edge at once all may be refused.
+    /// Charges `bytes`. Returns `None` and counts a rejection if the limit is exceeded. Near the
+    /// limit, all of several concurrent charges may be rejected.
     pub fn take(&self, bytes: u64) -> Option<Charge> {
         let charge = Charge {
             budget: self.clone(),
@@ -91,19 +95,19 @@ impl MemoryBudget {
         Some(charge)
     }
 
-    /// Counts work that its registry's share has no room for.
+    /// Counts a rejection because a registry's share is exhausted.
     pub fn refuse(&self) {
         self.0.refused.record(1);
     }
 
-    /// Times that work was refused for want of memory.
+    /// Returns the counter of rejections for lack of memory.
     pub fn refused(&self) -> &LoggedCondition {
         &self.0.refused
     }
 }
 
 impl Charge {
-    /// Gives back what is not needed after all.
+    /// Releases the bytes above `bytes`.
     pub fn shrink_to(&mut self, bytes: u64) {
         let back = self.bytes.saturating_sub(bytes);
         self.bytes -= back;
@@ -118,11 +122,11 @@ impl Drop for Charge {
 }
 
 impl CoreMemory {
-    /// Counts a response in progress: [`RESPONSE_BYTES`]. The bytes are in memory already, so the budget never
-    /// rejects a response.
+    /// Charges a response in progress with [`RESPONSE_BYTES`]. The bytes are already in memory, so
+    /// the budget never rejects a response.
     pub fn response(&self) -> Responding<'_> {
         let line = &self.budget.0.cores[self.core];
-        // A store and no exchange: this core is the only one that writes here.
+        // A store instead of an atomic exchange. Only this core writes the counter.
         line.0
             .store(line.0.load(Ordering::Relaxed) + RESPONSE_BYTES, Ordering::Relaxed);
         Responding(line)
@@ -141,8 +145,9 @@ impl Drop for Responding<'_> {
     }
 }
 
-/// The budget when nobody chose one: half of what the cgroup or the machine has. The other half is for what has
-/// bounds of its own: `MEMORY_CACHE` of every core, connections, and the pages of files that are being sent.
+/// Returns the default budget: half of the memory of the cgroup or the machine. The other half is
+/// for memory with its own limits: `MEMORY_CACHE` of every core, connections, and pages of files in
+/// transfer.
 pub fn default_budget() -> u64 {
     let system = rustix::system::sysinfo();
     let all = (system.totalram as u64).saturating_mul(u64::from(system.mem_unit));
@@ -153,12 +158,12 @@ fn share(system: u64, cgroup: Option<u64>) -> u64 {
     (cgroup.map_or(system, |limit| limit.min(system)) / 2).max(MEMORY_BUDGET_MIN)
 }
 
-/// The smallest `memory.max` on the way from our cgroup to the root.
+/// Returns the smallest `memory.max` from the cgroup of the process up to the root.
 fn limit_of_cgroup(mount: &std::path::Path) -> Option<u64> {
     own_cgroup()
         .ancestors()
         .filter_map(|dir| std::fs::read_to_string(mount.join(dir).join("memory.max")).ok())
-        // `max` is no number, and no limit.
+        // `max` is not a number and means no limit.
         .filter_map(|text| text.trim().parse().ok())
         .min()
 }

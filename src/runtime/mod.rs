@@ -1,4 +1,5 @@
-//! Threads and time: one pinned runtime per core, the helper pool, and the ways between them.
+//! Threads and time: one pinned runtime per core, the helper pool, and the communication between
+//! them.
 
 pub mod clock;
 pub mod condition_log;

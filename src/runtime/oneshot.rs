@@ -1,4 +1,4 @@
-//! One answer from the helper pool to a task of a core.
+//! A channel for one value from the helper pool to a task of a core.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -8,12 +8,12 @@ use super::waker::{CoreNotify, RemoteWaker};
 enum Slot<T> {
     Waiting(RemoteWaker),
     Answered(T),
-    /// The helper went away without an answer: it panicked.
+    /// The helper panicked and sent no value.
     Lost,
     Taken,
 }
 
-/// The helper's end. The receiver gets [`Lost`] when the helper drops its end without an answer.
+/// The helper's end. If the helper drops the sender without a value, the receiver returns [`Lost`].
 pub struct Sender<T>(Arc<Mutex<Slot<T>>>);
 
 /// The core's end.
@@ -22,12 +22,12 @@ pub struct Receiver<T> {
     notify: CoreNotify,
 }
 
-/// The helper ended without an answer; a panic there has been logged.
+/// The helper ended without a value. A panic has been logged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the helper task ended without an answer")]
 pub struct Lost;
 
-/// A pair for one answer. Call it on the core that will wait.
+/// Creates a channel for one value. Must be called on the receiving core.
 pub fn channel<T>() -> (Sender<T>, Receiver<T>) {
     let notify = CoreNotify::new();
     let slot = Arc::new(Mutex::new(Slot::Waiting(notify.waker())));
@@ -39,7 +39,7 @@ impl<T> Sender<T> {
         self.put(Slot::Answered(answer));
     }
 
-    /// Whether the answer is still waited for.
+    /// Returns whether the receiver still exists.
     pub fn is_awaited(&self) -> bool {
         Arc::strong_count(&self.0) > 1
     }
@@ -62,16 +62,16 @@ impl<T> Drop for Sender<T> {
 }
 
 impl<T> Receiver<T> {
-    /// As [`Receiver::recv`], no longer than `limit`; `None` after that.
+    /// Waits like [`Receiver::recv`], for at most `limit`. Returns `None` on timeout.
     pub async fn recv_within(self, limit: Duration) -> Option<Result<T, Lost>> {
         monoio::time::timeout(limit, self.recv()).await.ok()
     }
 
-    /// Waits for the answer.
+    /// Waits for the value.
     ///
     /// # Cancellation
     ///
-    /// The helper's work goes on; its answer is dropped.
+    /// The helper's work continues, and its value is dropped.
     pub async fn recv(self) -> Result<T, Lost> {
         loop {
             {

@@ -1,9 +1,10 @@
-//! Stop: say so, stop accepting, finish what runs, leave.
+//! Graceful shutdown: fail readiness, stop accepting, finish connections, exit.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-/// What the whole process knows about stopping; checked by cores several times a second and between requests.
+/// The shutdown state of the process. Cores check the state several times per second and between
+/// requests.
 #[derive(Clone, Debug, Default)]
 pub struct Shutdown(Arc<State>);
 
@@ -15,27 +16,28 @@ struct State {
     running: AtomicUsize,
 }
 
-/// Counts one connection as long as it lives.
+/// A connection. Counted until dropped.
 #[derive(Debug)]
 pub struct Running(Shutdown);
 
-/// Counts one listener as long as somebody accepts on it.
+/// A listener of one core. Counted until dropped.
 #[derive(Debug)]
 pub struct Accepting(Shutdown);
 
 impl Shutdown {
-    /// Has readiness fail; everything else goes on, so that load balancers can look elsewhere first.
+    /// Makes readiness fail. Everything else continues, so load balancers can switch to other
+    /// instances first.
     pub fn leave(&self) {
         self.0.leaving.store(true, Ordering::Release);
     }
 
-    /// Asks everybody to finish.
+    /// Starts the drain: cores stop accepting and finish their connections.
     pub fn drain(&self) {
         self.leave();
         self.0.draining.store(true, Ordering::Release);
     }
 
-    /// Whether the process will stop, now or soon.
+    /// Returns whether the process is stopping or will stop soon.
     pub fn leaving(&self) -> bool {
         self.0.leaving.load(Ordering::Acquire)
     }
@@ -44,12 +46,12 @@ impl Shutdown {
         self.0.draining.load(Ordering::Acquire)
     }
 
-    /// Connections alive.
+    /// Returns the number of open connections.
     pub fn running(&self) -> usize {
         self.0.running.load(Ordering::Acquire)
     }
 
-    /// Listeners that are being accepted on, counted once for each core.
+    /// Returns the number of accepting listeners, counted once per core.
     pub fn accepting(&self) -> usize {
         self.0.accepting.load(Ordering::Acquire)
     }

@@ -1,4 +1,4 @@
-//! Single-flight calls: callers that want one result at the same time share one run of the work.
+//! Single-flight calls. Concurrent callers with the same key share one run of the work.
 
 use std::collections::HashMap;
 use std::future::Future;
@@ -10,34 +10,34 @@ use crate::runtime::helper::Helper;
 use crate::runtime::oneshot::Lost;
 use crate::runtime::waker::{CoreNotify, RemoteWaker};
 
-/// Whether a caller started the work or joined it.
+/// Whether a caller started the work or joined a call in flight.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Role {
     Leader,
     Follower,
 }
 
-/// The calls in flight, by key. Shared by all cores; a hit makes no call.
+/// The calls in flight, by key. Shared by all cores. A cache hit makes no call.
 pub struct SingleFlight<K, V>(Arc<Mutex<HashMap<K, Arc<InFlight<V>>>>>);
 
 struct InFlight<V> {
     state: Mutex<State<V>>,
-    /// Notified when the last waiter has left.
+    /// Notified when the last waiter leaves.
     left: tokio::sync::Notify,
 }
 
 struct State<V> {
     result: Option<Result<V, Lost>>,
     wakers: Vec<RemoteWaker>,
-    /// How many wait for the result.
+    /// The number of waiting callers.
     waiters: usize,
 }
 
-/// One who waits for the result, counted as long as it lives.
+/// A waiting caller. Counted until dropped.
 struct Waiter<V>(Arc<InFlight<V>>);
 
-/// The leader's end: completes the call with the result for all waiters. A later caller starts a new call, so that a
-/// result is never older than its request.
+/// The leader's end. Completes the call with the result for all waiters. A later caller starts a
+/// new call, so a result is never older than its request.
 pub struct Completer<K: Hash + Eq, V> {
     calls: SingleFlight<K, V>,
     key: K,
@@ -61,16 +61,16 @@ where
     K: Hash + Eq + Clone + Send + 'static,
     V: Clone + Send + 'static,
 {
-    /// Returns the result for `key`: of the call in flight, or of `work`, started on the helper pool.
+    /// Returns the result for `key`. Joins the call in flight, or starts `work` on the helper pool.
     ///
     /// # Errors
     ///
-    /// [`Lost`] when the work panicked.
+    /// Returns [`Lost`] if the work panics.
     ///
     /// # Cancellation
     ///
-    /// The work goes on for the other callers. Work that waits for [`Completer::deserted`] ends when no caller is
-    /// left.
+    /// The work continues for the other callers. Work that waits for [`Completer::deserted`] ends
+    /// after the last caller has left.
     pub async fn join<F>(
         &self,
         helper: &Helper,
@@ -97,7 +97,8 @@ where
                     (call, Role::Leader)
                 }
             };
-            // Under the lock that removes a deserted call: no caller joins a call that ends.
+            // Counted under the lock of the table. `deserted` removes a call under the same lock,
+            // so no caller joins an ending call.
             let joined = Waiter::new(&call);
             (call, role, joined)
         };
@@ -124,13 +125,13 @@ where
 }
 
 impl<K: Hash + Eq, V> Completer<K, V> {
-    /// What is being worked on.
+    /// Returns the key of the call.
     pub fn key(&self) -> &K {
         &self.key
     }
 
-    /// Waits until the call has had no waiter for `grace`, and closes the call for new callers. Never returns after
-    /// the call has completed.
+    /// Waits until the call has had no waiter for `grace`, then closes the call for new callers.
+    /// Never returns after the call has completed.
     pub async fn deserted(&self, grace: Duration) {
         loop {
             let left = self.call.left.notified();
@@ -147,7 +148,7 @@ impl<K: Hash + Eq, V> Completer<K, V> {
         }
     }
 
-    /// Completes the call: gives the result to all waiters and closes the call for new callers.
+    /// Completes the call. Sends the result to all waiters and closes the call for new callers.
     pub fn complete(&self, result: V) {
         self.end(Ok(result));
     }
@@ -208,7 +209,7 @@ impl<V> InFlight<V> {
 
 impl<K: Hash + Eq, V> Drop for Completer<K, V> {
     fn drop(&mut self) {
-        // Without effect after the call has completed; after a panic the waiters get an error.
+        // No effect on a completed call. After a panic, the waiters get an error.
         self.end(Err(Lost));
     }
 }

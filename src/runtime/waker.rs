@@ -1,8 +1,8 @@
-//! Waking a task of a core from any thread.
+//! Wakers for tasks of a core, usable from any thread.
 //!
-//! A core's own wakers never leave the core's thread. Other threads get a [`RemoteWaker`]: the number of a slot on
-//! the core, and the core's wake queue. A socket pair wakes the core. Many wakes before the core reads the queue cost
-//! one byte.
+//! A core's own wakers never leave the core's thread. Other threads use a [`RemoteWaker`] with the
+//! core's wake queue and the number of a slot on the core. A socket pair wakes the core. All wakes
+//! before the core reads the queue cost one byte.
 
 use std::cell::RefCell;
 use std::future::poll_fn;
@@ -12,14 +12,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Poll, Waker};
 
-/// The wake queue of one core. Shared by all threads that wake the core.
+/// The wake queue of one core. Shared by all threads.
 struct WakeQueue {
     tokens: Mutex<Vec<Token>>,
     pending: AtomicBool,
     wake_writer: UnixStream,
 }
 
-/// A slot and the use of the slot: a late wake for an earlier use is ignored.
+/// A slot and its generation. A late wake for an earlier generation is ignored.
 #[derive(Clone, Copy, PartialEq)]
 struct Token {
     slot: u32,
@@ -33,7 +33,7 @@ struct Slot {
     waker: Option<Waker>,
 }
 
-/// The core's side.
+/// The wake state of a core, used on the core's thread only.
 struct Slots {
     queue: Arc<WakeQueue>,
     slots: Vec<Slot>,
@@ -44,12 +44,13 @@ thread_local! {
     static SLOTS: RefCell<Option<Slots>> = const { RefCell::new(None) };
 }
 
-/// A notification that a task of this core waits for. Other threads wake the task through [`CoreNotify::waker`].
+/// A notification for a waiting task of this core. Other threads wake the task with
+/// [`CoreNotify::waker`].
 pub struct CoreNotify {
     token: Token,
 }
 
-/// Wakes one [`CoreNotify`] from any thread.
+/// A handle to wake one [`CoreNotify`] from any thread.
 #[derive(Clone)]
 pub struct RemoteWaker {
     queue: Arc<WakeQueue>,
@@ -57,17 +58,18 @@ pub struct RemoteWaker {
 }
 
 impl CoreNotify {
-    /// Takes a slot of the calling core.
+    /// Allocates a slot of the calling core.
     ///
     /// # Panics
     ///
-    /// On a thread that is not a core: [`install`] has not run there.
+    /// Panics on threads other than cores, because [`install`] has not run there.
     #[expect(clippy::new_without_default, reason = "it depends on the calling thread")]
     pub fn new() -> Self {
         with_slots(|core| {
             let slot = core.free.pop().unwrap_or_else(|| {
                 core.slots.push(Slot::default());
-                // As many slots as waiting tasks, which connections bound far below 2^32.
+                // The number of slots is the number of waiting tasks. The connection limits keep it
+                // far below 2^32.
                 (core.slots.len() - 1) as u32
             });
             let state = &mut core.slots[slot as usize];
@@ -89,11 +91,11 @@ impl CoreNotify {
         })
     }
 
-    /// Waits until woken since the last wait; returns at once when a wake has happened already.
+    /// Waits for a wake. Returns at once if a wake has happened since the last wait.
     ///
     /// # Cancellation
     ///
-    /// Free: a wake during no wait is kept for the next wait.
+    /// Safe. A wake between two waits is kept for the next wait.
     pub async fn wait(&self) {
         poll_fn(|cx| {
             with_slots(|core| {
@@ -121,7 +123,7 @@ impl Drop for CoreNotify {
 }
 
 impl RemoteWaker {
-    /// Wakes the notification. Never blocks for longer than a short lock.
+    /// Wakes the notification. Blocks at most for a short lock.
     pub fn wake(&self) {
         self.queue
             .tokens
@@ -129,7 +131,7 @@ impl RemoteWaker {
             .unwrap_or_else(PoisonError::into_inner)
             .push(self.token);
         if !self.queue.pending.swap(true, Ordering::AcqRel) {
-            // A full socket buffer contains unread wakes, which wake the core as well.
+            // A full socket buffer contains unread bytes, and these wake the core as well.
             let _ = (&self.queue.wake_writer).write(&[1]);
         }
     }
@@ -143,11 +145,11 @@ fn with_slots<R>(f: impl FnOnce(&mut Slots) -> R) -> R {
     })
 }
 
-/// Gives the calling core a wake queue and starts the task that reads the queue.
+/// Creates the wake queue of the calling core, and starts the task to read the queue.
 ///
 /// # Errors
 ///
-/// When no socket pair can be had.
+/// Fails if no socket pair can be created.
 pub fn install() -> std::io::Result<()> {
     let (wake_writer, wake_reader) = UnixStream::pair()?;
     wake_writer.set_nonblocking(true)?;
@@ -162,18 +164,19 @@ pub fn install() -> std::io::Result<()> {
         slots: Vec::new(),
         free: Vec::new(),
     }));
-    // A second handle for reading: the driver's stream owns the first for readiness.
+    // A second handle for reading, because the driver's stream owns the first for readiness.
     let mut reader = wake_reader.try_clone()?;
     let wake_reader = monoio::net::UnixStream::from_std(wake_reader)?;
     monoio::spawn(async move {
         let mut tokens = Vec::new();
         loop {
             if wake_reader.readable(false).await.is_err() {
-                // A socket pair has no network to lose. Without the socket pair the core gets no wakes.
+                // A socket pair does not fail like a network. Without the socket pair, the core
+                // gets no wakes.
                 std::process::abort();
             }
             while matches!(reader.read(&mut [0; 64]), Ok(1..)) {}
-            // The flag is cleared before the tokens are taken: a thread that pushes a token later writes a new byte.
+            // The flag is cleared before the tokens are taken, so a later token writes a new byte.
             queue.pending.store(false, Ordering::Release);
             std::mem::swap(
                 &mut tokens,

@@ -1,5 +1,5 @@
-//! The watchdog: a thread that checks the heartbeats, logs where a core hangs, and in the end has the process
-//! restarted.
+//! The watchdog thread. Checks the heartbeats, logs the location of a hanging core, and finally
+//! aborts the process for a restart.
 
 use std::fmt;
 use std::time::Duration;
@@ -14,22 +14,22 @@ use crate::limits::{
 };
 use crate::log;
 
-/// Sends the keepalives that systemd expects, one per `every`.
+/// Sends the keepalives of the systemd watchdog, one per `every`.
 pub struct Keepalive {
     pub every: Duration,
     pub send: Box<dyn Fn() + Send>,
 }
 
-/// Starts the watchdog thread, which checks `health` for as long as the process runs.
+/// Starts the watchdog thread. The thread checks `health` until the process ends.
 ///
-/// A core without a tick for [`HEARTBEAT_TIMEOUT`] ends liveness. A core without a tick for [`CORE_ABORT_TIMEOUT`]
-/// ends the process, so that the process is restarted. The watchdog sends a keepalive only while every core ticks.
-/// Time in which the kernel holds the core, for a device or for work of its own, ends the process only after
-/// [`CORE_ABORT_TIMEOUT_IN_KERNEL`].
+/// A core without a tick for [`HEARTBEAT_TIMEOUT`] ends liveness. A core without a tick for
+/// [`CORE_ABORT_TIMEOUT`] ends the process, for a restart by the service manager. The watchdog
+/// sends a keepalive only while every core ticks. If the kernel holds the core, for a device or for
+/// work such as memory reclaim, the process ends only after [`CORE_ABORT_TIMEOUT_IN_KERNEL`].
 ///
 /// # Errors
 ///
-/// When the thread cannot be had.
+/// Fails if the thread cannot be started.
 pub fn start(health: Health, workers: Workers, keepalive: Option<Keepalive>) -> std::io::Result<()> {
     std::thread::Builder::new()
         .name("watchdog".into())
@@ -65,8 +65,8 @@ fn run(health: &Health, mut workers: Workers, keepalive: Option<&Keepalive>) {
         std::thread::park_timeout(tick);
         hit("watchdog");
         let now = monotonic_micros();
-        // A process that was stopped as a whole, or a system that slept, has missed no tick. Only time in which the
-        // watchdog itself could run counts.
+        // A stopped process or a suspended system has missed no tick. Only time with a running
+        // watchdog counts.
         let elapsed = Duration::from_micros(now.saturating_sub(last)).min(2 * tick);
         last = now;
         workers.tick(health.helper_threads());
@@ -89,7 +89,7 @@ fn run(health: &Health, mut workers: Workers, keepalive: Option<&Keepalive>) {
     }
 }
 
-/// The longest that each core's loop kept something waiting, for who looks for stalls.
+/// Logs the largest delay of each core's loop, as a debug aid for stalls.
 fn report_delays(health: &Health) {
     for (core, heartbeat) in health.cores().iter().enumerate() {
         let micros = heartbeat.take_delay_micros_max();
@@ -121,27 +121,27 @@ enum Change {
     None,
     Stopped,
     Resumed,
-    /// A core that will not come back.
+    /// A dead core. The process must be restarted.
     Dead,
 }
 
-/// Monitor of one heartbeat.
+/// The monitor of one heartbeat.
 struct HeartbeatMonitor {
     monitored: Monitored,
     heartbeat: Heartbeat,
     ticks: u64,
     silence: Duration,
-    /// The part of the silence in which the kernel held the thread.
+    /// The part of the silence spent in the kernel.
     in_kernel: Duration,
     sample: Option<Sample>,
 }
 
-/// What a thread does, as the kernel counts it.
+/// The state of a thread, as reported by the kernel.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct Sample {
-    /// `R` runs, `S` waits for another thread or an event, `D` waits for a device.
+    /// `R`: running, `S`: sleeping for another thread or an event, `D`: waiting for a device.
     state: char,
-    /// Time spent in the program and in the kernel, in [`CLOCK_TICK`].
+    /// User and system time, in [`CLOCK_TICK`].
     user: u64,
     system: u64,
 }
@@ -155,7 +155,7 @@ impl Sample {
     }
 
     fn parse(stat: &str) -> Option<Self> {
-        // After the name in parentheses, which may hold anything.
+        // The fields follow the name in parentheses. The name may contain any character.
         let (_, rest) = stat.rsplit_once(')')?;
         let mut fields = rest.split_ascii_whitespace();
         let state = fields.next()?.chars().next()?;
@@ -165,9 +165,9 @@ impl Sample {
         Some(Sample { state, user, system })
     }
 
-    /// Returns whether the kernel has held the thread for `elapsed`, since `before`. The thread waits for a device,
-    /// or more than half of the time went to the kernel and none to the program. A thread that waits for a lock
-    /// sleeps (`S`).
+    /// Returns whether the kernel held the thread during `elapsed`, since `before`. A thread in
+    /// state `D` waits for a device. Otherwise more than half of the time must be system time, and
+    /// none user time. A thread blocked on a lock sleeps (`S`).
     fn is_in_kernel(&self, before: Option<&Sample>, elapsed: Duration) -> bool {
         self.state == 'D'
             || before.is_some_and(|before| {
@@ -189,7 +189,8 @@ impl HeartbeatMonitor {
         }
     }
 
-    /// Checks the heartbeat, `elapsed` after the last check. `sample` reads the state of the thread of a silent core.
+    /// Checks the heartbeat, `elapsed` after the last check. `sample` reads the thread state of a
+    /// silent core.
     fn check(&mut self, elapsed: Duration, sample: impl FnOnce(i32) -> Option<Sample>) -> Change {
         let ticks = self.heartbeat.ticks();
         let was_silent = self.heartbeat.is_silent();
@@ -216,7 +217,7 @@ impl HeartbeatMonitor {
         }
     }
 
-    /// Whether the process is to end for it.
+    /// Returns whether the process must end because of this heartbeat.
     fn is_dead(&self) -> bool {
         self.silence.saturating_sub(self.in_kernel) >= CORE_ABORT_TIMEOUT
             || self.silence >= CORE_ABORT_TIMEOUT_IN_KERNEL
@@ -248,19 +249,20 @@ fn log_change(monitor: &HeartbeatMonitor, change: Change) {
     }
 }
 
-/// Where in the kernel a thread of ours is, as far as we may know: its state, what it waits for, and its system call.
+/// Returns the location of a thread in the kernel, as far as permissions allow: its state, wait
+/// channel and system call.
 fn whereabouts(thread: i32) -> String {
     let read = |name: &str| {
         let text = std::fs::read_to_string(format!("/proc/self/task/{thread}/{name}")).ok()?;
         let text = text.trim();
         (!text.is_empty()).then(|| text.to_owned())
     };
-    // After the name in parentheses, which may hold anything.
+    // The fields follow the name in parentheses. The name may contain any character.
     let state = read("stat").and_then(|stat| {
         let (_, rest) = stat.rsplit_once(')')?;
         rest.split_whitespace().next().map(str::to_owned)
     });
-    // `0` for a thread that runs, or whose location the kernel hides.
+    // `0` for a running thread, or if the kernel hides the location.
     let wchan = read("wchan").filter(|wchan| wchan != "0");
     let syscall = read("syscall").map(|line| {
         let number = line.split(' ').next().unwrap_or_default();
@@ -310,7 +312,8 @@ mod tests {
         assert!((0..100).all(|_| monitor.check(SECOND, |_| None) != Change::Dead));
     }
 
-    /// Checks a core that does not tick for `seconds`, with the thread state `sample(second)`.
+    /// Returns the changes of a core without a tick for `seconds`, with the thread state
+    /// `sample(second)`.
     fn silent_for(seconds: u64, sample: impl Fn(u64) -> Sample) -> Vec<Change> {
         let heartbeat = Heartbeat::default();
         heartbeat.set_thread(1);
@@ -330,7 +333,7 @@ mod tests {
         let waits = |_| sample('D', 5, 5);
         assert_eq!(silent_for(500, waits), [Change::Stopped]);
         assert_eq!(silent_for(600, waits), [Change::Stopped, Change::Dead]);
-        // It reads page after page, and is found between two of them now and then.
+        // A core that reads page after page. Some samples fall between two reads.
         let reads = |second| sample(if second % 5 == 0 { 'R' } else { 'D' }, 5, second);
         assert_eq!(silent_for(140, reads), [Change::Stopped]);
     }
@@ -346,7 +349,7 @@ mod tests {
         let given_up = [Change::Stopped, Change::Dead];
         assert_eq!(silent_for(30, |second| sample('R', 100 * second, 0)), given_up);
         assert_eq!(silent_for(30, |_| sample('S', 5, 5)), given_up);
-        // A loop of system calls is the program's.
+        // A loop of system calls counts as work of the program.
         let calls = |second| sample('R', 20 * second, 80 * second);
         assert_eq!(silent_for(30, calls), given_up);
     }

@@ -1,20 +1,20 @@
-//! Which addresses may be contacted. Pure: an address in, a class out.
+//! Classifies IP addresses by whether upstream requests may connect to them. Pure.
 //!
-//! Clients choose the registry, and registries choose redirects and realms. None of them may point the
-//! cache at its own network. Addresses that carry another address
-//! inside (mapped, translated, tunnelled) are classified by the inner one.
+//! Clients choose the registry, and registries choose redirects and realms. Neither may direct the
+//! cache to its own network. An address with an embedded address (mapped, translated, tunnelled)
+//! gets the class of the embedded address.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// The class of an address.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum AddressClass {
-    /// Anybody may be sent there.
+    /// Allowed for all registries.
     Public,
-    /// Loopback, private, shared and documentation ranges: only for registries the operator named.
+    /// Loopback, private, shared and documentation ranges. Allowed for configured registries only.
     Local,
-    /// Link-local, metadata services, multicast, unspecified, broadcast: only if the operator wrote that
-    /// very host into the configuration.
+    /// Link-local, metadata services, multicast, unspecified, broadcast. Allowed only if the
+    /// configuration contains this exact host.
     Forbidden,
 }
 
@@ -25,7 +25,8 @@ const METADATA_V4: [Ipv4Addr; 3] = [
     Ipv4Addr::new(168, 63, 129, 16),
 ];
 
-/// Metadata services among the unique local addresses: AWS (instance, pod identity), Google, Oracle, Scaleway.
+/// Metadata services among the unique local addresses: AWS (instance, pod identity), Google,
+/// Oracle, Scaleway.
 const METADATA_V6: [Ipv6Addr; 5] = [
     Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254),
     Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x23),
@@ -46,7 +47,7 @@ fn classify_v4(address: Ipv4Addr) -> AddressClass {
         return AddressClass::Forbidden;
     }
     match address.octets() {
-        // "This network": Linux connects 0.0.0.0 to itself.
+        // "This network". Linux connects 0.0.0.0 to the host itself.
         [0, ..] => AddressClass::Forbidden,
         [169, 254, ..] => AddressClass::Forbidden,
         // Multicast, reserved, broadcast.
@@ -75,16 +76,18 @@ fn classify_v6(address: Ipv6Addr) -> AddressClass {
         classify_v4(Ipv4Addr::new(a, b, c, d))
     };
     match segments {
-        // ::/128 falls out of the next line as 0.0.0.0. IPv4-compatible, mapped, translated.
+        // `::/128` matches as 0.0.0.0. The three arms are IPv4-compatible, mapped and translated
+        // addresses.
         [0, 0, 0, 0, 0, 0, high, low] => v4(high, low),
         [0, 0, 0, 0, 0, 0xffff, high, low] => v4(high, low),
         [0, 0, 0, 0, 0xffff, 0, high, low] => v4(high, low),
-        // NAT64 by its well-known prefix; networks with DNS64 reach public IPv4 hosts this way.
+        // NAT64 with its well-known prefix. Networks with DNS64 reach public IPv4 hosts at these
+        // addresses.
         [0x64, 0xff9b, 0, 0, 0, 0, high, low] => v4(high, low),
         // 6to4.
         [0x2002, high, low, ..] => v4(high, low),
-        // Teredo hides an IPv4 address behind an exclusive-or, and its server in the clear; nobody runs
-        // a registry there.
+        // Teredo. Contains the client's IPv4 address XORed and its server's address in the clear.
+        // No registry uses Teredo.
         [0x2001, 0, ..] => AddressClass::Forbidden,
         // The rest of the protocol assignments (benchmarks, ORCHID) and documentation.
         [0x2001, second, ..] if second < 0x200 || second == 0xdb8 => AddressClass::Local,
@@ -94,12 +97,12 @@ fn classify_v6(address: Ipv6Addr) -> AddressClass {
         [first, ..] if is_global(first) => AddressClass::Public,
         // Unique local, and the site-local addresses before them.
         [first, ..] if first & 0xfe00 == 0xfc00 || first & 0xffc0 == 0xfec0 => AddressClass::Local,
-        // Link-local, multicast, discard, local NAT64 and whatever is not assigned yet.
+        // Link-local, multicast, discard, local NAT64 and unassigned ranges.
         _ => AddressClass::Forbidden,
     }
 }
 
-/// Global unicast is 2000::/3.
+/// Returns whether the address is global unicast (2000::/3).
 fn is_global(first: u16) -> bool {
     first & 0xe000 == 0x2000
 }

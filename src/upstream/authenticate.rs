@@ -1,4 +1,5 @@
-//! One authenticated request to one endpoint: the challenges of the endpoint, and the credentials sent to it.
+//! An authenticated request to one endpoint. Answers the endpoint's challenges with credentials and
+//! tokens.
 
 use std::sync::Arc;
 
@@ -19,11 +20,11 @@ use super::response::UpstreamResponse;
 use super::verdict::Verdict;
 use super::{Shared, UpstreamRequest, cure};
 
-/// Answers one request may cost, redirects aside: without anything, with what was kept, with a new one, and with the
-/// credentials where a token did not do.
+/// The maximum number of requests for one answer, not counting redirects. The four are anonymous,
+/// with the cached token, with a new token, and with the password if a token failed.
 const ROUNDS_MAX: usize = 4;
 
-/// Answers a kept token that has expired with 400, where others answer 401.
+/// Public ECR answers 400 to an expired token. Other registries answer 401.
 const ANSWERS_400_TO_OLD_TOKENS: &str = "public.ecr.aws";
 
 /// The owner of the credentials of a request.
@@ -31,12 +32,12 @@ const ANSWERS_400_TO_OLD_TOKENS: &str = "public.ecr.aws";
 pub(super) enum CredentialOwner<'a> {
     Anonymous,
     Operator(&'a CredentialSource),
-    /// Sent as it is. A name with a password also gets the token that the registry wants instead; anything else
-    /// gets none.
+    /// The client's `Authorization`, forwarded unchanged. A user name with a password is also
+    /// exchanged for a token if the registry requires a token. Other schemes are never exchanged.
     Client(&'a Secret, Option<&'a LoadedCredential>),
 }
 
-/// One request to one endpoint.
+/// An authenticated request to one endpoint.
 pub(super) struct AuthenticatedRequest<'a> {
     pub shared: &'a Shared,
     pub table: &'a RegistryTable,
@@ -48,7 +49,7 @@ pub(super) struct AuthenticatedRequest<'a> {
 /// The progress of an authenticated request.
 struct Attempt {
     started: Instant,
-    /// A token that was fetched for this request did not help.
+    /// Whether a token fetched for this request was refused.
     token_refused: bool,
 }
 
@@ -66,7 +67,7 @@ impl SentCredential {
         }
     }
 
-    /// Whether credentials are behind it.
+    /// Returns whether the request is authenticated with a credential, rather than anonymous.
     fn has_credential(&self) -> bool {
         match self {
             SentCredential::Token(slot, _) => slot.credential().is_some(),
@@ -74,7 +75,7 @@ impl SentCredential {
         }
     }
 
-    /// Whether there may be a newer one, for a request that started at `started`.
+    /// Returns whether a newer credential may exist, for a request started at `started`.
     fn may_be_old(&self, started: Instant) -> bool {
         match self {
             SentCredential::Token(_, token) => token.fetched < started,
@@ -84,7 +85,7 @@ impl SentCredential {
 }
 
 impl AuthenticatedRequest<'_> {
-    /// The content, or why there is none.
+    /// Returns the content or an error.
     pub async fn fetch(&self, outgoing: &OutgoingRequest) -> Result<UpstreamResponse, UpstreamError> {
         let outcome = self.fetched(outgoing).await;
         outcome.map_err(|error| cure::named(error, &self.request.namespace))
@@ -97,8 +98,8 @@ impl AuthenticatedRequest<'_> {
         Ok(response)
     }
 
-    /// Sends the request until another credential cannot change the answer. Returns whether an anonymous client gets the same
-    /// answer.
+    /// Sends the request until another credential cannot change the answer. Returns whether an
+    /// anonymous client gets the same answer.
     async fn run(&self, outgoing: &OutgoingRequest) -> Result<(Answer, bool), UpstreamError> {
         if let CredentialOwner::Client(secret, None) = self.owner {
             return Ok((self.follow(outgoing, Some(secret)).await?, false));
@@ -127,8 +128,8 @@ impl AuthenticatedRequest<'_> {
                 .next_credential(&answer.host, &challenges, sent, &mut attempt)
                 .await
             {
-                // There is no token for this client. A client with credentials needs the challenge to get a token, so
-                // the challenge is the answer.
+                // The token service refused a token to this client. A client with credentials needs
+                // the challenge to get a token, so the challenge is the answer.
                 Err(error)
                     if !matches!(self.owner, CredentialOwner::Operator(_)) && is_refused_token(&error) =>
                 {
@@ -139,7 +140,7 @@ impl AuthenticatedRequest<'_> {
             let Some(next) = next else {
                 return Ok((answer, public));
             };
-            // Read to its end, the refusal leaves its connection for the next round.
+            // Reading the body to its end keeps the connection for the next round.
             exchange::read_bounded(answer.response, exchange::ERROR_BODY_BYTES_MAX).await;
             sent = Some(next);
             round += 1;
@@ -157,7 +158,8 @@ impl AuthenticatedRequest<'_> {
         self.through_challengers(answer, outgoing).await
     }
 
-    /// What the registry wants to see after `answer` to `sent`; `None` where nothing would change the answer.
+    /// Returns the challenges of `answer` to `sent`, or `None` if no credential can change the
+    /// answer.
     async fn challenges(
         &self,
         answer: &Answer,
@@ -173,12 +175,14 @@ impl AuthenticatedRequest<'_> {
             .then(|| challenges.into())
     }
 
-    /// Returns whether a configured credential may turn a refusal without a challenge into an answer. Some registries
-    /// challenge at `/v2/` only. They answer an anonymous client as if the content did not exist.
+    /// Returns whether a configured credential may turn a refusal without a challenge into an
+    /// answer. Some registries challenge at `/v2/` only, and answer anonymous clients as if the
+    /// content did not exist.
     async fn may_hide(&self, answer: &Answer, sent: Option<&SentCredential>) -> bool {
         let is_anonymous = match sent {
             None => true,
-            // A client's password is sent without a challenge, to a registry that may require a token.
+            // A client's password is sent before any challenge, perhaps to a registry with
+            // mandatory tokens.
             Some(SentCredential::Credential(..)) => matches!(self.owner, CredentialOwner::Client(..)),
             Some(SentCredential::Token(..)) => false,
         };
@@ -186,7 +190,7 @@ impl AuthenticatedRequest<'_> {
         is_anonymous && refused && !answer.foreign && matches!(self.load_credential(None).await, Ok(Some(_)))
     }
 
-    /// Returns the challenges of `/v2/`. One request serves all repositories.
+    /// Returns the challenges of `/v2/`. A single request serves all repositories.
     async fn challenges_of_ping(&self) -> Arc<[Challenge]> {
         let ping = async {
             let outgoing = OutgoingRequest {
@@ -203,7 +207,7 @@ impl AuthenticatedRequest<'_> {
             let is_challenge = !answer.foreign && answer.response.status() == http::StatusCode::UNAUTHORIZED;
             let challenges = challenge::parse_challenges(answer.response.headers());
             exchange::read_bounded(answer.response, exchange::ERROR_BODY_BYTES_MAX).await;
-            // Its scope is about `/v2/`; the token is to be for a repository.
+            // The scope of this challenge is for `/v2/`, but the token must be for a repository.
             let ours = challenges.into_iter().map(|challenge| challenge.without("scope"));
             Some(if is_challenge { ours.collect() } else { Vec::new() })
         };
@@ -212,20 +216,22 @@ impl AuthenticatedRequest<'_> {
         slot.challenges(ping).await
     }
 
-    /// Whether a credential, or another one, may change the answer.
+    /// Returns whether a credential, or another credential, may change the answer.
     fn is_challenged(&self, answer: &Answer, sent: Option<&SentCredential>, started: Instant) -> bool {
-        // A redirect target that wants credentials is broken: it must never see ours.
+        // Redirect targets never receive our credentials, even if they challenge.
         !answer.foreign
             && match answer.response.status().as_u16() {
                 401 => true,
-                // ECR's answer to a password that has expired, and others' to a token that knows too little by now.
+                // ECR answers 403 to an expired password. Other registries answer 403 to a token
+                // with insufficient rights by now.
                 403 => sent.is_some_and(|credential| credential.may_be_old(started)),
                 400 => sent.is_some() && self.request.namespace.as_str() == ANSWERS_400_TO_OLD_TOKENS,
                 _ => false,
             }
     }
 
-    /// What to send before there is a challenge: what worked last time, or else what the client has sent.
+    /// Returns the credential to send before a challenge: the last successful one, or else the
+    /// client's `Authorization`.
     async fn first_credential(&self) -> Option<SentCredential> {
         let kept = self.cached_credential().await;
         match self.owner {
@@ -236,7 +242,7 @@ impl AuthenticatedRequest<'_> {
         }
     }
 
-    /// What worked last time, renewed if it has expired.
+    /// Returns the last successful credential, renewed if expired.
     async fn cached_credential(&self) -> Option<SentCredential> {
         let requester = self.requester();
         let repository = &self.request.repository;
@@ -246,8 +252,8 @@ impl AuthenticatedRequest<'_> {
             First::Token(slot) => self.renewed(slot).await,
         };
         if credential.is_none() {
-            // The registry may have moved its token service, and the operator may have changed the credentials; the
-            // next challenge says.
+            // The registry may have a new token service, or the operator new credentials. The next
+            // challenge clarifies the case.
             self.tokens().forget(&requester, repository);
         }
         credential
@@ -268,7 +274,8 @@ impl AuthenticatedRequest<'_> {
         token.ok().map(|token| SentCredential::Token(slot, token))
     }
 
-    /// What to send after `sent` was answered with these challenges; `None` when nothing is left that could help.
+    /// Returns the credential to send after `sent` was challenged, or `None` if no other credential
+    /// can help.
     async fn next_credential(
         &self,
         host: &Arc<str>,
@@ -284,12 +291,13 @@ impl AuthenticatedRequest<'_> {
             None => match wanted {
                 Some(key) => self.token_credential(key, basic, started).await,
                 None if basic => self.registry_credential(None).await,
-                // It wants something that we do not have.
+                // The registry requires an unsupported scheme.
                 None => Ok(None),
             },
             Some(SentCredential::Token(slot, token)) => {
                 let new = token.fetched >= started;
-                // The very token it wants, fetched for this request: another would be refused as well.
+                // The token matches the challenge and was fetched for this request. Another token
+                // would be refused too.
                 if new && wanted.as_ref().is_none_or(|key| slot.is_for(key)) {
                     attempt.token_refused = true;
                     return match basic {
@@ -326,8 +334,8 @@ impl AuthenticatedRequest<'_> {
             .map_err(|what| UpstreamError::protocol(host, what))
     }
 
-    /// The token for `key`. With `basic`, credentials that its token service may not see go to the registry itself
-    /// instead.
+    /// Returns the token for `key`. If the token service may not receive the credentials and
+    /// `basic` is set, the credentials go to the registry itself.
     async fn token_credential(
         &self,
         key: TokenKey,
@@ -340,7 +348,8 @@ impl AuthenticatedRequest<'_> {
             Some(loaded) if loaded.credential.is_token() => return self.registry_credential(None).await,
             Some(loaded) if trusted => self.token_with(key, loaded, started).await?,
             Some(_) if basic => return self.registry_credential(None).await,
-            // The anonymous request has failed, and the client may be trusted there itself.
+            // The anonymous request has failed. The client gets the challenge and may contact the
+            // token service itself.
             Some(_) if matches!(self.owner, CredentialOwner::Client(..)) => return Ok(None),
             Some(_) => self.anonymous_token(key).await?,
             None => {
@@ -353,7 +362,8 @@ impl AuthenticatedRequest<'_> {
         Ok(Some(SentCredential::Token(slot, token)))
     }
 
-    /// A token got with credentials; once more with newer ones, if a token service refuses the cached ones.
+    /// Returns a token for `loaded`. If the token service refuses cached credentials, retries once
+    /// with newer credentials.
     async fn token_with(
         &self,
         key: TokenKey,
@@ -384,12 +394,14 @@ impl AuthenticatedRequest<'_> {
         }
     }
 
-    /// An anonymous token of a service that may not see our credentials. The request is sent only if the policy for unlisted
-    /// registries allows it. A service that must not receive the credentials must not choose internal hosts to probe.
+    /// Returns an anonymous token of a service without the right to our credentials. The request is
+    /// sent only if the policy for unlisted registries allows it. A service without this right must
+    /// not choose internal hosts to probe.
     async fn anonymous_token(&self, key: TokenKey) -> Result<(Arc<Slot>, Token), UpstreamError> {
         let unlisted = self.table.as_unlisted(self.endpoint);
         let host = host_of(key.realm());
-        // Plain http may be allowed for registries that nobody named, but not for what an https registry is sent.
+        // The policy may allow plain http for unlisted registries, but not for a realm of an https
+        // registry.
         let plain = self.endpoint.origin().scheme() == "https" && key.realm().scheme() != "https";
         if plain || unlisted.policy.check_url(key.realm()).is_err() {
             let reason = Refusal::Realm;
@@ -406,7 +418,8 @@ impl AuthenticatedRequest<'_> {
         Ok((slot, token))
     }
 
-    /// The credentials themselves, for the registry; ours are to be sent first from now on, as a client's are anyway.
+    /// Returns the credentials themselves, for the registry. Operator credentials are recorded, to
+    /// be sent first from now on. Client credentials are always sent first.
     async fn registry_credential(
         &self,
         not_before: Option<Instant>,
@@ -448,7 +461,7 @@ impl AuthenticatedRequest<'_> {
         }
     }
 
-    /// The tokens of the request's registry.
+    /// Returns the token cache of the request's registry.
     pub(super) fn tokens(&self) -> &Tokens {
         &self.table.entry(&self.request.namespace).tokens
     }
@@ -466,7 +479,7 @@ impl AuthenticatedRequest<'_> {
     }
 }
 
-/// Whether a token service has refused a token.
+/// Returns whether a token service has refused a token.
 fn is_refused_token(error: &UpstreamError) -> bool {
     matches!(
         error,

@@ -1,9 +1,9 @@
-//! A redirect into another registry, which wants a token of its own.
+//! Redirects to another registry with its own token service.
 //!
-//! Fronts such as `cr.l5d.io` redirect the whole API to the registry that has the content. The request to
-//! that registry is anonymous: neither the front's credentials nor a client's credentials leave the front, and the token is
-//! an anonymous one of the realm that the challenge names. The address policy of the front applies, as for every other
-//! redirect.
+//! Fronts such as `cr.l5d.io` redirect the whole API to the registry with the content. The request
+//! to the second registry is anonymous. Neither the front's credentials nor a client's credentials
+//! leave the front, and the token is an anonymous token of the challenged realm. The address policy
+//! of the front applies, like for every other redirect.
 
 use std::sync::Arc;
 
@@ -21,11 +21,13 @@ use super::redirect::repository_of;
 use super::verdict::has_registry_sign;
 use crate::oci::Repository;
 
-/// Registries in one chain that challenge by themselves. Fronts lead to one; each may cost five redirects more.
+/// The maximum number of challenging registries in one chain. Real fronts redirect to one registry.
+/// Each registry may add five redirects.
 const CHALLENGERS_MAX: usize = 3;
 
 impl AuthenticatedRequest<'_> {
-    /// `answer`, or what the registries to which it was redirected answer with anonymous tokens of their own.
+    /// Returns `answer`, or the answer of the target registries to a request with an anonymous
+    /// token of each.
     pub(super) async fn through_challengers(
         &self,
         mut answer: Answer,
@@ -80,12 +82,14 @@ impl AuthenticatedRequest<'_> {
             let answer = exchange::follow(&place, url.clone(), outgoing, secret, deadlines).await?;
             match answer.response.status().as_u16() {
                 _ if answer.foreign => return Ok(answer),
-                // One that was kept may have expired; one that was fetched for this request is refused for good.
+                // A cached token may have expired. A token fetched for this request is refused
+                // permanently.
                 401 | 403 if token.fetched < started => {
                     exchange::read_bounded(answer.response, exchange::ERROR_BODY_BYTES_MAX).await;
                     slot.discard(&token).await;
                 }
-                // A verdict: unlike a signed URL that has expired, it is the same the next time.
+                // A verdict about the content. Unlike the refusal of an expired signed URL, the
+                // refusal is permanent.
                 401 | 403 => {
                     let refusal = exchange::refusal(answer.response, answer.host, Phase::Head).await;
                     return Err(unchallenged(refusal));
@@ -98,7 +102,8 @@ impl AuthenticatedRequest<'_> {
         }
     }
 
-    /// Returns the endpoint of the origin of `url`, without the registry's own credentials and certificates.
+    /// Returns the endpoint at the origin of `url`, without the registry's own credentials and
+    /// certificates.
     fn elsewhere(&self, url: &Url) -> Endpoint {
         let mut base = url.clone();
         base.set_path("/");
@@ -117,17 +122,18 @@ impl AuthenticatedRequest<'_> {
     }
 }
 
-/// A challenge that a redirect led to.
+/// A challenge at the target of a redirect.
 struct Challenged {
-    /// Who challenged, and for what.
+    /// The challenged URL.
     url: Url,
-    /// What the registry there calls the repository.
+    /// The name of the repository at this registry.
     repository: Repository,
     bearer: Challenge,
 }
 
 impl Challenged {
-    /// `None` where the answer is no challenge, or not that of another registry: a signed URL is refused with 401 too.
+    /// Returns `None` if the answer is not the challenge of another registry. Storage services also
+    /// refuse signed URLs with 401.
     fn of(answer: &Answer) -> Option<Self> {
         if !answer.foreign || answer.response.status() != http::StatusCode::UNAUTHORIZED {
             return None;
@@ -141,8 +147,9 @@ impl Challenged {
     }
 }
 
-/// `answer`, unless another registry refuses the content: that is the same the next time. A storage refuses a signed URL
-/// that has expired with the same statuses, and shows no sign of a registry.
+/// Returns `answer`, or an error if another registry refuses the content permanently. Storage
+/// services refuse an expired signed URL with the same statuses, but without any sign of a
+/// registry.
 async fn verdict_of_registry(answer: Answer) -> Result<Answer, UpstreamError> {
     let status = answer.response.status().as_u16();
     if !answer.foreign
@@ -160,7 +167,7 @@ async fn verdict_of_registry(answer: Answer) -> Result<Answer, UpstreamError> {
     })
 }
 
-/// The refusal of a token service, with the registry that named it where that is another host.
+/// Adds the name of the challenging registry to the error of a token service on another host.
 fn for_challenger(mut error: UpstreamError, challenger: &Arc<str>) -> UpstreamError {
     if let UpstreamError::Status { host, .. } = &mut error
         && host != challenger
@@ -170,7 +177,7 @@ fn for_challenger(mut error: UpstreamError, challenger: &Arc<str>) -> UpstreamEr
     error
 }
 
-/// Removes the challenge of another registry: clients have no credentials for that registry here.
+/// Removes the challenge of another registry, because clients have no credentials for it here.
 fn unchallenged(mut error: UpstreamError) -> UpstreamError {
     if let UpstreamError::Status { headers, .. } = &mut error {
         headers.remove(WWW_AUTHENTICATE);

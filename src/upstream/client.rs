@@ -1,4 +1,5 @@
-//! The HTTP client for one kind of connection: which TLS, which proxies, which addresses.
+//! The HTTP client for one kind of connection, with its TLS configuration, proxies and address
+//! policy.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,40 +15,43 @@ use super::resolve::FilteredResolver;
 
 const USER_AGENT: &str = concat!("oci-pull-through/", env!("CARGO_PKG_VERSION"));
 
-/// Idle connections kept per host. A pull fetches a handful of layers at once.
+/// Idle connections kept per host. A pull fetches several layers at once.
 const IDLE_CONNECTIONS_MAX: usize = 16;
 
-/// How long an idle connection is kept: below the 60 s after which load balancers forget it, so that few requests
-/// meet a connection that is about to be closed.
+/// The maximum age of an idle connection. Load balancers drop idle connections after 60 s, so a
+/// lower limit avoids most requests on closing connections.
 const IDLE_CONNECTION_AGE: Duration = Duration::from_secs(30);
 
-/// How long sent bytes may go unacknowledged before a connection is given up. A peer that is gone without a word (a pod that
-/// was replaced) would otherwise be waited for as long as one that works on its answer.
+/// The time until a connection with unacknowledged bytes is closed. Without this limit, a vanished
+/// peer (such as a replaced pod) looks like a slow peer.
 const UNACKNOWLEDGED_MAX: Duration = Duration::from_secs(10);
 
-/// Header fields in a response; Google's registries send many, and the parser refuses more than this.
+/// The maximum number of header fields in a response. The parser rejects more. Google's registries
+/// send many fields.
 const HEADERS_MAX: usize = 200;
 
-/// A client, in two: one that keeps its connections, and one that makes a new connection for each request. Both reach the
-/// same places in the same way.
+/// A pair of HTTP clients with identical settings. `kept` reuses connections, and `fresh` opens a
+/// new connection for each request.
 #[derive(Clone)]
 pub(super) struct Client {
     pub kept: reqwest::Client,
-    /// For a request that failed on a connection that may have been dead before: the next kept one may be dead as well.
+    /// For the retry of a request on a dead kept connection, because the next kept connection may
+    /// be dead too.
     pub fresh: reqwest::Client,
     pub lookups: Lookups,
 }
 
-/// What the clients of one entry of the configuration have in common.
+/// The common settings of all clients of one configuration entry.
 pub(super) struct ClientBuilder {
     pub lookups: Lookups,
     pub deadlines: Deadlines,
 }
 
 impl ClientBuilder {
-    /// A client whose connections lead to addresses that `policy` allows, by way of `routes`.
+    /// Returns a client for addresses allowed by `policy`, with the proxies of `routes`.
     ///
-    /// An HTTP proxy and a `socks5h` one resolve names themselves, past the policy; `socks5` is given addresses.
+    /// HTTP proxies and `socks5h` proxies resolve names themselves, without the policy. `socks5`
+    /// proxies receive addresses.
     pub fn build(
         &self,
         policy: Policy,
@@ -70,7 +74,7 @@ impl ClientBuilder {
         kept: usize,
     ) -> Result<reqwest::Client, reqwest::Error> {
         let mut headers = HeaderMap::new();
-        // Digests are of the content itself. A registry that compresses anyway is refused.
+        // Digests cover the uncompressed content. Responses with a content coding are rejected.
         headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
         let builder = reqwest::Client::builder()
             .tls_backend_preconfigured(tls)
@@ -79,16 +83,18 @@ impl ClientBuilder {
                 routes: routes.clone(),
                 inner: Arc::new(self.lookups.clone()),
             }))
-            // The environment is read by the configuration, and no proxy is the client's own idea.
+            // The configuration reads the environment. The client must not choose a proxy by
+            // itself.
             .no_proxy()
-            // Every hop is checked and loses secrets by our rules.
+            // Redirects are followed in `exchange`, where each hop is checked and secrets are
+            // removed.
             .redirect(reqwest::redirect::Policy::none())
             .referer(false)
             .http1_only()
             .http1_max_headers(HEADERS_MAX)
             .user_agent(USER_AGENT)
             .default_headers(headers)
-            // Names are looked up before, so that this is the time for TCP and TLS.
+            // Names are resolved before, so this deadline covers TCP and TLS only.
             .connect_timeout(self.deadlines.connect)
             .pool_idle_timeout(IDLE_CONNECTION_AGE)
             .tcp_user_timeout(UNACKNOWLEDGED_MAX)

@@ -1,13 +1,13 @@
-//! `Content-Range`, and whether a response continues what is already there. Pure.
+//! The `Content-Range` field, and the check whether a response continues a partial body. Pure.
 
-/// Which bytes of the content a 206 carries.
+/// The byte range of a 206 response.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct ReceivedRange {
     /// Offset of the first byte.
     pub start: u64,
     /// Offset of the last byte, `start` or more.
     pub end: u64,
-    /// Size of the whole content, more than `end`; `None` when the upstream wrote `*`.
+    /// The size of the whole content, greater than `end`. `None` for `*`.
     pub total: Option<u64>,
 }
 
@@ -27,7 +27,7 @@ impl ReceivedRange {
         sound.then_some(ReceivedRange { start, end, total })
     }
 
-    /// How many bytes it carries, at least 1.
+    /// Returns the number of bytes, at least 1.
     #[expect(clippy::len_without_is_empty, reason = "a range is never empty")]
     pub fn len(&self) -> u64 {
         self.end - self.start + 1
@@ -35,25 +35,26 @@ impl ReceivedRange {
 }
 
 fn number(text: &str) -> Option<u64> {
-    // `parse` alone would take a plus sign.
+    // `parse` would also accept a plus sign.
     let digits = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
     digits.then(|| text.parse().ok()).flatten()
 }
 
-/// The decision on the body of a response to a request from an offset on.
+/// The decision on the body of a response to a resumed request.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum ResumeVerdict {
-    /// Its first byte is the next one.
+    /// The first byte of the body is the next missing byte.
     Continue,
-    /// It is the whole content: drop this many bytes first.
+    /// The body is the whole content. Contains the number of leading bytes to skip.
     SkipFirst(u64),
-    /// It is something else; its bytes must not be used.
+    /// The body does not match and must not be used.
     Wrong,
 }
 
-/// Judges a response for a body of which `have` bytes are there and that is `size` long, if that is known.
+/// Decides on a response for a body with `have` received bytes. `size` is the size of the content,
+/// if known.
 ///
-/// A 206 may end before the content does; the rest is then one more resume.
+/// A 206 may end before the content does. The rest needs another resumed request.
 pub(super) fn decide(
     length: Option<u64>,
     range: Option<ReceivedRange>,

@@ -1,4 +1,4 @@
-//! What an operator can do about a connection that fails: the setting to change, by kind of failure. Pure.
+//! Hints for operators about failed connections: the setting to change, by kind of failure. Pure.
 
 use std::io::ErrorKind;
 
@@ -9,7 +9,7 @@ use crate::oci::Namespace;
 
 const NO_TLS: &str = "it does not speak TLS; if it speaks plain http, set `insecure: true` for this registry, or begin \
                       its `url` with http://";
-/// For an endpoint that speaks TLS and received a request in plain http.
+/// For a TLS endpoint after a request in plain http.
 pub(super) const WANTS_TLS: &str = "it speaks TLS and received plain http; remove `insecure: true` of this registry, or begin its `url` with https://";
 const UNKNOWN_AUTHORITY: &str = "its certificate is by no authority that is trusted here; name the file with that \
                                  authority's certificate as `tls.ca` of this registry";
@@ -24,13 +24,13 @@ const CERTIFICATE_WANTED: &str =
 const NOTHING_SHARED: &str =
     "it shares no version of TLS and no cipher with this cache, which speaks TLS 1.2 and 1.3";
 
-/// What can be done about a request that was not answered. `proxied`: it went by way of a proxy.
+/// Returns the hint for a request without a response. `proxied` means a request through a proxy.
 pub(super) fn of_connection(error: &reqwest::Error, proxied: bool) -> Option<&'static str> {
     if let Some(error) = all::<Error>(error).next() {
         return of_tls(error);
     }
     let https = error.url().is_some_and(|url| url.scheme() == "https");
-    // Many a server closes the connection when a handshake begins where it expects a request.
+    // Many servers close the connection if a TLS handshake arrives instead of a request.
     let closed = all::<std::io::Error>(error).any(|io| {
         matches!(
             io.kind(),
@@ -40,7 +40,7 @@ pub(super) fn of_connection(error: &reqwest::Error, proxied: bool) -> Option<&'s
     if https && error.is_connect() && closed && !proxied {
         return Some(NO_TLS);
     }
-    // The alert of a server that speaks TLS is no head of a response.
+    // The TLS alert of the server is not a valid response head.
     let garbled = || innermost(error).to_string().starts_with("invalid HTTP");
     (!https && !error.is_connect() && garbled()).then_some(WANTS_TLS)
 }
@@ -79,7 +79,8 @@ fn of_tls(error: &Error) -> Option<&'static str> {
     }
 }
 
-/// Returns whether a refusal says that this port expects TLS: the words of Go's server, nginx, Apache and HAProxy.
+/// Returns whether a refusal reports that the port expects TLS. Matches the texts of Go's server,
+/// nginx, Apache and HAProxy.
 pub(super) fn wants_tls(status: u16, body: &[u8]) -> bool {
     const WORDS: [&str; 4] = [
         "http request to an https server",
@@ -87,12 +88,12 @@ pub(super) fn wants_tls(status: u16, body: &[u8]) -> bool {
         "speaking plain http to an ssl-enabled server port",
         "plain http request was sent to tls port",
     ];
-    // The words stand near the beginning.
+    // The text is near the beginning of the body.
     let beginning = String::from_utf8_lossy(&body[..body.len().min(4096)]).to_ascii_lowercase();
     matches!(status, 400 | 497) && WORDS.iter().any(|words| beginning.contains(words))
 }
 
-/// What went wrong, and what can be done about it.
+/// Returns the failure with its hint.
 pub(super) fn appended(what: String, cure: Option<&'static str>) -> String {
     match cure {
         Some(cure) => format!("{what}: {cure}"),
@@ -100,7 +101,7 @@ pub(super) fn appended(what: String, cure: Option<&'static str>) -> String {
     }
 }
 
-/// The error with the name under which the registry is configured, where its address is another one.
+/// Adds the configured name of the registry to the error, if its host differs.
 pub(super) fn named(error: UpstreamError, registry: &Namespace) -> UpstreamError {
     match error {
         UpstreamError::Tls { host, cause } if *host != *registry.as_str() => UpstreamError::Tls {

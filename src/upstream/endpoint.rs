@@ -1,4 +1,4 @@
-//! One endpoint for content, a registry or a mirror of it, and the HTTP clients that may be used for it.
+//! An endpoint (registry or mirror) and its HTTP clients.
 
 use std::sync::Arc;
 
@@ -11,42 +11,43 @@ use super::proxy::Routes;
 use super::redirect::same_origin;
 use crate::oci::{Namespace, Repository};
 
-/// The host behind the name `docker.io`.
+/// The host of the registry `docker.io`.
 const DOCKER_HUB_HOST: &str = "registry-1.docker.io";
 
-/// One endpoint of a registry or mirror.
+/// An endpoint of a registry or mirror.
 #[derive(Clone)]
 pub(super) struct Endpoint {
-    /// Scheme, host, port and perhaps a path before `/v2/`; no query, no user.
+    /// Scheme, host, port and an optional path before `/v2/`. Without query and user.
     pub base: Url,
     pub policy: Policy,
     pub clients: EndpointClients,
     pub routes: Routes,
-    /// Hosts besides its own that may see its credentials.
+    /// Other hosts with access to the endpoint's credentials.
     pub realm_hosts: Arc<[Box<str>]>,
-    /// It gets to see our certificate, so its content is not public.
+    /// The endpoint receives our client certificate, so its content is not public.
     pub certified: bool,
-    /// The value of `ns`: the registry of the request, where the address does not determine it.
+    /// The value of `ns`, the registry of the request. `None` if the address determines the
+    /// registry.
     pub ns: Option<Namespace>,
 }
 
-/// Connections of one registry only: one that was opened for a configured registry may lead to a place that others must
-/// not reach.
+/// The clients of one registry. Registries do not share connections: a connection of a configured
+/// registry may lead to a host forbidden for others.
 #[derive(Clone)]
 pub(super) struct EndpointClients {
-    /// For the endpoint's own origin; shows our certificate.
+    /// For the endpoint's own origin, with our client certificate.
     pub own: Client,
-    /// For wherever it sends us.
+    /// For redirects to other origins.
     pub elsewhere: Client,
 }
 
 impl Endpoint {
-    /// Scheme, host and port: where secrets may go.
+    /// Returns the origin (scheme, host and port). Secrets go to this origin only.
     pub fn origin(&self) -> &Url {
         &self.base
     }
 
-    /// The client for `url`.
+    /// Returns the client for `url`.
     pub fn client(&self, url: &Url) -> &Client {
         if same_origin(url, &self.base) {
             &self.clients.own
@@ -55,7 +56,7 @@ impl Endpoint {
         }
     }
 
-    /// Returns the URL of `/v2/`, which challenges for credentials.
+    /// Returns the URL of `/v2/`. Registries challenge for credentials there.
     pub fn ping(&self) -> Url {
         let mut url = self.base.clone();
         url.set_path(&format!("{}/v2/", self.base.path().trim_end_matches('/')));
@@ -68,7 +69,7 @@ impl Endpoint {
     pub fn url(&self, repository: &Repository, target: &Target) -> Url {
         let mut url = self.base.clone();
         let prefix = self.base.path().trim_end_matches('/');
-        // Repositories, tags and digests are made of characters that mean themselves in a path.
+        // Repositories, tags and digests consist of characters without a special meaning in paths.
         let path = match target {
             Target::Manifest(reference) => format!("{prefix}/v2/{repository}/manifests/{reference}"),
             Target::Blob(digest) => format!("{prefix}/v2/{repository}/blobs/{digest}"),
@@ -88,11 +89,11 @@ impl Endpoint {
     }
 }
 
-/// Where the registry called `namespace` is, unless the operator says otherwise.
+/// Returns the default URL of the registry `namespace`.
 ///
 /// # Errors
 ///
-/// For a namespace whose host no URL can hold.
+/// Fails if the host of the namespace is not valid in a URL.
 pub(super) fn base_url(namespace: &Namespace, insecure: bool) -> Result<Url, ()> {
     let scheme = if insecure { "http" } else { "https" };
     let host = if namespace.is_docker_hub() {
@@ -103,7 +104,11 @@ pub(super) fn base_url(namespace: &Namespace, insecure: bool) -> Result<Url, ()>
     Url::parse(&format!("{scheme}://{host}")).map_err(|_| ())
 }
 
-/// What is wrong with a URL the operator gave, if anything is.
+/// Checks a configured URL.
+///
+/// # Errors
+///
+/// Returns the reason why the URL is not usable.
 pub(super) fn check_base(base: &Url) -> Result<(), &'static str> {
     if !matches!(base.scheme(), "http" | "https") {
         return Err("its url must begin with http:// or https://");

@@ -1,7 +1,7 @@
-//! Errors of requests to an upstream: the side at fault, and whether a retry may help.
+//! Errors of upstream requests: the host at fault, the phase, and whether a retry may help.
 //!
-//! Texts name the host and the phase. They never hold a query string (presigned URLs are secrets) nor
-//! any credential.
+//! The texts contain the host and the phase. The texts never contain credentials or a query string,
+//! because presigned URLs are secrets.
 
 use std::error::Error;
 use std::fmt;
@@ -14,74 +14,80 @@ use reqwest::Url;
 
 use super::verdict::Verdict;
 
-/// Why a request brought no usable answer, or a body no clean end.
+/// The reason why a request has no usable answer or a body has no clean end.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum UpstreamError {
-    /// The registry, or the token service it sent us to, said no. `headers` holds only what a client
-    /// may need (challenges, `Retry-After`, `Warning`, rate limits); `body` is cut at 64 KiB and empty for HEAD.
+    /// The registry or its token service refused the request. `headers` contains only the fields
+    /// for clients (challenges, `Retry-After`, `Warning`, rate limits). `body` is cut at 64 KiB,
+    /// and empty for HEAD.
     #[error("{host} answered {status} to the {phase} request")]
     Status {
         host: Arc<str>,
         phase: Phase,
         status: u16,
-        /// What that says about the content.
+        /// The meaning of the status for the content.
         verdict: Verdict,
-        /// Boxed: it is most of the size of every `Result`.
+        /// Boxed, because the map would dominate the size of every `Result`.
         headers: Box<HeaderMap>,
         body: Bytes,
     },
-    /// The registry answered with a redirect, and the target did not accept it (400, 401 or 403: an expired or wrongly
-    /// signed URL). Not the client's credentials are at fault; another request to the registry may help.
+    /// The registry redirected the request, and the target refused it (400, 401 or 403: an expired
+    /// or wrongly signed URL). The client's credentials are not at fault, and another request to
+    /// the registry may help.
     #[error("{host} answered {status} to a request the registry redirected there")]
     RedirectTarget { host: Arc<str>, status: u16 },
-    /// We do not contact this place. The client chose it, or the registry did by a redirect or realm.
+    /// The policy forbids this host. The client chose the host, or the registry chose it in a
+    /// redirect or realm.
     #[error("{host} is not contacted: {reason}")]
     Refused { host: Arc<str>, reason: Refusal },
-    /// The proxy that was to be used did not let us through. There is no way around it.
+    /// The configured proxy failed or refused the connection. There is no fallback.
     #[error("the proxy {proxy} does not lead to {host}: {cause}")]
     Proxy {
         host: Arc<str>,
         proxy: Arc<str>,
         cause: Arc<str>,
     },
-    /// The configured credentials cannot be had: a file that cannot be read, a helper that fails.
+    /// The configured credentials are not available, such as an unreadable file or a failed helper.
     #[error("no credentials for {host}: {cause}")]
     Credentials { host: Arc<str>, cause: Arc<str> },
     /// The maximum number of requests to this registry is in flight, and none ended in time.
     #[error("too many requests to {host} are in flight")]
     Overloaded { host: Arc<str> },
-    /// The blob is elsewhere, and the operator wants clients to go there themselves. No failure; the answer.
+    /// The registry redirected to another host, and the operator lets clients follow redirects
+    /// themselves. Not a failure but the answer.
     #[error("{host} redirected to another place")]
     Redirected { host: Arc<str>, location: Location },
-    /// No connection: name resolution, routing, refusal.
+    /// No connection, because of name resolution, routing or a refusal.
     #[error("cannot connect to {host}: {cause}")]
     Connect { host: Arc<str>, cause: Arc<str> },
     /// The TLS handshake failed: certificate or protocol.
     #[error("no TLS session with {host}: {cause}")]
     Tls { host: Arc<str>, cause: Arc<str> },
-    /// Silence for longer than we wait.
+    /// No answer within the deadline.
     #[error("{host} did not answer in time ({phase})")]
     Timeout { host: Arc<str>, phase: Phase },
-    /// The connection broke, or carried nonsense, before the response head was complete.
+    /// The connection broke or sent invalid data before the response head was complete.
     #[error("{host} broke off before its response head: {cause}")]
     Head { host: Arc<str>, cause: Arc<str> },
     /// The upstream broke a rule of HTTP or of the distribution specification.
     #[error("{host} broke the protocol: {what}")]
     Protocol { host: Arc<str>, what: Arc<str> },
-    /// The body broke off, or does not have the promised length.
+    /// The body broke off or has another length than announced.
     #[error("{host} broke off its body: {cause}")]
     Body { host: Arc<str>, cause: Arc<str> },
-    /// The request was not sent: the registry has failed for `lasting`. Probes detect its recovery.
+    /// The request was not sent, because the registry has failed for `lasting`. Probes detect its
+    /// recovery.
     #[error("{host} has been unavailable for {} s; requests are suspended: {why}", lasting.as_secs())]
     Unavailable {
         host: Arc<str>,
         lasting: Duration,
         /// The last failure.
         why: Arc<str>,
-        /// Whether that was silence.
+        /// Whether the last failure was a timeout.
         timed_out: bool,
     },
-    /// The request was not sent: the registry limits our requests. Requests are sent again after `retry_after`.
+    /// The request was not sent, because the registry limits our requests. Requests resume after
+    /// `retry_after`.
     #[error(
         "requests to {host} are suspended for {} s: {restraint}",
         seconds_left(retry_after)
@@ -91,27 +97,27 @@ pub enum UpstreamError {
         restraint: Restraint,
         retry_after: Duration,
     },
-    /// The request was not sent: the operator has chosen air-gapped mode.
+    /// The request was not sent, because the cache is in air-gapped mode.
     #[error("not cached, and air-gapped mode forbids contacting {host}")]
     AirGapped { host: Arc<str> },
 }
 
-/// A time to wait in whole seconds, never too short and never none.
+/// Returns a wait in whole seconds, rounded up, at least 1.
 pub fn seconds_left(wait: &Duration) -> u64 {
     (wait.as_secs() + u64::from(wait.subsec_nanos() > 0)).max(1)
 }
 
-/// Why a request to an available registry is suppressed.
+/// The reason for a suppressed request to an available registry.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum Restraint {
     #[error("it has answered 429")]
     Refused,
-    /// The rest of the budget is for requests without a held copy.
+    /// The rest of the budget is reserved for requests without a held copy.
     #[error("little is left of the requests it grants")]
     NearlySpent,
 }
 
-/// Which part of an exchange.
+/// The phase of an exchange.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Phase {
     Resolve,
@@ -119,11 +125,11 @@ pub enum Phase {
     Connect,
     /// From the request to the response head.
     Head,
-    /// Between two pieces of a body.
+    /// Between two chunks of a body.
     Body,
-    /// The request for a token, all of it.
+    /// The whole request for a token.
     Token,
-    /// The whole way to a response head: token, redirects, repetitions.
+    /// All steps up to a response head: token, redirects, retries.
     Exchange,
 }
 
@@ -140,7 +146,7 @@ impl fmt::Display for Phase {
     }
 }
 
-/// Which rule keeps us from contacting a place.
+/// The policy rule for a forbidden host.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum Refusal {
     #[error("only https is used with registries that are not configured as plain http")]
@@ -163,12 +169,13 @@ pub enum Refusal {
     Downgrade,
 }
 
-/// Where a redirect leads, as the value of a `Location` field. Signed URLs are secrets, so it prints as `***`.
+/// The target of a redirect, as the value of a `Location` field. Prints as `***`, because signed
+/// URLs are secrets.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Location(HeaderValue);
 
 impl Location {
-    /// `None` for what cannot be a header value, which no parsed URL is.
+    /// Returns `None` if the URL is not a valid header value. Parsed URLs always are.
     pub(super) fn new(url: &reqwest::Url) -> Option<Self> {
         HeaderValue::from_str(url.as_str()).ok().map(Location)
     }
@@ -185,7 +192,8 @@ impl fmt::Debug for Location {
 }
 
 impl UpstreamError {
-    /// Returns whether a second request for the same bytes within seconds may succeed: the way to resume a broken body.
+    /// Returns whether another request for the same bytes may succeed within seconds. Used to
+    /// resume broken bodies.
     pub fn is_retryable(&self) -> bool {
         match self {
             UpstreamError::Connect { .. }
@@ -198,9 +206,10 @@ impl UpstreamError {
             | UpstreamError::Unavailable { .. }
             | UpstreamError::RateLimited { .. }
             | UpstreamError::RedirectTarget { .. } => true,
-            // 429 too: clients are waiting in the middle of a body, and limits are often per second.
+            // Includes 429. Clients are waiting in the middle of a body, and limits are often per
+            // second.
             UpstreamError::Status { verdict, .. } => verdict.may_pass(),
-            // A certificate, a rule of ours or a broken implementation is the same a second later.
+            // A retry does not change a certificate, a policy or a broken implementation.
             UpstreamError::Tls { .. }
             | UpstreamError::Refused { .. }
             | UpstreamError::Redirected { .. }
@@ -209,8 +218,9 @@ impl UpstreamError {
         }
     }
 
-    /// Whether this says nothing about the content, so that a stale copy may be served: the upstream is
-    /// down, broken or overloaded. A refusal (401, 403, 404, our own rules) is an answer.
+    /// Returns whether the error gives no information about the content, so a stale copy may be
+    /// served. True if the upstream is down, broken or overloaded. A refusal (401, 403, 404, our
+    /// own policy) is an answer.
     pub fn is_outage(&self) -> bool {
         match self {
             UpstreamError::Status { verdict, .. } => verdict.serves_stale(),
@@ -219,7 +229,7 @@ impl UpstreamError {
         }
     }
 
-    /// What the upstream's status says about the content, where it gave one.
+    /// Returns the verdict of the upstream's status, if there is a status.
     pub fn verdict(&self) -> Option<Verdict> {
         match self {
             UpstreamError::Status { verdict, .. } => Some(*verdict),
@@ -235,7 +245,7 @@ impl UpstreamError {
     }
 }
 
-/// A configuration no upstream can be built from. A configuration error, or an unusable TLS set-up.
+/// A configuration or TLS setup without a usable upstream.
 #[derive(Debug, thiserror::Error)]
 pub enum BuildError {
     #[error("registry {name}: {reason}")]
@@ -252,12 +262,12 @@ pub enum BuildError {
     Client(#[from] reqwest::Error),
 }
 
-/// The innermost reason of an error, which is the most specific one. Never holds a URL.
+/// Returns the text of the innermost and most specific cause of an error. Never contains a URL.
 pub(super) fn cause(error: reqwest::Error) -> String {
     innermost(&error.without_url()).to_string()
 }
 
-/// The innermost reason itself. The outermost holds the URL.
+/// Returns the innermost cause. The outermost error contains the URL.
 pub(super) fn innermost<'a>(error: &'a (dyn Error + 'static)) -> &'a (dyn Error + 'static) {
     let mut innermost = error;
     while let Some(source) = source_of(innermost) {
@@ -270,12 +280,12 @@ pub(super) fn find<'a, E: Error + 'static>(error: &'a (dyn Error + 'static)) -> 
     all(error).next()
 }
 
-/// All reasons of an error that are of one kind, the outermost first.
+/// Returns all causes of type `E`, outermost first.
 pub(super) fn all<'a, E: Error + 'static>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a E> {
     std::iter::successors(Some(error), |error| source_of(*error)).filter_map(|error| error.downcast_ref())
 }
 
-/// Like [`Error::source`], but stops at what an [`std::io::Error`] wraps instead of stepping over it.
+/// Like [`Error::source`], but does not skip the error inside an [`std::io::Error`].
 fn source_of<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a (dyn Error + 'static)> {
     match error.downcast_ref::<std::io::Error>().and_then(|io| io.get_ref()) {
         Some(inner) => Some(inner),
@@ -283,7 +293,7 @@ fn source_of<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a (dyn Error + 's
     }
 }
 
-/// `host` or `host:port`, for messages.
+/// Returns `host` or `host:port`, for messages.
 pub(super) fn host_of(url: &Url) -> Arc<str> {
     let host = url.host_str().unwrap_or("(no host)");
     match url.port() {
@@ -355,7 +365,7 @@ mod tests {
             limited.to_string(),
             "requests to r.example are suspended for 2 s: it has answered 429"
         );
-        // What we hold is all there is, and serves.
+        // The held copy is the only one, and is served.
         let gap = UpstreamError::AirGapped { host };
         assert!(!gap.is_retryable() && gap.is_outage());
     }

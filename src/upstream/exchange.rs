@@ -1,4 +1,4 @@
-//! One request and its answer, redirects followed; and what an answer means.
+//! Sends a request, follows redirects, and converts the answer to a response or an error.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,28 +18,30 @@ use super::response::{UpstreamBody, UpstreamResponse};
 use super::verdict::Verdict;
 use super::{Deadlines, cure, headers, redirect};
 
-/// Bytes kept of the body of a refusal. OCI error bodies are below 4 KiB, HTML pages of load balancers below this.
+/// The maximum size of an error body. OCI error bodies are below 4 KiB, and HTML pages of load
+/// balancers are below this limit.
 pub(super) const ERROR_BODY_BYTES_MAX: usize = 64 * 1024;
 
-/// Bytes of header fields in a response; Google's registries send several KiB, signed URLs another few.
+/// The maximum size of a response head. Google's registries send several KiB, and signed URLs add a
+/// few more.
 const HEAD_BYTES_MAX: usize = 128 * 1024;
 
-/// How long the body of a redirect or refusal may take. It is read for its text and to keep the connection,
-/// and neither is worth waiting for.
+/// The deadline for the body of a redirect or refusal. Reading the body yields the error text and
+/// keeps the connection, but neither justifies a longer wait.
 const ERROR_BODY_DEADLINE: Duration = Duration::from_secs(2);
 
 /// The HTTP request that is sent to each hop.
 pub(super) struct OutgoingRequest {
     pub method: http::Method,
-    /// Without `Authorization`.
+    /// The header fields, without `Authorization`.
     pub headers: HeaderMap,
-    /// Of a POST to a token service.
+    /// The body of a POST to a token service.
     pub body: Option<Bytes>,
     pub redirects: Redirects,
 }
 
 impl OutgoingRequest {
-    /// Returns the same request by GET.
+    /// Returns the request with the method GET.
     pub fn by_get(&self) -> OutgoingRequest {
         OutgoingRequest {
             method: http::Method::GET,
@@ -50,32 +52,32 @@ impl OutgoingRequest {
     }
 }
 
-/// What is done with a redirect.
+/// The treatment of redirects.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Redirects {
     Follow,
-    /// One that leads away is the answer ([`UpstreamError::Redirected`]).
+    /// A redirect to another origin is the answer ([`UpstreamError::Redirected`]).
     Pass,
-    /// One to another path of the registry API is followed, and any other is a refusal: some registries redirect what
-    /// they do not serve to a page for people.
+    /// A redirect within the registry API is followed. Any other redirect is a refusal, because
+    /// some registries redirect unsupported requests to an HTML page.
     WithinApi,
 }
 
 /// A response head of any status that is not a redirect.
 pub(super) struct Answer {
     pub response: reqwest::Response,
-    /// Who gave it.
+    /// The answering host.
     pub host: Arc<str>,
-    /// Whether it is from another origin than the registry's.
+    /// Whether the answer is from another origin than the registry's.
     pub foreign: bool,
 }
 
-/// Sends a request to `url` and follows redirects. `secret` goes to the registry's origin only, and never again once
-/// a hop has led away from there.
+/// Sends a request to `url` and follows redirects. `secret` is sent to the registry's origin only,
+/// and never again after a redirect to another origin.
 ///
 /// # Cancellation
 ///
-/// Closes the connection in use; nothing else is held.
+/// Closes the connection in use. No other resource is held.
 pub(super) async fn follow(
     endpoint: &Endpoint,
     mut url: Url,
@@ -128,7 +130,7 @@ fn leads_within_api(target: &Result<Url, &'static str>) -> bool {
         .is_ok_and(|url| redirect::repository_of(url.path()).is_some())
 }
 
-/// The redirect as an answer. Clients are sent nowhere we would not go.
+/// Returns the redirect as the answer. The policy also applies to redirects for clients.
 fn passed_on(endpoint: &Endpoint, url: &Url, host: Arc<str>) -> UpstreamError {
     if let Err(reason) = endpoint.policy.check_url(url) {
         let host = host_of(url);
@@ -140,7 +142,7 @@ fn passed_on(endpoint: &Endpoint, url: &Url, host: Arc<str>) -> UpstreamError {
     }
 }
 
-/// Sends one request, to a place that passes the endpoint's policy, and waits for the response head.
+/// Checks `url` against the endpoint's policy, sends one request, and waits for the response head.
 pub(super) async fn send(
     endpoint: &Endpoint,
     url: &Url,
@@ -154,7 +156,8 @@ pub(super) async fn send(
         reason,
     };
     endpoint.policy.check_url(url).map_err(refused)?;
-    // The resolver does not filter the addresses of a proxy's name, so that name is not allowed as a registry.
+    // The resolver does not filter the addresses of a proxy's name, so this name is not allowed as
+    // a registry.
     if !endpoint.policy.is_local() && url.host_str().is_some_and(|host| endpoint.routes.is_proxy(host)) {
         return Err(refused(Refusal::Address));
     }
@@ -178,10 +181,11 @@ pub(super) async fn send(
         }
     };
     let response = match once(client.kept.clone()).await {
-        // A kept connection may have died while it was idle, and all others with it when the upstream was replaced. Requests
-        // without a body may be repeated (RFC 9110, 9.2.2), and only the answer on a new connection counts.
+        // A kept connection may have died while idle, perhaps with all others when the upstream was
+        // replaced. Requests without a body may be repeated (RFC 9110, 9.2.2). The answer on a new
+        // connection decides.
         Err(UpstreamError::Head { .. }) => once(client.fresh.clone()).await?,
-        // The addresses may be those of yesterday.
+        // The cached addresses may be out of date.
         Err(error @ UpstreamError::Connect { .. }) => match has_moved(endpoint, url).await {
             true => once(client.fresh.clone()).await?,
             false => return Err(error),
@@ -211,11 +215,13 @@ pub(super) async fn send(
     Ok(response)
 }
 
-/// Has the names on the way to `url` looked up, so that the connection finds their addresses and its deadline is its own.
+/// Resolves the hosts on the way to `url` in advance, so the lookup does not count against the
+/// connection deadline.
 ///
 /// # Errors
 ///
-/// No answer within `within`. The connection attempt meets an error of the resolver again, and returns it.
+/// Fails if there is no answer within `within`. The connection attempt returns errors of the
+/// resolver.
 pub(super) async fn look_up(endpoint: &Endpoint, url: &Url, within: Duration) -> Result<(), UpstreamError> {
     let lookups = &endpoint.client(url).lookups;
     let all = async {
@@ -231,7 +237,8 @@ pub(super) async fn look_up(endpoint: &Endpoint, url: &Url, within: Duration) ->
         })
 }
 
-/// Whether the names on the way to `url` have other addresses than the remembered ones, which could not be reached.
+/// Returns whether the hosts on the way to `url` have new addresses. Called if the cached addresses
+/// are unreachable.
 async fn has_moved(endpoint: &Endpoint, url: &Url) -> bool {
     let lookups = &endpoint.client(url).lookups;
     let mut moved = false;
@@ -241,12 +248,12 @@ async fn has_moved(endpoint: &Endpoint, url: &Url) -> bool {
     moved
 }
 
-/// Turns an answer into a response, if it is a good one.
+/// Converts a good answer to a response.
 ///
 /// # Errors
 ///
-/// [`UpstreamError::Status`] with what the upstream has to say, [`UpstreamError::Protocol`] for
-/// answers that do not fit the request.
+/// [`UpstreamError::Status`] with the upstream's error text. [`UpstreamError::Protocol`] if the
+/// answer does not fit the request.
 pub(super) async fn conclude(
     answer: Answer,
     outgoing: &OutgoingRequest,
@@ -260,7 +267,7 @@ pub(super) async fn conclude(
     let status = response.status().as_u16();
     match Verdict::of_status(status) {
         Verdict::Content if status == 200 || outgoing.headers.contains_key(http::header::RANGE) => {}
-        // What a signed URL answers when it has expired is no statement about the client's rights.
+        // The refusal of an expired signed URL says nothing about the client's rights.
         _ if foreign && matches!(status, 400 | 401 | 403) => {
             return Err(UpstreamError::RedirectTarget { host, status });
         }
@@ -317,7 +324,7 @@ pub(super) async fn conclude(
     })
 }
 
-/// Reads what a refusal has to say.
+/// Reads a refusal and converts it to an error.
 pub(super) async fn refusal(response: reqwest::Response, host: Arc<str>, phase: Phase) -> UpstreamError {
     let status = response.status().as_u16();
     let plain = response.url().scheme() == "http";
@@ -338,8 +345,8 @@ pub(super) async fn refusal(response: reqwest::Response, host: Arc<str>, phase: 
     }
 }
 
-/// Reads at most `limit` bytes of a body that does not matter much. A body that breaks or dawdles
-/// gives what came; one that ends in time leaves its connection usable.
+/// Reads at most `limit` bytes of an unimportant body. If the body breaks or is slow, returns the
+/// bytes received. If the body ends in time, the connection stays usable.
 pub(super) async fn read_bounded(mut response: reqwest::Response, limit: usize) -> Bytes {
     let mut body = BytesMut::new();
     let read = async {
@@ -365,7 +372,7 @@ fn not_sent(host: &Arc<str>, proxy: Option<&Arc<str>>, error: reqwest::Error) ->
     let cure = cure::of_connection(&error, proxy.is_some());
     if find::<rustls::Error>(&error).is_some() {
         let cause = match proxy {
-            // Perhaps with the proxy; the error does not say.
+            // The proxy may be at fault. The error does not distinguish.
             Some(proxy) => format!("{} (by way of the proxy {proxy})", cause(error)),
             None => cause(error),
         };
@@ -398,7 +405,7 @@ fn not_sent(host: &Arc<str>, proxy: Option<&Arc<str>>, error: reqwest::Error) ->
             cause: cure::appended(cause(error), cure).into(),
         };
     }
-    // Also where the system gave the connection up: our own deadlines do not end here.
+    // Also for connections closed by the system. Our own deadlines return other errors.
     UpstreamError::Head {
         host,
         cause: cure::appended(cause(error), cure).into(),

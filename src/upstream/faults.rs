@@ -1,7 +1,7 @@
-//! The mirrors whose body did not match its response head: wrong bytes, or a body that broke off or stalled.
+//! Mirrors with bad bodies: wrong bytes, or a body that broke off or stalled.
 //!
-//! A good head says nothing about the body behind it. The reader of the body records the fault. The mirror is skipped
-//! for that content for a while.
+//! A good response head says nothing about the body. The reader of the body records the fault, and
+//! the mirror is skipped for this content for a while.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -10,27 +10,28 @@ use std::time::{Duration, Instant};
 use super::{Target, UpstreamRequest};
 use crate::oci::{Digest, Namespace, Reference, Repository};
 
-/// How long a mirror gets no request for content of which it sent wrong bytes: wrong content stays there until an operator
-/// replaces it.
+/// The time without requests to a mirror after wrong bytes. Wrong content stays on the mirror until
+/// an operator replaces it.
 const WRONG_COOLDOWN: Duration = Duration::from_secs(3_600);
 
-/// How long a mirror comes last for content of which its body broke off or stalled. The time is longer than the attempts
-/// for one body take, so that the next attempts go to the next endpoint.
+/// The time a mirror comes last after a broken or stalled body. Longer than all attempts for one
+/// body, so the next attempts use the next endpoint.
 const BROKEN_COOLDOWN: Duration = Duration::from_secs(60);
 
-/// Faults recorded, at 300 bytes each: 1.2 MiB. A dropped fault costs one attempt.
+/// The maximum number of recorded faults, at 300 bytes each: 1.2 MiB. A dropped fault costs one
+/// attempt.
 const FAULTS_MAX: usize = 4_096;
 
-/// What was wrong with a body.
+/// The fault of a body.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Fault {
-    /// Its bytes do not match the request.
+    /// The bytes do not match the request.
     Wrong,
-    /// It broke off or stalled.
+    /// The body broke off or stalled.
     Broken,
 }
 
-/// What a body was of. Content with a digest is the same in every repository.
+/// The subject of a body. Content with a digest is identical in every repository.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub(super) enum FaultSubject {
     Content(Digest),
@@ -56,12 +57,12 @@ impl FaultSubject {
 #[derive(Default)]
 pub(super) struct Faults(Mutex<Entries>);
 
-/// By the mirror's base URL: the newest fault, and until when it counts.
+/// By base URL of the mirror: the newest fault and its end.
 type Entries = HashMap<(Arc<str>, FaultSubject), (Fault, Instant)>;
 
 impl Faults {
     fn entries(&self) -> MutexGuard<'_, Entries> {
-        // The table is whole between any two statements, so a panic elsewhere leaves it usable.
+        // The table is consistent after each statement, so a panic elsewhere leaves it usable.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -90,7 +91,7 @@ impl Faults {
                 entries.clear();
             }
         }
-        // Wrong bytes stay wrong, also when the next body breaks off.
+        // A broken body does not replace a record of wrong bytes.
         if known.is_none_or(|(known, _)| known == fault || fault == Fault::Wrong) {
             entries.insert(key, (fault, now + cooldown));
         }

@@ -1,8 +1,8 @@
-//! Which response headers go further than the connection they came on. Pure.
+//! Selects and checks response headers. Pure.
 
 use http::header::{self, HeaderMap, HeaderName};
 
-/// Headers of one connection (RFC 9110, 7.6.1, and the pair of a forward proxy).
+/// Hop-by-hop headers (RFC 9110, 7.6.1, and the pair of a forward proxy).
 const HOP_BY_HOP: [HeaderName; 9] = [
     header::CONNECTION,
     HeaderName::from_static("keep-alive"),
@@ -15,7 +15,7 @@ const HOP_BY_HOP: [HeaderName; 9] = [
     header::UPGRADE,
 ];
 
-/// Removes what concerns the upstream's connection only, what `Connection` names included.
+/// Removes the hop-by-hop headers, including the names listed in `Connection`.
 pub(super) fn strip_hop_by_hop(headers: &mut HeaderMap) {
     let named: Vec<HeaderName> = headers
         .get_all(header::CONNECTION)
@@ -28,13 +28,13 @@ pub(super) fn strip_hop_by_hop(headers: &mut HeaderMap) {
     }
 }
 
-/// The headers of a refusal that a client may act on.
+/// Returns the headers of a refusal for use by clients.
 pub(super) fn keep_for_errors(headers: &HeaderMap) -> HeaderMap {
     let kept = headers.iter().filter(|(name, _)| {
         **name == header::WWW_AUTHENTICATE
             || **name == header::RETRY_AFTER
             || **name == header::WARNING
-            // What a date in `Retry-After` counts from.
+            // The base of a date in `Retry-After`.
             || **name == header::DATE
             || name.as_str().starts_with("docker-ratelimit")
             || name.as_str().starts_with("ratelimit")
@@ -46,11 +46,12 @@ pub(super) fn keep_for_errors(headers: &HeaderMap) -> HeaderMap {
     map
 }
 
-/// The one body length the headers promise; `Err` when there are several or one is no number.
+/// Returns the body length in the headers. Fails for several different lengths, for invalid
+/// numbers, and in combination with `Transfer-Encoding`.
 pub(super) fn content_length(headers: &HeaderMap) -> Result<Option<u64>, &'static str> {
     let mut length = None;
     for value in headers.get_all(header::CONTENT_LENGTH) {
-        // A list of equal lengths is legal to repair, but no registry sends one.
+        // A recipient may accept a list of equal lengths, but no registry sends a list.
         let text = value
             .to_str()
             .ok()
@@ -69,7 +70,7 @@ pub(super) fn content_length(headers: &HeaderMap) -> Result<Option<u64>, &'stati
     Ok(length)
 }
 
-/// Whether the body is the content itself and not a coded form of it.
+/// Returns whether the body has no content coding.
 pub(super) fn is_identity(headers: &HeaderMap) -> bool {
     headers.get_all(header::CONTENT_ENCODING).iter().all(|value| {
         let coding = value.as_bytes().trim_ascii();

@@ -1,7 +1,8 @@
-//! Whether HEAD of a manifest gets the same answer as GET at an endpoint.
+//! The fallback from HEAD to GET for manifests.
 //!
-//! Some registries answer HEAD with 404 or 405 to manifests that they return by GET. So a refused HEAD request is repeated by
-//! GET, and the GET response decides. The result is recorded, because registries with a pull limit count a GET as a pull.
+//! Some registries answer HEAD with 404 or 405 although GET returns the manifest. If HEAD is
+//! refused, the request is repeated as GET, and the GET response decides. The result is recorded,
+//! because registries with a pull limit count a GET as a pull.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -15,29 +16,29 @@ use super::verdict::{Verdict, is_page};
 use super::{Shared, UpstreamMethod};
 use crate::oci::Repository;
 
-/// How long the result for an endpoint's HEAD is recorded: a registry is seldom replaced by another kind, and one
-/// GET an hour for each repository costs no noticeable part of any registry's budget.
+/// How long a result is recorded. Registries seldom change their software, and one GET per hour and
+/// repository is negligible for any budget.
 const REMEMBERED: Duration = Duration::from_secs(3_600);
 
-/// Endpoints and repositories recorded, at 200 bytes each: 0.8 MiB. A dropped record costs one GET.
+/// The maximum number of records, at 200 bytes each: 0.8 MiB. A dropped record costs one GET.
 const REMEMBERED_MAX: usize = 4_096;
 
-/// The recorded results for HEAD.
+/// The recorded results of HEAD requests.
 #[derive(Default)]
 pub(super) struct Heads(Mutex<HashMap<Of, Instant>>);
 
 #[derive(Clone, PartialEq, Eq, Hash)]
 enum Of {
-    /// An endpoint, by its base URL, that answered GET after it had refused HEAD.
+    /// An endpoint, by its base URL. HEAD was refused, but GET was answered.
     Wrong(Arc<str>),
-    /// A repository at an endpoint where GET confirmed the refusal of HEAD. Repositories of one endpoint may be of different
-    /// kinds.
+    /// A repository at an endpoint. GET confirmed the refusal of HEAD. The repositories of one
+    /// endpoint may behave differently.
     Right(Arc<str>, Repository),
 }
 
 impl Heads {
     fn entries(&self) -> MutexGuard<'_, HashMap<Of, Instant>> {
-        // The table is whole between any two statements, so a panic elsewhere leaves it usable.
+        // The table is consistent after each statement, so a panic elsewhere leaves it usable.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -56,14 +57,14 @@ impl Heads {
         entries.insert(what, now + REMEMBERED);
     }
 
-    /// Returns whether HEAD gave a wrong answer at `place`.
+    /// Returns whether HEAD is refused at `place` although GET is answered.
     pub fn is_wrong(&self, place: &str, now: Instant) -> bool {
         self.is_recorded(&Of::Wrong(place.into()), now)
     }
 }
 
 impl Shared {
-    /// Sends the request to one endpoint. A refused HEAD request is repeated by GET.
+    /// Sends the request to one endpoint. A refused HEAD request is repeated as GET.
     pub(super) async fn fetch_from_endpoint(
         &self,
         authenticated: &AuthenticatedRequest<'_>,
@@ -75,7 +76,8 @@ impl Shared {
             authenticated.fetch(outgoing).await
         };
         match outcome {
-            // A login page or default site answers every request with 200; that does not permit reading.
+            // A login page or default site answers every request with 200. Such an answer does not
+            // prove read access.
             Ok(response)
                 if authenticated.request.method == UpstreamMethod::Probe && is_another_s(&response) =>
             {
@@ -101,7 +103,8 @@ impl Shared {
             Ok(response) if !is_another_s(response) => return outcome,
             Err(error) if !is_in_doubt(error) => return outcome,
             Err(error)
-                // A refused caller gets the registry's own error text, whether or not content is held. HEAD has no such text.
+                // A refused probe is always repeated as GET, for the registry's own error text with
+                // or without a held copy. HEAD has no error text.
                 if authenticated.request.method != UpstreamMethod::Probe
                     && error.verdict().is_some_and(Verdict::is_refusal)
                     && self.heads.is_recorded(&right, Instant::now()) =>
@@ -130,27 +133,27 @@ impl Shared {
     }
 }
 
-/// Returns whether GET might get another answer. A failure that GET would meet as well is not repeated.
+/// Returns whether GET might get another answer. Other failures would occur with GET too.
 fn is_in_doubt(error: &UpstreamError) -> bool {
     match error {
         UpstreamError::Status { status, verdict, .. } => match verdict {
             Verdict::Challenge | Verdict::Forbidden | Verdict::Gone | Verdict::Unfit => true,
-            // A page in place of a refusal. HEAD has no body that might show that a registry wrote it.
+            // A page instead of a refusal. A HEAD response has no body to identify a registry.
             Verdict::Trouble => Verdict::of_status(*status).is_refusal(),
             Verdict::NotFinal | Verdict::Content | Verdict::Redirect | Verdict::Limited => false,
         },
-        // URLs that are signed for GET; and statuses that are no answer.
+        // URLs signed for GET only, and invalid statuses.
         UpstreamError::RedirectTarget { .. } | UpstreamError::Protocol { .. } => true,
         _ => false,
     }
 }
 
-/// Whether something else than a registry has answered.
+/// Returns whether the answer is a web page rather than a registry's answer.
 fn is_another_s(response: &UpstreamResponse) -> bool {
     is_page(&response.headers, b"") && !response.headers.contains_key("docker-content-digest")
 }
 
-/// The same as an answer to HEAD.
+/// Returns the response to GET as a response to HEAD.
 fn without_body(response: UpstreamResponse) -> UpstreamResponse {
     let body = UpstreamBody::empty(response.body.host().clone());
     UpstreamResponse { body, ..response }

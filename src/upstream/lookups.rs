@@ -1,8 +1,9 @@
-//! Names and their addresses, remembered for a moment.
+//! A short-lived cache of name lookups.
 //!
-//! A name server that is down costs its clients seconds each time: glibc waits five seconds before it queries the next one.
-//! So an answer is used again for a while, and one lookup serves all requests for the name. A lookup that is given up goes on
-//! for the next request. [`super::resolve::FilteredResolver`] checks at each use whether an address may be contacted.
+//! A failed name server costs each lookup seconds, because glibc waits five seconds before the next
+//! server. So answers are reused for a while, and one lookup serves all requests for a name. An
+//! abandoned lookup continues for the next request. [`super::resolve::FilteredResolver`] checks the
+//! addresses at each use.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -13,50 +14,52 @@ use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use tokio::sync::{Semaphore, watch};
 use tokio::time::{Instant, timeout};
 
-/// How long an answer is used without another lookup: as long as an idle connection is kept, so that a registry that
-/// is in use costs two lookups a minute.
+/// How long an answer is used without another lookup. Equal to the age limit of idle connections,
+/// so a registry in use costs two lookups per minute.
 const FRESH: Duration = Duration::from_secs(30);
 
 /// How long an answer is used while the next lookup is in flight.
 const KEPT: Duration = Duration::from_secs(60);
 
-/// How long it is used where the next lookup fails, or takes longer than [`SLOW`].
+/// How long an answer is used if the next lookup fails or takes longer than [`SLOW`].
 const LAST_RESORT: Duration = Duration::from_secs(600);
 
-/// How long a lookup may take before an older answer is used instead (RFC 8767, 5: 1.8 s).
+/// The time until an older answer replaces a slow lookup (RFC 8767, 5: 1.8 s).
 const SLOW: Duration = Duration::from_millis(1_800);
 
-/// How long a failure answers requests for the same name: simultaneous requests make one lookup, and the next pull another.
+/// How long a failure is reused. Simultaneous requests share the failed lookup, but the next pull
+/// makes a new lookup.
 const FAILED: Duration = Duration::from_secs(2);
 
-/// An answer that is younger than this is not verified: another lookup would return the same.
+/// A younger answer is not verified, because another lookup would return the same addresses.
 const RECHECK_AFTER: Duration = Duration::from_secs(1);
 
-/// Addresses remembered of one name.
+/// The maximum number of addresses per name.
 const ADDRESSES_MAX: usize = 64;
 
-/// What the lookups for one party may take: for the registries of one entry of the configuration, for Docker Hub, or for all
-/// other registries together. Clients and upstreams choose names, so there is no end to them.
+/// The limits of the lookups of one party. A party is one configuration entry, Docker Hub, or all
+/// other registries together. Clients and upstreams choose names, so the number of names is
+/// unlimited.
 #[derive(Clone, Copy)]
 struct Bounds {
-    /// Names remembered, at 2 KiB at most each.
+    /// The maximum number of cached names, at most 2 KiB each.
     names: usize,
-    /// Of those, names without an answer that are being looked up or wait for it.
+    /// The maximum number of names without an answer, in lookup or queued.
     waiting: usize,
-    /// The number of lookups of names without an answer that run at once. The same number of lookups runs for names that have
-    /// an answer. Each lookup blocks a thread until the system's resolver returns. All parties together have
-    /// [`crate::limits::NAME_LOOKUPS_MAX`] threads.
+    /// The maximum number of concurrent lookups for names without an answer, and again for names
+    /// with an answer. Each lookup blocks a thread until the system's resolver returns. All parties
+    /// together have [`crate::limits::NAME_LOOKUPS_MAX`] threads.
     lookups: usize,
 }
 
-/// 256 KiB, and 8 threads at most.
+/// 256 KiB and at most 8 threads.
 const OF_ENTRY: Bounds = Bounds {
     names: 128,
     waiting: 64,
     lookups: 4,
 };
 
-/// 2 MiB, and 32 threads at most.
+/// 2 MiB and at most 32 threads.
 const OF_UNLISTED: Bounds = Bounds {
     names: 1_024,
     waiting: 512,
@@ -66,8 +69,8 @@ const OF_UNLISTED: Bounds = Bounds {
 type Addresses = Arc<[SocketAddr]>;
 type Found = Result<Addresses, Arc<str>>;
 
-/// The names that were looked up lately for one party. Names that take seconds delay their own party only, as long as the
-/// threads of all parties suffice. Cheap to clone.
+/// The cached lookups of one party. Slow names delay their own party only, unless all threads are
+/// busy. Cheap to clone.
 #[derive(Clone)]
 pub(super) struct Lookups(Arc<Inner>);
 
@@ -77,11 +80,11 @@ struct Inner {
     names: Mutex<HashMap<Box<str>, Known>>,
     /// Slots for names without an answer.
     first: Arc<Semaphore>,
-    /// Slots for names that have an answer, and for proxies. Names that a client makes up use no such slot.
+    /// Slots for names with an answer, and for proxies. Names invented by clients use no such slot.
     again: Arc<Semaphore>,
 }
 
-/// What is known of one name.
+/// The state of one name.
 #[derive(Default)]
 struct Known {
     answer: Option<(Addresses, Instant)>,
@@ -94,10 +97,10 @@ struct Known {
 #[derive(PartialEq, Eq, Debug)]
 enum LookupDecision {
     Use(Addresses),
-    /// They are used, and looked up again meanwhile.
+    /// Use the addresses and start a lookup.
     Renew(Addresses),
     Fail(Arc<str>),
-    /// The request waits for a lookup. An older answer limits that wait to [`SLOW`].
+    /// Wait for a lookup. With an older answer, wait at most [`SLOW`].
     LookUp(Option<Addresses>),
 }
 
@@ -142,7 +145,7 @@ impl Known {
         }
     }
 
-    /// Whether it can be forgotten without having been of use.
+    /// Returns whether the entry contains nothing usable and may be dropped.
     fn is_idle(&self, now: Instant) -> bool {
         self.next.is_none()
             && self.answer_within(LAST_RESORT, now).is_none()
@@ -151,12 +154,12 @@ impl Known {
 }
 
 impl Lookups {
-    /// Lookups for the registries of one entry, or for Docker Hub.
+    /// Creates the lookups for the registries of one entry, or for Docker Hub.
     pub fn of_entry(resolver: Arc<dyn Resolve>) -> Self {
         Self::new(resolver, OF_ENTRY)
     }
 
-    /// Lookups for all registries without an entry.
+    /// Creates the lookups for all registries without an entry.
     pub fn of_unlisted(resolver: Arc<dyn Resolve>) -> Self {
         Self::new(resolver, OF_UNLISTED)
     }
@@ -171,7 +174,7 @@ impl Lookups {
         }))
     }
 
-    /// The addresses of `host`. `is_proxy`: whether the operator has chosen the host as a proxy.
+    /// Returns the addresses of `host`. `is_proxy` means a configured proxy.
     ///
     /// # Errors
     ///
@@ -179,7 +182,7 @@ impl Lookups {
     ///
     /// # Cancellation
     ///
-    /// The lookup goes on, and its answer is remembered.
+    /// The lookup continues, and its answer is cached.
     pub async fn find(&self, host: &str, is_proxy: bool) -> Found {
         let (mut next, old) = {
             let now = Instant::now();
@@ -191,7 +194,7 @@ impl Lookups {
                 LookupDecision::Use(addresses) => return Ok(addresses),
                 LookupDecision::Fail(why) => return Err(why),
                 LookupDecision::Renew(addresses) => {
-                    // A lookup that cannot start now starts with the next request.
+                    // If the lookup cannot start now, the next request starts one.
                     let _pending = self.begin(&mut names, host, is_proxy, now);
                     return Ok(addresses);
                 }
@@ -210,7 +213,8 @@ impl Lookups {
         }
     }
 
-    /// Looks `host` up again because no connection to its addresses could be made. Whether it has others now.
+    /// Looks `host` up again after a failed connection to its addresses. Returns whether there are
+    /// new addresses.
     pub async fn renew(&self, host: &str) -> bool {
         let before = {
             let now = Instant::now();
@@ -224,7 +228,8 @@ impl Lookups {
             if now.saturating_duration_since(*at) < RECHECK_AFTER {
                 return false;
             }
-            // It is a last resort from now on. A clock that has just started has no earlier instant.
+            // The answer is now a last resort. Shortly after boot, the clock has no earlier
+            // instant.
             if let Some(earlier) = now.checked_sub(KEPT) {
                 *at = (*at).min(earlier);
             }
@@ -275,8 +280,8 @@ impl Lookups {
         let (sender, next) = watch::channel(None);
         known.next = Some(next.clone());
         let (lookups, host) = (self.clone(), Box::<str>::from(host));
-        // A task of its own: the lookup goes on when the waiting requests give up. It ends with the call of the system's
-        // resolver, which has deadlines of its own.
+        // A separate task, so the lookup continues if the waiting requests are cancelled. The task
+        // ends with the call of the system's resolver, which has its own deadlines.
         tokio::spawn(async move {
             let pending = PendingLookup {
                 lookups,
@@ -303,12 +308,12 @@ impl Lookups {
     }
 
     fn names(&self) -> MutexGuard<'_, HashMap<Box<str>, Known>> {
-        // The table is whole between any two statements, so a panic elsewhere leaves it usable.
+        // The table is consistent after each statement, so a panic elsewhere leaves it usable.
         self.0.names.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// One lookup in flight. Its drop lets the next lookup start.
+/// A lookup in flight. After its drop, the next lookup may start.
 struct PendingLookup {
     lookups: Lookups,
     host: Box<str>,
@@ -385,7 +390,7 @@ mod tests {
         assert_eq!(known.decide(now + FAILED), LookupDecision::LookUp(None));
     }
 
-    /// Answers when the test lets it; counts.
+    /// A resolver under the control of the test. Counts requests.
     struct Gated {
         requests: AtomicUsize,
         answers: Arc<Semaphore>,

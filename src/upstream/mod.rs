@@ -1,11 +1,13 @@
-//! The registries we pull from.
+//! The client for upstream registries.
 //!
-//! [`Upstreams::fetch`] requests one manifest or blob from one registry. This module resolves the addresses of the registry
-//! and of its mirrors. It sends credentials and tokens, uses proxies and follows redirects. It enforces the rules on the hosts
-//! that may be contacted. It runs on the helper pool; nothing here may be called from a core.
+//! [`Upstreams::fetch`] requests one manifest or blob from one registry. This module resolves the
+//! addresses of the registry and its mirrors, sends credentials and tokens, uses proxies and
+//! follows redirects. The module also enforces the policy on allowed hosts. The code runs on the
+//! helper pool and must not be called from a core.
 //!
-//! Not here: the choice and the time of requests (`cache`), the wait between attempts (the caller waits as long as
-//! [`Resume`] returns), digests (the fill computes them), statuses for clients (`registry`).
+//! Not here: the choice and time of requests (`cache`), the wait between attempts (the caller waits
+//! as long as [`Resume`] returns), digests (computed by the fill), statuses for clients
+//! (`registry`).
 
 mod address;
 mod auth;
@@ -73,12 +75,13 @@ use heads::Heads;
 use registries::{RegistryEntry, RegistryTable};
 use via::Chains;
 
-/// All registries there are: the configured ones, and every public one. Cheap to clone.
+/// All configured registries and all public registries. Cheap to clone.
 #[derive(Clone)]
 pub struct Upstreams(Arc<Shared>);
 
 struct Shared {
-    /// The registry table. A reload replaces it as a whole. Requests in flight keep the table of their start.
+    /// The registry table. A reload replaces the whole table, and requests in flight keep the old
+    /// one.
     table: RwLock<Arc<RegistryTable>>,
     chains: Arc<Chains>,
     availability: Arc<AvailabilityTable>,
@@ -98,12 +101,12 @@ enum MirrorOrder {
 }
 
 impl Upstreams {
-    /// Prepares to talk to the configured registries and to all public ones. Makes no connection, and
-    /// needs no runtime. Reads the system's root certificates from disk.
+    /// Prepares requests to the configured registries and to all public registries. Makes no
+    /// connection, needs no runtime, and reads the system's root certificates from disk.
     ///
     /// # Errors
     ///
-    /// A registry that is named twice or has an unusable URL, or TLS that cannot be set up.
+    /// Fails if a registry is configured twice or has an unusable URL, or if TLS cannot be set up.
     pub fn new(
         registries: impl Into<Arc<Registries>>,
         proxies: ProxyEnvironment,
@@ -111,7 +114,7 @@ impl Upstreams {
         Self::with_options(registries, proxies, Options::default())
     }
 
-    /// Like [`Upstreams::new`], in another environment.
+    /// Like [`Upstreams::new`], with other options.
     pub fn with_options(
         registries: impl Into<Arc<Registries>>,
         proxies: ProxyEnvironment,
@@ -129,12 +132,13 @@ impl Upstreams {
         })))
     }
 
-    /// Replaces the configuration. Requests in flight end with the configuration of their start. Registries without a change
-    /// keep their connections and tokens. Reads the system's root certificates from disk.
+    /// Replaces the configuration. Requests in flight finish with the old configuration. Unchanged
+    /// registries keep their connections and tokens. Reads the system's root certificates from
+    /// disk.
     ///
     /// # Errors
     ///
-    /// As [`Upstreams::new`]; then nothing has changed.
+    /// Like [`Upstreams::new`]. After an error, the old configuration stays active.
     pub fn reload(&self, registries: impl Into<Arc<Registries>>) -> Result<(), BuildError> {
         let shared = &*self.0;
         let before = shared.table();
@@ -148,13 +152,13 @@ impl Upstreams {
         Ok(())
     }
 
-    /// Our name in `Via`, the same as long as the process lives.
+    /// Returns our name in `Via`, constant during the life of the process.
     pub fn pseudonym(&self) -> &str {
         self.0.chains.pseudonym()
     }
 
-    /// Adds the caches of `chain` to the `Via` field of requests for `target`, until the result is dropped.
-    /// `chain` is a `Via` value of visible characters and blanks.
+    /// Adds the caches of `chain` to the `Via` field of requests for `target`, until the result is
+    /// dropped. `chain` is a `Via` value of visible characters and spaces.
     pub fn on_behalf(
         &self,
         namespace: &Namespace,
@@ -166,12 +170,17 @@ impl Upstreams {
         self.0.chains.wait(wanted, chain)
     }
 
+<<<<<<< HEAD
     #[cfg(test)]
     fn registries(&self) -> Arc<Registries> {
+=======
+    /// Returns the configuration of the registries.
+    pub fn registries(&self) -> Arc<Registries> {
+>>>>>>> prose2
         self.0.table().registries.clone()
     }
 
-    /// Returns whether the registry refuses HEAD and answers GET, so that a HEAD request is useless.
+    /// Returns whether the registry refuses HEAD and answers GET, so a HEAD request is useless.
     pub fn is_head_in_vain(&self, namespace: &Namespace) -> bool {
         let table = self.0.table();
         let endpoint = table.entry(namespace).registry(namespace);
@@ -183,23 +192,26 @@ impl Upstreams {
         self.0.availability.report(Instant::now())
     }
 
-    /// Sends `request`, and returns the head of a good answer with its body still to be read.
+    /// Sends `request`. Returns the head of a good answer, with the body still unread.
     ///
-    /// Anonymous requests go to the mirrors for this target first, one after the other, and to the registry last. A request
-    /// with a client's credentials goes to the registry only. Each endpoint gets one request for the content; a challenge, a
-    /// token request and redirects may precede it. A connection that breaks before a response head is replaced once, at once.
-    /// The caller resumes a broken body and records the fault ([`Upstreams::record_fault`]). A mirror that sent wrong bytes is
-    /// skipped for that content. A mirror whose body broke off gets its request after the registry.
+    /// Anonymous requests go to the mirrors for this target first, in order, and to the registry
+    /// last. A request with a client's credentials goes to the registry only. Each endpoint gets
+    /// one request for the content, perhaps after a challenge, a token request and redirects. If a
+    /// connection breaks before a response head, it is replaced once, without a wait. The caller
+    /// resumes a broken body and records the fault ([`Upstreams::record_fault`]). A mirror with
+    /// wrong bytes is skipped for this content. A mirror with a broken body comes after the
+    /// registry.
     ///
     /// # Errors
     ///
-    /// All of [`UpstreamError`]. After failed mirrors, the error is the registry's own. Some errors need no request: the
-    /// registry is unavailable or limits requests (`availability`), or the cache is air-gapped. This function logs changes of
-    /// availability only. The caller logs the errors.
+    /// All of [`UpstreamError`]. After failed mirrors, the error is the registry's own. Some errors
+    /// need no request: the registry is unavailable or limits requests (`availability`), or the
+    /// cache is air-gapped. This function logs changes of availability only. The caller logs the
+    /// errors.
     ///
     /// # Cancellation
     ///
-    /// Closes the connection in use. Other requests that wait for the same token go on.
+    /// Closes the connection in use. Other requests waiting for the same token continue.
     pub async fn fetch(&self, request: &UpstreamRequest) -> Result<UpstreamResponse, UpstreamError> {
         let table = self.0.table();
         if table.registries.air_gapped {
@@ -230,8 +242,9 @@ impl Upstreams {
         Ok(response)
     }
 
-    /// Records that a body of [`UpstreamResponse::mirror`] does not match `request`. Returns whether the next endpoint should get the
-    /// request at once: this is the mirror's first fault. The registry itself has no next endpoint.
+    /// Records a mismatch between `request` and the body from [`UpstreamResponse::mirror`]. Returns
+    /// whether the fault of the mirror is new. If so, the next endpoint should get the request at
+    /// once. The registry itself has no next endpoint.
     pub fn record_fault(&self, request: &UpstreamRequest, mirror: Option<&Arc<str>>, fault: Fault) -> bool {
         let Some(mirror) = mirror else {
             return false;
@@ -249,7 +262,8 @@ impl Upstreams {
         is_new
     }
 
-    /// Sends the request to the registry itself, unless the registry is unavailable or limits requests.
+    /// Sends the request to the registry itself, unless the registry is unavailable or limits
+    /// requests.
     async fn fetch_from_registry_if_available(
         &self,
         table: &RegistryTable,
@@ -305,7 +319,8 @@ impl Shared {
         }
     }
 
-    /// The first good answer of a mirror; `None` when there is none. A redirect for the client is a good answer.
+    /// Returns the first good answer of a mirror, or `None`. A redirect for the client is a good
+    /// answer.
     async fn fetch_from_mirrors(
         &self,
         table: &RegistryTable,
@@ -405,7 +420,7 @@ impl Shared {
         outgoing
     }
 
-    /// `most`, or less where there is something else to give.
+    /// Returns `most`, or a shorter deadline if the caller has a held copy.
     fn within(&self, request: &UpstreamRequest, most: Duration) -> Duration {
         match request.purpose {
             Purpose::Pull => most,

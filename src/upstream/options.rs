@@ -5,27 +5,30 @@ use std::time::Duration;
 
 use super::resolve;
 
-/// How long to wait for what.
+/// The deadlines of upstream requests.
 #[derive(Clone, Copy, Debug)]
 pub struct Deadlines {
-    /// For the addresses of a name. glibc queries the next name server after five seconds: two may be down.
+    /// A name lookup. glibc queries the next name server after five seconds, so two servers may be
+    /// down.
     pub resolve: Duration,
     /// TCP and TLS together.
     pub connect: Duration,
-    /// From sending a request to its response head, for each hop.
+    /// From sending a request to its response head, per hop.
     pub head: Duration,
-    /// For each few KiB of a body.
+    /// Every few KiB of a body.
     pub idle: Duration,
-    /// For a token, all of it.
+    /// The whole request for a token.
     pub token: Duration,
-    /// For all requests to one mirror, before the next mirror; and for each few KiB of its bodies.
+    /// All requests to one mirror, before the next mirror is used. Also every few KiB of its
+    /// bodies.
     pub mirror: Duration,
-    /// For the registry itself, whatever its mirrors took. Hops and rounds have deadlines of their own, but an upstream
-    /// that uses each of them up would keep a client for minutes.
+    /// The whole exchange with the registry, not counting its mirrors. Hops and rounds have their
+    /// own deadlines, but an upstream using all of them would block a client for minutes.
     pub exchange: Duration,
-    /// The same for [`Purpose::Revalidate`](super::Purpose::Revalidate): the client could get the held copy.
+    /// The exchange for [`Purpose::Revalidate`](super::Purpose::Revalidate). Shorter, because the
+    /// held copy is an alternative.
     pub revalidate: Duration,
-    /// For a request slot (`max_concurrency`).
+    /// The wait for a request slot (`max_concurrency`).
     pub queue: Duration,
 }
 
@@ -46,7 +49,7 @@ impl Default for Deadlines {
 }
 
 impl Deadlines {
-    /// For the addresses of a registry of which something is held: a failed lookup leaves time for the error.
+    /// Returns the lookup deadline of a revalidation. A failed lookup leaves time for its error.
     pub(super) fn resolve_to_revalidate(&self) -> Duration {
         self.resolve.min(self.revalidate / 2)
     }
@@ -56,7 +59,7 @@ impl Deadlines {
 #[derive(Clone)]
 pub struct Options {
     pub deadlines: Deadlines,
-    /// Where names are looked up; what it answers is filtered all the same.
+    /// The resolver of host names. The policy filters its addresses.
     pub resolver: Arc<dyn reqwest::dns::Resolve>,
 }
 

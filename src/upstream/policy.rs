@@ -1,8 +1,9 @@
-//! Which places may be contacted for the sake of one registry. Pure.
+//! The policy on the hosts contacted for one registry. Pure.
 //!
-//! The same rules hold for the registry itself, its redirects and its token realms. Names are checked
-//! here, before a request. The resolver (`resolve.rs`) checks the addresses behind them, because only the
-//! address that is connected to counts. Where a proxy resolves names, only the names are checked.
+//! The policy applies to the registry itself, its redirects and its token realms. This module
+//! checks names before a request. The resolver (`resolve.rs`) checks the resolved addresses,
+//! because only the connected address counts. If a proxy resolves names, only the names are
+//! checked.
 
 use std::net::IpAddr;
 
@@ -11,25 +12,26 @@ use reqwest::Url;
 use super::address::{AddressClass, classify};
 use super::error::Refusal;
 
-/// What the operator's naming of a registry, or its absence, allows.
+/// The rights of one registry, from its configuration entry or from the defaults.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub(super) struct Policy {
-    /// Hosts (as in a URL) and ports the operator wrote down. Any port may be, and where `local` is set these are the
-    /// only places where even a link-local address is meant.
+    /// The configured hosts (as in a URL) and their ports. Any port number may be configured. With
+    /// `local`, these hosts may even have link-local addresses; no other host may.
     meant: Vec<(Box<str>, u16)>,
-    /// The registry is contacted in plain http, so its redirects and realms may be plain too.
+    /// The registry is contacted in plain http, so its redirects and realms may use plain http too.
     plain_http: bool,
-    /// Loopback and private addresses may be contacted; without it only port 443 of public hosts.
+    /// Loopback and private addresses are allowed. Otherwise only the configured hosts and the
+    /// default port of public hosts are allowed.
     local: bool,
 }
 
 impl Policy {
-    /// For a registry nobody named: https on port 443 of public hosts.
+    /// Returns the policy of unlisted registries: https on port 443 of public hosts.
     pub fn public() -> Self {
         Policy::default()
     }
 
-    /// For a place the operator wrote down as `url`.
+    /// Returns the policy of the configured `url`.
     pub fn written(url: &Url, local: bool) -> Self {
         let site = |url: &Url| Some((url.host_str()?.into(), url.port_or_known_default()?));
         Policy {
@@ -39,19 +41,19 @@ impl Policy {
         }
     }
 
-    /// The same, with plain http.
+    /// Returns the policy with plain http allowed, if `plain_http` is set.
     pub fn with_plain_http(mut self, plain_http: bool) -> Self {
         self.plain_http |= plain_http;
         self
     }
 
-    /// The same, with loopback and private addresses.
+    /// Returns the policy with loopback and private addresses allowed, if `local` is set.
     pub fn with_local(mut self, local: bool) -> Self {
         self.local |= local;
         self
     }
 
-    /// Checks all of `url` that can be checked without resolving its host.
+    /// Checks everything in `url` except the resolved addresses of its host.
     pub fn check_url(&self, url: &Url) -> Result<(), Refusal> {
         match url.scheme() {
             "https" => {}
@@ -63,7 +65,7 @@ impl Policy {
         }
         let host = url.host_str().ok_or(Refusal::Host)?;
         if !self.local && !self.means(url, host) {
-            // The default port of a scheme is never written in a parsed URL.
+            // A parsed URL never contains the default port of its scheme.
             if url.port().is_some() {
                 return Err(Refusal::Port);
             }
@@ -72,7 +74,7 @@ impl Policy {
                 return Err(Refusal::Host);
             }
         }
-        // An address in a URL never meets the resolver.
+        // The resolver never sees an address in a URL.
         match ip_literal(host) {
             Some(address) => self.check_address(host, address),
             None => Ok(()),
@@ -92,7 +94,7 @@ impl Policy {
         }
     }
 
-    /// Whether private addresses may be contacted.
+    /// Returns whether private addresses are allowed.
     pub fn is_local(&self) -> bool {
         self.local
     }
@@ -105,7 +107,7 @@ impl Policy {
     }
 }
 
-/// The address a URL's host is, if it is one. Parsed URLs have a single spelling for each.
+/// Returns the IP address in the host of a URL. A parsed URL has one spelling per address.
 pub(super) fn ip_literal(host: &str) -> Option<IpAddr> {
     host.trim_start_matches('[').trim_end_matches(']').parse().ok()
 }
@@ -114,7 +116,7 @@ pub(super) fn ip_literal(host: &str) -> Option<IpAddr> {
 mod tests {
     use super::*;
 
-    /// Spellings of places inside, as they may stand in a URL's authority.
+    /// Spellings of internal hosts in the authority of a URL.
     const INSIDE: &[&str] = &[
         // Loopback.
         "127.0.0.1",
@@ -226,7 +228,7 @@ mod tests {
         "134744072",
         "[2606:4700::1111]",
         "[::ffff:8.8.8.8]",
-        // A name that is only a decoy.
+        // Decoy names around another host.
         "good.example@127.0.0.1",
         "good.example:443@127.0.0.1",
         "good.example@evil.example",
@@ -246,7 +248,7 @@ mod tests {
         "[::1]:443",
     ];
 
-    /// What is no URL at all, and therefore nothing either.
+    /// Invalid URLs, thus rejected too.
     const NO_URL: &[&str] = &[
         ":443",
         "good.example:65536",
@@ -371,7 +373,7 @@ mod tests {
             check(&configured("registry.lan", true), "ftp://other.lan/"),
             Err(Refusal::Scheme)
         );
-        // Written down by the operator, so it is meant.
+        // Configured explicitly, so allowed.
         assert_eq!(
             check(&configured("169.254.1.1", true), "http://169.254.1.1:5000/"),
             Ok(())

@@ -1,7 +1,7 @@
-//! Which proxy a URL is reached through. Pure.
+//! The proxy of a URL. Pure.
 //!
-//! The same answer holds for the registry, its token service and its redirects: it depends on nothing but the URL.
-//! There is no fallback; what a proxy does not let through is not reached.
+//! The choice depends on the URL only, so the registry, its token service and its redirects follow
+//! the same rule. There is no fallback. If a proxy refuses a host, the request fails.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -20,9 +20,9 @@ pub(super) struct Routes {
     except: NoProxy,
 }
 
-/// One proxy, ready to be used.
+/// A validated proxy.
 pub(super) struct Way {
-    /// With its credentials, as the HTTP client takes them; never to be printed.
+    /// Includes the credentials, in the form of the HTTP client. Must never be printed.
     url: Url,
     /// `host:port`, for messages.
     pub name: Arc<str>,
@@ -31,7 +31,8 @@ pub(super) struct Way {
 impl Routes {
     /// # Errors
     ///
-    /// A proxy the HTTP client could not use. It would go directly instead, which must not happen.
+    /// Fails if the HTTP client could not use the proxy. The client would connect directly instead,
+    /// contrary to the configuration.
     pub fn new(choice: &Proxy, environment: &ProxyEnvironment) -> Result<Self, &'static str> {
         let way = |proxy: &Option<ProxyUrl>| {
             proxy
@@ -57,7 +58,7 @@ impl Routes {
         }
     }
 
-    /// The proxy for `url`; `None` where it is reached directly.
+    /// Returns the proxy for `url`, or `None` for a direct connection.
     pub fn way(&self, url: &Url) -> Option<&Arc<Way>> {
         let way = match url.scheme() {
             "https" => self.https.as_ref(),
@@ -66,7 +67,7 @@ impl Routes {
         (!self.except.covers(url)).then_some(way)
     }
 
-    /// Whether `host` (of a URL) is a proxy: it is wherever the operator says.
+    /// Returns whether `host` (of a URL) is a proxy. The addresses of proxies are not filtered.
     pub fn is_proxy(&self, host: &str) -> bool {
         [&self.https, &self.http]
             .into_iter()
@@ -74,7 +75,8 @@ impl Routes {
             .any(|way| way.url.host_str() == Some(host))
     }
 
-    /// The hosts that are looked up here to reach `url`: its own, or its proxy's, or both. SOCKS without `h` is given addresses.
+    /// Returns the hosts resolved locally to reach `url`: the host itself, the proxy, or both. A
+    /// `socks5` proxy receives addresses; other proxies resolve names themselves.
     pub fn looked_up<'a>(&'a self, url: &'a Url) -> impl Iterator<Item = &'a str> {
         let way = self.way(url);
         let proxy = way.and_then(|way| way.url.host_str());
@@ -111,7 +113,7 @@ impl Way {
                 .and_then(|()| url.set_password(Some(password.reveal())))
                 .map_err(|()| "its proxy has no host")?;
         }
-        // The client's own reading of it; what it cannot read it would pass by.
+        // Parses the URL like the HTTP client. The client would ignore an unparsable proxy.
         let read: http::Uri = url
             .as_str()
             .parse()
@@ -123,9 +125,10 @@ impl Way {
     }
 }
 
-/// `NO_PROXY`, as most programs read it: comma-separated hosts (with their subdomains), `.domains` (subdomains only,
-/// also written `*.domain`), addresses, networks, each but the last perhaps with a port; `*` is everything. Names are
-/// not resolved, so a network covers only hosts that are written as addresses.
+/// `NO_PROXY` in the usual syntax, a comma-separated list. The entries are hosts (with their
+/// subdomains), `.domains` (subdomains only, also written `*.domain`), addresses and networks. All
+/// except networks may have a port. `*` matches everything. Names are not resolved, so a network
+/// matches only hosts written as addresses.
 #[derive(Clone, Default, Debug, PartialEq, Eq)]
 struct NoProxy(Arc<[Except]>);
 
@@ -141,7 +144,7 @@ enum Except {
         address: IpAddr,
         port: Option<u16>,
     },
-    /// `deeper` only: the hosts below, not the host itself.
+    /// With `deeper`, matches the subdomains but not the host itself.
     Name {
         name: Box<str>,
         deeper: bool,
@@ -223,7 +226,7 @@ impl Except {
     }
 }
 
-/// An address as a number of 128 bits; IPv4 fills the last 32.
+/// Returns an address as a 128-bit number. IPv4 fills the last 32 bits.
 fn number(address: IpAddr) -> u128 {
     match address {
         IpAddr::V4(v4) => u128::from(u32::from(v4)),
@@ -232,7 +235,7 @@ fn number(address: IpAddr) -> u128 {
 }
 
 fn masked(number: u128, bits: u32) -> u128 {
-    // A shift by the whole width is not one.
+    // A shift by the full width would overflow.
     if bits == 0 {
         0
     } else {
@@ -311,7 +314,7 @@ mod tests {
                 &["http://[::1]/", "http://a.example/"],
             ),
             ("EXAMPLE.com", &["https://Example.COM/"], &[]),
-            // What makes no sense covers nothing.
+            // Invalid entries match nothing.
             (
                 "10.0.0.0/33,10.0.0.0/x,a:b:c,.,*.,:80, ,",
                 &[],

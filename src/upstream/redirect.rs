@@ -1,4 +1,4 @@
-//! Which redirects are followed, and what survives them. Pure.
+//! Parses and classifies redirects. Pure.
 
 use http::HeaderMap;
 use http::header::LOCATION;
@@ -6,17 +6,19 @@ use reqwest::Url;
 
 use crate::oci::Repository;
 
-/// Hops after the registry itself. Real chains have one or two; a loop has any number.
+/// The maximum number of hops after the registry itself. Real chains have one or two, and loops are
+/// endless.
 pub(super) const REDIRECTS_MAX: usize = 5;
 
-/// Whether a response with this status names another place. 300 and 304 do not answer our requests.
+/// Returns whether a response with this status is a redirect. 300 and 304 are not valid answers to
+/// our requests.
 pub(super) fn is_redirect(status: u16) -> bool {
     matches!(status, 301 | 302 | 303 | 307 | 308)
 }
 
-/// Where a redirect leads: its `Location`, which may be relative to where it came from.
+/// Returns the target of a redirect. A relative `Location` is resolved against `from`.
 ///
-/// The result still has to pass [`super::policy::Policy::check_url`].
+/// The caller must check the result with [`super::policy::Policy::check_url`].
 pub(super) fn target(from: &Url, headers: &HeaderMap) -> Result<Url, &'static str> {
     let mut locations = headers.get_all(LOCATION).iter();
     let location = locations.next().ok_or("it redirected to nowhere")?;
@@ -32,7 +34,7 @@ pub(super) fn target(from: &Url, headers: &HeaderMap) -> Result<Url, &'static st
     Ok(url)
 }
 
-/// The repository in a path of the registry API, which may be below another path.
+/// Returns the repository in a path of the registry API. The API may be below a path prefix.
 pub(super) fn repository_of(path: &str) -> Option<Repository> {
     let (_, rest) = path.split_once("/v2/")?;
     let (front, last) = rest.rsplit_once('/')?;
@@ -44,18 +46,19 @@ pub(super) fn repository_of(path: &str) -> Option<Repository> {
     name.parse().ok()
 }
 
-/// Whether two URLs share scheme, host and port: the scope of a secret.
+/// Returns whether two URLs share scheme, host and port, the scope of a secret.
 pub(super) fn same_origin(a: &Url, b: &Url) -> bool {
     a.scheme() == b.scheme()
         && a.host_str() == b.host_str()
         && a.port_or_known_default() == b.port_or_known_default()
 }
 
-/// `url`, in https where an https place names itself in plain http: it is behind a proxy for TLS of which it does not
-/// know. Without a port, or with port 80, the port of `origin` is meant; another port has to be the same as there.
+/// Returns `url` in https if an https origin redirects to itself in plain http. Such a server runs
+/// behind a TLS proxy and is unaware of TLS. The port must be absent, 80, or the port of `origin`;
+/// the result has the port of `origin`.
 pub(super) fn upgraded(mut url: Url, origin: &Url) -> Url {
     let same_host = url.host_str().is_some() && url.host_str() == origin.host_str();
-    // The default port of a scheme is never written in a parsed URL.
+    // A parsed URL never contains the default port of its scheme.
     let same_port = url.port().is_none() || url.port() == origin.port_or_known_default();
     if (url.scheme(), origin.scheme()) == ("http", "https") && same_host && same_port {
         let mut secure = url.clone();

@@ -1,4 +1,4 @@
-//! The parts of a refusal for a client: read here, within bounds, so that they are written anew and never copied.
+//! The parts of a refusal for clients. Parsed within limits and written anew, never copied.
 
 use std::time::Duration;
 
@@ -9,14 +9,14 @@ use super::auth::challenge::{Challenge, parse_challenges};
 use super::availability::retry_after;
 use super::error::UpstreamError;
 
-/// Characters kept of one text of a registry. Docker Hub's longest, about its limits, has 180.
+/// The maximum length of one text, in characters. Docker Hub's longest, about its limits, has 180.
 const WORDS_CHARS_MAX: usize = 300;
 
-/// Errors of one body, and `Warning` fields, that are kept.
+/// The maximum number of errors of one body, and of `Warning` fields.
 const TEXTS_MAX: usize = 4;
 
 impl UpstreamError {
-    /// Returns the wait that the upstream requests; at most a day.
+    /// Returns the wait in `Retry-After`, at most a day.
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
             UpstreamError::Status { headers, .. } => retry_after(headers),
@@ -24,7 +24,7 @@ impl UpstreamError {
         }
     }
 
-    /// The texts of its warnings (RFC 7234, 5.5; distribution-spec, "Warnings").
+    /// Returns the texts of the `Warning` fields (RFC 7234, 5.5; distribution-spec, "Warnings").
     pub fn warnings(&self) -> Vec<String> {
         let UpstreamError::Status { headers, .. } = self else {
             return Vec::new();
@@ -34,7 +34,8 @@ impl UpstreamError {
         texts.take(TEXTS_MAX).collect()
     }
 
-    /// Its challenges, written anew: those for tokens, and those for a name and a password if `basic`.
+    /// Returns the challenges, written anew. Includes Bearer challenges, and Basic challenges if
+    /// `basic` is set.
     pub fn challenges(&self, basic: bool) -> Vec<String> {
         let UpstreamError::Status { headers, .. } = self else {
             return Vec::new();
@@ -54,8 +55,9 @@ impl UpstreamError {
         written.collect()
     }
 
-    /// What its body says: the codes and messages of an error of the distribution specification, or the message of a
-    /// token service. `None` for bodies that say nothing of the kind.
+    /// Returns the error text in the body. For an error of the distribution specification, the text
+    /// consists of the codes and messages. For a token service, it is the message. `None` for all
+    /// other bodies.
     pub fn words(&self) -> Option<String> {
         match self {
             UpstreamError::Status { body, .. } => words(body),
@@ -64,7 +66,7 @@ impl UpstreamError {
     }
 }
 
-/// The text of `299 - "text"`.
+/// Returns the text of `299 - "text"`.
 fn warning(value: &str) -> Option<String> {
     let mut parts = value.trim().splitn(3, ' ');
     let (code, _agent, text) = (parts.next()?, parts.next()?, parts.next()?);
@@ -78,7 +80,8 @@ fn warning(value: &str) -> Option<String> {
     is_code.then_some(text)
 }
 
-/// One challenge with those of `names` that it has; `None` when one of them could not stand in a quoted text.
+/// Writes one challenge with its parameters out of `names`. Returns `None` if a value cannot be
+/// quoted.
 fn written(scheme: &str, challenge: &Challenge, names: &[&str]) -> Option<String> {
     let mut text = scheme.to_owned();
     let mut separator = ' ';
@@ -123,7 +126,8 @@ fn words(body: &[u8]) -> Option<String> {
     (!said.is_empty()).then(|| said.chars().take(WORDS_CHARS_MAX).collect())
 }
 
-/// Letters, digits, punctuation of ASCII and single blanks: a text that no terminal and no field takes for anything else.
+/// Returns the text reduced to letters, digits, ASCII punctuation and single spaces, so neither a
+/// terminal nor a header field can misinterpret it.
 fn plain(text: &str) -> String {
     let visible = text.chars().take(4 * WORDS_CHARS_MAX).map(|c| {
         let harmless = c.is_alphanumeric() || (c.is_ascii_graphic() && !matches!(c, '"' | '\\'));

@@ -1,4 +1,5 @@
-//! What follows from one configuration: the registries, their mirrors, and how each is reached.
+//! The registry table of one configuration: the registries, their mirrors, and the clients for
+//! each.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -21,28 +22,30 @@ use crate::config::{
 };
 use crate::oci::{Namespace, Reference};
 
-/// All registries there are, under one configuration.
+/// All registries under one configuration.
 pub(super) struct RegistryTable {
     pub registries: Arc<Registries>,
     exact: HashMap<Namespace, Arc<RegistryEntry>>,
-    /// The longest suffix first.
+    /// Sorted by length of the suffix, longest first.
     suffixes: Vec<(RegistryName, Arc<RegistryEntry>)>,
-    /// For Docker Hub without an entry: as the unlisted ones, but with connections, lookups and limits of its own.
+    /// Docker Hub without an entry. Has the settings of unlisted registries, but its own
+    /// connections, lookups and limits.
     docker_hub: Arc<RegistryEntry>,
-    /// For all others. Its connections lead to public addresses, unless the operator opened them all.
+    /// All other registries. Connects to public addresses only, unless the operator allows private
+    /// addresses.
     unlisted: Arc<RegistryEntry>,
 }
 
-/// What holds for the registries of one entry of the configuration.
+/// The shared state of the registries of one configuration entry.
 pub(super) struct RegistryEntry {
     settings: RegistrySettings,
     named: Named,
-    /// The registry, as far as it does not depend on its name.
+    /// The endpoint of the registry, without the parts that depend on the name.
     template: Template,
     mirrors: Vec<MirrorEndpoint>,
     pub credentials: CredentialSource,
     pub tokens: Tokens,
-    /// Slots for requests in flight; none where there is no limit.
+    /// Slots for requests in flight. `None` without a limit.
     pub slots: Option<Arc<Semaphore>>,
 }
 
@@ -58,16 +61,16 @@ pub(super) struct MirrorEndpoint {
     pull: bool,
     resolve: bool,
     endpoint: Endpoint,
-    /// The end of the cool-down after a failure. The mirror gets no request before it.
+    /// The end of the cool-down after a failure. The mirror gets no requests before.
     cooling_until: Mutex<Option<Instant>>,
 }
 
-/// How long a mirror that is down is skipped. Each request to a silent mirror costs seconds.
+/// How long a failed mirror is skipped. Each request to a silent mirror costs seconds.
 const MIRROR_COOLDOWN: Duration = Duration::from_secs(5);
 
 impl RegistryTable {
-    /// Reads the system's root certificates. What `before` knew of entries that are the same goes on: connections,
-    /// credentials, limits.
+    /// Builds the table and reads the system's root certificates. Unchanged entries of `before` are
+    /// reused with their connections, credentials and limits.
     pub fn build(
         registries: Arc<Registries>,
         proxies: &ProxyEnvironment,
@@ -123,7 +126,7 @@ impl RegistryTable {
         })
     }
 
-    /// What holds for `namespace`.
+    /// Returns the entry of `namespace`.
     pub fn entry(&self, namespace: &Namespace) -> &Arc<RegistryEntry> {
         self.exact
             .get(namespace)
@@ -168,11 +171,12 @@ impl RegistryTable {
 }
 
 impl RegistryEntry {
-    /// The registry that clients call `namespace`.
+    /// Returns the endpoint of the registry `namespace`.
     ///
     /// # Errors
     ///
-    /// [`UpstreamError::Refused`] for addresses, ports and names without a dot that nobody named.
+    /// [`UpstreamError::Refused`] for addresses, ports and names without a dot, unless they are
+    /// configured.
     pub fn registry(&self, namespace: &Namespace) -> Result<Endpoint, UpstreamError> {
         let refused = |reason| UpstreamError::Refused {
             host: namespace.as_str().into(),
@@ -182,7 +186,8 @@ impl RegistryEntry {
             Some(url) if self.named == Named::Exactly => (url.clone(), None),
             // An endpoint for many registries needs the name of the requested registry.
             Some(url) => (url.clone(), Some(namespace.clone())),
-            // A namespace is a host and port by its type; what the URL parser still refuses is no host name.
+            // A namespace is a valid host and port. If the URL parser rejects the host, it is not a
+            // host name.
             None => {
                 let base =
                     base_url(namespace, self.settings.insecure).map_err(|()| refused(Refusal::Host))?;
@@ -215,14 +220,14 @@ impl RegistryEntry {
             .filter(move |mirror| if by_tag { mirror.resolve } else { mirror.pull })
     }
 
-    /// Whether a redirect that leads away is for the client to follow.
+    /// Returns whether clients follow redirects to other origins themselves.
     pub fn passes_redirects(&self) -> bool {
         self.settings.follow_redirects == FollowRedirects::Pass
     }
 }
 
 impl MirrorEndpoint {
-    /// The mirror, as a place that has the content of `namespace`.
+    /// Returns the mirror as an endpoint for the content of `namespace`.
     pub fn endpoint(&self, namespace: &Namespace) -> Endpoint {
         Endpoint {
             ns: Some(namespace.clone()),
@@ -230,7 +235,7 @@ impl MirrorEndpoint {
         }
     }
 
-    /// Its base URL.
+    /// Returns the base URL.
     pub fn base(&self) -> Arc<str> {
         self.endpoint.base.as_str().into()
     }
@@ -250,7 +255,7 @@ impl MirrorEndpoint {
     }
 }
 
-/// Makes entries.
+/// Builds registry entries.
 struct Builder<'a> {
     tls: TlsBuilder,
     options: &'a Options,
@@ -280,7 +285,7 @@ impl Builder<'_> {
         )
     }
 
-    /// `namespace` is the registry, where the entry is about one.
+    /// `namespace` is the registry of the entry, or `None` if the entry covers several registries.
     fn build(
         &self,
         name: &str,
@@ -327,7 +332,7 @@ impl Builder<'_> {
         };
         let own = client(&policy, Peer::Registry)?;
         let clients = EndpointClients {
-            // Without anything of its own the registry is one peer among others.
+            // Without its own CA and client certificate, the registry needs no separate client.
             elsewhere: if settings.tls.ca.is_none() && settings.tls.client.is_none() {
                 own.clone()
             } else {

@@ -1,4 +1,4 @@
-//! A request to a registry, and its translation to an HTTP request.
+//! A request to a registry, and its conversion to an HTTP request.
 
 use http::header::{ACCEPT, RANGE};
 use http::{HeaderMap, HeaderValue};
@@ -8,17 +8,19 @@ use super::exchange::{OutgoingRequest, Redirects};
 use super::registries::RegistryEntry;
 use crate::oci::{Digest, ListQuery, Namespace, Reference, Repository};
 
-/// One request to one registry.
+/// A request to a registry.
 #[derive(Clone, Debug)]
 pub struct UpstreamRequest {
     pub namespace: Namespace,
     pub repository: Repository,
     pub target: Target,
     pub method: UpstreamMethod,
-    /// Media types for `Accept`, each as it should be sent. Not for blobs, which take any.
+    /// Media types for `Accept`, in the form sent. Not for blobs, because blobs have any media
+    /// type.
     pub accept: Vec<String>,
-    /// The offset of the first requested byte (`Range: bytes=N-`). For GET of blobs only. There is no `If-Range`:
-    /// the digest decides whether pieces fit, and validators differ between the hosts of one registry.
+    /// The offset of the first requested byte (`Range: bytes=N-`), for GET of blobs only. There is
+    /// no `If-Range`. The digest verifies the result, and validators differ between the hosts of
+    /// one registry.
     pub range_from: Option<u64>,
     pub credentials: Credentials,
     pub purpose: Purpose,
@@ -27,21 +29,23 @@ pub struct UpstreamRequest {
 /// The credentials of a request to an upstream.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Credentials {
-    /// Nobody's: what is seen this way is public.
+    /// Anonymous. Content in the answer is public.
     None,
-    /// What the operator configured for the registry; nobody's, where nothing is.
+    /// The operator's credentials for the registry, or anonymous without configured credentials.
     Operator,
-    /// The client's own `Authorization`, sent as it is. A name with its password is exchanged for a token where the registry
-    /// wants one and its token service may see it. A 401 is given back with its challenges.
+    /// The client's own `Authorization`, forwarded unchanged. A user name with a password is
+    /// exchanged for a token if the registry requires a token and its token service may see the
+    /// password. A 401 is returned with its challenges.
     Client(Secret),
 }
 
-/// What an answer is for.
+/// The purpose of a request.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Purpose {
-    /// Somebody waits for it, and there is nothing else to give.
+    /// A client waits, and there is no held copy.
     Pull,
-    /// What we hold may be out of date; it serves when the upstream had better not be bothered.
+    /// The held copy may be out of date, but serves the client if the upstream is unavailable or
+    /// limits requests.
     Revalidate,
 }
 
@@ -49,9 +53,10 @@ pub enum Purpose {
 pub enum Target {
     Manifest(Reference),
     Blob(Digest),
-    /// `tags/list`, a page of it.
+    /// A page of `tags/list`.
     Tags(ListQuery),
-    /// `referrers/<digest>`. Its redirects are not followed: they lead to pages for people.
+    /// `referrers/<digest>`. Redirects outside the registry API are not followed, because they lead
+    /// to HTML pages.
     Referrers(Digest, ListQuery),
 }
 
@@ -59,8 +64,9 @@ pub enum Target {
 pub enum UpstreamMethod {
     Get,
     Head,
-    /// Whether the content may be read, with the smallest request that every registry accepts: `HEAD` of a manifest (`GET`,
-    /// where that is refused), the first byte of a blob. (Registries refuse `HEAD` of blobs they give by `GET`.)
+    /// Checks read access with the smallest request accepted by every registry. For a manifest,
+    /// this is `HEAD`, or `GET` if `HEAD` is refused. For a blob, it is a GET of the first byte,
+    /// because some registries refuse `HEAD` of blobs.
     Probe,
 }
 
@@ -69,7 +75,7 @@ impl UpstreamRequest {
         let mut headers = HeaderMap::new();
         if !matches!(self.target, Target::Blob(_))
             && !self.accept.is_empty()
-            // One line: some registries read only the first.
+            // A single field, because some registries read only the first.
             && let Ok(accept) = HeaderValue::from_str(&self.accept.join(", "))
         {
             headers.insert(ACCEPT, accept);

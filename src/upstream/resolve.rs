@@ -1,7 +1,7 @@
-//! Names -> addresses we are willing to connect to.
+//! The resolver of the HTTP client, with an address filter.
 //!
-//! The filter sits in the resolver of the HTTP client, so the addresses that were checked are the ones
-//! connected to: there is no second lookup that could answer differently.
+//! The filter is part of the resolver, so the client connects to the checked addresses. There is no
+//! second lookup with perhaps other addresses.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -14,10 +14,12 @@ use super::policy::{Policy, ip_literal};
 use super::proxy::Routes;
 use crate::limits::NAME_LOOKUPS_MAX;
 
-/// Addresses tried per name. A connection attempt may cost its whole share of the connect deadline.
+/// The maximum number of addresses tried per name. Each connection attempt may use its whole share
+/// of the connect deadline.
 const ADDRESSES_MAX: usize = 16;
 
-/// The resolver of the operating system. At most [`NAME_LOOKUPS_MAX`] lookups block a thread at once; further ones wait.
+/// The resolver of the operating system. At most [`NAME_LOOKUPS_MAX`] lookups block a thread at
+/// once; further lookups wait.
 pub(super) struct SystemResolver(Arc<Semaphore>);
 
 impl Default for SystemResolver {
@@ -37,15 +39,16 @@ impl Resolve for SystemResolver {
     }
 }
 
-/// The answers of another resolver, without the addresses that must not be contacted.
+/// Filters the answers of another resolver by the policy.
 pub(super) struct FilteredResolver {
     pub policy: Policy,
-    /// Proxies are where the operator says; their addresses are not filtered.
+    /// The addresses of configured proxies are not filtered.
     pub routes: Routes,
     pub inner: Arc<dyn Resolve>,
 }
 
-/// All addresses of a name were refused. Found again in the client's error to distinguish it from a DNS failure.
+/// All addresses of a name were refused. Found in the client's error to distinguish a refusal from
+/// a DNS failure.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub(super) struct AddressesRefused(pub Refusal);
@@ -53,7 +56,7 @@ pub(super) struct AddressesRefused(pub Refusal);
 impl Resolve for FilteredResolver {
     fn resolve(&self, name: Name) -> Resolving {
         let host = name.as_str().to_owned();
-        // An address is resolved on the way to a SOCKS proxy only; others never get here.
+        // An address reaches the resolver only for connections through a SOCKS proxy.
         if let Some(address) = ip_literal(&host) {
             let outcome = self.policy.check_address(&host, address);
             return Box::pin(async move {

@@ -1,4 +1,4 @@
-//! A good answer: its head as we understood it, and its body piece by piece.
+//! A good answer: its parsed head, and its body in chunks.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -10,8 +10,9 @@ use tokio::sync::OwnedSemaphorePermit;
 use super::content_range::{self, ReceivedRange, ResumeVerdict};
 use super::error::{Phase, UpstreamError};
 
-/// What a body has to bring within [`super::Deadlines::idle`]. An upstream that sends a byte now and then is as good as
-/// silent, and would hold its clients for days; with the usual 30 s the minimum is 137 bytes per second.
+/// The minimum progress of a body within [`super::Deadlines::idle`]. A slower upstream counts as
+/// silent, because single bytes could block its clients for days. With the default of 30 s, the
+/// minimum rate is 137 bytes per second.
 const CRUMBS: u64 = 4096;
 
 /// A 200 or 206. The body has not been read.
@@ -21,39 +22,41 @@ pub struct UpstreamResponse {
     pub status: u16,
     /// End-to-end headers of the last hop, as sent.
     pub headers: HeaderMap,
-    /// Length of this response's body; for HEAD, of the body a GET would have. `None` when the upstream
-    /// does not say.
+    /// Length of this response's body; for HEAD, the length of the body of a GET. `None` if the
+    /// upstream does not state the length.
     pub content_length: Option<u64>,
-    /// Always there with a 206, never with a 200.
+    /// Always present in a 206, never in a 200.
     pub content_range: Option<ReceivedRange>,
-    /// Given without any credentials, neither to the registry nor for a token, so anybody may have it.
+    /// The request used no credentials, neither for the registry nor for a token. The content is
+    /// public.
     pub public: bool,
-    /// The base URL of the mirror that gave it; `None` for the registry itself.
+    /// The base URL of the answering mirror; `None` for the registry itself.
     pub mirror: Option<Arc<str>>,
     pub body: UpstreamBody,
 }
 
-/// Decides whether the body of `response` may be appended to `have` bytes of a content of `size` bytes.
+/// Decides whether the body of `response` continues `have` received bytes of a content of `size`
+/// bytes.
 pub fn resume_matches(response: &UpstreamResponse, have: u64, size: Option<u64>) -> ResumeVerdict {
     content_range::decide(response.content_length, response.content_range, have, size)
 }
 
-/// Content on its way. Dropping it closes the connection unless all has been read.
+/// The body of a response in transfer. A drop before the end closes the connection.
 pub struct UpstreamBody {
-    /// `None` once nothing more will come.
+    /// `None` after the end of the body.
     response: Option<reqwest::Response>,
-    /// Why nothing more comes, if not because all is there.
+    /// The reason for an incomplete body.
     failure: Option<UpstreamError>,
     host: Arc<str>,
     idle: Duration,
-    /// The time of waiting for the current [`CRUMBS`], and the received bytes of them. Time without a reading caller
-    /// does not count.
+    /// The wait for the current [`CRUMBS`] bytes, and the received part of them. Time without a
+    /// reading caller does not count.
     waited: Duration,
     crumbs: u64,
-    /// Invariant: `received <= expected` when that is known.
+    /// Invariant: `received <= expected`, if `expected` is known.
     received: u64,
     expected: Option<u64>,
-    /// The request slot of the registry; released with the last byte.
+    /// The request slot of the registry. Released at the end of the body.
     slot: Option<OwnedSemaphorePermit>,
 }
 
@@ -82,17 +85,17 @@ impl UpstreamBody {
         self.slot = slot.filter(|_| self.response.is_some());
     }
 
-    /// Waits for less than before.
+    /// Lowers the idle deadline to `idle`.
     pub(super) fn hurry(&mut self, idle: Duration) {
         self.idle = self.idle.min(idle);
     }
 
-    /// Who gives it.
+    /// Returns the sending host.
     pub(super) fn host(&self) -> &Arc<str> {
         &self.host
     }
 
-    /// The body of an answer to HEAD.
+    /// Returns the body of an answer to HEAD.
     pub(super) fn empty(host: Arc<str>) -> Self {
         UpstreamBody {
             response: None,
@@ -107,25 +110,25 @@ impl UpstreamBody {
         }
     }
 
-    /// Gives the next bytes, never an empty piece; `None` when the body is complete.
+    /// Returns the next bytes, never an empty chunk. `None` if the body is complete.
     ///
-    /// A body without a promised length (close-delimited, from a HTTP/1.0 server) cannot be distinguished
-    /// from one that broke off; its digest can.
+    /// A body without an announced length (close-delimited, from an HTTP/1.0 server) has no
+    /// recognizable end. Its digest reveals a truncated body.
     ///
     /// # Errors
     ///
-    /// [`UpstreamError::Timeout`] after 30 s without 4 KiB, [`UpstreamError::Body`] when the
-    /// connection breaks or the length is not the promised one, too long included. After an error
-    /// every further call gives the same one.
+    /// [`UpstreamError::Timeout`] after 30 s without 4 KiB. [`UpstreamError::Body`] if the
+    /// connection breaks, or if the body is longer or shorter than announced. After an error, every
+    /// further call returns the error again.
     ///
     /// # Cancellation
     ///
-    /// Free: no byte is lost, and the next call goes on waiting.
+    /// Safe. No byte is lost, and the next call continues to wait.
     pub async fn chunk(&mut self) -> Result<Option<Bytes>, UpstreamError> {
         let Some(response) = &mut self.response else {
             return self.failure.clone().map_or(Ok(None), Err);
         };
-        // Empty pieces are no progress, so the wait is for the first byte and not for the first piece.
+        // Empty chunks are no progress, so the timeout covers the wait for the first byte.
         let first_bytes = async {
             loop {
                 match response.chunk().await {
@@ -190,7 +193,7 @@ impl UpstreamBody {
 }
 
 impl std::fmt::Debug for UpstreamBody {
-    // The response inside knows its URL, and presigned ones are secrets.
+    // The response contains its URL, and presigned URLs are secrets.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(
             f,

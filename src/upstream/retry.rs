@@ -1,18 +1,18 @@
-//! How often a broken body is requested again, and after which wait. Pure.
+//! The number of retries for a broken body, and the waits between them. Pure.
 
 use std::time::Duration;
 
-/// An attempt that brought at least this much was worth it and costs nothing.
+/// The minimum progress of a free attempt. Such an attempt does not count as a failure.
 pub(super) const WORTHWHILE_BYTES: u64 = 1 << 20;
 
-/// Attempts that brought less, per [`WINDOW_BYTES`] of progress.
+/// The maximum number of attempts with less progress, per [`WINDOW_BYTES`].
 const ATTEMPTS_MAX: usize = DELAYS.len();
 
-/// Progress after which earlier failures are forgotten: a path that breaks five times in 64 MiB is
-/// usable, one that breaks five times without moving is not.
+/// The progress after which earlier failures expire. A network path with five breaks in 64 MiB is
+/// usable. A network path with five breaks without progress is not.
 const WINDOW_BYTES: u64 = 64 << 20;
 
-/// Waits before the attempts of one window. Together 7.7 s, less than clients wait for a byte.
+/// The waits before the attempts of one window. In total 7.7 s, less than clients wait for a byte.
 const DELAYS: [Duration; 5] = [
     Duration::from_millis(200),
     Duration::from_millis(500),
@@ -21,21 +21,21 @@ const DELAYS: [Duration; 5] = [
     Duration::from_secs(4),
 ];
 
-/// The budget for resuming one body.
+/// The retry budget of one body.
 ///
-/// The number of attempts for a body is bounded by `size / 1 MiB + 5 × (size / 64 MiB + 1)`.
+/// The number of attempts for a body is at most `size / 1 MiB + 5 × (size / 64 MiB + 1)`.
 #[derive(Clone, Debug)]
 pub struct Resume {
-    /// What was there when the current attempt began.
+    /// The received bytes at the start of the current attempt.
     attempt_start: u64,
-    /// Where the current window began; never above `attempt_start`.
+    /// The received bytes at the start of the current window, at most `attempt_start`.
     window_start: u64,
-    /// Attempts of this window that brought too little, at most `ATTEMPTS_MAX`.
+    /// Attempts of this window with too little progress, at most `ATTEMPTS_MAX`.
     failures: usize,
 }
 
 impl Resume {
-    /// A fresh budget for a body of which `have` bytes are there already (0 for a new one).
+    /// Creates the budget for a body with `have` received bytes (0 for a new body).
     pub fn new(have: u64) -> Self {
         Resume {
             attempt_start: have,
@@ -44,8 +44,8 @@ impl Resume {
         }
     }
 
-    /// Records that an attempt ended with `have` bytes there in total. Returns how long to wait
-    /// before the next one; `None` after the last attempt.
+    /// Records the end of an attempt with `have` received bytes in total. Returns the wait before
+    /// the next attempt; `None` after the last attempt.
     pub fn after_break(&mut self, have: u64) -> Option<Duration> {
         debug_assert!(have >= self.attempt_start, "what is there never shrinks");
         let gained = have.saturating_sub(self.attempt_start);
@@ -109,7 +109,7 @@ mod tests {
         for _ in 0..5 {
             assert!(resume.after_break(0).is_some());
         }
-        // A free attempt below the window does not renew it.
+        // A free attempt within the window does not renew the budget.
         assert!(resume.after_break(63 * MIB).is_some());
         assert_eq!(resume.after_break(63 * MIB), None);
         assert!(resume.after_break(64 * MIB).is_some(), "the window is over");
@@ -125,7 +125,7 @@ mod tests {
         let (mut state, size) = (seed, 300 * MIB);
         let (mut resume, mut have, mut attempts) = (Resume::new(0), 0, 0);
         while have < size {
-            // xorshift; steps between nothing and 2 MiB, mostly small.
+            // xorshift, with steps from 0 to 2 MiB, mostly small.
             state ^= state << 13;
             state ^= state >> 7;
             state ^= state << 17;

@@ -1,4 +1,4 @@
-//! Against raw TCP servers on loopback: what is sent, and what is made of the answers.
+//! Tests against raw TCP servers on loopback: the requests sent, and the treatment of the answers.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
@@ -17,37 +17,37 @@ use super::*;
 use crate::config::{RegistryConfig, RegistryName, RegistrySettings};
 use crate::oci::{Digest, Reference};
 
-/// Passwords, token services, helpers' files: what the operator configured.
+/// The operator's credentials: passwords, token services, helpers, files.
 mod credentials;
 
-/// Registries behind fronts, and challenges of `/v2/` only.
+/// Registries behind fronts, and challenges at `/v2/` only.
 mod elsewhere;
 
 /// Mirrors, limits, redirects for the client, and reloads.
 mod places;
 
-/// Odd answers to HEAD, and pages for people in place of answers.
+/// Unusual answers to HEAD, and web pages instead of answers.
 mod verdicts;
 
-/// Kept connections that are dead, and names that are looked up slowly.
+/// Dead kept connections, and slow name lookups.
 mod connections;
 
 /// Registries that fail or limit requests.
 #[path = "availability/tests.rs"]
 mod availability;
 
-/// What follows an answer.
+/// The state of the connection after an answer.
 #[derive(Clone, Copy, PartialEq)]
 enum Then {
     KeepAlive,
     Close,
-    /// Neither a byte nor an end.
+    /// No further byte and no end.
     Silence,
 }
 
 struct Reply(Vec<u8>, Then);
 
-/// A registry, CDN or token service that answers by a function from request head to reply.
+/// A registry, CDN or token service with a function from request head to reply.
 struct Server {
     port: u16,
     /// Request heads in order.
@@ -56,7 +56,7 @@ struct Server {
 }
 
 impl Server {
-    /// `script` gets the port and returns the function that answers.
+    /// Starts a server. `script` receives the port and returns the answering function.
     async fn start<F>(script: impl FnOnce(u16) -> F) -> Server
     where
         F: Fn(&str) -> Reply + Send + Sync + 'static,
@@ -66,7 +66,7 @@ impl Server {
         let (log, answer) = (Arc::<Mutex<Vec<String>>>::default(), Arc::new(script(port)));
         let shared = log.clone();
         let accepting = tokio::spawn(async move {
-            // Dropped with this task, it ends the connections.
+            // Dropped with this task. The drop ends the connections.
             let mut connections = JoinSet::new();
             loop {
                 let (stream, _) = listener.accept().await.unwrap();
@@ -84,7 +84,7 @@ impl Server {
         self.log.lock().unwrap().clone()
     }
 
-    /// How many requests had a path that begins so.
+    /// Returns the number of requests with this path prefix.
     fn count(&self, path_start: &str) -> usize {
         self.heads()
             .iter()
@@ -141,7 +141,7 @@ fn header<'a>(head: &'a str, name: &str) -> Option<&'a str> {
         .map(|(_, value)| value)
 }
 
-/// A whole reply with a length, on a connection that stays.
+/// A complete reply with a length, on a connection kept open.
 fn reply(status: u16, headers: &str, body: &str) -> Reply {
     let length = body.len();
     Reply(
@@ -164,7 +164,7 @@ fn challenge_of(port: u16) -> Reply {
     reply(401, &realm, "{}")
 }
 
-/// Names -> addresses, by table.
+/// A resolver with a fixed table of addresses.
 struct Table(HashMap<&'static str, Vec<IpAddr>>);
 
 impl Table {
@@ -194,7 +194,7 @@ impl Resolve for Table {
 
 const QUICK: Duration = Duration::from_millis(150);
 
-/// Long enough that a busy machine does not reach them, apart from what the test makes quick.
+/// Deadlines out of reach on a busy machine. Tests shorten individual deadlines.
 fn deadlines() -> Deadlines {
     Deadlines::default()
 }
@@ -211,7 +211,7 @@ fn plain(name: &str, port: u16) -> RegistryConfig {
     }
 }
 
-/// Registries with these entries, and nothing else chosen.
+/// Returns a configuration with these entries and defaults otherwise.
 fn entries(entries: &[RegistryConfig]) -> Registries {
     Registries {
         entries: entries.to_vec(),
@@ -231,7 +231,7 @@ fn upstreams(registries: &[RegistryConfig], deadlines: Deadlines) -> Upstreams {
     .unwrap()
 }
 
-/// The registry of most tests: `r.lan`, at `server`.
+/// Returns the setup of most tests, the registry `r.lan` at `server`.
 fn lan(server: &Server) -> Upstreams {
     upstreams(&[plain("r.lan", server.port)], deadlines())
 }
@@ -319,7 +319,7 @@ async fn simultaneous_requests_fetch_one_token_and_later_requests_send_it_first(
 
 #[tokio::test]
 async fn a_kept_token_that_is_refused_is_replaced_once() {
-    // Each token is good until the test says otherwise.
+    // Each token is valid until the test revokes it.
     let refused = Arc::new(std::sync::atomic::AtomicUsize::new(0));
     let limit = refused.clone();
     let server = registry_with_tokens(move |token, _| {
@@ -333,7 +333,7 @@ async fn a_kept_token_that_is_refused_is_replaced_once() {
     assert_eq!(pull(&upstreams, &blob("r.lan")).await.unwrap(), "content");
     assert_eq!((server.count("/token"), server.count("/v2")), (2, 4));
 
-    // And when no token helps, the refusal is the answer.
+    // If no token helps, the refusal is the answer.
     refused.store(usize::MAX, std::sync::atomic::Ordering::Relaxed);
     match pull(&upstreams, &blob("r.lan")).await {
         Err(UpstreamError::Status {
@@ -356,7 +356,7 @@ async fn an_expired_token_is_renewed_before_it_is_sent() {
     .await;
     let upstreams = lan(&server);
     pull(&upstreams, &blob("r.lan")).await.unwrap();
-    // Its life is 0.8 s, and there is no event for the passing of time.
+    // The token lives for 0.8 s. The passing of time has no event to wait for.
     tokio::time::sleep(Duration::from_millis(900)).await;
     pull(&upstreams, &blob("r.lan")).await.unwrap();
     assert_eq!((server.count("/token"), server.count("/v2")), (2, 3));
@@ -364,7 +364,7 @@ async fn an_expired_token_is_renewed_before_it_is_sent() {
 
 #[tokio::test]
 async fn public_ecr_answers_400_to_an_old_token_and_gets_a_new_one() {
-    // A token is good for one request; then it is answered with 400.
+    // A token is valid for one request. Later requests get 400.
     let server = Server::start(|port| {
         let (tokens, used) = (std::sync::atomic::AtomicUsize::new(0), Mutex::new(Vec::new()));
         move |head: &str| {
@@ -391,7 +391,8 @@ async fn public_ecr_answers_400_to_an_old_token_and_gets_a_new_one() {
     pull(&upstreams, &blob("public.ecr.aws")).await.unwrap();
     pull(&upstreams, &blob("public.ecr.aws")).await.unwrap();
     assert_eq!(server.count("/token"), 2);
-    // Elsewhere a 400 is what it says. And no token is shared between namespaces, or the first pull would fail.
+    // For other registries, a 400 is final. Namespaces do not share tokens, or the first pull would
+    // fail.
     pull(&upstreams, &blob("r.lan")).await.unwrap();
     let outcome = pull(&upstreams, &blob("r.lan")).await;
     assert!(
@@ -1121,7 +1122,7 @@ async fn connection_failures_say_which_part_failed_and_nothing_secret() {
     );
     assert!(!format!("{error} {error:?} {request:?}").contains("S3CRET"));
 
-    // A server that speaks no TLS.
+    // A server without TLS.
     let server = Server::start(|_| |_: &str| raw("", Then::Close)).await;
     let talker = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = talker.local_addr().unwrap().port();
@@ -1290,7 +1291,7 @@ async fn redirects_and_realms_of_a_configured_registry_may_be_inside_but_not_at_
             );
         }
     }
-    // By name and inside: fine.
+    // Allowed by name, at an internal address.
     let cdn = Server::start(|_| |_: &str| reply(200, "", "content")).await;
     let there = format!("http://cdn.lan:{}/", cdn.port);
     let server = Server::start(|_| move |_: &str| redirect_to(&there)).await;

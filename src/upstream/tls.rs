@@ -12,32 +12,36 @@ use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme
 use crate::anchor::{Anchors, ServerVerifier};
 use crate::config::{Pem, Tls};
 
-/// To whom a connection leads.
+/// The peer of a connection.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Peer {
-    /// The registry: its own roots instead of the system's, and our certificate if it requests one.
+    /// The registry. Trusts the configured CA instead of the system's roots, and gets our
+    /// certificate on request.
     Registry,
-    /// Where the registry sent us, or a mirror: its roots besides the system's, and no certificate of ours.
+    /// A redirect target or a mirror. Trusts the configured CA and the system's roots, and never
+    /// gets our certificate.
     Elsewhere,
 }
 
-/// Why a PEM file cannot be used: its path, and what is wrong with it.
+/// An unusable PEM file: its path and the reason.
 pub(super) struct Unusable {
     pub file: String,
     pub reason: String,
 }
 
-/// Makes TLS configurations.
+/// Builds TLS configurations.
 pub(super) struct TlsBuilder {
-    /// Named here, not installed process-wide: no other part can change what upstreams get.
+    /// Not installed process-wide, so no other part of the process can change the provider for
+    /// upstreams.
     provider: Arc<CryptoProvider>,
-    /// The system's idea of whom to trust.
+    /// The root certificates of the system.
     system: RootCertStore,
 }
 
 impl TlsBuilder {
-    /// Reads the system's roots. A system without any (a container image with nothing but the binary) gets
-    /// Mozilla's, which are compiled in. Reads files; call it at start and reload only.
+    /// Reads the system's root certificates. A system without roots (a container image with only
+    /// the binary) uses Mozilla's roots, compiled into the binary. Reads files, so only for start
+    /// and reload.
     pub fn new() -> Self {
         TlsBuilder {
             provider: Arc::new(rustls::crypto::ring::default_provider()),
@@ -45,11 +49,11 @@ impl TlsBuilder {
         }
     }
 
-    /// Returns the TLS configuration for `peer` under the setting `tls`.
+    /// Returns the TLS configuration for `peer` with the setting `tls`.
     ///
     /// # Errors
     ///
-    /// A certificate or key that cannot be used.
+    /// Fails if a certificate or key is unusable.
     pub fn config(&self, tls: &Tls, peer: Peer) -> Result<ClientConfig, Unusable> {
         let builder = ClientConfig::builder_with_provider(self.provider.clone())
             .with_safe_default_protocol_versions()
@@ -126,7 +130,7 @@ fn system_roots() -> RootCertStore {
     for error in &system.errors {
         tracing::warn!(%error, "some of the system's root certificates cannot be read");
     }
-    // System stores hold a certificate or two that is no usable root; the others still count.
+    // System stores often contain a few unusable roots. The others still count.
     roots.add_parsable_certificates(system.certs);
     if roots.is_empty() {
         tracing::info!("the system has no root certificates; using the built-in ones");
@@ -135,8 +139,8 @@ fn system_roots() -> RootCertStore {
     roots
 }
 
-/// Accepts any certificate: for registries with that setting, and for health checks that only test whether a server answers. Signatures
-/// are still checked: who shows a certificate must have its key.
+/// Accepts any certificate. For registries with this setting, and for health checks of servers.
+/// Signatures are still checked, so a peer must have the key of its certificate.
 #[derive(Debug)]
 pub struct AnyCertificate(pub Arc<CryptoProvider>);
 

@@ -1,7 +1,7 @@
-//! What an upstream's final status says about the content, and what follows from it. Pure.
+//! The meaning of an upstream's final status for the content. Pure.
 //!
-//! The one table of statuses: the client's answer, whether a held copy is served stale, whether the request is repeated,
-//! and what the breaker counts all follow from a [`Verdict`].
+//! This table alone decides on statuses. The client's answer, the use of stale copies, retries, and
+//! the failures of the circuit breaker all follow from a [`Verdict`].
 
 use http::HeaderMap;
 use http::header::{CONTENT_TYPE, WWW_AUTHENTICATE};
@@ -9,29 +9,30 @@ use http::header::{CONTENT_TYPE, WWW_AUTHENTICATE};
 /// The class of a status from 100 to 599.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Verdict {
-    /// 1xx and 101: the answer is still to come, and never does as one of these.
+    /// 1xx, including 101. Not a final answer.
     NotFinal,
-    /// 200, and 206 to a range.
+    /// 200, or 206 to a range request.
     Content,
-    /// Another place has it.
+    /// Another host has the content.
     Redirect,
-    /// Credentials are wanted: 401.
+    /// 401: the registry requires credentials.
     Challenge,
-    /// The registry does not give it to this caller: 403, 451.
+    /// 403, 451: the registry refuses the content to this caller.
     Forbidden,
-    /// The registry does not have it: 404, 410.
+    /// 404, 410: the registry does not have the content.
     Gone,
     /// 429.
     Limited,
-    /// The upstream is down, overloaded or not a registry at the moment; seconds later it may answer.
+    /// The upstream is down, overloaded or temporarily not a registry. A retry within seconds may
+    /// succeed.
     Trouble,
-    /// No answer to such a request: 204, 304, 400, 405, 501. It says nothing about the content, and comes again when the
-    /// request does.
+    /// No valid answer to our requests, for example 204, 304, 400, 405 or 501. Gives no information
+    /// about the content, and a retry gets the same status.
     Unfit,
 }
 
 impl Verdict {
-    /// The table. Statuses outside of 100 to 599 are no statuses of HTTP.
+    /// Returns the verdict of a status. HTTP defines statuses from 100 to 599 only.
     pub fn of_status(status: u16) -> Verdict {
         match status {
             100..=199 => Verdict::NotFinal,
@@ -41,17 +42,17 @@ impl Verdict {
             403 | 451 => Verdict::Forbidden,
             404 | 410 => Verdict::Gone,
             429 => Verdict::Limited,
-            // Timeouts of either side, and "too early", which is about the connection.
+            // Timeouts of either side, and "too early", a status of the connection.
             408 | 425 | 500 | 502..=504 | 506..=599 => Verdict::Trouble,
             _ => Verdict::Unfit,
         }
     }
 
-    /// The verdict of a refusal with these fields and this body (empty for HEAD).
+    /// Returns the verdict of a refusal with these headers and this body (empty for HEAD).
     ///
-    /// A page for people without any sign of a registry is not a registry's answer, whatever its status: a proxy, a login
-    /// page or a default site has answered in its place. Anything else is accepted: Go's plain "404 page not found", an
-    /// object store's XML, an empty body.
+    /// A web page without any sign of a registry is not a registry's answer, with any status. A
+    /// proxy, a login page or a default site has answered instead. All other bodies are accepted,
+    /// such as Go's plain "404 page not found", an object store's XML, or an empty body.
     pub(super) fn of_refusal(status: u16, headers: &HeaderMap, body: &[u8]) -> Verdict {
         match Verdict::of_status(status) {
             Verdict::Challenge | Verdict::Forbidden | Verdict::Gone
@@ -63,7 +64,8 @@ impl Verdict {
         }
     }
 
-    /// Whether it says nothing about the content, so that a held copy is served, marked as stale.
+    /// Returns whether the status gives no information about the content. The cache then serves a
+    /// held copy, marked as stale.
     pub fn serves_stale(self) -> bool {
         match self {
             Verdict::NotFinal
@@ -76,18 +78,19 @@ impl Verdict {
         }
     }
 
-    /// Whether the same request may succeed within seconds.
+    /// Returns whether the request may succeed within seconds.
     pub fn may_pass(self) -> bool {
         matches!(self, Verdict::Limited | Verdict::Trouble)
     }
 
-    /// Whether the registry said that this caller does not get it: another caller may.
+    /// Returns whether the registry refused the content to this caller. Another caller may get the
+    /// content.
     pub fn is_refusal(self) -> bool {
         matches!(self, Verdict::Challenge | Verdict::Forbidden | Verdict::Gone)
     }
 }
 
-/// Whether the answer is a page for people.
+/// Returns whether the answer is a web page.
 pub(super) fn is_page(headers: &HeaderMap, body: &[u8]) -> bool {
     match headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()) {
         Some(named) => {
@@ -104,7 +107,8 @@ pub(super) fn is_page(headers: &HeaderMap, body: &[u8]) -> bool {
     }
 }
 
-/// Whether a registry wrote it: its version, a digest, a challenge, or an OCI error.
+/// Returns whether a registry wrote the answer. Signs are its version header, a digest, a
+/// challenge, or an OCI error.
 pub(super) fn has_registry_sign(headers: &HeaderMap, body: &[u8]) -> bool {
     headers.contains_key("docker-distribution-api-version")
         || headers.contains_key("docker-content-digest")

@@ -1,10 +1,11 @@
-//! The caches that a request has come through: `Via` (RFC 9110, 7.6.3).
+//! The chain of caches in `Via` (RFC 9110, 7.6.3).
 //!
-//! Caches may stand behind each other, and by a configuration error in a circle, where each would wait for the next for ever. So
-//! every request of this cache lists the cache and the caches of the waiting client. A cache that finds its own name rejects
-//! the request (`registry/via.rs`).
+//! Caches may be chained, and a configuration error may create a cycle of caches waiting
+//! indefinitely for each other. So every request lists this cache and the caches of the waiting
+//! client. A cache with its own name in the list rejects the request (`registry/via.rs`).
 //!
-//! One request serves all clients of the same content, so the chain is kept beside the requests, by the content.
+//! A shared request serves all clients of the same content, so the chains are kept beside the
+//! requests, by content.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -14,16 +15,16 @@ use http::HeaderValue;
 use super::{Target, UpstreamRequest};
 use crate::oci::{Namespace, Repository};
 
-/// What is waited for.
+/// The content of a waiting request.
 type Wanted = (Namespace, Repository, Target);
 
-/// Our name in `Via`, and the chains of the requests that wait for us.
+/// The name of this cache in `Via`, and the chains of the waiting requests.
 pub(super) struct Chains {
     pseudonym: String,
     waiting: Mutex<HashMap<Wanted, Vec<Arc<str>>>>,
 }
 
-/// Says that a request which came through other caches waits for something, until it is dropped.
+/// Registers the chain of a waiting request until dropped.
 pub struct OnBehalf {
     chains: Arc<Chains>,
     wanted: Wanted,
@@ -31,10 +32,10 @@ pub struct OnBehalf {
 }
 
 impl Chains {
-    /// With a name that no other process has.
+    /// Creates the state with a unique name for this process.
     pub fn new() -> Self {
         use std::hash::BuildHasher;
-        // Keyed anew in every process, by the system's randomness.
+        // `RandomState` uses random keys of the system in every process.
         let number = std::hash::RandomState::new().hash_one(std::process::id());
         Chains {
             pseudonym: format!("oci-pull-through-{number:016x}"),
@@ -46,7 +47,8 @@ impl Chains {
         &self.pseudonym
     }
 
-    /// Returns the `Via` value of a request: the caches of the longest wait, and this cache.
+    /// Returns the `Via` value of a request: the caches of the oldest waiting request, then this
+    /// cache.
     pub fn via(&self, request: &UpstreamRequest) -> HeaderValue {
         let wanted = (
             request.namespace.clone(),

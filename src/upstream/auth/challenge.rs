@@ -1,32 +1,32 @@
-//! `WWW-Authenticate` -> challenges. Pure.
+//! Parses `WWW-Authenticate` to challenges. Pure.
 //!
-//! Registries send several headers, several challenges in one header, commas inside quotes, and now
-//! and then values that should have been quoted. What can be understood is understood; a piece that
-//! cannot is skipped up to the next comma, because another challenge may follow it.
+//! Registries send several headers, several challenges in one header, commas inside quotes, and
+//! sometimes unquoted values. The parser is lenient. An invalid part is skipped up to the next
+//! comma, because a valid challenge may follow.
 
 use http::HeaderMap;
 use http::header::WWW_AUTHENTICATE;
 
-/// Bytes of challenge read from one response. Real ones are below 1 KiB.
+/// The maximum number of challenge bytes read from one response. Real challenges are below 1 KiB.
 const CHALLENGE_BYTES_MAX: usize = 16 * 1024;
 
-/// Challenges kept from one response; registries send one or two.
+/// The maximum number of challenges kept from one response. Registries send one or two.
 const CHALLENGES_MAX: usize = 16;
 
-/// Parameters kept per challenge; Bearer has four that matter.
+/// The maximum number of parameters kept per challenge. Four Bearer parameters are used.
 const PARAMS_MAX: usize = 32;
 
-/// One challenge: an authentication scheme that the registry accepts.
+/// A challenge: an authentication scheme that the registry accepts.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(in crate::upstream) struct Challenge {
-    /// In lower case.
+    /// The scheme, in lower case.
     pub scheme: String,
-    /// Names in lower case, values as sent with escapes undone. The first of equal names counts.
+    /// Names in lower case, values with escapes removed. The first of several equal names counts.
     params: Vec<(String, String)>,
 }
 
 impl Challenge {
-    /// The same challenge without one of its parameters.
+    /// Returns the challenge without one of its parameters.
     pub fn without(mut self, name: &str) -> Self {
         self.params.retain(|(known, _)| known != name);
         self
@@ -40,7 +40,7 @@ impl Challenge {
     }
 }
 
-/// All challenges of a response, in order.
+/// Returns all challenges of a response, in order.
 pub(in crate::upstream) fn parse_challenges(headers: &HeaderMap) -> Vec<Challenge> {
     let mut challenges = Vec::new();
     let mut budget = CHALLENGE_BYTES_MAX;
@@ -49,13 +49,13 @@ pub(in crate::upstream) fn parse_challenges(headers: &HeaderMap) -> Vec<Challeng
             break;
         }
         budget -= value.len();
-        // Quoted strings may carry bytes beyond ASCII; none of the parameters we use does.
+        // Quoted strings may contain non-ASCII bytes, but none of the parameters in use does.
         parse_into(&String::from_utf8_lossy(value.as_bytes()), &mut challenges);
     }
     challenges
 }
 
-/// The realm, service and scope of the first Bearer challenge that has a realm.
+/// Returns the first Bearer challenge with a realm.
 pub(in crate::upstream) fn bearer(challenges: &[Challenge]) -> Option<&Challenge> {
     challenges
         .iter()
@@ -71,7 +71,7 @@ fn parse_into(text: &str, challenges: &mut Vec<Challenge>) {
         }
         let scheme = rest.token();
         if scheme.is_empty() || rest.after_space().starts_with('=') {
-            // Not the beginning of a challenge.
+            // Not the start of a challenge.
             rest.skip_piece();
             continue;
         }
@@ -94,7 +94,7 @@ fn parse_into(text: &str, challenges: &mut Vec<Challenge>) {
     }
 }
 
-/// What is left of a header value.
+/// The unparsed rest of a header value.
 struct Reader<'a>(&'a str);
 
 impl<'a> Reader<'a> {
@@ -114,7 +114,7 @@ impl<'a> Reader<'a> {
         self.0.trim_start_matches([' ', '\t'])
     }
 
-    /// RFC 9110 `token`; empty when none starts here.
+    /// Reads a `token` (RFC 9110). Returns an empty string if there is none.
     fn token(&mut self) -> &'a str {
         let end = self.0.find(|c: char| !is_token_char(c)).unwrap_or(self.0.len());
         let (token, rest) = self.0.split_at(end);
@@ -140,7 +140,8 @@ impl<'a> Reader<'a> {
         self.0 = "";
     }
 
-    /// Takes a `token68` (the other form a challenge may have) if one stands alone before the next comma.
+    /// Skips a `token68`, the alternative to parameters, if it fills the text up to the next comma.
+    /// Returns whether there was one.
     fn take_token68(&mut self) -> bool {
         let body = self
             .0
@@ -154,11 +155,11 @@ impl<'a> Reader<'a> {
         found
     }
 
-    /// The next `name=value` of the current challenge; `None` when another challenge or the end
-    /// follows. A value that cannot be read is skipped and given as `None`.
+    /// Reads the next `name=value` of the current challenge. Returns `None` before another
+    /// challenge and at the end. An unreadable value is skipped and returned as `None`.
     fn param(&mut self) -> Option<(String, Option<String>)> {
         let mut ahead = Reader(self.0);
-        // Commas are due between parameters; some registries send spaces only.
+        // The grammar requires commas between parameters, but some registries send spaces only.
         ahead.skip_separators();
         let name = ahead.token();
         ahead.skip_space();
@@ -174,7 +175,7 @@ impl<'a> Reader<'a> {
             }
             value
         } else {
-            // URLs are often left unquoted, so more than a token is taken.
+            // URLs are often sent unquoted, so more characters than those of a token are accepted.
             let end = ahead.0.find([' ', '\t', ',', '"']).unwrap_or(ahead.0.len());
             let (value, rest) = ahead.0.split_at(end);
             ahead.0 = rest;
@@ -189,7 +190,8 @@ impl<'a> Reader<'a> {
         Some((name.to_ascii_lowercase(), value))
     }
 
-    /// A quoted string with its escapes undone; `None` when it never ends.
+    /// Reads a quoted string and removes its escapes. Returns `None` if the closing quote is
+    /// missing.
     fn quoted(&mut self) -> Option<String> {
         let mut value = String::new();
         let mut chars = self.0.char_indices().skip(1);
@@ -217,7 +219,7 @@ mod tests {
 
     use super::*;
 
-    /// The challenges of `values` (one per header), written as `scheme{name=value;…}`.
+    /// Returns the challenges of `values` (one per header), written as `scheme{name=value;…}`.
     fn parsed(values: &[&str]) -> String {
         let mut headers = HeaderMap::new();
         for value in values {
@@ -240,7 +242,7 @@ mod tests {
     #[test]
     fn challenges_are_read_the_way_registries_write_them() {
         let table: &[(&[&str], &str)] = &[
-            // As sent by real registries.
+            // Challenges sent by real registries.
             (
                 &[
                     r#"Bearer realm="https://auth.docker.io/token",service="registry.docker.io",scope="repository:library/nginx:pull""#,
@@ -267,7 +269,7 @@ mod tests {
                 &[r#"BASIC realm="Amazon",service="ecr.amazonaws.com""#],
                 "basic{realm=Amazon;service=ecr.amazonaws.com}",
             ),
-            // Several.
+            // Several challenges.
             (
                 &[r#"Basic realm="a""#, r#"Bearer realm="b""#],
                 "basic{realm=a} bearer{realm=b}",
@@ -311,7 +313,7 @@ mod tests {
             (&[r#"Bearer realm="a=b&c=d""#], "bearer{realm=a=b&c=d}"),
             (&["Bearer realm=\"\u{e4}\""], "bearer{realm=\u{e4}}"),
             (&["Bearer realm=\"a\tb\""], "bearer{realm=a\tb}"),
-            // Case: schemes and names fold, values do not.
+            // Schemes and names are case-insensitive, values are not.
             (
                 &[r#"BEARER REALM="Https://A/B",Scope="Repository:X:Pull""#],
                 "bearer{realm=Https://A/B;scope=Repository:X:Pull}",
@@ -344,7 +346,7 @@ mod tests {
             (&[r#"Bearer realm="a",Basic"#], "bearer{realm=a} basic{}"),
             (&[r#"Bearer"#], "bearer{}"),
             (&[r#"Bearer "#], "bearer{}"),
-            // Order is free, the first of equal names counts.
+            // Parameters in any order; of equal names, the first counts.
             (
                 &[r#"Bearer scope="c",service="b",realm="a""#],
                 "bearer{scope=c;service=b;realm=a}",

@@ -8,7 +8,7 @@ use base64::engine::general_purpose::STANDARD;
 use super::Secret;
 use crate::config::SecretText;
 
-/// The user name helpers and token services use for identity tokens.
+/// The user name of identity tokens, by convention of helpers and token services.
 pub(super) const TOKEN_USER: &str = "<token>";
 
 /// Credentials for one registry.
@@ -20,16 +20,17 @@ pub(in crate::upstream) enum Credential {
     },
     /// A refresh token, for the token service only.
     Identity(SecretText),
-    /// The finished bearer token, for the registry only.
+    /// A final bearer token, for the registry only.
     Bearer(Secret),
 }
 
-/// Tells credentials apart without holding them. Prints nothing.
+/// Identifies a credential without containing it. Prints as `***`.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub(in crate::upstream) struct CredentialId([u8; 32]);
 
 impl Credential {
-    /// What a user name and a password mean; the name `<token>` marks an identity token.
+    /// Returns the credential of a user name and a password. The name `<token>` marks an identity
+    /// token.
     pub fn of_pair(username: String, password: SecretText) -> Self {
         if username == TOKEN_USER {
             Credential::Identity(password)
@@ -38,8 +39,8 @@ impl Credential {
         }
     }
 
-    /// What a client's `Authorization` says, where that is a name and a password (RFC 7617); `None` for anything else, and
-    /// for the empty pair that some clients send when they have no credentials.
+    /// Returns the user name and password in a client's `Authorization` (RFC 7617). `None` for
+    /// other schemes, and for the empty pair sent by some clients without credentials.
     pub fn of_client(authorization: &Secret) -> Option<Self> {
         let value = authorization.header_value();
         let (scheme, pair) = value.as_bytes().split_at_checked(b"Basic ".len())?;
@@ -54,7 +55,8 @@ impl Credential {
         ))
     }
 
-    /// The `Authorization` for the registry itself; `None` for an identity token, which is not for it.
+    /// Returns the `Authorization` for the registry itself. `None` for an identity token, because
+    /// only the token service accepts it.
     pub fn for_registry(&self) -> Option<Secret> {
         match self {
             Credential::Password { username, password } => basic(username, password),
@@ -63,7 +65,7 @@ impl Credential {
         }
     }
 
-    /// Returns whether it is the finished token, which needs no token service.
+    /// Returns whether the credential is a final token, so no token service is needed.
     pub fn is_token(&self) -> bool {
         matches!(self, Credential::Bearer(_))
     }
@@ -71,7 +73,7 @@ impl Credential {
     pub fn id(&self) -> CredentialId {
         let mut hash = ring::digest::Context::new(&ring::digest::SHA256);
         let mut part = |bytes: &[u8]| {
-            // Lengths first, so that no two credentials make the same bytes.
+            // Lengths first, so different credentials never hash the same bytes.
             hash.update(&(bytes.len() as u64).to_le_bytes());
             hash.update(bytes);
         };
@@ -98,12 +100,12 @@ impl Credential {
 
 impl fmt::Debug for CredentialId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // The hash of a weak password is as good as the password.
+        // The hash of a weak password is as sensitive as the password.
         f.write_str("***")
     }
 }
 
-/// `Basic` credentials (RFC 7617), in UTF-8.
+/// Returns the `Basic` credentials (RFC 7617), in UTF-8.
 pub(super) fn basic(username: &str, password: &SecretText) -> Option<Secret> {
     let pair = STANDARD.encode(format!("{username}:{}", password.reveal()));
     Secret::new(format!("Basic {pair}").as_bytes())

@@ -1,5 +1,5 @@
-//! Where the credentials for one registry come from: the configuration, a file that is read anew when it changes, or
-//! a helper whose answers are kept for a while.
+//! The sources of credentials for one registry: the configuration, a file, or a helper. A file is
+//! read again after changes, and answers of helpers are cached.
 
 use std::collections::HashMap;
 use std::io::Read as _;
@@ -18,33 +18,34 @@ use crate::config::Auth;
 use crate::oci::{Namespace, Repository};
 use crate::upstream::error::UpstreamError;
 
-/// How long a helper's answer is used. It does not say how long it holds; those of ECR hold for 12 h, and 48 minutes are
-/// 80 % of an hour, the shortest life among the clouds.
+/// How long a helper's answer is used. The answer contains no lifetime. ECR tokens are valid for 12
+/// h. The shortest lifetime among the clouds is an hour, and 48 minutes are 80 % of it.
 const HELPER_AGE: Duration = Duration::from_secs(48 * 60);
 
-/// Age from which a helper's answer that was refused may be out of date. A registry may refuse for good, and not every
-/// refusal should start a program.
+/// The minimum age of a refused helper answer before the helper runs again. A registry may refuse
+/// permanently, and not every refusal should start a process.
 const HELPER_AGE_DOUBTED: Duration = Duration::from_secs(1);
 
-/// How long a helper that failed, or had nothing, is not run again.
+/// How long a failed or empty answer of a helper is used.
 const HELPER_FAILURE_AGE: Duration = Duration::from_secs(2);
 
-/// Servers whose answers are kept per helper setting. Behind `*.example.com` clients choose the server.
+/// The maximum number of servers with cached answers per helper setting. For entries such as
+/// `*.example.com`, clients choose the server.
 const SERVERS_MAX: usize = 256;
 
-/// Helpers running at once, per registry entry; each is a process.
+/// The maximum number of concurrent helper processes per registry entry.
 const HELPERS_MAX: usize = 4;
 
-/// Size of a `config.json`; real ones are a few KiB.
+/// The maximum size of a `config.json`. Real files have a few KiB.
 const FILE_BYTES_MAX: u64 = 1024 * 1024;
 
-/// The name of Docker Hub for helpers.
+/// The server name of Docker Hub for helpers.
 const DOCKER_HUB_SERVER: &str = "https://index.docker.io/v1/";
 
-/// The credentials for the registries of one entry.
+/// The credentials of the registries of one entry.
 pub(in crate::upstream) struct CredentialSource {
     source: Source,
-    /// By helper and server.
+    /// Answers of helpers, by helper and server.
     helped: Mutex<HashMap<(String, String), Arc<HelperSlot>>>,
     running: Semaphore,
 }
@@ -64,7 +65,7 @@ struct ReadFile {
     config: Arc<DockerConfig>,
 }
 
-/// What changes when a file does.
+/// The identity of a file version.
 #[derive(PartialEq, Eq, Clone, Copy)]
 struct Stamp {
     inode: u64,
@@ -72,7 +73,7 @@ struct Stamp {
     changed: (i64, i64),
 }
 
-/// Locked while the helper runs, so that one process serves all waiting requests.
+/// Locked while the helper runs, so one process serves all waiting requests.
 type HelperSlot = tokio::sync::Mutex<Option<HelperAnswer>>;
 
 struct HelperAnswer {
@@ -81,17 +82,17 @@ struct HelperAnswer {
     until: Instant,
 }
 
-/// Credentials, and how old they are.
+/// A credential and the time of its helper run.
 #[derive(Clone)]
 pub(in crate::upstream) struct LoadedCredential {
     pub credential: Arc<Credential>,
     pub id: CredentialId,
-    /// When a helper was run for it; `None` for credentials that no second run would change.
+    /// The time of the helper run. `None` if another run cannot change the credential.
     pub requested: Option<Instant>,
 }
 
 impl LoadedCredential {
-    /// A client's own; `None` where that is no name with a password.
+    /// Returns the client's own credential. `None` without a user name and password.
     pub fn of_client(authorization: &Secret) -> Option<Self> {
         Credential::of_client(authorization).map(|credential| LoadedCredential::new(credential, None))
     }
@@ -104,7 +105,7 @@ impl LoadedCredential {
         }
     }
 
-    /// Whether there may be newer ones than these, for a request that started at `started`.
+    /// Returns whether a newer credential may exist, for a request started at `started`.
     pub fn may_be_old(&self, started: Instant) -> bool {
         self.requested
             .is_some_and(|requested| requested + HELPER_AGE_DOUBTED < started)
@@ -114,7 +115,7 @@ impl LoadedCredential {
 impl CredentialSource {
     /// # Errors
     ///
-    /// A token that no header could carry.
+    /// Fails if a credential contains characters invalid in a header.
     pub fn new(auth: &Auth) -> Result<Self, &'static str> {
         let given = |credential| Source::Given(LoadedCredential::new(credential, None));
         let source = match auth {
@@ -142,21 +143,22 @@ impl CredentialSource {
         })
     }
 
-    /// Whether there are any credentials at all.
+    /// Returns whether no credentials are configured.
     pub fn is_nothing(&self) -> bool {
         matches!(self.source, Source::Nothing)
     }
 
-    /// The credentials for `repository` of `namespace`; `None` where there are none. A helper's answer from before
-    /// `not_before` is not used.
+    /// Returns the credential for `repository` of `namespace`, or `None` if there is none. Ignores
+    /// a cached helper answer from before `not_before`.
     ///
     /// # Errors
     ///
-    /// [`UpstreamError::Credentials`]; a helper's failure also for requests within [`HELPER_FAILURE_AGE`] after it.
+    /// [`UpstreamError::Credentials`]. A helper's failure is also returned to requests within
+    /// [`HELPER_FAILURE_AGE`] after it.
     ///
     /// # Cancellation
     ///
-    /// Ends a helper; the next in line starts another.
+    /// Kills a running helper. The next waiting caller starts another.
     pub async fn find(
         &self,
         namespace: &Namespace,
@@ -199,7 +201,7 @@ impl CredentialSource {
         {
             return kept.outcome.clone();
         }
-        // Never closed.
+        // The semaphore is never closed.
         let _running = self.running.acquire().await;
         let requested = Instant::now();
         let outcome = match helper::get(name, server).await {
@@ -221,11 +223,11 @@ impl CredentialSource {
     }
 
     fn slot(&self, name: &str, server: &str) -> Arc<HelperSlot> {
-        // Whole between any two statements, so a panic elsewhere leaves it usable.
+        // The map is consistent after each statement, so a panic elsewhere leaves it usable.
         let mut helped = self.helped.lock().unwrap_or_else(PoisonError::into_inner);
         let key = (name.to_owned(), server.to_owned());
         if helped.len() >= SERVERS_MAX && !helped.contains_key(&key) {
-            // A slot with a waiting request stays.
+            // A slot with a waiting request is kept.
             helped.retain(|_, slot| Arc::strong_count(slot) > 1);
         }
         helped.entry(key).or_default().clone()
@@ -239,7 +241,7 @@ fn unavailable(namespace: &Namespace, cause: String) -> UpstreamError {
     }
 }
 
-/// The file's content, from memory unless the file has changed.
+/// Returns the parsed file, from memory unless the file has changed.
 async fn read_again(
     path: &Path,
     read: &tokio::sync::Mutex<Option<ReadFile>>,
@@ -253,7 +255,7 @@ async fn read_again(
         let config = Arc::new(DockerConfig::parse(&text)?);
         *read = Some(ReadFile { stamp, config });
     }
-    // What has not changed is there.
+    // An unchanged file has been read before.
     read.as_ref()
         .map(|read| read.config.clone())
         .ok_or_else(|| "it was not read".into())

@@ -1,4 +1,5 @@
-//! `config.json` of docker and `auth.json` of podman: which credentials they hold for a repository. Pure.
+//! Parses `config.json` of Docker and `auth.json` of Podman, and finds the credentials of a
+//! repository. Pure.
 
 use std::collections::HashMap;
 
@@ -12,13 +13,13 @@ use super::credential::Credential;
 use crate::config::SecretText;
 use crate::oci::{Namespace, Repository};
 
-/// Padding may be missing; people write these files by hand.
+/// Padding is optional, because these files are often written by hand.
 const BASE64: GeneralPurpose = GeneralPurpose::new(
     &ALPHABET,
     GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
 );
 
-/// A file, read and understood.
+/// A parsed file.
 #[derive(Default)]
 pub(super) struct DockerConfig {
     auths: Vec<(Key, AuthEntry)>,
@@ -26,7 +27,7 @@ pub(super) struct DockerConfig {
     store: Option<String>,
 }
 
-/// What a file has for a repository.
+/// The match for a repository in a file.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Kept {
     Credential(Credential),
@@ -34,10 +35,11 @@ pub(super) enum Kept {
     Helper(String),
 }
 
-/// A key of `auths` or `credHelpers`: a host and perhaps the beginning of repositories (podman's).
+/// A key of `auths` or `credHelpers`: a host and an optional repository prefix (an extension of
+/// Podman).
 struct Key {
     host: Namespace,
-    /// Whole parts, without slashes around them; empty for the host alone.
+    /// Whole path segments, without leading and trailing slashes. Empty for the host alone.
     path: String,
 }
 
@@ -51,7 +53,7 @@ struct File {
     store: String,
 }
 
-/// Fields that are absent or empty say nothing.
+/// An absent or empty field has no meaning.
 #[derive(Deserialize, Default)]
 #[serde(default)]
 struct AuthEntry {
@@ -65,10 +67,10 @@ struct AuthEntry {
 impl DockerConfig {
     /// # Errors
     ///
-    /// What is wrong, without a word of the content.
+    /// Returns the position of the error, without any content of the file.
     pub fn parse(text: &str) -> Result<Self, String> {
         let file: File = serde_json::from_str(text)
-            // The error's own text may quote a value.
+            // The text of the JSON error may quote a value.
             .map_err(|error| {
                 format!(
                     "line {}, column {}: not what such a file holds",
@@ -92,8 +94,8 @@ impl DockerConfig {
         })
     }
 
-    /// What the file has for `repository` of `namespace`: of a helper and an entry the one with the longer key, of
-    /// equal ones the helper; the store that is for all comes last.
+    /// Returns the match for `repository` of `namespace`. The longest key wins. If a helper and an
+    /// entry have equally long keys, the helper wins. The default store comes last.
     pub fn find(&self, namespace: &Namespace, repository: &Repository) -> Option<Kept> {
         let fits = |key: &Key| key.covers(namespace, repository).then_some(key.path.len());
         let helper = self
@@ -126,7 +128,7 @@ impl Key {
             Some((host, path)) => (host, path.trim_matches('/')),
             None => (bare.unwrap_or(text), ""),
         };
-        // Docker writes URLs of its API's first version; what follows their host says nothing.
+        // Docker writes URLs with the path of its first API version. The path has no meaning.
         let path = if bare.is_some() || matches!(path, "v1" | "v2") {
             ""
         } else {
@@ -161,7 +163,7 @@ impl AuthEntry {
         } else {
             let decoded = String::from_utf8(BASE64.decode(self.auth.trim()).ok()?).ok()?;
             let (username, password) = decoded.split_once(':')?;
-            // Old versions of docker filled up with zeros.
+            // Old versions of Docker padded the password with zeros.
             (username.to_owned(), password.trim_end_matches('\0').to_owned())
         };
         Some(Credential::of_pair(pair.0, SecretText::new(pair.1)))
@@ -189,7 +191,7 @@ mod tests {
 
     #[test]
     fn entries_are_read_in_each_of_their_forms() {
-        // "dTpw" is u:p.
+        // `dTpw` is `u:p`.
         for (entry, expected) in [
             (r#"{"auth": "dTpw"}"#, Some("u:p")),
             (r#"{"auth": " dTpwOnE= "}"#, Some("u:p:q")),

@@ -1,4 +1,4 @@
-//! Credential helpers: programs named `docker-credential-<name>` that return the credentials of one registry.
+//! Credential helpers: `docker-credential-<name>` programs with the credentials of one registry.
 
 use std::io;
 use std::process::Stdio;
@@ -12,13 +12,13 @@ use tokio::time::timeout;
 use super::credential::Credential;
 use crate::config::SecretText;
 
-/// How long a helper may take; those of clouds send a request to a server themselves.
+/// The deadline of a helper. Helpers of clouds send a request to a server.
 const DEADLINE: Duration = Duration::from_secs(10);
 
-/// Bytes of an answer. Tokens of cloud registries are a few KiB.
+/// The maximum size of an answer. Tokens of cloud registries have a few KiB.
 const ANSWER_BYTES_MAX: u64 = 64 * 1024;
 
-/// What a helper says on its standard output when it has nothing, in the words its protocol prescribes.
+/// The standard output of a helper without credentials for a server, as defined by the protocol.
 const NOTHING: &str = "credentials not found";
 
 #[derive(Deserialize)]
@@ -30,16 +30,16 @@ struct Answer {
     secret: String,
 }
 
-/// Runs the helper `name` for the credentials of `server`; `None` when it has none. The program is found by `PATH` and
-/// has this process's environment; no shell is between.
+/// Runs the helper `name` for the credentials of `server`. Returns `None` if there are none. The
+/// program is found in `PATH` and inherits the environment of this process. No shell is used.
 ///
 /// # Errors
 ///
-/// Why there is no answer, without a word of what the helper wrote.
+/// Returns the reason, without any output of the helper.
 ///
 /// # Cancellation
 ///
-/// Ends the program and what it has started.
+/// Kills the program and its child processes.
 pub(super) async fn get(name: &str, server: &str) -> Result<Option<Credential>, String> {
     let harmless = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
     if name.is_empty() || !name.chars().all(harmless) {
@@ -58,7 +58,7 @@ pub(super) async fn get(name: &str, server: &str) -> Result<Option<Credential>, 
     }
 }
 
-/// Runs `program get`; what it wrote, and whether it succeeded.
+/// Runs `program get`. Returns its output, and whether it succeeded.
 async fn run(program: &str, server: &str) -> io::Result<(Vec<u8>, bool)> {
     let mut command = Command::new(program);
     command
@@ -67,15 +67,15 @@ async fn run(program: &str, server: &str) -> io::Result<(Vec<u8>, bool)> {
         .stdout(Stdio::piped())
         .stderr(Stdio::null())
         .kill_on_drop(true)
-        // One group with its children, so that all of them can be ended.
+        // A process group with the children, so all of them can be killed.
         .process_group(0);
-    // Starting a program waits for the disk it lies on.
+    // Starting a program may wait for the disk.
     let child = tokio::task::spawn_blocking(move || command.spawn())
         .await
         .map_err(io::Error::other)??;
     let mut group = Group(child);
     if let Some(mut stdin) = group.0.stdin.take() {
-        // A helper may answer without having read.
+        // A helper may answer without reading its input.
         let _ = stdin.write_all(server.as_bytes()).await;
     }
     let mut answer = Vec::new();
@@ -89,12 +89,12 @@ async fn run(program: &str, server: &str) -> io::Result<(Vec<u8>, bool)> {
     Ok((answer, status.success()))
 }
 
-/// A program and what it started; ended on drop, unless it has ended before.
+/// A program and its child processes. Killed on drop, unless the program has ended.
 struct Group(Child);
 
 impl Drop for Group {
     fn drop(&mut self) {
-        // The id exists only until the process is waited for, so it cannot belong to another process.
+        // The ID exists only until the process is reaped, so no other process can have it.
         if let Some(pid) = self
             .0
             .id()

@@ -1,7 +1,8 @@
-//! Which token service may see a registry's credentials. Pure.
+//! Decides whether a token service may receive a registry's credentials. Pure.
 //!
-//! A registry names its token service itself, and a registry that is broken into, or contacted in plain http, could
-//! name any. So the credentials go to services of the same owner only, or to those the operator listed.
+//! A registry names its token service in the challenge. A compromised registry, or an attacker on a
+//! plain http connection, could name any host. So the credentials go only to services of the
+//! registry's owner and to hosts configured by the operator.
 
 use reqwest::Url;
 
@@ -10,10 +11,10 @@ use crate::upstream::redirect::same_origin;
 
 /// Returns whether `realm` may receive the credentials for the registry at `origin`.
 ///
-/// It may when it is contacted in https (or the registry itself is plain http, by configuration) and is the same host,
-/// a host of the same registrable domain (by the public suffix list), or listed in `listed` as `host` (any port) or
-/// `host:port`. Addresses and `localhost` have no owner that could be determined: they must be the very same host and port,
-/// or listed.
+/// The realm must use https, unless the registry itself is configured as plain http. The host must
+/// be the registry's host, in the same registrable domain (by the public suffix list), or in
+/// `listed` as `host` (any port) or `host:port`. Addresses and `localhost` have no verifiable
+/// owner. Such hosts must have the registry's host and port, or be listed.
 pub(in crate::upstream) fn may_see_credentials(realm: &Url, origin: &Url, listed: &[Box<str>]) -> bool {
     let (Some(host), Some(registry)) = (realm.host_str(), origin.host_str()) else {
         return false;
@@ -26,7 +27,7 @@ pub(in crate::upstream) fn may_see_credentials(realm: &Url, origin: &Url, listed
     if same_origin(realm, origin) || is_listed(realm, host, listed) {
         return true;
     }
-    // A dot at the end makes another host of it for TLS and cookies, so it does here.
+    // A trailing dot denotes another host for TLS and cookies, and here too.
     let nameless = |host: &str| {
         ip_literal(host).is_some()
             || host == "localhost"
@@ -72,7 +73,7 @@ mod tests {
                 "https://auth.example.co.uk/",
                 "https://registry.example.co.uk:5000",
             ),
-            // The same name has the same owner on every port.
+            // All ports of a host have the same owner.
             (
                 "https://registry.example.com:8443/",
                 "https://registry.example.com",
@@ -81,7 +82,7 @@ mod tests {
             // Plain http, by configuration.
             ("http://r.lan:5001/", "http://r.lan:5000"),
             ("https://r.lan/", "http://r.lan:5000"),
-            // The very same address and port.
+            // Identical address and port.
             ("http://127.0.0.1:5000/token", "http://127.0.0.1:5000"),
             ("https://[fd00::1]/token", "https://[fd00::1]"),
             ("http://localhost:5000/token", "http://localhost:5000"),
@@ -100,7 +101,7 @@ mod tests {
             ),
             ("https://notexample.com/", "https://example.com"),
             ("https://other.co.uk/", "https://registry.co.uk"),
-            // Suffixes under which everybody may have a name.
+            // Public suffixes with names for everyone.
             ("https://evil.github.io/", "https://registry.github.io"),
             (
                 "https://evil.s3.amazonaws.com/",
@@ -121,7 +122,7 @@ mod tests {
             ("https://[::1]:5001/", "https://[::1]:5000"),
             ("https://169.254.169.254/", "https://10.0.0.1"),
             ("http://0x7f000001:5001/", "http://127.0.0.1:5000"),
-            // A dot more.
+            // A trailing dot.
             ("https://auth.example.com./", "https://registry.example.com"),
             ("https://registry.example.com./", "https://registry.example.com"),
         ] {

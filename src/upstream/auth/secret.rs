@@ -1,24 +1,24 @@
-//! A value that is sent, never shown.
+//! A secret header value. Sent to upstreams, but never printed.
 
 use std::fmt;
 
 use http::HeaderValue;
 
-/// The value of an `Authorization` header. Prints as `***`; only `upstream/` can read it.
+/// The value of an `Authorization` header. Prints as `***`. Only `upstream/` can read it.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(HeaderValue);
 
 impl Secret {
-    /// Takes the header value as the client sent it; `None` when it cannot be a header value.
+    /// Stores the header value sent by the client. Returns `None` for an invalid header value.
     pub fn new(authorization: &[u8]) -> Option<Self> {
         let mut value = HeaderValue::from_bytes(authorization).ok()?;
-        // Keeps it out of the debug output of libraries below us too.
+        // Also hides the value in the debug output of libraries.
         value.set_sensitive(true);
         Some(Secret(value))
     }
 
-    /// The value that presents `token` to a registry; `None` unless the token is of the characters
-    /// RFC 6750 allows and more: visible ASCII.
+    /// Returns the header value with the bearer `token`. Returns `None` unless the token is visible
+    /// ASCII, a superset of RFC 6750.
     pub(in crate::upstream) fn bearer(token: &str) -> Option<Self> {
         if token.is_empty() || !token.bytes().all(|b| b.is_ascii_graphic()) {
             return None;

@@ -1,8 +1,9 @@
-//! Tokens, anonymous and with credentials: fetched once, kept until they are about to expire, sent first.
+//! The token cache. Tokens, anonymous or with credentials, are fetched once and sent until shortly
+//! before they expire.
 //!
-//! The token request itself is in `token_request.rs`.
-//! A [`Slot`] is the cache entry of one token. A request that finds the slot empty fetches the token while it holds the slot's
-//! lock. Other requests wait for the lock and read the outcome, good or bad.
+//! A [`Slot`] is the cache entry of one token. A request with an empty slot fetches the token under
+//! the slot's lock. Other requests wait for the lock and read the outcome. The token request itself
+//! is in `token_request.rs`.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -20,49 +21,52 @@ use crate::upstream::Deadlines;
 use crate::upstream::endpoint::Endpoint;
 use crate::upstream::error::{Phase, UpstreamError, host_of};
 
-/// Tokens kept for one entry of the configuration. Clients choose repositories, so there is no end to them; 2 048 × 16 KiB are
-/// 32 MiB at worst, and real tokens are below 4 KiB.
+/// The maximum number of tokens per configuration entry. Clients choose repositories, so the number
+/// is otherwise unlimited. 2,048 × 16 KiB are at worst 32 MiB. Real tokens are below 4 KiB.
 const TOKENS_MAX: usize = 2_048;
 
-/// Repositories for which the token to send first is known; around 200 bytes each.
+/// The maximum number of repositories with a recorded credential, at about 200 bytes each.
 const REPOSITORIES_MAX: usize = 16_384;
 
-/// How long a failed fetch answers later requests, so that simultaneous requests make one token request and not
-/// one each. Short, because the next pull should work as soon as the token service does.
+/// How long a failed fetch answers later requests, so simultaneous requests share one token
+/// request. Short, because the next pull should succeed as soon as the token service does.
 const FAILURE_AGE: Duration = Duration::from_secs(1);
 
-/// How long a token for a client's credentials is used, however long it lives: a withdrawn right must not last here for much
-/// longer than a recorded grant of the upstream ([`GRANT_TTL`](crate::limits::GRANT_TTL)).
+/// The maximum time a token for a client's credentials is used, independent of its lifetime. A
+/// revoked right must not last much longer than a recorded grant of the upstream
+/// ([`GRANT_TTL`](crate::limits::GRANT_TTL)).
 const CLIENT_TOKEN_AGE: Duration = Duration::from_secs(60);
 
-/// Registries whose challenge to `/v2/` is kept; each is at most the 16 KiB that are read of challenges, 4 MiB together.
+/// The maximum number of registries with cached challenges of `/v2/`. Each needs at most 16 KiB,
+/// the limit for challenges of a response. 4 MiB together.
 const PINGS_MAX: usize = 256;
 
-/// How long what `/v2/` answered is used.
+/// How long an answer of `/v2/` is used.
 const PING_AGE: Duration = Duration::from_secs(600);
 
-/// A token, and when it was requested.
+/// A token and the time of its request.
 #[derive(Clone, Debug)]
 pub(in crate::upstream) struct Token {
     pub secret: Secret,
     pub fetched: Instant,
 }
 
-/// The tokens of the registries of one entry of the configuration, of Docker Hub, or of all other registries together: no
-/// number of repositories or registries that clients name drops the tokens of another entry.
+/// The token cache of one configuration entry, of Docker Hub, or of all other registries together.
+/// Separate caches, so repositories and registries invented by clients cannot evict the tokens of
+/// another entry.
 #[derive(Default)]
 pub(in crate::upstream) struct Tokens(Mutex<Tables>);
 
 #[derive(Default)]
 struct Tables {
     slots: HashMap<TokenKey, Arc<Slot>>,
-    /// What last worked for a repository.
+    /// The last successful credential per repository.
     first: HashMap<(Requester, Repository), First>,
-    /// What `/v2/` answered, by registry and place.
+    /// The answers of `/v2/`, by registry and base URL.
     pings: HashMap<(Namespace, Arc<str>), Arc<PingSlot>>,
 }
 
-/// Locked during the request to `/v2/`, so that one request serves all callers.
+/// Locked during the request to `/v2/`, so one request serves all callers.
 #[derive(Default)]
 pub(in crate::upstream) struct PingSlot(tokio::sync::Mutex<Option<PingResult>>);
 
@@ -72,7 +76,8 @@ struct PingResult {
 }
 
 impl PingSlot {
-    /// Returns the challenges of `/v2/`, from the cache or from `request`. `request` returns `None` without an answer.
+    /// Returns the challenges of `/v2/`, from the cache or from `request`. `request` returns `None`
+    /// on failure.
     pub async fn challenges(
         &self,
         request: impl Future<Output = Option<Vec<Challenge>>>,
@@ -93,7 +98,7 @@ impl PingSlot {
     }
 }
 
-/// The credential for a repository that is sent before a challenge.
+/// The credential for a repository, sent before a challenge.
 #[derive(Clone)]
 pub(in crate::upstream) enum First {
     Token(Arc<Slot>),
@@ -117,7 +122,7 @@ impl Tokens {
             .clone()
     }
 
-    /// Returns the credential for `repository` that is sent before a challenge.
+    /// Returns the credential for `repository` to send before a challenge.
     pub fn first(&self, requester: &Requester, repository: &Repository) -> Option<First> {
         self.tables()
             .first
@@ -125,7 +130,7 @@ impl Tokens {
             .cloned()
     }
 
-    /// Records the credential that worked for `repository`.
+    /// Records the successful credential for `repository`.
     pub fn remember(&self, requester: &Requester, repository: &Repository, first: First) {
         let mut tables = self.tables();
         if tables.first.len() >= REPOSITORIES_MAX {
@@ -141,13 +146,13 @@ impl Tokens {
         let mut tables = self.tables();
         let key = (namespace.clone(), place.clone());
         if tables.pings.len() >= PINGS_MAX && !tables.pings.contains_key(&key) {
-            // A slot in use stays, so that there is no second request.
+            // A slot in use is kept, so there is no second request.
             tables.pings.retain(|_, slot| Arc::strong_count(slot) > 1);
         }
         tables.pings.entry(key).or_default().clone()
     }
 
-    /// Removes the recorded credential, so that the next request gets a challenge.
+    /// Removes the recorded credential, so the next request gets a challenge.
     pub fn forget(&self, requester: &Requester, repository: &Repository) {
         self.tables()
             .first
@@ -155,7 +160,7 @@ impl Tokens {
     }
 
     fn tables(&self) -> MutexGuard<'_, Tables> {
-        // The tables are whole between any two statements, so a panic elsewhere leaves them usable.
+        // The tables are consistent after each statement, so a panic elsewhere leaves them usable.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -163,7 +168,7 @@ impl Tokens {
 /// The cache entry of one token.
 pub(in crate::upstream) struct Slot {
     key: TokenKey,
-    /// Locked across the fetch, so that there is one fetch.
+    /// Locked during the fetch, so there is only one.
     cached: tokio::sync::Mutex<Option<CachedToken>>,
 }
 
@@ -185,20 +190,20 @@ impl Slot {
         self.key.credential()
     }
 
-    /// Returns whether this is the slot of the token for `key`, with any credential.
+    /// Returns whether the slot is for the token of `key`, with any credential.
     pub fn is_for(&self, key: &TokenKey) -> bool {
         self.key.is_for_same_token(key)
     }
 
-    /// Returns the token, if it is still good and no request is fetching another.
+    /// Returns the token if it is valid and no fetch is in flight.
     pub fn cached(&self) -> Option<Token> {
         let cached = self.cached.try_lock().ok()?;
         let cached = cached.as_ref().filter(|cached| Instant::now() < cached.until)?;
         cached.outcome.as_ref().ok().cloned()
     }
 
-    /// Returns the token, and fetches it if there is none that is still good. `endpoint` sends the token request, and
-    /// `credential` is the credential of the token.
+    /// Returns the token. Fetches a token if there is no valid one. `endpoint` sends the token
+    /// request, and `credential` is the credential of the token.
     ///
     /// # Errors
     ///
@@ -206,7 +211,7 @@ impl Slot {
     ///
     /// # Cancellation
     ///
-    /// A fetch ends with its caller; the next caller in line starts another.
+    /// Cancels a fetch of this caller. The next waiting caller starts another.
     pub async fn token(
         &self,
         endpoint: &Endpoint,
@@ -224,7 +229,7 @@ impl Slot {
         {
             return cached.outcome.clone();
         }
-        // Counted from before the request: the token is not younger than that.
+        // The age counts from before the request, so the token is never older than assumed.
         let requested = Instant::now();
         let outcome = match timeout(
             deadlines.token,
@@ -258,7 +263,7 @@ impl Slot {
         cached.insert(fresh).outcome.clone()
     }
 
-    /// Drops the token the registry has refused, unless another has taken its place already.
+    /// Removes a token refused by the registry, unless it has been replaced already.
     pub async fn discard(&self, refused: &Token) {
         let mut cached = self.cached.lock().await;
         if cached.as_ref().is_some_and(|cached| {

@@ -9,22 +9,23 @@ use super::credential::CredentialId;
 use crate::oci::{Namespace, Repository};
 use crate::upstream::redirect::upgraded;
 
-/// Lengths of what a challenge may make us send and keep.
+/// The maximum lengths of the challenge parameters in requests and in the cache.
 const REALM_BYTES_MAX: usize = 2_048;
 const SERVICE_BYTES_MAX: usize = 512;
 const SCOPE_BYTES_MAX: usize = 2_048;
 
-/// The requester of a token. Registries do not share tokens, not even with the same realm. Neither do a registry and
-/// its mirrors, nor different owners of credentials.
+/// The requester of a token. Tokens are not shared between registries, even with an identical
+/// realm. Neither are they shared between a registry and its mirrors, nor between owners of
+/// credentials.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub(in crate::upstream) struct Requester {
     pub namespace: Namespace,
-    /// Scheme, host and port, and the path before `/v2/`.
+    /// Scheme, host, port, and the path before `/v2/`.
     pub place: Arc<str>,
     pub principal: Principal,
 }
 
-/// The owner of the credentials of a token request, where the token service may see them.
+/// The owner of the credentials of a token request, if the token service may receive them.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub(in crate::upstream) enum Principal {
     Anonymous,
@@ -32,22 +33,23 @@ pub(in crate::upstream) enum Principal {
     Client(CredentialId),
 }
 
-/// What a token is for.
+/// The subject of a token: requester, realm, service, scope and credential.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub(in crate::upstream) struct TokenKey {
     requester: Requester,
     realm: Url,
     service: Option<String>,
-    /// Scopes parted by single spaces.
+    /// Scopes separated by single spaces.
     scope: String,
     /// The credential of the token; `None` for an anonymous token.
     credential: Option<CredentialId>,
 }
 
 impl TokenKey {
-    /// Reads the token key from a Bearer challenge of `origin`; the default scope is pulling from `repository`.
+    /// Parses the token key from a Bearer challenge of `origin`. The default scope is pulling from
+    /// `repository`.
     ///
-    /// Whether the realm may be contacted is decided when it is.
+    /// The policy on the realm is checked later, on contact.
     pub fn new(
         requester: &Requester,
         origin: &Url,
@@ -79,13 +81,13 @@ impl TokenKey {
         })
     }
 
-    /// Returns the same key, with this credential.
+    /// Returns the key with `credential`.
     pub fn with_credential(mut self, credential: CredentialId) -> Self {
         self.credential = Some(credential);
         self
     }
 
-    /// Whether both keys differ at most in the credentials.
+    /// Returns whether both keys are equal except for the credential.
     pub fn is_for_same_token(&self, other: &TokenKey) -> bool {
         let TokenKey {
             requester,
@@ -101,7 +103,7 @@ impl TokenKey {
         &self.requester
     }
 
-    /// The owner of the token; `None` for an anonymous one.
+    /// Returns the credential of the token; `None` for an anonymous token.
     pub fn credential(&self) -> Option<CredentialId> {
         self.credential
     }
@@ -114,12 +116,12 @@ impl TokenKey {
         self.service.as_deref()
     }
 
-    /// Scopes parted by single spaces.
+    /// Returns the scopes, separated by single spaces.
     pub fn scope(&self) -> &str {
         &self.scope
     }
 
-    /// The request for the token by GET. The realm keeps its own query.
+    /// Returns the URL of the token request by GET. The query of the realm is kept.
     pub fn url(&self) -> Url {
         let mut url = self.realm.clone();
         let mut query = url.query_pairs_mut();
@@ -182,7 +184,7 @@ pub(super) mod tests {
                 r#"Bearer realm="https://auth.example",service="a&b=c",scope="aws""#,
                 "https://auth.example/?service=a%26b%3Dc&scope=aws",
             ),
-            // The registry's own host, behind a proxy for TLS.
+            // The registry's own host, behind a TLS proxy.
             (
                 r#"Bearer realm="http://r.example/t",scope="aws""#,
                 "https://r.example/t?scope=aws",

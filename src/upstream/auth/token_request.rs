@@ -1,8 +1,8 @@
-//! One token request, in the dialect of the token service, and the token grant.
+//! A token request, in the protocol of the token service, and its answer.
 //!
-//! Most services answer `GET` with `Basic`; some know only the OAuth2 `POST` of the distribution specification, and some
-//! only the former. An identity token begins with `POST`, a password with `GET`, and each goes on with the other when
-//! the refusal may be about the dialect.
+//! Most services answer `GET` with `Basic`. Some support only the OAuth2 `POST` of the distribution
+//! specification, and some only `GET`. The cache sends an identity token by `POST` first, and a
+//! password by `GET` first. If the refusal may be due to the method, the cache tries the other.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,34 +21,36 @@ use crate::upstream::error::{Phase, UpstreamError, cause, host_of};
 use crate::upstream::exchange::{self, OutgoingRequest, Redirects};
 use crate::upstream::{Deadlines, headers, redirect};
 
-/// Size of a token service's answer. Tokens of registries with long access lists have up to 10 KiB.
+/// The maximum size of a token service's answer. Tokens of registries with long access lists have
+/// up to 10 KiB.
 const ANSWER_BYTES_MAX: usize = 64 * 1024;
 
-/// Size of a token; more does not fit the request heads registries accept.
+/// The maximum size of a token. Registries do not accept larger request heads.
 const TOKEN_BYTES_MAX: usize = 16 * 1024;
 
-/// Life of a token whose answer does not say (distribution's rule).
+/// The default lifetime of a token without a stated lifetime, as defined by `distribution`.
 const LIFE_DEFAULT_SECONDS: f64 = 60.0;
 const LIFE_MIN_SECONDS: f64 = 1.0;
 const LIFE_MAX_SECONDS: f64 = 3600.0;
 
-/// The part of a token's life in which it is used: a request that starts with it should also end with it.
+/// The used part of a token's lifetime. A request started with a token should also end before its
+/// expiry.
 const LIFE_USED: f64 = 0.8;
 
-/// Who we are, for OAuth2.
+/// The client ID for OAuth2.
 const CLIENT_ID: &str = "oci-pull-through";
 
 /// The token of a token service.
 #[derive(Debug)]
 pub(super) struct TokenGrant {
     pub secret: Secret,
-    /// How long to use it.
+    /// How long the token is used.
     pub life: Duration,
 }
 
-/// Why there is no token.
+/// The reason for a missing token.
 struct TokenRefusal {
-    /// The status, where the service answered with one that is no success.
+    /// The status of a refusal; `None` for other failures.
     status: Option<u16>,
     error: UpstreamError,
 }
@@ -59,7 +61,7 @@ impl From<UpstreamError> for TokenRefusal {
     }
 }
 
-/// Fetches the token for `key`, with the credentials it was made for.
+/// Fetches the token for `key` with the credential of `key`.
 pub(super) async fn fetch(
     key: &TokenKey,
     endpoint: &Endpoint,
@@ -78,7 +80,7 @@ pub(super) async fn fetch(
         )
         .await
     };
-    // The first refusal is returned: the second may be about the dialect only.
+    // The first refusal is returned, because the second may be due to the method only.
     let outcome = match credential {
         None => get(None).await,
         Some(Credential::Password { username, password }) => match get(basic(username, password)).await {
@@ -105,7 +107,7 @@ pub(super) async fn fetch(
                 outcome => outcome,
             }
         }
-        // It is the token.
+        // The credential is the token.
         Some(Credential::Bearer(secret)) => Ok(TokenGrant {
             secret: secret.clone(),
             life: Duration::from_secs_f64(LIFE_MAX_SECONDS * LIFE_USED),
@@ -125,9 +127,9 @@ fn get_request() -> OutgoingRequest {
     }
 }
 
-/// Returns the request of the OAuth2 dialect, with all parameters in the body.
+/// Returns the OAuth2 request, with all parameters in the body.
 fn post_request(key: &TokenKey, form: &[(&str, &str)]) -> OutgoingRequest {
-    // A URL's query is written in the same way; this one is never sent as one.
+    // A form body has the encoding of a URL query. This URL is never sent.
     let mut paper = Url::parse("form://body").expect("a constant that is a URL");
     let mut pairs = paper.query_pairs_mut();
     pairs
@@ -181,7 +183,7 @@ async fn send(
                     .into()
                 });
             }
-            // The others turn a POST into a GET, and its secret would be lost or worse.
+            // Other redirects turn a POST into a GET, without the secret in the body.
             status
                 if redirect::is_redirect(status)
                     && (outgoing.body.is_none() || matches!(status, 307 | 308)) =>
@@ -195,7 +197,7 @@ async fn send(
                 exchange::read_bounded(response, exchange::ERROR_BODY_BYTES_MAX).await;
                 url = next;
             }
-            // These say something about the client's wish: GHCR answers 403 here for what does not exist.
+            // Statuses about the client's request. GHCR answers 403 here for missing content.
             status @ (401 | 403 | 408 | 429 | 500..=599) => {
                 let mut error = exchange::refusal(response, host, Phase::Token).await;
                 if let UpstreamError::Status { headers, .. } = &mut error {
@@ -207,7 +209,7 @@ async fn send(
                     error,
                 });
             }
-            // A 404 of the token service must not read as a missing manifest.
+            // A 404 of the token service must not look like a missing manifest.
             status => {
                 return Err(TokenRefusal {
                     status: Some(status),
@@ -241,12 +243,12 @@ async fn read_all(mut response: reqwest::Response, host: &Arc<str>) -> Result<By
     }
 }
 
-/// What we read of a token service's answer.
+/// The parsed fields of a token service's answer.
 #[derive(Deserialize)]
 struct TokenAnswer {
     token: Option<String>,
     access_token: Option<String>,
-    /// Seconds; a number, but a string has been seen.
+    /// Seconds, usually as a number, sometimes as a string.
     expires_in: Option<serde_json::Value>,
 }
 
@@ -270,7 +272,7 @@ pub(super) fn parse(answer: &[u8]) -> Result<TokenGrant, &'static str> {
     let seconds_stated = seconds_stated
         .filter(|seconds: &f64| seconds.is_finite())
         .unwrap_or(LIFE_DEFAULT_SECONDS);
-    // Finite, positive and below an hour, so the conversion cannot panic.
+    // The value is finite, positive and at most an hour, so the conversion cannot panic.
     let life = Duration::from_secs_f64(seconds_stated.clamp(LIFE_MIN_SECONDS, LIFE_MAX_SECONDS) * LIFE_USED);
     Ok(TokenGrant { secret, life })
 }

@@ -1,18 +1,18 @@
-//! The remaining budget of requests to a registry, as its answers state it. Pure.
+//! The remaining request budget of a registry, as stated in its answers. Pure.
 //!
-//! Docker Hub's form (`ratelimit-limit: 100;w=21600`) and the drafts of the IETF's `RateLimit` fields
-//! (draft-ietf-httpapi-ratelimit-headers: three fields up to 06, `limit=, remaining=, reset=` in 07, named policies
-//! since 08).
+//! Parses Docker Hub's format (`ratelimit-limit: 100;w=21600`) and the drafts of the IETF's
+//! `RateLimit` fields (draft-ietf-httpapi-ratelimit-headers). Drafts up to 06 have three fields, 07
+//! has `limit=, remaining=, reset=`, and later drafts have named policies.
 
 use std::net::IpAddr;
 use std::time::Duration;
 
 use http::HeaderMap;
 
-/// Longer windows are errors, or points in time (GitLab's `RateLimit-Reset`).
+/// Longer windows are errors or absolute times (GitLab's `RateLimit-Reset`).
 const WINDOW_MAX: Duration = Duration::from_secs(31 * 86_400);
 
-/// Below a tenth, the rest of the budget is for requests without a held copy.
+/// Below a tenth, the rest of the budget is reserved for requests without a held copy.
 const SCARCE_BELOW_ONE_IN: u64 = 10;
 
 /// A budget of requests.
@@ -20,17 +20,18 @@ const SCARCE_BELOW_ONE_IN: u64 = 10;
 pub struct Budget {
     /// Requests per window.
     pub limit: Option<u64>,
-    /// Requests left in it.
+    /// Requests left in the window.
     pub remaining: Option<u64>,
-    /// The window's length.
+    /// The length of the window.
     pub window: Option<Duration>,
-    /// From the answer to the next window.
+    /// The time from the answer to the next window.
     pub reset: Option<Duration>,
-    /// What the registry counts by.
+    /// The key of the registry's request count.
     pub source: Option<Source>,
 }
 
-/// By what a registry counts (`docker-ratelimit-source`); its value stays with us, it is our address or account.
+/// The key of a registry's request count (`docker-ratelimit-source`). The value itself is not kept,
+/// because it is our address or account.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Source {
     Address,
@@ -38,11 +39,11 @@ pub enum Source {
 }
 
 impl Budget {
-    /// What an answer says about it; `None` when nothing.
+    /// Parses the budget in the headers of an answer. Returns `None` without a budget.
     pub(super) fn of(headers: &HeaderMap) -> Option<Budget> {
         let mut budget = combined(headers).or_else(|| separate(headers))?;
         budget.source = text(headers, "docker-ratelimit-source").map(|source| {
-            // An address, or a network of IPv6.
+            // An IP address or an IPv6 network.
             let address = source.split('/').next().unwrap_or_default().trim();
             match address.parse::<IpAddr>() {
                 Ok(_) => Source::Address,
@@ -53,7 +54,7 @@ impl Budget {
         Some(budget)
     }
 
-    /// Returns whether the budget is only enough for requests without a held copy.
+    /// Returns whether the budget is reserved for requests without a held copy.
     pub(super) fn is_scarce(&self) -> bool {
         match (self.limit, self.remaining) {
             (Some(limit), Some(remaining)) => remaining.saturating_mul(SCARCE_BELOW_ONE_IN) < limit,
@@ -61,18 +62,18 @@ impl Budget {
         }
     }
 
-    /// Whether nothing is left.
+    /// Returns whether the budget is exhausted.
     pub(super) fn is_spent(&self) -> bool {
         self.remaining == Some(0)
     }
 
-    /// Returns how long the budget holds: another window starts then.
+    /// Returns how long the budget is valid. Then another window starts.
     pub(super) fn lasts(&self) -> Option<Duration> {
         self.reset.or(self.window)
     }
 }
 
-/// `RateLimit`, one field for all.
+/// Parses `RateLimit`, a single field.
 fn combined(headers: &HeaderMap) -> Option<Budget> {
     let states: Vec<Item<'_>> = items(text(headers, "ratelimit")?).collect();
     let policies: Vec<Item<'_>> = items(text(headers, "ratelimit-policy").unwrap_or_default()).collect();
@@ -91,7 +92,8 @@ fn combined(headers: &HeaderMap) -> Option<Budget> {
             source: None,
         });
     }
-    // Draft 08 and later: the state of each policy; the one with the least left is the one that matters.
+    // Draft 08 and later: the state of each policy. The policy with the fewest remaining requests
+    // counts.
     let tightest = states
         .iter()
         .filter(|item| item.number("r").is_some())
@@ -106,7 +108,7 @@ fn combined(headers: &HeaderMap) -> Option<Budget> {
     })
 }
 
-/// `RateLimit-Limit` and its relatives.
+/// Parses `RateLimit-Limit` and the related fields.
 fn separate(headers: &HeaderMap) -> Option<Budget> {
     let first = |name: &str| items(text(headers, name)?).next();
     let (limit, remaining) = (first("ratelimit-limit"), first("ratelimit-remaining"));
@@ -128,7 +130,7 @@ fn separate(headers: &HeaderMap) -> Option<Budget> {
     })
 }
 
-/// One member of a list: a value and its parameters.
+/// A list member: a value and its parameters.
 struct Item<'a> {
     value: &'a str,
     parameters: Vec<(&'a str, &'a str)>,
@@ -141,7 +143,7 @@ impl Item<'_> {
     }
 }
 
-/// The members of a list. Names of policies have neither commas nor semicolons, or are not understood.
+/// Returns the members of a list. Policy names with commas or semicolons are not supported.
 fn items(text: &str) -> impl Iterator<Item = Item<'_>> {
     text.split(',').map(|member| {
         let mut parts = member.split(';').map(str::trim);

@@ -1,24 +1,26 @@
 //! The circuit breaker of a registry. Pure: the caller passes instants of the monotonic clock.
 //!
-//! Several failures in a row trip the breaker, so that no client waits for an answer that will not come. One probe
-//! per second detects the recovery. Failures of one repository trip the breaker for that repository only: a
-//! registry that has lost one image is not down.
+//! Several consecutive failures trip the breaker, so clients do not wait in vain. A probe per
+//! second detects the recovery. Failures of one repository trip the breaker for this repository
+//! only, because a registry with one lost image is not down.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::oci::Repository;
 
-/// Failures in a row that trip the breaker. Fewer would turn the hiccups of a busy registry into outages.
+/// The number of consecutive failures to trip the breaker. A lower number would turn hiccups of a
+/// busy registry into outages.
 pub(super) const FAILURES_MAX: u32 = 5;
 
-/// At most one probe in this time: soon enough for people, and nothing for a registry that comes up again.
+/// The minimum time between probes. Short enough for users, and negligible load for a recovering
+/// registry.
 pub(super) const PROBE_INTERVAL: Duration = Duration::from_secs(1);
 
-/// The state of the breaker after the outcomes so far.
+/// The state of the breaker.
 #[derive(Default, Debug)]
 pub(super) struct CircuitBreaker {
-    /// The failures in a row; `None` after an answer.
+    /// The consecutive failures; `None` after an answer.
     streak: Option<FailureStreak>,
     /// The time of the last answer. A failure of an older request is ignored.
     answered: Option<Instant>,
@@ -26,12 +28,12 @@ pub(super) struct CircuitBreaker {
     next_probe: Option<Instant>,
 }
 
-/// Failures without an answer in between.
+/// Consecutive failures without an answer in between.
 #[derive(Debug)]
 struct FailureStreak {
     failures: u32,
     scope: Scope,
-    /// One of the failures was a timeout: a request with a held copy is not allowed to wait.
+    /// Whether one of the failures was a timeout. If so, a request with a held copy must not wait.
     silent: bool,
     why: Cause,
     since: Instant,
@@ -39,7 +41,7 @@ struct FailureStreak {
     tripped: bool,
 }
 
-/// What failures in a row have in common.
+/// The common scope of consecutive failures.
 #[derive(Clone, PartialEq, Eq, Debug)]
 enum Scope {
     Repository(Repository),
@@ -49,15 +51,16 @@ enum Scope {
 /// The kind of a failed request.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Failure {
-    /// No connection, no TLS, no head, or the token service is at fault: the registry as a whole.
+    /// No connection, no TLS session, no response head, or a failed token service. Affects the
+    /// whole registry.
     Unreachable,
-    /// As [`Failure::Unreachable`], after a long wait.
+    /// Like [`Failure::Unreachable`], after a timeout.
     Silent,
-    /// An answer of class 5xx.
+    /// A 5xx answer.
     Refusal,
 }
 
-/// The last failure, for the error text and the status of our answer.
+/// The last failure, for the error text and the status of the answer to the client.
 #[derive(Clone, Debug)]
 pub(super) struct Cause {
     pub text: Arc<str>,
@@ -68,7 +71,7 @@ pub(super) struct Cause {
 #[derive(Clone, Debug)]
 pub(super) enum BreakerDecision {
     Allow,
-    /// The request is rejected. With `probe`, it is sent all the same, but the caller does not wait for it.
+    /// The request is rejected. With `probe`, the request is sent in the background.
     Refuse {
         since: Instant,
         why: Cause,
@@ -76,7 +79,7 @@ pub(super) enum BreakerDecision {
     },
 }
 
-/// What an outcome has changed.
+/// A state change of the breaker.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum BreakerTransition {
     Tripped,
@@ -84,8 +87,9 @@ pub(super) enum BreakerTransition {
 }
 
 impl CircuitBreaker {
-    /// Decides on a request for `repository`. A `patient` request has no held copy as an alternative, so it may be a probe
-    /// itself. To be called once per request, because a probe that is allowed is counted.
+    /// Decides on a request for `repository`. A `patient` request has no held copy as an
+    /// alternative, so it may be a probe itself. Must be called once per request, because an
+    /// allowed probe is counted.
     pub fn admit(&mut self, repository: &Repository, patient: bool, now: Instant) -> BreakerDecision {
         let Some(streak) = &self.streak else {
             return BreakerDecision::Allow;
@@ -108,7 +112,7 @@ impl CircuitBreaker {
         }
     }
 
-    /// Records an answer of the registry, a refusal of class 4xx included.
+    /// Records an answer of the registry, including 4xx refusals.
     pub fn answered(&mut self, repository: &Repository, now: Instant) -> Option<BreakerTransition> {
         let tripped = match &self.streak {
             Some(streak) if !streak.scope.covers(repository) => return None,
@@ -167,12 +171,12 @@ impl CircuitBreaker {
         self.streak.as_ref().map_or(0, |streak| streak.failures)
     }
 
-    /// Returns the start of the failures, and whether the breaker has tripped.
+    /// Returns the time of the first failure, and whether the breaker has tripped.
     pub fn failing(&self) -> Option<(Instant, bool)> {
         self.streak.as_ref().map(|streak| (streak.since, streak.tripped))
     }
 
-    /// Returns the only repository that the failures cover.
+    /// Returns the repository of the failures. `None` if the failures affect the whole registry.
     pub fn only(&self) -> Option<&Repository> {
         match &self.streak.as_ref()?.scope {
             Scope::Repository(repository) => Some(repository),
@@ -209,7 +213,7 @@ mod tests {
         }
     }
 
-    /// A breaker, its clock, and short words for what happens to it.
+    /// A breaker with a clock, and short methods for events.
     struct Bench {
         breaker: CircuitBreaker,
         start: Instant,
@@ -377,8 +381,8 @@ mod tests {
     }
 
     proptest! {
-        /// In any sequence the breaker trips and recovers in turn, probes are a second apart, and an answer for a tripped
-        /// repository resets the breaker.
+        /// The breaker trips and recovers in turn, probes are a second apart, and an answer for a
+        /// tripped repository resets the breaker.
         #[test]
         fn probes_are_a_second_apart_and_an_answer_always_resets_the_breaker(steps in prop::collection::vec(step(), 0..400)) {
             let mut bench = Bench::new();

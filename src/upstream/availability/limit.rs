@@ -1,29 +1,30 @@
-//! The limit of a registry that has answered 429: the time of the next request. Pure.
+//! The rate limit of a registry after a 429, with the time of the next request. Pure.
 
 use std::time::{Duration, Instant};
 
-/// The longest time between two probes. A registry with a longer `Retry-After` gets probes in between all the same,
-/// because limits are raised, and networks change.
+/// The longest time between two probes. A registry with a longer `Retry-After` also gets probes,
+/// because limits may be raised and networks may change.
 const PROBE_PAUSE_MAX: Duration = Duration::from_secs(60);
 
-/// The time from a 429 without `Retry-After` to the first probe; doubled by each further 429.
+/// The time from a 429 without `Retry-After` to the first probe. Doubled by each further 429.
 const PROBE_PAUSE_MIN: Duration = Duration::from_secs(1);
 
-/// A limit that holds.
+/// An active limit.
 #[derive(Clone, Debug)]
 pub(super) struct Limit {
     /// The time of the last 429. Answers to older requests do not end the limit.
     recorded_at: Instant,
-    /// The end of the limit, where the registry has stated one.
+    /// The end of the limit, if the registry has stated one.
     until: Option<Instant>,
     /// The earliest time of the next probe.
     next_probe: Instant,
-    /// From the last 429 to `next_probe`.
+    /// The time from the last 429 to `next_probe`.
     pause: Duration,
 }
 
 impl Limit {
-    /// Returns the limit after a 429 to a request that was sent at `sent_at`; `wait` is the wait that the 429 requests.
+    /// Returns the limit after a 429 to a request sent at `sent_at`. `wait` is the wait stated by
+    /// the 429.
     pub fn after_429(
         previous: Option<&Limit>,
         wait: Option<Duration>,
@@ -33,7 +34,7 @@ impl Limit {
         let wait = wait.filter(|wait| !wait.is_zero());
         let pause = match (wait, previous) {
             (Some(wait), _) => wait.min(PROBE_PAUSE_MAX),
-            // Requests that were in flight at the first 429 are no further probes.
+            // Requests in flight at the first 429 do not count as probes.
             (None, Some(previous)) if sent_at < previous.recorded_at => previous.pause,
             (None, Some(previous)) => (previous.pause * 2).min(PROBE_PAUSE_MAX),
             (None, None) => PROBE_PAUSE_MIN,
@@ -48,7 +49,7 @@ impl Limit {
         }
     }
 
-    /// Returns how long a request has to wait; `None` when it may be sent, as a probe.
+    /// Returns the wait before the next request. `None` if a request may be sent, as a probe.
     pub fn wait(&self, now: Instant) -> Option<Duration> {
         if now >= self.next_probe {
             return None;
@@ -56,14 +57,14 @@ impl Limit {
         Some(self.until.unwrap_or(now).max(self.next_probe) - now)
     }
 
-    /// Records that a probe is in flight: the next request waits for the next probe interval.
+    /// Records a probe in flight. The next request waits for the next probe interval.
     pub fn probed(&mut self, now: Instant) {
         let known = self.until.is_some_and(|until| now < until);
         let pause = if known { PROBE_PAUSE_MAX } else { PROBE_PAUSE_MIN };
         self.next_probe = now + pause;
     }
 
-    /// Returns whether an answer to a request that was sent at `sent_at` ends the limit.
+    /// Returns whether an answer to a request sent at `sent_at` ends the limit.
     pub fn ended_by(&self, sent_at: Instant) -> bool {
         sent_at >= self.recorded_at
     }
@@ -132,7 +133,7 @@ mod tests {
         assert_eq!(limit.wait(sent_at + S), Some(S));
         assert!(!limit.ended_by(sent_at), "its late answers do not end it either");
         assert!(limit.ended_by(sent_at + S));
-        // Refusals of requests in flight together may state different times; the longest counts.
+        // Refusals of concurrent requests may state different waits. The longest counts.
         let known = Limit::after_429(None, Some(30 * S), sent_at, sent_at + S);
         let mixed = Limit::after_429(Some(&known), Some(5 * S), sent_at, sent_at + S);
         assert_eq!(mixed.wait(sent_at + S), Some(30 * S));

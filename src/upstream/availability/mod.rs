@@ -1,11 +1,12 @@
-//! The availability of the registries: which of them answer, and which limit our requests.
+//! The availability of the registries: failures and rate limits.
 //!
-//! [`AvailabilityTable::admit`] decides on every request before it is sent. [`RequestTracker`] records the outcome
-//! afterwards. Recorded outcomes suppress later requests. A request to an unavailable registry would only make its client
-//! wait. A request to a registry that limits requests would extend the limit.
+//! [`AvailabilityTable::admit`] decides on every request before the request is sent.
+//! [`RequestTracker`] records the outcome. Recorded outcomes suppress later requests. A request to
+//! an unavailable registry would only make its client wait. A request to a limiting registry would
+//! extend the limit.
 //!
-//! Not here: the answer to the client instead (`cache` looks up the held copy, `registry` chooses the status).
-//! No wall clock is read: all instants are of the monotonic clock, and the caller passes them.
+//! Not here: the answer to the client (`cache` finds the held copy, `registry` chooses the status).
+//! This module reads no clock. The caller passes instants of the monotonic clock.
 
 mod budget;
 mod circuit_breaker;
@@ -30,10 +31,12 @@ use circuit_breaker::{Cause, Failure};
 use registry::{Admission, Availability, Change, Outcome, RequestClass};
 pub(super) use retry_after::retry_after;
 
-/// Registries whose availability is kept. Clients choose names, so there is no end to them; 4,096 × 1 KiB are 4 MiB.
+/// The maximum number of registries in the table. Clients choose names, so the number is otherwise
+/// unlimited. 4,096 × 1 KiB are 4 MiB.
 const REGISTRIES_MAX: usize = 4_096;
 
-/// The text of Docker Hub for an account or address over its pull limit; its other 429 has no such text.
+/// The text in Docker Hub's 429 for an account or address over its pull limit. Its other 429 has no
+/// such text.
 const PULL_LIMIT: &str = "pull rate limit";
 
 /// The availability of all registries with a recent request.
@@ -42,9 +45,9 @@ pub(super) struct AvailabilityTable(Mutex<HashMap<Namespace, Entry>>);
 
 struct Entry {
     availability: Availability,
-    /// Whether the operator has named the registry. The other registries are dropped first.
+    /// Whether the registry is configured. Other registries are dropped first.
     named: bool,
-    /// The time of the last request. The oldest entry is dropped first.
+    /// The time of the last request. The least recently used entry is dropped first.
     used: Instant,
 }
 
@@ -52,7 +55,8 @@ struct Entry {
 pub(super) enum Decision {
     Send(RequestTracker),
     Refuse(UpstreamError),
-    /// The caller is rejected; the request is sent all the same, as a probe of the registry.
+    /// The caller gets the error. The request is sent in the background, as a probe of the
+    /// registry.
     Probe(RequestTracker, UpstreamError),
 }
 
@@ -61,14 +65,16 @@ pub(super) enum Decision {
 pub struct RegistryStatus {
     pub namespace: Namespace,
     pub state: AvailabilityState,
-    /// For how long it has been in this state; `None` for [`AvailabilityState::Available`].
+    /// How long the registry has been in this state. `None` for [`AvailabilityState::Available`].
     pub lasting: Option<Duration>,
-    /// The only repository of [`AvailabilityState::Tripped`], where it does not cover the whole registry.
+    /// In state [`AvailabilityState::Tripped`], the affected repository. `None` if the whole
+    /// registry is affected.
     pub only: Option<Repository>,
     pub consecutive_failures: u32,
     pub last_error: Option<Arc<str>>,
     pub budget: Option<Budget>,
-    /// Requests with a known outcome, failed requests, and suppressed requests.
+    /// The number of requests with a known outcome. The next fields count failed and suppressed
+    /// requests.
     pub requests: u64,
     pub failures: u64,
     pub suppressed: u64,
@@ -78,15 +84,15 @@ pub struct RegistryStatus {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum AvailabilityState {
     Available,
-    /// The last requests have failed, but too few of them to trip the breaker.
+    /// The last requests have failed, but too few to trip the breaker.
     Failing,
-    /// The breaker has tripped; only probes are sent.
+    /// The breaker has tripped. Only probes are sent.
     Tripped,
     /// The registry has answered 429.
     Limited,
 }
 
-/// Records the outcome of one request. A tracker that is dropped without an outcome records nothing.
+/// Records the outcome of one request. A tracker dropped without an outcome records nothing.
 pub(super) struct RequestTracker {
     registries: Arc<AvailabilityTable>,
     namespace: Namespace,
@@ -97,7 +103,7 @@ pub(super) struct RequestTracker {
 }
 
 impl AvailabilityTable {
-    /// Decides on `request`. `named`: whether the operator has named its registry.
+    /// Decides on `request`. `named` means a configured registry.
     pub fn admit(self: &Arc<Self>, request: &UpstreamRequest, named: bool, now: Instant) -> Decision {
         let class = RequestClass {
             repository: request.repository.clone(),
@@ -108,7 +114,7 @@ impl AvailabilityTable {
         };
         let verdict = match self.entries().get_mut(&request.namespace) {
             Some(entry) => entry.availability.admit(&class, now),
-            // There was no recent request to this registry.
+            // No recent request to this registry.
             None => Admission::Allow,
         };
         let tracker = RequestTracker {
@@ -144,7 +150,7 @@ impl AvailabilityTable {
         }
     }
 
-    /// All registries that are known, by name.
+    /// Returns the status of all registries in the table, sorted by name.
     pub fn report(&self, now: Instant) -> Vec<RegistryStatus> {
         let mut report: Vec<_> = self
             .entries()
@@ -156,7 +162,7 @@ impl AvailabilityTable {
     }
 
     fn entries(&self) -> MutexGuard<'_, HashMap<Namespace, Entry>> {
-        // The table is whole between any two statements, so a panic elsewhere leaves it usable.
+        // The table is consistent after each statement, so a panic elsewhere leaves it usable.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -213,8 +219,8 @@ impl AvailabilityTable {
     }
 }
 
-/// Drops the registry with the oldest last request. A registry that the operator has named is dropped only if there is no
-/// other.
+/// Drops the registry with the oldest last request. Configured registries are dropped only if there
+/// is no other.
 fn forget_one(entries: &mut HashMap<Namespace, Entry>) {
     let oldest = entries
         .iter()
@@ -265,7 +271,8 @@ impl RequestTracker {
         now: Instant,
     ) -> Result<UpstreamResponse, UpstreamError> {
         let (what, headers) = match &outcome {
-            // A body that breaks is no outcome of this request: the reader sends another request for the rest.
+            // A body that breaks is not an outcome of this request. The reader sends another
+            // request for the rest.
             Ok(response) => (Outcome::Answered, Some(&response.headers)),
             Err(error) => {
                 let headers = match error {
@@ -275,7 +282,7 @@ impl RequestTracker {
                 (self.of_error(error), headers)
             }
         };
-        // Rate limit fields of a blob response may come from another host.
+        // Rate limit headers of a blob response may come from another host.
         let ours = self.class.manifest && !self.class.client_credentials;
         let budget = headers.filter(|_| ours).and_then(Budget::of);
         self.registries.record(&self, what, budget, now);
@@ -304,7 +311,7 @@ impl RequestTracker {
                 Outcome::Failed(failure, cause(error))
             }
             UpstreamError::Timeout { .. } => Outcome::Failed(Failure::Silent, cause(error)),
-            // Here a body is that of a token.
+            // A body error at this point concerns the body of a token answer.
             UpstreamError::Connect { .. }
             | UpstreamError::Proxy { .. }
             | UpstreamError::Tls { .. }
@@ -314,7 +321,7 @@ impl RequestTracker {
             | UpstreamError::Redirected { .. }
             | UpstreamError::RedirectTarget { .. }
             | UpstreamError::Protocol { .. } => Outcome::Answered,
-            // Of our own making.
+            // Errors without a request to the registry.
             UpstreamError::Refused { .. }
             | UpstreamError::Credentials { .. }
             | UpstreamError::Overloaded { .. }
@@ -324,11 +331,11 @@ impl RequestTracker {
         }
     }
 
-    /// Which of its limits a registry means. That on pulls is about manifests only; without a sign of it, it is
-    /// the one on requests of any kind.
+    /// Returns the limit meant by a 429. A pull limit covers manifests only. Without any sign of a
+    /// pull limit, the limit covers all requests.
     fn of_limit(&self, phase: Phase, headers: &HeaderMap, body: &[u8]) -> Outcome {
         if self.class.client_credentials {
-            // The client's own account, or the client's own doing.
+            // The limit belongs to the client's own account.
             return Outcome::NotSent;
         }
         let budget = Budget::of(headers);

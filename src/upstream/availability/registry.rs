@@ -1,4 +1,4 @@
-//! The availability of one registry: its breaker, its limits, and the rest of its budget. Pure.
+//! The availability of one registry: its breaker, its limits, and its remaining budget. Pure.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -8,39 +8,40 @@ use super::circuit_breaker::{BreakerDecision, BreakerTransition, Cause, CircuitB
 use super::limit::Limit;
 use crate::oci::Repository;
 
-/// The interval of the requests that check a nearly spent budget.
+/// The interval of requests to check a nearly spent budget.
 const BUDGET_PROBE_INTERVAL: Duration = Duration::from_secs(60);
 
 /// The availability of one registry.
 #[derive(Default, Debug)]
 pub(super) struct Availability {
     pub breaker: CircuitBreaker,
-    /// On everything: too many requests per second, of whatever kind.
+    /// The limit on all requests: too many requests per second, of any kind.
     pub everything: Option<Limit>,
-    /// On manifests only: too many pulls.
+    /// The limit on manifests: too many pulls.
     pub manifests: Option<Limit>,
     /// The budget of the last answer, and the time of that answer.
     budget: Option<(Budget, Instant)>,
-    /// The earliest time of the next request that checks the budget.
+    /// The earliest time of the next request to check the budget.
     next_probe: Option<Instant>,
     pub last_error: Option<Arc<str>>,
-    /// Requests with a known outcome, failed requests, and suppressed requests.
+    /// The number of requests with a known outcome. The next fields count failed and suppressed
+    /// requests.
     pub requests: u64,
     pub failures: u64,
     pub suppressed: u64,
 }
 
-/// The properties of a request that decide on its admission.
+/// The properties of a request relevant to its admission.
 #[derive(Clone, Debug)]
 pub(super) struct RequestClass {
     pub repository: Repository,
-    /// About a manifest, rather than a blob.
+    /// Whether the request is for a manifest, not a blob.
     pub manifest: bool,
-    /// The caller has a held copy.
+    /// Whether the caller has a held copy.
     pub revalidates: bool,
-    /// The rest of a body that broke off.
+    /// Whether the request is for the rest of a broken body.
     pub resumes: bool,
-    /// With a client's own credentials: their budget is not ours.
+    /// Whether the request carries a client's own credentials. Their budget is not ours.
     pub client_credentials: bool,
 }
 
@@ -48,7 +49,7 @@ pub(super) struct RequestClass {
 #[derive(Debug)]
 pub(super) enum Admission {
     Allow,
-    /// The breaker has tripped. With `probe`, the request is sent as well, but its caller does not wait for it.
+    /// The breaker has tripped. With `probe`, the request is sent in the background.
     Tripped {
         lasting: Duration,
         why: Cause,
@@ -67,10 +68,10 @@ pub(super) enum Admission {
 /// The outcome of a request.
 #[derive(Clone, Debug)]
 pub(super) enum Outcome {
-    /// An answer, were it a refusal of class 4xx.
+    /// An answer, including 4xx refusals.
     Answered,
     Failed(Failure, Cause),
-    /// 429: for all requests or for manifests only, and the requested wait, if there is one.
+    /// A 429, for all requests or for manifests only, with the stated wait if there is one.
     Limited {
         everything: bool,
         wait: Option<Duration>,
@@ -79,7 +80,7 @@ pub(super) enum Outcome {
     NotSent,
 }
 
-/// A change of availability that is logged.
+/// A change of availability, to be logged.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Change {
     Tripped,
@@ -89,7 +90,7 @@ pub(super) enum Change {
 }
 
 impl Availability {
-    /// Decides on a request. To be called once for each: a probe that is allowed is counted.
+    /// Decides on a request. Must be called once per request, because an allowed probe is counted.
     pub fn admit(&mut self, class: &RequestClass, now: Instant) -> Admission {
         let verdict = self.decide(class, now);
         match verdict {
@@ -111,7 +112,7 @@ impl Availability {
         if let Some(wait) = limits.iter().flatten().filter_map(|limit| limit.wait(now)).max() {
             return Admission::Limited { wait };
         }
-        // A request for the rest of a body has a retry limit of its own.
+        // A request for the rest of a body has its own retry limit.
         if !class.resumes
             && let BreakerDecision::Refuse { since, why, probe } =
                 self.breaker.admit(&class.repository, !class.revalidates, now)
@@ -164,7 +165,7 @@ impl Availability {
                     .failed(&class.repository, failure, cause, sent_at, now);
             }
             Outcome::Limited { everything, wait } => {
-                // A 429 is an answer: the registry is available.
+                // A 429 is an answer, so the registry is available.
                 breaker = self.breaker.answered(&class.repository, now);
                 let limit = if everything {
                     &mut self.everything
@@ -274,7 +275,7 @@ mod tests {
         assert_eq!(changes, [Change::Limited]);
         assert!(is_allowed(&mut availability, &class(false), now));
         assert!(!is_allowed(&mut availability, &class(true), now));
-        // Blobs that arrive say nothing about manifests.
+        // Answers to blob requests give no information about the limit on manifests.
         assert_eq!(
             record(&mut availability, &class(false), Outcome::Answered, now),
             []
@@ -329,7 +330,8 @@ mod tests {
         };
         assert!(!is_allowed(&mut availability, &class(false), now));
         assert!(is_allowed(&mut availability, &rest, now));
-        // A limit holds for the rest of a body as well: another request would extend it.
+        // The limit also applies to the rest of a body, because another request would extend the
+        // limit.
         record(&mut availability, &rest, limited(true, Some(5)), now);
         assert!(!is_allowed(&mut availability, &rest, now));
     }
@@ -352,20 +354,20 @@ mod tests {
         for _ in 0..600 {
             probes += u32::from(is_allowed(&mut availability, &revalidates(), now));
             now += S;
-            // Other requests go on, and their answers report the same budget.
+            // Other requests continue, and their answers report an unchanged budget.
             availability.record_budget(budget(9), now);
         }
         assert_eq!(probes, 9, "one a minute");
         availability.record_budget(budget(50), now);
         assert!(is_allowed(&mut availability, &revalidates(), now));
-        // The budget of a window is void after the window.
+        // The budget of a window ends with the window.
         availability.record_budget(budget(0), now);
         assert!(!is_allowed(&mut availability, &revalidates(), now));
         assert!(is_allowed(&mut availability, &revalidates(), now + 21_600 * S));
         assert_eq!(availability.budget(now + 21_600 * S), None);
     }
 
-    /// Ten minutes of 500 requests a second, against a registry that fails from the first second to the last.
+    /// Ten minutes of 500 requests per second, to a registry with permanent failures.
     #[test]
     fn ten_bad_minutes_cost_one_probe_a_second() {
         let down = Cause {
@@ -406,7 +408,7 @@ mod tests {
                 println!("{what}: {sent}");
                 assert!(sent <= probes_max + 5, "{what}: {sent}");
                 assert!(sent >= 9, "{what}: recovery is detected: {sent}");
-                // The first answer ends it at once.
+                // The first answer ends the suppression at once.
                 now += 60 * S;
                 let probed = match availability.admit(&class, now) {
                     Admission::Allow => true,

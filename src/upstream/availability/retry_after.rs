@@ -1,19 +1,19 @@
-//! `Retry-After` (RFC 9110, 10.2.3): a number of seconds, or a date. Pure.
+//! Parses `Retry-After` (RFC 9110, 10.2.3), a number of seconds or a date. Pure.
 
 use std::time::Duration;
 
 use http::HeaderMap;
 use http::header::{DATE, RETRY_AFTER};
 
-/// The longest wait that is accepted. Docker Hub's window is six hours.
+/// The longest accepted wait. Docker Hub's window is six hours.
 const WAIT_MAX: Duration = Duration::from_secs(86_400);
 
-/// Returns the wait that an answer requests. A date counts from the answer's own `Date`, because our clock may be
-/// wrong; without one it says nothing.
+/// Returns the wait stated by an answer. A date is relative to the answer's own `Date`, because our
+/// clock may be wrong. A date without `Date` is ignored.
 pub(in crate::upstream) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     let text = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
     let wait = if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) {
-        // More digits than fit are longer than the limit anyway.
+        // An overflowing number exceeds the maximum anyway.
         text.parse().map_or(WAIT_MAX, Duration::from_secs)
     } else {
         let date = |text| httpdate::parse_http_date(text).ok();

@@ -1,4 +1,4 @@
-//! Requests to raw servers on loopback that fail, do not answer, or limit requests.
+//! Requests to raw servers on loopback with failures, timeouts or rate limits.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Instant;
@@ -30,7 +30,7 @@ fn status(upstreams: &Upstreams, name: &str) -> RegistryStatus {
         .expect("there was a request")
 }
 
-/// A server whose every answer is `failing` while the flag is up, and good otherwise.
+/// A server with the answer `failing` while the flag is set, and good answers otherwise.
 async fn moody(failing: fn() -> Reply) -> (Server, Arc<AtomicBool>) {
     let bad = Arc::new(AtomicBool::new(true));
     let flag = bad.clone();
@@ -44,7 +44,7 @@ async fn moody(failing: fn() -> Reply) -> (Server, Arc<AtomicBool>) {
     (server, bad)
 }
 
-/// Asks until `enough`, for ten seconds at most.
+/// Calls `enough` until it returns true, for at most ten seconds.
 async fn until(what: &str, mut enough: impl AsyncFnMut() -> bool) {
     let deadline = Instant::now() + Duration::from_secs(10);
     while !enough().await {
@@ -64,7 +64,7 @@ async fn a_failing_registry_gets_one_request_a_second_and_the_others_are_unaffec
     let began = Instant::now();
     let mut refusals = 0;
     for n in 0..100 {
-        // Several repositories: it is the registry that fails.
+        // Several repositories, so the failure is the registry's.
         let request = in_repository(&format!("a/{}", n % 7));
         let error = pull(&upstreams, &request).await.unwrap_err();
         assert!(error.is_outage() && error.is_retryable(), "{error:?}");
@@ -132,7 +132,8 @@ async fn a_failing_token_service_is_a_failing_registry() {
     assert!(known.last_error.unwrap().contains("token"));
 }
 
-/// A registry that accepts connections and never answers: a request with a held copy waits for it once, not each time.
+/// A registry that accepts connections and never answers. Only the first request with a held copy
+/// waits.
 #[tokio::test]
 async fn a_silent_registry_holds_a_revalidation_up_once() {
     let (server, flag) = moody(|| raw("HTTP/1.1 200", Then::Silence)).await;
@@ -161,7 +162,7 @@ async fn a_silent_registry_holds_a_revalidation_up_once() {
     assert!(refusals > 0, "no request waited for the probe");
     assert_eq!(status(&upstreams, "r.lan").state, AvailabilityState::Failing);
 
-    // The probes run in the background: one of them detects the recovery.
+    // The probes run in the background, and one of them detects the recovery.
     flag.store(false, Ordering::SeqCst);
     until("it is noticed that it is back", async || {
         upstreams.fetch(&request).await.is_ok()
@@ -236,7 +237,7 @@ async fn bodies_that_break_after_a_while_are_an_ordinary_day() {
     }
 }
 
-/// A byte now and then is no progress.
+/// Single bytes are no progress.
 #[tokio::test]
 async fn a_body_that_dribbles_ends_at_the_idle_deadline() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -267,7 +268,7 @@ async fn a_body_that_dribbles_ends_at_the_idle_deadline() {
         }
     );
     assert!(silent && error.is_retryable(), "{error:?}");
-    // Gone with its body.
+    // The connection ends with its body.
     dribbling.await.unwrap();
 }
 
@@ -427,7 +428,7 @@ async fn the_end_of_a_budget_is_left_to_those_who_have_no_copy() {
     assert_eq!(budget.window, Some(Duration::from_secs(21_600)));
     assert_eq!(budget.source, Some(Source::Address));
     assert!(!format!("{known:?}").contains("203.0.113.9"));
-    // The budget has grown again: the answer to the next patient request states it.
+    // The budget has grown again, as stated in the answer to the next patient request.
     left.store(100, Ordering::SeqCst);
     upstreams.fetch(&manifest("r.lan", Purpose::Pull)).await.unwrap();
     upstreams.fetch(&revalidation).await.unwrap();
@@ -477,7 +478,7 @@ fn the_table_is_bounded_and_forgets_those_first_whom_nobody_has_named() {
         fail(&format!("r{n}.example"), false);
         fail("busy.example", false);
         if n % 4 == 0 {
-            // Too few failures in a row to trip the breaker.
+            // Too few consecutive failures to trip the breaker.
             now_answers(&availability, "busy.example");
         }
     }
@@ -492,7 +493,7 @@ fn the_table_is_bounded_and_forgets_those_first_whom_nobody_has_named() {
 
 /// Records an answer of `name`.
 fn now_answers(availability: &Arc<AvailabilityTable>, name: &str) {
-    // Long after everything else, so that nothing of it is older.
+    // Much later, so no other event is newer.
     let now = Instant::now() + Duration::from_secs(3_600);
     if let Decision::Send(tracker) = availability.admit(&blob(name), false, now) {
         let (host, what): (Arc<str>, Arc<str>) = (name.into(), "odd".into());

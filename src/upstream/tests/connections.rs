@@ -1,4 +1,4 @@
-//! Connections that died while they were kept, and names that are looked up slowly.
+//! Kept connections that died, and slow name lookups.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
@@ -14,7 +14,8 @@ enum End {
     Rst,
 }
 
-/// A registry whose connections can all die at once, as when its pod is replaced: their ends notice at the next request.
+/// A registry whose connections can all die at once, like those of a replaced pod. Clients notice
+/// at the next request.
 struct Mortal {
     port: u16,
     generation: Arc<AtomicUsize>,
@@ -23,7 +24,7 @@ struct Mortal {
 }
 
 impl Mortal {
-    /// Answers each request with `answer`.
+    /// Starts a registry with `answer` as the answer to each request.
     async fn start(end: End, answer: impl Fn(&str) -> Reply + Send + Sync + 'static) -> Mortal {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
@@ -83,7 +84,7 @@ impl Drop for Mortal {
     }
 }
 
-/// Makes as many connections as there are responses at once, all kept afterwards.
+/// Opens `connections` connections with concurrent requests. All are kept afterwards.
 async fn open(upstreams: &Upstreams, connections: usize) {
     let request = blob("r.lan");
     let under_way = (0..connections).map(|_| upstreams.fetch(&request));
@@ -137,7 +138,7 @@ async fn dead_connections_to_where_a_registry_sends_us_cost_no_request_either() 
     }
 }
 
-/// Requests for tokens of so many repositories.
+/// Returns requests for tokens of `count` repositories.
 fn blobs_of_repositories(
     of: &'static str,
     count: usize,
@@ -246,7 +247,7 @@ async fn dead_connections_to_a_proxy_that_forwards_cost_no_request() {
     }
 }
 
-/// A proxy whose tunnels can all die at once, in front of a registry that speaks TLS.
+/// A proxy whose tunnels can all die at once, in front of a TLS registry.
 struct Tunnels {
     port: u16,
     generation: Arc<AtomicUsize>,
@@ -322,7 +323,8 @@ async fn tunnel(
     }
 }
 
-/// The port of a registry that speaks TLS and answers each request with `content`, until the process ends.
+/// Starts a TLS registry with the answer `content` to each request. Returns its port. The registry
+/// runs until the process ends.
 fn speaks_tls() -> u16 {
     let issued = rcgen::generate_simple_self_signed(vec!["127.0.0.1".to_owned()]).unwrap();
     let key = rustls::pki_types::PrivateKeyDer::try_from(issued.signing_key.serialize_der()).unwrap();
@@ -391,7 +393,7 @@ async fn dead_tunnels_through_a_proxy_cost_no_request() {
     }
 }
 
-/// Looks names up slowly, or not at all.
+/// A resolver with slow answers or none.
 #[derive(Default)]
 struct Slow {
     takes: Duration,
@@ -431,7 +433,7 @@ async fn a_slow_name_server_is_waited_for_once_and_not_by_the_connection() {
         takes: 4 * QUICK,
         ..Slow::default()
     });
-    // The deadline of a connection is long enough for one, and too short for the lookup.
+    // The deadline of a connection is long enough for a connection, and too short for the lookup.
     let deadlines = Deadlines {
         connect: 2 * QUICK,
         ..deadlines()
@@ -498,7 +500,7 @@ async fn an_address_is_judged_for_each_registry_that_leads_there() {
     assert_eq!(resolver.requests.load(Ordering::SeqCst), 2);
 }
 
-/// Never answers, and sends each requested name.
+/// A resolver without answers. Sends each requested name to the test.
 struct Silent(mpsc::UnboundedSender<String>);
 
 impl Resolve for Silent {

@@ -1,4 +1,4 @@
-//! The operator's credentials: when they are sent, to whom, and what becomes of refusals.
+//! The operator's credentials: the time and target of each use, and the treatment of refusals.
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -37,7 +37,7 @@ fn ours() -> UpstreamRequest {
     }
 }
 
-/// What each request showed, by path.
+/// Returns the kind and the `Authorization` of each request.
 fn shown(server: &Server) -> Vec<(String, Option<String>)> {
     let heads = server.heads();
     let one = |head: &String| {
@@ -59,7 +59,7 @@ fn expect(server: &Server, expected: &[(&str, Option<&str>)]) {
     assert_eq!(shown(server), expected);
 }
 
-/// A registry that wants `wanted`, and says so with `challenge`.
+/// A registry with the challenge `challenge`, for the credential `wanted`.
 async fn guarded(challenge: &'static str, wanted: &'static str) -> Server {
     Server::start(|_| {
         move |head: &str| match header(head, "authorization") {
@@ -103,7 +103,7 @@ async fn a_password_waits_for_its_challenge_and_is_sent_first_afterwards() {
             ("content", Some(BASIC)),
         ],
     );
-    // Nobody's request shows nobody's password.
+    // An anonymous request carries no password.
     let outcome = pull(&upstreams, &blob("r.lan")).await;
     assert!(
         matches!(outcome, Err(UpstreamError::Status { status: 401, .. })),
@@ -208,7 +208,7 @@ async fn an_identity_token_is_exchanged_by_post() {
             ("content", Some("Bearer good")),
         ],
     );
-    // And never shown to a registry that would take a password.
+    // An identity token is never sent to a registry with a Basic challenge.
     let server = guarded("Basic realm=\"r\"", BASIC).await;
     assert!(
         pull(&of(&server, Auth::IdentityToken(secret("t"))), &ours())
@@ -246,7 +246,7 @@ async fn a_token_service_gets_requests_in_its_own_dialect() {
         let upstreams = of(&server, Auth::IdentityToken(secret("refresh")));
         assert_eq!(pull(&upstreams, &ours()).await.unwrap(), "content", "{status}");
     }
-    // Where neither dialect helps, the first refusal is returned.
+    // If neither method helps, the first refusal is returned.
     let server = with_token_service(|head| match head.starts_with("POST ") {
         true => reply(404, "", ""),
         false => reply(401, "", "wrong password"),
@@ -263,7 +263,7 @@ async fn a_token_service_gets_requests_in_its_own_dialect() {
         }
         other => panic!("{other:?}"),
     }
-    // An outage is none of the dialect's.
+    // An outage does not depend on the method.
     let server = with_token_service(|_| reply(503, "", "")).await;
     assert!(pull(&of(&server, password()), &ours()).await.is_err());
     assert_eq!(server.count("/token"), 1);
@@ -281,7 +281,7 @@ async fn a_registry_token_is_sent_as_it_is() {
         &server,
         &[("content", None), ("content", bearer), ("content", bearer)],
     );
-    // Refused, it is refused.
+    // After a refusal, the token is not sent again.
     let upstreams = of(&server, Auth::RegistryToken(secret("bad")));
     assert!(pull(&upstreams, &ours()).await.is_err());
     assert_eq!(server.count("/v2"), 5);
@@ -318,7 +318,7 @@ async fn an_old_token_that_is_refused_with_403_is_replaced_once() {
                 reply(200, "", &format!("{{\"token\":\"t{number}\"}}"))
             }
             None => challenge_of(port),
-            // Each token is good until there is a newer one.
+            // Each token is valid until there is a newer one.
             Some(token) if token == format!("Bearer t{}", given.load(Ordering::Relaxed) - 1) => {
                 reply(200, "", "content")
             }
@@ -361,7 +361,7 @@ async fn failed_credentials_are_dropped_within_seconds() {
     }
 }
 
-/// A file of its own, removed on drop.
+/// A temporary file, removed on drop.
 struct File(PathBuf);
 
 impl File {
@@ -399,7 +399,7 @@ async fn a_docker_config_is_read_per_repository_and_anew_when_it_changes() {
     let sent = shown(&server).len();
     assert!(pull(&upstreams, &ours()).await.is_err());
     assert_eq!(shown(&server)[sent..], [("content".to_owned(), None)]);
-    // A file that is broken is no silent anonymity.
+    // A broken file is an error and does not lead to anonymous requests.
     std::fs::write(&file.0, r#"{"auths": {"r.lan": {"auth": 5, "x": "S3CRET"}}}"#).unwrap();
     match pull(&upstreams, &ours()).await {
         Err(error @ UpstreamError::Credentials { .. }) => {
@@ -431,14 +431,14 @@ async fn a_token_service_of_somebody_else_gets_no_credentials() {
             other => panic!("{other:?}"),
         }
         assert_eq!(thief.heads().len(), 0);
-        // Listed, it is no thief.
+        // A listed host receives the credentials.
         let mut config = with_auth(&server, auth);
         config.settings.realm_hosts = vec![format!("127.0.0.1:{}", thief.port).into()];
         let listed = upstreams(&[config], deadlines());
         assert_eq!(pull(&listed, &ours()).await.unwrap(), "content");
         thief.log.lock().unwrap().clear();
     }
-    // Without credentials there is nothing to steal.
+    // Without credentials, there is nothing to protect.
     assert_eq!(
         pull(&of(&server, password()), &blob("r.lan")).await.unwrap(),
         "content"

@@ -1,4 +1,4 @@
-//! Registries that others lead to, and registries that say at `/v2/` only what they want to see.
+//! Registries behind redirects of other registries, and registries that challenge at `/v2/` only.
 
 use super::*;
 use crate::config::{Auth, SecretText};
@@ -36,7 +36,7 @@ async fn front(port: u16) -> Server {
         .await
 }
 
-/// A registry that gives `content` for a token of its own service, in the whole or from an offset.
+/// A registry with `content` for a token of its own service, complete or from an offset.
 async fn challenger(content: &'static str) -> Server {
     Server::start(|port| {
         move |head: &str| match header(head, "authorization") {
@@ -75,7 +75,7 @@ async fn a_redirect_into_another_registry_is_answered_with_an_anonymous_token_of
         path(token),
         "/token?kept=1&service=s&scope=repository%3Aa%2Fb%3Apull"
     );
-    // What is resumed and what is only looked at goes the same way.
+    // Resumed requests and HEAD requests follow the redirect too.
     let resumed = UpstreamRequest {
         range_from: Some(4),
         ..blob("r.lan")
@@ -97,7 +97,7 @@ async fn a_redirect_into_another_registry_is_answered_with_an_anonymous_token_of
 async fn no_credentials_of_the_front_or_a_client_reach_the_registry_behind_it() {
     let registry = challenger("content").await;
     let port = registry.port;
-    // It wants a password before it redirects.
+    // The front requires a password before the redirect.
     let front = Server::start(|_| {
         move |head: &str| match header(head, "authorization") {
             Some(BASIC) => redirect_to(format_args!("http://127.0.0.1:{port}{}", path(head))),
@@ -127,7 +127,7 @@ async fn no_credentials_of_the_front_or_a_client_reach_the_registry_behind_it() 
 async fn a_chain_of_registries_is_followed_and_a_circle_ends() {
     let last = challenger("content").await;
     let to = last.port;
-    // A front that is a challenger itself: with its token it redirects.
+    // A front with its own challenge. Redirects after authentication.
     let middle = Server::start(|port| {
         move |head: &str| match header(head, "authorization") {
             _ if path(head).starts_with("/token") => reply(200, "", r#"{"token":"middle"}"#),
@@ -184,7 +184,7 @@ async fn what_the_other_registry_does_not_have_is_missing() {
 
 #[tokio::test]
 async fn a_front_nobody_named_leads_nowhere_inside() {
-    // The registry it leads to names a token service at a private address.
+    // The target registry names a token service at a private address.
     let policy = Policy::public();
     for realm in [
         "https://10.0.0.1/token",
@@ -193,7 +193,7 @@ async fn a_front_nobody_named_leads_nowhere_inside() {
     ] {
         assert!(policy.check_url(&realm.parse().unwrap()).is_err(), "{realm}");
     }
-    // A named front may lead to places inside, but not to metadata services.
+    // A configured front may lead to internal hosts, but not to metadata services.
     let registry = Server::start(|_| {
         |_: &str| {
             reply(
@@ -218,7 +218,7 @@ async fn a_front_nobody_named_leads_nowhere_inside() {
     );
 }
 
-/// A registry that challenges at `/v2/` only; it answers anonymous clients with `status`.
+/// A registry with challenges at `/v2/` only. Answers anonymous clients with `status`.
 async fn reticent(status: u16, bearer: bool) -> Server {
     Server::start(|port| {
         move |head: &str| match (path(head), header(head, "authorization")) {
@@ -261,7 +261,7 @@ async fn credentials_are_used_where_only_the_ping_challenges() {
             }
             let pings = server.heads().iter().filter(|head| path(head) == "/v2/").count();
             assert_eq!(pings, 1, "once for all repositories");
-            // With credentials it is a verdict.
+            // With credentials, the answer is a verdict.
             let outcome = pull(&upstreams, &of_repository("missing/app")).await;
             assert!(
                 matches!(outcome, Err(UpstreamError::Status { status: 404, .. })),
@@ -327,7 +327,7 @@ async fn a_ping_without_a_challenge_leaves_the_first_answer() {
 
 #[tokio::test]
 async fn an_error_names_the_setting_that_would_help() {
-    // A registry that speaks plain http, and one that speaks TLS only.
+    // A registry with plain http only. Below, a registry with TLS only.
     for answer in ["HTTP/1.0 400 Bad Request\r\n\r\nClient sent an HTTP request", ""] {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();

@@ -59,7 +59,7 @@ async fn a_mirror_that_fails_in_any_way_hands_over_to_the_next() {
             first.heads()[0]
         );
     }
-    // One that is gone, and one that is silent.
+    // A mirror that is down, and a silent mirror.
     let silent = Server::start(|_| |_: &str| raw("", Then::Silence)).await;
     let mut config = plain("r.lan", registry.port);
     config.settings.mirrors = vec![mirror(&silent), mirror(&silent)];
@@ -146,13 +146,13 @@ async fn no_more_requests_are_in_flight_than_the_operator_allows() {
         "{outcome:?}"
     );
     assert_eq!(server.heads().len(), 2);
-    // A body that was read, or dropped, makes room.
+    // A finished or dropped body releases its slot.
     assert_eq!(read(first).await.unwrap(), "content");
     let third = upstreams.fetch(&blob("r.lan")).await.unwrap();
     drop(second);
     let fourth = upstreams.fetch(&blob("r.lan")).await.unwrap();
     assert!(upstreams.fetch(&blob("r.lan")).await.is_err());
-    // A refusal and an answer without a body do not keep their slot.
+    // A refusal and an answer without a body release their slots.
     drop((third, fourth));
     let head = UpstreamRequest {
         method: UpstreamMethod::Head,
@@ -189,7 +189,7 @@ async fn a_blob_s_redirect_may_be_left_to_the_client() {
         other => panic!("{other:?}"),
     }
     assert_eq!((server.heads().len(), cdn.heads().len()), (2, 0));
-    // Manifests are followed: clients do not expect their redirects.
+    // Redirects of manifests are followed, because clients do not expect them.
     let manifest = UpstreamRequest {
         target: Target::Manifest(Reference::Digest(digest())),
         ..blob("r.lan")
@@ -226,7 +226,7 @@ async fn a_reload_keeps_the_tokens_of_registries_that_stay_the_same() {
     assert_eq!(server.count("/token"), 2, "nothing has changed for it");
     pull(&upstreams, &blob("b.lan")).await.unwrap();
     assert_eq!(server.count("/token"), 3);
-    // A configuration that cannot be used changes nothing.
+    // An invalid configuration changes nothing.
     let twice = [plain("c.lan", server.port), plain("c.lan", server.port)];
     assert!(upstreams.reload(entries(&twice)).is_err());
     pull(&upstreams, &blob("a.lan")).await.unwrap();
@@ -244,7 +244,7 @@ async fn a_registry_keeps_its_token_whatever_repositories_clients_name_at_anothe
         deadlines(),
     );
     pull(&upstreams, &blob("b.lan")).await.unwrap();
-    // More than are kept for one entry.
+    // More tokens than the cache of one entry keeps.
     for number in 0..2_100 {
         let request = UpstreamRequest {
             repository: format!("made-up/{number}").parse().unwrap(),

@@ -1,4 +1,4 @@
-//! What is made of HEAD, and of pages for people.
+//! The treatment of HEAD, and of web pages.
 
 use super::*;
 
@@ -16,7 +16,7 @@ fn by_tag(method: UpstreamMethod) -> UpstreamRequest {
 async fn registry(head: (u16, &'static str), get: (u16, &'static str)) -> Server {
     Server::start(|_| {
         move |request: &str| match request.starts_with("HEAD ") {
-            // With the length of a body that GET would have.
+            // With the body length of a GET.
             true => Reply(
                 format!("HTTP/1.1 {} X\r\nContent-Length: 4\r\n{}\r\n", head.0, head.1).into_bytes(),
                 Then::KeepAlive,
@@ -60,7 +60,7 @@ async fn a_refusal_of_head_that_get_has_confirmed_is_final_from_then_on() {
             }
         }
         assert_eq!(methods(&server), ["HEAD", "GET", "HEAD", "HEAD"], "{status}");
-        // Another repository may be kept in another way.
+        // Another repository may behave differently.
         let other = UpstreamRequest {
             repository: "other/repository".parse().unwrap(),
             ..by_tag(UpstreamMethod::Head)
@@ -112,7 +112,7 @@ async fn a_page_is_neither_a_verdict_nor_leave_to_read() {
             "{outcome:?}"
         );
     }
-    // HEAD meets the page, GET does not.
+    // HEAD gets the page, GET does not.
     let server = registry((200, PAGE), (200, "")).await;
     lan(&server).fetch(&by_tag(UpstreamMethod::Probe)).await.unwrap();
 }

@@ -1,4 +1,4 @@
-//! Arbitrary bytes as the challenges of registries and the answers of token services.
+//! Fuzz targets for challenges of registries and answers of token services.
 
 use http::header::WWW_AUTHENTICATE;
 use http::{HeaderMap, HeaderValue};
@@ -7,7 +7,7 @@ use super::challenge::{bearer, parse_challenges};
 use super::token_key::{Principal, Requester, TokenKey};
 use super::token_request;
 
-/// The lines of `WWW-Authenticate` of one response.
+/// Parses `bytes` as the `WWW-Authenticate` lines of one response.
 pub fn challenge(bytes: &[u8]) {
     let mut headers = HeaderMap::new();
     for line in bytes.split(|byte| *byte == b'\n').take(100) {
@@ -33,7 +33,7 @@ pub fn challenge(bytes: &[u8]) {
     if let Ok(key) = TokenKey::new(&requester, &origin, &repository, challenge) {
         let url = key.url();
         assert!(url.fragment().is_none());
-        // Another scheme is never contacted, and its URL may hold anything.
+        // Other schemes are never contacted, and their URLs may contain any characters.
         let is_http = matches!(url.scheme(), "http" | "https");
         assert!(!is_http || url.as_str().bytes().all(|byte| byte.is_ascii_graphic()));
         assert!(!key.scope().is_empty() && !key.scope().contains("  "));
@@ -41,7 +41,7 @@ pub fn challenge(bytes: &[u8]) {
     }
 }
 
-/// The body of a token service's answer.
+/// Parses `bytes` as the body of a token service's answer.
 pub fn token(bytes: &[u8]) {
     if let Ok(grant) = token_request::parse(bytes) {
         let seconds = grant.life.as_secs_f64();
