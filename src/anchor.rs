@@ -1,10 +1,10 @@
-//! Verifiers that accept a certificate because the operator configured exactly this certificate.
+//! Verifiers for certificates that the operator configured directly.
 //!
 //! `openssl req -x509`, the command in Docker's manual, creates a registry certificate with the CA
 //! flag. Operators configure the same file as the trusted authority. `webpki` rejects a CA
-//! certificate presented by a server (`CaUsedAsEndEntity`). The verifiers here accept a certificate
-//! that is byte for byte a configured one. They still check validity period, key usage, names and
-//! handshake signature. The system's roots are never anchors.
+//! certificate presented by a server (`CaUsedAsEndEntity`). These verifiers accept a certificate
+//! that equals a configured certificate byte for byte. They still check validity period, key usage,
+//! names and handshake signature. The system's roots are never anchors.
 
 use std::sync::Arc;
 

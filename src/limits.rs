@@ -16,7 +16,8 @@ pub const DESCRIPTORS_RESERVED: usize = 128;
 /// Lowest connection limit, even with few descriptors.
 pub const CONNECTIONS_MIN: usize = 16;
 
-/// Connections of one core. The ring of a core can complete this many at once (one poll each).
+/// Connections of one core. A core's ring can complete this many operations at once (one poll per
+/// connection).
 pub const CONNECTIONS_PER_CORE_MAX: usize = 16_384;
 
 /// Connections accepted in a row before a core serves existing connections.
@@ -71,7 +72,7 @@ pub const FIRST_REQUEST_TIMEOUT: Duration = Duration::from_millis(500);
 /// handshake.
 pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Time that TLS handshakes may use a core before other connections run. One handshake operation
+/// Time that TLS handshakes may use a core before other connections run. A handshake operation
 /// takes 0.2 ms with an ECDSA key and 5 ms with the largest RSA keys, so a turn takes 2 to 7 ms.
 pub const HANDSHAKE_TURN_TIME: Duration = Duration::from_millis(2);
 
@@ -80,21 +81,22 @@ pub const HANDSHAKE_TURN_TIME: Duration = Duration::from_millis(2);
 pub const TLS_SESSIONS_MAX: usize = 8_192;
 
 /// Bytes that a TLS session buffers before the socket must accept them: four full records. Every
-/// stalled client holds this many bytes. Throughput for 1 GiB relative to this value, medians of
-/// noisy rounds (`scripts/bench.sh quick tls-1g`, rebuilt for each value): 0.87 to 0.92 with 16
-/// KiB, 0.96 to 1.05 with 32 KiB, 1.02 to 1.2 with 128 KiB, 0.95 to 1.24 with 256 KiB.
+/// stalled client holds this many bytes. `scripts/bench.sh quick tls-1g`, rebuilt for each value,
+/// shows the throughput for 1 GiB relative to this value. Medians of noisy rounds were 0.87 to 0.92
+/// with 16 KiB and 0.96 to 1.05 with 32 KiB. With 128 KiB they were 1.02 to 1.2, and with 256 KiB
+/// 0.95 to 1.24.
 pub const TLS_PENDING_BYTES: usize = 64 * 1024;
 
 /// Records after which a kTLS session accepts no further request, because its key is near its
-/// limit. One AES-GCM key may encrypt 2^24.5 full records (RFC 8446, 5.5), and the kernel cannot
+/// limit. An AES-GCM key may encrypt 2^24.5 full records (RFC 8446, 5.5), and the kernel cannot
 /// change keys. 2^23 records are 128 GiB in full records, or four million small responses.
 /// In-flight responses may use 2^23 more records. At the second limit, the key is exhausted and
 /// responses are cut off.
 pub const KTLS_RECORDS_SOFT_MAX: u64 = 1 << 23;
 pub const KTLS_RECORDS_MAX: u64 = 1 << 24;
 
-/// Consecutive reads without plaintext. A full record takes five reads. A client with only empty
-/// records never sends a request.
+/// Most consecutive reads without plaintext. A full record takes five reads. A client with only
+/// empty records never sends a request.
 pub const TLS_READS_MAX: usize = 64;
 
 // --- Connection deadlines ---
@@ -105,16 +107,16 @@ pub const CONNECTION_SWEEP_INTERVAL: Duration = Duration::from_millis(250);
 /// Idle time between requests on a kept-alive connection.
 pub const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(75);
 
-/// Time in which a client reads no byte of a response.
+/// Longest time in which a client accepts no byte of a response.
 pub const SEND_STALL_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Minimum throughput of a client, in bytes per second. Measured over [`SEND_STALL_TIMEOUT`] of
 /// waiting for the client.
 pub const SEND_RATE_MIN: u64 = 1024;
 
-/// Interval at which the server checks whether a waiting client is still connected, and the longest
-/// wait for a client with a closed sending side. A client may close its sending side and still read
-/// the response, but docker, containerd and podman never do.
+/// Interval of the checks whether a waiting client is still connected. The second value is the
+/// longest wait for a client with a closed sending side. A client may close its sending side and
+/// still read the response, but docker, containerd and podman never do.
 pub const CLIENT_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 pub const HALF_CLOSED_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -195,8 +197,9 @@ pub const H2_CONNECTION_READ_BYTES_MAX: usize = 8 * H2_STREAM_UNSENT_BYTES_MAX;
 /// and reads nothing.
 pub const H2_SEND_BUFFER_BYTES: usize = 64 * 1024;
 
-/// Limits of reset streams before the connection is closed: streams reset before the server saw the
-/// request, and streams reset by the server because of client errors.
+/// Reset streams after which the connection is closed. The first limit counts streams reset before
+/// the server saw the request. The second limit counts streams reset by the server after client
+/// errors.
 pub const H2_UNSEEN_RESETS_MAX: usize = 20;
 pub const H2_LOCAL_RESETS_MAX: usize = 256;
 
@@ -255,10 +258,10 @@ pub const COLD_READ_BYTES: u64 = 256 * 1024;
 /// read them. If memory is short, cached pages may disappear at any moment.
 pub const MEMORY_PRESSURE_TIME: Duration = Duration::from_secs(5);
 
-/// Helper threads that may read files for clients at once, per class. The classes are steps with
-/// pages probably in memory, steps of small bodies waiting for a disk, and steps of large bodies
-/// waiting for a disk. A slow disk blocks at most these 96 of [`BLOCKING_THREADS_MAX`] (512)
-/// threads. The other threads serve lookups and health checks.
+/// Helper threads that may read files for clients at once, per class. The first class is steps with
+/// pages probably in memory. The other classes are steps that wait for a disk, of small bodies and
+/// of large bodies. A slow disk blocks at most these 96 of [`BLOCKING_THREADS_MAX`] (512) threads.
+/// The other threads serve lookups and health checks.
 pub const READERS_CACHED_MAX: usize = 32;
 pub const READERS_SMALL_MAX: usize = 32;
 pub const READERS_LARGE_MAX: usize = 32;
@@ -272,10 +275,10 @@ pub const READER_QUEUE_TIMEOUT: Duration = Duration::from_secs(300);
 /// connection from its first open range on.
 pub const OPEN_RANGE_UNSENT_BYTES: u32 = 128 * 1024;
 
-/// Unread bytes of an open range that an HTTP/2 client may have received, and the time to grant
-/// window for some of them. The kernel's 128 KiB and [`H2_SEND_BUFFER_BYTES`] are not included. A
-/// slower client gets twice the bytes. A client that never granted window gets all bytes allowed by
-/// its window.
+/// Received but unread bytes of an open range in an HTTP/2 client, and the time to grant window for
+/// some of them. The kernel's 128 KiB and [`H2_SEND_BUFFER_BYTES`] come in addition. A slower
+/// client gets twice the bytes. A client that never granted window gets all bytes allowed by its
+/// window.
 pub const H2_OPEN_RANGE_UNREAD_BYTES: u64 = 256 * 1024;
 pub const H2_OPEN_RANGE_TIMEOUT: Duration = Duration::from_millis(200);
 
@@ -309,7 +312,7 @@ pub const LISTINGS_MAX: usize = 4_096;
 
 /// Records of referrers in a directory, and records of one process in a bucket (list pages and 404
 /// responses), of any size. Enough for three records for each of 5,000 images. The table of names
-/// takes 400 bytes each, 7 MiB.
+/// takes 400 bytes per record, 7 MiB.
 pub const RECORDS_MAX: usize = 16_384;
 
 /// Bytes of all records of referrers: 64 of the largest. 16,384 records of ordinary size (1 to 4
@@ -584,12 +587,12 @@ pub const BUCKET_RANGE_DISTANCE_MIN: u64 = 32 * 1024 * 1024;
 /// clients leave.
 pub const UPLOADS_MAX: usize = 4;
 
-/// In-flight uploads of one registry. One worker remains for other registries.
+/// In-flight uploads of one registry. A worker remains for other registries.
 pub const UPLOADS_PER_REGISTRY_MAX: usize = UPLOADS_MAX - 1;
 
 /// Waiting uploads: 4 MiB at 500 bytes each, and hours of new layers on a busy node. A registry
-/// queues at most as many uploads as it leaves to others. The same rule applies to
-/// [`UPLOADS_MEMORY_MAX`].
+/// queues at most as many uploads as it leaves to others. [`UPLOADS_MEMORY_MAX`] follows this rule
+/// too.
 pub const UPLOADS_QUEUED_MAX: usize = 8_192;
 
 /// Bytes of manifests in memory waiting for an upload: thousands of ordinary ones, 16 of the
@@ -641,7 +644,7 @@ pub const S3_UPLOAD_RATE_MIN: u64 = 1024 * 1024;
 /// Time to complete a multipart upload. Engines copy or check the parts first, AWS within minutes.
 pub const S3_COMPLETE_TIMEOUT: Duration = Duration::from_secs(180);
 
-/// Smallest content uploaded in parts. One request takes at most 5 GiB, and restarts from the
+/// Smallest content uploaded in parts. A single request takes at most 5 GiB, and restarts from the
 /// beginning after a failure.
 pub const S3_MULTIPART_BYTES_MIN: u64 = 64 * 1024 * 1024;
 
@@ -681,7 +684,7 @@ pub const S3_HASHES_MAX: usize = 2;
 pub const S3_RECORD_REWRITE_INTERVAL: Duration = Duration::from_secs(600);
 
 /// Tasks that write records of referrers to the bucket, and waiting changes per task: a few seconds
-/// of work. One task writes all changes of a registry, in the order of the registry's responses.
+/// of work. Each task writes all changes of a registry, in the order of the registry's responses.
 /// The bytes of waiting changes count in the memory budget.
 pub const RECORD_WRITERS: usize = 16;
 pub const RECORD_WRITES_WAITING_MAX: usize = 64;
@@ -715,7 +718,7 @@ pub const S3_PRESIGNED_TTL_MAX: Duration = Duration::from_secs(60);
 pub const BLOCKING_THREADS_MAX: usize = 2 * FILLS_MAX;
 
 /// Host name lookups of all registries that block a thread at once: half of
-/// [`BLOCKING_THREADS_MAX`]. One configuration entry has at most 8 lookups. 32 entries with
+/// [`BLOCKING_THREADS_MAX`]. A configuration entry has at most 8 lookups. 32 entries with
 /// unresponsive name servers would block the lookups of all other entries.
 pub const NAME_LOOKUPS_MAX: usize = BLOCKING_THREADS_MAX / 2;
 

@@ -40,7 +40,7 @@ pub struct Arguments {
     /// The required Content-Length of every response. Default: the length of the first response.
     #[arg(long)]
     pub length: Option<u64>,
-    /// One connection, one request: time to first byte, total time, digest.
+    /// Send one request on one connection: time to first byte, total time, digest.
     #[arg(long)]
     pub once: bool,
     /// With --once: hash the body and compare, `sha256:<hex>`.

@@ -108,7 +108,7 @@ impl Connection {
         matches!(self.state, State::Idle)
     }
 
-    /// Whether the server announced to close the connection after the last response.
+    /// Returns whether the server announced to close the connection after the last response.
     pub fn closes(&self) -> bool {
         self.closes
     }

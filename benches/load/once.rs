@@ -1,4 +1,4 @@
-//! One request on one connection, with detailed times.
+//! The `--once` mode: one request on one connection, with detailed times.
 
 use std::time::{Duration, Instant};
 
@@ -140,7 +140,7 @@ fn read_head(
 }
 
 impl Outcome {
-    /// Whether all bytes arrived and their digest is correct.
+    /// Returns whether all bytes arrived and their digest is correct.
     pub fn right(&self) -> bool {
         self.bytes == self.expected && self.digest_right != Some(false)
     }

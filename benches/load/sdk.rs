@@ -27,7 +27,7 @@ struct Object {
 /// Runs the load of `arguments` and prints the report as one line of JSON. Returns whether every
 /// response was correct.
 pub fn run(arguments: &Arguments) -> Result<bool, Failure> {
-    // As many threads as in the cache's helper pool.
+    // Equals the number of threads in the cache's helper pool.
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()

@@ -79,8 +79,8 @@ pub(super) fn open(
     Ok(listening)
 }
 
-/// Whether a passed socket uses TLS. The socket's name decides. Otherwise the setting for addresses
-/// without a scheme applies.
+/// Returns whether a passed socket uses TLS. The socket's name decides. Otherwise the setting for
+/// addresses without a scheme applies.
 fn speaks_tls(name: SocketName, address: SocketAddr, configured: bool) -> Result<bool, AppError> {
     match name {
         SocketName::Http => Ok(false),

@@ -151,7 +151,8 @@ impl CredentialStore {
 }
 
 impl PasswordCheck {
-    /// Whether the password is correct. Takes 50 ms or more, depending on the cost of the hash.
+    /// Returns whether the password is correct. Takes 50 ms or more, depending on the cost of the
+    /// hash.
     pub fn is_right(&self) -> bool {
         let right = bcrypt::verify(self.password.reveal(), self.hash.reveal()).unwrap_or(false);
         right & self.known

@@ -67,8 +67,8 @@ impl FailedLogins {
     }
 }
 
-/// Returns the prefix of an address: the IPv4 address, or the IPv6 /64 network. One host can use
-/// all addresses of a /64.
+/// Returns the prefix of an address: the IPv4 address, or the IPv6 /64 network. A single host can
+/// use all addresses of a /64.
 pub fn address_prefix(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(address) => {

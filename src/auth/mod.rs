@@ -1,5 +1,5 @@
 //! Optional client authentication by name and password (HTTP Basic, RFC 7617) or by client
-//! certificate. One credential is enough. The rules of `allow` authorize each read.
+//! certificate. Either credential is enough. The rules of `allow` authorize each read.
 //!
 //! Each process has one [`ClientAuth`]. Each core has an [`Authenticator`] with a cache of
 //! identities.
@@ -66,7 +66,7 @@ impl ClientAuth {
     ///
     /// # Errors
     ///
-    /// Same errors as [`ClientAuth::new`]. The credentials are unchanged after an error.
+    /// The errors of [`ClientAuth::new`]. The credentials are unchanged after an error.
     pub fn replace(&self, auth: Option<ClientAuthConfig>) -> io::Result<()> {
         if auth.as_ref().is_some_and(|auth| auth.htpasswd.is_some()) {
             self.0.passwords.start()?;

@@ -102,7 +102,7 @@ impl RuleSet {
         RuleSet(words.into())
     }
 
-    /// Whether both sets share a rule. Allocates nothing.
+    /// Returns whether both sets share a rule. Allocates nothing.
     pub fn intersects(&self, other: &RuleSet) -> bool {
         self.0
             .iter()

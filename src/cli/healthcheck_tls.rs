@@ -23,7 +23,7 @@ pub(super) fn session() -> io::Result<ClientConnection> {
     ClientConnection::new(Arc::new(config), name).map_err(io::Error::other)
 }
 
-/// Whether the server ended the session because the health check has no certificate.
+/// Returns whether the server ended the session because the health check has no certificate.
 pub(super) fn is_demand_for_a_certificate(error: &io::Error) -> bool {
     let inner = error
         .get_ref()

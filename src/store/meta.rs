@@ -16,8 +16,8 @@ pub struct Meta {
     /// Whether an upstream served the content without credentials. Every client may read public
     /// content.
     pub public: bool,
-    /// Registries that delivered the complete, verified content. One source per registry, at most
-    /// [`SOURCES_MAX`]. Empty if an older store recorded none.
+    /// Registries that delivered the complete, verified content. A registry has one source at most.
+    /// Holds at most [`SOURCES_MAX`] sources. Empty if an older store recorded none.
     pub sources: Vec<Source>,
     /// Whether the content was hashed, by this process or an earlier release, before the entry got
     /// its name.
@@ -45,8 +45,8 @@ impl From<&Origin> for Source {
     }
 }
 
-// Fields added by the cache. They share the map with the upstream's fields, so that other readers
-// of the format can parse the sidecar.
+// Fields added by the cache. The map also holds the upstream's fields, so other readers of the
+// format can parse the sidecar.
 const VERIFIED: &str = "X-Cache-Verified";
 const PUBLIC: &str = "X-Cache-Public";
 const SOURCE: &str = "X-Cache-Source";
@@ -58,8 +58,8 @@ const CONTENT_LENGTH: &str = "Content-Length";
 const DIGEST: &str = "Docker-Content-Digest";
 
 impl Meta {
-    /// Whether the first fill of the entry came from `origin`, so that the stored upstream fields
-    /// are those of `origin`.
+    /// Returns whether the first fill of the entry came from `origin`, so that the stored upstream
+    /// fields are those of `origin`.
     pub fn is_filled_from(&self, origin: &Origin) -> bool {
         self.sources.first().is_some_and(|first| {
             first.registry == origin.namespace.as_str() && first.repository == origin.repository.as_str()
@@ -109,7 +109,7 @@ impl Meta {
         })
     }
 
-    /// Whether `registry` is a recorded source of the entry.
+    /// Returns whether `registry` is a recorded source of the entry.
     pub fn is_from(&self, registry: &str) -> bool {
         self.sources.iter().any(|source| source.registry == registry)
     }

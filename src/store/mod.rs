@@ -118,7 +118,7 @@ impl StoreError {
         }
     }
 
-    /// Whether the error concerns only this entry and not the store. The size, declared and
+    /// Returns whether the error concerns only this entry and not the store. The size, declared and
     /// possibly invented by an upstream, does not fit, or exceeds the file size limit.
     pub fn is_about_size(&self) -> bool {
         self.doing == Self::RESERVE || is_too_large(&self.source)

@@ -58,7 +58,7 @@ impl Records {
         surplus
     }
 
-    /// Whether a record is known under `path`.
+    /// Returns whether a record is known under `path`.
     pub fn has(&self, path: &Path) -> bool {
         self.known.contains_key(path)
     }

@@ -1,8 +1,8 @@
-//! Contract tests, written once and run on every store: a directory, a bucket, a directory in front
-//! of a bucket (`cache/tests`), and a minimal in-memory store.
+//! Contract tests, written once and run on every store. The stores are a directory, a bucket, a
+//! directory in front of a bucket (`cache/tests`), and a minimal in-memory store.
 //!
 //! The contract is at the head of [`super`]. If a case passes in one store and fails in another,
-//! the other store is wrong, or the case is not part of the contract and leaves this list.
+//! the other store has a bug. Otherwise the case is not part of the contract and must be removed.
 
 mod bucket;
 pub(crate) mod cases;

@@ -1,9 +1,9 @@
 //! Commits a verified ingest as an entry.
 //!
 //! The steps are `fdatasync(data)`, name the data, `fdatasync(sidecar)`, name the sidecar. The
-//! sidecar's name is the commit point. On ext4, xfs and btrfs, a name for data that was not yet
-//! durable became an empty or zeroed file after a power cut. A lost name is only a miss, so no
-//! directory is synced.
+//! sidecar's name is the commit point. On ext4, xfs and btrfs, a name for data not yet durable
+//! became an empty or zeroed file in a power cut. A lost name is only a miss, so no directory is
+//! synced.
 
 use std::fs::{self, File};
 use std::io::{self, Write};

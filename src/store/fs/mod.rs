@@ -42,7 +42,7 @@ impl FsStore {
         &self.root
     }
 
-    /// Whether entries of an older system are being hashed, which may take any time.
+    /// Returns whether entries of an older system are being hashed, which may take any time.
     pub fn is_adopting(&self) -> bool {
         !self
             .adopting

@@ -176,8 +176,8 @@ impl FsStore {
     }
 }
 
-/// Whether the file system reports that a file does not exist. After any other error, the file may
-/// exist.
+/// Returns whether the file system reports that a file does not exist. After any other error, the
+/// file may exist.
 fn is_missing(looked: &io::Result<Metadata>) -> bool {
     matches!(looked, Err(error) if error.kind() == io::ErrorKind::NotFound)
 }

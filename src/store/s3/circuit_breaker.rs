@@ -1,6 +1,6 @@
-//! The circuit breaker of the bucket. A few consecutive failures trip the breaker. One request per
-//! pause probes the bucket, and one response closes the breaker again. The caller passes the time
-//! and writes the log.
+//! The circuit breaker of the bucket. A few consecutive failures trip the breaker. During each
+//! pause, a single request probes the bucket. Any response closes the breaker again. The caller
+//! passes the time and writes the log.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -33,7 +33,7 @@ pub(super) enum BreakerTransition {
 }
 
 impl CircuitBreaker {
-    /// Whether a request would be allowed at `now`.
+    /// Returns whether a request would be allowed at `now`.
     pub fn allows(&self, now: Instant) -> bool {
         let state = self.state();
         state.tripped.as_ref().is_none_or(|tripped| now >= tripped.until)

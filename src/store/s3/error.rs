@@ -61,12 +61,12 @@ pub enum S3Fault {
 }
 
 impl S3Fault {
-    /// Whether every other request would fail too, at least for a while.
+    /// Returns whether every other request would fail too, at least for a while.
     pub(super) fn is_lasting(self) -> bool {
         self.is_for_operator() || matches!(self, S3Fault::Throttled | S3Fault::Untrusted | S3Fault::NotTls)
     }
 
-    /// Whether the fault lasts until an operator changes something.
+    /// Returns whether the fault lasts until an operator changes something.
     pub(super) fn is_for_operator(self) -> bool {
         matches!(
             self,
@@ -79,7 +79,7 @@ impl S3Fault {
         )
     }
 
-    /// Whether the fault concerns the engine, and not one object or this process.
+    /// Returns whether the fault concerns the engine, and not one object or this process.
     pub(super) fn is_of_engine(self) -> bool {
         self.is_lasting()
             || matches!(

@@ -108,7 +108,7 @@ impl S3Store {
         }
     }
 
-    /// Whether the data matches the digest in its name.
+    /// Returns whether the data matches the digest in its name.
     async fn is_sound(&self, key: &Key, meta: &Meta) -> Result<bool, S3Error> {
         let _slot = self.0.hashes.acquire().await;
         let mut hasher = Hasher::new(key.digest().algorithm());

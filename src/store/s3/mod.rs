@@ -125,7 +125,7 @@ impl S3Store {
     ///
     /// # Cancellation
     ///
-    /// Same state as after an error. Uploaded parts are removed.
+    /// The bucket has no entry, or keeps the previous entry. Uploaded parts are removed.
     pub async fn put(
         &self,
         key: &Key,
@@ -268,7 +268,7 @@ impl S3Store {
         }
     }
 
-    /// Whether entries of an older system are being hashed, which may take any time.
+    /// Returns whether entries of an older system are being hashed, which may take any time.
     pub fn is_adopting(&self) -> bool {
         let adopting = self.0.adopting.lock();
         !adopting
@@ -282,8 +282,8 @@ impl S3Store {
         self.0.reads.available_permits()
     }
 
-    /// Whether requests are allowed. `false` while the circuit breaker is tripped, and until the
-    /// self-test is done.
+    /// Returns whether requests are allowed. `false` while the circuit breaker is tripped, and
+    /// until the self-test is done.
     pub fn is_available(&self) -> bool {
         self.0.is_available()
     }

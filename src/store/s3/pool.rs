@@ -36,8 +36,8 @@ pub(super) fn pooled(tls: &ClientConfig, kept: usize) -> SharedHttpClient {
     // Allows `https` endpoints.
     tcp.enforce_http(false);
     let https = HttpsConnector::from((tcp, tls.clone()));
-    // One pool per connect timeout. The bucket and a cloud's metadata services have different
-    // timeouts.
+    // Each connect timeout has a separate pool. The bucket and a cloud's metadata services have
+    // different timeouts.
     let pools = Mutex::new(HashMap::new());
     http_client_fn(move |settings, _| {
         let connect_limit = settings.connect_timeout();

@@ -109,7 +109,7 @@ impl S3Store {
     }
 }
 
-/// Whether a response is the requested range of an object with the expected size.
+/// Returns whether a response is the requested range of an object with the expected size.
 fn fits(answer: &GetObjectOutput, size: u64, from: u64, to: u64) -> bool {
     let length = answer
         .content_length()

@@ -18,8 +18,8 @@ use crate::store::{RecordName, ReferrersRecord};
 #[derive(Default)]
 pub(super) struct Written {
     records: Mutex<Records>,
-    /// State of each name after the last request of this process, so that a repeated response of a
-    /// registry costs no further request.
+    /// State of each name after the last request of this process. With this state, a repeated
+    /// response of a registry costs no further request.
     last: Mutex<HashMap<PathBuf, Last>>,
 }
 
@@ -38,7 +38,8 @@ impl Written {
         self.last.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether the last request left `content` under `path` within [`S3_RECORD_REWRITE_INTERVAL`].
+    /// Returns whether the last request left `content` under `path` within
+    /// [`S3_RECORD_REWRITE_INTERVAL`].
     fn is(&self, path: &Path, content: Option<u64>, now: Instant) -> bool {
         let last = self.last();
         last.get(path)

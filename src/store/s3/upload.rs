@@ -61,7 +61,7 @@ impl Intercept for Payload {
 }
 
 impl Content {
-    /// Whether the content has `size` bytes.
+    /// Returns whether the content has `size` bytes.
     fn holds(&self, size: u64) -> io::Result<bool> {
         Ok(match self {
             Content::Bytes(bytes) => bytes.len() as u64 == size,

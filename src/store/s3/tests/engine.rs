@@ -63,7 +63,7 @@ type Script = Box<dyn FnMut(&str) -> Act + Send>;
 
 /// An engine and the fault proxy in front of it.
 pub struct Engine {
-    /// One directory per bucket.
+    /// The root, with a directory per bucket.
     pub dir: Scratch,
     proxy: String,
     script: Arc<Mutex<Script>>,
