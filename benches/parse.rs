@@ -1,5 +1,5 @@
-//! What reading a request costs, in nanoseconds per operation, best of several rounds:
-//! `cargo bench --bench parse`.
+//! Measures the cost of request parsing, in nanoseconds per operation, best of several rounds.
+//! Usage: `cargo bench --bench parse`.
 
 use std::hint::black_box;
 use std::time::Instant;
@@ -11,7 +11,7 @@ use oci_pull_through::server::h1::parse::parse_head;
 const ROUNDS: usize = 12;
 const OPERATIONS: u32 = 100_000;
 
-/// What containerd sends for a layer, with a token.
+/// A containerd request for a layer, with a token.
 const TYPICAL: &[u8] = b"GET /v2/library/alpine/blobs/sha256:\
     b5bb9d8014a0f9b1d61e21e796d78dccdf1352f23cd32812f4850b878ae4944c?ns=docker.io HTTP/1.1\r\n\
     Host: cache.internal:8080\r\n\
@@ -23,7 +23,7 @@ const TYPICAL: &[u8] = b"GET /v2/library/alpine/blobs/sha256:\
     X-Request-Id: 0123456789abcdef\r\n\
     Connection: keep-alive\r\n\r\n";
 
-/// The least a client can send.
+/// The shortest possible request.
 const SHORT: &[u8] = b"GET /v2/ HTTP/1.1\r\nHost: a\r\n\r\n";
 
 fn main() {

@@ -1,10 +1,10 @@
-//! Certificates that are trusted because the operator named that very certificate.
+//! Verifiers for certificates that the operator configured directly.
 //!
-//! `openssl req -x509`, with which Docker's manual makes a registry's certificate, makes an authority of it, and the same
-//! file is named as the authority to trust. `webpki` refuses an authority as the certificate of a server
-//! (`CaUsedAsEndEntity`). Here the shown certificate is accepted when it is byte for byte a configured one; its dates, its
-//! purpose, its names and the signature of the handshake are checked all the same. The system's roots are never anchors
-//! in this sense.
+//! `openssl req -x509`, the command in Docker's manual, creates a registry certificate with the CA
+//! flag. Operators configure the same file as the trusted authority. `webpki` rejects a CA
+//! certificate presented by a server (`CaUsedAsEndEntity`). These verifiers accept a certificate
+//! that equals a configured certificate byte for byte. They still check validity period, key usage,
+//! names and handshake signature. The system's roots are never anchors.
 
 use std::sync::Arc;
 
@@ -17,11 +17,11 @@ use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, Error, SignatureScheme};
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
-/// Certificates that an operator named.
+/// Certificates configured by the operator.
 #[derive(Clone, Debug)]
 pub struct Anchors(Arc<[CertificateDer<'static>]>);
 
-/// What a certificate is shown for.
+/// The role of the peer that presents a certificate.
 #[derive(Clone, Copy)]
 enum Purpose {
     Server,
@@ -33,7 +33,8 @@ impl Anchors {
         Anchors(named.into())
     }
 
-    /// Whether `shown` is one of them and may be used now; `None` where it is none of them.
+    /// Checks whether the certificate `shown` is usable now. Returns `None` if `shown` is not a
+    /// configured certificate.
     fn check(
         &self,
         shown: &CertificateDer<'_>,
@@ -55,7 +56,7 @@ fn usable(shown: &CertificateDer<'_>, purpose: Purpose, now: UnixTime) -> Result
     if now > certificate.validity().not_after.timestamp() {
         return Err(CertificateError::Expired.into());
     }
-    // Without the extension a certificate is for every purpose.
+    // A certificate without the extension is valid for every purpose.
     if let Some(usage) = certificate.extended_key_usage().map_err(|_| malformed())? {
         let fits = match purpose {
             Purpose::Server => usage.value.server_auth,
@@ -68,7 +69,7 @@ fn usable(shown: &CertificateDer<'_>, purpose: Purpose, now: UnixTime) -> Result
     Ok(())
 }
 
-/// Verifies servers by authorities, and takes a named certificate for itself.
+/// Verifies server certificates against the authorities, and accepts configured certificates.
 #[derive(Debug)]
 pub struct ServerVerifier {
     pub authorities: Arc<WebPkiServerVerifier>,
@@ -126,7 +127,8 @@ impl ServerCertVerifier for ServerVerifier {
     }
 }
 
-/// The same for clients, which have no name to check.
+/// Verifies client certificates against the authorities, and accepts configured certificates.
+/// Client certificates have no name to check.
 #[derive(Debug)]
 pub struct ClientVerifier {
     pub authorities: Arc<dyn ClientCertVerifier>,
@@ -199,7 +201,8 @@ mod tests {
 
     use super::*;
 
-    /// As `openssl req -x509` makes it, for `registry.lan`, valid in the years 2020 to 2030.
+    /// Returns a certificate as `openssl req -x509` creates it, for `registry.lan`, valid from 2020
+    /// to 2030.
     fn made(change: impl FnOnce(&mut CertificateParams)) -> CertificateDer<'static> {
         let mut params = CertificateParams::new(vec!["registry.lan".to_owned()]).unwrap();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -214,7 +217,7 @@ mod tests {
             .clone()
     }
 
-    /// Seconds of `years` since 1970, near enough.
+    /// Returns a time near the middle of `year`.
     fn year(year: u64) -> UnixTime {
         UnixTime::since_unix_epoch(Duration::from_secs(
             (year - 1970) * 365 * 24 * 60 * 60 + 180 * 24 * 60 * 60,
@@ -286,7 +289,7 @@ mod tests {
         let namesake = made(|_| {});
         assert!(server(&named, &namesake, "registry.lan", year(2025)).is_err());
         assert!(client(&named, &namesake, year(2025)).is_err());
-        // A name in the subject alone is none.
+        // A name in the subject only does not count.
         let nameless = made(|params| params.subject_alt_names.clear());
         assert!(server(&nameless, &nameless, "registry.lan", year(2025)).is_err());
     }
@@ -309,7 +312,7 @@ mod tests {
 
     #[test]
     fn a_named_certificate_of_another_s_making_is_accepted_too() {
-        // Signed by an authority that is not named.
+        // The certificate is signed by an authority that is not configured.
         let mut params = CertificateParams::new(vec!["authority".to_owned()]).unwrap();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let issuer = rcgen::Issuer::new(params, KeyPair::generate().unwrap());

@@ -1,15 +1,20 @@
-//! Fail points of the tests. The cargo feature `fail-points` compiles them in; no release has that feature.
+//! Fail points for tests. Compiled in only with the cargo feature `fail-points`, which no release
+//! has.
 //!
-//! `FAIL_POINT=<name>:<action>:<n>` runs the action once, on the n-th hit of the fail point `name`. The names are the
-//! arguments of `hit`. The actions: `abort` and `panic`; `stall`, which blocks the thread for ever; `stall<seconds>`;
-//! `hang`, which blocks every thread from the n-th hit on, as a disk does.
+//! `FAIL_POINT=<name>:<action>:<n>` runs the action once, on the n-th hit of the fail point `name`.
+//! The names are the arguments of `hit`. The actions are:
+//!
+//! - `abort` and `panic`.
+//! - `stall`: blocks the thread indefinitely.
+//! - `stall<seconds>`: blocks the thread for this time.
+//! - `hang`: blocks every thread from the n-th hit on, like a hanging disk.
 
-/// Runs the action of `FAIL_POINT` when the environment names this fail point and this hit.
+/// Runs the action of `FAIL_POINT` if the environment selects this fail point and this hit.
 #[cfg(not(feature = "fail-points"))]
 #[inline(always)]
 pub fn hit(_name: &str) {}
 
-/// Runs the action of `FAIL_POINT` when the environment names this fail point and this hit.
+/// Runs the action of `FAIL_POINT` if the environment selects this fail point and this hit.
 #[cfg(feature = "fail-points")]
 pub fn hit(name: &str) {
     use std::sync::OnceLock;

@@ -1,4 +1,4 @@
-//! A bounded map that forgets what was used longest ago. One core's; no locks.
+//! A bounded map that evicts the least recently used entries. Used by a single core, without locks.
 
 use std::borrow::Borrow;
 use std::hash::{BuildHasher, Hash};
@@ -6,17 +6,17 @@ use std::hash::{BuildHasher, Hash};
 use foldhash::fast::RandomState;
 use hashbrown::HashTable;
 
-/// "No slot": the ends of the list.
+/// Index value for "no slot", at both ends of the list.
 const NONE: usize = usize::MAX;
 
-/// Values by key, the sum of their weights and their number bounded.
+/// Map of values by key. Bounded in the number of values and in the sum of their weights.
 pub struct Lru<K, V> {
-    /// Slots by the hash of their key.
+    /// Slot numbers, indexed by the hash of the key.
     index: HashTable<usize>,
     hasher: RandomState,
     slots: Vec<Option<Slot<K, V>>>,
     free: Vec<usize>,
-    /// Most and least recently used.
+    /// The most and the least recently used slot.
     newest: usize,
     oldest: usize,
     weight: u64,
@@ -47,7 +47,7 @@ impl<K: Hash + Eq, V> Lru<K, V> {
         }
     }
 
-    /// The value under `key`, which becomes the most recently used.
+    /// Returns the value under `key` and makes it the most recently used.
     pub fn get<Q>(&mut self, key: &Q) -> Option<&mut V>
     where
         K: Borrow<Q>,
@@ -64,8 +64,8 @@ impl<K: Hash + Eq, V> Lru<K, V> {
         self.slots[at].as_mut().map(|slot| &mut slot.value)
     }
 
-    /// Keeps `value`, in place of what was there, and forgets the oldest until the bounds hold. What is heavier
-    /// than the bound is not kept.
+    /// Inserts `value`, replacing a previous value, and evicts the oldest entries until the bounds
+    /// hold. A `value` heavier than the bound is not kept.
     pub fn insert(&mut self, key: K, value: V, weight: u64) {
         self.remove(&key);
         if weight > self.weight_max || self.count_max == 0 {
@@ -100,14 +100,14 @@ impl<K: Hash + Eq, V> Lru<K, V> {
         }
     }
 
-    /// Forgets everything.
+    /// Removes all entries.
     pub fn clear(&mut self) {
         while self.oldest != NONE {
             self.forget(self.oldest);
         }
     }
 
-    /// Forgets `key`.
+    /// Removes `key`.
     pub fn remove<Q>(&mut self, key: &Q)
     where
         K: Borrow<Q>,
@@ -189,7 +189,7 @@ mod tests {
     }
 
     proptest! {
-        /// Against a plain list of (key, weight), newest last.
+        /// Compares the map with a plain list of (key, weight), newest last.
         #[test]
         fn it_behaves_like_a_list(operations in prop::collection::vec((0_u8..12, 0_u64..5, any::<bool>()), 0..200)) {
             let mut lru = Lru::new(12, 5);

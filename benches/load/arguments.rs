@@ -1,4 +1,4 @@
-//! The arguments of the command line.
+//! The command line arguments.
 
 use std::net::SocketAddr;
 
@@ -8,7 +8,7 @@ use clap::Parser;
 #[derive(Debug, Parser)]
 #[command(name = "load", version)]
 pub struct Arguments {
-    /// Server to talk to, `IP:PORT`.
+    /// Address of the server, `IP:PORT`.
     #[arg(long)]
     pub addr: SocketAddr,
     /// Path and query of the requests.
@@ -17,45 +17,47 @@ pub struct Arguments {
     /// Connections kept open, each with one request in flight.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=60_000))]
     pub connections: u32,
-    /// How long to load the server, in seconds; fractions are fine.
+    /// Duration of the load, in seconds, with optional fractions.
     #[arg(long, default_value_t = 1.0)]
     pub seconds: f64,
-    /// Open loop: requests per second over all connections. Latency then counts from the moment each request
-    /// was due, so a server that stalls is charged for the requests it kept waiting. Without it, closed loop.
+    /// Open loop: requests per second over all connections. Latency counts from the due time of
+    /// each request, so a stalled server is charged for delayed requests. Without this option:
+    /// closed loop.
     #[arg(long)]
     pub rate: Option<f64>,
     /// Pin to this CPU.
     #[arg(long)]
     pub cpu: Option<usize>,
-    /// A further request header, `Name: value`; may be repeated.
+    /// A further request header, `Name: value`. May be repeated.
     #[arg(long = "header")]
     pub headers: Vec<String>,
     /// GET or HEAD.
     #[arg(long, default_value = "GET", value_parser = ["GET", "HEAD"])]
     pub method: String,
-    /// The status every response must have.
+    /// The required status of every response.
     #[arg(long, default_value_t = 200)]
     pub status: u16,
-    /// The Content-Length every response must have; without it, that of the first response.
+    /// The required Content-Length of every response. Default: the length of the first response.
     #[arg(long)]
     pub length: Option<u64>,
-    /// One connection, one request: time to first byte, total time, digest.
+    /// Send one request on one connection: time to first byte, total time, digest.
     #[arg(long)]
     pub once: bool,
     /// With --once: hash the body and compare, `sha256:<hex>`.
     #[arg(long, requires = "once")]
     pub digest: Option<String>,
-    /// Ask for an object of S3, `--path /bucket/key`, through the SDK; region and credentials as in `AWS_*`.
+    /// Request an S3 object, `--path /bucket/key`, through the SDK. Region and credentials as in
+    /// `AWS_*`.
     #[arg(long)]
     pub sdk: bool,
-    /// Open this many connections, make one request on each, print `ready`, and hold them until standard
-    /// input closes.
+    /// Open this many connections, send one request on each, print `ready`, and hold the
+    /// connections until standard input closes.
     #[arg(long)]
     pub idle: Option<u32>,
     /// Report as one line of JSON.
     #[arg(long)]
     pub json: bool,
-    /// Passed by `cargo bench`; means nothing here.
+    /// Passed by `cargo bench`, without effect.
     #[arg(long, hide = true)]
     pub bench: bool,
 }

@@ -1,4 +1,4 @@
-//! One keep-alive connection and the exchange in progress on it.
+//! A keep-alive connection and its current exchange.
 
 use std::fmt;
 use std::net::TcpStream;
@@ -10,27 +10,26 @@ use rustix::net::{RecvFlags, SendFlags, recv, send};
 use crate::head::{Head, HeadReader, Wrong};
 use crate::target::Target;
 
-/// Largest response head; registries send well below 1 KiB.
+/// Largest response head. Registries send well below 1 KiB.
 const HEAD_BYTES: usize = 8 * 1024;
-/// What one read of a head may take: a head and a 2 KiB body fit, and little of a large body is copied in
-/// passing.
+/// Largest read of a head. A head and a 2 KiB body fit, and little of a large body is copied.
 const HEAD_READ: usize = 4 * 1024;
-/// What one read of a body may drop.
+/// Largest read of a dropped body.
 pub const BODY_READ: usize = 1024 * 1024;
-/// What one connection may receive before the others get their turn.
+/// Bytes that one connection may receive before other connections run.
 const TURN_BYTES: u64 = 4 * BODY_READ as u64;
 
-/// What a turn on a connection came to.
+/// The result of a turn on a connection.
 pub enum Turn {
     /// Nothing more to read now.
     Waiting,
-    /// The turn's budget is spent; there may be more to read.
+    /// The budget of the turn is used up. There may be more to read.
     Unfinished,
-    /// A response is complete and right.
+    /// A response is complete and correct.
     Complete,
 }
 
-/// Why a connection is of no use any more.
+/// The reason why a connection is unusable.
 #[derive(Debug)]
 pub enum Broken {
     Wrong(Wrong),
@@ -60,11 +59,12 @@ enum State {
     Body { remaining: u64 },
 }
 
-/// What all connections of a run share.
+/// State shared by all connections of a run.
 pub struct Shared<'a> {
     pub target: &'a Target,
     pub heads: HeadReader,
-    /// Never written: `MSG_TRUNC` drops what would go here, so its pages are never even mapped.
+    /// Never written, because `MSG_TRUNC` drops the bytes. The pages of the buffer are never
+    /// mapped.
     pub sink: Vec<u8>,
     /// Body bytes received so far by all connections.
     pub received: u64,
@@ -73,17 +73,19 @@ pub struct Shared<'a> {
 pub struct Connection {
     stream: TcpStream,
     state: State,
-    /// How much of the request has gone out.
+    /// Sent bytes of the request.
     sent: usize,
     buffer: Box<[u8; HEAD_BYTES]>,
     closes: bool,
-    /// When the current request started (closed loop) or was due (open loop).
+    /// Start time (closed loop) or due time (open loop) of the current request.
     pub since: Instant,
 }
 
 impl Connection {
+    /// Opens a connection to `target`.
+    ///
     /// # Errors
-    /// The server does not accept.
+    /// The server does not accept the connection.
     pub fn open(target: &Target, since: Instant) -> std::io::Result<Self> {
         let stream = target.connect()?;
         stream.set_nonblocking(true)?;
@@ -106,7 +108,7 @@ impl Connection {
         matches!(self.state, State::Idle)
     }
 
-    /// The server said that it closes after the last response.
+    /// Returns whether the server announced to close the connection after the last response.
     pub fn closes(&self) -> bool {
         self.closes
     }
@@ -134,7 +136,7 @@ impl Connection {
         Ok(())
     }
 
-    /// Receives what is there, up to the end of the response or of the turn.
+    /// Receives available bytes, up to the end of the response or of the turn.
     pub fn turn(&mut self, shared: &mut Shared<'_>) -> Result<Turn, Broken> {
         if !self.is_idle() && self.sent < shared.target.request.len() {
             self.flush(shared)?;
@@ -179,7 +181,7 @@ impl Connection {
                     budget = budget.saturating_sub(count as u64);
                     let remaining = remaining - count as u64;
                     self.state = State::Body { remaining };
-                    // A short read emptied the socket: what comes later raises a new edge.
+                    // A short read has emptied the socket. Later bytes raise a new edge.
                     if remaining > 0 && count < wanted {
                         return Ok(Turn::Waiting);
                     }
@@ -188,7 +190,7 @@ impl Connection {
         }
     }
 
-    /// Takes the body bytes that came with the head.
+    /// Counts the body bytes that arrived with the head.
     fn enter_body(&mut self, head: Head, filled: usize, shared: &mut Shared<'_>) -> Result<(), Broken> {
         let early = (filled - head.size) as u64;
         let remaining = head.body.checked_sub(early).ok_or(Broken::Surplus)?;
@@ -198,7 +200,7 @@ impl Connection {
         Ok(())
     }
 
-    /// Between exchanges a server may close the connection, and may not say anything.
+    /// Between exchanges, a server may close the connection but must not send bytes.
     fn expect_silence(&mut self) -> Result<Turn, Broken> {
         match recv(&self.stream, &mut self.buffer[..1], RecvFlags::empty()) {
             Ok((_, 0)) => Err(Broken::Closed),

@@ -5,12 +5,12 @@ use std::time::Duration;
 
 use rustix::thread::{CpuSet, sched_setaffinity, set_current_timer_slack};
 
-/// Pins the thread with `--cpu`, and makes its timers exact.
+/// Pins the thread with `--cpu`, and sets exact timers.
 ///
 /// # Errors
 /// The CPU does not exist or is not allowed.
 pub fn prepare(cpu: Option<usize>) -> rustix::io::Result<()> {
-    // The default slack of 50 us would be counted as latency of the server by an open loop.
+    // In an open loop, the default slack of 50 us would count as latency of the server.
     set_current_timer_slack(NonZeroU64::new(1))?;
     let Some(cpu) = cpu else { return Ok(()) };
     if cpu >= CpuSet::MAX_CPU {
@@ -21,7 +21,8 @@ pub fn prepare(cpu: Option<usize>) -> rustix::io::Result<()> {
     sched_setaffinity(None, &set)
 }
 
-/// CPU time this thread has used, kernel included; zero where the kernel does not count it.
+/// Returns the CPU time of this thread, including kernel time. Returns zero if the kernel does not
+/// count CPU time.
 pub fn used() -> Duration {
     let text = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
     let nanoseconds = text

@@ -1,22 +1,22 @@
-//! Response heads: found, parsed, checked.
+//! Finds, parses and checks response heads.
 
 use std::fmt;
 
-/// Most fields a response head may have here; registries send about ten.
+/// Maximum number of fields in a response head. Registries send about ten.
 const MAX_FIELDS: usize = 64;
 
-/// What a complete head says about the body behind it.
+/// The properties of a complete head.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Head {
-    /// Bytes of the head itself, blank line included.
+    /// Size of the head in bytes, including the blank line.
     pub size: usize,
-    /// Bytes of body that follow.
+    /// Size of the following body in bytes.
     pub body: u64,
-    /// The server closes the connection after this response.
+    /// Whether the server closes the connection after this response.
     pub closes: bool,
 }
 
-/// Why a response is not the expected one. Always the server's fault, or that of the options given.
+/// The reason why a response is not the expected one. Caused by the server or by wrong options.
 #[derive(Debug)]
 pub enum Wrong {
     Malformed(httparse::Error),
@@ -36,10 +36,10 @@ impl fmt::Display for Wrong {
     }
 }
 
-/// Checks heads against one expectation, and remembers the last one that passed.
+/// Checks heads against one expectation, and caches the last correct head.
 ///
-/// A server answers the same request with the same bytes until its `Date` moves on, so most heads are known
-/// right by comparing them with the one before, which costs a fraction of parsing them again.
+/// A server sends equal heads for equal requests until its `Date` changes. Comparing most heads
+/// with the previous one costs a fraction of parsing them.
 pub struct HeadReader {
     status: u16,
     length: Option<u64>,
@@ -63,7 +63,7 @@ impl HeadReader {
         }
     }
 
-    /// The head at the start of `bytes`, or `None` while it is incomplete.
+    /// Returns the head at the start of `bytes`. Returns `None` while the head is incomplete.
     pub fn read(&mut self, bytes: &[u8]) -> Result<Option<Head>, Wrong> {
         if !self.known.is_empty() && bytes.starts_with(&self.known) {
             return Ok(Some(self.verdict));

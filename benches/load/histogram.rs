@@ -1,12 +1,12 @@
-//! Latencies, counted in buckets whose width grows with the value.
+//! A histogram of latencies. The width of its buckets grows with the value.
 
 use std::time::Duration;
 
-/// Each power of two of nanoseconds is cut into 2^6 buckets: a value read back is at most 1/64 (1.6 %) too
+/// Each power of two nanoseconds has 2^6 buckets. A value read back is at most 1/64 (1.6 %) too
 /// high.
 const PRECISION_BITS: u32 = 6;
 const SUB_BUCKETS: usize = 1 << PRECISION_BITS;
-/// 2^42 ns is 73 minutes, more than any run; larger values land in the last bucket.
+/// 2^42 ns is 73 minutes, longer than any run. Larger values count in the last bucket.
 const POWERS: usize = 42;
 
 pub struct Histogram {
@@ -36,7 +36,7 @@ impl Histogram {
         self.total
     }
 
-    /// Milliseconds below which the given part (0 to 1) of all values lie; 0 when there are none.
+    /// Returns the given quantile (0 to 1) in milliseconds. Returns 0 without any values.
     pub fn quantile_ms(&self, part: f64) -> f64 {
         let rank = (part * self.total as f64).ceil().max(1.0) as u64;
         let mut seen = 0;
@@ -58,7 +58,7 @@ impl Histogram {
             return nanoseconds as usize;
         }
         let power = nanoseconds.ilog2() - PRECISION_BITS;
-        // The leading bit says which power, the next six say which bucket of it.
+        // The leading bit selects the power, and the next six bits select the bucket.
         (power as usize) * SUB_BUCKETS + (nanoseconds >> power) as usize
     }
 

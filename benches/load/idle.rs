@@ -1,4 +1,4 @@
-//! Connections that do nothing, for the memory they cost the server.
+//! Idle connections, to measure their memory cost in the server.
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
@@ -9,11 +9,11 @@ use rustix::net::{RecvFlags, SendFlags, recv, send};
 use crate::head::HeadReader;
 use crate::target::Target;
 
-/// Opens `count` connections, makes one request on each, prints `ready`, holds them until standard input
-/// closes, and says whether the server kept them all.
+/// Opens `count` connections, sends one request on each, and prints `ready`. Holds the connections
+/// until standard input closes. Returns whether the server kept all connections.
 ///
 /// # Errors
-/// The server refuses a connection or answers wrongly, or there are not enough descriptors.
+/// The server rejects a connection, a response is wrong, or there are not enough descriptors.
 pub fn hold(target: &Target, count: u32) -> Result<bool, Box<dyn std::error::Error>> {
     let mut reader = HeadReader::new(target);
     let mut held = Vec::new();

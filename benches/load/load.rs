@@ -1,4 +1,4 @@
-//! The load itself: connections, their events, and the report.
+//! The load mode: connections, their events, and the report.
 
 use std::time::{Duration, Instant};
 
@@ -12,21 +12,21 @@ use crate::head::HeadReader;
 use crate::histogram::Histogram;
 use crate::target::Target;
 
-/// Events taken from the kernel at a time.
+/// Events received from the kernel per call.
 const EVENTS: usize = 256;
-/// How long to sleep at most, so that the end of the run is noticed when a server has gone silent.
+/// Longest sleep, so that a run ends in time even if the server stops responding.
 const NAP: Duration = Duration::from_millis(20);
-/// A run with more errors than this is broken and stops.
+/// Number of errors after which a run stops.
 const MAX_ERRORS: u64 = 1_000;
 
-/// What a run came to.
+/// The result of a run.
 pub struct Report {
     connections: u32,
     elapsed: Duration,
-    /// Body bytes received, those of responses cut by the end of the run included.
+    /// Received body bytes, including responses cut off at the end of the run.
     bytes: u64,
     latency: Histogram,
-    /// Open loop: requests that were due but not answered at the end; their wait so far is in `latency`.
+    /// Open loop: due requests without a response at the end. `latency` contains their wait so far.
     overdue: u64,
     pub errors: u64,
     first_error: Option<String>,
@@ -38,8 +38,8 @@ struct Run<'a> {
     shared: Shared<'a>,
     epoll: OwnedFd,
     connections: Vec<Connection>,
-    /// Connections whose turn ended before the socket was empty: edge-triggered events do not repeat for
-    /// them.
+    /// Connections whose turn ended before the socket was empty. Edge-triggered events do not
+    /// repeat for them.
     unfinished: Vec<usize>,
     /// Open loop: time between two requests of one connection.
     interval: Option<Duration>,
@@ -52,7 +52,8 @@ struct Run<'a> {
 /// Loads the target for the given time.
 ///
 /// # Errors
-/// The server does not accept connections, or epoll fails. Wrong responses are counted in the report.
+/// The server does not accept connections, or epoll fails. Wrong responses are counted in the
+/// report.
 pub fn run(target: &Target, arguments: &Arguments) -> Result<Report, Box<dyn std::error::Error>> {
     let count = arguments.connections;
     let mut run = Run {
@@ -100,7 +101,8 @@ impl Run<'_> {
         for index in 0..self.connections.len() {
             match self.interval {
                 None => self.begin(index, start)?,
-                // Spread over one interval, so that the connections do not all send at the same moment.
+                // Spreads the start times over one interval, so that connections do not all send at
+                // once.
                 Some(interval) => self.connections[index].since = start + interval * index as u32 / count,
             }
         }
@@ -112,7 +114,7 @@ impl Run<'_> {
             }
             self.wait(&mut events, now, end)?;
             for event in events.drain(..) {
-                // The index was put there by `register`, from a usize.
+                // The index fits, because `register` stored a `usize`.
                 self.turn(event.data.u64() as usize)?;
             }
             for index in std::mem::take(&mut self.unfinished) {
@@ -137,7 +139,7 @@ impl Run<'_> {
         })
     }
 
-    /// Fills `events`; returns at once when some connection is unfinished.
+    /// Fills `events`. Returns at once if some connection is unfinished.
     fn wait(&mut self, events: &mut Vec<epoll::Event>, now: Instant, end: Instant) -> rustix::io::Result<()> {
         let mut nap = NAP.min(end.saturating_duration_since(now));
         if !self.unfinished.is_empty() {
@@ -214,8 +216,8 @@ impl Run<'_> {
         }
     }
 
-    /// Counts the failure and goes on with a fresh connection. An open loop keeps the request's due time: it
-    /// is still unanswered.
+    /// Counts the failure and continues with a new connection. An open loop keeps the due time of
+    /// the request, because the request has no response yet.
     fn fail(&mut self, index: usize, broken: &Broken) -> Result<(), Box<dyn std::error::Error>> {
         let connection = &self.connections[index];
         let since = connection.since;
@@ -236,22 +238,22 @@ impl Run<'_> {
 
     fn replace(&mut self, index: usize, since: Instant) -> Result<(), Box<dyn std::error::Error>> {
         self.reconnects += 1;
-        // Closing the old socket, which the assignment does, takes it out of the epoll set.
+        // The assignment closes the old socket, which also leaves the epoll set.
         self.connections[index] = Connection::open(self.shared.target, since)?;
         self.register(&self.connections[index], index)?;
         Ok(())
     }
 
-    /// Requests that were due before the end and have no answer have waited at least this long; leaving them
-    /// out would make a server that stalls at the end look fast.
+    /// Records the wait of requests that were due before the end and have no response. Without
+    /// these requests, a server that stalls at the end would look fast.
     fn charge_overdue(&mut self, now: Instant, end: Instant) -> u64 {
         let Some(interval) = self.interval else { return 0 };
         let mut overdue = 0;
         for connection in &self.connections {
             let mut due = connection.since;
             while due < end.min(now) {
-                // A request sent a moment before the end is no sign of anything; its wait is recorded all the
-                // same.
+                // Also records requests sent just before the end, although their short wait means
+                // nothing.
                 self.latency.record(now - due);
                 overdue += 1;
                 due += interval;
@@ -270,7 +272,8 @@ impl Report {
         self.latency.total() - self.overdue
     }
 
-    /// The part of one core this program used; at 1 the generator, not the server, is what was measured.
+    /// Returns the used fraction of one core. At 1, the generator was the bottleneck instead of the
+    /// server.
     fn utilisation(&self) -> f64 {
         self.cpu.as_secs_f64() / self.seconds()
     }
@@ -326,7 +329,7 @@ impl Report {
     }
 }
 
-/// Calls again when a signal (of a profiler, of a terminal) got in between.
+/// Repeats a call interrupted by a signal, for example of a profiler or a terminal.
 fn retry<T>(mut call: impl FnMut() -> rustix::io::Result<T>) -> rustix::io::Result<T> {
     loop {
         match call() {
@@ -337,7 +340,7 @@ fn retry<T>(mut call: impl FnMut() -> rustix::io::Result<T>) -> rustix::io::Resu
 }
 
 fn timespec(duration: Duration) -> Timespec {
-    // A nap is at most `NAP`, far below what either field holds.
+    // A duration is at most `NAP`, so both fields fit.
     Timespec {
         tv_sec: duration.as_secs() as i64,
         tv_nsec: duration.subsec_nanos().into(),

@@ -1,13 +1,13 @@
-//! A load generator for HTTP/1.1 servers of large and small files, and the client of `scripts/bench.sh`.
+//! A load generator for HTTP/1.1 servers of large and small files, used by `scripts/bench.sh`.
 //!
-//! One thread, one epoll instance, keep-alive connections. Bodies are received with `MSG_TRUNC`, which makes
-//! the kernel drop the bytes instead of copying them, so that the generator costs as little as a client can
-//! and measures the server. Every response's status and length are checked; a wrong one is an error and never
-//! counts as a request.
+//! Uses one thread, one epoll instance and keep-alive connections. With `MSG_TRUNC`, the kernel
+//! drops body bytes instead of copying them. The low cost of the generator lets the benchmark
+//! measure the server. The generator checks status and length of every response. A wrong response
+//! is an error and never counts as a request.
 //!
-//! Three modes: a load (the default), `--once` (one request, timed in detail, its digest checked with `--digest`),
-//! and `--idle N` (connections held open, for the memory they cost the server). With `--sdk` the first two go through the SDK
-//! of S3 instead.
+//! There are three modes. The default mode generates load. `--once` sends one request, with
+//! detailed times and an optional check of `--digest`. `--idle N` holds connections open, to
+//! measure their memory cost in the server. With `--sdk`, the first two modes use the S3 SDK.
 
 mod arguments;
 mod connection;
@@ -28,8 +28,8 @@ use arguments::Arguments;
 use target::Target;
 
 fn main() -> ExitCode {
-    // `cargo bench` and `cargo test --all-targets` run this program without a server to talk to: that is no
-    // failure.
+    // `cargo bench` and `cargo test --all-targets` run this program without a server, so missing
+    // arguments are not a failure.
     let bare = std::env::args()
         .skip(1)
         .all(|argument| argument == "--bench" || argument == "--test");
@@ -50,7 +50,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// Runs the chosen mode, prints its report, and says whether every response was right.
+/// Runs the chosen mode and prints its report. Returns whether every response was correct.
 fn run(arguments: &Arguments) -> Result<bool, Box<dyn std::error::Error>> {
     cpu::prepare(arguments.cpu)?;
     if arguments.sdk {

@@ -1,4 +1,4 @@
-//! One request on one connection, timed in detail.
+//! The `--once` mode: one request on one connection, with detailed times.
 
 use std::time::{Duration, Instant};
 
@@ -9,29 +9,29 @@ use crate::cpu;
 use crate::head::{Head, HeadReader};
 use crate::target::Target;
 
-/// What one read takes when the body is hashed; it stays in the second-level cache.
+/// Largest read of a hashed body. Fits in the second-level cache.
 const HASHED_READ: usize = 256 * 1024;
-/// What one read drops when it is not.
+/// Largest read of a dropped body.
 const DROPPED_READ: usize = 1024 * 1024;
 
-/// What one exchange came to. Times count from before the connection was opened.
+/// The result of one exchange. Times count from the start of the connect.
 pub struct Outcome {
     connected: Duration,
     head: Duration,
-    /// First byte of the body; that of the head when there is no body.
+    /// Time of the first body byte, or of the head if there is no body.
     first_byte: Duration,
     total: Duration,
     bytes: u64,
     expected: u64,
-    /// `None`: no digest was given.
+    /// `None` if no digest was given.
     digest_right: Option<bool>,
     cpu: Duration,
 }
 
-/// Makes the request and receives the whole answer.
+/// Sends the request and receives the whole response.
 ///
 /// # Errors
-/// The connection breaks, a minute passes without a byte, or the head is not the expected one.
+/// The connection breaks, no byte arrives for a minute, or the head is not the expected one.
 pub fn get(target: &Target, digest: Option<&str>) -> Result<Outcome, Box<dyn std::error::Error>> {
     let wanted = match digest {
         None => None,
@@ -105,7 +105,8 @@ pub fn get(target: &Target, digest: Option<&str>) -> Result<Outcome, Box<dyn std
     })
 }
 
-/// Reads the head, and says how many bytes of the body came with it and when its first byte came.
+/// Reads the head. Returns the head, the number of body bytes received with the head, and the time
+/// of its first byte.
 fn read_head(
     target: &Target,
     stream: &std::net::TcpStream,
@@ -139,7 +140,7 @@ fn read_head(
 }
 
 impl Outcome {
-    /// All bytes came, and their digest is the expected one.
+    /// Returns whether all bytes arrived and their digest is correct.
     pub fn right(&self) -> bool {
         self.bytes == self.expected && self.digest_right != Some(false)
     }

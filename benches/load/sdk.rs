@@ -1,6 +1,8 @@
-//! The same requests through the SDK of S3, straight to the engine: what a cache in front of it is compared with.
+//! Sends the requests through the S3 SDK directly to the engine, as a baseline for a cache in front
+//! of the engine.
 //!
-//! `--path` is `/bucket/key`; region and credentials are the environment's. Bodies are received and dropped.
+//! `--path` is `/bucket/key`. Region and credentials come from the environment. Bodies are received
+//! and dropped.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -22,16 +24,17 @@ struct Object {
     length: Option<u64>,
 }
 
-/// Does what `arguments` say and prints the report, one line of JSON. Says whether every answer was right.
+/// Runs the load of `arguments` and prints the report as one line of JSON. Returns whether every
+/// response was correct.
 pub fn run(arguments: &Arguments) -> Result<bool, Failure> {
-    // As many threads as the cache's helper pool has.
+    // Equals the number of threads in the cache's helper pool.
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
         .build()?;
     let report = runtime.block_on(async {
         let object = Object::new(arguments).await?;
-        // Credentials and a connection are there when the time begins.
+        // Loads credentials and opens a connection before the measurement.
         object.get(Some("bytes=0-0")).await?;
         if arguments.once {
             once(&object).await
@@ -71,7 +74,7 @@ impl Object {
         })
     }
 
-    /// One answer: bytes, and when the first came.
+    /// Gets the object. Returns the number of bytes and the time to the first byte.
     async fn get(&self, range: Option<&str>) -> Result<(u64, Duration), Failure> {
         let start = Instant::now();
         let request = self.client.get_object().bucket(&self.bucket).key(&self.key);

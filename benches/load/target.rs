@@ -1,22 +1,22 @@
-//! Where requests go, what they say, and what answer is right.
+//! The address and content of requests, and the expected response.
 
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
 use crate::arguments::Arguments;
 
-/// A blocking connection that waits longer than this for bytes has failed.
+/// Read and write timeout of a blocking connection.
 const BLOCKING_PATIENCE: Duration = Duration::from_secs(60);
 
-/// One request, encoded once and sent as often as wanted.
+/// A request, encoded once and sent repeatedly.
 pub struct Target {
     pub addr: SocketAddr,
     /// The encoded request.
     pub request: Vec<u8>,
-    /// Responses carry no body, whatever their Content-Length says.
+    /// Whether responses have no body, regardless of their Content-Length.
     pub head_only: bool,
     pub status: u16,
-    /// `None`: the first response decides.
+    /// `None` if the first response determines the length.
     pub length: Option<u64>,
 }
 

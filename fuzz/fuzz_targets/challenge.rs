@@ -1,4 +1,5 @@
-//! Arbitrary bytes for `oci_pull_through::fuzz::challenge`: `cargo +nightly fuzz run challenge`.
+//! Runs `oci_pull_through::fuzz::challenge` on arbitrary bytes. Usage:
+//! `cargo +nightly fuzz run challenge`.
 
 #![no_main]
 

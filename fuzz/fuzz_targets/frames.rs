@@ -1,4 +1,5 @@
-//! Arbitrary bytes for `oci_pull_through::fuzz::frames`: `cargo +nightly fuzz run frames`.
+//! Runs `oci_pull_through::fuzz::frames` on arbitrary bytes. Usage:
+//! `cargo +nightly fuzz run frames`.
 
 #![no_main]
 

@@ -1,7 +1,8 @@
-//! Arbitrary bytes as a client's side of a connection: `cargo +nightly fuzz run head`.
+//! Parses arbitrary bytes as the client's side of a connection. Usage:
+//! `cargo +nightly fuzz run head`.
 //!
-//! Looks for panics, for verdicts that depend on how the bytes were cut, and for accepted heads that another
-//! reader would understand otherwise.
+//! Detects panics, verdicts that depend on the fragmentation of the bytes, and accepted heads that
+//! another parser would interpret differently.
 
 #![no_main]
 
@@ -21,7 +22,7 @@ fuzz_target!(|input: &[u8]| {
     );
 });
 
-/// How many heads there were, and how the connection ended.
+/// Returns the number of heads, and the outcome of the connection.
 fn serve(bytes: &[u8], step: usize) -> (usize, Result<(), HeadError>) {
     let (mut from, mut to, mut heads, mut scanned) = (0, 0, 0, 0);
     loop {
@@ -44,11 +45,11 @@ fn serve(bytes: &[u8], step: usize) -> (usize, Result<(), HeadError>) {
     }
 }
 
-/// What an accepted head promises, looked at with other means than the parser's.
+/// Checks the guarantees for an accepted head, independently of the parser.
 fn check(bytes: &[u8], head: &oci_pull_through::http::RequestHead<'_>) {
     assert!(bytes.len() <= HEAD_BYTES_MAX && bytes.ends_with(b"\r\n\r\n"));
     let lines: Vec<&[u8]> = split_crlf(bytes.strip_prefix(b"\r\n").unwrap_or(bytes));
-    // No line ends by anything but CRLF, and no empty line stands before the end.
+    // Every line ends with CRLF, and the only empty line is at the end.
     assert!(
         lines
             .iter()

@@ -1,4 +1,5 @@
-//! Arbitrary bytes for `oci_pull_through::fuzz::manifest`: `cargo +nightly fuzz run manifest`.
+//! Runs `oci_pull_through::fuzz::manifest` on arbitrary bytes. Usage:
+//! `cargo +nightly fuzz run manifest`.
 
 #![no_main]
 

@@ -1,4 +1,4 @@
-//! Arbitrary bytes for `oci_pull_through::fuzz::range`: `cargo +nightly fuzz run range`.
+//! Runs `oci_pull_through::fuzz::range` on arbitrary bytes. Usage: `cargo +nightly fuzz run range`.
 
 #![no_main]
 

@@ -1,4 +1,4 @@
-//! Arbitrary bytes for `oci_pull_through::fuzz::route`: `cargo +nightly fuzz run route`.
+//! Runs `oci_pull_through::fuzz::route` on arbitrary bytes. Usage: `cargo +nightly fuzz run route`.
 
 #![no_main]
 

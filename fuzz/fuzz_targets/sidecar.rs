@@ -1,4 +1,5 @@
-//! Arbitrary bytes for `oci_pull_through::fuzz::sidecar`: `cargo +nightly fuzz run sidecar`.
+//! Runs `oci_pull_through::fuzz::sidecar` on arbitrary bytes. Usage:
+//! `cargo +nightly fuzz run sidecar`.
 
 #![no_main]
 

@@ -1,4 +1,4 @@
-//! Arbitrary bytes for `oci_pull_through::fuzz::token`: `cargo +nightly fuzz run token`.
+//! Runs `oci_pull_through::fuzz::token` on arbitrary bytes. Usage: `cargo +nightly fuzz run token`.
 
 #![no_main]
 

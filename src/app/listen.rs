@@ -1,4 +1,4 @@
-//! The sockets of every address, for each core: bound by this process, or inherited from systemd.
+//! The listening sockets of each core: bound by this process, or inherited from systemd.
 
 use std::net::{SocketAddr, TcpListener};
 
@@ -6,7 +6,7 @@ use super::AppError;
 use crate::config::{Config, SocketName};
 use crate::server::{BIND_WAIT, Listener, bind};
 
-/// An address that clients reach, and what they speak there.
+/// A listening address and its protocol.
 #[derive(Clone, Copy)]
 pub(super) struct Address {
     at: SocketAddr,
@@ -20,15 +20,15 @@ impl std::fmt::Display for Address {
     }
 }
 
-/// Where we listen, and with what.
+/// All listening addresses and sockets.
 pub(super) struct Listening {
     pub addresses: Vec<Address>,
-    /// Of each core.
+    /// The listeners of each core.
     pub listeners: Vec<Vec<Listener>>,
 }
 
-/// Binds the addresses of `config` for `cores` cores, or shares what was `passed` among them: all cores accept from one
-/// socket then, and nothing is bound.
+/// Binds the addresses of `config` for `cores` cores. If systemd `passed` sockets, binds nothing
+/// and lets all cores accept from each passed socket.
 pub(super) fn open(
     config: &Config,
     passed: Vec<(SocketAddr, TcpListener)>,
@@ -79,7 +79,8 @@ pub(super) fn open(
     Ok(listening)
 }
 
-/// Whether clients of a passed socket speak TLS: its name says so, else what holds for addresses without a scheme.
+/// Returns whether a passed socket uses TLS. The socket's name decides. Otherwise the setting for
+/// addresses without a scheme applies.
 fn speaks_tls(name: SocketName, address: SocketAddr, configured: bool) -> Result<bool, AppError> {
     match name {
         SocketName::Http => Ok(false),

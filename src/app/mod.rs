@@ -1,4 +1,4 @@
-//! Wiring: a [`Config`] in, a running server out. The only file that knows every part.
+//! Builds a running server from a [`Config`]. The only module that depends on every other module.
 
 mod listen;
 mod reload;
@@ -32,7 +32,7 @@ use crate::upstream::{BuildError, Upstreams};
 pub use resources::{outlive_terminal, set_umask};
 pub use stop::End;
 
-/// Why the server did not start.
+/// The reason why the server did not start.
 #[derive(Debug, thiserror::Error)]
 pub enum AppError {
     #[error("cannot listen on {addr}: {source}{hint}")]
@@ -59,17 +59,19 @@ pub enum AppError {
     Threads(#[from] std::io::Error),
 }
 
-/// Serves requests until SIGINT or SIGTERM, and returns how the process ended.
+/// Serves requests until SIGINT or SIGTERM, and returns the outcome of the shutdown.
 ///
-/// After the signal, readiness fails for `drain_delay`. The process then stops accepting and finishes running
-/// requests within `drain_timeout`. A second signal ends the process at once. SIGHUP applies the registries that
-/// `read` returns. A configuration with diagnostics changes nothing.
+/// After the signal, readiness fails for `drain_delay`. The process then stops accepting and
+/// finishes running requests within `drain_timeout`. A second signal ends the process at once.
+/// SIGHUP applies the registries returned by `read`. A configuration with diagnostics changes
+/// nothing.
 ///
 /// # Errors
 ///
-/// The store, the address, or a system resource cannot be used. No request has been served in that case.
+/// The store, the address, or a system resource cannot be used. No request has been served in this
+/// case.
 pub fn run(config: Config, read: &dyn Fn() -> Result<Config, Diagnostics>) -> Result<End, AppError> {
-    // Taken before the process opens a file: systemd has chosen the descriptor numbers.
+    // Taken before the process opens a file, because systemd has chosen the descriptor numbers.
     let passed = match config.systemd.sockets.len() {
         0 => Vec::new(),
         count => take_sockets(count)?,

@@ -1,4 +1,4 @@
-//! SIGHUP: what changes without a restart.
+//! SIGHUP: applies configuration changes without a restart.
 
 use std::sync::Arc;
 
@@ -8,14 +8,14 @@ use crate::fail_point::hit;
 use crate::server::tls::Acceptor;
 use crate::upstream::Upstreams;
 
-/// Runs `reload`; a panic in it is a bug, and leaves everything as it was.
+/// Runs `reload`. A panic in `reload` is a bug, and leaves the configuration unchanged.
 pub(super) fn contained(reload: impl FnOnce()) {
     if std::panic::catch_unwind(std::panic::AssertUnwindSafe(reload)).is_err() {
         tracing::error!("the reload ended by a panic; this is a bug worth reporting");
     }
 }
 
-/// Says what the operator ought to know about a configuration that is used.
+/// Logs warnings and notices about the configuration in use.
 pub(super) fn log_settings(config: &Config) {
     for warning in &config.warnings {
         tracing::warn!("{warning}");
@@ -27,8 +27,8 @@ pub(super) fn log_settings(config: &Config) {
     }
 }
 
-/// Applies the settings that can change at runtime, and logs the settings that need a restart. Requests in progress
-/// keep the earlier settings.
+/// Applies the settings that can change at runtime, and logs the settings that need a restart.
+/// Requests in progress keep the earlier settings.
 pub(super) fn reload(
     running: &Config,
     read: Result<Config, Diagnostics>,

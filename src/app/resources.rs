@@ -1,4 +1,4 @@
-//! Resources of the system: I/O driver, file descriptors, and the location of the store.
+//! System resources: I/O driver, file descriptors, and the location of the store.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -17,7 +17,8 @@ pub(super) fn wanted_driver(config: config::IoDriver) -> IoDriver {
     }
 }
 
-/// How many connections there may be. What an operator chose is taken, and doubted where it cannot be.
+/// Returns the connection limit. A configured limit always applies, with a warning if there are too
+/// few descriptors.
 pub(super) fn connections_max(config: &Config, descriptors: u64) -> usize {
     let possible = default_max(descriptors);
     let Some(wanted) = config.max_connections else {
@@ -33,13 +34,13 @@ pub(super) fn connections_max(config: &Config, descriptors: u64) -> usize {
     wanted.get()
 }
 
-/// How many connections one client may have: as many as the operator chose, and no more than leave a quarter of all to other
-/// clients. 0: any number.
+/// Returns the connection limit per client. The configured limit applies, but a quarter of all
+/// connections remains for other clients. 0 means no limit.
 pub(super) fn connections_per_client_max(wanted: usize, all: usize) -> usize {
     wanted.min((all - all / 4).max(1))
 }
 
-/// Open files that each core may keep: together a tenth of the descriptors.
+/// Returns the number of open files per core. All cores together get a tenth of the descriptors.
 pub(super) fn open_files_max(descriptors: u64, cores: usize) -> usize {
     let share = descriptors / 10 / cores as u64;
     usize::try_from(share)
@@ -47,8 +48,8 @@ pub(super) fn open_files_max(descriptors: u64, cores: usize) -> usize {
         .clamp(OPEN_FILES_PER_CORE_MIN, OPEN_FILES_PER_CORE_MAX)
 }
 
-/// Takes as many file descriptors as the hard limit grants: connections and open blobs are descriptors. Gives their
-/// number.
+/// Raises the soft limit of file descriptors to the hard limit, because connections and open blobs
+/// need descriptors. Returns the resulting limit.
 pub(super) fn raise_descriptor_limit() -> u64 {
     use rustix::process::{Resource, getrlimit, setrlimit};
     let mut limit = getrlimit(Resource::Nofile);
@@ -59,30 +60,32 @@ pub(super) fn raise_descriptor_limit() -> u64 {
     getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
 }
 
-/// Has a limit of the file size be an error of the write that meets it (`EFBIG`) and not the end of the process: the kernel
-/// sends SIGXFSZ too, which ends a process that does not handle it. SIGPIPE stands for `EPIPE` and is ignored by Rust's
-/// runtime. A handler is not passed on to the programs we start, as an ignored signal would be.
+/// Handles SIGXFSZ, so that a write beyond the file size limit fails with `EFBIG`. Without a
+/// handler, the signal ends the process. Rust's runtime already ignores SIGPIPE, so writes fail
+/// with `EPIPE`. Child programs do not inherit a handler, but would inherit an ignored signal.
 ///
 /// # Errors
 ///
-/// When the signal cannot be handled.
+/// The signal cannot be handled.
 pub(super) fn survive_limits() -> std::io::Result<()> {
     let met = Arc::new(AtomicBool::new(false));
     signal_hook::flag::register(libc::SIGXFSZ, met).map(drop)
 }
 
-/// Lets the process log from the background of a terminal. Before other threads are started.
+/// Lets the process log from the background of a terminal. Must be called before other threads
+/// start.
 pub fn outlive_terminal() {
     crate::sys::block_terminal_stops();
 }
 
-/// Has files and directories have the modes they are made with, whatever umask the process was started with: nothing that
-/// others may read or write, or that the group may write. To be called before the configuration makes a directory.
+/// Sets a fixed umask, so that files and directories get their intended modes with any inherited
+/// umask. Removes all access of others and write access of the group. Must be called before the
+/// configuration creates a directory.
 pub fn set_umask() {
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o027));
 }
 
-/// Says where the store lies when nobody chose that.
+/// Logs the location of the store, if a fallback was chosen.
 pub(super) fn log_root(root: &Path, choice: RootChoice) {
     match choice {
         RootChoice::Given | RootChoice::Default => {}

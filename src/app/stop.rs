@@ -1,4 +1,4 @@
-//! SIGINT and SIGTERM: the end, in order.
+//! Graceful shutdown after SIGINT or SIGTERM.
 
 use std::time::{Duration, Instant};
 
@@ -8,23 +8,23 @@ use signal_hook::iterator::Signals;
 use crate::runtime::shutdown::Shutdown;
 use crate::systemd::Notifier;
 
-/// How the service ended.
+/// The outcome of the shutdown.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum End {
-    /// Everything that ran has finished.
+    /// All connections have finished.
     Finished,
     /// Connections were cut off at the deadline.
     Cut,
 }
 
-/// How often is looked whether everything has finished.
+/// Polling interval until all connections have finished.
 const LOOK: Duration = Duration::from_millis(20);
 
-/// What the service manager allows beyond what was announced, for the log and the exit.
+/// Extra time announced to the service manager, for the log and the exit.
 const GRACE: Duration = Duration::from_secs(5);
 
-/// Not ready for `delay`, then accepts no more and waits until nothing runs, for `timeout` at most. A second signal ends the
-/// process at once, with 1.
+/// Reports not ready for `delay`. Then stops accepting and waits for running connections, at most
+/// for `timeout`. A second signal ends the process at once, with exit code 1.
 pub(super) fn drain(
     shutdown: &Shutdown,
     signals: Signals,
@@ -46,7 +46,7 @@ pub(super) fn drain(
     );
     notifier.status(&format!("finishing {} connections", shutdown.running()));
     shutdown.drain();
-    // First those who accept: what they find in the kernel's queue is served.
+    // Waits for the acceptors first, because they still serve connections in the kernel's queue.
     wait(timeout, || shutdown.accepting() == 0 && shutdown.running() == 0);
     match shutdown.running() {
         0 => {
@@ -60,7 +60,7 @@ pub(super) fn drain(
     }
 }
 
-/// Waits for `done`, no longer than `limit`.
+/// Waits for `done`, at most for `limit`.
 fn wait(limit: Duration, done: impl Fn() -> bool) {
     let deadline = Instant::now() + limit;
     while !done() {

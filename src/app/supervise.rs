@@ -11,10 +11,11 @@ use crate::runtime::shutdown::Shutdown;
 use crate::runtime::watchdog::{self, Keepalive};
 use crate::systemd::Notifier;
 
-/// How often is looked whether the cores accept.
+/// Polling interval until all cores accept connections.
 const LOOK: Duration = Duration::from_millis(2);
 
-/// Opens the notifier of `systemd`. Without a usable socket the process serves without notifications.
+/// Opens the notifier of `systemd`. Without a usable socket, the process serves without
+/// notifications.
 pub(super) fn notifier(systemd: &SystemdEnvironment) -> Notifier {
     Notifier::new(systemd.notify.as_deref()).unwrap_or_else(|error| {
         tracing::warn!(%error, "NOTIFY_SOCKET cannot be used; systemd gets no notifications");
@@ -39,14 +40,15 @@ pub(super) fn start_watchdog(
     watchdog::start(health, workers, keepalive)
 }
 
-/// Waits until every core accepts. One that cannot start, or hangs in it, ends the process.
+/// Waits until every core accepts connections. A core that fails or hangs during its start ends the
+/// process.
 pub(super) fn wait_for_cores(shutdown: &Shutdown, accepting: usize) {
     while shutdown.accepting() < accepting {
         std::thread::park_timeout(LOOK);
     }
 }
 
-/// One line for `systemctl status`.
+/// Returns the status line for `systemctl status`.
 pub(super) fn status(addresses: &[Address], driver: Driver, cores: usize) -> String {
     let addresses: Vec<String> = addresses.iter().map(Address::to_string).collect();
     format!(

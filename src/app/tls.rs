@@ -1,4 +1,4 @@
-//! The operator's choices about TLS in the server's words.
+//! Converts the TLS configuration to the types of the server.
 
 use super::AppError;
 use crate::config::{self, KernelTls, ServerTls};
@@ -6,7 +6,7 @@ use crate::server::tls::{
     Acceptor, ClientCertificates, KtlsSupport, Material, Pem, ServerIdentity, start_cert_reload,
 };
 
-/// What handshakes are made with, and made again with when its files change.
+/// Creates the TLS acceptor, and starts the reload of changed certificate files.
 pub(super) fn open(tls: Option<&ServerTls>, kernel: KernelTls) -> Result<Option<Acceptor>, AppError> {
     let Some(tls) = tls else { return Ok(None) };
     let acceptor = Acceptor::new(material(tls), ktls_support(kernel))?;

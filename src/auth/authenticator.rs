@@ -15,7 +15,7 @@ use crate::limits::{IDENTITIES_PER_CORE_MAX, IDENTITY_TTL};
 use crate::lru::Lru;
 use crate::runtime::clock::monotonic_seconds;
 
-/// The identity of a client, as far as authentication was required.
+/// The identity of a client, if authentication was required.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Identity {
     /// Client authentication is off, or the path requires none.
@@ -30,11 +30,11 @@ pub enum Identity {
 pub enum AuthError {
     /// The request has no password, and a password would be accepted.
     Unauthorized,
-    /// The user name is not known, or the password is not the user's: the same in both cases.
+    /// Unknown user name or wrong password. Both cases are indistinguishable.
     WrongPassword,
     /// The request has no accepted certificate, and no password would be accepted.
     CertificateRequired,
-    /// Too many passwords are being checked.
+    /// Too many password checks are in flight.
     Overloaded,
 }
 
@@ -46,7 +46,8 @@ pub struct Authenticator {
 struct State {
     generation: u64,
     credentials: Option<Arc<CredentialStore>>,
-    /// Cached identities of this core, with the rules at the time of caching. Rejected certificates are cached too.
+    /// Cached identities of this core, with the rules at the time of caching. Rejected certificates
+    /// are cached too.
     cached: Lru<CredentialDigest, CachedIdentity>,
     /// The rules for anonymous clients.
     anonymous: Option<Rc<RuleSet>>,
@@ -54,7 +55,7 @@ struct State {
 
 #[derive(Clone)]
 struct CachedIdentity {
-    /// `None`: a certificate that is not accepted.
+    /// `None` for a rejected certificate.
     identity: Option<(Rc<str>, Rc<RuleSet>)>,
     /// Expiry, in seconds of the monotonic clock.
     until: u32,
@@ -73,7 +74,7 @@ fn rejection_of(store: &CredentialStore) -> AuthError {
 pub struct CachedAccess {
     /// The rules for this client.
     pub rules: Rc<RuleSet>,
-    /// Whether the client may read content that no rule covers. True where client authentication is off.
+    /// Whether the client may read content without any rule. True if client authentication is off.
     pub authenticated: bool,
 }
 
@@ -101,7 +102,7 @@ impl Authenticator {
     /// Clears the cached identities, and loads the current credentials and the rules of `allow`.
     pub fn reload(&self, allow: &Allow) {
         let mut state = self.state.borrow_mut();
-        // The generation first: a change in between is seen as one later.
+        // Reads the generation first, so that a concurrent change appears as a later one.
         state.generation = self.auth.generation();
         state.credentials = self.auth.credentials();
         state.cached.clear();
@@ -125,8 +126,8 @@ impl Authenticator {
         self.state.borrow().credentials.is_some()
     }
 
-    /// Returns the cached access of the client of `head`; `None`: the request needs authentication. Allocates
-    /// nothing.
+    /// Returns the cached access of the client of `head`. Returns `None` if the request needs
+    /// authentication. Allocates nothing.
     pub fn cached_access(&self, head: &RequestHead<'_>) -> Option<CachedAccess> {
         let state = &mut *self.state.borrow_mut();
         let Some(store) = &state.credentials else {
@@ -138,7 +139,7 @@ impl Authenticator {
         let now = monotonic_seconds();
         let fresh = |known: &mut CachedIdentity| (now < known.until).then(|| known.identity.clone());
         if let Some(digest) = head.certificate.and_then(|shown| store.certificate_digest(shown)) {
-            // A certificate that is not cached yet may be accepted.
+            // An uncached certificate may be accepted.
             if let Some((_, rules)) = state.cached.get(&digest).and_then(fresh)? {
                 return Some(CachedAccess {
                     rules,
@@ -166,7 +167,7 @@ impl Authenticator {
     ///
     /// # Cancellation
     ///
-    /// A password check in progress continues, and its verdict is cached.
+    /// An in-flight password check continues, and its verdict is cached.
     pub async fn authenticate(
         &self,
         head: &RequestHead<'_>,
@@ -215,11 +216,11 @@ impl Authenticator {
             }
             (PasswordVerdict::Overloaded, _) => Err(AuthError::Overloaded),
             (PasswordVerdict::Wrong | PasswordVerdict::Correct(_), _) => {
-                // Where no password is accepted, an `Authorization` field is no failed login.
+                // If no password is accepted, an `Authorization` field is not a failed login.
                 if store.accepts_passwords() {
                     self.auth.0.failed_logins.record(head.peer);
                 }
-                // A token or the like is no wrong password.
+                // A token is not a wrong password.
                 let is_password = store.accepts_passwords() && basic(authorization).is_some();
                 Err(if is_password {
                     AuthError::WrongPassword
@@ -291,11 +292,12 @@ mod tests {
         }
     }
 
-    /// `alice:p`, and `alice:q`.
+    /// Credentials `alice:p` and `alice:q`.
     const RIGHT: &str = "Basic YWxpY2U6cA==";
     const WRONG: &str = "Basic YWxpY2U6cQ==";
 
-    /// Returns the outcome of authentication with these credentials, and the cached access afterwards.
+    /// Returns the outcome of authentication with these credentials, and the cached access
+    /// afterwards.
     fn outcome(
         authenticator: &Authenticator,
         allow: &Allow,

@@ -1,7 +1,8 @@
-//! The accepted credentials of clients, and their comparison. Pure, except for the random key that each store creates.
+//! The accepted credentials of clients, and their comparison. Pure, except for the random key of
+//! each store.
 //!
-//! Passwords are compared and cached as hashes under a secret key. The time of a comparison or a lookup does not depend
-//! on how similar a wrong password is.
+//! Passwords are compared and cached as hashes under a secret key. The time of a comparison or a
+//! lookup does not depend on the similarity of a wrong password.
 
 use std::collections::HashMap;
 
@@ -14,26 +15,27 @@ use crate::config::{CertificatePattern, ClientAuthConfig, SecretText};
 use crate::http::Certificate;
 use crate::limits::CREDENTIAL_BYTES_MAX;
 
-/// The keyed hash of a credential. A digest has no meaning outside of its [`CredentialStore`].
+/// The keyed hash of a credential. A digest has no meaning outside its [`CredentialStore`].
 pub type CredentialDigest = [u8; 32];
 
-/// The accepted credentials. A reload replaces the whole store. Digests of one store do not match those of the next.
+/// The accepted credentials. A reload replaces the whole store. Digests of one store do not match
+/// digests of the next.
 pub struct CredentialStore {
     key: hmac::Key,
     auth: ClientAuthConfig,
-    /// The name, and the tag of its Basic credentials.
+    /// The user name, and the tag of the user's Basic credentials.
     user: Option<(String, hmac::Tag)>,
-    /// Users of the htpasswd file, by name.
+    /// Index of each user in the htpasswd file, by name.
     places: HashMap<String, usize>,
 }
 
-/// A password check against a bcrypt hash; slow by design.
+/// A password check against a bcrypt hash, slow by design.
 pub struct PasswordCheck {
     pub name: String,
     pub password: SecretText,
     hash: SecretText,
-    /// Whether the user exists. For an unknown user the check uses the hash of another user, so that the time is
-    /// the same.
+    /// Whether the user exists. For an unknown user, the check uses the hash of another user and
+    /// takes an equal time.
     known: bool,
 }
 
@@ -55,7 +57,7 @@ impl CredentialStore {
         }
     }
 
-    /// As the operator wrote it.
+    /// Returns the configuration of the operator.
     pub fn auth(&self) -> &ClientAuthConfig {
         &self.auth
     }
@@ -69,7 +71,8 @@ impl CredentialStore {
         bytes(&sign(&self.key, b'p', &[credentials]))
     }
 
-    /// Returns the digest of the names of a certificate; `None` where no certificate is accepted. Allocates nothing.
+    /// Returns the digest of the names of a certificate. Returns `None` if no certificate is
+    /// accepted. Allocates nothing.
     pub fn certificate_digest(&self, certificate: &Certificate) -> Option<CredentialDigest> {
         if self.auth.certificates.is_empty() {
             return None;
@@ -85,7 +88,8 @@ impl CredentialStore {
         Some(bytes(&context.sign()))
     }
 
-    /// Returns the user name of an accepted certificate: `cert:` and its name that matched a pattern.
+    /// Returns the user name of an accepted certificate: `cert:` and the name that matched a
+    /// pattern.
     pub fn certificate_user(&self, certificate: &Certificate) -> Option<String> {
         let found = self.auth.certificates.iter().find_map(|pattern| match pattern {
             CertificatePattern::CommonName(glob) => certificate
@@ -106,11 +110,12 @@ impl CredentialStore {
         found.map(|name| format!("cert:{name}"))
     }
 
-    /// The one user of the configuration, if these are their credentials. In the same time whether nearly or not.
+    /// Returns the single configured user if `credentials` match. The time does not depend on the
+    /// similarity of wrong credentials.
     pub fn user(&self, credentials: &str) -> Option<&str> {
         let (name, expected) = self.user.as_ref()?;
         let mut context = hmac::Context::with_key(&self.key);
-        // The same that `sign` hashes.
+        // Equals the input of `sign`.
         context.update(b"p");
         context.update(&credentials.len().to_be_bytes());
         context.update(credentials.as_bytes());
@@ -118,8 +123,8 @@ impl CredentialStore {
         equal(found.as_ref(), expected.as_ref()).then_some(name)
     }
 
-    /// Returns the check of these credentials against the htpasswd file. `None`: no file is configured, or the credentials
-    /// are no name and password.
+    /// Returns the check of these credentials against the htpasswd file. Returns `None` if no file
+    /// is configured, or if the credentials are not a valid name and password.
     pub fn password_check(&self, credentials: &str) -> Option<PasswordCheck> {
         let users = &self.auth.htpasswd.as_ref()?.users;
         if credentials.len() > CREDENTIAL_BYTES_MAX {
@@ -128,7 +133,8 @@ impl CredentialStore {
         let text = String::from_utf8(STANDARD.decode(credentials).ok()?).ok()?;
         let (name, password) = text.split_once(':')?;
         let known = self.places.get(name).copied();
-        // Always the same one for a name: that it changes would tell that there is none.
+        // Each unknown name always uses the hash of one fixed user. A changing hash would reveal
+        // that the name is unknown.
         let other = || {
             let tag = sign(&self.key, b'n', &[name]);
             let start = tag.as_ref().first_chunk().copied().unwrap_or_default();
@@ -145,7 +151,8 @@ impl CredentialStore {
 }
 
 impl PasswordCheck {
-    /// Whether the password is right. Takes as long as the hash was made to take, 50 ms and more.
+    /// Returns whether the password is correct. Takes 50 ms or more, depending on the cost of the
+    /// hash.
     pub fn is_right(&self) -> bool {
         let right = bcrypt::verify(self.password.reveal(), self.hash.reveal()).unwrap_or(false);
         right & self.known
@@ -159,8 +166,8 @@ enum Kind {
     Uri,
 }
 
-/// The alternative names of one kind. They say by their form what they are: a URI has a colon, which no name of a host
-/// has, and a mail address an `@`.
+/// Returns the alternative names of one kind. The form of a name determines the kind. A URI
+/// contains a colon, a mail address contains an `@`, and a host name contains neither.
 fn names(certificate: &Certificate, kind: Kind) -> impl Iterator<Item = &str> {
     let names = certificate.names.iter().map(String::as_str);
     names.filter(move |name| {
@@ -173,7 +180,7 @@ fn names(certificate: &Certificate, kind: Kind) -> impl Iterator<Item = &str> {
     })
 }
 
-/// Texts of one purpose never hash as those of another.
+/// Signs `texts` for one purpose. Signatures of different purposes never match.
 fn sign(key: &hmac::Key, purpose: u8, texts: &[&str]) -> hmac::Tag {
     let mut context = hmac::Context::with_key(key);
     context.update(&[purpose]);
@@ -192,12 +199,12 @@ fn bytes(tag: &hmac::Tag) -> CredentialDigest {
     digest
 }
 
-/// Looks at every byte, whatever it finds.
+/// Compares two byte strings. Always reads every byte, regardless of differences.
 fn equal(one: &[u8], other: &[u8]) -> bool {
     one.len() == other.len() && one.iter().zip(other).fold(0, |differ, (a, b)| differ | (a ^ b)) == 0
 }
 
-/// The credentials of a Basic `Authorization`, as they were encoded.
+/// Returns the encoded credentials of a Basic `Authorization`.
 pub fn basic(authorization: &str) -> Option<&str> {
     let (scheme, credentials) = authorization.split_once(' ')?;
     scheme
@@ -293,7 +300,7 @@ mod tests {
         );
     }
 
-    /// The check of an unknown user takes the same hash each time, and never accepts a password.
+    /// The check of an unknown user uses one hash each time, and never accepts a password.
     #[test]
     fn an_unknown_user_takes_the_same_way_as_a_known_one() {
         let store = htpasswd(&[("alice", "same"), ("bob", "same")]);
@@ -348,7 +355,7 @@ mod tests {
             ),
             (None, &["joe@x@example.com", "joe@example.com.org"]),
             (None, &["spiffe://c/ns/a/b/sa/x", "spiffe://c/ns/a/sa/x/y"]),
-            // One kind of name is not taken for another.
+            // A name of one kind does not match a pattern of another kind.
             (None, &["http://x@example.com", "joe@a.nodes.example"]),
         ] {
             assert_eq!(user_of(common_name, names), None, "{common_name:?} {names:?}");

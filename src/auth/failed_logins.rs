@@ -10,14 +10,15 @@ use crate::runtime::clock::monotonic_micros;
 /// Interval between two log lines about one address prefix.
 const LOG_INTERVAL: Duration = Duration::from_secs(60);
 
-/// Address prefixes that are tracked. Failed logins of further addresses are not logged until an entry expires.
+/// Tracked address prefixes. Failed logins of further addresses are not logged until an entry
+/// expires.
 const ADDRESSES_MAX: usize = 1_024;
 
 #[derive(Default)]
 pub struct FailedLogins(Mutex<HashMap<Option<IpAddr>, AddressLog>>);
 
 struct AddressLog {
-    /// Microseconds of the monotonic clock.
+    /// Time in microseconds of the monotonic clock.
     suppressed_until: u64,
     suppressed: u64,
 }
@@ -36,7 +37,8 @@ impl FailedLogins {
         }
     }
 
-    /// Returns the number of suppressed failures since the last log line; `None`: no log line is due.
+    /// Returns the number of suppressed failures since the last log line. Returns `None` if no log
+    /// line is due.
     fn due(&self, address: Option<IpAddr>, now: u64) -> Option<u64> {
         let mut logs = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let suppressed_until = now + LOG_INTERVAL.as_micros() as u64;
@@ -65,7 +67,8 @@ impl FailedLogins {
     }
 }
 
-/// Returns the prefix of an address: the IPv4 address, or the IPv6 /64 network, whose addresses one host can all use.
+/// Returns the prefix of an address: the IPv4 address, or the IPv6 /64 network. A single host can
+/// use all addresses of a /64.
 pub fn address_prefix(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(address) => {

@@ -1,10 +1,12 @@
-//! Decides whether client credentials may be forwarded to a registry when `client_login` requests them.
+//! Decides whether client credentials may be forwarded to a registry, if `client_login` is set.
 //!
-//! Docker, podman and skopeo send credentials only after `/v2/` has challenged them. From then on every request has the
-//! credentials, for every registry in its path. Credentials for one registry must not reach a registry that an image name chooses.
+//! Docker, podman and skopeo send credentials only after `/v2/` has challenged them. Every later
+//! request then has the credentials, for every registry in its path. Credentials for one registry
+//! must not reach another registry chosen by an image name.
 
-/// Returns whether a client's `Authorization` may be forwarded to a registry. `known`: the operator has named it, or it is
-/// the default registry. A token is forwarded to any registry: a client sends a token only to the registry that issued it.
+/// Returns whether a client's `Authorization` may be forwarded to a registry. `known` is true for a
+/// registry named by the operator and for the default registry. A token is forwarded to any
+/// registry, because a client sends a token only to the registry that issued the token.
 pub fn may_forward(authorization: &str, known: bool) -> bool {
     let scheme = authorization.split(' ').next().unwrap_or_default();
     known || scheme.eq_ignore_ascii_case("bearer")

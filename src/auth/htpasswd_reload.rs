@@ -1,4 +1,4 @@
-//! Reloads the htpasswd file on a thread of its own. A change takes effect a few seconds later.
+//! Reloads the htpasswd file on a separate thread. A change takes effect a few seconds later.
 
 use std::io;
 use std::os::unix::fs::MetadataExt;
@@ -10,19 +10,19 @@ use super::credentials::CredentialStore;
 use crate::config::{ClientAuthConfig, HTPASSWD_BYTES_MAX, Htpasswd};
 use crate::limits::HTPASSWD_CHECK_INTERVAL;
 
-/// What tells one content of a file from the next: path, device and inode, size, both times.
+/// Identifies a version of the file: path, device and inode, size, modification and change time.
 type FileStamp = (PathBuf, [u64; 3], [i64; 4]);
 
-/// Starts the thread. It lives as long as the process.
+/// Starts the thread, which runs until the process ends.
 ///
 /// # Errors
 ///
-/// When it cannot be had.
+/// The thread cannot be started.
 pub fn start(client_auth: ClientAuth) -> io::Result<()> {
     std::thread::Builder::new()
         .name("htpasswd".into())
         .spawn(move || {
-            // The first read of the file had no stamp, so the file is read again here.
+            // The first read of the file had no stamp, so the thread reads the file again.
             let mut seen = None;
             loop {
                 std::thread::park_timeout(HTPASSWD_CHECK_INTERVAL);
@@ -54,7 +54,7 @@ fn stamp(path: &Path) -> Result<FileStamp, io::ErrorKind> {
     ))
 }
 
-/// Replaces the credentials with those of the file. A file with errors changes nothing.
+/// Replaces the credentials with the content of the file. A file with errors changes nothing.
 fn reload(client_auth: &ClientAuth, store: &Arc<CredentialStore>, before: &Htpasswd) {
     let path = before.path.display();
     match read(&before.path) {

@@ -1,7 +1,8 @@
-//! Client authentication, where the operator configures it: by name and password (HTTP Basic, RFC
-//! 7617) or by a client certificate. One credential is enough. The rules of `allow` authorize each read.
+//! Optional client authentication by name and password (HTTP Basic, RFC 7617) or by client
+//! certificate. Either credential is enough. The rules of `allow` authorize each read.
 //!
-//! One [`ClientAuth`] per process; each core has an [`Authenticator`] with a cache of identities.
+//! Each process has one [`ClientAuth`]. Each core has an [`Authenticator`] with a cache of
+//! identities.
 
 mod authenticator;
 mod credentials;
@@ -27,14 +28,14 @@ use password_pool::PasswordVerifier;
 pub use authenticator::{AuthError, Authenticator, CachedAccess, Identity};
 pub use rules::{Forbidden, Readers, RuleSet, Subject};
 
-/// The client authentication that all cores share; cheap to clone.
+/// The client authentication shared by all cores. Cheap to clone.
 #[derive(Clone)]
 pub struct ClientAuth(Arc<Shared>);
 
 struct Shared {
     /// Counts the changes of `credentials`.
     generation: AtomicU64,
-    /// The accepted credentials; `None` where client authentication is off.
+    /// The accepted credentials. `None` if client authentication is off.
     credentials: Mutex<Option<Arc<CredentialStore>>>,
     passwords: PasswordVerifier,
     failed_logins: FailedLogins,
@@ -43,9 +44,12 @@ struct Shared {
 }
 
 impl ClientAuth {
+    /// Creates the client authentication from its configuration.
+    ///
     /// # Errors
     ///
-    /// When the threads of the password verifier cannot start. Without htpasswd file none is started.
+    /// The threads of the password verifier cannot start. Without an htpasswd file, no thread is
+    /// needed.
     pub fn new(auth: Option<ClientAuthConfig>) -> io::Result<Self> {
         let client_auth = ClientAuth(Arc::new(Shared {
             generation: AtomicU64::new(0),
@@ -58,11 +62,11 @@ impl ClientAuth {
         Ok(client_auth)
     }
 
-    /// Replaces the accepted credentials. Cached password verdicts are cleared.
+    /// Replaces the accepted credentials, and clears cached password verdicts.
     ///
     /// # Errors
     ///
-    /// As [`ClientAuth::new`]; the credentials are unchanged then.
+    /// The errors of [`ClientAuth::new`]. The credentials are unchanged after an error.
     pub fn replace(&self, auth: Option<ClientAuthConfig>) -> io::Result<()> {
         if auth.as_ref().is_some_and(|auth| auth.htpasswd.is_some()) {
             self.0.passwords.start()?;
@@ -110,8 +114,8 @@ impl ClientAuth {
     }
 }
 
-/// Returns whether `path` requires client authentication: every path with content or statistics. Health checks require
-/// none.
+/// Returns whether `path` requires client authentication: every path with content or statistics.
+/// Health checks require none.
 pub fn requires_authentication(path: &str) -> bool {
     (path == "/v2" || path.starts_with("/v2/") || path.starts_with("/_/")) && path != "/_/health"
 }

@@ -1,5 +1,6 @@
-//! Verifies passwords against slow hashes: a few threads of their own, a short queue in front of them, and a cache of
-//! verdicts. All cores share the verifier. Only the request with the password waits for the verdict.
+//! Verifies passwords against slow hashes, with a few threads, a short queue and a cache of
+//! verdicts. All cores share the verifier. Only the request with the password waits for the
+//! verdict.
 
 use std::collections::HashMap;
 use std::io;
@@ -22,26 +23,27 @@ use crate::runtime::oneshot;
 /// The verdict of a password check.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PasswordVerdict {
-    /// The password is right; the name of its user.
+    /// The password is correct. Contains the user name.
     Correct(Arc<str>),
     Wrong,
-    /// Not checked: too many checks are in flight.
+    /// Not checked, because too many checks are in flight.
     Overloaded,
 }
 
 pub struct PasswordVerifier {
     state: Arc<Mutex<State>>,
-    /// The queue; none before the threads were needed.
+    /// The queue. `None` until the threads are started.
     queue: Mutex<Option<Sender<Job>>>,
 }
 
 struct State {
-    /// Right passwords, each with its user and its expiry in microseconds of the monotonic clock.
+    /// Correct passwords, each with its user and its expiry in microseconds of the monotonic clock.
     correct: Lru<CredentialDigest, (Arc<str>, u64)>,
-    /// Wrong passwords with their expiry. A separate cache, so that many guesses do not evict right passwords.
+    /// Wrong passwords with their expiry. A separate cache, so that many guesses do not evict
+    /// correct passwords.
     wrong: Lru<CredentialDigest, u64>,
     in_flight: HashMap<CredentialDigest, InFlightCheck>,
-    /// Checks in flight, by the address prefix of the first request.
+    /// In-flight checks, by the address prefix of the first request.
     by_address: HashMap<IpAddr, usize>,
 }
 
@@ -72,11 +74,11 @@ impl Default for PasswordVerifier {
 }
 
 impl PasswordVerifier {
-    /// Starts the threads, once. To be called from a thread that may run on any CPU.
+    /// Starts the threads once. Must be called from a thread that may run on any CPU.
     ///
     /// # Errors
     ///
-    /// When a thread cannot be had.
+    /// A thread cannot be started.
     pub fn start(&self) -> io::Result<()> {
         let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
         if queue.is_some() {
@@ -100,8 +102,8 @@ impl PasswordVerifier {
         state.wrong.clear();
     }
 
-    /// Verifies the credentials with this `digest`. Without a cached verdict, `check` runs once for all concurrent
-    /// requests with the same digest. `address` is the address of the client.
+    /// Verifies the credentials with this `digest`. Without a cached verdict, `check` runs once for
+    /// all concurrent requests with an equal digest. `address` is the address of the client.
     ///
     /// # Cancellation
     ///
@@ -219,9 +221,10 @@ impl State {
     }
 }
 
-/// One thread: checks, until the process ends.
+/// Runs password checks until the process ends.
 fn work(state: &Mutex<State>, jobs: &Receiver<Job>) {
-    // Password guesses must not slow down authenticated clients. Without permission of the kernel, the priority stays.
+    // Password guesses must not slow down authenticated clients. If the kernel denies the call, the
+    // priority stays unchanged.
     let _ = rustix::process::nice(10);
     for job in jobs {
         let Job {

@@ -1,4 +1,4 @@
-//! Decides which repositories a client may read, by the rules of `allow`. Pure.
+//! Decides by the rules of `allow` which repositories a client may read. Pure.
 
 use super::{CachedAccess, Identity};
 use crate::config::{ANONYMOUS, Allow, AllowRule, Registries};
@@ -7,12 +7,13 @@ use crate::oci::{Namespace, Origin, Repository};
 /// The client of a request, for the evaluation of rules.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Subject<'a> {
-    /// Without credentials, or of a cache without client authentication.
+    /// A client without credentials, or any client of a cache without client authentication.
     Anonymous,
     User(&'a str),
 }
 
-/// A set of rules, by their number among all. Sets of different configurations have nothing to do with each other.
+/// A set of rules, as indexes into the list of all rules. Sets of different configurations are not
+/// comparable.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub struct RuleSet(Box<[u64]>);
 
@@ -80,8 +81,8 @@ impl Allow {
         RuleSet::of(numbers.map(|(_, number)| number))
     }
 
-    /// Returns whether some rule names `anonymous`. A rule without users does not count: it is about accepted
-    /// clients.
+    /// Returns whether some rule names `anonymous`. A rule without users does not count, because
+    /// such a rule applies to accepted clients.
     pub fn names_anonymous(&self) -> bool {
         self.all()
             .any(|rule| rule.users.is_some() && rule.is_for(Subject::Anonymous))
@@ -120,7 +121,8 @@ impl Registries {
         }
     }
 
-    /// Returns the rules that allow reading this repository; `None` where every accepted client may.
+    /// Returns the rules that allow reading this repository. Returns `None` if every accepted
+    /// client may read.
     fn rules_about(&self, namespace: &Namespace, repository: &Repository) -> Option<RuleSet> {
         if self.allow.is_empty() {
             return None;
@@ -157,7 +159,7 @@ impl RuleSet {
         RuleSet(words.into())
     }
 
-    /// Whether some rule is in both. Allocates nothing.
+    /// Returns whether both sets share a rule. Allocates nothing.
     fn intersects(&self, other: &RuleSet) -> bool {
         self.0
             .iter()
@@ -175,7 +177,7 @@ mod tests {
         Machine::with_file(text).config().registries
     }
 
-    /// Returns whether `subject` (`-`: anonymous) may read `registry/repository`.
+    /// Returns whether `subject` (`-` for anonymous) may read `registry/repository`.
     fn may(registries: &Registries, subject: &str, what: &str) -> bool {
         let (registry, repository) = what.split_once('/').unwrap();
         let subject = match subject {

@@ -1,4 +1,4 @@
-//! One flag per [`Setting`].
+//! Command line flags, one per [`Setting`].
 
 use std::ffi::OsString;
 
@@ -6,11 +6,11 @@ use clap::{Arg, ArgMatches, Args, Command, FromArgMatches};
 
 use crate::config::{Layer, Setting, is_switch_value};
 
-/// Short for the address to listen on.
+/// A short form of the listen address.
 const PORT: &str = "port";
 
-/// The flags as written. Configuration resolution checks flags together with the values of other sources. One run
-/// therefore reports all diagnostics; clap would stop at the first one.
+/// The unparsed flags. The configuration checks flags together with values of other sources, so
+/// that one run reports all diagnostics. clap would stop at the first error.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Flags(pub Layer);
 
@@ -21,7 +21,7 @@ impl Args for Flags {
                 .long(setting.flag())
                 .value_name(setting.env())
                 .global(true);
-            // Spellings of the systems that people come from.
+            // Flag names of other caches, for users who migrate.
             command.arg(match setting {
                 Setting::ConfigFile => arg.short('c').alias("config-path"),
                 Setting::FsRoot => arg.alias("image-path"),
@@ -63,7 +63,8 @@ impl FromArgMatches for Flags {
     }
 }
 
-/// `--air-gapped` as `--air-gapped=true`, where no other value follows: a switch that is named is on.
+/// Changes `--air-gapped` to `--air-gapped=true` if no value follows. A switch without a value is
+/// on.
 pub(super) fn complete_switches(args: impl Iterator<Item = OsString>) -> impl Iterator<Item = OsString> {
     let mut args = args.peekable();
     std::iter::from_fn(move || {

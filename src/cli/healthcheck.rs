@@ -1,5 +1,5 @@
-//! Health check of a running cache, with the standard library only. Container runtimes start the check every few
-//! seconds, in containers that contain only this binary.
+//! Health check of a running cache, using only the standard library and rustls. Container runtimes
+//! start the check every few seconds, in containers with nothing but this binary.
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -11,14 +11,14 @@ use crate::config::ListenAddr;
 /// Time limit of the whole request, including the connect.
 pub(super) const DEADLINE: Duration = Duration::from_secs(5);
 
-/// Enough for the status line; the rest of the answer does not matter.
+/// Enough for the status line. The rest of the response does not matter.
 const ANSWER_BYTES_MAX: usize = 64;
 
-/// Sends the request to the first listener, on each address of that listener. Returns one line to print in either
-/// case.
+/// Sends the request to the first listener, on each address of the listener. The result contains
+/// one line to print in either case.
 pub(super) fn check_any(listen: &[ListenAddr], within: Duration) -> Result<String, String> {
     let deadline = Instant::now() + within;
-    // A plain listener is preferred: the request needs no TLS handshake.
+    // A plain listener is preferred, because the request then needs no TLS handshake.
     let Some(first) = listen.iter().find(|addr| !addr.tls).or(listen.first()) else {
         return Err("no listen address".into());
     };
@@ -38,7 +38,7 @@ pub(super) fn check_any(listen: &[ListenAddr], within: Duration) -> Result<Strin
     Err(format!("unhealthy: {}", failures.join("; ")))
 }
 
-/// Sends the request to `address`; returns the reason why the cache is healthy.
+/// Sends the request to `address`. Returns the reason why the cache is healthy.
 fn check(address: SocketAddr, tls: bool, deadline: Instant) -> io::Result<&'static str> {
     let stream = TcpStream::connect_timeout(&address, left(deadline)?)?;
     stream.set_write_timeout(Some(left(deadline)?))?;
@@ -48,7 +48,7 @@ fn check(address: SocketAddr, tls: bool, deadline: Instant) -> io::Result<&'stat
     let tls = tls::session().map(|session| rustls::StreamOwned::new(session, stream));
     match request(tls?, |tls| &tls.sock, address, deadline) {
         Ok(()) => Ok("answered 200"),
-        // Its handshakes work, and we are not among those it lets in.
+        // The server completes handshakes, but requires a client certificate.
         Err(error) if tls::is_demand_for_a_certificate(&error) => Ok("asks for a certificate"),
         Err(error) => Err(error),
     }
@@ -68,7 +68,8 @@ fn request<S: Read + Write>(
     stream.flush()?;
     let mut answer = Vec::new();
     while !answer.contains(&b'\n') && answer.len() < ANSWER_BYTES_MAX {
-        // Anew before each read: a server that drips bytes must not stretch the deadline.
+        // Set again before each read, so that a server sending single bytes cannot extend the
+        // deadline.
         socket(&stream).set_read_timeout(Some(left(deadline)?))?;
         let mut piece = [0; ANSWER_BYTES_MAX];
         match stream.read(&mut piece) {
@@ -87,7 +88,7 @@ fn request<S: Read + Write>(
     Err(io::Error::other(format!("answered {line:?}")))
 }
 
-/// Time left, never zero: the socket options take zero for "for ever".
+/// Returns the remaining time, never zero. Socket options interpret zero as no timeout.
 fn left(deadline: Instant) -> io::Result<Duration> {
     let left = deadline.saturating_duration_since(Instant::now());
     if left.is_zero() { Err(late()) } else { Ok(left) }
@@ -103,7 +104,8 @@ mod tests {
     use std::net::TcpListener;
     use std::thread;
 
-    /// Checks a server that sends `answer` on the first connection and then waits until the client closes.
+    /// Checks a server that sends `answer` on the first connection and then waits until the client
+    /// closes.
     fn check(answer: &'static [u8], within: Duration) -> Result<String, String> {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let listen = ListenAddr::parse(&listener.local_addr().unwrap().to_string(), false).unwrap();

@@ -1,5 +1,5 @@
-//! TLS of the health check. The check accepts every certificate. The request carries no secret, and the check does
-//! not verify the server.
+//! TLS of the health check. The check accepts every certificate, because the request carries no
+//! secret and the server need not be verified.
 
 use std::io;
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use rustls::{AlertDescription, ClientConfig, ClientConnection};
 
 use crate::upstream::AnyCertificate;
 
-/// A session that has not begun.
+/// Creates a session before its handshake.
 pub(super) fn session() -> io::Result<ClientConnection> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let mut config = ClientConfig::builder_with_provider(provider.clone())
@@ -23,12 +23,12 @@ pub(super) fn session() -> io::Result<ClientConnection> {
     ClientConnection::new(Arc::new(config), name).map_err(io::Error::other)
 }
 
-/// Whether the other side ended the session because we have no certificate.
+/// Returns whether the server ended the session because the health check has no certificate.
 pub(super) fn is_demand_for_a_certificate(error: &io::Error) -> bool {
     let inner = error
         .get_ref()
         .and_then(|error| error.downcast_ref::<rustls::Error>());
-    // TLS 1.2 has no word of its own for it.
+    // TLS 1.2 has no specific alert for a missing certificate.
     matches!(
         inner,
         Some(rustls::Error::AlertReceived(

@@ -1,4 +1,4 @@
-//! `--help`: one screen, written from the table of settings.
+//! The text of `--help`: one screen, generated from the table of settings.
 
 use std::fmt::Write;
 
@@ -20,7 +20,7 @@ const FOOT: &str = "
 Flag over environment over file (the flag's name with _ for -) over default.
 ";
 
-/// The whole text.
+/// Returns the whole help text.
 pub(super) fn text() -> String {
     let mut text = HEAD.to_owned();
     for (group, title) in [

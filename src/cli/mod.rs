@@ -1,7 +1,10 @@
-//! The command line: which command, with which flags, and what the process's exit code says.
+//! The command line: commands, flags and exit codes.
 //!
-//! Exit codes: 0 done; 1 failed, or ended by a second signal; 2 the command line, the configuration or a system
-//! resource is unusable; 3 stopped with connections cut off.
+//! Exit codes:
+//! - 0: success.
+//! - 1: failure, or ended by a second signal.
+//! - 2: the command line, the configuration or a system resource is unusable.
+//! - 3: stopped with connections cut off.
 
 mod flags;
 mod healthcheck;
@@ -19,10 +22,10 @@ use crate::config::{self, Auth, Config, Environment, Layer};
 use crate::log;
 use flags::Flags;
 
-/// The exit code for a wrong command line or configuration; clap uses the same code.
+/// The exit code for a wrong command line or configuration. clap uses the same code.
 const EXIT_MISUSE: u8 = 2;
 
-/// The code of a stop that could not wait for everything that ran.
+/// The exit code of a shutdown that cut off connections.
 const EXIT_CUT: u8 = 3;
 
 #[derive(Debug, Parser)]
@@ -36,12 +39,12 @@ struct Cli {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Subcommand)]
 enum Command {
-    /// Run the cache; this is what happens without a command.
+    /// Run the cache (the default command).
     Serve,
     /// Check, print or describe the configuration.
     #[command(subcommand)]
     Config(ConfigCommand),
-    /// Ask the cache on this machine whether it is alive.
+    /// Check whether the cache on this machine is alive.
     Healthcheck,
     /// Print the version.
     Version,
@@ -49,11 +52,11 @@ enum Command {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Subcommand)]
 enum ConfigCommand {
-    /// Say whether the cache would start with it: exit 0, or 2 and every diagnostic.
+    /// Check the configuration: exit 0 if valid, otherwise 2 with all diagnostics.
     Check,
-    /// Print it as a file, each value with the place it came from.
+    /// Print the configuration as a file, with the source of each value.
     Print,
-    /// Print the JSON Schema of the file.
+    /// Print the JSON Schema of the configuration file.
     Schema,
 }
 
@@ -62,12 +65,13 @@ pub fn main() -> ExitCode {
     run(std::env::args_os(), Environment::of_process())
 }
 
-/// Runs the command in `args`, whose first is the program's name.
+/// Runs the command in `args`. The first argument is the program's name.
 pub fn run(args: impl IntoIterator<Item = OsString>, environment: Environment<'_>) -> ExitCode {
     let cli = match parse(args) {
         Ok(cli) => cli,
         Err(error) => {
-            // A closed terminal is no reason to panic, and there is nobody left to tell.
+            // The write fails if the terminal is closed. There is no other place to report the
+            // error, and no reason to panic.
             let _ = error.print();
             return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(EXIT_MISUSE));
         }
@@ -135,7 +139,7 @@ fn about_config(command: ConfigCommand, flags: Layer, environment: Environment<'
     }
 }
 
-/// One line about a configuration that can be used.
+/// Returns one line about a valid configuration.
 fn summary(config: &Config) -> String {
     let registries = &config.registries;
     let with_auth = registries
@@ -166,7 +170,7 @@ fn counted(count: usize, one: &str, many: &str) -> String {
 }
 
 fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Cli, clap::Error> {
-    // The spelling of the system we descend from; health checks in the field are written that way.
+    // The older system used this spelling, and existing health checks still do.
     let args = args.into_iter().map(|arg| match arg.to_str() {
         Some("-healthcheck" | "--healthcheck") => "healthcheck".into(),
         _ => arg,
@@ -180,7 +184,8 @@ fn say(line: &str) {
     let _ = writeln!(std::io::stdout(), "{line}");
 }
 
-/// As [`fail`], for a service: the service manager waits for the exit, whether or not standard error is read.
+/// Reports an error like [`fail`], for the service. The exit must not block on standard error,
+/// because the service manager waits for the exit.
 fn fail_serving(error: &dyn std::fmt::Display, code: ExitCode) -> ExitCode {
     log::last_line(&format!("oci-pull-through: {error}"));
     code

@@ -1,8 +1,8 @@
-//! What content is kept under.
+//! Keys of stored content.
 
 use crate::oci::{Digest, Namespace, Origin, Repository};
 
-/// Blobs are shared by all registries; manifests belong to a repository.
+/// The key of an entry. All registries share blobs. A manifest belongs to one repository.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub enum Key {
     Blob(Digest),

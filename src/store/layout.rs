@@ -1,4 +1,5 @@
-//! Names of what is stored, below a directory or a bucket's prefix; the only place that makes them.
+//! Names of stored files and objects, relative to a directory or a bucket prefix. No other module
+//! builds these names.
 
 use std::path::PathBuf;
 
@@ -10,14 +11,14 @@ pub const MANIFESTS: &str = "manifests";
 pub const TAGS: &str = "_tags";
 pub const REFERRERS: &str = "_referrers";
 pub const RECORD_SUFFIX: &str = ".json";
-/// Below a directory only.
+/// Used in directories only.
 pub const TEMPORARY: &str = ".tmp";
-/// Below a directory only.
+/// Used in directories only.
 pub const LOCK: &str = ".lock";
 pub const SIDECAR_SUFFIX: &str = ".meta.json";
 
-/// Where an entry's bytes are, relative to the root. Different keys have different paths, and none is above
-/// another.
+/// Returns the path of an entry's data, relative to the root. Different keys have different paths,
+/// and no path is a parent of another.
 pub fn content(key: &Key) -> PathBuf {
     match key {
         Key::Blob(digest) => PathBuf::from(BLOBS).join(file_name(digest)),
@@ -29,14 +30,15 @@ pub fn content(key: &Key) -> PathBuf {
     }
 }
 
-/// Where its sidecar is.
+/// Returns the path of an entry's sidecar.
 pub fn sidecar(key: &Key) -> PathBuf {
     let mut path = content(key).into_os_string();
     path.push(SIDECAR_SUFFIX);
     path.into()
 }
 
-/// Where a tag's pointer is: under its own name for the native class, else with the class behind an `@`, which no tag has.
+/// Returns the path of a tag pointer. The file name is the tag for the native class, and
+/// `tag@class` for other classes. No tag contains an `@`.
 pub fn pointer(namespace: &Namespace, repository: &Repository, tag: &Tag, class: &str) -> PathBuf {
     let tags = repository_dir(namespace, repository).join(TAGS);
     if class == Accept::NATIVE {
@@ -46,13 +48,15 @@ pub fn pointer(namespace: &Namespace, repository: &Repository, tag: &Tag, class:
     }
 }
 
-/// Where a record of referrers is. No name has the form of a content file: releases that do not know the directory leave
-/// it alone. No tag holds an `@`, so records of tags and of pages do not meet.
+/// Returns the path of a record of referrers. No name looks like a content file, so older releases
+/// leave the records alone. No tag contains an `@`, so records of tags and records of pages never
+/// collide.
 pub fn record(namespace: &Namespace, repository: &Repository, name: &RecordName) -> PathBuf {
     let stem = match name {
         RecordName::Page { subject, query } if query.is_empty() => file_name(subject),
         RecordName::Page { subject, query } => {
-            // A query can be longer than a file's name. Half of a digest distinguishes the queries of one subject.
+            // A query can be longer than a file name. Half a digest is enough to distinguish the
+            // queries of one subject.
             let query = Digest::of(Algorithm::Sha256, query.as_bytes()).hex();
             format!("{}@{}", file_name(subject), &query[..32])
         }
@@ -67,8 +71,9 @@ pub fn file_name(digest: &Digest) -> String {
     format!("{}-{}", digest.algorithm().name(), digest.hex())
 }
 
-/// A repository's part that has the form of a content file gets a `_`, which no part can begin with, so that
-/// repository `a/sha256-…` and manifest `sha256-…` of repository `a` do not meet.
+/// Returns the directory of a repository. A name component that looks like a content file gets the
+/// prefix `_`, and no component starts with `_`. Otherwise repository `a/sha256-…` would collide
+/// with manifest `sha256-…` of repository `a`.
 fn repository_dir(namespace: &Namespace, repository: &Repository) -> PathBuf {
     let mut path = PathBuf::from(MANIFESTS).join(namespace.as_str());
     for part in repository.as_str().split('/') {
@@ -189,7 +194,7 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(if cfg!(miri) { 4 } else { 20_000 }))]
 
-        /// No two keys meet, none is inside another, none leaves the root.
+        /// Checks that no two keys collide, no path is inside another, and no path leaves the root.
         #[test]
         fn keys_never_collide(a in "[a-z0-9]{1,3}((\\.|_|__|-|/)[a-z0-9]{1,3}){0,3}",
                               b in "[a-z0-9]{1,3}((\\.|_|__|-|/)[a-z0-9]{1,3}){0,3}",

@@ -1,32 +1,35 @@
-//! The sidecar: a JSON object, canonical header name → list of strings.
+//! The sidecar of an entry: a JSON object with canonical header names as keys and lists of strings
+//! as values.
 
 use std::collections::BTreeMap;
 
 use crate::oci::{Digest, Origin};
 
-/// What is known about an entry beside its bytes.
+/// Metadata of an entry.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Meta {
     pub digest: Digest,
     pub size: u64,
     pub content_type: String,
-    /// When it was stored, in seconds since 1970.
+    /// Time of storage, in seconds since 1970.
     pub created: u64,
-    /// Seen without credentials, so anybody may have it.
+    /// Whether an upstream served the content without credentials. Every client may read public
+    /// content.
     pub public: bool,
-    /// Where it has come from, whole and right; empty when an older store does not say. One per registry, at most
-    /// [`SOURCES_MAX`].
+    /// Registries that delivered the complete, verified content. A registry has one source at most.
+    /// Holds at most [`SOURCES_MAX`] sources. Empty if an older store recorded none.
     pub sources: Vec<Source>,
-    /// Hashed by us, or by a release of ours, before it was named.
+    /// Whether the content was hashed, by this process or an earlier release, before the entry got
+    /// its name.
     pub verified: bool,
-    /// All end-to-end fields of the upstream's answer, canonical names.
+    /// All end-to-end fields of the upstream's response, with canonical names.
     pub headers: BTreeMap<String, Vec<String>>,
 }
 
-/// Registries whose content one entry is known to be; further ones are probed each time.
+/// Recorded sources per entry. Further registries are probed each time.
 pub const SOURCES_MAX: usize = 16;
 
-/// A registry that has the content, and the repository where it was first seen there.
+/// A registry with the content, and the repository where the content was first seen there.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Source {
     pub registry: String,
@@ -42,7 +45,8 @@ impl From<&Origin> for Source {
     }
 }
 
-// Our own marks. They share the map with the upstream's fields, so that other readers of the format parse it.
+// Fields added by the cache. The map also holds the upstream's fields, so other readers of the
+// format can parse the sidecar.
 const VERIFIED: &str = "X-Cache-Verified";
 const PUBLIC: &str = "X-Cache-Public";
 const SOURCE: &str = "X-Cache-Source";
@@ -54,23 +58,26 @@ const CONTENT_LENGTH: &str = "Content-Length";
 const DIGEST: &str = "Docker-Content-Digest";
 
 impl Meta {
-    /// Whether the first fill of the entry came from `origin`, so that the stored upstream fields are those of `origin`.
+    /// Returns whether the first fill of the entry came from `origin`, so that the stored upstream
+    /// fields are those of `origin`.
     pub fn is_filled_from(&self, origin: &Origin) -> bool {
         self.sources.first().is_some_and(|first| {
             first.registry == origin.namespace.as_str() && first.repository == origin.repository.as_str()
         })
     }
 
-    /// Reads a sidecar of the entry named `digest`; `None` for anything that is not one.
+    /// Parses a sidecar of the entry named `digest`. Returns `None` for anything else.
     ///
-    /// A sidecar without our marks comes from the system this format descends from: it is not verified.
+    /// The older system, from which this format descends, wrote sidecars without the cache's own
+    /// fields. Such an entry is not verified.
     pub fn parse(digest: Digest, json: &[u8]) -> Option<Self> {
         let mut headers: BTreeMap<String, Vec<String>> = serde_json::from_slice(json).ok()?;
         let first = |name: &str| headers.get(name).and_then(|values| values.first()).cloned();
         let size = first(CONTENT_LENGTH)?.parse().ok()?;
         let content_type = first(CONTENT_TYPE).unwrap_or_default();
         if first(DIGEST).is_some_and(|named| {
-            // Another algorithm may name the same bytes; the same algorithm may not.
+            // A digest of another algorithm may name the same bytes. A different digest of the same
+            // algorithm cannot.
             named
                 .parse::<Digest>()
                 .is_ok_and(|named| named.algorithm() == digest.algorithm() && named != digest)
@@ -78,7 +85,7 @@ impl Meta {
             return None;
         }
         let verified = first(VERIFIED).is_some_and(|by| by == digest.algorithm().name());
-        // Who could read what an older store holds, nobody wrote down.
+        // Older stores did not record access rights, so their entries are private.
         let public = first(PUBLIC).is_some_and(|public| public == "true");
         let sources = headers.get(SOURCE).into_iter().flatten().filter_map(|text| {
             let (registry, repository) = text.split_once('/')?;
@@ -102,12 +109,13 @@ impl Meta {
         })
     }
 
-    /// Whether `registry` is known to have it.
+    /// Returns whether `registry` is a recorded source of the entry.
     pub fn is_from(&self, registry: &str) -> bool {
         self.sources.iter().any(|source| source.registry == registry)
     }
 
-    /// The same, also known to be from `sources` and, if so, public; `None` when that is nothing new.
+    /// Returns a copy with `sources` added, and public if `public` is set. Returns `None` if the
+    /// copy would be equal.
     pub fn with(&self, sources: &[Source], public: bool) -> Option<Meta> {
         let mut more = self.clone();
         more.public |= public;
@@ -119,10 +127,10 @@ impl Meta {
         (more != *self).then_some(more)
     }
 
-    /// The sidecar's bytes.
+    /// Returns the sidecar as JSON.
     pub fn to_json(&self) -> Vec<u8> {
         let mut headers = self.headers.clone();
-        // An upstream cannot set our marks.
+        // An upstream cannot set the cache's own fields.
         headers.retain(|name, _| !name.starts_with(MARK_PREFIX));
         let mut set = |name: &str, value: String| headers.insert(name.to_owned(), vec![value]);
         set(CONTENT_TYPE, self.content_type.clone());
@@ -142,7 +150,7 @@ impl Meta {
     }
 }
 
-/// `content-type` → `Content-Type`: the spelling the format uses.
+/// Converts `content-type` to `Content-Type`, the spelling of the format.
 pub fn canonical_name(name: &str) -> String {
     let mut upper = true;
     name.chars()

@@ -1,15 +1,15 @@
-//! Committed content and ingests. Knows nothing about upstreams or HTTP.
+//! Storage of committed content and ingests. The store knows nothing about upstreams or HTTP.
 //!
-//! What a store promises:
-//! - An entry that can be found is complete, was verified against its digest, and never changes.
-//! - An ingest is invisible until it is committed, and leaves nothing behind when it is not, kills and power
-//!   cuts included.
-//! - A tag pointer, and a record of referrers, is replaced as a whole or not at all.
-//! - Whatever lies in the directory, a store opens and serves what is sound.
+//! Guarantees of every store:
+//! - A visible entry is complete, was verified against its digest, and never changes.
+//! - An ingest is invisible until its commit. An uncommitted ingest leaves nothing behind, even
+//!   after a kill or a power cut.
+//! - A tag pointer or a record of referrers is replaced atomically.
+//! - A store opens with any content in its directory, and serves only intact entries.
 //!
-//! Two places keep content in the same form: a directory ([`FsStore`]), whose calls block and run on the helper pool's
-//! blocking threads, and a bucket that several machines share ([`S3Store`]), whose calls are futures of the helper pool.
-//! Neither is ever called on a core.
+//! Two stores use the same format. Calls of [`FsStore`], a directory, block and run on the helper
+//! pool's blocking threads. Calls of [`S3Store`], a bucket shared by several machines, are futures
+//! of the helper pool. No core ever calls a store.
 
 mod fs;
 mod key;
@@ -39,8 +39,8 @@ use std::sync::Arc;
 
 use crate::oci::Digest;
 
-/// The result of a verification: content of `size` bytes was hashed and matches its digest. Nothing is committed
-/// without it.
+/// Proof of a verification: content of `size` bytes was hashed and matches its digest. Every commit
+/// requires this proof.
 #[derive(Debug)]
 pub struct Verified {
     digest: Digest,
@@ -48,7 +48,8 @@ pub struct Verified {
 }
 
 impl Verified {
-    /// Compares what was `wanted` with what was `found` by hashing; gives what was found back when they differ.
+    /// Compares the `wanted` digest with the digest `found` by hashing. If they differ, returns
+    /// `found` as the error.
     pub fn check(wanted: Digest, found: Digest, size: u64) -> Result<Self, Digest> {
         if wanted == found {
             Ok(Verified { digest: wanted, size })
@@ -82,7 +83,8 @@ pub struct StoreError {
     pub source: std::io::Error,
 }
 
-/// Bytes of the file system that holds `dir` for which there is room. A file system without this information has room for anything.
+/// Returns the free bytes of the file system of `dir`. A file system that does not report free
+/// space counts as unlimited.
 fn free_room(dir: &std::path::Path) -> u64 {
     match rustix::fs::statvfs(dir) {
         Ok(stat) if stat.f_blocks > 0 => stat.f_bavail.saturating_mul(stat.f_frsize),
@@ -90,8 +92,9 @@ fn free_room(dir: &std::path::Path) -> u64 {
     }
 }
 
-/// Reserves the room of `file` from `from` to `to`, without growing the file: a size that runs ahead of the data would
-/// survive a power cut as zeros. A file system that cannot do so reserves nothing.
+/// Reserves room in `file` from `from` to `to` without growing the file. After a power cut, a file
+/// size ahead of the data would remain, filled with zeros. Does nothing on a file system without
+/// support.
 fn reserve(file: &File, from: u64, to: u64) -> std::io::Result<()> {
     use rustix::fs::{FallocateFlags, fallocate};
     use rustix::io::Errno;
@@ -104,7 +107,7 @@ fn reserve(file: &File, from: u64, to: u64) -> std::io::Result<()> {
 impl StoreError {
     const RESERVE: &'static str = "reserve the room for";
 
-    /// The registry that `digest` comes from holds its share of the free room already.
+    /// Returns the error for a registry whose unfinished blobs hold its share of the free room.
     pub fn share_exhausted(digest: &Digest) -> Self {
         StoreError {
             doing: Self::RESERVE,
@@ -115,8 +118,8 @@ impl StoreError {
         }
     }
 
-    /// Whether it concerns this one entry and not the store: its size, which an upstream has declared and may
-    /// have made up, does not fit, or files may not be as large.
+    /// Returns whether the error concerns only this entry and not the store. The size, declared and
+    /// possibly invented by an upstream, does not fit, or exceeds the file size limit.
     pub fn is_about_size(&self) -> bool {
         self.doing == Self::RESERVE || is_too_large(&self.source)
     }

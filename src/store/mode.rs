@@ -1,27 +1,28 @@
-//! Modes of what lies on disk. Content may be private to some clients, so that other users of the machine get none of it; the
-//! group may read, for backups.
+//! File modes of the store. Content may be private to some clients, so other users of the machine
+//! get no access. The group may read, for backups.
 //!
-//! They hold with any umask: `app` sets one that takes away nothing of them.
+//! The modes apply with any umask, because `app` sets a umask that removes none of their bits.
 
 use std::fs::{DirBuilder, File, OpenOptions, Permissions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::Path;
 
-/// Content, sidecars, tag pointers.
+/// Mode of content, sidecars and tag pointers.
 pub const CONTENT: u32 = 0o640;
 
 pub const DIRECTORY: u32 = 0o750;
 
-/// The lock: who can open it can hold it, and so keep the cache from starting. Files of the spool, which have no readers.
+/// Mode of the lock and of spool files. A user with access to the lock could hold it and prevent
+/// the cache from starting. Spool files have no other readers.
 pub const OURS_ALONE: u32 = 0o600;
 
-/// Makes `dir` and what is missing above it.
+/// Creates `dir` and its missing parents.
 pub fn create_dir_all(dir: &Path) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(DIRECTORY).create(dir)
 }
 
-/// Makes a file that is not there yet, to be read and written.
+/// Creates a new file for reading and writing. Fails if the file exists.
 pub fn create_new(path: &Path, mode: u32) -> io::Result<File> {
     OpenOptions::new()
         .read(true)
@@ -31,7 +32,8 @@ pub fn create_new(path: &Path, mode: u32) -> io::Result<File> {
         .open(path)
 }
 
-/// Takes away from the mode of `file` what `mode` does not have; an older version, or a user, may have made it.
+/// Removes mode bits of `file` that are not in `mode`. An older version, or a user, may have
+/// created the file.
 pub fn tighten(file: &File, mode: u32) -> io::Result<()> {
     let found = file.metadata()?.permissions().mode() & 0o7777;
     let wanted = found & (mode | 0o7000);

@@ -1,4 +1,4 @@
-//! A tag pointer: which manifest a tag meant, and when it was last checked.
+//! Tag pointers: the manifest of a tag and the time of its last check.
 
 use std::collections::BTreeMap;
 
@@ -6,7 +6,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::oci::{Accept, Digest};
 
-/// One self-contained JSON file, replaced as a whole. (A pair of files could not be: two renames are not one.)
+/// A tag pointer, stored as one self-contained JSON file and replaced atomically. Two files could
+/// not be replaced atomically, because two renames are two steps.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct TagPointer {
@@ -15,15 +16,16 @@ pub struct TagPointer {
     pub media_type: String,
     /// Size of the manifest, in bytes.
     pub size: u64,
-    /// When the upstream last confirmed it, in milliseconds since 1970.
+    /// Time of the last confirmation by the upstream, in milliseconds since 1970.
     pub checked_at_ms: u64,
-    /// The upstream's entity tag, where it sent one.
+    /// The upstream's entity tag, if present.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub etag: Option<String>,
-    /// For which clients it holds: `native`, or the set of types they take, see [`Accept::class_name`].
+    /// The class of clients with this pointer: `native`, or a set of accepted types, see
+    /// [`Accept::class_name`].
     #[serde(default = "native")]
     pub accept_class: String,
-    /// All end-to-end fields of the upstream's answer, canonical names.
+    /// All end-to-end fields of the upstream's response, with canonical names.
     #[serde(default)]
     pub headers: BTreeMap<String, Vec<String>>,
 }

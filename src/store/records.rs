@@ -1,4 +1,4 @@
-//! The records of referrers in a store, bounded in number and bytes.
+//! The index of the stored records of referrers, bounded in number and bytes.
 
 use std::collections::{BTreeSet, HashMap};
 use std::path::Path;
@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use crate::limits::{RECORDS_BYTES_MAX, RECORDS_MAX};
 
-/// The records that are known to be stored, the oldest first.
+/// The known stored records, the oldest first.
 #[derive(Debug)]
 pub(super) struct Records {
     known: HashMap<Arc<Path>, Known>,
@@ -39,7 +39,7 @@ impl Records {
         }
     }
 
-    /// Registers a record; returns those that have to go.
+    /// Registers a record. Returns the surplus records, to be removed by the caller.
     pub fn record(&mut self, path: &Path, checked_at_ms: u64, bytes: u64) -> Vec<Arc<Path>> {
         self.forget(path);
         let path: Arc<Path> = path.into();
@@ -58,7 +58,7 @@ impl Records {
         surplus
     }
 
-    /// Whether a record is known under `path`.
+    /// Returns whether a record is known under `path`.
     pub fn has(&self, path: &Path) -> bool {
         self.known.contains_key(path)
     }
@@ -87,7 +87,7 @@ mod tests {
             assert!(records.record(Path::new(name), ms, 10).is_empty());
         }
         assert_eq!(names(records.record(Path::new("d"), 4, 10)), ["a"]);
-        // A record that is written again is as young as its last check.
+        // Rewriting a record updates its age to the last check.
         assert!(records.record(Path::new("b"), 5, 10).is_empty());
         assert_eq!(names(records.record(Path::new("e"), 6, 75)), ["c"]);
         assert_eq!(names(records.record(Path::new("e"), 7, 85)), ["d"]);

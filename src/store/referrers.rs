@@ -1,4 +1,4 @@
-//! What a registry last answered about referrers: a page of a list, or 404.
+//! Records of a registry's last response about referrers: a page of a list, or a 404.
 
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -6,24 +6,24 @@ use serde_json::value::RawValue;
 use crate::limits::RECORD_BYTES_MAX;
 use crate::oci::{Digest, Tag};
 
-/// Which answer of a repository a record keeps.
+/// Identifies a recorded response within a repository.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum RecordName {
-    /// A page of the list of the referrers of `subject`, under the query of its request.
+    /// A page of the list of referrers of `subject`, for the query of the request.
     Page { subject: Digest, query: String },
     /// The repository has no referrers API.
     Unsupported,
-    /// A tag that is derived from a digest does not exist.
+    /// A tag derived from a digest does not exist.
     AbsentTag(Tag),
 }
 
-/// One self-contained JSON file, replaced as a whole.
+/// A record of one response, stored as one self-contained JSON file and replaced atomically.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ReferrersRecord {
     /// Time of the request to the upstream, in milliseconds since 1970.
     pub checked_at_ms: u64,
-    /// The upstream answered without credentials.
+    /// Whether the upstream responded without credentials.
     #[serde(default)]
     pub public: bool,
     /// The query of the page.
@@ -32,16 +32,16 @@ pub struct ReferrersRecord {
     /// The query of the next page.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub next: Option<String>,
-    /// `index` holds only what the `artifactType` of the query selects.
+    /// Whether `index` holds only entries selected by `artifactType` in the query.
     #[serde(default)]
     pub filtered: bool,
-    /// The image index, verbatim; none in a record of a 404.
+    /// The image index, verbatim. `None` in a record of a 404.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub index: Option<Box<RawValue>>,
 }
 
 impl ReferrersRecord {
-    /// Reads a record of `name`; `None` where it is none.
+    /// Parses a record of `name`. Returns `None` if `json` is not a matching record.
     pub(super) fn parse(name: &RecordName, json: &[u8]) -> Option<Self> {
         let record: ReferrersRecord = serde_json::from_slice(json).ok()?;
         let fits = match name {
@@ -51,13 +51,13 @@ impl ReferrersRecord {
         fits.then_some(record)
     }
 
-    /// As it is stored; `None` when it is too large to be.
+    /// Returns the stored form. Returns `None` if the record is too large.
     pub(super) fn to_json(&self) -> Option<Vec<u8>> {
         let json = serde_json::to_vec(self).expect("a record is strings, numbers and JSON");
         ((json.len() as u64) < RECORD_BYTES_MAX).then_some(json)
     }
 
-    /// The record of a 404.
+    /// Returns the record of a 404.
     pub fn absent(checked_at_ms: u64, public: bool) -> Self {
         ReferrersRecord {
             checked_at_ms,

@@ -1,6 +1,7 @@
-//! Files without names for content that is on its way to a bucket. Nothing of them outlives the process.
+//! Unnamed files for content waiting for its upload to a bucket. The files disappear with the
+//! process.
 //!
-//! Not here: what is done with them (the `cache`), and files that become entries ([`super::Ingest`]).
+//! The `cache` decides how to use the files. Files that become entries are in [`super::Ingest`].
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -14,27 +15,28 @@ use rustix::io::Errno;
 
 use super::{StoreError, mode};
 
-/// A directory in which files are made, and what they may hold together.
+/// A directory for spool files, with a limit on their total size.
 #[derive(Debug)]
 pub struct SpoolDir {
     dir: PathBuf,
     bytes_max: u64,
-    /// Bytes that files in progress hold or have reserved.
+    /// Bytes held or reserved by open spool files.
     bytes: Arc<AtomicU64>,
-    /// Names of files that file systems without nameless ones need for a moment.
+    /// Counter for the temporary names of files, on file systems without unnamed files.
     names: AtomicU64,
 }
 
-/// A file in progress; it takes its room in the spool until it and all copies of [`Spooled::room`] are dropped.
+/// An open spool file. Its room in the spool is released when the file and all copies of
+/// [`Spooled::room`] are dropped.
 #[derive(Debug)]
 pub struct Spooled {
     file: Arc<File>,
     room: Arc<Room>,
-    /// Bytes for which room was reserved.
+    /// Bytes with reserved room.
     reserved: u64,
 }
 
-/// Room taken in a spool. Whoever keeps the file open keeps this too.
+/// Room taken in a spool. Must be kept for as long as the file is open.
 #[derive(Debug)]
 pub struct Room {
     /// Bytes taken.
@@ -45,11 +47,11 @@ pub struct Room {
 }
 
 impl SpoolDir {
-    /// Uses `dir`, which is made when it is missing, for `bytes_max` bytes at most.
+    /// Opens `dir` for at most `bytes_max` bytes. Creates a missing directory.
     ///
     /// # Errors
     ///
-    /// When no file can be made there.
+    /// No file can be created in `dir`.
     pub fn open(dir: &Path, bytes_max: u64) -> Result<Self, StoreError> {
         mode::create_dir_all(dir).map_err(failed("make the directory", dir))?;
         let spool = SpoolDir {
@@ -62,18 +64,18 @@ impl SpoolDir {
         Ok(spool)
     }
 
-    /// Bytes for which there is room.
+    /// Returns the free bytes.
     pub fn free_room(&self) -> u64 {
         let left = self.bytes_max.saturating_sub(self.bytes.load(Ordering::Relaxed));
         left.min(super::free_room(&self.dir))
     }
 
-    /// A new file; a `size` for which there is no room is refused. None is taken yet: an upstream's word for the size takes
-    /// nothing from others.
+    /// Creates a spool file. Fails if `size` exceeds the free room. Reserves no room yet, so that a
+    /// size declared by an upstream takes no room from other files.
     ///
     /// # Errors
     ///
-    /// The spool or its disk is full, or broken: the caller goes on without it.
+    /// The spool or its disk is full or broken. The caller continues without the spool.
     pub fn begin(&self, size: Option<u64>) -> Result<Spooled, StoreError> {
         let room = Room {
             taken: AtomicU64::new(0),
@@ -97,7 +99,7 @@ impl SpoolDir {
         match rustix::fs::open(&self.dir, flags, Mode::from_raw_mode(mode::OURS_ALONE)) {
             Ok(fd) => Ok(File::from(fd)),
             Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::INVAL) => {
-                // Other processes may spool here too, so the number alone is not unique.
+                // Other processes may use the same directory, so the number alone is not unique.
                 let number = self.names.fetch_add(1, Ordering::Relaxed);
                 let name = format!(".oci-pull-through-{}-{number}", std::process::id());
                 let path = self.dir.join(name);
@@ -111,26 +113,26 @@ impl SpoolDir {
 }
 
 impl Spooled {
-    /// The file, to be read below what has been written.
+    /// Returns the file. Only written ranges may be read.
     pub fn file(&self) -> &Arc<File> {
         &self.file
     }
 
-    /// To be kept as long as the file is.
+    /// Returns the room of the file. Must be kept for as long as the file.
     pub fn room(&self) -> &Arc<Room> {
         &self.room
     }
 
-    /// Bytes for which room was reserved.
+    /// Returns the number of bytes with reserved room.
     pub fn reserved(&self) -> u64 {
         self.reserved
     }
 
-    /// Reserves room for `end` bytes, so that a full spool or disk is noticed before they are written.
+    /// Reserves room for `end` bytes, so that a full spool or disk is detected before the write.
     ///
     /// # Errors
     ///
-    /// There is not that much; the file should be dropped.
+    /// There is not enough room. The caller should drop the file.
     pub fn reserve_to(&mut self, end: u64) -> Result<(), StoreError> {
         if end > self.reserved {
             self.room.grow_to(end)?;
@@ -145,7 +147,7 @@ impl Spooled {
     ///
     /// # Errors
     ///
-    /// The file is good for nothing then and should be dropped.
+    /// The file is unusable afterwards, and the caller should drop it.
     pub fn write_at(&self, bytes: &[u8], offset: u64) -> Result<(), StoreError> {
         self.room.grow_to(offset + bytes.len() as u64)?;
         self.file
@@ -155,7 +157,7 @@ impl Spooled {
 }
 
 impl Room {
-    /// One caller at a time: whoever writes the file.
+    /// Called by the only writer of the file, never concurrently.
     fn grow_to(&self, size: u64) -> Result<(), StoreError> {
         let more = size.saturating_sub(self.taken.load(Ordering::Relaxed));
         if more == 0 {

@@ -2,7 +2,7 @@
 
 use crate::oci::{Origin, Tag};
 
-/// A tag as clients of one accept class see it.
+/// A tag as seen by clients of one accept class.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct TagKey {
     pub origin: Origin,

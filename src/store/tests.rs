@@ -1,8 +1,8 @@
-//! What every store promises, as tests that are written once and run on each: a directory, a bucket, the one in front of
-//! the other (`cache/tests`), and a store of a page that has nothing but the promises.
+//! Contract tests, written once and run on every store. The stores are a directory, a bucket, a
+//! directory in front of a bucket (`cache/tests`), and a minimal in-memory store.
 //!
-//! The words are at the head of [`super`]. A case that holds in one store and not in the other is a fault of the other, or
-//! was never promised and leaves this list.
+//! The contract is at the head of [`super`]. If a case passes in one store and fails in another,
+//! the other store has a bug. Otherwise the case is not part of the contract and must be removed.
 
 mod bucket;
 pub(crate) mod cases;
@@ -18,21 +18,21 @@ pub(crate) use super::s3::tests::engine::{ENGINE_NAME_MAX, Engine, Scratch};
 use super::{Key, Meta, ReferrersRecord, Source, TagPointer, Verified};
 use sample::{RecordOf, TagName};
 
-/// A store as the contract sees it; clones are the same store.
+/// The interface of a store under test. Clones refer to the same store.
 pub(crate) trait Shelf: Clone {
     /// Content being received.
     type Ingest;
 
     async fn begin(&self, key: &Key, size: Option<u64>) -> Self::Ingest;
-    /// Appends.
+    /// Appends `bytes`.
     async fn write(&self, ingest: &mut Self::Ingest, bytes: &[u8]);
-    /// What went wrong, in words.
+    /// Returns the error message of a failed commit.
     async fn commit(&self, ingest: Self::Ingest, verified: Verified, meta: Meta) -> Result<(), String>;
     async fn find(&self, key: &Key) -> Option<Meta>;
-    /// A part of an entry that was found.
+    /// Reads a part of a found entry.
     async fn read(&self, key: &Key, from: u64, to: u64) -> Vec<u8>;
     async fn record_source(&self, key: &Key, source: &Source, public: bool);
-    /// Has an entry hashed again.
+    /// Hashes an entry again.
     async fn recheck(&self, key: &Key);
     async fn tag(&self, tag: &TagName) -> Option<TagPointer>;
     async fn set_tag(&self, tag: &TagName, pointer: &TagPointer);
@@ -41,33 +41,35 @@ pub(crate) trait Shelf: Clone {
     async fn set_record(&self, of: &RecordOf, record: Option<&ReferrersRecord>);
 }
 
-/// Where a store keeps its things, under the names of the format. May be more than one place, in which all is the same.
+/// The storage of a store, with the names of the storage format. A place may hold several copies of
+/// all content.
 pub(crate) trait Place: Sized {
     type Shelf: Shelf;
-    /// Bytes of a name that the medium of the tests takes.
+    /// Longest name, in bytes, supported by the medium of the tests.
     const NAME_MAX: usize = usize::MAX;
 
-    /// An empty one.
+    /// Creates an empty place.
     async fn make() -> Self;
-    /// The store there, as a process opens it that remembers nothing. Those opened before are dropped by then.
+    /// Opens the store without any in-memory state, like a new process. Previously opened stores
+    /// are dropped by then.
     async fn open(&self) -> Self::Shelf;
-    /// All that lies there and is not the medium's own, sorted.
+    /// Returns all stored names, sorted, without files of the medium itself.
     fn names(&self) -> Vec<String>;
-    /// What lies there under `name`, once for each copy of it.
+    /// Returns the content stored under `name`, once per copy.
     fn copies(&self, name: &str) -> Vec<Vec<u8>>;
-    /// Puts something there behind the store's back.
+    /// Writes content without the store.
     fn plant(&self, name: &str, bytes: &[u8]);
-    /// Removes it behind the store's back.
+    /// Removes content without the store.
     fn remove(&self, name: &str);
 }
 
-/// A place that several machines use at the same time.
+/// A place used by several machines at once.
 pub(crate) trait SharedPlace: Place {
-    /// A store of one more machine.
+    /// Opens the store of a further machine.
     async fn machine(&self) -> Self::Shelf;
 }
 
-/// A test of each case for one kind of place.
+/// Generates a test of each case for one kind of place.
 macro_rules! keeps_the_contract {
     ($place:ty) => {
         $crate::store::tests::each_case! { cases, $place:
@@ -99,7 +101,7 @@ macro_rules! keeps_the_contract {
     };
 }
 
-/// A test of each case for one kind of place that machines share.
+/// Generates a test of each case for one kind of shared place.
 macro_rules! keeps_the_contract_of_machines {
     ($place:ty) => {
         $crate::store::tests::each_case! { shared, $place:
@@ -127,7 +129,7 @@ macro_rules! each_case {
 
 pub(crate) use {each_case, keeps_the_contract, keeps_the_contract_of_machines};
 
-/// What one store wrote, copied name by name, is what the other would have written.
+/// Generates tests of a store that reads content copied, name by name, from another kind of store.
 macro_rules! copies_are_understood {
     ($($name:ident: $from:ty => $to:ty)*) => {
         $(
@@ -154,7 +156,7 @@ fn only_the_right_content_is_verified() {
     assert_eq!((verified.digest(), verified.size()), (&right, 5));
 }
 
-/// All files below `root`, with their paths from there.
+/// Returns all files below `root`, with relative paths.
 pub(crate) fn files_below(root: &Path) -> Vec<String> {
     fn walk(dir: &Path, root: &Path, found: &mut Vec<String>) {
         for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
@@ -172,7 +174,7 @@ pub(crate) fn files_below(root: &Path) -> Vec<String> {
     found
 }
 
-/// Writes a file and the directories above it.
+/// Writes a file and creates its parent directories.
 pub(crate) fn write_file(path: &Path, bytes: &[u8]) {
     fs::create_dir_all(path.parent().unwrap()).unwrap();
     fs::write(path, bytes).unwrap();

@@ -1,6 +1,7 @@
-//! The systemd protocols, which other service managers implement too: inherited sockets and notifications.
+//! The systemd protocols for inherited sockets and notifications, also implemented by other service
+//! managers.
 //!
-//! Not here: reading the systemd variables (`config::SystemdEnvironment`), and the use of the sockets.
+//! `config::SystemdEnvironment` reads the systemd variables. `app` uses the sockets.
 
 mod notify;
 mod sockets;

@@ -1,5 +1,4 @@
-//! Notifications to the service manager (`sd_notify(3)`): one datagram per event, to the socket of the service
-//! manager.
+//! Notifications to the service manager (`sd_notify(3)`), as one datagram per event.
 
 use std::io;
 use std::os::linux::net::SocketAddrExt as _;
@@ -11,8 +10,8 @@ use rustix::time::{ClockId, clock_gettime};
 
 use crate::limits::NOTIFY_TIMEOUT;
 
-/// Sends notifications to the service manager; sends none where the process has no service manager. A failed send is
-/// logged and ignored.
+/// Sends notifications to the service manager. Sends nothing if the process has no service manager.
+/// A failed send is logged and ignored.
 #[derive(Clone, Debug, Default)]
 pub struct Notifier(Option<Arc<Manager>>);
 
@@ -23,11 +22,12 @@ struct Manager {
 }
 
 impl Notifier {
-    /// For the manager at `address`: an absolute path, or a name in the abstract namespace after `@`.
+    /// Creates a notifier for the manager at `address`: an absolute path, or a name in the abstract
+    /// namespace after `@`.
     ///
     /// # Errors
     ///
-    /// The address is neither, or no socket can be had.
+    /// The address is neither, or no socket can be created.
     pub fn new(address: Option<&str>) -> io::Result<Self> {
         let Some(address) = address else {
             return Ok(Notifier(None));
@@ -47,19 +47,19 @@ impl Notifier {
         Ok(Notifier(Some(Arc::new(Manager { socket, address }))))
     }
 
-    /// Clients are served.
+    /// Reports that the cache serves clients.
     pub fn ready(&self, status: &str) {
         self.send(&format!("READY=1\nSTATUS={status}"));
     }
 
-    /// The configuration is read again; [`Notifier::ready`] says when that is over.
+    /// Reports the start of a configuration reload. [`Notifier::ready`] reports its end.
     pub fn reloading(&self) {
         let now = clock_gettime(ClockId::Monotonic);
         let micros = i128::from(now.tv_sec) * 1_000_000 + i128::from(now.tv_nsec) / 1_000;
         self.send(&format!("RELOADING=1\nMONOTONIC_USEC={micros}\nSTATUS=reloading"));
     }
 
-    /// The end has begun and takes no longer than `within`.
+    /// Reports the start of a shutdown that takes at most `within`.
     pub fn stopping(&self, within: Duration) {
         let micros = within.as_micros();
         self.send(&format!(
@@ -71,7 +71,7 @@ impl Notifier {
         self.send(&format!("STATUS={status}"));
     }
 
-    /// All is well.
+    /// Sends a watchdog keepalive.
     pub fn alive(&self) {
         self.send("WATCHDOG=1");
     }

@@ -1,4 +1,5 @@
-//! Sockets that a service manager has opened for us and keeps while we come and go (`sd_listen_fds(3)`).
+//! Listening sockets opened by the service manager (`sd_listen_fds(3)`). The sockets stay open
+//! while the process restarts.
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
@@ -6,7 +7,7 @@ use std::os::fd::AsFd;
 
 use rustix::net::sockopt;
 
-/// Why passed sockets cannot be used. The service manager's configuration is to blame.
+/// The reason why passed sockets cannot be used. Caused by the service manager's configuration.
 #[derive(Debug, thiserror::Error)]
 pub enum TakeError {
     #[error("{0}")]
@@ -15,11 +16,12 @@ pub enum TakeError {
     NotListening(usize),
 }
 
-/// Takes over `count` sockets, with the addresses they listen on. Once in a process, before it opens anything.
+/// Takes over `count` sockets, with their listening addresses. Called at most once, before the
+/// process opens a descriptor.
 ///
 /// # Errors
 ///
-/// One is missing, or is not a TCP socket that listens.
+/// A socket is missing, or is not a listening TCP socket.
 pub fn take_sockets(count: usize) -> Result<Vec<(SocketAddr, TcpListener)>, TakeError> {
     let descriptors = crate::sys::take_inherited(count)?;
     descriptors
@@ -30,9 +32,10 @@ pub fn take_sockets(count: usize) -> Result<Vec<(SocketAddr, TcpListener)>, Take
                 return Err(TakeError::NotListening(index));
             }
             let socket = TcpListener::from(fd);
-            // Fails for what has no internet address, such as a Unix socket.
+            // Fails for a socket without an internet address, such as a Unix socket.
             let address = socket.local_addr().map_err(|_| TakeError::NotListening(index))?;
-            // The flag is of the socket, not of our descriptor: whoever shares it waits before it accepts, as we do.
+            // The flag belongs to the socket and not to the descriptor. Every process with the
+            // socket is affected, and must wait for readiness before `accept`.
             socket.set_nonblocking(true)?;
             Ok((address, socket))
         })

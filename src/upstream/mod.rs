@@ -170,13 +170,8 @@ impl Upstreams {
         self.0.chains.wait(wanted, chain)
     }
 
-<<<<<<< HEAD
     #[cfg(test)]
     fn registries(&self) -> Arc<Registries> {
-=======
-    /// Returns the configuration of the registries.
-    pub fn registries(&self) -> Arc<Registries> {
->>>>>>> prose2
         self.0.table().registries.clone()
     }
 

@@ -1,5 +1,6 @@
-//! Whether the time of a comparison tells how near a guess was: Welch's t-test over many measurements, as `dudect` does it
-//! (Reparaz, Balasch and Verbauwhede, "Dude, is my code constant time?").
+//! Tests that the time of a comparison does not reveal the similarity of a guess. Uses Welch's
+//! t-test over many measurements, like `dudect` (Reparaz, Balasch and Verbauwhede, "Dude, is my
+//! code constant time?").
 
 use std::time::Instant;
 
@@ -12,22 +13,23 @@ use crate::config::{ClientAuthConfig, Htpasswd, SecretText};
 /// Measurements of both classes together.
 const SAMPLES: usize = 1_000_000;
 
-/// Of a check against a hash, which takes long by design.
+/// Measurements of a check against a hash, slow by design.
 const HASH_SAMPLES: usize = 2_000;
 
-/// Beyond this the classes differ, with odds of less than 1 in 100,000.
+/// Largest t-value for equal classes. Chance exceeds this value with odds of less than 1 in
+/// 100,000.
 const T_MAX: f64 = 4.5;
 
-/// Attempts: a leak is in each of them, what the machine does besides is not.
+/// Attempts per test. A leak appears in every attempt, unlike noise of the machine.
 const ATTEMPTS: usize = 4;
 
-/// Measurements above this part of all are interruptions.
+/// Fraction of the measurements to keep. Longer measurements are interruptions.
 const CROP: f64 = 0.9;
 
-/// Long, so that a comparison that ends early has something to save.
+/// Length of the password. A comparison with an early exit would save measurable time.
 const PASSWORD_BYTES: usize = 600;
 
-/// Mixes the classes, so that neither is measured at better times. (xorshift64)
+/// Returns a random class (xorshift64). Random order exposes both classes to equal conditions.
 fn coin(state: &mut u64) -> bool {
     *state ^= *state << 13;
     *state ^= *state >> 7;
@@ -35,7 +37,7 @@ fn coin(state: &mut u64) -> bool {
     *state & 1 == 1
 }
 
-/// The t-value of the times that `check` takes for two inputs of one length.
+/// Returns the t-value of the times of `check` for two inputs of equal length.
 fn t_value(samples: usize, inputs: [&str; 2], mut check: impl FnMut(&str) -> bool) -> f64 {
     assert_eq!(inputs[0].len(), inputs[1].len());
     let mut state = 0x9E37_79B9_7F4A_7C15;
@@ -44,7 +46,7 @@ fn t_value(samples: usize, inputs: [&str; 2], mut check: impl FnMut(&str) -> boo
     let mut times: Vec<(bool, f64)> = (0..samples)
         .map(|_| {
             let class = coin(&mut state);
-            // Both are read from the same place.
+            // Both classes are read from one buffer.
             buffer.clear();
             buffer.push_str(inputs[usize::from(class)]);
             let began = Instant::now();
@@ -67,7 +69,7 @@ fn t_value(samples: usize, inputs: [&str; 2], mut check: impl FnMut(&str) -> boo
     (one.0 - other.0) / (one.1 + other.1).sqrt().max(f64::MIN_POSITIVE)
 }
 
-/// The smallest of some attempts.
+/// Returns the smallest t-value of several attempts.
 fn least_t(samples: usize, inputs: [&str; 2], mut check: impl FnMut(&str) -> bool) -> f64 {
     let mut least = f64::INFINITY;
     for _ in 0..ATTEMPTS {
@@ -83,7 +85,7 @@ fn shown(name: &str, password: &str) -> String {
     STANDARD.encode(format!("{name}:{password}"))
 }
 
-/// What is compared, wrong in its first place and in its last one.
+/// Returns two wrong passwords, one with a wrong first byte and one with a wrong last byte.
 fn far_and_near(password: &str) -> [String; 2] {
     let far = format!("x{}", &password[1..]);
     let near = format!("{}x", &password[..password.len() - 1]);

@@ -1,8 +1,9 @@
-//! From a verified ingest to an entry.
+//! Commits a verified ingest as an entry.
 //!
-//! `fdatasync(data)`, name the data, `fdatasync(sidecar)`, name the sidecar. A name that points at data which
-//! is not durable came back from a power cut as an empty or zeroed file on ext4, xfs and btrfs; losing a name
-//! is only a miss, so no directory is synced. The sidecar's name is the commit point.
+//! The steps are `fdatasync(data)`, name the data, `fdatasync(sidecar)`, name the sidecar. The
+//! sidecar's name is the commit point. On ext4, xfs and btrfs, a name for data not yet durable
+//! became an empty or zeroed file in a power cut. A lost name is only a miss, so no directory is
+//! synced.
 
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -20,13 +21,13 @@ use crate::fail_point::hit;
 use crate::store::{Entry, Meta, StoreError, Verified, mode};
 
 impl FsStore {
-    /// Makes `ingest` an entry. If somebody else has committed the same content first, that entry is given, and knows
-    /// what `meta` knows besides.
+    /// Makes `ingest` an entry. If the content was already committed, returns the existing entry,
+    /// extended by the sources and the public flag of `meta`.
     ///
     /// # Errors
     ///
-    /// There is no entry then, or the one that was there before. A failed sync is never repeated: the kernel may have
-    /// dropped the data and say yes the second time.
+    /// The store has no entry, or keeps the previous entry. A failed sync is never retried. The
+    /// kernel may have dropped the data and report success for a second sync.
     pub fn commit(&self, ingest: Ingest, verified: &Verified, meta: Meta) -> Result<Entry, StoreError> {
         assert!(verified.digest() == ingest.key.digest() && verified.size() == meta.size && meta.verified);
         let key = ingest.key.clone();
@@ -53,8 +54,8 @@ impl FsStore {
         let _naming = self.naming.lock().unwrap_or_else(PoisonError::into_inner);
         match self.look(&key) {
             Ok(Found::Entry(entry)) => return self.learn(&key, entry, &meta.sources, meta.public),
-            // A leftover in our place: data without a sidecar, a pair that does not agree, or one that nobody
-            // has hashed and that ours makes superfluous.
+            // Leftovers at these paths: data without a sidecar, a mismatched pair, or an unhashed
+            // pair that this commit replaces.
             Ok(Found::Broken(_) | Found::Unverified(_) | Found::Nothing) => self.clear_the_way(&key),
             Err(error) => return Err(failed("look at", &sidecar_path)(error)),
         }
@@ -76,7 +77,7 @@ impl FsStore {
         })
     }
 
-    /// The committed file opened for reading only; the ingest's own handle where that fails.
+    /// Opens the committed file for reading only. Falls back to the handle of the ingest.
     fn reopen(&self, data_path: &Path, fallback: &Arc<File>) -> Arc<File> {
         super::open_regular(&self.path(data_path))
             .ok()
@@ -126,9 +127,10 @@ impl FsStore {
 
     fn name(&self, file: &File, temporary: Option<&Path>, path: &Path) -> io::Result<()> {
         match temporary {
-            // Never over an existing file: that has lost old and new to a power cut on xfs and btrfs.
+            // A hard link never replaces an existing file. Replacing a file by rename has lost both
+            // files in a power cut on xfs and btrfs.
             Some(temporary) => fs::hard_link(temporary, path).or_else(|error| match error.raw_os_error() {
-                // File systems without hard links; the way was cleared under the lock.
+                // A file system without hard links. The target was removed under the lock.
                 Some(libc::EPERM | libc::EOPNOTSUPP) => fs::rename(temporary, path),
                 _ => Err(error),
             }),
@@ -150,7 +152,8 @@ impl Drop for Sidecar {
     }
 }
 
-/// Names a file made with `O_TMPFILE`. Through `/proc`, because naming by descriptor needs a capability.
+/// Names a file created with `O_TMPFILE`. Uses `/proc`, because linking by descriptor requires a
+/// capability.
 fn link_unnamed(fd: RawFd, path: &Path) -> io::Result<()> {
     let source = format!("/proc/self/fd/{fd}");
     linkat(CWD, source.as_str(), CWD, path, AtFlags::SYMLINK_FOLLOW)?;

@@ -1,4 +1,4 @@
-//! Finding an entry: sidecar first, then data, and only if they agree.
+//! Finds entries. A lookup reads the sidecar, then the data, and succeeds only if both match.
 
 use std::fmt;
 use std::fs::{self, File};
@@ -14,23 +14,23 @@ use crate::limits::SIDECAR_BYTES_MAX;
 use crate::oci::{Digest, Hasher};
 use crate::store::{Entry, Key, Meta, Source, StoreError, Verified, mode};
 
-/// What lies under a key.
+/// The result of a lookup.
 pub(super) enum Found {
     Entry(Entry),
     /// A pair of the older system, not hashed yet.
     Unverified(Entry),
-    /// A sidecar without its data, or one that does not describe it.
+    /// An unreadable sidecar, or a sidecar with missing or mismatched data.
     Broken(&'static str),
     Nothing,
 }
 
 impl FsStore {
-    /// The entry under `key`, or `None`. What does not agree is removed; what was never verified is hashed
-    /// first, which can take a while.
+    /// Returns the entry under `key`, or `None`. Removes a mismatched pair. Hashes an unverified
+    /// entry first, which can take a while.
     ///
     /// # Errors
     ///
-    /// When the file system fails; the caller treats it as a miss.
+    /// The file system failed. The caller treats the error as a miss.
     pub fn find(&self, key: &Key) -> Result<Option<Entry>, StoreError> {
         match self.look(key).map_err(failed("read", &layout::sidecar(key)))? {
             Found::Entry(entry) => Ok(Some(entry)),
@@ -43,11 +43,12 @@ impl FsStore {
         }
     }
 
-    /// Looks for something that is not there, which takes as long as the file system does. The result is
-    /// dropped: an error is an answer too.
+    /// Looks up a nonexistent file, to measure the response time of the file system. The result is
+    /// ignored, because an error is a response too.
     pub fn probe(&self) {
         static PROBES: AtomicU64 = AtomicU64::new(0);
-        // Each time another name, and none that an entry can have: the kernel remembers what is not there.
+        // The kernel caches failed lookups, so each probe uses a new name. No entry can have such a
+        // name.
         let number = PROBES.fetch_add(1, Ordering::Relaxed);
         hit("store-lookup");
         let _ = open_regular(&self.path(Path::new("blobs")).join(format!(".probe-{number}")));
@@ -83,7 +84,7 @@ impl FsStore {
         })
     }
 
-    /// Removes a pair that does not agree, unless it has been replaced meanwhile.
+    /// Removes a mismatched pair, unless the pair has been replaced meanwhile.
     pub(super) fn discard_broken(&self, key: &Key, why: &'static str) {
         let _naming = self.naming.lock().unwrap_or_else(PoisonError::into_inner);
         if matches!(self.look(key), Ok(Found::Broken(_))) {
@@ -92,7 +93,8 @@ impl FsStore {
         }
     }
 
-    /// Sidecar first: half of a removal is a miss. A sidecar that cannot be removed keeps its data.
+    /// Removes the sidecar first, so that half a removal is a miss. If the sidecar cannot be
+    /// removed, the data stays.
     pub(super) fn remove(&self, key: &Key) {
         for path in [layout::sidecar(key), layout::content(key)] {
             let path = self.path(&path);
@@ -105,8 +107,8 @@ impl FsStore {
         }
     }
 
-    /// Hashes an entry written without our mark and marks it, or removes it. One caller does; for others it is
-    /// not there yet.
+    /// Hashes an entry without verification mark, and marks or removes the entry. Only one caller
+    /// hashes the entry. Meanwhile the lookup is a miss for other callers.
     fn adopt(&self, key: &Key, entry: Entry) -> Result<Option<Entry>, StoreError> {
         let adopting = || self.adopting.lock().unwrap_or_else(PoisonError::into_inner);
         if !adopting().insert(key.clone()) {
@@ -138,21 +140,21 @@ impl FsStore {
         }
     }
 
-    /// Records that `source` has the content of an entry too, and that it is public, if it is.
+    /// Records `source` as a source of an entry, and marks the entry as public if `public` is set.
     ///
     /// # Errors
     ///
-    /// It is still what it was.
+    /// The entry is unchanged.
     pub fn record_source(&self, key: &Key, source: &Source, public: bool) -> Result<(), StoreError> {
         let _naming = self.naming.lock().unwrap_or_else(PoisonError::into_inner);
-        // Otherwise it is gone or unsound.
+        // Otherwise the entry is missing, damaged or unverified.
         if let Found::Entry(entry) = self.look(key).map_err(failed("read", &layout::sidecar(key)))? {
             self.learn(key, entry, std::slice::from_ref(source), public)?;
         }
         Ok(())
     }
 
-    /// Adds to what is known of an entry. To be called by who holds `naming`.
+    /// Adds sources and the public flag to an entry. The caller must hold `naming`.
     pub(super) fn learn(
         &self,
         key: &Key,
@@ -172,11 +174,12 @@ impl FsStore {
         })
     }
 
-    /// The entry under `key`, hashed anew, with its [`Verified`] value; an entry that is not right is removed.
+    /// Hashes the entry under `key` again, and returns the entry with its [`Verified`] value.
+    /// Removes a damaged entry.
     ///
     /// # Errors
     ///
-    /// When the file system fails.
+    /// The file system failed.
     pub fn find_sound(&self, key: &Key) -> Result<Option<(Entry, Verified)>, StoreError> {
         let Some(entry) = self.find(key)? else {
             return Ok(None);
@@ -191,7 +194,8 @@ impl FsStore {
         }
     }
 
-    /// Hashes an entry again and removes it unless it is right; the next request fills it anew.
+    /// Hashes an entry again and removes a damaged entry. The next request fills a removed entry
+    /// again.
     pub fn recheck(&self, key: &Key) {
         let sound = match self.look(key) {
             Ok(Found::Entry(entry) | Found::Unverified(entry)) => hash(&entry.file, key).unwrap_or(false),
@@ -205,14 +209,15 @@ impl FsStore {
         }
     }
 
-    /// Removes an entry that has the bytes of its name, but not of its kind: an older store took what it was given.
+    /// Removes an entry with the correct digest but content of the wrong kind. Older stores
+    /// accepted any content.
     pub fn discard(&self, key: &Key, why: impl fmt::Display) {
         tracing::warn!(entry = %layout::content(key).display(), %why, "removing an entry that is not of its kind");
         let _naming = self.naming.lock().unwrap_or_else(PoisonError::into_inner);
         self.remove(key);
     }
 
-    /// Replaces a small file as a whole.
+    /// Replaces a small file atomically.
     pub(super) fn replace(&self, relative: &Path, content: &[u8]) -> io::Result<()> {
         let path = self.path(relative);
         if let Some(dir) = path.parent() {
@@ -265,7 +270,7 @@ mod tests {
             store.path(&layout::sidecar(&key)),
         );
         fs::write(&data, b"content").unwrap();
-        // No file can be removed under this name.
+        // A directory at this path cannot be removed as a file.
         fs::create_dir(&sidecar).unwrap();
         store.remove(&key);
         assert!(data.exists());

@@ -1,4 +1,4 @@
-//! A write in progress: a file without a name.
+//! An ingest, a write in progress: a file without a name.
 
 use std::fs::{self, File};
 use std::io;
@@ -14,24 +14,24 @@ use super::{FsStore, failed, layout};
 use crate::fail_point::hit;
 use crate::store::{Key, StoreError, mode};
 
-/// Content being received. Dropping it without a commit leaves nothing in the store.
+/// Content being received. Without a commit, dropping the ingest leaves nothing in the store.
 #[derive(Debug)]
 pub struct Ingest {
     pub(super) key: Key,
     file: Arc<File>,
-    /// Bytes for which room was reserved.
+    /// Bytes with reserved room.
     reserved: u64,
-    /// The name, on file systems that cannot make files without one.
+    /// The temporary name, on file systems without unnamed files.
     pub(super) temporary: Option<PathBuf>,
 }
 
 impl FsStore {
-    /// Begins to receive `key`; a `size` for which there is no room is refused. None is reserved yet: a size that an upstream
-    /// declares takes nothing from others.
+    /// Begins to receive `key`. Fails if `size` exceeds the free room. Reserves no room yet, so
+    /// that a size declared by an upstream takes no room from other ingests.
     ///
     /// # Errors
     ///
-    /// Full, read-only or broken: the caller goes on without the store.
+    /// The disk is full, read-only or broken. The caller continues without the store.
     pub fn ingest(&self, key: &Key, size: Option<u64>) -> Result<Ingest, StoreError> {
         let path = layout::content(key);
         let error = || failed("begin to write", &path);
@@ -59,12 +59,13 @@ impl FsStore {
         Ok(ingest)
     }
 
-    /// A new file below the temporary directory, cleared at the next start if we do not get to remove it.
+    /// Creates a file in the temporary directory. The next start removes leftover files.
     pub(super) fn temporary_file(&self) -> io::Result<(PathBuf, File)> {
         static COUNT: AtomicU64 = AtomicU64::new(0);
         let dir = self.root.join(layout::TEMPORARY);
         mode::create_dir_all(&dir)?;
-        // One process per root, so the number alone is unique; start-up has removed earlier ones.
+        // The lock allows one process per root and startup removes earlier files, so the number
+        // alone is unique.
         let path = dir.join(format!("{}", COUNT.fetch_add(1, Ordering::Relaxed)));
         let file = mode::create_new(&path, mode::CONTENT)?;
         Ok((path, file))
@@ -77,21 +78,21 @@ fn unnamed(dir: &std::path::Path) -> Result<File, Errno> {
 }
 
 impl Ingest {
-    /// The file, to be read below what has been written.
+    /// Returns the file. Only written ranges may be read.
     pub fn file(&self) -> &Arc<File> {
         &self.file
     }
 
-    /// Bytes for which room was reserved.
+    /// Returns the number of bytes with reserved room.
     pub fn reserved(&self) -> u64 {
         self.reserved
     }
 
-    /// Reserves room for `end` bytes, so that a full disk is noticed before they are written.
+    /// Reserves room for `end` bytes, so that a full disk is detected before the write.
     ///
     /// # Errors
     ///
-    /// There is not that much; the ingest should be dropped.
+    /// There is not enough room. The caller should drop the ingest.
     pub fn reserve_to(&mut self, end: u64) -> Result<(), StoreError> {
         if end > self.reserved {
             crate::store::reserve(&self.file, self.reserved, end)
@@ -101,10 +102,10 @@ impl Ingest {
         Ok(())
     }
 
-    /// Gives back what was reserved beyond `size`, which all bytes are.
+    /// Releases the room reserved beyond `size`, the final size.
     pub(super) fn trim_to(&self, size: u64) -> io::Result<()> {
         if self.reserved > size {
-            // Some file systems drop what lies beyond the end with the one, some with the other.
+            // Some file systems release blocks beyond the end on `set_len`, others on `fallocate`.
             self.file.set_len(size)?;
             let beyond = FallocateFlags::KEEP_SIZE | FallocateFlags::PUNCH_HOLE;
             let _ = fallocate(&*self.file, beyond, size, self.reserved - size);
@@ -116,7 +117,7 @@ impl Ingest {
     ///
     /// # Errors
     ///
-    /// The ingest is unusable then and should be dropped.
+    /// The ingest is unusable afterwards, and the caller should drop it.
     pub fn write_at(&self, bytes: &[u8], offset: u64) -> Result<(), StoreError> {
         self.file
             .write_all_at(bytes, offset)

@@ -1,4 +1,4 @@
-//! The store on a local file system. `docs/storage-format.md` describes what lies there.
+//! The store on a local file system. `docs/storage-format.md` describes the files.
 
 mod commit;
 mod find;
@@ -23,17 +23,17 @@ pub use ingest::Ingest;
 pub use open::OpenError;
 pub use scan::ScanReport;
 
-/// A store under one directory, locked for this process.
+/// A store in one directory, locked for this process.
 #[derive(Debug)]
 pub struct FsStore {
     root: PathBuf,
-    /// Held for its lock, which the kernel drops with the process.
+    /// Held for its lock. The kernel releases the lock when the process ends.
     _lock: File,
-    /// Taken by whoever names or removes files, so that a cleaner does not meet a commit half-way.
+    /// Held while files are named or removed, so that a cleanup does not see a partial commit.
     naming: Mutex<()>,
     /// Entries of an older system that are being hashed.
     adopting: Mutex<HashSet<Key>>,
-    /// Records of referrers on disk. The scan at the start finds those of earlier runs.
+    /// Records of referrers on disk. The scan at start registers the records of earlier runs.
     records: Mutex<Records>,
 }
 
@@ -42,7 +42,7 @@ impl FsStore {
         &self.root
     }
 
-    /// Whether entries of an older system are being hashed, which takes as long as it takes.
+    /// Returns whether entries of an older system are being hashed, which may take any time.
     pub fn is_adopting(&self) -> bool {
         !self
             .adopting
@@ -51,7 +51,7 @@ impl FsStore {
             .is_empty()
     }
 
-    /// Bytes for which there is room.
+    /// Returns the free bytes of the file system.
     pub fn free_room(&self) -> u64 {
         super::free_room(&self.root)
     }
@@ -61,9 +61,10 @@ impl FsStore {
     }
 }
 
-/// Opens a regular file for reading, never through a symbolic link; `None` when there is none.
+/// Opens a regular file for reading, never through a symbolic link. Returns `None` if there is no
+/// such file.
 fn open_regular(path: &Path) -> io::Result<Option<File>> {
-    // NONBLOCK: a pipe somebody put there must not hold the thread.
+    // `NONBLOCK` prevents a named pipe at this path from blocking the thread.
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
     match rustix::fs::open(path, flags, Mode::empty()) {
         Ok(fd) => {
@@ -71,7 +72,7 @@ fn open_regular(path: &Path) -> io::Result<Option<File>> {
             Ok(file.metadata()?.is_file().then_some(file))
         }
         Err(rustix::io::Errno::NOENT | rustix::io::Errno::NOTDIR) => Ok(None),
-        // A symbolic link in the last place is nothing of ours.
+        // The store creates no symbolic links.
         Err(rustix::io::Errno::LOOP) => Ok(None),
         Err(error) => Err(error.into()),
     }

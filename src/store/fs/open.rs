@@ -1,4 +1,4 @@
-//! Opening a store: directories, lock, leftovers.
+//! Opens a store: creates directories, takes the lock, removes leftovers.
 
 use std::fs::{self, File, TryLockError};
 use std::io;
@@ -10,7 +10,7 @@ use super::FsStore;
 use super::layout::{BLOBS, LOCK, MANIFESTS, TEMPORARY};
 use crate::store::mode;
 
-/// Why a directory cannot be used as a store.
+/// The reason why a directory cannot be used as a store.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     #[error("the store {0} is in use by another process; each process needs a directory of its own")]
@@ -20,11 +20,11 @@ pub enum OpenError {
 }
 
 impl FsStore {
-    /// Makes the directories, takes the lock, and removes temporary files of earlier processes.
+    /// Creates the directories, takes the lock, and removes temporary files of earlier processes.
     ///
     /// # Errors
     ///
-    /// When another process holds the lock, or the directory cannot be written.
+    /// Another process holds the lock, or the directory is not writable.
     pub fn open(root: &Path) -> Result<Self, OpenError> {
         let unusable = |path: &Path| {
             let path = path.to_owned();
@@ -52,14 +52,15 @@ impl FsStore {
         tighten(&lock, &lock_path, mode::OURS_ALONE);
         for dir in [BLOBS, MANIFESTS, TEMPORARY] {
             let dir = root.join(dir);
-            // Something else in a directory's place is moved out of the way, not deleted: it is not ours.
+            // A foreign file in place of a directory is moved aside, not deleted.
             if fs::symlink_metadata(&dir).is_ok_and(|found| !found.is_dir()) {
                 let aside = dir.with_extension("not-a-directory");
                 fs::rename(&dir, &aside).map_err(unusable(&dir))?;
                 tracing::warn!(found = %dir.display(), moved_to = %aside.display(), "the store expects a directory here");
             }
             mode::create_dir_all(&dir).map_err(unusable(&dir))?;
-            // Closes what an older version has made below it, too, without a walk.
+            // Also protects files that an older version created in the directory, without a
+            // recursive walk.
             if let Ok(opened) = File::open(&dir) {
                 tighten(&opened, &dir, mode::DIRECTORY);
             }
@@ -75,7 +76,8 @@ impl FsStore {
     }
 }
 
-/// A file of an older version, or of another user, keeps what cannot be taken away; the store is used all the same.
+/// Tightens the mode of `file`. A failure is only logged, because the store still works with a file
+/// of an older version or of another user.
 fn tighten(file: &File, path: &Path, wanted: u32) {
     if let Err(error) = mode::tighten(file, wanted) {
         tracing::warn!(
@@ -87,7 +89,7 @@ fn tighten(file: &File, path: &Path, wanted: u32) {
     }
 }
 
-/// Removes what a killed process has left among the temporary files. The lock says that it is dead.
+/// Removes temporary files of a killed process. The held lock proves that the process has ended.
 fn clear(dir: &Path) {
     let Ok(entries) = fs::read_dir(dir) else { return };
     for entry in entries.flatten() {

@@ -1,4 +1,4 @@
-//! Records of referrers on disk: found by name, bounded in number and bytes. The oldest are removed first.
+//! Records of referrers on disk, bounded in number and bytes. The oldest records are removed first.
 
 use std::fs;
 use std::io::Read;
@@ -13,11 +13,12 @@ use crate::store::records::Records;
 use crate::store::{RecordName, ReferrersRecord, StoreError};
 
 impl FsStore {
-    /// A record; `None` when there is none or it cannot be read, which the next answer of the registry repairs.
+    /// Returns a record. Returns `None` if the record is missing or unreadable. The registry's next
+    /// response repairs an unreadable record.
     ///
     /// # Errors
     ///
-    /// When the file system fails.
+    /// The file system failed.
     pub fn record(
         &self,
         namespace: &Namespace,
@@ -35,11 +36,12 @@ impl FsStore {
         Ok(ReferrersRecord::parse(name, &json))
     }
 
-    /// Replaces a record. One that is too large is not kept, and neither is the old one.
+    /// Replaces a record. If the new record is too large, removes the old record and stores
+    /// nothing.
     ///
     /// # Errors
     ///
-    /// The old record, or none, is still there.
+    /// The old record, or no record, is still stored.
     pub fn set_record(
         &self,
         namespace: &Namespace,
@@ -59,11 +61,11 @@ impl FsStore {
         Ok(())
     }
 
-    /// Removes a record, if it is there.
+    /// Removes a record, if present.
     ///
     /// # Errors
     ///
-    /// It is still there.
+    /// The record is still stored.
     pub fn remove_record(
         &self,
         namespace: &Namespace,
@@ -78,7 +80,7 @@ impl FsStore {
         }
     }
 
-    /// Registers a record that an earlier run has left at `path`, and removes the records beyond the bounds.
+    /// Registers a record of an earlier run at `path`, and removes the records beyond the bounds.
     pub(super) fn found_record(&self, path: &Path, metadata: &fs::Metadata) {
         let Ok(relative) = path.strip_prefix(&self.root).map(PathBuf::from) else {
             return;

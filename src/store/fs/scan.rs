@@ -1,4 +1,4 @@
-//! The walk at start: removes what can never become a hit. Requests are served meanwhile.
+//! The scan at start. Removes files that can never become a hit, while requests are already served.
 
 use std::collections::HashSet;
 use std::fs::{self, DirEntry, Metadata};
@@ -13,26 +13,27 @@ use super::layout::{self, RECORD_SUFFIX, REFERRERS, SIDECAR_SUFFIX, TAGS};
 use crate::oci::{Digest, Namespace, Repository};
 use crate::store::Key;
 
-/// Directories below a repository's registry: names have at most 255 bytes, so at most 128 parts.
+/// Directory levels below a registry. Repository names have at most 255 bytes, so at most 128
+/// parts.
 const DEPTH_MAX: usize = 130;
 
-/// What the walk saw.
+/// The results of a scan.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct ScanReport {
     pub entries: u64,
     pub bytes: u64,
     /// Data without a sidecar, left by a kill between the two names.
     pub orphans: u64,
-    /// Pairs that do not agree.
+    /// Mismatched pairs.
     pub broken: u64,
-    /// Files that are nothing of ours; left alone.
+    /// Files that do not belong to the store. Left alone.
     pub foreign: u64,
-    /// What could not be read; left alone.
+    /// Unreadable files and directories. Left alone.
     pub unreadable: u64,
 }
 
 impl FsStore {
-    /// Walks the store. Never fails: what cannot be read is counted.
+    /// Scans the store. Never fails, but counts unreadable files.
     pub fn scan(&self) -> ScanReport {
         let mut report = ScanReport::default();
         let started = SystemTime::now();
@@ -83,7 +84,7 @@ impl FsStore {
                 self.scan_records(&entry.path(), report);
                 continue;
             }
-            // A part that looked like a content file was moved aside, see `layout`.
+            // The prefix `_` marks a part that looks like a content file, see `layout`.
             let part = part.strip_prefix('_').unwrap_or(&part);
             let name = if name.is_empty() {
                 part.to_owned()
@@ -94,7 +95,7 @@ impl FsStore {
         }
     }
 
-    /// Registers the records of referrers in `dir`, so that they stay within their bounds.
+    /// Registers the records of referrers in `dir`, so that the bounds include them.
     fn scan_records(&self, dir: &Path, report: &mut ScanReport) {
         for entry in list(dir, report) {
             match entry.metadata() {
@@ -143,7 +144,7 @@ impl FsStore {
                         report.broken += 1;
                         self.discard_broken(&key, why);
                     }
-                    // A sidecar that is no regular file.
+                    // A sidecar that is not a regular file.
                     Ok(Found::Nothing) => report.foreign += 1,
                     Err(_) => report.unreadable += 1,
                 }
@@ -153,11 +154,11 @@ impl FsStore {
         }
     }
 
-    /// Removes data without a sidecar, unless it is so new that a commit may be in progress.
+    /// Removes data without a sidecar, except new data of a possible commit in progress.
     fn remove_orphan(&self, key: &Key, entry: &DirEntry, started: SystemTime, report: &mut ScanReport) {
         let _naming = self.naming.lock().unwrap_or_else(PoisonError::into_inner);
         let path = entry.path();
-        // Written since the directory was listed, perhaps.
+        // The sidecar may have been written after the directory was listed.
         if !is_missing(&fs::symlink_metadata(self.path(&layout::sidecar(key)))) {
             return;
         }
@@ -175,7 +176,8 @@ impl FsStore {
     }
 }
 
-/// Whether the file system says that a file is not there. One that cannot be looked at may be.
+/// Returns whether the file system reports that a file does not exist. After any other error, the
+/// file may exist.
 fn is_missing(looked: &io::Result<Metadata>) -> bool {
     matches!(looked, Err(error) if error.kind() == io::ErrorKind::NotFound)
 }

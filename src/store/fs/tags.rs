@@ -8,11 +8,12 @@ use crate::oci::{Namespace, Repository, Tag};
 use crate::store::{StoreError, TagPointer};
 
 impl FsStore {
-    /// The pointer of a tag for clients of an accept class; `None` when there is none or it cannot be read, which the next check repairs.
+    /// Returns the pointer of a tag for clients of an accept class. Returns `None` if the pointer
+    /// is missing or unreadable. The next check repairs an unreadable pointer.
     ///
     /// # Errors
     ///
-    /// When the file system fails.
+    /// The file system failed.
     pub fn tag(
         &self,
         namespace: &Namespace,
@@ -31,11 +32,11 @@ impl FsStore {
         Ok(serde_json::from_slice(&json).ok())
     }
 
-    /// Replaces the pointer of a tag, of the class it names.
+    /// Replaces the pointer of a tag for the class in `pointer`.
     ///
     /// # Errors
     ///
-    /// The old pointer, or none, is still there.
+    /// The old pointer, or no pointer, is still stored.
     pub fn set_tag(
         &self,
         namespace: &Namespace,

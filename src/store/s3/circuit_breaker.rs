@@ -1,5 +1,6 @@
-//! The circuit breaker of the bucket. A few failures in a row trip it. One request per pause probes the bucket, and one
-//! answer recovers it. The caller passes the time and writes the log.
+//! The circuit breaker of the bucket. A few consecutive failures trip the breaker. During each
+//! pause, a single request probes the bucket. Any response closes the breaker again. The caller
+//! passes the time and writes the log.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -12,19 +13,19 @@ pub(super) struct CircuitBreaker(Mutex<State>);
 
 #[derive(Debug, Default)]
 struct State {
-    /// In a row.
+    /// Consecutive failures.
     failures: u32,
     tripped: Option<Tripped>,
 }
 
 #[derive(Debug)]
 struct Tripped {
-    /// When the next request may try.
+    /// Time of the next allowed request.
     until: Instant,
     pause: Duration,
 }
 
-/// A change of state, for the operator's log.
+/// A state change, for the operator's log.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum BreakerTransition {
     Tripped,
@@ -32,14 +33,14 @@ pub(super) enum BreakerTransition {
 }
 
 impl CircuitBreaker {
-    /// Whether a request would be allowed at `now`.
+    /// Returns whether a request would be allowed at `now`.
     pub fn allows(&self, now: Instant) -> bool {
         let state = self.state();
         state.tripped.as_ref().is_none_or(|tripped| now >= tripped.until)
     }
 
-    /// Whether to allow a request at `now`. A tripped breaker allows one request per pause. A request that never ends
-    /// costs one pause.
+    /// Decides whether a request is allowed at `now`. A tripped breaker allows one request per
+    /// pause. A request that never ends costs one pause.
     pub fn admit(&self, now: Instant) -> bool {
         match &mut self.state().tripped {
             None => true,
@@ -51,14 +52,14 @@ impl CircuitBreaker {
         }
     }
 
-    /// Records an answer of the engine.
+    /// Records a response of the engine.
     pub fn succeeded(&self) -> Option<BreakerTransition> {
         let mut state = self.state();
         state.failures = 0;
         state.tripped.take().map(|_| BreakerTransition::Recovered)
     }
 
-    /// Records a request without an answer, or with an error that holds for every other request too.
+    /// Records a request without a response, or with an error that affects every other request too.
     pub fn failed(&self, fault: S3Fault, now: Instant) -> Option<BreakerTransition> {
         let mut state = self.state();
         state.failures += 1;

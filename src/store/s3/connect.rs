@@ -1,5 +1,5 @@
-//! The SDK's client: whom it trusts, how long it waits, how often it tries. Which endpoint, which region and which
-//! credentials, it finds itself, where all tools look: environment, profile, web identity, ECS, EC2.
+//! The SDK client, with its trusted certificates, timeouts and retries. The SDK finds endpoint,
+//! region and credentials in the usual places: environment, profile, web identity, ECS, EC2.
 
 use std::time::Duration;
 
@@ -28,14 +28,16 @@ use crate::limits::{
     S3_UPLOAD_RATE_MIN,
 };
 
-/// Where nobody names a region: what AWS calls the first one, and what other engines are mostly set up with.
+/// The region used if none is configured. The first region of AWS, and the default of most other
+/// engines.
 const REGION_DEFAULT: &str = "us-east-1";
 
-/// The metadata service of a cloud is on the machine itself: it answers at once or is not there.
+/// Timeout of a cloud's metadata service. The service runs on the machine itself, so it responds at
+/// once or does not exist.
 const METADATA_WAIT: Duration = Duration::from_secs(1);
 
-/// The machine's settings of endpoint, region and credentials. Reads files, and queries metadata services where no other
-/// source has credentials.
+/// Returns the machine's endpoint, region and credentials. Reads files. Queries metadata services
+/// if no other source has credentials.
 pub(super) async fn of_machine(settings: &S3Settings) -> SdkConfig {
     let http_client = http_client(settings.ca_bundle.as_ref());
     aws_config::defaults(BehaviorVersion::latest())
@@ -45,14 +47,16 @@ pub(super) async fn of_machine(settings: &S3Settings) -> SdkConfig {
         .await
 }
 
-/// A client for our bucket.
+/// Returns a client for the configured bucket.
 pub(super) fn client(sdk: &SdkConfig, settings: &S3Settings) -> Client {
     let config = Builder::from(sdk)
         .force_path_style(settings.force_path_style)
-        // Engines other than AWS store what the SDK adds by default inside the object, or refuse it.
+        // By default, the SDK adds checksums. Engines other than AWS reject them or store them
+        // inside the object.
         .request_checksum_calculation(RequestChecksumCalculation::WhenRequired)
         .response_checksum_validation(ResponseChecksumValidation::WhenRequired)
-        // Bodies we receive have a deadline of their own, which a slow client of ours does not run into.
+        // Downloads have a separate deadline, which does not count the time spent waiting for slow
+        // clients.
         .stalled_stream_protection(
             StalledStreamProtectionConfig::enabled()
                 .download_enabled(false)
@@ -70,7 +74,8 @@ pub(super) fn client(sdk: &SdkConfig, settings: &S3Settings) -> Client {
     Client::from_conf(config)
 }
 
-/// What a request with a body of `bytes`, or one that takes `longer`, is given instead of the usual time.
+/// Returns longer timeouts for a request with a body of `bytes`, or for a request that takes
+/// `longer`.
 pub(super) fn patience(bytes: u64, longer: Duration) -> Builder {
     let attempt = S3_ATTEMPT_TIMEOUT + longer + Duration::from_secs(bytes / S3_UPLOAD_RATE_MIN);
     aws_sdk_s3::Config::builder().timeout_config(timeouts(attempt, attempt * S3_ATTEMPTS_MAX))
@@ -89,8 +94,8 @@ pub(super) fn http_client(bundle: Option<&Pem>) -> SharedHttpClient {
     kept_or_fresh(pooled(&tls, S3_IDLE_CONNECTIONS_MAX), pooled(&tls, 0))
 }
 
-/// The region that environment or profile name. The metadata service is queried only without other credentials: outside
-/// of a cloud no service answers there.
+/// Returns the region named by environment or profile. Without other credentials, queries the
+/// metadata service. Outside a cloud, no such service responds.
 async fn region(http_client: SharedHttpClient) -> Region {
     let named = RegionProviderChain::first_try(EnvironmentVariableRegionProvider::new())
         .or_else(ProfileFileRegionProvider::new());

@@ -1,5 +1,6 @@
-//! The SDK's connections. The SDK repeats what failed, but on whichever connection is kept: where all kept ones died together,
-//! as when an engine is replaced, each attempt meets another dead one. Here it meets a new one.
+//! The SDK's connections. The SDK retries a failed request on any pooled connection. If all pooled
+//! connections died together, for example after the replacement of an engine, each retry would use
+//! another dead connection. This client retries on a new connection instead.
 
 use aws_sdk_s3::config::SharedHttpClient;
 use aws_sdk_s3::config::http::HttpRequest;
@@ -7,7 +8,8 @@ use aws_smithy_runtime_api::client::http::{
     HttpClient, HttpConnector, HttpConnectorFuture, SharedHttpConnector, http_client_fn,
 };
 
-/// A client that sends a request that failed on a connection of `kept` again by `fresh`, which keeps none.
+/// Returns a client that first uses the pooled connections of `kept`. If such a connection fails,
+/// the client retries on a new connection of `fresh`.
 pub(super) fn kept_or_fresh(kept: SharedHttpClient, fresh: SharedHttpClient) -> SharedHttpClient {
     http_client_fn(move |settings, components| {
         SharedHttpConnector::new(KeptOrFresh {
@@ -25,7 +27,7 @@ struct KeptOrFresh {
 
 impl HttpConnector for KeptOrFresh {
     fn call(&self, request: HttpRequest) -> HttpConnectorFuture {
-        // The others are not idempotent, or have a body that is gone.
+        // Other methods are not idempotent, or their body is already consumed.
         let again = matches!(request.method(), "GET" | "HEAD" | "PUT")
             .then(|| request.try_clone())
             .flatten();

@@ -1,8 +1,8 @@
-//! What goes wrong with a bucket, and whose fault it is. Never an error for a client by itself.
+//! Errors of bucket operations and their causes. A bucket error alone never fails a client.
 
 use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 
-/// Characters of the engine's own words that are kept.
+/// Characters kept from the engine's error message.
 const DETAIL_CHARS_MAX: usize = 200;
 
 /// A failed operation on the bucket.
@@ -10,14 +10,14 @@ const DETAIL_CHARS_MAX: usize = 200;
 #[error("cannot {doing} {key} in the bucket: {fault}{}{detail}", if detail.is_empty() { "" } else { ": " })]
 pub struct S3Error {
     pub doing: &'static str,
-    /// The object's name, or what else it was about.
+    /// The object's name, or another subject of the operation.
     pub key: String,
     pub fault: S3Fault,
-    /// The engine's own code and words; holds no secret and no query string.
+    /// The engine's error code and message, without secrets and query strings.
     pub detail: String,
 }
 
-/// Why.
+/// The cause of a failed operation.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum S3Fault {
     #[error("it is not there")]
@@ -61,12 +61,12 @@ pub enum S3Fault {
 }
 
 impl S3Fault {
-    /// Whether every other request would meet it too, for a while at least.
+    /// Returns whether every other request would fail too, at least for a while.
     pub(super) fn is_lasting(self) -> bool {
         self.is_for_operator() || matches!(self, S3Fault::Throttled | S3Fault::Untrusted | S3Fault::NotTls)
     }
 
-    /// Whether it stays until somebody changes something.
+    /// Returns whether the fault lasts until an operator changes something.
     pub(super) fn is_for_operator(self) -> bool {
         matches!(
             self,
@@ -79,7 +79,7 @@ impl S3Fault {
         )
     }
 
-    /// Whether it says something about the engine, and not about one object or about us.
+    /// Returns whether the fault concerns the engine, and not one object or this process.
     pub(super) fn is_of_engine(self) -> bool {
         self.is_lasting()
             || matches!(
@@ -89,7 +89,7 @@ impl S3Fault {
     }
 }
 
-/// Why the store cannot be used at all: something the operator has to change.
+/// The reason why the store cannot be used at all. The operator has to change something.
 #[derive(Debug, thiserror::Error)]
 #[error("the bucket {bucket} cannot be used: {cause}; {remedy}")]
 pub struct S3OpenError {
@@ -98,7 +98,7 @@ pub struct S3OpenError {
     pub remedy: String,
 }
 
-/// Reads the SDK's error.
+/// Converts an error of the SDK.
 pub(super) fn classify<E>(doing: &'static str, key: &str, error: &SdkError<E>) -> S3Error
 where
     E: ProvideErrorMetadata + std::error::Error + 'static,
@@ -133,7 +133,8 @@ where
     }
 }
 
-/// What an engine means by a code; engines without codes, and answers without bodies, by their status.
+/// Returns the fault for an engine's error code. Without a known code, for example in a response
+/// without a body, uses the status.
 fn fault_of(code: &str, words: &str, status: u16) -> S3Fault {
     match code {
         "NoSuchBucket" => S3Fault::NoBucket,
@@ -147,7 +148,7 @@ fn fault_of(code: &str, words: &str, status: u16) -> S3Fault {
         "ExpiredToken" | "ExpiredTokenException" | "TokenRefreshRequired" => S3Fault::Expired,
         "RequestTimeTooSkewed" | "RequestExpired" | "RequestInTheFuture" => S3Fault::Skew,
         "PermanentRedirect" | "TemporaryRedirect" | "IllegalLocationConstraintException" => S3Fault::Region,
-        // Also what AWS says to a signature for another region.
+        // AWS also sends this code for a signature with another region.
         "AuthorizationHeaderMalformed"
             if ["region", "expecting", "scope"]
                 .iter()
@@ -183,12 +184,13 @@ fn chain<'a>(error: &'a (dyn std::error::Error + 'static)) -> impl Iterator<Item
     std::iter::successors(Some(error), |error| error.source()).map(|error| error.to_string())
 }
 
-/// The cause behind all wrappings: `Connection refused (os error 111)`.
+/// Returns the innermost cause, such as `Connection refused (os error 111)`.
 fn innermost(error: &(dyn std::error::Error + 'static)) -> String {
     chain(error).last().unwrap_or_default()
 }
 
-/// What a failed handshake says about the engine. An I/O error does not give what it wraps as its source.
+/// Returns the fault of a failed TLS handshake. `source` of an I/O error skips the wrapped error,
+/// so the search uses `get_ref`.
 fn tls_fault(error: &(dyn std::error::Error + 'static)) -> Option<S3Fault> {
     let mut chain = std::iter::successors(Some(error), |&error| {
         match error.downcast_ref::<std::io::Error>() {
@@ -205,12 +207,14 @@ fn tls_fault(error: &(dyn std::error::Error + 'static)) -> Option<S3Fault> {
     }
 }
 
-/// The SDK has no type for it: the failure of a provider comes as one of dispatching or of construction.
+/// The SDK has no type for missing credentials. A provider's failure appears as a failure of
+/// dispatch or of construction.
 fn speaks_of_credentials(error: &(dyn std::error::Error + 'static)) -> bool {
     chain(error).any(|text| text.contains("credential") || text.contains("identity"))
 }
 
-/// Keeps a text to its bound, without what follows a `?`, which may be a signature.
+/// Truncates a text to `DETAIL_CHARS_MAX`. Removes the query of each URL, because it may contain a
+/// signature.
 fn without_query(text: &str) -> String {
     let words = text.split_whitespace();
     let bare: Vec<&str> = words

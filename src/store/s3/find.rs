@@ -1,4 +1,4 @@
-//! Finding an entry: sidecar and data, and only if they agree.
+//! Finds entries in the bucket. A lookup succeeds only if sidecar and data match.
 
 use std::sync::{Arc, PoisonError};
 use std::time::Instant;
@@ -8,12 +8,12 @@ use super::{S3Store, layout};
 use crate::oci::Hasher;
 use crate::store::{Key, Meta, Source};
 
-/// What lies under a key.
+/// The result of a lookup.
 pub(super) enum Found {
     Sound(Meta),
     /// A pair of the older system, not hashed yet.
     Unverified(Meta),
-    /// A sidecar without its data, or one that does not describe it.
+    /// An unreadable sidecar, or a sidecar with missing or mismatched data.
     Broken(&'static str),
     Nothing,
 }
@@ -34,7 +34,8 @@ impl S3Store {
         }
     }
 
-    /// Looks at sidecar and data at the same time: half the wait, but a store that completes in between looks broken.
+    /// Requests sidecar and data concurrently, in half the time. An entry being stored at that
+    /// moment may appear broken.
     async fn glance(&self, key: &Key) -> Result<Found, S3Error> {
         let (sidecar, content) = (self.name(&layout::sidecar(key)), self.name(&layout::content(key)));
         let (json, size) = futures_util::future::join(self.get_small(&sidecar), self.size(&content)).await;
@@ -44,8 +45,8 @@ impl S3Store {
         }
     }
 
-    /// Looks at the sidecar first and at the data second, the order in which they are removed and the opposite of that in
-    /// which they are stored.
+    /// Requests the sidecar first and the data second. Removal uses this order, and storing uses
+    /// the opposite order.
     pub(super) async fn look(&self, key: &Key) -> Result<Found, S3Error> {
         let Some(json) = self.get_small(&self.name(&layout::sidecar(key))).await? else {
             return Ok(Found::Nothing);
@@ -60,7 +61,7 @@ impl S3Store {
         meta
     }
 
-    /// Removes a pair that does not agree, unless it does by now.
+    /// Removes a mismatched pair, unless both objects match by now.
     async fn discard_broken(&self, key: &Key) {
         if let Ok(Found::Broken(why)) = self.look(key).await {
             tracing::warn!(entry = %layout::content(key).display(), why, "removing a damaged entry of the bucket");
@@ -68,7 +69,7 @@ impl S3Store {
         }
     }
 
-    /// Sidecar first: half of a removal is a miss.
+    /// Removes the sidecar first, so that half a removal is a miss.
     pub(super) async fn remove(&self, key: &Key) {
         self.0.sidecars.forget(key);
         for name in [layout::sidecar(key), layout::content(key)] {
@@ -79,14 +80,15 @@ impl S3Store {
         }
     }
 
-    /// Hashes an entry written without our mark and marks it, or removes it. One caller does; for others it is not there
-    /// yet. It goes on when the caller leaves.
+    /// Hashes an entry without verification mark, and marks or removes the entry. Only one caller
+    /// hashes the entry. Meanwhile the lookup is a miss for other callers. Hashing continues if the
+    /// caller is cancelled.
     async fn adopt(&self, key: &Key, meta: Meta) -> Result<Option<Arc<Meta>>, S3Error> {
         let Some(claim) = Claim::take(self, key) else {
             return Ok(None);
         };
         let adopting = tokio::spawn(async move { claim.store.adopt_alone(&claim.key, meta).await });
-        // A panic has been logged; the entry is not there.
+        // After a panic, already logged, the lookup is a miss.
         adopting.await.unwrap_or(Ok(None))
     }
 
@@ -106,7 +108,7 @@ impl S3Store {
         }
     }
 
-    /// Whether the data hashes to its name.
+    /// Returns whether the data matches the digest in its name.
     async fn is_sound(&self, key: &Key, meta: &Meta) -> Result<bool, S3Error> {
         let _slot = self.0.hashes.acquire().await;
         let mut hasher = Hasher::new(key.digest().algorithm());
@@ -125,7 +127,7 @@ impl S3Store {
             // Nothing to remove, or the bucket has failed.
             Ok(Found::Nothing) | Err(_) => return,
         };
-        // A bucket that fails meanwhile is no evidence of damage.
+        // A bucket failure during hashing is no evidence of damage.
         if let Ok(false) = sound {
             tracing::warn!(entry = %layout::content(key).display(), "removing an entry of the bucket that has changed");
             self.remove(key).await;
@@ -142,7 +144,7 @@ impl S3Store {
         }
     }
 
-    /// Adds to what is known of a sound entry; says whether there is one.
+    /// Adds sources and the public flag to an intact entry. Returns whether there is such an entry.
     pub(super) async fn learn(&self, key: &Key, sources: &[Source], public: bool) -> Result<bool, S3Error> {
         let Found::Sound(mut meta) = self.look(key).await? else {
             return Ok(false);
@@ -169,7 +171,7 @@ fn judge(key: &Key, json: &[u8], size: Option<u64>) -> Found {
     }
 }
 
-/// The right to hash an entry, given back when it is dropped.
+/// Exclusive right to hash an entry. Released on drop.
 struct Claim {
     store: S3Store,
     key: Key,

@@ -1,5 +1,6 @@
-//! Our rules in the bucket's lifecycle: what was stored is removed by the engine some days later. Rules of others are read
-//! and written back as they were; there is no other way to change one's own.
+//! The cache's rules in the bucket's lifecycle configuration. With these rules, the engine removes
+//! stored objects after some days. S3 can only replace all rules at once, so foreign rules are read
+//! and written back unchanged.
 
 use aws_sdk_s3::types::{
     AbortIncompleteMultipartUpload, BucketLifecycleConfiguration, ExpirationStatus, LifecycleExpiration,
@@ -10,18 +11,19 @@ use super::S3Store;
 use super::error::{S3Error, classify};
 use crate::store::layout::{BLOBS, MANIFESTS};
 
-/// What the names of our rules begin with; alone it is the rule of the system this format descends from.
+/// Common prefix of the rule names. The prefix alone is the rule name of the older system, from
+/// which this format descends.
 const NAME: &str = "oci-cache-expiry";
 
-/// Parts of uploads that were never completed, because a machine died.
+/// Days after which the engine removes parts of incomplete uploads, left by a dead machine.
 const PARTS_DAYS: i32 = 1;
 
 impl S3Store {
-    /// Brings our rules in line with what was chosen, if they are not.
+    /// Updates the cache's lifecycle rules to the configuration, if they differ.
     ///
     /// # Errors
     ///
-    /// The engine knows no lifecycle, or does not let us change it.
+    /// The engine has no lifecycle support, or denies the change.
     pub(super) async fn settle_lifecycle(&self) -> Result<(), S3Error> {
         const DOING: &str = "change the lifecycle of";
         let (client, bucket) = (&self.0.client, &self.0.bucket);
@@ -58,7 +60,8 @@ impl S3Store {
     }
 }
 
-/// The bucket's rules with ours as they should be: none for 0 days.
+/// Returns the bucket's rules with the configured rules of the cache. For 0 days, the cache has no
+/// rules.
 fn merge(old: &[LifecycleRule], prefix: &str, days: u32) -> Vec<LifecycleRule> {
     let ours = if days == 0 {
         Vec::new()
@@ -67,12 +70,12 @@ fn merge(old: &[LifecycleRule], prefix: &str, days: u32) -> Vec<LifecycleRule> {
     };
     let names = [name(prefix, BLOBS), name(prefix, MANIFESTS)];
     let is_ours = |rule: &LifecycleRule| match rule.id() {
-        // The other system has one rule per bucket, whatever its prefix.
+        // The older system has one rule per bucket, for any prefix.
         Some(NAME) => filter_prefix(rule).unwrap_or_default() == prefix,
         Some(id) => names.iter().any(|name| name == id),
         None => false,
     };
-    // In the place of the old one where there is one, so that nothing changes when nothing has.
+    // Each rule replaces its previous version in place, so that unchanged rules compare equal.
     let mut left = ours;
     let mut new = Vec::new();
     for rule in old {
@@ -80,7 +83,7 @@ fn merge(old: &[LifecycleRule], prefix: &str, days: u32) -> Vec<LifecycleRule> {
             new.push(rule.clone());
         } else if let Some(at) = left.iter().position(|ours| ours.id() == rule.id()) {
             let ours = left.remove(at);
-            // Engines fill in what was not said; only what we say counts.
+            // Engines add default values. The comparison covers only fields set by the cache.
             new.push(if same(rule, &ours) { rule.clone() } else { ours });
         }
     }
@@ -88,7 +91,8 @@ fn merge(old: &[LifecycleRule], prefix: &str, days: u32) -> Vec<LifecycleRule> {
     new
 }
 
-/// One rule for each of our two folders, so that what others keep in the bucket is safe even without a prefix.
+/// Returns one rule per folder, so that foreign objects in the bucket are safe even without a
+/// prefix.
 fn rules(prefix: &str, days: u32) -> Vec<LifecycleRule> {
     [BLOBS, MANIFESTS]
         .into_iter()

@@ -1,8 +1,8 @@
-//! The store in a bucket that several machines share. `docs/storage-format.md` describes the objects; their names are
-//! those of the store on disk, below a prefix.
+//! The store in a bucket shared by several machines. `docs/storage-format.md` describes the
+//! objects. Object names are the names of the store on disk, below a prefix.
 //!
-//! Everything here runs on the helper pool. Not here: the choice of the requested content, and the fallback for a
-//! failed bucket (the `cache`).
+//! Everything here runs on the helper pool. The `cache` chooses the content to read, and handles a
+//! failed bucket.
 
 mod circuit_breaker;
 mod connect;
@@ -46,7 +46,7 @@ pub use read::S3Body;
 #[cfg(test)]
 pub(super) mod tests;
 
-/// A bucket in use; cheap to clone.
+/// A bucket in use. Cheap to clone.
 #[derive(Clone)]
 pub struct S3Store(Arc<Shared>);
 
@@ -55,9 +55,10 @@ struct Shared {
     bucket: String,
     prefix: String,
     lifecycle_days: u32,
-    /// Whether the engine is spoken to without TLS, so that bodies have to be signed.
+    /// Whether the connection has no TLS, so that bodies have to be signed.
     plain: bool,
-    /// The bucket was tried out, so what is refused from then on is not there: engines say so to who may not list.
+    /// Whether the self-test is done. Afterwards a denied read counts as a missing object, because
+    /// engines deny reads of missing objects without list permission.
     tried: AtomicBool,
     breaker: CircuitBreaker,
     sidecars: Sidecars,
@@ -66,12 +67,12 @@ struct Shared {
     adopting: Mutex<HashSet<Key>>,
     uploads: Arc<Semaphore>,
     reads: Arc<Semaphore>,
-    /// For bodies that are read without waiting for a client.
+    /// Slots for bodies read without waiting for a client.
     short_reads: Arc<Semaphore>,
     hashes: Semaphore,
 }
 
-/// What is to be stored: small content, or a file that holds it from its first byte on.
+/// Content to store: bytes in memory, or a file with the content from its first byte on.
 #[derive(Clone, Debug)]
 pub enum Content {
     Bytes(Bytes),
@@ -79,50 +80,52 @@ pub enum Content {
 }
 
 impl S3Store {
-    /// Opens the bucket and tries it out. An engine that cannot be reached does not stop the start: it is logged, and
-    /// the store is not available until it answers.
+    /// Opens the bucket and runs a self-test. An unreachable engine does not stop the start. The
+    /// failure is logged, and the store becomes available with the engine's first response.
     ///
     /// # Errors
     ///
-    /// What the operator has to change: credentials, bucket, region, clock.
+    /// The operator has to change the configuration: credentials, bucket, region or clock.
     pub async fn open(settings: &S3Settings) -> Result<S3Store, S3OpenError> {
         let sdk = connect::of_machine(settings).await;
         Self::open_at(&sdk, settings).await
     }
 
-    /// The sidecar of a sound entry, or `None`. What does not agree is removed; what was never verified is hashed first,
-    /// which can take a while.
+    /// Returns the sidecar of an intact entry, or `None`. Removes a mismatched pair. Hashes an
+    /// unverified entry first, which can take a while.
     ///
     /// # Errors
     ///
-    /// The bucket failed; the caller treats it as a miss.
+    /// The bucket failed. The caller treats the error as a miss.
     ///
     /// # Cancellation
     ///
-    /// Hashing goes on, and its result is found the next time.
+    /// Hashing continues, and the next call finds the result.
     pub async fn find(&self, key: &Key) -> Result<Option<Arc<Meta>>, S3Error> {
         self.find_entry(key).await
     }
 
-    /// The bytes of an entry from `from` up to and without `to`, which is at most `meta.size`.
+    /// Reads the bytes of an entry from `from` up to, but excluding, `to`. `to` is at most
+    /// `meta.size`.
     ///
     /// # Errors
     ///
-    /// The bucket failed, or what is there is not what `meta` describes; the next [`find`](Self::find) looks again.
+    /// The bucket failed, or the object does not match `meta`. The next [`find`](Self::find)
+    /// queries the bucket again.
     pub async fn read(&self, key: &Key, meta: &Meta, from: u64, to: u64) -> Result<S3Body, S3Error> {
         self.open_body(key, meta, from, to).await
     }
 
-    /// Stores content: data first, sidecar second. What is there already and sound stays, and learns what `meta` knows
-    /// besides.
+    /// Stores content: data first, sidecar second. An intact existing entry stays, and the sources
+    /// and the public flag of `meta` are added to its sidecar.
     ///
     /// # Errors
     ///
-    /// There is no entry then, or the one that was there before.
+    /// The bucket has no entry, or keeps the previous entry.
     ///
     /// # Cancellation
     ///
-    /// As an error; parts of an upload are removed.
+    /// The bucket has no entry, or keeps the previous entry. Uploaded parts are removed.
     pub async fn put(
         &self,
         key: &Key,
@@ -134,29 +137,32 @@ impl S3Store {
         self.store(key, &content, meta).await
     }
 
-    /// Records that `source` has the content of an entry too, and that it is public, if it is. The last writer wins.
+    /// Records `source` as a source of an entry, and marks the entry as public if `public` is set.
+    /// The last writer wins.
     ///
     /// # Errors
     ///
-    /// It is still what it was.
+    /// The entry is unchanged.
     pub async fn record_source(&self, key: &Key, source: &Source, public: bool) -> Result<(), S3Error> {
         self.learn(key, std::slice::from_ref(source), public)
             .await
             .map(drop)
     }
 
-    /// Hashes an entry again and removes it unless it is right; the next request fills it anew.
+    /// Hashes an entry again and removes a damaged entry. The next request fills a removed entry
+    /// again.
     pub async fn verify(&self, key: &Key) {
         self.recheck(key).await;
     }
 
-    /// Removes an entry that has the bytes of its name, but is not of its kind, unless it is no longer what `seen` describes.
+    /// Removes an entry with the correct digest but content of the wrong kind, unless the entry no
+    /// longer matches `seen`.
     pub async fn discard(&self, key: &Key, seen: &Meta, why: &str) {
         self.discard_unfit(key, seen, why).await;
     }
 
-    /// The pointer of a tag for clients of an accept class; `None` when there is none or it cannot be understood, which the
-    /// next check repairs.
+    /// Returns the pointer of a tag for clients of an accept class. Returns `None` if the pointer
+    /// is missing or unreadable. The next check repairs an unreadable pointer.
     ///
     /// # Errors
     ///
@@ -176,7 +182,7 @@ impl S3Store {
     ///
     /// # Errors
     ///
-    /// The old pointer, or none, is still there.
+    /// The old pointer, or no pointer, is still stored.
     pub async fn put_tag(
         &self,
         namespace: &Namespace,
@@ -189,8 +195,8 @@ impl S3Store {
             .await
     }
 
-    /// A record of referrers; `None` when there is none or it cannot be understood, which the next answer of the registry
-    /// repairs.
+    /// Returns a record of referrers. Returns `None` if the record is missing or unreadable. The
+    /// registry's next response repairs an unreadable record.
     ///
     /// # Errors
     ///
@@ -205,12 +211,13 @@ impl S3Store {
             .await
     }
 
-    /// Replaces a record of referrers; the last writer wins. One that is too large is not kept, and neither is the old one.
-    /// The same record is not written again for [`S3_RECORD_REWRITE_INTERVAL`](crate::limits::S3_RECORD_REWRITE_INTERVAL).
+    /// Replaces a record of referrers. The last writer wins. If the new record is too large,
+    /// removes the old record and stores nothing. Skips an unchanged record for
+    /// [`S3_RECORD_REWRITE_INTERVAL`](crate::limits::S3_RECORD_REWRITE_INTERVAL).
     ///
     /// # Errors
     ///
-    /// The old record, or none, is still there.
+    /// The old record, or no record, is still stored.
     pub async fn put_record(
         &self,
         namespace: &Namespace,
@@ -222,11 +229,11 @@ impl S3Store {
             .await
     }
 
-    /// Removes a record of referrers, if there is one.
+    /// Removes a record of referrers, if present.
     ///
     /// # Errors
     ///
-    /// It may still be there.
+    /// The record may still be stored.
     pub async fn remove_record(
         &self,
         namespace: &Namespace,
@@ -237,12 +244,13 @@ impl S3Store {
             .await
     }
 
-    /// Returns a URL that grants any client the content for `lifetime`, at most [`S3_PRESIGNED_TTL_MAX`]. A secret: not for
-    /// logs. No request is made; [`find`](Self::find) checks whether the content is there.
+    /// Returns a URL that grants any client the content for `lifetime`, at most
+    /// [`S3_PRESIGNED_TTL_MAX`]. The URL is secret and must not be logged. Sends no request.
+    /// [`find`](Self::find) checks whether the content exists.
     ///
     /// # Errors
     ///
-    /// There are no credentials to sign it with.
+    /// There are no credentials for the signature.
     pub async fn presign(&self, key: &Key, lifetime: Duration) -> Result<String, S3Error> {
         self.presign_name(
             &self.name(&layout::content(key)),
@@ -260,7 +268,7 @@ impl S3Store {
         }
     }
 
-    /// Whether entries of an older system are being hashed, which takes as long as it takes.
+    /// Returns whether entries of an older system are being hashed, which may take any time.
     pub fn is_adopting(&self) -> bool {
         let adopting = self.0.adopting.lock();
         !adopting
@@ -268,13 +276,14 @@ impl S3Store {
             .is_empty()
     }
 
-    /// Bodies longer than [`HELD_WHOLE_BYTES_MAX`](crate::limits::HELD_WHOLE_BYTES_MAX) that could be opened beside those that
-    /// are.
+    /// Returns the number of further bodies above
+    /// [`HELD_WHOLE_BYTES_MAX`](crate::limits::HELD_WHOLE_BYTES_MAX) that can be opened now.
     pub fn free_reads(&self) -> usize {
         self.0.reads.available_permits()
     }
 
-    /// Whether requests are allowed; `false` while the circuit breaker is tripped, or until the bucket was tried out.
+    /// Returns whether requests are allowed. `false` while the circuit breaker is tripped, and
+    /// until the self-test is done.
     pub fn is_available(&self) -> bool {
         self.0.is_available()
     }

@@ -1,4 +1,5 @@
-//! Single objects: names, small ones as a whole, and what every request has in common, which is the breaker.
+//! Operations on single objects: names, reads and writes of small objects, and the circuit breaker
+//! around every request.
 
 use std::future::Future;
 use std::path::Path;
@@ -19,14 +20,14 @@ impl Shared {
         self.tried.load(Ordering::Acquire) && self.breaker.allows(Instant::now())
     }
 
-    /// The engine answered.
+    /// Records a response of the engine.
     pub(super) fn succeeded(&self) {
         if self.breaker.succeeded() == Some(BreakerTransition::Recovered) {
             tracing::info!(bucket = %self.bucket, "the bucket answers again");
         }
     }
 
-    /// It did not, or with a fault of its own.
+    /// Records a missing response, or a fault of the engine.
     pub(super) fn failed(&self, fault: S3Fault, detail: &str) {
         if self.breaker.failed(fault, Instant::now()) == Some(BreakerTransition::Tripped) {
             tracing::warn!(bucket = %self.bucket, %fault, detail, "the bucket is failing; going on without it");
@@ -34,8 +35,8 @@ impl Shared {
     }
 }
 
-/// Records a cancelled request as the engine's failure, if it took long: callers have deadlines shorter than those
-/// of this module.
+/// Records a slow cancelled request as a failure of the engine. Needed because callers have shorter
+/// deadlines than this module.
 struct Watched<'a> {
     shared: &'a Shared,
     since: Instant,
@@ -51,7 +52,7 @@ impl Drop for Watched<'_> {
 }
 
 impl S3Store {
-    /// The object's name in the bucket.
+    /// Returns the object's name in the bucket.
     pub(super) fn name(&self, relative: &Path) -> String {
         // Registries, repositories, tags and digests are ASCII.
         format!("{}{}", self.0.prefix, relative.display())
@@ -96,12 +97,12 @@ impl S3Store {
         }
     }
 
-    /// A small object as a whole; `None` when there is none.
+    /// Reads a small object. Returns `None` if there is no such object.
     pub(super) async fn get_small(&self, name: &str) -> Result<Option<Bytes>, S3Error> {
         self.get_within(name, SIDECAR_BYTES_MAX).await
     }
 
-    /// The same, of at most `most` bytes; of more, the first ones.
+    /// Reads the first `most` bytes of an object. Returns `None` if there is no such object.
     pub(super) async fn get_within(&self, name: &str, most: u64) -> Result<Option<Bytes>, S3Error> {
         let request = self.0.client.get_object().bucket(&self.0.bucket).key(name);
         match self.run("read", name, request.send()).await {
@@ -113,7 +114,7 @@ impl S3Store {
         }
     }
 
-    /// The size of an object; `None` when there is none.
+    /// Returns the size of an object. Returns `None` if there is no such object.
     pub(super) async fn size(&self, name: &str) -> Result<Option<u64>, S3Error> {
         let request = self.0.client.head_object().bucket(&self.0.bucket).key(name);
         match self.run("look at", name, request.send()).await {
@@ -122,7 +123,7 @@ impl S3Store {
         }
     }
 
-    /// Replaces a small object as a whole.
+    /// Replaces a small object atomically.
     pub(super) async fn put_small(
         &self,
         doing: &'static str,
@@ -140,7 +141,7 @@ impl S3Store {
         self.run(doing, name, request.send()).await.map(drop)
     }
 
-    /// Removes an object, if there is one.
+    /// Removes an object, if present.
     pub(super) async fn delete(&self, name: &str) -> Result<(), S3Error> {
         let request = self.0.client.delete_object().bucket(&self.0.bucket).key(name);
         match self.run("remove", name, request.send()).await {
@@ -159,8 +160,8 @@ pub(super) fn failure(doing: &'static str, name: &str, fault: S3Fault) -> S3Erro
     }
 }
 
-/// To who may read but not list, engines say "denied" of what is not there. Requests are made only after reading was
-/// tried out, so it means that.
+/// Without list permission, engines deny reads of missing objects. Requests start only after a
+/// successful read in the self-test, so a denied read means a missing object.
 fn absent<T>(error: S3Error) -> Result<Option<T>, S3Error> {
     match error.fault {
         S3Fault::NotFound | S3Fault::Denied => Ok(None),
@@ -168,7 +169,7 @@ fn absent<T>(error: S3Error) -> Result<Option<T>, S3Error> {
     }
 }
 
-/// A small body as a whole.
+/// Reads a small body.
 async fn collect(name: &str, mut body: ByteStream, length: Option<i64>, most: u64) -> Result<Bytes, S3Error> {
     let mut bytes = BytesMut::new();
     loop {
@@ -178,7 +179,7 @@ async fn collect(name: &str, mut body: ByteStream, length: Option<i64>, most: u6
             Ok(Some(Ok(piece))) => piece,
             Ok(None) => break,
         };
-        // What is larger than any object of its kind is none, and not understood a byte earlier or later. A few MiB at most.
+        // Any object above the limit is invalid, so the rest is skipped. Reads at most a few MiB.
         let room = most as usize - bytes.len();
         bytes.extend_from_slice(&piece[..piece.len().min(room)]);
         if piece.len() > room {

@@ -1,5 +1,5 @@
-//! Opening the bucket: a small object is written and read back, the bucket is made where it is missing, and what is
-//! wrong is said with what to do about it.
+//! Opens the bucket. The self-test writes and reads a small object, and creates a missing bucket.
+//! Errors include a remedy for the operator.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, Weak};
@@ -22,12 +22,12 @@ use crate::limits::{
     S3_SHORT_READS_MAX, S3_SIDECAR_TTL, S3_SIDECARS_MAX, S3_UPLOADS_MAX,
 };
 
-/// The object that is written and read to try the bucket out. It stays: removing it needs a right that nothing else of
-/// ours needs, and another machine may be reading it.
+/// The object of the self-test. The object stays, because removal needs an otherwise optional
+/// permission, and another machine may be reading the object.
 const TRIAL: &str = ".self-test";
 const TRIAL_CONTENT: &[u8] = b"written and read by oci-pull-through at start\n";
 
-/// The region whose buckets are made without naming it.
+/// The region of buckets created without a location constraint.
 const UNNAMED_REGION: &str = "us-east-1";
 
 impl S3Store {
@@ -49,7 +49,7 @@ impl S3Store {
             hashes: Semaphore::new(S3_HASHES_MAX),
         };
         let mut store = S3Store(Arc::new(shared));
-        // Signing uses the source of the credentials only, and shows where requests will go.
+        // Signing uses only the credentials, and reveals the scheme of the endpoint.
         let sample = store.presign_name(TRIAL, Duration::from_secs(1)).await;
         let sample = sample.map_err(|error| store.explain(error))?;
         let plain = sample.starts_with("http:");
@@ -119,7 +119,8 @@ impl S3Store {
                 Ok(())
             }
             Err(error) => match aws_sdk_s3::error::ProvideErrorMetadata::code(&error) {
-                // Another machine was quicker. Whether the bucket is ours shows when it is written to.
+                // Another machine created the bucket first. The next write fails if the bucket has
+                // another owner.
                 Some("BucketAlreadyOwnedByYou" | "BucketAlreadyExists") => Ok(()),
                 _ => {
                     let error = classify("make", bucket, &error);
@@ -133,7 +134,7 @@ impl S3Store {
         }
     }
 
-    /// The bucket was tried out and is used from now on.
+    /// Marks the bucket as available after the self-test.
     async fn begin(&self) {
         self.0.tried.store(true, Ordering::Release);
         if let Err(error) = self.settle_lifecycle().await {
@@ -142,7 +143,7 @@ impl S3Store {
         }
     }
 
-    /// What an operator has to change.
+    /// Converts an error to a message with a remedy for the operator.
     fn explain(&self, error: S3Error) -> S3OpenError {
         let bucket = &self.0.bucket;
         let region = self.0.client.config().region().map(AsRef::<str>::as_ref);
@@ -174,7 +175,7 @@ impl S3Store {
     }
 }
 
-/// Tries the bucket out until it answers, for as long as somebody has the store.
+/// Repeats the self-test until the bucket responds or the store is dropped.
 async fn try_again(shared: Weak<Shared>) {
     let mut pause = S3_BREAKER_PAUSE_MIN;
     let mut logged = None;
@@ -191,7 +192,8 @@ async fn try_again(shared: Weak<Shared>) {
                 return;
             }
             Err(error) if error.fault.is_for_operator() || error.fault == S3Fault::Denied => {
-                // It reached us at last, and says what would have stopped the start.
+                // The engine is reachable again, and reports an error that would have stopped the
+                // start.
                 if logged.replace(error.fault) != Some(error.fault) {
                     tracing::error!("{}", store.explain(error));
                 }

@@ -1,5 +1,5 @@
-//! The HTTP client of the SDK. It differs from the SDK's own in one point: TLS is configured here, because the SDK takes no
-//! verifier of certificates.
+//! The HTTP client of the SDK. Unlike the SDK's own client, this client has a custom TLS
+//! configuration, because the SDK accepts no certificate verifier.
 
 use std::collections::HashMap;
 use std::error::Error;
@@ -29,14 +29,15 @@ use tokio::time::error::Elapsed;
 
 type BoxError = Box<dyn Error + Send + Sync>;
 
-/// A client that keeps at most `kept` idle connections to each host.
+/// Returns a client with at most `kept` idle connections per host.
 pub(super) fn pooled(tls: &ClientConfig, kept: usize) -> SharedHttpClient {
     let mut tcp = TcpConnector::new();
     tcp.set_nodelay(true);
-    // The scheme of the endpoint decides.
+    // Allows `https` endpoints.
     tcp.enforce_http(false);
     let https = HttpsConnector::from((tcp, tls.clone()));
-    // The bucket has one limit, metadata services of clouds have another.
+    // Each connect timeout has a separate pool. The bucket and a cloud's metadata services have
+    // different timeouts.
     let pools = Mutex::new(HashMap::new());
     http_client_fn(move |settings, _| {
         let connect_limit = settings.connect_timeout();
@@ -57,11 +58,11 @@ pub(super) fn pooled(tls: &ClientConfig, kept: usize) -> SharedHttpClient {
     })
 }
 
-/// Connections with one limit for making them.
+/// A connection pool with one connect timeout.
 #[derive(Debug)]
 struct Pool {
     client: Client<Connector, SdkBody>,
-    /// Time from the beginning of a request to the head of its response.
+    /// Time from the start of a request to the head of its response.
     answer_limit: Option<Duration>,
 }
 
@@ -71,7 +72,7 @@ impl HttpConnector for Pool {
             Ok(request) => request,
             Err(error) => return HttpConnectorFuture::ready(Err(ConnectorError::user(error.into()))),
         };
-        // The SDK closes a connection on which something went wrong.
+        // With this handle, the SDK closes a connection after an error.
         let connection = capture_connection(&mut request);
         if let Some(capture) = request.extensions().get::<CaptureSmithyConnection>() {
             capture.set_connection_retriever(move || metadata(&connection));
@@ -97,7 +98,8 @@ fn metadata(connection: &CaptureConnection) -> Option<ConnectionMetadata> {
     Some(metadata.build())
 }
 
-/// What kind of failure it is decides whether the SDK tries again: not after one of ours, or an answer that is no HTTP.
+/// Classifies an error for the SDK's retries. The SDK does not retry user errors and responses that
+/// are not HTTP.
 fn classified(error: BoxError) -> ConnectorError {
     if source::<Elapsed>(&*error).is_some() {
         return ConnectorError::timeout(error);
@@ -125,7 +127,7 @@ async fn within<T, E: Into<BoxError>>(
     }
 }
 
-/// Makes connections, each within a limit for name resolution, TCP and TLS together.
+/// Opens connections. The limit covers name resolution, TCP and TLS together.
 #[derive(Clone, Debug)]
 struct Connector {
     https: HttpsConnector<TcpConnector>,

@@ -1,4 +1,4 @@
-//! Bodies of objects as they arrive, checked for their length. Their digest is for who sends them on.
+//! Bodies of objects, checked for their length. The receiver of the bytes checks the digest.
 
 use aws_sdk_s3::operation::get_object::GetObjectOutput;
 use aws_sdk_s3::primitives::ByteStream;
@@ -11,28 +11,29 @@ use super::{S3Store, layout};
 use crate::limits::{HELD_WHOLE_BYTES_MAX, S3_BODY_IDLE_TIMEOUT, S3_READ_QUEUE_TIMEOUT};
 use crate::store::{Key, Meta};
 
-/// The body of an object, or of a part of it. Dropping it ends the transfer.
+/// The body of an object or of a range. Dropping the body ends the transfer.
 pub struct S3Body {
     body: ByteStream,
-    /// Bytes that are still to come.
+    /// Remaining bytes.
     left: u64,
     name: String,
     store: S3Store,
     key: Key,
-    /// One of the bodies that may be open at once; none for an empty one.
+    /// A slot for an open body. `None` for an empty body.
     _slot: Option<OwnedSemaphorePermit>,
 }
 
 impl S3Body {
-    /// The next bytes; `None` at the end, after exactly as many as were requested.
+    /// Returns the next bytes. Returns `None` at the end, after exactly the requested number of
+    /// bytes.
     ///
     /// # Errors
     ///
-    /// The body broke off, stalled, or has another length than it should.
+    /// The body broke off, stalled, or has a wrong length.
     ///
     /// # Cancellation
     ///
-    /// Nothing is lost; the next call goes on.
+    /// No bytes are lost. The next call continues.
     pub async fn chunk(&mut self) -> Result<Option<Bytes>, S3Error> {
         loop {
             if self.left == 0 {
@@ -50,7 +51,8 @@ impl S3Body {
                     S3Fault::Timeout
                 }
             };
-            // Whatever the sidecar says, this is not it; the next lookup looks again.
+            // The body does not match the sidecar, so the next lookup must request the sidecar
+            // again.
             self.store.0.sidecars.forget(&self.key);
             return Err(failure("read", &self.name, fault));
         }
@@ -107,7 +109,7 @@ impl S3Store {
     }
 }
 
-/// Whether an answer is the part that was requested, of an object of the right size.
+/// Returns whether a response is the requested range of an object with the expected size.
 fn fits(answer: &GetObjectOutput, size: u64, from: u64, to: u64) -> bool {
     let length = answer
         .content_length()

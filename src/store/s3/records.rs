@@ -1,7 +1,7 @@
-//! Records of referrers in the bucket: one small object each, replaced as a whole.
+//! Records of referrers in the bucket, each a small object that is replaced atomically.
 //!
-//! Clients choose for which subjects there are records, so each process keeps its own within the bounds of a directory. What
-//! earlier processes have left is for the bucket's lifecycle.
+//! Clients choose the subjects of records, so each process keeps its own records within the bounds
+//! of a directory. The bucket's lifecycle removes the records of earlier processes.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -14,16 +14,17 @@ use crate::limits::{RECORD_BYTES_MAX, RECORDS_MAX, S3_RECORD_REWRITE_INTERVAL};
 use crate::store::records::Records;
 use crate::store::{RecordName, ReferrersRecord};
 
-/// What this process has written.
+/// Records written by this process.
 #[derive(Default)]
 pub(super) struct Written {
     records: Mutex<Records>,
-    /// What lies under a name by our last request, so that the same answer of a registry does not cost a request each time.
+    /// State of each name after the last request of this process. With this state, a repeated
+    /// response of a registry costs no further request.
     last: Mutex<HashMap<PathBuf, Last>>,
 }
 
 struct Last {
-    /// The record without its moment; `None` when it was removed.
+    /// Hash of the record without its check time. `None` after a removal.
     content: Option<u64>,
     at: Instant,
 }
@@ -37,7 +38,8 @@ impl Written {
         self.last.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether our last request left `content` there, a short time ago.
+    /// Returns whether the last request left `content` under `path` within
+    /// [`S3_RECORD_REWRITE_INTERVAL`].
     fn is(&self, path: &Path, content: Option<u64>, now: Instant) -> bool {
         let last = self.last();
         last.get(path)
@@ -47,14 +49,14 @@ impl Written {
     fn record(&self, path: &Path, content: Option<u64>, now: Instant) {
         let mut last = self.last();
         if last.len() >= RECORDS_MAX {
-            // Forgetting costs a request each.
+            // Each removed entry costs one request.
             last.clear();
         }
         last.insert(path.to_owned(), Last { content, at: now });
     }
 }
 
-/// What a record says, apart from when it was checked.
+/// Returns a hash of a record without its check time.
 fn content_of(record: &ReferrersRecord) -> u64 {
     use std::hash::{DefaultHasher, Hash as _, Hasher as _};
     let mut hasher = DefaultHasher::new();
@@ -80,7 +82,7 @@ impl S3Store {
         let json = self.get_within(&self.name(path), RECORD_BYTES_MAX).await?;
         let record = json.and_then(|json| ReferrersRecord::parse(name, &json));
         if record.is_none() {
-            // Somebody else has removed or damaged it.
+            // The object was removed or damaged by another program.
             self.0.written.last().remove(path);
         }
         Ok(record)

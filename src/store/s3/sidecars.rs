@@ -1,4 +1,5 @@
-//! Recent sidecars, so that a hit does not request its sidecar each time. Misses are not cached.
+//! A cache of sidecars, so that a hit does not request its sidecar each time. Misses are not
+//! cached.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -36,7 +37,7 @@ impl Sidecars {
         let mut held = self.held();
         if held.len() >= self.most && !held.contains_key(key) {
             held.retain(|_, held| now < held.since + self.life);
-            // Any eighth will do: each is one request to have again.
+            // Evicts an arbitrary eighth. Each evicted sidecar costs one request.
             let surplus = (held.len() + 1).saturating_sub(self.most - self.most / 8);
             if held.len() >= self.most {
                 let leaving: Vec<Key> = held.keys().take(surplus).cloned().collect();

@@ -1,4 +1,4 @@
-//! Tag pointers in the bucket: one small object each, replaced as a whole.
+//! Tag pointers in the bucket, each a small object that is replaced atomically.
 
 use std::path::Path;
 

@@ -1,4 +1,5 @@
-//! The engine against an S3 in this process, besides what every store promises (`store/tests`).
+//! Tests of the S3 store with an S3 engine in this process, in addition to the contract tests
+//! (`store/tests`).
 
 use std::io::Write;
 
@@ -27,7 +28,7 @@ async fn put_as(store: &S3Store, key: &Key, content: &Bytes, meta: &Meta) {
         .unwrap();
 }
 
-/// Stores content from a file that has no name any more, as a spool is.
+/// Stores content from an unnamed file, as in the spool.
 async fn put_file(store: &S3Store, key: &Key, content: &[u8], scratch: &Scratch) {
     let path = scratch.0.join("spool");
     let mut file = File::options()

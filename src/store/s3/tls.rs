@@ -1,4 +1,4 @@
-//! How TLS is spoken with the engine: which certificates are trusted.
+//! TLS configuration for the engine: the trusted certificates.
 
 use std::sync::Arc;
 
@@ -10,7 +10,8 @@ use rustls::{ClientConfig, RootCertStore};
 use crate::anchor::{Anchors, ServerVerifier};
 use crate::config::Pem;
 
-/// Trusts the system's authorities and those of `bundle`, and a certificate of `bundle` itself. Reads files.
+/// Trusts the system's authorities, the authorities in `bundle`, and each certificate in `bundle`
+/// itself. Reads files.
 pub(super) fn client_config(bundle: Option<&Pem>) -> ClientConfig {
     let mut roots = RootCertStore::empty();
     roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);

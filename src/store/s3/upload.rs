@@ -1,4 +1,5 @@
-//! Storing an entry: data first, sidecar second. Large content goes up in equal parts, which are removed when it fails.
+//! Stores an entry: data first, sidecar second. Large content is uploaded in equal parts. The parts
+//! of a failed upload are removed.
 
 use std::fs::File;
 use std::io;
@@ -27,7 +28,8 @@ use crate::limits::{
 use crate::oci::{Algorithm, Digest, Hasher};
 use crate::store::{Key, Meta};
 
-/// The payload hash that the signer uses, so that it need not read the body. The engine then checks the body.
+/// The payload hash for the signer, so that the signer does not read the body. The engine checks
+/// the body against the hash.
 #[derive(Clone, Debug)]
 struct Payload(PayloadSigningOverride);
 
@@ -36,7 +38,7 @@ impl Payload {
         Payload(PayloadSigningOverride::Precomputed(digest.hex()))
     }
 
-    /// For TLS only, which protects the body as well.
+    /// Only for TLS, which also protects the body.
     fn unsigned() -> Self {
         Payload(PayloadSigningOverride::UnsignedPayload)
     }
@@ -59,7 +61,7 @@ impl Intercept for Payload {
 }
 
 impl Content {
-    /// Whether it holds `size` bytes.
+    /// Returns whether the content has `size` bytes.
     fn holds(&self, size: u64) -> io::Result<bool> {
         Ok(match self {
             Content::Bytes(bytes) => bytes.len() as u64 == size,
@@ -67,16 +69,17 @@ impl Content {
         })
     }
 
-    /// A body of `length` bytes from `from` on, which can be sent more than once. The content must live as long.
+    /// Returns a body of `length` bytes from `from` on. The body can be sent repeatedly, while the
+    /// content exists.
     async fn body(&self, from: u64, length: u64) -> io::Result<ByteStream> {
         match self {
             Content::Bytes(bytes) => {
-                // In memory, so both fit.
+                // The content is in memory, so both offsets fit in `usize`.
                 let (from, to) = (from as usize, (from + length) as usize);
                 Ok(ByteStream::from(bytes.slice(from..to)))
             }
             Content::File(file) => ByteStream::read_from()
-                // The file may have no name; this opens it again, with a position of its own.
+                // Opens the possibly unnamed file again, with a separate file position.
                 .path(format!("/proc/self/fd/{}", file.as_raw_fd()))
                 .offset(from)
                 .length(Length::Exact(length))
@@ -118,7 +121,8 @@ impl S3Store {
     pub(super) async fn store(&self, key: &Key, content: &Content, meta: &Meta) -> Result<(), S3Error> {
         let name = self.name(&layout::content(key));
         let _slot = self.upload_slot(&name).await?;
-        // Another machine may have been first. It knows where its copy came from, and we where ours did.
+        // If another machine stored the content first, only the sources and the public flag are
+        // added.
         if self.learn(key, &meta.sources, meta.public).await? {
             return Ok(());
         }
@@ -157,7 +161,7 @@ impl S3Store {
             .put_object()
             .bucket(&self.0.bucket)
             .key(name)
-            // For clients that are sent to the bucket.
+            // For clients redirected to the bucket.
             .content_type(content_type(meta))
             .content_length(signed(meta.size))
             .body(spooled(name, content.body(0, meta.size).await)?)
@@ -167,7 +171,7 @@ impl S3Store {
         self.run("store", name, request.send()).await.map(drop)
     }
 
-    /// The payload hash of a part of `content`: unsigned over TLS, computed otherwise.
+    /// Returns the payload hash of a part of `content`. Unsigned over TLS, computed otherwise.
     async fn payload(
         &self,
         name: &str,
@@ -207,7 +211,7 @@ impl S3Store {
     }
 }
 
-/// Content that goes up in parts. Dropped before it is complete, its parts are removed.
+/// A multipart upload. Dropping an incomplete upload removes its parts.
 struct Upload {
     store: S3Store,
     name: String,
@@ -224,7 +228,7 @@ impl Upload {
         length: u64,
     ) -> Result<CompletedPart, S3Error> {
         let (store, name) = (&self.store, &self.name);
-        // At most `S3_PARTS_MAX` of them.
+        // At most `S3_PARTS_MAX`.
         let number = index as i32 + 1;
         let payload = store.payload(name, content, from, length).await?;
         let request = store
@@ -273,14 +277,14 @@ impl Drop for Upload {
         }
         let (store, name) = (self.store.clone(), std::mem::take(&mut self.name));
         let id = std::mem::take(&mut self.id);
-        // No runtime: the process is ending, and the bucket's rule removes what is left.
+        // Without a runtime, the process is ending. The bucket's lifecycle rule removes the parts.
         let Ok(runtime) = tokio::runtime::Handle::try_current() else {
             return;
         };
         runtime.spawn(async move {
             let client = &store.0.client;
             let request = client.abort_multipart_upload().bucket(&store.0.bucket);
-            // The request bypasses the circuit breaker: it is not repeated.
+            // Bypasses the circuit breaker, because the request is not retried.
             if let Err(error) = request.key(&name).upload_id(id).send().await {
                 let error = super::error::classify("remove the parts of", &name, &error);
                 tracing::debug!(%error, "left to the bucket's rule");
@@ -289,7 +293,8 @@ impl Drop for Upload {
     }
 }
 
-/// The size of all parts but the last: as few as fit into what engines allow, in whole MiB.
+/// Returns the size of all parts but the last, in whole MiB. Larger than [`S3_PART_BYTES`] only if
+/// there would be more than [`S3_PARTS_MAX`] parts.
 fn part_bytes(size: u64) -> u64 {
     const MIB: u64 = 1024 * 1024;
     S3_PART_BYTES.max(size.div_ceil(S3_PARTS_MAX).next_multiple_of(MIB))
@@ -302,7 +307,7 @@ fn content_type(meta: &Meta) -> &str {
     }
 }
 
-/// Sizes as the SDK has them.
+/// Converts a size to the type of the SDK.
 fn signed(size: u64) -> i64 {
     i64::try_from(size).expect("no file is larger")
 }

@@ -1,4 +1,4 @@
-//! The contract in a bucket.
+//! The contract tests with a bucket.
 
 use bytes::Bytes;
 
@@ -14,7 +14,7 @@ use crate::store::{
 /// A bucket of an engine in this process.
 pub struct InBucket(Engine);
 
-/// What is on its way: manifests in memory, blobs in files without names.
+/// An ingest: manifests in memory, blobs in unnamed files.
 pub enum Way {
     Memory(Key, Vec<u8>),
     Spool(Key, Spooled, u64),

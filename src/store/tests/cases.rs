@@ -1,4 +1,4 @@
-//! What holds in every store that one process uses.
+//! Test cases for every store used by one process.
 
 use std::collections::BTreeSet;
 
@@ -11,7 +11,7 @@ use crate::limits::{RECORD_BYTES_MAX, S3_MULTIPART_BYTES_MIN, SIDECAR_BYTES_MAX}
 use crate::oci::{Algorithm, Digest};
 use crate::store::{Key, Meta, RecordName, ReferrersRecord, SOURCES_MAX};
 
-/// Steps in which ingests are written.
+/// Bytes per write of an ingest.
 const STEP: usize = 1024 * 1024;
 
 async fn ingest<S: Shelf>(store: &S, key: &Key, bytes: &[u8]) -> S::Ingest {
@@ -33,7 +33,7 @@ pub(crate) async fn put<S: Shelf>(store: &S, key: &Key, bytes: &[u8]) {
     put_as(store, key, bytes, meta(key, bytes.len() as u64)).await;
 }
 
-/// Fails unless `key` is there and is `bytes`.
+/// Fails unless `key` holds `bytes`.
 pub(crate) async fn expect<S: Shelf>(store: &S, key: &Key, bytes: &[u8]) -> Meta {
     let found = store.find(key).await;
     let found = found.unwrap_or_else(|| panic!("{key:?} is not there"));
@@ -44,7 +44,7 @@ pub(crate) async fn expect<S: Shelf>(store: &S, key: &Key, bytes: &[u8]) -> Meta
     found
 }
 
-/// Fails unless the entries of `keys` are all that lies there.
+/// Fails unless the place holds only the entries of `keys`.
 pub(crate) fn expect_only<P: Place>(place: &P, keys: &[&Key]) {
     let mut names: Vec<String> = keys
         .iter()
@@ -54,7 +54,7 @@ pub(crate) fn expect_only<P: Place>(place: &P, keys: &[&Key]) {
     assert_eq!(place.names(), names);
 }
 
-/// All sidecars of an entry there are; at least one.
+/// Returns all copies of an entry's sidecar, at least one.
 pub(crate) fn sidecars<P: Place>(place: &P, key: &Key) -> Vec<Meta> {
     let copies = place.copies(&sidecar_name(key));
     assert!(!copies.is_empty(), "{key:?} has no sidecar");
@@ -65,7 +65,7 @@ pub(crate) fn sidecars<P: Place>(place: &P, key: &Key) -> Vec<Meta> {
 pub(crate) async fn content_of_every_size_is_read_as_it_was_written<P: Place>() {
     let place = P::make().await;
     let store = place.open().await;
-    // The last goes to a bucket in parts, of which the last is short.
+    // The last size needs a multipart upload with a short last part.
     for size in [0, 1, 100, 1_000_003, S3_MULTIPART_BYTES_MIN as usize + 5] {
         let bytes = content(size, 1);
         let key = blob(&bytes);
@@ -196,7 +196,7 @@ pub(crate) async fn an_ingest_is_invisible_and_leaves_nothing_when_dropped<P: Pl
     let store = place.open().await;
     let bytes = content(2_000, 7);
     for key in [blob(&bytes), manifest("r.example", "a", &bytes)] {
-        // Whether its size is known, and whether it has got its bytes.
+        // With and without a known size, and with incomplete or complete bytes.
         for (size, written) in [
             (None, 0),
             (None, 1_000),
@@ -305,7 +305,8 @@ pub(crate) async fn another_process_finds_all_of_it<P: Place>() {
     drop(store);
     let store = place.open().await;
     for (key, (known, bytes)) in keys.iter().zip(known) {
-        // Our marks are fields too, once they were read back.
+        // After reading, `headers` also contains the fields added by `to_json`, such as
+        // `Content-Length`.
         let found = expect(&store, key, bytes).await;
         assert_eq!(
             (found.sources, found.public, found.created, &found.headers["Etag"]),
@@ -317,7 +318,7 @@ pub(crate) async fn another_process_finds_all_of_it<P: Place>() {
 
 type Damage<P> = fn(&P, &Key);
 
-/// What a kill, a lost object or a stray hand leaves of an entry of a thousand bytes.
+/// Damage to an entry of a thousand bytes, as after a kill, a lost object or a manual change.
 fn damages<P: Place>() -> [(&'static str, Damage<P>); 7] {
     [
         ("no sidecar", |place, key| place.remove(&sidecar_name(key))),
@@ -346,7 +347,7 @@ pub(crate) async fn halves_are_misses_and_heal_with_the_next_commit<P: Place>() 
             put(&store, &key, &bytes).await;
             drop(store);
             damage(&place, &key);
-            // Once as it is found before the next commit, and once as the commit finds it.
+            // Once with a lookup before the next commit, and once without.
             for looked in [true, false] {
                 let store = place.open().await;
                 if looked {
@@ -443,7 +444,7 @@ pub(crate) async fn sources_are_added_up_to_their_bound_and_public_stays<P: Plac
     put_as(&store, &key, &bytes, first).await;
     for number in 0..SOURCES_MAX + 3 {
         let registry = format!("r{number}.example");
-        // The third says that it is public; nobody can take that back.
+        // The third source is public. Later sources do not change this.
         store.record_source(&key, &source(&registry), number == 2).await;
     }
     drop(store);
@@ -566,7 +567,7 @@ fn page(repository: &str, query: &str) -> RecordOf {
     record_of(repository, name)
 }
 
-/// As it is stored.
+/// Returns the stored form.
 fn text(record: Option<ReferrersRecord>) -> Option<String> {
     record.map(|record| serde_json::to_string(&record).unwrap())
 }
@@ -590,10 +591,10 @@ pub(crate) async fn a_record_is_replaced_as_a_whole_and_removed<P: Place>() {
         assert_eq!(text(store.record(&of).await), None);
         assert_eq!(place.names(), [""; 0]);
     }
-    // What was removed is written again, though it is the same.
+    // A removed record is written again, even with equal content.
     store.set_record(&of, Some(&record(&of, "second", 7))).await;
     assert!(store.record(&of).await.is_some());
-    // The largest lists do not fit, and the old one is no longer true.
+    // The largest lists do not fit, and the old record is outdated.
     let large = record(&of, &"x".repeat(RECORD_BYTES_MAX as usize), 8);
     store.set_record(&of, Some(&large)).await;
     assert_eq!(text(store.record(&of).await), None);
@@ -655,7 +656,7 @@ pub(crate) async fn a_record_that_cannot_be_read_is_none_and_heals<P: Place>() {
     }
 }
 
-/// Copies a place, name by name, to another one.
+/// Copies a place, name by name, to another place, and reads everything there.
 pub(crate) async fn what_was_written_here_is_found_there<From: Place, To: Place>() {
     let (here, there) = (From::make().await, To::make().await);
     let store = here.open().await;

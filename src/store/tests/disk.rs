@@ -1,4 +1,4 @@
-//! The contract on a directory.
+//! The contract tests with a directory.
 
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
@@ -7,11 +7,11 @@ use super::sample::{RecordOf, TagName};
 use super::{Place, Scratch, Shelf, files_below, keeps_the_contract, write_file};
 use crate::store::{FsStore, Ingest, Key, Meta, ReferrersRecord, Source, TagPointer, Verified};
 
-/// A directory of its own.
+/// A temporary directory.
 pub struct Disk(Scratch);
 
 impl Shelf for Arc<FsStore> {
-    /// And how much was written.
+    /// The ingest and the number of written bytes.
     type Ingest = (Ingest, u64);
 
     async fn begin(&self, key: &Key, size: Option<u64>) -> Self::Ingest {
@@ -25,7 +25,7 @@ impl Shelf for Arc<FsStore> {
 
     async fn commit(&self, (ingest, _): Self::Ingest, verified: Verified, meta: Meta) -> Result<(), String> {
         let store = self.clone();
-        // On a thread of its own, as always, so that several run at once.
+        // Commits run on separate threads, as in production, so that several run at once.
         let committing =
             tokio::task::spawn_blocking(move || FsStore::commit(&store, ingest, &verified, meta));
         let committed = committing.await.unwrap();

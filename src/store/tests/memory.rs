@@ -19,7 +19,7 @@ impl Memory {
         self.0.lock().unwrap()
     }
 
-    /// The entry under `key`; what does not fit is removed, what is unmarked is hashed.
+    /// Returns the entry under `key`. Removes a mismatched entry, and hashes an unmarked one.
     fn look(map: &mut Map<'_>, key: &Key) -> Option<Meta> {
         let json = map.get(&sidecar_name(key))?;
         let json = &json[..json.len().min(SIDECAR_BYTES_MAX as usize)];
@@ -95,7 +95,7 @@ impl Shelf for Memory {
     async fn recheck(&self, key: &Key) {
         let mut map = self.map();
         if let Some(mut meta) = Self::look(&mut map, key) {
-            // As if nobody had hashed it yet.
+            // Makes `look` hash the data again.
             meta.verified = false;
             map.insert(sidecar_name(key), meta.to_json());
             Self::look(&mut map, key);

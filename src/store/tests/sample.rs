@@ -1,4 +1,4 @@
-//! Content, keys and descriptions to test with.
+//! Sample content, keys and metadata for tests.
 
 use bytes::Bytes;
 use serde_json::value::RawValue;
@@ -6,7 +6,7 @@ use serde_json::value::RawValue;
 use crate::oci::{Algorithm, Digest, Namespace, Repository, Tag};
 use crate::store::{Key, Meta, RecordName, ReferrersRecord, Source, TagPointer, Verified, layout};
 
-/// `size` bytes that look like noise and are the same for the same `seed`.
+/// Returns `size` pseudo-random bytes, determined by `seed`.
 pub(crate) fn content(size: usize, seed: u64) -> Bytes {
     let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
     let mut bytes = Vec::with_capacity(size + 8);
@@ -36,7 +36,7 @@ pub(crate) fn manifest(registry: &str, repository: &str, content: &[u8]) -> Key 
     }
 }
 
-/// What is known of new content that came from nowhere.
+/// Returns the metadata of new content without a source.
 pub(crate) fn meta(key: &Key, size: u64) -> Meta {
     Meta {
         digest: *key.digest(),
@@ -62,7 +62,7 @@ pub(crate) fn verified(key: &Key, content: &[u8]) -> Verified {
     Verified::check(*key.digest(), found, content.len() as u64).unwrap()
 }
 
-/// Names of the two halves of an entry.
+/// Returns the name of an entry's data. `sidecar_name` returns the name of its sidecar.
 pub(crate) fn data_name(key: &Key) -> String {
     layout::content(key).to_str().unwrap().to_owned()
 }
@@ -71,7 +71,7 @@ pub(crate) fn sidecar_name(key: &Key) -> String {
     layout::sidecar(key).to_str().unwrap().to_owned()
 }
 
-/// A sidecar as the older system wrote it: no marks.
+/// Returns a sidecar of the older system, without the cache's own fields.
 pub(crate) fn unmarked(size: usize) -> String {
     format!(r#"{{"Content-Length":["{size}"],"Content-Type":["a/b"]}}"#)
 }
@@ -99,7 +99,7 @@ pub(crate) fn pointer_name(tag: &TagName) -> String {
     path.to_str().unwrap().to_owned()
 }
 
-/// A pointer of `tag` to `content`, checked at the moment `checked`.
+/// Returns a pointer of `tag` to `content`, checked at the time `checked`.
 pub(crate) fn pointer(tag: &TagName, content: &[u8], checked: u64) -> TagPointer {
     TagPointer {
         digest: digest(content),
@@ -112,7 +112,7 @@ pub(crate) fn pointer(tag: &TagName, content: &[u8], checked: u64) -> TagPointer
     }
 }
 
-/// A record of referrers of a repository.
+/// Names a record of referrers of a repository.
 #[derive(Clone, Debug)]
 pub(crate) struct RecordOf {
     pub namespace: Namespace,
@@ -133,7 +133,7 @@ pub(crate) fn record_name(of: &RecordOf) -> String {
     path.to_str().unwrap().to_owned()
 }
 
-/// What a registry answered at the moment `checked`: a list with this mark, or 404.
+/// Returns the record of a registry's response at the time `checked`: a list with `mark`, or a 404.
 pub(crate) fn record(of: &RecordOf, mark: &str, checked: u64) -> ReferrersRecord {
     let absent = ReferrersRecord::absent(checked, true);
     match &of.name {

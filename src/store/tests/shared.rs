@@ -1,11 +1,11 @@
-//! What holds besides where several machines use the same place.
+//! Further test cases for several machines with the same place.
 
 use super::cases::{expect, expect_only, put, put_as, sidecars};
 use super::sample::{blob, content, manifest, meta, pointer, record, record_of, source, tag};
 use super::{SharedPlace, Shelf};
 use crate::store::RecordName;
 
-/// Machines at once.
+/// Number of machines.
 const MACHINES: usize = 4;
 
 async fn machines<P: SharedPlace>(place: &P) -> Vec<P::Shelf> {
@@ -22,7 +22,7 @@ pub(crate) async fn what_one_machine_stores_all_find<P: SharedPlace>() {
     let bytes = content(300_000, 21);
     for key in [blob(&bytes), manifest("r.example", "a", &bytes)] {
         for machine in &machines {
-            // What is not there is never remembered.
+            // Misses are never cached.
             assert!(machine.find(&key).await.is_none());
         }
         put(&machines[1], &key, &bytes).await;
@@ -48,7 +48,7 @@ pub(crate) async fn machines_that_store_the_same_at_once_leave_one_sound_copy<P:
         for machine in &machines {
             expect(machine, key, &bytes).await;
         }
-        // A lost source is probed again; the mark of verification is never lost.
+        // A lost source is only probed again, but the verification mark must never be lost.
         for known in sidecars(&place, key) {
             assert!(known.verified && !known.sources.is_empty());
         }

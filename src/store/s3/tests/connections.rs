@@ -1,4 +1,4 @@
-//! An engine whose kept connections all die at once.
+//! An engine whose pooled connections all die at once.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -13,7 +13,7 @@ use tokio::sync::Barrier;
 
 use super::{ACCESS, SECRET};
 
-/// Connections that are kept when the engine is replaced; more than the SDK makes attempts.
+/// Pooled connections at the replacement of the engine. More than the attempts of the SDK.
 const KEPT: usize = 8;
 
 #[tokio::test]
@@ -44,7 +44,7 @@ async fn kept_connections_that_all_died_cost_the_bucket_no_request() {
                             return;
                         }
                         if born == 0 {
-                            // So that each has a connection of its own.
+                            // Forces each request to use a separate connection.
                             together.wait().await;
                         }
                         let head = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";

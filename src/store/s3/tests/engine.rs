@@ -1,4 +1,5 @@
-//! An S3 engine in this process, and a fault proxy in front of it that follows the script of a test, as bytes on loopback.
+//! An S3 engine in this process, behind a fault proxy on loopback. The proxy follows the script of
+//! a test.
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -21,10 +22,11 @@ use crate::store::tests::files_below;
 pub const ACCESS: &str = "GK000000000000000000000001";
 pub const SECRET: &str = "canary-secret";
 
-/// Bytes of a name below the prefix: the engine's metadata of an object lies in a file that is named after it.
+/// Longest name below the prefix, in bytes. The engine stores the metadata of an object in a file
+/// named after the object.
 pub const ENGINE_NAME_MAX: usize = 150;
 
-/// A directory that is gone with the test.
+/// A directory that is removed at the end of the test.
 pub struct Scratch(pub PathBuf);
 
 impl Scratch {
@@ -47,13 +49,13 @@ impl Drop for Scratch {
 #[derive(Clone, Debug)]
 pub enum Act {
     Forward,
-    /// Status, code and words of an error, as engines send them.
+    /// Status and code of an error response.
     Refuse(u16, &'static str),
-    /// No answer, ever.
+    /// No response.
     Hang,
-    /// The engine's answer, cut after so many bytes of its body; the connection ends there.
+    /// The engine's response, cut after this many body bytes. The connection then ends.
     Cut(usize),
-    /// The head of the engine's answer, and nothing behind it.
+    /// The head of the engine's response, without a body.
     Stall,
 }
 
@@ -61,11 +63,11 @@ type Script = Box<dyn FnMut(&str) -> Act + Send>;
 
 /// An engine and the fault proxy in front of it.
 pub struct Engine {
-    /// One directory per bucket.
+    /// The root, with a directory per bucket.
     pub dir: Scratch,
     proxy: String,
     script: Arc<Mutex<Script>>,
-    /// Lines of the requests so far: `PUT /bucket/key`.
+    /// Received request lines: `PUT /bucket/key`.
     pub seen: Arc<Mutex<Vec<String>>>,
 }
 
@@ -142,7 +144,7 @@ impl Engine {
         S3Store::open_at(&self.sdk(SECRET), &self.settings()).await
     }
 
-    /// Where an object of the bucket lies.
+    /// Returns the path of an object in the bucket.
     pub fn path(&self, name: &str) -> PathBuf {
         self.dir.0.join("oci-cache").join(name)
     }
@@ -152,12 +154,12 @@ impl Engine {
         seen.iter().filter(|line| line.starts_with(prefix)).count()
     }
 
-    /// Where lies what has `name` below the prefix of a store.
+    /// Returns the path of the object `name` below the prefix of a store.
     pub fn place(&self, name: &str) -> PathBuf {
         self.path("eu").join(name)
     }
 
-    /// The names of all objects below the prefix but the trial.
+    /// Returns the names of all objects below the prefix, except the self-test object.
     pub fn names(&self) -> Vec<String> {
         let mut names = files_below(&self.path("eu"));
         names.retain(|name| name != ".self-test");
@@ -165,7 +167,8 @@ impl Engine {
     }
 }
 
-/// One request per connection: read whole, judged, and forwarded or not.
+/// Handles one request per connection: reads the whole request, runs the script, and forwards the
+/// request or not.
 async fn pass(
     mut client: TcpStream,
     behind: std::net::SocketAddr,
@@ -180,7 +183,7 @@ async fn pass(
     seen.lock().unwrap().push(line.clone());
     let act = (script.lock().unwrap())(&line);
     if let Act::Hang = act {
-        // Until the client gives up.
+        // Waits until the client gives up.
         let _ = client.read(&mut [0; 1]).await;
         return Ok(());
     }
@@ -223,7 +226,7 @@ async fn pass(
     client.shutdown().await
 }
 
-/// A request's head and body.
+/// Reads the head and body of a request.
 async fn message(client: &mut TcpStream) -> std::io::Result<Option<(String, Vec<u8>)>> {
     let mut bytes = Vec::new();
     let end = loop {
@@ -250,7 +253,7 @@ async fn message(client: &mut TcpStream) -> std::io::Result<Option<(String, Vec<
     Ok(Some((head, body)))
 }
 
-/// Waits until `holds`; for what happens behind an answer.
+/// Waits until `holds` returns true, for work that continues after a response.
 pub async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     for _ in 0..1_500 {
         if holds() {

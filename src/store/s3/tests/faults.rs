@@ -1,4 +1,4 @@
-//! An engine that misbehaves: what is refused, what is a miss, and that nothing wrong is ever given out.
+//! Tests with a failing engine: rejected requests, misses, and no wrong content in any response.
 
 use super::*;
 use crate::limits::{S3_BREAKER_FAILURES, S3_BREAKER_PAUSE_MIN};
@@ -11,7 +11,7 @@ fn fault<T>(result: Result<T, S3Error>) -> S3Fault {
     }
 }
 
-/// Waits out the pause and sends requests until the bucket is used again.
+/// Waits for the pause and sends requests until the bucket is used again.
 async fn recovered(store: &S3Store) {
     for _ in 0..600 {
         if store.is_available() && store.find(&blob(b"anything")).await.is_ok() {
@@ -53,7 +53,8 @@ async fn wrong_credentials_are_refused_by_the_engine_itself() {
 
 #[tokio::test]
 async fn a_missing_bucket_is_made_and_where_that_is_refused_the_start_fails() {
-    // The engine of these tests makes buckets on the fly, so the fault proxy reports none until one is made.
+    // The engine of these tests creates buckets on demand, so the fault proxy reports a missing
+    // bucket until its creation.
     for allowed in [true, false] {
         let engine = Engine::start().await;
         let mut made = false;

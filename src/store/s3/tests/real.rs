@@ -1,9 +1,10 @@
-//! The same against engines that run elsewhere; `scripts/s3.sh` starts them and says in `AWS_*` and `S3_TEST` where they are.
+//! Tests with external engines. `scripts/s3.sh` starts the engines and sets `AWS_*` and
+//! `S3_TEST_REFUSAL`.
 
 use super::*;
 use crate::config::StorageConfig;
 
-/// The bucket as the environment describes it.
+/// Returns the settings of the bucket from the environment.
 fn settings() -> S3Settings {
     let config = crate::config::resolve(
         crate::config::Layer::default(),
@@ -78,7 +79,7 @@ async fn an_engine_keeps_tags_with_every_character_they_may_have() {
 #[tokio::test]
 #[ignore = "needs an engine: scripts/s3.sh"]
 async fn an_engine_that_refuses_says_so_at_start() {
-    // What the script broke, and a word of the advice that is wanted.
+    // A word of the expected advice. The script causes the error.
     #[allow(
         clippy::disallowed_methods,
         reason = "the script speaks through the environment"
