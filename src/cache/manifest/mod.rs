@@ -1,4 +1,5 @@
-//! Manifests: small, held whole, verified before anybody sees them. By digest for ever, by tag for a while.
+//! Caches manifests. A manifest is held whole in memory and verified before any client receives it.
+//! Manifests by digest never expire; tags expire after a freshness lifetime.
 
 mod fetch;
 mod tag;
@@ -23,7 +24,7 @@ use crate::upstream::{Purpose, Target};
 use fetch::Fetched;
 pub(super) use fetch::{may_be_manifest, read_whole, type_of};
 
-/// The key of a manifest request.
+/// The key of a manifest request. Equal concurrent requests share one fetch.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct ManifestKey {
     pub origin: Origin,
@@ -32,43 +33,46 @@ pub struct ManifestKey {
     pub caller: Caller,
 }
 
-/// A verified manifest.
 #[derive(Clone, Debug)]
 pub struct Manifest {
     pub digest: Digest,
     pub media_type: String,
     pub body: Bytes,
-    /// Seen without credentials, so anybody may have it.
+    /// Received without credentials, so any client may read it.
     pub public: bool,
-    /// All end-to-end fields of the upstream's answer.
+    /// All end-to-end header fields of the upstream's response.
     pub headers: BTreeMap<String, Vec<String>>,
 }
 
-/// A manifest and how we came to it.
+/// A manifest and the way in which the cache obtained it.
 #[derive(Clone, Debug)]
 pub struct ManifestAnswer {
     pub manifest: Arc<Manifest>,
     pub cache: CacheResult,
-    /// By tag: when the upstream last confirmed it, and until when it may be served without revalidation (equal to the check
-    /// when not at all), in milliseconds since 1970.
+    /// For a tag: the time of the last upstream confirmation, and the time until which no
+    /// revalidation is needed. Both are in milliseconds since 1970, and equal if every use needs a
+    /// revalidation.
     pub checked_ms: Option<u64>,
     pub fresh_until_ms: Option<u64>,
-    /// Why it is stale, when it is.
+    /// The reason why the answer is stale.
     pub stale: Option<String>,
 }
 
 type SharedFetch = Completer<ManifestKey, Result<ManifestAnswer, FetchError>>;
 
 impl Cache {
-    /// The manifest of `key`: from the store, or from the upstream with one request for all concurrent callers.
+    /// Returns the manifest of `key` from the store, or fetches it from the upstream. Concurrent
+    /// equal requests share one fetch.
     ///
     /// # Errors
     ///
-    /// The upstream's answer, or its absence, when nothing usable is held.
+    /// The upstream's error response, or the failure to get a response, if no usable manifest is
+    /// stored.
     ///
     /// # Cancellation
     ///
-    /// The fetch continues for other clients, and without clients for [`DESERTED_MANIFEST_TIMEOUT`]. A complete manifest is stored.
+    /// The fetch continues for other clients, and without clients for
+    /// [`DESERTED_MANIFEST_TIMEOUT`]. A complete manifest is stored.
     pub async fn manifest(&self, key: ManifestKey) -> (Result<ManifestAnswer, FetchError>, Role) {
         let shared = self.0.clone();
         let (answer, role) = self
@@ -130,7 +134,7 @@ impl Shared {
     }
 }
 
-/// Whether the caller may have a manifest we hold.
+/// Checks that the caller may read a cached manifest.
 async fn permitted(shared: &Arc<Shared>, key: &ManifestKey, manifest: &Manifest) -> Result<(), FetchError> {
     let held = HeldContent {
         digest: &manifest.digest,
@@ -141,7 +145,7 @@ async fn permitted(shared: &Arc<Shared>, key: &ManifestKey, manifest: &Manifest)
     Ok(())
 }
 
-/// The manifest as we have it: on its way to the disk, stored here, or in the bucket.
+/// Returns the stored manifest: from the pending writes, the local store, or the bucket.
 pub(super) async fn stored(shared: &Arc<Shared>, origin: &Origin, digest: &Digest) -> Option<Arc<Manifest>> {
     let (key, digest) = (Key::manifest(origin, digest), *digest);
     if let Some(manifest) = shared.pending().get(&key) {
@@ -189,11 +193,11 @@ pub(super) async fn stored(shared: &Arc<Shared>, origin: &Origin, digest: &Diges
             shared.discard_in_bucket(&key, &meta, &why.to_string()).await;
             return None;
         }
-        // It was hashed when it was read.
+        // The bucket read already verified the digest.
         Err(Unfit::Damaged) => return None,
     };
     if shared.storage.local().is_some() && shared.health.writable() {
-        // No client waits for this. Until then the bucket is read again.
+        // No client waits for this. Until the manifest is stored, requests read the bucket again.
         let (shared, body) = (shared.clone(), manifest.body.clone());
         tokio::spawn(async move {
             let meta = Meta::clone(&meta);
@@ -207,7 +211,7 @@ pub(super) async fn stored(shared: &Arc<Shared>, origin: &Origin, digest: &Diges
     Some(manifest)
 }
 
-/// A manifest on its way to the disk.
+/// A manifest to be written to the store.
 struct Storing {
     shared: Arc<Shared>,
     key: Key,
@@ -216,10 +220,11 @@ struct Storing {
     verified: Verified,
 }
 
-/// Announces a manifest as stored. To be called before anybody learns of it, and [`Storing::store`] after.
+/// Publishes a manifest in `pending`, so that lookups find it before it is stored. Call this before
+/// any client receives the manifest, and [`Storing::store`] afterwards.
 fn announce(shared: &Arc<Shared>, origin: &Origin, fetched: Fetched) -> (Arc<Manifest>, Storing) {
     let manifest = Arc::new(fetched.manifest);
-    // What was just pushed may be what was missing a moment ago.
+    // The push of this manifest may also have added content that recently returned 404.
     shared.absences().clear(origin);
     let key = Key::manifest(origin, &manifest.digest);
     shared.pending().insert(key.clone(), manifest.clone());
@@ -281,7 +286,7 @@ impl Storing {
     }
 }
 
-/// Ends the announcement, however the storing ends.
+/// Removes the manifest from `pending` when dropped, even if storing failed.
 pub(super) struct Pending {
     shared: Arc<Shared>,
     key: Key,
@@ -293,7 +298,7 @@ impl Drop for Pending {
     }
 }
 
-/// Puts a manifest into the local store; returns the [`Verified`] value when it is stored.
+/// Writes a manifest to the local store. Returns the [`Verified`] value if the manifest was stored.
 async fn keep(shared: &Shared, key: Key, body: Bytes, meta: Meta, verified: Verified) -> Option<Verified> {
     let store = shared.storage.local()?.clone();
     let stored = blocking(move || {
@@ -314,15 +319,16 @@ async fn keep(shared: &Shared, key: Key, body: Bytes, meta: Meta, verified: Veri
     }
 }
 
-/// Why a stored entry is not served as a manifest.
+/// The reason why a stored entry is not served as a manifest.
 enum Unfit {
-    /// Its bytes are no longer those of its digest.
+    /// The bytes do not match the digest.
     Damaged,
     NotManifest(NotManifest),
 }
 
 impl Manifest {
-    /// As a sidecar describes it. The bytes are hashed: the disk may have changed them since they were stored.
+    /// Builds a manifest from its bytes and its sidecar. Hashes the bytes, because the disk may
+    /// have changed them.
     fn of(digest: Digest, body: Bytes, meta: &Meta) -> Result<Self, Unfit> {
         if Digest::of(digest.algorithm(), &body) != digest {
             return Err(Unfit::Damaged);
@@ -337,7 +343,7 @@ impl Manifest {
         })
     }
 
-    /// Whether a client with these `Accept` values takes it.
+    /// Returns whether a client with these `Accept` values accepts the manifest.
     pub fn accepted_by<'a>(&self, accept: impl IntoIterator<Item = &'a str>) -> bool {
         accepts(accept, &self.media_type)
     }
