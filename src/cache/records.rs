@@ -1,7 +1,8 @@
-//! Answers about referrers that outlive the process: pages of lists, and 404s by which clients learn that there are none.
+//! Persistent answers about referrers: pages of lists, and 404s from which clients conclude that
+//! there are no referrers.
 //!
-//! Kept are answers that were given without credentials, and those of registries that the operator shares. They are given
-//! only while the registry is unavailable, and marked stale.
+//! Only answers to requests without credentials, and answers of registries that the operator
+//! shares, are kept. They are served only while the registry is unavailable, and are marked stale.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -19,7 +20,7 @@ use crate::runtime::helper::blocking;
 use crate::store::{RecordName, ReferrersRecord, S3Error, S3Store, StoreError};
 use crate::upstream::Target;
 
-/// What is kept for a list.
+/// The kept answer for a list.
 pub(super) enum Kept {
     List(Arc<Listed>),
     /// The repository had no referrers API at the time of the request, in milliseconds since 1970.
@@ -27,14 +28,15 @@ pub(super) enum Kept {
     Nothing,
 }
 
-/// What an answer changes in the store. Done after the client has its answer.
+/// The changes that an answer makes in the store. Applied after the client received the answer.
 #[derive(Clone, Default)]
 pub(super) struct Changes {
     set: Option<(RecordName, ReferrersRecord)>,
     remove: Vec<RecordName>,
 }
 
-/// When repositories last listed referrers, in milliseconds since 1970. A 404 before that may reach the disk later.
+/// Times of the last referrers lists by repository, in milliseconds since 1970. An older 404 may
+/// reach the disk later.
 #[derive(Default)]
 pub(super) struct ListingRepositories(Mutex<HashMap<Origin, u64>>);
 
@@ -45,7 +47,7 @@ impl ListingRepositories {
         }
         let mut table = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if table.len() >= LISTING_REPOSITORIES_MAX && !table.contains_key(&key.origin) {
-            // What is forgotten matters for the moment that a write to the disk takes.
+            // An entry matters only for the duration of a disk write.
             table.clear();
         }
         table.insert(key.origin.clone(), requested_ms);
@@ -60,7 +62,7 @@ impl ListingRepositories {
 }
 
 impl Caller {
-    /// Whether answers to this caller may be kept for others.
+    /// Returns whether answers to this caller may be kept for other callers.
     pub(super) fn speaks_for_others(&self) -> bool {
         self.is_anonymous() || self.is_operator()
     }
@@ -72,13 +74,13 @@ impl Changes {
         Changes { set, remove }
     }
 
-    /// Bytes of memory, about.
+    /// Returns the approximate memory in bytes.
     pub fn bytes(&self) -> u64 {
         let index = self.set.as_ref().and_then(|(_, record)| record.index.as_ref());
         1_024 + index.map_or(0, |index| index.get().len() as u64)
     }
 
-    /// A page as the registry gave it.
+    /// Keeps a page that the registry returned.
     pub fn page(key: &ListingKey, listed: &Listed) -> Self {
         let Target::Referrers(subject, query) = &key.target else {
             return Changes::default();
@@ -105,7 +107,7 @@ impl Changes {
         }
     }
 
-    /// The registry does not list referrers.
+    /// Records that the registry does not list referrers.
     pub fn unsupported(key: &ListingKey, requested_ms: u64) -> Self {
         Changes {
             set: Some((
@@ -116,8 +118,8 @@ impl Changes {
         }
     }
 
-    /// The registry has answered with something that is no list. Lists it gave before stay: a page that says "back soon" is
-    /// no word about them.
+    /// Records that the registry returned something other than a list. Earlier lists stay, because
+    /// a maintenance page does not invalidate a list.
     pub fn not_an_index(key: &ListingKey, requested_ms: u64) -> Self {
         Changes {
             remove: Vec::new(),
@@ -125,14 +127,14 @@ impl Changes {
         }
     }
 
-    /// The registry refuses what it gave before.
+    /// Removes the records of a list to which the registry now denies access.
     pub fn refused(key: &ListingKey) -> Self {
         let mut remove = pages(&key.target);
         remove.push(RecordName::Unsupported);
         Changes { set: None, remove }
     }
 
-    /// A tag does not exist.
+    /// Records that a tag does not exist.
     pub fn absent_tag(tag: &Tag, caller: &Caller, requested_ms: u64) -> Self {
         let record = ReferrersRecord::absent(requested_ms, caller.is_anonymous());
         Changes {
@@ -141,7 +143,7 @@ impl Changes {
         }
     }
 
-    /// A tag exists, or is refused.
+    /// Removes the record of an absent tag. The tag exists, or access is denied.
     pub fn not_absent_tag(tag: &Tag) -> Self {
         Changes {
             set: None,
@@ -150,7 +152,7 @@ impl Changes {
     }
 }
 
-/// The record of a page, and that of the whole list.
+/// Returns the names of a page and of the whole list.
 fn pages(target: &Target) -> Vec<RecordName> {
     let Target::Referrers(subject, query) = target else {
         return Vec::new();
@@ -170,7 +172,8 @@ fn page(subject: &Digest, query: &ListQuery) -> RecordName {
 }
 
 impl Shared {
-    /// What is kept for a list: the page itself; else the whole list, filtered as the query wants; else that there is none.
+    /// Returns the kept answer for a list: the page, the whole list with the query's filter, or a
+    /// missing referrers API.
     pub(super) async fn kept_list(&self, key: &ListingKey) -> Kept {
         let Target::Referrers(subject, query) = &key.target else {
             return Kept::Nothing;
@@ -202,13 +205,14 @@ impl Shared {
         }
     }
 
-    /// When a registry last answered 404 for a tag that is derived from a digest, in milliseconds since 1970.
+    /// Returns the time of the registry's last 404 for a tag derived from a digest, in milliseconds
+    /// since 1970.
     pub(super) async fn kept_absence(&self, origin: &Origin, tag: &Tag, caller: &Caller) -> Option<u64> {
         let record = self.record(origin, caller, RecordName::AbsentTag(tag.clone()));
         Some(record.await?.checked_at_ms)
     }
 
-    /// A record that `caller` may have.
+    /// Returns a record that `caller` may read.
     async fn record(&self, origin: &Origin, caller: &Caller, name: RecordName) -> Option<ReferrersRecord> {
         if !self.policy.cache_tags || !caller.speaks_for_others() {
             return None;
@@ -217,7 +221,7 @@ impl Shared {
         (record.public || caller.is_operator()).then_some(record)
     }
 
-    /// The newest of the records that the local store and the bucket have under a name.
+    /// Returns the newest record of this name in the local store and the bucket.
     pub(super) async fn newest_record(&self, origin: &Origin, name: RecordName) -> Option<ReferrersRecord> {
         let (here, there) = (
             self.local_record(origin, &name),
@@ -251,7 +255,7 @@ impl Shared {
         bucket.within_deadline(BUCKET_LOOKUP_TIMEOUT, finding).await?
     }
 
-    /// Writes what an answer changes.
+    /// Writes the changes to the local store, and queues them for the bucket.
     pub(super) async fn write_records(self: &Arc<Self>, origin: &Origin, changes: Changes) {
         if changes.set.is_none() && changes.remove.is_empty() {
             return;
@@ -275,7 +279,7 @@ impl Shared {
             if let Some((name, record)) = &changes.set {
                 store.set_record(namespace, repository, name, record)?;
             }
-            // A list that came meanwhile has removed the record before it was written.
+            // A concurrent list removed the record before this write.
             if let Some((RecordName::Unsupported, record)) = &changes.set
                 && shared
                     .listing_repositories
@@ -291,7 +295,7 @@ impl Shared {
         }
     }
 
-    /// The same in the bucket.
+    /// Writes the changes to the bucket.
     pub(super) async fn write_shared_records(
         &self,
         store: &S3Store,
@@ -308,7 +312,7 @@ impl Shared {
         let Some((name, record)) = &changes.set else {
             return Ok(());
         };
-        // A list has come since the 404.
+        // The registry returned a list after the 404.
         if *name == RecordName::Unsupported
             && self
                 .listing_repositories
@@ -321,8 +325,8 @@ impl Shared {
 }
 
 impl Cache {
-    /// Whether the manifest that `target` is about is held and public, so that answers without credentials are the whole
-    /// truth about it.
+    /// Returns whether the subject manifest of `target` is cached and public, so that answers
+    /// without credentials are complete.
     pub async fn is_subject_public(&self, origin: &Origin, target: &Target) -> bool {
         let subject = match target {
             Target::Referrers(subject, _) => Some(*subject),
@@ -361,7 +365,7 @@ fn listed_of(record: ReferrersRecord) -> Option<Listed> {
     })
 }
 
-/// Whether a query names a filter and no page.
+/// Returns whether a query has only filters and selects no page.
 fn only_filters(query: &ListQuery) -> bool {
     pairs(query.as_str()).all(|(key, _)| key == "artifactType")
 }

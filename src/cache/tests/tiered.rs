@@ -1,4 +1,5 @@
-//! The contract of stores on a directory in front of a bucket, as fills, manifests and tags use the two.
+//! Runs the store contract on a directory in front of a bucket, as fills, manifests and tags use
+//! both.
 
 use std::num::NonZeroUsize;
 use std::os::unix::fs::FileExt;
@@ -27,7 +28,8 @@ use crate::store::{
 };
 use crate::upstream::Upstreams;
 
-/// A bucket, the directory of the machine that [`Place::open`] gives, and those of others.
+/// A bucket, the directory of the machine that [`Place::open`] returns, and the directories of
+/// other machines.
 pub struct Tiered {
     engine: Engine,
     dir: Scratch,
@@ -38,7 +40,7 @@ pub struct Tiered {
 #[derive(Clone)]
 pub struct Machine(Arc<Shared>);
 
-/// One pool for all tests: pools are never taken down.
+/// One pool for all tests, because pools are never stopped.
 fn helper() -> Helper {
     static HELPER: OnceLock<Helper> = OnceLock::new();
     let two = NonZeroUsize::new(2).unwrap();
@@ -50,7 +52,7 @@ impl Tiered {
         let fs = loop {
             match FsStore::open(dir) {
                 Ok(fs) => break Arc::new(fs),
-                // The work of the store before is ending.
+                // The previous store is still ending its work.
                 Err(OpenError::InUse(_)) => tokio::time::sleep(Duration::from_millis(5)).await,
                 Err(error) => panic!("{error}"),
             }
@@ -79,14 +81,15 @@ impl Machine {
         self.0.storage.bucket().unwrap()
     }
 
-    /// Waits until nothing is on its way to the bucket.
+    /// Waits until no upload is in progress.
     async fn settle(&self) {
         while !self.0.uploads.is_idle() {
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
     }
 
-    /// The result of `lookup` when the bucket has answered: one that takes too long, on a busy machine, has nothing.
+    /// Repeats `lookup` until the bucket has answered, because a slow answer on a busy machine counts
+    /// as a miss.
     async fn answered<T>(&self, lookup: impl AsyncFn() -> Option<T>) -> Option<T> {
         loop {
             let mut found = None;
@@ -204,7 +207,7 @@ impl Shelf for Machine {
     }
 
     async fn tag(&self, tag: &TagName) -> Option<TagPointer> {
-        // Never fresh, so the bucket has the last word.
+        // Never fresh, so the bucket's pointer counts.
         let terms = TagTerms {
             lifetime_ms: 0,
             grace_ms: 0,
@@ -212,7 +215,7 @@ impl Shelf for Machine {
         };
         let key = tag_key(tag);
         let pointer = self.answered(async || self.0.pointer(&key, terms).await).await?;
-        // In memory it is kept without the upstream's fields.
+        // The pointer in memory has no header fields of the upstream.
         let store = self.bucket().store();
         let whole = store.find_tag(&tag.namespace, &tag.repository, &tag.tag, &tag.class);
         let whole = whole.await.unwrap().expect("it is in the bucket too");
