@@ -148,7 +148,6 @@ struct Withheld {
 }
 
 impl Withheld {
-    /// Without an expected digest, nothing is checked or withheld.
     fn new(expected: Option<Digest>) -> Self {
         let check = expected.map(|digest| (digest, Hasher::new(digest.algorithm())));
         Withheld {

@@ -1,4 +1,4 @@
-//! The reasons why content could not be fetched.
+//! The error type of fetches.
 
 use super::Absence;
 use crate::oci::NotManifest;
@@ -12,13 +12,13 @@ pub enum FetchError {
     /// The upstream's bytes do not match their digest. Nothing was stored.
     #[error("the upstream sent content for {wanted} that hashes to {found}")]
     DigestMismatch { wanted: String, found: String },
-    /// A schema 1 manifest. Its digest is not that of its bytes, so the manifest can be passed
-    /// through but not cached.
+    /// A schema 1 manifest. The digest does not match the bytes, so the manifest is passed through
+    /// but not cached.
     #[error("the manifest is of the first schema, which is not cached")]
     Schema1,
     #[error("the manifest is larger than 4 MiB")]
     ManifestTooLarge,
-    /// The kept answer of the registry is 404.
+    /// A kept 404 of a registry that is unavailable.
     #[error(transparent)]
     Absent(Absence),
     /// The upstream answered 200 with other content, most likely a web page. Nothing was stored.

@@ -32,7 +32,6 @@ impl<J> FairQueue<J> {
         }
     }
 
-    /// Returns the number of waiting jobs.
     pub fn waiting(&self) -> usize {
         self.waiting
     }

@@ -1,5 +1,5 @@
-//! Passes upstream responses through to one client without storing them, for registries that the
-//! operator excludes from the cache.
+//! Passes upstream responses through to a single client without storing them. Used for registries
+//! that the operator excludes from the cache.
 
 use bytes::Bytes;
 
@@ -14,7 +14,7 @@ use crate::upstream::{Credentials, Fault, Purpose, Target, UpstreamBody, Upstrea
 #[derive(Debug)]
 pub struct PassthroughHead {
     pub size: Option<u64>,
-    /// Media type without parameters. For a fetched manifest, the type that its bytes confirm.
+    /// Media type without parameters. For a fetched manifest, the type confirmed by the body.
     pub content_type: Option<String>,
     /// All end-to-end header fields, with canonical names.
     pub headers: std::collections::BTreeMap<String, Vec<String>>,
@@ -39,7 +39,7 @@ impl Cache {
         let mut request = UpstreamRequest {
             namespace: origin.namespace.clone(),
             repository: origin.repository.clone(),
-            // Some registries reject `HEAD` for blobs that they return for `GET`.
+            // Some registries reject `HEAD` for existing blobs.
             method: match &target {
                 Target::Blob(_) => UpstreamMethod::Get,
                 _ if head_only => UpstreamMethod::Head,
@@ -61,7 +61,7 @@ impl Cache {
                 let resources = shared.fetch_resources(class, &origin.namespace).await?;
                 let mut response = shared.upstreams.fetch(&request).await?;
                 if is_manifest && head_only && !may_be_manifest(&response.headers) {
-                    // Only the body shows whether a response with another type contains a manifest.
+                    // Despite the other media type, the body may be a manifest.
                     request.method = UpstreamMethod::Get;
                     response = shared.upstreams.fetch(&request).await?;
                 }
@@ -114,8 +114,8 @@ impl Cache {
                     let outcome = sender.forward(source, expected).await;
                     let fault = match outcome {
                         ForwardOutcome::Whole if checked => {
-                            // The content may be cached from another registry. This registry has
-                            // now proved that it has the content.
+                            // The content may be cached from another registry. The passed-through
+                            // body proves that this registry has the content.
                             return shared.record_source(&request.target, &origin, public);
                         }
                         ForwardOutcome::Whole | ForwardOutcome::Abandoned => return,

@@ -1,8 +1,9 @@
-//! Persistent answers about referrers: pages of lists, and 404s from which clients conclude that
+//! Persistent answers about referrers: pages of lists, and 404s. From a 404, clients conclude that
 //! there are no referrers.
 //!
 //! Only answers to requests without credentials, and answers of registries that the operator
-//! shares, are kept. They are served only while the registry is unavailable, and are marked stale.
+//! shares, are kept. The answers are served only while the registry is unavailable, and are marked
+//! stale.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -172,8 +173,8 @@ fn page(subject: &Digest, query: &ListQuery) -> RecordName {
 }
 
 impl Shared {
-    /// Returns the kept answer for a list: the page, the whole list with the query's filter, or a
-    /// missing referrers API.
+    /// Returns the kept answer for a list: the page, the whole list with the query's filter, or the
+    /// record of a missing referrers API.
     pub(super) async fn kept_list(&self, key: &ListingKey) -> Kept {
         let Target::Referrers(subject, query) = &key.target else {
             return Kept::Nothing;

@@ -2,8 +2,8 @@
 //!
 //! A party may take more only while it holds less than is left to it. A single party can hold half,
 //! and two parties a third each. Each further party can take half of the rest, so that about
-//! fifteen parties use up everything. Each registry with an entry in the configuration therefore
-//! has a small reserve: see `slots.rs` for fetches and `Shared::memory_for` for memory.
+//! fifteen parties use up everything. So each registry with an entry in the configuration has a
+//! small reserve, in `slots.rs` and `Shared::memory_for`.
 //!
 //! Clients can name any public registry in a path. So registries without an entry have a common
 //! limit, and registries that never delivered verified content have a smaller limit.
@@ -45,7 +45,6 @@ impl Ledger {
         self.held
     }
 
-    /// Returns the amount that `party` holds.
     pub fn held_by(&self, party: &Party) -> u64 {
         self.parties.get(party).copied().unwrap_or_default()
     }
@@ -59,8 +58,8 @@ impl Ledger {
     }
 
     /// Returns whether `party` may take `amount` more, with `free` left of the whole. The party
-    /// must then hold at most `weight` times the amount left to it. One large amount is limited in
-    /// the same way as many small amounts.
+    /// must then hold at most `weight` times the amount left to it. Large amounts are limited like
+    /// many small amounts.
     pub fn has_room_for(&self, party: &Party, amount: u64, free: u64, weight: u64) -> bool {
         let left = self.left_to(party, free).checked_sub(amount);
         left.is_some_and(|left| self.held_by(party) + amount <= left.saturating_mul(weight))
@@ -94,7 +93,7 @@ impl Ledger {
         }
     }
 
-    /// Returns an amount that was taken.
+    /// Releases an amount that was taken.
     pub fn give(&mut self, party: &Party, amount: u64) {
         let Some(held) = self.parties.get_mut(party) else {
             return;
@@ -135,7 +134,6 @@ impl SharedLedger {
         }
     }
 
-    /// Returns the bytes that `party` holds.
     pub fn held_by(&self, party: &Party) -> u64 {
         self.lock().held_by(party)
     }
@@ -147,8 +145,8 @@ impl SharedLedger {
 
 impl Lease {
     /// Grows to `bytes`, unless the party's share is exhausted with `free` left of the whole.
-    /// Returns whether the lease now covers `bytes`. The party may exceed its share by one step, so
-    /// all steps of a resource must have the same size.
+    /// Returns whether the lease now covers `bytes`. A party may exceed its share by one step, so
+    /// all steps of a resource must be equal.
     pub fn grow_to(&mut self, bytes: u64, free: u64, weight: u64) -> bool {
         self.grow(bytes, |ledger, party, _| ledger.admits(party, free, weight))
     }

@@ -2,8 +2,8 @@
 //! free slot waits, and registries with waiting fetches are served in turn.
 //!
 //! Each registry with an entry in the configuration also has a few own slots, in addition to the
-//! common slots. So the registry can always start its first fetches, even if other registries hold
-//! all common slots.
+//! common slots. So the registry can start a fetch at once, even if other registries hold all
+//! common slots.
 //!
 //! A fetch without clients keeps its slot only until another fetch needs a slot.
 
@@ -92,8 +92,8 @@ struct Waiting {
 
 impl FetchSlots {
     /// Creates the slots of a process with a limit of `descriptors`. A blob needs two descriptors,
-    /// for its connection and its file, and other fetches need one. A fifth of the descriptors is
-    /// for content. Three quarters of the fifth are for fetches, and the rest is for open files.
+    /// for its connection and file. Other fetches need one. Content gets a fifth of the
+    /// descriptors: three quarters of the fifth for fetches, and the rest for open files.
     pub fn new(descriptors: u64) -> Self {
         let content = descriptors.saturating_sub(DESCRIPTORS_RESERVED as u64) / 5;
         let size = |part: u64, most: usize| (content / part).clamp(FETCHES_MIN, most as u64);

@@ -34,7 +34,8 @@ impl DiskWriter {
 }
 
 impl State {
-    /// Drops bytes from the window that no follower needs or that the disk also has.
+    /// Drops bytes from the window. With a working disk, written bytes are dropped down to
+    /// [`FILL_WINDOW_KEPT_BYTES`]. With a lost disk, bytes that no follower needs are dropped.
     pub fn trim(&mut self) {
         if self.disk.is_lost() {
             // All bytes are needed until the first follower joins, and none after the last follower
@@ -66,8 +67,7 @@ impl State {
             .min()
     }
 
-    /// Takes the file of a lost disk writer if no client reads it and no client can start to read
-    /// it.
+    /// Takes the file of a lost disk writer if no client reads the file now or can start to.
     pub fn take_unused_file(&mut self) -> Option<UnusedFile> {
         let start = self.window.start();
         let behind = self

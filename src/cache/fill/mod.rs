@@ -1,8 +1,8 @@
 //! Downloads a blob once for any number of concurrent clients (followers).
 //!
-//! The [`writer`] runs on the helper pool. It hashes received bytes, keeps the newest bytes in a
-//! window, and has the [`disk_writer`] append them to an ingest. Followers on any core send the
-//! available bytes and wait for more. Writer and followers share one [`Fill`]: a state under a
+//! The [`writer`] runs on the helper pool. The writer hashes received bytes, keeps the newest bytes
+//! in a window, and has the [`disk_writer`] append them to an ingest. Followers on any core send
+//! the available bytes and wait for more. Writer and followers share one [`Fill`]: a state under a
 //! short lock and a list of waiting followers.
 //!
 //! [`State::limit`] alone decides how much followers may read. The end of a body is withheld until
@@ -38,7 +38,7 @@ use window::Window;
 pub use follower::Follower;
 pub use table::FillTable;
 
-/// A fill in progress, or one that has just ended.
+/// A running or recently completed fill.
 pub struct Fill {
     digest: Digest,
     origin: Origin,
@@ -64,7 +64,7 @@ pub struct Head {
 
 struct State {
     head: Option<Arc<Head>>,
-    /// Received bytes; ends at `window.end()`. The writer hashes bytes before it adds them.
+    /// The newest received bytes, already hashed. `window.end()` is the number of received bytes.
     window: Window,
     disk: DiskWriter,
     /// The ingest's file, readable up to `written`. Outlives a lost disk writer.
@@ -161,8 +161,8 @@ impl Fill {
         }
     }
 
-    /// Returns whether the fill makes the same upstream request as `caller` to `origin`, so that
-    /// one answer serves both.
+    /// Returns whether the fill makes the upstream request of `caller` to `origin`, so that one
+    /// answer serves both.
     pub fn is_request_of(&self, origin: &Origin, caller: &Caller) -> bool {
         self.bucket.is_none() && self.origin == *origin && self.caller == *caller
     }

@@ -75,8 +75,8 @@ impl BlobSource {
     ///
     /// # Errors
     ///
-    /// The registry's error response, or the failure to get a response. A 404 of the last seconds
-    /// is returned again without a request.
+    /// The registry's error response or failure. A 404 of the last seconds is returned again
+    /// without a request.
     pub async fn from_upstream(
         shared: &Arc<Shared>,
         origin: &Origin,
@@ -229,8 +229,9 @@ impl BlobSource {
         Ok(chunk)
     }
 
-    /// Requests the rest of a body that broke off. The bucket is retried while it makes progress.
-    /// Then the registry gets a new request, which includes a fresh token and a fresh redirect.
+    /// Requests the rest of a body that broke off. The bucket is retried first, at most
+    /// [`BUCKET_BODY_RETRIES_MAX`] times in a row without progress. Then the registry gets a new
+    /// request with a fresh token and a fresh redirect.
     async fn reconnect(&mut self, mut error: UpstreamError) -> Result<(), FetchError> {
         let have = self.offset;
         if let ActiveSource::Bucket {

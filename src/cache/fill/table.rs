@@ -1,9 +1,9 @@
 //! The fills in progress, by digest and registry, shared by all cores. Cache hits do not use this
 //! table.
 //!
-//! A registry must not delay the clients of another registry, nor grant access to its content. So
-//! each registry has its own fills. If two fills receive the same content, the second commit is
-//! dropped.
+//! A registry must not delay another registry's clients, nor grant access to another registry's
+//! content. So each registry has its own fills. If two fills receive equal content, the second
+//! commit is dropped.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -24,13 +24,12 @@ pub struct Ticket {
 }
 
 impl FillTable {
-    /// Returns whether `digest` is being filled from `origin`'s registry.
     pub fn has(&self, digest: &Digest, origin: &Origin) -> bool {
         self.lock().contains_key(&(*digest, origin.namespace.clone()))
     }
 
     /// Returns the fill in progress, or a new fill with the ticket to run it. A new fill replaces
-    /// `not`, a fill that lost bytes or was denied access that this caller may have. If `bucket` is
+    /// `not`, which lost bytes or was denied access that this caller may have. If `bucket` is
     /// given, a new fill reads from the bucket first.
     pub fn join(
         &self,

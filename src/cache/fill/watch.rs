@@ -17,7 +17,7 @@ use crate::limits::{
 struct Seen {
     /// A client waits for the fill or reads from it.
     followed: bool,
-    /// A client has waited for the fill or read from it before.
+    /// A client has followed the fill before.
     was_followed: bool,
     /// The fill can no longer be stored.
     lost: bool,

@@ -35,7 +35,6 @@ impl Window {
         }
     }
 
-    /// Returns whether the window contains the byte at `offset`.
     pub fn holds(&self, offset: u64) -> bool {
         self.start() <= offset && offset < self.end
     }

@@ -35,8 +35,8 @@ const SLOWEST_FOLLOWER: Duration = Duration::from_secs(5);
 /// Time for which a fill without a disk waits for its first follower.
 const FIRST_FOLLOWER: Duration = Duration::from_secs(5);
 
-/// Maximum number of new requests after wrong bytes, each to another mirror or upstream. No
-/// registry has more mirrors.
+/// Maximum number of new requests after wrong bytes, each to another mirror or upstream. Enough for
+/// the usual number of mirrors.
 const RESTARTS_MAX: usize = 8;
 
 impl Cache {

@@ -1,6 +1,7 @@
 //! Serves lists (`tags/list`, `referrers`). Concurrent requests share one fetch. A list stays in
 //! memory for a moment, and is served stale while the upstream is unavailable. Lists of referrers
-//! are also stored (`records`) for this purpose, because signatures cannot be found without them.
+//! are also stored (`records`) for this purpose, because clients cannot find signatures without
+//! lists.
 
 pub(super) mod parse;
 
@@ -34,7 +35,7 @@ use crate::upstream::{
 /// Memory of a kept list besides its body: key, slot, allocations.
 const OVERHEAD_BYTES: u64 = 1_024;
 
-/// One page of one list, as a specific caller sees the page.
+/// A page of a list, as a specific caller sees the page.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct ListingKey {
     pub origin: Origin,
@@ -62,7 +63,8 @@ pub enum ListingError {
     /// The registry has no referrers API. Clients then request the fallback tag.
     #[error("the registry does not list referrers: {0}")]
     NoReferrers(String),
-    /// Handled by clients like `NoReferrers`. The response may be a web page, so kept lists stay.
+    /// Clients treat this like `NoReferrers`. The response may be a web page instead of a list, so
+    /// kept lists stay.
     #[error("the registry does not list referrers: {0}")]
     NotAnIndex(String),
     #[error("the list is larger than 4 MiB")]
@@ -108,7 +110,7 @@ impl Cache {
     ///
     /// # Errors
     ///
-    /// The upstream's error response, or the failure to get a response, if no usable page is held.
+    /// The upstream's error response or failure, if no usable page is held.
     ///
     /// # Cancellation
     ///
@@ -148,7 +150,7 @@ impl Cache {
     ///
     /// # Errors
     ///
-    /// The upstream's error response, or the failure to get a response.
+    /// The upstream's error response or failure.
     pub async fn pass_through_listing(
         &self,
         origin: &Origin,

@@ -15,7 +15,7 @@ use crate::oci::{ListQuery, MANIFEST_TYPES, Tag, pairs};
 /// The media type of a response with referrers (distribution-spec, "Listing Referrers").
 pub const INDEX_TYPE: &str = MANIFEST_TYPES[0];
 
-/// One page of a list.
+/// A page of a list.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Listed {
     /// For tags, the JSON array of names. For referrers, the whole index.
@@ -112,7 +112,7 @@ pub fn page(link: &str, current: &ListQuery) -> Option<ListQuery> {
     let query = query.split('#').next().unwrap_or_default();
     let mut next = ListQuery::default();
     for (key, value) in pairs(query) {
-        // An upstream that is a cache adds the name of its registry.
+        // If the upstream is a cache, `ns` is the registry behind the cache.
         if key != "ns" {
             next.push(&key, value).ok()?;
         }

@@ -19,7 +19,7 @@ use crate::upstream::{
     UpstreamResponse,
 };
 
-/// A manifest that an upstream sent, with the proof of its digest.
+/// A manifest from an upstream, with the proof of its digest.
 pub(super) struct Fetched {
     pub manifest: Manifest,
     pub verified: Verified,

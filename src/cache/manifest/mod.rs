@@ -24,7 +24,6 @@ use crate::upstream::{Purpose, Target};
 use fetch::Fetched;
 pub(super) use fetch::{may_be_manifest, read_whole, type_of};
 
-/// The key of a manifest request. Equal concurrent requests share one fetch.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct ManifestKey {
     pub origin: Origin,
@@ -44,7 +43,7 @@ pub struct Manifest {
     pub headers: BTreeMap<String, Vec<String>>,
 }
 
-/// A manifest and the way in which the cache obtained it.
+/// A manifest, and how the cache obtained it.
 #[derive(Clone, Debug)]
 pub struct ManifestAnswer {
     pub manifest: Arc<Manifest>,
@@ -62,12 +61,11 @@ type SharedFetch = Completer<ManifestKey, Result<ManifestAnswer, FetchError>>;
 
 impl Cache {
     /// Returns the manifest of `key` from the store, or fetches it from the upstream. Concurrent
-    /// equal requests share one fetch.
+    /// equal requests share a fetch.
     ///
     /// # Errors
     ///
-    /// The upstream's error response, or the failure to get a response, if no usable manifest is
-    /// stored.
+    /// The upstream's error response or failure, if no usable manifest is stored.
     ///
     /// # Cancellation
     ///
@@ -220,11 +218,11 @@ struct Storing {
     verified: Verified,
 }
 
-/// Publishes a manifest in `pending`, so that lookups find it before it is stored. Call this before
-/// any client receives the manifest, and [`Storing::store`] afterwards.
+/// Publishes a manifest in `pending`, so that lookups find it at once. Call this before any client
+/// receives the manifest, and [`Storing::store`] afterwards.
 fn announce(shared: &Arc<Shared>, origin: &Origin, fetched: Fetched) -> (Arc<Manifest>, Storing) {
     let manifest = Arc::new(fetched.manifest);
-    // The push of this manifest may also have added content that recently returned 404.
+    // The push of a manifest may also have added content that recently returned 404.
     shared.absences().clear(origin);
     let key = Key::manifest(origin, &manifest.digest);
     shared.pending().insert(key.clone(), manifest.clone());
@@ -327,8 +325,8 @@ enum Unfit {
 }
 
 impl Manifest {
-    /// Builds a manifest from its bytes and its sidecar. Hashes the bytes, because the disk may
-    /// have changed them.
+    /// Builds a manifest from bytes and a sidecar. Hashes the bytes, because the disk may have
+    /// changed them.
     fn of(digest: Digest, body: Bytes, meta: &Meta) -> Result<Self, Unfit> {
         if Digest::of(digest.algorithm(), &body) != digest {
             return Err(Unfit::Damaged);

@@ -40,7 +40,7 @@ pub struct Tiered {
 #[derive(Clone)]
 pub struct Machine(Arc<Shared>);
 
-/// One pool for all tests, because pools are never stopped.
+/// A single pool for all tests, because pools are never stopped.
 fn helper() -> Helper {
     static HELPER: OnceLock<Helper> = OnceLock::new();
     let two = NonZeroUsize::new(2).unwrap();
