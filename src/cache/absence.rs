@@ -37,7 +37,7 @@ pub struct Absence {
     registry: Namespace,
     /// Time of the request to the registry, in milliseconds since 1970.
     pub checked_ms: u64,
-    /// Why the registry is unavailable.
+    /// The reason why the registry is unavailable.
     pub why: Arc<str>,
 }
 
