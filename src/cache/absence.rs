@@ -1,7 +1,8 @@
-//! What a registry has just answered 404 to, so that clients which look for the same again do not cost a request each.
+//! Remembers recent 404s of registries, so that repeated lookups do not cost a request each.
 //!
-//! Only a 404 is remembered, for seconds, and for the caller that received it. A successful fetch of a manifest of the
-//! repository forgets all of its 404s, and one of a blob forgets those of this blob.
+//! Only 404s are remembered, for seconds, and for the caller that received them. A successful fetch
+//! of a manifest removes all 404s of the repository. A successful fetch of a blob removes the 404s
+//! of this blob.
 
 use std::collections::HashMap;
 use std::collections::hash_map::RandomState;
@@ -19,13 +20,14 @@ use crate::oci::{Namespace, Origin};
 use crate::runtime::clock::monotonic_micros;
 use crate::upstream::{Target, UpstreamError, Verdict};
 
-/// What a remembered 404 costs beside its texts: keys, slots, allocations.
+/// Memory of a recorded 404 besides its texts: keys, slots, allocations.
 const OVERHEAD_BYTES: usize = 256;
 
-/// A 404 with more in its fields and its body is not remembered: what registries say is below.
+/// The largest recorded 404, header fields and body together. Registries send less.
 const ANSWER_BYTES_MAX: usize = 2_048;
 
-/// Counters of changes. Repositories share them; a shared one costs a 404 that is not remembered.
+/// Number of change counters. Repositories share counters, so a change in one repository may
+/// discard the 404 of another.
 const COUNTERS: usize = 256;
 
 /// A recorded 404, returned while the registry is unavailable.
@@ -35,7 +37,7 @@ pub struct Absence {
     registry: Namespace,
     /// Time of the request to the registry, in milliseconds since 1970.
     pub checked_ms: u64,
-    /// Why the registry is unavailable.
+    /// The reason why the registry is unavailable.
     pub why: Arc<str>,
 }
 
@@ -53,7 +55,7 @@ impl Absence {
 pub(super) struct Absences {
     table: Mutex<Table>,
     hasher: RandomState,
-    /// Of the configuration under which they were given.
+    /// The configuration generation in which the 404s were received.
     generation: AtomicU64,
 }
 
@@ -61,7 +63,7 @@ struct Table {
     repositories: HashMap<Origin, HashMap<AbsenceKey, Remembered>>,
     count: usize,
     bytes: u64,
-    /// Increases with each change of a repository that was seen.
+    /// Each counter increases with every change of one of its repositories.
     changes: Vec<u32>,
 }
 
@@ -72,18 +74,20 @@ struct AbsenceKey {
 }
 
 struct Remembered {
-    /// The answer with its body: each client receives the same text.
+    /// The response with its body. Each client receives the same text.
     answer: UpstreamError,
     until_micros: u64,
     bytes: u64,
 }
 
-/// Change count of a repository before a request. [`Absences::record`] drops a 404 when the count has changed since.
+/// Change count of a repository before a request. [`Absences::record`] discards a 404 if the count
+/// has changed since.
 #[derive(Clone, Copy, Debug)]
 pub struct ChangeCount(u32);
 
 impl Shared {
-    /// The 404s of the configuration as it is now: a registry that was moved is another one.
+    /// Returns the 404s of the current configuration. A new configuration may move a registry, so
+    /// older 404s are removed.
     pub(super) fn absences(&self) -> &Absences {
         self.absences.follow(self.live.generation());
         &self.absences
@@ -106,7 +110,7 @@ impl Default for Absences {
 }
 
 impl Absences {
-    /// Forgets everything when the configuration has changed.
+    /// Removes all 404s if the configuration has changed.
     fn follow(&self, generation: u64) {
         if self.generation.load(Ordering::Relaxed) == generation {
             return;
@@ -119,10 +123,10 @@ impl Absences {
         self.generation.store(generation, Ordering::Relaxed);
     }
 
-    /// The 404 that `caller` received for `target` a moment ago.
+    /// Returns the 404 that `caller` received for `target` a moment ago.
     pub fn last(&self, origin: &Origin, target: &Target, caller: &Caller) -> Option<FetchError> {
         let table = self.lock();
-        // Most repositories have none, and need no copy of the target.
+        // Most repositories have no entry, and then `target` is not copied.
         let absences = table.repositories.get(origin)?;
         let key = AbsenceKey::new(target, caller);
         let found = absences.get(&key)?;
@@ -133,7 +137,7 @@ impl Absences {
         ChangeCount(self.lock().changes[self.counter(origin)])
     }
 
-    /// Remembers `error` if it is a 404, for `life` at most.
+    /// Records `error` if it is a 404, for at most `life` and [`ABSENCE_TTL`].
     pub fn record(
         &self,
         before: ChangeCount,
@@ -173,7 +177,7 @@ impl Absences {
         }
     }
 
-    /// Forgets the 404s of a repository that has changed, and drops those of requests in flight.
+    /// Removes the 404s of a changed repository, and discards the 404s of its requests in flight.
     pub fn clear(&self, origin: &Origin) {
         let counter = self.counter(origin);
         let mut table = self.lock();
@@ -184,7 +188,8 @@ impl Absences {
         }
     }
 
-    /// Forgets the 404s of `target`, for every caller, and drops those of the repository that are still to come.
+    /// Removes the 404s of `target` for every caller, and discards the 404s of the repository's
+    /// requests in flight.
     pub fn forget(&self, origin: &Origin, target: &Target) {
         let counter = self.counter(origin);
         let mut table = self.lock();
@@ -193,7 +198,7 @@ impl Absences {
     }
 
     fn counter(&self, origin: &Origin) -> usize {
-        // The remainder is below COUNTERS.
+        // The remainder is below `COUNTERS`.
         (self.hasher.hash_one(origin) % COUNTERS as u64) as usize
     }
 
@@ -222,7 +227,7 @@ impl Table {
             self.retain(|found| now < found.until_micros);
         }
         if full(self) {
-            // Forgetting costs a request each.
+            // Each removed 404 costs at most one request.
             self.retain(|_| false);
         }
         let remembered = Remembered {
@@ -285,7 +290,7 @@ impl AbsenceKey {
     }
 }
 
-/// Of an answer with a status; others are not remembered.
+/// Returns the size of a response with a status. Other errors are not recorded.
 fn answer_bytes(answer: &UpstreamError) -> usize {
     match answer {
         UpstreamError::Status { headers, body, .. } => header_bytes(headers) + body.len(),

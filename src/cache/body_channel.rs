@@ -1,7 +1,7 @@
-//! A bounded channel that forwards a body from the helper pool to one client. The end of the body is withheld until its
-//! digest was verified. Nothing of the body is kept.
+//! A bounded channel that forwards a body from the helper pool to one client. The end of the body
+//! is withheld until its digest is verified. The body is not stored.
 //!
-//! Not here: the chunk sources (`passthrough`, `bucket`). A body that many clients follow is a `fill`.
+//! The chunk sources are in `passthrough` and `bucket`. A `fill` sends one body to many clients.
 
 use std::collections::VecDeque;
 use std::future::Future;
@@ -24,22 +24,22 @@ pub struct BodyReceiver {
 /// The sending end, on the helper pool. Dropping it before the end of the body aborts the response.
 pub(super) struct BodySender(Arc<BodyChannel>);
 
-/// How a transfer ended.
+/// The outcome of a transfer.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum ForwardOutcome {
-    /// All of it came, and is right where that could be checked.
+    /// The whole body arrived, and its digest is right if a digest was expected.
     Whole,
-    /// It is not what its digest says.
+    /// The body does not match its digest.
     Wrong,
-    /// It broke off.
+    /// The source broke off.
     Broken,
-    /// Its client went away.
+    /// The client disconnected.
     Abandoned,
 }
 
 /// A source of chunks, on the helper pool.
 pub(super) trait ChunkSource: Send {
-    /// The next bytes; `None` at a clean end.
+    /// Returns the next bytes, or `None` at a clean end.
     fn next_chunk(&mut self) -> impl Future<Output = Result<Option<Bytes>, FetchError>> + Send;
 }
 
@@ -54,13 +54,14 @@ struct State {
     bytes: usize,
     end: Option<Result<(), Aborted>>,
     waiting: Option<RemoteWaker>,
-    /// The client has gone.
+    /// The client has disconnected.
     abandoned: bool,
-    /// What its window may take, counted until the client has it all or is gone.
+    /// Memory charge of the channel, held until the client has received the body or has
+    /// disconnected.
     memory: Option<Memory>,
 }
 
-/// Creates both ends of a body channel. To be called on the core that will read.
+/// Creates both ends of a body channel. Must be called on the core that reads.
 pub(super) fn body_channel() -> (BodySender, BodyReceiver) {
     let channel = Arc::new(BodyChannel {
         state: Mutex::default(),
@@ -74,12 +75,13 @@ pub(super) fn body_channel() -> (BodySender, BodyReceiver) {
 }
 
 impl BodySender {
-    /// Counts `memory` for as long as either end exists: forwarded chunks may wait long for the client.
+    /// Holds `memory` for as long as either end exists, because forwarded chunks may wait long for
+    /// the client.
     pub fn charge(&self, memory: Memory) {
         self.0.lock().memory = Some(memory);
     }
 
-    /// Waits until the client has gone.
+    /// Waits until the client has disconnected.
     pub async fn abandoned(&self) {
         loop {
             let notice = self.0.room.notified();
@@ -90,8 +92,8 @@ impl BodySender {
         }
     }
 
-    /// Forwards a body as fast as the client reads it. The end is withheld until the body hashes to `expected`. Without
-    /// `expected` nothing is checked, and nothing is withheld.
+    /// Forwards a body as fast as the client reads. The end is withheld until the body hashes to
+    /// `expected`. Without `expected`, nothing is checked or withheld.
     pub async fn forward(self, mut source: impl ChunkSource, expected: Option<Digest>) -> ForwardOutcome {
         let channel = &self.0;
         let mut withheld = Withheld::new(expected);
@@ -146,7 +148,6 @@ struct Withheld {
 }
 
 impl Withheld {
-    /// Without an expected digest nothing is checked, and nothing is withheld.
     fn new(expected: Option<Digest>) -> Self {
         let check = expected.map(|digest| (digest, Hasher::new(digest.algorithm())));
         Withheld {
@@ -156,7 +157,7 @@ impl Withheld {
         }
     }
 
-    /// Takes the next chunk and gives what may go on.
+    /// Adds the next chunk. Returns the chunks that may be forwarded.
     fn push(&mut self, chunk: Bytes) -> Vec<Bytes> {
         if let Some((_, hasher)) = &mut self.check {
             hasher.update(&chunk);
@@ -178,7 +179,7 @@ impl Withheld {
         free
     }
 
-    /// At the end of the body: the rest, if it is right.
+    /// Returns the withheld chunks at the end of the body, if the digest is right.
     fn finish(self) -> Result<VecDeque<Bytes>, Aborted> {
         let Some((expected, hasher)) = self.check else {
             return Ok(self.chunks);

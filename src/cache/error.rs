@@ -1,58 +1,62 @@
-//! Why content could not be fetched.
+//! The error type of fetches.
 
 use super::Absence;
 use crate::oci::NotManifest;
 use crate::upstream::{UpstreamError, Verdict};
 
-/// Why content could not be had.
+/// The reason why content could not be fetched.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum FetchError {
     #[error(transparent)]
     Upstream(#[from] UpstreamError),
-    /// The upstream's bytes are not what their digest says. Nothing was stored.
+    /// The upstream's bytes do not match their digest. Nothing was stored.
     #[error("the upstream sent content for {wanted} that hashes to {found}")]
     DigestMismatch { wanted: String, found: String },
-    /// Its digest is not that of its bytes; it can be passed on, not kept.
+    /// A schema 1 manifest. The digest does not match the bytes, so the manifest is passed through
+    /// but not cached.
     #[error("the manifest is of the first schema, which is not cached")]
     Schema1,
     #[error("the manifest is larger than 4 MiB")]
     ManifestTooLarge,
-    /// The last answer of the registry was 404.
+    /// A kept 404 of a registry that is unavailable.
     #[error(transparent)]
     Absent(Absence),
-    /// The upstream answered 200 with something else, most likely a page for people. Nothing was stored.
+    /// The upstream answered 200 with other content, most likely a web page. Nothing was stored.
     #[error(
         "the registry answered 200 with {content_type} that is no manifest: {why}; perhaps a login page or a web interface answers at its address, so check the registry's `url`, proxy and credentials"
     )]
     NotManifest { content_type: String, why: NotManifest },
-    /// Our own limit of concurrent fetches, or of the memory they may take.
+    /// The cache reached its limit of concurrent fetches or of their memory.
     #[error("the cache has too much to fetch at the moment")]
     Overloaded,
-    /// A slow client's bytes are in nobody's memory and on no disk any more.
+    /// The fetch was abandoned, or bytes that a slow client needs are neither in memory nor on
+    /// disk.
     #[error("the store failed and the bytes are gone")]
     Gone,
-    /// A bug of ours ended the work; it has been logged.
+    /// A bug in the cache ended the work. The log contains the cause.
     #[error("the fetch ended unexpectedly")]
     Lost,
 }
 
 impl FetchError {
-    /// Whether the upstream said that this caller may not have it, or that it is not there: another one may get it.
+    /// Returns whether the upstream denied access to this caller or returned 404. Another caller
+    /// may get the content.
     pub fn is_refusal(&self) -> bool {
         matches!(
             self,
             FetchError::Upstream(UpstreamError::Status { status, .. })
-                // Even where a page said so: another caller may not be shown it.
+                // The status counts even if a web page carries it: another caller may not get the
+                // page.
                 if Verdict::of_status(*status).is_refusal()
         ) || self.is_stale_absence()
     }
 
-    /// Whether this is a kept 404, returned while the registry is unavailable.
+    /// Returns whether this is a kept 404, returned while the registry is unavailable.
     pub fn is_stale_absence(&self) -> bool {
         matches!(self, FetchError::Absent(_))
     }
 
-    /// Whether the registry is unavailable, so that its last answer serves.
+    /// Returns whether the registry is unavailable, so that its last answer is served.
     pub fn is_outage(&self) -> bool {
         match self {
             FetchError::Upstream(error) => error.is_outage(),
@@ -61,7 +65,7 @@ impl FetchError {
         }
     }
 
-    /// What the upstream's answer says about the content, where it gave one, now or earlier.
+    /// Returns the upstream's verdict on the content, from a current or a kept response.
     pub(super) fn verdict(&self) -> Option<Verdict> {
         match self {
             FetchError::Upstream(error) => error.verdict(),

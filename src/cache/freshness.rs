@@ -1,4 +1,4 @@
-//! How long a tag is taken as known. Pure: settings and times in, verdicts out.
+//! Computes how long a cached tag may be served. Pure functions of settings and times.
 
 use std::time::Duration;
 
@@ -6,40 +6,41 @@ use crate::config::{TagFreshness, TagRule};
 use crate::limits::DERIVED_TAG_TTL_MAX;
 use crate::oci::Tag;
 
-/// How tags are cached, where no rule of a registry says otherwise.
+/// Default settings for tags. A matching rule of a registry takes precedence.
 #[derive(Clone, Copy, Debug)]
 pub struct TagPolicy {
-    /// Whether it is remembered at all what tags mean.
+    /// Whether tags are cached.
     pub cache_tags: bool,
-    /// Whether that goes for `latest`.
+    /// Whether the default lifetime also applies to `latest`.
     pub cache_latest: bool,
     /// Whether each request for `latest` is revalidated, regardless of the rules.
     pub always_revalidate_latest: bool,
     /// Freshness lifetime.
     pub ttl: Duration,
-    /// How long after it a tag is still answered at once, and revalidated in the background.
+    /// Time after the lifetime during which a tag is served stale at once and revalidated in the
+    /// background.
     pub stale_while_revalidate: Duration,
 }
 
-/// What holds for one tag.
+/// The caching terms of one tag.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct TagTerms {
-    /// How long a pointer may be served without revalidation, in milliseconds after it was checked.
+    /// Time after a check during which a pointer is served without revalidation, in milliseconds.
     pub lifetime_ms: u64,
-    /// How much longer it may be served during a revalidation, in milliseconds.
+    /// Further time during which the pointer is served while a revalidation runs, in milliseconds.
     pub grace_ms: u64,
-    /// A tag the upstream no longer has is served as it was.
+    /// Whether the cached tag is served after the upstream returned 404.
     pub keep_on_404: bool,
 }
 
-/// What holds for `tag` of a registry with these `rules`.
+/// Returns the terms of `tag` at a registry with these `rules`.
 pub fn terms(policy: &TagPolicy, rules: &[TagRule], tag: &Tag) -> TagTerms {
     let rule = rules.iter().find(|rule| rule.pattern.matches(tag));
     let freshness = match rule {
         _ if !policy.cache_tags => TagFreshness::AlwaysAsk,
         _ if policy.always_revalidate_latest && tag.is_latest() => TagFreshness::AlwaysAsk,
         Some(rule) => rule.freshness,
-        // The kept pointer serves while the upstream is unavailable.
+        // The pointer is kept, and is served while the upstream is unavailable.
         None if tag.is_latest() && !policy.cache_latest => TagFreshness::AlwaysAsk,
         None => TagFreshness::For(policy.ttl),
     };
@@ -47,7 +48,8 @@ pub fn terms(policy: &TagPolicy, rules: &[TagRule], tag: &Tag) -> TagTerms {
     let lifetime_ms = match freshness {
         TagFreshness::AlwaysAsk => 0,
         TagFreshness::For(ttl) if tag.is_derived() => millis(ttl).min(derived_ms),
-        // Signatures are replaced under the same name: no rule for version tags is meant for them.
+        // Signatures are replaced under the same name, and rules for version tags are not meant for
+        // signatures.
         TagFreshness::NeverAsk if tag.is_derived() => derived_ms,
         TagFreshness::For(ttl) => millis(ttl),
         TagFreshness::NeverAsk => u64::MAX,
@@ -68,9 +70,11 @@ fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// Whether a pointer checked at `checked_ms` may be served at `now_ms` without revalidation.
+/// Returns whether a pointer checked at `checked_ms` may be served at `now_ms` without
+/// revalidation.
 ///
-/// A check in the future means that the clock was set back: the pointer is stale, which costs one request.
+/// If the check is in the future, the clock was set back. The pointer is then stale, which costs
+/// one request.
 pub fn is_fresh(checked_ms: u64, now_ms: u64, lifetime_ms: u64) -> bool {
     now_ms
         .checked_sub(checked_ms)

@@ -1,4 +1,5 @@
-//! Passing an upstream's answer through to one client, unstored: the operator wants nothing of this registry kept.
+//! Passes upstream responses through to a single client without storing them. Used for registries
+//! that the operator excludes from the cache.
 
 use bytes::Bytes;
 
@@ -9,22 +10,22 @@ use crate::limits::BODY_CHANNEL_BYTES_MAX;
 use crate::oci::{Digest, Origin, Reference, SCHEMA1_TYPES};
 use crate::upstream::{Credentials, Fault, Purpose, Target, UpstreamBody, UpstreamMethod, UpstreamRequest};
 
-/// The upstream's head.
+/// The head of the upstream response.
 #[derive(Debug)]
 pub struct PassthroughHead {
     pub size: Option<u64>,
-    /// Media type, without parameters; of a manifest, the one that its bytes bear out.
+    /// Media type without parameters. For a fetched manifest, the type confirmed by the body.
     pub content_type: Option<String>,
-    /// All end-to-end fields, canonical names.
+    /// All end-to-end header fields, with canonical names.
     pub headers: std::collections::BTreeMap<String, Vec<String>>,
 }
 
 impl Cache {
-    /// Requests content from the upstream with these credentials, for one client alone.
+    /// Requests content from the upstream with these credentials, for a single client.
     ///
     /// # Errors
     ///
-    /// The upstream's refusal as it is, its challenge included.
+    /// The upstream's unmodified error response, including its challenge.
     pub async fn pass_through(
         &self,
         origin: &Origin,
@@ -38,7 +39,7 @@ impl Cache {
         let mut request = UpstreamRequest {
             namespace: origin.namespace.clone(),
             repository: origin.repository.clone(),
-            // Registries refuse `HEAD` of blobs that they give by `GET`.
+            // Some registries reject `HEAD` for existing blobs.
             method: match &target {
                 Target::Blob(_) => UpstreamMethod::Get,
                 _ if head_only => UpstreamMethod::Head,
@@ -60,13 +61,13 @@ impl Cache {
                 let resources = shared.fetch_resources(class, &origin.namespace).await?;
                 let mut response = shared.upstreams.fetch(&request).await?;
                 if is_manifest && head_only && !may_be_manifest(&response.headers) {
-                    // Whether there is a manifest behind the head of a page shows in its bytes.
+                    // Despite the other media type, the body may be a manifest.
                     request.method = UpstreamMethod::Get;
                     response = shared.upstreams.fetch(&request).await?;
                 }
                 Ok::<_, FetchError>((resources, response))
             };
-            // With its client gone there is no use for an answer.
+            // Without a client, the response is useless.
             let fetched = unless(sender.abandoned(), fetching).await;
             let (FetchResources { slot, mut memory }, mut response) =
                 fetched.unwrap_or(Err(FetchError::Gone))?;
@@ -82,7 +83,7 @@ impl Cache {
                 head.size = Some(body.len() as u64);
                 whole = Some(body);
             }
-            // From here on the response takes the memory of its channel, and no fetch slot.
+            // The response now needs memory for its channel, but no fetch slot.
             drop(slot);
             memory.shrink_to(BODY_CHANNEL_BYTES_MAX.max(whole.as_ref().map_or(0, Bytes::len)) as u64);
             sender.charge(memory);
@@ -90,7 +91,7 @@ impl Cache {
                 let named = named_digest(&response.headers);
                 let expected = match &request.target {
                     Target::Blob(digest) | Target::Manifest(Reference::Digest(digest)) => Some(*digest),
-                    // The digest of the first schema leaves the signatures out.
+                    // The digest of a schema 1 manifest excludes the signatures.
                     Target::Manifest(Reference::Tag(_)) if is_schema1(&head) => None,
                     _ => named,
                 };
@@ -113,14 +114,15 @@ impl Cache {
                     let outcome = sender.forward(source, expected).await;
                     let fault = match outcome {
                         ForwardOutcome::Whole if checked => {
-                            // It may be held from elsewhere; now this registry has shown that it has it.
+                            // The content may be cached from another registry. The passed-through
+                            // body proves that this registry has the content.
                             return shared.record_source(&request.target, &origin, public);
                         }
                         ForwardOutcome::Whole | ForwardOutcome::Abandoned => return,
                         ForwardOutcome::Wrong => Fault::Wrong,
                         ForwardOutcome::Broken => Fault::Broken,
                     };
-                    // The client has some of it already, and comes back for the rest.
+                    // The client has already received some bytes, and will request the rest.
                     shared.upstreams.record_fault(&request, mirror.as_ref(), fault);
                 });
             }
@@ -137,9 +139,9 @@ fn is_schema1(head: &PassthroughHead) -> bool {
         .is_some_and(|named| SCHEMA1_TYPES.contains(&named))
 }
 
-/// What is passed through.
+/// The body to pass through.
 enum PassthroughBody {
-    /// A manifest, read before its head went on.
+    /// A manifest, read before its head was sent.
     Whole(Option<Bytes>),
     Arriving(Box<UpstreamBody>),
 }

@@ -1,7 +1,9 @@
-//! Answers about referrers that outlive the process: pages of lists, and 404s by which clients learn that there are none.
+//! Persistent answers about referrers: pages of lists, and 404s. From a 404, clients conclude that
+//! there are no referrers.
 //!
-//! Kept are answers that were given without credentials, and those of registries that the operator shares. They are given
-//! only while the registry is unavailable, and marked stale.
+//! Only answers to requests without credentials, and answers of registries that the operator
+//! shares, are kept. The answers are served only while the registry is unavailable, and are marked
+//! stale.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -18,7 +20,7 @@ use crate::oci::{Digest, ListQuery, Origin, Reference, Tag, pairs};
 use crate::storage::{RecordChanges, RecordName, ReferrersRecord};
 use crate::upstream::Target;
 
-/// What is kept for a list.
+/// The kept answer for a list.
 pub(super) enum Kept {
     List(Arc<Listed>),
     /// The repository had no referrers API at the time of the request, in milliseconds since 1970.
@@ -26,7 +28,8 @@ pub(super) enum Kept {
     Nothing,
 }
 
-/// When repositories last listed referrers, in milliseconds since 1970. A 404 before that may reach the disk later.
+/// Times of the last referrers lists by repository, in milliseconds since 1970. An older 404 may
+/// reach the disk later.
 #[derive(Default)]
 pub(super) struct ListingRepositories(Mutex<HashMap<Origin, u64>>);
 
@@ -37,7 +40,7 @@ impl ListingRepositories {
         }
         let mut table = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if table.len() >= LISTING_REPOSITORIES_MAX && !table.contains_key(&key.origin) {
-            // What is forgotten matters for the moment that a write to the disk takes.
+            // An entry matters only for the duration of a disk write.
             table.clear();
         }
         table.insert(key.origin.clone(), requested_ms);
@@ -52,14 +55,14 @@ impl ListingRepositories {
 }
 
 impl Caller {
-    /// Whether answers to this caller may be kept for others.
+    /// Returns whether answers to this caller may be kept for other callers.
     pub(super) fn speaks_for_others(&self) -> bool {
         self.is_anonymous() || self.is_operator()
     }
 }
 
 impl RecordChanges {
-    /// A page as the registry gave it.
+    /// Keeps a page that the registry returned.
     pub fn page(key: &ListingKey, listed: &Listed) -> Self {
         let Target::Referrers(subject, query) = &key.target else {
             return RecordChanges::default();
@@ -86,7 +89,7 @@ impl RecordChanges {
         }
     }
 
-    /// The registry does not list referrers.
+    /// Records that the registry does not list referrers.
     pub fn unsupported(key: &ListingKey, requested_ms: u64) -> Self {
         RecordChanges {
             set: Some((
@@ -97,8 +100,8 @@ impl RecordChanges {
         }
     }
 
-    /// The registry has answered with something that is no list. Lists it gave before stay: a page that says "back soon" is
-    /// no word about them.
+    /// Records that the registry returned something other than a list. Earlier lists stay, because
+    /// a maintenance page does not invalidate a list.
     pub fn not_an_index(key: &ListingKey, requested_ms: u64) -> Self {
         RecordChanges {
             remove: Vec::new(),
@@ -106,14 +109,14 @@ impl RecordChanges {
         }
     }
 
-    /// The registry refuses what it gave before.
+    /// Removes the records of a list to which the registry now denies access.
     pub fn refused(key: &ListingKey) -> Self {
         let mut remove = pages(&key.target);
         remove.push(RecordName::Unsupported);
         RecordChanges { set: None, remove }
     }
 
-    /// A tag does not exist.
+    /// Records that a tag does not exist.
     pub fn absent_tag(tag: &Tag, caller: &Caller, requested_ms: u64) -> Self {
         let record = ReferrersRecord::absent(requested_ms, caller.is_anonymous());
         RecordChanges {
@@ -122,7 +125,7 @@ impl RecordChanges {
         }
     }
 
-    /// A tag exists, or is refused.
+    /// Removes the record of an absent tag. The tag exists, or access is denied.
     pub fn not_absent_tag(tag: &Tag) -> Self {
         RecordChanges {
             set: None,
@@ -131,7 +134,7 @@ impl RecordChanges {
     }
 }
 
-/// The record of a page, and that of the whole list.
+/// Returns the names of a page and of the whole list.
 fn pages(target: &Target) -> Vec<RecordName> {
     let Target::Referrers(subject, query) = target else {
         return Vec::new();
@@ -151,7 +154,8 @@ fn page(subject: &Digest, query: &ListQuery) -> RecordName {
 }
 
 impl Shared {
-    /// What is kept for a list: the page itself; else the whole list, filtered as the query wants; else that there is none.
+    /// Returns the kept answer for a list: the page, the whole list with the query's filter, or the
+    /// record of a missing referrers API.
     pub(super) async fn kept_list(&self, key: &ListingKey) -> Kept {
         let Target::Referrers(subject, query) = &key.target else {
             return Kept::Nothing;
@@ -183,13 +187,14 @@ impl Shared {
         }
     }
 
-    /// When a registry last answered 404 for a tag that is derived from a digest, in milliseconds since 1970.
+    /// Returns the time of the registry's last 404 for a tag derived from a digest, in milliseconds
+    /// since 1970.
     pub(super) async fn kept_absence(&self, origin: &Origin, tag: &Tag, caller: &Caller) -> Option<u64> {
         let record = self.record(origin, caller, RecordName::AbsentTag(tag.clone()));
         Some(record.await?.checked_at_ms)
     }
 
-    /// A record that `caller` may have.
+    /// Returns a record that `caller` may read.
     async fn record(&self, origin: &Origin, caller: &Caller, name: RecordName) -> Option<ReferrersRecord> {
         if !self.policy.cache_tags || !caller.speaks_for_others() {
             return None;
@@ -198,7 +203,7 @@ impl Shared {
         (record.public || caller.is_operator()).then_some(record)
     }
 
-    /// Writes what an answer changes.
+    /// Writes the changes that an answer makes.
     pub(super) async fn write_records(self: &Arc<Self>, origin: &Origin, changes: RecordChanges) {
         let (shared, repository) = (self.clone(), origin.clone());
         // A list that arrived after the 404 contradicts it.
@@ -213,8 +218,8 @@ impl Shared {
 }
 
 impl Cache {
-    /// Whether the manifest that `target` is about is held and public, so that answers without credentials are the whole
-    /// truth about it.
+    /// Returns whether the subject manifest of `target` is cached and public, so that answers
+    /// without credentials are complete.
     pub async fn is_subject_public(&self, origin: &Origin, target: &Target) -> bool {
         let subject = match target {
             Target::Referrers(subject, _) => Some(*subject),
@@ -253,7 +258,7 @@ fn listed_of(record: ReferrersRecord) -> Option<Listed> {
     })
 }
 
-/// Whether a query names a filter and no page.
+/// Returns whether a query has only filters and selects no page.
 fn only_filters(query: &ListQuery) -> bool {
     pairs(query.as_str()).all(|(key, _)| key == "artifactType")
 }

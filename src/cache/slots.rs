@@ -1,10 +1,11 @@
-//! Fetch slots. Each registry has a share of them, and so has each class of fetches. A fetch that finds no free slot waits,
-//! and registries with waiting fetches are served in turn.
+//! Fetch slots. Each registry and each class of fetches has a share of the slots. A fetch without a
+//! free slot waits, and registries with waiting fetches are served in turn.
 //!
-//! Each registry with an entry in the configuration has a few slots of its own too, which come on top of the common ones.
-//! So it begins its first fetches at once, however many other registries hold common slots.
+//! Each registry with an entry in the configuration also has a few own slots, in addition to the
+//! common slots. So the registry can start a fetch at once, even if other registries hold all
+//! common slots.
 //!
-//! A fetch that no client waits for keeps its slot only as long as no other fetch needs it.
+//! A fetch without clients keeps its slot only until another fetch needs a slot.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -19,13 +20,13 @@ use crate::limits::{
     MANIFEST_FETCHES_MAX, RESERVED_FETCHES_MAX, RESERVED_FETCHES_TOTAL_MAX, UNPROVEN_WAITING_MAX,
 };
 
-/// The purpose of a fetch slot. No class takes the slots of another.
+/// The purpose of a fetch slot. A class never uses the slots of another class.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Class {
     Blob,
-    /// Manifests, lists, and probes of access.
+    /// Manifests, lists, and access checks.
     Manifest,
-    /// Revalidations of held content.
+    /// Revalidations of cached content.
     Background,
 }
 
@@ -41,26 +42,26 @@ pub struct FetchSlot {
     standing: Arc<Standing>,
 }
 
-/// State that decides whether a fetch keeps its slot when others need it.
+/// State that decides whether a fetch keeps its slot when other fetches need a slot.
 #[derive(Default, Debug)]
 pub struct Standing {
-    /// No client waits for it.
+    /// No client waits for the fetch.
     deserted: AtomicBool,
-    /// Its upstream sends less than the minimum.
+    /// The upstream sends less than the minimum rate.
     slow: AtomicBool,
-    /// Bytes a second, lately.
+    /// Recent rate in bytes per second.
     rate: AtomicU64,
-    /// The fetch has to release its slot.
+    /// The fetch must release its slot.
     evicted: AtomicBool,
     eviction: Notify,
 }
 
 struct Pool {
-    /// Common slots.
+    /// Number of common slots.
     size: u64,
-    /// Common slots that are taken.
+    /// Common slots in use.
     ledger: Ledger,
-    /// Own slots that registries with an entry have taken.
+    /// Own slots in use, by registry. Only registries with an entry have own slots.
     own: HashMap<Party, u64>,
     held: HashMap<u64, Held>,
     /// Parties with waiting fetches, in the order in which they are served.
@@ -80,7 +81,7 @@ struct Held {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Kind {
     Common,
-    /// One of those that only its registry takes.
+    /// A slot that only its registry can use.
     Own,
 }
 
@@ -90,8 +91,9 @@ struct Waiting {
 }
 
 impl FetchSlots {
-    /// Fetch slots of a process with a limit of `descriptors`. A blob takes two, its connection and its file, and the others
-    /// take one. Of the fifth that is for content, three quarters are for fetches, and the rest is for open files.
+    /// Creates the slots of a process with a limit of `descriptors`. A blob needs two descriptors,
+    /// for its connection and file. Other fetches need one. Content gets a fifth of the
+    /// descriptors: three quarters of the fifth for fetches, and the rest for open files.
     pub fn new(descriptors: u64) -> Self {
         let content = descriptors.saturating_sub(DESCRIPTORS_RESERVED as u64) / 5;
         let size = |part: u64, most: usize| (content / part).clamp(FETCHES_MIN, most as u64);
@@ -103,7 +105,8 @@ impl FetchSlots {
         FetchSlots(Arc::new(sizes.map(|size| Mutex::new(Pool::new(size)))))
     }
 
-    /// Takes a slot for a fetch of `party`, within `limit`; `None` when there is none in time, or too many fetches wait.
+    /// Takes a slot for a fetch of `party`. Returns `None` if no slot is free within `limit`, or if
+    /// too many fetches wait.
     ///
     /// # Cancellation
     ///
@@ -111,7 +114,7 @@ impl FetchSlots {
     pub async fn take(&self, class: Class, party: &Party, limit: Duration) -> Option<FetchSlot> {
         let (grant, granted) = oneshot::channel();
         let (id, queued) = self.pool(class).enter(party, grant)?;
-        // From here on its drop releases the slot, or leaves the queue.
+        // Dropping the slot from here on releases it, or leaves the queue.
         let mut slot = FetchSlot {
             slots: self.clone(),
             class,
@@ -133,7 +136,8 @@ impl FetchSlots {
 }
 
 impl FetchSlot {
-    /// Records the progress of the fetch. A fetch that no client waits for may lose its slot to one that a client waits for.
+    /// Records the progress of the fetch. A fetch without clients may lose its slot to a fetch with
+    /// clients.
     pub fn record_progress(&self, deserted: bool, slow: bool, rate: u64) {
         let standing = &self.standing;
         standing.rate.store(rate, Ordering::Relaxed);
@@ -176,21 +180,22 @@ impl Pool {
         }
     }
 
-    /// Common slots that are free.
+    /// Returns the number of free common slots.
     fn free(&self) -> u64 {
         self.size - self.ledger.held()
     }
 
-    /// All slots that `party` has.
+    /// Returns the number of slots that `party` holds.
     fn held_by(&self, party: &Party) -> u64 {
         self.ledger.held_by(party) + self.own.get(party).copied().unwrap_or_default()
     }
 
-    /// The kind of slot that `party` may take now.
+    /// Returns the kind of slot that `party` may take now.
     fn admits(&self, party: &Party) -> Option<Kind> {
         let own = self.own.get(party).copied().unwrap_or_default();
         let together = || self.own.values().sum::<u64>();
-        // The configuration bounds the first ones. Clients make up names of other registries, which have none.
+        // The configuration limits the number of first own slots. Registries without an entry have
+        // no own slots, because clients can invent their names.
         let has_own = matches!(party, Party::Named(_))
             && (own == 0
                 || (own < RESERVED_FETCHES_MAX && together() < RESERVED_FETCHES_TOTAL_MAX.min(self.size)));
@@ -201,11 +206,12 @@ impl Pool {
         }
     }
 
-    /// Takes a slot or joins the queue, and returns which. `None` when the queue is full.
+    /// Takes a slot or joins the queue. Returns the id and whether the fetch waits, or `None` if
+    /// the queue is full.
     fn enter(&mut self, party: &Party, grant: oneshot::Sender<()>) -> Option<(u64, bool)> {
         let id = self.next_id;
         self.next_id += 1;
-        // Fetches of the same party that wait come first.
+        // Waiting fetches of the same party come first.
         if !self.waiting.contains_key(party)
             && let Some(kind) = self.admits(party)
         {
@@ -253,13 +259,14 @@ impl Pool {
         self.held.insert(id, held);
     }
 
-    /// Releases the slot of `id`; `false` when it has none.
+    /// Releases the slot of `id`. Returns `false` if `id` has no slot.
     fn release(&mut self, id: u64) -> bool {
         let Some(Held { party, kind, .. }) = self.held.remove(&id) else {
             return false;
         };
         if kind == Kind::Own {
-            // Another fetch of the registry goes on in this slot, and its common slot is free for others.
+            // Another fetch of the registry moves to the own slot, which frees a common slot for
+            // other registries.
             let common = |held: &&mut Held| held.kind == Kind::Common && held.party == party;
             if self.ledger.held_by(&party) > 0
                 && let Some(other) = self.held.values_mut().find(common)
@@ -296,7 +303,7 @@ impl Pool {
         self.turns.retain(|party| waiting.contains_key(party));
     }
 
-    /// Gives free slots to waiting fetches: one to each party that may have one, in turn.
+    /// Grants free slots to waiting fetches, in turn: one to each party that may take a slot.
     fn serve(&mut self) {
         let mut skipped = 0;
         while skipped < self.turns.len() {
@@ -320,15 +327,16 @@ impl Pool {
                 }
                 self.hold(id, &party, kind);
                 if grant.send(()).is_err() {
-                    // It has left in this moment.
+                    // The fetch has just left the queue.
                     self.release(id);
                 }
             }
         }
     }
 
-    /// Evicts fetches that no client waits for from their slots, as many as others wait for. Where a bound that
-    /// registries have together is reached, a fetch that is too slow gives way too, to a registry that holds less.
+    /// Evicts fetches without clients, one for each party with waiting fetches. If the slots that
+    /// registries share are exhausted, a slow fetch is evicted too. A registry with an entry loses
+    /// a slow fetch only to a registry with an entry that holds fewer slots.
     fn relieve(&mut self) {
         let evicted = |standing: &Standing| standing.evicted.load(Ordering::Relaxed);
         let evicting = self.held.values().filter(|held| evicted(&held.standing)).count();
@@ -355,7 +363,7 @@ impl Pool {
                             (Party::Named(_), _) => false,
                             _ => true,
                         };
-                    // A registry with own slots only has no common slot to give.
+                    // A registry that holds only own slots cannot free a common slot.
                     let gives = holder == party || self.ledger.held_by(holder) > 0;
                     gives && !evicted(standing) && (deserted || (slow && exhausted && outside))
                 })
@@ -448,7 +456,7 @@ mod tests {
             }
             assert_eq!(slots.pool(Class::Blob).free(), 0);
             assert!(slots.take(Class::Blob, &named("other"), AT_ONCE).await.is_some());
-            // Each of the many has its first slot; further own slots they have up to a bound.
+            // Each of the 300 registries has its first own slot. Further own slots are limited.
             let most = BLOB_FETCHES_MAX as u64 + RESERVED_FETCHES_TOTAL_MAX + 300;
             assert!(held.len() as u64 <= most, "{}", held.len());
             held.clear();

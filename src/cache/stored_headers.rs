@@ -1,11 +1,13 @@
-//! Header fields of upstream responses: those that are stored, and those that describe the content.
+//! Selects header fields of upstream responses: the stored fields, and the fields that describe the
+//! content.
 
 use std::collections::BTreeMap;
 
 use crate::oci::Digest;
 use crate::storage::canonical_name;
 
-/// An upstream's end-to-end fields as a sidecar keeps them. Secrets and what only concerns one exchange stay out.
+/// Returns the end-to-end fields of an upstream response for the sidecar. Secrets and fields about
+/// a single exchange are excluded.
 pub(super) fn storable(headers: &http::HeaderMap) -> BTreeMap<String, Vec<String>> {
     const NEVER_STORED: [&str; 5] = [
         "set-cookie",
@@ -28,14 +30,14 @@ pub(super) fn storable(headers: &http::HeaderMap) -> BTreeMap<String, Vec<String
     kept
 }
 
-/// `Content-Type` without parameters, if it is one media type.
+/// Returns `Content-Type` without parameters, if it is one media type.
 pub(super) fn media_type(headers: &http::HeaderMap) -> Option<String> {
     let text = headers.get(http::header::CONTENT_TYPE)?.to_str().ok()?;
     let text = text.split(';').next().unwrap_or_default().trim();
     crate::oci::is_media_type(text).then(|| text.to_owned())
 }
 
-/// The digest an upstream gives its answer.
+/// Returns the digest in an upstream response.
 pub(super) fn named_digest(headers: &http::HeaderMap) -> Option<Digest> {
     headers.get("docker-content-digest")?.to_str().ok()?.parse().ok()
 }

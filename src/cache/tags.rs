@@ -1,4 +1,5 @@
-//! The newest pointer of tags seen lately, shared by all cores. Consulted only when a core's own copy is stale.
+//! The newest pointers of recently used tags, shared by all cores. Consulted only if a core's own
+//! copy is stale.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Mutex, PoisonError};
@@ -18,12 +19,14 @@ impl TagTable {
             .cloned()
     }
 
-    /// Keeps `pointer`, without the upstream's fields: they are on disk, and here they would be most of the memory.
+    /// Stores `pointer` without the upstream's header fields. The fields are on disk, and would use
+    /// most of the memory here.
     pub fn set(&self, key: &TagKey, mut pointer: TagPointer) {
         pointer.headers.clear();
         let mut table = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if table.len() >= TAGS_IN_MEMORY_MAX {
-            // Forgetting costs a file read each. Any sixteenth will do.
+            // Removes every sixteenth entry. Any choice works, because each removed entry costs one
+            // file read.
             let mut count = 0_usize;
             table.retain(|_, _| {
                 count += 1;
@@ -34,7 +37,7 @@ impl TagTable {
     }
 }
 
-/// Tags with a revalidation in the background.
+/// Tags with a background revalidation.
 #[derive(Default)]
 pub struct Revalidating(Mutex<HashSet<TagKey>>);
 

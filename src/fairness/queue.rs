@@ -1,4 +1,5 @@
-//! A fair queue of jobs: parties are served in turn. A party with many jobs delays its own jobs only.
+//! A fair queue of jobs. Parties are served in turn, so a party with many jobs delays only its own
+//! jobs.
 
 use std::collections::{HashMap, VecDeque};
 
@@ -6,12 +7,12 @@ use super::Party;
 
 pub struct FairQueue<J> {
     parties: HashMap<Party, PartyQueue<J>>,
-    /// Parties with jobs that wait, the next one first.
+    /// Parties with waiting jobs; the front is served next.
     turns: VecDeque<Party>,
-    /// Jobs that wait.
+    /// Number of waiting jobs.
     waiting: usize,
     waiting_max: usize,
-    /// Jobs of one party that may run at once.
+    /// Concurrent jobs of one party at most.
     running_max: usize,
 }
 
@@ -31,18 +32,17 @@ impl<J> FairQueue<J> {
         }
     }
 
-    /// Jobs that wait.
     pub fn waiting(&self) -> usize {
         self.waiting
     }
 
-    /// The jobs of `party` that wait.
+    /// Returns the waiting jobs of `party`.
     pub fn of<'a>(&'a self, party: &Party) -> impl Iterator<Item = &'a J> {
         let queue = self.parties.get(party);
         queue.into_iter().flat_map(|queue| &queue.waiting)
     }
 
-    /// Whether `party` has as many jobs as it leaves to others.
+    /// Returns whether `party` has at least as many waiting jobs as the queue has free places.
     pub fn is_full_for(&self, party: &Party) -> bool {
         let own = self.parties.get(party).map_or(0, |queue| queue.waiting.len());
         own >= self.waiting_max - self.waiting
@@ -60,14 +60,14 @@ impl<J> FairQueue<J> {
         self.waiting += 1;
     }
 
-    /// Whether there is a job to be taken.
+    /// Returns whether a job can start now.
     pub fn has_next(&self) -> bool {
         self.turns
             .iter()
             .any(|party| self.parties[party].running < self.running_max)
     }
 
-    /// Takes the next job; [`FairQueue::done`] is to be called when it ends.
+    /// Takes the next job. Call [`FairQueue::done`] when the job ends.
     pub fn next(&mut self) -> Option<(Party, J)> {
         let at = self
             .turns

@@ -1,54 +1,57 @@
-//! Shares of something that all registries use: fetch slots, memory, room on the disk.
+//! Shares of resources that all registries use: fetch slots, memory and disk space.
 //!
-//! A party takes more only while it holds less than what is left to it. One party alone comes to hold half, and two come to
-//! hold a third each. Each further party takes half of the rest, so that about fifteen of them take all of it. Each registry
-//! with an entry in the configuration therefore has a little on top that no other one takes: see `slots.rs` for fetches and
-//! `memory_for` in `cache/mod.rs` for memory. Any public registry can be named in a path, so registries without an
-//! entry in the configuration have a bound together, and those of them that have never given good content a smaller one.
+//! A party may take more only while it holds less than is left to it. A single party can hold half,
+//! and two parties a third each. Each further party can take half of the rest, so that about
+//! fifteen parties use up everything. So each registry with an entry in the configuration has a
+//! small reserve, in `cache/slots.rs` and in `memory_for` of `cache/mod.rs`.
+//!
+//! Clients can name any public registry in a path. So registries without an entry have a common
+//! limit, and registries that never delivered verified content have a smaller limit.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::Party;
 
-/// How much each party holds.
+/// The amount that each party holds.
 #[derive(Default, Debug)]
 pub struct Ledger {
     parties: HashMap<Party, u64>,
-    /// Of all parties.
+    /// Total of all parties.
     held: u64,
-    /// Of registries without an entry, proven or not.
+    /// Total of registries without an entry, proven or not.
     unlisted: u64,
-    /// Of registries that are not proven.
+    /// Total of unproven registries.
     unproven: u64,
 }
 
 impl Ledger {
-    /// What all parties hold.
+    /// Returns the amount that all parties hold.
     pub fn held(&self) -> u64 {
         self.held
     }
 
-    /// What `party` holds.
     pub fn held_by(&self, party: &Party) -> u64 {
         self.parties.get(party).copied().unwrap_or_default()
     }
 
-    /// Whether `party` may take more, with `free` left of the whole: it holds less than `weight` times what is left to it.
-    /// Registries without an entry are left three quarters of the whole together, unproven ones a quarter.
+    /// Returns whether `party` may take more, with `free` left of the whole. The party must hold
+    /// less than `weight` times the amount left to it. Registries without an entry may hold three
+    /// quarters of the whole together, and unproven registries a quarter.
     pub fn admits(&self, party: &Party, free: u64, weight: u64) -> bool {
         let left = self.left_to(party, free);
         self.held_by(party) < left.saturating_mul(weight)
     }
 
-    /// Whether `party` may take `amount` more, with `free` left of the whole: it then holds at most `weight` times what is left
-    /// to it. One large amount takes no more than many small ones.
+    /// Returns whether `party` may take `amount` more, with `free` left of the whole. The party
+    /// must then hold at most `weight` times the amount left to it. Large amounts are limited like
+    /// many small amounts.
     pub fn has_room_for(&self, party: &Party, amount: u64, free: u64, weight: u64) -> bool {
         let left = self.left_to(party, free).checked_sub(amount);
         left.is_some_and(|left| self.held_by(party) + amount <= left.saturating_mul(weight))
     }
 
-    /// Whether the bound that `party` has together with others is reached.
+    /// Returns whether `party` has reached the common limit of its group.
     pub fn is_group_full(&self, party: &Party, free: u64) -> bool {
         self.left_to(party, free) == 0
     }
@@ -59,7 +62,8 @@ impl Ledger {
         match party {
             Party::Named(_) => free,
             Party::Proven(_) => unlisted(),
-            // A whole of less than four has one for them.
+            // Rounded up, so that even a whole of less than four leaves a unit to unproven
+            // registries.
             Party::Unproven(_) => whole.div_ceil(4).saturating_sub(self.unproven).min(unlisted()),
         }
     }
@@ -75,7 +79,7 @@ impl Ledger {
         }
     }
 
-    /// Gives back what was taken.
+    /// Releases an amount that was taken.
     pub fn give(&mut self, party: &Party, amount: u64) {
         let Some(held) = self.parties.get_mut(party) else {
             return;
@@ -94,11 +98,11 @@ impl Ledger {
     }
 }
 
-/// A ledger of bytes that several threads use.
+/// A ledger of bytes, shared by threads.
 #[derive(Clone, Default, Debug)]
 pub struct SharedLedger(Arc<Mutex<Ledger>>);
 
-/// Bytes of a party's share; given back on drop.
+/// Bytes of a party's share; released on drop.
 #[derive(Debug)]
 pub struct Lease {
     ledger: SharedLedger,
@@ -107,7 +111,7 @@ pub struct Lease {
 }
 
 impl SharedLedger {
-    /// A lease of nothing yet.
+    /// Creates an empty lease.
     pub fn lease(&self, party: &Party) -> Lease {
         Lease {
             ledger: self.clone(),
@@ -116,7 +120,6 @@ impl SharedLedger {
         }
     }
 
-    /// What `party` holds.
     pub fn held_by(&self, party: &Party) -> u64 {
         self.lock().held_by(party)
     }
@@ -127,13 +130,15 @@ impl SharedLedger {
 }
 
 impl Lease {
-    /// Grows to `bytes` unless the party's share is exhausted, with `free` left of the whole. Says whether it has grown. The
-    /// party may come to hold more than its share by one step, so steps of one kind are of one size.
+    /// Grows to `bytes`, unless the party's share is exhausted with `free` left of the whole.
+    /// Returns whether the lease now covers `bytes`. A party may exceed its share by one step, so
+    /// all steps of a resource must be equal.
     pub fn grow_to(&mut self, bytes: u64, free: u64, weight: u64) -> bool {
         self.grow(bytes, |ledger, party, _| ledger.admits(party, free, weight))
     }
 
-    /// Grows to `bytes`, which may be far, unless that is more than the party's share. Says whether it has grown.
+    /// Grows to `bytes`, unless the total would exceed the party's share. Returns whether the lease
+    /// now covers `bytes`. The step may be large.
     pub fn reserve_to(&mut self, bytes: u64, free: u64, weight: u64) -> bool {
         self.grow(bytes, |ledger, party, more| {
             ledger.has_room_for(party, more, free, weight)
@@ -183,7 +188,7 @@ mod tests {
         Party::Proven(format!("p{n}.example").parse().unwrap())
     }
 
-    /// Takes one after the other until no more is given.
+    /// Takes units until no more is admitted.
     fn take_all(ledger: &mut Ledger, whole: u64, party: &Party) -> u64 {
         while ledger.admits(party, whole - ledger.held, 1) {
             ledger.take(party, 1);

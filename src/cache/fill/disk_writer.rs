@@ -1,7 +1,7 @@
-//! The disk writer of a fill: appends received bytes to an ingest, in blocking jobs of their own.
+//! Appends the received bytes of a fill to an ingest, in separate blocking jobs.
 //!
-//! The network never waits for the disk for longer than a fixed time in total. A disk that fails or is slower
-//! than that is left behind; the fill goes on from its window, and the pull is not cached.
+//! The writer waits for the disk only within a time budget that written bytes extend. If the disk
+//! fails or exceeds the budget, the fill continues from its window and the blob is not cached.
 
 use std::fs::File;
 use std::sync::Arc;
@@ -15,13 +15,14 @@ use crate::limits::{
 };
 use crate::storage::{Key, Room, StorageIngest, StoreError};
 
-/// State of the disk writer. `written` of the fill's state is its progress.
+/// State of the disk writer. The `written` field of the fill's state is its progress.
 pub enum DiskWriter {
-    /// No job runs. The ingest exists once bytes were written.
+    /// No job runs. The ingest exists after the first write.
     Idle(Option<StorageIngest>),
     /// A job runs and holds the ingest.
     Writing,
-    /// No more is written. The window is all there is, beside what the file already has.
+    /// No more bytes are written. Followers read the window and the bytes that the file already
+    /// contains.
     Lost,
 }
 
@@ -32,20 +33,23 @@ impl DiskWriter {
 }
 
 impl State {
-    /// Drops from the window what can be had elsewhere or is needed by nobody.
+    /// Drops bytes from the window. With a working disk, written bytes are dropped down to
+    /// [`FILL_WINDOW_KEPT_BYTES`]. With a lost disk, bytes that no follower needs are dropped.
     pub fn trim(&mut self) {
         if self.disk.is_lost() {
-            // Until the first follower has come, everything is needed; after the last has gone, nothing is.
+            // All bytes are needed until the first follower joins, and none after the last follower
+            // has left.
             let deserted = if self.next_follower == 0 { 0 } else { u64::MAX };
             let needed = self.needed().unwrap_or(deserted);
-            // Not even what the disk took before it failed: it may not give it back.
+            // The window keeps needed bytes even if the disk took them: reads from a failed disk
+            // may fail.
             self.window.trim(needed, 0);
         } else {
             self.window.trim(self.written, FILL_WINDOW_KEPT_BYTES as u64);
         }
     }
 
-    /// Removes the slowest followers from those that the window waits for.
+    /// Removes the slowest followers from the followers that the window waits for.
     pub fn leave_slowest(&mut self) {
         let Some(slowest) = self.needed() else { return };
         let (written, start) = (self.written, self.window.start());
@@ -53,7 +57,8 @@ impl State {
             .retain(|_, unread| needed(*unread, written, start) != Some(slowest));
     }
 
-    /// The first byte of the window that a follower reads after the disk writer was lost; `None` when no follower reads any.
+    /// Returns the lowest offset that a follower will read from the window, or `None` if no
+    /// follower reads the window.
     fn needed(&self) -> Option<u64> {
         self.followers
             .values()
@@ -61,7 +66,7 @@ impl State {
             .min()
     }
 
-    /// The file of a lost disk writer, when no client reads it any more and none can begin to.
+    /// Takes the file of a lost disk writer if no client reads the file now or can start to.
     pub fn take_unused_file(&mut self) -> Option<UnusedFile> {
         let start = self.window.start();
         let behind = self
@@ -84,24 +89,26 @@ impl State {
     }
 }
 
-/// The first byte that a follower with `unread` reads of a window that begins at `start`, when the file ends at `written`.
+/// Returns the first byte that a follower with `unread` reads from a window. The window begins at
+/// `start`, and the file ends at `written`.
 fn needed(unread: Span, written: u64, start: u64) -> Option<u64> {
     let from = match unread.start < start {
-        // The file has the bytes before.
+        // The file contains the bytes before `written`.
         true => unread.start.max(written),
         false => unread.start,
     };
     (from < unread.end).then_some(from)
 }
 
-/// A file that is not needed any more, and what it was counted by. To be dropped on a blocking thread.
+/// A file that is no longer needed, with its room and its disk share. Must be dropped on a blocking
+/// thread.
 pub struct UnusedFile {
     _file: Arc<File>,
     _room: Option<Arc<Room>>,
     _lease: Option<Lease>,
 }
 
-/// Gives back what a fill that failed has of the disk. A job that runs does so when it ends.
+/// Releases the disk resources of a failed fill. A running job releases its ingest when it ends.
 pub fn discard(fill: &Fill) {
     let (disk, unused) = {
         let mut state = fill.lock();
@@ -111,14 +118,14 @@ pub fn discard(fill: &Fill) {
     tokio::task::spawn_blocking(move || drop((disk, unused)));
 }
 
-/// How far room is reserved for `need` bytes: for as many more as there are, within bounds, so that a length that an
-/// upstream only claims takes none.
+/// Returns the reservation for `need` bytes. Room is reserved for as many bytes again, within
+/// bounds, so that a large `Content-Length` alone reserves nothing.
 fn reservation(need: u64, size: Option<u64>) -> u64 {
     let ahead = need + need.clamp(RESERVE_STEP_MIN, RESERVE_STEP_MAX);
     ahead.min(size.unwrap_or(u64::MAX)).max(need)
 }
 
-/// Starts a job when there is something to write and none runs.
+/// Starts a job if there are bytes to write and no job runs.
 pub fn push(fill: &Arc<Fill>, shared: &Arc<Shared>) {
     let ingest = {
         let mut state = fill.lock();
@@ -137,7 +144,7 @@ pub fn push(fill: &Arc<Fill>, shared: &Arc<Shared>) {
     tokio::task::spawn_blocking(move || write(&fill, &shared, ingest));
 }
 
-/// Writes until there is nothing left to write.
+/// Writes until no bytes are left.
 fn write(fill: &Fill, shared: &Shared, mut ingest: Option<StorageIngest>) {
     loop {
         let (chunks, offset, size) = {
@@ -208,7 +215,7 @@ fn append(
         if let Some(lease) = &mut fill.lock().lease
             && !lease.reserve_to(end, free, weight)
         {
-            // The last of the share is taken as it is needed.
+            // The last part of the share is reserved without steps.
             end = need;
             if !lease.reserve_to(end, free, weight) {
                 return Err(StoreError::share_exhausted(fill.digest()));

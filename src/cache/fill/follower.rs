@@ -1,4 +1,4 @@
-//! One response behind a fill, on any core.
+//! Sends the bytes of a fill as one response, on any core.
 
 use std::sync::Arc;
 
@@ -10,30 +10,30 @@ use crate::http::{Aborted, Growing, NextPiece, Piece, Span};
 use crate::limits::{FOLLOWER_BYTES_MAX, SEND_TURN_BYTES};
 use crate::runtime::waker::CoreNotify;
 
-/// A client's view of a fill. Dropping it leaves the fill running.
+/// A client's view of a fill. The fill continues after the drop.
 pub struct Follower {
     fill: Arc<Fill>,
     id: u64,
     offset: u64,
-    /// Where the response ends; `None` at the end of the body.
+    /// End of the response; `None` for the end of the body.
     end: Option<u64>,
-    /// The last byte of a part, as soon as it has come: it is withheld until the whole body was verified, and the window does
-    /// not wait for that.
+    /// The last byte of a range response, copied on arrival. The byte is withheld until the whole
+    /// body is verified, and the window need not keep it until then.
     last: Option<Bytes>,
     notify: CoreNotify,
 }
 
 impl Follower {
-    /// Joins at `span`, or for the whole body.
+    /// Joins the fill at `span`, or for the whole body.
     ///
     /// # Errors
     ///
-    /// [`FetchError::Gone`] when the fill lost its disk and no longer has the first bytes.
+    /// [`FetchError::Gone`] if the fill lost its disk and no longer has the first bytes.
     pub fn join(fill: &Arc<Fill>, span: Option<Span>) -> Result<Self, FetchError> {
         let notify = CoreNotify::new();
         let offset = span.map_or(0, |span| span.start);
         let mut state = fill.lock();
-        // What is not in the window must be in the file.
+        // Bytes before the window must be in the file.
         if offset < state.window.start() && (state.file.is_none() || state.written < state.window.start()) {
             return Err(FetchError::Gone);
         }
@@ -68,7 +68,8 @@ impl Follower {
                 if *offset < limit {
                     let last = last.take().map(Piece::Memory);
                     let piece = last.or_else(|| state.piece(*offset, limit));
-                    // Neither in the window nor in the file: the fill lost its disk while we were behind.
+                    // The bytes are neither in the window nor in the file. The fill lost its disk
+                    // while the follower was behind.
                     return Some(piece.map(Some).ok_or(Aborted));
                 }
                 if *end == Some(*offset + 1) && last.is_none() && state.window.holds(*offset) {
@@ -102,7 +103,8 @@ impl Follower {
 }
 
 impl State {
-    /// Bytes from `offset` on, before `limit`: of the window, or of the file where the window does not have them.
+    /// Returns bytes from `offset` on, before `limit`. The bytes come from the window if possible,
+    /// otherwise from the file.
     fn piece(&self, offset: u64, limit: u64) -> Option<Piece> {
         if self.window.holds(offset) {
             let bytes = self.window.read(offset, limit, FOLLOWER_BYTES_MAX);
@@ -120,7 +122,8 @@ impl State {
     }
 }
 
-/// The bytes that a follower at `offset` has not read yet, of a response that ends at `end`, or at the body's end.
+/// Returns the unread bytes of a follower at `offset`, whose response ends at `end` or at the
+/// body's end.
 fn unread(offset: u64, end: Option<u64>) -> Span {
     Span {
         start: offset,
@@ -158,7 +161,7 @@ mod tests {
 
     const SIZE: u64 = 64 * 1024 * 1024;
 
-    /// Takes what there is, and says where it came to.
+    /// Reads all available bytes. Returns the new offset and the outcome.
     fn read_on(follower: &mut Follower) -> (u64, Result<(), Aborted>) {
         loop {
             match follower.advance().now_or_never() {

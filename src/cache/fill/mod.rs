@@ -1,13 +1,15 @@
-//! One upstream body, one growing file, any number of followers.
+//! Downloads a blob once for any number of concurrent clients (followers).
 //!
-//! The [`writer`] runs on the helper pool: it hashes received bytes, keeps the newest bytes in a window, and has
-//! the [`disk_writer`] append them to an ingest. Followers on any core send the available bytes and wait for
-//! more. Writer and followers share one [`Fill`]: a state under a short lock and a list of waiting followers.
+//! The [`writer`] runs on the helper pool. The writer hashes received bytes, keeps the newest bytes
+//! in a window, and has the [`disk_writer`] append them to an ingest. Followers on any core send
+//! the available bytes and wait for more. Writer and followers share one [`Fill`]: a state under a
+//! short lock and a list of waiting followers.
 //!
-//! What followers may have is decided in one place, [`State::limit`]: the end of a body is withheld until its
-//! digest was found right, and a small body is withheld whole.
+//! [`State::limit`] alone decides how much followers may read. The end of a body is withheld until
+//! its digest is verified, and a small body is withheld whole.
 //!
-//! Not here: whether to fill at all (`registry`), and what happens to the file afterwards (`store`).
+//! The `registry` module decides whether to start a fill. The `store` module owns the file after
+//! the commit.
 
 mod disk_writer;
 mod follower;
@@ -36,11 +38,11 @@ use window::Window;
 pub use follower::Follower;
 pub use table::FillTable;
 
-/// A fill in progress, or just done.
+/// A running or recently completed fill.
 pub struct Fill {
     digest: Digest,
     origin: Origin,
-    /// With whose credentials it is fetched.
+    /// The caller whose credentials the fill uses.
     caller: Caller,
     /// The source, if the bucket has the blob.
     remote: Option<RemoteBlob>,
@@ -49,56 +51,56 @@ pub struct Fill {
     room: tokio::sync::Notify,
 }
 
-/// The upstream's head.
+/// The head of the upstream response.
 #[derive(Debug)]
 pub struct Head {
-    /// `None` when the upstream did not say; known when the fill has ended.
+    /// `None` if the upstream declared no size; known when the fill has ended.
     pub size: Option<u64>,
-    /// Given to us without credentials.
+    /// Whether the upstream sent the blob without credentials.
     pub public: bool,
-    /// All end-to-end fields.
+    /// All end-to-end header fields.
     pub headers: BTreeMap<String, Vec<String>>,
 }
 
 struct State {
     head: Option<Arc<Head>>,
-    /// Bytes received: `window.end()`. Hashed before they are put there.
+    /// The newest received bytes, already hashed. `window.end()` is the number of received bytes.
     window: Window,
     disk: DiskWriter,
-    /// The ingest's file and how much of it may be read. Outlives a lost disk writer.
+    /// The ingest's file, readable up to `written`. Outlives a lost disk writer.
     file: Option<Arc<File>>,
     /// The file's room in the spool.
     room: Option<Arc<Room>>,
     written: u64,
     end: Option<End>,
     waiting: Vec<RemoteWaker>,
-    /// What each follower has still to read, up to `u64::MAX` for the whole body. Decides what a window without a disk behind
-    /// it may forget.
+    /// The unread bytes of each follower, up to `u64::MAX` for the whole body. If the disk writer
+    /// is lost, the window keeps these bytes.
     followers: HashMap<u64, Span>,
     next_follower: u64,
-    /// Clients that wait for the head or the end.
+    /// Number of clients that wait for the head or the end.
     wanted: usize,
     was_wanted: bool,
-    /// What the window is counted by, as long as it holds anything.
+    /// Memory charge of the window, held while the window contains bytes.
     memory: Option<Memory>,
-    /// What the file is counted by until it is an entry.
+    /// Disk share of the file until the commit.
     lease: Option<Lease>,
 }
 
-/// A client that waits for the head or the end of a fill, counted as long as it lives.
+/// A client that waits for the head or the end of a fill. Counted until dropped.
 struct Wanted<'a>(&'a Fill);
 
-/// How a fill ended. There is no "the writer went away": its guard says `Failed` then.
+/// The outcome of a fill. If the writer is dropped early, its guard sets `Failed`.
 #[derive(Clone, Debug)]
 enum End {
-    /// All bytes are there and are what the digest says.
+    /// All bytes have arrived and match the digest.
     Verified,
-    /// Somebody else's fill of the same content was committed first: look again.
+    /// Another fill of the same content was committed first. The caller repeats its lookup.
     Stored,
     Failed(FetchError),
 }
 
-/// What a caller finds in place of a fill.
+/// The result of [`Fill::ready`].
 pub enum Ready {
     Head(Arc<Head>),
     Stored,
@@ -135,7 +137,7 @@ impl Fill {
         &self.digest
     }
 
-    /// What is known of its content before it is there.
+    /// Returns the access data of the content before the content has arrived.
     pub fn held(&self) -> HeldContent<'_> {
         HeldContent {
             digest: &self.digest,
@@ -146,12 +148,12 @@ impl Fill {
         }
     }
 
-    /// Whether the bucket gives it, as far as it does.
+    /// Returns whether the bucket is the fill's first source.
     pub fn is_from_bucket(&self) -> bool {
         self.remote.is_some()
     }
 
-    /// Whether the fields of its head are those that `origin` sent.
+    /// Returns whether the header fields of the fill's head come from `origin`.
     pub fn has_fields_of(&self, origin: &Origin) -> bool {
         match &self.remote {
             Some(blob) => blob.meta().is_filled_from(origin),
@@ -159,21 +161,22 @@ impl Fill {
         }
     }
 
-    /// Whether the fill makes the same upstream request as `caller` to `origin`, so that one answer serves both.
+    /// Returns whether the fill makes the upstream request of `caller` to `origin`, so that one
+    /// answer serves both.
     pub fn is_request_of(&self, origin: &Origin, caller: &Caller) -> bool {
         self.remote.is_none() && self.origin == *origin && self.caller == *caller
     }
 
-    /// Waits until a response can begin: the head is known, and the body is too large to be held whole or has
-    /// been verified. A response without a body (`head_only`) needs the size and nothing else.
+    /// Waits until a response can begin. The head must be known, and the body must be verified or
+    /// too large to be held whole. A response without a body (`head_only`) needs only the size.
     ///
     /// # Errors
     ///
-    /// The fill failed before anything was promised to this client.
+    /// The fill failed before this client received a response head.
     ///
     /// # Cancellation
     ///
-    /// Free.
+    /// Cancel safe.
     pub async fn ready(&self, head_only: bool) -> Result<Ready, FetchError> {
         let _wanted = self.want();
         let notify = CoreNotify::new();
@@ -193,7 +196,8 @@ impl Fill {
         .await
     }
 
-    /// Waits until the fill has ended. Gives the size, or `None` when somebody else has stored the content.
+    /// Waits until the fill has ended. Returns the size, or `None` if another fill stored the
+    /// content.
     pub async fn ended(&self) -> Result<Option<u64>, FetchError> {
         let _wanted = self.want();
         let notify = CoreNotify::new();
@@ -206,7 +210,7 @@ impl Fill {
         .await
     }
 
-    /// Waits until `ready` gives something. `ready` is called again after each change of the state.
+    /// Waits until `ready` returns a value. Calls `ready` again after each state change.
     async fn wait<R>(&self, notify: &CoreNotify, mut ready: impl FnMut(&mut State) -> Option<R>) -> R {
         loop {
             {
@@ -214,7 +218,7 @@ impl Fill {
                 if let Some(result) = ready(&mut state) {
                     return result;
                 }
-                // Registered under the lock that changes are made under: none is missed.
+                // Registered under the lock that guards the state, so that no change is missed.
                 state.waiting.push(notify.waker());
             }
             notify.wait().await;
@@ -228,7 +232,7 @@ impl Fill {
         Wanted(self)
     }
 
-    /// Changes the state and wakes everybody who waits.
+    /// Changes the state and wakes all waiting tasks.
     fn change<R>(&self, change: impl FnOnce(&mut State) -> R) -> R {
         let (result, waiting) = {
             let mut state = self.lock();
@@ -262,7 +266,8 @@ impl Head {
 }
 
 impl State {
-    /// How far a response that ends at `end` (or at the body's end) may be sent now.
+    /// Returns the offset up to which a response may be sent now. The response ends at `end`, or at
+    /// the body's end.
     fn limit(&self, end: Option<u64>) -> u64 {
         let have = self.window.end();
         match &self.end {
@@ -272,7 +277,8 @@ impl State {
             None => {
                 let size = self.head.as_ref().and_then(|head| head.size);
                 let withheld = size.unwrap_or(have).saturating_sub(WITHHELD_BYTES);
-                // The last byte of every response waits, so that none is complete before the digest is right.
+                // The last byte of every response is withheld, so that no response completes before
+                // the digest is verified.
                 have.min(withheld)
                     .min(end.map_or(u64::MAX, |end| end.saturating_sub(1)))
             }

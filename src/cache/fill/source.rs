@@ -1,7 +1,8 @@
-//! The bytes of a blob, from the bucket while the bucket sends them, and from the registry otherwise. A body that breaks off
-//! is requested again from its current offset. On the helper pool.
+//! Reads a blob from the bucket while the bucket delivers it, and otherwise from the registry. Runs
+//! on the helper pool.
 //!
-//! Not here: whether they are right (who takes them hashes them), and where they go.
+//! If a body breaks off, the source requests the rest from the current offset. Callers hash the
+//! bytes and store them.
 
 use std::sync::Arc;
 
@@ -21,7 +22,7 @@ use crate::upstream::{
     UpstreamRequest, UpstreamResponse, resume_matches,
 };
 
-/// A blob, or a part of it, as it arrives.
+/// A blob, or a part of it, in transfer.
 pub struct BlobSource {
     shared: Arc<Shared>,
     origin: Origin,
@@ -30,15 +31,14 @@ pub struct BlobSource {
     active: ActiveSource,
     /// Offset of the next byte.
     offset: u64,
-    /// Size of the blob, when it is known.
+    /// Size of the blob, if known.
     size: Option<u64>,
-    /// Where it ends; `None` at the end of the blob, wherever that is.
+    /// End of the requested part; `None` at the end of a blob of unknown size.
     end: Option<u64>,
-    /// The budget for what the registry does not give to its end.
+    /// Retry budget for registry bodies that break off.
     resume: Resume,
-    /// Whether the registry was used.
     used_upstream: bool,
-    /// The mirrors that sent some of it.
+    /// The mirrors that sent some of the bytes.
     mirrors_used: Vec<Arc<str>>,
 }
 
@@ -46,26 +46,27 @@ enum ActiveSource {
     Bucket {
         body: RemoteBody,
         blob: RemoteBlob,
-        /// Offset where it was opened.
+        /// Offset at which the body was opened.
         since: u64,
-        /// How often it broke without having brought much.
+        /// Consecutive breaks that followed too little progress.
         breaks: u32,
     },
     Upstream {
         body: UpstreamBody,
-        /// The mirror it comes from.
+        /// The mirror that sends the body; `None` for the registry itself.
         mirror: Option<Arc<str>>,
-        /// Bytes that come once more and were taken before.
+        /// Bytes to skip because an earlier body already delivered them.
         skip: u64,
     },
 }
 
 impl BlobSource {
-    /// The whole blob, from the registry of `origin`.
+    /// Requests the whole blob from the registry of `origin`.
     ///
     /// # Errors
     ///
-    /// The registry's answer, or its absence. A 404 of the last seconds is given again.
+    /// The registry's error response or failure. A 404 of the last seconds is returned again
+    /// without a request.
     pub async fn from_upstream(
         shared: &Arc<Shared>,
         origin: &Origin,
@@ -104,8 +105,9 @@ impl BlobSource {
         Ok((source, head))
     }
 
-    /// `span` of `blob`, from the bucket; `None` when that does not begin in time. When the bucket
-    /// breaks off, the rest is requested from the registry of `origin`, on behalf of `caller`.
+    /// Opens `span` of `blob` in the bucket. Returns `None` if the bucket does not respond in time
+    /// or the registry's share of open bodies is exhausted. If the bucket breaks off, the rest
+    /// comes from the registry of `origin`, requested on behalf of `caller`.
     pub async fn from_bucket(
         shared: &Arc<Shared>,
         origin: &Origin,
@@ -134,12 +136,13 @@ impl BlobSource {
         })
     }
 
-    /// Whether all of it came from the bucket.
+    /// Returns whether the bucket delivered all bytes.
     pub fn is_from_bucket_alone(&self) -> bool {
         !self.used_upstream
     }
 
-    /// Records wrong bytes as a fault of the mirrors that were used. Returns whether another source should be tried.
+    /// Records wrong bytes as a fault of each mirror that was used. Returns whether the caller
+    /// should try another source.
     pub fn blame_mirrors(&self) -> bool {
         let request = request(&self.origin, &self.caller, self.digest, 0);
         let mut blamed = false;
@@ -152,22 +155,22 @@ impl BlobSource {
         blamed
     }
 
-    /// The next bytes; `None` when all are there.
+    /// Returns the next bytes, or `None` at the end.
     ///
     /// # Errors
     ///
-    /// No source has the rest.
+    /// No source delivers the rest, or a body is longer than its declared size.
     pub async fn next(&mut self) -> Result<Option<Bytes>, FetchError> {
         loop {
             let broken = match self.read_once().await {
                 Ok(Some(chunk)) if chunk.is_empty() => continue,
                 Ok(Some(chunk)) => return self.count(chunk).map(Some),
-                // A part may be shorter than requested and still end cleanly.
+                // A range response may be shorter than requested and still end cleanly.
                 Ok(None) if self.end.is_some_and(|end| self.offset < end) => short(&self.origin),
                 Ok(None) => return Ok(None),
                 Err(error) => error,
             };
-            // Whatever the connection said last: with all bytes there, there is nothing to resume.
+            // All bytes have arrived, so a late connection error is irrelevant.
             if self.end == Some(self.offset) {
                 return Ok(None);
             }
@@ -175,10 +178,10 @@ impl BlobSource {
         }
     }
 
-    /// What the body gives, without what was taken before.
+    /// Reads from the active body and skips bytes that were delivered before.
     async fn read_once(&mut self) -> Result<Option<Bytes>, UpstreamError> {
         match &mut self.active {
-            // The rest of the registry's answer is not wanted.
+            // The requested part is complete. The rest of the response is not needed.
             ActiveSource::Upstream { .. } if self.end == Some(self.offset) && self.end != self.size => {
                 Ok(None)
             }
@@ -203,10 +206,10 @@ impl BlobSource {
             let left = end - self.offset;
             if chunk.len() as u64 > left {
                 if self.end == self.size {
-                    // Responses in flight carry the size that was declared first.
+                    // Rejected, because responses in progress already carry the declared size.
                     return Err(protocol(&self.origin, "it sent more than it had declared"));
                 }
-                // `left` is less than a length in memory.
+                // `left` is less than `chunk.len()`, so the cast is lossless.
                 chunk.truncate(left as usize);
             }
         }
@@ -214,8 +217,9 @@ impl BlobSource {
         Ok(chunk)
     }
 
-    /// Requests the rest of a body that broke off: from the bucket again while that makes progress, then from the registry with
-    /// a fresh request, so a fresh token and a fresh redirect.
+    /// Requests the rest of a body that broke off. The bucket is retried first, at most
+    /// [`BUCKET_BODY_RETRIES_MAX`] times in a row without progress. Then the registry gets a new
+    /// request with a fresh token and a fresh redirect.
     async fn reconnect(&mut self, mut error: UpstreamError) -> Result<(), FetchError> {
         let have = self.offset;
         if let ActiveSource::Bucket {
@@ -225,7 +229,8 @@ impl BlobSource {
             let worthwhile = have - since >= BUCKET_PROGRESS_BYTES_MIN;
             let (blob, breaks) = (blob.clone(), if worthwhile { 0 } else { breaks + 1 });
             tracing::info!(digest = %self.digest, have, %error, "the bucket broke off; resuming");
-            // A range has its end inside the blob, and a whole one that is empty is never broken.
+            // `to` is above `have`: a range ends inside the blob, and an empty body never breaks
+            // off.
             let to = self.end.unwrap_or(blob.meta().size);
             if breaks <= BUCKET_BODY_RETRIES_MAX
                 && let Some(body) = blob.open(&self.origin.namespace, have, to).await
@@ -245,7 +250,7 @@ impl BlobSource {
                 Err(next) => error = next,
             }
         }
-        // The next request goes to another mirror or upstream, which needs no delay.
+        // No delay is needed if the next request goes to another mirror or upstream.
         let mut elsewhere = match &self.active {
             ActiveSource::Upstream { mirror, .. } => {
                 let request = request(&self.origin, &self.caller, self.digest, have);
@@ -273,7 +278,7 @@ impl BlobSource {
         }
     }
 
-    /// Sends one request for the rest to the registry; the inner error may be temporary.
+    /// Sends one request for the rest to the registry. The inner error may be temporary.
     async fn request_rest(&mut self) -> Result<Result<(), UpstreamError>, FetchError> {
         let response =
             match send_request(&self.shared, &self.origin, &self.caller, self.digest, self.offset).await {
@@ -294,7 +299,7 @@ impl BlobSource {
                     let (host, cause) = (self.origin.namespace.as_str().into(), what.into());
                     return Ok(Err(UpstreamError::Body { host, cause }));
                 }
-                // Or the mirror that sent the beginning declared a wrong size.
+                // Alternatively, the mirror that sent the beginning declared a wrong size.
                 self.blame_mirrors();
                 return Err(protocol(&self.origin, what));
             }
@@ -332,7 +337,8 @@ fn request(origin: &Origin, caller: &Caller, digest: Digest, from: u64) -> Upstr
     }
 }
 
-/// Requests a whole blob from the registry, unless the registry answered 404 to the same caller a moment ago.
+/// Requests a whole blob from the registry, unless the registry answered 404 to the same caller
+/// within [`ABSENCE_TTL`].
 async fn request_unless_absent(
     shared: &Shared,
     origin: &Origin,
@@ -351,7 +357,7 @@ async fn request_unless_absent(
     })
 }
 
-/// Requests a blob from the registry, from offset `from` on.
+/// Requests a blob from the registry, starting at offset `from`.
 async fn send_request(
     shared: &Shared,
     origin: &Origin,

@@ -1,7 +1,9 @@
-//! The fills in progress, by digest and registry; shared by all cores. A hit does not come here.
+//! The fills in progress, by digest and registry, shared by all cores. Cache hits do not use this
+//! table.
 //!
-//! One registry must not delay the clients of another, nor grant access to its content. So each registry has its own fills,
-//! and of two fills of the same content the second to commit is dropped.
+//! A registry must not delay another registry's clients, nor grant access to another registry's
+//! content. So each registry has its own fills. If two fills receive equal content, the second
+//! commit is dropped.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -16,20 +18,19 @@ pub struct FillTable(Mutex<HashMap<FillKey, Arc<Fill>>>);
 
 type FillKey = (Digest, Namespace);
 
-/// The right to run a fill. Dropping it ends the fill for newcomers.
+/// The right to run a fill. After the drop, no new client joins the fill.
 pub struct Ticket {
     pub fill: Arc<Fill>,
 }
 
 impl FillTable {
-    /// Whether `digest` is being filled from `origin`'s registry.
     pub fn has(&self, digest: &Digest, origin: &Origin) -> bool {
         self.lock().contains_key(&(*digest, origin.namespace.clone()))
     }
 
-    /// The fill in progress, or a new one with the ticket to run it. A fill other than `not` is wanted: `not` has
-    /// lost bytes that the caller needs, or was refused what this caller may be given. A new one reads
-    /// `remote`, if that is given.
+    /// Returns the fill in progress, or a new fill with the ticket to run it. A new fill replaces
+    /// `not`, which lost bytes or was denied access that this caller may have. If `remote` is
+    /// given, a new fill reads from the bucket first.
     pub fn join(
         &self,
         digest: Digest,
@@ -50,7 +51,7 @@ impl FillTable {
         (fill.clone(), Some(Ticket { fill }))
     }
 
-    /// Ends `fill` for newcomers, unless it has been replaced already.
+    /// Removes `fill`, unless a newer fill has replaced it.
     pub fn remove(&self, fill: &Arc<Fill>) {
         let mut fills = self.lock();
         let key = (fill.digest, fill.origin.namespace.clone());

@@ -1,5 +1,6 @@
-//! Whether a fill keeps its fetch slot. A fill that clients follow keeps it. A fill without clients keeps it within bounds of
-//! rate, size and time.
+//! Decides whether a fill keeps its fetch slot. A fill with clients keeps the slot, unless the fill
+//! is slow and another registry needs a slot. A fill without clients keeps the slot within limits
+//! of rate, size and time.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,35 +12,35 @@ use crate::limits::{
     FETCH_CHECK_INTERVAL, FILL_RATE_MIN, FILL_RATE_WINDOW, FIRST_CLIENT_TIMEOUT,
 };
 
-/// What is seen of a fill at one moment.
+/// A snapshot of a fill.
 #[derive(Clone, Copy, Debug)]
 struct Seen {
-    /// A client waits for it or reads from it.
+    /// A client waits for the fill or reads from it.
     followed: bool,
-    /// A client did so before.
+    /// A client has followed the fill before.
     was_followed: bool,
-    /// It cannot be stored any more.
+    /// The fill can no longer be stored.
     lost: bool,
     received: u64,
-    /// The upstream declared the length.
+    /// The upstream declared the length, or has not sent the head.
     sized: bool,
 }
 
-/// What follows from it.
+/// The decision about a fill.
 #[derive(PartialEq, Eq, Debug)]
 enum Verdict {
     Go { deserted: bool, slow: bool, rate: u64 },
     End(&'static str),
 }
 
-/// What is remembered of a fill between two looks. Moments are counted from its begin.
+/// The history of a fill between two checks. Times count from the start of the fill.
 #[derive(Default)]
 struct Record {
-    /// When and with how many bytes the last client was missed.
+    /// Time and received bytes when the fill lost its last client.
     alone_since: Option<(Duration, u64)>,
-    /// Begin of the span over which the rate is counted.
+    /// Time and received bytes at the start of the rate measurement.
     span: (Duration, u64),
-    /// Bytes a second in the last whole span.
+    /// Bytes per second in the last complete measurement.
     rate: Option<u64>,
 }
 
@@ -65,7 +66,7 @@ impl Record {
         }
         let Some((since, had)) = self.alone_since else {
             self.alone_since = Some((now, seen.received));
-            // What it did with clients is not held against it.
+            // The rate with clients does not count against the fill.
             self.span = (now, seen.received);
             return Verdict::Go {
                 deserted: false,
@@ -121,7 +122,7 @@ impl State {
     }
 }
 
-/// Waits until no client waits for `fill`, which has no slot yet.
+/// Waits until `fill`, which has no slot yet, has no clients. Returns the reason to end the fill.
 pub async fn deserted(fill: &Arc<Fill>) -> &'static str {
     let began = tokio::time::Instant::now();
     let mut record = Record::default();
@@ -136,7 +137,7 @@ pub async fn deserted(fill: &Arc<Fill>) -> &'static str {
     }
 }
 
-/// Waits until `fill` has to give up its `slot`.
+/// Waits until `fill` must release its `slot`. Returns the reason.
 pub async fn unworthy(fill: &Arc<Fill>, slot: &FetchSlot) -> &'static str {
     let began = tokio::time::Instant::now();
     let mut record = Record::default();
@@ -152,7 +153,8 @@ pub async fn unworthy(fill: &Arc<Fill>, slot: &FetchSlot) -> &'static str {
             (state.seen(), state.take_unused_file())
         };
         if unused.is_some() {
-            // The last reference to a large file without a name frees its blocks, which takes a while.
+            // Dropping the last reference to a large file without a name frees its blocks, which
+            // takes a while.
             tokio::task::spawn_blocking(move || drop(unused));
         }
         match record.look(began.elapsed(), seen) {
@@ -176,7 +178,8 @@ mod tests {
         sized: true,
     };
 
-    /// The second in which a fill ends that receives `rate` bytes a second, and why; it is looked at for `seconds`.
+    /// Returns when a fill that receives `rate` bytes per second ends, and the reason, within
+    /// `seconds`.
     fn end(seen: Seen, rate: u64, seconds: u64) -> Option<(u64, &'static str)> {
         let mut record = Record::default();
         (1..=seconds).find_map(|second| {

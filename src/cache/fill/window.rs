@@ -7,7 +7,7 @@ use bytes::Bytes;
 /// Consecutive chunks from `start` to `end`.
 #[derive(Default)]
 pub struct Window {
-    /// Each with the offset of its first byte.
+    /// Each chunk with the offset of its first byte.
     chunks: VecDeque<(u64, Bytes)>,
     end: u64,
 }
@@ -21,7 +21,8 @@ impl Window {
         self.end
     }
 
-    /// Bytes held. (What the allocator holds may be more: chunks are parts of read buffers.)
+    /// Returns the number of bytes in the window. The allocator may hold more, because chunks are
+    /// slices of read buffers.
     pub fn bytes(&self) -> u64 {
         self.end - self.start()
     }
@@ -34,16 +35,16 @@ impl Window {
         }
     }
 
-    /// Whether the byte at `offset` is held.
     pub fn holds(&self, offset: u64) -> bool {
         self.start() <= offset && offset < self.end
     }
 
-    /// The bytes at `offset`, at most `max`, never past `limit`; as many as lie in one chunk.
+    /// Returns bytes of a single chunk, starting at `offset`: at most `max`, and never past
+    /// `limit`.
     ///
     /// # Panics
     ///
-    /// If the window does not hold `offset`.
+    /// If the window does not contain `offset`.
     pub fn read(&self, offset: u64, limit: u64, max: usize) -> Bytes {
         assert!(
             self.start() <= offset && offset < limit && limit <= self.end,
@@ -51,13 +52,13 @@ impl Window {
         );
         let index = self.chunks.partition_point(|(start, _)| *start <= offset) - 1;
         let (start, chunk) = &self.chunks[index];
-        // Inside a chunk, whose length is a usize.
+        // All offsets are inside the chunk, so the casts are lossless.
         let from = (offset - start) as usize;
         let to = chunk.len().min((limit - start) as usize).min(from + max);
         chunk.slice(from..to)
     }
 
-    /// The chunks from `offset` on, whole; `offset` must be where a chunk begins, or the end.
+    /// Returns the chunks from `offset` on. `offset` must be the start of a chunk, or the end.
     pub fn chunks_from(&self, offset: u64) -> Vec<Bytes> {
         let index = self.chunks.partition_point(|(start, _)| *start < offset);
         self.chunks
@@ -66,7 +67,8 @@ impl Window {
             .collect()
     }
 
-    /// Drops chunks that end at or before `limit`, as long as more than `keep` bytes are held.
+    /// Drops chunks that end at or before `limit`, while the window contains more than `keep`
+    /// bytes.
     pub fn trim(&mut self, limit: u64, keep: u64) {
         while let Some((start, chunk)) = self.chunks.front() {
             if start + chunk.len() as u64 > limit || self.bytes() <= keep {

@@ -1,4 +1,5 @@
-//! The upstream's side of a fill, on the helper pool: receive, hash, publish, commit.
+//! Receives the upstream body of a fill, hashes and publishes its bytes, and commits the result.
+//! Runs on the helper pool.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,22 +24,24 @@ use crate::runtime::single_flight::Role;
 use crate::storage::{Key, Meta, NotCommitted, RemoteBlob, Verified};
 use crate::upstream::{Target, UpstreamError};
 
-/// How often a writer without a disk checks the progress of its followers, besides notifications.
+/// Interval at which a writer without a disk checks the progress of its followers, besides
+/// notifications.
 const ROOM_CHECK: Duration = Duration::from_secs(1);
 
-/// How long a fill without a disk is held up by its slowest follower before it goes on without it.
+/// Time for which the slowest follower may block a fill without a disk.
 const SLOWEST_FOLLOWER: Duration = Duration::from_secs(5);
 
-/// How long a fill without a disk waits for its first follower.
+/// Time for which a fill without a disk waits for its first follower.
 const FIRST_FOLLOWER: Duration = Duration::from_secs(5);
 
-/// How often a body with wrong bytes is requested again, each time from another mirror or upstream. No registry's list
-/// has more mirrors.
+/// Maximum number of new requests after wrong bytes, each to another mirror or upstream. Enough for
+/// the usual number of mirrors.
 const RESTARTS_MAX: usize = 8;
 
 impl Cache {
-    /// Joins the fill of `digest`, or starts one from `origin`. `not` is a fill that cannot give the caller what it
-    /// needs; another is started in its place. A new one reads `remote`, if that is given. The caller may read `remote`.
+    /// Joins the fill of `digest`, or starts a new fill from `origin`. A new fill replaces `not`, a
+    /// fill that cannot serve the caller. If `remote` is given, the caller may read this object,
+    /// and a new fill reads from the bucket first.
     pub(in crate::cache) fn fill(
         &self,
         digest: Digest,
@@ -59,7 +62,7 @@ impl Cache {
     }
 }
 
-/// Says `Failed` if the writer goes away without an end, and ends the fill for newcomers in any case.
+/// Sets `Failed` if the writer is dropped without an end. Always removes the fill from the table.
 struct Guard {
     fill: Arc<Fill>,
     shared: Arc<Shared>,
@@ -67,8 +70,8 @@ struct Guard {
 
 impl Guard {
     fn end(&self, end: End) {
-        // The table drops a fill without content before clients are notified of its end. So a client that retries
-        // joins another fill.
+        // The table drops a fill without content before clients are notified of its end. So a
+        // client that retries joins another fill.
         if !matches!(end, End::Verified) {
             self.shared.fills.remove(&self.fill);
         }
@@ -105,7 +108,7 @@ async fn run(ticket: Ticket, shared: Arc<Shared>) {
     {
         Ok(Ok(resources)) => resources,
         Ok(Err(error)) => return guard.end(End::Failed(error)),
-        // A client that comes in this moment begins another.
+        // A client that arrives now starts another fill.
         Err(_) => return guard.end(End::Failed(FetchError::Gone)),
     };
     let FetchResources { slot, memory } = resources;
@@ -129,7 +132,7 @@ async fn run(ticket: Ticket, shared: Arc<Shared>) {
     };
     if !from_bucket {
         shared.parties.record_proof(&origin.namespace);
-        // It was pushed after a 404, or another caller may read it.
+        // The content was pushed after a 404, or another caller may read the content.
         shared.absences().forget(origin, &Target::Blob(*fill.digest()));
     }
     guard.end(End::Verified);
@@ -137,10 +140,10 @@ async fn run(ticket: Ticket, shared: Arc<Shared>) {
     commit(fill, &shared, verified, from_bucket).await;
 }
 
-/// What has come of a body.
+/// The received part of a body.
 struct Received {
     hasher: Hasher,
-    /// Not yet given to the fill.
+    /// Chunks not yet published.
     chunks: Vec<Bytes>,
     bytes: u64,
     whole: bool,
@@ -156,7 +159,8 @@ impl Received {
         }
     }
 
-    /// Receives the bytes of `source` until followers may read the first of them. A body that fails before can start again.
+    /// Receives the bytes of `source` until followers may read the first byte. A body that fails
+    /// before can start again.
     async fn hold(&mut self, source: &mut BlobSource, size: Option<u64>) -> Result<(), FetchError> {
         if size.is_some_and(|size| size > HELD_WHOLE_BYTES_MAX) {
             return Ok(());
@@ -184,7 +188,7 @@ impl Received {
     }
 }
 
-/// Receives the whole body and checks it. Says whether the bucket has given all of it.
+/// Receives the whole body and verifies it. Returns whether the bucket delivered all bytes.
 async fn receive(fill: &Arc<Fill>, shared: &Arc<Shared>) -> Result<(Verified, bool), FetchError> {
     let mut restarts = 0;
     loop {
@@ -197,9 +201,9 @@ async fn receive(fill: &Arc<Fill>, shared: &Arc<Shared>) -> Result<(Verified, bo
         if mismatch && let Some(blob) = &fill.remote {
             blob.quarantine();
         }
-        // A body of another length than its head says is as wrong as one of other bytes.
+        // A body of the wrong length is treated like wrong bytes.
         let wrong = mismatch || matches!(error, FetchError::Upstream(UpstreamError::Protocol { .. }));
-        // With a head, followers may have begun.
+        // After the head is published, followers may have started.
         if !wrong || !source.blame_mirrors() || restarts == RESTARTS_MAX || fill.lock().head.is_some() {
             return Err(error);
         }
@@ -244,7 +248,7 @@ async fn receive_from(
     received.check(fill)
 }
 
-/// Gives followers the head and what has come of the body.
+/// Publishes the head and the received chunks to followers.
 fn publish(fill: &Arc<Fill>, shared: &Arc<Shared>, head: Head, chunks: Vec<Bytes>) {
     fill.change(|state| {
         if let (Some(size), Some(memory)) = (head.size, &mut state.memory) {
@@ -262,7 +266,7 @@ fn publish(fill: &Arc<Fill>, shared: &Arc<Shared>, head: Head, chunks: Vec<Bytes
     disk_writer::push(fill, shared);
 }
 
-/// The body and its head: the bucket's, when that has it and begins to give it.
+/// Opens the body and its head, from the bucket if the bucket has the blob and responds in time.
 async fn begin(fill: &Fill, shared: &Arc<Shared>) -> Result<(BlobSource, Head), FetchError> {
     let (origin, caller) = (&fill.origin, &fill.caller);
     if let Some(blob) = &fill.remote {
@@ -283,11 +287,12 @@ async fn begin(fill: &Fill, shared: &Arc<Shared>) -> Result<(BlobSource, Head), 
     BlobSource::from_upstream(shared, origin, caller, *fill.digest()).await
 }
 
-/// Waits until the window takes more. A disk that is in the way for too long is left behind.
+/// Waits until the window has room. If the disk blocks the fill for too long, the fill continues
+/// without the disk.
 async fn room(fill: &Arc<Fill>, shared: &Shared, patience: &mut DiskPatience) -> Result<(), FetchError> {
     let began = tokio::time::Instant::now();
     loop {
-        // Made before looking, so that a notice in between is not missed.
+        // Created before the check, so that no notification is lost.
         let notice = fill.room.notified();
         let lost = {
             let mut state = fill.lock();
@@ -298,7 +303,7 @@ async fn room(fill: &Arc<Fill>, shared: &Shared, patience: &mut DiskPatience) ->
             }
             let deserted = state.next_follower > 0 || began.elapsed() >= FIRST_FOLLOWER;
             if lost && state.followers.is_empty() && deserted {
-                // Nobody wants it and it cannot be stored.
+                // No client needs the blob, and it cannot be stored.
                 return Err(FetchError::Gone);
             }
             lost
@@ -306,7 +311,8 @@ async fn room(fill: &Arc<Fill>, shared: &Shared, patience: &mut DiskPatience) ->
         if lost {
             let _ = tokio::time::timeout(ROOM_CHECK, notice).await;
             if began.elapsed() >= SLOWEST_FOLLOWER {
-                // It comes back with a range; the others do not wait for it.
+                // A slow follower resumes with a range request, and the other followers do not wait
+                // for it.
                 fill.lock().leave_slowest();
             }
             continue;
@@ -325,11 +331,12 @@ async fn room(fill: &Arc<Fill>, shared: &Shared, patience: &mut DiskPatience) ->
     }
 }
 
-/// How long a fill still waits for its disk: [`FILL_DISK_WAIT_MAX`], and more for every byte that it takes. So a disk that
-/// takes [`FILL_DISK_RATE_MIN`] is waited for as long as it does, and a slower one is left behind.
+/// Time budget of a fill's disk: [`FILL_DISK_WAIT_MAX`], extended by every written byte. A disk
+/// that writes [`FILL_DISK_RATE_MIN`] never exhausts the budget. The fill continues without a
+/// slower disk.
 struct DiskPatience {
     left: Duration,
-    /// What the disk had taken when this was last counted.
+    /// Written bytes at the last update.
     written: u64,
 }
 
@@ -341,7 +348,7 @@ impl DiskPatience {
         }
     }
 
-    /// Counts what the disk has taken, `written` bytes by now.
+    /// Adds the time earned by the bytes written since the last update. Returns the remaining time.
     fn left(&mut self, written: u64) -> Duration {
         let earned = Duration::from_micros((written - self.written) * 1_000_000 / FILL_DISK_RATE_MIN);
         self.written = written;
@@ -359,7 +366,7 @@ fn lose(fill: &Fill, shared: &Shared, why: &'static str) {
     shared.storage.record_write_failure(&why);
 }
 
-/// Makes a verified fill an entry, when the disk has kept up. No client waits for this.
+/// Commits a verified fill if the disk has kept up. No client waits for this.
 async fn commit(fill: &Arc<Fill>, shared: &Arc<Shared>, verified: Verified, from_bucket: bool) {
     let ingest = loop {
         let notice = fill.room.notified();
@@ -383,7 +390,7 @@ async fn commit(fill: &Arc<Fill>, shared: &Arc<Shared>, verified: Verified, from
     let (shared_too, key) = (shared.clone(), Key::Blob(*verified.digest()));
     let ingest = match ingest {
         Some(ingest) => Ok(ingest),
-        // An empty body has written nothing yet.
+        // An empty body has no ingest yet.
         None => {
             let created = blocking(move || shared_too.storage.begin(&key, Some(0))).await;
             let Ok(created) = created else { return };
@@ -402,7 +409,7 @@ async fn commit(fill: &Arc<Fill>, shared: &Arc<Shared>, verified: Verified, from
         .await;
     match committed {
         Ok(()) => {
-            // Followers that are still behind read the file.
+            // Slower followers read the file.
             fill.change(|state| {
                 state.window.trim(state.written, 0);
                 state.memory = None;
@@ -414,7 +421,7 @@ async fn commit(fill: &Arc<Fill>, shared: &Arc<Shared>, verified: Verified, from
     }
 }
 
-/// What is to be remembered of a verified fill.
+/// Returns the sidecar of a verified fill.
 fn describe(fill: &Fill, verified: &Verified) -> Meta {
     let origin = &fill.origin;
     let head = fill.lock().head.clone();
@@ -434,7 +441,8 @@ fn describe(fill: &Fill, verified: &Verified) -> Meta {
     };
     if let Some(blob) = &fill.remote {
         let bucket = blob.meta();
-        // What is known there holds here. That its registry has it, nobody has said for this one.
+        // The bucket's access data also applies here. The fill's origin is not added, because its
+        // registry may not have confirmed the content.
         meta.public |= bucket.public;
         meta.created = bucket.created;
         meta.sources.clone_from(&bucket.sources);
@@ -446,7 +454,8 @@ fn describe(fill: &Fill, verified: &Verified) -> Meta {
 mod tests {
     use super::*;
 
-    /// What is left after writing at `rate` bytes a second, waiting all the time.
+    /// Returns the remaining time after the disk wrote `rate` bytes per second and the fill waited
+    /// all the time.
     fn after(rate: u64, seconds: u64) -> Duration {
         let mut patience = DiskPatience::new();
         for tenth in 1..=10 * seconds {

@@ -1,6 +1,7 @@
-//! Lists (`tags/list`, `referrers`): one shared fetch for concurrent requests, kept in memory for a moment, served
-//! stale while the upstream is unavailable. Those of referrers are also kept in the store for that (`records`): signatures
-//! cannot be found without them.
+//! Serves lists (`tags/list`, `referrers`). Concurrent requests share one fetch. A list stays in
+//! memory for a moment, and is served stale while the upstream is unavailable. Lists of referrers
+//! are also stored (`records`) for this purpose, because clients cannot find signatures without
+//! lists.
 
 pub(super) mod parse;
 
@@ -32,10 +33,10 @@ use crate::upstream::{
     UpstreamResponse, Verdict,
 };
 
-/// What a kept list costs beside its body: key, slot, allocations.
+/// Memory of a kept list besides its body: key, slot, allocations.
 const OVERHEAD_BYTES: u64 = 1_024;
 
-/// One page of one list, as one caller sees it.
+/// A page of a list, as a specific caller sees the page.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct ListingKey {
     pub origin: Origin,
@@ -44,26 +45,27 @@ pub struct ListingKey {
     pub caller: Caller,
 }
 
-/// A page and how we came to it.
+/// A page, and the way in which the cache obtained it.
 #[derive(Clone, Debug)]
 pub struct ListingAnswer {
     pub listed: Arc<Listed>,
     pub cache: CacheResult,
-    /// How long after its request the page is served without revalidation.
+    /// Time after the request during which the page is served without revalidation.
     pub lifetime: Duration,
-    /// Why it is stale, when it is.
+    /// The reason why the page is stale.
     pub stale: Option<String>,
 }
 
-/// Why there is no list.
+/// The reason why there is no list.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum ListingError {
     #[error(transparent)]
     Fetch(#[from] FetchError),
-    /// Clients then look for the tag that stands for the list.
+    /// The registry has no referrers API. Clients then request the fallback tag.
     #[error("the registry does not list referrers: {0}")]
     NoReferrers(String),
-    /// The same for clients, but it may be a page for people in the place of a list: what is held is not given up for it.
+    /// Clients treat this like `NoReferrers`. The response may be a web page instead of a list, so
+    /// kept lists stay.
     #[error("the registry does not list referrers: {0}")]
     NotAnIndex(String),
     #[error("the list is larger than 4 MiB")]
@@ -75,7 +77,7 @@ type Outcome = Result<ListingAnswer, ListingError>;
 /// The fetches in flight.
 pub(super) type ListingCalls = SingleFlight<ListingKey, Outcome>;
 
-/// The lists of a moment ago, shared by all cores.
+/// The lists of the last moments, shared by all cores.
 pub(super) struct Listings(Mutex<Lru<ListingKey, Arc<Listed>>>);
 
 impl Default for Listings {
@@ -104,15 +106,16 @@ impl Listings {
 }
 
 impl Cache {
-    /// The page `key`. What everybody may see is kept for a moment, what a client sees with its own credentials is not.
+    /// Returns the page `key`. Public pages and pages of shared registries are kept for a moment.
+    /// Pages for a client's own credentials are not kept.
     ///
     /// # Errors
     ///
-    /// The upstream's answer, or its absence, when nothing usable is held.
+    /// The upstream's error response or failure, if no usable page is held.
     ///
     /// # Cancellation
     ///
-    /// The work goes on for the others.
+    /// The fetch continues for other clients.
     pub async fn listing(&self, key: ListingKey) -> Outcome {
         if let Some(listed) = self.0.listings.get(&key)
             && is_fresh(listed.requested_ms, unix_millis(), self.0.list_lifetime_ms())
@@ -143,11 +146,12 @@ impl Cache {
         Ok(answer)
     }
 
-    /// The page `target` with `credentials`, a client's own or none; requested each time and not kept.
+    /// Requests the page `target` with a client's own `credentials`, or without credentials. The
+    /// page is not kept.
     ///
     /// # Errors
     ///
-    /// The upstream's answer, or its absence.
+    /// The upstream's error response or failure.
     pub async fn pass_through_listing(
         &self,
         origin: &Origin,
@@ -183,7 +187,7 @@ impl Shared {
         }
     }
 
-    /// A shorter lifetime of tags also applies to their list.
+    /// Returns the lifetime of lists, which is at most the lifetime of tags.
     fn list_lifetime(&self) -> Duration {
         if self.policy.cache_tags {
             self.policy.ttl.min(LISTING_TTL)
@@ -197,7 +201,8 @@ impl Shared {
     }
 
     async fn list(&self, key: &ListingKey) -> (Outcome, RecordChanges) {
-        // Lists for a client's own credentials are not kept. Without a cache for tags there is none for their lists.
+        // Lists for a client's own credentials are not kept. If tags are not cached, neither are
+        // lists.
         let kept = key.caller.speaks_for_others() && self.policy.cache_tags;
         let (origin, target, caller) = (&key.origin, &key.target, &key.caller);
         if let Some(absence) = self.absences().last(origin, target, caller) {
@@ -252,7 +257,7 @@ impl Shared {
                 (outcome, RecordChanges::default())
             }
             (Err(error), _) => {
-                // It was an answer: what we hold is no longer so.
+                // The upstream answered, so the held list is outdated.
                 self.listings.forget(key);
                 if let ListingError::Fetch(error) = &error {
                     let request = (origin, target, caller);
@@ -273,7 +278,8 @@ impl Shared {
         }
     }
 
-    /// Gets a page. A body that breaks off is requested again from its start: it is small.
+    /// Fetches a page. If the body breaks off, the page is requested again from the start, because
+    /// it is small.
     async fn fetch_list(
         &self,
         origin: &Origin,
@@ -337,7 +343,8 @@ impl Shared {
 }
 
 impl Shared {
-    /// Whether a mirror is at fault, so that the next mirror or upstream is tried at once.
+    /// Records a fault of the mirror. Returns whether the next mirror or upstream should get the
+    /// request at once.
     fn blame_for_list(
         &self,
         request: &UpstreamRequest,
@@ -358,7 +365,7 @@ impl ListingError {
         matches!(self, ListingError::Fetch(error) if error.is_refusal())
     }
 
-    /// Whether this says nothing about the list, so that an older one may be given.
+    /// Returns whether the error is unrelated to the list, so that an older list may be served.
     pub fn is_outage(&self) -> bool {
         match self {
             ListingError::Fetch(error) => error.is_outage(),
@@ -367,12 +374,13 @@ impl ListingError {
         }
     }
 
-    /// Whether this is a kept 404, returned while the registry is unavailable.
+    /// Returns whether this is a kept 404, returned while the registry is unavailable.
     pub fn is_stale_absence(&self) -> bool {
         matches!(self, ListingError::Fetch(error) if error.is_stale_absence())
     }
 
-    /// Whether the answer means that there are no referrers, so that the client looks for the tag instead.
+    /// Returns whether the answer means that there are no referrers, so that clients request the
+    /// fallback tag.
     fn says_unsupported(&self) -> bool {
         matches!(
             self,
@@ -385,8 +393,9 @@ impl ListingError {
     }
 }
 
-/// A registry without referrers says so in many ways; the one that clients understand is 404.
-/// One that has given a list before is not without them: what it answers then is judged like any other answer.
+/// Maps an upstream error to a listing error. Registries report a missing referrers API in many
+/// ways, but clients only understand 404. If an earlier answer is kept, an outage does not count as
+/// a missing API.
 fn refused(target: &Target, purpose: Purpose, error: UpstreamError) -> ListingError {
     match (target, &error) {
         (Target::Referrers(..), _) if purpose == Purpose::Revalidate && error.is_outage() => {
@@ -398,7 +407,8 @@ fn refused(target: &Target, purpose: Purpose, error: UpstreamError) -> ListingEr
                 status: 300..=399 | 400 | 405 | 406 | 410 | 415 | 501,
                 ..
             }
-            // The page of a default site: Google's registries answer so where they have no such path.
+            // The default page of a site. Google's registries return it for paths that do not
+            // exist.
             | UpstreamError::Status {
                 status: 404,
                 verdict: Verdict::Trouble,

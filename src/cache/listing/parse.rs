@@ -1,6 +1,7 @@
-//! A page of a list as an upstream sent it, read and made ours. Pure.
+//! Parses a page of a list from an upstream and normalizes it. Pure.
 //!
-//! Bodies may be hostile: what is read here takes no more memory than a few times its own length, whatever it holds.
+//! Bodies may be hostile. The memory for parsing is at most a few times the length of the body, for
+//! any content.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -11,30 +12,30 @@ use serde_json::value::RawValue;
 
 use crate::oci::{ListQuery, MANIFEST_TYPES, Tag, pairs};
 
-/// The media type of an answer to a request for referrers (distribution-spec, "Listing Referrers").
+/// The media type of a response with referrers (distribution-spec, "Listing Referrers").
 pub const INDEX_TYPE: &str = MANIFEST_TYPES[0];
 
-/// One page.
+/// A page of a list.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Listed {
-    /// Of tags: the JSON array of their names. Of referrers: the whole index.
+    /// For tags, the JSON array of names. For referrers, the whole index.
     pub body: Bytes,
-    /// The query of the page after this one.
+    /// The query of the next page.
     pub next: Option<ListQuery>,
-    /// `body` holds only the entries that the `artifactType` of the request selects.
+    /// Whether `body` contains only the entries that the `artifactType` of the request selects.
     pub filtered: bool,
-    /// Given without any credentials, so anybody may have it.
+    /// Received without credentials, so any client may read the page.
     pub public: bool,
     /// Time of the request, in milliseconds since 1970.
     pub requested_ms: u64,
 }
 
-/// The tags of an answer to `tags/list`, as a JSON array. `null` is the empty list, and names that are no tags are
-/// left out: no client could request them.
+/// Returns the tags in a response to `tags/list` as a JSON array. `null` is an empty list. Invalid
+/// names are omitted, because no client can request them.
 ///
 /// # Errors
 ///
-/// What the body is not.
+/// A description of the malformed part.
 pub fn tags(body: &[u8]) -> Result<Bytes, &'static str> {
     #[derive(serde::Deserialize)]
     struct Answer {
@@ -50,17 +51,17 @@ pub fn tags(body: &[u8]) -> Result<Bytes, &'static str> {
     let answer: Answer = serde_json::from_slice(body).map_err(|_| NO_LIST)?;
     match answer {
         Answer { tags: Some(tags), .. } => Ok(tags.unwrap_or_default().0.finish()),
-        // Some registries leave an empty list out.
+        // Some registries omit an empty list.
         Answer { name: Some(_), .. } => Ok(Names::default().0.finish()),
         _ => Err(NO_LIST),
     }
 }
 
-/// The referrers of an answer: as they are, or those of `artifact_type` alone.
+/// Returns the referrers in a response: unchanged, or only the entries of `artifact_type`.
 ///
 /// # Errors
 ///
-/// What the body is not.
+/// A description of the malformed part.
 pub fn referrers(body: &Bytes, artifact_type: Option<&str>) -> Result<Bytes, &'static str> {
     let unreadable = |_| "its list of referrers is not one";
     let mut kept = JsonArray::default();
@@ -84,7 +85,8 @@ pub fn referrers(body: &Bytes, artifact_type: Option<&str>) -> Result<Bytes, &'s
     Ok([head.as_bytes(), &manifests, b"}"].concat().into())
 }
 
-/// What is read of an index. Its `manifests` must be there, but some registries write `null` for none.
+/// The parsed part of an index. `manifests` is required, but some registries send `null` for an
+/// empty list.
 #[derive(serde::Deserialize)]
 struct Index<T> {
     #[serde(
@@ -100,16 +102,17 @@ struct Descriptor<'a> {
     artifact_type: Option<Cow<'a, str>>,
 }
 
-/// The query of the page that `link`, the target of an upstream's `Link`, leads to. Where it leads besides does not
-/// matter: the next page of this list is requested from the same registry.
+/// Returns the query of the next page from `link`, the target of an upstream's `Link` field. The
+/// rest of the target is ignored, because the next page is requested from the same registry.
 ///
-/// `None` where there is no next page: no query, a query that is too long, or the `current` page.
+/// `None` if there is no next page: no query, a query that is too long, or the query of the
+/// `current` page.
 pub fn page(link: &str, current: &ListQuery) -> Option<ListQuery> {
     let (_, query) = link.split_once('?')?;
     let query = query.split('#').next().unwrap_or_default();
     let mut next = ListQuery::default();
     for (key, value) in pairs(query) {
-        // An upstream that is a cache itself names the registry behind it.
+        // If the upstream is a cache, `ns` is the registry behind the cache.
         if key != "ns" {
             next.push(&key, value).ok()?;
         }
@@ -117,7 +120,7 @@ pub fn page(link: &str, current: &ListQuery) -> Option<ListQuery> {
     (!next.is_empty() && next != *current).then_some(next)
 }
 
-/// An array under construction, element by element.
+/// An array under construction.
 #[derive(Default)]
 struct JsonArray(Vec<u8>);
 
@@ -136,11 +139,11 @@ impl JsonArray {
     }
 }
 
-/// A text, borrowed where it has no escapes.
+/// A string, borrowed if it has no escapes.
 #[derive(serde::Deserialize)]
 struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
 
-/// Names of tags, put back together while they are read.
+/// Names of tags, rebuilt as a JSON array during parsing.
 #[derive(Default)]
 struct Names(JsonArray);
 
@@ -157,7 +160,7 @@ impl<'de> Deserialize<'de> for Names {
             fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Names, A::Error> {
                 let mut names = Names::default();
                 while let Some(element) = seq.next_element::<&RawValue>()? {
-                    // A tag is made of characters that mean themselves in JSON.
+                    // Valid tags need no escapes in JSON.
                     if let Ok(Text(name)) = serde_json::from_str(element.get())
                         && Tag::is_valid(&name)
                     {

@@ -1,4 +1,4 @@
-//! Resolving a tag at an upstream, and fetching a manifest, whole and verified.
+//! Resolves tags at an upstream, and fetches and verifies whole manifests.
 
 use std::sync::Arc;
 
@@ -19,22 +19,22 @@ use crate::upstream::{
     UpstreamResponse,
 };
 
-/// A manifest an upstream gave.
+/// A manifest from an upstream, with the proof of its digest.
 pub(super) struct Fetched {
     pub manifest: Manifest,
     pub verified: Verified,
 }
 
-/// What a tag means now.
+/// The current target of a tag, as the response to `HEAD` describes it.
 pub(super) enum Meaning {
     Digest {
         digest: Digest,
-        /// As `HEAD` names it.
+        /// The media type in the response.
         media_type: Option<String>,
     },
-    /// A manifest, of which the upstream does not say which.
+    /// The response describes a manifest without a usable digest.
     Unnamed,
-    /// The upstream does not say.
+    /// The response does not describe a manifest.
     Unsaid,
 }
 
@@ -52,8 +52,9 @@ fn request(key: &ManifestKey, method: UpstreamMethod, purpose: Purpose) -> Upstr
 }
 
 impl Meaning {
-    /// The digest a tag means, if `HEAD` and what is held of it are of one kind. A registry may choose another manifest for
-    /// `HEAD` than for `GET`, and something else than a registry may have answered.
+    /// Returns the digest of the tag if the `HEAD` response and the cached pointer have the same
+    /// kind of content. A registry may select different manifests for `HEAD` and `GET`, and the
+    /// response may not come from a registry.
     pub fn digest_like(self, held: Option<&TagPointer>) -> Option<Digest> {
         let Meaning::Digest { digest, media_type } = self else {
             return None;
@@ -62,7 +63,7 @@ impl Meaning {
             return Some(digest);
         };
         let same = match named.as_str() {
-            // The same digest is the same content.
+            // With a generic type, only an equal digest proves the same content.
             named if is_generic(named) => digest == held.digest,
             named => is_list(named) == is_list(&held.media_type) && !named.starts_with("text/"),
         };
@@ -70,7 +71,8 @@ impl Meaning {
     }
 }
 
-/// Whether this type says nothing about the kind of content. Some registries give it to every `HEAD`.
+/// Returns whether this type does not identify the kind of content. Some registries use it in every
+/// `HEAD` response.
 fn is_generic(media_type: &str) -> bool {
     matches!(
         media_type,
@@ -78,12 +80,12 @@ fn is_generic(media_type: &str) -> bool {
     )
 }
 
-/// Whether manifests of this type list others.
+/// Returns whether manifests of this type list other manifests.
 fn is_list(media_type: &str) -> bool {
     media_type.contains(".image.index.") || media_type.contains(".manifest.list.")
 }
 
-/// Resolves a tag to its current digest, without the content.
+/// Resolves a tag to its current digest, without fetching the content.
 pub(super) async fn resolve(
     shared: &Shared,
     key: &ManifestKey,
@@ -93,7 +95,7 @@ pub(super) async fn resolve(
     resolve_in_slot(shared, key, purpose).await
 }
 
-/// As [`resolve`], for a caller that holds a slot.
+/// Resolves a tag as [`resolve`] does, for a caller that holds a slot.
 async fn resolve_in_slot(
     shared: &Shared,
     key: &ManifestKey,
@@ -104,7 +106,7 @@ async fn resolve_in_slot(
         .fetch(&request(key, UpstreamMethod::Head, purpose))
         .await
     {
-        // A page for people: whatever else its head says, it is not about a manifest.
+        // The response is a web page, so its other header fields do not describe a manifest.
         Ok(response) if is_page(&response.headers) => Ok(Meaning::Unsaid),
         Ok(response) => {
             let media_type = media_type(&response.headers);
@@ -118,7 +120,8 @@ async fn resolve_in_slot(
     }
 }
 
-/// Gets a manifest and verifies it. A body that breaks off is requested again from its start: it is small.
+/// Fetches a manifest and verifies it. If the body breaks off, the manifest is requested again from
+/// the start, because it is small.
 pub(super) async fn fetch(
     shared: &Shared,
     key: &ManifestKey,
@@ -131,13 +134,13 @@ pub(super) async fn fetch(
         .fetch_resources(Class::Manifest, &key.origin.namespace)
         .await?;
     let mut request = request(key, UpstreamMethod::Get, purpose);
-    // What everybody may have, when our credentials are to bring it.
+    // Digest of public content that is fetched with the operator's credentials.
     let mut seen_by_all = None;
     if shared.pays_for_all(key) {
         seen_by_all = match (resolve_in_slot(shared, key, purpose).await?, &key.reference) {
             (Meaning::Digest { digest, .. }, Reference::Tag(_)) => Some(digest),
             (Meaning::Digest { .. } | Meaning::Unnamed, Reference::Digest(digest)) => Some(*digest),
-            // Not seen without credentials, so it is requested without them.
+            // Not confirmed as public, so the request is sent without credentials.
             (Meaning::Unnamed, Reference::Tag(_)) | (Meaning::Unsaid, _) => None,
         };
     }
@@ -205,8 +208,9 @@ fn too_slow(key: &ManifestKey) -> FetchError {
 }
 
 impl Shared {
-    /// Whether content that everybody may read is fetched with the operator's credentials: registries count such pulls
-    /// for the account, not for the address. It has to be seen without credentials first, by a `HEAD`, which is not counted.
+    /// Returns whether public content is fetched with the operator's credentials. Registries count
+    /// such pulls for the account instead of the address. A `HEAD` without credentials, which
+    /// registries do not count, must first confirm that the content is public.
     fn pays_for_all(&self, key: &ManifestKey) -> bool {
         if !key.caller.is_anonymous() {
             return false;
@@ -217,7 +221,8 @@ impl Shared {
     }
 }
 
-/// Whether a mirror is at fault, so that the next mirror or upstream is tried at once.
+/// Records a fault of the mirror. Returns whether the next mirror or upstream should get the
+/// request at once.
 pub(in crate::cache) fn blame(
     shared: &Shared,
     request: &UpstreamRequest,
@@ -226,26 +231,26 @@ pub(in crate::cache) fn blame(
 ) -> bool {
     let fault = match error {
         FetchError::Upstream(error) if error.is_retryable() => Fault::Broken,
-        // An old image is old everywhere.
+        // A schema 1 image is the same at every mirror.
         FetchError::Schema1 => return false,
         _ => Fault::Wrong,
     };
     shared.upstreams.record_fault(request, mirror, fault)
 }
 
-/// Whether a response head may be that of a manifest: it names a type of manifests, or none.
+/// Returns whether a response head may belong to a manifest: it has a manifest type, or no type.
 pub(in crate::cache) fn may_be_manifest(headers: &http::HeaderMap) -> bool {
     !headers.contains_key(http::header::CONTENT_TYPE)
         || media_type(headers).is_some_and(|named| is_manifest_type(&named))
 }
 
-/// Whether a response head names content that is no manifest.
+/// Returns whether the response has a type that is neither generic nor a manifest type.
 fn is_page(headers: &http::HeaderMap) -> bool {
     let generic = media_type(headers).is_some_and(|named| is_generic(&named));
     !may_be_manifest(headers) && !generic
 }
 
-/// The body of a manifest, whole.
+/// Reads the whole body of a manifest, at most [`MANIFEST_BYTES_MAX`].
 pub(in crate::cache) async fn read_whole(response: &mut UpstreamResponse) -> Result<Bytes, FetchError> {
     if response
         .content_length
@@ -263,11 +268,11 @@ pub(in crate::cache) async fn read_whole(response: &mut UpstreamResponse) -> Res
     Ok(body.freeze())
 }
 
-/// The media type of the manifest `body`, which came with `headers`.
+/// Returns the media type of the manifest `body`, received with `headers`.
 ///
 /// # Errors
 ///
-/// [`FetchError::NotManifest`].
+/// [`FetchError::NotManifest`] if the type or the body is not that of a manifest.
 pub(in crate::cache) fn type_of(headers: &http::HeaderMap, body: &[u8]) -> Result<String, FetchError> {
     let named = media_type(headers);
     manifest_type(named.as_deref(), body).map_err(|why| FetchError::NotManifest {
@@ -287,7 +292,8 @@ async fn read(key: &ManifestKey, mut response: UpstreamResponse) -> Result<Fetch
     }
     let wanted = match &key.reference {
         Reference::Digest(digest) => *digest,
-        // An upstream that names no digest, or one we do not know, is taken at its bytes.
+        // If the upstream sends no digest, or an unknown one, the digest is computed from the
+        // bytes.
         Reference::Tag(_) => {
             named_digest(&response.headers).unwrap_or_else(|| Digest::of(Algorithm::Sha256, &body))
         }
@@ -295,7 +301,8 @@ async fn read(key: &ManifestKey, mut response: UpstreamResponse) -> Result<Fetch
     let found = Digest::of(wanted.algorithm(), &body);
     let verified = match Verified::check(wanted, found, body.len() as u64) {
         Ok(verified) => verified,
-        // A page in the place of a manifest is reported as that; broken bytes of a manifest are a wrong digest.
+        // A web page instead of a manifest is reported as such. Wrong bytes of a manifest are a
+        // digest mismatch.
         Err(found) => {
             return Err(match media_type {
                 Err(error) if !may_be_manifest(&response.headers) => error,

@@ -1,4 +1,5 @@
-//! Manifests: small, held whole, verified before anybody sees them. By digest for ever, by tag for a while.
+//! Caches manifests. A manifest is held whole in memory and verified before any client receives it.
+//! Manifests by digest never expire; tags expire after a freshness lifetime.
 
 mod fetch;
 mod tag;
@@ -21,7 +22,6 @@ use crate::upstream::{Purpose, Target};
 use fetch::Fetched;
 pub(super) use fetch::{may_be_manifest, read_whole, type_of};
 
-/// The key of a manifest request.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct ManifestKey {
     pub origin: Origin,
@@ -30,43 +30,45 @@ pub struct ManifestKey {
     pub caller: Caller,
 }
 
-/// A verified manifest.
 #[derive(Clone, Debug)]
 pub struct Manifest {
     pub digest: Digest,
     pub media_type: String,
     pub body: Bytes,
-    /// Seen without credentials, so anybody may have it.
+    /// Received without credentials, so any client may read it.
     pub public: bool,
-    /// All end-to-end fields of the upstream's answer.
+    /// All end-to-end header fields of the upstream's response.
     pub headers: BTreeMap<String, Vec<String>>,
 }
 
-/// A manifest and how we came to it.
+/// A manifest, and how the cache obtained it.
 #[derive(Clone, Debug)]
 pub struct ManifestAnswer {
     pub manifest: Arc<Manifest>,
     pub cache: CacheResult,
-    /// By tag: when the upstream last confirmed it, and until when it may be served without revalidation (equal to the check
-    /// when not at all), in milliseconds since 1970.
+    /// For a tag: the time of the last upstream confirmation, and the time until which no
+    /// revalidation is needed. Both are in milliseconds since 1970, and equal if every use needs a
+    /// revalidation.
     pub checked_ms: Option<u64>,
     pub fresh_until_ms: Option<u64>,
-    /// Why it is stale, when it is.
+    /// The reason why the answer is stale.
     pub stale: Option<String>,
 }
 
 type SharedFetch = Completer<ManifestKey, Result<ManifestAnswer, FetchError>>;
 
 impl Cache {
-    /// The manifest of `key`: from the store, or from the upstream with one request for all concurrent callers.
+    /// Returns the manifest of `key` from the store, or fetches it from the upstream. Concurrent
+    /// equal requests share a fetch.
     ///
     /// # Errors
     ///
-    /// The upstream's answer, or its absence, when nothing usable is held.
+    /// The upstream's error response or failure, if no usable manifest is stored.
     ///
     /// # Cancellation
     ///
-    /// The fetch continues for other clients, and without clients for [`DESERTED_MANIFEST_TIMEOUT`]. A complete manifest is stored.
+    /// The fetch continues for other clients, and without clients for
+    /// [`DESERTED_MANIFEST_TIMEOUT`]. A complete manifest is stored.
     pub async fn manifest(&self, key: ManifestKey) -> (Result<ManifestAnswer, FetchError>, Role) {
         let shared = self.0.clone();
         let (answer, role) = self
@@ -128,7 +130,7 @@ impl Shared {
     }
 }
 
-/// Whether the caller may have a manifest we hold.
+/// Checks that the caller may read a cached manifest.
 async fn permitted(shared: &Arc<Shared>, key: &ManifestKey, manifest: &Manifest) -> Result<(), FetchError> {
     let held = HeldContent {
         digest: &manifest.digest,
@@ -139,7 +141,7 @@ async fn permitted(shared: &Arc<Shared>, key: &ManifestKey, manifest: &Manifest)
     Ok(())
 }
 
-/// The manifest as we have it: on its way to the disk, stored here, or in the bucket.
+/// Returns the stored manifest: from the pending writes, the local store, or the bucket.
 pub(super) async fn stored(shared: &Arc<Shared>, origin: &Origin, digest: &Digest) -> Option<Arc<Manifest>> {
     let (key, digest) = (Key::manifest(origin, digest), *digest);
     if let Some(manifest) = shared.pending().get(&key) {
@@ -150,7 +152,7 @@ pub(super) async fn stored(shared: &Arc<Shared>, origin: &Origin, digest: &Diges
     Some(Arc::new(manifest))
 }
 
-/// A manifest on its way to the disk.
+/// A manifest to be written to the store.
 struct Storing {
     shared: Arc<Shared>,
     key: Key,
@@ -159,10 +161,11 @@ struct Storing {
     verified: Verified,
 }
 
-/// Announces a manifest as stored. To be called before anybody learns of it, and [`Storing::store`] after.
+/// Publishes a manifest in `pending`, so that lookups find it at once. Call this before any client
+/// receives the manifest, and [`Storing::store`] afterwards.
 fn announce(shared: &Arc<Shared>, origin: &Origin, fetched: Fetched) -> (Arc<Manifest>, Storing) {
     let manifest = Arc::new(fetched.manifest);
-    // What was just pushed may be what was missing a moment ago.
+    // The push of a manifest may also have added content that recently returned 404.
     shared.absences().clear(origin);
     let key = Key::manifest(origin, &manifest.digest);
     shared.pending().insert(key.clone(), manifest.clone());
@@ -213,7 +216,7 @@ impl Storing {
     }
 }
 
-/// Ends the announcement, however the storing ends.
+/// Removes the manifest from `pending` when dropped, even if storing failed.
 struct Pending {
     shared: Arc<Shared>,
     key: Key,
@@ -238,7 +241,7 @@ impl Manifest {
         })
     }
 
-    /// Whether a client with these `Accept` values takes it.
+    /// Returns whether a client with these `Accept` values accepts the manifest.
     pub fn accepted_by<'a>(&self, accept: impl IntoIterator<Item = &'a str>) -> bool {
         accepts(accept, &self.media_type)
     }

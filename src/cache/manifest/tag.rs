@@ -1,4 +1,5 @@
-//! The story of a tag: what we know → whether that is still so → the manifest it means.
+//! Answers manifest requests by tag: finds the cached pointer, revalidates it, and fetches the
+//! manifest if needed.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,7 +16,7 @@ use crate::runtime::clock::{monotonic_micros, unix_millis};
 use crate::storage::{RecordChanges, TagKey, TagPointer};
 use crate::upstream::{Purpose, Target, Verdict};
 
-/// What we hold of a tag: its pointer, and the manifest the caller may have for it.
+/// The cached pointer of a tag, and its stored manifest.
 struct Known {
     pointer: TagPointer,
     manifest: Arc<Manifest>,
@@ -54,7 +55,7 @@ pub(super) async fn by_tag(shared: &Arc<Shared>, key: &ManifestKey, tag: &Tag, c
                 checked,
                 "a revalidation is in progress",
             )));
-            // Later requests get the same answer meanwhile; one of them revalidates the tag.
+            // Later requests get the same stale answer, and only one request revalidates the tag.
             if let Some(_revalidation) = shared.revalidating.begin(&tag_key) {
                 let answer = request.send(shared, Some(known), None, &|_| {}).await;
                 if let Err(NoAnswer { error, remembered }) = answer {
@@ -90,14 +91,14 @@ pub(super) async fn by_tag(shared: &Arc<Shared>, key: &ManifestKey, tag: &Tag, c
     }
 }
 
-/// Why a tag has no new answer.
+/// The error of a tag request without a new answer.
 struct NoAnswer {
     error: FetchError,
-    /// No request was sent: the upstream answered 404 a moment ago.
+    /// The error is a recorded 404 of a moment ago, and no request was sent.
     remembered: bool,
 }
 
-/// A request for the meaning of a tag, for one caller.
+/// A request to resolve a tag for one caller.
 struct TagRequest<'a> {
     key: &'a ManifestKey,
     tag: &'a TagKey,
@@ -105,7 +106,7 @@ struct TagRequest<'a> {
 }
 
 impl TagRequest<'_> {
-    /// Sends the request to the upstream, unless the upstream has just answered 404.
+    /// Sends the request to the upstream, unless the upstream answered 404 a moment ago.
     async fn send(
         &self,
         shared: &Arc<Shared>,
@@ -114,7 +115,7 @@ impl TagRequest<'_> {
         complete: &(dyn Fn(ManifestAnswer) + Sync),
     ) -> Result<(), NoAnswer> {
         let TagRequest { key, tag, terms } = *self;
-        // A registry that answers 404 for one set of types may have another.
+        // A 404 for one set of types does not apply to another set.
         let native = key.accept == Accept::Native;
         let target = Target::Manifest(key.reference.clone());
         if native && let Some(error) = shared.absences().last(&key.origin, &target, &key.caller) {
@@ -141,7 +142,8 @@ impl TagRequest<'_> {
         })
     }
 
-    /// Whether 404s of this tag are kept: clients conclude from them that there are no signatures.
+    /// Returns whether 404s of this tag are kept. Clients conclude from such a 404 that an image
+    /// has no signatures.
     fn is_kept(&self, shared: &Shared) -> bool {
         self.tag.tag.is_derived()
             && self.key.accept == Accept::Native
@@ -149,7 +151,7 @@ impl TagRequest<'_> {
             && shared.policy.cache_tags
     }
 
-    /// When the registry last answered 404, if that was its last answer.
+    /// Returns the time of the registry's 404, if that was its last answer.
     async fn kept_absence(&self, shared: &Arc<Shared>) -> Option<u64> {
         if !self.is_kept(shared) {
             return None;
@@ -159,7 +161,8 @@ impl TagRequest<'_> {
             .await
     }
 
-    /// Keeps a 404, and removes one that the registry no longer gives. Called when the client has its answer.
+    /// Keeps a 404. Removes a kept 404 if the registry now denies access. Called after the client
+    /// received its answer.
     async fn write_absence(&self, shared: &Arc<Shared>, error: &FetchError) {
         if !self.is_kept(shared) {
             return;
@@ -173,8 +176,8 @@ impl TagRequest<'_> {
     }
 }
 
-/// Revalidates a held pointer, and fetches the manifest if the tag has moved. The answer goes to `complete` as soon
-/// as there is one; storing follows.
+/// Revalidates a cached pointer, and fetches the manifest if the tag has moved. Calls `complete` as
+/// soon as an answer exists, and stores the results afterwards.
 async fn revalidate_or_fetch(
     shared: &Arc<Shared>,
     key: &ManifestKey,
@@ -189,14 +192,14 @@ async fn revalidate_or_fetch(
     } else {
         Purpose::Pull
     };
-    // With nothing held that could be right, or where only GET says something, a HEAD would only cost a request more.
+    // A `HEAD` is useless if no cached manifest could match, or if the registry answers only `GET`.
     if (known.is_some() || !shared.policy.cache_tags)
         && !shared.upstreams.is_head_in_vain(&key.origin.namespace)
     {
         let (requested_at, requested_ms) = (monotonic_micros(), unix_millis());
         let held = known.map(|known| &known.pointer);
         if let Some(digest) = resolve(shared, key, purpose).await?.digest_like(held) {
-            // The same, or moved to what we hold anyway.
+            // The tag is unchanged, or has moved to a manifest that is already stored.
             if let Some(manifest) = stored(shared, &key.origin, &digest).await {
                 shared.record_manifest_grant(&key.origin, &manifest, &key.caller, requested_at);
                 if known.is_some_and(|known| known.pointer.digest != digest) {
@@ -222,7 +225,8 @@ async fn revalidate_or_fetch(
     Ok(())
 }
 
-/// What is left when the upstream gave no answer we can use: what we hold, if that is better than the error.
+/// Serves the stored manifest if the upstream's error permits a stale answer. Otherwise returns the
+/// error.
 async fn last_resort(
     shared: &Arc<Shared>,
     key: &ManifestKey,
@@ -237,12 +241,12 @@ async fn last_resort(
     }
     match permitted(shared, key, &known.manifest).await {
         Ok(()) => Ok(terms.stale(&known.manifest, known.pointer.checked_at_ms, &error.to_string())),
-        // Nobody can say whether this caller may have it.
+        // The caller's permission cannot be verified.
         Err(_) => Err(error),
     }
 }
 
-/// A request for unknown types gets an answer of its own, under no pointer.
+/// Answers a request for unknown types with a fetch, and saves no tag pointer.
 async fn unkept(shared: &Arc<Shared>, key: &ManifestKey, completer: &SharedFetch) {
     match fetch(shared, key, Purpose::Pull).await {
         Err(error) => completer.complete(Err(error)),
@@ -265,7 +269,7 @@ async fn known(shared: &Arc<Shared>, tag: &TagKey, terms: TagTerms) -> Option<Kn
     Some(Known { pointer, manifest })
 }
 
-/// Whether the error is a fault of the upstream, and no answer about the tag.
+/// Returns whether the error is a fault or an outage, and not an answer about the tag.
 fn serves_stale(error: &FetchError) -> bool {
     match error {
         FetchError::Upstream(error) => error.is_outage(),
@@ -318,7 +322,7 @@ impl TagTerms {
 }
 
 impl Shared {
-    /// Records a grant: the upstream answered `caller` with this manifest.
+    /// Records that the upstream granted `caller` access to this manifest.
     fn record_manifest_grant(
         self: &Arc<Self>,
         origin: &Origin,
@@ -340,7 +344,7 @@ impl Shared {
         }
     }
 
-    /// Makes `pointer` what all cores know of the tag, unless tags are not cached.
+    /// Publishes `pointer` to all cores, unless tags are not cached.
     fn remember(&self, tag: &TagKey, pointer: &TagPointer) {
         if self.policy.cache_tags {
             self.tags.set(tag, pointer.clone());

@@ -1,4 +1,4 @@
-//! Arbitrary bytes as bodies of lists, of manifests, and as the link to a next page.
+//! Fuzz targets: arbitrary bytes as bodies of lists and manifests, and as the link to a next page.
 
 use bytes::Bytes;
 
@@ -6,7 +6,7 @@ use super::listing::parse;
 use crate::http::link;
 use crate::oci::{ListQuery, Tag, is_manifest_type, manifest_type};
 
-/// Whatever an upstream sends as JSON: what is made of it is JSON too, and not longer by more than its frame.
+/// Checks that the output for arbitrary upstream JSON is valid JSON of limited length.
 pub fn manifest(bytes: &[u8]) {
     for named in [None, Some("text/html"), Some("application/vnd.example+json")] {
         if let Ok(media_type) = manifest_type(named, bytes) {

@@ -1,4 +1,5 @@
-//! The contract of stores on a directory in front of a bucket, as fills, manifests and tags use the two.
+//! Runs the store contract on a directory in front of a bucket, as fills, manifests and tags use
+//! both.
 
 use std::num::NonZeroUsize;
 use std::os::unix::fs::FileExt;
@@ -23,7 +24,8 @@ use crate::store::{
     Entry, FsStore, Key, Meta, OpenError, ReferrersRecord, Source, TagKey, TagPointer, Verified,
 };
 
-/// A bucket, the directory of the machine that [`Place::open`] gives, and those of others.
+/// A bucket, the directory of the machine that [`Place::open`] returns, and the directories of
+/// other machines.
 pub struct Tiered {
     engine: Engine,
     dir: Scratch,
@@ -34,7 +36,7 @@ pub struct Tiered {
 #[derive(Clone)]
 pub struct Machine(Storage);
 
-/// One pool for all tests: pools are never taken down.
+/// A single pool for all tests, because pools are never stopped.
 fn helper() -> Helper {
     static HELPER: OnceLock<Helper> = OnceLock::new();
     let two = NonZeroUsize::new(2).unwrap();
@@ -46,7 +48,7 @@ impl Tiered {
         let fs = loop {
             match FsStore::open(dir) {
                 Ok(fs) => break Arc::new(fs),
-                // The work of the store before is ending.
+                // The previous store is still ending its work.
                 Err(OpenError::InUse(_)) => tokio::time::sleep(Duration::from_millis(5)).await,
                 Err(error) => panic!("{error}"),
             }
@@ -72,14 +74,15 @@ impl Machine {
         self.0.bucket().unwrap()
     }
 
-    /// Waits until nothing is on its way to the bucket.
+    /// Waits until no upload is in progress.
     async fn settle(&self) {
         while !self.0.0.uploads.is_idle() {
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
     }
 
-    /// The result of `lookup` when the bucket has answered: one that takes too long, on a busy machine, has nothing.
+    /// Repeats `lookup` until the bucket has answered, because a slow answer on a busy machine counts
+    /// as a miss.
     async fn answered<T>(&self, lookup: impl AsyncFn() -> Option<T>) -> Option<T> {
         loop {
             let mut found = None;
@@ -190,10 +193,10 @@ impl Shelf for Machine {
 
     async fn tag(&self, tag: &TagName) -> Option<TagPointer> {
         let key = tag_key(tag);
-        // Never fresh, so the bucket has the last word.
+        // Never fresh, so the bucket's pointer counts.
         let newest = async || self.0.newer_tag(&key, None, |_| false).await;
         let pointer = self.answered(newest).await?;
-        // In memory it is kept without the upstream's fields.
+        // The pointer in memory has no header fields of the upstream.
         let store = self.bucket().store();
         let whole = store.find_tag(&tag.namespace, &tag.repository, &tag.tag, &tag.class);
         let whole = whole.await.unwrap().expect("it is in the bucket too");
