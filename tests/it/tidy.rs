@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 use crate::harness::Server;
 use crate::harness::server::TempDir;
 
-/// Who may import whom below `src/`; `docs/ARCHITECTURE.md` draws and explains it. `limits`, `fail_point` and `log` are for all, `app` is in
-/// nobody's list but the command line's, and what is not listed may import nothing of ours.
+/// The folders that each folder of `src/` may import; `docs/explanation/architecture.md` has the same table. Only `cli` imports
+/// `app`. A folder without a row imports only [`FOR_ALL`].
 const ARROWS: &[(&str, &[&str])] = &[
     ("cli", &["app", "config", "upstream"]),
     (
@@ -279,7 +279,7 @@ fn imports_follow_the_arrows(source: &Source) -> Vec<String> {
     imports(&source.code())
         .into_iter()
         .filter(|&to| to != folder && !FOR_ALL.contains(&to) && !allowed.contains(&to))
-        .map(|to| format!("`{folder}` may not know `{to}`; see ARROWS and docs/ARCHITECTURE.md"))
+        .map(|to| format!("`{folder}` may not know `{to}`; see ARROWS and docs/explanation/architecture.md"))
         .collect()
 }
 
@@ -302,7 +302,7 @@ fn imports_between_folders_follow_the_arrows() {
 #[test]
 fn every_arrow_is_needed_and_drawn() {
     let sources = read("src", &[".rs"]);
-    let drawing = fs::read_to_string(root().join("docs/ARCHITECTURE.md")).unwrap();
+    let drawing = fs::read_to_string(root().join("docs/explanation/architecture.md")).unwrap();
     for (from, to) in ARROWS {
         let used: BTreeSet<String> = sources
             .iter()
@@ -326,12 +326,12 @@ fn every_arrow_is_needed_and_drawn() {
         let line = drawing
             .lines()
             .find(|line| words(line).next() == Some(from) && line.contains("->"))
-            .unwrap_or_else(|| panic!("docs/ARCHITECTURE.md does not draw `{from}`"));
+            .unwrap_or_else(|| panic!("docs/explanation/architecture.md does not draw `{from}`"));
         let drawn: BTreeSet<&str> = words(line.split_once("->").unwrap().1).collect();
         assert_eq!(
             drawn,
             to.iter().copied().collect(),
-            "docs/ARCHITECTURE.md: {line}"
+            "docs/explanation/architecture.md: {line}"
         );
     }
 }

@@ -1,4 +1,4 @@
-//! The store on a local file system. `docs/storage-format.md` describes the files.
+//! The store on a local file system. `docs/reference/storage-format.md` describes the files.
 
 mod commit;
 mod find;

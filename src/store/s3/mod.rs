@@ -1,4 +1,4 @@
-//! The store in a bucket shared by several machines. `docs/storage-format.md` describes the
+//! The store in a bucket shared by several machines. `docs/reference/storage-format.md` describes the
 //! objects. Object names are the names of the store on disk, below a prefix.
 //!
 //! Everything here runs on the helper pool. The `cache` chooses the content to read, and handles a
