@@ -1,4 +1,4 @@
-//! The store on a local file system. `docs/storage-format.md` describes what lies there.
+//! The store on a local file system. `docs/reference/storage-format.md` describes what lies there.
 
 mod commit;
 mod find;

@@ -1,4 +1,4 @@
-//! The store in a bucket that several machines share. `docs/storage-format.md` describes the objects; their names are
+//! The store in a bucket that several machines share. `docs/reference/storage-format.md` describes the objects; their names are
 //! those of the store on disk, below a prefix.
 //!
 //! Everything here runs on the helper pool. Not here: the choice of the requested content, and the fallback for a
