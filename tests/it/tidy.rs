@@ -569,10 +569,13 @@ fn configuration_page_help_and_code_name_the_same_settings() {
     assert_eq!(help, code, "left: --help, right: the settings of the code");
 }
 
-/// A changed value of `setting`, with the settings that both configurations need.
-fn change(setting: Setting, home: &Path) -> (Vec<(Setting, String)>, Vec<(Setting, String)>) {
+/// Values of settings.
+type Given = Vec<(Setting, String)>;
+
+/// Two configurations that differ in `setting`.
+fn change(setting: Setting, home: &Path) -> (Given, Given) {
     let file = |name: &str| home.join(name).display().to_string();
-    let with = |pairs: &[(Setting, &str)]| -> Vec<(Setting, String)> {
+    let with = |pairs: &[(Setting, &str)]| -> Given {
         pairs
             .iter()
             .map(|&(setting, text)| (setting, text.to_owned()))
@@ -662,7 +665,7 @@ fn configuration_page_states_the_reload_class_of_each_setting() {
         ..Environment::of_process()
     }
     .looking_only();
-    let resolved = |given: Vec<(Setting, String)>| {
+    let resolved = |given: Given| {
         let mut flags = Layer::default();
         for (setting, text) in given {
             flags.insert_flag(setting, text);
@@ -805,7 +808,7 @@ fn spellings(value: u64, is_duration: bool) -> Vec<String> {
     let digits = value.to_string();
     let mut grouped = String::new();
     for (at, digit) in digits.chars().enumerate() {
-        if at > 0 && (digits.len() - at) % 3 == 0 {
+        if at > 0 && (digits.len() - at).is_multiple_of(3) {
             grouped.push(',');
         }
         grouped.push(digit);
@@ -813,7 +816,7 @@ fn spellings(value: u64, is_duration: bool) -> Vec<String> {
     let units = [("KiB", 1_u64 << 10), ("MiB", 1 << 20), ("GiB", 1 << 30)];
     let sizes = units
         .iter()
-        .filter(|(_, size)| value % size == 0)
+        .filter(|(_, size)| value.is_multiple_of(*size))
         .map(|(unit, size)| format!("{} {unit}", value / size));
     std::iter::once(grouped).chain(sizes).collect()
 }
