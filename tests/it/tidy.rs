@@ -1,9 +1,11 @@
 //! House rules about the sources, as tests. Each rule is a function from a text to what is wrong with it, and
 //! each is tried on a text that breaks it before it is trusted with the tree.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
+
+use oci_pull_through::config::{Environment, Layer, Setting, resolve};
 
 use crate::harness::Server;
 use crate::harness::server::TempDir;
@@ -395,9 +397,9 @@ fn no_text_tells_of_the_workshop() {
     for dir in ["src", "tests", "benches", "scripts", "docs", "fuzz/fuzz_targets"] {
         hold(&read(dir, &[".rs", ".sh", ".py", ".md", ".toml"]), workshop_words);
     }
-    for name in ["README.md", "Cargo.toml", ".clippy.toml", ".deny.toml"] {
-        let text = fs::read_to_string(root().join(name)).unwrap();
-        hold(&[Source::new(name, &text)], workshop_words);
+    hold(&documents(), workshop_words);
+    for name in ["Cargo.toml", ".clippy.toml", ".deny.toml"] {
+        hold(&[Source::new(name, &page(name))], workshop_words);
     }
 }
 
@@ -487,50 +489,71 @@ fn clocks_are_read_only_where_the_list_says() {
     only(CLOCKS, reads_a_clock);
 }
 
-// ---- settings --------------------------------------------------------------------------------------------------------
+// ---- reference pages --------------------------------------------------------------------------------------------------
 
-/// `(environment, default)` of each row of the README's table, in order.
-fn settings_of_readme(text: &str) -> Vec<(String, String)> {
-    let rows = text
-        .lines()
-        .skip_while(|line| !line.starts_with("| environment | default |"));
-    rows.skip(2)
-        .take_while(|line| line.starts_with('|'))
-        .map(|row| {
-            let mut cells = row
-                .split('|')
-                .skip(1)
-                .map(|cell| cell.trim().trim_matches('`').to_owned());
-            (cells.next().unwrap_or_default(), cells.next().unwrap_or_default())
-        })
-        .collect()
+/// The text of a file of the repository.
+fn page(path: &str) -> String {
+    fs::read_to_string(root().join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
+}
+
+/// The cells of each row of each table whose first heading is `heading`, without the backticks around a cell.
+fn rows(text: &str, heading: &str) -> Vec<Vec<String>> {
+    let head = format!("| {heading} |");
+    let mut rows = Vec::new();
+    let mut lines = text.lines();
+    while lines.any(|line| line.starts_with(&head)) {
+        let body = lines
+            .by_ref()
+            .skip(1)
+            .take_while(|line| line.starts_with('|'))
+            .map(|row| {
+                let cells = row.trim_matches('|').split('|');
+                cells
+                    .map(|cell| cell.trim().trim_matches('`').to_owned())
+                    .collect()
+            });
+        rows.extend(body.collect::<Vec<_>>());
+    }
+    rows
 }
 
 /// `(flag, environment, default)` of each line of `--help` that shows a setting.
-fn settings_of_help(text: &str) -> Vec<(String, String, String)> {
+fn settings_of_help(text: &str) -> Vec<[String; 3]> {
     text.lines()
-        .filter_map(|line| line.strip_prefix("  --"))
+        .filter(|line| line.starts_with("  --"))
         .map(|line| {
             let mut columns = line.split_whitespace().map(str::to_owned);
-            let mut next = || columns.next().unwrap_or_default();
-            (next(), next(), next())
+            std::array::from_fn(|_| columns.next().unwrap_or_default())
         })
         .collect()
 }
 
-#[test]
-fn readme_help_and_code_name_the_same_settings() {
-    let table =
-        "x\n| environment | default | |\n|---|---|---|\n| `A_B` | `1` | b |\n| `C` | none | d |\n\ny\n";
-    let pair = |a: &str, b: &str| (a.to_owned(), b.to_owned());
-    assert_eq!(settings_of_readme(table), [pair("A_B", "1"), pair("C", "none")]);
+const CONFIGURATION: &str = "docs/reference/configuration.md";
 
-    let code: Vec<(String, String)> = oci_pull_through::config::Setting::ALL
+#[test]
+fn configuration_page_help_and_code_name_the_same_settings() {
+    let table = "x\n| Environment | Flag |\n|---|---|\n| `A_B` | `1` |\n| `C` | none |\n\n| D | E |\n|---|---|\n| f | g |\n";
+    assert_eq!(rows(table, "Environment"), [["A_B", "1"], ["C", "none"]]);
+
+    let code: Vec<[String; 4]> = Setting::ALL
         .iter()
-        .map(|setting| pair(setting.env(), setting.default_text()))
+        .map(|setting| {
+            [
+                setting.env().to_owned(),
+                format!("--{}", setting.flag()),
+                setting.key().unwrap_or("–").to_owned(),
+                setting.default_text().to_owned(),
+            ]
+        })
         .collect();
-    let readme = settings_of_readme(&fs::read_to_string(root().join("README.md")).unwrap());
-    assert_eq!(readme, code, "README.md, Configuration");
+    let page: Vec<Vec<String>> = rows(&page(CONFIGURATION), "Environment")
+        .into_iter()
+        .map(|row| row[..4].to_vec())
+        .collect();
+    assert_eq!(
+        page, code,
+        "left: {CONFIGURATION}, right: the settings of the code"
+    );
 
     let home = TempDir::new();
     let output = Server::command(&home.path, &home.path.join("store"))
@@ -539,13 +562,403 @@ fn readme_help_and_code_name_the_same_settings() {
         .unwrap();
     assert!(output.status.success());
     let help = settings_of_help(&String::from_utf8(output.stdout).unwrap());
-    let told: Vec<(String, String)> = help.iter().map(|(_, env, default)| pair(env, default)).collect();
-    assert_eq!(told, code, "--help");
-    for (flag, env, _) in help {
-        assert_eq!(
-            flag.to_uppercase().replace('-', "_"),
-            env,
-            "a flag is its variable in other clothes"
+    let code: Vec<[String; 3]> = code
+        .into_iter()
+        .map(|[env, flag, _, default]| [flag, env, default])
+        .collect();
+    assert_eq!(help, code, "left: --help, right: the settings of the code");
+}
+
+/// Values of settings.
+type Given = Vec<(Setting, String)>;
+
+/// Two configurations that differ in `setting`.
+fn change(setting: Setting, home: &Path) -> (Given, Given) {
+    let file = |name: &str| home.join(name).display().to_string();
+    let with = |pairs: &[(Setting, &str)]| -> Given {
+        pairs
+            .iter()
+            .map(|&(setting, text)| (setting, text.to_owned()))
+            .collect()
+    };
+    let tls = |n: u8| {
+        let (cert, key) = (file(&format!("tls{n}.crt")), file(&format!("tls{n}.key")));
+        vec![(Setting::TlsCertFile, cert), (Setting::TlsKeyFile, key)]
+    };
+    let ca = |text: &str| {
+        let mut all = tls(1);
+        all.push((Setting::TlsClientCaFile, file("ca.crt")));
+        all.push((Setting::TlsClientAuth, text.to_owned()));
+        all
+    };
+    let user = |name: &str, password: Setting, text: &str| {
+        vec![
+            (Setting::AuthUsername, name.to_owned()),
+            (password, text.to_owned()),
+        ]
+    };
+    let bucket = |setting: Setting, text: &str| {
+        let base = with(&[(Setting::StorageBackend, "s3")]);
+        let mut changed = base.clone();
+        changed.push((setting, text.to_owned()));
+        (base, changed)
+    };
+    let text = match setting {
+        Setting::TlsCertFile | Setting::TlsKeyFile => return (tls(1), tls(2)),
+        Setting::TlsClientCaFile => return (tls(1), ca("verify")),
+        Setting::TlsClientAuth => return (ca("verify"), ca("optional")),
+        Setting::GenerateSelfSignedTls => return (tls(1), with(&[(setting, "true")])),
+        Setting::AuthUsername => {
+            let password = Setting::AuthPassword;
+            return (user("a", password, "p"), user("b", password, "p"));
+        }
+        Setting::AuthPassword => return (user("a", setting, "p"), user("a", setting, "q")),
+        Setting::AuthPasswordFile => {
+            return (
+                user("a", Setting::AuthPassword, "p"),
+                user("a", setting, &file("password")),
+            );
+        }
+        Setting::AuthHtpasswdFile => return (Vec::new(), vec![(setting, file("users"))]),
+        Setting::SpoolDir => return bucket(setting, &file("spool")),
+        Setting::S3Bucket | Setting::S3Prefix => return bucket(setting, "another"),
+        Setting::S3ForcePathStyle => return bucket(setting, "false"),
+        Setting::S3LifecycleDays => return bucket(setting, "7"),
+        Setting::S3Redirect => return bucket(setting, "true"),
+        Setting::FsRoot => file("root"),
+        Setting::ListenAddr => ":1".into(),
+        Setting::KernelTls => "auto".into(),
+        Setting::IoDriver => "epoll".into(),
+        Setting::StorageBackend => "tiered".into(),
+        Setting::DefaultRegistry => "quay.io".into(),
+        Setting::LogLevel => "debug".into(),
+        Setting::MemoryBudget | Setting::MemoryCache => "128MiB".into(),
+        Setting::TagTtl | Setting::StaleWhileRevalidate => "7s".into(),
+        Setting::DrainTimeout | Setting::DrainDelay => "7s".into(),
+        Setting::Cores | Setting::HelperThreads => "7".into(),
+        Setting::MaxConnections | Setting::MaxConnectionsPerClient => "77".into(),
+        _ if setting.is_switch() && matches!(setting.default_text(), "true" | "on") => "false".into(),
+        _ if setting.is_switch() => "true".into(),
+        _ => panic!("{}: add a changed value here", setting.env()),
+    };
+    (Vec::new(), vec![(setting, text)])
+}
+
+#[test]
+fn configuration_page_states_the_reload_class_of_each_setting() {
+    let home = TempDir::new();
+    let pki = root().join("tests/fixtures/config/pki");
+    for (from, to) in [
+        ("client.crt", "tls1.crt"),
+        ("client.key", "tls1.key"),
+        ("client.crt", "tls2.crt"),
+        ("client.key", "tls2.key"),
+        ("ca.crt", "ca.crt"),
+    ] {
+        fs::copy(pki.join(from), home.path.join(to)).unwrap();
+    }
+    fs::write(home.path.join("password"), "q\n").unwrap();
+    let user = "alice:$2y$04$abcdefghijklmnopqrstuuZVtbkHNIzXDySbF5.qVDcG5jZkm0QVG\n";
+    fs::write(home.path.join("users"), user).unwrap();
+    let environment = Environment {
+        env: &|_| None,
+        ..Environment::of_process()
+    }
+    .looking_only();
+    let resolved = |given: Given| {
+        let mut flags = Layer::default();
+        for (setting, text) in given {
+            flags.insert_flag(setting, text);
+        }
+        resolve(flags, environment).unwrap_or_else(|diagnostics| panic!("{diagnostics}"))
+    };
+    let rows = rows(&page(CONFIGURATION), "Environment");
+    for (setting, row) in Setting::ALL.into_iter().zip(rows) {
+        // The flags and the environment of a process never change.
+        let class = if setting == Setting::ConfigFile {
+            "restart"
+        } else {
+            let (old, new) = change(setting, &home.path);
+            let names = resolved(old).needs_restart(&resolved(new));
+            if names.is_empty() { "reload" } else { "restart" }
+        };
+        assert_eq!(row[4], class, "{CONFIGURATION}: {}", setting.env());
+    }
+}
+
+/// The exit codes that a source of the command line names: `const EXIT_…: u8 = …;`.
+fn exit_codes(code: &str) -> BTreeSet<String> {
+    code.split("const EXIT_")
+        .skip(1)
+        .filter_map(|rest| rest.split_once('=')?.1.split_once(';'))
+        .map(|(number, _)| number.trim().to_owned())
+        .collect()
+}
+
+#[test]
+fn exit_code_page_names_every_code() {
+    assert_eq!(
+        exit_codes("const EXIT_A: u8 = 7;\nconst EXIT_B: u8 = 8;\n"),
+        BTreeSet::from(["7".into(), "8".into()])
+    );
+    let source = Source::new("src/cli/mod.rs", &page("src/cli/mod.rs"));
+    let mut code = exit_codes(&source.code());
+    assert!(!code.is_empty());
+    code.extend(["0", "1", "SIGABRT"].map(str::to_owned));
+    let named: BTreeSet<String> = rows(&page("docs/reference/exit-codes.md"), "Code")
+        .into_iter()
+        .map(|mut row| row.swap_remove(0))
+        .collect();
+    assert_eq!(named, code, "left: docs/reference/exit-codes.md, right: the code");
+}
+
+/// The header names that a source adds to responses: `.with("Name"`, `.add("Name"`, and `Name: ` at the start of a
+/// line of a prepared head.
+fn response_headers(code: &str) -> BTreeSet<String> {
+    let is_name = |name: &str| {
+        name.starts_with(|c: char| c.is_ascii_uppercase())
+            && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
+    };
+    let calls = [".with(", ".add("]
+        .into_iter()
+        .flat_map(|call| code.split(call).skip(1));
+    let called = calls.filter_map(|rest| rest.trim_start().strip_prefix('"')?.split_once('"'));
+    let prepared = code
+        .split("\\r\\n")
+        .flat_map(|rest| rest.split("b\""))
+        .filter_map(|rest| rest.trim_start_matches(['\\', '\n', ' ']).split_once(": "));
+    called
+        .chain(prepared)
+        .map(|(name, _)| name)
+        .filter(|name| is_name(name))
+        .map(str::to_owned)
+        .collect()
+}
+
+#[test]
+fn response_header_page_names_every_header() {
+    let code = "f.add(\n    \"A-B\",\n    1);\nf.with(\"C\", 2);\nb\"HTTP/1.1 200\\r\\n\\\n    D-E: 1\\r\\n\"; b\"F: x\"";
+    let names: Vec<String> = response_headers(code).into_iter().collect();
+    assert_eq!(names, ["A-B", "C", "D-E", "F"]);
+
+    let mut sent = BTreeSet::new();
+    for dir in ["src/registry", "src/server"] {
+        for source in read(dir, &[".rs"]).iter().filter(|source| !source.is_test()) {
+            sent.extend(response_headers(&source.code()));
+        }
+    }
+    let named: BTreeSet<String> = rows(&page("docs/reference/response-headers.md"), "Header")
+        .into_iter()
+        .filter(|row| row.len() == 3)
+        .map(|mut row| row.swap_remove(0))
+        .collect();
+    assert_eq!(
+        named, sent,
+        "left: docs/reference/response-headers.md, right: the code"
+    );
+}
+
+/// The constants of a source, each with its expression.
+fn constants(text: &str) -> BTreeMap<&str, &str> {
+    text.split("pub const ")
+        .skip(1)
+        .filter_map(|rest| {
+            let (name, rest) = rest.split_once(':')?;
+            let (_, value) = rest.split_once('=')?;
+            Some((name, value.split_once(';')?.0.trim()))
+        })
+        .collect()
+}
+
+/// The value of a sum of products; durations in milliseconds. Panics at anything else, which a page cannot name then.
+fn evaluated(expression: &str, all: &BTreeMap<&str, &str>) -> u64 {
+    let expression = expression.replace(" as u64", "").replace(" as usize", "");
+    if let Some((left, right)) = expression.split_once(" + ") {
+        return evaluated(left, all) + evaluated(right, all);
+    }
+    if let Some((left, right)) = expression.rsplit_once(" - ") {
+        return evaluated(left, all) - evaluated(right, all);
+    }
+    let factor = |text: &str| {
+        let argument = |call: &str| text.strip_prefix(call)?.strip_suffix(')');
+        if let Some(seconds) = argument("Duration::from_secs(") {
+            evaluated(seconds, all) * 1_000
+        } else if let Some(millis) = argument("Duration::from_millis(") {
+            evaluated(millis, all)
+        } else if let Some(other) = all.get(text) {
+            evaluated(other, all)
+        } else {
+            let digits = text.replace('_', "");
+            digits
+                .parse()
+                .unwrap_or_else(|_| panic!("cannot evaluate {text}"))
+        }
+    };
+    expression.split(" * ").map(|text| factor(text.trim())).product()
+}
+
+/// The spellings of a value on a page.
+fn spellings(value: u64, is_duration: bool) -> Vec<String> {
+    if is_duration {
+        return match value % 1_000 {
+            0 => vec![format!("{} s", value / 1_000)],
+            _ => vec![format!("{value} ms")],
+        };
+    }
+    let digits = value.to_string();
+    let mut grouped = String::new();
+    for (at, digit) in digits.chars().enumerate() {
+        if at > 0 && (digits.len() - at).is_multiple_of(3) {
+            grouped.push(',');
+        }
+        grouped.push(digit);
+    }
+    let units = [("KiB", 1_u64 << 10), ("MiB", 1 << 20), ("GiB", 1 << 30)];
+    let sizes = units
+        .iter()
+        .filter(|(_, size)| value.is_multiple_of(*size))
+        .map(|(unit, size)| format!("{} {unit}", value / size));
+    std::iter::once(grouped).chain(sizes).collect()
+}
+
+/// Whether a cell of a page begins with one of the spellings of a value.
+fn states(cell: &str, spellings: &[String]) -> bool {
+    let ends = |rest: &str| {
+        rest.is_empty()
+            || rest.starts_with([',', ';'])
+            || rest.starts_with(" per ")
+            || rest.starts_with(" and ")
+    };
+    spellings
+        .iter()
+        .any(|spelling| cell.strip_prefix(spelling.as_str()).is_some_and(ends))
+}
+
+#[test]
+fn limits_page_states_the_values_of_the_code() {
+    let text = "pub const A: u64 = 4 * 1_024;\npub const B: Duration = Duration::from_secs(90);\npub const C: u64 = 2 * A as u64 + 64;\n";
+    let all = constants(text);
+    assert_eq!(evaluated("C", &all), 8_256);
+    assert_eq!(spellings(evaluated("A", &all), false), ["4,096", "4 KiB"]);
+    assert_eq!(spellings(evaluated("B", &all), true), ["90 s"]);
+    assert!(states("4 KiB per second", &["4 KiB".into()]));
+    assert!(!states("4 KiB", &["4".into()]));
+
+    let texts = [page("src/limits.rs"), page("src/server/h1/parse.rs")];
+    let all: BTreeMap<&str, &str> = texts.iter().flat_map(|text| constants(text)).collect();
+    let rows = rows(&page("docs/reference/limits.md"), "Limit");
+    assert!(rows.len() > 40, "{}", rows.len());
+    for row in rows.iter().filter(|row| row.len() == 4 && !row[3].is_empty()) {
+        let name = row[3].as_str();
+        let expression = all
+            .get(name)
+            .unwrap_or_else(|| panic!("docs/reference/limits.md: no constant {name}"));
+        let is_duration = expression.contains("Duration::");
+        let expected = spellings(evaluated(name, &all), is_duration);
+        assert!(
+            states(&row[1], &expected),
+            "docs/reference/limits.md: {name} is {:?}, expected one of {expected:?}",
+            row[1]
         );
     }
+}
+
+// ---- links -----------------------------------------------------------------------------------------------------------
+
+/// Markdown without its blocks of code.
+fn prose(text: &str) -> String {
+    let mut inside = false;
+    let lines = text.lines().filter(|line| {
+        let fence = line.trim_start().starts_with("```");
+        inside ^= fence;
+        !inside && !fence
+    });
+    lines.collect::<Vec<_>>().join("\n")
+}
+
+/// The anchors of the headings of a page.
+fn anchors(text: &str) -> BTreeSet<String> {
+    prose(text)
+        .lines()
+        .filter(|line| line.starts_with('#'))
+        .map(|line| {
+            let kept = line.trim_start_matches('#').trim().to_lowercase();
+            let kept = kept
+                .chars()
+                .filter(|c| c.is_alphanumeric() || matches!(c, ' ' | '-' | '_'));
+            kept.map(|c| if c == ' ' { '-' } else { c }).collect()
+        })
+        .collect()
+}
+
+/// The targets of the links of a page.
+fn links(text: &str) -> Vec<String> {
+    prose(text)
+        .split("](")
+        .skip(1)
+        .filter_map(|rest| rest.split_once(')'))
+        .map(|(target, _)| target.to_owned())
+        .filter(|target| !target.contains("://") && !target.starts_with("mailto:"))
+        .collect()
+}
+
+/// Pages with a new place: a link to the new place is good while the page is at the old one.
+const MOVING: &[(&str, &str)] = &[
+    ("docs/explanation/architecture.md", "docs/ARCHITECTURE.md"),
+    ("docs/development/decisions.md", "docs/ARCHITECTURE.md"),
+    ("docs/development/benchmarks.md", "docs/ARCHITECTURE.md"),
+    ("docs/development/testing.md", "docs/testing.md"),
+    ("docs/reference/storage-format.md", "docs/storage-format.md"),
+];
+
+fn is_moving(target: &Path) -> bool {
+    let name = target.file_name();
+    MOVING
+        .iter()
+        .any(|(new, old)| Path::new(new).file_name() == name && root().join(old).exists())
+}
+
+fn links_lead_somewhere(source: &Source) -> Vec<String> {
+    let here = root().join(&source.path);
+    links(&source.text)
+        .into_iter()
+        .filter(|link| {
+            let (path, anchor) = link.split_once('#').unwrap_or((link, ""));
+            let target = match path {
+                "" => here.clone(),
+                path => here.parent().unwrap().join(path),
+            };
+            let has_anchor = || {
+                let text = fs::read_to_string(&target).unwrap_or_default();
+                anchor.is_empty() || anchors(&text).contains(anchor)
+            };
+            !is_moving(&target) && (!target.exists() || !has_anchor())
+        })
+        .map(|link| format!("the link {link} leads nowhere"))
+        .collect()
+}
+
+#[test]
+fn links_of_the_documents_lead_somewhere() {
+    let text = "# A `b` c!\n[x](#a-b-c) [y](https://y) [z](none.md)\n```\n[w](w.md)\n```\n";
+    assert_eq!(
+        links_lead_somewhere(&Source::new("README.md", "[a](#nothing)")).len(),
+        1
+    );
+    assert_eq!(links(text), ["#a-b-c", "none.md"]);
+    assert!(anchors(text).contains("a-b-c"));
+    let pages: Vec<Source> = documents()
+        .into_iter()
+        .filter(|page| MOVING.iter().all(|(_, old)| page.path != *old))
+        .collect();
+    hold(&pages, links_lead_somewhere);
+}
+
+/// Every Markdown page that a reader finds.
+fn documents() -> Vec<Source> {
+    let mut pages = read("docs", &[".md"]);
+    for name in ["README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md"] {
+        pages.push(Source::new(name, &page(name)));
+    }
+    pages
 }
