@@ -175,7 +175,7 @@ run_clients() {
 # The core themes once more, on a store behind which there is a bucket.
 run_bucket_tests() {
   set -o pipefail
-  TEST_STORAGE=tiered cargo test --locked --test it -- pull:: fill:: range:: tags:: tag_rules:: resume:: integrity:: private:: wire:: --skip s3_ 2>&1 |
+  TEST_STORAGE=tiered cargo test --locked --test it -- cold_and_warm:: fill:: range:: lifetime:: stale_while_revalidate:: resume:: integrity:: private:: wire:: 2>&1 |
     tee "$log" | grep --line-buffered -E '^(test |error)' || { failures; return 1; }
 }
 
