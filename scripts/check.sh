@@ -169,13 +169,13 @@ waiting_tests() {
 
 run_clients() {
   set -o pipefail
-  IO_DRIVER=$1 "scripts/$2" "$target/release/oci-pull-through" 2>&1 | tee "$log"
+  DRIVERS=$1 scripts/clients.sh "$2" "$target/release/oci-pull-through" 2>&1 | tee "$log"
 }
 
 # The core themes once more, on a store behind which there is a bucket.
 run_bucket_tests() {
   set -o pipefail
-  TEST_STORAGE=tiered cargo test --locked --test it -- pull:: fill:: range:: tags:: tag_rules:: resume:: integrity:: private:: wire:: --skip s3_ 2>&1 |
+  TEST_STORAGE=tiered cargo test --locked --test it -- cold_and_warm:: fill:: range:: lifetime:: stale_while_revalidate:: resume:: integrity:: private:: wire:: 2>&1 |
     tee "$log" | grep --line-buffered -E '^(test |error)' || { failures; return 1; }
 }
 
@@ -230,7 +230,7 @@ overload() {
   results+=("overload on $1: $(tail -n 1 "$log")")
 }
 
-# clients DRIVER SCRIPT WHAT
+# clients DRIVER PART WHAT
 clients() {
   local what="real clients on $1, $3"
   step "$what" run_clients "$1" "$2"
@@ -267,11 +267,11 @@ if command -v systemd-analyze >/dev/null; then step "service units" service_unit
 drivers
 for driver in auto epoll; do
   overload $driver
-  clients $driver clients.sh "public images"
-  clients $driver clients_private.sh "private images"
-  clients $driver clients_auth.sh "client authentication"
-  clients $driver clients_tls.sh TLS
-  [ $driver != auto ] || clients $driver clients_h2.sh HTTP/2
+  clients $driver public "public images"
+  clients $driver private "private images"
+  clients $driver auth "client authentication"
+  clients $driver tls TLS
+  [ $driver != auto ] || clients $driver h2 HTTP/2
 done
 
 echo

@@ -1,113 +1,64 @@
 #!/usr/bin/env bash
-# Real clients against a real upstream: skopeo, podman, docker and containerd pull images made on the spot from
-# Debian's docker-registry, through the cache: cold, warm, and warm with the upstream stopped.
+# Real clients pull through the cache. The images are made on the spot and served by Debian's docker-registry on loopback.
 #
-#   scripts/clients.sh target/release/oci-pull-through
+#   scripts/clients.sh PART[,PART...]|all [BINARY]
 #
-# DIRECT=1       no cache: points the clients at the upstream, to test this script itself (no argument needed).
-# CHECK_STRICT=1 what would be skipped fails.
-# LAYER_MB=208   size of the big layer.
-# KEEP=1         leaves the working directory and prints its name.
+#   public      public images: skopeo, podman, docker and containerd
+#   private     private images, with credentials of the server and of the client
+#   auth        client authentication at the cache
+#   tls         TLS, certificates of the server and of clients (needs root)
+#   h2          HTTP/2: curl, nghttp, h2load, Go, Python, h2spec
+#   signatures  cosign, oras and notation, which are built if `go` can build them
 #
-# All state is in one temporary directory, ports are the kernel's choice, and processes are ended by their ids.
+# BINARY         target/release/oci-pull-through by default.
+# DRIVERS        values of IO_DRIVER; each part runs once for each value ("auto").
+# JOBS           parts that run at the same time (2).
+# CHECK_STRICT=1 a skipped check fails.
+# LAYER_MB       size of the big layer (public: 208, tls: 4, others: 8).
+# KEEP=1         keeps the working directory and prints its name.
+# DIRECT=1       `public` alone: the clients pull from the upstream, to test the script itself.
+# H2SPEC         the program h2spec; otherwise from PATH, or built if Go can fetch it.
+# TOOLS          directory of built tools for signatures (~/.cache/oci-pull-through-tools).
+#
+# All state is in one temporary directory, the kernel chooses every port, and processes are ended by their ids.
+#
+# shellcheck disable=SC2034 # common.sh and the parts use the variables.
 set -euo pipefail
 
 here=$(cd "$(dirname "$0")" && pwd)
-binary=${1:-}
-direct=${DIRECT:-0}
+part=${1:-}
+binary=${2:-${CARGO_TARGET_DIR:-$here/../target}/release/oci-pull-through}
+direct=0
 strict=${CHECK_STRICT:-0}
-layer_mb=${LAYER_MB:-208}
+usage() { sed -n '2,/^set/{/^#/s/^# \{0,1\}//p}' "$0" >&2; exit 2; }
 
-# The name under which the cache knows the upstream. It must not resolve: a client that goes around us fails.
-registry=registry.test
+[ "$part" != all ] || part=public,private,auth,tls,h2,signatures
+if [[ $part == *,* || ${DRIVERS:-auto} == *" "* ]]; then
+  exec python3 "$here/clients/parallel.py" "$0" "$part" "$binary"
+fi
+export IO_DRIVER=${IO_DRIVER:-${DRIVERS:-auto}}
+
+# The name under which the cache knows the upstream does not resolve: a client that bypasses the cache fails.
+registry=open.test layer_mb=8
+case $part in
+  public) registry=registry.test layer_mb=208 direct=${DIRECT:-0} ;;
+  private) registry=basic.test ;;
+  auth | h2) ;;
+  tls) layer_mb=4 ;;
+  signatures) registry=registry.test ;;
+  *) usage ;;
+esac
+layer_mb=${LAYER_MB:-$layer_mb}
+[ "$direct" = 1 ] || [ -x "$binary" ] || { echo "scripts/clients.sh: $binary is not an executable; expected the cache" >&2; exit 2; }
+PATH=$PATH:/usr/sbin:/sbin:/usr/local/go/bin
+
+if [ "$part" = tls ] && [ -z "${CLIENTS_INSIDE:-}" ] && [ "$(id -u)" = 0 ] && unshare --net --mount true 2>/dev/null; then
+  CLIENTS_INSIDE=1 exec unshare --net --mount "$0" "$part" "$binary"
+fi
+client=$part
 work=$(mktemp -d "${TMPDIR:-/tmp}/clients.XXXXXX")
 
-# shellcheck source=scripts/clients/common.sh
-. "$here/clients/common.sh"
-
-# ---- What the upstream was asked ------------------------------------------------------------------------------------
-
-# Requests for content since line $1 of the upstream's log, as `/v2/…` paths, our own check of its health aside.
-content_since() {
-  tail -n "+$(($1 + 1))" "$work/upstream.log" | grep -oE '"GET /v2/[^ "]+/(blobs|manifests)/[^ "]+ HTTP' |
-    sed 's/^"GET //; s/ HTTP$//; s/?.*//' || true
-}
-
-upstream_mark() { wc -l <"$work/upstream.log"; }
-
-asked_for_nothing() {
-  local asked
-  asked=$(content_since "$1")
-  [ -z "$asked" ] || { echo "the upstream was asked for:"; echo "$asked"; return 1; }
-}
-
-# asked_once_for MARK DIGEST...: one GET for each of these blobs and for no other. The upstream logs a request when it
-# has answered it, which may be after the client has everything.
-asked_once_for() {
-  local mark=$1 wanted
-  shift
-  wanted=$(printf '%s\n' "$@" | sort)
-  blobs_asked() { content_since "$mark" | sed -n 's|.*/blobs/||p' | sort; }
-  as_wanted() { [ "$(blobs_asked)" = "$wanted" ]; }
-  eventually 10 as_wanted || { echo "wanted:"; echo "$wanted"; echo "asked:"; blobs_asked; return 1; }
-}
-
-# ---- The run --------------------------------------------------------------------------------------------------------
-
-blobs_expected() {
-  if [ "$client" = skopeo ]; then blobs_of app; blobs_of artifact; else platform_blobs; fi
-}
-
-PATH=$PATH:/usr/sbin:/sbin
-for tool in docker-registry skopeo jq; do
-  command -v $tool >/dev/null || { client="real clients"; skip "all: $tool is not installed"; echo "$passed passed, $failed failed, $skipped skipped"; exit $((failed > 0)); }
-done
-if [ "$direct" != 1 ] && [ ! -x "$binary" ]; then
-  echo "usage: scripts/clients.sh BINARY   (or DIRECT=1 scripts/clients.sh)" >&2
-  exit 2
-fi
-
-start_upstream
-upstream_pid=$registry_pid
-upstream_port=$port
-cat >"$work/cache.yml" <<END
-registries:
-  - name: $registry
-    url: http://127.0.0.1:$upstream_port
-END
-
-# One cache and one store per client, so that each client's first pull is a cold one.
-declare -A cache_of pid_of
-for client in skopeo podman docker containerd; do
-  ready || continue
-  start_cache $client
-  cache_of[$client]=$cache pid_of[$client]=${cache_pid:-}
-  mark=$(upstream_mark)
-  check "$client, cold" "pull_$client"
-  if [ "$direct" != 1 ]; then
-    mapfile -t expected < <(blobs_expected)
-    check "$client, cold: the upstream was asked once for each blob" asked_once_for "$mark" "${expected[@]}"
-  fi
-  mark=$(upstream_mark)
-  check "$client, warm" "pull_$client"
-  case $client in
-    podman) [ "$direct" = 1 ] || check "podman, warm, mirror in registries.conf" pull_podman_by_mirror ;;
-    containerd) check "containerd, warm, registry in the path" pull_containerd_by_path ;;
-  esac
-  [ "$direct" = 1 ] || check "$client, warm: the upstream was asked for no content" asked_for_nothing "$mark"
-done
-
-if [ "$direct" != 1 ]; then
-  stop "$upstream_pid"
-  for client in skopeo podman docker containerd; do
-    [ -n "${cache_of[$client]:-}" ] || continue
-    cache=${cache_of[$client]}
-    check "$client, warm, upstream stopped" "pull_$client"
-    stop "${pid_of[$client]}"
-    start_cache $client
-    check "$client, warm, upstream stopped, cache restarted" "pull_$client"
-  done
-fi
-
-echo "$passed passed, $failed failed, $skipped skipped"
-exit $((failed > 0))
+# Each part sources common.sh.
+# shellcheck source=/dev/null
+. "$here/clients/$part.sh"
+summary

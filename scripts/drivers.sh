@@ -170,10 +170,8 @@ in_containers() {
 }
 
 PATH=$PATH:/usr/sbin:/sbin
-for tool in docker-registry skopeo jq python3; do
-  command -v $tool >/dev/null || { skip "all: $tool is not installed"; echo "$passed passed, $failed failed, $skipped skipped"; exit $((failed > 0)); }
-done
-[ "$(id -u)" = 0 ] || { skip "all: containers and mounts need root"; echo "$passed passed, $failed failed, $skipped skipped"; exit $((failed > 0)); }
+needs docker-registry skopeo jq python3
+[ "$(id -u)" = 0 ] || { skip "all: containers and mounts need root"; summary; }
 
 build_images 4
 serve_registry upstream
@@ -205,5 +203,4 @@ else
   skip "switched off by the sysctl: the kernel has no such sysctl, or no mount of our own"
 fi
 
-echo "$passed passed, $failed failed, $skipped skipped"
-exit $((failed > 0))
+summary

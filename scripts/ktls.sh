@@ -14,7 +14,7 @@ set -euo pipefail
 binary=$(realpath "${1:?usage: scripts/ktls.sh BINARY IT_BINARY [TEST...]}")
 tests=$(realpath "${2:?usage: scripts/ktls.sh BINARY IT_BINARY [TEST...]}")
 shift 2
-[ $# -gt 0 ] || set -- ktls:: tls:: mtls:: restart_protocols:: overload_protocols:: --skip upstream_tls::
+[ $# -gt 0 ] || set -- tls:: restart_protocols:: overload::protocols::
 PATH=$PATH:/usr/sbin:/sbin
 work=$(mktemp -d "${TMPDIR:-/tmp}/ktls.XXXXXX")
 root=$work/root

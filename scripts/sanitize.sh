@@ -5,7 +5,7 @@
 #   scripts/sanitize.sh [miri|address|thread ...]      all three without
 #
 # DRIVERS    what TEST_IO_DRIVER is in turn ("auto epoll").
-# SCENARIOS  filters of tests/it ("pull:: fill::"), `all` for no filter; without, those in sanitize/scenarios.
+# SCENARIOS  filters of tests/it ("pull:: tags::"), `all` for no filter; without, those in sanitize/scenarios.
 #
 # Needs the nightly toolchain with rust-src and miri, and llvm-symbolizer: suppressions name functions. Each tool builds
 # into a directory of its own below target/, where its logs and its reports lie too. The server and the library's tests are

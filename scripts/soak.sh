@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Mixed load with a fault in every second, for hours: tests/it/soak.rs on a release.
+# Mixed load with a fault in every second, for hours: tests/it/overload/soak.rs on a release.
 #
 #   scripts/soak.sh [SECONDS]      eight hours without
 set -euo pipefail

@@ -1,6 +1,5 @@
 # shellcheck shell=bash
-# What the scripts with real clients share: reporting, processes, and the clients themselves.
-# Sourced by ../clients*.sh, which set what must be set.
+# Reporting, processes, and the clients themselves. Sourced by ../clients.sh and ../drivers.sh, which set the variables below.
 : "${work:?}" "${registry:?}" "${strict:?}" "${direct:?}" "${client:=}" "${upstream_port:=}" "${binary=}"
 
 images=$work/images
@@ -40,6 +39,20 @@ check() {
     fail "$name"
     tail -n 15 "$work/output" | sed 's/^/        /'
   fi
+}
+
+# summary: prints the counts and exits.
+summary() {
+  echo "$passed passed, $failed failed, $skipped skipped"
+  exit $((failed > 0))
+}
+
+# needs TOOL...: ends the script with a skip if one is not installed.
+needs() {
+  local tool
+  for tool in "$@"; do
+    command -v "$tool" >/dev/null || { skip "all: $tool is not installed"; summary; }
+  done
 }
 
 # What clients say who are not let in.

@@ -1,6 +1,6 @@
 # shellcheck shell=bash
 # Images made on the spot, without a network: OCI layouts written with coreutils, tar, gzip and jq.
-# Sourced by ../clients.sh, which says in `$images` where everything goes.
+# Sourced by common.sh. `$images` is the directory of the layouts.
 : "${images:?}"
 
 # put LAYOUT FILE MEDIA_TYPE: moves FILE into LAYOUT's blobs and prints its descriptor.

@@ -506,7 +506,7 @@ fn is_port(digits: &str) -> bool {
 }
 
 #[cfg(test)]
-#[path = "../../../tests/it/corpus.rs"]
+#[path = "../../../tests/it/http1/corpus.rs"]
 mod corpus;
 
 #[cfg(test)]

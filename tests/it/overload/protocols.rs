@@ -6,10 +6,10 @@ use std::time::{Duration, Instant};
 
 use rustls::ClientConfig;
 
+use super::connections::{IDLE_PATIENCE, within_idle_patience};
 use crate::harness::client::Why;
 use crate::harness::h2::*;
 use crate::harness::*;
-use crate::overload::{IDLE_PATIENCE, within_idle_patience};
 use crate::tls::Pki;
 
 const MIB: u64 = 1024 * 1024;
@@ -191,7 +191,7 @@ fn clients_of_tls_are_shared_by_all_cores_and_go_on_where_they_are_put() {
     const CLIENTS: usize = 16;
     let front = Front::start(Server::bare().cores(CORES as u32).env("LOG_LEVEL", "debug"));
     let mut connections: Vec<_> = (0..CLIENTS).map(|_| front.asked()).collect();
-    let shares = || crate::overload_cores::shares(&front.cache);
+    let shares = || super::cores::shares(&front.cache);
     eventually("every core tells its share", || {
         shares().values().sum::<usize>() == CLIENTS
     });

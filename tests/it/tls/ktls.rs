@@ -1,5 +1,5 @@
 //! TLS that goes on in the kernel after the handshake. Where the kernel cannot, the tests say so and end: `scripts/ktls.sh`
-//! runs them, and those of [`tls`](crate::tls) with `TEST_KERNEL_TLS=auto`, under a kernel that can.
+//! runs them, and those of [`tls`](super::sessions) with `TEST_KERNEL_TLS=auto`, under a kernel that can.
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::TcpStream;

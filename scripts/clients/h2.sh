@@ -1,36 +1,12 @@
-#!/usr/bin/env bash
-# Real clients of HTTP/2: curl, nghttp, h2load, Go's and Python's fetch through a cache, in plain and over TLS, and h2spec
-# looks whether it keeps to RFC 9113 and RFC 7541.
-#
-#   scripts/clients_h2.sh target/release/oci-pull-through
-#
-# CHECK_STRICT=1 what would be skipped fails.
-# H2SPEC=FILE    the program h2spec; otherwise it is looked for, and built where Go can fetch it.
-# LAYER_MB=8     size of the big layer.
-# KEEP=1         leaves the working directory and prints its name.
-set -euo pipefail
-
-here=$(cd "$(dirname "$0")" && pwd)
-binary=${1:-}
-direct=0
-strict=${CHECK_STRICT:-0}
-layer_mb=${LAYER_MB:-8}
-
-registry=open.test
-client=HTTP/2
-work=$(mktemp -d "${TMPDIR:-/tmp}/clients.XXXXXX")
+# shellcheck shell=bash
+# HTTP/2: curl, nghttp, h2load, Go's and Python's clients fetch, in plain text and over TLS. h2spec checks conformance with
+# RFC 9113 and RFC 7541.
+# Sourced by ../clients.sh.
+: "${here:?}"
 
 # shellcheck source=scripts/clients/common.sh
 . "$here/clients/common.sh"
-
-PATH=$PATH:/usr/sbin:/sbin:/usr/local/go/bin
-for tool in docker-registry skopeo jq openssl python3; do
-  command -v $tool >/dev/null || { skip "all: $tool is not installed"; echo "$passed passed, $failed failed, $skipped skipped"; exit $((failed > 0)); }
-done
-if [ ! -x "$binary" ]; then
-  echo "usage: scripts/clients_h2.sh BINARY" >&2
-  exit 2
-fi
+needs docker-registry skopeo jq openssl python3
 
 # ---- What is fetched ------------------------------------------------------------------------------------------------
 
@@ -123,7 +99,7 @@ fi
 h2spec=${H2SPEC:-$(command -v h2spec || true)}
 build_h2spec() {
   mkdir -p "$work/h2spec"
-  cd "$work/h2spec"
+  cd "$work/h2spec" || return
   # It names no versions of its own; these are old enough for any Go in use.
   cat >go.mod <<'END'
 module build
@@ -194,6 +170,3 @@ for transport in plain TLS; do
   fi
   stop "$cache_pid"
 done
-
-echo "$passed passed, $failed failed, $skipped skipped"
-exit $((failed > 0))

@@ -3,10 +3,10 @@
 use std::os::unix::process::ExitStatusExt as _;
 use std::time::Duration;
 
+use super::health::check;
+use super::restart::Manager;
 use crate::harness::volume::forget_cached;
 use crate::harness::*;
-use crate::health::check;
-use crate::restart::Manager;
 
 fn with_fault(upstream: &Registry, point: &str) -> server::Options {
     Server::options(upstream)

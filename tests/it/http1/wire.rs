@@ -4,7 +4,7 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use crate::corpus::{self, Case, Expect};
+use super::corpus::{self, Case, Expect};
 use crate::harness::client::{Why, request_bytes};
 use crate::harness::*;
 

@@ -4,10 +4,10 @@ use std::collections::BTreeSet;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use super::restart::{Broken, Load, listener, restarts_under_load, stops_under_load};
 use crate::harness::client::Why;
 use crate::harness::h2::*;
 use crate::harness::*;
-use crate::restart::{Broken, Load, listener, restarts_under_load, stops_under_load};
 use crate::tls::Pki;
 
 const MIB: u64 = 1024 * 1024;

@@ -4,7 +4,7 @@
 use std::fmt::Write as _;
 use std::time::{Duration, Instant};
 
-use crate::adversary::{DRIBBLE, ask_for, dribbling_blobs, wait_until_taken};
+use super::adversary::{DRIBBLE, ask_for, dribbling_blobs, wait_until_taken};
 use crate::harness::*;
 
 const MIB: u64 = 1024 * 1024;

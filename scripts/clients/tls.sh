@@ -1,43 +1,19 @@
-#!/usr/bin/env bash
-# Real clients over TLS: curl, openssl, skopeo, podman, docker and containerd reach a cache whose certificate is of an
-# authority made on the spot: trusting it or not, with a certificate of their own or without, and with a password.
+# shellcheck shell=bash
+# TLS: curl, openssl, skopeo, podman, docker and containerd connect to a cache with a certificate of a new authority. They trust
+# the authority or not, and they log in with a certificate, with a password or not at all.
+# Sourced by ../clients.sh.
 #
-#   scripts/clients_tls.sh target/release/oci-pull-through
-#
-# CHECK_STRICT=1 what would be skipped fails.
-# LAYER_MB=4     size of the big layer.
-# KEEP=1         leaves the working directory and prints its name.
-#
-# docker verifies nobody on a loopback address, and reads authorities below /etc/docker only. So all of this happens in a
-# network of its own, where another address leads here too, and with an /etc/docker of its own; that takes root.
-set -euo pipefail
+# docker verifies no certificate of a loopback address, and reads authorities below /etc/docker only. So ../clients.sh runs this
+# part in a network and a mount namespace of its own, which needs root.
+: "${here:?}"
 
-here=$(cd "$(dirname "$0")" && pwd)
-binary=${1:-}
-direct=0
-strict=${CHECK_STRICT:-0}
-layer_mb=${LAYER_MB:-4}
-# Searched for in every log and file of the cache.
-password=canary-$RANDOM$RANDOM
-registry=open.test
-
-if [ ! -x "$binary" ]; then
-  echo "usage: scripts/clients_tls.sh BINARY" >&2
-  exit 2
-fi
-PATH=$PATH:/usr/sbin:/sbin
-if [ -z "${CLIENTS_TLS_INSIDE:-}" ] && [ "$(id -u)" = 0 ] && unshare --net --mount true 2>/dev/null; then
-  CLIENTS_TLS_INSIDE=1 exec unshare --net --mount "$0" "$@"
-fi
-
-work=$(mktemp -d "${TMPDIR:-/tmp}/clients.XXXXXX")
 # shellcheck source=scripts/clients/common.sh
 . "$here/clients/common.sh"
+needs docker-registry python3 skopeo jq curl openssl ip
+[ -n "${CLIENTS_INSIDE:-}" ] || { skip "all: a network of its own needs root"; summary; }
 
-for tool in docker-registry python3 skopeo jq curl openssl ip; do
-  command -v $tool >/dev/null || { client=TLS; skip "all: $tool is not installed"; echo "$passed passed, $failed failed, $skipped skipped"; exit $((failed > 0)); }
-done
-[ -n "${CLIENTS_TLS_INSIDE:-}" ] || { client=TLS; skip "all: a network of its own needs root"; echo "$passed passed, $failed failed, $skipped skipped"; exit $((failed > 0)); }
+# Searched for in every log and file of the cache.
+password=canary-$RANDOM$RANDOM
 
 # An address of the documentation's (RFC 5737), so that it is nobody's.
 host=192.0.2.1
@@ -204,6 +180,3 @@ for client in curl openssl skopeo podman docker containerd; do
   check "$client has neither" refused "$outside" pull_$client
 done
 check "no password is in a log or a store" nowhere alice "$work"/cache-*.log "$work"/store-*
-
-echo "$passed passed, $failed failed, $skipped skipped"
-exit $((failed > 0))

@@ -4,7 +4,7 @@
 use crate::harness::h2::Peer;
 use crate::harness::server::TempDir;
 use crate::harness::*;
-use crate::health::check;
+use crate::lifecycle::health::check;
 
 const BACKENDS: [&str; 2] = ["s3", "tiered"];
 

@@ -9,7 +9,7 @@ use hyper_util::rt::TokioIo;
 use oci_pull_through::server::h1::parse::parse_head;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
-use crate::corpus::{self, Expect};
+use super::corpus::{self, Expect};
 
 /// Method and target of each request, in order.
 type Requests = Vec<(String, String)>;

@@ -1,36 +1,23 @@
-#!/usr/bin/env bash
-# Real clients and private images: skopeo, podman, docker and containerd pull through the cache from Debian's
-# docker-registry, which lets in who has a password (htpasswd) or a token: with the server's credentials, for everybody,
-# and with their own.
+# shellcheck shell=bash
+# Private images, pulled by skopeo, podman, docker and containerd. The upstream, Debian's docker-registry, requires a password
+# (htpasswd) or a token. The clients pull with the credentials of the server, and with their own.
+# Sourced by ../clients.sh.
 #
-#   scripts/clients_private.sh target/release/oci-pull-through
-#
-# CHECK_STRICT=1 what would be skipped fails.
-# LAYER_MB=8     size of the big layer.
-# KEEP=1         leaves the working directory and prints its name.
-#
-# docker, podman and skopeo offer a login only to a host whose `/v2/` asks for one, which the cache's does with CLIENT_LOGIN
-# only; without it they see what is public or shared. containerd answers challenges wherever they come. So each client
-# pulls from two caches: from one that does not ask and from one that does.
-set -euo pipefail
-
-here=$(cd "$(dirname "$0")" && pwd)
-binary=${1:-}
-direct=0
-strict=${CHECK_STRICT:-0}
-layer_mb=${LAYER_MB:-8}
-user=alice
-# Searched for in every log and file of the cache.
-password=canary-$RANDOM$RANDOM
-
-# Names of one content behind two registries, each once with credentials of the server and once without. None resolves.
-registry=basic.test
-ours=(basic-ours.test token-ours.test)
-theirs=(basic.test token.test)
-work=$(mktemp -d "${TMPDIR:-/tmp}/clients.XXXXXX")
+# docker, podman and skopeo send a login only to a host whose `/v2/` challenges. The cache challenges only with CLIENT_LOGIN.
+# Without CLIENT_LOGIN these three clients see public and shared content. containerd answers challenges of any URL. So each
+# client pulls from two caches: one without CLIENT_LOGIN and one with it.
+: "${here:?}"
 
 # shellcheck source=scripts/clients/common.sh
 . "$here/clients/common.sh"
+needs docker-registry htpasswd openssl python3 skopeo jq
+
+user=alice
+# Searched for in every log and file of the cache.
+password=canary-$RANDOM$RANDOM
+# Names of one content behind two registries, each once with credentials of the server and once without. None resolves.
+ours=(basic-ours.test token-ours.test)
+theirs=(basic.test token.test)
 
 # ---- The upstreams --------------------------------------------------------------------------------------------------
 
@@ -70,17 +57,7 @@ as() {
   skopeo_flags=(--src-creds "$secret") podman_flags=(--creds "$secret") ctr_flags=(--user "$secret")
 }
 
-
 # ---- The run --------------------------------------------------------------------------------------------------------
-
-PATH=$PATH:/usr/sbin:/sbin
-for tool in docker-registry htpasswd openssl python3 skopeo jq; do
-  command -v $tool >/dev/null || { client="private images"; skip "all: $tool is not installed"; echo "$passed passed, $failed failed, $skipped skipped"; exit $((failed > 0)); }
-done
-if [ ! -x "$binary" ]; then
-  echo "usage: scripts/clients_private.sh BINARY" >&2
-  exit 2
-fi
 
 echo "building images, one layer of $layer_mb MiB"
 build_images "$layer_mb"
@@ -202,6 +179,3 @@ for client in containerd skopeo podman docker; do
   fi
   done_with_cache
 done
-
-echo "$passed passed, $failed failed, $skipped skipped"
-exit $((failed > 0))

@@ -1,0 +1,84 @@
+# shellcheck shell=bash
+# Public images, pulled by skopeo, podman, docker and containerd: cold, warm, and warm with the upstream stopped.
+# Sourced by ../clients.sh.
+: "${here:?}"
+
+# shellcheck source=scripts/clients/common.sh
+. "$here/clients/common.sh"
+needs docker-registry skopeo jq
+
+# ---- What the upstream was asked ------------------------------------------------------------------------------------
+
+# Requests for content since line $1 of the upstream's log, as `/v2/…` paths, our own check of its health aside.
+content_since() {
+  tail -n "+$(($1 + 1))" "$work/upstream.log" | grep -oE '"GET /v2/[^ "]+/(blobs|manifests)/[^ "]+ HTTP' |
+    sed 's/^"GET //; s/ HTTP$//; s/?.*//' || true
+}
+
+upstream_mark() { wc -l <"$work/upstream.log"; }
+
+asked_for_nothing() {
+  local asked
+  asked=$(content_since "$1")
+  [ -z "$asked" ] || { echo "the upstream was asked for:"; echo "$asked"; return 1; }
+}
+
+# asked_once_for MARK DIGEST...: one GET for each of these blobs and for no other. The upstream logs a request when it
+# has answered it, which may be after the client has everything.
+asked_once_for() {
+  local mark=$1 wanted
+  shift
+  wanted=$(printf '%s\n' "$@" | sort)
+  blobs_asked() { content_since "$mark" | sed -n 's|.*/blobs/||p' | sort; }
+  as_wanted() { [ "$(blobs_asked)" = "$wanted" ]; }
+  eventually 10 as_wanted || { echo "wanted:"; echo "$wanted"; echo "asked:"; blobs_asked; return 1; }
+}
+
+# ---- The run --------------------------------------------------------------------------------------------------------
+
+blobs_expected() {
+  if [ "$client" = skopeo ]; then blobs_of app; blobs_of artifact; else platform_blobs; fi
+}
+
+
+start_upstream
+upstream_pid=$registry_pid
+upstream_port=$port
+cat >"$work/cache.yml" <<END
+registries:
+  - name: $registry
+    url: http://127.0.0.1:$upstream_port
+END
+
+# One cache and one store per client, so that each client's first pull is a cold one.
+declare -A cache_of pid_of
+for client in skopeo podman docker containerd; do
+  ready || continue
+  start_cache $client
+  cache_of[$client]=$cache pid_of[$client]=${cache_pid:-}
+  mark=$(upstream_mark)
+  check "$client, cold" "pull_$client"
+  if [ "$direct" != 1 ]; then
+    mapfile -t expected < <(blobs_expected)
+    check "$client, cold: the upstream was asked once for each blob" asked_once_for "$mark" "${expected[@]}"
+  fi
+  mark=$(upstream_mark)
+  check "$client, warm" "pull_$client"
+  case $client in
+    podman) [ "$direct" = 1 ] || check "podman, warm, mirror in registries.conf" pull_podman_by_mirror ;;
+    containerd) check "containerd, warm, registry in the path" pull_containerd_by_path ;;
+  esac
+  [ "$direct" = 1 ] || check "$client, warm: the upstream was asked for no content" asked_for_nothing "$mark"
+done
+
+if [ "$direct" != 1 ]; then
+  stop "$upstream_pid"
+  for client in skopeo podman docker containerd; do
+    [ -n "${cache_of[$client]:-}" ] || continue
+    cache=${cache_of[$client]}
+    check "$client, warm, upstream stopped" "pull_$client"
+    stop "${pid_of[$client]}"
+    start_cache $client
+    check "$client, warm, upstream stopped, cache restarted" "pull_$client"
+  done
+fi

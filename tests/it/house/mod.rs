@@ -1,0 +1,10 @@
+//! The source tree and the test harness.
+
+/// House rules for the sources: imports, `unsafe`, leftovers, documentation of every setting.
+mod tidy;
+
+/// The harness, tested against itself.
+mod harness_itself;
+
+/// The table of features in `tests/README.md`.
+mod readme;

@@ -1,0 +1,27 @@
+//! The process: start, health, stop, restart, I/O drivers, panics and stalls.
+
+/// Start, signals, exit codes, configuration mistakes.
+mod start_and_stop;
+
+/// Drain, passed sockets, messages to the service manager.
+mod restart;
+
+/// Stops and restarts under clients of TLS and HTTP/2.
+mod restart_protocols;
+
+/// The port after a kill, an unread log, resource limits, modes of files.
+mod process;
+
+/// Liveness and readiness while something fails.
+pub mod health;
+
+/// io_uring and epoll while the kernel refuses io_uring.
+mod drivers;
+
+/// A panic ends at most its connection or its fill.
+#[cfg(feature = "fail-points")]
+mod panic;
+
+/// Cores, disks and helper threads that hang.
+#[cfg(feature = "fail-points")]
+mod watchdog;

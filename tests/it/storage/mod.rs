@@ -1,0 +1,19 @@
+//! The store on disk: kills, power cuts, faults, slow disks.
+
+/// Kills, restarts, garbage in the store.
+mod crash;
+
+/// Every state that a crash can leave, from the system calls of a real run.
+mod crash_states;
+
+/// Power cuts, disks that fail late, quotas.
+mod powercut;
+
+/// Full, read-only and vanished stores.
+mod faults;
+
+/// Every errno of every system call of the store.
+mod errno_matrix;
+
+/// Slow disks and short memory.
+mod slow_disk;
