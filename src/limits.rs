@@ -376,7 +376,7 @@ pub const STORE_RETRY_INTERVAL: Duration = Duration::from_secs(30);
 
 /// Concurrent fetches with a window: blobs, manifests and lists. Further fetches wait for
 /// [`FETCH_QUEUE_TIMEOUT`]. A registry takes at most half of a class's slots, and fewer if other
-/// registries hold some. See `cache/shares.rs`.
+/// registries hold some. See `fairness/shares.rs`.
 pub const FILLS_MAX: usize = BLOB_FETCHES_MAX + MANIFEST_FETCHES_MAX;
 pub const BLOB_FETCHES_MAX: usize = 160;
 pub const MANIFEST_FETCHES_MAX: usize = 96;

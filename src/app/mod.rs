@@ -24,7 +24,7 @@ use crate::runtime::memory_budget::{MemoryBudget, default_budget};
 use crate::runtime::shutdown::Shutdown;
 use crate::runtime::{core, cores, driver};
 use crate::server::tls::MaterialError;
-use crate::server::{AccessLog, ConnectionLimits, CoreResources, Server, serve};
+use crate::server::{AccessLog, ConnectionLimits, CoreResources, HandoffQueues, Server, serve};
 use crate::storage::{Storage, StorageError};
 use crate::systemd::{TakeError, take_sockets};
 use crate::upstream::{BuildError, Upstreams};
@@ -115,6 +115,7 @@ pub fn run(config: Config, read: &dyn Fn() -> Result<Config, Diagnostics>) -> Re
         resources::connections_per_client_max(config.max_connections_per_client, connections_max),
         plan.len(),
     );
+    let handoff_queues = HandoffQueues::new(plan.len());
     let shutdown = Shutdown::default();
     let health = Health::new(plan.len(), config.helper_threads.get(), shutdown.clone());
 
@@ -150,6 +151,7 @@ pub fn run(config: Config, read: &dyn Fn() -> Result<Config, Diagnostics>) -> Re
         let resources = CoreResources {
             core: index,
             limits: limits.clone(),
+            handoff_queues: handoff_queues.clone(),
             memory: memory.core(index),
         };
         let heartbeat = health.cores()[index].clone();

@@ -5,6 +5,7 @@
 //! identities.
 
 mod authenticator;
+mod authorization;
 mod credentials;
 mod failed_logins;
 pub mod forwarding;
@@ -26,7 +27,8 @@ use failed_logins::FailedLogins;
 use password_pool::PasswordVerifier;
 
 pub use authenticator::{AuthError, Authenticator, CachedAccess, Identity};
-pub use rules::{Forbidden, Readers, RuleSet, Subject};
+pub use authorization::{Forbidden, Readers};
+pub use rules::{RuleSet, Subject};
 
 /// The client authentication shared by all cores. Cheap to clone.
 #[derive(Clone)]

@@ -1,8 +1,7 @@
 //! Decides by the rules of `allow` which repositories a client may read. Pure.
 
-use super::{CachedAccess, Identity};
 use crate::config::{ANONYMOUS, Allow, AllowRule, Registries};
-use crate::oci::{Namespace, Origin, Repository};
+use crate::oci::{Namespace, Repository};
 
 /// The client of a request, for the evaluation of rules.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,40 +15,6 @@ pub enum Subject<'a> {
 /// comparable.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub struct RuleSet(Box<[u64]>);
-
-/// The clients that may read content: a permit of the client that requested the content.
-#[derive(Clone, Debug)]
-pub struct Readers {
-    /// The rules that allow reading; `None`: every authenticated client may read.
-    rules: Option<RuleSet>,
-}
-
-/// The rules do not allow the client to read the content.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Forbidden;
-
-impl Readers {
-    /// Permits a request that is not for content of a repository. An anonymous client needs a rule, so none permits it.
-    pub fn of_service(identity: &Identity) -> Result<Self, Forbidden> {
-        match identity {
-            Identity::Anonymous => Err(Forbidden),
-            Identity::Open | Identity::User(_) => Ok(Readers { rules: None }),
-        }
-    }
-
-    /// Returns whether every authenticated client may read the content.
-    pub fn are_all(&self) -> bool {
-        self.rules.is_none()
-    }
-
-    /// Returns whether a client may read the content from the response cache. Allocates nothing.
-    pub fn include(&self, access: &CachedAccess) -> bool {
-        match &self.rules {
-            None => access.authenticated,
-            Some(rules) => rules.intersects(&access.rules),
-        }
-    }
-}
 
 impl AllowRule {
     fn is_for(&self, subject: Subject<'_>) -> bool {
@@ -99,31 +64,9 @@ impl Allow {
 }
 
 impl Registries {
-    /// Decides whether a client may read content of `origin`. Runs once per request, before any lookup.
-    ///
-    /// # Errors
-    ///
-    /// [`Forbidden`], whether the content exists or not.
-    pub fn authorize(&self, identity: &Identity, origin: &Origin) -> Result<Readers, Forbidden> {
-        let allow = &self.allow;
-        let rules = self.rules_about(&origin.namespace, &origin.repository);
-        let may = match (&rules, identity) {
-            (None, Identity::Open | Identity::User(_)) => true,
-            (None, Identity::Anonymous) => false,
-            (Some(about), Identity::Open) => about.intersects(&allow.rules_for(Subject::Anonymous)),
-            (Some(about), Identity::Anonymous) => about.intersects(&allow.rules_that_name_anonymous()),
-            (Some(about), Identity::User(name)) => about.intersects(&allow.rules_for(Subject::User(name))),
-        };
-        if may {
-            Ok(Readers { rules })
-        } else {
-            Err(Forbidden)
-        }
-    }
-
     /// Returns the rules that allow reading this repository. Returns `None` if every accepted
     /// client may read.
-    fn rules_about(&self, namespace: &Namespace, repository: &Repository) -> Option<RuleSet> {
+    pub(super) fn rules_about(&self, namespace: &Namespace, repository: &Repository) -> Option<RuleSet> {
         if self.allow.is_empty() {
             return None;
         }
@@ -160,7 +103,7 @@ impl RuleSet {
     }
 
     /// Returns whether both sets share a rule. Allocates nothing.
-    fn intersects(&self, other: &RuleSet) -> bool {
+    pub(super) fn intersects(&self, other: &RuleSet) -> bool {
         self.0
             .iter()
             .zip(&other.0)

@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -16,7 +16,7 @@ use bytes::Bytes;
 use super::access::{Caller, CallerId};
 use super::{FetchError, Shared};
 use crate::limits::{ABSENCE_TTL, ABSENCES_BYTES_MAX, ABSENCES_MAX};
-use crate::oci::{Namespace, Origin};
+use crate::oci::Origin;
 use crate::runtime::clock::monotonic_micros;
 use crate::upstream::{Target, UpstreamError, Verdict};
 
@@ -29,27 +29,6 @@ const ANSWER_BYTES_MAX: usize = 2_048;
 /// Number of change counters. Repositories share counters, so a change in one repository may
 /// discard the 404 of another.
 const COUNTERS: usize = 256;
-
-/// A recorded 404, returned while the registry is unavailable.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{registry} answered 404 to the last request")]
-pub struct Absence {
-    registry: Namespace,
-    /// Time of the request to the registry, in milliseconds since 1970.
-    pub checked_ms: u64,
-    /// The reason why the registry is unavailable.
-    pub why: Arc<str>,
-}
-
-impl Absence {
-    pub(super) fn new(origin: &Origin, checked_ms: u64, why: &FetchError) -> Self {
-        Absence {
-            registry: origin.namespace.clone(),
-            checked_ms,
-            why: why.to_string().into(),
-        }
-    }
-}
 
 /// The 404s of the last seconds, shared by all cores.
 pub(super) struct Absences {

@@ -14,7 +14,7 @@ use std::time::Duration;
 use ring::hmac;
 use ring::rand::SystemRandom;
 
-use super::manifest::{may_be_manifest, read_whole, type_of};
+use super::manifest::response::{may_be_manifest, read_whole, type_of};
 use super::{Cache, Class, FetchError, Shared};
 use crate::config::{Access, Named};
 use crate::limits::{ANONYMOUS_DENIAL_TTL, GRANT_TTL, GRANTS_MAX};

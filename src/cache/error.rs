@@ -1,7 +1,8 @@
 //! The error type of fetches.
 
-use super::Absence;
-use crate::oci::NotManifest;
+use std::sync::Arc;
+
+use crate::oci::{Namespace, NotManifest, Origin};
 use crate::upstream::{UpstreamError, Verdict};
 
 /// The reason why content could not be fetched.
@@ -71,6 +72,27 @@ impl FetchError {
             FetchError::Upstream(error) => error.verdict(),
             FetchError::Absent(_) => Some(Verdict::Gone),
             _ => None,
+        }
+    }
+}
+
+/// A recorded 404, returned while the registry is unavailable.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{registry} answered 404 to the last request")]
+pub struct Absence {
+    registry: Namespace,
+    /// Time of the request to the registry, in milliseconds since 1970.
+    pub checked_ms: u64,
+    /// The reason why the registry is unavailable.
+    pub why: Arc<str>,
+}
+
+impl Absence {
+    pub(super) fn new(origin: &Origin, checked_ms: u64, why: &FetchError) -> Self {
+        Absence {
+            registry: origin.namespace.clone(),
+            checked_ms,
+            why: why.to_string().into(),
         }
     }
 }

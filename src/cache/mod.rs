@@ -43,10 +43,9 @@ use crate::runtime::memory_budget::{Charge, MemoryBudget};
 use crate::storage::{Key, Storage};
 use crate::upstream::{Purpose, RegistryStatus, Upstreams};
 
-pub use absence::Absence;
 pub use access::{Approach, Caller};
 pub use blob::{BlobAnswer, BlobBody, BlobHeaders, BlobRequest, FoundBlob, WantedBytes};
-pub use error::FetchError;
+pub use error::{Absence, FetchError};
 pub use freshness::TagPolicy;
 pub use listing::{INDEX_TYPE, ListingAnswer, ListingError, ListingKey};
 pub use manifest::{Manifest, ManifestAnswer, ManifestKey};

@@ -4,7 +4,7 @@
 use bytes::Bytes;
 
 use super::body_channel::{BodyReceiver, ChunkSource, ForwardOutcome, body_channel};
-use super::manifest::{may_be_manifest, read_whole, type_of};
+use super::manifest::response::{may_be_manifest, read_whole, type_of};
 use super::{Cache, Class, FetchError, FetchResources, named_digest, storable, unless};
 use crate::limits::BODY_CHANNEL_BYTES_MAX;
 use crate::oci::{Digest, Origin, Reference, SCHEMA1_TYPES};

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use serde_json::value::RawValue;
 
 use super::access::Caller;
-use super::listing::ListingKey;
+use super::listing::key::ListingKey;
 use super::listing::parse::{self, Listed};
 use super::{Cache, Shared};
 use crate::limits::LISTING_REPOSITORIES_MAX;

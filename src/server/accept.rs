@@ -74,7 +74,9 @@ impl<H: Handler> Server<H> {
 
     /// Logs the transitions of the overload conditions. Only one core logs each transition.
     fn log_overload(&self) {
-        let CoreResources { core, limits, memory } = &self.resources;
+        let CoreResources {
+            core, limits, memory, ..
+        } = &self.resources;
         let count = limits.count(*core);
         if self.last_count.replace(count) != count {
             tracing::debug!(core, count, "connections");
@@ -108,7 +110,12 @@ impl<H: Handler> Server<H> {
     /// Accepts or rejects a connection. Returns whether other connections were evicted. Evicted
     /// connections need a pause to end.
     fn admit(self: &Rc<Self>, stream: std::net::TcpStream, peer: Option<SocketAddr>, tls: bool) -> bool {
-        let CoreResources { core, limits, .. } = &self.resources;
+        let CoreResources {
+            core,
+            limits,
+            handoff_queues,
+            ..
+        } = &self.resources;
         let client = peer.map(|peer| peer.ip());
         let mut outcome = limits.acquire(*core, client);
         let mut made_room = false;
@@ -138,7 +145,7 @@ impl<H: Handler> Server<H> {
             running: self.shutdown.count(),
         };
         let better = limits.less_loaded_core(*core);
-        if let Some((to, queue)) = better.and_then(|to| Some((to, limits.handoff_queue(to)?))) {
+        if let Some((to, queue)) = better.and_then(|to| Some((to, handoff_queues.get(to)?))) {
             accepted.slot.move_to(to);
             match queue.push(accepted) {
                 Ok(()) => return made_room,
@@ -208,10 +215,10 @@ pub async fn serve<H: Handler>(server: Rc<Server<H>>, listeners: Vec<Listener>) 
     let (queue, receiver) = rebalance::handoff_queue();
     let to = server.clone();
     monoio::spawn(async move { receiver.serve(|accepted| spawn(to.clone(), accepted)).await });
-    server
-        .resources
-        .limits
-        .set_handoff_queue(server.resources.core, queue);
+    let CoreResources {
+        core, handoff_queues, ..
+    } = &server.resources;
+    handoff_queues.set(*core, queue);
     for listener in listeners {
         let server = server.clone();
         monoio::spawn(async move {
@@ -328,7 +335,7 @@ fn spawn<H: Handler>(server: Rc<Server<H>>, accepted: AcceptedSocket) {
             return;
         }
     };
-    let deadline = server.deadlines.add(&stream, slot);
+    let deadline = server.deadlines.add(stream.local(), slot);
     let connection = Connection::new(server, deadline, stream, peer);
     drop(monoio::spawn(contained(async move {
         if let Some(accepted_h2) = connection.run().await {

@@ -6,9 +6,8 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::rebalance::HandoffQueue;
 use crate::limits::{CONNECTIONS_MAX, CONNECTIONS_MIN, CONNECTIONS_PER_CORE_MAX, DESCRIPTORS_RESERVED};
 use crate::runtime::condition_log::LoggedCondition;
 
@@ -34,7 +33,6 @@ struct Shared {
 #[derive(Default)]
 struct Core {
     connections: AtomicUsize,
-    handoff_queue: OnceLock<HandoffQueue>,
 }
 
 #[derive(Default)]
@@ -156,16 +154,6 @@ impl ConnectionLimits {
             .iter()
             .map(|core| core.connections.load(Ordering::Relaxed));
         choose_core(core, counts)
-    }
-
-    pub(super) fn set_handoff_queue(&self, core: usize, queue: HandoffQueue) {
-        // A core starts only once. No core would read a second queue.
-        let _ = self.0.cores[core].handoff_queue.set(queue);
-    }
-
-    /// Returns the handoff queue of `core`, or `None` while the core starts.
-    pub(super) fn handoff_queue(&self, core: usize) -> Option<&HandoffQueue> {
-        self.0.cores[core].handoff_queue.get()
     }
 
     fn shard(&self, client: Client) -> MutexGuard<'_, HashMap<Client, usize>> {

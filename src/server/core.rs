@@ -8,6 +8,7 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
 
 use super::connection_limits::ConnectionLimits;
 use super::deadlines::DeadlineTable;
+use super::rebalance::HandoffQueues;
 use super::tls::{Acceptor, TlsContext};
 use super::{AccessLog, Handler};
 use crate::runtime::helper::Helper;
@@ -30,10 +31,11 @@ pub struct Server<H> {
     pub(super) last_count: Cell<usize>,
 }
 
-/// The limits and the memory budget of one core.
+/// The limits, the handoff queues and the memory budget of one core.
 pub struct CoreResources {
     pub core: usize,
     pub limits: ConnectionLimits,
+    pub handoff_queues: HandoffQueues,
     pub memory: CoreMemory,
 }
 

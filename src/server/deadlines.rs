@@ -14,7 +14,6 @@ use std::task::{Poll, Waker};
 use std::time::Duration;
 
 use super::connection_limits::ConnectionSlot;
-use super::stream::Stream;
 use crate::limits::{IDLE_EVICTION_AGE, SEND_RATE_MIN, SEND_STALL_TIMEOUT, SLOW_HEAD_EVICTION_AGE};
 use crate::runtime::clock::monotonic_millis;
 use crate::sys::Local;
@@ -76,10 +75,10 @@ struct Throughput {
 }
 
 impl DeadlineTable {
-    pub fn add(&self, stream: &Stream, connection_slot: ConnectionSlot) -> ConnectionDeadline {
+    pub fn add(&self, local: Local, connection_slot: ConnectionSlot) -> ConnectionDeadline {
         let mut slots = self.0.borrow_mut();
         let slot = Slot {
-            local: stream.local(),
+            local,
             wait_reason: WaitReason::Nothing,
             since: 0,
             deadline: 0,

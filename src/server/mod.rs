@@ -28,6 +28,7 @@ pub use core::{CoreResources, Server};
 #[cfg(any(test, fuzzing))]
 pub use h2::fuzz;
 pub use listen::{BIND_WAIT, Listener, bind};
+pub use rebalance::HandoffQueues;
 
 /// Answers the requests of one core.
 pub trait Handler: 'static {

@@ -2,6 +2,7 @@
 //! has read from an accepted socket, so the handoff moves only the socket.
 
 use std::net::SocketAddr;
+use std::sync::{Arc, OnceLock};
 
 use crossbeam_channel::{Receiver, Sender, TrySendError};
 
@@ -39,6 +40,26 @@ pub(super) fn handoff_queue() -> (HandoffQueue, HandoffReceiver) {
         HandoffQueue { sender, waker },
         HandoffReceiver { receiver, notify },
     )
+}
+
+/// The handoff queues of all cores. Cheap to clone.
+#[derive(Clone)]
+pub struct HandoffQueues(Arc<[OnceLock<HandoffQueue>]>);
+
+impl HandoffQueues {
+    pub fn new(cores: usize) -> Self {
+        HandoffQueues((0..cores).map(|_| OnceLock::new()).collect())
+    }
+
+    pub(super) fn set(&self, core: usize, queue: HandoffQueue) {
+        // A core starts only once. No core would read a second queue.
+        let _ = self.0[core].set(queue);
+    }
+
+    /// Returns the handoff queue of `core`, or `None` while the core starts.
+    pub(super) fn get(&self, core: usize) -> Option<&HandoffQueue> {
+        self.0[core].get()
+    }
 }
 
 impl HandoffQueue {

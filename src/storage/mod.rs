@@ -14,6 +14,7 @@ mod ingest;
 mod records;
 mod replication;
 mod small;
+mod small_entry;
 mod tags;
 #[cfg(test)]
 #[path = "tests/tiered.rs"]
@@ -40,7 +41,7 @@ pub use blob::{LocalBlob, RemoteBlob, StoredBlob, Within};
 pub use bucket_read::{BucketError, RemoteBody};
 pub use ingest::{NotCommitted, StorageIngest};
 pub use records::RecordChanges;
-pub use small::SmallEntry;
+pub use small_entry::SmallEntry;
 
 use bucket::Bucket;
 use health::StoreHealth;

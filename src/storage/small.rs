@@ -6,17 +6,9 @@ use bytes::Bytes;
 
 use super::blob::find;
 use super::upload_job::UploadJob;
-use super::{Key, Meta, Storage, Verified};
+use super::{Key, Meta, SmallEntry, Storage, Verified};
 use crate::oci::{Digest, Namespace};
 use crate::store::{FsStore, StoreError};
-
-/// A verified entry that is to be stored.
-pub struct SmallEntry {
-    pub key: Key,
-    pub body: Bytes,
-    pub meta: Meta,
-    pub verified: Verified,
-}
 
 impl Storage {
     /// Returns an entry of at most `size_max` bytes as `parse` reads it, from the nearest tier that has it. The content is

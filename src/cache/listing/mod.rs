@@ -3,6 +3,7 @@
 //! are also stored (`records`) for this purpose, because clients cannot find signatures without
 //! lists.
 
+pub(super) mod key;
 pub(super) mod parse;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -10,6 +11,7 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 
+pub use key::ListingKey;
 pub use parse::INDEX_TYPE;
 use parse::Listed;
 
@@ -18,7 +20,7 @@ use crate::runtime::single_flight::{Completer, Role, SingleFlight};
 
 use crate::cache::records::Kept;
 use crate::cache::{
-    Absence, Cache, Caller, Class, FetchError, FetchResources, Shared, in_small_body_time, media_type, unless,
+    Absence, Cache, Class, FetchError, FetchResources, Shared, in_small_body_time, media_type, unless,
 };
 use crate::http::{CacheResult, link};
 use crate::limits::{
@@ -35,15 +37,6 @@ use crate::upstream::{
 
 /// Memory of a kept list besides its body: key, slot, allocations.
 const OVERHEAD_BYTES: u64 = 1_024;
-
-/// A page of a list, as a specific caller sees the page.
-#[derive(Clone, PartialEq, Eq, Hash, Debug)]
-pub struct ListingKey {
-    pub origin: Origin,
-    /// [`Target::Tags`] or [`Target::Referrers`].
-    pub target: Target,
-    pub caller: Caller,
-}
 
 /// A page, and the way in which the cache obtained it.
 #[derive(Clone, Debug)]

@@ -2,8 +2,7 @@
 
 use std::sync::Arc;
 
-use bytes::{Bytes, BytesMut};
-
+use super::response::{may_be_manifest, read_whole, type_of};
 use super::{Manifest, ManifestKey};
 use crate::cache::{
     Class, FetchError, FetchResources, Shared, class_of, in_small_body_time, media_type, named_digest,
@@ -11,7 +10,7 @@ use crate::cache::{
 };
 use crate::config::{Access, Auth};
 use crate::limits::MANIFEST_BYTES_MAX;
-use crate::oci::{Algorithm, Digest, Reference, SCHEMA1_TYPES, is_manifest_type, manifest_type};
+use crate::oci::{Algorithm, Digest, Reference, SCHEMA1_TYPES};
 use crate::runtime::clock::monotonic_micros;
 use crate::storage::{TagPointer, Verified};
 use crate::upstream::{
@@ -238,47 +237,10 @@ pub(in crate::cache) fn blame(
     shared.upstreams.record_fault(request, mirror, fault)
 }
 
-/// Returns whether a response head may belong to a manifest: it has a manifest type, or no type.
-pub(in crate::cache) fn may_be_manifest(headers: &http::HeaderMap) -> bool {
-    !headers.contains_key(http::header::CONTENT_TYPE)
-        || media_type(headers).is_some_and(|named| is_manifest_type(&named))
-}
-
 /// Returns whether the response has a type that is neither generic nor a manifest type.
 fn is_page(headers: &http::HeaderMap) -> bool {
     let generic = media_type(headers).is_some_and(|named| is_generic(&named));
     !may_be_manifest(headers) && !generic
-}
-
-/// Reads the whole body of a manifest, at most [`MANIFEST_BYTES_MAX`].
-pub(in crate::cache) async fn read_whole(response: &mut UpstreamResponse) -> Result<Bytes, FetchError> {
-    if response
-        .content_length
-        .is_some_and(|length| length > MANIFEST_BYTES_MAX as u64)
-    {
-        return Err(FetchError::ManifestTooLarge);
-    }
-    let mut body = BytesMut::new();
-    while let Some(chunk) = response.body.chunk().await? {
-        if body.len() + chunk.len() > MANIFEST_BYTES_MAX {
-            return Err(FetchError::ManifestTooLarge);
-        }
-        body.extend_from_slice(&chunk);
-    }
-    Ok(body.freeze())
-}
-
-/// Returns the media type of the manifest `body`, received with `headers`.
-///
-/// # Errors
-///
-/// [`FetchError::NotManifest`] if the type or the body is not that of a manifest.
-pub(in crate::cache) fn type_of(headers: &http::HeaderMap, body: &[u8]) -> Result<String, FetchError> {
-    let named = media_type(headers);
-    manifest_type(named.as_deref(), body).map_err(|why| FetchError::NotManifest {
-        content_type: named.unwrap_or_else(|| "no media type".to_owned()),
-        why,
-    })
 }
 
 async fn read(key: &ManifestKey, mut response: UpstreamResponse) -> Result<Fetched, FetchError> {

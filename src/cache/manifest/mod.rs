@@ -2,6 +2,7 @@
 //! Manifests by digest never expire; tags expire after a freshness lifetime.
 
 mod fetch;
+pub(super) mod response;
 mod tag;
 
 use std::collections::{BTreeMap, HashMap};
@@ -20,7 +21,6 @@ use crate::storage::{Key, Meta, SmallEntry, Source, Verified};
 use crate::upstream::{Purpose, Target};
 
 use fetch::Fetched;
-pub(super) use fetch::{may_be_manifest, read_whole, type_of};
 
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct ManifestKey {

@@ -595,7 +595,7 @@ mod tests {
             accepted.set_nonblocking(true).unwrap();
             let stream = Stream::Plain(Socket::new(accepted).unwrap());
             let slot = ConnectionLimits::new(1, 0, 1).acquire(0, None).ok().unwrap();
-            let deadline = DeadlineTable::default().add(&stream, slot);
+            let deadline = DeadlineTable::default().add(stream.local(), slot);
             let io = H2Io::new(deadline, stream, [&PREFACE[..], &SETTINGS].concat())
                 .ok()
                 .unwrap();

@@ -17,7 +17,8 @@ const ARROWS: &[(&str, &[&str])] = &[
     (
         "app",
         &[
-            "auth", "cache", "config", "registry", "runtime", "server", "sys", "systemd", "upstream",
+            "auth", "cache", "config", "fairness", "registry", "runtime", "server", "storage", "sys",
+            "systemd", "upstream",
         ],
     ),
     ("systemd", &["sys"]),
@@ -25,14 +26,19 @@ const ARROWS: &[(&str, &[&str])] = &[
     (
         "registry",
         &[
-            "auth", "cache", "config", "http", "oci", "runtime", "server", "store", "upstream",
+            "auth", "cache", "config", "http", "oci", "runtime", "server", "upstream",
         ],
     ),
     ("auth", &["config", "http", "oci", "runtime"]),
     (
         "cache",
-        &["config", "http", "oci", "runtime", "store", "sys", "upstream"],
+        &["config", "fairness", "http", "oci", "runtime", "storage", "upstream"],
     ),
+    (
+        "storage",
+        &["config", "fairness", "oci", "runtime", "store", "sys"],
+    ),
+    ("fairness", &["config", "oci"]),
     ("store", &["config", "oci"]),
     ("upstream", &["config", "oci"]),
     ("config", &["oci"]),
@@ -43,8 +49,8 @@ const FOR_ALL: &[&str] = &["anchor", "fail_point", "limits", "log", "lru"];
 
 /// Where Tokio may be named: code that runs on the helper pool, or that a core shares with it.
 const TOKIO: &[&str] = &[
+    "src/cache/blob.rs",
     "src/cache/body_channel.rs",
-    "src/cache/bucket.rs",
     "src/cache/fill/disk_writer.rs",
     "src/cache/fill/mod.rs",
     "src/cache/fill/source.rs",
@@ -56,10 +62,13 @@ const TOKIO: &[&str] = &[
     "src/cache/mod.rs",
     "src/cache/passthrough.rs",
     "src/cache/slots.rs",
-    "src/cache/upload_queue.rs",
     "src/runtime/helper.rs",
     "src/runtime/single_flight.rs",
     "src/server/h2/io.rs",
+    "src/storage/bucket.rs",
+    "src/storage/records.rs",
+    "src/storage/small.rs",
+    "src/storage/upload_queue.rs",
     "src/store/s3/find.rs",
     "src/store/s3/mod.rs",
     "src/store/s3/object.rs",

@@ -1,0 +1,13 @@
+//! An entry that is held whole in memory.
+
+use bytes::Bytes;
+
+use super::{Key, Meta, Verified};
+
+/// A verified entry that is to be stored.
+pub struct SmallEntry {
+    pub key: Key,
+    pub body: Bytes,
+    pub meta: Meta,
+    pub verified: Verified,
+}
