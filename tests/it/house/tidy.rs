@@ -911,22 +911,6 @@ fn links(text: &str) -> Vec<String> {
         .collect()
 }
 
-/// Pages with a new place: a link to the new place is good while the page is at the old one.
-const MOVING: &[(&str, &str)] = &[
-    ("docs/explanation/architecture.md", "docs/ARCHITECTURE.md"),
-    ("docs/development/decisions.md", "docs/ARCHITECTURE.md"),
-    ("docs/development/benchmarks.md", "docs/ARCHITECTURE.md"),
-    ("docs/development/testing.md", "docs/testing.md"),
-    ("docs/reference/storage-format.md", "docs/storage-format.md"),
-];
-
-fn is_moving(target: &Path) -> bool {
-    let name = target.file_name();
-    MOVING
-        .iter()
-        .any(|(new, old)| Path::new(new).file_name() == name && root().join(old).exists())
-}
-
 fn links_lead_somewhere(source: &Source) -> Vec<String> {
     let here = root().join(&source.path);
     links(&source.text)
@@ -941,7 +925,7 @@ fn links_lead_somewhere(source: &Source) -> Vec<String> {
                 let text = fs::read_to_string(&target).unwrap_or_default();
                 anchor.is_empty() || anchors(&text).contains(anchor)
             };
-            !is_moving(&target) && (!target.exists() || !has_anchor())
+            !target.exists() || !has_anchor()
         })
         .map(|link| format!("the link {link} leads nowhere"))
         .collect()
@@ -956,11 +940,7 @@ fn links_of_the_documents_lead_somewhere() {
     );
     assert_eq!(links(text), ["#a-b-c", "none.md"]);
     assert!(anchors(text).contains("a-b-c"));
-    let pages: Vec<Source> = documents()
-        .into_iter()
-        .filter(|page| MOVING.iter().all(|(_, old)| page.path != *old))
-        .collect();
-    hold(&pages, links_lead_somewhere);
+    hold(&documents(), links_lead_somewhere);
 }
 
 /// Every Markdown page that a reader finds.
