@@ -482,3 +482,6 @@ impl Setting {
         &NAMES[self as usize]
     }
 }
+
+#[cfg(test)]
+mod tests;
