@@ -1,31 +1,32 @@
-//! The effective configuration as a file, each value with the place it came from. Secrets are `***`.
+//! The effective configuration as a file. A comment names the source of each value. Secrets are `***`.
 
 use std::fmt::Write as _;
 
-use super::allow::AllowRule;
-use super::client_auth::{ClientAuthConfig, ClientAuthOrigins};
-use super::diagnostics::{Diagnostics, Place};
-use super::glob::Glob;
-use super::partial_registry::{Entry, PartialRegistry};
-use super::reader::Spanned;
-use super::registry::{Access, Auth, Mirror, Named, Pem, Proxy, ProxyUrl, RegistryName, TagFreshness};
-use super::resolve::{Sources, load};
-use super::setting::{Layer, Setting};
-use super::tag_rule::TagRule;
-use super::{Config, Environment, RootChoice};
+use super::Config;
+use super::model::{
+    Access, AllowRule, Auth, ClientAuthConfig, Glob, Mirror, Named, Pem, Proxy, ProxyUrl, RegistryName,
+    RootChoice, TagFreshness, TagRule,
+};
+use super::options::{InFile, Setting};
+use super::resolve::{ClientAuthOrigins, Sources, load};
+use super::sources::{Diagnostics, Entry, Environment, Layer, PartialRegistry, Place, Spanned};
+use super::value::Kind;
 
-/// What is written for a secret.
+/// The replacement of a secret.
 const SECRET: &str = "***";
 
-/// Column of the comments, where the lines before them are shorter.
+/// The source of a default.
+const DEFAULT: &str = "default";
+
+/// The column of comments after shorter lines.
 const COMMENT_COLUMN: usize = 44;
 
-/// Writes the configuration that these flags and this environment give. The output is a valid configuration file,
-/// except for its secrets.
+/// Writes the configuration of these flags and this environment. Except for secrets, the output is a valid configuration
+/// file.
 ///
 /// # Errors
 ///
-/// All diagnostics of the configuration.
+/// Returns all diagnostics of the configuration.
 pub fn print(flags: Layer, environment: Environment<'_>) -> Result<String, Diagnostics> {
     let (config, sources) = load(flags, environment)?;
     let file = sources.find(Setting::ConfigFile).map(|given| given.text.clone());
@@ -54,12 +55,12 @@ pub fn print(flags: Layer, environment: Environment<'_>) -> Result<String, Diagn
 
 struct Page {
     text: String,
-    /// Name of the configuration file.
+    /// The path of the configuration file.
     file: String,
 }
 
 impl Page {
-    /// One line; `origin` becomes its comment.
+    /// Writes a line with the comment `origin`.
     fn line(&mut self, depth: usize, text: &str, origin: &str) {
         let line = format!("{:indent$}{text}", "", indent = 2 * depth);
         // Writing to a `String` cannot fail.
@@ -83,32 +84,18 @@ impl Page {
 
     fn settings(&mut self, config: &Config, sources: &Sources<'_>) {
         for setting in Setting::ALL {
-            let Some(key) = setting.key().filter(|_| !setting.is_client_auth()) else {
+            let (Some(key), InFile::Key) = (setting.key(), setting.file()) else {
                 continue;
             };
-            let (mut value, mut origin) = match sources.find(setting) {
+            let (value, origin) = match sources.find(setting) {
                 Some(given) => (given.text.trim().to_owned(), origin_of(&given.place)),
-                None => (setting.default_text().to_owned(), "default".to_owned()),
+                None if setting.is_nothing_by_default() => continue,
+                None => (setting.default_text().to_owned(), DEFAULT.to_owned()),
             };
-            if origin == "default" && setting.is_nothing_by_default() {
-                continue;
-            }
-            if origin == "default" && setting == Setting::ListenAddr {
-                let shown: Vec<String> = config.listen.iter().map(ToString::to_string).collect();
-                value = shown.join(",");
-            }
-            if let (Setting::FsRoot, Some((root, RootChoice::UserCache | RootChoice::Temporary))) =
-                (setting, config.storage.root())
-            {
-                origin = format!("default, because {value} cannot be written");
-                value = root.display().to_string();
-            }
-            if setting == Setting::StorageBackend && value == "auto" {
-                value = config.storage.backend().to_owned();
-                if let Some(sign) = sources.s3_sign() {
-                    origin = format!("{origin}, because {sign} is set");
-                }
-            }
+            let (value, origin) = match setting.kind() {
+                Kind::Secret => (SECRET.to_owned(), origin),
+                _ => effective(setting, value, origin, config, sources),
+            };
             self.value(0, key, &value, &origin);
         }
     }
@@ -189,7 +176,7 @@ impl Page {
         });
     }
 
-    /// The settings of one registry, said or not; `name` is that of the entry, none for unnamed registries.
+    /// Writes all settings of a registry, with defaults. `name` is the name of the entry, or `None` for `defaults`.
     fn partial_registry(&mut self, depth: usize, partial: &PartialRegistry, name: Option<&RegistryName>) {
         let settings = partial.settings();
         if let Some(url) = &partial.url {
@@ -349,6 +336,37 @@ impl Page {
     }
 }
 
+/// Returns the effective value and its source, for settings whose default depends on others.
+fn effective(
+    setting: Setting,
+    value: String,
+    origin: String,
+    config: &Config,
+    sources: &Sources<'_>,
+) -> (String, String) {
+    match setting {
+        Setting::ListenAddr if origin == DEFAULT => {
+            let shown: Vec<String> = config.listen.iter().map(ToString::to_string).collect();
+            (shown.join(","), origin)
+        }
+        Setting::FsRoot => match config.storage.root() {
+            Some((root, RootChoice::UserCache | RootChoice::Temporary)) => {
+                let why = format!("default, because {value} cannot be written");
+                (root.display().to_string(), why)
+            }
+            _ => (value, origin),
+        },
+        Setting::StorageBackend if value == "auto" => {
+            let origin = match sources.s3_sign() {
+                Some(sign) => format!("{origin}, because {sign} is set"),
+                None => origin,
+            };
+            (config.storage.backend().to_owned(), origin)
+        }
+        _ => (value, origin),
+    }
+}
+
 fn access_word(access: Access) -> &'static str {
     match access {
         Access::Verify => "verify",
@@ -365,19 +383,19 @@ fn origin_of(place: &Place) -> String {
     }
 }
 
-/// The text as a YAML scalar: plain where that cannot be misread, in double quotes otherwise.
+/// Returns the text as a YAML scalar: plain if unambiguous, otherwise in double quotes.
 fn quoted(text: &str) -> String {
     let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'/' | b'-' | b'+');
     let begins = text
         .bytes()
         .next()
         .is_some_and(|b| b.is_ascii_alphanumeric() || b == b'/');
-    // A colon is plain before anything but a blank or the end.
+    // A colon is plain unless a blank or the end follows.
     let colons = text.split(':').skip(1).all(|rest| !rest.is_empty());
     if begins && colons && text.bytes().all(|b| plain(b) || b == b':') {
         return text.to_owned();
     }
-    // Every JSON string is a YAML one.
+    // Every JSON string is a YAML string.
     serde_json::Value::from(text).to_string()
 }
 

@@ -1,94 +1,43 @@
-//! What a reload takes over, and what it cannot.
+//! The settings that a reload cannot apply.
 
-use super::{Config, StorageConfig};
+use super::Config;
+use super::options::Reload;
 
 impl Config {
-    /// The keys whose values in `new` differ and are read at the start only. Everything in
-    /// [`Registries`](super::Registries), and client authentication, can be taken over at any time.
+    /// Returns the keys whose values differ in `new` and are read at start only. A reload applies
+    /// [`Registries`](super::Registries) and client authentication.
     pub fn needs_restart(&self, new: &Config) -> Vec<&'static str> {
-        // Each field by name: a new one must be thought about here.
+        // Without `..`: a new field needs a decision here.
         let Config {
+            values,
             listen,
             tls,
-            kernel_tls,
             storage,
-            cores,
-            io_driver,
-            helper_threads,
-            max_connections,
-            max_connections_per_client,
-            memory_budget,
-            default_registry,
-            cache_tag_manifests,
-            cache_latest_tag,
-            tag_ttl,
-            log_level,
-            access_log,
-            drain_timeout,
-            drain_delay,
             systemd: _,
-            memory_cache_bytes,
             registries: _,
             proxies,
-            always_pull_latest,
-            stale_while_revalidate,
-            registry_header,
-            client_login,
             client_auth: _,
             warnings: _,
         } = self;
-        let root = |storage: &StorageConfig| storage.root().map(|(root, _)| root.to_owned());
-        let changed = [
+        let root = |config: &Config| config.storage.root().map(|(root, _)| root.to_owned());
+        // Values of several settings: `Reload::Part`.
+        let parts = [
             ("listen_addr", *listen != new.listen),
-            // Its certificates are taken over; that there is TLS at all is not.
+            // A reload applies new certificates, but cannot enable or disable TLS.
             ("tls_cert_file", tls.is_some() != new.tls.is_some()),
-            ("kernel_tls", *kernel_tls != new.kernel_tls),
             ("storage_backend", storage.backend() != new.storage.backend()),
-            ("fs_root", root(storage) != root(&new.storage)),
+            ("fs_root", root(self) != root(new)),
             ("s3", storage.s3() != new.storage.s3()),
-            ("spool_dir", spool(storage) != spool(&new.storage)),
-            ("cores", *cores != new.cores),
-            ("io_driver", *io_driver != new.io_driver),
-            ("helper_threads", *helper_threads != new.helper_threads),
-            ("max_connections", *max_connections != new.max_connections),
-            (
-                "max_connections_per_client",
-                *max_connections_per_client != new.max_connections_per_client,
-            ),
-            ("memory_budget", *memory_budget != new.memory_budget),
-            ("default_registry", *default_registry != new.default_registry),
-            (
-                "cache_tag_manifests",
-                *cache_tag_manifests != new.cache_tag_manifests,
-            ),
-            ("cache_latest_tag", *cache_latest_tag != new.cache_latest_tag),
-            ("tag_ttl", *tag_ttl != new.tag_ttl),
-            ("log_level", *log_level != new.log_level),
-            ("access_log", *access_log != new.access_log),
-            ("drain_timeout", *drain_timeout != new.drain_timeout),
-            ("drain_delay", *drain_delay != new.drain_delay),
-            ("memory_cache", *memory_cache_bytes != new.memory_cache_bytes),
+            ("spool_dir", storage.spool() != new.storage.spool()),
             ("the proxies of the environment", *proxies != new.proxies),
-            (
-                "always_pull_latest",
-                *always_pull_latest != new.always_pull_latest,
-            ),
-            (
-                "stale_while_revalidate",
-                *stale_while_revalidate != new.stale_while_revalidate,
-            ),
-            ("registry_header", *registry_header != new.registry_header),
-            ("client_login", *client_login != new.client_login),
         ];
-        let changed = changed.into_iter().filter(|(_, changed)| *changed);
-        changed.map(|(key, _)| key).collect()
-    }
-}
-
-fn spool(storage: &StorageConfig) -> Option<&std::path::Path> {
-    match storage {
-        StorageConfig::S3 { spool, .. } | StorageConfig::Tiered { spool, .. } => Some(spool),
-        StorageConfig::Fs { .. } => None,
+        let parts = parts.into_iter().filter(|(_, changed)| *changed);
+        let single = values.changed(&new.values).into_iter();
+        let single = single.filter(|setting| setting.reload() == Reload::Restart);
+        parts
+            .map(|(key, _)| key)
+            .chain(single.filter_map(|setting| setting.key()))
+            .collect()
     }
 }
 

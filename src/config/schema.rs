@@ -1,26 +1,22 @@
-//! The JSON Schema (2020-12) of the configuration file, made from the tables that the file is read by.
+//! The JSON Schema (2020-12) of the configuration file, derived from the tables of the reader.
 //!
-//! It says what each key may hold. What only holds between keys (one kind of credentials, a certificate with its
-//! key), and whether files can be read, is for `config check`.
+//! The schema checks single keys. `config check` also checks keys against each other, such as a certificate with its key,
+//! and reads all files.
 
 use serde_json::{Map, Value, json};
 
-use super::file::spellings;
-use super::schema_tables::{DOCUMENT, KeySpec, Kind, Loss, REGISTRY, Shape};
-use super::setting::Setting;
+use super::options::Setting;
+use super::sources::keys::{DOCUMENT, Loss, REGISTRY, Shape, Table, setting_spellings};
+use super::value::Kind;
 
 const DIALECT: &str = "https://json-schema.org/draft/2020-12/schema";
 
-/// The schema, as one document.
+/// Returns the schema as a single document.
 pub fn schema() -> Value {
     let mut properties = Map::new();
     for setting in Setting::ALL {
-        let mut shape = kind(setting.kind());
-        if setting == Setting::ListenAddr {
-            shape = json!({"anyOf": [shape, {"type": "array", "items": kind(Kind::Text)}]});
-        }
-        for spelling in spellings(setting) {
-            properties.insert(spelling, described(shape.clone(), setting.summary()));
+        for spelling in setting_spellings(setting) {
+            properties.insert(spelling, described(kind(setting.kind()), setting.summary()));
         }
     }
     add_keys(&mut properties, DOCUMENT);
@@ -48,14 +44,14 @@ fn list_of_registries() -> Value {
     })
 }
 
-fn map(table: &[KeySpec]) -> Value {
+fn map(table: Table) -> Value {
     let mut properties = Map::new();
     add_keys(&mut properties, table);
     json!({"type": ["object", "null"], "properties": properties, "additionalProperties": false})
 }
 
-fn add_keys(properties: &mut Map<String, Value>, table: &[KeySpec]) {
-    for key in table {
+fn add_keys(properties: &mut Map<String, Value>, table: Table) {
+    for key in table.iter() {
         for spelling in key.spellings() {
             properties.insert(spelling, described(shape(key.shape), key.summary));
         }
@@ -75,8 +71,8 @@ fn described(mut schema: Value, summary: &str) -> Value {
     schema
 }
 
-fn shape(shape: Shape) -> Value {
-    match shape {
+fn shape(of: Shape) -> Value {
+    match of {
         Shape::One(one) => kind(one),
         Shape::Many(one) => {
             let one = kind(one);
@@ -85,9 +81,9 @@ fn shape(shape: Shape) -> Value {
         Shape::Map(table) => map(table),
         Shape::MapOr(table, words) => json!({"anyOf": [map(table), {"enum": words}]}),
         Shape::Maps(table, alone) => {
-            let single = alone.and_then(|name| super::schema_tables::find(table, name));
+            let single = alone.and_then(|name| table.find(name));
             let item = match single {
-                Some(key) => json!({"anyOf": [map(table), shape_of(key)]}),
+                Some(key) => json!({"anyOf": [map(table), shape(key.shape)]}),
                 None => map(table),
             };
             json!({"anyOf": [item, {"type": "array", "items": item}]})
@@ -104,11 +100,7 @@ fn shape(shape: Shape) -> Value {
     }
 }
 
-fn shape_of(key: &KeySpec) -> Value {
-    shape(key.shape)
-}
-
-/// A key without a value is as good as none, so everything may be null.
+/// Returns the schema of a single value. Every value may be null, because a key without a value counts as absent.
 fn kind(kind: Kind) -> Value {
     let text = || json!({"type": ["string", "number", "boolean", "null"]});
     let words = |words: &[&str]| {
@@ -142,8 +134,11 @@ fn kind(kind: Kind) -> Value {
         Kind::WordOrDuration(list) => json!({"anyOf": [words(list), duration()]}),
         Kind::Url => json!({"type": ["string", "null"], "pattern": "^ *[Hh][Tt][Tt][Pp][Ss]?://[^@?#]+$"}),
         Kind::ProxyUrl(_) => json!({"type": ["string", "null"]}),
-        Kind::Registry => json!({"type": ["string", "number", "null"], "pattern": "^[^/@ ]*$"}),
-        Kind::Path | Kind::Text | Kind::Secret => text(),
+        Kind::Addresses => json!({"anyOf": [text(), {"type": "array", "items": text()}]}),
+        Kind::Registry | Kind::RegistryOrNone => {
+            json!({"type": ["string", "number", "null"], "pattern": "^[^/@ ]*$"})
+        }
+        Kind::Bucket | Kind::Prefix | Kind::Path | Kind::Text | Kind::Secret => text(),
     }
 }
 

@@ -1,4 +1,4 @@
-//! The file's grammar, from the text to the types.
+//! Tests of the file, from the text to the types.
 
 use std::collections::HashMap;
 use std::io;
@@ -10,13 +10,13 @@ use super::*;
 
 mod diagnostics;
 
-/// A machine with these variables and these files; `f.yaml` is the configuration.
+/// A machine with variables and files. `f.yaml` is the configuration file.
 #[derive(Clone, Default)]
 pub(crate) struct Machine {
     pub env: HashMap<String, String>,
     pub files: HashMap<PathBuf, String>,
     pub flags: Layer,
-    /// Of every file.
+    /// The mode of every file.
     pub mode: u32,
 }
 
@@ -206,7 +206,7 @@ fn everything_that_can_be_said_is_understood() {
     assert_eq!(registries.entries, [first, second]);
 }
 
-/// Configurations as other systems write them, and one of our own; what they warn of, by key.
+/// Configurations of other systems, and one of our own, with the keys of the expected warnings.
 pub(super) const GOOD: [(&str, &str, &[&str]); 5] = [
     (
         "every-key.yaml",
@@ -250,7 +250,7 @@ pub(super) const GOOD: [(&str, &str, &[&str]); 5] = [
     ),
 ];
 
-/// A machine with everything that the files of [`GOOD`] name.
+/// A machine with all files and variables that [`GOOD`] names.
 pub(super) fn furnished(text: &str) -> Machine {
     Machine::with_file(text)
         .file("/my/ca.crt", CA)
@@ -353,7 +353,7 @@ fn names_need_a_registry_where_the_default_is_empty() {
         let config = Machine::with_file(text).config();
         assert_eq!(config.default_registry, "docker.io".parse().ok(), "{text}");
     }
-    // Compose files and unit files say "not set" with an empty variable.
+    // Compose files and unit files unset a variable with an empty value.
     let empty = Machine::default().env("DEFAULT_REGISTRY", "").config();
     assert_eq!(empty.default_registry, "docker.io".parse().ok());
     let none = Machine::default().env("DEFAULT_REGISTRY", "none").config();
@@ -403,7 +403,7 @@ fn a_sketch_is_not_taken_for_a_configuration_and_tls_is_not_left_away() {
     }
     let tls = include_str!("../../tests/fixtures/config/ociregistry-tls.yaml");
     let diagnostics = Machine::with_file(tls).diagnostics();
-    // Its files are not on this machine.
+    // The machine has none of its files.
     assert!(
         diagnostics[0].starts_with("f.yaml:3: serverTlsConfig.cert: ")
             && diagnostics[0].contains("cannot be read"),
@@ -517,7 +517,6 @@ fn permissive_defaults_give_warnings() {
     assert_eq!(Machine::with_file(&closed).config().warnings, []);
 }
 
-/// Everything that is a secret, and a file that is none.
 #[test]
 fn a_secret_that_every_user_may_read_is_named_with_its_cure() {
     let warned = |machine: &Machine, mode: u32| -> Vec<String> {

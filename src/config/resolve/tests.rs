@@ -1,14 +1,21 @@
-//! Every source, every error, and its diagnostic.
+//! Tests of every source and of every error.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::io;
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use super::*;
-use crate::config::{FileText, KernelTls, ProxyEnvironment, RegistryConfig, RegistryName, RegistrySettings};
+use crate::config::model::Backend;
+use crate::config::options::FS_ROOT_DEFAULT;
+use crate::config::{
+    FileText, IoDriver, KernelTls, LogLevel, ProxyEnvironment, RegistryConfig, RegistryName,
+    RegistrySettings, RootChoice, StorageConfig, SystemdEnvironment,
+};
 
-/// Flags, environment and file of one case; the file is named `f.yaml`.
+/// Flags, environment and file of a case. The file is `f.yaml`.
 #[derive(Default)]
 struct Case<'a> {
     flags: &'a [(Setting, &'a str)],
@@ -66,39 +73,42 @@ fn nothing_configured_gives_the_defaults() {
     .resolve()
     .unwrap();
     let expected = Config {
+        values: Values {
+            kernel_tls: KernelTls::Off,
+            cores: None,
+            io_driver: IoDriver::Auto,
+            helper_threads: NonZeroUsize::new(2).unwrap(),
+            max_connections: None,
+            max_connections_per_client: 1_000,
+            memory_budget: None,
+            default_registry: "docker.io".parse().ok(),
+            cache_tag_manifests: true,
+            cache_latest_tag: false,
+            tag_ttl: Duration::from_secs(60),
+            log_level: LogLevel::Info,
+            access_log: true,
+            drain_timeout: Duration::from_secs(30),
+            drain_delay: Duration::ZERO,
+            memory_cache_bytes: 64 << 20,
+            always_pull_latest: false,
+            stale_while_revalidate: Duration::ZERO,
+            registry_header: false,
+            client_login: false,
+            ..Values::default()
+        },
         listen: vec![ListenAddr {
             host: None,
             port: 8080,
             tls: false,
         }],
         tls: None,
-        kernel_tls: KernelTls::Off,
         storage: StorageConfig::Fs {
             root: FS_ROOT_DEFAULT.into(),
             chosen: RootChoice::Default,
         },
-        cores: None,
-        io_driver: IoDriver::Auto,
-        helper_threads: NonZeroUsize::new(2).unwrap(),
-        max_connections: None,
-        max_connections_per_client: 1_000,
-        memory_budget: None,
-        default_registry: "docker.io".parse().ok(),
-        cache_tag_manifests: true,
-        cache_latest_tag: false,
-        tag_ttl: Duration::from_secs(60),
-        log_level: LogLevel::Info,
-        access_log: true,
-        drain_timeout: Duration::from_secs(30),
-        drain_delay: Duration::ZERO,
         systemd: SystemdEnvironment::default(),
-        memory_cache_bytes: 64 << 20,
         registries: Registries::default(),
         proxies: ProxyEnvironment::default(),
-        always_pull_latest: false,
-        stale_while_revalidate: Duration::ZERO,
-        registry_header: false,
-        client_login: false,
         client_auth: None,
         warnings: Vec::new(),
     };
@@ -185,38 +195,42 @@ access_log: off
     .resolve()
     .unwrap();
     let expected = Config {
+        values: Values {
+            kernel_tls: KernelTls::Auto,
+            cores: NonZeroUsize::new(3),
+            io_driver: IoDriver::Epoll,
+            storage_backend: Backend::Fs,
+            helper_threads: NonZeroUsize::new(4).unwrap(),
+            max_connections: NonZeroUsize::new(500),
+            max_connections_per_client: 0,
+            memory_budget: Some(1 << 30),
+            default_registry: "ghcr.io".parse().ok(),
+            cache_tag_manifests: false,
+            cache_latest_tag: true,
+            tag_ttl: Duration::from_secs(5),
+            log_level: LogLevel::Warn,
+            access_log: false,
+            drain_timeout: Duration::from_secs(30),
+            drain_delay: Duration::ZERO,
+            memory_cache_bytes: 1 << 30,
+            always_pull_latest: false,
+            stale_while_revalidate: Duration::ZERO,
+            registry_header: false,
+            client_login: false,
+            ..Values::default()
+        },
         listen: vec![
             ListenAddr::parse(":1", false).unwrap(),
             ListenAddr::parse("localhost:2", false).unwrap(),
         ],
         tls: None,
-        kernel_tls: KernelTls::Auto,
         storage: StorageConfig::Fs {
             root: "/s".into(),
             chosen: RootChoice::Given,
         },
-        cores: NonZeroUsize::new(3),
-        io_driver: IoDriver::Epoll,
-        helper_threads: NonZeroUsize::new(4).unwrap(),
-        max_connections: NonZeroUsize::new(500),
-        max_connections_per_client: 0,
-        memory_budget: Some(1 << 30),
-        default_registry: "ghcr.io".parse().ok(),
-        cache_tag_manifests: false,
-        cache_latest_tag: true,
-        tag_ttl: Duration::from_secs(5),
-        log_level: LogLevel::Warn,
-        access_log: false,
-        drain_timeout: Duration::from_secs(30),
-        drain_delay: Duration::ZERO,
         systemd: SystemdEnvironment::default(),
-        memory_cache_bytes: 1 << 30,
         registries: Registries::default(),
         proxies: ProxyEnvironment::default(),
-        always_pull_latest: false,
-        stale_while_revalidate: Duration::ZERO,
-        registry_header: false,
-        client_login: false,
         client_auth: None,
         warnings: Vec::new(),
     };
@@ -274,7 +288,7 @@ fn registries_are_a_list_or_a_map() {
 }
 
 #[test]
-fn each_diagnostic_names_the_setting_as_written_the_value_and_what_is_accepted() {
+fn each_diagnostic_names_the_setting_the_value_and_the_expected_form() {
     type Row<'a> = (
         &'a [(Setting, &'a str)],
         &'a [(&'a str, &'a str)],
@@ -286,85 +300,80 @@ fn each_diagnostic_names_the_setting_as_written_the_value_and_what_is_accepted()
             &[(Setting::ListenAddr, "8080")],
             &[],
             None,
-            "--listen-addr \"8080\": accepted is `:8080`",
+            "--listen-addr \"8080\": expected `:8080`",
         ),
         (
             &[],
             &[("LISTEN_ADDR", ":1,")],
             None,
-            "LISTEN_ADDR=\":1,\": accepted is `:8080`",
+            "LISTEN_ADDR=\":1,\": expected `:8080`",
         ),
         (
             &[],
             &[("CORES", "0")],
             None,
-            "CORES=\"0\": accepted is auto or a number from 1 to 1024",
+            "CORES=\"0\": expected auto or a number from 1 to 1024",
         ),
-        (
-            &[],
-            &[("CORES", "1025")],
-            None,
-            "CORES=\"1025\": accepted is auto",
-        ),
+        (&[], &[("CORES", "1025")], None, "CORES=\"1025\": expected auto"),
         (
             &[],
             &[("IO_DRIVER", "uring")],
             None,
-            "IO_DRIVER=\"uring\": accepted is auto, io_uring or epoll",
+            "IO_DRIVER=\"uring\": expected auto, io_uring or epoll",
         ),
         (
             &[],
             &[("HELPER_THREADS", "65")],
             None,
-            "HELPER_THREADS=\"65\": accepted is a number from 1 to 64",
+            "HELPER_THREADS=\"65\": expected a number from 1 to 64",
         ),
         (
             &[],
             &[("DEFAULT_REGISTRY", "a/b")],
             None,
-            "DEFAULT_REGISTRY=\"a/b\": accepted is a registry",
+            "DEFAULT_REGISTRY=\"a/b\": expected a registry",
         ),
         (
             &[],
             &[("CACHE_TAG_MANIFESTS", "maybe")],
             None,
-            "CACHE_TAG_MANIFESTS=\"maybe\": accepted is true, false",
+            "CACHE_TAG_MANIFESTS=\"maybe\": expected true, false",
         ),
         (
             &[],
             &[("TAG_TTL", "1w")],
             None,
-            "TAG_TTL=\"1w\": accepted is a length of time",
+            "TAG_TTL=\"1w\": expected a duration",
         ),
         (
             &[],
             &[("LOG_LEVEL", "loud")],
             None,
-            "LOG_LEVEL=\"loud\": accepted is trace, debug, info, warn or error",
+            "LOG_LEVEL=\"loud\": expected trace, debug, info, warn or error",
         ),
         (
             &[],
             &[("MEMORY_CACHE", "lots")],
             None,
-            "MEMORY_CACHE=\"lots\": accepted is a size",
+            "MEMORY_CACHE=\"lots\": expected a size",
         ),
         (
             &[],
             &[("STORAGE_BACKEND", "nfs")],
             None,
-            "STORAGE_BACKEND=\"nfs\": accepted is auto, fs, s3 or tiered",
+            "STORAGE_BACKEND=\"nfs\": expected auto, fs, s3 or tiered",
         ),
         (
             &[],
             &[("S3_BUCKET", "s3://b")],
             None,
-            "S3_BUCKET=\"s3://b\": accepted is a bucket's name",
+            "S3_BUCKET=\"s3://b\": expected a bucket's name",
         ),
         (
             &[],
             &[("S3_LIFECYCLE_DAYS", "never")],
             None,
-            "S3_LIFECYCLE_DAYS=\"never\": accepted is a number of days",
+            "S3_LIFECYCLE_DAYS=\"never\": expected a number from 0 to 36500",
         ),
         (
             &[],
@@ -376,13 +385,13 @@ fn each_diagnostic_names_the_setting_as_written_the_value_and_what_is_accepted()
             &[],
             &[],
             Some("\ntag_ttl: x\n"),
-            "f.yaml:2: tag_ttl: \"x\": accepted is a length of time",
+            "f.yaml:2: tag_ttl: \"x\": expected a duration",
         ),
         (
             &[],
             &[],
             Some("a: 1\n"),
-            "f.yaml:1: \"a\": unknown key; known are listen_addr, ",
+            "f.yaml:1: \"a\": unknown key; expected one of listen_addr, ",
         ),
         (
             &[],
@@ -394,26 +403,26 @@ fn each_diagnostic_names_the_setting_as_written_the_value_and_what_is_accepted()
             &[],
             &[],
             Some("tag_ttl: {a: 1}\n"),
-            "f.yaml:1: tag_ttl: \"a map of 1\": accepted is a single value",
+            "f.yaml:1: tag_ttl: \"a map of 1\": expected a single value",
         ),
         (
             &[],
             &[],
             Some("- 1\n"),
-            "f.yaml:1: [0]: \"1\": accepted is a map with a name",
+            "f.yaml:1: [0]: \"1\": expected a map with a name",
         ),
         (
             &[],
             &[],
             Some("cores: 1\ncores: 2\n"),
-            "f.yaml:2: not YAML we can read: ",
+            "f.yaml:2: is not valid YAML: ",
         ),
         (&[], &[], Some("cores: [1\n"), "f.yaml:"),
         (
             &[],
             &[],
             Some("registries: x\n"),
-            "f.yaml:1: registries: \"x\": accepted is a list of maps",
+            "f.yaml:1: registries: \"x\": expected a list of maps",
         ),
         (
             &[],
@@ -425,13 +434,13 @@ fn each_diagnostic_names_the_setting_as_written_the_value_and_what_is_accepted()
             &[],
             &[],
             Some("registries:\n- name: a/b\n"),
-            "f.yaml:2: registries[0].name: \"a/b\": a registry is",
+            "f.yaml:2: registries[0].name: \"a/b\": expected a registry",
         ),
         (
             &[],
             &[],
             Some("registries:\n- name: a\n  tls: 1\n"),
-            "f.yaml:3: registries[0].tls: accepted is a map of ca, ",
+            "f.yaml:3: registries[0].tls: expected a map of ca, ",
         ),
         (
             &[],
@@ -443,13 +452,13 @@ fn each_diagnostic_names_the_setting_as_written_the_value_and_what_is_accepted()
             &[],
             &[],
             Some("registries:\n- name: a\n  insecure: x\n"),
-            "f.yaml:3: registries[0].insecure: \"x\": accepted is true",
+            "f.yaml:3: registries[0].insecure: \"x\": expected true",
         ),
         (
             &[],
             &[],
             Some("registries:\n- name: a\n  url: a:5000\n"),
-            "f.yaml:3: registries[0].url: \"a:5000\": accepted is http",
+            "f.yaml:3: registries[0].url: \"a:5000\": expected http",
         ),
         (
             &[],

@@ -1,11 +1,11 @@
-//! The schema against the reader: what one takes, the other takes.
+//! Tests of the schema against the reader.
 
 use serde_json::{Value, json};
 
 use super::schema;
 use crate::config::tests::{EVERYTHING, GOOD, furnished};
 
-/// As much of JSON Schema as [`schema`] uses; anything else in a schema fails the test.
+/// Validates by the part of JSON Schema in use. Any other keyword fails the test.
 fn validate(root: &Value, schema: &Value, value: &Value, at: &str) -> Result<(), String> {
     let Value::Object(rules) = schema else {
         panic!("not a schema: {schema}")

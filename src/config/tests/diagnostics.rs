@@ -1,9 +1,10 @@
-//! Errors of a file, and their diagnostics.
+//! Diagnostics of a file.
 
 use proptest::prelude::*;
 
 use super::{CERT, EVERYTHING, GOOD, KEY, Machine, OTHER_KEY, furnished};
-use crate::config::schema_tables;
+use crate::config::sources::keys::tests::TABLES;
+use crate::config::sources::keys::{Loss, Shape};
 
 #[test]
 fn a_diagnostic_of_a_registry_has_its_line_its_key_and_no_secret() {
@@ -14,23 +15,23 @@ fn a_diagnostic_of_a_registry_has_its_line_its_key_and_no_secret() {
         ),
         (
             "zzzzzzz: true",
-            "\"zzzzzzz\": unknown key; known are name, url, mirrors, ",
+            "\"zzzzzzz\": unknown key; expected one of name, url, mirrors, ",
         ),
         (
             "auht: {password: canary}",
             "\"auht\": unknown key; did you mean auth?",
         ),
-        ("auth: canary", "auth: accepted is one of username with password"),
-        ("auth: [canary]", "auth: accepted is a map of username, "),
+        ("auth: canary", "auth: expected one of username with password"),
+        ("auth: [canary]", "auth: expected a map of username, "),
         ("auth: {username: u}", "auth: a username needs a password"),
         ("auth: {password: canary}", "auth: a password needs a username"),
         (
             "auth: {username: u, password: [canary]}",
-            "auth.password: accepted is a single value",
+            "auth.password: expected a single value",
         ),
         (
             "auth: {username: 'u:v', password: canary}",
-            "auth.username: \"u:v\": a user's name",
+            "auth.username: \"u:v\": a user name",
         ),
         (
             "auth: {username: u, pasword: canary}",
@@ -38,11 +39,11 @@ fn a_diagnostic_of_a_registry_has_its_line_its_key_and_no_secret() {
         ),
         (
             "auth: {username: u, user: v, password: canary}",
-            "auth.user: says the same as r.auth.username",
+            "auth.user: repeats r.auth.username",
         ),
         (
             "auth: {username: u, password: canary, password_env: V}",
-            "auth.password_env: password is said in two ways",
+            "auth.password_env: password is set in two ways",
         ),
         (
             "auth: {username: u, password_env: UNSET}",
@@ -62,11 +63,11 @@ fn a_diagnostic_of_a_registry_has_its_line_its_key_and_no_secret() {
         ),
         (
             "auth: {username: u, password: canary, helper: x}",
-            "auth: accepted is one of ",
+            "auth: expected one of ",
         ),
         (
             "auth: {helper: ../x}",
-            "auth.helper: \"../x\": accepted is what follows docker-credential-",
+            "auth.helper: \"../x\": expected the part of the program's name",
         ),
         (
             "auth: {docker_config: /none}",
@@ -78,10 +79,10 @@ fn a_diagnostic_of_a_registry_has_its_line_its_key_and_no_secret() {
         ),
         (
             "auth: {token: {provider: gcr}}",
-            "auth.token.provider: \"gcr\": accepted is ecr",
+            "auth.token.provider: \"gcr\": expected ecr",
         ),
         ("auth: {token: {}}", "auth.token: needs provider or static"),
-        ("tls: true", "tls: accepted is a map of ca, "),
+        ("tls: true", "tls: expected a map of ca, "),
         (
             "tls: {ca: /pw}",
             "tls.ca: \"/pw\": holds no certificate in PEM form",
@@ -103,13 +104,13 @@ fn a_diagnostic_of_a_registry_has_its_line_its_key_and_no_secret() {
         ),
         (
             "{tls: {insecure_skip_verify: true}, insecure_skip_verify: true}",
-            "insecure_skip_verify: is said in tls already",
+            "insecure_skip_verify: is already set in tls",
         ),
         ("{insecure: true, scheme: https}", "scheme: contradicts insecure"),
-        ("scheme: ftp", "scheme: \"ftp\": accepted is https or http"),
+        ("scheme: ftp", "scheme: \"ftp\": expected https or http"),
         (
             "upstream_proxy: ftp://u:canary@h",
-            "upstream_proxy: \"ftp://***@h\": accepted is [http, https",
+            "upstream_proxy: \"ftp://***@h\": expected [http, https",
         ),
         (
             "upstream_proxy: socks5://u:canary@h:port",
@@ -119,24 +120,24 @@ fn a_diagnostic_of_a_registry_has_its_line_its_key_and_no_secret() {
             "url: http://u:canary@h",
             "url: \"http://***@h\": credentials do not belong",
         ),
-        ("url: http://h/?canary", "url: \"http://h/\": accepted is http"),
-        ("mirrors: [m.lan]", "mirrors[0]: \"m.lan\": accepted is http"),
+        ("url: http://h/?canary", "url: \"http://h/\": expected http"),
+        ("mirrors: [m.lan]", "mirrors[0]: \"m.lan\": expected http"),
         ("mirrors: [{pull: true}]", "mirrors[0]: a mirror needs a url"),
         (
             "mirrors: [{url: http://m, pull: no, resolve: no}]",
-            "mirrors[0]: is asked for nothing",
+            "mirrors[0]: has no use",
         ),
         (
             "realm_hosts: [a, https://b]",
-            "realm_hosts[1]: \"https://b\": accepted is `host`",
+            "realm_hosts[1]: \"https://b\": expected `host`",
         ),
         (
             "allow_private: maybe",
-            "allow_private: \"maybe\": accepted is true, ",
+            "allow_private: \"maybe\": expected true, ",
         ),
         (
             "access: public",
-            "access: \"public\": accepted is verify, shared, passthrough",
+            "access: \"public\": expected verify, shared or passthrough",
         ),
         (
             "tag_rules: [{pattern: '/(/', ttl: 1}]",
@@ -153,13 +154,13 @@ fn a_diagnostic_of_a_registry_has_its_line_its_key_and_no_secret() {
         ("tag_rules: [{ttl: 1}]", "tag_rules[0]: a rule needs a pattern"),
         (
             "tag_rules: [{pattern: a, revalidate: often}]",
-            "tag_rules[0].revalidate: \"often\": accepted is always",
+            "tag_rules[0].revalidate: \"often\": expected always",
         ),
-        ("tag_rules: a", "tag_rules[0]: accepted is a map of pattern, "),
-        ("platforms: [linux]", "platforms: \"linux\": accepted is os/arch"),
+        ("tag_rules: a", "tag_rules[0]: expected a map of pattern, "),
+        ("platforms: [linux]", "platforms: \"linux\": expected os/arch"),
         (
             "max_concurrency: 0",
-            "max_concurrency: \"0\": accepted is a number from 1 to 1024",
+            "max_concurrency: \"0\": expected a number from 1 to 1024",
         ),
         ("max_concurrency: 1025", "max_concurrency: \"1025\": "),
     ] {
@@ -182,7 +183,8 @@ fn a_diagnostic_of_a_registry_has_its_line_its_key_and_no_secret() {
         let place = if expected.starts_with('"') {
             format!("f.yaml:{line}: registries.r: {expected}")
         } else {
-            format!("f.yaml:{line}: registries.r.{expected}").replace("as r.auth", "as registries.r.auth")
+            format!("f.yaml:{line}: registries.r.{expected}")
+                .replace("repeats r.auth", "repeats registries.r.auth")
         };
         assert!(
             diagnostics[0].starts_with(&place),
@@ -206,7 +208,7 @@ fn a_diagnostic_of_the_whole_file_has_its_line_and_no_secret() {
         ),
         (
             "insecure: true",
-            "f.yaml:1: \"insecure\": unknown key here; it belongs into defaults",
+            "f.yaml:1: \"insecure\": unknown key here; set it in defaults",
         ),
         (
             "registreis: []",
@@ -218,20 +220,20 @@ fn a_diagnostic_of_the_whole_file_has_its_line_and_no_secret() {
         ),
         (
             "port: 99999",
-            "f.yaml:1: port: \"99999\": accepted is a number up to 65535",
+            "f.yaml:1: port: \"99999\": expected a number from 0 to 65535",
         ),
         ("host: localhost", "f.yaml:1: host: \"localhost\": needs port"),
         (
             "{port: 1, listen_addr: ':2'}",
-            "f.yaml:1: port: says the same as listen_addr",
+            "f.yaml:1: port: repeats listen_addr",
         ),
         (
             "{fs_root: /a, imagePath: /b}",
-            "f.yaml:1: imagePath: says the same as fs_root",
+            "f.yaml:1: imagePath: repeats fs_root",
         ),
         (
             "{airGapped: true, air_gapped: true}",
-            "f.yaml:1: air_gapped: says the same",
+            "f.yaml:1: air_gapped: repeats",
         ),
         (
             "defaults: {url: http://a}",
@@ -247,11 +249,11 @@ fn a_diagnostic_of_the_whole_file_has_its_line_and_no_secret() {
         ),
         (
             "registries: [{name: '*'}]",
-            "f.yaml:1: registries[0].name: \"*\": a registry is",
+            "f.yaml:1: registries[0].name: \"*\": expected a registry",
         ),
         (
             "registries: [{name: a.*}]",
-            "f.yaml:1: registries[0].name: \"a.*\": a registry is",
+            "f.yaml:1: registries[0].name: \"a.*\": expected a registry",
         ),
         (
             "registries: {docker.io: , registry-1.docker.io: }",
@@ -274,28 +276,15 @@ fn a_diagnostic_of_the_whole_file_has_its_line_and_no_secret() {
     }
 }
 
-/// A key that stood in a table and was read nowhere would be ignored in silence.
+/// A key in a table that no code reads would be ignored without a message.
 #[test]
 fn no_key_of_the_tables_is_forgotten() {
-    use schema_tables::{
-        AUTH, DEFAULTS, DOCUMENT, KeySpec, Loss, MIRROR, REGISTRY, Shape, TAG_RULE, TLS, TOKEN,
-    };
-    let tables: [(&str, &[KeySpec]); 8] = [
-        ("KEY", DOCUMENT),
-        ("registries: [KEY]", REGISTRY),
-        ("defaults: KEY", DEFAULTS),
-        ("registries: {r: {auth: KEY}}", AUTH),
-        ("registries: {r: {auth: {token: KEY}}}", TOKEN),
-        ("registries: {r: {tls: KEY}}", TLS),
-        ("registries: {r: {tag_rules: KEY}}", TAG_RULE),
-        ("registries: {r: {mirrors: KEY}}", MIRROR),
-    ];
-    for (around, table) in tables {
+    for (around, table) in TABLES {
         for (spec, spelling) in table
             .iter()
             .flat_map(|key| key.spellings().map(move |word| (key, word)))
         {
-            // Neither a value, nor a map that anything knows.
+            // Neither a valid value, nor a known map.
             let text = around.replace("KEY", &format!("{{{spelling}: {{xyzzy: [1]}}}}"));
             let outcome = Machine::with_file(&text).resolve();
             match spec.shape {
@@ -371,7 +360,7 @@ fn no_depth_and_no_chain_of_aliases_stops_the_reader() {
 }
 
 proptest! {
-    /// A file that was cut, mixed or mistyped gives a configuration, or diagnostics with lines.
+    /// A damaged file gives a configuration, or diagnostics with lines.
     #[test]
     fn a_mangled_file_is_understood_or_refused(
         which in 0..=GOOD.len(),

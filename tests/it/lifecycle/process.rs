@@ -489,7 +489,7 @@ fn a_configuration_with_a_secret_that_every_user_may_read_is_named_in_the_log() 
         assert!(!cache.stderr().contains("canary"));
         cache
             .stderr()
-            .contains("secret.yaml (mode 0644): it holds a secret")
+            .contains("secret.yaml (mode 0644): holds a secret")
     };
     assert!(warned(0o644));
     assert!(!warned(0o600));

@@ -686,7 +686,7 @@ fn mistakes_with_certificates_are_found_at_the_start() {
         (("TLS_CERT_FILE", file("other.key")), "holds no certificate"),
         (
             ("GENERATE_SELF_SIGNED_TLS", "true".into()),
-            "not together with a certificate",
+            "conflicts with TLS_CERT_FILE",
         ),
         (
             ("LISTEN_ADDR", "http://127.0.0.1:0".into()),

@@ -1,0 +1,137 @@
+//! Parsers of switches, sizes and durations.
+
+use std::time::Duration;
+
+pub const BOOL_EXPECTED: &str = "true, false, yes, no, on, off, 1 or 0";
+pub const BYTES_EXPECTED: &str = "a size such as 64MiB, 1GiB, 500MB or plain bytes";
+pub const DURATION_EXPECTED: &str = "a duration such as 500ms, 60s, 10m, 2h, 1d or plain seconds";
+
+/// Parses a switch, without regard to case.
+pub fn parse_bool(text: &str) -> Option<bool> {
+    match text.to_ascii_lowercase().as_str() {
+        "true" | "yes" | "on" | "1" => Some(true),
+        "false" | "no" | "off" | "0" => Some(false),
+        _ => None,
+    }
+}
+
+/// Parses a size, without regard to case. `K`, `KiB`, `M`, `MiB`… are powers of 1024. `KB`, `MB`… are powers of 1000.
+pub fn parse_bytes(text: &str) -> Option<u64> {
+    let (number, unit) = split_unit(text);
+    let factor: u64 = match unit.to_ascii_lowercase().as_str() {
+        "" | "b" => 1,
+        "k" | "kib" => 1 << 10,
+        "m" | "mib" => 1 << 20,
+        "g" | "gib" => 1 << 30,
+        "t" | "tib" => 1 << 40,
+        "kb" => 1_000,
+        "mb" => 1_000_000,
+        "gb" => 1_000_000_000,
+        "tb" => 1_000_000_000_000,
+        _ => return None,
+    };
+    number?.checked_mul(factor)
+}
+
+/// Parses a duration: a whole number with a unit. A number without a unit means seconds.
+pub fn parse_duration(text: &str) -> Option<Duration> {
+    let (number, unit) = split_unit(text);
+    let millis: u64 = match unit {
+        "ms" => 1,
+        "" | "s" => 1_000,
+        "m" => 60_000,
+        "h" => 3_600_000,
+        "d" => 86_400_000,
+        _ => return None,
+    };
+    number?.checked_mul(millis).map(Duration::from_millis)
+}
+
+/// Splits a text into its digits and its unit, without blanks between.
+fn split_unit(text: &str) -> (Option<u64>, &str) {
+    let end = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    (text[..end].parse().ok(), text[end..].trim_start())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_count_in_1024_unless_written_with_a_plain_b() {
+        for (text, bytes) in [
+            ("0", 0),
+            ("4096", 4096),
+            ("64MiB", 64 << 20),
+            ("64 MiB", 64 << 20),
+            ("1g", 1 << 30),
+            ("1GB", 1_000_000_000),
+            ("2KiB", 2048),
+            ("3tib", 3 << 40),
+        ] {
+            assert_eq!(parse_bytes(text), Some(bytes), "{text}");
+        }
+        for bad in [
+            "",
+            "MiB",
+            "-1",
+            "1.5G",
+            "1XB",
+            "99999999999999999999",
+            "99999999999T",
+            "1 2",
+        ] {
+            assert_eq!(parse_bytes(bad), None, "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn times_are_whole_numbers_with_a_unit_or_seconds() {
+        for (text, millis) in [
+            ("500ms", 500),
+            ("60s", 60_000),
+            ("60", 60_000),
+            ("10m", 600_000),
+            ("2h", 7_200_000),
+            ("1d", 86_400_000),
+            ("0", 0),
+        ] {
+            assert_eq!(
+                parse_duration(text),
+                Some(Duration::from_millis(millis)),
+                "{text}"
+            );
+        }
+        for bad in [
+            "",
+            "s",
+            "1w",
+            "1.5s",
+            "-1s",
+            "1M",
+            "99999999999999999999d",
+            "9999999999999999d",
+        ] {
+            assert_eq!(parse_duration(bad), None, "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn switches_know_eight_words() {
+        for (text, value) in [
+            ("true", true),
+            ("ON", true),
+            ("Yes", true),
+            ("1", true),
+            ("false", false),
+            ("off", false),
+            ("no", false),
+            ("0", false),
+        ] {
+            assert_eq!(parse_bool(text), Some(value), "{text}");
+        }
+        for bad in ["", "2", "enable", "y", "tru"] {
+            assert_eq!(parse_bool(bad), None, "{bad:?}");
+        }
+    }
+}

@@ -1,0 +1,487 @@
+//! The table of settings: a row per scalar that an operator can set. Flags, environment, file, `--help`, `config print`,
+//! `config schema` and reload read this table only.
+//!
+//! A row has these columns:
+//!
+//! - The name. Flag, variable and key derive from the name: `DrainDelay` is `--drain-delay`, `DRAIN_DELAY` and
+//!   `drain_delay`.
+//! - `=> pub field: Type`. The setting is a single value, in this field of [`Config`](super::Config). A setting
+//!   without a field is part of a larger value, and a file in `resolve/` reads the setting by name.
+//! - `value`. The kind and the parser, from `value.rs`. The compiler checks the parser against the type of the field.
+//! - `default`. The text of an absent value, parsed like any text. `none` means no value.
+//! - `group`. The heading in `--help`.
+//! - `reload`. The effect of a change on SIGHUP.
+//! - `help`. Half a line for `--help` and the schema.
+//! - `aliases` (optional). Further keys in the file.
+//! - `file` (optional). The place in the file, by default a top-level key.
+
+mod table;
+
+use std::num::NonZeroUsize;
+use std::sync::LazyLock;
+use std::time::Duration;
+
+pub use table::Group;
+pub(super) use table::{InFile, Reload};
+use table::{Names, Row, first_or, settings};
+
+use super::model::{Backend, ClientCertificateMode, IoDriver, KernelTls, LogLevel};
+use super::value::{
+    ADDRESSES, BUCKET, BYTES, BYTES_OR_AUTO, CONNECTIONS_FROM_0, CONNECTIONS_OR_AUTO, CORES, DURATION,
+    HELPER_THREADS, IO_DRIVER, KERNEL_TLS, Kind, LIFECYCLE_DAYS, LOG_LEVEL, PATH, PREFIX, REGISTRY_OR_NONE,
+    SECRET, STORAGE_BACKEND, SWITCH, TEXT, TLS_CLIENT_AUTH,
+};
+use crate::oci::Namespace;
+
+/// The default directory of the store.
+pub(super) const FS_ROOT_DEFAULT: &str = "/data/oci-cache";
+
+settings! {
+    /// The addresses of the listeners. With TLS, the default is `:8443`.
+    ListenAddr {
+        value: ADDRESSES,
+        default: ":8080",
+        group: Serving,
+        reload: Part,
+        help: "address to listen on, or --port",
+    }
+
+    /// The certificate chain of the cache.
+    TlsCertFile {
+        value: PATH,
+        default: "none",
+        group: Serving,
+        reload: Part,
+        help: "certificate and chain for https, PEM",
+    }
+
+    /// The key of the certificate.
+    TlsKeyFile {
+        value: PATH,
+        default: "none",
+        group: Serving,
+        reload: Part,
+        help: "its key, PEM",
+    }
+
+    /// Authorities of client certificates.
+    TlsClientCaFile {
+        value: PATH,
+        default: "none",
+        group: Serving,
+        reload: Part,
+        help: "authority of clients' certificates",
+    }
+
+    /// Whether clients show certificates.
+    TlsClientAuth => pub(super) tls_client_auth: ClientCertificateMode {
+        value: TLS_CLIENT_AUTH,
+        default: "auto",
+        group: Serving,
+        reload: Part,
+        help: "auto, none, optional or verify",
+    }
+
+    /// Whether the cache generates a certificate.
+    GenerateSelfSignedTls => pub(super) generate_self_signed_tls: bool {
+        value: SWITCH,
+        default: "false",
+        group: Serving,
+        reload: Part,
+        help: "https with a certificate made here",
+    }
+
+    /// The place of encryption after a TLS handshake.
+    KernelTls => pub kernel_tls: KernelTls {
+        value: KERNEL_TLS,
+        default: "off",
+        group: Serving,
+        reload: Restart,
+        help: "off, or auto: the kernel encrypts",
+    }
+
+    /// The number of serving cores. `None` means all cores that the process may use.
+    Cores => pub cores: Option<NonZeroUsize> {
+        value: CORES,
+        default: "auto",
+        group: Serving,
+        reload: Restart,
+        help: "cores that serve",
+    }
+
+    /// The interface by which the cores wait for the kernel.
+    IoDriver => pub io_driver: IoDriver {
+        value: IO_DRIVER,
+        default: "auto",
+        group: Serving,
+        reload: Restart,
+        help: "auto, io_uring or epoll",
+    }
+
+    /// The threads of the helper pool, 1 to `HELPER_THREADS_MAX`.
+    HelperThreads => pub helper_threads: NonZeroUsize {
+        value: HELPER_THREADS,
+        default: "2",
+        group: Serving,
+        reload: Restart,
+        help: "threads for upstream traffic",
+    }
+
+    /// The limit of all connections. `None` means a limit by the file descriptors.
+    MaxConnections => pub max_connections: Option<NonZeroUsize> {
+        value: CONNECTIONS_OR_AUTO,
+        default: "auto",
+        group: Serving,
+        reload: Restart,
+        help: "connections of all clients",
+    }
+
+    /// The connections of a client address or IPv6 network. 0 means no limit.
+    MaxConnectionsPerClient => pub max_connections_per_client: usize {
+        value: CONNECTIONS_FROM_0,
+        default: "1000",
+        group: Serving,
+        reload: Restart,
+        help: "of one address; 0: any number",
+    }
+
+    /// Bytes for in-flight fetches and responses. `None` means a share of the memory of the process.
+    MemoryBudget => pub memory_budget: Option<u64> {
+        value: BYTES_OR_AUTO,
+        default: "auto",
+        group: Serving,
+        reload: Restart,
+        help: "memory for requests in progress",
+    }
+
+    /// The kind of store.
+    StorageBackend => pub(super) storage_backend: Backend {
+        value: STORAGE_BACKEND,
+        default: "auto",
+        group: Storage,
+        reload: Part,
+        help: "fs, s3, or tiered: fs in front of s3",
+    }
+
+    /// The directory of the local store.
+    FsRoot {
+        value: PATH,
+        default: FS_ROOT_DEFAULT,
+        group: Storage,
+        reload: Part,
+        help: "directory of the store",
+        aliases: &["image_path", "cache_dir"],
+    }
+
+    /// The directory of pending uploads.
+    SpoolDir {
+        value: PATH,
+        default: "auto",
+        group: Storage,
+        reload: Part,
+        help: "directory of pending uploads",
+    }
+
+    /// The bucket.
+    S3Bucket => pub(super) s3_bucket: String {
+        value: BUCKET,
+        default: "oci-cache",
+        group: Storage,
+        reload: Part,
+        help: "bucket of the shared store",
+    }
+
+    /// The prefix of every key: empty, or a path that ends with `/`.
+    S3Prefix => pub(super) s3_prefix: String {
+        value: PREFIX,
+        default: "none",
+        group: Storage,
+        reload: Part,
+        help: "prefix of all keys in the bucket",
+    }
+
+    /// `endpoint/bucket/key` instead of `bucket.endpoint/key`.
+    S3ForcePathStyle => pub(super) s3_force_path_style: bool {
+        value: SWITCH,
+        default: "true",
+        group: Storage,
+        reload: Part,
+        help: "bucket in the path, not in the host",
+    }
+
+    /// The age in days at which the bucket deletes an object. 0 means no lifecycle rule.
+    S3LifecycleDays => pub(super) s3_lifecycle_days: u32 {
+        value: LIFECYCLE_DAYS,
+        default: "28",
+        group: Storage,
+        reload: Part,
+        help: "removed by the bucket after; 0: never",
+    }
+
+    /// Whether clients are redirected to the bucket for public blobs.
+    S3Redirect => pub(super) s3_redirect: bool {
+        value: SWITCH,
+        default: "false",
+        group: Storage,
+        reload: Part,
+        help: "send clients to the bucket",
+    }
+
+    /// Bytes per core for hot small objects. 0 disables the memory cache.
+    MemoryCache => pub memory_cache_bytes: u64 {
+        value: BYTES,
+        default: "64MiB",
+        group: Storage,
+        reload: Restart,
+        help: "memory per core for small objects",
+    }
+
+    /// The registry of requests that name no registry. `None` rejects such requests.
+    DefaultRegistry => pub default_registry: Option<Namespace> {
+        value: REGISTRY_OR_NONE,
+        default: "docker.io",
+        group: Content,
+        reload: Restart,
+        help: "registry of names without one",
+        aliases: &["default_ns"],
+    }
+
+    /// Whether tags are cached. Manifests by digest are always cached.
+    CacheTagManifests => pub cache_tag_manifests: bool {
+        value: SWITCH,
+        default: "true",
+        group: Content,
+        reload: Restart,
+        help: "remember which digest a tag means",
+    }
+
+    /// Whether the tag `latest` is cached too. Needs `cache_tag_manifests`.
+    CacheLatestTag => pub cache_latest_tag: bool {
+        value: SWITCH,
+        default: "false",
+        group: Content,
+        reload: Restart,
+        help: "do so for the tag `latest` too",
+    }
+
+    /// The time for which a tag is served without revalidation.
+    TagTtl => pub tag_ttl: Duration {
+        value: DURATION,
+        default: "60s",
+        group: Content,
+        reload: Restart,
+        help: "time until a tag is revalidated",
+    }
+
+    /// Whether `latest` is always revalidated. Overrides `cache_latest_tag` and the tag rules.
+    AlwaysPullLatest => pub always_pull_latest: bool {
+        value: SWITCH,
+        default: "false",
+        group: Content,
+        reload: Restart,
+        help: "revalidate `latest` each time",
+    }
+
+    /// The time in which an expired tag is served stale, with revalidation in the background.
+    StaleWhileRevalidate => pub stale_while_revalidate: Duration {
+        value: DURATION,
+        default: "0s",
+        group: Content,
+        reload: Restart,
+        help: "then: serve stale while revalidating",
+    }
+
+    /// Whether unnamed registries are rejected.
+    WhitelistMode => pub(super) whitelist_mode: bool {
+        value: SWITCH,
+        default: "false",
+        group: Content,
+        reload: Live,
+        help: "only registries of the file exist",
+    }
+
+    /// Whether the cache contacts no upstream.
+    AirGapped => pub(super) air_gapped: bool {
+        value: SWITCH,
+        default: "false",
+        group: Content,
+        reload: Live,
+        help: "never contact a registry",
+    }
+
+    /// Whether the field `X-Registry` of a request can select the registry.
+    RegistryHeader => pub registry_header: bool {
+        value: SWITCH,
+        default: "false",
+        group: Content,
+        reload: Restart,
+        help: "X-Registry may choose the registry",
+    }
+
+    /// Whether `/v2/` requests the registry credentials of clients. Conflicts with `client_auth`.
+    ClientLogin => pub client_login: bool {
+        value: SWITCH,
+        default: "false",
+        group: Content,
+        reload: Restart,
+        help: "request clients' registry credentials",
+    }
+
+    /// The user name of client authentication.
+    AuthUsername {
+        value: TEXT,
+        default: "none",
+        group: Content,
+        reload: Live,
+        help: "user name that clients need",
+        file: Auth,
+    }
+
+    /// The password of client authentication.
+    AuthPassword {
+        value: SECRET,
+        default: "none",
+        group: Content,
+        reload: Live,
+        help: "better in AUTH_PASSWORD_FILE",
+        file: Auth,
+    }
+
+    /// A file with the password of client authentication.
+    AuthPasswordFile {
+        value: PATH,
+        default: "none",
+        group: Content,
+        reload: Live,
+        help: "file with that password",
+        file: Auth,
+    }
+
+    /// An htpasswd file for client authentication.
+    AuthHtpasswdFile {
+        value: PATH,
+        default: "none",
+        group: Content,
+        reload: Live,
+        help: "file with users and bcrypt hashes",
+        file: Auth,
+    }
+
+    /// The lowest level of log lines that are written.
+    LogLevel => pub log_level: LogLevel {
+        value: LOG_LEVEL,
+        default: "info",
+        group: Operation,
+        reload: Restart,
+        help: "trace, debug, info, warn or error",
+    }
+
+    /// Whether each request is logged.
+    AccessLog => pub access_log: bool {
+        value: SWITCH,
+        default: "on",
+        group: Operation,
+        reload: Restart,
+        help: "one log line per request",
+    }
+
+    /// The time for in-flight responses after a stop signal.
+    DrainTimeout => pub drain_timeout: Duration {
+        value: DURATION,
+        default: "30s",
+        group: Operation,
+        reload: Restart,
+        help: "for running responses after SIGTERM",
+    }
+
+    /// The time after a stop signal in which only readiness fails and the cache still serves.
+    DrainDelay => pub drain_delay: Duration {
+        value: DURATION,
+        default: "0s",
+        group: Operation,
+        reload: Restart,
+        help: "before that: not ready, still serving",
+    }
+
+    /// The path of the configuration file.
+    ConfigFile {
+        value: PATH,
+        default: "none",
+        group: Operation,
+        reload: Live,
+        help: "or -c; YAML: all of these and more",
+        file: Nowhere,
+    }
+}
+
+static NAMES: LazyLock<Vec<Names>> = LazyLock::new(|| ROWS.iter().map(Names::of).collect());
+
+impl Setting {
+    /// Returns the variable.
+    pub fn env(self) -> &'static str {
+        &self.names().env
+    }
+
+    /// Returns the flag, without dashes in front.
+    pub fn flag(self) -> &'static str {
+        &self.names().flag
+    }
+
+    /// Returns the key in the file, if any.
+    pub fn key(self) -> Option<&'static str> {
+        (self.file() != InFile::Nowhere).then(|| self.names().key.as_str())
+    }
+
+    /// Returns further keys in the file. The camelCase form of every key is valid too.
+    pub(super) fn aliases(self) -> &'static [&'static str] {
+        self.row().aliases
+    }
+
+    /// Returns the text of an absent value.
+    pub fn default_text(self) -> &'static str {
+        self.row().default
+    }
+
+    /// Returns whether an absent value means no value. `config print` then omits the setting.
+    pub(super) fn is_nothing_by_default(self) -> bool {
+        self.default_text() == "none"
+    }
+
+    /// Returns the heading in `--help`.
+    pub fn group(self) -> Group {
+        self.row().group
+    }
+
+    /// Returns half a line for `--help`.
+    pub fn summary(self) -> &'static str {
+        self.row().help
+    }
+
+    /// Returns whether the value is on or off.
+    pub fn is_switch(self) -> bool {
+        self.kind() == Kind::Switch
+    }
+
+    pub(super) fn kind(self) -> Kind {
+        self.row().kind
+    }
+
+    pub(super) fn reload(self) -> Reload {
+        self.row().reload
+    }
+
+    pub(super) fn file(self) -> InFile {
+        self.row().file
+    }
+
+    fn row(self) -> &'static Row {
+        &ROWS[self as usize]
+    }
+
+    fn names(self) -> &'static Names {
+        &NAMES[self as usize]
+    }
+}
+
+#[cfg(test)]
+mod tests;
