@@ -487,9 +487,7 @@ fn a_configuration_with_a_secret_that_every_user_may_read_is_named_in_the_log() 
         std::fs::set_permissions(&file, std::fs::Permissions::from_mode(mode)).unwrap();
         let cache = Server::bare().env("CONFIG_FILE", file.display()).start();
         assert!(!cache.stderr().contains("canary"));
-        cache
-            .stderr()
-            .contains("secret.yaml (mode 0644): holds a secret")
+        cache.stderr().contains("secret.yaml (mode 0644): holds a secret")
     };
     assert!(warned(0o644));
     assert!(!warned(0o600));
