@@ -32,7 +32,9 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("auth", &["config", "http", "oci", "runtime"]),
     (
         "cache",
-        &["config", "fairness", "http", "oci", "runtime", "storage", "upstream"],
+        &[
+            "config", "fairness", "http", "oci", "runtime", "storage", "upstream",
+        ],
     ),
     (
         "storage",
