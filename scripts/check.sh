@@ -284,7 +284,7 @@ END
 }
 
 full() {
-  local wanted binary=$target/release/oci-pull-through driver line
+  local wanted binary=$target/release/oci-pull-through driver line garage=()
   [ $install = 0 ] || install_tools
   wanted=$(missing_packages | tr '\n' ' ')
   [ -z "$wanted" ] || skip "checks that need these packages, which --install installs on Debian as root: $wanted"
@@ -316,7 +316,8 @@ full() {
   join
   tests "scenarios with a bucket behind the store" bucket_tests
   # Garage is built from source, which takes minutes.
-  if [ $install = 1 ]; then script "S3 engines" scripts/s3.sh garage "$binary"; else script "S3 engines" scripts/s3.sh "$binary"; fi
+  [ $install = 0 ] || garage=(garage)
+  script "S3 engines" env LIBRARY_TESTS="$(program src/lib.rs)" scripts/s3.sh "${garage[@]}" "$binary"
   if command -v docker-compose >/dev/null; then step "compose file" compose_file; fi
   if command -v systemd-analyze >/dev/null; then step "service units" service_units; fi
   script "drivers in containers" scripts/drivers.sh "$binary"
