@@ -218,11 +218,12 @@ unit_tests() {
 # scenarios ARGUMENT...
 scenarios() { run_tests "$(program tests/it/main.rs)" "$@"; }
 
-scenarios_on() { TEST_IO_DRIVER=$1 scenarios --show-output --test-threads="$threads" --skip storage::slow_disk::; }
+alone=in_a_memory_group_that_is_far_too_small
+scenarios_on() { TEST_IO_DRIVER=$1 scenarios --show-output --test-threads="$threads" --skip $alone; }
 
-# Alone: if other tests write to the disk, the kernel may end a server in a small memory group before the pages of the group are
-# written. These tests choose both drivers themselves.
-slow_disk() { scenarios --show-output --test-threads=1 storage::slow_disk::; }
+# If other tests write to the disk, the kernel may end a server in a small memory group before the pages of the group are written.
+# So this test runs alone. The test starts a server on each driver itself.
+short_memory() { scenarios --show-output $alone; }
 
 # Tests that wait for limits of a minute and more: all at once, so that the step takes as long as the longest. The measurement
 # of adversaries runs with few pulls.
@@ -278,7 +279,7 @@ quick() {
   tests "unit tests" unit_tests
   tests "scenarios on auto" scenarios_on auto
   join
-  tests "slow disk and short memory" slow_disk
+  tests "short memory" short_memory
   finish "the quick checks passed"
   cat <<'END'
 Only `scripts/check.sh full` runs:
@@ -316,7 +317,7 @@ full() {
   step "build of the tests" build_tests
   tests "unit tests" unit_tests
   for driver in auto epoll; do tests "scenarios on $driver" scenarios_on $driver; done
-  tests "slow disk and short memory" slow_disk
+  tests "short memory" short_memory
   beside "build of the release" cargo build --quiet --locked --release
   tests "tests that wait for limits" waiting_tests
   join
