@@ -9,6 +9,7 @@
 # BINARY         the cache, target/release/oci-pull-through by default; without one only the engine is tried
 # CHECK_STRICT=1 skipping moto or the caches fails
 # GARAGE         the garage program (cargo install garage --version 2.5.0), else from the PATH or below the target directory
+# LIBRARY_TESTS  the program of the library's tests; without it cargo builds the program
 # MOTO_SERVER    the moto_server program, else installed by pip below the target directory
 set -euo pipefail
 
@@ -152,11 +153,14 @@ binary=${1:-${CARGO_TARGET_DIR:-target}/release/oci-pull-through}
 trap 'stop_caches; stop_engines; rm -rf "$s3_scratch"' EXIT
 trap 'exit 130' INT TERM
 
+library_tests=(cargo test --quiet --locked --lib --)
+[ -z "${LIBRARY_TESTS:-}" ] || library_tests=("$LIBRARY_TESTS")
+
 # engine_test NAME WHAT [VAR=VALUE...]: one of the tests that need an engine.
 engine_test() {
   local name=$1 what=$2
   shift 2
-  if ! env RUST_BACKTRACE=0 "$@" cargo test --quiet --locked --lib "store::s3::tests::real::$name" -- --exact --ignored --nocapture \
+  if ! env RUST_BACKTRACE=0 "$@" "${library_tests[@]}" "store::s3::tests::real::$name" --exact --ignored --nocapture \
     >"$s3_scratch/test.log" 2>&1 || ! grep -q '1 passed' "$s3_scratch/test.log"; then
     echo "FAILED  $what"
     cat "$s3_scratch/test.log"
