@@ -10,7 +10,7 @@
 # CHECK_STRICT=1      a skipped check fails (`.ci/run` sets it).
 # ADVISORY_DB         a checkout or copy of https://github.com/RustSec/advisory-db, for machines that cannot reach it.
 # LAYER_MB            size of the big layer that real clients pull (208).
-# RUST_TEST_THREADS   scenarios that run at the same time (three for each core, at most twelve: most of them wait).
+# RUST_TEST_THREADS   scenarios that run at the same time (two for each core, at most twelve: most of them wait).
 # JOBS                parts of the real clients that run at the same time (2).
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -40,7 +40,7 @@ results=()
 features=()
 [ $mode = quick ] || features=(--features fail-points)
 cores=$(nproc)
-threads=$((cores * 3 < 12 ? cores * 3 : (cores < 12 ? 12 : cores)))
+threads=$((cores * 2 < 12 ? cores * 2 : (cores < 12 ? 12 : cores)))
 threads=${RUST_TEST_THREADS:-$threads}
 unset RUST_TEST_THREADS
 

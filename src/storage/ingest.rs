@@ -62,11 +62,11 @@ impl Storage {
     ) -> Result<(), NotCommitted> {
         match ingest.0 {
             Target::Local(ingest) => {
+                let key = ingest.key().clone();
                 let verified = self.commit_local(ingest, verified, meta).await;
                 let Some(verified) = verified else {
                     return Err(NotCommitted(lease));
                 };
-                let key = Key::Blob(*verified.digest());
                 self.mark_replicated(&key);
                 if !is_replicated {
                     let verified = Some(verified);

@@ -45,6 +45,7 @@ pub use small_entry::SmallEntry;
 
 use bucket::Bucket;
 use health::StoreHealth;
+use records::RecordWriters;
 use upload_queue::Uploads;
 
 /// The storage of the process; cheap to clone.
@@ -56,6 +57,8 @@ struct Shared {
     /// Of the disk, for the local store or the spool.
     health: StoreHealth,
     uploads: Uploads,
+    /// Of the local store.
+    record_writers: RecordWriters,
     parties: Parties,
     helper: Helper,
     memory: MemoryBudget,
@@ -123,6 +126,7 @@ impl Storage {
             tiers,
             health: StoreHealth::default(),
             uploads: Uploads::default(),
+            record_writers: RecordWriters::default(),
             parties,
             helper,
             memory,

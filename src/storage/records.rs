@@ -17,7 +17,7 @@ pub struct RecordChanges {
     pub remove: Vec<RecordName>,
 }
 
-/// Writes records to the bucket. The changes of one registry are written in order.
+/// Writes records to one tier. The changes of one registry are written in order.
 #[derive(Default)]
 pub(super) struct RecordWriters([RecordWriter; RECORD_WRITERS]);
 
@@ -55,6 +55,11 @@ impl RecordChanges {
         self.set.is_none() && self.remove.is_empty()
     }
 
+    fn are_outdated(&self, is_outdated: &impl Fn(&RecordName, &ReferrersRecord) -> bool) -> bool {
+        let set = self.set.as_ref();
+        set.is_some_and(|(name, record)| is_outdated(name, record))
+    }
+
     /// The approximate number of bytes in memory.
     fn bytes(&self) -> u64 {
         let index = self.set.as_ref().and_then(|(_, record)| record.index.as_ref());
@@ -73,8 +78,8 @@ impl Storage {
             .max_by_key(|record| record.checked_at_ms)
     }
 
-    /// Writes `changes` to every tier. `is_outdated` returns whether a later answer has made the new record wrong. The check
-    /// runs beside the write, because the later answer may arrive meanwhile. For the helper pool.
+    /// Writes `changes` to every tier. `is_outdated` returns whether a later answer contradicts the new record. Outdated
+    /// changes are dropped, so that they do not remove the records of the later answer. For the helper pool.
     pub async fn write_records(
         &self,
         origin: &Origin,
@@ -85,8 +90,13 @@ impl Storage {
             return;
         }
         self.write_bucket_records(origin, &changes, is_outdated.clone());
+        // The later answer is written in its turn, after these changes.
+        let _turn = self.0.record_writers.of(&origin.namespace).turn.lock().await;
         let origin = origin.clone();
         self.write_local(move |store| {
+            if changes.are_outdated(&is_outdated) {
+                return Ok(());
+            }
             let Origin {
                 namespace,
                 repository,
@@ -96,9 +106,6 @@ impl Storage {
             }
             if let Some((name, record)) = &changes.set {
                 store.set_record(namespace, repository, name, record)?;
-                if is_outdated(name, record) {
-                    store.remove_record(namespace, repository, name)?;
-                }
             }
             Ok::<_, StoreError>(())
         })
@@ -166,13 +173,14 @@ async fn write(
         namespace,
         repository,
     } = origin;
+    if changes.are_outdated(is_outdated) {
+        return Ok(());
+    }
     for name in &changes.remove {
         store.remove_record(namespace, repository, name).await?;
     }
     match &changes.set {
-        Some((name, record)) if !is_outdated(name, record) => {
-            store.put_record(namespace, repository, name, record).await
-        }
-        _ => Ok(()),
+        Some((name, record)) => store.put_record(namespace, repository, name, record).await,
+        None => Ok(()),
     }
 }

@@ -9,13 +9,15 @@ use std::time::Duration;
 
 use crate::config::{Live, Registries};
 use crate::fairness::Parties;
-use crate::oci::Origin;
+use crate::oci::{Algorithm, Digest, Origin};
 use crate::runtime::helper::{Helper, blocking};
 use crate::runtime::memory_budget::MemoryBudget;
 use crate::storage::bucket::Bucket;
-use crate::storage::{RecordChanges, Storage, StorageIngest, Tiers};
+use crate::storage::{RecordChanges, RecordName, Storage, StorageIngest, Tiers};
 use crate::store::tests::cases::{expect, put};
-use crate::store::tests::sample::{RecordOf, TagName, blob, content, data_name, pointer, tag};
+use crate::store::tests::sample::{
+    RecordOf, TagName, blob, content, data_name, pointer, record, record_of, tag,
+};
 use crate::store::tests::{
     ENGINE_NAME_MAX, Engine, Place, Scratch, SharedPlace, Shelf, files_below, keeps_the_contract,
     keeps_the_contract_of_machines, write_file,
@@ -333,4 +335,32 @@ async fn a_check_in_the_future_counts_neither_here_nor_there() {
     assert_eq!(other.tag(&name).await, None);
     other.set_tag(&name, &sound).await;
     assert_eq!(store.tag(&name).await, Some(sound));
+}
+
+#[tokio::test]
+async fn an_outdated_404_removes_no_record_of_the_later_list() {
+    let place = Tiered::make().await;
+    let store = place.open().await;
+    let page = RecordName::Page {
+        subject: Digest::of(Algorithm::Sha256, b"subject"),
+        query: String::new(),
+    };
+    let page = record_of("a", page);
+    store.set_record(&page, Some(&record(&page, "later", 7))).await;
+    let unsupported = RecordName::Unsupported;
+    let changes = RecordChanges {
+        set: Some((unsupported.clone(), ReferrersRecord::absent(5, true))),
+        remove: vec![page.name.clone()],
+    };
+    let outdated = |_: &_, record: &ReferrersRecord| record.checked_at_ms < 7;
+    store.0.write_records(&origin_of(&page), changes, outdated).await;
+    while !store.bucket().record_writers.are_idle() {
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    // Both tiers, because another machine reads the bucket alone.
+    for machine in [store, place.machine().await] {
+        assert!(machine.record(&page).await.is_some());
+        let none = record_of("a", unsupported.clone());
+        assert!(machine.record(&none).await.is_none());
+    }
 }

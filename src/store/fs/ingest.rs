@@ -83,6 +83,11 @@ impl Ingest {
         &self.file
     }
 
+    /// Returns the key of the content.
+    pub fn key(&self) -> &Key {
+        &self.key
+    }
+
     /// Returns the number of bytes with reserved room.
     pub fn reserved(&self) -> u64 {
         self.reserved

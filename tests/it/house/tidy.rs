@@ -60,7 +60,6 @@ const TOKIO: &[&str] = &[
     "src/cache/fill/writer.rs",
     "src/cache/listing/mod.rs",
     "src/cache/manifest/fetch.rs",
-    "src/cache/manifest/mod.rs",
     "src/cache/mod.rs",
     "src/cache/passthrough.rs",
     "src/cache/slots.rs",
@@ -116,8 +115,8 @@ const CLOCKS: &[&str] = &[
     "src/upstream/response.rs",
 ];
 
-/// Files that may be longer than [`LINES_MAX`]: tables of cases are most of each.
-const LONG: &[&str] = &["src/server/h1/parse.rs", "src/upstream/tests.rs"];
+/// Files that may be longer than [`LINES_MAX`]: a table is most of each.
+const LONG: &[&str] = &["src/limits.rs", "src/server/h1/parse.rs", "src/upstream/tests.rs"];
 
 const LINES_MAX: usize = 700;
 
