@@ -85,7 +85,7 @@ pub fn run(config: Config, read: &dyn Fn() -> Result<Config, Diagnostics>) -> Re
     let memory = MemoryBudget::new(config.memory_budget.unwrap_or_else(default_budget), plan.len());
     let live = Live::new(config.registries.clone());
     let parties = Parties::new(live.clone());
-    let storage = Storage::open(&config.storage, parties.clone(), helper.clone(), memory.clone())?;
+    let storage = Storage::open(&config.storage, parties, helper.clone(), memory.clone())?;
     let (choice, modern_ring) =
         driver::choose(resources::wanted_driver(config.io_driver), plan.len()).map_err(AppError::Driver)?;
     let notifier = supervise::notifier(&config.systemd);
@@ -103,7 +103,6 @@ pub fn run(config: Config, read: &dyn Fn() -> Result<Config, Diagnostics>) -> Re
         storage.clone(),
         upstreams.clone(),
         live.clone(),
-        parties,
         helper.clone(),
         policy,
         memory.clone(),

@@ -118,12 +118,12 @@ impl Cache {
         storage: Storage,
         upstreams: Upstreams,
         live: Live,
-        parties: Parties,
         helper: Helper,
         policy: TagPolicy,
         memory: MemoryBudget,
         descriptors: u64,
     ) -> Self {
+        let parties = storage.parties().clone();
         Cache(Arc::new(Shared {
             storage,
             upstreams,

@@ -68,7 +68,7 @@ impl<J> FairQueue<J> {
     }
 
     /// Takes the next job. Call [`FairQueue::done`] when the job ends.
-    pub fn next(&mut self) -> Option<(Party, J)> {
+    pub fn take(&mut self) -> Option<(Party, J)> {
         let at = self
             .turns
             .iter()
@@ -104,7 +104,7 @@ mod tests {
     }
 
     fn taken(queue: &mut FairQueue<u32>) -> Option<u32> {
-        queue.next().map(|(_, job)| job)
+        queue.take().map(|(_, job)| job)
     }
 
     #[test]
@@ -142,7 +142,7 @@ mod tests {
     fn nothing_is_kept_of_a_party_without_jobs() {
         let mut queue = FairQueue::new(8, 1);
         queue.push(party("a"), 1);
-        assert!(queue.next().is_some());
+        assert!(queue.take().is_some());
         queue.done(&party("a"));
         assert!(queue.parties.is_empty() && queue.turns.is_empty() && queue.waiting() == 0);
     }

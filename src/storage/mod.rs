@@ -133,6 +133,11 @@ impl Storage {
         }))
     }
 
+    /// The parties that hold shares of the disk and the bucket.
+    pub fn parties(&self) -> &Parties {
+        &self.0.parties
+    }
+
     /// Runs the heartbeat of the local store in `health`. The heartbeat looks up absent names. A bucket has no heartbeat,
     /// because its circuit breaker tracks its availability.
     pub fn run_heartbeat(&self, health: &Health) {

@@ -187,7 +187,7 @@ impl Drop for RunningUpload<'_> {
 
 fn next(uploads: &Uploads) -> Option<(QueuedUpload, RunningUpload<'_>)> {
     let mut queue = uploads.queue();
-    let (party, queued) = queue.jobs.next()?;
+    let (party, queued) = queue.jobs.take()?;
     queue.memory -= queued.job.memory();
     drop(queue);
     Some((queued, RunningUpload { uploads, party }))
