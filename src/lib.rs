@@ -1,5 +1,5 @@
-//! A pull-only, pull-through cache for OCI registries. The modules are listed in the order in which
-//! a request passes them.
+//! A pull-only, pull-through cache for OCI registries. The order of the modules follows the path of
+//! a request.
 // The nested futures of a request are deeper than the default limit of the compiler.
 #![recursion_limit = "256"]
 

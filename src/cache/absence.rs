@@ -1,8 +1,8 @@
 //! Remembers recent 404s of registries, so that repeated lookups do not cost a request each.
 //!
-//! Only 404s are remembered, for seconds, and for the caller that received them. A successful fetch
-//! of a manifest removes all 404s of the repository. A successful fetch of a blob removes the 404s
-//! of this blob.
+//! Only 404s are remembered, for seconds, and separately for each caller. A successful fetch of a
+//! manifest removes all 404s of the repository. A successful fetch of a blob removes the 404s of
+//! this blob.
 
 use std::collections::HashMap;
 use std::collections::hash_map::RandomState;

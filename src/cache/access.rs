@@ -1,10 +1,11 @@
-//! Who may read what.
+//! Decides which callers may read stored content.
 //!
-//! Content that was seen without credentials is public. Other content requires a [`Permit`]. The upstream has recently
-//! granted the caller access to that repository, and the repository has the content. Requests to a registry that the
-//! operator shares use the operator's credentials for every client.
+//! Content that was seen without credentials is public. Other content requires a [`Permit`]. For a
+//! permit, the upstream must have recently granted the caller access to the repository, and the
+//! repository must have the content. Requests to a registry that the operator shares use the
+//! operator's credentials for every client.
 //!
-//! Not here: what the upstream's challenges become for the client (`registry`).
+//! Not here: the challenges of the upstream that the client receives (`registry`).
 
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -26,34 +27,36 @@ use crate::upstream::{
     Credentials, Purpose, Secret, Target, UpstreamError, UpstreamMethod, UpstreamRequest, Verdict,
 };
 
-/// The requester at an upstream. Callers are equal when their credentials are equal. The credentials are never shown.
+/// The requester at an upstream. Callers are equal when their credentials are equal. The
+/// credentials are never shown.
 #[derive(Clone, Debug)]
 pub struct Caller {
     id: CallerId,
     credentials: Credentials,
 }
 
-/// Stands for credentials in tables: of a client's only a keyed hash is kept, with a key of this process.
+/// The key for credentials in tables. Client credentials are kept only as a keyed hash, with a key
+/// of this process.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub(super) enum CallerId {
     Anonymous,
-    /// The operator, for a registry everybody may read with our credentials.
+    /// The operator, whose credentials serve all clients of a shared registry.
     Operator,
     Client([u8; 32]),
 }
 
-/// A grant to read one object through one repository.
+/// A grant to read an object through a repository.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Permit {
-    /// The content turned out to be public.
+    /// Whether the content is public.
     pub public: bool,
 }
 
-/// What is known of a piece of content that we hold, as far as access goes.
+/// The properties of stored content that determine access.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct HeldContent<'a> {
     pub digest: &'a Digest,
-    /// Seen without credentials.
+    /// Whether the content was seen without credentials.
     pub public: bool,
 }
 
@@ -64,7 +67,8 @@ pub(super) struct AccessTable {
     callers: Mutex<HashMap<(CallerId, Origin), u64>>,
     /// Content that a repository has.
     content: Mutex<HashMap<(Origin, Digest), u64>>,
-    /// Repositories that deny anonymous access. The table saves requests that the upstream would reject.
+    /// Repositories that deny anonymous access. The table saves requests that the upstream would
+    /// reject.
     anonymous_denials: Mutex<HashMap<Origin, u64>>,
     /// Probes in flight.
     probes: SingleFlight<(Caller, Origin, Digest), Result<(), FetchError>>,
@@ -72,7 +76,8 @@ pub(super) struct AccessTable {
 
 impl Default for AccessTable {
     fn default() -> Self {
-        // Without randomness nothing safe can be done, TLS included; it is there once the system has booted.
+        // Without random bytes nothing is secure, not even TLS. Random bytes are available once the
+        // system has booted.
         let key = hmac::Key::generate(hmac::HMAC_SHA256, &SystemRandom::new())
             .expect("the system gives random bytes");
         AccessTable {
@@ -100,7 +105,7 @@ impl Hash for Caller {
 }
 
 impl Caller {
-    /// Nobody in particular: who is answered with public content only.
+    /// The anonymous caller. Receives only public content.
     pub const ANYBODY: Caller = Caller {
         id: CallerId::Anonymous,
         credentials: Credentials::None,
@@ -111,12 +116,11 @@ impl Caller {
         credentials: Credentials::Operator,
     };
 
-    /// Whether everybody who may use the cache is answered alike on this caller's behalf.
+    /// Returns whether responses to this caller may serve all clients of the cache.
     pub fn is_operator(&self) -> bool {
         self.id == CallerId::Operator
     }
 
-    /// What to send.
     pub fn credentials(&self) -> Credentials {
         self.credentials.clone()
     }
@@ -130,22 +134,24 @@ impl Caller {
     }
 }
 
-/// How a client's request for a registry's content is put to the upstream.
+/// The way to request a registry's content for a client.
 #[derive(Debug)]
 pub enum Approach {
-    /// On behalf of these, one after the other, as long as the answer is a refusal.
+    /// On behalf of each caller in turn, until a caller is not refused.
     Callers(Vec<Caller>),
-    /// With these, the client's own or none, each time; nothing is kept.
+    /// With the client's credentials or none, in a request per pull. Nothing is stored.
     Passthrough(Credentials),
 }
 
 impl Cache {
-    /// Selects how to request the content of `origin` under `access`, for a client that sent `authorization`.
+    /// Selects how to request the content of `origin` under `access`, for a client that sent
+    /// `authorization`.
     ///
-    /// Without credentials first, because what is public can be shared; not where the upstream has refused that lately.
+    /// The first request has no credentials, because public content can be shared. If the upstream
+    /// has recently denied anonymous access, the first request already has credentials.
     pub fn approach(&self, origin: &Origin, access: Access, authorization: Option<&str>) -> Approach {
         let shared = &*self.0;
-        // The parser has refused values that cannot stand in a field.
+        // The request parser has rejected values that are invalid in a header field.
         let secret = authorization.and_then(|value| Secret::new(value.as_bytes()));
         match (access, secret) {
             (Access::Shared, _) => Approach::Callers(vec![Caller::OPERATOR]),
@@ -164,9 +170,10 @@ impl Cache {
         }
     }
 
-    /// Returns whether a grant by the registry of `origin` counts for stored content. For `public` content every registry
-    /// counts. For other content a registry counts if the whole content has come from it, because another registry could
-    /// grant every request. For content without a known source, Docker Hub and the registries of the configuration count.
+    /// Returns whether a grant by the registry of `origin` counts for stored content. For `public`
+    /// content every registry counts. For other content a registry counts if the whole content has
+    /// come from it, because another registry could grant every request. For content without a
+    /// known source, Docker Hub and the registries of the configuration count.
     pub(super) fn is_authority(&self, origin: &Origin, meta: &Meta, public: bool) -> bool {
         let named = || {
             let named = self.0.live.registries().settings(&origin.namespace).1;
@@ -175,8 +182,8 @@ impl Cache {
         public || meta.is_from(origin.namespace.as_str()) || (meta.sources.is_empty() && named())
     }
 
-    /// Returns a permit for `caller` to read held content through `origin`, whose registry is an authority on the content.
-    /// Probes the upstream unless a recent grant is recorded.
+    /// Returns a permit for `caller` to read held content through `origin`, whose registry is an
+    /// authority on the content. Probes the upstream unless a recent grant is recorded.
     ///
     /// # Errors
     ///
@@ -207,7 +214,7 @@ impl Cache {
 }
 
 impl Shared {
-    /// As [`Cache::permit`], on the helper pool.
+    /// Returns a permit like [`Cache::permit`]. Call on the helper pool.
     pub(super) async fn permit(
         self: &Arc<Self>,
         origin: &Origin,
@@ -258,7 +265,7 @@ impl Shared {
         if let (Ok(response), Target::Manifest(Reference::Digest(wanted))) = (&mut answer, &request.target)
             && !may_be_manifest(&response.headers)
         {
-            // A head with another type says nothing about a manifest; the bytes do.
+            // The head has another media type, so only the body can show a manifest.
             request.method = UpstreamMethod::Get;
             *response = self.upstreams.fetch(&request).await.inspect_err(|error| {
                 self.access.record_denial(origin, caller, error);
@@ -274,9 +281,8 @@ impl Shared {
             }
         }
         match answer {
-            // Nothing of it is wanted.
             Ok(_) => {}
-            // An empty blob has no first byte; and a redirect for the client is one it may have.
+            // An empty blob has no first byte. A redirect for the client is a grant too.
             Err(UpstreamError::Status { status: 416, .. } | UpstreamError::Redirected { .. }) => {}
             Err(error) => {
                 self.access.record_denial(origin, caller, &error);
@@ -290,7 +296,8 @@ impl Shared {
         Ok(())
     }
 
-    /// Records in the store, in the background, that the registry of `origin` has the content too, and whether it is public.
+    /// Records in the store, in the background, that the registry of `origin` also has the content,
+    /// and whether the content is public.
     pub(super) fn record_source(self: &Arc<Self>, target: &Target, origin: &Origin, public: bool) {
         let key = match target {
             Target::Blob(digest) => Key::Blob(*digest),
@@ -312,7 +319,7 @@ impl AccessTable {
         }
     }
 
-    /// A permit that needs no probe.
+    /// Returns a permit that needs no probe.
     fn cached_permit(&self, origin: &Origin, held: HeldContent<'_>, caller: &Caller) -> Option<Permit> {
         if held.public {
             return Some(Permit { public: true });
@@ -326,14 +333,15 @@ impl AccessTable {
         (ours || granted()).then_some(Permit { public: false })
     }
 
-    /// Records that the upstream sent content of `origin` to `caller`, for a request made at `requested_at`.
+    /// Records that the upstream sent content of `origin` to `caller`, for a request made at
+    /// `requested_at`.
     pub(super) fn record_grant(&self, origin: &Origin, digest: &Digest, caller: &Caller, requested_at: u64) {
         let until = requested_at + micros(GRANT_TTL);
         remember(&self.callers, (caller.id, origin.clone()), until);
         remember(&self.content, (origin.clone(), *digest), until);
     }
 
-    /// Records a denial, where that saves a request that would be rejected.
+    /// Records a denial of anonymous access, or removes the grant of another caller.
     pub(super) fn record_denial(&self, origin: &Origin, caller: &Caller, error: &UpstreamError) {
         if let Some(Verdict::Challenge | Verdict::Forbidden) = error.verdict() {
             if caller.is_anonymous() {
@@ -370,7 +378,7 @@ fn remember<K: Hash + Eq>(table: &Mutex<HashMap<K, u64>>, key: K, until: u64) {
         let now = monotonic_micros();
         table.retain(|_, until| now < *until);
         if table.len() >= GRANTS_MAX {
-            // Each forgotten entry costs a request.
+            // Each removed entry costs one request.
             table.clear();
         }
     }

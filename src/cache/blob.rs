@@ -1,4 +1,4 @@
-//! One question for a blob: [`Cache::blob`] returns the source of its bytes, wherever the blob is.
+//! Lookup of blobs. [`Cache::blob`] returns the source of the bytes, for any location of the blob.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -19,7 +19,8 @@ use crate::runtime::single_flight::Role;
 use crate::storage::{LocalBlob, Meta, RemoteBlob, StoredBlob, Within};
 use crate::upstream::Target;
 
-/// The number of fills that a request may join. A fill that lost its disk is joined anew; more than a few times is a bug.
+/// The number of fills that a request may join. A request joins a new fill after the disk of a fill
+/// failed. More than a few failures are a bug.
 const JOINS_MAX: usize = 4;
 
 /// A request for a blob, on behalf of one caller.
@@ -50,8 +51,8 @@ pub enum WantedBytes {
 /// The answer to a [`BlobRequest`].
 pub enum BlobAnswer {
     Found(FoundBlob),
-    /// The blob is stored, but only its registry decides on access. The request goes to the registry, and nothing of the
-    /// response is stored.
+    /// The blob is stored, but only its registry decides on access. The request goes to the
+    /// registry, and nothing of the response is stored.
     Passthrough,
 }
 
@@ -112,7 +113,7 @@ impl BlobHeaders {
     }
 }
 
-/// A stored blob, and the file if this machine has one.
+/// A stored blob, with the file if the blob is on this machine.
 enum Stored {
     Local(Local),
     Remote(RemoteBlob),
@@ -136,8 +137,8 @@ enum FromRemote {
 }
 
 impl Cache {
-    /// Returns the blob from the nearest source: a file of this machine, the bucket, a fill in progress, or a new fill. One
-    /// fill serves all concurrent requests to a registry.
+    /// Returns the blob from the nearest source: a file of this machine, the bucket, a fill in
+    /// progress, or a new fill. One fill serves all concurrent requests to a registry.
     ///
     /// # Errors
     ///
@@ -191,8 +192,8 @@ impl Cache {
 }
 
 impl Cache {
-    /// Looks up the blob. While a fill runs, no file exists, and a lookup would cost each follower a thread. `retried`
-    /// requests look up the blob nevertheless.
+    /// Looks up the blob. While a fill runs, no file exists, and a lookup would cost each follower
+    /// a thread. `retried` requests look up the blob nevertheless.
     async fn stored_blob(&self, request: &BlobRequest<'_>, retried: bool, within: Within) -> Option<Stored> {
         let digest = request.digest;
         if let Some(file) = request.open_files.get(&digest) {
@@ -219,7 +220,8 @@ impl Cache {
             small,
             lasting,
         };
-        // A small blob is read again after each miss of the response cache, so its file does not stay open.
+        // A small blob is read again after each miss of the response cache, so its file does not
+        // stay open.
         if lasting && local.small.is_none() {
             request.open_files.insert(digest, local.file.clone());
         }
@@ -316,7 +318,8 @@ impl Cache {
         })
     }
 
-    /// Streams a range that begins far inside a blob, and copies the blob beside. `None` for another range.
+    /// Streams a range that begins far inside a blob, and copies the blob in the background. `None`
+    /// if the range begins near the start, or if the bucket does not send the range.
     async fn stream_far_range(
         &self,
         request: &BlobRequest<'_>,
@@ -337,8 +340,8 @@ impl Cache {
         Some(BlobBody::Stream(Box::new(body)))
     }
 
-    /// Serves a blob that is not copied to this machine: a small blob from memory, and a large blob by a redirect or a
-    /// stream.
+    /// Serves a blob without a copy on this machine. A small blob is served from memory, and a
+    /// large blob by a redirect or a stream.
     async fn serve_from_remote(
         &self,
         request: &BlobRequest<'_>,
@@ -366,9 +369,10 @@ impl Cache {
         Some(BlobBody::Stream(Box::new(body)))
     }
 
-    /// Streams bytes of a blob in the bucket to one client. The whole blob is verified at its end, and a part cannot be. If the
-    /// bucket breaks off, the rest comes from the registry of `origin` on behalf of `caller`. `None` if the bucket does not
-    /// send a head, or if the memory budget is exhausted.
+    /// Streams bytes of a blob in the bucket to one client. A whole blob is verified at the end. A
+    /// part cannot be verified. If the bucket breaks off, the rest comes from the registry of
+    /// `origin` on behalf of `caller`. `None` if the bucket does not send a head, or if the memory
+    /// budget is exhausted.
     async fn stream_from_bucket(
         &self,
         origin: &Origin,

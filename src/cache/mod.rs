@@ -1,7 +1,8 @@
-//! What we hold and how we come to hold it.
+//! Stored content, and the fetches from registries that provide the content.
 //!
-//! One [`Cache`] per process, shared by all cores; a hit does not come here, it is answered from what its core
-//! has open or in memory ([`crate::registry`]). Work that waits for upstreams or disks runs on the helper pool.
+//! The process has one [`Cache`], shared by all cores. Repeated hits are answered from the memory
+//! and the open files of their core ([`crate::registry`]). Work that waits for upstreams or disks
+//! runs on the helper pool.
 
 mod absence;
 mod access;
@@ -80,14 +81,14 @@ struct Shared {
     access: AccessTable,
     absences: Absences,
     listing_repositories: ListingRepositories,
-    /// Verified manifests on their way to the disk: already as good as stored.
+    /// Verified manifests that are being stored. Lookups find the manifests already.
     pending: Mutex<HashMap<Key, Arc<Manifest>>>,
     /// Slots of fills and manifest fetches.
     slots: FetchSlots,
     memory: MemoryBudget,
-    /// What registries hold of the memory.
+    /// The memory that each registry uses.
     memory_shares: SharedLedger,
-    /// What the unfinished blobs of registries hold of the disk.
+    /// The disk space that the unfinished blobs of each registry use.
     room_shares: SharedLedger,
     parties: Parties,
 }
@@ -105,7 +106,7 @@ struct Memory {
 }
 
 impl Memory {
-    /// Gives back what is not needed after all.
+    /// Releases the memory beyond `bytes`.
     fn shrink_to(&mut self, bytes: u64) {
         self.charge.shrink_to(bytes);
         self.lease.shrink_to(bytes);
@@ -113,7 +114,7 @@ impl Memory {
 }
 
 impl Cache {
-    /// A cache in a process that may have so many `descriptors`.
+    /// Creates the cache of a process that may open `descriptors` file descriptors.
     pub fn new(
         storage: Storage,
         upstreams: Upstreams,
@@ -148,7 +149,6 @@ impl Cache {
         }))
     }
 
-    /// The registries behind us.
     pub fn upstreams(&self) -> &Upstreams {
         &self.0.upstreams
     }
@@ -164,7 +164,7 @@ impl Cache {
         self.0.storage.is_answering()
     }
 
-    /// The status of each registry with recent requests, by name.
+    /// Returns the status of each registry with recent requests, by name.
     ///
     /// # Errors
     ///
@@ -201,7 +201,8 @@ impl Shared {
         })
     }
 
-    /// Takes a fetch slot within [`FETCH_QUEUE_TIMEOUT`], or [`BACKGROUND_QUEUE_TIMEOUT`] for [`Class::Background`].
+    /// Takes a fetch slot within [`FETCH_QUEUE_TIMEOUT`], or [`BACKGROUND_QUEUE_TIMEOUT`] for
+    /// [`Class::Background`].
     async fn slot(&self, class: Class, namespace: &Namespace) -> Result<FetchSlot, FetchError> {
         let limit = match class {
             Class::Background => BACKGROUND_QUEUE_TIMEOUT,
@@ -211,13 +212,14 @@ impl Shared {
         slot.ok_or(FetchError::Overloaded)
     }
 
-    /// `bytes` of the memory budget from the share of a registry; `None` when there is not that much.
+    /// Takes `bytes` of the memory budget from the share of a registry. `None` if the budget or the
+    /// share is exhausted.
     fn memory_for(&self, namespace: &Namespace, bytes: u64) -> Option<Memory> {
         let party = self.party(namespace);
         let mut lease = self.memory_shares.lease(&party);
         let free = self.memory.limit().saturating_sub(self.memory.used());
         let (kept, own) = kept_memory(self.memory.limit());
-        // The last part of the budget is for registries with an entry that hold little.
+        // The reserve is for registries with a configuration entry and little memory in use.
         let has_own = matches!(party, Party::Named(_)) && self.memory_shares.held_by(&party) < own;
         let free = if has_own { free } else { free.saturating_sub(kept) };
         if !lease.grow_to(bytes, free, 1) {
@@ -229,8 +231,10 @@ impl Shared {
     }
 }
 
-/// Bytes of a memory budget that are kept for registries with an entry in the configuration, and how much one of them holds
-/// when it may take no more of them: the windows of its own slots, or one window where the budget is small.
+/// Returns two amounts of a memory budget, in bytes. The first is the reserve for registries with a
+/// configuration entry. A registry may use the reserve while holding less than the second amount.
+/// The second amount covers the windows of the registry's reserved slots, or one window of a small
+/// budget.
 fn kept_memory(budget: u64) -> (u64, u64) {
     let kept = budget / RESERVED_MEMORY_DIVISOR;
     (
@@ -239,7 +243,6 @@ fn kept_memory(budget: u64) -> (u64, u64) {
     )
 }
 
-/// The class of a request with this purpose.
 fn class_of(purpose: Purpose) -> Class {
     match purpose {
         Purpose::Pull => Class::Manifest,
@@ -247,7 +250,8 @@ fn class_of(purpose: Purpose) -> Class {
     }
 }
 
-/// The result of `work`, or of `end` when that comes first; the work is dropped then.
+/// Returns the result of `work`, or the result of `end` if `end` completes first. `work` is then
+/// dropped.
 async fn unless<T, E>(end: impl Future<Output = E>, work: impl Future<Output = T>) -> Result<T, E> {
     match select(pin!(work), pin!(end)).await {
         Either::Left((result, _)) => Ok(result),
@@ -255,7 +259,8 @@ async fn unless<T, E>(end: impl Future<Output = E>, work: impl Future<Output = T
     }
 }
 
-/// The body of a manifest or list, which must come within a time that its length earns.
+/// Reads the body of a manifest or list. `None` if the body exceeds the time allowed for its
+/// length.
 async fn in_small_body_time<T>(bytes: u64, read: impl Future<Output = T>) -> Option<T> {
     let earned = Duration::from_secs(bytes / SMALL_BODY_RATE_MIN);
     tokio::time::timeout(SMALL_BODY_TIMEOUT + earned, read).await.ok()

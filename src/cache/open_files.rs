@@ -1,4 +1,4 @@
-//! The committed blobs that one core keeps open, so that a hit on a file needs no lookup.
+//! The open files of committed blobs on one core. A hit on an open file needs no lookup.
 
 use std::cell::RefCell;
 

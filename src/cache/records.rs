@@ -154,8 +154,8 @@ fn page(subject: &Digest, query: &ListQuery) -> RecordName {
 }
 
 impl Shared {
-    /// Returns the kept answer for a list: the page, the whole list with the query's filter, or the
-    /// record of a missing referrers API.
+    /// Returns the kept answer for a list. The answer is the page, the whole list with the query's
+    /// filter, or the record of a missing referrers API.
     pub(super) async fn kept_list(&self, key: &ListingKey) -> Kept {
         let Target::Referrers(subject, query) = &key.target else {
             return Kept::Nothing;
@@ -206,7 +206,7 @@ impl Shared {
     /// Writes the changes that an answer makes.
     pub(super) async fn write_records(self: &Arc<Self>, origin: &Origin, changes: RecordChanges) {
         let (shared, repository) = (self.clone(), origin.clone());
-        // A list that arrived after the 404 contradicts it.
+        // A later list contradicts the 404.
         let is_outdated = move |name: &RecordName, record: &ReferrersRecord| {
             *name == RecordName::Unsupported
                 && shared

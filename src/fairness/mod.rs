@@ -1,5 +1,5 @@
-//! Fairness between registries: each registry has a share of every resource that all registries use, and waits for its
-//! turn where one worker serves all of them.
+//! Fairness between registries. Each registry has a share of every common resource. Common workers
+//! serve the registries in turn.
 
 mod parties;
 mod queue;

@@ -1,4 +1,5 @@
-//! The parties that hold shares: which registries count as one, and which have proven to be useful.
+//! The parties that hold shares. A party is a registry or a group of registries. Registries without
+//! an entry are proven by verified content.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -10,7 +11,7 @@ use crate::oci::Namespace;
 /// The holder of a share.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub enum Party {
-    /// An entry of the configuration, by its name. All registries that a suffix covers are one party.
+    /// An entry of the configuration, by name. All registries under a suffix are a single party.
     Named(Arc<str>),
     /// A registry without an entry that has recently sent verified content.
     Proven(Namespace),
@@ -51,7 +52,7 @@ impl Parties {
         }
     }
 
-    /// Records that `namespace` sent content that was verified.
+    /// Records that `namespace` sent verified content.
     pub fn record_proof(&self, namespace: &Namespace) {
         self.proven().insert(namespace.clone(), (), 1);
     }

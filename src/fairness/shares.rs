@@ -1,9 +1,9 @@
 //! Shares of resources that all registries use: fetch slots, memory and disk space.
 //!
-//! A party may take more only while it holds less than is left to it. A single party can hold half,
-//! and two parties a third each. Each further party can take half of the rest, so that about
-//! fifteen parties use up everything. So each registry with an entry in the configuration has a
-//! small reserve, in `cache/slots.rs` and in `memory_for` of `cache/mod.rs`.
+//! A party may take more only while holding less than the amount left to the party. A single party
+//! can hold half, and two parties a third each. Each further party can take half of the rest, so
+//! that about fifteen parties use up everything. So each registry with a configuration entry has a
+//! small reserve (`cache/slots.rs`, and `memory_for` in `cache/mod.rs`).
 //!
 //! Clients can name any public registry in a path. So registries without an entry have a common
 //! limit, and registries that never delivered verified content have a smaller limit.

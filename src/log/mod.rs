@@ -1,7 +1,8 @@
-//! The log: standard error, written by one thread. Whoever logs puts its lines into a bounded queue and goes on; a reader of
-//! standard error that stops reading costs lines and nothing else.
+//! The log on standard error. Threads put lines into a bounded queue without waiting, and a single
+//! thread writes the lines. If the reader of standard error stops reading, only lines are lost.
 //!
-//! Events of `tracing` and the lines about requests (`server::access_log`) share the queue, and so their order.
+//! Events of `tracing` and the lines about requests (`server::access_log`) share the queue, and so
+//! keep their order.
 
 mod queue;
 
@@ -16,19 +17,20 @@ use tracing_subscriber::layer::SubscriberExt;
 
 use queue::{EVENT_BYTES_MAX, Queue, REQUEST_BYTES_MAX, Stderr};
 
-/// How long the end of the process waits for the reader of standard error. A pipe with a living reader takes the whole queue
-/// in some ten milliseconds.
+/// The longest wait for the reader of standard error at the end of the process. A pipe with an
+/// active reader takes the whole queue in some ten milliseconds.
 const FLUSH_WAIT: Duration = Duration::from_secs(1);
 
-/// `None` where the thread could not be had: lines are written directly then.
+/// `None` if the thread could not be started. Lines are then written directly.
 static QUEUE: OnceLock<Option<Queue>> = OnceLock::new();
 
 fn queue() -> Option<&'static Queue> {
     QUEUE.get_or_init(|| Queue::start(Stderr).ok()).as_ref()
 }
 
-/// Sends events of `level` and above to standard error, and what a panic says; colours only on a terminal that wants them. The
-/// `h2` crate's own are left out: any client could fill the log with them, and they show frames.
+/// Sends events of `level` and above, and panic messages, to standard error. Colors are used only
+/// on a terminal. Events of the `h2` crate are omitted. Any client could fill the log with events
+/// of `h2`, and the events show frames.
 pub fn init(level: Level) {
     let subscriber = tracing_subscriber::fmt()
         .with_writer(|| Event)
@@ -37,9 +39,9 @@ pub fn init(level: Level) {
         .with_ansi(io::stderr().is_terminal())
         .finish()
         .with(filter_fn(|event| !event.target().starts_with("h2")));
-    // Only a second call can fail, and then events have a place to go already.
+    // Only a second call can fail, and a subscriber is then already installed.
     let _ = tracing::subscriber::set_global_default(subscriber);
-    // The standard hook writes by itself, and would wait for the reader of standard error.
+    // The default hook writes directly, and would wait for the reader of standard error.
     std::panic::set_hook(Box::new(|panic| {
         let thread = std::thread::current();
         let name = thread.name().unwrap_or("without a name");
@@ -55,25 +57,26 @@ pub fn init(level: Level) {
     }));
 }
 
-/// Logs `lines` about requests, each with its end. Never waits.
+/// Logs `lines` about requests, each with a newline. Never waits.
 pub fn requests(lines: Vec<u8>) {
     put(lines, REQUEST_BYTES_MAX);
 }
 
-/// Writes `line` as the last of a process that ends. Waits no longer than [`flush`].
+/// Writes the last line of the process. Waits no longer than [`flush`].
 pub fn last_line(line: &str) {
     put(format!("{line}\n").into_bytes(), EVENT_BYTES_MAX);
     flush();
 }
 
-/// Waits until what was logged so far is written, for a second at most. Blocking: for the end of the process.
+/// Waits until all earlier lines are written, for a second at most. Blocks, so call this only at
+/// the end of the process.
 pub fn flush() {
     if let Some(Some(queue)) = QUEUE.get() {
         queue.flush(FLUSH_WAIT);
     }
 }
 
-/// Ends the process by SIGABRT, with its last lines written if standard error is read.
+/// Ends the process by SIGABRT, after writing the last lines if standard error is read.
 pub fn abort() -> ! {
     flush();
     std::process::abort();
@@ -88,7 +91,7 @@ fn put(text: Vec<u8>, bytes_max: usize) {
     }
 }
 
-/// Takes what is written to it at once for whole lines, which is what the subscriber does.
+/// The writer for the subscriber. Each write contains whole lines.
 struct Event;
 
 impl Write for Event {

@@ -1,4 +1,4 @@
-//! Lines on their way to standard error, and the thread that writes them.
+//! The queue of log lines, and the thread that writes the lines to standard error.
 
 use std::io::{self, Write};
 use std::sync::Arc;
@@ -8,21 +8,22 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use crossbeam_channel::{Receiver, Sender};
 use rustix::event::{PollFd, PollFlags, poll};
 
-/// Bytes that may wait for the writer: 64 batches of 32 KiB about requests, and as much again for events alone, so that a
-/// burst of requests does not push out what explains it.
+/// Bytes that may wait for the writer. Lines about requests may take 64 batches of 32 KiB. Events
+/// may fill twice as much, so that a burst of requests does not displace the explanation of the
+/// burst.
 pub(super) const REQUEST_BYTES_MAX: usize = 64 * 32 * 1024;
 pub(super) const EVENT_BYTES_MAX: usize = 2 * REQUEST_BYTES_MAX;
 
-/// Messages that may wait, whatever their size: 8,192 events of 500 bytes are [`EVENT_BYTES_MAX`].
+/// Messages of any size that may wait. 8,192 events of 500 bytes are [`EVENT_BYTES_MAX`].
 const MESSAGES_MAX: usize = 8_192;
 
 enum Message {
     Text(Vec<u8>),
-    /// Everything before it was written.
+    /// Signals that all earlier messages are written.
     Flush(Sender<()>),
 }
 
-/// Where lines are put; shared by all threads.
+/// The sending side of the queue, shared by all threads.
 pub(super) struct Queue {
     sender: Sender<Message>,
     counts: Arc<Counts>,
@@ -30,9 +31,9 @@ pub(super) struct Queue {
 
 #[derive(Default)]
 struct Counts {
-    /// Bytes that wait.
+    /// Waiting bytes.
     waiting: AtomicUsize,
-    /// Lines that were dropped since the last report.
+    /// Lines dropped since the last report.
     dropped: AtomicU64,
 }
 
@@ -41,7 +42,7 @@ impl Queue {
     ///
     /// # Errors
     ///
-    /// When the thread cannot be had.
+    /// The thread cannot be started.
     pub(super) fn start(out: impl Write + Send + 'static) -> io::Result<Self> {
         let (sender, messages) = crossbeam_channel::bounded(MESSAGES_MAX);
         let counts = Arc::new(Counts::default());
@@ -52,7 +53,8 @@ impl Queue {
         Ok(Queue { sender, counts })
     }
 
-    /// Hands `text`, whole lines, to the writer; drops and counts them when more than `bytes_max` would wait. Never waits.
+    /// Queues `text`, which must be whole lines. If more than `bytes_max` would wait, the lines are
+    /// dropped and counted. Never waits.
     pub(super) fn put(&self, text: Vec<u8>, bytes_max: usize) {
         let bytes = text.len();
         let waiting = self.counts.waiting.fetch_add(bytes, Ordering::Relaxed) + bytes;
@@ -73,7 +75,7 @@ impl Queue {
         }
     }
 
-    /// Waits until everything put so far is written, for `limit` at most.
+    /// Waits until all earlier lines are written, for `limit` at most.
     pub(super) fn flush(&self, limit: Duration) {
         let deadline = Instant::now() + limit;
         let (flushed, done) = crossbeam_channel::bounded(1);
@@ -91,7 +93,8 @@ fn lines(text: &[u8]) -> u64 {
     memchr::memchr_iter(b'\n', text).count() as u64
 }
 
-/// Writes what comes. Text that cannot be written is dropped and counted; the count is written when writing succeeds again.
+/// Writes messages until the queue is closed. Text that cannot be written is dropped and counted.
+/// The count follows the next text that can be written.
 fn write_all(messages: &Receiver<Message>, counts: &Counts, mut out: impl Write) {
     for message in messages {
         let text = match message {
@@ -122,7 +125,7 @@ fn write_all(messages: &Receiver<Message>, counts: &Counts, mut out: impl Write)
     }
 }
 
-/// Standard error without the lock of [`io::stderr`], which would be held for as long as a write takes.
+/// Standard error without the lock of [`io::stderr`], which would be held during a write.
 pub(super) struct Stderr;
 
 impl Write for Stderr {
@@ -130,7 +133,8 @@ impl Write for Stderr {
         let stderr = rustix::stdio::stderr();
         loop {
             match rustix::io::write(stderr, text) {
-                // The flag is of the open file, and whoever shares it may have set it.
+                // `O_NONBLOCK` belongs to the open file, so another process with the file may have
+                // set the flag.
                 Err(rustix::io::Errno::AGAIN) => {
                     let mut ready = [PollFd::new(&stderr, PollFlags::OUT)];
                     match poll(&mut ready, None) {
@@ -138,7 +142,7 @@ impl Write for Stderr {
                         Err(error) => return Err(error.into()),
                     }
                 }
-                // `write_all` tries again after EINTR.
+                // `write_all` retries after EINTR.
                 outcome => return Ok(outcome?),
             }
         }

@@ -36,7 +36,8 @@ impl Registry {
             _ if head.method == Method::Head => WantedBytes::Nothing,
             Part::NotModified | Part::Unsatisfiable => WantedBytes::Nothing,
             Part::One(span) => WantedBytes::Range(span),
-            // The whole is a valid response to several ranges of bytes that still arrive (RFC 9110, 14.2).
+            // For several ranges of a blob in transfer, the whole blob is a valid response (RFC
+            // 9110, 14.2).
             Part::Whole | Part::Many(_) => WantedBytes::Whole,
         };
         let request = BlobRequest {
@@ -69,7 +70,7 @@ impl Registry {
             ns: pull.ns(),
             cache: blob.cache,
         };
-        // The target alone identifies the response, so the response must be the same for all readers.
+        // The target alone is the cache key, so all readers must receive equal responses.
         if blob.public || caller.is_operator() {
             self.remember_blob(pull, &description, &blob);
         }

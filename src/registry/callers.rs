@@ -1,4 +1,5 @@
-//! The callers of a request at the upstream: whose credentials it uses, and whose refusal the client receives.
+//! The callers of an upstream request. Each caller stands for credentials. If the upstream refuses
+//! every caller, the client receives the last refusal.
 
 use super::Registry;
 use super::error::{Challenges, Kind, Wanted};
@@ -76,7 +77,8 @@ impl Registry {
         for caller in callers {
             match request(caller).await {
                 Err(error) if error.is_refusal() => refused = error,
-                // The registry had no such content for anonymous clients, and its subject is public.
+                // The kept 404 for anonymous clients is complete, because the subject manifest is
+                // public.
                 Err(error)
                     if error.is_outage()
                         && refused.is_stale_absence()
@@ -97,7 +99,7 @@ impl Registry {
             challenges: self.challenges(&requested.origin),
             origin: Some(requested.origin.clone()),
             kind: match what {
-                // A client that finds no referrers looks for a manifest in their place.
+                // After a 404 for referrers, a client looks for a manifest under the fallback tag.
                 What::Manifest(_) | What::Referrers(..) => Kind::Manifest,
                 What::Blob(_) => Kind::Blob,
                 What::Tags(_) => Kind::Other,

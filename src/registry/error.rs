@@ -1,4 +1,4 @@
-//! Every failure to a status and an OCI error body; the only place.
+//! Maps every failure of the registry API to a status code and an OCI error body.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use crate::runtime::clock::unix_seconds;
 use crate::runtime::heartbeat::HealthError;
 use crate::upstream::{UpstreamError, Verdict, seconds_left};
 
-/// Why a request gets no content.
+/// An error that ends a request.
 #[derive(Debug, thiserror::Error)]
 pub enum PullError {
     #[error(transparent)]
@@ -33,47 +33,52 @@ pub enum PullError {
     CertificateRequired,
     #[error("too many passwords are being checked; try again")]
     AuthOverloaded,
-    /// No rule allows the client to read the repository. The error is the same whether the content exists or not.
+    /// No rule allows the client to read the repository. The error does not depend on the existence
+    /// of the content.
     #[error("this cache does not let you read this repository")]
     Forbidden,
     #[error("this cache passes logins on to registries; say which is yours")]
     Login,
     #[error(transparent)]
     Loop(#[from] Loop),
-    /// Chosen beside the name; whether it was for referrers.
+    /// `X-Registry` or `ns` chose a registry that the cache does not serve. The flag marks a
+    /// request for referrers.
     #[error("this cache does not know the registry {0}")]
     Unlisted(Namespace, bool),
     #[error("this cache does not serve the registry {0}, which has to be listed under `registries`")]
     NotAllowed(Namespace),
-    /// The answer to a health check.
+    /// A failed health check.
     #[error(transparent)]
     Health(#[from] HealthError),
-    /// The answer to a health check: the store does not answer, and the cache is air-gapped.
+    /// A failed health check. The store does not respond, and the cache is air-gapped.
     #[error("the store does not answer, and no registry may be asked")]
     StoreSilent,
 }
 
-/// What was asked for, as far as it is known.
+/// The requested content. Empty until the route is known.
 #[derive(Default, Debug)]
 pub struct Wanted {
-    /// For messages: which content, of which registry and repository.
+    /// The content with its registry and repository, as text for messages.
     pub subject: Option<String>,
     pub origin: Option<Origin>,
     pub kind: Kind,
     pub challenges: Challenges,
 }
 
-/// Which challenges of an upstream are passed on to the client. To answer one it sends credentials: to us, or to the place
-/// that a challenge for tokens names.
+/// The challenges of an upstream that the client receives. The answer to a Basic challenge is a
+/// password, sent to this cache. For a token challenge, the client sends credentials to the token
+/// service in the challenge.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub enum Challenges {
-    /// None: the client's credentials are not sent on.
+    /// No challenge, because the cache does not forward the client's credentials.
     #[default]
     None,
-    /// Those for tokens, which a client gets for the registry it means. A Basic challenge of any registry a client may
-    /// name would have clients send us the password they have for somebody else.
+    /// Token challenges only. The client requests a token for the registry in the image name. A
+    /// Basic challenge from an arbitrary registry would make clients send this cache a password for
+    /// another service.
     Tokens,
-    /// All: the operator has named the registry, and so trusts it with what clients have for this cache.
+    /// All challenges. The operator configured the registry, and so trusts the registry with the
+    /// credentials of clients for this cache.
     All,
 }
 
@@ -86,8 +91,8 @@ pub enum Kind {
 }
 
 impl Wanted {
-    /// What went wrong, with the content that was asked for before anything else: the place that was asked may be a mirror,
-    /// or an address that no client knows.
+    /// Returns the text of an error, beginning with the requested content. The host in the error
+    /// may be a mirror, or an address that clients do not know.
     fn message(&self, error: &dyn std::fmt::Display) -> String {
         match &self.subject {
             Some(subject) => format!("cannot get {subject}: {error}"),
@@ -97,7 +102,6 @@ impl Wanted {
 }
 
 impl PullError {
-    /// The answer.
     pub fn response(&self, wanted: &Wanted) -> Response {
         match self {
             PullError::Route(error) => {
@@ -136,10 +140,10 @@ impl PullError {
                 &self.to_string(),
                 Fields::new().with("WWW-Authenticate", "Basic realm=\"oci-pull-through\""),
             ),
-            // Not 502, which clients and caches repeat: a circle is the same the next time (RFC 5842, 7.2).
+            // Clients and caches retry a 502, but a retry of a loop always fails (RFC 5842, 7.2).
             PullError::Loop(error) => refuse(508, ErrorCode::Unknown, &error.to_string(), Fields::new()),
-            // A client that chose it by `ns` goes on to the registry itself. `NAME_UNKNOWN` would end a search for
-            // referrers, which has another way.
+            // After a 404, a client with `ns` contacts the registry directly. `NAME_UNKNOWN` would
+            // end a search for referrers, although the client has a fallback.
             PullError::Unlisted(_, referrers) => {
                 let code = if *referrers {
                     ErrorCode::ManifestUnknown
@@ -189,7 +193,7 @@ fn fetch(error: &FetchError, wanted: &Wanted) -> Response {
     }
 }
 
-/// A 404 from the store, marked as what it is.
+/// Builds a 404 from a kept absence, marked as stale.
 fn absent(absence: &Absence, wanted: &Wanted) -> Response {
     let age = unix_seconds().saturating_sub(absence.checked_ms / 1000);
     let mut fields = Fields::new().with("Age", age.to_string());
@@ -213,7 +217,7 @@ fn upstream(error: &UpstreamError, wanted: &Wanted) -> Response {
         UpstreamError::Status { status, verdict, .. } => {
             let mut fields = Fields::new();
             let wait = match (error.retry_after(), status) {
-                // Clients that are given no time come back at once.
+                // Without `Retry-After`, clients retry at once.
                 (None, 429) => Some(Duration::ZERO),
                 (wait, _) => wait,
             };
@@ -234,13 +238,14 @@ fn upstream(error: &UpstreamError, wanted: &Wanted) -> Response {
                     &text,
                     fields,
                 ),
-                // Anything else a client could not make sense of either.
+                // Clients cannot handle any other status either.
                 Verdict::NotFinal | Verdict::Content | Verdict::Redirect | Verdict::Unfit => {
                     refuse(502, ErrorCode::Unknown, &text, fields)
                 }
             }
         }
-        // Whoever named the place gets the blame: the client, or the registry that sent us there.
+        // If the client named the host, the client is at fault (403). Otherwise the registry that
+        // referred to the host is at fault (502).
         UpstreamError::Refused { host, .. } => {
             let chosen = origin.is_some_and(|origin| origin.namespace.as_str() == &**host);
             let (status, code) = if chosen {
@@ -282,7 +287,8 @@ fn upstream(error: &UpstreamError, wanted: &Wanted) -> Response {
     }
 }
 
-/// Builds a 401 with the challenges for the client; without a challenge, a 403, because a client cannot answer that 401.
+/// Builds a 401 with the challenges for the client. Without a challenge, the status is 403, because
+/// a client cannot answer such a 401.
 fn unauthorized(error: &UpstreamError, forwarded: Challenges, text: &str, mut fields: Fields) -> Response {
     let challenges = match forwarded {
         Challenges::None => Vec::new(),
@@ -300,7 +306,6 @@ fn unauthorized(error: &UpstreamError, forwarded: Challenges, text: &str, mut fi
 }
 
 impl Kind {
-    /// The code of a 404.
     fn unknown(self) -> ErrorCode {
         match self {
             Kind::Manifest => ErrorCode::ManifestUnknown,

@@ -1,5 +1,5 @@
-//! Answers health checks. The core reads the recorded heartbeats, and waits for no disk, no helper thread and no upstream.
-//! So a health check gets its answer in time while another part hangs.
+//! Answers health checks. The core reads the recorded heartbeats, and waits for no disk, no helper
+//! thread and no upstream. So a health check is answered in time while another part hangs.
 
 use super::error::PullError;
 use super::route::Probe;
@@ -8,7 +8,6 @@ use crate::fail_point::hit;
 use crate::http::Response;
 
 impl Registry {
-    /// The answer to a health check.
     pub(super) fn health(&self, probe: Probe) -> Result<Response, PullError> {
         hit("health");
         match probe {
@@ -22,9 +21,10 @@ impl Registry {
         Ok(plain(200, "text/plain", "ok\n"))
     }
 
-    /// Whether requests would be answered in time. A store that hangs costs speed, and what it holds comes from upstream
-    /// again; where no upstream may be asked, there is nothing left to answer with. How the upstreams are is no matter: what
-    /// is held is served without them.
+    /// Returns an error if requests would not be answered in time. If the store hangs, upstreams
+    /// deliver stored content again, at the cost of speed. An air-gapped cache then has no source
+    /// left. Unavailable upstreams do not count, because stored content is served without
+    /// upstreams.
     fn ready(&self) -> Result<(), PullError> {
         self.options.health.ready()?;
         let answers = self.cache.is_store_answering() && !self.options.health.store().is_silent();

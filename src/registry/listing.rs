@@ -12,14 +12,15 @@ use crate::runtime::clock::unix_millis;
 use crate::upstream::Target;
 
 impl Registry {
-    /// A page of tags; `None` is the one without tags, for which nobody need be asked.
+    /// Answers a request for a page of tags. Without `query` the page is empty, and no upstream
+    /// request is needed.
     pub(super) async fn tags(
         &self,
         pull: &Pull<'_>,
         query: Option<ListQuery>,
     ) -> Result<Response, PullError> {
         let (head, requested) = (pull.head, pull.requested);
-        // The name is the one the client used: where it looks for the tags it reads.
+        // The name from the client's request, under which the client then requests the tags.
         let named = |tags: &[u8]| {
             let name = name_in(head.path).unwrap_or_default();
             [b"{\"name\":\"", name.as_bytes(), b"\",\"tags\":", tags, b"}"].concat()
@@ -98,12 +99,11 @@ impl Registry {
     }
 }
 
-/// The path of a list in its one spelling.
+/// Returns the path of a list without a trailing slash.
 fn bare(path: &str) -> &str {
     path.strip_suffix('/').unwrap_or(path)
 }
 
-/// What every list's answer tells.
 fn fields(requested: &Requested, content_type: &str) -> Fields {
     let mut fields = common().with("Content-Type", content_type);
     if let Some(ns) = &requested.ns {

@@ -57,7 +57,7 @@ impl Registry {
         }
     }
 
-    /// Returns the manifest in a form that the client accepts, with the key of that form.
+    /// Returns the manifest in a form that the client accepts, with the key of the form.
     async fn accepted_manifest(
         &self,
         pull: &Pull<'_>,
@@ -106,7 +106,7 @@ impl Registry {
             ns: pull.ns(),
             cache,
         };
-        // The target alone identifies the response, so the response must be the same for all readers.
+        // The target alone is the cache key, so all readers must receive equal responses.
         if key.accept == Accept::Native && (manifest.public || key.caller.is_operator()) {
             self.remember_manifest(pull, answer, &description);
         }

@@ -1,4 +1,4 @@
-//! What a request means: the `/v2/` API, on one core.
+//! The registry API under `/v2/`, with health checks and statistics. Each core has a [`Registry`].
 
 mod blob;
 mod callers;
@@ -40,21 +40,22 @@ use route::{Chosen, Requested, Route, What};
 /// The options of the operator for the registry API.
 #[derive(Clone)]
 pub struct Options {
-    /// The registry of names without one; `None`: there are no such names.
+    /// The registry for names without a registry. `None` if such names are rejected.
     pub default_registry: Option<Namespace>,
-    /// Bytes of a core's response cache for small answers.
+    /// The size in bytes of each core's cache of small responses.
     pub response_cache_bytes_max: u64,
-    /// Open files a core keeps, of committed blobs.
+    /// The number of committed blobs that each core keeps open.
     pub open_files_max: usize,
     /// Whether `X-Registry` may choose the registry.
     pub registry_header: bool,
-    /// Whether `/v2/` requests the registry credentials of clients. Not together with client authentication.
+    /// Whether `/v2/` requests the registry credentials of clients. Cannot be combined with client
+    /// authentication.
     pub client_login: bool,
     /// The health of the process.
     pub health: Health,
 }
 
-/// The registry API of one core: its response cache and its open files, in front of the shared cache.
+/// The registry API of one core, with a response cache and open files in front of the shared cache.
 pub struct Registry {
     options: Options,
     cache: Cache,
@@ -65,16 +66,17 @@ pub struct Registry {
     authenticator: Authenticator,
 }
 
-/// The live settings as this core last read them.
+/// This core's copy of the live settings.
 struct Settings {
     generation: u64,
-    /// A copy for this core. A reference count that all cores share would cost each hit a contended write.
+    /// Owned by this core. A reference count shared by all cores would cost each hit a contended
+    /// write.
     registries: Rc<Registries>,
 }
 
 impl Settings {
     fn read(live: &Live) -> Self {
-        // The generation first, so that a change in between is read again later.
+        // The generation is read first, so that a concurrent change is read again later.
         Settings {
             generation: live.generation(),
             registries: Rc::new(Registries::clone(&live.registries())),
@@ -99,7 +101,8 @@ impl Registry {
         }
     }
 
-    /// Returns the current settings. A change clears the response cache, because the access rules may differ.
+    /// Returns the current settings. A change clears the response cache, because the access rules
+    /// may differ.
     fn registries(&self) -> Rc<Registries> {
         let mut settings = self.settings.borrow_mut();
         let changed = settings.generation != self.live.generation();
@@ -118,14 +121,14 @@ impl Registry {
         self.settings.borrow().generation == self.live.generation() && self.authenticator.is_current()
     }
 
-    /// Whether a field of `head` chooses its registry.
+    /// Returns whether a header field of `head` chooses the registry.
     fn is_steered(&self, head: &RequestHead<'_>) -> bool {
         self.options.registry_header && head.has_registry()
     }
 
-    /// Authenticates the client. Returns its identity, and the head without the credentials for this cache. A head with
-    /// a registry field loses its target, because the target alone does not identify the content. So the response
-    /// cache stores no response under that target.
+    /// Authenticates the client. Returns the identity, and the head without the credentials for
+    /// this cache. With a registry field, the target does not identify the content. The returned
+    /// head then has no target, so that the response cache stores no response.
     async fn authenticate<'b>(
         &self,
         head: &RequestHead<'b>,
@@ -145,7 +148,8 @@ impl Registry {
         Ok((authenticated, identity))
     }
 
-    /// Authorizes the client for a route. The result is the proof that the handler of the route needs.
+    /// Authorizes the client for a route. Returns the permitted readers of the response, which the
+    /// handler of the route requires.
     fn authorize(&self, identity: &Identity, route: Route) -> Result<(Route, Readers), PullError> {
         let readers = match &route {
             Route::Content(requested, _) => self.registries().authorize(identity, &requested.origin)?,
@@ -175,7 +179,8 @@ impl Registry {
         Ok(route)
     }
 
-    /// Registers the caches that wait for the content of a request, if the request has come through other caches.
+    /// Registers the caches that wait for the content of a request, if the request has come through
+    /// other caches.
     fn on_behalf(
         &self,
         head: &RequestHead<'_>,
@@ -199,7 +204,7 @@ impl Handler for Registry {
         let plain = matches!(head.method, Method::Get | Method::Head)
             && head.range.is_none()
             && !head.has_if_none_match();
-        // `Registry::registries` clears a response cache of old choices.
+        // `Registry::registries` clears a response cache from older settings.
         if plain && self.is_current() && !self.is_steered(head) {
             let access = self.authenticator.cached_access(head)?;
             self.responses.borrow_mut().find(head, &access)
@@ -238,7 +243,7 @@ impl From<Forbidden> for PullError {
     }
 }
 
-/// A short text, for people and health checks.
+/// Builds a short response that no cache stores.
 fn plain(status: u16, content_type: &str, text: &'static str) -> Response {
     Response {
         status,

@@ -1,13 +1,13 @@
-//! Which page of a list a request asks for. Pure.
+//! Parses the query of a list request, and builds the link to the next page. Pure.
 
 use super::route_error::RouteError;
 use crate::limits::TAGS_PER_PAGE_MAX;
 use crate::oci::{ListQuery, pairs, percent_decoded};
 
-/// The page of `tags/list` that `query` asks for, as it is asked of the upstream; `None` for one without tags (`n=0`).
+/// Returns the page of `tags/list` to request from the upstream; `None` for an empty page (`n=0`).
 ///
-/// `n` is capped at [`TAGS_PER_PAGE_MAX`]. Keys we do not know are passed on: registries continue their lists with
-/// keys of their own.
+/// `n` is capped at [`TAGS_PER_PAGE_MAX`]. Unknown keys are forwarded, because registries use their
+/// own keys to continue a list.
 pub fn tags(query: Option<&str>) -> Result<Option<ListQuery>, RouteError> {
     let mut page = ListQuery::default();
     let mut nothing = false;
@@ -21,7 +21,7 @@ pub fn tags(query: Option<&str>) -> Result<Option<ListQuery>, RouteError> {
                     return Err(RouteError::Page);
                 }
                 let number = percent_decoded(value).filter(|text| text.bytes().all(|b| b.is_ascii_digit()));
-                // What is no number of ours is a number all the same, and a large one.
+                // Digits beyond `u64` are a valid, large number.
                 let number = number.ok_or(RouteError::Page)?.parse().unwrap_or(u64::MAX);
                 nothing = number == 0;
                 if !nothing {
@@ -35,7 +35,7 @@ pub fn tags(query: Option<&str>) -> Result<Option<ListQuery>, RouteError> {
     Ok((!nothing).then_some(page))
 }
 
-/// The page of `referrers` that `query` asks for.
+/// Returns the page of `referrers` to request from the upstream.
 pub fn referrers(query: Option<&str>) -> Result<ListQuery, RouteError> {
     let mut page = ListQuery::default();
     for (key, value) in pairs(query.unwrap_or_default()) {
@@ -51,11 +51,12 @@ pub fn referrers(query: Option<&str>) -> Result<ListQuery, RouteError> {
     Ok(page)
 }
 
-/// Where the page `next` of the list at `path` is found here: with the `ns` that chose its registry, if one did.
+/// Returns the `Link` value for the page `next` of the list at `path`, with the client's `ns`.
+/// `None` if the query is too long.
 pub fn link(path: &str, next: &ListQuery, ns: Option<&str>) -> Option<String> {
     let mut query = next.clone();
     if let Some(ns) = ns {
-        // A registry's name holds nothing that means something in a query but the colon, which clients escape.
+        // Only the colon of a registry name has a meaning in a query, and clients escape the colon.
         query.push("ns", &ns.replace(':', "%3A")).ok()?;
     }
     Some(format!("<{path}?{}>; rel=\"next\"", query.as_str()))

@@ -1,4 +1,4 @@
-//! Responses that the cache passes through without storing them.
+//! Forwards responses of an upstream without caching.
 
 use super::Registry;
 use super::pull::Pull;
@@ -9,7 +9,7 @@ use crate::oci::{Digest, Reference, is_manifest_type};
 use crate::upstream::{Credentials, Target};
 
 impl Registry {
-    /// Passes a request through to the upstream for this client alone. Nothing of the response is cached.
+    /// Forwards a request to the upstream for a single client. Nothing of the response is cached.
     pub(super) async fn pass_through(
         &self,
         pull: &Pull<'_>,

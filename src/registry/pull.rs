@@ -1,4 +1,4 @@
-//! The story of a request: authenticate, route, authorize, look up, respond.
+//! The steps of a request: authenticate, route, authorize, look up, respond.
 
 use super::error::{PullError, Wanted};
 use super::route::{Requested, Route, What};
@@ -11,7 +11,7 @@ use crate::upstream::Target;
 
 /// An authorized request for content.
 pub(super) struct Pull<'a> {
-    /// Without the client's credentials for this cache.
+    /// The head, without the client's credentials for this cache.
     pub head: &'a RequestHead<'a>,
     pub requested: &'a Requested,
     pub readers: Readers,
@@ -22,7 +22,7 @@ impl Pull<'_> {
         &self.requested.origin
     }
 
-    /// The `ns` of the query, which the response repeats.
+    /// Returns the `ns` of the query, to repeat in the response.
     pub fn ns(&self) -> Option<&str> {
         self.requested.ns.as_deref()
     }
@@ -35,7 +35,7 @@ impl Registry {
         let mut wanted = Wanted::default();
         self.answer_route(head, &mut wanted).await.unwrap_or_else(|error| {
             let response = error.response(&wanted);
-            // A client with a second registry reports only the error of that registry.
+            // A client with a second registry reports only the error of the second registry.
             if matches!(response.status, 502 | 504) {
                 tracing::info!(target = head.target, status = response.status, %error, "a pull has failed");
             } else {
@@ -51,7 +51,7 @@ impl Registry {
             .find_route(head)
             .and_then(|route| self.authorize(identity, route));
         let (route, readers) = match allowed {
-            // Whether another route exists is not for anonymous clients.
+            // Anonymous clients always receive a rejection, so that errors do not reveal routes.
             Err(_) if *identity == Identity::Anonymous => return Err(self.authenticator.rejection().into()),
             _ if head.method == Method::Other => return Err(PullError::ReadOnly),
             allowed => allowed?,
@@ -62,7 +62,8 @@ impl Registry {
             Route::Stats => self.stats().await,
             Route::Content(requested, what) => {
                 *wanted = self.wanted(&requested, &what);
-                // While this value lives, upstream requests for the content carry the `Via` of this request.
+                // Until the drop, upstream requests for the content carry the `Via` of this
+                // request.
                 let _on_behalf = self.on_behalf(head, &requested, &what)?;
                 let pull = Pull {
                     head,
@@ -83,7 +84,7 @@ impl Registry {
         }
     }
 
-    /// Answers `/v2/`, by which a client checks for a registry.
+    /// Answers `/v2/`, a client's check for a registry.
     fn ping(&self, head: &RequestHead<'_>) -> Result<Response, PullError> {
         let has_credentials = head.authorization.is_some() || self.authenticator.is_enabled();
         if self.options.client_login && !has_credentials {

@@ -1,4 +1,4 @@
-//! Heads of good answers, and which part of the content they carry.
+//! Builds successful responses, and selects the requested part of the content.
 
 use std::collections::BTreeMap;
 use std::time::UNIX_EPOCH;
@@ -15,40 +15,42 @@ use crate::http::{
 use crate::oci::{Digest, Namespace};
 use crate::runtime::clock::unix_seconds;
 
-/// The name we give ourselves in `Cache-Status`.
 const CACHE_NAME: &str = "oci-pull-through";
 
-/// The longest text of a warning: a registry's name of 255 characters, and as much to say about it.
+/// The longest text of a warning: a registry name of 255 characters, and a reason of similar
+/// length.
 const WARNING_CHARS_MAX: usize = 512;
 
-/// What the fields of an answer tell.
+/// The properties of content for the header fields of a response.
 pub struct Description<'a> {
     pub digest: &'a Digest,
     pub content_type: &'a str,
-    /// The upstream's fields, of which a few are repeated; `None` when another registry or repository sent them.
+    /// The upstream's header fields. Only a few are repeated. `None` if another registry or
+    /// repository sent the fields.
     pub stored: Option<&'a BTreeMap<String, Vec<String>>>,
     pub life: Life,
-    /// Anybody may have it.
+    /// Whether every client may read the content.
     pub public: bool,
     pub ranges: bool,
-    /// The `ns` that chose the registry.
+    /// The `ns` of the client's query.
     pub ns: Option<&'a str>,
     pub cache: CacheResult,
 }
 
-/// How long a client may keep the answer.
+/// The time for which a client may cache the response.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Life {
-    /// By digest.
+    /// Unlimited, because content requested by digest never changes.
     Immutable,
-    /// By tag.
+    /// A short time, because a tag can change.
     Tag,
 }
 
-/// The policy of everything below `/v2/`: whatever a registry sent, a browser runs and renders nothing of it.
+/// The content security policy of all responses. A browser neither runs nor renders content of a
+/// registry.
 const CONTENT_POLICY: &str = "default-src 'none'; sandbox";
 
-/// What every answer below `/v2/` begins with.
+/// Returns the header fields common to all responses.
 pub fn common() -> Fields {
     Fields::new()
         .with("Docker-Distribution-Api-Version", "registry/2.0")
@@ -56,7 +58,7 @@ pub fn common() -> Fields {
         .with("Content-Security-Policy", CONTENT_POLICY)
 }
 
-/// The fields of an answer with content, without framing.
+/// Returns the header fields of a response with content, without framing.
 pub fn fields(description: &Description<'_>) -> Fields {
     let Description {
         digest,
@@ -78,7 +80,7 @@ pub fn fields(description: &Description<'_>) -> Fields {
         match (life, public) {
             (Life::Immutable, true) => "public, max-age=31536000, immutable",
             (Life::Tag, true) => "public, max-age=60",
-            // Caches between us and the client cannot ask who may read it.
+            // Shared caches between this cache and the client cannot check access.
             (_, false) => "private",
         },
     );
@@ -98,7 +100,7 @@ pub fn fields(description: &Description<'_>) -> Fields {
     fields
 }
 
-/// Repeats the fields that clients may want of whoever was asked, read and written anew.
+/// Repeats the upstream fields that clients use, parsed and formatted again.
 fn replay(fields: &mut Fields, stored: &BTreeMap<String, Vec<String>>) {
     let first = |name: &str| stored.get(name).and_then(|values| values.first());
     let modified = first("Last-Modified").and_then(|text| httpdate::parse_http_date(text).ok());
@@ -110,8 +112,8 @@ fn replay(fields: &mut Fields, stored: &BTreeMap<String, Vec<String>>) {
     }
 }
 
-/// Says that an answer is stale, and why, in the form that containerd, docker and podman show (distribution-spec,
-/// "Warnings").
+/// Adds a warning that the response is stale, with the reason. Containerd, docker and podman show
+/// warnings in this form (distribution-spec, "Warnings").
 pub fn add_stale(fields: &mut Fields, namespace: &Namespace, why: &str) {
     add_warning(
         fields,
@@ -119,7 +121,7 @@ pub fn add_stale(fields: &mut Fields, namespace: &Namespace, why: &str) {
     );
 }
 
-/// One warning (RFC 7234, 5.5), whatever the text.
+/// Adds a warning (RFC 7234, 5.5), without the invalid characters of `text`.
 pub fn add_warning(fields: &mut Fields, text: &str) {
     let text: String = text
         .chars()
@@ -129,7 +131,7 @@ pub fn add_warning(fields: &mut Fields, text: &str) {
     fields.add("Warning", format!("299 - \"{text}\""));
 }
 
-/// `X-Cache` for people, `Cache-Status` (RFC 9211) for tools.
+/// Adds `X-Cache` for people and `Cache-Status` (RFC 9211) for tools.
 pub fn add_cache(fields: &mut Fields, cache: CacheResult) {
     let (x_cache, parameters) = match cache {
         CacheResult::None => return,
@@ -144,7 +146,7 @@ pub fn add_cache(fields: &mut Fields, cache: CacheResult) {
     fields.add("Cache-Status", format!("{CACHE_NAME}; {parameters}"));
 }
 
-/// Which part of content of a known size a request asks for.
+/// The requested part of content with a known size.
 pub enum Part {
     NotModified,
     Unsatisfiable,
@@ -153,7 +155,7 @@ pub enum Part {
     Many(Vec<Span>),
 }
 
-/// Decides by the request's conditions, in the order of RFC 9110, 13.2.2.
+/// Selects the part by the conditions of the request, in the order of RFC 9110, 13.2.2.
 pub fn part(head: &RequestHead<'_>, digest: &Digest, size: u64) -> Part {
     let etag = format!("\"{digest}\"");
     if head.has_if_none_match() && if_none_match(head.if_none_match(), &etag) {
@@ -176,7 +178,7 @@ pub fn part(head: &RequestHead<'_>, digest: &Digest, size: u64) -> Part {
     }
 }
 
-/// 304 with the fields a 200 would have.
+/// Builds a 304 with the header fields of a 200.
 pub fn not_modified(fields: Fields, cache: CacheResult) -> Response {
     Response {
         status: 304,
@@ -187,7 +189,8 @@ pub fn not_modified(fields: Fields, cache: CacheResult) -> Response {
     }
 }
 
-/// 307 to where a blob can be had by whoever holds the URL, for a moment: its own framing, and nothing to be remembered.
+/// Builds a 307 to a URL of the bucket. For a short time, everyone with the URL can read the blob.
+/// So clients must not store the response.
 pub fn elsewhere(digest: &Digest, url: String, cache: CacheResult) -> Response {
     let mut fields = common()
         .with("Location", url)
@@ -203,7 +206,7 @@ pub fn elsewhere(digest: &Digest, url: String, cache: CacheResult) -> Response {
     }
 }
 
-/// 416, which says how much there would be.
+/// Builds a 416 with the size of the content.
 pub fn unsatisfiable(size: u64, cache: CacheResult) -> Response {
     let fields = common()
         .with("Content-Range", ContentRange::Unsatisfied { size }.to_string())
@@ -217,7 +220,8 @@ pub fn unsatisfiable(size: u64, cache: CacheResult) -> Response {
     }
 }
 
-/// A blob, or the requested part of it. `size` is `None` if the upstream did not declare it.
+/// Builds the response with a blob, or with the requested part. `size` is `None` if the upstream
+/// did not declare a size.
 pub fn blob(
     head: &RequestHead<'_>,
     description: &Description<'_>,
@@ -276,7 +280,7 @@ fn whole(fields: Fields, length: Option<u64>, body: Body, cache: CacheResult) ->
     }
 }
 
-/// `span` of a blob; a stream has only the requested bytes.
+/// Returns the body with `span` of a blob. A stream has only the requested bytes.
 fn body_of(body: BlobBody, span: Option<Span>) -> Body {
     match (body, span) {
         (BlobBody::Stream(stream), _) => Body::Growing(stream),
@@ -288,12 +292,12 @@ fn body_of(body: BlobBody, span: Option<Span>) -> Body {
     }
 }
 
-/// A part of a small blob; `span` lies inside it.
+/// Returns a part of a small blob. `span` is within the blob.
 fn cut(bytes: &Bytes, span: Span) -> Bytes {
     bytes.slice(span.start as usize..span.end as usize)
 }
 
-/// Several parts of a blob in one response (RFC 9110, 14.6).
+/// Builds a response with several parts of a blob (RFC 9110, 14.6).
 fn many(
     spans: &[Span],
     description: &Description<'_>,
@@ -319,7 +323,8 @@ fn many(
     }
 }
 
-/// Not to be foreseen by who made the content: keyed with randomness of this process.
+/// Returns a boundary, derived from random keys of this process. The author of the content cannot
+/// predict the boundary.
 fn boundary(digest: &Digest) -> Boundary {
     use std::hash::BuildHasher;
     use std::sync::OnceLock;
@@ -330,7 +335,7 @@ fn boundary(digest: &Digest) -> Boundary {
     Boundary::new(high << 64 | low)
 }
 
-/// A manifest, whole: manifests have no ranges.
+/// Builds the response with a manifest. Manifests have no ranges.
 pub fn manifest(
     head: &RequestHead<'_>,
     body: Bytes,

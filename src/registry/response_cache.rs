@@ -1,6 +1,9 @@
-//! Answers of one core, encoded: a hit on a small object costs one `send`, one on a file the head's and its own.
+//! Encoded responses of one core. A hit on a small object costs one `send`. A hit on a file costs
+//! one for the head, and the transfer of the file.
 //!
-//! Keyed by the request target as received, so that a hit parses no path. Only public content is here.
+//! The key is the request target as received, so that a hit parses no path. All cached content is
+//! public, or comes from registries that the operator shares, so all permitted readers receive
+//! equal responses.
 
 use std::fs::File;
 use std::rc::Rc;
@@ -16,24 +19,24 @@ use crate::oci::accepts;
 use crate::runtime::clock::{unix_millis, unix_seconds};
 use crate::server::h1::send::encode_ready;
 
-/// What an entry costs beside body, fields and key: slots, headers of allocations, index.
+/// Memory of an entry besides body, fields and key: slots, allocation headers, index.
 const OVERHEAD_BYTES: u64 = 512;
 
 pub struct ResponseCache {
     answers: Lru<Box<str>, CachedResponse>,
-    /// Answers whose body is an open file. Bounded by their number: each may be the last to hold its descriptor.
+    /// Responses with an open file as body. Their number is limited, because an entry may be the
+    /// last owner of a file descriptor.
     files: Lru<Box<str>, CachedResponse>,
 }
 
-/// One answer.
 struct CachedResponse {
     fields: Fields,
     body: CachedBody,
-    /// For answers to tags.
+    /// The terms of a response to a tag.
     tag: Option<CachedTagTerms>,
     readers: Readers,
     ready: Rc<Ready>,
-    /// The second for which `ready` was encoded: `Date` and `Age` say so.
+    /// The time of `Date` and `Age` in `ready`, in seconds since 1970.
     encoded_at: u64,
 }
 
@@ -43,7 +46,7 @@ enum CachedBody {
     File(Arc<File>, u64),
 }
 
-/// Under which terms a tag's answer may be repeated.
+/// The terms under which the response to a tag may be served again.
 pub struct CachedTagTerms {
     pub media_type: String,
     pub checked_ms: u64,
@@ -59,7 +62,8 @@ impl ResponseCache {
         }
     }
 
-    /// Returns the cached response to `head`, if `head` meets its terms and `access` allows it.
+    /// Returns the cached response to `head`, if the terms are met and `access` permits the
+    /// response.
     pub fn find(&mut self, head: &RequestHead<'_>, access: &CachedAccess) -> Option<Rc<Ready>> {
         let entry = match self.answers.get(head.target) {
             Some(entry) => entry,
@@ -80,19 +84,18 @@ impl ResponseCache {
         Some(entry.ready.clone())
     }
 
-    /// Forgets everything.
     pub fn clear(&mut self) {
         self.answers.clear();
         self.files.clear();
     }
 
-    /// Forgets the answer to `target`.
     pub fn forget(&mut self, target: &str) {
         self.answers.remove(target);
         self.files.remove(target);
     }
 
-    /// Remembers an answer to `target`. `fields` say that it was a hit. Without a target it would be found by nobody.
+    /// Caches the response to `target`. `fields` must describe a hit. Without a target, nothing is
+    /// cached.
     pub fn remember(
         &mut self,
         target: &str,
@@ -110,7 +113,7 @@ impl ResponseCache {
         self.answers.insert(target.into(), entry, weight);
     }
 
-    /// Remembers that the answer to `target` is `file`, of `size` bytes.
+    /// Caches `file`, of `size` bytes, as the response to `target`.
     pub fn remember_file(
         &mut self,
         target: &str,

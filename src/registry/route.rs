@@ -1,8 +1,9 @@
-//! Path, query and `X-Registry` to a route. Pure.
+//! Parses path, query and `X-Registry` into a route. Pure.
 //!
-//! Which registry: the field, else `ns=`, else the first part of the path if it looks like one, else the default. Two
-//! that disagree are refused. The verb is looked for from the end: `blobs`, `manifests` and `tags` are legal parts of
-//! repository names.
+//! The header field, `ns=` and the first part of the path may name a registry, and must not
+//! contradict each other. The first part counts only if the part looks like a registry. Without a
+//! name, the default applies. The operation is at the end of the path, because `blobs`, `manifests`
+//! and `tags` are legal parts of repository names.
 
 use super::pagination;
 use super::route_error::RouteError;
@@ -11,42 +12,42 @@ use crate::oci::{
 };
 use crate::upstream::Target;
 
-/// What a request is about.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Route {
-    /// `/v2/`: is this a registry?
+    /// `/v2/`, the check for a registry.
     Ping,
     Health(Probe),
     Stats,
     Content(Requested, What),
 }
 
-/// What a health check wants to know.
+/// The kind of a health check.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Probe {
-    /// Would only a restart help?
+    /// Liveness. Fails if only a restart helps.
     Alive,
-    /// The same, for programs that read the body.
+    /// Liveness, for programs that read the body as JSON.
     AliveJson,
-    /// Should clients be sent here?
+    /// Readiness. Fails if the cache should receive no requests.
     Ready,
 }
 
-/// The origin of the requested content, and the part of the request that chose it.
+/// The origin of the requested content, and the part of the request that chose the registry.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Requested {
     pub origin: Origin,
     pub chosen: Chosen,
-    /// The `ns` of the query, which the answer repeats.
+    /// The `ns` of the query. The response repeats the value.
     pub ns: Option<String>,
 }
 
-/// What chose the registry.
+/// The part of a request that chose the registry.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Chosen {
-    /// `X-Registry` or `ns`: the client knows that we are not the registry itself, and has another way to it.
+    /// `X-Registry` or `ns`. The client uses this cache as a mirror, and can contact the registry
+    /// directly.
     Beside,
-    /// The path, or its silence.
+    /// The path, or the default for a path without a registry.
     InName,
 }
 
@@ -54,13 +55,13 @@ pub enum Chosen {
 pub enum What {
     Manifest(Reference),
     Blob(Digest),
-    /// A page of tags; `None` for one without.
+    /// A page of tags; `None` for an empty page.
     Tags(Option<ListQuery>),
     Referrers(Digest, ListQuery),
 }
 
 impl What {
-    /// What is asked for, with the registry and the repository as the client named them.
+    /// Returns the name of the content for messages, with registry and repository.
     pub fn subject(&self, origin: &Origin) -> String {
         let Origin {
             namespace,
@@ -77,7 +78,7 @@ impl What {
         }
     }
 
-    /// What an upstream is asked for; `None` when nobody need be.
+    /// Returns the target of the upstream request; `None` for an empty page of tags.
     pub fn target(&self) -> Option<Target> {
         match self {
             What::Manifest(reference) => Some(Target::Manifest(reference.clone())),
@@ -88,8 +89,8 @@ impl What {
     }
 }
 
-/// Finds the route of `path` and `query` (both as received). `field` are the lines of `X-Registry`; none where it does
-/// not choose.
+/// Parses `path` and `query`, both as received. `field` has the lines of `X-Registry`, or no line
+/// if the operator does not allow the field.
 pub fn parse<'h>(
     path: &str,
     query: Option<&str>,
@@ -108,7 +109,8 @@ pub fn parse<'h>(
     let rest = path.strip_prefix("/v2/").ok_or(RouteError::NotFound)?;
     let parts: Vec<&str> = rest.split('/').collect();
     let (name, verb, last) = match &parts[..] {
-        // One slash at the end adds nothing. Without this rule the last part would be empty, which no reference is.
+        // A trailing slash is ignored. Otherwise the last part would be empty, and no reference is
+        // empty.
         [name @ .., verb, last, ""] if !name.is_empty() && is_verb(verb, last) => (name, *verb, *last),
         [name @ .., verb, last] if !name.is_empty() && is_verb(verb, last) => (name, *verb, *last),
         _ => return Err(RouteError::NotFound),
@@ -130,7 +132,7 @@ pub fn parse<'h>(
     Ok(Route::Content(requested, what))
 }
 
-/// Whether two parts of a path say what is asked for.
+/// Returns whether two parts of a path select an operation.
 fn is_verb(verb: &str, last: &str) -> bool {
     matches!(verb, "manifests" | "blobs" | "referrers") || (verb, last) == ("tags", "list")
 }
@@ -183,7 +185,8 @@ fn namespace(text: &str) -> Result<Namespace, RouteError> {
     text.parse().map_err(|_| RouteError::Namespace)
 }
 
-/// The name in the path of a list, registry and all, as the client wrote it. Only for paths that are routes.
+/// Returns the name in the path of a list, with the registry, as the client wrote the name. `path`
+/// must be a route.
 pub fn name_in(path: &str) -> Option<String> {
     let path = path.strip_suffix('/').unwrap_or(path);
     let (name, _) = path
@@ -193,7 +196,7 @@ pub fn name_in(path: &str) -> Option<String> {
     percent_decoded(name)
 }
 
-/// The one `ns` of a query.
+/// Returns the `ns` of a query. Several values are an error.
 fn ns_of(query: Option<&str>) -> Result<Option<String>, RouteError> {
     let mut found = None;
     for (_, value) in pairs(query.unwrap_or_default()).filter(|(key, _)| key == "ns") {
@@ -202,11 +205,11 @@ fn ns_of(query: Option<&str>) -> Result<Option<String>, RouteError> {
             return Err(RouteError::Namespace);
         }
     }
-    // `ns=` says as much as no `ns`.
+    // An empty `ns` counts as absent.
     Ok(found.filter(|ns| !ns.is_empty()))
 }
 
-/// The registry that the one line of `X-Registry` names.
+/// Returns the registry in `X-Registry`. Several lines are an error.
 fn field_of<'h>(mut lines: impl Iterator<Item = &'h [u8]>) -> Result<Option<Namespace>, RouteError> {
     match (lines.next(), lines.next()) {
         (None, _) | (Some([]), None) => Ok(None),
@@ -218,10 +221,10 @@ fn field_of<'h>(mut lines: impl Iterator<Item = &'h [u8]>) -> Result<Option<Name
     }
 }
 
-/// Resolves percent-escapes in a part of a path; `None` for broken ones, and for what is not ASCII or a slash then.
-/// The grammars refuse the rest.
+/// Decodes percent-escapes in a part of a path. `None` for an invalid escape, for a slash, and for
+/// characters other than printable ASCII. The grammars reject the rest.
 fn decode(text: &str) -> Option<String> {
-    // An escaped slash would make two parts of one.
+    // An escaped slash would split the part in two.
     percent_decoded(text).filter(|text| !text.contains('/'))
 }
 
@@ -242,7 +245,7 @@ mod tests {
         )
     }
 
-    /// registry, repository and reference of a manifest route.
+    /// Returns registry, repository and reference of a manifest route.
     fn manifest(target: &str) -> Result<(String, String, String), RouteError> {
         match route(target)? {
             Route::Content(Requested { origin, .. }, What::Manifest(reference)) => Ok((
@@ -309,7 +312,7 @@ mod tests {
                 found("registry.internal:5000", "a", "1"),
             ),
             ("/v2/my_5000/a/manifests/1", found("docker.io", "my_5000/a", "1")),
-            // What is alone is a repository.
+            // A single part is a repository.
             (
                 "/v2/localhost_5000/manifests/1",
                 found("docker.io", "library/localhost_5000", "1"),

@@ -1,8 +1,8 @@
-//! Why a path is not a route.
+//! The errors of the route parser.
 
 use crate::oci::ParseDigestError;
 
-/// Why a path is no route. The client's fault.
+/// The reason that a request has no route. Always a mistake of the client.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum RouteError {
     #[error("there is nothing here; the registry API begins at /v2/")]

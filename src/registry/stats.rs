@@ -1,8 +1,8 @@
-//! `GET /_/stats`: the availability of the registries, as JSON. Names of pulled content are private: the cache serves
-//! the statistics only with client authentication.
+//! `GET /_/stats`, the availability of the registries as JSON. The names of pulled content are
+//! private, so the statistics require client authentication.
 //!
-//! One object per registry, keyed by its name. `RateLimit` has the budget that the registry reports, without
-//! the address or account of that budget.
+//! The response has an object per registry, keyed by name. `RateLimit` is the budget reported by
+//! the registry, without the address or account.
 
 use serde_json::{Map, Value, json};
 

@@ -1,11 +1,12 @@
-//! Whether a request goes in a circle: what its `Via` says (RFC 9110, 7.6.3). Pure.
+//! Detects request loops by the `Via` field (RFC 9110, 7.6.3). Pure.
 
 use crate::limits::VIA_MAX;
 
-/// Bytes of a chain that is passed on: [`VIA_MAX`] names of a hundred bytes.
+/// The longest forwarded chain in bytes: [`VIA_MAX`] names of a hundred bytes.
 const CHAIN_BYTES_MAX: usize = 1_024;
 
-/// Why a request is not followed further. The fault of whoever put the caches behind each other.
+/// The reason that a request is not forwarded. The operator chained the caches in a loop, or
+/// chained too many caches.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum Loop {
     #[error("a loop: this request has come through this cache before")]
@@ -14,11 +15,12 @@ pub enum Loop {
     TooLong,
 }
 
-/// The caches a request has come through, as a `Via` value to be passed on; `None` when it has come straight to us.
+/// Returns the caches that a request has passed, as a `Via` value to forward. `None` if the request
+/// has passed no cache.
 ///
 /// # Errors
 ///
-/// [`Loop`], when one of them is `pseudonym`, or when there are too many.
+/// [`Loop`], if a cache is `pseudonym`, or if there are too many caches.
 pub fn chain<'a>(values: impl Iterator<Item = &'a [u8]>, pseudonym: &str) -> Result<Option<String>, Loop> {
     let mut chain = String::new();
     let mut count = 0;
@@ -30,7 +32,7 @@ pub fn chain<'a>(values: impl Iterator<Item = &'a [u8]>, pseudonym: &str) -> Res
         if count > VIA_MAX {
             return Err(Loop::TooLong);
         }
-        // Protocol and name; comments do not travel on.
+        // Only protocol and name are forwarded, without comments.
         let mut words = member
             .split(|byte| byte.is_ascii_whitespace())
             .filter(|word| !word.is_empty());

@@ -1,4 +1,4 @@
-//! Lookup of blobs, in the nearest tier that has them.
+//! Lookup of blobs in the nearest tier.
 
 use std::sync::Arc;
 
@@ -17,7 +17,6 @@ pub enum Within {
     Everywhere,
 }
 
-/// A blob that is stored.
 pub enum StoredBlob {
     Local(LocalBlob),
     Remote(RemoteBlob),
@@ -28,7 +27,8 @@ pub struct LocalBlob {
     pub entry: Entry,
     /// The verified content of a blob of at most [`MEMORY_OBJECT_BYTES_MAX`].
     pub small: Option<Bytes>,
-    /// Whether the file may stay open. A file in the spool may not, because it uses room of the spool.
+    /// Whether the file may stay open. A file in the spool may not, because the file uses room of
+    /// the spool.
     pub lasting: bool,
 }
 
@@ -40,8 +40,8 @@ pub struct RemoteBlob {
 }
 
 impl Storage {
-    /// Returns a stored blob: committed on this machine, waiting for its upload, or in the bucket. A tier that fails or
-    /// stalls is a miss. For a core.
+    /// Returns a stored blob: committed on this machine, waiting for its upload, or in the bucket.
+    /// A tier that fails or stalls is a miss. Call on a core.
     pub async fn find_blob(&self, digest: Digest, within: Within) -> Option<StoredBlob> {
         let key = Key::Blob(digest);
         if let Some(blob) = self.find_local(key.clone()).await {
@@ -55,7 +55,7 @@ impl Storage {
         Some(StoredBlob::Remote(RemoteBlob { storage, meta }))
     }
 
-    /// Returns whether the disk of this machine has a blob. For the helper pool.
+    /// Returns whether the disk of this machine has a blob. Call on the helper pool.
     pub async fn has_local_blob(&self, digest: &Digest) -> bool {
         let key = Key::Blob(*digest);
         self.0.uploads.find(digest).is_some() || self.look(move |store| find(store, &key)).await.is_some()
@@ -86,7 +86,8 @@ impl Storage {
     }
 }
 
-/// Reads a small blob; `None` if it cannot be read or no longer matches its digest.
+/// Reads the content of a small blob. `None` if the read fails, or if the content does not match
+/// the digest.
 fn open(entry: Entry, lasting: bool) -> Option<LocalBlob> {
     let small = if entry.meta.size <= MEMORY_OBJECT_BYTES_MAX {
         // At most MEMORY_OBJECT_BYTES_MAX, so the size fits into a usize.
@@ -108,7 +109,7 @@ fn open(entry: Entry, lasting: bool) -> Option<LocalBlob> {
     })
 }
 
-/// Looks up an entry; a store that cannot be read is a miss.
+/// Looks up an entry. A store that cannot be read is a miss.
 pub(super) fn find(store: &FsStore, key: &Key) -> Option<Entry> {
     store.find(key).unwrap_or_else(|error| {
         tracing::warn!(%error, "the store cannot be read; treating it as a miss");

@@ -1,6 +1,8 @@
-//! The bucket tier. Requests have a deadline, pause while the bucket is failing, and skip quarantined content.
+//! The bucket tier. Requests have a deadline, pause while the bucket is failing, and skip
+//! quarantined content.
 //!
-//! Not here: lookups and reads ([`super::bucket_read`]), uploads ([`super::upload_queue`]), and the S3 protocol (`store`).
+//! Not here: lookups and reads ([`super::bucket_read`]), uploads ([`super::upload_queue`]), and the
+//! S3 protocol (`store`).
 
 use std::collections::HashMap;
 use std::future::Future;
@@ -21,16 +23,15 @@ use crate::runtime::clock::monotonic_micros;
 use crate::runtime::single_flight::SingleFlight;
 use crate::store::{S3Error, S3Store};
 
-/// A bucket and its state in this process.
 pub(super) struct Bucket {
     store: S3Store,
     /// Whether clients may be redirected to the bucket.
     pub redirect: bool,
     /// Microseconds of the monotonic clock before which the bucket gets no lookups.
     unreadable_until: AtomicU64,
-    /// Content that did not match its digest, with the end of its quarantine.
+    /// Content that did not match the digest, with the end of the quarantine.
     quarantined: Mutex<HashMap<Digest, u64>>,
-    /// Held while an entry is verified, so that a new upload of the entry is not removed as the damaged one.
+    /// Held during a verification, so that a new upload is not removed as the damaged entry.
     verifying: tokio::sync::Mutex<()>,
     /// The number of open bodies of each registry.
     reads: SharedLedger,
@@ -81,8 +82,8 @@ impl Bucket {
         self.store.is_available() && self.unreadable_until.load(Ordering::Relaxed) <= now
     }
 
-    /// Returns the result of `request` within `limit`. After a timeout the bucket gets no requests for a while, and
-    /// `request` continues in the background. For the helper pool.
+    /// Returns the result of `request` within `limit`. After a timeout the bucket gets no requests
+    /// for a while, and `request` continues in the background. Call on the helper pool.
     pub async fn within_deadline<T: Send + 'static>(
         &self,
         limit: Duration,
@@ -121,7 +122,8 @@ impl Bucket {
         }
     }
 
-    /// Quarantines content that did not match its digest. The bucket is no source of the content until the quarantine ends.
+    /// Quarantines content that did not match the digest. The bucket is no source of the content
+    /// until the quarantine ends.
     fn quarantine(&self, digest: Digest) {
         let now = monotonic_micros();
         let until = now + u64::try_from(QUARANTINE_TIME.as_micros()).unwrap_or(u64::MAX);
@@ -163,8 +165,8 @@ impl Storage {
         });
     }
 
-    /// Removes an entry of the bucket that is not of its kind, before the upload of its replacement. If the bucket is
-    /// too slow, the next pull removes the entry.
+    /// Removes an invalid entry of the bucket, before the upload of the replacement. If the bucket
+    /// is too slow, the next pull removes the entry.
     pub(super) async fn discard_in_bucket(&self, key: &Key, seen: &Meta, why: &str) {
         let Some(bucket) = self.bucket() else {
             return;

@@ -15,7 +15,7 @@ use crate::store::S3Body;
 
 pub use crate::store::S3Error as BucketError;
 
-/// A part of a blob in the bucket, opened. Counts for the share that its registry has of the open bodies.
+/// An open part of a blob in the bucket. Counts for the registry's share of the open bodies.
 pub struct RemoteBody {
     body: S3Body,
     _lease: Option<Lease>,
@@ -49,13 +49,14 @@ impl RemoteBlob {
         &self.meta
     }
 
-    /// Whether a pull copies the blob to the disk of this machine. Otherwise clients are served from the bucket.
+    /// Whether a pull copies the blob to the disk of this machine. Otherwise clients are served
+    /// from the bucket.
     pub fn is_copied_on_pull(&self) -> bool {
         self.storage.local().is_some()
     }
 
-    /// Reads a blob of at most [`HELD_WHOLE_BYTES_MAX`], in one shared read for concurrent callers, and verifies it. `None`
-    /// if the bucket fails or the memory budget is exhausted. For a core.
+    /// Reads and verifies a blob of at most [`HELD_WHOLE_BYTES_MAX`]. Concurrent callers share one
+    /// read. `None` if the bucket fails or the memory budget is exhausted. Call on a core.
     pub async fn read_whole(&self) -> Option<Bytes> {
         let bucket = self.storage.bucket()?;
         if self.meta.size > HELD_WHOLE_BYTES_MAX {
@@ -71,7 +72,8 @@ impl RemoteBlob {
         reading.await.0.ok().flatten()
     }
 
-    /// Reads the blob. Content above [`MEMORY_OBJECT_BYTES_MAX`] counts for the memory budget until it is dropped.
+    /// Reads the blob. Content above [`MEMORY_OBJECT_BYTES_MAX`] counts for the memory budget until
+    /// the drop.
     async fn read_charged(&self) -> Option<Bytes> {
         let (storage, meta) = (&self.storage, &self.meta);
         let key = Key::Blob(meta.digest);
@@ -86,8 +88,8 @@ impl RemoteBlob {
         }))
     }
 
-    /// Opens the bytes from `from` up to `to`; `None` if the bucket does not send a head in time, or if the share of
-    /// `namespace` is exhausted. For the helper pool.
+    /// Opens the bytes from `from` up to `to`. `None` if the bucket does not send a head in time,
+    /// or if the share of `namespace` is exhausted. Call on the helper pool.
     pub async fn open(&self, namespace: &Namespace, from: u64, to: u64) -> Option<RemoteBody> {
         let bucket = self.storage.bucket()?;
         // A shorter body is received whole, so no slow client holds it open.
@@ -102,8 +104,8 @@ impl RemoteBlob {
         Some(RemoteBody { body, _lease: lease })
     }
 
-    /// Returns a URL by which a client can fetch the blob from the bucket for [`BUCKET_URL_TTL`], if the operator allows
-    /// redirects. The URL is a secret. For a core.
+    /// Returns a URL of the blob in the bucket, valid for [`BUCKET_URL_TTL`]. `None` if the
+    /// operator does not allow redirects. The URL is a secret. Call on a core.
     pub async fn client_url(&self) -> Option<String> {
         let bucket = self.storage.bucket().filter(|bucket| bucket.redirect)?;
         let (store, key) = (bucket.store().clone(), Key::Blob(self.meta.digest));
@@ -111,15 +113,16 @@ impl RemoteBlob {
         self.storage.0.helper.ask(signing).await.ok()?.ok()
     }
 
-    /// Reports that bytes of the blob did not match its digest. The bucket is no source of the blob until the blob is
-    /// verified. For the helper pool.
+    /// Reports that the content of the blob did not match the digest. The bucket is no source of
+    /// the blob until the blob is verified. Call on the helper pool.
     pub fn quarantine(&self) {
         self.storage.quarantine_in_bucket(&Key::Blob(self.meta.digest));
     }
 }
 
 impl Storage {
-    /// Returns the metadata of `key` in the bucket, in one shared lookup for concurrent callers. For a core.
+    /// Returns the metadata of `key` in the bucket, in one shared lookup for concurrent callers.
+    /// Call on a core.
     pub(super) async fn find_in_bucket(&self, key: Key) -> Option<Arc<Meta>> {
         let bucket = self.bucket()?;
         if !bucket.may_have(key.digest()) {
@@ -135,7 +138,8 @@ impl Storage {
         lookup.await.0.ok().flatten()
     }
 
-    /// Returns the metadata of `key` in the bucket, within [`BUCKET_LOOKUP_TIMEOUT`]. For the helper pool.
+    /// Returns the metadata of `key` in the bucket, within [`BUCKET_LOOKUP_TIMEOUT`]. Call on the
+    /// helper pool.
     pub(super) async fn look_in_bucket(&self, key: &Key) -> Option<Arc<Meta>> {
         let bucket = self.bucket()?;
         if !bucket.may_have(key.digest()) {
@@ -146,7 +150,8 @@ impl Storage {
         bucket.within_deadline(BUCKET_LOOKUP_TIMEOUT, finding).await?
     }
 
-    /// Reads a small entry whole and verifies it. Wrong content is quarantined. For the helper pool.
+    /// Reads a small entry whole and verifies it. Wrong content is quarantined. Call on the helper
+    /// pool.
     pub(super) async fn read_from_bucket(&self, key: &Key, meta: &Meta) -> Option<Bytes> {
         let bucket = self.bucket()?;
         let (store, wanted, meta) = (bucket.store().clone(), key.clone(), meta.clone());

@@ -1,4 +1,5 @@
-//! Whether the store takes writes. After a failure fills go on without it for a while.
+//! The health of the store. After a failed write, fills skip the store for a while. After a slow
+//! lookup, lookups are misses for a while.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -9,24 +10,24 @@ use crate::runtime::clock::unix_seconds;
 
 #[derive(Default)]
 pub struct StoreHealth {
-    /// Second before which no write is tried.
+    /// The time before which no write is tried, in seconds since 1970.
     unwritable_until: AtomicU64,
-    /// Second before which nothing is looked up.
+    /// The time before which no lookup is tried, in seconds since 1970.
     unreadable_until: AtomicU64,
 }
 
 impl StoreHealth {
-    /// Whether a fill should try to write.
+    /// Returns whether a fill should try to write.
     pub fn writable(&self) -> bool {
         is_over(&self.unwritable_until, STORE_RETRY_INTERVAL)
     }
 
-    /// Whether content should be looked up.
+    /// Returns whether content should be looked up.
     pub fn readable(&self) -> bool {
         is_over(&self.unreadable_until, STORE_STALL_COOLDOWN)
     }
 
-    /// Records a lookup that took too long, and logs it once per pause.
+    /// Records a slow lookup. Logs once per pause.
     pub fn stalled(&self) {
         if self.readable() {
             tracing::warn!(
@@ -38,7 +39,7 @@ impl StoreHealth {
             .store(unix_seconds() + STORE_STALL_COOLDOWN.as_secs(), Ordering::Relaxed);
     }
 
-    /// Records a failed write, and logs it once per pause.
+    /// Records a failed write. Logs once per pause.
     pub fn failed(&self, why: &dyn std::fmt::Display) {
         if self.writable() {
             tracing::warn!(%why, pause_s = STORE_RETRY_INTERVAL.as_secs(), "the store takes no writes; pulls go on uncached");
@@ -48,7 +49,8 @@ impl StoreHealth {
     }
 }
 
-/// Whether a pause of `length` that was to end at `until` is over. A clock set back must not prolong it.
+/// Returns whether a pause of `length` with the planned end `until` is over. A clock that was set
+/// back must not prolong the pause.
 fn is_over(until: &AtomicU64, length: Duration) -> bool {
     let (until, now) = (until.load(Ordering::Relaxed), unix_seconds());
     now >= until || until - now > length.as_secs()

@@ -1,4 +1,5 @@
-//! Content that is being received: a file that becomes an entry of the local store, or waits for its upload in the spool.
+//! Files for content that is being received. A file becomes an entry of the local store, or waits
+//! for the upload in the spool.
 
 use std::fs::File;
 use std::sync::Arc;
@@ -19,11 +20,11 @@ enum Target {
     Spool(Spooled),
 }
 
-/// A commit that failed. Returns the share of the disk that the file still uses.
+/// A failed commit, with the share of the disk that the file still uses.
 pub struct NotCommitted(pub Option<Lease>);
 
 impl Storage {
-    /// The number of bytes for which the disk has room.
+    /// Returns the number of bytes for which the disk has room.
     pub fn free_room(&self) -> u64 {
         match &self.0.tiers {
             Tiers::Local(fs) | Tiers::Both { fs, .. } => fs.free_room(),
@@ -35,7 +36,8 @@ impl Storage {
     ///
     /// # Errors
     ///
-    /// The disk has no room for `size`, is read-only, or fails. The caller continues without the disk.
+    /// The disk has no room for `size`, is read-only, or fails. The caller continues without the
+    /// disk.
     pub fn begin(&self, key: &Key, size: Option<u64>) -> Result<StorageIngest, StoreError> {
         let target = match &self.0.tiers {
             Tiers::Local(fs) | Tiers::Both { fs, .. } => fs.ingest(key, size).map(Target::Local),
@@ -44,9 +46,10 @@ impl Storage {
         target.map(StorageIngest)
     }
 
-    /// Makes verified content from the registry `namespace` an entry, and schedules its upload unless `is_replicated`. Lookups
-    /// find the entry afterwards. `lease` is the file's share of the disk. A file in the spool keeps the lease until the
-    /// spool no longer has the file. For the helper pool.
+    /// Makes verified content from the registry `namespace` an entry, and schedules its upload
+    /// unless `is_replicated`. Lookups find the entry afterwards. `lease` is the file's share of
+    /// the disk. A file in the spool keeps the lease until the spool no longer has the file. Call
+    /// on the helper pool.
     ///
     /// # Errors
     ///
@@ -99,7 +102,7 @@ impl Storage {
 }
 
 impl StorageIngest {
-    /// The number of bytes for which room is reserved.
+    /// Returns the number of bytes for which room is reserved.
     pub fn reserved(&self) -> u64 {
         match &self.0 {
             Target::Local(ingest) => ingest.reserved(),
@@ -119,7 +122,7 @@ impl StorageIngest {
         }
     }
 
-    /// The file. Bytes that were written can be read from it.
+    /// Returns the file, from which written bytes can be read.
     pub fn file(&self) -> &Arc<File> {
         match &self.0 {
             Target::Local(ingest) => ingest.file(),
@@ -127,7 +130,8 @@ impl StorageIngest {
         }
     }
 
-    /// The room of the file in the spool. The caller keeps it as long as the file.
+    /// Returns the room of the file in the spool. The caller must keep the room as long as the
+    /// file.
     pub fn room(&self) -> Option<&Arc<Room>> {
         match &self.0 {
             Target::Local(_) => None,

@@ -1,8 +1,9 @@
-//! One store made of tiers: a directory on this machine, a bucket that several machines share, or both.
+//! The storage of the process. The tiers are a directory on this machine, a bucket shared by
+//! several machines, or both.
 //!
-//! Only this folder knows which tiers exist. Callers look up, read, receive and commit content. The storage picks the
-//! nearest tier, copies content between tiers in the background, and gives a failing tier a pause.
-//! A failed tier is a miss and never an error of a request.
+//! Callers look up, read, receive and commit content, independently of the tiers. The storage picks
+//! the nearest tier, copies content between tiers in the background, and pauses requests to a
+//! failing tier. A failed tier is a miss, and never an error of a request.
 //!
 //! Not here: the formats and calls of each tier (`store`), and access to content (`cache`).
 
@@ -54,10 +55,10 @@ pub struct Storage(Arc<Shared>);
 
 struct Shared {
     tiers: Tiers,
-    /// Of the disk, for the local store or the spool.
+    /// The health of the disk with the local store or the spool.
     health: StoreHealth,
     uploads: Uploads,
-    /// Of the local store.
+    /// The writers of records to the local store.
     record_writers: RecordWriters,
     parties: Parties,
     helper: Helper,
@@ -79,7 +80,7 @@ enum Tiers {
     },
 }
 
-/// Why the storage cannot be used.
+/// The reason that the storage cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum StorageError {
     #[error(transparent)]
@@ -95,7 +96,8 @@ impl Storage {
     ///
     /// # Errors
     ///
-    /// A tier that needs a change by the operator. An unreachable bucket is no error, because it may become reachable.
+    /// A tier needs a change by the operator. An unreachable bucket is no error, because the bucket
+    /// may become reachable.
     pub fn open(
         config: &StorageConfig,
         parties: Parties,
@@ -138,8 +140,8 @@ impl Storage {
         &self.0.parties
     }
 
-    /// Runs the heartbeat of the local store in `health`. The heartbeat looks up absent names. A bucket has no heartbeat,
-    /// because its circuit breaker tracks its availability.
+    /// Runs the heartbeat of the local store in `health`. The heartbeat looks up absent names. A
+    /// bucket has no heartbeat, because the circuit breaker tracks the availability.
     pub fn run_heartbeat(&self, health: &Health) {
         let store = self.local().cloned();
         self.0.helper.run_heartbeat(health.store().clone(), move || {
@@ -183,15 +185,16 @@ impl Storage {
         });
     }
 
-    /// Schedules the verification of a local file that could not be read to its end. A damaged entry is removed.
+    /// Schedules the verification of a local file that could not be read to the end. A damaged
+    /// entry is removed.
     pub fn verify_file(&self, key: Key) {
         if let Some(store) = self.local().cloned() {
             self.0.helper.spawn_blocking(move || store.recheck(&key));
         }
     }
 
-    /// Records in every tier, in the background, that the registry of `source` has the content too, and whether it is
-    /// public.
+    /// Records in every tier, in the background, that the registry of `source` also has the
+    /// content, and whether the content is public.
     pub fn record_source(&self, key: Key, source: Source, public: bool) {
         if let Some(bucket) = self.bucket().filter(|bucket| bucket.store().is_available()) {
             let (store, key, source) = (bucket.store().clone(), key.clone(), source.clone());
@@ -227,7 +230,8 @@ impl Storage {
         }
     }
 
-    /// The result of a lookup in the local store; `None` if the store fails or stalls. For the helper pool.
+    /// Returns the result of a lookup in the local store. `None` if the store fails or stalls. Call
+    /// on the helper pool.
     async fn look<T: Send + 'static>(
         &self,
         look: impl FnOnce(&FsStore) -> Option<T> + Send + 'static,
@@ -239,7 +243,8 @@ impl Storage {
         self.in_time(self.0.helper.look_up_on_pool(move || look(&store)).await)
     }
 
-    /// The result of a lookup; `found` is `None` after a timeout, which is recorded as a stall of the local store.
+    /// Returns the result of a lookup. `found` is `None` after a timeout, which is recorded as a
+    /// stall of the local store.
     fn in_time<T>(&self, found: Option<Result<Option<T>, Lost>>) -> Option<T> {
         if found.is_none() && self.local().is_some_and(|store| !store.is_adopting()) {
             self.0.health.stalled();
@@ -247,7 +252,8 @@ impl Storage {
         found?.ok().flatten()
     }
 
-    /// Writes to the local store, if there is one and it takes writes; `None` if nothing was written. A failure is recorded.
+    /// Writes to the local store, unless writes are paused. `None` if nothing was written. A
+    /// failure is recorded.
     async fn write_local<T: Send + 'static>(
         &self,
         write: impl FnOnce(&FsStore) -> Result<T, StoreError> + Send + 'static,

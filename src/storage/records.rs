@@ -10,7 +10,7 @@ use crate::limits::{BUCKET_LOOKUP_TIMEOUT, RECORD_WRITERS, RECORD_WRITES_WAITING
 use crate::oci::{Namespace, Origin};
 use crate::store::{S3Error, S3Store, StoreError};
 
-/// The changes that one answer of a registry makes to the records of a repository.
+/// The changes to the records of a repository after an answer of the registry.
 #[derive(Clone, Default)]
 pub struct RecordChanges {
     pub set: Option<(RecordName, ReferrersRecord)>,
@@ -68,7 +68,7 @@ impl RecordChanges {
 }
 
 impl Storage {
-    /// Returns the newest record of a name among the tiers. For the helper pool.
+    /// Returns the newest record of a name among the tiers. Call on the helper pool.
     pub async fn record(&self, origin: &Origin, name: &RecordName) -> Option<ReferrersRecord> {
         let lookups = (self.local_record(origin, name), self.bucket_record(origin, name));
         let (local, remote) = futures_util::future::join(lookups.0, lookups.1).await;
@@ -78,8 +78,9 @@ impl Storage {
             .max_by_key(|record| record.checked_at_ms)
     }
 
-    /// Writes `changes` to every tier. `is_outdated` returns whether a later answer contradicts the new record. Outdated
-    /// changes are dropped, so that they do not remove the records of the later answer. For the helper pool.
+    /// Writes `changes` to every tier. `is_outdated` returns whether a later answer contradicts the
+    /// new record. Outdated changes are dropped, so that the records of the later answer stay. Call
+    /// on the helper pool.
     pub async fn write_records(
         &self,
         origin: &Origin,
@@ -90,7 +91,7 @@ impl Storage {
             return;
         }
         self.write_bucket_records(origin, &changes, is_outdated.clone());
-        // The later answer is written in its turn, after these changes.
+        // A later answer is written after these changes.
         let _turn = self.0.record_writers.of(&origin.namespace).turn.lock().await;
         let origin = origin.clone();
         self.write_local(move |store| {
@@ -112,7 +113,8 @@ impl Storage {
         .await;
     }
 
-    /// Writes `changes` to the bucket in the background; dropped when too many changes wait.
+    /// Writes `changes` to the bucket in the background. If too many changes wait, `changes` are
+    /// dropped.
     fn write_bucket_records(
         &self,
         origin: &Origin,

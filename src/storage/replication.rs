@@ -1,16 +1,18 @@
-//! Which entries of the local store the bucket lacks.
+//! Uploads entries of the local store that the bucket lacks.
 
 use super::upload_job::UploadJob;
 use super::{Key, Storage};
 use crate::fairness::Party;
 use crate::limits::{REPLICATION_CHECKS_MAX, UPLOADS_QUEUED_MAX};
 
-/// The party of blobs that the bucket may have already. No registry has this name, because all registries share blobs.
+/// The party of blobs that the bucket may have already. No registry has this name, because all
+/// registries share blobs.
 const SHARED_BLOBS: &str = "";
 
 impl Storage {
-    /// Schedules the upload of an entry of the local store, if the bucket lacks the entry. The end of an earlier process may
-    /// have interrupted an upload. The bucket is checked once per process and entry.
+    /// Schedules the upload of an entry of the local store, if the bucket lacks the entry. The end
+    /// of an earlier process may have interrupted an upload. The bucket is checked once per process
+    /// and entry.
     pub(super) fn ensure_replicated(&self, key: &Key) {
         if self.bucket().is_none() {
             return;
@@ -22,7 +24,7 @@ impl Storage {
                 return;
             }
             if queue.checked.len() >= REPLICATION_CHECKS_MAX {
-                // Each entry that is checked again costs one request.
+                // Each repeated check costs one request.
                 queue.checked.clear();
             }
             if !queue.checked.insert(key.clone()) {
@@ -32,7 +34,8 @@ impl Storage {
         self.queue_replication(key.clone());
     }
 
-    /// Like [`Storage::ensure_replicated`], also for an entry that was checked before.
+    /// Schedules the upload like [`Storage::ensure_replicated`], also for an entry that was checked
+    /// before.
     pub(super) fn replicate_again(&self, key: &Key) {
         self.0.uploads.queue().checked.remove(key);
         if self.local().is_some() {
@@ -40,7 +43,8 @@ impl Storage {
         }
     }
 
-    /// Marks an entry of the local store as replicated: the bucket has the entry, or its upload is scheduled next.
+    /// Marks an entry of the local store as replicated. The bucket has the entry, or the caller
+    /// schedules the upload next.
     pub(super) fn mark_replicated(&self, key: &Key) {
         let mut queue = self.0.uploads.queue();
         if queue.checked.len() < REPLICATION_CHECKS_MAX {

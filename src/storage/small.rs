@@ -11,9 +11,10 @@ use crate::oci::{Digest, Namespace};
 use crate::store::{FsStore, StoreError};
 
 impl Storage {
-    /// Returns an entry of at most `size_max` bytes as `parse` reads it, from the nearest tier that has it. The content is
-    /// hashed, because the disk may have changed it. A damaged entry is verified again, and an entry that `parse` rejects
-    /// is removed, with the reason in the log. For the helper pool.
+    /// Loads an entry of at most `size_max` bytes from the nearest tier, and returns the result of
+    /// `parse`. The content is hashed, because the disk may have changed it. A damaged entry is
+    /// verified again, and an entry that `parse` rejects is removed, with the reason in the log.
+    /// Call on the helper pool.
     pub async fn load<T, W>(
         &self,
         key: &Key,
@@ -49,7 +50,8 @@ impl Storage {
         Some(found)
     }
 
-    /// Copies an entry of the bucket to the local store. Without a copy, the next lookup reads the bucket again.
+    /// Copies an entry of the bucket to the local store. Without a copy, the next lookup reads the
+    /// bucket again.
     fn copy_in_background(&self, key: Key, body: Bytes, meta: Meta) {
         if self.local().is_none() || !self.is_writable() {
             return;
@@ -72,8 +74,8 @@ impl Storage {
         });
     }
 
-    /// Stores an entry from the registry `namespace` in every tier. `until_stored` is dropped when lookups find the entry,
-    /// or when the entry is not stored. For the helper pool.
+    /// Stores an entry from the registry `namespace` in every tier. `until_stored` is dropped when
+    /// lookups find the entry, or when the entry is not stored. Call on the helper pool.
     pub async fn store(&self, namespace: &Namespace, entry: SmallEntry, until_stored: Box<dyn Any + Send>) {
         if self.local().is_none() {
             let job = UploadJob::Small {

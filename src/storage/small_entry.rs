@@ -1,10 +1,10 @@
-//! An entry that is held whole in memory.
+//! Small entries in memory.
 
 use bytes::Bytes;
 
 use super::{Key, Meta, Verified};
 
-/// A verified entry that is to be stored.
+/// A verified entry, ready to be stored.
 pub struct SmallEntry {
     pub key: Key,
     pub body: Bytes,

@@ -7,9 +7,9 @@ use crate::oci::Origin;
 use crate::runtime::clock::unix_millis;
 
 impl Storage {
-    /// Returns a pointer that is newer than `known`. The bucket is read unless `known` or the local pointer `is_fresh`,
-    /// because another machine may have revalidated the tag since. A check in the future comes from a wrong clock and
-    /// never counts as newer. For the helper pool.
+    /// Returns a pointer that is newer than `known`. The bucket is read unless `known` or the local
+    /// pointer `is_fresh`, because another machine may have revalidated the tag since. A check in
+    /// the future comes from a wrong clock and never counts as newer. Call on the helper pool.
     pub async fn newer_tag(
         &self,
         tag: &TagKey,
@@ -34,7 +34,7 @@ impl Storage {
         self.bucket_tag(tag).await.filter(is_newer).or(local)
     }
 
-    /// Stores a pointer in every tier. For the helper pool.
+    /// Stores a pointer in every tier. Call on the helper pool.
     pub async fn set_tag(&self, tag: &TagKey, pointer: TagPointer) {
         if self.bucket().is_some() {
             let job = UploadJob::Tag {

@@ -1,4 +1,4 @@
-//! One upload to the bucket, and the content that it holds until its end.
+//! An upload to the bucket, with the content to upload.
 
 use std::any::Any;
 use std::sync::Arc;
@@ -9,8 +9,8 @@ use crate::runtime::helper::blocking;
 use crate::store::{Content, S3Error, S3Store};
 
 pub(super) enum UploadJob {
-    /// An entry of the local store. Without `verified` the bucket may have the entry already. The entry is hashed before
-    /// an upload.
+    /// An entry of the local store. Without `verified` the bucket may have the entry already. The
+    /// entry is hashed before an upload.
     Local {
         key: Key,
         verified: Option<Verified>,
@@ -31,11 +31,11 @@ pub(super) enum UploadJob {
     },
 }
 
-/// A blob that is served from the spool until this value is dropped.
+/// A blob that is served from the spool until the drop.
 pub(super) struct SpooledBlob {
     storage: Storage,
     entry: Entry,
-    /// The share that the blob has of the spool.
+    /// The blob's share of the spool.
     _lease: Option<Lease>,
 }
 
@@ -70,7 +70,7 @@ impl Drop for SpooledBlob {
 }
 
 impl UploadJob {
-    /// The bytes of memory that the job holds, names apart.
+    /// Returns the bytes of memory that the job holds, without names.
     pub fn memory(&self) -> u64 {
         match self {
             UploadJob::Small { entry, .. } => entry.body.len() as u64,
@@ -78,7 +78,8 @@ impl UploadJob {
         }
     }
 
-    /// Whether the job waits indefinitely for the bucket. Such a job costs only the memory of its name.
+    /// Returns whether the job waits indefinitely for the bucket. A waiting job costs only the
+    /// memory of the name.
     pub fn waits_for_bucket(&self) -> bool {
         matches!(self, UploadJob::Local { .. })
     }
@@ -94,7 +95,8 @@ impl UploadJob {
             bucket.is_some_and(|bucket| bucket.is_quarantined(key.digest()))
         };
         if let Some(key) = self.key().filter(quarantined) {
-            // A damaged entry stays in the bucket until it is removed, so the verification comes before the upload.
+            // A damaged entry stays in the bucket until it is removed, so the verification comes
+            // before the upload.
             storage.verify_in_bucket(&key).await;
         }
         match self {
@@ -122,7 +124,6 @@ impl UploadJob {
         }
     }
 
-    /// The key of the entry that the job uploads.
     fn key(&self) -> Option<Key> {
         match self {
             UploadJob::Local { key, .. } => Some(key.clone()),
@@ -133,7 +134,8 @@ impl UploadJob {
     }
 }
 
-/// Sends an entry of the local store. An entry that cannot be read, or no longer exists, is skipped.
+/// Sends an entry of the local store. An entry that cannot be read, or no longer exists, is
+/// skipped.
 async fn send_local(
     storage: &Storage,
     store: &S3Store,

@@ -1,9 +1,12 @@
-//! The queue of uploads to the bucket. No client waits for an upload. A failed upload costs only the copy.
+//! The queue of uploads to the bucket. No client waits for an upload. A failed upload costs only
+//! the copy.
 //!
-//! A few workers take jobs from a bounded queue. Entries of the local store wait as names, without a time limit. Content in the
-//! spool or in memory waits for at most [`UPLOAD_MAX_AGE`], and is served from there meanwhile.
+//! A few workers take jobs from a bounded queue. Entries of the local store wait as names, without
+//! a time limit. Content in the spool or in memory waits for at most [`UPLOAD_MAX_AGE`], and is
+//! served from there meanwhile.
 //!
-//! Not here: the requests of an upload ([`super::upload_job`], `store`), and the choice of entries ([`super::replication`]).
+//! Not here: the requests of an upload ([`super::upload_job`], `store`), and the choice of entries
+//! ([`super::replication`]).
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -27,7 +30,7 @@ const RECOVERY_CHECK: Duration = Duration::from_secs(1);
 /// The wait before the second attempt. Each further wait is twice as long.
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
 
-/// The queue, and the blobs that are served until their upload ends.
+/// The queue, and the blobs that are served until the end of the upload.
 #[derive(Default)]
 pub(super) struct Uploads {
     queue: Mutex<Queue>,
@@ -44,7 +47,8 @@ pub(super) struct Queue {
     memory: u64,
     /// Entries of the local store that this process has looked up in the bucket.
     pub checked: HashSet<Key>,
-    /// Entries of the local store whose upload failed. Each successful upload queues the next of them again.
+    /// Entries of the local store whose upload failed. Each successful upload queues the next of
+    /// them again.
     retry_later: VecDeque<Key>,
 }
 
@@ -107,8 +111,8 @@ impl Uploads {
 }
 
 impl Storage {
-    /// Queues the upload of content from the registry `namespace`. Without a bucket, or if the queue is full, the job is
-    /// dropped.
+    /// Queues the upload of content from the registry `namespace`. Without a bucket, or if the
+    /// queue is full, the job is dropped.
     pub(super) fn upload(&self, namespace: &Namespace, job: UploadJob) {
         if self.bucket().is_some() {
             self.queue_upload(self.0.parties.of(namespace), job);

@@ -1,7 +1,9 @@
-//! All parsers of untrusted bytes, as functions of bytes that must not fail, for `fuzz/` and for the tests.
+//! All parsers of untrusted bytes, as functions that must not panic for any input. Used by `fuzz/`
+//! and by the tests.
 //!
-//! `cargo +nightly fuzz run` searches with coverage. The tests here replay what lies in `fuzz/seeds` and change it at random,
-//! which needs no other compiler; `FUZZ_RUNS` is how often.
+//! `cargo +nightly fuzz run` searches with coverage. The tests here replay the inputs in
+//! `fuzz/seeds` and change the inputs at random, without a nightly compiler. `FUZZ_RUNS` sets the
+//! number of runs per target.
 
 pub use crate::cache::fuzz::manifest;
 pub use crate::registry::fuzz::route;
@@ -13,7 +15,7 @@ use crate::http::{Ranges, conditional, parse_range};
 use crate::oci::{Algorithm, Digest};
 use crate::store::{Meta, TagPointer};
 
-/// A `Range` value, against content of several sizes.
+/// Parses a `Range` value for content of several sizes.
 pub fn range(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else {
         return;
@@ -40,7 +42,7 @@ pub fn range(bytes: &[u8]) {
     }
 }
 
-/// A sidecar and a pointer, as they are found in a store.
+/// Parses a sidecar and a tag pointer of a store.
 pub fn sidecar(bytes: &[u8]) {
     let digest = Digest::of(Algorithm::Sha256, b"x");
     if let Some(meta) = Meta::parse(digest, bytes) {
@@ -62,7 +64,7 @@ pub fn sidecar(bytes: &[u8]) {
 mod tests {
     use std::path::PathBuf;
 
-    /// How often each target runs in the tests.
+    /// The default number of runs per target in the tests.
     const RUNS: u64 = 40_000;
 
     const INPUT_BYTES_MAX: usize = 8 * 1024;

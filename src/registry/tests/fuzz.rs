@@ -1,9 +1,11 @@
-//! Arbitrary bytes as the path, the query and the `X-Registry` field of a request, in lines.
+//! Parses arbitrary bytes as a request. The lines are the path, the query and the `X-Registry`
+//! field.
 
 use super::route::{self, Route, What};
 use crate::oci::{Namespace, Reference, Repository};
 
-/// What a route promises: names that can be parts of paths, and digests in their one spelling.
+/// Checks the guarantees of a route. Names are valid parts of paths, and digests have the canonical
+/// form.
 pub fn route(bytes: &[u8]) {
     let mut lines = bytes.splitn(3, |byte| *byte == b'\n');
     let Some(Ok(path)) = lines.next().map(std::str::from_utf8) else {
@@ -23,7 +25,7 @@ pub fn route(bytes: &[u8]) {
         repository.parse::<Repository>().ok().as_ref(),
         Some(&origin.repository)
     );
-    // Names in a repository's directory that begin with an underscore belong to the store.
+    // In the directory of a repository, the store reserves names with a leading underscore.
     assert!(!repository.split('/').any(|part| part.starts_with('_')));
     for part in repository.split('/').chain([namespace]) {
         assert!(!part.is_empty() && part != "." && part != "..");

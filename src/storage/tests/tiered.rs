@@ -83,8 +83,8 @@ impl Machine {
         }
     }
 
-    /// Repeats `lookup` until the bucket has answered, because a slow answer on a busy machine counts
-    /// as a miss.
+    /// Repeats `lookup` until the bucket has answered, because a slow answer on a busy machine
+    /// counts as a miss.
     async fn answered<T>(&self, lookup: impl AsyncFn() -> Option<T>) -> Option<T> {
         loop {
             let mut found = None;
