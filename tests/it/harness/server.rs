@@ -25,8 +25,8 @@ pub fn storage_of_run() -> String {
 pub struct Options {
     env: Vec<(String, String)>,
     args: Vec<String>,
-    /// Name, address, and more keys of the entry as YAML in flow style: `auth: {…}, access:
-    /// verify`.
+    /// Name, address, and more keys of the entry as YAML in flow style:
+    /// `auth: {…}, access: verify`.
     registries: Vec<(String, SocketAddr, String)>,
     config: Option<String>,
     root: Option<PathBuf>,
@@ -82,8 +82,8 @@ impl Options {
         self
     }
 
-    /// Maps `name` like [`Options::registry`], with more keys: `auth: {username: u, password: p},
-    /// access: verify`.
+    /// Maps `name` like [`Options::registry`], with more keys:
+    /// `auth: {username: u, password: p}, access: verify`.
     pub fn registry_with(
         mut self,
         name: impl Into<String>,
@@ -191,7 +191,7 @@ fn registries_yaml(registries: &[(String, SocketAddr, String)]) -> String {
 }
 
 /// A running or stopped server and its directories. On drop, the process is killed and the
-/// directories are removed.
+/// directories are removed, unless the test failed.
 pub struct Server {
     options: Options,
     /// The server's bucket, if `TEST_STORAGE` requires a bucket.
