@@ -1,20 +1,20 @@
 #!/bin/sh
-# Compares this cache with nginx (the same files, sendfile) and with Debian's docker-registry, and prints a table.
+# Compares this cache with nginx (same files, sendfile) and with Debian's docker-registry, and prints a table.
 #
 #   scripts/bench.sh [quick|full] [case...]
 #
 # Cases: manifest-2k blob-64k blob-1m blob-1g two-cores tag-head cold-stall cold-pull registry-cold idle-10k
 #        h2c-small h2-tls-small idle-h2c tls-small tls-64k tls-1g tls-handshakes idle-tls s3-hit tiered-warm (default: all).
-# quick takes about 10 minutes, full longer. Needs two CPUs, python3, and nginx; docker-registry where installed.
-# s3-hit and tiered-warm want an S3 engine: Garage (GARAGE) or moto (MOTO_SERVER), as scripts/s3.sh finds them.
+# quick takes about 10 minutes, full longer. Needs two CPUs, python3 and nginx. Uses docker-registry if installed.
+# s3-hit and tiered-warm need an S3 engine, found like in scripts/s3.sh: Garage (GARAGE) or moto (MOTO_SERVER).
 #
 #   BENCH_DIR     work directory, 8 GiB on a real disk        (target/bench)
-#   BENCH_CC      TCP congestion control; as root it is set in a network namespace of the benchmark's own, so that the
-#                 machine keeps its setting; "host": stay in the host's network, with its setting        (cubic)
+#   BENCH_CC      TCP congestion control. As root, the benchmark sets it in a separate network namespace, so that the
+#                 machine keeps its setting. "host": uses the host's network and setting        (cubic)
 #   BENCH_ROUNDS  interleaved rounds                          (quick 2, full 3)
-#   BENCH_OURS    our server's binary, or "nginx" to measure nginx against itself, which shows the noise
+#   BENCH_OURS    binary of this cache, or "nginx" to compare nginx with itself, which shows the noise
 #                                                             (target/release/oci-pull-through)
-#   BENCH_LOAD    the load generator's binary                 (built from benches/load)
+#   BENCH_LOAD    binary of the load generator                (built from benches/load)
 set -eu
 cd "$(dirname "$0")/.."
 
@@ -28,7 +28,8 @@ for tool in cargo python3; do
     command -v "$tool" >/dev/null || { echo "bench: $tool is missing" >&2; exit 2; }
 done
 
-# Without a load generator or a server given, both are built here, so that what is measured is what is checked out.
+# Unless set, load generator and server are built here, so that the measured code is the checked-out
+# code.
 if [ -z "${BENCH_LOAD:-}" ]; then
     BENCH_LOAD=$(cargo build --release --bench load --message-format=json-render-diagnostics |
         python3 -c '
@@ -48,7 +49,7 @@ BENCH_CC=${BENCH_CC:-cubic}
 PYTHONDONTWRITEBYTECODE=1
 export BENCH_LOAD BENCH_OURS BENCH_DIR BENCH_CC PYTHONDONTWRITEBYTECODE
 
-# 10,000 idle connections take as many descriptors on either side.
+# 10,000 idle connections need as many descriptors on each side.
 ulimit -n 65536 2>/dev/null || ulimit -n "$(ulimit -Hn)"
 
 exec python3 scripts/bench/main.py "$@"

@@ -4,14 +4,14 @@
 #   scripts/check.sh                    format, clippy, unit tests, and the scenarios on one driver; installs nothing
 #   scripts/check.sh full [--install]   every check; --install installs missing tools: with apt on Debian as root, and with cargo
 #
-# On two cores the first takes ten minutes from a fresh clone, the second 45. If a tool is missing, its check is skipped with
-# the reason. Skipped checks, and the checks that only `full` runs, are listed at the end.
+# On two cores, the quick checks take ten minutes from a fresh clone, the full checks 45. If a tool is missing, its check is
+# skipped with a reason. The end of the output lists skipped checks, and the checks that only `full` runs.
 #
 # CHECK_STRICT=1      a skipped check fails (`.ci/run` sets it).
-# ADVISORY_DB         a checkout or copy of https://github.com/RustSec/advisory-db, for machines that cannot reach it.
+# ADVISORY_DB         a checkout or copy of https://github.com/RustSec/advisory-db, for machines without access to GitHub.
 # LAYER_MB            size of the big layer that real clients pull (208).
-# RUST_TEST_THREADS   scenarios that run at the same time (two for each core, at most twelve: most of them wait).
-# JOBS                parts of the real clients that run at the same time (2).
+# RUST_TEST_THREADS   concurrent scenarios (two per core up to twelve, at least one per core; most of them wait).
+# JOBS                concurrent parts of the real clients (2).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -36,7 +36,8 @@ trap 'exit 130' INT TERM
 begun=$SECONDS
 skipped=()
 results=()
-# In full mode the tests are built once, with the fail points, which only `FAIL_POINT` in the environment triggers.
+# In full mode, the tests are built once with fail points. Only `FAIL_POINT` in the environment
+# activates a fail point.
 features=()
 [ $mode = quick ] || features=(--features fail-points)
 cores=$(nproc)
@@ -53,7 +54,7 @@ skip() {
   echo "SKIPPED: $*"
 }
 
-# step NAME COMMAND...: runs it, prints its duration, and ends the script if it fails.
+# step NAME COMMAND...: runs COMMAND, prints its duration, and ends the script on failure.
 step() {
   local name=$1 started=$SECONDS status
   shift
@@ -69,8 +70,8 @@ step() {
   echo "== done: $name ($((SECONDS - started)) s)"
 }
 
-# beside NAME COMMAND...: a step in the background, at the lowest priority, for work that uses the processor beside tests that
-# wait. `join` ends it.
+# beside NAME COMMAND...: runs a CPU-bound step in the background at the lowest priority,
+# concurrently with tests that mostly wait. `join` waits for the step.
 beside() {
   beside_name=$1 beside_started=$SECONDS
   shift
@@ -87,7 +88,8 @@ beside() {
   set +m
 }
 
-# join: waits for the command of `beside`, prints its output and its duration, and ends the script if it failed.
+# join: waits for the command of `beside`, prints its output and duration, and ends the script on
+# failure.
 join() {
   local status=0
   wait "$beside_pid" || status=$?
@@ -102,7 +104,7 @@ join() {
 
 # ---- Tools ----------------------------------------------------------------------------------------------------------
 
-# Tools of real clients, power cuts, linking and linting; each as `command:package`.
+# Tools for real clients, power cuts, linking and linting, each as `command:package`.
 tools=(cc:gcc make:make git:git jq:jq docker-registry:docker-registry skopeo:skopeo podman:podman dockerd:docker.io docker:docker-cli
   containerd:containerd runc:runc mkfs.xfs:xfsprogs mkfs.ext4:e2fsprogs mkfs.btrfs:btrfs-progs curl:curl mount:mount python3:python3 shellcheck:shellcheck
   nghttp:nghttp2-client go:golang-go htpasswd:apache2-utils openssl:openssl ip:iproute2 tinyproxy:tinyproxy squid:squid danted:dante-server
@@ -115,9 +117,10 @@ missing_packages() {
     command -v "${tool%%:*}" >/dev/null || echo "${tool#*:}"
   done
   [ -e /etc/ssl/certs/ca-certificates.crt ] || echo ca-certificates
-  # Debian's python3 has no pip for a new environment, which moto is installed into.
+  # Without python3-venv, Debian's python3 cannot create environments with pip. moto is installed
+  # into an environment.
   python3 -c 'import ensurepip' 2>/dev/null || echo python3-venv
-  # Of Debian's own Python: another one may come first, and has pip.
+  # Debian's own Python. Another Python may come first in PATH and has pip.
   /usr/bin/python3 -c 'import h2, httpx' 2>/dev/null || echo python3-h2 python3-httpx
 }
 
@@ -126,7 +129,7 @@ install_packages() {
   export DEBIAN_FRONTEND=noninteractive
   apt-get update -qq
   for package in $(missing_packages); do
-    # Older releases have the docker command in docker.io itself.
+    # In older Debian releases, docker.io contains the docker command.
     if [ "$package" = docker-cli ] && ! apt-cache show docker-cli >/dev/null 2>&1; then package=docker.io; fi
     packages+=("$package")
   done
@@ -138,7 +141,7 @@ install_tools() {
     step "install packages: $(missing_packages | tr '\n' ' ')" install_packages
   fi
   if ! cargo deny --version >/dev/null 2>&1; then
-    # Optimising a program that runs once takes longer than it saves.
+    # An optimized build takes longer than a single run saves.
     step "install cargo-deny" env CARGO_PROFILE_DEV_DEBUG=0 cargo install --quiet --locked --debug cargo-deny
   fi
 }
@@ -147,26 +150,26 @@ install_tools() {
 
 shell_scripts() {
   local files
-  # All files that start with the name of a shell, in every directory.
+  # All files with the shebang line of a shell, in every directory.
   mapfile -t files < <(git grep -lE '^#!.*[/ ](ba)?sh$' -- . ':!*.md'; git ls-files 'scripts/*.sh')
   mapfile -t files < <(printf '%s\n' "${files[@]}" | sort -u)
   for file in "${files[@]}"; do
     if head -n 1 "$file" | grep -qE '^#!.*[/ ]sh$'; then sh -n "$file"; else bash -n "$file"; fi
   done
-  # SC3045: `ulimit -n` is not POSIX, but every sh there is has it.
+  # SC3045: `ulimit -n` is not POSIX, but every common sh supports it.
   if command -v shellcheck >/dev/null; then shellcheck -x --severity=warning --exclude=SC3045 "${files[@]}"; fi
 }
 
 # Configured by .codespellrc.
 spelling() { git ls-files -z -- ':!*.lock' ':!fuzz/seeds' | xargs -0 codespell; }
 
-# Advisories need the database: fetched, or a copy where cargo-deny looks for what it fetched earlier.
+# The advisory check needs the database: downloaded, or copied to cargo-deny's download directory.
 advisories() {
   if [ -z "${ADVISORY_DB:-}" ]; then
     cargo deny --log-level error --config .deny.toml check advisories
     return
   fi
-  # The number is cargo-deny's hash of the database's address.
+  # The number is cargo-deny's hash of the database URL.
   local copy=$scratch/advisory-dbs/advisory-db-3157b0e258782691
   mkdir -p "$scratch/advisory-dbs"
   cp -r "$ADVISORY_DB" "$copy"
@@ -178,28 +181,30 @@ advisories() {
   cargo deny --log-level error --offline --config "$scratch/deny.toml" check advisories
 }
 
-# failures: seeds and panics of the tests that failed, and the end of the log, in which servers may have written a lot.
+# failures: prints seeds and panics of failed tests, and the end of the log, because servers may
+# have written a lot.
 failures() {
   sed -n '/^failures:$/,$p' "$log" | grep -A 20 -E '^---- |SEED=|panicked at' | head -n 300
   tail -n 50 "$log"
 }
 
-# build_tests: builds the tests; `program` finds them. A step of `beside` may hold cargo's lock while they run.
+# build_tests: builds the tests. `program` returns their paths, so that tests run even if a `beside`
+# step holds cargo's lock.
 build_tests() {
   cargo test --locked --no-run "${features[@]}" >"$scratch/built" 2>&1 || { cat "$scratch/built"; return 1; }
   run_tests cargo test --locked "${features[@]}" --doc
 }
 
-# program SOURCE: the path of the program of tests that is built from SOURCE.
+# program SOURCE: prints the path of the test program built from SOURCE.
 program() { sed -n "s#^ *Executable .*$1 (\(.*\))\$#\1#p" "$scratch/built"; }
 
-# run_tests COMMAND...: the log keeps all output, the screen shows one line for each test.
+# run_tests COMMAND...: writes all output to the log, and one line per test to the screen.
 run_tests() {
   set -o pipefail
   "$@" 2>&1 | tee -a "$log" | grep --line-buffered -E '^(test |running |error|warning: unused)|Running|^SKIPPED' || { failures; return 1; }
 }
 
-# tests NAME COMMAND...: a step of tests, with its counts and its skipped tests.
+# tests NAME COMMAND...: runs a step of tests, and records its counts and skipped tests.
 tests() {
   local line name=$1
   : >"$log"
@@ -209,7 +214,8 @@ tests() {
   while read -r line; do skip "$name: ${line#SKIPPED: }"; done < <(grep '^SKIPPED' "$log" | sort -u)
 }
 
-# The unit tests use no driver. Some of them measure time, so they run with as many threads as there are cores.
+# The unit tests use no I/O driver. Some measure time, so the number of test threads equals the
+# number of cores.
 unit_tests() {
   run_tests "$(program src/lib.rs)" --show-output
   run_tests "$(program src/main.rs)" --show-output
@@ -221,21 +227,22 @@ scenarios() { run_tests "$(program tests/it/main.rs)" "$@"; }
 alone=in_a_memory_group_that_is_far_too_small
 scenarios_on() { TEST_IO_DRIVER=$1 scenarios --show-output --test-threads="$threads" --skip $alone; }
 
-# If other tests write to the disk, the kernel may end a server in a small memory group before the pages of the group are written.
-# So this test runs alone. The test starts a server on each driver itself.
+# If other tests write to the disk, the kernel may kill a server in a small memory cgroup before the
+# cgroup's pages are written back. This test therefore runs alone. The test itself covers each
+# driver.
 short_memory() { scenarios --show-output $alone; }
 
-# Tests that wait for limits of a minute and more: all at once, so that the step takes as long as the longest. The measurement
-# of adversaries runs with few pulls.
+# Tests that wait for limits of a minute and more. All run concurrently, so that the step takes as
+# long as the longest test. The measurement of adversaries uses few pulls.
 waiting_tests() { PULLS=5 scenarios --ignored --test-threads=16; }
 
-# The core themes once more, on a store in front of a bucket.
+# Repeats the core topics with a disk store in front of a bucket.
 bucket_tests() {
   TEST_STORAGE=tiered scenarios cold_and_warm:: fill:: range:: lifetime:: stale_while_revalidate:: resume:: integrity:: private:: wire:: \
     --test-threads="$threads"
 }
 
-# script NAME COMMAND...: a step whose output says what was skipped, and its result in the last line.
+# script NAME COMMAND...: runs a step that prints skipped checks, and its result in the last line.
 script() {
   local line name=$1
   shift
@@ -251,7 +258,7 @@ logged() {
 
 compose_file() { cd deploy && docker-compose config -q; }
 
-# Paths of the machine that the units are installed on are replaced by paths of this one.
+# Replaces paths of the installation target by paths of this machine.
 service_units() {
   local binary
   binary=$(realpath "$target/release/oci-pull-through")
@@ -299,7 +306,7 @@ full() {
   step "shell scripts" shell_scripts
   if command -v codespell >/dev/null; then step "spelling" spelling; else skip "spelling: codespell is not installed"; fi
   step "clippy" clippy --all-targets
-  # Library and scenarios alone have fail points.
+  # Only the library and the scenarios have fail points.
   step "clippy with fail points" clippy --lib --test it --features fail-points
   step "documentation" env RUSTDOCFLAGS="-D warnings" cargo doc --quiet --locked --no-deps --document-private-items
   if cargo deny --version >/dev/null 2>&1; then
@@ -307,7 +314,7 @@ full() {
     if [ -n "${ADVISORY_DB:-}" ] || git ls-remote -q https://github.com/RustSec/advisory-db HEAD >/dev/null 2>&1; then
       step "advisories" advisories
     else
-      # CHECK_STRICT cannot provide a network: the step is listed as skipped, without a failure.
+      # CHECK_STRICT cannot provide a network, so the step is listed as skipped, without a failure.
       skipped+=("advisories: the database cannot be reached; set ADVISORY_DB to a copy")
     fi
   else

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Real clients pull through the cache. The images are made on the spot and served by Debian's docker-registry on loopback.
+# Real clients pull through the cache. The script builds the images, and Debian's docker-registry serves them on loopback.
 #
 #   scripts/clients.sh PART[,PART...]|all [BINARY]
 #
@@ -8,19 +8,19 @@
 #   auth        client authentication at the cache
 #   tls         TLS, certificates of the server and of clients (needs root)
 #   h2          HTTP/2: curl, nghttp, h2load, Go, Python, h2spec
-#   signatures  cosign, oras and notation, which are built if `go` can build them
+#   signatures  cosign, oras and notation, built with `go` if missing
 #
 # BINARY         target/release/oci-pull-through by default.
 # DRIVERS        values of IO_DRIVER; each part runs once for each value ("auto").
-# JOBS           parts that run at the same time (2).
+# JOBS           concurrent parts (2).
 # CHECK_STRICT=1 a skipped check fails.
 # LAYER_MB       size of the big layer (public: 208, tls: 4, others: 8).
 # KEEP=1         keeps the working directory and prints its name.
-# DIRECT=1       `public` alone: the clients pull from the upstream, to test the script itself.
-# H2SPEC         the program h2spec; otherwise from PATH, or built if Go can fetch it.
+# DIRECT=1       only for `public`: the clients pull from the upstream, to test the script itself.
+# H2SPEC         the program h2spec; otherwise found in PATH, or built with Go.
 # TOOLS          directory of built tools for signatures (~/.cache/oci-pull-through-tools).
 #
-# All state is in one temporary directory, the kernel chooses every port, and processes are ended by their ids.
+# All state is in a temporary directory, the kernel chooses every port, and processes are ended by their IDs.
 #
 # shellcheck disable=SC2034 # common.sh and the parts use the variables.
 set -euo pipefail
@@ -38,7 +38,7 @@ if [[ $part == *,* || ${DRIVERS:-auto} == *" "* ]]; then
 fi
 export IO_DRIVER=${IO_DRIVER:-${DRIVERS:-auto}}
 
-# The name under which the cache knows the upstream does not resolve: a client that bypasses the cache fails.
+# The upstream's name in the cache does not resolve, so a client that bypasses the cache fails.
 registry=open.test layer_mb=8
 case $part in
   public) registry=registry.test layer_mb=208 direct=${DIRECT:-0} ;;

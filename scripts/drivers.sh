@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
-# io_uring and epoll where people really run it: in docker's and podman's containers, with io_uring refused as their defaults
-# do, and with deploy/seccomp.json; with io_uring switched off by the sysctl; with too little memory to lock. Each cache is
-# pulled through, and its log must say which driver it has, and what helps where it is not io_uring.
+# io_uring and epoll in real environments: containers of docker and podman, with a profile that rejects io_uring like
+# their defaults, and with deploy/seccomp.json; io_uring disabled by sysctl; a locked-memory limit that is too low. The
+# script pulls through each cache. The log must name the driver, and the remedy if the driver is not io_uring.
 #
 #   scripts/drivers.sh target/release/oci-pull-through
 #
-# CHECK_STRICT=1 what would be skipped fails.
-# KEEP=1         leaves the working directory and prints its name.
+# CHECK_STRICT=1 a skipped check fails.
+# KEEP=1         keeps the working directory and prints its name.
 #
-# The containers hold the binary and the libraries it is linked to, and nothing else. The sysctl is not touched: the process
-# sees another file in its place, and its calls are refused as the kernel would.
+# The containers hold only the binary and its libraries. The sysctl is not changed: the process sees another file in its
+# place, and a filter rejects the calls like the kernel would.
 set -euo pipefail
 
 here=$(cd "$(dirname "$0")" && pwd)
@@ -22,9 +22,9 @@ work=$(mktemp -d "${TMPDIR:-/tmp}/drivers.XXXXXX")
 # shellcheck source=scripts/clients/common.sh
 . "$here/clients/common.sh"
 
-# ---- What is run ----------------------------------------------------------------------------------------------------
+# ---- Containers and caches ------------------------------------------------------------------------------------------
 
-# The root of a container: the binary, its libraries, the configuration, a place for the store.
+# The root of a container: the binary, its libraries, the configuration, a directory for the store.
 make_root() {
   local library
   mkdir -p "$work/root/data" "$work/root/tmp" "$work/root/proc" "$work/root/dev" "$work/root/sys" "$work/root/etc"
@@ -37,14 +37,15 @@ make_root() {
   printf 'registries:\n  - name: %s\n    url: http://127.0.0.1:%s\n' "$registry" "$upstream_port" >"$work/root/config.yml"
 }
 
-# The shipped profile without what it adds: what docker 25, containerd 2 and later have by default.
+# The shipped profile without its additions, which equals the default of docker 25, containerd 2 and
+# later.
 refusing() {
   jq '.syscalls |= map(select(.names | index("io_uring_setup") | not))' "$profile" >"$work/refusing.json"
 }
 
 settings=(LISTEN_ADDR=127.0.0.1:0 FS_ROOT=/data/store CONFIG_FILE=/config.yml STORAGE_BACKEND=fs CORES=2 ACCESS_LOG=off)
 
-# run_docker NAME LOG ENV... -- FLAG...: in the foreground, until it is ended.
+# run_docker NAME LOG ENV... -- FLAG...: runs the cache in the foreground until stopped.
 run_docker() { run_container docker_ "$@"; }
 
 run_podman() { run_container podman_ "$@"; }
@@ -57,7 +58,7 @@ run_container() {
   shift
   flags+=(--rm --network host --name "$name" "$@")
   if [ "$runtime" = podman_ ]; then
-    # What it sets by itself may be more than it may set here.
+    # podman's default limit may exceed the limit of this user.
     files=$(ulimit -Hn)
     flags+=(--runtime runc --ulimit "nofile=$files:$files" --ulimit nproc=4096:4096)
     image=(--rootfs "$work/root" /oci-pull-through)
@@ -65,7 +66,8 @@ run_container() {
   "$runtime" run "${flags[@]}" "${image[@]}" serve >"$log" 2>&1
 }
 
-# serves WHAT LOG COMMAND...: starts COMMAND, pulls through what it listens on, checks the log for each of `says`, ends it.
+# serves WHAT LOG COMMAND...: starts COMMAND, pulls through its listener, checks the log for each of
+# `says`, and ends COMMAND.
 serves() {
   local log=$2 pid text status=0
   shift 2
@@ -102,7 +104,7 @@ end_container() {
   wait "$1" || true
 }
 
-# refuses LOG COMMAND...: it must end with 2, and say each of `says`.
+# refuses LOG COMMAND...: passes if COMMAND exits with 2 and its log contains each of `says`.
 refuses() {
   local log=$1 status=0 text
   shift
@@ -115,7 +117,8 @@ refuses() {
 
 # ---- The sysctl -----------------------------------------------------------------------------------------------------
 
-# Answers io_uring_setup with EPERM, as the kernel does when the sysctl forbids it, and becomes what follows.
+# Rejects io_uring_setup with EPERM, like the kernel does if the sysctl disables io_uring, and
+# executes its arguments.
 refusing_calls='
 import ctypes, os, struct, sys
 code = [(0x20, 0, 0, 0), (0x15, 0, 1, 425), (0x06, 0, 0, 0x00050001), (0x06, 0, 0, 0x7fff0000)]
@@ -149,7 +152,8 @@ run_in_subshell() { ("$@"); }
 
 cure="--security-opt seccomp=deploy/seccomp.json"
 
-# in_containers RUNTIME: refused, allowed, insisted on, too little memory to lock.
+# in_containers RUNTIME: io_uring rejected, allowed, required but rejected, and too little lockable
+# memory.
 in_containers() {
   local runtime=$1 run=run_$1 log=$work/$1
   current=$runtime
@@ -180,7 +184,7 @@ skopeo copy --quiet --all --preserve-digests --dest-tls-verify=false "oci:$image
 make_root
 refusing
 io_uring=1
-# What the kernel itself grants, outside of any container.
+# Whether the kernel itself permits io_uring, outside of any container.
 if ! env "${settings[@]}" FS_ROOT="$work/store-probe" CONFIG_FILE=/dev/null IO_DRIVER=io_uring timeout -s TERM 5 "$binary" serve >"$work/probe.log" 2>&1; then
   grep -q 'listening on' "$work/probe.log" || io_uring=0
 fi
@@ -193,7 +197,7 @@ fi
 client=podman
 if usable podman runc conmon; then
   in_containers podman
-  # As it comes; its default answers with ENOSYS.
+  # Default settings. podman's default profile answers with ENOSYS.
   current=podman says=("io driver: epoll" "$cure")
   check "podman, as it comes" serves plain "$work/podman-5.log" run_podman drivers "$work/podman-5.log" IO_DRIVER=auto --
 fi

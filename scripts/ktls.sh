@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
-# TLS in the kernel, under a kernel that has it: Debian's, in a virtual machine. Runs the tests of TLS with KERNEL_TLS=auto in it.
+# Runs the TLS tests with KERNEL_TLS=auto in a virtual machine with Debian's kernel, which supports TLS in the kernel.
 #
 #   scripts/ktls.sh target/debug/oci-pull-through target/debug/deps/it-… [TEST...]
 #
-# KERNEL=package  linux-image-… to boot; by default the one that linux-image-cloud-amd64 stands for.
-# KVM=0           emulates even where /dev/kvm is: in a machine that is virtual itself it may be slower, or hang.
-# KEEP=1          leaves the working directory and prints its name.
+# KERNEL=package  linux-image-… to boot; by default the dependency of linux-image-cloud-amd64.
+# KVM=0           emulates even if /dev/kvm exists. In a virtual machine, KVM may be slower, or hang.
+# KEEP=1          keeps the working directory and prints its name.
 #
-# Needs qemu-system-x86_64, mkfs.ext4, xz, curl, openssl, and apt-get for the kernel and busybox, which are unpacked and not installed.
-# Nothing of the machine is changed. Emulated on two busy cores everything takes a quarter of an hour.
+# Needs qemu-system-x86_64, mkfs.ext4, xz, curl and openssl. Uses apt-get to download the kernel and busybox, which are
+# unpacked but not installed. Does not change the machine. Emulation on two busy cores takes a quarter of an hour.
 set -euo pipefail
 
 binary=$(realpath "${1:?usage: scripts/ktls.sh BINARY IT_BINARY [TEST...]}")
@@ -29,7 +29,7 @@ mkdir -p "$work/kernel" "$work/busybox" "$root"/{bin,proc,sys,dev,tmp,etc,run,da
 dpkg -x "$work"/linux-image-*.deb "$work/kernel"
 dpkg -x "$work"/busybox-static*.deb "$work/busybox"
 
-# A file and the libraries it is linked to.
+# Copies a file and its libraries.
 take() {
   local library
   cp -L "$1" "$root/bin/${2:-$(basename "$1")}"
@@ -81,7 +81,7 @@ poweroff -f
 END
 chmod +x "$root/init"
 printf '%s\n' "$*" >"$root/tests"
-# Which driver, and which random numbers.
+# The I/O driver and the random seed.
 env | grep -E '^(TEST_IO_DRIVER|SEED)=' >"$root/choices" || true
 (cd "$root" && find . | "$work/busybox/bin/busybox" cpio -o -H newc 2>/dev/null | gzip -1) >"$work/initrd"
 truncate -s 4G "$work/disk"
@@ -94,5 +94,5 @@ timeout "${TIMEOUT:-1800}" qemu-system-x86_64 "${accelerator[@]}" -cpu max -smp 
   -append "console=ttyS0 quiet panic=-1 mitigations=off" </dev/null | tee "$work/console"
 
 grep -q '^exit 0' "$work/console" || { echo "FAILED"; exit 1; }
-# That the tests ran is not enough: they end early where the kernel cannot.
+# Successful tests do not suffice, because tests end early if the kernel lacks TLS.
 awk '$1 == "TlsTxSw" {sessions = $2} END {print sessions + 0, "sessions were encrypted by the kernel"; exit sessions == 0}' "$work/console"

@@ -1,13 +1,13 @@
 #!/bin/sh
-# Leans on a running cache in the ways that break servers, and checks that those who do not lean do not notice.
+# Overloads a running cache in ways that break servers, and checks that other clients are not affected.
 #
 #   scripts/overload.sh [quick|full] [binary] [case...]
 #
-# Cases: idle heads-and-readers stalled ends at-once shares streams fills (default: all). quick takes a minute; full takes
-# about ten and uses the sizes that are promised: 10,000 connections at once, 1,000,000 one after the other.
+# Cases: idle heads-and-readers stalled ends at-once shares streams fills (default: all). quick takes a minute. full takes
+# about ten minutes and uses the specified sizes: 10,000 concurrent connections, 1,000,000 successive connections.
 #
 #   IO_DRIVER   the server's driver (auto, io_uring, epoll)
-#   KEEP=1      leaves the working directory and prints its name
+#   KEEP=1      keeps the working directory and prints its name
 set -eu
 
 case "${1:-quick}" in -h | --help)
@@ -18,7 +18,7 @@ esac
 
 command -v python3 >/dev/null || { echo "overload: python3 is missing" >&2; exit 2; }
 
-# Ten thousand connections take as many descriptors on either side.
+# 10,000 connections need as many descriptors on each side.
 ulimit -n 65536 2>/dev/null || ulimit -n "$(ulimit -Hn)"
 
 here=$(cd "$(dirname "$0")" && pwd)

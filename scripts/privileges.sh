@@ -1,12 +1,11 @@
 #!/usr/bin/env bash
-# The scenarios with as few privileges as a container can be given: user nobody, no capability, no new privileges, a root
-# that is read-only, docker's default filter of system calls, and no network but its own loopback. The driver is epoll, because
-# that filter refuses io_uring.
+# Runs the scenarios with minimal container privileges: user nobody, no capabilities, no new privileges, a read-only root,
+# docker's default seccomp profile, and only a loopback network. The driver is epoll, because the profile rejects io_uring.
 #
-#   scripts/privileges.sh [FILTER...]      all scenarios without a filter; `quick` for the core themes
+#   scripts/privileges.sh [FILTER...]      all scenarios without a filter; `quick` for the core topics
 #
-# Needs root, podman and runc. The container's root is this machine's, so that tools and tests are where they always are; what
-# needs root itself says SKIPPED.
+# Needs root, podman and runc. The container's root is the machine's root, so that tools and tests keep their paths. Tests
+# that need root print SKIPPED.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -27,7 +26,7 @@ trap cleanup EXIT
 
 cargo test --quiet --locked --no-run --test it
 tests=$(cargo test --quiet --locked --no-run --test it --message-format json | jq -r 'select(.target.name == "it") | .executable // empty')
-# The shipped profile without what it adds is what docker has by default.
+# The shipped profile without its additions equals docker's default.
 jq '.syscalls |= map(select(.names | index("io_uring_setup") | not))' deploy/seccomp.json >"$work/seccomp.json"
 files=$(ulimit -Hn)
 

@@ -1,16 +1,16 @@
 #!/usr/bin/env bash
-# The shared store against real S3 engines on loopback, first the engine of ours alone, then caches from end to end: moto
-# for what AWS answers, Garage for signatures, streaming, a disk, and three nodes of which one is killed.
+# Tests the shared store with real S3 engines on loopback: first the library's S3 client alone, then complete caches. moto
+# imitates the answers of AWS. Garage tests signatures, streaming, a disk, and three nodes, one of which is killed.
 #
-#   scripts/s3.sh [BINARY]           moto, and Garage where it is installed
-#   scripts/s3.sh garage [BINARY]    both; Garage is built when it is missing, which takes minutes
+#   scripts/s3.sh [BINARY]           moto, and Garage if installed
+#   scripts/s3.sh garage [BINARY]    both; builds Garage if missing, which takes minutes
 #   source scripts/s3.sh             start_moto, start_garage, start_garages and stop_engines for other scripts
 #
-# BINARY         the cache, target/release/oci-pull-through by default; without one only the engine is tried
+# BINARY         the cache, target/release/oci-pull-through by default; without a binary, only the S3 client is tested
 # CHECK_STRICT=1 skipping moto or the caches fails
-# GARAGE         the garage program (cargo install garage --version 2.5.0), else from the PATH or below the target directory
-# LIBRARY_TESTS  the program of the library's tests; without it cargo builds the program
-# MOTO_SERVER    the moto_server program, else installed by pip below the target directory
+# GARAGE         the garage program (cargo install garage --version 2.5.0); otherwise from PATH or below the target directory
+# LIBRARY_TESTS  the test program of the library; otherwise built with cargo
+# MOTO_SERVER    the moto_server program; otherwise installed by pip below the target directory
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -30,7 +30,7 @@ free_port() {
   python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])'
 }
 
-# wait_for_url URL: until somebody answers there, whatever they say.
+# wait_for_url URL: waits until a server answers with any response.
 wait_for_url() {
   local left=300
   while [ $((left -= 1)) -gt 0 ]; do
@@ -44,13 +44,14 @@ wait_for_url() {
 moto_command() { command -v "${MOTO_SERVER:-$s3_tools/venv/bin/moto_server}"; }
 garage_command() { command -v "${GARAGE:-garage}" || command -v "$s3_tools/bin/garage"; }
 
-# The version matters: 5.2.1 answers the end of a multipart upload with words that are not S3's.
+# The version matters: 5.2.1 completes a multipart upload with a response that is not valid S3.
 install_moto() {
   mkdir -p "$s3_tools"
   python3 -m venv "$s3_tools/venv" && "$s3_tools/venv/bin/pip" install --quiet --disable-pip-version-check 'moto[server]==5.1.22'
 }
 
-# With only what is used, and nothing optimised but what hashes: half the time.
+# Builds only the required features, and optimizes only the hashing crates, which halves the build
+# time.
 install_garage() {
   local fast=() crate
   for crate in blake2 sha2 md-5 digest block-buffer generic-array zstd-sys; do
@@ -61,7 +62,7 @@ install_garage() {
   rm -rf "$s3_tools/build"
 }
 
-# start_moto: an engine with the words of AWS; state in memory, signatures not checked.
+# start_moto: starts an engine with the responses of AWS, state in memory, and no signature checks.
 start_moto() {
   local port
   port=$(free_port)
@@ -92,7 +93,8 @@ api_bind_addr = "$3:$admin"
 TOML
 }
 
-# start_garage: one node with a key that may make buckets, and the bucket `cache`; its files are in `garage_home`.
+# start_garage: starts a node with a key that may create buckets, and the bucket `cache`. Sets
+# `garage_home`, the directory of its files.
 start_garage() {
   local s3 rpc admin home=$s3_scratch/garage.$RANDOM
   garage_home=$home
@@ -109,8 +111,8 @@ start_garage() {
   wait_for_url "$AWS_ENDPOINT_URL/"
 }
 
-# start_garages: three nodes on loopback addresses of their own, each with a copy of everything. The first is asked; the
-# process of the third is in `garage_third`.
+# start_garages: starts three nodes on separate loopback addresses, each with a full copy. Clients
+# use the first node. Sets `garage_third`, the process of the third node.
 start_garages() {
   local s3 rpc admin node home=$s3_scratch/garages.$RANDOM ids=() cli
   s3=$(free_port) rpc=$(free_port) admin=$(free_port)
@@ -140,7 +142,7 @@ start_garages() {
   wait_for_url "$AWS_ENDPOINT_URL/"
 }
 
-# Sourced: that was all.
+# A sourcing script only needs the functions above.
 if [ "${BASH_SOURCE[0]}" != "$0" ]; then return 0; fi
 
 cd "$here/.."
@@ -156,7 +158,7 @@ trap 'exit 130' INT TERM
 library_tests=(cargo test --quiet --locked --lib --)
 [ -z "${LIBRARY_TESTS:-}" ] || library_tests=("$LIBRARY_TESTS")
 
-# engine_test NAME WHAT [VAR=VALUE...]: one of the tests that need an engine.
+# engine_test NAME WHAT [VAR=VALUE...]: runs a library test that needs an engine.
 engine_test() {
   local name=$1 what=$2
   shift 2
@@ -204,7 +206,7 @@ start_upstream() {
   mapfile -t digests <"$upstream/digests"
 }
 
-# run_cache [VAR=VALUE...]: a new node; its address is in `cache`, its log in `cache_log`.
+# run_cache [VAR=VALUE...]: starts a new node. Sets `cache` (the address) and `cache_log`.
 run_cache() {
   local home=$s3_scratch/cache.$RANDOM$RANDOM left=300
   mkdir "$home"
@@ -230,7 +232,7 @@ path_of() {
   echo "http://$cache/v2/$registry/team/app/$kind/$1"
 }
 
-# pull_one DIGEST [CURL ARGUMENT...]: whole and right.
+# pull_one DIGEST [CURL ARGUMENT...]: passes if the content is complete and correct.
 pull_one() {
   local digest=$1
   shift
@@ -245,8 +247,8 @@ pull_all() {
 
 asked() { wc -l <"$upstream/requests"; }
 
-# comes_from_the_bucket BACKEND: when everything is there, a node with nothing of its own pulls the image, and the upstream
-# is not asked; a machine that is too busy to look in time may try again.
+# comes_from_the_bucket BACKEND: after all objects are in the bucket, a new node with an empty store
+# pulls the image without upstream requests. A slow machine may need several attempts.
 comes_from_the_bucket() {
   local digest before left=300 key keys=()
   for digest in "${digests[@]}"; do
@@ -318,7 +320,7 @@ caches() {
 
 pulls_cold() { run_cache STORAGE_BACKEND="$1" S3_PREFIX="$1" && pull_all; }
 
-# Pulls go on while a node of the engine is killed and after, and a new image gets there without it.
+# outlives_a_node: kills an engine node during pulls. All pulls must succeed, also after the kill.
 outlives_a_node() {
   local digest=${digests[3]} pullers=() pid status=0
   run_cache STORAGE_BACKEND=s3 S3_PREFIX=s3
@@ -413,7 +415,7 @@ if garage_command >/dev/null; then
   fi
   stop_engines
 else
-  # Building it takes longer than all the rest: whoever wants it says so.
+  # A build takes longer than all tests, so only `garage` as argument builds it.
   echo "SKIP    garage is not installed (scripts/s3.sh garage builds it)"
 fi
 echo "$s3_passed checks of S3 engines passed"

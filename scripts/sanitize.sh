@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
-# The tests under Miri, AddressSanitizer (LeakSanitizer is part of it) and ThreadSanitizer. A line of result for each run. A
-# finding or a failed test ends the script with 1, after the other runs.
+# Runs the tests under Miri, AddressSanitizer (with LeakSanitizer) and ThreadSanitizer. Prints a result line for each run.
+# After a finding or a failed test, the script finishes the other runs and exits with 1.
 #
-#   scripts/sanitize.sh [miri|address|thread ...]      all three without
+#   scripts/sanitize.sh [miri|address|thread ...]      all three by default
 #
-# DRIVERS    what TEST_IO_DRIVER is in turn ("auto epoll").
-# SCENARIOS  filters of tests/it ("pull:: tags::"), `all` for no filter; without, those in sanitize/scenarios.
+# DRIVERS    values of TEST_IO_DRIVER, in this order ("auto epoll").
+# SCENARIOS  filters of tests/it ("pull:: tags::"), `all` for no filter; by default those in sanitize/scenarios.
 #
-# Needs the nightly toolchain with rust-src and miri, and llvm-symbolizer: suppressions name functions. Each tool builds
-# into a directory of its own below target/, where its logs and its reports lie too. The server and the library's tests are
-# watched. The harness of the scenarios is not: it moves a lot of bytes.
+# Needs the nightly toolchain with rust-src and miri, and llvm-symbolizer, because suppressions name functions. Each tool
+# builds into a separate directory below target/, which also contains logs and reports. The server and the library's tests
+# are instrumented. The harness of the scenarios is not, because it processes a lot of bytes.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -26,10 +26,10 @@ for component in rust-src miri; do
 done
 command -v llvm-symbolizer >/dev/null || { echo "needs: llvm-symbolizer (apt: llvm)" >&2; exit 2; }
 
-# lines FILE: the words of a list, without comments.
+# lines FILE: prints the words of a list, without comments.
 lines() { sed 's/#.*//' "$1" | xargs -rn 1; }
 
-# result NAME STARTED LOG REPORTS STATUS: the line of a run.
+# result NAME STARTED LOG REPORTS STATUS: prints the result line of a run.
 result() {
   local name=$1 seconds=$((SECONDS - $2)) log=$3 reports=$4 status=$5 counts verdict=ok
   counts=$(awk '/^test result:/ {passed += $4; failed += $6} /^second try:/ {second += $4}
@@ -38,8 +38,9 @@ result() {
   echo "$verdict: $name: $counts, $reports findings ($seconds s)"
 }
 
-# run LOG COMMAND... -- FILTER...: tests. What fails is tried once more, alone: it may have waited for a processor, of which a
-# watched program takes several times as much. A report counts, whichever try it is of.
+# run LOG COMMAND... -- FILTER...: runs tests. Repeats failed tests once, alone, because an
+# instrumented program needs several times the CPU and may have timed out. Findings of both attempts
+# count.
 run() {
   local log=$1 command=() names=()
   shift
@@ -51,13 +52,14 @@ run() {
   "${command[@]}" --test-threads 1 --exact "${names[@]}" 2>&1 | sed 's/^test result:/second try:/' >>"$log"
 }
 
-# part NAME COMMAND... -- FILTER...: runs tests, prints the line of result, the failed tests, and a summary of the reports.
+# part NAME COMMAND... -- FILTER...: runs tests. Prints the result line, the failed tests, and a
+# summary of the reports.
 part() {
   local name=$1 log=$work/$1.log reports=$work/$1.reports started=$SECONDS status=0
   local options=log_path=$reports/report:halt_on_error=1
   shift
   rm -rf "$reports" "$log"
-  # Servers of other users write there too.
+  # Servers of other users also write to this directory.
   mkdir -m 1777 "$reports"
   export ASAN_OPTIONS=$options:detect_leaks=1
   export LSAN_OPTIONS=suppressions=$here/leak.supp:print_suppressions=0
@@ -69,11 +71,11 @@ part() {
   grep -rhaE '^SUMMARY' "$reports" | sort | uniq -c || true
 }
 
-# executable KIND: the path of what cargo has built of that kind, from its messages.
+# executable KIND: prints the path of the program of this kind from cargo's messages.
 executable() { jq -r --arg kind "$1" 'select(.executable and (.target.kind | index($kind))) | .executable' | tail -n 1; }
 
-# watched SANITIZER [CARGO FLAG...]: builds with it, and runs the library's tests, which know no driver, and the scenarios on
-# each.
+# watched SANITIZER [CARGO FLAG...]: builds with the sanitizer. Runs the library's tests, which use
+# no driver, and the scenarios on each driver.
 watched() {
   local sanitizer=$1 work=$target/$1/sanitize driver skip skips=() scenarios=() started=$SECONDS messages library scenes
   shift
@@ -85,7 +87,7 @@ watched() {
     *) read -ra scenarios <<<"$SCENARIOS" ;;
   esac
   messages=$work/messages
-  # Cargo builds the server because a benchmark is built, which may call it.
+  # Cargo builds the server because the built benchmark may run it.
   CARGO_TARGET_DIR=$target/$sanitizer RUSTFLAGS="-Zsanitizer=$sanitizer --cfg sanitizer" cargo +nightly test --quiet --locked \
     --target $triple "$@" --lib --bench parse --no-run --message-format json >"$messages" 2>"$work/build.log" &&
     cargo test --quiet --locked --test it --no-run --message-format json >"$messages.it" 2>>"$work/build.log" ||
@@ -99,14 +101,15 @@ watched() {
   done
 }
 
-# interpreted: the tests of the library that Miri can run, once.
+# interpreted: runs the library tests that Miri supports, once.
 interpreted() {
   local work=$target/miri/sanitize log status=0 started=$SECONDS chosen=() skips=() skip
   log=$work/log
   mkdir -p "$work"
   mapfile -t chosen < <(lines "$here/miri")
   while read -r skip; do skips+=(--skip "$skip"); done < <(lines "$here/skipped.miri")
-  # Files are read (seeds, settings of proptest), and the clock is; random tests take a few turns, each a thousand times as long.
+  # Tests read files (seeds, proptest settings) and the clock. Random tests take few rounds, each a
+  # thousand times slower.
   CARGO_TARGET_DIR=$target/miri MIRIFLAGS=-Zmiri-disable-isolation FUZZ_RUNS=${FUZZ_RUNS:-20} PROPTEST_CASES=${PROPTEST_CASES:-4} \
     cargo +nightly miri test --locked --lib -- "${chosen[@]}" "${skips[@]}" >"$log" 2>&1 || status=1
   result miri "$started" "$log" "$(grep -c '^error: Undefined Behavior' "$log" || true)" $status
@@ -118,7 +121,8 @@ for tool; do
   case $tool in
     miri) (interpreted; exit $failed) || failed=1 ;;
     address) (watched address; exit $failed) || failed=1 ;;
-    # Its own standard library, because the one that is shipped synchronises unseen.
+    # A separately built standard library, because the synchronization inside the shipped one is
+    # invisible to the sanitizer.
     thread) (watched thread -Zbuild-std; exit $failed) || failed=1 ;;
     *) echo "usage: scripts/sanitize.sh [miri|address|thread ...]" >&2; exit 2 ;;
   esac

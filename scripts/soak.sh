@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Mixed load with a fault in every second, for hours: tests/it/overload/soak.rs on a release.
+# Runs tests/it/overload/soak.rs on a release build: mixed load with a fault every second, for hours.
 #
-#   scripts/soak.sh [SECONDS]      eight hours without
+#   scripts/soak.sh [SECONDS]      eight hours by default
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

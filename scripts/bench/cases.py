@@ -68,7 +68,7 @@ def _slow(registry, item, cell, cpu):
     try:
         return _speed(item, [measure.load(registry, item, cell.connections, 1.0, cpu)])
     except Failed as error:
-        # A column of its own to lose, not the row.
+        # A failure of docker-registry loses only its column, not the row.
         print(f"   {error}", flush=True)
         return "failed"
 
@@ -185,7 +185,7 @@ def two_cores(setup):
     yield from _compare(setup, cells, ours, nginx, None, None, 2)
 
 
-# -- What a tag costs --------------------------------------------------------------------------------------------------
+# -- Cost of a tag -----------------------------------------------------------------------------------------------------
 
 TAG_CONNECTIONS = 16
 
@@ -229,7 +229,7 @@ def _tag_row(setup, name, server, path, at_least):
 
 STALL_CONNECTIONS = 4
 STALL_RATE = 4_000
-# The 4 GiB file lasts about this long at what a fast disk delivers.
+# A fast disk delivers the 4 GiB file in about this time.
 STALL_SECONDS = 2.0
 
 
@@ -283,7 +283,8 @@ def _stall(setup, server):
     alone = hits()
     before = server.cpu_seconds()
     options = {"connections": 1, "seconds": STALL_SECONDS + 0.3, "length": huge.size, "cpu": CLIENT_CPU}
-    # The reader yields to the small hits' generator, so that it is the server's stalls that are measured.
+    # The reader yields to the generator of small hits, so that only stalls of the server are
+    # measured.
     words = ["nice", "-n", "19"] + measure.command(server, huge, options)
     reader = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
     time.sleep(0.1)
@@ -299,7 +300,7 @@ def _stall(setup, server):
 # -- Cold pulls --------------------------------------------------------------------------------------------------------
 
 COMMIT_SECONDS = 60
-# 10 Gbit/s, what a good network card delivers.
+# 10 Gbit/s, the rate of a good network card.
 NETWORK_RATE = "1192m"
 
 
@@ -315,7 +316,7 @@ def cold_pull(setup):
     for place, folder in places.items():
         for hashing in (True, False):
             label = "hashing client" if hashing else "dropping client"
-            # The disk and a client that throws bytes away are no part of what the goal is about.
+            # The goal does not cover the disk and a client that discards bytes.
             goal = place == "memory" and hashing
             yield _cold_row(setup, f"cold-pull 1 GiB, store in {place}, {label}", plain, folder, hashing, goal)
     place, folder = next(iter(places.items()))
@@ -405,7 +406,7 @@ def registry_cold(setup):
                     cache = setup.stage.docker_registry(root, upstream=upstream, name="docker-registry-cache")
                 before = _registry_requests(upstream), cache.cpu_seconds()
                 seconds = _pull_image(setup, cache)
-                # The access log is written after the response.
+                # The server writes the access log after the response.
                 time.sleep(0.2)
                 runs.append((seconds, _registry_requests(upstream) - before[0], cache.cpu_seconds() - before[1]))
                 setup.stage.stop(cache)
@@ -478,7 +479,7 @@ def s3_hit(setup):
     yield from _bucket_small(setup, engine, cache, items["64k"])
     yield from _bucket_readers(setup, cache, items["16m"])
     setup.stage.stop(cache)
-    # An engine is a machine of its own; here it gets at least a CPU of its own.
+    # In production, the engine is a separate machine. Here the engine gets at least a separate CPU.
     engine.pin({SERVER_CPU})
     cache = _bucket_cache(setup, engine, upstream, "s3", cpu=CLIENT_CPU)
     yield from _bucket_large(setup, engine, cache, items["1g"], "engine on one CPU, the others on another", CLIENT_CPU)
@@ -597,7 +598,8 @@ def tiered_warm(setup):
     for item in items:
         measure.once(ours, item)
     for item in items[1:]:
-        # What is found here and not there is copied; that is not to be measured.
+        # The cache copies locally found content to the bucket. Wait for the copy, so that only hits
+        # are measured.
         _wait_in_bucket(engine, item)
     cells = [
         Cell("tiered-warm manifest-2k, 16 connections", "manifest", 16, 0.95),
@@ -627,7 +629,7 @@ def idle_10k(setup):
             words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )
         ready = holder.stdout.readline()
-        # A moment for the server to finish what it does after a response.
+        # The server may still have work to do after a response.
         time.sleep(1)
         during = server.rss_bytes()
         rest, error = holder.communicate("")

@@ -14,7 +14,7 @@ from objects import MIB
 from report import Row
 from servers import Failed, Missing
 
-# Connections, and streams of each.
+# Connections, and streams per connection.
 LOADS = [(1, 100), (16, 32)]
 GOAL = 1.0
 
@@ -47,7 +47,7 @@ def _against_nginx(setup, name, scheme, settings, listen, directives):
     machine.warm(item.file)
     ours = setup.stage.ours(setup.stage.directory / "store", core, settings=settings)
     nginx = setup.stage.nginx(core, listen=listen, locations=directives)
-    # h2load's timing needs whole seconds.
+    # h2load measures in whole seconds.
     seconds = max(2, round(setup.seconds))
     for connections, streams in LOADS:
         runs = {"ours": [], "nginx": []}
@@ -104,7 +104,7 @@ def _frame(kind, flags, stream, payload=b""):
 
 
 def _field(name, value):
-    # Lengths of seven bits; longer ones up to 254 continue in one more byte.
+    # Lengths of seven bits. Lengths up to 254 continue in another byte.
     length = bytes([len(value)]) if len(value) < 127 else bytes([127, len(value) - 127])
     return b"\0" + bytes([len(name)]) + name + length + value
 
@@ -156,7 +156,7 @@ def idle_h2c(setup):
 
 
 def _idle_row(case, server, before, goal):
-    # A moment for the server to finish what it does after a response.
+    # The server may still have work to do after a response.
     time.sleep(1)
     grown = (server.rss_bytes() - before) / MIB
     return Row(

@@ -27,8 +27,8 @@ def enter_namespace(congestion):
     if congestion == "host" or os.getuid() != 0:
         return
     allowed = ALLOWED.read_text().split()
-    # A file opened before the move keeps naming the host's setting after it. A new namespace may use only what the host
-    # allows everyone, so that list grows for the moment it takes to ask for ours.
+    # A file that was opened before the namespace change keeps referring to the host's setting. A
+    # new namespace may use only the host's allowed algorithms, so the list is extended briefly.
     with open(ALLOWED, "w") as host:
         try:
             if congestion not in allowed:
@@ -66,7 +66,7 @@ def description(directory):
             model = line.split(":", 1)[1].strip()
         if line.startswith(("flags", "Features")):
             flags = line.split(":", 1)[1]
-    # Cold pulls are bounded by hashing, which is several times slower without these instructions.
+    # Hashing limits cold pulls and is several times slower without these instructions.
     hashing = "with" if {"sha_ni", "sha2"} & set(flags.split()) else "WITHOUT"
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     load = os.getloadavg()[0]

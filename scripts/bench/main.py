@@ -21,18 +21,19 @@ def main():
     unknown = [name for name in arguments if name not in cases.ALL]
     if unknown:
         sys.exit(f"bench: unknown case {', '.join(unknown)}; known: {' '.join(cases.ALL)}")
-    # SIGTERM ends like an exception does, so that every server is stopped on the way out.
+    # SIGTERM raises an exception, so that every server is stopped at exit.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
 
     directory = Path(os.environ["BENCH_DIR"]).resolve()
     directory.mkdir(parents=True, exist_ok=True)
-    # Two runs on one machine would measure each other, and two in one directory would break each other.
+    # Concurrent runs on a machine would distort each other, and concurrent runs in a directory
+    # would break each other.
     lock = open(directory / "lock", "w")
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
         sys.exit(f"bench: another run uses {directory}")
-    # Logs of the run before.
+    # Logs of the previous run.
     shutil.rmtree(directory / "run", ignore_errors=True)
     machine.enter_namespace(os.environ["BENCH_CC"])
     print(machine.description(directory), flush=True)
@@ -64,7 +65,7 @@ def main():
     print(report.table(rows))
     (directory / "results.json").write_text(json.dumps([vars(row) for row in rows], indent=1))
     missed = [row.case for row in rows if row.met is False]
-    # A goal not reached is a result; a case that broke is a failure.
+    # A missed goal is a result. A broken case is a failure.
     broken = any(row.note.startswith("failed") for row in rows)
     print(f"\nnot reached: {', '.join(missed)}" if missed else "\nevery goal that was measured is reached")
     sys.exit(1 if broken else 0)

@@ -10,7 +10,7 @@ import machine
 from objects import GIB, MANIFEST_TYPE
 from servers import Failed
 
-# A generator that uses more of its core than this was the limit, not the server.
+# Above this share of its core, the load generator is the bottleneck, not the server.
 CLIENT_LIMIT = 0.97
 
 
@@ -39,7 +39,7 @@ def command(server, item, options, path=None):
     """The load generator's command line for `item` at `server`."""
     words = [os.environ["BENCH_LOAD"], "--addr", server.address, "--path", path or server.path(item), "--json"]
     if item.kind == "manifests":
-        # docker-registry hides OCI manifests from clients that do not ask for them by name, `*/*` or not.
+        # docker-registry returns OCI manifests only if `Accept` names their type, even with `*/*`.
         words += ["--header", f"Accept: {MANIFEST_TYPE}"]
     for name, value in options.items():
         if value is None or value is False:

@@ -14,9 +14,9 @@ from pathlib import Path
 KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
 REPOSITORY = "bench/image"
 TAG = "v1"
-# The registry warm objects are stored under; no upstream of that name exists, so a miss cannot pass for a hit.
+# The registry name of warm objects. No such upstream exists, so a miss cannot pass for a hit.
 WARM_REGISTRY = "registry.example"
-# The registry name our configuration maps to a loopback upstream.
+# The registry name that the configuration maps to a loopback upstream.
 UPSTREAM_REGISTRY = "bench.test"
 BLOBS = {"2k": 2 * KIB, "64k": 64 * KIB, "1m": MIB, "16m": 16 * MIB, "1g": GIB}
 HUGE = {"4g": 4 * GIB}
@@ -70,12 +70,12 @@ def _blob(directory, name, size):
     unnamed = record.with_suffix(".new")
     with open(unnamed, "wb") as out:
         for number in range(max(1, size // MIB)):
-            # A counter in every block keeps a file system or a host from sharing them.
+            # A counter in every block prevents a file system or host from sharing blocks.
             piece = number.to_bytes(8, "little") + block[8:]
             hasher.update(piece)
             out.write(piece)
         out.flush()
-        # Dirty pages cannot be evicted, and write-back in the middle of a measurement would be measured.
+        # Dirty pages cannot be evicted, and their write-back would distort a measurement.
         os.fsync(out.fileno())
     file = record.parent / hasher.hexdigest()
     unnamed.rename(file)

@@ -31,7 +31,8 @@ class Server:
 
     def __init__(self, name, process, port, log):
         self.name, self.process, self.port, self.log = name, process, port, log
-        # What ours puts before the repository; the others have one upstream or none.
+        # The registry name in front of the repository. Only for this cache, because the others have
+        # at most one upstream.
         self.registry = None
 
     @property
@@ -81,7 +82,7 @@ class Server:
             try:
                 os.sched_setaffinity(task, cpus)
             except ProcessLookupError:
-                # It has ended meanwhile.
+                # The task has ended meanwhile. All connections come from a single address.
                 pass
 
     def _tasks(self):
@@ -175,7 +176,8 @@ class Stage:
         if not shutil.which("nginx"):
             raise Missing("nginx is not installed")
         port, folder = _free_port(), self._folder(name)
-        # With several workers, each has its own listener, as our cores have: connections spread the same way.
+        # With several workers, each has a separate listener, like the cores of this cache.
+        # Connections spread equally.
         reuse = " reuseport" if workers > 1 else ""
         user = "user root;" if os.getuid() == 0 else ""
         access = "access_log off"
@@ -228,7 +230,7 @@ http: {{addr: '127.0.0.1:{port}', secret: bench}}
         """An S3 engine of scripts/s3.sh: Garage where it is, else moto. Its settings are in `settings`."""
         script = Path(__file__).parent.parent / "s3.sh"
         folder = self._folder("engine")
-        # The shell ends, and stops the engine, when its standard input closes.
+        # The shell exits and stops the engine when its standard input closes.
         words = f"""
 source {script}
 trap 'stop_engines; rm -rf "$s3_scratch"' EXIT
@@ -287,7 +289,7 @@ cat >/dev/null
 
     def _start(self, name, command, port, folder, cpus, environment=None, until=None):
         def prepare():
-            # Should the benchmark be killed outright, its servers end with it.
+            # If the benchmark is killed, its servers receive SIGTERM.
             _libc.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
             if cpus is not None:
                 os.sched_setaffinity(0, cpus)

@@ -24,7 +24,7 @@ class Run:
     units: float  # requests, bytes, or handshakes
     seconds: float
     server_cpu: float
-    client_cpu: float  # the part of its CPU that the client used
+    client_cpu: float  # the share of a CPU that the client used
 
     @property
     def speed(self):
@@ -53,7 +53,7 @@ def _pair(setup):
     )
     settings = {"TLS_CERT_FILE": str(certificate), "TLS_KEY_FILE": str(key)}
     directives = f"ssl_certificate {certificate}; ssl_certificate_key {key}; ssl_session_cache shared:all:20m;"
-    # Older ones leave out the newer version.
+    # By default, older nginx versions leave out TLS 1.3.
     directives += " ssl_protocols TLSv1.2 TLSv1.3;"
     ours = setup.stage.ours(setup.stage.directory / "store", {SERVER_CPU}, settings=settings)
     return ours, setup.stage.nginx({SERVER_CPU}, listen=" ssl", locations=directives)
@@ -75,7 +75,7 @@ def _timed(server, commands):
 
 
 def _whole(seconds):
-    # The tools count whole seconds.
+    # The tools measure in whole seconds.
     return max(2, round(seconds))
 
 
@@ -86,7 +86,7 @@ def _h2load(server, item, connections, seconds):
     total = re.search(r"^traffic: .*?\((\d+)\) total", said, re.MULTILINE)
     if not codes or not total or "0 failed, 0 errored, 0 timeout" not in said:
         raise Failed(f"{server.name}: h2load: {said[-600:].strip()}, log {server.log}")
-    # Of a large body what came counts, whether its end did or not.
+    # For a large body, received bytes count even if the body is incomplete.
     return Run(int(codes[1]) if item.size < MIB else int(total[1]), seconds, cpu, client)
 
 
@@ -94,7 +94,7 @@ def _row(name, mine, theirs, goal, speed, cost):
     ratio = Ratios([run.speed for run in mine], [run.speed for run in theirs])
     costs = Ratios([run.cost for run in mine], [run.cost for run in theirs])
     limited = max(run.client_cpu for run in mine + theirs) > CLIENT_LIMIT
-    # Where the client has no more to give, what a server could do shows in what it spends.
+    # If the client is saturated, compare CPU costs instead of throughput.
     reached = 1 / costs.median if limited else ratio.median
     return Row(
         case=name,
@@ -147,7 +147,7 @@ def blob_1g(setup):
 
 # -- Handshakes --------------------------------------------------------------------------------------------------------
 
-# Each asks, reads to the end, closes, and begins anew.
+# Number of concurrent clients. Each sends a request, reads to the end, closes, and reconnects.
 HANDSHAKING = 8
 
 
@@ -159,7 +159,7 @@ def _handshakes(server, item, version, resumed, seconds):
     if not all(counts) or any(int(count[2]) < item.size for count in counts):
         raise Failed(f"{server.name}: openssl s_time: {said[0][-600:].strip()}, log {server.log}")
     total = sum(int(count[1]) for count in counts)
-    # It prints a letter for each connection.
+    # openssl s_time prints a letter for each connection.
     kept = sum(line.count("r") for text in said for line in text.splitlines() if set(line) <= set("r*t"))
     if resumed and kept < 0.9 * total:
         raise Failed(f"{server.name}: {kept} of {total} sessions were resumed, log {server.log}")

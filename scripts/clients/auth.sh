@@ -1,6 +1,6 @@
 # shellcheck shell=bash
-# Client authentication: skopeo, podman, docker and containerd log in and pull. The cache reads its users from an htpasswd file
-# and restricts repositories by rules.
+# Client authentication: skopeo, podman, docker and containerd log in and pull. The cache reads its
+# users from an htpasswd file and restricts repositories by rules.
 # Sourced by ../clients.sh.
 : "${here:?}"
 
@@ -8,10 +8,10 @@
 . "$here/clients/common.sh"
 needs docker-registry htpasswd python3 skopeo jq
 
-# Searched for in every log and file of the cache.
+# The script searches every log and file of the cache for this password.
 password=canary-$RANDOM$RANDOM
 
-# secret_of WHO: name and password; Alice may read everything, Bob something else.
+# secret_of WHO: prints name and password. Alice may read everything, Bob only another repository.
 secret_of() {
   case $1 in
     guesser) echo alice:guessed ;;
@@ -19,7 +19,7 @@ secret_of() {
   esac
 }
 
-# as WHO: the login of the next pulls.
+# as WHO: sets the login of the next pulls.
 as() {
   local secret
   skopeo_flags=() podman_flags=() ctr_flags=()
@@ -31,7 +31,7 @@ as() {
   skopeo_flags=(--src-creds "$secret") podman_flags=(--creds "$secret") ctr_flags=(--user "$secret")
 }
 
-# log_in WHO: as the client's own `login` does it; containerd has none.
+# log_in WHO: logs in with the client's own `login` command, which containerd lacks.
 log_in() {
   local secret
   secret=$(secret_of "$1")
@@ -62,7 +62,7 @@ for client in containerd skopeo podman docker; do
     check "$client logs in" log_in alice
     check "$client does not log in with a wrong password" refused "$kept_out" log_in guesser
   fi
-  # Once when nothing is held, and once when all is.
+  # Before and after the content is cached.
   for when in before after; do
     for who in nobody guesser bob; do
       as $who

@@ -1,5 +1,6 @@
 # shellcheck shell=bash
-# Reporting, processes, and the clients themselves. Sourced by ../clients.sh and ../drivers.sh, which set the variables below.
+# Reporting, processes, and clients. Sourced by ../clients.sh and ../drivers.sh, which set the
+# variables below.
 : "${work:?}" "${registry:?}" "${strict:?}" "${direct:?}" "${client:=}" "${upstream_port:=}" "${binary=}"
 
 images=$work/images
@@ -7,9 +8,9 @@ repository=team/app
 artifact_repository=team/thing
 passed=0 failed=0 skipped=0
 pids=()
-# Further arguments of a pull, such as a login.
+# More arguments of a pull, such as a login.
 skopeo_flags=() podman_flags=() ctr_flags=()
-# How the cache is reached: its address, and what each client is told about TLS.
+# The cache's address and scheme, and the TLS options of each client.
 host=127.0.0.1 scheme=http hosts_tls=''
 skopeo_tls=(--src-tls-verify=false) podman_tls=(--tls-verify=false)
 
@@ -24,11 +25,12 @@ skip() {
   if [ "$strict" = 1 ]; then fail "$* (nothing may be skipped)"; else skipped=$((skipped + 1)); echo "SKIP  $*"; fi
 }
 
-# check NAME COMMAND...: runs COMMAND in a subshell; passes when it succeeds, shows the end of its output when not.
+# check NAME COMMAND...: runs COMMAND in a subshell. Passes on success, prints the end of the output
+# on failure.
 check() {
   local name=$1 started=$SECONDS
   shift
-  # Not as a condition: bash would ignore `set -e` inside.
+  # Not as a condition, because bash would ignore `set -e` inside.
   set +e
   (set -e; "$@") >"$work/output" 2>&1
   local status=$?
@@ -47,7 +49,7 @@ summary() {
   exit $((failed > 0))
 }
 
-# needs TOOL...: ends the script with a skip if one is not installed.
+# needs TOOL...: ends the script with a skip if a tool is not installed.
 needs() {
   local tool
   for tool in "$@"; do
@@ -55,17 +57,18 @@ needs() {
   done
 }
 
-# What clients say who are not let in.
-# shellcheck disable=SC2034 # For the scripts that source this.
+# Error messages of clients after a rejected login.
+# shellcheck disable=SC2034 # For the scripts that source this file.
 kept_out='401|403|unauthorized|denied|forbidden|no basic auth credentials|invalid username/password'
 
-# refused PATTERN COMMAND...: it fails, and for that reason, which it says itself or a client of its has written to `asked`.
+# refused PATTERN COMMAND...: passes if COMMAND fails and PATTERN occurs in its output or in
+# `asked`. COMMAND may write a client's output to `asked`.
 refused() {
   local pattern=$1
   shift
-  # Of this try and no earlier one.
+  # Only the output of this attempt.
   : >"$work/asked"
-  # Not as a condition: bash would ignore `set -e` inside.
+  # Not as a condition, because bash would ignore `set -e` inside.
   set +e
   (set -e; "$@") >"$work/refused" 2>&1
   local status=$?
@@ -74,10 +77,10 @@ refused() {
   grep -aiE "$pattern" "$work/refused" "$work/asked" || { cat "$work/refused"; return 1; }
 }
 
-# nowhere USER PLACE...: neither `password` nor its encoded form.
+# nowhere USER PLACE...: passes if the files contain neither `password` nor its encoded form.
 nowhere() {
   local found encoded
-  # shellcheck disable=SC2154 # Of the scripts that source this.
+  # shellcheck disable=SC2154 # Set by the scripts that source this file.
   encoded=$(printf '%s' "$1:$password" | base64)
   shift
   found=$(grep -rlF -e "$password" -e "$encoded" "$@" || true)
@@ -100,7 +103,8 @@ stop() {
 cleanup() {
   local pid mount
   for pid in "${pids[@]}"; do stop "$pid"; done
-  # What a daemon mounted and did not unmount would make the removal below reach into it. Innermost first.
+  # Mounts that a daemon left behind would make the removal below delete their contents. Innermost
+  # first.
   for mount in $(awk -v work="$work/" 'index($2, work) == 1 {print $2}' /proc/mounts | sort -r); do
     umount "$mount" || umount -l "$mount" || true
   done
@@ -109,7 +113,7 @@ cleanup() {
 trap cleanup EXIT
 trap 'exit 130' INT TERM
 
-# eventually SECONDS COMMAND...: polls other people's programs, which offer nothing to wait for.
+# eventually SECONDS COMMAND...: polls external programs, which offer no event to wait for.
 eventually() {
   local deadline=$((SECONDS + $1))
   shift
@@ -119,7 +123,7 @@ eventually() {
   done
 }
 
-# port_of PID: the TCP port the process listens on; fails when there is none.
+# port_of PID: prints the TCP port that the process listens on. Fails without such a port.
 port_of() {
   local inodes
   inodes=$(find "/proc/$1/fd" -type l -printf '%l\n' 2>/dev/null | sed -n 's/^socket:\[\([0-9]*\)\]$/\1/p')
@@ -130,7 +134,7 @@ port_of() {
   [ -n "$hex" ] && echo $((16#$hex))
 }
 
-# started NAME PID LOG: waits until it listens and sets `port`.
+# started NAME PID LOG: waits until the process listens, and sets `port`.
 started() {
   local deadline=$((SECONDS + 30))
   until port=$(port_of "$2"); do
@@ -143,8 +147,9 @@ started() {
   done
 }
 
-# serve_registry NAME [YAML]: a docker-registry with the common content, open unless its configuration's YAML says otherwise; it
-# logs to NAME.log. Sets `port` and `registry_pid`.
+# serve_registry NAME [YAML]: starts a docker-registry with the common content and a log in
+# NAME.log. The registry is open unless YAML configures authentication. Sets `port` and
+# `registry_pid`.
 serve_registry() {
   cat >"$work/$1.yml" <<END
 version: 0.1
@@ -159,11 +164,12 @@ END
   started "docker-registry ($1)" "$registry_pid" "$work/$1.log"
 }
 
-# start_upstream: an open docker-registry with the images, made with a layer of `layer_mb` MiB, that logs to upstream.log; sets
-# `upstream`, its address, and what serve_registry sets.
+# start_upstream: builds images with a layer of `layer_mb` MiB and serves them with an open
+# docker-registry, with a log in upstream.log. Sets `upstream` (the address) and the variables of
+# serve_registry.
 start_upstream() {
   local image
-  # shellcheck disable=SC2154 # Of the scripts that source this.
+  # shellcheck disable=SC2154 # Set by the scripts that source this file.
   echo "building images, one layer of $layer_mb MiB"
   build_images "$layer_mb"
   serve_registry upstream
@@ -173,7 +179,8 @@ start_upstream() {
   done
 }
 
-# start_cache NAME: a cache with a store of its own; sets `cache_pid` and `cache`, its address.
+# start_cache NAME: starts a cache with a separate store. Sets `cache_pid` and `cache` (the
+# address).
 start_cache() {
   if [ "$direct" = 1 ]; then
     cache=127.0.0.1:$upstream_port
@@ -187,7 +194,7 @@ start_cache() {
   cache=$host:$port
 }
 
-# ---- The clients: each has `pull_<client> PHASE`, which pulls into nothing and compares ------------------------------
+# ---- The clients: `pull_<client> PHASE` pulls into an empty store and compares ---------------------------------------
 
 path() { if [ "$direct" = 1 ]; then echo "$1"; else echo "$registry/$1"; fi; }
 
@@ -196,7 +203,7 @@ same() {
   [ "$2" = "$3" ] || { echo "$1 differ; wanted:"; echo "$2"; echo "got:"; echo "$3"; return 1; }
 }
 
-# skopeo_copies LAYOUT REPOSITORY: everything, bytes compared file by file.
+# skopeo_copies LAYOUT REPOSITORY: copies everything and compares the digest of each file.
 skopeo_copies() {
   local out=$work/skopeo-$1 file
   rm -rf "$out"
@@ -232,7 +239,7 @@ podman_pulls() {
 
 pull_podman() { podman_pulls "$cache/$(path $repository):1"; }
 
-# The same with the mirror in registries.conf, which is how podman is configured in earnest.
+# Pulls through a mirror in registries.conf, the usual production configuration of podman.
 pull_podman_by_mirror() {
   cat >"$work/registries.conf" <<END
 [[registry]]
@@ -288,18 +295,19 @@ END
 ctr_pulls() {
   local reference=$1 digest
   shift
-  # The native snapshotter copies instead of mounting: it works on any file system, an overlay included.
+  # The native snapshotter copies instead of mounting, and works on any file system, including
+  # overlay.
   ctr_ images pull --snapshotter native "${ctr_flags[@]}" "$@" "$reference"
   same "roots" "$(root_of app)" "$(ctr_ images list | awk -v name="$reference" '$1 == name {print $3}')"
   for digest in $(platform_manifest) $(platform_blobs); do
     same "bytes" "$digest" "sha256:$(ctr_ content get "$digest" | sha256sum | cut -d' ' -f1)"
   done
-  # Waits for the collection of garbage; otherwise the next pull would find everything already there.
+  # Waits for garbage collection. Otherwise the next pull would find everything locally.
   ctr_ images rm --sync "$reference"
   same "content left" "" "$(ctr_ content list --quiet)"
 }
 
-# By hosts.toml: requests carry `ns=`.
+# With hosts.toml. Requests contain `ns=`.
 pull_containerd() {
   mkdir -p "$work/hosts/$registry"
   cat >"$work/hosts/$registry/hosts.toml" <<END
@@ -310,10 +318,10 @@ END
   ctr_pulls "$registry/$repository:1" --hosts-dir "$work/hosts"
 }
 
-# By name: the registry is in the path.
+# By name. The path contains the registry.
 pull_containerd_by_path() { ctr_pulls "$cache/$(path $repository):1" --plain-http; }
 
-# ---- Which clients there are -----------------------------------------------------------------------------------------
+# ---- Available clients -----------------------------------------------------------------------------------------------
 
 usable() {
   local tool

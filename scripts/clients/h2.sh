@@ -1,6 +1,6 @@
 # shellcheck shell=bash
-# HTTP/2: curl, nghttp, h2load, Go's and Python's clients fetch, in plain text and over TLS. h2spec checks conformance with
-# RFC 9113 and RFC 7541.
+# HTTP/2: curl, nghttp, h2load, and clients in Go and Python fetch content, in plain text and over
+# TLS. h2spec checks conformance with RFC 9113 and RFC 7541.
 # Sourced by ../clients.sh.
 : "${here:?}"
 
@@ -8,12 +8,12 @@
 . "$here/clients/common.sh"
 needs docker-registry skopeo jq openssl python3
 
-# ---- What is fetched ------------------------------------------------------------------------------------------------
+# ---- Fetched content ------------------------------------------------------------------------------------------------
 
 start_upstream
 echo "registries: [{name: open.test, url: \"http://$upstream\"}]" >"$work/cache.yml"
 
-# Lines of a digest and where it is.
+# Lines of a digest and its path.
 {
   for digest in $(platform_blobs); do echo "$digest /v2/$registry/$repository/blobs/$digest"; done
   for digest in $(platform_manifest) $(root_of app); do echo "$digest /v2/$registry/$repository/manifests/$digest"; done
@@ -25,7 +25,8 @@ small=$(awk 'END {print $2}' "$work/list")
 # has_digest DIGEST FILE
 has_digest() { same "digests" "$1" "sha256:$(sha256sum "$2" | cut -d' ' -f1)"; }
 
-# curl_gets: with TLS all at once over one connection. Without, curl 7.88 fails with its second request before it sends anything.
+# curl_gets: with TLS, sends all requests over a single connection. Without TLS, curl 7.88 fails at
+# the second request before sending, so each request gets a separate run.
 curl_gets() {
   local digest path n=0 arguments=(--silent --show-error --fail --write-out '%{http_version}\n') all=()
   : >"$work/versions"
@@ -46,7 +47,7 @@ curl_gets() {
   done <"$work/list"
 }
 
-# An offer to change from HTTP/1.1 is not taken, and the request is answered.
+# The server ignores an upgrade offer of HTTP/1.1 and answers the request.
 curl_offers() { same "version and status" "1.1 200" "$(curl --silent --http2 --output /dev/null --write-out '%{http_version} %{http_code}' "$url/v2/")"; }
 
 nghttp_gets() {
@@ -68,7 +69,7 @@ go_gets() { "$work/h2_get" "$url" "$ca" "$work/list"; }
 
 python_gets() { "$python" "$here/clients/h2_get.py" "$url" "$ca" "$work/list"; }
 
-# The specification's cases. Its own patience is for the slowest of machines.
+# The cases of the specification. The timeout is chosen for slow machines.
 spec() {
   local arguments=(--host 127.0.0.1 --port "${cache##*:}" --path /v2/ --timeout 5)
   [ -z "$ca" ] || arguments+=(--tls --insecure)
@@ -76,9 +77,9 @@ spec() {
   tail -n 1 "$work/h2spec.log"
 }
 
-# ---- What there is of them ------------------------------------------------------------------------------------------
+# ---- Available clients ----------------------------------------------------------------------------------------------
 
-# Debian's Python has them as packages; elsewhere pip gives them to one of its own.
+# Debian packages these Python modules. Elsewhere pip installs them into a separate environment.
 python=
 has_httpx() { "$1" -c 'import h2, httpx' 2>/dev/null; }
 for candidate in /usr/bin/python3 python3; do
@@ -91,7 +92,7 @@ fi
 export GOTOOLCHAIN=local GOFLAGS=-mod=mod
 go_plain=0
 if command -v go >/dev/null; then
-  # Before 1.24 it has no HTTP/2 without TLS.
+  # Before 1.24, Go supports HTTP/2 only over TLS.
   if [ "$(printf '%s\n' 1.24 "$(go env GOVERSION | sed 's/^go//')" | sort -V | head -n 1)" = 1.24 ]; then go_plain=1; fi
   check "Go's client is built" eval "cd '$here/clients/h2_go' && go build -o '$work/h2_get' ."
 fi
@@ -100,7 +101,7 @@ h2spec=${H2SPEC:-$(command -v h2spec || true)}
 build_h2spec() {
   mkdir -p "$work/h2spec"
   cd "$work/h2spec" || return
-  # It names no versions of its own; these are old enough for any Go in use.
+  # h2spec declares no versions of its dependencies. These are old enough for any Go in use.
   cat >go.mod <<'END'
 module build
 
@@ -120,7 +121,7 @@ if [ -z "$h2spec" ] && command -v go >/dev/null; then
   rm -f "$work/h2spec.log"
 fi
 
-# ---- In plain, and over TLS -----------------------------------------------------------------------------------------
+# ---- Plain text and TLS ---------------------------------------------------------------------------------------------
 
 for transport in plain TLS; do
   ca=
@@ -134,7 +135,7 @@ for transport in plain TLS; do
     openssl s_client -connect "$cache" </dev/null 2>/dev/null | openssl x509 >"$ca"
   fi
   if curl --version | grep -q HTTP2; then
-    # Once when nothing is held, and once when all is.
+    # Before and after the content is cached.
     for when in before after; do check "curl, $transport, $when" curl_gets; done
     [ $transport = TLS ] || check "curl offers to change to HTTP/2" curl_offers
   else
@@ -150,7 +151,7 @@ for transport in plain TLS; do
   if [ ! -x "$work/h2_get" ]; then
     skip "Go, $transport: not installed (golang-go)"
   elif [ $transport = plain ] && [ $go_plain = 0 ]; then
-    # Nothing that could be installed would change it, so it is not missing.
+    # No package could change this, so the check does not count as skipped.
     echo "Go before 1.24 speaks HTTP/2 over TLS only"
   else
     check "Go's client, $transport" go_gets
@@ -164,7 +165,7 @@ for transport in plain TLS; do
     check "h2spec, $transport" spec
     [ ! -e "$work/h2spec.log" ] || tail -n 1 "$work/h2spec.log"
   else
-    # Not even strictness can make a network: said aloud, but no failure.
+    # CHECK_STRICT cannot provide a network. The check is listed as skipped, without a failure.
     skipped=$((skipped + 1))
     echo "SKIP  h2spec, $transport: not there, and Go could not fetch it"
   fi

@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# Images made on the spot, without a network: OCI layouts written with coreutils, tar, gzip and jq.
+# Builds images without a network: OCI layouts, written with coreutils, tar, gzip and jq.
 # Sourced by common.sh. `$images` is the directory of the layouts.
 : "${images:?}"
 
@@ -13,7 +13,8 @@ put() {
     '{mediaType: $type, digest: $digest, size: $size}'
 }
 
-# layer LAYOUT NAME BYTES gzip|plain: a layer with one file NAME of random bytes; prints `DESCRIPTOR<tab>DIFF_ID`.
+# layer LAYOUT NAME BYTES gzip|plain: adds a layer with a file NAME of random bytes. Prints
+# `DESCRIPTOR<tab>DIFF_ID`.
 layer() {
   local dir=$images/build/$2 tar=$images/build/$2.tar diff_id descriptor
   mkdir -p "$dir/srv"
@@ -30,7 +31,8 @@ layer() {
   printf '%s\t%s\n' "$descriptor" "$diff_id"
 }
 
-# manifest LAYOUT ARCHITECTURE LAYER...: an image manifest (and its config) of layers as `layer` prints them.
+# manifest LAYOUT ARCHITECTURE LAYER...: adds an image manifest and its config, for layers as
+# printed by `layer`.
 manifest() {
   local layout=$1 arch=$2 layers config
   shift 2
@@ -45,14 +47,15 @@ manifest() {
     jq -c --arg arch "$arch" '. + {platform: {os: "linux", architecture: $arch}}'
 }
 
-# finish LAYOUT DESCRIPTOR: makes DESCRIPTOR what the layout is about.
+# finish LAYOUT DESCRIPTOR: makes DESCRIPTOR the root of the layout.
 finish() {
   echo '{"imageLayoutVersion": "1.0.0"}' >"$1/oci-layout"
   jq -n --argjson root "$2" '{schemaVersion: 2, manifests: [$root + {annotations: {"org.opencontainers.image.ref.name": "1"}}]}' \
     >"$1/index.json"
 }
 
-# build_images BIG_LAYER_MB: `app` (two architectures, three layers each, one big) and `artifact` (custom media types).
+# build_images BIG_LAYER_MB: builds `app` (two architectures, three layers each, one of them big)
+# and `artifact` (custom media types).
 build_images() {
   local app=$images/app artifact=$images/artifact small other medium big index config content
   mkdir -p "$images/build" "$app/blobs/sha256" "$artifact/blobs/sha256"
@@ -76,44 +79,45 @@ build_images() {
   finish "$artifact" "$(put "$artifact" "$images/build/manifest" application/vnd.oci.image.manifest.v1+json)"
 }
 
-# root_of LAYOUT: digest of the index or manifest a tag of it means.
+# root_of LAYOUT: prints the digest of the layout's root, an index or manifest.
 root_of() {
   jq -r '.manifests[0].digest' "$images/$1/index.json"
 }
 
-# json_of LAYOUT DIGEST: path of that blob.
+# json_of LAYOUT DIGEST: prints the path of the blob.
 json_of() {
   echo "$images/$1/blobs/${2/://}"
 }
 
-# Digest of the manifest this machine's clients choose from `app`.
+# platform_manifest: prints the digest of the manifest in `app` for this machine's architecture.
 platform_manifest() {
   local arch=amd64
   [ "$(uname -m)" = aarch64 ] && arch=arm64
   jq -r --arg arch "$arch" '.manifests[] | select(.platform.architecture == $arch).digest' "$(json_of app "$(root_of app)")"
 }
 
-# Config digest of it: an image's ID in docker and podman.
+# platform_config: prints the config digest of this manifest, which is the image ID in docker and
+# podman.
 platform_config() {
   jq -r '.config.digest' "$(json_of app "$(platform_manifest)")"
 }
 
-# Digests of config and layers of it.
+# platform_blobs: prints the digests of config and layers of this manifest.
 platform_blobs() {
   jq -r '(.config, .layers[]).digest' "$(json_of app "$(platform_manifest)")"
 }
 
-# Layers' digests before compression, as docker and podman show them.
+# platform_diff_ids: prints the digests of the uncompressed layers, as shown by docker and podman.
 platform_diff_ids() {
   jq -r '.rootfs.diff_ids[]' "$(json_of app "$(platform_config)")"
 }
 
-# all_of LAYOUT: every digest in it.
+# all_of LAYOUT: prints every digest in the layout.
 all_of() {
   find "$images/$1/blobs/sha256" -type f -printf 'sha256:%f\n' | sort
 }
 
-# blobs_of LAYOUT: every digest in it that is no manifest or index.
+# blobs_of LAYOUT: prints every digest in the layout except for manifests and indexes.
 blobs_of() {
   local digest
   for digest in $(all_of "$1"); do

@@ -1,11 +1,13 @@
 # shellcheck shell=bash
-# Private images, pulled by skopeo, podman, docker and containerd. The upstream, Debian's docker-registry, requires a password
-# (htpasswd) or a token. The clients pull with the credentials of the server, and with their own.
+# Private images, pulled by skopeo, podman, docker and containerd. The upstream, Debian's
+# docker-registry, requires a password (htpasswd) or a token. The clients pull with the server's
+# credentials, and with their own.
 # Sourced by ../clients.sh.
 #
-# docker, podman and skopeo send a login only to a host whose `/v2/` challenges. The cache challenges only with CLIENT_LOGIN.
-# Without CLIENT_LOGIN these three clients see public and shared content. containerd answers challenges of any URL. So each
-# client pulls from two caches: one without CLIENT_LOGIN and one with it.
+# docker, podman and skopeo send a login only to a host whose `/v2/` returns a challenge. The cache
+# returns a challenge only with CLIENT_LOGIN. Without CLIENT_LOGIN, these three clients can read
+# public and shared content. containerd answers challenges of any URL. Each client therefore pulls
+# from two caches, without and with CLIENT_LOGIN.
 : "${here:?}"
 
 # shellcheck source=scripts/clients/common.sh
@@ -13,9 +15,10 @@
 needs docker-registry htpasswd openssl python3 skopeo jq
 
 user=alice
-# Searched for in every log and file of the cache.
+# The script searches every log and file of the cache for this password.
 password=canary-$RANDOM$RANDOM
-# Names of one content behind two registries, each once with credentials of the server and once without. None resolves.
+# Registry names for the same content behind two registries, with and without credentials of the
+# server. None resolves.
 ours=(basic-ours.test token-ours.test)
 theirs=(basic.test token.test)
 
@@ -25,12 +28,14 @@ push() {
   skopeo copy --quiet --all --preserve-digests --dest-tls-verify=false "oci:$images/$1:1" "docker://127.0.0.1:$port/$2:1"
 }
 
-# sent DIGEST: how often an upstream has sent this blob whole; a probe is one byte.
+# sent DIGEST: prints the number of complete transfers of this blob by an upstream. A probe reads a
+# single byte.
 sent() {
   cat "$work/basic.log" "$work/token.log" | grep -E "\"GET /v2/[^ ]+/blobs/$1 HTTP[^\"]*\" 200 " | wc -l
 }
 
-# sent_once DIGEST...: the upstream logs a transfer when it is over, which may be after the client has everything.
+# sent_once DIGEST...: passes if each blob was sent once. The upstream logs a transfer at its end,
+# possibly after the client has everything.
 sent_once() {
   local digest
   for digest in "$@"; do
@@ -40,12 +45,12 @@ sent_once() {
   done
 }
 
-# ---- The clients' logins: `as WHO` before a pull ----------------------------------------------------------------------
+# ---- Logins of the clients: `as WHO` before a pull --------------------------------------------------------------------
 
 as() {
   local secret
   skopeo_flags=() podman_flags=() ctr_flags=()
-  # docker has its logins in its file: one for the cache, whatever the image is called.
+  # docker reads logins from its file: one login per cache, for all images.
   mkdir -p "$work/docker-config"
   echo '{}' >"$work/docker-config/config.json"
   case $1 in
@@ -93,7 +98,8 @@ registries:
     realm_hosts: ["$tokens"]
 END
 
-# fresh_cache NAME: content of one registry is not taken for that of another, so each has a cache to itself.
+# fresh_cache NAME: starts a separate cache, because content of a registry does not count for
+# another registry.
 fresh_cache() {
   name=$client-$1-$registry
   start_cache "$name"
@@ -101,13 +107,13 @@ fresh_cache() {
   : >"$work/token.log"
 }
 
-# done_with_cache: what is true of every cache at its end.
+# done_with_cache: stops the cache and checks the conditions common to all caches.
 done_with_cache() {
   stop "$cache_pid"
   check "$said: no secret is in the log or the store" nowhere "$user" "$work/cache-$name.log" "$work/store-$name"
 }
 
-# own_logins: what a client may and may not pull with its own login.
+# own_logins: checks allowed and forbidden pulls with the client's own login.
 own_logins() {
   as nobody
   check "$said, without a login" refused "$kept_out" pull_$client

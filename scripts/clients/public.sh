@@ -7,9 +7,10 @@
 . "$here/clients/common.sh"
 needs docker-registry skopeo jq
 
-# ---- What the upstream was asked ------------------------------------------------------------------------------------
+# ---- Upstream requests ----------------------------------------------------------------------------------------------
 
-# Requests for content since line $1 of the upstream's log, as `/v2/…` paths, our own check of its health aside.
+# content_since LINE: prints content requests after this line of the upstream's log, as `/v2/…`
+# paths. Excludes the script's own health check.
 content_since() {
   tail -n "+$(($1 + 1))" "$work/upstream.log" | grep -oE '"GET /v2/[^ "]+/(blobs|manifests)/[^ "]+ HTTP' |
     sed 's/^"GET //; s/ HTTP$//; s/?.*//' || true
@@ -23,8 +24,8 @@ asked_for_nothing() {
   [ -z "$asked" ] || { echo "the upstream was asked for:"; echo "$asked"; return 1; }
 }
 
-# asked_once_for MARK DIGEST...: one GET for each of these blobs and for no other. The upstream logs a request when it
-# has answered it, which may be after the client has everything.
+# asked_once_for MARK DIGEST...: passes after one GET for each of these blobs and no other. The
+# upstream logs a request after the answer, possibly after the client has everything.
 asked_once_for() {
   local mark=$1 wanted
   shift
@@ -50,7 +51,7 @@ registries:
     url: http://127.0.0.1:$upstream_port
 END
 
-# One cache and one store per client, so that each client's first pull is a cold one.
+# A separate cache and store per client, so that each client's first pull is cold.
 declare -A cache_of pid_of
 for client in skopeo podman docker containerd; do
   ready || continue

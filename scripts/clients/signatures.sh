@@ -1,12 +1,13 @@
 # shellcheck shell=bash
-# Signatures: cosign, oras and notation verify, list and copy artifacts that are attached to an image. They do so cold, warm, and
-# with the upstream stopped and the cache restarted. The upstream is Debian's docker-registry, which has no referrers API, and
-# then crane's registry, which has it.
+# Signatures: cosign, oras and notation verify, list and copy artifacts attached to an image: cold,
+# warm, and with a stopped upstream and a restarted cache. The upstream is first Debian's
+# docker-registry, which has no referrers API, and then crane's registry, which has the API.
 # Sourced by ../clients.sh.
 #
-# Tools that are neither in PATH nor in TOOLS are built by `go` into TOOLS, which takes minutes. Without `go`, or where the module
-# proxy does not have them, their part is skipped. Where the notation command cannot be built, a program that uses its library
-# signs and verifies. Nothing else needs a network: keys are generated here, and no transparency log is used.
+# `go` builds tools that are neither in PATH nor in TOOLS into TOOLS, which takes minutes. Without
+# `go`, or if the module proxy lacks a tool, the tool's part is skipped. If the notation command
+# cannot be built, a program based on its library signs and verifies. Nothing else needs a network.
+# Keys are generated here, and no transparency log is used.
 : "${here:?}"
 
 # shellcheck source=scripts/clients/common.sh
@@ -15,7 +16,8 @@
 tools=${TOOLS:-$HOME/.cache/oci-pull-through-tools}
 PATH=$tools:$PATH
 
-# buildable NAME COMMAND...: there, or built by COMMAND; sets `missing` to the reason otherwise.
+# buildable NAME COMMAND...: passes if NAME is installed or COMMAND builds it. Otherwise sets
+# `missing` to the reason.
 buildable() {
   local name=$1
   shift
@@ -30,13 +32,13 @@ buildable() {
   return 1
 }
 
-# tool NAME PACKAGE: there, or built; skipped otherwise.
+# tool NAME PACKAGE: installs NAME with go if missing, or skips its checks.
 tool() { buildable "$1" go install "$2" || { skip "$1: $missing"; return 1; }; }
 
-# go writes the sums of modules beside the program, so a copy is built.
+# go writes module checksums to the source directory, so a copy is built.
 build_notation_library() { cp -r "$here/clients/notation" "$work/notation-library" && go -C "$work/notation-library" build -o "$tools/notation-library" .; }
 
-# The command of the Notary Project, or a program of its library.
+# The command of the Notary Project, or a program based on its library.
 tool_notation() {
   buildable notation go install github.com/notaryproject/notation/cmd/notation@latest && { have+=(notation); return; }
   buildable notation-library build_notation_library && { have+=(notation-library); return; }
@@ -54,7 +56,8 @@ mkdir -p "$HOME"
 
 has() { [[ " ${have[*]} " = *" $1 "* ]]; }
 
-# What is attached, at the upstream: a bundle and a signature of the older kind, an SBOM, and a signature of the SBOM.
+# Attaches artifacts at the upstream: a bundle, a signature of the older kind, an SBOM, and a
+# signature of the SBOM.
 sign_everything() {
   local name=$upstream/$repository digest sbom
   echo content >"$work/content"
@@ -83,7 +86,7 @@ END
   wanted_graph=$(graph "$name:1")
 }
 
-# graph REFERENCE FLAG...: the digests of everything that is attached, at any depth.
+# graph REFERENCE FLAG...: prints the digests of all attached artifacts, at any depth.
 graph() { oras discover --plain-http --format json --depth 4 "$1" | jq -r '.. | .digest? // empty' | sort -u; }
 
 image() { echo "$cache/$registry/$repository:1"; }
@@ -114,11 +117,11 @@ all() {
   if has notation-library; then check "$1, notation verify (by its library)" verify_notation_library; fi
 }
 
-# asked: requests that Debian's registry has answered so far.
+# asked: prints the number of requests answered by Debian's registry.
 asked() { grep -c '"[A-Z]* /v2/[^"]* HTTP/' "$work/upstream.log" || true; }
 
-# verify_again: fails when a second run causes a request upstream. The cache remembers a 404 for five seconds, so a run of
-# more than two seconds proves nothing.
+# verify_again: fails if a second run causes an upstream request. The cache remembers a 404 for five
+# seconds, so a run of more than two seconds proves nothing.
 verify_again() {
   local before began
   verify_bundle && tree
@@ -130,7 +133,7 @@ verify_again() {
   [ "$asked" = 0 ] || [ "$ms" -gt 2000 ]
 }
 
-# serve_crane: a registry with the referrers API; sets what serve_registry sets.
+# serve_crane: starts a registry with the referrers API. Sets the variables of serve_registry.
 serve_crane() {
   crane registry serve --address 127.0.0.1:0 --disk "$work/crane" >>"$work/crane.log" 2>&1 &
   registry_pid=$!
@@ -139,7 +142,7 @@ serve_crane() {
   started "crane's registry" "$registry_pid" "$work/crane.log"
 }
 
-# run KIND: with the upstream that has just been started.
+# run KIND: runs all checks with the upstream that was just started.
 run() {
   upstream=127.0.0.1:$port
   printf 'registries:\n  - {name: %s, url: "http://%s"}\n' "$registry" "$upstream" >"$work/cache.yml"

@@ -1,10 +1,12 @@
 # shellcheck shell=bash
-# TLS: curl, openssl, skopeo, podman, docker and containerd connect to a cache with a certificate of a new authority. They trust
-# the authority or not, and they log in with a certificate, with a password or not at all.
+# TLS: curl, openssl, skopeo, podman, docker and containerd connect to a cache with a certificate of
+# a new authority. The clients trust the authority or not, and log in with a certificate, with a
+# password or not at all.
 # Sourced by ../clients.sh.
 #
-# docker verifies no certificate of a loopback address, and reads authorities below /etc/docker only. So ../clients.sh runs this
-# part in a network and a mount namespace of its own, which needs root.
+# docker does not verify certificates of loopback addresses, and reads authorities only below
+# /etc/docker. ../clients.sh therefore runs this part in a separate network and mount namespace,
+# which needs root.
 : "${here:?}"
 
 # shellcheck source=scripts/clients/common.sh
@@ -12,10 +14,10 @@
 needs docker-registry python3 skopeo jq curl openssl ip
 [ -n "${CLIENTS_INSIDE:-}" ] || { skip "all: a network of its own needs root"; summary; }
 
-# Searched for in every log and file of the cache.
+# The script searches every log and file of the cache for this password.
 password=canary-$RANDOM$RANDOM
 
-# An address of the documentation's (RFC 5737), so that it is nobody's.
+# A documentation address (RFC 5737), which belongs to no host.
 host=192.0.2.1
 ip link set lo up
 ip address add $host/32 dev lo
@@ -50,9 +52,10 @@ certificate() {
   certificate stranger others DNS:node-1.test
 } >"$work/pki.log" 2>&1 || { cat "$work/pki.log"; exit 1; }
 
-# ---- What the clients know ------------------------------------------------------------------------------------------
+# ---- Trust and credentials of the clients ---------------------------------------------------------------------------
 
-# knows AUTHORITY CERTIFICATE LOGIN: what the next pulls trust and show; `-` for nothing.
+# knows AUTHORITY CERTIFICATE LOGIN: sets the trusted authority, client certificate and login of the
+# next pulls. `-` for none.
 knows() {
   local dir=$pki/known docker=/etc/docker/certs.d/$cache
   rm -rf "$dir" "$docker"
@@ -92,7 +95,7 @@ pull_curl() {
   done
 }
 
-# openssl ASKED: asks for the index once, over a session that is kept for the next time.
+# openssl_asks OPTION...: requests the index once, over a session that is saved for resumption.
 openssl_asks() {
   local login=
   [ "${#ctr_flags[@]}" = 0 ] || login="Authorization: Basic $(printf '%s' "${ctr_flags[1]}" | base64 -w0)"$'\r\n'
@@ -116,7 +119,7 @@ pull_openssl() {
 
 start_upstream
 
-# configure KEYS: the configuration of the next cache.
+# configure KEYS: writes the configuration of the next cache.
 configure() {
   cat >"$work/cache.yml" <<END
 tls_cert_file: $pki/server.crt
@@ -130,9 +133,9 @@ END
 scheme=https
 untrusted='unknown authority|unable to get local issuer|unable to verify|certificate verify failed|SSL certificate problem'
 demanded='certificate.required|bad.certificate|handshake.failure|alert'
-# Clients in Go show nothing that is of no authority they were told of.
+# Clients in Go send no certificate of an authority that the server does not name.
 wrong='certificate.required|unknown.ca|bad.certificate|certificate.verify|alert|decrypt'
-# What every client says of a registry that refuses a password; curl says the status alone.
+# Error messages of clients after a registry rejects a password. curl prints only the status.
 unauthorized='unauthorized|returned error: 401'
 outside='401|unauthorized|no basic auth credentials|authentication required'
 
@@ -148,7 +151,8 @@ configure ""
 start_cache trusted
 trusted=$cache
 
-# refused_a_password COMMAND: for that reason, and no word of a wrong scheme, which clients try after a refusal.
+# refused_a_password COMMAND: passes if COMMAND fails with this reason and without a report of a
+# wrong scheme, because clients try another scheme after a rejection.
 refused_a_password() {
   refused "$unauthorized" "$1"
   ! grep -aiE '400 Bad Request|HTTP response to HTTPS client' "$work/refused"

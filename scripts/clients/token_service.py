@@ -49,7 +49,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         signed = token(query.get("service", [""])[0], user if given else "", access)
         self.answer(200, {"token": signed, "expires_in": 300})
 
-    # What clients try first when they have an identity token; they come back with GET.
+    # Clients with an identity token try POST first and then use GET.
     def do_POST(self):
         self.answer(404, {})
 

@@ -40,7 +40,7 @@ class Child:
 
     def stop(self, patience=PATIENCE):
         """Has it end; its result."""
-        # Not closed: children that began later have the pipe too, and would keep it open.
+        # Not closed, because later children also hold the pipe and would keep it open.
         self.end.send(None)
         result = self.next(patience)
         self.process.join()
@@ -207,9 +207,9 @@ def ends(stop, tell, address, small, large, cold, count, seed):
 
 def _end(way, address, small, large, cold, number):
     with connect(address, source(number)) as stream:
-        if way == 0:  # FIN before a word
+        if way == 0:  # FIN before the first byte
             return
-        if way == 1:  # RST before a word
+        if way == 1:  # RST before the first byte
             _reset(stream)
             return
         if way in (2, 3):  # FIN or RST in a head
@@ -217,7 +217,7 @@ def _end(way, address, small, large, cold, number):
             if way == 3:
                 _reset(stream)
             return
-        if way == 4:  # what is no HTTP
+        if way == 4:  # not HTTP
             stream.sendall(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n")
             stream.recv(4096)
             _reset(stream)
@@ -260,7 +260,7 @@ def askers(stop, tell, address, path, connections):
         stream.sendall(words)
     while not stopped(stop):
         for number, _ in poll.poll(0.1):
-            # Small enough to come in one piece.
+            # Small enough to arrive in a single read.
             if held[number].recv(65536):
                 counts[number] += 1
                 held[number].sendall(words)

@@ -13,12 +13,13 @@ import clients
 from clients import Child
 from server import MIB, Failed, Server, blob_path, store_blob, upstream, write_blob
 
-# What a bystander may wait at most, whatever else happens: seconds, because a busy machine is no broken server.
+# The longest permitted wait of a bystander. In seconds, because a slow machine does not mean a
+# broken server.
 BYSTANDER_MAX_MS = 2_000.0
-# Longer than threads for blocking work outlive their last work, which is ten seconds.
+# Longer than the idle timeout of threads for blocking work, which is ten seconds.
 SETTLE_SECONDS = 20.0
-# Looks at what the server does while nobody asks. One that is busy is busy in each; a machine that is busy with other
-# things lets single ones seem so.
+# Number of CPU samples of an idle server. A busy server is busy in every sample. Other load on the
+# machine only affects single samples.
 IDLE_LOOKS = 5
 
 
@@ -41,7 +42,7 @@ class Run:
         store_blob(root, self.small, self.small_file)
         store_blob(root, self.large, self.large_file)
         server = Server(self.binary, self.folder / f"server-{self.number}", root, cores, settings, config)
-        # Once, so that what is kept is there.
+        # A first pull of each blob, so that persistent resources exist.
         for digest in (self.small, self.large):
             child = Child(clients.pull, server.address, blob_path(digest))
             if child.next() != 200:
@@ -95,7 +96,8 @@ def rests(server, seconds, most):
 
 
 def idle(run):
-    # Memory comes in huge pages: with few connections those that are begun weigh as much as the connections.
+    # Memory comes in huge pages, so with few connections the last huge pages weigh as much as the
+    # connections.
     count, most = (2_000, 8 + 6) if run.quick else (10_000, 40)
     with run.server() as server:
         before = server.rss()
@@ -123,7 +125,7 @@ def heads_and_readers(run):
         lasted = slow.next(60)
         expect(lasted is not None and lasted <= 15, f"heads that drip were open for {lasted} s")
         if not run.quick:
-            # The clients hold on; it is the server that lets go, within a minute and a little more.
+            # The clients stay connected. The server must close after a minute and a few seconds.
             deadline = time.monotonic() + 70
             while server.files() > files + 200 and time.monotonic() < deadline:
                 time.sleep(0.5)
@@ -145,7 +147,7 @@ def stalled(run):
         workers = sum(name.startswith("iou-") for name in server.threads())
         text = unharmed(before, bystander.stop())
         expect(workers <= 64, f"{workers} io_uring workers for {count} stalled readers")
-        # Opening the file for all of them at once may have taken many for a moment; waiting takes none.
+        # Concurrent opens of the file may have needed many threads briefly. Waiting needs none.
         threads = settles("threads for readers that stall", lambda: len(server.threads()), 32)
         used = rests(server, 2, 0.05)
         reading.stop()
@@ -169,7 +171,7 @@ def ends(run):
                 return sum(sum(child.next(3_600)) for child in children)
 
             some(warm, 1)
-            # Threads for blocking work live for ten seconds after their last.
+            # Threads for blocking work end after ten idle seconds.
             settles("threads", lambda: len(server.threads()), 40)
             time.sleep(1)
             files, rss, threads = server.files(), server.rss(), len(server.threads())
@@ -179,7 +181,8 @@ def ends(run):
             settles("descriptors", server.files, files + 16)
             grown = (server.rss() - rss) / MIB
             settles("threads", lambda: len(server.threads()), max(threads + 8, 40))
-            # What an allocator keeps is no leak; a leak of a hundred bytes each would be a hundred MiB.
+            # Memory retained by the allocator is not a leak. A leak of a hundred bytes per
+            # connection would be a hundred MiB.
             expect(grown <= 24, f"{grown:.1f} MiB more after {done} connections")
             left = server.files() - files
     finally:
@@ -239,7 +242,7 @@ def streams(run):
             stdout=subprocess.PIPE,
             text=True,
         )
-        # It connects.
+        # Waits for the client to connect.
         time.sleep(1)
         asking = Child(clients.askers, server.address, blob_path(run.small), connections)
         time.sleep(seconds)
@@ -249,7 +252,7 @@ def streams(run):
     expect(found and int(found[1]) > 0 and int(found[2]) == 0, f"the client of HTTP/2 was not served: {said[-400:]}")
     fairness, part = jain(counts), sum(counts) / sum(alone)
     expect(fairness >= 0.9, f"equals are not served equally: {fairness:.2f}, {sorted(counts)}")
-    # Sharing a core and, here, the clients' CPU costs some; starving would leave next to nothing.
+    # Sharing a core and the clients' CPU costs throughput. Starvation would leave almost nothing.
     expect(part >= 0.1, f"{connections} clients have {part:.2f} of what they had before one with {at_once} streams came")
     return (
         f"one client with {at_once} streams ({int(found[1])} answers) beside {connections}: fairness {fairness:.3f}, "

@@ -14,7 +14,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 LAYER = "application/vnd.oci.image.layer.v1.tar"
-# A config, a small layer, one that is held whole, and one that is uploaded in parts.
+# A config, a small layer, a layer uploaded in one piece, and a layer uploaded in parts.
 SIZES = (900, 20_000, 700_000, 70 << 20)
 
 directory = sys.argv[1]
@@ -82,7 +82,7 @@ digests = image()
 with open(os.path.join(directory, "digests"), "w") as out:
     out.write("\n".join(digests) + "\n")
 server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-# The port is the last file: with it everything is there.
+# The port file is written last, so its existence signals that all files exist.
 with open(os.path.join(directory, "port.new"), "w") as out:
     out.write(str(server.server_port))
 os.rename(os.path.join(directory, "port.new"), os.path.join(directory, "port"))

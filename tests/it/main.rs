@@ -1,8 +1,8 @@
-//! The server, tested from outside: a fake upstream on one side, byte-exact clients on the other.
+//! End-to-end tests of the server, with a fake upstream and byte-exact clients.
 //!
-//! Each folder is a feature, each file a theme, each test a sentence that is true of the running binary; the table of
-//! features and the environment variables are in `tests/README.md`. Every test starts an upstream, a server and a store of
-//! its own, so tests run in any order and in parallel.
+//! Each folder is a feature, each file a topic, each test a statement about the running binary.
+//! `tests/README.md` lists the features and the environment variables. Every test starts a separate
+//! upstream, server and store, so tests run in any order and in parallel.
 
 #![allow(
     clippy::disallowed_methods,

@@ -1,5 +1,5 @@
-// Fetches what a list names with Go's own client over HTTP/2, all at once, and compares digests: URL CA LIST. CA is empty
-// without TLS.
+// Fetches all objects of a list concurrently with Go's HTTP/2 client, and compares digests.
+// Arguments: URL CA LIST. CA is empty without TLS.
 package main
 
 import (
@@ -14,7 +14,7 @@ import (
 	"sync"
 )
 
-// get fetches one object.
+// get fetches an object and compares its digest.
 func get(client *http.Client, url, digest string) error {
 	response, err := client.Get(url)
 	if err != nil {
@@ -53,8 +53,8 @@ func run(url, ca, list string) error {
 		return err
 	}
 	lines := strings.Split(strings.TrimSpace(string(text)), "\n")
-	// Several times as many as there may be streams. The client may open a connection for each before it knows the protocol, and
-	// max_connections_per_client is 1000.
+	// Several times the limit of concurrent streams. The client may open a connection for each request
+	// before the protocol is known, and max_connections_per_client is 1000.
 	small := lines[len(lines)-1]
 	for i := 0; i < 500; i++ {
 		lines = append(lines, small)

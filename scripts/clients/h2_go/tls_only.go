@@ -1,6 +1,6 @@
 //go:build !go1.24
 
-// Earlier releases have HTTP/2 over TLS only.
+// Earlier releases support HTTP/2 only over TLS.
 
 package main
 

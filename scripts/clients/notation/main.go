@@ -1,10 +1,10 @@
-// Signs and verifies with notation-go, the library of the notation command, in the way of the command. It stands in where
-// the command itself cannot be built.
+// Signs and verifies with notation-go, the library of the notation command, like the command does. Replaces the command if
+// the command cannot be built.
 //
 //	notation-library sign   DIRECTORY REGISTRY/REPOSITORY@DIGEST
 //	notation-library verify DIRECTORY REGISTRY/REPOSITORY:TAG
 //
-// DIRECTORY keeps the trust store: `sign` makes a key, signs with it, and adds its certificate there.
+// DIRECTORY contains the trust store. `sign` generates a key, signs with the key, and adds its certificate to the store.
 package main
 
 import (
@@ -90,7 +90,7 @@ func verify(remote *remote.Repository, reference string) error {
 		return err
 	}
 	ctx, repository := context.Background(), registry.NewRepository(remote)
-	// The command resolves a tag first, and verifies by digest.
+	// Like the notation command, resolves a tag first and verifies by digest.
 	subject, err := repository.Resolve(ctx, reference)
 	if err != nil {
 		return err

@@ -1,11 +1,12 @@
-//! Rules: who may read what.
+//! Access rules of the configuration: which users may read which repositories.
 
 use crate::harness::*;
 
 const ALICE: (&str, &str) = ("alice", "a");
 const BOB: (&str, &str) = ("bob", "b");
 
-/// A cache in front of `upstream` with this at the top of its file, and these keys for the registry.
+/// Starts a cache for `upstream` with `top` in front of the configuration, and these keys for the
+/// registry.
 fn cache(upstream: &Registry, top: &str, keys: &str) -> Server {
     Server::options(upstream)
         .config(yaml(upstream, top, keys))
@@ -17,7 +18,7 @@ fn yaml(upstream: &Registry, top: &str, keys: &str) -> String {
     format!("{top}\nregistries:\n  - {{name: \"{name}\", url: \"http://{name}\"{keys}}}\n")
 }
 
-/// Client authentication for Alice and Bob, with these rules.
+/// Returns the configuration of client authentication for Alice and Bob, with these rules.
 fn with_auth(cache_home: &std::path::Path, rules: &str) -> String {
     let file = cache_home.join("users");
     let lines = [ALICE, BOB].map(|(user, password)| {
@@ -40,7 +41,7 @@ fn get(cache: &Server, path: &str, user: Option<(&str, &str)>) -> Response {
     cache.client().get_with(path, &fields)
 }
 
-/// Every way to ask for something of `repository`.
+/// Returns the path of every kind of read in `repository`.
 fn paths(upstream: &Registry, repository: &str, blob: &str, manifest: &str) -> Vec<String> {
     vec![
         upstream.blob_url(repository, blob),
@@ -90,7 +91,8 @@ fn a_list_of_repositories_needs_no_client_auth() {
     );
 }
 
-/// Each user reads what is theirs, out of memory too, and is told nothing of the rest.
+/// Each user can read only the allowed repositories, also from memory. A rejection reveals nothing
+/// about content.
 #[test]
 fn what_one_user_has_pulled_is_not_there_for_another() {
     let upstream = Registry::new();
@@ -126,7 +128,7 @@ fn what_one_user_has_pulled_is_not_there_for_another() {
             }
         }
     }
-    // Refusals are alike, of what is here and of what nobody has.
+    // Rejections are equal for cached and for unknown content.
     let without_date = |response: Response| {
         let fields = response
             .fields
@@ -143,7 +145,7 @@ fn what_one_user_has_pulled_is_not_there_for_another() {
     here.expect_error(403, "DENIED");
     assert_eq!(without_date(here), without_date(get(&cache, &never, Some(BOB))));
     assert_eq!(upstream.requests(), 0, "{:#?}", upstream.log());
-    // One connection may change hands.
+    // Several users may share a connection.
     let path = upstream.blob_url("a", &small);
     let mut connection = cache.client().open();
     for ((user, password), status) in [(ALICE, 200), (BOB, 403), (ALICE, 200)] {
@@ -170,11 +172,12 @@ fn rules_may_let_by_who_shows_nothing() {
         assert_eq!(get(&cache, &public, Some(ALICE)).status, 200);
         assert_eq!(get(&cache, &private, Some(ALICE)).status, 200);
         get(&cache, &private, None).expect_error(401, "UNAUTHORIZED");
-        // Something wrong is not nothing.
+        // Wrong credentials are rejected, unlike missing credentials.
         get(&cache, &public, Some(("alice", "b"))).expect_error(401, "UNAUTHORIZED");
         cache.wait_stored(&blob);
     }
-    // What clients ask for first asks for a login, or none of them would show one.
+    // Initial requests of clients must return a challenge. Otherwise clients would never send
+    // credentials.
     for path in [
         "/v2/",
         "/_/stats",
@@ -221,7 +224,7 @@ fn a_registry_may_have_rules_of_its_own() {
         let path = upstream.blob_url("a", &upstream.blob("content"));
         assert_eq!(get(&cache, &path, Some(BOB)).status, 200, "{top}");
         get(&cache, &path, Some(ALICE)).expect_error(403, "DENIED");
-        // Another registry, which nobody named: refused by its address, or before that by a rule.
+        // A registry without configuration is rejected by its address, or earlier by a rule.
         let other = get(&cache, "/v2/127.0.0.1:9/a/manifests/v1", Some(BOB));
         other.expect_error(403, "DENIED");
         let by_rule = String::from_utf8_lossy(&other.body).contains("does not let you read");
@@ -252,7 +255,7 @@ fn changed_rules_hold_for_what_is_remembered() {
             cache.stderr().matches("configuration reloaded").count() > before
         });
     };
-    // Another rule before it: the number of a rule is not what it was.
+    // The new first rule changes the index of the existing rule.
     reload("allow: [{users: [bob]}, {users: [alice], repositories: [other]}]");
     get(&cache, &path, Some(ALICE)).expect_error(403, "DENIED");
     for _ in 0..3 {

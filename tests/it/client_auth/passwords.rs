@@ -104,7 +104,8 @@ fn a_wrong_password_and_an_unknown_user_are_told_apart_from_no_password() {
     assert_eq!(message(&[("Authorization", "Bearer YWxpY2U")]), none);
 }
 
-/// Hits are answered from memory early, so that client authentication must come even earlier.
+/// The cache answers hits from memory at an early stage. Client authentication must come even
+/// earlier.
 #[test]
 fn what_is_remembered_is_behind_the_door_too() {
     let upstream = Registry::new();
@@ -129,7 +130,7 @@ fn what_is_remembered_is_behind_the_door_too() {
             expect_refused(&cache.client().get_with(&path, &[("If-None-Match", "*")]));
         }
     }
-    // One connection may change hands: each request shows its key.
+    // Several users may share a connection, because the server authenticates each request.
     let path = upstream.blob_url("a", &small);
     let mut connection = cache.client().open();
     for (fields, status) in [(&[ALICE][..], 200), (&[], 401), (&[ALICE], 200)] {
@@ -138,7 +139,7 @@ fn what_is_remembered_is_behind_the_door_too() {
     }
 }
 
-/// The key to the cache is no key to a registry.
+/// The cache never sends a client's credentials for the cache to a registry.
 #[test]
 fn the_key_goes_no_further_than_the_door() {
     let upstream = Registry::new();
@@ -186,7 +187,7 @@ fn without_a_door_nobody_is_asked() {
 
 // ---- users of a file -------------------------------------------------------------------------------------------------
 
-/// A line of an htpasswd file, as Apache's own tool writes it.
+/// Returns a line of an htpasswd file, written by Apache's own tool.
 fn line(user: &str, password: &str, cost: u32) -> String {
     let output = Command::new("htpasswd")
         .args(["-nbB", "-C", &cost.to_string(), user, password])
@@ -197,14 +198,14 @@ fn line(user: &str, password: &str, cost: u32) -> String {
     String::from_utf8(output.stdout).unwrap().trim().to_owned() + "\n"
 }
 
-/// Replaces a file in one step.
+/// Replaces a file atomically.
 fn write(path: &Path, text: &str) {
     let new = path.with_extension("new");
     std::fs::write(&new, text).unwrap();
     std::fs::rename(new, path).unwrap();
 }
 
-/// A cache whose users are those of `lines`.
+/// Starts a cache with the users in `lines`.
 fn with_users(upstream: &Registry, file: &Path, lines: &str) -> Server {
     write(file, lines);
     Server::options(upstream)
@@ -213,7 +214,7 @@ fn with_users(upstream: &Registry, file: &Path, lines: &str) -> Server {
         .start()
 }
 
-/// The status of a `GET` by this user.
+/// Returns the status of a `GET` by this user.
 fn as_user(cache: &Server, path: &str, user: &str, password: &str) -> u16 {
     let shown = basic(user, password);
     let got = cache.client().get_with(path, &[("Authorization", &shown)]);
@@ -244,7 +245,7 @@ fn users_of_a_file_come_in_by_their_passwords() {
         upstream.blob_url("a", &large),
         upstream.manifest_url("a", "v1"),
     ] {
-        // Cold, warm and from memory alike.
+        // Cold, warm, and from memory.
         for _ in 0..3 {
             assert_eq!(as_user(&cache, &path, "alice", "open:sesame"), 200, "{path}");
             assert_eq!(as_user(&cache, &path, "bob", "ü ß"), 200, "{path}");
@@ -318,11 +319,11 @@ fn a_changed_file_of_users_holds_without_a_restart() {
     let status = |user: &str| as_user(&cache, &path, user, "p");
     assert_eq!((status("alice"), status("bob")), (200, 401));
     write(&file, &bob);
-    // Alice is remembered, and forgotten with the file that named her; so is that Bob was wrong.
+    // The new file discards the remembered success of Alice and the remembered failure of Bob.
     eventually("the new users come in, the old ones do not", || {
         (status("alice"), status("bob")) == (401, 200)
     });
-    // A file that cannot be used changes nothing.
+    // An invalid file changes nothing.
     write(&file, &format!("{alice}eve:$apr1$canary$canary\n"));
     cache.wait_stderr("htpasswd file not reloaded; the old one stays: line 2: only bcrypt");
     assert_eq!((status("alice"), status("bob")), (401, 200));
@@ -396,7 +397,8 @@ fn a_user_may_be_named_in_the_environment() {
 
 // ---- guesses ---------------------------------------------------------------------------------------------------------
 
-/// Processor time of the threads whose names begin with `name`, in hundredths of a second; and how many there are.
+/// Returns the processor time of the threads with this name prefix, in hundredths of a second, and
+/// the thread count.
 fn threads(cache: &Server, name: &str) -> (u64, usize) {
     let (mut ticks, mut count) = (0, 0);
     for task in std::fs::read_dir(format!("/proc/{}/task", cache.pid())).unwrap() {
@@ -413,7 +415,7 @@ fn threads(cache: &Server, name: &str) -> (u64, usize) {
     (ticks, count)
 }
 
-/// A fleet that begins to pull with one credential costs one check of it, on whatever core.
+/// If many clients start to use a credential, the cache verifies the credential once, on any core.
 #[test]
 fn a_password_is_checked_once_for_all_who_show_it() {
     let upstream = Registry::new();
@@ -515,11 +517,11 @@ fn a_thousand_wrong_passwords_do_not_disturb_who_is_inside() {
     assert!(statuses.contains(&401), "some are looked at");
     assert!(statuses.contains(&503), "most are not");
     let slow = median(disturbed);
-    // Generous: twenty guessers and the cache share the machine with whoever else tests.
+    // A generous limit: twenty attackers, the cache and other tests share the machine.
     let bound = 100 * alone.max(Duration::from_millis(1));
     assert!(slow < bound, "{slow:?} among guessers, {alone:?} alone");
     assert_eq!(threads(&cache, "auth-").1, 2);
-    // Threads for files come and go; none was started for a password.
+    // File threads start and stop. No thread was started for a password.
     assert!(
         threads_then <= threads_before + 8,
         "{threads_then} threads, {threads_before} before"

@@ -1,19 +1,21 @@
-//! Private content: held for those the upstream lets in, and not even known of to others.
+//! Private content: cached for users with a permission of the upstream, and hidden from all other
+//! clients.
 //!
-//! Alice, Bob and Carol have rights of their own, and everybody brings his own `Authorization`, by password or by
-//! token. What counts is what the upstream itself would have answered the same caller.
+//! Alice, Bob and Carol have different rights. Each sends their own `Authorization` with a password
+//! or a token. The expected answer is the upstream's answer to the same client.
 
 use std::collections::{BTreeSet, HashSet};
 
 use crate::harness::registry::RecordedRequest;
 use crate::harness::*;
 
-/// Everybody's password is a canary: it must be nowhere but in requests of its owner.
+/// Every password is a canary that may occur only in requests of its owner.
 fn password(user: &str) -> String {
     format!("canary-{user}")
 }
 
-/// A registry with users and rights; `hidden` is what a known user is answered where he has none.
+/// Creates a registry with users and rights. `hidden` is the status for an authenticated user
+/// without the right.
 fn registry(hidden: u16) -> Registry {
     let upstream = Registry::new();
     upstream.require_tokens(Auth {
@@ -38,7 +40,7 @@ fn login(user: &str) -> String {
     basic(user, &password(user))
 }
 
-/// One request, with this `Authorization` unless it is empty.
+/// Sends a request, with this `Authorization` unless empty.
 fn ask(cache: &Server, method: &str, path: &str, authorization: &str, more: &[(&str, &str)]) -> Response {
     let mut fields = more.to_vec();
     if !authorization.is_empty() {
@@ -51,7 +53,8 @@ fn get(cache: &Server, path: &str, authorization: &str) -> Response {
     ask(cache, "GET", path, authorization, &[])
 }
 
-/// A transfer of content: a GET of a blob that was answered with more than the one byte of a probe.
+/// Whether a request transferred content: a GET of a blob, answered with more than a probe's single
+/// byte.
 fn is_body(seen: &RecordedRequest) -> bool {
     let blob = matches!(seen.kind, Kind::Blob | Kind::Cdn);
     blob && seen.method == "GET" && matches!(seen.status, 200 | 206) && !seen.is_probe()
@@ -61,7 +64,7 @@ fn bodies(upstream: &Registry, digest: &str) -> usize {
     upstream.count(|seen| is_body(seen) && seen.target.contains(digest))
 }
 
-/// All of an answer that a caller can tell apart, but for when it was given and which digest it was about.
+/// Returns all distinguishable parts of a response, except for the date and the digest.
 fn look(got: &Response, digest: &str) -> (u16, String, BTreeSet<String>) {
     let hidden = |bytes: &[u8]| String::from_utf8_lossy(bytes).replace(digest, "<digest>");
     let fields = got
@@ -72,7 +75,7 @@ fn look(got: &Response, digest: &str) -> (u16, String, BTreeSet<String>) {
     (got.status, hidden(&got.body), fields.collect())
 }
 
-/// A digest nobody has.
+/// Returns a digest without content.
 fn nowhere() -> String {
     PseudoRandom::new(fresh_seed(), 9).digest()
 }
@@ -95,7 +98,8 @@ fn expect_refused(got: &Response) {
     }
 }
 
-/// Fails unless this caller is told the same about `digest` as about a digest nobody has, whatever way he asks.
+/// Fails unless the client receives equal responses for `digest` and for an unknown digest, for
+/// each kind of request.
 #[track_caller]
 fn expect_nothing_known(cache: &Server, path_of: &dyn Fn(&str) -> String, digest: &str, authorization: &str) {
     let etag = format!("\"{digest}\"");
@@ -181,7 +185,8 @@ fn a_probe_is_not_answered_with_the_whole_blob() {
     assert_eq!((pulled.status, pulled.received), (200, content.size));
     cache.wait_stored(&digest);
     upstream.clear_log();
-    // A registry that knows no ranges begins to send everything; nobody waits for the end of it.
+    // A registry without range support sends the complete blob. The cache must not wait for its
+    // end.
     upstream.on(On::path(&digest), Reply::new().range(Range::Off));
     let carol = login("carol");
     let pulled = cache
@@ -285,7 +290,7 @@ fn a_blob_is_proven_for_each_repository() {
         let at = |repository: &str| upstream.blob_url(repository, &digest);
         get(&cache, &at("private/alice"), &login("alice")).expect(&content.bytes());
         cache.wait_stored(&digest);
-        // The upstream has said yes to both for something else in the other repositories.
+        // The upstream granted both users access to other content in the other repositories.
         for (user, repository) in [
             ("bob", "private/bob"),
             ("bob", "private/both"),
@@ -295,7 +300,8 @@ fn a_blob_is_proven_for_each_repository() {
             let path = upstream.blob_url(repository, &upstream.blob_in(repository, other.clone()));
             get(&cache, &path, &login(user)).expect(&other.bytes());
         }
-        // Alice may read it here, Bob may read that repository, and neither makes it his blob there.
+        // Alice may read the blob here, and Bob may read the other repository. Neither gives Bob
+        // access to the blob there.
         expect_nothing_known(
             &cache,
             &|d| upstream.blob_url("private/bob", d),
@@ -321,7 +327,8 @@ fn a_blob_is_proven_for_each_repository() {
             &login("bob"),
         );
         expect_nothing_known(&cache, &|d| upstream.blob_url("public/one", d), &digest, "");
-        // Put there too, it is; and nobody sends it again.
+        // After the blob is added to the repository, Bob may read the blob. The upstream does not
+        // send the content again.
         upstream.mount("private/both", &digest);
         eventually("a no is forgotten", || {
             get(&cache, &at("private/both"), &login("bob")).status == 200
@@ -333,7 +340,7 @@ fn a_blob_is_proven_for_each_repository() {
             &digest,
             &login("bob"),
         );
-        // And when it has become public, it is everybody's.
+        // After the blob becomes public, every client may read the blob.
         upstream.mount("public/one", &digest);
         eventually("a no is forgotten", || {
             get(&cache, &at("public/one"), "").status == 200
@@ -436,7 +443,8 @@ fn a_fill_with_a_password_is_joined_by_those_who_may_and_unknown_to_others() {
         );
         let head = ask(&cache, "HEAD", &path, &login("carol"), &[]);
         assert_eq!((head.status, head.content_length()), (200, Some(content.size)));
-        // The last byte of a range waits for the digest, like the last of the whole.
+        // The last byte of a range waits for the digest check, like the last byte of a complete
+        // response.
         let range = scope.spawn(|| {
             let range = [("Range", "bytes=1000-1999")];
             ask(&cache, "GET", &path, &login("carol"), &range)
@@ -582,11 +590,11 @@ fn who_has_lost_his_right_gets_nothing_with_a_credential_not_used_before() {
         &unused,
     );
     expect_refused(&get(&cache, &path, &unused));
-    // A right that was lost and given back counts within seconds.
+    // A right that was revoked and granted again is effective within seconds.
     upstream.allow("alice", "private/both");
     eventually("a no is forgotten", || get(&cache, &blob, &unused).status == 200);
     get(&cache, &blob, &unused).expect(&content.bytes());
-    // Bob never lost his.
+    // Bob never lost the right.
     get(&cache, &blob, &login("bob")).expect(&content.bytes());
 }
 
@@ -689,11 +697,11 @@ fn a_yes_of_one_registry_is_none_of_another() {
         &login("alice"),
     );
     get(&cache, &two.blob_url("private/alice", &digest), &login("carol")).expect(&content.bytes());
-    // The other registry has shown that it has it.
+    // The other registry has delivered the content.
     assert_eq!((bodies(&one, &digest), bodies(&two, &digest)), (1, 1));
 }
 
-/// A registry that says yes to every question about `digest`, and has nothing of the kind.
+/// Creates a registry that confirms every request for `digest` without having the content.
 fn liar(digest: &str, size: u64) -> Registry {
     let liar = Registry::new();
     let says_yes = |reply: Reply| {
@@ -726,7 +734,8 @@ fn a_registry_that_lies_opens_nothing_of_another() {
         Reply::new().hold_at(2_000_000, &gate),
     );
     let path = upstream.blob_url("private/alice", &digest);
-    // Whoever may name a registry may run one: its word is good for its own content only.
+    // Any client can run a registry. A registry's answers must therefore count only for its own
+    // content.
     let nothing_is_opened = || {
         for authorization in ["", &login("bob")] {
             for more in [&[][..], &[("Range", "bytes=0-99")]] {
@@ -765,7 +774,7 @@ fn a_registry_that_lies_opens_nothing_of_another() {
                 .expect("whole")
         });
         gate.wait_arrived(1);
-        // The gate opens whatever is found, so that a failure is told and not waited for.
+        // The gate opens after any result. Otherwise a failure would wait for the timeout.
         let found = std::panic::catch_unwind(std::panic::AssertUnwindSafe(nothing_is_opened));
         gate.open();
         assert_eq!(alice.join().unwrap().received, content.size);
@@ -819,11 +828,11 @@ fn a_registry_that_has_it_too_proves_it_by_having_it() {
     cache.wait_stored(&digest);
     expect_nothing_known(&cache, &|d| one.blob_url("private/alice", d), &digest, "");
     get(&cache, &two.blob_url("any/thing", &digest), "").expect(&content.bytes());
-    // It is public now, for it is to be had by anybody.
+    // The content is public now, because anonymous clients can read the content.
     get(&cache, &two.blob_url("any/thing", &digest), "").expect(&content.bytes());
 }
 
-// === By the operator's choice ===
+// === Content shared by configuration ===
 
 #[test]
 fn with_the_server_s_password_everybody_reads_where_the_operator_says_so() {
@@ -897,9 +906,9 @@ fn with_passthrough_nothing_private_is_kept() {
     expect_nothing_known(&cache, &path_of, &digest, "");
 }
 
-// === Anybody, anything, at any time ===
+// === Random requests ===
 
-/// Something in the registry, and where.
+/// Content in the registry and its repositories.
 struct Thing {
     what: What,
     content: Vec<u8>,
@@ -923,7 +932,7 @@ const REPOSITORIES: [&str; 7] = [
     "private/nobody",
 ];
 
-/// The rights as [`registry`] gives them.
+/// Whether `user` may read `repository`, as configured by [`registry`].
 fn may(user: &str, repository: &str) -> bool {
     repository.starts_with("public/")
         || matches!(
@@ -934,7 +943,8 @@ fn may(user: &str, repository: &str) -> bool {
         )
 }
 
-/// Fills the registry: blobs and manifests in one repository or several, tags that mean something else in each.
+/// Fills the registry with blobs and manifests in one or several repositories, and tags with
+/// different content in each.
 fn things(upstream: &Registry, random: &mut Random) -> Vec<Thing> {
     let mut things = Vec::new();
     for n in 0..40 {
@@ -981,7 +991,7 @@ fn things(upstream: &Registry, random: &mut Random) -> Vec<Thing> {
     things
 }
 
-/// Who asks: whose rights he has, and how he says who he is.
+/// A client: a user and a kind of credentials.
 struct Caller {
     user: &'static str,
     says: Says,
@@ -996,7 +1006,7 @@ enum Says {
 }
 
 impl Caller {
-    /// What he sends for `repository`; a token is good for one.
+    /// Returns the `Authorization` for `repository`. A token is valid for a single repository.
     fn authorization(&self, upstream: &Registry, repository: &str) -> String {
         match self.says {
             Says::Nothing => String::new(),
@@ -1086,7 +1096,7 @@ fn thousands_of_requests_are_answered_as_the_upstream_would() {
             assert!(given.starts_with("Bearer "), "the cache's own token: {seen:#?}");
             continue;
         }
-        // Nobody's credentials are used for somebody else's wish, and the token service sees no tokens.
+        // Each credential is used only for requests of its owner, and the token service receives no tokens.
         let target = seen.target.replace("%3A", ":").replace("%2F", "/");
         let used = REPOSITORIES.iter().any(|repository| {
             let about_it = match seen.kind {
@@ -1106,7 +1116,7 @@ fn thousands_of_requests_are_answered_as_the_upstream_would() {
             .iter()
             .filter(|seen| is_body(seen) && seen.target.contains(digest.as_str()))
             .count();
-        // What is public in one place and private in another may be asked for in both ways at once.
+        // Content with public and private locations may be fetched concurrently in both ways.
         let public = thing.repositories.iter().any(|repository| may("", repository));
         assert!(
             transfers <= if public { 2 } else { 1 },
@@ -1120,7 +1130,7 @@ fn thousands_of_requests_are_answered_as_the_upstream_would() {
     cache.settled_store().expect_clean();
 }
 
-/// One request of the random test.
+/// A request of the random test.
 struct Operation<'a> {
     user: &'static str,
     authorization: &'a str,
@@ -1161,7 +1171,7 @@ impl Operation<'_> {
 
         let here = self.thing.repositories.contains(self.repository);
         let allowed = here && may(self.user, self.repository);
-        // A tag means something in its repository only.
+        // A tag is defined only in its repository.
         let is_tag = matches!(self.thing.what, What::Tag(_));
         let public = self.thing.repositories.iter().any(|name| may("", name)) && !is_tag;
         if got.status < 400 {
@@ -1202,7 +1212,8 @@ impl Operation<'_> {
                     .any(|thing| matches!(&thing.what, What::Tag(tag) if *tag == missing))
             );
             let twin = ask(cache, method, &path_of(&missing), self.authorization, &more);
-            // The code of a 404 is all that a missing tag's name of another length could change.
+            // A missing tag with a name of another length may change the code of a 404, so only the
+            // status is compared.
             if !is_tag {
                 assert_eq!(look(&got, reference), look(&twin, &missing), "{}", story());
             }

@@ -1,4 +1,4 @@
-//! The configuration as the operator meets it: checked, printed, described, and reloaded while it runs.
+//! Configuration commands (check, print, schema) and configuration reload.
 
 use std::path::Path;
 use std::process::Stdio;
@@ -9,7 +9,7 @@ use crate::harness::*;
 
 const MIB: u64 = 1024 * 1024;
 
-/// Runs `oci-pull-through -c FILE ARGS…` with this file; exit code, stdout, stderr.
+/// Runs `oci-pull-through -c FILE ARGS…` with this file. Returns exit code, stdout and stderr.
 fn run(yaml: &str, args: &[&str], env: &[(&str, &str)]) -> (Option<i32>, String, String) {
     let home = TempDir::new();
     let file = home.path.join("f.yaml");
@@ -43,7 +43,7 @@ fn fixtures() -> &'static Path {
     Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/config"))
 }
 
-/// Every configuration among the fixtures, with its paths leading to files that are there.
+/// Returns every configuration of the fixtures, with paths that refer to existing files.
 fn examples(home: &Path) -> Vec<(String, String)> {
     for (from, to) in [
         ("ca.crt", "ca.crt"),
@@ -144,7 +144,7 @@ fn print_shows_each_value_with_its_origin_and_no_secret() {
     ] {
         assert!(line(start).ends_with(origin), "{}", line(start));
     }
-    // What was printed is a configuration again.
+    // The printed configuration is valid input.
     let (code, again, stderr) = run(&stdout, &["config", "print"], &env[2..]);
     assert_eq!(code, Some(0), "{stderr}");
     assert!(again.contains("tag_ttl: 5m"), "{again}");
@@ -175,7 +175,7 @@ fn sighup(cache: &Server) {
     rustix::process::kill_process(pid, rustix::process::Signal::HUP).unwrap();
 }
 
-/// Replaces the file in one step and has it read again; waits for `said`.
+/// Replaces the file atomically, sends SIGHUP, and waits for `said` in the log.
 fn reload(cache: &Server, yaml: &str, said: &str) {
     let before = cache.stderr().matches(said).count();
     let file = cache.home().join("config.yaml");
@@ -315,7 +315,7 @@ fn a_storm_of_sighups_drops_no_connection() {
             .unwrap();
         kept.read("GET").unwrap().expect(text.as_bytes());
     }
-    // A reload does not count as the second signal that ends it at once.
+    // A reload does not count as the second signal, which would stop the server immediately.
     let mut cache = cache;
     cache.sigterm();
     sighup(&cache);
@@ -323,8 +323,8 @@ fn a_storm_of_sighups_drops_no_connection() {
     assert_eq!(status.code(), Some(0));
 }
 
-/// Every YAML block of the documents is a configuration without errors and warnings. A block of another kind has a
-/// second word after `yaml`.
+/// Every YAML block in the documents is a configuration without errors and warnings. A block of
+/// another kind has a second word after `yaml`.
 #[test]
 fn yaml_blocks_of_the_documents_are_good_configurations() {
     let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs");

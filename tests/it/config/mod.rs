@@ -1,4 +1,4 @@
-//! The configuration from the operator's side.
+//! The configuration, as used by operators.
 
-/// Checking, printing, schema, reload.
+/// Check, print, schema, reload.
 mod check_and_reload;

@@ -1,8 +1,8 @@
-//! An S3 in this process, which does what it is told.
+//! An S3 server in the test process, with scripted failures.
 //!
-//! What it stores and how it answers is another implementation's business (`s3s-fs`, which checks signatures too); here are
-//! the sockets, one thread per connection, and the trouble a test makes on the way. Objects are files, so a test can
-//! look at them, spoil them and remove them.
+//! Another implementation (`s3s-fs`) stores objects, builds responses and checks signatures. This
+//! module contains the sockets, one thread per connection, and the failures. Objects are files, so
+//! a test can read, damage and remove objects.
 
 use std::io;
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -25,24 +25,24 @@ pub const ACCESS_KEY: &str = "AKIAITISATEST";
 pub const SECRET_KEY: &str = "a-secret-that-must-not-be-seen";
 pub const NAME: &str = "images";
 
-/// What goes wrong with a request.
+/// A failure of a request.
 #[derive(Clone, Debug)]
 pub enum Trouble {
-    /// An error of S3: status and code.
+    /// An S3 error: status and code.
     Error(u16, &'static str),
-    /// The head comes so much later.
+    /// A delay of the response head.
     Late(Duration),
-    /// Nothing comes as long as the trouble lasts.
+    /// No response until the failure is removed.
     Silence,
-    /// The body ends after so many bytes, and the connection with it.
+    /// The body and the connection end after this number of bytes.
     Cut(u64),
-    /// The bit of one byte of the body is wrong.
+    /// The lowest bit of the body byte at this offset is inverted.
     Flip(u64),
-    /// So many bytes a second.
+    /// Bytes per second.
     Rate(u64),
 }
 
-/// Which requests it happens to: method, and a part of the key.
+/// A failure and its requests, selected by method and by a part of the key.
 #[derive(Clone, Debug)]
 struct Rule {
     method: &'static str,
@@ -51,13 +51,13 @@ struct Rule {
     left: usize,
 }
 
-/// One request as it was received.
+/// A request as received.
 #[derive(Clone, Debug)]
 pub struct Asked {
     pub method: String,
     pub target: String,
     pub range: Option<String>,
-    /// The region that its signature is for.
+    /// The region in the request's signature.
     pub region: Option<String>,
 }
 
@@ -78,7 +78,7 @@ struct Inner {
     runtime: tokio::runtime::Runtime,
     rules: Mutex<Vec<Rule>>,
     log: Mutex<Vec<Asked>>,
-    /// Connections are refused, and those there are end.
+    /// Whether the bucket closes existing connections and refuses new ones.
     down: AtomicBool,
     stop: AtomicBool,
     streams: Mutex<Vec<TcpStream>>,
@@ -92,12 +92,12 @@ impl Default for Bucket {
 }
 
 impl Bucket {
-    /// An empty bucket.
+    /// Creates an empty bucket.
     pub fn new() -> Self {
         Self::speaking(None)
     }
 
-    /// The same, over TLS with this certificate.
+    /// Creates an empty bucket that serves TLS with this certificate.
     pub fn with_tls(issued: &Issued) -> Self {
         let chain = vec![CertificateDer::from_pem_slice(issued.chain.as_bytes()).expect("a certificate")];
         let key = PrivateKeyDer::from_pem_slice(issued.key.as_bytes()).expect("a key");
@@ -149,7 +149,7 @@ impl Bucket {
         self.addr
     }
 
-    /// Lets a server use this bucket: alone (`s3`), or behind its own store (`tiered`).
+    /// Configures a server to use this bucket as its only store (`s3`) or behind a disk (`tiered`).
     pub fn behind(&self, options: Options, backend: &str) -> Options {
         let scheme = if self.inner.tls.is_some() { "https" } else { "http" };
         options
@@ -164,12 +164,12 @@ impl Bucket {
 
     // --- Behaviour ---
 
-    /// Makes trouble for all requests with `method` (`*`: any) about keys with `fragment`.
+    /// Adds a failure for all requests with `method` (`*`: any) whose target contains `fragment`.
     pub fn trouble(&self, method: &'static str, fragment: &str, trouble: Trouble) {
         self.trouble_times(usize::MAX, method, fragment, trouble);
     }
 
-    /// The same, so many times.
+    /// Adds a failure as [`Bucket::trouble`] does, for the next `times` matching requests.
     pub fn trouble_times(&self, times: usize, method: &'static str, fragment: &str, trouble: Trouble) {
         self.inner.rules.lock().unwrap().push(Rule {
             method,
@@ -179,13 +179,13 @@ impl Bucket {
         });
     }
 
-    /// All is well again.
+    /// Removes all failures and accepts connections again.
     pub fn calm(&self) {
         self.inner.rules.lock().unwrap().clear();
         self.inner.down.store(false, Ordering::SeqCst);
     }
 
-    /// Closes every connection, and each new one at once.
+    /// Closes every connection, and each new connection immediately.
     pub fn down(&self) {
         self.inner.down.store(true, Ordering::SeqCst);
         for stream in self.inner.streams.lock().unwrap().drain(..) {
@@ -193,23 +193,24 @@ impl Bucket {
         }
     }
 
-    // --- What is there ---
+    // --- Contents ---
 
     fn bucket(&self) -> PathBuf {
         self.dir.path.join(NAME)
     }
 
-    /// The file of the object `key`, whether it is there or not.
+    /// Returns the file path of the object `key`, even if the object does not exist.
     pub fn path(&self, key: &str) -> PathBuf {
         self.bucket().join(key)
     }
 
-    /// The key of a blob.
+    /// Returns the key of a blob.
     pub fn blob_key(digest: &str) -> String {
         format!("blobs/{}", digest.replace(':', "-"))
     }
 
-    /// Whether content and sidecar of `digest` are there, as a blob or as somebody's manifest.
+    /// Whether content and sidecar of `digest` are stored, as a blob or as a manifest of any
+    /// repository.
     pub fn has(&self, digest: &str) -> bool {
         let name = digest.replace(':', "-");
         let sidecar = format!("{name}.meta.json");
@@ -223,7 +224,7 @@ impl Bucket {
         eventually(&format!("the bucket has {digest}"), || self.has(digest));
     }
 
-    /// All keys, sorted.
+    /// Returns all keys, sorted.
     pub fn keys(&self) -> Vec<String> {
         fn walk(dir: &Path, root: &Path, keys: &mut Vec<String>) {
             for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
@@ -241,7 +242,7 @@ impl Bucket {
         keys
     }
 
-    // --- What happened ---
+    // --- Received requests ---
 
     pub fn log(&self) -> Vec<Asked> {
         self.inner.log.lock().unwrap().clone()
@@ -299,14 +300,14 @@ impl Inner {
         Ok(())
     }
 
-    /// The file of the object that a request is about.
+    /// Returns the file of a request's object.
     fn file_of(&self, target: &str) -> PathBuf {
         let path = target.split('?').next().unwrap_or_default();
         self.root
             .join(super::registry::percent_decoded(path).trim_start_matches('/'))
     }
 
-    /// The trouble for a request, counted.
+    /// Returns the failure for a request and counts its use.
     fn rule_for(&self, asked: &Asked) -> Option<Trouble> {
         let mut rules = self.rules.lock().unwrap();
         let rule = rules.iter_mut().find(|rule| {
@@ -318,7 +319,7 @@ impl Inner {
         Some(rule.trouble.clone())
     }
 
-    /// Says whether the connection goes on.
+    /// Answers a request. Returns whether the connection stays open.
     fn answer(&self, stream: &mut dyn Stream, request: http::Request<Vec<u8>>) -> io::Result<bool> {
         let field = |name| {
             let value = request.headers().get(name)?;
@@ -371,7 +372,8 @@ impl Inner {
             if asked.method == "GET"
                 && let Some(part) = part_of(&file, &head)
             {
-                // It would read its files in pieces of 4 KiB, with a change of threads each.
+                // `s3s-fs` would read the file in pieces of 4 KiB, with a thread switch for each
+                // piece.
                 return Ok((head, part));
             }
             let body = body.store_all_limited(1 << 30).await;
@@ -421,7 +423,7 @@ impl Inner {
     }
 }
 
-/// The bytes of a good answer about the object in `file`.
+/// Returns the body of a successful response about the object in `file`.
 fn part_of(file: &Path, head: &http::response::Parts) -> Option<Vec<u8>> {
     let span = match (head.status.as_u16(), head.headers.get("content-range")) {
         (200, _) => None,
@@ -441,7 +443,7 @@ fn part_of(file: &Path, head: &http::response::Parts) -> Option<Vec<u8>> {
     Some(part)
 }
 
-/// The next request of a connection, whole; `None` at its end.
+/// Reads the next complete request of a connection. `None` at the end of the connection.
 fn read_request(stream: &mut dyn Stream, inbox: &mut Vec<u8>) -> io::Result<Option<http::Request<Vec<u8>>>> {
     let mut piece = vec![0; 256 * 1024];
     let head_len = loop {

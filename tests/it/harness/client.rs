@@ -1,6 +1,7 @@
-//! A client that sends exact bytes and believes nothing it receives.
+//! A client that sends exact bytes and verifies everything in a response.
 //!
-//! Responses are parsed more strictly than any real client does: what is not plainly allowed is [`Broken`].
+//! The parser is stricter than the parser of any real client. Anything that is not clearly allowed
+//! is [`Broken`].
 
 use std::io::{self, Read as _, Write as _};
 use std::net::{Shutdown, SocketAddr, TcpStream};
@@ -10,7 +11,7 @@ use std::time::Duration;
 use super::content::PseudoRandom;
 use super::{Fields, PATIENCE, field};
 
-/// Response heads longer than this are refused.
+/// The maximum length of a response head.
 const HEAD_BYTES_MAX: usize = 128 * 1024;
 
 /// A complete response.
@@ -18,9 +19,9 @@ const HEAD_BYTES_MAX: usize = 128 * 1024;
 pub struct Response {
     pub status: u16,
     pub fields: Fields,
-    /// Empty where the body was streamed to a sink instead.
+    /// The body. Empty if the body was streamed to a sink.
     pub body: Vec<u8>,
-    /// Body bytes received, wherever they went.
+    /// The number of body bytes received, including bytes passed to a sink.
     pub received: u64,
 }
 
@@ -41,12 +42,12 @@ impl Response {
         self.field("content-length").and_then(|text| text.parse().ok())
     }
 
-    /// `X-Cache`, or an empty text.
+    /// Returns the value of `X-Cache`, or an empty string.
     pub fn x_cache(&self) -> &str {
         self.field("x-cache").unwrap_or_default()
     }
 
-    /// Fails unless this is 200 with exactly `body`.
+    /// Fails unless the status is 200 and the body equals `body`.
     #[track_caller]
     pub fn expect(&self, body: &[u8]) -> &Self {
         assert_eq!(self.status, 200, "{self}");
@@ -59,7 +60,7 @@ impl Response {
         self
     }
 
-    /// Fails unless this is an OCI error of this status and code.
+    /// Fails unless the response is an OCI error with this status and code.
     #[track_caller]
     pub fn expect_error(&self, status: u16, code: &str) -> &Self {
         assert_eq!(self.status, status, "{self}");
@@ -82,15 +83,15 @@ impl std::fmt::Display for Response {
     }
 }
 
-/// Why there is no complete response.
+/// The reason for an incomplete response, and the parts received.
 #[derive(Debug)]
 pub struct Broken {
     pub why: Why,
-    /// The head, if it came. Its body holds nothing.
+    /// The head with an empty body, if the head is complete.
     pub head: Option<Box<Response>>,
-    /// Body bytes that arrived before.
+    /// The number of body bytes received before the failure.
     pub received: u64,
-    /// The body bytes, where no sink took them.
+    /// The body bytes received without a sink.
     pub body: Vec<u8>,
 }
 
@@ -102,13 +103,13 @@ pub enum Why {
     Truncated,
     /// The connection was reset.
     Reset,
-    /// Nothing came for [`PATIENCE`].
+    /// No byte arrived within [`PATIENCE`].
     Timeout,
-    /// The bytes are no strict HTTP/1.1 response.
+    /// The bytes are not a strict HTTP/1.1 response.
     Malformed(String),
-    /// The sink asked to stop.
+    /// The sink stopped the transfer.
     Stopped,
-    /// The sink found other bytes than it expected, first at this offset.
+    /// The body differs from the sink's expected content, first at this offset.
     WrongByte(u64),
     Io(String),
 }
@@ -125,14 +126,14 @@ impl From<io::Error> for Why {
     }
 }
 
-/// What a sink wants after a piece of body.
+/// The decision of a sink after a piece of body.
 pub enum Flow {
     Go,
     Stop,
     Wrong(u64),
 }
 
-/// What a connection's bytes travel on.
+/// The byte stream of a connection.
 enum Wire {
     Plain(TcpStream),
     Tls(Box<rustls::StreamOwned<rustls::ClientConnection, TcpStream>>),
@@ -161,11 +162,11 @@ impl Wire {
     }
 }
 
-/// One connection. Bytes that belong to the next response stay buffered.
+/// A connection. Bytes of the next response stay buffered.
 pub struct Connection {
     stream: Wire,
     buffer: Vec<u8>,
-    /// Where unread bytes start in `buffer`.
+    /// The offset of the first unread byte in `buffer`.
     start: usize,
 }
 
@@ -174,7 +175,7 @@ impl Connection {
         Self::from_stream(TcpStream::connect_timeout(&addr, PATIENCE)?)
     }
 
-    /// With TLS, to whom the certificate says is `localhost`. The handshake has been done.
+    /// Connects with TLS, expects a certificate for `localhost`, and completes the handshake.
     pub fn open_tls(addr: SocketAddr, config: Arc<rustls::ClientConfig>) -> io::Result<Self> {
         let mut connection = Self::open(addr)?;
         let Wire::Plain(mut stream) = connection.stream else {
@@ -189,7 +190,7 @@ impl Connection {
         Ok(connection)
     }
 
-    /// The session of a connection with TLS.
+    /// Returns the TLS session of the connection.
     #[track_caller]
     pub fn session(&self) -> &rustls::ClientConnection {
         match &self.stream {
@@ -198,7 +199,8 @@ impl Connection {
         }
     }
 
-    /// With a small receive buffer, so that a reader that stops is felt by the sender soon.
+    /// Connects with a small receive buffer, so that the sender soon blocks if the client stops
+    /// reading.
     pub fn open_narrow(addr: SocketAddr, receive_buffer_bytes: usize) -> io::Result<Self> {
         let domain = socket2::Domain::for_address(addr);
         let socket = socket2::Socket::new(domain, socket2::Type::STREAM, None)?;
@@ -207,7 +209,8 @@ impl Connection {
         Self::from_stream(socket.into())
     }
 
-    /// From a given address of this machine, such as another one of the loopback network.
+    /// Connects from a given address of this machine, such as another address of the loopback
+    /// network.
     pub fn open_from(source: std::net::Ipv4Addr, addr: SocketAddr) -> io::Result<Self> {
         let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None)?;
         socket.bind(&SocketAddr::from((source, 0)).into())?;
@@ -241,22 +244,22 @@ impl Connection {
         self.stream.write_all(bytes)
     }
 
-    /// Sends one ordinary request.
+    /// Sends a request with these fields.
     pub fn request(&mut self, method: &str, target: &str, fields: &[(&str, &str)]) -> io::Result<()> {
         self.send(&request_bytes(method, target, fields))
     }
 
-    /// No more requests will come; responses still may.
+    /// Shuts down the sending direction. Responses can still arrive.
     pub fn finish_sending(&self) {
         let _ = self.stream.tcp().shutdown(Shutdown::Write);
     }
 
-    /// Closes with a reset.
+    /// Closes the connection with a reset.
     pub fn abort(self) {
         let _ = socket2::SockRef::from(self.stream.tcp()).set_linger(Some(Duration::ZERO));
     }
 
-    /// Reads one whole response. `method` decides whether a body follows.
+    /// Reads a complete response. `method` decides whether a body follows.
     pub fn read(&mut self, method: &str) -> Result<Response, Broken> {
         let mut body = Vec::new();
         let result = self.read_into(method, &mut |_, piece| {
@@ -269,7 +272,7 @@ impl Connection {
         }
     }
 
-    /// Reads one response and hands each piece of body, with its offset in the body, to `sink`.
+    /// Reads a response and passes each piece of body, with its offset in the body, to `sink`.
     pub fn read_into(
         &mut self,
         method: &str,
@@ -309,7 +312,7 @@ impl Connection {
         Ok(head)
     }
 
-    /// Reads the body that belongs to `head`.
+    /// Reads the body of `head`.
     pub fn read_body(
         &mut self,
         mut head: Response,
@@ -470,7 +473,7 @@ impl Connection {
             self.start = 0;
         }
         let len = self.buffer.len();
-        // Big reads keep the harness out of the way of the figures it guards.
+        // Large reads, so that the harness does not distort the figures that tests check.
         self.buffer.resize(len + 256 * 1024, 0);
         let result = loop {
             match self.stream.read(&mut self.buffer[len..]) {
@@ -482,12 +485,12 @@ impl Connection {
         Ok(result?)
     }
 
-    /// Bytes received that no response has claimed yet, without waiting for more.
+    /// Returns received bytes that do not belong to any response yet. Does not wait for more.
     pub fn extra(&self) -> &[u8] {
         &self.buffer[self.start..]
     }
 
-    /// Waits for the peer to close; what it sent before, and whether it was a reset.
+    /// Waits until the peer closes. Returns the unread bytes and the kind of close.
     pub fn read_to_close(&mut self) -> (Vec<u8>, Why) {
         loop {
             match self.fill() {
@@ -499,7 +502,7 @@ impl Connection {
     }
 }
 
-/// The bytes of one ordinary request.
+/// Returns the bytes of a request, with a `Host` field unless `fields` contains one.
 pub fn request_bytes(method: &str, target: &str, fields: &[(&str, &str)]) -> Vec<u8> {
     let mut bytes = format!("{method} {target} HTTP/1.1\r\n").into_bytes();
     if !fields.iter().any(|(name, _)| name.eq_ignore_ascii_case("host")) {
@@ -538,7 +541,8 @@ fn parse_head(head: &[u8]) -> Result<Response, String> {
         if name.is_empty() || !name.iter().all(token) {
             return Err(bad(line));
         }
-        // Every control byte, a bare CR or LF among them, and every byte a client may read in two ways.
+        // Rejects every control byte except tab, including a bare CR or LF, and every byte that
+        // clients interpret differently.
         if value.iter().any(|&b| (b < 0x20 && b != b'\t') || b >= 0x7f) {
             return Err(bad(line));
         }
@@ -552,11 +556,11 @@ fn parse_head(head: &[u8]) -> Result<Response, String> {
     })
 }
 
-/// One request per connection, for scenarios where the connection is not the subject.
+/// A client with a new connection per request, for tests in which the connection does not matter.
 #[derive(Clone, Copy, Debug)]
 pub struct Client {
     pub addr: SocketAddr,
-    /// Kept for ever, as tests are short.
+    /// The TLS configuration. Leaked, because test processes are short-lived.
     tls: Option<&'static Arc<rustls::ClientConfig>>,
 }
 
@@ -565,7 +569,7 @@ impl Client {
         Client { addr, tls: None }
     }
 
-    /// With TLS.
+    /// Creates a client that uses TLS.
     pub fn with_tls(addr: SocketAddr, config: Arc<rustls::ClientConfig>) -> Self {
         Client {
             addr,
@@ -579,7 +583,7 @@ impl Client {
             .unwrap_or_else(|error| panic!("connect to {}: {error}", self.addr))
     }
 
-    /// Sends one request and reads its response.
+    /// Sends a request and reads its response.
     pub fn try_request(&self, method: &str, path: &str, fields: &[(&str, &str)]) -> Result<Response, Broken> {
         let mut connection = self.try_open()?;
         if let Err(error) = connection.request(method, path, fields) {
@@ -636,8 +640,8 @@ impl Client {
         self.try_request("GET", path, &[])
     }
 
-    /// Streams a body and compares it with `content` from `offset` on. A clean end is not yet the whole content: see
-    /// [`Response::received`].
+    /// Streams a body and compares it with `content` from `offset` on. A clean end does not imply
+    /// complete content; see [`Response::received`].
     pub fn try_pull(
         &self,
         path: &str,
@@ -655,7 +659,7 @@ impl Client {
         )
     }
 
-    /// Streams a body, and gives each piece with its place to `take`.
+    /// Streams a body and passes each piece with its offset to `take`.
     pub fn pull_pieces(
         &self,
         path: &str,
@@ -671,7 +675,7 @@ impl Client {
                 body: Vec::new(),
             });
         }
-        // An error's body is no content; comparing it would report the wrong failure.
+        // The body of an error is not content. A comparison would report the wrong failure.
         let head = connection.read_head().map_err(|why| Broken {
             why,
             head: None,
@@ -689,7 +693,7 @@ impl Client {
         connection.read_body(head, "GET", take)
     }
 
-    /// Streams the whole of `content` and fails on any deviation.
+    /// Streams the complete `content` and fails on any deviation.
     #[track_caller]
     pub fn pull(&self, path: &str, content: &PseudoRandom) -> Response {
         match self.try_pull(path, &[], content, 0) {

@@ -1,4 +1,4 @@
-//! Content of any size that is known without being stored.
+//! Generated content of any size, known without storage.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, OnceLock};
@@ -7,9 +7,10 @@ use sha2::{Digest as _, Sha256, Sha512};
 
 /// Pseudo-random content: a function of seed and offset.
 ///
-/// It is cut into blocks of [`BLOCK`] bytes, and each block is a window, at a pseudo-random place, into one pool of
-/// random bytes. Comparing received bytes is therefore a `memcmp` with no generation at all, which is what lets a
-/// hundred clients check a quarter of a gigabyte each in an unoptimised test.
+/// The content consists of blocks of [`BLOCK`] bytes. Each block is a window, at a pseudo-random
+/// position, into a shared pool of random bytes. A comparison of received bytes is thus a `memcmp`
+/// without any generation. In an unoptimised test, a hundred clients can check a quarter of a
+/// gigabyte each.
 #[derive(Clone)]
 pub struct PseudoRandom {
     pub seed: u64,
@@ -42,7 +43,8 @@ impl PseudoRandom {
         }
     }
 
-    /// The longest piece of content that starts at `offset` and lies in one window; empty at the end.
+    /// Returns the longest piece of content from `offset` on within a single window. Empty at the
+    /// end.
     fn piece(&self, offset: u64) -> &[u8] {
         if offset >= self.size {
             return &[];
@@ -65,7 +67,8 @@ impl PseudoRandom {
         }
     }
 
-    /// Compares `bytes` with the content at `offset`; the offset of the first difference if there is one.
+    /// Compares `bytes` with the content at `offset`. Returns the offset of the first difference as
+    /// an error.
     pub fn compare(&self, mut offset: u64, mut bytes: &[u8]) -> Result<(), u64> {
         while !bytes.is_empty() {
             let piece = self.piece(offset);
@@ -83,7 +86,7 @@ impl PseudoRandom {
         Ok(())
     }
 
-    /// `sha256:<hex>` of the whole; computed once per seed and size.
+    /// Returns `sha256:<hex>` of the complete content. Computed once per seed and size.
     pub fn digest(&self) -> String {
         static KNOWN: Mutex<Option<HashMap<(u64, u64), String>>> = Mutex::new(None);
         let key = (self.seed, self.size);
@@ -113,7 +116,7 @@ impl PseudoRandom {
     }
 }
 
-/// Bytes the fake registry serves: given, or generated.
+/// Bytes that the fake registry serves, either given or generated.
 #[derive(Clone)]
 pub enum Content {
     Bytes(Arc<[u8]>),
@@ -180,12 +183,12 @@ impl From<PseudoRandom> for Content {
     }
 }
 
-/// `sha256:<hex>` of `bytes`.
+/// Returns `sha256:<hex>` of `bytes`.
 pub fn sha256(bytes: &[u8]) -> String {
     format!("sha256:{}", hex(&Sha256::digest(bytes)))
 }
 
-/// `sha512:<hex>` of `bytes`.
+/// Returns `sha512:<hex>` of `bytes`.
 pub fn sha512(bytes: &[u8]) -> String {
     format!("sha512:{}", hex(&Sha512::digest(bytes)))
 }

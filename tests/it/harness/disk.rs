@@ -1,6 +1,6 @@
-//! Reading a store without the server, and damaging it.
+//! Reads a store without the server, and damages stores.
 //!
-//! Knows the format from its documentation, not from the server's code.
+//! Implements the format from its documentation, independently of the server's code.
 
 use std::collections::HashMap;
 use std::fs::{self, File, OpenOptions};
@@ -10,18 +10,20 @@ use std::process::Command;
 
 use sha2::{Digest as _, Sha256, Sha512};
 
-/// What a store holds, and what is wrong with it.
+/// Contents and defects of a store.
 #[derive(Debug, Default)]
 pub struct Report {
-    /// Complete entries: data and sidecar agree, and the content hashes to its name.
+    /// Complete entries: data and sidecar agree, and the digest of the content equals the file
+    /// name.
     pub blobs: Vec<PathBuf>,
     pub manifests: Vec<PathBuf>,
     pub tags: Vec<PathBuf>,
-    /// Data without a sidecar. Allowed between a kill and the next start, when it is a miss.
+    /// Data files without a sidecar. Allowed between a kill and the next start; the server treats
+    /// such a file as a miss.
     pub orphans: Vec<PathBuf>,
-    /// Files below `.tmp`. Allowed while a fill runs, and between a kill and the next start.
+    /// Files below `.tmp`. Allowed during a fill, and between a kill and the next start.
     pub temps: Vec<PathBuf>,
-    /// Everything that must never be.
+    /// Defects that are never allowed.
     pub problems: Vec<String>,
 }
 
@@ -30,14 +32,14 @@ impl Report {
         self.problems.is_empty() && self.orphans.is_empty() && self.temps.is_empty()
     }
 
-    /// Fails unless there is nothing but complete entries.
+    /// Fails unless the store contains only complete entries.
     #[track_caller]
     pub fn expect_clean(&self) -> &Self {
         assert!(self.is_clean(), "{self:#?}");
         self
     }
 
-    /// Fails on anything that a kill does not excuse.
+    /// Fails on every defect that a kill cannot explain.
     #[track_caller]
     pub fn expect_sound(&self) -> &Self {
         assert!(self.problems.is_empty(), "{self:#?}");
@@ -90,7 +92,7 @@ fn check_tags(dir: &Path, report: &mut Report) {
             Ok(bytes) if bytes.is_empty() => {
                 report.problems.push(format!("empty pointer: {}", path.display()));
             }
-            // A sidecar, or a pointer whose tag merely ends like one: both hold JSON.
+            // A sidecar, or a pointer of a tag with the suffix of a sidecar. Both contain JSON.
             Ok(bytes)
                 if is_sidecar(&path) && serde_json::from_slice::<serde_json::Value>(&bytes).is_err() =>
             {
@@ -115,7 +117,7 @@ fn check_directory(paths: Vec<PathBuf>, found: &mut Vec<PathBuf>, report: &mut R
         }
         let sidecar = sidecar_of(path);
         if !sidecars.contains(&sidecar) {
-            // The listing is not atomic: the pair may have been completed meanwhile.
+            // The listing is not atomic. The server may have completed the pair after the listing.
             if !sidecar.exists() {
                 report.orphans.push(path.clone());
                 continue;
@@ -190,7 +192,7 @@ fn is_sidecar(path: &Path) -> bool {
     path.to_string_lossy().ends_with(SIDECAR)
 }
 
-/// Where the sidecar of a data file is.
+/// Returns the path of a data file's sidecar.
 pub fn sidecar_of(path: &Path) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(SIDECAR);
@@ -219,7 +221,7 @@ fn entries(dir: &Path) -> Vec<PathBuf> {
     paths
 }
 
-/// All files (and anything else that is no directory) below `dir`, sorted.
+/// Returns all files and other non-directories below `dir`, sorted.
 pub fn files_below(dir: &Path) -> Vec<PathBuf> {
     let mut files = Vec::new();
     for path in entries(dir) {
@@ -232,12 +234,12 @@ pub fn files_below(dir: &Path) -> Vec<PathBuf> {
     files
 }
 
-/// Where a blob is kept.
+/// Returns the path of a blob.
 pub fn blob_path(root: &Path, digest: &str) -> PathBuf {
     root.join("blobs").join(digest.replace(':', "-"))
 }
 
-/// Where a manifest is kept.
+/// Returns the path of a manifest.
 pub fn manifest_path(root: &Path, registry: &str, repository: &str, digest: &str) -> PathBuf {
     root.join("manifests")
         .join(registry)
@@ -245,7 +247,7 @@ pub fn manifest_path(root: &Path, registry: &str, repository: &str, digest: &str
         .join(digest.replace(':', "-"))
 }
 
-/// Where a tag's pointer is kept.
+/// Returns the path of a tag's pointer.
 pub fn tag_path(root: &Path, registry: &str, repository: &str, tag: &str) -> PathBuf {
     root.join("manifests")
         .join(registry)
@@ -266,7 +268,7 @@ pub fn is_stored(root: &Path, digest: &str) -> bool {
         .any(|path| path.file_name() == Some(name.as_os_str()))
 }
 
-/// Whether `path` lies on a tmpfs.
+/// Whether `path` is on a tmpfs.
 pub fn on_tmpfs(path: &Path) -> bool {
     const TMPFS_MAGIC: i64 = 0x0102_1994;
     rustix::fs::statfs(path).expect("a path of the store").f_type == TMPFS_MAGIC
@@ -303,14 +305,15 @@ pub fn truncate(path: &Path, len: u64) {
         .expect("truncate");
 }
 
-/// A small file system in memory; unmounted on drop.
+/// A small tmpfs. Unmounted on drop.
 pub struct SmallDisk {
     pub path: PathBuf,
     _dir: super::server::TempDir,
 }
 
 impl SmallDisk {
-    /// Mounts a tmpfs of `bytes`; `None`, with a printed reason, where that is not permitted.
+    /// Mounts a tmpfs of `bytes`. Without the permission to mount, prints a reason and returns
+    /// `None`.
     pub fn mount(bytes: u64) -> Option<Self> {
         let dir = super::server::TempDir::new();
         let path = dir.path.join("disk");
@@ -336,7 +339,7 @@ impl SmallDisk {
         }
     }
 
-    /// Makes it read-only, or writable again.
+    /// Remounts the file system read-only or writable.
     pub fn remount(&self, read_only: bool) -> bool {
         let mode = if read_only { "remount,ro" } else { "remount,rw" };
         Command::new("mount")
@@ -346,7 +349,8 @@ impl SmallDisk {
             .is_ok_and(|status| status.success())
     }
 
-    /// Fills it up to the last block, leaving about `free` bytes. The filler's path.
+    /// Fills the file system up to the last block, except for about `free` bytes. Returns the
+    /// filler's path.
     pub fn fill_leaving(&self, free: u64) -> PathBuf {
         let path = self.path.join("filler");
         let mut file = File::create(&path).expect("create the filler");
@@ -363,7 +367,7 @@ impl SmallDisk {
 
 impl Drop for SmallDisk {
     fn drop(&mut self) {
-        // Lazily: a server that a failed test left behind may still hold files open.
+        // Unmounts lazily, because a server of a failed test may still have open files.
         let _ = Command::new("umount").arg("-l").arg(&self.path).status();
     }
 }

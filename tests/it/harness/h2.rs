@@ -1,4 +1,5 @@
-//! A client of HTTP/2 that sends exact frames and believes nothing it receives: what may not be sent is [`Why::Malformed`].
+//! An HTTP/2 client that sends exact frames and checks all frames received. A forbidden frame is
+//! [`Why::Malformed`].
 
 use std::collections::BTreeMap;
 use std::io::{Read as _, Write as _};
@@ -29,7 +30,7 @@ pub const END_HEADERS: u8 = 4;
 pub const PADDED: u8 = 8;
 pub const PRIORITIZED: u8 = 0x20;
 
-/// Error codes (RFC 9113, 7).
+/// Error codes (RFC 9113, section 7).
 pub const NO_ERROR: u32 = 0;
 pub const PROTOCOL_ERROR: u32 = 1;
 pub const INTERNAL_ERROR: u32 = 2;
@@ -48,7 +49,7 @@ pub const INITIAL_WINDOW_SIZE: u16 = 4;
 pub const MAX_FRAME_SIZE: u16 = 5;
 pub const MAX_HEADER_LIST_SIZE: u16 = 6;
 
-/// What a server may send to a client that has not said otherwise.
+/// The default of `SETTINGS_MAX_FRAME_SIZE`, in bytes.
 const FRAME_BYTES: usize = 16 * 1024;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -81,7 +82,7 @@ impl Frame {
         self.flags & flag != 0
     }
 
-    /// The error code of an RST_STREAM or a GOAWAY.
+    /// Returns the error code of an RST_STREAM or a GOAWAY.
     pub fn code(&self) -> Option<u32> {
         let at = match self.kind {
             RST_STREAM => 0,
@@ -110,7 +111,7 @@ pub fn reset(stream: u32, code: u32) -> Frame {
     Frame::new(RST_STREAM, 0, stream, code.to_be_bytes())
 }
 
-/// The fields every request has, and more.
+/// Encodes the mandatory request fields and `fields`.
 pub fn request_block(method: &str, path: &str, fields: &[(&str, &str)]) -> Vec<u8> {
     let all: Vec<(&str, &str)> = [
         (":method", method),
@@ -124,15 +125,15 @@ pub fn request_block(method: &str, path: &str, fields: &[(&str, &str)]) -> Vec<u
     hpack::block(&all)
 }
 
-/// What came on one stream.
+/// The response received on a stream.
 #[derive(Debug, Default, Clone)]
 pub struct Answer {
     pub status: u16,
     pub fields: Fields,
-    /// Empty where a sink took it.
+    /// The response body.
     pub body: Vec<u8>,
     pub received: u64,
-    /// END_STREAM came.
+    /// Whether END_STREAM was received.
     pub ended: bool,
     /// The code of an RST_STREAM.
     pub reset: Option<u32>,
@@ -147,7 +148,7 @@ impl Answer {
         self.ended || self.reset.is_some()
     }
 
-    /// Fails unless this is a complete 200 with exactly `body`.
+    /// Fails unless the response is a complete 200 with exactly `body`.
     #[track_caller]
     pub fn expect(&self, body: &[u8]) -> &Self {
         assert_eq!(
@@ -179,20 +180,20 @@ impl Link {
     }
 }
 
-/// One connection.
+/// A client connection.
 pub struct Peer {
     link: Link,
     buffer: Vec<u8>,
     start: usize,
     decoder: Decoder,
-    /// Header block that has begun: its stream, and whether it ends the stream.
+    /// An incomplete header block: its stream, whether the block ends the stream, and its bytes.
     block: Option<(u32, bool, Vec<u8>)>,
     pub answers: BTreeMap<u32, Answer>,
-    /// Give back windows as data comes.
+    /// Whether received data is credited back with WINDOW_UPDATE.
     pub generous: bool,
     /// The last stream and the code of each GOAWAY.
     pub goaways: Vec<(u32, u32)>,
-    /// The longest payload the server may send.
+    /// The longest payload that the server may send.
     frame_bytes_max: usize,
     next: u32,
 }
@@ -206,7 +207,7 @@ impl Peer {
         Self::over(stream)
     }
 
-    /// As [`Peer::begin_with`], with a receive buffer of one size.
+    /// Connects like [`Peer::begin_with`], with a receive buffer of this size.
     #[track_caller]
     pub fn begin_narrow(addr: SocketAddr, receive_buffer_bytes: usize, values: &[(u16, u32)]) -> Self {
         let domain = socket2::Domain::for_address(addr);
@@ -234,7 +235,7 @@ impl Peer {
         }
     }
 
-    /// Connects and sends its beginning, without waiting for the server's.
+    /// Connects and sends the preface and settings, without waiting for the server's settings.
     pub fn try_begin(addr: SocketAddr) -> Result<Self, Why> {
         let mut peer = Self::over(TcpStream::connect_timeout(&addr, PATIENCE)?);
         peer.raw(&[PREFACE, &settings(&[]).bytes()].concat())?;
@@ -252,7 +253,7 @@ impl Peer {
         Self::open(addr).exchange_settings(values)
     }
 
-    /// Over TLS, to whom the certificate says is `localhost`, where HTTP/2 is agreed on.
+    /// Connects with TLS, expects a certificate for `localhost`, and negotiates HTTP/2.
     #[track_caller]
     pub fn begin_tls(addr: SocketAddr, config: Arc<rustls::ClientConfig>) -> Self {
         Self::over_tls(addr, config)
@@ -260,7 +261,7 @@ impl Peer {
             .exchange_settings(&[])
     }
 
-    /// As [`Peer::try_begin`], over TLS.
+    /// Connects like [`Peer::try_begin`], over TLS.
     pub fn try_begin_tls(addr: SocketAddr, config: Arc<rustls::ClientConfig>) -> Result<Self, Why> {
         let mut peer = Self::over_tls(addr, config)?;
         peer.raw(&[PREFACE, &settings(&[]).bytes()].concat())?;
@@ -319,7 +320,7 @@ impl Peer {
         self.raw(&frame.bytes())
     }
 
-    /// Sends a request without a body on the next stream, and gives its number.
+    /// Sends a request without a body on the next stream. Returns the stream's number.
     #[track_caller]
     pub fn request(&mut self, method: &str, path: &str, fields: &[(&str, &str)]) -> u32 {
         let id = self.next_id();
@@ -341,7 +342,7 @@ impl Peer {
         self.answer(id)
     }
 
-    /// Waits until the answer on `id` is over, whatever comes on other streams.
+    /// Waits until the response on `id` ends. Frames of other streams are processed meanwhile.
     #[track_caller]
     pub fn answer(&mut self, id: u32) -> Answer {
         while !self.answers.get(&id).is_some_and(Answer::is_over) {
@@ -352,7 +353,7 @@ impl Peer {
         self.answers.remove(&id).expect("just found")
     }
 
-    /// Waits until a response's head has come on `id`.
+    /// Waits for the head of the response on `id`.
     #[track_caller]
     pub fn head(&mut self, id: u32) -> &Answer {
         while self.answers.get(&id).is_none_or(|answer| answer.status == 0) {
@@ -361,14 +362,14 @@ impl Peer {
         &self.answers[&id]
     }
 
-    /// Reads one frame and takes note of what it says; a frame that ends the connection is an error.
+    /// Reads and processes a frame. A forbidden frame is an error.
     pub fn step(&mut self) -> Result<Frame, Why> {
         let frame = self.frame()?;
         self.note(&frame)?;
         Ok(frame)
     }
 
-    /// Takes note of what a frame says about its stream, and answers what must be answered.
+    /// Records a frame in the state of its stream, and sends a mandatory acknowledgement.
     pub fn note(&mut self, frame: &Frame) -> Result<(), Why> {
         let malformed = |what: &str| Err(Why::Malformed(what.into()));
         if self.block.is_some() && frame.kind != CONTINUATION {
@@ -414,7 +415,7 @@ impl Peer {
             }
             RST_STREAM => {
                 let answer = self.answers.entry(frame.stream).or_default();
-                // What follows an answer that is complete is about the request.
+                // An RST_STREAM after a complete response concerns only the request.
                 if !answer.ended {
                     answer.reset = frame.code();
                 }
@@ -474,7 +475,7 @@ impl Peer {
         Ok(())
     }
 
-    /// Reads one frame.
+    /// Reads a frame.
     pub fn frame(&mut self) -> Result<Frame, Why> {
         self.have(9)?;
         let head = &self.buffer[self.start..self.start + 9];
@@ -517,7 +518,8 @@ impl Peer {
         Ok(())
     }
 
-    /// Sends a PING and waits for its answer: everything sent before has been seen.
+    /// Sends a PING and waits for its acknowledgement. The server has then processed all earlier
+    /// frames.
     #[track_caller]
     pub fn ping(&mut self) {
         self.try_ping().expect("a PING is answered");
@@ -533,7 +535,7 @@ impl Peer {
         }
     }
 
-    /// Reads until the server ends the connection: the code of its GOAWAY, if one came.
+    /// Reads until the server closes the connection. Returns the code of its GOAWAY, if received.
     pub fn until_closed(&mut self) -> (Option<u32>, Why) {
         let mut code = None;
         loop {
@@ -545,12 +547,12 @@ impl Peer {
         }
     }
 
-    /// No more frames will come; answers still may.
+    /// Shuts down the sending direction. Responses can still arrive.
     pub fn finish_sending(&self) {
         let _ = self.link.socket().shutdown(Shutdown::Write);
     }
 
-    /// A second handle to the same socket, to write from another thread.
+    /// Returns a second handle to the same socket, for writes from another thread.
     pub fn writer(&self) -> TcpStream {
         self.link.socket().try_clone().expect("a descriptor")
     }

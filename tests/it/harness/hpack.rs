@@ -1,9 +1,10 @@
-//! Fields of HTTP/2 to bytes and back (RFC 7541), for a client that wants to know what was really sent.
+//! HPACK encoder and decoder (RFC 7541) for the test client, which inspects the exact bytes of
+//! header blocks.
 
 use super::Fields;
 
-/// Lengths of the codes of all symbols, the end among them, in bits (appendix B). The code is canonical: codes follow from
-/// lengths, and within a length from the symbols' order.
+/// Code lengths of all symbols including EOS, in bits (RFC 7541, appendix B). The code is
+/// canonical, so lengths and symbol order determine the codes.
 #[rustfmt::skip]
 const CODE_BITS: [u8; 257] = [
     13, 23, 28, 28, 28, 28, 28, 28, 28, 24, 30, 28, 28, 30, 28, 28, 28, 28, 28, 28, 28, 28, 30, 28,
@@ -18,7 +19,7 @@ const CODE_BITS: [u8; 257] = [
     22, 25, 25, 24, 24, 26, 23, 26, 27, 26, 26, 27, 27, 27, 27, 27, 28, 27, 27, 27, 27, 27, 26, 30,
 ];
 
-/// Appendix A.
+/// The static table (RFC 7541, appendix A).
 #[rustfmt::skip]
 const STATIC: [(&str, &str); 61] = [
     (":authority", ""), (":method", "GET"), (":method", "POST"), (":path", "/"),
@@ -39,20 +40,20 @@ const STATIC: [(&str, &str); 61] = [
     ("via", ""), ("www-authenticate", ""),
 ];
 
-/// A field as it is, without any table or code: the form that nothing can be wrong with.
+/// Encodes a field as a literal without table or Huffman code, the simplest representation.
 pub fn literal(out: &mut Vec<u8>, name: &str, value: impl AsRef<[u8]>) {
     out.push(0);
     string(out, name.as_bytes());
     string(out, value.as_ref());
 }
 
-/// A string without a code (5.2).
+/// Encodes a string without Huffman code (5.2).
 pub fn string(out: &mut Vec<u8>, bytes: &[u8]) {
     integer(out, 0, 7, bytes.len());
     out.extend_from_slice(bytes);
 }
 
-/// A number behind a pattern (5.1).
+/// Encodes an integer with a prefix pattern (5.1).
 pub fn integer(out: &mut Vec<u8>, pattern: u8, bits: u32, value: usize) {
     let max = (1 << bits) - 1;
     if value < max {
@@ -68,7 +69,7 @@ pub fn integer(out: &mut Vec<u8>, pattern: u8, bits: u32, value: usize) {
     out.push(rest as u8);
 }
 
-/// Header blocks of all fields, literal.
+/// Encodes a header block with all fields as literals.
 pub fn block(fields: &[(&str, &str)]) -> Vec<u8> {
     let mut out = Vec::new();
     for (name, value) in fields {
@@ -77,17 +78,17 @@ pub fn block(fields: &[(&str, &str)]) -> Vec<u8> {
     out
 }
 
-/// What one side of a connection has learnt; its table may have 4,096 bytes, as long as nobody says otherwise.
+/// Decoder state of one direction of a connection, with the default table size of 4,096 bytes.
 pub struct Decoder {
     table: Vec<(String, Vec<u8>)>,
     max: usize,
     codes: Codes,
 }
 
-/// For each length the first code, and the symbols in order.
+/// For each length the first code, and the symbols in code order.
 struct Codes {
     symbols: Vec<u16>,
-    /// By length: first code, first place in `symbols`, count.
+    /// By length: first code, first index in `symbols`, count.
     lengths: Vec<(u32, usize, usize)>,
 }
 
@@ -143,7 +144,7 @@ impl Default for Decoder {
 }
 
 impl Decoder {
-    /// The fields of a whole block.
+    /// Decodes the fields of a complete block.
     pub fn decode(&mut self, mut bytes: &[u8]) -> Result<Fields, String> {
         let mut fields = Fields::new();
         while let Some(&first) = bytes.first() {
@@ -236,7 +237,7 @@ mod tests {
 
     #[test]
     fn the_examples_of_the_specification_are_read() {
-        // RFC 7541, C.4.1 and C.4.2: the second leans on what the first has left behind.
+        // RFC 7541, C.4.1 and C.4.2. The second block refers to table entries of the first.
         let first = [
             0x82, 0x86, 0x84, 0x41, 0x8c, 0xf1, 0xe3, 0xc2, 0xe5, 0xf2, 0x3a, 0x6b, 0xa0, 0xab, 0x90, 0xf4,
             0xff,

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use super::content::{Content, PseudoRandom};
 use super::registry::Registry;
 
-/// Whose media types an image uses.
+/// The set of media types of an image.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Flavor {
     Oci,
@@ -42,12 +42,12 @@ impl Flavor {
     }
 }
 
-/// The `Accept` value containerd resolves with.
+/// The `Accept` value that containerd sends to resolve a tag.
 pub const ACCEPT_ALL: &str = "application/vnd.docker.distribution.manifest.v2+json, \
      application/vnd.docker.distribution.manifest.list.v2+json, \
      application/vnd.oci.image.manifest.v1+json, application/vnd.oci.image.index.v1+json, */*";
 
-/// A manifest or index in the registry, with everything it names.
+/// A manifest or index in the registry, with all content that the manifest or index refers to.
 pub struct Image {
     pub digest: String,
     pub media_type: String,
@@ -55,12 +55,12 @@ pub struct Image {
     pub manifest: Vec<u8>,
     /// Digest and content of the image config and each layer, of all platforms.
     pub blobs: Vec<(String, Content)>,
-    /// The platforms' manifests, if this is an index.
+    /// The platforms' manifests of an index. Empty for a manifest.
     pub children: Vec<Image>,
 }
 
 impl Image {
-    /// Pushes a one-platform image with these layers and points `tag` at it.
+    /// Pushes a single-platform image with these layers and points `tag` at the image.
     pub fn push(
         registry: &Registry,
         repository: &str,
@@ -73,7 +73,7 @@ impl Image {
         image
     }
 
-    /// A small image whose content depends on `seed` alone.
+    /// Pushes a small image whose content depends on `seed` alone.
     pub fn small(registry: &Registry, repository: &str, tag: &str, seed: u64) -> Self {
         let layers = [
             Content::from(PseudoRandom::new(seed, 1_000)),
@@ -82,7 +82,7 @@ impl Image {
         Self::push(registry, repository, tag, Flavor::Oci, &layers)
     }
 
-    /// Pushes an index of two platforms, each with its own layers.
+    /// Pushes an index of two platforms, each with separate layers.
     pub fn push_index(
         registry: &Registry,
         repository: &str,
@@ -157,12 +157,12 @@ impl Image {
         }
     }
 
-    /// Every manifest of this image, itself first.
+    /// Returns every manifest of this image, starting with the image itself.
     pub fn manifests(&self) -> Vec<&Image> {
         std::iter::once(self).chain(&self.children).collect()
     }
 
-    /// Every blob of this image and its children.
+    /// Returns every blob of this image and its children.
     pub fn all_blobs(&self) -> Vec<&(String, Content)> {
         self.manifests()
             .into_iter()

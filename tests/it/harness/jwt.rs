@@ -1,4 +1,4 @@
-//! Tokens a real registry believes: JSON Web Tokens signed with a key whose certificate the registry was given.
+//! JSON Web Tokens for a real registry, signed with a key whose certificate the registry trusts.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -10,7 +10,7 @@ use serde_json::json;
 
 use super::registry::access::{Auth, base64};
 
-/// A key, and the certificate that names it.
+/// A key and its certificate.
 pub struct Signer {
     key: EcdsaKeyPair,
     /// The certificate's DER, in base64.
@@ -19,11 +19,11 @@ pub struct Signer {
     pub certificate_path: PathBuf,
 }
 
-/// Who signs.
+/// The issuer of the tokens.
 pub const ISSUER: &str = "the harness";
 
 impl Signer {
-    /// Makes a key and a certificate in `dir`, with OpenSSL.
+    /// Makes a key and a certificate in `dir` with OpenSSL.
     pub fn new(dir: &Path) -> Self {
         let openssl = |args: &[&str]| {
             let output = Command::new("openssl").current_dir(dir).args(args).output();
@@ -69,7 +69,8 @@ impl Signer {
         }
     }
 
-    /// A token with which `user` may pull from `repositories`, as old and for as long as `auth` says.
+    /// Returns a token with which `user` may pull from `repositories`. Age and lifetime come from
+    /// `auth`.
     pub fn token(&self, auth: &Auth, user: Option<&str>, repositories: &[String]) -> String {
         let now = SystemTime::now()
             .duration_since(SystemTime::UNIX_EPOCH)

@@ -1,17 +1,18 @@
-//! The metadata service of a machine in a cloud (AWS, version 2): it names the region and gives credentials.
+//! Metadata service of a cloud machine (AWS IMDSv2) that returns the region and credentials.
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 
 use super::bucket::{ACCESS_KEY, SECRET_KEY};
 
-/// Runs until the test process ends.
+/// A metadata service that runs until the test process ends.
 pub struct Metadata {
     addr: SocketAddr,
 }
 
 impl Metadata {
-    /// A machine in `region` that may use the bucket of [`super::Bucket`].
+    /// Starts the service of a machine in `region`, with credentials for the bucket of
+    /// [`super::Bucket`].
     pub fn start(region: &'static str) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
         let addr = listener.local_addr().expect("bound");

@@ -1,8 +1,8 @@
-//! What every scenario is built from: a fake upstream that can be told to misbehave, a client that believes
-//! nothing, and the cache under test between them.
+//! Tools of the integration tests: a fake upstream registry with scripted failures, a strict
+//! client, and the cache under test between the two.
 //!
-//! Blocking sockets and threads on purpose: the harness shares no code, no runtime and no HTTP library with the
-//! server, so a mistake there cannot hide a mistake here.
+//! Uses blocking sockets and threads. The harness shares no code, no runtime and no HTTP library
+//! with the server, so a bug in the server cannot be hidden by an equal bug in the harness.
 #![allow(
     dead_code,
     reason = "a toolbox; not every tool is used by a scenario at every time"
@@ -40,9 +40,9 @@ pub use server::Server;
 /// Header fields in wire order; names as written, values raw.
 pub type Fields = Vec<(String, Vec<u8>)>;
 
-/// How long anything in the harness waits before it gives up and fails the test.
+/// The longest time that the harness waits before a test fails.
 ///
-/// Generous, because it is spent only by failing tests: two cores may be running eight of them.
+/// Only failing tests spend the full time. Two cores may run eight tests concurrently.
 pub const PATIENCE: Duration = Duration::from_secs(120);
 
 /// The first value of `name`, as text.
@@ -53,7 +53,8 @@ pub fn field<'a>(fields: &'a [(String, Vec<u8>)], name: &str) -> Option<&'a str>
         .and_then(|(_, value)| std::str::from_utf8(value).ok())
 }
 
-/// An upstream with one blob of `size` bytes that a cache has pulled and stored, and its path there.
+/// Returns an upstream with a stored blob of `size` bytes, the cache, the content and the blob's
+/// path.
 pub fn stored(size: u64) -> (Registry, Server, PseudoRandom, String) {
     let upstream = Registry::new();
     let cache = Server::start(&upstream);
@@ -64,9 +65,10 @@ pub fn stored(size: u64) -> (Registry, Server, PseudoRandom, String) {
     (upstream, cache, content, path)
 }
 
-/// Calls `condition` every few milliseconds until it holds.
+/// Calls `condition` every 5 ms until the condition holds.
 ///
-/// For states that raise no event, such as another process's files; where there is an event, wait for that.
+/// For states without an event, such as files of another process. If there is an event, wait for
+/// the event.
 pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
     let deadline = Instant::now() + PATIENCE;
     while !condition() {
@@ -75,9 +77,11 @@ pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
     }
 }
 
-/// Lets this process (and servers started later) open as many files as the system allows it to.
+/// Raises the soft limit on open files to the hard limit, for this process and servers started
+/// later.
 ///
-/// The usual soft limit of 1,024 is for programs that call `select`; a test with a thousand connections is not one.
+/// The usual soft limit of 1,024 exists for programs that call `select`. Some tests open a thousand
+/// connections.
 pub fn raise_file_limit() {
     use rustix::process::{Resource, getrlimit, setrlimit};
     let mut limit = getrlimit(Resource::Nofile);
@@ -85,7 +89,7 @@ pub fn raise_file_limit() {
     setrlimit(Resource::Nofile, limit).expect("the soft limit may rise to the hard one");
 }
 
-/// A small seeded generator (splitmix64); a test prints its seed and can be repeated with `SEED`.
+/// A small seeded generator (splitmix64). A test prints the seed and can be repeated with `SEED`.
 pub struct Random(u64);
 
 impl Random {
@@ -93,7 +97,7 @@ impl Random {
         Random(seed)
     }
 
-    /// Seeded from `SEED`, or else from the clock; prints what it took.
+    /// Takes the seed from `SEED`, or else from the clock, and prints the seed.
     pub fn for_test(name: &str) -> Self {
         let seed = match std::env::var("SEED") {
             Ok(text) => text.parse().expect("SEED is a number"),
@@ -122,7 +126,7 @@ impl Random {
     }
 }
 
-/// A seed no other call in this process returned.
+/// Returns a new seed on each call within this process.
 pub fn fresh_seed() -> u64 {
     static CALLS: AtomicU64 = AtomicU64::new(0);
     let now = std::time::SystemTime::now()

@@ -1,4 +1,5 @@
-//! Authorities and certificates made for one test, and TLS clients that trust them.
+//! Certificate authorities and certificates for a single test, and TLS clients with these
+//! authorities.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -13,7 +14,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::version::TLS13;
 use rustls::{ClientConfig, RootCertStore, SupportedCipherSuite, SupportedProtocolVersion};
 
-/// Who signs certificates.
+/// A certificate authority.
 pub struct Authority {
     issuer: Issuer<'static, KeyPair>,
     pub pem: String,
@@ -26,7 +27,8 @@ pub struct Issued {
 }
 
 impl Authority {
-    /// Each is another one, by key and by name: clients look authorities up by name.
+    /// Creates an authority with a new key. Give each authority another name, because clients find
+    /// authorities by name.
     pub fn new(name: &str) -> Self {
         let mut params = CertificateParams::new(Vec::new()).unwrap();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -40,7 +42,7 @@ impl Authority {
         }
     }
 
-    /// A certificate for servers at `localhost` and 127.0.0.1, and for clients.
+    /// Issues a certificate for servers at `localhost` and 127.0.0.1, and for clients.
     pub fn issue(&self, name: &str) -> Issued {
         self.issue_with(name, |_| {})
     }
@@ -62,7 +64,8 @@ impl Authority {
         }
     }
 
-    /// A client that trusts this authority, offers these protocols and shows this certificate.
+    /// Returns a client that trusts this authority, offers these protocols and presents this
+    /// certificate.
     pub fn client_config(
         &self,
         versions: &[&'static SupportedProtocolVersion],
@@ -100,7 +103,7 @@ impl Authority {
         Arc::new(config)
     }
 
-    /// A client of TLS 1.3 with this one cipher suite that speaks HTTP/1.1.
+    /// Returns an HTTP/1.1 client for TLS 1.3 with only this cipher suite.
     pub fn client_of(&self, suite: SupportedCipherSuite) -> Arc<ClientConfig> {
         let provider = CryptoProvider {
             cipher_suites: vec![suite],
@@ -109,13 +112,13 @@ impl Authority {
         self.client_config_of(provider, &[&TLS13], &["http/1.1"], None)
     }
 
-    /// A client of either version that speaks HTTP/1.1.
+    /// Returns an HTTP/1.1 client for TLS 1.2 and TLS 1.3.
     pub fn client(&self) -> Arc<ClientConfig> {
         self.client_config(rustls::ALL_VERSIONS, &["http/1.1"], None)
     }
 }
 
-/// A certificate as `openssl req -x509` makes it: its own issuer, and an authority.
+/// Makes a certificate like `openssl req -x509` does: self-signed, and a CA.
 pub fn self_made(name: &str, change: impl FnOnce(&mut CertificateParams)) -> Issued {
     let mut params = CertificateParams::new(vec![name.to_owned()]).unwrap();
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -128,7 +131,7 @@ pub fn self_made(name: &str, change: impl FnOnce(&mut CertificateParams)) -> Iss
 }
 
 impl Issued {
-    /// Writes `<name>.crt` and `<name>.key` into `dir`, each by rename as careful programs do.
+    /// Writes `<name>.crt` and `<name>.key` into `dir`, each atomically by rename.
     pub fn write(&self, dir: &Path, name: &str) -> (PathBuf, PathBuf) {
         (
             write(dir, &format!("{name}.crt"), &self.chain),
@@ -137,7 +140,7 @@ impl Issued {
     }
 }
 
-/// Writes a file, by rename.
+/// Writes a file atomically by rename.
 pub fn write(dir: &Path, name: &str, text: &str) -> PathBuf {
     let (path, new) = (dir.join(name), dir.join(format!("{name}.new")));
     super::server::write_private(&new, text);

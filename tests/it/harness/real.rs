@@ -1,4 +1,5 @@
-//! Debian's `docker-registry` as a process, with its content in a directory, and with the access rules it is given.
+//! Debian's `docker-registry` as a process, with content in a directory and with configurable
+//! authentication.
 
 use std::fmt::Write as _;
 use std::net::SocketAddr;
@@ -11,11 +12,11 @@ use super::{Image, PATIENCE, Response};
 
 /// The authentication that the registry requires.
 pub enum Login<'a> {
-    /// None, for reads and writes.
+    /// No authentication, for reads and writes.
     Open,
-    /// A user of a file that `htpasswd -B` wrote.
+    /// A user of a file written by `htpasswd -B`.
     Basic { htpasswd: &'a Path },
-    /// A token that the key of this certificate has signed.
+    /// A token signed with the key of this certificate.
     Tokens {
         realm: String,
         service: &'a str,
@@ -23,7 +24,7 @@ pub enum Login<'a> {
     },
 }
 
-/// A running registry; ended on drop.
+/// A running registry. Killed on drop.
 pub struct RealRegistry {
     child: Child,
     addr: SocketAddr,
@@ -31,7 +32,7 @@ pub struct RealRegistry {
 }
 
 impl RealRegistry {
-    /// Whether the programs are there; says so aloud if not.
+    /// Whether the required programs are installed. Prints a message if a program is missing.
     pub fn is_installed() -> bool {
         for program in ["docker-registry", "htpasswd", "openssl"] {
             let found = std::env::var_os("PATH").is_some_and(|path| {
@@ -45,7 +46,8 @@ impl RealRegistry {
         true
     }
 
-    /// Starts one whose content is below `dir`; several may serve the same directory to different people.
+    /// Starts a registry with content below `dir`. Several registries may serve a directory with
+    /// different logins.
     pub fn start(dir: &Path, login: &Login<'_>) -> Self {
         static CALLS: AtomicU64 = AtomicU64::new(0);
         let number = CALLS.fetch_add(1, Ordering::Relaxed);
@@ -111,12 +113,13 @@ impl RealRegistry {
         self.addr
     }
 
-    /// What it wrote so far: a line for each request it has answered.
+    /// Returns the log so far, with a line for each answered request.
     pub fn log(&self) -> String {
         std::fs::read_to_string(&self.log).unwrap_or_default()
     }
 
-    /// Requests for content it has answered, by the path that begins with `/v2/`.
+    /// Returns the number of answered GET and HEAD requests below `/v2/` whose log line contains
+    /// `fragment`.
     pub fn served(&self, fragment: &str) -> usize {
         self.log()
             .lines()
@@ -125,7 +128,7 @@ impl RealRegistry {
             .count()
     }
 
-    /// The port it chose: the one its process listens on.
+    /// Returns the listening port of the process, which chooses a free port itself.
     fn port(&self) -> Option<u16> {
         let pid = self.child.id();
         let sockets: Vec<String> = std::fs::read_dir(format!("/proc/{pid}/fd"))
@@ -148,7 +151,7 @@ impl RealRegistry {
         })
     }
 
-    /// Puts an image in, by the upload protocol. For an open registry.
+    /// Pushes an image with the upload protocol. Requires an open registry.
     pub fn push(&self, repository: &str, tag: &str, image: &Image) {
         let client = Client::new(self.addr);
         let host = self.addr.to_string();

@@ -1,4 +1,4 @@
-//! The cache under test, as a process of its own.
+//! The cache under test, as a separate process.
 
 use std::fmt::Write as _;
 use std::io::{BufRead as _, BufReader};
@@ -15,39 +15,42 @@ use super::client::Client;
 use super::registry::Registry;
 use super::{PATIENCE, disk};
 
-/// What servers store in that choose nothing themselves: `fs`, or what `TEST_STORAGE` says.
+/// Returns the storage backend of servers without an explicit backend: `TEST_STORAGE`, or else
+/// `fs`.
 pub fn storage_of_run() -> String {
     std::env::var("TEST_STORAGE").unwrap_or_else(|_| "fs".to_owned())
 }
 
-/// What a server is started with.
+/// Options for a server start.
 pub struct Options {
     env: Vec<(String, String)>,
     args: Vec<String>,
-    /// Name, address, and further keys of the entry as YAML in flow style: `auth: {…}, access: verify`.
+    /// Name, address, and more keys of the entry as YAML in flow style:
+    /// `auth: {…}, access: verify`.
     registries: Vec<(String, SocketAddr, String)>,
     config: Option<String>,
     root: Option<PathBuf>,
     file_limit: Option<u32>,
-    /// What stands before the server's command line.
+    /// Words in front of the server's command line.
     launcher: Vec<String>,
-    /// Sockets that it inherits, with the names they have for it.
+    /// Inherited sockets with their names.
     passed: Vec<(&'static str, Arc<TcpListener>)>,
 }
 
-/// Runs the server as a supervisor would: the first two sockets come as standard input and output, become descriptors 3 and
-/// 4, and the number of the process is said, which only the process itself knows in time.
+/// Runs the server with inherited sockets like a supervisor does. The first two sockets arrive as
+/// standard input and output and become descriptors 3 and 4. The shell sets `LISTEN_PID` because
+/// the process ID is unknown before the start.
 const PASS: &str = "export LISTEN_PID=$$; exec 3<&0 4<&1 </dev/null >/dev/null; exec \"$0\" \"$@\"";
 
 impl Options {
-    /// Passes `socket` on at every start, under `name`. Two at most.
+    /// Passes `socket` to the server at every start, under `name`. Two sockets at most.
     pub fn pass(mut self, name: &'static str, socket: &Arc<TcpListener>) -> Self {
         self.passed.push((name, socket.clone()));
         assert!(self.passed.len() <= 2);
         self
     }
 
-    /// Has another program run the server: its command line is what follows these words.
+    /// Runs the server through another program. The server's command line follows these words.
     pub fn launched_by(mut self, words: &[&str]) -> Self {
         self.launcher = words.iter().map(|&word| word.to_owned()).collect();
         self
@@ -73,13 +76,14 @@ impl Options {
         self.env("CORES", cores)
     }
 
-    /// Makes `name` mean the plain-http registry at `addr`.
+    /// Maps `name` to the plain-HTTP registry at `addr`.
     pub fn registry(mut self, name: impl Into<String>, addr: SocketAddr) -> Self {
         self.registries.push((name.into(), addr, String::new()));
         self
     }
 
-    /// The same, with further keys: `auth: {username: u, password: p}, access: verify`.
+    /// Maps `name` like [`Options::registry`], with more keys:
+    /// `auth: {username: u, password: p}, access: verify`.
     pub fn registry_with(
         mut self,
         name: impl Into<String>,
@@ -90,25 +94,25 @@ impl Options {
         self
     }
 
-    /// Replaces the configuration file's text.
+    /// Replaces the text of the configuration file.
     pub fn config(mut self, yaml: impl Into<String>) -> Self {
         self.config = Some(yaml.into());
         self
     }
 
-    /// Uses a directory the test owns, such as a small file system, instead of a temporary one.
+    /// Uses a directory of the test, such as a small file system, instead of a temporary directory.
     pub fn root(mut self, root: &Path) -> Self {
         self.root = Some(root.into());
         self
     }
 
-    /// Lets the server open no more than `files` files.
+    /// Limits the server to `files` open files.
     pub fn file_limit(mut self, files: u32) -> Self {
         self.file_limit = Some(files);
         self
     }
 
-    /// Starts the server and waits until it listens.
+    /// Starts the server and waits until the server listens.
     #[track_caller]
     pub fn start(self) -> Server {
         match self.try_start() {
@@ -117,7 +121,8 @@ impl Options {
         }
     }
 
-    /// Puts a bucket behind a server that chooses no storage, when `TEST_STORAGE` says so.
+    /// Adds a bucket to a server without an explicit storage backend, if `TEST_STORAGE` requires a
+    /// bucket.
     fn with_storage_of_run(self) -> (Self, Option<Bucket>) {
         let backend = storage_of_run();
         if backend == "fs" || self.env.iter().any(|(name, _)| name == "STORAGE_BACKEND") {
@@ -127,7 +132,7 @@ impl Options {
         (bucket.behind(self, &backend), Some(bucket))
     }
 
-    /// Starts the server; its exit status and stderr if it ended instead of listening.
+    /// Starts the server. Returns exit status and stderr if the server ended before listening.
     pub fn try_start(self) -> Result<Server, (Option<ExitStatus>, String)> {
         let home = TempDir::new();
         let root = self.root.clone().unwrap_or_else(|| home.path.join("store"));
@@ -150,7 +155,7 @@ impl Options {
     }
 }
 
-/// Writes a file that only its owner may read, as a file with a secret should be.
+/// Writes a file with mode 0600, as required for secrets.
 pub fn write_private(path: &Path, text: &str) {
     use std::io::Write as _;
     use std::os::unix::fs::OpenOptionsExt as _;
@@ -185,10 +190,11 @@ fn registries_yaml(registries: &[(String, SocketAddr, String)]) -> String {
     }
 }
 
-/// A running (or stopped) server and its directories. Ended, and removed, on drop.
+/// A running or stopped server and its directories. On drop, the process is killed and the
+/// directories are removed, unless the test failed.
 pub struct Server {
     options: Options,
-    /// One of its own, where the whole run is to have one.
+    /// The server's bucket, if `TEST_STORAGE` requires a bucket.
     bucket: Option<Bucket>,
     home: TempDir,
     root: PathBuf,
@@ -225,7 +231,8 @@ impl Stderr {
 }
 
 impl Server {
-    /// A server with an empty store that knows every listener of `registry` by its `ip:port`.
+    /// Returns options for a server with an empty store. Every listener of `registry` is configured
+    /// by its `ip:port`.
     pub fn options(registry: &Registry) -> Options {
         let registries = registry
             .addrs()
@@ -238,7 +245,7 @@ impl Server {
         }
     }
 
-    /// A server that knows no registry.
+    /// Returns options for a server without any registry.
     pub fn bare() -> Options {
         Options {
             env: Vec::new(),
@@ -251,20 +258,20 @@ impl Server {
             passed: Vec::new(),
         }
         .cores(1)
-        // All clients of all tests have one address.
+        // All clients of all tests share an address.
         .env("MAX_CONNECTIONS_PER_CLIENT", 0)
     }
 
-    /// The usual case: one core, an empty store, this registry.
+    /// Starts the usual server: a single core, an empty store, this registry.
     #[track_caller]
     pub fn start(registry: &Registry) -> Self {
         Self::options(registry).start()
     }
 
-    /// The command line and environment a server (or a subcommand of it) is run with.
+    /// Returns the command line and environment of a server or subcommand.
     ///
-    /// `TEST_BINARY` replaces the binary cargo built, for a run against a release.
-    /// The environment is built from nothing, so a proxy or a log level in the developer's shell changes no test.
+    /// `TEST_BINARY` replaces the binary built by cargo, for tests of a release. The environment
+    /// starts empty, so that a proxy or log level in the developer's shell does not affect tests.
     pub fn command(home: &Path, root: &Path) -> Command {
         let built = env!("CARGO_BIN_EXE_oci-pull-through").into();
         let mut command = Command::new(std::env::var_os("TEST_BINARY").unwrap_or(built));
@@ -273,7 +280,7 @@ impl Server {
             "PATH",
             "LLVM_PROFILE_FILE",
             "RUST_BACKTRACE",
-            // Where the reports of a sanitizer go, see `scripts/sanitize.sh`.
+            // Destinations of sanitizer reports, see `scripts/sanitize.sh`.
             "ASAN_OPTIONS",
             "LSAN_OPTIONS",
             "TSAN_OPTIONS",
@@ -374,7 +381,7 @@ impl Server {
         self.addr
     }
 
-    /// Where it listens for `http` or `https`, as it says itself.
+    /// Returns the listening address for `http` or `https`, as logged by the server.
     #[track_caller]
     pub fn addr_for(&self, scheme: &str) -> SocketAddr {
         let process = self.process.as_ref().expect("running");
@@ -389,17 +396,18 @@ impl Server {
         Client::new(self.addr)
     }
 
-    /// The store's directory.
+    /// Returns the store's directory.
     pub fn root(&self) -> &Path {
         &self.root
     }
 
-    /// The directory above the store; the server has no business in it but the store and its configuration.
+    /// Returns the directory above the store. Besides the store, the server may only use the
+    /// configuration in this directory.
     pub fn home(&self) -> &Path {
         &self.home.path
     }
 
-    /// Everything the current process wrote to stderr so far.
+    /// Returns the complete stderr of the current process so far.
     pub fn stderr(&self) -> String {
         self.process
             .as_ref()
@@ -421,12 +429,12 @@ impl Server {
         self.process.as_ref().expect("running").child.id()
     }
 
-    /// Resident memory, in bytes.
+    /// Returns the resident memory, in bytes.
     pub fn rss_bytes(&self) -> u64 {
         self.status_bytes("VmRSS:")
     }
 
-    /// The most resident memory there ever was, in bytes.
+    /// Returns the peak of resident memory, in bytes.
     pub fn rss_peak_bytes(&self) -> u64 {
         self.status_bytes("VmHWM:")
     }
@@ -445,19 +453,20 @@ impl Server {
         kib * 1024
     }
 
-    /// Processor time used so far, user and system.
+    /// Returns the processor time used so far, user and system.
     pub fn cpu_time(&self) -> Duration {
         let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid())).expect("running");
-        // Fields are counted after the parenthesis, because the name in it may contain spaces.
+        // Fields are counted after the parenthesis, because the process name may contain spaces.
         let fields: Vec<&str> = stat[stat.rfind(')').expect("a name") + 2..].split(' ').collect();
         let ticks: u64 =
             fields[11].parse::<u64>().expect("utime") + fields[12].parse::<u64>().expect("stime");
-        // USER_HZ is 100 on every architecture we run on.
+        // USER_HZ is 100 on every supported architecture.
         Duration::from_millis(ticks * 10)
     }
 
-    /// The server uses no more than `most` of a second in which `meanwhile` is all that happens. A server that spins does so in
-    /// each of five looks; what only disturbs one is the machine.
+    /// Fails unless the server uses at most `most` of processor time in one of five seconds, with
+    /// only `meanwhile` running. A server in a busy loop exceeds `most` in all five; a short
+    /// disturbance by the machine does not.
     #[track_caller]
     pub fn assert_rests(&self, most: Duration, mut meanwhile: impl FnMut()) {
         let mut looks = Vec::new();
@@ -487,13 +496,13 @@ impl Server {
             .is_some_and(|p| matches!(p.child.try_wait(), Ok(None)))
     }
 
-    /// Asks it to read its configuration again.
+    /// Sends SIGHUP: the server reloads its configuration.
     pub fn sighup(&self) {
         let pid = rustix::process::Pid::from_child(&self.process.as_ref().expect("running").child);
         rustix::process::kill_process(pid, rustix::process::Signal::HUP).expect("running");
     }
 
-    /// Asks it to finish what it does and exit.
+    /// Sends SIGTERM: the server drains and exits.
     pub fn sigterm(&self) {
         self.signal(rustix::process::Signal::TERM);
     }
@@ -503,7 +512,7 @@ impl Server {
         rustix::process::kill_process(pid, signal).expect("running");
     }
 
-    /// Ends it at once, if it runs.
+    /// Kills a running server.
     pub fn kill9(&mut self) {
         if let Some(mut process) = self.process.take() {
             let _ = process.child.kill();
@@ -513,7 +522,7 @@ impl Server {
         }
     }
 
-    /// Waits for its end; `None` if it still runs at the deadline.
+    /// Waits for the server's exit. Returns `None` if the server still runs at the deadline.
     pub fn wait_exit(&mut self, within: Duration) -> Option<ExitStatus> {
         let process = self.process.as_mut().expect("started");
         let deadline = Instant::now() + within;
@@ -529,7 +538,7 @@ impl Server {
         }
     }
 
-    /// SIGTERM, and exit 0 within the time a drain may take.
+    /// Sends SIGTERM and expects exit status 0 within the drain timeout.
     #[track_caller]
     pub fn stop(&mut self) {
         self.sigterm();
@@ -540,7 +549,7 @@ impl Server {
         self.kill9();
     }
 
-    /// Starts it again on the same store (and, in general, another port).
+    /// Starts the server again on the same store, usually on another port.
     #[track_caller]
     pub fn restart(&mut self) {
         self.kill9();
@@ -555,9 +564,9 @@ impl Server {
         self.options.env.push((name.into(), value.to_string()));
     }
 
-    /// Waits until nothing is under way in the store, then reads it. The server may keep running.
+    /// Waits until no fill is in progress, then checks the store. The server may keep running.
     ///
-    /// Commits happen off the client's path, so a complete pull is a promise and not yet a file.
+    /// Commits run asynchronously to responses, so a complete pull does not imply a committed file.
     #[track_caller]
     pub fn settled_store(&self) -> disk::Report {
         let deadline = Instant::now() + PATIENCE;
@@ -570,7 +579,8 @@ impl Server {
         }
     }
 
-    /// Waits until the server asks `registry` for content of `repository` again, which has failed and is well by now.
+    /// Waits until the cache requests content of `repository` from `registry` again, after a
+    /// failure that is over.
     #[track_caller]
     pub fn wait_asks(&self, registry: &Registry, repository: &str) {
         let probe = registry.blob(super::fresh_seed().to_string().as_str());
@@ -579,7 +589,7 @@ impl Server {
         });
     }
 
-    /// The bucket that `TEST_STORAGE` has put behind this server.
+    /// Returns the bucket that `TEST_STORAGE` added to this server.
     pub fn bucket(&self) -> Option<&Bucket> {
         self.bucket.as_ref()
     }
@@ -607,7 +617,7 @@ impl Drop for Server {
     }
 }
 
-/// The same command, by way of a shell that lowers both limits of open files.
+/// Wraps a command in a shell that lowers both limits on open files.
 fn limited(command: &Command, files: u32) -> Command {
     let mut shell = Command::new("sh");
     shell
@@ -622,7 +632,7 @@ fn limited(command: &Command, files: u32) -> Command {
     shell
 }
 
-/// `command`, with its environment, as the last words of another command line.
+/// Appends `command`, with its environment, to another command line.
 fn launched(words: &[String], command: &Command) -> Command {
     let mut launched = Command::new(&words[0]);
     launched
@@ -638,9 +648,9 @@ fn launched(words: &[String], command: &Command) -> Command {
     launched
 }
 
-/// Finds `listening on <ip>:<port>` in what a server wrote.
+/// Returns the address in `listening on <ip>:<port>` of a server's stderr.
 fn listening_on(stderr: &str) -> Option<SocketAddr> {
-    // Only whole lines: half an address may parse too.
+    // Only complete lines, because half an address may also parse.
     let (whole, _) = stderr.rsplit_once('\n')?;
     let (_, rest) = whole.split_once("listening on ")?;
     let word = rest.split_whitespace().next()?;
@@ -652,7 +662,7 @@ fn listening_on(stderr: &str) -> Option<SocketAddr> {
     Some(addr)
 }
 
-/// A directory of its own, removed on drop unless the test failed.
+/// A temporary directory, removed on drop unless the test failed.
 pub struct TempDir {
     pub path: PathBuf,
     notes: Mutex<String>,

@@ -1,12 +1,13 @@
-//! What clients do with a Bearer challenge: they go to the token service it names.
+//! Client side of a Bearer challenge: fetches a token from the token service.
 
 use super::client::Client;
 
-/// Fetches the token a challenge asks for, with this `Authorization`; what to send as `Authorization` then.
+/// Fetches the token for a challenge with this `Authorization`. Returns the `Authorization` value
+/// to send next.
 ///
 /// # Errors
 ///
-/// The token service's status, where it gives none.
+/// Returns the token service's status if the status is not 200.
 pub fn fetch(challenge: &str, authorization: &str) -> Result<String, u16> {
     let param = |name: &str| {
         let (_, rest) = challenge.split_once(&format!("{name}=\""))?;

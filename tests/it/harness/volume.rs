@@ -1,4 +1,4 @@
-//! File systems of their own, in an image file: to cut their power, and to let them fail.
+//! File systems in an image file, for tests with power failures and disk errors.
 
 use std::fs::File;
 use std::io::{Read as _, Write as _};
@@ -7,8 +7,9 @@ use std::process::{Child, Command, Stdio};
 
 use super::server::TempDir;
 
-/// The shutdown request of ext4 and xfs (`_IOR('X', 125, u32)`), and the flag that says not even the log is written.
-/// In a child, because the call itself is not a safe one; it waits for a word, because starting it takes its time.
+/// Shuts down an ext4 or xfs file system (`_IOR('X', 125, u32)`), with the flag that suppresses
+/// even the log write. Runs in a child process because the call is unsafe. The child starts early
+/// and waits for a byte, because a start takes time.
 const CUT: &str = "
 import fcntl, os, struct, sys
 fd = os.open(sys.argv[1], os.O_RDONLY)
@@ -17,18 +18,18 @@ sys.stdin.read(1)
 fcntl.ioctl(fd, 0x8004587d, struct.pack('I', 2))
 ";
 
-/// A file system on a loop device; unmounted on drop.
+/// A file system on a loop device. Unmounted on drop.
 pub struct Volume {
     kind: String,
-    /// Where it is mounted.
+    /// The mount point.
     pub path: PathBuf,
     image: PathBuf,
     _dir: TempDir,
 }
 
 impl Volume {
-    /// Makes and mounts a file system of `kind` in a sparse file of `bytes`, which lies in `inside` or in a
-    /// temporary directory. The reason, in a line, where that is not possible.
+    /// Makes and mounts a file system of `kind` in a sparse file of `bytes`. The file is in
+    /// `inside` or in a temporary directory. On failure, returns the reason as a single line.
     pub fn mount(kind: &str, options: &[&str], bytes: u64, inside: Option<&Path>) -> Result<Self, String> {
         let dir = TempDir::new();
         let image = inside.unwrap_or(&dir.path).join("image");
@@ -56,8 +57,8 @@ impl Volume {
             .args([&self.image, &self.path]))
     }
 
-    /// Whether there is no request that cuts the power: the image is copied instead, at one moment, and what is written
-    /// afterwards is thrown away.
+    /// Whether the file system has no shutdown request. Then the image is copied atomically
+    /// instead, and later writes are discarded.
     fn is_cut_by_copy(&self) -> bool {
         self.kind == "btrfs"
     }
@@ -66,12 +67,12 @@ impl Volume {
         self.image.with_extension("cut")
     }
 
-    /// Writes everything to the disk.
+    /// Writes all data to the disk.
     pub fn sync(&self) -> Result<(), String> {
         run(Command::new("sync").arg("-f").arg(&self.path))
     }
 
-    /// Whatever is needed to cut the power at once.
+    /// Prepares a power cut, so that the cut itself is immediate.
     pub fn power_switch(&self) -> Result<PowerSwitch, String> {
         if self.is_cut_by_copy() {
             return Ok(PowerSwitch::Copy {
@@ -88,12 +89,13 @@ impl Volume {
             .spawn()
             .map_err(|error| format!("python3: {error}"))?;
         let mut ready = [0];
-        // If there is nothing to read it has failed, which the cut will say.
+        // A failed child writes nothing here. The cut then returns the error.
         let _ = child.stdout.as_mut().expect("piped").read(&mut ready);
         Ok(PowerSwitch::Request(child))
     }
 
-    /// Power is back: mounts it anew, which replays its log. Nobody may have files of it open.
+    /// Restores power: mounts the volume again, which replays its log. All files on the volume must
+    /// be closed.
     pub fn restore_power(&self) {
         super::eventually("the cut file system can be unmounted", || {
             run(Command::new("umount").arg(&self.path)).is_ok()
@@ -106,10 +108,11 @@ impl Volume {
     }
 }
 
-/// Cuts the power of one volume.
+/// Cuts the power of a volume.
 pub enum PowerSwitch {
     Request(Child),
-    /// The copy shares the blocks of the image, so that it is made at one moment. Needs xfs or btrfs below the image.
+    /// The copy shares the blocks of the image, so the copy is atomic. Requires xfs or btrfs below
+    /// the image.
     Copy {
         image: PathBuf,
         copy: PathBuf,
@@ -117,7 +120,8 @@ pub enum PowerSwitch {
 }
 
 impl PowerSwitch {
-    /// What was not yet on the disk never will be. Every access fails from now on, except where the cut is a copy.
+    /// Discards all data that is not yet on the disk. Afterwards every access fails, except if the
+    /// cut is a copy.
     pub fn cut(self) -> Result<(), String> {
         let mut child = match self {
             PowerSwitch::Request(child) => child,
@@ -137,18 +141,18 @@ impl PowerSwitch {
 
 impl Drop for Volume {
     fn drop(&mut self) {
-        // Lazily: a server that a failed test left behind may still hold files open.
+        // Unmounts lazily, because a server of a failed test may still have open files.
         let _ = Command::new("umount").arg("-l").arg(&self.path).output();
     }
 }
 
-/// Forgets what the kernel has cached of this file, so that the next read is from the disk.
+/// Drops the kernel's cache of this file, so that the next read comes from the disk.
 pub fn forget_cached(path: &Path) {
     let file = File::open(path).expect("open a stored file");
     rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed).expect("advice on a regular file");
 }
 
-/// Runs a command; what it wrote to stderr if it failed.
+/// Runs a command. On failure, returns the command's stderr.
 pub fn run(command: &mut Command) -> Result<(), String> {
     let name = command.get_program().to_string_lossy().into_owned();
     match command.output() {
@@ -161,7 +165,7 @@ pub fn run(command: &mut Command) -> Result<(), String> {
     }
 }
 
-/// Where administrators' commands are, even for users who have them not in their path.
+/// Returns a search path with the administrators' directories, which some users lack in `PATH`.
 fn search_path() -> String {
     format!("{}:/usr/sbin:/sbin", std::env::var("PATH").unwrap_or_default())
 }

@@ -1,4 +1,4 @@
-//! The harness, tried against itself. A test tool that lies makes every other test worthless.
+//! Tests of the harness itself. A wrong test tool invalidates every other test.
 
 use std::time::{Duration, Instant};
 
@@ -103,7 +103,7 @@ fn each_way_to_break_a_body_is_seen_for_what_it_is() {
         assert_eq!(broken.why, why);
         assert!(received == 0 || broken.received == received, "{broken:?}");
     }
-    // Early but proper ends are complete responses; only their length tells.
+    // Early but valid ends are complete responses. Only the length differs.
     for reply in [
         Reply::new().framing(Framing::Chunked).cut_at(99, Cut::LastChunk),
         Reply::new().framing(Framing::Close).cut_at(99, Cut::Fin),
@@ -331,13 +331,13 @@ fn users_read_what_they_may_and_nothing_else() {
     assert_eq!(status(&path, &token("")), 403);
     assert_eq!(status(&path, &basic("alice", "b")), 401);
     assert_eq!(status(&path, "Bearer made-up"), 401);
-    // A token is for its repository, and a blob is in its own.
+    // A token is valid only for its repository, and a blob belongs only to its repositories.
     let elsewhere = path.replace("team", "public");
     assert_eq!(status(&elsewhere, &token(&alice)), 403);
     assert_eq!(status(&elsewhere, &alice), 404);
     registry.mount("public/app", &digest);
     assert_eq!(status(&elsewhere, &bob), 200);
-    // What is taken away is gone at once, from tokens too.
+    // A revoked right ends immediately, also for tokens issued earlier.
     let kept = token(&alice);
     registry.revoke("alice", "team/app");
     assert_eq!(status(&path, &alice), 403);

@@ -1,6 +1,6 @@
 //! The source tree and the test harness.
 
-/// House rules for the sources: imports, `unsafe`, leftovers, documentation of every setting.
+/// Rules for the sources: imports, `unsafe`, leftovers, documentation of every setting.
 mod tidy;
 
 /// The harness, tested against itself.

@@ -1,5 +1,6 @@
-//! House rules about the sources, as tests. Each rule is a function from a text to what is wrong with it, and
-//! each is tried on a text that breaks it before it is trusted with the tree.
+//! Rules for the sources, as tests. Each rule is a function that returns the violations in a text.
+//! Each test first checks that the rule rejects a bad example, and then applies the rule to the
+//! source tree.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -10,8 +11,8 @@ use oci_pull_through::config::{Environment, Layer, Setting, resolve};
 use crate::harness::Server;
 use crate::harness::server::TempDir;
 
-/// The folders that each folder of `src/` may import; `docs/explanation/architecture.md` has the same table. Only `cli` imports
-/// `app`. A folder without a row imports only [`FOR_ALL`].
+/// The folders that each folder of `src/` may import. `docs/explanation/architecture.md` contains
+/// the same table. Only `cli` imports `app`. A folder without a row imports only [`FOR_ALL`].
 const ARROWS: &[(&str, &[&str])] = &[
     ("cli", &["app", "config", "upstream"]),
     (
@@ -46,10 +47,11 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("config", &["oci"]),
 ];
 
-/// What every folder may import: it knows nothing of ours itself.
+/// Modules that every folder may import. These modules import no other module of the crate.
 const FOR_ALL: &[&str] = &["anchor", "fail_point", "limits", "log", "lru"];
 
-/// Where Tokio may be named: code that runs on the helper pool, or that a core shares with it.
+/// Files that may use Tokio: code that runs on the helper pool, and code shared between the pool
+/// and a core.
 const TOKIO: &[&str] = &[
     "src/cache/blob.rs",
     "src/cache/body_channel.rs",
@@ -90,8 +92,8 @@ const TOKIO: &[&str] = &[
     "src/upstream/response.rs",
 ];
 
-/// Where a clock may be read other than through `runtime::clock`: deadlines away from the cores, and the moment at
-/// which a scan began, which is compared with times of files.
+/// Files that may read a clock directly instead of through `runtime::clock`. These files compute
+/// deadlines outside of the cores, or compare the start of a scan with file times.
 const CLOCKS: &[&str] = &[
     "src/app/stop.rs",
     "src/cache/fill/watch.rs",
@@ -115,12 +117,12 @@ const CLOCKS: &[&str] = &[
     "src/upstream/response.rs",
 ];
 
-/// Files that may be longer than [`LINES_MAX`]: a table is most of each.
+/// Files that may exceed [`LINES_MAX`], because each consists mostly of a table.
 const LONG: &[&str] = &["src/limits.rs", "src/server/h1/parse.rs", "src/upstream/tests.rs"];
 
 const LINES_MAX: usize = 700;
 
-/// One source file, path relative to the root of the repository.
+/// A source file, with its path relative to the root of the repository.
 struct Source {
     path: String,
     text: String,
@@ -134,8 +136,8 @@ impl Source {
         }
     }
 
-    /// The code without comments and without the tests at its end. A `//` in a string literal ends a line too,
-    /// which hides the rest of that line from the rules and costs nothing.
+    /// Returns the code without comments and without the test module at its end. A `//` in a string
+    /// literal also cuts the line, which only hides the rest of the line from the rules.
     fn code(&self) -> String {
         let code = self
             .text
@@ -152,7 +154,7 @@ impl Source {
         self.path.ends_with("/tests.rs") || self.path.contains("/tests/")
     }
 
-    /// `cache` of `src/cache/fill/mod.rs`, `app` of `src/app/mod.rs`.
+    /// Returns `cache` for `src/cache/fill/mod.rs`, and `app` for `src/app/mod.rs`.
     fn folder(&self) -> &str {
         let below = self.path.strip_prefix("src/").unwrap_or(&self.path);
         below.split(['/', '.']).next().unwrap_or_default()
@@ -163,7 +165,7 @@ fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// Every file below `dir` that ends in one of `endings`.
+/// Returns every file below `dir` with one of these `endings`.
 fn read(dir: &str, endings: &[&str]) -> Vec<Source> {
     fn walk(dir: &Path, files: &mut Vec<PathBuf>) {
         for entry in fs::read_dir(dir).unwrap() {
@@ -188,7 +190,7 @@ fn read(dir: &str, endings: &[&str]) -> Vec<Source> {
         .collect()
 }
 
-/// Fails with all that `rule` says about `sources`.
+/// Fails with all violations of `rule` in `sources`.
 fn hold(sources: &[Source], rule: impl Fn(&Source) -> Vec<String>) {
     assert!(!sources.is_empty(), "no source was found");
     let broken: Vec<String> = sources
@@ -202,7 +204,7 @@ fn hold(sources: &[Source], rule: impl Fn(&Source) -> Vec<String>) {
     assert!(broken.is_empty(), "\n{}", broken.join("\n"));
 }
 
-/// The words of a text: runs of letters, digits and `_`.
+/// Returns the words of a text: runs of letters, digits and `_`.
 fn words(text: &str) -> impl Iterator<Item = &str> {
     text.split(|c: char| !c.is_alphanumeric() && c != '_')
         .filter(|word| !word.is_empty())
@@ -251,7 +253,7 @@ fn unsafe_is_only_in_sys_and_says_why_it_is_sound() {
 
 // ---- imports ---------------------------------------------------------------------------------------------------------
 
-/// The folders of ours a text names by `crate::`, groups in braces included.
+/// Returns the folders of the crate that a text imports by `crate::`, including groups in braces.
 fn imports(code: &str) -> BTreeSet<&str> {
     let mut found = BTreeSet::new();
     for (at, _) in code.match_indices("crate::") {
@@ -351,7 +353,7 @@ fn every_arrow_is_needed_and_drawn() {
 // ---- leftovers -------------------------------------------------------------------------------------------------------
 
 fn leftovers(source: &Source) -> Vec<String> {
-    // Put together here, so that this file does not break its own rule.
+    // Assembled from parts, so that this file does not violate the rule.
     let words_of_haste = [["TO", "DO"], ["FIX", "ME"], ["XX", "X"], ["HA", "CK"]].map(|parts| parts.concat());
     let macros = [["todo", "!("], ["unimplemented", "!("], ["dbg", "!("]].map(|parts| parts.concat());
     let mut wrong = Vec::new();
@@ -377,7 +379,7 @@ fn nothing_is_left_for_later() {
     }
 }
 
-/// Words that tell of how the project is made instead of what it is.
+/// Finds words about the development process instead of the product.
 fn workshop_words(source: &Source) -> Vec<String> {
     let places = [["/wo", "rk/"], ["/tmp/", "wt"], ["/home/", "user"]].map(|parts| parts.concat());
     let numbered = [["issue", " #"], ["issue", " no"], ["pull request", " #"]].map(|parts| parts.concat());
@@ -458,7 +460,7 @@ fn files_are_short() {
     hold(&read("src", &[".rs"]), is_short);
 }
 
-// ---- what only some files may name ---------------------------------------------------------------------------------
+// ---- restricted names ----------------------------------------------------------------------------------------------
 
 fn names_tokio(source: &Source) -> bool {
     words(&source.code()).any(|word| word == "tokio")
@@ -471,7 +473,7 @@ fn reads_a_clock(source: &Source) -> bool {
         .any(|name| code.contains(name))
 }
 
-/// Compares the files that do something with the list of those that may.
+/// Compares the files with a property with the list of allowed files.
 fn only(list: &[&str], does: impl Fn(&Source) -> bool) {
     let found: Vec<String> = read("src", &[".rs"])
         .into_iter()
@@ -501,12 +503,12 @@ fn clocks_are_read_only_where_the_list_says() {
 
 // ---- reference pages --------------------------------------------------------------------------------------------------
 
-/// The text of a file of the repository.
+/// Returns the text of a file of the repository.
 fn page(path: &str) -> String {
     fs::read_to_string(root().join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
 }
 
-/// The cells of each row of each table whose first heading is `heading`, without the backticks around a cell.
+/// Returns the rows of each table whose first heading is `heading`, as cells without backticks.
 fn rows(text: &str, heading: &str) -> Vec<Vec<String>> {
     let head = format!("| {heading} |");
     let mut rows = Vec::new();
@@ -527,7 +529,7 @@ fn rows(text: &str, heading: &str) -> Vec<Vec<String>> {
     rows
 }
 
-/// `(flag, environment, default)` of each line of `--help` that shows a setting.
+/// Returns `(flag, environment, default)` of each setting in `--help`.
 fn settings_of_help(text: &str) -> Vec<[String; 3]> {
     text.lines()
         .filter(|line| line.starts_with("  --"))
@@ -582,7 +584,7 @@ fn configuration_page_help_and_code_name_the_same_settings() {
 /// Values of settings.
 type Given = Vec<(Setting, String)>;
 
-/// Two configurations that differ in `setting`.
+/// Returns two configurations that differ in `setting`.
 fn change(setting: Setting, home: &Path) -> (Given, Given) {
     let file = |name: &str| home.join(name).display().to_string();
     let with = |pairs: &[(Setting, &str)]| -> Given {
@@ -696,7 +698,7 @@ fn configuration_page_states_the_reload_class_of_each_setting() {
     }
 }
 
-/// The exit codes that a source of the command line names: `const EXIT_…: u8 = …;`.
+/// Returns the exit codes in a source of the command line: `const EXIT_…: u8 = …;`.
 fn exit_codes(code: &str) -> BTreeSet<String> {
     code.split("const EXIT_")
         .skip(1)
@@ -722,8 +724,8 @@ fn exit_code_page_names_every_code() {
     assert_eq!(named, code, "left: docs/reference/exit-codes.md, right: the code");
 }
 
-/// The header names that a source adds to responses: `.with("Name"`, `.add("Name"`, and `Name: ` at the start of a
-/// line of a prepared head.
+/// Returns the header names that a source adds to responses: `.with("Name"`, `.add("Name"`, and
+/// `Name: ` at the start of a line of a prepared head.
 fn response_headers(code: &str) -> BTreeSet<String> {
     let is_name = |name: &str| {
         name.starts_with(|c: char| c.is_ascii_uppercase())
@@ -768,7 +770,7 @@ fn response_header_page_names_every_header() {
     );
 }
 
-/// The constants of a source, each with its expression.
+/// Returns the constants of a source, each with its expression.
 fn constants(text: &str) -> BTreeMap<&str, &str> {
     text.split("pub const ")
         .skip(1)
@@ -780,7 +782,7 @@ fn constants(text: &str) -> BTreeMap<&str, &str> {
         .collect()
 }
 
-/// The value of a sum of products; durations in milliseconds. Panics at anything else, which a page cannot name then.
+/// Evaluates a sum of products, with durations in milliseconds. Panics at any other expression.
 fn evaluated(expression: &str, all: &BTreeMap<&str, &str>) -> u64 {
     let expression = expression.replace(" as u64", "").replace(" as usize", "");
     if let Some((left, right)) = expression.split_once(" + ") {
@@ -807,7 +809,7 @@ fn evaluated(expression: &str, all: &BTreeMap<&str, &str>) -> u64 {
     expression.split(" * ").map(|text| factor(text.trim())).product()
 }
 
-/// The spellings of a value on a page.
+/// Returns the spellings of a value on a page.
 fn spellings(value: u64, is_duration: bool) -> Vec<String> {
     if is_duration {
         return match value % 1_000 {
@@ -831,7 +833,7 @@ fn spellings(value: u64, is_duration: bool) -> Vec<String> {
     std::iter::once(grouped).chain(sizes).collect()
 }
 
-/// Whether a cell of a page begins with one of the spellings of a value.
+/// Whether a cell of a page begins with a spelling of the value.
 fn states(cell: &str, spellings: &[String]) -> bool {
     let ends = |rest: &str| {
         rest.is_empty()
@@ -875,7 +877,7 @@ fn limits_page_states_the_values_of_the_code() {
 
 // ---- links -----------------------------------------------------------------------------------------------------------
 
-/// Markdown without its blocks of code.
+/// Returns Markdown without its code blocks.
 fn prose(text: &str) -> String {
     let mut inside = false;
     let lines = text.lines().filter(|line| {
@@ -886,7 +888,7 @@ fn prose(text: &str) -> String {
     lines.collect::<Vec<_>>().join("\n")
 }
 
-/// The anchors of the headings of a page.
+/// Returns the anchors of the headings of a page.
 fn anchors(text: &str) -> BTreeSet<String> {
     prose(text)
         .lines()
@@ -901,7 +903,7 @@ fn anchors(text: &str) -> BTreeSet<String> {
         .collect()
 }
 
-/// The targets of the links of a page.
+/// Returns the targets of the links of a page.
 fn links(text: &str) -> Vec<String> {
     prose(text)
         .split("](")
@@ -944,7 +946,7 @@ fn links_of_the_documents_lead_somewhere() {
     hold(&documents(), links_lead_somewhere);
 }
 
-/// Every Markdown page that a reader finds.
+/// Returns every user-visible Markdown page.
 fn documents() -> Vec<Source> {
     let mut pages = read("docs", &[".md"]);
     for name in ["README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md"] {

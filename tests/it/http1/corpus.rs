@@ -1,15 +1,16 @@
-//! Requests on the edge of HTTP/1.1 and beyond, and what must become of them.
+//! Valid, borderline and invalid HTTP/1.1 requests with the expected result of each.
 //!
-//! Self-contained, because two tests read it: the parser's own, and one that sends every case to a running
-//! server. A driver sends `bytes`, ends its sending side, and reads to the end.
+//! Self-contained, because the parser's unit tests also include this file. A test driver sends
+//! `bytes`, shuts down its sending direction, and reads to the end.
 //!
-//! Hand-written cases stand in [`CASES`]; [`cases`] adds the crossings of a few short lists. A HEAD request is
-//! always the last of its case, so that a driver can find the ends of all responses by `Content-Length`.
+//! [`CASES`] contains hand-written cases. [`cases`] adds combinations of a few short lists. A HEAD
+//! request is always the last of a case, so that a driver can find the ends of all responses by
+//! `Content-Length`.
 
 use std::borrow::Cow;
 use std::collections::HashSet;
 
-/// One stream of bytes, as a client sends it on a fresh connection.
+/// A byte stream that a client sends on a fresh connection.
 #[derive(Clone, Debug)]
 pub struct Case {
     pub name: Cow<'static, str>,
@@ -17,20 +18,20 @@ pub struct Case {
     pub expect: Expect,
 }
 
-/// What a server must do with a case.
+/// The required reaction of a server to a case.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Expect {
-    /// Exactly so many responses. Their statuses are the business of routing.
+    /// Exactly this number of responses. Other tests check the statuses.
     Accept { responses: usize },
-    /// One response with one of these statuses, and the connection is closed whatever follows.
+    /// A single response with a status of this list, then close. Later bytes do not matter.
     Refuse(&'static [u16]),
-    /// So many responses, then one with one of these statuses, and the connection is closed.
+    /// This number of responses, then a response with a status of this list, then close.
     RefuseAfter {
         responses: usize,
         statuses: &'static [u16],
     },
-    /// No response that depends on the request: more bytes could still make it good. A server may answer 408
-    /// or close when no more come.
+    /// No response that depends on the request, because more bytes could complete a valid request.
+    /// A server may send 408 or close if no more bytes arrive.
     Incomplete,
 }
 
@@ -50,9 +51,9 @@ const fn case(name: &'static str, bytes: &'static [u8], expect: Expect) -> Case 
     }
 }
 
-#[rustfmt::skip] // One case, one line, however long: this is a table.
+#[rustfmt::skip] // A table with one case per line of any length.
 pub const CASES: &[Case] = &[
-    // Ends of lines, and empty ones.
+    // Line ends and empty lines.
     case("a plain request", b"GET /v2/ HTTP/1.1\r\nHost: cache\r\n\r\n", ONE),
     case("one empty line before", b"\r\nGET /v2/ HTTP/1.1\r\nHost: cache\r\n\r\n", ONE),
     case("two empty lines before", b"\r\n\r\nGET /v2/ HTTP/1.1\r\nHost: cache\r\n\r\n", BAD),
@@ -136,7 +137,7 @@ pub const CASES: &[Case] = &[
     case("TRACE", b"TRACE /v2/ HTTP/1.1\r\nHost: cache\r\n\r\n", ONE),
     case("OPTIONS *", b"OPTIONS * HTTP/1.1\r\nHost: cache\r\n\r\n", BAD),
 
-    // One after the other.
+    // Pipelined requests.
     case("three at once", b"GET /v2/ HTTP/1.1\r\nHost: cache\r\n\r\nGET /v2/ HTTP/1.1\r\nHost: cache\r\n\r\nHEAD /v2/ HTTP/1.1\r\nHost: cache\r\n\r\n", Expect::Accept { responses: 3 }),
     case("good, bad, good", b"GET /v2/ HTTP/1.1\r\nHost: cache\r\n\r\nGET /v2/ HTTP/1.1\r\n\r\nGET /v2/ HTTP/1.1\r\nHost: cache\r\n\r\n", BAD_SECOND),
     case("good, good, bad, good", b"GET /v2/ HTTP/1.1\r\nHost: cache\r\n\r\nGET /v2/ HTTP/1.1\r\nHost: cache\r\n\r\nGET  /v2/ HTTP/1.1\r\nHost: cache\r\n\r\nGET /v2/ HTTP/1.1\r\nHost: cache\r\n\r\n", Expect::RefuseAfter { responses: 2, statuses: &[400] }),
@@ -145,7 +146,7 @@ pub const CASES: &[Case] = &[
     case("closing, then rubbish", b"GET /v2/ HTTP/1.1\r\nHost: cache\r\nConnection: close\r\n\r\n\0\0\0", ONE),
 ];
 
-/// Bounds of the server, in bytes; a test compares them with the real ones.
+/// Limits of the server, in bytes. A test compares these limits with the real limits.
 pub const HEAD_BYTES_MAX: usize = 65_536;
 pub const TARGET_BYTES_MAX: usize = 8_192;
 pub const METHOD_BYTES_MAX: usize = 32;
@@ -153,7 +154,7 @@ pub const FIELDS_MAX: usize = 100;
 
 const GOOD: &[u8] = b"GET /v2/ HTTP/1.1\r\nHost: cache\r\n\r\n";
 
-/// All cases: [`CASES`] and the crossings, each stream of bytes once.
+/// Returns all cases without duplicate byte streams: [`CASES`] and the combinations.
 pub fn cases() -> Vec<Case> {
     let mut table = Table(CASES.to_vec());
     cuts(&mut table);
@@ -188,7 +189,7 @@ impl Table {
     }
 }
 
-/// A request whose lines are given without their ends.
+/// Joins the lines of a request with CR LF.
 fn lines(lines: &[&[u8]]) -> Vec<u8> {
     let mut bytes = lines.join(&b"\r\n"[..]);
     bytes.extend_from_slice(b"\r\n\r\n");
@@ -251,9 +252,10 @@ fn line_ends(table: &mut Table) {
                 bytes.extend_from_slice(line);
                 bytes.extend_from_slice(if index == place { wrong } else { b"\r\n" });
             }
-            // Whoever does not take the wrong end for an end finds one here.
+            // A parser that does not accept the wrong line end finds the end of the head here.
             bytes.extend_from_slice(b"\r\n\r\n");
-            // A value may hold bytes that are no ASCII, and so these are no ends and no errors.
+            // A value may contain non-ASCII bytes. There these bytes are neither line ends nor
+            // errors.
             let text = wrong[0] >= 0x80 && place == 2;
             table.add(
                 format!("line {place} ends with {}", show(wrong)),
@@ -296,7 +298,8 @@ fn request_lines(table: &mut Table) {
                     line.push(b' ');
                 }
             }
-            // Nothing at the ends is how it should be, and `+` and `%20` are part of a strange method.
+            // Nothing belongs before the method and after the version. `+` and `%20` become part of
+            // an unknown method.
             let outer = place == 0 || place == 3;
             let method = place == 0 && matches!(blank, b"%20" | b"+");
             let expect = if outer && blank.is_empty() || method {
@@ -580,7 +583,7 @@ fn values(table: &mut Table) {
         let field = [b"X: ", before, middle, after].concat();
         lines(&[b"GET /v2/ HTTP/1.1", b"Host: cache", &field, b"Accept: */*"])
     };
-    // CR and LF have a table of their own.
+    // `line_ends` covers CR and LF.
     for control in (0..b' ').chain([0x7f]).filter(|byte| !b"\t\r\n".contains(byte)) {
         for (place, before, after) in [
             ("at the start", "", "b"),
@@ -799,7 +802,7 @@ fn lengths(table: &mut Table) {
             "0\u{a0}",
             "NaN",
         ] {
-            // A length with white space behind it is a length.
+            // A length followed by white space is valid.
             let expect = if value == "5\t" { announced(method) } else { BAD };
             add(&[&format!("{}: {value}", NAMES[value.len() % 3])], expect);
         }
@@ -822,7 +825,7 @@ fn lengths(table: &mut Table) {
     }
 }
 
-/// What a well-formed length above zero is answered with.
+/// Returns the expected result for a well-formed length above zero.
 fn announced(method: &str) -> Expect {
     if matches!(method, "GET" | "HEAD") {
         BAD
@@ -933,7 +936,7 @@ fn expectations(table: &mut Table) {
     }
 }
 
-/// Two requests, the first with these options: are both answered?
+/// Adds pairs of requests, the first with these options. Checks whether both are answered.
 fn connections(table: &mut Table) {
     for (version, fields, expect) in [
         ("1.1", &[][..], TWO),
@@ -1018,11 +1021,12 @@ fn bounds(table: &mut Table) {
     );
 }
 
-/// What is refused on a fresh connection is refused on a used one.
+/// Adds cases for invalid requests on a used connection. The result must match the result on a
+/// fresh connection.
 fn after_a_good_one(table: &mut Table) {
     for Case { name, bytes, expect } in CASES {
         if let Expect::Refuse(statuses) = *expect {
-            // Behind a request, one empty line is skipped as well.
+            // After a request, the parser also skips an empty line.
             let both = [GOOD, bytes].concat();
             table.add(
                 format!("good, then {name}"),

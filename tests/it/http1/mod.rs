@@ -1,6 +1,6 @@
 //! HTTP/1.1 on the wire, with clients and with registries.
 
-/// Requests on the edge of HTTP/1.1; the parser's unit tests read this file too.
+/// Valid and invalid HTTP/1.1 requests. The parser's unit tests also include this file.
 #[allow(dead_code, reason = "only the parser's unit tests use its bounds")]
 mod corpus;
 
@@ -10,5 +10,5 @@ mod wire;
 /// The corpus, parsed by another HTTP server.
 mod wire_twice;
 
-/// Upstream responses on the edge of HTTP/1.1.
+/// Valid, borderline and invalid upstream responses.
 mod upstream_wire;

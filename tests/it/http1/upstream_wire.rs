@@ -1,19 +1,21 @@
-//! Answers of an upstream on the edge of HTTP/1.1 and beyond: no client is given anything that depends on how they are read, and
-//! the next answer is never taken from what a former one left behind.
+//! Valid, borderline and invalid HTTP/1.1 responses of an upstream. If parsers could interpret a
+//! response differently, the client receives an error. Leftover bytes of a response never become
+//! part of the next response.
 
 use crate::harness::*;
 
-/// Registries that are asked side by side: a body that breaks off is asked for again for seconds.
+/// Number of registries used in parallel, because the cache repeats a request with a broken body
+/// for seconds.
 const UPSTREAMS: usize = 40;
 
-/// What must become of an answer. The worst part of an answer decides.
+/// The expected result of a response. The worst part of a response decides.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 enum Expect {
-    /// The manifest arrives.
+    /// The client receives the manifest.
     Good,
-    /// The manifest, or an error; HTTP allows both.
+    /// The client receives the manifest or an error. HTTP allows both.
     Either,
-    /// An error.
+    /// The client receives an error.
     Bad,
 }
 
@@ -47,7 +49,8 @@ const STATUS_LINES: &[(&str, Expect)] = &[
     ("", Bad),
 ];
 
-/// `{L}` is the length of the manifest, `{M}` the manifest, `{X}` its length in hexadecimal; `|` is the end of the head.
+/// `{L}` is the length of the manifest, `{M}` the manifest, `{X}` the length in hexadecimal. `|`
+/// ends the head.
 const FRAMINGS: &[(&str, Expect)] = &[
     ("Content-Length: {L}\r\n|{M}", Good),
     ("content-length:{L}\r\n|{M}", Good),
@@ -120,7 +123,7 @@ const FRAMINGS: &[(&str, Expect)] = &[
     ),
 ];
 
-/// Lines before the framing.
+/// Field lines in front of the framing fields.
 const FIELDS: &[(&str, Expect)] = &[
     ("X: y\r\n", Good),
     ("X:\r\n", Good),
@@ -141,7 +144,7 @@ const FIELDS: &[(&str, Expect)] = &[
     ("Connection: content-length, content-type\r\n", Either),
 ];
 
-/// What stands before an answer that would be good.
+/// Interim responses in front of a valid response.
 const INTERIM: &[(&str, Expect)] = &[
     ("HTTP/1.1 100 Continue\r\n\r\n", Good),
     ("HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n", Good),
@@ -169,7 +172,7 @@ fn fill(text: &str, image: &Image) -> String {
         .replace("{M}", manifest)
 }
 
-/// What a registry sends with every manifest.
+/// Returns the fields of every manifest response.
 fn ordinary(image: &Image) -> String {
     format!(
         "Content-Type: application/vnd.oci.image.manifest.v1+json\r\nDocker-Content-Digest: {}\r\n",
@@ -177,7 +180,8 @@ fn ordinary(image: &Image) -> String {
     )
 }
 
-/// An answer with `fields` and a framing; `behind` is sent after it, and another manifest is in it.
+/// Returns a response with `fields` and a framing, followed by `behind`. `behind` may contain
+/// another manifest.
 fn answer(status_line: &str, fields: &str, framing: &str, behind: &str, image: &Image) -> Vec<u8> {
     let (head, body) = framing.split_once('|').expect("a framing has a bar");
     let text = format!("{status_line}{}{fields}{head}\r\n{body}{behind}", ordinary(image));
@@ -192,14 +196,15 @@ fn cases(image: &Image, other: &Image) -> Vec<Case> {
         evil.len()
     );
     let mut cases = Vec::new();
-    // Every pair takes minutes: all pairs in which one is the ordinary one, and with `CASES=all` the others.
+    // All pairs take minutes. By default, only pairs with a regular part are tested; `CASES=all`
+    // adds the others.
     let all = std::env::var("CASES").is_ok_and(|cases| cases == "all");
     for (one_number, (status_line, one)) in STATUS_LINES.iter().enumerate() {
         for (two_number, (framing, two)) in FRAMINGS.iter().enumerate() {
             if !all && one_number > 0 && two_number > 0 {
                 continue;
             }
-            // Whether HTTP/1.0 knows chunks is a matter of opinion, and so is what the end of a broken line is.
+            // Parsers disagree on chunks in HTTP/1.0 and on the end of a broken line.
             let two = if status_line.contains("1.0") && framing.contains("chunked") && *two == Good {
                 Either
             } else {
@@ -228,7 +233,7 @@ fn cases(image: &Image, other: &Image) -> Vec<Case> {
             });
         }
     }
-    // Bytes behind a whole answer: another answer, half of one, anything.
+    // Bytes after a complete response: another response, half a response, other bytes.
     for framing in [plain, FRAMINGS[20].0] {
         for behind in [
             response.as_str(),
@@ -244,7 +249,7 @@ fn cases(image: &Image, other: &Image) -> Vec<Case> {
             });
         }
     }
-    // No content where there may be none, and content all the same.
+    // Statuses that forbid or restrict content, sent with content.
     for status in [
         "204 No Content",
         "304 Not Modified",
@@ -256,7 +261,7 @@ fn cases(image: &Image, other: &Image) -> Vec<Case> {
             expect: Bad,
         });
     }
-    // Heads of many fields, and of long ones.
+    // Heads with many fields, and with long fields.
     for (fields, expect) in [
         ("X: y\r\n".repeat(50), Good),
         ("X: y\r\n".repeat(20_000), Bad),
@@ -275,13 +280,14 @@ fn cases(image: &Image, other: &Image) -> Vec<Case> {
 #[test]
 fn an_answer_of_the_upstream_is_read_in_one_way_or_not_at_all() {
     let (seed, evil) = (fresh_seed(), fresh_seed());
-    // Each of them is asked one question after the other: what is left of an answer would meet the next one.
+    // Each registry answers its cases sequentially, so leftover bytes would affect the next
+    // response.
     let upstreams: Vec<_> = (0..UPSTREAMS).map(|_| Registry::new()).collect();
     let mut options = Server::bare().env("ACCESS_LOG", "off");
     let mut images = Vec::new();
     for upstream in &upstreams {
         options = options.registry(upstream.name(), upstream.addr());
-        // What an attacker would like to be taken for the manifest is under no name that is asked for.
+        // The attacker's manifest is stored under a name that the test never requests.
         Image::small(upstream, "elsewhere", "evil", evil);
         images.push(Image::small(upstream, "a", "good", seed));
     }
@@ -312,9 +318,9 @@ fn an_answer_of_the_upstream_is_read_in_one_way_or_not_at_all() {
     );
 }
 
-/// What is wrong with what a client is given for a case, if anything is.
+/// Returns a description of a wrong client response, or `None` if the response is as expected.
 fn outcome(cache: &Server, upstream: &Registry, image: &Image, number: usize, case: &Case) -> Option<String> {
-    // Nothing of an earlier case is held under these tags.
+    // These tags are new, so the cache contains no content of an earlier case.
     let (tag, next) = (format!("t{number}"), format!("n{number}"));
     upstream.tag("a", &tag, &image.digest);
     upstream.tag("a", &next, &image.digest);
@@ -325,7 +331,8 @@ fn outcome(cache: &Server, upstream: &Registry, image: &Image, number: usize, ca
     let got = cache.client().try_get(&upstream.manifest_url("a", &tag));
     upstream.clear_rules();
     let shown = case.bytes[..case.bytes.len().min(300)].escape_ascii().to_string();
-    // The next question is answered by its own answer, and the registry is not blamed for ever.
+    // The next request must receive its own response. The registry's circuit breaker must close
+    // again.
     eventually("the next manifest comes", || {
         let got = cache.client().get(&upstream.manifest_url("a", &next));
         assert!(

@@ -1,5 +1,6 @@
-//! Bytes on the wire: what is no plain request is refused once and for all, what is one is answered in order,
-//! and every answer ends where it says.
+//! HTTP/1.1 exchanges between clients and the server. The server rejects invalid requests and
+//! closes the connection, answers valid requests in order, and ends every response at its declared
+//! length.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -8,19 +9,22 @@ use super::corpus::{self, Case, Expect};
 use crate::harness::client::{Why, request_bytes};
 use crate::harness::*;
 
-/// Connections at once; more would only queue on two cores.
+/// Concurrent connections. On two cores, more connections would only queue.
 const DRIVERS: usize = 32;
 
-/// A refused client's bytes are read and thrown away up to here; what it sends beyond can only be met by a reset.
+/// The server reads and discards up to this number of bytes after a rejection. Further bytes cause
+/// a reset.
 const LINGER_BYTES: usize = 64 * 1024;
 
-/// Enough for the server to have read what came before on nearly every run; no event tells when it has.
+/// Long enough for the server to read the previous piece on nearly every run. No event signals the
+/// read.
 const BETWEEN_PIECES: Duration = Duration::from_micros(700);
 
 const SMUGGLED: &[u8] = b"GET /healthz HTTP/1.1\r\nHost: cache\r\n\r\n";
 const HEALTHY: &[u8] = b"ok\n";
 
-/// The corpus, but for what begins as HTTP/2 does: the parser refuses that, and on the wire it is another protocol.
+/// Returns the corpus without cases that begin like HTTP/2. The parser rejects such cases, but on
+/// the wire the server speaks HTTP/2.
 fn cases() -> Vec<Case> {
     const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
     let mut cases = corpus::cases();
@@ -30,7 +34,7 @@ fn cases() -> Vec<Case> {
     cases
 }
 
-/// Runs `check` for every item, many at a time; the first panic fails the test.
+/// Runs `check` for every item with concurrent threads. The first panic fails the test.
 fn for_all<T: Sync>(items: &[T], check: impl Fn(usize, &T) + Sync) {
     let next = AtomicUsize::new(0);
     std::thread::scope(|scope| {
@@ -46,14 +50,15 @@ fn for_all<T: Sync>(items: &[T], check: impl Fn(usize, &T) + Sync) {
     });
 }
 
-/// Sends the pieces on a fresh connection and ends the sending side; every response, and how it ended.
+/// Sends the pieces on a fresh connection and shuts down the sending direction. Returns all
+/// responses and the kind of close.
 fn exchange(cache: &Server, pieces: &[&[u8]]) -> Result<(Vec<Response>, Why), Broken> {
     let mut connection = cache.client().open();
     for (index, piece) in pieces.iter().enumerate() {
         if index > 0 {
             std::thread::sleep(BETWEEN_PIECES);
         }
-        // A server that has refused already may have closed.
+        // A server that rejected the request may already have closed.
         let _ = connection.send(piece);
     }
     connection.finish_sending();
@@ -67,7 +72,8 @@ fn exchange(cache: &Server, pieces: &[&[u8]]) -> Result<(Vec<Response>, Why), Br
                 head: None,
                 ..
             }) => return Ok((responses, why)),
-            // The corpus has HEAD only as the last of a case: a head, no body, and the end.
+            // In the corpus, HEAD is always the last request of a case. Its response has a head and
+            // no body.
             Err(Broken {
                 why: Why::Truncated,
                 head: Some(head),
@@ -82,7 +88,8 @@ fn exchange(cache: &Server, pieces: &[&[u8]]) -> Result<(Vec<Response>, Why), Br
     }
 }
 
-/// Fails unless the responses to `pieces` are what `case` expects; `how` says what was done to it.
+/// Fails unless the responses to `pieces` match `case`. `how` describes the variant for the failure
+/// message.
 fn check(cache: &Server, case: &Case, how: &str, pieces: &[&[u8]]) {
     let fail = |what: String| -> ! {
         let bytes = pieces.concat();
@@ -162,7 +169,7 @@ fn nothing_behind_a_refused_request_is_ever_answered() {
     assert!(refused.len() > 500, "{}", refused.len());
     let cache = Server::bare().cores(2).env("ACCESS_LOG", false).start();
     for_all(&refused, |index, case| {
-        // At once with it, or a little later, when the refusal may be on its way already.
+        // Sends both requests together, or the second after the rejection may have been sent.
         let pieces: &[&[u8]] = if index % 2 == 0 {
             &[&[&case.bytes, SMUGGLED].concat()]
         } else {
@@ -181,7 +188,7 @@ fn nothing_behind_a_refused_request_is_ever_answered() {
 
 #[test]
 fn a_refused_request_line_is_told_so_wherever_it_was_cut() {
-    /// Within these bytes it can be seen that a line is no request's, and taken for that of another protocol.
+    /// Within these bytes, the server can recognize an invalid request line or another protocol.
     const CUTS: usize = 12;
     let cases = cases();
     let cut: Vec<(&Case, usize)> = cases
@@ -197,11 +204,11 @@ fn a_refused_request_line_is_told_so_wherever_it_was_cut() {
     });
 }
 
-/// Everything a path can be answered from, with what must come back.
+/// All sources of responses, with the expected content.
 struct Stage {
     upstream: Registry,
     cache: Server,
-    /// One of each kind of hit: from memory, by sendfile, by splice.
+    /// A content per kind of hit: from memory, by sendfile, by splice.
     contents: [(&'static str, PseudoRandom); 3],
     image: Image,
 }
@@ -223,7 +230,7 @@ impl Stage {
             let path = upstream.blob_url("a", &upstream.blob(content.clone()));
             client.pull(&path, content);
             cache.wait_stored(&content.digest());
-            // The first hit after a fill may still be one of its followers.
+            // The first hit after a fill may still be a follower of the fill.
             client.pull(&path, content);
         }
         let image = Image::small(&upstream, "a", "v1", fresh_seed());
@@ -244,7 +251,7 @@ impl Stage {
     }
 }
 
-/// The body, with a boundary that is drawn anew every second made the same.
+/// Returns the body, with the multipart boundary replaced. The boundary changes every second.
 fn comparable(response: &Response) -> Vec<u8> {
     let kind = response.field("content-type").unwrap_or_default();
     match kind.split_once("boundary=") {
@@ -255,12 +262,12 @@ fn comparable(response: &Response) -> Vec<u8> {
     }
 }
 
-/// A request and its model answer.
+/// A request and its expected response.
 struct Exchange {
     method: &'static str,
     bytes: Vec<u8>,
     status: u16,
-    /// What `Content-Length` says; `None` for a 304.
+    /// The value of `Content-Length`. `None` for a 304.
     length: Option<u64>,
     body: Vec<u8>,
 }
@@ -303,7 +310,8 @@ fn exchanges(stage: &Stage) -> Vec<Exchange> {
         );
         add("GET", &path, &[("If-None-Match", &etag)], 304, b"");
     }
-    // What errors and several ranges look like is the business of other tests: here they must come back the same.
+    // Other tests check the content of errors and multi-range responses. Here the content must only
+    // be equal.
     let blob = stage.path(&stage.contents[1].1);
     for (method, path, fields) in [
         ("GET", "/v2/a/blobs/sha256:0", &[][..]),
@@ -333,7 +341,8 @@ fn pipelined_requests_are_answered_in_order_and_exactly_until_the_bad_one() {
     let refusals: Vec<Case> = cases()
         .into_iter()
         .filter(|case| matches!(case.expect, Expect::Refuse(_)) && case.bytes.len() <= 2_000)
-        // Behind a request one empty line is skipped, so what begins with two may mean something else there.
+        // After a request, the parser skips an empty line. Cases that begin with empty lines could
+        // thus change their meaning.
         .filter(|case| !case.bytes.starts_with(b"\r\n"))
         .collect();
     let mut random = Random::for_test("pipelining");
@@ -398,7 +407,7 @@ fn pipelined_requests_are_answered_in_order_and_exactly_until_the_bad_one() {
 /// Name, extra request field, status, body.
 type LastAnswer = (&'static str, Option<(&'static str, String)>, u16, Vec<u8>);
 
-/// The kinds of answer a connection can end with.
+/// Returns the kinds of response that a connection can end with.
 fn last_answers(content: &PseudoRandom) -> Vec<LastAnswer> {
     let bytes = content.bytes();
     let end = bytes.len() - 1;
@@ -425,7 +434,7 @@ fn raw_request(method: &str, path: &str, version: &str, fields: &[(&str, &str)])
     text.replacen("HTTP/1.1", version, 1).into_bytes()
 }
 
-/// The body; of several ranges without what stands between them, which is another one in each second.
+/// Returns the body without multipart boundaries, because boundaries change every second.
 fn without_boundary(response: &Response) -> Vec<u8> {
     let kind = response.field("content-type").unwrap_or_default();
     let Some((_, boundary)) = kind.split_once("boundary=") else {
@@ -468,7 +477,7 @@ fn a_connection_is_kept_or_closed_as_agreed_whatever_it_was_answered_from() {
                     let got = client
                         .read(method)
                         .unwrap_or_else(|broken| panic!("{at}: {broken:?}"));
-                    // A range is a matter of GET; HEAD describes the whole.
+                    // Ranges apply only to GET. HEAD describes the complete content.
                     let expected = if method == "HEAD" && status == 206 {
                         200
                     } else {
@@ -493,7 +502,7 @@ fn a_connection_is_kept_or_closed_as_agreed_whatever_it_was_answered_from() {
             }
         }
     }
-    // Several ranges, and errors.
+    // Multi-range responses and errors.
     for (version, connection) in [("HTTP/1.0", "x"), ("HTTP/1.1", "close"), ("HTTP/1.1", "x, CLOSE")] {
         for (path, range, status) in [
             (stage.path(&stage.contents[1].1), "bytes=0-9,50-99,-5", 206),
@@ -529,7 +538,7 @@ fn a_connection_is_kept_or_closed_as_agreed_in_a_fill() {
             ("HTTP/1.1", "x", true),
             ("HTTP/1.1", "close", false),
             ("HTTP/1.0", "x", false),
-            // The end of a body whose length nobody knows is the end of an old client's connection.
+            // HTTP/1.0 has no chunks, so the end of the connection ends a body of unknown length.
             ("HTTP/1.0", "keep-alive", framing == Framing::Length),
         ] {
             let at = format!("{framing:?} {version} {connection}");
@@ -548,7 +557,7 @@ fn a_connection_is_kept_or_closed_as_agreed_in_a_fill() {
                 .send(&raw_request("GET", &path, version, &[("Connection", connection)]))
                 .unwrap();
             client.send(SMUGGLED).unwrap();
-            // The answer begins while the fill is held: this is no hit.
+            // The response begins while the fill is blocked, so the response is not a hit.
             let head = client.read_head().unwrap_or_else(|why| panic!("{at}: {why:?}"));
             assert_eq!(head.status, 200, "{at}: {head}");
             let chunked = head.field("transfer-encoding").is_some();
@@ -601,7 +610,7 @@ fn head_and_get_pipelined_in_any_order_keep_their_places() {
         }
         assert!(client.extra().is_empty(), "{kind}");
     }
-    // The first question is a fill's, the second its follower or a hit.
+    // The first response comes from a fill. The second is a follower or a hit.
     let fresh = PseudoRandom::new(fresh_seed(), 1_500_000);
     let path = stage.upstream.blob_url("a", &stage.upstream.blob(fresh.clone()));
     let mut client = stage.cache.client().open();
@@ -618,7 +627,8 @@ fn head_and_get_pipelined_in_any_order_keep_their_places() {
     client.read("GET").unwrap().expect(&fresh.bytes());
 }
 
-/// Runs a real client; whether it was content, and what it printed. `None`, with a line that says so, without it.
+/// Runs a real client. Returns its success and output. If the client is missing, prints a message
+/// and returns `None`.
 fn real_client(program: &str, args: &[&str]) -> Option<(bool, String)> {
     match std::process::Command::new(program).args(args).output() {
         Ok(output) => {
@@ -648,7 +658,7 @@ r.read()
 fn a_fill_that_breaks_is_an_error_for_every_real_client() {
     const SIZE: u64 = 2_500_000;
     let upstream = Registry::new();
-    // Skopeo knows no port inside a name.
+    // Skopeo does not support a port inside a repository name.
     let cache = Server::options(&upstream)
         .registry("upstream.test", upstream.addr())
         .start();
@@ -693,8 +703,8 @@ fn a_fill_that_breaks_is_an_error_for_every_real_client() {
                 ],
             ),
         ];
-        // The same tools are content when the upstream is: it is not the command line they complain about. A part
-        // is never the answer to being asked for the rest either, or a resumed copy would be right after all.
+        // With a good upstream, all tools succeed, so the command lines are valid. Ranges are
+        // rejected, because a resumed transfer would complete the content correctly.
         for good in [false, true] {
             if good {
                 upstream.clear_rules();

@@ -1,4 +1,5 @@
-//! Two readers of one stream of bytes: what we accept, another HTTP server splits into the same requests, or refuses.
+//! Compares the parser with hyper: hyper splits every accepted byte stream into the same requests
+//! or rejects the stream.
 
 use std::convert::Infallible;
 use std::sync::{Arc, Mutex};
@@ -14,7 +15,7 @@ use super::corpus::{self, Expect};
 /// Method and target of each request, in order.
 type Requests = Vec<(String, String)>;
 
-/// A target as any reader may write it: the scheme and the host in lower case, an empty path as `/`.
+/// Normalizes a target: scheme and host in lower case, an empty path as `/`.
 fn normal(target: &str) -> String {
     let lower = |target: &str| match target.split_once("://") {
         Some((scheme, rest)) => {
@@ -28,7 +29,7 @@ fn normal(target: &str) -> String {
     target.parse::<http::Uri>().map_or(target, |uri| uri.to_string())
 }
 
-/// As our parser finds them, up to what it refuses.
+/// Returns the requests found by the cache's parser, up to the first rejected request.
 fn ours(bytes: &[u8]) -> Requests {
     let (mut from, mut requests) = (0, Vec::new());
     while let Ok(Some((head, len))) = parse_head(&bytes[from..], &mut 0) {
@@ -45,7 +46,7 @@ fn ours(bytes: &[u8]) -> Requests {
     requests
 }
 
-/// As hyper finds them.
+/// Returns the requests found by hyper.
 async fn theirs(bytes: &[u8]) -> Requests {
     let (mut client, server) = tokio::io::duplex(1 << 20);
     let found = Arc::new(Mutex::new(Vec::new()));
@@ -86,7 +87,8 @@ fn no_request_we_accept_is_split_differently_by_another_server() {
         let theirs = runtime.block_on(theirs(&case.bytes));
         let agreed = ours.iter().zip(&theirs).all(|(one, other)| one == other);
         match theirs.len() {
-            // It may end earlier than we do. What it finds beyond is its own matter only where we have refused.
+            // Hyper may stop earlier. Additional requests in hyper only matter if the cache accepts
+            // the complete case.
             _ if !agreed => wrong.push(format!("{}: {ours:?}, by another {theirs:?}", case.name)),
             more if more > ours.len() && matches!(case.expect, Expect::Accept { .. }) => {
                 wrong.push(format!("{}: {ours:?}, by another {theirs:?}", case.name));

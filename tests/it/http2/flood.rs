@@ -1,4 +1,5 @@
-//! Floods of HTTP/2: their connection ends, memory stays where it was, and nobody beside them notices.
+//! HTTP/2 floods. The server closes the flooding connection, uses little memory, and serves other
+//! clients meanwhile.
 
 use std::io::Write as _;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,18 +12,19 @@ use crate::harness::*;
 
 const MIB: u64 = 1024 * 1024;
 
-/// A second is promised; two busy cores and a debug build may take some more.
+/// The specified limit is a second. Two busy cores and a debug build may need more.
 const SOON: Duration = Duration::from_secs(10);
 
-/// What a flood may add to the server's memory.
+/// The maximum growth of the server's memory by a flood.
 const GROWTH_MAX: u64 = 16 * MIB;
 
-/// Bytes a flood sends before it gives up.
+/// The maximum number of bytes sent by a flood.
 const FLOOD_BYTES_MAX: usize = 256 * 1024 * 1024;
 
-/// Sends what `piece` gives, as fast as it can, until the server closes; the code of its GOAWAY.
+/// Sends the pieces as fast as possible until the server closes. Returns the code of the server's
+/// GOAWAY.
 ///
-/// Meanwhile somebody else is served, and the server's memory is looked at.
+/// Meanwhile, other clients are served, and the server's memory is measured.
 fn flood(name: &str, hello: &[(u16, u32)], mut piece: impl FnMut(u32) -> Vec<u8> + Send) -> Option<u32> {
     let cache = Server::bare().start();
     cache.client().get("/v2/").expect(b"{}");
@@ -47,7 +49,7 @@ fn flood(name: &str, hello: &[(u16, u32)], mut piece: impl FnMut(u32) -> Vec<u8>
             }
         });
         scope.spawn(|| {
-            // The bystanders, on a connection of each kind.
+            // Other clients, over HTTP/2 and HTTP/1.1.
             let mut beside = Peer::begin(cache.addr());
             while !ended.load(Ordering::Relaxed) {
                 beside.get("/v2/").expect(b"{}");
@@ -71,12 +73,12 @@ fn flood(name: &str, hello: &[(u16, u32)], mut piece: impl FnMut(u32) -> Vec<u8>
     code
 }
 
-/// The code is the one that tells a flood; a reset may have destroyed the frame that has it.
+/// Expects ENHANCE_YOUR_CALM. A reset may have destroyed the frame with the code.
 fn is_calm(name: &str, code: Option<u32>) {
     assert!(matches!(code, Some(ENHANCE_YOUR_CALM) | None), "{name}: {code:?}");
 }
 
-/// The same frame, a few hundred at a time.
+/// Repeats a frame 200 times per piece.
 fn again(frame: &Frame) -> impl FnMut(u32) -> Vec<u8> + Send + use<> {
     let bytes = frame.bytes().repeat(200);
     move |_| bytes.clone()
@@ -105,7 +107,8 @@ fn resets_as_fast_as_requests_end_the_connection() {
 
 #[test]
 fn resets_we_are_made_to_send_end_the_connection() {
-    // A window that overflows, and one that grows by nothing, are mistakes of a stream that we must answer.
+    // Window overflows, malformed requests and late frames are stream errors that require an
+    // RST_STREAM.
     let overflow = flood("made you reset, overflow", &[], |turn| {
         let id = 2 * turn + 101;
         [
@@ -242,7 +245,7 @@ fn frames_of_nothing_end_the_connection() {
 
 #[test]
 fn fields_that_unfold_in_memory_end_the_request_or_the_connection() {
-    // One field of 4 KiB in the table, named a thousand times with a byte each.
+    // A field of 4 KiB in the table, referenced a thousand times with a byte each.
     let mut block = request_block("GET", "/v2/", &[]);
     block.extend_from_slice(&[0x40, 1, b'a']);
     let mut value = Vec::new();
@@ -277,7 +280,7 @@ fn streams_that_are_given_no_window_hold_no_memory() {
     hold_no_memory(&upstream, &Server::start(&upstream));
 }
 
-/// Files of such a disk are read by helper threads, whose bytes wait for room among those of the connection.
+/// Helper threads read files on a tmpfs. Their bytes wait for space in the connection's buffer.
 #[test]
 fn streams_of_a_file_that_helper_threads_read_hold_no_memory() {
     let Some(disk) = SmallDisk::mount(64 * MIB) else {
@@ -307,7 +310,8 @@ fn hold_no_memory(upstream: &Registry, cache: &Server) {
     }
     let grown = cache.rss_peak_bytes().saturating_sub(before);
     assert!(grown < 3 * GROWTH_MAX, "{grown} bytes more for 3,000 streams");
-    // A window for all, and nobody who reads: no more than the sockets and the connections' outboxes hold.
+    // All streams have a window, but no client reads. Only socket buffers and connection outboxes
+    // may hold data.
     for peer in &mut holders {
         peer.send(&settings(&[(INITIAL_WINDOW_SIZE, 0x7fff_ffff)]))
             .unwrap();
@@ -318,8 +322,9 @@ fn hold_no_memory(upstream: &Registry, cache: &Server) {
         beside.get("/v2/").expect(b"{}");
     }
     let grown = cache.rss_peak_bytes().saturating_sub(before);
-    // Helper threads read the files of a tmpfs. Without a bound, the streams of such a file hold 64 KiB each, 192 MiB; with it
-    // 15 MiB, and the memory that the allocator keeps for threads.
+    // Helper threads read the files of a tmpfs. Without a limit, each stream of such a file holds
+    // 64 KiB, 192 MiB in total. With the limit, the streams hold 15 MiB, and the allocator retains
+    // memory for threads.
     let held_max = if on_tmpfs(cache.root()) {
         128 * MIB
     } else {
@@ -336,7 +341,8 @@ fn honest_clients_in_a_hurry_are_no_flood() {
     let path = upstream.blob_url("a", &upstream.blob(content.clone()));
     cache.client().pull(&path, &content);
     let mut peer = Peer::begin(cache.addr());
-    // A hundred at once, again and again, each with a priority and two windows for each frame.
+    // Repeatedly sends a hundred concurrent requests, with a PRIORITY frame each and two
+    // WINDOW_UPDATEs per DATA frame.
     for _ in 0..60 {
         let ids: Vec<u32> = (0..100)
             .map(|_| {

@@ -3,7 +3,7 @@
 /// Requests and bodies over concurrent streams, compared with HTTP/1.1.
 mod streams;
 
-/// Floods; the server closes their connection.
+/// Floods. The server closes the flooding connection.
 mod flood;
 
 /// RFC 9113 and RFC 7541, case by case.

@@ -1,7 +1,8 @@
-//! The grammar of HTTP/2 (RFC 9113) and of its fields (RFC 7541), case by case: what must be taken, and what must be told to
-//! whom it concerns, one stream or the connection.
+//! Conformance cases for HTTP/2 (RFC 9113) and HPACK (RFC 7541): accepted frames, stream errors and
+//! connection errors.
 //!
-//! Where the specification leaves a choice between a stream's error, the connection's, and closing it, so do the cases.
+//! If the specification allows a choice between stream error, connection error and close, so do the
+//! cases.
 
 use std::time::Duration;
 
@@ -9,20 +10,20 @@ use crate::harness::client::Why;
 use crate::harness::h2::*;
 use crate::harness::*;
 
-/// What never comes is waited for this long, in failing tests only.
+/// The timeout for expected events, fully spent only by failing tests.
 const SILENCE: Duration = Duration::from_secs(30);
 
-/// Answered with an error whose body has more than a hundred bytes.
+/// The response is an error with a body of more than a hundred bytes.
 const PATH: &str = "/v2/no/such/thing";
 
 enum Expect {
-    /// GOAWAY with one of these codes, or a closed connection.
+    /// GOAWAY with a code of this list, or a closed connection.
     Connection(&'static [u32]),
-    /// RST_STREAM with one of these codes, or what ends the connection.
+    /// RST_STREAM or GOAWAY with a code of this list, or a closed connection.
     Stream(&'static [u32]),
-    /// A whole response on this stream.
+    /// A complete response on this stream.
     Served(u32),
-    /// Nothing happens: a PING is answered.
+    /// No reaction. The connection still answers a PING.
     Nothing,
 }
 use Expect::*;
@@ -86,7 +87,8 @@ fn run(cases: &[Case]) {
     Peer::begin(cache.addr()).get("/v2/").expect(b"{}");
 }
 
-// What a server has closed already takes no more: that is a case's outcome and not its failure.
+// Sending to a closed connection fails. A close is a possible outcome of a case, so send errors are
+// ignored.
 
 fn send(peer: &mut Peer, kind: u8, flags: u8, stream: u32, payload: &[u8]) {
     let _ = peer.send(&Frame::new(kind, flags, stream, payload));
@@ -106,19 +108,19 @@ fn with(peer: &mut Peer, id: u32, flags: u8, method: &str, fields: &[(&str, &str
 
 const WHOLE: u8 = END_STREAM | END_HEADERS;
 
-/// A request with exactly these fields.
+/// Sends a request with exactly these fields.
 fn exactly(peer: &mut Peer, fields: &[(&str, &str)]) {
     send(peer, HEADERS, WHOLE, 1, &hpack::block(fields));
 }
 
-/// A request whose block ends with `more`.
+/// Sends a request whose header block ends with `more`.
 fn block(peer: &mut Peer, more: &[u8]) {
     let mut block = request_block("GET", PATH, &[]);
     block.extend_from_slice(more);
     send(peer, HEADERS, WHOLE, 1, &block);
 }
 
-/// A request that is answered whole, and so closed.
+/// Sends a request and waits for the complete response. The stream is then closed.
 fn closed(peer: &mut Peer) {
     get(peer, 1, WHOLE);
     while !peer.answers.get(&1).is_some_and(|answer| answer.ended) {
@@ -579,7 +581,8 @@ fn frames_that_are_none_are_told_by_their_name() {
                 no_window(p);
                 get(p, 1, END_HEADERS);
                 p.head(1);
-                // Together: between them the body would go out, and the stream have no window any more.
+                // Sends both frames together. Otherwise the server could send the body in between,
+                // and the stream would be closed.
                 let most = i32::MAX as u32;
                 let both = [window_update(1, most), settings(&[(INITIAL_WINDOW_SIZE, most)])];
                 p.raw(&both.map(|frame| frame.bytes()).concat()).unwrap();
@@ -1029,7 +1032,7 @@ fn a_connection_begins_with_the_preface_and_settings() {
     ] {
         let mut peer = Peer::open(cache.addr());
         peer.raw(&bytes).unwrap();
-        // Whatever is said is of HTTP/1.1, and then the connection ends.
+        // The server may answer with HTTP/1.1. Then the connection ends.
         match peer.frame() {
             Ok(_) | Err(Why::Malformed(_) | Why::NoResponse | Why::Truncated) => {}
             Err(why) => panic!("{what}: {why:?}"),

@@ -1,4 +1,5 @@
-//! HTTP/2 by prior knowledge: the same answers as over HTTP/1.1, many at once, and none that looks complete and is not.
+//! HTTP/2 by prior knowledge: the same responses as over HTTP/1.1, concurrent streams, and correct
+//! ends of broken bodies.
 
 use std::time::{Duration, Instant};
 
@@ -10,7 +11,7 @@ use crate::harness::*;
 const HEAD_DEADLINE: Duration = Duration::from_secs(10);
 const SEND_STALL: Duration = Duration::from_secs(60);
 const IDLE: Duration = Duration::from_secs(75);
-/// What a deadline may be late on a busy test machine.
+/// The tolerance for deadlines on a busy test machine.
 const LATE: Duration = Duration::from_secs(10);
 
 #[test]
@@ -23,7 +24,7 @@ fn the_first_bytes_choose_the_protocol_on_one_port() {
         ("Upgrade", "h2c"),
         ("HTTP2-Settings", "AAMAAABkAAQAAP__"),
     ];
-    // An offer to change is one to be ignored.
+    // The server ignores an upgrade offer.
     cache.client().get_with("/v2/", &upgrade).expect(b"{}");
 }
 
@@ -43,7 +44,8 @@ fn over_tls_it_is_agreed_on_and_everything_is_as_without() {
     for version in [&rustls::version::TLS12, &rustls::version::TLS13] {
         let config = authority.client_config(&[version], &["h2", "http/1.1"], None);
         let mut peer = Peer::begin_tls(cache.addr(), config);
-        // Cold, then warm; many at once, small ones among them.
+        // Cold in the first round, warm in the second. Concurrent large requests and a small
+        // request.
         let ids: Vec<u32> = (0..20).map(|_| peer.request("GET", &path, &[])).collect();
         peer.get("/v2/").expect(b"{}");
         for id in ids {
@@ -53,7 +55,7 @@ fn over_tls_it_is_agreed_on_and_everything_is_as_without() {
         }
     }
     assert_eq!(upstream.gets(&content.digest()), 1);
-    // What is agreed on is spoken: HTTP/1 is a mistake now.
+    // After ALPN selects HTTP/2, HTTP/1.1 is an error.
     let config = authority.client_config(rustls::ALL_VERSIONS, &["h2"], None);
     let mut wrong = Connection::open_tls(cache.addr(), config.clone()).unwrap();
     wrong.request("GET", "/v2/", &[]).unwrap();
@@ -71,7 +73,7 @@ fn a_preface_may_come_in_any_pieces() {
     for cut in [1, 3, 14, 16, 23, 24, 25, 32] {
         let mut peer = Peer::open(cache.addr());
         peer.raw(&hello[..cut]).unwrap();
-        // No event tells that the server has read the piece; on most runs it has.
+        // No event signals that the server has read the piece. On most runs, 5 ms suffice.
         std::thread::sleep(Duration::from_millis(5));
         peer.raw(&hello[cut..]).unwrap();
         peer.get("/v2/").expect(b"{}");
@@ -104,7 +106,7 @@ fn a_beginning_that_does_not_arrive_in_time_ends_its_connection() {
 fn answers_have_the_fields_they_have_in_http_1() {
     let (_upstream, cache, content, path) = stored(9_000);
     let mut peer = Peer::begin(cache.addr());
-    // From memory, from its file, without a body, as a part, as an error.
+    // From memory, from a file, without a body, as a range, as an error.
     for (method, path, field) in [
         ("GET", path.as_str(), None),
         ("GET", &path, Some(("range", "bytes=5-99"))),
@@ -237,14 +239,14 @@ fn a_stream_without_a_window_and_one_without_bytes_stall_no_other() {
     let gate = Gate::new();
     upstream.on(On::path(held.digest()), Reply::new().hold_at(1_000_000, &gate));
     let mut peer = Peer::begin(cache.addr());
-    // No window at all for twenty large responses, from a file and from memory.
+    // No window for twenty large responses from a file and a small response from memory.
     peer.send(&settings(&[(INITIAL_WINDOW_SIZE, 0)])).unwrap();
     let slow: Vec<u32> = (0..20).map(|_| peer.request("GET", &path, &[])).collect();
     let small = peer.request("GET", "/v2/", &[]);
     for id in slow.iter().chain([&small]) {
         assert_eq!(peer.head(*id).status, 200);
     }
-    // Requests that come later have one, and are served beside them.
+    // Later requests have a window and are served meanwhile.
     let waiting = peer.request("GET", &held_path, &[]);
     peer.send(&window_update(waiting, 2_000_000)).unwrap();
     peer.head(waiting);
@@ -279,7 +281,7 @@ fn windows_of_one_byte_are_kept_to_and_no_flood() {
     let answer = peer.answer(id);
     assert_eq!((answer.received, answer.ended), (5_000, true));
     assert_eq!(content.compare(0, &answer.body), Ok(()));
-    // A setting that takes a window back below nothing, and gives it again.
+    // A setting that makes a window negative, and a setting that restores the window.
     peer.generous = false;
     peer.send(&settings(&[(INITIAL_WINDOW_SIZE, 10)])).unwrap();
     let id = peer.request("GET", &path, &[]);
@@ -309,7 +311,8 @@ fn a_wrong_byte_from_upstream_never_ends_a_stream_well() {
         let cache = Server::start(&upstream);
         let content = PseudoRandom::new(fresh_seed(), SIZE);
         let path = upstream.blob_url("a", &upstream.blob(content.clone()));
-        // What is known to be wrong before the head has gone is a clean error.
+        // An error found before the head is sent would be a clean error response. The gate ensures
+        // that the head is sent first.
         let gate = Gate::new();
         let reply = reply.range(Range::Refused).hold_at(1_200_000, &gate);
         upstream.on(On::path(content.digest()), reply);
@@ -373,7 +376,8 @@ fn what_is_refused_in_http_1_is_refused_here_and_the_next_request_is_not() {
         );
         peer.get("/v2/").expect(b"{}");
     }
-    // Above what the client was told of fields: refused without reading it, and the next one is read.
+    // Header fields above the advertised limit. The server rejects the request unread and accepts
+    // the next request.
     let id = peer.next_id();
     let block = request_block("GET", "/v2/", &[("a", &big), ("b", &big)]);
     let (first, rest) = block.split_at(16_000);
@@ -390,7 +394,7 @@ fn what_is_refused_in_http_1_is_refused_here_and_the_next_request_is_not() {
 fn a_body_nobody_asked_for_is_thrown_away_and_then_refused() {
     let cache = Server::bare().start();
     let mut peer = Peer::begin(cache.addr());
-    // One that is empty after all.
+    // A request without END_STREAM, followed by an empty body.
     let id = peer.next_id();
     let block = request_block("GET", "/v2/", &[]);
     peer.send(&Frame::new(HEADERS, END_HEADERS, id, block)).unwrap();
@@ -402,7 +406,7 @@ fn a_body_nobody_asked_for_is_thrown_away_and_then_refused() {
     peer.send(&Frame::new(HEADERS, END_HEADERS, id, block)).unwrap();
     let answer = peer.answer(id);
     assert_eq!((answer.status, answer.ended), (405, true));
-    // As fast as the stream's window lets a client that keeps to it.
+    // Sends the body as fast as the stream's window permits.
     let (mut sent, mut room) = (0, 65_535);
     let code = loop {
         while sent < 200_000 && room >= 10_000 {
@@ -438,7 +442,7 @@ fn requests_taken_back_leave_nothing_and_disturb_nobody() {
     gate.wait_arrived(1);
     for _ in 0..5 {
         let ids: Vec<u32> = (0..90).map(|_| peer.request("GET", &path, &[])).collect();
-        // Seen, and under way.
+        // The server has processed the requests and started the responses.
         peer.ping();
         for id in ids {
             peer.send(&reset(id, CANCEL)).unwrap();
@@ -501,7 +505,7 @@ fn a_stop_says_goaway_finishes_what_runs_and_leaves() {
         }
     };
     assert!(matches!(why, Why::NoResponse | Why::Truncated), "{why:?}");
-    // The first says that more is coming, the last which requests were seen.
+    // The first GOAWAY announces the shutdown, the last contains the last processed stream.
     assert_eq!(busy.goaways.first(), Some(&(i32::MAX as u32, NO_ERROR)));
     assert_eq!(busy.goaways.last(), Some(&(id, NO_ERROR)));
     let status = cache.wait_exit(PATIENCE).expect("it ends");
@@ -524,9 +528,10 @@ fn every_request_has_its_line_in_the_log() {
 #[test]
 fn idle_connections_cost_little() {
     const CONNECTIONS: usize = 500;
-    /// The promise is 200 MiB for 10,000 that have not asked for anything; a twentieth of it.
+    /// The specified limit is 200 MiB for 10,000 connections without a request. 500 connections get
+    /// a twentieth.
     const GROWTH_MAX: u64 = 10 * 1024 * 1024;
-    /// What an answer leaves: the stream's place, and the fields that the next one need not repeat.
+    /// A response leaves the stream's slot and the HPACK table entries.
     const ANSWERED_MAX: u64 = GROWTH_MAX + CONNECTIONS as u64 * 6 * 1024;
     raise_file_limit();
     let cache = Server::bare().start();

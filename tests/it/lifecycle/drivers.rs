@@ -1,12 +1,13 @@
-//! io_uring where it is refused: epoll serves instead, one line says why and what helps, and who insists is told so.
+//! If io_uring is unavailable, the cache uses epoll and logs reason and remedy. If the
+//! configuration requires io_uring, the start fails.
 
 use std::process::Command;
 
 use crate::harness::*;
 
-/// Runs what follows under a filter that answers the three calls of io_uring with the errno of the first argument, as the
-/// filters of container runtimes do; the second is the number of a user to become first, the third a limit of locked
-/// memory in bytes, 0 for what there is.
+/// Runs a command under a seccomp filter that rejects the three io_uring calls, like the filters of
+/// container runtimes do. The first argument is the errno, 0 for no filter. The second is a user ID
+/// to switch to, 0 for no switch. The third is a limit on locked memory in bytes, 0 for no change.
 const FILTER: &str = r#"
 import ctypes, os, resource, struct, sys
 errno, user, memlock = (int(word) for word in sys.argv[1:4])
@@ -47,7 +48,7 @@ fn has_python() -> bool {
     found
 }
 
-/// Whether io_uring can be had here without a filter.
+/// Whether io_uring is available without a filter.
 fn has_io_uring() -> bool {
     let found = Server::bare().env("IO_DRIVER", "io_uring").try_start().is_ok();
     if !found {
@@ -108,7 +109,8 @@ fn who_insists_on_io_uring_where_it_is_refused_is_told_what_helps() {
     }
 }
 
-/// The limit is one of a user, and root is exempt: needs root, to become nobody.
+/// The limit applies per user and not to root. The test needs root to switch to an unprivileged
+/// user.
 #[test]
 fn a_memlock_limit_that_is_too_small_is_named_with_its_cure() {
     if !has_python() || !has_io_uring() {
@@ -123,7 +125,7 @@ fn a_memlock_limit_that_is_too_small_is_named_with_its_cure() {
     std::fs::create_dir(&root).unwrap();
     let everybody = std::os::unix::fs::PermissionsExt::from_mode(0o777);
     std::fs::set_permissions(&root, everybody).unwrap();
-    // A user nobody else in these tests is: the limit counts all that he has locked.
+    // A user ID that no other test uses, because the limit counts all locked memory of a user.
     let started = Server::bare()
         .cores(2)
         .root(&root)
@@ -135,7 +137,7 @@ fn a_memlock_limit_that_is_too_small_is_named_with_its_cure() {
             assert_eq!(status.and_then(|status| status.code()), Some(2), "{stderr}");
             assert!(stderr.contains("--ulimit memlock=-1"), "{stderr}");
         }
-        // Kernels from 5.12 on, until it came back, do not count rings.
+        // Kernels from 5.12 on, until accounting was restored, do not count rings.
         Ok(cache) => cache
             .client()
             .get("/v2/")

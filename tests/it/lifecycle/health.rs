@@ -1,4 +1,4 @@
-//! What health checks are told on bad days: the truth, and in time.
+//! Health checks during failures: correct and timely.
 
 use std::time::{Duration, Instant};
 
@@ -7,16 +7,16 @@ use crate::harness::*;
 
 const CHECKS: [&str; 4] = ["/livez", "/readyz", "/healthz", "/_/health"];
 
-/// Far more than an answer takes, and less than anything it must not wait for.
+/// Far more than a response takes, and less than any wait that a health check must avoid.
 const IN_TIME: Duration = Duration::from_secs(10);
 
-/// Asks with both methods; the statuses must be the same, and come in time.
+/// Requests `path` with GET and HEAD. Both must return an equal status in time.
 pub fn check(cache: &Server, path: &str) -> u16 {
     let began = Instant::now();
     let mut get = cache.client().get(path);
     let head = cache.client().head(path);
     if get.status != head.status {
-        // The truth may have changed between the two, once.
+        // The state may change once between the two requests.
         get = cache.client().get(path);
     }
     assert!(began.elapsed() < IN_TIME, "{path} took {:?}", began.elapsed());
@@ -44,7 +44,7 @@ fn a_full_disk_leaves_it_ready() {
     }
 }
 
-/// More requests than fetches may be under way wait for an upstream that says nothing.
+/// More requests wait for a silent upstream than the cache permits concurrent fetches.
 #[test]
 fn upstreams_that_hang_leave_it_ready() {
     raise_file_limit();

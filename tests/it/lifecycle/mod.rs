@@ -6,7 +6,7 @@ mod start_and_stop;
 /// Drain, passed sockets, messages to the service manager.
 mod restart;
 
-/// Stops and restarts under clients of TLS and HTTP/2.
+/// Stops and restarts with TLS and HTTP/2 clients.
 mod restart_protocols;
 
 /// The port after a kill, an unread log, resource limits, modes of files.
@@ -15,7 +15,7 @@ mod process;
 /// Liveness and readiness while something fails.
 pub mod health;
 
-/// io_uring and epoll while the kernel refuses io_uring.
+/// io_uring and epoll if the kernel rejects io_uring.
 mod drivers;
 
 /// A panic ends at most its connection or its fill.

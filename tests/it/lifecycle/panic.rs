@@ -1,4 +1,4 @@
-//! A panic is a bug, and stays the trouble of whom it met. Needs the feature `fail-points`.
+//! A panic affects only its connection, stream or fill. Requires the feature `fail-points`.
 
 use crate::harness::client::Why;
 use crate::harness::*;
@@ -141,14 +141,15 @@ fn a_panic_on_the_way_to_the_disk_fails_no_pull() {
         cache.client().pull(&path, &content);
         cache.wait_stderr("fail point");
         cache.client().pull(&path, &content);
-        // The lock that names and removals are done under may have been held by who panicked.
+        // The panicked thread may have held the lock for names and removals.
         let next = PseudoRandom::new(fresh_seed(), 10_000);
         let next_path = upstream.blob_url("a", &upstream.blob(next.clone()));
         cache.client().pull(&next_path, &next);
         cache.wait_stored(&next.digest());
         disk::check(cache.root()).expect_sound();
         assert!(cache.is_running(), "{point}");
-        // The end may have come before the second pull was stored, and then the third is.
+        // The process may have ended before the second pull was stored. Then the third pull is
+        // stored.
         cache.set_env("FAIL_POINT", "");
         cache.restart();
         cache.client().pull(&path, &content);
@@ -157,7 +158,8 @@ fn a_panic_on_the_way_to_the_disk_fails_no_pull() {
     }
 }
 
-/// A process that lives on as a part of itself would not be restarted.
+/// A process with a dead core or watchdog must end, because otherwise nothing would restart the
+/// process.
 #[test]
 fn a_panic_on_a_core_or_in_the_watchdog_ends_the_process() {
     for (point, nth, said) in [

@@ -1,4 +1,5 @@
-//! What a process depends on beside clients and registries: its port, the reader of its log, its limits and modes.
+//! Dependencies of the process besides clients and registries: port, log reader, resource limits
+//! and file modes.
 
 use std::fs::File;
 use std::io::{Read as _, Write as _};
@@ -16,7 +17,7 @@ use crate::harness::*;
 
 const MIB: u64 = 1024 * 1024;
 
-/// A loopback address that no other test uses, so that nothing else can take a port there.
+/// Returns a loopback address that no other test uses, so that the port stays free.
 fn address_of_our_own() -> SocketAddr {
     let [.., a, b, c] = fresh_seed().to_be_bytes();
     SocketAddr::from((Ipv4Addr::new(127, a | 1, b, c.clamp(1, 254)), 5_000))
@@ -32,14 +33,15 @@ fn a_killed_server_starts_again_on_its_port_at_once() {
     let content = PseudoRandom::new(fresh_seed(), 100_000);
     let path = upstream.blob_url("a", &upstream.blob(content.clone()));
     for round in 0..20 {
-        // Connections are open, and one of them waits for a request.
+        // Connections are open, and one connection waits for a request.
         let _kept = cache.client().open();
         cache.client().pull(&path, &content);
         let signal = [Signal::KILL, Signal::ABORT][round % 2];
         cache.signal(signal);
         cache.wait_exit(PATIENCE).expect("it ends by a signal");
         cache.restart();
-        // The port was free when the process was gone: nothing of it, io_uring included, keeps the listener.
+        // The port was free after the process ended. Neither the process nor io_uring keeps the
+        // listener open.
         assert!(
             !cache.stderr().contains("the address is in use"),
             "round {round}: {}",
@@ -72,7 +74,7 @@ fn home_with(config: &str) -> TempDir {
     home
 }
 
-/// A server whose standard error is a pipe that is full.
+/// A server whose standard error is a full pipe.
 struct Unread {
     child: Child,
     addr: SocketAddr,
@@ -81,7 +83,7 @@ struct Unread {
 }
 
 impl Unread {
-    /// With `config` and these further variables.
+    /// Starts a server with `config` and additional variables.
     fn spawn(config: &str, env: &[(&str, &str)]) -> Self {
         let home = home_with(config);
         let (reader, writer) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).unwrap();
@@ -114,7 +116,7 @@ impl Unread {
         Client::new(self.addr)
     }
 
-    /// Its exit code.
+    /// Waits for the exit code.
     fn wait(&mut self) -> Option<i32> {
         let mut status = None;
         eventually("it ends", || {
@@ -138,7 +140,7 @@ impl Drop for Unread {
     }
 }
 
-/// Writes to a pipe until it takes no more; it blocks again afterwards.
+/// Fills a pipe completely and restores blocking mode.
 fn fill(pipe: &OwnedFd) {
     rustix::pipe::fcntl_setpipe_size(pipe, 4096).unwrap();
     let flags = rustix::fs::fcntl_getfl(pipe).unwrap();
@@ -147,7 +149,8 @@ fn fill(pipe: &OwnedFd) {
     rustix::fs::fcntl_setfl(pipe, flags).unwrap();
 }
 
-/// A cold pull of a manifest and a blob, a hit, and a refusal: everything that logs. The time that it took.
+/// Causes every kind of log line: cold pulls of a manifest and a blob, a hit, and an error. Returns
+/// the elapsed time.
 fn pull(upstream: &Registry, client: &Client) -> Duration {
     let seed = fresh_seed();
     let name = format!("r{seed:x}");
@@ -170,7 +173,7 @@ fn a_reader_of_the_log_that_stops_reading_costs_lines_and_nothing_else() {
     let upstream = Registry::new();
     let alone = Server::options(&upstream).env("LOG_LEVEL", "debug").start();
     let mut cache = Unread::behind(&upstream, &[("LOG_LEVEL", "debug")]);
-    // In turns, so that what else the machine does meets both.
+    // Alternates between both servers, so that other load on the machine affects both.
     let (mut read, mut unread): (Vec<Duration>, Vec<Duration>) = (0..40)
         .map(|_| (pull(&upstream, &alone.client()), pull(&upstream, &cache.client())))
         .unzip();
@@ -194,7 +197,7 @@ fn a_reader_that_reads_again_learns_how_many_lines_it_missed() {
     let digest = upstream.blob("x");
     let path = format!("{}?{}", upstream.blob_url("a", &digest), "x".repeat(900));
     let client = cache.client();
-    // Each line has a kilobyte, and 2 MiB wait at most.
+    // Each line has a kilobyte. The log queue holds 2 MiB.
     let mut connection = client.open();
     for _ in 0..4_000 {
         connection.request("GET", &path, &[]).unwrap();
@@ -265,7 +268,7 @@ fn a_panic_ends_its_connection_and_no_other_although_nobody_reads_the_log() {
 fn a_log_that_is_closed_changes_nothing() {
     let upstream = Registry::new();
     let mut cache = Unread::behind(&upstream, &[("LOG_LEVEL", "debug")]);
-    // The writer gets EPIPE from here on.
+    // From here on, writes fail with EPIPE.
     cache.reader = File::open("/dev/null").unwrap();
     for _ in 0..5 {
         pull(&upstream, &cache.client());
@@ -280,7 +283,8 @@ fn a_service_in_the_background_of_a_terminal_goes_on_when_it_logs() {
     let addr = address_of_our_own();
     let server = Server::command(&home.path, &home.path.join("store"));
     let pid_file = home.path.join("pid");
-    // The shell leads the session of a terminal of its own; with `set -m` its job is a process group in the background.
+    // The shell leads the session of a new terminal. Under `set -m`, its job is a background
+    // process group.
     let words = format!(
         "stty tostop; set -m; '{}' & echo $! > '{}'; wait $!",
         server.get_program().display(),
@@ -310,7 +314,7 @@ fn a_service_in_the_background_of_a_terminal_goes_on_when_it_logs() {
     };
     let mut stopped = false;
     eventually("it listens, or is stopped", || {
-        // The shell ends when its job is stopped.
+        // The shell exits when its job is stopped.
         stopped = is_stopped() || terminal.0.try_wait().unwrap().is_some();
         stopped || TcpStream::connect(addr).is_ok()
     });
@@ -324,12 +328,12 @@ fn a_service_in_the_background_of_a_terminal_goes_on_when_it_logs() {
         status = terminal.0.try_wait().unwrap();
         status.is_some()
     });
-    // Its number may be another process's from here on.
+    // From here on, the process ID may belong to another process.
     std::mem::forget(job);
     assert_eq!(status.and_then(|status| status.code()), Some(0));
 }
 
-/// A job of a shell, which a test that fails ends.
+/// A job of a shell. Killed if the test fails.
 struct Job(rustix::process::Pid);
 
 impl Drop for Job {
@@ -338,7 +342,7 @@ impl Drop for Job {
     }
 }
 
-/// A process that does not outlive its test.
+/// A process that is killed at the end of its test.
 struct Ended(Child);
 
 impl Drop for Ended {
@@ -380,7 +384,7 @@ fn a_start_without_standard_descriptors_gives_their_numbers_to_nothing_else() {
     assert_eq!(server.stop(), Some(0));
 }
 
-/// A server that a shell has prepared by `words`.
+/// Returns options for a server that a shell starts after `words`.
 fn prepared(upstream: &Registry, words: &str) -> server::Options {
     let script = format!("{words} && exec \"$0\" \"$@\"");
     Server::options(upstream).launched_by(&["sh", "-c", &script])
@@ -406,7 +410,7 @@ fn a_limit_of_the_file_size_costs_the_caching_of_what_is_larger_and_nothing_else
     cache.settled_store().expect_clean();
 }
 
-/// Every file and directory below `dir`, and `dir`.
+/// Returns path, mode and kind of `dir` and every file and directory below.
 fn modes(dir: &Path) -> Vec<(String, u32, bool)> {
     let mut found = Vec::new();
     let mut waiting = vec![dir.to_owned()];

@@ -1,4 +1,4 @@
-//! Stopping without cutting anybody off, starting again without losing anybody, and what a service manager hears of it.
+//! Stops and restarts without broken requests, passed sockets, and messages to a service manager.
 
 use std::net::TcpListener;
 use std::os::unix::net::UnixDatagram;
@@ -14,7 +14,7 @@ use crate::harness::*;
 
 const MIB: u64 = 1024 * 1024;
 
-/// What clients of a load ask for: content of sizes that go each of the server's ways.
+/// The requests of load clients. The content sizes cover all response paths of the server.
 pub struct Load {
     pub paths: Vec<(String, PseudoRandom)>,
     pub stop: AtomicBool,
@@ -22,7 +22,7 @@ pub struct Load {
 }
 
 impl Load {
-    /// Content that `cache` holds, as `client` of it found out.
+    /// Pulls and stores the content of a load.
     pub fn new(cache: &Server, client: &Client, upstream: &Registry) -> Self {
         let paths = [100, 40_000, 300_000, 3 * MIB].map(|size| {
             let content = PseudoRandom::new(fresh_seed(), size);
@@ -39,7 +39,7 @@ impl Load {
         }
     }
 
-    /// Waits until `count` more responses have come.
+    /// Waits for `count` more responses.
     pub fn wait_for(&self, count: usize) {
         let wanted = self.done.load(Ordering::Relaxed) + count;
         eventually("the load moves", || {
@@ -47,9 +47,9 @@ impl Load {
         });
     }
 
-    /// Sends requests to `client` until it is told to stop, each on a connection of its own or several on one. A connection
-    /// that is closed between two responses is replaced: that is what clients do with kept connections. Everything else is
-    /// for `broken` to judge.
+    /// Sends requests to `client` until the load stops, with one or several requests per
+    /// connection. A connection that is closed between two responses is replaced, as usual for HTTP
+    /// clients. All other failures are reported to `broken`.
     pub fn run(&self, client: &Client, seed: u64, broken: impl Fn(&Why, bool)) {
         let mut random = Random::new(seed);
         while !self.stop.load(Ordering::Relaxed) {
@@ -97,11 +97,11 @@ pub fn listener() -> Arc<TcpListener> {
     Arc::new(TcpListener::bind("127.0.0.1:0").unwrap())
 }
 
-/// Told by a client what broke, and whether a response had begun.
+/// Receives a failure of a client, and whether a response had begun.
 pub type Broken<'a> = dyn Fn(&Why, bool) + 'a;
 
-/// A cache under the load of four clients is told to stop, again and again; `STOPS` says how often. `run` is one client: it
-/// begins when it is called, ends when it is told to by the load, and says what breaks.
+/// Repeatedly stops a cache under the load of four clients. `STOPS` sets the number of stops. `run`
+/// runs a client until the load stops, and reports failures.
 pub fn stops_under_load(
     options: server::Options,
     upstream: &Registry,
@@ -126,7 +126,8 @@ pub fn stops_under_load(
                 scope.spawn(move || {
                     run(load, client, seed, &|why, begun| {
                         assert!(!begun, "stop {stop}: a response was cut: {why:?}");
-                        // A connection that arrives while the listener closes is refused, and has lost nothing.
+                        // A connection attempt while the listener closes is refused and loses
+                        // nothing.
                         assert!(
                             terminated.load(Ordering::SeqCst),
                             "stop {stop}: {why:?} before the signal"
@@ -145,7 +146,8 @@ pub fn stops_under_load(
     }
 }
 
-/// A cache that is passed its socket is replaced under the load of six clients, again and again; nothing may break.
+/// Repeatedly restarts a cache with a passed socket under the load of six clients. No request may
+/// fail.
 pub fn restarts_under_load(
     options: server::Options,
     upstream: &Registry,
@@ -239,13 +241,14 @@ fn readiness_fails_first_and_all_else_goes_on_for_the_delay() {
     }
     cache.client().pull(&path, &content);
     assert!(cache.is_running());
-    // A second signal waits for nothing.
+    // A second signal skips the delay.
     cache.sigterm();
     let status = cache.wait_exit(Duration::from_secs(10)).expect("it ends at once");
     assert_eq!(status.code(), Some(1));
 }
 
-/// The kernel has taken them, the server has not: a stop must not send them away.
+/// The kernel has accepted these connections, but the server has not. A stop must not drop the
+/// connections.
 #[test]
 fn who_has_just_connected_when_it_stops_is_answered() {
     let upstream = Registry::new();
@@ -253,7 +256,7 @@ fn who_has_just_connected_when_it_stops_is_answered() {
     let digest = upstream.blob(PseudoRandom::new(fresh_seed(), 8 * MIB));
     let gate = Gate::new();
     upstream.on(On::path(&digest), Reply::new().hold_at(4 * MIB, &gate));
-    // Holds the end up, so that there is time.
+    // Delays the exit of the server.
     let mut busy = cache.client().open();
     busy.request("GET", &upstream.blob_url("a", &digest), &[])
         .unwrap();
@@ -293,7 +296,7 @@ fn after_the_delay_it_stops_as_ever() {
 fn passed_sockets_are_served_by_all_cores_and_nothing_is_bound() {
     let (first, second) = (listener(), listener());
     let mut cache = Server::bare()
-        // Taken: binding it would fail.
+        // An occupied address, so that binding would fail.
         .env("LISTEN_ADDR", first.local_addr().unwrap())
         .cores(2)
         .pass("http", &first)
@@ -338,7 +341,7 @@ fn who_comes_between_two_generations_is_served_by_the_next() {
 fn what_is_passed_and_no_listening_socket_is_refused() {
     let socket = std::net::TcpStream::connect(listener().local_addr().unwrap());
     drop(socket);
-    // A connected socket, dressed as a listener.
+    // A connected socket, passed as a listener.
     let listening = listener();
     let connected = std::net::TcpStream::connect(listening.local_addr().unwrap()).unwrap();
     let dressed = Arc::new(TcpListener::from(std::os::fd::OwnedFd::from(connected)));
@@ -351,7 +354,7 @@ fn what_is_passed_and_no_listening_socket_is_refused() {
 
 // ---- The service manager ---------------------------------------------------------------------------------------------
 
-/// A service manager's ear.
+/// A service manager's notification socket.
 pub struct Manager {
     pub socket: UnixDatagram,
     dir: TempDir,
@@ -371,7 +374,7 @@ impl Manager {
         self.dir.path.join("notify").display().to_string()
     }
 
-    /// The next news that `wanted` wants.
+    /// Returns the next message accepted by `wanted`.
     pub fn hear(&self, wanted: impl Fn(&str) -> bool) -> String {
         let mut buffer = [0; 1_024];
         loop {

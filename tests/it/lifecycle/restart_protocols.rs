@@ -1,4 +1,4 @@
-//! Stops and restarts as clients of TLS and HTTP/2 see them.
+//! Stops and restarts with TLS and HTTP/2 clients.
 
 use std::collections::BTreeSet;
 use std::sync::atomic::Ordering;
@@ -12,15 +12,17 @@ use crate::tls::Pki;
 
 const MIB: u64 = 1024 * 1024;
 
-/// Far less than a handshake or a request may take, and far more than a stop with nobody to wait for.
+/// Far less than the timeout of a handshake or request, and far more than a stop without active
+/// requests.
 const SOON: Duration = Duration::from_secs(8);
 
 fn https(pki: &Pki, cache: &Server) -> Client {
     Client::with_tls(cache.addr_for("https"), pki.authority.client())
 }
 
-/// One client of HTTP/2: connections that `begin` makes, of a few rounds, each of one to four requests at once. A request the
-/// server says it has not seen is asked again elsewhere; every other is answered, or broken.
+/// Runs an HTTP/2 client. Each connection of `begin` carries a few rounds of one to four concurrent
+/// requests. A request that the server reports as unprocessed is repeated on another connection.
+/// All other requests must be answered.
 fn run_h2(load: &Load, begin: impl Fn() -> Result<Peer, Why>, seed: u64, broken: &Broken<'_>) {
     let mut random = Random::new(seed);
     while !load.stop.load(Ordering::Relaxed) {
@@ -31,7 +33,7 @@ fn run_h2(load: &Load, begin: impl Fn() -> Result<Peer, Why>, seed: u64, broken:
                 continue;
             }
         };
-        // The last stream that will be answered, once that is said.
+        // The last stream that the server will answer, after a GOAWAY.
         let mut last = u32::MAX;
         let mut heard = false;
         'rounds: for _ in 0..=random.below(4) {
@@ -52,7 +54,8 @@ fn run_h2(load: &Load, begin: impl Fn() -> Result<Peer, Why>, seed: u64, broken:
                 match peer.step() {
                     Ok(_) => heard = true,
                     Err(why) => {
-                        // Who has heard nothing was not let in; who has was promised an answer.
+                        // A connection without any received frame was not accepted. An accepted
+                        // connection must answer all requests.
                         broken(&why, heard);
                         break 'rounds;
                     }
@@ -81,7 +84,7 @@ fn plain_h2(load: &Load, client: &Client, seed: u64, broken: &Broken<'_>) {
     run_h2(load, || Peer::try_begin(client.addr), seed, broken);
 }
 
-/// The same client over TLS, for the certificates of `pki`.
+/// Returns the HTTP/2 client over TLS, for the certificates of `pki`.
 fn h2_over_tls(pki: &Pki) -> impl Fn(&Load, &Client, u64, &Broken<'_>) + Sync + use<> {
     let config = pki.authority.client_config(rustls::ALL_VERSIONS, &["h2"], None);
     move |load, client, seed, broken| {
@@ -157,8 +160,8 @@ fn a_rolling_restart_over_http2_and_tls_fails_no_request() {
     );
 }
 
-/// What is half-way over TLS when it stops: a body, an idle session, a session that has not asked yet, a connection without
-/// a word.
+/// At the stop, TLS connections are in several states: in a body, idle, before the first request,
+/// before the handshake.
 #[test]
 fn over_tls_a_stop_ends_what_idles_in_order_and_waits_for_what_runs() {
     let (pki, upstream) = (Pki::new(), Registry::new());
@@ -180,7 +183,7 @@ fn over_tls_a_stop_ends_what_idles_in_order_and_waits_for_what_runs() {
     cache.sigterm();
     asking.request("GET", "/v2/", &[]).unwrap();
     asking.read("GET").unwrap().expect(b"{}");
-    // A session that ends without its alert would be an error here.
+    // A TLS session without close alert would be an error here.
     assert_eq!(idle.read_to_close(), (Vec::new(), Why::Truncated));
     let mut silent = silent;
     assert_eq!(silent.read_to_close().0, b"");
@@ -197,7 +200,7 @@ fn over_tls_a_stop_ends_what_idles_in_order_and_waits_for_what_runs() {
     assert!(status.success(), "{status:?}");
 }
 
-/// Neither who connects and says nothing nor who has a session and asks for nothing keeps it from stopping.
+/// Silent connections and TLS sessions without a request do not delay a stop.
 #[test]
 fn nobody_who_is_silent_holds_a_stop_up() {
     let pki = Pki::new();
@@ -212,7 +215,7 @@ fn nobody_who_is_silent_holds_a_stop_up() {
     assert!(began.elapsed() < SOON, "{:?}", began.elapsed());
 }
 
-/// A client of HTTP/2 that is told to go asks for one more thing before it has heard of it.
+/// An HTTP/2 client sends another request before processing the GOAWAY.
 #[test]
 fn over_http2_what_is_asked_while_it_says_goodbye_is_answered() {
     let mut cache = Server::bare().start();
@@ -222,7 +225,7 @@ fn over_http2_what_is_asked_while_it_says_goodbye_is_answered() {
     while peer.goaways.is_empty() {
         peer.step().unwrap();
     }
-    // The first of two: it names no last stream yet.
+    // The first of two GOAWAYs does not contain the last stream yet.
     assert_eq!(peer.goaways.last(), Some(&(i32::MAX as u32, NO_ERROR)));
     let id = peer.request("GET", "/v2/", &[]);
     peer.answer(id).expect(b"{}");

@@ -1,4 +1,4 @@
-//! Starting, being asked how it is, and ending.
+//! Start, health checks, command line and stop.
 
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -9,7 +9,8 @@ use crate::harness::*;
 
 const MIB: u64 = 1024 * 1024;
 
-/// Runs the binary to its end with these arguments and this environment; exit code, stdout, stderr.
+/// Runs the binary with these arguments and environment until exit. Returns exit code, stdout and
+/// stderr.
 fn run(args: &[&str], env: &[(&str, &str)]) -> (Option<i32>, String, String) {
     let home = TempDir::new();
     let mut command = Server::command(&home.path, &home.path.join("store"));
@@ -21,7 +22,7 @@ fn run(args: &[&str], env: &[(&str, &str)]) -> (Option<i32>, String, String) {
     (status, out, err)
 }
 
-/// Waits for the end of a process that ought to end at once, and ends it if it does not.
+/// Waits for a process that should exit immediately. Kills the process after 10 s.
 fn finish(mut command: Command) -> (Option<i32>, String, String) {
     let child = command
         .stdin(Stdio::null())
@@ -250,7 +251,7 @@ fn a_second_process_on_the_same_store_is_refused() {
         .client()
         .get(&upstream.blob_url("a", &digest))
         .expect(b"hello");
-    // The lock ends with its holder, however that ends.
+    // The lock ends with its holder, even after a kill.
     first.kill9();
     let third = Server::options(&upstream).root(first.root()).start();
     upstream.down();
@@ -381,8 +382,8 @@ fn the_last_requests_before_a_stop_are_in_the_log() {
     );
 }
 
-/// A pinned core starts helper threads too; they must not inherit its CPU, or what was to be kept off the core is done
-/// on it all the same.
+/// A pinned core also starts helper threads. If a helper thread inherited the core's CPU, its work
+/// would delay the core.
 #[test]
 fn helper_threads_may_run_on_every_cpu() {
     let upstream = Registry::new();
@@ -408,7 +409,7 @@ fn helper_threads_may_run_on_every_cpu() {
         let name = std::fs::read_to_string(task.join("comm")).unwrap_or_default();
         if name.starts_with("helper") {
             helpers += 1;
-            // A thread may have ended since it was listed.
+            // A thread may have ended since the listing.
             assert!(cpus(&task).is_none_or(|list| list == all), "{name}");
         }
     }

@@ -1,4 +1,5 @@
-//! Cores, disks and helper threads that hang, and what is said and done about it. Needs the feature `fail-points`.
+//! Stalled cores, disks and helper threads: logs, health checks and process exit. Requires the
+//! feature `fail-points`.
 
 use std::os::unix::process::ExitStatusExt as _;
 use std::time::Duration;
@@ -14,7 +15,8 @@ fn with_fault(upstream: &Registry, point: &str) -> server::Options {
         .env("ACCESS_LOG", "off")
 }
 
-/// Asks until a core answers that moves: the others take connections too. The status.
+/// Repeats the request until a live core answers, because the stalled core accepts connections too.
+/// Returns the status.
 fn ask_the_living(cache: &Server, path: &str) -> Option<u16> {
     for _ in 0..50 {
         let Ok(mut connection) = Connection::open(cache.addr()) else {
@@ -39,7 +41,7 @@ fn a_core_that_stalls_ends_liveness_and_one_that_comes_back_restores_it() {
     stalled.request("GET", "/v2/", &[]).unwrap();
     cache.wait_stderr("has not moved for 5 s (thread ");
     for path in ["/livez", "/healthz", "/readyz", "/_/health"] {
-        // The core may be back before the last of them.
+        // The core may recover before the last check.
         let status = ask_the_living(&cache, path);
         assert!(matches!(status, Some(503 | 200)), "{path}: {status:?}");
         if path == "/livez" && !cache.stderr().contains("moves again") {
@@ -70,7 +72,8 @@ fn a_core_that_stays_away_ends_the_process_and_no_service_manager_hears_that_all
     stalled.request("GET", "/v2/", &[]).unwrap();
     cache.wait_stderr("has not moved for 5 s");
     assert_eq!(ask_the_living(&cache, "/livez"), Some(503));
-    // What was said before is read; after that there is silence until the end.
+    // Discards earlier messages. Afterwards the service manager must receive nothing until the
+    // exit.
     manager.socket.set_nonblocking(true).unwrap();
     while manager.socket.recv(&mut [0; 64]).is_ok() {}
     let status = cache.wait_exit(Duration::from_secs(60)).expect("it is given up");
@@ -88,14 +91,14 @@ fn a_core_that_stays_away_ends_the_process_and_no_service_manager_hears_that_all
     assert!(manager.socket.recv(&mut news).is_err(), "{}", news.escape_ascii());
 }
 
-/// Every lookup hangs, as on a disk or a network file system that is gone.
+/// Every lookup hangs, like on a failed disk or network file system.
 #[test]
 fn a_disk_that_hangs_costs_readiness_only_where_no_upstream_may_be_asked() {
     let upstream = Registry::new();
     let image = Image::small(&upstream, "a", "v1", fresh_seed());
     let cache = with_fault(&upstream, "store-lookup:hang:1").start();
     for _ in 0..2 {
-        // By tag, and not for ever: what makes it right to be ready.
+        // Requests by tag succeed in bounded time, so the cache is rightly ready.
         cache
             .client()
             .get(&upstream.manifest_url("a", "v1"))
@@ -111,12 +114,12 @@ fn a_disk_that_hangs_costs_readiness_only_where_no_upstream_may_be_asked() {
         .start();
     eventually("not ready", || check(&cache, "/readyz") == 503);
     assert_eq!(check(&cache, "/livez"), 200);
-    // Nobody asks for anything, and it is still so.
+    // Without further requests, the cache stays not ready.
     cache.wait_stderr("the store has not moved for 5 s");
     assert_eq!(check(&cache, "/readyz"), 503);
 }
 
-/// By-tag GETs hang, and nobody is sent here meanwhile.
+/// GETs by tag hang. While the cache is not ready, load balancers send no requests.
 #[test]
 fn helper_threads_that_hang_cost_readiness_and_health_is_told_without_them() {
     let upstream = Registry::new();
@@ -136,7 +139,7 @@ fn helper_threads_that_hang_cost_readiness_and_health_is_told_without_them() {
     eventually("ready again", || check(&cache, "/readyz") == 200);
 }
 
-/// The other threads of the pool go on, and what waits behind the one that hangs does not.
+/// The other threads of the pool continue, but jobs behind the stalled thread do not.
 #[test]
 fn one_helper_thread_of_several_that_hangs_costs_readiness() {
     let upstream = Registry::new();
@@ -155,7 +158,7 @@ fn one_helper_thread_of_several_that_hangs_costs_readiness() {
     eventually("ready again", || check(&cache, "/readyz") == 200);
 }
 
-/// The time of the middle one of some hits.
+/// Returns the median time of 51 hits.
 fn hit(cache: &Server, path: &str, content: &PseudoRandom) -> Duration {
     let mut times: Vec<Duration> = (0..51)
         .map(|_| {
@@ -168,8 +171,8 @@ fn hit(cache: &Server, path: &str, content: &PseudoRandom) -> Duration {
     times[25]
 }
 
-/// One client's requests hold every thread for lookups, on a disk that does not answer them; another's content is open or in
-/// memory.
+/// A client's requests occupy all lookup threads on a hanging disk. Another client's content is
+/// open or in memory.
 #[test]
 fn a_client_that_takes_every_lookup_leaves_the_hits_of_others_as_they_are() {
     raise_file_limit();
@@ -206,7 +209,7 @@ fn a_client_that_takes_every_lookup_leaves_the_hits_of_others_as_they_are() {
         let most = 2 * alone + Duration::from_millis(20);
         assert!(beside <= most, "{beside:?} beside {alone:?}");
     }
-    // A page of an open file that the kernel took back is read by a helper thread.
+    // A helper thread reads a page of an open file that the kernel has evicted.
     let name = contents[1].digest().replace(':', "-");
     forget_cached(&cache.root().join("blobs").join(name));
     cache.client().pull(&paths[1], &contents[1]);

@@ -1,6 +1,7 @@
-//! Who may read what of the fake registry, and how they say who they are: users, rights, challenges, tokens.
+//! Authentication and access rights of the fake registry: users, rights, challenges, tokens.
 //!
-//! Without users and rights every token is good for what it was asked for, which is all that most scenarios need.
+//! Without users and rights, every token is valid for its requested repositories. Most tests need
+//! no more.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -11,21 +12,21 @@ use crate::harness::content::{Content, sha256};
 use crate::harness::fresh_seed;
 use crate::harness::jwt::Signer;
 
-/// Stands for everybody in the table of rights.
+/// The entry for anonymous access in the table of rights.
 const ANYBODY: &str = "";
 
-/// What a registry takes as a proof of who somebody is.
+/// The credentials that a registry accepts.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Scheme {
-    /// Tokens only; even what anybody may read needs one.
+    /// Tokens only. Public content also requires a token.
     Bearer,
-    /// User and password with each request; what anybody may read needs nothing.
+    /// User and password with each request. Public content requires no credentials.
     Basic,
-    /// Tokens, and user and password too.
+    /// Tokens, or user and password.
     Either,
 }
 
-/// Under which name a token service gives its token.
+/// The JSON field in which a token service returns the token.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum TokenField {
     Both,
@@ -33,40 +34,43 @@ pub enum TokenField {
     AccessToken,
 }
 
-/// How access is asked for. Tokens come from the first listener unless `realm` says otherwise.
+/// The authentication of a registry. The first listener serves tokens unless `realm` is set.
 #[derive(Clone)]
 pub struct Auth {
     pub scheme: Scheme,
     pub service: String,
     pub token_ttl: Duration,
-    /// How long before it is given a token was signed; for those a [`Signer`] makes.
+    /// The age of a token at the time of its issue. For tokens of a [`Signer`].
     pub token_age: Duration,
-    /// The realm of the challenge; `path` on the first listener unless set.
+    /// The realm of the challenge. `path` on the first listener unless set.
     pub realm: Option<String>,
-    /// Path of the token service: `/token`, `/token/`, `/v2/token`, `/v2/auth` or `/oauth2/token`.
+    /// The path of the token service: `/token`, `/token/`, `/v2/token`, `/v2/auth` or
+    /// `/oauth2/token`.
     pub path: &'static str,
-    /// The scope of challenges, where it is not `repository:<name>:pull`. Tokens of it are good for everything that
-    /// their user may read.
+    /// The scope of challenges, if not `repository:<name>:pull`. Tokens with this scope are valid
+    /// for all repositories that the user may read.
     pub scope: Option<&'static str>,
-    /// The `Authorization` value the token endpoint wants; `None` gives tokens to anybody.
+    /// The required `Authorization` value at the token endpoint. `None` issues tokens to every
+    /// client.
     pub token_authorization: Option<String>,
     /// `Authorization` values accepted for content besides tokens.
     pub also_accept: Vec<String>,
     pub token_field: TokenField,
-    /// Whether a token comes with `expires_in`.
+    /// Whether the token response contains `expires_in`.
     pub tells_expiry: bool,
-    /// What the token service answers to GET and POST where it does not serve them.
+    /// The status for GET and for POST, if the token service does not support the method.
     pub get_refused: Option<u16>,
     pub post_refused: Option<u16>,
-    /// What the token service answers for what the caller may not read; `None` gives a token that is good for nothing.
+    /// The status for a token request beyond the client's rights. `None` returns a token without
+    /// rights.
     pub token_refused: Option<u16>,
-    /// What a token that has expired is answered with.
+    /// The status for an expired token.
     pub expired: u16,
-    /// What somebody who is known is answered with for what he may not read, or what is not there.
+    /// The status for an authenticated client if content is forbidden or missing.
     pub hidden: u16,
-    /// Challenges written before ours, each on its own line.
+    /// Challenges in front of the registry's own challenge, each in a separate field.
     pub other_challenges: Vec<&'static str>,
-    /// Makes tokens that another registry can check.
+    /// Signs tokens that another registry can verify.
     pub signer: Option<Arc<Signer>>,
 }
 
@@ -104,12 +108,12 @@ impl Auth {
     }
 }
 
-/// `Basic …` of a user and password.
+/// Returns `Basic …` of a user and password.
 pub fn basic(user: &str, password: &str) -> String {
     format!("Basic {}", base64(format!("{user}:{password}").as_bytes()))
 }
 
-/// Standard base64 with padding.
+/// Encodes standard base64 with padding.
 pub fn base64(bytes: &[u8]) -> String {
     const LETTERS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let mut text = String::new();
@@ -128,17 +132,17 @@ pub fn base64(bytes: &[u8]) -> String {
     text
 }
 
-/// The access rules in force, and the tokens given out under them.
+/// The current access rules, and the tokens issued by them.
 #[derive(Default)]
 pub(super) struct Access {
     pub auth: Option<Auth>,
     users: HashMap<String, String>,
     identity_tokens: HashMap<String, String>,
-    /// Repository to its readers. A repository nobody may read is as good as missing.
+    /// The readers of each repository. A repository without readers counts as missing.
     rights: HashMap<String, HashSet<String>>,
     tokens: HashMap<String, Token>,
     given: u64,
-    /// Makes its tokens other ones than those of any other registry.
+    /// A random value that makes tokens unique among registries.
     seed: u64,
 }
 
@@ -153,12 +157,12 @@ enum Repositories {
     Named(Vec<String>),
 }
 
-/// What is wrong with a request for content.
+/// The reason for rejecting a content request.
 pub(super) enum Wrong {
-    /// It does not say who asks, or not believably.
+    /// Missing or invalid credentials.
     Unknown,
     Expired,
-    /// Whoever asks may not read this.
+    /// The client has no right to read the content.
     Hidden,
 }
 
@@ -241,7 +245,8 @@ impl Access {
         }
     }
 
-    /// The answer to a request for content that may not be read. `own` is where the first listener is.
+    /// Returns the answer to a rejected content request. `own` is the address of the first
+    /// listener.
     pub fn refusal(&self, wrong: Wrong, repository: &str, own: &str) -> Answer {
         let auth = self.auth.as_ref().expect("refused by its rules");
         let (status, error) = match wrong {
@@ -277,7 +282,8 @@ impl Access {
         answer
     }
 
-    /// A new token for `repositories`; it says who it is for and not what that user may read.
+    /// Issues a new token for `repositories`. The token identifies the user; rights are checked on
+    /// each request.
     pub fn give(&mut self, user: Option<&str>, repositories: Vec<String>) -> String {
         let auth = self.auth.as_ref().expect("there are tokens");
         self.given += 1;
@@ -303,7 +309,7 @@ impl Access {
         token
     }
 
-    /// The token service.
+    /// Answers a request to the token service.
     pub fn token(&mut self, seen: &RecordedRequest) -> Answer {
         let Some(auth) = self.auth.clone() else {
             return Answer::error(404);
@@ -341,7 +347,7 @@ impl Access {
         {
             return Answer::error(401);
         }
-        // Without users nobody is known, and what is sent does not matter.
+        // Without users, all clients are anonymous and sent credentials are ignored.
         let user = if self.users.is_empty() {
             None
         } else if seen.method == "POST" {

@@ -1,6 +1,6 @@
-//! Habits of real registries: where they keep blobs, what they refuse, what they count.
+//! Deviations of real registries: locations of blobs, unsupported requests, pull limits.
 //!
-//! [`Registry::like`] puts on the habits of one of them; a test may then change single ones.
+//! [`Registry::preset`] imitates a real registry. A test may then change single properties.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -10,13 +10,13 @@ use super::access::{Auth, Scheme, TokenField};
 use super::{Answer, Framing, Kind, RecordedRequest, Registry, Reply, split_path};
 use crate::harness::content::Content;
 
-/// Registries the world uses.
+/// Real registries in common use.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Preset {
     DockerHub,
     Ghcr,
     EcrPublic,
-    /// With the user `AWS`; the password is the test's to set.
+    /// With the user `AWS`. The test sets the password.
     EcrPrivate,
     Gar,
     Quay,
@@ -25,39 +25,42 @@ pub enum Preset {
     Artifactory,
 }
 
-/// Deviations of a whole registry from the ordinary. Rules of a test go before.
+/// Deviations of a complete registry from the default behaviour. Rules of a test take precedence.
 #[derive(Clone, Default)]
 pub struct Behaviour {
-    /// What HEAD of a manifest, or of a blob, is answered with where it is not served.
+    /// The status for HEAD of a manifest, or of a blob, if HEAD is unsupported.
     pub head_manifest: Option<u16>,
     pub head_blob: Option<u16>,
-    /// An index is 404 for who does not accept indexes.
+    /// An index returns 404 unless the client accepts indexes.
     pub strict_accept: bool,
-    /// Manifests have neither a digest nor a length in their head.
+    /// Manifest responses have neither a digest nor a length.
     pub bare_manifests: bool,
-    /// Where blobs are.
+    /// The object store that blobs are redirected to.
     pub store: Option<Store>,
-    /// Manifests are at this base, with the repository below: `http://host/v2/some/where`.
+    /// The base URL that manifests are redirected to, followed by the repository:
+    /// `http://host/v2/some/where`.
     pub manifests_at: Option<String>,
-    /// What more than one range is answered with.
+    /// The status for a request with several ranges.
     pub multi_range: Option<u16>,
-    /// On every answer.
+    /// Header fields of every answer.
     pub fields: Vec<(String, String)>,
     pub budget: Option<Budget>,
-    /// Where `/referrers/` redirects to: a page for people.
+    /// The redirect target of `/referrers/`, an HTML page.
     pub referrers_page: Option<String>,
-    /// Blobs are only in the repositories they were put into.
+    /// Blobs are readable only in the repositories that contain the blob.
     pub blobs_belong: bool,
 }
 
-/// An object store behind redirects with signed URLs, each good for one method and a while.
+/// An object store behind redirects with signed URLs. Each URL is valid for a single method and a
+/// limited time.
 #[derive(Clone)]
 pub struct Store {
-    /// Its origin, or empty for redirects without a host.
+    /// The store's origin, or empty for redirects without a host.
     pub origin: String,
     pub status: u16,
     pub ttl: Duration,
-    /// Whether HEAD of a blob is redirected to a URL that is good for HEAD. If not, to one that is good for GET.
+    /// Whether HEAD of a blob redirects to a URL signed for HEAD. Otherwise the URL is signed for
+    /// GET.
     pub signs_head: bool,
 }
 
@@ -72,7 +75,7 @@ impl Store {
     }
 }
 
-/// Pulls that are left. A GET of a manifest is a pull, a HEAD is none.
+/// A pull budget. A GET of a manifest counts as a pull, a HEAD does not.
 #[derive(Clone, Debug)]
 pub struct Budget {
     pub limit: u64,
@@ -92,10 +95,10 @@ impl Budget {
     }
 }
 
-/// What Docker Hub writes when the pulls are used up.
+/// The body of Docker Hub's answer after the pull limit is reached.
 pub const PULL_LIMIT_BODY: &str = r#"{"errors":[{"code":"TOOMANYREQUESTS","message":"You have reached your pull rate limit. You may increase the limit by authenticating and upgrading: https://www.docker.com/increase-rate-limit"}]}"#;
 
-/// The signed URLs that are good now: signature to what it is for.
+/// The valid signed URLs. Maps each signature to digest, method and expiry.
 #[derive(Default)]
 pub(super) struct Signatures {
     good: HashMap<String, (String, String, Instant)>,
@@ -116,7 +119,8 @@ impl Signatures {
         signature
     }
 
-    /// What is wrong with a request to the store. One that is the registry's own host takes an `Authorization`.
+    /// Returns the error for an invalid store request. `Authorization` is allowed only if the store
+    /// is on the registry's own host.
     pub fn refuse(&self, store: &Store, seen: &RecordedRequest, digest: &str) -> Option<Answer> {
         let refuse = |status, code: &str| {
             let body = format!("<?xml version=\"1.0\"?><Error><Code>{code}</Code></Error>");
@@ -143,7 +147,7 @@ impl Signatures {
 }
 
 impl Behaviour {
-    /// Turns away what this registry does not do at all, before anybody asks who is asking.
+    /// Answers requests that this registry does not support, before authentication.
     pub(super) fn turn_away(&self, seen: &RecordedRequest) -> Option<Answer> {
         if let Some(page) = &self.referrers_page
             && seen.target.contains("/referrers/")
@@ -158,7 +162,7 @@ impl Behaviour {
         }
     }
 
-    /// Sends somebody who may read it to where it is.
+    /// Redirects an authorized client to the location of the content.
     pub(super) fn redirect(&self, seen: &RecordedRequest, signatures: &mut Signatures) -> Option<Answer> {
         let path = seen.target.split('?').next().unwrap_or_default();
         match (seen.kind, &self.store, &self.manifests_at) {
@@ -177,7 +181,7 @@ impl Behaviour {
         }
     }
 
-    /// Counts a pull, or refuses it.
+    /// Counts a pull. Returns an error if no pulls are left.
     pub(super) fn charge(&mut self, seen: &RecordedRequest) -> Option<Answer> {
         let budget = self.budget.as_mut()?;
         if seen.kind != Kind::Manifest || seen.method != "GET" {
@@ -195,7 +199,7 @@ impl Behaviour {
         Some(answer)
     }
 
-    /// The last touch to an answer.
+    /// Applies the final changes to an answer.
     pub(super) fn finish(&self, seen: &RecordedRequest, answer: &mut Answer, reply: &mut Reply) {
         if let Some(budget) = &self.budget
             && seen.kind == Kind::Manifest
@@ -225,7 +229,7 @@ impl Behaviour {
         }
     }
 
-    /// Whether the caller cannot read this media type here.
+    /// Whether the client does not accept this media type.
     pub(super) fn unacceptable(&self, seen: &RecordedRequest, media_type: &str) -> bool {
         let accepts = |(name, value): &(String, Vec<u8>)| {
             name.eq_ignore_ascii_case("accept") && String::from_utf8_lossy(value).contains(media_type)
@@ -235,7 +239,8 @@ impl Behaviour {
 }
 
 impl Registry {
-    /// A registry with the habits of a real one, on listeners of its own for tokens and blobs where that one has them.
+    /// Creates a registry that imitates a real registry, with separate listeners for tokens and
+    /// blobs if needed.
     pub fn preset(which: Preset) -> Self {
         let registry = Registry::new();
         let mut auth = None;

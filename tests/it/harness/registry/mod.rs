@@ -1,11 +1,13 @@
-//! A registry that does what it is told, and remembers everything it was asked.
+//! A fake registry with scripted failures and a log of all requests.
 //!
-//! HTTP/1.1 by hand over blocking sockets, one thread per connection. A test puts content in, scripts deviations
-//! with rules ([`On`] says when, [`Reply`] says what), and reads the log afterwards. Without a rule it behaves.
+//! Implements HTTP/1.1 by hand over blocking sockets, one thread per connection. A test adds
+//! content, scripts deviations with rules ([`On`] selects requests, [`Reply`] defines the answer),
+//! and then reads the log. Without rules, the registry behaves correctly.
 //!
-//! Any repository has any blob, unless [`Behaviour::blobs_belong`]; manifests and tags belong to a repository.
-//! `/cdn/<digest>` serves blobs the way a content delivery network behind a redirect does: no registry headers, no
-//! authorization. [`access`] has authentication and access, [`behaviour`] the deviations of real registries.
+//! Every repository contains every blob, unless [`Behaviour::blobs_belong`] is set. Manifests and
+//! tags belong to a repository. `/cdn/<digest>` serves blobs like a content delivery network behind
+//! a redirect, without registry headers or authorization. [`access`] contains authentication and
+//! access rights, [`behaviour`] the deviations of real registries.
 
 pub mod access;
 pub mod behaviour;
@@ -27,16 +29,16 @@ pub use self::script::{Cut, Framing, Gate, On, Range, Reply};
 use super::content::Content;
 use super::{Fields, PATIENCE, field};
 
-/// Largest request head the fake reads; far above anything the cache should send.
+/// The largest accepted request head, far above any request of the cache.
 const HEAD_BYTES_MAX: usize = 256 * 1024;
-/// Largest request body, which only token services take.
+/// The largest accepted request body. Only token services receive bodies.
 const REQUEST_BODY_BYTES_MAX: u64 = 64 * 1024;
-/// Body bytes written per call.
+/// The maximum number of body bytes per write.
 const PIECE_BYTES: u64 = 64 * 1024;
 
-// === What a request is about ===
+// === Requests ===
 
-/// What a request's path asks for.
+/// The kind of resource at a request's path.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Kind {
     Ping,
@@ -47,10 +49,10 @@ pub enum Kind {
     Other,
 }
 
-/// One request as it was received, and how far its answer got.
+/// A request as received, and the progress of its answer.
 #[derive(Clone, Debug)]
 pub struct RecordedRequest {
-    /// Which listener took it; 0 is the first.
+    /// The index of the listener that received the request. The first listener has index 0.
     pub listener: usize,
     pub kind: Kind,
     pub method: String,
@@ -58,11 +60,11 @@ pub struct RecordedRequest {
     pub fields: Fields,
     pub body: Vec<u8>,
     pub at: Instant,
-    /// Status answered; 0 while none was sent.
+    /// The status sent. 0 before the head is sent.
     pub status: u16,
-    /// Body bytes handed to the kernel so far.
+    /// The number of body bytes passed to the kernel so far.
     pub sent: u64,
-    /// Whether the answer is over, one way or another.
+    /// Whether the answer ended, complete or not.
     pub done: bool,
 }
 
@@ -79,12 +81,13 @@ impl RecordedRequest {
         self.method == "GET" && self.target.contains(fragment)
     }
 
-    /// Whether it asked for one byte of a blob, which is how somebody's right to the blob is found out.
+    /// Whether the request reads a single byte of a blob. The cache checks a client's right to a
+    /// blob with such requests.
     pub fn is_probe(&self) -> bool {
         self.field("range") == Some("bytes=0-0")
     }
 
-    /// Whether `text` is anywhere in it, as it is or percent-encoded.
+    /// Whether the request contains `text`, plain or percent-encoded.
     pub fn holds(&self, text: &str) -> bool {
         let within = |bytes: &[u8]| {
             let bytes = String::from_utf8_lossy(bytes);
@@ -124,7 +127,7 @@ struct State {
     blobs: HashMap<String, Content>,
     manifests: HashMap<(String, String), (Content, String)>,
     tags: HashMap<(String, String), String>,
-    /// The repositories each blob was put into; counts with [`Behaviour::blobs_belong`] only.
+    /// The repositories of each blob. Only used with [`Behaviour::blobs_belong`].
     members: HashMap<String, HashSet<String>>,
     rules: Vec<(On, Reply)>,
     access: Access,
@@ -142,7 +145,7 @@ impl Default for Registry {
 }
 
 impl Registry {
-    /// Starts on a free loopback port.
+    /// Starts a registry on a free loopback port.
     pub fn new() -> Self {
         let inner = Arc::new(Inner {
             state: Mutex::default(),
@@ -162,7 +165,7 @@ impl Registry {
         self.inner.lock()
     }
 
-    /// Adds another origin with the same content. Its index in the log is its order of creation.
+    /// Adds another origin with the same content. Its index in the log is the order of creation.
     pub fn add_listener(&self) -> SocketAddr {
         let socket = TcpListener::bind("127.0.0.1:0").expect("bind a loopback port");
         let addr = socket.local_addr().expect("bound");
@@ -180,22 +183,22 @@ impl Registry {
         self.listeners.lock().unwrap().iter().map(|l| l.addr).collect()
     }
 
-    /// The name clients use for it in paths and `ns=`: `127.0.0.1:<port>`.
+    /// Returns the registry's name in paths and `ns=`: `127.0.0.1:<port>`.
     pub fn name(&self) -> String {
         self.addr().to_string()
     }
 
-    /// Where the cache serves this registry's blob.
+    /// Returns the path of a blob of this registry in the cache.
     pub fn blob_url(&self, repository: &str, digest: &str) -> String {
         format!("/v2/{}/{repository}/blobs/{digest}", self.name())
     }
 
-    /// Where the cache serves this registry's manifest, by tag or digest.
+    /// Returns the path of a manifest of this registry in the cache, by tag or digest.
     pub fn manifest_url(&self, repository: &str, reference: &str) -> String {
         format!("/v2/{}/{repository}/manifests/{reference}", self.name())
     }
 
-    /// Refuses connections and breaks the existing ones, until [`Registry::up`].
+    /// Refuses new connections and closes existing connections until [`Registry::up`].
     pub fn down(&self) {
         for listener in self.listeners.lock().unwrap().iter_mut() {
             if let Some((stop, thread)) = listener.up.take() {
@@ -214,7 +217,7 @@ impl Registry {
         for (index, listener) in self.listeners.lock().unwrap().iter_mut().enumerate() {
             if listener.up.is_none() {
                 let deadline = Instant::now() + PATIENCE;
-                // Something else may hold the port for a moment: an outgoing connection was given it.
+                // An outgoing connection may occupy the port for a moment.
                 let socket = loop {
                     match TcpListener::bind(listener.addr) {
                         Ok(socket) => break socket,
@@ -229,7 +232,7 @@ impl Registry {
 
     // --- Content ---
 
-    /// Puts a blob in; its digest.
+    /// Adds a blob. Returns its digest.
     pub fn blob(&self, content: impl Into<Content>) -> String {
         let content = content.into();
         let digest = content.digest();
@@ -237,26 +240,26 @@ impl Registry {
         digest
     }
 
-    /// Puts a blob into a repository; its digest.
+    /// Adds a blob to a repository. Returns its digest.
     pub fn blob_in(&self, repository: &str, content: impl Into<Content>) -> String {
         let digest = self.blob(content);
         self.mount(repository, &digest);
         digest
     }
 
-    /// Says that a blob which is there is in this repository too.
+    /// Adds an existing blob to another repository.
     pub fn mount(&self, repository: &str, digest: &str) {
         let mut state = self.state();
         let members = state.members.entry(digest.into()).or_default();
         members.insert(repository.into());
     }
 
-    /// Serves `content` as the blob `digest`, true or not.
+    /// Serves `content` as the blob `digest`, even if the digest is wrong.
     pub fn blob_as(&self, digest: &str, content: impl Into<Content>) {
         self.state().blobs.insert(digest.into(), content.into());
     }
 
-    /// Puts a manifest in; its digest.
+    /// Adds a manifest. Returns its digest.
     pub fn manifest(&self, repository: &str, media_type: &str, content: impl Into<Content>) -> String {
         let content = content.into();
         let digest = content.digest();
@@ -264,7 +267,7 @@ impl Registry {
         digest
     }
 
-    /// Serves `content` as the manifest `digest`, true or not.
+    /// Serves `content` as the manifest `digest`, even if the digest is wrong.
     pub fn manifest_as(&self, repository: &str, digest: &str, media_type: &str, content: impl Into<Content>) {
         let key = (repository.to_owned(), digest.to_owned());
         self.state()
@@ -272,7 +275,7 @@ impl Registry {
             .insert(key, (content.into(), media_type.into()));
     }
 
-    /// Points (or moves) a tag.
+    /// Creates or moves a tag.
     pub fn tag(&self, repository: &str, tag: &str, digest: &str) {
         self.state()
             .tags
@@ -281,7 +284,7 @@ impl Registry {
 
     // --- Behaviour ---
 
-    /// Adds a rule. The first rule that matches and is not spent decides.
+    /// Adds a rule. The first matching rule with remaining uses decides.
     pub fn on(&self, on: On, reply: Reply) {
         self.state().rules.push((on, reply));
     }
@@ -294,7 +297,7 @@ impl Registry {
         self.state().access.auth = Some(auth);
     }
 
-    /// Changes how access is asked for; it must have been asked for before.
+    /// Changes the authentication. Panics if no authentication is configured.
     pub fn auth(&self, change: impl FnOnce(&mut Auth)) {
         change(
             self.state()
@@ -305,12 +308,12 @@ impl Registry {
         );
     }
 
-    /// Forgets every token given out, as a restarted token server would.
+    /// Revokes every issued token, like a restart of the token service does.
     pub fn revoke_tokens(&self) {
         self.state().access.forget_tokens();
     }
 
-    /// Lets the time of every token given out be over.
+    /// Expires every issued token.
     pub fn expire_tokens(&self) {
         self.state().access.expire_tokens();
     }
@@ -319,18 +322,18 @@ impl Registry {
         self.state().access.user(user, password);
     }
 
-    /// Takes `token` as a refresh token of `user`.
+    /// Accepts `token` as a refresh token of `user`.
     pub fn identity_token(&self, user: &str, token: &str) {
         self.state().access.identity_token(user, token);
     }
 
-    /// `Bearer …` with a new token of `user` for `repository`, as its client would have fetched it.
+    /// Returns `Bearer …` with a new token of `user` for `repository`, as a client would fetch.
     pub fn token_of(&self, user: &str, repository: &str) -> String {
         let token = self.state().access.give(Some(user), vec![repository.into()]);
         format!("Bearer {token}")
     }
 
-    /// Lets `user` read a repository. With the first such right, whatever has not been allowed is refused.
+    /// Allows `user` to read a repository. After the first such right, all other access is denied.
     pub fn allow(&self, user: &str, repository: &str) {
         self.state().access.allow(Some(user), repository);
     }
@@ -347,17 +350,17 @@ impl Registry {
         self.state().access.revoke(None, repository);
     }
 
-    /// Changes the habits of the whole registry.
+    /// Changes the behaviour of the complete registry.
     pub fn behaviour(&self, change: impl FnOnce(&mut Behaviour)) {
         change(&mut self.state().behaviour);
     }
 
-    /// Makes every signed URL given out worthless, as time does.
+    /// Invalidates every issued signed URL, like expiry does.
     pub fn expire_signed_urls(&self) {
         self.state().signatures.forget();
     }
 
-    /// Pulls that are left, where they are counted.
+    /// Returns the number of pulls left. Panics if pulls are not counted.
     pub fn pulls_left(&self) -> u64 {
         self.state()
             .behaviour
@@ -367,7 +370,7 @@ impl Registry {
             .left
     }
 
-    // --- What happened ---
+    // --- Log ---
 
     pub fn log(&self) -> Vec<RecordedRequest> {
         self.state().log.clone()
@@ -381,12 +384,12 @@ impl Registry {
         self.state().log.iter().filter(|seen| which(seen)).count()
     }
 
-    /// GET requests whose target contains `fragment`.
+    /// Returns the number of GET requests whose target contains `fragment`.
     pub fn gets(&self, fragment: &str) -> usize {
         self.count(|seen| seen.is_get(fragment))
     }
 
-    /// HEAD requests whose target contains `fragment`.
+    /// Returns the number of HEAD requests whose target contains `fragment`.
     pub fn heads(&self, fragment: &str) -> usize {
         self.count(|seen| seen.method == "HEAD" && seen.target.contains(fragment))
     }
@@ -395,12 +398,12 @@ impl Registry {
         self.state().log.len()
     }
 
-    /// Connections accepted since the start, on all listeners.
+    /// Returns the number of accepted connections since the start, on all listeners.
     pub fn connections(&self) -> usize {
         self.state().streams_opened
     }
 
-    /// The requests that hold `secret` anywhere.
+    /// Returns the requests that contain `secret` anywhere.
     pub fn saw(&self, secret: &str) -> Vec<RecordedRequest> {
         self.state()
             .log
@@ -449,14 +452,14 @@ fn accept_on(socket: TcpListener, index: usize, inner: Arc<Inner>) -> (Arc<Atomi
     (stop, thread)
 }
 
-// === One connection ===
+// === Connections ===
 
 /// Whether the connection can carry another request.
 type KeepAlive = bool;
 
 impl Inner {
     fn lock(&self) -> MutexGuard<'_, State> {
-        // A test that panicked while holding the lock must still be able to shut down.
+        // A test that panicked with the lock held must still be able to shut down.
         self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
@@ -477,7 +480,7 @@ impl Inner {
                 Ok(false) | Err(_) => break,
             }
         }
-        // The copy shares the socket: only closing both sends the FIN (or RST).
+        // The copy shares the socket. The kernel sends FIN or RST only after both are closed.
         self.lock().streams.remove(&id);
     }
 
@@ -615,7 +618,7 @@ impl Inner {
                 len = len.min(every - sent % every);
             }
             if let Some(rate) = reply.rate {
-                // Twenty pieces a second are smooth enough, and cheap.
+                // Twenty writes per second are smooth enough and cheap.
                 len = len.min((rate / 20).max(1));
                 let due = Duration::from_secs_f64(sent as f64 / rate as f64);
                 std::thread::sleep(due.saturating_sub(started.elapsed()));
@@ -670,7 +673,8 @@ fn flip(piece: &mut [u8], offset: u64, at: Option<u64>) {
 
 fn break_off(stream: &TcpStream, cut: Cut) {
     if cut == Cut::Rst {
-        // Unsent bytes are thrown away by the reset; on loopback they are out unless the reader lags.
+        // The reset discards unsent bytes. On loopback, bytes stay unsent only if the reader is
+        // slow.
         let _ = socket2::SockRef::from(stream).set_linger(Some(Duration::ZERO));
     } else {
         let _ = stream.shutdown(Shutdown::Write);
@@ -688,7 +692,7 @@ fn error_body(status: u16) -> String {
     format!(r#"{{"errors":[{{"code":"{code}","message":"the fake registry was told to"}}]}}"#)
 }
 
-// === The ordinary answers ===
+// === Default answers ===
 
 struct Answer {
     status: u16,
@@ -732,7 +736,7 @@ impl Answer {
         self
     }
 
-    /// Turns a 200 into a 206 where asked; the span of content to send.
+    /// Turns a 200 into a 206 if the request has a range. Returns the span of content to send.
     fn apply_range(&mut self, seen: &RecordedRequest, mode: Range) -> std::ops::Range<u64> {
         let size = self.content.size();
         let asked = seen.field("range").and_then(|value| {
@@ -899,7 +903,7 @@ pub fn percent_decoded(text: &str) -> String {
     String::from_utf8_lossy(&out).into_owned()
 }
 
-/// `(repository, reference)` of a manifest's or blob's path.
+/// Returns `(repository, reference)` of a manifest's or blob's path.
 fn split_path(path: &str) -> Option<(&str, &str)> {
     let rest = path.strip_prefix("/v2/")?;
     let (front, reference) = rest.rsplit_once('/')?;
@@ -922,7 +926,7 @@ fn kind_of(target: &str) -> Kind {
     }
 }
 
-/// Reads one request head; `None` at a clean end of the connection.
+/// Reads a request head. Returns `None` at a clean end of the connection.
 fn read_request(
     stream: &mut TcpStream,
     buffer: &mut Vec<u8>,

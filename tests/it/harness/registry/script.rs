@@ -1,4 +1,4 @@
-//! What a test tells the fake registry to do: when ([`On`]) and what ([`Reply`]).
+//! Scripted deviations of the fake registry: [`On`] selects requests, [`Reply`] defines the answer.
 
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -9,7 +9,8 @@ use super::{Kind, RecordedRequest};
 use crate::harness::content::Content;
 use crate::harness::{Fields, PATIENCE};
 
-/// Which requests a rule is for. All conditions must hold; none means every request.
+/// The requests that a rule applies to. All conditions must hold. Without conditions, every request
+/// matches.
 #[derive(Clone, Default)]
 pub struct On {
     pub(super) fragment: Option<String>,
@@ -27,7 +28,7 @@ impl On {
         On::default()
     }
 
-    /// Requests whose target contains `fragment`, such as a digest.
+    /// Selects requests whose target contains `fragment`, such as a digest.
     pub fn path(fragment: impl Into<String>) -> Self {
         On {
             fragment: Some(fragment.into()),
@@ -57,13 +58,13 @@ impl On {
         self
     }
 
-    /// Only requests with (or without) a `Range` field.
+    /// Selects only requests with (or without) a `Range` field.
     pub fn range(mut self, present: bool) -> Self {
         self.range = Some(present);
         self
     }
 
-    /// Only requests with (or without) an `Authorization` field.
+    /// Selects only requests with (or without) an `Authorization` field.
     pub fn authorized(mut self, present: bool) -> Self {
         self.authorized = Some(present);
         self
@@ -74,13 +75,13 @@ impl On {
         self
     }
 
-    /// Lets the first `n` matching requests pass.
+    /// Skips the first `n` matching requests.
     pub fn after(mut self, n: usize) -> Self {
         self.skip = n;
         self
     }
 
-    /// Applies to `n` requests, then is spent. Without it the rule stays.
+    /// Limits the rule to `n` requests. Without a limit, the rule stays active.
     pub fn times(mut self, n: usize) -> Self {
         self.times = Some(n);
         self
@@ -104,41 +105,41 @@ impl On {
     }
 }
 
-/// How a body is delimited.
+/// The delimitation of a body.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Framing {
     Length,
     Chunked,
-    /// The end of the connection is the end of the body.
+    /// The end of the connection ends the body.
     Close,
 }
 
-/// How a body is broken off.
+/// The way to break off a body.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Cut {
     Fin,
     Rst,
-    /// A proper last chunk, too early; with any other framing the same as `Fin`.
+    /// A valid last chunk, sent too early. Equal to `Fin` for any other framing.
     LastChunk,
 }
 
-/// How `Range` is answered.
+/// The answer to `Range`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Range {
     On,
-    /// Ignored: 200 and everything.
+    /// Ignores the range: 200 with the complete content.
     Off,
-    /// 206 with a total that is one too high.
+    /// 206 with a total that is too high by 1.
     WrongTotal,
-    /// 206 that says and sends a start one byte later than asked.
+    /// 206 that declares and sends a start one byte after the requested start.
     WrongStart,
-    /// 206 that says the start asked for and sends from the beginning.
+    /// 206 that declares the requested start but sends bytes from offset 0.
     WrongBytes,
-    /// 416 whatever was asked.
+    /// 416 for every range.
     Refused,
 }
 
-/// A deviation from the ordinary answer. Everything not set stays ordinary.
+/// A deviation from the default answer. Unset properties keep their default.
 #[derive(Clone, Default)]
 pub struct Reply {
     pub(super) status: Option<u16>,
@@ -163,12 +164,13 @@ pub struct Reply {
 }
 
 impl Reply {
-    /// The ordinary answer, to be modified.
+    /// Returns the default answer, for modification.
     pub fn new() -> Self {
         Reply::default()
     }
 
-    /// An answer with this status; an OCI error body unless [`Reply::body`] gives another.
+    /// Returns an answer with this status. The body is an OCI error unless [`Reply::body`] sets
+    /// another body.
     pub fn status(status: u16) -> Self {
         Reply {
             status: Some(status),
@@ -176,12 +178,12 @@ impl Reply {
         }
     }
 
-    /// A redirect to `location`, written as given.
+    /// Returns a redirect to `location`, written as given.
     pub fn redirect(status: u16, location: impl Into<String>) -> Self {
         Reply::status(status).body("").set("Location", location.into())
     }
 
-    /// A redirect to the request's own target, in which `to` replaces the beginning `from`.
+    /// Returns a redirect to the request's target, with the prefix `from` replaced by `to`.
     pub fn onward(status: u16, from: impl Into<String>, to: impl Into<String>) -> Self {
         Reply {
             onward: Some((from.into(), to.into())),
@@ -214,13 +216,13 @@ impl Reply {
         self
     }
 
-    /// Replaces a header field, whatever its bytes.
+    /// Replaces a header field. Any bytes are allowed.
     pub fn set(mut self, name: &str, value: impl Into<Vec<u8>>) -> Self {
         self.set.push((name.into(), value.into()));
         self
     }
 
-    /// Adds one more line of a header field.
+    /// Adds another line of a header field.
     pub fn add(mut self, name: &str, value: impl Into<Vec<u8>>) -> Self {
         self.add.push((name.into(), value.into()));
         self
@@ -251,7 +253,7 @@ impl Reply {
         self
     }
 
-    /// At most this many body bytes per second.
+    /// Limits the body to this number of bytes per second.
     pub fn rate(mut self, bytes_per_second: u64) -> Self {
         self.rate = Some(bytes_per_second.max(1));
         self
@@ -262,7 +264,7 @@ impl Reply {
         self
     }
 
-    /// Announces a length that is off by `delta`; the body stays as it is.
+    /// Declares a length that is wrong by `delta`. The body does not change.
     pub fn length_delta(mut self, delta: i64) -> Self {
         self.length_delta = delta;
         self
@@ -298,7 +300,7 @@ impl Reply {
     }
 }
 
-/// Holds an answer back until the test lets it go.
+/// Blocks an answer until the test opens the gate.
 #[derive(Clone, Default)]
 pub struct Gate(Arc<(Mutex<GateState>, Condvar)>);
 
@@ -318,12 +320,12 @@ impl Gate {
         self.0.1.notify_all();
     }
 
-    /// Whether an answer has come to the gate.
+    /// Whether an answer has arrived at the gate.
     pub fn has_arrived(&self) -> bool {
         self.0.0.lock().unwrap().arrived > 0
     }
 
-    /// Waits until `n` answers have come to the gate.
+    /// Waits until `n` answers have arrived at the gate.
     pub fn wait_arrived(&self, n: usize) {
         let guard = self.0.0.lock().unwrap();
         let (state, timeout) = self
@@ -346,7 +348,7 @@ impl Gate {
             if stop.load(Ordering::Relaxed) {
                 return Err(io::ErrorKind::ConnectionAborted.into());
             }
-            // The registry's end does not know the gates, so look up from time to time.
+            // The registry's shutdown does not notify the gates, so check `stop` periodically.
             state = self.0.1.wait_timeout(state, Duration::from_millis(20)).unwrap().0;
         }
         Ok(())
