@@ -155,7 +155,7 @@ fn what_two_readers_could_read_differently_is_refused_and_ends_the_connection() 
 fn a_head_that_does_not_arrive_in_time_ends_its_connection() {
     let cache = Server::bare().start();
     std::thread::scope(|scope| {
-        // One client stalls in the middle, and one sends single bytes. The deadline covers the time
+        // A client stalls in the middle, and another sends single bytes. The deadline covers the time
         // from the first byte to the last.
         for drip in [false, true] {
             let cache = &cache;

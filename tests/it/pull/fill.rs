@@ -1,4 +1,4 @@
-//! One upstream body serves every client, independent of the time at which clients join and leave.
+//! A single upstream body serves every client, independent of the time at which clients join and leave.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;

@@ -52,7 +52,7 @@ impl Drop for Group {
 fn leave_pages(path: &Path, every: u64) {
     forget_cached(path);
     let file = File::open(path).unwrap();
-    // One page at a time, without readahead.
+    // Reads single pages, without readahead.
     fadvise(&file, 0, None, Advice::Random).unwrap();
     let pages = file.metadata().unwrap().st_size() / 4096;
     for page in (0..pages).filter(|page| page % every == every - 1) {

@@ -127,7 +127,7 @@ fn a_login_is_exchanged_for_a_token() {
         for (digest, _) in &image.blobs {
             assert_eq!(bodies(&upstream, digest), 1, "{:#?}", upstream.log());
         }
-        // One anonymous token without access, and one token of Alice.
+        // An anonymous token without access, and a token of Alice.
         assert_eq!(tokens(&upstream), 2, "{:#?}", upstream.log());
         // The cache sends the login to the registry once, until the challenge arrives, and
         // afterwards only to the token service.

@@ -40,7 +40,7 @@ const CANARIES: [&str; 8] = [
 
 // ---- Simulated hosts ----------------------------------------------------------------------------
 
-/// One request as received by the proxy.
+/// A request as received by the proxy.
 #[derive(Clone, Debug)]
 struct Asked {
     method: String,
@@ -169,7 +169,7 @@ enum Means {
 
 const KINDS: [Means; 4] = [Means::Basic, Means::Bearer, Means::Identity, Means::Client];
 
-/// One simulated registry, `registry.c<number>.test`, and its behavior.
+/// A simulated registry, `registry.c<number>.test`, and its behavior.
 struct Cell {
     kind: Means,
     /// Scheme and authority of the token service.
