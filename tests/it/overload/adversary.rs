@@ -1,4 +1,5 @@
-//! One party takes all it can of something shared; a bystander is served, and about as fast as alone.
+//! A client or registry uses all of a shared resource that it can get. Another registry is served
+//! about as fast as without the adversary.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -9,16 +10,16 @@ use crate::harness::*;
 
 const MIB: u64 = 1024 * 1024;
 
-/// Requests of the greedy party: more than there are places for.
+/// Number of requests of the adversary, more than the cache has slots for.
 const GREEDY: usize = 300;
 
-/// Slow enough that no request of the greedy party ends during a test.
+/// Bytes per second. So slow that no request of the adversary ends during a test.
 pub const DRIBBLE: u64 = 200;
 
-/// Cold pulls of the bystander that are measured.
+/// Number of measured cold pulls of the bystander.
 const PULLS: usize = 8;
 
-/// The longest of a few cold pulls: a manifest by tag and a blob each.
+/// Returns the longest time of a few cold pulls, each of a manifest by tag and a blob.
 #[track_caller]
 fn cold_pulls(cache: &Server, upstream: &Registry, of: &str) -> Duration {
     (0..PULLS)
@@ -39,8 +40,9 @@ fn cold_pulls(cache: &Server, upstream: &Registry, of: &str) -> Duration {
         .expect("some pulls")
 }
 
-/// Fails unless cold pulls of `upstream` take about as long as they did alone. A machine that runs other tests delays single
-/// ones; a bystander that waits for a place waits for half a minute.
+/// Fails unless cold pulls from `upstream` take about as long as without the adversary. Other tests
+/// on the machine delay single pulls, but a bystander that waits for a slot waits for half a
+/// minute.
 #[track_caller]
 fn expect_undisturbed(cache: &Server, upstream: &Registry, alone: Duration, tags: &str) {
     let beside = cold_pulls(cache, upstream, tags);
@@ -51,7 +53,7 @@ fn expect_undisturbed(cache: &Server, upstream: &Registry, alone: Duration, tags
     );
 }
 
-/// Waits until no further request has come to `registry` for a moment, and some have.
+/// Waits until `registry` has received requests, and then no further request for one second.
 pub fn wait_until_taken(registry: &Registry) {
     let mut last = (0, Instant::now());
     eventually("the adversary has what it can get", || {
@@ -63,7 +65,7 @@ pub fn wait_until_taken(registry: &Registry) {
     });
 }
 
-/// Asks for each of `paths` on a connection of its own and reads nothing.
+/// Requests each path of `paths` on a separate connection and reads no response.
 pub fn ask_for(cache: &Server, paths: impl IntoIterator<Item = String>) -> Vec<Connection> {
     let ask = |path: String| {
         let mut connection = cache.client().open();
@@ -73,7 +75,7 @@ pub fn ask_for(cache: &Server, paths: impl IntoIterator<Item = String>) -> Vec<C
     paths.into_iter().map(ask).collect()
 }
 
-/// Paths of `count` blobs that `registry` sends at [`DRIBBLE`].
+/// Returns the paths of `count` blobs that `registry` sends at [`DRIBBLE`].
 pub fn dribbling_blobs(registry: &Registry, count: usize) -> Vec<String> {
     registry.on(On::kind(Kind::Blob).get(), Reply::new().rate(DRIBBLE));
     (0..count)
@@ -81,7 +83,7 @@ pub fn dribbling_blobs(registry: &Registry, count: usize) -> Vec<String> {
         .collect()
 }
 
-/// A cache that knows both registries.
+/// Returns the options of a cache with both registries configured.
 fn between(greedy: &Registry, other: &Registry) -> server::Options {
     raise_file_limit();
     Server::options(greedy).registry(other.name(), other.addr())
@@ -95,7 +97,7 @@ fn a_registry_that_dribbles_blobs_takes_no_place_of_another_registry() {
     let held = ask_for(&cache, dribbling_blobs(&greedy, GREEDY));
     wait_until_taken(&greedy);
     expect_undisturbed(&cache, &other, alone, "beside");
-    // The clients leave without a word; what they asked for takes no place either.
+    // The clients abort their connections. Their requests must not keep a slot either.
     held.into_iter().for_each(Connection::abort);
     expect_undisturbed(&cache, &other, alone, "afterwards");
 }
@@ -146,7 +148,7 @@ fn many_registries_without_an_entry_take_no_place_of_one_that_has_one() {
 
 #[test]
 fn many_registries_with_entries_leave_places_to_another_one() {
-    // Each of them takes half of the places that are left.
+    // Each registry takes half of the remaining slots.
     const REGISTRIES: usize = 6;
     let (greedy, other) = (Registry::new(), Registry::new());
     let names: Vec<_> = (0..REGISTRIES).map(|_| greedy.add_listener()).collect();
@@ -164,7 +166,8 @@ fn many_registries_with_entries_leave_places_to_another_one() {
 
 #[test]
 fn however_many_registries_have_entries_each_has_places_that_no_other_takes() {
-    // More than it takes for all common places, each of which takes half of those that are left.
+    // More registries than needed for all shared slots. Each registry takes half of the remaining
+    // ones.
     const REGISTRIES: usize = 24;
     const EACH: usize = 12;
     let (greedy, other) = (Registry::new(), Registry::new());
@@ -201,7 +204,7 @@ fn a_client_that_holds_what_descriptors_it_can_leaves_some_to_others() {
     let stored_path = other.blob_url("a", &other.blob(stored.clone()));
     cache.client().pull(&stored_path, &stored);
     cache.wait_stored(&stored.digest());
-    // What slow readers read: larger than what the kernel takes for them, and each from a file of its own.
+    // Blobs for the slow readers. Each blob is a separate file, larger than the socket buffers.
     let large: Vec<String> = (0..20)
         .map(|_| {
             let content = PseudoRandom::new(fresh_seed(), 4 * MIB);
@@ -235,7 +238,7 @@ fn a_small_memory_budget_has_room_for_each_registry_with_an_entry() {
     const REGISTRIES: usize = 24;
     let (greedy, other) = (Registry::new(), Registry::new());
     let names: Vec<_> = (0..REGISTRIES).map(|_| greedy.add_listener()).collect();
-    // Room for 128 windows, of which each fetch of a blob takes one: fewer than there are places.
+    // Memory for 128 windows, fewer than the fetch slots. Each blob fetch takes one window.
     let cache = between(&greedy, &other).env("MEMORY_BUDGET", "512MiB").start();
     greedy.on(On::kind(Kind::Blob).get(), Reply::new().rate(DRIBBLE));
     let blob = &|| greedy.blob(PseudoRandom::new(fresh_seed(), 8 * MIB));
@@ -277,13 +280,13 @@ fn a_registry_that_dribbles_takes_no_memory_of_another_registry() {
     expect_undisturbed(&cache, &other, alone, "beside");
 }
 
-/// Bytes that are free on the file system of `disk`.
+/// Returns the number of free bytes on the file system of `disk`.
 fn free(disk: &SmallDisk) -> u64 {
     let told = rustix::fs::statvfs(&disk.path).expect("statvfs");
     told.f_bavail * told.f_frsize
 }
 
-/// Fails unless a blob of `other` is stored beside whatever else goes on.
+/// Fails unless a blob of `other` is stored while the adversary is active.
 #[track_caller]
 fn expect_stored(cache: &Server, other: &Registry, size: u64) {
     let content = PseudoRandom::new(fresh_seed(), size);
@@ -300,7 +303,7 @@ fn a_claimed_length_takes_no_room_on_the_disk() {
     let (greedy, other) = (Registry::new(), Registry::new());
     let cache = between(&greedy, &other).root(&disk.path.join("store")).start();
     let before = free(&disk);
-    // It sends no more than the beginning.
+    // The registry sends only the first 100,000 bytes.
     let gate = Gate::new();
     greedy.on(On::kind(Kind::Blob).get(), Reply::new().hold_at(100_000, &gate));
     let blob = || greedy.blob(PseudoRandom::new(fresh_seed(), 60 * MIB));
@@ -314,7 +317,7 @@ fn a_claimed_length_takes_no_room_on_the_disk() {
     });
 }
 
-/// Has the registry send a blob without a length and without an end; its path.
+/// Makes the registry send a blob without a length and without an end. Returns the path.
 fn endless_blob(registry: &Registry) -> String {
     let digest = PseudoRandom::new(fresh_seed(), 10).digest();
     registry.blob_as(&digest, PseudoRandom::new(fresh_seed(), 1 << 42));
@@ -371,7 +374,7 @@ fn a_body_without_end_leaves_room_on_the_disk_while_its_client_reads() {
     });
 }
 
-/// Lets a thread end that looks at it, also when its test fails.
+/// Sets the flag that ends a thread, also if the test fails.
 struct Ended<'a>(&'a AtomicBool);
 
 impl Drop for Ended<'_> {
@@ -380,7 +383,7 @@ impl Drop for Ended<'_> {
     }
 }
 
-/// A cache with a bucket that knows both registries.
+/// Starts a cache with a bucket and both registries.
 fn between_with(bucket: &Bucket, backend: &str, greedy: &Registry, other: &Registry) -> Server {
     bucket
         .behind(between(greedy, other), backend)
@@ -388,7 +391,8 @@ fn between_with(bucket: &Bucket, backend: &str, greedy: &Registry, other: &Regis
         .start()
 }
 
-/// Images that the bucket has and no machine remembers: a manifest by tag, a small blob and a large one each.
+/// Returns images that are stored in the bucket but in no running cache. Each image has a manifest
+/// by tag, a small blob and a large blob.
 fn images_in(bucket: &Bucket, cache: &Server, upstream: &Registry, of: &str) -> Vec<(String, Image)> {
     let images: Vec<_> = (0..PULLS)
         .map(|n| {
@@ -438,7 +442,7 @@ fn bodies_that_stall_in_the_bucket_take_no_place_of_another_registry() {
     first.client().pull(&greedy.blob_url("a", &digest), &stalled);
     bucket.wait_has(&digest);
     drop(first);
-    // From here on there is nothing but the bucket.
+    // From here on, only the bucket is available.
     greedy.down();
     other.down();
     let cache = between_with(&bucket, "s3", &greedy, &other);
@@ -493,7 +497,7 @@ fn uploads_of_a_registry_do_not_hold_up_those_of_another() {
         let beside = Instant::now();
         images_in(&bucket, &cache, &other, "beside");
         let beside = beside.elapsed();
-        // All that waits before takes three quarters of a minute.
+        // All earlier uploads take 45 seconds.
         let bearable = 10 * alone.max(Duration::from_secs(1));
         assert!(
             beside < bearable,

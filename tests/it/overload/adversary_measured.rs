@@ -1,5 +1,5 @@
-//! Cold pulls of a bystander beside one party that takes all it can, and alone, in turn: how long half of them take, and the
-//! slowest one in a hundred.
+//! Measures cold pulls of a bystander alone and beside an adversary, in alternation. Prints the
+//! median and the 99th percentile.
 
 use std::fmt::Write as _;
 use std::time::{Duration, Instant};
@@ -9,16 +9,17 @@ use crate::harness::*;
 
 const MIB: u64 = 1024 * 1024;
 
-/// Pairs of pulls in each scene, or as many as `PULLS` says.
+/// Default number of pairs of pulls in each scene. The environment variable `PULLS` overrides the
+/// value.
 const PULLS: usize = 200;
 
-/// Requests of the adversary.
+/// Number of requests of the adversary.
 const REQUESTS: usize = 300;
 
-/// Configured registries in the scene with many.
+/// Number of configured registries in the scene with many registries.
 const REGISTRIES: usize = 20;
 
-/// A manifest by tag and its three blobs, one after the other.
+/// Pulls a manifest by tag and its three blobs, one after another.
 fn pull(cache: &Server, upstream: &Registry, tag: &str, image: &Image) -> Duration {
     let began = Instant::now();
     let client = cache.client();
@@ -33,7 +34,7 @@ fn pull(cache: &Server, upstream: &Registry, tag: &str, image: &Image) -> Durati
     began.elapsed()
 }
 
-/// Of two runs, which take turns: alone and beside.
+/// Alternates pulls from the two caches and prints the times of both.
 fn measure(what: &str, quiet: &Server, busy: &Server, other: &Registry) {
     let pulls = std::env::var("PULLS").map_or(PULLS, |text| text.parse().expect("a number"));
     let mut taken = [Vec::new(), Vec::new()];
@@ -57,7 +58,7 @@ fn measure(what: &str, quiet: &Server, busy: &Server, other: &Registry) {
     eprintln!("{line} {:.2} {:.2}", ratio(0), ratio(1));
 }
 
-/// Measures beside clients that stay, and after they have left.
+/// Measures while the clients of the adversary are connected, and again after their disconnection.
 fn scene(
     what: &str,
     greedy: &Registry,
@@ -66,7 +67,7 @@ fn scene(
     paths: Vec<String>,
 ) {
     let (quiet, busy) = (options().start(), options().start());
-    // What the first pull of a process does once is not measured.
+    // Excludes the one-time work of the first pull of a process.
     measure_nothing(&quiet, &busy, other);
     let held = ask_for(&busy, paths);
     wait_until_taken(greedy);

@@ -1,4 +1,5 @@
-//! More connections, work or patience than there is: who is closed, who is told to come again, and who does not notice.
+//! Too many connections, too little memory and slow clients. Tests which connections are closed,
+//! rejected with 503, or served as usual.
 
 use std::cell::Cell;
 use std::io::{Read as _, Write as _};
@@ -12,14 +13,14 @@ use crate::harness::client::{Flow, Why, request_bytes};
 use crate::harness::*;
 
 const MIB: u64 = 1024 * 1024;
-/// The limit under which a client is let go, and what it may be late on a busy machine.
+/// Time after which a connection without send progress is closed.
 const SEND_STALL: Duration = Duration::from_secs(60);
-/// A connection that has been idle for so long makes room for another one.
+/// Idle time after which a connection may be closed in favor of a new one.
 pub const IDLE_PATIENCE: Duration = Duration::from_secs(1);
 const LATE: Duration = Duration::from_secs(10);
 
-/// Runs `round` until it passes. A round may fail only when the connections that it opens after `IdleSince` was set have had
-/// the time to count as idle, which happens on a busy machine.
+/// Runs `round` until success. A failed round is repeated only if its connections, opened after
+/// `IdleSince` was set, were open long enough to count as idle. Busy machines cause such delays.
 pub fn within_idle_patience(round: impl Fn(&IdleSince)) {
     for _ in 0..20 {
         let since = IdleSince::new(Instant::now());
@@ -33,10 +34,10 @@ pub fn within_idle_patience(round: impl Fn(&IdleSince)) {
     panic!("every round took longer than {IDLE_PATIENCE:?}: the machine is too busy for this test");
 }
 
-/// When a round opened the first of the connections that must be kept.
+/// Time at which a round opened the first of the connections to keep.
 pub type IdleSince = Cell<Instant>;
 
-/// A connection that has asked once.
+/// Returns a connection after one request and its response.
 fn asked(cache: &Server) -> Connection {
     let mut connection = cache.client().open();
     ask(&mut connection).expect("answered").expect(b"{}");
@@ -44,12 +45,12 @@ fn asked(cache: &Server) -> Connection {
 }
 
 fn ask(connection: &mut Connection) -> Result<Response, Broken> {
-    // Whoever was closed may notice when sending or when reading.
+    // A closed connection fails either on write or on read.
     let _ = connection.request("GET", "/v2/", &[]);
     connection.read("GET")
 }
 
-/// Fails unless this is what a connection is told that is one too many.
+/// Fails unless the connection receives the response for connections over the limit.
 #[track_caller]
 fn expect_turned_away(connection: &mut Connection) {
     let told = connection.read("GET").expect("an answer without a request");
@@ -81,7 +82,7 @@ fn a_new_connection_is_kept_while_no_other_comes() {
         since.set(Instant::now());
         let _others: Vec<_> = (1..8).map(|_| asked(&cache)).collect();
         let mut new = cache.client().open();
-        // The server looks for idle connections twice and more in this time.
+        // The server searches for idle connections at least twice in this time.
         std::thread::sleep(IDLE_PATIENCE * 3 / 5);
         ask(&mut new).expect("kept").expect(b"{}");
     });
@@ -176,7 +177,7 @@ fn a_flood_of_idle_connections_locks_nobody_out() {
             ask(&mut busy)
                 .expect("who asks keeps its connection")
                 .expect(b"{}");
-            // A newcomer is one of many, and may be told to try again.
+            // A single new connection may be rejected with 503.
             let come = |_| {
                 cache
                     .client()
@@ -210,7 +211,8 @@ fn out_of_descriptors_who_is_in_is_served_and_who_comes_is_told() {
             let mut held = Vec::new();
             for _ in 0..FLOOD {
                 let mut connection = cache.client().open();
-                // Not idle, so that nobody makes room at once.
+                // An incomplete request head, so that the connection does not count as idle at
+                // once.
                 let _ = connection.send(b"GET /v2/ HT");
                 held.push(connection);
             }
@@ -228,9 +230,9 @@ fn out_of_descriptors_who_is_in_is_served_and_who_comes_is_told() {
         let held = flood.join().unwrap();
         assert!(told.load(Ordering::SeqCst) > 0, "nobody was told");
         cache.wait_stderr("file descriptors exhausted");
-        // Nothing comes, and so nothing is done.
+        // Without new connections, the server must not use the CPU.
         cache.assert_rests(Duration::from_millis(300), || {
-            // Who says nothing for a second makes room.
+            // A connection without requests for a second makes room.
             ask(&mut inside).expect("who is in stays in").expect(b"{}");
         });
         drop(held);
@@ -247,7 +249,7 @@ fn out_of_descriptors_who_is_in_is_served_and_who_comes_is_told() {
 #[test]
 fn what_needs_memory_that_is_not_there_is_refused_and_what_we_hold_is_served() {
     let upstream = Registry::new();
-    // Room for two fills, a few responses, and the quarter that is kept for other registries.
+    // Memory for two fills, a few responses, and the quarter that is reserved for other registries.
     let cache = Server::options(&upstream).env("MEMORY_BUDGET", "13MiB").start();
     let held = PseudoRandom::new(fresh_seed(), 3 * MIB);
     let held_url = upstream.blob_url("a", &upstream.blob(held.clone()));
@@ -287,7 +289,7 @@ fn what_needs_memory_that_is_not_there_is_refused_and_what_we_hold_is_served() {
             cache.client().get(&small_url).expect(b"small");
             cache.client().get("/readyz");
         }
-        // Who joins a fill needs no window.
+        // A client that joins a fill needs no window.
         let (url, content) = &large[0];
         let follower = scope.spawn(move || client.pull(url, content));
         gate.open();
@@ -307,7 +309,7 @@ fn who_pipelines_without_end_leaves_others_their_turn() {
     let cache = Server::bare().cores(1).env("ACCESS_LOG", false).start();
     let endless = TcpStream::connect(cache.addr()).unwrap();
     let taken = Arc::new(AtomicU64::new(0));
-    // Both threads end with the server.
+    // Both threads end when the server closes the connection.
     let mut sending = endless.try_clone().unwrap();
     std::thread::spawn(move || {
         let requests = request_bytes("GET", "/v2/", &[]).repeat(1_000);
@@ -334,7 +336,8 @@ fn who_drips_is_let_go_and_who_is_slow_is_not() {
     let done = AtomicBool::new(false);
     std::thread::scope(|scope| {
         let (cache, url, content, done) = (&cache, &url, &content, &done);
-        // Bytes a second: below the limit, above it and still so few that the kernel says nothing for minutes.
+        // Bytes per second. One client is below the limit. The other one is above the limit, but so
+        // slow that the kernel reports no progress for minutes.
         let read = move |rate: u64| {
             let mut connection = Connection::open_narrow(cache.addr(), 4_096).unwrap();
             connection.request("GET", url, &[]).unwrap();

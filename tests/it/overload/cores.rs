@@ -1,4 +1,5 @@
-//! Cores share what comes: a core with more than its share hands new connections over, and none is lost on the way.
+//! Cores share new connections. A core with more connections than its share hands new ones over,
+//! and no connection is lost.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -9,7 +10,7 @@ use crate::harness::*;
 
 const CORES: usize = 4;
 
-/// Connections per core, as the log has told last.
+/// Returns the connections per core from the last log lines.
 pub fn shares(cache: &Server) -> BTreeMap<usize, usize> {
     let log = cache.stderr();
     let number = |line: &str, name: &str| -> Option<usize> {
@@ -47,7 +48,7 @@ fn a_few_clients_are_shared_by_all_cores() {
             2 * most * CORES <= 3 * clients,
             "more than one and a half times the mean: {shares:?}"
         );
-        // Whoever was moved goes on like anybody else.
+        // Connections that moved to another core are served as usual.
         for connection in &mut connections {
             connection.request("GET", "/v2/", &[]).unwrap();
             connection.read("GET").unwrap().expect(b"{}");
@@ -59,8 +60,8 @@ fn a_few_clients_are_shared_by_all_cores() {
     }
 }
 
-/// Connections come and go on eight threads while they move between cores, until the server stops. Whoever was
-/// connected is served or sees the end of the connection; nobody hangs, and the server ends.
+/// Eight threads open and close connections that move between cores, until the server stops. Every
+/// client is served or sees the connection close. No client hangs, and the server exits.
 #[test]
 fn connections_on_their_way_between_cores_survive_the_stop() {
     let mut cache = start();
@@ -70,7 +71,7 @@ fn connections_on_their_way_between_cores_survive_the_stop() {
         for _ in 0..8 {
             scope.spawn(|| {
                 while !stop.load(Ordering::SeqCst) {
-                    // One thread has several at a time, so that cores differ.
+                    // Several connections at a time per thread, for different cores.
                     let connections: Vec<_> = (0..6).map_while(|_| Connection::open(addr).ok()).collect();
                     for mut connection in connections {
                         let _ = connection.request("GET", "/v2/", &[("Connection", "close")]);
@@ -79,7 +80,7 @@ fn connections_on_their_way_between_cores_survive_the_stop() {
                                 response.expect(b"{}");
                                 served.fetch_add(1, Ordering::SeqCst);
                             }
-                            // It came when the listener was about to close.
+                            // The connection arrived shortly before the listener closed.
                             Err(broken) => {
                                 assert!(matches!(broken.why, Why::NoResponse | Why::Reset), "{broken:?}");
                                 stop.store(true, Ordering::SeqCst);

@@ -1,4 +1,4 @@
-//! Connections end in every way there is, and nothing of them is left.
+//! Connections that end in every known manner leave no resources behind.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use crate::tls::Pki;
 
 const MIB: u64 = 1024 * 1024;
 
-/// What a connection may ask for.
+/// Targets and addresses for the requests of a connection.
 struct Wanted {
     small: String,
     stored: String,
@@ -25,7 +25,7 @@ fn get(connection: &mut Connection, url: &str) {
     let _ = connection.send(&request_bytes("GET", url, &[]));
 }
 
-/// Begins to read a body, and resets the connection.
+/// Starts to read a body, and resets the connection.
 fn read_a_little(mut connection: Connection, url: &str) {
     get(&mut connection, url);
     let _ = connection.read_into("GET", &mut |_, _| Flow::Stop);
@@ -164,16 +164,17 @@ fn connections_that_end_in_every_way_leave_nothing_behind() {
         });
     };
     let files = cache.open_files();
-    // What is needed once is no growth: threads, the window of the fill, memory for as many connections at a time.
+    // Excludes the growth of the first use: threads, the window of the fill, and memory for a
+    // number of concurrent connections.
     all_ways(ROUNDS / 6);
     gate.wait_arrived(1);
     let rss = cache.rss_bytes();
     all_ways(ROUNDS);
-    // Who left while the upstream had nothing to give is noticed when it gives again.
+    // If a client leaves while the upstream sends no data, the server notices with the next data.
     gate.open();
     cache.client().pull(&wanted.filling, &filling);
     cache.wait_stored(&filling_digest);
-    // Some pipes and files are kept for those who come; connections are not.
+    // The server keeps some idle pipes and files, but no connections.
     let kept = files + 40;
     eventually("their descriptors are closed", || cache.open_files() <= kept);
     eventually("their threads are gone", || threads(&cache) <= 64);
@@ -204,7 +205,7 @@ fn two_thousand_connections_that_close_at_once_are_forgotten_at_once() {
     cache.client().get("/v2/").expect(b"{}");
 }
 
-/// Clients that have asked for `url` and take nothing of it.
+/// Opens connections with clients that request `url` and read only the response head.
 fn stall(cache: &Server, url: &str, count: usize) -> Vec<Connection> {
     let one = |_| {
         let mut connection = Connection::open_narrow(cache.addr(), 4_096).unwrap();
@@ -215,7 +216,7 @@ fn stall(cache: &Server, url: &str, count: usize) -> Vec<Connection> {
     (0..count).map(one).collect()
 }
 
-/// Clients that take nothing hold no thread of ours and no worker of the kernel, and nobody waits for them.
+/// Clients that read nothing occupy no thread and no kernel worker, and delay no other client.
 #[test]
 fn readers_that_stall_hold_no_thread() {
     const STALLED: usize = 200;
@@ -230,11 +231,12 @@ fn readers_that_stall_hold_no_thread() {
     drop(stalled);
 }
 
-/// Each costs its own descriptor; what its body goes through is bounded for all of them together.
+/// Each stalled client costs its own descriptor. The descriptors for all bodies together are
+/// limited.
 #[test]
 fn readers_that_stall_leave_descriptors_to_newcomers() {
     const STALLED: usize = 400;
-    /// Two for each of the 256 pipes of a core, and the files that are open.
+    /// Two for each of the 256 pipes of a core, and the open files.
     const SHARED_MAX: usize = 2 * 256 + 16;
     raise_file_limit();
     let (_upstream, cache, content, url) = stored(32 * MIB);

@@ -1,4 +1,4 @@
-//! Limits hold exactly, and who runs into one harms nobody else.
+//! Limits are exact, and a client over a limit does not disturb other clients.
 
 use std::time::{Duration, Instant};
 
@@ -12,10 +12,11 @@ const METHOD_BYTES_MAX: usize = 32;
 const HEAD_DEADLINE: Duration = Duration::from_secs(10);
 const IDLE: Duration = Duration::from_secs(75);
 const SEND_STALL: Duration = Duration::from_secs(60);
-/// What a deadline may be late on a busy test machine.
+/// Tolerance of a deadline on a busy test machine.
 const LATE: Duration = Duration::from_secs(20);
 
-/// A request for `/v2/` of exactly `bytes` bytes with `fields` field lines, `Host` among them.
+/// Returns a request for `/v2/` of exactly `bytes` bytes with `fields` field lines, including
+/// `Host`.
 fn head_of(bytes: usize, fields: usize) -> Vec<u8> {
     let mut head = b"GET /v2/ HTTP/1.1\r\nHost: x\r\n".to_vec();
     let left = bytes - head.len() - 2;
@@ -32,10 +33,10 @@ fn head_of(bytes: usize, fields: usize) -> Vec<u8> {
     head
 }
 
-/// Sends a head and a second, good request behind it; the statuses that came back.
+/// Sends `head` and a second, valid request after it. Returns the statuses of the responses.
 fn statuses(cache: &Server, head: &[u8]) -> Vec<u16> {
     let mut connection = cache.client().open();
-    // A server that refused already may have closed its side.
+    // After a rejection, the server may have closed the connection already.
     let _ = connection.send(head);
     let _ = connection.send(&request_bytes("GET", "/v2/", &[("Connection", "close")]));
     let mut statuses = Vec::new();
@@ -113,7 +114,7 @@ fn the_method_may_have_32_bytes_and_not_one_more() {
         (METHOD_BYTES_MAX + 1, false),
     ] {
         let got = statuses(&cache, &request_bytes(&"M".repeat(bytes), "/v2/", &[]));
-        // A method nobody knows is a whole request, and the next one is answered.
+        // An unknown method is a complete request, so the server also answers the next request.
         assert_eq!(
             got,
             if good { vec![405, 200] } else { vec![501] },
@@ -154,7 +155,8 @@ fn what_two_readers_could_read_differently_is_refused_and_ends_the_connection() 
 fn a_head_that_does_not_arrive_in_time_ends_its_connection() {
     let cache = Server::bare().start();
     std::thread::scope(|scope| {
-        // One stalls in the middle, one drips: the deadline runs from the first byte to the last.
+        // A client stalls in the middle, and another sends single bytes. The deadline covers the time
+        // from the first byte to the last.
         for drip in [false, true] {
             let cache = &cache;
             scope.spawn(move || {
@@ -183,7 +185,7 @@ fn a_head_that_does_not_arrive_in_time_ends_its_connection() {
                 );
             });
         }
-        // Meanwhile everybody else is served.
+        // Meanwhile the server serves other clients.
         for _ in 0..20 {
             cache.client().get("/v2/").expect(b"{}");
         }
@@ -223,7 +225,8 @@ fn a_client_that_takes_nothing_is_let_go() {
 #[test]
 fn a_thousand_idle_connections_cost_little_and_hinder_nobody() {
     const CONNECTIONS: usize = 1_000;
-    /// The promise is 60 MiB for 10,000; a tenth of it, and room for what the allocator rounds up.
+    /// The documented cost is 60 MiB for 10,000 connections. A tenth of the value, and some MiB for
+    /// the allocator.
     const GROWTH_MAX: u64 = 12 * 1024 * 1024;
     raise_file_limit();
     let cache = Server::bare().start();
@@ -241,7 +244,7 @@ fn a_thousand_idle_connections_cost_little_and_hinder_nobody() {
     eventually("every connection is closed", || cache.open_files() <= files + 2);
 }
 
-/// The beginning of a head that comes along with the request before it has the deadline of any other.
+/// The start of a head in the packet of the previous request has the usual deadline.
 #[test]
 fn a_head_that_begins_behind_a_request_has_a_deadline_too() {
     let cache = Server::bare().start();

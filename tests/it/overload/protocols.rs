@@ -1,4 +1,5 @@
-//! Too much of everything, over TLS and HTTP/2: the bounds are the same, and so are those who must not notice.
+//! Overload over TLS and HTTP/2, with the limits of plain HTTP/1.1 and the effects on other
+//! clients.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -13,11 +14,11 @@ use crate::harness::*;
 use crate::tls::Pki;
 
 const MIB: u64 = 1024 * 1024;
-/// The limit under which a client is let go, and what it may be late on a busy machine.
+/// Time after which a connection without send progress is closed.
 const SEND_STALL: Duration = Duration::from_secs(60);
 const LATE: Duration = Duration::from_secs(10);
 
-/// The setting that says how much of a stream may be under way (RFC 9113, 6.5.2).
+/// The setting for the initial flow-control window of a stream (RFC 9113, 6.5.2).
 const INITIAL_WINDOW_SIZE: u16 = 4;
 
 const BOTH: &str = "http://127.0.0.1:0,https://127.0.0.1:0";
@@ -29,7 +30,7 @@ struct Front {
 }
 
 impl Front {
-    /// A cache with a plain address and one for TLS.
+    /// Starts a cache with a plain address and a TLS address.
     fn start(options: server::Options) -> Self {
         let pki = Pki::new();
         let cache = pki.serve(options).env("LISTEN_ADDR", BOTH).start();
@@ -48,7 +49,7 @@ impl Front {
         Client::with_tls(self.cache.addr_for("https"), self.config.clone())
     }
 
-    /// A connection over TLS that has asked once.
+    /// Returns a TLS connection after one request and its response.
     fn asked(&self) -> Connection {
         let mut connection = self.tls().open();
         ask(&mut connection);
@@ -112,8 +113,8 @@ fn over_http2_the_longest_idle_makes_room_and_is_told_so() {
     });
 }
 
-/// Opens connections with `open` until there are far more than there may be, beside somebody who asks again and again and
-/// others who come.
+/// Opens many more connections with `open` than the limit allows. Meanwhile one client sends
+/// requests on an open connection, and other clients connect.
 fn flood<T>(front: &Front, open: impl Fn(&Front) -> Option<T> + Sync) {
     const FLOOD: usize = 1_500;
     raise_file_limit();
@@ -129,7 +130,7 @@ fn flood<T>(front: &Front, open: impl Fn(&Front) -> Option<T> + Sync) {
         });
         while !flooded.load(Ordering::SeqCst) {
             ask(&mut busy);
-            // A newcomer is one of many, and may be sent away.
+            // A single new connection may be rejected.
             let come = |_: u32| front.tls().try_get("/v2/").is_ok() || front.plain().try_get("/v2/").is_ok();
             let deadline = std::time::Instant::now() + PATIENCE;
             while !(0..20).any(come) {
@@ -166,7 +167,8 @@ fn out_of_descriptors_sessions_go_on_and_newcomers_are_served_again_after() {
     let held: Vec<_> = (0..FLOOD)
         .map(|_| {
             let mut connection = Connection::open(front.tls().addr).unwrap();
-            // The head of a record that never comes, so that nobody makes room at once.
+            // The head of an incomplete record, so that the connection does not count as idle at
+            // once.
             let _ = connection.send(&[0x16, 3, 1, 2, 0]);
             ask(&mut inside);
             peer.get("/v2/").expect(b"{}");
@@ -174,7 +176,7 @@ fn out_of_descriptors_sessions_go_on_and_newcomers_are_served_again_after() {
         })
         .collect();
     front.cache.wait_stderr("file descriptors exhausted");
-    // Who says nothing for a second makes room.
+    // A connection without data for a second makes room.
     front
         .cache
         .assert_rests(Duration::from_millis(300), || ask(&mut inside));
@@ -200,7 +202,7 @@ fn clients_of_tls_are_shared_by_all_cores_and_go_on_where_they_are_put() {
     connections.iter_mut().for_each(ask);
 }
 
-/// Over HTTP/2 a client drips by the windows it gives back.
+/// Over HTTP/2, a client reads slowly by small window updates.
 #[test]
 #[ignore = "waits 60 s for the send limit"]
 fn over_http2_who_drips_is_let_go_and_who_is_slow_is_not() {
@@ -214,9 +216,9 @@ fn over_http2_who_drips_is_let_go_and_who_is_slow_is_not() {
     let done = AtomicBool::new(false);
     std::thread::scope(|scope| {
         let (front, url, done) = (&front, &url, &done);
-        // What a client gives back, in bytes every quarter of a second.
+        // Increment of the window in bytes, every quarter of a second.
         let drip = move |piece: u32| {
-            // A window so small that what it lets through at once does not count for much.
+            // The initial window is small, so that the first burst is a negligible amount.
             let mut peer = Peer::begin_with(front.plain().addr, &[(INITIAL_WINDOW_SIZE, 4_096)]);
             peer.generous = false;
             peer.set_read_timeout(Duration::from_secs(1));

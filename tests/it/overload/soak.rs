@@ -1,7 +1,7 @@
-//! Mixed load for as long as it is told to last, with a fault in every second: no wrong body completes, nothing gets stuck,
-//! and neither memory nor descriptors grow.
+//! Mixed load with a fault in every second. No corrupt body completes, no request hangs, and
+//! neither memory nor descriptors grow.
 //!
-//! `SOAK_SECONDS` is the duration, 20 without it; `scripts/soak.sh` runs eight hours.
+//! `SOAK_SECONDS` is the duration, 20 by default. `scripts/soak.sh` runs the test for eight hours.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -14,24 +14,25 @@ use crate::harness::*;
 
 const MIB: u64 = 1024 * 1024;
 
-/// Long enough for every kind of fault, short enough for every run of the tests.
+/// Long enough for every kind of fault, and short enough for every test run.
 const SECONDS_DEFAULT: u64 = 20;
 
 const CLIENTS: u64 = 6;
 
-/// Half of the disk: the rest is for what a fault puts there.
+/// Half of the disk. A fault fills the other half.
 const DISK_BYTES: u64 = 128 * MIB;
 const BLOBS: usize = 60;
 const BLOB_BYTES_MAX: u64 = 2 * MIB;
 const IMAGES: usize = 8;
 
-/// Memory that may come and go: fills under way, idle buffers, what the allocator has not returned yet.
+/// Temporary memory: in-progress fills, idle buffers, and memory that the allocator has not
+/// returned yet.
 const MEMORY_NOISE_BYTES: u64 = 24 * MIB;
 
-/// Growth that a long run may show.
+/// Permitted growth in a long run.
 const MEMORY_BYTES_PER_HOUR: u64 = MIB;
 
-/// Descriptors that may come and go: connections and fills at the moments of the samples.
+/// Temporary descriptors: open connections and fills at the time of a sample.
 const FILES_NOISE: u64 = 64;
 
 struct World {
@@ -46,8 +47,8 @@ struct World {
 }
 
 impl World {
-    /// One request of a client. A fault may refuse it or break it off. A body with a wrong byte never completes, and no byte of a
-    /// small one is received.
+    /// Sends one request of a client. A fault may reject the request or break the response off. A
+    /// body with a wrong byte never completes. A small body with a wrong byte is never sent at all.
     fn request(&self, random: &mut Random) {
         let client = self.cache.client();
         let content = random.pick(&self.blobs);
@@ -94,7 +95,8 @@ impl World {
         .fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Reads a body to its end, wherever that is, and compares it with `content` from `offset` on.
+    /// Reads a body to its end, complete or not, and compares the bytes with `content` from
+    /// `offset` on.
     fn pull(
         client: &Client,
         path: &str,
@@ -133,7 +135,8 @@ impl World {
         connection.abort();
     }
 
-    /// Something goes wrong, and is well again at the end of it.
+    /// Injects a random fault and ends it before the function returns, except for the rules of the
+    /// registry.
     fn fault(&self, disk: &SmallDisk, random: &mut Random) {
         let upstream = &self.upstream;
         let moment = Duration::from_millis(100 + random.below(300));
@@ -161,7 +164,7 @@ impl World {
                 std::fs::remove_file(filler).expect("remove the filler");
             }
             8 => {
-                // Entries go, so that there is something to fill again.
+                // Removes entries, so that the cache must fill again.
                 for content in self.blobs.iter().filter(|_| random.chance(2)) {
                     let path = disk::blob_path(self.cache.root(), &content.digest());
                     let _ = std::fs::remove_file(disk::sidecar_of(&path));
@@ -181,7 +184,8 @@ fn middle(samples: &[u64]) -> u64 {
     sorted[sorted.len() / 2]
 }
 
-/// Fails when the last quarter of a run is more than `allowed` above the second one; the first one is the start.
+/// Fails if the median of the last quarter exceeds the median of the second quarter by more than
+/// `allowed`. The first quarter is the start phase.
 #[track_caller]
 fn assert_level(what: &str, samples: &[u64], allowed: u64) {
     let quarter = samples.len() / 4;
@@ -242,7 +246,7 @@ fn a_fault_in_every_second_of_mixed_load_leaves_nothing_wrong_stuck_or_grown() {
         let began = Instant::now();
         for second in 1..=seconds {
             world.fault(&disk, &mut random);
-            // The one clock of this test: a fault in each second.
+            // The only timer of this test, for one fault in each second.
             std::thread::sleep(Duration::from_secs(second).saturating_sub(began.elapsed()));
             world.upstream.clear_rules();
             if second % 60 == 0 {
@@ -264,7 +268,7 @@ fn a_fault_in_every_second_of_mixed_load_leaves_nothing_wrong_stuck_or_grown() {
         MEMORY_NOISE_BYTES + MEMORY_BYTES_PER_HOUR * seconds / 3600,
     );
     assert_level("open files", &files, FILES_NOISE);
-    // Everything is well again, for everybody.
+    // After the faults, every client is served again.
     world.cache.wait_asks(&world.upstream, "a");
     for content in &world.blobs {
         let path = world.upstream.blob_url("a", &content.digest());

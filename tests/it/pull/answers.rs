@@ -1,5 +1,5 @@
-//! A 200 is believed for its bytes: pages for people in the place of manifests, fields that are written anew, entries that
-//! the disk has changed, and errors that say what was asked for.
+//! Responses with status 200 and foreign content: HTML pages instead of manifests, rewritten header
+//! fields, entries damaged on disk, and error messages that name the requested object.
 
 use serde_json::{Value, json};
 
@@ -8,7 +8,7 @@ use crate::harness::*;
 const PAGE: &str = "<!doctype html><html><body onload=alert(1)><form>Sign in</form></body></html>";
 const POLICY: &str = "default-src 'none'; sandbox";
 
-/// What a login page, a web interface or a proxy answers to everything.
+/// A page of a login form, web interface or proxy that responds to every request.
 fn page() -> Reply {
     Reply::status(200)
         .body(PAGE)
@@ -16,7 +16,7 @@ fn page() -> Reply {
         .without_digest()
 }
 
-/// Answers with 200 that are no manifest, whatever they claim.
+/// Responses with status 200 that contain no manifest, with any `Content-Type`.
 fn no_manifests() -> Vec<(&'static str, Reply)> {
     let claimed = |body: &str| {
         Reply::status(200)
@@ -115,7 +115,7 @@ fn a_held_tag_outlives_answers_that_are_no_manifests() {
     assert_ne!(cache.client().get(&path).x_cache(), "STALE");
 }
 
-/// A proxy that answers HEAD with its page copies the digest of an older answer now and then.
+/// A proxy that answers HEAD with its page sometimes copies the digest of an older response.
 #[test]
 fn the_head_of_a_page_confirms_no_tag() {
     let upstream = Registry::new();
@@ -337,7 +337,7 @@ fn what_a_refusal_asks_of_clients_is_written_anew() {
                 .set("Warning", "299 - \"mind\tthe gap\"")
                 .set("RateLimit-Limit", "1;w=1"),
         );
-        // Another registry each time: one that limits us is not asked again.
+        // A new registry each time, because a registry with a rate limit gets no further requests.
         let cache = Server::start(&upstream);
         let got = cache.client().get(&upstream.manifest_url("a", "v1"));
         assert_eq!(
@@ -360,13 +360,13 @@ fn what_a_refusal_asks_of_clients_is_written_anew() {
     assert_eq!(got.field("www-authenticate"), None, "{got}");
 }
 
-// ---- Bits that rot ---------------------------------------------------------------------------------------------------
+// ---- Damage on disk -----------------------------------------------------------------------------
 
 #[test]
 fn a_manifest_that_the_disk_has_changed_is_fetched_again_in_the_same_request() {
     let upstream = Registry::new();
     for restarted in [false, true] {
-        // Nothing in a core's memory, so that every request looks at the disk.
+        // No memory cache, so that every request reads from the disk.
         let mut cache = Server::options(&upstream)
             .env("STORAGE_BACKEND", "fs")
             .env("MEMORY_CACHE", "0")
@@ -376,7 +376,8 @@ fn a_manifest_that_the_disk_has_changed_is_fetched_again_in_the_same_request() {
         for reference in ["v1", &image.digest] {
             let path = upstream.manifest_url("a", reference);
             cache.client().get(&path).expect(&image.manifest);
-            // A fetch does not hash what it finds stored under its name, and a request that reads it does.
+            // A fetch does not hash an entry already stored under its name, but a request that
+            // reads the entry does.
             eventually("the manifest is stored", || {
                 cache.client().get(&path).expect(&image.manifest);
                 let right = std::fs::read(&stored).is_ok_and(|bytes| bytes == image.manifest);
@@ -386,7 +387,7 @@ fn a_manifest_that_the_disk_has_changed_is_fetched_again_in_the_same_request() {
             if restarted {
                 cache.restart();
             }
-            // What is on its way to the disk is still answered from memory.
+            // Until the write is complete, the cache still serves the manifest from memory.
             eventually("the manifest is fetched again", || {
                 let got = cache.client().get(&path);
                 got.expect(&image.manifest);
@@ -411,7 +412,7 @@ fn a_small_blob_that_the_disk_has_changed_is_fetched_again_in_the_same_request()
             let path = upstream.blob_url("a", &digest);
             for fields in [&[][..], &[("Range", "bytes=0-0")], &[("Range", "bytes=0-0,-1")]] {
                 cache.client().pull(&path, &content);
-                // A fill that has just ended still answers from its window.
+                // A fill that has just ended still serves from its window.
                 eventually("the blob comes from the disk", || {
                     cache.client().pull(&path, &content).x_cache() == "HIT"
                 });
@@ -444,7 +445,7 @@ fn a_page_in_the_store_of_an_older_release_is_removed() {
         .expect(&image.manifest);
     cache.settled_store();
     cache.stop();
-    // The same pair under another name, as a release that took any bytes would have written it.
+    // A copy of the pair under another name, as written by an old release that stored any bytes.
     let good = disk::manifest_path(cache.root(), &upstream.name(), "a", &image.digest);
     let digest = content::sha256(PAGE.as_bytes());
     let bad = disk::manifest_path(cache.root(), &upstream.name(), "a", &digest);
@@ -461,7 +462,7 @@ fn a_page_in_the_store_of_an_older_release_is_removed() {
     assert!(!bad.exists(), "it is gone from the store");
 }
 
-// ---- Errors -----------------------------------------------------------------------------------------------------------
+// ---- Errors -------------------------------------------------------------------------------------
 
 #[test]
 fn an_error_names_what_was_asked_for_and_keeps_the_registry_s_words() {
@@ -483,7 +484,7 @@ fn an_error_names_what_was_asked_for_and_keeps_the_registry_s_words() {
             format!("quay.test/org/app@{digest}"),
         ),
     ] {
-        // The 404 comes last, because it is remembered.
+        // The 404 comes last, because the cache stores a 404.
         for status in [403, 404] {
             upstream.clear_rules();
             upstream.on(

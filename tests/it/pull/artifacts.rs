@@ -1,5 +1,5 @@
-//! What is in registries besides images: signatures, charts, bundles, old forms. They are manifests and blobs like
-//! any other, and nothing is left out because its type is unknown.
+//! Content other than images: signatures, charts, bundles and old manifest formats. The cache
+//! serves all of them as ordinary manifests and blobs, also with an unknown type.
 
 use serde_json::json;
 
@@ -8,7 +8,7 @@ use crate::harness::*;
 
 const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 
-/// Pulls a manifest by tag and by digest, cold and warm, with its blobs.
+/// Pulls a manifest by tag and by digest, cold and warm.
 #[track_caller]
 fn pull(cache: &Server, upstream: &Registry, tag: &str, digest: &str, media_type: &str, body: &[u8]) {
     for reference in [tag, digest, tag, digest] {
@@ -73,7 +73,7 @@ fn signatures_charts_and_unknown_things_are_manifests() {
                 "config": empty, "layers": [empty], "subject": subject, "annotations": {"a": "b"},
             }),
         ),
-        // A chart of version 1.2.0+build.5: `+` is not for tags.
+        // A chart of version 1.2.0+build.5. Tags cannot contain `+`.
         (
             "1.2.0_build.5".to_owned(),
             json!({
@@ -116,7 +116,7 @@ fn signatures_charts_and_unknown_things_are_manifests() {
             "the tag brought it"
         );
     }
-    // Types that are in no list of ours.
+    // Media types unknown to the cache.
     for (tag, media_type) in [
         ("artifact", "application/vnd.oci.artifact.manifest.v1+json"),
         ("theirs", "application/vnd.example.thing.v7+json"),
@@ -181,7 +181,8 @@ fn sha512_is_a_digest_like_sha256() {
     assert_eq!(got.status, 502, "{got}");
 }
 
-/// Registries that have an image only in the first form give it to those who ask for it.
+/// Some registries have an image in schema version 1 only, and return it if the client accepts
+/// schema version 1.
 #[test]
 fn the_first_form_of_manifests_is_passed_on() {
     const SIGNED: &str = "application/vnd.docker.distribution.manifest.v1+prettyjws";
@@ -208,7 +209,7 @@ fn the_first_form_of_manifests_is_passed_on() {
         "it is asked for with the client's own words: {:#?}",
         upstream.log()
     );
-    // Who does not take it gets what the upstream has for them.
+    // A client that does not accept version 1 gets the upstream's converted manifest.
     let path = upstream.manifest_url("org/thing", "old");
     let newer = json!({"schemaVersion": 2, "config": {}, "layers": []}).to_string();
     let converted = upstream.manifest("org/thing", MANIFEST, newer.as_str());
@@ -223,7 +224,8 @@ fn the_first_form_of_manifests_is_passed_on() {
     got.expect(newer.as_bytes());
 }
 
-/// Registries refuse HEAD for blobs that they give by GET, and what a GET brings is wanted next anyway.
+/// Some registries reject HEAD for blobs but answer GET. The client usually requests the content
+/// next anyway.
 #[test]
 fn a_blob_is_never_asked_for_with_head() {
     let upstream = Registry::new();

@@ -1,4 +1,5 @@
-//! A fast upstream and a client that reads slowly: the fill runs ahead on the disk, and without a disk the upstream waits.
+//! A fast upstream and a slow client. With a disk, the fill runs ahead of the client. Without a
+//! disk, the cache stops reading from the upstream.
 
 use crate::harness::client::Flow;
 use crate::harness::disk::SmallDisk;
@@ -7,10 +8,10 @@ use crate::harness::*;
 const MIB: u64 = 1024 * 1024;
 const BLOB_BYTES: u64 = 96 * MIB;
 
-/// A fill's window, its buffers in the kernel, and what a server with nothing to do varies by.
+/// The window of a fill, its kernel buffers, and the usual variation of an idle server.
 const MEMORY_BYTES: u64 = 32 * MIB;
 
-/// Reads the first of `content` and then nothing until `meanwhile` is over; then all the rest.
+/// Reads the first bytes of `content`, runs `meanwhile` without reading, and then reads the rest.
 fn read_slowly(cache: &Server, path: &str, content: &PseudoRandom, meanwhile: impl FnOnce()) {
     let mut meanwhile = Some(meanwhile);
     let mut connection = Connection::open_narrow(cache.addr(), 64 * 1024).expect("connect");
@@ -54,7 +55,7 @@ fn without_a_disk_the_upstream_waits_for_the_client() {
     let before = cache.rss_bytes();
     let content = PseudoRandom::new(fresh_seed(), BLOB_BYTES);
     let path = upstream.blob_url("a", &upstream.blob(content.clone()));
-    // Far behind the window, the socket buffers on the way and what the harness sends at once.
+    // Far beyond the window, the socket buffers and the write size of the harness.
     let gate = Gate::new();
     gate.open();
     upstream.on(
@@ -62,7 +63,7 @@ fn without_a_disk_the_upstream_waits_for_the_client() {
         Reply::new().hold_at(BLOB_BYTES - MIB, &gate),
     );
     read_slowly(&cache, &path, &content, || {
-        // What has not come by now never comes: the memory stays where it is.
+        // After one second, no further data arrives and the memory stays constant.
         for _ in 0..10 {
             std::thread::sleep(std::time::Duration::from_millis(100));
             let grown = cache.rss_peak_bytes().saturating_sub(before);

@@ -1,11 +1,11 @@
-//! Ordinary pulls, cold and warm, in every way a client can spell them.
+//! Ordinary pulls, cold and warm, with every spelling of a request.
 
 use crate::harness::client::request_bytes;
 use crate::harness::content::sha512;
 use crate::harness::disk;
 use crate::harness::*;
 
-/// Fields that may differ between two answers about the same object.
+/// Fields that may differ between two responses for one object.
 const CHANGING: [&str; 4] = ["date", "age", "x-cache", "cache-status"];
 
 fn steady_fields(response: &Response) -> Vec<(String, Vec<u8>)> {
@@ -19,7 +19,7 @@ fn steady_fields(response: &Response) -> Vec<(String, Vec<u8>)> {
     fields
 }
 
-/// Pulls an image as containerd does: resolve the tag, then everything by digest.
+/// Pulls an image as containerd does: resolves the tag, then fetches all content by digest.
 fn pull_image(client: Client, upstream: &Registry, repository: &str, tag: &str, image: &Image) {
     let resolved = client.request(
         "HEAD",
@@ -108,7 +108,7 @@ fn answers_carry_the_headers_clients_rely_on() {
     let cache = Server::start(&upstream);
     let image = Image::small(&upstream, "a/b", "v1", fresh_seed());
     let (blob, content) = &image.blobs[2];
-    // Twice: the miss and the hit must agree.
+    // The miss and the hit must agree.
     for _ in 0..2 {
         let answer = cache.client().get(&upstream.blob_url("a/b", blob));
         answer.expect(&content.bytes());
@@ -145,7 +145,7 @@ fn head_answers_what_get_answers_without_the_body() {
     let upstream = Registry::new();
     let cache = Server::start(&upstream);
     let client = cache.client();
-    // Once HEAD comes first, once GET does.
+    // First with HEAD before GET, then with GET before HEAD.
     for head_first in [true, false] {
         let seed = fresh_seed();
         let tag = format!("t{seed}");
@@ -236,7 +236,8 @@ fn one_object_answers_under_every_spelling_of_its_place() {
     assert_eq!(upstream.gets("/v2/nginx/"), 0);
     let by_ns = client.get(&format!("/v2/x/y/manifests/v1?ns={encoded}"));
     assert_eq!(by_ns.field("oci-namespace"), Some(name.as_str()));
-    // `ns` was for us: it names the upstream, so the upstream need not see it.
+    // `ns` selects the upstream in this cache, so the request to the upstream does not contain
+    // `ns`.
     assert_eq!(upstream.count(|seen| seen.target.contains("ns=")), 0);
 }
 
@@ -357,7 +358,7 @@ fn a_connection_carries_many_pulls_and_ends_when_asked() {
         .collect();
     let mut connection = cache.client().open();
     for round in 0..3 {
-        // The second and third round are pipelined hits.
+        // The second and third rounds are pipelined hits.
         for path in &paths {
             connection.request("GET", path, &[]).unwrap();
             connection.request("HEAD", path, &[]).unwrap();

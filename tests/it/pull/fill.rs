@@ -1,4 +1,4 @@
-//! One upstream body feeds every client, whenever they come and whenever they leave.
+//! A single upstream body serves every client, independent of the time at which clients join and leave.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -8,8 +8,8 @@ use crate::harness::*;
 
 const MIB: u64 = 1024 * 1024;
 
-/// What 100 followers of one fill may cost in memory beyond the idle server: the fill's window and two socket
-/// buffers' worth for each of them, and not the blob.
+/// Permitted memory for 100 followers of one fill, in addition to the idle server: the window of
+/// the fill and two socket buffers per follower, but not the blob.
 const RSS_GROWTH_MAX: u64 = 64 * MIB;
 
 #[test]
@@ -21,7 +21,8 @@ fn a_hundred_clients_of_one_cold_blob_cost_one_upstream_request() {
     let content = PseudoRandom::new(fresh_seed(), 256 * MIB);
     let digest = upstream.blob(content.clone());
     let path = upstream.blob_url("big/one", &digest);
-    // The upstream stops at each quarter until the next quarter of the clients has come.
+    // The upstream stops at each quarter of the blob until the next quarter of the clients has
+    // joined.
     let gates: Vec<_> = (0..PHASES).map(|_| Gate::new()).collect();
     let mut reply = Reply::new();
     for (n, gate) in gates.iter().enumerate() {
@@ -35,7 +36,7 @@ fn a_hundred_clients_of_one_cold_blob_cost_one_upstream_request() {
     std::thread::scope(|scope| {
         let (joined, content, path, digest) = (&joined, &content, &path, &digest);
         let mut expected = 0;
-        // The first client starts the fill and hangs up in its middle.
+        // The first client starts the fill and disconnects in the middle.
         scope.spawn(move || {
             client.get_and_abort(path, MIB / 2);
             joined.fetch_add(1, Ordering::SeqCst);
@@ -68,7 +69,8 @@ fn a_hundred_clients_of_one_cold_blob_cost_one_upstream_request() {
                     };
                     let mut connection = client.open();
                     connection.request("GET", path, fields).unwrap();
-                    // Counted when asked, not when answered: a range may have to wait for its bytes.
+                    // Counted after the request, not after the response, because a range may wait
+                    // for its bytes.
                     joined.fetch_add(1, Ordering::SeqCst);
                     let head = connection.read_head().unwrap();
                     assert_eq!(head.status, if fields.is_empty() { 200 } else { 206 });
@@ -100,7 +102,8 @@ fn a_hundred_clients_of_one_cold_blob_cost_one_upstream_request() {
     assert_eq!(upstream.gets(&digest), 1);
 }
 
-/// The fake releases the second half only after the first client is gone, so the outcome depends on no timing.
+/// The fake registry sends the second half only after the first client has left, so the test does
+/// not depend on timing.
 #[test]
 fn a_fill_survives_its_first_client() {
     for size in [100_000, 3 * MIB] {
@@ -139,7 +142,7 @@ fn a_fill_with_no_client_left_is_finished_and_kept() {
     only.abort();
     gate.open();
     cache.wait_stored(&digest);
-    // For a moment after that it is still followed.
+    // For a moment after the store, clients still follow the fill.
     eventually("a hit", || {
         cache.client().pull(&path, &content).x_cache() == "HIT"
     });
@@ -170,7 +173,7 @@ fn the_first_bytes_arrive_before_the_upstream_has_sent_the_rest() {
         assert_eq!(whole.unwrap().received, content.size);
         x_cache
     };
-    // Both clients must hold everything below the gate before it opens.
+    // Both clients must have received all bytes below the gate before the gate opens.
     let waiting = AtomicUsize::new(0);
     let seen_half = || {
         if waiting.fetch_add(1, Ordering::SeqCst) == 1 {
@@ -204,7 +207,7 @@ fn head_waits_for_nothing_and_a_range_for_its_last_byte_only() {
         part.request("GET", &path, &[("Range", "bytes=5-99999")]).unwrap();
         let head = part.read_head().unwrap();
         assert_eq!((head.status, head.content_length()), (206, Some(99_995)));
-        // All but the last byte is there at once; the last one waits for the digest.
+        // All bytes but the last are sent at once. The last byte waits for the digest check.
         let whole = part.read_body(head, "GET", &mut |at, piece| {
             if at + piece.len() as u64 == 99_994 {
                 gate.open();
@@ -258,7 +261,7 @@ fn a_client_that_stops_reading_holds_up_neither_the_fill_nor_the_others() {
     });
     cache.client().pull(&path, &content);
     cache.wait_stored(&digest);
-    // It wakes up and finds its bytes.
+    // The client resumes and receives all its bytes.
     let whole = stuck.read_body(head, "GET", &mut |at, piece| {
         content.compare(at, piece).map_or_else(Flow::Wrong, |()| Flow::Go)
     });
@@ -276,7 +279,7 @@ fn followers_share_their_fills_failure_and_the_next_client_its_own_chance() {
     let gate = Gate::new();
     upstream.on(
         On::path(&digest).get().once(),
-        // Unlike a 404 it is not remembered; clients are answered 404 all the same.
+        // Unlike a 404, a 410 is not cached. Clients receive 404 for both.
         Reply::status(410).hold_head(&gate),
     );
     std::thread::scope(|scope| {
@@ -286,7 +289,7 @@ fn followers_share_their_fills_failure_and_the_next_client_its_own_chance() {
         gate.wait_arrived(1);
         gate.open();
         for client in clients {
-            // Who came after the failure was known made the next, good fill.
+            // A client that came after the failure started the next fill, which succeeds.
             assert!(matches!(client.join().unwrap(), 404 | 200));
         }
     });
@@ -311,7 +314,7 @@ fn manifests_are_single_flight_too() {
             }
             if reference == "v1" {
                 gate.wait_arrived(1);
-                // Late comers have a moment to join; those that do not are hits, and the count is the same.
+                // Late clients have 50 ms to join. Later ones are hits and do not change the count.
                 std::thread::sleep(Duration::from_millis(50));
                 gate.open();
             }

@@ -1,4 +1,4 @@
-//! What may travel from an upstream's head to a client's, and from a client's to an upstream's.
+//! Header fields that the cache forwards from upstream to client, and from client to upstream.
 
 use serde_json::json;
 
@@ -7,7 +7,7 @@ use crate::harness::*;
 
 const MIB: usize = 1024 * 1024;
 
-/// A manifest with odd spacing, key order, duplicates and unicode.
+/// Returns a manifest with odd spacing, key order, duplicates and Unicode.
 fn odd_manifest(random: &mut Random) -> Vec<u8> {
     let blank = |random: &mut Random| {
         (0..random.below(4))
@@ -36,7 +36,7 @@ fn odd_manifest(random: &mut Random) -> Vec<u8> {
         ]);
         text += &blank(random);
     }
-    // Of equal names the last counts.
+    // For duplicate names, the last value counts.
     text += r#","config":{},"layers" : [ ],"schemaVersion":2}"#;
     text += &blank(random);
     if random.chance(30) {
@@ -96,7 +96,8 @@ fn the_manifest_s_type_is_the_upstream_s() {
     }
 }
 
-/// Fields a registry, or who sits in front of it, may send about a blob that every repository shares.
+/// Fields that a registry or a proxy in front of the registry may send with a blob. All
+/// repositories share the blob.
 const HOSTILE: [(&str, &str); 40] = [
     ("Set-Cookie", "canary=1"),
     ("Set-Cookie2", "canary=1"),
@@ -178,7 +179,7 @@ fn an_upstream_s_headers_are_not_replayed_to_others() {
             }
             cache.wait_stored(&digest);
         }
-        // Kept for the operator to see, though.
+        // The sidecar contains the fields for the operator.
         let sidecar = disk::sidecar_of(&disk::blob_path(cache.root(), &digest));
         let text = std::fs::read_to_string(sidecar).unwrap();
         assert!(
@@ -188,7 +189,8 @@ fn an_upstream_s_headers_are_not_replayed_to_others() {
     }
 }
 
-/// The client refuses every control byte and every byte above ASCII, so it is enough that it is content.
+/// The test client rejects every control byte and every byte above ASCII in a head, so a successful
+/// response is a sufficient check.
 #[test]
 fn bytes_that_split_heads_never_reach_a_client() {
     let upstream = Registry::new();
@@ -228,7 +230,7 @@ fn bytes_that_split_heads_never_reach_a_client() {
                 upstream.manifest_url("a", &image.digest),
             ] {
                 let got = cache.client().get(&path);
-                // Refusing such an upstream is right, too.
+                // An error for such an upstream is also correct.
                 assert!(
                     matches!(got.status, 200 | 502),
                     "{name}: {}: {got}",
@@ -269,7 +271,7 @@ fn framing_is_ours_whatever_the_upstream_says() {
             .unwrap();
         let got = connection.read("GET").unwrap();
         if got.status == 502 {
-            // An upstream that names another digest may be refused outright.
+            // The cache may reject an upstream that sends a different digest.
             upstream.clear_rules();
             upstream.on(
                 On::any(),
@@ -285,7 +287,7 @@ fn framing_is_ours_whatever_the_upstream_says() {
         assert_eq!(got.field("docker-content-digest"), Some(digest.as_str()));
         assert_eq!(got.field("accept-ranges"), Some("bytes"));
         assert_eq!(got.field("content-range"), None);
-        // Its connection is not ours.
+        // The upstream's `Connection` field does not affect the client's connection.
         connection.request("GET", "/v2/", &[]).unwrap();
         connection.read("GET").unwrap().expect(b"{}");
     }

@@ -1,4 +1,4 @@
-//! Wrong bytes never complete and never stick.
+//! Responses with wrong bytes never complete, and wrong bytes are never stored.
 
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -8,19 +8,19 @@ use crate::harness::content::sha256;
 use crate::harness::*;
 
 const MIB: u64 = 1024 * 1024;
-/// Up to here a body is verified before its first byte leaves.
+/// Up to this size, a body is verified before its first byte is sent.
 const HELD_WHOLE_MAX: u64 = MIB;
-/// How much of a larger body is withheld until it is verified.
+/// The number of bytes at the end of a larger body that are sent only after verification.
 const WITHHELD: u64 = 64 * 1024;
 
-/// A size between 1 byte and 8 MiB, each power of two as likely as the next.
+/// Returns a size between 1 byte and 16 MiB. Every power of two is equally likely.
 fn any_size(random: &mut Random) -> u64 {
     let bits = random.below(24);
     (1 << bits) + random.below(1 << bits)
 }
 
-/// Content of any size that differs from all `seen` so far: there are only 256 of one byte, and one that is
-/// stored already would be a hit.
+/// Returns content of any size that differs from all `seen` content. Only 256 contents of one byte
+/// exist, and stored content would be a hit.
 fn new_content(random: &mut Random, seen: &mut HashSet<String>) -> PseudoRandom {
     loop {
         let content = PseudoRandom::new(random.next(), any_size(random));
@@ -30,7 +30,8 @@ fn new_content(random: &mut Random, seen: &mut HashSet<String>) -> PseudoRandom 
     }
 }
 
-/// Runs `work(n)` for all `n` below `count` on a few threads: most of a broken fill's time is waiting to try again.
+/// Runs `work(n)` for all `n` below `count` on a few threads. A broken fill mostly waits for its
+/// next attempt.
 fn in_parallel(count: usize, work: impl Fn(usize) + Sync) {
     let next = AtomicUsize::new(0);
     std::thread::scope(|scope| {
@@ -48,7 +49,7 @@ fn in_parallel(count: usize, work: impl Fn(usize) + Sync) {
     });
 }
 
-/// Fails if a client could take this for the complete content.
+/// Fails if a client could treat `got` as the complete content.
 #[track_caller]
 fn expect_no_completion(got: Result<Response, Broken>, content: &PseudoRandom, what: &str) {
     match got {
@@ -100,7 +101,8 @@ fn two_hundred_flipped_bytes_neither_complete_nor_stick() {
         upstream.on(On::path(&digest), Reply::new().framing(framing).flip(offset));
         let mut connection = cache.client().open();
         connection.request("GET", &path, &[]).unwrap();
-        // Not compared while it streams: the flipped byte may well be seen, it must only never be completed.
+        // No comparison during the transfer, because the client may receive the flipped byte, but
+        // never a complete body.
         expect_no_completion(connection.read("GET"), &content, &what);
         assert!(!disk::is_stored(cache.root(), &digest), "{what}");
         upstream.clear_rules();
@@ -141,7 +143,8 @@ fn an_abort_is_visible_to_every_kind_of_client() {
             let mut connection = cache.client().open();
             connection.send(&request).unwrap();
             match connection.read("GET") {
-                // Where the end of the connection is the end of the body, only a reset says "not complete".
+                // If the end of the connection marks the end of the body, only a reset signals an
+                // incomplete body.
                 Err(broken)
                     if broken
                         .head
@@ -154,7 +157,7 @@ fn an_abort_is_visible_to_every_kind_of_client() {
                     matches!(broken.why, Why::Reset | Why::Truncated),
                     "{framing:?} {kind}"
                 ),
-                // A range may be answered after the fill, and then with a clean error.
+                // A range may be answered after the fill, with a complete error response.
                 Ok(response) => assert_eq!(response.status, 502, "{framing:?} {kind}: {response}"),
             }
         }
@@ -199,7 +202,7 @@ fn a_body_cut_once_anywhere_still_arrives_whole() {
         .map(|n| {
             let content = new_content(&mut random, &mut seen);
             let size = content.size;
-            // The first bytes and the last are where off-by-ones live.
+            // Off-by-one errors are most likely at the first and last bytes.
             let at = match n % 4 {
                 0 => random.below(size.min(4_096)),
                 1 => size - 1 - random.below(size.min(70_000)),
@@ -228,7 +231,7 @@ fn a_body_cut_once_anywhere_still_arrives_whole() {
     cache.settled_store().expect_clean();
 }
 
-/// Cut for good: every answer ends at the same byte and ranges are not to be had.
+/// A permanent cut: every response ends at one byte, and ranges do not work.
 #[test]
 fn a_body_that_never_gets_past_a_byte_never_completes() {
     let upstream = Registry::new();
@@ -261,7 +264,8 @@ fn a_body_that_never_gets_past_a_byte_never_completes() {
         );
         let got = cache.client().try_pull(&path, &[], content, 0);
         match got {
-            // Wrong bytes that were visible on the way are fine as long as they do not complete.
+            // Wrong bytes may be visible during the transfer, as long as the body does not
+            // complete.
             Err(Broken {
                 why: Why::WrongByte(_),
                 ..
@@ -274,7 +278,8 @@ fn a_body_that_never_gets_past_a_byte_never_completes() {
     in_parallel(cases.len(), |n| {
         let content = &cases[n].0;
         let path = upstream.blob_url("a", &content.digest());
-        // A fill that has received wrong bytes may still ask for its rest; who joins it is cut off as well.
+        // A fill with wrong bytes may still request its rest. Clients that join the fill are cut
+        // off too.
         eventually("the blob comes", || {
             let got = cache.client().try_pull(&path, &[], content, 0);
             got.is_ok_and(|got| got.status == 200 && got.received == content.size)
@@ -302,7 +307,7 @@ fn a_wrong_length_completes_nothing_wrong() {
         let path = upstream.blob_url("a", &digest);
         upstream.on(On::path(&digest), Reply::new().length_delta(*delta));
         match cache.client().try_get(&path) {
-            // All the content came and its digest is right: calling it complete is no lie.
+            // All content arrived with the correct digest, so a complete response is correct.
             Ok(got) if got.status == 200 => {
                 assert_eq!(sha256(&got.body), digest, "size {} {delta:+}", content.size);
             }
@@ -325,16 +330,16 @@ fn a_wrong_manifest_is_a_clean_error() {
     let cache = Server::start(&upstream);
     let image = Image::small(&upstream, "a", "good", fresh_seed());
     let kind = Flavor::Oci.manifest();
-    // By digest: other bytes.
+    // By digest, with other bytes.
     upstream.manifest_as("b", &image.digest, kind, r#"{"schemaVersion":2}"#);
     let got = cache.client().get(&upstream.manifest_url("b", &image.digest));
     assert_eq!(got.status, 502, "{got}");
-    // By tag: bytes that are not those the upstream names itself.
+    // By tag, with bytes that do not match the upstream's own digest field.
     upstream.tag("b", "v1", &image.digest);
     let got = cache.client().get(&upstream.manifest_url("b", "v1"));
     assert_eq!(got.status, 502, "{got}");
     assert!(!disk::is_stored(cache.root(), &image.digest));
-    // A header that names another digest than the path.
+    // A header field with a digest other than in the path.
     upstream.on(
         On::path("/v2/a/").once(),
         Reply::new().set("Docker-Content-Digest", sha256(b"other")),
@@ -376,12 +381,13 @@ fn a_coded_body_is_not_taken_for_the_content() {
     }
 }
 
-/// Damage at rest that a look at the pair reveals is a miss, and healed by the next pull.
+/// If damage on disk is visible in the pair of files, the request is a miss and the pull repairs
+/// the entry.
 #[test]
 fn entries_whose_data_and_sidecar_disagree_are_fetched_again() {
     let upstream = Registry::new();
     let mut cache = Server::start(&upstream);
-    // Where there is a bucket, that may have it too.
+    // A bucket, if present, may also have the blob.
     let gets = if server::storage_of_run() == "fs" {
         2..=2
     } else {

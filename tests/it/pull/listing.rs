@@ -1,5 +1,4 @@
-//! Lists of tags and of referrers: whose names they carry, where their next page is, how long they live, and whom
-//! they are for.
+//! Lists of tags and of referrers: repository names, links to the next page, lifetimes, and access.
 
 use serde_json::{Value, json};
 
@@ -30,7 +29,7 @@ fn tags_of(response: &Response) -> Vec<String> {
         .collect()
 }
 
-/// The target of the one `Link` to the next page.
+/// Returns the target of the only `Link`, which leads to the next page.
 fn next_of(response: &Response) -> Option<String> {
     let link = response.field("link")?;
     let (target, relation) = link.strip_prefix('<').unwrap().split_once('>').unwrap();
@@ -99,7 +98,8 @@ fn a_crowd_that_asks_at_once_costs_one_question() {
     assert_eq!(upstream.requests(), 1, "{:#?}", upstream.log());
 }
 
-/// However a registry writes its links, the next page is asked for here, and all pages together are the whole list.
+/// For every format of a registry's links, the next page is requested at the cache. All pages
+/// together form the complete list.
 #[test]
 fn the_next_page_is_found_at_the_cache() {
     let upstream = Registry::new();
@@ -182,7 +182,7 @@ fn links_that_lead_nowhere_are_not_passed_on() {
             .get(&format!("/v2/{}/{repository}/tags/list", upstream.name()));
         assert_eq!((got.status, next_of(&got)), (200, None), "{link}: {got}");
     }
-    // The page that was asked for is not the next one.
+    // A link to the requested page itself is not a link to the next page.
     upstream.on(
         On::path("/v2/same/"),
         tags_reply(&json!(["a"])).set("Link", "<?n=5&last=x>; rel=next"),
@@ -316,7 +316,8 @@ fn what_an_upstream_answers_keeps_its_class() {
         (429, "TOOMANYREQUESTS"),
         (500, "UNAVAILABLE"),
     ] {
-        // Each with a registry of its own: one that limits us, or fails, is not asked again at once.
+        // A new registry each time, because a failed or rate-limited registry gets no immediate
+        // request.
         let upstream = Registry::new();
         let cache = Server::start(&upstream);
         upstream.on(On::any(), Reply::status(status).set("Retry-After", "7"));
@@ -330,7 +331,7 @@ fn what_an_upstream_answers_keeps_its_class() {
     }
 }
 
-/// An answer is no outage: what was listed before is not given out as if nothing had happened.
+/// A 404 is not an outage, so the cache must not serve the previous list.
 #[test]
 fn a_list_that_is_gone_is_gone() {
     let upstream = Registry::new();
@@ -378,7 +379,7 @@ fn what_a_client_s_own_credentials_list_is_for_this_client_alone() {
     assert_eq!(with, 4, "each time anew: {:#?}", upstream.log());
 }
 
-/// What everybody may see needs nobody's credentials.
+/// A public list needs no credentials.
 #[test]
 fn a_public_list_is_not_asked_for_with_a_client_s_credentials() {
     let upstream = Registry::new();
@@ -469,7 +470,8 @@ fn referrers_have_pages_too() {
     assert_eq!(next_of(&cache.client().get(&next)), None);
 }
 
-/// Clients that get a 404 look for the tag that stands for the list; at anything else they give up.
+/// After a 404, clients search for the tag that replaces the list. After any other error, clients
+/// abort.
 #[test]
 fn a_registry_without_referrers_is_404_however_it_says_so() {
     let upstream = Registry::new();
@@ -510,7 +512,7 @@ fn a_registry_without_referrers_is_404_however_it_says_so() {
             .head(&format!("/v2/{name}/{repository}/referrers/{digest}"));
         assert_eq!(head.status, 404, "{repository}");
     }
-    // A redirect is followed within the API only.
+    // The cache follows a redirect only within the API.
     assert_eq!(upstream.gets("/web/page"), 0, "{:#?}", upstream.log());
     assert!(upstream.gets("/v2/elsewhere/") > 0, "{:#?}", upstream.log());
     for bad in ["latest", "sha256:abc", "sha256-abc"] {
@@ -521,7 +523,7 @@ fn a_registry_without_referrers_is_404_however_it_says_so() {
     }
 }
 
-/// The question by which clients find out whether there are referrers at all.
+/// Clients detect support for referrers with a request for this digest.
 #[test]
 fn the_digest_of_zeros_is_a_digest() {
     let upstream = Registry::new();

@@ -15,7 +15,7 @@ mod backpressure;
 /// Flipped bytes, cuts and wrong lengths from the upstream; no wrong byte completes or is cached.
 mod integrity;
 
-/// Responses with status 200 and foreign content, rewritten header fields, damaged entries, and error texts.
+/// Status 200 with foreign content, rewritten header fields, damaged entries, and error texts.
 mod answers;
 
 /// Broken upstream bodies, continued with `Range`.

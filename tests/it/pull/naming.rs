@@ -1,4 +1,4 @@
-//! What a path may say, and what hostile ones achieve: an error, and nothing else.
+//! Permitted paths, and hostile paths, which only cause errors.
 
 use std::collections::BTreeSet;
 
@@ -190,7 +190,7 @@ fn writes_are_refused_without_asking_anybody() {
     assert_eq!(upstream.requests(), 0);
 }
 
-/// The registry exists and would answer, and nobody allowed it.
+/// The registry exists and would respond, but is not in the configuration.
 #[test]
 fn loopback_that_is_not_configured_is_never_connected_to() {
     let upstream = Registry::new();
@@ -217,8 +217,8 @@ fn loopback_that_is_not_configured_is_never_connected_to() {
             assert_ne!(got.status, 500, "{path}: {got}");
         }
     }
-    // A registry that is configured may lead to loopback and private addresses, but never to link-local ones: not by
-    // a redirect, and not as a token service either.
+    // A configured registry may redirect to loopback and private addresses. Link-local addresses
+    // are forbidden, both for redirects and for token services.
     let moved = upstream.blob("moved");
     upstream.on(
         On::path(&moved),
@@ -236,8 +236,8 @@ fn loopback_that_is_not_configured_is_never_connected_to() {
     assert_eq!(inside.requests(), 0, "{:#?}", inside.log());
 }
 
-/// Paths made from pieces that have broken other caches, against an upstream that says yes to everything: whatever
-/// gets through is written somewhere, and it must be inside the store and under a proper name.
+/// Paths from pieces that have broken other caches, against an upstream that answers every request
+/// with 200. All files must be created inside the store and under a valid name.
 #[test]
 fn twenty_thousand_hostile_paths_create_nothing_outside_the_store() {
     const PATHS: usize = 20_000;
@@ -245,7 +245,7 @@ fn twenty_thousand_hostile_paths_create_nothing_outside_the_store() {
     let mut cache = Server::options(&upstream)
         .env("DEFAULT_REGISTRY", upstream.name())
         .start();
-    // The parent holds a file an escape would like to overwrite.
+    // The parent directory contains a file as target for an escape.
     let good = sha256(b"x");
     upstream.on(On::any(), Reply::status(200).body("x"));
     let listing = |dir: &std::path::Path| -> BTreeSet<_> {
@@ -323,7 +323,8 @@ fn twenty_thousand_hostile_paths_create_nothing_outside_the_store() {
     let mut connection = cache.client().open();
     for number in 0..PATHS {
         let mut path = String::from("/v2");
-        // A first part with a dot would be looked up as a host, and tests ask no name server.
+        // A first component with a dot would cause a DNS query, and tests must not use a name
+        // server.
         path.push_str(&format!("/{}", if random.chance(8) { "a" } else { &name }));
         for _ in 0..random.below(5) {
             path.push('/');
@@ -348,7 +349,8 @@ fn twenty_thousand_hostile_paths_create_nothing_outside_the_store() {
             _ => {}
         }
         let bytes = request_bytes("GET", &path, &[]);
-        // The server may close after a refusal; then the same path gets a new connection, once.
+        // The server may close the connection after an error, so the test sends the request again
+        // once on a new connection.
         let answer = match connection
             .send(&bytes)
             .map_err(client::Why::from)
@@ -367,7 +369,7 @@ fn twenty_thousand_hostile_paths_create_nothing_outside_the_store() {
                     answer.status < 500 || matches!(answer.status, 502 | 504),
                     "{number}: {path}: {answer}"
                 );
-                // Whatever the path was, the error that repeats it is well formed.
+                // The error contains the path and must be valid JSON.
                 if answer
                     .field("content-type")
                     .is_some_and(|kind| kind.starts_with("application/json"))

@@ -1,5 +1,5 @@
-//! Clients that fetch the parts of a blob side by side: each asks for a range without an end, and closes the connection
-//! when it has its part, as containerd does.
+//! Clients that fetch the parts of a blob in parallel, as containerd does. Each client requests a
+//! range without an end, and closes the connection after its part.
 
 use crate::harness::client::Flow;
 use crate::harness::h2::{self, Frame, Peer};
@@ -9,10 +9,12 @@ const MIB: u64 = 1024 * 1024;
 const PARTS: u64 = 4;
 const PART: u64 = 4 * MIB;
 
-/// Bytes sent for a part at most. Without a limit on unsent bytes, or on unread ones, it is 1.8 to 2 times the part.
+/// The largest number of bytes sent for a part. Without a limit on unsent or unread bytes, the
+/// number is 1.8 to 2 times the part.
 const SENT_MAX: u64 = PART * 13 / 10;
 
-/// What a client's kernel keeps for it. It is of one size, so that what is sent in vain does not depend on the machine.
+/// The receive buffer of a client. The size is fixed, so that the number of wasted bytes does not
+/// depend on the machine.
 const RECEIVE_BUFFER_BYTES: usize = 128 * 1024;
 
 fn sent(line: &str) -> u64 {
@@ -24,7 +26,8 @@ fn sent(line: &str) -> u64 {
 #[test]
 fn parts_of_open_ranges_cost_little_more_than_they_hold_and_their_ends_are_no_aborts() {
     let (_upstream, cache, content, path) = stored(PARTS * PART);
-    // Whole in memory, and known to be: the core sends as fast as it can.
+    // The blob is completely in the page cache and known to be there, so the core sends at full
+    // speed.
     cache.client().pull(&path, &content);
     cache.client().pull(&path, &content);
     std::thread::scope(|scope| {
@@ -60,7 +63,8 @@ fn parts_of_open_ranges_cost_little_more_than_they_hold_and_their_ends_are_no_ab
     }
 }
 
-/// A client written in Go lets the server send 4 MiB of each stream ahead; this one lets it send everything.
+/// A Go client lets the server send 4 MiB of each stream ahead. The client of this test has no such
+/// limit.
 #[test]
 fn a_part_over_http_2_costs_little_more_than_it_holds_and_its_end_is_no_abort() {
     const WINDOW: u32 = 1 << 30;
@@ -77,7 +81,7 @@ fn a_part_over_http_2_costs_little_more_than_it_holds_and_its_end_is_no_abort() 
         peer.step().expect("the part comes");
     }
     peer.send(&h2::reset(id, h2::CANCEL)).unwrap();
-    // The server has seen the reset when it answers what comes behind it.
+    // The response to the PING shows that the server has processed the reset.
     peer.send(&Frame::new(h2::PING, 0, 0, [0; 8])).unwrap();
     while peer.step().expect("the connection goes on").kind != h2::PING {}
     let line = || {
@@ -91,8 +95,8 @@ fn a_part_over_http_2_costs_little_more_than_it_holds_and_its_end_is_no_abort() 
     assert!(sent(&line) < SENT_MAX, "{line}");
 }
 
-/// A client written in Go receives at once whatever its window of 4 MiB allows, and grants more as its program reads. Here the
-/// program reads 16 KiB for each answer to a PING.
+/// A Go client receives data at once within its window of 4 MiB, and enlarges the window as the
+/// program reads. In this test, the program reads 16 KiB per PING response.
 #[test]
 fn a_part_over_http_2_costs_little_more_than_a_slow_program_reads_of_it() {
     const WINDOW: u32 = 4 << 20;

@@ -1,4 +1,5 @@
-//! Every answer below `/v2/` tells browsers to run and to guess nothing, whatever it holds and whoever wrote it.
+//! Every response below `/v2/` forbids scripts and content sniffing in browsers, for every content
+//! and origin.
 
 use crate::harness::h2::Peer;
 use crate::harness::*;
@@ -18,7 +19,7 @@ fn expect_policy(what: &str, fields: &Fields) {
 
 type Ask = (&'static str, String, Vec<(&'static str, &'static str)>);
 
-/// One request for each kind of answer that a cache in front of `upstream` has.
+/// Returns one request for each kind of response of a cache in front of `upstream`.
 fn asks(upstream: &Registry) -> Vec<Ask> {
     let image = Image::small(upstream, "a", "v1", fresh_seed());
     let (manifest, tag) = (
@@ -56,7 +57,7 @@ fn asks(upstream: &Registry) -> Vec<Ask> {
         ("POST", below("a/blobs/uploads/"), vec![]),
         ("DELETE", manifest.clone(), vec![]),
     ];
-    // Cold, stored, and remembered.
+    // Cold, from the disk, and from memory.
     for _ in 0..3 {
         for path in [&manifest, &tag, &blob, &small] {
             for method in ["HEAD", "GET"] {
@@ -70,7 +71,7 @@ fn asks(upstream: &Registry) -> Vec<Ask> {
             asks.push(("GET", path.clone(), vec![("if-none-match", "*")]));
         }
     }
-    // A registry is left alone for a while after the last ones.
+    // Last, because the cache sends the registry no requests for a while after these.
     for name in ["none", "forbidden", "page", "late", "failing", "away", "limited"] {
         asks.push(("GET", upstream.manifest_url("a", name), vec![]));
     }
@@ -133,7 +134,7 @@ fn refusals_before_a_request_is_read_carry_the_policy() {
     let got = cache.client().get(&upstream.blob_url("a", &digest));
     assert_eq!(got.status, 503, "there is no memory for it: {got}");
     expect_policy("no memory", &got.fields);
-    // Connections that wait for an answer are not closed for others.
+    // Connections that wait for a response are not closed in favor of new ones.
     let gate = Gate::new();
     upstream.on(On::kind(Kind::Manifest), Reply::new().hold_head(&gate));
     let cache = Server::options(&upstream).env("MAX_CONNECTIONS", 2).start();

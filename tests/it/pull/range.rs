@@ -1,27 +1,27 @@
-//! Ranges and conditional requests, against a model.
+//! Compares ranges and conditional requests with a model.
 
 use crate::harness::*;
 
 const SIZE: u64 = 3_000_000;
 
-/// What a `Range` value asks of content of `size` bytes.
+/// The expected result of a `Range` value for content of `size` bytes.
 #[derive(Debug, PartialEq)]
 enum Want {
-    /// Not understood: 200 and everything.
+    /// An invalid value: status 200 and the complete content.
     Everything,
-    /// 206 and these spans, in this order.
+    /// Status 206 and these spans, in this order.
     Spans(Vec<std::ops::Range<u64>>),
-    /// 416.
+    /// Status 416.
     Nothing,
 }
 
-/// The model: RFC 9110, section 14, for the unit `bytes`.
+/// Implements RFC 9110, section 14, for the unit `bytes`.
 fn model(value: &str, size: u64) -> Want {
     let Some(list) = value.strip_prefix("bytes=") else {
         return Want::Everything;
     };
     let digits = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
-    // Positions beyond 64 bits are past every end, not malformed.
+    // Positions beyond 64 bits are valid, but beyond the end.
     let number = |text: &str| text.parse::<u64>().unwrap_or(u64::MAX);
     let mut spans = Vec::new();
     for item in list.split(',').map(|item| item.trim_matches([' ', '\t'])) {
@@ -44,7 +44,7 @@ fn model(value: &str, size: u64) -> Want {
     }
 }
 
-/// Parses `multipart/byteranges` strictly; span, total and bytes of each part.
+/// Parses `multipart/byteranges` strictly. Returns the span, total and bytes of each part.
 fn parts(response: &Response) -> Vec<(std::ops::Range<u64>, u64, Vec<u8>)> {
     let kind = response.field("content-type").unwrap();
     let boundary = kind
@@ -80,7 +80,7 @@ fn parts(response: &Response) -> Vec<(std::ops::Range<u64>, u64, Vec<u8>)> {
     }
 }
 
-/// `a-b/total` as a half-open span and the total.
+/// Parses `a-b/total` to a half-open span and the total.
 fn content_range(text: &str) -> (std::ops::Range<u64>, u64) {
     let (span, total) = text.split_once('/').unwrap();
     let (from, last) = span.split_once('-').unwrap();
@@ -108,7 +108,7 @@ fn check(response: &Response, value: &str, content: &PseudoRandom) {
             );
         }
         Want::Spans(spans) => {
-            // A server may refuse to be made to send more than there is.
+            // A server may answer several ranges with the complete content.
             if response.status == 200 && spans.len() > 1 {
                 return full(response);
             }
@@ -152,12 +152,12 @@ fn any_value(random: &mut Random) -> String {
             1 => format!("-{}", random.below(100_000)),
             2 => format!("-{a}"),
             3 => format!("{a}-{b}"),
-            // Short ones, as lazy pullers ask.
+            // Short ranges, as requested by lazy-pulling snapshotters.
             _ => format!("{a}-{}", a + random.below(70_000)),
         }
     };
     if random.chance(4) {
-        // In order and apart, so that nothing entitles the server to merge or drop one.
+        // Ordered and disjoint, so that the server must not merge or drop a range.
         let mut starts: Vec<_> = (0..2 + random.below(3))
             .map(|_| random.below(SIZE / 100_000))
             .collect();
@@ -344,7 +344,7 @@ fn if_none_match_answers_304_to_who_has_it() {
                 assert_eq!(got.field("etag"), Some(format!("\"{digest}\"").as_str()));
             }
         }
-        // The condition comes first.
+        // The condition takes precedence over the range.
         let both = [
             ("If-None-Match", format!("\"{digest}\"")),
             ("Range", "bytes=0-1".into()),

@@ -1,4 +1,4 @@
-//! An upstream that breaks off is asked for the rest, and clients notice nothing.
+//! If an upstream body breaks off, the cache requests the rest and clients see no error.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use crate::harness::*;
 
 const MIB: u64 = 1024 * 1024;
 
-/// The attempts a fill makes within 64 MiB of progress.
+/// The number of attempts of a fill within 64 MiB of progress.
 const ATTEMPTS_MAX: usize = 5;
 
 fn blob_gets(upstream: &Registry) -> Vec<RecordedRequest> {
@@ -42,7 +42,7 @@ fn a_reset_body_is_resumed_without_a_hole() {
     let cache = Server::start(&upstream);
     let content = PseudoRandom::new(fresh_seed(), 6 * MIB);
     let digest = upstream.blob(content.clone());
-    // A reset may throw away bytes that were on their way, so the start is known only roughly.
+    // A reset may discard bytes in transit, so the start of the next request is only approximate.
     upstream.on(On::path(&digest).once(), Reply::new().cut_at(3 * MIB, Cut::Rst));
     upstream.on(
         On::path(&digest).once(),
@@ -82,7 +82,7 @@ fn an_upstream_that_makes_no_progress_is_given_up() {
     let broken = got.expect_err("it cannot complete");
     assert!(matches!(broken.why, Why::Reset | Why::Truncated), "{broken:?}");
     let asked = blob_gets(&upstream).len();
-    // The first brought 2 MiB and does not count; the one that asked for the first time has to be added.
+    // The first response delivered 2 MiB and does not count. The initial request is added.
     assert!((2..=ATTEMPTS_MAX + 2).contains(&asked), "{asked} attempts");
     upstream.clear_rules();
     cache.client().pull(&upstream.blob_url("a", &digest), &content);
@@ -95,7 +95,7 @@ fn a_resume_goes_by_the_registry_and_not_to_the_old_url() {
     let cache = Server::start(&upstream);
     let content = PseudoRandom::new(fresh_seed(), 2 * MIB);
     let digest = upstream.blob(content.clone());
-    // Signed urls expire: each visit to the registry gives another, and each works once.
+    // Signed URLs expire. The registry returns a new URL for each request, and each URL works once.
     for visit in ["first", "second"] {
         let url = format!("http://{cdn}/cdn/{digest}?signature={visit}");
         upstream.on(
@@ -138,7 +138,7 @@ fn a_resume_fetches_a_new_token_when_the_old_one_has_expired() {
     let content = PseudoRandom::new(fresh_seed(), 2 * MIB);
     let digest = upstream.blob(content.clone());
     let gate = Gate::new();
-    // Skips the request that is answered with the challenge.
+    // Skips the request that receives the challenge.
     let first_body = On::path(&digest).and_kind(Kind::Blob).after(1).once();
     upstream.on(
         first_body,
@@ -179,7 +179,7 @@ fn wrong_answers_to_a_resume_never_complete_wrong_bytes() {
             ),
         }
         upstream.clear_rules();
-        // Who asks while the bad fill still runs follows it, and is cut off with it.
+        // A client that joins the failing fill is cut off too.
         eventually("a right pull", || {
             cache.client().try_pull(&path, &[], &content, 0).is_ok()
         });
@@ -203,7 +203,8 @@ fn an_upstream_that_restarts_in_the_middle_is_waited_for() {
         gate.wait_arrived(1);
         upstream.down();
         gate.open();
-        // Long enough for at least one refused connection, short enough to be back within the attempts.
+        // Long enough for at least one refused connection, and short enough for the limit of
+        // attempts.
         std::thread::sleep(Duration::from_millis(300));
         upstream.up();
         for pull in pulls {
@@ -220,7 +221,7 @@ fn an_upstream_that_restarts_in_the_middle_is_waited_for() {
     );
 }
 
-/// The upstream goes silent, once before its head and once in its body, and would stay so for ever.
+/// The upstream goes silent permanently, once before its head and once in its body.
 #[test]
 #[ignore = "waits twice 30 s for the upstream"]
 fn an_upstream_that_goes_silent_is_asked_again() {
@@ -256,7 +257,7 @@ fn a_small_body_that_breaks_is_resumed_before_anything_is_answered() {
     let upstream = Registry::new();
     let cache = Server::start(&upstream);
     let image = Image::small(&upstream, "a", "v1", fresh_seed());
-    // Manifests are small enough to be asked for again from the start.
+    // The cache requests a small body such as a manifest again from the start.
     upstream.on(
         On::kind(Kind::Manifest).get().once(),
         Reply::new().cut_at(10, Cut::Fin),
@@ -273,8 +274,9 @@ fn a_small_body_that_breaks_is_resumed_before_anything_is_answered() {
         .expect(&content.bytes());
 }
 
-/// The first answer declares 2 MiB and breaks off; the second brings the whole content, which is longer. Nobody may be
-/// sent more than was declared: on a kept connection it would be taken for the next response.
+/// The first response declares 2 MiB and breaks off. The second contains the complete content,
+/// which is longer. No client may receive more bytes than declared, because a kept connection would
+/// read the excess as the next response.
 #[test]
 fn an_upstream_whose_content_grows_makes_no_response_longer_than_declared() {
     let upstream = Registry::new();

@@ -1,5 +1,5 @@
-//! Signatures are found while their registry is down and after a restart of the cache; and what a registry does not have
-//! is not asked for again at once.
+//! The cache serves signatures while their registry is down and after a restart, and caches 404
+//! responses for a short time.
 
 use std::time::{Duration, Instant};
 
@@ -10,14 +10,14 @@ use crate::harness::*;
 const INDEX: &str = "application/vnd.oci.image.index.v1+json";
 const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 
-/// A manifest with a mark that tells it from others.
+/// Returns a manifest with a distinguishing annotation.
 fn image(mark: &str) -> String {
     json!({"schemaVersion": 2, "config": {}, "layers": [], "annotations": {"mark": mark}}).to_string()
 }
 
-/// Within `ABSENCE_TTL`, however the machine is loaded.
+/// Shorter than `ABSENCE_TTL`, with tolerance for a busy machine.
 const REMEMBERED: Duration = Duration::from_secs(4);
-/// `ABSENCE_TTL`, and some more.
+/// Slightly longer than `ABSENCE_TTL`.
 const FORGOTTEN: Duration = Duration::from_millis(5_500);
 
 fn index_reply(manifests: &Value) -> Reply {
@@ -43,7 +43,7 @@ fn manifests_of(response: &Response) -> Value {
     index["manifests"].take()
 }
 
-/// The marks of an answer that is given because the registry cannot be asked.
+/// Checks the header fields of a stale response while the registry is unavailable.
 #[track_caller]
 fn expect_stale(got: &Response) {
     assert_eq!(got.x_cache(), "STALE", "{got}");
@@ -62,7 +62,7 @@ fn wait_records(cache: &Server, upstream: &Registry, repository: &str, count: us
     });
 }
 
-/// Waits until the store says what a tag means.
+/// Waits until the store contains the tag.
 fn wait_tag(cache: &Server, upstream: &Registry, tag: &str) {
     let pointer = disk::tag_path(&store_of(cache), &upstream.name(), "a", tag);
     eventually("the tag is stored", || pointer.exists());
@@ -73,7 +73,7 @@ fn records_dir(cache: &Server, upstream: &Registry, repository: &str) -> std::pa
     registry.join(repository).join("_referrers")
 }
 
-/// Where what is stored has the names of the format: the directory, or the bucket of a run without one.
+/// Returns the root of the stored files: the directory, or the bucket in a run without a directory.
 fn store_of(cache: &Server) -> std::path::PathBuf {
     match cache.bucket() {
         Some(bucket) if crate::harness::server::storage_of_run() == "s3" => bucket.path(""),
@@ -81,7 +81,8 @@ fn store_of(cache: &Server) -> std::path::PathBuf {
     }
 }
 
-/// Both ways to be without a registry.
+/// Makes the registry unavailable, with the air-gapped mode or by an outage, and restarts the
+/// cache.
 fn cut_off(cache: &mut Server, upstream: &Registry, air_gapped: bool) {
     if air_gapped {
         cache.set_env("AIR_GAPPED", "true");
@@ -109,12 +110,12 @@ fn a_list_of_referrers_survives_a_restart_without_the_registry() {
             assert_eq!(got.field("content-type"), Some(INDEX));
             expect_stale(&got);
         }
-        // A filter that was not asked for before selects from the whole list.
+        // The cache applies a new filter to the complete list.
         let got = cache.client().get(&format!("{path}?artifactType=a%2Fsbom"));
         assert_eq!(manifests_of(&got), json!([all[1]]));
         assert_eq!(got.field("oci-filters-applied"), Some("artifactType"));
         expect_stale(&got);
-        // Of another subject nothing is known.
+        // No record exists for another subject.
         let other = cache
             .client()
             .get(&referrers_url(&upstream, "a", &digest_of('b')));
@@ -157,12 +158,13 @@ fn a_filtered_list_and_pages_are_kept_as_they_were_asked_for() {
         );
         expect_stale(&got);
     }
-    // One page is not the whole list, so nothing can be selected from it.
+    // A filter cannot be applied to a single page of a list.
     let got = cache.client().get(&format!("{path}?artifactType=a%2Fsig"));
     assert_eq!(got.status, 502, "{got}");
 }
 
-/// The way of `cosign verify`, `oras discover` and `notation verify` with a registry of the older kind.
+/// The requests of `cosign verify`, `oras discover` and `notation verify` to a registry without the
+/// referrers API.
 #[test]
 fn without_the_referrers_api_the_tag_in_its_place_is_found_without_the_registry() {
     for (air_gapped, reply) in [
@@ -213,7 +215,8 @@ fn without_the_referrers_api_the_tag_in_its_place_is_found_without_the_registry(
             assert_eq!((head.status, head.x_cache()), (404, "STALE"), "{head}");
         }
         if !air_gapped {
-            // An outage is no 404: not of another tag, nor of a tag that is not made from a digest.
+            // An outage is not a 404, neither for another tag with a digest name nor for an
+            // ordinary tag.
             for tag in [format!("sha256-{}.sig", "b".repeat(64)), "v1".to_owned()] {
                 let got = cache.client().get(&upstream.manifest_url("a", &tag));
                 assert_eq!(got.status, 502, "{got}");
@@ -228,7 +231,7 @@ fn the_last_answer_about_a_signature_counts_whichever_it_was() {
     let mut cache = Server::options(&upstream).env("TAG_TTL", "0s").start();
     let tag = format!("sha256-{}.sig", "a".repeat(64));
     let path = upstream.manifest_url("a", &tag);
-    // 404, then signed, then the signature is taken away.
+    // First a 404, then a signature, then its removal.
     cache.client().get(&path).expect_error(404, "MANIFEST_UNKNOWN");
     wait_records(&cache, &upstream, "a", 1);
     let digest = upstream.manifest("a", MANIFEST, image("signature"));
@@ -271,7 +274,7 @@ fn a_registry_that_learns_the_referrers_api_is_noticed() {
     });
     upstream.down();
     cache.restart();
-    // Another subject of that repository: nothing is known.
+    // No record exists for another subject of the repository.
     let other = cache
         .client()
         .get(&referrers_url(&upstream, "a", &digest_of('b')));
@@ -279,7 +282,8 @@ fn a_registry_that_learns_the_referrers_api_is_noticed() {
     assert_eq!(manifests_of(&cache.client().get(&path)), all);
 }
 
-/// What Alice's credentials brought is for nobody while the registry cannot say who is Alice.
+/// While the registry cannot verify credentials, no client receives content fetched with Alice's
+/// credentials.
 #[test]
 fn private_lists_and_404s_are_not_kept_for_others() {
     let upstream = Registry::new();
@@ -320,7 +324,7 @@ fn private_lists_and_404s_are_not_kept_for_others() {
             }
         }
     }
-    // The registry answers 404 to a stranger, which may be kept; nothing else is.
+    // Only the registry's 404 for an anonymous client may be stored.
     let records = std::fs::read_dir(records_dir(&cache, &upstream, "private/alice"));
     for record in records.into_iter().flatten() {
         let text = std::fs::read_to_string(record.unwrap().path()).unwrap();
@@ -372,7 +376,7 @@ fn what_a_registry_does_not_have_is_asked_for_once_in_a_while() {
         }
     };
     ask();
-    // Nothing tells when it is forgotten, so this waits for the time that is promised.
+    // No event marks the expiry, so the test waits for the documented time.
     std::thread::sleep(FORGOTTEN);
     ask();
 }
@@ -387,7 +391,7 @@ fn a_push_ends_the_memory_of_what_was_missing() {
     let one = upstream.manifest("a", MANIFEST, image("1"));
     let two = upstream.manifest("a", MANIFEST, image("2"));
     upstream.tag("a", "v2", &two);
-    // A manifest of another repository says nothing about this one.
+    // A manifest of another repository does not affect this repository.
     let other = upstream.manifest("b", MANIFEST, image("3"));
     assert_eq!(
         cache.client().get(&upstream.manifest_url("b", &other)).status,
@@ -415,7 +419,7 @@ fn a_blob_that_was_missing_is_found_once_it_or_a_manifest_of_its_repository_came
     missing(&path);
     assert!(blobs(&upstream) == 1 || began.elapsed() >= REMEMBERED);
     upstream.blob_in("a", content.clone());
-    // What another repository has says nothing about this one.
+    // A manifest of another repository does not affect this repository.
     let other = upstream.manifest("b", MANIFEST, image("other"));
     assert_eq!(
         cache.client().get(&upstream.manifest_url("b", &other)).status,
@@ -430,7 +434,7 @@ fn a_blob_that_was_missing_is_found_once_it_or_a_manifest_of_its_repository_came
     );
     cache.client().pull(&path, &content);
 
-    // Others that are missing stay so when one has come.
+    // The arrival of one blob does not affect the records of other missing blobs.
     let (late, never) = (PseudoRandom::new(fresh_seed(), 1_000), digest_of('e'));
     let (path, never) = (
         upstream.blob_url("a", &late.digest()),
@@ -468,7 +472,7 @@ fn another_refusal_is_not_remembered() {
     }
 }
 
-/// One without credentials, and each one's own.
+/// Anonymous clients share one record, and each user has a separate record.
 #[test]
 fn a_404_is_remembered_for_the_caller_that_received_it() {
     let upstream = Registry::new();
@@ -523,10 +527,10 @@ fn who_has_tags_asked_for_each_time_has_missing_ones_asked_for_too() {
     cache.client().get(&path).expect(image("1").as_bytes());
 }
 
-/// The scan at the start leaves records alone, and a damaged one is no answer.
+/// The scan at startup keeps records, and a damaged record is ignored.
 #[test]
 fn records_survive_the_scan_and_damaged_ones_are_none() {
-    // The bucket has another copy, which is an answer.
+    // With both stores, the bucket has a second, valid copy.
     if crate::harness::server::storage_of_run() == "tiered" {
         return;
     }
@@ -564,7 +568,8 @@ fn records_survive_the_scan_and_damaged_ones_are_none() {
     expect_stale(&cache.client().get(&path));
 }
 
-/// A machine without a directory finds what it wrote before its restart, and one with a directory what another machine wrote.
+/// A cache without a directory reads its records from the bucket after a restart. A cache with a
+/// directory reads records of another cache.
 #[test]
 fn what_was_answered_about_signatures_is_kept_in_the_bucket() {
     for backend in ["s3", "tiered"] {
@@ -614,7 +619,7 @@ fn what_was_answered_about_signatures_is_kept_in_the_bucket() {
                 .get(&referrers_url(&upstream, "with", &digest_of('b')));
             assert_eq!(unknown.status, 502, "{unknown}");
         }
-        // What the registry answers next replaces it, also for the first machine.
+        // The registry's next response replaces the record, also for the first cache.
         upstream.up();
         upstream.clear_rules();
         upstream.on(On::path("/referrers/"), index_reply(&json!([all[0]])));

@@ -1,4 +1,4 @@
-//! Who is given what lies in a bucket that several machines share, and who is sent there.
+//! Access to the content of a bucket that several caches share, and redirects to the bucket.
 
 use crate::harness::*;
 
@@ -6,7 +6,7 @@ const BACKENDS: [&str; 2] = ["s3", "tiered"];
 
 const REPOSITORY: &str = "private/alice";
 
-/// A registry where Alice may read her repository, and everybody another one.
+/// A registry with a private repository of Alice and a public one.
 fn registry() -> Registry {
     let upstream = Registry::new();
     upstream.require_tokens(Auth {
@@ -64,7 +64,7 @@ fn private_content_in_the_bucket_is_for_those_the_registry_lets_in() {
                     assert!(matches!(got.status, 401 | 403), "{backend} {user}: {got}");
                     assert!(got.field("docker-content-digest").is_none(), "{got}");
                 }
-                // Nor through a repository that he may read.
+                // Access through a readable repository is denied too.
                 let other = upstream.blob_url("public/one", &digest);
                 let got = ask(&second, "GET", &other, user, None);
                 assert!(matches!(got.status, 401 | 403 | 404), "{backend} {user}: {got}");
@@ -87,7 +87,7 @@ fn private_content_in_the_bucket_is_for_those_the_registry_lets_in() {
                 "{part}"
             );
             assert_eq!(bodies(), before, "{backend}: only asked whether she may");
-            // Having served her opens nothing to others.
+            // Alice's requests do not grant access to others.
             for user in ["", "bob"] {
                 let got = ask(&second, "GET", &path, user, None);
                 assert!(matches!(got.status, 401 | 403), "{backend} {user}: {got}");
@@ -137,7 +137,7 @@ fn a_registry_that_says_yes_to_everything_opens_nothing_of_another_in_the_bucket
         .expect(&content.bytes());
         bucket.wait_has(&digest);
 
-        // It has other bytes under that name.
+        // A registry with other bytes under the digest.
         let liar = Registry::new();
         liar.blob_as(&digest, PseudoRandom::new(fresh_seed(), 2_500_000));
         let second = bucket.behind(Server::options(&liar), backend).start();
@@ -180,7 +180,7 @@ fn what_two_registries_have_is_public_when_one_of_them_gives_it_to_everybody() {
     }
 }
 
-/// Follows a redirect to the bucket, as a client does: without the credentials for us.
+/// Follows a redirect to the bucket without the credentials for the cache, as a client does.
 fn follow(bucket: &Bucket, redirect: &Response, range: &[(&str, &str)]) -> Response {
     let location = redirect.field("location").expect("it leads somewhere");
     let root = format!("http://{}", bucket.addr());
@@ -212,7 +212,7 @@ fn clients_are_sent_to_the_bucket_for_public_content_only() {
         options.env("S3_REDIRECT", "true").start()
     };
     let first = start();
-    // What is not known to be there is served from here.
+    // Until the bucket is known to have an object, the cache serves the object itself.
     ask(&first, "GET", &public_path, "", None).expect(&public.bytes());
     ask(&first, "GET", &small_path, "", None).expect(&small.bytes());
     ask(&first, "GET", &private_path, "alice", None).expect(&private.bytes());

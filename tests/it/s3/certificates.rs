@@ -1,4 +1,4 @@
-//! TLS with the engine of the bucket: which certificates are trusted.
+//! TLS with the storage engine of the bucket, and its trusted certificates.
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpListener;
@@ -9,7 +9,7 @@ use crate::harness::pki::{self, Authority, Issued, self_made};
 use crate::harness::server::TempDir;
 use crate::harness::*;
 
-/// A cache that trusts `named` beside the system's authorities.
+/// Starts a cache that trusts `named` in addition to the system's authorities.
 fn start(bucket: &Bucket, upstream: &Registry, named: Option<&str>, dir: &TempDir) -> Server {
     let mut options = bucket
         .behind(Server::options(upstream), "s3")
@@ -21,7 +21,8 @@ fn start(bucket: &Bucket, upstream: &Registry, named: Option<&str>, dir: &TempDi
     options.start()
 }
 
-/// Large blobs are streamed in both directions; the largest goes up in parts.
+/// Returns an image with large blobs, which are streamed in both directions. The largest is
+/// uploaded in parts.
 fn image(upstream: &Registry) -> Image {
     let seed = fresh_seed();
     let layers =
@@ -114,7 +115,7 @@ fn an_engine_without_tls_behind_an_address_with_https_is_named() {
     let upstream = Registry::new();
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let addr = listener.local_addr().unwrap();
-    // Ends with the process; it holds a port only.
+    // The thread holds only a port and ends with the process.
     std::thread::spawn(move || {
         for mut stream in listener.incoming().flatten() {
             let _ = stream.read(&mut [0; 1024]);

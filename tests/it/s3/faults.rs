@@ -1,4 +1,4 @@
-//! A bucket that misbehaves: every pull is right, and what is there heals.
+//! Faults of the bucket. Every pull is correct, and damaged objects are replaced.
 
 use std::time::{Duration, Instant};
 
@@ -20,7 +20,8 @@ fn image(upstream: &Registry, tag: &str) -> Image {
     Image::push(upstream, "team/app", tag, Flavor::Oci, &layers)
 }
 
-/// Pulls an image; a body that is cut off is asked for once more, as every client does. Says how often that was.
+/// Pulls an image. Repeats the request once if a body is cut off, as every client does. Returns the
+/// number of cut bodies.
 #[track_caller]
 fn pull(cache: &Server, upstream: &Registry, tag: &str, image: &Image) -> usize {
     let mut cut = 0;
@@ -46,7 +47,8 @@ fn wait_has(bucket: &Bucket, image: &Image) {
     }
 }
 
-/// What the bucket has and what it has not is pulled through `trouble`; afterwards it has both.
+/// Pulls a stored and a new image during the fault that `begin` starts. Afterwards the bucket has
+/// both.
 #[track_caller]
 fn every_pull_is_right_through(backend: &str, begin: impl Fn(&Bucket), cuts_max: usize) {
     let (upstream, bucket) = (Registry::new(), Bucket::new());
@@ -69,7 +71,7 @@ fn every_pull_is_right_through(backend: &str, begin: impl Fn(&Bucket), cuts_max:
         wait_has(&bucket, &known);
         wait_has(&bucket, &new);
     } else {
-        // What was given up comes again with the next pull that finds it nowhere.
+        // If the bucket still lacks an object, the next pull uploads the object.
         eventually("the bucket has everything", || {
             pull(&cache, &upstream, "known", &known);
             pull(&cache, &upstream, "new", &new);
@@ -180,13 +182,15 @@ fn bodies_that_break_off() {
 
 #[test]
 fn bodies_that_are_wrong_are_never_whole() {
-    // Of the four blobs two are larger than what is held back as a whole: those are cut off, once.
+    // Two of the four blobs are too large for verification before the first byte. Each of them is
+    // cut off once.
     for backend in ["s3", "tiered"] {
         every_pull_is_right_through(backend, |b| b.trouble("GET", "blobs/", Trouble::Flip(450)), 2);
     }
 }
 
-/// `spoil` changes what lies in the bucket; a machine that knows nothing of it pulls, and the bucket is well again.
+/// Damages the bucket with `spoil`. Another cache pulls, and afterwards the bucket is correct
+/// again.
 #[track_caller]
 fn heals_after(backend: &str, cuts_max: usize, spoil: impl Fn(&Bucket, &str)) {
     let (upstream, bucket) = (Registry::new(), Bucket::new());
@@ -264,10 +268,10 @@ fn a_bucket_that_comes_and_goes_is_told_once_each_time() {
     assert_eq!(log.matches("the bucket answers again").count(), 1, "{log}");
 }
 
-/// What becomes of bytes.
+/// A function that damages bytes.
 type Damage<'a> = &'a dyn Fn(&[u8]) -> Vec<u8>;
 
-/// The key of a manifest.
+/// Returns the key of a manifest.
 fn manifest_key(upstream: &Registry, digest: &str) -> String {
     format!(
         "manifests/{}/team/app/{}",
@@ -284,7 +288,7 @@ fn a_damaged_manifest_in_the_bucket_is_replaced() {
             bytes[20] ^= 1;
             bytes
         };
-        // Of the same size, of another one, and nothing.
+        // Bytes of equal size, bytes of another size, and no bytes.
         let damages: [Damage<'_>; 3] = [&flipped, &|_| b"<html>".to_vec(), &|_| Vec::new()];
         for damage in damages {
             let (upstream, bucket) = (Registry::new(), Bucket::new());

@@ -1,5 +1,5 @@
-//! What lies in a bucket, as clients meet it: over every protocol, past every rule, when memory is short, and in health
-//! checks.
+//! Content of a bucket over every protocol, under every access rule and with little memory, and the
+//! effect of a bucket on health checks.
 
 use crate::harness::h2::Peer;
 use crate::harness::server::TempDir;
@@ -10,7 +10,7 @@ const BACKENDS: [&str; 2] = ["s3", "tiered"];
 
 const MIB: u64 = 1 << 20;
 
-/// A bucket with `content`, which one machine has put there; the path of the content.
+/// Returns a bucket with `content`, uploaded by another cache, and the path of the content.
 fn held(upstream: &Registry, content: &PseudoRandom) -> (Bucket, String) {
     let bucket = Bucket::new();
     let digest = upstream.blob(content.clone());
@@ -40,7 +40,8 @@ fn the_bucket_is_served_over_tls_and_http_2_as_over_http_1() {
             };
             let bytes = content.bytes();
             let part = format!("bytes={}-", size / 2);
-            // Each from a machine that has nothing of it yet, and again from what that one made of it.
+            // Each first request goes to a cache without the content. The second request reads the
+            // content that the cache has stored.
             let cache = start();
             let client = Client::with_tls(cache.addr_for("https"), authority.client());
             for _ in 0..2 {
@@ -54,7 +55,7 @@ fn the_bucket_is_served_over_tls_and_http_2_as_over_http_1() {
             let cache = start();
             let mut peer = Peer::begin(cache.addr_for("http"));
             for _ in 0..2 {
-                // Two streams at once, of which one is a part.
+                // Two concurrent streams, one with a range.
                 let whole = peer.request("GET", &path, &[]);
                 let half = peer.request("GET", &path, &[("range", &part)]);
                 peer.answer(whole).expect(&bytes);
@@ -69,7 +70,7 @@ fn the_bucket_is_served_over_tls_and_http_2_as_over_http_1() {
     }
 }
 
-/// The answers with `path` of a machine with these rules at the top of its file.
+/// Starts a cache with `rules` at the top of its configuration file.
 fn with_rules(bucket: &Bucket, upstream: &Registry, backend: &str, rules: &str) -> Server {
     let name = upstream.name();
     let yaml = format!("{rules}\nregistries:\n  - {{name: \"{name}\", url: \"http://{name}\"}}\n");
@@ -105,7 +106,7 @@ fn rules_hold_for_what_lies_in_the_bucket() {
                 "nobody is asked for what may not be read"
             );
             for _ in 0..2 {
-                // Who may read it is not sent away with a URL that others could use.
+                // An authorized client is not redirected to a URL that other clients could use.
                 cache.client().get(&open).expect(&content.bytes());
                 cache.client().get(&shut).expect_error(403, "DENIED");
             }
@@ -153,7 +154,8 @@ fn what_one_user_read_from_the_bucket_is_not_remembered_for_another() {
 fn bodies_of_the_bucket_are_refused_when_there_is_no_memory_for_them() {
     let (upstream, content) = (Registry::new(), PseudoRandom::new(fresh_seed(), 16 * MIB));
     let (bucket, path) = held(&upstream, &content);
-    // Each body counts with a MiB for its window and a quarter for its response. A quarter of the budget is kept for others.
+    // Each body needs one MiB for its window and a quarter of a MiB for its response. A quarter of
+    // the budget is reserved for others.
     let cache = bucket
         .behind(Server::options(&upstream), "s3")
         .env("MEMORY_BUDGET", "13MiB")
@@ -181,7 +183,8 @@ fn bodies_of_the_bucket_are_refused_when_there_is_no_memory_for_them() {
     });
 }
 
-/// A bucket is no part of the machine: whoever is sent elsewhere because of it meets it there too.
+/// All instances share the bucket, so a failing health check would only move clients to an instance
+/// with the same fault.
 #[test]
 fn a_bucket_that_is_away_leaves_it_alive_and_ready() {
     for backend in BACKENDS {

@@ -1,9 +1,10 @@
-//! Pulls with a bucket, alone and behind the local store: cold, warm, in parts, from a second machine.
+//! Pulls with a bucket, alone and behind the local store: cold, warm, in parts, and from a second
+//! cache.
 
 use crate::harness::disk;
 use crate::harness::*;
 
-/// Both ways to use a bucket.
+/// Both storage backends with a bucket.
 const BACKENDS: [&str; 2] = ["s3", "tiered"];
 
 const MIB: u64 = 1 << 20;
@@ -12,8 +13,8 @@ fn start(bucket: &Bucket, upstream: &Registry, backend: &str) -> Server {
     bucket.behind(Server::options(upstream), backend).start()
 }
 
-/// Whether a cache found the bucket too slow and went on without it, as it should on a machine that is too busy: then it
-/// may have asked the upstream.
+/// Returns whether a cache bypassed a slow bucket. On a busy machine this is correct, and the cache
+/// may have sent requests to the upstream.
 fn was_too_slow(cache: &Server) -> bool {
     let log = cache.stderr();
     let slow = log.contains("the bucket does not answer in time") || log.contains("the bucket is failing");
@@ -23,7 +24,7 @@ fn was_too_slow(cache: &Server) -> bool {
     slow
 }
 
-/// Waits until nothing lies in the spool any more: what is served then comes from the bucket.
+/// Waits until the spool is empty, so that further responses come from the bucket.
 fn wait_unspooled(cache: &Server) {
     eventually("no file of the spool is open", || {
         let fds = std::fs::read_dir(format!("/proc/{}/fd", cache.pid())).expect("running");
@@ -54,7 +55,7 @@ fn what_one_machine_has_fetched_the_next_one_finds() {
         };
         let first = start(&bucket, &upstream, backend);
         pull(&first);
-        // Meanwhile it has it itself, wherever that is.
+        // The second pull is served from the cache's own copy.
         pull(&first);
         for (digest, _) in image.all_blobs() {
             assert_eq!(upstream.gets(digest), 1, "{backend}");
@@ -118,7 +119,7 @@ fn any_part_of_what_the_bucket_has_is_served() {
                 ("bytes=0-".to_owned(), 0..size),
                 (format!("bytes={}-", size / 2), size / 2..size),
             ] {
-                // A machine that has nothing of it yet.
+                // A cache without the content.
                 let cache = start(&bucket, &upstream, backend);
                 let got = cache.client().get_with(&path, &[("Range", &range)]);
                 assert_eq!(got.status, 206, "{backend} {range}: {got}");
@@ -279,7 +280,7 @@ fn two_machines_asked_at_once_end_with_one_copy() {
     }
 }
 
-/// No machine waits for another: how much the upstream is asked more than once is printed.
+/// No cache waits for another. The test prints the number of additional upstream requests.
 #[test]
 fn a_storm_on_four_machines_costs_the_upstream_no_more_than_four_pulls() {
     for backend in BACKENDS {
@@ -341,7 +342,7 @@ fn a_tag_that_another_machine_has_asked_for_is_known() {
             before,
             "{backend}: fresh is fresh, whoever asked"
         );
-        // It is not believed for longer than its time.
+        // The tag expires after its lifetime.
         let new = Image::small(&upstream, "team/app", "v1", fresh_seed());
         assert_ne!(old.digest, new.digest);
         eventually("the new image is seen", || {
@@ -375,7 +376,8 @@ fn a_store_of_the_older_system_is_read_after_hashing() {
             let sidecar = r#"{"Content-Length":["300000"],"Content-Type":["application/octet-stream"]}"#;
             put(&format!("{key}.meta.json"), sidecar.as_bytes());
         }
-        // Its word on who may read what it holds does not count, so the registry is asked about that alone.
+        // The cache ignores access records of the old system, so the registry receives access
+        // checks only.
         let cache = start(&bucket, &upstream, backend);
         for content in [&good, &bad] {
             let path = upstream.blob_url("a", &content.digest());
@@ -411,7 +413,7 @@ fn slow_readers_of_the_bucket_cost_bounded_memory() {
     for connection in &mut connections {
         assert_eq!(connection.read_head().expect("an answer").status, 200);
     }
-    // Long enough for every window to be full: 64 times 16 MiB would be a GiB.
+    // Long enough to fill every window. 64 windows of 16 MiB would be one GiB.
     std::thread::sleep(std::time::Duration::from_secs(3));
     let grown = cache.rss_peak_bytes().saturating_sub(before);
     eprintln!("64 slow readers: {} MiB more", grown / MIB);

@@ -1,4 +1,5 @@
-//! `kill -9` at any moment: what was complete is served, what was not is gone.
+//! `kill -9` at any moment. Complete entries are served afterwards, and incomplete ones are
+//! removed.
 
 use std::time::{Duration, Instant};
 
@@ -6,10 +7,11 @@ use crate::harness::*;
 
 const KILLS: usize = 100;
 
-/// A store is used for so many kills, then a new one: every check hashes all of it.
+/// Number of kills per store. Every check hashes the complete store, so a small store saves time.
 const STORE_ROUNDS: usize = 10;
 
-/// How soon half of the started servers answer. The promise is 200 ms; the rest is for a busy test machine.
+/// Permitted median time from start to the first answer. The documented value is 200 ms. The rest
+/// is tolerance for a busy test machine.
 const ANSWERS_WITHIN: Duration = Duration::from_secs(2);
 
 #[test]
@@ -32,7 +34,8 @@ fn a_hundred_kills_during_fills_leave_nothing_wrong() {
             .iter()
             .map(|c| upstream.blob_url("a/b", &upstream.blob(c.clone())))
             .collect();
-        // Half of the bodies stop in the middle, so that many kills meet a growing file.
+        // In half of the rounds, a body stops in the middle, so that many kills meet a growing
+        // file.
         upstream.clear_rules();
         let gate = Gate::new();
         if random.chance(2) {
@@ -46,14 +49,15 @@ fn a_hundred_kills_during_fills_leave_nothing_wrong() {
         let tag_path = upstream.manifest_url("a/b", &format!("t{round}"));
         std::thread::scope(|scope| {
             for (content, path) in fresh.iter().zip(&paths) {
-                // The kill breaks it anywhere; what it got until then must be right.
+                // The kill breaks the response off anywhere. All bytes received before must be
+                // correct.
                 scope.spawn(move || match client.try_pull(path, &[], content, 0) {
                     Ok(got) => assert!(got.status == 200 && got.received == content.size, "{got}"),
                     Err(broken) => assert!(!matches!(broken.why, client::Why::WrongByte(_)), "{broken:?}"),
                 });
             }
             scope.spawn(|| drop(client.try_get(&tag_path)));
-            // A random moment is what is wanted here; no event could be more random.
+            // A sleep is correct here, because the test needs a random moment and no event.
             std::thread::sleep(patience);
             cache.kill9();
             gate.open();
@@ -102,7 +106,7 @@ fn a_hundred_kills_during_fills_leave_nothing_wrong() {
             cache.restart();
         }
     }
-    // Not each of them: a busy machine may delay any.
+    // The median, because a busy machine may delay single restarts.
     restarts.sort();
     let median = restarts[restarts.len() / 2];
     assert!(median < ANSWERS_WITHIN, "{median:?}");
@@ -162,8 +166,8 @@ fn leftovers_of_a_kill_are_cleaned_at_the_next_start() {
     cache.client().pull(&upstream.blob_url("a", &digest), &kept);
 }
 
-/// Somebody's hand, another program, a broken file system: whatever lies in the store, the server starts and the
-/// rest of the cache works.
+/// An operator, another program or a broken file system may leave anything in the store. The server
+/// starts nevertheless, and all other entries work.
 #[test]
 fn the_server_starts_on_any_garbage() {
     let upstream = Registry::new();
@@ -204,7 +208,7 @@ fn the_server_starts_on_any_garbage() {
         .client()
         .get(&upstream.manifest_url("a", "v1"))
         .expect(&image.manifest);
-    // What a garbage entry claims to be is not served.
+    // A garbage entry is not served under its name.
     let got = cache
         .client()
         .get(&upstream.blob_url("a", &format!("sha256:{}", "1".repeat(64))));
@@ -215,7 +219,7 @@ fn the_server_starts_on_any_garbage() {
     assert_eq!(got.status, 404, "{got}");
 }
 
-/// Every numbered step of a commit, and the steps around it.
+/// Covers every numbered step of a commit, and the steps before and after.
 #[cfg(feature = "fail-points")]
 #[test]
 fn a_kill_at_any_step_of_a_commit_leaves_all_or_nothing() {
@@ -229,7 +233,7 @@ fn a_kill_at_any_step_of_a_commit_leaves_all_or_nothing() {
         "data-named",
         "sidecar-named",
     ];
-    /// From here on it is an entry.
+    /// The entry exists after these steps.
     const STORED: &[&str] = &["sidecar-named", "replacement-written"];
     let steps = |more: &[&'static str]| [BOTH, more].concat();
     for offline in [true, false] {
@@ -248,7 +252,8 @@ fn a_kill_at_any_step_of_a_commit_leaves_all_or_nothing() {
     }
 }
 
-/// Starts a server that aborts at `point`, runs `pull` against it, and starts it again without.
+/// Starts a server that aborts at `point`, and runs `pull` against the server. Returns the stopped
+/// server without the fail point.
 #[cfg(feature = "fail-points")]
 fn kill_at(upstream: &Registry, point: &str, nth: usize, pull: impl FnOnce(&Server)) -> Server {
     let mut cache = Server::options(upstream)
@@ -312,7 +317,7 @@ fn killed_manifest(point: &str, offline: bool, stored: bool) {
     if offline {
         upstream.down();
         cache.restart();
-        // The pointer is written last, and never half.
+        // The pointer is written last and atomically.
         let got = cache.client().get(&by_tag);
         assert!(matches!(got.status, 502 | 504), "{at}: {got}");
         let got = cache.client().get(&by_digest);

@@ -1,11 +1,11 @@
-//! Every state in which a crash can leave the store: the system calls of a real run are recorded, and all that a file system
-//! may have kept of them is built and opened.
+//! Records the system calls of a real run, then builds and opens every state of the store that a
+//! crash can leave.
 //!
-//! The model is that of ALICE (OSDI '14) with a file system that promises the least. A name, a rename and a removal reach the
-//! disk in any combination, because no directory is synced. Bytes written since a file's last sync are there, are missing, are
-//! there in part, or are zeros of the right length.
+//! The model follows ALICE (OSDI '14) with the weakest file system guarantees. Names, renames and
+//! removals reach the disk in any combination, because no directory is synced. After a crash, the
+//! unsynced bytes of a file are complete, missing, partial, or zeros of the correct length.
 //!
-//! Needs `strace`; says `SKIPPED` where there is none, or where it may not trace.
+//! Needs `strace`. Prints `SKIPPED` if `strace` is missing or cannot trace.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
@@ -17,20 +17,21 @@ use oci_pull_through::store::{FsStore, Key};
 use crate::harness::server::TempDir;
 use crate::harness::*;
 
-/// Calls that change files or names, or make them durable. Those with a `?` are not on every architecture.
+/// Calls that change files or names, or make changes durable. A `?` marks calls that some
+/// architectures lack.
 const CALLS: &str = "trace=?open,openat,?mkdir,mkdirat,write,pwrite64,ftruncate,fdatasync,fsync,close,\
     ?link,linkat,?rename,?renameat,renameat2,?unlink,unlinkat";
 
-/// Longer than any file of these runs, so that the trace has all bytes.
+/// Longer than any file of these runs, so that the trace contains all bytes.
 const STRING_BYTES_MAX: &str = "100000";
 
-/// More states than this are a mistake of the model, not a thorough test.
+/// A larger number indicates an error in the model, not a thorough test.
 const STATES_MAX: usize = 20_000;
 
-/// States in which, after the check of the files, a server is started too.
+/// Number of states for which a server is started after the check of the files.
 const SERVED_STATES: usize = 6;
 
-/// A file of the run, by its number; a file keeps it through all its names.
+/// The number of a file in the run. A rename keeps the number.
 type FileId = usize;
 
 #[derive(Clone, Debug, PartialEq)]
@@ -44,7 +45,7 @@ enum Op {
     Sync(FileId),
 }
 
-/// What a trace says about one directory.
+/// The calls of a trace below one directory.
 #[derive(Default)]
 struct Trace {
     root: PathBuf,
@@ -67,7 +68,7 @@ impl Trace {
             };
             let call = call.trim_start();
             if let Some(begun) = call.strip_suffix("<unfinished ...>") {
-                // Another thread may be given the number before the call ends.
+                // The kernel may reuse the descriptor for another thread before `close` returns.
                 if begun.starts_with("close(") {
                     trace.call(&format!("{}) = 0", begun.trim_end()));
                     continue;
@@ -162,7 +163,7 @@ impl Trace {
                     *at += bytes.len() as u64;
                     *at - bytes.len() as u64
                 } else {
-                    // The string is one argument, whatever is in it.
+                    // The string counts as one argument, even with commas inside.
                     number(3).expect("an offset") as u64
                 };
                 self.ops.push(Op::Write(*id, offset, Rc::new(bytes)));
@@ -209,7 +210,7 @@ impl Trace {
     }
 }
 
-/// The strings of a call's arguments, which `-xx` writes in hexadecimal.
+/// Returns the strings of a call's arguments, printed by `-xx` in hexadecimal.
 fn strings(arguments: &str) -> Vec<Vec<u8>> {
     let quoted = arguments.split('"').skip(1).step_by(2);
     quoted
@@ -226,7 +227,7 @@ fn without_strings(arguments: &str) -> String {
     arguments.split('"').step_by(2).collect::<Vec<_>>().join("$")
 }
 
-/// Names, and the files they stand for; directories are there.
+/// Directories, and file names with their files.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 struct Names {
     dirs: BTreeSet<PathBuf>,
@@ -239,7 +240,7 @@ impl Names {
         dir.as_os_str().is_empty() || self.dirs.contains(dir)
     }
 
-    /// The same after `op`, if the file system can have that.
+    /// Returns the names after `op`, or `None` if no file system can reach such a state.
     fn after(&self, op: &Op) -> Option<Names> {
         let mut names = self.clone();
         match op {
@@ -262,7 +263,7 @@ impl Names {
     }
 }
 
-/// A file's bytes: those that are durable, and all that were written.
+/// The durable bytes of a file, and all written bytes.
 #[derive(Clone, Default)]
 struct Content {
     durable: Vec<u8>,
@@ -270,7 +271,7 @@ struct Content {
 }
 
 impl Content {
-    /// Everything a crash may leave of it.
+    /// Returns all contents that a crash may leave.
     fn variants(&self) -> BTreeSet<Vec<u8>> {
         let (durable, written) = (&self.durable, &self.written);
         let mut zeros = durable.clone();
@@ -283,10 +284,11 @@ impl Content {
     }
 }
 
-/// A tree of files as it is found after the crash.
+/// A tree of directories and files after the crash.
 type Tree = (BTreeSet<PathBuf>, BTreeMap<PathBuf, Vec<u8>>);
 
-/// Every tree that a crash can leave from the `from`-th call on. What was done before is durable.
+/// Returns every tree that a crash can leave from the `from`-th call on. All earlier calls are
+/// durable.
 fn crash_states(trace: &Trace, from: usize) -> BTreeSet<Tree> {
     let mut contents: HashMap<FileId, Content> = HashMap::new();
     let mut names = BTreeSet::from([Names::default()]);
@@ -357,10 +359,10 @@ fn build(tree: &Tree, root: &Path) {
     }
 }
 
-/// What a run pulls, and what it may leave.
+/// The pulls of a run, and the entries that may exist afterwards.
 struct Scene {
     name: &'static str,
-    /// Every content there is, by digest.
+    /// All contents of the run, by digest.
     contents: HashMap<String, Vec<u8>>,
     blobs: Vec<String>,
     manifests: Vec<String>,
@@ -368,7 +370,8 @@ struct Scene {
 }
 
 impl Scene {
-    /// Opens the store as a server does, and looks at all that can be in it.
+    /// Opens the store as a server does, and reads every possible entry. Returns the numbers of
+    /// hits and misses.
     fn check(&self, root: &Path, registry: &str) -> (usize, usize) {
         let namespace: Namespace = registry.parse().expect("a namespace");
         let repository: Repository = "a".parse().expect("a repository");
@@ -421,7 +424,8 @@ impl Scene {
     }
 }
 
-/// Runs `steps` with a traced server, and tries every state that a crash during the last of them can leave.
+/// Runs `prepare` and `act` with a traced server, and checks every state that a crash during `act`
+/// can leave.
 fn every_crash(
     name: &'static str,
     prepare: impl Fn(&Server, &Registry),
@@ -432,7 +436,7 @@ fn every_crash(
     let logs = TempDir::new();
     let log = logs.path.join("trace");
     let text = log.to_str().expect("a temporary path is UTF-8");
-    // `-D`: the server is the child of the test, as it is without.
+    // With `-D`, the server is a direct child of the test, as without `strace`.
     let launcher = [
         "strace",
         "-D",
@@ -455,7 +459,7 @@ fn every_crash(
     }
     let mut options = Server::bare();
     for addr in upstream.addrs() {
-        // So that what another registry says of a blob is noted too.
+        // With `access: verify`, the cache also records which registries have a blob.
         options = options.registry_with(addr.to_string(), addr, "access: verify");
     }
     let mut cache = options.env("TAG_TTL", "0s").launched_by(&launcher).start();
@@ -468,7 +472,7 @@ fn every_crash(
     let from = read(&cache).ops.len();
     let scene = act(&cache, &upstream);
     cache.settled_store().expect_clean();
-    // It ends by itself, so that the log is whole.
+    // The server exits after SIGTERM, so that the log is complete.
     cache.signal(rustix::process::Signal::TERM);
     let _ = cache.wait_exit(PATIENCE);
     eventually("the trace is whole", || {
@@ -496,7 +500,7 @@ fn every_crash(
     assert!(states.len() > 10, "{name}: {:?}", &trace.ops[from..]);
     assert!(all > 0, "{name}: the state of a finished run is among them");
 
-    // A server on some of them: whatever is left, it serves the right bytes.
+    // Starts a server on some of the states. The responses must be correct in every state.
     let mut random = Random::for_test(name);
     let states: Vec<&Tree> = states.iter().collect();
     for _ in 0..SERVED_STATES {

@@ -1,8 +1,10 @@
-//! Every call the store makes, failing with every errno, once, later and always: no wrong byte, no crash, no client that waits.
+//! Every system call of the store fails with every errno: once, the third time, and always. No
+//! wrong byte, no crash and no waiting client may result.
 //!
-//! `strace` is attached to the running server and answers in the kernel's place, so it is the epoll driver and the blocking
-//! threads whose calls it sees. `CELLS` is how many cells of the matrix are tried, in random order; `CELLS=all` tries each.
-//! Says `SKIPPED` where nothing can be traced.
+//! `strace` attaches to the running server and returns the errors instead of the kernel. Therefore
+//! only the calls of the epoll driver and of the blocking threads can fail. `CELLS` is the number
+//! of matrix cells to test, in random order. `CELLS=all` tests every cell. Prints `SKIPPED` if
+//! tracing is not possible.
 
 use std::io::{BufRead as _, BufReader};
 use std::process::{Child, Command, Stdio};
@@ -12,7 +14,8 @@ use crate::harness::client::Why;
 use crate::harness::server::TempDir;
 use crate::harness::*;
 
-/// What the store calls: opening, reading, writing, reserving, syncing, naming, replacing, removing, looking, listing.
+/// The calls of the store: open, create a directory, read, write, reserve, sync, link, rename,
+/// remove, stat, list.
 const CALLS: [&str; 11] = [
     "?open,openat",
     "?mkdir,mkdirat",
@@ -31,13 +34,13 @@ const ERRNOS: [&str; 8] = [
     "EIO", "ENOSPC", "EDQUOT", "EROFS", "EMFILE", "ENOENT", "EACCES", "EINTR",
 ];
 
-/// Once, the third time, always.
+/// The first call, the third call, every call.
 const WHENS: [&str; 3] = ["1", "3", "1+"];
 
-/// Tried in every run of the tests.
+/// Number of cells in every test run.
 const CELLS_DEFAULT: usize = 24;
 
-/// What no answer may take longer than.
+/// Upper bound for the time of each answer.
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 
 struct Injector {
@@ -46,7 +49,7 @@ struct Injector {
 }
 
 impl Injector {
-    /// Attaches to all threads of `cache`.
+    /// Attaches `strace` to all threads of `cache`. Returns `None` if `strace` cannot attach.
     fn attach(cache: &Server, dir: &TempDir, calls: &str, errno: &str, when: &str) -> Option<Self> {
         let log = dir.path.join("injected");
         let _ = std::fs::remove_file(&log);
@@ -70,7 +73,7 @@ impl Injector {
             .by_ref()
             .map_while(Result::ok)
             .any(|line| line.contains(" attached"));
-        // Further lines are read, so that it never waits for us.
+        // Reads further lines, so that `strace` never blocks on the pipe.
         std::thread::spawn(move || lines.for_each(drop));
         if !attached {
             let _ = strace.wait();
@@ -79,7 +82,7 @@ impl Injector {
         Some(Injector { strace, log })
     }
 
-    /// Lets the server go; how many calls have failed.
+    /// Detaches from the server. Returns the number of failed calls.
     fn detach(&mut self) -> usize {
         let pid = rustix::process::Pid::from_child(&self.strace);
         let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
@@ -96,7 +99,8 @@ impl Drop for Injector {
     }
 }
 
-/// Fails on a wrong byte and on a late answer; whether the whole of `content` came.
+/// Pulls `path` and fails on a wrong byte or a late answer. Returns whether the complete `content`
+/// arrived.
 fn came(cache: &Server, path: &str, content: &PseudoRandom, at: &str) -> bool {
     let began = Instant::now();
     let got = cache.client().try_pull(path, &[], content, 0);
@@ -123,7 +127,7 @@ fn no_errno_of_any_call_of_the_store_fails_a_pull_or_stores_something_wrong() {
         .iter()
         .flat_map(|calls| ERRNOS.iter().map(move |errno| (*calls, *errno)))
         .flat_map(|(calls, errno)| WHENS.iter().map(move |when| (calls, errno, *when)))
-        // A call that was interrupted is made again, so one that is always interrupted never ends.
+        // The store retries an interrupted call, so permanent interruption is an endless loop.
         .filter(|(_, errno, when)| !(*errno == "EINTR" && *when == "1+"))
         .collect();
     let wanted = match std::env::var("CELLS").as_deref() {
@@ -145,7 +149,7 @@ fn no_errno_of_any_call_of_the_store_fails_a_pull_or_stores_something_wrong() {
     let (mut injected, mut met) = (0, 0);
     for (calls, errno, when) in cells.iter().take(wanted) {
         let at = format!("{calls}: {errno}, {when}");
-        // Anew: a store that has failed is left alone for a while.
+        // A restart, because the cache does not use a failed store for a while.
         cache.restart();
         let image = Image::small(&upstream, "a", "v1", random.next());
         let fresh = [5_000, 1_300_000].map(|size| PseudoRandom::new(random.next(), size));
@@ -173,8 +177,8 @@ fn no_errno_of_any_call_of_the_store_fails_a_pull_or_stores_something_wrong() {
             assert!(tagged, "{at}: the manifest did not come");
             pulled
         });
-        // A file that cannot be read in the middle of a response can only end it, also for a client that is behind a fill
-        // which has been stored meanwhile.
+        // A read error in the middle of a response can only end the response. Clients that follow a
+        // fill are affected too, if the fill has been stored meanwhile.
         if !calls.contains("pread64") {
             assert!(pulled.iter().all(|came| *came), "{at}: {pulled:?}");
         }

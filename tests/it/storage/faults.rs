@@ -1,4 +1,4 @@
-//! A store that fails is the operator's trouble, never a client's.
+//! Errors of the store are logged for the operator and never fail a client's request.
 
 use std::process::Command;
 
@@ -7,7 +7,7 @@ use crate::harness::*;
 
 const MIB: u64 = 1024 * 1024;
 
-/// Pulls `count` fresh blobs of up to `size_max` bytes; every one must arrive.
+/// Pulls `count` new blobs of up to `size_max` bytes. Every pull must succeed.
 fn pull_fresh(
     cache: &Server,
     upstream: &Registry,
@@ -34,7 +34,8 @@ fn a_full_disk_fails_no_pull() {
     let upstream = Registry::new();
     let cache = Server::options(&upstream).root(&root).start();
     let mut random = Random::for_test("full disk");
-    // The first fit, the others meet the end of the disk at every place; some are larger than the disk.
+    // The first blobs fit. The others meet the end of the disk at different offsets, and some are
+    // larger than the disk.
     let pulled = pull_fresh(&cache, &upstream, &mut random, 40, 3 * MIB);
     pull_fresh(&cache, &upstream, &mut random, 2, 24 * MIB);
     let image = Image::small(&upstream, "a", "v1", fresh_seed());
@@ -42,7 +43,7 @@ fn a_full_disk_fails_no_pull() {
         .client()
         .get(&upstream.manifest_url("a", "v1"))
         .expect(&image.manifest);
-    // Again: some from disk, some from upstream, all right.
+    // The second pulls come from the disk or from upstream. All must be correct.
     for content in &pulled {
         cache
             .client()
@@ -78,7 +79,7 @@ fn whatever_is_left_on_the_disk_the_pull_succeeds() {
             for _ in 0..3 {
                 scope.spawn(|| cache.client().pull(&upstream.blob_url("a", &digest), &content));
                 scope.spawn(|| cache.client().get(&tag_path).expect(&image.manifest).status);
-                // A hit on a full disk must not need the disk.
+                // A hit must not need disk space.
                 scope.spawn(|| {
                     cache
                         .client()
@@ -92,7 +93,7 @@ fn whatever_is_left_on_the_disk_the_pull_succeeds() {
             cache.restart();
         }
     }
-    // With room again, things are kept again.
+    // With free space again, new blobs are stored again.
     std::fs::remove_dir_all(root.join("blobs")).unwrap();
     cache.restart();
     let last = pull_fresh(&cache, &upstream, &mut random, 1, 100_000).remove(0);
@@ -119,7 +120,8 @@ fn followers_of_a_fill_that_runs_out_of_disk_get_everything() {
         for n in 0..8_u64 {
             let (content, path, cache) = (&content, &path, &cache);
             scope.spawn(move || {
-                // Some are slow, and fall behind whatever the server keeps in memory.
+                // Some clients are slow and fall behind the part of the blob that the server keeps
+                // in memory.
                 let mut read = 0;
                 let mut connection = Connection::open_narrow(cache.addr(), 64 * 1024).unwrap();
                 connection.request("GET", path, &[]).unwrap();
@@ -152,7 +154,7 @@ fn a_store_that_became_read_only_fails_no_pull() {
     for content in &kept {
         cache.wait_stored(&content.digest());
     }
-    // Every file closed for writing, or it is refused; the server's lock file is open.
+    // The remount fails while a file is open for writing, and the server's lock file is open.
     if !disk.remount(true) {
         let immutable = Command::new("chattr")
             .args(["-R", "+i"])
@@ -201,8 +203,8 @@ fn a_store_that_vanished_fails_no_pull() {
         }
     }
     pull_fresh(&cache, &upstream, &mut random, 3, 3 * MIB);
-    // Worse: something else is in its place.
-    // The server may be making the directory again while it is removed.
+    // A regular file replaces the root directory. The server may recreate the directory during the
+    // removal, so the test retries.
     eventually("the root is a file", || {
         let _ = std::fs::remove_dir_all(cache.root());
         std::fs::write(cache.root(), "not a directory").is_ok()
@@ -226,14 +228,15 @@ fn files_removed_under_the_server_are_fetched_again() {
         let data = disk::blob_path(cache.root(), &digest);
         std::fs::remove_file(disk::sidecar_of(&data)).unwrap();
         std::fs::remove_file(&data).unwrap();
-        // From memory, from an open file, or from upstream: right in every case.
+        // The pull is correct from memory, from an open file, and from upstream.
         for _ in 0..3 {
             cache.client().pull(&path, &content);
         }
     }
 }
 
-/// The cache has the file open, and somebody shortens it: who reads it then is cut off, who asks next is not.
+/// Another program shortens a file that the cache has open. The current response is broken off, and
+/// the next request succeeds.
 #[test]
 fn a_file_that_shrinks_under_a_hit_heals_with_the_next_request() {
     let upstream = Registry::new();

@@ -1,6 +1,8 @@
-//! Power cuts and disks that fail late: an entry may be missing afterwards, it is never wrong.
+//! Power cuts and disks that report write errors late. Afterwards an entry may be missing, but
+//! never wrong.
 //!
-//! Needs root, loop devices and the file systems' tools; says `SKIPPED` where it has not got them.
+//! Needs root, loop devices and the tools of the file systems. Prints `SKIPPED` if one of them is
+//! missing.
 
 use std::path::Path;
 use std::process::Command;
@@ -13,28 +15,30 @@ use crate::harness::volume::{PowerSwitch, Volume, forget_cached, run};
 use crate::harness::*;
 
 const MIB: u64 = 1024 * 1024;
-/// Cuts of a run, unless `CUTS` is in the environment.
+/// Default number of power cuts in a run. The environment variable `CUTS` overrides the value.
 const CUTS: usize = 20;
 
-/// The smallest xfs there is, and some room.
+/// The minimum size of an xfs, with some free space.
 const VOLUME_BYTES: u64 = 400 * MIB;
 
-/// How long the fills of a round may run before the cut: at first, and at most. A machine that runs other tests may need
-/// longer until the first blob is stored, so the time doubles until one survives.
+/// Initial and maximum time for the fills of a round before the cut. On a busy machine the first
+/// blob takes longer, so the time doubles until a blob survives a cut.
 const FILLS_MICROS_FIRST: u64 = 60_000;
 const FILLS_MICROS_MAX: u64 = 2_000_000;
 
-/// What a fill has in memory whatever the disk has taken: nobody who wants so little needs the disk. (What is longer
-/// and was cut off from its disk far behind the upstream can only be broken off.)
+/// Bytes of a fill that stay in memory. Clients of smaller blobs never need the disk. For a larger
+/// blob, the response of a client far behind the upstream breaks off when the disk fails.
 const KEPT_BYTES: u64 = 2 * MIB;
 
-/// Clients of all cuts that may have been late, where a file system without its disk (xfs) does not tell what has a name.
+/// Permitted number of clients, over all cuts, for which the test cannot decide whether their entry
+/// had its name. After the cut, xfs returns errors for such queries.
 const UNSURE_MAX: usize = 3;
 
-/// Blobs that are asked for in vain while the upstream is down; each costs its attempts.
+/// Number of missing blobs to request while the upstream is down. Each request costs several
+/// connection attempts.
 const VAIN_PULLS: usize = 3;
 
-/// A size between 1 byte and 3 MiB, every order of magnitude about as likely as the next.
+/// Returns a size between 1 byte and 3 MiB. Every order of magnitude is about equally likely.
 fn some_size(random: &mut Random) -> u64 {
     let bits = random.below(22);
     (1 << bits) + random.below(1 << bits).min(MIB)
@@ -82,7 +86,8 @@ fn power_cuts(kind: &str, options: &[&str], inside: Option<&Path>) {
             Reply::new().hold_at(random.below(fresh[0].size), &gate),
         );
         let wait = Duration::from_micros(random.below(fills_micros));
-        // In half of the rounds the process outlives its disk, and then no client of a fill may notice.
+        // In half of the rounds the process outlives its disk. In such rounds no client of a fill
+        // may fail.
         let outlives = random.chance(2);
         let syncs = random.chance(2);
         let client = cache.client();
@@ -101,7 +106,8 @@ fn power_cuts(kind: &str, options: &[&str], inside: Option<&Path>) {
                         if !outlives || content.size > KEPT_BYTES {
                             return;
                         }
-                        // An entry has its name a moment before the disk knows it, and who is late reads it there.
+                        // An entry has its name shortly before the name is durable, and late
+                        // clients read the entry from the disk.
                         match disk::blob_path(root, &content.digest()).try_exists() {
                             Ok(true) => {}
                             Ok(false) => noticed.lock().unwrap().push((content.digest(), broken)),
@@ -112,9 +118,10 @@ fn power_cuts(kind: &str, options: &[&str], inside: Option<&Path>) {
             }
             let tag_path = &tag_path;
             clients.push(scope.spawn(move || drop(client.try_get(tag_path))));
-            // A random moment is what is wanted here; no event could be more random.
+            // A sleep is correct here, because the test needs a random moment and no event.
             std::thread::sleep(wait);
-            // By itself btrfs writes names to the disk every 30 s, whatever is synced.
+            // Without a sync of the file system, btrfs writes names to the disk only every 30 s,
+            // even if files are synced.
             if kind == "btrfs" && syncs {
                 volume.sync().expect("a volume that has power");
             }
@@ -131,12 +138,14 @@ fn power_cuts(kind: &str, options: &[&str], inside: Option<&Path>) {
         volume.restore_power();
         let mut report = disk::check(cache.root());
         if kind == "btrfs" {
-            // It may keep the second of two names alone, because no directory is synced: a miss.
+            // Because no directory is synced, btrfs may keep only the second of two names. The
+            // entry is then a miss.
             let is_lone = |problem: &String| problem.starts_with("sidecar without data: ");
             report.problems.retain(|problem| !is_lone(problem));
         }
         report.expect_sound();
-        // What had been stored is read from the disk by who is late, and the disk is gone.
+        // A late client may fail only if its blob was stored already, because the client then reads
+        // from the lost disk.
         for (digest, broken) in noticed.into_inner().unwrap() {
             let path = disk::blob_path(cache.root(), &digest);
             assert!(report.blobs.contains(&path), "round {round}: {broken:?}");
@@ -204,7 +213,8 @@ fn power_cuts_on_xfs_leave_nothing_wrong() {
     power_cuts("xfs", &["-q", "-f"], None);
 }
 
-/// There is no request that cuts the power of a btrfs. Its image lies on an xfs, which can copy it at one moment.
+/// The kernel has no request that cuts the power of a btrfs. The image is stored on an xfs, which
+/// can copy the image atomically.
 #[test]
 fn power_cuts_on_btrfs_leave_nothing_wrong() {
     match Volume::mount("xfs", &["-q", "-f", "-m", "reflink=1"], 3 * VOLUME_BYTES, None) {
@@ -213,7 +223,7 @@ fn power_cuts_on_btrfs_leave_nothing_wrong() {
     }
 }
 
-/// Pulls `count` fresh blobs of up to `size_max` bytes, every one of which must arrive.
+/// Pulls `count` new blobs of up to `size_max` bytes. Every pull must succeed.
 fn pull_fresh(
     cache: &Server,
     upstream: &Registry,
@@ -231,7 +241,8 @@ fn pull_fresh(
         .collect()
 }
 
-/// Every blob again, right whatever it comes from; then what is stored, read from the disk itself.
+/// Pulls every blob again, from any source, and compares the content. Then checks the stored
+/// entries without the page cache.
 fn check_all(cache: &Server, upstream: &Registry, pulled: &[PseudoRandom]) -> disk::Report {
     for content in pulled {
         cache
@@ -244,7 +255,7 @@ fn check_all(cache: &Server, upstream: &Registry, pulled: &[PseudoRandom]) -> di
     disk::check(cache.root())
 }
 
-/// The file system takes everything and finds out later that there is no room below it: only the sync says so,
+/// The file system accepts all writes and finds no space later. Only the sync returns the error,
 /// and only once.
 #[test]
 fn writes_that_fail_late_fail_no_pull_and_publish_nothing() {

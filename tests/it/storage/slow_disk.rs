@@ -1,6 +1,7 @@
-//! A disk that is slow, and memory that is short: they hold up those who read from the disk, and not the core.
+//! A slow disk or little memory delays the clients that read from the disk, but not the core.
 //!
-//! Needs root, loop devices and version 1 of the blkio and memory control groups; says `SKIPPED` where it has not got them.
+//! Needs root, loop devices and version 1 of the blkio and memory control groups. Prints `SKIPPED`
+//! if one of them is missing.
 
 use std::fs::File;
 use std::os::linux::fs::MetadataExt as _;
@@ -18,11 +19,12 @@ use crate::harness::*;
 const KIB: u64 = 1024;
 const MIB: u64 = 1024 * KIB;
 
-/// A control group of its own; removed on drop, when the server that was in it is gone.
+/// A control group for one server. Removed on drop, after the exit of the server.
 struct Group(PathBuf);
 
 impl Group {
-    /// A group of `controller` with one of its files set. The reason, in a line, where that is not possible.
+    /// Creates a group of `controller` and sets `file` to `value`. Returns the reason in one line
+    /// if the group cannot be created.
     fn new(controller: &str, file: &str, value: &str) -> Result<Self, String> {
         let name = format!("oci-pull-through-{}-{}", std::process::id(), fresh_seed());
         let group = Group(Path::new("/sys/fs/cgroup").join(controller).join(name));
@@ -46,11 +48,11 @@ impl Drop for Group {
     }
 }
 
-/// Leaves every `every`th page of a file in memory, and no other.
+/// Keeps only every `every`-th page of a file in the page cache.
 fn leave_pages(path: &Path, every: u64) {
     forget_cached(path);
     let file = File::open(path).unwrap();
-    // One page at a time, without others ahead of it.
+    // Reads single pages, without readahead.
     fadvise(&file, 0, None, Advice::Random).unwrap();
     let pages = file.metadata().unwrap().st_size() / 4096;
     for page in (0..pages).filter(|page| page % every == every - 1) {
@@ -58,7 +60,7 @@ fn leave_pages(path: &Path, every: u64) {
     }
 }
 
-/// Asks for `path` again and again until it is told to stop; the waits, shortest first.
+/// Requests `path` repeatedly until `done` is set. Returns the response times in ascending order.
 fn waits(cache: &Server, path: &str, done: &AtomicBool) -> Vec<Duration> {
     let mut waits = Vec::new();
     while !done.load(Ordering::SeqCst) || waits.len() < 20 {
@@ -71,8 +73,8 @@ fn waits(cache: &Server, path: &str, done: &AtomicBool) -> Vec<Duration> {
     waits
 }
 
-/// Pulls every blob at the same time, while bystanders ask for `/livez` and for a small blob in memory. The longest that
-/// nineteen of twenty of their requests took, and how long the pulls did.
+/// Pulls all blobs concurrently, while bystanders request `/livez` and a small blob in memory.
+/// Returns the 95th percentile of the bystanders' response times and the time of the pulls.
 fn pull_beside_bystanders(
     cache: &Server,
     small: &str,
@@ -99,12 +101,12 @@ fn pull_beside_bystanders(
     (worst, began.elapsed())
 }
 
-/// The whole of a blob takes the disk seconds, and while it does the core waits for nothing.
+/// The disk needs seconds for a complete blob, and the core never waits for the disk.
 #[test]
 fn a_slow_disk_with_a_page_in_memory_here_and_there_holds_up_its_readers_only() {
     const CLIENTS: u64 = 6;
     const BLOB: u64 = 1536 * KIB;
-    /// What the disk reads in a second: a step of a megabyte would take it 3 s.
+    /// Bytes per second of the disk. A read of one megabyte would take 3 s.
     const RATE: u64 = 320 * KIB;
     let volume = match Volume::mount("ext4", &[], 64 * MIB, None) {
         Ok(volume) => volume,
@@ -142,7 +144,7 @@ fn a_slow_disk_with_a_page_in_memory_here_and_there_holds_up_its_readers_only() 
         return eprintln!("SKIPPED: a slow disk: {reason}");
     }
     let (worst, took) = pull_beside_bystanders(&cache, &small_path, &blobs);
-    // Each pull waits for the disk many times: a bystander that had to wait for one of these steps would have to wait for
+    // Each pull waits for the disk many times. A bystander behind one of these reads would wait for
     // seconds.
     assert!(worst < took / 40, "{worst:?} of {took:?}");
     assert!(
@@ -154,8 +156,8 @@ fn a_slow_disk_with_a_page_in_memory_here_and_there_holds_up_its_readers_only() 
     cache.kill9();
 }
 
-/// Content of four times the memory, cold and then from the disk again and again: every pull is right, and the process is
-/// neither killed nor given up.
+/// The content has four times the size of the memory. Every pull is correct, cold and from the
+/// disk, and the process is neither killed nor stopped.
 #[test]
 fn in_a_memory_group_that_is_far_too_small_for_the_content_every_pull_is_right() {
     const BLOBS: u64 = 16;

@@ -1,11 +1,11 @@
-//! Tags move. How long the cache may not notice, and what it does when it cannot ask.
+//! Lifetimes of tags, revalidation of moved tags, and stale responses during an outage.
 
 use std::time::Duration;
 
 use crate::harness::content::sha256;
 use crate::harness::*;
 
-/// Content requests for a tag or manifest; a revalidation is a HEAD and none of these.
+/// Returns the number of GET requests for manifests. Revalidations use HEAD and do not count.
 fn manifest_gets(upstream: &Registry) -> usize {
     upstream.count(|seen| seen.kind == Kind::Manifest && seen.method == "GET")
 }
@@ -14,7 +14,7 @@ fn manifest_heads(upstream: &Registry) -> usize {
     upstream.count(|seen| seen.kind == Kind::Manifest && seen.method == "HEAD")
 }
 
-/// Pulls a tag and waits until tag and manifest are kept.
+/// Pulls a tag and waits until the tag and the manifest are stored.
 fn warm(cache: &Server, upstream: &Registry, repository: &str, tag: &str, image: &Image) {
     cache
         .client()
@@ -42,10 +42,10 @@ fn a_fresh_tag_is_answered_without_asking() {
             Some(image.digest.as_str())
         );
     }
-    // Its age survives a restart: not a new lifetime, and not none.
+    // The age of the tag survives a restart.
     cache.restart();
     cache.client().get(&path).expect(&image.manifest);
-    // By digest it is the same entry.
+    // The request by digest uses the stored manifest.
     cache
         .client()
         .get(&upstream.manifest_url("a", &image.digest))
@@ -94,7 +94,7 @@ fn a_lifetime_ends() {
     let new = Image::small(&upstream, "a", "v1", fresh_seed());
     let path = upstream.manifest_url("a", "v1");
     eventually("the new image", || cache.client().get(&path).body == new.manifest);
-    // And it never goes back.
+    // The cache never returns to the old image.
     for _ in 0..5 {
         cache.client().get(&path).expect(&new.manifest);
     }
@@ -115,7 +115,7 @@ fn a_moved_tag_is_followed_and_the_old_content_stays() {
         .client()
         .get(&upstream.manifest_url("a", &old.digest))
         .expect(&old.manifest);
-    // Back to content we hold: a HEAD is enough.
+    // If the tag moves back to stored content, a HEAD request is sufficient.
     cache.wait_stored(&new.digest);
     let gets = manifest_gets(&upstream);
     upstream.tag("a", "v1", &old.digest);
@@ -270,14 +270,14 @@ fn latest_is_asked_for_every_time_unless_told_otherwise() {
             got.expect(&new.manifest);
             assert!(upstream.requests() > before);
             cache.wait_stored(&new.digest);
-            // What is kept of it is for bad days only.
+            // The stored copy is used only during an outage.
             upstream.on(On::any(), Reply::status(503));
             let got = cache.client().get(&path);
             got.expect(&new.manifest);
             assert_eq!(got.x_cache(), "STALE");
             upstream.clear_rules();
         }
-        // Content is content, whatever tag led to it.
+        // Rules for tags do not affect requests by digest.
         upstream.down();
         cache
             .client()
@@ -330,7 +330,7 @@ fn tags_are_case_sensitive() {
     cache.settled_store().expect_sound();
 }
 
-/// Signatures and referrers live under tags that look like digests.
+/// Signatures and referrers have tags in the form of digests.
 #[test]
 fn a_tag_that_looks_like_a_digest_is_a_tag() {
     let upstream = Registry::new();
@@ -391,7 +391,7 @@ fn repositories_keep_their_tags_apart() {
             .get(&upstream.manifest_url("a/tags", "v1"))
             .expect(&below.manifest);
     }
-    // A manifest of one repository is not in another just because the cache has it.
+    // A cached manifest is served only in its own repository.
     let got = cache.client().get(&upstream.manifest_url("b", &here.digest));
     got.expect_error(404, "MANIFEST_UNKNOWN");
     let got = cache.client().get(&other.manifest_url("a", &here.digest));

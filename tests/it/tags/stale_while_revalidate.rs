@@ -1,19 +1,20 @@
-//! How long a tag is taken as known: rules per registry, tags made from digests, and what happens while one is asked for.
+//! Lifetimes of tags: rules per registry, tags made from digests, and requests during a
+//! revalidation.
 
 use crate::harness::*;
 
-/// A configuration with one registry, the fake one, and more lines for it.
+/// Returns a configuration with the fake registry and additional lines.
 fn yaml(upstream: &Registry, more: &str) -> String {
     let (name, addr) = (upstream.name(), upstream.addr());
     format!("registries:\n  - name: \"{name}\"\n    url: \"http://{addr}\"\n    insecure: true\n{more}")
 }
 
-/// Requests for manifests, of any method.
+/// Returns the number of requests for manifests, with any method.
 fn manifest_requests(upstream: &Registry) -> usize {
     upstream.count(|seen| seen.kind == Kind::Manifest)
 }
 
-/// Pulls a tag and waits until tag and manifest are kept.
+/// Pulls a tag and waits until the tag and the manifest are stored.
 fn warm(cache: &Server, upstream: &Registry, tag: &str) -> Image {
     let image = Image::small(upstream, "a", tag, fresh_seed());
     cache
@@ -90,7 +91,7 @@ fn signatures_are_looked_for_again_soon_whatever_the_rules_say() {
     let rules = "    tag_rules:\n      - {pattern: '*', revalidate: never}\n";
     let cache = Server::bare().config(yaml(&upstream, rules)).start();
     let tag = format!("sha256-{}.sig", "0a".repeat(32));
-    // One that is not there yet is asked for again after seconds.
+    // A missing signature is requested again after seconds.
     let path = upstream.manifest_url("a", &tag);
     for _ in 0..2 {
         cache.client().get(&path).expect_error(404, "MANIFEST_UNKNOWN");
@@ -105,8 +106,8 @@ fn signatures_are_looked_for_again_soon_whatever_the_rules_say() {
     });
 }
 
-/// Has the kept tag `v1` last been checked at `checked_ms`, while the server is stopped: in its directory, and in the
-/// bucket, if there is one behind it.
+/// Stops the server and sets the time of the last check of the stored tag `v1`, in the directory
+/// and in the bucket if present.
 fn set_checked(cache: &mut Server, upstream: &Registry, checked_ms: u64) {
     let pointer = disk::tag_path(cache.root(), &upstream.name(), "a", "v1");
     let mut places = vec![pointer.clone()];
@@ -149,7 +150,7 @@ fn a_tag_in_its_grace_is_answered_at_once_and_asked_for_once_in_the_background()
     set_checked(&mut cache, &upstream, now_ms() - 2 * HOUR_MS);
     let new = Image::small(&upstream, "a", "v1", fresh_seed());
     let before = manifest_requests(&upstream);
-    // The upstream does not answer until all clients have been served.
+    // The upstream responds only after all clients have been served.
     let gate = Gate::new();
     upstream.on(On::kind(Kind::Manifest).head(), Reply::new().hold_head(&gate));
     std::thread::scope(|scope| {
@@ -195,7 +196,7 @@ fn an_expired_tag_is_asked_for_once_however_many_want_it() {
 fn each_set_of_accepted_types_has_an_answer_of_its_own() {
     let upstream = Registry::new();
     let cache = Server::options(&upstream).env("TAG_TTL", "1h").start();
-    // What the upstream has is an index; who does not take one is given a manifest.
+    // The upstream has an index and returns a manifest to clients that do not accept an index.
     let image = Image::small(&upstream, "a", "single", fresh_seed());
     let index = Image::push_index(&upstream, "a", "v1", Flavor::Docker, [&[], &[]]);
     let single = Flavor::Docker.manifest();
@@ -221,7 +222,7 @@ fn each_set_of_accepted_types_has_an_answer_of_its_own() {
             "{accept}"
         );
     }
-    // Nobody else's answer has changed.
+    // The responses for other clients are unchanged.
     cache.client().get(&path).expect(&index.manifest);
 }
 
@@ -231,7 +232,7 @@ fn a_clock_that_jumped_costs_one_question_and_nothing_stays_for_ever() {
     let mut cache = Server::options(&upstream).env("TAG_TTL", "1h").start();
     let path = upstream.manifest_url("a", "v1");
     let old = warm(&cache, &upstream, "v1");
-    // As if the clock had stood a day ahead, or behind, when the tag was checked.
+    // Simulates a clock that was a day fast or slow at the last check.
     for checked in [now_ms() + 24 * HOUR_MS, now_ms() - 24 * HOUR_MS, u64::MAX, 0] {
         set_checked(&mut cache, &upstream, checked);
         let before = manifest_requests(&upstream);

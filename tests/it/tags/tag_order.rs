@@ -1,4 +1,5 @@
-//! Tags and time: what a tag is never goes back, is never older than its lifetime, and no jump of the clock makes it immortal.
+//! Order and age of tag versions. A tag never returns to an old version and never exceeds its
+//! lifetime, even after clock jumps.
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -10,10 +11,11 @@ const READERS: usize = 8;
 const FLIPS: usize = 150;
 const LIFETIME: Duration = Duration::from_millis(50);
 
-/// What an answer may be older than its lifetime: the promise is a second, the rest is for a busy test machine.
+/// Permitted excess over the lifetime. The documented value is one second, the rest is for a busy
+/// test machine.
 const SLACK: Duration = Duration::from_secs(10);
 
-/// The versions are told apart by their number, in the order in which the tag had them.
+/// The number of a version is its position in the order in which the tag moved.
 #[test]
 fn a_tag_never_goes_back_on_any_core_and_is_never_older_than_its_lifetime() {
     let upstream = Registry::new();
@@ -28,9 +30,9 @@ fn a_tag_never_goes_back_on_any_core_and_is_never_older_than_its_lifetime() {
         .start();
     let path = upstream.manifest_url("a", "v1");
     let over = AtomicBool::new(false);
-    // Of all answers that were complete: the newest version seen.
+    // The newest version in all complete responses.
     let newest = AtomicUsize::new(0);
-    // When the tag was given each version.
+    // The time at which the tag moved to each version.
     let since = Mutex::new(vec![Instant::now()]);
     let answers = AtomicUsize::new(0);
     std::thread::scope(|scope| {
@@ -38,7 +40,7 @@ fn a_tag_never_goes_back_on_any_core_and_is_never_older_than_its_lifetime() {
             scope.spawn(|| {
                 while !over.load(Ordering::SeqCst) {
                     let (asked, before) = (Instant::now(), newest.load(Ordering::SeqCst));
-                    // Each on a connection of its own, so that all cores answer.
+                    // Each request uses a new connection, so that all cores respond.
                     let got = cache.client().get(&path);
                     let version = images.iter().position(|image| image.manifest == got.body);
                     let version = version.unwrap_or_else(|| panic!("no version of the tag: {got}"));
@@ -64,7 +66,7 @@ fn a_tag_never_goes_back_on_any_core_and_is_never_older_than_its_lifetime() {
             upstream.tag("a", "v1", &image.digest);
             since.lock().unwrap().push(Instant::now());
             let read = answers.load(Ordering::SeqCst);
-            // Some are read before the next comes, whatever the machine does.
+            // Some responses arrive before the next version, even on a busy machine.
             eventually("the tag is read", || {
                 answers.load(Ordering::SeqCst) >= read + READERS
             });
@@ -80,8 +82,8 @@ fn a_tag_never_goes_back_on_any_core_and_is_never_older_than_its_lifetime() {
     assert!(newest > FLIPS / 4, "the tag moved: {newest}");
 }
 
-/// The clock of a restart is set wrong, or right again: what the store says about the time of the last check is in the
-/// future, in the past, or no time at all.
+/// The clock changes during a restart. The stored time of the last check is then in the future, in
+/// the past, or invalid.
 #[test]
 fn a_clock_that_jumps_costs_one_question_and_makes_no_tag_immortal() {
     const DAY_MS: i64 = 86_400_000;
@@ -124,7 +126,7 @@ fn a_clock_that_jumps_costs_one_question_and_makes_no_tag_immortal() {
                 scope.spawn(|| cache.client().get(&path).expect(&expected.manifest).status);
             }
         });
-        // Each core may ask once, for the tag and for what it leads to.
+        // Each core may send one request for the tag.
         let asked = upstream.count(|seen| seen.target.contains("/manifests/v1"));
         assert!(
             if fresh {

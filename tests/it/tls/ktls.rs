@@ -1,5 +1,6 @@
-//! TLS that goes on in the kernel after the handshake. Where the kernel cannot, the tests say so and end: `scripts/ktls.sh`
-//! runs them, and those of [`tls`](super::sessions) with `TEST_KERNEL_TLS=auto`, under a kernel that can.
+//! TLS with encryption in the kernel (kTLS) after the handshake. If the kernel has no kTLS, the
+//! tests print a message and end. `scripts/ktls.sh` runs these tests, and those of
+//! [`sessions`](super::sessions) with `TEST_KERNEL_TLS=auto`, under a kernel with kTLS.
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::TcpStream;
@@ -20,10 +21,10 @@ use crate::tls::Pki;
 
 const MIB: u64 = 1024 * 1024;
 
-/// What the log says of a session that was handed over.
+/// The log message of a session handed over to the kernel.
 const HANDED_OVER: &str = "kTLS enabled";
 
-/// A server whose kernel encrypts; `None` where the kernel cannot.
+/// Starts a server with kTLS. Returns `None` if the kernel has no kTLS.
 fn start(pki: &Pki, options: Options) -> Option<Server> {
     let options = options.env("KERNEL_TLS", "auto").env("LOG_LEVEL", "debug");
     let cache = pki.serve(options).start();
@@ -34,7 +35,8 @@ fn start(pki: &Pki, options: Options) -> Option<Server> {
     Some(cache)
 }
 
-/// So many sessions have been handed over, and no more. The log may come later than the answer.
+/// Fails unless exactly `times` sessions have been handed over. The log line may appear after the
+/// response.
 #[track_caller]
 fn expect_handed_over(cache: &Server, times: usize) {
     let count = || cache.stderr().matches(HANDED_OVER).count();
@@ -42,7 +44,7 @@ fn expect_handed_over(cache: &Server, times: usize) {
     assert_eq!(count(), times);
 }
 
-/// A client that has only read what it was told to.
+/// Returns a client session before its handshake, and its socket.
 fn session(cache: &Server, config: Arc<ClientConfig>) -> (ClientConnection, TcpStream) {
     (new_session(config), TcpStream::connect(cache.addr()).unwrap())
 }
@@ -65,7 +67,7 @@ fn the_start_says_whether_the_kernel_encrypts_and_why() {
     Client::with_tls(cache.addr(), pki.authority.client())
         .get("/v2/")
         .expect(b"{}");
-    // Nothing is said of what was not asked for.
+    // Without kTLS in the configuration, or without TLS, the log does not mention kTLS.
     for (settings, name) in [("off", "https://127.0.0.1:0"), ("auto", "http://127.0.0.1:0")] {
         let options = match settings {
             "off" => pki.serve(Server::bare()),
@@ -102,7 +104,7 @@ fn bodies_are_right_with_every_cipher() {
         let config = pki.authority.client_of(suite);
         let mut connection = Connection::open_tls(cache.addr(), config).unwrap();
         assert_eq!(connection.session().negotiated_cipher_suite(), Some(suite));
-        // Growing the first time, then from the file; and all on one connection.
+        // First from the growing file, then from the complete file, all on one connection.
         for (digest, content) in &contents {
             let path = upstream.blob_url("a", digest);
             connection.request("HEAD", &path, &[]).unwrap();
@@ -146,7 +148,7 @@ fn curl_gets_the_same_over_both_protocols() {
             cache.addr().port(),
             upstream.blob_url("a", &digest)
         );
-        // Twice on one connection: growing or from the file, and from memory or the file.
+        // Twice on one connection: first during or after the fill, then from memory or the file.
         for protocol in ["--http1.1", "--http2", "--http2"] {
             let args = ["-sSf", "--cacert", &ca, "--tlsv1.3", protocol, &url, &url];
             let output = Command::new("curl")
@@ -170,7 +172,8 @@ fn curl_gets_the_same_over_both_protocols() {
     expect_handed_over(&cache, 3 * 4);
 }
 
-/// The kernel takes more than TCP has room for, and loses it when a connection is ended too soon.
+/// The kernel accepts more data than TCP has room for, and loses data if the connection is closed
+/// too early.
 #[test]
 fn the_last_bytes_of_a_connection_are_not_lost() {
     let (pki, upstream) = (Pki::new(), Registry::new());
@@ -186,15 +189,16 @@ fn the_last_bytes_of_a_connection_are_not_lost() {
     cache.wait_stored(&digest);
     let room = Silent::ask(&cache, &pki, &path, content.size).held_when_stuck();
     assert!(room < content.size, "{room} bytes are not too many for sockets");
-    // Answers around that size, so that some are just short enough to be taken whole while nobody reads: TCP has no room
-    // then for what is to come behind them, and sometimes none for their ends.
+    // Responses of about this size. Some are just short enough to be accepted completely while the
+    // client does not read. TCP then has no room for further data, and sometimes not even for the
+    // end of the response.
     let sizes = (0..64).map(|step| room.saturating_sub(40_000).max(1) + 1_000 * step);
     let clients: Vec<_> = sizes
         .map(|size| (size, Silent::ask(&cache, &pki, &path, size)))
         .collect();
     let said = |size: u64| format!("status=206 bytes={size} ");
     cache.wait_stderr(&said(clients[0].0));
-    // The server has had its turn with each of them when it has answered others.
+    // After responses to other clients, the server has handled each of these connections.
     for _ in 0..10 {
         others.get("/v2/").expect(b"{}");
     }
@@ -203,7 +207,7 @@ fn the_last_bytes_of_a_connection_are_not_lost() {
         .filter(|(size, _)| cache.stderr().contains(&said(*size)))
         .count();
     println!("{whole} of {} answers were taken whole", clients.len());
-    // All at once, because nobody is waited for for ever.
+    // In parallel, because the server closes a connection without progress.
     let readers: Vec<_> = clients
         .into_iter()
         .map(|(size, client)| (size, std::thread::spawn(move || client.read())))
@@ -217,14 +221,15 @@ fn the_last_bytes_of_a_connection_are_not_lost() {
     }
 }
 
-/// A client that has asked for something and reads nothing. Its path is narrow, so that little fits into sockets.
+/// A client that has sent a request and does not read. Small buffers and segments limit the data in
+/// the sockets.
 struct Silent {
     session: ClientConnection,
     socket: TcpStream,
 }
 
 impl Silent {
-    /// Asks for the first `size` bytes of what is at `path`, and for the connection's end behind them.
+    /// Requests the first `size` bytes of `path`, and then the end of the connection.
     fn ask(cache: &Server, pki: &Pki, path: &str, size: u64) -> Self {
         let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
         socket.set_recv_buffer_size(16 * 1024).unwrap();
@@ -242,7 +247,7 @@ impl Silent {
         Silent { session, socket }
     }
 
-    /// Bytes on their way in TCP, when they do not become more.
+    /// Returns the number of bytes in the TCP queues, once the number is constant.
     fn held_when_stuck(&self) -> u64 {
         let (ours, theirs) = (
             self.socket.local_addr().unwrap(),
@@ -259,7 +264,7 @@ impl Silent {
         before
     }
 
-    /// Reads the answer's body, and how the connection ends.
+    /// Reads the body of the response. Returns the body and the result of the connection's end.
     fn read(mut self) -> (Vec<u8>, std::io::Result<()>) {
         self.socket.set_read_timeout(Some(PATIENCE)).unwrap();
         let mut stream = BufReader::new(rustls::Stream::new(&mut self.session, &mut self.socket));
@@ -274,7 +279,8 @@ impl Silent {
     }
 }
 
-/// What TCP holds of a connection between two ports of this machine: sent and not confirmed, received and not read.
+/// Returns the TCP queues of a connection between two local ports: bytes not acknowledged, and
+/// bytes not read.
 fn queued(from: u16, to: u16) -> (u64, u64) {
     let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
     let ends = format!(" 0100007F:{from:04X} 0100007F:{to:04X} ");
@@ -296,7 +302,8 @@ fn a_request_may_come_along_with_the_end_of_the_handshake() {
     };
     for _ in 0..20 {
         let (mut session, mut socket) = session(&cache, pki.authority.client());
-        // Until then the session keeps it, and then sends it in one write with its last record.
+        // The session buffers the request and sends both the request and the last handshake record
+        // in one write.
         let request = request_bytes("GET", "/v2/", &[("Connection", "close")]);
         session.writer().write_all(&request).unwrap();
         let mut answer = String::new();
@@ -329,7 +336,7 @@ fn a_client_that_changes_its_keys_is_at_its_end() {
     }
     stream.conn.refresh_traffic_keys().unwrap();
     stream.flush().unwrap();
-    // An orderly end, and soon.
+    // The server closes the session with close_notify and without delay.
     socket.set_read_timeout(Some(PATIENCE)).unwrap();
     let read = rustls::Stream::new(&mut session, &mut socket).read(&mut [0; 10]);
     assert_eq!(read.unwrap(), 0);

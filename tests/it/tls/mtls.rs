@@ -1,4 +1,4 @@
-//! Clients' certificates: asked for, verified, and remembered for as long as the same is asked for.
+//! Client certificates: request, verification, and session resumption.
 
 use std::process::Command;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use rustls::{ClientConfig, HandshakeKind, SupportedProtocolVersion};
 use crate::harness::server::{Options, TempDir};
 use crate::harness::*;
 
-/// Our authority, that of our clients, and the directory with the files.
+/// The server's authority, the clients' authority, and the directory with the files.
 struct Pki {
     ours: Authority,
     clients: Authority,
@@ -44,7 +44,7 @@ impl Pki {
             .env("TLS_CLIENT_CA_FILE", self.file("clients.crt"))
     }
 
-    /// The certificate that was written under this name.
+    /// Returns the certificate stored under `name`.
     fn read(&self, name: &str) -> Issued {
         let read = |end: &str| std::fs::read_to_string(self.file(&format!("{name}.{end}"))).unwrap();
         Issued {
@@ -62,7 +62,8 @@ impl Pki {
     }
 }
 
-/// Whether a client comes in. In TLS 1.3 it learns that it does not when it reads its first answer.
+/// Returns whether the server accepts a client. In TLS 1.3, the client sees a rejection only at its
+/// first read.
 fn comes_in(cache: &Server, config: &Arc<ClientConfig>) -> bool {
     let Ok(mut connection) = Connection::open_tls(cache.addr(), config.clone()) else {
         return false;
@@ -134,7 +135,7 @@ fn a_certificate_may_be_optional_and_a_wrong_one_still_stays_outside() {
         assert!(comes_in(&cache, &pki.shows(version, Some(&right))));
         assert!(comes_in(&cache, &pki.shows(version, None)));
         assert!(!comes_in(&cache, &pki.shows(version, Some(&wrong))));
-        // Who is not asked shows nothing.
+        // Without a certificate request, a client sends no certificate.
         assert!(comes_in(&asked_for_none, &pki.shows(version, Some(&wrong))));
     }
 }
@@ -176,7 +177,7 @@ fn resumed_clients_are_believed_until_another_authority_is_asked_for() {
     for config in &old {
         assert!(comes_in(&cache, config));
     }
-    // Their authority is replaced: what they showed before does not count any more.
+    // With a new authority, resumed sessions are no longer accepted.
     let next = Authority::new("next");
     pki::write(&pki.dir.path, "clients.crt", &next.pem);
     cache.sighup();
@@ -189,7 +190,7 @@ fn resumed_clients_are_believed_until_another_authority_is_asked_for() {
     }
 }
 
-/// A ticket outlives a certificate easily.
+/// A session ticket easily outlives a certificate.
 #[test]
 fn a_resumed_session_ends_with_its_certificate() {
     let pki = Pki::new();
@@ -235,19 +236,19 @@ fn the_health_check_counts_a_demand_for_a_certificate_as_life() {
     assert!(said.contains("asks for a certificate"), "{said}");
 }
 
-// ---- Client authentication ------------------------------------------------------------------------------------------
+// ---- Client authentication ----------------------------------------------------------------------
 
-/// Both protocols, as curl calls them.
+/// Both protocols, as options of curl.
 const PROTOCOLS: [&str; 2] = ["--http1.1", "--http2"];
 
-/// A client of the command line, because it speaks both protocols over TLS.
+/// A curl process as client, because curl supports both protocols over TLS.
 struct Curl<'a> {
     pki: &'a Pki,
     cache: &'a Server,
     protocol: &'static str,
 }
 
-/// Status, `WWW-Authenticate` and body.
+/// Status, `WWW-Authenticate` and body of a response.
 struct Said {
     status: u16,
     challenge: String,
@@ -255,7 +256,7 @@ struct Said {
 }
 
 impl Curl<'_> {
-    /// Asks for `path`, with the certificate of that name if any.
+    /// Requests `path`, with the named certificate unless `certificate` is empty.
     fn get(&self, path: &str, certificate: &str, fields: &[(&str, &str)]) -> Said {
         let mut command = Command::new("curl");
         command
@@ -295,7 +296,7 @@ impl Curl<'_> {
 }
 
 impl Pki {
-    /// Files of certificates: a builder, a node, somebody else of the same authority.
+    /// Writes client certificates of one authority: a builder, a node, and a guest.
     fn issue_clients(&self) {
         pki::write(&self.dir.path, "ours.crt", &self.ours.pem);
         let names = |names: &'static [&'static str]| {
@@ -315,7 +316,8 @@ impl Pki {
         issue("guest", "guest", &["nodes.test", "a.b.nodes.test"]);
     }
 
-    /// A cache in front of `upstream` with these keys in its file.
+    /// Returns the options of a cache in front of `upstream` with `auth` and `more` in its
+    /// configuration file.
     fn guard(&self, upstream: &Registry, auth: &str, more: &str) -> Options {
         let name = upstream.name();
         Server::options(upstream)
@@ -350,7 +352,7 @@ fn a_certificate_opens_the_door_and_so_does_a_password() {
             cache: &cache,
             protocol,
         };
-        // Nothing is held at first, then it is.
+        // The first request is a miss, the later ones are hits.
         for path in [
             "/v2/",
             &upstream.blob_url("a", &blob),
@@ -364,7 +366,7 @@ fn a_certificate_opens_the_door_and_so_does_a_password() {
                 ("guest", Some(&right), 200),
                 ("", Some(&right), 200),
                 ("", Some(&wrong), 401),
-                // What is shown besides a good certificate does not matter.
+                // With a valid certificate, the password is ignored.
                 ("builder", Some(&wrong), 200),
             ] {
                 let fields: Vec<_> = password
@@ -390,7 +392,8 @@ fn a_certificate_opens_the_door_and_so_does_a_password() {
         // Health checks need no authentication.
         assert_eq!(curl.get("/healthz", "", &[]).status, 200);
     }
-    // Whoever came in by certificate may have shown anything; it is for us all the same.
+    // With client authentication, the cache forwards no `Authorization` field, even if a certificate
+    // authenticated the client.
     assert_eq!(
         upstream.count(|seen| seen.field("authorization").is_some()),
         0,
@@ -442,7 +445,7 @@ fn rules_are_about_the_names_in_certificates() {
             cache: &cache,
             protocol,
         };
-        // Held or not, in memory or not.
+        // Cold, from the disk, and from memory.
         for _ in 0..3 {
             for (path, certificate, status) in [
                 (&team, "builder", 200),
@@ -460,7 +463,7 @@ fn rules_are_about_the_names_in_certificates() {
             }
         }
     }
-    // One connection is one certificate, for each of its requests.
+    // All requests of a connection have the identity of its certificate.
     let builder = pki.read("builder");
     let mut connection = Connection::open_tls(cache.addr(), pki.shows(&TLS13, Some(&builder))).unwrap();
     for (path, status) in [(&team, 200), (&other, 403), (&team, 200)] {
@@ -469,7 +472,7 @@ fn rules_are_about_the_names_in_certificates() {
     }
 }
 
-/// What a session was opened with holds for as long as it is resumed.
+/// A resumed session keeps the identity of its first handshake.
 #[test]
 fn a_resumed_session_opens_the_door_too() {
     let (pki, upstream) = (Pki::new(), Registry::new());
@@ -487,8 +490,8 @@ fn a_resumed_session_opens_the_door_too() {
     }
 }
 
-/// In TLS 1.3 a client without a certificate sends its request before it is refused. It must not be reset with the reason
-/// still on its way.
+/// In TLS 1.3, a client without a certificate sends its request before the rejection. A reset must
+/// not discard the alert in transit.
 #[test]
 fn who_is_refused_is_told_why() {
     let pki = Pki::new();

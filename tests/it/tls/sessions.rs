@@ -1,4 +1,5 @@
-//! TLS with clients: versions, resumption, bodies, certificates that change, and clients that mean something else.
+//! TLS with clients: versions, resumption, bodies, certificate changes, and clients with another
+//! protocol.
 
 use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
@@ -18,11 +19,11 @@ use crate::harness::*;
 
 const MIB: u64 = 1024 * 1024;
 
-/// How long a handshake may take, and what a busy machine adds.
+/// The time limit of a handshake, and the tolerance for a busy machine.
 const HANDSHAKE: Duration = Duration::from_secs(10);
 const LATE: Duration = Duration::from_secs(60);
 
-/// An authority, a certificate of it for servers, and the directory with its files.
+/// An authority, its server certificate, and the directory with the files.
 pub struct Pki {
     pub authority: Authority,
     dir: TempDir,
@@ -38,7 +39,7 @@ impl Pki {
         pki
     }
 
-    /// Options of a server that shows the certificate.
+    /// Adds a TLS address and the certificate to the options of a server.
     pub fn serve(&self, options: Options) -> Options {
         let file = |name: &str| self.dir.path.join(name).display().to_string();
         options
@@ -56,7 +57,7 @@ impl Pki {
         path.display().to_string()
     }
 
-    /// The common name of the certificate that is shown to a new client.
+    /// Returns the certificate that a new client receives, in DER.
     fn shown(&self, cache: &Server) -> Vec<u8> {
         let connection = Connection::open_tls(cache.addr(), self.authority.client()).unwrap();
         connection.session().peer_certificates().unwrap()[0].to_vec()
@@ -69,7 +70,7 @@ fn der(issued: &Issued) -> Vec<u8> {
         .to_vec()
 }
 
-/// What `openssl` says, given `input`; both of its outputs.
+/// Runs `openssl` with `input`. Returns both outputs.
 fn openssl(args: &[&str], input: &[u8]) -> String {
     let mut child = Command::new("openssl")
         .args(args)
@@ -85,7 +86,7 @@ fn openssl(args: &[&str], input: &[u8]) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
 }
 
-// ---- Sessions -------------------------------------------------------------------------------------------------------
+// ---- Sessions -----------------------------------------------------------------------------------
 
 #[test]
 fn both_versions_are_spoken_and_a_protocol_is_agreed_on() {
@@ -96,7 +97,7 @@ fn both_versions_are_spoken_and_a_protocol_is_agreed_on() {
         for (offered, agreed) in [
             (&["http/1.1"][..], Some("http/1.1")),
             (&["http/1.0", "http/1.1"], Some("http/1.1")),
-            // The server's choice, whatever order they come in.
+            // The server selects the protocol, independent of the client's order.
             (&["http/1.1", "h2"], Some("h2")),
             (&[], None),
         ] {
@@ -112,7 +113,7 @@ fn both_versions_are_spoken_and_a_protocol_is_agreed_on() {
             connection.read("GET").unwrap().expect(b"{}");
         }
     }
-    // With nothing in common there is no connection rather than a guess.
+    // Without a common protocol, the handshake fails.
     let config = pki
         .authority
         .client_config(rustls::ALL_VERSIONS, &["spdy/3"], None);
@@ -131,7 +132,7 @@ fn sessions_are_resumed_in_both_versions() {
         for _ in 0..4 {
             let mut connection = Connection::open_tls(cache.addr(), config.clone()).unwrap();
             connection.request("GET", "/v2/", &[]).unwrap();
-            // Tickets come with the answer.
+            // Tickets arrive with the response.
             connection.read("GET").unwrap().expect(b"{}");
             kinds.push(connection.session().handshake_kind().unwrap());
         }
@@ -147,7 +148,7 @@ fn openssl_resumes_with_tickets_and_without() {
     let (addr, ca) = (cache.addr().to_string(), pki.ca_file());
     let request = b"GET /v2/ HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
     let session = pki.dir.path.join("session").display().to_string();
-    // Without tickets TLS 1.2 has its older way, which is kept in memory here.
+    // Without tickets, TLS 1.2 resumes by session ID. The server keeps the sessions in memory.
     for how in [&["-tls1_3"][..], &["-tls1_2"], &["-tls1_2", "-no_ticket"]] {
         let mut args = vec![
             "s_client",
@@ -214,7 +215,7 @@ fn several_requests_share_a_session_and_its_end_is_orderly() {
         connection.request("HEAD", &path, &[]).unwrap();
         assert_eq!(connection.read("HEAD").unwrap().content_length(), Some(16));
     }
-    // Two at once in one record.
+    // Two requests in one record.
     connection
         .send(
             b"GET /v2/ HTTP/1.1\r\nHost: a\r\n\r\nGET /v2/ HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n",
@@ -222,7 +223,7 @@ fn several_requests_share_a_session_and_its_end_is_orderly() {
         .unwrap();
     connection.read("GET").unwrap().expect(b"{}");
     connection.read("GET").unwrap().expect(b"{}");
-    // A close_notify: without one the reader would be told of an unexpected end.
+    // A close_notify. Without close_notify, the reader would report an unexpected end.
     assert_eq!(connection.read_to_close(), (Vec::new(), Why::Truncated));
 }
 
@@ -240,7 +241,7 @@ fn a_head_may_come_in_many_records_and_a_record_in_many_pieces() {
     connection.read("GET").unwrap().expect(b"{}");
 }
 
-// ---- Bodies ---------------------------------------------------------------------------------------------------------
+// ---- Bodies -------------------------------------------------------------------------------------
 
 #[test]
 fn bodies_of_every_kind_arrive_byte_for_byte() {
@@ -248,7 +249,7 @@ fn bodies_of_every_kind_arrive_byte_for_byte() {
     let mut cache = pki.serve(Server::options(&upstream)).start();
     let mut random = Random::for_test("bodies_of_every_kind_arrive_byte_for_byte");
     let mut contents = Vec::new();
-    // Around the sizes of records, of what is encrypted at once, of what memory keeps, and of pipes.
+    // Around the sizes of records, of encryption batches, of the memory cache, and of pipes.
     for size in [
         1,
         16_383,
@@ -267,13 +268,13 @@ fn bodies_of_every_kind_arrive_byte_for_byte() {
     }
     let client = pki.client(&cache);
     for (path, digest, content) in &contents {
-        // Growing, then from the file or from memory.
+        // From the growing file, then from the complete file or from memory.
         client.pull(path, content);
         cache.wait_stored(digest);
         client.pull(path, content);
         client.pull(path, content);
     }
-    // From the disk, with the upstream away.
+    // From the disk, with the upstream down.
     upstream.down();
     cache.restart();
     let client = pki.client(&cache);
@@ -317,7 +318,7 @@ fn ranges_are_what_they_are_without_tls() {
             (wanted.status, wanted.received),
             "{range}"
         );
-        // A boundary is another one each time, and as long.
+        // The boundary differs in each response, but has a constant length.
         let single = !range.contains(',');
         assert!(!single || got.body == wanted.body, "{range}: other bytes");
         assert_eq!(got.body.len(), wanted.body.len(), "{range}");
@@ -335,7 +336,7 @@ fn a_list_and_an_unknown_length_travel_too() {
         .pull(&upstream.blob_url("a", &digest), &content);
 }
 
-/// A client that reads slowly gets everything, and holds up nobody.
+/// A slow client gets the complete body and does not delay others.
 #[test]
 fn a_slow_reader_gets_everything() {
     let (pki, upstream) = (Pki::new(), Registry::new());
@@ -348,7 +349,7 @@ fn a_slow_reader_gets_everything() {
     cache.wait_stored(&digest);
     let mut slow = client.open();
     slow.request("GET", &path, &[]).unwrap();
-    // Enough for its socket to be full long before.
+    // Enough requests for the socket of the slow client to fill up.
     for _ in 0..20 {
         client.get("/v2/").expect(b"{}");
     }
@@ -368,10 +369,11 @@ fn wrong_bytes_end_in_a_reset_and_never_in_an_orderly_end() {
     upstream.on(On::path(&digest), Reply::new().flip(3 * MIB));
     let path = upstream.blob_url("a", &digest);
     let broken = pki.client(&cache).try_get(&path).unwrap_err();
-    // An end without close_notify would do as well, if the reset were lost; an orderly one would not.
+    // An end without close_notify is also correct, if the reset is lost. An end with close_notify
+    // is wrong.
     assert_ne!(broken.why, Why::Truncated, "{:?}", broken.why);
     assert!(broken.received < content.size);
-    // Small ones are checked before they begin.
+    // Small bodies are verified before the first byte is sent.
     let small = upstream.blob(PseudoRandom::new(fresh_seed(), 1000));
     upstream.on(On::path(&small), Reply::new().flip(10));
     let got = pki.client(&cache).get(&upstream.blob_url("a", &small));
@@ -380,7 +382,7 @@ fn wrong_bytes_end_in_a_reset_and_never_in_an_orderly_end() {
     pki.client(&cache).pull(&path, &content);
 }
 
-// ---- Clients that mean something else -------------------------------------------------------------------------------
+// ---- Clients with another protocol --------------------------------------------------------------
 
 #[test]
 fn plain_http_on_the_tls_port_is_told_so() {
@@ -403,7 +405,7 @@ fn plain_http_on_the_tls_port_is_told_so() {
             head.contains(&format!("Content-Length: {}", body.len())),
             "{answer}"
         );
-        // Docker without a login asks for a manifest, and shows this code and this message.
+        // Without a login, Docker requests a manifest, and prints this code and message.
         let body: serde_json::Value = serde_json::from_str(body).unwrap();
         let error = &body["errors"][0];
         assert_eq!(error["code"], "UNAUTHORIZED", "{answer}");
@@ -416,7 +418,8 @@ fn plain_http_on_the_tls_port_is_told_so() {
     cache.wait_stderr("plain HTTP on a TLS listener");
 }
 
-/// The bytes of Docker 28 after a password was refused over https. What it reports is this answer's status.
+/// The request of Docker 28 after a rejected password over https. Docker reports the status of this
+/// response.
 #[test]
 fn docker_s_ping_in_plain_http_is_told_that_it_is_unauthorized() {
     let pki = Pki::new();
@@ -430,7 +433,7 @@ fn docker_s_ping_in_plain_http_is_told_that_it_is_unauthorized() {
     plain.read_to_string(&mut answer).unwrap();
     assert!(answer.starts_with("HTTP/1.1 401 Unauthorized\r\n"), "{answer}");
     let (head, body) = answer.split_once("\r\n\r\n").unwrap();
-    // With a challenge the password would be sent in plain.
+    // A challenge would make Docker send the password in plain text.
     assert!(
         !head.to_ascii_lowercase().contains("www-authenticate"),
         "{answer}"
@@ -451,7 +454,7 @@ fn tls_on_the_plain_port_gets_what_its_client_can_tell_from_tls() {
     let cache = Server::bare().start();
     let pki = Pki::new();
     assert!(Connection::open_tls(cache.addr(), pki.authority.client()).is_err());
-    // Go's clients look for this beginning, and say that an HTTPS client was given an HTTP response.
+    // Go clients check for these first bytes, and report an HTTP response to an HTTPS client.
     let mut stream = TcpStream::connect(cache.addr()).unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
     stream.write_all(b"\x16\x03\x01\x00\xf0\x01").unwrap();
@@ -473,14 +476,14 @@ fn garbage_and_broken_records_end_the_connection_and_nothing_else() {
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         let mut bytes: Vec<u8> = (0..random.below(600) + 6).map(|_| random.next() as u8).collect();
         match round % 3 {
-            // Noise, which must not look like an unfinished record.
+            // Random bytes, which must not look like an incomplete record.
             0 => bytes[0] |= 0x80,
-            // A record whose content is noise.
+            // A record with random content.
             1 => {
                 let len = bytes.len() as u16;
                 bytes.splice(0..0, [22, 3, 1].into_iter().chain(len.to_be_bytes()));
             }
-            // A record that is cut off.
+            // A truncated record.
             _ => {
                 bytes.splice(0..0, [22, 3, 1, 0x3f, 0xff]);
                 stream.write_all(&bytes).unwrap();
@@ -497,7 +500,7 @@ fn garbage_and_broken_records_end_the_connection_and_nothing_else() {
             "{answer:?}"
         );
     }
-    // A session in which a record is changed on its way.
+    // A session with a record modified in transit.
     let config = pki.authority.client();
     let mut session = rustls::ClientConnection::new(config, "localhost".try_into().unwrap()).unwrap();
     let mut stream = TcpStream::connect(cache.addr()).unwrap();
@@ -532,7 +535,7 @@ fn a_handshake_that_takes_too_long_is_ended() {
     let mut drips = dripping.try_clone().unwrap();
     std::thread::scope(|scope| {
         scope.spawn(move || {
-            // A record of 16 KiB, one byte at a time, for as long as it is taken.
+            // A record of 16 KiB, one byte at a time, until the server closes the connection.
             let bytes = [22, 3, 1, 0x3f, 0xff].into_iter().chain(std::iter::repeat(1));
             for byte in bytes.take(400) {
                 if drips.write_all(&[byte]).is_err() {
@@ -568,7 +571,7 @@ fn handshakes_of_many_do_not_keep_others_waiting() {
     std::thread::scope(|scope| {
         let workers: Vec<_> = (0..4)
             .map(|_| {
-                // Without a memory of sessions each is a full handshake.
+                // Without stored sessions, every handshake is a full one.
                 let mut config = (*config).clone();
                 config.resumption = rustls::client::Resumption::disabled();
                 let config = Arc::new(config);
@@ -595,7 +598,7 @@ fn handshakes_of_many_do_not_keep_others_waiting() {
 #[test]
 fn a_thousand_idle_sessions_cost_little() {
     const CONNECTIONS: usize = 1_000;
-    /// The promise is 250 MiB for 10,000.
+    /// The documented cost is 250 MiB for 10,000 sessions.
     const GROWTH_MAX: u64 = 25 * MIB;
     raise_file_limit();
     let pki = Pki::new();
@@ -613,7 +616,7 @@ fn a_thousand_idle_sessions_cost_little() {
     assert!(grown <= GROWTH_MAX, "{grown} bytes more");
 }
 
-// ---- Certificates ---------------------------------------------------------------------------------------------------
+// ---- Certificates -------------------------------------------------------------------------------
 
 #[test]
 fn a_certificate_that_is_replaced_is_shown_to_the_next_client_and_cuts_off_nobody() {
@@ -629,13 +632,13 @@ fn a_certificate_that_is_replaced_is_shown_to_the_next_client_and_cuts_off_nobod
     let head = busy.read_head().unwrap();
     gate.wait_arrived(1);
 
-    // By itself, when the files change.
+    // The server notices the changed files without a signal.
     let second = pki.authority.issue("second");
     second.write(&pki.dir.path, "server");
     eventually("the new certificate is shown", || {
         pki.shown(&cache) == der(&second)
     });
-    // At once, when told so.
+    // After SIGHUP, the server reads the files at once.
     let third = pki.authority.issue("third");
     third.write(&pki.dir.path, "server");
     cache.sighup();
@@ -655,7 +658,7 @@ fn a_bad_new_pair_is_told_of_once_and_the_old_one_stays() {
     let pki = Pki::new();
     let cache = pki.serve(Server::bare()).start();
     let first = pki.shown(&cache);
-    // A certificate whose key does not come.
+    // A certificate without its key.
     let second = pki.authority.issue("second");
     pki::write(&pki.dir.path, "server.crt", &second.chain);
     cache.wait_stderr("TLS files not taken over; the old ones stay");
@@ -664,7 +667,7 @@ fn a_bad_new_pair_is_told_of_once_and_the_old_one_stays() {
     cache.sighup();
     cache.wait_stderr("configuration not reloaded; the old one stays");
     assert_eq!(pki.shown(&cache), first);
-    // The key follows.
+    // The matching key is written later.
     pki::write(&pki.dir.path, "server.key", &second.key);
     eventually("the new pair is shown", || pki.shown(&cache) == der(&second));
     let told = cache.stderr().matches("TLS files not taken over").count();
@@ -713,7 +716,7 @@ fn the_log_says_whom_the_certificate_is_for_and_when_it_ends() {
     expired.write(&pki.dir.path, "server");
     let cache = pki.serve(Server::bare()).start();
     cache.wait_stderr("expired on Fri, 01 Jan 2021 00:00:00 GMT");
-    // Served all the same; it is the client that refuses.
+    // The server uses the expired certificate, and the client rejects the handshake.
     let refused = Connection::open_tls(cache.addr(), pki.authority.client())
         .err()
         .unwrap();
@@ -784,7 +787,7 @@ fn a_certificate_of_our_making_is_for_this_machine_and_ten_years() {
         words.next().unwrap().parse::<u32>().unwrap()
     };
     assert!((9..=10).contains(&(years("Not After") - years("Not Before"))));
-    // Who trusts it by itself is served.
+    // A client that trusts the certificate itself is served.
     let dir = TempDir::new();
     let ca = pki::write(&dir.path, "self.crt", &pem).display().to_string();
     let said = openssl(
@@ -811,14 +814,14 @@ fn a_passed_socket_speaks_what_its_name_says() {
     let (https, http, nameless) = (listener(), listener(), listener());
     let at = |socket: &TcpListener| socket.local_addr().unwrap();
     let tls = |socket| Client::with_tls(at(socket), pki.authority.client());
-    // Taken: binding it would fail.
+    // The address is in use, so a bind would fail.
     let taken = format!("https://{}", at(&https));
     let cache = pki.serve(Server::bare()).env("LISTEN_ADDR", &taken).cores(2);
     let cache = cache.pass("https", &https).pass("http", &http).start();
     tls(&https).get("/v2/").expect(b"{}");
     Client::new(at(&http)).get("/v2/").expect(b"{}");
     drop(cache);
-    // Without a name of ours it is what an address without a scheme would be.
+    // A socket with an unknown name is treated as an address without a scheme.
     let cache = pki
         .serve(Server::bare())
         .pass("oci-pull-through.socket", &nameless);
@@ -854,7 +857,7 @@ fn the_health_check_asks_over_tls_too() {
     let (code, said) = check(&[]);
     assert_eq!(code, Some(0), "{said}");
     assert!(said.contains("healthy: https://"), "{said}");
-    // Plain, it is told that this is another protocol.
+    // Over plain HTTP, the check fails because of the other protocol.
     let (code, said) = check(&[("LISTEN_ADDR", format!("http://{}", cache.addr()))]);
     assert_eq!(code, Some(1), "{said}");
 }

@@ -1,4 +1,5 @@
-//! Documents made to cost their reader more than their sender: deep, wide, repeated and endless JSON, wherever JSON is read.
+//! Documents that cost the reader more than the sender: deep, wide, repeated and endless JSON, at
+//! every place that reads JSON.
 
 use std::time::Duration;
 
@@ -6,11 +7,12 @@ use crate::harness::*;
 
 const MIB: usize = 1024 * 1024;
 
-/// Processor time that one document may cost, fetched, hashed, stored and answered. The promise is 50 ms for a release; this is
-/// for a build with less optimisation, in which whole ticks of 10 ms are counted.
+/// Permitted CPU time to fetch, hash, store and serve one document. The documented value for a
+/// release build is 50 ms. The limit allows for a build with less optimization and for CPU times in
+/// ticks of 10 ms.
 const CPU_MAX: Duration = Duration::from_millis(500);
 
-/// What the process may grow by over all documents together.
+/// Permitted growth of the process over all documents together.
 const MEMORY_BYTES_MAX: u64 = 96 * MIB as u64;
 
 const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
@@ -20,7 +22,7 @@ fn descriptor(number: usize) -> String {
     format!(r#"{{"mediaType":"a/b","digest":"sha256:{number:064x}","size":1,"artifactType":"x"}}"#)
 }
 
-/// Documents of at most 4 MiB, by what is wrong with them.
+/// Returns documents of at most 4 MiB with their names.
 fn bombs() -> Vec<(&'static str, Vec<u8>)> {
     let up_to = |size: usize, part: &str| part.repeat(size / part.len());
     let deep = |open: &str, close: &str| format!("{}1{}", open.repeat(100_000), close.repeat(100_000));
@@ -109,14 +111,15 @@ fn no_document_costs_much_more_than_its_own_size() {
     let bystander = Image::small(&upstream, "b", "v1", fresh_seed());
     let bystander_path = upstream.manifest_url("b", "v1");
     cache.client().get(&bystander_path).expect(&bystander.manifest);
-    // One that is as long as any, so that what a long one costs anyhow is had.
+    // A document of the largest size first, so that the measurement excludes the usual cost
+    // of a large document.
     let long = upstream.manifest("a", MANIFEST, vec![b' '; 4 * MIB].as_slice());
     let _ = cache.client().try_get(&upstream.manifest_url("a", &long));
     let before = cache.rss_bytes();
     let mut costliest = (Duration::ZERO, "");
     for (number, (name, bytes)) in bombs().into_iter().enumerate() {
         let digest = upstream.manifest("a", INDEX, bytes.as_slice());
-        // Nothing of an earlier document is held under this tag.
+        // A new tag, without a stored copy of an earlier document.
         let tag = format!("v{number}");
         upstream.tag("a", &tag, &digest);
         let referrers = format!("/v2/{}/a/referrers/{digest}", upstream.name());
@@ -147,7 +150,7 @@ fn no_document_costs_much_more_than_its_own_size() {
                 );
             } else if got.status == 200 {
                 let read: Result<serde_json::Value, _> = serde_json::from_slice(&got.body);
-                // A list of referrers is passed on as it is, however deep: it was read once.
+                // The cache forwards a list of referrers unchanged at any depth, after one parse.
                 assert!(read.is_ok() || got.body == bytes, "{name}, {path}: no JSON");
             }
         }

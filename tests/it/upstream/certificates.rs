@@ -1,4 +1,5 @@
-//! TLS with registries: whom we trust, what we show, and that nothing falls back to plain http.
+//! TLS with registries: trusted certificates, client certificates of the cache, and no fallback to
+//! plain HTTP.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -18,9 +19,9 @@ use crate::harness::pki::{Issued, self_made};
 use crate::harness::server::TempDir;
 use crate::harness::*;
 
-// ---- Certificates ---------------------------------------------------------------------------------------------------
+// ---- Certificates -------------------------------------------------------------------------------
 
-/// An authority, and the directory its files are written to.
+/// A certificate authority.
 struct Authority {
     issuer: Issuer<'static, KeyPair>,
     pem: String,
@@ -59,17 +60,18 @@ fn file(dir: &TempDir, name: &str, text: &str) -> PathBuf {
     path
 }
 
-// ---- A TLS front ----------------------------------------------------------------------------------------------------
+// ---- A TLS front --------------------------------------------------------------------------------
 
-/// Speaks TLS in front of a plain server, one connection per request.
+/// A TLS endpoint in front of a plain server. Handles one request per connection.
 struct Front {
     addr: SocketAddr,
-    /// Handshakes that succeeded.
+    /// The number of requests received after a successful handshake.
     served: Arc<AtomicUsize>,
 }
 
 impl Front {
-    /// `clients` is the authority of the clients that are let in, where not all are.
+    /// Starts a front. With `clients`, only clients with a certificate of this authority are
+    /// accepted.
     fn new(behind: SocketAddr, issued: &Issued, clients: Option<&Authority>) -> Self {
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let builder = ServerConfig::builder_with_provider(provider.clone())
@@ -92,7 +94,7 @@ impl Front {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let (addr, served) = (listener.local_addr().unwrap(), Arc::<AtomicUsize>::default());
         let count = served.clone();
-        // Ends with the process; it holds a port only.
+        // The thread holds only a port and ends with the process.
         std::thread::spawn(move || {
             for stream in listener.incoming().flatten() {
                 let (config, count) = (config.clone(), count.clone());
@@ -107,7 +109,7 @@ impl Front {
     }
 }
 
-/// Passes one request on, which must have no body, and its answer back.
+/// Forwards one request without a body, and its response.
 fn serve(
     stream: TcpStream,
     config: Arc<ServerConfig>,
@@ -133,9 +135,9 @@ fn serve(
     tls.flush().ok()
 }
 
-// ---- The tests ------------------------------------------------------------------------------------------------------
+// ---- The tests ----------------------------------------------------------------------------------
 
-/// A cache that knows `registry.test` at `front`, with these `tls` settings and other keys.
+/// Starts a cache with `registry.test` at `front` and additional `keys` in the configuration.
 fn cache(front: SocketAddr, keys: &str) -> Server {
     Server::bare()
         .config(format!(
@@ -170,7 +172,7 @@ fn a_registry_s_own_authority_is_trusted_and_no_other() {
     let digest = upstream.blob("good");
     get(&cache(front.addr, &trusting), &digest).expect(b"good");
     assert_eq!(front.served(), 1);
-    // The system does not know it, and neither does another authority.
+    // Neither the system's authorities nor another authority accept the certificate.
     refused(&get(&cache(front.addr, "realm_hosts: []"), &digest), "issuer");
     let wrong = format!("tls: {{ca: \"{}\"}}", other.display());
     refused(&get(&cache(front.addr, &wrong), &digest), "cert");
@@ -185,7 +187,7 @@ fn a_registry_s_own_authority_is_trusted_and_no_other() {
         let front = Front::new(upstream.addr(), issued, None);
         refused(&get(&cache(front.addr, &trusting), &digest), reason);
         assert_eq!(front.served(), 0);
-        // Unless the operator takes any.
+        // With `insecure_skip_verify`, any certificate is accepted.
         get(&cache(front.addr, "tls: {insecure_skip_verify: true}"), &digest).expect(b"good");
     }
 }
@@ -226,7 +228,7 @@ fn a_client_certificate_is_shown_to_nobody_else() {
     let (ours, clients) = (Authority::new(), Authority::new());
     let issued = ours.issue("127.0.0.1", |_| {});
     let front = Front::new(upstream.addr(), &issued, Some(&clients));
-    // It asks for a certificate too, and would take ours.
+    // The server also requests a certificate and would accept that of the cache.
     let nosy = Front::new(cdn.addr(), &issued, Some(&clients));
     let own = clients.issue("cache", |_| {});
     let keys = format!(
@@ -244,7 +246,7 @@ fn a_client_certificate_is_shown_to_nobody_else() {
     let got = get(&cache(front.addr, &keys), &digest);
     assert_eq!(got.status, 502, "{got}");
     assert_eq!((nosy.served(), cdn.requests()), (0, 0));
-    // A place that asks for none is fine, with the registry's authority.
+    // A host that requests no certificate works with the registry's authority.
     let plain = Front::new(cdn.addr(), &issued, None);
     upstream.clear_rules();
     upstream.on(
@@ -292,7 +294,8 @@ fn a_token_service_at_the_registry_s_own_host_is_asked_over_tls() {
     let digest = upstream.blob("content");
     let ca = file(&dir, "ca.pem", &ours.pem);
     for login in ["auth: {username: robot, password: c4n4ry}, ", ""] {
-        // The proxy for TLS is unknown to what is behind it: with the port of the proxy, and with none.
+        // The registry does not know about the TLS proxy in front. The realm has the port of the
+        // proxy, no port, or port 80.
         for realm in [
             format!("http://{}/token", front.addr),
             "http://127.0.0.1/token".to_owned(),
@@ -306,12 +309,12 @@ fn a_token_service_at_the_registry_s_own_host_is_asked_over_tls() {
             let keys = format!("{login}tls: {{ca: \"{}\"}}", ca.display());
             let served = front.served();
             get(&cache(front.addr, &keys), &digest).expect(b"content");
-            // All that the registry was asked came by way of TLS.
+            // Every request to the registry came over TLS.
             assert_eq!(front.served() - served, upstream.requests());
             assert_eq!(upstream.count(|seen| seen.kind == Kind::Token), 1);
         }
     }
-    // A redirect to itself in plain http is meant in https too.
+    // For a redirect of the registry to itself over plain HTTP, the cache uses HTTPS too.
     upstream.require_tokens(Auth::basic());
     upstream.on(
         On::path(&digest).once(),
@@ -342,7 +345,8 @@ fn a_self_made_certificate_that_is_an_authority_may_be_named_itself() {
         refused(&get(&cache(front.addr, &keys(issued)), &digest), reason);
         assert_eq!(front.served(), 0);
     }
-    // Another one of the same name is not it, and one that nobody named has to be.
+    // Another certificate with an equal name is not trusted. A self-signed certificate without a
+    // configured `tls.ca` is not trusted either.
     let other = self_made("127.0.0.1", |_| {});
     refused(&get(&cache(front.addr, &keys(&other)), &digest), "tls.ca");
     refused(&get(&cache(front.addr, "realm_hosts: []"), &digest), "tls.ca");
@@ -353,7 +357,7 @@ fn plain_http_where_tls_is_expected_is_an_error_and_so_is_the_reverse() {
     let upstream = Registry::new();
     let digest = upstream.blob("x");
     let got = get(&cache(upstream.addr(), "realm_hosts: []"), &digest);
-    // The fake waits for the end of what is no head to it.
+    // The fake registry waits for the end of a request head, which never arrives.
     assert!(matches!(got.status, 502 | 504), "{got}");
     assert_eq!(upstream.gets(&digest), 0, "no second attempt in plain http");
 

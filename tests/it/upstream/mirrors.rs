@@ -1,4 +1,5 @@
-//! Mirrors whose response heads are fine and whose bodies are not: the next place is asked.
+//! Mirrors with correct response heads and wrong bodies. The cache continues with the next
+//! endpoint.
 
 use std::time::Duration;
 
@@ -6,7 +7,7 @@ use crate::harness::*;
 
 const MIB: u64 = 1024 * 1024;
 
-/// A cache of `registry` with mirrors, the first of them asked first.
+/// Starts a cache of `registry` with mirrors. The first mirror gets the first request.
 fn cache(registry: &Registry, mirrors: &[&Registry]) -> Server {
     let list: Vec<_> = mirrors
         .iter()
@@ -21,7 +22,7 @@ fn cache(registry: &Registry, mirrors: &[&Registry]) -> Server {
         .start()
 }
 
-/// The same blob in all of them.
+/// Stores one blob in all registries of `places`.
 fn blob_in(places: &[&Registry], size: u64) -> (PseudoRandom, String) {
     let content = PseudoRandom::new(fresh_seed(), size);
     for place in places {
@@ -90,7 +91,7 @@ fn a_large_blob_that_a_mirror_gives_wrongly_comes_from_elsewhere_the_next_time()
             .is_ok_and(|got| got.received == content.size)
     });
     assert_eq!(mirror.gets(&digest), 1, "it rests for this blob");
-    // For others it is as good as before.
+    // For other blobs, the mirror is used as before.
     let (other, digest) = blob_in(&[&mirror], 3 * MIB);
     cache.client().pull(&registry.blob_url("a", &digest), &other);
 }

@@ -1,17 +1,18 @@
-//! Upstreams on bad days: what is held is served, what is not is refused at once, and the upstream is left alone.
+//! Upstream failures. Cached content is served, other requests are rejected at once, and the
+//! upstream receives few requests.
 
 use std::io::{Read as _, Write as _};
 use std::time::{Duration, Instant};
 
 use crate::harness::*;
 
-/// How long a storm lasts: long enough for a few probes.
+/// The duration of a storm, long enough for a few probes.
 const STORM: Duration = Duration::from_secs(3);
 
-/// Failures before an upstream counts as down.
+/// The number of failures after which an upstream counts as down.
 const FAILURES: usize = 5;
 
-/// Pulls an image and waits until all of it is kept.
+/// Pulls an image and waits until all of its content is stored.
 fn warm(cache: &Server, upstream: &Registry, repository: &str, tag: &str) -> Image {
     let image = Image::small(upstream, repository, tag, fresh_seed());
     cache
@@ -31,7 +32,8 @@ fn warm(cache: &Server, upstream: &Registry, repository: &str, tag: &str) -> Ima
     image
 }
 
-/// `clients` ask for `path` again and again; everyone must get `body`, marked as stale.
+/// Requests `path` repeatedly with `clients` clients. Every response must contain `body` and be
+/// marked as stale.
 fn storm(cache: &Server, path: &str, body: &[u8], clients: usize) -> Duration {
     let began = Instant::now();
     std::thread::scope(|scope| {
@@ -54,7 +56,7 @@ fn storm(cache: &Server, path: &str, body: &[u8], clients: usize) -> Duration {
 fn a_hundred_clients_of_one_expired_tag_cost_a_dead_upstream_a_probe_a_second() {
     for (what, reply, each) in [
         ("503", Reply::status(503), 1),
-        // A broken connection is replaced once, at once.
+        // The cache replaces a broken connection once, without delay.
         ("hang up", Reply::hang_up(Cut::Rst), 2),
     ] {
         let upstream = Registry::new();
@@ -77,7 +79,7 @@ fn a_hundred_clients_of_one_expired_tag_cost_a_dead_upstream_a_probe_a_second() 
             "{what}: {connected} connections in {lasted:?}"
         );
 
-        // Back again, it is noticed; and all of it was worth two lines.
+        // The cache notices the recovery. The whole outage causes only two log lines.
         upstream.clear_rules();
         cache.wait_asks(&upstream, "a");
         let moved = Image::small(&upstream, "a", "v1", fresh_seed());
@@ -95,7 +97,7 @@ fn a_hundred_clients_of_one_expired_tag_cost_a_dead_upstream_a_probe_a_second() 
     }
 }
 
-/// Everything by digest is served without one connection; tags are served stale.
+/// Requests by digest are served without any connection, and tags are served stale.
 #[test]
 fn all_that_was_pulled_is_served_while_the_upstream_is_gone() {
     let upstream = Registry::new();
@@ -103,7 +105,7 @@ fn all_that_was_pulled_is_served_while_the_upstream_is_gone() {
     let images: Vec<_> = (0..10)
         .map(|n| warm(&cache, &upstream, &format!("a/{n}"), "v1"))
         .collect();
-    // It takes connections, so that they can be counted, and nothing else.
+    // The upstream accepts connections for the count, and closes them at once.
     upstream.on(On::any(), Reply::hang_up(Cut::Fin));
     for restarted in [false, true] {
         if restarted {
@@ -212,7 +214,7 @@ fn a_name_that_does_not_exist_and_a_host_without_tls_are_told_and_hurt_nothing_c
     let missing = "sha256:".to_owned() + &"0b".repeat(32);
     for (name, reason) in [("tls.lan", "no TLS session"), ("nowhere.lan", "nowhere.invalid")] {
         let got = cache.client().get(&format!("/v2/{name}/a/blobs/{missing}"));
-        // Where name servers are silent, it takes until the deadline.
+        // If no name server responds, the request fails at its deadline.
         assert!(matches!(got.status, 502 | 504), "{name}: {got}");
         let text = String::from_utf8_lossy(&got.body).into_owned();
         assert!(text.contains(reason), "{name}: {text}");
@@ -269,7 +271,8 @@ fn an_air_gapped_cache_serves_what_it_has_and_says_why_it_has_no_more() {
     assert_eq!(upstream.connections(), connections);
 }
 
-/// It takes connections and says nothing: that holds up one client, and not for long.
+/// The upstream accepts connections and sends nothing. Only one client waits, and only for a short
+/// time.
 #[test]
 fn a_silent_upstream_holds_one_client_of_a_stale_tag_up_and_no_other() {
     let upstream = Registry::new();
@@ -284,7 +287,7 @@ fn a_silent_upstream_holds_one_client_of_a_stale_tag_up_and_no_other() {
         got.expect(&image.manifest);
         assert_eq!(got.x_cache(), "STALE", "{got}");
     }
-    // 5 s for the first; 50 of these would be minutes.
+    // The first request takes 5 s. 50 such waits would take minutes.
     assert!(began.elapsed() < Duration::from_secs(60), "{:?}", began.elapsed());
     never.open();
 }

@@ -1,4 +1,5 @@
-//! Real proxies between the cache and its registries. Their own logs say what went through them.
+//! Real proxies between the cache and its registries. The logs of the proxies show the forwarded
+//! connections.
 
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -10,9 +11,9 @@ use std::sync::{Arc, Mutex};
 use crate::harness::server::TempDir;
 use crate::harness::*;
 
-// ---- Programs -------------------------------------------------------------------------------------------------------
+// ---- Programs -----------------------------------------------------------------------------------
 
-/// A proxy that runs for one test.
+/// A proxy process for one test.
 struct Proxy {
     addr: SocketAddr,
     child: Child,
@@ -20,8 +21,8 @@ struct Proxy {
 }
 
 impl Proxy {
-    /// Starts `program`, with a configuration made for a directory and a port. `None`, loudly, where there is no such
-    /// program; an error where nothing may be skipped.
+    /// Starts `program` with a configuration for a directory and a port. If the program is missing,
+    /// prints `SKIPPED` and returns `None`. With `CHECK_STRICT=1`, a missing program is an error.
     fn start(
         program: &str,
         arguments: &[&str],
@@ -35,9 +36,10 @@ impl Proxy {
         };
         for _ in 0..10 {
             let dir = TempDir::new();
-            // These programs give up their privileges and still write here.
+            // The programs drop their privileges before they write to the directory.
             std::fs::set_permissions(&dir.path, std::fs::Permissions::from_mode(0o777)).unwrap();
-            // Somebody may take the port before the proxy does; then it ends, and another is tried.
+            // Another process may bind the port first. The proxy then exits, and the loop tries
+            // another port.
             let addr = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
             let file = dir.path.join("proxy.conf");
             std::fs::write(&file, configuration(&dir.path, addr.port())).unwrap();
@@ -120,9 +122,9 @@ fn squid() -> Option<Proxy> {
     })
 }
 
-// ---- A registry with everything elsewhere ---------------------------------------------------------------------------
+// ---- A registry with separate token service and blob store --------------------------------------
 
-/// A registry, its token service and its store of blobs, each with a port of its own.
+/// A registry, its token service and its blob store, each on a separate port.
 struct Scattered {
     registry: Registry,
     tokens: SocketAddr,
@@ -145,11 +147,11 @@ impl Scattered {
         }
     }
 
-    /// A blob that is in the store only.
+    /// Adds a blob that exists in the store only.
     fn blob(&self, content: &PseudoRandom) -> String {
         let digest = self.registry.blob(content.clone());
         let elsewhere = Reply::redirect(307, format!("http://{}/cdn/{digest}", self.store));
-        // The challenge comes first.
+        // The first request receives the challenge.
         self.registry
             .on(On::path(&digest).and_kind(Kind::Blob).after(1), elsewhere);
         digest
@@ -218,7 +220,7 @@ fn registry_token_service_and_redirects_are_reached_through_dante() {
         let content = PseudoRandom::new(fresh_seed(), 300_000);
         let digest = upstream.blob(&content);
         let keys = format!("upstream_proxy: \"{scheme}://{}\"", proxy.addr);
-        // By name, so that somebody has to resolve it.
+        // A host name, so that name resolution is necessary.
         let cache = upstream.cache(
             &format!("http://localhost:{}", upstream.registry.addr().port()),
             &keys,
@@ -230,13 +232,14 @@ fn registry_token_service_and_redirects_are_reached_through_dante() {
     }
 }
 
-/// A SOCKS5 proxy (RFC 1928, 1929) that notes what it is told and lets the right password through.
+/// Starts a SOCKS5 proxy (RFC 1928, 1929) that logs logins and targets, and accepts only the
+/// correct password.
 fn socks_with_password(user: &'static str, password: &'static str) -> (SocketAddr, Arc<Mutex<Vec<String>>>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let addr = listener.local_addr().unwrap();
     let log = Arc::<Mutex<Vec<String>>>::default();
     let noted = log.clone();
-    // Ends with the process; it holds a port only.
+    // The thread holds only a port and ends with the process.
     std::thread::spawn(move || {
         for stream in listener.incoming().flatten() {
             let noted = noted.clone();
@@ -297,7 +300,7 @@ fn serve_socks(mut stream: TcpStream, user: &str, password: &str, log: &Mutex<Ve
 
 #[test]
 fn a_socks_proxy_gets_its_password_and_a_wrong_one_is_an_error() {
-    // As a URL writes `us@er` and `p:w/d`.
+    // In a URL, `us@er` and `p:w/d` are percent-encoded.
     let (addr, log) = socks_with_password("us@er", "p:w/d");
     let upstream = Scattered::new();
     let content = PseudoRandom::new(fresh_seed(), 10_000);
@@ -311,7 +314,7 @@ fn a_socks_proxy_gets_its_password_and_a_wrong_one_is_an_error() {
     let told = || std::mem::take(&mut *log.lock().unwrap());
     let known = ["us@er:p:w/d", "to 127.0.0.1"];
     assert!(told().iter().all(|line| known.contains(&line.as_str())));
-    // `socks5` is told addresses, `socks5h` names.
+    // `socks5` sends addresses, `socks5h` sends names.
     for (scheme, expected) in [("socks5", "to 127.0.0.1"), ("socks5h", "to localhost")] {
         let url = format!("http://localhost:{}", upstream.registry.addr().port());
         let keys = format!("upstream_proxy: \"{scheme}://us%40er:p%3Aw%2Fd@{addr}\"");
@@ -336,7 +339,8 @@ fn a_socks_proxy_gets_its_password_and_a_wrong_one_is_an_error() {
     assert_eq!(upstream.registry.requests(), before);
 }
 
-/// A pull through a proxy that does not work: 502 that names the proxy and not its password.
+/// Fails unless a pull through a broken proxy returns 502 with the address of the proxy and without
+/// its password.
 #[track_caller]
 fn fails_by(cache: &Server, digest: &str, proxy: SocketAddr, password: &str) {
     let got = cache.client().get(&format!("/v2/r.test/a/blobs/{digest}"));
@@ -365,7 +369,7 @@ fn a_proxy_that_fails_is_an_error_and_never_passed_by() {
             fails_by(&scattered.cache(&url, &keys), &digest, closed, "s3cr3t");
         }
     }
-    // One that wants other credentials: told by a tunnel, and in an answer.
+    // A proxy that rejects the credentials, for a tunnel and in a response.
     if let Some(proxy) = tinyproxy("BasicAuth user p4ssw0rd") {
         let keys = format!("upstream_proxy: \"http://user:wr0ng@{}\"", proxy.addr);
         let cache = scattered.cache(&format!("https://{}", upstream.addr()), &keys);
@@ -407,7 +411,7 @@ fn the_environment_s_proxy_is_used_where_it_says_and_nowhere_else() {
             .into_iter()
             .find(|seen| seen.target.contains(&digest))
             .unwrap();
-        // Tinyproxy says that it was there, and so do we.
+        // The `Via` field contains Tinyproxy, in addition to the cache.
         let marked = seen.fields.iter().any(|(name, value)| {
             name.eq_ignore_ascii_case("via") && String::from_utf8_lossy(value).contains("tinyproxy")
         });

@@ -1,6 +1,7 @@
-//! Registries of the world, each with its own ideas: a test per idea, named after who has it.
+//! Deviations of real registries. Each test is named after the registry with the deviation.
 //!
-//! Each is asked by its real name, which the configuration places on loopback. Nothing here needs a network.
+//! The cache uses the real names, which the configuration maps to loopback addresses. No test needs
+//! a network.
 
 use std::time::Duration;
 
@@ -9,7 +10,7 @@ use crate::harness::registry::TokenField;
 use crate::harness::registry::behaviour::PULL_LIMIT_BODY;
 use crate::harness::*;
 
-/// A cache that finds `name` at this registry's first listener.
+/// Starts a cache that finds `name` at the registry's first listener.
 fn cache_for(name: &str, upstream: &Registry) -> Server {
     Server::bare().registry(name, upstream.addr()).start()
 }
@@ -22,7 +23,8 @@ fn blob(name: &str, repository: &str, digest: &str) -> String {
     format!("/v2/{name}/{repository}/blobs/{digest}")
 }
 
-/// Pulls a whole image by tag, cold and warm, and returns how many requests the warm pull cost.
+/// Pulls a complete image by digest, cold and warm. Returns the number of requests of the warm
+/// pull.
 fn pull(cache: &Server, upstream: &Registry, name: &str, repository: &str, image: &Image) -> usize {
     let client = cache.client();
     for warm in [false, true] {
@@ -48,7 +50,7 @@ fn pull(cache: &Server, upstream: &Registry, name: &str, repository: &str, image
     unreachable!("the second round returns")
 }
 
-/// Nothing that was sent to an object store says who we are.
+/// Fails if a request to an object store contains credentials.
 fn no_secret_reached_the_store(upstream: &Registry) {
     let stored = upstream.log().into_iter().filter(|seen| seen.kind == Kind::Cdn);
     let stored: Vec<_> = stored.collect();
@@ -155,7 +157,7 @@ fn docker_hub_s_pull_limit_is_told_to_who_has_nothing_and_hidden_from_who_has() 
         .and_then(|text| text.parse().ok())
         .expect("seconds");
     assert!((590..=600).contains(&seconds), "{got}");
-    // What is held is served, whether the upstream may be asked about it or not.
+    // Cached content is served even if the rate limit forbids a request.
     cache.client().get("/v2/app/manifests/v1").expect(&image.manifest);
 }
 
@@ -231,7 +233,7 @@ fn ghcr_users_can_log_in_although_nobody_gets_a_token() {
     let image = Image::small(&upstream, "org/private", "v1", fresh_seed());
     let cache = cache_for("ghcr.io", &upstream);
     let path = manifest("ghcr.io", "org/private", "v1");
-    // Without the challenge no client knows where to get its token.
+    // The client needs the challenge to find the token service.
     let got = cache.client().get(&path);
     assert_eq!(got.status, 401, "{got}");
     let challenge = got.field("www-authenticate").expect("a challenge").to_owned();
@@ -259,7 +261,7 @@ fn ghcr_hides_an_index_from_who_does_not_accept_it() {
     );
     let cache = cache_for("ghcr.io", &upstream);
     let path = manifest("ghcr.io", "org/app", "v1");
-    // What a client fails to accept must not decide for those who come after it.
+    // The `Accept` field of one client must not affect the responses for later clients.
     let got = cache
         .client()
         .get_with(&path, &[("Accept", Flavor::Docker.manifest())]);
@@ -289,7 +291,8 @@ fn ghcr_signs_urls_for_get_only_and_for_minutes() {
         0,
         "it would have been refused"
     );
-    // The transfer breaks when its URL has expired: the registry itself is asked for a new one.
+    // The transfer breaks after its URL has expired, so the cache requests a new URL from the
+    // registry.
     let other = PseudoRandom::new(fresh_seed(), 3_000_000);
     let digest = upstream.blob_in("org/app", other.clone());
     let gate = Gate::new();
@@ -507,7 +510,8 @@ fn gar_does_not_serve_several_ranges_and_we_do() {
         got.status == 206
     };
     parts();
-    // A fill that has stored everything is followed until it ends, and a follower gets the whole blob.
+    // Requests join a fill until its end, even after the store, and a follower gets the complete
+    // blob.
     eventually("a stored blob is served in parts", parts);
     let several = |seen: &crate::harness::registry::RecordedRequest| {
         seen.field("range").is_some_and(|r| r.contains(','))
@@ -555,7 +559,7 @@ fn registry_k8s_io_redirects_everything_and_keeps_its_name() {
         .expect(&content.bytes());
     let at = disk::manifest_path(cache.root(), "registry.k8s.io", "pause", &image.digest);
     eventually("it is stored under the name it was asked by", || at.exists());
-    // The region is another registry, of which nothing is known.
+    // The region is a separate registry without a configuration.
     let got = cache
         .client()
         .get(&manifest(&region.name(), &format!("{images}/pause"), "3.10"));
@@ -576,7 +580,7 @@ fn registry_k8s_io_has_no_signature_for_most_images() {
     let tag = format!("{}.sig", image.digest.replace(':', "-"));
     let path = manifest("registry.k8s.io", "pause", &tag);
     cache.client().get(&path).expect_error(404, "MANIFEST_UNKNOWN");
-    // Signed a moment later: a miss is nothing to remember.
+    // The image is signed a moment later, so the 404 must expire soon.
     let signature = Image::small(&front, "pause", &tag, fresh_seed());
     eventually("the signature is seen", || {
         cache.client().get(&path).status == 200
@@ -666,8 +670,8 @@ fn acr_gives_access_tokens_without_a_time() {
     no_secret_reached_the_store(&upstream);
 }
 
-/// The robot's password, for an upstream whose token service the operator has named where it is another host: addresses
-/// have no domain in common.
+/// Returns the configuration of the robot's password. If the token service is on another host,
+/// `realm_hosts` contains its address, because addresses have no common domain.
 fn robot_s_keys(upstream: &Registry) -> String {
     let realms: Vec<_> = upstream
         .addrs()
@@ -680,7 +684,7 @@ fn robot_s_keys(upstream: &Registry) -> String {
     )
 }
 
-/// Pulls with the server's own user and password from a registry that has a token service.
+/// Pulls from a registry with a token service, with the user and password of the server.
 fn pull_with_password(which: Preset, name: &str) -> Registry {
     let upstream = Registry::preset(which);
     upstream.user("robot", "canary-password");
@@ -712,7 +716,7 @@ fn docker_hub_counts_public_pulls_for_who_logs_in_and_gives_nothing_private_away
         .start();
     let login = basic("robot", "canary-password");
     let logins = || upstream.saw(&login).len();
-    // What a login opens alone is not even asked for with ours.
+    // For private content, the cache does not even send a request with its own login.
     let got = cache.client().get(&manifest("docker.io", "robot/private", "v1"));
     assert!(matches!(got.status, 401 | 403), "{got}");
     assert_eq!(logins(), 0);
@@ -865,7 +869,7 @@ fn a_token_goes_by_either_name_and_may_have_no_time() {
 fn tags_are_spelled_as_registries_allow_and_not_folded() {
     let upstream = Registry::new();
     let cache = Server::start(&upstream);
-    // Helm writes `+` as `_`; case makes a difference.
+    // Helm writes `+` as `_`, and tags are case-sensitive.
     let tags = ["1.2.3_build.7", "V1", "v1", "_under", "a-b.c_d", &"t".repeat(128)];
     let images: Vec<_> = tags
         .iter()
@@ -889,7 +893,7 @@ fn the_long_text_of_a_limit_is_not_ours_to_repeat() {
     let cache = cache_for("docker.io", &upstream);
     let got = cache.client().get("/v2/app/manifests/v1");
     got.expect_error(429, "TOOMANYREQUESTS");
-    // Whatever is repeated of it is valid JSON and short enough to read.
+    // The quoted part of the upstream's text is valid JSON and short.
     assert!(got.body.len() < 4 * PULL_LIMIT_BODY.len(), "{got}");
     let started = std::time::Instant::now();
     cache

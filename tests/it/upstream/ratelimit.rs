@@ -1,10 +1,11 @@
-//! Upstreams that answer 429: cached content goes on, clients are told when to come back, and nobody insists.
+//! Upstreams that respond with 429. Cached content is served, clients receive `Retry-After`, and
+//! the cache sends no requests before the time.
 
 use std::time::{Duration, Instant};
 
 use crate::harness::*;
 
-/// What Docker Hub says when too much was pulled.
+/// The response of Docker Hub after too many pulls.
 const PULL_LIMIT: &str = r#"{"errors":[{"code":"TOOMANYREQUESTS","message":"You have reached your pull rate limit. You may increase the limit by authenticating and upgrading: https://www.docker.com/increase-rate-limit"}]}"#;
 
 fn warm_tag(cache: &Server, upstream: &Registry) -> Image {
@@ -57,7 +58,7 @@ fn cached_content_is_pulled_on_under_load_while_the_upstream_limits_us() {
     });
     let (asked, lasted) = (upstream.requests() - asked, began.elapsed());
     assert!(asked <= 2 + lasted.as_secs() as usize, "{asked} in {lasted:?}");
-    // The first client without a copy.
+    // The first request without a cached copy.
     let got = cache.client().get(&upstream.manifest_url("a", "v2"));
     got.expect_error(429, "TOOMANYREQUESTS");
     assert!((1..=60).contains(&retry_after(&got)), "{got}");
@@ -96,7 +97,7 @@ fn a_client_without_a_copy_is_told_when_to_come_back_and_nobody_asks_before() {
     eventually("the time has passed", || {
         cache.client().get(&paths[0]).status == 200
     });
-    // Each question was asked two seconds after the refusal before, or later.
+    // After each rejection, the cache waited at least two seconds.
     let log = upstream.log();
     for pair in log.windows(2).filter(|pair| pair[0].status == 429) {
         assert!(
@@ -121,7 +122,7 @@ fn a_refusal_without_a_time_is_told_on_with_one() {
 fn a_date_to_come_back_at_is_understood() {
     let upstream = Registry::new();
     let cache = Server::start(&upstream);
-    // By the upstream's clock, which is not ours.
+    // The date refers to the clock of the upstream, which differs from the clock of the cache.
     let reply = Reply::too_many_requests("Sun, 06 Nov 1994 08:50:17 GMT");
     upstream.on(On::any(), reply.set("Date", "Sun, 06 Nov 1994 08:49:37 GMT"));
     let path = upstream.manifest_url("a", "v1");
@@ -175,7 +176,7 @@ fn a_token_service_that_limits_us_is_left_alone() {
     assert_eq!(upstream.count(|seen| seen.kind == Kind::Token), 1);
 }
 
-/// The last tenth of what an upstream grants is for those who have no copy.
+/// The last tenth of the upstream's budget is reserved for requests without a cached copy.
 #[test]
 fn tags_are_served_stale_before_the_budget_is_gone() {
     let upstream = Registry::new();
@@ -188,7 +189,7 @@ fn tags_are_served_stale_before_the_budget_is_gone() {
     };
     upstream.on(On::kind(Kind::Manifest), left(9));
     let path = upstream.manifest_url("a", "v1");
-    // This one learns it.
+    // The cache learns the budget from this response.
     cache.client().get(&path).expect(&image.manifest);
     let asked = upstream.requests();
     for _ in 0..10 {

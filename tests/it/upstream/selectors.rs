@@ -1,4 +1,4 @@
-//! What chooses a registry, which registries there are, and caches that stand behind each other.
+//! Selection of a registry, permitted registries, and chains of caches.
 
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -21,7 +21,7 @@ fn two_registries() -> (Registry, Registry) {
     (one, two)
 }
 
-// ---- X-Registry ----------------------------------------------------------------------------------------------------
+// ---- X-Registry ---------------------------------------------------------------------------------
 
 #[test]
 fn a_field_chooses_the_registry_where_it_may() {
@@ -33,7 +33,7 @@ fn a_field_chooses_the_registry_where_it_may() {
         .start();
     let path = "/v2/a/b/manifests/v1";
     let get = |path: &str, registry: &str| cache.client().get_with(path, &[("X-Registry", registry)]);
-    // What is remembered for one is never given to the other, whoever comes first.
+    // Entries of one registry are never served for the other, in any order of requests.
     for _ in 0..3 {
         get(path, &two.name()).expect(OF_TWO.as_bytes());
         cache.client().get(path).expect(OF_ONE.as_bytes());
@@ -51,7 +51,8 @@ fn a_field_chooses_the_registry_where_it_may() {
             Some(content::sha256(OF_TWO.as_bytes()).as_str())
         );
     }
-    // Agreeing is allowed, disagreeing is not, whichever two it is.
+    // Two equal selectors are accepted, and two different ones are rejected, for every pair of
+    // selectors.
     let (in_path, asked) = (two.manifest_url("a/b", "v1"), format!("{path}?ns={}", two.name()));
     for path in [&in_path, &asked] {
         get(path, &two.name()).expect(OF_TWO.as_bytes());
@@ -125,7 +126,7 @@ fn a_field_chooses_for_blobs_and_lists_too() {
         .expect_error(404, "NAME_UNKNOWN");
 }
 
-// ---- whitelist_mode ------------------------------------------------------------------------------------------------
+// ---- whitelist_mode -----------------------------------------------------------------------------
 
 #[test]
 fn with_a_whitelist_other_registries_do_not_exist() {
@@ -145,7 +146,7 @@ fn with_a_whitelist_other_registries_do_not_exist() {
         .expect(OF_TWO.as_bytes());
     cache.wait_stored(&digest);
     cache.kill9();
-    // The same store, and now only the first is named.
+    // A second server with the old store, in which only the first registry is configured.
     let listed = format!(
         "whitelist_mode: true\ndefault_registry: {1}\nregistry_header: true\n\
          registries:\n  - name: \"{0}\"\n    url: \"http://{0}\"\n  - name: \"*.lan\"\n",
@@ -190,7 +191,7 @@ fn with_a_whitelist_other_registries_do_not_exist() {
             .expect_error(404, unknown);
     }
     assert_eq!(two.requests(), 0);
-    // Below a suffix everything is named; whether it is there is another question.
+    // All names below a suffix are permitted, even if the host does not exist.
     let got = client.get("/v2/a/manifests/v1?ns=r.lan");
     assert!(got.status >= 500, "{got}");
     client
@@ -199,7 +200,7 @@ fn with_a_whitelist_other_registries_do_not_exist() {
     assert_eq!(client.get("/v2/").status, 200);
 }
 
-/// What a core has in memory was given out when the registry was still named.
+/// The entries in the memory of a core date from before the removal of the registry.
 #[test]
 fn a_registry_that_is_no_longer_named_is_gone_at_once() {
     let (one, two) = two_registries();
@@ -233,9 +234,9 @@ fn a_registry_that_is_no_longer_named_is_gone_at_once() {
         .expect(OF_ONE.as_bytes());
 }
 
-// ---- caches behind caches ------------------------------------------------------------------------------------------
+// ---- caches behind caches -----------------------------------------------------------------------
 
-/// A cache in front of a cache in front of `upstream`.
+/// Starts a cache in front of `upstream`, and a second cache in front of the first one.
 fn chain(upstream: &Registry) -> (Server, Server) {
     let back = Server::options(upstream)
         .env("DEFAULT_REGISTRY", upstream.name())
@@ -315,7 +316,7 @@ fn a_cache_stands_behind_another() {
     }
 }
 
-/// Passes connections on to an address that is told later.
+/// Forwards connections to an address that is set later.
 struct Relay {
     addr: SocketAddr,
     to: Arc<OnceLock<SocketAddr>>,
@@ -331,7 +332,7 @@ impl Relay {
             connections: Arc::default(),
         };
         let (to, connections) = (relay.to.clone(), relay.connections.clone());
-        // Lives as long as the process: nobody asks any more once the test is over.
+        // The thread ends with the process and receives no connections after the test.
         std::thread::spawn(move || {
             for stream in listener.incoming() {
                 let (Ok(stream), Some(to)) = (stream, to.get()) else {
@@ -388,7 +389,7 @@ fn a_circle_of_caches_ends_at_once() {
             let before = relays[0].connections.load(Ordering::Relaxed);
             let got = caches[0].client().get(&path);
             assert_eq!(got.status, 502, "{length}: {path}: {got}");
-            // In a circle of one the refusal is the first answer.
+            // In a loop of length one, the first response is the loop error.
             if length == 1 {
                 assert!(String::from_utf8_lossy(&got.body).contains("508"), "{got}");
             }
@@ -430,21 +431,21 @@ fn a_request_that_has_been_here_is_refused() {
         log.last().unwrap().field("via"),
         Some(format!("{some}, {ours}").as_str())
     );
-    // Another process is another name.
+    // Another process has another name.
     let other = Server::start(&upstream);
     let third = upstream.blob("third");
     assert_eq!(other.client().get(&upstream.blob_url("a", &third)).status, 200);
     assert_ne!(upstream.log().last().unwrap().field("via"), Some(ours.as_str()));
 }
 
-// ---- places inside -------------------------------------------------------------------------------------------------
+// ---- internal hosts -----------------------------------------------------------------------------
 
-/// Spellings of hosts that are inside, or that a careless reader takes for another host. `{p}` is the port of a listener
-/// on loopback that must never be connected to.
+/// Returns spellings of internal hosts, and names that a careless parser mistakes for another host.
+/// `{p}` is the port of a loopback listener that must never receive a connection.
 fn inside() -> Vec<String> {
     let mut spellings: Vec<String> = Vec::new();
     let addresses = [
-        // Loopback, in every base and length.
+        // Loopback addresses, in every base and length.
         "127.0.0.1",
         "127.1",
         "127.0.1",
@@ -492,7 +493,7 @@ fn inside() -> Vec<String> {
         "[fd00:ec2::254]",
         "[fe80::a9fe:a9fe]",
         "[fe80::1%25eth0]",
-        // Networks that are nobody's, or somebody's own.
+        // Reserved and private networks.
         "10.0.0.1",
         "10.1",
         "172.16.0.1",
@@ -507,7 +508,7 @@ fn inside() -> Vec<String> {
         "[fc00::1]",
         "[fd12:3456::1]",
         "[ff02::1]",
-        // Ones whose digits are no ASCII, or dots no dots.
+        // Non-ASCII digits and dots, and percent-encoded addresses.
         "127\u{3002}0\u{3002}0\u{3002}1",
         "\u{ff11}\u{ff12}\u{ff17}.0.0.1",
         "\u{2460}\u{2461}\u{2466}.0.0.1",
@@ -596,7 +597,7 @@ fn no_spelling_of_a_place_inside_leads_there() {
         ] {
             let fields: Vec<_> = field.iter().map(|host| ("X-Registry", host.as_str())).collect();
             let got = cache.client().get_with(&path, &fields);
-            // 404 is what the default registry says of a name that looks like none of a host.
+            // The default registry returns 404 if the name does not look like a host.
             assert!(matches!(got.status, 400 | 403 | 404), "{path} {field:?}: {got}");
             let stayed = listeners.iter().all(|listener| listener.accept().is_err());
             assert!(stayed, "{path} {field:?} was followed inside");

@@ -1,8 +1,9 @@
-//! Which answers of a registry are about the content, and which say nothing: a held copy serves then.
+//! Responses of a registry that concern the content, and failures that do not. After such a
+//! failure, a cached copy is served.
 
 use crate::harness::*;
 
-/// A cache that asks about tags each time, with the image `a:v1` held.
+/// Starts a cache that revalidates tags on every request, and stores the image `a:v1`.
 fn warm(upstream: &Registry) -> (Server, Image) {
     let cache = Server::options(upstream).env("TAG_TTL", "0s").start();
     let image = Image::small(upstream, "a", "v1", fresh_seed());
@@ -35,7 +36,7 @@ fn a_held_tag_is_served_through_every_status_that_says_nothing_about_it() {
     ] {
         upstream.on(On::any(), Reply::status(status));
         expect_stale(&cache.client().get(&upstream.manifest_url("a", "v1")), &image);
-        // Cold, it is the upstream's fault.
+        // Without a cached copy, the client receives an upstream error.
         let cold = cache.client().get(&upstream.manifest_url("cold", "v1"));
         assert_eq!(cold.status, 502, "{status}: {cold}");
         upstream.clear_rules();
@@ -65,7 +66,7 @@ fn a_page_of_a_proxy_is_no_answer_of_a_registry() {
             assert_eq!(got.status, 502, "{status} {cold}: {got}");
         }
         upstream.clear_rules();
-        // With the sign of a registry it is one, whatever the page looks like.
+        // With the field of a registry, the response counts, independent of its body.
         upstream.on(
             On::any(),
             page(status).set("Docker-Distribution-Api-Version", "registry/2.0"),
@@ -74,7 +75,7 @@ fn a_page_of_a_proxy_is_no_answer_of_a_registry() {
         assert!(matches!(got.status, 401 | 403 | 404), "{status}: {got}");
         upstream.clear_rules();
     }
-    // What Go's servers say where they have no such path.
+    // The response of a Go server for an unknown path.
     upstream.on(
         On::any(),
         Reply::status(404)
@@ -135,7 +136,7 @@ fn a_head_that_names_a_manifest_of_another_kind_does_not_move_a_tag() {
     cache.wait_stored(&image.digest);
     let pointer = disk::tag_path(cache.root(), &upstream.name(), "a", "v1");
     eventually("the tag is stored", || pointer.exists());
-    // One of its manifests is held too.
+    // A manifest of the index is cached too.
     let index: serde_json::Value = serde_json::from_slice(&image.manifest).unwrap();
     let child = &index["manifests"][0];
     let digest = child["digest"].as_str().expect("a digest");

@@ -1,5 +1,5 @@
-//! Clients' own logins: asked for where the operator wants it, exchanged for tokens, and sent to no registry that an image's
-//! name could name.
+//! Logins of clients: required if configured, exchanged for tokens, and never sent to a registry
+//! that only appears in an image name.
 
 use crate::harness::*;
 
@@ -13,7 +13,7 @@ fn bob() -> String {
     basic("bob", "c4n4ry-b0b")
 }
 
-/// A registry that takes tokens alone, with a repository for Alice and one for everybody.
+/// A registry that accepts tokens only, with a private repository of Alice and a public one.
 fn registry() -> Registry {
     let upstream = Registry::new();
     upstream.require_tokens(Auth::default());
@@ -24,7 +24,7 @@ fn registry() -> Registry {
     upstream
 }
 
-/// A cache that asks clients for their logins.
+/// Starts a cache that requires logins from clients.
 fn asking(upstream: &Registry) -> Server {
     Server::options(upstream)
         .cores(2)
@@ -41,7 +41,7 @@ fn tokens(upstream: &Registry) -> usize {
     upstream.count(|seen| seen.kind == Kind::Token)
 }
 
-/// Whole transfers; a probe is one byte.
+/// Returns the number of complete transfers. A probe transfers one byte and does not count.
 fn bodies(upstream: &Registry, digest: &str) -> usize {
     upstream.count(|seen| seen.is_get(&format!("/blobs/{digest}")) && seen.status == 200)
 }
@@ -71,7 +71,7 @@ fn a_client_is_asked_for_its_login_where_the_operator_wants_it() {
             "{got}"
         );
         assert_eq!(cache.client().head(path).status, 401);
-        // Whose it is, and whether it is right, is the registry's to say.
+        // Only the registry can verify a login, so the cache accepts any.
         for any in [alice(), basic("nobody", "wrong"), "Bearer abc".into()] {
             get(&cache, path, &any).expect(b"{}");
         }
@@ -93,7 +93,7 @@ fn what_is_public_needs_no_login() {
     cache.client().get(&by_digest).expect(&image.manifest);
     for (digest, content) in &image.blobs {
         let path = upstream.blob_url("public/app", digest);
-        // As clients write that they have none, and with somebody's.
+        // With an empty login, as some clients send, and with the login of any user.
         get(&cache, &path, "Basic Og==").expect(&content.bytes());
         get(&cache, &path, &alice()).expect(&content.bytes());
         get(&cache, &path, &basic("mallory", "wrong")).expect(&content.bytes());
@@ -127,14 +127,15 @@ fn a_login_is_exchanged_for_a_token() {
         for (digest, _) in &image.blobs {
             assert_eq!(bodies(&upstream, digest), 1, "{:#?}", upstream.log());
         }
-        // Anybody's token, that is good for nothing, and Alice's.
+        // An anonymous token without access, and a token of Alice.
         assert_eq!(tokens(&upstream), 2, "{:#?}", upstream.log());
-        // The name and the password themselves are shown until the challenge, and then to the token service.
+        // The cache sends the login to the registry once, until the challenge arrives, and
+        // afterwards only to the token service.
         let shown = upstream
             .count(|seen| seen.kind != Kind::Token && seen.field("authorization") == Some(alice().as_str()));
         assert_eq!(shown, 1, "{:#?}", upstream.log());
 
-        // Others are told what they would be told by the registry, challenge included.
+        // Other clients receive the registry's own error, including the challenge.
         for other in [
             bob(),
             basic("alice", "wrong"),
@@ -179,7 +180,7 @@ fn a_crowd_of_one_client_fetches_one_token() {
     let upstream = registry();
     let cache = asking(&upstream);
     let first = upstream.blob_in("private/app", PseudoRandom::new(fresh_seed(), 10));
-    // From now on it is known that the repository is not for everybody.
+    // After this response, the repository is known to be private.
     get(&cache, &upstream.blob_url("private/app", &first), "Basic Og==").expect_error(401, "UNAUTHORIZED");
     let before = tokens(&upstream);
     let contents: Vec<_> = (0..8).map(|_| PseudoRandom::new(fresh_seed(), 10_000)).collect();
@@ -204,7 +205,8 @@ fn a_token_service_of_somebody_else_gets_no_client_s_login() {
     let elsewhere = Registry::new();
     upstream.auth(|auth| auth.realm = Some(format!("http://{}/token", elsewhere.addr())));
     for asks in ["true", "false"] {
-        // Everybody else's token service may be asked by anybody, but not with what Alice has.
+        // The cache may request an anonymous token from a token service on another host, but not
+        // with Alice's login.
         let cache = Server::bare()
             .config(format!(
                 "registries: [{{name: \"{0}\", url: \"http://{0}\"}}, {{name: \"{1}\"}}]\n",
@@ -236,7 +238,8 @@ fn a_login_goes_to_registries_that_the_operator_knows() {
         upstream.allow("alice", "private/app");
         upstream
     });
-    // By `*.test`, and as the default: the world behind this proxy is each time the registry itself.
+    // By exact name, by suffix, and as default registry. The registry itself acts as proxy, so all
+    // host names lead there.
     let cache = Server::bare()
         .config(format!(
             "client_login: true\ndefault_registry: default.test\n\
@@ -269,7 +272,7 @@ fn a_login_goes_to_registries_that_the_operator_knows() {
             assert!(upstream.requests() > 0, "{namespace} was asked: {got}");
             let saw = upstream.saw(&login);
             assert_eq!(!saw.is_empty(), known, "{namespace} {target}: {got} {saw:#?}");
-            // A token is for one registry, and clients send it there.
+            // A token is valid for one registry, so the cache forwards the client's token.
             get(
                 &cache,
                 &format!("/v2/{namespace}/private/app/{target}"),

@@ -1,7 +1,8 @@
-//! Secrets stay where they belong: whatever a registry's challenges, redirects and mirrors say.
+//! Secrets reach only their origin and its token service, for every challenge, redirect and mirror
+//! of a registry.
 //!
-//! A proxy that plays the whole world sees every request by the name it was meant for, so a canary that reaches a wrong
-//! host, port or scheme is seen even where nothing listens.
+//! A proxy simulates all hosts and sees every request with its original host name. Therefore the
+//! test detects a canary at a wrong host, port or scheme, even without a listener.
 
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -13,17 +14,17 @@ use crate::harness::content::sha256;
 use crate::harness::server::TempDir;
 use crate::harness::*;
 
-/// `canary:c4n4ry-p4ssw0rd`.
+/// The password of `canary`. `PASSWORD_ENCODED` is the login `canary:c4n4ry-p4ssw0rd` in Base64.
 const PASSWORD: &str = "c4n4ry-p4ssw0rd";
 const PASSWORD_ENCODED: &str = "Y2FuYXJ5OmM0bjRyeS1wNHNzdzByZA==";
 const IDENTITY: &str = "c4n4ry-1d3nt1ty";
-/// `:c4n4ry-1d3nt1ty`, as a token service that knows no POST would get it.
+/// The login `:c4n4ry-1d3nt1ty` in Base64, the form for a token service without POST.
 const IDENTITY_ENCODED: &str = "OmM0bjRyeS0xZDNudDF0eQ==";
 const TOKEN: &str = "c4n4ry-t0k3n";
-/// `client:c4n4ry-cl13nt`.
+/// The login `client:c4n4ry-cl13nt`.
 const CLIENT: &str = "Basic Y2xpZW50OmM0bjRyeS1jbDEzbnQ=";
 const CLIENT_ENCODED: &str = "Y2xpZW50OmM0bjRyeS1jbDEzbnQ=";
-/// `proxy:c4n4ry-pr0xy`.
+/// The login `proxy:c4n4ry-pr0xy` in Base64.
 const PROXY_ENCODED: &str = "cHJveHk6YzRuNHJ5LXByMHh5";
 
 const CANARIES: [&str; 8] = [
@@ -37,16 +38,16 @@ const CANARIES: [&str; 8] = [
     "c4n4ry",
 ];
 
-// ---- The world ------------------------------------------------------------------------------------------------------
+// ---- Simulated hosts ----------------------------------------------------------------------------
 
-/// One request, as the proxy saw it.
+/// A request as received by the proxy.
 #[derive(Clone, Debug)]
 struct Asked {
     method: String,
-    /// `host:port`.
+    /// The target as `host:port`.
     authority: String,
     path: String,
-    /// All of it but the proxy's own field, lower-case names.
+    /// The complete request without `Proxy-Authorization`, with lower-case field names.
     text: String,
     proxy_authorization: Option<String>,
 }
@@ -59,7 +60,7 @@ impl Asked {
     }
 }
 
-/// A proxy behind which every host is.
+/// A proxy that simulates every host.
 struct World {
     addr: SocketAddr,
     seen: Arc<Mutex<Vec<Asked>>>,
@@ -71,7 +72,8 @@ impl World {
         let addr = listener.local_addr().expect("bound");
         let seen = Arc::<Mutex<Vec<Asked>>>::default();
         let (log, answer) = (seen.clone(), Arc::new(answer));
-        // Ends with the process: nobody is told when a test is over, and it holds a port only.
+        // The thread holds only a port and ends with the process, because no event marks the end of
+        // the test.
         std::thread::spawn(move || {
             for stream in listener.incoming().flatten() {
                 let (log, answer) = (log.clone(), answer.clone());
@@ -155,7 +157,7 @@ fn reply(status: u16, fields: &str, body: &str) -> String {
     )
 }
 
-// ---- The matrix -----------------------------------------------------------------------------------------------------
+// ---- The matrix ---------------------------------------------------------------------------------
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Means {
@@ -167,14 +169,14 @@ enum Means {
 
 const KINDS: [Means; 4] = [Means::Basic, Means::Bearer, Means::Identity, Means::Client];
 
-/// One registry of the world, `registry.c<number>.test`, and what it does.
+/// A simulated registry, `registry.c<number>.test`, and its behavior.
 struct Cell {
     kind: Means,
-    /// Where its token service is: scheme and authority.
+    /// Scheme and authority of the token service.
     realm: String,
-    /// Whether that may see the credentials.
+    /// Whether the token service may receive the credentials.
     trusted: bool,
-    /// Authorities that an authorised request is redirected to, one after the other.
+    /// The targets of the successive redirects of an authorized request.
     chain: Vec<String>,
     mirrored: bool,
     listed: bool,
@@ -190,7 +192,7 @@ impl Cell {
     }
 }
 
-/// `@` is the cell's number.
+/// Returns all cells. `@` in the literals stands for the number of the cell.
 fn cells() -> Vec<Cell> {
     let own = "http://registry.c@.test";
     let mut cells = Vec::new();
@@ -255,7 +257,7 @@ fn cells() -> Vec<Cell> {
     cells
 }
 
-/// What the world does.
+/// Returns the response of the simulated hosts.
 fn answer(cells: &[Cell], asked: &Asked) -> String {
     if asked.method == "CONNECT" {
         return reply(502, "", "");
@@ -301,7 +303,7 @@ fn answer(cells: &[Cell], asked: &Asked) -> String {
                 }
             }
         }
-        // A mirror that would like to know more.
+        // A mirror that requests credentials.
         "v2" => reply(401, "WWW-Authenticate: Basic realm=\"mirror\"\r\n", ""),
         _ => reply(404, "", ""),
     }
@@ -330,7 +332,7 @@ fn configuration(cells: &[Cell], world: SocketAddr) -> String {
     yaml
 }
 
-/// What is wrong with where secrets were in the requests for the sake of cell `number`.
+/// Returns the misplaced secrets in the requests for cell `number`.
 fn misplaced(cell: &Cell, number: usize, seen: &[&Asked]) -> Vec<String> {
     let own = format!("{}:80", Cell::host(number));
     let realm_authority = cell.realm.split_once("://").unwrap().1;
@@ -338,7 +340,7 @@ fn misplaced(cell: &Cell, number: usize, seen: &[&Asked]) -> Vec<String> {
         true => realm_authority.to_owned(),
         false => format!("{realm_authority}:80"),
     };
-    // Hops up to the first that leads away may see what the registry may.
+    // All hops before the first redirect to another host may receive the registry's secrets.
     let near = cell
         .chain
         .iter()
@@ -392,8 +394,8 @@ fn secrets_reach_their_origin_and_its_token_service_and_nobody_else() {
         let before = world.seen().len();
         let got = cache.client().get_with(&path, fields);
         let head = cache.client().request("HEAD", &path, fields);
-        // A password for the registry needs no token service, and neither does what a client sends.
-        // It is anybody's before it is a client's, so its token service has to answer.
+        // A Basic password needs no token service. A client's request is first sent anonymously, so
+        // its token service must respond.
         let works = cell.trusted
             || cell.kind == Means::Basic
             || (cell.kind == Means::Client && !cell.realm.starts_with("https"));
@@ -408,7 +410,8 @@ fn secrets_reach_their_origin_and_its_token_service_and_nobody_else() {
                 cell.realm
             );
             let text = String::from_utf8_lossy(&got.body).into_owned();
-            // One that anybody could be sent to is asked as anybody would; this one does not answer.
+            // A token service with https receives an anonymous request, and the proxy rejects the
+            // tunnel.
             let reason = if cell.realm.starts_with("https") {
                 "proxy"
             } else {
@@ -420,7 +423,8 @@ fn secrets_reach_their_origin_and_its_token_service_and_nobody_else() {
         let seen: Vec<&Asked> = seen[before..].iter().collect();
         let wrong = misplaced(cell, number, &seen);
         assert!(wrong.is_empty(), "{wrong:#?}");
-        // The canaries sing where they may, or their silence would prove nothing.
+        // The canary must appear at the permitted places. Otherwise its absence elsewhere proves
+        // nothing.
         if works {
             let own = format!("{}:80", Cell::host(number));
             let shown = seen
@@ -443,7 +447,7 @@ fn secrets_reach_their_origin_and_its_token_service_and_nobody_else() {
             }
         }
     }
-    // The proxy has its own secret, and nobody else's.
+    // The proxy receives only its own secret in `Proxy-Authorization`.
     let seen = world.seen();
     let expected = format!("Basic {PROXY_ENCODED}");
     assert!(
@@ -462,9 +466,9 @@ fn secrets_reach_their_origin_and_its_token_service_and_nobody_else() {
     }
 }
 
-// ---- Helpers and files ----------------------------------------------------------------------------------------------
+// ---- Helpers and files --------------------------------------------------------------------------
 
-/// A credential helper for tests: answers with the content of `answer`, and notes that it was asked.
+/// Installs a credential helper that returns the content of `answer` and logs each call.
 fn install_helper(dir: &Path, name: &str) {
     let program = dir.join(format!("docker-credential-{name}"));
     let script = format!(
@@ -479,7 +483,8 @@ fn helper_path(dir: &Path) -> String {
     format!("{}:{}", dir.display(), std::env::var("PATH").unwrap_or_default())
 }
 
-/// A registry that takes the Basic credentials of `accepted`, or refuses with the status that goes with them.
+/// A registry that accepts the Basic credentials in `accepted`, and rejects others with the status
+/// in `accepted`.
 fn guarded(accepted: &Arc<Mutex<(String, u16)>>) -> World {
     let accepted = accepted.clone();
     World::new(move |asked| {
@@ -516,7 +521,7 @@ fn a_helper_is_asked_once_and_again_after_a_refusal() {
         let json = format!(r#"{{"ServerURL":"r.test","Username":"AWS","Secret":"{secret}"}}"#);
         std::fs::write(dir.path.join("answer"), json).unwrap();
     };
-    // `AWS:one` and `AWS:two`.
+    // The logins `AWS:one` and `AWS:two`.
     let accepted = Arc::new(Mutex::new(("Basic QVdTOm9uZQ==".to_owned(), 403)));
     let world = guarded(&accepted);
     let yaml = format!(
@@ -534,18 +539,19 @@ fn a_helper_is_asked_once_and_again_after_a_refusal() {
     }
     let asked = || std::fs::read_to_string(dir.path.join("asked")).unwrap();
     assert_eq!(asked(), "get r.test\n");
-    // The password expires; registries say so in different ways.
+    // Expired passwords are reported with different statuses.
     for (status, secret, encoded, times) in [(403, "two", "QVdTOnR3bw==", 2), (401, "one", "QVdTOm9uZQ==", 3)]
     {
         *accepted.lock().unwrap() = (format!("Basic {encoded}"), status);
         answer(secret);
-        // One that was given a moment ago is not doubted.
+        // New credentials are not replaced again at once.
         eventually("newer credentials are sent", || {
             tag(&cache, &format!("after-{status}")).status == 200
         });
         assert_eq!(asked().lines().count(), times, "{status}");
     }
-    // A refusal that newer credentials do not change is the answer, and does not start a program each time.
+    // If new credentials are rejected too, the rejection is final and does not start the helper for
+    // each request.
     *accepted.lock().unwrap() = ("Basic bm9ib2R5".to_owned(), 403);
     let refused = tag(&cache, "refused");
     assert!(matches!(refused.status, 401 | 403), "{refused}");
@@ -553,7 +559,7 @@ fn a_helper_is_asked_once_and_again_after_a_refusal() {
     assert!(!cache.stderr().contains("QVdT"));
 }
 
-/// A cache whose registry is `world`, with the login that the helper in `dir` gives.
+/// Starts a cache with registry `world` and the login from the helper in `dir`.
 fn with_helper(world: &World, dir: &TempDir) -> Server {
     let yaml = format!(
         "registries:\n  - name: r.test\n    url: http://r.test\n    upstream_proxy: \"http://{}\"\n    auth: {{helper: test}}\n",
@@ -581,7 +587,7 @@ fn a_helper_that_fails_is_a_bad_gateway_and_one_that_has_nothing_is_nobody() {
         "{text}"
     );
     assert!(!cache.stderr().contains("S3CRET"));
-    // Failures are forgotten within seconds.
+    // A failure is cached for seconds only.
     std::fs::write(dir.path.join("answer"), "{}").unwrap();
     eventually("the helper is asked again", || {
         matches!(tag(&cache, "v2").status, 401 | 403)
@@ -604,14 +610,15 @@ fn a_helper_begins_with_every_signal_as_by_default_and_blocks_none() {
     let world = guarded(&Arc::new(Mutex::new(("Basic dTpw".to_owned(), 403))));
     let cache = with_helper(&world, &dir);
     assert_eq!(tag(&cache, "v1").status, 200);
-    // The real-time signals above are the C library's own.
+    // Higher bits are real-time signals, which belong to the C library.
     let set = |text: &str, name: &str| {
         let line = text.lines().find_map(|line| line.strip_prefix(name)).unwrap();
         u64::from_str_radix(line.trim(), 16).unwrap() & ((1 << 31) - 1)
     };
     let told = std::fs::read_to_string(told).unwrap();
     assert_eq!(set(&told, "SigBlk:"), 0, "{told}");
-    // What this process was started with reaches the helper too; Rust ignores SIGPIPE for itself alone.
+    // The helper inherits the ignored signals of the test process, except SIGPIPE, which Rust
+    // ignores in its own process only.
     let own = std::fs::read_to_string("/proc/self/status").unwrap();
     let inherited = set(&own, "SigIgn:") & !(1 << (13 - 1));
     assert_eq!(set(&told, "SigIgn:") & !inherited, 0, "{told}");
@@ -647,7 +654,7 @@ fn a_docker_config_serves_each_repository_its_own() {
         .config(yaml)
         .env("PATH", helper_path(&dir.path))
         .start();
-    // `host:p`, `team:p` and `helped:p`.
+    // The logins `host:p`, `team:p` and `helped:p`.
     for (path, secret) in [
         ("r.test/app", "aG9zdDpw"),
         ("r.test/team/app", "dGVhbTpw"),

@@ -1,5 +1,5 @@
-//! Fronts that redirect the API into another registry, which challenges by itself: anonymous tokens of that registry open
-//! it, and no login leaves the front.
+//! Fronts that redirect the API to another registry with its own challenges. The cache uses
+//! anonymous tokens of that registry, and logins are sent to the front only.
 
 use crate::harness::*;
 
@@ -10,23 +10,23 @@ const LOGIN: &str = "auth: {username: canary, password: c4n4ry-p4ssw0rd}";
 const INDEX: &str =
     r#"{"schemaVersion":2,"mediaType":"application/vnd.oci.image.index.v1+json","manifests":[]}"#;
 
-/// How the front names the other registry.
+/// The form in which the front names the other registry.
 #[derive(Clone, Copy, Debug)]
 enum Way {
     Absolute,
-    /// `//host/path`.
+    /// The form `//host/path`.
     WithoutScheme,
-    /// By way of another path of its own.
+    /// Through another path of the front.
     Relative,
 }
 
 const WAYS: [Way; 3] = [Way::Absolute, Way::WithoutScheme, Way::Relative];
 
-/// What the front wants to see before it redirects, and what there is.
+/// The login that the front requires before the redirect, and the configured login.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Login {
     None,
-    /// Configured, and not wanted.
+    /// Configured, but not required.
     Unused,
     Basic,
     Bearer,
@@ -72,7 +72,7 @@ fn lead(front: &Registry, to: &Registry, status: u16, way: Way) {
     }
 }
 
-/// A front of `to`.
+/// Returns a front that redirects to `to`.
 fn front(to: &Registry, status: u16, way: Way, login: Login) -> Registry {
     let front = Registry::new();
     let wants = |challenge: String| {
@@ -100,7 +100,8 @@ fn front(to: &Registry, status: u16, way: Way, login: Login) -> Registry {
     front
 }
 
-/// A registry that wants an anonymous token for everything, which another of its listeners gives.
+/// Returns a registry that requires an anonymous token for all content. The token service is a
+/// second listener.
 fn challenger() -> Registry {
     let registry = Registry::new();
     let tokens = registry.add_listener();
@@ -112,7 +113,7 @@ fn challenger() -> Registry {
     registry
 }
 
-/// Has it serve lists too, for a token.
+/// Makes `registry` serve lists too, with a token.
 fn lists(registry: &Registry) {
     let realm = format!("http://{}/token", registry.addrs()[1]);
     let challenge =
@@ -132,7 +133,7 @@ fn lists(registry: &Registry) {
     }
 }
 
-/// Pulls all there is: manifests by tag and digest, blobs, lists.
+/// Pulls all content: manifests by tag and digest, blobs and lists.
 fn pull(cache: &Server, name: &str, image: &Image, login: Login) {
     let client = cache.client();
     let password = basic("client", CLIENT_PASSWORD);
@@ -160,7 +161,7 @@ fn pull(cache: &Server, name: &str, image: &Image, login: Login) {
     assert_eq!(referrers.status, 200, "{referrers}");
 }
 
-/// What one of them was sent as a secret, the other has not seen in any form.
+/// Fails if a secret sent to one registry reached the other in any form.
 #[track_caller]
 fn no_secret_crossed(one: &Registry, other: &Registry) {
     for (from, to) in [(one, other), (other, one)] {
@@ -219,7 +220,7 @@ fn a_front_leads_into_a_registry_that_challenges_by_itself() {
         };
         let before = (content(front), content(registry));
         pull(&cache, name, image, *login);
-        // Who has a login of its own is asked for at the registry.
+        // The cache verifies a client's own login at the registry for each request.
         if *login != Login::Client {
             let after = (content(front), content(registry));
             assert_eq!(after, before, "{login:?} {how:?}");
@@ -244,12 +245,12 @@ fn a_tag_that_moves_behind_a_front_is_followed() {
         again.expect(&image.manifest);
         let status = again.field("cache-status").unwrap_or_default();
         assert!(status.contains("fwd=stale; fwd-status=200"), "{again}");
-        // A token that the registry no longer takes is replaced.
+        // The cache replaces a token that the registry no longer accepts.
         registry.revoke_tokens();
     }
     assert!(registry.heads("/manifests/v1") > 0);
     no_secret_crossed(&front, &registry);
-    // With the registry behind it down, the copy is served.
+    // If the registry behind the front is down, the cached copy is served.
     let image = Image::small(&registry, REPOSITORY, "v1", fresh_seed());
     cache.client().get(&path).expect(&image.manifest);
     registry.down();
@@ -266,7 +267,7 @@ fn each_registry_in_a_chain_gets_a_token_of_its_own() {
         On::path("/v2/").authorized(true),
         Reply::onward(302, "/v2/", format!("http://{}/v2/", last.addr())),
     );
-    // The front wants a login, the middle a token, and the last one another.
+    // The first front requires a login, the middle one a token, and the last one another token.
     let first = front(&middle, 308, Way::Relative, Login::Bearer);
     let image = Image::small(&last, REPOSITORY, "v1", fresh_seed());
     let cache = Server::bare()
@@ -312,7 +313,8 @@ fn a_token_service_elsewhere_is_asked_by_anybody_and_metadata_services_never() {
             .start()
     };
     let path = format!("/v2/front.test/{REPOSITORY}/manifests/v1");
-    // That of another host, and the front itself, which is not shown its login for somebody else's token.
+    // A token service on another host, and the front as token service. The front receives no login
+    // with a token request for another registry.
     for tokens in [&service, &front] {
         let cache = names(format!("http://{}/token", tokens.addr()));
         cache.client().get(&path).expect(&image.manifest);
@@ -340,23 +342,23 @@ fn a_token_service_elsewhere_is_asked_by_anybody_and_metadata_services_never() {
     );
 }
 
-/// What the registry behind the front does, so that nobody gets anything anonymously.
+/// Returns rules for the registry behind the front that reject all anonymous requests.
 fn refusals(service: &Registry) -> Vec<(On, Reply)> {
     let bearer = format!("Bearer realm=\"http://{}/token\",service=\"s\"", service.addr());
     let error = |status| Reply::status(status);
     let mut refusals = Vec::new();
     for status in [401, 403] {
-        // It gives a token that opens nothing.
+        // A token without access.
         refusals.push((On::path("/v2/").authorized(true), error(status)));
-        // It refuses at once.
+        // A rejection without a challenge.
         refusals.push((On::path("/v2/"), error(status)));
     }
-    // It takes passwords only.
+    // A registry that accepts passwords only.
     refusals.push((
         On::path("/v2/"),
         error(401).set("WWW-Authenticate", "Basic realm=\"x\""),
     ));
-    // Its token service refuses.
+    // A token service that rejects the request.
     refusals.push((
         On::path("/v2/").authorized(false),
         error(401).set("WWW-Authenticate", bearer),
@@ -401,7 +403,7 @@ fn a_registry_that_gives_nobody_a_token_is_named_with_the_front() {
     assert!(service.requests() > 0);
     no_secret_crossed(&front, &registry);
     no_secret_crossed(&front, &service);
-    // It is a verdict of the moment: nothing of it is remembered.
+    // The rejection is temporary, so the cache must not store the result for long.
     registry.clear_rules();
     eventually("the failed token is forgotten", || {
         let got = cache
@@ -461,14 +463,14 @@ fn redirects_in_a_circle_end_and_harm_no_other_registry() {
         let to_registry = format!("http://{}/v2/", registry.addr());
         registry.clear_rules();
         match around {
-            // It redirects to itself.
+            // The front redirects to itself.
             0 => front.on(On::path("/v2/"), Reply::onward(302, "/v2/", to_front)),
-            // Each redirects to the other.
+            // The front and the registry redirect to each other.
             1 => {
                 front.on(On::path("/v2/"), Reply::onward(302, "/v2/", to_registry));
                 registry.on(On::path("/v2/"), Reply::onward(302, "/v2/", to_front));
             }
-            // The other one wants a token before it does.
+            // The registry requires a token before its redirect.
             _ => {
                 front.on(On::path("/v2/"), Reply::onward(302, "/v2/", to_registry));
                 registry.on(
@@ -486,7 +488,8 @@ fn redirects_in_a_circle_end_and_harm_no_other_registry() {
             let before = front.requests() + registry.requests();
             let got = cache.client().get(&format!("/v2/front.test/{REPOSITORY}/{path}"));
             let text = String::from_utf8_lossy(&got.body);
-            // Led back to the registry without its token, the request is refused there.
+            // The front redirects back to the registry without the token, and the registry rejects
+            // the request.
             let expected = if around == 2 { 403 } else { 502 };
             assert_eq!(got.status, expected, "{around} {path}: {got}");
             assert!(text.contains("front.test"), "{around}: {text}");

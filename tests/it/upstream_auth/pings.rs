@@ -1,4 +1,4 @@
-//! Registries that hide from strangers what they have, and challenge at `/v2/` only.
+//! Registries that hide their content from anonymous clients, and send a challenge at `/v2/` only.
 
 use crate::harness::*;
 
@@ -8,7 +8,7 @@ const REPOSITORIES: [&str; 2] = ["team/app", "other"];
 const INDEX: &str =
     r#"{"schemaVersion":2,"mediaType":"application/vnd.oci.image.index.v1+json","manifests":[]}"#;
 
-/// It answers strangers with `status` and no challenge.
+/// Returns a registry that rejects anonymous requests with `status` and without a challenge.
 fn reticent(status: u16, scheme: Scheme) -> Registry {
     let upstream = Registry::new();
     upstream.user("robot", PASSWORD);
@@ -19,7 +19,7 @@ fn reticent(status: u16, scheme: Scheme) -> Registry {
     });
     let challenge = match scheme {
         Scheme::Basic => "Basic realm=\"r\"".to_owned(),
-        // The scope is about `/v2/` and opens no repository.
+        // The scope of the challenge refers to `/v2/` and grants access to no repository.
         Scheme::Bearer | Scheme::Either => format!(
             "Bearer realm=\"http://{}/token\",service=\"s\",scope=\"registry:catalog:*\"",
             upstream.addr()
@@ -58,7 +58,7 @@ fn pings(upstream: &Registry) -> usize {
     upstream.count(|seen| seen.kind == Kind::Ping)
 }
 
-/// Paths of everything of an image, beginning with the `first`.
+/// Returns the paths of all objects of an image, starting with number `first`.
 fn paths(repository: &str, image: &Image, first: usize) -> Vec<String> {
     let mut paths = vec![
         format!("/v2/r.test/{repository}/manifests/v1"),
@@ -85,7 +85,7 @@ fn a_login_is_used_where_only_the_ping_asks_for_it() {
                 let before = upstream.count(|seen| seen.target.contains("/manifests/"));
                 for (name, image) in REPOSITORIES.iter().zip(&images) {
                     for path in paths(name, image, first) {
-                        // HEAD meets the registry first, too.
+                        // The first request to the registry is a HEAD.
                         let head = cache.client().head(&path);
                         let got = cache.client().get(&path);
                         assert_eq!(
@@ -100,7 +100,8 @@ fn a_login_is_used_where_only_the_ping_asks_for_it() {
                 let asked = upstream.count(|seen| seen.target.contains("/manifests/"));
                 assert!(!warm || asked == before, "{status} {scheme:?}");
             }
-            // The ping is asked without the login, and tokens are for repositories.
+            // The cache sends the ping without the login, and requests tokens for repositories
+            // only.
             for seen in upstream.log() {
                 match seen.kind {
                     Kind::Ping => assert_eq!(seen.field("authorization"), None),
@@ -148,7 +149,7 @@ fn where_the_ping_asks_for_nothing_the_first_answer_stays() {
             Reply::new(),
             Reply::status(401),
             Reply::status(404),
-            // Its challenge is one that no login answers.
+            // A challenge with an unsupported scheme.
             Reply::status(401).set("WWW-Authenticate", "Negotiate"),
         ] {
             let upstream = Registry::new();
@@ -157,7 +158,7 @@ fn where_the_ping_asks_for_nothing_the_first_answer_stays() {
             let cache = cache(&upstream);
             let image = Image::small(&upstream, "a", "v1", fresh_seed());
             for round in 0..3 {
-                // A repository each time: what was missing in the last one is remembered.
+                // A new repository in each round, because the cache stores a 404.
                 for path in paths(&format!("a{round}"), &image, round) {
                     let got = cache.client().get(&path);
                     let referrers = path.contains("/referrers/");
@@ -168,7 +169,7 @@ fn where_the_ping_asks_for_nothing_the_first_answer_stays() {
                 }
             }
             assert_eq!(pings(&upstream), 1, "{status}: {:#?}", upstream.log());
-            // No secret was sent that was not asked for.
+            // Without a challenge, the cache sends no secret.
             assert!(upstream.saw(PASSWORD).is_empty());
             assert!(upstream.count(|seen| seen.field("authorization").is_some()) == 0);
         }

@@ -1,4 +1,4 @@
-//! A registry the world uses, as upstream: Debian's `docker-registry` with passwords in a file and with tokens.
+//! Debian's `docker-registry` as upstream, with a password file and with tokens.
 
 use std::process::Command;
 use std::time::Duration;
@@ -12,11 +12,11 @@ const REPOSITORY: &str = "team/app";
 const SERVICE: &str = "a real registry";
 const PASSWORD: &str = "canary-alice";
 
-/// A directory with an image in it, put there through a registry that is open to all.
+/// Returns a directory with an image, pushed through a public registry.
 fn content() -> (TempDir, Image) {
     let dir = TempDir::new();
     let open = RealRegistry::start(&dir.path, &Login::Open);
-    // Somewhere to make the image; nobody asks it.
+    // A fake registry to create the image. The cache never uses this registry.
     let workshop = Registry::new();
     let seed = fresh_seed();
     let layers = [
@@ -34,7 +34,8 @@ fn content() -> (TempDir, Image) {
     (dir, image)
 }
 
-/// Pulls everything through the cache as `authorization` (if not empty); `authorization` is asked for each time.
+/// Pulls the complete image through the cache with `authorization` unless empty. All responses must
+/// be private.
 fn pull(cache: &Server, name: &str, image: &Image, authorization: &str) {
     let client = cache.client();
     let get = |path: &str| {
@@ -70,10 +71,10 @@ fn refused(cache: &Server, name: &str, image: &Image, authorization: &str) {
     }
 }
 
-/// The registry says nothing of having sent a blob a second time.
+/// Fails if the log of the registry contains a second transfer of a blob.
 fn each_blob_was_sent_once(registry: &RealRegistry, image: &Image) {
     for (digest, content) in image.all_blobs() {
-        // `… 200 <bytes>` at the end of the line of a transfer; a probe is a 206 of one byte.
+        // The log line of a transfer ends with `200 <bytes>`. A probe has status 206 and one byte.
         let sent = format!("200 {}", content.size());
         let transfers = || {
             let log = registry.log();
@@ -161,7 +162,7 @@ fn a_registry_with_a_password_file_asks_clients_for_their_password() {
     assert!(challenge.starts_with("Basic "), "{got}");
 }
 
-/// A token service that the real registry trusts, and the certificate of its key.
+/// Returns a token service that the real registry trusts, and the certificate of its key.
 fn token_service(dir: &TempDir) -> (Registry, std::path::PathBuf) {
     let signer = Signer::new(&dir.path);
     let certificate = signer.certificate_path.clone();
@@ -196,7 +197,8 @@ fn a_registry_with_tokens_is_pulled_from_with_the_server_s_password() {
     let (dir, image) = content();
     let (tokens, certificate) = token_service(&dir);
     let upstream = with_tokens(&dir, &tokens, &certificate);
-    // The token service is on another port: the operator says that it may see the password.
+    // The token service has another port, so the configuration must permit the service to receive
+    // the password.
     let keys = format!(
         "auth: {{username: alice, password: {PASSWORD}}}, realm_hosts: [\"{}\"]",
         tokens.addr()
@@ -253,7 +255,7 @@ fn a_real_registry_refuses_a_token_whose_time_is_over_and_gets_another() {
     tokens.allow_anybody(REPOSITORY);
     let upstream = with_tokens(&dir, &tokens, &certificate);
     let cache = Server::bare().registry("real.test", upstream.addr()).start();
-    // It is said to live for five minutes, and was signed ten minutes ago.
+    // The token claims a lifetime of five minutes and was signed ten minutes ago.
     tokens.auth(|auth| auth.token_age = Duration::from_secs(600));
     refused(&cache, "real.test", &image, "");
     tokens.auth(|auth| auth.token_age = Duration::ZERO);

@@ -1,4 +1,4 @@
-//! Tokens, credentials, and what an upstream's refusal becomes.
+//! Tokens, credentials, and the mapping of upstream rejections to responses.
 
 use std::time::Duration;
 
@@ -39,7 +39,7 @@ fn one_token_serves_a_repository_until_it_expires() {
         "a quoted comma is part of the value: {asked}"
     );
     assert_eq!(tokens[0].field("authorization"), None);
-    // Another repository is another scope.
+    // Another repository needs another scope.
     let other = Image::small(&upstream, "team/other", "v1", fresh_seed());
     cache
         .client()
@@ -98,7 +98,7 @@ fn a_token_service_that_fails_is_an_upstream_error() {
         upstream.on(On::kind(Kind::Token), Reply::status(status));
         let got = cache.client().get(&upstream.blob_url("a", &digest));
         assert!(answers.contains(&got.status), "{status}: {got}");
-        // Failures are remembered for a moment at most.
+        // Failures are cached for a moment at most.
         upstream.clear_rules();
         eventually("the next token is fetched", || {
             cache.client().get(&upstream.blob_url("a", &digest)).status == 200
@@ -119,7 +119,8 @@ fn a_client_s_credentials_reach_the_upstream_and_nobody_else() {
     let contents = [200_000, 300_000].map(|size| PseudoRandom::new(fresh_seed(), size));
     let [straight, redirected] = contents.each_ref().map(|content| upstream.blob(content.clone()));
     upstream.on(
-        // By then it is known that the repository is not for everybody, so the first request carries the credentials.
+        // At this time the repository is known to be private, so the first request contains the
+        // credentials.
         On::path(&redirected).and_kind(Kind::Blob).once(),
         Reply::redirect(307, format!("http://{cdn}/cdn/{redirected}")),
     );
@@ -132,7 +133,7 @@ fn a_client_s_credentials_reach_the_upstream_and_nobody_else() {
         let path = upstream.blob_url("a", digest);
         cache.client().get_with(&path, &mine).expect(&content.bytes());
         cache.wait_stored(digest);
-        // It is kept for who may have it.
+        // The entry is served only to authorized clients.
         let before = upstream.requests();
         let hit = cache.client().get_with(&path, &mine);
         hit.expect(&content.bytes());
@@ -190,14 +191,14 @@ fn refusals_keep_their_class() {
             let said = json["errors"][0]["code"].as_str().expect("a code");
             assert!(code.is_empty() || code.contains(&said), "{status} {path}: {got}");
             if status == 429 {
-                // Passed on, or what is left of it.
+                // The upstream's value, or the remaining time.
                 assert!(matches!(got.field("retry-after"), Some("1" | "2")), "{got}");
             }
             let head = cache.client().head(&path);
             assert_eq!(head.status, got.status, "HEAD {path}");
             assert_eq!(head.body.len(), 0);
         }
-        // Nothing of it is remembered, but that an upstream is in trouble for a moment, and a 404 for seconds.
+        // The cache stores a failure for a moment, and a 404 for seconds.
         upstream.clear_rules();
         cache.wait_asks(&upstream, "a");
         if status == 404 {
@@ -241,7 +242,7 @@ fn an_upstream_that_cannot_be_reached_is_a_bad_gateway() {
         let got = cache.client().get(&upstream.blob_url("a", &digest));
         assert_eq!(got.status, 502, "{what}: {got}");
         assert!(upstream.requests() > before, "{what}: it was asked");
-        // A few failures in a row would keep the next one from being asked.
+        // The circuit breaker would open after a few failures in a row.
         upstream.clear_rules();
         cache.wait_asks(&upstream, "a");
     }
