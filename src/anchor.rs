@@ -295,7 +295,7 @@ mod tests {
     }
 
     #[test]
-    fn a_certificate_says_what_it_is_for() {
+    fn certificate_is_rejected_if_its_key_usage_does_not_match() {
         let of = |usage| made(|params| params.extended_key_usages = vec![usage]);
         let (server_only, client_only) = (
             of(ExtendedKeyUsagePurpose::ServerAuth),

@@ -171,7 +171,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn the_least_recently_used_is_forgotten_first() {
+    fn least_recently_used_entry_is_evicted_first() {
         let mut lru = Lru::new(10, 3);
         for key in ["a", "b", "c"] {
             lru.insert(key, key, 1);
@@ -191,7 +191,7 @@ mod tests {
     proptest! {
         /// Compares the map with a plain list of (key, weight), newest last.
         #[test]
-        fn it_behaves_like_a_list(operations in prop::collection::vec((0_u8..12, 0_u64..5, any::<bool>()), 0..200)) {
+        fn lru_agrees_with_a_list_model(operations in prop::collection::vec((0_u8..12, 0_u64..5, any::<bool>()), 0..200)) {
             let mut lru = Lru::new(12, 5);
             let mut model: Vec<(u8, u64)> = Vec::new();
             for (key, weight, insert) in operations {

@@ -255,7 +255,7 @@ mod tests {
     }
 
     #[test]
-    fn digests_are_of_one_credential_one_purpose_and_one_configuration() {
+    fn digest_differs_per_credential_and_per_store() {
         let (one, other) = (one_user(), one_user());
         assert_eq!(one.digest("a"), one.digest("a"));
         assert_ne!(one.digest("a"), one.digest("b"));
@@ -302,7 +302,7 @@ mod tests {
 
     /// The check of an unknown user uses one hash each time, and never accepts a password.
     #[test]
-    fn an_unknown_user_takes_the_same_way_as_a_known_one() {
+    fn unknown_user_is_checked_against_a_fixed_hash_and_rejected() {
         let store = htpasswd(&[("alice", "same"), ("bob", "same")]);
         for name in ["eve", "mallory", "trent"] {
             let shown = STANDARD.encode(format!("{name}:same"));

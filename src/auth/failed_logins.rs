@@ -88,7 +88,7 @@ mod tests {
     }
 
     #[test]
-    fn an_address_has_a_line_a_minute() {
+    fn failed_logins_are_logged_once_per_minute_and_address() {
         let failed_logins = FailedLogins::default();
         let minute = LOG_INTERVAL.as_micros() as u64;
         assert_eq!(failed_logins.due(address("10.0.0.1"), 0), Some(0));
@@ -102,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn a_flood_of_addresses_is_no_flood_of_memory() {
+    fn number_of_recorded_addresses_is_bounded() {
         let failed_logins = FailedLogins::default();
         for n in 0..2 * ADDRESSES_MAX as u32 {
             failed_logins.due(Some(IpAddr::V4(n.into())), 0);

@@ -157,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn without_users_a_rule_is_for_everybody_and_without_rules_everything_is() {
+    fn rule_without_users_matches_every_client_and_no_rules_allow_everything() {
         let open = registries("registries: {a.io: }\n");
         assert!(may(&open, "-", "a.io/x") && may(&open, "u", "b.io/x"));
         let listed = registries("allow: [{repositories: 'library/**'}]\n");
@@ -172,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn rules_of_a_registry_stand_in_for_those_of_all() {
+    fn rules_of_a_registry_replace_the_global_rules() {
         let own = "registries:\n  a.io: {allow: [{users: alice}]}\n  '*.lan': {allow: {repositories: x/*}}\n  b.lan:\n";
         let both = registries(&format!("allow: [{{users: boss}}]\n{own}"));
         for (subject, what, expected) in [
@@ -200,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn sets_of_many_rules_meet_where_they_share_one() {
+    fn rule_sets_intersect_only_if_they_share_a_rule() {
         let set = |numbers: &[usize]| RuleSet::of(numbers.iter().copied());
         assert!(set(&[0, 64, 700]).intersects(&set(&[700])));
         assert!(!set(&[0, 64, 700]).intersects(&set(&[1, 63, 65, 701])));

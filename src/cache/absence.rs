@@ -319,7 +319,7 @@ mod tests {
     }
 
     #[test]
-    fn only_a_404_is_remembered_and_only_for_its_repository_and_target() {
+    fn only_a_404_is_cached_and_only_for_its_repository_and_target() {
         let absences = Absences::default();
         let (a, b) = (origin("a"), origin("b"));
         for status in [400, 401, 403, 405, 408, 410, 429, 500, 501, 503] {
@@ -334,7 +334,7 @@ mod tests {
     }
 
     #[test]
-    fn a_life_of_nothing_is_no_memory() {
+    fn absence_with_zero_ttl_is_not_cached() {
         let absences = Absences::default();
         let a = origin("a");
         let before = absences.change_count(&a);
@@ -348,7 +348,7 @@ mod tests {
     }
 
     #[test]
-    fn a_change_of_the_repository_forgets_its_404s_and_those_on_their_way() {
+    fn clear_drops_cached_and_in_flight_404s_of_a_repository() {
         let absences = Absences::default();
         let a = origin("a");
         record(&absences, &a, &blob(1), 404);
@@ -367,7 +367,7 @@ mod tests {
     }
 
     #[test]
-    fn a_blob_that_came_forgets_its_own_404s_and_those_on_their_way() {
+    fn arrival_of_a_blob_drops_its_cached_and_in_flight_404s() {
         let absences = Absences::default();
         let (a, b) = (origin("a"), origin("b"));
         for origin in [&a, &b] {

@@ -115,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn a_clock_that_jumps_back_makes_it_stale() {
+    fn pointer_is_stale_if_checked_in_the_future() {
         assert!(!is_fresh(1_000_000, 999_999, 60_000));
         assert!(!is_fresh(u64::MAX, 0, u64::MAX));
     }

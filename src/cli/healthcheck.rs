@@ -149,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn half_an_answer_is_given_up_at_the_deadline() {
+    fn health_check_fails_at_the_deadline_if_the_response_is_incomplete() {
         let late = check(b"HTTP/1.1 200", Duration::from_millis(50)).unwrap_err();
         assert!(late.ends_with("no answer in time"), "{late}");
     }

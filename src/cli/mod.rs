@@ -254,7 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn a_switch_alone_is_on() {
+    fn flag_of_a_switch_without_a_value_means_true() {
         let on = layer(&[(Setting::AirGapped, "true")]);
         assert_eq!(parsed(&["--air-gapped"]), Ok((None, on.clone())));
         assert_eq!(

@@ -422,7 +422,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_printed_reads_as_the_same_configuration() {
+    fn printed_configuration_parses_to_the_same_configuration() {
         for text in [
             "",
             EVERYTHING,

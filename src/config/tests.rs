@@ -135,7 +135,7 @@ fn pem(path: &str, text: &str) -> Pem {
 }
 
 #[test]
-fn everything_that_can_be_said_is_understood() {
+fn every_key_of_a_complete_file_is_read() {
     let config = Machine::with_file(EVERYTHING)
         .file("/ca.pem", CA)
         .file("/c.pem", CERT)
@@ -264,7 +264,7 @@ pub(super) fn furnished(text: &str) -> Machine {
 }
 
 #[test]
-fn configurations_of_other_systems_work_as_they_stand() {
+fn configurations_of_other_systems_work_unchanged() {
     for (name, text, keys) in GOOD {
         let config = furnished(text).config();
         let warnings: Vec<String> = config.warnings.iter().map(ToString::to_string).collect();
@@ -285,7 +285,7 @@ fn settings(config: &Config, name: &str) -> RegistrySettings {
 }
 
 #[test]
-fn the_list_of_ociregistry_means_here_what_it_means_there() {
+fn ociregistry_upstream_list_is_read() {
     let config = furnished(GOOD[2].1).config();
     let first = settings(&config, "my-upstream");
     let basic = Auth::Basic {
@@ -312,7 +312,7 @@ fn the_list_of_ociregistry_means_here_what_it_means_there() {
 }
 
 #[test]
-fn the_file_of_ociregistry_means_here_what_it_means_there() {
+fn ociregistry_file_is_read() {
     let config = furnished(GOOD[4].1).config();
     assert_eq!(config.listen, [ListenAddr::parse("0.0.0.0:8888", false).unwrap()]);
     assert_eq!(config.default_registry, "quay.io".parse().ok());
@@ -361,7 +361,7 @@ fn names_need_a_registry_where_the_default_is_empty() {
 }
 
 #[test]
-fn the_file_of_oci_proxy_means_here_what_it_means_there() {
+fn oci_proxy_file_is_read() {
     let config = furnished(GOOD[1].1).config();
     assert_eq!(config.listen, [ListenAddr::parse(":80", false).unwrap()]);
     assert!(config.registries.whitelist_mode);
@@ -389,7 +389,7 @@ fn the_file_of_oci_proxy_means_here_what_it_means_there() {
 }
 
 #[test]
-fn a_sketch_is_not_taken_for_a_configuration_and_tls_is_not_left_away() {
+fn incomplete_example_and_missing_tls_files_are_errors() {
     let sketch = include_str!("../../tests/fixtures/config/ociregistry-sketch.yaml");
     let diagnostics = Machine::with_file(sketch).diagnostics();
     let starts = [
@@ -415,7 +415,7 @@ fn a_sketch_is_not_taken_for_a_configuration_and_tls_is_not_left_away() {
 }
 
 #[test]
-fn defaults_hold_where_nothing_else_is_said() {
+fn defaults_apply_unless_a_registry_overrides_them() {
     let text = "
 defaults:
   auth: {username: d, password: dp}
@@ -468,7 +468,7 @@ registries:
 }
 
 #[test]
-fn a_secret_is_here_in_a_file_or_in_a_variable() {
+fn secrets_are_read_inline_from_a_file_or_from_a_variable() {
     let text = "
 a: {auth: {user: u, password: ' p '}}
 b: {auth: {user: u, password_file: /pw}}

@@ -139,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_kept_of_a_party_without_jobs() {
+    fn queue_drops_a_party_without_jobs() {
         let mut queue = FairQueue::new(8, 1);
         queue.push(party("a"), 1);
         assert!(queue.take().is_some());

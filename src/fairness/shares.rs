@@ -223,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_given_back_can_be_taken_again() {
+    fn returned_shares_leave_an_empty_ledger() {
         let mut ledger = Ledger::default();
         for party in [named("a"), proven(1), unproven(2)] {
             let taken = take_all(&mut ledger, 16, &party);

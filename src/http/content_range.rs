@@ -35,7 +35,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_last_byte_is_named_not_the_one_after_it() {
+    fn content_range_names_the_last_byte_inclusively() {
         let span = Span { start: 0, end: 500 };
         for (range, text) in [
             (ContentRange::part(span, 1234), "bytes 0-499/1234"),

@@ -26,7 +26,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn connection_names_the_fields_that_stay_on_one_hop() {
+    fn connection_field_lists_hop_by_hop_fields() {
         assert!(names_field("close,\tX-Trace , ,a", "x-trace"));
         assert!(!names_field("close, X-Trace-Id", "x-trace"));
         assert!(!names_field("", ""));

@@ -97,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn the_body_is_what_the_rfc_prints_and_as_long_as_announced() {
+    fn multipart_body_matches_the_rfc_format_and_content_length() {
         let plan = plan(&SPANS, 10, "text/plain", Boundary::new(0xb));
         let body = body(&plan, b"abcdefghij");
         let line = "--0000000000000000000000000000000b";
@@ -114,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn a_type_that_would_split_the_head_is_left_out() {
+    fn content_type_with_a_line_break_is_omitted_from_the_part_head() {
         let plan = plan(&SPANS, 10, "text/plain\r\nX: y", Boundary::new(u128::MAX));
         assert!(
             plan.parts

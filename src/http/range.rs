@@ -212,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_malformed_is_ignored() {
+    fn malformed_range_is_ignored() {
         for value in [
             "",
             "bytes",
@@ -245,7 +245,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_can_be_cut_out_of_nothing() {
+    fn range_of_an_empty_blob_is_unsatisfiable() {
         for value in ["bytes=0-", "bytes=0-0", "bytes=-1", "bytes=-0", "bytes=0-0,1-1"] {
             assert_eq!(parse_range(value, 0), Ranges::Unsatisfiable, "{value}");
         }
@@ -268,7 +268,7 @@ mod tests {
     }
 
     #[test]
-    fn many_ranges_are_served_while_they_are_harmless() {
+    fn ranges_are_served_up_to_a_count_and_overlap_limit() {
         let list = |count: u64, step: u64, len: u64| {
             let specs: Vec<_> = (0..count)
                 .map(|i| format!("{}-{}", i * step, i * step + len - 1))
@@ -399,7 +399,7 @@ mod tests {
         #![proptest_config(ProptestConfig::with_cases(if cfg!(miri) { 4 } else { 100_000 }))]
 
         #[test]
-        fn ranges_are_those_of_a_naive_model((size, members, spaced) in requests()) {
+        fn range_parser_agrees_with_a_naive_model((size, members, spaced) in requests()) {
             let texts: Vec<_> = members.iter().map(Member::text).collect();
             let value = format!("bytes={}", texts.join(if spaced { " ,\t" } else { "," }));
             let found = parse_range(&value, size);
@@ -411,7 +411,7 @@ mod tests {
         #![proptest_config(ProptestConfig::with_cases(if cfg!(miri) { 4 } else { 5_000 }))]
 
         #[test]
-        fn no_text_makes_it_panic(value in "(bytes=)?[-0-9, =a]{0,40}|.{0,40}", size in any::<u64>()) {
+        fn range_parser_does_not_panic_on_any_text(value in "(bytes=)?[-0-9, =a]{0,40}|.{0,40}", size in any::<u64>()) {
             let spans = match parse_range(&value, size) {
                 Ranges::Full | Ranges::Unsatisfiable => vec![],
                 Ranges::One(span) => vec![span],

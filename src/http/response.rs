@@ -149,7 +149,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_map_holds_every_field_but_those_of_a_connection() {
+    fn header_map_contains_all_fields_except_connection_fields() {
         let fields = Fields::new()
             .with("ETag", "\"a:b\"")
             .with("Link", "<1>")

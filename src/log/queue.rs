@@ -163,7 +163,7 @@ mod tests {
     const LIMIT: Duration = Duration::from_secs(60);
 
     #[test]
-    fn whoever_logs_goes_on_without_a_reader_and_the_reader_learns_what_it_missed() {
+    fn logging_does_not_block_without_a_reader_and_reports_dropped_lines() {
         let (out, mut reader) = UnixStream::pair().unwrap();
         let queue = Queue::start(out).unwrap();
         let line = [&[b'x'; 1023][..], b"\n"].concat();

@@ -117,7 +117,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_class_is_a_set_whatever_its_order_and_weights() {
+    fn accept_class_ignores_order_and_weights() {
         let [oi, om, _, dm] = MANIFEST_TYPES;
         let class = |values: &[&str]| Accept::of_client(values.iter().copied());
         let both = class(&[oi, om]);
@@ -129,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn what_we_do_not_know_is_a_class_for_nobody_else() {
+    fn accept_with_an_unknown_type_has_no_shared_class() {
         let odd = Accept::of_client(["application/x.odd+json", MANIFEST_TYPES[1]]);
         assert_eq!(odd.class_name(), None);
         assert_eq!(odd.values(), [MANIFEST_TYPES[1], "application/x.odd+json"]);

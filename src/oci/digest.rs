@@ -208,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn anything_else_is_refused_with_its_reason() {
+    fn invalid_digest_is_rejected_with_its_reason() {
         let hex = &EMPTY[7..];
         for (text, error) in [
             (hex.to_owned(), ParseDigestError::Syntax),

@@ -106,7 +106,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn pairs_are_passed_on_as_they_came() {
+    fn query_pairs_keep_their_spelling_and_order() {
         let mut query = ListQuery::default();
         for (key, value) in pairs("n=5&&last=a%2Fb&token=AbC%3D%3D&flag") {
             query.push(&key, value).unwrap();
@@ -124,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_too_long_is_not_added() {
+    fn query_pair_beyond_the_limit_is_not_added() {
         let mut query = ListQuery::default();
         query.push("a", "1").unwrap();
         assert_eq!(
@@ -136,7 +136,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_pair_leaves_the_query(key in ".{0,20}", value in ".{0,40}") {
+        fn query_pairs_are_escaped_for_any_text(key in ".{0,20}", value in ".{0,40}") {
             let mut query = ListQuery::default();
             query.push("n", "1").unwrap();
             query.push(&key, &value).unwrap();

@@ -171,7 +171,7 @@ mod tests {
     const ARTIFACT: &str = "application/vnd.oci.artifact.manifest.v1+json";
 
     #[test]
-    fn the_type_is_one_that_the_bytes_bear_out() {
+    fn manifest_type_matches_the_content() {
         let image = r#"{"schemaVersion":2,"config":{},"layers":[]}"#;
         let index = r#"{"schemaVersion":2,"manifests":[]}"#;
         let first = r#"{"schemaVersion":1,"fsLayers":[]}"#;
@@ -212,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_manifest_says_what_it_lacks() {
+    fn invalid_manifest_is_rejected_with_its_reason() {
         use NotManifest::{NoFirstSchema, NoImage, NoIndex, NotAnObject, Unmarked};
         for (named, body, expected) in [
             (
@@ -261,7 +261,7 @@ mod tests {
     }
 
     #[test]
-    fn no_browser_runs_a_type_of_manifests() {
+    fn manifest_types_exclude_types_that_browsers_render() {
         for known in MANIFEST_TYPES.iter().chain(&SCHEMA1_TYPES) {
             assert!(is_manifest_type(known), "{known}");
         }
@@ -285,7 +285,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_bytes_are_a_manifest_of_a_harmless_type_or_none(
+        fn any_bytes_yield_a_manifest_type_or_an_error(
             named in "(application/|text/)?[a-z+]{0,12}(\\+json)?",
             body in "\\{?(\"(schemaVersion|mediaType|config|layers|manifests)\":([0-9]|\\{\\}|\\[\\]|null|\"[a-z/+]{0,9}\"),?){0,4}\\}?",
         ) {

@@ -145,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn a_port_may_stand_behind_an_underscore_where_the_host_is_one() {
+    fn underscore_before_a_port_is_accepted_after_a_host() {
         let parsed = |text: &str| text.parse::<Namespace>().map(|namespace| namespace.to_string());
         for (text, name) in [
             ("registry.internal_5000", "registry.internal:5000"),

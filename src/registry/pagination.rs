@@ -118,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn a_link_leads_to_us() {
+    fn next_page_link_leads_to_the_cache() {
         let mut next = ListQuery::default();
         next.push("n", "2").unwrap();
         assert_eq!(

@@ -340,7 +340,7 @@ mod tests {
     }
 
     #[test]
-    fn the_field_comes_before_the_rest_and_agrees_with_it() {
+    fn registry_field_takes_precedence_and_must_not_conflict() {
         let of = |target: &str, lines: &[&str]| {
             let (path, query) = target
                 .split_once('?')
@@ -384,7 +384,7 @@ mod tests {
     }
 
     #[test]
-    fn lists_have_pages_and_digests() {
+    fn list_routes_carry_page_and_digest() {
         let digest = format!("sha256:{}", "a".repeat(64));
         let what = |target: &str| match route(target)? {
             Route::Content(_, what) => Ok(what.target().map(|target| format!("{target:?}"))),
@@ -409,7 +409,7 @@ mod tests {
     }
 
     #[test]
-    fn one_slash_at_the_end_adds_nothing() {
+    fn single_trailing_slash_is_ignored() {
         let digest = format!("sha256:{}", "a".repeat(64));
         for path in [
             "/v2/q.io/a/manifests/1".to_owned(),
@@ -459,7 +459,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_route_says_why() {
+    fn invalid_route_is_rejected_with_its_reason() {
         let hex = "a".repeat(64);
         for (target, error) in [
             ("/", RouteError::NotFound),
@@ -504,7 +504,7 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(if cfg!(miri) { 4 } else { 20_000 }))]
         #[test]
-        fn any_path_is_a_route_or_an_error(path in "/v2/[a-z./%:0-9A-Z_-]{0,60}", query in "(ns=|n=)?[a-z0-9%&=.:]{0,20}", field in "[a-z0-9.:]{0,9}") {
+        fn route_parser_does_not_panic_on_any_path(path in "/v2/[a-z./%:0-9A-Z_-]{0,60}", query in "(ns=|n=)?[a-z0-9%&=.:]{0,20}", field in "[a-z0-9.:]{0,9}") {
             let default = "docker.io".parse().unwrap();
             let _ = parse(&path, Some(&query), [field.as_bytes()].into_iter(), Some(&default));
         }

@@ -70,7 +70,7 @@ mod tests {
     }
 
     #[test]
-    fn a_chain_is_passed_on_without_its_comments() {
+    fn via_chain_is_forwarded_without_comments() {
         assert_eq!(read(&[]), Ok(None));
         assert_eq!(read(&["", " , "]), Ok(None));
         assert_eq!(
@@ -82,14 +82,14 @@ mod tests {
     }
 
     #[test]
-    fn a_circle_is_seen_wherever_we_stand_in_it() {
+    fn loop_is_detected_at_any_position_of_the_via_chain() {
         for value in ["1.1 me-1", "1.0 a,1.1 ME-1 (us)", "1.1 a, 1.1\tme-1 , 1.1 b"] {
             assert_eq!(read(&[value]), Err(Loop::Again), "{value}");
         }
     }
 
     #[test]
-    fn a_long_chain_is_taken_for_a_circle() {
+    fn via_chain_beyond_the_limit_is_treated_as_a_loop() {
         let of = |count: usize| {
             (0..count)
                 .map(|n| format!("1.1 c{n}"))

@@ -205,7 +205,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_refusal_has_its_cure() {
+    fn every_io_uring_failure_names_a_remedy() {
         for (errno, sysctl, seccomp, cure) in [
             (libc::EPERM, "2", false, "sysctl kernel.io_uring_disabled"),
             (libc::EPERM, "1", true, "sysctl kernel.io_uring_disabled"),

@@ -175,7 +175,7 @@ mod tests {
     const MIB: u64 = 1024 * 1024;
 
     #[test]
-    fn work_is_refused_when_it_would_be_too_much_and_taken_again_after() {
+    fn work_over_the_budget_is_rejected_until_memory_is_released() {
         let budget = MemoryBudget::new(10 * MIB, 2);
         let first = budget.take(6 * MIB).unwrap();
         assert!(budget.take(6 * MIB).is_none());
@@ -203,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn the_default_is_half_of_what_there_is() {
+    fn default_memory_budget_is_half_of_the_available_memory() {
         assert_eq!(share(16 << 30, None), 8 << 30);
         assert_eq!(share(16 << 30, Some(1 << 30)), 512 * MIB);
         assert_eq!(share(16 << 30, Some(u64::MAX)), 8 << 30);

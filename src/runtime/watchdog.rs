@@ -307,7 +307,7 @@ mod tests {
     }
 
     #[test]
-    fn only_cores_die() {
+    fn silent_helper_thread_is_never_declared_dead() {
         let mut monitor = HeartbeatMonitor::new(Monitored::Helper, &Heartbeat::default());
         assert!((0..100).all(|_| monitor.check(SECOND, |_| None) != Change::Dead));
     }
@@ -355,7 +355,7 @@ mod tests {
     }
 
     #[test]
-    fn the_times_of_a_thread_are_read() {
+    fn cpu_times_of_a_thread_are_parsed() {
         let stat = "7 (a ) b) D 1 1 1 0 -1 4194368 9 0 1 0 321 654 0 0 20 0 3 0 99";
         assert_eq!(Sample::parse(stat), Some(sample('D', 321, 654)));
         assert_eq!(Sample::parse(""), None);
@@ -363,7 +363,7 @@ mod tests {
     }
 
     #[test]
-    fn a_thread_is_found_where_it_waits() {
+    fn whereabouts_contain_the_state_of_a_thread() {
         let text = whereabouts(rustix::thread::gettid().as_raw_nonzero().get());
         assert!(text.contains("state R"), "{text}");
     }

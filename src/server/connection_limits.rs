@@ -264,7 +264,7 @@ mod tests {
     }
 
     #[test]
-    fn a_client_may_come_again_and_leaves_nothing() {
+    fn released_connection_slot_is_reusable_and_leaves_no_entry() {
         let limits = ConnectionLimits::new(1, 1, 1);
         let slot = limits.acquire(0, address("192.0.2.1")).unwrap();
         assert_eq!(
@@ -283,7 +283,7 @@ mod tests {
     }
 
     #[test]
-    fn a_core_with_more_than_its_share_gives_to_the_one_with_the_fewest() {
+    fn overloaded_core_moves_connections_to_the_least_loaded_core() {
         let of = |core, counts: &[usize]| choose_core(core, counts.iter().copied());
         assert_eq!(of(0, &[1, 0, 0, 0]), None, "one is nobody's excess");
         assert_eq!(of(0, &[2, 0, 0, 1]), Some(1));
@@ -295,7 +295,7 @@ mod tests {
     }
 
     #[test]
-    fn whatever_core_they_come_to_they_are_spread_evenly() {
+    fn connections_accepted_on_one_core_are_spread_evenly() {
         for connections in [8, 16, 100, 1_000] {
             let limits = ConnectionLimits::new(10_000, 0, 4);
             let slots: Vec<_> = (0..connections)

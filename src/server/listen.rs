@@ -158,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn a_port_that_is_let_go_meanwhile_is_bound() {
+    fn bind_succeeds_once_the_port_is_released() {
         let (local, sockets) = bind_now(LOOPBACK, 0, 1).unwrap();
         let wait = Duration::from_secs(60);
         let (again, _) = bind(LOOPBACK, local.port(), 2, wait, || drop(sockets)).unwrap();

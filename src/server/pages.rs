@@ -336,7 +336,7 @@ mod tests {
     }
 
     #[test]
-    fn no_step_with_a_missing_page_is_the_cores() {
+    fn core_never_reads_a_step_with_a_missing_page() {
         let disk = OnDisk::new("pages-missing");
         let pages = Pages::of(&disk.1);
         for every in [2, 3, 16, 64, 255] {
@@ -405,7 +405,7 @@ mod tests {
     }
 
     #[test]
-    fn a_window_is_the_cores_when_a_helper_thread_has_touched_all_of_it_and_until_pages_are_missed() {
+    fn core_reads_a_window_after_a_helper_touched_it_until_pages_are_missing() {
         // The files of earlier rounds remain, so that each round uses a new inode without marks.
         let mut files = Vec::new();
         let mut failures = Vec::new();
@@ -421,7 +421,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_is_shorter_than_its_size_is_an_error_of_the_file() {
+    fn read_beyond_the_end_of_a_truncated_file_is_unexpected_eof() {
         let disk = OnDisk::new("pages-short");
         let pages = Pages::of(&disk.1);
         let writer = File::options().write(true).open(&disk.0).unwrap();

@@ -142,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn records_of_referrers_have_names_of_their_own() {
+    fn referrer_records_have_distinct_paths() {
         let hub: Namespace = "docker.io".parse().unwrap();
         let repository: Repository = "library/a".parse().unwrap();
         let path = |name: RecordName| record(&hub, &repository, &name).to_str().unwrap().to_owned();

@@ -215,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn an_upstream_cannot_forge_our_marks() {
+    fn upstream_headers_cannot_mark_an_entry_as_verified() {
         let mut meta = Meta::parse(digest(), br#"{"Content-Length":["3"]}"#).unwrap();
         meta.headers
             .insert("X-Cache-Verified".into(), vec!["sha256".into()]);
@@ -223,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn anything_else_is_no_sidecar() {
+    fn invalid_sidecar_is_rejected() {
         let other = Digest::of(Algorithm::Sha256, b"other");
         for json in [
             "",
@@ -242,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn names_are_spelt_canonically() {
+    fn header_names_are_written_in_canonical_case() {
         assert_eq!(canonical_name("docker-content-digest"), "Docker-Content-Digest");
         assert_eq!(canonical_name("ETAG"), "Etag");
     }

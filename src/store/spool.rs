@@ -204,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_written_is_read_back() {
+    fn spool_file_returns_the_written_bytes() {
         let file = spool(100).begin(Some(6)).unwrap();
         file.write_at(b"def", 3).unwrap();
         file.write_at(b"abc", 0).unwrap();

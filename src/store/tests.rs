@@ -149,7 +149,7 @@ copies_are_understood! {
 }
 
 #[test]
-fn only_the_right_content_is_verified() {
+fn content_with_another_digest_is_not_verified() {
     let (right, wrong) = (sample::digest(b"right"), sample::digest(b"wrong"));
     assert_eq!(Verified::check(right, wrong, 5).unwrap_err(), wrong);
     let verified = Verified::check(right, right, 5).unwrap();

@@ -301,7 +301,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_lie_as_the_kernel_reads_them() {
+    fn ktls_key_layout_matches_the_kernel_structs() {
         let (salt, rest) = NONCE.split_at(4);
         assert_eq!(
             info(Cipher::Aes128Gcm),

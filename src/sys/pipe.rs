@@ -147,7 +147,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_core_has_so_many_pipes_and_another_when_one_is_gone() {
+    fn pipes_per_core_are_limited_and_returned_pipes_are_reusable() {
         let mut pipes: Vec<Pipe> = (0..PIPES_MAX).map(|_| Pipe::take().unwrap()).collect();
         assert_eq!(
             Pipe::take().unwrap_err().raw_os_error(),

@@ -117,7 +117,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_port_for_tls_is_known_by_its_words() {
+    fn tls_port_is_detected_by_its_error_text() {
         for (status, body) in [
             (400, "Client sent an HTTP request to an HTTPS server.\n"),
             (

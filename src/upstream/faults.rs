@@ -108,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn a_fault_is_new_once_and_wrong_outlasts_broken() {
+    fn fault_is_reported_once_and_wrong_content_lasts_longer_than_a_break() {
         let (faults, now) = (Faults::default(), Instant::now());
         let mirror: Arc<str> = "https://m.example/".into();
         let of = |at| faults.of(&mirror, &subject(1), at);

@@ -128,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn refusals_keep_what_clients_act_on_and_nothing_else() {
+    fn rejection_keeps_only_the_fields_for_clients() {
         let map = headers(&[
             ("WWW-Authenticate", "Basic"),
             ("WWW-Authenticate", "Bearer realm=a"),
@@ -155,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn a_body_has_one_length() {
+    fn conflicting_content_lengths_are_rejected() {
         let length = |lines: &[(&str, &str)]| content_length(&headers(lines)).ok();
         assert_eq!(length(&[]), Some(None));
         assert_eq!(length(&[("Content-Length", "0")]), Some(Some(0)));
@@ -174,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_content_itself_is_accepted() {
+    fn content_encodings_other_than_identity_are_rejected() {
         assert!(is_identity(&headers(&[])));
         assert!(is_identity(&headers(&[("Content-Encoding", "Identity")])));
         assert!(!is_identity(&headers(&[("Content-Encoding", "gzip")])));

@@ -164,7 +164,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_remembered_is_bounded_and_ends() {
+    fn head_results_are_bounded_and_expire() {
         let (heads, now) = (Heads::default(), Instant::now());
         let right = |n: usize| Of::Right("https://r.example/".into(), format!("a/{n}").parse().unwrap());
         for n in 0..2 * REMEMBERED_MAX {

@@ -314,7 +314,7 @@ mod tests {
     }
 
     #[test]
-    fn the_reason_of_a_refusal_is_the_first_rule_that_is_broken() {
+    fn policy_error_names_the_first_violated_rule() {
         assert_eq!(
             check(&Policy::public(), "http://good.example/"),
             Err(Refusal::Scheme)
@@ -420,7 +420,7 @@ mod tests {
     }
 
     #[test]
-    fn a_registry_that_may_not_be_private_is_where_it_was_written_and_public() {
+    fn non_private_registry_is_reached_at_its_written_or_a_public_address() {
         let url = Url::parse("https://registry.example:5000").unwrap();
         let policy = Policy::written(&url, false);
         assert_eq!(check(&policy, "https://registry.example:5000/v2/"), Ok(()));

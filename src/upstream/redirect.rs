@@ -113,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn a_redirect_to_nowhere_is_an_error() {
+    fn invalid_redirect_location_is_an_error() {
         let from = Url::parse("https://r.example/v2/").unwrap();
         for bad in [
             &[][..],
@@ -144,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn an_https_place_that_names_itself_in_plain_http_is_meant_in_https() {
+    fn http_url_of_an_https_host_to_itself_is_upgraded_to_https() {
         for (url, origin, expected) in [
             (
                 "http://r.example/token?x=1",

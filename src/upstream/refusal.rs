@@ -164,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wait_is_a_number_within_bounds() {
+    fn retry_after_is_bounded_and_must_be_a_number() {
         let wait = |value: &str| refusal(&[("Retry-After", value)], "").retry_after();
         assert_eq!(wait("7"), Some(Duration::from_secs(7)));
         assert_eq!(wait("99999999999999999999"), Some(Duration::from_secs(86_400)));
@@ -174,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn warnings_are_texts() {
+    fn warning_texts_are_extracted_within_bounds() {
         let texts = |values: &[&str]| {
             let fields: Vec<_> = values.iter().map(|value| ("Warning", *value)).collect();
             refusal(&fields, "").warnings()
@@ -191,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn challenges_are_written_anew() {
+    fn challenges_are_rebuilt_from_known_parameters() {
         let both = |value: &str| refusal(&[("WWW-Authenticate", value)], "").challenges(true);
         let token = r#"Bearer realm="https://a.example/t",service="s",scope="repository:a:pull""#;
         assert_eq!(both(token), [token]);
@@ -221,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn a_registry_s_own_words_are_kept_and_harmless() {
+    fn error_text_of_a_registry_is_kept_without_control_characters() {
         let said = |body: &str| refusal(&[], body).words();
         for (body, expected) in [
             (

@@ -508,7 +508,7 @@ mod tests {
     }
 
     #[test]
-    fn a_suffix_is_about_all_names_below_it_and_the_longest_counts() {
+    fn longest_matching_suffix_applies_to_all_names_below_it() {
         let private = RegistrySettings {
             allow_private: Some(true),
             ..insecure()
@@ -533,7 +533,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_chosen_for_all_holds_for_those_nobody_named() {
+    fn defaults_apply_to_unconfigured_registries() {
         let open = RegistrySettings {
             allow_private: Some(true),
             ..insecure()

@@ -87,7 +87,7 @@ mod tests {
     }
 
     #[test]
-    fn an_attempt_that_brings_a_mebibyte_is_free() {
+    fn attempt_with_a_mebibyte_of_progress_does_not_count() {
         let mut resume = Resume::new(0);
         for megabytes in 1..=1000 {
             assert_eq!(millis(resume.after_break(megabytes * MIB)), Some(200));

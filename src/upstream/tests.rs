@@ -440,7 +440,7 @@ async fn a_failing_token_service_gets_one_request_and_its_text_is_forwarded() {
 }
 
 #[tokio::test]
-async fn where_nobody_gets_a_token_the_registry_s_challenge_is_the_answer() {
+async fn rejected_token_request_returns_the_challenge_of_the_registry() {
     for status in [401, 403] {
         let server = Server::start(|port| {
             move |head: &str| match path(head).starts_with("/token") {
@@ -885,7 +885,7 @@ async fn a_silent_registry_ends_at_the_head_deadline_and_a_slow_chain_at_the_who
 }
 
 #[tokio::test]
-async fn answers_that_do_not_fit_the_question_are_protocol_errors() {
+async fn unexpected_responses_are_protocol_errors() {
     for answer in [
         "HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Encoding: gzip\r\n\r\nx",
         "HTTP/1.1 206 X\r\nContent-Length: 1\r\nContent-Range: bytes 0-0/1\r\n\r\nx",
@@ -956,7 +956,7 @@ async fn a_head_that_is_no_http_or_too_large_is_an_error() {
 }
 
 #[tokio::test]
-async fn requests_say_what_we_want_and_who_we_are() {
+async fn upstream_requests_contain_accept_and_user_agent() {
     let server = Server::start(|_| |_: &str| reply(200, "", "content")).await;
     let upstreams = lan(&server);
     let accept = vec![

@@ -93,7 +93,7 @@ fn far_and_near(password: &str) -> [String; 2] {
 }
 
 #[test]
-fn the_time_of_a_comparison_does_not_tell_how_near_a_password_was() {
+fn comparison_time_is_independent_of_the_matching_prefix() {
     let password = "p".repeat(PASSWORD_BYTES);
     let store = CredentialStore::new(ClientAuthConfig {
         user: Some(("Aladdin".into(), SecretText::new(password.clone()))),
@@ -108,7 +108,7 @@ fn the_time_of_a_comparison_does_not_tell_how_near_a_password_was() {
 }
 
 #[test]
-fn a_comparison_that_ends_at_the_first_difference_is_noticed() {
+fn timing_test_detects_an_early_exit_comparison() {
     let password = "p".repeat(PASSWORD_BYTES);
     let guesses = far_and_near(&password);
     let t = t_value(SAMPLES / 10, [&guesses[0], &guesses[1]], |guess| {
@@ -122,7 +122,7 @@ fn a_comparison_that_ends_at_the_first_difference_is_noticed() {
 }
 
 #[test]
-fn the_time_of_a_hash_does_not_tell_whether_there_is_such_a_user() {
+fn hash_time_does_not_reveal_whether_a_user_exists() {
     let hash = |password: &str| bcrypt::hash(password, 4).expect("a hash");
     let file = format!("alice:{}\nbobby:{}\n", hash("right"), hash("other"));
     let store = CredentialStore::new(ClientAuthConfig {

@@ -235,7 +235,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn room_is_reserved_for_what_came_and_as_much_again() {
+    fn reservation_doubles_the_received_bytes_within_bounds() {
         const MIB: u64 = 1024 * 1024;
         assert_eq!(reservation(1, Some(1 << 40)), 1 + RESERVE_STEP_MIN);
         assert_eq!(reservation(3 * MIB, None), 6 * MIB);

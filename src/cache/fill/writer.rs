@@ -466,7 +466,7 @@ mod tests {
     }
 
     #[test]
-    fn a_disk_is_waited_for_as_long_as_it_takes_enough() {
+    fn fill_waits_for_a_disk_only_at_the_minimum_write_rate_or_above() {
         assert!(after(FILL_DISK_RATE_MIN, 60) > FILL_DISK_WAIT_MAX / 2);
         assert!(after(10 * FILL_DISK_RATE_MIN, 60) > FILL_DISK_WAIT_MAX / 2);
         assert!(after(FILL_DISK_RATE_MIN / 2, 60).is_zero());

@@ -184,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn tags_are_read_whatever_else_is_there() {
+    fn tags_are_read_despite_unknown_keys_and_invalid_entries() {
         for (body, expected) in [
             (
                 r#"{"name":"a","tags":["1","V1_2","latest"]}"#,
@@ -216,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn referrers_are_kept_as_they_are_unless_they_must_be_chosen() {
+    fn referrers_are_unchanged_without_a_filter() {
         let index = Bytes::from_static(
             br#"{"schemaVersion":2,"manifests":[{"artifactType":"a/b","x":1.50},{"digest":"d"},{"artifactType":"a/c"}],"y":0}"#,
         );
@@ -247,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn the_next_page_is_a_query_and_nothing_else() {
+    fn next_page_uses_only_the_query_of_a_link() {
         let page = |link: &str, current: &str| {
             let mut query = ListQuery::default();
             pairs(current).for_each(|(key, value)| query.push(&key, value).unwrap());
@@ -270,7 +270,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_body_is_a_list_or_none(body in "[{}\\[\\]\",:a-z0-9\\\\ ]{0,80}") {
+        fn list_parsers_do_not_panic_on_any_body(body in "[{}\\[\\]\",:a-z0-9\\\\ ]{0,80}") {
             let body = Bytes::from(body);
             let _ = (tags(&body), referrers(&body, None), referrers(&body, Some("a")));
         }

@@ -74,7 +74,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn certificates_are_named_by_what_they_say() {
+    fn certificate_patterns_name_a_kind_and_a_value() {
         for good in [
             "CN=builder-*",
             "DNS:*.nodes.example",

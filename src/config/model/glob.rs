@@ -112,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn a_hostile_text_is_matched_in_its_length() {
+    fn glob_with_many_stars_is_matched_in_bounded_time() {
         let glob = Glob::new(&"*a".repeat(100), None).unwrap();
         assert!(!glob.matches(&"a".repeat(50_000).replace("aaaaaaaaaa", "aaaaaaaaab")));
         assert!(Glob::new("", None).is_err() && Glob::new(&"a".repeat(2_000), None).is_err());

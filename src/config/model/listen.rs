@@ -117,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn a_scheme_wins_over_what_holds_without_one() {
+    fn scheme_of_an_address_overrides_the_default() {
         for (text, without, tls) in [
             (":1", false, false),
             (":1", true, true),
@@ -133,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wildcard_is_reached_over_loopback() {
+    fn wildcard_address_is_reachable_over_loopback() {
         let at = |text| {
             ListenAddr::parse(text, false)
                 .unwrap()

@@ -54,7 +54,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_prefix_ends_with_one_slash_or_is_none() {
+    fn s3_prefix_is_normalized_to_one_trailing_slash() {
         for (text, prefix) in [
             ("", Some("")),
             ("/", Some("")),
@@ -73,7 +73,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bucket_is_one_word() {
+    fn bucket_name_outside_the_s3_grammar_is_rejected() {
         for good in ["oci-cache", "a.b.c", "My_Bucket"] {
             assert_eq!(parse_bucket(good).as_deref(), Some(good));
         }

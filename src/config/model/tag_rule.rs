@@ -107,7 +107,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn patterns_are_of_the_shell_or_regular_expressions() {
+    fn tag_patterns_are_globs_or_regular_expressions() {
         let matches =
             |pattern: &str, tag: &str| TagPattern::new(pattern).unwrap().matches(&tag.parse().unwrap());
         assert!(matches("latest", "latest"));

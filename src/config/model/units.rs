@@ -117,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn switches_know_eight_words() {
+    fn booleans_accept_eight_words() {
         for (text, value) in [
             ("true", true),
             ("ON", true),

@@ -73,7 +73,7 @@ fn with_value(setting: Setting) -> Machine {
 }
 
 #[test]
-fn a_name_gives_variable_flag_and_key() {
+fn variable_flag_and_key_derive_from_the_setting_name() {
     assert_eq!(Setting::DrainDelay.env(), "DRAIN_DELAY");
     assert_eq!(Setting::DrainDelay.flag(), "drain-delay");
     assert_eq!(Setting::DrainDelay.key(), Some("drain_delay"));
@@ -220,7 +220,7 @@ fn a_changed_value_needs_a_restart_if_the_row_says_so() {
 
 /// The example of "Adding a setting" in `CONTRIBUTING.md`: a table with a single row, which is a complete setting.
 #[test]
-fn a_row_is_a_complete_setting() {
+fn single_table_row_defines_a_complete_setting() {
     mod example {
         use std::time::Duration;
 

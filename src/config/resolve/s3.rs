@@ -121,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn the_backend_follows_from_what_is_said_about_s3() {
+    fn s3_backend_is_chosen_if_an_s3_setting_is_present() {
         for (name, value) in [
             ("S3_BUCKET", "bucket"),
             ("AWS_ENDPOINT_URL", "http://s3.lan:3900"),
@@ -133,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn everything_about_the_bucket_can_be_chosen() {
+    fn every_bucket_setting_is_read_from_the_file() {
         let file = "storage_backend: tiered\nfs_root: /s\ns3_bucket: images\ns3_prefix: eu/\ns3_force_path_style: no\n\
                     s3_lifecycle_days: 0\ns3_redirect: yes\nspool_dir: /fast\n";
         let machine = Machine::with_file(file)

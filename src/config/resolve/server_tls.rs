@@ -189,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn the_words_of_another_system_mean_what_they_mean_there() {
+    fn ociregistry_client_auth_modes_are_read() {
         let tls = |more: &str| {
             let text = format!("serverTlsConfig: {{cert: /c.pem, key: /k.pem{more}}}\n");
             machine(&text).config().tls.unwrap().clients

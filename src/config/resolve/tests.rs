@@ -116,7 +116,7 @@ fn nothing_configured_gives_the_defaults() {
 }
 
 #[test]
-fn a_flag_wins_over_the_environment_and_that_over_the_file() {
+fn flags_override_the_environment_which_overrides_the_file() {
     let ttl = |case: Case<'_>| case.resolve().unwrap().tag_ttl.as_secs();
     let (flag, env, file) = (
         [(Setting::TagTtl, "1s")],
@@ -168,7 +168,7 @@ fn a_flag_wins_over_the_environment_and_that_over_the_file() {
 }
 
 #[test]
-fn every_scalar_can_stand_in_the_file() {
+fn every_scalar_setting_is_read_from_the_file() {
     let file = "
 listen_addr: [':1', 'localhost:2']
 cores: 3
@@ -604,7 +604,7 @@ fn a_health_check_needs_only_the_address() {
 }
 
 #[test]
-fn plain_http_is_spoken_at_the_port_that_the_name_says() {
+fn insecure_registry_uses_plain_http_on_the_port_in_its_name() {
     for (name, url) in [
         ("r.lan:443", Some("http://r.lan:443/")),
         ("[fd00::1]:443", Some("http://[fd00::1]:443/")),

@@ -116,7 +116,7 @@ fn judged(text: &str) -> Result<(), String> {
 }
 
 #[test]
-fn every_configuration_that_works_is_valid() {
+fn schema_accepts_every_working_configuration() {
     let others = [("everything", EVERYTHING), ("empty", "{}"), ("none", "---\n")];
     for (name, text) in GOOD.iter().map(|(name, text, _)| (*name, *text)).chain(others) {
         assert_eq!(judged(text), Ok(()), "{name}");
@@ -124,7 +124,7 @@ fn every_configuration_that_works_is_valid() {
 }
 
 #[test]
-fn what_the_reader_refuses_for_its_shape_is_not_valid() {
+fn schema_rejects_values_of_the_wrong_form() {
     for text in [
         "tag_ttl: soon",
         "tag_ttl: [1]",

@@ -102,7 +102,7 @@ mod tests {
     use crate::config::tests::Machine;
 
     #[test]
-    fn diagnostics_of_rules_have_their_place() {
+    fn diagnostics_of_rules_name_line_and_key() {
         for (text, expected) in [
             ("allow: []", "f.yaml:1: allow: is empty, so no client"),
             ("allow: [{}]", "f.yaml:1: allow[0]: a rule names users"),

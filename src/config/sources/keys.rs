@@ -481,7 +481,7 @@ pub(in crate::config) mod tests {
     ];
 
     #[test]
-    fn a_key_is_once_in_a_table() {
+    fn key_spellings_are_unique_per_table() {
         for (around, table) in TABLES {
             let mut spellings: Vec<String> = table.iter().flat_map(KeySpec::spellings).collect();
             let count = spellings.len();

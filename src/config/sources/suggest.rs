@@ -36,7 +36,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_slip_of_the_finger_is_recognised_and_another_word_is_not() {
+    fn suggestion_is_made_only_for_a_similar_word() {
         let words = ["insecure", "registries", "tls", "url", "auth"];
         for (written, meant) in [
             ("insecur", Some("insecure")),

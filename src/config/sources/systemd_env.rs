@@ -68,7 +68,7 @@ mod tests {
     }
 
     #[test]
-    fn sockets_have_the_names_they_were_given() {
+    fn systemd_sockets_are_named_by_listen_fdnames() {
         let pid = std::process::id().to_string();
         let (systemd, diagnostics) = read(&[
             ("LISTEN_PID", &pid),
@@ -85,7 +85,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_for_another_process_is_left_alone() {
+    fn systemd_variables_for_another_process_are_ignored() {
         let (systemd, diagnostics) = read(&[
             ("LISTEN_PID", "1"),
             ("LISTEN_FDS", "many"),

@@ -188,7 +188,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_scalar_is_the_text_that_was_written() {
+    fn yaml_scalar_keeps_its_source_text() {
         for text in [
             "0123", "1e3", "0x10", "1_000", "yes", "NO", "1.0", "+5", "-0", "1:20", "a b", "äö 1",
         ] {
@@ -210,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_yaml_has_a_line_and_no_neighbours() {
+    fn yaml_error_names_the_line_but_no_content() {
         let broken = parse("a: 1\nb: [canary\n").unwrap_err();
         assert!(!broken.why.contains("canary"), "{broken:?}");
         assert_eq!(parse("a: 1\na: 2\n").unwrap_err().line, 2);

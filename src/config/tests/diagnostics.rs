@@ -345,7 +345,7 @@ fn a_text_that_is_not_yaml_is_not_repeated() {
 }
 
 #[test]
-fn no_depth_and_no_chain_of_aliases_stops_the_reader() {
+fn deep_nesting_and_alias_chains_are_rejected() {
     for text in [
         "[".repeat(100_000),
         "a: ".repeat(10_000),
@@ -362,7 +362,7 @@ fn no_depth_and_no_chain_of_aliases_stops_the_reader() {
 proptest! {
     /// A damaged file gives a configuration, or diagnostics with lines.
     #[test]
-    fn a_mangled_file_is_understood_or_refused(
+    fn damaged_file_is_read_or_rejected_with_lines(
         which in 0..=GOOD.len(),
         cuts in prop::collection::vec((any::<prop::sample::Index>(), 0..20_usize, "[a-z:{}\\[\\]&*!|>'\"# \n-]{0,4}"), 1..4),
     ) {

@@ -118,14 +118,14 @@ mod tests {
     }
 
     #[test]
-    fn a_status_without_a_phrase_keeps_its_blank() {
+    fn status_line_without_a_reason_phrase_ends_with_a_space() {
         let mut out = Vec::new();
         begin(&mut out, 299, 0, &Fields::default());
         assert!(out.starts_with(b"HTTP/1.1 299 \r\n"));
     }
 
     #[test]
-    fn numbers_are_written_in_full() {
+    fn decimal_formats_every_u64() {
         for number in [0, 7, 10, 65_536, u64::MAX - 1, u64::MAX] {
             assert_eq!(Decimal::new(number).as_bytes(), number.to_string().as_bytes());
         }

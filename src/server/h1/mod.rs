@@ -66,7 +66,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn answers_without_a_request_say_how_long_they_are() {
+    fn static_responses_have_a_correct_content_length() {
         for answer in [CONNECTION_LIMIT_RESPONSE, HTTPS_WANTED, HTTPS_WANTED_BY_DOCKER] {
             let text = std::str::from_utf8(answer).unwrap();
             let (head, body) = text.split_once("\r\n\r\n").unwrap();
@@ -81,7 +81,7 @@ mod tests {
     }
 
     #[test]
-    fn answers_without_a_request_carry_the_policy_of_all_others() {
+    fn static_responses_contain_the_browser_policy_fields() {
         let refused = refusal(&HeadError::Timeout).fields.to_map();
         for answer in [CONNECTION_LIMIT_RESPONSE, HTTPS_WANTED, HTTPS_WANTED_BY_DOCKER] {
             let text = std::str::from_utf8(answer).unwrap();

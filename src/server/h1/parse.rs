@@ -543,7 +543,7 @@ mod tests {
     }
 
     #[test]
-    fn the_corpus_gets_the_same_verdict_however_it_is_cut() {
+    fn corpus_results_do_not_depend_on_read_sizes() {
         assert_eq!(corpus::HEAD_BYTES_MAX, HEAD_BYTES_MAX);
         assert_eq!(corpus::TARGET_BYTES_MAX, TARGET_BYTES_MAX);
         assert_eq!(corpus::METHOD_BYTES_MAX, METHOD_BYTES_MAX);
@@ -592,7 +592,7 @@ mod tests {
     }
 
     #[test]
-    fn a_head_says_what_the_client_said() {
+    fn request_head_contains_the_sent_fields() {
         let head = parsed(
             b"GET /v2/a/manifests/1?ns=docker.io HTTP/1.1\r\nHost: cache:8080\r\nUser-Agent: containerd/2.0.2\r\n\
               accept: a/a\r\nACCEPT: b/b, c/c\r\nAuthorization:  Bearer x \r\nRange: bytes=0-1\r\n\
@@ -624,7 +624,7 @@ mod tests {
     }
 
     #[test]
-    fn absolute_form_means_its_path() {
+    fn absolute_form_target_is_reduced_to_its_path() {
         for (target, path, query) in [
             ("http://cache/v2/", "/v2/", None),
             ("http://cache", "/", None),
@@ -656,7 +656,7 @@ mod tests {
     }
 
     #[test]
-    fn a_head_is_small() {
+    fn request_head_is_at_most_192_bytes() {
         // The future of every connection that waits for an upstream contains a head.
         assert!(
             size_of::<RequestHead<'_>>() <= 192,
@@ -712,14 +712,14 @@ mod tests {
         }
 
         #[test]
-        fn cuts_do_not_change_the_outcome(bytes in streams(), step in 1..50_usize) {
+        fn parse_results_do_not_depend_on_read_sizes(bytes in streams(), step in 1..50_usize) {
             prop_assert_eq!(serve(&bytes, step), serve(&bytes, usize::MAX / 2));
         }
 
         /// The iterator over the fields agrees with httparse, and an accepted head has the
         /// documented properties.
         #[test]
-        fn an_accepted_head_keeps_its_promises(bytes in streams()) {
+        fn accepted_head_agrees_with_httparse(bytes in streams()) {
             let Ok(Some((head, len))) = parse_head(&bytes, &mut 0) else { return Ok(()) };
             prop_assert!(bytes[..len].ends_with(b"\r\n\r\n"));
             prop_assert!(head.path.starts_with('/') && head.path.is_ascii());

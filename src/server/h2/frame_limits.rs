@@ -429,7 +429,7 @@ mod tests {
     }
 
     #[test]
-    fn heads_are_found_however_the_bytes_are_cut() {
+    fn frame_heads_are_found_for_every_read_size() {
         let frames = [
             frame(HEADERS, 5, 1, b"abc"),
             frame(PING, 0, 0, &[0; 8]),
@@ -453,7 +453,7 @@ mod tests {
     }
 
     #[test]
-    fn a_client_begins_with_settings_of_its_own() {
+    fn first_client_frame_other_than_settings_is_a_protocol_error() {
         for (kind, flags) in [(PING, 0), (HEADERS, 4), (SETTINGS, ACK)] {
             let mut incoming = Incoming::new(0);
             let length = if kind == PING { 8 } else { 0 };
@@ -500,7 +500,7 @@ mod tests {
     }
 
     #[test]
-    fn the_preface_is_whole_with_the_last_byte_of_the_settings() {
+    fn preface_is_complete_at_the_last_byte_of_the_settings_frame() {
         let hello = [&PREFACE[..], &frame(SETTINGS, 0, 0, &[0; 12])].concat();
         let mut incoming = Incoming::new(0);
         for byte in &hello {
@@ -592,7 +592,7 @@ mod tests {
     }
 
     #[test]
-    fn the_bytes_read_of_an_open_range_are_counted_however_the_frames_are_cut() {
+    fn window_updates_of_an_open_range_are_counted_for_every_read_size() {
         let frames = [
             frame(WINDOW_UPDATE, 0, 1, &0x8000_0005_u32.to_be_bytes()),
             frame(WINDOW_UPDATE, 0, 0, &100_u32.to_be_bytes()),
@@ -651,7 +651,7 @@ mod tests {
     }
 
     #[test]
-    fn our_data_frames_are_counted() {
+    fn outgoing_data_frames_are_counted() {
         let mut outgoing = Outgoing::default();
         let bytes = [
             frame(HEADERS, 4, 1, b"x"),

@@ -581,7 +581,7 @@ mod tests {
     /// A SETTINGS frame of 100 values. The client sends one byte each time the server has read the
     /// last byte.
     #[test]
-    fn a_client_that_always_has_more_leaves_others_their_turn() {
+    fn client_with_endless_input_does_not_starve_other_tasks() {
         const SETTINGS: [u8; 9] = [0, 2, 88, 4, 0, 0, 0, 0, 0];
         let mut runtime = monoio::RuntimeBuilder::<monoio::LegacyDriver>::new()
             .enable_timer()

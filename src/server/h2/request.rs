@@ -93,7 +93,7 @@ mod tests {
     }
 
     #[test]
-    fn authority_is_the_host_and_must_not_be_another() {
+    fn host_field_must_match_the_authority() {
         let with_host = |host: &str| {
             Request::get("http://cache.test/v2/")
                 .header("host", host)
@@ -112,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn the_same_limits_hold() {
+    fn http2_requests_have_the_limits_of_http1() {
         let long = format!("http://a/{}", "x".repeat(8 * 1024));
         let too_long = lines(Request::get(long)).unwrap();
         assert_eq!(read_lines(&too_long).unwrap_err(), HeadError::TargetTooLong);

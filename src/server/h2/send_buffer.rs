@@ -198,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lent_piece_is_its_part_of_the_buffer() {
+    fn lent_chunk_contains_its_part_of_the_buffer() {
         let budget = SendBudget::new(H2_CONNECTION_UNSENT_BYTES_MAX);
         let mut buffer = Buffer::take();
         buffer.bytes_mut()[..5].copy_from_slice(b"abcde");

@@ -162,7 +162,7 @@ mod tests {
     /// Uses a directory like Kubernetes creates: file names are links to `..data`, and `..data` is
     /// a link that moves.
     #[test]
-    fn a_moved_link_is_a_change_and_half_a_change_is_none() {
+    fn moved_symlink_is_a_change_and_an_incomplete_pair_is_not() {
         let dir = Dir::new("links");
         let (first, key) = pair(&dir.0.join("..1"));
         let (second, _) = pair(&dir.0.join("..2"));

@@ -81,7 +81,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_certificate_is_worried_about_two_weeks_before_its_end_and_after_it() {
+    fn warning_starts_two_weeks_before_a_certificate_expires() {
         let day = 24 * 60 * 60;
         let facts = Facts {
             names: "a.test".into(),
@@ -99,7 +99,7 @@ mod tests {
     }
 
     #[test]
-    fn a_certificate_of_our_making_is_read_back() {
+    fn generated_certificate_is_parsed_with_its_names_and_lifetime() {
         use rustls::pki_types::pem::PemObject as _;
         let (pem, _) = super::super::self_signed::generate().unwrap();
         let der = CertificateDer::from_pem_slice(pem.as_bytes()).unwrap();

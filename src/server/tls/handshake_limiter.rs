@@ -201,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn who_gives_up_waiting_does_not_hold_up_the_others() {
+    fn cancelled_handshake_does_not_block_the_queue() {
         on_a_core(async |limiter| {
             let turn = limiter.acquire().await;
             spend(TURN_MICROS);

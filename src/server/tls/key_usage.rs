@@ -37,7 +37,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn keys_near_the_limit_take_no_request_and_exhausted_ones_send_nothing() {
+    fn key_usage_follows_the_record_limits() {
         for (records, usage) in [
             (0, KeyUsage::Ok),
             (KTLS_RECORDS_SOFT_MAX - 1, KeyUsage::Ok),

@@ -104,7 +104,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sessions_stay_here_where_the_kernel_has_not_their_cipher() {
+    fn session_with_a_cipher_unknown_to_the_kernel_is_not_offloaded() {
         let some = KtlsSupport {
             ciphers: [false, true, true],
         };
@@ -122,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn a_kernel_without_tls_says_what_would_help() {
+    fn missing_kernel_tls_is_explained_with_a_remedy() {
         match KtlsSupport::probe() {
             Ok(found) => assert!(found.any()),
             Err(why) => assert!(why.contains("kernel"), "{why}"),

@@ -49,7 +49,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn no_read_goes_beyond_a_record() {
+    fn tls_record_reader_stops_at_the_end_of_a_record() {
         // Two records, the first without content, and the start of a third.
         let bytes = [&[22, 3, 1, 0, 0][..], &[22, 3, 3, 1, 2], &[7; 258], &[23, 3]].concat();
         for step in [1, 3, 300] {

@@ -119,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn a_subject_is_written_from_the_end_and_escaped() {
+    fn subject_is_formatted_in_reverse_order_and_escaped() {
         let found = certificate(|params| {
             let name = &mut params.distinguished_name;
             name.push(DnType::CountryName, "DE");
@@ -135,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn names_keep_their_order_and_addresses_are_none() {
+    fn alternative_names_keep_their_order_and_exclude_addresses() {
         let found = certificate(|params| {
             params.subject_alt_names = vec![
                 SanType::URI("spiffe://x/y".try_into().unwrap()),
@@ -149,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn rubbish_is_no_certificate() {
+    fn invalid_der_yields_no_subject() {
         assert!(read(&CertificateDer::from(vec![1, 2, 3])).is_none());
     }
 }

@@ -298,7 +298,7 @@ keeps_the_contract!(Tiered);
 keeps_the_contract_of_machines!(Tiered);
 
 #[tokio::test]
-async fn what_is_damaged_here_is_had_from_the_bucket() {
+async fn damaged_local_entry_is_read_from_the_bucket() {
     let place = Tiered::make().await;
     let store = place.open().await;
     let bytes = content(1_000, 30);
@@ -312,7 +312,7 @@ async fn what_is_damaged_here_is_had_from_the_bucket() {
 }
 
 #[tokio::test]
-async fn what_is_damaged_in_the_bucket_is_made_good_from_here() {
+async fn damaged_bucket_object_is_replaced_from_the_local_store() {
     let place = Tiered::make().await;
     let store = place.open().await;
     let bytes = content(1_000, 31);
@@ -326,7 +326,7 @@ async fn what_is_damaged_in_the_bucket_is_made_good_from_here() {
 }
 
 #[tokio::test]
-async fn a_check_in_the_future_counts_neither_here_nor_there() {
+async fn tag_checked_in_the_future_is_ignored_in_both_stores() {
     let place = Tiered::make().await;
     let (store, other) = (place.open().await, place.machine().await);
     let name = tag("library/a", "v1", "native");

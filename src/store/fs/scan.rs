@@ -209,7 +209,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_sidecar_that_cannot_be_looked_at_is_not_taken_for_missing() {
+    fn sidecar_counts_as_missing_only_after_enoent() {
         for (errno, missing) in [
             (libc::ENOENT, true),
             (libc::EACCES, false),

@@ -106,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_in_between_begins_the_row_anew() {
+    fn success_resets_the_failure_count_of_the_breaker() {
         let (breaker, now) = (CircuitBreaker::default(), Instant::now());
         for _ in 0..3 * S3_BREAKER_FAILURES {
             assert_eq!(breaker.failed(S3Fault::Unavailable, now), None);

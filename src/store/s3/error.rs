@@ -233,7 +233,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn codes_and_statuses_name_the_same_faults() {
+    fn s3_error_codes_and_statuses_map_to_faults() {
         for (code, words, status, fault) in [
             ("NoSuchKey", "", 404, S3Fault::NotFound),
             ("", "", 404, S3Fault::NotFound),

@@ -160,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn rules_of_others_stay_as_they_are() {
+    fn foreign_lifecycle_rules_are_kept() {
         let others = [
             foreign("backups", "backups/"),
             foreign("oci-cache-expiry", "other/"),
@@ -183,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn the_rule_of_the_older_system_is_replaced() {
+    fn lifecycle_rule_of_the_old_system_is_replaced() {
         let older = [foreign("oci-cache-expiry", "eu/")];
         assert_eq!(merge(&older, "eu/", 0), []);
         assert_eq!(
@@ -193,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_beside_our_folders_is_in_no_rule() {
+    fn lifecycle_rules_cover_only_the_folders_of_the_cache() {
         for rule in rules("", 28) {
             assert!(matches!(filter_prefix(&rule), Some("blobs/" | "manifests/")));
         }

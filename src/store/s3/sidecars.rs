@@ -72,7 +72,7 @@ mod tests {
     }
 
     #[test]
-    fn a_sidecar_is_believed_for_its_life_and_not_longer() {
+    fn cached_sidecar_expires_after_its_ttl() {
         let sidecars = Sidecars::new(Duration::from_secs(60), 8);
         let now = Instant::now();
         sidecars.insert(&key(1), meta(&key(1)), now);

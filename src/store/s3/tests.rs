@@ -64,7 +64,7 @@ fn data_of(engine: &Engine, key: &Key) -> std::path::PathBuf {
 }
 
 #[tokio::test]
-async fn what_is_there_already_is_not_sent_again_and_nothing_known_is_lost() {
+async fn existing_object_is_not_uploaded_again_and_its_sources_are_merged() {
     let engine = Engine::start().await;
     let (one, other) = (engine.open().await.unwrap(), engine.open().await.unwrap());
     let content = content(1_000, 8);

@@ -140,7 +140,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_helper_s_name_is_no_path_and_no_option() {
+    async fn credential_helper_name_with_special_characters_is_rejected() {
         for bad in ["", "../evil", "a/b", "a b", "a;b", "$(x)", "a\0"] {
             assert!(get(bad, "r.lan").await.is_err(), "{bad}");
         }

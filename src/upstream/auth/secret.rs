@@ -48,14 +48,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_secret_never_prints_itself() {
+    fn secret_is_masked_in_formatted_output() {
         let secret = Secret::new(b"Basic aHVudGVyMg==").unwrap();
         assert_eq!(format!("{secret} {secret:?} {secret:#?}"), "*** *** ***");
         assert!(!format!("{:?}", secret.header_value()).contains("aHVu"));
     }
 
     #[test]
-    fn a_token_that_could_end_its_header_is_no_secret() {
+    fn token_with_invalid_header_characters_is_rejected() {
         for bad in ["", "a b", "a\r\nX: y", "a\0", "ä"] {
             assert!(Secret::bearer(bad).is_none(), "{bad:?}");
         }

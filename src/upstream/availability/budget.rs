@@ -197,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn docker_hub_s_form_is_understood_and_the_address_left_out() {
+    fn docker_hub_rate_limit_fields_are_parsed() {
         let limits = [
             ("ratelimit-limit", "100;w=21600"),
             ("ratelimit-remaining", "96;w=21600"),
@@ -217,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn the_drafts_are_understood() {
+    fn rate_limit_fields_of_all_drafts_are_parsed() {
         let three = [
             ("RateLimit-Limit", "10, 10;w=1, 50;w=60"),
             ("RateLimit-Remaining", "9"),
@@ -237,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_number_is_unknown_and_points_in_time_are_no_window() {
+    fn invalid_rate_limit_values_are_unknown_and_timestamps_are_no_window() {
         assert_eq!(budget(&[]), None);
         assert_eq!(budget(&[("ratelimit-policy", "100;w=60")]), None);
         assert_eq!(budget(&[("ratelimit-limit", "many")]), Some(Budget::default()));
@@ -261,7 +261,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_text_hurts(name in "(ratelimit|ratelimit-(limit|remaining|reset|policy)|docker-ratelimit-source)",
+        fn rate_limit_parser_does_not_panic_on_any_text(name in "(ratelimit|ratelimit-(limit|remaining|reset|policy)|docker-ratelimit-source)",
                          value in "[ -~]{0,60}", other in "[\"a-z0-9=;, ]{0,40}") {
             budget(&[(&name, &value), ("ratelimit-policy", &other), ("ratelimit-limit", &other)]);
         }

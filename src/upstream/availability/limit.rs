@@ -82,7 +82,7 @@ mod tests {
     const S: Duration = Duration::from_secs(1);
 
     #[test]
-    fn a_short_time_that_was_named_is_kept() {
+    fn short_retry_after_is_respected() {
         let now = Instant::now();
         let mut limit = Limit::after_429(None, Some(17 * S), now, now);
         assert_eq!(limit.wait(now), Some(17 * S));
@@ -124,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn requests_in_flight_together_are_one_refusal() {
+    fn rejections_of_concurrent_requests_count_once() {
         let sent_at = Instant::now();
         let mut limit = Limit::after_429(None, None, sent_at, sent_at + S);
         for _ in 0..100 {
@@ -140,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn a_time_of_nothing_is_no_time() {
+    fn zero_retry_after_means_the_default_wait() {
         let now = Instant::now();
         assert_eq!(
             Limit::after_429(None, Some(Duration::ZERO), now, now).wait(now),

@@ -268,7 +268,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pull_limit_leaves_blobs_alone_and_other_limits_nothing() {
+    fn pull_limit_blocks_only_manifests_and_other_limits_block_everything() {
         let now = Instant::now();
         let mut availability = Availability::default();
         let changes = record(&mut availability, &class(true), limited(false, Some(30)), now);
@@ -299,7 +299,7 @@ mod tests {
     }
 
     #[test]
-    fn a_client_s_own_account_is_not_ours() {
+    fn limit_of_a_client_account_and_of_the_cache_are_separate() {
         let now = Instant::now();
         let foreign = RequestClass {
             client_credentials: true,
@@ -337,7 +337,7 @@ mod tests {
     }
 
     #[test]
-    fn the_last_tenth_of_a_budget_is_for_those_who_wait() {
+    fn last_tenth_of_a_budget_is_reserved_for_requests_without_a_copy() {
         let mut now = Instant::now();
         let mut availability = Availability::default();
         let budget = |remaining| Budget {

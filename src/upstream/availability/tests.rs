@@ -101,7 +101,7 @@ async fn a_failing_registry_gets_one_request_a_second_and_the_others_are_unaffec
 }
 
 #[tokio::test]
-async fn refusals_are_answers_and_never_shut_the_way() {
+async fn client_error_statuses_never_trip_the_breaker() {
     for status in [400, 401, 403, 404, 410, 501] {
         let server = Server::start(|_| move |_: &str| reply(status, "", "")).await;
         let upstreams = lan(&server);
@@ -196,7 +196,7 @@ async fn a_request_without_a_copy_is_sent_to_a_registry_that_was_silent_once() {
 }
 
 #[tokio::test]
-async fn one_broken_repository_does_not_shut_the_others() {
+async fn failing_repository_does_not_block_other_repositories() {
     let server = Server::start(|_| {
         |head: &str| match path(head).contains("/broken/") {
             true => reply(500, "", ""),
@@ -219,7 +219,7 @@ async fn one_broken_repository_does_not_shut_the_others() {
 }
 
 #[tokio::test]
-async fn bodies_that_break_after_a_while_are_an_ordinary_day() {
+async fn bodies_that_break_off_do_not_trip_the_breaker() {
     let long = Arc::new("x".repeat(4096));
     let server = Server::start(|_| {
         move |_: &str| {
@@ -297,7 +297,7 @@ async fn a_limit_is_respected_and_forwarded() {
 }
 
 #[tokio::test]
-async fn a_limit_of_the_token_service_is_on_everything() {
+async fn rate_limit_of_the_token_service_blocks_all_requests() {
     let server = Server::start(|port| {
         move |head: &str| match path(head).starts_with("/token") {
             true => reply(
@@ -358,7 +358,7 @@ async fn a_pull_limit_is_known_by_its_words_or_by_its_budget_and_leaves_blobs_al
 }
 
 #[tokio::test]
-async fn a_client_s_own_limit_limits_nobody_else() {
+async fn rate_limit_of_a_client_account_does_not_affect_other_clients() {
     let server = Server::start(|_| {
         |head: &str| match header(head, "authorization") {
             Some(_) => reply(
@@ -460,7 +460,7 @@ async fn an_air_gapped_cache_sends_no_request() {
 }
 
 #[test]
-fn the_table_is_bounded_and_forgets_those_first_whom_nobody_has_named() {
+fn availability_table_is_bounded_and_evicts_unconfigured_registries_first() {
     let availability = Arc::new(AvailabilityTable::default());
     let mut now = Instant::now();
     let mut fail = |name: &str, named: bool| {

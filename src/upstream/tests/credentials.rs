@@ -113,7 +113,7 @@ async fn a_password_waits_for_its_challenge_and_is_sent_first_afterwards() {
 }
 
 #[tokio::test]
-async fn what_needs_no_credentials_is_public_although_there_are_some() {
+async fn content_without_a_challenge_is_public_despite_a_configured_password() {
     let server = Server::start(|_| |_: &str| reply(200, "", "content")).await;
     let response = of(&server, password()).fetch(&ours()).await.unwrap();
     assert!(response.public);
@@ -288,7 +288,7 @@ async fn a_registry_token_is_sent_as_it_is() {
 }
 
 #[tokio::test]
-async fn a_token_that_does_not_do_gives_way_to_a_password_where_that_is_offered() {
+async fn password_is_used_if_the_token_is_rejected_and_basic_is_offered() {
     let server = Server::start(|port| {
         move |head: &str| match header(head, "authorization") {
             _ if path(head).starts_with("/token") => reply(200, "", r#"{"token":"useless"}"#),

@@ -165,7 +165,7 @@ async fn a_chain_of_registries_is_followed_and_a_circle_ends() {
 }
 
 #[tokio::test]
-async fn what_the_other_registry_does_not_have_is_missing() {
+async fn not_found_behind_a_front_is_a_404() {
     let registry = Server::start(|port| {
         move |head: &str| match header(head, "authorization") {
             _ if path(head).starts_with("/token") => reply(200, "", r#"{"token":"anonymous"}"#),

@@ -94,7 +94,7 @@ fn a_list_of_repositories_needs_no_client_auth() {
 /// Each user can read only the allowed repositories, also from memory. A rejection reveals nothing
 /// about content.
 #[test]
-fn what_one_user_has_pulled_is_not_there_for_another() {
+fn cached_content_is_denied_to_users_without_access() {
     let upstream = Registry::new();
     let home = server::TempDir::new();
     let rules =
@@ -159,7 +159,7 @@ fn what_one_user_has_pulled_is_not_there_for_another() {
 }
 
 #[test]
-fn rules_may_let_by_who_shows_nothing() {
+fn anonymous_clients_read_only_repositories_allowed_to_anonymous() {
     let upstream = Registry::new();
     let home = server::TempDir::new();
     let rules =
@@ -198,7 +198,7 @@ fn rules_may_let_by_who_shows_nothing() {
 
 /// A rule without users applies to every authenticated client. The rule does not admit anonymous clients.
 #[test]
-fn a_rule_for_all_is_about_those_inside() {
+fn a_rule_without_users_does_not_admit_anonymous_clients() {
     let upstream = Registry::new();
     let home = server::TempDir::new();
     let cache = cache(
@@ -215,7 +215,7 @@ fn a_rule_for_all_is_about_those_inside() {
 }
 
 #[test]
-fn a_registry_may_have_rules_of_its_own() {
+fn rules_of_a_registry_override_the_global_rules() {
     let upstream = Registry::new();
     let home = server::TempDir::new();
     let own = ", allow: [{users: [bob]}]";
@@ -233,7 +233,7 @@ fn a_registry_may_have_rules_of_its_own() {
 }
 
 #[test]
-fn changed_rules_hold_for_what_is_remembered() {
+fn reloaded_rules_apply_to_cached_content() {
     let upstream = Registry::new();
     let home = server::TempDir::new();
     let first = with_auth(&home.path, "allow: [{users: [alice]}]");

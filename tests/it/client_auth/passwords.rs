@@ -33,7 +33,7 @@ fn expect_refused(got: &Response) {
 }
 
 #[test]
-fn whoever_has_no_key_is_told_so_and_nothing_else() {
+fn requests_without_valid_credentials_get_401_on_all_protected_paths() {
     let upstream = Registry::new();
     let cache = guarded(&upstream);
     let digest = upstream.blob("content");
@@ -82,7 +82,7 @@ fn whoever_has_no_key_is_told_so_and_nothing_else() {
 }
 
 #[test]
-fn a_wrong_password_and_an_unknown_user_are_told_apart_from_no_password() {
+fn wrong_credentials_and_missing_credentials_get_different_messages() {
     let upstream = Registry::new();
     let cache = guarded(&upstream);
     let path = upstream.manifest_url("a", "v1");
@@ -107,7 +107,7 @@ fn a_wrong_password_and_an_unknown_user_are_told_apart_from_no_password() {
 /// The cache answers hits from memory at an early stage. Client authentication must come even
 /// earlier.
 #[test]
-fn what_is_remembered_is_behind_the_door_too() {
+fn cached_content_requires_authentication() {
     let upstream = Registry::new();
     let cache = guarded(&upstream);
     let small = upstream.blob("small content");
@@ -141,7 +141,7 @@ fn what_is_remembered_is_behind_the_door_too() {
 
 /// The cache never sends a client's credentials for the cache to a registry.
 #[test]
-fn the_key_goes_no_further_than_the_door() {
+fn client_credentials_for_the_cache_are_never_sent_upstream() {
     let upstream = Registry::new();
     let cache = guarded(&upstream);
     let digest = upstream.blob("content");
@@ -169,7 +169,7 @@ fn the_key_goes_no_further_than_the_door() {
 }
 
 #[test]
-fn without_a_door_nobody_is_asked() {
+fn requests_succeed_without_credentials_if_authentication_is_off() {
     let upstream = Registry::new();
     let cache = Server::start(&upstream);
     let digest = upstream.blob("content");
@@ -225,7 +225,7 @@ fn as_user(cache: &Server, path: &str, user: &str, password: &str) -> u16 {
 }
 
 #[test]
-fn users_of_a_file_come_in_by_their_passwords() {
+fn users_of_the_htpasswd_file_log_in_with_their_passwords() {
     let upstream = Registry::new();
     let home = server::TempDir::new();
     let lines = [
@@ -285,7 +285,7 @@ fn users_of_a_file_come_in_by_their_passwords() {
 }
 
 #[test]
-fn wrong_passwords_are_in_the_log_once_a_minute() {
+fn wrong_passwords_are_logged_once_a_minute() {
     let began = Instant::now();
     let upstream = Registry::new();
     let home = server::TempDir::new();
@@ -309,7 +309,7 @@ fn wrong_passwords_are_in_the_log_once_a_minute() {
 }
 
 #[test]
-fn a_changed_file_of_users_holds_without_a_restart() {
+fn a_changed_htpasswd_file_is_reloaded_without_a_restart() {
     let upstream = Registry::new();
     let home = server::TempDir::new();
     let file = home.path.join("users");
@@ -333,7 +333,7 @@ fn a_changed_file_of_users_holds_without_a_restart() {
 }
 
 #[test]
-fn the_door_is_taken_over_with_the_configuration() {
+fn client_authentication_is_reloaded_with_the_configuration() {
     let upstream = Registry::new();
     let path = upstream.blob_url("a", &upstream.blob("content"));
     let yaml = |auth: &str| {
@@ -369,7 +369,7 @@ fn the_door_is_taken_over_with_the_configuration() {
 }
 
 #[test]
-fn a_user_may_be_named_in_the_environment() {
+fn client_credentials_can_be_set_in_the_environment() {
     let upstream = Registry::new();
     let home = server::TempDir::new();
     let file = home.path.join("password");
@@ -417,7 +417,7 @@ fn threads(cache: &Server, name: &str) -> (u64, usize) {
 
 /// If many clients start to use a credential, the cache verifies the credential once, on any core.
 #[test]
-fn a_password_is_checked_once_for_all_who_show_it() {
+fn concurrent_requests_with_one_password_share_a_check() {
     let upstream = Registry::new();
     let home = server::TempDir::new();
     let file = home.path.join("users");
@@ -443,7 +443,7 @@ fn a_password_is_checked_once_for_all_who_show_it() {
 }
 
 #[test]
-fn a_thousand_wrong_passwords_do_not_disturb_who_is_inside() {
+fn a_thousand_wrong_passwords_do_not_slow_down_authenticated_clients() {
     raise_file_limit();
     let upstream = Registry::new();
     let home = server::TempDir::new();

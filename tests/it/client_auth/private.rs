@@ -124,7 +124,7 @@ fn expect_nothing_known(cache: &Server, path_of: &dyn Fn(&str) -> String, digest
 }
 
 #[test]
-fn a_second_pull_costs_the_upstream_no_body() {
+fn second_pull_of_private_content_transfers_no_body_from_upstream() {
     for size in [700, 90_000, 3_000_000] {
         let upstream = registry(403);
         let cache = Server::options(&upstream).cores(2).start();
@@ -171,7 +171,7 @@ fn a_second_pull_costs_the_upstream_no_body() {
 }
 
 #[test]
-fn a_probe_is_not_answered_with_the_whole_blob() {
+fn permission_probe_does_not_download_the_blob_if_upstream_ignores_ranges() {
     let upstream = registry(403);
     let cache = Server::start(&upstream);
     let content = PseudoRandom::new(fresh_seed(), 64 << 20);
@@ -200,7 +200,7 @@ fn a_probe_is_not_answered_with_the_whole_blob() {
 }
 
 #[test]
-fn a_private_image_is_pulled_by_tag_and_by_digest_by_those_who_may() {
+fn a_private_image_is_pulled_by_tag_and_digest_by_permitted_users() {
     let upstream = registry(401);
     let cache = Server::options(&upstream).cores(2).start();
     let image = Image::small(&upstream, "private/both", "v1", fresh_seed());
@@ -281,7 +281,7 @@ fn a_private_image_is_pulled_by_tag_and_by_digest_by_those_who_may() {
 }
 
 #[test]
-fn a_blob_is_proven_for_each_repository() {
+fn blob_access_is_checked_for_each_repository() {
     for hidden in [401, 403, 404] {
         let upstream = registry(hidden);
         let cache = Server::start(&upstream);
@@ -351,7 +351,7 @@ fn a_blob_is_proven_for_each_repository() {
 }
 
 #[test]
-fn public_content_is_public_whoever_asked_first() {
+fn public_content_stays_public_if_first_requested_with_credentials() {
     let upstream = registry(403);
     let cache = Server::start(&upstream);
     let image = Image::small(&upstream, "public/one", "v1", fresh_seed());
@@ -397,7 +397,7 @@ fn public_content_is_public_whoever_asked_first() {
 }
 
 #[test]
-fn a_fill_with_a_password_is_joined_by_those_who_may_and_unknown_to_others() {
+fn a_private_fill_is_shared_with_permitted_clients_and_hidden_from_others() {
     let upstream = registry(403);
     let cache = Server::options(&upstream).cores(2).start();
     let content = PseudoRandom::new(fresh_seed(), 4_000_000);
@@ -470,7 +470,7 @@ fn a_fill_with_a_password_is_joined_by_those_who_may_and_unknown_to_others() {
 }
 
 #[test]
-fn who_asks_in_public_does_not_wait_for_a_password() {
+fn public_request_contacts_the_upstream_during_a_private_fill_of_the_same_blob() {
     let upstream = registry(403);
     let cache = Server::options(&upstream).cores(2).start();
     let content = PseudoRandom::new(fresh_seed(), 4_000_000);
@@ -511,7 +511,7 @@ fn who_asks_in_public_does_not_wait_for_a_password() {
 }
 
 #[test]
-fn what_was_private_is_private_after_a_restart() {
+fn private_content_stays_private_after_a_restart() {
     let upstream = registry(403);
     let mut cache = Server::start(&upstream);
     let image = Image::small(&upstream, "private/alice", "v1", fresh_seed());
@@ -570,7 +570,7 @@ fn what_was_private_is_private_after_a_restart() {
 }
 
 #[test]
-fn who_has_lost_his_right_gets_nothing_with_a_credential_not_used_before() {
+fn revoked_user_is_denied_immediately_with_an_unused_credential() {
     let upstream = registry(403);
     let cache = Server::start(&upstream);
     let image = Image::small(&upstream, "private/both", "v1", fresh_seed());
@@ -600,7 +600,7 @@ fn who_has_lost_his_right_gets_nothing_with_a_credential_not_used_before() {
 
 #[test]
 #[ignore = "waits 65 s until a yes is forgotten"]
-fn who_has_lost_his_right_is_out_within_a_minute() {
+fn revoked_user_is_denied_when_the_remembered_permission_expires() {
     let upstream = registry(403);
     let cache = Server::options(&upstream).env("TAG_TTL", "10m").start();
     let image = Image::small(&upstream, "private/both", "v1", fresh_seed());
@@ -641,7 +641,7 @@ fn who_has_lost_his_right_is_out_within_a_minute() {
 }
 
 #[test]
-fn what_is_made_private_is_not_given_out_by_tag_for_longer_than_the_tag_lives() {
+fn tag_made_private_upstream_is_denied_after_its_ttl() {
     let upstream = registry(403);
     let cache = Server::options(&upstream).env("TAG_TTL", "0s").start();
     let image = Image::small(&upstream, "public/one", "v1", fresh_seed());
@@ -653,7 +653,7 @@ fn what_is_made_private_is_not_given_out_by_tag_for_longer_than_the_tag_lives() 
 }
 
 #[test]
-fn an_upstream_that_cannot_be_asked_lets_nobody_in() {
+fn clients_without_a_remembered_permission_are_denied_while_upstream_is_down() {
     let upstream = registry(403);
     let cache = Server::start(&upstream);
     let content = PseudoRandom::new(fresh_seed(), 50_000);
@@ -681,7 +681,7 @@ fn an_upstream_that_cannot_be_asked_lets_nobody_in() {
 }
 
 #[test]
-fn a_yes_of_one_registry_is_none_of_another() {
+fn permission_of_one_registry_does_not_apply_to_another() {
     let (one, two) = (registry(403), registry(403));
     two.revoke("alice", "private/alice");
     let cache = Server::options(&one).registry(two.name(), two.addr()).start();
@@ -719,7 +719,7 @@ fn liar(digest: &str, size: u64) -> Registry {
 }
 
 #[test]
-fn a_registry_that_lies_opens_nothing_of_another() {
+fn a_lying_registry_gives_no_access_to_content_of_another() {
     let upstream = registry(403);
     let content = PseudoRandom::new(fresh_seed(), 4_000_000);
     let digest = upstream.blob_in("private/alice", content.clone());
@@ -818,7 +818,7 @@ fn a_registry_that_stalls_does_not_hold_up_another() {
 }
 
 #[test]
-fn a_registry_that_has_it_too_proves_it_by_having_it() {
+fn content_private_at_one_registry_is_served_if_public_at_another() {
     let (one, two) = (registry(403), Registry::new());
     let content = PseudoRandom::new(fresh_seed(), 200_000);
     let digest = one.blob_in("private/alice", content.clone());
@@ -835,7 +835,7 @@ fn a_registry_that_has_it_too_proves_it_by_having_it() {
 // === Content shared by configuration ===
 
 #[test]
-fn with_the_server_s_password_everybody_reads_where_the_operator_says_so() {
+fn shared_access_serves_private_content_to_all_clients() {
     let upstream = registry(403);
     let image = Image::small(&upstream, "private/alice", "v1", fresh_seed());
     let keys = "auth: {username: alice, password: canary-alice}, access: shared";
@@ -870,7 +870,7 @@ fn with_the_server_s_password_everybody_reads_where_the_operator_says_so() {
 }
 
 #[test]
-fn with_verify_the_server_s_password_opens_nothing_to_others() {
+fn verify_access_denies_clients_without_their_own_permission() {
     let upstream = registry(403);
     let content = PseudoRandom::new(fresh_seed(), 50_000);
     let digest = upstream.blob_in("private/alice", content.clone());
@@ -888,7 +888,7 @@ fn with_verify_the_server_s_password_opens_nothing_to_others() {
 }
 
 #[test]
-fn with_passthrough_nothing_private_is_kept() {
+fn passthrough_access_does_not_store_private_content() {
     let upstream = registry(403);
     let content = PseudoRandom::new(fresh_seed(), 50_000);
     let digest = upstream.blob_in("private/alice", content.clone());

@@ -159,7 +159,7 @@ fn schema_is_a_json_schema() {
 }
 
 #[test]
-fn a_key_that_does_nothing_is_told_at_the_start() {
+fn unsupported_key_and_shared_credentials_are_logged_at_start() {
     let cache = Server::bare()
         .config("cache_max_size: 1g\nregistries:\n- name: r.example\n  auth: {user: u, password: canary}\n")
         .start();
@@ -221,7 +221,7 @@ fn sighup_changes_the_registry_and_leaves_a_running_pull_alone() {
 }
 
 #[test]
-fn a_broken_file_changes_nothing_and_says_so() {
+fn reload_of_an_invalid_file_keeps_the_configuration_and_logs_the_error() {
     let registry = Registry::new();
     let cache = Server::bare().config(named(&registry)).start();
     let digests: Vec<String> = (0..3)
@@ -280,7 +280,7 @@ fn a_reload_reads_secrets_and_certificates_again() {
 }
 
 #[test]
-fn a_reload_names_what_needs_a_restart() {
+fn a_reload_logs_changed_keys_that_need_a_restart() {
     let cache = Server::bare().config("tag_ttl: 5m\n").start();
     reload(
         &cache,

@@ -236,7 +236,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_examples_of_the_specification_are_read() {
+    fn hpack_decoder_reads_the_examples_of_rfc_7541() {
         // RFC 7541, C.4.1 and C.4.2. The second block refers to table entries of the first.
         let first = [
             0x82, 0x86, 0x84, 0x41, 0x8c, 0xf1, 0xe3, 0xc2, 0xe5, 0xf2, 0x3a, 0x6b, 0xa0, 0xab, 0x90, 0xf4,
@@ -254,7 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_survive() {
+    fn hpack_integers_survive_a_round_trip() {
         for value in [0, 30, 31, 127, 128, 1337, 100_000] {
             for bits in [4, 5, 6, 7] {
                 let mut out = Vec::new();

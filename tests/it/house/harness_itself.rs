@@ -62,7 +62,7 @@ fn one_connection_carries_pipelined_requests() {
 }
 
 #[test]
-fn each_way_to_break_a_body_is_seen_for_what_it_is() {
+fn each_kind_of_broken_response_is_classified() {
     let registry = Registry::new();
     let content = PseudoRandom::new(2, 200_000);
     let digest = registry.blob(content.clone());
@@ -135,7 +135,7 @@ fn rules_apply_in_order_and_are_spent() {
 }
 
 #[test]
-fn ranges_are_served_ignored_or_wrong_as_told() {
+fn ranges_are_served_ignored_or_wrong_as_scripted() {
     let registry = Registry::new();
     let digest = registry.blob("0123456789");
     let path = blob_path(&digest);
@@ -191,7 +191,7 @@ fn a_gate_holds_an_answer_until_it_opens() {
 }
 
 #[test]
-fn content_can_be_put_behind_a_token() {
+fn content_can_require_a_token() {
     let registry = Registry::new();
     let digest = registry.blob("secret");
     registry.require_tokens(Auth {
@@ -287,7 +287,7 @@ fn rates_and_pauses_take_the_time_they_should() {
 }
 
 #[test]
-fn users_read_what_they_may_and_nothing_else() {
+fn users_read_only_permitted_repositories() {
     let registry = Registry::new();
     registry.require_tokens(Auth {
         scheme: Scheme::Either,
@@ -356,7 +356,7 @@ fn users_read_what_they_may_and_nothing_else() {
 }
 
 #[test]
-fn a_signed_url_is_good_for_its_method_its_blob_and_a_while() {
+fn a_signed_url_is_valid_only_for_its_method_and_blob_and_a_limited_time() {
     let registry = Registry::preset(Preset::Mcr);
     let digest = registry.blob_in("a", "content");
     let other = registry.blob_in("a", "other");

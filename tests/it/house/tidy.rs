@@ -298,7 +298,7 @@ fn imports_follow_the_arrows(source: &Source) -> Vec<String> {
 }
 
 #[test]
-fn imports_between_folders_follow_the_arrows() {
+fn imports_between_folders_are_in_the_table_of_allowed_imports() {
     let text =
         "use crate::{limits::A, cache::{B, c::D},\n    oci};\nuse crate::store::{E, F};\n// crate::app\n";
     let source = Source::new("src/server/h1/a.rs", text);
@@ -314,7 +314,7 @@ fn imports_between_folders_follow_the_arrows() {
 }
 
 #[test]
-fn every_arrow_is_needed_and_drawn() {
+fn every_allowed_import_is_used_and_documented() {
     let sources = read("src", &[".rs"]);
     let drawing = fs::read_to_string(root().join("docs/explanation/architecture.md")).unwrap();
     for (from, to) in ARROWS {
@@ -368,7 +368,7 @@ fn leftovers(source: &Source) -> Vec<String> {
 }
 
 #[test]
-fn nothing_is_left_for_later() {
+fn no_todo_markers_or_unfinished_macros_remain() {
     let haste = ["// TO", "DO: later\n"].concat();
     assert_eq!(leftovers(&Source::new("a.rs", &haste)).len(), 1);
     let unfinished = ["fn f() { unimplemented", "!() }\n"].concat();
@@ -402,7 +402,7 @@ fn workshop_words(source: &Source) -> Vec<String> {
 }
 
 #[test]
-fn no_text_tells_of_the_workshop() {
+fn texts_do_not_mention_the_development_process() {
     let told = ["// See issue", " #7 in /wo", "rk/notes.\n"].concat();
     assert_eq!(workshop_words(&Source::new("a.rs", &told)).len(), 1);
     assert!(workshop_words(&Source::new("a.rs", "// A TLS session; work/day\n")).is_empty());
@@ -427,7 +427,7 @@ fn begins_with_its_head(source: &Source) -> Vec<String> {
 }
 
 #[test]
-fn every_file_begins_with_what_it_is() {
+fn every_file_begins_with_a_module_comment() {
     assert_eq!(
         begins_with_its_head(&Source::new("a.rs", "use std::fs;\n")).len(),
         1
@@ -935,7 +935,7 @@ fn links_lead_somewhere(source: &Source) -> Vec<String> {
 }
 
 #[test]
-fn links_of_the_documents_lead_somewhere() {
+fn links_in_the_documents_have_existing_targets() {
     let text = "# A `b` c!\n[x](#a-b-c) [y](https://y) [z](none.md)\n```\n[w](w.md)\n```\n";
     assert_eq!(
         links_lead_somewhere(&Source::new("README.md", "[a](#nothing)")).len(),

@@ -278,7 +278,7 @@ fn cases(image: &Image, other: &Image) -> Vec<Case> {
 }
 
 #[test]
-fn an_answer_of_the_upstream_is_read_in_one_way_or_not_at_all() {
+fn upstream_responses_are_read_correctly_or_rejected() {
     let (seed, evil) = (fresh_seed(), fresh_seed());
     // Each registry answers its cases sequentially, so leftover bytes would affect the next
     // response.

@@ -140,7 +140,7 @@ fn check(cache: &Server, case: &Case, how: &str, pieces: &[&[u8]]) {
 }
 
 #[test]
-fn the_corpus_is_answered_as_it_says_whole_and_in_two_pieces() {
+fn corpus_requests_get_the_expected_result_whole_and_in_two_pieces() {
     let mut random = Random::for_test("corpus");
     let cases: Vec<(Case, usize)> = cases()
         .into_iter()
@@ -160,7 +160,7 @@ fn the_corpus_is_answered_as_it_says_whole_and_in_two_pieces() {
 }
 
 #[test]
-fn nothing_behind_a_refused_request_is_ever_answered() {
+fn requests_after_a_rejected_request_are_never_answered() {
     let cases = cases();
     let refused: Vec<&Case> = cases
         .iter()
@@ -187,7 +187,7 @@ fn nothing_behind_a_refused_request_is_ever_answered() {
 }
 
 #[test]
-fn a_refused_request_line_is_told_so_wherever_it_was_cut() {
+fn an_invalid_request_is_rejected_if_split_within_its_first_bytes() {
     /// Within these bytes, the server can recognize an invalid request line or another protocol.
     const CUTS: usize = 12;
     let cases = cases();
@@ -333,7 +333,7 @@ fn exchanges(stage: &Stage) -> Vec<Exchange> {
 }
 
 #[test]
-fn pipelined_requests_are_answered_in_order_and_exactly_until_the_bad_one() {
+fn pipelined_requests_are_answered_in_order_up_to_the_invalid_request() {
     const SEQUENCES: usize = 2_000;
     const LENGTH_MAX: u64 = 10;
     let stage = Stage::set();
@@ -451,7 +451,7 @@ fn without_boundary(response: &Response) -> Vec<u8> {
 }
 
 #[test]
-fn a_connection_is_kept_or_closed_as_agreed_whatever_it_was_answered_from() {
+fn a_connection_is_kept_or_closed_as_requested_for_every_response_source() {
     let stage = Stage::set();
     for (kind, content) in &stage.contents {
         let path = stage.path(content);
@@ -532,7 +532,7 @@ fn a_connection_is_kept_or_closed_as_agreed_whatever_it_was_answered_from() {
 }
 
 #[test]
-fn a_connection_is_kept_or_closed_as_agreed_in_a_fill() {
+fn a_connection_is_kept_or_closed_as_requested_after_a_fill() {
     for framing in [Framing::Length, Framing::Chunked] {
         for (version, connection, kept) in [
             ("HTTP/1.1", "x", true),
@@ -586,7 +586,7 @@ fn a_connection_is_kept_or_closed_as_agreed_in_a_fill() {
 }
 
 #[test]
-fn head_and_get_pipelined_in_any_order_keep_their_places() {
+fn pipelined_head_and_get_are_answered_in_request_order() {
     let stage = Stage::set();
     let mut random = Random::for_test("HEAD before GET");
     for (kind, content) in &stage.contents {

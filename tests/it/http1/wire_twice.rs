@@ -72,7 +72,7 @@ async fn theirs(bytes: &[u8]) -> Requests {
 }
 
 #[test]
-fn no_request_we_accept_is_split_differently_by_another_server() {
+fn hyper_never_splits_accepted_requests_differently() {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
         .enable_all()

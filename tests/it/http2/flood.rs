@@ -89,7 +89,7 @@ fn request(id: u32, flags: u8, fields: &[(&str, &str)]) -> Vec<u8> {
 }
 
 #[test]
-fn resets_as_fast_as_requests_end_the_connection() {
+fn a_rapid_reset_flood_closes_the_connection() {
     let code = flood("rapid reset", &[], |turn| {
         (0..100)
             .flat_map(|n| {
@@ -106,7 +106,7 @@ fn resets_as_fast_as_requests_end_the_connection() {
 }
 
 #[test]
-fn resets_we_are_made_to_send_end_the_connection() {
+fn a_flood_of_stream_errors_closes_the_connection() {
     // Window overflows, malformed requests and late frames are stream errors that require an
     // RST_STREAM.
     let overflow = flood("made you reset, overflow", &[], |turn| {
@@ -142,7 +142,7 @@ fn resets_we_are_made_to_send_end_the_connection() {
 }
 
 #[test]
-fn a_header_block_without_end_ends_the_connection() {
+fn an_endless_header_block_closes_the_connection() {
     for (name, payload) in [("empty", 0), ("small", 1), ("large", 16_000)] {
         let field = [&[0, 1, b'a', 0x7f, 0x81, 0x7c][..], &vec![b'v'; 15_994]].concat();
         let code = flood(&format!("CONTINUATION, {name}"), &[], move |turn| {
@@ -165,7 +165,7 @@ fn a_header_block_without_end_ends_the_connection() {
 }
 
 #[test]
-fn frames_that_want_an_answer_or_none_end_the_connection() {
+fn a_flood_of_control_frames_closes_the_connection() {
     for (name, frame) in [
         ("PING", Frame::new(PING, 0, 0, [7; 8])),
         ("PING answers", Frame::new(PING, ACK, 0, [7; 8])),
@@ -188,7 +188,7 @@ fn frames_that_want_an_answer_or_none_end_the_connection() {
 }
 
 #[test]
-fn a_client_that_never_reads_its_answers_fills_nothing() {
+fn unread_control_frame_replies_do_not_fill_memory() {
     for (name, frame) in [
         ("PING", Frame::new(PING, 0, 0, [7; 8])),
         ("SETTINGS", settings(&[])),
@@ -212,7 +212,7 @@ fn a_client_that_never_reads_its_answers_fills_nothing() {
 }
 
 #[test]
-fn frames_of_nothing_end_the_connection() {
+fn a_flood_of_empty_frames_closes_the_connection() {
     let code = flood("empty DATA", &[], |turn| {
         let mut bytes = Vec::new();
         if turn == 0 {
@@ -244,7 +244,7 @@ fn frames_of_nothing_end_the_connection() {
 }
 
 #[test]
-fn fields_that_unfold_in_memory_end_the_request_or_the_connection() {
+fn an_hpack_bomb_closes_the_connection() {
     // A field of 4 KiB in the table, referenced a thousand times with a byte each.
     let mut block = request_block("GET", "/v2/", &[]);
     block.extend_from_slice(&[0x40, 1, b'a']);
@@ -334,7 +334,7 @@ fn hold_no_memory(upstream: &Registry, cache: &Server) {
 }
 
 #[test]
-fn honest_clients_in_a_hurry_are_no_flood() {
+fn fast_regular_clients_are_not_treated_as_a_flood() {
     let upstream = Registry::new();
     let cache = Server::start(&upstream);
     let content = PseudoRandom::new(fresh_seed(), 9_000);

@@ -146,7 +146,7 @@ fn set(peer: &mut Peer, name: u16, value: u32) {
 }
 
 #[test]
-fn what_any_client_may_do_is_taken() {
+fn valid_frame_sequences_are_accepted() {
     let cases: &[Case] = &[
         (
             "PRIORITY of an idle stream",
@@ -373,7 +373,7 @@ fn what_any_client_may_do_is_taken() {
 }
 
 #[test]
-fn frames_that_are_none_are_told_by_their_name() {
+fn malformed_frames_get_the_specified_error_code() {
     let cases: &[Case] = &[
         (
             "4.2 DATA that is too long",
@@ -654,7 +654,7 @@ fn frames_that_are_none_are_told_by_their_name() {
 }
 
 #[test]
-fn frames_in_a_state_that_has_no_place_for_them_are_mistakes() {
+fn frames_in_a_wrong_stream_state_are_errors() {
     let cases: &[Case] = &[
         (
             "5.1 idle: DATA",
@@ -923,7 +923,7 @@ fn requests_that_are_malformed_end_their_stream() {
 }
 
 #[test]
-fn fields_in_every_form_are_read_and_those_in_none_are_not() {
+fn valid_hpack_representations_are_decoded_and_invalid_ones_rejected() {
     const BAD: Expect = Connection(&[COMPRESSION_ERROR, PROTOCOL_ERROR]);
     let cases: &[Case] = &[
         (
@@ -1021,7 +1021,7 @@ fn fields_in_every_form_are_read_and_those_in_none_are_not() {
 }
 
 #[test]
-fn a_connection_begins_with_the_preface_and_settings() {
+fn a_connection_without_preface_or_settings_is_closed() {
     let cache = Server::bare().start();
     for (what, bytes) in [
         ("another preface", b"INVALID CONNECTION PREFACE\r\n\r\n".to_vec()),
@@ -1057,7 +1057,7 @@ fn a_connection_begins_with_the_preface_and_settings() {
 }
 
 #[test]
-fn a_mistake_of_the_connection_is_told_and_then_it_is_closed() {
+fn a_connection_error_sends_goaway_and_closes() {
     let cache = Server::bare().start();
     let mut peer = Peer::begin(cache.addr());
     send(&mut peer, PING, 0, 0, &[0; 6]);
@@ -1067,7 +1067,7 @@ fn a_mistake_of_the_connection_is_told_and_then_it_is_closed() {
 }
 
 #[test]
-fn a_window_is_kept_to_when_it_shrinks_below_nothing() {
+fn a_negative_window_is_respected() {
     let cache = Server::bare().start();
     let mut peer = Peer::begin_with(cache.addr(), &[(INITIAL_WINDOW_SIZE, 3)]);
     peer.generous = false;

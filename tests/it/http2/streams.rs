@@ -29,7 +29,7 @@ fn the_first_bytes_choose_the_protocol_on_one_port() {
 }
 
 #[test]
-fn over_tls_it_is_agreed_on_and_everything_is_as_without() {
+fn alpn_selects_http2_and_responses_are_complete_over_tls() {
     let upstream = Registry::new();
     let authority = Authority::new("the authority");
     let dir = TempDir::new();
@@ -67,7 +67,7 @@ fn over_tls_it_is_agreed_on_and_everything_is_as_without() {
 }
 
 #[test]
-fn a_preface_may_come_in_any_pieces() {
+fn a_preface_may_arrive_in_pieces() {
     let cache = Server::bare().start();
     let hello = [PREFACE, &settings(&[]).bytes()].concat();
     for cut in [1, 3, 14, 16, 23, 24, 25, 32] {
@@ -81,7 +81,7 @@ fn a_preface_may_come_in_any_pieces() {
 }
 
 #[test]
-fn a_beginning_that_does_not_arrive_in_time_ends_its_connection() {
+fn an_incomplete_preface_or_settings_frame_times_out() {
     let cache = Server::bare().start();
     let hello = [PREFACE, &settings(&[(3, 1)]).bytes()].concat();
     std::thread::scope(|scope| {
@@ -103,7 +103,7 @@ fn a_beginning_that_does_not_arrive_in_time_ends_its_connection() {
 }
 
 #[test]
-fn answers_have_the_fields_they_have_in_http_1() {
+fn responses_have_the_same_fields_as_over_http1() {
     let (_upstream, cache, content, path) = stored(9_000);
     let mut peer = Peer::begin(cache.addr());
     // From memory, from a file, without a body, as a range, as an error.
@@ -192,7 +192,7 @@ fn a_large_blob_arrives_byte_for_byte_cold_and_warm() {
 }
 
 #[test]
-fn a_file_whose_pages_are_not_in_memory_arrives_too() {
+fn a_file_without_cached_pages_is_served() {
     let (_upstream, cache, content, path) = stored(8 * 1024 * 1024);
     let file = std::fs::File::open(
         cache
@@ -209,7 +209,7 @@ fn a_file_whose_pages_are_not_in_memory_arrives_too() {
 }
 
 #[test]
-fn a_hundred_streams_of_one_fill_cost_one_request() {
+fn a_hundred_streams_of_one_fill_cause_one_upstream_request() {
     let upstream = Registry::new();
     let cache = Server::start(&upstream);
     let content = PseudoRandom::new(fresh_seed(), 3_000_000);
@@ -232,7 +232,7 @@ fn a_hundred_streams_of_one_fill_cost_one_request() {
 }
 
 #[test]
-fn a_stream_without_a_window_and_one_without_bytes_stall_no_other() {
+fn stalled_streams_do_not_block_other_streams() {
     let (upstream, cache, content, path) = stored(5_000_000);
     let held = PseudoRandom::new(fresh_seed(), 3_000_000);
     let held_path = upstream.blob_url("a", &upstream.blob(held.clone()));
@@ -274,7 +274,7 @@ fn a_stream_without_a_window_and_one_without_bytes_stall_no_other() {
 }
 
 #[test]
-fn windows_of_one_byte_are_kept_to_and_no_flood() {
+fn small_windows_are_respected_and_not_treated_as_a_flood() {
     let (_upstream, cache, content, path) = stored(40_000);
     let mut peer = Peer::begin_with(cache.addr(), &[(INITIAL_WINDOW_SIZE, 1)]);
     let id = peer.request("GET", &path, &[("range", "bytes=0-4999")]);
@@ -300,7 +300,7 @@ fn windows_of_one_byte_are_kept_to_and_no_flood() {
 }
 
 #[test]
-fn a_wrong_byte_from_upstream_never_ends_a_stream_well() {
+fn a_corrupt_or_aborted_upstream_body_resets_the_stream() {
     const SIZE: u64 = 2_500_000;
     for (reply, status) in [
         (Reply::new().flip(SIZE - 1), 200),
@@ -334,7 +334,7 @@ fn a_wrong_byte_from_upstream_never_ends_a_stream_well() {
 }
 
 #[test]
-fn a_small_wrong_body_is_a_clean_error() {
+fn a_small_corrupt_upstream_body_gets_a_502_response() {
     let upstream = Registry::new();
     let cache = Server::start(&upstream);
     let content = PseudoRandom::new(fresh_seed(), 10_000);
@@ -345,7 +345,7 @@ fn a_small_wrong_body_is_a_clean_error() {
 }
 
 #[test]
-fn what_is_refused_in_http_1_is_refused_here_and_the_next_request_is_not() {
+fn requests_rejected_in_http1_are_rejected_and_later_requests_succeed() {
     let cache = Server::bare().start();
     let mut peer = Peer::begin(cache.addr());
     let long = format!("/v2/{}", "x".repeat(8 * 1024));
@@ -391,7 +391,7 @@ fn what_is_refused_in_http_1_is_refused_here_and_the_next_request_is_not() {
 }
 
 #[test]
-fn a_body_nobody_asked_for_is_thrown_away_and_then_refused() {
+fn an_unexpected_request_body_is_discarded_and_then_reset() {
     let cache = Server::bare().start();
     let mut peer = Peer::begin(cache.addr());
     // A request without END_STREAM, followed by an empty body.
@@ -430,7 +430,7 @@ fn a_body_nobody_asked_for_is_thrown_away_and_then_refused() {
 }
 
 #[test]
-fn requests_taken_back_leave_nothing_and_disturb_nobody() {
+fn cancelled_requests_do_not_affect_other_requests_of_the_fill() {
     let upstream = Registry::new();
     let cache = Server::start(&upstream);
     let content = PseudoRandom::new(fresh_seed(), 3_000_000);
@@ -457,7 +457,7 @@ fn requests_taken_back_leave_nothing_and_disturb_nobody() {
 }
 
 #[test]
-fn more_streams_than_we_said_are_refused_and_may_be_asked_again() {
+fn streams_above_the_limit_are_refused_and_later_requests_succeed() {
     let upstream = Registry::new();
     let cache = Server::start(&upstream);
     let content = PseudoRandom::new(fresh_seed(), 1_000);
@@ -477,7 +477,7 @@ fn more_streams_than_we_said_are_refused_and_may_be_asked_again() {
 }
 
 #[test]
-fn a_stop_says_goaway_finishes_what_runs_and_leaves() {
+fn a_stop_sends_goaway_and_finishes_running_responses() {
     let upstream = Registry::new();
     let mut cache = Server::start(&upstream);
     let content = PseudoRandom::new(fresh_seed(), 3_000_000);
@@ -556,7 +556,7 @@ fn idle_connections_cost_little() {
 
 #[test]
 #[ignore = "waits 60 s for the send limit, and 75 s for the idle limit"]
-fn a_stream_that_is_given_no_window_ends_alone_and_the_connection_when_it_is_idle() {
+fn streams_without_a_window_time_out_alone_and_the_idle_connection_later() {
     let (_upstream, cache, content, path) = stored(5_000_000);
     let mut peer = Peer::begin_with(cache.addr(), &[(INITIAL_WINDOW_SIZE, 0)]);
     let begun = Instant::now();
@@ -577,7 +577,7 @@ fn a_stream_that_is_given_no_window_ends_alone_and_the_connection_when_it_is_idl
 
 #[test]
 #[ignore = "waits 60 s for the send limit"]
-fn a_client_that_reads_nothing_is_let_go() {
+fn an_http2_client_that_reads_nothing_is_disconnected() {
     let (_upstream, cache, _content, path) = stored(32 * 1024 * 1024);
     let files = cache.open_files();
     let mut peer = Peer::begin_with(cache.addr(), &[(INITIAL_WINDOW_SIZE, 0x7fff_ffff)]);

@@ -58,7 +58,7 @@ fn has_io_uring() -> bool {
 }
 
 #[test]
-fn where_io_uring_is_refused_epoll_serves_and_one_line_says_what_helps() {
+fn epoll_serves_and_logs_the_remedy_if_io_uring_is_unavailable() {
     if !has_python() {
         return;
     }
@@ -90,7 +90,7 @@ fn where_io_uring_is_refused_epoll_serves_and_one_line_says_what_helps() {
 }
 
 #[test]
-fn who_insists_on_io_uring_where_it_is_refused_is_told_what_helps() {
+fn start_with_required_io_uring_fails_with_the_remedy_if_unavailable() {
     if !has_python() {
         return;
     }
@@ -112,7 +112,7 @@ fn who_insists_on_io_uring_where_it_is_refused_is_told_what_helps() {
 /// The limit applies per user and not to root. The test needs root to switch to an unprivileged
 /// user.
 #[test]
-fn a_memlock_limit_that_is_too_small_is_named_with_its_cure() {
+fn a_too_small_memlock_limit_is_reported_with_the_remedy() {
     if !has_python() || !has_io_uring() {
         return;
     }

@@ -29,7 +29,7 @@ pub fn check(cache: &Server, path: &str) -> u16 {
 }
 
 #[test]
-fn a_full_disk_leaves_it_ready() {
+fn a_full_disk_does_not_affect_readiness() {
     let Some(disk) = SmallDisk::mount(4 * 1024 * 1024) else {
         return;
     };
@@ -46,7 +46,7 @@ fn a_full_disk_leaves_it_ready() {
 
 /// More requests wait for a silent upstream than the cache permits concurrent fetches.
 #[test]
-fn upstreams_that_hang_leave_it_ready() {
+fn hanging_upstreams_do_not_affect_readiness() {
     raise_file_limit();
     let upstream = Registry::new();
     let cache = Server::options(&upstream)

@@ -124,7 +124,7 @@ fn a_panic_while_a_manifest_is_fetched_is_an_error_and_the_next_one_works() {
 }
 
 #[test]
-fn a_panic_on_the_way_to_the_disk_fails_no_pull() {
+fn a_panic_while_content_is_stored_fails_no_pull() {
     for point in [
         "ingest-opened",
         "ingest-written",

@@ -52,7 +52,7 @@ fn a_killed_server_starts_again_on_its_port_at_once() {
 }
 
 #[test]
-fn a_port_that_is_let_go_while_the_server_starts_is_taken() {
+fn a_start_waits_for_a_port_that_is_being_released() {
     let addr = address_of_our_own();
     let mut first = Server::bare().env("LISTEN_ADDR", addr).start();
     std::thread::scope(|scope| {
@@ -169,7 +169,7 @@ fn pull(upstream: &Registry, client: &Client) -> Duration {
 }
 
 #[test]
-fn a_reader_of_the_log_that_stops_reading_costs_lines_and_nothing_else() {
+fn a_stalled_log_reader_does_not_slow_down_requests() {
     let upstream = Registry::new();
     let alone = Server::options(&upstream).env("LOG_LEVEL", "debug").start();
     let mut cache = Unread::behind(&upstream, &[("LOG_LEVEL", "debug")]);
@@ -191,7 +191,7 @@ fn a_reader_of_the_log_that_stops_reading_costs_lines_and_nothing_else() {
 }
 
 #[test]
-fn a_reader_that_reads_again_learns_how_many_lines_it_missed() {
+fn a_resumed_log_reader_receives_the_number_of_dropped_lines() {
     let upstream = Registry::new();
     let mut cache = Unread::behind(&upstream, &[]);
     let digest = upstream.blob("x");
@@ -226,13 +226,13 @@ fn a_reader_that_reads_again_learns_how_many_lines_it_missed() {
 }
 
 #[test]
-fn a_mistake_at_start_ends_the_process_although_nobody_reads_why() {
+fn a_configuration_error_ends_the_process_even_if_the_log_is_unread() {
     let mut cache = Unread::spawn("tag_ttl: never\n", &[]);
     assert_eq!(cache.wait(), Some(2));
 }
 
 #[test]
-fn a_second_signal_ends_the_process_although_nobody_reads_the_log() {
+fn a_second_signal_ends_the_process_even_if_the_log_is_unread() {
     let upstream = Registry::new();
     let gate = Gate::new();
     let content = PseudoRandom::new(fresh_seed(), 3 * MIB);
@@ -251,7 +251,7 @@ fn a_second_signal_ends_the_process_although_nobody_reads_the_log() {
 
 #[cfg(feature = "fail-points")]
 #[test]
-fn a_panic_ends_its_connection_and_no_other_although_nobody_reads_the_log() {
+fn a_panic_ends_only_its_connection_even_if_the_log_is_unread() {
     let upstream = Registry::new();
     let content = PseudoRandom::new(fresh_seed(), 100_000);
     let path = upstream.blob_url("a", &upstream.blob(content.clone()));
@@ -265,7 +265,7 @@ fn a_panic_ends_its_connection_and_no_other_although_nobody_reads_the_log() {
 }
 
 #[test]
-fn a_log_that_is_closed_changes_nothing() {
+fn a_closed_log_pipe_does_not_affect_requests() {
     let upstream = Registry::new();
     let mut cache = Unread::behind(&upstream, &[("LOG_LEVEL", "debug")]);
     // From here on, writes fail with EPIPE.
@@ -277,7 +277,7 @@ fn a_log_that_is_closed_changes_nothing() {
 }
 
 #[test]
-fn a_service_in_the_background_of_a_terminal_goes_on_when_it_logs() {
+fn a_background_process_of_a_terminal_is_not_stopped_by_logging() {
     let upstream = Registry::new();
     let home = home_with(&config_for(&upstream));
     let addr = address_of_our_own();
@@ -353,7 +353,7 @@ impl Drop for Ended {
 }
 
 #[test]
-fn a_start_without_standard_descriptors_gives_their_numbers_to_nothing_else() {
+fn missing_standard_descriptors_are_opened_as_dev_null() {
     let upstream = Registry::new();
     let home = home_with(&config_for(&upstream));
     let addr = address_of_our_own();
@@ -391,7 +391,7 @@ fn prepared(upstream: &Registry, words: &str) -> server::Options {
 }
 
 #[test]
-fn a_limit_of_the_file_size_costs_the_caching_of_what_is_larger_and_nothing_else() {
+fn blobs_above_the_file_size_limit_are_served_but_not_cached() {
     let upstream = Registry::new();
     // In units of 512 bytes.
     let mut cache = prepared(&upstream, "ulimit -f 2048").start();
@@ -433,7 +433,7 @@ fn modes(dir: &Path) -> Vec<(String, u32, bool)> {
 }
 
 #[test]
-fn nothing_in_the_store_is_for_other_users_whatever_the_umask() {
+fn store_files_are_inaccessible_to_other_users_for_every_umask() {
     for umask in ["000", "022", "077"] {
         let upstream = Registry::new();
         let mut cache = prepared(&upstream, &format!("umask {umask}"))
@@ -464,7 +464,7 @@ fn nothing_in_the_store_is_for_other_users_whatever_the_umask() {
 }
 
 #[test]
-fn a_store_of_an_older_version_is_closed_to_other_users_at_start() {
+fn start_removes_access_of_other_users_to_an_older_store() {
     let home = TempDir::new();
     let root = home.path.join("store");
     let blobs = root.join("blobs");
@@ -480,7 +480,7 @@ fn a_store_of_an_older_version_is_closed_to_other_users_at_start() {
 }
 
 #[test]
-fn a_configuration_with_a_secret_that_every_user_may_read_is_named_in_the_log() {
+fn a_world_readable_configuration_with_a_secret_is_logged() {
     let home = TempDir::new();
     let file = home.path.join("secret.yaml");
     write_private(

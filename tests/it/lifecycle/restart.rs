@@ -197,7 +197,7 @@ fn a_stop_under_load_cuts_no_response() {
 }
 
 #[test]
-fn what_still_runs_at_the_deadline_is_cut_and_the_exit_code_says_so() {
+fn connections_at_the_drain_timeout_are_cut_and_the_exit_code_is_3() {
     let upstream = Registry::new();
     let mut cache = Server::options(&upstream).env("DRAIN_TIMEOUT", "1s").start();
     let digest = upstream.blob(PseudoRandom::new(fresh_seed(), 8 * MIB));
@@ -223,7 +223,7 @@ fn what_still_runs_at_the_deadline_is_cut_and_the_exit_code_says_so() {
 }
 
 #[test]
-fn readiness_fails_first_and_all_else_goes_on_for_the_delay() {
+fn during_the_drain_delay_only_readiness_fails() {
     let upstream = Registry::new();
     let mut cache = Server::options(&upstream)
         .env("DRAIN_DELAY", "1h")
@@ -250,7 +250,7 @@ fn readiness_fails_first_and_all_else_goes_on_for_the_delay() {
 /// The kernel has accepted these connections, but the server has not. A stop must not drop the
 /// connections.
 #[test]
-fn who_has_just_connected_when_it_stops_is_answered() {
+fn connections_in_the_accept_queue_at_a_stop_are_answered() {
     let upstream = Registry::new();
     let mut cache = Server::start(&upstream);
     let digest = upstream.blob(PseudoRandom::new(fresh_seed(), 8 * MIB));
@@ -285,7 +285,7 @@ fn who_has_just_connected_when_it_stops_is_answered() {
 }
 
 #[test]
-fn after_the_delay_it_stops_as_ever() {
+fn a_server_stops_after_the_drain_delay() {
     let mut cache = Server::bare().env("DRAIN_DELAY", "200ms").start();
     cache.stop();
 }
@@ -325,7 +325,7 @@ fn a_rolling_restart_with_a_passed_socket_fails_no_request() {
 }
 
 #[test]
-fn who_comes_between_two_generations_is_served_by_the_next() {
+fn a_client_connecting_between_two_processes_is_served_by_the_next() {
     let socket = listener();
     let mut cache = Server::bare().cores(2).pass("http", &socket).start();
     let client = cache.client();
@@ -338,7 +338,7 @@ fn who_comes_between_two_generations_is_served_by_the_next() {
 }
 
 #[test]
-fn what_is_passed_and_no_listening_socket_is_refused() {
+fn a_passed_socket_that_does_not_listen_is_rejected() {
     let socket = std::net::TcpStream::connect(listener().local_addr().unwrap());
     drop(socket);
     // A connected socket, passed as a listener.
@@ -388,7 +388,7 @@ impl Manager {
 }
 
 #[test]
-fn a_service_manager_hears_of_start_reload_and_stop() {
+fn a_service_manager_is_notified_of_start_reload_and_stop() {
     let manager = Manager::default();
     let mut cache = Server::bare()
         .env("NOTIFY_SOCKET", manager.address())
@@ -415,7 +415,7 @@ fn a_service_manager_hears_of_start_reload_and_stop() {
 }
 
 #[test]
-fn a_service_manager_that_waits_for_signs_of_life_gets_them() {
+fn a_service_manager_receives_watchdog_messages() {
     let manager = Manager::default();
     let cache = Server::bare()
         .env("NOTIFY_SOCKET", manager.address())

@@ -163,7 +163,7 @@ fn a_rolling_restart_over_http2_and_tls_fails_no_request() {
 /// At the stop, TLS connections are in several states: in a body, idle, before the first request,
 /// before the handshake.
 #[test]
-fn over_tls_a_stop_ends_what_idles_in_order_and_waits_for_what_runs() {
+fn a_stop_over_tls_closes_idle_sessions_cleanly_and_finishes_responses() {
     let (pki, upstream) = (Pki::new(), Registry::new());
     let mut cache = pki.serve(Server::options(&upstream)).start();
     let client = https(&pki, &cache);
@@ -202,7 +202,7 @@ fn over_tls_a_stop_ends_what_idles_in_order_and_waits_for_what_runs() {
 
 /// Silent connections and TLS sessions without a request do not delay a stop.
 #[test]
-fn nobody_who_is_silent_holds_a_stop_up() {
+fn silent_connections_do_not_delay_a_stop() {
     let pki = Pki::new();
     let listen = "https://127.0.0.1:0,http://127.0.0.1:0";
     let mut cache = pki.serve(Server::bare()).env("LISTEN_ADDR", listen).start();
@@ -217,7 +217,7 @@ fn nobody_who_is_silent_holds_a_stop_up() {
 
 /// An HTTP/2 client sends another request before processing the GOAWAY.
 #[test]
-fn over_http2_what_is_asked_while_it_says_goodbye_is_answered() {
+fn http2_requests_after_the_first_goaway_are_answered() {
     let mut cache = Server::bare().start();
     let mut peer = Peer::begin(cache.addr());
     peer.get("/v2/").expect(b"{}");

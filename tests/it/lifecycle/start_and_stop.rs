@@ -45,7 +45,7 @@ fn finish(mut command: Command) -> (Option<i32>, String, String) {
 }
 
 #[test]
-fn the_banner_says_what_was_started() {
+fn the_banner_shows_version_address_store_and_driver() {
     let cache = Server::bare().cores(2).start();
     let banner = cache.stderr();
     assert!(banner.contains(env!("CARGO_PKG_VERSION")), "{banner}");
@@ -58,7 +58,7 @@ fn the_banner_says_what_was_started() {
 }
 
 #[test]
-fn both_drivers_serve_when_asked_for() {
+fn both_io_drivers_serve_when_selected() {
     for driver in ["epoll", "io_uring", "auto"] {
         let upstream = Registry::new();
         let cache = match Server::options(&upstream).env("IO_DRIVER", driver).try_start() {
@@ -100,7 +100,7 @@ fn health_does_not_depend_on_an_upstream() {
 }
 
 #[test]
-fn the_healthcheck_tells_a_running_server_from_none() {
+fn healthcheck_succeeds_only_if_the_server_runs() {
     for form in ["healthcheck", "-healthcheck"] {
         let mut cache = Server::bare().start();
         let addr = cache.addr().to_string();
@@ -193,7 +193,7 @@ fn a_second_signal_ends_it_at_once() {
 }
 
 #[test]
-fn what_was_asked_for_before_sigterm_is_committed() {
+fn content_requested_before_sigterm_is_committed() {
     let upstream = Registry::new();
     let mut cache = Server::start(&upstream);
     let content = PseudoRandom::new(fresh_seed(), 2 * MIB);
@@ -262,7 +262,7 @@ fn a_second_process_on_the_same_store_is_refused() {
 }
 
 #[test]
-fn a_bad_setting_is_named_and_ends_with_2() {
+fn an_invalid_setting_is_reported_with_exit_code_2() {
     for (name, value) in [
         ("CORES", "many"),
         ("CORES", "0"),
@@ -293,7 +293,7 @@ fn a_bad_setting_is_named_and_ends_with_2() {
 }
 
 #[test]
-fn a_bad_configuration_file_is_named_with_the_line() {
+fn an_invalid_configuration_file_is_reported_with_the_line() {
     let home = TempDir::new();
     for (yaml, names) in [
         ("registries:\n  - name: a.example\nregistriez: []\n", "registriez"),
@@ -353,7 +353,7 @@ fn each_request_leaves_a_line_in_the_log() {
 }
 
 #[test]
-fn nothing_runs_while_nothing_is_asked() {
+fn an_idle_server_uses_almost_no_cpu() {
     let cache = Server::bare().cores(2).start();
     cache.client().get("/v2/").expect(b"{}");
     cache.assert_rests(Duration::from_millis(50), || ());

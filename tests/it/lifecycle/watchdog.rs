@@ -34,7 +34,7 @@ fn ask_the_living(cache: &Server, path: &str) -> Option<u16> {
 }
 
 #[test]
-fn a_core_that_stalls_ends_liveness_and_one_that_comes_back_restores_it() {
+fn liveness_fails_while_a_core_stalls_and_recovers_with_the_core() {
     let upstream = Registry::new();
     let mut cache = with_fault(&upstream, "request:stall9:1").cores(2).start();
     let mut stalled = cache.client().open();
@@ -59,7 +59,7 @@ fn a_core_that_stalls_ends_liveness_and_one_that_comes_back_restores_it() {
 }
 
 #[test]
-fn a_core_that_stays_away_ends_the_process_and_no_service_manager_hears_that_all_is_well() {
+fn a_permanently_stalled_core_ends_the_process_without_watchdog_messages() {
     let upstream = Registry::new();
     let manager = Manager::default();
     let mut cache = with_fault(&upstream, "request:stall:1")
@@ -93,7 +93,7 @@ fn a_core_that_stays_away_ends_the_process_and_no_service_manager_hears_that_all
 
 /// Every lookup hangs, like on a failed disk or network file system.
 #[test]
-fn a_disk_that_hangs_costs_readiness_only_where_no_upstream_may_be_asked() {
+fn a_hanging_disk_fails_readiness_only_in_air_gapped_mode() {
     let upstream = Registry::new();
     let image = Image::small(&upstream, "a", "v1", fresh_seed());
     let cache = with_fault(&upstream, "store-lookup:hang:1").start();
@@ -121,7 +121,7 @@ fn a_disk_that_hangs_costs_readiness_only_where_no_upstream_may_be_asked() {
 
 /// GETs by tag hang. While the cache is not ready, load balancers send no requests.
 #[test]
-fn helper_threads_that_hang_cost_readiness_and_health_is_told_without_them() {
+fn hanging_helper_threads_fail_readiness_but_not_liveness() {
     let upstream = Registry::new();
     let image = Image::small(&upstream, "a", "v1", fresh_seed());
     let cache = with_fault(&upstream, "manifest-fetched:stall12:1")
@@ -141,7 +141,7 @@ fn helper_threads_that_hang_cost_readiness_and_health_is_told_without_them() {
 
 /// The other threads of the pool continue, but jobs behind the stalled thread do not.
 #[test]
-fn one_helper_thread_of_several_that_hangs_costs_readiness() {
+fn one_hanging_helper_thread_of_several_fails_readiness() {
     let upstream = Registry::new();
     let image = Image::small(&upstream, "a", "v1", fresh_seed());
     let cache = with_fault(&upstream, "manifest-fetched:stall12:1")
@@ -174,7 +174,7 @@ fn hit(cache: &Server, path: &str, content: &PseudoRandom) -> Duration {
 /// A client's requests occupy all lookup threads on a hanging disk. Another client's content is
 /// open or in memory.
 #[test]
-fn a_client_that_takes_every_lookup_leaves_the_hits_of_others_as_they_are() {
+fn a_client_that_occupies_all_lookups_does_not_slow_down_hits_of_others() {
     raise_file_limit();
     let upstream = Registry::new();
     let cache = with_fault(&upstream, "store-lookup:hang:100").start();

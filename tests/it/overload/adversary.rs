@@ -90,7 +90,7 @@ fn between(greedy: &Registry, other: &Registry) -> server::Options {
 }
 
 #[test]
-fn a_registry_that_dribbles_blobs_takes_no_place_of_another_registry() {
+fn slow_blobs_of_one_registry_do_not_delay_another_registry() {
     let (greedy, other) = (Registry::new(), Registry::new());
     let cache = between(&greedy, &other).start();
     let alone = cold_pulls(&cache, &other, "alone");
@@ -103,7 +103,7 @@ fn a_registry_that_dribbles_blobs_takes_no_place_of_another_registry() {
 }
 
 #[test]
-fn silent_manifests_take_no_place_of_another_registry_nor_of_blobs() {
+fn silent_manifest_requests_do_not_delay_other_registries_or_blobs() {
     let (greedy, other) = (Registry::new(), Registry::new());
     let cache = between(&greedy, &other).start();
     let alone = cold_pulls(&cache, &other, "alone");
@@ -123,7 +123,7 @@ fn silent_manifests_take_no_place_of_another_registry_nor_of_blobs() {
 }
 
 #[test]
-fn many_registries_without_an_entry_take_no_place_of_one_that_has_one() {
+fn unconfigured_registries_do_not_delay_a_configured_registry() {
     const REGISTRIES: usize = 50;
     const EACH: usize = 6;
     raise_file_limit();
@@ -147,7 +147,7 @@ fn many_registries_without_an_entry_take_no_place_of_one_that_has_one() {
 }
 
 #[test]
-fn many_registries_with_entries_leave_places_to_another_one() {
+fn many_configured_registries_leave_slots_to_another_one() {
     // Each registry takes half of the remaining slots.
     const REGISTRIES: usize = 6;
     let (greedy, other) = (Registry::new(), Registry::new());
@@ -165,7 +165,7 @@ fn many_registries_with_entries_leave_places_to_another_one() {
 }
 
 #[test]
-fn however_many_registries_have_entries_each_has_places_that_no_other_takes() {
+fn each_configured_registry_has_reserved_slots_among_many_others() {
     // More registries than needed for all shared slots. Each registry takes half of the remaining
     // ones.
     const REGISTRIES: usize = 24;
@@ -193,7 +193,7 @@ fn however_many_registries_have_entries_each_has_places_that_no_other_takes() {
 }
 
 #[test]
-fn a_client_that_holds_what_descriptors_it_can_leaves_some_to_others() {
+fn client_with_many_descriptors_does_not_exhaust_them_for_others() {
     const LIMIT: u32 = 600;
     let (greedy, other) = (Registry::new(), Registry::new());
     let cache = between(&greedy, &other)
@@ -234,7 +234,7 @@ fn a_client_that_holds_what_descriptors_it_can_leaves_some_to_others() {
 }
 
 #[test]
-fn a_small_memory_budget_has_room_for_each_registry_with_an_entry() {
+fn small_memory_budget_reserves_memory_for_each_configured_registry() {
     const REGISTRIES: usize = 24;
     let (greedy, other) = (Registry::new(), Registry::new());
     let names: Vec<_> = (0..REGISTRIES).map(|_| greedy.add_listener()).collect();
@@ -253,7 +253,7 @@ fn a_small_memory_budget_has_room_for_each_registry_with_an_entry() {
 }
 
 #[test]
-fn places_of_clients_that_left_go_to_clients_that_wait() {
+fn slots_of_disconnected_clients_go_to_waiting_clients() {
     let upstream = Registry::new();
     raise_file_limit();
     let cache = Server::start(&upstream);
@@ -269,7 +269,7 @@ fn places_of_clients_that_left_go_to_clients_that_wait() {
 }
 
 #[test]
-fn a_registry_that_dribbles_takes_no_memory_of_another_registry() {
+fn slow_registry_does_not_exhaust_the_memory_of_another_registry() {
     let (greedy, other) = (Registry::new(), Registry::new());
     let cache = between(&greedy, &other).env("MEMORY_BUDGET", "64MiB").start();
     let alone = cold_pulls(&cache, &other, "alone");
@@ -296,7 +296,7 @@ fn expect_stored(cache: &Server, other: &Registry, size: u64) {
 }
 
 #[test]
-fn a_claimed_length_takes_no_room_on_the_disk() {
+fn declared_length_reserves_no_disk_space_before_the_bytes_arrive() {
     let Some(disk) = SmallDisk::mount(64 * MIB) else {
         return;
     };
@@ -329,7 +329,7 @@ fn endless_blob(registry: &Registry) -> String {
 }
 
 #[test]
-fn a_body_without_end_ends_with_its_client_and_leaves_the_disk_as_it_was() {
+fn endless_body_ends_with_its_client_and_frees_its_disk_space() {
     let Some(disk) = SmallDisk::mount(64 * MIB) else {
         return;
     };
@@ -430,7 +430,7 @@ fn pull_image(cache: &Server, upstream: &Registry, tag: &str, image: &Image) -> 
 }
 
 #[test]
-fn bodies_that_stall_in_the_bucket_take_no_place_of_another_registry() {
+fn stalled_bucket_bodies_do_not_delay_another_registry() {
     let (greedy, other, bucket) = (Registry::new(), Registry::new(), Bucket::new());
     let first = between_with(&bucket, "s3", &greedy, &other);
     let images = [

@@ -60,7 +60,7 @@ fn expect_turned_away(connection: &mut Connection) {
 }
 
 #[test]
-fn the_longest_idle_makes_room_for_who_comes() {
+fn longest_idle_connection_is_closed_for_a_new_one_at_the_limit() {
     within_idle_patience(|since| {
         let cache = Server::bare().env("MAX_CONNECTIONS", 8).start();
         let mut longest = asked(&cache);
@@ -89,7 +89,7 @@ fn a_new_connection_is_kept_while_no_other_comes() {
 }
 
 #[test]
-fn when_everybody_is_busy_newcomers_are_told_to_come_again() {
+fn new_connections_receive_503_while_all_others_are_busy() {
     const MAX: usize = 4;
     let upstream = Registry::new();
     let cache = Server::options(&upstream).env("MAX_CONNECTIONS", MAX).start();
@@ -127,7 +127,7 @@ fn when_everybody_is_busy_newcomers_are_told_to_come_again() {
 }
 
 #[test]
-fn one_client_cannot_take_everybodys_place() {
+fn connections_per_client_are_limited_and_other_clients_are_served() {
     const EACH: usize = 5;
     let cache = Server::bare()
         .cores(2)
@@ -158,7 +158,7 @@ fn one_client_cannot_take_everybodys_place() {
 }
 
 #[test]
-fn a_flood_of_idle_connections_locks_nobody_out() {
+fn clients_are_served_during_a_flood_of_idle_connections() {
     const MAX: usize = 300;
     const FLOOD: usize = 3_000;
     raise_file_limit();
@@ -192,7 +192,7 @@ fn a_flood_of_idle_connections_locks_nobody_out() {
 }
 
 #[test]
-fn out_of_descriptors_who_is_in_is_served_and_who_comes_is_told() {
+fn without_descriptors_open_connections_are_served_and_new_ones_receive_503() {
     const FLOOD: usize = 300;
     let cache = Server::bare()
         .file_limit(150)
@@ -305,7 +305,7 @@ fn what_needs_memory_that_is_not_there_is_refused_and_what_we_hold_is_served() {
 }
 
 #[test]
-fn who_pipelines_without_end_leaves_others_their_turn() {
+fn endless_pipelining_does_not_starve_other_clients() {
     let cache = Server::bare().cores(1).env("ACCESS_LOG", false).start();
     let endless = TcpStream::connect(cache.addr()).unwrap();
     let taken = Arc::new(AtomicU64::new(0));
@@ -330,7 +330,7 @@ fn who_pipelines_without_end_leaves_others_their_turn() {
 
 #[test]
 #[ignore = "waits 60 s for the send limit"]
-fn who_drips_is_let_go_and_who_is_slow_is_not() {
+fn client_below_the_minimum_rate_is_closed_and_a_slow_one_is_not() {
     let (_upstream, cache, content, url) = stored(64 * MIB);
     let files = cache.open_files();
     let done = AtomicBool::new(false);

@@ -31,7 +31,7 @@ fn start() -> Server {
 }
 
 #[test]
-fn a_few_clients_are_shared_by_all_cores() {
+fn few_connections_are_spread_over_all_cores() {
     for clients in [8, 16, 40] {
         let cache = start();
         let mut connections: Vec<_> = (0..clients).map(|_| cache.client().open()).collect();
@@ -63,7 +63,7 @@ fn a_few_clients_are_shared_by_all_cores() {
 /// Eight threads open and close connections that move between cores, until the server stops. Every
 /// client is served or sees the connection close. No client hangs, and the server exits.
 #[test]
-fn connections_on_their_way_between_cores_survive_the_stop() {
+fn connections_moving_between_cores_are_served_or_closed_at_shutdown() {
     let mut cache = start();
     let (served, stop) = (AtomicUsize::new(0), AtomicBool::new(false));
     let addr = cache.addr();

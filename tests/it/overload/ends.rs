@@ -184,7 +184,7 @@ fn connections_that_end_in_every_way_leave_nothing_behind() {
 }
 
 #[test]
-fn two_thousand_connections_that_close_at_once_are_forgotten_at_once() {
+fn descriptors_of_2000_simultaneously_closed_connections_are_released() {
     const CONNECTIONS: usize = 2_000;
     raise_file_limit();
     let cache = Server::bare().start();

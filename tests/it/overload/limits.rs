@@ -124,7 +124,7 @@ fn the_method_may_have_32_bytes_and_not_one_more() {
 }
 
 #[test]
-fn what_two_readers_could_read_differently_is_refused_and_ends_the_connection() {
+fn ambiguous_request_head_is_rejected_and_the_connection_closed() {
     let cache = Server::bare().start();
     for head in [
         "GET /v2/ HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
@@ -194,7 +194,7 @@ fn a_head_that_does_not_arrive_in_time_ends_its_connection() {
 
 #[test]
 #[ignore = "waits 75 s for the idle limit"]
-fn an_idle_connection_is_closed_without_a_word() {
+fn idle_connection_is_closed_without_a_response() {
     let cache = Server::bare().start();
     let mut connection = cache.client().open();
     connection.request("GET", "/v2/", &[]).unwrap();
@@ -207,7 +207,7 @@ fn an_idle_connection_is_closed_without_a_word() {
 
 #[test]
 #[ignore = "waits 60 s for the send limit"]
-fn a_client_that_takes_nothing_is_let_go() {
+fn client_that_reads_nothing_is_closed_at_the_send_limit() {
     let upstream = Registry::new();
     let cache = Server::start(&upstream);
     let content = PseudoRandom::new(fresh_seed(), 64 * 1024 * 1024);

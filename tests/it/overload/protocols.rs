@@ -64,7 +64,7 @@ fn ask(connection: &mut Connection) {
 }
 
 #[test]
-fn over_tls_who_is_one_too_many_is_closed_without_a_word() {
+fn over_tls_connection_above_the_client_limit_is_closed_without_data() {
     const EACH: usize = 3;
     let front = Front::start(Server::bare().env("MAX_CONNECTIONS_PER_CLIENT", EACH));
     let mut held: Vec<_> = (0..EACH).map(|_| front.asked()).collect();
@@ -79,7 +79,7 @@ fn over_tls_who_is_one_too_many_is_closed_without_a_word() {
 }
 
 #[test]
-fn over_tls_the_longest_idle_makes_room_and_is_told_so() {
+fn over_tls_longest_idle_connection_is_closed_with_close_notify() {
     within_idle_patience(|since| {
         let front = Front::start(Server::bare().env("MAX_CONNECTIONS", 8));
         let mut longest = front.asked();
@@ -149,17 +149,17 @@ fn few_places() -> Front {
 }
 
 #[test]
-fn a_flood_that_never_shakes_hands_locks_nobody_out() {
+fn clients_are_served_during_a_flood_without_tls_handshakes() {
     flood(&few_places(), |front| Connection::open(front.tls().addr).ok());
 }
 
 #[test]
-fn a_flood_of_idle_http2_connections_locks_nobody_out() {
+fn clients_are_served_during_a_flood_of_idle_http2_connections() {
     flood(&few_places(), |front| Peer::try_begin(front.plain().addr).ok());
 }
 
 #[test]
-fn out_of_descriptors_sessions_go_on_and_newcomers_are_served_again_after() {
+fn without_descriptors_open_sessions_are_served_and_new_ones_after_recovery() {
     const FLOOD: usize = 300;
     let front = Front::start(Server::bare().file_limit(150).env("MAX_CONNECTIONS", 100_000));
     let mut inside = front.asked();
@@ -188,7 +188,7 @@ fn out_of_descriptors_sessions_go_on_and_newcomers_are_served_again_after() {
 }
 
 #[test]
-fn clients_of_tls_are_shared_by_all_cores_and_go_on_where_they_are_put() {
+fn tls_connections_are_spread_over_all_cores_and_served_after_the_move() {
     const CORES: usize = 4;
     const CLIENTS: usize = 16;
     let front = Front::start(Server::bare().cores(CORES as u32).env("LOG_LEVEL", "debug"));
@@ -205,7 +205,7 @@ fn clients_of_tls_are_shared_by_all_cores_and_go_on_where_they_are_put() {
 /// Over HTTP/2, a client reads slowly by small window updates.
 #[test]
 #[ignore = "waits 60 s for the send limit"]
-fn over_http2_who_drips_is_let_go_and_who_is_slow_is_not() {
+fn over_http2_client_below_the_minimum_rate_is_closed_and_a_slow_one_is_not() {
     let upstream = Registry::new();
     let front = Front::start(Server::options(&upstream));
     let content = PseudoRandom::new(fresh_seed(), 64 * MIB);

@@ -199,7 +199,7 @@ fn assert_level(what: &str, samples: &[u64], allowed: u64) {
 }
 
 #[test]
-fn a_fault_in_every_second_of_mixed_load_leaves_nothing_wrong_stuck_or_grown() {
+fn mixed_load_with_a_fault_per_second_causes_no_wrong_body_hang_or_growth() {
     let seconds =
         std::env::var("SOAK_SECONDS").map_or(SECONDS_DEFAULT, |text| text.parse().expect("seconds"));
     let Some(disk) = SmallDisk::mount(DISK_BYTES) else {

@@ -65,7 +65,7 @@ fn expect_harmless(got: &Response) {
 }
 
 #[test]
-fn a_tag_that_is_answered_with_no_manifest_is_an_error_and_nothing_is_stored() {
+fn response_to_a_tag_without_a_manifest_is_an_error_and_not_stored() {
     let upstream = Registry::new();
     let cache = Server::start(&upstream);
     for (tag, reply) in no_manifests() {
@@ -91,7 +91,7 @@ fn a_tag_that_is_answered_with_no_manifest_is_an_error_and_nothing_is_stored() {
 }
 
 #[test]
-fn a_held_tag_outlives_answers_that_are_no_manifests() {
+fn stored_tag_is_served_while_the_registry_returns_no_manifest() {
     let upstream = Registry::new();
     let cache = Server::options(&upstream).env("TAG_TTL", "0s").start();
     let image = Image::small(&upstream, "a", "v1", fresh_seed());
@@ -117,7 +117,7 @@ fn a_held_tag_outlives_answers_that_are_no_manifests() {
 
 /// A proxy that answers HEAD with its page sometimes copies the digest of an older response.
 #[test]
-fn the_head_of_a_page_confirms_no_tag() {
+fn head_response_of_an_html_page_does_not_revalidate_a_tag() {
     let upstream = Registry::new();
     let cache = Server::options(&upstream).env("TAG_TTL", "0s").start();
     let old = Image::small(&upstream, "a", "v1", fresh_seed());
@@ -140,7 +140,7 @@ fn the_head_of_a_page_confirms_no_tag() {
 }
 
 #[test]
-fn a_digest_names_bytes_and_not_what_they_are() {
+fn content_that_matches_its_digest_but_is_no_manifest_is_rejected() {
     let upstream = Registry::new();
     let cache = Server::start(&upstream);
     for body in [
@@ -160,7 +160,7 @@ fn a_digest_names_bytes_and_not_what_they_are() {
 }
 
 #[test]
-fn everything_below_v2_is_harmless_in_a_browser() {
+fn responses_below_v2_contain_nothing_that_browsers_execute() {
     let upstream = Registry::new();
     let private = Registry::new();
     let cache = Server::options(&upstream)
@@ -213,7 +213,7 @@ fn everything_below_v2_is_harmless_in_a_browser() {
 }
 
 #[test]
-fn what_is_passed_through_is_a_manifest_too() {
+fn passthrough_responses_without_a_manifest_are_rejected() {
     let upstream = Registry::new();
     let cache = Server::bare()
         .registry_with("r.test", upstream.addr(), "access: passthrough")
@@ -251,7 +251,7 @@ fn what_is_passed_through_is_a_manifest_too() {
 }
 
 #[test]
-fn lists_outlive_pages_for_people() {
+fn stored_lists_are_served_stale_while_the_registry_returns_pages() {
     let upstream = Registry::new();
     let cache = Server::options(&upstream).env("TAG_TTL", "0s").start();
     let digest = format!("sha256:{}", "a".repeat(64));
@@ -317,7 +317,7 @@ fn fields_of_one_registry_do_not_reach_clients_of_another() {
 }
 
 #[test]
-fn what_a_refusal_asks_of_clients_is_written_anew() {
+fn header_fields_of_a_rejection_are_rewritten() {
     let upstream = Registry::new();
     let cache = Server::start(&upstream);
     for (sent, expected) in [
@@ -507,7 +507,7 @@ fn an_error_names_what_was_asked_for_and_keeps_the_registry_s_words() {
 }
 
 #[test]
-fn there_is_no_catalog_and_an_answer_that_says_so() {
+fn catalog_request_is_rejected_as_unsupported() {
     let cache = Server::bare().start();
     for path in ["/v2/_catalog", "/v2/_catalog?n=1000"] {
         let got = cache.client().get(path);
@@ -517,7 +517,7 @@ fn there_is_no_catalog_and_an_answer_that_says_so() {
 }
 
 #[test]
-fn a_token_service_that_shows_a_page_is_named() {
+fn error_names_the_html_page_of_a_token_service() {
     let upstream = Registry::new();
     let cache = Server::start(&upstream);
     upstream.require_tokens(Auth::default());

@@ -29,7 +29,7 @@ fn pull(cache: &Server, upstream: &Registry, tag: &str, digest: &str, media_type
 }
 
 #[test]
-fn signatures_charts_and_unknown_things_are_manifests() {
+fn signatures_charts_and_unknown_artifacts_are_served_as_manifests() {
     let upstream = Registry::new();
     let cache = Server::start(&upstream);
     let image = Image::small(&upstream, "org/thing", "v1", fresh_seed());
@@ -184,7 +184,7 @@ fn sha512_is_a_digest_like_sha256() {
 /// Some registries have an image in schema version 1 only, and return it if the client accepts
 /// schema version 1.
 #[test]
-fn the_first_form_of_manifests_is_passed_on() {
+fn schema_1_manifest_is_forwarded_if_the_client_accepts_it() {
     const SIGNED: &str = "application/vnd.docker.distribution.manifest.v1+prettyjws";
     let upstream = Registry::new();
     let cache = Server::start(&upstream);

@@ -182,7 +182,7 @@ fn head_answers_what_get_answers_without_the_body() {
 }
 
 #[test]
-fn one_object_answers_under_every_spelling_of_its_place() {
+fn object_is_fetched_once_for_every_spelling_of_its_name() {
     let upstream = Registry::new();
     let name = upstream.name();
     let cache = Server::options(&upstream)
@@ -291,7 +291,7 @@ fn repository_names_may_contain_the_words_of_the_api() {
 }
 
 #[test]
-fn content_of_every_size_around_the_limits_survives_both_ways() {
+fn content_of_sizes_around_the_limits_is_served_cold_and_warm() {
     let upstream = Registry::new();
     let cache = Server::start(&upstream);
     const MIB: u64 = 1024 * 1024;

@@ -190,7 +190,7 @@ fn the_first_bytes_arrive_before_the_upstream_has_sent_the_rest() {
 }
 
 #[test]
-fn head_waits_for_nothing_and_a_range_for_its_last_byte_only() {
+fn head_does_not_wait_for_a_fill_and_a_range_waits_only_for_its_end() {
     let upstream = Registry::new();
     let cache = Server::start(&upstream);
     let content = PseudoRandom::new(fresh_seed(), 4 * MIB);
@@ -222,7 +222,7 @@ fn head_waits_for_nothing_and_a_range_for_its_last_byte_only() {
 }
 
 #[test]
-fn aborted_followers_harm_nobody() {
+fn aborted_followers_do_not_affect_the_fill() {
     let upstream = Registry::new();
     let cache = Server::options(&upstream).cores(2).start();
     let content = PseudoRandom::new(fresh_seed(), 16 * MIB);
@@ -270,7 +270,7 @@ fn a_client_that_stops_reading_holds_up_neither_the_fill_nor_the_others() {
 }
 
 #[test]
-fn followers_share_their_fills_failure_and_the_next_client_its_own_chance() {
+fn followers_share_the_failure_of_their_fill_and_the_next_client_retries() {
     let upstream = Registry::new();
     let cache = Server::start(&upstream);
     let content = PseudoRandom::new(fresh_seed(), 500_000);

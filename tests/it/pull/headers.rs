@@ -247,7 +247,7 @@ fn bytes_that_split_heads_never_reach_a_client() {
 }
 
 #[test]
-fn framing_is_ours_whatever_the_upstream_says() {
+fn framing_fields_of_the_upstream_are_not_forwarded() {
     let upstream = Registry::new();
     let cache = Server::start(&upstream);
     let digest = upstream.blob("hello");
@@ -294,7 +294,7 @@ fn framing_is_ours_whatever_the_upstream_says() {
 }
 
 #[test]
-fn the_upstream_sees_our_request_and_not_the_client_s() {
+fn request_fields_of_the_client_are_not_forwarded_to_the_upstream() {
     let upstream = Registry::new();
     let cache = Server::start(&upstream);
     let digest = upstream.blob("hello");

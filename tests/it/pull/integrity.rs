@@ -85,7 +85,7 @@ fn expect_no_completion(got: Result<Response, Broken>, content: &PseudoRandom, w
 }
 
 #[test]
-fn two_hundred_flipped_bytes_neither_complete_nor_stick() {
+fn bodies_with_a_flipped_byte_neither_complete_nor_are_stored() {
     let upstream = Registry::new();
     let cache = Server::start(&upstream);
     let mut random = Random::for_test("flipped bytes");

@@ -79,7 +79,7 @@ fn tags_are_listed_under_the_name_the_client_used() {
 }
 
 #[test]
-fn a_crowd_that_asks_at_once_costs_one_question() {
+fn concurrent_list_requests_cost_one_upstream_request() {
     let upstream = Registry::new();
     let cache = Server::options(&upstream).cores(2).start();
     let gate = Gate::new();
@@ -159,7 +159,7 @@ fn the_next_page_is_found_at_the_cache() {
 }
 
 #[test]
-fn links_that_lead_nowhere_are_not_passed_on() {
+fn invalid_next_page_links_are_not_forwarded() {
     let upstream = Registry::new();
     let cache = Server::start(&upstream);
     for (n, link) in [
@@ -194,7 +194,7 @@ fn links_that_lead_nowhere_are_not_passed_on() {
 }
 
 #[test]
-fn a_page_is_no_larger_than_an_upstream_is_asked_for() {
+fn requested_page_size_is_validated_and_capped() {
     let upstream = Registry::new();
     let cache = Server::start(&upstream);
     upstream.on(On::path("/tags/list"), tags_reply(&json!(["a"])));
@@ -229,7 +229,7 @@ fn a_page_is_no_larger_than_an_upstream_is_asked_for() {
 }
 
 #[test]
-fn a_list_that_is_none_is_the_upstream_s_fault_and_null_is_the_empty_one() {
+fn invalid_list_is_an_upstream_error_and_null_is_an_empty_list() {
     let upstream = Registry::new();
     let cache = Server::start(&upstream);
     let list = |repository: &str, reply: Reply| {
@@ -309,7 +309,7 @@ fn a_list_is_stale_rather_than_missing_while_its_upstream_is_away() {
 }
 
 #[test]
-fn what_an_upstream_answers_keeps_its_class() {
+fn list_errors_of_the_upstream_are_mapped_by_class() {
     for (status, code) in [
         (404, "NAME_UNKNOWN"),
         (403, "DENIED"),
@@ -333,7 +333,7 @@ fn what_an_upstream_answers_keeps_its_class() {
 
 /// A 404 is not an outage, so the cache must not serve the previous list.
 #[test]
-fn a_list_that_is_gone_is_gone() {
+fn list_is_not_served_stale_after_a_404() {
     let upstream = Registry::new();
     let cache = Server::options(&upstream).env("TAG_TTL", "0s").start();
     let path = format!("/v2/{}/a/tags/list", upstream.name());
@@ -346,7 +346,7 @@ fn a_list_that_is_gone_is_gone() {
 }
 
 #[test]
-fn what_a_client_s_own_credentials_list_is_for_this_client_alone() {
+fn list_fetched_with_client_credentials_is_not_served_to_other_clients() {
     let upstream = Registry::new();
     let cache = Server::start(&upstream);
     let name = upstream.name();
@@ -525,7 +525,7 @@ fn a_registry_without_referrers_is_404_however_it_says_so() {
 
 /// Clients detect support for referrers with a request for this digest.
 #[test]
-fn the_digest_of_zeros_is_a_digest() {
+fn referrers_of_the_zero_digest_are_answered() {
     let upstream = Registry::new();
     let cache = Server::start(&upstream);
     let path = |repository: &str| {
@@ -544,7 +544,7 @@ fn the_digest_of_zeros_is_a_digest() {
 }
 
 #[test]
-fn no_memory_for_tags_is_none_for_their_list() {
+fn lists_are_not_cached_without_tag_caching() {
     let upstream = Registry::new();
     let cache = Server::options(&upstream)
         .env("CACHE_TAG_MANIFESTS", "false")

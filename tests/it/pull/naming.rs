@@ -167,7 +167,7 @@ fn two_registries_that_disagree_are_refused() {
 }
 
 #[test]
-fn writes_are_refused_without_asking_anybody() {
+fn write_requests_are_rejected_without_an_upstream_request() {
     let upstream = Registry::new();
     let cache = Server::start(&upstream);
     let digest = upstream.blob("x");

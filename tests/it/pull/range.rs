@@ -356,7 +356,7 @@ fn if_none_match_answers_304_to_who_has_it() {
 }
 
 #[test]
-fn a_304_leaves_the_connection_in_step() {
+fn pipelined_requests_are_answered_in_order_after_a_304() {
     let upstream = Registry::new();
     let cache = Server::start(&upstream);
     let digest = upstream.blob("hello");

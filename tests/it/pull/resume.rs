@@ -89,7 +89,7 @@ fn an_upstream_that_makes_no_progress_is_given_up() {
 }
 
 #[test]
-fn a_resume_goes_by_the_registry_and_not_to_the_old_url() {
+fn resume_requests_a_new_url_from_the_registry() {
     let upstream = Registry::new();
     let cdn = upstream.add_listener();
     let cache = Server::start(&upstream);

@@ -226,7 +226,7 @@ fn without_the_referrers_api_the_tag_in_its_place_is_found_without_the_registry(
 }
 
 #[test]
-fn the_last_answer_about_a_signature_counts_whichever_it_was() {
+fn last_response_about_a_signature_is_served_during_an_outage() {
     let upstream = Registry::new();
     let mut cache = Server::options(&upstream).env("TAG_TTL", "0s").start();
     let tag = format!("sha256-{}.sig", "a".repeat(64));
@@ -259,7 +259,7 @@ fn the_last_answer_about_a_signature_counts_whichever_it_was() {
 }
 
 #[test]
-fn a_registry_that_learns_the_referrers_api_is_noticed() {
+fn stored_404_of_the_referrers_api_is_replaced_by_a_later_list() {
     let upstream = Registry::new();
     let mut cache = Server::options(&upstream).env("TAG_TTL", "0s").start();
     let path = referrers_url(&upstream, "a", &digest_of('a'));
@@ -349,7 +349,7 @@ fn a_list_that_is_refused_is_not_given_afterwards() {
 }
 
 #[test]
-fn what_a_registry_does_not_have_is_asked_for_once_in_a_while() {
+fn missing_objects_are_requested_once_per_absence_ttl() {
     let upstream = Registry::new();
     let cache = Server::options(&upstream).cores(2).start();
     let hex = "a".repeat(64);
@@ -382,7 +382,7 @@ fn what_a_registry_does_not_have_is_asked_for_once_in_a_while() {
 }
 
 #[test]
-fn a_push_ends_the_memory_of_what_was_missing() {
+fn new_manifest_clears_the_cached_404s_of_its_repository() {
     let upstream = Registry::new();
     let cache = Server::start(&upstream);
     let path = upstream.manifest_url("a", "v2");
@@ -450,7 +450,7 @@ fn a_blob_that_was_missing_is_found_once_it_or_a_manifest_of_its_repository_came
 }
 
 #[test]
-fn another_refusal_is_not_remembered() {
+fn rejections_other_than_404_are_not_cached() {
     let upstream = Registry::new();
     let cache = Server::start(&upstream);
     for status in [401, 403, 410] {
@@ -514,7 +514,7 @@ fn a_404_is_remembered_for_the_caller_that_received_it() {
 }
 
 #[test]
-fn who_has_tags_asked_for_each_time_has_missing_ones_asked_for_too() {
+fn missing_tag_with_zero_ttl_is_requested_every_time() {
     let upstream = Registry::new();
     let cache = Server::start(&upstream);
     let path = upstream.manifest_url("a", "latest");
@@ -529,7 +529,7 @@ fn who_has_tags_asked_for_each_time_has_missing_ones_asked_for_too() {
 
 /// The scan at startup keeps records, and a damaged record is ignored.
 #[test]
-fn records_survive_the_scan_and_damaged_ones_are_none() {
+fn referrer_records_survive_the_scan_and_damaged_ones_are_ignored() {
     // With both stores, the bucket has a second, valid copy.
     if crate::harness::server::storage_of_run() == "tiered" {
         return;
@@ -571,7 +571,7 @@ fn records_survive_the_scan_and_damaged_ones_are_none() {
 /// A cache without a directory reads its records from the bucket after a restart. A cache with a
 /// directory reads records of another cache.
 #[test]
-fn what_was_answered_about_signatures_is_kept_in_the_bucket() {
+fn referrer_records_are_stored_in_the_bucket() {
     for backend in ["s3", "tiered"] {
         let (upstream, bucket) = (Registry::new(), Bucket::new());
         let start = || {

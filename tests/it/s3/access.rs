@@ -40,7 +40,7 @@ fn ask(cache: &Server, method: &str, path: &str, user: &str, range: Option<&str>
 }
 
 #[test]
-fn private_content_in_the_bucket_is_for_those_the_registry_lets_in() {
+fn private_blob_in_the_bucket_is_served_only_to_authorized_clients() {
     for backend in BACKENDS {
         for size in [900, 300_000, 3_000_000] {
             let (upstream, bucket) = (registry(), Bucket::new());
@@ -97,7 +97,7 @@ fn private_content_in_the_bucket_is_for_those_the_registry_lets_in() {
 }
 
 #[test]
-fn private_manifests_in_the_bucket_are_for_those_the_registry_lets_in() {
+fn private_manifest_in_the_bucket_is_served_only_to_authorized_clients() {
     for backend in BACKENDS {
         let (upstream, bucket) = (registry(), Bucket::new());
         let image = Image::small(&upstream, REPOSITORY, "v1", fresh_seed());
@@ -121,7 +121,7 @@ fn private_manifests_in_the_bucket_are_for_those_the_registry_lets_in() {
 }
 
 #[test]
-fn a_registry_that_says_yes_to_everything_opens_nothing_of_another_in_the_bucket() {
+fn registry_with_other_bytes_gives_no_access_to_private_bucket_content() {
     for backend in BACKENDS {
         let (upstream, bucket) = (registry(), Bucket::new());
         let content = PseudoRandom::new(fresh_seed(), 2_500_000);
@@ -154,7 +154,7 @@ fn a_registry_that_says_yes_to_everything_opens_nothing_of_another_in_the_bucket
 }
 
 #[test]
-fn what_two_registries_have_is_public_when_one_of_them_gives_it_to_everybody() {
+fn content_is_public_if_one_of_two_registries_serves_it_anonymously() {
     for backend in BACKENDS {
         let (upstream, bucket) = (registry(), Bucket::new());
         let content = PseudoRandom::new(fresh_seed(), 2_500_000);
@@ -247,7 +247,7 @@ fn clients_are_sent_to_the_bucket_for_public_content_only() {
 }
 
 #[test]
-fn a_machine_in_a_cloud_gets_region_and_credentials_from_its_metadata_service() {
+fn s3_region_and_credentials_are_read_from_the_metadata_service() {
     let (upstream, bucket, metadata) = (Registry::new(), Bucket::new(), Metadata::start("eu-west-3"));
     let cache = bucket
         .behind(Server::options(&upstream), "s3")

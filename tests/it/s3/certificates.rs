@@ -111,7 +111,7 @@ fn a_certificate_that_is_refused_costs_no_pull_and_the_log_names_the_setting() {
 }
 
 #[test]
-fn an_engine_without_tls_behind_an_address_with_https_is_named() {
+fn log_names_an_s3_endpoint_that_does_not_speak_tls() {
     let upstream = Registry::new();
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let addr = listener.local_addr().unwrap();

@@ -117,7 +117,7 @@ fn a_bucket_that_answers_500_behind_a_local_store() {
 }
 
 #[test]
-fn a_bucket_that_is_asked_too_much() {
+fn pulls_succeed_if_the_bucket_responds_with_slow_down() {
     every_pull_is_right_through("s3", |b| b.trouble("*", "", Trouble::Error(503, "SlowDown")), 0);
 }
 
@@ -131,7 +131,7 @@ fn a_bucket_that_refuses_us() {
 }
 
 #[test]
-fn a_bucket_that_takes_nothing() {
+fn pulls_succeed_if_the_bucket_denies_writes() {
     every_pull_is_right_through(
         "tiered",
         |b| b.trouble("PUT", "", Trouble::Error(403, "AccessDenied")),
@@ -249,7 +249,7 @@ fn rotten_content_is_never_whole_and_is_replaced() {
 }
 
 #[test]
-fn a_bucket_that_comes_and_goes_is_told_once_each_time() {
+fn bucket_failure_and_recovery_are_each_logged_once() {
     let (upstream, bucket) = (Registry::new(), Bucket::new());
     let first = image(&upstream, "v1");
     let cache = start(&bucket, &upstream, "tiered");
@@ -316,7 +316,7 @@ fn a_damaged_manifest_in_the_bucket_is_replaced() {
 }
 
 #[test]
-fn what_is_no_manifest_leaves_the_bucket_when_it_is_met() {
+fn invalid_manifest_in_the_bucket_is_removed_on_access() {
     for backend in ["s3", "tiered"] {
         for (page, size) in [
             ("<html>log in</html>", 19),

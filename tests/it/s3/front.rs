@@ -81,7 +81,7 @@ fn with_rules(bucket: &Bucket, upstream: &Registry, backend: &str, rules: &str) 
 }
 
 #[test]
-fn rules_hold_for_what_lies_in_the_bucket() {
+fn access_rules_apply_to_bucket_content() {
     for backend in BACKENDS {
         for size in [900, 300_000, 3 * MIB] {
             let (upstream, content) = (Registry::new(), PseudoRandom::new(fresh_seed(), size));
@@ -115,7 +115,7 @@ fn rules_hold_for_what_lies_in_the_bucket() {
 }
 
 #[test]
-fn what_one_user_read_from_the_bucket_is_not_remembered_for_another() {
+fn access_of_one_user_to_bucket_content_is_not_cached_for_another() {
     for backend in BACKENDS {
         let (upstream, content) = (Registry::new(), PseudoRandom::new(fresh_seed(), 900));
         let (bucket, _) = held(&upstream, &content);
@@ -186,7 +186,7 @@ fn bodies_of_the_bucket_are_refused_when_there_is_no_memory_for_them() {
 /// All instances share the bucket, so a failing health check would only move clients to an instance
 /// with the same fault.
 #[test]
-fn a_bucket_that_is_away_leaves_it_alive_and_ready() {
+fn health_checks_pass_while_the_bucket_is_unavailable() {
     for backend in BACKENDS {
         let (upstream, content) = (Registry::new(), PseudoRandom::new(fresh_seed(), 3 * MIB));
         let (bucket, path) = held(&upstream, &content);

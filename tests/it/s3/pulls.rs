@@ -35,7 +35,7 @@ fn wait_unspooled(cache: &Server) {
 }
 
 #[test]
-fn what_one_machine_has_fetched_the_next_one_finds() {
+fn content_fetched_by_one_cache_is_served_by_the_next_from_the_bucket() {
     for backend in BACKENDS {
         let (upstream, bucket) = (Registry::new(), Bucket::new());
         let seed = fresh_seed();
@@ -146,7 +146,7 @@ fn any_part_of_what_the_bucket_has_is_served() {
 }
 
 #[test]
-fn a_range_of_the_bucket_alone_is_not_more_than_asked_for() {
+fn range_request_without_a_local_store_reads_only_the_range() {
     let (upstream, bucket) = (Registry::new(), Bucket::new());
     let content = PseudoRandom::new(fresh_seed(), 8 * MIB);
     let digest = upstream.blob(content.clone());
@@ -171,7 +171,7 @@ fn a_range_of_the_bucket_alone_is_not_more_than_asked_for() {
 }
 
 #[test]
-fn what_came_through_the_bucket_survives_a_restart() {
+fn content_in_the_bucket_is_served_after_a_restart() {
     for backend in BACKENDS {
         let (upstream, bucket) = (Registry::new(), Bucket::new());
         let content = PseudoRandom::new(fresh_seed(), 3 * MIB);
@@ -213,7 +213,7 @@ fn a_blob_is_served_while_it_is_on_its_way_to_the_bucket() {
 }
 
 #[test]
-fn an_upload_that_a_kill_cut_off_is_made_up_for() {
+fn upload_interrupted_by_a_kill_is_repeated_after_the_restart() {
     let (upstream, bucket) = (Registry::new(), Bucket::new());
     let content = PseudoRandom::new(fresh_seed(), 2 * MIB);
     let digest = upstream.blob(content.clone());
@@ -233,7 +233,7 @@ fn an_upload_that_a_kill_cut_off_is_made_up_for() {
 }
 
 #[test]
-fn what_is_removed_here_stays_in_the_bucket() {
+fn local_removal_does_not_remove_the_object_from_the_bucket() {
     let (upstream, bucket) = (Registry::new(), Bucket::new());
     let content = PseudoRandom::new(fresh_seed(), 2 * MIB);
     let digest = upstream.blob(content.clone());
@@ -320,7 +320,7 @@ fn a_storm_on_four_machines_costs_the_upstream_no_more_than_four_pulls() {
 }
 
 #[test]
-fn a_tag_that_another_machine_has_asked_for_is_known() {
+fn tag_fetched_by_another_cache_is_served_from_the_bucket() {
     for backend in BACKENDS {
         let (upstream, bucket) = (Registry::new(), Bucket::new());
         let old = Image::small(&upstream, "team/app", "v1", fresh_seed());

@@ -216,7 +216,7 @@ fn a_tag_that_is_gone_or_forbidden_is_not_served_stale() {
 }
 
 #[test]
-fn a_registry_without_head_is_revalidated_another_way() {
+fn registry_without_head_is_revalidated_by_get() {
     let upstream = Registry::new();
     let cache = Server::options(&upstream).env("TAG_TTL", "0s").start();
     upstream.on(On::kind(Kind::Manifest).head(), Reply::status(405));
@@ -287,7 +287,7 @@ fn latest_is_asked_for_every_time_unless_told_otherwise() {
 }
 
 #[test]
-fn no_tag_is_kept_when_tags_are_not_to_be() {
+fn tags_are_not_stored_without_tag_caching() {
     let upstream = Registry::new();
     let cache = Server::options(&upstream)
         .env("TAG_TTL", "60s")

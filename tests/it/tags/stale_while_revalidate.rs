@@ -47,7 +47,7 @@ fn the_first_rule_that_matches_a_tag_decides_how_long_it_is_known() {
 }
 
 #[test]
-fn a_tag_that_is_gone_is_kept_where_the_rules_say_so() {
+fn deleted_tag_is_served_stale_with_keep_on_404() {
     let upstream = Registry::new();
     let rules = "    tag_rules:\n      - {pattern: 'kept*', revalidate: always, keep_on_404: true}\n";
     let cache = Server::bare()
@@ -227,7 +227,7 @@ fn each_set_of_accepted_types_has_an_answer_of_its_own() {
 }
 
 #[test]
-fn a_clock_that_jumped_costs_one_question_and_nothing_stays_for_ever() {
+fn wrong_check_time_of_a_tag_causes_one_revalidation() {
     let upstream = Registry::new();
     let mut cache = Server::options(&upstream).env("TAG_TTL", "1h").start();
     let path = upstream.manifest_url("a", "v1");

@@ -319,7 +319,7 @@ fn a_request_may_come_along_with_the_end_of_the_handshake() {
 }
 
 #[test]
-fn a_client_that_changes_its_keys_is_at_its_end() {
+fn client_that_updates_its_keys_is_closed_with_close_notify() {
     let pki = Pki::new();
     let Some(cache) = start(&pki, Server::bare()) else {
         return;
@@ -343,7 +343,7 @@ fn a_client_that_changes_its_keys_is_at_its_end() {
 }
 
 #[test]
-fn wrong_bytes_end_in_a_reset_here_too() {
+fn wrong_bytes_with_kernel_tls_end_in_a_reset() {
     let (pki, upstream) = (Pki::new(), Registry::new());
     let Some(cache) = start(&pki, Server::options(&upstream)) else {
         return;
@@ -358,7 +358,7 @@ fn wrong_bytes_end_in_a_reset_here_too() {
 }
 
 #[test]
-fn sessions_of_the_older_version_stay_here() {
+fn tls_1_2_sessions_are_not_offloaded_to_the_kernel() {
     let pki = Pki::new();
     let Some(cache) = start(&pki, Server::bare()) else {
         return;

@@ -75,7 +75,7 @@ fn comes_in(cache: &Server, config: &Arc<ClientConfig>) -> bool {
 }
 
 #[test]
-fn only_who_shows_a_certificate_of_the_authority_comes_in() {
+fn only_clients_with_a_certificate_of_the_authority_are_accepted() {
     let pki = Pki::new();
     let cache = pki.serve().start();
     cache.wait_stderr("clients must show a certificate");
@@ -141,7 +141,7 @@ fn a_certificate_may_be_optional_and_a_wrong_one_still_stays_outside() {
 }
 
 #[test]
-fn the_words_of_another_system_ask_for_certificates_too() {
+fn ociregistry_client_auth_setting_requires_client_certificates() {
     let pki = Pki::new();
     let cache = Server::bare()
         .env("LISTEN_ADDR", "127.0.0.1:0")
@@ -158,7 +158,7 @@ fn the_words_of_another_system_ask_for_certificates_too() {
 }
 
 #[test]
-fn resumed_clients_are_believed_until_another_authority_is_asked_for() {
+fn resumed_sessions_are_accepted_until_the_client_authority_changes() {
     let pki = Pki::new();
     let cache = pki.serve().start();
     let right = pki.clients.issue("right");
@@ -216,7 +216,7 @@ fn a_resumed_session_ends_with_its_certificate() {
 }
 
 #[test]
-fn the_health_check_counts_a_demand_for_a_certificate_as_life() {
+fn health_check_passes_if_the_server_requires_a_client_certificate() {
     let pki = Pki::new();
     let cache = pki.serve().start();
     let mut command = Server::command(cache.home(), cache.root());
@@ -334,7 +334,7 @@ impl Pki {
 const CERTIFICATES: &str = "client_certificates: [\"CN=builder-*\", \"DNS:*.nodes.test\"]";
 
 #[test]
-fn a_certificate_opens_the_door_and_so_does_a_password() {
+fn clients_authenticate_by_certificate_or_password() {
     let (pki, upstream) = (Pki::new(), Registry::new());
     pki.issue_clients();
     let blob = upstream.blob("content");
@@ -404,7 +404,7 @@ fn a_certificate_opens_the_door_and_so_does_a_password() {
 }
 
 #[test]
-fn where_only_certificates_open_nobody_is_asked_for_a_password() {
+fn no_password_challenge_is_sent_if_only_certificates_are_configured() {
     let (pki, upstream) = (Pki::new(), Registry::new());
     pki.issue_clients();
     let blob = upstream.blob("content");
@@ -474,7 +474,7 @@ fn rules_are_about_the_names_in_certificates() {
 
 /// A resumed session keeps the identity of its first handshake.
 #[test]
-fn a_resumed_session_opens_the_door_too() {
+fn resumed_session_keeps_its_certificate_identity() {
     let (pki, upstream) = (Pki::new(), Registry::new());
     pki.issue_clients();
     let cache = pki.guard(&upstream, CERTIFICATES, "").start();
@@ -493,7 +493,7 @@ fn a_resumed_session_opens_the_door_too() {
 /// In TLS 1.3, a client without a certificate sends its request before the rejection. A reset must
 /// not discard the alert in transit.
 #[test]
-fn who_is_refused_is_told_why() {
+fn client_without_a_certificate_receives_the_tls_alert() {
     let pki = Pki::new();
     pki::write(&pki.dir.path, "ours.crt", &pki.ours.pem);
     let cache = pki.serve().start();

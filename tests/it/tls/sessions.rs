@@ -175,7 +175,7 @@ fn openssl_resumes_with_tickets_and_without() {
 }
 
 #[test]
-fn what_is_old_or_early_is_refused() {
+fn old_tls_versions_and_early_data_are_rejected() {
     let pki = Pki::new();
     let cache = pki.serve(Server::bare()).start();
     let addr = cache.addr().to_string();
@@ -654,7 +654,7 @@ fn a_certificate_that_is_replaced_is_shown_to_the_next_client_and_cuts_off_nobod
 }
 
 #[test]
-fn a_bad_new_pair_is_told_of_once_and_the_old_one_stays() {
+fn mismatched_new_certificate_is_logged_once_and_the_old_one_stays() {
     let pki = Pki::new();
     let cache = pki.serve(Server::bare()).start();
     let first = pki.shown(&cache);
@@ -759,7 +759,7 @@ fn a_client_that_trusts_another_authority_refuses_us() {
 }
 
 #[test]
-fn a_certificate_of_our_making_is_for_this_machine_and_ten_years() {
+fn generated_certificate_covers_this_machine_for_ten_years() {
     let cache = Server::bare()
         .env("LISTEN_ADDR", "127.0.0.1:0")
         .env("GENERATE_SELF_SIGNED_TLS", "true")
@@ -808,7 +808,7 @@ fn a_certificate_of_our_making_is_for_this_machine_and_ten_years() {
 }
 
 #[test]
-fn a_passed_socket_speaks_what_its_name_says() {
+fn name_of_a_passed_socket_selects_its_protocol() {
     let pki = Pki::new();
     let listener = || Arc::new(TcpListener::bind("127.0.0.1:0").unwrap());
     let (https, http, nameless) = (listener(), listener(), listener());

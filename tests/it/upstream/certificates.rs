@@ -257,7 +257,7 @@ fn a_client_certificate_is_shown_to_nobody_else() {
 }
 
 #[test]
-fn nothing_leads_from_https_to_http() {
+fn redirects_and_realms_from_https_to_http_are_rejected() {
     let (upstream, dir) = (Registry::new(), TempDir::new());
     let ours = Authority::new();
     let front = Front::new(upstream.addr(), &ours.issue("127.0.0.1", |_| {}), None);

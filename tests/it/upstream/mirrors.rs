@@ -58,7 +58,7 @@ fn a_small_blob_that_a_mirror_gives_wrongly_comes_from_the_next_place() {
 }
 
 #[test]
-fn a_page_of_another_size_that_a_mirror_gives_for_a_blob_is_not_the_end_of_it() {
+fn html_page_of_a_mirror_instead_of_a_blob_falls_back_to_the_registry() {
     for size in [100_000, 3 * MIB] {
         let (registry, mirror) = (Registry::new(), Registry::new());
         let cache = cache(&registry, &[&mirror]);
@@ -121,7 +121,7 @@ fn a_body_that_breaks_off_at_a_mirror_goes_on_at_the_next_place() {
 }
 
 #[test]
-fn a_mirror_that_breaks_off_is_asked_again_when_nobody_else_gives_it() {
+fn broken_mirror_transfer_is_resumed_at_the_mirror_if_the_registry_is_down() {
     let (registry, mirror) = (Registry::new(), Registry::new());
     let cache = cache(&registry, &[&mirror]);
     let (content, digest) = blob_in(&[&mirror], 5 * MIB);

@@ -177,7 +177,7 @@ fn one_broken_repository_leaves_the_others_alone() {
 }
 
 #[test]
-fn a_name_that_does_not_exist_and_a_host_without_tls_are_told_and_hurt_nothing_cached() {
+fn unknown_host_and_host_without_tls_are_reported_and_cached_blobs_are_served() {
     let upstream = Registry::new();
     let addr = upstream.addr();
     let plain = std::net::TcpListener::bind("127.0.0.1:0").unwrap();

@@ -105,7 +105,7 @@ fn docker_hub_keeps_blobs_on_another_host() {
 }
 
 #[test]
-fn docker_hub_counts_gets_of_manifests_and_we_revalidate_without() {
+fn docker_hub_revalidation_does_not_use_the_pull_budget() {
     let upstream = Registry::preset(Preset::DockerHub);
     let image = Image::small(&upstream, "library/app", "v1", fresh_seed());
     let cache = Server::bare()
@@ -135,7 +135,7 @@ fn docker_hub_counts_gets_of_manifests_and_we_revalidate_without() {
 }
 
 #[test]
-fn docker_hub_s_pull_limit_is_told_to_who_has_nothing_and_hidden_from_who_has() {
+fn docker_hub_pull_limit_is_reported_only_without_a_cached_copy() {
     let upstream = Registry::preset(Preset::DockerHub);
     let image = Image::small(&upstream, "library/app", "v1", fresh_seed());
     Image::small(&upstream, "library/other", "v1", fresh_seed());
@@ -386,7 +386,7 @@ fn ecr_public_answers_400_to_a_token_that_has_expired() {
 }
 
 #[test]
-fn ecr_public_alone_means_expired_by_400() {
+fn status_400_of_other_registries_than_ecr_public_fetches_no_new_token() {
     let upstream = Registry::preset(Preset::EcrPublic);
     let image = Image::small(&upstream, "alias/app", "v1", fresh_seed());
     let cache = cache_for("registry.test", &upstream);
@@ -605,7 +605,7 @@ fn quay_says_401_for_what_it_does_not_know() {
 }
 
 #[test]
-fn quay_is_asked_for_lists_even_by_who_does_not_know_them() {
+fn quay_requests_accept_manifest_lists_for_every_client() {
     let upstream = Registry::preset(Preset::Quay);
     let seed = fresh_seed();
     let layers = [
@@ -886,7 +886,7 @@ fn tags_are_spelled_as_registries_allow_and_not_folded() {
 }
 
 #[test]
-fn the_long_text_of_a_limit_is_not_ours_to_repeat() {
+fn long_rate_limit_text_is_shortened() {
     let upstream = Registry::preset(Preset::DockerHub);
     Image::small(&upstream, "library/app", "v1", fresh_seed());
     upstream.behaviour(|own| own.budget = Some(Budget::hub(0)));

@@ -109,7 +109,7 @@ fn a_client_without_a_copy_is_told_when_to_come_back_and_nobody_asks_before() {
 }
 
 #[test]
-fn a_refusal_without_a_time_is_told_on_with_one() {
+fn rejection_without_retry_after_is_forwarded_with_one() {
     let upstream = Registry::new();
     let cache = Server::start(&upstream);
     upstream.on(On::any(), Reply::status(429));

@@ -85,7 +85,7 @@ fn a_field_chooses_the_registry_where_it_may() {
 }
 
 #[test]
-fn a_field_that_may_not_choose_is_not_looked_at() {
+fn registry_field_is_ignored_if_not_enabled() {
     let (one, two) = two_registries();
     let cache = Server::options(&one)
         .registry(two.name(), two.addr())
@@ -246,7 +246,7 @@ fn chain(upstream: &Registry) -> (Server, Server) {
 }
 
 #[test]
-fn a_cache_stands_behind_another() {
+fn pulls_through_two_caches_in_a_chain_succeed() {
     let upstream = Registry::new();
     let (back, front) = chain(&upstream);
     let image = Image::small(&upstream, "a/b", "v1", fresh_seed());
@@ -363,7 +363,7 @@ impl Relay {
 }
 
 #[test]
-fn a_circle_of_caches_ends_at_once() {
+fn request_loop_of_caches_ends_with_an_error() {
     let digest = content::sha256(b"nobody has it");
     for length in 1..=3 {
         let relays: Vec<_> = (0..length).map(|_| Relay::new()).collect();
@@ -400,7 +400,7 @@ fn a_circle_of_caches_ends_at_once() {
 }
 
 #[test]
-fn a_request_that_has_been_here_is_refused() {
+fn request_with_the_own_name_in_via_is_rejected() {
     let upstream = Registry::new();
     let cache = Server::start(&upstream);
     let ask = |digest: &str, via: &[&str]| {
@@ -564,7 +564,7 @@ fn inside() -> Vec<String> {
 }
 
 #[test]
-fn no_spelling_of_a_place_inside_leads_there() {
+fn no_spelling_of_an_internal_host_is_connected_to() {
     let upstream = Registry::new();
     let cache = Server::options(&upstream)
         .env("DEFAULT_REGISTRY", upstream.name())

@@ -106,7 +106,7 @@ fn a_registry_that_answers_head_with_404_is_asked_by_get() {
 }
 
 #[test]
-fn a_missing_tag_is_asked_for_by_get_once_and_not_each_time() {
+fn missing_tag_is_confirmed_by_get_only_once() {
     let upstream = Registry::new();
     let (cache, _) = warm(&upstream);
     let path = upstream.manifest_url("a", "v1");

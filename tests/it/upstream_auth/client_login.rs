@@ -176,7 +176,7 @@ fn a_token_that_is_refused_is_replaced_once() {
 }
 
 #[test]
-fn a_crowd_of_one_client_fetches_one_token() {
+fn concurrent_requests_of_one_client_fetch_one_token() {
     let upstream = registry();
     let cache = asking(&upstream);
     let first = upstream.blob_in("private/app", PseudoRandom::new(fresh_seed(), 10));
@@ -200,7 +200,7 @@ fn a_crowd_of_one_client_fetches_one_token() {
 }
 
 #[test]
-fn a_token_service_of_somebody_else_gets_no_client_s_login() {
+fn token_service_of_another_owner_receives_no_client_login() {
     let upstream = registry();
     let elsewhere = Registry::new();
     upstream.auth(|auth| auth.realm = Some(format!("http://{}/token", elsewhere.addr())));
@@ -285,7 +285,7 @@ fn a_login_goes_to_registries_that_the_operator_knows() {
 }
 
 #[test]
-fn a_login_for_a_list_that_nothing_is_kept_of_goes_no_further_either() {
+fn login_for_an_unconfigured_passthrough_registry_is_not_forwarded() {
     let upstream = Registry::new();
     let cache = Server::bare()
         .config(format!(
@@ -302,7 +302,7 @@ fn a_login_for_a_list_that_nothing_is_kept_of_goes_no_further_either() {
 }
 
 #[test]
-fn a_cache_with_a_key_of_its_own_cannot_ask_for_other_logins() {
+fn client_login_together_with_client_authentication_is_an_error() {
     let upstream = Registry::new();
     let (status, said) = Server::options(&upstream)
         .config("tag_ttl: 1m\nauth: {username: u, password: c4n4ry}\nregistries: [{name: a.test}]\n")

@@ -572,7 +572,7 @@ fn with_helper(world: &World, dir: &TempDir) -> Server {
 }
 
 #[test]
-fn a_helper_that_fails_is_a_bad_gateway_and_one_that_has_nothing_is_nobody() {
+fn failing_credential_helper_is_a_502_and_an_empty_result_is_anonymous() {
     let dir = TempDir::new();
     install_helper(&dir.path, "test");
     let accepted = Arc::new(Mutex::new(("Basic nothing".to_owned(), 403)));

@@ -432,7 +432,7 @@ fn a_signed_url_that_has_expired_is_no_verdict_of_a_registry() {
 }
 
 #[test]
-fn a_front_that_redirects_referrers_to_a_page_lists_none() {
+fn referrers_redirect_to_a_web_page_is_a_404() {
     let (front, pages) = (Registry::new(), Registry::new());
     let digest = PseudoRandom::new(fresh_seed(), 10).digest();
     let cache = Server::bare().registry("front.test", front.addr()).start();
@@ -453,7 +453,7 @@ fn a_front_that_redirects_referrers_to_a_page_lists_none() {
 }
 
 #[test]
-fn redirects_in_a_circle_end_and_harm_no_other_registry() {
+fn redirect_loop_ends_and_does_not_affect_another_registry() {
     let bystander = Registry::new();
     let image = Image::small(&bystander, "a", "v1", fresh_seed());
     for around in 0..3 {

@@ -143,7 +143,7 @@ fn a_held_tag_of_a_registry_that_hides_is_revalidated_after_a_restart() {
 }
 
 #[test]
-fn where_the_ping_asks_for_nothing_the_first_answer_stays() {
+fn first_error_is_returned_if_the_ping_has_no_usable_challenge() {
     for status in [403, 404] {
         for ping in [
             Reply::new(),

@@ -49,7 +49,7 @@ fn one_token_serves_a_repository_until_it_expires() {
 }
 
 #[test]
-fn a_crowd_fetches_one_token() {
+fn concurrent_anonymous_requests_fetch_one_token() {
     let upstream = Registry::new();
     upstream.require_tokens(Auth::default());
     let cache = Server::options(&upstream).cores(2).start();
@@ -162,7 +162,7 @@ fn a_client_s_credentials_reach_the_upstream_and_nobody_else() {
 }
 
 #[test]
-fn refusals_keep_their_class() {
+fn upstream_rejections_are_mapped_by_class() {
     for (status, answer, code) in [
         (401, &[401, 403][..], &["UNAUTHORIZED", "DENIED"][..]),
         (403, &[403], &["DENIED"]),
@@ -257,7 +257,7 @@ fn an_upstream_that_cannot_be_reached_is_a_bad_gateway() {
 }
 
 #[test]
-fn redirects_are_followed_as_long_as_they_lead_somewhere() {
+fn redirects_are_followed_up_to_the_limit() {
     let upstream = Registry::new();
     let far = upstream.add_listener();
     let cache = Server::start(&upstream);

@@ -23,7 +23,7 @@ async fn recovered(store: &S3Store) {
 }
 
 #[tokio::test]
-async fn the_start_says_what_the_operator_has_to_change() {
+async fn start_fails_with_the_setting_to_change() {
     for (status, code, words) in [
         (403, "InvalidAccessKeyId", "AWS_ACCESS_KEY_ID"),
         (403, "SignatureDoesNotMatch", "AWS_SECRET_ACCESS_KEY"),
@@ -131,7 +131,7 @@ async fn what_holds_for_every_request_trips_the_breaker_at_once() {
 }
 
 #[tokio::test]
-async fn one_failure_is_tried_again_and_nobody_notices() {
+async fn failed_s3_upload_is_retried() {
     let engine = Engine::start().await;
     let store = engine.open().await.unwrap();
     for code in ["InternalError", "SlowDown"] {
@@ -150,7 +150,7 @@ async fn one_failure_is_tried_again_and_nobody_notices() {
 }
 
 #[tokio::test]
-async fn denied_is_a_miss_once_reading_was_tried_out() {
+async fn denied_read_after_a_successful_start_is_a_miss() {
     let engine = Engine::start().await;
     let store = engine.open().await.unwrap();
     engine.script(|line| match line.starts_with("GET") || line.starts_with("HEAD") {
@@ -179,7 +179,7 @@ async fn a_body_that_ends_early_is_an_error_and_never_a_shorter_object() {
 }
 
 #[tokio::test]
-async fn a_body_of_which_nothing_arrives_is_given_up() {
+async fn stalled_s3_body_ends_with_a_timeout() {
     let engine = Engine::start().await;
     let store = engine.open().await.unwrap();
     let key = put(&store, &content(100_000, 29)).await;
@@ -203,7 +203,7 @@ async fn data_that_is_lost_behind_a_remembered_sidecar_is_an_error_and_then_a_mi
 }
 
 #[tokio::test]
-async fn data_of_another_size_behind_a_remembered_sidecar_is_not_given_out() {
+async fn object_whose_size_differs_from_its_cached_sidecar_is_an_error() {
     let engine = Engine::start().await;
     let store = engine.open().await.unwrap();
     let key = put(&store, &content(1_000, 25)).await;
@@ -223,7 +223,7 @@ fn put_sidecar_back(engine: &Engine, key: &Key) {
 }
 
 #[tokio::test]
-async fn a_request_that_is_given_up_counts_as_a_failure() {
+async fn cancelled_s3_request_counts_as_a_failure() {
     let engine = Engine::start().await;
     let store = engine.open().await.unwrap();
     engine.script(|_| Act::Hang);
