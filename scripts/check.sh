@@ -10,7 +10,7 @@
 # CHECK_STRICT=1      a skipped check fails (`.ci/run` sets it).
 # ADVISORY_DB         a checkout or copy of https://github.com/RustSec/advisory-db, for machines without access to GitHub.
 # LAYER_MB            size of the big layer that real clients pull (208).
-# RUST_TEST_THREADS   concurrent scenarios (two per core up to twelve, at least one per core; most of them wait).
+# RUST_TEST_THREADS   concurrent scenarios (one per core; the quick checks run two per core, up to twelve).
 # JOBS                concurrent parts of the real clients (2).
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -41,7 +41,9 @@ results=()
 features=()
 [ $mode = quick ] || features=(--features fail-points)
 cores=$(nproc)
-threads=$((cores * 2 < 12 ? cores * 2 : (cores < 12 ? 12 : cores)))
+# With one test per core, the tests of `full` that measure time are undisturbed.
+threads=$cores
+[ $mode = full ] || threads=$((cores * 2 < 12 ? cores * 2 : (cores < 12 ? 12 : cores)))
 threads=${RUST_TEST_THREADS:-$threads}
 unset RUST_TEST_THREADS
 
@@ -225,7 +227,14 @@ unit_tests() {
 scenarios() { run_tests "$(program tests/it/main.rs)" "$@"; }
 
 alone=in_a_memory_group_that_is_far_too_small
-scenarios_on() { TEST_IO_DRIVER=$1 scenarios --show-output --test-threads="$threads" --skip $alone; }
+# These tests measure the memory of a server, which grows with the load of the machine.
+measured=(hold_no_memory idle_connections_cost_little a_hundred_clients_of_one_cold_blob cost_bounded_memory a_thousand_idle_)
+scenarios_on() {
+  local test skips=(--skip "$alone")
+  for test in "${measured[@]}"; do skips+=(--skip "$test"); done
+  TEST_IO_DRIVER=$1 scenarios --show-output --test-threads="$threads" "${skips[@]}"
+}
+measured_on() { TEST_IO_DRIVER=$1 scenarios --show-output --test-threads=1 "${measured[@]}"; }
 
 # If other tests write to the disk, the kernel may kill a server in a small memory cgroup before the
 # cgroup's pages are written back. This test therefore runs alone. The test itself covers each
@@ -286,6 +295,7 @@ quick() {
   tests "unit tests" unit_tests
   tests "scenarios on auto" scenarios_on auto
   join
+  tests "memory of the server on auto" measured_on auto
   tests "short memory" short_memory
   finish "the quick checks passed"
   cat <<'END'
@@ -323,7 +333,10 @@ full() {
 
   step "build of the tests" build_tests
   tests "unit tests" unit_tests
-  for driver in auto epoll; do tests "scenarios on $driver" scenarios_on $driver; done
+  for driver in auto epoll; do
+    tests "scenarios on $driver" scenarios_on $driver
+    tests "memory of the server on $driver" measured_on $driver
+  done
   tests "short memory" short_memory
   beside "build of the release" cargo build --quiet --locked --release
   tests "tests that wait for limits" waiting_tests
