@@ -388,9 +388,12 @@ impl Cache {
             let whole = span.start == 0 && span.end == blob.meta().size;
             tokio::spawn(async move {
                 let digest = blob.meta().digest;
-                if sender.forward(source, whole.then_some(digest)).await == ForwardOutcome::Wrong {
+                let outcome = sender.forward(source, whole.then_some(digest)).await;
+                if outcome == ForwardOutcome::Wrong {
                     blob.quarantine();
                 }
+                // The response breaks off now, and a retry finds the quarantine.
+                drop(sender);
             });
             Some(())
         });

@@ -94,7 +94,10 @@ impl BodySender {
 
     /// Forwards a body as fast as the client reads. The end is withheld until the body hashes to
     /// `expected`. Without `expected`, nothing is checked or withheld.
-    pub async fn forward(self, mut source: impl ChunkSource, expected: Option<Digest>) -> ForwardOutcome {
+    ///
+    /// A failed body ends at the client when the sender is dropped. The caller records the fault
+    /// before, so that a retry of the client avoids the source.
+    pub async fn forward(&self, mut source: impl ChunkSource, expected: Option<Digest>) -> ForwardOutcome {
         let channel = &self.0;
         let mut withheld = Withheld::new(expected);
         loop {

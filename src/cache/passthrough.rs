@@ -124,6 +124,8 @@ impl Cache {
                     };
                     // The client has already received some bytes, and will request the rest.
                     shared.upstreams.record_fault(&request, mirror.as_ref(), fault);
+                    // The response breaks off now, and a retry finds the fault.
+                    drop(sender);
                 });
             }
             Ok::<_, FetchError>(head)
