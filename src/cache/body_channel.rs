@@ -254,3 +254,34 @@ impl Drop for BodyReceiver {
         self.channel.room.notify_one();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::oci::Algorithm;
+
+    /// One chunk, then the end.
+    struct OneChunk(Option<Bytes>);
+
+    impl ChunkSource for OneChunk {
+        async fn next_chunk(&mut self) -> Result<Option<Bytes>, FetchError> {
+            Ok(self.0.take())
+        }
+    }
+
+    #[tokio::test]
+    async fn wrong_body_breaks_off_only_when_its_sender_is_dropped() {
+        let channel = Arc::new(BodyChannel {
+            state: Mutex::default(),
+            room: tokio::sync::Notify::new(),
+        });
+        let sender = BodySender(channel.clone());
+        let expected = Digest::of(Algorithm::Sha256, b"right");
+        let source = OneChunk(Some(Bytes::from_static(b"wrong")));
+        let outcome = sender.forward(source, Some(expected)).await;
+        assert_eq!(outcome, ForwardOutcome::Wrong);
+        assert!(channel.lock().end.is_none());
+        drop(sender);
+        assert_eq!(channel.lock().end, Some(Err(Aborted)));
+    }
+}
