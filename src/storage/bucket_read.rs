@@ -4,12 +4,12 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::{Key, Meta, RemoteBlob, Storage};
+use super::{Key, Meta, RemoteBlob, Storage, Verified};
 use crate::fairness::Lease;
 use crate::limits::{
     BUCKET_LOOKUP_TIMEOUT, BUCKET_OPEN_TIMEOUT, BUCKET_URL_TTL, HELD_WHOLE_BYTES_MAX, MEMORY_OBJECT_BYTES_MAX,
 };
-use crate::oci::{Hasher, Namespace};
+use crate::oci::{Digest, Namespace};
 use crate::runtime::memory_budget::Charge;
 use crate::store::S3Body;
 
@@ -78,10 +78,11 @@ impl RemoteBlob {
         let (storage, meta) = (&self.storage, &self.meta);
         let key = Key::Blob(meta.digest);
         if meta.size <= MEMORY_OBJECT_BYTES_MAX {
-            return storage.read_from_bucket(&key, meta).await;
+            let (bytes, _) = storage.read_from_bucket(&key, meta).await?;
+            return Some(bytes);
         }
         let memory = storage.0.memory.take(meta.size)?;
-        let bytes = storage.read_from_bucket(&key, meta).await?;
+        let (bytes, _) = storage.read_from_bucket(&key, meta).await?;
         Some(Bytes::from_owner(Charged {
             bytes,
             _memory: memory,
@@ -152,7 +153,7 @@ impl Storage {
 
     /// Reads a small entry whole and verifies it. Wrong content is quarantined. Call on the helper
     /// pool.
-    pub(super) async fn read_from_bucket(&self, key: &Key, meta: &Meta) -> Option<Bytes> {
+    pub(super) async fn read_from_bucket(&self, key: &Key, meta: &Meta) -> Option<(Bytes, Verified)> {
         let bucket = self.bucket()?;
         let (store, wanted, meta) = (bucket.store().clone(), key.clone(), meta.clone());
         let (digest, size) = (meta.digest, meta.size);
@@ -169,12 +170,13 @@ impl Storage {
         } else {
             bucket.within_deadline(BUCKET_OPEN_TIMEOUT, reading).await?
         };
-        let mut hasher = Hasher::new(digest.algorithm());
-        hasher.update(&bytes);
-        if hasher.finish() == digest {
-            return Some(bytes);
+        let found = Digest::of(digest.algorithm(), &bytes);
+        match Verified::check(digest, found, size) {
+            Ok(verified) => Some((bytes, verified)),
+            Err(_) => {
+                self.quarantine_in_bucket(key);
+                None
+            }
         }
-        self.quarantine_in_bucket(key);
-        None
     }
 }

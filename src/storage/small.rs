@@ -37,7 +37,7 @@ impl Storage {
                 .await;
             return None;
         }
-        let body = self.read_from_bucket(key, &meta).await?;
+        let (body, verified) = self.read_from_bucket(key, &meta).await?;
         let found = match parse(body.clone(), &meta) {
             Ok(found) => found,
             Err(why) => {
@@ -46,28 +46,24 @@ impl Storage {
                 return None;
             }
         };
-        self.copy_in_background(key.clone(), body, Meta::clone(&meta));
+        self.copy_in_background(SmallEntry {
+            key: key.clone(),
+            body,
+            meta: Meta::clone(&meta),
+            verified,
+        });
         Some(found)
     }
 
     /// Copies an entry of the bucket to the local store. Without a copy, the next lookup reads the
     /// bucket again.
-    fn copy_in_background(&self, key: Key, body: Bytes, meta: Meta) {
-        if self.local().is_none() || !self.is_writable() {
+    fn copy_in_background(&self, entry: SmallEntry) {
+        if self.local().is_none() {
             return;
         }
         let storage = self.clone();
         tokio::spawn(async move {
-            let found = Digest::of(meta.digest.algorithm(), &body);
-            let Ok(verified) = Verified::check(meta.digest, found, meta.size) else {
-                return;
-            };
-            let entry = SmallEntry {
-                key: key.clone(),
-                body,
-                meta,
-                verified,
-            };
+            let key = entry.key.clone();
             if storage.keep(entry).await.is_some() {
                 storage.mark_replicated(&key);
             }

@@ -176,7 +176,7 @@ impl Shelf for Machine {
         let whole = self
             .answered(async || self.0.read_from_bucket(key, &meta).await)
             .await;
-        whole.expect("it can be read")[from as usize..to as usize].to_vec()
+        whole.expect("it can be read").0[from as usize..to as usize].to_vec()
     }
 
     async fn record_source(&self, key: &Key, source: &Source, public: bool) {
