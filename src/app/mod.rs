@@ -92,19 +92,12 @@ pub fn run(config: Config, read: &dyn Fn() -> Result<Config, Diagnostics>) -> Re
     let listening = listen::open(&config, passed, plan.len())?;
 
     let upstreams = Upstreams::new(live.registries(), config.proxies.clone())?;
-    let policy = TagPolicy {
-        cache_tags: config.cache_tag_manifests,
-        cache_latest: config.cache_latest_tag,
-        always_revalidate_latest: config.always_pull_latest,
-        ttl: config.tag_ttl,
-        stale_while_revalidate: config.stale_while_revalidate,
-    };
     let cache = Cache::new(
         storage.clone(),
         upstreams.clone(),
         live.clone(),
         helper.clone(),
-        policy,
+        tag_policy(&config),
         memory.clone(),
         descriptors,
     );
@@ -118,11 +111,7 @@ pub fn run(config: Config, read: &dyn Fn() -> Result<Config, Diagnostics>) -> Re
     let shutdown = Shutdown::default();
     let health = Health::new(plan.len(), config.helper_threads.get(), shutdown.clone());
 
-    if choice.fell_back {
-        tracing::warn!("io driver: {} ({})", choice.driver.name(), choice.why);
-    } else {
-        tracing::info!("io driver: {} ({})", choice.driver.name(), choice.why);
-    }
+    resources::log_driver(&choice);
     if let Some((root, chosen)) = config.storage.root() {
         resources::log_root(root, chosen);
     }
@@ -207,4 +196,14 @@ pub fn run(config: Config, read: &dyn Fn() -> Result<Config, Diagnostics>) -> Re
         AccessLog::wait_for_cores();
     }
     Ok(end)
+}
+
+fn tag_policy(config: &Config) -> TagPolicy {
+    TagPolicy {
+        cache_tags: config.cache_tag_manifests,
+        cache_latest: config.cache_latest_tag,
+        always_revalidate_latest: config.always_pull_latest,
+        ttl: config.tag_ttl,
+        stale_while_revalidate: config.stale_while_revalidate,
+    }
 }

@@ -6,7 +6,7 @@ use std::sync::atomic::AtomicBool;
 
 use crate::config::{self, Config, RootChoice};
 use crate::limits::{OPEN_FILES_PER_CORE_MAX, OPEN_FILES_PER_CORE_MIN};
-use crate::runtime::driver::IoDriver;
+use crate::runtime::driver::{Choice, IoDriver};
 use crate::server::default_max;
 
 pub(super) fn wanted_driver(config: config::IoDriver) -> IoDriver {
@@ -83,6 +83,15 @@ pub fn outlive_terminal() {
 /// configuration creates a directory.
 pub fn set_umask() {
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o027));
+}
+
+/// Logs the driver, with the reason.
+pub(super) fn log_driver(choice: &Choice) {
+    if choice.fell_back {
+        tracing::warn!("io driver: {} ({})", choice.driver.name(), choice.why);
+    } else {
+        tracing::info!("io driver: {} ({})", choice.driver.name(), choice.why);
+    }
 }
 
 /// Logs the location of the store, if a fallback was chosen.
