@@ -16,7 +16,6 @@ mod freshness;
 pub mod fuzz;
 mod listing;
 mod manifest;
-mod open_files;
 mod passthrough;
 mod records;
 mod slots;
@@ -45,12 +44,11 @@ use crate::storage::{Key, Storage};
 use crate::upstream::{Purpose, RegistryStatus, Upstreams};
 
 pub use access::{Approach, Caller};
-pub use blob::{BlobAnswer, BlobBody, BlobHeaders, BlobRequest, FoundBlob, WantedBytes};
+pub use blob::{BlobAnswer, BlobBody, BlobHeaders, BlobRequest, FoundBlob, OpenFiles, WantedBytes};
 pub use error::{Absence, FetchError};
 pub use freshness::TagPolicy;
 pub use listing::{INDEX_TYPE, ListingAnswer, ListingError, ListingKey};
 pub use manifest::{Manifest, ManifestAnswer, ManifestKey};
-pub use open_files::OpenFiles;
 pub use passthrough::PassthroughHead;
 
 use crate::runtime::single_flight::SingleFlight;

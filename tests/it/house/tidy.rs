@@ -53,7 +53,7 @@ const FOR_ALL: &[&str] = &["anchor", "fail_point", "limits", "log", "lru"];
 /// Files that may use Tokio: code that runs on the helper pool, and code shared between the pool
 /// and a core.
 const TOKIO: &[&str] = &[
-    "src/cache/blob.rs",
+    "src/cache/blob/remote.rs",
     "src/cache/body_channel.rs",
     "src/cache/fill/disk_writer.rs",
     "src/cache/fill/mod.rs",

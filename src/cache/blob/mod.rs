@@ -1,0 +1,229 @@
+//! Lookup of blobs. [`Cache::blob`] returns the source of the bytes, for any location of the blob.
+
+mod answer;
+mod open_files;
+mod remote;
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::access::HeldContent;
+use super::fill::{Fill, Follower, Ready};
+use super::{Cache, FetchError};
+use crate::http::CacheResult;
+use crate::runtime::single_flight::Role;
+use crate::storage::{LocalBlob, RemoteBlob, StoredBlob, Within};
+use crate::upstream::Target;
+
+pub use answer::{BlobAnswer, BlobBody, BlobHeaders, BlobRequest, FoundBlob, WantedBytes};
+pub use open_files::OpenFiles;
+
+use open_files::OpenFile;
+use remote::FromRemote;
+
+/// The number of fills that a request may join. A request joins a new fill after the disk of a fill
+/// failed. More than a few failures are a bug.
+const JOINS_MAX: usize = 4;
+
+/// A stored blob, with the file if the blob is on this machine.
+enum Stored {
+    Local(Local),
+    Remote(RemoteBlob),
+}
+
+struct Local {
+    file: OpenFile,
+    /// The content, if the lookup read it.
+    small: Option<Bytes>,
+    /// Whether the file may stay open.
+    lasting: bool,
+}
+
+impl Cache {
+    /// Returns the blob from the nearest source: a file of this machine, the bucket, a fill in
+    /// progress, or a new fill. One fill serves all concurrent requests to a registry.
+    ///
+    /// # Errors
+    ///
+    /// The registry denies access or fails, and no other source has the blob.
+    ///
+    /// # Cancellation
+    ///
+    /// A fill goes on for its other followers, and without followers for a while.
+    pub async fn blob(&self, request: BlobRequest<'_>) -> Result<BlobAnswer, FetchError> {
+        let BlobRequest {
+            origin,
+            digest,
+            caller,
+            ..
+        } = request;
+        let mut not: Option<Arc<Fill>> = None;
+        // A fill that read the bucket and failed is tried again with the registry.
+        let mut within = Within::Everywhere;
+        for _ in 0..JOINS_MAX {
+            let mut remote = None;
+            match self.stored_blob(&request, not.is_some(), within).await {
+                Some(Stored::Local(file)) => return self.answer_from_file(&request, file).await,
+                Some(Stored::Remote(blob)) => match self.answer_from_remote(&request, &blob).await? {
+                    FromRemote::Answer(answer) => return Ok(answer),
+                    FromRemote::Copy => remote = Some(blob),
+                    FromRemote::Unavailable => {}
+                },
+                None => {}
+            }
+            let (fill, role) = self.fill(digest, origin, caller, not.as_ref(), remote);
+            let is_for_caller = fill.is_request_of(origin, caller);
+            if !is_for_caller {
+                self.permit(origin, fill.held(), Target::Blob, caller).await?;
+            }
+            match self.answer_from_fill(&request, &fill, role).await {
+                Ok(Some(found)) => return Ok(BlobAnswer::Found(found)),
+                // Another fill was committed meanwhile, so the blob is a hit now.
+                Ok(None) => {}
+                Err(FetchError::Gone) => not = Some(fill),
+                Err(_) if fill.is_from_bucket() => {
+                    within = Within::Machine;
+                    not = Some(fill);
+                }
+                // The registry refused another repository or another caller.
+                Err(error) if error.is_refusal() && !is_for_caller => not = Some(fill),
+                Err(error) => return Err(error),
+            }
+        }
+        Err(FetchError::Gone)
+    }
+
+    /// Looks up the blob. While a fill runs, no file exists, and a lookup would cost each follower
+    /// a thread. `retried` requests look up the blob nevertheless.
+    async fn stored_blob(&self, request: &BlobRequest<'_>, retried: bool, within: Within) -> Option<Stored> {
+        let digest = request.digest;
+        if let Some(file) = request.open_files.get(&digest) {
+            return Some(Stored::Local(Local {
+                file,
+                small: None,
+                lasting: true,
+            }));
+        }
+        if !retried && self.0.fills.has(&digest, request.origin) {
+            return None;
+        }
+        let LocalBlob {
+            entry,
+            small,
+            lasting,
+        } = match self.0.storage.find_blob(digest, within).await? {
+            StoredBlob::Local(blob) => blob,
+            StoredBlob::Remote(blob) => return Some(Stored::Remote(blob)),
+        };
+        let public = entry.meta.public;
+        let local = Local {
+            file: OpenFile { entry, public },
+            small,
+            lasting,
+        };
+        // A small blob is read again after each miss of the response cache, so its file does not
+        // stay open.
+        if lasting && local.small.is_none() {
+            request.open_files.insert(digest, local.file.clone());
+        }
+        Some(Stored::Local(local))
+    }
+
+    async fn answer_from_file(
+        &self,
+        request: &BlobRequest<'_>,
+        local: Local,
+    ) -> Result<BlobAnswer, FetchError> {
+        let Local {
+            mut file,
+            small,
+            lasting,
+        } = local;
+        let BlobRequest {
+            origin,
+            digest,
+            caller,
+            open_files,
+            ..
+        } = *request;
+        let held = HeldContent {
+            digest: &digest,
+            public: file.public,
+        };
+        if !self.is_authority(origin, &file.entry.meta, file.public) {
+            open_files.remove(&digest);
+            return Ok(BlobAnswer::Passthrough);
+        }
+        let permit = self.permit(origin, held, Target::Blob, caller).await?;
+        if permit.public && !file.public {
+            file.public = true;
+            if lasting && small.is_none() {
+                open_files.insert(digest, file.clone());
+            }
+        }
+        let OpenFile { entry, public } = file;
+        Ok(BlobAnswer::Found(FoundBlob {
+            size: Some(entry.meta.size),
+            public,
+            cache: CacheResult::Hit,
+            headers: BlobHeaders::stored(entry.meta, origin),
+            body: match small {
+                Some(bytes) => BlobBody::Bytes(bytes),
+                None => BlobBody::File {
+                    file: entry.file,
+                    lasting,
+                },
+            },
+        }))
+    }
+
+    /// Answers from a fill in progress; `None` if the blob was committed meanwhile.
+    async fn answer_from_fill(
+        &self,
+        request: &BlobRequest<'_>,
+        fill: &Arc<Fill>,
+        role: Role,
+    ) -> Result<Option<FoundBlob>, FetchError> {
+        let head = match fill.ready(request.head_only).await? {
+            Ready::Head(head) => head,
+            Ready::Stored => return Ok(None),
+        };
+        let mut size = head.size;
+        if size.is_none() && request.needs_size {
+            // The upstream did not declare a size, so the size is known at the end of the fill.
+            match fill.ended().await? {
+                Some(known) => size = Some(known),
+                None => return Ok(None),
+            }
+        }
+        let wanted = match size {
+            Some(size) => (request.wanted)(size),
+            None if request.head_only => WantedBytes::Nothing,
+            None => WantedBytes::Whole,
+        };
+        let span = match wanted {
+            WantedBytes::Range(span) => Some(span),
+            WantedBytes::Nothing | WantedBytes::Whole => None,
+        };
+        let body = match wanted {
+            WantedBytes::Nothing => BlobBody::Nothing,
+            _ => BlobBody::Stream(Box::new(Follower::join(fill, span)?)),
+        };
+        Ok(Some(FoundBlob {
+            size,
+            public: head.public,
+            cache: match role {
+                _ if fill.is_from_bucket() => CacheResult::Hit,
+                Role::Leader => CacheResult::Miss,
+                Role::Follower => CacheResult::Collapsed,
+            },
+            body,
+            headers: if fill.has_fields_of(request.origin) {
+                BlobHeaders::Fetched(head)
+            } else {
+                BlobHeaders::Foreign
+            },
+        }))
+    }
+}
