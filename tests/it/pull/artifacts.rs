@@ -243,7 +243,7 @@ fn a_blob_is_never_asked_for_with_head() {
             cache.client().pull(&path, &content);
             assert_eq!(upstream.gets(&digest), 1, "what HEAD began is there for GET");
         }
-        let missing = content::sha256(b"nobody has it");
+        let missing = content::sha256(b"absent");
         let head = cache
             .client()
             .request("HEAD", &upstream.blob_url("a", &missing), fields);

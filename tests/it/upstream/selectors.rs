@@ -364,7 +364,7 @@ impl Relay {
 
 #[test]
 fn request_loop_of_caches_ends_with_an_error() {
-    let digest = content::sha256(b"nobody has it");
+    let digest = content::sha256(b"absent");
     for length in 1..=3 {
         let relays: Vec<_> = (0..length).map(|_| Relay::new()).collect();
         let caches: Vec<_> = relays
