@@ -137,6 +137,76 @@ fn every_row_has_a_line_of_help_and_is_documented() {
     }
 }
 
+const PAGE: &str = "docs/reference/configuration.md";
+const PAGE_HEAD: &str = "| Environment | Flag | Key | Default | Applied | Meaning |";
+
+/// Returns the row of `setting` in [`PAGE`]. Only the meaning is taken from `old`, and the class of a setting that is
+/// part of a larger value. A new setting gets its help.
+fn page_row(setting: Setting, old: Option<&str>) -> String {
+    let cells: Vec<&str> = old.map_or_else(Vec::new, |row| row.splitn(6, " | ").collect());
+    let code = |text: &str| match text {
+        "none" => "none".to_owned(),
+        text => format!("`{text}`"),
+    };
+    let applied = match setting.reload() {
+        Reload::Live => "reload",
+        Reload::Restart => "restart",
+        Reload::Part => cells.get(4).unwrap_or(&"restart"),
+    };
+    let fallback = format!("{} |", setting.summary());
+    format!(
+        "| `{}` | `--{}` | {} | {} | {applied} | {}",
+        setting.env(),
+        setting.flag(),
+        setting.key().map_or("–".to_owned(), code),
+        code(setting.default_text()),
+        cells.get(5).unwrap_or(&fallback.as_str()),
+    )
+}
+
+/// Returns `page` with the table of settings rendered from [`ROWS`].
+fn with_rendered_table(page: &str) -> String {
+    let (before, rest) = page.split_once(PAGE_HEAD).expect("the page has the table");
+    let (old, after) = rest.split_once("\n\n").expect("a paragraph follows the table");
+    let rows = Setting::ALL.map(|setting| {
+        let name = format!("| `{}` | ", setting.env());
+        page_row(setting, old.lines().find(|line| line.starts_with(&name)))
+    });
+    format!(
+        "{before}{PAGE_HEAD}\n|---|---|---|---|---|---|\n{}\n\n{after}",
+        rows.join("\n")
+    )
+}
+
+#[test]
+fn the_table_of_the_configuration_page_is_rendered_from_the_rows() {
+    let page = std::fs::read_to_string(PAGE).unwrap();
+    let rendered = with_rendered_table(&page);
+    if std::env::var_os("UPDATE_DOCS").is_some() {
+        std::fs::write(PAGE, &rendered).unwrap();
+    } else if page != rendered {
+        let stale = page.lines().zip(rendered.lines()).find(|(old, new)| old != new);
+        panic!("{PAGE} differs from the rows: {stale:?}; run `UPDATE_DOCS=1 cargo test --lib config::options`");
+    }
+}
+
+#[test]
+fn a_new_setting_gets_a_row_with_its_help_and_an_edited_meaning_stays() {
+    let row = page_row(Setting::DrainDelay, None);
+    assert_eq!(
+        row,
+        format!(
+            "| `DRAIN_DELAY` | `--drain-delay` | `drain_delay` | `0s` | restart | {} |",
+            Setting::DrainDelay.summary()
+        )
+    );
+    let edited = "| `DRAIN_DELAY` | `--old` | `old` | `1s` | reload | The time, see [stop](a.md). |";
+    assert_eq!(
+        page_row(Setting::DrainDelay, Some(edited)),
+        "| `DRAIN_DELAY` | `--drain-delay` | `drain_delay` | `0s` | restart | The time, see [stop](a.md). |"
+    );
+}
+
 #[test]
 fn every_key_is_in_the_schema() {
     let schema = schema();
