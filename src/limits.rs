@@ -547,6 +547,10 @@ pub const HTPASSWD_CHECK_INTERVAL: Duration = Duration::from_secs(2);
 /// 1,024 rules.
 pub const ALLOW_RULES_MAX: usize = 1_024;
 
+/// Nested lists and maps of the configuration file. The deepest setting is at level 6. Each level takes some 10 KiB of
+/// stack without optimization.
+pub const CONFIG_DEPTH_MAX: usize = 16;
+
 // --- Bucket reads ---
 
 /// Time after which a lookup in the bucket counts as a miss. Engines respond in 10 to 200 ms. A

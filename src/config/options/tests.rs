@@ -149,6 +149,8 @@ fn page_row(setting: Setting, old: Option<&str>) -> String {
         text => format!("`{text}`"),
     };
     let applied = match setting.reload() {
+        // Flags and environment of a process never change.
+        _ if setting.file() == InFile::Nowhere => "restart",
         Reload::Live => "reload",
         Reload::Restart => "restart",
         Reload::Part => cells.get(4).unwrap_or(&"restart"),
@@ -186,7 +188,9 @@ fn the_table_of_the_configuration_page_is_rendered_from_the_rows() {
         std::fs::write(PAGE, &rendered).unwrap();
     } else if page != rendered {
         let stale = page.lines().zip(rendered.lines()).find(|(old, new)| old != new);
-        panic!("{PAGE} differs from the rows: {stale:?}; run `UPDATE_DOCS=1 cargo test --lib config::options`");
+        panic!(
+            "{PAGE} differs from the rows: {stale:?}; run `UPDATE_DOCS=1 cargo test --lib config::options`"
+        );
     }
 }
 

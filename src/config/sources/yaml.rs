@@ -8,6 +8,8 @@ use std::fmt;
 use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_saphyr::Spanned;
 
+use crate::limits::CONFIG_DEPTH_MAX;
+
 /// A value with its line.
 #[derive(Debug)]
 pub(super) struct Node {
@@ -47,7 +49,11 @@ pub(super) struct Broken {
 ///
 /// Returns the first syntax error, without the surrounding text: the text may be a secret.
 pub(super) fn parse(text: &str) -> Result<Node, Broken> {
-    match serde_saphyr::from_str::<Option<Located>>(text) {
+    let options = serde_saphyr::options! {
+        budget: serde_saphyr::budget! { max_depth: CONFIG_DEPTH_MAX },
+        alias_limits: serde_saphyr::alias_limits! { max_replay_stack_depth: CONFIG_DEPTH_MAX },
+    };
+    match serde_saphyr::from_str_with_options::<Option<Located>>(text, options) {
         Ok(Some(document)) => Ok(finish(document, text)),
         Ok(None) => Ok(Node {
             value: Value::Nothing,
