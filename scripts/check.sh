@@ -107,7 +107,7 @@ join() {
 # ---- Tools ----------------------------------------------------------------------------------------------------------
 
 # Tools for real clients, power cuts, linking and linting, each as `command:package`.
-tools=(cc:gcc make:make git:git jq:jq docker-registry:docker-registry skopeo:skopeo podman:podman dockerd:docker.io docker:docker-cli
+tools=(cc:gcc make:make objcopy:binutils git:git jq:jq docker-registry:docker-registry skopeo:skopeo podman:podman dockerd:docker.io docker:docker-cli
   containerd:containerd runc:runc mkfs.xfs:xfsprogs mkfs.ext4:e2fsprogs mkfs.btrfs:btrfs-progs curl:curl mount:mount python3:python3 shellcheck:shellcheck
   nghttp:nghttp2-client go:golang-go htpasswd:apache2-utils openssl:openssl ip:iproute2 tinyproxy:tinyproxy squid:squid danted:dante-server
   docker-compose:docker-compose unshare:util-linux strace:strace conmon:conmon systemd-analyze:systemd codespell:codespell)
@@ -338,7 +338,7 @@ full() {
     tests "memory of the server on $driver" measured_on $driver
   done
   tests "short memory" short_memory
-  beside "build of the release" cargo build --quiet --locked --release
+  beside "build of the release" scripts/release.sh --quiet
   tests "tests that wait for limits" waiting_tests
   join
   tests "scenarios with a bucket behind the store" bucket_tests
