@@ -77,6 +77,7 @@ impl Registry {
             cache,
             lifetime,
             stale,
+            ..
         } = answer;
         let mut fields = fields(requested, content_type);
         if listed.public {
