@@ -79,11 +79,8 @@ pub fn run(config: Config, read: &dyn Fn() -> Result<Config, Diagnostics>) -> Re
         0 => Vec::new(),
         count => take_sockets(count)?,
     };
-    log::init(
-        config.log_level.into(),
-        config.log_format.into(),
-        config.log_file.clone(),
-    )?;
+    let level = config.log_level.into();
+    let format = log::init(level, config.log_format.into(), config.log_file.clone())?;
     resources::survive_limits()?;
     let descriptors = resources::raise_descriptor_limit();
     let mut signals = Signals::new([SIGHUP, SIGINT, SIGTERM])?;
@@ -141,7 +138,7 @@ pub fn run(config: Config, read: &dyn Fn() -> Result<Config, Diagnostics>) -> Re
     for (index, (cpu, sockets)) in plan.iter().zip(listening.listeners).enumerate() {
         let (cache, helper, shutdown) = (cache.clone(), helper.clone(), shutdown.clone());
         let live = live.clone();
-        let log = config.access_log.then(AccessLog::default);
+        let log = config.access_log.then(|| AccessLog::new(level, format));
         let (options, client_auth, acceptor) = (options.clone(), client_auth.clone(), acceptor.clone());
         let resources = CoreResources {
             core: index,
