@@ -75,8 +75,8 @@ serves() {
   "$@" &
   pid=$!
   eventually 30 listens_or_ended "$pid" "$log" || true
-  if grep -q 'listening on' "$log"; then
-    cache=$(sed -n 's/.*listening on \([0-9.:]*\).*/\1/p' "$log" | head -n 1)
+  if grep -q 'msg=listening ' "$log"; then
+    cache=$(sed -n 's#.*msg=listening .*address=http://\([0-9.:]*\).*#\1#p' "$log" | head -n 1)
     skopeo_copies app $repository || status=1
   else
     echo "it does not listen"
@@ -92,7 +92,7 @@ serves() {
 }
 
 # listens_or_ended PID LOG
-listens_or_ended() { grep -q 'listening on' "$2" || ! kill -0 "$1" 2>/dev/null; }
+listens_or_ended() { grep -q 'msg=listening ' "$2" || ! kill -0 "$1" 2>/dev/null; }
 
 # Ends the cache in a container by its name, or the process itself.
 end_container() {
@@ -186,7 +186,7 @@ refusing
 io_uring=1
 # Whether the kernel itself permits io_uring, outside of any container.
 if ! env "${settings[@]}" FS_ROOT="$work/store-probe" CONFIG_FILE=/dev/null IO_DRIVER=io_uring timeout -s TERM 5 "$binary" serve >"$work/probe.log" 2>&1; then
-  grep -q 'listening on' "$work/probe.log" || io_uring=0
+  grep -q 'msg=listening ' "$work/probe.log" || io_uring=0
 fi
 
 client=docker

@@ -215,14 +215,12 @@ run_cache() {
   env LISTEN_ADDR=127.0.0.1:0 FS_ROOT="$home/store" SPOOL_DIR="$home/spool" CONFIG_FILE="$home/config.yaml" CORES=1 \
     ACCESS_LOG=off S3_LIFECYCLE_DAYS=0 "$@" "$binary" 2>"$cache_log" &
   cache_pids+=($!)
-  while ! grep -q 'listening on' "$cache_log"; do
+  while ! grep -q 'msg=listening ' "$cache_log"; do
     left=$((left - 1))
     if ! kill -0 "${cache_pids[-1]}" 2>/dev/null || [ $left = 0 ]; then return 1; fi
     sleep 0.1
   done
-  cache=$(grep -o 'listening on [^ ,]*' "$cache_log" | head -n 1)
-  cache=${cache#listening on }
-  cache=${cache#http://}
+  cache=$(sed -n 's#.*msg=listening .*address=http://\([^ ]*\).*#\1#p' "$cache_log" | head -n 1)
 }
 
 # path_of DIGEST

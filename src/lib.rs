@@ -23,6 +23,7 @@ pub mod store;
 pub mod upstream;
 
 pub mod anchor;
+pub mod calendar;
 pub mod fail_point;
 pub mod fairness;
 #[cfg(any(test, fuzzing))]

@@ -167,7 +167,7 @@ class Stage:
             )
             environment["CONFIG_FILE"] = str(config)
         command = [str(Path(self.ours_binary).resolve())]
-        server = self._start("ours", command, port, folder, cpus, environment, until="listening on")
+        server = self._start("ours", command, port, folder, cpus, environment, until="msg=listening ")
         server.registry = objects.UPSTREAM_REGISTRY if upstream else objects.WARM_REGISTRY
         return server
 

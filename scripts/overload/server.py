@@ -78,7 +78,7 @@ class Server:
             )
         deadline = time.monotonic() + START_SECONDS
         while time.monotonic() < deadline and self.process.poll() is None:
-            found = re.search(r"listening on 127\.0\.0\.1:(\d+)", self.text())
+            found = re.search(r"msg=listening .*address=http://127\.0\.0\.1:(\d+)", self.text())
             if found:
                 self.address = ("127.0.0.1", int(found.group(1)))
                 return

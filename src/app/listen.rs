@@ -13,6 +13,14 @@ pub(super) struct Address {
     tls: bool,
 }
 
+impl Address {
+    /// Returns the address as a URL, for the log.
+    pub(super) fn url(self) -> String {
+        let scheme = if self.tls { "https" } else { "http" };
+        format!("{scheme}://{}", self.at)
+    }
+}
+
 impl std::fmt::Display for Address {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let scheme = if self.tls { "https" } else { "http" };

@@ -16,6 +16,7 @@ use crate::auth::ClientAuth;
 use crate::cache::{Cache, TagPolicy};
 use crate::config::{Config, Diagnostics, ListenAddr, Live};
 use crate::fairness::Parties;
+use crate::log;
 use crate::registry::{Options, Registry};
 use crate::runtime::core::CoreSettings;
 use crate::runtime::heartbeat::{Health, run_heartbeat};
@@ -35,6 +36,8 @@ pub use stop::End;
 /// The reason why the server did not start.
 #[derive(Debug, thiserror::Error)]
 pub enum AppError {
+    #[error(transparent)]
+    Log(#[from] log::OpenError),
     #[error("cannot listen on {addr}: {source}{hint}")]
     Listen {
         addr: ListenAddr,
@@ -63,8 +66,8 @@ pub enum AppError {
 ///
 /// After the signal, readiness fails for `drain_delay`. The process then stops accepting and
 /// finishes running requests within `drain_timeout`. A second signal ends the process at once.
-/// SIGHUP applies the registries returned by `read`. A configuration with diagnostics changes
-/// nothing.
+/// SIGHUP reopens the log file and applies the registries returned by `read`. A configuration with
+/// diagnostics changes nothing.
 ///
 /// # Errors
 ///
@@ -76,7 +79,8 @@ pub fn run(config: Config, read: &dyn Fn() -> Result<Config, Diagnostics>) -> Re
         0 => Vec::new(),
         count => take_sockets(count)?,
     };
-    crate::log::init(config.log_level.into());
+    let level = config.log_level.into();
+    let format = log::init(level, config.log_format.into(), config.log_file.clone())?;
     resources::survive_limits()?;
     let descriptors = resources::raise_descriptor_limit();
     let mut signals = Signals::new([SIGHUP, SIGINT, SIGTERM])?;
@@ -134,7 +138,7 @@ pub fn run(config: Config, read: &dyn Fn() -> Result<Config, Diagnostics>) -> Re
     for (index, (cpu, sockets)) in plan.iter().zip(listening.listeners).enumerate() {
         let (cache, helper, shutdown) = (cache.clone(), helper.clone(), shutdown.clone());
         let live = live.clone();
-        let log = config.access_log.then(AccessLog::default);
+        let log = config.access_log.then(|| AccessLog::new(level, format));
         let (options, client_auth, acceptor) = (options.clone(), client_auth.clone(), acceptor.clone());
         let resources = CoreResources {
             core: index,
@@ -155,11 +159,12 @@ pub fn run(config: Config, read: &dyn Fn() -> Result<Config, Diagnostics>) -> Re
     supervise::wait_for_cores(&shutdown, accepting);
     for addr in &listening.addresses {
         tracing::info!(
-            "oci-pull-through {} listening on {addr}, store {}, io driver {}, {} cores",
-            env!("CARGO_PKG_VERSION"),
-            config.storage,
-            choice.driver.name(),
-            plan.len()
+            version = env!("CARGO_PKG_VERSION"),
+            address = %addr.url(),
+            store = %config.storage,
+            driver = choice.driver.name(),
+            cores = plan.len(),
+            "listening"
         );
     }
     let status = supervise::status(&listening.addresses, choice.driver, plan.len());
@@ -169,6 +174,7 @@ pub fn run(config: Config, read: &dyn Fn() -> Result<Config, Diagnostics>) -> Re
     for signal in signals.forever() {
         match signal {
             SIGHUP => {
+                log::reopen();
                 notifier.reloading();
                 reload::contained(|| {
                     reload::reload(

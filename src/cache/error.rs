@@ -66,6 +66,15 @@ impl FetchError {
         }
     }
 
+    /// Returns the status of the upstream response that caused the error. `None` also for a kept
+    /// 404, because the registry has not responded now.
+    pub fn upstream_status(&self) -> Option<u16> {
+        match self {
+            FetchError::Upstream(error) => error.status(),
+            _ => None,
+        }
+    }
+
     /// Returns the upstream's verdict on the content, from a current or a kept response.
     pub(super) fn verdict(&self) -> Option<Verdict> {
         match self {

@@ -13,6 +13,7 @@ use crate::upstream::{Credentials, Fault, Purpose, Target, UpstreamBody, Upstrea
 /// The head of the upstream response.
 #[derive(Debug)]
 pub struct PassthroughHead {
+    pub status: u16,
     pub size: Option<u64>,
     /// Media type without parameters. For a fetched manifest, the type confirmed by the body.
     pub content_type: Option<String>,
@@ -72,6 +73,7 @@ impl Cache {
             let (FetchResources { slot, mut memory }, mut response) =
                 fetched.unwrap_or(Err(FetchError::Gone))?;
             let mut head = PassthroughHead {
+                status: response.status,
                 size: response.content_length,
                 content_type: super::media_type(&response.headers),
                 headers: storable(&response.headers),

@@ -18,6 +18,7 @@
 mod table;
 
 use std::num::NonZeroUsize;
+use std::path::PathBuf;
 use std::sync::LazyLock;
 use std::time::Duration;
 
@@ -25,11 +26,11 @@ pub use table::Group;
 pub(super) use table::{InFile, Reload};
 use table::{Names, Row, first_or, settings};
 
-use super::model::{Backend, ClientCertificateMode, IoDriver, KernelTls, LogLevel};
+use super::model::{Backend, ClientCertificateMode, IoDriver, KernelTls, LogFormat, LogLevel};
 use super::value::{
     ADDRESSES, BUCKET, BYTES, BYTES_OR_AUTO, CONNECTIONS_FROM_0, CONNECTIONS_OR_AUTO, CORES, DURATION,
-    HELPER_THREADS, IO_DRIVER, KERNEL_TLS, Kind, LIFECYCLE_DAYS, LOG_LEVEL, PATH, PREFIX, REGISTRY_OR_NONE,
-    SECRET, STORAGE_BACKEND, SWITCH, TEXT, TLS_CLIENT_AUTH,
+    HELPER_THREADS, IO_DRIVER, KERNEL_TLS, Kind, LIFECYCLE_DAYS, LOG_FORMAT, LOG_LEVEL, PATH, PATH_OR_NONE,
+    PREFIX, REGISTRY_OR_NONE, SECRET, STORAGE_BACKEND, SWITCH, TEXT, TLS_CLIENT_AUTH,
 };
 use crate::oci::Namespace;
 
@@ -374,6 +375,24 @@ settings! {
         group: Operation,
         reload: Restart,
         help: "trace, debug, info, warn or error",
+    }
+
+    /// The format of log lines.
+    LogFormat => pub log_format: LogFormat {
+        value: LOG_FORMAT,
+        default: "auto",
+        group: Operation,
+        reload: Restart,
+        help: "auto, text or json",
+    }
+
+    /// The file to which log lines are appended. `None` means standard error.
+    LogFile => pub log_file: Option<PathBuf> {
+        value: PATH_OR_NONE,
+        default: "none",
+        group: Operation,
+        reload: Restart,
+        help: "file instead of standard error",
     }
 
     /// Whether each request is logged.

@@ -2,13 +2,14 @@
 //! to a typed value.
 
 use std::num::NonZeroUsize;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use super::model::units::{
     BOOL_EXPECTED, BYTES_EXPECTED, DURATION_EXPECTED, parse_bool, parse_bytes, parse_duration,
 };
 use super::model::{
-    Backend, ClientCertificateMode, IoDriver, KernelTls, LIFECYCLE_DAYS_MAX, ListenAddr, LogLevel,
+    Backend, ClientCertificateMode, IoDriver, KernelTls, LIFECYCLE_DAYS_MAX, ListenAddr, LogFormat, LogLevel,
     parse_bucket, parse_days, parse_prefix,
 };
 use crate::oci::Namespace;
@@ -141,6 +142,14 @@ pub(super) const PATH: Value<String> = Value {
     kind: Kind::Path,
     parse: |text| Some(text.to_owned()),
 };
+/// The default is no path. A file named `none` needs a path such as `./none`.
+pub(super) const PATH_OR_NONE: Value<Option<PathBuf>> = Value {
+    kind: Kind::Path,
+    parse: |text| match text {
+        "" | "none" => Some(None),
+        _ => Some(Some(PathBuf::from(text))),
+    },
+};
 pub(super) const TEXT: Value<String> = Value {
     kind: Kind::Text,
     parse: |text| Some(text.to_owned()),
@@ -209,6 +218,10 @@ pub(super) const STORAGE_BACKEND: Value<Backend> = Value {
 pub(super) const LOG_LEVEL: Value<LogLevel> = Value {
     kind: Kind::Word(&words(&LogLevel::WORDS)),
     parse: |text| find(&LogLevel::WORDS, &text.to_ascii_lowercase()),
+};
+pub(super) const LOG_FORMAT: Value<LogFormat> = Value {
+    kind: Kind::Word(&words(&LogFormat::WORDS)),
+    parse: |text| find(&LogFormat::WORDS, text),
 };
 /// Upper case is valid too.
 pub(super) const TLS_CLIENT_AUTH: Value<ClientCertificateMode> = Value {

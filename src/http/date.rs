@@ -1,12 +1,9 @@
 //! Formats HTTP dates (RFC 9110, 5.6.7).
 
+use crate::calendar::{DAY_SECONDS, UNIX_SECONDS_MAX, civil, two_digits};
+
 /// The length of `Sun, 06 Nov 1994 08:49:37 GMT`, the only written form.
 pub const DATE_BYTES: usize = 29;
-
-/// 9999-12-31 23:59:59. Later years exceed the format.
-const UNIX_SECONDS_MAX: u64 = 253_402_300_799;
-
-const DAY_SECONDS: u64 = 86_400;
 
 /// Formats a time in seconds since 1970 as an HTTP date. Times after the year 9999 become its last
 /// second.
@@ -29,32 +26,6 @@ pub fn http_date(unix_seconds: u64) -> [u8; DATE_BYTES] {
     two_digits(&mut text[20..22], second_of_day / 60 % 60);
     two_digits(&mut text[23..25], second_of_day % 60);
     text
-}
-
-fn two_digits(place: &mut [u8], value: u64) {
-    place.copy_from_slice(&[b'0' + (value / 10) as u8, b'0' + (value % 10) as u8]);
-}
-
-/// Returns year, month and day of the month (both from 1) of a day since 1970-01-01.
-///
-/// Counts in eras of 400 years from 0000-03-01. Thus the leap day ends its year, and one formula
-/// covers all months (Howard Hinnant's `civil_from_days`).
-fn civil(days: u64) -> (u64, u64, u64) {
-    const DAYS_TO_1970: u64 = 719_468;
-    const ERA_DAYS: u64 = 146_097;
-    let days = days + DAYS_TO_1970;
-    let (era, day_of_era) = (days / ERA_DAYS, days % ERA_DAYS);
-    let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let march_month = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * march_month + 2) / 5 + 1;
-    let month = if march_month < 10 {
-        march_month + 3
-    } else {
-        march_month - 9
-    };
-    let year = era * 400 + year_of_era + u64::from(month <= 2);
-    (year, month, day)
 }
 
 #[cfg(test)]

@@ -9,11 +9,17 @@ pub mod headers;
 pub mod link;
 pub mod multipart;
 pub mod range;
+mod redact;
 pub mod request;
+mod request_details;
+mod request_id;
 mod response;
 
 pub use body::{Aborted, Body, Growing, NextPiece, Piece};
 pub use content_range::ContentRange;
 pub use range::{Ranges, Span, parse_range};
+pub use redact::redacted;
 pub use request::{Certificate, Method, RequestHead, Version};
+pub use request_details::{ContentItem, ContentName, RequestDetails};
+pub use request_id::RequestId;
 pub use response::{CacheResult, Fields, Ready, Response};

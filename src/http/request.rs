@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use memchr::memchr;
 
-use super::headers;
+use super::{RequestId, headers};
 
 /// The supported methods. The cache only reads, so it treats all other methods alike.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -39,6 +39,8 @@ pub struct Certificate {
 /// percent-escapes.
 #[derive(Clone, Copy)]
 pub struct RequestHead<'b> {
+    /// The id of the request, for the log. Added by the connection.
+    pub id: RequestId,
     pub method: Method,
     pub version: Version,
     /// Whether the client wants to keep the connection open. Depends on the version and all members
@@ -78,6 +80,7 @@ impl RequestHead<'static> {
     /// response.
     pub(crate) fn refused() -> Self {
         RequestHead {
+            id: RequestId::default(),
             method: Method::Other,
             version: Version::Http11,
             keep_alive: false,

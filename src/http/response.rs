@@ -2,11 +2,13 @@
 
 use std::cell::OnceCell;
 use std::fs::File;
+use std::rc::Rc;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue};
 
+use super::ContentName;
 use super::body::Body;
 
 /// The source of a response. A closed set, for the log and for metrics.
@@ -120,6 +122,8 @@ pub struct Ready {
     pub body: Bytes,
     /// A body in a file, and its size. Never empty.
     pub file: Option<(Arc<File>, u64)>,
+    /// The name of the content, for the access log.
+    pub content: Option<Rc<ContentName>>,
     map: OnceCell<HeaderMap>,
 }
 
@@ -130,6 +134,7 @@ impl Ready {
             head_len,
             body,
             file,
+            content: None,
             map: OnceCell::new(),
         }
     }

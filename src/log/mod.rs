@@ -1,13 +1,20 @@
-//! The log on standard error. Threads put lines into a bounded queue without waiting, and a single
-//! thread writes the lines. If the reader of standard error stops reading, only lines are lost.
+//! The log, on standard error or in a file. Threads put lines into a bounded queue without waiting,
+//! and a single thread writes the lines. If the output blocks, only lines are lost.
 //!
-//! Events of `tracing` and the lines about requests (`server::access_log`) share the queue, and so
-//! keep their order.
+//! Events of `tracing` and the lines about requests (`server::access_log`) share the encoder and
+//! the queue, and so keep their order.
 
+mod encoder;
+mod events;
+mod output;
 mod queue;
+mod time;
 
 use std::backtrace::{Backtrace, BacktraceStatus};
+use std::ffi::OsStr;
 use std::io::{self, IsTerminal, Write};
+use std::panic::PanicHookInfo;
+use std::path::PathBuf;
 use std::sync::OnceLock;
 use std::time::Duration;
 
@@ -15,46 +22,120 @@ use tracing::Level;
 use tracing_subscriber::filter::filter_fn;
 use tracing_subscriber::layer::SubscriberExt;
 
-use queue::{EVENT_BYTES_MAX, Queue, REQUEST_BYTES_MAX, Stderr};
+pub use encoder::{Format, Line};
+use events::EventLines;
+use output::{LogFile, Stderr};
+use queue::{EVENT_BYTES_MAX, Queue, REQUEST_BYTES_MAX};
 
-/// The longest wait for the reader of standard error at the end of the process. A pipe with an
+/// The longest wait for the log thread at the end of the process and on SIGHUP. A pipe with an
 /// active reader takes the whole queue in some ten milliseconds.
 const FLUSH_WAIT: Duration = Duration::from_secs(1);
 
-/// `None` if the thread could not be started. Lines are then written directly.
-static QUEUE: OnceLock<Option<Queue>> = OnceLock::new();
+/// The log of this process. Lines before [`init`] use standard error.
+static LOG: OnceLock<Log> = OnceLock::new();
 
-fn queue() -> Option<&'static Queue> {
-    QUEUE.get_or_init(|| Queue::start(Stderr).ok()).as_ref()
+struct Log {
+    /// `None` if the thread could not be started. Lines are then written to standard error.
+    queue: Option<Queue>,
+    is_file: bool,
 }
 
-/// Sends events of `level` and above, and panic messages, to standard error. Colors are used only
-/// on a terminal. Events of the `h2` crate are omitted. Any client could fill the log with events
-/// of `h2`, and the events show frames.
-pub fn init(level: Level) {
+impl Log {
+    fn to_stderr(format: Format) -> Self {
+        Log {
+            queue: Queue::start(Stderr, format).ok(),
+            is_file: false,
+        }
+    }
+
+    fn get() -> &'static Self {
+        LOG.get_or_init(|| Log::to_stderr(Format::Text))
+    }
+}
+
+/// The operator's choice of the format.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum FormatChoice {
+    /// Text, with colours on a terminal.
+    Auto,
+    Text,
+    Json,
+}
+
+impl FormatChoice {
+    /// Returns the format. `no_color` is the variable `NO_COLOR`; any text disables colours.
+    fn format(self, is_terminal: bool, no_color: Option<&OsStr>) -> Format {
+        let colours = is_terminal && no_color.is_none_or(OsStr::is_empty);
+        match self {
+            FormatChoice::Auto if colours => Format::Coloured,
+            FormatChoice::Auto | FormatChoice::Text => Format::Text,
+            FormatChoice::Json => Format::Json,
+        }
+    }
+}
+
+/// The log file cannot be opened.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "cannot open the log file {}: {source}; expected a file to which the process may append; create its directory, permit the access, or change LOG_FILE",
+    path.display()
+)]
+pub struct OpenError {
+    path: PathBuf,
+    source: io::Error,
+}
+
+/// Sends events of `level` and above, and panic messages, to `file`, or to standard error. Returns
+/// the format of all lines. Events of the `h2` crate are omitted. Any client could fill the log
+/// with events of `h2`, and the events show frames.
+///
+/// # Errors
+///
+/// The file cannot be opened.
+pub fn init(level: Level, choice: FormatChoice, file: Option<PathBuf>) -> Result<Format, OpenError> {
+    let is_terminal = file.is_none() && io::stderr().is_terminal();
+    let format = choice.format(is_terminal, std::env::var_os("NO_COLOR").as_deref());
+    let log = match file {
+        None => Log::to_stderr(format),
+        Some(path) => match LogFile::open(&path) {
+            Ok(file) => Log {
+                queue: Queue::start(file, format).ok(),
+                is_file: true,
+            },
+            Err(source) => return Err(OpenError { path, source }),
+        },
+    };
+    // Only a second call can fail, and the log then already exists.
+    let _ = LOG.set(log);
     let subscriber = tracing_subscriber::fmt()
+        .event_format(EventLines(format))
         .with_writer(|| Event)
         .with_max_level(level)
-        .with_target(false)
-        .with_ansi(io::stderr().is_terminal())
         .finish()
         .with(filter_fn(|event| !event.target().starts_with("h2")));
-    // Only a second call can fail, and a subscriber is then already installed.
     let _ = tracing::subscriber::set_global_default(subscriber);
     // The default hook writes directly, and would wait for the reader of standard error.
-    std::panic::set_hook(Box::new(|panic| {
-        let thread = std::thread::current();
-        let name = thread.name().unwrap_or("without a name");
-        let backtrace = Backtrace::capture();
-        let backtrace = match backtrace.status() {
-            BacktraceStatus::Captured => format!("{backtrace}"),
-            _ => String::new(),
-        };
-        put(
-            format!("thread '{name}' {panic}\n{backtrace}").into_bytes(),
-            EVENT_BYTES_MAX,
-        );
+    std::panic::set_hook(Box::new(move |panic| {
+        let text = panic_line(panic, format);
+        put(text, EVENT_BYTES_MAX);
     }));
+    Ok(format)
+}
+
+fn panic_line(panic: &PanicHookInfo<'_>, format: Format) -> Vec<u8> {
+    let mut text = Vec::new();
+    let mut line = Line::begin(&mut text, format, time::unix_millis(), Level::ERROR, "panic");
+    line.text("thread", std::thread::current().name().unwrap_or("-"));
+    if let Some(location) = panic.location() {
+        line.display("location", location);
+    }
+    line.text("message", panic.payload_as_str().unwrap_or("-"));
+    let backtrace = Backtrace::capture();
+    if backtrace.status() == BacktraceStatus::Captured {
+        line.display("backtrace", &backtrace);
+    }
+    line.end();
+    text
 }
 
 /// Logs `lines` about requests, each with a newline. Never waits.
@@ -62,28 +143,55 @@ pub fn requests(lines: Vec<u8>) {
     put(lines, REQUEST_BYTES_MAX);
 }
 
-/// Writes the last line of the process. Waits no longer than [`flush`].
+/// Writes the last line of the process to standard error, also if the log is a file. Waits no
+/// longer than twice [`flush`].
 pub fn last_line(line: &str) {
-    put(format!("{line}\n").into_bytes(), EVENT_BYTES_MAX);
-    flush();
+    let text = format!("{line}\n").into_bytes();
+    let log = Log::get();
+    if log.is_file {
+        flush();
+        if let Ok(queue) = Queue::start(Stderr, Format::Text) {
+            queue.put(text, EVENT_BYTES_MAX);
+            queue.flush(FLUSH_WAIT);
+        }
+    } else {
+        put(text, EVENT_BYTES_MAX);
+        flush();
+    }
+}
+
+/// Opens the log file again by its path, after a rotation. Waits for a place in the queue, for a
+/// second at most, so call this only from a thread that serves no client.
+pub fn reopen() {
+    if let Some(Log {
+        queue: Some(queue),
+        is_file: true,
+    }) = LOG.get()
+        && !queue.reopen(FLUSH_WAIT)
+    {
+        tracing::error!(error = "the log queue is full", "log file not reopened");
+    }
 }
 
 /// Waits until all earlier lines are written, for a second at most. Blocks, so call this only at
 /// the end of the process.
 pub fn flush() {
-    if let Some(Some(queue)) = QUEUE.get() {
+    if let Some(Log {
+        queue: Some(queue), ..
+    }) = LOG.get()
+    {
         queue.flush(FLUSH_WAIT);
     }
 }
 
-/// Ends the process by SIGABRT, after writing the last lines if standard error is read.
+/// Ends the process by SIGABRT, after writing the last lines if the output takes lines.
 pub fn abort() -> ! {
     flush();
     std::process::abort();
 }
 
 fn put(text: Vec<u8>, bytes_max: usize) {
-    match queue() {
+    match &Log::get().queue {
         Some(queue) => queue.put(text, bytes_max),
         None => {
             let _ = io::stderr().write_all(&text);
@@ -102,5 +210,23 @@ impl Write for Event {
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn colours_need_a_terminal_and_no_variable_no_color() {
+        let auto = |is_terminal, no_color: Option<&str>| {
+            FormatChoice::Auto.format(is_terminal, no_color.map(OsStr::new))
+        };
+        assert_eq!(auto(true, None), Format::Coloured);
+        assert_eq!(auto(true, Some("")), Format::Coloured);
+        assert_eq!(auto(true, Some("0")), Format::Text);
+        assert_eq!(auto(false, None), Format::Text);
+        assert_eq!(FormatChoice::Text.format(true, None), Format::Text);
+        assert_eq!(FormatChoice::Json.format(true, None), Format::Json);
     }
 }

@@ -1,12 +1,16 @@
-//! The queue of log lines, and the thread that writes the lines to standard error.
+//! The queue of log lines, and the thread that writes the lines to the output.
 
 use std::io::{self, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender};
-use rustix::event::{PollFd, PollFlags, poll};
+use tracing::Level;
+
+use super::encoder::{Format, Line};
+use super::output::Output;
+use super::time::unix_millis;
 
 /// Bytes that may wait for the writer. Lines about requests may take 64 batches of 32 KiB. Events
 /// may fill twice as much, so that a burst of requests does not displace the explanation of the
@@ -21,6 +25,7 @@ enum Message {
     Text(Vec<u8>),
     /// Signals that all earlier messages are written.
     Flush(Sender<()>),
+    Reopen,
 }
 
 /// The sending side of the queue, shared by all threads.
@@ -38,18 +43,18 @@ struct Counts {
 }
 
 impl Queue {
-    /// Starts the thread that writes to `out`.
+    /// Starts the thread that writes to `out`. The thread encodes its own lines in `format`.
     ///
     /// # Errors
     ///
     /// The thread cannot be started.
-    pub(super) fn start(out: impl Write + Send + 'static) -> io::Result<Self> {
+    pub(super) fn start(out: impl Output + Send + 'static, format: Format) -> io::Result<Self> {
         let (sender, messages) = crossbeam_channel::bounded(MESSAGES_MAX);
         let counts = Arc::new(Counts::default());
         let counted = counts.clone();
         std::thread::Builder::new()
             .name("log".into())
-            .spawn(move || write_all(&messages, &counted, out))?;
+            .spawn(move || Writer::new(out, format, counted).run(&messages))?;
         Ok(Queue { sender, counts })
     }
 
@@ -64,7 +69,7 @@ impl Queue {
             match self.sender.try_send(Message::Text(text)) {
                 Err(error) => match error.into_inner() {
                     Message::Text(text) => Some(text),
-                    Message::Flush(_) => None,
+                    Message::Flush(_) | Message::Reopen => None,
                 },
                 Ok(()) => None,
             }
@@ -73,6 +78,12 @@ impl Queue {
             self.counts.waiting.fetch_sub(bytes, Ordering::Relaxed);
             self.counts.dropped.fetch_add(lines(&text), Ordering::Relaxed);
         }
+    }
+
+    /// Reopens the output after all earlier lines. Waits for a place in the queue, for `limit` at
+    /// most. Returns whether the queue had a place.
+    pub(super) fn reopen(&self, limit: Duration) -> bool {
+        self.sender.send_timeout(Message::Reopen, limit).is_ok()
     }
 
     /// Waits until all earlier lines are written, for `limit` at most.
@@ -93,63 +104,92 @@ fn lines(text: &[u8]) -> u64 {
     memchr::memchr_iter(b'\n', text).count() as u64
 }
 
-/// Writes messages until the queue is closed. Text that cannot be written is dropped and counted.
-/// The count follows the next text that can be written.
-fn write_all(messages: &Receiver<Message>, counts: &Counts, mut out: impl Write) {
-    for message in messages {
-        let text = match message {
-            Message::Text(text) => text,
-            Message::Flush(flushed) => {
-                let _ = flushed.send(());
-                continue;
-            }
-        };
-        let written = out.write_all(&text);
-        counts.waiting.fetch_sub(text.len(), Ordering::Relaxed);
-        if written.is_err() {
-            counts.dropped.fetch_add(lines(&text), Ordering::Relaxed);
-            continue;
-        }
-        let dropped = counts.dropped.swap(0, Ordering::Relaxed);
-        if dropped > 0 {
-            let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-            let report = format!(
-                "ts={}.{:03} level=warn msg=\"log lines were dropped: standard error was not read in time\" lines={dropped}\n",
-                now.as_secs(),
-                now.subsec_millis(),
-            );
-            if out.write_all(report.as_bytes()).is_err() {
-                counts.dropped.fetch_add(dropped, Ordering::Relaxed);
-            }
-        }
-    }
+/// The log thread.
+struct Writer<O> {
+    out: O,
+    format: Format,
+    counts: Arc<Counts>,
+    /// The last write ended within a line.
+    torn: bool,
 }
 
-/// Standard error without the lock of [`io::stderr`], which would be held during a write.
-pub(super) struct Stderr;
+impl<O: Output> Writer<O> {
+    fn new(out: O, format: Format, counts: Arc<Counts>) -> Self {
+        Writer {
+            out,
+            format,
+            counts,
+            torn: false,
+        }
+    }
 
-impl Write for Stderr {
-    fn write(&mut self, text: &[u8]) -> io::Result<usize> {
-        let stderr = rustix::stdio::stderr();
-        loop {
-            match rustix::io::write(stderr, text) {
-                // `O_NONBLOCK` belongs to the open file, so another process with the file may have
-                // set the flag.
-                Err(rustix::io::Errno::AGAIN) => {
-                    let mut ready = [PollFd::new(&stderr, PollFlags::OUT)];
-                    match poll(&mut ready, None) {
-                        Ok(_) | Err(rustix::io::Errno::INTR) => {}
-                        Err(error) => return Err(error.into()),
+    /// Writes messages until the queue is closed. Text that cannot be written is dropped and
+    /// counted. The count follows the next text that can be written.
+    fn run(mut self, messages: &Receiver<Message>) {
+        for message in messages {
+            match message {
+                Message::Text(text) => {
+                    let written = self.write(&text);
+                    self.counts.waiting.fetch_sub(text.len(), Ordering::Relaxed);
+                    if written {
+                        self.report_dropped();
                     }
                 }
-                // `write_all` retries after EINTR.
-                outcome => return Ok(outcome?),
+                Message::Flush(flushed) => {
+                    let _ = flushed.send(());
+                }
+                Message::Reopen => {
+                    if let Err(error) = self.out.reopen() {
+                        self.report(Level::ERROR, "log file not reopened", |line| {
+                            line.display("error", &error);
+                        });
+                    }
+                }
             }
         }
     }
 
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
+    fn report_dropped(&mut self) {
+        let dropped = self.counts.dropped.swap(0, Ordering::Relaxed);
+        if dropped > 0
+            && !self.report(Level::WARN, "log lines dropped", |line| {
+                line.number("lines", dropped)
+            })
+        {
+            // The failed write has counted the report as a line.
+            self.counts.dropped.fetch_add(dropped - 1, Ordering::Relaxed);
+        }
+    }
+
+    /// Writes a line of the log thread. Returns whether the line was written.
+    fn report(&mut self, level: Level, message: &str, fields: impl FnOnce(&mut Line<'_>)) -> bool {
+        let mut text = Vec::new();
+        let mut line = Line::begin(&mut text, self.format, unix_millis(), level, message);
+        fields(&mut line);
+        line.end();
+        self.write(&text)
+    }
+
+    /// Writes whole lines. Counts the lines that cannot be written, and returns whether all lines
+    /// were written.
+    fn write(&mut self, text: &[u8]) -> bool {
+        // A line after a part of a line would be lost too.
+        if self.torn && self.out.write_all(b"\n").is_ok() {
+            self.torn = false;
+        }
+        let mut rest = text;
+        while !rest.is_empty() {
+            match self.out.write(rest) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Ok(0) | Err(_) => break,
+                Ok(written) => {
+                    self.torn = rest[written - 1] != b'\n';
+                    rest = &rest[written..];
+                }
+            }
+        }
+        self.counts.dropped.fetch_add(lines(rest), Ordering::Relaxed);
+        rest.is_empty()
     }
 }
 
@@ -159,13 +199,15 @@ mod tests {
     use std::io::Read as _;
     use std::os::unix::net::UnixStream;
 
+    impl Output for UnixStream {}
+
     const SOON: Duration = Duration::from_millis(20);
     const LIMIT: Duration = Duration::from_secs(60);
 
     #[test]
     fn logging_does_not_block_without_a_reader_and_reports_dropped_lines() {
         let (out, mut reader) = UnixStream::pair().unwrap();
-        let queue = Queue::start(out).unwrap();
+        let queue = Queue::start(out, Format::Text).unwrap();
         let line = [&[b'x'; 1023][..], b"\n"].concat();
         let put = 3 * MESSAGES_MAX;
         for _ in 0..put {
@@ -193,7 +235,7 @@ mod tests {
     #[test]
     fn lines_about_requests_leave_room_for_events() {
         let (out, _unread) = UnixStream::pair().unwrap();
-        let queue = Queue::start(out).unwrap();
+        let queue = Queue::start(out, Format::Text).unwrap();
         let batch = vec![b'\n'; 32 * 1024];
         for _ in 0..1_000 {
             queue.put(batch.clone(), REQUEST_BYTES_MAX);
@@ -219,8 +261,9 @@ mod tests {
                 Ok(())
             }
         }
+        impl Output for Failing {}
         let (out, mut reader) = UnixStream::pair().unwrap();
-        let queue = Queue::start(Failing(0, out)).unwrap();
+        let queue = Queue::start(Failing(0, out), Format::Text).unwrap();
         for line in ["one\n", "two\n", "three\n"] {
             queue.put(line.into(), EVENT_BYTES_MAX);
         }
@@ -231,6 +274,42 @@ mod tests {
         assert!(
             text.starts_with("three\n") && text.ends_with("lines=2\n"),
             "{text}"
+        );
+    }
+
+    #[test]
+    fn line_after_a_partial_write_begins_a_new_line() {
+        /// An output for five bytes, then an error, then any bytes.
+        struct Full(u32, UnixStream);
+        impl Write for Full {
+            fn write(&mut self, text: &[u8]) -> io::Result<usize> {
+                self.0 += 1;
+                match self.0 {
+                    1 => self.1.write(&text[..5]),
+                    2 => Err(io::Error::from_raw_os_error(libc::ENOSPC)),
+                    _ => self.1.write(text),
+                }
+            }
+            fn flush(&mut self) -> io::Result<()> {
+                Ok(())
+            }
+        }
+        impl Output for Full {}
+        let (out, mut reader) = UnixStream::pair().unwrap();
+        let queue = Queue::start(Full(0, out), Format::Json).unwrap();
+        for line in ["first line\n", "second line\n"] {
+            queue.put(line.into(), EVENT_BYTES_MAX);
+        }
+        queue.flush(LIMIT);
+        drop(queue);
+        let mut text = String::new();
+        reader.read_to_string(&mut text).unwrap();
+        let lines: Vec<&str> = text.lines().collect();
+        assert_eq!(lines[..2], ["first", "second line"], "{text}");
+        let report: serde_json::Value = serde_json::from_str(lines[2]).unwrap();
+        assert_eq!(
+            (&report["msg"], &report["lines"]),
+            (&"log lines dropped".into(), &1.into())
         );
     }
 }

@@ -60,6 +60,7 @@ impl Registry {
     }
 
     fn blob_response(&self, pull: &Pull<'_>, digest: &Digest, caller: &Caller, blob: FoundBlob) -> Response {
+        pull.details.upstream_status.set(blob.upstream_status);
         let description = Description {
             digest,
             content_type: "application/octet-stream",
@@ -85,7 +86,7 @@ impl Registry {
                 let fields = respond::fields(description);
                 let readers = pull.readers.clone();
                 let mut responses = self.responses.borrow_mut();
-                responses.remember(head.target, fields, bytes.clone(), None, readers);
+                responses.remember(head.target, fields, bytes.clone(), None, readers, pull.content());
             }
             (BlobBody::File { file, lasting: true }, Some(size))
                 if head.range.is_none() && size > MEMORY_OBJECT_BYTES_MAX =>
@@ -93,7 +94,7 @@ impl Registry {
                 let fields = respond::fields(description);
                 let readers = pull.readers.clone();
                 let mut responses = self.responses.borrow_mut();
-                responses.remember_file(head.target, fields, file.clone(), size, readers);
+                responses.remember_file(head.target, fields, file.clone(), size, readers, pull.content());
             }
             _ => {}
         }

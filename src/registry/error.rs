@@ -102,6 +102,15 @@ impl Wanted {
 }
 
 impl PullError {
+    /// Returns the status of the upstream response that caused the error.
+    pub fn upstream_status(&self) -> Option<u16> {
+        match self {
+            PullError::Fetch(error) => error.upstream_status(),
+            PullError::Listing(error) => error.upstream_status(),
+            _ => None,
+        }
+    }
+
     pub fn response(&self, wanted: &Wanted) -> Response {
         match self {
             PullError::Route(error) => {

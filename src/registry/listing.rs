@@ -30,12 +30,14 @@ impl Registry {
             return Ok(response(fields, named(b"[]").into(), CacheResult::None));
         };
         let answer = self.list(pull, Target::Tags(query)).await?;
+        pull.details.upstream_status.set(answer.upstream_status);
         let fields = self.list_fields(head, requested, &answer, "application/json");
         Ok(response(fields, named(&answer.listed.body).into(), answer.cache))
     }
 
     pub(super) async fn referrers(&self, pull: &Pull<'_>, target: Target) -> Result<Response, PullError> {
         let answer = self.list(pull, target).await?;
+        pull.details.upstream_status.set(answer.upstream_status);
         let mut fields = self.list_fields(pull.head, pull.requested, &answer, INDEX_TYPE);
         if answer.listed.filtered {
             fields.add("OCI-Filters-Applied", "artifactType");
@@ -77,6 +79,7 @@ impl Registry {
             cache,
             lifetime,
             stale,
+            ..
         } = answer;
         let mut fields = fields(requested, content_type);
         if listed.public {

@@ -87,6 +87,9 @@ impl Registry {
         role: Role,
     ) -> Response {
         let manifest = &answer.manifest;
+        // The upstream responded to the request of the leader.
+        let status = answer.upstream_status.filter(|_| role == Role::Leader);
+        pull.details.upstream_status.set(status);
         let life = if answer.checked_ms.is_some() {
             Life::Tag
         } else {
@@ -146,6 +149,13 @@ impl Registry {
         });
         let readers = pull.readers.clone();
         let mut responses = self.responses.borrow_mut();
-        responses.remember(pull.head.target, fields, body.clone(), tag, readers);
+        responses.remember(
+            pull.head.target,
+            fields,
+            body.clone(),
+            tag,
+            readers,
+            pull.content(),
+        );
     }
 }

@@ -27,7 +27,7 @@ use std::rc::Rc;
 use crate::auth::{AuthError, Authenticator, ClientAuth, Forbidden, Identity, Readers, Subject};
 use crate::cache::{Cache, OpenFiles};
 use crate::config::{Live, Registries};
-use crate::http::{Body, CacheResult, Method, Ready, RequestHead, Response};
+use crate::http::{Body, CacheResult, Method, Ready, RequestDetails, RequestHead, Response};
 use crate::oci::{Namespace, Origin};
 use crate::runtime::heartbeat::Health;
 use crate::server::Handler;
@@ -221,8 +221,12 @@ impl Handler for Registry {
         }
     }
 
-    fn answer<'a>(&'a self, head: &'a RequestHead<'a>) -> Pin<Box<dyn Future<Output = Response> + 'a>> {
-        Box::pin(self.pull(head))
+    fn answer<'a>(
+        &'a self,
+        head: &'a RequestHead<'a>,
+        details: &'a RequestDetails,
+    ) -> Pin<Box<dyn Future<Output = Response> + 'a>> {
+        Box::pin(self.pull(head, details))
     }
 }
 

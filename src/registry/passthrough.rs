@@ -31,6 +31,7 @@ impl Registry {
             .cache
             .pass_through(pull.origin(), target, head_only, accept, credentials)
             .await?;
+        pull.details.upstream_status.set(Some(upstream.status));
         let named = || -> Option<Digest> {
             let values = upstream.headers.get("Docker-Content-Digest")?;
             values.first()?.parse().ok()

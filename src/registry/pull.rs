@@ -1,11 +1,15 @@
 //! The steps of a request: authenticate, route, authorize, look up, respond.
 
+use std::rc::Rc;
+
+use tracing::field::display;
+
 use super::error::{PullError, Wanted};
 use super::route::{Requested, Route, What};
 use super::{Registry, plain};
 use crate::auth::{Identity, Readers};
 use crate::fail_point::hit;
-use crate::http::{Method, RequestHead, Response};
+use crate::http::{ContentName, Method, RequestDetails, RequestHead, Response, redacted};
 use crate::oci::Origin;
 use crate::upstream::Target;
 
@@ -15,11 +19,18 @@ pub(super) struct Pull<'a> {
     pub head: &'a RequestHead<'a>,
     pub requested: &'a Requested,
     pub readers: Readers,
+    /// Facts for the access log.
+    pub details: &'a RequestDetails,
 }
 
 impl Pull<'_> {
     pub fn origin(&self) -> &Origin {
         &self.requested.origin
+    }
+
+    /// Returns the name of the content for the access log.
+    pub fn content(&self) -> Option<Rc<ContentName>> {
+        self.details.content.get().cloned()
     }
 
     /// Returns the `ns` of the query, to repeat in the response.
@@ -30,22 +41,26 @@ impl Pull<'_> {
 
 impl Registry {
     /// Answers one request.
-    pub(super) async fn pull(&self, head: &RequestHead<'_>) -> Response {
+    pub(super) async fn pull(&self, head: &RequestHead<'_>, details: &RequestDetails) -> Response {
         hit("request");
         let mut wanted = Wanted::default();
-        self.answer_route(head, &mut wanted).await.unwrap_or_else(|error| {
-            let response = error.response(&wanted);
-            // A client with a second registry reports only the error of the second registry.
-            if matches!(response.status, 502 | 504) {
-                tracing::info!(target = head.target, status = response.status, %error, "a pull has failed");
-            } else {
-                tracing::debug!(target = head.target, status = response.status, %error, "refused");
+        match self.answer_route(head, details, &mut wanted).await {
+            Ok(response) => response,
+            Err(error) => {
+                details.upstream_status.set(error.upstream_status());
+                let response = error.response(&wanted);
+                log_error(head, &wanted, response.status, &error);
+                response
             }
-            response
-        })
+        }
     }
 
-    async fn answer_route(&self, head: &RequestHead<'_>, wanted: &mut Wanted) -> Result<Response, PullError> {
+    async fn answer_route(
+        &self,
+        head: &RequestHead<'_>,
+        details: &RequestDetails,
+        wanted: &mut Wanted,
+    ) -> Result<Response, PullError> {
         let (head, identity) = &self.authenticate(head).await?;
         let allowed = self
             .find_route(head)
@@ -62,6 +77,8 @@ impl Registry {
             Route::Stats => self.stats().await,
             Route::Content(requested, what) => {
                 *wanted = self.wanted(&requested, &what);
+                let name = Rc::new(what.name(&requested.origin));
+                details.content.get_or_init(|| name);
                 // Until the drop, upstream requests for the content carry the `Via` of this
                 // request.
                 let _on_behalf = self.on_behalf(head, &requested, &what)?;
@@ -69,6 +86,7 @@ impl Registry {
                     head,
                     requested: &requested,
                     readers,
+                    details,
                 };
                 self.content(&pull, what).await
             }
@@ -91,5 +109,19 @@ impl Registry {
             return Err(PullError::Login);
         }
         Ok(plain(200, "application/json", "{}"))
+    }
+}
+
+/// Logs the error of a request. A client with a second registry reports only the error of the
+/// second registry, so the log reports a failed upstream.
+fn log_error(head: &RequestHead<'_>, wanted: &Wanted, status: u16, error: &PullError) {
+    let id = display(head.id);
+    let registry = wanted.origin.as_ref().map(|origin| display(&origin.namespace));
+    let repository = wanted.origin.as_ref().map(|origin| display(&origin.repository));
+    if matches!(status, 502 | 504) {
+        tracing::info!(id, registry, repository, status, %error, "pull failed");
+    } else {
+        let path = redacted(head.target);
+        tracing::debug!(id, registry, repository, %path, status, %error, "request rejected");
     }
 }

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::auth::{CachedAccess, Readers};
-use crate::http::{Fields, Ready, RequestHead};
+use crate::http::{ContentName, Fields, Ready, RequestHead};
 use crate::limits::MEMORY_OBJECTS_MAX;
 use crate::lru::Lru;
 use crate::oci::accepts;
@@ -32,6 +32,8 @@ pub struct ResponseCache {
 struct CachedResponse {
     fields: Fields,
     body: CachedBody,
+    /// The name of the content, for the access log.
+    content: Option<Rc<ContentName>>,
     /// The terms of a response to a tag.
     tag: Option<CachedTagTerms>,
     readers: Readers,
@@ -103,13 +105,15 @@ impl ResponseCache {
         body: Bytes,
         tag: Option<CachedTagTerms>,
         readers: Readers,
+        content: Option<Rc<ContentName>>,
     ) {
         if target.is_empty() {
             return;
         }
-        let weight =
-            2 * body.len() as u64 + 2 * fields.as_bytes().len() as u64 + target.len() as u64 + OVERHEAD_BYTES;
-        let entry = CachedResponse::new(fields, CachedBody::Bytes(body), tag, readers);
+        // The target is the key, and its parts are the name of the content.
+        let texts = 2 * fields.as_bytes().len() as u64 + 2 * target.len() as u64;
+        let weight = 2 * body.len() as u64 + texts + OVERHEAD_BYTES;
+        let entry = CachedResponse::new(fields, CachedBody::Bytes(body), tag, readers, content);
         self.answers.insert(target.into(), entry, weight);
     }
 
@@ -121,23 +125,29 @@ impl ResponseCache {
         file: Arc<File>,
         size: u64,
         readers: Readers,
+        content: Option<Rc<ContentName>>,
     ) {
         if size > 0 && !target.is_empty() {
-            self.files.insert(
-                target.into(),
-                CachedResponse::new(fields, CachedBody::File(file, size), None, readers),
-                1,
-            );
+            let body = CachedBody::File(file, size);
+            let entry = CachedResponse::new(fields, body, None, readers, content);
+            self.files.insert(target.into(), entry, 1);
         }
     }
 }
 
 impl CachedResponse {
-    fn new(fields: Fields, body: CachedBody, tag: Option<CachedTagTerms>, readers: Readers) -> Self {
+    fn new(
+        fields: Fields,
+        body: CachedBody,
+        tag: Option<CachedTagTerms>,
+        readers: Readers,
+        content: Option<Rc<ContentName>>,
+    ) -> Self {
         let nothing = Rc::new(Ready::new(Vec::new(), 0, Bytes::new(), None));
         let mut entry = CachedResponse {
             fields,
             body,
+            content,
             tag,
             readers,
             ready: nothing,
@@ -154,13 +164,15 @@ impl CachedResponse {
             CachedBody::Bytes(bytes) => (bytes, None),
             CachedBody::File(file, size) => (&nothing, Some((file.clone(), *size))),
         };
-        self.ready = Rc::new(match &self.tag {
+        let mut ready = match &self.tag {
             None => encode_ready(&self.fields, bytes, file, now),
             Some(tag) => {
                 let age = now.saturating_sub(tag.checked_ms / 1000);
                 let fields = self.fields.clone().with("Age", age.to_string());
                 encode_ready(&fields, bytes, file, now)
             }
-        });
+        };
+        ready.content = self.content.clone();
+        self.ready = Rc::new(ready);
     }
 }

@@ -7,6 +7,7 @@
 
 use super::pagination;
 use super::route_error::RouteError;
+use crate::http::{ContentItem, ContentName};
 use crate::oci::{
     Digest, ListQuery, Namespace, Origin, ParseDigestError, Reference, Repository, pairs, percent_decoded,
 };
@@ -75,6 +76,21 @@ impl What {
             What::Blob(digest) => format!("blob {namespace}/{repository}@{digest}"),
             What::Tags(_) => format!("the list of tags of {namespace}/{repository}"),
             What::Referrers(digest, _) => format!("the referrers of {namespace}/{repository}@{digest}"),
+        }
+    }
+
+    /// Returns the name of the content for the access log.
+    pub fn name(&self, origin: &Origin) -> ContentName {
+        ContentName {
+            registry: origin.namespace.to_string(),
+            repository: origin.repository.to_string(),
+            item: match self {
+                What::Manifest(Reference::Tag(tag)) => ContentItem::Tag(tag.to_string()),
+                What::Manifest(Reference::Digest(digest)) | What::Blob(digest) => {
+                    ContentItem::Digest(digest.to_string())
+                }
+                What::Tags(_) | What::Referrers(..) => ContentItem::None,
+            },
         }
     }
 

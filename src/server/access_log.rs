@@ -1,24 +1,30 @@
 //! The access log: one line per request. Each core collects lines, and the log thread writes them.
 
-use std::cell::RefCell;
-use std::fmt::Write as _;
+use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
 
-use crate::http::{CacheResult, RequestHead};
+use tracing::Level;
+
+use crate::http::{CacheResult, ContentItem, RequestDetails, RequestHead, redacted};
 use crate::limits::CONNECTION_SWEEP_INTERVAL;
-use crate::log;
-use crate::runtime::clock::unix_millis;
+use crate::log::{self, Format, Line};
+use crate::runtime::clock::{monotonic_micros, unix_millis};
 
 /// The size at which a core hands its lines to the log thread. A sweep hands over smaller batches.
 const BATCH_BYTES: usize = 32 * 1024;
 
 /// The longest logged target, in characters.
-const TARGET_BYTES_MAX: usize = 1_024;
+const TARGET_CHARS_MAX: usize = 1_024;
+
+/// The longest logged header field, in characters.
+const FIELD_CHARS_MAX: usize = 256;
 
 /// The collected lines of one core.
-#[derive(Default)]
 pub struct AccessLog {
-    batch: RefCell<String>,
+    /// The lowest level of lines that are written.
+    level: Level,
+    format: Format,
+    batch: RefCell<Vec<u8>>,
 }
 
 /// The end of a response.
@@ -43,19 +49,52 @@ impl End {
     }
 }
 
+/// The times of a request, in microseconds of the monotonic clock.
+pub struct Stopwatch {
+    started: u64,
+    head_sent: Cell<Option<u64>>,
+}
+
+impl Stopwatch {
+    /// Starts with the parsed request head.
+    pub fn start() -> Self {
+        Stopwatch {
+            started: monotonic_micros(),
+            head_sent: Cell::new(None),
+        }
+    }
+
+    /// Records that the response head was sent. Later calls have no effect.
+    pub fn head_sent(&self) {
+        if self.head_sent.get().is_none() {
+            self.head_sent.set(Some(monotonic_micros()));
+        }
+    }
+}
+
 /// A request and its result.
 pub struct Record<'a> {
     pub peer: Option<SocketAddr>,
     pub head: &'a RequestHead<'a>,
+    pub details: &'a RequestDetails,
+    pub stopwatch: &'a Stopwatch,
     pub status: u16,
     /// Body bytes passed to the kernel.
     pub bytes: u64,
-    pub micros: u64,
     pub cache: CacheResult,
     pub end: End,
 }
 
 impl AccessLog {
+    /// Creates the log of a core, for lines of `level` and above.
+    pub fn new(level: Level, format: Format) -> Self {
+        AccessLog {
+            level,
+            format,
+            batch: RefCell::default(),
+        }
+    }
+
     /// Waits until a sweep of each core has handed over its lines. Blocking; for the end of the
     /// process.
     pub fn wait_for_cores() {
@@ -63,9 +102,18 @@ impl AccessLog {
         let _ = never.recv_timeout(2 * CONNECTION_SWEEP_INTERVAL);
     }
 
+    /// Adds the line of a request, if the level of the line is logged.
     pub fn write(&self, record: &Record<'_>) {
+        let level = level_of(record.status);
+        // `tracing` orders levels by verbosity.
+        if level > self.level {
+            return;
+        }
         let mut batch = self.batch.borrow_mut();
-        push_line(&mut batch, unix_millis(), record);
+        let mut line = Line::begin(&mut batch, self.format, unix_millis(), level, "request");
+        add_request(&mut line, record);
+        add_result(&mut line, record, monotonic_micros());
+        line.end();
         if batch.len() >= BATCH_BYTES {
             drop(batch);
             self.flush();
@@ -78,7 +126,7 @@ impl AccessLog {
         if batch.is_empty() {
             return;
         }
-        log::requests(std::mem::take(&mut *batch).into_bytes());
+        log::requests(std::mem::take(&mut *batch));
     }
 }
 
@@ -88,60 +136,125 @@ impl Drop for AccessLog {
     }
 }
 
-fn push_line(out: &mut String, now_ms: u64, record: &Record<'_>) {
-    let Record {
-        peer,
-        head,
-        status,
-        bytes,
-        micros,
-        cache,
-        end,
-    } = record;
-    // Writing to a `String` cannot fail.
-    let _ = write!(
-        out,
-        "ts={}.{:03} level=info msg=request",
-        now_ms / 1000,
-        now_ms % 1000
-    );
-    if let Some(peer) = peer {
-        let _ = write!(out, " remote={peer}");
+/// Returns the level of the line. Status 0 is a client that left before the response.
+fn level_of(status: u16) -> Level {
+    match status {
+        500.. => Level::ERROR,
+        400..=499 => Level::WARN,
+        _ => Level::INFO,
     }
-    let _ = write!(out, " method={} path=\"", head.method_text);
-    push_escaped(out, head.target, TARGET_BYTES_MAX);
-    let _ = write!(
-        out,
-        "\" status={status} bytes={bytes} duration_ms={}.{:03} cache={}",
-        micros / 1000,
-        micros % 1000,
-        cache.label()
-    );
-    if let Some(agent) = head.user_agent {
-        out.push_str(" user_agent=\"");
-        push_escaped(out, agent, 256);
-        out.push('"');
-    }
-    match end {
-        End::Complete => {}
-        End::ClosedByClient => out.push_str(" client_closed=true"),
-        End::Aborted => out.push_str(" aborted=true"),
-    }
-    out.push('\n');
 }
 
-/// Writes text of a client for use between quotes: one line, printable, at most `max` characters.
-fn push_escaped(out: &mut String, text: &str, max: usize) {
-    for c in text.chars().take(max) {
-        match c {
-            '"' | '\\' => {
-                out.push('\\');
-                out.push(c);
-            }
-            c if c.is_control() => {
-                let _ = write!(out, "\\u{{{:x}}}", u32::from(c));
-            }
-            c => out.push(c),
+fn add_request(line: &mut Line<'_>, record: &Record<'_>) {
+    let head = record.head;
+    line.token("id", head.id);
+    if let Some(peer) = record.peer {
+        line.token("client", peer);
+    }
+    line.text("method", head.method_text);
+    if let Some(content) = record.details.content.get() {
+        line.text("registry", &content.registry);
+        line.text("repository", &content.repository);
+        match &content.item {
+            ContentItem::Tag(tag) => line.text("reference", tag),
+            ContentItem::Digest(digest) => line.text("digest", digest),
+            ContentItem::None => {}
         }
+    }
+    line.text("path", clipped(&redacted(head.target), TARGET_CHARS_MAX));
+    if let Some(range) = head.range {
+        line.text("range", clipped(range, FIELD_CHARS_MAX));
+    }
+}
+
+fn add_result(line: &mut Line<'_>, record: &Record<'_>, now: u64) {
+    let Stopwatch { started, head_sent } = record.stopwatch;
+    line.number("status", record.status.into());
+    line.number("bytes", record.bytes);
+    if let Some(head_sent) = head_sent.get() {
+        line.millis("ttfb_ms", head_sent.saturating_sub(*started));
+    }
+    line.millis("duration_ms", now.saturating_sub(*started));
+    line.text("result", record.cache.label());
+    if let Some(status) = record.details.upstream_status.get() {
+        line.number("upstream_status", status.into());
+    }
+    match record.end {
+        End::Complete => {}
+        End::ClosedByClient => line.flag("client_closed", true),
+        End::Aborted => line.flag("aborted", true),
+    }
+    if let Some(agent) = record.head.user_agent {
+        line.text("user_agent", clipped(agent, FIELD_CHARS_MAX));
+    }
+}
+
+/// Returns the first `max` characters.
+fn clipped(text: &str, max: usize) -> &str {
+    // A character has at least one byte.
+    if text.len() <= max {
+        return text;
+    }
+    text.char_indices().nth(max).map_or(text, |(end, _)| &text[..end])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn level_follows_the_class_of_the_status() {
+        for (status, level) in [
+            (0, Level::INFO),
+            (200, Level::INFO),
+            (307, Level::INFO),
+            (400, Level::WARN),
+            (499, Level::WARN),
+            (500, Level::ERROR),
+            (508, Level::ERROR),
+        ] {
+            assert_eq!(level_of(status), level, "{status}");
+        }
+    }
+
+    #[test]
+    fn text_is_clipped_after_whole_characters() {
+        for (text, clip) in [
+            ("", ""),
+            ("ab", "ab"),
+            ("abcd", "abc"),
+            ("äöü", "äöü"),
+            ("äöüß", "äöü"),
+        ] {
+            assert_eq!(clipped(text, 3), clip);
+        }
+    }
+
+    #[test]
+    fn line_below_the_level_is_not_written() {
+        let (head, details, stopwatch) = (
+            RequestHead::refused(),
+            RequestDetails::default(),
+            Stopwatch::start(),
+        );
+        let lines = |level, status| {
+            let log = AccessLog::new(level, Format::Text);
+            log.write(&Record {
+                peer: None,
+                head: &head,
+                details: &details,
+                stopwatch: &stopwatch,
+                status,
+                bytes: 0,
+                cache: CacheResult::None,
+                end: End::Complete,
+            });
+            log.batch.take().iter().filter(|&&byte| byte == b'\n').count()
+        };
+        assert_eq!(lines(Level::INFO, 200), 1);
+        assert_eq!(lines(Level::WARN, 200), 0);
+        assert_eq!(lines(Level::WARN, 404), 1);
+        assert_eq!(lines(Level::ERROR, 404), 0);
+        assert_eq!(lines(Level::ERROR, 502), 1);
     }
 }

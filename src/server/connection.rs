@@ -9,18 +9,17 @@ use std::rc::Rc;
 use std::task::Poll;
 use std::time::Duration;
 
-use super::access_log::{End, Record};
+use super::access_log::{End, Record, Stopwatch};
 use super::deadlines::{ConnectionDeadline, WaitReason};
 use super::h1::parse::{HeadError, parse_head};
 use super::h1::send::{Sending, Sent};
 use super::stream::Stream;
 use super::{Handler, Server, h2};
-use crate::http::{CacheResult, Method, RequestHead, Version};
+use crate::http::{CacheResult, Method, RequestDetails, RequestHead, Version};
 use crate::limits::{
     CLIENT_CHECK_INTERVAL, FIRST_REQUEST_TIMEOUT, HALF_CLOSED_TIMEOUT, KEEP_ALIVE_TIMEOUT, LINGER_BYTES_MAX,
     LINGER_TIMEOUT, RECEIVE_BUFFER_BYTES, REQUEST_HEAD_TIMEOUT,
 };
-use crate::runtime::clock::monotonic_micros;
 use crate::sys::Peer;
 
 /// A client connection with its received but unused bytes.
@@ -110,17 +109,17 @@ impl<H: Handler> Connection<H> {
             if let Err(error) =
                 Box::pin(tls.handshake(&self.deadline, &context.handshakes, &self.server.shutdown)).await
             {
-                tracing::debug!(peer = ?self.peer, %error, "no TLS session");
+                tracing::debug!(client = self.peer.map(tracing::field::display), %error, "TLS handshake failed");
                 return None;
             }
             let handed_over;
             (self.stream, handed_over) = self.stream.into_ktls();
             if let Err(error) = handed_over {
-                tracing::debug!(peer = ?self.peer, %error, "kTLS setup failed");
+                tracing::debug!(client = self.peer.map(tracing::field::display), %error, "kTLS setup failed");
                 return None;
             }
             if matches!(self.stream, Stream::Ktls(_)) {
-                tracing::debug!(peer = ?self.peer, "kTLS enabled");
+                tracing::debug!(client = self.peer.map(tracing::field::display), "kTLS enabled");
             }
         }
         let mut scanned = 0;
@@ -157,6 +156,7 @@ impl<H: Handler> Connection<H> {
             let next = match parse_head(&self.buffer[self.used..], &mut scanned) {
                 Ok(Some((mut head, len))) => {
                     scanned = 0;
+                    head.id = self.server.request_ids.next();
                     head.peer = self.peer.map(|peer| peer.ip());
                     head.certificate = self.stream.certificate();
                     let next = self.respond(&head).await;
@@ -181,7 +181,7 @@ impl<H: Handler> Connection<H> {
 
     async fn respond(&self, head: &RequestHead<'_>) -> Next {
         let server = &*self.server;
-        let started = server.access_log.as_ref().map(|_| monotonic_micros());
+        let stopwatch = server.access_log.as_ref().map(|_| Stopwatch::start());
         let keep_alive = head.keep_alive && !server.shutdown.draining() && !self.stream.is_key_near_limit();
         let sending = Sending {
             stream: &self.stream,
@@ -189,9 +189,12 @@ impl<H: Handler> Connection<H> {
             helper: &server.helper,
             head,
             keep_alive,
+            stopwatch: stopwatch.as_ref(),
         };
+        let mut details = RequestDetails::default();
         let (status, cache, sent) = match server.handler.ready(head) {
             Some(ready) => {
+                details = RequestDetails::of_hit(ready.content.clone());
                 let _memory = ready.file.as_ref().map(|_| server.resources.memory.response());
                 (200, CacheResult::Hit, sending.ready(&ready).await)
             }
@@ -199,7 +202,7 @@ impl<H: Handler> Connection<H> {
                 let _memory = server.resources.memory.response();
                 // The connection waits for the cache, not for the client.
                 self.deadline.clear();
-                match self.unless_gone(server.handler.answer(head)).await {
+                match self.unless_gone(server.handler.answer(head, &details)).await {
                     // Boxed, like everything except a hit from memory. An idle connection pays for
                     // the largest state of its future.
                     Some(response) => (
@@ -211,20 +214,8 @@ impl<H: Handler> Connection<H> {
                 }
             }
         };
-        if let (Some(log), Some(started)) = (&server.access_log, started) {
-            log.write(&Record {
-                peer: self.peer,
-                head,
-                status,
-                bytes: sent.bytes,
-                micros: monotonic_micros().saturating_sub(started),
-                cache,
-                end: if sent.complete {
-                    End::Complete
-                } else {
-                    End::cut(head, status, sent.bytes, sent.client_gone)
-                },
-            });
+        if let Some(stopwatch) = &stopwatch {
+            self.log(head, &details, stopwatch, (status, cache), &sent);
         }
         if sent.file_failed {
             server.handler.file_failed(head);
@@ -241,6 +232,33 @@ impl<H: Handler> Connection<H> {
             }
             Sent { .. } => Next::Gone,
         }
+    }
+
+    fn log(
+        &self,
+        head: &RequestHead<'_>,
+        details: &RequestDetails,
+        stopwatch: &Stopwatch,
+        (status, cache): (u16, CacheResult),
+        sent: &Sent,
+    ) {
+        let Some(log) = &self.server.access_log else {
+            return;
+        };
+        log.write(&Record {
+            peer: self.peer,
+            head,
+            details,
+            stopwatch,
+            status,
+            bytes: sent.bytes,
+            cache,
+            end: if sent.complete {
+                End::Complete
+            } else {
+                End::cut(head, status, sent.bytes, sent.client_gone)
+            },
+        });
     }
 
     /// Runs `work`. Returns `None` if the client has closed the connection, or has closed its
@@ -347,34 +365,32 @@ impl<H: Handler> Connection<H> {
     /// Rejects an invalid request head and closes the connection.
     async fn refuse(&self, error: &HeadError) -> Next {
         if *error == HeadError::RequestLine && !self.answered && names_no_http(&self.buffer) {
-            tracing::debug!(peer = ?self.peer, "neither HTTP/1 nor the preface of HTTP/2");
+            tracing::debug!(
+                client = self.peer.map(tracing::field::display),
+                "connection without HTTP closed"
+            );
             return Next::Close;
         }
-        tracing::debug!(peer = ?self.peer, reason = error.reason(), "refused a request");
-        let head = RequestHead::refused();
+        let server = &*self.server;
+        let head = RequestHead {
+            id: server.request_ids.next(),
+            ..RequestHead::refused()
+        };
+        tracing::debug!(id = %head.id, client = self.peer.map(tracing::field::display), reason = error.reason(), "request head rejected");
+        let stopwatch = server.access_log.as_ref().map(|_| Stopwatch::start());
         debug_assert!(head.method == Method::Other && head.version == Version::Http11);
         let sending = Sending {
             stream: &self.stream,
             deadline: &self.deadline,
-            helper: &self.server.helper,
+            helper: &server.helper,
             head: &head,
             keep_alive: false,
+            stopwatch: stopwatch.as_ref(),
         };
         let sent = sending.response(super::h1::refusal(error)).await;
-        if let Some(log) = &self.server.access_log {
-            log.write(&Record {
-                peer: self.peer,
-                head: &head,
-                status: error.status(),
-                bytes: sent.bytes,
-                micros: 0,
-                cache: CacheResult::None,
-                end: if sent.complete {
-                    End::Complete
-                } else {
-                    End::Aborted
-                },
-            });
+        if let Some(stopwatch) = &stopwatch {
+            let result = (error.status(), CacheResult::None);
+            self.log(&head, &RequestDetails::default(), stopwatch, result, &sent);
         }
         if sent.complete {
             self.linger().await;

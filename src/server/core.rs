@@ -9,6 +9,7 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
 use super::connection_limits::ConnectionLimits;
 use super::deadlines::DeadlineTable;
 use super::rebalance::HandoffQueues;
+use super::request_ids::RequestIds;
 use super::tls::{Acceptor, TlsContext};
 use super::{AccessLog, Handler};
 use crate::runtime::helper::Helper;
@@ -20,6 +21,7 @@ pub struct Server<H> {
     pub helper: Helper,
     pub shutdown: Shutdown,
     pub access_log: Option<AccessLog>,
+    pub(super) request_ids: RequestIds,
     pub resources: CoreResources,
     /// Set if a listener uses TLS.
     pub(super) tls: Option<TlsContext>,
@@ -53,6 +55,7 @@ impl<H: Handler> Server<H> {
             helper,
             shutdown,
             access_log,
+            request_ids: RequestIds::new(resources.core),
             tls: tls.map(TlsContext::new),
             resources,
             deadlines: DeadlineTable::default(),

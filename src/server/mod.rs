@@ -12,6 +12,7 @@ mod h2;
 mod listen;
 mod pages;
 mod rebalance;
+mod request_ids;
 mod stream;
 pub mod tls;
 
@@ -19,7 +20,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
 
-use crate::http::{Ready, RequestHead, Response};
+use crate::http::{Ready, RequestDetails, RequestHead, Response};
 
 pub use accept::serve;
 pub use access_log::AccessLog;
@@ -36,13 +37,18 @@ pub trait Handler: 'static {
     /// and must not allocate or wait.
     fn ready(&self, head: &RequestHead<'_>) -> Option<Rc<Ready>>;
 
-    /// Answers a request that [`Handler::ready`] did not answer.
+    /// Answers a request that [`Handler::ready`] did not answer. Adds facts for the access log to
+    /// `details`.
     ///
     /// # Cancellation
     ///
     /// Dropped if the client closes the connection or resets the HTTP/2 stream, and by a panic.
     /// Must then leave no state behind.
-    fn answer<'a>(&'a self, head: &'a RequestHead<'a>) -> Pin<Box<dyn Future<Output = Response> + 'a>>;
+    fn answer<'a>(
+        &'a self,
+        head: &'a RequestHead<'a>,
+        details: &'a RequestDetails,
+    ) -> Pin<Box<dyn Future<Output = Response> + 'a>>;
 
     /// Called when the file of a response to `head` was unreadable or too short. The connection or
     /// stream of the client has been reset. The next client should receive a complete response.

@@ -229,6 +229,16 @@ impl UpstreamError {
         }
     }
 
+    /// Returns the status of the upstream's response, if there is a response.
+    pub fn status(&self) -> Option<u16> {
+        match self {
+            UpstreamError::Status { status, .. } | UpstreamError::RedirectTarget { status, .. } => {
+                Some(*status)
+            }
+            _ => None,
+        }
+    }
+
     /// Returns the verdict of the upstream's status, if there is a status.
     pub fn verdict(&self) -> Option<Verdict> {
         match self {

@@ -53,6 +53,8 @@ pub struct FoundBlob {
     /// Whether every client may read the blob.
     pub public: bool,
     pub cache: CacheResult,
+    /// The status of the upstream response for this request.
+    pub upstream_status: Option<u16>,
     pub body: BlobBody,
     /// The end-to-end header fields of the upstream.
     pub headers: BlobHeaders,

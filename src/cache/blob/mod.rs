@@ -167,6 +167,7 @@ impl Cache {
             size: Some(entry.meta.size),
             public,
             cache: CacheResult::Hit,
+            upstream_status: None,
             headers: BlobHeaders::stored(entry.meta, origin),
             body: match small {
                 Some(bytes) => BlobBody::Bytes(bytes),
@@ -218,6 +219,7 @@ impl Cache {
                 Role::Leader => CacheResult::Miss,
                 Role::Follower => CacheResult::Collapsed,
             },
+            upstream_status: head.upstream_status.filter(|_| role == Role::Leader),
             body,
             headers: if fill.has_fields_of(request.origin) {
                 BlobHeaders::Fetched(head)

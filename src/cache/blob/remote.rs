@@ -55,6 +55,7 @@ impl Cache {
                 size: Some(meta.size),
                 public,
                 cache: CacheResult::Hit,
+                upstream_status: None,
                 body,
                 headers: BlobHeaders::stored(meta.clone(), origin),
             })),

@@ -195,6 +195,7 @@ mod tests {
             state.head = Some(Arc::new(Head {
                 size: Some(SIZE),
                 public: true,
+                upstream_status: None,
                 headers: BTreeMap::new(),
             }));
             state.disk = DiskWriter::Lost;

@@ -58,6 +58,8 @@ pub struct Head {
     pub size: Option<u64>,
     /// Whether the upstream sent the blob without credentials.
     pub public: bool,
+    /// The status; `None` if the bucket sent the blob.
+    pub upstream_status: Option<u16>,
     /// All end-to-end header fields.
     pub headers: BTreeMap<String, Vec<String>>,
 }
@@ -186,6 +188,7 @@ impl Fill {
             (Some(End::Verified), Some(head)) => Some(Ok(Ready::Head(Arc::new(Head {
                 size: Some(state.window.end()),
                 public: head.public,
+                upstream_status: head.upstream_status,
                 headers: head.headers.clone(),
             })))),
             (_, Some(head)) if head.begins(head_only, state.window.end()) => {

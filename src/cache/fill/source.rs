@@ -83,6 +83,7 @@ impl BlobSource {
         let head = Head {
             size: response.content_length,
             public: response.public,
+            upstream_status: Some(response.status),
             headers: storable(&response.headers),
         };
         let source = BlobSource {

@@ -279,6 +279,7 @@ async fn begin(fill: &Fill, shared: &Arc<Shared>) -> Result<(BlobSource, Head), 
             let head = Head {
                 size: Some(meta.size),
                 public: meta.public,
+                upstream_status: None,
                 headers: meta.headers.clone(),
             };
             return Ok((source, head));

@@ -43,6 +43,8 @@ const OVERHEAD_BYTES: u64 = 1_024;
 pub struct ListingAnswer {
     pub listed: Arc<Listed>,
     pub cache: CacheResult,
+    /// The status of the upstream response that decided the answer.
+    pub upstream_status: Option<u16>,
     /// Time after the request during which the page is served without revalidation.
     pub lifetime: Duration,
     /// The reason why the page is stale.
@@ -56,7 +58,7 @@ pub enum ListingError {
     Fetch(#[from] FetchError),
     /// The registry has no referrers API. Clients then request the fallback tag.
     #[error("the registry does not list referrers: {0}")]
-    NoReferrers(String),
+    NoReferrers(UpstreamError),
     /// Clients treat this like `NoReferrers`. The response may be a web page instead of a list, so
     /// kept lists stay.
     #[error("the registry does not list referrers: {0}")]
@@ -113,7 +115,7 @@ impl Cache {
         if let Some(listed) = self.0.listings.get(&key)
             && is_fresh(listed.requested_ms, unix_millis(), self.0.list_lifetime_ms())
         {
-            return Ok(self.0.list_answer(listed, CacheResult::Hit));
+            return Ok(self.0.list_answer(listed, CacheResult::Hit, None));
         }
         let shared = self.0.clone();
         let (outcome, role) = self
@@ -133,8 +135,11 @@ impl Cache {
             )
             .await;
         let mut answer = outcome.unwrap_or_else(|_| Err(FetchError::Lost.into()))?;
-        if (answer.cache, role) == (CacheResult::Miss, Role::Follower) {
-            answer.cache = CacheResult::Collapsed;
+        if role == Role::Follower {
+            answer.upstream_status = None;
+            if answer.cache == CacheResult::Miss {
+                answer.cache = CacheResult::Collapsed;
+            }
         }
         Ok(answer)
     }
@@ -152,7 +157,7 @@ impl Cache {
         credentials: Credentials,
     ) -> Outcome {
         let (shared, origin) = (self.0.clone(), origin.clone());
-        let listed = self
+        let (listed, status) = self
             .0
             .helper
             .ask(async move {
@@ -166,15 +171,22 @@ impl Cache {
             public: false,
             ..listed
         };
-        Ok(self.0.list_answer(Arc::new(listed), CacheResult::Bypass))
+        let (listed, status) = (Arc::new(listed), Some(status));
+        Ok(self.0.list_answer(listed, CacheResult::Bypass, status))
     }
 }
 
 impl Shared {
-    fn list_answer(&self, listed: Arc<Listed>, cache: CacheResult) -> ListingAnswer {
+    fn list_answer(
+        &self,
+        listed: Arc<Listed>,
+        cache: CacheResult,
+        upstream_status: Option<u16>,
+    ) -> ListingAnswer {
         ListingAnswer {
             listed,
             cache,
+            upstream_status,
             lifetime: self.list_lifetime(),
             stale: None,
         }
@@ -215,7 +227,7 @@ impl Shared {
             .fetch_list(origin, target, caller.credentials(), purpose)
             .await;
         match (fetched, held) {
-            (Ok(listed), held) if kept => {
+            (Ok((listed, status)), held) if kept => {
                 if matches!(held, Kept::List(held) if held.body != listed.body) {
                     self.absences().clear(origin);
                 }
@@ -223,10 +235,11 @@ impl Shared {
                 self.listings.keep(key, &listed);
                 self.listing_repositories.record(key, listed.requested_ms);
                 let changes = RecordChanges::page(key, &listed);
-                (Ok(self.list_answer(listed, CacheResult::Miss)), changes)
+                let answer = self.list_answer(listed, CacheResult::Miss, Some(status));
+                (Ok(answer), changes)
             }
-            (Ok(listed), _) => {
-                let answer = self.list_answer(Arc::new(listed), CacheResult::Bypass);
+            (Ok((listed, status)), _) => {
+                let answer = self.list_answer(Arc::new(listed), CacheResult::Bypass, Some(status));
                 (Ok(answer), RecordChanges::default())
             }
             (Err(error), held)
@@ -236,7 +249,7 @@ impl Shared {
                 let outcome = match held {
                     Kept::List(listed) => Ok(ListingAnswer {
                         stale: Some(error.to_string()),
-                        ..self.list_answer(listed, CacheResult::Stale)
+                        ..self.list_answer(listed, CacheResult::Stale, error.upstream_status())
                     }),
                     Kept::Unsupported(checked_ms) => match &error {
                         ListingError::Fetch(why) => {
@@ -271,7 +284,7 @@ impl Shared {
         }
     }
 
-    /// Fetches a page. If the body breaks off, the page is requested again from the start, because
+    /// Fetches a page, with the status of the response. If the body breaks off, the page is requested again from the start, because
     /// it is small.
     async fn fetch_list(
         &self,
@@ -279,7 +292,7 @@ impl Shared {
         target: &Target,
         credentials: Credentials,
         purpose: Purpose,
-    ) -> Result<Listed, ListingError> {
+    ) -> Result<(Listed, u16), ListingError> {
         let FetchResources {
             slot: _slot,
             mut memory,
@@ -306,7 +319,7 @@ impl Shared {
                 .fetch(&request)
                 .await
                 .map_err(|error| refused(target, purpose, error))?;
-            let mirror = response.mirror.clone();
+            let (mirror, status) = (response.mirror.clone(), response.status);
             memory.shrink_to(response.content_length.unwrap_or(u64::MAX));
             let length = response.content_length.unwrap_or(LISTING_BYTES_MAX as u64);
             let read = read(&request, response, requested_ms);
@@ -329,7 +342,7 @@ impl Shared {
                         None => return Err(FetchError::from(error).into()),
                     }
                 }
-                other => return other,
+                other => return other.map(|listed| (listed, status)),
             }
         }
     }
@@ -353,6 +366,15 @@ impl Shared {
 }
 
 impl ListingError {
+    /// Returns the status of the upstream response that caused the error.
+    pub fn upstream_status(&self) -> Option<u16> {
+        match self {
+            ListingError::Fetch(error) => error.upstream_status(),
+            ListingError::NoReferrers(error) => error.status(),
+            ListingError::NotAnIndex(_) | ListingError::TooLarge => None,
+        }
+    }
+
     /// Returns whether the upstream may grant the list to another client.
     pub fn is_refusal(&self) -> bool {
         matches!(self, ListingError::Fetch(error) if error.is_refusal())
@@ -407,7 +429,7 @@ fn refused(target: &Target, purpose: Purpose, error: UpstreamError) -> ListingEr
                 verdict: Verdict::Trouble,
                 ..
             },
-        ) => ListingError::NoReferrers(error.to_string()),
+        ) => ListingError::NoReferrers(error),
         _ => FetchError::from(error).into(),
     }
 }

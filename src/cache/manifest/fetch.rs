@@ -20,6 +20,8 @@ use crate::upstream::{
 
 /// A manifest from an upstream, with the proof of its digest.
 pub(super) struct Fetched {
+    /// The status of the response.
+    pub status: u16,
     pub manifest: Manifest,
     pub verified: Verified,
 }
@@ -30,6 +32,8 @@ pub(super) enum Meaning {
         digest: Digest,
         /// The media type in the response.
         media_type: Option<String>,
+        /// The status of the response.
+        status: u16,
     },
     /// The response describes a manifest without a usable digest.
     Unnamed,
@@ -51,22 +55,27 @@ fn request(key: &ManifestKey, method: UpstreamMethod, purpose: Purpose) -> Upstr
 }
 
 impl Meaning {
-    /// Returns the digest of the tag if the `HEAD` response and the cached pointer have the same
+    /// Returns the digest of the tag and the status of the response, if the `HEAD` response and the cached pointer have the same
     /// kind of content. A registry may select different manifests for `HEAD` and `GET`, and the
     /// response may not come from a registry.
-    pub fn digest_like(self, held: Option<&TagPointer>) -> Option<Digest> {
-        let Meaning::Digest { digest, media_type } = self else {
+    pub fn digest_like(self, held: Option<&TagPointer>) -> Option<(Digest, u16)> {
+        let Meaning::Digest {
+            digest,
+            media_type,
+            status,
+        } = self
+        else {
             return None;
         };
         let (Some(held), Some(named)) = (held, media_type) else {
-            return Some(digest);
+            return Some((digest, status));
         };
         let same = match named.as_str() {
             // With a generic type, only an equal digest proves the same content.
             named if is_generic(named) => digest == held.digest,
             named => is_list(named) == is_list(&held.media_type) && !named.starts_with("text/"),
         };
-        same.then_some(digest)
+        same.then_some((digest, status))
     }
 }
 
@@ -109,8 +118,13 @@ async fn resolve_in_slot(
         Ok(response) if is_page(&response.headers) => Ok(Meaning::Unsaid),
         Ok(response) => {
             let media_type = media_type(&response.headers);
-            Ok(named_digest(&response.headers)
-                .map_or(Meaning::Unnamed, |digest| Meaning::Digest { digest, media_type }))
+            Ok(
+                named_digest(&response.headers).map_or(Meaning::Unnamed, |digest| Meaning::Digest {
+                    digest,
+                    media_type,
+                    status: response.status,
+                }),
+            )
         }
         Err(error) => {
             shared.access.record_denial(&key.origin, &key.caller, &error);
@@ -276,6 +290,7 @@ async fn read(key: &ManifestKey, mut response: UpstreamResponse) -> Result<Fetch
         }
     };
     Ok(Fetched {
+        status: response.status,
         manifest: Manifest {
             digest: wanted,
             media_type: media_type?,

@@ -46,6 +46,8 @@ pub struct Manifest {
 pub struct ManifestAnswer {
     pub manifest: Arc<Manifest>,
     pub cache: CacheResult,
+    /// The status of the upstream response that decided the answer.
+    pub upstream_status: Option<u16>,
     /// For a tag: the time of the last upstream confirmation, and the time until which no
     /// revalidation is needed. Both are in milliseconds since 1970, and equal if every use needs a
     /// revalidation.
@@ -89,10 +91,11 @@ impl Cache {
 }
 
 impl ManifestAnswer {
-    fn content(manifest: Arc<Manifest>, cache: CacheResult) -> Self {
+    fn content(manifest: Arc<Manifest>, cache: CacheResult, upstream_status: Option<u16>) -> Self {
         ManifestAnswer {
             manifest,
             cache,
+            upstream_status,
             checked_ms: None,
             fresh_until_ms: None,
             stale: None,
@@ -103,7 +106,8 @@ impl ManifestAnswer {
 async fn by_digest(shared: &Arc<Shared>, key: &ManifestKey, digest: &Digest, completer: &SharedFetch) {
     if let Some(manifest) = stored(shared, &key.origin, digest).await {
         let permit = permitted(shared, key, &manifest).await;
-        return completer.complete(permit.map(|()| ManifestAnswer::content(manifest, CacheResult::Hit)));
+        return completer
+            .complete(permit.map(|()| ManifestAnswer::content(manifest, CacheResult::Hit, None)));
     }
     let target = Target::Manifest(key.reference.clone());
     if let Some(absence) = shared.absences().last(&key.origin, &target, &key.caller) {
@@ -117,8 +121,9 @@ async fn by_digest(shared: &Arc<Shared>, key: &ManifestKey, digest: &Digest, com
             completer.complete(Err(error));
         }
         Ok(fetched) => {
+            let status = Some(fetched.status);
             let (manifest, storing) = announce(shared, &key.origin, fetched);
-            completer.complete(Ok(ManifestAnswer::content(manifest, CacheResult::Miss)));
+            completer.complete(Ok(ManifestAnswer::content(manifest, CacheResult::Miss, status)));
             storing.store().await;
         }
     }

@@ -44,7 +44,7 @@ pub(super) async fn by_tag(shared: &Arc<Shared>, key: &ManifestKey, tag: &Tag, c
         let (checked, now) = (known.pointer.checked_at_ms, unix_millis());
         if is_fresh(checked, now, terms.lifetime_ms) {
             let permit = permitted(shared, key, &known.manifest).await;
-            let answer = || terms.answer(known.manifest.clone(), CacheResult::Hit, checked);
+            let answer = || terms.answer(known.manifest.clone(), CacheResult::Hit, checked, None);
             return completer.complete(permit.map(|()| answer()));
         }
         if is_fresh(checked, now, terms.lifetime_ms.saturating_add(terms.grace_ms))
@@ -54,6 +54,7 @@ pub(super) async fn by_tag(shared: &Arc<Shared>, key: &ManifestKey, tag: &Tag, c
                 &known.manifest,
                 checked,
                 "a revalidation is in progress",
+                None,
             )));
             // Later requests get the same stale answer, and only one request revalidates the tag.
             if let Some(_revalidation) = shared.revalidating.begin(&tag_key) {
@@ -198,7 +199,7 @@ async fn revalidate_or_fetch(
     {
         let (requested_at, requested_ms) = (monotonic_micros(), unix_millis());
         let held = known.map(|known| &known.pointer);
-        if let Some(digest) = resolve(shared, key, purpose).await?.digest_like(held) {
+        if let Some((digest, status)) = resolve(shared, key, purpose).await?.digest_like(held) {
             // The tag is unchanged, or has moved to a manifest that is already stored.
             if let Some(manifest) = stored(shared, &key.origin, &digest).await {
                 shared.record_manifest_grant(&key.origin, &manifest, &key.caller, requested_at);
@@ -207,7 +208,8 @@ async fn revalidate_or_fetch(
                 }
                 let pointer = tag.pointer(&manifest, requested_ms);
                 shared.remember(tag, &pointer);
-                complete(terms.answer(manifest, CacheResult::Revalidated, requested_ms));
+                let answer = terms.answer(manifest, CacheResult::Revalidated, requested_ms, Some(status));
+                complete(answer);
                 shared.save_pointer(tag, pointer).await;
                 return Ok(());
             }
@@ -216,10 +218,11 @@ async fn revalidate_or_fetch(
     let requested_ms = unix_millis();
     let fetched = fetch(shared, key, purpose).await?;
     hit("manifest-fetched");
+    let status = Some(fetched.status);
     let (manifest, storing) = announce(shared, &key.origin, fetched);
     let pointer = tag.pointer(&manifest, requested_ms);
     shared.remember(tag, &pointer);
-    complete(terms.answer(manifest, CacheResult::Miss, requested_ms));
+    complete(terms.answer(manifest, CacheResult::Miss, requested_ms, status));
     storing.store().await;
     shared.save_pointer(tag, pointer).await;
     Ok(())
@@ -240,7 +243,12 @@ async fn last_resort(
         return Err(error);
     }
     match permitted(shared, key, &known.manifest).await {
-        Ok(()) => Ok(terms.stale(&known.manifest, known.pointer.checked_at_ms, &error.to_string())),
+        Ok(()) => Ok(terms.stale(
+            &known.manifest,
+            known.pointer.checked_at_ms,
+            &error.to_string(),
+            error.upstream_status(),
+        )),
         // The caller's permission cannot be verified.
         Err(_) => Err(error),
     }
@@ -251,12 +259,13 @@ async fn unkept(shared: &Arc<Shared>, key: &ManifestKey, completer: &SharedFetch
     match fetch(shared, key, Purpose::Pull).await {
         Err(error) => completer.complete(Err(error)),
         Ok(fetched) => {
+            let status = Some(fetched.status);
             let (manifest, storing) = announce(shared, &key.origin, fetched);
             let now = unix_millis();
             completer.complete(Ok(ManifestAnswer {
                 checked_ms: Some(now),
                 fresh_until_ms: Some(now),
-                ..ManifestAnswer::content(manifest, CacheResult::Miss)
+                ..ManifestAnswer::content(manifest, CacheResult::Miss, status)
             }));
             storing.store().await;
         }
@@ -300,23 +309,32 @@ impl TagKey {
 }
 
 impl TagTerms {
-    fn answer(self, manifest: Arc<Manifest>, cache: CacheResult, checked_ms: u64) -> ManifestAnswer {
+    fn answer(
+        self,
+        manifest: Arc<Manifest>,
+        cache: CacheResult,
+        checked_ms: u64,
+        upstream_status: Option<u16>,
+    ) -> ManifestAnswer {
         ManifestAnswer {
-            manifest,
-            cache,
             checked_ms: Some(checked_ms),
             fresh_until_ms: Some(checked_ms.saturating_add(self.lifetime_ms)),
-            stale: None,
+            ..ManifestAnswer::content(manifest, cache, upstream_status)
         }
     }
 
-    fn stale(self, manifest: &Arc<Manifest>, checked_ms: u64, why: &str) -> ManifestAnswer {
+    fn stale(
+        self,
+        manifest: &Arc<Manifest>,
+        checked_ms: u64,
+        why: &str,
+        upstream_status: Option<u16>,
+    ) -> ManifestAnswer {
         ManifestAnswer {
-            manifest: manifest.clone(),
-            cache: CacheResult::Stale,
             checked_ms: Some(checked_ms),
             fresh_until_ms: Some(checked_ms),
             stale: Some(why.to_owned()),
+            ..ManifestAnswer::content(manifest.clone(), CacheResult::Stale, upstream_status)
         }
     }
 }

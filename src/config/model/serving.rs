@@ -1,4 +1,6 @@
-//! Choices of the process: I/O driver, encryption in the kernel, log level. Each type has the table of its words.
+//! Choices of the process: I/O driver, encryption in the kernel, level and format of the log. Each type has the table of its words.
+
+use crate::log::FormatChoice;
 
 /// The place of encryption after a TLS handshake.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,6 +62,33 @@ impl From<LogLevel> for tracing::Level {
             LogLevel::Info => tracing::Level::INFO,
             LogLevel::Warn => tracing::Level::WARN,
             LogLevel::Error => tracing::Level::ERROR,
+        }
+    }
+}
+
+/// The format of log lines.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// Text, with colours on a terminal.
+    Auto,
+    Text,
+    Json,
+}
+
+impl LogFormat {
+    pub(in crate::config) const WORDS: [(&str, Self); 3] = [
+        ("auto", LogFormat::Auto),
+        ("text", LogFormat::Text),
+        ("json", LogFormat::Json),
+    ];
+}
+
+impl From<LogFormat> for FormatChoice {
+    fn from(format: LogFormat) -> Self {
+        match format {
+            LogFormat::Auto => FormatChoice::Auto,
+            LogFormat::Text => FormatChoice::Text,
+            LogFormat::Json => FormatChoice::Json,
         }
     }
 }

@@ -14,7 +14,7 @@ use memchr::{memchr, memchr2};
 
 use crate::http::headers::names_field;
 use crate::http::request::FieldLines;
-use crate::http::{Method, RequestHead, Version};
+use crate::http::{Method, RequestHead, RequestId, Version};
 
 /// The maximum length of a head, including the request line and the empty line.
 ///
@@ -288,6 +288,7 @@ fn read_head(bytes: &[u8]) -> Result<RequestHead<'_>, HeadError> {
     // httparse allows exactly one space between the parts of the request line.
     let lines_start = method.len() + 1 + target.len() + " HTTP/1.1\r\n".len();
     Ok(RequestHead {
+        id: RequestId::default(),
         method: method_kind,
         version,
         keep_alive: !found.close && (version == Version::Http11 || found.keep_alive),

@@ -15,6 +15,7 @@ use crate::limits::{
 };
 use crate::runtime::clock::unix_seconds;
 use crate::runtime::helper::{Helper, ReadKind};
+use crate::server::access_log::Stopwatch;
 use crate::server::deadlines::{ConnectionDeadline, WaitReason};
 use crate::server::pages::{Pages, Reader};
 use crate::server::stream::Stream;
@@ -32,6 +33,8 @@ pub struct Sending<'a> {
     pub helper: &'a Helper,
     pub head: &'a RequestHead<'a>,
     pub keep_alive: bool,
+    /// Set if the request is logged.
+    pub stopwatch: Option<&'a Stopwatch>,
 }
 
 /// The result of sending a response.
@@ -101,7 +104,11 @@ impl Sending<'_> {
         let mut bytes = (encoded.len() - ready.head_len) as u64;
         let result = if self.keep_alive && self.head.version == Version::Http11 {
             // The common case, with one system call.
-            match self.stream.send(encoded, file.is_some()) {
+            let sent = self.stream.send(encoded, file.is_some());
+            if sent.is_ok() {
+                self.head_sent();
+            }
+            match sent {
                 Ok(sent) if sent == encoded.len() => Ok(()),
                 Ok(sent) => {
                     self.send_all(&mut [IoSlice::new(&encoded[sent..])], file.is_some())
@@ -163,7 +170,7 @@ impl Sending<'_> {
             result => result,
         };
         if let Err(error) = &result {
-            tracing::debug!(path = self.head.path, %error, "a response was cut off");
+            tracing::debug!(id = %self.head.id, path = self.head.path, %error, "a response was cut off");
             self.stream.reset_on_close();
         }
         debug_assert!(result.is_err() || head_only || !matches!(framing, Framing::Length(l) if l != bytes));
@@ -254,11 +261,19 @@ impl Sending<'_> {
         Ok(())
     }
 
+    /// Records the time of the first sent bytes.
+    fn head_sent(&self) {
+        if let Some(stopwatch) = self.stopwatch {
+            stopwatch.head_sent();
+        }
+    }
+
     async fn send_all(&self, mut slices: &mut [IoSlice<'_>], more: bool) -> io::Result<()> {
         IoSlice::advance_slices(&mut slices, 0);
         while !slices.is_empty() {
             match self.stream.send_vectored(slices, more) {
                 Ok(sent) => {
+                    self.head_sent();
                     self.deadline.sent(sent);
                     IoSlice::advance_slices(&mut slices, sent);
                 }

@@ -57,7 +57,7 @@ pub fn serve<H: Handler>(accepted: AcceptedH2<H>) -> impl Future<Output = ()> {
     async move {
         match io {
             Ok(io) => run(io, server, peer).await,
-            Err(_) => tracing::debug!(?peer, "no HTTP/2 behind its preface"),
+            Err(_) => tracing::debug!(client = peer.map(tracing::field::display), "HTTP/2 setup failed"),
         }
     }
 }
@@ -149,8 +149,16 @@ async fn run<H: Handler>(io: H2Io, server: Rc<Server<H>>, peer: Option<SocketAdd
     )
     .await;
     match (&outcome, io.verdict()) {
-        (_, Some(verdict)) => tracing::debug!(?peer, ?verdict, "closed an HTTP/2 connection"),
-        (Err(error), None) => tracing::debug!(?peer, %error, "an HTTP/2 connection ended"),
+        (_, Some(verdict)) => {
+            tracing::debug!(
+                client = peer.map(tracing::field::display),
+                ?verdict,
+                "HTTP/2 connection closed"
+            );
+        }
+        (Err(error), None) => {
+            tracing::debug!(client = peer.map(tracing::field::display), %error, "HTTP/2 connection failed")
+        }
         (Ok(()), None) => {}
     }
     // Dropping the connection returns an error to its streams.

@@ -11,17 +11,18 @@ use futures_util::FutureExt;
 use futures_util::future::{Either, select};
 use h2::server::SendResponse;
 use h2::{Reason, RecvStream, SendStream};
+use tracing::field::display;
 
 use super::body::{Cut, Outbound};
 use super::request::{read_lines, write_lines};
 use super::send_buffer::Chunk;
 use super::shared::Shared;
 use crate::http::date::http_date;
-use crate::http::{Body, CacheResult, Method, Ready, RequestHead, Response, Span};
+use crate::http::{Body, CacheResult, Method, Ready, RequestDetails, RequestHead, RequestId, Response, Span};
 use crate::limits::{LINGER_BYTES_MAX, LINGER_TIMEOUT, REQUEST_BODY_TIMEOUT};
-use crate::runtime::clock::{monotonic_micros, unix_seconds};
+use crate::runtime::clock::unix_seconds;
 use crate::server::Handler;
-use crate::server::access_log::{End, Record};
+use crate::server::access_log::{End, Record, Stopwatch};
 use crate::server::h1::parse::HeadError;
 use crate::server::h1::refusal;
 
@@ -35,6 +36,21 @@ enum Known {
     /// A small response whose head is sent. The body waits for the client.
     HeadSent(Rc<Ready>, SendStream<Chunk>),
     Refused(HeadError),
+}
+
+/// The id of a request, and its times if the request is logged.
+struct Arrival {
+    id: RequestId,
+    stopwatch: Option<Stopwatch>,
+}
+
+impl Arrival {
+    /// Records that the response head was handed over to the HTTP/2 connection.
+    fn head_sent(&self) {
+        if let Some(stopwatch) = &self.stopwatch {
+            stopwatch.head_sent();
+        }
+    }
 }
 
 /// The result of a response.
@@ -51,7 +67,10 @@ pub fn begin<H: Handler>(
     request: Request<RecvStream>,
     mut respond: SendResponse<Chunk>,
 ) {
-    let started = shared.server.access_log.as_ref().map(|_| monotonic_micros());
+    let arrival = Arrival {
+        id: shared.server.request_ids.next(),
+        stopwatch: shared.server.access_log.as_ref().map(|_| Stopwatch::start()),
+    };
     let mut lines = Vec::with_capacity(LINES_BYTES);
     let written = write_lines(&request, &mut lines);
     let body = request.into_body();
@@ -61,7 +80,7 @@ pub fn begin<H: Handler>(
         Ok(()) if !body.is_end_stream() => Known::Nothing,
         Ok(()) => {
             let at_once = std::panic::catch_unwind(AssertUnwindSafe(|| {
-                answer_at_once(shared, &lines, &mut respond, started)
+                answer_at_once(shared, &lines, &mut respond, &arrival)
             }));
             match at_once {
                 Ok(Some(known)) => known,
@@ -77,7 +96,7 @@ pub fn begin<H: Handler>(
         if !body.is_end_stream() {
             discard_body(&mut body, REQUEST_BODY_TIMEOUT).await;
         }
-        let ended = AssertUnwindSafe(answer(&shared, &lines, &mut respond, known, started))
+        let ended = AssertUnwindSafe(answer(&shared, &lines, &mut respond, known, &arrival))
             .catch_unwind()
             .await;
         if ended.is_err() {
@@ -92,13 +111,14 @@ pub fn begin<H: Handler>(
 
 /// Resets the stream after a panic. The panic hook has logged the message and location.
 fn panicked(respond: &mut SendResponse<Chunk>) {
-    tracing::error!("a stream ended by a panic; this is a bug worth reporting");
+    tracing::error!("stream ended by a panic");
     respond.send_reset(Reason::INTERNAL_ERROR);
 }
 
-fn read<'a, H>(shared: &'a Shared<H>, lines: &'a [u8]) -> Result<RequestHead<'a>, HeadError> {
+fn read<'a, H>(shared: &'a Shared<H>, lines: &'a [u8], id: RequestId) -> Result<RequestHead<'a>, HeadError> {
     let head = read_lines(lines)?;
     Ok(RequestHead {
+        id,
         certificate: shared.certificate.as_ref(),
         peer: shared.peer.map(|peer| peer.ip()),
         ..head
@@ -111,9 +131,9 @@ fn answer_at_once<H: Handler>(
     shared: &Shared<H>,
     lines: &[u8],
     respond: &mut SendResponse<Chunk>,
-    started: Option<u64>,
+    arrival: &Arrival,
 ) -> Option<Known> {
-    let head = match read(shared, lines) {
+    let head = match read(shared, lines, arrival.id) {
         Ok(head) => head,
         Err(error) => return Some(Known::Refused(error)),
     };
@@ -126,7 +146,8 @@ fn answer_at_once<H: Handler>(
     }
     let end = head_only || ready.body.is_empty();
     let mut outcome = Outcome::hit();
-    match respond.send_response(response(200, ready.map().clone()), end) {
+    let sent = respond.send_response(response(200, ready.map().clone()), end);
+    match sent.inspect(|_| arrival.head_sent()) {
         Err(_) => outcome.cut = Some(Cut::Gone),
         Ok(_) if end => {}
         Ok(mut stream) => {
@@ -141,7 +162,8 @@ fn answer_at_once<H: Handler>(
             }
         }
     }
-    outcome.log(shared, &head, started);
+    let details = RequestDetails::of_hit(ready.content.clone());
+    outcome.log(shared, &head, &details, arrival);
     None
 }
 
@@ -150,41 +172,37 @@ async fn answer<H: Handler>(
     lines: &[u8],
     respond: &mut SendResponse<Chunk>,
     known: Known,
-    started: Option<u64>,
+    arrival: &Arrival,
 ) {
     let _memory = shared.server.resources.memory.response();
-    let refused = RequestHead::refused();
-    let (head, known) = match (read(shared, lines), known) {
+    let refused = RequestHead {
+        id: arrival.id,
+        ..RequestHead::refused()
+    };
+    let mut details = RequestDetails::default();
+    let (head, known) = match (read(shared, lines, arrival.id), known) {
         (Ok(head), known) => (head, known),
         (Err(_), Known::Refused(error)) | (Err(error), _) => (refused, Known::Refused(error)),
     };
     let outcome = match known {
         Known::HeadSent(ready, stream) => {
+            details = RequestDetails::of_hit(ready.content.clone());
             let mut outbound = Outbound::new(shared, stream);
             let sent = outbound.memory(ready.body.clone(), true).await;
             Outcome::hit().ended(respond, &outbound, sent)
         }
-        Known::Ready(ready) => match respond.send_response(response(200, ready.map().clone()), false) {
-            Err(_) => Outcome::hit().gone(),
-            Ok(stream) => {
-                let mut outbound = Outbound::new(shared, stream);
-                let sent = match &ready.file {
-                    Some((file, size)) => {
-                        let whole = Span { start: 0, end: *size };
-                        outbound.span(file, whole, true).await
-                    }
-                    None => outbound.memory(ready.body.clone(), true).await,
-                };
-                Outcome::hit().ended(respond, &outbound, sent)
-            }
-        },
+        Known::Ready(ready) => {
+            details = RequestDetails::of_hit(ready.content.clone());
+            send_ready(shared, respond, &ready, arrival).await
+        }
         Known::Refused(error) => {
-            tracing::debug!(peer = ?shared.peer, reason = error.reason(), "refused a request");
-            send(shared, &head, respond, refusal(&error)).await
+            let client = shared.peer.map(display);
+            tracing::debug!(id = %head.id, client, reason = error.reason(), "request head rejected");
+            send(shared, &head, respond, refusal(&error), arrival).await
         }
         Known::Nothing => {
             let answered = {
-                let answer = shared.server.handler.answer(&head);
+                let answer = shared.server.handler.answer(&head, &details);
                 let reset = pin!(poll_fn(|cx| respond.poll_reset(cx)));
                 match select(answer, reset).await {
                     Either::Left((answer, _)) => Some(answer),
@@ -192,7 +210,7 @@ async fn answer<H: Handler>(
                 }
             };
             match answered {
-                Some(answer) => send(shared, &head, respond, answer).await,
+                Some(answer) => send(shared, &head, respond, answer, arrival).await,
                 // The client has reset the stream before any byte was sent.
                 None => Outcome {
                     status: 0,
@@ -203,7 +221,28 @@ async fn answer<H: Handler>(
             }
         }
     };
-    outcome.log(shared, &head, started);
+    outcome.log(shared, &head, &details, arrival);
+}
+
+async fn send_ready<H: Handler>(
+    shared: &Shared<H>,
+    respond: &mut SendResponse<Chunk>,
+    ready: &Ready,
+    arrival: &Arrival,
+) -> Outcome {
+    let Ok(stream) = respond.send_response(response(200, ready.map().clone()), false) else {
+        return Outcome::hit().gone();
+    };
+    arrival.head_sent();
+    let mut outbound = Outbound::new(shared, stream);
+    let sent = match &ready.file {
+        Some((file, size)) => {
+            let whole = Span { start: 0, end: *size };
+            outbound.span(file, whole, true).await
+        }
+        None => outbound.memory(ready.body.clone(), true).await,
+    };
+    Outcome::hit().ended(respond, &outbound, sent)
 }
 
 async fn send<H: Handler>(
@@ -211,6 +250,7 @@ async fn send<H: Handler>(
     head: &RequestHead<'_>,
     respond: &mut SendResponse<Chunk>,
     answer: Response,
+    arrival: &Arrival,
 ) -> Outcome {
     let status = answer.status;
     let outcome = Outcome {
@@ -229,7 +269,8 @@ async fn send<H: Handler>(
         fields.insert(::http::header::CONTENT_LENGTH, HeaderValue::from(length));
     }
     let end = bodiless || head.method == Method::Head || answer.length == Some(0);
-    let stream = match respond.send_response(response(status, fields), end) {
+    let sent = respond.send_response(response(status, fields), end);
+    let stream = match sent.inspect(|_| arrival.head_sent()) {
         Err(_) => return outcome.gone(),
         Ok(_) if end => return outcome,
         Ok(stream) => stream,
@@ -292,15 +333,22 @@ impl Outcome {
         }
     }
 
-    fn log<H: Handler>(&self, shared: &Shared<H>, head: &RequestHead<'_>, started: Option<u64>) {
+    fn log<H: Handler>(
+        &self,
+        shared: &Shared<H>,
+        head: &RequestHead<'_>,
+        details: &RequestDetails,
+        arrival: &Arrival,
+    ) {
         let server = &*shared.server;
-        if let (Some(log), Some(started)) = (&server.access_log, started) {
+        if let (Some(log), Some(stopwatch)) = (&server.access_log, &arrival.stopwatch) {
             log.write(&Record {
                 peer: shared.peer,
                 head,
+                details,
+                stopwatch,
                 status: self.status,
                 bytes: self.bytes,
-                micros: monotonic_micros().saturating_sub(started),
                 cache: self.cache,
                 end: match self.cut {
                     None => End::Complete,
@@ -309,7 +357,7 @@ impl Outcome {
             });
         }
         if let Some(cut) = self.cut {
-            tracing::debug!(path = head.path, ?cut, "a response was cut off");
+            tracing::debug!(id = %head.id, path = head.path, ?cut, "response truncated");
             if cut == Cut::File {
                 server.handler.file_failed(head);
             }

@@ -361,7 +361,7 @@ impl Server {
             into.text.lock().unwrap().1 = true;
             into.grown.notify_all();
         });
-        let found = stderr.wait_for(listening_on);
+        let found = stderr.wait_for(|text| listeners(text).next().map(|(_, addr)| addr));
         self.process = Some(Process { child, stderr });
         match found {
             Some(addr) => {
@@ -386,8 +386,8 @@ impl Server {
     pub fn addr_for(&self, scheme: &str) -> SocketAddr {
         let process = self.process.as_ref().expect("running");
         let found = process.stderr.wait_for(|text| {
-            let end = text.find(&format!(" ({scheme})"))?;
-            text[..end].rsplit(' ').next()?.parse().ok()
+            let mut listeners = listeners(text);
+            listeners.find_map(|(found, addr)| (found == scheme).then_some(addr))
         });
         found.unwrap_or_else(|| panic!("it does not listen for {scheme}"))
     }
@@ -648,18 +648,22 @@ fn launched(words: &[String], command: &Command) -> Command {
     launched
 }
 
-/// Returns the address in `listening on <ip>:<port>` of a server's stderr.
-fn listening_on(stderr: &str) -> Option<SocketAddr> {
+/// Returns scheme and address of each line about a listener, in text or JSON.
+fn listeners(stderr: &str) -> impl Iterator<Item = (&str, SocketAddr)> {
     // Only complete lines, because half an address may also parse.
-    let (whole, _) = stderr.rsplit_once('\n')?;
-    let (_, rest) = whole.split_once("listening on ")?;
-    let word = rest.split_whitespace().next()?;
-    let addr = word.trim_matches(|c: char| !(c.is_ascii_hexdigit() || matches!(c, '[' | ']' | ':' | '.')));
-    let mut addr: SocketAddr = addr.parse().ok()?;
-    if addr.ip().is_unspecified() {
-        addr.set_ip(std::net::Ipv4Addr::LOCALHOST.into());
-    }
-    Some(addr)
+    let (whole, _) = stderr.rsplit_once('\n').unwrap_or_default();
+    let lines = whole
+        .lines()
+        .filter(|line| line.contains("msg=listening ") || line.contains("\"msg\":\"listening\""));
+    lines.filter_map(|line| {
+        let (before, after) = line.split_once("://")?;
+        let scheme = before.rsplit(['=', '"']).next()?;
+        let mut addr: SocketAddr = after.split([' ', '"']).next()?.parse().ok()?;
+        if addr.ip().is_unspecified() {
+            addr.set_ip(std::net::Ipv4Addr::LOCALHOST.into());
+        }
+        Some((scheme, addr))
+    })
 }
 
 /// A temporary directory, removed on drop unless the test failed.
@@ -712,15 +716,22 @@ mod tests {
     fn the_address_is_found_in_the_banner() {
         for (text, want) in [
             (
-                "x\n INFO listening on 127.0.0.1:4711 (io_uring)\n",
-                Some("127.0.0.1:4711"),
+                "x\nlevel=info msg=listening version=1 address=http://127.0.0.1:4711 store=fs:/s\n",
+                Some(("http", "127.0.0.1:4711")),
             ),
-            ("listening on [::1]:80,\n", Some("[::1]:80")),
-            ("listening on 0.0.0.0:80\n", Some("127.0.0.1:80")),
-            ("listening on 127.0.0.1:47", None),
+            (
+                "{\"msg\":\"listening\",\"address\":\"https://[::1]:80\",\"cores\":1}\n",
+                Some(("https", "[::1]:80")),
+            ),
+            (
+                "msg=listening address=http://0.0.0.0:80\n",
+                Some(("http", "127.0.0.1:80")),
+            ),
+            ("msg=listening address=http://127.0.0.1:47", None),
             ("nothing\n", None),
         ] {
-            assert_eq!(listening_on(text), want.map(|w| w.parse().unwrap()), "{text:?}");
+            let want = want.map(|(scheme, addr)| (scheme, addr.parse().unwrap()));
+            assert_eq!(listeners(text).next(), want, "{text:?}");
         }
     }
 }

@@ -48,7 +48,7 @@ const ARROWS: &[(&str, &[&str])] = &[
 ];
 
 /// Modules that every folder may import. These modules import no other module of the crate.
-const FOR_ALL: &[&str] = &["anchor", "fail_point", "limits", "log", "lru"];
+const FOR_ALL: &[&str] = &["anchor", "calendar", "fail_point", "limits", "log", "lru"];
 
 /// Files that may use Tokio: code that runs on the helper pool, and code shared between the pool
 /// and a core.
@@ -101,6 +101,7 @@ const CLOCKS: &[&str] = &[
     "src/cli/healthcheck.rs",
     "src/fail_point.rs",
     "src/log/queue.rs",
+    "src/log/time.rs",
     "src/server/listen.rs",
     "src/store/fs/scan.rs",
     "src/store/s3/find.rs",
@@ -644,6 +645,8 @@ fn change(setting: Setting, home: &Path) -> (Given, Given) {
         Setting::StorageBackend => "tiered".into(),
         Setting::DefaultRegistry => "quay.io".into(),
         Setting::LogLevel => "debug".into(),
+        Setting::LogFormat => "json".into(),
+        Setting::LogFile => file("cache.log"),
         Setting::MemoryBudget | Setting::MemoryCache => "128MiB".into(),
         Setting::TagTtl | Setting::StaleWhileRevalidate => "7s".into(),
         Setting::DrainTimeout | Setting::DrainDelay => "7s".into(),

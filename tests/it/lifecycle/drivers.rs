@@ -40,7 +40,7 @@ fn launcher<'a>(errno: &'a str, user: &'a str, memlock: &'a str) -> [&'a str; 6]
     ["python3", "-c", FILTER, errno, user, memlock]
 }
 
-fn has_python() -> bool {
+pub(super) fn has_python() -> bool {
     let found = Command::new("python3").arg("--version").output().is_ok();
     if !found {
         eprintln!("SKIPPED: python3 is not installed");
@@ -72,7 +72,7 @@ fn epoll_serves_and_logs_the_remedy_if_io_uring_is_unavailable() {
         let log = cache.stderr();
         let lines: Vec<&str> = log.lines().filter(|line| line.contains("io driver: ")).collect();
         assert!(
-            matches!(lines[..], [line] if line.contains("WARN")
+            matches!(lines[..], [line] if line.contains("level=warn")
                 && line.contains("io driver: epoll")
                 && line.contains("seccomp")
                 && line.contains("io_uring_setup, io_uring_enter and io_uring_register")),

@@ -12,6 +12,9 @@ mod restart_protocols;
 /// The port after a kill, an unread log, resource limits, modes of files.
 mod process;
 
+/// Fields, formats, levels and secrets of log lines, and the log file.
+mod logs;
+
 /// Liveness and readiness while something fails.
 pub mod health;
 

@@ -111,7 +111,7 @@ fn new_connections_receive_503_while_all_others_are_busy() {
         expect_turned_away(&mut cache.client().open());
     }
     cache.wait_stderr(&format!(
-        "connection limit reached limit={MAX} setting=max_connections\n"
+        "connection limit reached\" limit={MAX} setting=max_connections\n"
     ));
     gate.open();
     for (connection, content) in &mut busy {
@@ -141,7 +141,7 @@ fn connections_per_client_are_limited_and_other_clients_are_served() {
     }
     expect_turned_away(&mut open(greedy));
     cache.wait_stderr(&format!(
-        "connection limit reached limit={EACH} setting=max_connections_per_client"
+        "connection limit reached\" limit={EACH} setting=max_connections_per_client"
     ));
     for other in 3..6 {
         ask(&mut open(Ipv4Addr::new(127, 0, 0, other)))

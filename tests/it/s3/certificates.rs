@@ -99,7 +99,7 @@ fn a_certificate_that_is_refused_costs_no_pull_and_the_log_names_the_setting() {
         let log = cache.stderr();
         let line = log
             .lines()
-            .find(|line| line.contains("WARN") && line.contains("AWS_CA_BUNDLE"));
+            .find(|line| line.contains("level=warn") && line.contains("AWS_CA_BUNDLE"));
         let line = line.unwrap_or_else(|| panic!("no line names the setting: {log}"));
         assert!(line.contains(reason), "{reason}: {line}");
         assert!(

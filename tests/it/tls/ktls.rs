@@ -61,7 +61,8 @@ fn the_start_says_whether_the_kernel_encrypts_and_why() {
     let line = said.lines().find(|line| line.contains("kTLS "));
     let line = line.unwrap_or_else(|| panic!("no line in\n{said}"));
     assert!(
-        line.contains("kTLS available ciphers=AES-128-GCM") || line.contains("this kernel"),
+        line.contains("kTLS available\" ciphers=") && line.contains("AES-128-GCM")
+            || line.contains("this kernel"),
         "{line}"
     );
     Client::with_tls(cache.addr(), pki.authority.client())

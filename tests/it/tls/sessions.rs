@@ -708,7 +708,7 @@ fn the_log_says_whom_the_certificate_is_for_and_when_it_ends() {
     let pki = Pki::new();
     let cache = pki.serve(Server::bare()).start();
     cache.wait_stderr("TLS certificate for localhost, 127.0.0.1, valid until ");
-    assert!(!cache.stderr().contains("WARN"), "{}", cache.stderr());
+    assert!(!cache.stderr().contains("level=warn"), "{}", cache.stderr());
     let expired = pki.authority.issue_with("expired", |params| {
         params.not_before = date_time_ymd(2020, 1, 1);
         params.not_after = date_time_ymd(2021, 1, 1);

@@ -1,0 +1,34 @@
+//! Dates of the Gregorian calendar, for HTTP dates and for log lines.
+
+/// Seconds of a day without leap seconds.
+pub const DAY_SECONDS: u64 = 86_400;
+
+/// 9999-12-31 23:59:59 UTC in seconds since 1970. Later years have more than four digits.
+pub const UNIX_SECONDS_MAX: u64 = 253_402_300_799;
+
+/// Returns year, month and day of the month (both from 1) of a day since 1970-01-01.
+///
+/// Counts in eras of 400 years from 0000-03-01. Thus the leap day ends its year, and one formula
+/// covers all months (Howard Hinnant's `civil_from_days`).
+pub fn civil(days: u64) -> (u64, u64, u64) {
+    const DAYS_TO_1970: u64 = 719_468;
+    const ERA_DAYS: u64 = 146_097;
+    let days = days + DAYS_TO_1970;
+    let (era, day_of_era) = (days / ERA_DAYS, days % ERA_DAYS);
+    let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let march_month = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * march_month + 2) / 5 + 1;
+    let month = if march_month < 10 {
+        march_month + 3
+    } else {
+        march_month - 9
+    };
+    let year = era * 400 + year_of_era + u64::from(month <= 2);
+    (year, month, day)
+}
+
+/// Writes `value`, which is below 100, as two digits.
+pub fn two_digits(place: &mut [u8], value: u64) {
+    place.copy_from_slice(&[b'0' + (value / 10) as u8, b'0' + (value % 10) as u8]);
+}

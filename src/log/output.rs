@@ -1,0 +1,97 @@
+//! The outputs of the log: standard error, or a file.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+
+use rustix::event::{PollFd, PollFlags, poll};
+
+/// The mode of a new log file: the group may read.
+const FILE_MODE: u32 = 0o640;
+
+/// A place for log lines.
+pub(super) trait Output: Write {
+    /// Opens the file again by its path, after a rotation.
+    ///
+    /// # Errors
+    ///
+    /// The file cannot be opened. The earlier file stays in use.
+    fn reopen(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Standard error without the lock of [`io::stderr`], which would be held during a write.
+pub(super) struct Stderr;
+
+impl Output for Stderr {}
+
+impl Write for Stderr {
+    fn write(&mut self, text: &[u8]) -> io::Result<usize> {
+        let stderr = rustix::stdio::stderr();
+        loop {
+            match rustix::io::write(stderr, text) {
+                // `O_NONBLOCK` belongs to the open file, so another process with the file may have
+                // set the flag.
+                Err(rustix::io::Errno::AGAIN) => {
+                    let mut ready = [PollFd::new(&stderr, PollFlags::OUT)];
+                    match poll(&mut ready, None) {
+                        Ok(_) | Err(rustix::io::Errno::INTR) => {}
+                        Err(error) => return Err(error.into()),
+                    }
+                }
+                outcome => return Ok(outcome?),
+            }
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// A file to which lines are appended.
+pub(super) struct LogFile {
+    path: PathBuf,
+    file: File,
+}
+
+impl LogFile {
+    /// Opens the file at `path`, or creates the file with mode 0640.
+    ///
+    /// # Errors
+    ///
+    /// The error of the system call.
+    pub(super) fn open(path: &Path) -> io::Result<Self> {
+        Ok(LogFile {
+            path: path.to_owned(),
+            file: append(path)?,
+        })
+    }
+}
+
+fn append(path: &Path) -> io::Result<File> {
+    OpenOptions::new()
+        .append(true)
+        .create(true)
+        .mode(FILE_MODE)
+        .open(path)
+}
+
+impl Output for LogFile {
+    fn reopen(&mut self) -> io::Result<()> {
+        self.file = append(&self.path)?;
+        Ok(())
+    }
+}
+
+impl Write for LogFile {
+    fn write(&mut self, text: &[u8]) -> io::Result<usize> {
+        self.file.write(text)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
