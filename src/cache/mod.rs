@@ -25,7 +25,7 @@ mod tags;
 use std::collections::HashMap;
 use std::future::Future;
 use std::pin::pin;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::{Either, select};
@@ -41,6 +41,7 @@ use crate::runtime::heartbeat::Health;
 use crate::runtime::helper::Helper;
 use crate::runtime::memory_budget::{Charge, MemoryBudget};
 use crate::storage::{Key, Storage};
+use crate::sync::Mutex;
 use crate::upstream::{Purpose, RegistryStatus, Upstreams};
 
 pub use access::{Approach, Caller};

@@ -2,7 +2,7 @@
 //! each.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::Semaphore;
@@ -21,6 +21,7 @@ use crate::config::{
     FollowRedirects, Named, ProxyEnvironment, Registries, RegistryConfig, RegistryName, RegistrySettings,
 };
 use crate::oci::{Namespace, Reference};
+use crate::sync::Mutex;
 
 /// All registries under one configuration.
 pub(super) struct RegistryTable {
@@ -242,16 +243,12 @@ impl MirrorEndpoint {
 
     /// Returns whether the mirror is skipped at `now`.
     pub fn is_cooling_down(&self, now: Instant) -> bool {
-        self.until().is_some_and(|until| now < until)
+        self.cooling_until.lock().is_some_and(|until| now < until)
     }
 
     /// Skips the mirror from `now` on, for [`MIRROR_COOLDOWN`].
     pub fn cool_down(&self, now: Instant) {
-        *self.until() = Some(now + MIRROR_COOLDOWN);
-    }
-
-    fn until(&self) -> MutexGuard<'_, Option<Instant>> {
-        self.cooling_until.lock().unwrap_or_else(PoisonError::into_inner)
+        *self.cooling_until.lock() = Some(now + MIRROR_COOLDOWN);
     }
 }
 

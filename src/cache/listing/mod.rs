@@ -6,7 +6,7 @@
 pub(super) mod key;
 pub(super) mod parse;
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::BytesMut;
@@ -30,6 +30,7 @@ use crate::lru::Lru;
 use crate::oci::Origin;
 use crate::runtime::clock::unix_millis;
 use crate::storage::RecordChanges;
+use crate::sync::Mutex;
 use crate::upstream::{
     Credentials, Fault, Phase, Purpose, Resume, Target, UpstreamError, UpstreamMethod, UpstreamRequest,
     UpstreamResponse, Verdict,
@@ -80,21 +81,17 @@ impl Default for Listings {
 }
 
 impl Listings {
-    fn lock(&self) -> MutexGuard<'_, Lru<ListingKey, Arc<Listed>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     fn get(&self, key: &ListingKey) -> Option<Arc<Listed>> {
-        self.lock().get(key).map(|listed| listed.clone())
+        self.0.lock().get(key).map(|listed| listed.clone())
     }
 
     fn keep(&self, key: &ListingKey, listed: &Arc<Listed>) {
         let weight = listed.body.len() as u64 + OVERHEAD_BYTES;
-        self.lock().insert(key.clone(), listed.clone(), weight);
+        self.0.lock().insert(key.clone(), listed.clone(), weight);
     }
 
     fn forget(&self, key: &ListingKey) {
-        self.lock().remove(key);
+        self.0.lock().remove(key);
     }
 }
 

@@ -12,12 +12,12 @@ use std::collections::HashSet;
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
 
 use rustix::fs::{Mode, OFlags};
 
 use super::records::Records;
 use super::{Key, StoreError, layout};
+use crate::sync::Mutex;
 
 pub use ingest::Ingest;
 pub use open::OpenError;
@@ -44,11 +44,7 @@ impl FsStore {
 
     /// Returns whether entries of an older system are being hashed, which may take any time.
     pub fn is_adopting(&self) -> bool {
-        !self
-            .adopting
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .is_empty()
+        !self.adopting.lock().is_empty()
     }
 
     /// Returns the free bytes of the file system.

@@ -1,6 +1,6 @@
 //! Finds entries in the bucket. A lookup succeeds only if sidecar and data match.
 
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::time::Instant;
 
 use super::error::S3Error;
@@ -179,7 +179,7 @@ struct Claim {
 
 impl Claim {
     fn take(store: &S3Store, key: &Key) -> Option<Claim> {
-        let mut adopting = store.0.adopting.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut adopting = store.0.adopting.lock();
         adopting.insert(key.clone()).then(|| Claim {
             store: store.clone(),
             key: key.clone(),
@@ -189,7 +189,6 @@ impl Claim {
 
 impl Drop for Claim {
     fn drop(&mut self) {
-        let adopting = self.store.0.adopting.lock();
-        adopting.unwrap_or_else(PoisonError::into_inner).remove(&self.key);
+        self.store.0.adopting.lock().remove(&self.key);
     }
 }

@@ -22,8 +22,8 @@ mod upload;
 
 use std::collections::HashSet;
 use std::fs::File;
+use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use aws_sdk_s3::Client;
@@ -35,6 +35,7 @@ use super::{Key, Meta, RecordName, ReferrersRecord, Source, TagPointer, Verified
 use crate::config::S3Settings;
 use crate::limits::S3_PRESIGNED_TTL_MAX;
 use crate::oci::{Namespace, Repository, Tag};
+use crate::sync::Mutex;
 
 use circuit_breaker::CircuitBreaker;
 use records::Written;
@@ -270,10 +271,7 @@ impl S3Store {
 
     /// Returns whether entries of an older system are being hashed, which may take any time.
     pub fn is_adopting(&self) -> bool {
-        let adopting = self.0.adopting.lock();
-        !adopting
-            .unwrap_or_else(std::sync::PoisonError::into_inner)
-            .is_empty()
+        !self.0.adopting.lock().is_empty()
     }
 
     /// Returns the number of further bodies above

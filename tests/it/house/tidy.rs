@@ -48,7 +48,7 @@ const ARROWS: &[(&str, &[&str])] = &[
 ];
 
 /// Modules that every folder may import. These modules import no other module of the crate.
-const FOR_ALL: &[&str] = &["anchor", "fail_point", "limits", "log", "lru"];
+const FOR_ALL: &[&str] = &["anchor", "fail_point", "limits", "log", "lru", "sync"];
 
 /// Files that may use Tokio: code that runs on the helper pool, and code shared between the pool
 /// and a core.
