@@ -275,10 +275,7 @@ impl Shared {
             let found = Digest::of(wanted.algorithm(), &body);
             if found != *wanted {
                 type_of(&response.headers, &body)?;
-                return Err(FetchError::DigestMismatch {
-                    wanted: wanted.to_string(),
-                    found: found.to_string(),
-                });
+                return Err(FetchError::mismatch(wanted, &found));
             }
         }
         match answer {

@@ -65,6 +65,7 @@ const TOKIO: &[&str] = &[
     "src/cache/mod.rs",
     "src/cache/passthrough.rs",
     "src/cache/slots.rs",
+    "src/cache/small_body.rs",
     "src/runtime/helper.rs",
     "src/runtime/single_flight.rs",
     "src/server/h2/io.rs",
