@@ -110,13 +110,10 @@ impl FsStore {
     /// Hashes an entry without verification mark, and marks or removes the entry. Only one caller
     /// hashes the entry. Meanwhile the lookup is a miss for other callers.
     fn adopt(&self, key: &Key, entry: Entry) -> Result<Option<Entry>, StoreError> {
-        let adopting = || self.adopting.lock();
-        if !adopting().insert(key.clone()) {
-            return Ok(None);
+        match self.adopting.take(key) {
+            Some(_claim) => self.adopt_alone(key, entry),
+            None => Ok(None),
         }
-        let adopted = self.adopt_alone(key, entry);
-        adopting().remove(key);
-        adopted
     }
 
     fn adopt_alone(&self, key: &Key, entry: Entry) -> Result<Option<Entry>, StoreError> {

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use super::FsStore;
 use super::layout::{BLOBS, LOCK, MANIFESTS, TEMPORARY};
+use crate::store::claims::Claims;
 use crate::store::mode;
 use crate::sync::Mutex;
 
@@ -70,7 +71,7 @@ impl FsStore {
             root: root.to_owned(),
             _lock: lock,
             naming: Mutex::new(()),
-            adopting: Mutex::default(),
+            adopting: Claims::default(),
             records: Mutex::default(),
         })
     }

@@ -20,7 +20,6 @@ mod tags;
 mod tls;
 mod upload;
 
-use std::collections::HashSet;
 use std::fs::File;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -31,11 +30,11 @@ use aws_sdk_s3::presigning::PresigningConfig;
 use bytes::Bytes;
 use tokio::sync::Semaphore;
 
+use super::claims::Claims;
 use super::{Key, Meta, RecordName, ReferrersRecord, Source, TagPointer, Verified, layout};
 use crate::config::S3Settings;
 use crate::limits::S3_PRESIGNED_TTL_MAX;
 use crate::oci::{Namespace, Repository, Tag};
-use crate::sync::Mutex;
 
 use circuit_breaker::CircuitBreaker;
 use records::Written;
@@ -65,7 +64,7 @@ struct Shared {
     sidecars: Sidecars,
     written: Written,
     /// Entries of an older system that are being hashed.
-    adopting: Mutex<HashSet<Key>>,
+    adopting: Claims,
     uploads: Arc<Semaphore>,
     reads: Arc<Semaphore>,
     /// Slots for bodies read without waiting for a client.
@@ -271,7 +270,7 @@ impl S3Store {
 
     /// Returns whether entries of an older system are being hashed, which may take any time.
     pub fn is_adopting(&self) -> bool {
-        !self.0.adopting.lock().is_empty()
+        !self.0.adopting.is_empty()
     }
 
     /// Returns the number of further bodies above
