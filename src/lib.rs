@@ -34,4 +34,5 @@ pub mod limits;
 pub mod log;
 pub mod lru;
 pub mod oci;
+pub mod sync;
 pub mod sys;

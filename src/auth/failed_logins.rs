@@ -2,10 +2,10 @@
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use crate::runtime::clock::monotonic_micros;
+use crate::sync::Mutex;
 
 /// Interval between two log lines about one address prefix.
 const LOG_INTERVAL: Duration = Duration::from_secs(60);
@@ -40,7 +40,7 @@ impl FailedLogins {
     /// Returns the number of suppressed failures since the last log line. Returns `None` if no log
     /// line is due.
     fn due(&self, address: Option<IpAddr>, now: u64) -> Option<u64> {
-        let mut logs = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut logs = self.0.lock();
         let suppressed_until = now + LOG_INTERVAL.as_micros() as u64;
         if let Some(known) = logs.get_mut(&address) {
             if now < known.suppressed_until {
@@ -107,12 +107,12 @@ mod tests {
         for n in 0..2 * ADDRESSES_MAX as u32 {
             failed_logins.due(Some(IpAddr::V4(n.into())), 0);
         }
-        assert_eq!(failed_logins.0.lock().unwrap().len(), ADDRESSES_MAX);
+        assert_eq!(failed_logins.0.lock().len(), ADDRESSES_MAX);
         assert!(
             failed_logins
                 .due(address("10.0.0.1"), 2 * LOG_INTERVAL.as_micros() as u64)
                 .is_some()
         );
-        assert_eq!(failed_logins.0.lock().unwrap().len(), 1);
+        assert_eq!(failed_logins.0.lock().len(), 1);
     }
 }

@@ -17,10 +17,11 @@ mod rules;
 mod timing;
 
 use std::io;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::config::ClientAuthConfig;
+use crate::sync::Mutex;
 
 use credentials::CredentialStore;
 use failed_logins::FailedLogins;
@@ -72,23 +73,19 @@ impl ClientAuth {
     pub fn replace(&self, auth: Option<ClientAuthConfig>) -> io::Result<()> {
         if auth.as_ref().is_some_and(|auth| auth.htpasswd.is_some()) {
             self.0.passwords.start()?;
-            let mut reload_started = self
-                .0
-                .reload_started
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner);
+            let mut reload_started = self.0.reload_started.lock();
             if !*reload_started {
                 htpasswd_reload::start(self.clone())?;
                 *reload_started = true;
             }
         }
-        self.install(&mut self.lock(), auth);
+        self.install(&mut self.0.credentials.lock(), auth);
         Ok(())
     }
 
     /// Replaces the credentials with `auth` if they are still `before`.
     fn replace_if(&self, before: &Arc<CredentialStore>, auth: ClientAuthConfig) -> bool {
-        let mut store = self.lock();
+        let mut store = self.0.credentials.lock();
         let unchanged = store.as_ref().is_some_and(|now| Arc::ptr_eq(now, before));
         if unchanged {
             self.install(&mut store, Some(auth));
@@ -108,11 +105,7 @@ impl ClientAuth {
     }
 
     fn credentials(&self) -> Option<Arc<CredentialStore>> {
-        self.lock().clone()
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Option<Arc<CredentialStore>>> {
-        self.0.credentials.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.credentials.lock().clone()
     }
 }
 

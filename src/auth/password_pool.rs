@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use std::io;
 use std::net::IpAddr;
 use std::panic::AssertUnwindSafe;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use crossbeam_channel::{Receiver, Sender, TrySendError};
 
@@ -19,6 +19,7 @@ use crate::limits::{
 use crate::lru::Lru;
 use crate::runtime::clock::monotonic_micros;
 use crate::runtime::oneshot;
+use crate::sync::Mutex;
 
 /// The verdict of a password check.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -80,7 +81,7 @@ impl PasswordVerifier {
     ///
     /// A thread cannot be started.
     pub fn start(&self) -> io::Result<()> {
-        let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut queue = self.queue.lock();
         if queue.is_some() {
             return Ok(());
         }
@@ -97,7 +98,7 @@ impl PasswordVerifier {
 
     /// Clears the cached verdicts.
     pub fn clear(&self) {
-        let mut state = lock(&self.state);
+        let mut state = self.state.lock();
         state.correct.clear();
         state.wrong.clear();
     }
@@ -132,7 +133,7 @@ impl PasswordVerifier {
         address: Option<IpAddr>,
     ) -> Result<PasswordVerdict, oneshot::Receiver<PasswordVerdict>> {
         let now = monotonic_micros();
-        let mut state = lock(&self.state);
+        let mut state = self.state.lock();
         if let Some(outcome) = state.cached(&digest, now) {
             return Ok(outcome);
         }
@@ -152,7 +153,7 @@ impl PasswordVerifier {
             check,
             queued_at: now,
         };
-        let queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
+        let queue = self.queue.lock();
         match queue.as_ref().map(|queue| queue.try_send(job)) {
             Some(Ok(())) => {}
             Some(Err(TrySendError::Full(_) | TrySendError::Disconnected(_))) | None => {
@@ -243,15 +244,11 @@ fn work(state: &Mutex<State>, jobs: &Receiver<Job>) {
                 Err(_) => PasswordVerdict::Overloaded,
             }
         };
-        let waiters = lock(state).finish(digest, &outcome, monotonic_micros());
+        let waiters = state.lock().finish(digest, &outcome, monotonic_micros());
         for waiter in waiters {
             waiter.send(outcome.clone());
         }
     }
-}
-
-fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
-    state.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]
@@ -260,7 +257,7 @@ mod tests {
 
     fn state() -> State {
         let verifier = PasswordVerifier::default();
-        Arc::into_inner(verifier.state).unwrap().into_inner().unwrap()
+        Arc::into_inner(verifier.state).unwrap().into_inner()
     }
 
     #[test]

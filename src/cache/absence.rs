@@ -8,7 +8,6 @@ use std::collections::HashMap;
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -18,6 +17,7 @@ use super::{FetchError, Shared};
 use crate::limits::{ABSENCE_TTL, ABSENCES_BYTES_MAX, ABSENCES_MAX};
 use crate::oci::Origin;
 use crate::runtime::clock::monotonic_micros;
+use crate::sync::Mutex;
 use crate::upstream::{Target, UpstreamError, Verdict};
 
 /// Memory of a recorded 404 besides its texts: keys, slots, allocations.
@@ -94,7 +94,7 @@ impl Absences {
         if self.generation.load(Ordering::Relaxed) == generation {
             return;
         }
-        let mut table = self.lock();
+        let mut table = self.table.lock();
         table.retain(|_| false);
         for change in &mut table.changes {
             *change = change.wrapping_add(1);
@@ -104,7 +104,7 @@ impl Absences {
 
     /// Returns the 404 that `caller` received for `target` a moment ago.
     pub fn last(&self, origin: &Origin, target: &Target, caller: &Caller) -> Option<FetchError> {
-        let table = self.lock();
+        let table = self.table.lock();
         // Most repositories have no entry, and then `target` is not copied.
         let absences = table.repositories.get(origin)?;
         let key = AbsenceKey::new(target, caller);
@@ -113,7 +113,7 @@ impl Absences {
     }
 
     pub fn change_count(&self, origin: &Origin) -> ChangeCount {
-        ChangeCount(self.lock().changes[self.counter(origin)])
+        ChangeCount(self.table.lock().changes[self.counter(origin)])
     }
 
     /// Records `error` if it is a 404, for at most `life` and [`ABSENCE_TTL`].
@@ -150,7 +150,7 @@ impl Absences {
         let now = monotonic_micros();
         let until_micros = now + u64::try_from(life.as_micros()).unwrap_or(u64::MAX);
         let counter = self.counter(origin);
-        let mut table = self.lock();
+        let mut table = self.table.lock();
         if table.changes[counter] == before.0 {
             table.insert(origin, AbsenceKey::new(target, caller), answer, now, until_micros);
         }
@@ -159,7 +159,7 @@ impl Absences {
     /// Removes the 404s of a changed repository, and discards the 404s of its requests in flight.
     pub fn clear(&self, origin: &Origin) {
         let counter = self.counter(origin);
-        let mut table = self.lock();
+        let mut table = self.table.lock();
         table.changes[counter] = table.changes[counter].wrapping_add(1);
         if let Some(absences) = table.repositories.remove(origin) {
             table.count -= absences.len();
@@ -171,7 +171,7 @@ impl Absences {
     /// requests in flight.
     pub fn forget(&self, origin: &Origin, target: &Target) {
         let counter = self.counter(origin);
-        let mut table = self.lock();
+        let mut table = self.table.lock();
         table.changes[counter] = table.changes[counter].wrapping_add(1);
         table.forget(origin, target);
     }
@@ -179,10 +179,6 @@ impl Absences {
     fn counter(&self, origin: &Origin) -> usize {
         // The remainder is below `COUNTERS`.
         (self.hasher.hash_one(origin) % COUNTERS as u64) as usize
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Table> {
-        self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -362,7 +358,7 @@ mod tests {
             ABSENCE_TTL,
         );
         assert!(absences.last(&a, &blob(2), &Caller::ANYBODY).is_none());
-        let table = absences.lock();
+        let table = absences.table.lock();
         assert_eq!((table.count, table.bytes), (0, 0));
     }
 
@@ -384,7 +380,7 @@ mod tests {
         assert!(last(&a, 1).is_none());
         absences.forget(&a, &blob(2));
         absences.forget(&a, &blob(3));
-        let table = absences.lock();
+        let table = absences.table.lock();
         let counted: usize = table.repositories.values().map(HashMap::len).sum();
         assert_eq!((table.count, table.repositories.len()), (counted, 1));
         let bytes = table.repositories.values().flat_map(HashMap::values);
@@ -397,7 +393,7 @@ mod tests {
         let many = ABSENCES_MAX + 10;
         for n in 0..many {
             record(&absences, &origin("a"), &blob(n), 404);
-            let table = absences.lock();
+            let table = absences.table.lock();
             assert!(table.count <= ABSENCES_MAX && table.bytes <= ABSENCES_BYTES_MAX);
         }
         assert!(
@@ -406,7 +402,7 @@ mod tests {
                 .is_some()
         );
         record(&absences, &origin("a"), &blob(many - 1), 404);
-        let table = absences.lock();
+        let table = absences.table.lock();
         let counted: usize = table.repositories.values().map(HashMap::len).sum();
         assert_eq!(table.count, counted);
     }

@@ -9,7 +9,7 @@
 
 use std::collections::HashMap;
 use std::hash::Hash;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use ring::hmac;
@@ -23,6 +23,7 @@ use crate::oci::{Accept, Digest, Origin, Reference};
 use crate::runtime::clock::monotonic_micros;
 use crate::runtime::single_flight::{Completer, SingleFlight};
 use crate::storage::{Key, Meta, Source};
+use crate::sync::Mutex;
 use crate::upstream::{
     Credentials, Purpose, Secret, Target, UpstreamError, UpstreamMethod, UpstreamRequest, Verdict,
 };
@@ -274,10 +275,7 @@ impl Shared {
             let found = Digest::of(wanted.algorithm(), &body);
             if found != *wanted {
                 type_of(&response.headers, &body)?;
-                return Err(FetchError::DigestMismatch {
-                    wanted: wanted.to_string(),
-                    found: found.to_string(),
-                });
+                return Err(FetchError::mismatch(wanted, &found));
             }
         }
         match answer {
@@ -352,7 +350,7 @@ impl AccessTable {
                 );
             } else {
                 // The denial replaces an earlier grant.
-                lock(&self.callers).remove(&(caller.id, origin.clone()));
+                self.callers.lock().remove(&(caller.id, origin.clone()));
             }
         }
     }
@@ -362,18 +360,15 @@ fn micros(duration: Duration) -> u64 {
     u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }
 
-fn lock<K>(table: &Mutex<HashMap<K, u64>>) -> std::sync::MutexGuard<'_, HashMap<K, u64>> {
-    table.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 fn recent<K: Hash + Eq>(table: &Mutex<HashMap<K, u64>>, key: &K) -> bool {
-    lock(table)
+    table
+        .lock()
         .get(key)
         .is_some_and(|until| monotonic_micros() < *until)
 }
 
 fn remember<K: Hash + Eq>(table: &Mutex<HashMap<K, u64>>, key: K, until: u64) {
-    let mut table = lock(table);
+    let mut table = table.lock();
     if table.len() >= GRANTS_MAX && !table.contains_key(&key) {
         let now = monotonic_micros();
         table.retain(|_, until| now < *until);

@@ -5,7 +5,7 @@
 
 use std::collections::VecDeque;
 use std::future::Future;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use bytes::Bytes;
 
@@ -14,6 +14,7 @@ use crate::http::{Aborted, Growing, NextPiece, Piece};
 use crate::limits::{BODY_CHANNEL_BYTES_MAX, WITHHELD_BYTES};
 use crate::oci::{Digest, Hasher};
 use crate::runtime::waker::{CoreNotify, RemoteWaker};
+use crate::sync::Mutex;
 
 /// The receiving end, on a core. Dropping it ends the transfer.
 pub struct BodyReceiver {
@@ -78,14 +79,14 @@ impl BodySender {
     /// Holds `memory` for as long as either end exists, because forwarded chunks may wait long for
     /// the client.
     pub fn charge(&self, memory: Memory) {
-        self.0.lock().memory = Some(memory);
+        self.0.state.lock().memory = Some(memory);
     }
 
     /// Waits until the client has disconnected.
     pub async fn abandoned(&self) {
         loop {
             let notice = self.0.room.notified();
-            if self.0.lock().abandoned {
+            if self.0.state.lock().abandoned {
                 return;
             }
             notice.await;
@@ -121,7 +122,7 @@ impl BodySender {
             loop {
                 let notice = channel.room.notified();
                 {
-                    let state = channel.lock();
+                    let state = channel.state.lock();
                     if state.abandoned {
                         return ForwardOutcome::Abandoned;
                     }
@@ -196,10 +197,6 @@ impl Withheld {
 }
 
 impl BodyChannel {
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     fn push(&self, chunks: impl IntoIterator<Item = Bytes>) {
         self.change(|state| {
             for chunk in chunks {
@@ -211,7 +208,7 @@ impl BodyChannel {
 
     fn change(&self, change: impl FnOnce(&mut State)) {
         let waiting = {
-            let mut state = self.lock();
+            let mut state = self.state.lock();
             change(&mut state);
             state.waiting.take()
         };
@@ -225,7 +222,7 @@ impl BodyReceiver {
     async fn advance(&mut self) -> Result<Option<Piece>, Aborted> {
         loop {
             {
-                let mut state = self.channel.lock();
+                let mut state = self.channel.state.lock();
                 if let Some(chunk) = state.chunks.pop_front() {
                     state.bytes -= chunk.len();
                     drop(state);
@@ -250,7 +247,7 @@ impl Growing for BodyReceiver {
 
 impl Drop for BodyReceiver {
     fn drop(&mut self) {
-        self.channel.lock().abandoned = true;
+        self.channel.state.lock().abandoned = true;
         self.channel.room.notify_one();
     }
 }
@@ -280,8 +277,8 @@ mod tests {
         let source = OneChunk(Some(Bytes::from_static(b"wrong")));
         let outcome = sender.forward(source, Some(expected)).await;
         assert_eq!(outcome, ForwardOutcome::Wrong);
-        assert!(channel.lock().end.is_none());
+        assert!(channel.state.lock().end.is_none());
         drop(sender);
-        assert_eq!(channel.lock().end, Some(Err(Aborted)));
+        assert_eq!(channel.state.lock().end, Some(Err(Aborted)));
     }
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::oci::{Namespace, NotManifest, Origin};
+use crate::oci::{Digest, Namespace, NotManifest, Origin};
 use crate::upstream::{UpstreamError, Verdict};
 
 /// The reason why content could not be fetched.
@@ -40,6 +40,14 @@ pub enum FetchError {
 }
 
 impl FetchError {
+    /// Returns the error of a body that hashes to `found` instead of `wanted`.
+    pub(super) fn mismatch(wanted: &Digest, found: &Digest) -> Self {
+        FetchError::DigestMismatch {
+            wanted: wanted.to_string(),
+            found: found.to_string(),
+        }
+    }
+
     /// Returns whether the upstream denied access to this caller or returned 404. Another caller
     /// may get the content.
     pub fn is_refusal(&self) -> bool {

@@ -19,14 +19,14 @@ mod manifest;
 mod passthrough;
 mod records;
 mod slots;
+mod small_body;
 mod stored_headers;
 mod tags;
 
 use std::collections::HashMap;
 use std::future::Future;
 use std::pin::pin;
-use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::sync::Arc;
 
 use futures_util::future::{Either, select};
 
@@ -34,13 +34,14 @@ use crate::config::Live;
 use crate::fairness::{Lease, Parties, Party, SharedLedger};
 use crate::limits::{
     BACKGROUND_QUEUE_TIMEOUT, FETCH_QUEUE_TIMEOUT, FILL_WINDOW_BYTES, RESERVED_FETCHES_MAX,
-    RESERVED_MEMORY_DIVISOR, SMALL_BODY_RATE_MIN, SMALL_BODY_TIMEOUT,
+    RESERVED_MEMORY_DIVISOR,
 };
 use crate::oci::{Digest, Namespace};
 use crate::runtime::heartbeat::Health;
 use crate::runtime::helper::Helper;
 use crate::runtime::memory_budget::{Charge, MemoryBudget};
 use crate::storage::{Key, Storage};
+use crate::sync::Mutex;
 use crate::upstream::{Purpose, RegistryStatus, Upstreams};
 
 pub use access::{Approach, Caller};
@@ -255,11 +256,4 @@ async fn unless<T, E>(end: impl Future<Output = E>, work: impl Future<Output = T
         Either::Left((result, _)) => Ok(result),
         Either::Right((end, _)) => Err(end),
     }
-}
-
-/// Reads the body of a manifest or list. `None` if the body exceeds the time allowed for its
-/// length.
-async fn in_small_body_time<T>(bytes: u64, read: impl Future<Output = T>) -> Option<T> {
-    let earned = Duration::from_secs(bytes / SMALL_BODY_RATE_MIN);
-    tokio::time::timeout(SMALL_BODY_TIMEOUT + earned, read).await.ok()
 }

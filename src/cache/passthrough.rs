@@ -1,14 +1,18 @@
 //! Passes upstream responses through to a single client without storing them. Used for registries
 //! that the operator excludes from the cache.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 
-use super::body_channel::{BodyReceiver, ChunkSource, ForwardOutcome, body_channel};
+use super::body_channel::{BodyReceiver, BodySender, ChunkSource, ForwardOutcome, body_channel};
 use super::manifest::response::{may_be_manifest, read_whole, type_of};
-use super::{Cache, Class, FetchError, FetchResources, named_digest, storable, unless};
+use super::{Cache, Class, FetchError, FetchResources, Shared, named_digest, storable, unless};
 use crate::limits::BODY_CHANNEL_BYTES_MAX;
 use crate::oci::{Digest, Origin, Reference, SCHEMA1_TYPES};
-use crate::upstream::{Credentials, Fault, Purpose, Target, UpstreamBody, UpstreamMethod, UpstreamRequest};
+use crate::upstream::{
+    Credentials, Fault, Purpose, Target, UpstreamBody, UpstreamMethod, UpstreamRequest, UpstreamResponse,
+};
 
 /// The head of the upstream response.
 #[derive(Debug)]
@@ -37,7 +41,7 @@ impl Cache {
     ) -> Result<(PassthroughHead, BodyReceiver), FetchError> {
         let (shared, origin) = (self.0.clone(), origin.clone());
         let (sender, receiver) = body_channel();
-        let mut request = UpstreamRequest {
+        let request = UpstreamRequest {
             namespace: origin.namespace.clone(),
             repository: origin.repository.clone(),
             // Some registries reject `HEAD` for existing blobs.
@@ -52,88 +56,128 @@ impl Cache {
             credentials,
             purpose: Purpose::Pull,
         };
-        let answer = self.0.helper.ask(async move {
-            let class = match &request.target {
-                Target::Blob(_) => Class::Blob,
-                _ => Class::Manifest,
-            };
-            let is_manifest = matches!(request.target, Target::Manifest(_));
-            let fetching = async {
-                let resources = shared.fetch_resources(class, &origin.namespace).await?;
-                let mut response = shared.upstreams.fetch(&request).await?;
-                if is_manifest && head_only && !may_be_manifest(&response.headers) {
-                    // Despite the other media type, the body may be a manifest.
-                    request.method = UpstreamMethod::Get;
-                    response = shared.upstreams.fetch(&request).await?;
-                }
-                Ok::<_, FetchError>((resources, response))
-            };
-            // Without a client, the response is useless.
-            let fetched = unless(sender.abandoned(), fetching).await;
-            let (FetchResources { slot, mut memory }, mut response) =
-                fetched.unwrap_or(Err(FetchError::Gone))?;
-            let mut head = PassthroughHead {
-                status: response.status,
-                size: response.content_length,
-                content_type: super::media_type(&response.headers),
-                headers: storable(&response.headers),
-            };
-            let mut whole = None;
-            if is_manifest && request.method == UpstreamMethod::Get {
-                let body = read_whole(&mut response).await?;
-                head.content_type = Some(type_of(&response.headers, &body)?);
-                head.size = Some(body.len() as u64);
-                whole = Some(body);
-            }
-            // The response now needs memory for its channel, but no fetch slot.
-            drop(slot);
-            memory.shrink_to(BODY_CHANNEL_BYTES_MAX.max(whole.as_ref().map_or(0, Bytes::len)) as u64);
-            sender.charge(memory);
-            if !head_only {
-                let named = named_digest(&response.headers);
-                let expected = match &request.target {
-                    Target::Blob(digest) | Target::Manifest(Reference::Digest(digest)) => Some(*digest),
-                    // The digest of a schema 1 manifest excludes the signatures.
-                    Target::Manifest(Reference::Tag(_)) if is_schema1(&head) => None,
-                    _ => named,
-                };
-                if let (Some(wanted), Some(body)) = (expected, &whole) {
-                    let found = Digest::of(wanted.algorithm(), body);
-                    if found != wanted {
-                        return Err(FetchError::DigestMismatch {
-                            wanted: wanted.to_string(),
-                            found: found.to_string(),
-                        });
-                    }
-                }
-                let source = match whole {
-                    Some(body) => PassthroughBody::Whole(Some(body)),
-                    None => PassthroughBody::Arriving(Box::new(response.body)),
-                };
-                let (public, checked) = (response.public, expected.is_some());
-                let mirror = response.mirror.clone();
-                tokio::spawn(async move {
-                    let outcome = sender.forward(source, expected).await;
-                    let fault = match outcome {
-                        ForwardOutcome::Whole if checked => {
-                            // The content may be cached from another registry. The passed-through
-                            // body proves that this registry has the content.
-                            return shared.record_source(&request.target, &origin, public);
-                        }
-                        ForwardOutcome::Whole | ForwardOutcome::Abandoned => return,
-                        ForwardOutcome::Wrong => Fault::Wrong,
-                        ForwardOutcome::Broken => Fault::Broken,
-                    };
-                    // The client has already received some bytes, and will request the rest.
-                    shared.upstreams.record_fault(&request, mirror.as_ref(), fault);
-                    // The response breaks off now, and a retry finds the fault.
-                    drop(sender);
-                });
-            }
-            Ok::<_, FetchError>(head)
-        });
+        let answer = self
+            .0
+            .helper
+            .ask(async move { shared.pass_through(origin, request, head_only, sender).await });
         let head = answer.await.map_err(|_| FetchError::Lost)??;
         Ok((head, receiver))
+    }
+}
+
+impl Shared {
+    /// Requests content and returns the head of the response. A task forwards the body to `sender`.
+    async fn pass_through(
+        self: Arc<Self>,
+        origin: Origin,
+        mut request: UpstreamRequest,
+        head_only: bool,
+        sender: BodySender,
+    ) -> Result<PassthroughHead, FetchError> {
+        // Without a client, the response is useless.
+        let fetched = unless(sender.abandoned(), self.fetch_passthrough(&mut request)).await;
+        let (FetchResources { slot, mut memory }, mut response) = fetched.unwrap_or(Err(FetchError::Gone))?;
+        let mut head = PassthroughHead {
+            status: response.status,
+            size: response.content_length,
+            content_type: super::media_type(&response.headers),
+            headers: storable(&response.headers),
+        };
+        let mut whole = None;
+        if matches!(request.target, Target::Manifest(_)) && request.method == UpstreamMethod::Get {
+            let body = read_whole(&mut response).await?;
+            head.content_type = Some(type_of(&response.headers, &body)?);
+            head.size = Some(body.len() as u64);
+            whole = Some(body);
+        }
+        // The response now needs memory for its channel, but no fetch slot.
+        drop(slot);
+        memory.shrink_to(BODY_CHANNEL_BYTES_MAX.max(whole.as_ref().map_or(0, Bytes::len)) as u64);
+        sender.charge(memory);
+        if !head_only {
+            let expected = match &request.target {
+                Target::Blob(digest) | Target::Manifest(Reference::Digest(digest)) => Some(*digest),
+                // The digest of a schema 1 manifest excludes the signatures.
+                Target::Manifest(Reference::Tag(_)) if is_schema1(&head) => None,
+                _ => named_digest(&response.headers),
+            };
+            if let (Some(wanted), Some(body)) = (expected, &whole) {
+                let found = Digest::of(wanted.algorithm(), body);
+                if found != wanted {
+                    return Err(FetchError::mismatch(&wanted, &found));
+                }
+            }
+            let forwarding = Forwarding {
+                shared: self,
+                origin,
+                request,
+                expected,
+                public: response.public,
+                mirror: response.mirror.clone(),
+                sender,
+            };
+            let source = match whole {
+                Some(body) => PassthroughBody::Whole(Some(body)),
+                None => PassthroughBody::Arriving(Box::new(response.body)),
+            };
+            tokio::spawn(forwarding.run(source));
+        }
+        Ok(head)
+    }
+
+    /// Sends `request`. A `HEAD` request for a manifest with another media type in the response is
+    /// repeated as `GET`, because the body may be a manifest.
+    async fn fetch_passthrough(
+        &self,
+        request: &mut UpstreamRequest,
+    ) -> Result<(FetchResources, UpstreamResponse), FetchError> {
+        let class = match &request.target {
+            Target::Blob(_) => Class::Blob,
+            _ => Class::Manifest,
+        };
+        let resources = self.fetch_resources(class, &request.namespace).await?;
+        let mut response = self.upstreams.fetch(request).await?;
+        if matches!(request.target, Target::Manifest(_))
+            && request.method == UpstreamMethod::Head
+            && !may_be_manifest(&response.headers)
+        {
+            request.method = UpstreamMethod::Get;
+            response = self.upstreams.fetch(request).await?;
+        }
+        Ok((resources, response))
+    }
+}
+
+/// A body on its way to the client.
+struct Forwarding {
+    shared: Arc<Shared>,
+    origin: Origin,
+    request: UpstreamRequest,
+    /// The digest of the body. `None` if the body cannot be checked.
+    expected: Option<Digest>,
+    public: bool,
+    mirror: Option<Arc<str>>,
+    sender: BodySender,
+}
+
+impl Forwarding {
+    async fn run(self, source: PassthroughBody) {
+        let shared = &self.shared;
+        let fault = match self.sender.forward(source, self.expected).await {
+            ForwardOutcome::Whole if self.expected.is_some() => {
+                // The content may be cached from another registry. The passed-through body proves
+                // that this registry has the content.
+                return shared.record_source(&self.request.target, &self.origin, self.public);
+            }
+            ForwardOutcome::Whole | ForwardOutcome::Abandoned => return,
+            ForwardOutcome::Wrong => Fault::Wrong,
+            ForwardOutcome::Broken => Fault::Broken,
+        };
+        // The client has already received some bytes, and will request the rest. The fault is
+        // recorded before the drop of the sender ends the response, so that a retry finds the fault.
+        shared
+            .upstreams
+            .record_fault(&self.request, self.mirror.as_ref(), fault);
     }
 }
 

@@ -6,7 +6,7 @@
 //! stale.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use serde_json::value::RawValue;
@@ -18,6 +18,7 @@ use super::{Cache, Shared};
 use crate::limits::LISTING_REPOSITORIES_MAX;
 use crate::oci::{Digest, ListQuery, Origin, Reference, Tag, pairs};
 use crate::storage::{RecordChanges, RecordName, ReferrersRecord};
+use crate::sync::Mutex;
 use crate::upstream::Target;
 
 /// The kept answer for a list.
@@ -38,7 +39,7 @@ impl ListingRepositories {
         if !matches!(key.target, Target::Referrers(..)) {
             return;
         }
-        let mut table = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut table = self.0.lock();
         if table.len() >= LISTING_REPOSITORIES_MAX && !table.contains_key(&key.origin) {
             // An entry matters only for the duration of a disk write.
             table.clear();
@@ -47,7 +48,7 @@ impl ListingRepositories {
     }
 
     fn has_listed_since(&self, origin: &Origin, requested_ms: u64) -> bool {
-        let table = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let table = self.0.lock();
         table
             .get(origin)
             .is_some_and(|listed_ms| *listed_ms >= requested_ms)

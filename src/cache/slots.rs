@@ -8,8 +8,8 @@
 //! A fetch without clients keeps its slot only until another fetch needs a slot.
 
 use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{Notify, oneshot};
@@ -19,6 +19,7 @@ use crate::limits::{
     BACKGROUND_FETCHES_MAX, BLOB_FETCHES_MAX, DESCRIPTORS_RESERVED, FETCHES_MIN, FETCHES_WAITING_MAX,
     MANIFEST_FETCHES_MAX, RESERVED_FETCHES_MAX, RESERVED_FETCHES_TOTAL_MAX, UNPROVEN_WAITING_MAX,
 };
+use crate::sync::{Mutex, MutexGuard};
 
 /// The purpose of a fetch slot. A class never uses the slots of another class.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -129,9 +130,7 @@ impl FetchSlots {
     }
 
     fn pool(&self, class: Class) -> MutexGuard<'_, Pool> {
-        self.0[class as usize]
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+        self.0[class as usize].lock()
     }
 }
 
@@ -526,7 +525,7 @@ mod tests {
                 let (slots, order) = (slots.clone(), order.clone());
                 tokio::spawn(async move {
                     let slot = slots.take(Class::Manifest, &named(party), PATIENCE).await;
-                    order.lock().unwrap().push(party);
+                    order.lock().push(party);
                     slot
                 })
             };
@@ -542,7 +541,7 @@ mod tests {
             for task in waiting {
                 assert!(task.await.unwrap().is_some());
             }
-            assert_eq!(*order.lock().unwrap(), ["x", "y", "x", "x"]);
+            assert_eq!(*order.lock(), ["x", "y", "x", "x"]);
         });
     }
 

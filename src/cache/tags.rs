@@ -2,28 +2,24 @@
 //! copy is stale.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::{Mutex, PoisonError};
 
 use crate::limits::TAGS_IN_MEMORY_MAX;
 use crate::storage::{TagKey, TagPointer};
+use crate::sync::Mutex;
 
 #[derive(Default)]
 pub struct TagTable(Mutex<HashMap<TagKey, TagPointer>>);
 
 impl TagTable {
     pub fn get(&self, key: &TagKey) -> Option<TagPointer> {
-        self.0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .get(key)
-            .cloned()
+        self.0.lock().get(key).cloned()
     }
 
     /// Stores `pointer` without the upstream's header fields. The fields are on disk, and would use
     /// most of the memory here.
     pub fn set(&self, key: &TagKey, mut pointer: TagPointer) {
         pointer.headers.clear();
-        let mut table = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut table = self.0.lock();
         if table.len() >= TAGS_IN_MEMORY_MAX {
             // Removes every sixteenth entry. Any choice works, because each removed entry costs one
             // file read.
@@ -50,20 +46,16 @@ pub struct Revalidation<'a> {
 impl Revalidating {
     /// Begins a revalidation, unless one is in progress.
     pub fn begin(&self, key: &TagKey) -> Option<Revalidation<'_>> {
-        let started = self.lock().insert(key.clone());
+        let started = self.0.lock().insert(key.clone());
         started.then(|| Revalidation {
             table: self,
             key: key.clone(),
         })
     }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashSet<TagKey>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 impl Drop for Revalidation<'_> {
     fn drop(&mut self) {
-        self.table.lock().remove(&self.key);
+        self.table.0.lock().remove(&self.key);
     }
 }

@@ -1,9 +1,10 @@
 //! The settings that SIGHUP can change while requests run.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
 
 use super::Registries;
+use crate::sync::RwLock;
 
 /// The current registries and access rules, for the registry API, the cache and the upstream clients. Cheap to clone.
 #[derive(Clone)]
@@ -24,11 +25,7 @@ impl Live {
 
     /// Returns the current settings. Requests in progress may keep the result.
     pub fn registries(&self) -> Arc<Registries> {
-        self.0
-            .registries
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+        self.0.registries.read().clone()
     }
 
     /// Returns a number that changes with each [`Live::replace`]. A value derived from [`Live::registries`] is current
@@ -39,7 +36,7 @@ impl Live {
 
     /// Replaces the settings for all later calls of [`Live::registries`].
     pub fn replace(&self, registries: impl Into<Arc<Registries>>) {
-        *self.0.registries.write().unwrap_or_else(PoisonError::into_inner) = registries.into();
+        *self.0.registries.write() = registries.into();
         // After the settings: a reader of the new number also reads the new settings.
         self.0.generation.fetch_add(1, Ordering::Release);
     }

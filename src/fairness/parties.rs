@@ -1,12 +1,13 @@
 //! The parties that hold shares. A party is a registry or a group of registries. Registries without
 //! an entry are proven by verified content.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use crate::config::Live;
 use crate::limits::PROVEN_REGISTRIES_MAX;
 use crate::lru::Lru;
 use crate::oci::Namespace;
+use crate::sync::Mutex;
 
 /// The holder of a share.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
@@ -45,7 +46,7 @@ impl Parties {
         if namespace.is_docker_hub() {
             return Party::Named(namespace.as_str().into());
         }
-        if self.proven().get(namespace).is_some() {
+        if self.proven.lock().get(namespace).is_some() {
             Party::Proven(namespace.clone())
         } else {
             Party::Unproven(namespace.clone())
@@ -54,11 +55,7 @@ impl Parties {
 
     /// Records that `namespace` sent verified content.
     pub fn record_proof(&self, namespace: &Namespace) {
-        self.proven().insert(namespace.clone(), (), 1);
-    }
-
-    fn proven(&self) -> MutexGuard<'_, Lru<Namespace, ()>> {
-        self.proven.lock().unwrap_or_else(PoisonError::into_inner)
+        self.proven.lock().insert(namespace.clone(), (), 1);
     }
 }
 

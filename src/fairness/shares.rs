@@ -9,9 +9,10 @@
 //! limit, and registries that never delivered verified content have a smaller limit.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use super::Party;
+use crate::sync::Mutex;
 
 /// The amount that each party holds.
 #[derive(Default, Debug)]
@@ -121,11 +122,7 @@ impl SharedLedger {
     }
 
     pub fn held_by(&self, party: &Party) -> u64 {
-        self.lock().held_by(party)
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Ledger> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock().held_by(party)
     }
 }
 
@@ -150,7 +147,7 @@ impl Lease {
         if more == 0 {
             return true;
         }
-        let mut ledger = self.ledger.lock();
+        let mut ledger = self.ledger.0.lock();
         if !may(&ledger, &self.party, more) {
             return false;
         }
@@ -162,7 +159,7 @@ impl Lease {
     pub fn shrink_to(&mut self, bytes: u64) {
         let back = self.bytes.saturating_sub(bytes);
         self.bytes -= back;
-        self.ledger.lock().give(&self.party, back);
+        self.ledger.0.lock().give(&self.party, back);
     }
 }
 
@@ -244,7 +241,7 @@ mod tests {
         let mut other = ledger.lease(&named("b"));
         assert!(other.grow_to(10, 39, 1));
         drop(lease);
-        assert_eq!(ledger.lock().held, 10);
+        assert_eq!(ledger.0.lock().held, 10);
     }
 
     #[test]

@@ -2,13 +2,14 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use serde_json::json;
 
-use super::respond::{add_cache, add_stale, add_warning, common};
+use super::respond::{add_cache, add_stale, add_warning, common, in_memory};
 use super::route_error::RouteError;
 use super::via::Loop;
 use crate::cache::{Absence, FetchError, ListingError};
-use crate::http::{Body, CacheResult, Fields, Response};
+use crate::http::{CacheResult, Fields, Response};
 use crate::oci::{ErrorCode, Namespace, Origin, ParseDigestError};
 use crate::runtime::clock::unix_seconds;
 use crate::runtime::heartbeat::HealthError;
@@ -113,21 +114,7 @@ impl PullError {
 
     pub fn response(&self, wanted: &Wanted) -> Response {
         match self {
-            PullError::Route(error) => {
-                let (status, code) = match error {
-                    RouteError::NotFound => (404, ErrorCode::NameUnknown),
-                    RouteError::Catalog => (404, ErrorCode::Unsupported),
-                    RouteError::Name
-                    | RouteError::Namespace
-                    | RouteError::NoRegistry
-                    | RouteError::Disagree => (400, ErrorCode::NameInvalid),
-                    RouteError::Reference => (400, ErrorCode::ManifestInvalid),
-                    RouteError::Page => (400, ErrorCode::Unsupported),
-                    RouteError::Digest(ParseDigestError::Algorithm) => (400, ErrorCode::Unsupported),
-                    RouteError::Digest(_) => (400, ErrorCode::DigestInvalid),
-                };
-                refuse(status, code, &error.to_string(), Fields::new())
-            }
+            PullError::Route(error) => route(error),
             PullError::Fetch(error) => fetch(error, wanted),
             PullError::ReadOnly => refuse(
                 405,
@@ -182,6 +169,21 @@ impl PullError {
     }
 }
 
+fn route(error: &RouteError) -> Response {
+    let (status, code) = match error {
+        RouteError::NotFound => (404, ErrorCode::NameUnknown),
+        RouteError::Catalog => (404, ErrorCode::Unsupported),
+        RouteError::Name | RouteError::Namespace | RouteError::NoRegistry | RouteError::Disagree => {
+            (400, ErrorCode::NameInvalid)
+        }
+        RouteError::Reference => (400, ErrorCode::ManifestInvalid),
+        RouteError::Page => (400, ErrorCode::Unsupported),
+        RouteError::Digest(ParseDigestError::Algorithm) => (400, ErrorCode::Unsupported),
+        RouteError::Digest(_) => (400, ErrorCode::DigestInvalid),
+    };
+    refuse(status, code, &error.to_string(), Fields::new())
+}
+
 fn fetch(error: &FetchError, wanted: &Wanted) -> Response {
     let text = wanted.message(error);
     let bad_gateway = |code| refuse(502, code, &text, Fields::new());
@@ -223,36 +225,7 @@ fn upstream(error: &UpstreamError, wanted: &Wanted) -> Response {
         text += &format!("; it says: {words}");
     }
     match error {
-        UpstreamError::Status { status, verdict, .. } => {
-            let mut fields = Fields::new();
-            let wait = match (error.retry_after(), status) {
-                // Without `Retry-After`, clients retry at once.
-                (None, 429) => Some(Duration::ZERO),
-                (wait, _) => wait,
-            };
-            if let Some(wait) = wait {
-                fields.add("Retry-After", seconds_left(&wait).to_string());
-            }
-            for warning in error.warnings() {
-                add_warning(&mut fields, &warning);
-            }
-            match verdict {
-                Verdict::Gone => refuse(404, wanted.kind.unknown(), &text, fields),
-                Verdict::Challenge => unauthorized(error, wanted.challenges, &text, fields),
-                Verdict::Forbidden => refuse(403, ErrorCode::Denied, &text, fields),
-                Verdict::Limited => refuse(429, ErrorCode::TooManyRequests, &text, fields),
-                Verdict::Trouble => refuse(
-                    if *status == 504 { 504 } else { 502 },
-                    ErrorCode::Unavailable,
-                    &text,
-                    fields,
-                ),
-                // Clients cannot handle any other status either.
-                Verdict::NotFinal | Verdict::Content | Verdict::Redirect | Verdict::Unfit => {
-                    refuse(502, ErrorCode::Unknown, &text, fields)
-                }
-            }
-        }
+        UpstreamError::Status { status, verdict, .. } => refusal(error, *status, *verdict, wanted, &text),
         // If the client named the host, the client is at fault (403). Otherwise the registry that
         // referred to the host is at fault (502).
         UpstreamError::Refused { host, .. } => {
@@ -264,13 +237,10 @@ fn upstream(error: &UpstreamError, wanted: &Wanted) -> Response {
             };
             refuse(status, code, &text, Fields::new())
         }
-        UpstreamError::Redirected { location, .. } => Response {
-            status: 307,
-            fields: common().with("Location", location.as_bytes()),
-            length: Some(0),
-            body: Body::Bytes(bytes::Bytes::new()),
-            cache: CacheResult::None,
-        },
+        UpstreamError::Redirected { location, .. } => {
+            let fields = common().with("Location", location.as_bytes());
+            in_memory(307, fields, Bytes::new(), CacheResult::None)
+        }
         UpstreamError::Overloaded { .. } => refuse(
             503,
             ErrorCode::Unavailable,
@@ -293,6 +263,38 @@ fn upstream(error: &UpstreamError, wanted: &Wanted) -> Response {
         ),
         UpstreamError::AirGapped { .. } => refuse(404, wanted.kind.unknown(), &text, Fields::new()),
         _ => refuse(502, ErrorCode::Unavailable, &text, Fields::new()),
+    }
+}
+
+/// Builds the response for a refusal of the upstream. `text` is the message for the client.
+fn refusal(error: &UpstreamError, status: u16, verdict: Verdict, wanted: &Wanted, text: &str) -> Response {
+    let mut fields = Fields::new();
+    let wait = match (error.retry_after(), status) {
+        // Without `Retry-After`, clients retry at once.
+        (None, 429) => Some(Duration::ZERO),
+        (wait, _) => wait,
+    };
+    if let Some(wait) = wait {
+        fields.add("Retry-After", seconds_left(&wait).to_string());
+    }
+    for warning in error.warnings() {
+        add_warning(&mut fields, &warning);
+    }
+    match verdict {
+        Verdict::Gone => refuse(404, wanted.kind.unknown(), text, fields),
+        Verdict::Challenge => unauthorized(error, wanted.challenges, text, fields),
+        Verdict::Forbidden => refuse(403, ErrorCode::Denied, text, fields),
+        Verdict::Limited => refuse(429, ErrorCode::TooManyRequests, text, fields),
+        Verdict::Trouble => refuse(
+            if status == 504 { 504 } else { 502 },
+            ErrorCode::Unavailable,
+            text,
+            fields,
+        ),
+        // Clients cannot handle any other status either.
+        Verdict::NotFinal | Verdict::Content | Verdict::Redirect | Verdict::Unfit => {
+            refuse(502, ErrorCode::Unknown, text, fields)
+        }
     }
 }
 
@@ -328,11 +330,5 @@ fn refuse(status: u16, code: ErrorCode, message: &str, fields: Fields) -> Respon
     let body = json!({ "errors": [{ "code": code.as_str(), "message": message }] }).to_string();
     let mut all = common().with("Content-Type", "application/json");
     all.append(&fields);
-    Response {
-        status,
-        fields: all,
-        length: Some(body.len() as u64),
-        body: Body::Bytes(body.into()),
-        cache: CacheResult::None,
-    }
+    in_memory(status, all, body.into(), CacheResult::None)
 }

@@ -2,11 +2,11 @@
 
 use super::error::PullError;
 use super::pull::Pull;
-use super::respond::{add_cache, add_stale, common};
+use super::respond::{add_cache, add_stale, common, in_memory};
 use super::route::{Requested, name_in};
 use super::{Registry, pagination};
 use crate::cache::{Approach, INDEX_TYPE, ListingAnswer, ListingKey};
-use crate::http::{Body, CacheResult, Fields, RequestHead, Response};
+use crate::http::{CacheResult, Fields, RequestHead, Response};
 use crate::oci::ListQuery;
 use crate::runtime::clock::unix_millis;
 use crate::upstream::Target;
@@ -27,12 +27,17 @@ impl Registry {
         };
         let Some(query) = query else {
             let fields = fields(requested, "application/json").with("Cache-Control", "no-store");
-            return Ok(response(fields, named(b"[]").into(), CacheResult::None));
+            return Ok(in_memory(200, fields, named(b"[]").into(), CacheResult::None));
         };
         let answer = self.list(pull, Target::Tags(query)).await?;
         pull.details.upstream_status.set(answer.upstream_status);
         let fields = self.list_fields(head, requested, &answer, "application/json");
-        Ok(response(fields, named(&answer.listed.body).into(), answer.cache))
+        Ok(in_memory(
+            200,
+            fields,
+            named(&answer.listed.body).into(),
+            answer.cache,
+        ))
     }
 
     pub(super) async fn referrers(&self, pull: &Pull<'_>, target: Target) -> Result<Response, PullError> {
@@ -42,7 +47,7 @@ impl Registry {
         if answer.listed.filtered {
             fields.add("OCI-Filters-Applied", "artifactType");
         }
-        Ok(response(fields, answer.listed.body.clone(), answer.cache))
+        Ok(in_memory(200, fields, answer.listed.body.clone(), answer.cache))
     }
 
     async fn list(&self, pull: &Pull<'_>, target: Target) -> Result<ListingAnswer, PullError> {
@@ -113,14 +118,4 @@ fn fields(requested: &Requested, content_type: &str) -> Fields {
         fields.add("OCI-Namespace", ns);
     }
     fields
-}
-
-fn response(fields: Fields, body: bytes::Bytes, cache: CacheResult) -> Response {
-    Response {
-        status: 200,
-        fields,
-        length: Some(body.len() as u64),
-        body: Body::Bytes(body),
-        cache,
-    }
 }

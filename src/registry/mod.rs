@@ -24,10 +24,12 @@ use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
 
+use bytes::Bytes;
+
 use crate::auth::{AuthError, Authenticator, ClientAuth, Forbidden, Identity, Readers, Subject};
 use crate::cache::{Cache, OpenFiles};
 use crate::config::{Live, Registries};
-use crate::http::{Body, CacheResult, Method, Ready, RequestDetails, RequestHead, Response};
+use crate::http::{CacheResult, Method, Ready, RequestDetails, RequestHead, Response};
 use crate::oci::{Namespace, Origin};
 use crate::runtime::heartbeat::Health;
 use crate::server::Handler;
@@ -249,13 +251,9 @@ impl From<Forbidden> for PullError {
 
 /// Builds a short response that no cache stores.
 fn plain(status: u16, content_type: &str, text: &'static str) -> Response {
-    Response {
-        status,
-        fields: respond::common()
-            .with("Content-Type", content_type)
-            .with("Cache-Control", "no-store"),
-        length: Some(text.len() as u64),
-        body: Body::Bytes(bytes::Bytes::from_static(text.as_bytes())),
-        cache: CacheResult::None,
-    }
+    let fields = respond::common()
+        .with("Content-Type", content_type)
+        .with("Cache-Control", "no-store");
+    let body = Bytes::from_static(text.as_bytes());
+    respond::in_memory(status, fields, body, CacheResult::None)
 }

@@ -51,16 +51,11 @@ impl Registry {
         if let Some(ns) = pull.ns() {
             fields.add("OCI-Namespace", ns);
         }
-        Ok(Response {
-            status: 200,
-            fields,
-            length: upstream.size,
-            body: if head_only {
-                Body::Empty
-            } else {
-                Body::Growing(Box::new(body))
-            },
-            cache: CacheResult::Bypass,
-        })
+        let body = if head_only {
+            Body::Empty
+        } else {
+            Body::Growing(Box::new(body))
+        };
+        Ok(respond::whole(fields, upstream.size, body, CacheResult::Bypass))
     }
 }

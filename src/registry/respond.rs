@@ -180,13 +180,7 @@ pub fn part(head: &RequestHead<'_>, digest: &Digest, size: u64) -> Part {
 
 /// Builds a 304 with the header fields of a 200.
 pub fn not_modified(fields: Fields, cache: CacheResult) -> Response {
-    Response {
-        status: 304,
-        fields,
-        length: Some(0),
-        body: Body::Empty,
-        cache,
-    }
+    empty(304, fields, cache)
 }
 
 /// Builds a 307 to a URL of the bucket. For a short time, everyone with the URL can read the blob.
@@ -197,13 +191,7 @@ pub fn elsewhere(digest: &Digest, url: String, cache: CacheResult) -> Response {
         .with("Cache-Control", "no-store")
         .with("Docker-Content-Digest", digest.to_string());
     add_cache(&mut fields, cache);
-    Response {
-        status: 307,
-        fields,
-        length: Some(0),
-        body: Body::Empty,
-        cache,
-    }
+    empty(307, fields, cache)
 }
 
 /// Builds a 416 with the size of the content.
@@ -211,13 +199,7 @@ pub fn unsatisfiable(size: u64, cache: CacheResult) -> Response {
     let fields = common()
         .with("Content-Range", ContentRange::Unsatisfied { size }.to_string())
         .with("Accept-Ranges", "bytes");
-    Response {
-        status: 416,
-        fields,
-        length: Some(0),
-        body: Body::Empty,
-        cache,
-    }
+    empty(416, fields, cache)
 }
 
 /// Builds the response with a blob, or with the requested part. `size` is `None` if the upstream
@@ -236,13 +218,11 @@ pub fn blob(
         (_, BlobBody::Redirect(url)) => elsewhere(digest, url, cache),
         (Part::NotModified, _) => not_modified(fields(description), cache),
         (Part::Unsatisfiable, _) => unsatisfiable(size, cache),
-        (Part::One(span), body) => Response {
-            status: 206,
-            fields: fields(description).with("Content-Range", ContentRange::part(span, size).to_string()),
-            length: Some(span.size()),
-            body: body_of(body, Some(span)),
-            cache,
-        },
+        (Part::One(span), body) => {
+            let range = ContentRange::part(span, size).to_string();
+            let fields = fields(description).with("Content-Range", range);
+            partial(fields, span.size(), body_of(body, Some(span)), cache)
+        }
         (Part::Many(spans), BlobBody::Bytes(bytes)) => many(&spans, description, size, |plan| {
             let mut all = Vec::with_capacity(plan.content_length as usize);
             for part in plan.parts {
@@ -270,13 +250,38 @@ pub fn blob(
     }
 }
 
-fn whole(fields: Fields, length: Option<u64>, body: Body, cache: CacheResult) -> Response {
+/// Builds a 200 with the whole content.
+pub fn whole(fields: Fields, length: Option<u64>, body: Body, cache: CacheResult) -> Response {
     Response {
         status: 200,
         fields,
         length,
         body,
         cache,
+    }
+}
+
+/// Builds a 206 with a part of the content.
+fn partial(fields: Fields, length: u64, body: Body, cache: CacheResult) -> Response {
+    Response {
+        status: 206,
+        ..whole(fields, Some(length), body, cache)
+    }
+}
+
+/// Builds a response with a body in memory.
+pub fn in_memory(status: u16, fields: Fields, body: Bytes, cache: CacheResult) -> Response {
+    Response {
+        status,
+        ..whole(fields, Some(body.len() as u64), Body::Bytes(body), cache)
+    }
+}
+
+/// Builds a response without a body.
+fn empty(status: u16, fields: Fields, cache: CacheResult) -> Response {
+    Response {
+        status,
+        ..whole(fields, Some(0), Body::Empty, cache)
     }
 }
 
@@ -314,13 +319,7 @@ fn many(
         content_type: &plan.content_type,
         ..*description
     });
-    Response {
-        status: 206,
-        fields,
-        length: Some(plan.content_length),
-        body: body(plan),
-        cache: description.cache,
-    }
+    partial(fields, plan.content_length, body(plan), description.cache)
 }
 
 /// Returns a boundary, derived from random keys of this process. The author of the content cannot
@@ -348,11 +347,5 @@ pub fn manifest(
     {
         return not_modified(all, description.cache);
     }
-    Response {
-        status: 200,
-        fields: all,
-        length: Some(body.len() as u64),
-        body: Body::Bytes(body),
-        cache: description.cache,
-    }
+    in_memory(200, all, body, description.cache)
 }

@@ -8,9 +8,9 @@ use serde_json::{Map, Value, json};
 
 use super::Registry;
 use super::error::PullError;
-use super::respond::common;
+use super::respond::{common, in_memory};
 use super::route_error::RouteError;
-use crate::http::{Body, CacheResult, Response};
+use crate::http::{CacheResult, Response};
 use crate::upstream::{AvailabilityState, Budget, RegistryStatus, Source};
 
 impl Registry {
@@ -29,15 +29,10 @@ fn response(statuses: &[RegistryStatus]) -> Response {
         .map(|status| (status.namespace.to_string(), registry(status)))
         .collect();
     let body = Value::Object(registries).to_string();
-    Response {
-        status: 200,
-        fields: common()
-            .with("Content-Type", "application/json")
-            .with("Cache-Control", "no-store"),
-        length: Some(body.len() as u64),
-        body: Body::Bytes(body.into()),
-        cache: CacheResult::None,
-    }
+    let fields = common()
+        .with("Content-Type", "application/json")
+        .with("Cache-Control", "no-store");
+    in_memory(200, fields, body.into(), CacheResult::None)
 }
 
 fn registry(status: &RegistryStatus) -> Value {
@@ -78,6 +73,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::http::Body;
 
     #[test]
     fn a_registry_is_an_object_under_its_name() {

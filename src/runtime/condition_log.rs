@@ -2,9 +2,9 @@
 //! start and one at the end.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
 
 use crate::limits::CONDITION_QUIET_TIME;
+use crate::sync::Mutex;
 
 const QUIET_SECONDS: u32 = CONDITION_QUIET_TIME.as_secs() as u32;
 
@@ -49,7 +49,7 @@ impl LoggedCondition {
     /// returned once.
     pub fn transition(&self, now_seconds: u32) -> Option<Transition> {
         let times = self.count();
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.state.lock();
         if times > state.seen {
             let before = std::mem::replace(&mut state.seen, times);
             state.last_second = now_seconds;

@@ -268,9 +268,10 @@ pub(crate) async fn blocking<T: Send + 'static>(
 
 #[cfg(test)]
 mod tests {
-    use std::sync::{Mutex, mpsc};
+    use std::sync::mpsc;
 
     use super::*;
+    use crate::sync::Mutex;
 
     const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -285,7 +286,7 @@ mod tests {
             helper.spawn_blocking(move || {
                 started.send(()).unwrap();
                 // `Err`: the test released all threads.
-                let _ = released.lock().unwrap().recv();
+                let _ = released.lock().recv();
             });
         }
         for _ in 0..BLOCKING_THREADS_MAX {

@@ -1,9 +1,10 @@
 //! A channel for one value from the helper pool to a task of a core.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::waker::{CoreNotify, RemoteWaker};
+use crate::sync::Mutex;
 
 enum Slot<T> {
     Waiting(RemoteWaker),
@@ -45,7 +46,7 @@ impl<T> Sender<T> {
     }
 
     fn put(&self, answer: Slot<T>) {
-        let mut slot = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut slot = self.0.lock();
         if let Slot::Waiting(remote) = &*slot {
             let remote = remote.clone();
             *slot = answer;
@@ -75,7 +76,7 @@ impl<T> Receiver<T> {
     pub async fn recv(self) -> Result<T, Lost> {
         loop {
             {
-                let mut slot = self.slot.lock().unwrap_or_else(PoisonError::into_inner);
+                let mut slot = self.slot.lock();
                 match std::mem::replace(&mut *slot, Slot::Taken) {
                     waiting @ Slot::Waiting(_) => *slot = waiting,
                     Slot::Answered(answer) => return Ok(answer),

@@ -3,12 +3,13 @@
 use std::collections::HashMap;
 use std::future::Future;
 use std::hash::Hash;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::runtime::helper::Helper;
 use crate::runtime::oneshot::Lost;
 use crate::runtime::waker::{CoreNotify, RemoteWaker};
+use crate::sync::Mutex;
 
 /// Whether a caller started the work or joined a call in flight.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -81,7 +82,7 @@ where
         F: Future<Output = ()> + Send + 'static,
     {
         let (call, role, _joined) = {
-            let mut calls = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut calls = self.0.lock();
             let (call, role) = match calls.get(&key) {
                 Some(call) => (call.clone(), Role::Follower),
                 None => {
@@ -113,7 +114,7 @@ where
         let notify = CoreNotify::new();
         loop {
             {
-                let mut state = call.state.lock().unwrap_or_else(PoisonError::into_inner);
+                let mut state = call.state.lock();
                 if let Some(result) = &state.result {
                     return (result.clone(), role);
                 }
@@ -140,7 +141,7 @@ impl<K: Hash + Eq, V> Completer<K, V> {
                 continue;
             }
             tokio::time::sleep(grace).await;
-            let mut calls = self.calls.0.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut calls = self.calls.0.lock();
             if self.call.is_deserted() {
                 calls.remove(&self.key);
                 return;
@@ -154,7 +155,7 @@ impl<K: Hash + Eq, V> Completer<K, V> {
     }
 
     fn end(&self, result: Result<V, Lost>) {
-        let mut calls = self.calls.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut calls = self.calls.0.lock();
         if calls
             .get(&self.key)
             .is_some_and(|current| Arc::ptr_eq(current, &self.call))
@@ -168,14 +169,14 @@ impl<K: Hash + Eq, V> Completer<K, V> {
 
 impl<V> Waiter<V> {
     fn new(call: &Arc<InFlight<V>>) -> Self {
-        call.lock().waiters += 1;
+        call.state.lock().waiters += 1;
         Waiter(call.clone())
     }
 }
 
 impl<V> Drop for Waiter<V> {
     fn drop(&mut self) {
-        let mut state = self.0.lock();
+        let mut state = self.0.state.lock();
         state.waiters -= 1;
         let last = state.waiters == 0;
         drop(state);
@@ -186,18 +187,14 @@ impl<V> Drop for Waiter<V> {
 }
 
 impl<V> InFlight<V> {
-    fn lock(&self) -> std::sync::MutexGuard<'_, State<V>> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     fn is_deserted(&self) -> bool {
-        let state = self.lock();
+        let state = self.state.lock();
         state.waiters == 0 && state.result.is_none()
     }
 
     fn set(&self, result: Result<V, Lost>) {
         let waiting = {
-            let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut state = self.state.lock();
             state.result.get_or_insert(result);
             std::mem::take(&mut state.wakers)
         };

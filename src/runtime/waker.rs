@@ -8,9 +8,11 @@ use std::cell::RefCell;
 use std::future::poll_fn;
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Poll, Waker};
+
+use crate::sync::Mutex;
 
 /// The wake queue of one core. Shared by all threads.
 struct WakeQueue {
@@ -125,11 +127,7 @@ impl Drop for CoreNotify {
 impl RemoteWaker {
     /// Wakes the notification. Blocks at most for a short lock.
     pub fn wake(&self) {
-        self.queue
-            .tokens
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .push(self.token);
+        self.queue.tokens.lock().push(self.token);
         if !self.queue.pending.swap(true, Ordering::AcqRel) {
             // A full socket buffer contains unread bytes, and these wake the core as well.
             let _ = (&self.queue.wake_writer).write(&[1]);
@@ -178,10 +176,7 @@ pub fn install() -> std::io::Result<()> {
             while matches!(reader.read(&mut [0; 64]), Ok(1..)) {}
             // The flag is cleared before the tokens are taken, so a later token writes a new byte.
             queue.pending.store(false, Ordering::Release);
-            std::mem::swap(
-                &mut tokens,
-                &mut *queue.tokens.lock().unwrap_or_else(PoisonError::into_inner),
-            );
+            std::mem::swap(&mut tokens, &mut *queue.tokens.lock());
             for token in tokens.drain(..) {
                 let waker = with_slots(|core| {
                     let slot = &mut core.slots[token.slot as usize];

@@ -5,11 +5,12 @@
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::limits::{CONNECTIONS_MAX, CONNECTIONS_MIN, CONNECTIONS_PER_CORE_MAX, DESCRIPTORS_RESERVED};
 use crate::runtime::condition_log::LoggedCondition;
+use crate::sync::{Mutex, MutexGuard};
 
 /// The number of locks of the client table. A connection takes a lock at the start and at the end.
 const SHARDS: usize = 16;
@@ -159,7 +160,7 @@ impl ConnectionLimits {
     fn shard(&self, client: Client) -> MutexGuard<'_, HashMap<Client, usize>> {
         // Adjacent clients differ in the low bits of the IPv4 address or of the IPv6 network.
         let shard = &self.0.clients[client.0 as usize % SHARDS];
-        shard.lock().unwrap_or_else(PoisonError::into_inner)
+        shard.lock()
     }
 }
 
@@ -273,13 +274,7 @@ mod tests {
         );
         drop(slot);
         drop(limits.acquire(0, address("192.0.2.1")).unwrap());
-        assert!(
-            limits
-                .0
-                .clients
-                .iter()
-                .all(|shard| shard.lock().unwrap().is_empty())
-        );
+        assert!(limits.0.clients.iter().all(|shard| shard.lock().is_empty()));
     }
 
     #[test]

@@ -6,8 +6,8 @@
 
 use std::collections::HashMap;
 use std::future::Future;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -22,6 +22,7 @@ use crate::oci::Digest;
 use crate::runtime::clock::monotonic_micros;
 use crate::runtime::single_flight::SingleFlight;
 use crate::store::{S3Error, S3Store};
+use crate::sync::Mutex;
 
 pub(super) struct Bucket {
     store: S3Store,
@@ -74,7 +75,7 @@ impl Bucket {
 
     /// Returns whether the content of `digest` in the bucket was recently wrong.
     pub fn is_quarantined(&self, digest: &Digest) -> bool {
-        let until = self.quarantined().get(digest).copied();
+        let until = self.quarantined.lock().get(digest).copied();
         until.is_some_and(|until| monotonic_micros() < until)
     }
 
@@ -127,17 +128,13 @@ impl Bucket {
     fn quarantine(&self, digest: Digest) {
         let now = monotonic_micros();
         let until = now + u64::try_from(QUARANTINE_TIME.as_micros()).unwrap_or(u64::MAX);
-        let mut quarantined = self.quarantined();
+        let mut quarantined = self.quarantined.lock();
         if quarantined.len() >= QUARANTINED_MAX {
             quarantined.retain(|_, until| now < *until);
         }
         if quarantined.len() < QUARANTINED_MAX {
             quarantined.insert(digest, until);
         }
-    }
-
-    fn quarantined(&self) -> MutexGuard<'_, HashMap<Digest, u64>> {
-        self.quarantined.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -9,8 +9,8 @@
 //! ([`super::replication`]).
 
 use std::collections::{HashMap, HashSet, VecDeque};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::upload_job::UploadJob;
@@ -23,6 +23,7 @@ use crate::limits::{
 use crate::oci::{Digest, Namespace};
 use crate::runtime::clock::monotonic_micros;
 use crate::runtime::memory_budget::Charge;
+use crate::sync::{Mutex, MutexGuard};
 
 /// The interval of checks whether an unavailable bucket has recovered.
 const RECOVERY_CHECK: Duration = Duration::from_secs(1);
@@ -102,11 +103,11 @@ impl Uploads {
     }
 
     pub fn spooled(&self) -> MutexGuard<'_, HashMap<Digest, (Entry, Arc<Room>)>> {
-        self.spooled.lock().unwrap_or_else(PoisonError::into_inner)
+        self.spooled.lock()
     }
 
     pub fn queue(&self) -> MutexGuard<'_, Queue> {
-        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+        self.queue.lock()
     }
 }
 

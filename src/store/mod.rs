@@ -11,6 +11,7 @@
 //! pool's blocking threads. Calls of [`S3Store`], a bucket shared by several machines, are futures
 //! of the helper pool. No core ever calls a store.
 
+mod claims;
 mod fs;
 mod key;
 mod layout;

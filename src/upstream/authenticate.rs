@@ -141,7 +141,7 @@ impl AuthenticatedRequest<'_> {
                 return Ok((answer, public));
             };
             // Reading the body to its end keeps the connection for the next round.
-            exchange::read_bounded(answer.response, exchange::ERROR_BODY_BYTES_MAX).await;
+            exchange::read_error_body(answer.response).await;
             sent = Some(next);
             round += 1;
         }
@@ -206,7 +206,7 @@ impl AuthenticatedRequest<'_> {
                 .ok()?;
             let is_challenge = !answer.foreign && answer.response.status() == http::StatusCode::UNAUTHORIZED;
             let challenges = challenge::parse_challenges(answer.response.headers());
-            exchange::read_bounded(answer.response, exchange::ERROR_BODY_BYTES_MAX).await;
+            exchange::read_error_body(answer.response).await;
             // The scope of this challenge is for `/v2/`, but the token must be for a repository.
             let ours = challenges.into_iter().map(|challenge| challenge.without("scope"));
             Some(if is_challenge { ours.collect() } else { Vec::new() })

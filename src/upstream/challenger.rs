@@ -72,7 +72,7 @@ impl AuthenticatedRequest<'_> {
                 reason: Refusal::Scheme,
             });
         }
-        exchange::read_bounded(challenge.response, exchange::ERROR_BODY_BYTES_MAX).await;
+        exchange::read_error_body(challenge.response).await;
         let slot = self.tokens().slot(key);
         let started = Instant::now();
         loop {
@@ -85,7 +85,7 @@ impl AuthenticatedRequest<'_> {
                 // A cached token may have expired. A token fetched for this request is refused
                 // permanently.
                 401 | 403 if token.fetched < started => {
-                    exchange::read_bounded(answer.response, exchange::ERROR_BODY_BYTES_MAX).await;
+                    exchange::read_error_body(answer.response).await;
                     slot.discard(&token).await;
                 }
                 // A verdict about the content. Unlike the refusal of an expired signed URL, the

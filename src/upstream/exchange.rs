@@ -20,7 +20,7 @@ use super::{Deadlines, cure, headers, redirect};
 
 /// The maximum size of an error body. OCI error bodies are below 4 KiB, and HTML pages of load
 /// balancers are below this limit.
-pub(super) const ERROR_BODY_BYTES_MAX: usize = 64 * 1024;
+const ERROR_BODY_BYTES_MAX: usize = 64 * 1024;
 
 /// The maximum size of a response head. Google's registries send several KiB, and signed URLs add a
 /// few more.
@@ -116,7 +116,7 @@ pub(super) async fn follow(
             }
         }
         tracing::debug!(from = %host, to = %host_of(&url), "redirected");
-        read_bounded(response, ERROR_BODY_BYTES_MAX).await;
+        read_error_body(response).await;
     }
     Err(UpstreamError::protocol(
         &host_of(&url),
@@ -161,38 +161,9 @@ pub(super) async fn send(
     if !endpoint.policy.is_local() && url.host_str().is_some_and(|host| endpoint.routes.is_proxy(host)) {
         return Err(refused(Refusal::Address));
     }
-    let way = endpoint.routes.way(url);
-
-    let client = endpoint.client(url);
     look_up(endpoint, url, deadlines.resolve).await?;
-    let once = async |client: reqwest::Client| {
-        let mut request = reqwest::Request::new(outgoing.method.clone(), url.clone());
-        *request.headers_mut() = outgoing.headers.clone();
-        *request.body_mut() = outgoing.body.clone().map(reqwest::Body::from);
-        if let Some(secret) = secret {
-            request.headers_mut().insert(AUTHORIZATION, secret.header_value());
-        }
-        match timeout(deadlines.head, client.execute(request)).await {
-            Ok(outcome) => outcome.map_err(|error| not_sent(&host, way.map(|way| &way.name), error)),
-            Err(_elapsed) => Err(UpstreamError::Timeout {
-                host: host.clone(),
-                phase: Phase::Head,
-            }),
-        }
-    };
-    let response = match once(client.kept.clone()).await {
-        // A kept connection may have died while idle, perhaps with all others when the upstream was
-        // replaced. Requests without a body may be repeated (RFC 9110, 9.2.2). The answer on a new
-        // connection decides.
-        Err(UpstreamError::Head { .. }) => once(client.fresh.clone()).await?,
-        // The cached addresses may be out of date.
-        Err(error @ UpstreamError::Connect { .. }) => match has_moved(endpoint, url).await {
-            true => once(client.fresh.clone()).await?,
-            false => return Err(error),
-        },
-        outcome => outcome?,
-    };
-    if let Some(way) = way
+    let response = send_with_retry(endpoint, url, outgoing, secret, deadlines.head).await?;
+    if let Some(way) = endpoint.routes.way(url)
         && response.status() == http::StatusCode::PROXY_AUTHENTICATION_REQUIRED
     {
         return Err(UpstreamError::Proxy {
@@ -213,6 +184,49 @@ pub(super) async fn send(
         ));
     }
     Ok(response)
+}
+
+/// Sends one request, and sends the request again on a new connection if the first connection breaks.
+async fn send_with_retry(
+    endpoint: &Endpoint,
+    url: &Url,
+    outgoing: &OutgoingRequest,
+    secret: Option<&Secret>,
+    within: Duration,
+) -> Result<reqwest::Response, UpstreamError> {
+    let host = host_of(url);
+    let proxy = endpoint.routes.way(url).map(|way| &way.name);
+    let once = async |client: reqwest::Client| {
+        let mut request = reqwest::Request::new(outgoing.method.clone(), url.clone());
+        *request.headers_mut() = outgoing.headers.clone();
+        *request.body_mut() = outgoing.body.clone().map(reqwest::Body::from);
+        if let Some(secret) = secret {
+            request.headers_mut().insert(AUTHORIZATION, secret.header_value());
+        }
+        match timeout(within, client.execute(request)).await {
+            Ok(outcome) => outcome.map_err(|error| not_sent(&host, proxy, error)),
+            Err(_elapsed) => Err(UpstreamError::Timeout {
+                host: host.clone(),
+                phase: Phase::Head,
+            }),
+        }
+    };
+    let client = endpoint.client(url);
+    match once(client.kept.clone()).await {
+        // A kept connection may have died while idle, perhaps with all others when the upstream was
+        // replaced. The answer on a new connection decides.
+        //
+        // GET and HEAD are idempotent, so a repetition is safe (RFC 9110, 9.2.2). POST occurs only
+        // in token requests. A second token request has no effect besides a second token. If the
+        // token service accepts a refresh token only once, the second request fails. Without the
+        // repetition, the next token request would fail too, because it has the same refresh token.
+        Err(UpstreamError::Head { .. }) => once(client.fresh.clone()).await,
+        // The cached addresses may be out of date.
+        Err(UpstreamError::Connect { .. }) if has_moved(endpoint, url).await => {
+            once(client.fresh.clone()).await
+        }
+        outcome => outcome,
+    }
 }
 
 /// Resolves the hosts on the way to `url` in advance, so the lookup does not count against the
@@ -329,7 +343,7 @@ pub(super) async fn refusal(response: reqwest::Response, host: Arc<str>, phase: 
     let status = response.status().as_u16();
     let plain = response.url().scheme() == "http";
     let fields = response.headers().clone();
-    let body = read_bounded(response, ERROR_BODY_BYTES_MAX).await;
+    let body = read_error_body(response).await;
     if plain && cure::wants_tls(status, &body) {
         let cause = cure::WANTS_TLS.into();
         return UpstreamError::Tls { host, cause };
@@ -345,13 +359,13 @@ pub(super) async fn refusal(response: reqwest::Response, host: Arc<str>, phase: 
     }
 }
 
-/// Reads at most `limit` bytes of an unimportant body. If the body breaks or is slow, returns the
-/// bytes received. If the body ends in time, the connection stays usable.
-pub(super) async fn read_bounded(mut response: reqwest::Response, limit: usize) -> Bytes {
+/// Reads the body of a redirect or refusal, at most [`ERROR_BODY_BYTES_MAX`]. If the body breaks or is
+/// slow, returns the bytes received. If the body ends in time, the connection stays usable.
+pub(super) async fn read_error_body(mut response: reqwest::Response) -> Bytes {
     let mut body = BytesMut::new();
     let read = async {
         while let Ok(Some(bytes)) = response.chunk().await {
-            let room = limit - body.len();
+            let room = ERROR_BODY_BYTES_MAX - body.len();
             body.extend_from_slice(&bytes[..bytes.len().min(room)]);
             if bytes.len() > room {
                 break;

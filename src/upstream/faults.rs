@@ -4,11 +4,12 @@
 //! the mirror is skipped for this content for a while.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::{Target, UpstreamRequest};
 use crate::oci::{Digest, Namespace, Reference, Repository};
+use crate::sync::Mutex;
 
 /// The time without requests to a mirror after wrong bytes. Wrong content stays on the mirror until
 /// an operator replaces it.
@@ -61,14 +62,9 @@ pub(super) struct Faults(Mutex<Entries>);
 type Entries = HashMap<(Arc<str>, FaultSubject), (Fault, Instant)>;
 
 impl Faults {
-    fn entries(&self) -> MutexGuard<'_, Entries> {
-        // The table is consistent after each statement, so a panic elsewhere leaves it usable.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// Returns the current fault of `mirror` for `subject`.
     pub fn of(&self, mirror: &Arc<str>, subject: &FaultSubject, now: Instant) -> Option<Fault> {
-        let entries = self.entries();
+        let entries = self.0.lock();
         if entries.is_empty() {
             return None;
         }
@@ -82,7 +78,7 @@ impl Faults {
             Fault::Wrong => WRONG_COOLDOWN,
             Fault::Broken => BROKEN_COOLDOWN,
         };
-        let mut entries = self.entries();
+        let mut entries = self.0.lock();
         let key = (mirror.clone(), subject);
         let known = entries.get(&key).filter(|(_, until)| now < *until).copied();
         if known.is_none() && entries.len() >= FAULTS_MAX {
@@ -134,6 +130,6 @@ mod tests {
         for n in 0..2 * FAULTS_MAX as u64 {
             faults.record(&mirror, subject(n), Fault::Wrong, now);
         }
-        assert!(faults.entries().len() <= FAULTS_MAX);
+        assert!(faults.0.lock().len() <= FAULTS_MAX);
     }
 }

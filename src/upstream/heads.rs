@@ -5,7 +5,7 @@
 //! because registries with a pull limit count a GET as a pull.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::authenticate::AuthenticatedRequest;
@@ -15,6 +15,7 @@ use super::response::{UpstreamBody, UpstreamResponse};
 use super::verdict::{Verdict, is_page};
 use super::{Shared, UpstreamMethod};
 use crate::oci::Repository;
+use crate::sync::Mutex;
 
 /// How long a result is recorded. Registries seldom change their software, and one GET per hour and
 /// repository is negligible for any budget.
@@ -37,17 +38,12 @@ enum Of {
 }
 
 impl Heads {
-    fn entries(&self) -> MutexGuard<'_, HashMap<Of, Instant>> {
-        // The table is consistent after each statement, so a panic elsewhere leaves it usable.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     fn is_recorded(&self, what: &Of, now: Instant) -> bool {
-        self.entries().get(what).is_some_and(|until| now < *until)
+        self.0.lock().get(what).is_some_and(|until| now < *until)
     }
 
     fn record(&self, what: Of, now: Instant) {
-        let mut entries = self.entries();
+        let mut entries = self.0.lock();
         if entries.len() >= REMEMBERED_MAX && !entries.contains_key(&what) {
             entries.retain(|_, until| now < *until);
             if entries.len() >= REMEMBERED_MAX {
@@ -170,7 +166,7 @@ mod tests {
         for n in 0..2 * REMEMBERED_MAX {
             heads.record(right(n), now);
         }
-        assert!(heads.entries().len() <= REMEMBERED_MAX);
+        assert!(heads.0.lock().len() <= REMEMBERED_MAX);
         assert!(heads.is_recorded(&right(2 * REMEMBERED_MAX - 1), now));
         assert!(!heads.is_recorded(&right(2 * REMEMBERED_MAX - 1), now + REMEMBERED));
         heads.record(Of::Wrong("https://r.example/".into()), now);

@@ -7,12 +7,14 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use tokio::sync::{Semaphore, watch};
 use tokio::time::{Instant, timeout};
+
+use crate::sync::Mutex;
 
 /// How long an answer is used without another lookup. Equal to the age limit of idle connections,
 /// so a registry in use costs two lookups per minute.
@@ -186,7 +188,7 @@ impl Lookups {
     pub async fn find(&self, host: &str, is_proxy: bool) -> Found {
         let (mut next, old) = {
             let now = Instant::now();
-            let mut names = self.names();
+            let mut names = self.0.names.lock();
             let decision = names
                 .get(host)
                 .map_or(LookupDecision::LookUp(None), |known| known.decide(now));
@@ -218,7 +220,7 @@ impl Lookups {
     pub async fn renew(&self, host: &str) -> bool {
         let before = {
             let now = Instant::now();
-            let mut names = self.names();
+            let mut names = self.0.names.lock();
             let Some(known) = names.get_mut(host) else {
                 return false;
             };
@@ -306,11 +308,6 @@ impl Lookups {
             Err(error) => Err(error.to_string().into()),
         }
     }
-
-    fn names(&self) -> MutexGuard<'_, HashMap<Box<str>, Known>> {
-        // The table is consistent after each statement, so a panic elsewhere leaves it usable.
-        self.0.names.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 /// A lookup in flight. After its drop, the next lookup may start.
@@ -322,7 +319,7 @@ struct PendingLookup {
 
 impl PendingLookup {
     fn end(self, found: Found) {
-        let result = match self.lookups.names().get_mut(&self.host) {
+        let result = match self.lookups.0.names.lock().get_mut(&self.host) {
             Some(known) => known.record(found, Instant::now()),
             None => found,
         };
@@ -332,7 +329,7 @@ impl PendingLookup {
 
 impl Drop for PendingLookup {
     fn drop(&mut self) {
-        if let Some(known) = self.lookups.names().get_mut(&self.host) {
+        if let Some(known) = self.lookups.0.names.lock().get_mut(&self.host) {
             known.next = None;
         }
     }
@@ -446,7 +443,7 @@ mod tests {
         let many = names.iter().map(|name| lookups.find(name, false));
         let many = futures_util::future::join_all(many);
         assert!(timeout(Duration::from_millis(50), many).await.is_err());
-        assert_eq!(lookups.names().len(), OF_UNLISTED.waiting);
+        assert_eq!(lookups.0.names.lock().len(), OF_UNLISTED.waiting);
         resolver.wait_requests(OF_UNLISTED.lookups).await;
         assert!(lookups.find("one-more.example", false).await.is_err());
         let proxy = lookups.find("proxy.example", true);

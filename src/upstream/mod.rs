@@ -41,7 +41,7 @@ mod via;
 #[cfg(test)]
 mod tests;
 
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use http::header::VIA;
@@ -65,6 +65,7 @@ pub use via::OnBehalf;
 
 use crate::config::{Named, ProxyEnvironment, Registries};
 use crate::oci::{Namespace, Repository};
+use crate::sync::RwLock;
 use auth::credential_source::LoadedCredential;
 use authenticate::{AuthenticatedRequest, CredentialOwner};
 use availability::{AvailabilityTable, Decision, RequestTracker};
@@ -148,7 +149,7 @@ impl Upstreams {
             &shared.options,
             Some(&before),
         )?);
-        *shared.table.write().unwrap_or_else(PoisonError::into_inner) = after;
+        *shared.table.write() = after;
         Ok(())
     }
 
@@ -289,7 +290,7 @@ impl Upstreams {
 
 impl Shared {
     fn table(&self) -> Arc<RegistryTable> {
-        self.table.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.table.read().clone()
     }
 
     /// Acquires a request slot of the registry (`max_concurrency`). Returns `None` without a limit.

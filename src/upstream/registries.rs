@@ -2,14 +2,15 @@
 //! each.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use reqwest::Url;
 use tokio::sync::Semaphore;
 
 use super::auth::credential_source::CredentialSource;
 use super::auth::token::Tokens;
-use super::client::ClientBuilder;
+use super::client::{Client, ClientBuilder};
 use super::endpoint::{Endpoint, EndpointClients, base_url, check_base};
 use super::error::{BuildError, Refusal, UpstreamError};
 use super::lookups::Lookups;
@@ -18,9 +19,11 @@ use super::proxy::Routes;
 use super::tls::{Peer, TlsBuilder};
 use super::{Options, Target};
 use crate::config::{
-    FollowRedirects, Named, ProxyEnvironment, Registries, RegistryConfig, RegistryName, RegistrySettings,
+    FollowRedirects, Mirror, Named, ProxyEnvironment, Registries, RegistryConfig, RegistryName,
+    RegistrySettings,
 };
 use crate::oci::{Namespace, Reference};
+use crate::sync::Mutex;
 
 /// All registries under one configuration.
 pub(super) struct RegistryTable {
@@ -142,21 +145,9 @@ impl RegistryTable {
 
     /// Returns `endpoint` with the policy of unlisted registries, for anonymous requests.
     pub fn as_unlisted(&self, endpoint: &Endpoint) -> Endpoint {
-        let Template {
-            policy,
-            clients,
-            routes,
-            realm_hosts,
-        } = &self.unlisted.template;
-        Endpoint {
-            base: endpoint.base.clone(),
-            policy: policy.clone(),
-            clients: clients.clone(),
-            routes: routes.clone(),
-            realm_hosts: realm_hosts.clone(),
-            certified: false,
-            ns: None,
-        }
+        self.unlisted
+            .template
+            .endpoint(endpoint.base.clone(), false, None)
     }
 
     fn entry_named(&self, name: &RegistryName) -> Option<&Arc<RegistryEntry>> {
@@ -194,22 +185,9 @@ impl RegistryEntry {
                 (base, None)
             }
         };
-        let Template {
-            policy,
-            clients,
-            routes,
-            realm_hosts,
-        } = &self.template;
-        policy.check_url(&base).map_err(refused)?;
-        Ok(Endpoint {
-            base,
-            policy: policy.clone(),
-            clients: clients.clone(),
-            routes: routes.clone(),
-            realm_hosts: realm_hosts.clone(),
-            certified: self.settings.tls.client.is_some(),
-            ns,
-        })
+        self.template.policy.check_url(&base).map_err(refused)?;
+        let certified = self.settings.tls.client.is_some();
+        Ok(self.template.endpoint(base, certified, ns))
     }
 
     /// Returns the mirrors for `target`, in order.
@@ -226,7 +204,39 @@ impl RegistryEntry {
     }
 }
 
+impl Template {
+    fn endpoint(&self, base: Url, certified: bool, ns: Option<Namespace>) -> Endpoint {
+        Endpoint {
+            base,
+            policy: self.policy.clone(),
+            clients: self.clients.clone(),
+            routes: self.routes.clone(),
+            realm_hosts: self.realm_hosts.clone(),
+            certified,
+            ns,
+        }
+    }
+}
+
 impl MirrorEndpoint {
+    fn new(mirror: &Mirror, policy: Policy, client: Client, routes: Routes) -> Self {
+        let template = Template {
+            policy,
+            clients: EndpointClients {
+                own: client.clone(),
+                elsewhere: client,
+            },
+            routes,
+            realm_hosts: Arc::default(),
+        };
+        MirrorEndpoint {
+            pull: mirror.pull,
+            resolve: mirror.resolve,
+            endpoint: template.endpoint(mirror.url.clone(), false, None),
+            cooling_until: Mutex::default(),
+        }
+    }
+
     /// Returns the mirror as an endpoint for the content of `namespace`.
     pub fn endpoint(&self, namespace: &Namespace) -> Endpoint {
         Endpoint {
@@ -242,16 +252,12 @@ impl MirrorEndpoint {
 
     /// Returns whether the mirror is skipped at `now`.
     pub fn is_cooling_down(&self, now: Instant) -> bool {
-        self.until().is_some_and(|until| now < until)
+        self.cooling_until.lock().is_some_and(|until| now < until)
     }
 
     /// Skips the mirror from `now` on, for [`MIRROR_COOLDOWN`].
     pub fn cool_down(&self, now: Instant) {
-        *self.until() = Some(now + MIRROR_COOLDOWN);
-    }
-
-    fn until(&self) -> MutexGuard<'_, Option<Instant>> {
-        self.cooling_until.lock().unwrap_or_else(PoisonError::into_inner)
+        *self.cooling_until.lock() = Some(now + MIRROR_COOLDOWN);
     }
 }
 
@@ -298,22 +304,7 @@ impl Builder<'_> {
             name: name.to_owned(),
             reason,
         };
-        let written = match (&settings.url, namespace) {
-            (Some(url), _) => Some(url.clone()),
-            (None, Some(namespace)) => {
-                Some(base_url(namespace, settings.insecure).map_err(|()| wrong("its name is not a host"))?)
-            }
-            (None, None) => None,
-        };
-        let policy = match &written {
-            Some(url) => {
-                check_base(url).map_err(wrong)?;
-                Policy::written(url, settings.allow_private.unwrap_or(true))
-            }
-            None => Policy::public()
-                .with_plain_http(settings.insecure)
-                .with_local(settings.allow_private.unwrap_or(false)),
-        };
+        let policy = policy_of(settings, namespace).map_err(wrong)?;
         let routes = Routes::new(&settings.proxy, self.proxies).map_err(wrong)?;
         let clients = ClientBuilder {
             lookups,
@@ -341,29 +332,13 @@ impl Builder<'_> {
             own,
         };
 
-        let mut mirrors = Vec::with_capacity(settings.mirrors.len());
-        for mirror in &settings.mirrors {
+        let mirror = |mirror: &Mirror| {
             check_base(&mirror.url).map_err(|_| wrong("the url of a mirror is not one"))?;
             let policy = Policy::written(&mirror.url, settings.allow_private.unwrap_or(true));
             let client = client(&policy, Peer::Elsewhere)?;
-            mirrors.push(MirrorEndpoint {
-                pull: mirror.pull,
-                resolve: mirror.resolve,
-                cooling_until: Mutex::default(),
-                endpoint: Endpoint {
-                    base: mirror.url.clone(),
-                    policy,
-                    clients: EndpointClients {
-                        own: client.clone(),
-                        elsewhere: client,
-                    },
-                    routes: routes.clone(),
-                    realm_hosts: Arc::default(),
-                    certified: false,
-                    ns: None,
-                },
-            });
-        }
+            Ok::<_, BuildError>(MirrorEndpoint::new(mirror, policy, client, routes.clone()))
+        };
+        let mirrors = settings.mirrors.iter().map(mirror).collect::<Result<_, _>>()?;
         Ok(Arc::new(RegistryEntry {
             settings: settings.clone(),
             named,
@@ -380,6 +355,27 @@ impl Builder<'_> {
                 .max_concurrency
                 .map(|max| Arc::new(Semaphore::new(max.get()))),
         }))
+    }
+}
+
+/// Returns the policy for the addresses of a registry. `namespace` is `None` for an entry that covers
+/// several registries.
+fn policy_of(settings: &RegistrySettings, namespace: Option<&Namespace>) -> Result<Policy, &'static str> {
+    let written = match (&settings.url, namespace) {
+        (Some(url), _) => Some(url.clone()),
+        (None, Some(namespace)) => {
+            Some(base_url(namespace, settings.insecure).map_err(|()| "its name is not a host")?)
+        }
+        (None, None) => None,
+    };
+    match &written {
+        Some(url) => {
+            check_base(url)?;
+            Ok(Policy::written(url, settings.allow_private.unwrap_or(true)))
+        }
+        None => Ok(Policy::public()
+            .with_plain_http(settings.insecure)
+            .with_local(settings.allow_private.unwrap_or(false))),
     }
 }
 

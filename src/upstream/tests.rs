@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
@@ -16,6 +16,7 @@ use super::resolve::{AddressesRefused, FilteredResolver};
 use super::*;
 use crate::config::{RegistryConfig, RegistryName, RegistrySettings};
 use crate::oci::{Digest, Reference};
+use crate::sync::Mutex;
 
 /// The operator's credentials: passwords, token services, helpers, files.
 mod credentials;
@@ -81,7 +82,7 @@ impl Server {
     }
 
     fn heads(&self) -> Vec<String> {
-        self.log.lock().unwrap().clone()
+        self.log.lock().clone()
     }
 
     /// Returns the number of requests with this path prefix.
@@ -116,7 +117,7 @@ async fn serve(mut stream: TcpStream, log: Arc<Mutex<Vec<String>>>, answer: Arc<
                 return;
             }
         };
-        log.lock().unwrap().push(head.clone());
+        log.lock().push(head.clone());
         let Reply(bytes, then) = answer(&head);
         if stream.write_all(&bytes).await.is_err() {
             return;
@@ -375,7 +376,7 @@ async fn public_ecr_answers_400_to_an_old_token_and_gets_a_new_one() {
             let Some(token) = header(head, "authorization").map(str::to_owned) else {
                 return challenge_of(port);
             };
-            let mut used = used.lock().unwrap();
+            let mut used = used.lock();
             if used.contains(&token) {
                 return reply(400, "", "{}");
             }
@@ -549,26 +550,21 @@ async fn a_secret_stays_at_its_origin_and_stays_dropped_on_the_way_back() {
     let (to_cdn, from_cdn) = (Arc::new(Mutex::new(0_u16)), Arc::new(Mutex::new(0_u16)));
     let back = from_cdn.clone();
     let cdn = Server::start(|_| {
-        move |_: &str| {
-            redirect_to(format_args!(
-                "http://127.0.0.1:{}/back?sig=S3CRET",
-                back.lock().unwrap()
-            ))
-        }
+        move |_: &str| redirect_to(format_args!("http://127.0.0.1:{}/back?sig=S3CRET", back.lock()))
     })
     .await;
-    *to_cdn.lock().unwrap() = cdn.port;
+    *to_cdn.lock() = cdn.port;
     let server = Server::start(|port| {
         move |head: &str| match (path(head), header(head, "authorization")) {
             (p, _) if p.starts_with("/token") => reply(200, "", r#"{"token":"ours"}"#),
             (p, _) if p.starts_with("/back") => reply(200, "", "content"),
             (_, None) => challenge_of(port),
             (p, _) if p.starts_with("/v2") => redirect_to("/here"),
-            _ => redirect_to(format_args!("http://127.0.0.1:{}/cdn", to_cdn.lock().unwrap())),
+            _ => redirect_to(format_args!("http://127.0.0.1:{}/cdn", to_cdn.lock())),
         }
     })
     .await;
-    *from_cdn.lock().unwrap() = server.port;
+    *from_cdn.lock() = server.port;
 
     let upstreams = lan(&server);
     let with_client = UpstreamRequest {
@@ -576,8 +572,8 @@ async fn a_secret_stays_at_its_origin_and_stays_dropped_on_the_way_back() {
         ..blob("r.lan")
     };
     for (request, secret) in [(with_client, "Basic Y2xpZW50"), (blob("r.lan"), "Bearer ours")] {
-        server.log.lock().unwrap().clear();
-        cdn.log.lock().unwrap().clear();
+        server.log.lock().clear();
+        cdn.log.lock().clear();
         assert_eq!(pull(&upstreams, &request).await.unwrap(), "content");
         let sent = |p: &str| {
             let heads = server.heads();

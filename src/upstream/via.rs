@@ -8,12 +8,13 @@
 //! requests, by content.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use http::HeaderValue;
 
 use super::{Target, UpstreamRequest};
 use crate::oci::{Namespace, Repository};
+use crate::sync::Mutex;
 
 /// The content of a waiting request.
 type Wanted = (Namespace, Repository, Target);
@@ -56,6 +57,7 @@ impl Chains {
             request.target.clone(),
         );
         let before = self
+            .waiting
             .lock()
             .get(&wanted)
             .and_then(|chains| chains.first().cloned());
@@ -67,22 +69,22 @@ impl Chains {
 
     pub fn wait(self: &Arc<Self>, wanted: Wanted, chain: &str) -> OnBehalf {
         let chain: Arc<str> = chain.into();
-        self.lock().entry(wanted.clone()).or_default().push(chain.clone());
+        self.waiting
+            .lock()
+            .entry(wanted.clone())
+            .or_default()
+            .push(chain.clone());
         OnBehalf {
             chains: self.clone(),
             wanted,
             chain,
         }
     }
-
-    fn lock(&self) -> MutexGuard<'_, HashMap<Wanted, Vec<Arc<str>>>> {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 impl Drop for OnBehalf {
     fn drop(&mut self) {
-        let mut waiting = self.chains.lock();
+        let mut waiting = self.chains.waiting.lock();
         if let Some(chains) = waiting.get_mut(&self.wanted) {
             chains.retain(|chain| !Arc::ptr_eq(chain, &self.chain));
             if chains.is_empty() {
@@ -124,6 +126,6 @@ mod tests {
         assert_eq!(chains.via(&request), format!("1.1 c, {alone}"));
         drop(second);
         assert_eq!(chains.via(&request), alone);
-        assert!(chains.lock().is_empty());
+        assert!(chains.waiting.lock().is_empty());
     }
 }

@@ -8,6 +8,10 @@
     clippy::disallowed_methods,
     reason = "tests run on threads of their own, read their settings from the environment, and wait for processes"
 )]
+#![allow(
+    clippy::disallowed_types,
+    reason = "a poisoned lock fails the test, and condition variables need the locks of the standard library"
+)]
 
 /// The fake upstream, the client, the server's process, the store checker.
 mod harness;

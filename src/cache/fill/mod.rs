@@ -21,12 +21,13 @@ mod writer;
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use crate::http::Span;
 use crate::limits::{HELD_WHOLE_BYTES_MAX, WITHHELD_BYTES};
 use crate::oci::{Digest, Origin};
 use crate::runtime::waker::{CoreNotify, RemoteWaker};
+use crate::sync::{Mutex, MutexGuard};
 
 use super::access::{Caller, HeldContent};
 use super::{FetchError, Memory};
@@ -249,7 +250,7 @@ impl Fill {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 }
 

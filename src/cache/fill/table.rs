@@ -6,12 +6,13 @@
 //! commit is dropped.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use super::Fill;
 use crate::cache::access::Caller;
 use crate::oci::{Digest, Namespace, Origin};
 use crate::storage::RemoteBlob;
+use crate::sync::Mutex;
 
 #[derive(Default)]
 pub struct FillTable(Mutex<HashMap<FillKey, Arc<Fill>>>);
@@ -25,7 +26,7 @@ pub struct Ticket {
 
 impl FillTable {
     pub fn has(&self, digest: &Digest, origin: &Origin) -> bool {
-        self.lock().contains_key(&(*digest, origin.namespace.clone()))
+        self.0.lock().contains_key(&(*digest, origin.namespace.clone()))
     }
 
     /// Returns the fill in progress, or a new fill with the ticket to run it. A new fill replaces
@@ -39,7 +40,7 @@ impl FillTable {
         not: Option<&Arc<Fill>>,
         remote: Option<RemoteBlob>,
     ) -> (Arc<Fill>, Option<Ticket>) {
-        let mut fills = self.lock();
+        let mut fills = self.0.lock();
         let key = (digest, origin.namespace.clone());
         if let Some(fill) = fills.get(&key)
             && not.is_none_or(|not| !Arc::ptr_eq(not, fill))
@@ -53,14 +54,10 @@ impl FillTable {
 
     /// Removes `fill`, unless a newer fill has replaced it.
     pub fn remove(&self, fill: &Arc<Fill>) {
-        let mut fills = self.lock();
+        let mut fills = self.0.lock();
         let key = (fill.digest, fill.origin.namespace.clone());
         if fills.get(&key).is_some_and(|current| Arc::ptr_eq(current, fill)) {
             fills.remove(&key);
         }
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<FillKey, Arc<Fill>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -179,12 +179,8 @@ impl Received {
     }
 
     fn check(self, fill: &Fill) -> Result<Verified, FetchError> {
-        Verified::check(*fill.digest(), self.hasher.finish(), self.bytes).map_err(|found| {
-            FetchError::DigestMismatch {
-                wanted: fill.digest().to_string(),
-                found: found.to_string(),
-            }
-        })
+        Verified::check(*fill.digest(), self.hasher.finish(), self.bytes)
+            .map_err(|found| FetchError::mismatch(fill.digest(), &found))
     }
 }
 

@@ -6,22 +6,17 @@
 pub(super) mod key;
 pub(super) mod parse;
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
-
-use bytes::BytesMut;
 
 pub use key::ListingKey;
 pub use parse::INDEX_TYPE;
 use parse::Listed;
 
 use crate::cache::freshness::is_fresh;
-use crate::runtime::single_flight::{Completer, Role, SingleFlight};
-
 use crate::cache::records::Kept;
-use crate::cache::{
-    Absence, Cache, Class, FetchError, FetchResources, Shared, in_small_body_time, media_type, unless,
-};
+use crate::cache::small_body::{SmallBodyError, SmallBodyFetch, read_at_most};
+use crate::cache::{Absence, Cache, Class, FetchError, FetchResources, Shared, media_type, unless};
 use crate::http::{CacheResult, link};
 use crate::limits::{
     DESERTED_MANIFEST_TIMEOUT, LISTING_BYTES_MAX, LISTING_TTL, LISTINGS_BYTES_MAX, LISTINGS_MAX,
@@ -29,10 +24,11 @@ use crate::limits::{
 use crate::lru::Lru;
 use crate::oci::Origin;
 use crate::runtime::clock::unix_millis;
+use crate::runtime::single_flight::{Completer, Role, SingleFlight};
 use crate::storage::RecordChanges;
+use crate::sync::Mutex;
 use crate::upstream::{
-    Credentials, Fault, Phase, Purpose, Resume, Target, UpstreamError, UpstreamMethod, UpstreamRequest,
-    UpstreamResponse, Verdict,
+    Credentials, Purpose, Target, UpstreamError, UpstreamMethod, UpstreamRequest, UpstreamResponse, Verdict,
 };
 
 /// Memory of a kept list besides its body: key, slot, allocations.
@@ -82,21 +78,17 @@ impl Default for Listings {
 }
 
 impl Listings {
-    fn lock(&self) -> MutexGuard<'_, Lru<ListingKey, Arc<Listed>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     fn get(&self, key: &ListingKey) -> Option<Arc<Listed>> {
-        self.lock().get(key).map(|listed| listed.clone())
+        self.0.lock().get(key).map(|listed| listed.clone())
     }
 
     fn keep(&self, key: &ListingKey, listed: &Arc<Listed>) {
         let weight = listed.body.len() as u64 + OVERHEAD_BYTES;
-        self.lock().insert(key.clone(), listed.clone(), weight);
+        self.0.lock().insert(key.clone(), listed.clone(), weight);
     }
 
     fn forget(&self, key: &ListingKey) {
-        self.lock().remove(key);
+        self.0.lock().remove(key);
     }
 }
 
@@ -246,21 +238,7 @@ impl Shared {
                 if error.is_outage()
                     || matches!((&error, &held), (ListingError::NotAnIndex(_), Kept::List(_))) =>
             {
-                let outcome = match held {
-                    Kept::List(listed) => Ok(ListingAnswer {
-                        stale: Some(error.to_string()),
-                        ..self.list_answer(listed, CacheResult::Stale, error.upstream_status())
-                    }),
-                    Kept::Unsupported(checked_ms) => match &error {
-                        ListingError::Fetch(why) => {
-                            let absence = Absence::new(origin, checked_ms, why);
-                            Err(FetchError::Absent(absence).into())
-                        }
-                        _ => Err(error),
-                    },
-                    Kept::Nothing => Err(error),
-                };
-                (outcome, RecordChanges::default())
+                (self.stale_list(origin, held, error), RecordChanges::default())
             }
             (Err(error), _) => {
                 // The upstream answered, so the held list is outdated.
@@ -270,22 +248,35 @@ impl Shared {
                     self.absences()
                         .record(before, request, error, self.list_lifetime());
                 }
-                let changes = match (&error, target) {
-                    _ if !kept => RecordChanges::default(),
-                    (_, Target::Referrers(..)) if error.says_unsupported() => {
-                        RecordChanges::unsupported(key, requested_ms)
-                    }
-                    (ListingError::NotAnIndex(_), _) => RecordChanges::not_an_index(key, requested_ms),
-                    (_, Target::Referrers(..)) if error.is_refusal() => RecordChanges::refused(key),
-                    _ => RecordChanges::default(),
+                let changes = if kept {
+                    changes_after(key, &error, requested_ms)
+                } else {
+                    RecordChanges::default()
                 };
                 (Err(error), changes)
             }
         }
     }
 
-    /// Fetches a page, with the status of the response. If the body breaks off, the page is requested again from the start, because
-    /// it is small.
+    /// Returns the held answer in place of `error`, or `error` without a held answer.
+    fn stale_list(&self, origin: &Origin, held: Kept, error: ListingError) -> Outcome {
+        match held {
+            Kept::List(listed) => Ok(ListingAnswer {
+                stale: Some(error.to_string()),
+                ..self.list_answer(listed, CacheResult::Stale, error.upstream_status())
+            }),
+            Kept::Unsupported(checked_ms) => match &error {
+                ListingError::Fetch(why) => {
+                    let absence = Absence::new(origin, checked_ms, why);
+                    Err(FetchError::Absent(absence).into())
+                }
+                _ => Err(error),
+            },
+            Kept::Nothing => Err(error),
+        }
+    }
+
+    /// Fetches a page, with the status of the response.
     async fn fetch_list(
         &self,
         origin: &Origin,
@@ -311,7 +302,7 @@ impl Shared {
             credentials,
             purpose,
         };
-        let mut resume = Resume::new(0);
+        let mut body = SmallBodyFetch::new(self, &request, LISTING_BYTES_MAX);
         loop {
             let requested_ms = unix_millis();
             let response = self
@@ -319,49 +310,21 @@ impl Shared {
                 .fetch(&request)
                 .await
                 .map_err(|error| refused(target, purpose, error))?;
-            let (mirror, status) = (response.mirror.clone(), response.status);
-            memory.shrink_to(response.content_length.unwrap_or(u64::MAX));
-            let length = response.content_length.unwrap_or(LISTING_BYTES_MAX as u64);
-            let read = read(&request, response, requested_ms);
-            let Some(read) = in_small_body_time(length.min(LISTING_BYTES_MAX as u64), read).await else {
-                let too_slow = UpstreamError::Timeout {
-                    host: origin.namespace.as_str().into(),
-                    phase: Phase::Body,
-                };
-                let error = FetchError::from(too_slow).into();
-                if self.blame_for_list(&request, mirror.as_ref(), &error) {
-                    continue;
-                }
-                return Err(error);
-            };
-            match read {
-                Err(error) if self.blame_for_list(&request, mirror.as_ref(), &error) => {}
-                Err(ListingError::Fetch(FetchError::Upstream(error))) if error.is_retryable() => {
-                    match resume.after_break(0) {
-                        Some(delay) => tokio::time::sleep(delay).await,
-                        None => return Err(FetchError::from(error).into()),
-                    }
-                }
-                other => return other.map(|listed| (listed, status)),
+            let status = response.status;
+            let read = |response| read(&request, response, requested_ms);
+            if let Some(outcome) = body.attempt(response, &mut memory, read).await {
+                return outcome.map(|listed| (listed, status));
             }
         }
     }
 }
 
-impl Shared {
-    /// Records a fault of the mirror. Returns whether the next mirror or upstream should get the
-    /// request at once.
-    fn blame_for_list(
-        &self,
-        request: &UpstreamRequest,
-        mirror: Option<&Arc<str>>,
-        error: &ListingError,
-    ) -> bool {
-        let fault = match error {
-            ListingError::Fetch(FetchError::Upstream(error)) if error.is_retryable() => Fault::Broken,
-            _ => Fault::Wrong,
-        };
-        self.upstreams.record_fault(request, mirror, fault)
+impl SmallBodyError for ListingError {
+    fn fetch_error(&self) -> Option<&FetchError> {
+        match self {
+            ListingError::Fetch(error) => Some(error),
+            _ => None,
+        }
     }
 }
 
@@ -408,6 +371,18 @@ impl ListingError {
     }
 }
 
+/// Returns the changes to the stored records after the upstream answered with `error`.
+fn changes_after(key: &ListingKey, error: &ListingError, requested_ms: u64) -> RecordChanges {
+    match (error, &key.target) {
+        (_, Target::Referrers(..)) if error.says_unsupported() => {
+            RecordChanges::unsupported(key, requested_ms)
+        }
+        (ListingError::NotAnIndex(_), _) => RecordChanges::not_an_index(key, requested_ms),
+        (_, Target::Referrers(..)) if error.is_refusal() => RecordChanges::refused(key),
+        _ => RecordChanges::default(),
+    }
+}
+
 /// Maps an upstream error to a listing error. Registries report a missing referrers API in many
 /// ways, but clients only understand 404. If an earlier answer is kept, an outage does not count as
 /// a missing API.
@@ -439,18 +414,8 @@ async fn read(
     mut response: UpstreamResponse,
     requested_ms: u64,
 ) -> Result<Listed, ListingError> {
-    let too_large = |bytes: u64| bytes > LISTING_BYTES_MAX as u64;
-    if response.content_length.is_some_and(too_large) {
-        return Err(ListingError::TooLarge);
-    }
-    let mut body = BytesMut::new();
-    while let Some(chunk) = response.body.chunk().await.map_err(FetchError::from)? {
-        if too_large((body.len() + chunk.len()) as u64) {
-            return Err(ListingError::TooLarge);
-        }
-        body.extend_from_slice(&chunk);
-    }
-    let body = body.freeze();
+    let body = read_at_most(LISTING_BYTES_MAX, &mut response).await;
+    let body = body.map_err(FetchError::from)?.ok_or(ListingError::TooLarge)?;
     let lines = response.headers.get_all(http::header::LINK);
     let next = link::next(lines.iter().filter_map(|value| value.to_str().ok()));
     let next = |current| next.and_then(|link| parse::page(link, current));

@@ -1,22 +1,15 @@
 //! Resolves tags at an upstream, and fetches and verifies whole manifests.
 
-use std::sync::Arc;
-
 use super::response::{may_be_manifest, read_whole, type_of};
 use super::{Manifest, ManifestKey};
-use crate::cache::{
-    Class, FetchError, FetchResources, Shared, class_of, in_small_body_time, media_type, named_digest,
-    storable,
-};
+use crate::cache::small_body::SmallBodyFetch;
+use crate::cache::{Class, FetchError, FetchResources, Shared, class_of, media_type, named_digest, storable};
 use crate::config::{Access, Auth};
 use crate::limits::MANIFEST_BYTES_MAX;
 use crate::oci::{Algorithm, Digest, Reference, SCHEMA1_TYPES};
 use crate::runtime::clock::monotonic_micros;
 use crate::storage::{TagPointer, Verified};
-use crate::upstream::{
-    Credentials, Fault, Phase, Purpose, Resume, Target, UpstreamError, UpstreamMethod, UpstreamRequest,
-    UpstreamResponse,
-};
+use crate::upstream::{Credentials, Purpose, Target, UpstreamMethod, UpstreamRequest, UpstreamResponse};
 
 /// A manifest from an upstream, with the proof of its digest.
 pub(super) struct Fetched {
@@ -133,8 +126,7 @@ async fn resolve_in_slot(
     }
 }
 
-/// Fetches a manifest and verifies it. If the body breaks off, the manifest is requested again from
-/// the start, because it is small.
+/// Fetches a manifest and verifies it.
 pub(super) async fn fetch(
     shared: &Shared,
     key: &ManifestKey,
@@ -147,77 +139,57 @@ pub(super) async fn fetch(
         .fetch_resources(Class::Manifest, &key.origin.namespace)
         .await?;
     let mut request = request(key, UpstreamMethod::Get, purpose);
-    // Digest of public content that is fetched with the operator's credentials.
-    let mut seen_by_all = None;
-    if shared.pays_for_all(key) {
-        seen_by_all = match (resolve_in_slot(shared, key, purpose).await?, &key.reference) {
-            (Meaning::Digest { digest, .. }, Reference::Tag(_)) => Some(digest),
-            (Meaning::Digest { .. } | Meaning::Unnamed, Reference::Digest(digest)) => Some(*digest),
-            // Not confirmed as public, so the request is sent without credentials.
-            (Meaning::Unnamed, Reference::Tag(_)) | (Meaning::Unsaid, _) => None,
-        };
-    }
-    if let Some(digest) = seen_by_all {
+    let public_digest = public_digest(shared, key, purpose).await?;
+    if let Some(digest) = public_digest {
         request.target = Target::Manifest(Reference::Digest(digest));
         request.credentials = Credentials::Operator;
     }
-    let mut resume = Resume::new(0);
-    loop {
+    let mut body = SmallBodyFetch::new(shared, &request, MANIFEST_BYTES_MAX);
+    let (requested_at, mut fetched) = loop {
         let requested_at = monotonic_micros();
         let response = shared
             .upstreams
             .fetch(&request)
             .await
             .inspect_err(|error| shared.access.record_denial(&key.origin, &key.caller, error))?;
-        let mirror = response.mirror.clone();
-        memory.shrink_to(response.content_length.unwrap_or(u64::MAX));
-        let length = response.content_length.unwrap_or(MANIFEST_BYTES_MAX as u64);
-        let read = in_small_body_time(length.min(MANIFEST_BYTES_MAX as u64), read(key, response));
-        let Some(fetched) = read.await else {
-            let error = too_slow(key);
-            if blame(shared, &request, mirror.as_ref(), &error) {
-                continue;
-            }
-            return Err(error);
-        };
-        let mut fetched = match fetched {
-            Ok(fetched) => fetched,
-            Err(error) if blame(shared, &request, mirror.as_ref(), &error) => continue,
-            Err(FetchError::Upstream(error)) if error.is_retryable() => match resume.after_break(0) {
-                Some(delay) => {
-                    tokio::time::sleep(delay).await;
-                    continue;
-                }
-                None => return Err(error.into()),
-            },
-            Err(error) => return Err(error),
-        };
-        let manifest = &mut fetched.manifest;
-        if let Some(seen) = seen_by_all {
-            if manifest.digest != seen {
-                return Err(FetchError::DigestMismatch {
-                    wanted: seen.to_string(),
-                    found: manifest.digest.to_string(),
-                });
-            }
-            manifest.public = true;
+        let read = |response| read(key, response);
+        if let Some(outcome) = body.attempt(response, &mut memory, read).await {
+            break (requested_at, outcome?);
         }
-        if !manifest.public {
-            shared
-                .access
-                .record_grant(&key.origin, &manifest.digest, &key.caller, requested_at);
+    };
+    let manifest = &mut fetched.manifest;
+    if let Some(public) = public_digest {
+        if manifest.digest != public {
+            return Err(FetchError::mismatch(&public, &manifest.digest));
         }
-        shared.parties.record_proof(&key.origin.namespace);
-        return Ok(fetched);
+        manifest.public = true;
     }
+    if !manifest.public {
+        shared
+            .access
+            .record_grant(&key.origin, &manifest.digest, &key.caller, requested_at);
+    }
+    shared.parties.record_proof(&key.origin.namespace);
+    Ok(fetched)
 }
 
-fn too_slow(key: &ManifestKey) -> FetchError {
-    UpstreamError::Timeout {
-        host: key.origin.namespace.as_str().into(),
-        phase: Phase::Body,
+/// Returns the digest of public content that is fetched with the operator's credentials.
+async fn public_digest(
+    shared: &Shared,
+    key: &ManifestKey,
+    purpose: Purpose,
+) -> Result<Option<Digest>, FetchError> {
+    if !shared.pays_for_all(key) {
+        return Ok(None);
     }
-    .into()
+    Ok(
+        match (resolve_in_slot(shared, key, purpose).await?, &key.reference) {
+            (Meaning::Digest { digest, .. }, Reference::Tag(_)) => Some(digest),
+            (Meaning::Digest { .. } | Meaning::Unnamed, Reference::Digest(digest)) => Some(*digest),
+            // Not confirmed as public, so the request is sent without credentials.
+            (Meaning::Unnamed, Reference::Tag(_)) | (Meaning::Unsaid, _) => None,
+        },
+    )
 }
 
 impl Shared {
@@ -232,23 +204,6 @@ impl Shared {
         let (settings, _) = registries.settings(&key.origin.namespace);
         settings.auth != Auth::Anonymous && settings.access() == Access::Verify
     }
-}
-
-/// Records a fault of the mirror. Returns whether the next mirror or upstream should get the
-/// request at once.
-pub(in crate::cache) fn blame(
-    shared: &Shared,
-    request: &UpstreamRequest,
-    mirror: Option<&Arc<str>>,
-    error: &FetchError,
-) -> bool {
-    let fault = match error {
-        FetchError::Upstream(error) if error.is_retryable() => Fault::Broken,
-        // A schema 1 image is the same at every mirror.
-        FetchError::Schema1 => return false,
-        _ => Fault::Wrong,
-    };
-    shared.upstreams.record_fault(request, mirror, fault)
 }
 
 /// Returns whether the response has a type that is neither generic nor a manifest type.
@@ -282,10 +237,7 @@ async fn read(key: &ManifestKey, mut response: UpstreamResponse) -> Result<Fetch
         Err(found) => {
             return Err(match media_type {
                 Err(error) if !may_be_manifest(&response.headers) => error,
-                _ => FetchError::DigestMismatch {
-                    wanted: wanted.to_string(),
-                    found: found.to_string(),
-                },
+                _ => FetchError::mismatch(&wanted, &found),
             });
         }
     };

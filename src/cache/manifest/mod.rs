@@ -5,8 +5,8 @@ mod fetch;
 pub(super) mod response;
 mod tag;
 
-use std::collections::{BTreeMap, HashMap};
-use std::sync::{Arc, MutexGuard, PoisonError};
+use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use bytes::Bytes;
 
@@ -129,12 +129,6 @@ async fn by_digest(shared: &Arc<Shared>, key: &ManifestKey, digest: &Digest, com
     }
 }
 
-impl Shared {
-    fn pending(&self) -> MutexGuard<'_, HashMap<Key, Arc<Manifest>>> {
-        self.pending.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
 /// Checks that the caller may read a cached manifest.
 async fn permitted(shared: &Arc<Shared>, key: &ManifestKey, manifest: &Manifest) -> Result<(), FetchError> {
     let held = HeldContent {
@@ -149,7 +143,7 @@ async fn permitted(shared: &Arc<Shared>, key: &ManifestKey, manifest: &Manifest)
 /// Returns the stored manifest: from the pending writes, the local store, or the bucket.
 pub(super) async fn stored(shared: &Arc<Shared>, origin: &Origin, digest: &Digest) -> Option<Arc<Manifest>> {
     let (key, digest) = (Key::manifest(origin, digest), *digest);
-    if let Some(manifest) = shared.pending().get(&key) {
+    if let Some(manifest) = shared.pending.lock().get(&key) {
         return Some(manifest.clone());
     }
     let parse = move |body, meta: &Meta| Manifest::of(digest, body, meta);
@@ -173,7 +167,7 @@ fn announce(shared: &Arc<Shared>, origin: &Origin, fetched: Fetched) -> (Arc<Man
     // The push of a manifest may also have added content that recently returned 404.
     shared.absences().clear(origin);
     let key = Key::manifest(origin, &manifest.digest);
-    shared.pending().insert(key.clone(), manifest.clone());
+    shared.pending.lock().insert(key.clone(), manifest.clone());
     (
         manifest.clone(),
         Storing {
@@ -229,7 +223,7 @@ struct Pending {
 
 impl Drop for Pending {
     fn drop(&mut self) {
-        self.shared.pending().remove(&self.key);
+        self.shared.pending.lock().remove(&self.key);
     }
 }
 

@@ -1,8 +1,9 @@
 //! Reads the response of a registry to a request for a manifest.
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 
 use crate::cache::FetchError;
+use crate::cache::small_body::read_at_most;
 use crate::cache::stored_headers::media_type;
 use crate::limits::MANIFEST_BYTES_MAX;
 use crate::oci::{is_manifest_type, manifest_type};
@@ -16,20 +17,8 @@ pub(in crate::cache) fn may_be_manifest(headers: &http::HeaderMap) -> bool {
 
 /// Reads the whole body of a manifest, at most [`MANIFEST_BYTES_MAX`].
 pub(in crate::cache) async fn read_whole(response: &mut UpstreamResponse) -> Result<Bytes, FetchError> {
-    if response
-        .content_length
-        .is_some_and(|length| length > MANIFEST_BYTES_MAX as u64)
-    {
-        return Err(FetchError::ManifestTooLarge);
-    }
-    let mut body = BytesMut::new();
-    while let Some(chunk) = response.body.chunk().await? {
-        if body.len() + chunk.len() > MANIFEST_BYTES_MAX {
-            return Err(FetchError::ManifestTooLarge);
-        }
-        body.extend_from_slice(&chunk);
-    }
-    Ok(body.freeze())
+    let body = read_at_most(MANIFEST_BYTES_MAX, response).await?;
+    body.ok_or(FetchError::ManifestTooLarge)
 }
 
 /// Returns the media type of the manifest `body`, received with `headers`.

@@ -303,8 +303,7 @@ impl Sending<'_> {
     async fn encrypted(&self, file: &Arc<File>, span: Span, more: bool, bytes: &mut u64) -> io::Result<()> {
         let pages = Pages::of(file);
         let mut offset = span.start;
-        let mut turn = 0;
-        let mut turn_max = TLS_SEND_TURN_BYTES;
+        let mut turn = Turn::new(TLS_SEND_TURN_BYTES, bytes);
         while offset < span.end {
             // No file read for a client that accepts no bytes.
             self.flush().await?;
@@ -330,7 +329,7 @@ impl Sending<'_> {
                 Ok(Some(sent)) => sent as u64,
                 Ok(None) => {
                     if reader != Reader::HelperCached {
-                        turn_max = COLD_READ_BYTES;
+                        turn.max = COLD_READ_BYTES;
                     }
                     let read = self.read(pages, file, offset, span, reader).await?;
                     let more = more || offset + (read.len() as u64) < span.end;
@@ -338,19 +337,13 @@ impl Sending<'_> {
                     read.len() as u64
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    self.room().await?;
-                    turn = 0;
+                    self.next_turn(&mut turn).await?;
                     continue;
                 }
                 Err(error) => return Err(error),
             };
             offset += sent;
-            *bytes += sent;
-            turn += sent;
-            if turn >= turn_max {
-                self.room().await?;
-                turn = 0;
-            }
+            self.count(sent, &mut turn).await?;
         }
         Ok(())
     }
@@ -395,8 +388,7 @@ impl Sending<'_> {
     ) -> io::Result<()> {
         let pages = Pages::of(file);
         let mut offset = span.start;
-        let mut turn = 0;
-        let mut turn_max = SEND_TURN_BYTES;
+        let mut turn = Turn::new(SEND_TURN_BYTES, bytes);
         while offset < span.end || pipe.held() > 0 {
             if pipe.held() == 0 {
                 let step = (span.end - offset).min(pipe.capacity() as u64);
@@ -405,7 +397,7 @@ impl Sending<'_> {
                     Reader::Core(step) => pipe.fill(file, offset, step as usize)?,
                     reader => {
                         if reader == Reader::HelperMissing {
-                            turn_max = COLD_READ_BYTES;
+                            turn.max = COLD_READ_BYTES;
                         }
                         let file = file.clone();
                         let (filled, moved) = self
@@ -427,22 +419,8 @@ impl Sending<'_> {
                 }
                 offset += moved as u64;
             }
-            match self.stream.splice(&mut pipe, more || offset < span.end) {
-                Ok(sent) => {
-                    self.deadline.sent(sent);
-                    *bytes += sent as u64;
-                    turn += sent as u64;
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    self.room().await?;
-                    turn = 0;
-                }
-                Err(error) => return Err(error),
-            }
-            if turn >= turn_max {
-                self.room().await?;
-                turn = 0;
-            }
+            let result = self.stream.splice(&mut pipe, more || offset < span.end);
+            self.count_result(result, &mut turn).await?;
         }
         pipe.put_back();
         Ok(())
@@ -451,49 +429,63 @@ impl Sending<'_> {
     async fn sendfiled(&self, file: &Arc<File>, span: Span, bytes: &mut u64) -> io::Result<()> {
         let pages = Pages::of(file);
         let mut offset = span.start;
-        let mut turn = 0;
-        let mut turn_max = SEND_TURN_BYTES;
+        let mut turn = Turn::new(SEND_TURN_BYTES, bytes);
         while offset < span.end {
             let step = (span.end - offset).min(SPLICE_BYTES_MIN);
             let step = match pages.reader(file, offset, step) {
                 Reader::Core(step) => step,
                 reader => {
                     if reader == Reader::HelperMissing {
-                        turn_max = COLD_READ_BYTES;
+                        turn.max = COLD_READ_BYTES;
                     }
                     let read = self.read(pages, file, offset, span, reader).await?;
                     offset += read.len() as u64;
                     self.send_all(&mut [IoSlice::new(&read)], offset < span.end)
                         .await?;
-                    *bytes += read.len() as u64;
-                    turn += read.len() as u64;
-                    if turn >= turn_max {
-                        self.room().await?;
-                        turn = 0;
-                    }
+                    self.count(read.len() as u64, &mut turn).await?;
                     continue;
                 }
             };
             // At most `SPLICE_BYTES_MIN`, so the cast never truncates.
-            match self.stream.sendfile(file, offset, step as usize) {
+            offset += match self.stream.sendfile(file, offset, step as usize) {
                 Ok(0) => return Err(truncated()),
-                Ok(sent) => {
-                    self.deadline.sent(sent);
-                    offset += sent as u64;
-                    *bytes += sent as u64;
-                    turn += sent as u64;
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    self.room().await?;
-                    turn = 0;
-                }
-                Err(error) => return Err(error),
-            }
-            if turn >= turn_max {
-                self.room().await?;
-                turn = 0;
-            }
+                result => self.count_result(result, &mut turn).await?,
+            };
         }
+        Ok(())
+    }
+
+    /// Counts the bytes that a call has sent, and returns their number. If the socket is full, waits
+    /// for room and returns 0.
+    async fn count_result(&self, result: io::Result<usize>, turn: &mut Turn<'_>) -> io::Result<u64> {
+        match result {
+            Ok(sent) => {
+                self.deadline.sent(sent);
+                self.count(sent as u64, turn).await?;
+                Ok(sent as u64)
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                self.next_turn(turn).await?;
+                Ok(0)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Counts sent bytes. At the end of the turn, waits for room.
+    async fn count(&self, sent: u64, turn: &mut Turn<'_>) -> io::Result<()> {
+        *turn.total += sent;
+        turn.sent += sent;
+        if turn.sent >= turn.max {
+            self.next_turn(turn).await?;
+        }
+        Ok(())
+    }
+
+    /// Waits for room and begins the next turn. Meanwhile the core runs other tasks.
+    async fn next_turn(&self, turn: &mut Turn<'_>) -> io::Result<()> {
+        self.room().await?;
+        turn.sent = 0;
         Ok(())
     }
 
@@ -509,6 +501,20 @@ impl Sending<'_> {
         }
         self.deadline.clear();
         Ok(())
+    }
+}
+
+/// The bytes that a connection sends before the core runs other tasks.
+struct Turn<'a> {
+    sent: u64,
+    max: u64,
+    /// The sent bytes of the whole body.
+    total: &'a mut u64,
+}
+
+impl<'a> Turn<'a> {
+    fn new(max: u64, total: &'a mut u64) -> Self {
+        Turn { sent: 0, max, total }
     }
 }
 

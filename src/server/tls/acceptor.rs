@@ -5,7 +5,7 @@
 //! request. Clients resume sessions by ticket or from memory.
 
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::Arc;
 
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject as _;
@@ -19,6 +19,7 @@ use super::{KtlsSupport, self_signed};
 use crate::anchor::{Anchors, ClientVerifier};
 use crate::limits::TLS_SESSIONS_MAX;
 use crate::runtime::clock::unix_seconds;
+use crate::sync::{Mutex, RwLock};
 
 /// The ALPN protocols in order of preference. A client without ALPN uses HTTP/1.1.
 const PROTOCOLS: &[&[u8]] = &[b"h2", b"http/1.1"];
@@ -124,11 +125,7 @@ impl Acceptor {
     }
 
     pub(super) fn config(&self) -> Arc<ServerConfig> {
-        self.0
-            .config
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+        self.0.config.read().clone()
     }
 
     pub(super) fn ktls(&self) -> KtlsSupport {
@@ -143,30 +140,29 @@ impl Acceptor {
     /// The new material is unusable. The previous material stays in use.
     pub fn replace(&self, new: Material) -> Result<bool, MaterialError> {
         let shared = &*self.0;
-        let mut material = shared.material.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut material = shared.material.lock();
         if *material == new {
             return Ok(false);
         }
         // A resumed session relies on an earlier client certificate. A changed policy must verify
         // certificates again.
         let resumption = if material.clients == new.clients {
-            let known = shared.resumption.lock().unwrap_or_else(PoisonError::into_inner);
+            let known = shared.resumption.lock();
             known.clone()
         } else {
             Resumption::new()?
         };
-        let mut generated = shared.generated.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut generated = shared.generated.lock();
         let (config, facts) = build(&shared.provider, shared.ktls, &new, &resumption, &mut generated)?;
-        *shared.config.write().unwrap_or_else(PoisonError::into_inner) = config;
-        *shared.resumption.lock().unwrap_or_else(PoisonError::into_inner) = resumption;
+        *shared.config.write() = config;
+        *shared.resumption.lock() = resumption;
         log_certificate(&facts, &new.clients);
         *material = new;
         Ok(true)
     }
 
     pub(super) fn material(&self) -> Material {
-        let material = self.0.material.lock();
-        material.unwrap_or_else(PoisonError::into_inner).clone()
+        self.0.material.lock().clone()
     }
 }
 

@@ -4,7 +4,7 @@
 use std::num::NonZeroUsize;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use crate::config::{Live, Registries};
@@ -25,6 +25,7 @@ use crate::store::tests::{
 use crate::store::{
     Entry, FsStore, Key, Meta, OpenError, ReferrersRecord, Source, TagKey, TagPointer, Verified,
 };
+use crate::sync::Mutex;
 
 /// A bucket, the directory of the machine that [`Place::open`] returns, and the directories of
 /// other machines.
@@ -289,7 +290,7 @@ impl SharedPlace for Tiered {
     async fn machine(&self) -> Machine {
         let dir = Scratch::new();
         let machine = self.open_in(&dir.0).await;
-        self.others.lock().unwrap().push(dir);
+        self.others.lock().push(dir);
         machine
     }
 }

@@ -9,7 +9,7 @@ use std::fs::{self, File};
 use std::io::{self, Write};
 use std::os::fd::{AsRawFd, RawFd};
 use std::path::Path;
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, linkat};
 use rustix::io::Errno;
@@ -51,7 +51,7 @@ impl FsStore {
             .map_err(failed("write", &sidecar_path))?;
         hit("sidecar-written");
 
-        let _naming = self.naming.lock().unwrap_or_else(PoisonError::into_inner);
+        let _naming = self.naming.lock();
         match self.look(&key) {
             Ok(Found::Entry(entry)) => return self.learn(&key, entry, &meta.sources, meta.public),
             // Leftovers at these paths: data without a sidecar, a mismatched pair, or an unhashed

@@ -5,8 +5,8 @@ use std::fs::{self, File};
 use std::io::{self, Read};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError};
 
 use super::{FsStore, failed, layout, open_regular};
 use crate::fail_point::hit;
@@ -86,7 +86,7 @@ impl FsStore {
 
     /// Removes a mismatched pair, unless the pair has been replaced meanwhile.
     pub(super) fn discard_broken(&self, key: &Key, why: &'static str) {
-        let _naming = self.naming.lock().unwrap_or_else(PoisonError::into_inner);
+        let _naming = self.naming.lock();
         if matches!(self.look(key), Ok(Found::Broken(_))) {
             tracing::warn!(entry = %layout::content(key).display(), why, "removing a damaged entry");
             self.remove(key);
@@ -110,13 +110,10 @@ impl FsStore {
     /// Hashes an entry without verification mark, and marks or removes the entry. Only one caller
     /// hashes the entry. Meanwhile the lookup is a miss for other callers.
     fn adopt(&self, key: &Key, entry: Entry) -> Result<Option<Entry>, StoreError> {
-        let adopting = || self.adopting.lock().unwrap_or_else(PoisonError::into_inner);
-        if !adopting().insert(key.clone()) {
-            return Ok(None);
+        match self.adopting.take(key) {
+            Some(_claim) => self.adopt_alone(key, entry),
+            None => Ok(None),
         }
-        let adopted = self.adopt_alone(key, entry);
-        adopting().remove(key);
-        adopted
     }
 
     fn adopt_alone(&self, key: &Key, entry: Entry) -> Result<Option<Entry>, StoreError> {
@@ -134,7 +131,7 @@ impl FsStore {
             }))
         } else {
             tracing::warn!(entry = %path.display(), "removing an entry of an older store: its content is not what its name says");
-            let _naming = self.naming.lock().unwrap_or_else(PoisonError::into_inner);
+            let _naming = self.naming.lock();
             self.remove(key);
             Ok(None)
         }
@@ -146,7 +143,7 @@ impl FsStore {
     ///
     /// The entry is unchanged.
     pub fn record_source(&self, key: &Key, source: &Source, public: bool) -> Result<(), StoreError> {
-        let _naming = self.naming.lock().unwrap_or_else(PoisonError::into_inner);
+        let _naming = self.naming.lock();
         // Otherwise the entry is missing, damaged or unverified.
         if let Found::Entry(entry) = self.look(key).map_err(failed("read", &layout::sidecar(key)))? {
             self.learn(key, entry, std::slice::from_ref(source), public)?;
@@ -204,7 +201,7 @@ impl FsStore {
         };
         if !sound {
             tracing::warn!(entry = %layout::content(key).display(), "removing an entry that cannot be read or has changed");
-            let _naming = self.naming.lock().unwrap_or_else(PoisonError::into_inner);
+            let _naming = self.naming.lock();
             self.remove(key);
         }
     }
@@ -213,7 +210,7 @@ impl FsStore {
     /// accepted any content.
     pub fn discard(&self, key: &Key, why: impl fmt::Display) {
         tracing::warn!(entry = %layout::content(key).display(), %why, "removing an entry that is not of its kind");
-        let _naming = self.naming.lock().unwrap_or_else(PoisonError::into_inner);
+        let _naming = self.naming.lock();
         self.remove(key);
     }
 

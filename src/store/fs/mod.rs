@@ -8,16 +8,16 @@ mod referrers;
 mod scan;
 mod tags;
 
-use std::collections::HashSet;
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
 
 use rustix::fs::{Mode, OFlags};
 
+use super::claims::Claims;
 use super::records::Records;
-use super::{Key, StoreError, layout};
+use super::{StoreError, layout};
+use crate::sync::Mutex;
 
 pub use ingest::Ingest;
 pub use open::OpenError;
@@ -32,7 +32,7 @@ pub struct FsStore {
     /// Held while files are named or removed, so that a cleanup does not see a partial commit.
     naming: Mutex<()>,
     /// Entries of an older system that are being hashed.
-    adopting: Mutex<HashSet<Key>>,
+    adopting: Claims,
     /// Records of referrers on disk. The scan at start registers the records of earlier runs.
     records: Mutex<Records>,
 }
@@ -44,11 +44,7 @@ impl FsStore {
 
     /// Returns whether entries of an older system are being hashed, which may take any time.
     pub fn is_adopting(&self) -> bool {
-        !self
-            .adopting
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .is_empty()
+        !self.adopting.is_empty()
     }
 
     /// Returns the free bytes of the file system.

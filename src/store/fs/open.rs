@@ -4,11 +4,12 @@ use std::fs::{self, File, TryLockError};
 use std::io;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
 
 use super::FsStore;
 use super::layout::{BLOBS, LOCK, MANIFESTS, TEMPORARY};
+use crate::store::claims::Claims;
 use crate::store::mode;
+use crate::sync::Mutex;
 
 /// The reason why a directory cannot be used as a store.
 #[derive(Debug, thiserror::Error)]
@@ -70,7 +71,7 @@ impl FsStore {
             root: root.to_owned(),
             _lock: lock,
             naming: Mutex::new(()),
-            adopting: Mutex::default(),
+            adopting: Claims::default(),
             records: Mutex::default(),
         })
     }

@@ -3,13 +3,11 @@
 use std::fs;
 use std::io::Read;
 use std::path::{Path, PathBuf};
-use std::sync::{MutexGuard, PoisonError};
 use std::time::UNIX_EPOCH;
 
 use super::{FsStore, failed, layout, open_regular};
 use crate::limits::RECORD_BYTES_MAX;
 use crate::oci::{Namespace, Repository};
-use crate::store::records::Records;
 use crate::store::{RecordName, ReferrersRecord, StoreError};
 
 impl FsStore {
@@ -54,7 +52,7 @@ impl FsStore {
         };
         let path = layout::record(namespace, repository, name);
         self.replace(&path, &json).map_err(failed("write", &path))?;
-        let mut records = self.records();
+        let mut records = self.records.lock();
         for surplus in records.record(&path, record.checked_at_ms, json.len() as u64) {
             let _ = fs::remove_file(self.path(&surplus));
         }
@@ -73,7 +71,7 @@ impl FsStore {
         name: &RecordName,
     ) -> Result<(), StoreError> {
         let path = layout::record(namespace, repository, name);
-        self.records().forget(&path);
+        self.records.lock().forget(&path);
         match fs::remove_file(self.path(&path)) {
             Err(error) if !is_nothing(&error) => Err(failed("remove", &path)(error)),
             _ => Ok(()),
@@ -88,17 +86,13 @@ impl FsStore {
         let modified = metadata.modified().ok();
         let age = modified.and_then(|modified| modified.duration_since(UNIX_EPOCH).ok());
         let modified_ms = age.map_or(0, |age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX));
-        let mut records = self.records();
+        let mut records = self.records.lock();
         if records.has(&relative) {
             return;
         }
         for surplus in records.record(&relative, modified_ms, metadata.len()) {
             let _ = fs::remove_file(self.path(&surplus));
         }
-    }
-
-    fn records(&self) -> MutexGuard<'_, Records> {
-        self.records.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

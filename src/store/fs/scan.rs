@@ -4,7 +4,6 @@ use std::collections::HashSet;
 use std::fs::{self, DirEntry, Metadata};
 use std::io;
 use std::path::Path;
-use std::sync::PoisonError;
 use std::time::SystemTime;
 
 use super::FsStore;
@@ -156,7 +155,7 @@ impl FsStore {
 
     /// Removes data without a sidecar, except new data of a possible commit in progress.
     fn remove_orphan(&self, key: &Key, entry: &DirEntry, started: SystemTime, report: &mut ScanReport) {
-        let _naming = self.naming.lock().unwrap_or_else(PoisonError::into_inner);
+        let _naming = self.naming.lock();
         let path = entry.path();
         // The sidecar may have been written after the directory was listed.
         if !is_missing(&fs::symlink_metadata(self.path(&layout::sidecar(key)))) {

@@ -2,11 +2,11 @@
 //! pause, a single request probes the bucket. Any response closes the breaker again. The caller
 //! passes the time and writes the log.
 
-use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::error::S3Fault;
 use crate::limits::{S3_BREAKER_FAILURES, S3_BREAKER_PAUSE_MAX, S3_BREAKER_PAUSE_MIN};
+use crate::sync::Mutex;
 
 #[derive(Debug, Default)]
 pub(super) struct CircuitBreaker(Mutex<State>);
@@ -35,14 +35,14 @@ pub(super) enum BreakerTransition {
 impl CircuitBreaker {
     /// Returns whether a request would be allowed at `now`.
     pub fn allows(&self, now: Instant) -> bool {
-        let state = self.state();
+        let state = self.0.lock();
         state.tripped.as_ref().is_none_or(|tripped| now >= tripped.until)
     }
 
     /// Decides whether a request is allowed at `now`. A tripped breaker allows one request per
     /// pause. A request that never ends costs one pause.
     pub fn admit(&self, now: Instant) -> bool {
-        match &mut self.state().tripped {
+        match &mut self.0.lock().tripped {
             None => true,
             Some(tripped) if now >= tripped.until => {
                 tripped.until = now + tripped.pause;
@@ -54,14 +54,14 @@ impl CircuitBreaker {
 
     /// Records a response of the engine.
     pub fn succeeded(&self) -> Option<BreakerTransition> {
-        let mut state = self.state();
+        let mut state = self.0.lock();
         state.failures = 0;
         state.tripped.take().map(|_| BreakerTransition::Recovered)
     }
 
     /// Records a request without a response, or with an error that affects every other request too.
     pub fn failed(&self, fault: S3Fault, now: Instant) -> Option<BreakerTransition> {
-        let mut state = self.state();
+        let mut state = self.0.lock();
         state.failures += 1;
         if let Some(tripped) = &mut state.tripped {
             tripped.pause = (tripped.pause * 2).min(S3_BREAKER_PAUSE_MAX);
@@ -76,10 +76,6 @@ impl CircuitBreaker {
             pause: S3_BREAKER_PAUSE_MIN,
         });
         Some(BreakerTransition::Tripped)
-    }
-
-    fn state(&self) -> std::sync::MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

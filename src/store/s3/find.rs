@@ -1,6 +1,6 @@
 //! Finds entries in the bucket. A lookup succeeds only if sidecar and data match.
 
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::time::Instant;
 
 use super::error::S3Error;
@@ -84,10 +84,11 @@ impl S3Store {
     /// hashes the entry. Meanwhile the lookup is a miss for other callers. Hashing continues if the
     /// caller is cancelled.
     async fn adopt(&self, key: &Key, meta: Meta) -> Result<Option<Arc<Meta>>, S3Error> {
-        let Some(claim) = Claim::take(self, key) else {
+        let Some(claim) = self.0.adopting.take(key) else {
             return Ok(None);
         };
-        let adopting = tokio::spawn(async move { claim.store.adopt_alone(&claim.key, meta).await });
+        let store = self.clone();
+        let adopting = tokio::spawn(async move { store.adopt_alone(claim.key(), meta).await });
         // After a panic, already logged, the lookup is a miss.
         adopting.await.unwrap_or(Ok(None))
     }
@@ -168,28 +169,5 @@ fn judge(key: &Key, json: &[u8], size: Option<u64>) -> Found {
         Some(size) if size != meta.size => Found::Broken("the data has another size than its sidecar says"),
         Some(_) if meta.verified => Found::Sound(meta),
         Some(_) => Found::Unverified(meta),
-    }
-}
-
-/// Exclusive right to hash an entry. Released on drop.
-struct Claim {
-    store: S3Store,
-    key: Key,
-}
-
-impl Claim {
-    fn take(store: &S3Store, key: &Key) -> Option<Claim> {
-        let mut adopting = store.0.adopting.lock().unwrap_or_else(PoisonError::into_inner);
-        adopting.insert(key.clone()).then(|| Claim {
-            store: store.clone(),
-            key: key.clone(),
-        })
-    }
-}
-
-impl Drop for Claim {
-    fn drop(&mut self) {
-        let adopting = self.store.0.adopting.lock();
-        adopting.unwrap_or_else(PoisonError::into_inner).remove(&self.key);
     }
 }

@@ -20,10 +20,9 @@ mod tags;
 mod tls;
 mod upload;
 
-use std::collections::HashSet;
 use std::fs::File;
+use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use aws_sdk_s3::Client;
@@ -31,6 +30,7 @@ use aws_sdk_s3::presigning::PresigningConfig;
 use bytes::Bytes;
 use tokio::sync::Semaphore;
 
+use super::claims::Claims;
 use super::{Key, Meta, RecordName, ReferrersRecord, Source, TagPointer, Verified, layout};
 use crate::config::S3Settings;
 use crate::limits::S3_PRESIGNED_TTL_MAX;
@@ -64,7 +64,7 @@ struct Shared {
     sidecars: Sidecars,
     written: Written,
     /// Entries of an older system that are being hashed.
-    adopting: Mutex<HashSet<Key>>,
+    adopting: Claims,
     uploads: Arc<Semaphore>,
     reads: Arc<Semaphore>,
     /// Slots for bodies read without waiting for a client.
@@ -270,10 +270,7 @@ impl S3Store {
 
     /// Returns whether entries of an older system are being hashed, which may take any time.
     pub fn is_adopting(&self) -> bool {
-        let adopting = self.0.adopting.lock();
-        !adopting
-            .unwrap_or_else(std::sync::PoisonError::into_inner)
-            .is_empty()
+        !self.0.adopting.is_empty()
     }
 
     /// Returns the number of further bodies above

@@ -2,7 +2,7 @@
 //! Errors include a remedy for the operator.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, Weak};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use aws_config::SdkConfig;
@@ -21,6 +21,7 @@ use crate::limits::{
     S3_BREAKER_PAUSE_MAX, S3_BREAKER_PAUSE_MIN, S3_HASHES_MAX, S3_READS_MAX, S3_SELF_TEST_TIMEOUT,
     S3_SHORT_READS_MAX, S3_SIDECAR_TTL, S3_SIDECARS_MAX, S3_UPLOADS_MAX,
 };
+use crate::store::claims::Claims;
 
 /// The object of the self-test. The object stays, because removal needs an otherwise optional
 /// permission, and another machine may be reading the object.
@@ -42,7 +43,7 @@ impl S3Store {
             breaker: CircuitBreaker::default(),
             sidecars: Sidecars::new(S3_SIDECAR_TTL, S3_SIDECARS_MAX),
             written: Written::default(),
-            adopting: Mutex::default(),
+            adopting: Claims::default(),
             uploads: Arc::new(Semaphore::new(S3_UPLOADS_MAX)),
             reads: Arc::new(Semaphore::new(S3_READS_MAX)),
             short_reads: Arc::new(Semaphore::new(S3_SHORT_READS_MAX)),

@@ -4,7 +4,6 @@
 use std::collections::HashMap;
 use std::error::Error;
 use std::pin::Pin;
-use std::sync::{Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -27,6 +26,8 @@ use rustls::ClientConfig;
 use tokio::net::TcpStream;
 use tokio::time::error::Elapsed;
 
+use crate::sync::Mutex;
+
 type BoxError = Box<dyn Error + Send + Sync>;
 
 /// Returns a client with at most `kept` idle connections per host.
@@ -41,7 +42,7 @@ pub(super) fn pooled(tls: &ClientConfig, kept: usize) -> SharedHttpClient {
     let pools = Mutex::new(HashMap::new());
     http_client_fn(move |settings, _| {
         let connect_limit = settings.connect_timeout();
-        let mut pools = pools.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut pools = pools.lock();
         let client = pools.entry(connect_limit).or_insert_with(|| {
             Client::builder(TokioExecutor::new())
                 .pool_timer(TokioTimer::new())

@@ -5,7 +5,6 @@
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use super::S3Store;
@@ -13,6 +12,7 @@ use super::error::S3Error;
 use crate::limits::{RECORD_BYTES_MAX, RECORDS_MAX, S3_RECORD_REWRITE_INTERVAL};
 use crate::store::records::Records;
 use crate::store::{RecordName, ReferrersRecord};
+use crate::sync::Mutex;
 
 /// Records written by this process.
 #[derive(Default)]
@@ -30,24 +30,16 @@ struct Last {
 }
 
 impl Written {
-    fn records(&self) -> MutexGuard<'_, Records> {
-        self.records.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn last(&self) -> MutexGuard<'_, HashMap<PathBuf, Last>> {
-        self.last.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// Returns whether the last request left `content` under `path` within
     /// [`S3_RECORD_REWRITE_INTERVAL`].
     fn is(&self, path: &Path, content: Option<u64>, now: Instant) -> bool {
-        let last = self.last();
+        let last = self.last.lock();
         last.get(path)
             .is_some_and(|last| last.content == content && now < last.at + S3_RECORD_REWRITE_INTERVAL)
     }
 
     fn record(&self, path: &Path, content: Option<u64>, now: Instant) {
-        let mut last = self.last();
+        let mut last = self.last.lock();
         if last.len() >= RECORDS_MAX {
             // Each removed entry costs one request.
             last.clear();
@@ -83,7 +75,7 @@ impl S3Store {
         let record = json.and_then(|json| ReferrersRecord::parse(name, &json));
         if record.is_none() {
             // The object was removed or damaged by another program.
-            self.0.written.last().remove(path);
+            self.0.written.last.lock().remove(path);
         }
         Ok(record)
     }
@@ -99,7 +91,12 @@ impl S3Store {
         let bytes = json.len() as u64;
         self.put_small("write", &self.name(path), json).await?;
         self.0.written.record(path, content, now);
-        let surplus = self.0.written.records().record(path, record.checked_at_ms, bytes);
+        let surplus = self
+            .0
+            .written
+            .records
+            .lock()
+            .record(path, record.checked_at_ms, bytes);
         for surplus in surplus {
             self.drop_record(&surplus).await?;
         }
@@ -111,7 +108,7 @@ impl S3Store {
         if self.0.written.is(path, None, now) {
             return Ok(());
         }
-        self.0.written.records().forget(path);
+        self.0.written.records.lock().forget(path);
         self.delete(&self.name(path)).await?;
         self.0.written.record(path, None, now);
         Ok(())

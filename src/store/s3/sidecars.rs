@@ -2,10 +2,11 @@
 //! cached.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::store::{Key, Meta};
+use crate::sync::Mutex;
 
 pub(super) struct Sidecars {
     held: Mutex<HashMap<Key, Held>>,
@@ -28,13 +29,13 @@ impl Sidecars {
     }
 
     pub fn get(&self, key: &Key, now: Instant) -> Option<Arc<Meta>> {
-        let held = self.held();
+        let held = self.held.lock();
         let found = held.get(key)?;
         (now < found.since + self.life).then(|| found.meta.clone())
     }
 
     pub fn insert(&self, key: &Key, meta: Arc<Meta>, now: Instant) {
-        let mut held = self.held();
+        let mut held = self.held.lock();
         if held.len() >= self.most && !held.contains_key(key) {
             held.retain(|_, held| now < held.since + self.life);
             // Evicts an arbitrary eighth. Each evicted sidecar costs one request.
@@ -50,11 +51,7 @@ impl Sidecars {
     }
 
     pub fn forget(&self, key: &Key) {
-        self.held().remove(key);
-    }
-
-    fn held(&self) -> std::sync::MutexGuard<'_, HashMap<Key, Held>> {
-        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+        self.held.lock().remove(key);
     }
 }
 
@@ -88,7 +85,7 @@ mod tests {
         let now = Instant::now();
         for n in 0..1_000 {
             sidecars.insert(&key(n), meta(&key(n)), now);
-            assert!(sidecars.held().len() <= 64);
+            assert!(sidecars.held.lock().len() <= 64);
             assert!(sidecars.get(&key(n), now).is_some());
         }
     }

@@ -74,7 +74,7 @@ async fn existing_object_is_not_uploaded_again_and_its_sources_are_merged() {
     put_as(&one, &key, &content, &known).await;
     let name = format!("PUT /oci-cache/eu/{}", layout::content(&key).display());
     let data_puts = || {
-        let seen = engine.seen.lock().unwrap();
+        let seen = engine.seen.lock();
         seen.iter()
             .filter(|line| line.split('?').next() == Some(name.as_str()))
             .count()

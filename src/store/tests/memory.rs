@@ -1,13 +1,14 @@
 //! The simplest store that keeps the contract: a map from names to bytes.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::Arc;
 
 use super::sample::{RecordOf, TagName, data_name, pointer_name, record_name, sidecar_name};
 use super::{Place, SharedPlace, Shelf, keeps_the_contract, keeps_the_contract_of_machines};
 use crate::limits::SIDECAR_BYTES_MAX;
 use crate::oci::Digest;
 use crate::store::{Key, Meta, ReferrersRecord, Source, TagPointer, Verified};
+use crate::sync::{Mutex, MutexGuard};
 
 #[derive(Clone, Default)]
 pub struct Memory(Arc<Mutex<BTreeMap<String, Vec<u8>>>>);
@@ -16,7 +17,7 @@ type Map<'a> = MutexGuard<'a, BTreeMap<String, Vec<u8>>>;
 
 impl Memory {
     fn map(&self) -> Map<'_> {
-        self.0.lock().unwrap()
+        self.0.lock()
     }
 
     /// Returns the entry under `key`. Removes a mismatched entry, and hashes an unmarked one.

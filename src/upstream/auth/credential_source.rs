@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::io::Read as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::Semaphore;
@@ -16,6 +16,7 @@ use super::docker_config::{DockerConfig, Kept};
 use super::{Secret, credential, helper};
 use crate::config::Auth;
 use crate::oci::{Namespace, Repository};
+use crate::sync::Mutex;
 use crate::upstream::error::UpstreamError;
 
 /// How long a helper's answer is used. The answer contains no lifetime. ECR tokens are valid for 12
@@ -223,8 +224,7 @@ impl CredentialSource {
     }
 
     fn slot(&self, name: &str, server: &str) -> Arc<HelperSlot> {
-        // The map is consistent after each statement, so a panic elsewhere leaves it usable.
-        let mut helped = self.helped.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut helped = self.helped.lock();
         let key = (name.to_owned(), server.to_owned());
         if helped.len() >= SERVERS_MAX && !helped.contains_key(&key) {
             // A slot with a waiting request is kept.

@@ -6,7 +6,7 @@
 //! is in `token_request.rs`.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::{Instant, timeout};
@@ -17,6 +17,7 @@ use super::credential::{Credential, CredentialId};
 use super::token_key::{Principal, Requester, TokenKey};
 use super::token_request::{self, TokenGrant};
 use crate::oci::{Namespace, Repository};
+use crate::sync::Mutex;
 use crate::upstream::Deadlines;
 use crate::upstream::endpoint::Endpoint;
 use crate::upstream::error::{Phase, UpstreamError, host_of};
@@ -109,7 +110,7 @@ pub(in crate::upstream) enum First {
 impl Tokens {
     /// Returns the slot of the token for `key`.
     pub fn slot(&self, key: TokenKey) -> Arc<Slot> {
-        let mut tables = self.tables();
+        let mut tables = self.0.lock();
         if tables.slots.len() >= TOKENS_MAX && !tables.slots.contains_key(&key) {
             tables.first.clear();
             // A slot in use may be fetching; its removal would let a second fetch start.
@@ -124,7 +125,8 @@ impl Tokens {
 
     /// Returns the credential for `repository` to send before a challenge.
     pub fn first(&self, requester: &Requester, repository: &Repository) -> Option<First> {
-        self.tables()
+        self.0
+            .lock()
             .first
             .get(&(requester.clone(), repository.clone()))
             .cloned()
@@ -132,7 +134,7 @@ impl Tokens {
 
     /// Records the successful credential for `repository`.
     pub fn remember(&self, requester: &Requester, repository: &Repository, first: First) {
-        let mut tables = self.tables();
+        let mut tables = self.0.lock();
         if tables.first.len() >= REPOSITORIES_MAX {
             tables.first.clear();
         }
@@ -143,7 +145,7 @@ impl Tokens {
 
     /// Returns the slot of the challenges of a registry's `/v2/`.
     pub fn ping(&self, namespace: &Namespace, place: &Arc<str>) -> Arc<PingSlot> {
-        let mut tables = self.tables();
+        let mut tables = self.0.lock();
         let key = (namespace.clone(), place.clone());
         if tables.pings.len() >= PINGS_MAX && !tables.pings.contains_key(&key) {
             // A slot in use is kept, so there is no second request.
@@ -154,14 +156,10 @@ impl Tokens {
 
     /// Removes the recorded credential, so the next request gets a challenge.
     pub fn forget(&self, requester: &Requester, repository: &Repository) {
-        self.tables()
+        self.0
+            .lock()
             .first
             .remove(&(requester.clone(), repository.clone()));
-    }
-
-    fn tables(&self) -> MutexGuard<'_, Tables> {
-        // The tables are consistent after each statement, so a panic elsewhere leaves them usable.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -291,7 +289,7 @@ mod tests {
         for n in 1..3 * TOKENS_MAX {
             let slot = tokens.slot(numbered(n));
             tokens.remember(&requester(), &repository, First::Token(slot));
-            assert!(tokens.tables().slots.len() <= TOKENS_MAX);
+            assert!(tokens.0.lock().slots.len() <= TOKENS_MAX);
         }
         assert!(
             Arc::ptr_eq(&in_use, &tokens.slot(numbered(0))),
@@ -301,7 +299,7 @@ mod tests {
         let in_use = ping(0);
         for n in 1..3 * PINGS_MAX {
             ping(n);
-            assert!(tokens.tables().pings.len() <= PINGS_MAX);
+            assert!(tokens.0.lock().pings.len() <= PINGS_MAX);
         }
         assert!(
             Arc::ptr_eq(&in_use, &ping(0)),

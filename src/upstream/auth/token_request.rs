@@ -194,7 +194,7 @@ async fn send(
                 if !redirect::same_origin(&next, &url) {
                     return Err(wrong("its token service redirected to another origin".into()).into());
                 }
-                exchange::read_bounded(response, exchange::ERROR_BODY_BYTES_MAX).await;
+                exchange::read_error_body(response).await;
                 url = next;
             }
             // Statuses about the client's request. GHCR answers 403 here for missing content.

@@ -15,7 +15,7 @@ mod registry;
 mod retry_after;
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use http::HeaderMap;
@@ -27,6 +27,7 @@ use super::response::UpstreamResponse;
 use super::verdict::Verdict;
 use super::{Credentials, Purpose, Target, UpstreamRequest};
 use crate::oci::{Namespace, Repository};
+use crate::sync::Mutex;
 use circuit_breaker::{Cause, Failure};
 use registry::{Admission, Availability, Change, Outcome, RequestClass};
 pub(super) use retry_after::retry_after;
@@ -112,7 +113,7 @@ impl AvailabilityTable {
             resumes: request.range_from.is_some(),
             client_credentials: matches!(request.credentials, Credentials::Client(_)),
         };
-        let verdict = match self.entries().get_mut(&request.namespace) {
+        let verdict = match self.0.lock().get_mut(&request.namespace) {
             Some(entry) => entry.availability.admit(&class, now),
             // No recent request to this registry.
             None => Admission::Allow,
@@ -153,17 +154,13 @@ impl AvailabilityTable {
     /// Returns the status of all registries in the table, sorted by name.
     pub fn report(&self, now: Instant) -> Vec<RegistryStatus> {
         let mut report: Vec<_> = self
-            .entries()
+            .0
+            .lock()
             .iter()
             .map(|(namespace, entry)| entry.availability.report(namespace, now))
             .collect();
         report.sort_by(|one, other| one.namespace.cmp(&other.namespace));
         report
-    }
-
-    fn entries(&self) -> MutexGuard<'_, HashMap<Namespace, Entry>> {
-        // The table is consistent after each statement, so a panic elsewhere leaves it usable.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn record(&self, tracker: &RequestTracker, outcome: Outcome, budget: Option<Budget>, now: Instant) {
@@ -176,7 +173,7 @@ impl AvailabilityTable {
             Outcome::Limited { wait, .. } => *wait,
             _ => None,
         };
-        let mut entries = self.entries();
+        let mut entries = self.0.lock();
         if !entries.contains_key(&tracker.namespace) && entries.len() >= REGISTRIES_MAX {
             forget_one(&mut entries);
         }

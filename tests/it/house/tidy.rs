@@ -48,7 +48,7 @@ const ARROWS: &[(&str, &[&str])] = &[
 ];
 
 /// Modules that every folder may import. These modules import no other module of the crate.
-const FOR_ALL: &[&str] = &["anchor", "calendar", "fail_point", "limits", "log", "lru"];
+const FOR_ALL: &[&str] = &["anchor", "calendar", "fail_point", "limits", "log", "lru", "sync"];
 
 /// Files that may use Tokio: code that runs on the helper pool, and code shared between the pool
 /// and a core.
@@ -65,6 +65,7 @@ const TOKIO: &[&str] = &[
     "src/cache/mod.rs",
     "src/cache/passthrough.rs",
     "src/cache/slots.rs",
+    "src/cache/small_body.rs",
     "src/runtime/helper.rs",
     "src/runtime/single_flight.rs",
     "src/server/h2/io.rs",

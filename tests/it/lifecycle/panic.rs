@@ -158,6 +158,35 @@ fn a_panic_while_content_is_stored_fails_no_pull() {
     }
 }
 
+/// An entry of an older system has no verification mark. The first lookup hashes the entry.
+#[test]
+fn an_unverified_entry_is_served_after_a_panic_during_its_verification() {
+    if server::storage_of_run() != "fs" {
+        // A bucket has no fail point for this write.
+        return;
+    }
+    let upstream = Registry::new();
+    let mut cache = Server::start(&upstream);
+    let content = PseudoRandom::new(fresh_seed(), SIZE);
+    let path = upstream.blob_url("a", &upstream.blob(content.clone()));
+    cache.client().pull(&path, &content);
+    cache.wait_stored(&content.digest());
+    cache.stop();
+    let sidecar = disk::sidecar_of(&disk::blob_path(cache.root(), &content.digest()));
+    let marked = std::fs::read_to_string(&sidecar).unwrap();
+    let unmarked = marked.replace("X-Cache-Verified", "X-Other");
+    assert_ne!(marked, unmarked);
+    std::fs::write(&sidecar, unmarked).unwrap();
+
+    cache.set_env("AIR_GAPPED", "true");
+    cache.set_env("FAIL_POINT", "replacement-written:panic:1");
+    cache.restart();
+    assert_eq!(cache.client().get(&path).status, 404);
+    cache.wait_stderr("fail point");
+    cache.client().pull(&path, &content);
+    assert!(cache.is_running());
+}
+
 /// A process with a dead core or watchdog must end, because otherwise nothing would restart the
 /// process.
 #[test]

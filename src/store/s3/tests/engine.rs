@@ -2,8 +2,8 @@
 //! a test.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use aws_config::{BehaviorVersion, SdkConfig};
@@ -18,6 +18,7 @@ use tokio::net::{TcpListener, TcpStream};
 use crate::config::S3Settings;
 use crate::store::s3::{S3OpenError, S3Store};
 use crate::store::tests::files_below;
+use crate::sync::Mutex;
 
 pub const ACCESS: &str = "GK000000000000000000000001";
 pub const SECRET: &str = "canary-secret";
@@ -111,7 +112,7 @@ impl Engine {
     }
 
     pub fn script(&self, script: impl FnMut(&str) -> Act + Send + 'static) {
-        *self.script.lock().unwrap() = Box::new(script);
+        *self.script.lock() = Box::new(script);
     }
 
     pub fn heal(&self) {
@@ -150,7 +151,7 @@ impl Engine {
     }
 
     pub fn requests(&self, prefix: &str) -> usize {
-        let seen = self.seen.lock().unwrap();
+        let seen = self.seen.lock();
         seen.iter().filter(|line| line.starts_with(prefix)).count()
     }
 
@@ -180,8 +181,8 @@ async fn pass(
     };
     let line = head.lines().next().unwrap_or_default();
     let line = line.rsplit_once(' ').map_or(line, |(line, _)| line).to_owned();
-    seen.lock().unwrap().push(line.clone());
-    let act = (script.lock().unwrap())(&line);
+    seen.lock().push(line.clone());
+    let act = (script.lock())(&line);
     if let Act::Hang = act {
         // Waits until the client gives up.
         let _ = client.read(&mut [0; 1]).await;
