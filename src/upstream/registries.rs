@@ -88,7 +88,7 @@ impl RegistryTable {
             let known = before.and_then(|before| before.entry_named(&config.name));
             let twice = || BuildError::Registry {
                 name: config.name.to_string(),
-                reason: "it is configured twice",
+                reason: "the registry is configured twice",
             };
             let entry = builder.entry(config, known)?;
             match &config.name {
@@ -301,7 +301,7 @@ impl Builder<'_> {
         let written = match (&settings.url, namespace) {
             (Some(url), _) => Some(url.clone()),
             (None, Some(namespace)) => {
-                Some(base_url(namespace, settings.insecure).map_err(|()| wrong("its name is not a host"))?)
+                Some(base_url(namespace, settings.insecure).map_err(|()| wrong("the name is not a host"))?)
             }
             (None, None) => None,
         };
@@ -343,7 +343,7 @@ impl Builder<'_> {
 
         let mut mirrors = Vec::with_capacity(settings.mirrors.len());
         for mirror in &settings.mirrors {
-            check_base(&mirror.url).map_err(|_| wrong("the url of a mirror is not one"))?;
+            check_base(&mirror.url).map_err(|_| wrong("a mirror has an invalid url"))?;
             let policy = Policy::written(&mirror.url, settings.allow_private.unwrap_or(true));
             let client = client(&policy, Peer::Elsewhere)?;
             mirrors.push(MirrorEndpoint {
@@ -440,7 +440,7 @@ mod tests {
     const HUB: &str = "https://registry-1.docker.io/v2/library/nginx/manifests/1.0";
 
     #[test]
-    fn a_registry_nobody_named_is_a_public_name() {
+    fn a_registry_without_an_entry_is_a_public_name() {
         let table = table(&[], RegistrySettings::default()).unwrap();
         assert_eq!(place(&table, "docker.io").as_deref(), Some(HUB));
         assert_eq!(place(&table, "ghcr.io"), Some(format!("https://ghcr.io/{REST}")));
@@ -529,7 +529,7 @@ mod tests {
         ] {
             assert_eq!(place(&table, name), Some(expected));
         }
-        assert_eq!(place(&table, "r.lan:5000"), None, "a port nobody named");
+        assert_eq!(place(&table, "r.lan:5000"), None, "a port without an entry");
     }
 
     #[test]
