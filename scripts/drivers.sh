@@ -86,7 +86,7 @@ serves() {
   for text in "${says[@]}"; do
     grep -qF -- "$text" "$log" || { echo "the log does not say: $text"; status=1; }
   done
-  [ "$(grep -c 'io driver: ' "$log")" = 1 ] || { echo "not one line about the driver"; status=1; }
+  [ "$(grep -c 'io driver selected' "$log")" = 1 ] || { echo "not one line about the driver"; status=1; }
   [ $status = 0 ] || tail -n 8 "$log"
   return $status
 }
@@ -140,7 +140,7 @@ run_switched_off() {
 
 switched_off() {
   current=process
-  says=("io driver: epoll" "sysctl kernel.io_uring_disabled")
+  says=("io driver selected driver=epoll" "sysctl kernel.io_uring_disabled")
   serves sysctl "$work/sysctl.log" run_switched_off "$work/sysctl.log" auto
   says=("sysctl kernel.io_uring_disabled" "IO_DRIVER=auto")
   refuses "$work/sysctl2.log" run_in_subshell run_switched_off "$work/sysctl2.log" io_uring
@@ -157,17 +157,17 @@ cure="--security-opt seccomp=deploy/seccomp.json"
 in_containers() {
   local runtime=$1 run=run_$1 log=$work/$1
   current=$runtime
-  says=("io driver: epoll" "$cure")
+  says=("io driver selected driver=epoll" "$cure")
   check "$runtime, io_uring refused: epoll serves" \
     serves refused "$log-1.log" "$run" drivers "$log-1.log" IO_DRIVER=auto -- --security-opt "seccomp=$work/refusing.json"
   says=("IO_DRIVER=io_uring" "$cure")
   check "$runtime, io_uring refused and insisted on: exit 2" \
     refuses "$log-2.log" "$run" drivers "$log-2.log" IO_DRIVER=io_uring -- --security-opt "seccomp=$work/refusing.json"
   [ "$io_uring" = 1 ] || { skip "$runtime, with deploy/seccomp.json: the kernel grants no io_uring"; return; }
-  says=("io driver: io_uring")
+  says=("io driver selected driver=io_uring")
   check "$runtime, with deploy/seccomp.json: io_uring" \
     serves allowed "$log-3.log" "$run" drivers "$log-3.log" IO_DRIVER=io_uring -- --security-opt "seccomp=$profile"
-  says=("io driver: epoll" "--ulimit memlock=-1")
+  says=("io driver selected driver=epoll" "--ulimit memlock=-1")
   check "$runtime, another user, 64 KiB to lock" \
     serves memlock "$log-4.log" "$run" drivers "$log-4.log" IO_DRIVER=auto FS_ROOT=/data/other -- --security-opt "seccomp=$profile" \
     --user 64124:64124 --ulimit memlock=65536:65536
@@ -198,7 +198,7 @@ client=podman
 if usable podman runc conmon; then
   in_containers podman
   # Default settings. podman's default profile answers with ENOSYS.
-  current=podman says=("io driver: epoll" "$cure")
+  current=podman says=("io driver selected driver=epoll" "$cure")
   check "podman, as it comes" serves plain "$work/podman-5.log" run_podman drivers "$work/podman-5.log" IO_DRIVER=auto --
 fi
 if unshare --mount true 2>/dev/null && [ -e /proc/sys/kernel/io_uring_disabled ]; then

@@ -47,7 +47,7 @@ pub fn hit(name: &str) {
     let order = ORDER.get_or_init(|| {
         #[allow(
             clippy::disallowed_methods,
-            reason = "no setting of the product: it does not exist outside of tests"
+            reason = "the variable is not a setting and exists only in tests"
         )]
         let text = std::env::var("FAIL_POINT").ok()?;
         let mut words = text.split(':');

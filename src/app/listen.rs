@@ -63,8 +63,8 @@ pub(super) fn open(
     }
     for addr in &config.listen {
         let waiting = || {
-            let seconds = BIND_WAIT.as_secs();
-            tracing::warn!(%addr, "the address is in use; trying again for {seconds} s");
+            let timeout_s = BIND_WAIT.as_secs();
+            tracing::warn!(address = %addr, timeout_s, "listen address in use");
         };
         let (local, sockets) =
             bind(addr.host, addr.port, cores, BIND_WAIT, waiting).map_err(|source| AppError::Listen {
@@ -100,9 +100,11 @@ fn speaks_tls(name: SocketName, address: SocketAddr, configured: bool) -> Result
 
 fn hint(error: &std::io::Error) -> &'static str {
     match error.kind() {
-        std::io::ErrorKind::AddrInUse => "; another process has it, choose another with LISTEN_ADDR",
+        std::io::ErrorKind::AddrInUse => {
+            "; another process uses the address; set LISTEN_ADDR to another address"
+        }
         std::io::ErrorKind::PermissionDenied => {
-            "; ports below 1024 need a privilege, choose another with LISTEN_ADDR"
+            "; ports below 1024 need a privilege; set LISTEN_ADDR to a higher port"
         }
         _ => "",
     }

@@ -11,19 +11,17 @@ use crate::upstream::Upstreams;
 /// Runs `reload`. A panic in `reload` is a bug, and leaves the configuration unchanged.
 pub(super) fn contained(reload: impl FnOnce()) {
     if std::panic::catch_unwind(std::panic::AssertUnwindSafe(reload)).is_err() {
-        tracing::error!("the reload ended by a panic; this is a bug worth reporting");
+        tracing::error!("configuration reload panicked");
     }
 }
 
 /// Logs warnings and notices about the configuration in use.
 pub(super) fn log_settings(config: &Config) {
     for warning in &config.warnings {
-        tracing::warn!("{warning}");
+        tracing::warn!(setting = %warning.what, reason = %warning.why, "configuration warning");
     }
     for name in config.registries.shared_by_default() {
-        tracing::info!(
-            "registry {name}: everyone who reaches the cache reads what its credentials can read (access: shared)"
-        );
+        tracing::info!(registry = %name, access = "shared", "registry credentials used for all clients");
     }
 }
 
@@ -41,32 +39,29 @@ pub(super) fn reload(
         Ok(new) => new,
         Err(diagnostics) => {
             for diagnostic in &diagnostics.0 {
-                tracing::error!("{}: {}", diagnostic.what, diagnostic.why);
+                tracing::error!(setting = %diagnostic.what, error = %diagnostic.why, "invalid setting");
             }
             let count = diagnostics.0.len();
-            return tracing::error!(
-                diagnostics = count,
-                "configuration not reloaded; the old one stays"
-            );
+            return tracing::error!(diagnostics = count, "configuration not reloaded");
         }
     };
     hit("reload");
     if let (Some(acceptor), Some(tls)) = (acceptor, &new.tls)
         && let Err(error) = acceptor.replace(super::tls::material(tls))
     {
-        return tracing::error!(%error, "configuration not reloaded; the old one stays");
+        return tracing::error!(%error, "configuration not reloaded");
     }
     let registries = Arc::new(new.registries.clone());
     if let Err(error) = upstreams.reload(registries.clone()) {
-        return tracing::error!(%error, "configuration not reloaded; the old one stays");
+        return tracing::error!(%error, "configuration not reloaded");
     }
     live.replace(registries);
     if let Err(error) = client_auth.replace(new.client_auth.clone()) {
-        tracing::error!(%error, "client authentication not reloaded; the earlier configuration stays in use");
+        tracing::error!(%error, "client authentication not reloaded");
     }
     log_settings(&new);
     for key in running.needs_restart(&new) {
-        tracing::warn!("{key} has changed and needs a restart");
+        tracing::warn!(setting = %key, "setting needs a restart");
     }
     tracing::info!(
         registries = new.registries.entries.len(),

@@ -26,9 +26,10 @@ pub(super) fn connections_max(config: &Config, descriptors: u64) -> usize {
     };
     if wanted.get() as u64 >= descriptors {
         tracing::warn!(
-            wanted,
+            setting = %"max_connections",
+            limit = wanted,
             descriptors,
-            "max_connections needs more file descriptors than the process may have; raise the limit (LimitNOFILE=, --ulimit nofile)"
+            "connection limit exceeds the file descriptor limit"
         );
     }
     wanted.get()
@@ -55,7 +56,7 @@ pub(super) fn raise_descriptor_limit() -> u64 {
     let mut limit = getrlimit(Resource::Nofile);
     limit.current = limit.maximum;
     if let Err(error) = setrlimit(Resource::Nofile, limit) {
-        tracing::warn!(%error, "cannot raise the limit of open files");
+        tracing::warn!(%error, "file descriptor limit not raised");
     }
     getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
 }
@@ -87,10 +88,11 @@ pub fn set_umask() {
 
 /// Logs the driver, with the reason.
 pub(super) fn log_driver(choice: &Choice) {
+    let (driver, reason) = (choice.driver.name(), choice.why.as_str());
     if choice.fell_back {
-        tracing::warn!("io driver: {} ({})", choice.driver.name(), choice.why);
+        tracing::warn!(%driver, %reason, "io driver selected");
     } else {
-        tracing::info!("io driver: {} ({})", choice.driver.name(), choice.why);
+        tracing::info!(%driver, %reason, "io driver selected");
     }
 }
 
@@ -99,10 +101,10 @@ pub(super) fn log_root(root: &Path, choice: RootChoice) {
     match choice {
         RootChoice::Given | RootChoice::Default => {}
         RootChoice::UserCache => {
-            tracing::info!(root = %root.display(), "the default store cannot be written; using the user's cache directory");
+            tracing::info!(path = %root.display(), "store placed in the user cache directory");
         }
         RootChoice::Temporary => {
-            tracing::warn!(root = %root.display(), "no lasting place can be written; the store may be gone after a restart, set FS_ROOT");
+            tracing::warn!(path = %root.display(), "store placed in a temporary directory");
         }
     }
 }

@@ -37,24 +37,21 @@ pub(super) fn drain(
     end_at_once_on_another(signals);
     if !delay.is_zero() {
         let delay_s = delay.as_secs_f32();
-        tracing::info!(delay_s, "not ready any more; stopping after the delay");
+        tracing::info!(delay_s, "drain delay started");
         wait(delay, || false);
     }
-    tracing::info!(
-        running = shutdown.running(),
-        "stopping; a second signal ends at once"
-    );
+    tracing::info!(connections = shutdown.running(), "shutdown started");
     notifier.status(&format!("finishing {} connections", shutdown.running()));
     shutdown.drain();
     // Waits for the acceptors first, because they still serve connections in the kernel's queue.
     wait(timeout, || shutdown.accepting() == 0 && shutdown.running() == 0);
     match shutdown.running() {
         0 => {
-            tracing::info!("stopped");
+            tracing::info!("shutdown finished");
             End::Finished
         }
         cut => {
-            tracing::warn!(cut, "stopped; connections were cut off");
+            tracing::warn!(connections = cut, "connections cut off at the drain timeout");
             End::Cut
         }
     }
@@ -77,11 +74,11 @@ fn end_at_once_on_another(mut signals: Signals) {
         .name("second-signal".into())
         .spawn(move || {
             signals.forever().find(|signal| *signal != SIGHUP);
-            tracing::warn!("second signal; ending at once");
+            tracing::warn!("second signal received; process ends at once");
             crate::log::flush();
             std::process::exit(1);
         });
     if let Err(error) = second {
-        tracing::warn!(%error, "a second signal will not be noticed");
+        tracing::warn!(%error, "second signal handler not started");
     }
 }

@@ -18,7 +18,7 @@ const LOOK: Duration = Duration::from_millis(2);
 /// notifications.
 pub(super) fn notifier(systemd: &SystemdEnvironment) -> Notifier {
     Notifier::new(systemd.notify.as_deref()).unwrap_or_else(|error| {
-        tracing::warn!(%error, "NOTIFY_SOCKET cannot be used; systemd gets no notifications");
+        tracing::warn!(%error, "systemd notification socket unusable");
         Notifier::default()
     })
 }

@@ -23,8 +23,8 @@ fn ktls_support(kernel: KernelTls) -> KtlsSupport {
                 tracing::info!(ciphers = %found.names(), "kTLS available");
                 found
             }
-            Err(why) => {
-                tracing::warn!(reason = %why, "kTLS unavailable");
+            Err(reason) => {
+                tracing::warn!(%reason, "kTLS unavailable");
                 KtlsSupport::NONE
             }
         },

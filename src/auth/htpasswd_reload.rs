@@ -69,14 +69,14 @@ fn reload(client_auth: &ClientAuth, store: &Arc<CredentialStore>, before: &Htpas
                 tracing::info!(%path, users, "htpasswd file reloaded");
             }
         }
-        Err(why) => tracing::error!(%path, "htpasswd file not reloaded; the old one stays: {why}"),
+        Err(error) => tracing::error!(%path, %error, "htpasswd file not reloaded"),
     }
 }
 
 fn read(path: &Path) -> Result<Htpasswd, String> {
     let size = std::fs::metadata(path).map_err(|error| error.to_string())?.len();
     if size > HTPASSWD_BYTES_MAX as u64 {
-        return Err("it is too large".to_owned());
+        return Err(format!("the file is larger than {HTPASSWD_BYTES_MAX} bytes"));
     }
     let text = std::fs::read_to_string(path).map_err(|error| error.to_string())?;
     Htpasswd::parse(path.to_owned(), &text).map_err(|wrong| {

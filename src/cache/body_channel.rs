@@ -115,7 +115,7 @@ impl BodySender {
                     };
                 }
                 Err(error) => {
-                    tracing::info!(%error, "a body broke off while it was passed through");
+                    tracing::info!(%error, "forwarded body ended early");
                     return ForwardOutcome::Broken;
                 }
             }
@@ -191,7 +191,7 @@ impl Withheld {
         if hasher.finish() == expected {
             return Ok(self.chunks);
         }
-        tracing::warn!(digest = %expected, "a body that was passed through is not what its digest says");
+        tracing::warn!(digest = %expected, "forwarded body does not match its digest");
         Err(Aborted)
     }
 }

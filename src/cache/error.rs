@@ -11,11 +11,11 @@ pub enum FetchError {
     #[error(transparent)]
     Upstream(#[from] UpstreamError),
     /// The upstream's bytes do not match their digest. Nothing was stored.
-    #[error("the upstream sent content for {wanted} that hashes to {found}")]
+    #[error("the content from the upstream has the digest {found}; expected {wanted}")]
     DigestMismatch { wanted: String, found: String },
     /// A schema 1 manifest. The digest does not match the bytes, so the manifest is passed through
     /// but not cached.
-    #[error("the manifest is of the first schema, which is not cached")]
+    #[error("the manifest has schema 1, which the cache does not store")]
     Schema1,
     #[error("the manifest is larger than 4 MiB")]
     ManifestTooLarge,
@@ -24,18 +24,18 @@ pub enum FetchError {
     Absent(Absence),
     /// The upstream answered 200 with other content, most likely a web page. Nothing was stored.
     #[error(
-        "the registry answered 200 with {content_type} that is no manifest: {why}; perhaps a login page or a web interface answers at its address, so check the registry's `url`, proxy and credentials"
+        "the registry answered 200 with {content_type} that is no manifest: {why}; a login page or a web interface may answer at the address; check the registry's `url`, proxy and credentials"
     )]
     NotManifest { content_type: String, why: NotManifest },
     /// The cache reached its limit of concurrent fetches or of their memory.
-    #[error("the cache has too much to fetch at the moment")]
+    #[error("the limit of concurrent fetches or of their memory is reached; retry later")]
     Overloaded,
     /// The fetch was abandoned, or bytes that a slow client needs are neither in memory nor on
     /// disk.
-    #[error("the store failed and the bytes are gone")]
+    #[error("the store failed, and the bytes are no longer in memory; retry later")]
     Gone,
     /// A bug in the cache ended the work. The log contains the cause.
-    #[error("the fetch ended unexpectedly")]
+    #[error("a bug in the cache ended the fetch; see the log of the cache")]
     Lost,
 }
 

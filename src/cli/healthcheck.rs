@@ -20,11 +20,11 @@ pub(super) fn check_any(listen: &[ListenAddr], within: Duration) -> Result<Strin
     let deadline = Instant::now() + within;
     // A plain listener is preferred, because the request then needs no TLS handshake.
     let Some(first) = listen.iter().find(|addr| !addr.tls).or(listen.first()) else {
-        return Err("no listen address".into());
+        return Err("no listen address is configured; set LISTEN_ADDR".into());
     };
     if first.port == 0 {
         return Err(format!(
-            "{first}: with port 0 nobody knows where the server listens"
+            "{first}: the port is chosen at start; the health check needs a fixed port in LISTEN_ADDR"
         ));
     }
     let mut failures = Vec::new();
@@ -49,7 +49,7 @@ fn check(address: SocketAddr, tls: bool, deadline: Instant) -> io::Result<&'stat
     match request(tls?, |tls| &tls.sock, address, deadline) {
         Ok(()) => Ok("answered 200"),
         // The server completes handshakes, but requires a client certificate.
-        Err(error) if tls::is_demand_for_a_certificate(&error) => Ok("asks for a certificate"),
+        Err(error) if tls::is_demand_for_a_certificate(&error) => Ok("requires a client certificate"),
         Err(error) => Err(error),
     }
 }
@@ -73,7 +73,7 @@ fn request<S: Read + Write>(
         socket(&stream).set_read_timeout(Some(left(deadline)?))?;
         let mut piece = [0; ANSWER_BYTES_MAX];
         match stream.read(&mut piece) {
-            Ok(0) => return Err(io::Error::other("closed the connection without an answer")),
+            Ok(0) => return Err(io::Error::other("closed the connection without a response")),
             Ok(len) => answer.extend_from_slice(&piece[..len]),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Err(late()),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -95,7 +95,7 @@ fn left(deadline: Instant) -> io::Result<Duration> {
 }
 
 fn late() -> io::Error {
-    io::Error::new(io::ErrorKind::TimedOut, "no answer in time")
+    io::Error::new(io::ErrorKind::TimedOut, "no response in time")
 }
 
 #[cfg(test)]
@@ -143,7 +143,7 @@ mod tests {
         );
         let closed = check(b"", DEADLINE).unwrap_err();
         assert!(
-            closed.ends_with("closed the connection without an answer"),
+            closed.ends_with("closed the connection without a response"),
             "{closed}"
         );
     }
@@ -151,11 +151,11 @@ mod tests {
     #[test]
     fn health_check_fails_at_the_deadline_if_the_response_is_incomplete() {
         let late = check(b"HTTP/1.1 200", Duration::from_millis(50)).unwrap_err();
-        assert!(late.ends_with("no answer in time"), "{late}");
+        assert!(late.ends_with("no response in time"), "{late}");
     }
 
     #[test]
-    fn nobody_listening_is_unhealthy() {
+    fn closed_port_is_unhealthy() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let listen = ListenAddr::parse(&listener.local_addr().unwrap().to_string(), false).unwrap();
         drop(listener);

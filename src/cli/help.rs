@@ -12,12 +12,12 @@ Usage: oci-pull-through [COMMAND] [--FLAG VALUE]...
 Commands:
   serve         run the cache (the default)
   config        check, print or describe the configuration (check | print | schema)
-  healthcheck   ask the cache on this machine whether it is alive: exit 0 or 1
+  healthcheck   check the cache on this machine: exit 0 if alive, otherwise 1
   version       print the version (also --version)
 ";
 
 const FOOT: &str = "
-Flag over environment over file (the flag's name with _ for -) over default.
+Order of precedence: flag, environment, file (flag name with _ for -), default.
 ";
 
 /// Returns the whole help text.

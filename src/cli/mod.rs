@@ -148,13 +148,13 @@ fn summary(config: &Config) -> String {
         .filter(|entry| entry.settings.auth != Auth::Anonymous);
     let shared: Vec<String> = registries.shared_by_default().map(ToString::to_string).collect();
     let mut line = format!(
-        "the configuration is good: {} named, {} with credentials",
+        "the configuration is valid: {} listed, {} with credentials",
         counted(registries.entries.len(), "registry", "registries"),
         with_auth.count()
     );
     if !shared.is_empty() {
         line += &format!(
-            "; everyone who reaches the cache reads what those for {} can read",
+            "; all clients can read with the credentials for {}",
             shared.join(", ")
         );
     }

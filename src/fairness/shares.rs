@@ -237,7 +237,7 @@ mod tests {
         assert!(lease.grow_to(40, 100, 1));
         assert!(lease.grow_to(60, 60, 1));
         assert!(!lease.grow_to(61, 40, 1), "more than is free");
-        assert!(lease.grow_to(61, 40, 7), "less than seven times what is free");
+        assert!(lease.grow_to(61, 40, 7), "less than seven times the free amount");
         let mut other = ledger.lease(&named("b"));
         assert!(other.grow_to(10, 39, 1));
         drop(lease);

@@ -52,7 +52,7 @@ pub fn plan(spans: &[Span], size: u64, content_type: &str, boundary: Boundary) -
     for (index, &span) in spans.iter().enumerate() {
         debug_assert!(
             span.start < span.end && span.end <= size,
-            "a span outside its content"
+            "the span exceeds the content"
         );
         // The CRLF before a delimiter belongs to the delimiter. The first delimiter has none.
         let before = if index == 0 { "" } else { "\r\n" };

@@ -36,12 +36,12 @@ pub enum Digest {
 /// The reason why a text is not a supported digest.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum ParseDigestError {
-    #[error("a digest is `algorithm:hex`")]
+    #[error("malformed digest; expected `algorithm:hex`")]
     Syntax,
     /// A well-formed digest of an unsupported algorithm.
-    #[error("unsupported digest algorithm; sha256 and sha512 are supported")]
+    #[error("unsupported digest algorithm; expected sha256 or sha512")]
     Algorithm,
-    #[error("the digest needs exactly 64 (sha256) or 128 (sha512) lower-case hex digits")]
+    #[error("malformed digest; expected 64 (sha256) or 128 (sha512) lower-case hex digits")]
     Hex,
 }
 

@@ -15,15 +15,15 @@ use super::media_type::{MANIFEST_TYPES, SCHEMA1_TYPES, is_media_type};
 /// The reason why a body is not a manifest.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum NotManifest {
-    #[error("it is not a JSON object")]
+    #[error("not a JSON object")]
     NotAnObject,
-    #[error("it has neither `schemaVersion` nor `mediaType`")]
+    #[error("neither `schemaVersion` nor `mediaType` is present")]
     Unmarked,
-    #[error("an image manifest has `config` and `layers`")]
+    #[error("an image manifest needs `config` and `layers`")]
     NoImage,
-    #[error("an image index has `manifests`")]
+    #[error("an image index needs `manifests`")]
     NoIndex,
-    #[error("a manifest of the first schema has `fsLayers`")]
+    #[error("a schema 1 manifest needs `fsLayers`")]
     NoFirstSchema,
 }
 

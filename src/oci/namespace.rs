@@ -32,7 +32,7 @@ const NAMESPACE_BYTES_MAX: usize = 253 + 6;
 pub struct Namespace(Box<str>);
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
-#[error("a registry is `host` or `host:port`")]
+#[error("invalid registry; expected `host` or `host:port`")]
 pub struct ParseNamespaceError;
 
 impl Namespace {

@@ -15,7 +15,7 @@ pub struct Repository(Box<str>);
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 #[error(
-    "a repository name is lower-case letters, digits and single separators, in parts joined by `/`, at most 255 bytes"
+    "invalid repository name; expected lower-case letters, digits and single separators, in parts joined by `/`, at most 255 bytes"
 )]
 pub struct ParseRepositoryError;
 

@@ -12,7 +12,7 @@ const TAG_BYTES_MAX: usize = 128;
 pub struct Tag(Box<str>);
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
-#[error("a tag is 1 to 128 letters, digits, `_`, `.` and `-`, and starts with neither `.` nor `-`")]
+#[error("invalid tag; expected 1 to 128 letters, digits, `_`, `.` and `-`, without `.` or `-` at the start")]
 pub struct ParseTagError;
 
 impl Tag {

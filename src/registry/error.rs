@@ -22,37 +22,41 @@ pub enum PullError {
     Route(#[from] RouteError),
     #[error(transparent)]
     Fetch(#[from] FetchError),
-    #[error("this registry is read-only")]
+    #[error("this cache is read-only; push to the registry itself")]
     ReadOnly,
     #[error(transparent)]
     Listing(#[from] ListingError),
-    #[error("this cache wants a user name and a password")]
+    #[error("authentication required: send a user name and a password for this cache")]
     Unauthorized,
-    #[error("the user name or the password is wrong for this cache")]
+    #[error("wrong user name or password for this cache; check the login")]
     WrongPassword,
-    #[error("this cache wants a client certificate that it knows")]
+    #[error("a trusted client certificate is required; connect with a certificate that this cache accepts")]
     CertificateRequired,
-    #[error("too many passwords are being checked; try again")]
+    #[error("the limit of concurrent password checks is reached; retry later")]
     AuthOverloaded,
     /// No rule allows the client to read the repository. The error does not depend on the existence
     /// of the content.
-    #[error("this cache does not let you read this repository")]
+    #[error("this cache does not allow this client to read the repository; request access from the operator")]
     Forbidden,
-    #[error("this cache passes logins on to registries; say which is yours")]
+    #[error(
+        "authentication required: send a user name and a password, which this cache forwards to the registry"
+    )]
     Login,
     #[error(transparent)]
     Loop(#[from] Loop),
     /// `X-Registry` or `ns` chose a registry that the cache does not serve. The flag marks a
     /// request for referrers.
-    #[error("this cache does not know the registry {0}")]
+    #[error("the registry {0} is not listed in this cache; use the registry directly")]
     Unlisted(Namespace, bool),
-    #[error("this cache does not serve the registry {0}, which has to be listed under `registries`")]
+    #[error("this cache does not serve the registry {0}; list the registry under `registries`")]
     NotAllowed(Namespace),
     /// A failed health check.
     #[error(transparent)]
     Health(#[from] HealthError),
     /// A failed health check. The store does not respond, and the cache is air-gapped.
-    #[error("the store does not answer, and no registry may be asked")]
+    #[error(
+        "the store does not respond, and air-gapped mode forbids requests to registries; check the disk or the bucket"
+    )]
     StoreSilent,
 }
 
@@ -222,7 +226,7 @@ fn upstream(error: &UpstreamError, wanted: &Wanted) -> Response {
     let origin = wanted.origin.as_ref();
     let mut text = wanted.message(error);
     if let Some(words) = error.words() {
-        text += &format!("; it says: {words}");
+        text += &format!("; message: {words}");
     }
     match error {
         UpstreamError::Status { status, verdict, .. } => refusal(error, *status, *verdict, wanted, &text),
@@ -261,7 +265,10 @@ fn upstream(error: &UpstreamError, wanted: &Wanted) -> Response {
             &text,
             Fields::new().with("Retry-After", seconds_left(retry_after).to_string()),
         ),
-        UpstreamError::AirGapped { .. } => refuse(404, wanted.kind.unknown(), &text, Fields::new()),
+        UpstreamError::AirGapped { .. } => {
+            let text = wanted.message(&format_args!("not cached, and {error}"));
+            refuse(404, wanted.kind.unknown(), &text, Fields::new())
+        }
         _ => refuse(502, ErrorCode::Unavailable, &text, Fields::new()),
     }
 }

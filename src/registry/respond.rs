@@ -117,7 +117,7 @@ fn replay(fields: &mut Fields, stored: &BTreeMap<String, Vec<String>>) {
 pub fn add_stale(fields: &mut Fields, namespace: &Namespace, why: &str) {
     add_warning(
         fields,
-        &format!("served from the cache without asking {namespace}: {why}"),
+        &format!("cached response, not confirmed by {namespace}: {why}"),
     );
 }
 

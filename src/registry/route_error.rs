@@ -5,21 +5,21 @@ use crate::oci::ParseDigestError;
 /// The reason that a request has no route. Always a mistake of the client.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum RouteError {
-    #[error("there is nothing here; the registry API begins at /v2/")]
+    #[error("no such path; the registry API begins at /v2/")]
     NotFound,
-    #[error("this cache keeps no catalog of repositories; ask the registry itself for its own")]
+    #[error("this cache has no catalog of repositories; request the catalog of the registry itself")]
     Catalog,
-    #[error("the repository name is not valid")]
+    #[error("invalid repository name; expected lower-case letters, digits and single separators")]
     Name,
-    #[error("the registry is not valid")]
+    #[error("invalid registry; expected `host` or `host:port`")]
     Namespace,
-    #[error("the name has no registry in it, and there is no default; ask for `<registry>/<name>`")]
+    #[error("the name contains no registry, and this cache has no default registry; use `<registry>/<name>`")]
     NoRegistry,
-    #[error("`X-Registry`, `ns` and the path name different registries")]
+    #[error("`X-Registry`, `ns` and the path name different registries; send the same registry in each")]
     Disagree,
-    #[error("the reference is neither a tag nor a digest")]
+    #[error("invalid reference; expected a tag or a digest")]
     Reference,
-    #[error("the query does not describe a page of this list")]
+    #[error("invalid query; expected a page of this list, such as `n=100&last=<name>`")]
     Page,
     #[error(transparent)]
     Digest(#[from] ParseDigestError),

@@ -9,9 +9,9 @@ const CHAIN_BYTES_MAX: usize = 1_024;
 /// chained too many caches.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum Loop {
-    #[error("a loop: this request has come through this cache before")]
+    #[error("request loop: the request has passed this cache before; check the `url` of each chained cache")]
     Again,
-    #[error("a loop, or a chain of more than {VIA_MAX} caches")]
+    #[error("request loop, or a chain of more than {VIA_MAX} caches; check the `url` of each chained cache")]
     TooLong,
 }
 

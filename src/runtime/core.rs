@@ -45,26 +45,19 @@ where
                 if let Some(cpu) = cpu
                     && !core_affinity::set_for_current(cpu)
                 {
-                    tracing::warn!(
-                        core = index,
-                        cpu = cpu.id,
-                        "cannot pin the core to its CPU; it runs unpinned"
-                    );
+                    tracing::warn!(core = index, cpu = cpu.id, "core not pinned to its CPU");
                 }
                 run(settings, main)
             }));
             match outcome {
                 Ok(Ok(())) => {}
                 Ok(Err(error)) => {
-                    tracing::error!(core = index, %error, "a core cannot start");
+                    tracing::error!(core = index, %error, "core not started");
                     log::flush();
                     std::process::exit(1);
                 }
                 Err(_) => {
-                    tracing::error!(
-                        core = index,
-                        "a core died; ending the process so that it is restarted"
-                    );
+                    tracing::error!(core = index, "core panicked; aborting the process");
                     log::abort();
                 }
             }

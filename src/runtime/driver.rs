@@ -177,7 +177,7 @@ fn explain(error: &io::Error) -> String {
 fn cause(errno: Option<i32>, sysctl: &str, seccomp: bool) -> &'static str {
     match errno {
         Some(libc::EPERM) if matches!(sysctl, "1" | "2") => {
-            "forbidden by sysctl kernel.io_uring_disabled; set it to 0, or add our group as kernel.io_uring_group"
+            "forbidden by sysctl kernel.io_uring_disabled; set the sysctl to 0, or set kernel.io_uring_group to the group of the process"
         }
         Some(libc::EPERM | libc::ENOSYS) if seccomp => {
             "blocked by a seccomp filter, as Docker 25, containerd 2.0 and podman have by default; run with \
@@ -189,10 +189,10 @@ fn cause(errno: Option<i32>, sysctl: &str, seccomp: bool) -> &'static str {
             "forbidden by the kernel or a security module (SELinux, AppArmor)"
         }
         Some(libc::ENOMEM) => {
-            "the memlock limit is too small for a ring per core; raise it (LimitMEMLOCK=infinity, --ulimit memlock=-1), or \
-             run fewer cores (CORES)"
+            "the memlock limit is too small for one ring per core; raise the limit (LimitMEMLOCK=infinity, --ulimit memlock=-1), or \
+             set fewer cores (CORES)"
         }
-        _ => "the set-up failed",
+        _ => "setup failed",
     }
 }
 

@@ -88,7 +88,7 @@ pub struct Health {
 /// The reason for an unhealthy process. Health checks return these texts.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum HealthError {
-    #[error("a core does not move")]
+    #[error("a core does not respond")]
     Core,
     #[error("starting")]
     Starting,
@@ -96,7 +96,7 @@ pub enum HealthError {
     Stopping,
     /// Without the helper pool, lookups and upstream requests never finish, so clients would wait
     /// indefinitely.
-    #[error("the helper threads do not answer")]
+    #[error("the helper threads do not respond")]
     Helper,
 }
 

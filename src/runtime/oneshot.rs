@@ -25,7 +25,7 @@ pub struct Receiver<T> {
 
 /// The helper ended without a value. A panic has been logged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the helper task ended without an answer")]
+#[error("the helper task ended without a result")]
 pub struct Lost;
 
 /// Creates a channel for one value. Must be called on the receiving core.

@@ -65,7 +65,7 @@ impl CoreNotify {
     /// # Panics
     ///
     /// Panics on threads other than cores, because [`install`] has not run there.
-    #[expect(clippy::new_without_default, reason = "it depends on the calling thread")]
+    #[expect(clippy::new_without_default, reason = "depends on the calling thread")]
     pub fn new() -> Self {
         with_slots(|core| {
             let slot = core.free.pop().unwrap_or_else(|| {

@@ -36,7 +36,7 @@ pub fn start(health: Health, workers: Workers, keepalive: Option<Keepalive>) -> 
         .spawn(move || {
             let watchdog_loop = std::panic::AssertUnwindSafe(|| run(&health, workers, keepalive.as_ref()));
             if std::panic::catch_unwind(watchdog_loop).is_err() {
-                tracing::error!("the watchdog died; ending the process so that it is restarted");
+                tracing::error!("watchdog ended; aborting the process");
                 log::abort();
             }
         })
@@ -93,7 +93,7 @@ fn run(health: &Health, mut workers: Workers, keepalive: Option<&Keepalive>) {
 fn report_delays(health: &Health) {
     for (core, heartbeat) in health.cores().iter().enumerate() {
         let micros = heartbeat.take_delay_micros_max();
-        tracing::debug!(core, delay_us_max = micros, "the core's loop");
+        tracing::debug!(core, delay_us_max = micros, "core loop delay");
     }
 }
 
@@ -109,9 +109,9 @@ impl fmt::Display for Monitored {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Monitored::Core(core) => write!(f, "core {core}"),
-            Monitored::Helper => f.write_str("the helper pool"),
+            Monitored::Helper => f.write_str("helper pool"),
             Monitored::HelperThread(thread) => write!(f, "helper thread {thread}"),
-            Monitored::Store => f.write_str("the store"),
+            Monitored::Store => f.write_str("store"),
         }
     }
 }
@@ -225,56 +225,95 @@ impl HeartbeatMonitor {
 }
 
 fn log_change(monitor: &HeartbeatMonitor, change: Change) {
-    let (monitored, seconds) = (monitor.monitored, monitor.silence.as_secs());
-    let in_kernel = monitor.in_kernel.as_secs();
-    let location = || monitor.heartbeat.thread().map_or_else(String::new, whereabouts);
+    let (thread, silent_s) = (monitor.monitored.to_string(), monitor.silence.as_secs());
+    let in_kernel_s = monitor.in_kernel.as_secs();
+    let location = || {
+        monitor
+            .heartbeat
+            .thread()
+            .map_or_else(ThreadLocation::default, ThreadLocation::of)
+    };
     match change {
         Change::None => {}
         Change::Stopped => {
+            let ThreadLocation {
+                tid,
+                state,
+                wchan,
+                syscall,
+            } = location();
             tracing::error!(
-                in_kernel_s = in_kernel,
-                "{monitored} has not moved for {seconds} s{}",
-                location()
+                thread,
+                silent_s,
+                in_kernel_s,
+                tid,
+                state,
+                wchan,
+                syscall,
+                "thread does not respond"
             );
         }
-        Change::Resumed => tracing::warn!("{monitored} moves again"),
+        Change::Resumed => tracing::warn!(thread, "thread responds again"),
         Change::Dead => {
+            let ThreadLocation {
+                tid,
+                state,
+                wchan,
+                syscall,
+            } = location();
             tracing::error!(
-                in_kernel_s = in_kernel,
-                "{monitored} has not moved for {seconds} s{}; ending the process so that it is restarted",
-                location()
+                thread,
+                silent_s,
+                in_kernel_s,
+                tid,
+                state,
+                wchan,
+                syscall,
+                "thread does not respond; aborting the process"
             );
             log::abort();
         }
     }
 }
 
-/// Returns the location of a thread in the kernel, as far as permissions allow: its state, wait
-/// channel and system call.
-fn whereabouts(thread: i32) -> String {
-    let read = |name: &str| {
-        let text = std::fs::read_to_string(format!("/proc/self/task/{thread}/{name}")).ok()?;
-        let text = text.trim();
-        (!text.is_empty()).then(|| text.to_owned())
-    };
-    // The fields follow the name in parentheses. The name may contain any character.
-    let state = read("stat").and_then(|stat| {
-        let (_, rest) = stat.rsplit_once(')')?;
-        rest.split_whitespace().next().map(str::to_owned)
-    });
-    // `0` for a running thread, or if the kernel hides the location.
-    let wchan = read("wchan").filter(|wchan| wchan != "0");
-    let syscall = read("syscall").map(|line| {
-        let number = line.split(' ').next().unwrap_or_default();
-        number.to_owned()
-    });
-    let mut text = format!(" (thread {thread}");
-    for (name, value) in [("state", state), ("wchan", wchan), ("syscall", syscall)] {
-        if let Some(value) = value {
-            text.push_str(&format!(", {name} {value}"));
+/// The location of a thread in the kernel, as far as permissions allow.
+#[derive(Debug, Default)]
+struct ThreadLocation {
+    /// The number of the thread.
+    tid: Option<i32>,
+    /// The state, such as `S` for a sleeping thread.
+    state: Option<String>,
+    /// The kernel function in which the thread waits.
+    wchan: Option<String>,
+    /// The number of the system call.
+    syscall: Option<String>,
+}
+
+impl ThreadLocation {
+    fn of(tid: i32) -> Self {
+        let read = |name: &str| {
+            let text = std::fs::read_to_string(format!("/proc/self/task/{tid}/{name}")).ok()?;
+            let text = text.trim();
+            (!text.is_empty()).then(|| text.to_owned())
+        };
+        // The fields follow the name in parentheses. The name may contain any character.
+        let state = read("stat").and_then(|stat| {
+            let (_, rest) = stat.rsplit_once(')')?;
+            rest.split_whitespace().next().map(str::to_owned)
+        });
+        // `0` for a running thread, or if the kernel hides the location.
+        let wchan = read("wchan").filter(|wchan| wchan != "0");
+        let syscall = read("syscall").map(|line| {
+            let number = line.split(' ').next().unwrap_or_default();
+            number.to_owned()
+        });
+        ThreadLocation {
+            tid: Some(tid),
+            state,
+            wchan,
+            syscall,
         }
     }
-    text + ")"
 }
 
 #[cfg(test)]
@@ -363,8 +402,8 @@ mod tests {
     }
 
     #[test]
-    fn whereabouts_contain_the_state_of_a_thread() {
-        let text = whereabouts(rustix::thread::gettid().as_raw_nonzero().get());
-        assert!(text.contains("state R"), "{text}");
+    fn thread_location_contains_the_state() {
+        let location = ThreadLocation::of(rustix::thread::gettid().as_raw_nonzero().get());
+        assert_eq!(location.state.as_deref(), Some("R"), "{location:?}");
     }
 }

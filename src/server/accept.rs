@@ -79,7 +79,7 @@ impl<H: Handler> Server<H> {
         } = &self.resources;
         let count = limits.count(*core);
         if self.last_count.replace(count) != count {
-            tracing::debug!(core, count, "connections");
+            tracing::debug!(core, count, "open connections");
         }
         let events = limits.events();
         log_transition(
@@ -225,7 +225,7 @@ pub async fn serve<H: Handler>(server: Rc<Server<H>>, listeners: Vec<Listener>) 
             if let Err(error) = accept_all(&server, listener).await {
                 // A core without a listener is useless. The process must not continue with only
                 // some of its cores.
-                tracing::error!(%error, "cannot accept any more; ending the process so that it is restarted");
+                tracing::error!(core = server.resources.core, %error, "accept failed; aborting the process");
                 log::abort();
             }
         });
@@ -331,7 +331,7 @@ fn spawn<H: Handler>(server: Rc<Server<H>>, accepted: AcceptedSocket) {
     }) {
         Ok(stream) => stream,
         Err(error) => {
-            tracing::warn!(%error, "cannot register a connection with the driver");
+            tracing::warn!(%error, "connection not registered with the driver");
             return;
         }
     };
@@ -353,7 +353,7 @@ fn spawn<H: Handler>(server: Rc<Server<H>>, accepted: AcceptedSocket) {
 fn contained(task: impl Future<Output = ()>) -> impl Future<Output = ()> {
     AssertUnwindSafe(task).catch_unwind().map(|ended| {
         if ended.is_err() {
-            tracing::error!("a connection ended by a panic; this is a bug worth reporting");
+            tracing::error!("connection task panicked");
         }
     })
 }

@@ -308,7 +308,7 @@ impl ConnectionDeadline {
         let mut slots = self.table.0.borrow_mut();
         f(slots.slots[self.index]
             .as_mut()
-            .expect("a deadline owns its slot until it is dropped"))
+            .expect("a deadline owns its slot until the drop"))
     }
 }
 

@@ -112,7 +112,7 @@ fn open(entry: Entry, lasting: bool) -> Option<LocalBlob> {
 /// Looks up an entry. A store that cannot be read is a miss.
 pub(super) fn find(store: &FsStore, key: &Key) -> Option<Entry> {
     store.find(key).unwrap_or_else(|error| {
-        tracing::warn!(%error, "the store cannot be read; treating it as a miss");
+        tracing::warn!(%error, "store read failed");
         None
     })
 }

@@ -97,7 +97,7 @@ impl Bucket {
             Ok(Ok(Ok(found))) => Some(found),
             // The store logs a failure once.
             Ok(Ok(Err(error))) => {
-                tracing::debug!(%error, "request to the bucket failed; treating it as a miss");
+                tracing::debug!(%error, "bucket request failed");
                 None
             }
             Ok(Err(_)) => None,
@@ -116,10 +116,7 @@ impl Bucket {
         let pause = BUCKET_STALL_COOLDOWN;
         let until = now + u64::try_from(pause.as_micros()).unwrap_or(u64::MAX);
         if self.unreadable_until.swap(until, Ordering::Relaxed) <= now {
-            tracing::warn!(
-                pause_s = pause.as_secs(),
-                "the bucket does not answer in time; lookups are misses for a while"
-            );
+            tracing::warn!(retry_s = pause.as_secs(), "bucket lookups suspended");
         }
     }
 
@@ -152,7 +149,7 @@ impl Storage {
         let Some(bucket) = self.bucket() else {
             return;
         };
-        tracing::warn!(digest = %key.digest(), "content from the bucket does not match its digest; another source is used");
+        tracing::warn!(digest = %key.digest(), "bucket content does not match its digest");
         bucket.quarantine(*key.digest());
         let (storage, key) = (self.clone(), key.clone());
         tokio::spawn(async move {

@@ -30,19 +30,17 @@ impl StoreHealth {
     /// Records a slow lookup. Logs once per pause.
     pub fn stalled(&self) {
         if self.readable() {
-            tracing::warn!(
-                pause_s = STORE_STALL_COOLDOWN.as_secs(),
-                "the store does not answer; lookups are misses for a while"
-            );
+            let retry_s = STORE_STALL_COOLDOWN.as_secs();
+            tracing::warn!(retry_s, "store lookups suspended");
         }
         self.unreadable_until
             .store(unix_seconds() + STORE_STALL_COOLDOWN.as_secs(), Ordering::Relaxed);
     }
 
     /// Records a failed write. Logs once per pause.
-    pub fn failed(&self, why: &dyn std::fmt::Display) {
+    pub fn failed(&self, error: &dyn std::fmt::Display) {
         if self.writable() {
-            tracing::warn!(%why, pause_s = STORE_RETRY_INTERVAL.as_secs(), "the store takes no writes; pulls go on uncached");
+            tracing::warn!(%error, retry_s = STORE_RETRY_INTERVAL.as_secs(), "store rejects writes");
         }
         self.unwritable_until
             .store(unix_seconds() + STORE_RETRY_INTERVAL.as_secs(), Ordering::Relaxed);

@@ -87,7 +87,7 @@ pub enum StorageError {
     Fs(#[from] OpenError),
     #[error(transparent)]
     Bucket(#[from] S3OpenError),
-    #[error("{0}; choose another directory with SPOOL_DIR")]
+    #[error("{0}; set SPOOL_DIR to another directory")]
     Spool(#[from] StoreError),
 }
 
@@ -200,7 +200,7 @@ impl Storage {
             let (store, key, source) = (bucket.store().clone(), key.clone(), source.clone());
             self.0.helper.spawn(async move {
                 if let Err(error) = store.record_source(&key, &source, public).await {
-                    tracing::debug!(%error, "a source of an entry was not recorded in the bucket");
+                    tracing::debug!(%error, "entry source not recorded in the bucket");
                 }
             });
         }

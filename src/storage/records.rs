@@ -128,7 +128,10 @@ impl Storage {
         let permit = writer.permits.clone().try_acquire_owned().ok();
         let memory = self.0.memory.take(changes.bytes());
         let (Some(permit), Some(memory)) = (permit, memory) else {
-            tracing::debug!("too many changes of records wait for the bucket; a change is dropped");
+            tracing::debug!(
+                reason = "too many changes are waiting",
+                "referrers record change dropped"
+            );
             return;
         };
         let (turn, store) = (writer.turn.clone(), bucket.store().clone());
@@ -137,7 +140,7 @@ impl Storage {
             let _counted = (permit, memory);
             let _turn = turn.lock().await;
             if let Err(error) = write(&store, &origin, &changes, &is_outdated).await {
-                tracing::debug!(%error, "a record of referrers was not written to the bucket");
+                tracing::debug!(%error, "referrers record not written to the bucket");
             }
         });
     }
@@ -147,7 +150,7 @@ impl Storage {
         self.look(move |store| {
             let record = store.record(&origin.namespace, &origin.repository, &name);
             record
-                .inspect_err(|error| tracing::warn!(%error, "a record of referrers cannot be read"))
+                .inspect_err(|error| tracing::warn!(%error, "referrers record unreadable"))
                 .ok()?
         })
         .await

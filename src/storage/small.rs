@@ -33,7 +33,7 @@ impl Storage {
         }
         let meta = self.look_in_bucket(key).await?;
         if meta.size > size_max as u64 {
-            self.discard_in_bucket(key, &meta, "it is larger than an entry of its kind may be")
+            self.discard_in_bucket(key, &meta, "the entry is larger than the limit for its kind")
                 .await;
             return None;
         }

@@ -54,7 +54,7 @@ impl Storage {
             .look(move |store| Some(store.tag(&origin.namespace, &origin.repository, &tag, &class)))
             .await?;
         found
-            .inspect_err(|error| tracing::warn!(%error, "a tag pointer cannot be read"))
+            .inspect_err(|error| tracing::warn!(%error, "tag pointer unreadable"))
             .ok()?
     }
 

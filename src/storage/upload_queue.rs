@@ -134,7 +134,7 @@ impl Storage {
             }
             // The drop of a job takes other locks.
             drop(queue);
-            tracing::debug!("the upload queue is full; an entry is not replicated");
+            tracing::debug!("upload queue full; entry not replicated");
             return drop(job);
         };
         queue.memory += bytes;
@@ -223,7 +223,7 @@ async fn run_job(storage: &Storage, mut queued: QueuedUpload) {
                 return give_up(&storage.0.uploads, queued, &error);
             }
             Err(error) => {
-                tracing::debug!(%error, attempt, "an upload failed");
+                tracing::debug!(%error, attempt, "upload to the bucket failed");
                 tokio::time::sleep(pause).await;
                 pause *= 2;
             }
@@ -234,7 +234,7 @@ async fn run_job(storage: &Storage, mut queued: QueuedUpload) {
 fn succeeded(storage: &Storage, queued: QueuedUpload) {
     let uploads = &storage.0.uploads;
     if uploads.failing.swap(false, Ordering::Relaxed) {
-        tracing::info!("uploads to the bucket succeed again");
+        tracing::info!("bucket uploads succeed again");
     }
     let retry = uploads.queue().retry_later.pop_front();
     if let Some(key) = retry {
@@ -249,9 +249,9 @@ fn succeeded(storage: &Storage, queued: QueuedUpload) {
     }
 }
 
-fn give_up(uploads: &Uploads, queued: QueuedUpload, why: &dyn std::fmt::Display) {
+fn give_up(uploads: &Uploads, queued: QueuedUpload, error: &dyn std::fmt::Display) {
     if !uploads.failing.swap(true, Ordering::Relaxed) {
-        tracing::warn!(%why, "uploads to the bucket fail; pulls go on without copies there");
+        tracing::warn!(%error, "bucket uploads fail");
     }
     if let UploadJob::Local { key, .. } = queued.job {
         let mut queue = uploads.queue();

@@ -106,7 +106,7 @@ fn reserve(file: &File, from: u64, to: u64) -> std::io::Result<()> {
 }
 
 impl StoreError {
-    const RESERVE: &'static str = "reserve the room for";
+    const RESERVE: &'static str = "reserve room for";
 
     /// Returns the error for a registry whose unfinished blobs hold its share of the free room.
     pub fn share_exhausted(digest: &Digest) -> Self {
@@ -114,7 +114,7 @@ impl StoreError {
             doing: Self::RESERVE,
             path: digest.to_string(),
             source: std::io::Error::other(
-                "unfinished blobs of its registry take their share of the free room",
+                "unfinished blobs of the registry hold its whole share of the free room",
             ),
         }
     }
@@ -132,7 +132,7 @@ fn is_too_large(error: &std::io::Error) -> bool {
 
 fn hint(error: &std::io::Error) -> &'static str {
     if is_too_large(error) {
-        "; raise the limit of the file size (ulimit -f, LimitFSIZE=), or use a file system without such a limit"
+        "; raise the file size limit (ulimit -f, LimitFSIZE=), or use a file system without such a limit"
     } else {
         ""
     }

@@ -53,7 +53,7 @@ impl SpoolDir {
     ///
     /// No file can be created in `dir`.
     pub fn open(dir: &Path, bytes_max: u64) -> Result<Self, StoreError> {
-        mode::create_dir_all(dir).map_err(failed("make the directory", dir))?;
+        mode::create_dir_all(dir).map_err(failed("create the spool directory", dir))?;
         let spool = SpoolDir {
             dir: dir.to_owned(),
             bytes_max,
@@ -86,7 +86,9 @@ impl SpoolDir {
         if size.is_some_and(|size| size > self.free_room()) {
             return Err(room.full());
         }
-        let file = self.unnamed().map_err(failed("make a file in", &self.dir))?;
+        let file = self
+            .unnamed()
+            .map_err(failed("create a file in the spool directory", &self.dir))?;
         Ok(Spooled {
             file: Arc::new(file),
             room: Arc::new(room),
@@ -152,7 +154,7 @@ impl Spooled {
         self.room.grow_to(offset + bytes.len() as u64)?;
         self.file
             .write_all_at(bytes, offset)
-            .map_err(failed("write a file in", &self.room.dir))
+            .map_err(failed("write to a file in the spool directory", &self.room.dir))
     }
 }
 
@@ -178,7 +180,7 @@ impl Room {
 
     fn full(&self) -> StoreError {
         failed(StoreError::RESERVE, &self.dir)(io::Error::other(
-            "the spool is full of what is on its way to the bucket",
+            "the spool is full of blobs that wait for their upload",
         ))
     }
 }

@@ -18,7 +18,7 @@ static TAKEN: AtomicBool = AtomicBool::new(false);
 /// A descriptor is not open, or the descriptors were already taken.
 pub fn take_inherited(count: usize) -> io::Result<Vec<OwnedFd>> {
     if TAKEN.swap(true, Ordering::AcqRel) {
-        return Err(io::Error::other("the descriptors were taken over already"));
+        return Err(io::Error::other("the inherited descriptors were already taken"));
     }
     let count = RawFd::try_from(count).unwrap_or(RawFd::MAX - FIRST);
     (FIRST..FIRST + count)

@@ -38,7 +38,7 @@ impl Notifier {
             None => {
                 return Err(io::Error::new(
                     io::ErrorKind::InvalidInput,
-                    "neither a path nor a name that begins with @",
+                    "invalid address; expected an absolute path, or a name that begins with @",
                 ));
             }
         };
@@ -79,7 +79,7 @@ impl Notifier {
     fn send(&self, message: &str) {
         let Some(manager) = &self.0 else { return };
         if let Err(error) = manager.socket.send_to_addr(message.as_bytes(), &manager.address) {
-            tracing::debug!(%error, "cannot notify the service manager");
+            tracing::debug!(%error, "service manager not notified");
         }
     }
 }

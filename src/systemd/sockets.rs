@@ -12,7 +12,7 @@ use rustix::net::sockopt;
 pub enum TakeError {
     #[error("{0}")]
     Descriptor(#[from] io::Error),
-    #[error("socket {0} of those passed is no TCP socket that listens (ListenStream= with a port)")]
+    #[error("inherited socket {0} is no listening TCP socket; set ListenStream= to an address with a port")]
     NotListening(usize),
 }
 

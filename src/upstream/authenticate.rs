@@ -409,7 +409,7 @@ impl AuthenticatedRequest<'_> {
         }
         tracing::warn!(
             registry = %self.request.namespace, realm = %host,
-            "a token service of another domain gets no credentials; list it in realm_hosts if it should"
+            "credentials withheld from an unlisted token service"
         );
         let slot = self.tokens().slot(key);
         let token = slot

@@ -40,7 +40,7 @@ impl AuthenticatedRequest<'_> {
             answer = self.with_anonymous_token(answer, challenged, outgoing).await?;
         }
         if Challenged::of(&answer).is_some() {
-            let what = "it is the end of redirects through more than 3 registries that want a token each";
+            let what = "the redirects led through more than 3 registries that each require a token";
             return Err(UpstreamError::protocol(&answer.host, what));
         }
         verdict_of_registry(answer).await

@@ -7,22 +7,21 @@ use rustls::{AlertDescription, CertificateError, Error};
 use super::error::{UpstreamError, all, innermost};
 use crate::oci::Namespace;
 
-const NO_TLS: &str = "it does not speak TLS; if it speaks plain http, set `insecure: true` for this registry, or begin \
-                      its `url` with http://";
+const NO_TLS: &str = "the server does not speak TLS; for plain http, set `insecure: true` for this registry, or a `url` \
+                      with http://";
 /// For a TLS endpoint after a request in plain http.
-pub(super) const WANTS_TLS: &str = "it speaks TLS and received plain http; remove `insecure: true` of this registry, or begin its `url` with https://";
-const UNKNOWN_AUTHORITY: &str = "its certificate is by no authority that is trusted here; name the file with that \
-                                 authority's certificate as `tls.ca` of this registry";
-const SELF_SIGNED: &str = "it shows the certificate of an authority; name the file with that very certificate as `tls.ca` of this registry";
+pub(super) const WANTS_TLS: &str = "the server speaks TLS, and received plain http; remove `insecure: true` of this registry, or set a `url` with https://";
+const UNKNOWN_AUTHORITY: &str = "the certificate is from an authority that this cache does not trust; set `tls.ca` of this \
+                                 registry to the file with the certificate of the authority";
+const SELF_SIGNED: &str = "the server presents the certificate of an authority; set `tls.ca` of this registry to the file with the same certificate";
 const EXPIRED: &str =
-    "its certificate has expired; it has to be renewed there, or the clock of this host is wrong";
-const NOT_YET_VALID: &str = "its certificate is not valid yet, or the clock of this host is wrong";
+    "the certificate has expired; renew the certificate of the server, or correct the clock of this host";
+const NOT_YET_VALID: &str = "the certificate is not valid yet; correct the clock of this host, or replace the certificate of the server";
 const OTHER_NAME: &str =
-    "its certificate is for other names; a host that it names belongs into `url` of this registry";
-const CERTIFICATE_WANTED: &str =
-    "it wants a client certificate; set `tls.cert` and `tls.key` of this registry to one that it accepts";
+    "the certificate is for other names; set `url` of this registry to a host in the certificate";
+const CERTIFICATE_WANTED: &str = "the server requires a client certificate; set `tls.cert` and `tls.key` of this registry to an accepted certificate";
 const NOTHING_SHARED: &str =
-    "it shares no version of TLS and no cipher with this cache, which speaks TLS 1.2 and 1.3";
+    "the server and this cache share no TLS version or cipher; this cache supports TLS 1.2 and 1.3";
 
 /// Returns the hint for a request without a response. `proxied` means a request through a proxy.
 pub(super) fn of_connection(error: &reqwest::Error, proxied: bool) -> Option<&'static str> {

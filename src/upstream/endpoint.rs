@@ -111,16 +111,16 @@ pub(super) fn base_url(namespace: &Namespace, insecure: bool) -> Result<Url, ()>
 /// Returns the reason why the URL is not usable.
 pub(super) fn check_base(base: &Url) -> Result<(), &'static str> {
     if !matches!(base.scheme(), "http" | "https") {
-        return Err("its url must begin with http:// or https://");
+        return Err("the url must begin with http:// or https://");
     }
     if base.query().is_some() || base.fragment().is_some() {
-        return Err("its url must not have a query or fragment");
+        return Err("the url must not have a query or fragment");
     }
     if !base.username().is_empty() || base.password().is_some() {
-        return Err("its url must not hold credentials");
+        return Err("the url must not contain credentials");
     }
     match base.host_str() {
         Some(_) => Ok(()),
-        None => Err("its url has no host"),
+        None => Err("the url has no host"),
     }
 }

@@ -34,14 +34,14 @@ pub enum UpstreamError {
     /// The registry redirected the request, and the target refused it (400, 401 or 403: an expired
     /// or wrongly signed URL). The client's credentials are not at fault, and another request to
     /// the registry may help.
-    #[error("{host} answered {status} to a request the registry redirected there")]
+    #[error("{host}, the target of a redirect by the registry, answered {status}")]
     RedirectTarget { host: Arc<str>, status: u16 },
     /// The policy forbids this host. The client chose the host, or the registry chose it in a
     /// redirect or realm.
     #[error("{host} is not contacted: {reason}")]
     Refused { host: Arc<str>, reason: Refusal },
     /// The configured proxy failed or refused the connection. There is no fallback.
-    #[error("the proxy {proxy} does not lead to {host}: {cause}")]
+    #[error("cannot reach {host} through the proxy {proxy}: {cause}")]
     Proxy {
         host: Arc<str>,
         proxy: Arc<str>,
@@ -51,11 +51,11 @@ pub enum UpstreamError {
     #[error("no credentials for {host}: {cause}")]
     Credentials { host: Arc<str>, cause: Arc<str> },
     /// The maximum number of requests to this registry is in flight, and none ended in time.
-    #[error("too many requests to {host} are in flight")]
+    #[error("the limit of concurrent requests to {host} is reached; retry later")]
     Overloaded { host: Arc<str> },
     /// The registry redirected to another host, and the operator lets clients follow redirects
     /// themselves. Not a failure but the answer.
-    #[error("{host} redirected to another place")]
+    #[error("{host} redirected the request to another host")]
     Redirected { host: Arc<str>, location: Location },
     /// No connection, because of name resolution, routing or a refusal.
     #[error("cannot connect to {host}: {cause}")]
@@ -67,13 +67,13 @@ pub enum UpstreamError {
     #[error("{host} did not answer in time ({phase})")]
     Timeout { host: Arc<str>, phase: Phase },
     /// The connection broke or sent invalid data before the response head was complete.
-    #[error("{host} broke off before its response head: {cause}")]
+    #[error("no complete response head from {host}: {cause}")]
     Head { host: Arc<str>, cause: Arc<str> },
     /// The upstream broke a rule of HTTP or of the distribution specification.
-    #[error("{host} broke the protocol: {what}")]
+    #[error("{host} violated the protocol: {what}")]
     Protocol { host: Arc<str>, what: Arc<str> },
     /// The body broke off or has another length than announced.
-    #[error("{host} broke off its body: {cause}")]
+    #[error("no complete body from {host}: {cause}")]
     Body { host: Arc<str>, cause: Arc<str> },
     /// The request was not sent, because the registry has failed for `lasting`. Probes detect its
     /// recovery.
@@ -98,7 +98,7 @@ pub enum UpstreamError {
         retry_after: Duration,
     },
     /// The request was not sent, because the cache is in air-gapped mode.
-    #[error("not cached, and air-gapped mode forbids contacting {host}")]
+    #[error("air-gapped mode forbids contacting {host}")]
     AirGapped { host: Arc<str> },
 }
 
@@ -110,10 +110,10 @@ pub fn seconds_left(wait: &Duration) -> u64 {
 /// The reason for a suppressed request to an available registry.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum Restraint {
-    #[error("it has answered 429")]
+    #[error("the registry answered 429")]
     Refused,
     /// The rest of the budget is reserved for requests without a held copy.
-    #[error("little is left of the requests it grants")]
+    #[error("few requests remain in the rate limit")]
     NearlySpent,
 }
 
@@ -149,23 +149,25 @@ impl fmt::Display for Phase {
 /// The policy rule for a forbidden host.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum Refusal {
-    #[error("only https is used with registries that are not configured as plain http")]
+    #[error("https is required, except for a registry that is configured with plain http")]
     Scheme,
-    #[error("only port 443 is used with registries that are not configured")]
+    #[error("port 443 is required for a registry that is not configured")]
     Port,
-    #[error("registries that are not configured are named by a host name with a dot, not by address")]
+    #[error("a registry that is not configured needs a host name with a dot, not an address")]
     Host,
-    #[error("the URL carries a user name")]
+    #[error("the URL contains a user name")]
     UserInfo,
-    #[error("its address is not a public one, and the registry is not configured")]
+    #[error(
+        "the address is not public, and the registry is not configured; list the registry under `registries`"
+    )]
     Address,
-    #[error("its address is link-local, multicast, or a metadata service")]
+    #[error("the address is link-local, multicast, or a metadata service")]
     ForbiddenAddress,
     #[error(
-        "it is a token service of another domain than the registry's; only a host listed in realm_hosts gets the registry's credentials"
+        "the token service has another domain than the registry; list the host in realm_hosts to allow credentials"
     )]
     Realm,
-    #[error("a redirect leads from https to http")]
+    #[error("the redirect leads from https to http")]
     Downgrade,
 }
 
@@ -260,15 +262,15 @@ impl UpstreamError {
 pub enum BuildError {
     #[error("registry {name}: {reason}")]
     Registry { name: String, reason: &'static str },
-    #[error("registry {name}: {file} cannot be used: {reason}")]
+    #[error("registry {name}: cannot use {file}: {reason}")]
     Pem {
         name: String,
         file: String,
         reason: String,
     },
-    #[error("TLS cannot be set up: {0}")]
+    #[error("cannot set up TLS: {0}")]
     Tls(#[from] rustls::Error),
-    #[error("the HTTP client cannot be set up: {0}")]
+    #[error("cannot set up the HTTP client: {0}")]
     Client(#[from] reqwest::Error),
 }
 
@@ -373,7 +375,7 @@ mod tests {
         assert!(limited.is_retryable() && limited.is_outage());
         assert_eq!(
             limited.to_string(),
-            "requests to r.example are suspended for 2 s: it has answered 429"
+            "requests to r.example are suspended for 2 s: the registry answered 429"
         );
         // The held copy is the only one, and is served.
         let gap = UpstreamError::AirGapped { host };

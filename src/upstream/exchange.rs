@@ -115,13 +115,10 @@ pub(super) async fn follow(
                 return Err(passed_on(endpoint, &url, host));
             }
         }
-        tracing::debug!(from = %host, to = %host_of(&url), "redirected");
+        tracing::debug!(from = %host, to = %host_of(&url), "redirect followed");
         read_error_body(response).await;
     }
-    Err(UpstreamError::protocol(
-        &host_of(&url),
-        "it is the end of more than 5 redirects",
-    ))
+    Err(UpstreamError::protocol(&host_of(&url), "more than 5 redirects"))
 }
 
 fn leads_within_api(target: &Result<Url, &'static str>) -> bool {
@@ -138,7 +135,7 @@ fn passed_on(endpoint: &Endpoint, url: &Url, host: Arc<str>) -> UpstreamError {
     }
     match Location::new(url) {
         Some(location) => UpstreamError::Redirected { host, location },
-        None => UpstreamError::protocol(&host, "it redirected to something that is no URL"),
+        None => UpstreamError::protocol(&host, "the redirect has an invalid URL"),
     }
 }
 
@@ -169,7 +166,7 @@ pub(super) async fn send(
         return Err(UpstreamError::Proxy {
             host,
             proxy: way.name.clone(),
-            cause: "it wants other credentials".into(),
+            cause: "the proxy requires other credentials".into(),
         });
     }
     let head_bytes: usize = response
@@ -180,7 +177,7 @@ pub(super) async fn send(
     if head_bytes > HEAD_BYTES_MAX {
         return Err(UpstreamError::protocol(
             &host,
-            "its response head is larger than 128 KiB",
+            "the response head is larger than 128 KiB",
         ));
     }
     Ok(response)
@@ -294,7 +291,10 @@ pub(super) async fn conclude(
             return Err(refusal(response, host, Phase::Head).await);
         }
         Verdict::NotFinal | Verdict::Content | Verdict::Redirect | Verdict::Unfit => {
-            return Err(UpstreamError::protocol(&host, format!("it answered {status}")));
+            return Err(UpstreamError::protocol(
+                &host,
+                format!("unexpected status {status}"),
+            ));
         }
     }
 
@@ -302,7 +302,7 @@ pub(super) async fn conclude(
     let wrong = |what: &'static str| UpstreamError::protocol(&host, what);
     if !headers::is_identity(head) {
         return Err(wrong(
-            "its body is compressed, although the request accepts only `identity`",
+            "the body is compressed, although the request accepts only `identity`",
         ));
     }
     let content_length = headers::content_length(head).map_err(wrong)?;
@@ -311,9 +311,9 @@ pub(super) async fn conclude(
             let text = head.get(CONTENT_RANGE).and_then(|value| value.to_str().ok());
             let range = text
                 .and_then(ReceivedRange::parse)
-                .ok_or(wrong("its partial answer does not say which part"))?;
+                .ok_or(wrong("the partial response has no valid Content-Range"))?;
             if content_length.is_some_and(|length| length != range.len()) {
-                return Err(wrong("Content-Length and Content-Range of its answer disagree"));
+                return Err(wrong("Content-Length and Content-Range contradict each other"));
             }
             Some(range)
         }
@@ -387,7 +387,7 @@ fn not_sent(host: &Arc<str>, proxy: Option<&Arc<str>>, error: reqwest::Error) ->
     if find::<rustls::Error>(&error).is_some() {
         let cause = match proxy {
             // The proxy may be at fault. The error does not distinguish.
-            Some(proxy) => format!("{} (by way of the proxy {proxy})", cause(error)),
+            Some(proxy) => format!("{} (through the proxy {proxy})", cause(error)),
             None => cause(error),
         };
         let cause = cure::appended(cause, cure);

@@ -58,14 +58,14 @@ pub(super) fn content_length(headers: &HeaderMap) -> Result<Option<u64>, &'stati
             .filter(|text| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit()));
         let number: u64 = text
             .and_then(|text| text.parse().ok())
-            .ok_or("its Content-Length is not a number")?;
+            .ok_or("Content-Length is not a number")?;
         if length.is_some_and(|known| known != number) {
-            return Err("it sent two Content-Lengths");
+            return Err("two different values of Content-Length");
         }
         length = Some(number);
     }
     if length.is_some() && headers.contains_key(header::TRANSFER_ENCODING) {
-        return Err("it sent both Content-Length and Transfer-Encoding");
+        return Err("both Content-Length and Transfer-Encoding are present");
     }
     Ok(length)
 }

@@ -78,7 +78,7 @@ impl Shared {
                 if authenticated.request.method == UpstreamMethod::Probe && is_another_s(&response) =>
             {
                 let host = host_of(authenticated.endpoint.origin());
-                Err(UpstreamError::protocol(&host, "it answered with an HTML page"))
+                Err(UpstreamError::protocol(&host, "the response is an HTML page"))
             }
             outcome => outcome,
         }
@@ -113,8 +113,8 @@ impl Shared {
         match (&outcome, &decided) {
             (Err(head), Ok(response)) if !is_another_s(response) => {
                 tracing::info!(
-                    registry = %authenticated.request.namespace, head = %head,
-                    "HEAD is refused where GET is answered; GET is used instead"
+                    registry = %authenticated.request.namespace, error = %head,
+                    "HEAD rejected; GET used instead"
                 );
                 self.heads.record(Of::Wrong(place), Instant::now());
             }

@@ -205,7 +205,7 @@ impl Lookups {
         };
         let found = async {
             match next.wait_for(Option::is_some).await {
-                Ok(found) => found.clone().unwrap_or_else(|| Err("no answer".into())),
+                Ok(found) => found.clone().unwrap_or_else(|| Err("no response".into())),
                 Err(_) => Err("the lookup ended unexpectedly".into()),
             }
         };
@@ -256,7 +256,7 @@ impl Lookups {
         let is_new = !names.contains_key(host);
         let waits = |known: &&Known| known.next.is_some() && known.answer.is_none();
         if is_new && !is_proxy && names.values().filter(waits).count() >= waiting {
-            return Err("too many names are being looked up".into());
+            return Err("the limit of concurrent name lookups is reached".into());
         }
         if is_new && names.len() >= max {
             names.retain(|_, known| !known.is_idle(now));
@@ -292,7 +292,7 @@ impl Lookups {
             };
             let found = match slots.acquire_owned().await {
                 Ok(_slot) => pending.lookups.query_resolver(&pending.host).await,
-                Err(_closed) => Err("lookups have ended".into()),
+                Err(_closed) => Err("the resolver has stopped".into()),
             };
             pending.end(found);
         });
@@ -302,7 +302,7 @@ impl Lookups {
     async fn query_resolver(&self, host: &str) -> Found {
         let name: Name = host
             .parse()
-            .map_err(|_| Arc::<str>::from("the name is no host name"))?;
+            .map_err(|_| Arc::<str>::from("the name is not a valid host name"))?;
         match self.0.resolver.resolve(name).await {
             Ok(addresses) => Ok(addresses.take(ADDRESSES_MAX).collect()),
             Err(error) => Err(error.to_string().into()),

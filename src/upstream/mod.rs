@@ -252,7 +252,7 @@ impl Upstreams {
         if is_new {
             tracing::warn!(
                 registry = %request.namespace, repository = %request.repository, %mirror, ?fault,
-                "body of a mirror does not match its response head; trying the next endpoint"
+                "mirror body does not match its response head"
             );
         }
         is_new
@@ -357,7 +357,7 @@ impl Shared {
                 Ok(Err(error)) => error,
                 Err(_elapsed) => too_slow(&endpoint),
             };
-            tracing::debug!(%error, "a mirror failed; trying the next endpoint");
+            tracing::debug!(%error, "mirror request failed");
             if error.is_retryable() || error.is_outage() && error.verdict().is_none() {
                 mirror.cool_down(Instant::now());
             }

@@ -105,21 +105,21 @@ impl Way {
     fn new(proxy: &ProxyUrl) -> Result<Self, &'static str> {
         let mut url = proxy.url.clone();
         if !matches!(url.scheme(), "http" | "https" | "socks5" | "socks5h") {
-            return Err("its proxy must begin with http://, https://, socks5:// or socks5h://");
+            return Err("the proxy must begin with http://, https://, socks5:// or socks5h://");
         }
         let name = host_of(&url);
         if let Some((user, password)) = &proxy.credentials {
             url.set_username(user)
                 .and_then(|()| url.set_password(Some(password.reveal())))
-                .map_err(|()| "its proxy has no host")?;
+                .map_err(|()| "the proxy has no host")?;
         }
         // Parses the URL like the HTTP client. The client would ignore an unparsable proxy.
         let read: http::Uri = url
             .as_str()
             .parse()
-            .map_err(|_| "its proxy or the proxy's credentials have characters that cannot be used")?;
+            .map_err(|_| "the proxy or its credentials contain invalid characters")?;
         if read.host().is_none_or(str::is_empty) {
-            return Err("its proxy has no host");
+            return Err("the proxy has no host");
         }
         Ok(Way { url, name })
     }

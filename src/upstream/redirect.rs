@@ -21,15 +21,15 @@ pub(super) fn is_redirect(status: u16) -> bool {
 /// The caller must check the result with [`super::policy::Policy::check_url`].
 pub(super) fn target(from: &Url, headers: &HeaderMap) -> Result<Url, &'static str> {
     let mut locations = headers.get_all(LOCATION).iter();
-    let location = locations.next().ok_or("it redirected to nowhere")?;
+    let location = locations.next().ok_or("the redirect has no Location")?;
     if locations.next().is_some_and(|other| other != location) {
-        return Err("it redirected to two places at once");
+        return Err("the redirect has two different values of Location");
     }
     let location =
-        std::str::from_utf8(location.as_bytes()).map_err(|_| "it redirected to bytes that are no URL")?;
+        std::str::from_utf8(location.as_bytes()).map_err(|_| "the redirect has an invalid Location")?;
     let mut url = from
         .join(location)
-        .map_err(|_| "it redirected to something that is no URL")?;
+        .map_err(|_| "the redirect has an invalid Location")?;
     url.set_fragment(None);
     Ok(url)
 }

@@ -91,7 +91,7 @@ impl RegistryTable {
             let known = before.and_then(|before| before.entry_named(&config.name));
             let twice = || BuildError::Registry {
                 name: config.name.to_string(),
-                reason: "it is configured twice",
+                reason: "the registry is configured twice",
             };
             let entry = builder.entry(config, known)?;
             match &config.name {
@@ -333,7 +333,7 @@ impl Builder<'_> {
         };
 
         let mirror = |mirror: &Mirror| {
-            check_base(&mirror.url).map_err(|_| wrong("the url of a mirror is not one"))?;
+            check_base(&mirror.url).map_err(|_| wrong("a mirror has an invalid url"))?;
             let policy = Policy::written(&mirror.url, settings.allow_private.unwrap_or(true));
             let client = client(&policy, Peer::Elsewhere)?;
             Ok::<_, BuildError>(MirrorEndpoint::new(mirror, policy, client, routes.clone()))
@@ -436,7 +436,7 @@ mod tests {
     const HUB: &str = "https://registry-1.docker.io/v2/library/nginx/manifests/1.0";
 
     #[test]
-    fn a_registry_nobody_named_is_a_public_name() {
+    fn a_registry_without_an_entry_is_a_public_name() {
         let table = table(&[], RegistrySettings::default()).unwrap();
         assert_eq!(place(&table, "docker.io").as_deref(), Some(HUB));
         assert_eq!(place(&table, "ghcr.io"), Some(format!("https://ghcr.io/{REST}")));
@@ -525,7 +525,7 @@ mod tests {
         ] {
             assert_eq!(place(&table, name), Some(expected));
         }
-        assert_eq!(place(&table, "r.lan:5000"), None, "a port nobody named");
+        assert_eq!(place(&table, "r.lan:5000"), None, "a port without an entry");
     }
 
     #[test]

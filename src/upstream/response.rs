@@ -154,7 +154,7 @@ impl UpstreamBody {
                 let received = self.received + bytes.len() as u64;
                 match self.expected {
                     Some(expected) if received > expected => {
-                        broken(format!("more than the promised {expected} bytes came"))
+                        broken(format!("received more than the declared {expected} bytes"))
                     }
                     _ => {
                         self.received = received;
@@ -164,7 +164,7 @@ impl UpstreamBody {
             }
             Ok(Ok(None)) => match self.expected {
                 Some(expected) if self.received < expected => {
-                    broken(format!("{} of {expected} bytes came", self.received))
+                    broken(format!("received {} of {expected} bytes", self.received))
                 }
                 _ => {
                     self.end();

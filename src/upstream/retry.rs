@@ -47,7 +47,7 @@ impl Resume {
     /// Records the end of an attempt with `have` received bytes in total. Returns the wait before
     /// the next attempt; `None` after the last attempt.
     pub fn after_break(&mut self, have: u64) -> Option<Duration> {
-        debug_assert!(have >= self.attempt_start, "what is there never shrinks");
+        debug_assert!(have >= self.attempt_start, "the received bytes never decrease");
         let gained = have.saturating_sub(self.attempt_start);
         self.attempt_start = have;
         if have.saturating_sub(self.window_start) >= WINDOW_BYTES {

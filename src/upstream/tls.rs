@@ -111,7 +111,7 @@ impl TlsBuilder {
 fn certificates(pem: &Pem) -> Result<Vec<CertificateDer<'static>>, Unusable> {
     let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem.text.reveal().as_bytes()).collect();
     match found {
-        Ok(found) if found.is_empty() => Err(unusable(pem, "there is no certificate in it")),
+        Ok(found) if found.is_empty() => Err(unusable(pem, "no certificate in the file; expected PEM")),
         Ok(found) => Ok(found),
         Err(error) => Err(unusable(pem, error)),
     }
@@ -128,12 +128,12 @@ fn system_roots() -> RootCertStore {
     let mut roots = RootCertStore::empty();
     let system = rustls_native_certs::load_native_certs();
     for error in &system.errors {
-        tracing::warn!(%error, "some of the system's root certificates cannot be read");
+        tracing::warn!(%error, "system root certificates not fully read");
     }
     // System stores often contain a few unusable roots. The others still count.
     roots.add_parsable_certificates(system.certs);
     if roots.is_empty() {
-        tracing::info!("the system has no root certificates; using the built-in ones");
+        tracing::info!("built-in root certificates used");
         roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
     }
     roots

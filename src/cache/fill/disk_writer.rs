@@ -179,7 +179,7 @@ fn write(fill: &Fill, shared: &Shared, mut ingest: Option<StorageIngest>) {
                 if !state.disk.is_lost() {
                     state.disk = DiskWriter::Lost;
                     if error.is_about_size() {
-                        tracing::warn!(%error, "a pull goes on uncached");
+                        tracing::warn!(%error, "pull continues without storing");
                     } else {
                         shared.storage.record_write_failure(&error);
                     }

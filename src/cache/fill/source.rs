@@ -77,7 +77,7 @@ impl BlobSource {
         if response.status != 200 {
             return Err(protocol(
                 origin,
-                "a request without a range was answered with a part",
+                "a request without a range received a partial response",
             ));
         }
         let head = Head {
@@ -208,7 +208,7 @@ impl BlobSource {
             if chunk.len() as u64 > left {
                 if self.end == self.size {
                     // Rejected, because responses in progress already carry the declared size.
-                    return Err(protocol(&self.origin, "it sent more than it had declared"));
+                    return Err(protocol(&self.origin, "the body is longer than declared"));
                 }
                 // `left` is less than `chunk.len()`, so the cast is lossless.
                 chunk.truncate(left as usize);
@@ -229,7 +229,7 @@ impl BlobSource {
         {
             let worthwhile = have - since >= BUCKET_PROGRESS_BYTES_MIN;
             let (blob, breaks) = (blob.clone(), if worthwhile { 0 } else { breaks + 1 });
-            tracing::info!(digest = %self.digest, have, %error, "the bucket broke off; resuming");
+            tracing::info!(digest = %self.digest, received = have, %error, "bucket body ended early; resuming");
             // `to` is above `have`: a range ends inside the blob, and an empty body never breaks
             // off.
             let to = self.end.unwrap_or(blob.meta().size);
@@ -268,7 +268,7 @@ impl BlobSource {
             else {
                 return Err(error.into());
             };
-            tracing::info!(registry = %self.origin.namespace, have, %error, "an upstream broke off; resuming");
+            tracing::info!(registry = %self.origin.namespace, digest = %self.digest, received = have, %error, "upstream body ended early; resuming");
             if !std::mem::take(&mut elsewhere) {
                 tokio::time::sleep(delay).await;
             }
@@ -290,7 +290,7 @@ impl BlobSource {
             ResumeVerdict::Continue => 0,
             ResumeVerdict::SkipFirst(bytes) => bytes,
             ResumeVerdict::Wrong => {
-                let what = "it resumed with another part than requested";
+                let what = "the response has another range than requested";
                 let request = request(&self.origin, &self.caller, self.digest, self.offset);
                 let blamed =
                     self.shared
@@ -382,7 +382,7 @@ async fn send_request(
 fn short(origin: &Origin) -> UpstreamError {
     UpstreamError::Body {
         host: origin.namespace.as_str().into(),
-        cause: "it ended early".into(),
+        cause: "the body ended early".into(),
     }
 }
 

@@ -93,13 +93,13 @@ impl Record {
             DESERTED_UNSIZED_BYTES_MAX
         };
         if seen.lost {
-            Verdict::End("no client follows it and it cannot be stored")
+            Verdict::End("no client left, and the content cannot be stored")
         } else if spanned && slow {
-            Verdict::End("no client follows it and it is too slow")
+            Verdict::End("no client left, and the download is too slow")
         } else if seen.received - had > bytes_max {
-            Verdict::End("no client follows it and it is too large")
+            Verdict::End("no client left, and the content is too large")
         } else if alone > DESERTED_FILL_TIMEOUT {
-            Verdict::End("no client follows it and it takes too long")
+            Verdict::End("no client left, and the download takes too long")
         } else {
             Verdict::Go {
                 deserted: true,
@@ -131,7 +131,7 @@ pub async fn deserted(fill: &Arc<Fill>) -> &'static str {
         let seen = fill.lock().seen();
         match record.look(began.elapsed(), seen) {
             Verdict::Go { deserted: false, .. } => {}
-            Verdict::Go { .. } => return "no client waits for it",
+            Verdict::Go { .. } => return "no client left",
             Verdict::End(why) => return why,
         }
     }
@@ -146,7 +146,7 @@ pub async fn unworthy(fill: &Arc<Fill>, slot: &FetchSlot) -> &'static str {
             .await
             .is_ok()
         {
-            return "its slot was needed for another fetch";
+            return "another fetch needed the slot";
         }
         let (seen, unused) = {
             let mut state = fill.lock();

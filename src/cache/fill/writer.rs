@@ -125,7 +125,7 @@ async fn run(ticket: Ticket, shared: Arc<Shared>) {
             return disk_writer::discard(fill);
         }
         Err(reason) => {
-            tracing::info!(registry = %origin.namespace, repository = %origin.repository, digest = %fill.digest(), reason, "fill given up");
+            tracing::info!(registry = %origin.namespace, repository = %origin.repository, digest = %fill.digest(), reason, "fill abandoned");
             guard.end(End::Failed(FetchError::Gone));
             return disk_writer::discard(fill);
         }
@@ -204,7 +204,7 @@ async fn receive(fill: &Arc<Fill>, shared: &Arc<Shared>) -> Result<(Verified, bo
             return Err(error);
         }
         restarts += 1;
-        tracing::info!(digest = %fill.digest(), %error, "a mirror gave wrong bytes; starting again at the next mirror or upstream");
+        tracing::info!(digest = %fill.digest(), %error, "mirror sent wrong content; next endpoint used");
     }
 }
 
@@ -239,7 +239,7 @@ async fn receive_from(
     }
     debug_assert!(
         size.is_none_or(|size| size == received.bytes),
-        "a source ends where its head says"
+        "the received bytes differ from the declared size"
     );
     received.check(fill)
 }
@@ -319,9 +319,9 @@ async fn room(fill: &Arc<Fill>, shared: &Shared, patience: &mut DiskPatience) ->
         patience.waited(began.elapsed());
         if notified.is_err() {
             if fill.lock().written == written {
-                lose(fill, shared, "the disk has stalled");
+                lose(fill, shared, "the disk completed no write in time");
             } else {
-                tracing::warn!(digest = %fill.digest(), "the disk is much slower than the upstream; the pull goes on uncached");
+                tracing::warn!(digest = %fill.digest(), error = "the disk is much slower than the upstream", "pull continues without storing");
                 fill.change(|state| state.disk = DiskWriter::Lost);
             }
         }
@@ -381,7 +381,7 @@ async fn commit(fill: &Arc<Fill>, shared: &Arc<Shared>, verified: Verified, from
         }
         disk_writer::push(fill, shared);
         if tokio::time::timeout(STORE_RETRY_INTERVAL, notice).await.is_err() {
-            return lose(fill, shared, "the disk has stalled");
+            return lose(fill, shared, "the disk completed no write in time");
         }
     };
     let (shared_too, key) = (shared.clone(), Key::Blob(*verified.digest()));
@@ -411,7 +411,7 @@ async fn commit(fill: &Arc<Fill>, shared: &Arc<Shared>, verified: Verified, from
                 state.window.trim(state.written, 0);
                 state.memory = None;
             });
-            tracing::debug!(registry = %origin.namespace, repository = %origin.repository, digest = %fill.digest(), "stored");
+            tracing::debug!(registry = %origin.namespace, repository = %origin.repository, digest = %fill.digest(), "blob stored");
         }
         // Followers may still read the file, which uses the disk.
         Err(NotCommitted(lease)) => fill.lock().lease = lease,

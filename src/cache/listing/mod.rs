@@ -423,7 +423,9 @@ async fn read(
         Target::Referrers(_, query) => {
             let named = media_type(&response.headers);
             if !matches!(named.as_deref(), None | Some(INDEX_TYPE | "application/json")) {
-                return Err(ListingError::NotAnIndex("its answer is no index".to_owned()));
+                return Err(ListingError::NotAnIndex(
+                    "the response is no image index".to_owned(),
+                ));
             }
             let wanted = query.get("artifactType");
             let done = response

@@ -47,7 +47,7 @@ pub fn tags(body: &[u8]) -> Result<Bytes, &'static str> {
     fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Option<Names>>, D::Error> {
         Option::deserialize(deserializer).map(Some)
     }
-    const NO_LIST: &str = "its list of tags is not one";
+    const NO_LIST: &str = "the response is no list of tags";
     let answer: Answer = serde_json::from_slice(body).map_err(|_| NO_LIST)?;
     match answer {
         Answer { tags: Some(tags), .. } => Ok(tags.unwrap_or_default().0.finish()),
@@ -63,13 +63,13 @@ pub fn tags(body: &[u8]) -> Result<Bytes, &'static str> {
 ///
 /// A description of the malformed part.
 pub fn referrers(body: &Bytes, artifact_type: Option<&str>) -> Result<Bytes, &'static str> {
-    let unreadable = |_| "its list of referrers is not one";
+    let unreadable = |_| "the response is no list of referrers";
     let mut kept = JsonArray::default();
     if let Some(wanted) = artifact_type {
         let index: Index<&RawValue> = serde_json::from_slice(body).map_err(unreadable)?;
         for descriptor in index.manifests.unwrap_or_default() {
             let read: Descriptor<'_> = serde_json::from_str(descriptor.get())
-                .map_err(|_| "one of its referrers is not a descriptor")?;
+                .map_err(|_| "an entry of the list of referrers is no descriptor")?;
             if read.artifact_type.as_deref() == Some(wanted) {
                 kept.push(descriptor.get());
             }

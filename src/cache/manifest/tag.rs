@@ -63,7 +63,7 @@ pub(super) async fn by_tag(shared: &Arc<Shared>, key: &ManifestKey, tag: &Tag, c
                     if !remembered {
                         request.write_absence(shared, &error).await;
                     }
-                    tracing::info!(registry = %key.origin.namespace, repository = %key.origin.repository, %tag, %error, "a background revalidation of a tag failed");
+                    tracing::info!(registry = %key.origin.namespace, repository = %key.origin.repository, %tag, %error, "background revalidation of a tag failed");
                 }
             }
             return;

@@ -13,19 +13,20 @@ use parse::HeadError;
 /// Docker reports the error in this body.
 pub(super) const HTTPS_WANTED: &[u8] = b"HTTP/1.1 400 Bad Request\r\nContent-Type: application/json\r\n\
     X-Content-Type-Options: nosniff\r\nContent-Security-Policy: default-src 'none'; sandbox\r\n\
-    Content-Length: 178\r\nConnection: close\r\n\r\n\
-    {\"errors\":[{\"code\":\"UNAUTHORIZED\",\"message\":\"this port speaks TLS: the URL has to begin with https://; \
-    docker tries plain HTTP after https has refused it, so check the login\"}]}\n";
+    Content-Length: 170\r\nConnection: close\r\n\r\n\
+    {\"errors\":[{\"code\":\"UNAUTHORIZED\",\"message\":\"this port expects TLS: use a URL with https://; \
+    docker tries plain HTTP after a rejected https login: check the password\"}]}\n";
 
 /// The response to the first plain HTTP request of Docker on a TLS listener. After a rejected
 /// password, Docker falls back from HTTPS to HTTP for a loopback address or an entry of
 /// `insecure-registries`. Docker reports the status of this response, and a 400 would hide the
 /// cause. The response contains no challenge, so no client sends a password.
-pub(super) const HTTPS_WANTED_BY_DOCKER: &[u8] = b"HTTP/1.1 401 Unauthorized\r\nContent-Type: application/json\r\n\
+pub(super) const HTTPS_WANTED_BY_DOCKER: &[u8] =
+    b"HTTP/1.1 401 Unauthorized\r\nContent-Type: application/json\r\n\
     X-Content-Type-Options: nosniff\r\nContent-Security-Policy: default-src 'none'; sandbox\r\n\
-    Content-Length: 178\r\nConnection: close\r\n\r\n\
-    {\"errors\":[{\"code\":\"UNAUTHORIZED\",\"message\":\"this port speaks TLS: the URL has to begin with https://; \
-    docker tries plain HTTP after https has refused it, so check the login\"}]}\n";
+    Content-Length: 170\r\nConnection: close\r\n\r\n\
+    {\"errors\":[{\"code\":\"UNAUTHORIZED\",\"message\":\"this port expects TLS: use a URL with https://; \
+    docker tries plain HTTP after a rejected https login: check the password\"}]}\n";
 
 /// The response to a connection above a limit, sent without reading a request.
 pub(super) const CONNECTION_LIMIT_RESPONSE: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\n\
@@ -33,10 +34,10 @@ Retry-After: 1\r\n\
 Content-Type: application/json\r\n\
 X-Content-Type-Options: nosniff\r\n\
 Content-Security-Policy: default-src 'none'; sandbox\r\n\
-Content-Length: 84\r\n\
+Content-Length: 93\r\n\
 Connection: close\r\n\
 \r\n\
-{\"errors\":[{\"code\":\"UNAVAILABLE\",\"message\":\"this cache has too many connections\"}]}\n";
+{\"errors\":[{\"code\":\"UNAVAILABLE\",\"message\":\"the connection limit is reached; retry later\"}]}\n";
 
 /// Returns the response to a rejected head. The connection is closed afterwards.
 pub(super) fn refusal(error: &HeadError) -> Response {

@@ -170,7 +170,7 @@ impl Sending<'_> {
             result => result,
         };
         if let Err(error) = &result {
-            tracing::debug!(id = %self.head.id, path = self.head.path, %error, "a response was cut off");
+            tracing::debug!(id = %self.head.id, path = self.head.path, %error, "response cut off");
             self.stream.reset_on_close();
         }
         debug_assert!(result.is_err() || head_only || !matches!(framing, Framing::Length(l) if l != bytes));
@@ -228,7 +228,7 @@ impl Sending<'_> {
                     match piece {
                         Ok(Some(piece)) => self.piece(piece, framing, bytes).await?,
                         Ok(None) => break,
-                        Err(_) => return Err(io::Error::other("the body broke off")),
+                        Err(_) => return Err(io::Error::other("the body ended early")),
                     }
                 }
                 match framing {
@@ -496,7 +496,7 @@ impl Sending<'_> {
         if self.deadline.expired() || !self.deadline.meets_minimum_rate() {
             return Err(io::Error::new(
                 io::ErrorKind::TimedOut,
-                "the client took next to nothing for a minute",
+                "the client received too little for a minute",
             ));
         }
         self.deadline.clear();
@@ -537,7 +537,7 @@ fn connection_field(keep_alive: bool) -> &'static [u8] {
 fn truncated() -> io::Error {
     io::Error::new(
         io::ErrorKind::UnexpectedEof,
-        "a stored file is shorter than its size",
+        "the stored file is shorter than its recorded size",
     )
 }
 

@@ -14,7 +14,7 @@ use rustls::server::danger::ClientCertVerifier;
 use rustls::server::{ProducesTickets, ServerSessionMemoryCache, StoresServerSessions, WebPkiClientVerifier};
 use rustls::{RootCertStore, ServerConfig};
 
-use super::certificate::Facts;
+use super::certificate::{Facts, Problem};
 use super::{KtlsSupport, self_signed};
 use crate::anchor::{Anchors, ClientVerifier};
 use crate::limits::TLS_SESSIONS_MAX;
@@ -180,7 +180,7 @@ fn build(
                 *generated = Some(self_signed::generate().map_err(other)?);
             }
             let (chain, key) = generated.clone().unwrap_or_default();
-            let (path, key_path) = (PathBuf::from("self-signed"), PathBuf::from("its key"));
+            let (path, key_path) = (PathBuf::from("self-signed"), PathBuf::from("self-signed key"));
             (
                 certificates(&Pem { path, text: chain })?,
                 private_key(&Pem {
@@ -194,8 +194,8 @@ fn build(
         .first()
         .and_then(Facts::read)
         .ok_or_else(|| match &material.identity {
-            ServerIdentity::Files { chain, .. } => wrong(chain, "its first certificate cannot be read"),
-            ServerIdentity::SelfSigned => other("a certificate of our making cannot be read"),
+            ServerIdentity::Files { chain, .. } => wrong(chain, "the first certificate is invalid"),
+            ServerIdentity::SelfSigned => other("the generated certificate is invalid"),
         })?;
     let builder = ServerConfig::builder_with_provider(provider.clone())
         .with_safe_default_protocol_versions()
@@ -208,7 +208,7 @@ fn build(
         .with_single_cert(chain, key)
         .map_err(|error| match &material.identity {
             ServerIdentity::Files { key, .. } => match error {
-                rustls::Error::InconsistentKeys(_) => wrong(key, "does not fit the certificate"),
+                rustls::Error::InconsistentKeys(_) => wrong(key, "the key does not match the certificate"),
                 error => wrong(key, error),
             },
             ServerIdentity::SelfSigned => other(error),
@@ -242,7 +242,7 @@ fn verifier(
         None => {
             let system = rustls_native_certs::load_native_certs();
             for error in &system.errors {
-                tracing::warn!(%error, "some of the system's root certificates cannot be read");
+                tracing::warn!(%error, "system root certificates not fully read");
             }
             trusted.add_parsable_certificates(system.certs);
         }
@@ -260,7 +260,7 @@ fn verifier(
         }))),
         (Err(error), Some(pem)) => Err(wrong(pem, error)),
         (Err(_), None) => Err(other(
-            "clients' certificates cannot be verified: this system has no root certificates",
+            "client certificates cannot be verified: the system has no root certificates",
         )),
     }
 }
@@ -268,7 +268,7 @@ fn verifier(
 fn certificates(pem: &Pem) -> Result<Vec<CertificateDer<'static>>, MaterialError> {
     let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem.text.as_bytes()).collect();
     match found {
-        Ok(found) if found.is_empty() => Err(wrong(pem, "there is no certificate in it")),
+        Ok(found) if found.is_empty() => Err(wrong(pem, "no certificate in the file; expected PEM")),
         Ok(found) => Ok(found),
         Err(error) => Err(wrong(pem, error)),
     }
@@ -278,7 +278,7 @@ fn private_key(pem: &Pem) -> Result<PrivateKeyDer<'static>, MaterialError> {
     PrivateKeyDer::from_pem_slice(pem.text.as_bytes()).map_err(|_| {
         wrong(
             pem,
-            "holds no private key in PEM form (an encrypted one cannot be used)",
+            "no private key in the file; expected an unencrypted key in PEM",
         )
     })
 }
@@ -296,23 +296,39 @@ fn other(why: impl ToString) -> MaterialError {
 
 /// Logs the certificate, so that the operator sees its state before the clients do.
 fn log_certificate(facts: &Facts, clients: &ClientCertificates) {
-    let requirement = match clients {
-        ClientCertificates::NotRequested => "",
-        ClientCertificates::Requested { required: true, .. } => "; clients must show a certificate",
-        ClientCertificates::Requested { required: false, .. } => "; clients may show a certificate",
+    let client_certificate = match clients {
+        ClientCertificates::NotRequested => "not requested",
+        ClientCertificates::Requested { required: true, .. } => "required",
+        ClientCertificates::Requested { required: false, .. } => "optional",
     };
     tracing::info!(
-        "TLS certificate for {}, valid until {}{requirement}",
-        facts.names,
-        facts.until()
+        names = facts.names,
+        valid_until = facts.valid_until(),
+        client_certificate,
+        "TLS certificate loaded"
     );
     warn(facts);
 }
 
 fn warn(facts: &Facts) {
     // Every certificate date fits into the signed seconds since 1970.
-    if let Some(worry) = facts.worry(unix_seconds().cast_signed()) {
-        tracing::warn!("the TLS certificate for {} {worry}", facts.names);
+    match facts.problem(unix_seconds().cast_signed()) {
+        None => {}
+        Some(Problem::NotYetValid) => tracing::warn!(
+            names = facts.names,
+            valid_from = facts.valid_from(),
+            "TLS certificate not valid yet"
+        ),
+        Some(Problem::Expired) => tracing::warn!(
+            names = facts.names,
+            valid_until = facts.valid_until(),
+            "TLS certificate expired"
+        ),
+        Some(Problem::ExpiresSoon) => tracing::warn!(
+            names = facts.names,
+            valid_until = facts.valid_until(),
+            "TLS certificate expires soon"
+        ),
     }
 }
 

@@ -60,7 +60,7 @@ impl Material {
     fn read_again(mut self) -> Result<Material, String> {
         for pem in self.pems() {
             pem.text = std::fs::read_to_string(&pem.path)
-                .map_err(|error| format!("{}: cannot be read: {error}", pem.path.display()))?;
+                .map_err(|error| format!("cannot read {}: {error}", pem.path.display()))?;
         }
         Ok(self)
     }
@@ -109,8 +109,8 @@ impl CertReload {
         let changed = stamps != self.stamps;
         self.stamps = stamps;
         if !changed {
-            if let Some(why) = self.failed.take() {
-                tracing::error!("TLS files not taken over; the old ones stay: {why}");
+            if let Some(error) = self.failed.take() {
+                tracing::error!(%error, "TLS files not reloaded");
             }
             return;
         }
@@ -207,7 +207,7 @@ mod tests {
                 .failed
                 .as_ref()
                 .unwrap()
-                .contains("does not fit the certificate")
+                .contains("the key does not match the certificate")
         );
         std::fs::write(dir.0.join("..2/tls.key"), format!("{key}\n")).unwrap();
         reload.check(&acceptor);

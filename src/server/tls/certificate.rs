@@ -20,6 +20,15 @@ pub struct Facts {
     pub not_after: i64,
 }
 
+/// A problem of a certificate at a point in time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Problem {
+    NotYetValid,
+    Expired,
+    /// The certificate expires within [`SOON_SECONDS`].
+    ExpiresSoon,
+}
+
 impl Facts {
     /// Reads the first certificate of a chain. Returns `None` if it is invalid.
     pub fn read(der: &CertificateDer<'_>) -> Option<Facts> {
@@ -45,17 +54,23 @@ impl Facts {
     }
 
     /// Returns the problem of the certificate at `now`, if any.
-    pub fn worry(&self, now: i64) -> Option<String> {
+    pub fn problem(&self, now: i64) -> Option<Problem> {
         if now < self.not_before {
-            return Some(format!("is not valid before {}", date(self.not_before)));
+            return Some(Problem::NotYetValid);
         }
         if now >= self.not_after {
-            return Some(format!("expired on {}", date(self.not_after)));
+            return Some(Problem::Expired);
         }
-        (now >= self.not_after - SOON_SECONDS).then(|| format!("expires on {}", date(self.not_after)))
+        (now >= self.not_after - SOON_SECONDS).then_some(Problem::ExpiresSoon)
     }
 
-    pub fn until(&self) -> String {
+    /// Returns the start of the validity, as a date for the log.
+    pub fn valid_from(&self) -> String {
+        date(self.not_before)
+    }
+
+    /// Returns the end of the validity, as a date for the log.
+    pub fn valid_until(&self) -> String {
         date(self.not_after)
     }
 }
@@ -88,14 +103,13 @@ mod tests {
             not_before: 10 * day,
             not_after: 100 * day,
         };
-        assert!(facts.worry(9 * day).unwrap().starts_with("is not valid before"));
-        assert_eq!(facts.worry(10 * day), None);
-        assert_eq!(facts.worry(85 * day), None);
-        assert!(facts.worry(86 * day).unwrap().starts_with("expires on"));
-        assert_eq!(
-            facts.worry(100 * day).unwrap(),
-            "expired on Sat, 11 Apr 1970 00:00:00 GMT"
-        );
+        assert_eq!(facts.problem(9 * day), Some(Problem::NotYetValid));
+        assert_eq!(facts.problem(10 * day), None);
+        assert_eq!(facts.problem(85 * day), None);
+        assert_eq!(facts.problem(86 * day), Some(Problem::ExpiresSoon));
+        assert_eq!(facts.problem(100 * day), Some(Problem::Expired));
+        assert_eq!(facts.valid_from(), "Sun, 11 Jan 1970 00:00:00 GMT");
+        assert_eq!(facts.valid_until(), "Sat, 11 Apr 1970 00:00:00 GMT");
     }
 
     #[test]

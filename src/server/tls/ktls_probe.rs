@@ -87,15 +87,19 @@ fn attempt(cipher: Cipher) -> io::Result<()> {
     there.read_exact(&mut byte)?;
     let written = ktls::taken_by_tcp(&here)?.checked_sub(before);
     if (byte, ktls::sequence(&here, cipher)?, written) != (*b"?", FIRST + 1, Some(1 + RECORD_OVERHEAD)) {
-        return Err(io::Error::other("it does not count records as it is known to"));
+        return Err(io::Error::other(
+            "the kernel counts TLS records in an unexpected way",
+        ));
     }
     Ok(())
 }
 
 fn explain(error: &io::Error) -> String {
     match error.raw_os_error() {
-        Some(libc::ENOENT) => "this kernel has no TLS, or its module is not loaded: modprobe tls".to_owned(),
-        _ => format!("this kernel's TLS cannot be used: {error}"),
+        Some(libc::ENOENT) => {
+            "the kernel has no TLS module, or the module is not loaded; run modprobe tls".to_owned()
+        }
+        _ => format!("kernel TLS is unusable: {error}"),
     }
 }
 

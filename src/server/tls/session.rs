@@ -46,7 +46,7 @@ pub enum HandshakeError {
     PlainHttp,
     #[error("no handshake within {} s", HANDSHAKE_TIMEOUT.as_secs())]
     Late,
-    #[error("a session was resumed whose certificate has expired since")]
+    #[error("the client certificate of the resumed session has expired")]
     Outlived,
     #[error("{0}")]
     Failed(io::Error),
@@ -299,7 +299,7 @@ impl TlsStream {
         }
         Err(io::Error::new(
             io::ErrorKind::InvalidData,
-            "records without content",
+            "TLS records without content",
         ))
     }
 

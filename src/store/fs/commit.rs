@@ -40,7 +40,7 @@ impl FsStore {
             .map_err(failed("stat", &data_path))?
             .len();
         if written != meta.size {
-            let found = format!("{written} bytes are there of {}", meta.size);
+            let found = format!("the file has {written} of {} bytes", meta.size);
             return Err(failed("commit", &data_path)(io::Error::other(found)));
         }
         ingest.trim_to(written).map_err(failed("trim", &data_path))?;

@@ -62,15 +62,13 @@ impl FsStore {
         let mut json = Vec::new();
         sidecar.take(SIDECAR_BYTES_MAX).read_to_end(&mut json)?;
         let Some(meta) = Meta::parse(*key.digest(), &json) else {
-            return Ok(Found::Broken("the sidecar cannot be read"));
+            return Ok(Found::Broken("invalid sidecar"));
         };
         let Some(data) = open_regular(&self.path(&layout::content(key)))? else {
             return Ok(Found::Broken("the data file is missing"));
         };
         if data.metadata()?.len() != meta.size {
-            return Ok(Found::Broken(
-                "the data file has another size than its sidecar says",
-            ));
+            return Ok(Found::Broken("the sizes of data file and sidecar differ"));
         }
         let verified = meta.verified;
         let entry = Entry {
@@ -88,7 +86,7 @@ impl FsStore {
     pub(super) fn discard_broken(&self, key: &Key, why: &'static str) {
         let _naming = self.naming.lock();
         if matches!(self.look(key), Ok(Found::Broken(_))) {
-            tracing::warn!(entry = %layout::content(key).display(), why, "removing a damaged entry");
+            tracing::warn!(entry = %layout::content(key).display(), reason = why, "damaged entry removed");
             self.remove(key);
         }
     }
@@ -101,7 +99,7 @@ impl FsStore {
             if let Err(error) = fs::remove_file(&path)
                 && error.kind() != io::ErrorKind::NotFound
             {
-                tracing::warn!(path = %path.display(), %error, "cannot remove");
+                tracing::warn!(path = %path.display(), %error, "entry not removed");
                 return;
             }
         }
@@ -130,7 +128,7 @@ impl FsStore {
                 ..entry
             }))
         } else {
-            tracing::warn!(entry = %path.display(), "removing an entry of an older store: its content is not what its name says");
+            tracing::warn!(entry = %path.display(), reason = "the content does not match its digest", "damaged entry removed");
             let _naming = self.naming.lock();
             self.remove(key);
             Ok(None)
@@ -200,7 +198,7 @@ impl FsStore {
             Ok(Found::Nothing) | Err(_) => return,
         };
         if !sound {
-            tracing::warn!(entry = %layout::content(key).display(), "removing an entry that cannot be read or has changed");
+            tracing::warn!(entry = %layout::content(key).display(), reason = "unreadable or changed content", "damaged entry removed");
             let _naming = self.naming.lock();
             self.remove(key);
         }
@@ -208,8 +206,8 @@ impl FsStore {
 
     /// Removes an entry with the correct digest but content of the wrong kind. Older stores
     /// accepted any content.
-    pub fn discard(&self, key: &Key, why: impl fmt::Display) {
-        tracing::warn!(entry = %layout::content(key).display(), %why, "removing an entry that is not of its kind");
+    pub fn discard(&self, key: &Key, reason: impl fmt::Display) {
+        tracing::warn!(entry = %layout::content(key).display(), %reason, "entry of the wrong kind removed");
         let _naming = self.naming.lock();
         self.remove(key);
     }

@@ -14,9 +14,11 @@ use crate::sync::Mutex;
 /// The reason why a directory cannot be used as a store.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
-    #[error("the store {0} is in use by another process; each process needs a directory of its own")]
+    #[error(
+        "another process uses the store {0}; each process needs its own directory; set FS_ROOT to another directory"
+    )]
     InUse(PathBuf),
-    #[error("cannot use {path} as the store: {source}; choose another directory with FS_ROOT")]
+    #[error("cannot use {path} as the store: {source}; set FS_ROOT to another directory")]
     Unusable { path: PathBuf, source: io::Error },
 }
 
@@ -57,7 +59,7 @@ impl FsStore {
             if fs::symlink_metadata(&dir).is_ok_and(|found| !found.is_dir()) {
                 let aside = dir.with_extension("not-a-directory");
                 fs::rename(&dir, &aside).map_err(unusable(&dir))?;
-                tracing::warn!(found = %dir.display(), moved_to = %aside.display(), "the store expects a directory here");
+                tracing::warn!(path = %dir.display(), moved_to = %aside.display(), "file in place of a store directory moved");
             }
             mode::create_dir_all(&dir).map_err(unusable(&dir))?;
             // Also protects files that an older version created in the directory, without a
@@ -85,7 +87,7 @@ fn tighten(file: &File, path: &Path, wanted: u32) {
             path = %path.display(),
             mode = format_args!("{wanted:04o}"),
             %error,
-            "cannot set the mode; other users of the machine may read or lock the store"
+            "file mode not set"
         );
     }
 }
@@ -100,7 +102,7 @@ fn clear(dir: &Path) {
             _ => fs::remove_file(&path),
         };
         if let Err(error) = removed {
-            tracing::warn!(path = %path.display(), %error, "cannot remove a leftover");
+            tracing::warn!(path = %path.display(), %error, "temporary file not removed");
         }
     }
 }

@@ -20,41 +20,41 @@ pub struct S3Error {
 /// The cause of a failed operation.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum S3Fault {
-    #[error("it is not there")]
+    #[error("the object does not exist")]
     NotFound,
-    #[error("the credentials do not allow it")]
+    #[error("the credentials do not permit the operation")]
     Denied,
-    #[error("the credentials are refused")]
+    #[error("the engine rejects the credentials")]
     Refused,
-    #[error("there are no usable credentials")]
+    #[error("no usable credentials")]
     NoCredentials,
     #[error("the credentials have expired")]
     Expired,
-    #[error("this machine's clock is wrong")]
+    #[error("the clock of this machine is wrong")]
     Skew,
-    #[error("the bucket is not there")]
+    #[error("the bucket does not exist")]
     NoBucket,
     #[error("the bucket is in another region")]
     Region,
     #[error("the engine throttles requests")]
     Throttled,
-    #[error("no answer in time")]
+    #[error("no response in time")]
     Timeout,
-    #[error("the engine cannot be reached or has failed")]
+    #[error("the engine is unreachable or has failed")]
     Unavailable,
     #[error(
-        "the engine's certificate is refused; check AWS_ENDPOINT_URL, and AWS_CA_BUNDLE, which names certificates to trust"
+        "the engine's certificate is not trusted; check AWS_ENDPOINT_URL, and name trusted certificates with AWS_CA_BUNDLE"
     )]
     Untrusted,
-    #[error("the engine does not speak TLS; AWS_ENDPOINT_URL begins with http:// for plain HTTP")]
+    #[error("the engine does not speak TLS; for plain HTTP, set AWS_ENDPOINT_URL to a URL with http://")]
     NotTls,
-    #[error("what arrived is not what was stored")]
+    #[error("the received content differs from the stored content")]
     Short,
-    #[error("the answer is not understood")]
+    #[error("unexpected response")]
     Unexpected,
-    #[error("what is to be stored cannot be read")]
+    #[error("the local file of the upload cannot be read")]
     Spool,
-    #[error("too many requests are in progress")]
+    #[error("the limit of concurrent requests is reached")]
     Busy,
     #[error("the circuit breaker of the bucket is tripped; requests resume when the bucket has recovered")]
     Tripped,
@@ -91,7 +91,7 @@ impl S3Fault {
 
 /// The reason why the store cannot be used at all. The operator has to change something.
 #[derive(Debug, thiserror::Error)]
-#[error("the bucket {bucket} cannot be used: {cause}; {remedy}")]
+#[error("cannot use the bucket {bucket}: {cause}; {remedy}")]
 pub struct S3OpenError {
     pub bucket: String,
     pub cause: String,

@@ -64,7 +64,7 @@ impl S3Store {
     /// Removes a mismatched pair, unless both objects match by now.
     async fn discard_broken(&self, key: &Key) {
         if let Ok(Found::Broken(why)) = self.look(key).await {
-            tracing::warn!(entry = %layout::content(key).display(), why, "removing a damaged entry of the bucket");
+            tracing::warn!(entry = %layout::content(key).display(), reason = why, "damaged bucket entry removed");
             self.remove(key).await;
         }
     }
@@ -74,7 +74,7 @@ impl S3Store {
         self.0.sidecars.forget(key);
         for name in [layout::sidecar(key), layout::content(key)] {
             if let Err(error) = self.delete(&self.name(&name)).await {
-                tracing::warn!(%error, "a damaged entry stays in the bucket");
+                tracing::warn!(%error, "damaged bucket entry not removed");
                 return;
             }
         }
@@ -103,7 +103,7 @@ impl S3Store {
                 .await?;
             Ok(Some(self.remember(key, meta)))
         } else {
-            tracing::warn!(entry = %layout::content(key).display(), "removing an entry of an older store from the bucket: its content is not what its name says");
+            tracing::warn!(entry = %layout::content(key).display(), reason = "the content does not match its digest", "damaged bucket entry removed");
             self.remove(key).await;
             Ok(None)
         }
@@ -130,7 +130,7 @@ impl S3Store {
         };
         // A bucket failure during hashing is no evidence of damage.
         if let Ok(false) = sound {
-            tracing::warn!(entry = %layout::content(key).display(), "removing an entry of the bucket that has changed");
+            tracing::warn!(entry = %layout::content(key).display(), reason = "changed content", "damaged bucket entry removed");
             self.remove(key).await;
         }
     }
@@ -140,7 +140,7 @@ impl S3Store {
         if let Ok(Found::Sound(meta)) = self.look(key).await
             && (meta.size, &meta.content_type) == (seen.size, &seen.content_type)
         {
-            tracing::warn!(entry = %layout::content(key).display(), why, "removing an entry of the bucket that is not of its kind");
+            tracing::warn!(entry = %layout::content(key).display(), reason = why, "bucket entry of the wrong kind removed");
             self.remove(key).await;
         }
     }
@@ -162,11 +162,11 @@ impl S3Store {
 
 fn judge(key: &Key, json: &[u8], size: Option<u64>) -> Found {
     let Some(meta) = Meta::parse(*key.digest(), json) else {
-        return Found::Broken("the sidecar cannot be read");
+        return Found::Broken("invalid sidecar");
     };
     match size {
-        None => Found::Broken("the data is missing"),
-        Some(size) if size != meta.size => Found::Broken("the data has another size than its sidecar says"),
+        None => Found::Broken("the data object is missing"),
+        Some(size) if size != meta.size => Found::Broken("the sizes of data object and sidecar differ"),
         Some(_) if meta.verified => Found::Sound(meta),
         Some(_) => Found::Unverified(meta),
     }

@@ -113,7 +113,7 @@ fn rules(prefix: &str, days: u32) -> Vec<LifecycleRule> {
                         .build(),
                 )
                 .build()
-                .expect("a rule needs a status, and has one")
+                .expect("the rule has a status")
         })
         .collect()
 }
@@ -123,7 +123,7 @@ fn name(prefix: &str, folder: &str) -> String {
 }
 
 fn filter_prefix(rule: &LifecycleRule) -> Option<&str> {
-    #[allow(deprecated, reason = "older rules have it here")]
+    #[allow(deprecated, reason = "older rules use this field")]
     rule.filter()
         .and_then(LifecycleRuleFilter::prefix)
         .or(rule.prefix())

@@ -23,14 +23,14 @@ impl Shared {
     /// Records a response of the engine.
     pub(super) fn succeeded(&self) {
         if self.breaker.succeeded() == Some(BreakerTransition::Recovered) {
-            tracing::info!(bucket = %self.bucket, "the bucket answers again");
+            tracing::info!(bucket = %self.bucket, "bucket available again");
         }
     }
 
     /// Records a missing response, or a fault of the engine.
     pub(super) fn failed(&self, fault: S3Fault, detail: &str) {
         if self.breaker.failed(fault, Instant::now()) == Some(BreakerTransition::Tripped) {
-            tracing::warn!(bucket = %self.bucket, %fault, detail, "the bucket is failing; going on without it");
+            tracing::warn!(bucket = %self.bucket, error = %fault, detail, "bucket unavailable");
         }
     }
 }
@@ -117,7 +117,7 @@ impl S3Store {
     /// Returns the size of an object. Returns `None` if there is no such object.
     pub(super) async fn size(&self, name: &str) -> Result<Option<u64>, S3Error> {
         let request = self.0.client.head_object().bucket(&self.0.bucket).key(name);
-        match self.run("look at", name, request.send()).await {
+        match self.run("read the size of", name, request.send()).await {
             Ok(answer) => Ok(answer.content_length().and_then(|size| size.try_into().ok())),
             Err(error) => absent(error),
         }

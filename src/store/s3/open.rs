@@ -54,7 +54,7 @@ impl S3Store {
         let sample = store.presign_name(TRIAL, Duration::from_secs(1)).await;
         let sample = sample.map_err(|error| store.explain(error))?;
         let plain = sample.starts_with("http:");
-        let shared = Arc::get_mut(&mut store.0).expect("nobody else has it yet");
+        let shared = Arc::get_mut(&mut store.0).expect("the new store has no other owner");
         shared.plain = plain;
 
         match store.try_out_in_time().await {
@@ -63,7 +63,7 @@ impl S3Store {
                 return Err(store.explain(error));
             }
             Err(error) => {
-                tracing::warn!(%error, "the bucket does not answer; going on without it until it does");
+                tracing::warn!(bucket = %store.0.bucket, %error, "bucket unavailable");
                 tokio::spawn(try_again(Arc::downgrade(&store.0)));
             }
         }
@@ -71,7 +71,7 @@ impl S3Store {
     }
 
     async fn try_out_in_time(&self) -> Result<(), S3Error> {
-        let late = |_| Err(failure("try out", &self.0.bucket, S3Fault::Timeout));
+        let late = |_| Err(failure("test", &self.0.bucket, S3Fault::Timeout));
         tokio::time::timeout(S3_SELF_TEST_TIMEOUT, self.try_out())
             .await
             .unwrap_or_else(late)
@@ -116,7 +116,7 @@ impl S3Store {
         let request = client.create_bucket().bucket(bucket);
         match request.set_create_bucket_configuration(place).send().await {
             Ok(_) => {
-                tracing::info!(bucket, "the bucket was missing and has been made");
+                tracing::info!(bucket, "bucket created");
                 Ok(())
             }
             Err(error) => match aws_sdk_s3::error::ProvideErrorMetadata::code(&error) {
@@ -124,7 +124,7 @@ impl S3Store {
                 // another owner.
                 Some("BucketAlreadyOwnedByYou" | "BucketAlreadyExists") => Ok(()),
                 _ => {
-                    let error = classify("make", bucket, &error);
+                    let error = classify("create", bucket, &error);
                     let missing = matches!(error.fault, S3Fault::Denied | S3Fault::Unexpected);
                     Err(S3Error {
                         fault: if missing { S3Fault::NoBucket } else { error.fault },
@@ -140,7 +140,7 @@ impl S3Store {
         self.0.tried.store(true, Ordering::Release);
         if let Err(error) = self.settle_lifecycle().await {
             let days = self.0.lifecycle_days;
-            tracing::warn!(%error, days, "the bucket's lifecycle is left as it is; what is stored stays until somebody removes it");
+            tracing::warn!(bucket = %self.0.bucket, %error, days, "bucket lifecycle rules not updated");
         }
     }
 
@@ -151,22 +151,22 @@ impl S3Store {
         let region = region.unwrap_or(UNNAMED_REGION);
         let remedy = match error.fault {
             S3Fault::NoCredentials => {
-                "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or run where a profile, a web identity or an instance role gives credentials".into()
+                "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or provide credentials with a profile, a web identity or an instance role".into()
             }
             S3Fault::Refused => {
-                "check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, and that they are for this endpoint (AWS_ENDPOINT_URL)".into()
+                "check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, and the endpoint of these credentials (AWS_ENDPOINT_URL)".into()
             }
-            S3Fault::Expired => "get new credentials: AWS_SESSION_TOKEN is too old".into(),
+            S3Fault::Expired => "get new credentials: AWS_SESSION_TOKEN has expired".into(),
             S3Fault::Denied => format!(
-                "allow s3:GetObject and s3:PutObject on {bucket}/{}*, or check that the credentials are for this endpoint",
+                "allow s3:GetObject and s3:PutObject on {bucket}/{}*, or check that the credentials belong to this endpoint",
                 self.0.prefix
             ),
-            S3Fault::Skew => "set this machine's clock, for example with NTP".into(),
+            S3Fault::Skew => "set the clock of this machine, for example with NTP".into(),
             S3Fault::NoBucket => format!(
-                "make it (aws s3 mb s3://{bucket}), allow s3:CreateBucket, or name another with S3_BUCKET"
+                "create the bucket (aws s3 mb s3://{bucket}), allow s3:CreateBucket, or set S3_BUCKET to another bucket"
             ),
-            S3Fault::Region => format!("set AWS_REGION to the bucket's region; it is {region} now"),
-            _ => "see the engine's log".into(),
+            S3Fault::Region => format!("set AWS_REGION to the region of the bucket; the current value is {region}"),
+            _ => "see the log of the engine".into(),
         };
         S3OpenError {
             bucket: bucket.clone(),
@@ -189,14 +189,15 @@ async fn try_again(shared: Weak<Shared>) {
         match store.try_out_in_time().await {
             Ok(()) => {
                 store.begin().await;
-                tracing::info!(bucket = %store.0.bucket, "the bucket answers and is used from now on");
+                tracing::info!(bucket = %store.0.bucket, "bucket available");
                 return;
             }
             Err(error) if error.fault.is_for_operator() || error.fault == S3Fault::Denied => {
                 // The engine is reachable again, and reports an error that would have stopped the
                 // start.
                 if logged.replace(error.fault) != Some(error.fault) {
-                    tracing::error!("{}", store.explain(error));
+                    let error = store.explain(error);
+                    tracing::error!(bucket = %store.0.bucket, %error, "bucket unusable");
                 }
             }
             Err(_) => {}

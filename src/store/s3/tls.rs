@@ -16,9 +16,7 @@ pub(super) fn client_config(bundle: Option<&Pem>) -> ClientConfig {
     let mut roots = RootCertStore::empty();
     roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
     if roots.is_empty() && bundle.is_none() {
-        tracing::warn!(
-            "the system has no root certificates: a bucket is reached over plain http only; name a file with AWS_CA_BUNDLE or SSL_CERT_FILE"
-        );
+        tracing::warn!("no root certificates for the bucket");
     }
     let named = bundle.map(certificates).unwrap_or_default();
     roots.add_parsable_certificates(named.iter().cloned());

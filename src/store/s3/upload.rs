@@ -287,7 +287,7 @@ impl Drop for Upload {
             // Bypasses the circuit breaker, because the request is not retried.
             if let Err(error) = request.key(&name).upload_id(id).send().await {
                 let error = super::error::classify("remove the parts of", &name, &error);
-                tracing::debug!(%error, "left to the bucket's rule");
+                tracing::debug!(%error, "upload parts not removed");
             }
         });
     }

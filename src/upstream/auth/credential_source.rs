@@ -123,12 +123,14 @@ impl CredentialSource {
             Auth::Anonymous => Source::Nothing,
             Auth::Basic { username, password } => {
                 let (username, password) = (username.clone(), password.clone());
-                credential::basic(&username, &password).ok_or("its user name or password cannot be sent")?;
+                credential::basic(&username, &password)
+                    .ok_or("the user name or the password is not valid in an HTTP header")?;
                 given(Credential::of_pair(username, password))
             }
             Auth::IdentityToken(token) => given(Credential::Identity(token.clone())),
             Auth::RegistryToken(token) => {
-                let secret = Secret::bearer(token.reveal()).ok_or("its registry token cannot be sent")?;
+                let secret = Secret::bearer(token.reveal())
+                    .ok_or("the registry token is not valid in an HTTP header")?;
                 given(Credential::Bearer(secret))
             }
             Auth::Helper { name } => Source::Helper(name.clone()),
@@ -258,7 +260,7 @@ async fn read_again(
     // An unchanged file has been read before.
     read.as_ref()
         .map(|read| read.config.clone())
-        .ok_or_else(|| "it was not read".into())
+        .ok_or_else(|| "the file was not read".into())
 }
 
 fn read_if_changed(path: &Path, known: Option<Stamp>) -> Result<Option<(Stamp, String)>, String> {
@@ -274,7 +276,7 @@ fn read_if_changed(path: &Path, known: Option<Stamp>) -> Result<Option<(Stamp, S
         return Ok(None);
     }
     if !meta.is_file() || stamp.size > FILE_BYTES_MAX {
-        return Err("it is no file of at most 1 MiB".into());
+        return Err("expected a regular file of at most 1 MiB".into());
     }
     let mut text = String::new();
     file.take(FILE_BYTES_MAX)

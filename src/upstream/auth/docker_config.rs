@@ -73,7 +73,7 @@ impl DockerConfig {
             // The text of the JSON error may quote a value.
             .map_err(|error| {
                 format!(
-                    "line {}, column {}: not what such a file holds",
+                    "line {}, column {}: invalid Docker configuration",
                     error.line(),
                     error.column()
                 )

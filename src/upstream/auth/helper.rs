@@ -43,14 +43,14 @@ struct Answer {
 pub(super) async fn get(name: &str, server: &str) -> Result<Option<Credential>, String> {
     let harmless = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
     if name.is_empty() || !name.chars().all(harmless) {
-        return Err("a helper's name has letters, digits, `-`, `_` and `.`".into());
+        return Err("invalid helper name; expected letters, digits, `-`, `_` and `.`".into());
     }
     let program = format!("docker-credential-{name}");
     match timeout(DEADLINE, run(&program, server)).await {
         Ok(Ok((answer, true))) => parse(&answer).map_err(|what| format!("{program} {what}")),
         Ok(Ok((answer, false))) if answer.starts_with(NOTHING.as_bytes()) => Ok(None),
-        Ok(Ok((_, false))) => Err(format!("{program} ended with a failure")),
-        Ok(Err(error)) => Err(format!("{program} cannot be run: {error}")),
+        Ok(Ok((_, false))) => Err(format!("{program} failed")),
+        Ok(Err(error)) => Err(format!("cannot run {program}: {error}")),
         Err(_elapsed) => Err(format!(
             "{program} did not answer within {} s",
             DEADLINE.as_secs()
@@ -83,7 +83,7 @@ async fn run(program: &str, server: &str) -> io::Result<(Vec<u8>, bool)> {
         stdout.take(ANSWER_BYTES_MAX + 1).read_to_end(&mut answer).await?;
     }
     if answer.len() as u64 > ANSWER_BYTES_MAX {
-        return Err(io::Error::other("its answer is larger than 64 KiB"));
+        return Err(io::Error::other("the output is larger than 64 KiB"));
     }
     let status = group.0.wait().await?;
     Ok((answer, status.success()))
@@ -106,8 +106,7 @@ impl Drop for Group {
 }
 
 fn parse(answer: &[u8]) -> Result<Option<Credential>, &'static str> {
-    let answer: Answer =
-        serde_json::from_slice(answer).map_err(|_| "wrote something else than credentials")?;
+    let answer: Answer = serde_json::from_slice(answer).map_err(|_| "wrote no valid credentials")?;
     if answer.username.is_empty() && answer.secret.is_empty() {
         return Ok(None);
     }

@@ -56,16 +56,16 @@ impl TokenKey {
         repository: &Repository,
         challenge: &Challenge,
     ) -> Result<Self, &'static str> {
-        let realm = challenge.param("realm").ok_or("its challenge has no realm")?;
+        let realm = challenge.param("realm").ok_or("the challenge has no realm")?;
         let service = challenge.param("service");
         let scope = challenge.param("scope").unwrap_or_default();
         if realm.len() > REALM_BYTES_MAX
             || service.is_some_and(|service| service.len() > SERVICE_BYTES_MAX)
             || scope.len() > SCOPE_BYTES_MAX
         {
-            return Err("its challenge is too long");
+            return Err("the challenge is too long");
         }
-        let mut realm = Url::parse(realm).map_err(|_| "the realm of its challenge is no URL")?;
+        let mut realm = Url::parse(realm).map_err(|_| "the realm of the challenge is no URL")?;
         realm.set_fragment(None);
         let realm = upgraded(realm, origin);
         let mut scope = scope.split_ascii_whitespace().collect::<Vec<_>>().join(" ");

@@ -165,7 +165,8 @@ async fn send(
             200 => {
                 if !headers::is_identity(response.headers()) {
                     return Err(wrong(
-                        "its token answer is compressed, although the request accepts only `identity`".into(),
+                        "the token response is compressed, although the request accepts only `identity`"
+                            .into(),
                     )
                     .into());
                 }
@@ -176,7 +177,7 @@ async fn send(
                 let answer = read_all(response, &host).await?;
                 return parse(&answer).map_err(|what| {
                     wrong(if is_page {
-                        "its token service answered 200 with a page for people (text/html) instead of a token: perhaps a login page".into()
+                        "the token service answered 200 with a web page (text/html) instead of a token; a login page may answer at the address".into()
                     } else {
                         what.into()
                     })
@@ -192,7 +193,7 @@ async fn send(
                 let next = redirect::upgraded(next, &url);
                 // Only the realm of the challenge may issue the token.
                 if !redirect::same_origin(&next, &url) {
-                    return Err(wrong("its token service redirected to another origin".into()).into());
+                    return Err(wrong("the token service redirected to another origin".into()).into());
                 }
                 exchange::read_error_body(response).await;
                 url = next;
@@ -213,12 +214,12 @@ async fn send(
             status => {
                 return Err(TokenRefusal {
                     status: Some(status),
-                    error: wrong(format!("its token service answered {status}")),
+                    error: wrong(format!("the token service answered {status}")),
                 });
             }
         }
     }
-    Err(UpstreamError::protocol(&host_of(&url), "its token service redirects without end").into())
+    Err(UpstreamError::protocol(&host_of(&url), "too many redirects by the token service").into())
 }
 
 async fn read_all(mut response: reqwest::Response, host: &Arc<str>) -> Result<Bytes, UpstreamError> {
@@ -228,7 +229,7 @@ async fn read_all(mut response: reqwest::Response, host: &Arc<str>) -> Result<By
             Ok(Some(bytes)) if answer.len() + bytes.len() > ANSWER_BYTES_MAX => {
                 return Err(UpstreamError::protocol(
                     host,
-                    "its token answer is larger than 64 KiB",
+                    "the token response is larger than 64 KiB",
                 ));
             }
             Ok(Some(bytes)) => answer.extend_from_slice(&bytes),
@@ -254,16 +255,17 @@ struct TokenAnswer {
 
 pub(super) fn parse(answer: &[u8]) -> Result<TokenGrant, &'static str> {
     let answer: TokenAnswer =
-        serde_json::from_slice(answer).map_err(|_| "its token answer is not the JSON that was expected")?;
+        serde_json::from_slice(answer).map_err(|_| "the token response is not the expected JSON")?;
     let token = [answer.token, answer.access_token]
         .into_iter()
         .flatten()
         .find(|token| !token.is_empty());
-    let token = token.ok_or("its token answer has no token")?;
+    let token = token.ok_or("the token response has no token")?;
     if token.len() > TOKEN_BYTES_MAX {
-        return Err("its token is longer than 16 KiB");
+        return Err("the token is longer than 16 KiB");
     }
-    let secret = Secret::bearer(&token).ok_or("its token has characters that no header may have")?;
+    let secret =
+        Secret::bearer(&token).ok_or("the token contains characters that are not valid in a header")?;
     let seconds_stated = match &answer.expires_in {
         Some(serde_json::Value::Number(seconds)) => seconds.as_f64(),
         Some(serde_json::Value::String(seconds)) => seconds.parse().ok(),

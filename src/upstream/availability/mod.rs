@@ -201,12 +201,12 @@ impl AvailabilityTable {
                         why.as_deref().unwrap_or_default(),
                         only.as_ref().map(tracing::field::display),
                     );
-                    tracing::warn!(%registry, repository = only, error, "upstream unavailable; probing once per second");
+                    tracing::warn!(%registry, repository = only, error, "upstream unavailable");
                 }
                 Change::Recovered => tracing::info!(%registry, "upstream available again"),
                 Change::Limited => {
-                    let retry_after = wait.map(|wait| wait.as_secs());
-                    tracing::warn!(%registry, retry_after, "upstream rate limit reached");
+                    let retry_s = wait.map(|wait| wait.as_secs());
+                    tracing::warn!(%registry, retry_s, "upstream rate limit reached");
                 }
                 Change::LimitEnded => {
                     tracing::info!(%registry, "upstream rate limit ended");

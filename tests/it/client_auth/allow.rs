@@ -227,7 +227,7 @@ fn rules_of_a_registry_override_the_global_rules() {
         // A registry without configuration is rejected by its address, or earlier by a rule.
         let other = get(&cache, "/v2/127.0.0.1:9/a/manifests/v1", Some(BOB));
         other.expect_error(403, "DENIED");
-        let by_rule = String::from_utf8_lossy(&other.body).contains("does not let you read");
+        let by_rule = String::from_utf8_lossy(&other.body).contains("does not allow this client to read");
         assert_eq!(by_rule, !top.is_empty(), "{other}");
     }
 }

@@ -70,10 +70,13 @@ fn epoll_serves_and_logs_the_remedy_if_io_uring_is_unavailable() {
             .launched_by(&launcher(errno, "0", "0"))
             .start();
         let log = cache.stderr();
-        let lines: Vec<&str> = log.lines().filter(|line| line.contains("io driver: ")).collect();
+        let lines: Vec<&str> = log
+            .lines()
+            .filter(|line| line.contains("io driver selected"))
+            .collect();
         assert!(
             matches!(lines[..], [line] if line.contains("level=warn")
-                && line.contains("io driver: epoll")
+                && line.contains("driver=epoll")
                 && line.contains("seccomp")
                 && line.contains("io_uring_setup, io_uring_enter and io_uring_register")),
             "errno {errno}: {log}"

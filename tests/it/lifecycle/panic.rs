@@ -45,7 +45,7 @@ fn a_panic_in_a_handler_ends_its_connection_and_no_other() {
     assert_eq!(whole.unwrap().received, SIZE);
     cache.client().pull(&other_path, &other);
     assert!(cache.is_running());
-    cache.wait_stderr("a connection ended by a panic");
+    cache.wait_stderr("connection task panicked");
 }
 
 #[test]
@@ -192,8 +192,8 @@ fn an_unverified_entry_is_served_after_a_panic_during_its_verification() {
 #[test]
 fn a_panic_on_a_core_or_in_the_watchdog_ends_the_process() {
     for (point, nth, said) in [
-        ("heartbeat", 3, "a core died; ending the process"),
-        ("watchdog", 1, "the watchdog died; ending the process"),
+        ("heartbeat", 3, "core panicked; aborting the process"),
+        ("watchdog", 1, "watchdog ended; aborting the process"),
     ] {
         let upstream = Registry::new();
         let mut cache = with_panic(&upstream, point, nth);
@@ -220,7 +220,7 @@ fn a_panic_in_a_reload_leaves_the_old_configuration_and_the_next_reload_works() 
     let upstream = Registry::new();
     let mut cache = with_panic(&upstream, "reload", 1);
     cache.signal(rustix::process::Signal::HUP);
-    cache.wait_stderr("the reload ended by a panic");
+    cache.wait_stderr("configuration reload panicked");
     let content = PseudoRandom::new(fresh_seed(), 1_000);
     let path = upstream.blob_url("a", &upstream.blob(content.clone()));
     cache.client().pull(&path, &content);

@@ -43,7 +43,7 @@ fn a_killed_server_starts_again_on_its_port_at_once() {
         // The port was free after the process ended. Neither the process nor io_uring keeps the
         // listener open.
         assert!(
-            !cache.stderr().contains("the address is in use"),
+            !cache.stderr().contains("listen address in use"),
             "round {round}: {}",
             cache.stderr()
         );
@@ -491,7 +491,9 @@ fn a_world_readable_configuration_with_a_secret_is_logged() {
         std::fs::set_permissions(&file, std::fs::Permissions::from_mode(mode)).unwrap();
         let cache = Server::bare().env("CONFIG_FILE", file.display()).start();
         assert!(!cache.stderr().contains("canary"));
-        cache.stderr().contains("secret.yaml (mode 0644): holds a secret")
+        cache
+            .stderr()
+            .contains("secret.yaml (mode 0644) reason=holds a secret")
     };
     assert!(warned(0o644));
     assert!(!warned(0o600));

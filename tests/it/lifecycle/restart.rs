@@ -216,7 +216,7 @@ fn connections_at_the_drain_timeout_are_cut_and_the_exit_code_is_3() {
     assert_eq!(status.code(), Some(3), "{}", cache.stderr());
     let log = cache.stderr();
     assert!(
-        log.contains("connections were cut off") && log.contains("cut=1"),
+        log.contains("connections cut off at the drain timeout\" connections=1"),
         "{log}"
     );
     gate.open();

@@ -265,7 +265,7 @@ fn slots_of_disconnected_clients_go_to_waiting_clients() {
     let (digest, content) = &image.blobs[2];
     let got = cache.client().get(&upstream.blob_url("a", digest));
     got.expect(&content.bytes());
-    cache.wait_stderr("fill given up");
+    cache.wait_stderr("fill abandoned");
 }
 
 #[test]
@@ -339,7 +339,7 @@ fn endless_body_ends_with_its_client_and_frees_its_disk_space() {
     let path = endless_blob(&greedy);
     cache.client().get_and_abort(&path, 3 * MIB);
     eventually("the upstream is let go", || {
-        cache.stderr().contains("fill given up")
+        cache.stderr().contains("fill abandoned")
     });
     eventually("the room is given back", || free(&disk) + MIB > before);
     expect_stored(&cache, &other, 8 * MIB);
@@ -367,7 +367,7 @@ fn a_body_without_end_leaves_room_on_the_disk_while_its_client_reads() {
             });
         });
         let _ended = Ended(&enough);
-        cache.wait_stderr("a pull goes on uncached");
+        cache.wait_stderr("pull continues without storing");
         let left = free(&disk);
         assert!(left >= 31 * MIB, "half is for others, and {left} bytes are left");
         expect_stored(&cache, &other, 8 * MIB);

@@ -199,7 +199,9 @@ fn without_descriptors_open_connections_are_served_and_new_ones_receive_503() {
         .env("MAX_CONNECTIONS", 100_000)
         .start();
     assert!(
-        cache.stderr().contains("more file descriptors"),
+        cache
+            .stderr()
+            .contains("connection limit exceeds the file descriptor limit"),
         "{}",
         cache.stderr()
     );

@@ -99,5 +99,5 @@ fn connections_moving_between_cores_are_served_or_closed_at_shutdown() {
             "nothing is left over: {status:?}"
         );
     });
-    assert!(cache.stderr().contains("stopped"), "{}", cache.stderr());
+    assert!(cache.stderr().contains("shutdown finished"), "{}", cache.stderr());
 }

@@ -258,14 +258,14 @@ fn bucket_failure_and_recovery_are_each_logged_once() {
         let path = upstream.blob_url("team/app", digest);
         cache.client().get(&path).expect(&content.bytes());
     }
-    cache.wait_stderr("the bucket is failing");
+    cache.wait_stderr("bucket unavailable");
     pull(&cache, &upstream, "v1", &first);
     bucket.calm();
     wait_has(&bucket, &first);
-    cache.wait_stderr("the bucket answers again");
+    cache.wait_stderr("bucket available again");
     let log = cache.stderr();
-    assert_eq!(log.matches("the bucket is failing").count(), 1, "{log}");
-    assert_eq!(log.matches("the bucket answers again").count(), 1, "{log}");
+    assert_eq!(log.matches("bucket unavailable").count(), 1, "{log}");
+    assert_eq!(log.matches("bucket available again").count(), 1, "{log}");
 }
 
 /// A function that damages bytes.

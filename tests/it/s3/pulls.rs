@@ -17,7 +17,7 @@ fn start(bucket: &Bucket, upstream: &Registry, backend: &str) -> Server {
 /// may have sent requests to the upstream.
 fn was_too_slow(cache: &Server) -> bool {
     let log = cache.stderr();
-    let slow = log.contains("the bucket does not answer in time") || log.contains("the bucket is failing");
+    let slow = log.contains("bucket lookups suspended") || log.contains("bucket unavailable");
     if slow {
         eprintln!("this machine was too busy for the bucket");
     }

@@ -288,7 +288,7 @@ fn writes_that_fail_late_fail_no_pull_and_publish_nothing() {
         report.blobs.len(),
         pulled.len()
     );
-    cache.wait_stderr("takes no writes");
+    cache.wait_stderr("store rejects writes");
     cache.kill9();
     disk::check(cache.root()).expect_sound();
 }

@@ -78,7 +78,7 @@ fn comes_in(cache: &Server, config: &Arc<ClientConfig>) -> bool {
 fn only_clients_with_a_certificate_of_the_authority_are_accepted() {
     let pki = Pki::new();
     let cache = pki.serve().start();
-    cache.wait_stderr("clients must show a certificate");
+    cache.wait_stderr("client_certificate=\"required\"");
     let right = pki.clients.issue("right");
     let other = Authority::new("other").issue("wrong");
     let namesake = Authority::new("clients").issue("wrong");
@@ -233,7 +233,7 @@ fn health_check_passes_if_the_server_requires_a_client_certificate() {
         "{said}{}",
         String::from_utf8_lossy(&output.stderr)
     );
-    assert!(said.contains("asks for a certificate"), "{said}");
+    assert!(said.contains("requires a client certificate"), "{said}");
 }
 
 // ---- Client authentication ----------------------------------------------------------------------
