@@ -141,7 +141,7 @@ for transport in plain TLS; do
   else
     skip "curl, $transport: this one has no HTTP/2"
   fi
-  if command -v nghttp h2load >/dev/null; then
+  if command -v nghttp >/dev/null && command -v h2load >/dev/null; then
     check "nghttp, $transport" nghttp_gets
     check "h2load, a hundred streams on each of ten connections, $transport" h2load_gets 20000 10 100 "$small"
     check "h2load, many large bodies, $transport" h2load_gets 40 2 20 "$(awk 'NR == 1 {print $2}' <(grep /blobs/ "$work/list"))"
