@@ -53,7 +53,7 @@ impl S3Store {
         let sample = store.presign_name(TRIAL, Duration::from_secs(1)).await;
         let sample = sample.map_err(|error| store.explain(error))?;
         let plain = sample.starts_with("http:");
-        let shared = Arc::get_mut(&mut store.0).expect("nobody else has it yet");
+        let shared = Arc::get_mut(&mut store.0).expect("the store has one owner");
         shared.plain = plain;
 
         match store.try_out_in_time().await {
