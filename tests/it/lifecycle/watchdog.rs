@@ -17,7 +17,7 @@ fn with_fault(upstream: &Registry, point: &str) -> server::Options {
 
 /// Repeats the request until a live core answers, because the stalled core accepts connections too.
 /// Returns the status.
-fn ask_the_living(cache: &Server, path: &str) -> Option<u16> {
+fn health_status(cache: &Server, path: &str) -> Option<u16> {
     for _ in 0..50 {
         let Ok(mut connection) = Connection::open(cache.addr()) else {
             return None;
@@ -42,7 +42,7 @@ fn liveness_fails_while_a_core_stalls_and_recovers_with_the_core() {
     cache.wait_stderr("has not moved for 5 s (thread ");
     for path in ["/livez", "/healthz", "/readyz", "/_/health"] {
         // The core may recover before the last check.
-        let status = ask_the_living(&cache, path);
+        let status = health_status(&cache, path);
         assert!(matches!(status, Some(503 | 200)), "{path}: {status:?}");
         if path == "/livez" && !cache.stderr().contains("moves again") {
             assert_eq!(status, Some(503));
@@ -67,16 +67,18 @@ fn a_permanently_stalled_core_ends_the_process_without_watchdog_messages() {
         .env("NOTIFY_SOCKET", manager.address())
         .env("WATCHDOG_USEC", "1000000")
         .start();
-    manager.hear(|news| news == "WATCHDOG=1");
+    manager.receive(|message| message == "WATCHDOG=1");
     let mut stalled = cache.client().open();
     stalled.request("GET", "/v2/", &[]).unwrap();
     cache.wait_stderr("has not moved for 5 s");
-    assert_eq!(ask_the_living(&cache, "/livez"), Some(503));
+    assert_eq!(health_status(&cache, "/livez"), Some(503));
     // Discards earlier messages. Afterwards the service manager must receive nothing until the
     // exit.
     manager.socket.set_nonblocking(true).unwrap();
     while manager.socket.recv(&mut [0; 64]).is_ok() {}
-    let status = cache.wait_exit(Duration::from_secs(60)).expect("it is given up");
+    let status = cache
+        .wait_exit(Duration::from_secs(60))
+        .expect("the watchdog ends the process");
     assert_eq!(
         status.signal(),
         Some(rustix::process::Signal::ABORT.as_raw()),
@@ -87,8 +89,12 @@ fn a_permanently_stalled_core_ends_the_process_without_watchdog_messages() {
             .stderr()
             .contains("ending the process so that it is restarted")
     );
-    let mut news = [0; 64];
-    assert!(manager.socket.recv(&mut news).is_err(), "{}", news.escape_ascii());
+    let mut message = [0; 64];
+    assert!(
+        manager.socket.recv(&mut message).is_err(),
+        "{}",
+        message.escape_ascii()
+    );
 }
 
 /// Every lookup hangs, like on a failed disk or network file system.
@@ -207,7 +213,10 @@ fn a_client_that_occupies_all_lookups_does_not_slow_down_hits_of_others() {
     let beside = hits();
     for (beside, alone) in beside.into_iter().zip(alone) {
         let most = 2 * alone + Duration::from_millis(20);
-        assert!(beside <= most, "{beside:?} beside {alone:?}");
+        assert!(
+            beside <= most,
+            "{beside:?} beside a stalled store, {alone:?} alone"
+        );
     }
     // A helper thread reads a page of an open file that the kernel has evicted.
     let name = contents[1].digest().replace(':', "-");
