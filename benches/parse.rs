@@ -28,15 +28,15 @@ const SHORT: &[u8] = b"GET /v2/ HTTP/1.1\r\nHost: a\r\n\r\n";
 
 fn main() {
     measure("parse_head, 8 fields, 450 bytes", || {
-        black_box(parse_head(black_box(TYPICAL), &mut 0)).expect("it is well-formed");
+        black_box(parse_head(black_box(TYPICAL), &mut 0)).expect("the head is well-formed");
     });
     measure("parse_head, 1 field", || {
-        black_box(parse_head(black_box(SHORT), &mut 0)).expect("it is well-formed");
+        black_box(parse_head(black_box(SHORT), &mut 0)).expect("the head is well-formed");
     });
     measure("accept(), 8 fields", {
         let (head, _) = parse_head(TYPICAL, &mut 0)
-            .expect("it is well-formed")
-            .expect("it is complete");
+            .expect("the head is well-formed")
+            .expect("the head is complete");
         move || {
             black_box(black_box(&head).accept().count());
         }

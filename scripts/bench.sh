@@ -25,7 +25,7 @@ case "${1:-quick}" in -h | --help)
 esac
 
 for tool in cargo python3; do
-    command -v "$tool" >/dev/null || { echo "bench: $tool is missing" >&2; exit 2; }
+    command -v "$tool" >/dev/null || { echo "bench: $tool is not installed" >&2; exit 2; }
 done
 
 # Unless set, load generator and server are built here, so that the measured code is the checked-out

@@ -49,7 +49,7 @@ unset RUST_TEST_THREADS
 
 skip() {
   if [ "$strict" = 1 ]; then
-    echo "FAILED: $* (nothing may be skipped)"
+    echo "FAILED: $* (CHECK_STRICT=1 permits no skipped check)"
     exit 1
   fi
   skipped+=("$*")
@@ -77,7 +77,7 @@ step() {
 beside() {
   beside_name=$1 beside_started=$SECONDS
   shift
-  echo "== $beside_name, beside the next steps"
+  echo "== $beside_name, concurrently with the next steps"
   set -m
   (
     trap - EXIT
@@ -325,7 +325,7 @@ full() {
       step "advisories" advisories
     else
       # CHECK_STRICT cannot provide a network, so the step is listed as skipped, without a failure.
-      skipped+=("advisories: the database cannot be reached; set ADVISORY_DB to a copy")
+      skipped+=("advisories: the database cannot be reached; expected network access, or a copy in ADVISORY_DB")
     fi
   else
     skip "licences and advisories: cargo-deny is not installed (cargo install --locked cargo-deny)"

@@ -39,8 +39,8 @@ make_root() {
 
 # The shipped profile without its additions, which equals the default of docker 25, containerd 2 and
 # later.
-refusing() {
-  jq '.syscalls |= map(select(.names | index("io_uring_setup") | not))' "$profile" >"$work/refusing.json"
+without_io_uring() {
+  jq '.syscalls |= map(select(.names | index("io_uring_setup") | not))' "$profile" >"$work/without_io_uring.json"
 }
 
 settings=(LISTEN_ADDR=127.0.0.1:0 FS_ROOT=/data/store CONFIG_FILE=/config.yml STORAGE_BACKEND=fs CORES=2 ACCESS_LOG=off)
@@ -66,7 +66,7 @@ run_container() {
   "$runtime" run "${flags[@]}" "${image[@]}" serve >"$log" 2>&1
 }
 
-# serves WHAT LOG COMMAND...: starts COMMAND, pulls through its listener, checks the log for each of
+# serves NAME LOG COMMAND...: starts COMMAND, pulls through its listener, checks the log for each of
 # `says`, and ends COMMAND.
 serves() {
   local log=$2 pid text status=0
@@ -79,14 +79,14 @@ serves() {
     cache=$(sed -n 's#.*msg=listening .*address=http://\([0-9.:]*\).*#\1#p' "$log" | head -n 1)
     skopeo_copies app $repository || status=1
   else
-    echo "it does not listen"
+    echo "the cache does not listen"
     status=1
   fi
   end_container "$pid"
   for text in "${says[@]}"; do
-    grep -qF -- "$text" "$log" || { echo "the log does not say: $text"; status=1; }
+    grep -qF -- "$text" "$log" || { echo "the log does not contain: $text"; status=1; }
   done
-  [ "$(grep -c 'io driver selected' "$log")" = 1 ] || { echo "not one line about the driver"; status=1; }
+  [ "$(grep -c 'io driver selected' "$log")" = 1 ] || { echo "the log does not have exactly one line about the driver"; status=1; }
   [ $status = 0 ] || tail -n 8 "$log"
   return $status
 }
@@ -104,14 +104,14 @@ end_container() {
   wait "$1" || true
 }
 
-# refuses LOG COMMAND...: passes if COMMAND exits with 2 and its log contains each of `says`.
-refuses() {
+# exits_with_2 LOG COMMAND...: passes if COMMAND exits with 2 and its log contains each of `says`.
+exits_with_2() {
   local log=$1 status=0 text
   shift
   "$@" || status=$?
-  [ "$status" = 2 ] || { echo "exit $status instead of 2"; tail -n 5 "$log"; return 1; }
+  [ "$status" = 2 ] || { echo "exit code $status; expected 2"; tail -n 5 "$log"; return 1; }
   for text in "${says[@]}"; do
-    grep -qF -- "$text" "$log" || { echo "it does not say: $text"; tail -n 5 "$log"; return 1; }
+    grep -qF -- "$text" "$log" || { echo "the log does not contain: $text"; tail -n 5 "$log"; return 1; }
   done
 }
 
@@ -119,7 +119,7 @@ refuses() {
 
 # Rejects io_uring_setup with EPERM, like the kernel does if the sysctl disables io_uring, and
 # executes its arguments.
-refusing_calls='
+reject_io_uring='
 import ctypes, os, struct, sys
 code = [(0x20, 0, 0, 0), (0x15, 0, 1, 425), (0x06, 0, 0, 0x00050001), (0x06, 0, 0, 0x7fff0000)]
 program = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *line) for line in code))
@@ -130,20 +130,20 @@ for call in [(38, 1, 0, 0, 0), (22, 2, ctypes.addressof(header), 0, 0)]:
         sys.exit("prctl")
 os.execvp(sys.argv[1], sys.argv[1:])'
 
-# run_switched_off LOG DRIVER
-run_switched_off() {
+# run_with_sysctl LOG DRIVER
+run_with_sysctl() {
   echo 2 >"$work/io_uring_disabled"
   exec env "${settings[@]}" FS_ROOT="$work/store-sysctl" CONFIG_FILE="$work/root/config.yml" IO_DRIVER="$2" \
     unshare --mount sh -c 'mount --bind "$1" /proc/sys/kernel/io_uring_disabled && shift && exec "$@"' sh \
-    "$work/io_uring_disabled" python3 -c "$refusing_calls" "$binary" serve >"$1" 2>&1
+    "$work/io_uring_disabled" python3 -c "$reject_io_uring" "$binary" serve >"$1" 2>&1
 }
 
-switched_off() {
+sysctl_disables_io_uring() {
   current=process
-  says=("io driver selected driver=epoll" "sysctl kernel.io_uring_disabled")
-  serves sysctl "$work/sysctl.log" run_switched_off "$work/sysctl.log" auto
+  says=("driver=epoll" "sysctl kernel.io_uring_disabled")
+  serves sysctl "$work/sysctl.log" run_with_sysctl "$work/sysctl.log" auto
   says=("sysctl kernel.io_uring_disabled" "IO_DRIVER=auto")
-  refuses "$work/sysctl2.log" run_in_subshell run_switched_off "$work/sysctl2.log" io_uring
+  exits_with_2 "$work/sysctl2.log" run_in_subshell run_with_sysctl "$work/sysctl2.log" io_uring
 }
 
 run_in_subshell() { ("$@"); }
@@ -157,18 +157,18 @@ cure="--security-opt seccomp=deploy/seccomp.json"
 in_containers() {
   local runtime=$1 run=run_$1 log=$work/$1
   current=$runtime
-  says=("io driver selected driver=epoll" "$cure")
-  check "$runtime, io_uring refused: epoll serves" \
-    serves refused "$log-1.log" "$run" drivers "$log-1.log" IO_DRIVER=auto -- --security-opt "seccomp=$work/refusing.json"
+  says=("driver=epoll" "$cure")
+  check "$runtime, io_uring rejected: epoll" \
+    serves rejected "$log-1.log" "$run" drivers "$log-1.log" IO_DRIVER=auto -- --security-opt "seccomp=$work/without_io_uring.json"
   says=("IO_DRIVER=io_uring" "$cure")
-  check "$runtime, io_uring refused and insisted on: exit 2" \
-    refuses "$log-2.log" "$run" drivers "$log-2.log" IO_DRIVER=io_uring -- --security-opt "seccomp=$work/refusing.json"
-  [ "$io_uring" = 1 ] || { skip "$runtime, with deploy/seccomp.json: the kernel grants no io_uring"; return; }
-  says=("io driver selected driver=io_uring")
+  check "$runtime, io_uring rejected and required: exit 2" \
+    exits_with_2 "$log-2.log" "$run" drivers "$log-2.log" IO_DRIVER=io_uring -- --security-opt "seccomp=$work/without_io_uring.json"
+  [ "$io_uring" = 1 ] || { skip "$runtime, with deploy/seccomp.json: the kernel does not permit io_uring"; return; }
+  says=("driver=io_uring")
   check "$runtime, with deploy/seccomp.json: io_uring" \
     serves allowed "$log-3.log" "$run" drivers "$log-3.log" IO_DRIVER=io_uring -- --security-opt "seccomp=$profile"
-  says=("io driver selected driver=epoll" "--ulimit memlock=-1")
-  check "$runtime, another user, 64 KiB to lock" \
+  says=("driver=epoll" "--ulimit memlock=-1")
+  check "$runtime, another user, 64 KiB of lockable memory" \
     serves memlock "$log-4.log" "$run" drivers "$log-4.log" IO_DRIVER=auto FS_ROOT=/data/other -- --security-opt "seccomp=$profile" \
     --user 64124:64124 --ulimit memlock=65536:65536
 }
@@ -182,7 +182,7 @@ serve_registry upstream
 upstream_port=$port
 skopeo copy --quiet --all --preserve-digests --dest-tls-verify=false "oci:$images/app:1" "docker://127.0.0.1:$upstream_port/$repository:1"
 make_root
-refusing
+without_io_uring
 io_uring=1
 # Whether the kernel itself permits io_uring, outside of any container.
 if ! env "${settings[@]}" FS_ROOT="$work/store-probe" CONFIG_FILE=/dev/null IO_DRIVER=io_uring timeout -s TERM 5 "$binary" serve >"$work/probe.log" 2>&1; then
@@ -198,13 +198,13 @@ client=podman
 if usable podman runc conmon; then
   in_containers podman
   # Default settings. podman's default profile answers with ENOSYS.
-  current=podman says=("io driver selected driver=epoll" "$cure")
-  check "podman, as it comes" serves plain "$work/podman-5.log" run_podman drivers "$work/podman-5.log" IO_DRIVER=auto --
+  current=podman says=("driver=epoll" "$cure")
+  check "podman, default settings" serves plain "$work/podman-5.log" run_podman drivers "$work/podman-5.log" IO_DRIVER=auto --
 fi
 if unshare --mount true 2>/dev/null && [ -e /proc/sys/kernel/io_uring_disabled ]; then
-  check "switched off by the sysctl" switched_off
+  check "io_uring disabled by the sysctl" sysctl_disables_io_uring
 else
-  skip "switched off by the sysctl: the kernel has no such sysctl, or no mount of our own"
+  skip "io_uring disabled by the sysctl: no such sysctl in the kernel, or no permission for a mount namespace"
 fi
 
 summary

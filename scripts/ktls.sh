@@ -19,7 +19,7 @@ PATH=$PATH:/usr/sbin:/sbin
 work=$(mktemp -d "${TMPDIR:-/tmp}/ktls.XXXXXX")
 root=$work/root
 cleanup() {
-  if [ -n "${KEEP:-}" ]; then echo "kept $work"; else rm -rf "$work"; fi
+  if [ -n "${KEEP:-}" ]; then echo "working directory: $work"; else rm -rf "$work"; fi
 }
 trap cleanup EXIT
 
@@ -30,7 +30,7 @@ dpkg -x "$work"/linux-image-*.deb "$work/kernel"
 dpkg -x "$work"/busybox-static*.deb "$work/busybox"
 
 # Copies a file and its libraries.
-take() {
+copy_with_libraries() {
   local library
   cp -L "$1" "$root/bin/${2:-$(basename "$1")}"
   for library in $(ldd "$1" 2>/dev/null | grep -oE '/[^ )]+' || true); do
@@ -38,10 +38,10 @@ take() {
     cp -nL "$library" "$root/$library"
   done
 }
-take "$work/busybox/bin/busybox" busybox
-take "$binary" oci-pull-through
-take "$tests" it
-for tool in curl openssl; do take "$(command -v $tool)"; done
+copy_with_libraries "$work/busybox/bin/busybox" busybox
+copy_with_libraries "$binary" oci-pull-through
+copy_with_libraries "$tests" it
+for tool in curl openssl; do copy_with_libraries "$(command -v $tool)"; done
 mkdir -p "$root/etc/ssl" "$root/usr/lib/ssl"
 cp -L /etc/ssl/openssl.cnf "$root/usr/lib/ssl/"
 printf 'root:x:0:0::/data:/bin/sh\n' >"$root/etc/passwd"
@@ -70,7 +70,7 @@ depmod
 for module in virtio_pci virtio_blk tls gcm aesni-intel ghash-clmulni-intel chacha20poly1305 chacha-x86_64 poly1305-x86_64; do
   modprobe $module 2>/dev/null
 done
-mount -t ext4 /dev/vda /data || echo "no disk"
+mount -t ext4 /dev/vda /data || echo "the disk cannot be mounted"
 ulimit -n 65536
 echo "kernel $(uname -r)"
 while read -r choice; do export "$choice"; done </choices
@@ -93,6 +93,6 @@ timeout "${TIMEOUT:-1800}" qemu-system-x86_64 "${accelerator[@]}" -cpu max -smp 
   -kernel "$work/kernel/boot/vmlinuz-$version" -initrd "$work/initrd" -drive "file=$work/disk,format=raw,if=virtio,cache=unsafe" \
   -append "console=ttyS0 quiet panic=-1 mitigations=off" </dev/null | tee "$work/console"
 
-grep -q '^exit 0' "$work/console" || { echo "FAILED"; exit 1; }
+grep -q '^exit 0' "$work/console" || { echo "FAILED: the tests failed or did not end"; exit 1; }
 # Successful tests do not suffice, because tests end early if the kernel lacks TLS.
-awk '$1 == "TlsTxSw" {sessions = $2} END {print sessions + 0, "sessions were encrypted by the kernel"; exit sessions == 0}' "$work/console"
+awk '$1 == "TlsTxSw" {sessions = $2} END {print sessions + 0, "sessions with encryption in the kernel"; exit sessions == 0}' "$work/console"

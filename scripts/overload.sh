@@ -16,7 +16,7 @@ case "${1:-quick}" in -h | --help)
     ;;
 esac
 
-command -v python3 >/dev/null || { echo "overload: python3 is missing" >&2; exit 2; }
+command -v python3 >/dev/null || { echo "overload: python3 is not installed" >&2; exit 2; }
 
 # 10,000 connections need as many descriptors on each side.
 ulimit -n 65536 2>/dev/null || ulimit -n "$(ulimit -Hn)"

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Runs the scenarios with minimal container privileges: user nobody, no capabilities, no new privileges, a read-only root,
+# Runs the scenarios with minimal container privileges: user ID 65534, no capabilities, no new privileges, a read-only root,
 # docker's default seccomp profile, and only a loopback network. The driver is epoll, because the profile rejects io_uring.
 #
 #   scripts/privileges.sh [FILTER...]      all scenarios without a filter; `quick` for the core topics
@@ -14,7 +14,7 @@ if [ "${filters[*]}" = quick ]; then filters=(pull:: tags:: start_and_stop::); f
 for tool in podman runc jq; do
   command -v $tool >/dev/null || { echo "SKIP  least privilege: $tool is not installed"; exit 0; }
 done
-[ "$(id -u)" = 0 ] || { echo "SKIP  least privilege: containers of this kind need root"; exit 0; }
+[ "$(id -u)" = 0 ] || { echo "SKIP  least privilege: the containers need root"; exit 0; }
 
 work=$(mktemp -d "${TMPDIR:-/tmp}/privileges.XXXXXX")
 cleanup() {

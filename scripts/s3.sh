@@ -37,7 +37,7 @@ wait_for_url() {
     curl --silent --output /dev/null --max-time 2 "$1" && return 0
     sleep 0.1
   done
-  echo "nobody answers at $1" >&2
+  echo "no server responds at $1" >&2
   return 1
 }
 
@@ -158,7 +158,7 @@ trap 'exit 130' INT TERM
 library_tests=(cargo test --quiet --locked --lib --)
 [ -z "${LIBRARY_TESTS:-}" ] || library_tests=("$LIBRARY_TESTS")
 
-# engine_test NAME WHAT [VAR=VALUE...]: runs a library test that needs an engine.
+# engine_test NAME DESCRIPTION [VAR=VALUE...]: runs a library test that needs an engine.
 engine_test() {
   local name=$1 what=$2
   shift 2
@@ -172,7 +172,7 @@ engine_test() {
   s3_passed=$((s3_passed + 1))
 }
 
-# holds WHAT COMMAND...
+# holds DESCRIPTION COMMAND...
 holds() {
   local what=$1
   shift
@@ -255,9 +255,9 @@ comes_from_the_bucket() {
     keys+=("$1/$key/${digest/:/-}.meta.json")
   done
   for key in "${keys[@]}" "$1/manifests/$registry/team/app/_tags/v1"; do
-    until python3 "$here/s3/there.py" "$key" 2>"$s3_scratch/there.log"; do
+    until python3 "$here/s3/has_object.py" "$key" 2>"$s3_scratch/has_object.log"; do
       left=$((left - 1))
-      if [ $left = 0 ]; then cat "$s3_scratch/there.log" "$cache_log"; return 1; fi
+      if [ $left = 0 ]; then cat "$s3_scratch/has_object.log" "$cache_log"; return 1; fi
       sleep 0.2
     done
   done
@@ -287,7 +287,7 @@ is_sent_to_the_bucket() {
   told=$(curl --silent --output /dev/null --write-out '%{http_code} %{redirect_url}' "$(path_of "$digest")")
   case $told in
     "307 $AWS_ENDPOINT_URL/"*X-Amz-Signature=*) ;;
-    *) echo "told ${told%%\?*}"; return 1 ;;
+    *) echo "response ${told%%\?*}; expected a redirect to the bucket"; return 1 ;;
   esac
   pull_one "$digest" --location || return 1
   [ "$(curl --silent --location --range 5-14 "$(path_of "$digest")" | wc -c)" = 10 ] || return 1
@@ -295,7 +295,7 @@ is_sent_to_the_bucket() {
   ! grep -q X-Amz-Signature "$cache_log"
 }
 
-starts_not() {
+fails_to_start() {
   local what=$1
   shift
   if run_cache "$@"; then return 1; fi
@@ -312,14 +312,14 @@ caches() {
     holds "$1, $backend: ranges" ranges_are_right
   done
   run_cache STORAGE_BACKEND=s3 S3_PREFIX=s3 S3_REDIRECT=true
-  holds "$1: clients are sent to the bucket" is_sent_to_the_bucket
+  holds "$1: clients are redirected to the bucket" is_sent_to_the_bucket
   stop_caches
 }
 
 pulls_cold() { run_cache STORAGE_BACKEND="$1" S3_PREFIX="$1" && pull_all; }
 
-# outlives_a_node: kills an engine node during pulls. All pulls must succeed, also after the kill.
-outlives_a_node() {
+# survives_a_node_failure: kills an engine node during pulls. All pulls must succeed, also after the kill.
+survives_a_node_failure() {
   local digest=${digests[3]} pullers=() pid status=0
   run_cache STORAGE_BACKEND=s3 S3_PREFIX=s3
   for _ in 1 2 3 4; do
@@ -334,7 +334,7 @@ outlives_a_node() {
 
 skip() {
   if [ "${CHECK_STRICT:-0}" = 1 ]; then
-    echo "FAILED  $* (nothing may be skipped)"
+    echo "FAILED  $* (CHECK_STRICT=1 permits no skipped check)"
     exit 1
   fi
   echo "SKIP    $*"
@@ -348,12 +348,12 @@ lifecycle() { curl --silent --fail "$AWS_ENDPOINT_URL/$S3_BUCKET?lifecycle"; }
 keeps_rules_of_others() {
   curl --silent --fail --output /dev/null -X PUT "$AWS_ENDPOINT_URL/$S3_BUCKET?lifecycle" \
     --header 'Content-Type: application/xml' --data '<LifecycleConfiguration><Rule><ID>backups</ID><Filter><Prefix>backups/</Prefix></Filter><Status>Enabled</Status><Expiration><Days>7</Days></Expiration></Rule></LifecycleConfiguration>'
-  engine_test $opened "moto: a rule is added to those of others" S3_LIFECYCLE_DAYS=9
+  engine_test $opened "moto: a rule is added to existing rules" S3_LIFECYCLE_DAYS=9
   lifecycle | grep -q backups && lifecycle | grep -q oci-cache-expiry:blobs && lifecycle | grep -q '<Days>9</Days>'
 }
 
 removes_only_ours() {
-  engine_test $opened "moto: our rules are removed with 0 days" S3_LIFECYCLE_DAYS=0
+  engine_test $opened "moto: the rules of the cache are removed with 0 days" S3_LIFECYCLE_DAYS=0
   lifecycle | grep -q backups && ! lifecycle | grep -q oci-cache-expiry
 }
 
@@ -364,18 +364,18 @@ presigned_is_enough() {
 }
 
 common() {
-  engine_test an_engine_keeps_what_is_stored_whole_in_parts_and_under_every_digest "$1: whole, in parts, sha512, ranges, a second machine"
+  engine_test an_engine_keeps_what_is_stored_whole_in_parts_and_under_every_digest "$1: whole objects, parts, sha512, ranges, a second machine"
   engine_test an_engine_keeps_tags_with_every_character_they_may_have "$1: tags"
 }
 
 moto_command >/dev/null || install_moto >"$s3_scratch/moto.log" 2>&1 || tail -n 5 "$s3_scratch/moto.log"
-[ -x "$binary" ] || skip "caches from end to end: there is no $binary"
+[ -x "$binary" ] || skip "caches: $binary is not an executable"
 if moto_command >/dev/null; then
   start_moto
-  engine_test $opened "moto: a missing bucket is made, in the region without a name"
-  engine_test $opened "moto: a missing bucket is made, in a region with one" AWS_REGION=eu-central-1 S3_BUCKET=elsewhere
-  holds "moto: rules of others stay" keeps_rules_of_others
-  holds "moto: rules of others stay when ours go" removes_only_ours
+  engine_test $opened "moto: a missing bucket is created in the default region"
+  engine_test $opened "moto: a missing bucket is created in another region" AWS_REGION=eu-central-1 S3_BUCKET=elsewhere
+  holds "moto: existing rules are kept" keeps_rules_of_others
+  holds "moto: existing rules are kept when the rules of the cache are removed" removes_only_ours
   common moto
   if [ -x "$binary" ]; then caches moto; fi
   stop_engines
@@ -387,28 +387,28 @@ if [ "$wanted" ] && ! garage_command >/dev/null; then install_garage; fi
 if garage_command >/dev/null; then
   start_garage
   engine_test $opened "garage: the bucket is used"
-  holds "garage: a presigned URL is enough to read, and without its signature it is not" presigned_is_enough
+  holds "garage: a presigned URL permits a read only with its signature" presigned_is_enough
   engine_test $opened "garage: below a prefix" S3_PREFIX=caches/eu
   common garage
-  engine_test $refused "garage: an unknown key is refused" AWS_ACCESS_KEY_ID=GK0000000000000000000000ff S3_TEST_REFUSAL=credentials
-  engine_test $refused "garage: a wrong secret is refused" AWS_SECRET_ACCESS_KEY=wrong S3_TEST_REFUSAL=credentials
-  engine_test $refused "garage: another region is refused" AWS_REGION=elsewhere S3_TEST_REFUSAL=AWS_REGION
-  engine_test $opened "garage: a missing bucket is made" S3_BUCKET=missing
+  engine_test $refused "garage: an unknown key is rejected" AWS_ACCESS_KEY_ID=GK0000000000000000000000ff S3_TEST_REFUSAL=credentials
+  engine_test $refused "garage: a wrong secret is rejected" AWS_SECRET_ACCESS_KEY=wrong S3_TEST_REFUSAL=credentials
+  engine_test $refused "garage: another region is rejected" AWS_REGION=elsewhere S3_TEST_REFUSAL=AWS_REGION
+  engine_test $opened "garage: a missing bucket is created" S3_BUCKET=missing
   "$(garage_command)" -c "$garage_home/garage.toml" key deny --create-bucket "$AWS_ACCESS_KEY_ID" >"$s3_scratch/garage.setup.log" 2>&1
-  engine_test $refused "garage: a bucket that may not be made" S3_BUCKET=another S3_TEST_REFUSAL="aws s3 mb"
+  engine_test $refused "garage: a bucket without the permission to create" S3_BUCKET=another S3_TEST_REFUSAL="aws s3 mb"
   if [ -x "$binary" ]; then
     caches garage
     start_upstream
-    holds "garage: credentials that are refused stop the start" starts_not credentials STORAGE_BACKEND=s3 AWS_SECRET_ACCESS_KEY=wrong
+    holds "garage: the cache does not start with rejected credentials" fails_to_start credentials STORAGE_BACKEND=s3 AWS_SECRET_ACCESS_KEY=wrong
     stop_caches
     stop_engines
     start_garages
     start_upstream
     holds "three garages: a cold pull" pulls_cold s3
     holds "three garages: another node pulls without the registry" comes_from_the_bucket s3
-    holds "three garages: one is killed while clients pull" outlives_a_node
+    holds "three garages: a node is killed during pulls" survives_a_node_failure
     holds "two of three garages: a new image is stored" pulls_cold tiered
-    holds "two of three garages: another node pulls it" comes_from_the_bucket tiered
+    holds "two of three garages: another node pulls the image" comes_from_the_bucket tiered
     stop_caches
   fi
   stop_engines

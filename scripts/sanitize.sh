@@ -22,9 +22,9 @@ failed=0
 components=$(rustup component list --toolchain nightly --installed 2>/dev/null || true)
 for component in rust-src miri; do
   [[ $components == *$component* ]] ||
-    { echo "needs: rustup toolchain install nightly --component rust-src,miri" >&2; exit 2; }
+    { echo "$component is not installed; run rustup toolchain install nightly --component rust-src,miri" >&2; exit 2; }
 done
-command -v llvm-symbolizer >/dev/null || { echo "needs: llvm-symbolizer (apt: llvm)" >&2; exit 2; }
+command -v llvm-symbolizer >/dev/null || { echo "llvm-symbolizer is not installed; run apt-get install llvm" >&2; exit 2; }
 
 # lines FILE: prints the words of a list, without comments.
 lines() { sed 's/#.*//' "$1" | xargs -rn 1; }
@@ -74,9 +74,9 @@ part() {
 # executable KIND: prints the path of the program of this kind from cargo's messages.
 executable() { jq -r --arg kind "$1" 'select(.executable and (.target.kind | index($kind))) | .executable' | tail -n 1; }
 
-# watched SANITIZER [CARGO FLAG...]: builds with the sanitizer. Runs the library's tests, which use
-# no driver, and the scenarios on each driver.
-watched() {
+# run_sanitizer SANITIZER [CARGO FLAG...]: builds with the sanitizer. Runs the library's tests,
+# which use no driver, and the scenarios on each driver.
+run_sanitizer() {
   local sanitizer=$1 work=$target/$1/sanitize driver skip skips=() scenarios=() started=$SECONDS messages library scenes
   shift
   mkdir -p "$work"
@@ -91,7 +91,7 @@ watched() {
   CARGO_TARGET_DIR=$target/$sanitizer RUSTFLAGS="-Zsanitizer=$sanitizer --cfg sanitizer" cargo +nightly test --quiet --locked \
     --target $triple "$@" --lib --bench parse --no-run --message-format json >"$messages" 2>"$work/build.log" &&
     cargo test --quiet --locked --test it --no-run --message-format json >"$messages.it" 2>>"$work/build.log" ||
-    { tail -n 30 "$work/build.log"; echo "FAILED: $sanitizer: no build"; failed=1; return; }
+    { tail -n 30 "$work/build.log"; echo "FAILED: $sanitizer: the build failed"; failed=1; return; }
   echo "built: $sanitizer ($((SECONDS - started)) s)"
   library=$(executable lib <"$messages") scenes=$(executable test <"$messages.it")
   part library "$library" -- "${skips[@]}"
@@ -101,8 +101,8 @@ watched() {
   done
 }
 
-# interpreted: runs the library tests that Miri supports, once.
-interpreted() {
+# run_miri: runs the library tests that Miri supports, once.
+run_miri() {
   local work=$target/miri/sanitize log status=0 started=$SECONDS chosen=() skips=() skip
   log=$work/log
   mkdir -p "$work"
@@ -119,11 +119,11 @@ interpreted() {
 [ $# -gt 0 ] || set -- miri address thread
 for tool; do
   case $tool in
-    miri) (interpreted; exit $failed) || failed=1 ;;
-    address) (watched address; exit $failed) || failed=1 ;;
+    miri) (run_miri; exit $failed) || failed=1 ;;
+    address) (run_sanitizer address; exit $failed) || failed=1 ;;
     # A separately built standard library, because the synchronization inside the shipped one is
     # invisible to the sanitizer.
-    thread) (watched thread -Zbuild-std; exit $failed) || failed=1 ;;
+    thread) (run_sanitizer thread -Zbuild-std; exit $failed) || failed=1 ;;
     *) echo "usage: scripts/sanitize.sh [miri|address|thread ...]" >&2; exit 2 ;;
   esac
 done

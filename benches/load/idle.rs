@@ -43,7 +43,7 @@ fn exchange(
     let mut needed = None;
     while needed.is_none_or(|needed| (filled as u64) < needed) {
         if filled == buffer.len() {
-            return Err("the response is too large for an idle connection's request".into());
+            return Err("the response exceeds the buffer of an idle connection".into());
         }
         let (_, count) = recv(stream, &mut buffer[filled..], RecvFlags::empty())?;
         if count == 0 {

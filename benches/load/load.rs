@@ -15,7 +15,7 @@ use crate::target::Target;
 /// Events received from the kernel per call.
 const EVENTS: usize = 256;
 /// Longest sleep, so that a run ends in time even if the server stops responding.
-const NAP: Duration = Duration::from_millis(20);
+const WAIT_MAX: Duration = Duration::from_millis(20);
 /// Number of errors after which a run stops.
 const MAX_ERRORS: u64 = 1_000;
 
@@ -141,26 +141,26 @@ impl Run<'_> {
 
     /// Fills `events`. Returns at once if some connection is unfinished.
     fn wait(&mut self, events: &mut Vec<epoll::Event>, now: Instant, end: Instant) -> rustix::io::Result<()> {
-        let mut nap = NAP.min(end.saturating_duration_since(now));
+        let mut wait = WAIT_MAX.min(end.saturating_duration_since(now));
         if !self.unfinished.is_empty() {
-            nap = Duration::ZERO;
+            wait = Duration::ZERO;
         }
         if self.interval.is_some() {
             let idle = self.connections.iter().filter(|connection| connection.is_idle());
             if let Some(next) = idle.map(|connection| connection.since).min() {
-                nap = nap.min(next.saturating_duration_since(Instant::now()));
+                wait = wait.min(next.saturating_duration_since(Instant::now()));
             }
             // `epoll_wait` sleeps in whole milliseconds, `ppoll` in nanoseconds.
             let mut ready = [PollFd::new(&self.epoll, PollFlags::IN)];
-            retry(|| poll(&mut ready, Some(&timespec(nap))))?;
-            nap = Duration::ZERO;
+            retry(|| poll(&mut ready, Some(&timespec(wait))))?;
+            wait = Duration::ZERO;
         }
         retry(|| {
             events.clear();
             epoll::wait(
                 &self.epoll,
                 rustix::buffer::spare_capacity(events),
-                Some(&timespec(nap)),
+                Some(&timespec(wait)),
             )
         })?;
         Ok(())
@@ -340,7 +340,7 @@ fn retry<T>(mut call: impl FnMut() -> rustix::io::Result<T>) -> rustix::io::Resu
 }
 
 fn timespec(duration: Duration) -> Timespec {
-    // A duration is at most `NAP`, so both fields fit.
+    // A duration is at most `WAIT_MAX`, so both fields fit.
     Timespec {
         tv_sec: duration.as_secs() as i64,
         tv_nsec: duration.subsec_nanos().into(),

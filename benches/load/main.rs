@@ -35,7 +35,7 @@ fn main() -> ExitCode {
         .all(|argument| argument == "--bench" || argument == "--test");
     if bare {
         println!(
-            "load: nothing to do without --addr and --path; scripts/bench.sh drives this program (--help lists its options)"
+            "load: --addr and --path are required; scripts/bench.sh sets both (--help lists all options)"
         );
         return ExitCode::SUCCESS;
     }

@@ -1,4 +1,4 @@
-"""The cases, in the order of the table. Each yields rows; each starts the servers it needs and leaves none running."""
+"""The cases, in the order of the table. Each case yields rows, and starts and stops servers."""
 
 import json
 import shutil
@@ -21,7 +21,7 @@ from servers import Failed, Stage
 
 
 class Skip(Exception):
-    """The case cannot run here; the message says why."""
+    """The case cannot run on this machine. The message is the reason."""
 
 
 @dataclass
@@ -44,9 +44,9 @@ class Cell:
     name: str
     item: str
     connections: int
-    at_least: float = None  # throughput, times nginx
-    at_most: float = None  # CPU per unit, times nginx
-    registry: bool = False  # worth a short run of docker-registry, which is a hundred times slower
+    at_least: float = None  # throughput, as a multiple of nginx
+    at_most: float = None  # CPU per unit, as a multiple of nginx
+    registry: bool = False  # also a short run of docker-registry, which is a hundred times slower
 
 
 def _compare(setup, cells, ours, nginx, registry, cpu, clients):
@@ -115,7 +115,7 @@ def _warm_row(cell, item, mine, theirs, registry):
         client=f"{client[0]:.2f} / {client[1]:.2f}",
         goal=", ".join(goals),
         met=met,
-        note="the client was the limit" if max(client) > CLIENT_LIMIT else "",
+        note="the client was the bottleneck" if max(client) > CLIENT_LIMIT else "",
     )
 
 
@@ -167,9 +167,9 @@ def blob_1g(setup):
 
 
 def two_cores(setup):
-    """Nothing pinned by us; two generators share the two CPUs with the servers, so that no generator is the limit."""
+    """Pins no process. Two generators share the two CPUs with the servers, so that no generator is the bottleneck."""
     if len(machine.CPUS) < 2:
-        raise Skip("one CPU")
+        raise Skip("the machine has one CPU; expected two")
     ours = setup.stage.ours(setup.stage.directory / "store", cores=2)
     nginx = setup.stage.nginx(workers=2)
     cells = []
@@ -191,10 +191,10 @@ TAG_CONNECTIONS = 16
 
 
 def tag_head(setup):
-    """`HEAD` by tag against `HEAD` by digest, both held: of a tag that is fresh, and of one whose registry is gone."""
+    """`HEAD` by tag against `HEAD` by digest, both stored: with a fresh tag, and with an unreachable registry."""
     for name, ttl, at_least in [
         ("tag-head, a fresh tag", "1d", 0.95),
-        ("tag-head, a tag of a registry that is gone", "0s", None),
+        ("tag-head, a tag of an unreachable registry", "0s", None),
     ]:
         root = setup.stage.directory / f"tag-store-{ttl}"
         path = objects.point_tag(root, setup.objects["manifest"])
@@ -234,9 +234,9 @@ STALL_SECONDS = 2.0
 
 
 def cold_stall(setup):
-    """Ours runs one core and pins it itself: its kernel workers and helper threads may use the other CPU, as they would."""
+    """The cache runs and pins one core. As in production, kernel workers and helper threads may use the other CPU."""
     if len(machine.CPUS) < 2:
-        raise Skip("one CPU")
+        raise Skip("the machine has one CPU; expected two")
     ours = setup.stage.ours(setup.stage.directory / "store", cores=1)
     nginx = setup.stage.nginx({SERVER_CPU})
     runs = {server.name: [] for server in (ours, nginx)}
@@ -254,14 +254,14 @@ def cold_stall(setup):
         cpu=f"{mine.cost * 1e3:.0f} / {theirs.cost * 1e3:.0f} ms/GiB",
         goal="<= 2.0 x alone",
         met=mine.ratios.median <= 2.0,
-        note=f"the ratio is ours beside the stream over ours alone; nginx's is {theirs.ratios.text()}; cold stream "
-        f"{mine.stream / 1e9:.2f} GB/s, nginx's {theirs.stream / 1e9:.2f}; CPU includes the small hits; "
-        f"threads of ours are allowed on CPUs {cpus}",
+        note=f"ratio: beside the stream / alone, nginx {theirs.ratios.text()}; cold stream "
+        f"{mine.stream / 1e9:.2f} GB/s, nginx {theirs.stream / 1e9:.2f}; CPU includes the small hits; "
+        f"CPUs of the threads: {cpus}",
     )
 
 
 class _Stalls:
-    """One server's rounds of `_stall`, as medians."""
+    """The medians of one server's rounds of `_stall`."""
 
     def __init__(self, rounds):
         alone, beside, streams, costs = zip(*rounds)
@@ -305,7 +305,7 @@ NETWORK_RATE = "1192m"
 
 
 def cold_pull(setup):
-    """The same pull direct and through a fresh cache; nothing is pinned."""
+    """The same pull directly and through an empty cache. Pins no process."""
     machine.warm(setup.objects["1g"].file)
     places = {"disk": setup.stage.directory}
     memory = Path("/dev/shm")
@@ -351,7 +351,7 @@ def _cold_row(setup, name, upstream, folder, hashing, goal):
 
 
 def _pull_through(setup, upstream, folder, item, hashing):
-    """One pull through a cache that runs already but has not seen the object."""
+    """One pull through a running cache that has not stored the object."""
     root = folder / f"bench-cold-{setup.stage.number}"
     try:
         ours = setup.stage.ours(root, cores=len(machine.CPUS), upstream=upstream)
@@ -370,12 +370,12 @@ def _pull_through(setup, upstream, folder, item, hashing):
 
 
 def _requests(upstream, item):
-    """Requests of any method for the object in the upstream's access log."""
+    """The number of requests of any method for the object in the upstream's access log."""
     return (upstream.log.parent / "requests.log").read_text().count(item.digest)
 
 
 def _committed(setup, root, item):
-    """Waits for the sidecar, so that what a commit costs is counted too."""
+    """Waits for the sidecar, so that the measurement includes the cost of the commit."""
     if setup.stage.ours_binary == "nginx":
         return True
     deadline = time.monotonic() + COMMIT_SECONDS
@@ -387,7 +387,7 @@ def _committed(setup, root, item):
 
 
 def registry_cold(setup):
-    """The same image through docker-registry as a pull-through cache and through ours, from another docker-registry."""
+    """One image from a docker-registry, through a second docker-registry as a cache and through this cache."""
     if not shutil.which("docker-registry"):
         raise Skip("docker-registry is not installed")
     for item in setup.objects.values():
@@ -424,12 +424,12 @@ def registry_cold(setup):
         goal="> 1",
         met=ratios.median > 1.0,
         note=f"upstream requests: ours {[run[1] for run in mine]}, docker-registry {[run[1] for run in theirs]}; "
-        "CPU without what happens after the last byte",
+        "CPU until the last byte",
     )
 
 
 def _pull_image(setup, cache):
-    """Manifest by tag, then all blobs at once, every digest checked, as runtimes do; returns seconds."""
+    """Pulls the manifest by tag, then all blobs concurrently, and checks every digest, as runtimes do. Returns seconds."""
     manifest = setup.objects["manifest"]
     start = time.monotonic()
     by_tag = cache.path(manifest).rsplit("/", 1)[0] + "/" + objects.TAG
@@ -449,7 +449,7 @@ def _pull_image(setup, cache):
 
 
 def _registry_requests(upstream):
-    """Requests for content: the probe of /v2/ and the like do not count against a rate limit."""
+    """The number of content requests. Other requests, such as `/v2/`, do not count against a rate limit."""
     lines = upstream.log.read_text(errors="replace").splitlines()
     return sum(f"/v2/{objects.REPOSITORY}/" in line and "HTTP/1" in line for line in lines)
 
@@ -461,7 +461,7 @@ UPLOAD_SECONDS = 300
 
 
 def s3_hit(setup):
-    """What only the bucket has, through a cache and through the SDK, straight from the engine."""
+    """Content of the bucket, through a cache without a local copy, and directly from the engine with the SDK."""
     items = {name: setup.objects[name] for name in ("1g", "64k", "16m")}
     for item in items.values():
         machine.warm(item.file)
@@ -475,17 +475,17 @@ def s3_hit(setup):
     setup.stage.stop(filler)
     cache = _bucket_cache(setup, engine, upstream, "s3")
     before = {name: _requests(upstream, item) for name, item in items.items()}
-    yield from _bucket_large(setup, engine, cache, items["1g"], "everything on all CPUs")
+    yield from _bucket_large(setup, engine, cache, items["1g"], "every process on all CPUs")
     yield from _bucket_small(setup, engine, cache, items["64k"])
     yield from _bucket_readers(setup, cache, items["16m"])
     setup.stage.stop(cache)
     # In production, the engine is a separate machine. Here the engine gets at least a separate CPU.
     engine.pin({SERVER_CPU})
     cache = _bucket_cache(setup, engine, upstream, "s3", cpu=CLIENT_CPU)
-    yield from _bucket_large(setup, engine, cache, items["1g"], "engine on one CPU, the others on another", CLIENT_CPU)
+    yield from _bucket_large(setup, engine, cache, items["1g"], "engine on one CPU, the other processes on another", CLIENT_CPU)
     more = sum(_requests(upstream, item) - before[name] for name, item in items.items())
     if more:
-        raise Failed(f"the registry was asked {more} times for what the bucket has, log {cache.log}")
+        raise Failed(f"the cache sent {more} upstream requests for content of the bucket, log {cache.log}")
 
 
 def _bucket_cache(setup, engine, upstream, backend, cpu=None):
@@ -512,7 +512,7 @@ def _wait_in_bucket(engine, item):
 
 
 def _bucket_large(setup, engine, cache, item, where, cpu=None):
-    """A client of the cache against one of the engine, both on `cpu`."""
+    """A client of the cache against a client of the engine, both on `cpu`."""
     measure.once(cache, item)
     direct, through, costs = [], [], []
     for _ in range(setup.rounds):
@@ -538,7 +538,7 @@ def _bucket_large(setup, engine, cache, item, where, cpu=None):
 
 
 def _bucket_small(setup, engine, cache, item):
-    """Larger than what is kept in memory, so that every hit goes to the bucket."""
+    """The object exceeds the memory cache, so that the cache reads every hit from the bucket."""
     direct, through = [], []
     for _ in range(setup.rounds):
         options = {"connections": S3_CONNECTIONS, "seconds": setup.seconds}
@@ -551,7 +551,7 @@ def _bucket_small(setup, engine, cache, item):
         other=f"SDK {median(direct):,.0f}/s",
         ratio=ratios.text(),
         cpu=_cost(item, through),
-        note=f"p99 {median([sample.p99_ms for sample in through]):.1f} ms; who asks at once shares an answer",
+        note=f"p99 {median([sample.p99_ms for sample in through]):.1f} ms; concurrent requests share a response",
     )
 
 
@@ -559,7 +559,7 @@ S3_READERS = 64
 
 
 def _bucket_readers(setup, cache, item):
-    """Clients that have asked and do not read."""
+    """Clients that have sent a request and do not read."""
     before = cache.rss_bytes()
     connections = []
     try:
@@ -581,12 +581,12 @@ def _bucket_readers(setup, cache, item):
         ours=f"{grown:.0f} MiB more",
         goal=f"<= {4 * S3_READERS} MiB",
         met=grown <= 4 * S3_READERS,
-        note=f"of {S3_READERS * item.size // MIB} MiB that they asked for",
+        note=f"of {S3_READERS * item.size // MIB} MiB requested",
     )
 
 
 def tiered_warm(setup):
-    """What lies on the local disk in front of a bucket, against the same disk without one."""
+    """Content on the local disk in front of a bucket, against the same disk without a bucket."""
     engine = setup.stage.engine()
     root = setup.stage.directory / "run" / "tiered-store"
     items = [setup.objects[name] for name in ("manifest", "64k", "1m", "16m")]

@@ -1,4 +1,4 @@
-"""The cases over HTTP/2: small hits against nginx, in plain and over TLS, by h2load; and idle connections."""
+"""The cases over HTTP/2: small hits of h2load against nginx, in plain text and over TLS, and idle connections."""
 
 import re
 import resource
@@ -20,7 +20,7 @@ GOAL = 1.0
 
 
 def _h2load(server, scheme, path, connections, streams, seconds):
-    """Requests per second, the server's CPU per request, and the part of its CPU that h2load used."""
+    """Returns requests per second, the server's CPU per request, and the utilization of the client's CPU."""
     words = ["taskset", "-c", str(CLIENT_CPU), "h2load", f"--clients={connections}", f"--max-concurrent-streams={streams}"]
     words += [f"--duration={seconds}", f"{scheme}://{server.address}{path}"]
     before, begun = server.cpu_seconds(), time.monotonic()
@@ -68,7 +68,7 @@ def _against_nginx(setup, name, scheme, settings, listen, directives):
             client=f"{max(my_client):.2f} / {max(their_client):.2f}",
             goal=f">= {GOAL}",
             met=speed.median >= GOAL,
-            note="the client was the limit" if max(my_client + their_client) > CLIENT_LIMIT else "",
+            note="the client was the bottleneck" if max(my_client + their_client) > CLIENT_LIMIT else "",
         )
 
 
@@ -77,7 +77,7 @@ def h2c_small(setup):
 
 
 def h2_tls_small(setup):
-    """One certificate for both: ECDSA, as most have."""
+    """Both servers use one ECDSA certificate, the most common kind."""
     key, certificate = (setup.stage.directory / name for name in ("tls.key", "tls.crt"))
     subprocess.run(
         ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "30"]
@@ -110,7 +110,7 @@ def _field(name, value):
 
 
 class _Idle:
-    """A connection of HTTP/2."""
+    """An HTTP/2 connection."""
 
     def __init__(self, server):
         host, port = server.address.split(":")
@@ -121,7 +121,7 @@ class _Idle:
         self.socket.sendall(_frame(SETTINGS, ACK, 0))
 
     def get(self, path):
-        """The only request of this connection, and its answer."""
+        """Sends the only request of this connection and reads the response."""
         block = b"\x82\x86" + _field(b":path", path.encode()) + _field(b":authority", b"bench.test")
         self.socket.sendall(_frame(HEADERS, END_STREAM | END_HEADERS, 1, block))
         self.until(DATA, END_STREAM)
@@ -135,7 +135,7 @@ class _Idle:
                     return
             more = self.socket.recv(64 * 1024)
             if not more:
-                raise Failed("an HTTP/2 connection was closed")
+                raise Failed("the server closed an HTTP/2 connection")
             self.received += more
 
 
@@ -145,12 +145,12 @@ def idle_h2c(setup):
     _Idle(server).get(path)
     before = server.rss_bytes()
     idle = [_Idle(server) for _ in range(IDLE_CONNECTIONS)]
-    yield _idle_row("idle-h2c, nothing asked yet", server, before, IDLE_GOAL_MIB)
+    yield _idle_row("idle-h2c, without a request", server, before, IDLE_GOAL_MIB)
     for one in idle:
         one.get(path)
-    yield _idle_row("idle-h2c, after one answer each", server, before, None)
+    yield _idle_row("idle-h2c, after one response each", server, before, None)
     for one in idle:
-        one.socket.sendall(_frame(PING, 0, 0, b"are you?"))
+        one.socket.sendall(_frame(PING, 0, 0, b"sequence"))
         one.until(PING, ACK)
         one.socket.close()
 

@@ -1,4 +1,4 @@
-"""The machine under the benchmark: its CPUs, its network namespace, its page cache."""
+"""The CPUs, the network namespace and the page cache of the machine."""
 
 import ctypes
 import fcntl
@@ -19,9 +19,9 @@ _namespace = "the host's network"
 
 
 def enter_namespace(congestion):
-    """Moves into a network namespace of our own with that congestion control, so that the machine keeps its setting.
+    """Enters a new network namespace with the congestion control `congestion`, so that the machine keeps its setting.
 
-    Stays in the host's network, and measures with the host's setting, where that is not permitted or not wanted.
+    With `congestion` "host", or without the permission, keeps the host's network and setting.
     """
     global _namespace
     if congestion == "host" or os.getuid() != 0:
@@ -35,11 +35,11 @@ def enter_namespace(congestion):
                 _write(host, " ".join([*allowed, congestion]))
             if ctypes.CDLL(None).unshare(CLONE_NEWNET) != 0:
                 return
-            _namespace = "a network namespace of its own"
+            _namespace = "a separate network namespace"
             _raise_loopback()
             CONGESTION.write_text(congestion)
         except OSError as error:
-            print(f"congestion control {congestion} cannot be had: {error}")
+            print(f"congestion control {congestion} cannot be set: {error}")
         finally:
             if congestion not in allowed:
                 _write(host, " ".join(allowed))
@@ -75,13 +75,13 @@ def description(directory):
             f"machine: {model} ({hashing} SHA instructions), {len(CPUS)} CPUs usable, {memory:.0f} GiB, load average {load:.2f} before the start",
             f"kernel: {platform.release()}, congestion control {CONGESTION.read_text().strip()}, loopback in {_namespace}",
             f"files: {directory} ({file_system(directory)}); server on CPU {SERVER_CPU}, client on CPU {CLIENT_CPU}"
-            " unless the case says otherwise",
+            " unless the case names other CPUs",
         ]
     )
 
 
 def file_system(path):
-    """Type of the file system that holds `path`."""
+    """Returns the type of the file system that contains `path`."""
     best = ("", "unknown")
     for line in Path("/proc/mounts").read_text().splitlines():
         _, point, kind = line.split()[:3]
@@ -92,14 +92,14 @@ def file_system(path):
 
 
 def busy_seconds():
-    """CPU time all CPUs have spent on anything but idling."""
+    """Returns the CPU time of all CPUs, without idle time."""
     fields = [int(field) for field in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]]
     user, nice, system, _idle, _iowait, irq, softirq, _steal = fields
     return (user + nice + system + irq + softirq) / TICKS
 
 
 def warm(path):
-    """Reads the file once, so that it lies in the page cache."""
+    """Reads the file once, so that the page cache contains the file."""
     with open(path, "rb", buffering=0) as file:
         buffer = bytearray(1 << 20)
         while file.readinto(buffer):
@@ -107,7 +107,7 @@ def warm(path):
 
 
 def evict(path):
-    """Takes the file out of the page cache; it must have been synced."""
+    """Removes the file from the page cache. Earlier writes must have been synced."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)

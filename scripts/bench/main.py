@@ -1,4 +1,4 @@
-"""The benchmark: prepares machine and objects, runs the cases asked for, prints the table."""
+"""Prepares the machine and the objects, runs the selected cases, and prints the table."""
 
 import fcntl
 import json
@@ -20,7 +20,7 @@ def main():
     mode = arguments.pop(0) if arguments and arguments[0] in ("quick", "full") else "quick"
     unknown = [name for name in arguments if name not in cases.ALL]
     if unknown:
-        sys.exit(f"bench: unknown case {', '.join(unknown)}; known: {' '.join(cases.ALL)}")
+        sys.exit(f"bench: unknown case {', '.join(unknown)}; expected one of {' '.join(cases.ALL)}")
     # SIGTERM raises an exception, so that every server is stopped at exit.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
 
@@ -67,7 +67,7 @@ def main():
     missed = [row.case for row in rows if row.met is False]
     # A missed goal is a result. A broken case is a failure.
     broken = any(row.note.startswith("failed") for row in rows)
-    print(f"\nnot reached: {', '.join(missed)}" if missed else "\nevery goal that was measured is reached")
+    print(f"\ngoals not reached: {', '.join(missed)}" if missed else "\nevery measured goal is reached")
     sys.exit(1 if broken else 0)
 
 

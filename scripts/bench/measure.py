@@ -1,4 +1,4 @@
-"""Running the load generator, and what its numbers mean for a server."""
+"""Runs the load generator, and computes the figures of a server from its reports."""
 
 import json
 import os
@@ -16,11 +16,11 @@ CLIENT_LIMIT = 0.97
 
 @dataclass
 class Sample:
-    """One cell of one round."""
+    """The figures of one cell in one round."""
 
     requests_per_second: float
     bytes_per_second: float
-    server_cpu: float  # seconds of CPU over the cell
+    server_cpu: float  # CPU seconds during the cell
     machine_cpu: float
     requests: int
     bytes: int
@@ -36,7 +36,7 @@ class Sample:
 
 
 def command(server, item, options, path=None):
-    """The load generator's command line for `item` at `server`."""
+    """Returns the command line of the load generator for `item` at `server`."""
     words = [os.environ["BENCH_LOAD"], "--addr", server.address, "--path", path or server.path(item), "--json"]
     if item.kind == "manifests":
         # docker-registry returns OCI manifests only if `Accept` names their type, even with `*/*`.
@@ -51,7 +51,7 @@ def command(server, item, options, path=None):
 
 
 def once(server, item, digest=False, cpu=None, path=None):
-    """One pull on a fresh connection; the generator's report."""
+    """Runs one pull on a new connection. Returns the generator's report."""
     options = {"once": True, "length": item.size, "digest": item.digest if digest else None, "cpu": cpu}
     done = subprocess.run(command(server, item, options, path), capture_output=True, text=True)
     if done.returncode != 0:
@@ -60,7 +60,7 @@ def once(server, item, digest=False, cpu=None, path=None):
 
 
 def sdk(engine, key, length=None, **options):
-    """The object `key` read with the SDK, straight from the engine; the generator's report."""
+    """Reads the object `key` with the SDK, directly from the engine. Returns the generator's report."""
     words = [os.environ["BENCH_LOAD"], "--sdk", "--json", "--addr", engine.address, "--path", engine.object(key)]
     if length is not None:
         words += ["--length", str(length)]
@@ -73,7 +73,7 @@ def sdk(engine, key, length=None, **options):
 
 
 def load(server, item, connections, seconds, cpu=None, rate=None, clients=1, method=None, path=None):
-    """One cell: `clients` generators at once, their numbers added up."""
+    """Runs one cell with `clients` concurrent generators. Returns the sum of their figures."""
     share = connections // clients
     options = {"connections": share, "seconds": seconds, "length": item.size, "cpu": cpu, "rate": rate}
     if method:
@@ -108,7 +108,7 @@ def load(server, item, connections, seconds, cpu=None, rate=None, clients=1, met
 
 
 class Ratios:
-    """Ratios of one figure, ours over theirs, one per round."""
+    """The ratios of one figure, `ours` / `theirs`, one per round."""
 
     def __init__(self, ours, theirs):
         self.values = [mine / other if other else float("nan") for mine, other in zip(ours, theirs)]

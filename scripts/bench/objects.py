@@ -1,6 +1,6 @@
-"""The objects every server serves, written once and hard-linked into each server's own layout.
+"""The objects of all servers, written once and hard-linked into the layout of each server.
 
-The same inode means the same page cache: no server is warmer than another.
+All servers share the page cache of each inode, so no server has more cached pages than another.
 """
 
 import hashlib
@@ -42,7 +42,7 @@ class Object:
 
 
 def prepare(directory, with_huge):
-    """Writes what is missing, builds the layouts, and returns the objects by name."""
+    """Writes missing objects, builds the layouts, and returns the objects by name."""
     sizes = dict(BLOBS, **(HUGE if with_huge else {}))
     blobs = {name: _blob(directory, name, size) for name, size in sizes.items()}
     manifest = _manifest(directory, blobs)
@@ -105,7 +105,7 @@ def _manifest(directory, blobs):
 
 
 def point_tag(root, manifest):
-    """Has a cache on the store `root` believe that it asked a moment ago what the tag means; gives the tag's path."""
+    """Writes a tag pointer with the current time into the store `root`. Returns the tag's path."""
     _into_store(root, manifest)
     place = root / "manifests" / WARM_REGISTRY / REPOSITORY / "_tags" / TAG
     place.parent.mkdir(parents=True, exist_ok=True)
@@ -120,7 +120,7 @@ def point_tag(root, manifest):
 
 
 def link_into(root, item):
-    """Makes `item` an entry of the store `root` too."""
+    """Adds `item` to the store `root`."""
     _into_store(root, item)
 
 
@@ -137,7 +137,7 @@ def _link_file(root, path, digest):
 
 
 def _into_store(root, item):
-    """The cache's own format: data file and sidecar."""
+    """Writes the format of the cache: data file and sidecar."""
     folder = root / "blobs" if item.kind == "blobs" else root / "manifests" / WARM_REGISTRY / REPOSITORY
     _link(item.file, folder / f"sha256-{item.hex}")
     sidecar = {
@@ -152,7 +152,7 @@ def _into_store(root, item):
 
 
 def _into_nginx(root, item):
-    """A tree nginx serves with `root` alone, which is the cheapest it can do. The second name lets it stand in for us."""
+    """Links a tree that nginx serves with `root` alone. nginx uses the second name in place of the cache."""
     _link(item.file, root / item.path().lstrip("/"))
     _link(item.file, root / item.path(WARM_REGISTRY).lstrip("/"))
     if item.kind == "manifests":
@@ -160,7 +160,7 @@ def _into_nginx(root, item):
 
 
 def _into_registry(root, item):
-    """docker-registry's file system layout."""
+    """Links the file system layout of docker-registry."""
     _link(item.file, root / "docker/registry/v2/blobs/sha256" / item.hex[:2] / item.hex / "data")
     folder = "_layers" if item.kind == "blobs" else "_manifests/revisions"
     _link_file(root, f"{folder}/sha256/{item.hex}/link", item.digest)

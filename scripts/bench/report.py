@@ -1,4 +1,4 @@
-"""The table."""
+"""The table of results."""
 
 from dataclasses import dataclass
 from typing import Optional
@@ -36,7 +36,7 @@ class Row:
         return {None: "", True: "reached", False: "NOT REACHED"}[self.met]
 
     def line(self):
-        """Everything that is known about the row, for the running log."""
+        """Returns all fields of the row, for the progress output."""
         parts = [self.case, self.ours and f"ours {self.ours}", self.other and f"against {self.other}"]
         parts += [self.ratio and f"ratio {self.ratio}", self.cpu and f"CPU {self.cpu}"]
         parts += [self.cpu_ratio and f"CPU ratio {self.cpu_ratio}", self.registry and f"docker-registry {self.registry}"]

@@ -1,4 +1,4 @@
-"""The servers compared: started here, ended here, by process id only."""
+"""Starts the compared servers, and ends them by process ID."""
 
 import ctypes
 import os
@@ -19,15 +19,15 @@ _libc = ctypes.CDLL(None)
 
 
 class Failed(Exception):
-    """A server did not do its part; the message says which and where its log is."""
+    """A server failed. The message names the server and the path of its log."""
 
 
 class Missing(Exception):
-    """A program the case needs is not installed."""
+    """A required program is not installed."""
 
 
 class Server:
-    """A running server and the processes below it."""
+    """A running server with its child processes."""
 
     def __init__(self, name, process, port, log):
         self.name, self.process, self.port, self.log = name, process, port, log
@@ -54,7 +54,7 @@ class Server:
         return found
 
     def cpu_seconds(self):
-        """CPU time of all threads, those that ended and the kernel's io_uring workers included."""
+        """Returns the CPU time of all threads, including ended threads and the kernel's io_uring workers."""
         total = 0
         for pid in self.pids():
             try:
@@ -73,11 +73,11 @@ class Server:
         return total
 
     def affinities(self):
-        """The distinct CPU sets of the server's threads."""
+        """Returns the distinct CPU sets of the server's threads."""
         return sorted({tuple(sorted(os.sched_getaffinity(task))) for task in self._tasks()})
 
     def pin(self, cpus):
-        """Moves the server with all its threads; those it starts from now on go with them."""
+        """Sets the CPUs of all threads of the server. Later threads inherit the setting."""
         for task in self._tasks():
             try:
                 os.sched_setaffinity(task, cpus)
@@ -100,7 +100,7 @@ class Server:
 
 
 class Engine(Server):
-    """A running S3 engine, below a shell."""
+    """A running S3 engine, a child of a shell."""
 
     def __init__(self, name, process, port, log, settings):
         super().__init__(name, process, port, log)
@@ -119,7 +119,7 @@ class Engine(Server):
 
 
 class Stage:
-    """Starts servers, and stops every one of them when the benchmark ends, however it ends."""
+    """Starts servers, and stops every server at the end of the benchmark, also after a failure."""
 
     def __init__(self, directory):
         self.directory = directory
@@ -145,7 +145,7 @@ class Stage:
         server.stop()
 
     def ours(self, root, cpus=None, cores=1, upstream=None, settings=None):
-        """Our server on `root`; with `upstream`, the registry `bench.test` is that loopback port. `settings` are further ones."""
+        """Starts the cache on `root`, with `upstream` as the registry `bench.test` and additional `settings`."""
         if self.ours_binary == "nginx":
             return self._stand_in(cpus, cores, upstream)
         port, folder = _free_port(), self._folder("ours")
@@ -172,7 +172,10 @@ class Stage:
         return server
 
     def nginx(self, cpus=None, workers=1, log=False, http="", locations="", name="nginx", listen=""):
-        """nginx as it serves files best. With `log`, one line per request in `requests.log`; `listen` is more for its listener."""
+        """Starts nginx with its fastest settings for files.
+
+        With `log`, nginx writes one line per request to `requests.log`. `listen` are additional parameters of the listener.
+        """
         if not shutil.which("nginx"):
             raise Missing("nginx is not installed")
         port, folder = _free_port(), self._folder(name)
@@ -209,7 +212,7 @@ http {{
         return self._start(name, command, port, folder, cpus)
 
     def docker_registry(self, root=None, cpus=None, log=False, upstream=None, name="docker-registry"):
-        """Debian's docker-registry on the same bytes, or as a pull-through cache of `upstream`."""
+        """Starts Debian's docker-registry on the same objects, or as a pull-through cache of `upstream`."""
         if not shutil.which("docker-registry"):
             raise Missing("docker-registry is not installed")
         port, folder = _free_port(), self._folder(name)
@@ -227,7 +230,7 @@ http: {{addr: '127.0.0.1:{port}', secret: bench}}
         return self._start(name, command, port, folder, cpus)
 
     def engine(self):
-        """An S3 engine of scripts/s3.sh: Garage where it is, else moto. Its settings are in `settings`."""
+        """Starts an S3 engine with scripts/s3.sh: Garage if installed, otherwise moto."""
         script = Path(__file__).parent.parent / "s3.sh"
         folder = self._folder("engine")
         # The shell exits and stops the engine when its standard input closes.
@@ -264,7 +267,7 @@ cat >/dev/null
         return engine
 
     def _stand_in(self, cpus, cores, upstream):
-        """nginx in our place, to try the benchmark itself."""
+        """Starts nginx in place of the cache, to test the benchmark itself."""
         if not upstream:
             server = self.nginx(cpus, cores, name="stand-in")
             server.registry = objects.WARM_REGISTRY

@@ -1,4 +1,4 @@
-"""The cases over TLS: the same certificate in nginx and in ours, HTTP/1.1 by h2load, handshakes by `openssl s_time`."""
+"""The cases over TLS: HTTP/1.1 with h2load, handshakes with `openssl s_time`. Both servers use one certificate."""
 
 import re
 import resource
@@ -19,12 +19,12 @@ from servers import Failed, Missing
 
 @dataclass
 class Run:
-    """One server for one round."""
+    """The figures of one server in one round."""
 
     units: float  # requests, bytes, or handshakes
     seconds: float
     server_cpu: float
-    client_cpu: float  # the share of a CPU that the client used
+    client_cpu: float  # utilization of the client's CPU
 
     @property
     def speed(self):
@@ -42,7 +42,7 @@ def _need(*tools):
 
 
 def _pair(setup):
-    """Both servers on one core each their turn, with one certificate: ECDSA, as most have."""
+    """Starts both servers on the same CPU, to be measured in turn, with one ECDSA certificate, the most common kind."""
     _need(("h2load", "nghttp2-client"), ("openssl", "openssl"))
     key, certificate = (setup.stage.directory / name for name in ("tls.key", "tls.crt"))
     subprocess.run(
@@ -65,7 +65,10 @@ def _children_seconds():
 
 
 def _timed(server, commands):
-    """Runs `commands` at once on the client's CPU; their outputs, the server's CPU, the client's share of its own, seconds."""
+    """Runs `commands` concurrently on the client's CPU.
+
+    Returns the outputs, the server's CPU time, the utilization of the client's CPU, and the duration in seconds.
+    """
     before, usage, begun = server.cpu_seconds(), _children_seconds(), time.monotonic()
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
     running = [subprocess.Popen(["taskset", "-c", str(CLIENT_CPU), *words], **pipes) for words in commands]
@@ -106,7 +109,7 @@ def _row(name, mine, theirs, goal, speed, cost):
         client=f"{max(run.client_cpu for run in mine):.2f} / {max(run.client_cpu for run in theirs):.2f}",
         goal=f">= {goal}",
         met=reached >= goal,
-        note=f"the client was the limit: by CPU it is {reached:.2f}" if limited else "",
+        note=f"the client was the bottleneck: ratio by CPU {reached:.2f}" if limited else "",
     )
 
 
@@ -197,7 +200,7 @@ IDLE_GOAL_MIB = 250
 
 
 def _open(server, item, context, session):
-    """A session that has had one answer, and what to resume it by."""
+    """Opens a session, resumed with `session` unless None, and reads one response."""
     host, port = server.address.split(":")
     stream = context.wrap_socket(socket.create_connection((host, int(port)), 10), session=session)
     stream.sendall(f"GET {server.path(item)} HTTP/1.1\r\nHost: bench.test\r\n\r\n".encode())
@@ -205,7 +208,7 @@ def _open(server, item, context, session):
     while len(received) < item.size or len(received) < received.find(b"\r\n\r\n") + 4 + item.size:
         more = stream.recv(64 * 1024)
         if not more:
-            raise Failed(f"{server.name}: a connection was closed, log {server.log}")
+            raise Failed(f"{server.name}: the server closed a connection, log {server.log}")
         received += more
     return stream
 
@@ -224,7 +227,7 @@ def idle(setup):
             stream.setblocking(False)
             try:
                 if not stream.recv(1):
-                    raise Failed(f"{server.name}: an idle connection was closed, log {server.log}")
+                    raise Failed(f"{server.name}: the server closed an idle connection, log {server.log}")
             except ssl.SSLWantReadError:
                 pass
             stream.close()
@@ -235,5 +238,5 @@ def idle(setup):
         other=f"nginx {grown['nginx']:.1f} MiB",
         goal=f"<= {IDLE_GOAL_MIB} MiB",
         met=grown["ours"] <= IDLE_GOAL_MIB,
-        note=f"{IDLE_CONNECTIONS} connections, each after one answer",
+        note=f"{IDLE_CONNECTIONS} connections, each after one response",
     )

@@ -11,7 +11,7 @@ needs docker-registry htpasswd python3 skopeo jq
 # The script searches every log and file of the cache for this password.
 password=canary-$RANDOM$RANDOM
 
-# secret_of WHO: prints name and password. Alice may read everything, Bob only another repository.
+# secret_of LOGIN: prints name and password. Alice may read everything, Bob only another repository.
 secret_of() {
   case $1 in
     guesser) echo alice:guessed ;;
@@ -19,19 +19,19 @@ secret_of() {
   esac
 }
 
-# as WHO: sets the login of the next pulls.
+# as LOGIN: sets the login of the next pulls. `anonymous` is no login.
 as() {
   local secret
   skopeo_flags=() podman_flags=() ctr_flags=()
   mkdir -p "$work/docker-config"
   echo '{}' >"$work/docker-config/config.json"
-  [ "$1" != nobody ] || return 0
+  [ "$1" != anonymous ] || return 0
   secret=$(secret_of "$1")
   printf '{"auths": {"%s": {"auth": "%s"}}}\n' "$cache" "$(printf '%s' "$secret" | base64 -w0)" >"$work/docker-config/config.json"
   skopeo_flags=(--src-creds "$secret") podman_flags=(--creds "$secret") ctr_flags=(--user "$secret")
 }
 
-# log_in WHO: logs in with the client's own `login` command, which containerd lacks.
+# log_in LOGIN: logs in with the client's own `login` command, which containerd lacks.
 log_in() {
   local secret
   secret=$(secret_of "$1")
@@ -58,15 +58,15 @@ for client in containerd skopeo podman docker; do
   ready || continue
   start_cache "$client"
   if [ $client != containerd ]; then
-    as nobody
+    as anonymous
     check "$client logs in" log_in alice
-    check "$client does not log in with a wrong password" refused "$kept_out" log_in guesser
+    check "$client does not log in with a wrong password" refused "$rejection" log_in guesser
   fi
   # Before and after the content is cached.
   for when in before after; do
-    for who in nobody guesser bob; do
-      as $who
-      check "$client, $who, $when" refused "$kept_out" pull_$client
+    for login in anonymous guesser bob; do
+      as $login
+      check "$client, $login, $when" refused "$rejection" pull_$client
     done
     as alice
     check "$client, alice, $when" pull_$client

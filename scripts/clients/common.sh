@@ -22,7 +22,7 @@ skopeo_tls=(--src-tls-verify=false) podman_tls=(--tls-verify=false)
 pass() { passed=$((passed + 1)); echo "PASS  $*"; }
 fail() { failed=$((failed + 1)); echo "FAIL  $*"; }
 skip() {
-  if [ "$strict" = 1 ]; then fail "$* (nothing may be skipped)"; else skipped=$((skipped + 1)); echo "SKIP  $*"; fi
+  if [ "$strict" = 1 ]; then fail "$* (CHECK_STRICT=1 permits no skipped check)"; else skipped=$((skipped + 1)); echo "SKIP  $*"; fi
 }
 
 # check NAME COMMAND...: runs COMMAND in a subshell. Passes on success, prints the end of the output
@@ -59,7 +59,7 @@ needs() {
 
 # Error messages of clients after a rejected login.
 # shellcheck disable=SC2034 # For the scripts that source this file.
-kept_out='401|403|unauthorized|denied|forbidden|no basic auth credentials|invalid username/password'
+rejection='401|403|unauthorized|denied|forbidden|no basic auth credentials|invalid username/password'
 
 # refused PATTERN COMMAND...: passes if COMMAND fails and PATTERN occurs in its output or in
 # `asked`. COMMAND may write a client's output to `asked`.
@@ -73,7 +73,7 @@ refused() {
   (set -e; "$@") >"$work/refused" 2>&1
   local status=$?
   set -e
-  [ $status != 0 ] || { echo "it was done, and must not have been"; return 1; }
+  [ $status != 0 ] || { echo "the command succeeded; expected a failure"; return 1; }
   grep -aiE "$pattern" "$work/refused" "$work/asked" || { cat "$work/refused"; return 1; }
 }
 
@@ -198,9 +198,9 @@ start_cache() {
 
 path() { if [ "$direct" = 1 ]; then echo "$1"; else echo "$registry/$1"; fi; }
 
-# same WHAT WANTED GOT
+# same NOUN EXPECTED GOT
 same() {
-  [ "$2" = "$3" ] || { echo "$1 differ; wanted:"; echo "$2"; echo "got:"; echo "$3"; return 1; }
+  [ "$2" = "$3" ] || { echo "$1 differ; expected:"; echo "$2"; echo "got:"; echo "$3"; return 1; }
 }
 
 # skopeo_copies LAYOUT REPOSITORY: copies everything and compares the digest of each file.
@@ -329,7 +329,7 @@ usable() {
     command -v "$tool" >/dev/null || { skip "$client: $tool is not installed"; return 1; }
   done
   if [ "$client" = docker ] || [ "$client" = containerd ]; then
-    [ "$(id -u)" = 0 ] || { skip "$client: its daemon needs root"; return 1; }
+    [ "$(id -u)" = 0 ] || { skip "$client: the daemon needs root"; return 1; }
   fi
 }
 
@@ -338,6 +338,6 @@ ready() {
     skopeo) usable skopeo ;;
     podman) usable podman ;;
     docker) usable dockerd docker && { start_docker || { fail "docker: the daemon does not start"; return 1; }; } ;;
-    containerd) usable containerd ctr && { start_containerd || { fail "containerd: it does not start"; return 1; }; } ;;
+    containerd) usable containerd ctr && { start_containerd || { fail "containerd: the daemon does not start"; return 1; }; } ;;
   esac
 }

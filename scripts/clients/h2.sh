@@ -137,11 +137,11 @@ for transport in plain TLS; do
   if curl --version | grep -q HTTP2; then
     # Before and after the content is cached.
     for when in before after; do check "curl, $transport, $when" curl_gets; done
-    [ $transport = TLS ] || check "curl offers to change to HTTP/2" curl_offers
+    [ $transport = TLS ] || check "curl offers an upgrade to HTTP/2" curl_offers
   else
-    skip "curl, $transport: this one has no HTTP/2"
+    skip "curl, $transport: the installed curl does not support HTTP/2"
   fi
-  if command -v nghttp h2load >/dev/null; then
+  if command -v nghttp >/dev/null && command -v h2load >/dev/null; then
     check "nghttp, $transport" nghttp_gets
     check "h2load, a hundred streams on each of ten connections, $transport" h2load_gets 20000 10 100 "$small"
     check "h2load, many large bodies, $transport" h2load_gets 40 2 20 "$(awk 'NR == 1 {print $2}' <(grep /blobs/ "$work/list"))"
@@ -152,14 +152,14 @@ for transport in plain TLS; do
     skip "Go, $transport: not installed (golang-go)"
   elif [ $transport = plain ] && [ $go_plain = 0 ]; then
     # No package could change this, so the check does not count as skipped.
-    echo "Go before 1.24 speaks HTTP/2 over TLS only"
+    echo "Go before 1.24 supports HTTP/2 only over TLS"
   else
     check "Go's client, $transport" go_gets
   fi
   if [ -n "$python" ]; then
     check "Python's h2 and httpx, $transport" python_gets
   else
-    skip "Python, $transport: no h2 and httpx (python3-h2, python3-httpx)"
+    skip "Python, $transport: h2 and httpx are not installed (python3-h2, python3-httpx)"
   fi
   if [ -n "$h2spec" ]; then
     check "h2spec, $transport" spec
@@ -167,7 +167,7 @@ for transport in plain TLS; do
   else
     # CHECK_STRICT cannot provide a network. The check is listed as skipped, without a failure.
     skipped=$((skipped + 1))
-    echo "SKIP  h2spec, $transport: not there, and Go could not fetch it"
+    echo "SKIP  h2spec, $transport: not installed, and Go could not fetch the source"
   fi
   stop "$cache_pid"
 done

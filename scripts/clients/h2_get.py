@@ -1,5 +1,7 @@
-"""Fetches what a list names with httpx and h2, all at once and twice, and compares digests: URL CA LIST. CA is empty
-without TLS."""
+"""Fetches all objects of a list twice, concurrently, with httpx and h2, and compares digests.
+
+Arguments: URL CA LIST. CA is empty without TLS.
+"""
 
 import asyncio
 import hashlib
@@ -11,10 +13,10 @@ import httpx
 
 async def get(client, digest, path):
     response = await client.get(path)
-    assert response.status_code == 200, (path, response.status_code)
-    assert response.http_version == "HTTP/2", response.http_version
+    assert response.status_code == 200, f"{path}: status {response.status_code}; expected 200"
+    assert response.http_version == "HTTP/2", f"{path}: {response.http_version}; expected HTTP/2"
     found = "sha256:" + hashlib.sha256(response.content).hexdigest()
-    assert found == digest, (path, found)
+    assert found == digest, f"{path}: digest {found}; expected {digest}"
 
 
 async def main(url, ca, file):

@@ -45,7 +45,7 @@ sent_once() {
   done
 }
 
-# ---- Logins of the clients: `as WHO` before a pull --------------------------------------------------------------------
+# ---- Logins of the clients: `as LOGIN` before a pull ------------------------------------------------------------------
 
 as() {
   local secret
@@ -54,7 +54,7 @@ as() {
   mkdir -p "$work/docker-config"
   echo '{}' >"$work/docker-config/config.json"
   case $1 in
-    nobody) return ;;
+    anonymous) return ;;
     alice) secret=$user:$password ;;
     guesser) secret=$user:guessed ;;
   esac
@@ -110,24 +110,24 @@ fresh_cache() {
 # done_with_cache: stops the cache and checks the conditions common to all caches.
 done_with_cache() {
   stop "$cache_pid"
-  check "$said: no secret is in the log or the store" nowhere "$user" "$work/cache-$name.log" "$work/store-$name"
+  check "$label: no secret is in the log or the store" nowhere "$user" "$work/cache-$name.log" "$work/store-$name"
 }
 
 # own_logins: checks allowed and forbidden pulls with the client's own login.
 own_logins() {
-  as nobody
-  check "$said, without a login" refused "$kept_out" pull_$client
+  as anonymous
+  check "$label, without a login" refused "$rejection" pull_$client
   as guesser
-  check "$said, with a wrong password" refused "$kept_out" pull_$client
+  check "$label, with a wrong password" refused "$rejection" pull_$client
   as alice
-  check "$said, with its own login, first" pull_$client
-  check "$said, with its own login, again" pull_$client
-  [ $client != containerd ] || check "$said, with its own login, by path" pull_containerd_by_path
-  as nobody
-  check "$said, without a login, after that" refused "$kept_out" pull_$client
+  check "$label, with its own login, first" pull_$client
+  check "$label, with its own login, again" pull_$client
+  [ $client != containerd ] || check "$label, with its own login, by path" pull_containerd_by_path
+  as anonymous
+  check "$label, without a login, after that" refused "$rejection" pull_$client
   as guesser
-  check "$said, with a wrong password, after that" refused "$kept_out" pull_$client
-  check "$said: each blob was sent once" sent_once "${expected[@]}"
+  check "$label, with a wrong password, after that" refused "$rejection" pull_$client
+  check "$label: each blob was sent once" sent_once "${expected[@]}"
 }
 
 for client in containerd skopeo podman docker; do
@@ -139,49 +139,49 @@ for client in containerd skopeo podman docker; do
   fi
 
   for registry in "${theirs[@]}"; do
-    said="$client, $registry"
+    label="$client, $registry"
     fresh_cache silent
     if [ $client = containerd ]; then
       own_logins
     else
-      as nobody
-      check "$said, without a login" refused "$kept_out" pull_$client
+      as anonymous
+      check "$label, without a login" refused "$rejection" pull_$client
       as alice
-      check "$said, with its own login, which nobody asks for" refused "$kept_out" pull_$client
+      check "$label, with its own login, without a challenge" refused "$rejection" pull_$client
     fi
     done_with_cache
   done
 
-  as nobody
+  as anonymous
   for registry in "${ours[@]}"; do
-    said="$client, $registry"
+    label="$client, $registry"
     fresh_cache ours
-    check "$said, with the server's credentials, first" pull_$client
-    check "$said, with the server's credentials, again" pull_$client
-    check "$said: each blob was sent once" sent_once "${expected[@]}"
+    check "$label, with the server's credentials, first" pull_$client
+    check "$label, with the server's credentials, again" pull_$client
+    check "$label: each blob was sent once" sent_once "${expected[@]}"
     registry=${registry/-ours/}
-    check "$said, and $registry without a login, although it is held" refused "$kept_out" pull_$client
+    check "$label, and $registry without a login, although the content is stored" refused "$rejection" pull_$client
     done_with_cache
   done
 
   export CLIENT_LOGIN=true
   for registry in "${theirs[@]}"; do
-    said="$client, asked for a login, $registry"
+    label="$client, asked for a login, $registry"
     fresh_cache asking
     own_logins
     done_with_cache
   done
   registry=open.test
-  said="$client, asked for a login, $registry"
+  label="$client, asked for a login, $registry"
   fresh_cache asking
   unset CLIENT_LOGIN
   as alice
-  check "$said, with one" pull_$client
-  as nobody
+  check "$label, with one" pull_$client
+  as anonymous
   if [ $client = docker ]; then
-    check "$said, without one" refused "$kept_out" pull_$client
+    check "$label, without one" refused "$rejection" pull_$client
   else
-    check "$said, without one" pull_$client
+    check "$label, without one" pull_$client
   fi
   done_with_cache
 done

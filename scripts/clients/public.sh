@@ -21,18 +21,18 @@ upstream_mark() { wc -l <"$work/upstream.log"; }
 asked_for_nothing() {
   local asked
   asked=$(content_since "$1")
-  [ -z "$asked" ] || { echo "the upstream was asked for:"; echo "$asked"; return 1; }
+  [ -z "$asked" ] || { echo "content requests to the upstream:"; echo "$asked"; return 1; }
 }
 
 # asked_once_for MARK DIGEST...: passes after one GET for each of these blobs and no other. The
-# upstream logs a request after the answer, possibly after the client has everything.
+# upstream logs a request after the response, possibly after the client has everything.
 asked_once_for() {
   local mark=$1 wanted
   shift
   wanted=$(printf '%s\n' "$@" | sort)
   blobs_asked() { content_since "$mark" | sed -n 's|.*/blobs/||p' | sort; }
   as_wanted() { [ "$(blobs_asked)" = "$wanted" ]; }
-  eventually 10 as_wanted || { echo "wanted:"; echo "$wanted"; echo "asked:"; blobs_asked; return 1; }
+  eventually 10 as_wanted || { echo "expected:"; echo "$wanted"; echo "requested:"; blobs_asked; return 1; }
 }
 
 # ---- The run --------------------------------------------------------------------------------------------------------
@@ -61,7 +61,7 @@ for client in skopeo podman docker containerd; do
   check "$client, cold" "pull_$client"
   if [ "$direct" != 1 ]; then
     mapfile -t expected < <(blobs_expected)
-    check "$client, cold: the upstream was asked once for each blob" asked_once_for "$mark" "${expected[@]}"
+    check "$client, cold: one upstream request for each blob" asked_once_for "$mark" "${expected[@]}"
   fi
   mark=$(upstream_mark)
   check "$client, warm" "pull_$client"
@@ -69,7 +69,7 @@ for client in skopeo podman docker containerd; do
     podman) [ "$direct" = 1 ] || check "podman, warm, mirror in registries.conf" pull_podman_by_mirror ;;
     containerd) check "containerd, warm, registry in the path" pull_containerd_by_path ;;
   esac
-  [ "$direct" = 1 ] || check "$client, warm: the upstream was asked for no content" asked_for_nothing "$mark"
+  [ "$direct" = 1 ] || check "$client, warm: no content request to the upstream" asked_for_nothing "$mark"
 done
 
 if [ "$direct" != 1 ]; then

@@ -23,12 +23,12 @@ buildable() {
   shift
   command -v "$name" >/dev/null && return
   if ! command -v go >/dev/null; then
-    missing="it is not installed, and there is no go to build it"
+    missing="not installed, and go is not installed"
     return 1
   fi
   mkdir -p "$tools"
   GOBIN=$tools GOFLAGS='-mod=mod -buildvcs=false' "$@" >"$work/build.log" 2>&1 && return
-  missing="it is not installed and cannot be built: $(tail -n 1 "$work/build.log")"
+  missing="not installed and cannot be built: $(tail -n 1 "$work/build.log")"
   return 1
 }
 
@@ -147,7 +147,7 @@ run() {
   upstream=127.0.0.1:$port
   printf 'registries:\n  - {name: %s, url: "http://%s"}\n' "$registry" "$upstream" >"$work/cache.yml"
   rm -f "$work"/cosign.*
-  sign_everything >"$work/sign.log" 2>&1 || { fail "$1: nothing can be signed"; tail -n 15 "$work/sign.log"; return; }
+  sign_everything >"$work/sign.log" 2>&1 || { fail "$1: signing failed"; tail -n 15 "$work/sign.log"; return; }
   start_cache "$1"
   all "$1, cold"
   all "$1, warm"

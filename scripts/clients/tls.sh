@@ -12,7 +12,7 @@
 # shellcheck source=scripts/clients/common.sh
 . "$here/clients/common.sh"
 needs docker-registry python3 skopeo jq curl openssl ip
-[ -n "${CLIENTS_INSIDE:-}" ] || { skip "all: a network of its own needs root"; summary; }
+[ -n "${CLIENTS_INSIDE:-}" ] || { skip "all: a separate network namespace needs root"; summary; }
 
 # The script searches every log and file of the cache for this password.
 password=canary-$RANDOM$RANDOM
@@ -54,9 +54,9 @@ certificate() {
 
 # ---- Trust and credentials of the clients ---------------------------------------------------------------------------
 
-# knows AUTHORITY CERTIFICATE LOGIN: sets the trusted authority, client certificate and login of the
-# next pulls. `-` for none.
-knows() {
+# configure_client AUTHORITY CERTIFICATE LOGIN: sets the trusted authority, client certificate and
+# login of the next pulls. `-` for none.
+configure_client() {
   local dir=$pki/known docker=/etc/docker/certs.d/$cache
   rm -rf "$dir" "$docker"
   mkdir -p "$dir" "$docker" "$work/docker-config"
@@ -162,25 +162,25 @@ refused_a_password() {
 for client in curl openssl skopeo podman docker containerd; do
   ready || continue
   cache=$trusted
-  knows ours - -
+  configure_client ours - -
   check "$client trusts the authority" pull_$client
-  knows others - -
-  check "$client does not trust another one" refused "$untrusted" pull_$client
+  configure_client others - -
+  check "$client does not trust another authority" refused "$untrusted" pull_$client
   cache=$mutual
-  knows ours node-1 -
-  check "$client shows its certificate" pull_$client
-  knows ours - -
-  check "$client shows none" refused "$demanded" pull_$client
-  knows ours stranger -
-  check "$client shows one of another authority" refused "$wrong" pull_$client
+  configure_client ours node-1 -
+  check "$client sends its certificate" pull_$client
+  configure_client ours - -
+  check "$client sends no certificate" refused "$demanded" pull_$client
+  configure_client ours stranger -
+  check "$client sends a certificate of another authority" refused "$wrong" pull_$client
   cache=$auth
-  knows ours - "alice:$password"
-  check "$client comes in with a password" pull_$client
-  knows ours - "alice:wrong"
-  check "$client has a wrong password" refused_a_password pull_$client
-  knows ours node-1 -
-  check "$client comes in with its certificate" pull_$client
-  knows ours - -
-  check "$client has neither" refused "$outside" pull_$client
+  configure_client ours - "alice:$password"
+  check "$client is accepted with a password" pull_$client
+  configure_client ours - "alice:wrong"
+  check "$client is rejected with a wrong password" refused_a_password pull_$client
+  configure_client ours node-1 -
+  check "$client is accepted with its certificate" pull_$client
+  configure_client ours - -
+  check "$client is rejected without password and certificate" refused "$outside" pull_$client
 done
 check "no password is in a log or a store" nowhere alice "$work"/cache-*.log "$work"/store-*

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """A token service for docker-registry: `token_service.py KEY CERTIFICATE USER PASSWORD REPOSITORY-PREFIX`.
 
-Signs with OpenSSL, listens on a free port of loopback, and gives USER tokens to pull what begins with the prefix.
-Everybody else gets a token that is good for nothing, as public registries do it; a wrong password gets 401.
+Signs with OpenSSL and listens on a free loopback port. Issues tokens to USER for pulls of repositories with the prefix.
+Without credentials, issues a token without access, like public registries. Rejects a wrong password with 401.
 """
 
 import base64

@@ -1,4 +1,4 @@
-"""Clients, good and bad, each in a process of its own so that none waits for another's interpreter."""
+"""Ordinary and abusive clients. Each client is a process, so that no client waits for another's interpreter."""
 
 import multiprocessing
 import os
@@ -16,7 +16,7 @@ _context = multiprocessing.get_context("fork")
 
 
 class Child:
-    """A function in another process, told to stop over one pipe, whose results come back over another."""
+    """A function in another process. One pipe carries the stop request, another carries the results."""
 
     def __init__(self, work, *arguments):
         self.results, theirs = _context.Pipe(duplex=False)
@@ -32,14 +32,14 @@ class Child:
         ours.close()
 
     def next(self, patience=PATIENCE):
-        """What it sends next."""
+        """Returns the next result of the process."""
         if not self.results.poll(patience):
             self.kill()
-            raise TimeoutError("a client does not answer")
+            raise TimeoutError(f"a client sent no result within {patience:.0f} s")
         return self.results.recv()
 
     def stop(self, patience=PATIENCE):
-        """Has it end; its result."""
+        """Stops the process. Returns the last result."""
         # Not closed, because later children also hold the pipe and would keep it open.
         self.end.send(None)
         result = self.next(patience)
@@ -74,12 +74,12 @@ def connect(address, source=None, receive_buffer=None):
 
 
 def source(number):
-    """One of 250 addresses of this machine: each has as many ports as an address has."""
+    """Returns one of 250 loopback addresses. Each address has a separate range of ports."""
     return f"127.0.1.{2 + number % 250}"
 
 
 def answer(stream):
-    """The status of one response, its body read."""
+    """Reads one response. Returns the status, or None if the connection ended early."""
     head = b""
     while b"\r\n\r\n" not in head:
         piece = stream.recv(65536)
@@ -100,8 +100,10 @@ def answer(stream):
 
 
 def bystander(stop, tell, address, path):
-    """Asks a hundred times a second, on a kept connection and every tenth time on a new one; sorted milliseconds, and
-    how many requests were not answered with 200."""
+    """Sends a hundred requests a second, every tenth on a new connection.
+
+    Returns the sorted durations in milliseconds, and the number of requests without a 200.
+    """
     kept, times, refused = connect(address), [], 0
     number = 0
     while not stopped(stop, 0.01):
@@ -126,7 +128,7 @@ def bystander(stop, tell, address, path):
 
 
 def idle(stop, tell, address, path, count):
-    """Holds connections that have asked once; how many of them the server kept."""
+    """Holds idle connections after one request each. Returns the number of connections that the server kept."""
     held = []
     for _ in range(count):
         stream = connect(address)
@@ -148,8 +150,10 @@ def idle(stop, tell, address, path, count):
 
 
 def slow_heads(stop, tell, address, count):
-    """Begins as many heads and drips a byte into each once a second; sends how many were open at once, gives how long
-    the last was open, in seconds, or None if it still is."""
+    """Starts `count` request heads and sends one byte of each head per second.
+
+    Sends the number of open connections. Returns the seconds until the last was closed, or None if one is open.
+    """
     poll, held = select.epoll(), {}
     for number in range(count):
         stream = connect(address, source(number))
@@ -174,7 +178,7 @@ def slow_heads(stop, tell, address, count):
 
 
 def stalled_readers(stop, tell, address, path, count):
-    """Asks for a large blob on as many connections and reads none of it."""
+    """Requests a large blob on `count` connections and reads nothing."""
     held = []
     for number in range(count):
         stream = connect(address, source(number), receive_buffer=4096)
@@ -189,7 +193,7 @@ WAYS = 12
 
 
 def ends(stop, tell, address, small, large, cold, count, seed):
-    """`count` connections that end in twelve ways; how many of each."""
+    """Opens `count` connections that end in twelve ways. Returns the number of connections per way."""
     chance = random.Random(seed)
     done = [0] * WAYS
     for number in range(count):
@@ -197,7 +201,7 @@ def ends(stop, tell, address, small, large, cold, count, seed):
         try:
             _end(way, address, small, large, cold, number)
         except (OSError, TimeoutError):
-            # The other side may be faster.
+            # The server may close the connection first.
             pass
         done[way] += 1
         if stopped(stop):
@@ -228,16 +232,16 @@ def _end(way, address, small, large, cold, number):
             _reset(stream)
             return
         stream.sendall(request({8: large, 9: cold}.get(way, small)))
-        if way == 5:  # RST before the answer
+        if way == 5:  # RST before the response
             _reset(stream)
-        elif way in (6, 7):  # FIN or RST after the answer
+        elif way in (6, 7):  # FIN or RST after the response
             answer(stream)
             if way == 7:
                 _reset(stream)
         elif way in (8, 9):  # RST in a file, RST in a fill
             stream.recv(4096)
             _reset(stream)
-        elif way == 10:  # half closed, and the answer is read
+        elif way == 10:  # half-closed, and the response is read
             stream.shutdown(socket.SHUT_WR)
             answer(stream)
             _reset(stream)
@@ -247,8 +251,8 @@ def _reset(stream):
     stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
 
 
-def askers(stop, tell, address, path, connections):
-    """Kept connections that ask as fast as they are answered; how often each was."""
+def send_requests(stop, tell, address, path, connections):
+    """Sends requests on kept connections without a pause. Returns the number of responses per connection."""
     poll, held, counts = select.epoll(), {}, {}
     words = request(path)
     for _ in range(connections):
@@ -268,7 +272,7 @@ def askers(stop, tell, address, path, connections):
 
 
 def pull(stop, tell, address, path):
-    """One whole pull; its status."""
+    """Pulls a blob completely. Returns the status."""
     with connect(address) as stream:
         stream.sendall(request(path))
         return answer(stream)

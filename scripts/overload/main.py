@@ -1,4 +1,4 @@
-"""Leans on a cache and checks who notices. See scripts/overload.sh."""
+"""Overloads a cache and checks that other clients are not affected. See scripts/overload.sh."""
 
 import os
 import re
@@ -20,11 +20,11 @@ BYSTANDER_MAX_MS = 2_000.0
 SETTLE_SECONDS = 20.0
 # Number of CPU samples of an idle server. A busy server is busy in every sample. Other load on the
 # machine only affects single samples.
-IDLE_LOOKS = 5
+IDLE_SAMPLES = 5
 
 
 class Run:
-    """What every case needs."""
+    """The directory, binary and blobs of all cases."""
 
     def __init__(self, folder, binary, quick):
         self.folder, self.binary, self.quick = folder, binary, quick
@@ -36,7 +36,7 @@ class Run:
         self.cold = [write_blob(objects, f"cold-{number}", (32 if quick else 256) * MIB) for number in range(4)]
 
     def server(self, cores=2, config=None, settings=None):
-        """A cache that holds the small and the large blob."""
+        """Starts a cache that has stored the small and the large blob."""
         self.number += 1
         root = self.folder / f"store-{self.number}"
         store_blob(root, self.small, self.small_file)
@@ -46,7 +46,7 @@ class Run:
         for digest in (self.small, self.large):
             child = Child(clients.pull, server.address, blob_path(digest))
             if child.next() != 200:
-                raise Failed("a stored blob is not served")
+                raise Failed("the cache does not serve a stored blob")
         return server
 
     def bystander(self, server):
@@ -62,12 +62,12 @@ def expect(holds, what):
         raise Failed(what)
 
 
-def unharmed(alone, beside):
-    """What a bystander met; fails if he was refused or kept waiting."""
+def check_bystander(alone, beside):
+    """Returns the durations of the bystander as text. Fails after a failed or slow request of the bystander."""
     times, refused = beside
     text = f"bystander p99 {quantile(times, 0.99):.1f} ms (alone {quantile(alone[0], 0.99):.1f}), max {times[-1]:.0f}"
-    expect(refused == 0, f"{refused} requests of a bystander were refused; {text}")
-    expect(times[-1] <= BYSTANDER_MAX_MS, f"a bystander waited too long; {text}")
+    expect(refused == 0, f"{refused} requests of the bystander failed; {text}")
+    expect(times[-1] <= BYSTANDER_MAX_MS, f"the bystander waited more than {BYSTANDER_MAX_MS:.0f} ms; {text}")
     return text
 
 
@@ -77,21 +77,21 @@ def alone(run, server):
     return child.stop()
 
 
-def settles(what, measure, most):
-    """Waits until `measure` is at most `most`; the last value."""
+def wait_until_at_most(what, measure, most):
+    """Waits until `measure` returns at most `most`. Returns the last value."""
     deadline = time.monotonic() + SETTLE_SECONDS
     while (found := measure()) > most:
-        expect(time.monotonic() < deadline, f"{what}: {found} after {SETTLE_SECONDS:.0f} s, wanted {most}")
+        expect(time.monotonic() < deadline, f"{what}: {found} after {SETTLE_SECONDS:.0f} s, expected at most {most}")
         time.sleep(0.1)
     return found
 
 
-def rests(server, seconds, most):
-    """The part of one CPU that the server uses while nobody asks; fails when it is `most` in every look."""
+def check_idle_cpu(server, seconds, most):
+    """Returns the CPU utilization of the idle server. Fails if every sample is at least `most`."""
     used = []
-    while not used or (min(used) >= most and len(used) < IDLE_LOOKS):
+    while not used or (min(used) >= most and len(used) < IDLE_SAMPLES):
         used.append(server.idle_share(seconds))
-    expect(min(used) < most, f"a CPU is used while nobody asks: {', '.join(f'{share:.3f}' for share in used)}")
+    expect(min(used) < most, f"the idle server uses the CPU: {', '.join(f'{share:.3f}' for share in used)}")
     return min(used)
 
 
@@ -105,10 +105,10 @@ def idle(run):
         holder.next(120)
         time.sleep(1)
         grown = (server.rss() - before) / MIB
-        used = rests(server, 2 if run.quick else 10, 0.01)
+        used = check_idle_cpu(server, 2 if run.quick else 10, 0.01)
         kept = holder.stop()
-    expect(kept == count, f"only {kept} of {count} were kept")
-    expect(grown <= most, f"{grown:.1f} MiB more for {count} idle connections, wanted {most}")
+    expect(kept == count, f"the server kept only {kept} of {count} connections")
+    expect(grown <= most, f"memory grew by {grown:.1f} MiB for {count} idle connections, expected at most {most}")
     return f"{count} idle connections: {grown:.1f} MiB, {used * 100:.2f} % CPU"
 
 
@@ -123,17 +123,17 @@ def heads_and_readers(run):
         slow.next(60)
         reading.next(60)
         lasted = slow.next(60)
-        expect(lasted is not None and lasted <= 15, f"heads that drip were open for {lasted} s")
+        expect(lasted is not None and lasted <= 15, f"connections with slow heads were open for {lasted} s, expected at most 15")
         if not run.quick:
             # The clients stay connected. The server must close after a minute and a few seconds.
             deadline = time.monotonic() + 70
             while server.files() > files + 200 and time.monotonic() < deadline:
                 time.sleep(0.5)
             left = server.files() - files
-            expect(left <= 200, f"{left} descriptors are held for readers that stall")
-        text = unharmed(before, bystander.stop())
+            expect(left <= 200, f"{left} descriptors are open for stalled readers, expected at most 200")
+        text = check_bystander(before, bystander.stop())
         reading.stop()
-    return f"{heads} slow heads gone in {lasted:.0f} s, {readers} slow readers: {text}"
+    return f"{heads} slow heads closed after {lasted:.0f} s, {readers} stalled readers: {text}"
 
 
 def stalled(run):
@@ -145,13 +145,13 @@ def stalled(run):
         bystander = run.bystander(server)
         time.sleep(2 if run.quick else 10)
         workers = sum(name.startswith("iou-") for name in server.threads())
-        text = unharmed(before, bystander.stop())
+        text = check_bystander(before, bystander.stop())
         expect(workers <= 64, f"{workers} io_uring workers for {count} stalled readers")
         # Concurrent opens of the file may have needed many threads briefly. Waiting needs none.
-        threads = settles("threads for readers that stall", lambda: len(server.threads()), 32)
-        used = rests(server, 2, 0.05)
+        threads = wait_until_at_most("threads for stalled readers", lambda: len(server.threads()), 32)
+        used = check_idle_cpu(server, 2, 0.05)
         reading.stop()
-    return f"{count} stalled readers: {threads} threads, {workers} of them io_uring's, {used * 100:.1f} % CPU, {text}"
+    return f"{count} stalled readers: {threads} threads, {workers} io_uring workers, {used * 100:.1f} % CPU, {text}"
 
 
 def ends(run):
@@ -172,18 +172,18 @@ def ends(run):
 
             some(warm, 1)
             # Threads for blocking work end after ten idle seconds.
-            settles("threads", lambda: len(server.threads()), 40)
+            wait_until_at_most("threads", lambda: len(server.threads()), 40)
             time.sleep(1)
             files, rss, threads = server.files(), server.rss(), len(server.threads())
             begun = time.monotonic()
             done = some(count, 100)
             seconds = time.monotonic() - begun
-            settles("descriptors", server.files, files + 16)
+            wait_until_at_most("descriptors", server.files, files + 16)
             grown = (server.rss() - rss) / MIB
-            settles("threads", lambda: len(server.threads()), max(threads + 8, 40))
+            wait_until_at_most("threads", lambda: len(server.threads()), max(threads + 8, 40))
             # Memory retained by the allocator is not a leak. A leak of a hundred bytes per
             # connection would be a hundred MiB.
-            expect(grown <= 24, f"{grown:.1f} MiB more after {done} connections")
+            expect(grown <= 24, f"memory grew by {grown:.1f} MiB after {done} connections, expected at most 24")
             left = server.files() - files
     finally:
         os.kill(child_pid, 9)
@@ -200,15 +200,15 @@ def at_once(run):
         bystander = run.bystander(server)
         time.sleep(0.5)
         holder.kill()
-        settles("descriptors", server.files, files + 8)
+        wait_until_at_most("descriptors", server.files, files + 8)
         times, refused = bystander.stop()
-        used = rests(server, 2, 0.02)
-    expect(refused == 0, f"{refused} requests of a bystander were refused")
-    return f"{count} connections closed at once: none stuck, {used * 100:.2f} % CPU, bystander max {times[-1]:.0f} ms"
+        used = check_idle_cpu(server, 2, 0.02)
+    expect(refused == 0, f"{refused} requests of the bystander failed")
+    return f"{count} connections closed at once: no open descriptor, {used * 100:.2f} % CPU, bystander max {times[-1]:.0f} ms"
 
 
 def jain(counts):
-    """Jain's index of fairness: 1 when all have the same, 1/n when one has all."""
+    """Returns Jain's fairness index: 1 if all counts are equal, 1/n if only one count is positive."""
     return sum(counts) ** 2 / (len(counts) * sum(count * count for count in counts))
 
 
@@ -216,24 +216,24 @@ def shares(run):
     cores, connections = 4, 16
     with run.server(cores=cores) as server:
         before = server.cpu_of_cores()
-        asking = Child(clients.askers, server.address, blob_path(run.small), connections)
+        asking = Child(clients.send_requests, server.address, blob_path(run.small), connections)
         time.sleep(3 if run.quick else 10)
         counts = asking.stop()
         used = [after - before[name] for name, after in server.cpu_of_cores().items()]
     fairness = jain(counts)
     load = max(used) / (sum(used) / cores)
-    expect(load <= 1.5, f"one core does {load:.2f} times the mean: {used}")
-    expect(fairness >= 0.9, f"equals are not served equally: {fairness:.2f}, {sorted(counts)}")
-    return f"{connections} clients on {cores} cores: busiest core {load:.2f} times the mean, fairness {fairness:.3f}"
+    expect(load <= 1.5, f"one core has {load:.2f} times the mean load, expected at most 1.5: {used}")
+    expect(fairness >= 0.9, f"the fairness index is {fairness:.2f}, expected at least 0.9: {sorted(counts)}")
+    return f"{connections} clients on {cores} cores: busiest core {load:.2f} times the mean load, fairness {fairness:.3f}"
 
 
 def streams(run):
     connections, at_once = 100, 100
     seconds = 3 if run.quick else 10
     if not shutil.which("h2load"):
-        raise Failed("h2load is missing (Debian's nghttp2-client)")
+        raise Failed("h2load is not installed (Debian package nghttp2-client)")
     with run.server(cores=1) as server:
-        asking = Child(clients.askers, server.address, blob_path(run.small), connections)
+        asking = Child(clients.send_requests, server.address, blob_path(run.small), connections)
         time.sleep(seconds)
         alone = asking.stop()
         url = f"http://{server.address[0]}:{server.address[1]}{blob_path(run.small)}"
@@ -244,19 +244,19 @@ def streams(run):
         )
         # Waits for the client to connect.
         time.sleep(1)
-        asking = Child(clients.askers, server.address, blob_path(run.small), connections)
+        asking = Child(clients.send_requests, server.address, blob_path(run.small), connections)
         time.sleep(seconds)
         counts = asking.stop()
-        said = greedy.communicate(timeout=60)[0]
-    found = re.search(r"(\d+) succeeded, (\d+) failed", said)
-    expect(found and int(found[1]) > 0 and int(found[2]) == 0, f"the client of HTTP/2 was not served: {said[-400:]}")
+        output = greedy.communicate(timeout=60)[0]
+    found = re.search(r"(\d+) succeeded, (\d+) failed", output)
+    expect(found and int(found[1]) > 0 and int(found[2]) == 0, f"the HTTP/2 client was not served: {output[-400:]}")
     fairness, part = jain(counts), sum(counts) / sum(alone)
-    expect(fairness >= 0.9, f"equals are not served equally: {fairness:.2f}, {sorted(counts)}")
+    expect(fairness >= 0.9, f"the fairness index is {fairness:.2f}, expected at least 0.9: {sorted(counts)}")
     # Sharing a core and the clients' CPU costs throughput. Starvation would leave almost nothing.
-    expect(part >= 0.1, f"{connections} clients have {part:.2f} of what they had before one with {at_once} streams came")
+    expect(part >= 0.1, f"{connections} clients have {part:.2f} of their throughput beside a client with {at_once} streams")
     return (
-        f"one client with {at_once} streams ({int(found[1])} answers) beside {connections}: fairness {fairness:.3f}, "
-        f"{part:.2f} of what they have alone"
+        f"one client with {at_once} streams ({int(found[1])} responses) beside {connections}: fairness {fairness:.3f}, "
+        f"{part:.2f} of the throughput alone"
     )
 
 
@@ -270,7 +270,7 @@ def fills(run):
             pulls = [Child(clients.pull, server.address, blob_path(digest, "up.test")) for digest, _ in run.cold]
             statuses = [child.next(120) for child in pulls]
             expect(statuses == [200] * len(pulls), f"fills ended with {statuses}")
-            text = unharmed(before, bystander.stop())
+            text = check_bystander(before, bystander.stop())
     finally:
         os.kill(child_pid, 9)
         os.waitpid(child_pid, 0)
@@ -291,13 +291,13 @@ CASES = {
 
 def main(size, binary, *names):
     if size not in ("quick", "full"):
-        sys.exit(f"overload: {size} is neither quick nor full")
+        sys.exit(f"overload: unknown size {size}; expected quick or full")
     unknown = [name for name in names if name not in CASES]
     if unknown:
-        sys.exit(f"overload: no such case: {', '.join(unknown)}; there are {', '.join(CASES)}")
+        sys.exit(f"overload: unknown case {', '.join(unknown)}; expected one of {', '.join(CASES)}")
     binary = Path(binary).resolve()
     if not binary.exists():
-        sys.exit(f"overload: {binary} does not exist; cargo build --release makes it")
+        sys.exit(f"overload: {binary} does not exist; expected the cache; run cargo build --release")
     folder = Path(tempfile.mkdtemp(prefix="overload."))
     begun, failed = time.monotonic(), []
     try:

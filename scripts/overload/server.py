@@ -1,4 +1,4 @@
-"""The cache under load: a store made on the spot, a process, and what /proc tells of it."""
+"""The cache under load: a generated store, a process, and its figures in /proc."""
 
 import hashlib
 import json
@@ -20,11 +20,11 @@ MIB = 1 << 20
 
 
 class Failed(Exception):
-    """A promise was not kept, or a server did not start; the message says which."""
+    """A check failed, or a server did not start. The message is the reason."""
 
 
 def write_blob(folder, name, size):
-    """A file of `size` bytes; its digest in hex and its path."""
+    """Writes a file of `size` bytes. Returns the hexadecimal digest and the path."""
     block = random.Random(name).randbytes(min(size, MIB))
     data = b"".join(number.to_bytes(8, "little") + block[8:] for number in range(max(1, size // MIB)))
     digest = hashlib.sha256(data).hexdigest()
@@ -34,7 +34,7 @@ def write_blob(folder, name, size):
 
 
 def store_blob(root, digest, file):
-    """Puts a file into a store, as the cache does."""
+    """Links a file into a store, with a sidecar in the format of the cache."""
     (root / "blobs").mkdir(parents=True, exist_ok=True)
     os.link(file, root / "blobs" / f"sha256-{digest}")
     sidecar = {
@@ -111,13 +111,13 @@ class Server:
         for line in self._proc("status").read_text().splitlines():
             if line.startswith("VmRSS:"):
                 return int(line.split()[1]) * 1024
-        raise Failed("the server is gone")
+        raise Failed("/proc has no VmRSS of the server; the server may have exited")
 
     def files(self):
         return len(os.listdir(self._proc("fd")))
 
     def threads(self):
-        """The names of all threads, workers of the kernel included."""
+        """Returns the names of all threads, including kernel workers."""
         names = []
         for task in self._proc("task").iterdir():
             try:
@@ -127,11 +127,11 @@ class Server:
         return names
 
     def cpu(self):
-        """Seconds of CPU so far."""
+        """Returns the CPU time of the process in seconds."""
         return _ticks(self._proc("stat")) / TICKS
 
     def cpu_of_cores(self):
-        """The same, for each core's thread."""
+        """Returns the CPU time of each core's thread in seconds."""
         found = {}
         for task in self._proc("task").iterdir():
             name = (task / "comm").read_text().strip()
@@ -140,7 +140,7 @@ class Server:
         return found
 
     def idle_share(self, seconds):
-        """The part of one CPU it uses while nobody asks."""
+        """Returns the CPU utilization of the idle server during `seconds`."""
         before = self.cpu()
         time.sleep(seconds)
         return (self.cpu() - before) / seconds
@@ -152,7 +152,7 @@ def _ticks(stat):
 
 
 def upstream(files):
-    """A child process that serves `files` (digest to path) as a registry would; its port. It ends with us."""
+    """Starts a process that serves `files` (digest to path) as a registry. Returns the process ID and the port."""
     listener = socket.create_server(("127.0.0.1", 0), backlog=64)
     port = listener.getsockname()[1]
     pid = os.fork()

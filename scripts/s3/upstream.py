@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """A registry with one image, for scripts/s3.sh: `upstream.py DIRECTORY`.
 
-Writes the image into DIRECTORY (files named by their digests, `digests` in the order of the image, its manifest last),
-then serves it on a loopback port, whose number is in `port`. Every request for content is a line in `requests`.
+Writes the image into DIRECTORY: one file per digest, and the list `digests` with the manifest last. Then serves the
+image on a loopback port, and writes the number to `port`. Writes one line per content request to `requests`.
 """
 
 import hashlib

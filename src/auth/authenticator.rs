@@ -313,7 +313,7 @@ mod tests {
         };
         let rules = |subject: Subject<'_>| allow.rules_for(subject);
         let authenticated = authenticator.authenticate(&head, &rules).now_or_never();
-        let authenticated = authenticated.expect("nothing here takes long");
+        let authenticated = authenticated.expect("the authentication does not wait");
         (
             authenticated,
             authenticator

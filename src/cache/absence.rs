@@ -324,7 +324,7 @@ mod tests {
         let last = |origin: &Origin, n| absences.last(origin, &blob(n), &Caller::ANYBODY);
         assert!(last(&a, 1).is_none());
         record(&absences, &a, &blob(1), 404);
-        let found = last(&a, 1).expect("the 404 of a moment ago");
+        let found = last(&a, 1).expect("the recorded 404");
         assert_eq!(found.to_string(), answer(404).to_string());
         assert!(last(&a, 2).is_none() && last(&b, 1).is_none());
     }

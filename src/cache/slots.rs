@@ -574,7 +574,10 @@ mod tests {
                 async move { slots.take(Class::Blob, &named("a"), PATIENCE).await }
             });
             held[5].evicted().await;
-            assert!(!held[3].standing.evicted.load(Ordering::Relaxed), "one is enough");
+            assert!(
+                !held[3].standing.evicted.load(Ordering::Relaxed),
+                "one fetch is evicted"
+            );
             held.remove(5);
             assert!(waiting.await.unwrap().is_some());
         });

@@ -155,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn closed_port_is_unhealthy() {
+    fn health_check_without_a_listener_fails() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let listen = ListenAddr::parse(&listener.local_addr().unwrap().to_string(), false).unwrap();
         drop(listener);

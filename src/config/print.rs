@@ -458,7 +458,7 @@ registries:
         );
         let line = |start: &str| {
             let found = printed.lines().find(|line| line.trim_start().starts_with(start));
-            found.unwrap_or_else(|| panic!("no {start} in\n{printed}"))
+            found.unwrap_or_else(|| panic!("no line starts with {start} in\n{printed}"))
         };
         for (start, origin) in [
             ("tag_ttl: 5m", "# f.yaml:2"),

@@ -70,7 +70,7 @@ impl Machine {
 
     #[track_caller]
     pub fn diagnostics(&self) -> Vec<String> {
-        let diagnostics = self.resolve().expect_err("there is an error").0;
+        let diagnostics = self.resolve().expect_err("the configuration has an error").0;
         diagnostics
             .into_iter()
             .map(|m| format!("{}: {}", m.what, m.why))
@@ -251,7 +251,7 @@ pub(super) const GOOD: [(&str, &str, &[&str]); 5] = [
 ];
 
 /// A machine with all files and variables that [`GOOD`] names.
-pub(super) fn furnished(text: &str) -> Machine {
+pub(super) fn with_files(text: &str) -> Machine {
     Machine::with_file(text)
         .file("/my/ca.crt", CA)
         .file("/remote/ca.crt", CA)
@@ -266,7 +266,7 @@ pub(super) fn furnished(text: &str) -> Machine {
 #[test]
 fn configurations_of_other_systems_work_unchanged() {
     for (name, text, keys) in GOOD {
-        let config = furnished(text).config();
+        let config = with_files(text).config();
         let warnings: Vec<String> = config.warnings.iter().map(ToString::to_string).collect();
         assert_eq!(warnings.len(), keys.len(), "{name}: {warnings:#?}");
         for key in keys {
@@ -286,7 +286,7 @@ fn settings(config: &Config, name: &str) -> RegistrySettings {
 
 #[test]
 fn ociregistry_upstream_list_is_read() {
-    let config = furnished(GOOD[2].1).config();
+    let config = with_files(GOOD[2].1).config();
     let first = settings(&config, "my-upstream");
     let basic = Auth::Basic {
         username: "theuser".into(),
@@ -313,7 +313,7 @@ fn ociregistry_upstream_list_is_read() {
 
 #[test]
 fn ociregistry_file_is_read() {
-    let config = furnished(GOOD[4].1).config();
+    let config = with_files(GOOD[4].1).config();
     assert_eq!(config.listen, [ListenAddr::parse("0.0.0.0:8888", false).unwrap()]);
     assert_eq!(config.default_registry, "quay.io".parse().ok());
     assert!(config.always_pull_latest && config.registries.air_gapped);
@@ -362,7 +362,7 @@ fn names_need_a_registry_where_the_default_is_empty() {
 
 #[test]
 fn oci_proxy_file_is_read() {
-    let config = furnished(GOOD[1].1).config();
+    let config = with_files(GOOD[1].1).config();
     assert_eq!(config.listen, [ListenAddr::parse(":80", false).unwrap()]);
     assert!(config.registries.whitelist_mode);
     assert_eq!(config.client_auth, Some(password_auth("admin", "password")));
@@ -432,10 +432,10 @@ registries:
     realm_hosts: c
     tag_rules: []
     allow_private: no
-  nobody: {auth: none, upstream_proxy: environment}
+  anonymous: {auth: none, upstream_proxy: environment}
   half: {auth: {username: e, password: ep}}
 ";
-    let config = furnished(text).config();
+    let config = with_files(text).config();
     let plain = settings(&config, "plain");
     let basic = |username: &str, password| Auth::Basic {
         username: username.into(),
@@ -452,15 +452,18 @@ registries:
     assert_eq!((other.realm_hosts, other.tag_rules), (vec!["c".into()], vec![]));
     assert_eq!((other.proxy, other.allow_private), (Proxy::Direct, Some(false)));
 
-    let nobody = settings(&config, "nobody");
-    assert_eq!((nobody.auth, nobody.proxy), (Auth::Anonymous, Proxy::Environment));
+    let anonymous = settings(&config, "anonymous");
+    assert_eq!(
+        (anonymous.auth, anonymous.proxy),
+        (Auth::Anonymous, Proxy::Environment)
+    );
     assert_eq!(settings(&config, "half").auth, basic("e", "ep"));
 
     let unlisted = &config.registries.unlisted;
     assert_eq!(
         unlisted.auth,
         Auth::Anonymous,
-        "our secrets are for whom we named"
+        "an unlisted registry receives no credentials"
     );
     assert_eq!(unlisted.tls.client, None);
     assert!(unlisted.tls.ca.is_some());

@@ -236,8 +236,11 @@ mod tests {
         let mut lease = ledger.lease(&named("a"));
         assert!(lease.grow_to(40, 100, 1));
         assert!(lease.grow_to(60, 60, 1));
-        assert!(!lease.grow_to(61, 40, 1), "more than is free");
-        assert!(lease.grow_to(61, 40, 7), "less than seven times the free amount");
+        assert!(!lease.grow_to(61, 40, 1), "the lease exceeds the free amount");
+        assert!(
+            lease.grow_to(61, 40, 7),
+            "the lease is below seven times the free amount"
+        );
         let mut other = ledger.lease(&named("b"));
         assert!(other.grow_to(10, 39, 1));
         drop(lease);
@@ -266,7 +269,7 @@ mod tests {
         assert!(lease.reserve_to(15, 100, 7));
         assert!(
             !lease.reserve_to(26, 85, 7),
-            "more than unproven ones have together"
+            "the reservation exceeds the share of all unproven registries"
         );
     }
 }

@@ -178,7 +178,7 @@ mod tests {
         let _accepting = shutdown.count_listener();
         assert_eq!(health.ready(), Ok(()));
         health.store().set_silent(true);
-        assert_eq!(health.ready(), Ok(()), "pulls go on without the store");
+        assert_eq!(health.ready(), Ok(()), "pulls continue without the store");
         health.helper().set_silent(true);
         assert_eq!(
             (health.alive(), health.ready()),

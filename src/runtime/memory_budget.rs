@@ -180,7 +180,7 @@ mod tests {
         let first = budget.take(6 * MIB).unwrap();
         assert!(budget.take(6 * MIB).is_none());
         assert_eq!(budget.refused().count(), 1);
-        assert_eq!(budget.used(), 6 * MIB, "a rejected request is not counted");
+        assert_eq!(budget.used(), 6 * MIB, "a rejected amount is not counted");
         drop(first);
         let mut second = budget.take(10 * MIB).unwrap();
         second.shrink_to(MIB);

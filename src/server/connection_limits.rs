@@ -280,7 +280,7 @@ mod tests {
     #[test]
     fn overloaded_core_moves_connections_to_the_least_loaded_core() {
         let of = |core, counts: &[usize]| choose_core(core, counts.iter().copied());
-        assert_eq!(of(0, &[1, 0, 0, 0]), None, "a single connection is not an excess");
+        assert_eq!(of(0, &[1, 0, 0, 0]), None, "a single connection is no imbalance");
         assert_eq!(of(0, &[2, 0, 0, 1]), Some(1));
         assert_eq!(of(0, &[2, 1, 1, 1]), None);
         assert_eq!(of(2, &[4, 4, 6, 3]), Some(3));

@@ -154,7 +154,7 @@ mod tests {
         let mut waited = 0;
         let again = bind(LOOPBACK, local.port(), 3, 5 * BIND_PAUSE, || waited += 1).unwrap_err();
         assert_eq!(again.kind(), io::ErrorKind::AddrInUse);
-        assert_eq!(waited, 1, "one line, however many attempts");
+        assert_eq!(waited, 1, "several attempts report the wait once");
     }
 
     #[test]

@@ -291,7 +291,7 @@ mod tests {
             let inode = Inode::of(&self.1).unwrap();
             let gone = presence(&self.1, &inode, 0, PAGE) != Presence::Whole;
             if !gone {
-                eprintln!("SKIPPED: this file system keeps its pages");
+                eprintln!("SKIPPED: the file system keeps cached pages");
             }
             gone
         }
@@ -417,7 +417,7 @@ mod tests {
             }
             files.push(disk);
         }
-        panic!("no round went as expected: {failures:#?}");
+        panic!("no round succeeded: {failures:#?}");
     }
 
     #[test]

@@ -172,7 +172,7 @@ mod tests {
             let bare = name.strip_suffix(SIDECAR_SUFFIX).unwrap_or(name);
             assert!(
                 Digest::from_file_name(bare).is_none(),
-                "an older release takes it for content: {name}"
+                "an older release reads the name as content: {name}"
             );
         }
     }

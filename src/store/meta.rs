@@ -210,7 +210,7 @@ mod tests {
             br#"{"Content-Length":["3"],"Content-Type":["application/octet-stream"],"Etag":["\"e\""]}"#;
         let meta = Meta::parse(digest(), json).unwrap();
         assert!(!meta.verified);
-        assert!(!meta.public, "the sidecar has no public flag");
+        assert!(!meta.public, "an entry without the mark is not public");
         assert!(meta.sources.is_empty());
     }
 

@@ -218,17 +218,20 @@ mod tests {
         let spool = spool(100);
         let claimed = spool.begin(Some(90)).unwrap();
         let mut known = spool.begin(Some(60)).unwrap();
-        assert_eq!(claimed.reserved(), 0, "a claim takes no room");
+        assert_eq!(claimed.reserved(), 0, "a claim reserves no space");
         known.reserve_to(60).unwrap();
         assert!(spool.begin(Some(41)).unwrap_err().is_about_size());
         let unknown = spool.begin(None).unwrap();
         unknown.write_at(&[0; 40], 0).unwrap();
         assert!(unknown.write_at(&[0; 1], 40).is_err());
         known.write_at(&[0; 60], 0).unwrap();
-        assert!(known.write_at(&[0; 1], 60).is_err(), "more than was promised");
+        assert!(
+            known.write_at(&[0; 1], 60).is_err(),
+            "a write above the announced size fails"
+        );
         let room = known.room().clone();
         drop(known);
-        assert!(spool.begin(Some(1)).is_err(), "somebody still has it open");
+        assert!(spool.begin(Some(1)).is_err(), "a file is still open");
         drop(room);
         assert!(spool.begin(Some(60)).is_ok());
     }

@@ -47,7 +47,7 @@ pub fn sidecar(bytes: &[u8]) {
     let digest = Digest::of(Algorithm::Sha256, b"x");
     if let Some(meta) = Meta::parse(digest, bytes) {
         let written = meta.to_json();
-        let again = Meta::parse(digest, &written).expect("what we write we read");
+        let again = Meta::parse(digest, &written).expect("a written sidecar is valid");
         assert_eq!(again.to_json(), written);
         assert_eq!(
             (again.size, again.verified, again.public),
@@ -128,7 +128,7 @@ mod tests {
         input.truncate(INPUT_BYTES_MAX);
     }
 
-    #[allow(clippy::disallowed_methods, reason = "a setting of this test alone")]
+    #[allow(clippy::disallowed_methods, reason = "the setting of this test")]
     fn runs() -> u64 {
         std::env::var("FUZZ_RUNS").map_or(RUNS, |text| text.parse().expect("FUZZ_RUNS is a number"))
     }

@@ -114,7 +114,7 @@ mod tests {
         assert_eq!(
             (of(now), of(now + BROKEN_COOLDOWN)),
             (Some(Fault::Broken), None),
-            "the same mirror comes first again"
+            "the cooldown of a broken mirror ends"
         );
         assert!(faults.record(&mirror, subject(1), Fault::Wrong, now));
         assert!(!faults.record(&mirror, subject(1), Fault::Broken, now));

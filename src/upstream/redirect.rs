@@ -108,7 +108,7 @@ mod tests {
         }
         assert!(
             target(&from, &headers(&["/b", "/b"])).is_ok(),
-            "the same place twice is one place"
+            "two equal locations are one location"
         );
     }
 

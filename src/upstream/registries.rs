@@ -436,7 +436,7 @@ mod tests {
     const HUB: &str = "https://registry-1.docker.io/v2/library/nginx/manifests/1.0";
 
     #[test]
-    fn a_registry_without_an_entry_is_a_public_name() {
+    fn unlisted_registry_is_reached_only_by_a_public_name() {
         let table = table(&[], RegistrySettings::default()).unwrap();
         assert_eq!(place(&table, "docker.io").as_deref(), Some(HUB));
         assert_eq!(place(&table, "ghcr.io"), Some(format!("https://ghcr.io/{REST}")));
@@ -525,7 +525,7 @@ mod tests {
         ] {
             assert_eq!(place(&table, name), Some(expected));
         }
-        assert_eq!(place(&table, "r.lan:5000"), None, "a port without an entry");
+        assert_eq!(place(&table, "r.lan:5000"), None, "a port that is not configured");
     }
 
     #[test]

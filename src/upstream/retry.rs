@@ -47,7 +47,7 @@ impl Resume {
     /// Records the end of an attempt with `have` received bytes in total. Returns the wait before
     /// the next attempt; `None` after the last attempt.
     pub fn after_break(&mut self, have: u64) -> Option<Duration> {
-        debug_assert!(have >= self.attempt_start, "the received bytes never decrease");
+        debug_assert!(have >= self.attempt_start, "the received length never shrinks");
         let gained = have.saturating_sub(self.attempt_start);
         self.attempt_start = have;
         if have.saturating_sub(self.window_start) >= WINDOW_BYTES {
@@ -83,7 +83,7 @@ mod tests {
             waits,
             [Some(200), Some(500), Some(1000), Some(2000), Some(4000), None]
         );
-        assert_eq!(resume.after_break(0), None, "and stays refused");
+        assert_eq!(resume.after_break(0), None, "the retry is rejected again");
     }
 
     #[test]
@@ -112,7 +112,7 @@ mod tests {
         // A free attempt within the window does not renew the budget.
         assert!(resume.after_break(63 * MIB).is_some());
         assert_eq!(resume.after_break(63 * MIB), None);
-        assert!(resume.after_break(64 * MIB).is_some(), "the window is over");
+        assert!(resume.after_break(64 * MIB).is_some(), "the window has ended");
         let waits: Vec<_> = (0..6).map(|_| millis(resume.after_break(64 * MIB))).collect();
         assert_eq!(waits.last(), Some(&None));
         assert!(waits[..4].iter().all(Option::is_some));

@@ -315,7 +315,11 @@ async fn simultaneous_requests_fetch_one_token_and_later_requests_send_it_first(
 
     let before = server.heads().len();
     assert_eq!(pull(&upstreams, &blob("r.lan")).await.unwrap(), "content");
-    assert_eq!(server.heads().len(), before + 1, "no challenge is paid for again");
+    assert_eq!(
+        server.heads().len(),
+        before + 1,
+        "a cached challenge saves a request"
+    );
 }
 
 #[tokio::test]
@@ -784,7 +788,7 @@ async fn a_body_that_ends_early_or_late_is_an_error() {
         );
         assert!(
             matches!(response.body.chunk().await, Err(UpstreamError::Body { .. })),
-            "and stays one"
+            "the error is repeated"
         );
     }
 }
@@ -1120,10 +1124,10 @@ async fn connection_failures_say_which_part_failed_and_nothing_secret() {
 
     // A server without TLS.
     let server = Server::start(|_| |_: &str| raw("", Then::Close)).await;
-    let talker = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let port = talker.local_addr().unwrap().port();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
     let speaking = tokio::spawn(async move {
-        let (mut stream, _) = talker.accept().await.unwrap();
+        let (mut stream, _) = listener.accept().await.unwrap();
         let _ = stream.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").await;
         let _ = stream.read_to_end(&mut Vec::new()).await;
     });

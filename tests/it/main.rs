@@ -6,7 +6,7 @@
 
 #![allow(
     clippy::disallowed_methods,
-    reason = "tests run on threads of their own, read their settings from the environment, and wait for processes"
+    reason = "tests run on separate threads, read settings from the environment, and wait for processes"
 )]
 #![allow(
     clippy::disallowed_types,

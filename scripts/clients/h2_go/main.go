@@ -26,10 +26,10 @@ func get(client *http.Client, url, digest string) error {
 		return fmt.Errorf("%s: %w", url, err)
 	}
 	if response.StatusCode != 200 || response.ProtoMajor != 2 {
-		return fmt.Errorf("%s: %s over %s", url, response.Status, response.Proto)
+		return fmt.Errorf("%s: status %s over %s; expected 200 over HTTP/2", url, response.Status, response.Proto)
 	}
 	if found := fmt.Sprintf("sha256:%x", hash.Sum(nil)); found != digest {
-		return fmt.Errorf("%s: %s", url, found)
+		return fmt.Errorf("%s: digest %s; expected %s", url, found, digest)
 	}
 	return nil
 }

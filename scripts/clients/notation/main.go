@@ -46,7 +46,7 @@ func main() {
 	case "verify":
 		err = verify(remote, reference)
 	default:
-		err = fmt.Errorf("%q is no command", command)
+		err = fmt.Errorf("unknown command %q; expected sign or verify", command)
 	}
 	if err != nil {
 		fail(err)

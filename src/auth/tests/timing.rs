@@ -30,7 +30,7 @@ const CROP: f64 = 0.9;
 const PASSWORD_BYTES: usize = 600;
 
 /// Returns a random class (xorshift64). Random order exposes both classes to equal conditions.
-fn coin(state: &mut u64) -> bool {
+fn random_bool(state: &mut u64) -> bool {
     *state ^= *state << 13;
     *state ^= *state >> 7;
     *state ^= *state << 17;
@@ -45,7 +45,7 @@ fn t_value(samples: usize, inputs: [&str; 2], mut check: impl FnMut(&str) -> boo
     let mut found = 0;
     let mut times: Vec<(bool, f64)> = (0..samples)
         .map(|_| {
-            let class = coin(&mut state);
+            let class = random_bool(&mut state);
             // Both classes are read from one buffer.
             buffer.clear();
             buffer.push_str(inputs[usize::from(class)]);
@@ -54,7 +54,7 @@ fn t_value(samples: usize, inputs: [&str; 2], mut check: impl FnMut(&str) -> boo
             (class, began.elapsed().as_nanos() as f64)
         })
         .collect();
-    assert_eq!(found, 0, "neither input is right");
+    assert_eq!(found, 0, "both inputs are wrong");
     times.sort_by(|one, other| one.1.total_cmp(&other.1));
     times.truncate((samples as f64 * CROP) as usize);
     let [one, other] = [false, true].map(|class| {
@@ -86,7 +86,7 @@ fn shown(name: &str, password: &str) -> String {
 }
 
 /// Returns two wrong passwords, one with a wrong first byte and one with a wrong last byte.
-fn far_and_near(password: &str) -> [String; 2] {
+fn late_and_early_mismatch(password: &str) -> [String; 2] {
     let far = format!("x{}", &password[1..]);
     let near = format!("{}x", &password[..password.len() - 1]);
     [far, near]
@@ -99,7 +99,7 @@ fn comparison_time_is_independent_of_the_matching_prefix() {
         user: Some(("Aladdin".into(), SecretText::new(password.clone()))),
         ..ClientAuthConfig::default()
     });
-    let guesses = far_and_near(&password).map(|guess| shown("Aladdin", &guess));
+    let guesses = late_and_early_mismatch(&password).map(|guess| shown("Aladdin", &guess));
     let t = least_t(SAMPLES, [&guesses[0], &guesses[1]], |guess| {
         store.user(guess).is_some()
     });
@@ -110,7 +110,7 @@ fn comparison_time_is_independent_of_the_matching_prefix() {
 #[test]
 fn timing_test_detects_an_early_exit_comparison() {
     let password = "p".repeat(PASSWORD_BYTES);
-    let guesses = far_and_near(&password);
+    let guesses = late_and_early_mismatch(&password);
     let t = t_value(SAMPLES / 10, [&guesses[0], &guesses[1]], |guess| {
         guess.len() == password.len()
             && guess
@@ -118,7 +118,7 @@ fn timing_test_detects_an_early_exit_comparison() {
                 .zip(password.bytes())
                 .all(|(one, other)| std::hint::black_box(one) == other)
     });
-    assert!(t.abs() > T_MAX, "the method is too weak: {t}");
+    assert!(t.abs() > T_MAX, "the method does not detect the leak: {t}");
 }
 
 #[test]
@@ -126,7 +126,7 @@ fn hash_time_does_not_reveal_whether_a_user_exists() {
     let hash = |password: &str| bcrypt::hash(password, 4).expect("a hash");
     let file = format!("alice:{}\nbobby:{}\n", hash("right"), hash("other"));
     let store = CredentialStore::new(ClientAuthConfig {
-        htpasswd: Some(Htpasswd::parse("/f".into(), &file).expect("a sound file")),
+        htpasswd: Some(Htpasswd::parse("/f".into(), &file).expect("a valid file")),
         ..ClientAuthConfig::default()
     });
     let guesses = ["alice", "carol"].map(|name| shown(name, "wrong"));

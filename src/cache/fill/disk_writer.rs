@@ -241,6 +241,6 @@ mod tests {
         assert_eq!(reservation(3 * MIB, None), 6 * MIB);
         assert_eq!(reservation(100 * MIB, None), 100 * MIB + RESERVE_STEP_MAX);
         assert_eq!(reservation(3 * MIB, Some(4 * MIB)), 4 * MIB);
-        assert_eq!(reservation(100, Some(10)), 100, "more than was announced");
+        assert_eq!(reservation(100, Some(10)), 100, "bytes above the announced size");
     }
 }

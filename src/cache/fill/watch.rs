@@ -224,7 +224,7 @@ mod tests {
         };
         assert!(
             end(new, 10 * MIB, 10).unwrap().0 >= FIRST_CLIENT_TIMEOUT.as_secs(),
-            "its first client is on its way"
+            "a fill waits for the first client"
         );
     }
 

@@ -128,7 +128,11 @@ mod tests {
             assert!(wrong[0].1.contains(why), "{text}: {wrong:?}");
             assert!(!wrong[0].1.contains("canary"), "{wrong:?}");
         }
-        assert_eq!(parse("a\nb\n").unwrap_err().len(), 2, "all at once");
+        assert_eq!(
+            parse("a\nb\n").unwrap_err().len(),
+            2,
+            "all errors are reported at once"
+        );
         assert!(parse(&"#\n".repeat(HTPASSWD_BYTES_MAX)).is_err());
     }
 }

@@ -239,7 +239,7 @@ fn config_print_shows_every_value_with_its_source_and_no_secret() {
         let line = printed
             .lines()
             .find(|line| line.trim_start().starts_with(&format!("{key}: ")));
-        let line = line.unwrap_or_else(|| panic!("no {key} in\n{printed}"));
+        let line = line.unwrap_or_else(|| panic!("no key {key} in\n{printed}"));
         let (shown, source) = match setting {
             Setting::AuthPasswordFile => ("\"***\"", "# file /pw".to_owned()),
             Setting::ListenAddr => ("\":1\"", "# environment LISTEN_ADDR".to_owned()),

@@ -140,7 +140,7 @@ mod tests {
             .env("AWS_CA_BUNDLE", "/ca.pem")
             .file("/ca.pem", CA);
         let StorageConfig::Tiered { root, s3, spool, .. } = machine.config().storage else {
-            panic!("tiered was chosen")
+            panic!("the storage is tiered")
         };
         assert_eq!((root.to_str(), spool.to_str()), (Some("/s"), Some("/fast")));
         let expected = S3Settings {

@@ -56,7 +56,7 @@ impl Case<'_> {
     }
 
     fn diagnostics(&self) -> Vec<String> {
-        let diagnostics = self.resolve().expect_err("the case has an error").0;
+        let diagnostics = self.resolve().expect_err("the configuration has an error").0;
         diagnostics
             .into_iter()
             .map(|m| format!("{}: {}", m.what, m.why))
@@ -154,7 +154,7 @@ fn flags_override_the_environment_which_overrides_the_file() {
             ..Case::default()
         }),
         3,
-        "empty is absent"
+        "an empty value is absent"
     );
     assert_eq!(
         ttl(Case {
@@ -163,7 +163,7 @@ fn flags_override_the_environment_which_overrides_the_file() {
             ..Case::default()
         }),
         1,
-        "overridden is not judged"
+        "an overridden value is not checked"
     );
 }
 

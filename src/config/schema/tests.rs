@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::schema;
-use crate::config::tests::{EVERYTHING, GOOD, furnished};
+use crate::config::tests::{EVERYTHING, GOOD, with_files};
 
 /// Validates by the part of JSON Schema in use. Any other keyword fails the test.
 fn validate(root: &Value, schema: &Value, value: &Value, at: &str) -> Result<(), String> {
@@ -17,7 +17,7 @@ fn validate(root: &Value, schema: &Value, value: &Value, at: &str) -> Result<(),
                 let path = wanted.as_str().unwrap().strip_prefix('#').unwrap();
                 validate(
                     root,
-                    root.pointer(path).expect("the reference leads somewhere"),
+                    root.pointer(path).expect("the reference has a target"),
                     value,
                     at,
                 )?;
@@ -65,7 +65,7 @@ fn validate(root: &Value, schema: &Value, value: &Value, at: &str) -> Result<(),
                         continue;
                     }
                     match wanted {
-                        Value::Bool(false) => return Err(format!("{at}: {key} is not known")),
+                        Value::Bool(false) => return Err(format!("{at}: {key} is unknown")),
                         schema => validate(root, schema, item, &format!("{at}.{key}"))?,
                     }
                 }
@@ -83,7 +83,7 @@ fn validate(root: &Value, schema: &Value, value: &Value, at: &str) -> Result<(),
                 }
                 true
             }
-            other => panic!("the test does not know {other}"),
+            other => panic!("the test does not support {other}"),
         };
         if !holds {
             return Err(format!("{at}: {value} is not {rule} {wanted}"));
@@ -109,7 +109,7 @@ fn is_of_type(value: &Value, name: &str) -> bool {
     }
 }
 
-fn judged(text: &str) -> Result<(), String> {
+fn validated(text: &str) -> Result<(), String> {
     let schema = schema();
     let value: Value = serde_saphyr::from_str(text).unwrap();
     validate(&schema, &schema, &value, "")
@@ -119,7 +119,7 @@ fn judged(text: &str) -> Result<(), String> {
 fn schema_accepts_every_working_configuration() {
     let others = [("everything", EVERYTHING), ("empty", "{}"), ("none", "---\n")];
     for (name, text) in GOOD.iter().map(|(name, text, _)| (*name, *text)).chain(others) {
-        assert_eq!(judged(text), Ok(()), "{name}");
+        assert_eq!(validated(text), Ok(()), "{name}");
     }
 }
 
@@ -152,8 +152,8 @@ fn schema_rejects_values_of_the_wrong_form() {
         "[{insecure: true}]",
         "serverTlsConfig: {clientAuth: maybe}",
     ] {
-        assert!(judged(text).is_err(), "{text}");
-        assert!(furnished(text).resolve().is_err(), "{text}");
+        assert!(validated(text).is_err(), "{text}");
+        assert!(with_files(text).resolve().is_err(), "{text}");
     }
 }
 

@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 
-use super::{CERT, EVERYTHING, GOOD, KEY, Machine, OTHER_KEY, furnished};
+use super::{CERT, EVERYTHING, GOOD, KEY, Machine, OTHER_KEY, with_files};
 use crate::config::sources::keys::tests::TABLES;
 use crate::config::sources::keys::{Loss, Shape};
 
@@ -374,7 +374,7 @@ proptest! {
             text.splice(at..end, put.chars());
         }
         let text: String = text.into_iter().collect();
-        if let Err(diagnostics) = furnished(&text).resolve() {
+        if let Err(diagnostics) = with_files(&text).resolve() {
             prop_assert!(!diagnostics.0.is_empty());
             for diagnostic in diagnostics.0 {
                 prop_assert!(diagnostic.what.starts_with("f.yaml:"), "{:?}", diagnostic);

@@ -623,6 +623,6 @@ mod tests {
             };
             drive(&io, step, || {}).await
         });
-        assert!(steps <= 4, "{} steps before anybody else", steps - 1);
+        assert!(steps <= 4, "{} steps before another task ran", steps - 1);
     }
 }

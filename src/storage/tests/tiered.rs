@@ -173,11 +173,11 @@ impl Shelf for Machine {
             return bytes;
         }
         let meta = self.answered(async || self.0.look_in_bucket(key).await).await;
-        let meta = meta.expect("it was found");
+        let meta = meta.expect("the bucket has the entry");
         let whole = self
             .answered(async || self.0.read_from_bucket(key, &meta).await)
             .await;
-        whole.expect("it can be read").0[from as usize..to as usize].to_vec()
+        whole.expect("the entry is readable").0[from as usize..to as usize].to_vec()
     }
 
     async fn record_source(&self, key: &Key, source: &Source, public: bool) {
@@ -202,7 +202,7 @@ impl Shelf for Machine {
         // The pointer in memory has no header fields of the upstream.
         let store = self.bucket().store();
         let whole = store.find_tag(&tag.namespace, &tag.repository, &tag.tag, &tag.class);
-        let whole = whole.await.unwrap().expect("it is in the bucket too");
+        let whole = whole.await.unwrap().expect("the bucket has the pointer");
         let bare = TagPointer {
             headers: Default::default(),
             ..whole.clone()
@@ -309,7 +309,10 @@ async fn damaged_local_entry_is_read_from_the_bucket() {
     std::fs::write(place.dir.0.join(data_name(&key)), b"short").unwrap();
     let store = place.open().await;
     expect(&store, &key, &bytes).await;
-    assert!(!place.dir.0.join(data_name(&key)).exists(), "it is cleaned here");
+    assert!(
+        !place.dir.0.join(data_name(&key)).exists(),
+        "the store has removed the damaged entry"
+    );
 }
 
 #[tokio::test]
@@ -331,8 +334,8 @@ async fn tag_checked_in_the_future_is_ignored_in_both_stores() {
     let place = Tiered::make().await;
     let (store, other) = (place.open().await, place.machine().await);
     let name = tag("library/a", "v1", "native");
-    let (sound, mad) = (pointer(&name, b"sound", 5), pointer(&name, b"mad", u64::MAX));
-    store.set_tag(&name, &mad).await;
+    let (sound, future) = (pointer(&name, b"sound", 5), pointer(&name, b"future", u64::MAX));
+    store.set_tag(&name, &future).await;
     assert_eq!(other.tag(&name).await, None);
     other.set_tag(&name, &sound).await;
     assert_eq!(store.tag(&name).await, Some(sound));

@@ -95,9 +95,13 @@ mod tests {
             Some(BreakerTransition::Tripped)
         );
         assert!(!breaker.allows(now) && !breaker.admit(now));
-        assert_eq!(breaker.failed(S3Fault::Timeout, now), None, "logged once");
+        assert_eq!(
+            breaker.failed(S3Fault::Timeout, now),
+            None,
+            "the state change is logged once"
+        );
         assert_eq!(breaker.succeeded(), Some(BreakerTransition::Recovered));
-        assert_eq!(breaker.succeeded(), None, "logged once");
+        assert_eq!(breaker.succeeded(), None, "the state change is logged once");
         assert!(breaker.admit(now));
     }
 
@@ -139,7 +143,7 @@ mod tests {
                 assert!(!breaker.allows(now));
                 now += Duration::from_millis(100);
             }
-            assert!(!breaker.admit(now), "a second one while the first is in progress");
+            assert!(!breaker.admit(now), "a second probe during the first probe");
             longest = longest.max(now - began);
             breaker.failed(S3Fault::NoBucket, now);
         }

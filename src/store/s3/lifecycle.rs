@@ -171,14 +171,22 @@ mod tests {
             ids(&with_ours)[2..],
             ["oci-cache-expiry:eu/blobs", "oci-cache-expiry:eu/manifests"]
         );
-        assert_eq!(merge(&with_ours, "eu/", 28), with_ours, "nothing to change");
+        assert_eq!(
+            merge(&with_ours, "eu/", 28),
+            with_ours,
+            "an equal rule causes no change"
+        );
         let changed = merge(&with_ours, "eu/", 30);
         assert_eq!(changed[2].expiration().unwrap().days(), Some(30));
-        assert_eq!(merge(&changed, "eu/", 0), others, "only ours are removed");
+        assert_eq!(
+            merge(&changed, "eu/", 0),
+            others,
+            "only the rules of the cache are removed"
+        );
         assert_eq!(
             merge(&changed, "us/", 0),
             changed,
-            "those of another prefix are not ours"
+            "rules of another prefix are kept"
         );
     }
 

@@ -46,7 +46,7 @@ async fn put_file(store: &S3Store, key: &Key, content: &[u8], scratch: &Scratch)
 }
 
 async fn read(store: &S3Store, key: &Key, from: u64, to: u64) -> Result<Vec<u8>, S3Error> {
-    let meta = store.find(key).await?.expect("it is there");
+    let meta = store.find(key).await?.expect("the bucket has the object");
     let mut body = store.read(key, &meta, from, to).await?;
     let mut bytes = Vec::new();
     while let Some(piece) = body.chunk().await? {
@@ -84,7 +84,7 @@ async fn existing_object_is_not_uploaded_again_and_its_sources_are_merged() {
     known.sources = vec![source("two.example")];
     known.public = true;
     put_as(&other, &key, &content, &known).await;
-    assert_eq!(data_puts(), 1, "the data is there");
+    assert_eq!(data_puts(), 1, "existing data is not uploaded again");
     one.record_source(&key, &source("three.example"), false)
         .await
         .unwrap();

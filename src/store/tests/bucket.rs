@@ -58,7 +58,10 @@ impl Shelf for S3Store {
     }
 
     async fn read(&self, key: &Key, from: u64, to: u64) -> Vec<u8> {
-        let meta = S3Store::find(self, key).await.unwrap().expect("it was found");
+        let meta = S3Store::find(self, key)
+            .await
+            .unwrap()
+            .expect("the bucket has the entry");
         let mut body = S3Store::read(self, key, &meta, from, to).await.unwrap();
         let mut bytes = Vec::new();
         while let Some(piece) = body.chunk().await.unwrap() {

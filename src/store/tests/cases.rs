@@ -36,11 +36,11 @@ pub(crate) async fn put<S: Shelf>(store: &S, key: &Key, bytes: &[u8]) {
 /// Fails unless `key` holds `bytes`.
 pub(crate) async fn expect<S: Shelf>(store: &S, key: &Key, bytes: &[u8]) -> Meta {
     let found = store.find(key).await;
-    let found = found.unwrap_or_else(|| panic!("{key:?} is not there"));
+    let found = found.unwrap_or_else(|| panic!("{key:?} is missing"));
     assert_eq!((found.digest, found.size), (*key.digest(), bytes.len() as u64));
     assert!(found.verified);
     let read = store.read(key, 0, bytes.len() as u64).await;
-    assert!(read == bytes, "{key:?} is there and is something else");
+    assert!(read == bytes, "{key:?} has wrong content");
     found
 }
 
@@ -59,7 +59,7 @@ pub(crate) fn sidecars<P: Place>(place: &P, key: &Key) -> Vec<Meta> {
     let copies = place.copies(&sidecar_name(key));
     assert!(!copies.is_empty(), "{key:?} has no sidecar");
     let parsed = copies.iter().map(|json| Meta::parse(*key.digest(), json));
-    parsed.map(|meta| meta.expect("it can be read")).collect()
+    parsed.map(|meta| meta.expect("the sidecar is valid")).collect()
 }
 
 pub(crate) async fn content_of_every_size_is_read_as_it_was_written<P: Place>() {
@@ -73,7 +73,7 @@ pub(crate) async fn content_of_every_size_is_read_as_it_was_written<P: Place>() 
         put(&store, &key, &bytes).await;
         expect(&store, &key, &bytes).await;
         for copy in place.copies(&data_name(&key)) {
-            assert!(copy == bytes, "{size} bytes lie there as something else");
+            assert!(copy == bytes, "{size} bytes are stored with wrong content");
         }
     }
 }
@@ -104,7 +104,10 @@ pub(crate) async fn digests_of_every_kind_name_content<P: Place>() {
     let bytes = content(1_000, 3);
     let keys = [Algorithm::Sha256, Algorithm::Sha512].map(|kind| Key::Blob(Digest::of(kind, &bytes)));
     put(&store, &keys[1], &bytes).await;
-    assert!(store.find(&keys[0]).await.is_none(), "nobody has hashed it so");
+    assert!(
+        store.find(&keys[0]).await.is_none(),
+        "an entry is found only by the stored digest"
+    );
     expect_only(&place, &[&keys[1]]);
     put(&store, &keys[0], &bytes).await;
     for key in &keys {
@@ -331,7 +334,7 @@ fn damages<P: Place>() -> [(&'static str, Damage<P>); 7] {
         ("an empty sidecar", |place, key| {
             place.plant(&sidecar_name(key), b"");
         }),
-        ("half a sidecar", |place, key| {
+        ("a truncated sidecar", |place, key| {
             let whole = place.copies(&sidecar_name(key)).remove(0);
             place.plant(&sidecar_name(key), &whole[..whole.len() / 2]);
         }),
@@ -355,7 +358,7 @@ pub(crate) async fn halves_are_misses_and_heal_with_the_next_commit<P: Place>() 
                     assert_eq!(
                         place.copies(&sidecar_name(&key)),
                         [[0; 0]; 0],
-                        "{what}: it is cleaned"
+                        "{what}: the damaged entry is removed"
                     );
                 }
                 put(&store, &key, &bytes).await;
@@ -379,17 +382,17 @@ pub(crate) async fn a_sidecar_that_does_not_fit_is_removed_with_its_data<P: Plac
     let other = blob(b"other").digest().to_string();
     let huge = "x".repeat(SIDECAR_BYTES_MAX as usize);
     for (what, sidecar) in [
-        ("another size", unmarked(999)),
+        ("a different size", unmarked(999)),
         ("no size", r#"{"X-Cache-Verified":["sha256"]}"#.into()),
         (
-            "another digest",
+            "a different digest",
             format!(r#"{{"Content-Length":["1000"],"Docker-Content-Digest":["{other}"]}}"#),
         ),
         (
-            "more than is ever read",
+            "more than the maximum size of a sidecar",
             format!(r#"{{"Content-Length":["1000"],"Etag":["{huge}"]}}"#),
         ),
-        ("no JSON", "hello".into()),
+        ("invalid JSON", "hello".into()),
     ] {
         place.plant(&data_name(&key), &bytes);
         place.plant(&sidecar_name(&key), sidecar.as_bytes());
@@ -412,7 +415,7 @@ pub(crate) async fn an_unmarked_pair_is_hashed_before_it_is_found_and_then_marke
         let found = expect(&store, key, &bytes).await;
         assert!(
             !found.public && found.sources.is_empty(),
-            "nobody wrote down who may read it"
+            "an entry without a record of access is not public"
         );
         assert_eq!(found.content_type, "a/b");
         for known in sidecars(&place, key) {
@@ -454,7 +457,7 @@ pub(crate) async fn sources_are_added_up_to_their_bound_and_public_stays<P: Plac
         assert!(known.public && known.verified);
         assert_eq!(known.sources.len(), SOURCES_MAX);
         let registries: BTreeSet<_> = known.sources.iter().map(|source| &source.registry).collect();
-        assert_eq!(registries.len(), SOURCES_MAX, "each once");
+        assert_eq!(registries.len(), SOURCES_MAX, "each source is listed once");
         assert!(known.is_from("r0.example") && !known.is_from(&format!("r{SOURCES_MAX}.example")));
     }
 }
@@ -642,7 +645,7 @@ pub(crate) async fn a_record_that_cannot_be_read_is_none_and_heals<P: Place>() {
             ("noise", b"hello"),
             ("a list", b"[]"),
             (
-                "another query",
+                "a different query",
                 b"{\"checkedAtMs\":1,\"query\":\"n=5\",\"index\":{}}",
             ),
         ] {

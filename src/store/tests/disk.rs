@@ -38,7 +38,9 @@ impl Shelf for Arc<FsStore> {
     }
 
     async fn read(&self, key: &Key, from: u64, to: u64) -> Vec<u8> {
-        let entry = FsStore::find(self, key).unwrap().expect("it was found");
+        let entry = FsStore::find(self, key)
+            .unwrap()
+            .expect("the store has the entry");
         let mut bytes = vec![0; (to - from) as usize];
         entry.file.read_exact_at(&mut bytes, from).unwrap();
         bytes

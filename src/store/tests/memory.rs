@@ -71,7 +71,7 @@ impl Shelf for Memory {
 
     async fn commit(&self, (key, data): Self::Ingest, verified: Verified, meta: Meta) -> Result<(), String> {
         if data.len() as u64 != verified.size() {
-            return Err("it has another size".into());
+            return Err("wrong size".into());
         }
         let mut map = self.map();
         if !Self::learn(&mut map, &key, &meta.sources, meta.public) {

@@ -412,7 +412,7 @@ mod tests {
         assert_eq!(
             parse_challenges(&headers).len(),
             CHALLENGES_MAX,
-            "beyond the budget nothing is read"
+            "the number of challenges is bounded"
         );
         let params: String = (0..1_000).map(|n| format!("p{n}=v,")).collect();
         headers.clear();

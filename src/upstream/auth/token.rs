@@ -293,7 +293,7 @@ mod tests {
         }
         assert!(
             Arc::ptr_eq(&in_use, &tokens.slot(numbered(0))),
-            "a slot in use stays the same one"
+            "a slot in use is kept"
         );
         let ping = |n: usize| tokens.ping(&requester().namespace, &format!("https://r{n}.example").into());
         let in_use = ping(0);
@@ -301,10 +301,7 @@ mod tests {
             ping(n);
             assert!(tokens.0.lock().pings.len() <= PINGS_MAX);
         }
-        assert!(
-            Arc::ptr_eq(&in_use, &ping(0)),
-            "a ping in flight stays the same one"
-        );
+        assert!(Arc::ptr_eq(&in_use, &ping(0)), "a concurrent ping is shared");
         tokens.forget(&requester(), &repository);
         assert!(tokens.first(&requester(), &repository).is_none());
     }

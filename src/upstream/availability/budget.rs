@@ -254,7 +254,7 @@ mod tests {
         let scarce = |limit, remaining| known(limit, remaining, None, None).unwrap().is_scarce();
         assert!(!scarce(100, 10) && scarce(100, 9) && scarce(100, 0));
         assert!(!scarce(5, 1) && scarce(5, 0));
-        assert!(!scarce(0, 0), "a registry with a limit of 0 counts nothing");
+        assert!(!scarce(0, 0), "a limit of 0 is no limit");
         assert!(!scarce(u64::MAX, u64::MAX));
         assert!(!Budget::default().is_scarce());
     }

@@ -208,7 +208,7 @@ mod tests {
 
     fn why() -> Cause {
         Cause {
-            text: "it is down".into(),
+            text: "the upstream is unreachable".into(),
             timed_out: false,
         }
     }
@@ -270,7 +270,7 @@ mod tests {
                 assert_eq!(bench.fails("a", Failure::Unreachable), None);
                 assert!(bench.is_allowed("a"));
             }
-            assert_eq!(bench.answers("a"), None, "four are not enough");
+            assert_eq!(bench.answers("a"), None, "four failures do not trip the breaker");
         }
         let mut bench = Bench::tripped("a", Failure::Unreachable);
         assert!(!bench.is_allowed("a") && !bench.is_allowed("b"));
@@ -286,7 +286,11 @@ mod tests {
             assert!(!bench.after(999).is_allowed("a"));
             assert!(bench.after(1).is_allowed("a"));
             assert!(!bench.is_allowed("a"));
-            assert_eq!(bench.fails("a", Failure::Unreachable), None, "it is known");
+            assert_eq!(
+                bench.fails("a", Failure::Unreachable),
+                None,
+                "an open breaker reports no change"
+            );
         }
     }
 
@@ -298,7 +302,7 @@ mod tests {
             .map(
                 |_| match bench.breaker.admit(&repository("a"), false, bench.now) {
                     BreakerDecision::Refuse { probe, .. } => probe,
-                    BreakerDecision::Allow => panic!("it would wait"),
+                    BreakerDecision::Allow => panic!("a request was admitted"),
                 },
             )
             .collect();
@@ -313,7 +317,7 @@ mod tests {
         let refused =
             |bench: &mut Bench, want: bool| match bench.breaker.admit(&repository("b"), false, bench.now) {
                 BreakerDecision::Refuse { probe, .. } => assert_eq!(probe, want),
-                BreakerDecision::Allow => panic!("it would wait"),
+                BreakerDecision::Allow => panic!("a request was admitted"),
             };
         refused(&mut bench, false);
         refused(bench.after(1000), true);
@@ -329,7 +333,11 @@ mod tests {
     fn failures_of_one_repository_trip_the_breaker_for_it_only() {
         let mut bench = Bench::tripped("broken", Failure::Refusal);
         assert!(bench.is_allowed("intact") && !bench.is_allowed("broken"));
-        assert_eq!(bench.answers("intact"), None, "says nothing about the other");
+        assert_eq!(
+            bench.answers("intact"),
+            None,
+            "a response of one repository does not reset another"
+        );
         assert!(!bench.is_allowed("broken"));
         // A failure of a second repository trips the breaker for the registry.
         assert_eq!(

@@ -89,7 +89,7 @@ mod tests {
         assert_eq!(limit.wait(now + 16 * S), Some(S));
         assert_eq!(limit.wait(now + 17 * S), None);
         limit.probed(now + 17 * S);
-        assert_eq!(limit.wait(now + 17 * S), Some(S), "one at a time");
+        assert_eq!(limit.wait(now + 17 * S), Some(S), "only one probe is permitted");
         assert_eq!(limit.wait(now + 18 * S), None);
     }
 
@@ -131,7 +131,7 @@ mod tests {
             limit = Limit::after_429(Some(&limit), None, sent_at, sent_at + S);
         }
         assert_eq!(limit.wait(sent_at + S), Some(S));
-        assert!(!limit.ended_by(sent_at), "its late answers do not end it either");
+        assert!(!limit.ended_by(sent_at), "a late response does not end the limit");
         assert!(limit.ended_by(sent_at + S));
         // Refusals of concurrent requests may state different waits. The longest counts.
         let known = Limit::after_429(None, Some(30 * S), sent_at, sent_at + S);

@@ -285,9 +285,9 @@ mod tests {
         record(&mut availability, &class(false), limited(true, Some(10)), now);
         assert!(!is_allowed(&mut availability, &class(false), now));
         let Admission::Limited { wait } = availability.admit(&class(true), now) else {
-            panic!("manifests are limited twice");
+            panic!("a manifest request is limited");
         };
-        assert_eq!(wait, 30 * S, "the longer one counts");
+        assert_eq!(wait, 30 * S, "the longer limit is effective");
         let later = now + 30 * S;
         assert!(is_allowed(&mut availability, &class(true), later));
         let changes = record(&mut availability, &class(true), Outcome::Answered, later);
@@ -357,7 +357,7 @@ mod tests {
             // Other requests continue, and their answers report an unchanged budget.
             availability.record_budget(budget(9), now);
         }
-        assert_eq!(probes, 9, "one a minute");
+        assert_eq!(probes, 9, "one probe per minute");
         availability.record_budget(budget(50), now);
         assert!(is_allowed(&mut availability, &revalidates(), now));
         // The budget of a window ends with the window.

@@ -61,7 +61,7 @@ mod tests {
             ("Fri, 31 Dec 9999 23:59:59 GMT", 86_400),
         ] {
             assert_eq!(seconds(text, Some(now)), Some(wait), "{text}");
-            assert_eq!(seconds(text, None), None, "our own clock is not read");
+            assert_eq!(seconds(text, None), None, "the local clock is not read");
         }
     }
 }

@@ -27,11 +27,11 @@ fn status(upstreams: &Upstreams, name: &str) -> RegistryStatus {
     availability
         .into_iter()
         .find(|status| status.namespace.as_str() == name)
-        .expect("there was a request")
+        .expect("the registry received a request")
 }
 
 /// A server with the answer `failing` while the flag is set, and good answers otherwise.
-async fn moody(failing: fn() -> Reply) -> (Server, Arc<AtomicBool>) {
+async fn switchable(failing: fn() -> Reply) -> (Server, Arc<AtomicBool>) {
     let bad = Arc::new(AtomicBool::new(true));
     let flag = bad.clone();
     let server = Server::start(|_| {
@@ -55,7 +55,7 @@ async fn until(what: &str, mut enough: impl AsyncFnMut() -> bool) {
 
 #[tokio::test]
 async fn a_failing_registry_gets_one_request_a_second_and_the_others_are_unaffected() {
-    let (bad, flag) = moody(|| reply(503, "", "")).await;
+    let (bad, flag) = switchable(|| reply(503, "", "")).await;
     let good = Server::start(|_| |_: &str| reply(200, "", "content")).await;
     let upstreams = upstreams(
         &[plain("r.lan", bad.port), plain("good.lan", good.port)],
@@ -90,7 +90,7 @@ async fn a_failing_registry_gets_one_request_a_second_and_the_others_are_unaffec
     );
 
     flag.store(false, Ordering::SeqCst);
-    until("it is noticed that it is back", async || {
+    until("the recovery is detected", async || {
         pull(&upstreams, &blob("r.lan")).await.is_ok()
     })
     .await;
@@ -136,7 +136,7 @@ async fn a_failing_token_service_is_a_failing_registry() {
 /// waits.
 #[tokio::test]
 async fn a_silent_registry_holds_a_revalidation_up_once() {
-    let (server, flag) = moody(|| raw("HTTP/1.1 200", Then::Silence)).await;
+    let (server, flag) = switchable(|| raw("HTTP/1.1 200", Then::Silence)).await;
     let upstreams = upstreams(
         &[plain("r.lan", server.port)],
         Deadlines {
@@ -164,7 +164,7 @@ async fn a_silent_registry_holds_a_revalidation_up_once() {
 
     // The probes run in the background, and one of them detects the recovery.
     flag.store(false, Ordering::SeqCst);
-    until("it is noticed that it is back", async || {
+    until("the recovery is detected", async || {
         upstreams.fetch(&request).await.is_ok()
     })
     .await;
@@ -215,7 +215,10 @@ async fn failing_repository_does_not_block_other_repositories() {
     let known = status(&upstreams, "r.lan");
     assert_eq!(known.state, AvailabilityState::Tripped);
     assert_eq!(known.only.unwrap().as_str(), "a/broken/x");
-    assert!(server.heads().len() < 100, "the broken one is spared");
+    assert!(
+        server.heads().len() < 100,
+        "the failing repository receives few requests"
+    );
 }
 
 #[tokio::test]

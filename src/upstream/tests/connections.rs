@@ -16,16 +16,16 @@ enum End {
 
 /// A registry whose connections can all die at once, like those of a replaced pod. Clients notice
 /// at the next request.
-struct Mortal {
+struct Stoppable {
     port: u16,
     generation: Arc<AtomicUsize>,
     answered: Arc<AtomicUsize>,
     accepting: AbortHandle,
 }
 
-impl Mortal {
+impl Stoppable {
     /// Starts a registry with `answer` as the answer to each request.
-    async fn start(end: End, answer: impl Fn(&str) -> Reply + Send + Sync + 'static) -> Mortal {
+    async fn start(end: End, answer: impl Fn(&str) -> Reply + Send + Sync + 'static) -> Stoppable {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let (generation, answered) = (Arc::<AtomicUsize>::default(), Arc::<AtomicUsize>::default());
@@ -34,7 +34,7 @@ impl Mortal {
             let mut connections = JoinSet::new();
             loop {
                 let (mut stream, _) = listener.accept().await.unwrap();
-                let born = alive.load(Ordering::SeqCst);
+                let generation = alive.load(Ordering::SeqCst);
                 let (alive, count, answer) = (alive.clone(), count.clone(), answer.clone());
                 connections.spawn(async move {
                     let mut buffer = Vec::new();
@@ -44,7 +44,7 @@ impl Mortal {
                                 return;
                             }
                         }
-                        if alive.load(Ordering::SeqCst) != born {
+                        if alive.load(Ordering::SeqCst) != generation {
                             if let End::Rst = end {
                                 let socket = socket2::SockRef::from(&stream);
                                 socket.set_linger(Some(Duration::ZERO)).unwrap();
@@ -61,7 +61,7 @@ impl Mortal {
                 });
             }
         });
-        Mortal {
+        Stoppable {
             port,
             generation,
             answered,
@@ -78,7 +78,7 @@ impl Mortal {
     }
 }
 
-impl Drop for Mortal {
+impl Drop for Stoppable {
     fn drop(&mut self) {
         self.accepting.abort();
     }
@@ -97,7 +97,7 @@ async fn open(upstreams: &Upstreams, connections: usize) {
 #[tokio::test]
 async fn kept_connections_that_all_died_cost_no_request() {
     for end in [End::Fin, End::Rst] {
-        let registry = Mortal::start(end, |_| reply(200, "", "content")).await;
+        let registry = Stoppable::start(end, |_| reply(200, "", "content")).await;
         let upstreams = upstreams(&[plain("r.lan", registry.port)], deadlines());
         open(&upstreams, 8).await;
         registry.replace();
@@ -109,7 +109,11 @@ async fn kept_connections_that_all_died_cost_no_request() {
                 "{end:?}"
             );
         }
-        assert_eq!(registry.answered() - before, 4, "{end:?}: each is answered once");
+        assert_eq!(
+            registry.answered() - before,
+            4,
+            "{end:?}: each request has one response"
+        );
         let statuses = upstreams.statuses();
         assert_eq!(
             (statuses[0].failures, statuses[0].state),
@@ -122,7 +126,7 @@ async fn kept_connections_that_all_died_cost_no_request() {
 #[tokio::test]
 async fn dead_connections_to_where_a_registry_sends_us_cost_no_request_either() {
     for end in [End::Fin, End::Rst] {
-        let store = Mortal::start(end, |_| reply(200, "", "content")).await;
+        let store = Stoppable::start(end, |_| reply(200, "", "content")).await;
         let there = format!("http://127.0.0.1:{}/blob", store.port);
         let registry = Server::start(|_| move |_: &str| redirect_to(&there)).await;
         let upstreams = lan(&registry);
@@ -173,7 +177,7 @@ async fn dead_connections_to_a_token_service_cost_no_request() {
         (End::Fin, Some(ours.clone())),
         (End::Rst, Some(ours)),
     ] {
-        let tokens = Mortal::start(end, |_| reply(200, "", "{\"token\":\"t\",\"expires_in\":300}")).await;
+        let tokens = Stoppable::start(end, |_| reply(200, "", "{\"token\":\"t\",\"expires_in\":300}")).await;
         let realm = tokens.port;
         let registry = Server::start(|_| {
             move |head: &str| match header(head, "authorization") {
@@ -200,7 +204,11 @@ async fn dead_connections_to_a_token_service_cost_no_request() {
         for request in blobs_of_repositories("after", 4, &credentials) {
             assert_eq!(pull(&upstreams, &request).await.unwrap(), "content", "{end:?}");
         }
-        assert_eq!(tokens.answered() - answered, 4, "{end:?}: each is answered once");
+        assert_eq!(
+            tokens.answered() - answered,
+            4,
+            "{end:?}: each request has one response"
+        );
         expect_well(&upstreams, end);
     }
 }
@@ -225,7 +233,7 @@ fn through(proxy: u16, config: RegistryConfig) -> Upstreams {
 #[tokio::test]
 async fn dead_connections_to_a_proxy_that_forwards_cost_no_request() {
     for end in [End::Fin, End::Rst] {
-        let proxy = Mortal::start(end, |head| {
+        let proxy = Stoppable::start(end, |head| {
             assert!(path(head).starts_with("http://"), "{head}");
             reply(200, "", "content")
         })
@@ -242,7 +250,11 @@ async fn dead_connections_to_a_proxy_that_forwards_cost_no_request() {
                 "{end:?}"
             );
         }
-        assert_eq!(proxy.answered() - answered, 4, "{end:?}: each is answered once");
+        assert_eq!(
+            proxy.answered() - answered,
+            4,
+            "{end:?}: each request has one response"
+        );
         expect_well(&upstreams, end);
     }
 }
@@ -290,7 +302,7 @@ async fn tunnel(
     alive: Arc<AtomicUsize>,
     count: Arc<AtomicUsize>,
 ) -> Option<()> {
-    let born = alive.load(Ordering::SeqCst);
+    let generation = alive.load(Ordering::SeqCst);
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
         client.read_buf(&mut head).await.ok().filter(|read| *read > 0)?;
@@ -304,7 +316,7 @@ async fn tunnel(
         tokio::select! {
             read = client.read_buf(&mut requests) => {
                 read.ok().filter(|read| *read > 0)?;
-                if alive.load(Ordering::SeqCst) != born {
+                if alive.load(Ordering::SeqCst) != generation {
                     if let End::Rst = end {
                         let socket = socket2::SockRef::from(&client);
                         socket.set_linger(Some(Duration::ZERO)).unwrap();
@@ -387,7 +399,7 @@ async fn dead_tunnels_through_a_proxy_cost_no_request() {
         assert_eq!(
             proxy.tunnels.load(Ordering::SeqCst) - tunnels,
             4,
-            "{end:?}: a new tunnel for each"
+            "{end:?}: each request uses a new tunnel"
         );
         expect_well(&upstreams, end);
     }

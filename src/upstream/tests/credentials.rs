@@ -92,7 +92,7 @@ async fn a_password_waits_for_its_challenge_and_is_sent_first_afterwards() {
     let upstreams = of(&server, password());
     for _ in 0..2 {
         let response = upstreams.fetch(&ours()).await.unwrap();
-        assert!(!response.public, "it took a password");
+        assert!(!response.public, "the response required a password");
         assert_eq!(read(response).await.unwrap(), "content");
     }
     expect(
@@ -142,17 +142,17 @@ async fn a_wrong_password_is_sent_once_per_request() {
 }
 
 #[tokio::test]
-async fn a_token_is_fetched_with_the_password_and_nobody_s_token_is_another() {
+async fn clients_without_credentials_receive_a_separate_token() {
     let server = with_token_service(|head| match header(head, "authorization") {
         Some(BASIC) => good(),
-        None => reply(200, "", r#"{"token":"nobody"}"#),
+        None => reply(200, "", r#"{"token":"anonymous"}"#),
         Some(_) => reply(401, "", ""),
     })
     .await;
     let upstreams = of(&server, password());
     for _ in 0..2 {
         let response = upstreams.fetch(&ours()).await.unwrap();
-        assert!(!response.public, "it took a password to get the token");
+        assert!(!response.public, "the token required a password");
     }
     assert!(pull(&upstreams, &blob("r.lan")).await.is_err());
     expect(
@@ -164,7 +164,7 @@ async fn a_token_is_fetched_with_the_password_and_nobody_s_token_is_another() {
             ("content", Some("Bearer good")),
             ("content", None),
             ("token", None),
-            ("content", Some("Bearer nobody")),
+            ("content", Some("Bearer anonymous")),
         ],
     );
 }
@@ -355,7 +355,7 @@ async fn failed_credentials_are_dropped_within_seconds() {
     while pull(&upstreams, &ours()).await.is_err() {
         assert!(
             started.elapsed() < Duration::from_secs(30),
-            "the failure is kept for ever"
+            "the failure is cached without a limit"
         );
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
@@ -412,8 +412,8 @@ async fn a_docker_config_is_read_per_repository_and_anew_when_it_changes() {
 
 #[tokio::test]
 async fn a_token_service_of_somebody_else_gets_no_credentials() {
-    let thief = Server::start(|_| |_: &str| good()).await;
-    let realm = format!("http://127.0.0.1:{}/token", thief.port);
+    let untrusted_service = Server::start(|_| |_: &str| good()).await;
+    let realm = format!("http://127.0.0.1:{}/token", untrusted_service.port);
     let challenge = format!("WWW-Authenticate: Bearer realm=\"{realm}\"\r\n");
     let server = Server::start(|_| {
         move |head: &str| match header(head, "authorization") {
@@ -427,21 +427,21 @@ async fn a_token_service_of_somebody_else_gets_no_credentials() {
             Err(UpstreamError::Refused {
                 reason: Refusal::Realm,
                 host,
-            }) => assert_eq!(*host, *format!("127.0.0.1:{}", thief.port)),
+            }) => assert_eq!(*host, *format!("127.0.0.1:{}", untrusted_service.port)),
             other => panic!("{other:?}"),
         }
-        assert_eq!(thief.heads().len(), 0);
+        assert_eq!(untrusted_service.heads().len(), 0);
         // A listed host receives the credentials.
         let mut config = with_auth(&server, auth);
-        config.settings.realm_hosts = vec![format!("127.0.0.1:{}", thief.port).into()];
+        config.settings.realm_hosts = vec![format!("127.0.0.1:{}", untrusted_service.port).into()];
         let listed = upstreams(&[config], deadlines());
         assert_eq!(pull(&listed, &ours()).await.unwrap(), "content");
-        thief.log.lock().clear();
+        untrusted_service.log.lock().clear();
     }
     // Without credentials, there is nothing to protect.
     assert_eq!(
         pull(&of(&server, password()), &blob("r.lan")).await.unwrap(),
         "content"
     );
-    assert_eq!(header(&thief.heads()[0], "authorization"), None);
+    assert_eq!(header(&untrusted_service.heads()[0], "authorization"), None);
 }

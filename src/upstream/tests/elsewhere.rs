@@ -62,10 +62,10 @@ async fn a_redirect_into_another_registry_is_answered_with_an_anonymous_token_of
     let upstreams = lan(&front);
     for _ in 0..2 {
         let response = upstreams.fetch(&blob("r.lan")).await.unwrap();
-        assert!(response.public, "anybody would get it");
+        assert!(response.public, "the response required no password");
         assert_eq!(read(response).await.unwrap(), "content");
     }
-    assert_eq!(registry.count("/token"), 1, "the token is kept");
+    assert_eq!(registry.count("/token"), 1, "the token is cached");
     let heads = registry.heads();
     let token = heads
         .iter()
@@ -107,7 +107,7 @@ async fn no_credentials_of_the_front_or_a_client_reach_the_registry_behind_it() 
     .await;
     let upstreams = upstreams(&[with_password(&front)], deadlines());
     let response = upstreams.fetch(&ours(blob("r.lan"))).await.unwrap();
-    assert!(!response.public, "it took a password to get there");
+    assert!(!response.public, "the redirect required a password");
     assert_eq!(read(response).await.unwrap(), "content");
     for sent in [BASIC, "Bearer clients"] {
         let request = UpstreamRequest {
@@ -161,7 +161,11 @@ async fn a_chain_of_registries_is_followed_and_a_circle_ends() {
         }
         other => panic!("{other:?}"),
     }
-    assert_eq!(endless.heads().len(), 3, "a challenge, a token, a refusal");
+    assert_eq!(
+        endless.heads().len(),
+        3,
+        "the requests are a challenge, a token and a rejection"
+    );
 }
 
 #[tokio::test]
@@ -183,7 +187,7 @@ async fn not_found_behind_a_front_is_a_404() {
 }
 
 #[tokio::test]
-async fn a_front_nobody_named_leads_nowhere_inside() {
+async fn redirect_from_an_unlisted_registry_to_a_private_address_is_rejected() {
     // The target registry names a token service at a private address.
     let policy = Policy::public();
     for realm in [
@@ -219,7 +223,7 @@ async fn a_front_nobody_named_leads_nowhere_inside() {
 }
 
 /// A registry with challenges at `/v2/` only. Answers anonymous clients with `status`.
-async fn reticent(status: u16, bearer: bool) -> Server {
+async fn challenging_only_at_v2(status: u16, bearer: bool) -> Server {
     Server::start(|port| {
         move |head: &str| match (path(head), header(head, "authorization")) {
             (p, Some(BASIC)) if p.starts_with("/token") => reply(200, "", r#"{"token":"good"}"#),
@@ -252,15 +256,15 @@ fn of_repository(name: &str) -> UpstreamRequest {
 async fn credentials_are_used_where_only_the_ping_challenges() {
     for status in [401, 403, 404] {
         for bearer in [true, false] {
-            let server = reticent(status, bearer).await;
+            let server = challenging_only_at_v2(status, bearer).await;
             let upstreams = upstreams(&[with_password(&server)], deadlines());
             for name in ["a/b", "a/b", "other"] {
                 let response = upstreams.fetch(&of_repository(name)).await.unwrap();
-                assert!(!response.public, "it took a password");
+                assert!(!response.public, "the response required a password");
                 assert_eq!(read(response).await.unwrap(), "content", "{status}");
             }
             let pings = server.heads().iter().filter(|head| path(head) == "/v2/").count();
-            assert_eq!(pings, 1, "once for all repositories");
+            assert_eq!(pings, 1, "one request for all repositories");
             // With credentials, the answer is a verdict.
             let outcome = pull(&upstreams, &of_repository("missing/app")).await;
             assert!(
@@ -276,7 +280,7 @@ async fn credentials_are_used_where_only_the_ping_challenges() {
 
 #[tokio::test]
 async fn a_client_s_credentials_are_exchanged_where_only_the_ping_names_the_token_service() {
-    let server = reticent(404, true).await;
+    let server = challenging_only_at_v2(404, true).await;
     let request = UpstreamRequest {
         credentials: Credentials::Client(Secret::new(BASIC.as_bytes()).unwrap()),
         ..blob("r.lan")
@@ -286,7 +290,7 @@ async fn a_client_s_credentials_are_exchanged_where_only_the_ping_names_the_toke
 
 #[tokio::test]
 async fn simultaneous_requests_ping_once_and_only_with_credentials() {
-    let server = reticent(404, true).await;
+    let server = challenging_only_at_v2(404, true).await;
     let upstreams = upstreams(&[with_password(&server)], deadlines());
     let mut pulls = JoinSet::new();
     for n in 0..20 {
@@ -299,7 +303,7 @@ async fn simultaneous_requests_ping_once_and_only_with_credentials() {
     let pings = |server: &Server| server.heads().iter().filter(|head| path(head) == "/v2/").count();
     assert_eq!(pings(&server), 1);
 
-    let server = reticent(404, true).await;
+    let server = challenging_only_at_v2(404, true).await;
     assert!(pull(&lan(&server), &ours(blob("r.lan"))).await.is_err());
     assert!(pull(&lan(&server), &blob("r.lan")).await.is_err());
     assert_eq!((pings(&server), server.heads().len()), (0, 2));

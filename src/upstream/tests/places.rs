@@ -98,9 +98,10 @@ async fn a_mirror_is_never_shown_credentials() {
         }
     })
     .await;
-    let nosy = Server::start(|_| |_: &str| reply(401, "WWW-Authenticate: Basic realm=\"r\"\r\n", "")).await;
+    let challenging =
+        Server::start(|_| |_: &str| reply(401, "WWW-Authenticate: Basic realm=\"r\"\r\n", "")).await;
     let mut config = plain("r.lan", registry.port);
-    config.settings.mirrors = vec![mirror(&nosy)];
+    config.settings.mirrors = vec![mirror(&challenging)];
     config.settings.auth = Auth::Basic {
         username: "user".into(),
         password: SecretText::new("hunter2".into()),
@@ -113,9 +114,10 @@ async fn a_mirror_is_never_shown_credentials() {
     for _ in 0..2 {
         assert_eq!(pull(&upstreams, &ours).await.unwrap(), "content");
     }
-    assert_eq!(nosy.heads().len(), 2);
+    assert_eq!(challenging.heads().len(), 2);
     assert!(
-        nosy.heads()
+        challenging
+            .heads()
             .iter()
             .all(|head| header(head, "authorization").is_none())
     );
@@ -125,7 +127,7 @@ async fn a_mirror_is_never_shown_credentials() {
         ..blob("r.lan")
     };
     assert_eq!(pull(&upstreams, &clients).await.unwrap(), "content");
-    assert_eq!(nosy.heads().len(), 2);
+    assert_eq!(challenging.heads().len(), 2);
 }
 
 #[tokio::test]
@@ -133,11 +135,11 @@ async fn no_more_requests_are_in_flight_than_the_operator_allows() {
     let server = holding("content").await;
     let mut config = plain("r.lan", server.port);
     config.settings.max_concurrency = NonZeroUsize::new(2);
-    let impatient = Deadlines {
+    let short = Deadlines {
         queue: QUICK,
         ..deadlines()
     };
-    let upstreams = upstreams(&[config.clone()], impatient);
+    let upstreams = upstreams(&[config.clone()], short);
     let first = upstreams.fetch(&blob("r.lan")).await.unwrap();
     let second = upstreams.fetch(&blob("r.lan")).await.unwrap();
     let outcome = upstreams.fetch(&blob("r.lan")).await;
@@ -223,7 +225,7 @@ async fn a_reload_keeps_the_tokens_of_registries_that_stay_the_same() {
     after[1].settings.realm_hosts = vec!["auth.lan".into()];
     upstreams.reload(entries(&after)).unwrap();
     pull(&upstreams, &blob("a.lan")).await.unwrap();
-    assert_eq!(server.count("/token"), 2, "nothing has changed for it");
+    assert_eq!(server.count("/token"), 2, "an unchanged registry keeps the token");
     pull(&upstreams, &blob("b.lan")).await.unwrap();
     assert_eq!(server.count("/token"), 3);
     // An invalid configuration changes nothing.

@@ -117,7 +117,7 @@ fn cached_content_is_denied_to_users_without_access() {
         for path in paths(repository) {
             let owner = if alice == 200 { ALICE } else { BOB };
             assert_eq!(get(&cache, &path, Some(owner)).status, 200, "{path}");
-            eventually("it is remembered", || {
+            eventually("the response is cached", || {
                 get(&cache, &path, Some(owner)).x_cache() == "HIT"
             });
             for _ in 0..3 {
@@ -240,7 +240,7 @@ fn reloaded_rules_apply_to_cached_content() {
     let cache = cache(&upstream, &first, "");
     let path = upstream.blob_url("a", &upstream.blob("content"));
     assert_eq!(get(&cache, &path, Some(ALICE)).status, 200);
-    eventually("it is remembered", || {
+    eventually("the response is cached", || {
         get(&cache, &path, Some(ALICE)).x_cache() == "HIT"
     });
     let reload = |rules: &str| {
@@ -251,7 +251,7 @@ fn reloaded_rules_apply_to_cached_content() {
         let before = cache.stderr().matches("configuration reloaded").count();
         let pid = rustix::process::Pid::from_raw(cache.pid() as i32).unwrap();
         rustix::process::kill_process(pid, rustix::process::Signal::HUP).unwrap();
-        eventually("it is read again", || {
+        eventually("the configuration is reloaded", || {
             cache.stderr().matches("configuration reloaded").count() > before
         });
     };

@@ -63,7 +63,7 @@ fn requests_without_valid_credentials_get_401_on_all_protected_paths() {
             "alice:open sesame",
         ] {
             let got = cache.client().get_with(&path, &[("Authorization", wrong)]);
-            assert_eq!(got.status, 401, "{path} with {wrong}");
+            assert_eq!(got.status, 401, "{path}, Authorization: {wrong}");
         }
     }
     let got = cache.client().request(
@@ -78,7 +78,7 @@ fn requests_without_valid_credentials_get_401_on_all_protected_paths() {
     }
     assert_ne!(cache.client().get("/").status, 401);
     let stats = cache.client().get_with("/_/stats", &[ALICE]);
-    assert_eq!(stats.status, 200, "with the key they are there: {stats}");
+    assert_eq!(stats.status, 200, "the statistics require credentials: {stats}");
 }
 
 #[test]
@@ -119,7 +119,7 @@ fn cached_content_requires_authentication() {
         upstream.manifest_url("a", "v1"),
     ] {
         assert_eq!(cache.client().get_with(&path, &[ALICE]).status, 200);
-        eventually("it is remembered", || {
+        eventually("the response is cached", || {
             cache.client().get_with(&path, &[ALICE]).x_cache() == "HIT"
         });
         for _ in 0..3 {
@@ -164,7 +164,7 @@ fn client_credentials_for_the_cache_are_never_sent_upstream() {
         upstream.log()
     );
     for secret in ["open sesame", "YWxpY2U6b3BlbiBzZXNhbWU"] {
-        assert!(!cache.stderr().contains(secret), "the log tells it");
+        assert!(!cache.stderr().contains(secret), "the log contains the password");
     }
 }
 
@@ -266,7 +266,7 @@ fn users_of_the_htpasswd_file_log_in_with_their_passwords() {
         }
     }
     assert_eq!(cache.client().get("/healthz").status, 200);
-    eventually("it is remembered", || {
+    eventually("the response is cached", || {
         let shown = basic("alice", "open:sesame");
         let path = upstream.blob_url("a", &small);
         let got = cache.client().get_with(&path, &[("Authorization", &shown)]);
@@ -280,7 +280,7 @@ fn users_of_the_htpasswd_file_log_in_with_their_passwords() {
         "$2y$",
         &basic("alice", "open:sesame")["Basic ".len()..],
     ] {
-        assert!(!log.contains(secret), "{secret} in {log}");
+        assert!(!log.contains(secret), "the log contains {secret}: {log}");
     }
 }
 
@@ -295,7 +295,7 @@ fn wrong_passwords_are_logged_once_a_minute() {
         assert_eq!(
             cache.client().get("/v2/").status,
             401,
-            "who shows nothing has not guessed"
+            "a request without credentials does not count as a guess"
         );
     }
     cache.wait_stderr("wrong user name or password");
@@ -320,7 +320,7 @@ fn a_changed_htpasswd_file_is_reloaded_without_a_restart() {
     assert_eq!((status("alice"), status("bob")), (200, 401));
     write(&file, &bob);
     // The new file discards the remembered success of Alice and the remembered failure of Bob.
-    eventually("the new users come in, the old ones do not", || {
+    eventually("the new user is accepted and the old user is rejected", || {
         (status("alice"), status("bob")) == (401, 200)
     });
     // An invalid file changes nothing.
@@ -328,7 +328,9 @@ fn a_changed_htpasswd_file_is_reloaded_without_a_restart() {
     cache.wait_stderr("error=line 2: only bcrypt");
     assert_eq!((status("alice"), status("bob")), (401, 200));
     write(&file, &format!("{alice}{bob}"));
-    eventually("both come in", || (status("alice"), status("bob")) == (200, 200));
+    eventually("both users are accepted", || {
+        (status("alice"), status("bob")) == (200, 200)
+    });
     assert!(!cache.stderr().contains("canary"));
 }
 
@@ -348,7 +350,7 @@ fn client_authentication_is_reloaded_with_the_configuration() {
         let before = cache.stderr().matches("configuration reloaded").count();
         let pid = rustix::process::Pid::from_raw(cache.pid() as i32).unwrap();
         rustix::process::kill_process(pid, rustix::process::Signal::HUP).unwrap();
-        eventually("it is read again", || {
+        eventually("the configuration is reloaded", || {
             cache.stderr().matches("configuration reloaded").count() > before
         });
     };
@@ -391,7 +393,7 @@ fn client_credentials_can_be_set_in_the_environment() {
     let (status, log) = half
         .as_mut()
         .err()
-        .expect("it does not start with half of a password");
+        .expect("a server with half of a password does not start");
     assert_eq!(status.and_then(|status| status.code()), Some(2), "{log}");
 }
 
@@ -421,7 +423,7 @@ fn concurrent_requests_with_one_password_share_a_check() {
     let upstream = Registry::new();
     let home = server::TempDir::new();
     let file = home.path.join("users");
-    write(&file, &[line("one", "p", 12), line("fleet", "p", 12)].concat());
+    write(&file, &[line("one", "p", 12), line("many", "p", 12)].concat());
     let cache = Server::options(&upstream)
         .cores(2)
         .env("AUTH_HTPASSWD_FILE", file.display())
@@ -432,14 +434,17 @@ fn concurrent_requests_with_one_password_share_a_check() {
         threads(&cache, "auth-").0 - before
     };
     let once = cost(&|| assert_eq!(as_user(&cache, "/v2/", "one", "p"), 200));
-    let fleet = cost(&|| {
+    let many = cost(&|| {
         std::thread::scope(|scope| {
             for _ in 0..40 {
-                scope.spawn(|| assert_eq!(as_user(&cache, "/v2/", "fleet", "p"), 200));
+                scope.spawn(|| assert_eq!(as_user(&cache, "/v2/", "many", "p"), 200));
             }
         });
     });
-    assert!(fleet < 5 * once.max(1), "40 took {fleet} ticks, one {once}");
+    assert!(
+        many < 5 * once.max(1),
+        "40 clients took {many} CPU ticks, one client took {once}"
+    );
 }
 
 #[test]
@@ -514,20 +519,23 @@ fn a_thousand_wrong_passwords_do_not_slow_down_authenticated_clients() {
         (statuses, times, most)
     });
     assert_eq!(statuses.len(), 1_000);
-    assert!(statuses.contains(&401), "some are looked at");
-    assert!(statuses.contains(&503), "most are not");
+    assert!(statuses.contains(&401), "the server checks some of the passwords");
+    assert!(
+        statuses.contains(&503),
+        "the server checks only a few of the passwords"
+    );
     let slow = median(disturbed);
     // A generous limit: twenty attackers, the cache and other tests share the machine.
     let bound = 100 * alone.max(Duration::from_millis(1));
-    assert!(slow < bound, "{slow:?} among guessers, {alone:?} alone");
+    assert!(slow < bound, "hit: {slow:?} beside the guesses, {alone:?} alone");
     assert_eq!(threads(&cache, "auth-").1, 2);
     // File threads start and stop. No thread was started for a password.
     assert!(
         threads_then <= threads_before + 8,
-        "{threads_then} threads, {threads_before} before"
+        "the number of threads rose from {threads_before} to {threads_then}"
     );
     // Clients with valid credentials are still admitted.
-    eventually("the victim comes in", || {
+    eventually("a client with the right password is accepted", || {
         as_user_or_busy(&cache, "victim", "p") == 200
     });
 }

@@ -92,7 +92,10 @@ fn expect_private(got: &Response) {
 #[track_caller]
 fn expect_refused(got: &Response) {
     assert!(matches!(got.status, 401 | 403 | 404), "{got}");
-    assert!(got.received < 4_000, "an error and nothing else: {got}");
+    assert!(
+        got.received < 4_000,
+        "the response is not an error without content: {got}"
+    );
     for field in ["docker-content-digest", "etag", "content-range", "accept-ranges"] {
         assert_eq!(got.field(field), None, "{got}");
     }
@@ -118,8 +121,8 @@ fn expect_nothing_known(cache: &Server, path_of: &dyn Fn(&str) -> String, digest
         let got = ask(cache, method, &path_of(digest), authorization, &more);
         expect_refused(&got);
         let missing = nowhere();
-        let twin = ask(cache, method, &path_of(&missing), authorization, &more);
-        assert_eq!(look(&got, digest), look(&twin, &missing), "{method} {more:?}");
+        let unknown = ask(cache, method, &path_of(&missing), authorization, &more);
+        assert_eq!(look(&got, digest), look(&unknown, &missing), "{method} {more:?}");
     }
 }
 
@@ -154,7 +157,7 @@ fn second_pull_of_private_content_transfers_no_body_from_upstream() {
             .filter(|seen| seen.is_probe())
             .map(|seen| seen.sent)
             .sum();
-        assert!(probed <= 5, "a probe is one byte");
+        assert!(probed <= 5, "a probe reads one byte");
         assert_eq!(
             upstream.heads(&digest),
             0,
@@ -194,9 +197,9 @@ fn permission_probe_does_not_download_the_blob_if_upstream_ignores_ranges() {
         .try_pull(&path, &[("Authorization", &carol)], &content, 0)
         .unwrap();
     assert_eq!((pulled.status, pulled.received), (200, content.size));
-    upstream.wait_until("the end of the probe", |log| log.iter().all(|seen| seen.done));
+    upstream.wait_until("the probe ends", |log| log.iter().all(|seen| seen.done));
     let sent: u64 = upstream.log().iter().map(|seen| seen.sent).sum();
-    assert!(sent < content.size / 2, "{sent} bytes were sent again");
+    assert!(sent < content.size / 2, "the upstream sent {sent} bytes again");
 }
 
 #[test]
@@ -246,7 +249,7 @@ fn a_private_image_is_pulled_by_tag_and_digest_by_permitted_users() {
     all(&|| upstream.token_of("bob", "private/both"));
     let after =
         upstream.count(|seen| seen.kind == Kind::Manifest && seen.method == "GET" && seen.status == 200);
-    assert_eq!(after, before, "the right to a manifest is asked for by HEAD");
+    assert_eq!(after, before, "the cache checks access to a manifest with HEAD");
     for (digest, _) in &image.blobs {
         assert_eq!(bodies(&upstream, digest), 1);
     }
@@ -330,7 +333,7 @@ fn blob_access_is_checked_for_each_repository() {
         // After the blob is added to the repository, Bob may read the blob. The upstream does not
         // send the content again.
         upstream.mount("private/both", &digest);
-        eventually("a no is forgotten", || {
+        eventually("the cached denial expires", || {
             get(&cache, &at("private/both"), &login("bob")).status == 200
         });
         get(&cache, &at("private/both"), &login("bob")).expect(&content.bytes());
@@ -342,7 +345,7 @@ fn blob_access_is_checked_for_each_repository() {
         );
         // After the blob becomes public, every client may read the blob.
         upstream.mount("public/one", &digest);
-        eventually("a no is forgotten", || {
+        eventually("the cached denial expires", || {
             get(&cache, &at("public/one"), "").status == 200
         });
         get(&cache, &at("public/one"), "").expect(&content.bytes());
@@ -390,7 +393,7 @@ fn public_content_stays_public_if_first_requested_with_credentials() {
         for user in ["alice", "bob", "carol"] {
             assert!(
                 !seen.holds(&login(user)),
-                "nobody asked for a password: {seen:#?}"
+                "no registry returned a challenge, but a request has credentials: {seen:#?}"
             );
         }
     }
@@ -498,7 +501,7 @@ fn public_request_contacts_the_upstream_during_a_private_fill_of_the_same_blob()
                 .client()
                 .pull(&upstream.blob_url("public/one", &digest), &content)
         });
-        upstream.wait_until("somebody asks in public", |log| {
+        upstream.wait_until("a request without credentials arrives", |log| {
             log.iter().any(|seen| seen.target.contains("public/one"))
         });
         gate.open();
@@ -557,15 +560,18 @@ fn private_content_stays_private_after_a_restart() {
     }
     pull(&cache, "carol");
     for (digest, _) in &image.blobs {
-        assert_eq!(bodies(&upstream, digest), 1, "it was there");
+        assert_eq!(bodies(&upstream, digest), 1, "the upstream sends the blob once");
     }
     for canary in [
         "canary",
         &login("alice")["Basic ".len()..],
         &login("carol")["Basic ".len()..],
     ] {
-        assert!(!disk::contains(cache.root(), canary), "{canary} on disk");
-        assert!(!cache.stderr().contains(canary), "{canary} in the log");
+        assert!(
+            !disk::contains(cache.root(), canary),
+            "the store contains {canary}"
+        );
+        assert!(!cache.stderr().contains(canary), "the log contains {canary}");
     }
 }
 
@@ -592,14 +598,16 @@ fn revoked_user_is_denied_immediately_with_an_unused_credential() {
     expect_refused(&get(&cache, &path, &unused));
     // A right that was revoked and granted again is effective within seconds.
     upstream.allow("alice", "private/both");
-    eventually("a no is forgotten", || get(&cache, &blob, &unused).status == 200);
+    eventually("the cached denial expires", || {
+        get(&cache, &blob, &unused).status == 200
+    });
     get(&cache, &blob, &unused).expect(&content.bytes());
     // Bob never lost the right.
     get(&cache, &blob, &login("bob")).expect(&content.bytes());
 }
 
 #[test]
-#[ignore = "waits 65 s until a yes is forgotten"]
+#[ignore = "waits 65 s until a cached permission expires"]
 fn revoked_user_is_denied_when_the_remembered_permission_expires() {
     let upstream = registry(403);
     let cache = Server::options(&upstream).env("TAG_TTL", "10m").start();
@@ -668,7 +676,7 @@ fn clients_without_a_remembered_permission_are_denied_while_upstream_is_down() {
         assert!(got.received < 4_000, "{got}");
     }
     upstream.up();
-    eventually("the upstream says yes again", || {
+    eventually("the upstream permits access again", || {
         get(&cache, &path, &login("carol")).status == 200
     });
     get(&cache, &path, &login("carol")).expect(&content.bytes());
@@ -702,20 +710,20 @@ fn permission_of_one_registry_does_not_apply_to_another() {
 }
 
 /// Creates a registry that confirms every request for `digest` without having the content.
-fn liar(digest: &str, size: u64) -> Registry {
-    let liar = Registry::new();
-    let says_yes = |reply: Reply| {
+fn wrong_upstream(digest: &str, size: u64) -> Registry {
+    let wrong_upstream = Registry::new();
+    let permitted = |reply: Reply| {
         reply
             .set("Docker-Content-Digest", digest)
             .set("Accept-Ranges", "bytes")
             .set("Content-Type", "application/octet-stream")
     };
-    liar.on(
+    wrong_upstream.on(
         On::path(digest).range(true),
-        says_yes(Reply::status(206).body("x")).set("Content-Range", format!("bytes 0-0/{size}")),
+        permitted(Reply::status(206).body("x")).set("Content-Range", format!("bytes 0-0/{size}")),
     );
-    liar.on(On::path(digest), says_yes(Reply::status(200).body("x")));
-    liar
+    wrong_upstream.on(On::path(digest), permitted(Reply::status(200).body("x")));
+    wrong_upstream
 }
 
 #[test]
@@ -723,9 +731,9 @@ fn a_lying_registry_gives_no_access_to_content_of_another() {
     let upstream = registry(403);
     let content = PseudoRandom::new(fresh_seed(), 4_000_000);
     let digest = upstream.blob_in("private/alice", content.clone());
-    let liar = liar(&digest, content.size);
+    let wrong_upstream = wrong_upstream(&digest, content.size);
     let cache = Server::options(&upstream)
-        .registry(liar.name(), liar.addr())
+        .registry(wrong_upstream.name(), wrong_upstream.addr())
         .cores(2)
         .start();
     let gate = Gate::new();
@@ -742,7 +750,7 @@ fn a_lying_registry_gives_no_access_to_content_of_another() {
                 for method in ["GET", "HEAD"] {
                     let mut fields = more.to_vec();
                     fields.extend((!authorization.is_empty()).then_some(("Authorization", authorization)));
-                    let path = liar.blob_url("any/thing", &digest);
+                    let path = wrong_upstream.blob_url("any/thing", &digest);
                     if let Ok(got) = cache.client().try_request(method, &path, &fields) {
                         let begin = &content.bytes()[..got.body.len().min(100)];
                         assert!(
@@ -787,13 +795,13 @@ fn a_lying_registry_gives_no_access_to_content_of_another() {
 
 #[test]
 fn a_registry_that_stalls_does_not_hold_up_another() {
-    let (honest, stalling) = (Registry::new(), Registry::new());
+    let (complete, stalling) = (Registry::new(), Registry::new());
     let content = PseudoRandom::new(fresh_seed(), 4_000_000);
-    let digest = honest.blob(content.clone());
+    let digest = complete.blob(content.clone());
     stalling.blob(content.clone());
     let gate = Gate::new();
     stalling.on(On::path(&digest), Reply::new().hold_at(2_000_000, &gate));
-    let cache = Server::options(&honest)
+    let cache = Server::options(&complete)
         .registry(stalling.name(), stalling.addr())
         .cores(2)
         .start();
@@ -807,13 +815,16 @@ fn a_registry_that_stalls_does_not_hold_up_another() {
         let started = std::time::Instant::now();
         let got = cache
             .client()
-            .try_pull(&honest.blob_url("a", &digest), &[], &content, 0);
+            .try_pull(&complete.blob_url("a", &digest), &[], &content, 0);
         let took = started.elapsed();
         gate.open();
         let _ = slow.join();
         let got = got.expect("whole");
         assert_eq!((got.status, got.received), (200, content.size));
-        assert!(took < std::time::Duration::from_secs(45), "held up for {took:?}");
+        assert!(
+            took < std::time::Duration::from_secs(45),
+            "the response took {took:?}"
+        );
     });
 }
 
@@ -865,7 +876,7 @@ fn shared_access_serves_private_content_to_all_clients() {
     }
     assert!(
         upstream.saw(&login("bob")).is_empty(),
-        "what clients bring is not needed, and stays here"
+        "the upstream receives no credentials of clients"
     );
 }
 
@@ -929,7 +940,7 @@ const REPOSITORIES: [&str; 7] = [
     "private/bob",
     "private/carol",
     "private/both",
-    "private/nobody",
+    "private/none",
 ];
 
 /// Whether `user` may read `repository`, as configured by [`registry`].
@@ -1081,7 +1092,7 @@ fn thousands_of_requests_are_answered_as_the_upstream_would() {
             .collect();
         let mut all = HashSet::new();
         for thread in threads {
-            all.extend(thread.join().expect("no thread found anything"));
+            all.extend(thread.join().expect("no client received content"));
         }
         all
     });
@@ -1093,7 +1104,10 @@ fn thousands_of_requests_are_answered_as_the_upstream_would() {
             continue;
         };
         if !ours.contains(&given) {
-            assert!(given.starts_with("Bearer "), "the cache's own token: {seen:#?}");
+            assert!(
+                given.starts_with("Bearer "),
+                "the cache does not send its own token: {seen:#?}"
+            );
             continue;
         }
         // Each credential is used only for requests of its owner, and the token service receives no tokens.
@@ -1120,12 +1134,15 @@ fn thousands_of_requests_are_answered_as_the_upstream_would() {
         let public = thing.repositories.iter().any(|repository| may("", repository));
         assert!(
             transfers <= if public { 2 } else { 1 },
-            "{digest} was sent {transfers} times"
+            "the upstream sent {digest} {transfers} times"
         );
     }
     for canary in ["canary", &login("alice")["Basic ".len()..], "guessed"] {
-        assert!(!disk::contains(cache.root(), canary), "{canary} on disk");
-        assert!(!cache.stderr().contains(canary), "{canary} in the log");
+        assert!(
+            !disk::contains(cache.root(), canary),
+            "the store contains {canary}"
+        );
+        assert!(!cache.stderr().contains(canary), "the log contains {canary}");
     }
     cache.settled_store().expect_clean();
 }
@@ -1162,7 +1179,7 @@ impl Operation<'_> {
             _ => ("GET", vec![("If-None-Match", etag.as_str())]),
         };
         let got = ask(cache, method, &path_of(reference), self.authorization, &more);
-        let story = || {
+        let context = || {
             format!(
                 "{:?} in {}, {method} {more:?} by {:?} with {:?}: {got}",
                 self.thing.what, self.repository, self.user, self.authorization
@@ -1175,31 +1192,31 @@ impl Operation<'_> {
         let is_tag = matches!(self.thing.what, What::Tag(_));
         let public = self.thing.repositories.iter().any(|name| may("", name)) && !is_tag;
         if got.status < 400 {
-            assert!(allowed || public, "{}", story());
+            assert!(allowed || public, "{}", context());
             let is_manifest = !matches!(self.thing.what, What::Blob(_));
             match (got.status, more.first()) {
                 (206, Some(("Range", _))) => {
-                    assert!(!is_manifest, "{}", story());
-                    assert!(got.body == content[from as usize..=to as usize], "{}", story());
+                    assert!(!is_manifest, "{}", context());
+                    assert!(got.body == content[from as usize..=to as usize], "{}", context());
                 }
-                (304, Some(("If-None-Match", _))) => assert!(!is_tag && got.body.is_empty(), "{}", story()),
+                (304, Some(("If-None-Match", _))) => assert!(!is_tag && got.body.is_empty(), "{}", context()),
                 (200, None | Some(("If-None-Match", _))) if method == "GET" => {
-                    assert!(got.body == *content, "{}", story());
+                    assert!(got.body == *content, "{}", context());
                 }
-                (200, Some(("Range", _))) => assert!(got.body == *content, "{}", story()),
+                (200, Some(("Range", _))) => assert!(got.body == *content, "{}", context()),
                 (200, None) => {
-                    assert_eq!(got.content_length(), Some(content.len() as u64), "{}", story());
+                    assert_eq!(got.content_length(), Some(content.len() as u64), "{}", context());
                 }
-                _ => panic!("{}", story()),
+                _ => panic!("{}", context()),
             }
             if !public && !may("", self.repository) {
                 expect_private(&got);
             }
             return;
         }
-        assert!(!allowed, "{}", story());
-        assert!(matches!(got.status, 401 | 403 | 404), "{}", story());
-        assert!(got.received < 4_000, "{}", story());
+        assert!(!allowed, "{}", context());
+        assert!(matches!(got.status, 401 | 403 | 404), "{}", context());
+        assert!(got.received < 4_000, "{}", context());
         if random.chance(3) {
             let missing = if is_tag {
                 format!("t{}", 100 + random.below(900))
@@ -1211,13 +1228,13 @@ impl Operation<'_> {
                     .iter()
                     .any(|thing| matches!(&thing.what, What::Tag(tag) if *tag == missing))
             );
-            let twin = ask(cache, method, &path_of(&missing), self.authorization, &more);
+            let unknown = ask(cache, method, &path_of(&missing), self.authorization, &more);
             // A missing tag with a name of another length may change the code of a 404, so only the
             // status is compared.
             if !is_tag {
-                assert_eq!(look(&got, reference), look(&twin, &missing), "{}", story());
+                assert_eq!(look(&got, reference), look(&unknown, &missing), "{}", context());
             }
-            assert_eq!(got.status, twin.status, "{}", story());
+            assert_eq!(got.status, unknown.status, "{}", context());
         }
     }
 }

@@ -33,7 +33,7 @@ fn run(yaml: &str, args: &[&str], env: &[(&str, &str)]) -> (Option<i32>, String,
         .unwrap();
     assert!(
         !home.path.join(".cache").exists(),
-        "a command that looks makes no directory"
+        "a command that only reads creates no directory"
     );
     let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
     (output.status.code(), text(output.stdout), text(output.stderr))
@@ -111,11 +111,15 @@ fn check_reports_everything_at_once_and_no_secret() {
         "f.yaml:9: registries[2].auth: ",
         "CORES=",
     ] {
-        assert!(stderr.contains(part), "{part} in {stderr}");
+        assert!(stderr.contains(part), "no {part:?} in {stderr}");
     }
     assert!(!stderr.contains("canary"), "{stderr}");
     let (code, _, said) = run(yaml, &[], &[("CORES", "many")]);
-    assert_eq!(code, Some(2), "the server itself says the same");
+    assert_eq!(
+        code,
+        Some(2),
+        "the server exits with the same code as config check"
+    );
     assert_eq!(said.lines().count(), stderr.lines().count(), "{said}");
 }
 
@@ -132,7 +136,7 @@ fn print_shows_each_value_with_its_origin_and_no_secret() {
     assert!(!stdout.contains("canary"), "{stdout}");
     let line = |start: &str| {
         let found = stdout.lines().find(|line| line.trim_start().starts_with(start));
-        found.unwrap_or_else(|| panic!("no {start} in\n{stdout}"))
+        found.unwrap_or_else(|| panic!("no line starts with {start} in\n{stdout}"))
     };
     for (start, origin) in [
         ("tag_ttl: 5m", "f.yaml:1"),
@@ -198,7 +202,7 @@ fn sighup_changes_the_registry_and_leaves_a_running_pull_alone() {
     let cache = Server::bare().cores(2).config(named(&old)).start();
     let slow = PseudoRandom::new(fresh_seed(), 8 * MIB);
     let slow_digest = old.blob(slow.clone());
-    let only_new = new.blob("only the new one has it");
+    let only_new = new.blob("content of the new registry");
     let gate = Gate::new();
     old.on(On::path(&slow_digest), Reply::new().hold_at(4 * MIB, &gate));
     let mut busy = cache.client().open();
@@ -210,7 +214,7 @@ fn sighup_changes_the_registry_and_leaves_a_running_pull_alone() {
     assert_eq!(cache.client().get(&path).status, 404);
 
     reload(&cache, &named(&new), "configuration reloaded");
-    cache.client().get(&path).expect(b"only the new one has it");
+    cache.client().get(&path).expect(b"content of the new registry");
     gate.open();
     let whole = busy.read_body(head, "GET", &mut |at, piece| {
         slow.compare(at, piece).map_or_else(Flow::Wrong, |()| Flow::Go)
@@ -290,7 +294,7 @@ fn a_reload_logs_changed_keys_that_need_a_restart() {
     for key in ["tag_ttl", "registry_header"] {
         assert!(
             log.contains(&format!("setting needs a restart\" setting={key}\n")),
-            "{key} in {log}"
+            "the log does not name {key}: {log}"
         );
     }
     assert!(
@@ -318,7 +322,7 @@ fn a_storm_of_sighups_drops_no_connection() {
     let mut cache = cache;
     cache.sigterm();
     sighup(&cache);
-    let status = cache.wait_exit(PATIENCE).expect("it ends");
+    let status = cache.wait_exit(PATIENCE).expect("the server exits");
     assert_eq!(status.code(), Some(0));
 }
 
@@ -379,7 +383,7 @@ fn sighup_changes_the_credentials_that_the_next_pull_uses() {
     let get = |n: usize| cache.client().get(&format!("/v2/r.example/a/blobs/{}", blobs[n]));
     get(0).expect(b"one");
     registry.user("robot", "second");
-    assert_ne!(get(1).status, 200, "the old password");
+    assert_ne!(get(1).status, 200, "credentials of the old configuration");
     reload(&cache, &yaml("second"), "configuration reloaded");
     get(1).expect(b"two");
     reload(&cache, "registries: [", "configuration not reloaded");

@@ -27,7 +27,7 @@ pub const NAME: &str = "images";
 
 /// A failure of a request.
 #[derive(Clone, Debug)]
-pub enum Trouble {
+pub enum Fault {
     /// An S3 error: status and code.
     Error(u16, &'static str),
     /// A delay of the response head.
@@ -47,7 +47,7 @@ pub enum Trouble {
 struct Rule {
     method: &'static str,
     fragment: String,
-    trouble: Trouble,
+    fault: Fault,
     left: usize,
 }
 
@@ -165,22 +165,22 @@ impl Bucket {
     // --- Behaviour ---
 
     /// Adds a failure for all requests with `method` (`*`: any) whose target contains `fragment`.
-    pub fn trouble(&self, method: &'static str, fragment: &str, trouble: Trouble) {
-        self.trouble_times(usize::MAX, method, fragment, trouble);
+    pub fn add_fault(&self, method: &'static str, fragment: &str, fault: Fault) {
+        self.add_fault_times(usize::MAX, method, fragment, fault);
     }
 
-    /// Adds a failure as [`Bucket::trouble`] does, for the next `times` matching requests.
-    pub fn trouble_times(&self, times: usize, method: &'static str, fragment: &str, trouble: Trouble) {
+    /// Adds a failure as [`Bucket::add_fault`] does, for the next `times` matching requests.
+    pub fn add_fault_times(&self, times: usize, method: &'static str, fragment: &str, fault: Fault) {
         self.inner.rules.lock().unwrap().push(Rule {
             method,
             fragment: fragment.into(),
-            trouble,
+            fault,
             left: times,
         });
     }
 
     /// Removes all failures and accepts connections again.
-    pub fn calm(&self) {
+    pub fn clear_faults(&self) {
         self.inner.rules.lock().unwrap().clear();
         self.inner.down.store(false, Ordering::SeqCst);
     }
@@ -308,7 +308,7 @@ impl Inner {
     }
 
     /// Returns the failure for a request and counts its use.
-    fn rule_for(&self, asked: &Asked) -> Option<Trouble> {
+    fn rule_for(&self, asked: &Asked) -> Option<Fault> {
         let mut rules = self.rules.lock().unwrap();
         let rule = rules.iter_mut().find(|rule| {
             rule.left > 0
@@ -316,7 +316,7 @@ impl Inner {
                 && asked.target.contains(&rule.fragment)
         })?;
         rule.left -= 1;
-        Some(rule.trouble.clone())
+        Some(rule.fault.clone())
     }
 
     /// Answers a request. Returns whether the connection stays open.
@@ -333,9 +333,9 @@ impl Inner {
             region: field("authorization").and_then(|text| Some(text.split('/').nth(2)?.to_owned())),
         };
         self.log.lock().unwrap().push(asked.clone());
-        let trouble = self.rule_for(&asked);
-        match trouble {
-            Some(Trouble::Error(status, code)) => {
+        let fault = self.rule_for(&asked);
+        match fault {
+            Some(Fault::Error(status, code)) => {
                 let body = if asked.method == "HEAD" {
                     String::new()
                 } else {
@@ -344,20 +344,20 @@ impl Inner {
                     )
                 };
                 let head = format!(
-                    "HTTP/1.1 {status} Trouble\r\ncontent-type: application/xml\r\ncontent-length: {}\r\n\r\n",
+                    "HTTP/1.1 {status} Fault\r\ncontent-type: application/xml\r\ncontent-length: {}\r\n\r\n",
                     body.len()
                 );
                 stream.write_all(head.as_bytes())?;
                 stream.write_all(body.as_bytes())?;
                 return Ok(true);
             }
-            Some(Trouble::Silence) => {
+            Some(Fault::Silence) => {
                 while !self.rules.lock().unwrap().is_empty() && !self.down.load(Ordering::SeqCst) {
                     std::thread::sleep(Duration::from_millis(5));
                 }
                 return Ok(false);
             }
-            Some(Trouble::Late(time)) => std::thread::sleep(time),
+            Some(Fault::Late(time)) => std::thread::sleep(time),
             _ => {}
         }
         let file = self.file_of(&asked.target);
@@ -400,18 +400,18 @@ impl Inner {
         if bodiless {
             return Ok(true);
         }
-        match trouble {
-            Some(Trouble::Cut(at)) => {
+        match fault {
+            Some(Fault::Cut(at)) => {
                 stream.write_all(&body[..body.len().min(at as usize)])?;
                 return Ok(false);
             }
-            Some(Trouble::Flip(at)) => {
+            Some(Fault::Flip(at)) => {
                 if let Some(byte) = body.get_mut(at as usize) {
                     *byte ^= 1;
                 }
                 stream.write_all(&body)?;
             }
-            Some(Trouble::Rate(rate)) => {
+            Some(Fault::Rate(rate)) => {
                 for piece in body.chunks((rate as usize / 20).max(1)) {
                     stream.write_all(piece)?;
                     std::thread::sleep(Duration::from_millis(50));
@@ -469,8 +469,8 @@ fn read_request(stream: &mut dyn Stream, inbox: &mut Vec<u8>) -> io::Result<Opti
             .ok_or_else(|| bad("a field without a colon"))?;
         let (name, value) = (name.trim().to_ascii_lowercase(), value.trim());
         match name.as_str() {
-            "content-length" => length = value.parse().map_err(|_| bad("a length that is none"))?,
-            "transfer-encoding" => return Err(bad("chunked bodies are not read here")),
+            "content-length" => length = value.parse().map_err(|_| bad("an invalid Content-Length"))?,
+            "transfer-encoding" => return Err(bad("a chunked body")),
             "expect" => stream.write_all(b"HTTP/1.1 100 Continue\r\n\r\n")?,
             _ => {}
         }

@@ -53,7 +53,7 @@ impl Response {
         assert_eq!(self.status, 200, "{self}");
         assert!(
             self.body == body,
-            "other bytes: got {}, want {}",
+            "wrong body: got {}, expected {}",
             self.body.len(),
             body.len()
         );
@@ -65,7 +65,7 @@ impl Response {
     pub fn expect_error(&self, status: u16, code: &str) -> &Self {
         assert_eq!(self.status, status, "{self}");
         let json: serde_json::Value = serde_json::from_slice(&self.body)
-            .unwrap_or_else(|error| panic!("an OCI error body, but {error}: {self}"));
+            .unwrap_or_else(|error| panic!("the body is not an OCI error, {error}: {self}"));
         assert_eq!(json["errors"][0]["code"], code, "{self}");
         let kind = self.field("content-type").unwrap_or_default();
         assert!(kind.starts_with("application/json"), "{self}");
@@ -370,11 +370,11 @@ impl Connection {
                     .field("connection")
                     .is_some_and(|c| c.eq_ignore_ascii_case("close"))
                 {
-                    return Err(malformed("neither a length nor `Connection: close`"));
+                    return Err(malformed("neither Content-Length nor `Connection: close`"));
                 }
                 self.until_end(at, sink)
             }
-            (Some(_), Some(_)) => unreachable!("refused above"),
+            (Some(_), Some(_)) => unreachable!("ambiguous framing is rejected above"),
         }
     }
 
@@ -422,7 +422,7 @@ impl Connection {
             }
             if !self.line(*at)?.is_empty() {
                 return Err((
-                    Why::Malformed("a chunk longer than its size, or a trailer".into()),
+                    Why::Malformed("a chunk that exceeds its size, or a trailer".into()),
                     *at,
                 ));
             }
@@ -457,7 +457,7 @@ impl Connection {
                 return Ok(line);
             }
             if unread.len() > 4096 {
-                return Err((Why::Malformed("an endless line".into()), at));
+                return Err((Why::Malformed("a line without an end".into()), at));
             }
             match self.fill() {
                 Ok(0) => return Err((Why::Truncated, at)),

@@ -59,7 +59,7 @@ impl PseudoRandom {
     pub fn read_at(&self, mut offset: u64, mut into: &mut [u8]) {
         while !into.is_empty() {
             let piece = self.piece(offset);
-            assert!(!piece.is_empty(), "read past the end of the content");
+            assert!(!piece.is_empty(), "a read past the end of the content");
             let n = piece.len().min(into.len());
             into[..n].copy_from_slice(&piece[..n]);
             into = &mut into[n..];
@@ -217,7 +217,7 @@ mod tests {
         assert_eq!(
             content.compare(content.size - 1, &[all[all.len() - 1], 0]),
             Err(content.size),
-            "longer than the content"
+            "the body exceeds the content"
         );
         assert_ne!(
             PseudoRandom::new(8, BLOCK).bytes(),

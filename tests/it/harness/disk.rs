@@ -288,7 +288,7 @@ pub fn flip_byte(path: &Path, offset: u64) {
         .read(true)
         .write(true)
         .open(path)
-        .expect("open for damage");
+        .expect("open the file to change");
     let mut byte = [0];
     file.seek(SeekFrom::Start(offset)).expect("seek");
     file.read_exact(&mut byte).expect("read the byte to flip");

@@ -158,7 +158,7 @@ impl Answer {
         );
         assert!(
             self.body == body,
-            "other bytes: got {}, want {}",
+            "wrong body: got {}, expected {}",
             self.body.len(),
             body.len()
         );
@@ -290,11 +290,11 @@ impl Peer {
             peer.frame_bytes_max = *most as usize;
         }
         peer.raw(&[PREFACE, &settings(values).bytes()].concat()).unwrap();
-        let first = peer.frame().expect("the server's preface");
+        let first = peer.frame().expect("the server sends SETTINGS first");
         assert_eq!((first.kind, first.flags, first.stream), (SETTINGS, 0, 0));
         peer.send(&Frame::new(SETTINGS, ACK, 0, [])).unwrap();
         loop {
-            let frame = peer.frame().expect("our settings are acknowledged");
+            let frame = peer.frame().expect("the server acknowledges SETTINGS");
             if frame.kind == SETTINGS {
                 assert!(frame.has(ACK), "{frame:?}");
                 return peer;
@@ -373,7 +373,7 @@ impl Peer {
     pub fn note(&mut self, frame: &Frame) -> Result<(), Why> {
         let malformed = |what: &str| Err(Why::Malformed(what.into()));
         if self.block.is_some() && frame.kind != CONTINUATION {
-            return malformed("a header block that is interrupted");
+            return malformed("an interrupted header block");
         }
         match frame.kind {
             HEADERS => {
@@ -388,7 +388,7 @@ impl Peer {
                     Some((stream, _, block)) if *stream == frame.stream => {
                         block.extend_from_slice(&frame.payload);
                     }
-                    _ => return malformed("a continuation of nothing"),
+                    _ => return malformed("CONTINUATION without a header block"),
                 }
                 self.end_block(frame)?;
             }
@@ -398,7 +398,7 @@ impl Peer {
                 }
                 let answer = self.answers.entry(frame.stream).or_default();
                 if answer.status == 0 || answer.is_over() {
-                    return malformed("DATA before the head or behind the end");
+                    return malformed("DATA before the head or after the end");
                 }
                 answer.body.extend_from_slice(&frame.payload);
                 answer.received += frame.payload.len() as u64;
@@ -427,14 +427,14 @@ impl Peer {
             GOAWAY => {
                 let last = frame.payload.first_chunk().map(|last| u32::from_be_bytes(*last));
                 let (Some(last), Some(code)) = (last, frame.code()) else {
-                    return malformed("a GOAWAY that is too short");
+                    return malformed("a GOAWAY frame that is too short");
                 };
                 if self.goaways.last().is_some_and(|(before, _)| *before < last) {
-                    return malformed("a GOAWAY that takes back the one before");
+                    return malformed("a GOAWAY frame with a larger stream than the previous GOAWAY");
                 }
                 self.goaways.push((last, code));
             }
-            PUSH_PROMISE | PRIORITY => return malformed("a frame nobody asked for"),
+            PUSH_PROMISE | PRIORITY => return malformed("an unexpected PUSH_PROMISE or PRIORITY frame"),
             _ => {}
         }
         Ok(())
@@ -444,7 +444,7 @@ impl Peer {
         if !frame.has(END_HEADERS) {
             return Ok(());
         }
-        let (stream, end, block) = self.block.take().expect("a block has begun");
+        let (stream, end, block) = self.block.take().expect("a header block is open");
         let fields = self.decoder.decode(&block).map_err(Why::Malformed)?;
         let answer = self.answers.entry(stream).or_default();
         if answer.status != 0 {
@@ -452,11 +452,11 @@ impl Peer {
         }
         let malformed = |what: String| Err(Why::Malformed(what));
         let Some((":status", status)) = fields.first().map(|(name, value)| (name.as_str(), value)) else {
-            return malformed(format!("no status first: {fields:?}"));
+            return malformed(format!("the first field is not :status: {fields:?}"));
         };
         answer.status = String::from_utf8_lossy(status).parse().unwrap_or(0);
         if !(200..600).contains(&answer.status) {
-            return malformed(format!("no status: {fields:?}"));
+            return malformed(format!("an invalid :status: {fields:?}"));
         }
         for (name, value) in &fields[1..] {
             let hop = ["connection", "keep-alive", "transfer-encoding", "upgrade"];
@@ -467,7 +467,7 @@ impl Peer {
                 return malformed(format!("{name} in a response"));
             }
             if value.iter().any(|&b| (b < 0x20 && b != b'\t') || b == 0x7f) {
-                return malformed(format!("controls in {name}"));
+                return malformed(format!("control characters in {name}"));
             }
         }
         answer.fields = fields[1..].to_vec();
@@ -522,11 +522,11 @@ impl Peer {
     /// frames.
     #[track_caller]
     pub fn ping(&mut self) {
-        self.try_ping().expect("a PING is answered");
+        self.try_ping().expect("the server acknowledges a PING");
     }
 
     pub fn try_ping(&mut self) -> Result<(), Why> {
-        self.send(&Frame::new(PING, 0, 0, *b"seen yet"))?;
+        self.send(&Frame::new(PING, 0, 0, *b"sequence"))?;
         loop {
             let frame = self.step()?;
             if frame.kind == PING && frame.has(ACK) {

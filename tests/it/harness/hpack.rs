@@ -117,17 +117,17 @@ impl Codes {
         {
             code = code << 1 | u32::from(bit);
             length += 1;
-            let &(first, place, count) = self.lengths.get(length).ok_or("a code nobody has")?;
+            let &(first, place, count) = self.lengths.get(length).ok_or("an unknown Huffman code")?;
             if let Some(at) = code.checked_sub(first).filter(|&at| (at as usize) < count) {
                 match self.symbols[place + at as usize] {
-                    256 => return Err("the end inside of a string".into()),
+                    256 => return Err("the end-of-string symbol inside a string".into()),
                     symbol => out.push(symbol as u8),
                 }
                 (code, length) = (0, 0);
             }
         }
         if length > 7 || code != (1 << length) - 1 {
-            return Err("padding that is not of the end's code".into());
+            return Err("padding that differs from the end-of-string code".into());
         }
         Ok(out)
     }
@@ -154,7 +154,7 @@ impl Decoder {
             } else if first & 0xe0 == 0x20 {
                 self.max = take_integer(&mut bytes, 5)?;
                 if self.max > 4_096 || !fields.is_empty() {
-                    return Err("a size update that may not be".into());
+                    return Err("an invalid size update of the dynamic table".into());
                 }
                 self.evict();
             } else {
@@ -184,7 +184,7 @@ impl Decoder {
         index
             .checked_sub(STATIC.len() + 1)
             .and_then(|at| self.table.get(at).cloned())
-            .ok_or_else(|| format!("index {index} of nothing"))
+            .ok_or_else(|| format!("index {index} is in no table"))
     }
 
     fn evict(&mut self) {
@@ -195,10 +195,10 @@ impl Decoder {
     }
 
     fn take_string(&self, bytes: &mut &[u8]) -> Result<Vec<u8>, String> {
-        let coded = bytes.first().ok_or("no string")? & 0x80 != 0;
+        let coded = bytes.first().ok_or("a missing string")? & 0x80 != 0;
         let length = take_integer(bytes, 7)?;
         if length > bytes.len() {
-            return Err("half a string".into());
+            return Err("a truncated string".into());
         }
         let (text, rest) = bytes.split_at(length);
         *bytes = rest;
@@ -212,7 +212,7 @@ impl Decoder {
 
 fn take_integer(bytes: &mut &[u8], bits: u32) -> Result<usize, String> {
     let mut next = || {
-        let (&first, rest) = bytes.split_first().ok_or("half a number")?;
+        let (&first, rest) = bytes.split_first().ok_or("a truncated integer")?;
         *bytes = rest;
         Ok::<usize, String>(first as usize)
     };
@@ -228,7 +228,7 @@ fn take_integer(bytes: &mut &[u8], bits: u32) -> Result<usize, String> {
             return Ok(value);
         }
     }
-    Err("a number without end".into())
+    Err("an integer without an end".into())
 }
 
 #[cfg(test)]

@@ -3,10 +3,7 @@
 //!
 //! Uses blocking sockets and threads. The harness shares no code, no runtime and no HTTP library
 //! with the server, so a bug in the server cannot be hidden by an equal bug in the harness.
-#![allow(
-    dead_code,
-    reason = "a toolbox; not every tool is used by a scenario at every time"
-)]
+#![allow(dead_code, reason = "not every scenario uses every part of the harness")]
 
 pub mod bucket;
 pub mod client;
@@ -27,7 +24,7 @@ pub mod volume;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-pub use bucket::{Bucket, Trouble};
+pub use bucket::{Bucket, Fault};
 pub use client::{Broken, Client, Connection, Response};
 pub use content::{Content, PseudoRandom};
 pub use image::{Flavor, Image};
@@ -86,7 +83,7 @@ pub fn raise_file_limit() {
     use rustix::process::{Resource, getrlimit, setrlimit};
     let mut limit = getrlimit(Resource::Nofile);
     limit.current = limit.maximum;
-    setrlimit(Resource::Nofile, limit).expect("the soft limit may rise to the hard one");
+    setrlimit(Resource::Nofile, limit).expect("the soft limit is raised to the hard limit");
 }
 
 /// A small seeded generator (splitmix64). A test prints the seed and can be repeated with `SEED`.

@@ -70,10 +70,10 @@ impl Authority {
         &self,
         versions: &[&'static SupportedProtocolVersion],
         protocols: &[&str],
-        shows: Option<&Issued>,
+        certificate: Option<&Issued>,
     ) -> Arc<ClientConfig> {
         let provider = rustls::crypto::ring::default_provider();
-        self.client_config_of(provider, versions, protocols, shows)
+        self.client_config_of(provider, versions, protocols, certificate)
     }
 
     fn client_config_of(
@@ -81,7 +81,7 @@ impl Authority {
         provider: CryptoProvider,
         versions: &[&'static SupportedProtocolVersion],
         protocols: &[&str],
-        shows: Option<&Issued>,
+        certificate: Option<&Issued>,
     ) -> Arc<ClientConfig> {
         let mut roots = RootCertStore::empty();
         roots
@@ -91,7 +91,7 @@ impl Authority {
             .with_protocol_versions(versions)
             .unwrap()
             .with_root_certificates(roots);
-        let mut config = match shows {
+        let mut config = match certificate {
             None => builder.with_no_client_auth(),
             Some(issued) => {
                 let chain = vec![CertificateDer::from_pem_slice(issued.chain.as_bytes()).unwrap()];
@@ -144,6 +144,6 @@ impl Issued {
 pub fn write(dir: &Path, name: &str, text: &str) -> PathBuf {
     let (path, new) = (dir.join(name), dir.join(format!("{name}.new")));
     super::server::write_private(&new, text);
-    std::fs::rename(&new, &path).expect("rename a file of a test");
+    std::fs::rename(&new, &path).expect("rename the file");
     path
 }

@@ -39,7 +39,7 @@ impl RealRegistry {
                 std::env::split_paths(&path).any(|folder| folder.join(program).is_file())
             });
             if !found {
-                eprintln!("SKIPPED: a real registry as upstream: {program} is not installed");
+                eprintln!("SKIPPED: docker-registry as upstream: {program} is not installed");
                 return false;
             }
         }
@@ -77,14 +77,14 @@ impl RealRegistry {
             .expect("memory"),
         }
         let file = dir.join(format!("registry-{number}.yml"));
-        std::fs::write(&file, config).expect("write its configuration");
+        std::fs::write(&file, config).expect("write the configuration of docker-registry");
         let log = dir.join(format!("registry-{number}.log"));
-        let output = std::fs::File::create(&log).expect("create its log");
+        let output = std::fs::File::create(&log).expect("create the log of docker-registry");
         let child = Command::new("docker-registry")
             .arg("serve")
             .arg(&file)
             .stdin(Stdio::null())
-            .stdout(output.try_clone().expect("a second handle"))
+            .stdout(output.try_clone().expect("duplicate the handle of the log"))
             .stderr(output)
             .spawn()
             .expect("docker-registry can be started");
@@ -99,10 +99,14 @@ impl RealRegistry {
                 registry.addr.set_port(port);
                 return registry;
             }
-            let ended = registry.child.try_wait().expect("our child").is_some();
+            let ended = registry
+                .child
+                .try_wait()
+                .expect("the status of the child process")
+                .is_some();
             assert!(
                 !ended && std::time::Instant::now() < deadline,
-                "docker-registry does not listen; it wrote:\n{}",
+                "docker-registry does not listen; output:\n{}",
                 registry.log()
             );
             std::thread::sleep(std::time::Duration::from_millis(5));
@@ -176,7 +180,9 @@ impl RealRegistry {
                 "application/json",
                 b"",
             );
-            let location = begun.field("location").expect("where to upload");
+            let location = begun
+                .field("location")
+                .expect("the response has a Location for the upload");
             let target = &location[location.find("/v2/").expect("a path")..];
             let target = format!("{target}&digest={digest}");
             let put = send("PUT", &target, "application/octet-stream", &content.bytes());
@@ -200,7 +206,7 @@ impl Drop for RealRegistry {
         let _ = self.child.kill();
         let _ = self.child.wait();
         if std::thread::panicking() {
-            eprintln!("--- docker-registry wrote ---\n{}---", self.log());
+            eprintln!("--- output of docker-registry ---\n{}---", self.log());
         }
     }
 }

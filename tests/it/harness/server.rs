@@ -117,7 +117,7 @@ impl Options {
     pub fn start(self) -> Server {
         match self.try_start() {
             Ok(server) => server,
-            Err((status, stderr)) => panic!("the server did not start ({status:?}); it wrote:\n{stderr}"),
+            Err((status, stderr)) => panic!("the server did not start ({status:?}); stderr:\n{stderr}"),
         }
     }
 
@@ -166,7 +166,7 @@ pub fn write_private(path: &Path, text: &str) {
         .mode(0o600)
         .open(path)
         .and_then(|mut file| file.write_all(text.as_bytes()))
-        .expect("write a file of a test");
+        .expect("write the file");
 }
 
 fn registries_yaml(registries: &[(String, SocketAddr, String)]) -> String {
@@ -389,7 +389,7 @@ impl Server {
             let mut listeners = listeners(text);
             listeners.find_map(|(found, addr)| (found == scheme).then_some(addr))
         });
-        found.unwrap_or_else(|| panic!("it does not listen for {scheme}"))
+        found.unwrap_or_else(|| panic!("the server has no listener for {scheme}"))
     }
 
     pub fn client(&self) -> Client {
@@ -422,7 +422,7 @@ impl Server {
         let found = process
             .stderr
             .wait_for(|text| text.contains(fragment).then_some(()));
-        assert!(found.is_some(), "no `{fragment}` on stderr");
+        assert!(found.is_some(), "no `{fragment}` in stderr");
     }
 
     pub fn pid(&self) -> u32 {
@@ -444,7 +444,7 @@ impl Server {
         let line = status
             .lines()
             .find(|line| line.starts_with(key))
-            .expect("the kernel reports it");
+            .expect("/proc/<pid>/status has the field");
         let kib: u64 = line[key.len()..]
             .trim()
             .trim_end_matches(" kB")
@@ -481,7 +481,7 @@ impl Server {
                 return;
             }
         }
-        panic!("of a second each: {looks:?}");
+        panic!("the server uses too much CPU time per second: {looks:?}");
     }
 
     pub fn open_files(&self) -> usize {
@@ -527,7 +527,7 @@ impl Server {
         let process = self.process.as_mut().expect("started");
         let deadline = Instant::now() + within;
         loop {
-            if let Some(status) = process.child.try_wait().expect("our child") {
+            if let Some(status) = process.child.try_wait().expect("the status of the child process") {
                 process.stderr.wait_for(|_| None::<()>);
                 return Some(status);
             }
@@ -544,7 +544,7 @@ impl Server {
         self.sigterm();
         let status = self
             .wait_exit(PATIENCE + Duration::from_secs(5))
-            .expect("it ends on SIGTERM");
+            .expect("the server exits after SIGTERM");
         assert!(status.success(), "exit {status:?}");
         self.kill9();
     }
@@ -554,7 +554,7 @@ impl Server {
     pub fn restart(&mut self) {
         self.kill9();
         if let Err((status, stderr)) = self.try_spawn() {
-            panic!("the server did not start again ({status:?}); it wrote:\n{stderr}");
+            panic!("the server did not restart ({status:?}); stderr:\n{stderr}");
         }
     }
 
@@ -584,7 +584,7 @@ impl Server {
     #[track_caller]
     pub fn wait_asks(&self, registry: &Registry, repository: &str) {
         let probe = registry.blob(super::fresh_seed().to_string().as_str());
-        super::eventually("the registry is asked again", || {
+        super::eventually("the cache sends requests to the registry again", || {
             self.client().get(&registry.blob_url(repository, &probe)).status == 200
         });
     }
@@ -609,7 +609,7 @@ impl Drop for Server {
         self.kill9();
         if std::thread::panicking() {
             eprintln!(
-                "--- the server wrote (store kept in {}) ---\n{}---",
+                "--- stderr of the server (store kept in {}) ---\n{}---",
                 self.root.display(),
                 self.home.notes()
             );

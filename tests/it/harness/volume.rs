@@ -97,14 +97,14 @@ impl Volume {
     /// Restores power: mounts the volume again, which replays its log. All files on the volume must
     /// be closed.
     pub fn restore_power(&self) {
-        super::eventually("the cut file system can be unmounted", || {
+        super::eventually("the file system without its device can be unmounted", || {
             run(Command::new("umount").arg(&self.path)).is_ok()
         });
         if self.is_cut_by_copy() {
-            std::fs::rename(self.copy(), &self.image).expect("there was a cut");
+            std::fs::rename(self.copy(), &self.image).expect("the copy of the image exists");
         }
         self.mount_again()
-            .expect("a file system that was cut off can be mounted");
+            .expect("the file system can be mounted after the power cut");
     }
 }
 
@@ -135,7 +135,7 @@ impl PowerSwitch {
             return Ok(());
         }
         let text = String::from_utf8_lossy(&output.stderr);
-        Err(text.lines().last().unwrap_or("no reason given").to_owned())
+        Err(text.lines().last().unwrap_or("no message").to_owned())
     }
 }
 

@@ -231,7 +231,7 @@ fn unsafe_is_in_its_place(source: &Source) -> Vec<String> {
             .map(|line| line.trim_start())
             .take_while(|line| line.starts_with("//"));
         if !comment.into_iter().any(|line| line.starts_with("// SAFETY:")) {
-            wrong.push(format!("line {}: no SAFETY comment right above", at + 1));
+            wrong.push(format!("line {}: no SAFETY comment directly above", at + 1));
         }
     }
     wrong
@@ -295,7 +295,9 @@ fn imports_follow_the_arrows(source: &Source) -> Vec<String> {
     imports(&source.code())
         .into_iter()
         .filter(|&to| to != folder && !FOR_ALL.contains(&to) && !allowed.contains(&to))
-        .map(|to| format!("`{folder}` may not know `{to}`; see ARROWS and docs/explanation/architecture.md"))
+        .map(|to| {
+            format!("`{folder}` may not import `{to}`; see ARROWS and docs/explanation/architecture.md")
+        })
         .collect()
 }
 
@@ -333,7 +335,7 @@ fn every_allowed_import_is_used_and_documented() {
         for to in *to {
             assert!(
                 used.contains(*to),
-                "`{from}` does not use `{to}`: remove the arrow"
+                "`{from}` does not import `{to}`; remove `{to}` from ARROWS"
             );
         }
         if *from == "app" {
@@ -342,7 +344,7 @@ fn every_allowed_import_is_used_and_documented() {
         let line = drawing
             .lines()
             .find(|line| words(line).next() == Some(from) && line.contains("->"))
-            .unwrap_or_else(|| panic!("docs/explanation/architecture.md does not draw `{from}`"));
+            .unwrap_or_else(|| panic!("docs/explanation/architecture.md does not list `{from}`"));
         let drawn: BTreeSet<&str> = words(line.split_once("->").unwrap().1).collect();
         assert_eq!(
             drawn,
@@ -363,7 +365,7 @@ fn leftovers(source: &Source) -> Vec<String> {
         if words(line).any(|word| words_of_haste.iter().any(|haste| haste == word))
             || macros.iter().any(|name| line.contains(name.as_str()))
         {
-            wrong.push(format!("line {}: left over: {}", at + 1, line.trim()));
+            wrong.push(format!("line {}: unfinished code: {}", at + 1, line.trim()));
         }
     }
     wrong
@@ -395,7 +397,7 @@ fn workshop_words(source: &Source) -> Vec<String> {
         let session = ["this se", "ssion"].concat();
         if let Some(word) = found.or(Some(&session).filter(|word| lower.contains(word.as_str()))) {
             wrong.push(format!(
-                "line {}: {word:?} is of the workshop, not of the product",
+                "line {}: {word:?} is about the development process",
                 at + 1
             ));
         }
@@ -424,7 +426,7 @@ fn begins_with_its_head(source: &Source) -> Vec<String> {
     if sound {
         Vec::new()
     } else {
-        vec!["a file begins with `//!` and what it is".into()]
+        vec!["the file does not start with a `//!` comment".into()]
     }
 }
 
@@ -447,7 +449,7 @@ fn is_short(source: &Source) -> Vec<String> {
     let lines = source.text.lines().count();
     if lines > LINES_MAX && !LONG.contains(&source.path.as_str()) {
         vec![format!(
-            "{lines} lines; more than {LINES_MAX} are two nouns in one file"
+            "{lines} lines; expected at most {LINES_MAX}; split the file"
         )]
     } else {
         Vec::new()
@@ -482,7 +484,10 @@ fn only(list: &[&str], does: impl Fn(&Source) -> bool) {
         .filter(|source| !source.is_test() && does(source))
         .map(|source| source.path)
         .collect();
-    assert_eq!(found, list, "left: files that do, right: files that may");
+    assert_eq!(
+        found, list,
+        "left: files with the construct, right: files that may have the construct"
+    );
 }
 
 #[test]
@@ -655,7 +660,7 @@ fn change(setting: Setting, home: &Path) -> (Given, Given) {
         Setting::MaxConnections | Setting::MaxConnectionsPerClient => "77".into(),
         _ if setting.is_switch() && matches!(setting.default_text(), "true" | "on") => "false".into(),
         _ if setting.is_switch() => "true".into(),
-        _ => panic!("{}: add a changed value here", setting.env()),
+        _ => panic!("{}: no changed value; add a value here", setting.env()),
     };
     (Vec::new(), vec![(setting, text)])
 }
@@ -934,7 +939,7 @@ fn links_lead_somewhere(source: &Source) -> Vec<String> {
             };
             !target.exists() || !has_anchor()
         })
-        .map(|link| format!("the link {link} leads nowhere"))
+        .map(|link| format!("the link {link} has no target"))
         .collect()
 }
 

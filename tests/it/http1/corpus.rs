@@ -55,17 +55,17 @@ const fn case(name: &'static str, bytes: &'static [u8], expect: Expect) -> Case 
 pub const CASES: &[Case] = &[
     // Line ends and empty lines.
     case("a plain request", b"GET /v2/ HTTP/1.1\r\nHost: cache\r\n\r\n", ONE),
-    case("one empty line before", b"\r\nGET /v2/ HTTP/1.1\r\nHost: cache\r\n\r\n", ONE),
-    case("two empty lines before", b"\r\n\r\nGET /v2/ HTTP/1.1\r\nHost: cache\r\n\r\n", BAD),
-    case("a bare LF before", b"\nGET /v2/ HTTP/1.1\r\nHost: cache\r\n\r\n", BAD),
-    case("a bare CR before", b"\rGET /v2/ HTTP/1.1\r\nHost: cache\r\n\r\n", BAD),
-    case("a blank before", b" GET /v2/ HTTP/1.1\r\nHost: cache\r\n\r\n", BAD),
-    case("an empty line between two", b"GET /v2/ HTTP/1.1\r\nHost: cache\r\n\r\n\r\nGET /v2/ HTTP/1.1\r\nHost: cache\r\n\r\n", TWO),
-    case("two empty lines between two", b"GET /v2/ HTTP/1.1\r\nHost: cache\r\n\r\n\r\n\r\nGET /v2/ HTTP/1.1\r\nHost: cache\r\n\r\n", BAD_SECOND),
-    case("an empty line of LF only ends nothing", b"GET /v2/ HTTP/1.1\r\nHost: cache\r\n\nGET /smuggled HTTP/1.1\r\nHost: cache\r\n\r\n", BAD),
+    case("one empty line before the request", b"\r\nGET /v2/ HTTP/1.1\r\nHost: cache\r\n\r\n", ONE),
+    case("two empty lines before the request", b"\r\n\r\nGET /v2/ HTTP/1.1\r\nHost: cache\r\n\r\n", BAD),
+    case("a bare LF before the request", b"\nGET /v2/ HTTP/1.1\r\nHost: cache\r\n\r\n", BAD),
+    case("a bare CR before the request", b"\rGET /v2/ HTTP/1.1\r\nHost: cache\r\n\r\n", BAD),
+    case("a blank before the request", b" GET /v2/ HTTP/1.1\r\nHost: cache\r\n\r\n", BAD),
+    case("an empty line between two requests", b"GET /v2/ HTTP/1.1\r\nHost: cache\r\n\r\n\r\nGET /v2/ HTTP/1.1\r\nHost: cache\r\n\r\n", TWO),
+    case("two empty lines between two requests", b"GET /v2/ HTTP/1.1\r\nHost: cache\r\n\r\n\r\n\r\nGET /v2/ HTTP/1.1\r\nHost: cache\r\n\r\n", BAD_SECOND),
+    case("a line of LF only does not end the head", b"GET /v2/ HTTP/1.1\r\nHost: cache\r\n\nGET /smuggled HTTP/1.1\r\nHost: cache\r\n\r\n", BAD),
     case("LF LF inside a head", b"GET /v2/ HTTP/1.1\r\nHost: cache\n\nX: y\r\n\r\n", BAD),
-    case("LF everywhere", b"GET /v2/ HTTP/1.1\nHost: cache\n\n", BAD),
-    case("CR everywhere", b"GET /v2/ HTTP/1.1\rHost: cache\r\r", BAD),
+    case("LF at every line end", b"GET /v2/ HTTP/1.1\nHost: cache\n\n", BAD),
+    case("CR at every line end", b"GET /v2/ HTTP/1.1\rHost: cache\r\r", BAD),
     case("CR at the end of a value", b"GET /v2/ HTTP/1.1\r\nHost: cache\r\r\n\r\n", BAD),
     case("CR LF reversed", b"GET /v2/ HTTP/1.1\n\rHost: cache\n\r\n\r", BAD),
 
@@ -97,7 +97,7 @@ pub const CASES: &[Case] = &[
     case("a field before Host that folds", b"GET /v2/ HTTP/1.1\r\n Host: cache\r\n\r\n", BAD),
     case("fold with a blank", b"GET /v2/ HTTP/1.1\r\nHost: cache\r\nX: a\r\n b\r\n\r\n", BAD),
     case("fold with a tab", b"GET /v2/ HTTP/1.1\r\nHost: cache\r\nX: a\r\n\tb\r\n\r\n", BAD),
-    case("fold with nothing in it", b"GET /v2/ HTTP/1.1\r\nHost: cache\r\nX: a\r\n \r\n\r\n", BAD),
+    case("fold without text", b"GET /v2/ HTTP/1.1\r\nHost: cache\r\nX: a\r\n \r\n\r\n", BAD),
     case("fold of an empty value", b"GET /v2/ HTTP/1.1\r\nHost: cache\r\nX:\r\n b\r\n\r\n", BAD),
     case("fold that hides a coding", b"GET /v2/ HTTP/1.1\r\nHost: cache\r\nTransfer-Encoding:\r\n chunked\r\n\r\n", BAD),
     case("a folded Host", b"GET /v2/ HTTP/1.1\r\nHost:\r\n cache\r\n\r\n", BAD),
@@ -109,8 +109,8 @@ pub const CASES: &[Case] = &[
     case("a malformed Range", b"GET /v2/ HTTP/1.1\r\nHost: cache\r\nRange: bytes=9-1,,x\r\n\r\n", ONE),
 
     // Bodies.
-    case("an announced body that is a request", b"GET /v2/ HTTP/1.1\r\nHost: cache\r\nContent-Length: 38\r\n\r\nGET /smuggled HTTP/1.1\r\nHost: cache\r\n\r\n", BAD),
-    case("a body that was not announced", b"GET /v2/ HTTP/1.1\r\nHost: cache\r\n\r\n{\"a\":1}\r\n", BAD_SECOND),
+    case("a body with the bytes of a request", b"GET /v2/ HTTP/1.1\r\nHost: cache\r\nContent-Length: 38\r\n\r\nGET /smuggled HTTP/1.1\r\nHost: cache\r\n\r\n", BAD),
+    case("a body without Content-Length", b"GET /v2/ HTTP/1.1\r\nHost: cache\r\n\r\n{\"a\":1}\r\n", BAD_SECOND),
     case("a length of zero, then a request", b"GET /v2/ HTTP/1.1\r\nHost: cache\r\nContent-Length: 0\r\n\r\nGET /v2/ HTTP/1.1\r\nHost: cache\r\n\r\n", TWO),
     case("an empty POST", b"POST /v2/ HTTP/1.1\r\nHost: cache\r\nContent-Length: 0\r\n\r\n", ONE),
     case("a POST with a body", b"POST /v2/ HTTP/1.1\r\nHost: cache\r\nContent-Length: 2\r\n\r\n{}", Expect::Refuse(&[400, 405])),
@@ -123,7 +123,7 @@ pub const CASES: &[Case] = &[
     case("chunked, 17 digits", b"GET /v2/ HTTP/1.1\r\nHost: cache\r\nTransfer-Encoding: chunked\r\n\r\n10000000000000001\r\na\r\n0\r\n\r\n", BAD),
     case("chunked, extension with LF", b"GET /v2/ HTTP/1.1\r\nHost: cache\r\nTransfer-Encoding: chunked\r\n\r\n1;a=\"\n\"\r\na\r\n0\r\n\r\n", BAD),
     case("chunked, trailers", b"GET /v2/ HTTP/1.1\r\nHost: cache\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nContent-Length: 5\r\nHost: other\r\n\r\n", BAD),
-    case("chunked, a request behind the last chunk", b"GET /v2/ HTTP/1.1\r\nHost: cache\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\nGET /smuggled HTTP/1.1\r\nHost: cache\r\n\r\n", BAD),
+    case("chunked, a request after the last chunk", b"GET /v2/ HTTP/1.1\r\nHost: cache\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\nGET /smuggled HTTP/1.1\r\nHost: cache\r\n\r\n", BAD),
 
     // Upgrades and options.
     case("Upgrade to h2c", b"GET /v2/ HTTP/1.1\r\nHost: cache\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAARAAAAAAAIAAAAA\r\n\r\n", ONE),
@@ -138,12 +138,12 @@ pub const CASES: &[Case] = &[
     case("OPTIONS *", b"OPTIONS * HTTP/1.1\r\nHost: cache\r\n\r\n", BAD),
 
     // Pipelined requests.
-    case("three at once", b"GET /v2/ HTTP/1.1\r\nHost: cache\r\n\r\nGET /v2/ HTTP/1.1\r\nHost: cache\r\n\r\nHEAD /v2/ HTTP/1.1\r\nHost: cache\r\n\r\n", Expect::Accept { responses: 3 }),
-    case("good, bad, good", b"GET /v2/ HTTP/1.1\r\nHost: cache\r\n\r\nGET /v2/ HTTP/1.1\r\n\r\nGET /v2/ HTTP/1.1\r\nHost: cache\r\n\r\n", BAD_SECOND),
-    case("good, good, bad, good", b"GET /v2/ HTTP/1.1\r\nHost: cache\r\n\r\nGET /v2/ HTTP/1.1\r\nHost: cache\r\n\r\nGET  /v2/ HTTP/1.1\r\nHost: cache\r\n\r\nGET /v2/ HTTP/1.1\r\nHost: cache\r\n\r\n", Expect::RefuseAfter { responses: 2, statuses: &[400] }),
-    case("bad, good", b"GET /v2/ HTTP/1.1\r\nHost: a b\r\n\r\nGET /v2/ HTTP/1.1\r\nHost: cache\r\n\r\n", BAD),
-    case("closing, then another", b"GET /v2/ HTTP/1.1\r\nHost: cache\r\nConnection: close\r\n\r\nGET /v2/ HTTP/1.1\r\nHost: cache\r\n\r\n", ONE),
-    case("closing, then rubbish", b"GET /v2/ HTTP/1.1\r\nHost: cache\r\nConnection: close\r\n\r\n\0\0\0", ONE),
+    case("three requests in one write", b"GET /v2/ HTTP/1.1\r\nHost: cache\r\n\r\nGET /v2/ HTTP/1.1\r\nHost: cache\r\n\r\nHEAD /v2/ HTTP/1.1\r\nHost: cache\r\n\r\n", Expect::Accept { responses: 3 }),
+    case("valid, invalid, valid", b"GET /v2/ HTTP/1.1\r\nHost: cache\r\n\r\nGET /v2/ HTTP/1.1\r\n\r\nGET /v2/ HTTP/1.1\r\nHost: cache\r\n\r\n", BAD_SECOND),
+    case("valid, valid, invalid, valid", b"GET /v2/ HTTP/1.1\r\nHost: cache\r\n\r\nGET /v2/ HTTP/1.1\r\nHost: cache\r\n\r\nGET  /v2/ HTTP/1.1\r\nHost: cache\r\n\r\nGET /v2/ HTTP/1.1\r\nHost: cache\r\n\r\n", Expect::RefuseAfter { responses: 2, statuses: &[400] }),
+    case("invalid, valid", b"GET /v2/ HTTP/1.1\r\nHost: a b\r\n\r\nGET /v2/ HTTP/1.1\r\nHost: cache\r\n\r\n", BAD),
+    case("Connection: close, then another request", b"GET /v2/ HTTP/1.1\r\nHost: cache\r\nConnection: close\r\n\r\nGET /v2/ HTTP/1.1\r\nHost: cache\r\n\r\n", ONE),
+    case("Connection: close, then invalid bytes", b"GET /v2/ HTTP/1.1\r\nHost: cache\r\nConnection: close\r\n\r\n\0\0\0", ONE),
 ];
 
 /// Limits of the server, in bytes. A test compares these limits with the real limits.
@@ -488,12 +488,12 @@ fn targets(table: &mut Table) {
         }
     }
     table.add(
-        "absolute-form with nothing to compare",
+        "absolute-form without Host over 1.0",
         lines(&[b"GET http://cache/v2/ HTTP/1.0"]),
         BAD,
     );
     table.add(
-        "absolute-form without Host",
+        "absolute-form without Host over 1.1",
         lines(&[b"GET http://cache/v2/ HTTP/1.1"]),
         BAD,
     );
@@ -518,7 +518,7 @@ fn targets(table: &mut Table) {
         }
     }
     table.add(
-        "a target without end",
+        "a target without an end",
         [b"GET /", &[b'a'; 10_000][..]].concat(),
         Expect::Refuse(&[414]),
     );
@@ -1010,12 +1010,12 @@ fn bounds(table: &mut Table) {
         table.add(format!("a head of {len} bytes"), bytes, expect);
     }
     let endless = [&GOOD[..GOOD.len() - 2], b"X: ", &vec![b'x'; HEAD_BYTES_MAX][..]].concat();
-    table.add("a field without end", endless, too_much);
+    table.add("a field without an end", endless, too_much);
     table.add("a thousand empty lines", b"\r\n".repeat(1_000), BAD);
     table.add("a thousand line feeds", b"\n".repeat(1_000), BAD);
     let many = GOOD.repeat(100);
     table.add(
-        "a hundred requests at once",
+        "a hundred requests in one write",
         many,
         Expect::Accept { responses: 100 },
     );
@@ -1029,7 +1029,7 @@ fn after_a_good_one(table: &mut Table) {
             // After a request, the parser also skips an empty line.
             let both = [GOOD, bytes].concat();
             table.add(
-                format!("good, then {name}"),
+                format!("a valid request, then {name}"),
                 both,
                 Expect::RefuseAfter {
                     responses: 1,

@@ -183,17 +183,19 @@ fn ordinary(image: &Image) -> String {
 /// Returns a response with `fields` and a framing, followed by `behind`. `behind` may contain
 /// another manifest.
 fn answer(status_line: &str, fields: &str, framing: &str, behind: &str, image: &Image) -> Vec<u8> {
-    let (head, body) = framing.split_once('|').expect("a framing has a bar");
+    let (head, body) = framing
+        .split_once('|')
+        .expect("the name of a framing contains `|`");
     let text = format!("{status_line}{}{fields}{head}\r\n{body}{behind}", ordinary(image));
     fill(&text, image).into_bytes()
 }
 
 fn cases(image: &Image, other: &Image) -> Vec<Case> {
-    let evil = std::str::from_utf8(&other.manifest).expect("JSON");
+    let other_manifest = std::str::from_utf8(&other.manifest).expect("JSON");
     let response = format!(
-        "HTTP/1.1 200 OK\r\n{}Content-Length: {}\r\n\r\n{evil}",
+        "HTTP/1.1 200 OK\r\n{}Content-Length: {}\r\n\r\n{other_manifest}",
         ordinary(other),
-        evil.len()
+        other_manifest.len()
     );
     let mut cases = Vec::new();
     // All pairs take minutes. By default, only pairs with a regular part are tested; `CASES=all`
@@ -279,7 +281,7 @@ fn cases(image: &Image, other: &Image) -> Vec<Case> {
 
 #[test]
 fn upstream_responses_are_read_correctly_or_rejected() {
-    let (seed, evil) = (fresh_seed(), fresh_seed());
+    let (seed, other_seed) = (fresh_seed(), fresh_seed());
     // Each registry answers its cases sequentially, so leftover bytes would affect the next
     // response.
     let upstreams: Vec<_> = (0..UPSTREAMS).map(|_| Registry::new()).collect();
@@ -288,11 +290,11 @@ fn upstream_responses_are_read_correctly_or_rejected() {
     for upstream in &upstreams {
         options = options.registry(upstream.name(), upstream.addr());
         // The attacker's manifest is stored under a name that the test never requests.
-        Image::small(upstream, "elsewhere", "evil", evil);
+        Image::small(upstream, "elsewhere", "other", other_seed);
         images.push(Image::small(upstream, "a", "good", seed));
     }
     let cache = options.start();
-    let other = Image::small(&Registry::new(), "elsewhere", "evil", evil);
+    let other = Image::small(&Registry::new(), "elsewhere", "other", other_seed);
     let cases = cases(&images[0], &other);
     assert!(cases.len() >= 120, "{}", cases.len());
     let wrong = std::sync::Mutex::new(Vec::new());
@@ -333,7 +335,7 @@ fn outcome(cache: &Server, upstream: &Registry, image: &Image, number: usize, ca
     let shown = case.bytes[..case.bytes.len().min(300)].escape_ascii().to_string();
     // The next request must receive its own response. The registry's circuit breaker must close
     // again.
-    eventually("the next manifest comes", || {
+    eventually("the next manifest is served", || {
         let got = cache.client().get(&upstream.manifest_url("a", &next));
         assert!(
             got.status != 200 || got.body == image.manifest,

@@ -96,8 +96,8 @@ fn check(cache: &Server, case: &Case, how: &str, pieces: &[&[u8]]) {
         let shown = bytes[..bytes.len().min(400)].escape_ascii();
         panic!("case `{}`, {how}: {what}\n{shown}", case.name)
     };
-    let (responses, end) =
-        exchange(cache, pieces).unwrap_or_else(|broken| fail(format!("no strict response: {broken:?}")));
+    let (responses, end) = exchange(cache, pieces)
+        .unwrap_or_else(|broken| fail(format!("not a strictly valid response: {broken:?}")));
     let statuses: Vec<u16> = responses.iter().map(|response| response.status).collect();
     let bytes: usize = pieces.iter().map(|piece| piece.len()).sum();
     if end == Why::Reset && bytes <= LINGER_BYTES {
@@ -106,7 +106,7 @@ fn check(cache: &Server, case: &Case, how: &str, pieces: &[&[u8]]) {
     let refused = |before: usize, allowed: &[u16]| {
         if statuses.len() != before + 1 || !allowed.contains(&statuses[before]) {
             fail(format!(
-                "{statuses:?} instead of {before} answers and one of {allowed:?}"
+                "statuses {statuses:?}; expected {before} responses and one of {allowed:?}"
             ));
         }
         let refusal = &responses[before];
@@ -114,16 +114,16 @@ fn check(cache: &Server, case: &Case, how: &str, pieces: &[&[u8]]) {
             .field("connection")
             .is_some_and(|value| value.eq_ignore_ascii_case("close"))
         {
-            fail(format!("a refusal that does not say it closes: {refusal}"));
+            fail(format!("a rejection without `Connection: close`: {refusal}"));
         }
     };
     match case.expect {
         Expect::Accept { responses: count } => {
             if statuses.len() != count {
-                fail(format!("{count} answers expected: {statuses:?}"));
+                fail(format!("statuses {statuses:?}; expected {count} responses"));
             }
             if let Some(status) = statuses.iter().find(|&&status| status >= 500) {
-                fail(format!("an accepted request was answered {status}"));
+                fail(format!("an accepted request has the status {status}"));
             }
         }
         Expect::Refuse(allowed) => refused(0, allowed),
@@ -133,7 +133,7 @@ fn check(cache: &Server, case: &Case, how: &str, pieces: &[&[u8]]) {
         } => refused(before, allowed),
         Expect::Incomplete => {
             if !statuses.is_empty() {
-                fail(format!("half a request was answered {statuses:?}"));
+                fail(format!("an incomplete request has the responses {statuses:?}"));
             }
         }
     }
@@ -179,10 +179,10 @@ fn requests_after_a_rejected_request_are_never_answered() {
             exchange(&cache, pieces).unwrap_or_else(|broken| panic!("case `{}`: {broken:?}", case.name));
         assert!(
             responses.iter().all(|response| response.body != HEALTHY),
-            "case `{}`: the second request was answered",
+            "case `{}`: the second request has a response",
             case.name
         );
-        check(&cache, case, "with a request behind it", pieces);
+        check(&cache, case, "followed by a request", pieces);
     });
 }
 
@@ -205,7 +205,7 @@ fn an_invalid_request_is_rejected_if_split_within_its_first_bytes() {
 }
 
 /// All sources of responses, with the expected content.
-struct Stage {
+struct Fixture {
     upstream: Registry,
     cache: Server,
     /// A content per kind of hit: from memory, by sendfile, by splice.
@@ -213,7 +213,7 @@ struct Stage {
     image: Image,
 }
 
-impl Stage {
+impl Fixture {
     fn set() -> Self {
         let upstream = Registry::new();
         let cache = Server::options(&upstream)
@@ -238,7 +238,7 @@ impl Stage {
             .get(&upstream.manifest_url("a", "v1"))
             .expect(&image.manifest);
         cache.wait_stored(&image.digest);
-        Stage {
+        Fixture {
             upstream,
             cache,
             contents,
@@ -272,7 +272,7 @@ struct Exchange {
     body: Vec<u8>,
 }
 
-fn exchanges(stage: &Stage) -> Vec<Exchange> {
+fn exchanges(fixture: &Fixture) -> Vec<Exchange> {
     let mut all = Vec::new();
     let mut add = |method: &'static str, path: &str, fields: &[(&str, &str)], status, body: &[u8]| {
         let silent = method == "HEAD" || status == 304;
@@ -289,14 +289,14 @@ fn exchanges(stage: &Stage) -> Vec<Exchange> {
     add("HEAD", "/v2/", &[], 200, b"{}");
     add("GET", "/healthz", &[], 200, HEALTHY);
     for path in [
-        stage.upstream.manifest_url("a", "v1"),
-        stage.upstream.manifest_url("a", &stage.image.digest),
+        fixture.upstream.manifest_url("a", "v1"),
+        fixture.upstream.manifest_url("a", &fixture.image.digest),
     ] {
-        add("GET", &path, &[], 200, &stage.image.manifest);
-        add("HEAD", &path, &[], 200, &stage.image.manifest);
+        add("GET", &path, &[], 200, &fixture.image.manifest);
+        add("HEAD", &path, &[], 200, &fixture.image.manifest);
     }
-    for (_, content) in &stage.contents {
-        let (path, bytes) = (stage.path(content), content.bytes());
+    for (_, content) in &fixture.contents {
+        let (path, bytes) = (fixture.path(content), content.bytes());
         let etag = format!("\"{}\"", content.digest());
         add("GET", &path, &[], 200, &bytes);
         add("HEAD", &path, &[], 200, &bytes);
@@ -312,7 +312,7 @@ fn exchanges(stage: &Stage) -> Vec<Exchange> {
     }
     // Other tests check the content of errors and multi-range responses. Here the content must only
     // be equal.
-    let blob = stage.path(&stage.contents[1].1);
+    let blob = fixture.path(&fixture.contents[1].1);
     for (method, path, fields) in [
         ("GET", "/v2/a/blobs/sha256:0", &[][..]),
         ("GET", "/nowhere", &[]),
@@ -320,7 +320,7 @@ fn exchanges(stage: &Stage) -> Vec<Exchange> {
         ("GET", &blob, &[("Range", "bytes=99999999-")]),
         ("GET", &blob, &[("Range", "bytes=0-9,50-99,-5")]),
     ] {
-        let alone = stage.cache.client().request(method, path, fields);
+        let alone = fixture.cache.client().request(method, path, fields);
         all.push(Exchange {
             method,
             bytes: request_bytes(method, path, fields),
@@ -336,8 +336,8 @@ fn exchanges(stage: &Stage) -> Vec<Exchange> {
 fn pipelined_requests_are_answered_in_order_up_to_the_invalid_request() {
     const SEQUENCES: usize = 2_000;
     const LENGTH_MAX: u64 = 10;
-    let stage = Stage::set();
-    let exchanges = exchanges(&stage);
+    let fixture = Fixture::set();
+    let exchanges = exchanges(&fixture);
     let refusals: Vec<Case> = cases()
         .into_iter()
         .filter(|case| matches!(case.expect, Expect::Refuse(_)) && case.bytes.len() <= 2_000)
@@ -359,7 +359,7 @@ fn pipelined_requests_are_answered_in_order_up_to_the_invalid_request() {
             .collect::<Vec<u8>>();
         bytes.extend_from_slice(&refusal.bytes);
         bytes.extend_from_slice(SMUGGLED);
-        let mut connection = stage.cache.client().open();
+        let mut connection = fixture.cache.client().open();
         if random.chance(3) {
             let (first, second) = bytes.split_at(random.below(bytes.len() as u64) as usize);
             connection.send(first).unwrap();
@@ -372,7 +372,7 @@ fn pipelined_requests_are_answered_in_order_up_to_the_invalid_request() {
         for (place, one) in sequence.iter().enumerate() {
             let at = || {
                 format!(
-                    "sequence {index}, seed {seed}, answer {place} to {}",
+                    "sequence {index}, seed {seed}, response {place} to {}",
                     one.bytes.escape_ascii()
                 )
             };
@@ -381,10 +381,10 @@ fn pipelined_requests_are_answered_in_order_up_to_the_invalid_request() {
                 .unwrap_or_else(|broken| panic!("{}: {broken:?}", at()));
             assert_eq!(got.status, one.status, "{}", at());
             assert_eq!(got.content_length(), one.length, "{}", at());
-            assert!(comparable(&got) == one.body, "{}: another body: {got}", at());
+            assert!(comparable(&got) == one.body, "{}: wrong body: {got}", at());
         }
         let Expect::Refuse(allowed) = refusal.expect else {
-            unreachable!("filtered above")
+            unreachable!("the filter keeps only rejected cases")
         };
         let got = connection
             .read("GET")
@@ -452,9 +452,9 @@ fn without_boundary(response: &Response) -> Vec<u8> {
 
 #[test]
 fn a_connection_is_kept_or_closed_as_requested_for_every_response_source() {
-    let stage = Stage::set();
-    for (kind, content) in &stage.contents {
-        let path = stage.path(content);
+    let fixture = Fixture::set();
+    for (kind, content) in &fixture.contents {
+        let path = fixture.path(content);
         for (answer, field, status, body) in last_answers(content) {
             for (version, connection, kept) in [
                 ("HTTP/1.1", None, true),
@@ -469,7 +469,7 @@ fn a_connection_is_kept_or_closed_as_requested_for_every_response_source() {
                     let mut fields: Vec<(&str, &str)> = Vec::new();
                     fields.extend(field.iter().map(|(name, value)| (*name, value.as_str())));
                     fields.extend(connection.map(|value| ("Connection", value)));
-                    let mut client = stage.cache.client().open();
+                    let mut client = fixture.cache.client().open();
                     client
                         .send(&raw_request(method, &path, version, &fields))
                         .unwrap();
@@ -485,7 +485,7 @@ fn a_connection_is_kept_or_closed_as_requested_for_every_response_source() {
                     };
                     assert_eq!(got.status, expected, "{at}: {got}");
                     if method == "GET" {
-                        assert!(got.body == body, "{at}: another body");
+                        assert!(got.body == body, "{at}: wrong body");
                     }
                     let said = got.field("connection").map(str::to_ascii_lowercase);
                     if kept {
@@ -505,14 +505,14 @@ fn a_connection_is_kept_or_closed_as_requested_for_every_response_source() {
     // Multi-range responses and errors.
     for (version, connection) in [("HTTP/1.0", "x"), ("HTTP/1.1", "close"), ("HTTP/1.1", "x, CLOSE")] {
         for (path, range, status) in [
-            (stage.path(&stage.contents[1].1), "bytes=0-9,50-99,-5", 206),
-            (stage.path(&stage.contents[2].1), "bytes=0-9,5000-900000", 206),
-            (stage.path(&stage.contents[2].1), "bytes=9999999-", 416),
+            (fixture.path(&fixture.contents[1].1), "bytes=0-9,50-99,-5", 206),
+            (fixture.path(&fixture.contents[2].1), "bytes=0-9,5000-900000", 206),
+            (fixture.path(&fixture.contents[2].1), "bytes=9999999-", 416),
             ("/v2/a/blobs/sha256:0".into(), "bytes=0-", 400),
         ] {
-            let reference = stage.cache.client().get_with(&path, &[("Range", range)]);
+            let reference = fixture.cache.client().get_with(&path, &[("Range", range)]);
             assert_eq!(reference.status, status, "{path}: {reference}");
-            let mut client = stage.cache.client().open();
+            let mut client = fixture.cache.client().open();
             let fields = [("Range", range), ("Connection", connection)];
             client.send(&raw_request("GET", &path, version, &fields)).unwrap();
             client.send(SMUGGLED).unwrap();
@@ -587,15 +587,15 @@ fn a_connection_is_kept_or_closed_as_requested_after_a_fill() {
 
 #[test]
 fn pipelined_head_and_get_are_answered_in_request_order() {
-    let stage = Stage::set();
+    let fixture = Fixture::set();
     let mut random = Random::for_test("HEAD before GET");
-    for (kind, content) in &stage.contents {
-        let path = stage.path(content);
+    for (kind, content) in &fixture.contents {
+        let path = fixture.path(content);
         let methods: Vec<&str> = std::iter::once("HEAD")
             .chain((0..7).map(|_| *random.pick(&["HEAD", "GET"])))
             .chain(["GET"])
             .collect();
-        let mut client = stage.cache.client().open();
+        let mut client = fixture.cache.client().open();
         let bytes: Vec<u8> = methods
             .iter()
             .flat_map(|method| request_bytes(method, &path, &[]))
@@ -612,8 +612,10 @@ fn pipelined_head_and_get_are_answered_in_request_order() {
     }
     // The first response comes from a fill. The second is a follower or a hit.
     let fresh = PseudoRandom::new(fresh_seed(), 1_500_000);
-    let path = stage.upstream.blob_url("a", &stage.upstream.blob(fresh.clone()));
-    let mut client = stage.cache.client().open();
+    let path = fixture
+        .upstream
+        .blob_url("a", &fixture.upstream.blob(fresh.clone()));
+    let mut client = fixture.cache.client().open();
     client
         .send(
             &[
@@ -713,7 +715,7 @@ fn a_fill_that_breaks_is_an_error_for_every_real_client() {
             }
             for (program, args) in &tools {
                 if let Some((content, said)) = real_client(program, args) {
-                    assert_eq!(content, good, "{how}: {program} {args:?} said:\n{said}");
+                    assert_eq!(content, good, "{how}: output of {program} {args:?}:\n{said}");
                 }
             }
         }

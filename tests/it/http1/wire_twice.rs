@@ -89,15 +89,15 @@ fn hyper_never_splits_accepted_requests_differently() {
         match theirs.len() {
             // Hyper may stop earlier. Additional requests in hyper only matter if the cache accepts
             // the complete case.
-            _ if !agreed => wrong.push(format!("{}: {ours:?}, by another {theirs:?}", case.name)),
+            _ if !agreed => wrong.push(format!("{}: {ours:?}, other parser: {theirs:?}", case.name)),
             more if more > ours.len() && matches!(case.expect, Expect::Accept { .. }) => {
-                wrong.push(format!("{}: {ours:?}, by another {theirs:?}", case.name));
+                wrong.push(format!("{}: {ours:?}, other parser: {theirs:?}", case.name));
             }
             fewer if fewer < ours.len() => refused += 1,
             _ => same += 1,
         }
     }
-    eprintln!("{same} streams are split the same, {refused} are refused by the other");
+    eprintln!("{same} streams are split equally, the other parser rejects {refused}");
     assert!(wrong.is_empty(), "{} streams:\n{}", wrong.len(), wrong.join("\n"));
-    assert!(same > 100, "{same} streams were compared");
+    assert!(same > 100, "too few streams were compared: {same}");
 }

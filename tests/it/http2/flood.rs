@@ -62,19 +62,19 @@ fn flood(name: &str, hello: &[(u16, u32)], mut piece: impl FnMut(u32) -> Vec<u8>
         (code, why, took)
     });
     let grown = cache.rss_peak_bytes().saturating_sub(before);
-    eprintln!("{name}: {code:?}, {why:?} after {took:?}, {grown} bytes more");
+    eprintln!("{name}: {code:?}, {why:?} after {took:?}, memory grew by {grown} bytes");
     assert!(
         matches!(why, Why::NoResponse | Why::Truncated | Why::Reset),
         "{name}: {why:?}"
     );
     assert!(took < SOON, "{name}: {took:?}");
-    assert!(grown < GROWTH_MAX, "{name}: {grown} bytes more");
+    assert!(grown < GROWTH_MAX, "{name}: memory grew by {grown} bytes");
     cache.client().get("/v2/").expect(b"{}");
     code
 }
 
 /// Expects ENHANCE_YOUR_CALM. A reset may have destroyed the frame with the code.
-fn is_calm(name: &str, code: Option<u32>) {
+fn expect_calm(name: &str, code: Option<u32>) {
     assert!(matches!(code, Some(ENHANCE_YOUR_CALM) | None), "{name}: {code:?}");
 }
 
@@ -102,7 +102,7 @@ fn a_rapid_reset_flood_closes_the_connection() {
             })
             .collect()
     });
-    is_calm("rapid reset", code);
+    expect_calm("rapid reset", code);
 }
 
 #[test]
@@ -118,7 +118,7 @@ fn a_flood_of_stream_errors_closes_the_connection() {
         ]
         .concat()
     });
-    is_calm("made you reset, overflow", overflow);
+    expect_calm("made you reset, overflow", overflow);
     let malformed = flood("made you reset, malformed", &[], |turn| {
         request(
             2 * turn + 101,
@@ -126,8 +126,8 @@ fn a_flood_of_stream_errors_closes_the_connection() {
             &[("connection", "close")],
         )
     });
-    is_calm("made you reset, malformed", malformed);
-    let behind = flood("made you reset, frames behind the end", &[], |turn| {
+    expect_calm("made you reset, malformed", malformed);
+    let behind = flood("made you reset, frames after the end", &[], |turn| {
         let id = 2 * turn + 101;
         [
             request(id, END_STREAM | END_HEADERS, &[]),
@@ -168,7 +168,7 @@ fn an_endless_header_block_closes_the_connection() {
 fn a_flood_of_control_frames_closes_the_connection() {
     for (name, frame) in [
         ("PING", Frame::new(PING, 0, 0, [7; 8])),
-        ("PING answers", Frame::new(PING, ACK, 0, [7; 8])),
+        ("PING acknowledgements", Frame::new(PING, ACK, 0, [7; 8])),
         ("SETTINGS", settings(&[])),
         (
             "SETTINGS with values",
@@ -179,7 +179,7 @@ fn a_flood_of_control_frames_closes_the_connection() {
         ("unknown frames", Frame::new(0xbe, 0, 0, [])),
     ] {
         let code = flood(name, &[], again(&frame));
-        let settled = name == "WINDOW_UPDATE" || name == "PING answers";
+        let settled = name == "WINDOW_UPDATE" || name == "PING acknowledgements";
         assert!(
             settled || matches!(code, Some(ENHANCE_YOUR_CALM) | None),
             "{name}: {code:?}"
@@ -207,7 +207,7 @@ fn unread_control_frame_replies_do_not_fill_memory() {
             );
         }
         let grown = cache.rss_peak_bytes().saturating_sub(before);
-        assert!(grown < GROWTH_MAX, "{name}: {grown} bytes more");
+        assert!(grown < GROWTH_MAX, "{name}: memory grew by {grown} bytes");
     }
 }
 
@@ -228,7 +228,7 @@ fn a_flood_of_empty_frames_closes_the_connection() {
     let code = flood("empty HEADERS", &[], |turn| {
         Frame::new(HEADERS, END_STREAM | END_HEADERS, 2 * turn + 101, []).bytes()
     });
-    is_calm("empty HEADERS", code);
+    expect_calm("empty HEADERS", code);
     let code = flood("padding only", &[], |turn| {
         let mut bytes = Vec::new();
         if turn == 0 {
@@ -267,10 +267,10 @@ fn an_hpack_bomb_closes_the_connection() {
             }
         }
         let (code, _) = peer.until_closed();
-        is_calm("HPACK bomb", code);
+        expect_calm("HPACK bomb", code);
     }
     let grown = cache.rss_peak_bytes().saturating_sub(before);
-    assert!(grown < GROWTH_MAX, "{grown} bytes more");
+    assert!(grown < GROWTH_MAX, "memory grew by {grown} bytes");
     cache.client().get("/v2/").expect(b"{}");
 }
 
@@ -309,7 +309,10 @@ fn hold_no_memory(upstream: &Registry, cache: &Server) {
         peer.head(199);
     }
     let grown = cache.rss_peak_bytes().saturating_sub(before);
-    assert!(grown < 3 * GROWTH_MAX, "{grown} bytes more for 3,000 streams");
+    assert!(
+        grown < 3 * GROWTH_MAX,
+        "memory grew by {grown} bytes for 3,000 streams"
+    );
     // All streams have a window, but no client reads. Only socket buffers and connection outboxes
     // may hold data.
     for peer in &mut holders {
@@ -330,7 +333,10 @@ fn hold_no_memory(upstream: &Registry, cache: &Server) {
     } else {
         80 * MIB
     };
-    assert!(grown < held_max, "{grown} bytes more for 30 connections");
+    assert!(
+        grown < held_max,
+        "memory grew by {grown} bytes for 30 connections"
+    );
 }
 
 #[test]

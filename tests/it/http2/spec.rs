@@ -80,7 +80,7 @@ fn run(cases: &[Case]) {
             .collect();
         running
             .into_iter()
-            .filter_map(|case| case.join().expect("no panic"))
+            .filter_map(|case| case.join().expect("the case does not panic"))
             .collect()
     });
     assert!(failures.is_empty(), "\n{}", failures.join("\n"));
@@ -124,11 +124,11 @@ fn block(peer: &mut Peer, more: &[u8]) {
 fn closed(peer: &mut Peer) {
     get(peer, 1, WHOLE);
     while !peer.answers.get(&1).is_some_and(|answer| answer.ended) {
-        peer.step().expect("an answer");
+        peer.step().expect("the server sends a frame");
     }
 }
 
-fn taken_back(peer: &mut Peer) {
+fn reset_stream(peer: &mut Peer) {
     get(peer, 1, END_HEADERS);
     send(peer, RST_STREAM, 0, 1, &CANCEL.to_be_bytes());
 }
@@ -157,7 +157,7 @@ fn valid_frame_sequences_are_accepted() {
             Served(1),
         ),
         (
-            "WINDOW_UPDATE behind a whole request",
+            "WINDOW_UPDATE after a complete request",
             |p| {
                 no_window(p);
                 get(p, 1, WHOLE);
@@ -166,7 +166,7 @@ fn valid_frame_sequences_are_accepted() {
             Served(1),
         ),
         (
-            "PRIORITY behind a whole request",
+            "PRIORITY after a complete request",
             |p| {
                 get(p, 1, WHOLE);
                 send(p, PRIORITY, 0, 1, &[0, 0, 0, 0, 255]);
@@ -174,7 +174,7 @@ fn valid_frame_sequences_are_accepted() {
             Served(1),
         ),
         (
-            "RST_STREAM behind a whole request",
+            "RST_STREAM after a complete request",
             |p| {
                 get(p, 1, WHOLE);
                 send(p, RST_STREAM, 0, 1, &CANCEL.to_be_bytes());
@@ -247,7 +247,7 @@ fn valid_frame_sequences_are_accepted() {
             Served(1),
         ),
         (
-            "PRIORITY of weight 1, of weight 256, exclusive, on a stream nobody knows",
+            "PRIORITY of weight 1, of weight 256, exclusive, on an unknown stream",
             |p| {
                 for payload in [
                     [0, 0, 0, 0, 0],
@@ -262,7 +262,7 @@ fn valid_frame_sequences_are_accepted() {
             Served(1),
         ),
         ("SETTINGS", |p| set(p, INITIAL_WINDOW_SIZE, 100), Nothing),
-        ("SETTINGS nobody knows (6.5.2)", |p| set(p, 0xff, 1), Nothing),
+        ("unknown SETTINGS (6.5.2)", |p| set(p, 0xff, 1), Nothing),
         ("PING", |_| {}, Nothing),
         (
             "GOAWAY",
@@ -301,15 +301,11 @@ fn valid_frame_sequences_are_accepted() {
             Served(1),
         ),
         (
-            "4.1 a frame of a type nobody knows",
+            "4.1 a frame of an unknown type",
             |p| send(p, 0xff, 0, 0, &[0; 8]),
             Nothing,
         ),
-        (
-            "4.1 flags nobody knows",
-            |p| send(p, PING, 0x16, 0, &[0; 8]),
-            Nothing,
-        ),
+        ("4.1 unknown flags", |p| send(p, PING, 0x16, 0, &[0; 8]), Nothing),
         (
             "4.1 the reserved bit",
             |p| send(p, PING, 0, 0x8000_0000, &[0; 8]),
@@ -332,7 +328,7 @@ fn valid_frame_sequences_are_accepted() {
             Served(1),
         ),
         (
-            "6.5.3 the last of two values counts",
+            "6.5.3 the last of two values is effective",
             |p| {
                 let _ = p.send(&settings(&[
                     (INITIAL_WINDOW_SIZE, 0),
@@ -344,19 +340,19 @@ fn valid_frame_sequences_are_accepted() {
             Served(1),
         ),
         (
-            "6.7 the answer to a PING nobody sent",
+            "6.7 a PING acknowledgement without a PING",
             |p| send(p, PING, ACK, 0, &[0; 8]),
             Nothing,
         ),
         (
-            "7 GOAWAY with a code nobody knows",
+            "7 GOAWAY with an unknown code",
             |p| {
                 send(p, GOAWAY, 0, 0, &[0, 0, 0, 0, 0, 0, 0, 0xff]);
             },
             Connection(&[NO_ERROR]),
         ),
         (
-            "7 RST_STREAM with a code nobody knows",
+            "7 RST_STREAM with an unknown code",
             |p| {
                 get(p, 1, END_HEADERS);
                 send(p, RST_STREAM, 0, 1, &[0, 0, 0, 0xff]);
@@ -391,12 +387,12 @@ fn malformed_frames_get_the_specified_error_code() {
             Connection(&[FRAME_SIZE_ERROR]),
         ),
         (
-            "4.3 a block that is none",
+            "4.3 an invalid header block",
             |p| send(p, HEADERS, WHOLE, 1, &[0x82, 0x40, 0xff]),
             Connection(&[COMPRESSION_ERROR, PROTOCOL_ERROR]),
         ),
         (
-            "4.3 PRIORITY inside of a block",
+            "4.3 PRIORITY inside a header block",
             |p| {
                 get(p, 1, END_STREAM);
                 send(p, PRIORITY, 0, 1, &[0, 0, 0, 0, 255]);
@@ -404,7 +400,7 @@ fn malformed_frames_get_the_specified_error_code() {
             Connection(&[PROTOCOL_ERROR]),
         ),
         (
-            "4.3 another stream's HEADERS inside of a block",
+            "4.3 HEADERS of another stream inside a header block",
             |p| {
                 get(p, 1, END_STREAM);
                 get(p, 3, WHOLE);
@@ -412,7 +408,7 @@ fn malformed_frames_get_the_specified_error_code() {
             Connection(&[PROTOCOL_ERROR]),
         ),
         (
-            "5.5 an extension inside of a block",
+            "5.5 an extension inside a header block",
             |p| {
                 get(p, 1, END_STREAM);
                 send(p, 0x16, 0, 0, &[0; 8]);
@@ -420,12 +416,12 @@ fn malformed_frames_get_the_specified_error_code() {
             Connection(&[PROTOCOL_ERROR]),
         ),
         (
-            "6.1 DATA of no stream",
+            "6.1 DATA on stream 0",
             |p| send(p, DATA, END_STREAM, 0, b"test"),
             Connection(&[PROTOCOL_ERROR]),
         ),
         (
-            "6.1 DATA with more padding than it has",
+            "6.1 DATA with more padding than payload",
             |p| {
                 post(p, 1, &[]);
                 send(p, DATA, END_STREAM | PADDED, 1, b"\x06test");
@@ -441,12 +437,12 @@ fn malformed_frames_get_the_specified_error_code() {
             Connection(&[PROTOCOL_ERROR]),
         ),
         (
-            "6.2 HEADERS of no stream",
+            "6.2 HEADERS on stream 0",
             |p| get(p, 0, WHOLE),
             Connection(&[PROTOCOL_ERROR]),
         ),
         (
-            "6.2 HEADERS with more padding than they have",
+            "6.2 HEADERS with more padding than payload",
             |p| {
                 let block = [&[200][..], &request_block("GET", PATH, &[])].concat();
                 send(p, HEADERS, WHOLE | PADDED, 1, &block);
@@ -454,12 +450,12 @@ fn malformed_frames_get_the_specified_error_code() {
             Connection(&[PROTOCOL_ERROR]),
         ),
         (
-            "6.3 PRIORITY of no stream",
+            "6.3 PRIORITY on stream 0",
             |p| send(p, PRIORITY, 0, 0, &[0, 0, 0, 0, 255]),
             Connection(&[PROTOCOL_ERROR]),
         ),
         (
-            "6.3 PRIORITY of another length",
+            "6.3 PRIORITY of a wrong length",
             |p| {
                 get(p, 1, END_HEADERS);
                 send(p, PRIORITY, 0, 1, &[0, 0, 0, 1]);
@@ -467,7 +463,7 @@ fn malformed_frames_get_the_specified_error_code() {
             Stream(&[FRAME_SIZE_ERROR]),
         ),
         (
-            "6.4 RST_STREAM of no stream",
+            "6.4 RST_STREAM on stream 0",
             |p| send(p, RST_STREAM, 0, 0, &CANCEL.to_be_bytes()),
             Connection(&[PROTOCOL_ERROR]),
         ),
@@ -477,7 +473,7 @@ fn malformed_frames_get_the_specified_error_code() {
             Connection(&[PROTOCOL_ERROR]),
         ),
         (
-            "6.4 RST_STREAM of another length",
+            "6.4 RST_STREAM of a wrong length",
             |p| {
                 get(p, 1, END_HEADERS);
                 send(p, RST_STREAM, 0, 1, &[0, 0, 0]);
@@ -490,17 +486,17 @@ fn malformed_frames_get_the_specified_error_code() {
             Connection(&[FRAME_SIZE_ERROR]),
         ),
         (
-            "6.5 an acknowledgement of nothing",
+            "6.5 an acknowledgement without SETTINGS",
             |p| send(p, SETTINGS, ACK, 0, &[]),
             Connection(&[PROTOCOL_ERROR]),
         ),
         (
-            "6.5 SETTINGS of a stream",
+            "6.5 SETTINGS on a stream",
             |p| send(p, SETTINGS, 0, 1, &[0, 3, 0, 0, 0, 100]),
             Connection(&[PROTOCOL_ERROR]),
         ),
         (
-            "6.5 SETTINGS of another length",
+            "6.5 SETTINGS of a wrong length",
             |p| send(p, SETTINGS, 0, 0, &[0, 3, 0]),
             Connection(&[FRAME_SIZE_ERROR]),
         ),
@@ -515,37 +511,37 @@ fn malformed_frames_get_the_specified_error_code() {
             Connection(&[FLOW_CONTROL_ERROR, PROTOCOL_ERROR]),
         ),
         (
-            "6.5.2 MAX_FRAME_SIZE below the least",
+            "6.5.2 MAX_FRAME_SIZE below the minimum",
             |p| set(p, MAX_FRAME_SIZE, 16_383),
             Connection(&[PROTOCOL_ERROR]),
         ),
         (
-            "6.5.2 MAX_FRAME_SIZE above the most",
+            "6.5.2 MAX_FRAME_SIZE above the maximum",
             |p| set(p, MAX_FRAME_SIZE, 1 << 24),
             Connection(&[PROTOCOL_ERROR]),
         ),
         (
-            "6.7 PING of a stream",
+            "6.7 PING on a stream",
             |p| send(p, PING, 0, 1, &[0; 8]),
             Connection(&[PROTOCOL_ERROR]),
         ),
         (
-            "6.7 PING of another length",
+            "6.7 PING of a wrong length",
             |p| send(p, PING, 0, 0, &[0; 6]),
             Connection(&[FRAME_SIZE_ERROR]),
         ),
         (
-            "6.8 GOAWAY of a stream",
+            "6.8 GOAWAY on a stream",
             |p| send(p, GOAWAY, 0, 1, &[0; 8]),
             Connection(&[PROTOCOL_ERROR]),
         ),
         (
-            "6.9 WINDOW_UPDATE by nothing",
+            "6.9 WINDOW_UPDATE of the connection by 0",
             |p| update(p, 0, 0),
             Connection(&[PROTOCOL_ERROR]),
         ),
         (
-            "6.9 a stream's WINDOW_UPDATE by nothing",
+            "6.9 WINDOW_UPDATE of a stream by 0",
             |p| {
                 get(p, 1, END_HEADERS);
                 update(p, 1, 0);
@@ -553,12 +549,12 @@ fn malformed_frames_get_the_specified_error_code() {
             Stream(&[PROTOCOL_ERROR]),
         ),
         (
-            "6.9 WINDOW_UPDATE of another length",
+            "6.9 WINDOW_UPDATE of a wrong length",
             |p| send(p, WINDOW_UPDATE, 0, 0, &[0, 0, 1]),
             Connection(&[FRAME_SIZE_ERROR]),
         ),
         (
-            "6.9.1 a window of the connection above the most",
+            "6.9.1 a window of the connection above the maximum",
             |p| {
                 update(p, 0, i32::MAX as u32);
                 update(p, 0, i32::MAX as u32);
@@ -566,7 +562,7 @@ fn malformed_frames_get_the_specified_error_code() {
             Connection(&[FLOW_CONTROL_ERROR]),
         ),
         (
-            "6.9.1 a window of a stream above the most",
+            "6.9.1 a window of a stream above the maximum",
             |p| {
                 no_window(p);
                 get(p, 1, WHOLE);
@@ -576,7 +572,7 @@ fn malformed_frames_get_the_specified_error_code() {
             Stream(&[FLOW_CONTROL_ERROR]),
         ),
         (
-            "6.9.2 a setting that lifts a window above the most",
+            "6.9.2 a setting that raises a window above the maximum",
             |p| {
                 no_window(p);
                 get(p, 1, END_HEADERS);
@@ -590,7 +586,7 @@ fn malformed_frames_get_the_specified_error_code() {
             Connection(&[FLOW_CONTROL_ERROR]),
         ),
         (
-            "6.10 CONTINUATION interrupted",
+            "6.10 an interrupted CONTINUATION",
             |p| {
                 get(p, 1, END_STREAM);
                 send(p, CONTINUATION, 0, 1, &[]);
@@ -599,7 +595,7 @@ fn malformed_frames_get_the_specified_error_code() {
             Connection(&[PROTOCOL_ERROR]),
         ),
         (
-            "6.10 CONTINUATION of no stream",
+            "6.10 CONTINUATION on stream 0",
             |p| {
                 get(p, 1, END_STREAM);
                 send(p, CONTINUATION, END_HEADERS, 0, &[]);
@@ -615,7 +611,7 @@ fn malformed_frames_get_the_specified_error_code() {
             Connection(&[PROTOCOL_ERROR]),
         ),
         (
-            "6.10 CONTINUATION behind whole HEADERS",
+            "6.10 CONTINUATION after complete HEADERS",
             |p| {
                 get(p, 1, END_HEADERS);
                 send(p, CONTINUATION, END_HEADERS, 1, &[]);
@@ -623,7 +619,7 @@ fn malformed_frames_get_the_specified_error_code() {
             Connection(&[PROTOCOL_ERROR]),
         ),
         (
-            "6.10 CONTINUATION behind a whole CONTINUATION",
+            "6.10 CONTINUATION after a complete CONTINUATION",
             |p| {
                 get(p, 1, 0);
                 send(p, CONTINUATION, END_HEADERS, 1, &[]);
@@ -632,7 +628,7 @@ fn malformed_frames_get_the_specified_error_code() {
             Connection(&[PROTOCOL_ERROR]),
         ),
         (
-            "6.10 CONTINUATION behind DATA",
+            "6.10 CONTINUATION after DATA",
             |p| {
                 post(p, 1, &[]);
                 send(p, DATA, END_STREAM, 1, b"test");
@@ -641,7 +637,7 @@ fn malformed_frames_get_the_specified_error_code() {
             Connection(&[PROTOCOL_ERROR]),
         ),
         (
-            "8.4 PUSH_PROMISE of a client",
+            "8.4 PUSH_PROMISE from a client",
             |p| {
                 let promise = [&[0, 0, 0, 2][..], &request_block("GET", PATH, &[])].concat();
                 get(p, 1, END_HEADERS);
@@ -704,25 +700,25 @@ fn frames_in_a_wrong_stream_state_are_errors() {
             Stream(&[STREAM_CLOSED, PROTOCOL_ERROR]),
         ),
         (
-            "5.1 taken back: DATA",
+            "5.1 reset: DATA",
             |p| {
-                taken_back(p);
+                reset_stream(p);
                 send(p, DATA, END_STREAM, 1, b"test");
             },
             Stream(&[STREAM_CLOSED]),
         ),
         (
-            "5.1 taken back: HEADERS",
+            "5.1 reset: HEADERS",
             |p| {
-                taken_back(p);
+                reset_stream(p);
                 get(p, 1, WHOLE);
             },
             Stream(&[STREAM_CLOSED, PROTOCOL_ERROR]),
         ),
         (
-            "5.1 taken back: CONTINUATION",
+            "5.1 reset: CONTINUATION",
             |p| {
-                taken_back(p);
+                reset_stream(p);
                 send(p, CONTINUATION, END_HEADERS, 1, &[]);
             },
             Stream(&[STREAM_CLOSED, PROTOCOL_ERROR]),
@@ -752,12 +748,12 @@ fn frames_in_a_wrong_stream_state_are_errors() {
             Connection(&[STREAM_CLOSED, PROTOCOL_ERROR]),
         ),
         (
-            "5.1.1 a number that is even",
+            "5.1.1 an even stream identifier",
             |p| get(p, 2, WHOLE),
             Connection(&[PROTOCOL_ERROR]),
         ),
         (
-            "5.1.1 a number below one that was used",
+            "5.1.1 a stream identifier below a used identifier",
             |p| {
                 get(p, 5, WHOLE);
                 get(p, 3, WHOLE);
@@ -765,7 +761,7 @@ fn frames_in_a_wrong_stream_state_are_errors() {
             Connection(&[PROTOCOL_ERROR]),
         ),
         (
-            "5.1.2 more streams than there may be",
+            "5.1.2 more streams than permitted",
             |p| {
                 no_window(p);
                 for n in 0..101 {
@@ -783,7 +779,7 @@ fn frames_in_a_wrong_stream_state_are_errors() {
             Stream(&[PROTOCOL_ERROR]),
         ),
         (
-            "6.1 DATA behind the end",
+            "6.1 DATA after the end",
             |p| {
                 post(p, 1, &[]);
                 send(p, DATA, END_STREAM, 1, b"test");
@@ -813,7 +809,7 @@ fn requests_that_are_malformed_end_their_stream() {
             BAD,
         ),
         (
-            "8.2.1 a name with capitals",
+            "8.2.1 a name with upper-case letters",
             |p| with(p, 1, WHOLE, "GET", &[("X-TEST", "ok")]),
             BAD,
         ),
@@ -828,17 +824,17 @@ fn requests_that_are_malformed_end_their_stream() {
             BAD,
         ),
         (
-            "8.3 a pseudo-field nobody knows",
+            "8.3 an unknown pseudo-header field",
             |p| exactly(p, &[M, S, P, A, (":test", "ok")]),
             BAD,
         ),
         (
-            "8.3 a response's pseudo-field",
+            "8.3 a pseudo-header field of responses",
             |p| exactly(p, &[M, S, P, A, (":status", "200")]),
             BAD,
         ),
         (
-            "8.3 a pseudo-field in a trailer",
+            "8.3 a pseudo-header field in a trailer",
             |p| {
                 post(p, 1, &[]);
                 send(p, DATA, 0, 1, b"test");
@@ -847,7 +843,7 @@ fn requests_that_are_malformed_end_their_stream() {
             BAD,
         ),
         (
-            "8.3 a pseudo-field behind a field",
+            "8.3 a pseudo-header field after a field",
             |p| exactly(p, &[M, S, A, ("x-test", "ok"), P]),
             BAD,
         ),
@@ -889,7 +885,7 @@ fn requests_that_are_malformed_end_their_stream() {
         ("8.3.1 two paths", |p| exactly(p, &[M, S, P, P, A]), BAD),
         ("8.3.1 two authorities", |p| exactly(p, &[M, S, P, A, A]), BAD),
         (
-            "8.1.1 a length that is not the body's",
+            "8.1.1 a length that differs from the body",
             |p| {
                 post(p, 1, &[("content-length", "1")]);
                 send(p, DATA, END_STREAM, 1, b"test");
@@ -897,7 +893,7 @@ fn requests_that_are_malformed_end_their_stream() {
             BAD,
         ),
         (
-            "8.1.1 a length that is not the bodies'",
+            "8.1.1 a length that differs from a body in two frames",
             |p| {
                 post(p, 1, &[("content-length", "1")]);
                 send(p, DATA, 0, 1, b"te");
@@ -911,7 +907,7 @@ fn requests_that_are_malformed_end_their_stream() {
             BAD,
         ),
         (
-            "8.1.1 a body shorter than its length",
+            "8.1.1 a body shorter than the length",
             |p| {
                 post(p, 1, &[("content-length", "9")]);
                 send(p, DATA, END_STREAM, 1, b"test");
@@ -947,23 +943,23 @@ fn valid_hpack_representations_are_decoded_and_invalid_ones_rejected() {
             BAD,
         ),
         (
-            "5.2 padding that is no part of the end",
+            "5.2 padding that differs from the end-of-string code",
             |p| block(p, &[0, 1, b'x', 0x81, 0x18]),
             BAD,
         ),
         (
-            "5.2 the end in a string",
+            "5.2 the end-of-string symbol in a string",
             |p| block(p, &[0, 1, b'x', 0x85, 0x1f, 0xff, 0xff, 0xff, 0xff]),
             BAD,
         ),
         (
-            "5.1 a number without end",
+            "5.1 an integer without an end",
             |p| block(p, &[0x7f, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff]),
             BAD,
         ),
         ("6.1 index 0", |p| block(p, &[0x80]), BAD),
         (
-            "6.3 a size above what was agreed",
+            "6.3 a table size above SETTINGS_HEADER_TABLE_SIZE",
             |p| {
                 let block = [&[0x3f, 0xe2, 0x1f][..], &request_block("GET", PATH, &[])].concat();
                 send(p, HEADERS, WHOLE, 1, &block);
@@ -971,7 +967,7 @@ fn valid_hpack_representations_are_decoded_and_invalid_ones_rejected() {
             BAD,
         ),
         (
-            "6.3 a size that was agreed",
+            "6.3 a table size up to SETTINGS_HEADER_TABLE_SIZE",
             |p| {
                 let block = [&[0x20, 0x3f, 0xe1, 0x1f][..], &request_block("GET", PATH, &[])].concat();
                 send(p, HEADERS, WHOLE, 1, &block);
@@ -980,39 +976,39 @@ fn valid_hpack_representations_are_decoded_and_invalid_ones_rejected() {
         ),
         ("6.1 an indexed field", |p| block(p, &[0x90]), Served(1)),
         (
-            "6.2.1 a literal that is learnt, with a known name",
+            "6.2.1 a literal with indexing and an indexed name",
             |p| block(p, &[0x7a, 1, b'x']),
             Served(1),
         ),
         (
-            "6.2.1 a literal that is learnt, and its index",
+            "6.2.1 a literal with indexing, then the new index",
             |p| {
                 block(p, &[0x40, 1, b'x', 1, b'y', 0x80 | 62]);
             },
             Served(1),
         ),
         (
-            "6.2.1 a coded string",
+            "6.2.1 a string in Huffman code",
             |p| block(p, &[0x40, 1, b'x', 0x81, 0x1f]),
             Served(1),
         ),
         (
-            "6.2.2 a literal that is not learnt, with a known name",
+            "6.2.2 a literal without indexing and with an indexed name",
             |p| block(p, &[0x0f, 0x2b, 1, b'x']),
             Served(1),
         ),
         (
-            "6.2.2 a literal that is not learnt",
+            "6.2.2 a literal without indexing",
             |p| block(p, &[0, 1, b'x', 1, b'y']),
             Served(1),
         ),
         (
-            "6.2.3 a literal that is never learnt, with a known name",
+            "6.2.3 a never-indexed literal with an indexed name",
             |p| block(p, &[0x1f, 0x2b, 1, b'x']),
             Served(1),
         ),
         (
-            "6.2.3 a literal that is never learnt",
+            "6.2.3 a never-indexed literal",
             |p| block(p, &[0x10, 1, b'x', 1, b'y']),
             Served(1),
         ),
@@ -1024,9 +1020,9 @@ fn valid_hpack_representations_are_decoded_and_invalid_ones_rejected() {
 fn a_connection_without_preface_or_settings_is_closed() {
     let cache = Server::bare().start();
     for (what, bytes) in [
-        ("another preface", b"INVALID CONNECTION PREFACE\r\n\r\n".to_vec()),
+        ("a wrong preface", b"INVALID CONNECTION PREFACE\r\n\r\n".to_vec()),
         (
-            "a preface that ends otherwise",
+            "a preface with a wrong end",
             [&PREFACE[..20], b"XX\r\n\r\n\r\n"].concat(),
         ),
     ] {

@@ -508,7 +508,7 @@ fn a_stop_sends_goaway_and_finishes_running_responses() {
     // The first GOAWAY announces the shutdown, the last contains the last processed stream.
     assert_eq!(busy.goaways.first(), Some(&(i32::MAX as u32, NO_ERROR)));
     assert_eq!(busy.goaways.last(), Some(&(id, NO_ERROR)));
-    let status = cache.wait_exit(PATIENCE).expect("it ends");
+    let status = cache.wait_exit(PATIENCE).expect("the server exits");
     assert!(status.success(), "{status:?}");
 }
 
@@ -543,13 +543,19 @@ fn idle_connections_cost_little() {
         grown
     };
     let mut peers: Vec<Peer> = (0..CONNECTIONS).map(|_| Peer::begin(cache.addr())).collect();
-    let begun = grown("that has begun");
+    let begun = grown("after the handshake");
     for peer in &mut peers {
         peer.get("/v2/").expect(b"{}");
     }
-    let answered = grown("that has been answered");
-    assert!(begun <= GROWTH_MAX, "{begun} bytes more");
-    assert!(answered <= ANSWERED_MAX, "{answered} bytes more");
+    let answered = grown("after one response");
+    assert!(
+        begun <= GROWTH_MAX,
+        "memory grew by {begun} bytes after the handshakes"
+    );
+    assert!(
+        answered <= ANSWERED_MAX,
+        "memory grew by {answered} bytes after the responses"
+    );
     drop(peers);
     eventually("every connection is closed", || cache.open_files() <= files + 2);
 }
@@ -586,5 +592,5 @@ fn an_http2_client_that_reads_nothing_is_disconnected() {
         peer.request("GET", &path, &[]);
     }
     std::thread::sleep(SEND_STALL + LATE);
-    eventually("its connection is closed", || cache.open_files() <= files);
+    eventually("the connection is closed", || cache.open_files() <= files);
 }

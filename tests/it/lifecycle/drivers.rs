@@ -103,11 +103,14 @@ fn start_with_required_io_uring_fails_with_the_remedy_if_unavailable() {
             .launched_by(&launcher(errno, "0", "0"))
             .try_start();
         let Err((status, stderr)) = started else {
-            panic!("errno {errno}: it started")
+            panic!("errno {errno}: the server started")
         };
         assert_eq!(status.and_then(|status| status.code()), Some(2), "{stderr}");
         for cure in ["IO_DRIVER=io_uring", "--security-opt seccomp=", "IO_DRIVER=auto"] {
-            assert!(stderr.contains(cure), "errno {errno}: no {cure:?} in {stderr}");
+            assert!(
+                stderr.contains(cure),
+                "errno {errno}: no {cure:?} in stderr: {stderr}"
+            );
         }
     }
 }
@@ -120,7 +123,7 @@ fn a_too_small_memlock_limit_is_reported_with_the_remedy() {
         return;
     }
     if !rustix::process::geteuid().is_root() {
-        eprintln!("SKIPPED: only root may become another user");
+        eprintln!("SKIPPED: only root can switch to another user");
         return;
     }
     let disk = server::TempDir::new();

@@ -28,7 +28,9 @@ fn a_panic_in_a_handler_ends_its_connection_and_no_other() {
     let head = pulling.read_head().unwrap();
     let mut hit = cache.client().open();
     hit.request("GET", &other_path, &[]).unwrap();
-    let broken = hit.read("GET").expect_err("the second request meets the panic");
+    let broken = hit
+        .read("GET")
+        .expect_err("the panic closes the connection of the second request");
     assert!(
         matches!(broken.why, Why::NoResponse | Why::Reset) && broken.head.is_none(),
         "{broken:?}"
@@ -89,7 +91,10 @@ fn a_panic_in_a_fill_fails_its_followers_cleanly_and_the_next_one_works() {
                 .into_iter()
                 .map(|pull| match pull.join().unwrap() {
                     Ok(got) if got.status == 200 => {
-                        assert_eq!(got.received, SIZE, "a late one, of the next fill");
+                        assert_eq!(
+                            got.received, SIZE,
+                            "a client of the next fill receives the whole blob"
+                        );
                         0
                     }
                     Ok(got) => {
@@ -103,7 +108,7 @@ fn a_panic_in_a_fill_fails_its_followers_cleanly_and_the_next_one_works() {
                 })
                 .sum::<usize>()
         });
-        assert!(failed > 0, "chunk {nth}: the leader at least");
+        assert!(failed > 0, "chunk {nth}: no client fails");
         client.pull(&path, &content);
         cache.wait_stored(&content.digest());
         cache.settled_store().expect_clean();
@@ -198,7 +203,11 @@ fn a_panic_on_a_core_or_in_the_watchdog_ends_the_process() {
         let upstream = Registry::new();
         let mut cache = with_panic(&upstream, point, nth);
         let status = cache.wait_exit(PATIENCE).expect(point);
-        assert_eq!(status.code(), None, "{point}: by a signal");
+        assert_eq!(
+            status.code(),
+            None,
+            "{point}: the process did not end by a signal"
+        );
         assert!(cache.stderr().contains(said), "{point}: {}", cache.stderr());
     }
 }
@@ -207,7 +216,10 @@ fn a_panic_on_a_core_or_in_the_watchdog_ends_the_process() {
 fn a_panic_in_a_health_check_ends_its_connection_and_no_other() {
     let upstream = Registry::new();
     let mut cache = with_panic(&upstream, "health", 1);
-    let broken = cache.client().try_get("/livez").expect_err("the panic");
+    let broken = cache
+        .client()
+        .try_get("/livez")
+        .expect_err("the panic closes the connection");
     assert!(matches!(broken.why, Why::NoResponse | Why::Reset), "{broken:?}");
     for path in ["/livez", "/readyz"] {
         assert_eq!(cache.client().get(path).status, 200, "{path}");

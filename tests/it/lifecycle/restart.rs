@@ -42,7 +42,7 @@ impl Load {
     /// Waits for `count` more responses.
     pub fn wait_for(&self, count: usize) {
         let wanted = self.done.load(Ordering::Relaxed) + count;
-        eventually("the load moves", || {
+        eventually("the load makes progress", || {
             self.done.load(Ordering::Relaxed) >= wanted || self.stop.load(Ordering::Relaxed)
         });
     }
@@ -125,7 +125,7 @@ pub fn stops_under_load(
                 let (terminated, seed) = (&terminated, random.next());
                 scope.spawn(move || {
                     run(load, client, seed, &|why, begun| {
-                        assert!(!begun, "stop {stop}: a response was cut: {why:?}");
+                        assert!(!begun, "stop {stop}: a response was truncated: {why:?}");
                         // A connection attempt while the listener closes is refused and loses
                         // nothing.
                         assert!(
@@ -139,7 +139,9 @@ pub fn stops_under_load(
             load.wait_for(random.below(60) as usize);
             terminated.store(true, Ordering::SeqCst);
             cache.sigterm();
-            let status = cache.wait_exit(Duration::from_secs(31)).expect("it ends in time");
+            let status = cache
+                .wait_exit(Duration::from_secs(31))
+                .expect("the server exits before the drain timeout");
             load.stop.store(true, Ordering::Relaxed);
             assert_eq!(status.code(), Some(0), "stop {stop}: {}", cache.stderr());
         });
@@ -164,7 +166,7 @@ pub fn restarts_under_load(
             scope.spawn(move || {
                 run(load, client, seed, &|why, begun| {
                     load.stop.store(true, Ordering::Relaxed);
-                    panic!("a request failed ({begun}): {why:?}");
+                    panic!("a request failed (response begun: {begun}): {why:?}");
                 });
             });
         }
@@ -179,7 +181,7 @@ pub fn restarts_under_load(
         load.wait_for(50);
         assert!(
             !load.stop.swap(true, Ordering::Relaxed),
-            "somebody was lost: {}",
+            "requests failed during the restart: {}",
             cache.stderr()
         );
     });
@@ -211,8 +213,11 @@ fn connections_at_the_drain_timeout_are_cut_and_the_exit_code_is_3() {
     cache.sigterm();
     let status = cache
         .wait_exit(Duration::from_secs(20))
-        .expect("it ends at its deadline");
-    assert!(began.elapsed() >= Duration::from_secs(1), "not before");
+        .expect("the server exits at the drain timeout");
+    assert!(
+        began.elapsed() >= Duration::from_secs(1),
+        "the server exits before the drain timeout"
+    );
     assert_eq!(status.code(), Some(3), "{}", cache.stderr());
     let log = cache.stderr();
     assert!(
@@ -243,7 +248,9 @@ fn during_the_drain_delay_only_readiness_fails() {
     assert!(cache.is_running());
     // A second signal skips the delay.
     cache.sigterm();
-    let status = cache.wait_exit(Duration::from_secs(10)).expect("it ends at once");
+    let status = cache
+        .wait_exit(Duration::from_secs(10))
+        .expect("the server exits without a delay");
     assert_eq!(status.code(), Some(1));
 }
 
@@ -277,11 +284,11 @@ fn connections_in_the_accept_queue_at_a_stop_are_answered() {
         assert_eq!(
             connection.read_to_close().0,
             b"",
-            "who says nothing is told nothing"
+            "a connection without a request receives no bytes"
         );
     }
     gate.open();
-    cache.wait_exit(PATIENCE).expect("it ends");
+    cache.wait_exit(PATIENCE).expect("the server exits");
 }
 
 #[test]
@@ -344,9 +351,9 @@ fn a_passed_socket_that_does_not_listen_is_rejected() {
     // A connected socket, passed as a listener.
     let listening = listener();
     let connected = std::net::TcpStream::connect(listening.local_addr().unwrap()).unwrap();
-    let dressed = Arc::new(TcpListener::from(std::os::fd::OwnedFd::from(connected)));
-    let Err((status, stderr)) = Server::bare().pass("http", &dressed).try_start() else {
-        panic!("it serves on a socket that cannot be accepted on")
+    let connected_socket = Arc::new(TcpListener::from(std::os::fd::OwnedFd::from(connected)));
+    let Err((status, stderr)) = Server::bare().pass("http", &connected_socket).try_start() else {
+        panic!("the server starts with a socket that is not a listener")
     };
     assert_eq!(status.and_then(|status| status.code()), Some(1), "{stderr}");
     assert!(stderr.contains("LISTEN_FDS"), "{stderr}");
@@ -375,13 +382,16 @@ impl Manager {
     }
 
     /// Returns the next message accepted by `wanted`.
-    pub fn hear(&self, wanted: impl Fn(&str) -> bool) -> String {
+    pub fn receive(&self, wanted: impl Fn(&str) -> bool) -> String {
         let mut buffer = [0; 1_024];
         loop {
-            let len = self.socket.recv(&mut buffer).expect("news come");
-            let news = String::from_utf8(buffer[..len].to_vec()).unwrap();
-            if wanted(&news) {
-                return news;
+            let len = self
+                .socket
+                .recv(&mut buffer)
+                .expect("a message of the server arrives");
+            let message = String::from_utf8(buffer[..len].to_vec()).unwrap();
+            if wanted(&message) {
+                return message;
             }
         }
     }
@@ -395,19 +405,19 @@ fn a_service_manager_is_notified_of_start_reload_and_stop() {
         .env("DRAIN_TIMEOUT", "20s")
         .start();
     let any = |_: &str| true;
-    let ready = manager.hear(any);
+    let ready = manager.receive(any);
     assert!(
         ready.starts_with("READY=1\nSTATUS=serving on 127.0.0.1:"),
         "{ready}"
     );
     cache.client().get("/v2/").expect(b"{}");
     cache.signal(Signal::HUP);
-    let reloading = manager.hear(any);
+    let reloading = manager.receive(any);
     let micros = reloading.strip_prefix("RELOADING=1\nMONOTONIC_USEC=").unwrap();
     assert!(micros.split('\n').next().unwrap().parse::<u64>().unwrap() > 0);
-    assert_eq!(manager.hear(any), ready);
+    assert_eq!(manager.receive(any), ready);
     cache.stop();
-    let stopping = manager.hear(any);
+    let stopping = manager.receive(any);
     assert!(
         stopping.starts_with("STOPPING=1\nEXTEND_TIMEOUT_USEC=25000000\n"),
         "{stopping}"
@@ -422,7 +432,7 @@ fn a_service_manager_receives_watchdog_messages() {
         .env("WATCHDOG_USEC", "200000")
         .start();
     for _ in 0..5 {
-        manager.hear(|news| news == "WATCHDOG=1");
+        manager.receive(|message| message == "WATCHDOG=1");
     }
     drop(cache);
 }

@@ -35,7 +35,7 @@ fn run_h2(load: &Load, begin: impl Fn() -> Result<Peer, Why>, seed: u64, broken:
         };
         // The last stream that the server will answer, after a GOAWAY.
         let mut last = u32::MAX;
-        let mut heard = false;
+        let mut begun = false;
         'rounds: for _ in 0..=random.below(4) {
             let asked = 1 + random.below(4);
             let mut open = BTreeSet::new();
@@ -52,11 +52,11 @@ fn run_h2(load: &Load, begin: impl Fn() -> Result<Peer, Why>, seed: u64, broken:
             }
             while open.iter().any(|&id| id <= last) {
                 match peer.step() {
-                    Ok(_) => heard = true,
+                    Ok(_) => begun = true,
                     Err(why) => {
                         // A connection without any received frame was not accepted. An accepted
                         // connection must answer all requests.
-                        broken(&why, heard);
+                        broken(&why, begun);
                         break 'rounds;
                     }
                 }
@@ -187,7 +187,10 @@ fn a_stop_over_tls_closes_idle_sessions_cleanly_and_finishes_responses() {
     assert_eq!(idle.read_to_close(), (Vec::new(), Why::Truncated));
     let mut silent = silent;
     assert_eq!(silent.read_to_close().0, b"");
-    assert!(cache.is_running(), "somebody is still served");
+    assert!(
+        cache.is_running(),
+        "the server runs while a response is incomplete"
+    );
     gate.open();
     let whole = busy.read_body(head, "GET", &mut |at, piece| {
         content
@@ -196,7 +199,7 @@ fn a_stop_over_tls_closes_idle_sessions_cleanly_and_finishes_responses() {
     });
     assert_eq!(whole.unwrap().received, content.size);
     assert_eq!(busy.read_to_close(), (Vec::new(), Why::Truncated));
-    let status = cache.wait_exit(PATIENCE).expect("it ends");
+    let status = cache.wait_exit(PATIENCE).expect("the server exits");
     assert!(status.success(), "{status:?}");
 }
 
@@ -238,6 +241,6 @@ fn http2_requests_after_the_first_goaway_are_answered() {
         (end, peer.goaways.last()),
         (Why::NoResponse, Some(&(id, NO_ERROR)))
     );
-    let status = cache.wait_exit(PATIENCE).expect("it ends");
+    let status = cache.wait_exit(PATIENCE).expect("the server exits");
     assert!(status.success(), "{status:?}");
 }

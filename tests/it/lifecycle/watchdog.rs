@@ -17,7 +17,7 @@ fn with_fault(upstream: &Registry, point: &str) -> server::Options {
 
 /// Repeats the request until a live core answers, because the stalled core accepts connections too.
 /// Returns the status.
-fn ask_the_living(cache: &Server, path: &str) -> Option<u16> {
+fn health_status(cache: &Server, path: &str) -> Option<u16> {
     for _ in 0..50 {
         let Ok(mut connection) = Connection::open(cache.addr()) else {
             return None;
@@ -42,7 +42,7 @@ fn liveness_fails_while_a_core_stalls_and_recovers_with_the_core() {
     cache.wait_stderr("thread does not respond\" thread=\"core ");
     for path in ["/livez", "/healthz", "/readyz", "/_/health"] {
         // The core may recover before the last check.
-        let status = ask_the_living(&cache, path);
+        let status = health_status(&cache, path);
         assert!(matches!(status, Some(503 | 200)), "{path}: {status:?}");
         if path == "/livez" && !cache.stderr().contains("thread responds again") {
             assert_eq!(status, Some(503));
@@ -67,16 +67,18 @@ fn a_permanently_stalled_core_ends_the_process_without_watchdog_messages() {
         .env("NOTIFY_SOCKET", manager.address())
         .env("WATCHDOG_USEC", "1000000")
         .start();
-    manager.hear(|news| news == "WATCHDOG=1");
+    manager.receive(|message| message == "WATCHDOG=1");
     let mut stalled = cache.client().open();
     stalled.request("GET", "/v2/", &[]).unwrap();
     cache.wait_stderr("thread does not respond\" thread=\"core ");
-    assert_eq!(ask_the_living(&cache, "/livez"), Some(503));
+    assert_eq!(health_status(&cache, "/livez"), Some(503));
     // Discards earlier messages. Afterwards the service manager must receive nothing until the
     // exit.
     manager.socket.set_nonblocking(true).unwrap();
     while manager.socket.recv(&mut [0; 64]).is_ok() {}
-    let status = cache.wait_exit(Duration::from_secs(60)).expect("it is given up");
+    let status = cache
+        .wait_exit(Duration::from_secs(60))
+        .expect("the watchdog ends the process");
     assert_eq!(
         status.signal(),
         Some(rustix::process::Signal::ABORT.as_raw()),
@@ -87,8 +89,12 @@ fn a_permanently_stalled_core_ends_the_process_without_watchdog_messages() {
             .stderr()
             .contains("thread does not respond; aborting the process")
     );
-    let mut news = [0; 64];
-    assert!(manager.socket.recv(&mut news).is_err(), "{}", news.escape_ascii());
+    let mut message = [0; 64];
+    assert!(
+        manager.socket.recv(&mut message).is_err(),
+        "{}",
+        message.escape_ascii()
+    );
 }
 
 /// Every lookup hangs, like on a failed disk or network file system.
@@ -106,7 +112,7 @@ fn a_hanging_disk_fails_readiness_only_in_air_gapped_mode() {
         for path in ["/livez", "/readyz"] {
             assert_eq!(check(&cache, path), 200, "{path}");
         }
-        cache.wait_stderr("thread does not respond\" thread=\"store\" silent_s=5");
+        cache.wait_stderr("thread does not respond\" thread=store silent_s=5");
     }
 
     let cache = with_fault(&upstream, "store-lookup:hang:1")
@@ -115,7 +121,7 @@ fn a_hanging_disk_fails_readiness_only_in_air_gapped_mode() {
     eventually("not ready", || check(&cache, "/readyz") == 503);
     assert_eq!(check(&cache, "/livez"), 200);
     // Without further requests, the cache stays not ready.
-    cache.wait_stderr("thread does not respond\" thread=\"store\" silent_s=5");
+    cache.wait_stderr("thread does not respond\" thread=store silent_s=5");
     assert_eq!(check(&cache, "/readyz"), 503);
 }
 
@@ -203,11 +209,14 @@ fn a_client_that_occupies_all_lookups_does_not_slow_down_hits_of_others() {
             connection
         })
         .collect();
-    cache.wait_stderr("thread does not respond\" thread=\"store\" silent_s=5");
+    cache.wait_stderr("thread does not respond\" thread=store silent_s=5");
     let beside = hits();
     for (beside, alone) in beside.into_iter().zip(alone) {
         let most = 2 * alone + Duration::from_millis(20);
-        assert!(beside <= most, "{beside:?} beside {alone:?}");
+        assert!(
+            beside <= most,
+            "{beside:?} beside a stalled store, {alone:?} alone"
+        );
     }
     // A helper thread reads a page of an open file that the kernel has evicted.
     let name = contents[1].digest().replace(':', "-");

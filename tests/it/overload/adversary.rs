@@ -37,7 +37,7 @@ fn cold_pulls(cache: &Server, upstream: &Registry, of: &str) -> Duration {
             began.elapsed()
         })
         .max()
-        .expect("some pulls")
+        .expect("at least one pull")
 }
 
 /// Fails unless cold pulls from `upstream` take about as long as without the adversary. Other tests
@@ -46,9 +46,9 @@ fn cold_pulls(cache: &Server, upstream: &Registry, of: &str) -> Duration {
 #[track_caller]
 fn expect_undisturbed(cache: &Server, upstream: &Registry, alone: Duration, tags: &str) {
     let beside = cold_pulls(cache, upstream, tags);
-    let bearable = 20 * alone.max(Duration::from_millis(500));
+    let allowed = 20 * alone.max(Duration::from_millis(500));
     assert!(
-        beside < bearable,
+        beside < allowed,
         "{beside:?} beside the adversary, {alone:?} alone"
     );
 }
@@ -56,7 +56,7 @@ fn expect_undisturbed(cache: &Server, upstream: &Registry, alone: Duration, tags
 /// Waits until `registry` has received requests, and then no further request for one second.
 pub fn wait_until_taken(registry: &Registry) {
     let mut last = (0, Instant::now());
-    eventually("the adversary has what it can get", || {
+    eventually("the adversary causes no further requests", || {
         let now = registry.requests();
         if now != last.0 {
             last = (now, Instant::now());
@@ -312,7 +312,7 @@ fn declared_length_reserves_no_disk_space_before_the_bytes_arrive() {
     expect_stored(&cache, &other, 8 * MIB);
     held.into_iter().for_each(Connection::abort);
     expect_stored(&cache, &other, 8 * MIB);
-    eventually("what was begun is given up, and its room given back", || {
+    eventually("the fills end and release their disk space", || {
         free(&disk) + 18 * MIB > before
     });
 }
@@ -338,10 +338,10 @@ fn endless_body_ends_with_its_client_and_frees_its_disk_space() {
     let before = free(&disk);
     let path = endless_blob(&greedy);
     cache.client().get_and_abort(&path, 3 * MIB);
-    eventually("the upstream is let go", || {
+    eventually("the fill ends and closes the upstream connection", || {
         cache.stderr().contains("fill abandoned")
     });
-    eventually("the room is given back", || free(&disk) + MIB > before);
+    eventually("the fill releases its disk space", || free(&disk) + MIB > before);
     expect_stored(&cache, &other, 8 * MIB);
 }
 
@@ -369,7 +369,10 @@ fn a_body_without_end_leaves_room_on_the_disk_while_its_client_reads() {
         let _ended = Ended(&enough);
         cache.wait_stderr("pull continues without storing");
         let left = free(&disk);
-        assert!(left >= 31 * MIB, "half is for others, and {left} bytes are left");
+        assert!(
+            left >= 31 * MIB,
+            "half of the disk is reserved, but only {left} bytes are free"
+        );
         expect_stored(&cache, &other, 8 * MIB);
     });
 }
@@ -451,14 +454,14 @@ fn stalled_bucket_bodies_do_not_delay_another_registry() {
         let pulls = images
             .iter()
             .map(|(tag, image)| pull_image(&cache, &other, tag, image));
-        pulls.max().expect("some pulls")
+        pulls.max().expect("at least one pull")
     };
     let alone = pull_all(&alone);
-    bucket.trouble("GET", &digest.replace(':', "-"), Trouble::Rate(2_000));
+    bucket.add_fault("GET", &digest.replace(':', "-"), Fault::Rate(2_000));
     bucket.clear_log();
     let held = ask_for(&cache, (0..GREEDY).map(|_| greedy.blob_url("a", &digest)));
     let mut last = (0, Instant::now());
-    eventually("the adversary has what it can get", || {
+    eventually("the adversary causes no further requests", || {
         let now = bucket.count("GET", &Bucket::blob_key(&digest));
         if now != last.0 {
             last = (now, Instant::now());
@@ -466,13 +469,13 @@ fn stalled_bucket_bodies_do_not_delay_another_registry() {
         now > 0 && last.1.elapsed() > Duration::from_secs(1)
     });
     let beside = pull_all(&beside);
-    let bearable = 20 * alone.max(Duration::from_millis(500));
+    let allowed = 20 * alone.max(Duration::from_millis(500));
     assert!(
-        beside < bearable,
+        beside < allowed,
         "{beside:?} beside the adversary, {alone:?} alone"
     );
     drop(held);
-    bucket.calm();
+    bucket.clear_faults();
 }
 
 #[test]
@@ -487,10 +490,10 @@ fn uploads_of_a_registry_do_not_hold_up_those_of_another() {
         for _ in 0..UPLOADS {
             let content = PseudoRandom::new(fresh_seed(), 50_000);
             let digest = greedy.blob(content.clone());
-            bucket.trouble(
+            bucket.add_fault(
                 "PUT",
                 &Bucket::blob_key(&digest),
-                Trouble::Late(Duration::from_millis(1_500)),
+                Fault::Late(Duration::from_millis(1_500)),
             );
             cache.client().pull(&greedy.blob_url("a", &digest), &content);
         }
@@ -498,11 +501,11 @@ fn uploads_of_a_registry_do_not_hold_up_those_of_another() {
         images_in(&bucket, &cache, &other, "beside");
         let beside = beside.elapsed();
         // All earlier uploads take 45 seconds.
-        let bearable = 10 * alone.max(Duration::from_secs(1));
+        let allowed = 10 * alone.max(Duration::from_secs(1));
         assert!(
-            beside < bearable,
+            beside < allowed,
             "{backend}: {beside:?} beside the adversary, {alone:?} alone"
         );
-        bucket.calm();
+        bucket.clear_faults();
     }
 }

@@ -68,15 +68,15 @@ fn scene(
 ) {
     let (quiet, busy) = (options().start(), options().start());
     // Excludes the one-time work of the first pull of a process.
-    measure_nothing(&quiet, &busy, other);
+    measure_idle(&quiet, &busy, other);
     let held = ask_for(&busy, paths);
     wait_until_taken(greedy);
     measure(what, &quiet, &busy, other);
     held.into_iter().for_each(Connection::abort);
-    measure(&format!("{what}, clients left"), &quiet, &busy, other);
+    measure(&format!("{what}, after the clients left"), &quiet, &busy, other);
 }
 
-fn measure_nothing(quiet: &Server, busy: &Server, other: &Registry) {
+fn measure_idle(quiet: &Server, busy: &Server, other: &Registry) {
     let image = Image::small(other, "a", "first", fresh_seed());
     for cache in [quiet, busy] {
         pull(cache, other, "first", &image);
@@ -119,7 +119,7 @@ fn cold_pulls_beside_an_adversary() {
 
     let paths = dribbling_blobs(&greedy, REQUESTS);
     scene(
-        "300 dribbled blobs of one registry",
+        "300 slow blobs of one registry",
         &greedy,
         &|| known(&[&greedy, &other]),
         &other,
@@ -146,7 +146,7 @@ fn cold_pulls_beside_an_adversary() {
         .collect();
     let paths = blobs_of(&greedy, &names, 30);
     scene(
-        "20 configured registries with 30 dribbled blobs each",
+        "20 configured registries with 30 slow blobs each",
         &greedy,
         &|| known(&[&greedy, &other]),
         &other,

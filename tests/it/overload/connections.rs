@@ -52,8 +52,10 @@ fn ask(connection: &mut Connection) -> Result<Response, Broken> {
 
 /// Fails unless the connection receives the response for connections over the limit.
 #[track_caller]
-fn expect_turned_away(connection: &mut Connection) {
-    let told = connection.read("GET").expect("an answer without a request");
+fn expect_rejected(connection: &mut Connection) {
+    let told = connection
+        .read("GET")
+        .expect("the server sends a response without a request");
     told.expect_error(503, "UNAVAILABLE");
     assert_eq!(told.field("retry-after"), Some("1"));
     assert_eq!(connection.read_to_close(), (Vec::new(), Why::Truncated));
@@ -108,7 +110,7 @@ fn new_connections_receive_503_while_all_others_are_busy() {
         .collect();
     gate.wait_arrived(MAX);
     for _ in 0..3 {
-        expect_turned_away(&mut cache.client().open());
+        expect_rejected(&mut cache.client().open());
     }
     cache.wait_stderr(&format!(
         "connection limit reached\" limit={MAX} setting=max_connections\n"
@@ -118,7 +120,7 @@ fn new_connections_receive_503_while_all_others_are_busy() {
         connection.read("GET").unwrap().expect(&content.bytes());
     }
     drop(busy);
-    eventually("there is room again", || {
+    eventually("a new connection is accepted", || {
         cache
             .client()
             .try_get("/v2/")
@@ -137,22 +139,26 @@ fn connections_per_client_are_limited_and_other_clients_are_served() {
     let open = |source| Connection::open_from(source, cache.addr()).unwrap();
     let mut held: Vec<_> = (0..EACH).map(|_| open(greedy)).collect();
     for connection in &mut held {
-        ask(connection).expect("within its limit").expect(b"{}");
+        ask(connection)
+            .expect("a connection below the limit is served")
+            .expect(b"{}");
     }
-    expect_turned_away(&mut open(greedy));
+    expect_rejected(&mut open(greedy));
     cache.wait_stderr(&format!(
         "connection limit reached\" limit={EACH} setting=max_connections_per_client"
     ));
     for other in 3..6 {
         ask(&mut open(Ipv4Addr::new(127, 0, 0, other)))
-            .expect("another client")
+            .expect("a connection of another client is served")
             .expect(b"{}");
     }
     for connection in &mut held {
-        ask(connection).expect("what it has, it keeps").expect(b"{}");
+        ask(connection)
+            .expect("an open connection stays open")
+            .expect(b"{}");
     }
     held.pop();
-    eventually("its place is free", || {
+    eventually("the client can open a new connection", || {
         ask(&mut open(greedy)).is_ok_and(|answer| answer.status == 200)
     });
 }
@@ -175,7 +181,7 @@ fn clients_are_served_during_a_flood_of_idle_connections() {
         });
         while !flooded.load(Ordering::SeqCst) {
             ask(&mut busy)
-                .expect("who asks keeps its connection")
+                .expect("a connection with requests stays open")
                 .expect(b"{}");
             // A single new connection may be rejected with 503.
             let come = |_| {
@@ -184,9 +190,12 @@ fn clients_are_served_during_a_flood_of_idle_connections() {
                     .try_get("/v2/")
                     .is_ok_and(|answer| answer.status == 200)
             };
-            assert!((0..20).any(come), "locked out");
+            assert!((0..20).any(come), "no new client is served");
             let open = cache.open_files();
-            assert!(open <= files + MAX + 200, "{open} files are open, {files} were");
+            assert!(
+                open <= files + MAX + 200,
+                "the number of open files rose from {files} to {open}"
+            );
         }
     });
 }
@@ -227,20 +236,26 @@ fn without_descriptors_open_connections_are_served_and_new_ones_receive_503() {
             held
         });
         while !flood.is_finished() {
-            ask(&mut inside).expect("who is in stays in").expect(b"{}");
+            ask(&mut inside)
+                .expect("an open connection stays open")
+                .expect(b"{}");
         }
         let held = flood.join().unwrap();
-        assert!(told.load(Ordering::SeqCst) > 0, "nobody was told");
+        assert!(told.load(Ordering::SeqCst) > 0, "no client received a 503");
         cache.wait_stderr("file descriptors exhausted");
         // Without new connections, the server must not use the CPU.
         cache.assert_rests(Duration::from_millis(300), || {
             // A connection without requests for a second makes room.
-            ask(&mut inside).expect("who is in stays in").expect(b"{}");
+            ask(&mut inside)
+                .expect("an open connection stays open")
+                .expect(b"{}");
         });
         drop(held);
     });
-    eventually("newcomers are served", || {
-        ask(&mut inside).expect("still in").expect(b"{}");
+    eventually("new connections are served", || {
+        ask(&mut inside)
+            .expect("an open connection stays open")
+            .expect(b"{}");
         cache
             .client()
             .try_get("/v2/")
@@ -300,7 +315,7 @@ fn what_needs_memory_that_is_not_there_is_refused_and_what_we_hold_is_served() {
         }
         follower.join().unwrap();
     });
-    eventually("there is memory again", || {
+    eventually("memory is available again", || {
         cache.client().get(&another_url).status == 200
     });
     cache.client().pull(&another_url, &another);
@@ -325,7 +340,9 @@ fn endless_pipelining_does_not_starve_other_clients() {
         }
     });
     for round in 1..=10 {
-        eventually("it goes on", || taken.load(Ordering::Relaxed) > round * MIB);
+        eventually("the response makes progress", || {
+            taken.load(Ordering::Relaxed) > round * MIB
+        });
         cache.client().get("/v2/").expect(b"{}");
     }
 }
@@ -361,13 +378,19 @@ fn client_below_the_minimum_rate_is_closed_and_a_slow_one_is_not() {
         };
         let dripping = scope.spawn(move || read(400));
         let slow = scope.spawn(move || read(64 * 1024));
-        eventually("both read", || cache.open_files() >= files + 2);
+        eventually("both clients read the response", || {
+            cache.open_files() >= files + 2
+        });
         std::thread::sleep(SEND_STALL + LATE);
         let log = cache.stderr();
         assert_eq!(log.matches("aborted=true").count(), 1, "{log}");
         done.store(true, Ordering::SeqCst);
-        let end = |outcome: Result<Response, Broken>| outcome.expect_err("it was not read to its end").why;
+        let end =
+            |outcome: Result<Response, Broken>| outcome.expect_err("the client stopped before the end").why;
         assert_eq!(end(slow.join().unwrap()), Why::Stopped);
-        dripping.join().unwrap().expect_err("it was cut off");
+        dripping
+            .join()
+            .unwrap()
+            .expect_err("the server closed the connection");
     });
 }

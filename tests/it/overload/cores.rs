@@ -39,14 +39,14 @@ fn few_connections_are_spread_over_all_cores() {
             connection.request("GET", "/v2/", &[]).unwrap();
             connection.read("GET").unwrap().expect(b"{}");
         }
-        eventually("every core tells its share", || {
+        eventually("the connection counts of the cores add up", || {
             shares(&cache).values().sum::<usize>() == clients
         });
         let shares = shares(&cache);
         let most = shares.values().max().copied().unwrap_or_default();
         assert!(
             2 * most * CORES <= 3 * clients,
-            "more than one and a half times the mean: {shares:?}"
+            "a core has more than 1.5 times the mean: {shares:?}"
         );
         // Connections that moved to another core are served as usual.
         for connection in &mut connections {
@@ -54,7 +54,7 @@ fn few_connections_are_spread_over_all_cores() {
             connection.read("GET").unwrap().expect(b"{}");
         }
         drop(connections);
-        eventually("nobody is counted any more", || {
+        eventually("no core counts a connection", || {
             self::shares(&cache).values().all(|share| *share == 0)
         });
     }
@@ -90,13 +90,15 @@ fn connections_moving_between_cores_are_served_or_closed_at_shutdown() {
                 }
             });
         }
-        eventually("a thousand are served", || served.load(Ordering::SeqCst) >= 1_000);
+        eventually("a thousand requests are served", || {
+            served.load(Ordering::SeqCst) >= 1_000
+        });
         cache.sigterm();
         let status = cache.wait_exit(Duration::from_secs(25));
         stop.store(true, Ordering::SeqCst);
         assert!(
             status.is_some_and(|status| status.success()),
-            "nothing is left over: {status:?}"
+            "the server did not exit with 0: {status:?}"
         );
     });
     assert!(cache.stderr().contains("shutdown finished"), "{}", cache.stderr());

@@ -33,8 +33,8 @@ fn read_a_little(mut connection: Connection, url: &str) {
 }
 
 const WAYS: [(&str, Way); 21] = [
-    ("FIN before a word", |connection, _| drop(connection)),
-    ("RST before a word", |connection, _| connection.abort()),
+    ("FIN before the first byte", |connection, _| drop(connection)),
+    ("RST before the first byte", |connection, _| connection.abort()),
     ("FIN in a head", |mut connection, _| {
         let _ = connection.send(b"GET /v2/ HTTP/1.1\r\nHo");
     }),
@@ -42,28 +42,31 @@ const WAYS: [(&str, Way); 21] = [
         let _ = connection.send(b"GET /v2/ HTTP/1.1\r\nHo");
         connection.abort();
     }),
-    ("FIN before the answer", |mut connection, wanted| {
+    ("FIN before the response", |mut connection, wanted| {
         get(&mut connection, &wanted.small);
     }),
-    ("RST before the answer", |mut connection, wanted| {
+    ("RST before the response", |mut connection, wanted| {
         get(&mut connection, &wanted.small);
         connection.abort();
     }),
-    ("FIN after the answer", |mut connection, wanted| {
+    ("FIN after the response", |mut connection, wanted| {
         get(&mut connection, &wanted.small);
         let _ = connection.read("GET");
     }),
-    ("RST after the answer", |mut connection, wanted| {
+    ("RST after the response", |mut connection, wanted| {
         get(&mut connection, &wanted.small);
         let _ = connection.read("GET");
         connection.abort();
     }),
-    ("half closed, and the answer is read", |mut connection, wanted| {
-        get(&mut connection, &wanted.small);
-        connection.finish_sending();
-        let _ = connection.read("GET");
-        connection.read_to_close();
-    }),
+    (
+        "half-closed, and the response is read",
+        |mut connection, wanted| {
+            get(&mut connection, &wanted.small);
+            connection.finish_sending();
+            let _ = connection.read("GET");
+            connection.read_to_close();
+        },
+    ),
     ("RST in a file", |connection, wanted| {
         read_a_little(connection, &wanted.stored);
     }),
@@ -84,9 +87,9 @@ const WAYS: [(&str, Way); 21] = [
         let _ = connection.read("GET");
         connection.abort();
     }),
-    ("garbage in a handshake", |_, wanted| {
+    ("invalid bytes in a handshake", |_, wanted| {
         let mut connection = Connection::open(wanted.tls.addr).unwrap();
-        let _ = connection.send(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03 no hello at all");
+        let _ = connection.send(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03 not a ClientHello");
         connection.abort();
     }),
     ("FIN in a handshake", |_, wanted| {
@@ -97,7 +100,7 @@ const WAYS: [(&str, Way); 21] = [
     ("RST in a file over TLS", |_, wanted| {
         read_a_little(wanted.tls.open(), &wanted.stored);
     }),
-    ("FIN behind the preface of HTTP/2", |_, wanted| {
+    ("FIN after the HTTP/2 preface", |_, wanted| {
         let _ = Peer::try_begin(wanted.plain);
     }),
     ("FIN in three streams", |_, wanted| {
@@ -176,10 +179,16 @@ fn connections_that_end_in_every_way_leave_nothing_behind() {
     cache.wait_stored(&filling_digest);
     // The server keeps some idle pipes and files, but no connections.
     let kept = files + 40;
-    eventually("their descriptors are closed", || cache.open_files() <= kept);
-    eventually("their threads are gone", || threads(&cache) <= 64);
+    eventually("the descriptors of the connections are closed", || {
+        cache.open_files() <= kept
+    });
+    eventually("the threads for blocking work have ended", || {
+        threads(&cache) <= 64
+    });
     let grown = || cache.rss_bytes().saturating_sub(rss);
-    eventually("their memory is given back", || grown() <= GROWTH_MAX);
+    eventually("the memory of the connections is released", || {
+        grown() <= GROWTH_MAX
+    });
     cache.client().get(&wanted.small).expect(b"small");
 }
 
@@ -200,7 +209,7 @@ fn descriptors_of_2000_simultaneously_closed_connections_are_released() {
     drop(connections);
     bystander.request("GET", "/v2/", &[]).unwrap();
     bystander.read("GET").unwrap().expect(b"{}");
-    eventually("none is stuck", || cache.open_files() <= files + 2);
+    eventually("every connection is closed", || cache.open_files() <= files + 2);
     cache.assert_rests(Duration::from_millis(100), || ());
     cache.client().get("/v2/").expect(b"{}");
 }
@@ -246,8 +255,10 @@ fn readers_that_stall_leave_descriptors_to_newcomers() {
     let held = cache.open_files() - files;
     assert!(
         (STALLED..=STALLED + SHARED_MAX).contains(&held),
-        "{held} descriptors"
+        "{held} descriptors are open"
     );
     drop(stalled);
-    eventually("all are given back", || cache.open_files() <= files + SHARED_MAX);
+    eventually("the descriptors are closed", || {
+        cache.open_files() <= files + SHARED_MAX
+    });
 }

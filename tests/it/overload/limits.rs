@@ -64,7 +64,7 @@ fn the_head_may_have_64_kib_and_not_a_byte_more() {
         assert_eq!(
             got,
             if good { vec![200, 200] } else { vec![431] },
-            "{bytes} bytes"
+            "a head of {bytes} bytes"
         );
     }
     assert_eq!(statuses(&cache, &head_of(4 * HEAD_BYTES_MAX, 20)), [431]);
@@ -82,7 +82,7 @@ fn the_head_may_have_100_fields_and_not_one_more() {
         assert_eq!(
             got,
             if good { vec![200, 200] } else { vec![431] },
-            "{fields} fields"
+            "a head with {fields} fields"
         );
     }
 }
@@ -98,9 +98,9 @@ fn the_target_may_have_8_kib_and_not_a_byte_more() {
         let target = format!("/v2/?{}", "x".repeat(bytes - 5));
         let got = statuses(&cache, &request_bytes("GET", &target, &[]));
         if good {
-            assert_eq!(got, [200, 200], "{bytes} bytes");
+            assert_eq!(got, [200, 200], "a head of {bytes} bytes");
         } else {
-            assert_eq!(got, [414], "{bytes} bytes");
+            assert_eq!(got, [414], "a head of {bytes} bytes");
         }
     }
 }
@@ -118,7 +118,7 @@ fn the_method_may_have_32_bytes_and_not_one_more() {
         assert_eq!(
             got,
             if good { vec![405, 200] } else { vec![501] },
-            "{bytes} bytes"
+            "a head of {bytes} bytes"
         );
     }
 }
@@ -170,7 +170,10 @@ fn a_head_that_does_not_arrive_in_time_ends_its_connection() {
                         Err(Broken {
                             why: Why::Timeout, ..
                         }) => {
-                            assert!(started.elapsed() < HEAD_DEADLINE + LATE, "still open");
+                            assert!(
+                                started.elapsed() < HEAD_DEADLINE + LATE,
+                                "the connection is open after the head deadline"
+                            );
                             if drip {
                                 let _ = connection.send(b"x");
                             }
@@ -219,11 +222,11 @@ fn client_that_reads_nothing_is_closed_at_the_send_limit() {
         .unwrap();
     connection.read_head().unwrap();
     std::thread::sleep(SEND_STALL + LATE);
-    eventually("its connection is closed", || cache.open_files() <= files);
+    eventually("the connection is closed", || cache.open_files() <= files);
 }
 
 #[test]
-fn a_thousand_idle_connections_cost_little_and_hinder_nobody() {
+fn a_thousand_idle_connections_cost_little_and_other_clients_are_served() {
     const CONNECTIONS: usize = 1_000;
     /// The documented cost is 60 MiB for 10,000 connections. A tenth of the value, and some MiB for
     /// the allocator.
@@ -239,7 +242,7 @@ fn a_thousand_idle_connections_cost_little_and_hinder_nobody() {
     }
     cache.client().get("/v2/").expect(b"{}");
     let grown = cache.rss_bytes().saturating_sub(idle);
-    assert!(grown <= GROWTH_MAX, "{grown} bytes more");
+    assert!(grown <= GROWTH_MAX, "memory grew by {grown} bytes");
     drop(connections);
     eventually("every connection is closed", || cache.open_files() <= files + 2);
 }

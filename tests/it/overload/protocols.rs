@@ -75,7 +75,9 @@ fn over_tls_connection_above_the_client_limit_is_closed_without_data() {
     front.cache.wait_stderr("setting=max_connections_per_client");
     held.iter_mut().for_each(ask);
     held.pop();
-    eventually("its place is free", || front.tls().try_get("/v2/").is_ok());
+    eventually("the client can open a new connection", || {
+        front.tls().try_get("/v2/").is_ok()
+    });
 }
 
 #[test]
@@ -134,10 +136,13 @@ fn flood<T>(front: &Front, open: impl Fn(&Front) -> Option<T> + Sync) {
             let come = |_: u32| front.tls().try_get("/v2/").is_ok() || front.plain().try_get("/v2/").is_ok();
             let deadline = std::time::Instant::now() + PATIENCE;
             while !(0..20).any(come) {
-                assert!(std::time::Instant::now() < deadline, "locked out");
+                assert!(std::time::Instant::now() < deadline, "no new client is served");
             }
             let now = front.cache.open_files();
-            assert!(now <= files + MAX + 500, "{now} files are open, {files} were");
+            assert!(
+                now <= files + MAX + 500,
+                "the number of open files rose from {files} to {now}"
+            );
         }
     });
 }
@@ -181,7 +186,7 @@ fn without_descriptors_open_sessions_are_served_and_new_ones_after_recovery() {
         .cache
         .assert_rests(Duration::from_millis(300), || ask(&mut inside));
     drop(held);
-    eventually("newcomers are served", || {
+    eventually("new connections are served", || {
         ask(&mut inside);
         front.tls().try_get("/v2/").is_ok()
     });
@@ -194,7 +199,7 @@ fn tls_connections_are_spread_over_all_cores_and_served_after_the_move() {
     let front = Front::start(Server::bare().cores(CORES as u32).env("LOG_LEVEL", "debug"));
     let mut connections: Vec<_> = (0..CLIENTS).map(|_| front.asked()).collect();
     let shares = || super::cores::shares(&front.cache);
-    eventually("every core tells its share", || {
+    eventually("the connection counts of the cores add up", || {
         shares().values().sum::<usize>() == CLIENTS
     });
     let most = shares().values().max().copied().unwrap_or_default();
@@ -241,16 +246,25 @@ fn over_http2_client_below_the_minimum_rate_is_closed_and_a_slow_one_is_not() {
                     }
                     Ok(_) | Err(Why::Timeout) if done.load(Ordering::SeqCst) => return false,
                     Ok(_) | Err(Why::Timeout) => {}
-                    Err(why) => panic!("the connection goes on: {why:?}"),
+                    Err(why) => panic!("the connection stays open: {why:?}"),
                 }
             }
         };
         let dripping = scope.spawn(move || drip(100));
         let slow = scope.spawn(move || drip(16 * 1024));
         std::thread::sleep(SEND_STALL + LATE);
-        assert!(dripping.is_finished(), "it is still served");
+        assert!(
+            dripping.is_finished(),
+            "the server still sends to the client below the minimum rate"
+        );
         done.store(true, Ordering::SeqCst);
-        assert!(dripping.join().unwrap(), "it was reset");
-        assert!(!slow.join().unwrap(), "it was slow, and not too slow");
+        assert!(
+            dripping.join().unwrap(),
+            "the server reset the stream of the client below the minimum rate"
+        );
+        assert!(
+            !slow.join().unwrap(),
+            "the server reset the stream of the client above the minimum rate"
+        );
     });
 }

@@ -35,7 +35,7 @@ const MEMORY_BYTES_PER_HOUR: u64 = MIB;
 /// Temporary descriptors: open connections and fills at the time of a sample.
 const FILES_NOISE: u64 = 64;
 
-struct World {
+struct Fixture {
     upstream: Registry,
     cache: Server,
     blobs: Vec<PseudoRandom>,
@@ -46,7 +46,7 @@ struct World {
     broken: AtomicU64,
 }
 
-impl World {
+impl Fixture {
     /// Sends one request of a client. A fault may reject the request or break the response off. A
     /// body with a wrong byte never completes. A small body with a wrong byte is never sent at all.
     fn request(&self, random: &mut Random) {
@@ -110,10 +110,7 @@ impl World {
             Flow::Go
         });
         if let Some(at) = wrong {
-            assert!(
-                got.is_err(),
-                "{path}: a body with a wrong byte at {at} was complete"
-            );
+            assert!(got.is_err(), "{path}: a complete body has a wrong byte at {at}");
             assert!(
                 content.size > HELD_WHOLE_BYTES_MAX,
                 "{path}: a wrong byte at {at}"
@@ -191,7 +188,7 @@ fn assert_level(what: &str, samples: &[u64], allowed: u64) {
     let quarter = samples.len() / 4;
     let before = middle(&samples[quarter..2 * quarter]);
     let after = middle(&samples[3 * quarter..]);
-    eprintln!("soak: {what}: {before} in the second quarter, {after} in the last one");
+    eprintln!("soak: {what}: {before} in the second quarter, {after} in the last quarter");
     assert!(
         after <= before + allowed,
         "{what} grew from {before} to {after}: {samples:?}"
@@ -222,7 +219,7 @@ fn mixed_load_with_a_fault_per_second_causes_no_wrong_body_hang_or_growth() {
         .env("ACCESS_LOG", "off")
         .root(&disk.path.join("store"))
         .start();
-    let mut world = World {
+    let mut fixture = Fixture {
         upstream,
         cache,
         blobs,
@@ -234,34 +231,34 @@ fn mixed_load_with_a_fault_per_second_causes_no_wrong_body_hang_or_growth() {
     };
     let (mut memory, mut files) = (Vec::new(), Vec::new());
     std::thread::scope(|scope| {
-        let world = &world;
+        let fixture = &fixture;
         for _ in 0..CLIENTS {
             let mut random = Random::new(random.next());
             scope.spawn(move || {
-                while !world.over.load(Ordering::Relaxed) {
-                    world.request(&mut random);
+                while !fixture.over.load(Ordering::Relaxed) {
+                    fixture.request(&mut random);
                 }
             });
         }
         let began = Instant::now();
         for second in 1..=seconds {
-            world.fault(&disk, &mut random);
+            fixture.fault(&disk, &mut random);
             // The only timer of this test, for one fault in each second.
             std::thread::sleep(Duration::from_secs(second).saturating_sub(began.elapsed()));
-            world.upstream.clear_rules();
+            fixture.upstream.clear_rules();
             if second % 60 == 0 {
-                world.upstream.clear_log();
+                fixture.upstream.clear_log();
             }
-            memory.push(world.cache.rss_bytes());
-            files.push(world.cache.open_files() as u64);
+            memory.push(fixture.cache.rss_bytes());
+            files.push(fixture.cache.open_files() as u64);
         }
-        world.over.store(true, Ordering::Relaxed);
+        fixture.over.store(true, Ordering::Relaxed);
     });
-    assert!(world.cache.is_running());
+    assert!(fixture.cache.is_running());
     let [whole, refused, broken] =
-        [&world.whole, &world.refused, &world.broken].map(|count| count.load(Ordering::Relaxed));
-    eprintln!("soak: {seconds} s, {whole} requests whole, {refused} refused, {broken} broken off by a fault");
-    assert!(whole > refused + broken, "most requests are not met by a fault");
+        [&fixture.whole, &fixture.refused, &fixture.broken].map(|count| count.load(Ordering::Relaxed));
+    eprintln!("soak: {seconds} s, requests: {whole} complete, {refused} rejected, {broken} ended by a fault");
+    assert!(whole > refused + broken, "most requests are complete");
     assert_level(
         "resident bytes",
         &memory,
@@ -269,17 +266,17 @@ fn mixed_load_with_a_fault_per_second_causes_no_wrong_body_hang_or_growth() {
     );
     assert_level("open files", &files, FILES_NOISE);
     // After the faults, every client is served again.
-    world.cache.wait_asks(&world.upstream, "a");
-    for content in &world.blobs {
-        let path = world.upstream.blob_url("a", &content.digest());
+    fixture.cache.wait_asks(&fixture.upstream, "a");
+    for content in &fixture.blobs {
+        let path = fixture.upstream.blob_url("a", &content.digest());
         eventually("every blob is served again", || {
-            world
+            fixture
                 .cache
                 .client()
                 .try_pull(&path, &[], content, 0)
                 .is_ok_and(|got| got.status == 200)
         });
     }
-    disk::check(world.cache.root()).expect_sound();
-    world.cache.stop();
+    disk::check(fixture.cache.root()).expect_sound();
+    fixture.cache.stop();
 }

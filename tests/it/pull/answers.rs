@@ -80,7 +80,7 @@ fn response_to_a_tag_without_a_manifest_is_an_error_and_not_stored() {
             );
         }
         let path = disk::tag_path(cache.root(), &upstream.name(), "a", tag);
-        assert!(!path.exists(), "{tag} has a pointer");
+        assert!(!path.exists(), "the store has a pointer for {tag}");
     }
     let got = cache.client().get(&upstream.manifest_url("a", "page"));
     assert!(
@@ -245,7 +245,7 @@ fn passthrough_responses_without_a_manifest_are_rejected() {
         assert_eq!(
             got.field("content-type"),
             Some(Flavor::Oci.manifest()),
-            "its bytes say so"
+            "the media type does not match the content"
         );
     }
 }
@@ -413,7 +413,7 @@ fn a_small_blob_that_the_disk_has_changed_is_fetched_again_in_the_same_request()
             for fields in [&[][..], &[("Range", "bytes=0-0")], &[("Range", "bytes=0-0,-1")]] {
                 cache.client().pull(&path, &content);
                 // A fill that has just ended still serves from its window.
-                eventually("the blob comes from the disk", || {
+                eventually("the blob is served from the disk", || {
                     cache.client().pull(&path, &content).x_cache() == "HIT"
                 });
                 disk::flip_byte(&disk::blob_path(cache.root(), &digest), size - 1);
@@ -459,7 +459,7 @@ fn a_page_in_the_store_of_an_older_release_is_removed() {
     cache.restart();
     let got = cache.client().get(&upstream.manifest_url("a", &digest));
     got.expect_error(404, "MANIFEST_UNKNOWN");
-    assert!(!bad.exists(), "it is gone from the store");
+    assert!(!bad.exists(), "the store has no data of the page");
 }
 
 // ---- Errors -------------------------------------------------------------------------------------
@@ -500,7 +500,7 @@ fn an_error_names_what_was_asked_for_and_keeps_the_registry_s_words() {
             let (at, address) = (message.find(&subject), message.find(&upstream.addr().to_string()));
             assert!(
                 address.is_none_or(|address| at < Some(address)),
-                "an address is a detail: {message}"
+                "the message contains an address: {message}"
             );
         }
     }

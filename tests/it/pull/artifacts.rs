@@ -80,7 +80,7 @@ fn signatures_charts_and_unknown_artifacts_are_served_as_manifests() {
                 "schemaVersion": 2,
                 "config": blob("{\"name\":\"chart\"}", "application/vnd.cncf.helm.config.v1+json"),
                 "layers": [blob("a chart", "application/vnd.cncf.helm.chart.content.v1.tar+gzip"),
-                           blob("its proof", "application/vnd.cncf.helm.chart.provenance.v1.prov")],
+                           blob("a provenance file", "application/vnd.cncf.helm.chart.provenance.v1.prov")],
             }),
         ),
         (
@@ -113,7 +113,7 @@ fn signatures_charts_and_unknown_artifacts_are_served_as_manifests() {
         assert_eq!(
             upstream.gets(&format!("manifests/{digest}")),
             0,
-            "the tag brought it"
+            "the pull by tag has stored the manifest"
         );
     }
     // Media types unknown to the cache.
@@ -175,7 +175,7 @@ fn sha512_is_a_digest_like_sha256() {
     pull(&cache, &upstream, "v1", &digest, MANIFEST, manifest.as_bytes());
     assert_eq!(upstream.gets(&blob), 1);
 
-    let wrong = content::sha512(b"something else");
+    let wrong = content::sha512(b"other content");
     upstream.blob_as(&wrong, content);
     let got = cache.client().get(&upstream.blob_url("a", &wrong));
     assert_eq!(got.status, 502, "{got}");
@@ -206,7 +206,7 @@ fn schema_1_manifest_is_forwarded_if_the_client_accepts_it() {
     let theirs = upstream.count(|seen| seen.field("accept") == Some(SIGNED));
     assert!(
         theirs > 0,
-        "it is asked for with the client's own words: {:#?}",
+        "no request has the Accept field of the client: {:#?}",
         upstream.log()
     );
     // A client that does not accept version 1 gets the upstream's converted manifest.
@@ -241,7 +241,7 @@ fn a_blob_is_never_asked_for_with_head() {
             assert_eq!(head.field("docker-content-digest"), Some(digest.as_str()));
             cache.wait_stored(&digest);
             cache.client().pull(&path, &content);
-            assert_eq!(upstream.gets(&digest), 1, "what HEAD began is there for GET");
+            assert_eq!(upstream.gets(&digest), 1, "GET uses the fill that HEAD started");
         }
         let missing = content::sha256(b"absent");
         let head = cache

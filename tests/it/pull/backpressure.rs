@@ -38,7 +38,7 @@ fn a_fill_runs_ahead_of_its_slow_client_on_the_disk_and_not_in_memory() {
         let grown = cache.rss_peak_bytes().saturating_sub(before);
         assert!(
             grown < MEMORY_BYTES,
-            "{grown} bytes for a client that does not read"
+            "memory grew by {grown} bytes for a client that does not read"
         );
     });
     assert_eq!(upstream.gets(&content.digest()), 1);
@@ -69,12 +69,12 @@ fn without_a_disk_the_upstream_waits_for_the_client() {
             let grown = cache.rss_peak_bytes().saturating_sub(before);
             assert!(
                 grown < MEMORY_BYTES,
-                "{grown} bytes for a client that does not read"
+                "memory grew by {grown} bytes for a client that does not read"
             );
         }
         assert!(
             !gate.has_arrived(),
-            "the upstream could send everything to a client that reads nothing"
+            "the upstream sent the whole body for a client that does not read"
         );
     });
     assert!(!disk::is_stored(cache.root(), &content.digest()));

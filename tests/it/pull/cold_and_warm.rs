@@ -74,7 +74,7 @@ fn an_image_is_fetched_once_and_then_served_without_the_upstream() {
         assert_eq!(
             upstream.requests(),
             before,
-            "a warm pull within the tag's lifetime asks nothing"
+            "a warm pull within the lifetime of the tag sends no request"
         );
 
         upstream.down();
@@ -210,7 +210,7 @@ fn object_is_fetched_once_for_every_spelling_of_its_name() {
     assert_eq!(
         upstream.gets(blob),
         1,
-        "a blob is the same blob wherever it is asked for"
+        "the blob is fetched once for all repositories"
     );
     for path in [
         "/v2/x/y/manifests/v1".to_owned(),
@@ -231,7 +231,7 @@ fn object_is_fetched_once_for_every_spelling_of_its_name() {
     assert_eq!(
         upstream.gets("/v2/library/nginx/manifests/v1"),
         1,
-        "all these are one tag"
+        "all these names are one tag"
     );
     assert_eq!(upstream.gets("/v2/nginx/"), 0);
     let by_ns = client.get(&format!("/v2/x/y/manifests/v1?ns={encoded}"));
@@ -340,9 +340,9 @@ fn sha512_content_is_verified_and_stored_like_any_other() {
     assert!(disk::blob_path(cache.root(), &digest).exists());
     cache.settled_store().expect_clean();
 
-    let lie = sha512(b"something else");
-    upstream.blob_as(&lie, content);
-    assert_eq!(cache.client().get(&upstream.blob_url("a", &lie)).status, 502);
+    let wrong = sha512(b"other content");
+    upstream.blob_as(&wrong, content);
+    assert_eq!(cache.client().get(&upstream.blob_url("a", &wrong)).status, 502);
 }
 
 #[test]
@@ -386,7 +386,7 @@ fn a_connection_carries_many_pulls_and_ends_when_asked() {
     assert_eq!(
         connection.read_to_close(),
         (Vec::new(), client::Why::Truncated),
-        "a FIN and nothing before it"
+        "the connection ends with a FIN and without bytes"
     );
 }
 

@@ -82,7 +82,7 @@ fn a_hundred_clients_of_one_cold_blob_cost_one_upstream_request() {
                     assert_eq!(whole.unwrap().received, until - from);
                 });
             }
-            eventually("this quarter's clients came", || {
+            eventually("the clients of this quarter have arrived", || {
                 joined.load(Ordering::SeqCst) == expected
             });
             gate.open();
@@ -95,7 +95,7 @@ fn a_hundred_clients_of_one_cold_blob_cost_one_upstream_request() {
     );
     assert_eq!(upstream.count(|seen| seen.has_range()), 0);
     let grown = cache.rss_peak_bytes().saturating_sub(idle);
-    assert!(grown <= RSS_GROWTH_MAX, "{} MiB more than idle", grown / MIB);
+    assert!(grown <= RSS_GROWTH_MAX, "memory grew by {} MiB", grown / MIB);
     cache.wait_stored(&digest);
     client.pull(&path, &content);
     cache.settled_store().expect_clean();

@@ -184,7 +184,7 @@ fn an_upstream_s_headers_are_not_replayed_to_others() {
         let text = std::fs::read_to_string(sidecar).unwrap();
         assert!(
             text.contains("X-Custom") && !text.contains("Keep-Alive"),
-            "end-to-end fields only: {text}"
+            "a request has a hop-by-hop field: {text}"
         );
     }
 }
@@ -242,7 +242,7 @@ fn bytes_that_split_heads_never_reach_a_client() {
     }
     assert!(
         !cache.stderr().contains('\u{1b}'),
-        "no escape sequences in the log"
+        "the log contains an escape sequence"
     );
 }
 

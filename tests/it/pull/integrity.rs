@@ -70,10 +70,10 @@ fn expect_no_completion(got: Result<Response, Broken>, content: &PseudoRandom, w
             );
             let head = broken
                 .head
-                .unwrap_or_else(|| panic!("{what}: broken before the head"));
+                .unwrap_or_else(|| panic!("{what}: the response failed before the head"));
             assert!(
                 content.size > HELD_WHOLE_MAX,
-                "{what}: small content is checked first: {head}"
+                "{what}: the head of unverified small content was sent: {head}"
             );
             assert!(
                 broken.received <= content.size - WITHHELD,
@@ -236,7 +236,7 @@ fn a_body_cut_once_anywhere_still_arrives_whole() {
 fn a_body_that_never_gets_past_a_byte_never_completes() {
     let upstream = Registry::new();
     let cache = Server::options(&upstream).cores(2).start();
-    let mut random = Random::for_test("cuts for good");
+    let mut random = Random::for_test("permanent cuts");
     let mut seen = HashSet::new();
     let cases: Vec<_> = (0..48)
         .map(|_| {
@@ -280,7 +280,7 @@ fn a_body_that_never_gets_past_a_byte_never_completes() {
         let path = upstream.blob_url("a", &content.digest());
         // A fill with wrong bytes may still request its rest. Clients that join the fill are cut
         // off too.
-        eventually("the blob comes", || {
+        eventually("the blob is served", || {
             let got = cache.client().try_pull(&path, &[], content, 0);
             got.is_ok_and(|got| got.status == 200 && got.received == content.size)
         });
@@ -399,7 +399,7 @@ fn entries_whose_data_and_sidecar_disagree_are_fetched_again() {
         ("short data", |data| disk::truncate(data, 1_000)),
         ("long data", |data| disk::truncate(data, 100_000)),
         ("empty sidecar", |data| disk::truncate(&disk::sidecar_of(data), 0)),
-        ("half a sidecar", |data| {
+        ("a truncated sidecar", |data| {
             disk::truncate(&disk::sidecar_of(data), 20);
         }),
         ("no data", |data| std::fs::remove_file(data).unwrap()),

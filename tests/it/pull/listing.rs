@@ -73,7 +73,7 @@ fn tags_are_listed_under_the_name_the_client_used() {
     assert_eq!(
         upstream.requests(),
         1,
-        "one list, however it is named: {:#?}",
+        "every name of the repository uses one list: {:#?}",
         upstream.log()
     );
 }
@@ -151,7 +151,7 @@ fn the_next_page_is_found_at_the_cache() {
             let got = cache.client().get(&asked);
             found.extend(tags_of(&got));
             path = next_of(&got);
-            assert!(found.len() <= 4, "it goes on and on: {found:?}");
+            assert!(found.len() <= 4, "the list has too many pages: {found:?}");
         }
         assert_eq!(found, ["t1", "t2", "t3", "t4"], "{first}");
     }
@@ -211,7 +211,7 @@ fn requested_page_size_is_validated_and_capped() {
     assert_eq!(
         upstream.requests(),
         0,
-        "nobody need be asked for that: {:#?}",
+        "an invalid name causes an upstream request: {:#?}",
         upstream.log()
     );
     for (query, asked) in [
@@ -304,7 +304,7 @@ fn a_list_is_stale_rather_than_missing_while_its_upstream_is_away() {
     let other = cache.client().get(&format!("/v2/{name}/other/tags/list"));
     assert!(
         matches!(other.status, 429 | 502),
-        "what nobody has seen is not made up: {other}"
+        "a list without a cached copy has a wrong status: {other}"
     );
 }
 
@@ -376,7 +376,12 @@ fn list_fetched_with_client_credentials_is_not_served_to_other_clients() {
         assert!(!got.to_string().contains("secret"), "{got}");
     }
     let with = upstream.count(|seen| seen.field("authorization") == Some("Basic bWU6bXk="));
-    assert_eq!(with, 4, "each time anew: {:#?}", upstream.log());
+    assert_eq!(
+        with,
+        4,
+        "not every request is sent to the upstream: {:#?}",
+        upstream.log()
+    );
 }
 
 /// A public list needs no credentials.
@@ -432,20 +437,20 @@ fn referrers_are_passed_on_and_chosen_where_the_upstream_does_not_choose() {
         assert_eq!(body(&got)["mediaType"], INDEX);
         assert!(
             upstream.log().last().unwrap().target.ends_with(query),
-            "the upstream may choose"
+            "the upstream receives the query"
         );
     }
     assert_eq!(
         ask("plain", "").x_cache(),
         "HIT",
-        "each choice has its own answer"
+        "each query has a separate cached response"
     );
 
     let got = ask("chooses", "?artifactType=application/vnd.sig");
     assert_eq!(
         body(&got)["manifests"],
         json!([all[2]]),
-        "what the upstream chose stands"
+        "the response has the selection of the upstream"
     );
     assert_eq!(got.field("oci-filters-applied"), Some("artifactType"));
     ask("plain", "?artifactType=a&artifactType=b").expect_error(400, "UNSUPPORTED");

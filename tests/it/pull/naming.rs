@@ -112,7 +112,7 @@ fn bad_names_get_the_code_that_says_what_is_bad() {
     assert_eq!(
         upstream.requests(),
         0,
-        "none of this concerns an upstream: {:#?}",
+        "an unknown path causes an upstream request: {:#?}",
         upstream.log()
     );
 }
@@ -384,7 +384,7 @@ fn twenty_thousand_hostile_paths_create_nothing_outside_the_store() {
     }
     eprintln!("{statuses:?}");
     assert!(cache.is_running());
-    assert_eq!(listing(cache.home()), before, "the parent directory is as it was");
+    assert_eq!(listing(cache.home()), before, "the parent directory is unchanged");
     cache.client().get("/v2/").expect(b"{}");
     cache.settled_store().expect_clean();
 }

@@ -18,7 +18,7 @@ const SENT_MAX: u64 = PART * 13 / 10;
 const RECEIVE_BUFFER_BYTES: usize = 128 * 1024;
 
 fn sent(line: &str) -> u64 {
-    let (_, rest) = line.split_once(" bytes=").expect("a line of a request");
+    let (_, rest) = line.split_once(" bytes=").expect("an access log line");
     let digits = rest.split(' ').next().unwrap_or_default();
     digits.parse().expect("a number of bytes")
 }
@@ -46,7 +46,7 @@ fn parts_of_open_ranges_cost_little_more_than_they_hold_and_their_ends_are_no_ab
                     taken += piece.len() as u64;
                     if taken < PART { Flow::Go } else { Flow::Stop }
                 });
-                outcome.expect_err("it was not read to its end");
+                outcome.expect_err("the client stopped before the end");
             });
         }
     });
@@ -55,7 +55,9 @@ fn parts_of_open_ranges_cost_little_more_than_they_hold_and_their_ends_are_no_ab
         let lines = log.lines().filter(|line| line.contains(" status=206 "));
         lines.map(str::to_owned).collect::<Vec<_>>()
     };
-    eventually("every part is in the log", || parts().len() as u64 == PARTS - 1);
+    eventually("the access log has a line for every part", || {
+        parts().len() as u64 == PARTS - 1
+    });
     for line in parts() {
         assert!(line.ends_with(" client_closed=true"), "{line}");
         assert!(!line.contains("aborted"), "{line}");
@@ -78,19 +80,20 @@ fn a_part_over_http_2_costs_little_more_than_it_holds_and_its_end_is_no_abort() 
     let id = peer.request("GET", &path, &[("range", "bytes=0-")]);
     assert_eq!(peer.head(id).status, 206);
     while peer.answers[&id].received < PART {
-        peer.step().expect("the part comes");
+        peer.step()
+            .expect("the connection is open until the part is complete");
     }
     peer.send(&h2::reset(id, h2::CANCEL)).unwrap();
     // The response to the PING shows that the server has processed the reset.
     peer.send(&Frame::new(h2::PING, 0, 0, [0; 8])).unwrap();
-    while peer.step().expect("the connection goes on").kind != h2::PING {}
+    while peer.step().expect("the connection stays open").kind != h2::PING {}
     let line = || {
         let log = cache.stderr();
         let line = log.lines().find(|line| line.contains(" status=206 "));
         line.map(str::to_owned)
     };
-    eventually("the part is in the log", || line().is_some());
-    let line = line().expect("just seen");
+    eventually("the access log has a line for the part", || line().is_some());
+    let line = line().expect("the line is in the log");
     assert!(line.ends_with(" client_closed=true"), "{line}");
     assert!(sent(&line) < SENT_MAX, "{line}");
 }
@@ -112,7 +115,12 @@ fn a_part_over_http_2_costs_little_more_than_a_slow_program_reads_of_it() {
     let mut read = 0;
     while read < PART {
         peer.send(&Frame::new(h2::PING, 0, 0, [0; 8])).unwrap();
-        while peer.step().expect("the part comes").kind != h2::PING {}
+        while peer
+            .step()
+            .expect("the connection is open until the part is complete")
+            .kind
+            != h2::PING
+        {}
         if peer.answers[&id].received >= read + u64::from(STEP) {
             read += u64::from(STEP);
             peer.send(&h2::window_update(id, STEP)).unwrap();
@@ -121,7 +129,10 @@ fn a_part_over_http_2_costs_little_more_than_a_slow_program_reads_of_it() {
     peer.send(&h2::reset(id, h2::CANCEL)).unwrap();
     cache.wait_stderr(" client_closed=true");
     let received = peer.answers[&id].received;
-    assert!(received < SENT_MAX, "{received} bytes for {PART}");
+    assert!(
+        received < SENT_MAX,
+        "{received} bytes were read of a part of {PART} bytes"
+    );
 }
 
 #[test]

@@ -13,7 +13,11 @@ const POLICY: [(&str, &str); 2] = [
 #[track_caller]
 fn expect_policy(what: &str, fields: &Fields) {
     for (name, value) in POLICY {
-        assert_eq!(field(fields, name), Some(value), "{what}: {name} in {fields:?}");
+        assert_eq!(
+            field(fields, name),
+            Some(value),
+            "{what}: wrong {name} in {fields:?}"
+        );
     }
 }
 
@@ -92,7 +96,10 @@ fn every_answer_below_v2_carries_the_policy() {
         met.insert(got.status);
     }
     for status in [200, 206, 304, 400, 404, 405, 416, 429, 502] {
-        assert!(met.contains(&status), "{status} is among {met:?}");
+        assert!(
+            met.contains(&status),
+            "no response has the status {status}: {met:?}"
+        );
     }
 }
 
@@ -132,7 +139,10 @@ fn refusals_before_a_request_is_read_carry_the_policy() {
     }
     let digest = upstream.blob(PseudoRandom::new(fresh_seed(), 10_000));
     let got = cache.client().get(&upstream.blob_url("a", &digest));
-    assert_eq!(got.status, 503, "there is no memory for it: {got}");
+    assert_eq!(
+        got.status, 503,
+        "the response is not a 503 for lack of memory: {got}"
+    );
     expect_policy("no memory", &got.fields);
     // Connections that wait for a response are not closed in favor of new ones.
     let gate = Gate::new();
@@ -149,7 +159,7 @@ fn refusals_before_a_request_is_read_carry_the_policy() {
     gate.wait_arrived(2);
     let got = cache.client().open().read("GET").unwrap();
     assert_eq!(got.status, 503, "{got}");
-    expect_policy("one connection too many", &got.fields);
+    expect_policy("a connection above the limit", &got.fields);
     gate.open();
 }
 

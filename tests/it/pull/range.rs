@@ -57,9 +57,9 @@ fn parts(response: &Response) -> Vec<(std::ops::Range<u64>, u64, Vec<u8>)> {
     rest = rest.strip_prefix(b"\r\n").unwrap_or(rest);
     rest = rest
         .strip_prefix(opening.as_bytes())
-        .expect("an opening boundary");
+        .expect("a boundary starts the part");
     loop {
-        let end = memchr::memmem::find(rest, b"\r\n\r\n").expect("the end of a part's head");
+        let end = memchr::memmem::find(rest, b"\r\n\r\n").expect("the head of the part ends");
         let head = std::str::from_utf8(&rest[..end]).unwrap().to_ascii_lowercase();
         let line = head
             .lines()
@@ -71,7 +71,7 @@ fn parts(response: &Response) -> Vec<(std::ops::Range<u64>, u64, Vec<u8>)> {
         parts.push((span, total, rest[..len].to_vec()));
         rest = &rest[len..];
         if let Some(tail) = rest.strip_prefix(format!("\r\n--{boundary}--").as_bytes()) {
-            assert!(tail.is_empty() || tail == b"\r\n", "an epilogue");
+            assert!(tail.is_empty() || tail == b"\r\n", "bytes after the end boundary");
             return parts;
         }
         rest = rest
@@ -255,11 +255,7 @@ fn ranges_during_a_fill_are_exact() {
                 check(&response, value, &content);
             }
         });
-        assert_eq!(
-            upstream.gets(&digest),
-            1,
-            "ranges of a miss are parts of one fill"
-        );
+        assert_eq!(upstream.gets(&digest), 1, "all ranges of a miss use one fill");
         assert_eq!(upstream.count(|seen| seen.has_range()), 0);
     }
 }

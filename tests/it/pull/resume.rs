@@ -79,11 +79,14 @@ fn an_upstream_that_makes_no_progress_is_given_up() {
     let got = cache
         .client()
         .try_pull(&upstream.blob_url("a", &digest), &[], &content, 0);
-    let broken = got.expect_err("it cannot complete");
+    let broken = got.expect_err("the pull fails");
     assert!(matches!(broken.why, Why::Reset | Why::Truncated), "{broken:?}");
     let asked = blob_gets(&upstream).len();
     // The first response delivered 2 MiB and does not count. The initial request is added.
-    assert!((2..=ATTEMPTS_MAX + 2).contains(&asked), "{asked} attempts");
+    assert!(
+        (2..=ATTEMPTS_MAX + 2).contains(&asked),
+        "the cache sent {asked} requests"
+    );
     upstream.clear_rules();
     cache.client().pull(&upstream.blob_url("a", &digest), &content);
 }
@@ -175,12 +178,12 @@ fn wrong_answers_to_a_resume_never_complete_wrong_bytes() {
             Err(broken) => assert_ne!(
                 range,
                 Range::Off,
-                "skipping what is there already is easy: {broken:?}"
+                "a resume without range support failed: {broken:?}"
             ),
         }
         upstream.clear_rules();
         // A client that joins the failing fill is cut off too.
-        eventually("a right pull", || {
+        eventually("the pull is complete and correct", || {
             cache.client().try_pull(&path, &[], &content, 0).is_ok()
         });
         cache.wait_stored(&digest);
@@ -293,10 +296,10 @@ fn an_upstream_whose_content_grows_makes_no_response_longer_than_declared() {
     let broken = cache
         .client()
         .try_pull(&path, &[], &content, 0)
-        .expect_err("2 MiB are not the content");
+        .expect_err("a body of 2 MiB fails");
     assert!(broken.received < 2 * MIB, "{broken:?}");
     upstream.clear_rules();
-    eventually("a right pull", || {
+    eventually("the pull is complete and correct", || {
         cache.client().try_pull(&path, &[], &content, 0).is_ok()
     });
 }

@@ -247,7 +247,7 @@ fn last_response_about_a_signature_is_served_during_an_outage() {
     expect_stale(&got);
     upstream.up();
     upstream.on(On::path(&tag), Reply::status(404));
-    eventually("the registry is asked again", || {
+    eventually("the cache sends requests to the registry again", || {
         cache.client().get(&path).status == 404
     });
     wait_records(&cache, &upstream, "a", 1);
@@ -368,7 +368,11 @@ fn missing_objects_are_requested_once_per_absence_ttl() {
             let (began, client, before) = (Instant::now(), cache.client(), upstream.requests());
             let first = client.get(path);
             assert_eq!((first.status, first.x_cache()), (404, ""), "{path}: {first}");
-            assert_eq!(client.get(path).body, first.body, "the same answer: {path}");
+            assert_eq!(
+                client.get(path).body,
+                first.body,
+                "the two responses differ: {path}"
+            );
             assert_eq!(client.head(path).status, 404);
             let asked = upstream.requests() - before;
             let in_time = began.elapsed() < REMEMBERED;
@@ -625,17 +629,17 @@ fn referrer_records_are_stored_in_the_bucket() {
         upstream.on(On::path("/referrers/"), index_reply(&json!([all[0]])));
         let digest = upstream.manifest("without", MANIFEST, image("signature"));
         upstream.tag("without", &tag, &digest);
-        eventually("the registry is asked again", || {
+        eventually("the cache sends requests to the registry again", || {
             second.client().get(&absent).status == 200
         });
         for path in [&list, &no_list] {
             assert_eq!(manifests_of(&second.client().get(path)), json!([all[0]]));
         }
-        eventually("the records of 404s are gone", || {
+        eventually("the records of 404s are removed", || {
             let keys = bucket.keys();
             records("without") == 1 && !keys.iter().any(|key| key.ends_with("unsupported.json"))
         });
-        eventually("the list in the bucket is the new one", || {
+        eventually("the bucket has the new list", || {
             let keys = bucket.keys();
             let lists = keys.iter().filter(|key| key.contains("/_referrers/sha256-"));
             let texts = lists.map(|key| std::fs::read_to_string(bucket.path(key)).unwrap_or_default());

@@ -86,7 +86,11 @@ fn private_blob_in_the_bucket_is_served_only_to_authorized_clients() {
                 part.status == 206 && part.body == content.bytes()[3..10],
                 "{part}"
             );
-            assert_eq!(bodies(), before, "{backend}: only asked whether she may");
+            assert_eq!(
+                bodies(),
+                before,
+                "{backend}: the upstream sent content for an access check"
+            );
             // Alice's requests do not grant access to others.
             for user in ["", "bob"] {
                 let got = ask(&second, "GET", &path, user, None);
@@ -138,15 +142,16 @@ fn registry_with_other_bytes_gives_no_access_to_private_bucket_content() {
         bucket.wait_has(&digest);
 
         // A registry with other bytes under the digest.
-        let liar = Registry::new();
-        liar.blob_as(&digest, PseudoRandom::new(fresh_seed(), 2_500_000));
-        let second = bucket.behind(Server::options(&liar), backend).start();
-        let got = second.client().try_get(&liar.blob_url("a", &digest));
-        assert!(got.is_err(), "what it has is not the content");
-        let part =
-            second
-                .client()
-                .try_request("GET", &liar.blob_url("a", &digest), &[("Range", "bytes=0-99")]);
+        let wrong_upstream = Registry::new();
+        wrong_upstream.blob_as(&digest, PseudoRandom::new(fresh_seed(), 2_500_000));
+        let second = bucket.behind(Server::options(&wrong_upstream), backend).start();
+        let got = second.client().try_get(&wrong_upstream.blob_url("a", &digest));
+        assert!(got.is_err(), "wrong content of an upstream was served");
+        let part = second.client().try_request(
+            "GET",
+            &wrong_upstream.blob_url("a", &digest),
+            &[("Range", "bytes=0-99")],
+        );
         if let Ok(part) = part {
             assert!(!part.body.starts_with(&content.bytes()[..100]), "{part}");
         }
@@ -173,7 +178,7 @@ fn content_is_public_if_one_of_two_registries_serves_it_anonymously() {
         let second = bucket.behind(Server::options(&upstream), backend).start();
         let path = upstream.blob_url("public/one", &digest);
         ask(&second, "GET", &path, "", None).expect(&content.bytes());
-        eventually("the bucket knows", || {
+        eventually("the sidecar in the bucket is marked as public", || {
             let sidecar = bucket.path(&format!("{}.meta.json", Bucket::blob_key(&digest)));
             std::fs::read_to_string(sidecar).is_ok_and(|json| json.contains(r#""X-Cache-Public":["true"]"#))
         });
@@ -182,9 +187,11 @@ fn content_is_public_if_one_of_two_registries_serves_it_anonymously() {
 
 /// Follows a redirect to the bucket without the credentials for the cache, as a client does.
 fn follow(bucket: &Bucket, redirect: &Response, range: &[(&str, &str)]) -> Response {
-    let location = redirect.field("location").expect("it leads somewhere");
+    let location = redirect.field("location").expect("the redirect has a Location");
     let root = format!("http://{}", bucket.addr());
-    let path = location.strip_prefix(&root).expect("to the bucket");
+    let path = location
+        .strip_prefix(&root)
+        .expect("the Location is a URL of the bucket");
     let host = bucket.addr().to_string();
     let mut fields = vec![("Host", host.as_str())];
     fields.extend_from_slice(range);
@@ -224,7 +231,7 @@ fn clients_are_sent_to_the_bucket_for_public_content_only() {
         let got = second.client().get_with(&public_path, range);
         assert_eq!(got.status, 307, "{got}");
         assert_eq!(got.field("cache-control"), Some("no-store"));
-        assert_eq!(got.content_length(), Some(0), "its own framing");
+        assert_eq!(got.content_length(), Some(0), "the redirect has Content-Length 0");
         let body = follow(&bucket, &got, range);
         if range.is_empty() {
             body.expect(&public.bytes());

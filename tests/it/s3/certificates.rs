@@ -50,7 +50,7 @@ fn pulls_go_through_the_bucket(certificate: &Issued, named: &str) {
     for (digest, _) in image.all_blobs() {
         bucket.wait_has(digest);
     }
-    eventually("the pointer of the tag is in the bucket", || {
+    eventually("the bucket has the pointer of the tag", || {
         bucket.keys().iter().any(|key| key.ends_with("/_tags/v1"))
     });
     drop(first);
@@ -100,11 +100,11 @@ fn a_certificate_that_is_refused_costs_no_pull_and_the_log_names_the_setting() {
         let line = log
             .lines()
             .find(|line| line.contains("level=warn") && line.contains("AWS_CA_BUNDLE"));
-        let line = line.unwrap_or_else(|| panic!("no line names the setting: {log}"));
+        let line = line.unwrap_or_else(|| panic!("no log line names the setting: {log}"));
         assert!(line.contains(reason), "{reason}: {line}");
         assert!(
             bucket.log().is_empty(),
-            "the bucket was asked: {:?}",
+            "the bucket received requests: {:?}",
             bucket.log()
         );
     }

@@ -60,19 +60,19 @@ fn every_pull_is_right_through(backend: &str, begin: impl Fn(&Bucket), cuts_max:
     begin(&bucket);
     let began = Instant::now();
     let cut = pull(&cache, &upstream, "known", &known) + pull(&cache, &upstream, "new", &new);
-    assert!(cut <= cuts_max, "{cut} bodies were cut off");
+    assert!(cut <= cuts_max, "{cut} bodies were truncated");
     assert!(
         began.elapsed() < Duration::from_secs(60),
-        "the bucket held pulls up for {:?}",
+        "the pulls took {:?}",
         began.elapsed()
     );
-    bucket.calm();
+    bucket.clear_faults();
     if backend == "tiered" {
         wait_has(&bucket, &known);
         wait_has(&bucket, &new);
     } else {
         // If the bucket still lacks an object, the next pull uploads the object.
-        eventually("the bucket has everything", || {
+        eventually("the bucket has every object", || {
             pull(&cache, &upstream, "known", &known);
             pull(&cache, &upstream, "new", &new);
             [&known, &new].iter().all(|image| {
@@ -89,7 +89,7 @@ fn every_pull_is_right_through(backend: &str, begin: impl Fn(&Bucket), cuts_max:
         }
         let by_digest = upstream.manifest_url("team/app", &image.digest);
         third.client().get(&by_digest).expect(&image.manifest);
-        eprintln!("{backend}: {tag} is whole in the bucket");
+        eprintln!("{backend}: the bucket has every object of {tag}");
     }
     upstream.up();
     for cache in [&cache, &third] {
@@ -102,7 +102,7 @@ fn every_pull_is_right_through(backend: &str, begin: impl Fn(&Bucket), cuts_max:
 fn a_bucket_that_answers_500() {
     every_pull_is_right_through(
         "s3",
-        |b| b.trouble("*", "", Trouble::Error(500, "InternalError")),
+        |b| b.add_fault("*", "", Fault::Error(500, "InternalError")),
         0,
     );
 }
@@ -111,21 +111,21 @@ fn a_bucket_that_answers_500() {
 fn a_bucket_that_answers_500_behind_a_local_store() {
     every_pull_is_right_through(
         "tiered",
-        |b| b.trouble("*", "", Trouble::Error(500, "InternalError")),
+        |b| b.add_fault("*", "", Fault::Error(500, "InternalError")),
         0,
     );
 }
 
 #[test]
 fn pulls_succeed_if_the_bucket_responds_with_slow_down() {
-    every_pull_is_right_through("s3", |b| b.trouble("*", "", Trouble::Error(503, "SlowDown")), 0);
+    every_pull_is_right_through("s3", |b| b.add_fault("*", "", Fault::Error(503, "SlowDown")), 0);
 }
 
 #[test]
 fn a_bucket_that_refuses_us() {
     every_pull_is_right_through(
         "s3",
-        |b| b.trouble("*", "", Trouble::Error(403, "AccessDenied")),
+        |b| b.add_fault("*", "", Fault::Error(403, "AccessDenied")),
         0,
     );
 }
@@ -134,19 +134,19 @@ fn a_bucket_that_refuses_us() {
 fn pulls_succeed_if_the_bucket_denies_writes() {
     every_pull_is_right_through(
         "tiered",
-        |b| b.trouble("PUT", "", Trouble::Error(403, "AccessDenied")),
+        |b| b.add_fault("PUT", "", Fault::Error(403, "AccessDenied")),
         0,
     );
 }
 
 #[test]
 fn a_bucket_that_is_silent() {
-    every_pull_is_right_through("s3", |b| b.trouble("*", "", Trouble::Silence), 0);
+    every_pull_is_right_through("s3", |b| b.add_fault("*", "", Fault::Silence), 0);
 }
 
 #[test]
 fn a_bucket_that_is_silent_behind_a_local_store() {
-    every_pull_is_right_through("tiered", |b| b.trouble("*", "", Trouble::Silence), 0);
+    every_pull_is_right_through("tiered", |b| b.add_fault("*", "", Fault::Silence), 0);
 }
 
 #[test]
@@ -163,7 +163,7 @@ fn a_bucket_that_is_gone_behind_a_local_store() {
 fn a_bucket_that_thinks_for_a_second() {
     every_pull_is_right_through(
         "s3",
-        |b| b.trouble("*", "", Trouble::Late(Duration::from_secs(1))),
+        |b| b.add_fault("*", "", Fault::Late(Duration::from_secs(1))),
         0,
     );
 }
@@ -176,7 +176,7 @@ fn bodies_that_break_off() {
         ("s3", 0),
         ("tiered", 2_000_000),
     ] {
-        every_pull_is_right_through(backend, |b| b.trouble("GET", "blobs/", Trouble::Cut(at)), 0);
+        every_pull_is_right_through(backend, |b| b.add_fault("GET", "blobs/", Fault::Cut(at)), 0);
     }
 }
 
@@ -185,14 +185,14 @@ fn bodies_that_are_wrong_are_never_whole() {
     // Two of the four blobs are too large for verification before the first byte. Each of them is
     // cut off once.
     for backend in ["s3", "tiered"] {
-        every_pull_is_right_through(backend, |b| b.trouble("GET", "blobs/", Trouble::Flip(450)), 2);
+        every_pull_is_right_through(backend, |b| b.add_fault("GET", "blobs/", Fault::Flip(450)), 2);
     }
 }
 
-/// Damages the bucket with `spoil`. Another cache pulls, and afterwards the bucket is correct
+/// Damages the bucket with `damage`. Another cache pulls, and afterwards the bucket is correct
 /// again.
 #[track_caller]
-fn heals_after(backend: &str, cuts_max: usize, spoil: impl Fn(&Bucket, &str)) {
+fn is_replaced_after(backend: &str, cuts_max: usize, damage: impl Fn(&Bucket, &str)) {
     let (upstream, bucket) = (Registry::new(), Bucket::new());
     let image = image(&upstream, "v1");
     let first = start(&bucket, &upstream, backend);
@@ -200,13 +200,13 @@ fn heals_after(backend: &str, cuts_max: usize, spoil: impl Fn(&Bucket, &str)) {
     wait_has(&bucket, &image);
     drop(first);
     for (digest, _) in image.all_blobs() {
-        spoil(&bucket, &Bucket::blob_key(digest));
+        damage(&bucket, &Bucket::blob_key(digest));
     }
     let cache = start(&bucket, &upstream, backend);
     let cut = pull(&cache, &upstream, "v1", &image);
-    assert!(cut <= cuts_max, "{cut} bodies were cut off");
+    assert!(cut <= cuts_max, "{cut} bodies were truncated");
     for (digest, content) in image.all_blobs() {
-        eventually("what lies there is right", || {
+        eventually("the bucket has the right content", || {
             let stored = std::fs::read(bucket.path(&Bucket::blob_key(digest))).unwrap_or_default();
             bucket.has(digest) && stored == content.bytes()
         });
@@ -223,15 +223,17 @@ fn heals_after(backend: &str, cuts_max: usize, spoil: impl Fn(&Bucket, &str)) {
 #[test]
 fn lost_data_and_lost_sidecars_come_back() {
     for backend in ["s3", "tiered"] {
-        heals_after(backend, 0, |bucket, key| {
-            std::fs::remove_file(bucket.path(key)).expect("it was there");
+        is_replaced_after(backend, 0, |bucket, key| {
+            std::fs::remove_file(bucket.path(key)).expect("the object exists in the bucket");
         });
-        heals_after(backend, 0, |bucket, key| {
-            std::fs::remove_file(bucket.path(&format!("{key}.meta.json"))).expect("it was there");
+        is_replaced_after(backend, 0, |bucket, key| {
+            std::fs::remove_file(bucket.path(&format!("{key}.meta.json")))
+                .expect("the object exists in the bucket");
         });
-        heals_after(backend, 0, |bucket, key| {
+        is_replaced_after(backend, 0, |bucket, key| {
             let file = std::fs::File::options().write(true).open(bucket.path(key));
-            file.and_then(|file| file.set_len(100)).expect("it was there");
+            file.and_then(|file| file.set_len(100))
+                .expect("the object exists in the bucket");
         });
     }
 }
@@ -239,8 +241,8 @@ fn lost_data_and_lost_sidecars_come_back() {
 #[test]
 fn rotten_content_is_never_whole_and_is_replaced() {
     for backend in ["s3", "tiered"] {
-        heals_after(backend, 2, |bucket, key| {
-            let mut bytes = std::fs::read(bucket.path(key)).expect("it was there");
+        is_replaced_after(backend, 2, |bucket, key| {
+            let mut bytes = std::fs::read(bucket.path(key)).expect("the object exists in the bucket");
             let middle = bytes.len() / 2;
             bytes[middle] ^= 0x40;
             std::fs::write(bucket.path(key), bytes).expect("a file");
@@ -260,7 +262,7 @@ fn bucket_failure_and_recovery_are_each_logged_once() {
     }
     cache.wait_stderr("bucket unavailable");
     pull(&cache, &upstream, "v1", &first);
-    bucket.calm();
+    bucket.clear_faults();
     wait_has(&bucket, &first);
     cache.wait_stderr("bucket available again");
     let log = cache.stderr();
@@ -297,7 +299,7 @@ fn a_damaged_manifest_in_the_bucket_is_replaced() {
             let first = start(&bucket, &upstream, backend);
             first.client().get(&by_tag).expect(&image.manifest);
             bucket.wait_has(&image.digest);
-            eventually("the tag's pointer is there", || {
+            eventually("the bucket has the pointer of the tag", || {
                 bucket.keys().iter().any(|key| key.ends_with("_tags/v1"))
             });
             drop(first);
@@ -305,7 +307,7 @@ fn a_damaged_manifest_in_the_bucket_is_replaced() {
             std::fs::write(&file, damage(&image.manifest)).expect("a file");
             let second = start(&bucket, &upstream, backend);
             second.client().get(&by_tag).expect(&image.manifest);
-            eventually("what lies there is right", || {
+            eventually("the bucket has the right content", || {
                 bucket.has(&image.digest) && std::fs::read(&file).is_ok_and(|found| found == image.manifest)
             });
             upstream.down();
@@ -339,7 +341,9 @@ fn invalid_manifest_in_the_bucket_is_removed_on_access() {
             let cache = start(&bucket, &upstream, backend);
             let got = cache.client().get(&upstream.manifest_url("team/app", &digest));
             assert_eq!(got.status, 404, "{got}");
-            eventually("the bucket has lost it", || !data.exists() && !sidecar.exists());
+            eventually("the wrong object is removed from the bucket", || {
+                !data.exists() && !sidecar.exists()
+            });
         }
     }
 }

@@ -103,7 +103,7 @@ fn access_rules_apply_to_bucket_content() {
             assert_eq!(
                 (upstream.requests(), bucket.log().len()),
                 before,
-                "nobody is asked for what may not be read"
+                "a rejected request causes an upstream or bucket request"
             );
             for _ in 0..2 {
                 // An authorized client is not redirected to a URL that other clients could use.
@@ -163,19 +163,22 @@ fn bodies_of_the_bucket_are_refused_when_there_is_no_memory_for_them() {
     cache.client().get_with(&path, &[("Range", "bytes=0-9")]);
     let mut readers = Vec::new();
     let refused = loop {
-        let mut connection = Connection::open_narrow(cache.addr(), 4_096).expect("it listens");
-        connection.request("GET", &path, &[]).expect("it listens");
-        let head = connection.read_head().expect("an answer");
+        let mut connection =
+            Connection::open_narrow(cache.addr(), 4_096).expect("the server accepts connections");
+        connection
+            .request("GET", &path, &[])
+            .expect("the server accepts connections");
+        let head = connection.read_head().expect("the server sends a response head");
         if head.status != 200 {
             break head;
         }
         readers.push(connection);
-        assert!(readers.len() < 32, "the budget has no end");
+        assert!(readers.len() < 32, "the memory budget rejects no request");
     };
     assert_eq!(refused.status, 503, "{refused}");
     assert!((4..=8).contains(&readers.len()), "{} readers", readers.len());
     drop(readers);
-    eventually("there is memory again", || {
+    eventually("memory is available again", || {
         cache
             .client()
             .try_get(&path)
@@ -192,9 +195,9 @@ fn health_checks_pass_while_the_bucket_is_unavailable() {
         let (bucket, path) = held(&upstream, &content);
         let cache = bucket.behind(Server::options(&upstream), backend).start();
         cache.client().pull(&path, &content);
-        for trouble in [Some(Trouble::Silence), None] {
-            match trouble {
-                Some(trouble) => bucket.trouble("*", "", trouble),
+        for add_fault in [Some(Fault::Silence), None] {
+            match add_fault {
+                Some(add_fault) => bucket.add_fault("*", "", add_fault),
                 None => bucket.down(),
             }
             let other = PseudoRandom::new(fresh_seed(), 100_000);

@@ -19,7 +19,7 @@ fn was_too_slow(cache: &Server) -> bool {
     let log = cache.stderr();
     let slow = log.contains("bucket lookups suspended") || log.contains("bucket unavailable");
     if slow {
-        eprintln!("this machine was too busy for the bucket");
+        eprintln!("slow bucket: upstream requests are not checked");
     }
     slow
 }
@@ -62,7 +62,7 @@ fn content_fetched_by_one_cache_is_served_by_the_next_from_the_bucket() {
             bucket.wait_has(digest);
         }
         bucket.wait_has(&image.digest);
-        eventually("the tag's pointer is there", || {
+        eventually("the bucket has the pointer of the tag", || {
             bucket.keys().iter().any(|key| key.ends_with("_tags/v1"))
         });
 
@@ -72,7 +72,7 @@ fn content_fetched_by_one_cache_is_served_by_the_next_from_the_bucket() {
         pull(&second);
         assert!(
             upstream.requests() == before || was_too_slow(&second),
-            "{backend}: the upstream is not asked"
+            "{backend}: the upstream received a request"
         );
         upstream.down();
         pull(&second);
@@ -83,7 +83,7 @@ fn content_fetched_by_one_cache_is_served_by_the_next_from_the_bucket() {
             second.settled_store().expect_clean();
             bucket.clear_log();
             pull(&second);
-            assert_eq!(bucket.log().len(), 0, "what is here is not asked for elsewhere");
+            assert_eq!(bucket.log().len(), 0, "stored content causes a bucket request");
         }
     }
 }
@@ -107,7 +107,7 @@ fn any_part_of_what_the_bucket_has_is_served() {
                 let asked = upstream.requests();
                 assert!(
                     asked == before || was_too_slow(cache),
-                    "{backend} {size}: the upstream is not asked"
+                    "{backend} {size}: the upstream received a request"
                 );
                 before = asked;
             };
@@ -194,15 +194,15 @@ fn a_blob_is_served_while_it_is_on_its_way_to_the_bucket() {
         let content = PseudoRandom::new(fresh_seed(), 3 * MIB);
         let digest = upstream.blob(content.clone());
         let path = upstream.blob_url("a", &digest);
-        bucket.trouble("PUT", "blobs/", Trouble::Silence);
+        bucket.add_fault("PUT", "blobs/", Fault::Silence);
         let cache = start(&bucket, &upstream, backend);
         cache.client().pull(&path, &content);
-        eventually("the upload has begun", || bucket.count("PUT", "blobs/") > 0);
+        eventually("the upload has started", || bucket.count("PUT", "blobs/") > 0);
         for _ in 0..3 {
             cache.client().pull(&path, &content);
         }
         assert_eq!(upstream.gets(&digest), 1, "{backend}");
-        bucket.calm();
+        bucket.clear_faults();
         bucket.wait_has(&digest);
         if backend == "s3" {
             wait_unspooled(&cache);
@@ -218,13 +218,13 @@ fn upload_interrupted_by_a_kill_is_repeated_after_the_restart() {
     let content = PseudoRandom::new(fresh_seed(), 2 * MIB);
     let digest = upstream.blob(content.clone());
     let path = upstream.blob_url("a", &digest);
-    bucket.trouble("PUT", "blobs/", Trouble::Silence);
+    bucket.add_fault("PUT", "blobs/", Fault::Silence);
     let mut cache = start(&bucket, &upstream, "tiered");
     cache.client().pull(&path, &content);
     cache.wait_stored(&digest);
-    eventually("the upload has begun", || bucket.count("PUT", "blobs/") > 0);
+    eventually("the upload has started", || bucket.count("PUT", "blobs/") > 0);
     cache.kill9();
-    bucket.calm();
+    bucket.clear_faults();
     assert!(!bucket.has(&digest));
     cache.restart();
     cache.client().pull(&path, &content);
@@ -242,8 +242,8 @@ fn local_removal_does_not_remove_the_object_from_the_bucket() {
     cache.client().pull(&path, &content);
     bucket.wait_has(&digest);
     let file = disk::blob_path(cache.root(), &digest);
-    std::fs::remove_file(disk::sidecar_of(&file)).expect("it is stored");
-    std::fs::remove_file(&file).expect("it is stored");
+    std::fs::remove_file(disk::sidecar_of(&file)).expect("the store has the file");
+    std::fs::remove_file(&file).expect("the store has the file");
     cache.restart();
     cache.client().pull(&path, &content);
     assert!(bucket.has(&digest));
@@ -270,9 +270,9 @@ fn two_machines_asked_at_once_end_with_one_copy() {
             }
         });
         bucket.wait_has(&digest);
-        assert!(upstream.gets(&digest) <= 2, "at most once per machine");
-        let stored = std::fs::read(bucket.path(&Bucket::blob_key(&digest))).expect("it is there");
-        assert!(stored == content.bytes(), "what is there is right");
+        assert!(upstream.gets(&digest) <= 2, "a machine fetched the blob twice");
+        let stored = std::fs::read(bucket.path(&Bucket::blob_key(&digest))).expect("the bucket has the blob");
+        assert!(stored == content.bytes(), "the bucket has wrong content");
         let third = start(&bucket, &upstream, backend);
         upstream.down();
         third.client().pull(&path, &content);
@@ -308,11 +308,11 @@ fn a_storm_on_four_machines_costs_the_upstream_no_more_than_four_pulls() {
         let blobs = image.all_blobs();
         let fetched: usize = blobs.iter().map(|(digest, _)| upstream.gets(digest)).sum();
         eprintln!(
-            "{backend}: 16 pulls on 4 machines: {fetched} fetches of {} blobs, {} more than one each",
+            "{backend}: 16 pulls on 4 machines: {fetched} fetches of {} blobs, {} repeated",
             blobs.len(),
             fetched - blobs.len()
         );
-        assert!(fetched <= 4 * blobs.len(), "each machine asks once at most");
+        assert!(fetched <= 4 * blobs.len(), "a machine fetched a blob twice");
         for (digest, _) in blobs {
             bucket.wait_has(digest);
         }
@@ -332,7 +332,7 @@ fn tag_fetched_by_another_cache_is_served_from_the_bucket() {
         let path = upstream.manifest_url("team/app", "v1");
         first.client().get(&path).expect(&old.manifest);
         bucket.wait_has(&old.digest);
-        eventually("the pointer is there", || {
+        eventually("the bucket has the pointer of the tag", || {
             bucket.keys().iter().any(|key| key.ends_with("_tags/v1"))
         });
         let before = upstream.requests();
@@ -340,12 +340,12 @@ fn tag_fetched_by_another_cache_is_served_from_the_bucket() {
         assert_eq!(
             upstream.requests(),
             before,
-            "{backend}: fresh is fresh, whoever asked"
+            "{backend}: a fresh tag causes an upstream request"
         );
         // The tag expires after its lifetime.
         let new = Image::small(&upstream, "team/app", "v1", fresh_seed());
         assert_ne!(old.digest, new.digest);
-        eventually("the new image is seen", || {
+        eventually("the new image is served", || {
             second.client().get(&path).body == new.manifest
         });
         assert!(upstream.requests() > before);
@@ -358,7 +358,7 @@ fn a_store_of_the_older_system_is_read_after_hashing() {
         let (upstream, bucket) = (Registry::new(), Bucket::new());
         let put = |name: &str, bytes: &[u8]| {
             let path = bucket.path(name);
-            std::fs::create_dir_all(path.parent().expect("below the bucket")).expect("a directory");
+            std::fs::create_dir_all(path.parent().expect("the object has a directory")).expect("a directory");
             std::fs::write(path, bytes).expect("a file");
         };
         let (good, bad) = (
@@ -405,17 +405,26 @@ fn slow_readers_of_the_bucket_cost_bounded_memory() {
     let before = cache.rss_bytes();
     let mut connections: Vec<Connection> = (0..64)
         .map(|_| {
-            let mut connection = Connection::open_narrow(cache.addr(), 4_096).expect("it listens");
-            connection.request("GET", &path, &[]).expect("it listens");
+            let mut connection =
+                Connection::open_narrow(cache.addr(), 4_096).expect("the server accepts connections");
+            connection
+                .request("GET", &path, &[])
+                .expect("the server accepts connections");
             connection
         })
         .collect();
     for connection in &mut connections {
-        assert_eq!(connection.read_head().expect("an answer").status, 200);
+        assert_eq!(
+            connection
+                .read_head()
+                .expect("the server sends a response head")
+                .status,
+            200
+        );
     }
     // Long enough to fill every window. 64 windows of 16 MiB would be one GiB.
     std::thread::sleep(std::time::Duration::from_secs(3));
     let grown = cache.rss_peak_bytes().saturating_sub(before);
-    eprintln!("64 slow readers: {} MiB more", grown / MIB);
-    assert!(grown < 64 * 4 * MIB, "{grown} bytes more");
+    eprintln!("64 slow readers: memory grew by {} MiB", grown / MIB);
+    assert!(grown < 64 * 4 * MIB, "memory grew by {grown} bytes");
 }

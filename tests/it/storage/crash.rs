@@ -159,7 +159,7 @@ fn leftovers_of_a_kill_are_cleaned_at_the_next_start() {
     std::fs::create_dir_all(root.join(".tmp")).unwrap();
     std::fs::write(root.join(".tmp/left"), "half").unwrap();
     cache.restart();
-    eventually("the leftovers are gone", || {
+    eventually("the temporary files are removed", || {
         !orphan.exists() && !root.join(".tmp/left").exists()
     });
     upstream.down();
@@ -261,7 +261,7 @@ fn kill_at(upstream: &Registry, point: &str, nth: usize, pull: impl FnOnce(&Serv
         .start();
     pull(&cache);
     let status = cache.wait_exit(PATIENCE);
-    assert!(status.is_some(), "{point} was never reached");
+    assert!(status.is_some(), "no request reached {point}");
     disk::check(cache.root()).expect_sound();
     cache.set_env("FAIL_POINT", "");
     cache

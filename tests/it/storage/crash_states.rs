@@ -195,7 +195,7 @@ impl Trace {
                 let (Some(from), Some(to)) = (ours(path(0)), ours(path(1))) else {
                     return;
                 };
-                let id = self.names.remove(&from).expect("a renamed file was named before");
+                let id = self.names.remove(&from).expect("a renamed file has a name");
                 self.names.insert(to.clone(), id);
                 self.ops.push(Op::Rename(id, from, to));
             }
@@ -312,7 +312,7 @@ fn crash_states(trace: &Trace, from: usize) -> BTreeSet<Tree> {
             _ => {
                 let after: BTreeSet<Names> = names.iter().filter_map(|names| names.after(op)).collect();
                 if durable {
-                    assert!(!after.is_empty(), "{op:?} has no place in {names:?}");
+                    assert!(!after.is_empty(), "{op:?} cannot follow {names:?}");
                     names = after;
                 } else {
                     names.extend(after);
@@ -475,7 +475,7 @@ fn every_crash(
     // The server exits after SIGTERM, so that the log is complete.
     cache.signal(rustix::process::Signal::TERM);
     let _ = cache.wait_exit(PATIENCE);
-    eventually("the trace is whole", || {
+    eventually("the trace is complete", || {
         std::fs::read_to_string(&log)
             .is_ok_and(|text| text.lines().last().is_some_and(|line| line.contains("+++")))
     });
@@ -493,12 +493,12 @@ fn every_crash(
         disk::check(&root).expect_clean();
     }
     eprintln!(
-        "{name}: {} states of {} calls; everything survives in {all}, nothing in {none}",
+        "{name}: {} states of {} calls; states with every entry: {all}, without any entry: {none}",
         states.len(),
         trace.ops.len() - from
     );
     assert!(states.len() > 10, "{name}: {:?}", &trace.ops[from..]);
-    assert!(all > 0, "{name}: the state of a finished run is among them");
+    assert!(all > 0, "{name}: no state has every entry");
 
     // Starts a server on some of the states. The responses must be correct in every state.
     let mut random = Random::for_test(name);
@@ -585,10 +585,10 @@ fn a_crash_while_a_tag_moves_leaves_the_old_or_the_new() {
     let prepare = |cache: &Server, upstream: &Registry| {
         *first.borrow_mut() = Some(pull_image(cache, upstream));
     };
-    every_crash("a tag that moves", prepare, |cache, upstream| {
+    every_crash("a moved tag", prepare, |cache, upstream| {
         let image = pull_image(cache, upstream);
         let first = first.borrow();
         let images = [first.as_ref().expect("prepared"), &image];
-        scene("a tag that moves", &[], &images, Some("v1"))
+        scene("a moved tag", &[], &images, Some("v1"))
     });
 }

@@ -174,7 +174,7 @@ fn no_errno_of_any_call_of_the_store_fails_a_pull_or_stores_something_wrong() {
                 .into_iter()
                 .map(|pull| pull.join().expect("a client"))
                 .collect();
-            assert!(tagged, "{at}: the manifest did not come");
+            assert!(tagged, "{at}: the manifest was not served");
             pulled
         });
         // A read error in the middle of a response can only end the response. Clients that follow a
@@ -189,17 +189,17 @@ fn no_errno_of_any_call_of_the_store_fails_a_pull_or_stores_something_wrong() {
         assert!(cache.is_running(), "{at}: {}", cache.stderr());
         disk::check(cache.root()).expect_sound();
         for (content, path) in fresh.iter().zip(&paths).chain([(&kept, &kept_path)]) {
-            eventually(&format!("{at}: everything is served afterwards"), || {
+            eventually(&format!("{at}: a pull after the faults succeeds"), || {
                 came(&cache, path, content, &at)
             });
         }
     }
     eprintln!(
-        "errno matrix: {wanted} cells of {}, {met} of them met a call, {injected} calls failed",
+        "errno matrix: {wanted} cells of {}, {met} with a failed call, {injected} calls failed",
         cells.len()
     );
     assert!(
         met * 8 > wanted,
-        "cells are about calls that are made: {met} of {wanted}"
+        "too few cells have a failed call: {met} of {wanted}"
     );
 }

@@ -51,8 +51,11 @@ fn a_full_disk_fails_no_pull() {
     }
     let stored = disk::check(&root);
     stored.expect_sound();
-    assert!(!stored.blobs.is_empty(), "what fitted is kept");
-    eventually("one line says why", || {
+    assert!(
+        !stored.blobs.is_empty(),
+        "the store has no entry, although some fit on the disk"
+    );
+    eventually("the log has a line with the reason", || {
         cache.stderr().to_ascii_lowercase().contains("no space")
     });
 }
@@ -99,7 +102,11 @@ fn whatever_is_left_on_the_disk_the_pull_succeeds() {
     let last = pull_fresh(&cache, &upstream, &mut random, 1, 100_000).remove(0);
     cache.wait_stored(&last.digest());
     cache.settled_store().expect_clean();
-    assert_eq!(upstream.gets(&first.digest()), 1, "the hits were hits");
+    assert_eq!(
+        upstream.gets(&first.digest()),
+        1,
+        "stored content was not served as a hit"
+    );
 }
 
 #[test]
@@ -177,7 +184,11 @@ fn a_store_that_became_read_only_fails_no_pull() {
         cache
             .client()
             .pull(&upstream.blob_url("a", &content.digest()), content);
-        assert_eq!(upstream.gets(&content.digest()), 1, "hits stay hits");
+        assert_eq!(
+            upstream.gets(&content.digest()),
+            1,
+            "stored content is not served as a hit"
+        );
     }
     let _ = Command::new("chattr")
         .args(["-R", "-i"])
@@ -205,7 +216,7 @@ fn a_store_that_vanished_fails_no_pull() {
     pull_fresh(&cache, &upstream, &mut random, 3, 3 * MIB);
     // A regular file replaces the root directory. The server may recreate the directory during the
     // removal, so the test retries.
-    eventually("the root is a file", || {
+    eventually("the store root is a file", || {
         let _ = std::fs::remove_dir_all(cache.root());
         std::fs::write(cache.root(), "not a directory").is_ok()
     });
@@ -254,8 +265,8 @@ fn a_file_that_shrinks_under_a_hit_heals_with_the_next_request() {
         cache
             .client()
             .try_pull(&path, &[], &content, 0)
-            .expect_err("half of it is gone");
-        eventually("it is filled again", || {
+            .expect_err("a pull of truncated data fails");
+        eventually("the blob is fetched again", || {
             cache.client().try_pull(&path, &[], &content, 0).is_ok()
         });
         assert_eq!(upstream.gets(&digest), 2);

@@ -36,7 +36,7 @@ const UNSURE_MAX: usize = 3;
 
 /// Number of missing blobs to request while the upstream is down. Each request costs several
 /// connection attempts.
-const VAIN_PULLS: usize = 3;
+const FAILED_PULLS_MAX: usize = 3;
 
 /// Returns a size between 1 byte and 3 MiB. Every order of magnitude is about equally likely.
 fn some_size(random: &mut Random) -> u64 {
@@ -86,14 +86,14 @@ fn power_cuts(kind: &str, options: &[&str], inside: Option<&Path>) {
             Reply::new().hold_at(random.below(fresh[0].size), &gate),
         );
         let wait = Duration::from_micros(random.below(fills_micros));
-        // In half of the rounds the process outlives its disk. In such rounds no client of a fill
+        // In half of the rounds the process keeps_running its disk. In such rounds no client of a fill
         // may fail.
-        let outlives = random.chance(2);
+        let keeps_running = random.chance(2);
         let syncs = random.chance(2);
         let client = cache.client();
         let noticed = Mutex::new(Vec::new());
         let root = &cache.root().to_path_buf();
-        let switch = volume.power_switch().expect("there was one before");
+        let switch = volume.power_switch().expect("the volume has a power switch");
         std::thread::scope(|scope| {
             let (noticed, unsure) = (&noticed, &unsure);
             let mut clients = Vec::new();
@@ -103,7 +103,7 @@ fn power_cuts(kind: &str, options: &[&str], inside: Option<&Path>) {
                     Err(broken) => {
                         let wrong = matches!(broken.why, client::Why::WrongByte(_));
                         assert!(!wrong, "round {round}: {broken:?}");
-                        if !outlives || content.size > KEPT_BYTES {
+                        if !keeps_running || content.size > KEPT_BYTES {
                             return;
                         }
                         // An entry has its name shortly before the name is durable, and late
@@ -125,8 +125,8 @@ fn power_cuts(kind: &str, options: &[&str], inside: Option<&Path>) {
             if kind == "btrfs" && syncs {
                 volume.sync().expect("a volume that has power");
             }
-            switch.cut().expect("it worked before");
-            if outlives {
+            switch.cut().expect("the power switch works");
+            if keeps_running {
                 gate.open();
                 for client in clients {
                     client.join().expect("a client that was served");
@@ -153,14 +153,14 @@ fn power_cuts(kind: &str, options: &[&str], inside: Option<&Path>) {
 
         upstream.down();
         cache.restart();
-        let mut vain = 0;
+        let mut failed_pulls = 0;
         for (content, path) in fresh.iter().zip(&paths) {
             let stored = report
                 .blobs
                 .contains(&disk::blob_path(cache.root(), &content.digest()));
             if !stored {
-                vain += 1;
-                if vain > VAIN_PULLS {
+                failed_pulls += 1;
+                if failed_pulls > FAILED_PULLS_MAX {
                     continue;
                 }
             }
@@ -170,7 +170,7 @@ fn power_cuts(kind: &str, options: &[&str], inside: Option<&Path>) {
                 .unwrap_or_else(|broken| panic!("round {round}: {broken:?}"));
             match got.status {
                 200 => assert!(stored && got.received == content.size, "round {round}: {got}"),
-                502 | 504 => assert!(!stored, "round {round}: a stored entry is no hit: {got}"),
+                502 | 504 => assert!(!stored, "round {round}: a stored entry is not a hit: {got}"),
                 _ => panic!("round {round}: {got}"),
             }
             survivors += usize::from(stored);
@@ -195,12 +195,9 @@ fn power_cuts(kind: &str, options: &[&str], inside: Option<&Path>) {
         "{kind}: {survivors} of {} fresh blobs survived {cuts} cuts",
         cuts * 10
     );
-    assert!(survivors > 0, "cuts that leave nothing show nothing");
+    assert!(survivors > 0, "no blob survived a power cut");
     let unsure = unsure.into_inner();
-    assert!(
-        unsure <= UNSURE_MAX,
-        "{unsure} clients noticed that the disk was gone"
-    );
+    assert!(unsure <= UNSURE_MAX, "{unsure} pulls failed after the power cut");
 }
 
 #[test]
@@ -284,7 +281,7 @@ fn writes_that_fail_late_fail_no_pull_and_publish_nothing() {
     report.expect_sound();
     assert!(
         report.blobs.len() >= 3 && report.blobs.len() < pulled.len(),
-        "{} of {} were stored",
+        "{} of {} blobs were stored",
         report.blobs.len(),
         pulled.len()
     );
@@ -320,8 +317,11 @@ fn a_quota_fails_no_pull() {
     pulled.extend(pull_fresh(&cache, &upstream, &mut random, 20, 2 * MIB));
     let report = check_all(&cache, &upstream, &pulled);
     report.expect_sound();
-    assert!(report.blobs.len() < pulled.len(), "the quota was met");
-    eventually("one line says why", || {
+    assert!(
+        report.blobs.len() < pulled.len(),
+        "the quota limits the number of stored blobs"
+    );
+    eventually("the log has a line with the reason", || {
         cache.stderr().to_ascii_lowercase().contains("quota")
     });
 }

@@ -146,7 +146,7 @@ fn a_slow_disk_with_a_page_in_memory_here_and_there_holds_up_its_readers_only() 
     let (worst, took) = pull_beside_bystanders(&cache, &small_path, &blobs);
     // Each pull waits for the disk many times. A bystander behind one of these reads would wait for
     // seconds.
-    assert!(worst < took / 40, "{worst:?} of {took:?}");
+    assert!(worst < took / 40, "the slowest hit took {worst:?} of {took:?}");
     assert!(
         !cache.stderr().contains("thread=\"core 0\""),
         "{}",

@@ -80,7 +80,7 @@ fn an_old_tag_that_has_not_moved_costs_one_head() {
     ] {
         assert!(
             accept.contains(kind),
-            "the registry must be able to answer with any kind: {accept}"
+            "the Accept field does not contain every media type: {accept}"
         );
     }
 }
@@ -190,7 +190,7 @@ fn a_stale_tag_is_served_and_marked_when_the_upstream_fails() {
     for cut in [Cut::Fin, Cut::Rst] {
         upstream.clear_rules();
         upstream.on(On::any(), Reply::hang_up(cut));
-        check("hang up");
+        check("closed connection");
     }
     upstream.clear_rules();
     upstream.down();
@@ -326,7 +326,7 @@ fn tags_are_case_sensitive() {
         .expect_error(404, "MANIFEST_UNKNOWN");
     let gets =
         upstream.count(|seen| seen.kind == Kind::Manifest && seen.method == "GET" && seen.status == 200);
-    assert_eq!(gets, images.len(), "each tag was fetched once");
+    assert_eq!(gets, images.len(), "a tag was fetched twice");
     cache.settled_store().expect_sound();
 }
 

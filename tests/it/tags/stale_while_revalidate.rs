@@ -120,7 +120,7 @@ fn set_checked(cache: &mut Server, upstream: &Registry, checked_ms: u64) {
             .iter()
             .all(|place| std::fs::read(place).ok() == std::fs::read(&pointer).ok())
     };
-    eventually("the tag is stored everywhere", same);
+    eventually("every cache has stored the tag", same);
     cache.stop();
     let text = std::fs::read_to_string(&pointer).unwrap();
     let mut json: serde_json::Value = serde_json::from_str(&text).unwrap();

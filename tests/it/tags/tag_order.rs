@@ -43,12 +43,16 @@ fn a_tag_never_goes_back_on_any_core_and_is_never_older_than_its_lifetime() {
                     // Each request uses a new connection, so that all cores respond.
                     let got = cache.client().get(&path);
                     let version = images.iter().position(|image| image.manifest == got.body);
-                    let version = version.unwrap_or_else(|| panic!("no version of the tag: {got}"));
+                    let version =
+                        version.unwrap_or_else(|| panic!("the body is no version of the tag: {got}"));
                     assert_eq!(
                         got.field("docker-content-digest"),
                         Some(images[version].digest.as_str())
                     );
-                    assert!(version >= before, "{version} after {before} had been read");
+                    assert!(
+                        version >= before,
+                        "version {version} was served after version {before}"
+                    );
                     newest.fetch_max(version, Ordering::SeqCst);
                     answers.fetch_add(1, Ordering::SeqCst);
                     let replaced = since.lock().unwrap().get(version + 1).copied();
@@ -56,7 +60,7 @@ fn a_tag_never_goes_back_on_any_core_and_is_never_older_than_its_lifetime() {
                         let age = asked.saturating_duration_since(replaced);
                         assert!(
                             age < LIFETIME + SLACK,
-                            "version {version} was replaced {age:?} before"
+                            "version {version} was served {age:?} after its replacement"
                         );
                     }
                 }
@@ -67,7 +71,7 @@ fn a_tag_never_goes_back_on_any_core_and_is_never_older_than_its_lifetime() {
             since.lock().unwrap().push(Instant::now());
             let read = answers.load(Ordering::SeqCst);
             // Some responses arrive before the next version, even on a busy machine.
-            eventually("the tag is read", || {
+            eventually("the readers receive responses", || {
                 answers.load(Ordering::SeqCst) >= read + READERS
             });
             std::thread::sleep(LIFETIME / 5);
@@ -76,10 +80,10 @@ fn a_tag_never_goes_back_on_any_core_and_is_never_older_than_its_lifetime() {
     });
     let newest = newest.into_inner();
     eprintln!(
-        "tag order: {} answers, the last version seen is {newest}",
+        "tag order: {} responses, the last version is {newest}",
         answers.into_inner()
     );
-    assert!(newest > FLIPS / 4, "the tag moved: {newest}");
+    assert!(newest > FLIPS / 4, "too few versions were served: {newest}");
 }
 
 /// The clock changes during a restart. The stored time of the last check is then in the future, in
@@ -98,14 +102,14 @@ fn clock_jump_causes_one_revalidation_per_core_at_most() {
         now.expect("after 1970").as_millis() as i64
     };
     let jumps: [(&str, u64, bool); 8] = [
-        ("a moment ago", now_ms() as u64, true),
-        ("in an hour and a day", (now_ms() + DAY_MS) as u64, false),
-        ("in a minute", (now_ms() + 600_000) as u64, false),
+        ("now", now_ms() as u64, true),
+        ("in one day", (now_ms() + DAY_MS) as u64, false),
+        ("in ten minutes", (now_ms() + 600_000) as u64, false),
         ("a day ago", (now_ms() - DAY_MS) as u64, false),
         ("1970", 0, false),
-        ("1970, a moment later", 1, false),
-        ("the end of time", u64::MAX, false),
-        ("the end of a signed time", i64::MAX as u64, false),
+        ("1970, one millisecond later", 1, false),
+        ("the maximum of an unsigned time", u64::MAX, false),
+        ("the maximum of a signed time", i64::MAX as u64, false),
     ];
     for (jump, checked_ms, fresh) in jumps {
         eventually("the pointer is stored", || {
@@ -134,7 +138,7 @@ fn clock_jump_causes_one_revalidation_per_core_at_most() {
             } else {
                 (1..=2).contains(&asked)
             },
-            "{jump}: {asked} questions of 64 clients"
+            "{jump}: {asked} upstream requests for 64 clients"
         );
         if fresh {
             upstream.tag("a", "v1", &before.digest);

@@ -24,12 +24,13 @@ const MIB: u64 = 1024 * 1024;
 /// The log message of a session handed over to the kernel.
 const HANDED_OVER: &str = "kTLS enabled";
 
-/// Starts a server with kTLS. Returns `None` if the kernel has no kTLS.
+/// Starts a server with kTLS. Returns `None` if the kernel has no kTLS. The message does not start with
+/// `SKIPPED`, because `CHECK_STRICT` cannot provide the kernel module, and would fail.
 fn start(pki: &Pki, options: Options) -> Option<Server> {
     let options = options.env("KERNEL_TLS", "auto").env("LOG_LEVEL", "debug");
     let cache = pki.serve(options).start();
     if cache.stderr().contains("kTLS unavailable") {
-        println!("not run here: this kernel has no TLS");
+        println!("not run here: the kernel has no kTLS");
         return None;
     }
     Some(cache)
@@ -40,7 +41,7 @@ fn start(pki: &Pki, options: Options) -> Option<Server> {
 #[track_caller]
 fn expect_handed_over(cache: &Server, times: usize) {
     let count = || cache.stderr().matches(HANDED_OVER).count();
-    eventually("the log tells of the sessions", || count() >= times);
+    eventually("the log has a line for each session", || count() >= times);
     assert_eq!(count(), times);
 }
 
@@ -59,7 +60,7 @@ fn the_start_says_whether_the_kernel_encrypts_and_why() {
     let cache = pki.serve(Server::bare()).env("KERNEL_TLS", "auto").start();
     let said = cache.stderr();
     let line = said.lines().find(|line| line.contains("kTLS "));
-    let line = line.unwrap_or_else(|| panic!("no line in\n{said}"));
+    let line = line.unwrap_or_else(|| panic!("no log line about kTLS in\n{said}"));
     assert!(
         line.contains("kTLS available\" ciphers=") && line.contains("AES-128-GCM")
             || line.contains("this kernel"),
@@ -189,7 +190,7 @@ fn the_last_bytes_of_a_connection_are_not_lost() {
     others.pull(&path, &content);
     cache.wait_stored(&digest);
     let room = Silent::ask(&cache, &pki, &path, content.size).held_when_stuck();
-    assert!(room < content.size, "{room} bytes are not too many for sockets");
+    assert!(room < content.size, "the sockets hold all of the {room} bytes");
     // Responses of about this size. Some are just short enough to be accepted completely while the
     // client does not read. TCP then has no room for further data, and sometimes not even for the
     // end of the response.
@@ -207,7 +208,10 @@ fn the_last_bytes_of_a_connection_are_not_lost() {
         .iter()
         .filter(|(size, _)| cache.stderr().contains(&said(*size)))
         .count();
-    println!("{whole} of {} answers were taken whole", clients.len());
+    println!(
+        "the kernel accepted {whole} of {} responses completely",
+        clients.len()
+    );
     // In parallel, because the server closes a connection without progress.
     let readers: Vec<_> = clients
         .into_iter()
@@ -255,7 +259,7 @@ impl Silent {
             self.socket.peer_addr().unwrap(),
         );
         let (mut before, mut same) = (0, 0);
-        eventually("nothing more fits into the sockets", || {
+        eventually("the queues of the sockets are full", || {
             std::thread::sleep(Duration::from_millis(45));
             let now = queued(theirs.port(), ours.port()).0 + queued(ours.port(), theirs.port()).1;
             same = if now == before && now > 0 { same + 1 } else { 0 };
@@ -332,7 +336,10 @@ fn client_that_updates_its_keys_is_closed_with_close_notify() {
     while !answer.ends_with(b"{}") {
         let mut bytes = [0; 1000];
         let read = stream.read(&mut bytes).unwrap();
-        assert!(read > 0, "closed too soon");
+        assert!(
+            read > 0,
+            "the connection was closed before the end of the response"
+        );
         answer.extend_from_slice(&bytes[..read]);
     }
     stream.conn.refresh_traffic_keys().unwrap();

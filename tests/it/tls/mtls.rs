@@ -53,7 +53,7 @@ impl Pki {
         }
     }
 
-    fn shows(
+    fn config_with(
         &self,
         version: &'static SupportedProtocolVersion,
         issued: Option<&Issued>,
@@ -64,7 +64,7 @@ impl Pki {
 
 /// Returns whether the server accepts a client. In TLS 1.3, the client sees a rejection only at its
 /// first read.
-fn comes_in(cache: &Server, config: &Arc<ClientConfig>) -> bool {
+fn is_accepted(cache: &Server, config: &Arc<ClientConfig>) -> bool {
     let Ok(mut connection) = Connection::open_tls(cache.addr(), config.clone()) else {
         return false;
     };
@@ -87,9 +87,12 @@ fn only_clients_with_a_certificate_of_the_authority_are_accepted() {
         params.not_after = date_time_ymd(2021, 1, 1);
     });
     for version in VERSIONS {
-        assert!(comes_in(&cache, &pki.shows(version, Some(&right))));
+        assert!(is_accepted(&cache, &pki.config_with(version, Some(&right))));
         for wrong in [None, Some(&other), Some(&namesake), Some(&expired)] {
-            assert!(!comes_in(&cache, &pki.shows(version, wrong)), "{version:?}");
+            assert!(
+                !is_accepted(&cache, &pki.config_with(version, wrong)),
+                "{version:?}"
+            );
         }
     }
 }
@@ -117,9 +120,15 @@ fn a_client_s_self_made_certificate_may_be_the_authority_itself() {
     pki::write(&pki.dir.path, "clients.crt", &both);
     let cache = pki.serve().start();
     for version in VERSIONS {
-        assert!(comes_in(&cache, &pki.shows(version, Some(&named))), "{version:?}");
+        assert!(
+            is_accepted(&cache, &pki.config_with(version, Some(&named))),
+            "{version:?}"
+        );
         for wrong in [None, Some(&namesake), Some(&expired)] {
-            assert!(!comes_in(&cache, &pki.shows(version, wrong)), "{version:?}");
+            assert!(
+                !is_accepted(&cache, &pki.config_with(version, wrong)),
+                "{version:?}"
+            );
         }
     }
 }
@@ -132,11 +141,14 @@ fn a_certificate_may_be_optional_and_a_wrong_one_still_stays_outside() {
     let cache = pki.serve().env("TLS_CLIENT_AUTH", "optional").start();
     let asked_for_none = pki.serve().env("TLS_CLIENT_AUTH", "none").start();
     for version in VERSIONS {
-        assert!(comes_in(&cache, &pki.shows(version, Some(&right))));
-        assert!(comes_in(&cache, &pki.shows(version, None)));
-        assert!(!comes_in(&cache, &pki.shows(version, Some(&wrong))));
+        assert!(is_accepted(&cache, &pki.config_with(version, Some(&right))));
+        assert!(is_accepted(&cache, &pki.config_with(version, None)));
+        assert!(!is_accepted(&cache, &pki.config_with(version, Some(&wrong))));
         // Without a certificate request, a client sends no certificate.
-        assert!(comes_in(&asked_for_none, &pki.shows(version, Some(&wrong))));
+        assert!(is_accepted(
+            &asked_for_none,
+            &pki.config_with(version, Some(&wrong))
+        ));
     }
 }
 
@@ -153,8 +165,8 @@ fn ociregistry_client_auth_setting_requires_client_certificates() {
         ))
         .start();
     let right = pki.clients.issue("right");
-    assert!(comes_in(&cache, &pki.shows(&TLS13, Some(&right))));
-    assert!(!comes_in(&cache, &pki.shows(&TLS13, None)));
+    assert!(is_accepted(&cache, &pki.config_with(&TLS13, Some(&right))));
+    assert!(!is_accepted(&cache, &pki.config_with(&TLS13, None)));
 }
 
 #[test]
@@ -163,7 +175,7 @@ fn resumed_sessions_are_accepted_until_the_client_authority_changes() {
     let cache = pki.serve().start();
     let right = pki.clients.issue("right");
     for version in VERSIONS {
-        let config = pki.shows(version, Some(&right));
+        let config = pki.config_with(version, Some(&right));
         let mut last = HandshakeKind::Full;
         for _ in 0..2 {
             let mut connection = Connection::open_tls(cache.addr(), config.clone()).unwrap();
@@ -173,20 +185,22 @@ fn resumed_sessions_are_accepted_until_the_client_authority_changes() {
         }
         assert_eq!(last, HandshakeKind::Resumed, "{version:?}");
     }
-    let old: Vec<_> = VERSIONS.map(|version| pki.shows(version, Some(&right))).into();
+    let old: Vec<_> = VERSIONS
+        .map(|version| pki.config_with(version, Some(&right)))
+        .into();
     for config in &old {
-        assert!(comes_in(&cache, config));
+        assert!(is_accepted(&cache, config));
     }
     // With a new authority, resumed sessions are no longer accepted.
     let next = Authority::new("next");
     pki::write(&pki.dir.path, "clients.crt", &next.pem);
     cache.sighup();
     let newcomer = next.issue("newcomer");
-    eventually("the next authority is asked for", || {
-        comes_in(&cache, &pki.shows(&TLS13, Some(&newcomer)))
+    eventually("clients of the next authority are accepted", || {
+        is_accepted(&cache, &pki.config_with(&TLS13, Some(&newcomer)))
     });
     for config in &old {
-        assert!(!comes_in(&cache, config));
+        assert!(!is_accepted(&cache, config));
     }
 }
 
@@ -199,9 +213,9 @@ fn a_resumed_session_ends_with_its_certificate() {
     let brief = pki.clients.issue_with("brief", |params| {
         params.not_after = date_time_ymd(1970, 1, 1) + end.duration_since(UNIX_EPOCH).unwrap();
     });
-    let configs = VERSIONS.map(|version| pki.shows(version, Some(&brief)));
+    let configs = VERSIONS.map(|version| pki.config_with(version, Some(&brief)));
     for config in &configs {
-        assert!(comes_in(&cache, config));
+        assert!(is_accepted(&cache, config));
         let mut connection = Connection::open_tls(cache.addr(), config.clone()).unwrap();
         connection.request("GET", "/v2/", &[]).unwrap();
         connection.read("GET").unwrap().expect(b"{}");
@@ -209,8 +223,8 @@ fn a_resumed_session_ends_with_its_certificate() {
         assert_eq!(kind, Some(HandshakeKind::Resumed));
     }
     for config in &configs {
-        eventually("its certificate is not believed any more", || {
-            SystemTime::now() > end && !comes_in(&cache, config)
+        eventually("the expired certificate is rejected", || {
+            SystemTime::now() > end && !is_accepted(&cache, config)
         });
     }
 }
@@ -431,7 +445,10 @@ fn no_password_challenge_is_sent_if_only_certificates_are_configured() {
 fn rules_are_about_the_names_in_certificates() {
     let (pki, upstream) = (Pki::new(), Registry::new());
     pki.issue_clients();
-    let (team, other) = (upstream.blob("of the team"), upstream.blob("of others"));
+    let (team, other) = (
+        upstream.blob("content of the team"),
+        upstream.blob("content of other users"),
+    );
     let rules =
         "allow: [{users: [\"cert:builder-*\"], repositories: [team/*]}, {users: [\"cert:n1.nodes.test\"]}]\n";
     let cache = pki.guard(&upstream, CERTIFICATES, rules).start();
@@ -465,7 +482,7 @@ fn rules_are_about_the_names_in_certificates() {
     }
     // All requests of a connection have the identity of its certificate.
     let builder = pki.read("builder");
-    let mut connection = Connection::open_tls(cache.addr(), pki.shows(&TLS13, Some(&builder))).unwrap();
+    let mut connection = Connection::open_tls(cache.addr(), pki.config_with(&TLS13, Some(&builder))).unwrap();
     for (path, status) in [(&team, 200), (&other, 403), (&team, 200)] {
         connection.request("GET", path, &[]).unwrap();
         assert_eq!(connection.read("GET").unwrap().status, status);
@@ -480,7 +497,7 @@ fn resumed_session_keeps_its_certificate_identity() {
     let cache = pki.guard(&upstream, CERTIFICATES, "").start();
     let builder = pki.read("builder");
     for version in VERSIONS {
-        let config = pki.shows(version, Some(&builder));
+        let config = pki.config_with(version, Some(&builder));
         for kind in [HandshakeKind::Full, HandshakeKind::Resumed] {
             let mut connection = Connection::open_tls(cache.addr(), config.clone()).unwrap();
             connection.request("GET", "/v2/", &[]).unwrap();

@@ -206,12 +206,12 @@ fn old_tls_versions_and_early_data_are_rejected() {
 fn several_requests_share_a_session_and_its_end_is_orderly() {
     let (pki, upstream) = (Pki::new(), Registry::new());
     let cache = pki.serve(Server::options(&upstream)).start();
-    let digest = upstream.blob("small and shared");
+    let digest = upstream.blob("16 bytes of text");
     let path = upstream.blob_url("a", &digest);
     let mut connection = pki.client(&cache).open();
     for _ in 0..3 {
         connection.request("GET", &path, &[]).unwrap();
-        connection.read("GET").unwrap().expect(b"small and shared");
+        connection.read("GET").unwrap().expect(b"16 bytes of text");
         connection.request("HEAD", &path, &[]).unwrap();
         assert_eq!(connection.read("HEAD").unwrap().content_length(), Some(16));
     }
@@ -320,7 +320,7 @@ fn ranges_are_what_they_are_without_tls() {
         );
         // The boundary differs in each response, but has a constant length.
         let single = !range.contains(',');
-        assert!(!single || got.body == wanted.body, "{range}: other bytes");
+        assert!(!single || got.body == wanted.body, "{range}: wrong bytes");
         assert_eq!(got.body.len(), wanted.body.len(), "{range}");
     }
 }
@@ -522,7 +522,7 @@ fn garbage_and_broken_records_end_the_connection_and_nothing_else() {
     assert!(!answer.windows(4).any(|part| part == b"HTTP"));
     drop(stream);
     pki.client(&cache).get("/v2/").expect(b"{}");
-    eventually("all of them are closed", || cache.open_files() <= files);
+    eventually("every connection is closed", || cache.open_files() <= files);
 }
 
 #[test]
@@ -613,13 +613,13 @@ fn a_thousand_idle_sessions_cost_little() {
     }
     let grown = cache.rss_bytes().saturating_sub(idle);
     eprintln!("{} bytes each", grown / CONNECTIONS as u64);
-    assert!(grown <= GROWTH_MAX, "{grown} bytes more");
+    assert!(grown <= GROWTH_MAX, "memory grew by {grown} bytes");
 }
 
 // ---- Certificates -------------------------------------------------------------------------------
 
 #[test]
-fn a_certificate_that_is_replaced_is_shown_to_the_next_client_and_cuts_off_nobody() {
+fn replaced_certificate_is_sent_to_new_clients_and_open_sessions_continue() {
     let (pki, upstream) = (Pki::new(), Registry::new());
     let cache = pki.serve(Server::options(&upstream)).start();
     let content = PseudoRandom::new(fresh_seed(), 8 * MIB);
@@ -635,14 +635,14 @@ fn a_certificate_that_is_replaced_is_shown_to_the_next_client_and_cuts_off_nobod
     // The server notices the changed files without a signal.
     let second = pki.authority.issue("second");
     second.write(&pki.dir.path, "server");
-    eventually("the new certificate is shown", || {
+    eventually("the server presents the new certificate", || {
         pki.shown(&cache) == der(&second)
     });
     // After SIGHUP, the server reads the files at once.
     let third = pki.authority.issue("third");
     third.write(&pki.dir.path, "server");
     cache.sighup();
-    eventually("the third certificate is shown", || {
+    eventually("the server presents the third certificate", || {
         pki.shown(&cache) == der(&third)
     });
 
@@ -669,7 +669,9 @@ fn mismatched_new_certificate_is_logged_once_and_the_old_one_stays() {
     assert_eq!(pki.shown(&cache), first);
     // The matching key is written later.
     pki::write(&pki.dir.path, "server.key", &second.key);
-    eventually("the new pair is shown", || pki.shown(&cache) == der(&second));
+    eventually("the server presents the new pair", || {
+        pki.shown(&cache) == der(&second)
+    });
     let told = cache.stderr().matches("TLS files not reloaded").count();
     assert_eq!(told, 1);
 }
@@ -697,7 +699,7 @@ fn mistakes_with_certificates_are_found_at_the_start() {
         ),
     ] {
         let options = pki.serve(Server::bare()).env(change.0, change.1);
-        let (status, stderr) = options.try_start().err().expect("it does not start");
+        let (status, stderr) = options.try_start().err().expect("the server does not start");
         assert_eq!(status.and_then(|status| status.code()), Some(2), "{stderr}");
         assert!(stderr.contains(reason), "{reason}: {stderr}");
     }
@@ -754,7 +756,7 @@ fn a_client_that_trusts_another_authority_refuses_us() {
     assert_eq!(
         code,
         Some(60),
-        "curl's code for a certificate that is not trusted"
+        "the exit code of curl for an untrusted certificate"
     );
     let (code, body, stderr) = curl(&pki.ca_file(), &url);
     assert_eq!((code, body.as_str()), (Some(0), "{}"), "{stderr}");
@@ -769,7 +771,9 @@ fn generated_certificate_covers_this_machine_for_ten_years() {
     let addr = cache.addr().to_string();
     let said = openssl(&["s_client", "-connect", &addr, "-showcerts"], b"");
     let begin = said.find("-----BEGIN CERTIFICATE-----").expect("a certificate");
-    let end = said.find("-----END CERTIFICATE-----").expect("its end");
+    let end = said
+        .find("-----END CERTIFICATE-----")
+        .expect("the end of the certificate");
     let pem = format!("{}-----END CERTIFICATE-----\n", &said[begin..end]);
     let text = openssl(&["x509", "-noout", "-text"], pem.as_bytes());
     for part in [
@@ -831,7 +835,9 @@ fn name_of_a_passed_socket_selects_its_protocol() {
     tls(&nameless).get("/v2/").expect(b"{}");
     drop(cache);
     let refused = Server::bare().pass("https", &https).try_start();
-    let (status, stderr) = refused.err().expect("nobody has given a certificate");
+    let (status, stderr) = refused
+        .err()
+        .expect("the server does not start without a certificate");
     assert_eq!(status.and_then(|status| status.code()), Some(2), "{stderr}");
     assert!(
         stderr.contains("was passed for https, which needs TLS_CERT_FILE"),

@@ -41,7 +41,7 @@ fn bombs() -> Vec<(&'static str, Vec<u8>)> {
             "arrays in a tag",
             format!(r#"{{"name":"a","tags":{}}}"#, deep("[", "]")),
         ),
-        ("arrays that never end", "[".repeat(4 * MIB - 1)),
+        ("arrays without an end", "[".repeat(4 * MIB - 1)),
         (
             "a million descriptors",
             list(up_to(4 * MIB - 200, "{},").trim_end_matches(',')),
@@ -64,7 +64,7 @@ fn bombs() -> Vec<(&'static str, Vec<u8>)> {
             format!(r#"{{"tags":["{}"]}}"#, up_to(4 * MIB - 50, r"\u0000")),
         ),
         (
-            "the same key again and again",
+            "the same key repeatedly",
             format!("{{{}\"a\":1}}", up_to(4 * MIB - 50, "\"a\":1,")),
         ),
         (
@@ -72,18 +72,21 @@ fn bombs() -> Vec<(&'static str, Vec<u8>)> {
             format!(r#"{head}"mediaType":"{MANIFEST}","manifests":[]}}"#),
         ),
         (
-            "manifest and index in one",
+            "manifest and index in one object",
             format!(r#"{head}"config":{},"layers":[],"manifests":[]}}"#, descriptor(0)),
         ),
         (
-            "a number without end",
+            "a number without an end",
             format!(r#"{{"schemaVersion":{}}}"#, up_to(4 * MIB - 50, "9")),
         ),
         (
-            "an exponent without end",
+            "an exponent without an end",
             format!(r#"{{"schemaVersion":1e{}}}"#, up_to(MIB, "9")),
         ),
-        ("a text without end", format!("\"{}", up_to(4 * MIB - 50, "a"))),
+        (
+            "a string without an end",
+            format!("\"{}", up_to(4 * MIB - 50, "a")),
+        ),
         ("spaces", format!("{}{own}", " ".repeat(4 * MIB - own.len()))),
         ("twice the same manifest", own),
     ];
@@ -92,14 +95,14 @@ fn bombs() -> Vec<(&'static str, Vec<u8>)> {
         format!(r#"{head}"a":"{}"}}"#, "x".repeat(4 * MIB - head.len() - 7)),
     ));
     bombs.push((
-        "4 MiB and one",
+        "4 MiB and one byte",
         format!(r#"{head}"a":"{}"}}"#, "x".repeat(4 * MIB - head.len() - 6)),
     ));
     let mut bombs: Vec<(&str, Vec<u8>)> = bombs
         .into_iter()
         .map(|(name, text)| (name, text.into_bytes()))
         .collect();
-    bombs.push(("no UTF-8", b"{\"tags\":[\"\xff\xfe\"]}".to_vec()));
+    bombs.push(("invalid UTF-8", b"{\"tags\":[\"\xff\xfe\"]}".to_vec()));
     bombs.push(("zeros", vec![0; 4 * MIB]));
     bombs
 }
@@ -146,12 +149,15 @@ fn no_document_costs_much_more_than_its_own_size() {
             if manifests.contains(path) && got.status == 200 {
                 assert!(
                     got.body == bytes,
-                    "{name}, {path}: other bytes than the upstream's"
+                    "{name}, {path}: the bytes differ from the upstream"
                 );
             } else if got.status == 200 {
                 let read: Result<serde_json::Value, _> = serde_json::from_slice(&got.body);
                 // The cache forwards a list of referrers unchanged at any depth, after one parse.
-                assert!(read.is_ok() || got.body == bytes, "{name}, {path}: no JSON");
+                assert!(
+                    read.is_ok() || got.body == bytes,
+                    "{name}, {path}: the body is not JSON"
+                );
             }
         }
         upstream.clear_rules();
@@ -159,8 +165,8 @@ fn no_document_costs_much_more_than_its_own_size() {
     }
     let grown = cache.rss_peak_bytes().saturating_sub(before);
     eprintln!(
-        "bombs: at most {:?} of processor time ({}), {grown} bytes more",
+        "bombs: at most {:?} of CPU time ({}), memory grew by {grown} bytes",
         costliest.0, costliest.1
     );
-    assert!(grown < MEMORY_BYTES_MAX, "{grown} bytes");
+    assert!(grown < MEMORY_BYTES_MAX, "memory grew by {grown} bytes");
 }

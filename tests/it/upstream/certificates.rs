@@ -209,8 +209,8 @@ fn a_client_certificate_is_shown_to_the_registry_that_asks_for_one() {
         )
     };
     let (good, wrong) = (clients.issue("cache", |_| {}), others.issue("cache", |_| {}));
-    let digest = upstream.blob("for friends");
-    get(&cache(front.addr, &keys("good", &good)), &digest).expect(b"for friends");
+    let digest = upstream.blob("content behind a client certificate");
+    get(&cache(front.addr, &keys("good", &good)), &digest).expect(b"content behind a client certificate");
     assert_eq!(front.served(), 1);
     for keys in [
         keys("wrong", &wrong),
@@ -223,13 +223,13 @@ fn a_client_certificate_is_shown_to_the_registry_that_asks_for_one() {
 }
 
 #[test]
-fn a_client_certificate_is_shown_to_nobody_else() {
+fn client_certificate_is_sent_only_to_its_registry() {
     let (upstream, cdn, dir) = (Registry::new(), Registry::new(), TempDir::new());
     let (ours, clients) = (Authority::new(), Authority::new());
     let issued = ours.issue("127.0.0.1", |_| {});
     let front = Front::new(upstream.addr(), &issued, Some(&clients));
     // The server also requests a certificate and would accept that of the cache.
-    let nosy = Front::new(cdn.addr(), &issued, Some(&clients));
+    let requesting = Front::new(cdn.addr(), &issued, Some(&clients));
     let own = clients.issue("cache", |_| {});
     let keys = format!(
         "tls: {{ca: \"{}\", cert: \"{}\", key: \"{}\"}}",
@@ -241,11 +241,11 @@ fn a_client_certificate_is_shown_to_nobody_else() {
     cdn.blob("elsewhere");
     upstream.on(
         On::path(&digest),
-        Reply::redirect(307, format!("https://{}/cdn/{digest}", nosy.addr)),
+        Reply::redirect(307, format!("https://{}/cdn/{digest}", requesting.addr)),
     );
     let got = get(&cache(front.addr, &keys), &digest);
     assert_eq!(got.status, 502, "{got}");
-    assert_eq!((nosy.served(), cdn.requests()), (0, 0));
+    assert_eq!((requesting.served(), cdn.requests()), (0, 0));
     // A host that requests no certificate works with the registry's authority.
     let plain = Front::new(cdn.addr(), &issued, None);
     upstream.clear_rules();
@@ -261,19 +261,19 @@ fn redirects_and_realms_from_https_to_http_are_rejected() {
     let (upstream, dir) = (Registry::new(), TempDir::new());
     let ours = Authority::new();
     let front = Front::new(upstream.addr(), &ours.issue("127.0.0.1", |_| {}), None);
-    let spy = Registry::new();
+    let http_only = Registry::new();
     let keys = format!(
         "auth: {{username: canary, password: c4n4ry}}, realm_hosts: [\"{}\"], tls: {{ca: \"{}\"}}",
-        spy.addr(),
+        http_only.addr(),
         file(&dir, "ca.pem", &ours.pem).display()
     );
     let digest = upstream.blob("x");
     for reply in [
-        Reply::redirect(307, format!("http://{}/cdn/{digest}", spy.addr())),
+        Reply::redirect(307, format!("http://{}/cdn/{digest}", http_only.addr())),
         Reply::redirect(302, format!("http://{}/v2/a/blobs/{digest}", upstream.addr())),
         Reply::status(401).set(
             "WWW-Authenticate",
-            format!("Bearer realm=\"http://{}/token\"", spy.addr()),
+            format!("Bearer realm=\"http://{}/token\"", http_only.addr()),
         ),
     ] {
         upstream.clear_rules();
@@ -281,7 +281,7 @@ fn redirects_and_realms_from_https_to_http_are_rejected() {
         let got = get(&cache(front.addr, &keys), &digest);
         assert_eq!(got.status, 502, "{got}");
     }
-    assert_eq!(spy.requests(), 0);
+    assert_eq!(http_only.requests(), 0);
     assert_eq!(upstream.requests(), 3);
 }
 
@@ -359,7 +359,7 @@ fn plain_http_where_tls_is_expected_is_an_error_and_so_is_the_reverse() {
     let got = get(&cache(upstream.addr(), "realm_hosts: []"), &digest);
     // The fake registry waits for the end of a request head, which never arrives.
     assert!(matches!(got.status, 502 | 504), "{got}");
-    assert_eq!(upstream.gets(&digest), 0, "no second attempt in plain http");
+    assert_eq!(upstream.gets(&digest), 0, "a second connection in plain HTTP");
 
     let front = Front::new(
         upstream.addr(),

@@ -90,7 +90,11 @@ fn a_large_blob_that_a_mirror_gives_wrongly_comes_from_elsewhere_the_next_time()
             .try_pull(&path, &[], &content, 0)
             .is_ok_and(|got| got.received == content.size)
     });
-    assert_eq!(mirror.gets(&digest), 1, "it rests for this blob");
+    assert_eq!(
+        mirror.gets(&digest),
+        1,
+        "the cache does not use the failed mirror again for this blob"
+    );
     // For other blobs, the mirror is used as before.
     let (other, digest) = blob_in(&[&mirror], 3 * MIB);
     cache.client().pull(&registry.blob_url("a", &digest), &other);
@@ -115,7 +119,10 @@ fn a_body_that_breaks_off_at_a_mirror_goes_on_at_the_next_place() {
                 .into_iter()
                 .find(|seen| seen.is_get(&digest))
                 .unwrap();
-            assert!(rest.has_range(), "{cut:?} {size}: only the rest is asked for");
+            assert!(
+                rest.has_range(),
+                "{cut:?} {size}: the second request has no range"
+            );
         }
     }
 }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use crate::harness::*;
 
-/// The duration of a storm, long enough for a few probes.
+/// The duration of a request_repeatedly, long enough for a few probes.
 const STORM: Duration = Duration::from_secs(3);
 
 /// The number of failures after which an upstream counts as down.
@@ -34,7 +34,7 @@ fn warm(cache: &Server, upstream: &Registry, repository: &str, tag: &str) -> Ima
 
 /// Requests `path` repeatedly with `clients` clients. Every response must contain `body` and be
 /// marked as stale.
-fn storm(cache: &Server, path: &str, body: &[u8], clients: usize) -> Duration {
+fn request_repeatedly(cache: &Server, path: &str, body: &[u8], clients: usize) -> Duration {
     let began = Instant::now();
     std::thread::scope(|scope| {
         for _ in 0..clients {
@@ -57,7 +57,7 @@ fn a_hundred_clients_of_one_expired_tag_cost_a_dead_upstream_a_probe_a_second() 
     for (what, reply, each) in [
         ("503", Reply::status(503), 1),
         // The cache replaces a broken connection once, without delay.
-        ("hang up", Reply::hang_up(Cut::Rst), 2),
+        ("closed connection", Reply::hang_up(Cut::Rst), 2),
     ] {
         let upstream = Registry::new();
         let cache = Server::options(&upstream)
@@ -68,11 +68,11 @@ fn a_hundred_clients_of_one_expired_tag_cost_a_dead_upstream_a_probe_a_second() 
         let image = warm(&cache, &upstream, "a", "v1");
         upstream.on(On::any(), reply);
         let (requests, connections) = (upstream.requests(), upstream.connections());
-        let lasted = storm(&cache, &upstream.manifest_url("a", "v1"), &image.manifest, 100);
+        let lasted = request_repeatedly(&cache, &upstream.manifest_url("a", "v1"), &image.manifest, 100);
         let allowed = each * (FAILURES + lasted.as_secs() as usize + 1);
         let asked = upstream.requests() - requests;
         assert!(asked <= allowed, "{what}: {asked} requests in {lasted:?}");
-        assert!(asked > FAILURES, "{what}: somebody probes");
+        assert!(asked > FAILURES, "{what}: the cache sends no probes");
         let connected = upstream.connections() - connections;
         assert!(
             connected <= allowed,
@@ -83,7 +83,7 @@ fn a_hundred_clients_of_one_expired_tag_cost_a_dead_upstream_a_probe_a_second() 
         upstream.clear_rules();
         cache.wait_asks(&upstream, "a");
         let moved = Image::small(&upstream, "a", "v1", fresh_seed());
-        eventually("the tag is followed again", || {
+        eventually("the tag is revalidated again", || {
             cache.client().get(&upstream.manifest_url("a", "v1")).body == moved.manifest
         });
         cache.wait_stderr("upstream available again");
@@ -183,7 +183,7 @@ fn unknown_host_and_host_without_tls_are_reported_and_cached_blobs_are_served() 
     let plain = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let no_tls = plain.local_addr().unwrap();
     // The first byte of every connection.
-    let (heard, hears) = std::sync::mpsc::channel();
+    let (sender, first_bytes) = std::sync::mpsc::channel();
     std::thread::spawn(move || {
         for stream in plain.incoming() {
             let Ok(mut stream) = stream else { return };
@@ -192,7 +192,7 @@ fn unknown_host_and_host_without_tls_are_reported_and_cached_blobs_are_served() 
                 continue;
             };
             let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n");
-            if heard.send(first[0]).is_err() {
+            if sender.send(first[0]).is_err() {
                 return;
             }
         }
@@ -222,11 +222,11 @@ fn unknown_host_and_host_without_tls_are_reported_and_cached_blobs_are_served() 
     }
     assert_eq!(upstream.requests(), asked);
     const TLS_HANDSHAKE: u8 = 22;
-    let spoken: Vec<u8> = hears.try_iter().collect();
-    assert!(!spoken.is_empty());
+    let received: Vec<u8> = first_bytes.try_iter().collect();
+    assert!(!received.is_empty());
     assert!(
-        spoken.iter().all(|&first| first == TLS_HANDSHAKE),
-        "nobody falls back to plain http"
+        received.iter().all(|&first| first == TLS_HANDSHAKE),
+        "a connection falls back to plain HTTP"
     );
 }
 

@@ -30,7 +30,10 @@ impl Proxy {
     ) -> Option<Self> {
         let Some(program) = find(program) else {
             let strict = std::env::var("CHECK_STRICT").is_ok_and(|strict| strict == "1");
-            assert!(!strict, "{program} is not installed, and nothing may be skipped");
+            assert!(
+                !strict,
+                "{program} is not installed, and CHECK_STRICT=1 permits no skipped test"
+            );
             eprintln!("SKIPPED: {program} is not installed");
             return None;
         };
@@ -50,9 +53,9 @@ impl Proxy {
                 .stdout(Stdio::null())
                 .stderr(Stdio::null())
                 .spawn()
-                .expect("it can be started");
+                .expect("the proxy program starts");
             let mut up = false;
-            eventually("the proxy listens, or ends", || {
+            eventually("the proxy listens or exits", || {
                 up = TcpStream::connect(addr).is_ok();
                 up || !matches!(child.try_wait(), Ok(None))
             });
@@ -61,7 +64,7 @@ impl Proxy {
                 return Some(proxy);
             }
         }
-        panic!("{} does not start", program.display());
+        panic!("{} has no listener", program.display());
     }
 
     fn log(&self, name: &str) -> String {
@@ -70,7 +73,7 @@ impl Proxy {
 
     #[track_caller]
     fn wait_log(&self, name: &str, fragment: &str) {
-        eventually(&format!("{fragment} is in the proxy's log"), || {
+        eventually(&format!("the log of the proxy contains {fragment}"), || {
             self.log(name).contains(fragment)
         });
     }
@@ -417,7 +420,9 @@ fn the_environment_s_proxy_is_used_where_it_says_and_nowhere_else() {
         });
         assert_eq!(marked, through, "{name}: {seen:?}");
         if through {
-            eventually("the proxy has logged it", || connections() > before);
+            eventually("the log of the proxy has the connection", || {
+                connections() > before
+            });
         } else {
             assert_eq!(connections(), before, "{name}");
         }

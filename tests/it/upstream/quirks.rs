@@ -54,7 +54,7 @@ fn pull(cache: &Server, upstream: &Registry, name: &str, repository: &str, image
 fn no_secret_reached_the_store(upstream: &Registry) {
     let stored = upstream.log().into_iter().filter(|seen| seen.kind == Kind::Cdn);
     let stored: Vec<_> = stored.collect();
-    assert!(!stored.is_empty(), "the store was asked");
+    assert!(!stored.is_empty(), "the object store received requests");
     for seen in stored {
         assert_eq!(seen.field("authorization"), None, "{seen:#?}");
         assert_eq!(seen.status, 200, "{seen:#?}");
@@ -86,13 +86,13 @@ fn docker_hub_has_many_names_and_its_own_images_a_hidden_folder() {
     assert_eq!(
         upstream.gets("/v2/library/app/manifests/v1"),
         1 + 1,
-        "challenged, then given"
+        "one request receives a challenge, the next the manifest"
     );
     let asked = upstream.log().into_iter().find(|seen| seen.kind == Kind::Token);
     let asked = asked.expect("a token was fetched");
     assert!(asked.holds("repository:library/app:pull"), "{asked:#?}");
     assert!(asked.holds("registry.docker.io"), "{asked:#?}");
-    assert_eq!(asked.listener, 1, "tokens are on another host");
+    assert_eq!(asked.listener, 1, "the token request was sent to the wrong host");
 }
 
 #[test]
@@ -118,7 +118,7 @@ fn docker_hub_revalidation_does_not_use_the_pull_budget() {
     assert_eq!(upstream.pulls_left(), 99);
     assert!(
         upstream.heads("/manifests/v1") >= 4,
-        "the tag was asked for each time"
+        "the cache revalidates the tag on each request"
     );
     let got = cache.client().get("/v2/app/manifests/v1");
     for name in [
@@ -129,7 +129,7 @@ fn docker_hub_revalidation_does_not_use_the_pull_budget() {
         assert_eq!(
             got.field(name),
             None,
-            "what is left is between the registry and us: {got}"
+            "the response has a rate limit field of the upstream: {got}"
         );
     }
 }
@@ -175,7 +175,7 @@ fn docker_hub_s_abuse_limit_has_no_body_and_no_time() {
     let got = cache.client().get("/v2/app/manifests/v1");
     got.expect_error(429, "TOOMANYREQUESTS");
     upstream.clear_rules();
-    eventually("the registry is asked again", || {
+    eventually("the cache sends requests to the registry again", || {
         cache.client().get("/v2/app/manifests/v1").status == 200
     });
     cache.client().get("/v2/app/manifests/v1").expect(&image.manifest);
@@ -186,15 +186,21 @@ fn docker_hub_refuses_what_does_not_exist_as_if_it_were_private() {
     let upstream = Registry::preset(Preset::DockerHub);
     upstream.allow_anybody("library/app");
     let cache = cache_for("docker.io", &upstream);
-    let got = cache.client().get("/v2/nobody/nothing/manifests/v1?ns=docker.io");
+    let got = cache
+        .client()
+        .get("/v2/unknown/missing/manifests/v1?ns=docker.io");
     assert_eq!(got.status, 401, "{got}");
     let challenge = got.field("www-authenticate").expect("a challenge");
     assert!(challenge.starts_with("Bearer realm="), "{challenge}");
     assert!(
-        challenge.contains("repository:nobody/nothing:pull"),
+        challenge.contains("repository:unknown/missing:pull"),
         "{challenge}"
     );
-    assert!(upstream.requests() <= 4, "no loop: {:#?}", upstream.log());
+    assert!(
+        upstream.requests() <= 4,
+        "too many requests: {:#?}",
+        upstream.log()
+    );
 }
 
 // === GitHub ===
@@ -208,7 +214,7 @@ fn ghcr_wants_a_token_for_what_is_public() {
     assert_eq!(
         upstream.count(|seen| seen.kind == Kind::Token),
         1,
-        "without expires_in it lives a while"
+        "a token without expires_in is cached"
     );
     no_secret_reached_the_store(&upstream);
 }
@@ -226,7 +232,7 @@ fn ghcr_gives_no_token_for_what_is_missing_or_private() {
 }
 
 #[test]
-fn ghcr_users_can_log_in_although_nobody_gets_a_token() {
+fn ghcr_login_succeeds_although_no_anonymous_token_is_issued() {
     let upstream = Registry::preset(Preset::Ghcr);
     upstream.user("alice", "canary-password");
     upstream.allow("alice", "org/private");
@@ -289,7 +295,7 @@ fn ghcr_signs_urls_for_get_only_and_for_minutes() {
     assert_eq!(
         upstream.count(|seen| seen.method == "HEAD"),
         0,
-        "it would have been refused"
+        "a HEAD request was sent"
     );
     // The transfer breaks after its URL has expired, so the cache requests a new URL from the
     // registry.
@@ -305,7 +311,7 @@ fn ghcr_signs_urls_for_get_only_and_for_minutes() {
         gate.wait_arrived(1);
         upstream.expire_signed_urls();
         gate.open();
-        pull.join().expect("the pull is whole");
+        pull.join().expect("the pull is complete");
     });
     assert_eq!(
         upstream.count(|seen| seen.kind == Kind::Cdn && seen.status == 403),
@@ -322,7 +328,11 @@ fn ghcr_sends_referrers_to_a_web_page_and_we_say_404() {
         .client()
         .get(&format!("/v2/ghcr.io/org/app/referrers/{}", image.digest));
     got.expect_error(404, "MANIFEST_UNKNOWN");
-    assert_eq!(upstream.gets("/web/page"), 0, "nobody reads it");
+    assert_eq!(
+        upstream.gets("/web/page"),
+        0,
+        "the cache followed the redirect to a web page"
+    );
 }
 
 #[test]
@@ -362,7 +372,7 @@ fn ecr_public_does_not_serve_head_of_blobs() {
     cache.client().pull(&path, &content);
     assert_eq!(upstream.count(|seen| seen.method == "HEAD"), 0);
     let token = upstream.log().into_iter().find(|seen| seen.kind == Kind::Token);
-    assert!(token.expect("one was fetched").holds("scope=aws"));
+    assert!(token.expect("a token was fetched").holds("scope=aws"));
     no_secret_reached_the_store(&upstream);
 }
 
@@ -394,11 +404,7 @@ fn status_400_of_other_registries_than_ecr_public_fetches_no_new_token() {
     upstream.on(On::kind(Kind::Manifest), Reply::status(400));
     let got = cache.client().get(&path);
     assert!(got.status >= 400, "{got}");
-    assert_eq!(
-        upstream.gets("/manifests/"),
-        1,
-        "a bad request is not made better by another token"
-    );
+    assert_eq!(upstream.gets("/manifests/"), 1, "a 400 causes a second request");
 }
 
 const ECR: &str = "123456789012.dkr.ecr.eu-central-1.amazonaws.com";
@@ -421,7 +427,7 @@ fn ecr_private_takes_a_password_of_hours() {
     assert_eq!(
         upstream.count(|seen| seen.kind == Kind::Token),
         0,
-        "nobody offered one"
+        "the cache requested a token without a Bearer challenge"
     );
     assert!(!cache.stderr().contains("canary"), "{}", cache.stderr());
 }
@@ -447,7 +453,7 @@ fn ecr_private_says_403_in_plain_text_when_the_hours_are_over() {
     got.expect_error(403, "DENIED");
     assert!(upstream.requests() <= 4, "{:#?}", upstream.log());
     upstream.clear_rules();
-    eventually("the failed login is forgotten", || {
+    eventually("the cached login failure expires", || {
         cache.client().get(&manifest(ECR, "team/app", "v1")).status == 200
     });
     cache
@@ -457,7 +463,7 @@ fn ecr_private_says_403_in_plain_text_when_the_hours_are_over() {
 }
 
 #[test]
-fn ecr_private_lets_nobody_in_without_a_password() {
+fn ecr_private_rejects_requests_without_a_password() {
     let upstream = Registry::preset(Preset::EcrPrivate);
     upstream.user("AWS", "hours");
     upstream.allow("AWS", "team/app");
@@ -487,9 +493,15 @@ fn gar_redirects_without_a_host_and_with_long_heads() {
     let image = Image::small(&upstream, "project/repo/app", "v1", fresh_seed());
     let cache = cache_for(GAR, &upstream);
     assert_eq!(pull(&cache, &upstream, GAR, "project/repo/app", &image), 0);
-    assert!(upstream.count(|seen| seen.kind == Kind::Cdn) > 0, "it redirected");
+    assert!(
+        upstream.count(|seen| seen.kind == Kind::Cdn) > 0,
+        "the registry redirects blobs"
+    );
     let got = cache.client().get(&manifest(GAR, "project/repo/app", "v1"));
-    assert!(got.fields.len() < 40, "its fields stay where they are: {got}");
+    assert!(
+        got.fields.len() < 40,
+        "the response has a header field of the registry: {got}"
+    );
 }
 
 #[test]
@@ -516,7 +528,11 @@ fn gar_does_not_serve_several_ranges_and_we_do() {
     let several = |seen: &crate::harness::registry::RecordedRequest| {
         seen.field("range").is_some_and(|r| r.contains(','))
     };
-    assert_eq!(upstream.count(several), 0, "never asked of the upstream");
+    assert_eq!(
+        upstream.count(several),
+        0,
+        "the upstream received a request with several ranges"
+    );
 }
 
 #[test]
@@ -558,7 +574,9 @@ fn registry_k8s_io_redirects_everything_and_keeps_its_name() {
         .get(&blob("registry.k8s.io", "pause", digest))
         .expect(&content.bytes());
     let at = disk::manifest_path(cache.root(), "registry.k8s.io", "pause", &image.digest);
-    eventually("it is stored under the name it was asked by", || at.exists());
+    eventually("the manifest is stored under the requested registry name", || {
+        at.exists()
+    });
     // The region is a separate registry without a configuration.
     let got = cache
         .client()
@@ -582,7 +600,7 @@ fn registry_k8s_io_has_no_signature_for_most_images() {
     cache.client().get(&path).expect_error(404, "MANIFEST_UNKNOWN");
     // The image is signed a moment later, so the 404 must expire soon.
     let signature = Image::small(&front, "pause", &tag, fresh_seed());
-    eventually("the signature is seen", || {
+    eventually("the signature is served", || {
         cache.client().get(&path).status == 200
     });
     cache.client().get(&path).expect(&signature.manifest);
@@ -628,13 +646,13 @@ fn quay_requests_accept_manifest_lists_for_every_client() {
         .log()
         .into_iter()
         .find(|seen| seen.kind == Kind::Manifest);
-    let first = first.expect("it was asked");
+    let first = first.expect("the upstream received a manifest request");
     let accept: Vec<_> = first
         .fields
         .iter()
         .filter(|(name, _)| name.eq_ignore_ascii_case("accept"))
         .collect();
-    assert_eq!(accept.len(), 1, "on one line: some read only the first");
+    assert_eq!(accept.len(), 1, "the request has more than one Accept line");
     for media_type in [
         Flavor::Docker.index(),
         Flavor::Oci.index(),
@@ -728,7 +746,11 @@ fn docker_hub_counts_public_pulls_for_who_logs_in_and_gives_nothing_private_away
         let control = got.field("cache-control").unwrap_or_default();
         assert!(control.starts_with("public"), "{got}");
     }
-    assert_eq!(logins(), 1, "a token of the robot's for the one pull that counts");
+    assert_eq!(
+        logins(),
+        1,
+        "only the pull that reaches the upstream has a token with credentials"
+    );
     let pulls =
         upstream.count(|seen| seen.kind == Kind::Manifest && seen.method == "GET" && seen.status == 200);
     assert_eq!(pulls, 1);
@@ -781,7 +803,10 @@ fn acr_exchanges_identity_tokens_by_post() {
             (Kind::Token, "POST"),
             "{seen:#?}"
         );
-        assert!(!seen.target.contains("canary"), "not where logs would show it");
+        assert!(
+            !seen.target.contains("canary"),
+            "the identity token is in the request target"
+        );
     }
 }
 
@@ -900,5 +925,8 @@ fn long_rate_limit_text_is_shortened() {
         .client()
         .get("/v2/app/manifests/v1")
         .expect_error(429, "TOOMANYREQUESTS");
-    assert!(started.elapsed() < Duration::from_secs(30), "told at once");
+    assert!(
+        started.elapsed() < Duration::from_secs(30),
+        "the client waited for the rate limit to end"
+    );
 }

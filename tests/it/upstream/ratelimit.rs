@@ -23,7 +23,7 @@ fn warm_tag(cache: &Server, upstream: &Registry) -> Image {
 fn retry_after(got: &Response) -> u64 {
     let text = got.field("retry-after");
     text.and_then(|text| text.parse().ok())
-        .unwrap_or_else(|| panic!("seconds in Retry-After: {got}"))
+        .unwrap_or_else(|| panic!("Retry-After is not a number of seconds: {got}"))
 }
 
 #[test]
@@ -57,7 +57,10 @@ fn cached_content_is_pulled_on_under_load_while_the_upstream_limits_us() {
         }
     });
     let (asked, lasted) = (upstream.requests() - asked, began.elapsed());
-    assert!(asked <= 2 + lasted.as_secs() as usize, "{asked} in {lasted:?}");
+    assert!(
+        asked <= 2 + lasted.as_secs() as usize,
+        "{asked} requests in {lasted:?}"
+    );
     // The first request without a cached copy.
     let got = cache.client().get(&upstream.manifest_url("a", "v2"));
     got.expect_error(429, "TOOMANYREQUESTS");
@@ -75,7 +78,7 @@ fn cached_content_is_pulled_on_under_load_while_the_upstream_limits_us() {
 }
 
 #[test]
-fn a_client_without_a_copy_is_told_when_to_come_back_and_nobody_asks_before() {
+fn without_a_cached_copy_rate_limit_is_forwarded_and_no_request_is_sent_before_the_end() {
     let upstream = Registry::new();
     let cache = Server::start(&upstream);
     let image = Image::small(&upstream, "a", "v1", fresh_seed());
@@ -94,7 +97,7 @@ fn a_client_without_a_copy_is_told_when_to_come_back_and_nobody_asks_before() {
         assert!((1..=2).contains(&retry_after(&head)), "{head}");
     }
     upstream.clear_rules();
-    eventually("the time has passed", || {
+    eventually("the rate limit has ended", || {
         cache.client().get(&paths[0]).status == 200
     });
     // After each rejection, the cache waited at least two seconds.

@@ -108,7 +108,7 @@ fn a_field_chooses_for_blobs_and_lists_too() {
         .env("DEFAULT_REGISTRY", one.name())
         .env("REGISTRY_HEADER", "true")
         .start();
-    let digest = two.blob("only two has it");
+    let digest = two.blob("content of the second registry");
     two.on(
         On::path("/tags/list"),
         Reply::status(200).body(json!({"tags": ["of-two"]}).to_string()),
@@ -117,7 +117,7 @@ fn a_field_chooses_for_blobs_and_lists_too() {
     let got = cache
         .client()
         .get_with(&format!("/v2/a/b/blobs/{digest}"), &of_two);
-    got.expect(b"only two has it");
+    got.expect(b"content of the second registry");
     let got = cache.client().get_with("/v2/a/b/tags/list", &of_two);
     got.expect(br#"{"name":"a/b","tags":["of-two"]}"#);
     cache
@@ -178,7 +178,10 @@ fn with_a_whitelist_other_registries_do_not_exist() {
         let denied = client.get(&format!("/v2/{name}/a/b/{rest}"));
         denied.expect_error(403, "DENIED");
         let text = String::from_utf8_lossy(&denied.body);
-        assert!(text.contains(&*name), "the registry is named: {denied}");
+        assert!(
+            text.contains(&*name),
+            "the response does not name the registry: {denied}"
+        );
         client.get(&format!("/v2/a/b/{rest}")).expect_error(403, "DENIED");
         client
             .get(&format!("/v2/a/b/{rest}{joint}ns={name}"))
@@ -215,7 +218,7 @@ fn a_registry_that_is_no_longer_named_is_gone_at_once() {
     let digest = two.blob(PseudoRandom::new(fresh_seed(), 200_000));
     let paths = [two.manifest_url("a/b", "v1"), two.blob_url("a/b", &digest)];
     for path in &paths {
-        eventually("it is remembered", || {
+        eventually("the response is cached", || {
             let got = cache.client().get(path);
             assert_eq!(got.status, 200, "{got}");
             got.x_cache() == "HIT"
@@ -311,7 +314,7 @@ fn pulls_through_two_caches_in_a_chain_succeed() {
         assert_eq!(
             via.split(", ").count(),
             2,
-            "both name themselves: {via}; {seen:#?}"
+            "a cache is missing in Via: {via}; {seen:#?}"
         );
     }
 }
@@ -394,7 +397,7 @@ fn request_loop_of_caches_ends_with_an_error() {
                 assert!(String::from_utf8_lossy(&got.body).contains("508"), "{got}");
             }
             let asked = relays[0].connections.load(Ordering::Relaxed) - before;
-            assert!(asked <= 2, "{length}: {path} went round {asked} times");
+            assert!(asked <= 2, "{length}: {path} caused {asked} requests in the loop");
         }
     }
 }
@@ -582,7 +585,7 @@ fn no_spelling_of_an_internal_host_is_connected_to() {
     let spellings = inside();
     assert!(
         spellings.len() >= 200,
-        "the list has shrunk to {}",
+        "the list has only {} cases",
         spellings.len()
     );
     let digest = content::sha256(b"inside");
@@ -600,7 +603,10 @@ fn no_spelling_of_an_internal_host_is_connected_to() {
             // The default registry returns 404 if the name does not look like a host.
             assert!(matches!(got.status, 400 | 403 | 404), "{path} {field:?}: {got}");
             let stayed = listeners.iter().all(|listener| listener.accept().is_err());
-            assert!(stayed, "{path} {field:?} was followed inside");
+            assert!(
+                stayed,
+                "{path} {field:?}: the cache followed a redirect to a private address"
+            );
         }
     }
     let odd = upstream.count(|seen| !seen.target.starts_with("/v2/"));

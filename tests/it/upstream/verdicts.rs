@@ -98,7 +98,11 @@ fn a_registry_that_answers_head_with_404_is_asked_by_get() {
             assert_ne!(got.x_cache(), "STALE", "{status}: {got}");
         }
         let heads = |upstream: &Registry| upstream.count(|seen| seen.method == "HEAD");
-        assert_eq!(heads(&upstream), 1, "{status}: it is remembered");
+        assert_eq!(
+            heads(&upstream),
+            1,
+            "{status}: the cached 404 causes another upstream request"
+        );
         let new = Image::small(&upstream, "a", "v1", fresh_seed());
         cache.client().get(&path).expect(&new.manifest);
         assert_eq!(heads(&upstream), 1, "{status}");

@@ -49,8 +49,11 @@ fn bodies(upstream: &Registry, digest: &str) -> usize {
 #[track_caller]
 fn expect_no_secret(cache: &Server, upstreams: &[&Registry]) {
     for canary in ["c4n4ry", &alice()["Basic ".len()..], &bob()["Basic ".len()..]] {
-        assert!(!cache.stderr().contains(canary), "{canary} is in the log");
-        assert!(!disk::contains(cache.root(), canary), "{canary} is on disk");
+        assert!(!cache.stderr().contains(canary), "the log contains {canary}");
+        assert!(
+            !disk::contains(cache.root(), canary),
+            "the store contains {canary}"
+        );
         for upstream in upstreams {
             let saw = upstream.saw(canary);
             assert!(saw.is_empty(), "{canary}: {saw:#?}");
@@ -72,7 +75,7 @@ fn a_client_is_asked_for_its_login_where_the_operator_wants_it() {
         );
         assert_eq!(cache.client().head(path).status, 401);
         // Only the registry can verify a login, so the cache accepts any.
-        for any in [alice(), basic("nobody", "wrong"), "Bearer abc".into()] {
+        for any in [alice(), basic("unknown-user", "wrong"), "Bearer abc".into()] {
             get(&cache, path, &any).expect(b"{}");
         }
     }
@@ -224,7 +227,10 @@ fn token_service_of_another_owner_receives_no_client_login() {
             let challenge = got.field("www-authenticate").unwrap_or_default();
             assert!(challenge.contains(&elsewhere.addr().to_string()), "{got}");
         }
-        assert!(!upstream.saw(&alice()).is_empty(), "the registry itself may");
+        assert!(
+            !upstream.saw(&alice()).is_empty(),
+            "the registry receives the credentials of the client"
+        );
         expect_no_secret(&cache, &[&elsewhere]);
     }
 }
@@ -269,7 +275,7 @@ fn a_login_goes_to_registries_that_the_operator_knows() {
         ] {
             upstream.clear_log();
             let got = get(&cache, &format!("/v2/{namespace}/private/app/{target}"), &login);
-            assert!(upstream.requests() > 0, "{namespace} was asked: {got}");
+            assert!(upstream.requests() > 0, "{namespace} received no request: {got}");
             let saw = upstream.saw(&login);
             assert_eq!(!saw.is_empty(), known, "{namespace} {target}: {got} {saw:#?}");
             // A token is valid for one registry, so the cache forwards the client's token.
@@ -309,7 +315,7 @@ fn client_login_together_with_client_authentication_is_an_error() {
         .env("CLIENT_LOGIN", "true")
         .try_start()
         .err()
-        .expect("it does not start");
+        .expect("the server does not start");
     assert_eq!(status.and_then(|status| status.code()), Some(2), "{said}");
     assert!(
         said.contains("CLIENT_LOGIN") && said.contains("`auth` (line 2)") && !said.contains("c4n4ry"),

@@ -61,12 +61,12 @@ impl Asked {
 }
 
 /// A proxy that simulates every host.
-struct World {
+struct Fixture {
     addr: SocketAddr,
     seen: Arc<Mutex<Vec<Asked>>>,
 }
 
-impl World {
+impl Fixture {
     fn new(answer: impl Fn(&Asked) -> String + Send + Sync + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("bind a loopback port");
         let addr = listener.local_addr().expect("bound");
@@ -85,7 +85,7 @@ impl World {
                 });
             }
         });
-        World { addr, seen }
+        Fixture { addr, seen }
     }
 
     fn seen(&self) -> Vec<Asked> {
@@ -309,9 +309,9 @@ fn answer(cells: &[Cell], asked: &Asked) -> String {
     }
 }
 
-fn configuration(cells: &[Cell], world: SocketAddr) -> String {
+fn configuration(cells: &[Cell], fixture: SocketAddr) -> String {
     let mut yaml =
-        format!("defaults:\n  upstream_proxy: \"http://proxy:c4n4ry-pr0xy@{world}\"\nregistries:\n");
+        format!("defaults:\n  upstream_proxy: \"http://proxy:c4n4ry-pr0xy@{fixture}\"\nregistries:\n");
     for (number, cell) in cells.iter().enumerate() {
         let host = Cell::host(number);
         yaml.push_str(&format!("  - name: {host}\n    url: http://{host}\n"));
@@ -375,13 +375,13 @@ fn misplaced(cell: &Cell, number: usize, seen: &[&Asked]) -> Vec<String> {
 }
 
 #[test]
-fn secrets_reach_their_origin_and_its_token_service_and_nobody_else() {
+fn secrets_reach_only_their_origin_and_its_token_service() {
     let all = Arc::new(cells());
     let of_world = all.clone();
-    let world = World::new(move |asked| answer(&of_world, asked));
+    let fixture = Fixture::new(move |asked| answer(&of_world, asked));
     let cache = Server::bare()
         .cores(2)
-        .config(configuration(&all, world.addr))
+        .config(configuration(&all, fixture.addr))
         .env("LOG_LEVEL", "trace")
         .start();
     for (number, cell) in all.iter().enumerate() {
@@ -391,7 +391,7 @@ fn secrets_reach_their_origin_and_its_token_service_and_nobody_else() {
             Means::Client => &[("Authorization", CLIENT)],
             _ => &[],
         };
-        let before = world.seen().len();
+        let before = fixture.seen().len();
         let got = cache.client().get_with(&path, fields);
         let head = cache.client().request("HEAD", &path, fields);
         // A Basic password needs no token service. A client's request is first sent anonymously, so
@@ -419,7 +419,7 @@ fn secrets_reach_their_origin_and_its_token_service_and_nobody_else() {
             };
             assert!(text.contains(reason), "{text}");
         }
-        let seen = world.seen();
+        let seen = fixture.seen();
         let seen: Vec<&Asked> = seen[before..].iter().collect();
         let wrong = misplaced(cell, number, &seen);
         assert!(wrong.is_empty(), "{wrong:#?}");
@@ -432,7 +432,7 @@ fn secrets_reach_their_origin_and_its_token_service_and_nobody_else() {
                 .any(|asked| asked.authority == own && asked.authorization().is_some());
             assert!(
                 shown,
-                "cell {number} {:?} was not asked with a secret: {seen:#?}",
+                "cell {number} {:?}: no request has a secret: {seen:#?}",
                 cell.kind
             );
         }
@@ -443,12 +443,15 @@ fn secrets_reach_their_origin_and_its_token_service_and_nobody_else() {
                 String::from_utf8_lossy(&response.body)
             );
             for canary in CANARIES {
-                assert!(!text.contains(canary), "cell {number}: {canary} in {text}");
+                assert!(
+                    !text.contains(canary),
+                    "cell {number}: the response contains {canary}: {text}"
+                );
             }
         }
     }
     // The proxy receives only its own secret in `Proxy-Authorization`.
-    let seen = world.seen();
+    let seen = fixture.seen();
     let expected = format!("Basic {PROXY_ENCODED}");
     assert!(
         seen.iter()
@@ -458,11 +461,14 @@ fn secrets_reach_their_origin_and_its_token_service_and_nobody_else() {
         .iter()
         .filter(|asked| asked.authority.starts_with("mirror.test"))
         .count();
-    assert!(mirrored > 0, "mirrors are asked");
+    assert!(mirrored > 0, "mirrors receive requests");
     let stderr = cache.stderr();
     for canary in CANARIES {
-        assert!(!stderr.contains(canary), "{canary} in the log");
-        assert!(!disk::contains(cache.root(), canary), "{canary} on disk");
+        assert!(!stderr.contains(canary), "the log contains {canary}");
+        assert!(
+            !disk::contains(cache.root(), canary),
+            "the store contains {canary}"
+        );
     }
 }
 
@@ -485,9 +491,9 @@ fn helper_path(dir: &Path) -> String {
 
 /// A registry that accepts the Basic credentials in `accepted`, and rejects others with the status
 /// in `accepted`.
-fn guarded(accepted: &Arc<Mutex<(String, u16)>>) -> World {
+fn guarded(accepted: &Arc<Mutex<(String, u16)>>) -> Fixture {
     let accepted = accepted.clone();
-    World::new(move |asked| {
+    Fixture::new(move |asked| {
         let (wanted, refusal) = accepted.lock().unwrap().clone();
         match asked.authorization() {
             Some(secret) if secret == wanted => manifest(asked.path.rsplit('/').next().unwrap()),
@@ -523,10 +529,10 @@ fn a_helper_is_asked_once_and_again_after_a_refusal() {
     };
     // The logins `AWS:one` and `AWS:two`.
     let accepted = Arc::new(Mutex::new(("Basic QVdTOm9uZQ==".to_owned(), 403)));
-    let world = guarded(&accepted);
+    let fixture = guarded(&accepted);
     let yaml = format!(
         "registries:\n  - name: r.test\n    url: http://r.test\n    upstream_proxy: \"http://{}\"\n    auth: {{helper: test}}\n",
-        world.addr
+        fixture.addr
     );
     let cache = Server::bare()
         .config(yaml)
@@ -545,7 +551,7 @@ fn a_helper_is_asked_once_and_again_after_a_refusal() {
         *accepted.lock().unwrap() = (format!("Basic {encoded}"), status);
         answer(secret);
         // New credentials are not replaced again at once.
-        eventually("newer credentials are sent", || {
+        eventually("the new credentials are sent", || {
             tag(&cache, &format!("after-{status}")).status == 200
         });
         assert_eq!(asked().lines().count(), times, "{status}");
@@ -559,11 +565,11 @@ fn a_helper_is_asked_once_and_again_after_a_refusal() {
     assert!(!cache.stderr().contains("QVdT"));
 }
 
-/// Starts a cache with registry `world` and the login from the helper in `dir`.
-fn with_helper(world: &World, dir: &TempDir) -> Server {
+/// Starts a cache with registry `fixture` and the login from the helper in `dir`.
+fn with_helper(fixture: &Fixture, dir: &TempDir) -> Server {
     let yaml = format!(
         "registries:\n  - name: r.test\n    url: http://r.test\n    upstream_proxy: \"http://{}\"\n    auth: {{helper: test}}\n",
-        world.addr
+        fixture.addr
     );
     Server::bare()
         .config(yaml)
@@ -576,8 +582,8 @@ fn failing_credential_helper_is_a_502_and_an_empty_result_is_anonymous() {
     let dir = TempDir::new();
     install_helper(&dir.path, "test");
     let accepted = Arc::new(Mutex::new(("Basic nothing".to_owned(), 403)));
-    let world = guarded(&accepted);
-    let cache = with_helper(&world, &dir);
+    let fixture = guarded(&accepted);
+    let cache = with_helper(&fixture, &dir);
     std::fs::write(dir.path.join("answer"), "S3CRET and no JSON").unwrap();
     let failed = tag(&cache, "v1");
     assert_eq!(failed.status, 502, "{failed}");
@@ -589,10 +595,10 @@ fn failing_credential_helper_is_a_502_and_an_empty_result_is_anonymous() {
     assert!(!cache.stderr().contains("S3CRET"));
     // A failure is cached for seconds only.
     std::fs::write(dir.path.join("answer"), "{}").unwrap();
-    eventually("the helper is asked again", || {
+    eventually("the credential helper is called again", || {
         matches!(tag(&cache, "v2").status, 401 | 403)
     });
-    assert!(world.seen().iter().all(|asked| asked.authorization().is_none()));
+    assert!(fixture.seen().iter().all(|asked| asked.authorization().is_none()));
 }
 
 #[test]
@@ -607,8 +613,8 @@ fn a_helper_begins_with_every_signal_as_by_default_and_blocks_none() {
     );
     std::fs::write(&program, script).unwrap();
     std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
-    let world = guarded(&Arc::new(Mutex::new(("Basic dTpw".to_owned(), 403))));
-    let cache = with_helper(&world, &dir);
+    let fixture = guarded(&Arc::new(Mutex::new(("Basic dTpw".to_owned(), 403))));
+    let cache = with_helper(&fixture, &dir);
     assert_eq!(tag(&cache, "v1").status, 200);
     // Higher bits are real-time signals, which belong to the C library.
     let set = |text: &str, name: &str| {
@@ -638,7 +644,7 @@ fn a_docker_config_serves_each_repository_its_own() {
         "credHelpers": {"helped.test": "test"}
     }"#;
     std::fs::write(&file, json).unwrap();
-    let world = World::new(|asked| match asked.authorization() {
+    let fixture = Fixture::new(|asked| match asked.authorization() {
         Some(_) => manifest("any"),
         None => reply(401, "WWW-Authenticate: Basic realm=\"r\"\r\n", ""),
     });
@@ -646,7 +652,7 @@ fn a_docker_config_serves_each_repository_its_own() {
     for name in ["r.test", "helped.test"] {
         yaml.push_str(&format!(
             "  - name: {name}\n    url: http://{name}\n    upstream_proxy: \"http://{}\"\n    auth: {{docker_config: \"{}\"}}\n",
-            world.addr,
+            fixture.addr,
             file.display()
         ));
     }
@@ -662,7 +668,7 @@ fn a_docker_config_serves_each_repository_its_own() {
     ] {
         let got = cache.client().get(&format!("/v2/{path}/manifests/v1"));
         assert_eq!(got.status, 200, "{path}: {got}");
-        let shown = world.seen().last().unwrap().authorization().map(str::to_owned);
+        let shown = fixture.seen().last().unwrap().authorization().map(str::to_owned);
         assert_eq!(shown, Some(format!("Basic {secret}")), "{path}");
     }
 }

@@ -367,7 +367,7 @@ fn refusals(service: &Registry) -> Vec<(On, Reply)> {
 }
 
 #[test]
-fn a_registry_that_gives_nobody_a_token_is_named_with_the_front() {
+fn registry_without_tokens_is_named_with_its_front() {
     let (registry, service) = (challenger(), Registry::new());
     let front = front(&registry, 302, Way::Absolute, Login::Basic);
     let image = Image::small(&registry, REPOSITORY, "v1", fresh_seed());
@@ -405,7 +405,7 @@ fn a_registry_that_gives_nobody_a_token_is_named_with_the_front() {
     no_secret_crossed(&front, &service);
     // The rejection is temporary, so the cache must not store the result for long.
     registry.clear_rules();
-    eventually("the failed token is forgotten", || {
+    eventually("the cached token failure expires", || {
         let got = cache
             .client()
             .get(&format!("/v2/front.test/{REPOSITORY}/manifests/v1"));

@@ -9,7 +9,7 @@ const INDEX: &str =
     r#"{"schemaVersion":2,"mediaType":"application/vnd.oci.image.index.v1+json","manifests":[]}"#;
 
 /// Returns a registry that rejects anonymous requests with `status` and without a challenge.
-fn reticent(status: u16, scheme: Scheme) -> Registry {
+fn challenging_only_at_v2(status: u16, scheme: Scheme) -> Registry {
     let upstream = Registry::new();
     upstream.user("robot", PASSWORD);
     upstream.require_tokens(Auth {
@@ -78,7 +78,7 @@ fn a_login_is_used_where_only_the_ping_asks_for_it() {
     let mut first = 0;
     for status in [401, 403, 404] {
         for scheme in [Scheme::Bearer, Scheme::Basic] {
-            let upstream = reticent(status, scheme);
+            let upstream = challenging_only_at_v2(status, scheme);
             let cache = cache(&upstream);
             let images = REPOSITORIES.map(|name| Image::small(&upstream, name, "v1", fresh_seed()));
             for warm in [false, true] {
@@ -117,7 +117,7 @@ fn a_login_is_used_where_only_the_ping_asks_for_it() {
 #[test]
 fn a_held_tag_of_a_registry_that_hides_is_revalidated_after_a_restart() {
     for status in [403, 404] {
-        let upstream = reticent(status, Scheme::Bearer);
+        let upstream = challenging_only_at_v2(status, Scheme::Bearer);
         let image = Image::small(&upstream, "a", "v1", fresh_seed());
         let mut cache = Server::bare()
             .registry_with("r.test", upstream.addr(), LOGIN)

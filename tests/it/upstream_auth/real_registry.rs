@@ -42,7 +42,10 @@ fn pull(cache: &Server, name: &str, image: &Image, authorization: &str) {
         let fields = [("Authorization", authorization)];
         let got = client.get_with(path, if authorization.is_empty() { &[] } else { &fields });
         let control = got.field("cache-control").unwrap_or_default();
-        assert!(control.contains("private"), "it is not for everybody: {got}");
+        assert!(
+            control.contains("private"),
+            "Cache-Control of private content is not private: {got}"
+        );
         got
     };
     get(&format!("/v2/{name}/{REPOSITORY}/manifests/v1")).expect(&image.manifest);
@@ -83,7 +86,7 @@ fn each_blob_was_sent_once(registry: &RealRegistry, image: &Image) {
                 .filter(|line| line.contains(&format!("\"GET /v2/{REPOSITORY}/blobs/{digest}")));
             of_blob.filter(|line| line.contains(&sent)).count()
         };
-        eventually("the registry has logged it", || transfers() >= 1);
+        eventually("the log of the registry has the transfer", || transfers() >= 1);
         assert_eq!(transfers(), 1, "{}", registry.log());
     }
 }
@@ -210,7 +213,11 @@ fn a_registry_with_tokens_is_pulled_from_with_the_server_s_password() {
     pull(&cache, "real.test", &image, "");
     each_blob_was_sent_once(&upstream, &image);
     let asked = tokens.log();
-    assert_eq!(asked.len(), 1, "one token for one repository: {asked:#?}");
+    assert_eq!(
+        asked.len(),
+        1,
+        "one repository caused several token requests: {asked:#?}"
+    );
     assert_eq!(
         asked[0].field("authorization"),
         Some(basic("alice", PASSWORD).as_str())
@@ -233,7 +240,7 @@ fn a_registry_with_tokens_is_pulled_from_with_the_client_s_token() {
     assert_eq!(got.status, 401, "{got}");
     let challenge = got
         .field("www-authenticate")
-        .expect("where to get a token")
+        .expect("the challenge of the registry")
         .to_owned();
     let fetched =
         |user: &str, password: &str| tokens::fetch(&challenge, &basic(user, password)).expect("a token");

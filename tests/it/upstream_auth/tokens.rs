@@ -36,7 +36,7 @@ fn one_token_serves_a_repository_until_it_expires() {
     assert!(asked.contains("scope=repository:team/app:pull"), "{asked}");
     assert!(
         asked.contains("service=fake"),
-        "a quoted comma is part of the value: {asked}"
+        "the token request has a wrong scope: {asked}"
     );
     assert_eq!(tokens[0].field("authorization"), None);
     // Another repository needs another scope.
@@ -100,14 +100,14 @@ fn a_token_service_that_fails_is_an_upstream_error() {
         assert!(answers.contains(&got.status), "{status}: {got}");
         // Failures are cached for a moment at most.
         upstream.clear_rules();
-        eventually("the next token is fetched", || {
+        eventually("the cache fetches another token", || {
             cache.client().get(&upstream.blob_url("a", &digest)).status == 200
         });
     }
 }
 
 #[test]
-fn a_client_s_credentials_reach_the_upstream_and_nobody_else() {
+fn client_credentials_reach_only_the_upstream() {
     let upstream = Registry::new();
     let cdn = upstream.add_listener();
     upstream.require_tokens(Auth {
@@ -137,7 +137,11 @@ fn a_client_s_credentials_reach_the_upstream_and_nobody_else() {
         let before = upstream.requests();
         let hit = cache.client().get_with(&path, &mine);
         hit.expect(&content.bytes());
-        assert_eq!(upstream.requests(), before, "asked a moment ago");
+        assert_eq!(
+            upstream.requests(),
+            before,
+            "a cached permission causes an upstream request"
+        );
         assert_eq!(hit.field("cache-control"), Some("private"));
         for wrong in [&[][..], &[("Authorization", "Basic d3Jvbmc=")]] {
             let got = cache.client().get_with(&path, wrong);
@@ -156,8 +160,11 @@ fn a_client_s_credentials_reach_the_upstream_and_nobody_else() {
         );
     }
     for canary in ["canary", "Y2FuYXJ5"] {
-        assert!(!disk::contains(cache.root(), canary), "{canary} on disk");
-        assert!(!cache.stderr().contains(canary), "{canary} in the log");
+        assert!(
+            !disk::contains(cache.root(), canary),
+            "the store contains {canary}"
+        );
+        assert!(!cache.stderr().contains(canary), "the log contains {canary}");
     }
 }
 
@@ -203,7 +210,7 @@ fn upstream_rejections_are_mapped_by_class() {
         cache.wait_asks(&upstream, "a");
         if status == 404 {
             let path = upstream.manifest_url("a", "v1");
-            eventually("the registry is asked again", || {
+            eventually("the cache sends requests to the registry again", || {
                 cache.client().get(&path).status == 200
             });
         }
@@ -221,7 +228,7 @@ fn upstream_rejections_are_mapped_by_class() {
 #[test]
 fn an_upstream_that_cannot_be_reached_is_a_bad_gateway() {
     let mut failures = vec![
-        ("hangs up".to_owned(), Reply::hang_up(Cut::Fin)),
+        ("closes the connection".to_owned(), Reply::hang_up(Cut::Fin)),
         ("resets".to_owned(), Reply::hang_up(Cut::Rst)),
     ];
     for raw in [
@@ -230,7 +237,7 @@ fn an_upstream_that_cannot_be_reached_is_a_bad_gateway() {
         "HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nyy",
         "HTTP/1.1 99 x\r\n\r\n",
     ] {
-        failures.push((format!("says {raw:?}"), Reply::raw(raw)));
+        failures.push((format!("sends {raw:?}"), Reply::raw(raw)));
     }
     let upstream = Registry::new();
     let cache = Server::start(&upstream);
@@ -241,7 +248,10 @@ fn an_upstream_that_cannot_be_reached_is_a_bad_gateway() {
         let before = upstream.requests();
         let got = cache.client().get(&upstream.blob_url("a", &digest));
         assert_eq!(got.status, 502, "{what}: {got}");
-        assert!(upstream.requests() > before, "{what}: it was asked");
+        assert!(
+            upstream.requests() > before,
+            "{what}: the upstream received no request"
+        );
         // The circuit breaker would open after a few failures in a row.
         upstream.clear_rules();
         cache.wait_asks(&upstream, "a");
@@ -301,6 +311,6 @@ fn redirects_are_followed_up_to_the_limit() {
         upstream.on(On::any(), Reply::redirect(307, location));
         let got = cache.client().get(&upstream.blob_url("a", &digest));
         assert_eq!(got.status, 502, "{location}: {got}");
-        assert!(upstream.requests() < 100, "a loop ends");
+        assert!(upstream.requests() < 100, "a redirect loop ends");
     }
 }

@@ -19,6 +19,6 @@ pub fn frames(bytes: &[u8]) {
     assert_eq!(
         inspect_in_pieces(usize::from(step)),
         inspect_in_pieces(bytes.len()),
-        "the verdict depends on the cuts"
+        "the result does not depend on the cuts"
     );
 }

@@ -28,7 +28,7 @@ async fn kept_connections_that_all_died_cost_the_bucket_no_request() {
                 let (mut stream, _) = listener.accept().await.unwrap();
                 let (alive, together) = (alive.clone(), together.clone());
                 tokio::spawn(async move {
-                    let (born, mut buffer) = (alive.load(Ordering::SeqCst), Vec::new());
+                    let (generation, mut buffer) = (alive.load(Ordering::SeqCst), Vec::new());
                     loop {
                         while !buffer.ends_with(b"\r\n\r\n") {
                             if !matches!(stream.read_buf(&mut buffer).await, Ok(1..)) {
@@ -36,14 +36,14 @@ async fn kept_connections_that_all_died_cost_the_bucket_no_request() {
                             }
                         }
                         buffer.clear();
-                        if alive.load(Ordering::SeqCst) != born {
+                        if alive.load(Ordering::SeqCst) != generation {
                             if reset {
                                 let socket = socket2::SockRef::from(&stream);
                                 socket.set_linger(Some(Duration::ZERO)).unwrap();
                             }
                             return;
                         }
-                        if born == 0 {
+                        if generation == 0 {
                             // Forces each request to use a separate connection.
                             together.wait().await;
                         }

@@ -6,7 +6,7 @@ use engine::Act;
 
 fn fault<T>(result: Result<T, S3Error>) -> S3Fault {
     match result {
-        Ok(_) => panic!("it went well"),
+        Ok(_) => panic!("the operation succeeded"),
         Err(error) => error.fault,
     }
 }
@@ -47,7 +47,10 @@ async fn start_fails_with_the_setting_to_change() {
 async fn wrong_credentials_are_refused_by_the_engine_itself() {
     let engine = Engine::start().await;
     let opened = S3Store::open_at(&engine.sdk("wrong"), &engine.settings()).await;
-    let error = opened.err().expect("it is refused").to_string();
+    let error = opened
+        .err()
+        .expect("the engine rejects the credentials")
+        .to_string();
     assert!(error.contains("AWS_SECRET_ACCESS_KEY"), "{error}");
 }
 
@@ -69,9 +72,9 @@ async fn a_missing_bucket_is_made_and_where_that_is_refused_the_start_fails() {
         });
         let opened = engine.open().await;
         if allowed {
-            assert!(opened.expect("it is made").is_available());
+            assert!(opened.expect("the bucket is created").is_available());
         } else {
-            let error = opened.err().expect("it is missing").to_string();
+            let error = opened.err().expect("the bucket is missing").to_string();
             assert!(error.contains("aws s3 mb s3://oci-cache"), "{error}");
         }
     }
@@ -81,7 +84,10 @@ async fn a_missing_bucket_is_made_and_where_that_is_refused_the_start_fails() {
 async fn an_engine_that_is_down_at_start_is_used_when_it_answers() {
     let engine = Engine::start().await;
     engine.script(|_| Act::Refuse(500, "InternalError"));
-    let store = engine.open().await.expect("that does not stop the start");
+    let store = engine
+        .open()
+        .await
+        .expect("a failure of the lifecycle rule does not stop the start");
     assert!(!store.is_available());
     assert_eq!(fault(store.find(&blob(b"x")).await), S3Fault::Tripped);
     engine.heal();
@@ -233,7 +239,7 @@ async fn cancelled_s3_request_counts_as_a_failure() {
             break;
         }
         let found = tokio::time::timeout(patience, store.find(&blob(b"x"))).await;
-        assert!(found.is_err(), "it hangs");
+        assert!(found.is_err(), "the request does not end");
     }
     assert!(!store.is_available());
 }

@@ -10,7 +10,7 @@ fn settings() -> S3Settings {
         crate::config::Layer::default(),
         crate::config::Environment::of_process().looking_only(),
     );
-    match config.expect("the environment is sound").storage {
+    match config.expect("the environment has a valid configuration").storage {
         StorageConfig::S3 { s3, .. } => s3,
         other => panic!("the environment names no bucket: {other:?}"),
     }
@@ -46,7 +46,7 @@ async fn an_engine_keeps_what_is_stored_whole_in_parts_and_under_every_digest() 
                 );
             }
             other.verify(&key).await;
-            assert!(other.find(&key).await.unwrap().is_some(), "it is sound");
+            assert!(other.find(&key).await.unwrap().is_some(), "the object is valid");
         }
     }
 }
@@ -82,10 +82,13 @@ async fn an_engine_that_refuses_says_so_at_start() {
     // A word of the expected advice. The script causes the error.
     #[allow(
         clippy::disallowed_methods,
-        reason = "the script speaks through the environment"
+        reason = "the script passes the settings in the environment"
     )]
-    let wanted = std::env::var("S3_TEST_REFUSAL").expect("S3_TEST_REFUSAL names what is to be said");
-    let error = S3Store::open(&settings()).await.err().expect("it is refused");
+    let wanted = std::env::var("S3_TEST_REFUSAL").expect("S3_TEST_REFUSAL has a word of the error");
+    let error = S3Store::open(&settings())
+        .await
+        .err()
+        .expect("the engine rejects the settings");
     assert!(error.to_string().contains(&wanted), "{error}");
 }
 

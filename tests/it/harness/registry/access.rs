@@ -248,7 +248,10 @@ impl Access {
     /// Returns the answer to a rejected content request. `own` is the address of the first
     /// listener.
     pub fn refusal(&self, wrong: Wrong, repository: &str, own: &str) -> Answer {
-        let auth = self.auth.as_ref().expect("refused by its rules");
+        let auth = self
+            .auth
+            .as_ref()
+            .expect("only a registry with access rules rejects requests");
         let (status, error) = match wrong {
             Wrong::Unknown => (401, ""),
             Wrong::Expired => (auth.expired, ",error=\"invalid_token\""),
@@ -285,7 +288,10 @@ impl Access {
     /// Issues a new token for `repositories`. The token identifies the user; rights are checked on
     /// each request.
     pub fn give(&mut self, user: Option<&str>, repositories: Vec<String>) -> String {
-        let auth = self.auth.as_ref().expect("there are tokens");
+        let auth = self
+            .auth
+            .as_ref()
+            .expect("only a registry with access rules issues tokens");
         self.given += 1;
         if self.seed == 0 {
             self.seed = fresh_seed();

@@ -148,7 +148,7 @@ impl Signatures {
 
 impl Behaviour {
     /// Answers requests that this registry does not support, before authentication.
-    pub(super) fn turn_away(&self, seen: &RecordedRequest) -> Option<Answer> {
+    pub(super) fn reject(&self, seen: &RecordedRequest) -> Option<Answer> {
         if let Some(page) = &self.referrers_page
             && seen.target.contains("/referrers/")
         {

@@ -304,7 +304,7 @@ impl Registry {
                 .access
                 .auth
                 .as_mut()
-                .expect("there is something to change"),
+                .expect("the registry has access rules"),
         );
     }
 
@@ -366,7 +366,7 @@ impl Registry {
             .behaviour
             .budget
             .as_ref()
-            .expect("they are counted")
+            .expect("the registry has a pull limit")
             .left
     }
 
@@ -689,7 +689,7 @@ fn error_body(status: u16) -> String {
         429 => "TOOMANYREQUESTS",
         _ => "UNKNOWN",
     };
-    format!(r#"{{"errors":[{{"code":"{code}","message":"the fake registry was told to"}}]}}"#)
+    format!(r#"{{"errors":[{{"code":"{code}","message":"scripted error"}}]}}"#)
 }
 
 // === Default answers ===
@@ -806,7 +806,7 @@ impl State {
         if !reads && (seen.kind != Kind::Token || seen.method != "POST") {
             return Answer::error(405);
         }
-        if let Some(answer) = self.behaviour.turn_away(seen) {
+        if let Some(answer) = self.behaviour.reject(seen) {
             return answer;
         }
         match seen.kind {
@@ -836,7 +836,10 @@ impl State {
                     return Answer::error(404);
                 };
                 if let Err(wrong) = self.access.check(seen.field("authorization"), repository) {
-                    let own = self.first.expect("set before the first request").to_string();
+                    let own = self
+                        .first
+                        .expect("the setting is made before the first request")
+                        .to_string();
                     return self.access.refusal(wrong, repository, &own);
                 }
                 let belongs = |members: &HashSet<String>| members.contains(repository);

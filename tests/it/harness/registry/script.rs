@@ -335,7 +335,7 @@ impl Gate {
             .unwrap();
         assert!(
             !timeout.timed_out(),
-            "{} of {n} answers came to the gate",
+            "{} of {n} responses arrived at the gate",
             state.arrived
         );
     }

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Whether an object is in the bucket that AWS_* and S3_BUCKET describe: `there.py KEY`; exit 0 or 1."""
+"""Exits with 0 if the bucket of AWS_* and S3_BUCKET has the object KEY, otherwise with 1: `has_object.py KEY`."""
 
 import datetime
 import hashlib
