@@ -1,6 +1,6 @@
 //! The queue of log lines, and the thread that writes the lines to the output.
 
-use std::io::{self, Write};
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -196,7 +196,7 @@ impl<O: Output> Writer<O> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::io::Read as _;
+    use std::io::{Read as _, Write};
     use std::os::unix::net::UnixStream;
 
     impl Output for UnixStream {}

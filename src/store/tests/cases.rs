@@ -686,10 +686,8 @@ pub(crate) async fn what_was_written_here_is_found_there<From: Place, To: Place>
     let (here, before) = (here.open().await, there.names());
     let store = there.open().await;
     for key in &keys {
-        let (known, found) = (
-            expect(&here, key, &bytes).await,
-            expect(&store, key, &bytes).await,
-        );
+        let known = expect(&here, key, &bytes).await;
+        let found = expect(&store, key, &bytes).await;
         assert_eq!(known.to_json(), found.to_json());
         assert!(found.public && found.is_from("two.example"));
     }

@@ -21,13 +21,7 @@ fn yaml(upstream: &Registry, top: &str, keys: &str) -> String {
 /// Returns the configuration of client authentication for Alice and Bob, with these rules.
 fn with_auth(cache_home: &std::path::Path, rules: &str) -> String {
     let file = cache_home.join("users");
-    let lines = [ALICE, BOB].map(|(user, password)| {
-        let output = std::process::Command::new("htpasswd")
-            .args(["-nbB", "-C", "4", user, password])
-            .output()
-            .expect("htpasswd is installed");
-        String::from_utf8(output.stdout).unwrap().trim().to_owned() + "\n"
-    });
+    let lines = [ALICE, BOB].map(|(user, password)| htpasswd::line(user, password, 4));
     std::fs::write(&file, lines.concat()).unwrap();
     format!("auth: {{htpasswd_file: {}}}\n{rules}", file.display())
 }

@@ -167,7 +167,7 @@ fn unsupported_key_and_shared_credentials_are_logged_at_start() {
     let cache = Server::bare()
         .config("cache_max_size: 1g\nregistries:\n- name: r.example\n  auth: {user: u, password: canary}\n")
         .start();
-    cache.wait_stderr("cache_max_size reason=\"is not in this version");
+    cache.wait_stderr("cache_max_size\" reason=\"is not in this version");
     cache.wait_stderr("registry credentials used for all clients\" registry=r.example");
     assert!(!cache.stderr().contains("canary"), "{}", cache.stderr());
 }
@@ -241,7 +241,7 @@ fn reload_of_an_invalid_file_keeps_the_configuration_and_logs_the_error() {
     );
     let log = cache.stderr();
     assert!(
-        log.contains("config.yaml:3: registries[0].auth.password error=")
+        log.contains("config.yaml:3: registries[0].auth.password\" error=")
             && log.contains("did you mean url?"),
         "{log}"
     );

@@ -11,6 +11,7 @@ pub mod content;
 pub mod disk;
 pub mod h2;
 pub mod hpack;
+pub mod htpasswd;
 pub mod image;
 pub mod jwt;
 pub mod metadata;

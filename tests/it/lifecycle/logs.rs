@@ -356,7 +356,7 @@ fn log_file_that_cannot_be_reopened_stays_in_use() {
         !lines_of(&log(), "log file not reopened").is_empty()
     });
     cache.stop();
-    assert_eq!(lines_of(&log(), "stopped").len(), 1, "{}", log());
+    assert_eq!(lines_of(&log(), "shutdown finished").len(), 1, "{}", log());
 }
 
 /// Runs a command with `file` as log file. Returns exit code, standard output and standard error.

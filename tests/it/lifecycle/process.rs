@@ -222,7 +222,10 @@ fn a_resumed_log_reader_receives_the_number_of_dropped_lines() {
         text.contains("msg=listening "),
         "events have room that requests do not take"
     );
-    assert!(text.contains("msg=stopped"), "the last lines are written");
+    assert!(
+        text.contains("msg=\"shutdown finished\""),
+        "the last lines are written"
+    );
 }
 
 #[test]
@@ -493,7 +496,7 @@ fn a_world_readable_configuration_with_a_secret_is_logged() {
         assert!(!cache.stderr().contains("canary"));
         cache
             .stderr()
-            .contains("secret.yaml (mode 0644) reason=holds a secret")
+            .contains("secret.yaml (mode 0644)\" reason=\"holds a secret")
     };
     assert!(warned(0o644));
     assert!(!warned(0o600));

@@ -18,7 +18,7 @@ pub fn shares(cache: &Server) -> BTreeMap<usize, usize> {
         rest.split_whitespace().next()?.parse().ok()
     };
     log.lines()
-        .filter(|line| line.contains("msg=connections core="))
+        .filter(|line| line.contains("msg=\"open connections\" core="))
         .filter_map(|line| Some((number(line, "core=")?, number(line, "count=")?)))
         .collect()
 }

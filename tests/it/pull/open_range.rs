@@ -84,9 +84,7 @@ fn a_part_over_http_2_costs_little_more_than_it_holds_and_its_end_is_no_abort() 
             .expect("the connection is open until the part is complete");
     }
     peer.send(&h2::reset(id, h2::CANCEL)).unwrap();
-    // The response to the PING shows that the server has processed the reset.
-    peer.send(&Frame::new(h2::PING, 0, 0, [0; 8])).unwrap();
-    while peer.step().expect("the connection stays open").kind != h2::PING {}
+    // The client reads no further, so the server sends at most what the buffers of the connection hold.
     let line = || {
         let log = cache.stderr();
         let line = log.lines().find(|line| line.contains(" status=206 "));

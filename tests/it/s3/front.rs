@@ -121,13 +121,7 @@ fn access_of_one_user_to_bucket_content_is_not_cached_for_another() {
         let (bucket, _) = held(&upstream, &content);
         let home = TempDir::new();
         let users = home.path.join("users");
-        let lines = ["alice", "bob"].map(|user| {
-            let output = std::process::Command::new("htpasswd")
-                .args(["-nbB", "-C", "4", user, user])
-                .output()
-                .expect("htpasswd is installed");
-            String::from_utf8(output.stdout).unwrap().trim().to_owned() + "\n"
-        });
+        let lines = ["alice", "bob"].map(|user| htpasswd::line(user, user, 4));
         std::fs::write(&users, lines.concat()).unwrap();
         let rules = format!(
             "auth: {{htpasswd_file: {}}}\nallow: [{{users: [alice], repositories: [a]}}, {{users: [bob], repositories: [b]}}]",

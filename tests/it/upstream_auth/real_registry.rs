@@ -1,6 +1,5 @@
 //! Debian's `docker-registry` as upstream, with a password file and with tokens.
 
-use std::process::Command;
 use std::time::Duration;
 
 use crate::harness::jwt::Signer;
@@ -91,15 +90,9 @@ fn each_blob_was_sent_once(registry: &RealRegistry, image: &Image) {
     }
 }
 
-fn htpasswd(dir: &TempDir) -> std::path::PathBuf {
+fn users(dir: &TempDir) -> std::path::PathBuf {
     let file = dir.path.join("htpasswd");
-    let output = Command::new("htpasswd")
-        .args(["-B", "-C", "4", "-b", "-c"])
-        .arg(&file)
-        .args(["alice", PASSWORD])
-        .output()
-        .expect("htpasswd can be started");
-    assert!(output.status.success(), "{output:?}");
+    std::fs::write(&file, htpasswd::line("alice", PASSWORD, 4)).unwrap();
     file
 }
 
@@ -109,7 +102,7 @@ fn a_registry_with_a_password_file_is_pulled_from_with_the_server_s_password() {
         return;
     }
     let (dir, image) = content();
-    let file = htpasswd(&dir);
+    let file = users(&dir);
     let upstream = RealRegistry::start(&dir.path, &Login::Basic { htpasswd: &file });
     let keys = format!("auth: {{username: alice, password: {PASSWORD}}}");
     let cache = Server::bare()
@@ -137,7 +130,7 @@ fn a_registry_with_a_password_file_is_pulled_from_with_the_client_s_password() {
         return;
     }
     let (dir, image) = content();
-    let file = htpasswd(&dir);
+    let file = users(&dir);
     let upstream = RealRegistry::start(&dir.path, &Login::Basic { htpasswd: &file });
     let cache = Server::bare().registry("real.test", upstream.addr()).start();
     refused(&cache, "real.test", &image, "");
@@ -154,7 +147,7 @@ fn a_registry_with_a_password_file_asks_clients_for_their_password() {
         return;
     }
     let (dir, _) = content();
-    let file = htpasswd(&dir);
+    let file = users(&dir);
     let upstream = RealRegistry::start(&dir.path, &Login::Basic { htpasswd: &file });
     let cache = Server::bare().registry("real.test", upstream.addr()).start();
     let got = cache
