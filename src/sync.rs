@@ -77,7 +77,9 @@ mod tests {
         }));
         assert!(panicked.is_err());
         assert!(mutex.0.is_poisoned() && rw_lock.0.is_poisoned());
-        assert_eq!((*mutex.lock(), *rw_lock.read(), *rw_lock.write()), (2, 2, 2));
+        assert_eq!(*mutex.lock(), 2);
+        assert_eq!(*rw_lock.read(), 2);
+        assert_eq!(*rw_lock.write(), 2);
         assert_eq!(mutex.into_inner(), 2);
     }
 }
