@@ -18,7 +18,7 @@ use crate::limits::{ABSENCE_TTL, ABSENCES_BYTES_MAX, ABSENCES_MAX};
 use crate::oci::Origin;
 use crate::runtime::clock::monotonic_micros;
 use crate::sync::Mutex;
-use crate::upstream::{Target, UpstreamError, Verdict};
+use crate::upstream::{ResponseVerdict, Target, UpstreamError};
 
 /// Memory of a recorded 404 besides its texts: keys, slots, allocations.
 const OVERHEAD_BYTES: usize = 256;
@@ -129,7 +129,7 @@ impl Absences {
             host,
             phase,
             status: 404,
-            verdict: Verdict::Gone,
+            verdict: ResponseVerdict::Gone,
             headers,
             body,
         }) = error
@@ -143,7 +143,7 @@ impl Absences {
             host: host.clone(),
             phase: *phase,
             status: 404,
-            verdict: Verdict::Gone,
+            verdict: ResponseVerdict::Gone,
             headers: headers.clone(),
             body: Bytes::copy_from_slice(body),
         };
@@ -302,7 +302,7 @@ mod tests {
             host: "r.example".into(),
             phase: Phase::Head,
             status,
-            verdict: Verdict::of_status(status),
+            verdict: ResponseVerdict::of_status(status),
             headers: Box::default(),
             body: Bytes::new(),
         })

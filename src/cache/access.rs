@@ -25,7 +25,7 @@ use crate::runtime::single_flight::{Completer, SingleFlight};
 use crate::storage::{Key, Meta, Source};
 use crate::sync::Mutex;
 use crate::upstream::{
-    Credentials, Purpose, Secret, Target, UpstreamError, UpstreamMethod, UpstreamRequest, Verdict,
+    Credentials, Purpose, ResponseVerdict, Secret, Target, UpstreamError, UpstreamMethod, UpstreamRequest,
 };
 
 /// The requester at an upstream. Callers are equal when their credentials are equal. The
@@ -341,7 +341,7 @@ impl AccessTable {
 
     /// Records a denial of anonymous access, or removes the grant of another caller.
     pub(super) fn record_denial(&self, origin: &Origin, caller: &Caller, error: &UpstreamError) {
-        if let Some(Verdict::Challenge | Verdict::Forbidden) = error.verdict() {
+        if let Some(ResponseVerdict::Challenge | ResponseVerdict::Forbidden) = error.verdict() {
             if caller.is_anonymous() {
                 remember(
                     &self.anonymous_denials,

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::oci::{Digest, Namespace, NotManifest, Origin};
-use crate::upstream::{UpstreamError, Verdict};
+use crate::upstream::{ResponseVerdict, UpstreamError};
 
 /// The reason why content could not be fetched.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -56,7 +56,7 @@ impl FetchError {
             FetchError::Upstream(UpstreamError::Status { status, .. })
                 // The status counts even if a web page carries it: another caller may not get the
                 // page.
-                if Verdict::of_status(*status).is_refusal()
+                if ResponseVerdict::of_status(*status).is_refusal()
         ) || self.is_stale_absence()
     }
 
@@ -84,10 +84,10 @@ impl FetchError {
     }
 
     /// Returns the upstream's verdict on the content, from a current or a kept response.
-    pub(super) fn verdict(&self) -> Option<Verdict> {
+    pub(super) fn verdict(&self) -> Option<ResponseVerdict> {
         match self {
             FetchError::Upstream(error) => error.verdict(),
-            FetchError::Absent(_) => Some(Verdict::Gone),
+            FetchError::Absent(_) => Some(ResponseVerdict::Gone),
             _ => None,
         }
     }

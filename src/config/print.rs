@@ -9,7 +9,7 @@ use super::model::{
 };
 use super::options::{InFile, Setting};
 use super::resolve::{ClientAuthOrigins, Sources, load};
-use super::sources::{Diagnostics, Entry, Environment, Layer, PartialRegistry, Place, Spanned};
+use super::sources::{Diagnostics, Environment, Layer, PartialEntry, PartialRegistry, Place, Spanned};
 use super::value::Kind;
 
 /// The replacement of a secret.
@@ -122,7 +122,7 @@ impl Page {
         }
     }
 
-    fn entry(&mut self, entry: &Entry) {
+    fn entry(&mut self, entry: &PartialEntry) {
         let origin = self.at(entry.name.line);
         let name = quoted(&entry.name.value.to_string());
         self.line(1, &format!("- name: {name}"), &origin);

@@ -13,7 +13,7 @@ use crate::http::{CacheResult, Fields, Response};
 use crate::oci::{ErrorCode, Namespace, Origin, ParseDigestError};
 use crate::runtime::clock::unix_seconds;
 use crate::runtime::heartbeat::HealthError;
-use crate::upstream::{UpstreamError, Verdict, seconds_left};
+use crate::upstream::{ResponseVerdict, UpstreamError, seconds_left};
 
 /// An error that ends a request.
 #[derive(Debug, thiserror::Error)]
@@ -274,7 +274,13 @@ fn upstream(error: &UpstreamError, wanted: &Wanted) -> Response {
 }
 
 /// Builds the response for a refusal of the upstream. `text` is the message for the client.
-fn refusal(error: &UpstreamError, status: u16, verdict: Verdict, wanted: &Wanted, text: &str) -> Response {
+fn refusal(
+    error: &UpstreamError,
+    status: u16,
+    verdict: ResponseVerdict,
+    wanted: &Wanted,
+    text: &str,
+) -> Response {
     let mut fields = Fields::new();
     let wait = match (error.retry_after(), status) {
         // Without `Retry-After`, clients retry at once.
@@ -288,20 +294,21 @@ fn refusal(error: &UpstreamError, status: u16, verdict: Verdict, wanted: &Wanted
         add_warning(&mut fields, &warning);
     }
     match verdict {
-        Verdict::Gone => refuse(404, wanted.kind.unknown(), text, fields),
-        Verdict::Challenge => unauthorized(error, wanted.challenges, text, fields),
-        Verdict::Forbidden => refuse(403, ErrorCode::Denied, text, fields),
-        Verdict::Limited => refuse(429, ErrorCode::TooManyRequests, text, fields),
-        Verdict::Trouble => refuse(
+        ResponseVerdict::Gone => refuse(404, wanted.kind.unknown(), text, fields),
+        ResponseVerdict::Challenge => unauthorized(error, wanted.challenges, text, fields),
+        ResponseVerdict::Forbidden => refuse(403, ErrorCode::Denied, text, fields),
+        ResponseVerdict::Limited => refuse(429, ErrorCode::TooManyRequests, text, fields),
+        ResponseVerdict::Trouble => refuse(
             if status == 504 { 504 } else { 502 },
             ErrorCode::Unavailable,
             text,
             fields,
         ),
         // Clients cannot handle any other status either.
-        Verdict::NotFinal | Verdict::Content | Verdict::Redirect | Verdict::Unfit => {
-            refuse(502, ErrorCode::Unknown, text, fields)
-        }
+        ResponseVerdict::NotFinal
+        | ResponseVerdict::Content
+        | ResponseVerdict::Redirect
+        | ResponseVerdict::Unfit => refuse(502, ErrorCode::Unknown, text, fields),
     }
 }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::{Entry, Key, Meta, Storage};
+use super::{Key, Meta, Storage, StoredEntry};
 use crate::limits::MEMORY_OBJECT_BYTES_MAX;
 use crate::oci::Digest;
 use crate::store::FsStore;
@@ -24,7 +24,7 @@ pub enum StoredBlob {
 
 /// A blob on the disk of this machine, opened.
 pub struct LocalBlob {
-    pub entry: Entry,
+    pub entry: StoredEntry,
     /// The verified content of a blob of at most [`MEMORY_OBJECT_BYTES_MAX`].
     pub small: Option<Bytes>,
     /// Whether the file may stay open. A file in the spool may not, because the file uses room of
@@ -88,7 +88,7 @@ impl Storage {
 
 /// Reads the content of a small blob. `None` if the read fails, or if the content does not match
 /// the digest.
-fn open(entry: Entry, lasting: bool) -> Option<LocalBlob> {
+fn open(entry: StoredEntry, lasting: bool) -> Option<LocalBlob> {
     let small = if entry.meta.size <= MEMORY_OBJECT_BYTES_MAX {
         // At most MEMORY_OBJECT_BYTES_MAX, so the size fits into a usize.
         let bytes: Bytes = crate::sys::read_exact_at(&entry.file, 0, entry.meta.size as usize)
@@ -110,7 +110,7 @@ fn open(entry: Entry, lasting: bool) -> Option<LocalBlob> {
 }
 
 /// Looks up an entry. A store that cannot be read is a miss.
-pub(super) fn find(store: &FsStore, key: &Key) -> Option<Entry> {
+pub(super) fn find(store: &FsStore, key: &Key) -> Option<StoredEntry> {
     store.find(key).unwrap_or_else(|error| {
         tracing::warn!(%error, "store read failed");
         None

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::upload_job::SpooledBlob;
 use super::upload_job::UploadJob;
-use super::{Entry, Key, Meta, Room, Storage, Tiers, Verified};
+use super::{Key, Meta, Room, Storage, StoredEntry, Tiers, Verified};
 use crate::fairness::Lease;
 use crate::oci::Namespace;
 use crate::runtime::helper::blocking;
@@ -77,7 +77,7 @@ impl Storage {
                 }
             }
             Target::Spool(spooled) => {
-                let entry = Entry {
+                let entry = StoredEntry {
                     file: spooled.file().clone(),
                     meta: Arc::new(meta),
                 };

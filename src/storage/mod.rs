@@ -35,8 +35,8 @@ use crate::runtime::oneshot::Lost;
 use crate::store::{FsStore, OpenError, S3OpenError, S3Store, SpoolDir};
 
 pub use crate::store::{
-    Entry, Key, Meta, RecordName, ReferrersRecord, Room, Source, StoreError, TagKey, TagPointer, Verified,
-    canonical_name,
+    Key, Meta, RecordName, ReferrersRecord, Room, Source, StoreError, StoredEntry, TagKey, TagPointer,
+    Verified, canonical_name,
 };
 pub use blob::{LocalBlob, RemoteBlob, StoredBlob, Within};
 pub use bucket_read::{BucketError, RemoteBody};

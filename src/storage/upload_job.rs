@@ -3,7 +3,7 @@
 use std::any::Any;
 use std::sync::Arc;
 
-use super::{Entry, Key, Room, SmallEntry, Storage, TagKey, TagPointer, Verified};
+use super::{Key, Room, SmallEntry, Storage, StoredEntry, TagKey, TagPointer, Verified};
 use crate::fairness::Lease;
 use crate::runtime::helper::blocking;
 use crate::store::{Content, S3Error, S3Store};
@@ -34,14 +34,14 @@ pub(super) enum UploadJob {
 /// A blob that is served from the spool until the drop.
 pub(super) struct SpooledBlob {
     storage: Storage,
-    entry: Entry,
+    entry: StoredEntry,
     /// The blob's share of the spool.
     _lease: Option<Lease>,
 }
 
 impl SpooledBlob {
     /// Makes lookups find verified content of the spool.
-    pub fn new(storage: &Storage, entry: Entry, room: Arc<Room>, lease: Option<Lease>) -> Self {
+    pub fn new(storage: &Storage, entry: StoredEntry, room: Arc<Room>, lease: Option<Lease>) -> Self {
         storage
             .0
             .uploads
@@ -102,7 +102,7 @@ impl UploadJob {
         match self {
             UploadJob::Local { key, verified } => send_local(storage, store, key, verified).await,
             UploadJob::Spooled { blob, verified } => {
-                let Entry { file, meta } = blob.entry.clone();
+                let StoredEntry { file, meta } = blob.entry.clone();
                 let key = Key::Blob(meta.digest);
                 store.put(&key, Content::File(file), verified, &meta).await
             }

@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use super::upload_job::UploadJob;
-use super::{Entry, Key, Room, Storage};
+use super::{Key, Room, Storage, StoredEntry};
 use crate::fairness::{FairQueue, Party};
 use crate::limits::{
     SPOOL_LINGER_TIME, UPLOAD_ATTEMPTS_MAX, UPLOAD_MAX_AGE, UPLOADS_MAX, UPLOADS_MEMORY_MAX,
@@ -36,7 +36,7 @@ const FIRST_PAUSE: Duration = Duration::from_millis(500);
 pub(super) struct Uploads {
     queue: Mutex<Queue>,
     /// Blobs that only the spool has.
-    spooled: Mutex<HashMap<Digest, (Entry, Arc<Room>)>>,
+    spooled: Mutex<HashMap<Digest, (StoredEntry, Arc<Room>)>>,
     /// Whether uploads fail although the bucket is available. Each change is logged.
     failing: AtomicBool,
 }
@@ -91,7 +91,7 @@ impl Queue {
 
 impl Uploads {
     /// Returns a blob that only the spool has.
-    pub fn find(&self, digest: &Digest) -> Option<Entry> {
+    pub fn find(&self, digest: &Digest) -> Option<StoredEntry> {
         self.spooled().get(digest).map(|(entry, _)| entry.clone())
     }
 
@@ -102,7 +102,7 @@ impl Uploads {
         queue.jobs.waiting() == 0 && queue.workers == 0
     }
 
-    pub fn spooled(&self) -> MutexGuard<'_, HashMap<Digest, (Entry, Arc<Room>)>> {
+    pub fn spooled(&self) -> MutexGuard<'_, HashMap<Digest, (StoredEntry, Arc<Room>)>> {
         self.spooled.lock()
     }
 

@@ -70,7 +70,7 @@ impl Verified {
 
 /// Committed content and its sidecar.
 #[derive(Clone, Debug)]
-pub struct Entry {
+pub struct StoredEntry {
     pub file: Arc<File>,
     pub meta: Arc<Meta>,
 }

@@ -9,7 +9,7 @@ use crate::limits::{RECORDS_BYTES_MAX, RECORDS_MAX};
 /// The known stored records, the oldest first.
 #[derive(Debug)]
 pub(super) struct Records {
-    known: HashMap<Arc<Path>, Known>,
+    known: HashMap<Arc<Path>, RecordInfo>,
     by_age: BTreeSet<(u64, Arc<Path>)>,
     bytes: u64,
     bytes_max: u64,
@@ -17,7 +17,7 @@ pub(super) struct Records {
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Known {
+struct RecordInfo {
     checked_at_ms: u64,
     bytes: u64,
 }
@@ -44,7 +44,7 @@ impl Records {
         self.forget(path);
         let path: Arc<Path> = path.into();
         self.by_age.insert((checked_at_ms, path.clone()));
-        let known = Known { checked_at_ms, bytes };
+        let known = RecordInfo { checked_at_ms, bytes };
         self.known.insert(path, known);
         self.bytes += bytes;
         let mut surplus = Vec::new();

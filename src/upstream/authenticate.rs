@@ -17,7 +17,7 @@ use super::error::{Phase, Refusal, UpstreamError, host_of};
 use super::exchange::{self, Answer, OutgoingRequest, Redirects};
 use super::registries::RegistryTable;
 use super::response::UpstreamResponse;
-use super::verdict::Verdict;
+use super::verdict::ResponseVerdict;
 use super::{Shared, UpstreamRequest, cure};
 
 /// The maximum number of requests for one answer, not counting redirects. The four are anonymous,
@@ -484,7 +484,7 @@ fn is_refused_token(error: &UpstreamError) -> bool {
     matches!(
         error,
         UpstreamError::Status {
-            verdict: Verdict::Challenge | Verdict::Forbidden,
+            verdict: ResponseVerdict::Challenge | ResponseVerdict::Forbidden,
             phase: Phase::Token,
             ..
         }

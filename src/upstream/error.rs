@@ -12,7 +12,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue};
 use reqwest::Url;
 
-use super::verdict::Verdict;
+use super::verdict::ResponseVerdict;
 
 /// The reason why a request has no usable answer or a body has no clean end.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -26,7 +26,7 @@ pub enum UpstreamError {
         phase: Phase,
         status: u16,
         /// The meaning of the status for the content.
-        verdict: Verdict,
+        verdict: ResponseVerdict,
         /// Boxed, because the map would dominate the size of every `Result`.
         headers: Box<HeaderMap>,
         body: Bytes,
@@ -242,7 +242,7 @@ impl UpstreamError {
     }
 
     /// Returns the verdict of the upstream's status, if there is a status.
-    pub fn verdict(&self) -> Option<Verdict> {
+    pub fn verdict(&self) -> Option<ResponseVerdict> {
         match self {
             UpstreamError::Status { verdict, .. } => Some(*verdict),
             _ => None,
@@ -324,7 +324,7 @@ mod tests {
             host: "r.example".into(),
             phase: Phase::Head,
             status,
-            verdict: Verdict::of_status(status),
+            verdict: ResponseVerdict::of_status(status),
             headers,
             body,
         }

@@ -15,7 +15,7 @@ use super::endpoint::Endpoint;
 use super::error::{Location, Phase, Refusal, UpstreamError, cause, find, host_of};
 use super::resolve::AddressesRefused;
 use super::response::{UpstreamBody, UpstreamResponse};
-use super::verdict::Verdict;
+use super::verdict::ResponseVerdict;
 use super::{Deadlines, cure, headers, redirect};
 
 /// The maximum size of an error body. OCI error bodies are below 4 KiB, and HTML pages of load
@@ -276,21 +276,28 @@ pub(super) async fn conclude(
         foreign,
     } = answer;
     let status = response.status().as_u16();
-    match Verdict::of_status(status) {
-        Verdict::Content if status == 200 || outgoing.headers.contains_key(http::header::RANGE) => {}
+    match ResponseVerdict::of_status(status) {
+        ResponseVerdict::Content if status == 200 || outgoing.headers.contains_key(http::header::RANGE) => {}
         // The refusal of an expired signed URL says nothing about the client's rights.
         _ if foreign && matches!(status, 400 | 401 | 403) => {
             return Err(UpstreamError::RedirectTarget { host, status });
         }
-        Verdict::Redirect | Verdict::Unfit
+        ResponseVerdict::Redirect | ResponseVerdict::Unfit
             if status >= 400 || (outgoing.redirects == Redirects::WithinApi && status >= 300) =>
         {
             return Err(refusal(response, host, Phase::Head).await);
         }
-        Verdict::Challenge | Verdict::Forbidden | Verdict::Gone | Verdict::Limited | Verdict::Trouble => {
+        ResponseVerdict::Challenge
+        | ResponseVerdict::Forbidden
+        | ResponseVerdict::Gone
+        | ResponseVerdict::Limited
+        | ResponseVerdict::Trouble => {
             return Err(refusal(response, host, Phase::Head).await);
         }
-        Verdict::NotFinal | Verdict::Content | Verdict::Redirect | Verdict::Unfit => {
+        ResponseVerdict::NotFinal
+        | ResponseVerdict::Content
+        | ResponseVerdict::Redirect
+        | ResponseVerdict::Unfit => {
             return Err(UpstreamError::protocol(
                 &host,
                 format!("unexpected status {status}"),
@@ -353,7 +360,7 @@ pub(super) async fn refusal(response: reqwest::Response, host: Arc<str>, phase: 
         host,
         phase,
         status,
-        verdict: Verdict::of_refusal(status, &fields, &body),
+        verdict: ResponseVerdict::of_refusal(status, &fields, &body),
         headers,
         body,
     }

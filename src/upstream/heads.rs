@@ -12,7 +12,7 @@ use super::authenticate::AuthenticatedRequest;
 use super::error::{UpstreamError, host_of};
 use super::exchange::OutgoingRequest;
 use super::response::{UpstreamBody, UpstreamResponse};
-use super::verdict::{Verdict, is_page};
+use super::verdict::{ResponseVerdict, is_page};
 use super::{Shared, UpstreamMethod};
 use crate::oci::Repository;
 use crate::sync::Mutex;
@@ -102,7 +102,7 @@ impl Shared {
                 // A refused probe is always repeated as GET, for the registry's own error text with
                 // or without a held copy. HEAD has no error text.
                 if authenticated.request.method != UpstreamMethod::Probe
-                    && error.verdict().is_some_and(Verdict::is_refusal)
+                    && error.verdict().is_some_and(ResponseVerdict::is_refusal)
                     && self.heads.is_recorded(&right, Instant::now()) =>
             {
                 return outcome;
@@ -119,7 +119,8 @@ impl Shared {
                 self.heads.record(Of::Wrong(place), Instant::now());
             }
             (Err(head), Err(get))
-                if head.verdict().is_some_and(Verdict::is_refusal) && head.verdict() == get.verdict() =>
+                if head.verdict().is_some_and(ResponseVerdict::is_refusal)
+                    && head.verdict() == get.verdict() =>
             {
                 self.heads.record(right, Instant::now());
             }
@@ -133,10 +134,16 @@ impl Shared {
 fn is_in_doubt(error: &UpstreamError) -> bool {
     match error {
         UpstreamError::Status { status, verdict, .. } => match verdict {
-            Verdict::Challenge | Verdict::Forbidden | Verdict::Gone | Verdict::Unfit => true,
+            ResponseVerdict::Challenge
+            | ResponseVerdict::Forbidden
+            | ResponseVerdict::Gone
+            | ResponseVerdict::Unfit => true,
             // A page instead of a refusal. A HEAD response has no body to identify a registry.
-            Verdict::Trouble => Verdict::of_status(*status).is_refusal(),
-            Verdict::NotFinal | Verdict::Content | Verdict::Redirect | Verdict::Limited => false,
+            ResponseVerdict::Trouble => ResponseVerdict::of_status(*status).is_refusal(),
+            ResponseVerdict::NotFinal
+            | ResponseVerdict::Content
+            | ResponseVerdict::Redirect
+            | ResponseVerdict::Limited => false,
         },
         // URLs signed for GET only, and invalid statuses.
         UpstreamError::RedirectTarget { .. } | UpstreamError::Protocol { .. } => true,

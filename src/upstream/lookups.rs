@@ -69,7 +69,7 @@ const OF_UNLISTED: Bounds = Bounds {
 };
 
 type Addresses = Arc<[SocketAddr]>;
-type Found = Result<Addresses, Arc<str>>;
+type LookupResult = Result<Addresses, Arc<str>>;
 
 /// The cached lookups of one party. Slow names delay their own party only, unless all threads are
 /// busy. Cheap to clone.
@@ -79,7 +79,7 @@ pub(super) struct Lookups(Arc<Inner>);
 struct Inner {
     resolver: Arc<dyn Resolve>,
     bounds: Bounds,
-    names: Mutex<HashMap<Box<str>, Known>>,
+    names: Mutex<HashMap<Box<str>, NameState>>,
     /// Slots for names without an answer.
     first: Arc<Semaphore>,
     /// Slots for names with an answer, and for proxies. Names invented by clients use no such slot.
@@ -88,11 +88,11 @@ struct Inner {
 
 /// The state of one name.
 #[derive(Default)]
-struct Known {
+struct NameState {
     answer: Option<(Addresses, Instant)>,
     failed: Option<(Arc<str>, Instant)>,
     /// The lookup in flight.
-    next: Option<watch::Receiver<Option<Found>>>,
+    next: Option<watch::Receiver<Option<LookupResult>>>,
 }
 
 /// The decision on a request for addresses.
@@ -106,7 +106,7 @@ enum LookupDecision {
     LookUp(Option<Addresses>),
 }
 
-impl Known {
+impl NameState {
     /// Decides on a request for the addresses at `now`.
     fn decide(&self, now: Instant) -> LookupDecision {
         let fresh = self.answer_within(FRESH, now);
@@ -133,7 +133,7 @@ impl Known {
     }
 
     /// Records an outcome, and returns the result for the waiting requests.
-    fn record(&mut self, found: Found, now: Instant) -> Found {
+    fn record(&mut self, found: LookupResult, now: Instant) -> LookupResult {
         match found {
             Ok(addresses) => {
                 self.answer = Some((addresses.clone(), now));
@@ -185,7 +185,7 @@ impl Lookups {
     /// # Cancellation
     ///
     /// The lookup continues, and its answer is cached.
-    pub async fn find(&self, host: &str, is_proxy: bool) -> Found {
+    pub async fn find(&self, host: &str, is_proxy: bool) -> LookupResult {
         let (mut next, old) = {
             let now = Instant::now();
             let mut names = self.0.names.lock();
@@ -245,16 +245,16 @@ impl Lookups {
     /// Returns the lookup of `host` that is in flight, or starts one.
     fn begin(
         &self,
-        names: &mut HashMap<Box<str>, Known>,
+        names: &mut HashMap<Box<str>, NameState>,
         host: &str,
         is_proxy: bool,
         now: Instant,
-    ) -> Result<watch::Receiver<Option<Found>>, Arc<str>> {
+    ) -> Result<watch::Receiver<Option<LookupResult>>, Arc<str>> {
         let Bounds {
             names: max, waiting, ..
         } = self.0.bounds;
         let is_new = !names.contains_key(host);
-        let waits = |known: &&Known| known.next.is_some() && known.answer.is_none();
+        let waits = |known: &&NameState| known.next.is_some() && known.answer.is_none();
         if is_new && !is_proxy && names.values().filter(waits).count() >= waiting {
             return Err("the limit of concurrent name lookups is reached".into());
         }
@@ -299,7 +299,7 @@ impl Lookups {
         Ok(next)
     }
 
-    async fn query_resolver(&self, host: &str) -> Found {
+    async fn query_resolver(&self, host: &str) -> LookupResult {
         let name: Name = host
             .parse()
             .map_err(|_| Arc::<str>::from("the name is not a valid host name"))?;
@@ -314,11 +314,11 @@ impl Lookups {
 struct PendingLookup {
     lookups: Lookups,
     host: Box<str>,
-    sender: watch::Sender<Option<Found>>,
+    sender: watch::Sender<Option<LookupResult>>,
 }
 
 impl PendingLookup {
-    fn end(self, found: Found) {
+    fn end(self, found: LookupResult) {
         let result = match self.lookups.0.names.lock().get_mut(&self.host) {
             Some(known) => known.record(found, Instant::now()),
             None => found,
@@ -360,7 +360,7 @@ mod tests {
     #[test]
     fn an_answer_is_used_then_renewed_and_outlives_a_name_server() {
         let (now, first, second) = (Instant::now(), addresses("192.0.2.1"), addresses("192.0.2.2"));
-        let mut known = Known::default();
+        let mut known = NameState::default();
         assert_eq!(known.decide(now), LookupDecision::LookUp(None));
         assert_eq!(known.record(Ok(first.clone()), now), Ok(first.clone()));
         assert_eq!(known.decide(now), LookupDecision::Use(first.clone()));
@@ -381,7 +381,7 @@ mod tests {
     #[test]
     fn a_failure_is_remembered_for_a_moment_only() {
         let (now, why) = (Instant::now(), Arc::<str>::from("no such name"));
-        let mut known = Known::default();
+        let mut known = NameState::default();
         assert_eq!(known.record(Err(why.clone()), now), Err(why.clone()));
         assert_eq!(known.decide(now), LookupDecision::Fail(why));
         assert_eq!(known.decide(now + FAILED), LookupDecision::LookUp(None));

@@ -60,7 +60,7 @@ pub use request::{Credentials, Purpose, Target, UpstreamMethod, UpstreamRequest}
 pub use response::{UpstreamBody, UpstreamResponse, resume_matches};
 pub use retry::Resume;
 pub use tls::AnyCertificate;
-pub use verdict::Verdict;
+pub use verdict::ResponseVerdict;
 pub use via::OnBehalf;
 
 use crate::config::{Named, ProxyEnvironment, Registries};

@@ -144,7 +144,7 @@ mod tests {
     use http::{HeaderMap, HeaderName, HeaderValue};
 
     use super::super::error::Phase;
-    use super::super::verdict::Verdict;
+    use super::super::verdict::ResponseVerdict;
     use super::*;
 
     fn refusal(fields: &[(&str, &str)], body: &str) -> UpstreamError {
@@ -157,7 +157,7 @@ mod tests {
             host: "r.example".into(),
             phase: Phase::Head,
             status: 401,
-            verdict: Verdict::Challenge,
+            verdict: ResponseVerdict::Challenge,
             headers: Box::new(headers),
             body: Bytes::copy_from_slice(body.as_bytes()),
         }

@@ -1,14 +1,14 @@
 //! The meaning of an upstream's final status for the content. Pure.
 //!
 //! This table alone decides on statuses. The client's answer, the use of stale copies, retries, and
-//! the failures of the circuit breaker all follow from a [`Verdict`].
+//! the failures of the circuit breaker all follow from a [`ResponseVerdict`].
 
 use http::HeaderMap;
 use http::header::{CONTENT_TYPE, WWW_AUTHENTICATE};
 
 /// The class of a status from 100 to 599.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub enum Verdict {
+pub enum ResponseVerdict {
     /// 1xx, including 101. Not a final answer.
     NotFinal,
     /// 200, or 206 to a range request.
@@ -31,20 +31,20 @@ pub enum Verdict {
     Unfit,
 }
 
-impl Verdict {
+impl ResponseVerdict {
     /// Returns the verdict of a status. HTTP defines statuses from 100 to 599 only.
-    pub fn of_status(status: u16) -> Verdict {
+    pub fn of_status(status: u16) -> ResponseVerdict {
         match status {
-            100..=199 => Verdict::NotFinal,
-            200 | 206 => Verdict::Content,
-            301 | 302 | 303 | 307 | 308 => Verdict::Redirect,
-            401 => Verdict::Challenge,
-            403 | 451 => Verdict::Forbidden,
-            404 | 410 => Verdict::Gone,
-            429 => Verdict::Limited,
+            100..=199 => ResponseVerdict::NotFinal,
+            200 | 206 => ResponseVerdict::Content,
+            301 | 302 | 303 | 307 | 308 => ResponseVerdict::Redirect,
+            401 => ResponseVerdict::Challenge,
+            403 | 451 => ResponseVerdict::Forbidden,
+            404 | 410 => ResponseVerdict::Gone,
+            429 => ResponseVerdict::Limited,
             // Timeouts of either side, and "too early", a status of the connection.
-            408 | 425 | 500 | 502..=504 | 506..=599 => Verdict::Trouble,
-            _ => Verdict::Unfit,
+            408 | 425 | 500 | 502..=504 | 506..=599 => ResponseVerdict::Trouble,
+            _ => ResponseVerdict::Unfit,
         }
     }
 
@@ -53,12 +53,12 @@ impl Verdict {
     /// A web page without any sign of a registry is not a registry's answer, with any status. A
     /// proxy, a login page or a default site has answered instead. All other bodies are accepted,
     /// such as Go's plain "404 page not found", an object store's XML, or an empty body.
-    pub(super) fn of_refusal(status: u16, headers: &HeaderMap, body: &[u8]) -> Verdict {
-        match Verdict::of_status(status) {
-            Verdict::Challenge | Verdict::Forbidden | Verdict::Gone
+    pub(super) fn of_refusal(status: u16, headers: &HeaderMap, body: &[u8]) -> ResponseVerdict {
+        match ResponseVerdict::of_status(status) {
+            ResponseVerdict::Challenge | ResponseVerdict::Forbidden | ResponseVerdict::Gone
                 if is_page(headers, body) && !has_registry_sign(headers, body) =>
             {
-                Verdict::Trouble
+                ResponseVerdict::Trouble
             }
             verdict => verdict,
         }
@@ -68,25 +68,28 @@ impl Verdict {
     /// held copy, marked as stale.
     pub fn serves_stale(self) -> bool {
         match self {
-            Verdict::NotFinal
-            | Verdict::Content
-            | Verdict::Redirect
-            | Verdict::Limited
-            | Verdict::Trouble
-            | Verdict::Unfit => true,
-            Verdict::Challenge | Verdict::Forbidden | Verdict::Gone => false,
+            ResponseVerdict::NotFinal
+            | ResponseVerdict::Content
+            | ResponseVerdict::Redirect
+            | ResponseVerdict::Limited
+            | ResponseVerdict::Trouble
+            | ResponseVerdict::Unfit => true,
+            ResponseVerdict::Challenge | ResponseVerdict::Forbidden | ResponseVerdict::Gone => false,
         }
     }
 
     /// Returns whether the request may succeed within seconds.
     pub fn may_pass(self) -> bool {
-        matches!(self, Verdict::Limited | Verdict::Trouble)
+        matches!(self, ResponseVerdict::Limited | ResponseVerdict::Trouble)
     }
 
     /// Returns whether the registry refused the content to this caller. Another caller may get the
     /// content.
     pub fn is_refusal(self) -> bool {
-        matches!(self, Verdict::Challenge | Verdict::Forbidden | Verdict::Gone)
+        matches!(
+            self,
+            ResponseVerdict::Challenge | ResponseVerdict::Forbidden | ResponseVerdict::Gone
+        )
     }
 }
 
@@ -132,18 +135,18 @@ mod tests {
     #[test]
     fn every_status_has_a_class_and_each_class_one_consequence() {
         for status in 100..=599 {
-            let verdict = Verdict::of_status(status);
+            let verdict = ResponseVerdict::of_status(status);
             let expected = match status {
-                100..200 => Verdict::NotFinal,
-                200 | 206 => Verdict::Content,
-                301 | 302 | 303 | 307 | 308 => Verdict::Redirect,
-                401 => Verdict::Challenge,
-                403 | 451 => Verdict::Forbidden,
-                404 | 410 => Verdict::Gone,
-                429 => Verdict::Limited,
-                501 | 505 => Verdict::Unfit,
-                408 | 425 | 500.. => Verdict::Trouble,
-                200..500 => Verdict::Unfit,
+                100..200 => ResponseVerdict::NotFinal,
+                200 | 206 => ResponseVerdict::Content,
+                301 | 302 | 303 | 307 | 308 => ResponseVerdict::Redirect,
+                401 => ResponseVerdict::Challenge,
+                403 | 451 => ResponseVerdict::Forbidden,
+                404 | 410 => ResponseVerdict::Gone,
+                429 => ResponseVerdict::Limited,
+                501 | 505 => ResponseVerdict::Unfit,
+                408 | 425 | 500.. => ResponseVerdict::Trouble,
+                200..500 => ResponseVerdict::Unfit,
                 _ => unreachable!("the walk begins at 100"),
             };
             assert_eq!(verdict, expected, "{status}");
@@ -158,11 +161,13 @@ mod tests {
     fn a_page_without_a_sign_of_a_registry_is_no_verdict() {
         let html = ("content-type", "text/html; charset=utf-8");
         for status in [401, 403, 404, 410, 451] {
-            let expected = Verdict::of_status(status);
-            let of = |lines: &[_], body: &str| Verdict::of_refusal(status, &fields(lines), body.as_bytes());
-            assert_eq!(of(&[html], "<html>Not here</html>"), Verdict::Trouble);
-            assert_eq!(of(&[html], ""), Verdict::Trouble, "HEAD");
-            assert_eq!(of(&[], "\n<!DOCTYPE html><p>"), Verdict::Trouble);
+            let expected = ResponseVerdict::of_status(status);
+            let of = |lines: &[_], body: &str| {
+                ResponseVerdict::of_refusal(status, &fields(lines), body.as_bytes())
+            };
+            assert_eq!(of(&[html], "<html>Not here</html>"), ResponseVerdict::Trouble);
+            assert_eq!(of(&[html], ""), ResponseVerdict::Trouble, "HEAD");
+            assert_eq!(of(&[], "\n<!DOCTYPE html><p>"), ResponseVerdict::Trouble);
             for sign in [
                 ("docker-distribution-api-version", "registry/2.0"),
                 ("www-authenticate", "Basic realm=\"registry\""),
@@ -179,6 +184,9 @@ mod tests {
             }
             assert_eq!(of(&[], ""), expected);
         }
-        assert_eq!(Verdict::of_refusal(429, &fields(&[html]), b""), Verdict::Limited);
+        assert_eq!(
+            ResponseVerdict::of_refusal(429, &fields(&[html]), b""),
+            ResponseVerdict::Limited
+        );
     }
 }

@@ -4,7 +4,7 @@ use std::cell::RefCell;
 
 use crate::lru::Lru;
 use crate::oci::Digest;
-use crate::storage::Entry;
+use crate::storage::StoredEntry;
 
 /// The open files of one core. The least recently used file is closed first.
 pub struct OpenFiles(RefCell<Lru<Digest, OpenFile>>);
@@ -12,7 +12,7 @@ pub struct OpenFiles(RefCell<Lru<Digest, OpenFile>>);
 /// A committed blob, opened.
 #[derive(Clone)]
 pub(super) struct OpenFile {
-    pub entry: Entry,
+    pub entry: StoredEntry,
     /// Whether every client may read the blob. May be true before the entry records the fact.
     pub public: bool,
 }

@@ -6,7 +6,7 @@
 use std::fs::File;
 use std::sync::Arc;
 
-use super::{Fill, State};
+use super::{Fill, FillState};
 use crate::cache::Shared;
 use crate::fairness::Lease;
 use crate::http::Span;
@@ -32,7 +32,7 @@ impl DiskWriter {
     }
 }
 
-impl State {
+impl FillState {
     /// Drops bytes from the window. With a working disk, written bytes are dropped down to
     /// [`FILL_WINDOW_KEPT_BYTES`]. With a lost disk, bytes that no follower needs are dropped.
     pub fn trim(&mut self) {

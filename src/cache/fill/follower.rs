@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::{End, Fill, State};
+use super::{End, Fill, FillState};
 use crate::cache::FetchError;
 use crate::http::{Aborted, Growing, NextPiece, Piece, Span};
 use crate::limits::{FOLLOWER_BYTES_MAX, SEND_TURN_BYTES};
@@ -102,7 +102,7 @@ impl Follower {
     }
 }
 
-impl State {
+impl FillState {
     /// Returns bytes from `offset` on, before `limit`. The bytes come from the window if possible,
     /// otherwise from the file.
     fn piece(&self, offset: u64, limit: u64) -> Option<Piece> {

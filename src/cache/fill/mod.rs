@@ -5,7 +5,7 @@
 //! the available bytes and wait for more. Writer and followers share one [`Fill`]: a state under a
 //! short lock and a list of waiting followers.
 //!
-//! [`State::limit`] alone decides how much followers may read. The end of a body is withheld until
+//! [`FillState::limit`] alone decides how much followers may read. The end of a body is withheld until
 //! its digest is verified, and a small body is withheld whole.
 //!
 //! The `registry` module decides whether to start a fill. The `store` module owns the file after
@@ -47,7 +47,7 @@ pub struct Fill {
     caller: Caller,
     /// The source, if the bucket has the blob.
     remote: Option<RemoteBlob>,
-    state: Mutex<State>,
+    state: Mutex<FillState>,
     /// Notifies the writer that the window has room, or that no follower needs room.
     room: tokio::sync::Notify,
 }
@@ -65,7 +65,7 @@ pub struct Head {
     pub headers: BTreeMap<String, Vec<String>>,
 }
 
-struct State {
+struct FillState {
     head: Option<Arc<Head>>,
     /// The newest received bytes, already hashed. `window.end()` is the number of received bytes.
     window: Window,
@@ -116,7 +116,7 @@ impl Fill {
             origin,
             caller,
             remote,
-            state: Mutex::new(State {
+            state: Mutex::new(FillState {
                 head: None,
                 window: Window::default(),
                 disk: DiskWriter::Idle(None),
@@ -215,7 +215,7 @@ impl Fill {
     }
 
     /// Waits until `ready` returns a value. Calls `ready` again after each state change.
-    async fn wait<R>(&self, notify: &CoreNotify, mut ready: impl FnMut(&mut State) -> Option<R>) -> R {
+    async fn wait<R>(&self, notify: &CoreNotify, mut ready: impl FnMut(&mut FillState) -> Option<R>) -> R {
         loop {
             {
                 let mut state = self.lock();
@@ -237,7 +237,7 @@ impl Fill {
     }
 
     /// Changes the state and wakes all waiting tasks.
-    fn change<R>(&self, change: impl FnOnce(&mut State) -> R) -> R {
+    fn change<R>(&self, change: impl FnOnce(&mut FillState) -> R) -> R {
         let (result, waiting) = {
             let mut state = self.lock();
             let result = change(&mut state);
@@ -249,7 +249,7 @@ impl Fill {
         result
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, FillState> {
         self.state.lock()
     }
 }
@@ -269,7 +269,7 @@ impl Head {
     }
 }
 
-impl State {
+impl FillState {
     /// Returns the offset up to which a response may be sent now. The response ends at `end`, or at
     /// the body's end.
     fn limit(&self, end: Option<u64>) -> u64 {

@@ -5,7 +5,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Fill, State};
+use super::{Fill, FillState};
 use crate::cache::slots::FetchSlot;
 use crate::limits::{
     DESERTED_BYTES_MAX, DESERTED_FILL_TIMEOUT, DESERTED_GRACE_TIME, DESERTED_UNSIZED_BYTES_MAX,
@@ -28,7 +28,7 @@ struct Seen {
 
 /// The decision about a fill.
 #[derive(PartialEq, Eq, Debug)]
-enum Verdict {
+enum FillDecision {
     Go { deserted: bool, slow: bool, rate: u64 },
     End(&'static str),
 }
@@ -45,7 +45,7 @@ struct Record {
 }
 
 impl Record {
-    fn look(&mut self, now: Duration, seen: Seen) -> Verdict {
+    fn look(&mut self, now: Duration, seen: Seen) -> FillDecision {
         let mut spanned = false;
         let (began, before) = self.span;
         if now.saturating_sub(began) >= FILL_RATE_WINDOW {
@@ -58,7 +58,7 @@ impl Record {
         let rate = self.rate.unwrap_or(u64::MAX);
         if seen.followed {
             self.alone_since = None;
-            return Verdict::Go {
+            return FillDecision::Go {
                 deserted: false,
                 slow,
                 rate,
@@ -68,7 +68,7 @@ impl Record {
             self.alone_since = Some((now, seen.received));
             // The rate with clients does not count against the fill.
             self.span = (now, seen.received);
-            return Verdict::Go {
+            return FillDecision::Go {
                 deserted: false,
                 slow,
                 rate,
@@ -81,7 +81,7 @@ impl Record {
             FIRST_CLIENT_TIMEOUT
         };
         if alone < grace {
-            return Verdict::Go {
+            return FillDecision::Go {
                 deserted: false,
                 slow,
                 rate,
@@ -93,15 +93,15 @@ impl Record {
             DESERTED_UNSIZED_BYTES_MAX
         };
         if seen.lost {
-            Verdict::End("no client left, and the content cannot be stored")
+            FillDecision::End("no client left, and the content cannot be stored")
         } else if spanned && slow {
-            Verdict::End("no client left, and the download is too slow")
+            FillDecision::End("no client left, and the download is too slow")
         } else if seen.received - had > bytes_max {
-            Verdict::End("no client left, and the content is too large")
+            FillDecision::End("no client left, and the content is too large")
         } else if alone > DESERTED_FILL_TIMEOUT {
-            Verdict::End("no client left, and the download takes too long")
+            FillDecision::End("no client left, and the download takes too long")
         } else {
-            Verdict::Go {
+            FillDecision::Go {
                 deserted: true,
                 slow,
                 rate,
@@ -110,7 +110,7 @@ impl Record {
     }
 }
 
-impl State {
+impl FillState {
     fn seen(&self) -> Seen {
         Seen {
             followed: self.wanted > 0 || !self.followers.is_empty(),
@@ -130,9 +130,9 @@ pub async fn deserted(fill: &Arc<Fill>) -> &'static str {
         tokio::time::sleep(FETCH_CHECK_INTERVAL).await;
         let seen = fill.lock().seen();
         match record.look(began.elapsed(), seen) {
-            Verdict::Go { deserted: false, .. } => {}
-            Verdict::Go { .. } => return "no client left",
-            Verdict::End(why) => return why,
+            FillDecision::Go { deserted: false, .. } => {}
+            FillDecision::Go { .. } => return "no client left",
+            FillDecision::End(why) => return why,
         }
     }
 }
@@ -158,8 +158,8 @@ pub async fn unworthy(fill: &Arc<Fill>, slot: &FetchSlot) -> &'static str {
             tokio::task::spawn_blocking(move || drop(unused));
         }
         match record.look(began.elapsed(), seen) {
-            Verdict::Go { deserted, slow, rate } => slot.record_progress(deserted, slow, rate),
-            Verdict::End(why) => return why,
+            FillDecision::Go { deserted, slow, rate } => slot.record_progress(deserted, slow, rate),
+            FillDecision::End(why) => return why,
         }
     }
 }
@@ -185,8 +185,8 @@ mod tests {
         (1..=seconds).find_map(|second| {
             let received = seen.received + second * rate;
             match record.look(Duration::from_secs(second), Seen { received, ..seen }) {
-                Verdict::End(why) => Some((second, why)),
-                Verdict::Go { .. } => None,
+                FillDecision::End(why) => Some((second, why)),
+                FillDecision::Go { .. } => None,
             }
         })
     }
@@ -251,7 +251,7 @@ mod tests {
                 ..ALONE
             };
             let verdict = record.look(Duration::from_secs(second), seen);
-            assert!(matches!(verdict, Verdict::Go { .. }), "{second} {verdict:?}");
+            assert!(matches!(verdict, FillDecision::Go { .. }), "{second} {verdict:?}");
         }
     }
 }

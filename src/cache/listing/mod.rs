@@ -28,7 +28,8 @@ use crate::runtime::single_flight::{Completer, Role, SingleFlight};
 use crate::storage::RecordChanges;
 use crate::sync::Mutex;
 use crate::upstream::{
-    Credentials, Purpose, Target, UpstreamError, UpstreamMethod, UpstreamRequest, UpstreamResponse, Verdict,
+    Credentials, Purpose, ResponseVerdict, Target, UpstreamError, UpstreamMethod, UpstreamRequest,
+    UpstreamResponse,
 };
 
 /// Memory of a kept list besides its body: key, slot, allocations.
@@ -364,7 +365,7 @@ impl ListingError {
             self,
             ListingError::NoReferrers(_)
                 | ListingError::Fetch(FetchError::Upstream(UpstreamError::Status {
-                    verdict: Verdict::Gone,
+                    verdict: ResponseVerdict::Gone,
                     ..
                 }))
         )
@@ -401,7 +402,7 @@ fn refused(target: &Target, purpose: Purpose, error: UpstreamError) -> ListingEr
             // exist.
             | UpstreamError::Status {
                 status: 404,
-                verdict: Verdict::Trouble,
+                verdict: ResponseVerdict::Trouble,
                 ..
             },
         ) => ListingError::NoReferrers(error),

@@ -14,10 +14,10 @@ use crate::http::CacheResult;
 use crate::oci::{Accept, Origin, Reference, Tag};
 use crate::runtime::clock::{monotonic_micros, unix_millis};
 use crate::storage::{RecordChanges, TagKey, TagPointer};
-use crate::upstream::{Purpose, Target, Verdict};
+use crate::upstream::{Purpose, ResponseVerdict, Target};
 
 /// The cached pointer of a tag, and its stored manifest.
-struct Known {
+struct CachedTag {
     pointer: TagPointer,
     manifest: Arc<Manifest>,
 }
@@ -111,7 +111,7 @@ impl TagRequest<'_> {
     async fn send(
         &self,
         shared: &Arc<Shared>,
-        known: Option<&Known>,
+        known: Option<&CachedTag>,
         kept_ms: Option<u64>,
         complete: &(dyn Fn(ManifestAnswer) + Sync),
     ) -> Result<(), NoAnswer> {
@@ -169,8 +169,12 @@ impl TagRequest<'_> {
             return;
         }
         let changes = match error.verdict() {
-            Some(Verdict::Gone) => RecordChanges::absent_tag(&self.tag.tag, &self.key.caller, unix_millis()),
-            Some(Verdict::Challenge | Verdict::Forbidden) => RecordChanges::not_absent_tag(&self.tag.tag),
+            Some(ResponseVerdict::Gone) => {
+                RecordChanges::absent_tag(&self.tag.tag, &self.key.caller, unix_millis())
+            }
+            Some(ResponseVerdict::Challenge | ResponseVerdict::Forbidden) => {
+                RecordChanges::not_absent_tag(&self.tag.tag)
+            }
             _ => return,
         };
         shared.write_records(&self.key.origin, changes).await;
@@ -183,7 +187,7 @@ async fn revalidate_or_fetch(
     shared: &Arc<Shared>,
     key: &ManifestKey,
     tag: &TagKey,
-    known: Option<&Known>,
+    known: Option<&CachedTag>,
     kept: bool,
     terms: TagTerms,
     complete: &(dyn Fn(ManifestAnswer) + Sync),
@@ -233,11 +237,11 @@ async fn revalidate_or_fetch(
 async fn last_resort(
     shared: &Arc<Shared>,
     key: &ManifestKey,
-    known: &Known,
+    known: &CachedTag,
     terms: TagTerms,
     error: FetchError,
 ) -> Result<ManifestAnswer, FetchError> {
-    let gone = error.verdict() == Some(Verdict::Gone);
+    let gone = error.verdict() == Some(ResponseVerdict::Gone);
     let serves = serves_stale(&error) || (gone && terms.keep_on_404);
     if !serves {
         return Err(error);
@@ -272,10 +276,10 @@ async fn unkept(shared: &Arc<Shared>, key: &ManifestKey, completer: &SharedFetch
     }
 }
 
-async fn known(shared: &Arc<Shared>, tag: &TagKey, terms: TagTerms) -> Option<Known> {
+async fn known(shared: &Arc<Shared>, tag: &TagKey, terms: TagTerms) -> Option<CachedTag> {
     let pointer = shared.pointer(tag, terms).await?;
     let manifest = stored(shared, &tag.origin, &pointer.digest).await?;
-    Some(Known { pointer, manifest })
+    Some(CachedTag { pointer, manifest })
 }
 
 /// Returns whether the error is a fault or an outage, and not an answer about the tag.

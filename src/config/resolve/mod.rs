@@ -12,8 +12,8 @@ use super::Config;
 use super::model::{ListenAddr, Named, Registries, StorageConfig};
 use super::options::{Setting, Values};
 use super::sources::{
-    self, Diagnostic, Diagnostics, Entry, Environment, File, Given, Layer, Place, Warning, collect_rules,
-    proxies_of_environment, systemd_of_environment,
+    self, Diagnostic, Diagnostics, Environment, File, Given, Layer, PartialEntry, Place, Warning,
+    collect_rules, proxies_of_environment, systemd_of_environment,
 };
 use super::value::{Kind, parse_addresses};
 
@@ -220,7 +220,7 @@ impl<'a> Sources<'a> {
 
     fn registries(&self, values: &Values) -> Registries {
         Registries {
-            entries: self.file.registries.iter().map(Entry::config).collect(),
+            entries: self.file.registries.iter().map(PartialEntry::config).collect(),
             unlisted: self.file.defaults.without_secrets().settings(),
             whitelist_mode: values.whitelist_mode,
             air_gapped: values.air_gapped,

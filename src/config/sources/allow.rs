@@ -2,7 +2,7 @@
 
 use super::super::model::{Allow, AllowRule, Glob, RegistryName};
 use super::keys::{ALLOW, ALLOW_HERE, Table};
-use super::partial_registry::Entry;
+use super::partial_registry::PartialEntry;
 use super::reader::{Field, Reader, Spanned};
 use crate::limits::ALLOW_RULES_MAX;
 use crate::oci::Repository;
@@ -10,7 +10,7 @@ use crate::oci::Repository;
 /// Collects all access rules of the file.
 pub(in crate::config) fn collect_rules(
     everywhere: Option<&Spanned<Vec<AllowRule>>>,
-    entries: &[Entry],
+    entries: &[PartialEntry],
 ) -> Allow {
     let own = entries.iter().filter_map(|entry| {
         let rules = entry.allow.as_ref()?;

@@ -13,7 +13,7 @@ use super::diagnostics::{Diagnostic, Warning};
 use super::environment::Environment;
 use super::keys::{DEFAULTS, DOCUMENT, KeySpec, REGISTRY, setting_of, setting_spellings};
 use super::layer::Layer;
-use super::partial_registry::{Entry, PartialRegistry};
+use super::partial_registry::{PartialEntry, PartialRegistry};
 use super::reader::{Fields, Reader, Spanned};
 use super::suggest::nearest;
 use super::yaml::{self, Key, Node, Value};
@@ -25,7 +25,7 @@ pub(in crate::config) struct File {
     pub holds_secret: bool,
     pub settings: Layer,
     /// The named registries, with the defaults applied. Names are unique.
-    pub registries: Vec<Entry>,
+    pub registries: Vec<PartialEntry>,
     pub defaults: PartialRegistry,
     pub client_auth: PartialClientAuth,
     pub allow: Option<Spanned<Vec<AllowRule>>>,

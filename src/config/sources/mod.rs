@@ -28,7 +28,7 @@ pub use environment::{Environment, FileText};
 pub(super) use file::{File, parse};
 pub(super) use layer::Given;
 pub use layer::Layer;
-pub(super) use partial_registry::{Entry, PartialRegistry};
+pub(super) use partial_registry::{PartialEntry, PartialRegistry};
 pub(super) use pem::{check_pair, check_roots, parse_certificates, parse_key};
 pub(super) use proxy::proxies_of_environment;
 pub(super) use reader::Spanned;

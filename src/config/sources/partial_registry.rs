@@ -32,7 +32,7 @@ pub(in crate::config) struct PartialRegistry {
 
 /// A registry with its name.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(in crate::config) struct Entry {
+pub(in crate::config) struct PartialEntry {
     pub name: Spanned<RegistryName>,
     pub partial: PartialRegistry,
     /// The access rules of this registry.
@@ -102,7 +102,7 @@ impl PartialRegistry {
     }
 }
 
-impl Entry {
+impl PartialEntry {
     pub(in crate::config) fn config(&self) -> RegistryConfig {
         RegistryConfig {
             name: self.name.value.clone(),

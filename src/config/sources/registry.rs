@@ -9,14 +9,14 @@ use super::super::model::units::parse_duration;
 use super::super::model::{Access, Mirror, RegistryName, TagFreshness, TagPattern, TagRule};
 use super::super::value::Kind;
 use super::keys::{ACCESS, MAX_CONCURRENCY_MAX, MIRROR, REGISTRY, REVALIDATE, SCHEMES, TAG_RULE};
-use super::partial_registry::{Entry, PartialRegistry};
+use super::partial_registry::{PartialEntry, PartialRegistry};
 use super::proxy::parse_choice;
 use super::reader::{Field, Fields, Reader, Spanned, below};
 use super::yaml::{Key, Node, Value};
 
 impl Reader<'_> {
     /// Reads `registries`: a list of maps with a name, or a map by name.
-    pub(super) fn registries(&mut self, path: &str, node: Node) -> Vec<Entry> {
+    pub(super) fn registries(&mut self, path: &str, node: Node) -> Vec<PartialEntry> {
         let mut entries = Vec::new();
         // The line in which each name first occurs.
         let mut names = HashMap::new();
@@ -49,7 +49,7 @@ impl Reader<'_> {
         key: Option<Key>,
         node: Node,
         names: &mut HashMap<RegistryName, u64>,
-    ) -> Option<Entry> {
+    ) -> Option<PartialEntry> {
         let line = node.line;
         if let (Value::Scalar(_) | Value::List(_), true) = (&node.value, key.is_none()) {
             self.record_error(line, path, &node.value.shown(), "expected a map with a name");
@@ -71,7 +71,7 @@ impl Reader<'_> {
                 line: name.line,
             });
         }
-        (self.diagnostics.len() == before).then_some(Entry { name, partial, allow })
+        (self.diagnostics.len() == before).then_some(PartialEntry { name, partial, allow })
     }
 
     /// Returns the name of an entry as written, with its path: the key of the map, or the value of `name`.

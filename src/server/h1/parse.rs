@@ -351,7 +351,7 @@ fn read_target(target: &str) -> Result<Target<'_>, HeadError> {
 
 /// The parsed fields of a head that the server uses.
 #[derive(Default)]
-struct Found<'b> {
+struct HeadFields<'b> {
     host: Option<&'b str>,
     authorization: Option<&'b str>,
     user_agent: Option<&'b str>,
@@ -400,8 +400,8 @@ impl<'b> Once<'b> {
 /// Reads all fields in one pass. Compares the length of a name first, which decides nearly all
 /// cases.
 #[inline]
-fn read_fields<'b>(fields: &[httparse::Header<'b>]) -> Result<Found<'b>, HeadError> {
-    let mut found = Found::default();
+fn read_fields<'b>(fields: &[httparse::Header<'b>]) -> Result<HeadFields<'b>, HeadError> {
+    let mut found = HeadFields::default();
     for &httparse::Header { name, value } in fields {
         // Nearly all clients write a name in one of two ways. With a known length, each comparison
         // takes a few instructions. The general comparison is a loop.

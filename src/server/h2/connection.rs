@@ -11,7 +11,7 @@ use std::time::Duration;
 use h2::Reason;
 use h2::server::{Builder, Connection};
 
-use super::io::{H2Io, Phase, Verdict, drive};
+use super::io::{EndReason, H2Io, Phase, drive};
 use super::send_buffer::{Chunk, SendBudget};
 use super::shared::Shared;
 use super::stream;
@@ -93,13 +93,13 @@ async fn run<H: Handler>(io: H2Io, server: Rc<Server<H>>, peer: Option<SocketAdd
                 io.wait_for(Phase::Leaving, false);
             }
             loop {
-                if let Some(verdict) = io.verdict()
+                if let Some(verdict) = io.end_reason()
                     && !closing
                 {
                     closing = true;
                     connection.abrupt_shutdown(match verdict {
-                        Verdict::Fault(reason) => reason,
-                        Verdict::Expired => Reason::NO_ERROR,
+                        EndReason::Fault(reason) => reason,
+                        EndReason::Expired => Reason::NO_ERROR,
                     });
                 }
                 match connection.poll_accept(cx) {
@@ -107,7 +107,7 @@ async fn run<H: Handler>(io: H2Io, server: Rc<Server<H>>, peer: Option<SocketAdd
                     Poll::Ready(Some(Ok((request, respond)))) => {
                         renewed.set(true);
                         if shared.tasks.get() >= TASKS_MAX {
-                            io.end_for(Verdict::Fault(Reason::ENHANCE_YOUR_CALM));
+                            io.end_for(EndReason::Fault(Reason::ENHANCE_YOUR_CALM));
                         } else {
                             stream::begin(&shared, request, respond);
                         }
@@ -117,9 +117,9 @@ async fn run<H: Handler>(io: H2Io, server: Rc<Server<H>>, peer: Option<SocketAdd
                     Poll::Pending => {
                         // A request that arrived when the wait ended is answered.
                         if io.deadline().expired() && shared.tasks.get() == 0 && !renewed.get() {
-                            io.end_for(Verdict::Expired);
+                            io.end_for(EndReason::Expired);
                         }
-                        if closing || io.verdict().is_none() {
+                        if closing || io.end_reason().is_none() {
                             break;
                         }
                     }
@@ -148,7 +148,7 @@ async fn run<H: Handler>(io: H2Io, server: Rc<Server<H>>, peer: Option<SocketAdd
         },
     )
     .await;
-    match (&outcome, io.verdict()) {
+    match (&outcome, io.end_reason()) {
         (_, Some(verdict)) => {
             tracing::debug!(
                 client = peer.map(tracing::field::display),
@@ -183,7 +183,7 @@ async fn greet(io: &H2Io) -> Option<Box<Connection<H2Io, Chunk>>> {
         io,
         |cx| match handshake.as_mut().poll(cx) {
             Poll::Ready(result) => Poll::Ready(result.ok().map(Box::new)),
-            Poll::Pending if io.verdict().is_some() || io.deadline().expired() => Poll::Ready(None),
+            Poll::Pending if io.end_reason().is_some() || io.deadline().expired() => Poll::Ready(None),
             Poll::Pending => Poll::Pending,
         },
         || {},

@@ -45,7 +45,7 @@ thread_local! {
 
 /// The reason why the server ends the connection.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Verdict {
+pub enum EndReason {
     /// The client has violated the protocol or exceeded a limit.
     Fault(Reason),
     /// A deadline has passed, or the server drains and no request is in progress.
@@ -83,7 +83,7 @@ struct Inner {
     deadline: ConnectionDeadline,
     stream: Stream,
     state: RefCell<State>,
-    verdict: Cell<Option<Verdict>>,
+    end_reason: Cell<Option<EndReason>>,
     /// The phase of the last deadline. A deadline that still applies is not set again.
     phase: Cell<Phase>,
 }
@@ -148,7 +148,7 @@ impl H2Io {
                 forwarded: 0,
                 failed: None,
             }),
-            verdict: Cell::new(None),
+            end_reason: Cell::new(None),
             // The caller has set the deadline for the preface.
             phase: Cell::new(Phase::Greeting),
         })))
@@ -159,13 +159,13 @@ impl H2Io {
     }
 
     /// Returns the reason why the connection must end, if any.
-    pub fn verdict(&self) -> Option<Verdict> {
-        self.0.verdict.get()
+    pub fn end_reason(&self) -> Option<EndReason> {
+        self.0.end_reason.get()
     }
 
-    pub fn end_for(&self, verdict: Verdict) {
-        if self.0.verdict.get().is_none() {
-            self.0.verdict.set(Some(verdict));
+    pub fn end_for(&self, end_reason: EndReason) {
+        if self.0.end_reason.get().is_none() {
+            self.0.end_reason.set(Some(end_reason));
         }
     }
 
@@ -277,7 +277,7 @@ impl H2Io {
         if let Some(kind) = state.failed {
             return Poll::Ready(Err(kind.into()));
         }
-        if state.taken == state.input.len() && self.0.verdict.get().is_none() {
+        if state.taken == state.input.len() && self.0.end_reason.get().is_none() {
             state.input = Vec::new();
             state.taken = 0;
             if state.read_blocked || state.received >= TURN_RECEIVED_BYTES {
@@ -288,14 +288,14 @@ impl H2Io {
                 match self.0.stream.recv(received) {
                     // The deadline shut down the socket. The client receives a GOAWAY.
                     Ok(0) if self.0.deadline.expired() => {
-                        self.0.verdict.set(Some(Verdict::Expired));
+                        self.0.end_reason.set(Some(EndReason::Expired));
                         Poll::Pending
                     }
                     Ok(0) => Poll::Ready(Ok(())),
                     Ok(count) => {
                         state.received += count;
                         if let Err(reason) = state.incoming.inspect(received, monotonic_seconds()) {
-                            self.0.verdict.set(Some(Verdict::Fault(reason)));
+                            self.0.end_reason.set(Some(EndReason::Fault(reason)));
                             return Poll::Pending;
                         }
                         let (now, later) = received.split_at(count.min(room.remaining()));
@@ -312,7 +312,7 @@ impl H2Io {
             });
         }
         // Requests received before a fault get no response.
-        if self.0.verdict.get().is_some() {
+        if self.0.end_reason.get().is_some() {
             return Poll::Pending;
         }
         let rest = &state.input[state.taken..];

@@ -23,7 +23,7 @@ use crate::store::tests::{
     keeps_the_contract_of_machines, write_file,
 };
 use crate::store::{
-    Entry, FsStore, Key, Meta, OpenError, ReferrersRecord, Source, TagKey, TagPointer, Verified,
+    FsStore, Key, Meta, OpenError, ReferrersRecord, Source, StoredEntry, TagKey, TagPointer, Verified,
 };
 use crate::sync::Mutex;
 
@@ -106,7 +106,7 @@ impl Machine {
         nothing.await.is_some()
     }
 
-    async fn find_here(&self, key: &Key) -> Option<Entry> {
+    async fn find_here(&self, key: &Key) -> Option<StoredEntry> {
         let (fs, key) = (self.fs(), key.clone());
         blocking(move || FsStore::find(&fs, &key)).await.unwrap().unwrap()
     }

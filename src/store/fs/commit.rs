@@ -14,11 +14,11 @@ use std::sync::Arc;
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, linkat};
 use rustix::io::Errno;
 
-use super::find::Found;
+use super::find::LookupResult;
 use super::ingest::Ingest;
 use super::{FsStore, failed, layout};
 use crate::fail_point::hit;
-use crate::store::{Entry, Meta, StoreError, Verified, mode};
+use crate::store::{Meta, StoreError, StoredEntry, Verified, mode};
 
 impl FsStore {
     /// Makes `ingest` an entry. If the content was already committed, returns the existing entry,
@@ -28,7 +28,7 @@ impl FsStore {
     ///
     /// The store has no entry, or keeps the previous entry. A failed sync is never retried. The
     /// kernel may have dropped the data and report success for a second sync.
-    pub fn commit(&self, ingest: Ingest, verified: &Verified, meta: Meta) -> Result<Entry, StoreError> {
+    pub fn commit(&self, ingest: Ingest, verified: &Verified, meta: Meta) -> Result<StoredEntry, StoreError> {
         assert!(verified.digest() == ingest.key.digest() && verified.size() == meta.size && meta.verified);
         let key = ingest.key.clone();
         let data_path = layout::content(&key);
@@ -53,10 +53,12 @@ impl FsStore {
 
         let _naming = self.naming.lock();
         match self.look(&key) {
-            Ok(Found::Entry(entry)) => return self.learn(&key, entry, &meta.sources, meta.public),
+            Ok(LookupResult::Entry(entry)) => return self.learn(&key, entry, &meta.sources, meta.public),
             // Leftovers at these paths: data without a sidecar, a mismatched pair, or an unhashed
             // pair that this commit replaces.
-            Ok(Found::Broken(_) | Found::Unverified(_) | Found::Nothing) => self.clear_the_way(&key),
+            Ok(LookupResult::Broken(_) | LookupResult::Unverified(_) | LookupResult::Nothing) => {
+                self.clear_the_way(&key)
+            }
             Err(error) => return Err(failed("look at", &sidecar_path)(error)),
         }
         self.name(ingest.file(), ingest.temporary.as_deref(), &self.path(&data_path))
@@ -71,7 +73,7 @@ impl FsStore {
             return Err(failed("name", &sidecar_path)(error));
         }
         hit("sidecar-named");
-        Ok(Entry {
+        Ok(StoredEntry {
             file: self.reopen(&data_path, ingest.file()),
             meta: Arc::new(meta),
         })

@@ -12,13 +12,13 @@ use super::{FsStore, failed, layout, open_regular};
 use crate::fail_point::hit;
 use crate::limits::SIDECAR_BYTES_MAX;
 use crate::oci::{Digest, Hasher};
-use crate::store::{Entry, Key, Meta, Source, StoreError, Verified, mode};
+use crate::store::{Key, Meta, Source, StoreError, StoredEntry, Verified, mode};
 
 /// The result of a lookup.
-pub(super) enum Found {
-    Entry(Entry),
+pub(super) enum LookupResult {
+    Entry(StoredEntry),
     /// A pair of the older system, not hashed yet.
-    Unverified(Entry),
+    Unverified(StoredEntry),
     /// An unreadable sidecar, or a sidecar with missing or mismatched data.
     Broken(&'static str),
     Nothing,
@@ -31,12 +31,12 @@ impl FsStore {
     /// # Errors
     ///
     /// The file system failed. The caller treats the error as a miss.
-    pub fn find(&self, key: &Key) -> Result<Option<Entry>, StoreError> {
+    pub fn find(&self, key: &Key) -> Result<Option<StoredEntry>, StoreError> {
         match self.look(key).map_err(failed("read", &layout::sidecar(key)))? {
-            Found::Entry(entry) => Ok(Some(entry)),
-            Found::Nothing => Ok(None),
-            Found::Unverified(entry) => self.adopt(key, entry),
-            Found::Broken(why) => {
+            LookupResult::Entry(entry) => Ok(Some(entry)),
+            LookupResult::Nothing => Ok(None),
+            LookupResult::Unverified(entry) => self.adopt(key, entry),
+            LookupResult::Broken(why) => {
                 self.discard_broken(key, why);
                 Ok(None)
             }
@@ -54,38 +54,38 @@ impl FsStore {
         let _ = open_regular(&self.path(Path::new("blobs")).join(format!(".probe-{number}")));
     }
 
-    pub(super) fn look(&self, key: &Key) -> io::Result<Found> {
+    pub(super) fn look(&self, key: &Key) -> io::Result<LookupResult> {
         hit("store-lookup");
         let Some(sidecar) = open_regular(&self.path(&layout::sidecar(key)))? else {
-            return Ok(Found::Nothing);
+            return Ok(LookupResult::Nothing);
         };
         let mut json = Vec::new();
         sidecar.take(SIDECAR_BYTES_MAX).read_to_end(&mut json)?;
         let Some(meta) = Meta::parse(*key.digest(), &json) else {
-            return Ok(Found::Broken("invalid sidecar"));
+            return Ok(LookupResult::Broken("invalid sidecar"));
         };
         let Some(data) = open_regular(&self.path(&layout::content(key)))? else {
-            return Ok(Found::Broken("the data file is missing"));
+            return Ok(LookupResult::Broken("the data file is missing"));
         };
         if data.metadata()?.len() != meta.size {
-            return Ok(Found::Broken("the sizes of data file and sidecar differ"));
+            return Ok(LookupResult::Broken("the sizes of data file and sidecar differ"));
         }
         let verified = meta.verified;
-        let entry = Entry {
+        let entry = StoredEntry {
             file: Arc::new(data),
             meta: Arc::new(meta),
         };
         Ok(if verified {
-            Found::Entry(entry)
+            LookupResult::Entry(entry)
         } else {
-            Found::Unverified(entry)
+            LookupResult::Unverified(entry)
         })
     }
 
     /// Removes a mismatched pair, unless the pair has been replaced meanwhile.
     pub(super) fn discard_broken(&self, key: &Key, why: &'static str) {
         let _naming = self.naming.lock();
-        if matches!(self.look(key), Ok(Found::Broken(_))) {
+        if matches!(self.look(key), Ok(LookupResult::Broken(_))) {
             tracing::warn!(entry = %layout::content(key).display(), reason = why, "damaged entry removed");
             self.remove(key);
         }
@@ -107,14 +107,14 @@ impl FsStore {
 
     /// Hashes an entry without verification mark, and marks or removes the entry. Only one caller
     /// hashes the entry. Meanwhile the lookup is a miss for other callers.
-    fn adopt(&self, key: &Key, entry: Entry) -> Result<Option<Entry>, StoreError> {
+    fn adopt(&self, key: &Key, entry: StoredEntry) -> Result<Option<StoredEntry>, StoreError> {
         match self.adopting.take(key) {
             Some(_claim) => self.adopt_alone(key, entry),
             None => Ok(None),
         }
     }
 
-    fn adopt_alone(&self, key: &Key, entry: Entry) -> Result<Option<Entry>, StoreError> {
+    fn adopt_alone(&self, key: &Key, entry: StoredEntry) -> Result<Option<StoredEntry>, StoreError> {
         let path = layout::content(key);
         if hash(&entry.file, key).map_err(failed("hash", &path))? {
             let meta = Meta {
@@ -123,7 +123,7 @@ impl FsStore {
             };
             self.replace(&layout::sidecar(key), &meta.to_json())
                 .map_err(failed("mark", &path))?;
-            Ok(Some(Entry {
+            Ok(Some(StoredEntry {
                 meta: Arc::new(meta),
                 ..entry
             }))
@@ -143,7 +143,7 @@ impl FsStore {
     pub fn record_source(&self, key: &Key, source: &Source, public: bool) -> Result<(), StoreError> {
         let _naming = self.naming.lock();
         // Otherwise the entry is missing, damaged or unverified.
-        if let Found::Entry(entry) = self.look(key).map_err(failed("read", &layout::sidecar(key)))? {
+        if let LookupResult::Entry(entry) = self.look(key).map_err(failed("read", &layout::sidecar(key)))? {
             self.learn(key, entry, std::slice::from_ref(source), public)?;
         }
         Ok(())
@@ -153,17 +153,17 @@ impl FsStore {
     pub(super) fn learn(
         &self,
         key: &Key,
-        entry: Entry,
+        entry: StoredEntry,
         sources: &[Source],
         public: bool,
-    ) -> Result<Entry, StoreError> {
+    ) -> Result<StoredEntry, StoreError> {
         let Some(meta) = entry.meta.with(sources, public) else {
             return Ok(entry);
         };
         let sidecar = layout::sidecar(key);
         self.replace(&sidecar, &meta.to_json())
             .map_err(failed("mark", &sidecar))?;
-        Ok(Entry {
+        Ok(StoredEntry {
             meta: Arc::new(meta),
             ..entry
         })
@@ -175,7 +175,7 @@ impl FsStore {
     /// # Errors
     ///
     /// The file system failed.
-    pub fn find_sound(&self, key: &Key) -> Result<Option<(Entry, Verified)>, StoreError> {
+    pub fn find_sound(&self, key: &Key) -> Result<Option<(StoredEntry, Verified)>, StoreError> {
         let Some(entry) = self.find(key)? else {
             return Ok(None);
         };
@@ -193,9 +193,11 @@ impl FsStore {
     /// again.
     pub fn recheck(&self, key: &Key) {
         let sound = match self.look(key) {
-            Ok(Found::Entry(entry) | Found::Unverified(entry)) => hash(&entry.file, key).unwrap_or(false),
-            Ok(Found::Broken(_)) => false,
-            Ok(Found::Nothing) | Err(_) => return,
+            Ok(LookupResult::Entry(entry) | LookupResult::Unverified(entry)) => {
+                hash(&entry.file, key).unwrap_or(false)
+            }
+            Ok(LookupResult::Broken(_)) => false,
+            Ok(LookupResult::Nothing) | Err(_) => return,
         };
         if !sound {
             tracing::warn!(entry = %layout::content(key).display(), reason = "unreadable or changed content", "damaged entry removed");

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::time::SystemTime;
 
 use super::FsStore;
-use super::find::Found;
+use super::find::LookupResult;
 use super::layout::{self, RECORD_SUFFIX, REFERRERS, SIDECAR_SUFFIX, TAGS};
 use crate::oci::{Digest, Namespace, Repository};
 use crate::store::Key;
@@ -135,16 +135,16 @@ impl FsStore {
             };
             if is_sidecar {
                 match self.look(&key) {
-                    Ok(Found::Entry(found) | Found::Unverified(found)) => {
+                    Ok(LookupResult::Entry(found) | LookupResult::Unverified(found)) => {
                         report.entries += 1;
                         report.bytes += found.meta.size;
                     }
-                    Ok(Found::Broken(why)) => {
+                    Ok(LookupResult::Broken(why)) => {
                         report.broken += 1;
                         self.discard_broken(&key, why);
                     }
                     // A sidecar that is not a regular file.
-                    Ok(Found::Nothing) => report.foreign += 1,
+                    Ok(LookupResult::Nothing) => report.foreign += 1,
                     Err(_) => report.unreadable += 1,
                 }
             } else if !described.contains(key.digest()) {

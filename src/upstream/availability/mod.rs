@@ -24,7 +24,7 @@ pub use budget::{Budget, Source};
 
 use super::error::{Phase, Restraint, UpstreamError};
 use super::response::UpstreamResponse;
-use super::verdict::Verdict;
+use super::verdict::ResponseVerdict;
 use super::{Credentials, Purpose, Target, UpstreamRequest};
 use crate::oci::{Namespace, Repository};
 use crate::sync::Mutex;
@@ -42,9 +42,9 @@ const PULL_LIMIT: &str = "pull rate limit";
 
 /// The availability of all registries with a recent request.
 #[derive(Default)]
-pub(super) struct AvailabilityTable(Mutex<HashMap<Namespace, Entry>>);
+pub(super) struct AvailabilityTable(Mutex<HashMap<Namespace, AvailabilityEntry>>);
 
-struct Entry {
+struct AvailabilityEntry {
     availability: Availability,
     /// Whether the registry is configured. Other registries are dropped first.
     named: bool,
@@ -177,11 +177,13 @@ impl AvailabilityTable {
         if !entries.contains_key(&tracker.namespace) && entries.len() >= REGISTRIES_MAX {
             forget_one(&mut entries);
         }
-        let entry = entries.entry(tracker.namespace.clone()).or_insert_with(|| Entry {
-            availability: Availability::default(),
-            named: false,
-            used: now,
-        });
+        let entry = entries
+            .entry(tracker.namespace.clone())
+            .or_insert_with(|| AvailabilityEntry {
+                availability: Availability::default(),
+                named: false,
+                used: now,
+            });
         (entry.named, entry.used) = (tracker.named, now);
         entry.availability.requests += 1;
         let changes: Vec<Change> = entry
@@ -218,7 +220,7 @@ impl AvailabilityTable {
 
 /// Drops the registry with the oldest last request. Configured registries are dropped only if there
 /// is no other.
-fn forget_one(entries: &mut HashMap<Namespace, Entry>) {
+fn forget_one(entries: &mut HashMap<Namespace, AvailabilityEntry>) {
     let oldest = entries
         .iter()
         .min_by_key(|(_, entry)| (entry.named, entry.used))
@@ -289,7 +291,7 @@ impl RequestTracker {
     fn of_error(&self, error: &UpstreamError) -> Outcome {
         match error {
             UpstreamError::Status {
-                verdict: Verdict::Limited,
+                verdict: ResponseVerdict::Limited,
                 phase,
                 headers,
                 body,
@@ -297,7 +299,7 @@ impl RequestTracker {
             } => self.of_limit(*phase, headers, body),
             UpstreamError::Status {
                 status: 500..=599,
-                verdict: Verdict::Trouble,
+                verdict: ResponseVerdict::Trouble,
                 phase,
                 ..
             } => {
