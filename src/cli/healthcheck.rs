@@ -165,6 +165,10 @@ mod tests {
                 .starts_with("unhealthy: http://127.0.0.1:")
         );
         let unknown = ListenAddr::parse(":0", false).unwrap();
-        assert!(check_any(&[unknown], DEADLINE).unwrap_err().contains("port 0"));
+        assert!(
+            check_any(&[unknown], DEADLINE)
+                .unwrap_err()
+                .contains("fixed port")
+        );
     }
 }

@@ -8,7 +8,6 @@ const HEAD: &str = "\
 A pull-only, pull-through cache for OCI registries.
 
 Usage: oci-pull-through [COMMAND] [--FLAG VALUE]...
-
 Commands:
   serve         run the cache (the default)
   config        check, print or describe the configuration (check | print | schema)
@@ -16,7 +15,7 @@ Commands:
   version       print the version (also --version)
 ";
 
-const FOOT: &str = "
+const FOOT: &str = "\
 Order of precedence: flag, environment, file (flag name with _ for -), default.
 ";
 

@@ -232,7 +232,6 @@ pub(super) const GOOD: [(&str, &str, &[&str]); 5] = [
         "ociregistry-full.yaml",
         include_str!("../../tests/fixtures/config/ociregistry-full.yaml"),
         &[
-            "logFile",
             "preloadImages",
             "imageFile",
             "resolveRef",

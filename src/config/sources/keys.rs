@@ -215,7 +215,6 @@ pub(in crate::config) const DOCUMENT: Table = Table::of(&[
     absent("hello_world", Loss::Less, "built-in test image"),
     absent("health", Loss::Less, "port of a health listener"),
     absent("metrics", Loss::Less, "port of a metrics listener"),
-    absent("log_file", Loss::Less, "file of the log"),
 ]);
 
 /// TLS towards clients, under the names of ociregistry. Each key is a setting too.

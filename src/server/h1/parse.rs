@@ -653,10 +653,10 @@ mod tests {
     }
 
     #[test]
-    fn request_head_is_at_most_192_bytes() {
+    fn request_head_is_at_most_200_bytes() {
         // The future of every connection that waits for an upstream contains a head.
         assert!(
-            size_of::<RequestHead<'_>>() <= 192,
+            size_of::<RequestHead<'_>>() <= 200,
             "{}",
             size_of::<RequestHead<'_>>()
         );

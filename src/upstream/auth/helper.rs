@@ -145,7 +145,7 @@ mod tests {
         }
         let error = get("that-does-not-exist", "r.lan").await.unwrap_err();
         assert!(
-            error.starts_with("docker-credential-that-does-not-exist cannot be run"),
+            error.starts_with("cannot run docker-credential-that-does-not-exist: "),
             "{error}"
         );
     }
