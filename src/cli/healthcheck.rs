@@ -24,7 +24,7 @@ pub(super) fn check_any(listen: &[ListenAddr], within: Duration) -> Result<Strin
     };
     if first.port == 0 {
         return Err(format!(
-            "{first}: the port is chosen at start; the health check needs a fixed port in LISTEN_ADDR"
+            "{first}: port 0 means a port chosen at start; expected a fixed port; set LISTEN_ADDR"
         ));
     }
     let mut failures = Vec::new();

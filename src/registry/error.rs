@@ -28,7 +28,7 @@ pub enum PullError {
     Listing(#[from] ListingError),
     #[error("authentication required: send a user name and a password for this cache")]
     Unauthorized,
-    #[error("wrong user name or password for this cache; check the login")]
+    #[error("the user name or the password for this cache is wrong; check the login")]
     WrongPassword,
     #[error("a trusted client certificate is required; connect with a certificate that this cache accepts")]
     CertificateRequired,
@@ -266,7 +266,9 @@ fn upstream(error: &UpstreamError, wanted: &Wanted) -> Response {
             Fields::new().with("Retry-After", seconds_left(retry_after).to_string()),
         ),
         UpstreamError::AirGapped { .. } => {
-            let text = wanted.message(&format_args!("not cached, and {error}"));
+            let text = wanted.message(&format_args!(
+                "not cached, and {error}; turn air-gapped mode off to fetch the content"
+            ));
             refuse(404, wanted.kind.unknown(), &text, Fields::new())
         }
         _ => refuse(502, ErrorCode::Unavailable, &text, Fields::new()),
