@@ -96,16 +96,17 @@ impl Visit for Fields<'_> {
 #[cfg(test)]
 mod tests {
     use std::io;
-    use std::sync::{Arc, Mutex};
+    use std::sync::Arc;
 
     use super::*;
+    use crate::sync::Mutex;
 
     #[derive(Clone, Default)]
     struct Memory(Arc<Mutex<Vec<u8>>>);
 
     impl io::Write for Memory {
         fn write(&mut self, text: &[u8]) -> io::Result<usize> {
-            self.0.lock().unwrap().extend_from_slice(text);
+            self.0.lock().extend_from_slice(text);
             Ok(text.len())
         }
 
@@ -123,7 +124,7 @@ mod tests {
             .with_writer(move || out.clone())
             .finish();
         tracing::subscriber::with_default(subscriber, log);
-        let text = String::from_utf8(memory.0.lock().unwrap().clone()).unwrap();
+        let text = String::from_utf8(memory.0.lock().clone()).unwrap();
         let at = text.find("level").unwrap();
         text[at..].to_owned()
     }

@@ -94,7 +94,10 @@ pub struct OpenError {
 /// The file cannot be opened.
 pub fn init(level: Level, choice: FormatChoice, file: Option<PathBuf>) -> Result<Format, OpenError> {
     let is_terminal = file.is_none() && io::stderr().is_terminal();
-    let format = choice.format(is_terminal, std::env::var_os("NO_COLOR").as_deref());
+    // A convention of terminals, and no setting of the cache.
+    #[allow(clippy::disallowed_methods)]
+    let no_color = std::env::var_os("NO_COLOR");
+    let format = choice.format(is_terminal, no_color.as_deref());
     let log = match file {
         None => Log::to_stderr(format),
         Some(path) => match LogFile::open(&path) {

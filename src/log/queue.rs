@@ -153,7 +153,7 @@ impl<O: Output> Writer<O> {
         let dropped = self.counts.dropped.swap(0, Ordering::Relaxed);
         if dropped > 0
             && !self.report(Level::WARN, "log lines dropped", |line| {
-                line.number("lines", dropped)
+                line.number("lines", dropped);
             })
         {
             // The failed write has counted the report as a line.

@@ -157,7 +157,7 @@ async fn run<H: Handler>(io: H2Io, server: Rc<Server<H>>, peer: Option<SocketAdd
             );
         }
         (Err(error), None) => {
-            tracing::debug!(client = peer.map(tracing::field::display), %error, "HTTP/2 connection failed")
+            tracing::debug!(client = peer.map(tracing::field::display), %error, "HTTP/2 connection failed");
         }
         (Ok(()), None) => {}
     }

@@ -57,7 +57,7 @@ impl FsStore {
             // Leftovers at these paths: data without a sidecar, a mismatched pair, or an unhashed
             // pair that this commit replaces.
             Ok(LookupResult::Broken(_) | LookupResult::Unverified(_) | LookupResult::Nothing) => {
-                self.clear_the_way(&key)
+                self.clear_the_way(&key);
             }
             Err(error) => return Err(failed("look at", &sidecar_path)(error)),
         }

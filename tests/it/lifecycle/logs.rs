@@ -360,7 +360,10 @@ fn log_file_that_cannot_be_reopened_stays_in_use() {
     eventually("the error is in the earlier file", || {
         !lines_of(&log(), "log file not reopened").is_empty()
     });
+    let client = client::Client::new(cache.addr);
+    assert_eq!(client.get("/livez").status, 200);
     cache.stop();
+    assert_eq!(lines_of(&log(), "request").len(), 1, "{}", log());
     assert_eq!(lines_of(&log(), "shutdown finished").len(), 1, "{}", log());
 }
 
