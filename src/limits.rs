@@ -172,6 +172,10 @@ pub const RING_SETUP_RETRY_INTERVAL: Duration = Duration::from_millis(20);
 /// In-flight requests of one HTTP/2 connection, as stated in the SETTINGS frame.
 pub const H2_STREAMS_MAX: u32 = 100;
 
+/// Requests of one HTTP/2 connection that a core accepts before other tasks run: a response to each
+/// stream, in less than a millisecond. A client that reuses its fields sends 3,000 requests in 64 KiB.
+pub const H2_REQUESTS_PER_TURN: u32 = H2_STREAMS_MAX;
+
 /// Request body bytes that a client may send before the server reads the body. No supported request
 /// needs a body.
 pub const H2_STREAM_WINDOW_BYTES: u32 = 64 * 1024 - 1;

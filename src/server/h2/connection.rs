@@ -106,6 +106,7 @@ async fn run<H: Handler>(io: H2Io, server: Rc<Server<H>>, peer: Option<SocketAdd
                     Poll::Ready(Some(Ok(_))) if closing => {}
                     Poll::Ready(Some(Ok((request, respond)))) => {
                         renewed.set(true);
+                        io.count_request();
                         if shared.tasks.get() >= TASKS_MAX {
                             io.end_for(EndReason::Fault(Reason::ENHANCE_YOUR_CALM));
                         } else {

@@ -19,8 +19,8 @@ use super::frame_limits::{Incoming, Outgoing};
 use super::unread::OpenRanges;
 use crate::http::Certificate;
 use crate::limits::{
-    H2_SEND_BUFFER_BYTES, KEEP_ALIVE_TIMEOUT, LINGER_BYTES_MAX, LINGER_TIMEOUT, SEND_STALL_TIMEOUT,
-    SEND_TURN_BYTES,
+    H2_REQUESTS_PER_TURN, H2_SEND_BUFFER_BYTES, KEEP_ALIVE_TIMEOUT, LINGER_BYTES_MAX, LINGER_TIMEOUT,
+    SEND_STALL_TIMEOUT, SEND_TURN_BYTES,
 };
 use crate::runtime::clock::monotonic_seconds;
 use crate::server::deadlines::{ConnectionDeadline, WaitReason};
@@ -29,7 +29,8 @@ use crate::server::stream::Stream;
 /// The size of one read, into a buffer that all connections of a core share.
 const RECEIVE_BYTES: usize = 16 * 1024;
 
-/// Bytes received in one turn before other tasks of the core run. Some hundred requests fit.
+/// Bytes received in one turn before other tasks of the core run. [`H2_REQUESTS_PER_TURN`] also ends a
+/// turn.
 const TURN_RECEIVED_BYTES: usize = 64 * 1024;
 
 /// The size from which a write is sent directly. Smaller writes are collected.
@@ -102,7 +103,9 @@ struct State {
     write_blocked: bool,
     /// The socket has accepted bytes since the last call of [`H2Io::wait_for`].
     progress: bool,
+    /// Received bytes, accepted requests, and sent bytes of this turn.
     received: usize,
+    requests: u32,
     forwarded: usize,
     failed: Option<io::ErrorKind>,
 }
@@ -145,6 +148,7 @@ impl H2Io {
                 write_blocked: false,
                 progress: false,
                 received: 0,
+                requests: 0,
                 forwarded: 0,
                 failed: None,
             }),
@@ -161,6 +165,11 @@ impl H2Io {
     /// Returns the reason why the connection must end, if any.
     pub fn end_reason(&self) -> Option<EndReason> {
         self.0.end_reason.get()
+    }
+
+    /// Counts an accepted request of this turn.
+    pub fn count_request(&self) {
+        self.0.state.borrow_mut().requests += 1;
     }
 
     pub fn end_for(&self, end_reason: EndReason) {
@@ -280,7 +289,7 @@ impl H2Io {
         if state.taken == state.input.len() && self.0.end_reason.get().is_none() {
             state.input = Vec::new();
             state.taken = 0;
-            if state.read_blocked || state.received >= TURN_RECEIVED_BYTES {
+            if state.read_blocked || state.has_read_enough() {
                 return Poll::Pending;
             }
             return RECEIVED.with_borrow_mut(|received| {
@@ -536,10 +545,7 @@ pub async fn drive<T>(
                 }
             }
             let mut state = io.0.state.borrow_mut();
-            let (received, sent) = (
-                state.received >= TURN_RECEIVED_BYTES,
-                state.forwarded as u64 >= SEND_TURN_BYTES,
-            );
+            let (received, sent) = (state.has_read_enough(), state.forwarded as u64 >= SEND_TURN_BYTES);
             if received || sent {
                 // Other tasks of the core run first. A task that wakes itself would run before all
                 // of them. The socket has not blocked yet, so no socket wait ends the turn.
@@ -561,8 +567,14 @@ pub async fn drive<T>(
 }
 
 impl State {
+    /// Returns whether other tasks of the core must run before the next read.
+    fn has_read_enough(&self) -> bool {
+        self.received >= TURN_RECEIVED_BYTES || self.requests >= H2_REQUESTS_PER_TURN
+    }
+
     fn end_turn(&mut self) {
         self.received = 0;
+        self.requests = 0;
         self.forwarded = 0;
     }
 }
@@ -578,36 +590,79 @@ mod tests {
     use crate::server::h2::PREFACE;
     use crate::sys::Socket;
 
+    /// Returns a client and its connection, with `received` after the preface.
+    fn connected(received: &[u8]) -> (TcpStream, H2Io) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        client.set_nodelay(true).unwrap();
+        let (accepted, _) = listener.accept().unwrap();
+        accepted.set_nonblocking(true).unwrap();
+        let stream = Stream::Plain(Socket::new(accepted).unwrap());
+        let slot = ConnectionLimits::new(1, 0, 1).acquire(0, None).ok().unwrap();
+        let deadline = DeadlineTable::default().add(stream.local(), slot);
+        let io = H2Io::new(deadline, stream, [PREFACE, received].concat());
+        (client, io.ok().unwrap())
+    }
+
+    fn epoll_runtime() -> monoio::Runtime<monoio::time::TimeDriver<monoio::LegacyDriver>> {
+        let builder = monoio::RuntimeBuilder::<monoio::LegacyDriver>::new();
+        builder.enable_timer().build().unwrap()
+    }
+
+    /// Reads all bytes that the connection returns now.
+    fn read(io: &H2Io, cx: &mut Context<'_>) -> usize {
+        let (mut bytes, mut count) = ([0; 64], 0);
+        loop {
+            let mut room = ReadBuf::new(&mut bytes);
+            let Poll::Ready(read) = Pin::new(&mut io.clone()).poll_read(cx, &mut room) else {
+                return count;
+            };
+            read.unwrap();
+            count += room.filled().len();
+        }
+    }
+
+    #[test]
+    fn other_tasks_run_before_a_connection_reads_more_requests_than_a_turn_has() {
+        const SETTINGS: [u8; 9] = [0, 0, 0, 4, 0, 0, 0, 0, 0];
+        const PING: [u8; 17] = [0, 0, 8, 6, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+        epoll_runtime().block_on(async {
+            let (mut client, io) = connected(&SETTINGS);
+            let others_ran = Rc::new(Cell::new(false));
+            let mut steps = 0;
+            let step = |cx: &mut Context<'_>| {
+                let count = read(&io, cx);
+                steps += 1;
+                assert!(steps < 10, "the connection does not read");
+                if steps == 1 {
+                    for _ in 0..H2_REQUESTS_PER_TURN {
+                        io.count_request();
+                    }
+                    client.write_all(&PING).unwrap();
+                    assert_eq!(read(&io, cx), 0, "the turn has ended");
+                    let others = others_ran.clone();
+                    drop(monoio::spawn(async move { others.set(true) }));
+                } else if count > 0 {
+                    assert!(others_ran.get(), "the connection reads before the other task");
+                    return Poll::Ready(());
+                }
+                Poll::Pending
+            };
+            drive(&io, step, || {}).await;
+        });
+    }
+
     /// A SETTINGS frame of 100 values. The client sends one byte each time the server has read the
     /// last byte.
     #[test]
     fn client_with_endless_input_does_not_starve_other_tasks() {
         const SETTINGS: [u8; 9] = [0, 2, 88, 4, 0, 0, 0, 0, 0];
-        let mut runtime = monoio::RuntimeBuilder::<monoio::LegacyDriver>::new()
-            .enable_timer()
-            .build()
-            .unwrap();
-        let steps = runtime.block_on(async {
-            let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-            let mut client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-            client.set_nodelay(true).unwrap();
-            let (accepted, _) = listener.accept().unwrap();
-            accepted.set_nonblocking(true).unwrap();
-            let stream = Stream::Plain(Socket::new(accepted).unwrap());
-            let slot = ConnectionLimits::new(1, 0, 1).acquire(0, None).ok().unwrap();
-            let deadline = DeadlineTable::default().add(stream.local(), slot);
-            let io = H2Io::new(deadline, stream, [&PREFACE[..], &SETTINGS].concat())
-                .ok()
-                .unwrap();
+        let steps = epoll_runtime().block_on(async {
+            let (mut client, io) = connected(&SETTINGS);
             let had_their_turn = Rc::new(Cell::new(false));
             let mut steps = 0;
             let step = |cx: &mut Context<'_>| {
-                let mut bytes = [0; 64];
-                while let Poll::Ready(read) =
-                    Pin::new(&mut io.clone()).poll_read(cx, &mut ReadBuf::new(&mut bytes))
-                {
-                    read.unwrap();
-                }
+                read(&io, cx);
                 if had_their_turn.get() || steps == 500 {
                     return Poll::Ready(steps);
                 }
