@@ -227,9 +227,11 @@ def shares(run):
     return f"{connections} clients on {cores} cores: busiest core {load:.2f} times the mean load, fairness {fairness:.3f}"
 
 
-def measure_streams(run, connections, at_once):
-    """Returns the fairness of the clients, their part of the throughput alone, and the responses of the HTTP/2 client."""
+def streams(run):
+    connections, at_once = 100, 100
     seconds = 3 if run.quick else 10
+    if not shutil.which("h2load"):
+        raise Failed("h2load is not installed (Debian package nghttp2-client)")
     with run.server(cores=1) as server:
         asking = Child(clients.send_requests, server.address, blob_path(run.small), connections)
         time.sleep(seconds)
@@ -248,23 +250,12 @@ def measure_streams(run, connections, at_once):
         output = greedy.communicate(timeout=60)[0]
     found = re.search(r"(\d+) succeeded, (\d+) failed", output)
     expect(found and int(found[1]) > 0 and int(found[2]) == 0, f"the HTTP/2 client was not served: {output[-400:]}")
-    return jain(counts), sum(counts) / sum(alone), int(found[1])
-
-
-def streams(run):
-    connections, at_once = 100, 100
-    if not shutil.which("h2load"):
-        raise Failed("h2load is not installed (Debian package nghttp2-client)")
-    # On two CPUs, the server and both clients compete for CPU time, and a single measurement may show the scheduler
-    # of the kernel. A server that starves its clients fails each measurement.
-    for _ in range(4):
-        fairness, part, responses = measure_streams(run, connections, at_once)
-        expect(fairness >= 0.9, f"the fairness index is {fairness:.2f}, expected at least 0.9")
-        if part >= 0.1:
-            break
+    fairness, part = jain(counts), sum(counts) / sum(alone)
+    expect(fairness >= 0.9, f"the fairness index is {fairness:.2f}, expected at least 0.9: {sorted(counts)}")
+    # Sharing a core and the clients' CPU costs throughput. Starvation would leave almost nothing.
     expect(part >= 0.1, f"{connections} clients have {part:.2f} of their throughput beside a client with {at_once} streams")
     return (
-        f"one client with {at_once} streams ({responses} responses) beside {connections}: fairness {fairness:.3f}, "
+        f"one client with {at_once} streams ({int(found[1])} responses) beside {connections}: fairness {fairness:.3f}, "
         f"{part:.2f} of the throughput alone"
     )
 
