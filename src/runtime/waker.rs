@@ -10,7 +10,7 @@ use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::{Poll, Waker};
+use std::task::{Context, Poll, Waker};
 
 use crate::sync::Mutex;
 
@@ -99,17 +99,19 @@ impl CoreNotify {
     ///
     /// Safe. A wake between two waits is kept for the next wait.
     pub async fn wait(&self) {
-        poll_fn(|cx| {
-            with_slots(|core| {
-                let slot = &mut core.slots[self.token.slot as usize];
-                if std::mem::take(&mut slot.notified) {
-                    return Poll::Ready(());
-                }
-                slot.waker = Some(cx.waker().clone());
-                Poll::Pending
-            })
+        poll_fn(|cx| self.poll_wait(cx)).await;
+    }
+
+    /// Polls like [`CoreNotify::wait`]. Only the task of the last poll is woken.
+    pub fn poll_wait(&self, cx: &mut Context<'_>) -> Poll<()> {
+        with_slots(|core| {
+            let slot = &mut core.slots[self.token.slot as usize];
+            if std::mem::take(&mut slot.notified) {
+                return Poll::Ready(());
+            }
+            slot.waker = Some(cx.waker().clone());
+            Poll::Pending
         })
-        .await;
     }
 }
 

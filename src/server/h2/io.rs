@@ -23,6 +23,7 @@ use crate::limits::{
     SEND_STALL_TIMEOUT, SEND_TURN_BYTES,
 };
 use crate::runtime::clock::monotonic_seconds;
+use crate::runtime::waker::CoreNotify;
 use crate::server::deadlines::{ConnectionDeadline, WaitReason};
 use crate::server::stream::Stream;
 
@@ -494,15 +495,15 @@ pub async fn drive<T>(
     let mut reading = true;
     // Boxed on demand, because most connections only wait for input.
     let mut writable = None;
-    let mut others: Option<monoio::task::JoinHandle<()>> = None;
+    let mut next_turn: Option<CoreNotify> = None;
     poll_fn(|cx| {
         io.deadline().wake_by(Some(cx.waker()));
         loop {
-            if let Some(turn) = &mut others {
-                if Pin::new(turn).poll(cx).is_pending() {
+            if let Some(turn) = &next_turn {
+                if turn.poll_wait(cx).is_pending() {
                     return Poll::Pending;
                 }
-                others = None;
+                next_turn = None;
             }
             if let Poll::Ready(done) = step(cx) {
                 return Poll::Ready(done);
@@ -547,12 +548,13 @@ pub async fn drive<T>(
             let mut state = io.0.state.borrow_mut();
             let (received, sent) = (state.has_read_enough(), state.forwarded as u64 >= SEND_TURN_BYTES);
             if received || sent {
-                // Other tasks of the core run first. A task that wakes itself would run before all
-                // of them. The socket has not blocked yet, so no socket wait ends the turn.
-                state.read_blocked |= received;
-                state.write_blocked |= sent;
+                // The socket has not blocked, so no socket wait ends the turn. A wake by the wake
+                // queue arrives through the driver. Thus the driver first reports the ready sockets
+                // of other tasks. A task that yields in the run queue gets several turns until then.
                 state.end_turn();
-                others = Some(monoio::spawn(async {}));
+                let turn = CoreNotify::new();
+                turn.waker().wake();
+                next_turn = Some(turn);
                 continue;
             }
             if !again {
@@ -583,8 +585,10 @@ impl State {
 mod tests {
     use std::io::Write as _;
     use std::net::{TcpListener, TcpStream};
+    use std::os::unix::net::UnixStream;
 
     use super::*;
+    use crate::runtime::waker;
     use crate::server::connection_limits::ConnectionLimits;
     use crate::server::deadlines::DeadlineTable;
     use crate::server::h2::PREFACE;
@@ -623,12 +627,23 @@ mod tests {
     }
 
     #[test]
-    fn other_tasks_run_before_a_connection_reads_more_requests_than_a_turn_has() {
+    fn ready_sockets_are_served_before_a_connection_reads_more_requests_than_a_turn_has() {
         const SETTINGS: [u8; 9] = [0, 0, 0, 4, 0, 0, 0, 0, 0];
         const PING: [u8; 17] = [0, 0, 8, 6, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
         epoll_runtime().block_on(async {
+            waker::install().unwrap();
             let (mut client, io) = connected(&SETTINGS);
-            let others_ran = Rc::new(Cell::new(false));
+            let (mut peer, socket) = UnixStream::pair().unwrap();
+            socket.set_nonblocking(true).unwrap();
+            let socket = monoio::net::UnixStream::from_std(socket).unwrap();
+            let other_ran = Rc::new(Cell::new(false));
+            let ran = other_ran.clone();
+            drop(monoio::spawn(async move {
+                socket.readable(false).await.unwrap();
+                ran.set(true);
+            }));
+            // The task waits for its socket once the run queue has reached this task.
+            monoio::spawn(async {}).await;
             let mut steps = 0;
             let step = |cx: &mut Context<'_>| {
                 let count = read(&io, cx);
@@ -640,10 +655,10 @@ mod tests {
                     }
                     client.write_all(&PING).unwrap();
                     assert_eq!(read(&io, cx), 0, "the turn has ended");
-                    let others = others_ran.clone();
-                    drop(monoio::spawn(async move { others.set(true) }));
+                    // Only the driver reports this byte.
+                    peer.write_all(&[0]).unwrap();
                 } else if count > 0 {
-                    assert!(others_ran.get(), "the connection reads before the other task");
+                    assert!(other_ran.get(), "the connection reads before the other task");
                     return Poll::Ready(());
                 }
                 Poll::Pending
@@ -658,6 +673,7 @@ mod tests {
     fn client_with_endless_input_does_not_starve_other_tasks() {
         const SETTINGS: [u8; 9] = [0, 2, 88, 4, 0, 0, 0, 0, 0];
         let steps = epoll_runtime().block_on(async {
+            waker::install().unwrap();
             let (mut client, io) = connected(&SETTINGS);
             let had_their_turn = Rc::new(Cell::new(false));
             let mut steps = 0;
