@@ -94,6 +94,12 @@ fn send(peer: &mut Peer, kind: u8, flags: u8, stream: u32, payload: &[u8]) {
     let _ = peer.send(&Frame::new(kind, flags, stream, payload));
 }
 
+/// Sends frames in one segment: the server handles all of them before it sends anything.
+fn together(peer: &mut Peer, frames: &[Frame]) {
+    let bytes: Vec<u8> = frames.iter().flat_map(Frame::bytes).collect();
+    let _ = peer.raw(&bytes);
+}
+
 fn get(peer: &mut Peer, id: u32, flags: u8) {
     with(peer, id, flags, "GET", &[]);
 }
@@ -566,8 +572,15 @@ fn malformed_frames_get_the_specified_error_code() {
             |p| {
                 no_window(p);
                 get(p, 1, WHOLE);
-                update(p, 1, i32::MAX as u32);
-                update(p, 1, i32::MAX as u32);
+                // Sends both frames together. Otherwise the server could send the body in between,
+                // and the stream would be closed.
+                together(
+                    p,
+                    &[
+                        window_update(1, i32::MAX as u32),
+                        window_update(1, i32::MAX as u32),
+                    ],
+                );
             },
             Stream(&[FLOW_CONTROL_ERROR]),
         ),
@@ -580,8 +593,10 @@ fn malformed_frames_get_the_specified_error_code() {
                 // Sends both frames together. Otherwise the server could send the body in between,
                 // and the stream would be closed.
                 let most = i32::MAX as u32;
-                let both = [window_update(1, most), settings(&[(INITIAL_WINDOW_SIZE, most)])];
-                p.raw(&both.map(|frame| frame.bytes()).concat()).unwrap();
+                together(
+                    p,
+                    &[window_update(1, most), settings(&[(INITIAL_WINDOW_SIZE, most)])],
+                );
             },
             Connection(&[FLOW_CONTROL_ERROR]),
         ),
