@@ -44,10 +44,10 @@ pub enum AppError {
         source: std::io::Error,
         hint: &'static str,
     },
-    #[error("cannot use the sockets that were passed (LISTEN_FDS): {0}")]
+    #[error("cannot use the sockets of the service manager (LISTEN_FDS): {0}")]
     InheritedSockets(#[from] TakeError),
     #[error(
-        "the socket for {0} was passed for https, which needs TLS_CERT_FILE and TLS_KEY_FILE, or GENERATE_SELF_SIGNED_TLS"
+        "the service manager passed the socket {0} for https; set TLS_CERT_FILE and TLS_KEY_FILE, or GENERATE_SELF_SIGNED_TLS"
     )]
     PassedTls(std::net::SocketAddr),
     #[error(transparent)]
@@ -58,7 +58,9 @@ pub enum AppError {
     Tls(#[from] MaterialError),
     #[error("{0}")]
     Driver(String),
-    #[error("cannot start threads: {0}")]
+    #[error(
+        "cannot start threads: {0}; increase the limits on processes (ulimit -u, TasksMax) and open files (ulimit -n)"
+    )]
     Threads(#[from] std::io::Error),
 }
 

@@ -52,7 +52,7 @@ pub(super) fn wait_for_cores(shutdown: &Shutdown, accepting: usize) {
 pub(super) fn status(addresses: &[Address], driver: Driver, cores: usize) -> String {
     let addresses: Vec<String> = addresses.iter().map(Address::to_string).collect();
     format!(
-        "serving on {}, {}, {cores} cores",
+        "serving on {}, driver {}, cores: {cores}",
         addresses.join(", "),
         driver.name()
     )

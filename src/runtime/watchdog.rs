@@ -225,54 +225,34 @@ impl HeartbeatMonitor {
 }
 
 fn log_change(monitor: &HeartbeatMonitor, change: Change) {
-    let (thread, silent_s) = (monitor.monitored.to_string(), monitor.silence.as_secs());
-    let in_kernel_s = monitor.in_kernel.as_secs();
-    let location = || {
-        monitor
-            .heartbeat
-            .thread()
-            .map_or_else(ThreadLocation::default, ThreadLocation::of)
+    let thread = monitor.monitored.to_string();
+    let phrase = match change {
+        Change::None => return,
+        Change::Resumed => return tracing::warn!(thread, "thread responds again"),
+        Change::Stopped => "thread does not respond",
+        Change::Dead => "thread does not respond; aborting the process",
     };
-    match change {
-        Change::None => {}
-        Change::Stopped => {
-            let ThreadLocation {
-                tid,
-                state,
-                wchan,
-                syscall,
-            } = location();
-            tracing::error!(
-                thread,
-                silent_s,
-                in_kernel_s,
-                tid,
-                state,
-                wchan,
-                syscall,
-                "thread does not respond"
-            );
-        }
-        Change::Resumed => tracing::warn!(thread, "thread responds again"),
-        Change::Dead => {
-            let ThreadLocation {
-                tid,
-                state,
-                wchan,
-                syscall,
-            } = location();
-            tracing::error!(
-                thread,
-                silent_s,
-                in_kernel_s,
-                tid,
-                state,
-                wchan,
-                syscall,
-                "thread does not respond; aborting the process"
-            );
-            log::abort();
-        }
+    let ThreadLocation {
+        tid,
+        state,
+        wchan,
+        syscall,
+    } = monitor
+        .heartbeat
+        .thread()
+        .map_or_else(ThreadLocation::default, ThreadLocation::of);
+    tracing::error!(
+        thread,
+        silent_s = monitor.silence.as_secs(),
+        in_kernel_s = monitor.in_kernel.as_secs(),
+        tid,
+        state,
+        wchan,
+        syscall,
+        "{phrase}"
+    );
+    if change == Change::Dead {
+        log::abort();
     }
 }
 

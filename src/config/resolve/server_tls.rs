@@ -265,7 +265,7 @@ mod tests {
                 machine("")
                     .env("TLS_CERT_FILE", "/c.pem")
                     .env("TLS_KEY_FILE", "/o.pem"),
-                "TLS_KEY_FILE=\"/o.pem\": does not fit the certificate",
+                "TLS_KEY_FILE=\"/o.pem\": does not match the certificate",
             ),
             (
                 machine("")

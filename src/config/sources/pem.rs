@@ -39,7 +39,7 @@ pub fn check_pair(
 ) -> Result<(), &'static str> {
     match CertifiedKey::from_der(chain, key, &rustls::crypto::ring::default_provider()) {
         Ok(_) => Ok(()),
-        Err(rustls::Error::InconsistentKeys(_)) => Err("does not fit the certificate"),
+        Err(rustls::Error::InconsistentKeys(_)) => Err("does not match the certificate"),
         Err(_) => Err("the key, or its certificate, is of a kind that is not supported"),
     }
 }

@@ -100,7 +100,7 @@ fn a_diagnostic_of_a_registry_has_its_line_its_key_and_no_secret() {
         ),
         (
             "tls: {cert: /cert, key: /other}",
-            "tls.key: \"/other\": does not fit the certificate",
+            "tls.key: \"/other\": does not match the certificate",
         ),
         (
             "{tls: {insecure_skip_verify: true}, insecure_skip_verify: true}",

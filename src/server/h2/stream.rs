@@ -111,7 +111,7 @@ pub fn begin<H: Handler>(
 
 /// Resets the stream after a panic. The panic hook has logged the message and location.
 fn panicked(respond: &mut SendResponse<Chunk>) {
-    tracing::error!("stream ended by a panic");
+    tracing::error!("stream task panicked");
     respond.send_reset(Reason::INTERNAL_ERROR);
 }
 

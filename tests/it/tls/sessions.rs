@@ -685,7 +685,7 @@ fn mistakes_with_certificates_are_found_at_the_start() {
     for (change, reason) in [
         (
             ("TLS_KEY_FILE", file("other.key")),
-            "does not fit the certificate",
+            "does not match the certificate",
         ),
         (("TLS_KEY_FILE", file("none.key")), "cannot be read"),
         (("TLS_CERT_FILE", file("other.key")), "holds no certificate"),
