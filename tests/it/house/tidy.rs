@@ -65,7 +65,7 @@ const TOKIO: &[&str] = &[
     "src/cache/small_body.rs",
     "src/runtime/helper.rs",
     "src/runtime/single_flight.rs",
-    "src/server/h2/io.rs",
+    "src/server/h2/io/mod.rs",
     "src/storage/bucket.rs",
     "src/storage/records.rs",
     "src/storage/small.rs",

@@ -68,7 +68,7 @@ fn a_panic_in_a_stream_of_http_2_ends_that_stream_and_no_other() {
     assert_eq!((answer.received, answer.ended), (SIZE, true));
     peer.get("/v2/").expect(b"{}");
     assert!(cache.is_running());
-    cache.wait_stderr("stream ended by a panic");
+    cache.wait_stderr("stream task panicked");
 }
 
 #[test]
