@@ -37,7 +37,7 @@ pub use stop::End;
 #[derive(Debug, thiserror::Error)]
 pub enum AppError {
     #[error(transparent)]
-    Log(#[from] log::OpenError),
+    Log(#[from] log::InitError),
     #[error("cannot listen on {addr}: {source}{hint}")]
     Listen {
         addr: ListenAddr,

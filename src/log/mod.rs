@@ -35,21 +35,18 @@ const FLUSH_WAIT: Duration = Duration::from_secs(1);
 static LOG: OnceLock<Log> = OnceLock::new();
 
 struct Log {
-    /// `None` if the thread could not be started. Lines are then written to standard error.
+    /// `None` if the log thread could not be started before [`init`]. Lines are then written
+    /// without a queue.
     queue: Option<Queue>,
     is_file: bool,
 }
 
 impl Log {
-    fn to_stderr(format: Format) -> Self {
-        Log {
-            queue: Queue::start(Stderr, format).ok(),
-            is_file: false,
-        }
-    }
-
     fn get() -> &'static Self {
-        LOG.get_or_init(|| Log::to_stderr(Format::Text))
+        LOG.get_or_init(|| Log {
+            queue: Queue::start(Stderr, Format::Text).ok(),
+            is_file: false,
+        })
     }
 }
 
@@ -74,15 +71,18 @@ impl FormatChoice {
     }
 }
 
-/// The log file cannot be opened.
+/// The reason why the log cannot be started.
 #[derive(Debug, thiserror::Error)]
-#[error(
-    "cannot open the log file {}: {source}; expected a file to which the process may append; create its directory, permit the access, or change LOG_FILE",
-    path.display()
-)]
-pub struct OpenError {
-    path: PathBuf,
-    source: io::Error,
+pub enum InitError {
+    #[error(
+        "cannot open the log file {}: {source}; expected a file to which the process may append; create its directory, permit the access, or change LOG_FILE",
+        path.display()
+    )]
+    Open { path: PathBuf, source: io::Error },
+    #[error(
+        "cannot start the log thread: {0}; increase the limits on processes (ulimit -u, TasksMax) and memory (ulimit -v)"
+    )]
+    Thread(io::Error),
 }
 
 /// Sends events of `level` and above, and panic messages, to `file`, or to standard error. Returns
@@ -91,25 +91,24 @@ pub struct OpenError {
 ///
 /// # Errors
 ///
-/// The file cannot be opened.
-pub fn init(level: Level, choice: FormatChoice, file: Option<PathBuf>) -> Result<Format, OpenError> {
+/// The file cannot be opened, or the log thread cannot be started.
+pub fn init(level: Level, choice: FormatChoice, file: Option<PathBuf>) -> Result<Format, InitError> {
     let is_terminal = file.is_none() && io::stderr().is_terminal();
     // A convention of terminals, and no setting of the cache.
     #[allow(clippy::disallowed_methods)]
     let no_color = std::env::var_os("NO_COLOR");
     let format = choice.format(is_terminal, no_color.as_deref());
-    let log = match file {
-        None => Log::to_stderr(format),
+    let is_file = file.is_some();
+    let queue = match file {
+        None => Queue::start(Stderr, format),
         Some(path) => match LogFile::open(&path) {
-            Ok(file) => Log {
-                queue: Queue::start(file, format).ok(),
-                is_file: true,
-            },
-            Err(source) => return Err(OpenError { path, source }),
+            Ok(file) => Queue::start(file, format),
+            Err(source) => return Err(InitError::Open { path, source }),
         },
     };
+    let queue = Some(queue.map_err(InitError::Thread)?);
     // Only a second call can fail, and the log then already exists.
-    let _ = LOG.set(log);
+    let _ = LOG.set(Log { queue, is_file });
     let subscriber = tracing_subscriber::fmt()
         .event_format(EventLines(format))
         .with_writer(|| Event)
@@ -146,16 +145,18 @@ pub fn requests(lines: Vec<u8>) {
     put(lines, REQUEST_BYTES_MAX);
 }
 
-/// Writes the last line of the process to standard error, also if the log is a file. Waits no
-/// longer than twice [`flush`].
+/// Writes the last line of the process to standard error, also if the log is a file or if no thread
+/// can be started. Waits no longer than twice [`flush`].
 pub fn last_line(line: &str) {
     let text = format!("{line}\n").into_bytes();
-    let log = Log::get();
-    if log.is_file {
+    if Log::get().is_file {
         flush();
-        if let Ok(queue) = Queue::start(Stderr, Format::Text) {
-            queue.put(text, EVENT_BYTES_MAX);
-            queue.flush(FLUSH_WAIT);
+        match Queue::start(Stderr, Format::Text) {
+            Ok(queue) => {
+                queue.put(text, EVENT_BYTES_MAX);
+                queue.flush(FLUSH_WAIT);
+            }
+            Err(_) => output::write_to_stderr(&text, FLUSH_WAIT),
         }
     } else {
         put(text, EVENT_BYTES_MAX);
@@ -196,9 +197,7 @@ pub fn abort() -> ! {
 fn put(text: Vec<u8>, bytes_max: usize) {
     match &Log::get().queue {
         Some(queue) => queue.put(text, bytes_max),
-        None => {
-            let _ = io::stderr().write_all(&text);
-        }
+        None => output::write_to_stderr(&text, FLUSH_WAIT),
     }
 }
 

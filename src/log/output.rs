@@ -4,8 +4,10 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::pipe::PIPE_BUF;
 
 /// The mode of a new log file: the group may read.
 const FILE_MODE: u32 = 0o640;
@@ -48,6 +50,33 @@ impl Write for Stderr {
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
+    }
+}
+
+/// Writes `text` to standard error without a thread. Waits for the reader for `limit` at most, and
+/// drops the rest.
+pub(super) fn write_to_stderr(text: &[u8], limit: Duration) {
+    let stderr = rustix::stdio::stderr();
+    let deadline = Instant::now() + limit;
+    let mut rest = text;
+    while !rest.is_empty() {
+        let left = deadline.saturating_duration_since(Instant::now());
+        // A limit of seconds fits in a `Timespec`.
+        let Ok(left) = Timespec::try_from(left) else { return };
+        let mut ready = [PollFd::new(&stderr, PollFlags::OUT)];
+        match poll(&mut ready, Some(&left)) {
+            Ok(0) => return,
+            Err(rustix::io::Errno::INTR) => continue,
+            Ok(_) => {}
+            Err(_) => return,
+        }
+        // A ready pipe takes `PIPE_BUF` bytes without waiting.
+        let chunk = &rest[..rest.len().min(PIPE_BUF)];
+        match rustix::io::write(stderr, chunk) {
+            Ok(written) => rest = &rest[written..],
+            Err(rustix::io::Errno::INTR | rustix::io::Errno::AGAIN) => {}
+            Err(_) => return,
+        }
     }
 }
 

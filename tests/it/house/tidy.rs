@@ -98,6 +98,7 @@ const CLOCKS: &[&str] = &[
     "src/cache/fill/writer.rs",
     "src/cli/healthcheck.rs",
     "src/fail_point.rs",
+    "src/log/output.rs",
     "src/log/queue.rs",
     "src/log/time.rs",
     "src/server/listen.rs",

@@ -369,10 +369,15 @@ fn log_file_that_cannot_be_reopened_stays_in_use() {
 
 /// Runs a command with `file` as log file. Returns exit code, standard output and standard error.
 fn run_with_log_file(file: &Path, arguments: &[&str]) -> (Option<i32>, String, String) {
+    run_with(&[("LOG_FILE", file.to_str().unwrap())], arguments)
+}
+
+/// Runs a command with `settings`. Returns exit code, standard output and standard error.
+fn run_with(settings: &[(&str, &str)], arguments: &[&str]) -> (Option<i32>, String, String) {
     let home = TempDir::new();
     write_private(&home.path.join("config.yaml"), "registries: []\n");
     let output = Server::command(&home.path, &home.path.join("store"))
-        .env("LOG_FILE", file)
+        .envs(settings.iter().copied())
         .args(arguments)
         .output()
         .unwrap();
@@ -391,6 +396,21 @@ fn log_file_that_cannot_be_opened_is_a_start_error() {
         stderr.contains(&wanted) && stderr.contains("change LOG_FILE"),
         "{stderr}"
     );
+}
+
+#[test]
+fn start_error_without_threads_is_on_standard_error() {
+    let directory = TempDir::new();
+    let file = directory.path.join("cache.log");
+    // No thread has an address space of 128 TiB for its stack.
+    let stack = (1_u64 << 47).to_string();
+    let file = ("LOG_FILE", file.to_str().unwrap());
+    for settings in [&[][..], &[file]] {
+        let settings = [settings, &[("RUST_MIN_STACK", &stack)]].concat();
+        let (code, _, stderr) = run_with(&settings, &["serve"]);
+        assert_eq!(code, Some(1), "{stderr}");
+        assert!(stderr.contains("cannot start the log thread: "), "{stderr}");
+    }
 }
 
 #[test]
