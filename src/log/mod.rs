@@ -27,8 +27,8 @@ use events::EventLines;
 use output::{LogFile, Stderr};
 use queue::{EVENT_BYTES_MAX, Queue, REQUEST_BYTES_MAX};
 
-/// The longest wait for the log thread at the end of the process and on SIGHUP. A pipe with an
-/// active reader takes the whole queue in some ten milliseconds.
+/// The longest wait for the log thread at the end of the process. A pipe with an active reader takes
+/// the whole queue in some ten milliseconds.
 const FLUSH_WAIT: Duration = Duration::from_secs(1);
 
 /// The log of this process. Lines before [`init`] use standard error.
@@ -164,16 +164,14 @@ pub fn last_line(line: &str) {
     }
 }
 
-/// Opens the log file again by its path, after a rotation. Waits for a place in the queue, for a
-/// second at most, so call this only from a thread that serves no client.
+/// Requests the log thread to open the log file again by its path, after a rotation. Never waits.
 pub fn reopen() {
     if let Some(Log {
         queue: Some(queue),
         is_file: true,
     }) = LOG.get()
-        && !queue.reopen(FLUSH_WAIT)
     {
-        tracing::error!(error = "the log queue is full", "log file not reopened");
+        queue.reopen();
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender};
@@ -25,21 +25,24 @@ enum Message {
     Text(Vec<u8>),
     /// Signals that all earlier messages are written.
     Flush(Sender<()>),
-    Reopen,
+    /// Wakes the log thread, which finds the request to reopen the output.
+    Wake,
 }
 
 /// The sending side of the queue, shared by all threads.
 pub(super) struct Queue {
     sender: Sender<Message>,
-    counts: Arc<Counts>,
+    shared: Arc<Shared>,
 }
 
 #[derive(Default)]
-struct Counts {
+struct Shared {
     /// Waiting bytes.
     waiting: AtomicUsize,
     /// Lines dropped since the last report.
     dropped: AtomicU64,
+    /// Requests the log thread to reopen the output. A full queue cannot lose the request.
+    reopen: AtomicBool,
 }
 
 impl Queue {
@@ -50,40 +53,42 @@ impl Queue {
     /// The thread cannot be started.
     pub(super) fn start(out: impl Output + Send + 'static, format: Format) -> io::Result<Self> {
         let (sender, messages) = crossbeam_channel::bounded(MESSAGES_MAX);
-        let counts = Arc::new(Counts::default());
-        let counted = counts.clone();
+        let shared = Arc::new(Shared::default());
+        let writer = Writer::new(out, format, shared.clone());
         std::thread::Builder::new()
             .name("log".into())
-            .spawn(move || Writer::new(out, format, counted).run(&messages))?;
-        Ok(Queue { sender, counts })
+            .spawn(move || writer.run(&messages))?;
+        Ok(Queue { sender, shared })
     }
 
     /// Queues `text`, which must be whole lines. If more than `bytes_max` would wait, the lines are
     /// dropped and counted. Never waits.
     pub(super) fn put(&self, text: Vec<u8>, bytes_max: usize) {
         let bytes = text.len();
-        let waiting = self.counts.waiting.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        let waiting = self.shared.waiting.fetch_add(bytes, Ordering::Relaxed) + bytes;
         let refused = if waiting > bytes_max {
             Some(text)
         } else {
             match self.sender.try_send(Message::Text(text)) {
                 Err(error) => match error.into_inner() {
                     Message::Text(text) => Some(text),
-                    Message::Flush(_) | Message::Reopen => None,
+                    Message::Flush(_) | Message::Wake => None,
                 },
                 Ok(()) => None,
             }
         };
         if let Some(text) = refused {
-            self.counts.waiting.fetch_sub(bytes, Ordering::Relaxed);
-            self.counts.dropped.fetch_add(lines(&text), Ordering::Relaxed);
+            self.shared.waiting.fetch_sub(bytes, Ordering::Relaxed);
+            self.shared.dropped.fetch_add(lines(&text), Ordering::Relaxed);
         }
     }
 
-    /// Reopens the output after all earlier lines. Waits for a place in the queue, for `limit` at
-    /// most. Returns whether the queue had a place.
-    pub(super) fn reopen(&self, limit: Duration) -> bool {
-        self.sender.send_timeout(Message::Reopen, limit).is_ok()
+    /// Requests the log thread to reopen the output before its next message. Never waits. Waiting
+    /// lines may follow in the new file.
+    pub(super) fn reopen(&self) {
+        self.shared.reopen.store(true, Ordering::Release);
+        // The thread of a full queue needs no further message.
+        let _ = self.sender.try_send(Message::Wake);
     }
 
     /// Waits until all earlier lines are written, for `limit` at most.
@@ -108,17 +113,17 @@ fn lines(text: &[u8]) -> u64 {
 struct Writer<O> {
     out: O,
     format: Format,
-    counts: Arc<Counts>,
+    shared: Arc<Shared>,
     /// The last write ended within a line.
     torn: bool,
 }
 
 impl<O: Output> Writer<O> {
-    fn new(out: O, format: Format, counts: Arc<Counts>) -> Self {
+    fn new(out: O, format: Format, shared: Arc<Shared>) -> Self {
         Writer {
             out,
             format,
-            counts,
+            shared,
             torn: false,
         }
     }
@@ -127,10 +132,13 @@ impl<O: Output> Writer<O> {
     /// counted. The count follows the next text that can be written.
     fn run(mut self, messages: &Receiver<Message>) {
         for message in messages {
+            if self.shared.reopen.swap(false, Ordering::Acquire) {
+                self.reopen();
+            }
             match message {
                 Message::Text(text) => {
                     let written = self.write(&text);
-                    self.counts.waiting.fetch_sub(text.len(), Ordering::Relaxed);
+                    self.shared.waiting.fetch_sub(text.len(), Ordering::Relaxed);
                     if written {
                         self.report_dropped();
                     }
@@ -138,26 +146,28 @@ impl<O: Output> Writer<O> {
                 Message::Flush(flushed) => {
                     let _ = flushed.send(());
                 }
-                Message::Reopen => {
-                    if let Err(error) = self.out.reopen() {
-                        self.report(Level::ERROR, "log file not reopened", |line| {
-                            line.display("error", &error);
-                        });
-                    }
-                }
+                Message::Wake => {}
             }
         }
     }
 
+    fn reopen(&mut self) {
+        if let Err(error) = self.out.reopen() {
+            self.report(Level::ERROR, "log file not reopened", |line| {
+                line.display("error", &error);
+            });
+        }
+    }
+
     fn report_dropped(&mut self) {
-        let dropped = self.counts.dropped.swap(0, Ordering::Relaxed);
+        let dropped = self.shared.dropped.swap(0, Ordering::Relaxed);
         if dropped > 0
             && !self.report(Level::WARN, "log lines dropped", |line| {
                 line.number("lines", dropped);
             })
         {
             // The failed write has counted the report as a line.
-            self.counts.dropped.fetch_add(dropped - 1, Ordering::Relaxed);
+            self.shared.dropped.fetch_add(dropped - 1, Ordering::Relaxed);
         }
     }
 
@@ -188,7 +198,7 @@ impl<O: Output> Writer<O> {
                 }
             }
         }
-        self.counts.dropped.fetch_add(lines(rest), Ordering::Relaxed);
+        self.shared.dropped.fetch_add(lines(rest), Ordering::Relaxed);
         rest.is_empty()
     }
 }
@@ -213,7 +223,7 @@ mod tests {
         for _ in 0..put {
             queue.put(line.clone(), EVENT_BYTES_MAX);
         }
-        assert!(queue.counts.waiting.load(Ordering::Relaxed) <= EVENT_BYTES_MAX);
+        assert!(queue.shared.waiting.load(Ordering::Relaxed) <= EVENT_BYTES_MAX);
         queue.flush(SOON);
         let read = std::thread::spawn(move || {
             let mut text = String::new();
@@ -240,10 +250,56 @@ mod tests {
         for _ in 0..1_000 {
             queue.put(batch.clone(), REQUEST_BYTES_MAX);
         }
-        let before = queue.counts.dropped.load(Ordering::Relaxed);
+        let before = queue.shared.dropped.load(Ordering::Relaxed);
         assert!(before > 0);
         queue.put(b"an event\n".to_vec(), EVENT_BYTES_MAX);
-        assert_eq!(queue.counts.dropped.load(Ordering::Relaxed), before);
+        assert_eq!(queue.shared.dropped.load(Ordering::Relaxed), before);
+    }
+
+    /// An output that waits before each write, and reports each reopening.
+    struct Gated {
+        gate: Receiver<()>,
+        reopened: Sender<()>,
+    }
+
+    impl Write for Gated {
+        fn write(&mut self, text: &[u8]) -> io::Result<usize> {
+            // The gate is open after the sender is dropped.
+            let _ = self.gate.recv();
+            Ok(text.len())
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    impl Output for Gated {
+        fn reopen(&mut self) -> io::Result<()> {
+            let _ = self.reopened.send(());
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn output_is_reopened_after_a_request_to_a_full_queue() {
+        let (closed, gate) = crossbeam_channel::bounded(0);
+        let (reopened, reopenings) = crossbeam_channel::bounded(1);
+        let queue = Queue::start(Gated { gate, reopened }, Format::Text).unwrap();
+        while queue.shared.dropped.load(Ordering::Relaxed) == 0 {
+            queue.put(b"\n".to_vec(), EVENT_BYTES_MAX);
+        }
+        queue.reopen();
+        drop(closed);
+        assert_eq!(reopenings.recv_timeout(LIMIT), Ok(()));
+    }
+
+    #[test]
+    fn output_is_reopened_without_a_further_line() {
+        let (_, gate) = crossbeam_channel::bounded(0);
+        let (reopened, reopenings) = crossbeam_channel::bounded(1);
+        let queue = Queue::start(Gated { gate, reopened }, Format::Text).unwrap();
+        queue.reopen();
+        assert_eq!(reopenings.recv_timeout(LIMIT), Ok(()));
     }
 
     #[test]
