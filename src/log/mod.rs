@@ -18,6 +18,7 @@ use std::path::PathBuf;
 use std::sync::OnceLock;
 use std::time::Duration;
 
+use rustix::io::Errno;
 use tracing::Level;
 use tracing_subscriber::filter::filter_fn;
 use tracing_subscriber::layer::SubscriberExt;
@@ -75,14 +76,23 @@ impl FormatChoice {
 #[derive(Debug, thiserror::Error)]
 pub enum InitError {
     #[error(
-        "cannot open the log file {}: {source}; expected a file to which the process may append; create its directory, permit the access, or change LOG_FILE",
-        path.display()
+        "cannot open the log file {}: {source}; {}, or change LOG_FILE",
+        path.display(),
+        cure(source)
     )]
     Open { path: PathBuf, source: io::Error },
     #[error(
         "cannot start the log thread: {0}; increase the limits on processes (ulimit -u, TasksMax) and memory (ulimit -v)"
     )]
     Thread(io::Error),
+}
+
+fn cure(error: &io::Error) -> &'static str {
+    if error.raw_os_error() == Some(Errno::NXIO.raw_os_error()) {
+        "expected a file, or a named pipe with a reader; start the reader before the cache"
+    } else {
+        "expected a file to which the process may append; create its directory, permit the access"
+    }
 }
 
 /// Sends events of `level` and above, and panic messages, to `file`, or to standard error. Returns

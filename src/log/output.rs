@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::{OFlags, fcntl_setfl};
 use rustix::pipe::PIPE_BUF;
 
 /// The mode of a new log file: the group may read.
@@ -100,12 +101,19 @@ impl LogFile {
     }
 }
 
+/// Opens a file or a named pipe. A named pipe without a reader is an error (`ENXIO`), and would
+/// otherwise block the start.
 fn append(path: &Path) -> io::Result<File> {
-    OpenOptions::new()
+    let flags = OFlags::NONBLOCK | OFlags::NOCTTY;
+    let file = OpenOptions::new()
         .append(true)
         .create(true)
         .mode(FILE_MODE)
-        .open(path)
+        .custom_flags(flags.bits().cast_signed())
+        .open(path)?;
+    // The log thread may wait in a write.
+    fcntl_setfl(&file, OFlags::APPEND)?;
+    Ok(file)
 }
 
 impl Output for LogFile {
@@ -122,5 +130,37 @@ impl Write for LogFile {
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read as _;
+
+    use rustix::fs::{CWD, FileType, Mode, fcntl_getfl, mknodat};
+    use rustix::io::Errno;
+
+    use super::*;
+
+    #[test]
+    fn named_pipe_needs_a_reader_when_it_is_opened() {
+        let path = std::env::temp_dir().join(format!("log-output-pipe-{}", std::process::id()));
+        mknodat(CWD, &path, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
+        let error = LogFile::open(&path).map(drop).unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(Errno::NXIO.raw_os_error()));
+
+        let nonblocking = OFlags::NONBLOCK.bits().cast_signed();
+        let mut reader = OpenOptions::new()
+            .read(true)
+            .custom_flags(nonblocking)
+            .open(&path)
+            .unwrap();
+        let mut log = LogFile::open(&path).unwrap();
+        std::fs::remove_file(&path).unwrap();
+        assert!(!fcntl_getfl(&log.file).unwrap().contains(OFlags::NONBLOCK));
+        assert_eq!(log.write(b"line\n").unwrap(), 5);
+        let mut text = [0; 5];
+        reader.read_exact(&mut text).unwrap();
+        assert_eq!(&text, b"line\n");
     }
 }

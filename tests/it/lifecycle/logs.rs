@@ -7,6 +7,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 
+use rustix::fs::{CWD, FileType, Mode, mknodat};
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::drivers::has_python;
@@ -394,6 +395,19 @@ fn log_file_that_cannot_be_opened_is_a_start_error() {
     let wanted = format!("cannot open the log file {}: No such file", file.display());
     assert!(
         stderr.contains(&wanted) && stderr.contains("change LOG_FILE"),
+        "{stderr}"
+    );
+}
+
+#[test]
+fn named_pipe_without_a_reader_as_log_file_is_a_start_error() {
+    let directory = TempDir::new();
+    let pipe = directory.path.join("pipe");
+    mknodat(CWD, &pipe, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
+    let (code, _, stderr) = run_with_log_file(&pipe, &["serve"]);
+    assert_eq!(code, Some(1), "{stderr}");
+    assert!(
+        stderr.contains("start the reader before the cache, or change LOG_FILE"),
         "{stderr}"
     );
 }
