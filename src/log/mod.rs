@@ -12,6 +12,7 @@ mod time;
 
 use std::backtrace::{Backtrace, BacktraceStatus};
 use std::ffi::OsStr;
+use std::fmt::Display;
 use std::io::{self, IsTerminal, Write};
 use std::panic::PanicHookInfo;
 use std::path::PathBuf;
@@ -40,14 +41,21 @@ struct Log {
     /// without a queue.
     queue: Option<Queue>,
     is_file: bool,
+    format: Format,
 }
 
 impl Log {
-    fn get() -> &'static Self {
-        LOG.get_or_init(|| Log {
-            queue: Queue::start(Stderr, Format::Text).ok(),
+    /// Lines go to standard error.
+    fn to_stderr(format: Format) -> Self {
+        Log {
+            queue: Queue::start(Stderr, format).ok(),
             is_file: false,
-        })
+            format,
+        }
+    }
+
+    fn get() -> &'static Self {
+        LOG.get_or_init(|| Log::to_stderr(Format::Text))
     }
 }
 
@@ -97,7 +105,7 @@ fn cure(error: &io::Error) -> &'static str {
 
 /// Sends events of `level` and above, and panic messages, to `file`, or to standard error. Returns
 /// the format of all lines. Events of the `h2` crate are omitted. Any client could fill the log
-/// with events of `h2`, and the events show frames.
+/// with events of `h2`, and the events show frames. After an error, lines go to standard error.
 ///
 /// # Errors
 ///
@@ -108,17 +116,14 @@ pub fn init(level: Level, choice: FormatChoice, file: Option<PathBuf>) -> Result
     #[allow(clippy::disallowed_methods)]
     let no_color = std::env::var_os("NO_COLOR");
     let format = choice.format(is_terminal, no_color.as_deref());
-    let is_file = file.is_some();
-    let queue = match file {
-        None => Queue::start(Stderr, format),
-        Some(path) => match LogFile::open(&path) {
-            Ok(file) => Queue::start(file, format),
-            Err(source) => return Err(InitError::Open { path, source }),
-        },
+    let opened = open(file, format);
+    let (log, result) = match opened {
+        Ok(log) => (log, Ok(format)),
+        Err(error) => (Log::to_stderr(format), Err(error)),
     };
-    let queue = Some(queue.map_err(InitError::Thread)?);
     // Only a second call can fail, and the log then already exists.
-    let _ = LOG.set(Log { queue, is_file });
+    let _ = LOG.set(log);
+    result?;
     let subscriber = tracing_subscriber::fmt()
         .event_format(EventLines(format))
         .with_writer(|| Event)
@@ -132,6 +137,22 @@ pub fn init(level: Level, choice: FormatChoice, file: Option<PathBuf>) -> Result
         put(text, EVENT_BYTES_MAX);
     }));
     Ok(format)
+}
+
+fn open(file: Option<PathBuf>, format: Format) -> Result<Log, InitError> {
+    let is_file = file.is_some();
+    let queue = match file {
+        None => Queue::start(Stderr, format),
+        Some(path) => match LogFile::open(&path) {
+            Ok(file) => Queue::start(file, format),
+            Err(source) => return Err(InitError::Open { path, source }),
+        },
+    };
+    Ok(Log {
+        queue: Some(queue.map_err(InitError::Thread)?),
+        is_file,
+        format,
+    })
 }
 
 fn panic_line(panic: &PanicHookInfo<'_>, format: Format) -> Vec<u8> {
@@ -155,11 +176,12 @@ pub fn requests(lines: Vec<u8>) {
     put(lines, REQUEST_BYTES_MAX);
 }
 
-/// Writes the last line of the process to standard error, also if the log is a file or if no thread
-/// can be started. Waits no longer than twice [`flush`].
-pub fn last_line(line: &str) {
-    let text = format!("{line}\n").into_bytes();
-    if Log::get().is_file {
+/// Writes the error that ends the process to standard error, also if the log is a file or if no
+/// thread can be started. Waits no longer than twice [`flush`].
+pub fn fatal(error: &dyn Display) {
+    let log = Log::get();
+    let text = fatal_line(error, log.format);
+    if log.is_file {
         flush();
         match Queue::start(Stderr, Format::Text) {
             Ok(queue) => {
@@ -174,11 +196,26 @@ pub fn last_line(line: &str) {
     }
 }
 
+/// In text, the line is a message for a person at a terminal, like the messages of other commands.
+fn fatal_line(error: &dyn Display, format: Format) -> Vec<u8> {
+    let mut text = Vec::new();
+    match format {
+        Format::Text | Format::Coloured => text.extend(format!("oci-pull-through: {error}\n").bytes()),
+        Format::Json => {
+            let mut line = Line::begin(&mut text, format, time::unix_millis(), Level::ERROR, "start failed");
+            line.text("error", &error.to_string());
+            line.end();
+        }
+    }
+    text
+}
+
 /// Requests the log thread to open the log file again by its path, after a rotation. Never waits.
 pub fn reopen() {
     if let Some(Log {
         queue: Some(queue),
         is_file: true,
+        ..
     }) = LOG.get()
     {
         queue.reopen();

@@ -400,6 +400,25 @@ fn log_file_that_cannot_be_opened_is_a_start_error() {
 }
 
 #[test]
+fn start_error_is_an_event_with_the_format_json() {
+    let directory = TempDir::new();
+    let (missing, file) = (directory.path.join("none/cache.log"), directory.path.join("cache.log"));
+    let (missing, file) = (missing.to_str().unwrap(), file.to_str().unwrap());
+    for (settings, error) in [
+        ([("LOG_FILE", missing), ("FS_ROOT", "/dev/null")], "cannot open the log file"),
+        ([("LOG_FILE", file), ("FS_ROOT", "/dev/null")], "/dev/null"),
+    ] {
+        let settings = [&settings[..], &[("LOG_FORMAT", "json")]].concat();
+        let (code, _, stderr) = run_with(&settings, &["serve"]);
+        assert_eq!(code, Some(1), "{stderr}");
+        assert_eq!(stderr.lines().count(), 1, "{stderr}");
+        let line = &lines_of(&stderr, "start failed")[0];
+        assert_eq!(value(line, "level"), Some("error"), "{stderr}");
+        assert!(value(line, "error").unwrap().contains(error), "{stderr}");
+    }
+}
+
+#[test]
 fn named_pipe_without_a_reader_as_log_file_is_a_start_error() {
     let directory = TempDir::new();
     let pipe = directory.path.join("pipe");
