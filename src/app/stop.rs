@@ -36,8 +36,9 @@ pub(super) fn drain(
     notifier.stopping(delay + timeout + GRACE);
     end_at_once_on_another(signals);
     if !delay.is_zero() {
-        let delay_s = delay.as_secs_f32();
-        tracing::info!(delay_s, "drain delay started");
+        // A delay from the configuration is far below the largest number of milliseconds.
+        let delay_ms = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX);
+        tracing::info!(delay_ms, "drain delay started");
         wait(delay, || false);
     }
     tracing::info!(connections = shutdown.running(), "shutdown started");
