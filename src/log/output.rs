@@ -2,7 +2,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -22,6 +22,11 @@ pub(super) trait Output: Write {
     /// The file cannot be opened. The earlier file stays in use.
     fn reopen(&mut self) -> io::Result<()> {
         Ok(())
+    }
+
+    /// Returns whether the output ended within a line when it was opened.
+    fn was_torn(&self) -> bool {
+        false
     }
 }
 
@@ -85,6 +90,7 @@ pub(super) fn write_to_stderr(text: &[u8], limit: Duration) {
 pub(super) struct LogFile {
     path: PathBuf,
     file: File,
+    was_torn: bool,
 }
 
 impl LogFile {
@@ -94,9 +100,11 @@ impl LogFile {
     ///
     /// The error of the system call.
     pub(super) fn open(path: &Path) -> io::Result<Self> {
+        let file = append(path)?;
         Ok(LogFile {
             path: path.to_owned(),
-            file: append(path)?,
+            was_torn: is_torn(path, &file).unwrap_or(false),
+            file,
         })
     }
 }
@@ -116,10 +124,27 @@ fn append(path: &Path) -> io::Result<File> {
     Ok(file)
 }
 
+/// Returns whether the regular file `file` at `path` ends within a line, for example after a loss
+/// of power.
+fn is_torn(path: &Path, file: &File) -> io::Result<bool> {
+    let found = file.metadata()?;
+    if !found.is_file() || found.len() == 0 {
+        return Ok(false);
+    }
+    // `file` is open for writing only.
+    let mut last = [0];
+    File::open(path)?.read_exact_at(&mut last, found.len() - 1)?;
+    Ok(last != *b"\n")
+}
+
 impl Output for LogFile {
     fn reopen(&mut self) -> io::Result<()> {
-        self.file = append(&self.path)?;
+        *self = LogFile::open(&self.path)?;
         Ok(())
+    }
+
+    fn was_torn(&self) -> bool {
+        self.was_torn
     }
 }
 
@@ -141,6 +166,20 @@ mod tests {
     use rustix::io::Errno;
 
     use super::*;
+
+    #[test]
+    fn file_is_torn_if_its_last_byte_is_no_newline() {
+        let path = std::env::temp_dir().join(format!("log-output-torn-{}", std::process::id()));
+        for (text, torn) in [("", false), ("one\n", false), ("one\ntw", true)] {
+            std::fs::write(&path, text).unwrap();
+            assert_eq!(LogFile::open(&path).unwrap().was_torn(), torn, "{text:?}");
+        }
+        let mut log = LogFile::open(&path).unwrap();
+        std::fs::write(&path, "three\n").unwrap();
+        log.reopen().unwrap();
+        assert!(!log.was_torn());
+        std::fs::remove_file(&path).unwrap();
+    }
 
     #[test]
     fn named_pipe_needs_a_reader_when_it_is_opened() {

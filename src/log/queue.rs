@@ -114,17 +114,17 @@ struct Writer<O> {
     out: O,
     format: Format,
     shared: Arc<Shared>,
-    /// The last write ended within a line.
+    /// The output ends within a line.
     torn: bool,
 }
 
 impl<O: Output> Writer<O> {
     fn new(out: O, format: Format, shared: Arc<Shared>) -> Self {
         Writer {
+            torn: out.was_torn(),
             out,
             format,
             shared,
-            torn: false,
         }
     }
 
@@ -152,10 +152,13 @@ impl<O: Output> Writer<O> {
     }
 
     fn reopen(&mut self) {
-        if let Err(error) = self.out.reopen() {
-            self.report(Level::ERROR, "log file not reopened", |line| {
-                line.display("error", &error);
-            });
+        match self.out.reopen() {
+            Ok(()) => self.torn = self.out.was_torn(),
+            Err(error) => {
+                self.report(Level::ERROR, "log file not reopened", |line| {
+                    line.display("error", &error);
+                });
+            }
         }
     }
 
@@ -206,6 +209,7 @@ impl<O: Output> Writer<O> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::log::output::LogFile;
     use std::io::{Read as _, Write};
     use std::os::unix::net::UnixStream;
 
@@ -367,5 +371,52 @@ mod tests {
             (&report["msg"], &report["lines"]),
             (&"log lines dropped".into(), &1.into())
         );
+    }
+
+    #[test]
+    fn first_line_after_a_reopening_begins_at_the_start_of_the_file() {
+        /// A full file for two bytes. The file after the rotation takes any bytes.
+        struct Rotated(Option<usize>, UnixStream);
+        impl Write for Rotated {
+            fn write(&mut self, text: &[u8]) -> io::Result<usize> {
+                match &mut self.0 {
+                    Some(0) => Err(io::Error::from_raw_os_error(libc::ENOSPC)),
+                    Some(room) => Ok(std::mem::take(room)),
+                    None => self.1.write(text),
+                }
+            }
+            fn flush(&mut self) -> io::Result<()> {
+                Ok(())
+            }
+        }
+        impl Output for Rotated {
+            fn reopen(&mut self) -> io::Result<()> {
+                self.0 = None;
+                Ok(())
+            }
+        }
+        let (out, mut reader) = UnixStream::pair().unwrap();
+        let queue = Queue::start(Rotated(Some(2), out), Format::Text).unwrap();
+        queue.put(b"lost\n".to_vec(), EVENT_BYTES_MAX);
+        queue.flush(LIMIT);
+        queue.reopen();
+        queue.put(b"first\n".to_vec(), EVENT_BYTES_MAX);
+        queue.flush(LIMIT);
+        drop(queue);
+        let mut text = String::new();
+        reader.read_to_string(&mut text).unwrap();
+        assert!(text.starts_with("first\n"), "{text:?}");
+    }
+
+    #[test]
+    fn first_line_after_a_part_of_a_line_begins_a_new_line() {
+        let path = std::env::temp_dir().join(format!("log-queue-torn-{}", std::process::id()));
+        std::fs::write(&path, "a part of").unwrap();
+        let queue = Queue::start(LogFile::open(&path).unwrap(), Format::Text).unwrap();
+        queue.put(b"first\n".to_vec(), EVENT_BYTES_MAX);
+        queue.flush(LIMIT);
+        let text = std::fs::read_to_string(&path).unwrap();
+        std::fs::remove_file(&path).unwrap();
+        assert_eq!(text, "a part of\nfirst\n");
     }
 }
