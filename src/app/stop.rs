@@ -24,7 +24,8 @@ const LOOK: Duration = Duration::from_millis(20);
 const GRACE: Duration = Duration::from_secs(5);
 
 /// Reports not ready for `delay`. Then stops accepting and waits for running connections, at most
-/// for `timeout`. A second signal ends the process at once, with exit code 1.
+/// for `timeout`. A second signal ends the process at once, with exit code 1. SIGHUP only reopens the
+/// log file.
 pub(super) fn drain(
     shutdown: &Shutdown,
     signals: Signals,
@@ -74,7 +75,12 @@ fn end_at_once_on_another(mut signals: Signals) {
     let second = std::thread::Builder::new()
         .name("second-signal".into())
         .spawn(move || {
-            signals.forever().find(|signal| *signal != SIGHUP);
+            for signal in signals.forever() {
+                match signal {
+                    SIGHUP => crate::log::reopen(),
+                    _ => break,
+                }
+            }
             tracing::warn!("second signal received; process ends at once");
             crate::log::flush();
             std::process::exit(1);

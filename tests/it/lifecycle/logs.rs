@@ -348,6 +348,28 @@ fn log_file_takes_both_kinds_of_lines_and_sighup_opens_a_new_file() {
 }
 
 #[test]
+fn sighup_during_the_drain_delay_opens_a_new_log_file() {
+    let upstream = Registry::new();
+    let mut cache = Quiet::start(&upstream, &[("LOG_FILE", "cache.log"), ("DRAIN_DELAY", "1h")]);
+    cache.signal(Signal::TERM);
+    eventually("the drain delay has started", || {
+        let log = cache.text("cache.log");
+        let lines = lines_of(&log, "drain delay started");
+        lines
+            .first()
+            .is_some_and(|line| value(line, "delay_ms") == Some("3600000"))
+    });
+    fs::rename(cache.path("cache.log"), cache.path("cache.log.1")).unwrap();
+    cache.signal(Signal::HUP);
+    eventually("a new file exists", || cache.path("cache.log").exists());
+    cache.signal(Signal::TERM);
+    assert_eq!(cache.child.wait().unwrap().code(), Some(1));
+    let log = cache.text("cache.log");
+    let phrase = "second signal received; process ends at once";
+    assert_eq!(lines_of(&log, phrase).len(), 1, "{log}");
+}
+
+#[test]
 fn log_file_that_cannot_be_reopened_stays_in_use() {
     let upstream = Registry::new();
     let directory = TempDir::new();
@@ -402,10 +424,16 @@ fn log_file_that_cannot_be_opened_is_a_start_error() {
 #[test]
 fn start_error_is_an_event_with_the_format_json() {
     let directory = TempDir::new();
-    let (missing, file) = (directory.path.join("none/cache.log"), directory.path.join("cache.log"));
+    let (missing, file) = (
+        directory.path.join("none/cache.log"),
+        directory.path.join("cache.log"),
+    );
     let (missing, file) = (missing.to_str().unwrap(), file.to_str().unwrap());
     for (settings, error) in [
-        ([("LOG_FILE", missing), ("FS_ROOT", "/dev/null")], "cannot open the log file"),
+        (
+            [("LOG_FILE", missing), ("FS_ROOT", "/dev/null")],
+            "cannot open the log file",
+        ),
         ([("LOG_FILE", file), ("FS_ROOT", "/dev/null")], "/dev/null"),
     ] {
         let settings = [&settings[..], &[("LOG_FORMAT", "json")]].concat();
