@@ -126,7 +126,9 @@ impl AccessLog {
         if batch.is_empty() {
             return;
         }
-        log::requests(std::mem::take(&mut *batch));
+        // The copy has no spare capacity, and the batch keeps its memory for the next lines.
+        log::requests(batch.clone());
+        batch.clear();
     }
 }
 
@@ -230,25 +232,37 @@ mod tests {
         }
     }
 
+    /// Writes the line of a request with `status`.
+    fn write(log: &AccessLog, status: u16) {
+        log.write(&Record {
+            peer: None,
+            head: &RequestHead::refused(),
+            details: &RequestDetails::default(),
+            stopwatch: &Stopwatch::start(),
+            status,
+            bytes: 0,
+            cache: CacheResult::None,
+            end: End::Complete,
+        });
+    }
+
+    #[test]
+    fn batch_keeps_its_memory_after_a_flush() {
+        let log = AccessLog::new(Level::INFO, Format::Text);
+        write(&log, 200);
+        let memory = |log: &AccessLog| (log.batch.borrow().as_ptr(), log.batch.borrow().capacity());
+        let before = memory(&log);
+        log.flush();
+        assert!(log.batch.borrow().is_empty());
+        write(&log, 200);
+        assert_eq!(memory(&log), before);
+    }
+
     #[test]
     fn line_below_the_level_is_not_written() {
-        let (head, details, stopwatch) = (
-            RequestHead::refused(),
-            RequestDetails::default(),
-            Stopwatch::start(),
-        );
         let lines = |level, status| {
             let log = AccessLog::new(level, Format::Text);
-            log.write(&Record {
-                peer: None,
-                head: &head,
-                details: &details,
-                stopwatch: &stopwatch,
-                status,
-                bytes: 0,
-                cache: CacheResult::None,
-                end: End::Complete,
-            });
+            write(&log, status);
             log.batch.take().iter().filter(|&&byte| byte == b'\n').count()
         };
         assert_eq!(lines(Level::INFO, 200), 1);
