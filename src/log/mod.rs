@@ -2,7 +2,8 @@
 //! and a single thread writes the lines. If the output blocks, only lines are lost.
 //!
 //! Events of `tracing` and the lines about requests (`server::access_log`) share the encoder and
-//! the queue, and so keep their order.
+//! the queue. An event enters the queue at once. The line of an earlier request may follow the
+//! event, because each core collects lines about requests for a short time.
 
 mod encoder;
 mod events;
