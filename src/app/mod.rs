@@ -81,8 +81,8 @@ pub fn run(config: Config, read: &dyn Fn() -> Result<Config, Diagnostics>) -> Re
         0 => Vec::new(),
         count => take_sockets(count)?,
     };
-    let level = config.log_level.into();
-    let format = log::init(level, config.log_format.into(), config.log_file.clone())?;
+    let level = config.log_level;
+    let format = log::init(level, config.log_format, config.log_file.clone())?;
     resources::survive_limits()?;
     let descriptors = resources::raise_descriptor_limit();
     let mut signals = Signals::new([SIGHUP, SIGINT, SIGTERM])?;

@@ -126,8 +126,17 @@ impl<'a> Line<'a> {
     }
 }
 
-/// Returns the word of a level, as in `LOG_LEVEL`.
-fn word_of(level: Level) -> &'static str {
+/// The levels and their words, as in `LOG_LEVEL`.
+pub const LEVELS: [(&str, Level); 5] = [
+    (word_of(Level::TRACE), Level::TRACE),
+    (word_of(Level::DEBUG), Level::DEBUG),
+    (word_of(Level::INFO), Level::INFO),
+    (word_of(Level::WARN), Level::WARN),
+    (word_of(Level::ERROR), Level::ERROR),
+];
+
+/// Returns the word of a level.
+const fn word_of(level: Level) -> &'static str {
     match level {
         Level::TRACE => "trace",
         Level::DEBUG => "debug",
@@ -278,7 +287,10 @@ mod tests {
             ("grün", "\"grün\""),
             ("a\u{2028}b\u{2029}c", "\"a\\u2028b\\u2029c\""),
             ("\u{61c}\u{200e}\u{200f}", "\"\\u061c\\u200e\\u200f\""),
-            ("\u{202a}\u{202e}\u{2066}\u{2069}", "\"\\u202a\\u202e\\u2066\\u2069\""),
+            (
+                "\u{202a}\u{202e}\u{2066}\u{2069}",
+                "\"\\u202a\\u202e\\u2066\\u2069\"",
+            ),
             ("\u{200d}\u{202f}\u{206a}", "\"\u{200d}\u{202f}\u{206a}\""),
         ] {
             let wanted = format!(" v={text}\n");
@@ -304,9 +316,7 @@ mod tests {
             number in any::<u64>(),
             signed in any::<i64>(),
             micros in any::<u64>(),
-            level in proptest::sample::select(vec![
-                Level::TRACE, Level::DEBUG, Level::INFO, Level::WARN, Level::ERROR,
-            ]),
+            (word, level) in proptest::sample::select(LEVELS.to_vec()),
         ) {
             for format in FORMATS {
                 let mut out = Vec::new();
@@ -323,7 +333,7 @@ mod tests {
                 prop_assert!(!body.contains(is_control), "{body:?}");
                 if format == Format::Json {
                     let object: serde_json::Value = serde_json::from_str(&body).unwrap();
-                    prop_assert_eq!(&object["level"], word_of(level));
+                    prop_assert_eq!(&object["level"], word);
                     prop_assert_eq!(object["msg"].as_str(), Some(&*text));
                     prop_assert_eq!(object["text"].as_str(), Some(&*text));
                     prop_assert_eq!(object["number"].as_u64(), Some(number));

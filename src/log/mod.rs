@@ -25,7 +25,7 @@ use tracing::Level;
 use tracing_subscriber::filter::filter_fn;
 use tracing_subscriber::layer::SubscriberExt;
 
-pub use encoder::{Format, Line};
+pub use encoder::{Format, LEVELS, Line};
 use events::EventLines;
 use output::{LogFile, Stderr};
 use queue::{EVENT_BYTES_MAX, Queue, REQUEST_BYTES_MAX};
@@ -70,6 +70,13 @@ pub enum FormatChoice {
 }
 
 impl FormatChoice {
+    /// The words of `LOG_FORMAT`.
+    pub const WORDS: [(&str, Self); 3] = [
+        ("auto", FormatChoice::Auto),
+        ("text", FormatChoice::Text),
+        ("json", FormatChoice::Json),
+    ];
+
     /// Returns the format. `no_color` is the variable `NO_COLOR`; any text disables colours.
     fn format(self, is_terminal: bool, no_color: Option<&OsStr>) -> Format {
         let colours = is_terminal && no_color.is_none_or(OsStr::is_empty);
@@ -127,7 +134,7 @@ pub fn init(level: Level, choice: FormatChoice, file: Option<PathBuf>) -> Result
     result?;
     let subscriber = tracing_subscriber::fmt()
         .event_format(EventLines(format))
-        .with_writer(|| Event)
+        .with_writer(|| EventWriter)
         .with_max_level(level)
         .finish()
         .with(filter_fn(|event| !event.target().starts_with("h2")));
@@ -203,7 +210,13 @@ fn fatal_line(error: &dyn Display, format: Format) -> Vec<u8> {
     match format {
         Format::Text | Format::Coloured => text.extend(format!("oci-pull-through: {error}\n").bytes()),
         Format::Json => {
-            let mut line = Line::begin(&mut text, format, time::unix_millis(), Level::ERROR, "start failed");
+            let mut line = Line::begin(
+                &mut text,
+                format,
+                time::unix_millis(),
+                Level::ERROR,
+                "start failed",
+            );
             line.text("error", &error.to_string());
             line.end();
         }
@@ -248,9 +261,9 @@ fn put(text: Vec<u8>, bytes_max: usize) {
 }
 
 /// The writer for the subscriber. Each write contains whole lines.
-struct Event;
+struct EventWriter;
 
-impl Write for Event {
+impl Write for EventWriter {
     fn write(&mut self, text: &[u8]) -> io::Result<usize> {
         put(text.to_vec(), EVENT_BYTES_MAX);
         Ok(text.len())

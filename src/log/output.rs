@@ -1,7 +1,7 @@
 //! The outputs of the log: standard error, or a file.
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, Write};
+use std::io::{self, Write as _};
 use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -14,7 +14,14 @@ use rustix::pipe::PIPE_BUF;
 const FILE_MODE: u32 = 0o640;
 
 /// A place for log lines.
-pub(super) trait Output: Write {
+pub(super) trait Output {
+    /// Writes a part of `text`, and returns its length.
+    ///
+    /// # Errors
+    ///
+    /// Nothing was written.
+    fn write(&mut self, text: &[u8]) -> io::Result<usize>;
+
     /// Opens the file again by its path, after a rotation.
     ///
     /// # Errors
@@ -33,9 +40,7 @@ pub(super) trait Output: Write {
 /// Standard error without the lock of [`io::stderr`], which would be held during a write.
 pub(super) struct Stderr;
 
-impl Output for Stderr {}
-
-impl Write for Stderr {
+impl Output for Stderr {
     fn write(&mut self, text: &[u8]) -> io::Result<usize> {
         let stderr = rustix::stdio::stderr();
         loop {
@@ -53,10 +58,6 @@ impl Write for Stderr {
             }
         }
     }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
 }
 
 /// Writes `text` to standard error without a thread. Waits for the reader for `limit` at most, and
@@ -68,7 +69,9 @@ pub(super) fn write_to_stderr(text: &[u8], limit: Duration) {
     while !rest.is_empty() {
         let left = deadline.saturating_duration_since(Instant::now());
         // A limit of seconds fits in a `Timespec`.
-        let Ok(left) = Timespec::try_from(left) else { return };
+        let Ok(left) = Timespec::try_from(left) else {
+            return;
+        };
         let mut ready = [PollFd::new(&stderr, PollFlags::OUT)];
         match poll(&mut ready, Some(&left)) {
             Ok(0) => return,
@@ -138,6 +141,10 @@ fn is_torn(path: &Path, file: &File) -> io::Result<bool> {
 }
 
 impl Output for LogFile {
+    fn write(&mut self, text: &[u8]) -> io::Result<usize> {
+        self.file.write(text)
+    }
+
     fn reopen(&mut self) -> io::Result<()> {
         *self = LogFile::open(&self.path)?;
         Ok(())
@@ -145,16 +152,6 @@ impl Output for LogFile {
 
     fn was_torn(&self) -> bool {
         self.was_torn
-    }
-}
-
-impl Write for LogFile {
-    fn write(&mut self, text: &[u8]) -> io::Result<usize> {
-        self.file.write(text)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
     }
 }
 

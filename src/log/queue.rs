@@ -187,7 +187,7 @@ impl<O: Output> Writer<O> {
     /// were written.
     fn write(&mut self, text: &[u8]) -> bool {
         // A line after a part of a line would be lost too.
-        if self.torn && self.out.write_all(b"\n").is_ok() {
+        if self.torn && matches!(self.out.write(b"\n"), Ok(1)) {
             self.torn = false;
         }
         let mut rest = text;
@@ -210,10 +210,14 @@ impl<O: Output> Writer<O> {
 mod tests {
     use super::*;
     use crate::log::output::LogFile;
-    use std::io::{Read as _, Write};
+    use std::io::Read as _;
     use std::os::unix::net::UnixStream;
 
-    impl Output for UnixStream {}
+    impl Output for UnixStream {
+        fn write(&mut self, text: &[u8]) -> io::Result<usize> {
+            io::Write::write(self, text)
+        }
+    }
 
     const SOON: Duration = Duration::from_millis(20);
     const LIMIT: Duration = Duration::from_secs(60);
@@ -266,18 +270,13 @@ mod tests {
         reopened: Sender<()>,
     }
 
-    impl Write for Gated {
+    impl Output for Gated {
         fn write(&mut self, text: &[u8]) -> io::Result<usize> {
             // The gate is open after the sender is dropped.
             let _ = self.gate.recv();
             Ok(text.len())
         }
-        fn flush(&mut self) -> io::Result<()> {
-            Ok(())
-        }
-    }
 
-    impl Output for Gated {
         fn reopen(&mut self) -> io::Result<()> {
             let _ = self.reopened.send(());
             Ok(())
@@ -309,19 +308,15 @@ mod tests {
     #[test]
     fn an_output_that_fails_costs_lines_and_not_the_thread() {
         struct Failing(u32, UnixStream);
-        impl Write for Failing {
+        impl Output for Failing {
             fn write(&mut self, text: &[u8]) -> io::Result<usize> {
                 self.0 += 1;
                 if self.0 <= 2 {
                     return Err(io::Error::from_raw_os_error(libc::EPIPE));
                 }
-                self.1.write(text)
-            }
-            fn flush(&mut self) -> io::Result<()> {
-                Ok(())
+                Output::write(&mut self.1, text)
             }
         }
-        impl Output for Failing {}
         let (out, mut reader) = UnixStream::pair().unwrap();
         let queue = Queue::start(Failing(0, out), Format::Text).unwrap();
         for line in ["one\n", "two\n", "three\n"] {
@@ -341,20 +336,16 @@ mod tests {
     fn line_after_a_partial_write_begins_a_new_line() {
         /// An output for five bytes, then an error, then any bytes.
         struct Full(u32, UnixStream);
-        impl Write for Full {
+        impl Output for Full {
             fn write(&mut self, text: &[u8]) -> io::Result<usize> {
                 self.0 += 1;
                 match self.0 {
-                    1 => self.1.write(&text[..5]),
+                    1 => Output::write(&mut self.1, &text[..5]),
                     2 => Err(io::Error::from_raw_os_error(libc::ENOSPC)),
-                    _ => self.1.write(text),
+                    _ => Output::write(&mut self.1, text),
                 }
             }
-            fn flush(&mut self) -> io::Result<()> {
-                Ok(())
-            }
         }
-        impl Output for Full {}
         let (out, mut reader) = UnixStream::pair().unwrap();
         let queue = Queue::start(Full(0, out), Format::Json).unwrap();
         for line in ["first line\n", "second line\n"] {
@@ -377,19 +368,15 @@ mod tests {
     fn first_line_after_a_reopening_begins_at_the_start_of_the_file() {
         /// A full file for two bytes. The file after the rotation takes any bytes.
         struct Rotated(Option<usize>, UnixStream);
-        impl Write for Rotated {
+        impl Output for Rotated {
             fn write(&mut self, text: &[u8]) -> io::Result<usize> {
                 match &mut self.0 {
                     Some(0) => Err(io::Error::from_raw_os_error(libc::ENOSPC)),
                     Some(room) => Ok(std::mem::take(room)),
-                    None => self.1.write(text),
+                    None => Output::write(&mut self.1, text),
                 }
             }
-            fn flush(&mut self) -> io::Result<()> {
-                Ok(())
-            }
-        }
-        impl Output for Rotated {
+
             fn reopen(&mut self) -> io::Result<()> {
                 self.0 = None;
                 Ok(())
