@@ -215,8 +215,11 @@ fn push_escaped(out: &mut Vec<u8>, text: &str) {
     out.extend_from_slice(&text.as_bytes()[written..]);
 }
 
+/// The decimal digits of `u64::MAX`.
+const U64_DIGITS_MAX: usize = u64::MAX.ilog10() as usize + 1;
+
 fn push_decimal(out: &mut Vec<u8>, mut value: u64) {
-    let mut digits = [0; 20];
+    let mut digits = [0; U64_DIGITS_MAX];
     let mut at = digits.len();
     loop {
         at -= 1;

@@ -18,7 +18,6 @@ use std::io::{self, IsTerminal, Write};
 use std::panic::PanicHookInfo;
 use std::path::PathBuf;
 use std::sync::OnceLock;
-use std::time::Duration;
 
 use rustix::io::Errno;
 use tracing::Level;
@@ -28,11 +27,9 @@ use tracing_subscriber::layer::SubscriberExt;
 pub use encoder::{Format, LEVELS, Line};
 use events::EventLines;
 use output::{LogFile, Stderr};
-use queue::{EVENT_BYTES_MAX, Queue, REQUEST_BYTES_MAX};
+use queue::Queue;
 
-/// The longest wait for the log thread at the end of the process. A pipe with an active reader takes
-/// the whole queue in some ten milliseconds.
-const FLUSH_WAIT: Duration = Duration::from_secs(1);
+use crate::limits::{LOG_EVENT_BYTES_MAX, LOG_FLUSH_TIMEOUT, LOG_REQUEST_BYTES_MAX};
 
 /// The log of this process. Lines before [`init`] use standard error.
 static LOG: OnceLock<Log> = OnceLock::new();
@@ -142,7 +139,7 @@ pub fn init(level: Level, choice: FormatChoice, file: Option<PathBuf>) -> Result
     // The default hook writes directly, and would wait for the reader of standard error.
     std::panic::set_hook(Box::new(move |panic| {
         let text = panic_line(panic, format);
-        put(text, EVENT_BYTES_MAX);
+        put(text, LOG_EVENT_BYTES_MAX);
     }));
     Ok(format)
 }
@@ -181,7 +178,7 @@ fn panic_line(panic: &PanicHookInfo<'_>, format: Format) -> Vec<u8> {
 
 /// Logs `lines` about requests, each with a newline. Never waits.
 pub fn requests(lines: Vec<u8>) {
-    put(lines, REQUEST_BYTES_MAX);
+    put(lines, LOG_REQUEST_BYTES_MAX);
 }
 
 /// Writes the error that ends the process to standard error, also if the log is a file or if no
@@ -193,13 +190,13 @@ pub fn fatal(error: &dyn Display) {
         flush();
         match Queue::start(Stderr, Format::Text) {
             Ok(queue) => {
-                queue.put(text, EVENT_BYTES_MAX);
-                queue.flush(FLUSH_WAIT);
+                queue.put(text, LOG_EVENT_BYTES_MAX);
+                queue.flush(LOG_FLUSH_TIMEOUT);
             }
-            Err(_) => output::write_to_stderr(&text, FLUSH_WAIT),
+            Err(_) => output::write_to_stderr(&text, LOG_FLUSH_TIMEOUT),
         }
     } else {
-        put(text, EVENT_BYTES_MAX);
+        put(text, LOG_EVENT_BYTES_MAX);
         flush();
     }
 }
@@ -243,7 +240,7 @@ pub fn flush() {
         queue: Some(queue), ..
     }) = LOG.get()
     {
-        queue.flush(FLUSH_WAIT);
+        queue.flush(LOG_FLUSH_TIMEOUT);
     }
 }
 
@@ -256,7 +253,7 @@ pub fn abort() -> ! {
 fn put(text: Vec<u8>, bytes_max: usize) {
     match &Log::get().queue {
         Some(queue) => queue.put(text, bytes_max),
-        None => output::write_to_stderr(&text, FLUSH_WAIT),
+        None => output::write_to_stderr(&text, LOG_FLUSH_TIMEOUT),
     }
 }
 
@@ -265,7 +262,7 @@ struct EventWriter;
 
 impl Write for EventWriter {
     fn write(&mut self, text: &[u8]) -> io::Result<usize> {
-        put(text.to_vec(), EVENT_BYTES_MAX);
+        put(text.to_vec(), LOG_EVENT_BYTES_MAX);
         Ok(text.len())
     }
 

@@ -11,15 +11,7 @@ use tracing::Level;
 use super::encoder::{Format, Line};
 use super::output::Output;
 use super::time::unix_millis;
-
-/// Bytes that may wait for the writer. Lines about requests may take 64 batches of 32 KiB. Events
-/// may fill twice as much, so that a burst of requests does not displace the explanation of the
-/// burst.
-pub(super) const REQUEST_BYTES_MAX: usize = 64 * 32 * 1024;
-pub(super) const EVENT_BYTES_MAX: usize = 2 * REQUEST_BYTES_MAX;
-
-/// Messages of any size that may wait. 8,192 events of 500 bytes are [`EVENT_BYTES_MAX`].
-const MESSAGES_MAX: usize = 8_192;
+use crate::limits::LOG_MESSAGES_MAX;
 
 enum Message {
     Text(Vec<u8>),
@@ -52,7 +44,7 @@ impl Queue {
     ///
     /// The thread cannot be started.
     pub(super) fn start(out: impl Output + Send + 'static, format: Format) -> io::Result<Self> {
-        let (sender, messages) = crossbeam_channel::bounded(MESSAGES_MAX);
+        let (sender, messages) = crossbeam_channel::bounded(LOG_MESSAGES_MAX);
         let shared = Arc::new(Shared::default());
         let writer = Writer::new(out, format, shared.clone());
         std::thread::Builder::new()
@@ -209,6 +201,7 @@ impl<O: Output> Writer<O> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::limits::{LOG_BATCH_BYTES, LOG_EVENT_BYTES_MAX, LOG_REQUEST_BYTES_MAX};
     use crate::log::output::LogFile;
     use std::io::Read as _;
     use std::os::unix::net::UnixStream;
@@ -227,11 +220,11 @@ mod tests {
         let (out, mut reader) = UnixStream::pair().unwrap();
         let queue = Queue::start(out, Format::Text).unwrap();
         let line = [&[b'x'; 1023][..], b"\n"].concat();
-        let put = 3 * MESSAGES_MAX;
+        let put = 3 * LOG_MESSAGES_MAX;
         for _ in 0..put {
-            queue.put(line.clone(), EVENT_BYTES_MAX);
+            queue.put(line.clone(), LOG_EVENT_BYTES_MAX);
         }
-        assert!(queue.shared.waiting.load(Ordering::Relaxed) <= EVENT_BYTES_MAX);
+        assert!(queue.shared.waiting.load(Ordering::Relaxed) <= LOG_EVENT_BYTES_MAX);
         queue.flush(SOON);
         let read = std::thread::spawn(move || {
             let mut text = String::new();
@@ -254,13 +247,13 @@ mod tests {
     fn lines_about_requests_leave_room_for_events() {
         let (out, _unread) = UnixStream::pair().unwrap();
         let queue = Queue::start(out, Format::Text).unwrap();
-        let batch = vec![b'\n'; 32 * 1024];
+        let batch = vec![b'\n'; LOG_BATCH_BYTES];
         for _ in 0..1_000 {
-            queue.put(batch.clone(), REQUEST_BYTES_MAX);
+            queue.put(batch.clone(), LOG_REQUEST_BYTES_MAX);
         }
         let before = queue.shared.dropped.load(Ordering::Relaxed);
         assert!(before > 0);
-        queue.put(b"an event\n".to_vec(), EVENT_BYTES_MAX);
+        queue.put(b"an event\n".to_vec(), LOG_EVENT_BYTES_MAX);
         assert_eq!(queue.shared.dropped.load(Ordering::Relaxed), before);
     }
 
@@ -289,7 +282,7 @@ mod tests {
         let (reopened, reopenings) = crossbeam_channel::bounded(1);
         let queue = Queue::start(Gated { gate, reopened }, Format::Text).unwrap();
         while queue.shared.dropped.load(Ordering::Relaxed) == 0 {
-            queue.put(b"\n".to_vec(), EVENT_BYTES_MAX);
+            queue.put(b"\n".to_vec(), LOG_EVENT_BYTES_MAX);
         }
         queue.reopen();
         drop(closed);
@@ -320,7 +313,7 @@ mod tests {
         let (out, mut reader) = UnixStream::pair().unwrap();
         let queue = Queue::start(Failing(0, out), Format::Text).unwrap();
         for line in ["one\n", "two\n", "three\n"] {
-            queue.put(line.into(), EVENT_BYTES_MAX);
+            queue.put(line.into(), LOG_EVENT_BYTES_MAX);
         }
         queue.flush(LIMIT);
         drop(queue);
@@ -349,7 +342,7 @@ mod tests {
         let (out, mut reader) = UnixStream::pair().unwrap();
         let queue = Queue::start(Full(0, out), Format::Json).unwrap();
         for line in ["first line\n", "second line\n"] {
-            queue.put(line.into(), EVENT_BYTES_MAX);
+            queue.put(line.into(), LOG_EVENT_BYTES_MAX);
         }
         queue.flush(LIMIT);
         drop(queue);
@@ -384,10 +377,10 @@ mod tests {
         }
         let (out, mut reader) = UnixStream::pair().unwrap();
         let queue = Queue::start(Rotated(Some(2), out), Format::Text).unwrap();
-        queue.put(b"lost\n".to_vec(), EVENT_BYTES_MAX);
+        queue.put(b"lost\n".to_vec(), LOG_EVENT_BYTES_MAX);
         queue.flush(LIMIT);
         queue.reopen();
-        queue.put(b"first\n".to_vec(), EVENT_BYTES_MAX);
+        queue.put(b"first\n".to_vec(), LOG_EVENT_BYTES_MAX);
         queue.flush(LIMIT);
         drop(queue);
         let mut text = String::new();
@@ -400,7 +393,7 @@ mod tests {
         let path = std::env::temp_dir().join(format!("log-queue-torn-{}", std::process::id()));
         std::fs::write(&path, "a part of").unwrap();
         let queue = Queue::start(LogFile::open(&path).unwrap(), Format::Text).unwrap();
-        queue.put(b"first\n".to_vec(), EVENT_BYTES_MAX);
+        queue.put(b"first\n".to_vec(), LOG_EVENT_BYTES_MAX);
         queue.flush(LIMIT);
         let text = std::fs::read_to_string(&path).unwrap();
         std::fs::remove_file(&path).unwrap();

@@ -6,18 +6,9 @@ use std::net::SocketAddr;
 use tracing::Level;
 
 use crate::http::{CacheResult, ContentItem, RequestDetails, RequestHead, redacted};
-use crate::limits::CONNECTION_SWEEP_INTERVAL;
+use crate::limits::{CONNECTION_SWEEP_INTERVAL, LOG_BATCH_BYTES, LOG_FIELD_CHARS_MAX, LOG_TARGET_CHARS_MAX};
 use crate::log::{self, Format, Line};
 use crate::runtime::clock::{monotonic_micros, unix_millis};
-
-/// The size at which a core hands its lines to the log thread. A sweep hands over smaller batches.
-const BATCH_BYTES: usize = 32 * 1024;
-
-/// The longest logged target, in characters.
-const TARGET_CHARS_MAX: usize = 1_024;
-
-/// The longest logged header field, in characters.
-const FIELD_CHARS_MAX: usize = 256;
 
 /// The collected lines of one core.
 pub struct AccessLog {
@@ -114,7 +105,7 @@ impl AccessLog {
         add_request(&mut line, record);
         add_result(&mut line, record, monotonic_micros());
         line.end();
-        if batch.len() >= BATCH_BYTES {
+        if batch.len() >= LOG_BATCH_BYTES {
             drop(batch);
             self.flush();
         }
@@ -163,9 +154,9 @@ fn add_request(line: &mut Line<'_>, record: &Record<'_>) {
             ContentItem::None => {}
         }
     }
-    line.text("path", clipped(&redacted(head.target), TARGET_CHARS_MAX));
+    line.text("path", clipped(&redacted(head.target), LOG_TARGET_CHARS_MAX));
     if let Some(range) = head.range {
-        line.text("range", clipped(range, FIELD_CHARS_MAX));
+        line.text("range", clipped(range, LOG_FIELD_CHARS_MAX));
     }
 }
 
@@ -187,7 +178,7 @@ fn add_result(line: &mut Line<'_>, record: &Record<'_>, now: u64) {
         End::Aborted => line.flag("aborted", true),
     }
     if let Some(agent) = record.head.user_agent {
-        line.text("user_agent", clipped(agent, FIELD_CHARS_MAX));
+        line.text("user_agent", clipped(agent, LOG_FIELD_CHARS_MAX));
     }
 }
 
