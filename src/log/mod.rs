@@ -188,7 +188,7 @@ pub fn fatal(error: &dyn Display) {
     let text = fatal_line(error, log.format);
     if log.is_file {
         flush();
-        match Queue::start(Stderr, Format::Text) {
+        match Queue::start(Stderr, log.format) {
             Ok(queue) => {
                 queue.put(text, LOG_EVENT_BYTES_MAX);
                 queue.flush(LOG_FLUSH_TIMEOUT);
