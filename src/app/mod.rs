@@ -178,16 +178,13 @@ pub fn run(config: Config, read: &dyn Fn() -> Result<Config, Diagnostics>) -> Re
             SIGHUP => {
                 log::reopen();
                 notifier.reloading();
-                reload::contained(|| {
-                    reload::reload(
-                        &config,
-                        read(),
-                        &live,
-                        &upstreams,
-                        &client_auth,
-                        acceptor.as_ref(),
-                    );
-                });
+                let parts = reload::Parts {
+                    live: &live,
+                    upstreams: &upstreams,
+                    client_auth: &client_auth,
+                    acceptor: acceptor.as_ref(),
+                };
+                reload::contained(|| parts.reload(&config, read()));
                 notifier.ready(&status);
             }
             _ => break,
