@@ -100,6 +100,7 @@ pub enum InitError {
     Thread(io::Error),
 }
 
+/// Returns the remedy for an error of `open`.
 fn cure(error: &io::Error) -> &'static str {
     if error.raw_os_error() == Some(Errno::NXIO.raw_os_error()) {
         "expected a file, or a named pipe with a reader; start the reader before the cache"
@@ -121,8 +122,7 @@ pub fn init(level: Level, choice: FormatChoice, file: Option<PathBuf>) -> Result
     #[allow(clippy::disallowed_methods)]
     let no_color = std::env::var_os("NO_COLOR");
     let format = choice.format(is_terminal, no_color.as_deref());
-    let opened = open(file, format);
-    let (log, result) = match opened {
+    let (log, result) = match open(file, format) {
         Ok(log) => (log, Ok(format)),
         Err(error) => (Log::to_stderr(format), Err(error)),
     };
@@ -144,6 +144,7 @@ pub fn init(level: Level, choice: FormatChoice, file: Option<PathBuf>) -> Result
     Ok(format)
 }
 
+/// Opens the output and starts the log thread.
 fn open(file: Option<PathBuf>, format: Format) -> Result<Log, InitError> {
     let is_file = file.is_some();
     let queue = match file {
@@ -201,7 +202,8 @@ pub fn fatal(error: &dyn Display) {
     }
 }
 
-/// In text, the line is a message for a person at a terminal, like the messages of other commands.
+/// Returns the line of an error that ends the process. In text, the line is a message for a person
+/// at a terminal, like the messages of other commands.
 fn fatal_line(error: &dyn Display, format: Format) -> Vec<u8> {
     let mut text = Vec::new();
     match format {
