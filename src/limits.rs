@@ -44,6 +44,29 @@ pub const HANDOFF_QUEUE_MAX: usize = 256;
 /// Time without a new event after which a logged condition has ended.
 pub const CONDITION_QUIET_TIME: Duration = Duration::from_secs(10);
 
+// --- Log ---
+
+/// Size at which a core hands its access log lines to the log thread: some 100 lines. A sweep hands
+/// over smaller batches.
+pub const LOG_BATCH_BYTES: usize = 32 * 1024;
+
+/// Bytes that may wait for the log thread. Access log lines may take 64 batches. Events may fill
+/// twice as much, so that a burst of requests does not displace the explanation of the burst.
+pub const LOG_REQUEST_BYTES_MAX: usize = 64 * LOG_BATCH_BYTES;
+pub const LOG_EVENT_BYTES_MAX: usize = 2 * LOG_REQUEST_BYTES_MAX;
+
+/// Messages of any size that may wait for the log thread. 8,192 events of 512 bytes are
+/// [`LOG_EVENT_BYTES_MAX`].
+pub const LOG_MESSAGES_MAX: usize = 8_192;
+
+/// Longest logged request target and header field, in characters.
+pub const LOG_TARGET_CHARS_MAX: usize = 1_024;
+pub const LOG_FIELD_CHARS_MAX: usize = 256;
+
+/// Longest wait for the log thread at the end of the process. A pipe with an active reader takes the
+/// whole queue in some ten milliseconds.
+pub const LOG_FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
+
 // --- Memory budget ---
 
 /// Memory counted for an in-flight response: bytes in the kernel's socket buffer, and memory of the
@@ -551,8 +574,8 @@ pub const HTPASSWD_CHECK_INTERVAL: Duration = Duration::from_secs(2);
 /// 1,024 rules.
 pub const ALLOW_RULES_MAX: usize = 1_024;
 
-/// Nested lists and maps of the configuration file. The deepest setting is at level 6. Each level takes some 10 KiB of
-/// stack without optimization.
+/// Nested lists and maps of the configuration file. The deepest setting is at level 6. Each level
+/// takes some 10 KiB of stack without optimization.
 pub const CONFIG_DEPTH_MAX: usize = 16;
 
 // --- Bucket reads ---

@@ -37,7 +37,7 @@ pub use stop::End;
 #[derive(Debug, thiserror::Error)]
 pub enum AppError {
     #[error(transparent)]
-    Log(#[from] log::OpenError),
+    Log(#[from] log::InitError),
     #[error("cannot listen on {addr}: {source}{hint}")]
     Listen {
         addr: ListenAddr,
@@ -81,8 +81,8 @@ pub fn run(config: Config, read: &dyn Fn() -> Result<Config, Diagnostics>) -> Re
         0 => Vec::new(),
         count => take_sockets(count)?,
     };
-    let level = config.log_level.into();
-    let format = log::init(level, config.log_format.into(), config.log_file.clone())?;
+    let level = config.log_level;
+    let format = log::init(level, config.log_format, config.log_file.clone())?;
     resources::survive_limits()?;
     let descriptors = resources::raise_descriptor_limit();
     let mut signals = Signals::new([SIGHUP, SIGINT, SIGTERM])?;
@@ -178,16 +178,13 @@ pub fn run(config: Config, read: &dyn Fn() -> Result<Config, Diagnostics>) -> Re
             SIGHUP => {
                 log::reopen();
                 notifier.reloading();
-                reload::contained(|| {
-                    reload::reload(
-                        &config,
-                        read(),
-                        &live,
-                        &upstreams,
-                        &client_auth,
-                        acceptor.as_ref(),
-                    );
-                });
+                let parts = reload::Parts {
+                    live: &live,
+                    upstreams: &upstreams,
+                    client_auth: &client_auth,
+                    acceptor: acceptor.as_ref(),
+                };
+                reload::contained(|| parts.reload(&config, read()));
                 notifier.ready(&status);
             }
             _ => break,

@@ -24,7 +24,8 @@ const LOOK: Duration = Duration::from_millis(20);
 const GRACE: Duration = Duration::from_secs(5);
 
 /// Reports not ready for `delay`. Then stops accepting and waits for running connections, at most
-/// for `timeout`. A second signal ends the process at once, with exit code 1.
+/// for `timeout`. A second signal ends the process at once, with exit code 1. SIGHUP only reopens the
+/// log file.
 pub(super) fn drain(
     shutdown: &Shutdown,
     signals: Signals,
@@ -36,8 +37,9 @@ pub(super) fn drain(
     notifier.stopping(delay + timeout + GRACE);
     end_at_once_on_another(signals);
     if !delay.is_zero() {
-        let delay_s = delay.as_secs_f32();
-        tracing::info!(delay_s, "drain delay started");
+        // A delay from the configuration is far below the largest number of milliseconds.
+        let delay_ms = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX);
+        tracing::info!(delay_ms, "drain delay started");
         wait(delay, || false);
     }
     tracing::info!(connections = shutdown.running(), "shutdown started");
@@ -73,7 +75,12 @@ fn end_at_once_on_another(mut signals: Signals) {
     let second = std::thread::Builder::new()
         .name("second-signal".into())
         .spawn(move || {
-            signals.forever().find(|signal| *signal != SIGHUP);
+            for signal in signals.forever() {
+                match signal {
+                    SIGHUP => crate::log::reopen(),
+                    _ => break,
+                }
+            }
             tracing::warn!("second signal received; process ends at once");
             crate::log::flush();
             std::process::exit(1);

@@ -71,6 +71,16 @@ impl ClientAuth {
     ///
     /// The errors of [`ClientAuth::new`]. The credentials are unchanged after an error.
     pub fn replace(&self, auth: Option<ClientAuthConfig>) -> io::Result<()> {
+        self.prepare(auth)?.apply();
+        Ok(())
+    }
+
+    /// Starts the threads that `auth` needs, and changes no credentials.
+    ///
+    /// # Errors
+    ///
+    /// The errors of [`ClientAuth::new`].
+    pub fn prepare(&self, auth: Option<ClientAuthConfig>) -> io::Result<Replacement<'_>> {
         if auth.as_ref().is_some_and(|auth| auth.htpasswd.is_some()) {
             self.0.passwords.start()?;
             let mut reload_started = self.0.reload_started.lock();
@@ -79,8 +89,10 @@ impl ClientAuth {
                 *reload_started = true;
             }
         }
-        self.install(&mut self.0.credentials.lock(), auth);
-        Ok(())
+        Ok(Replacement {
+            client_auth: self,
+            auth,
+        })
     }
 
     /// Replaces the credentials with `auth` if they are still `before`.
@@ -106,6 +118,20 @@ impl ClientAuth {
 
     fn credentials(&self) -> Option<Arc<CredentialStore>> {
         self.0.credentials.lock().clone()
+    }
+}
+
+/// Credentials that are not accepted yet. Their threads run.
+pub struct Replacement<'a> {
+    client_auth: &'a ClientAuth,
+    auth: Option<ClientAuthConfig>,
+}
+
+impl Replacement<'_> {
+    /// Replaces the accepted credentials, and clears cached password verdicts.
+    pub fn apply(self) {
+        let mut store = self.client_auth.0.credentials.lock();
+        self.client_auth.install(&mut store, self.auth);
     }
 }
 

@@ -187,7 +187,7 @@ fn say(line: &str) {
 /// Reports an error like [`fail`], for the service. The exit must not block on standard error,
 /// because the service manager waits for the exit.
 fn fail_serving(error: &dyn std::fmt::Display, code: ExitCode) -> ExitCode {
-    log::last_line(&format!("oci-pull-through: {error}"));
+    log::fatal(error);
     code
 }
 

@@ -24,10 +24,10 @@ mod value;
 pub use live::Live;
 pub use model::{
     ANONYMOUS, Access, Allow, AllowRule, Auth, CertificatePattern, ClientAuthConfig, ClientCertificateConfig,
-    FollowRedirects, Glob, HTPASSWD_BYTES_MAX, Htpasswd, IoDriver, KernelTls, ListenAddr, LogFormat,
-    LogLevel, Mirror, Named, Pem, Proxy, ProxyEnvironment, ProxyUrl, Registries, RegistryConfig,
-    RegistryName, RegistrySettings, RootChoice, S3Settings, SecretText, ServerIdentityConfig, ServerTls,
-    SocketName, StorageConfig, SystemdEnvironment, TagFreshness, TagPattern, TagRule, Tls,
+    FollowRedirects, Glob, HTPASSWD_BYTES_MAX, Htpasswd, IoDriver, KernelTls, ListenAddr, Mirror, Named, Pem,
+    Proxy, ProxyEnvironment, ProxyUrl, Registries, RegistryConfig, RegistryName, RegistrySettings,
+    RootChoice, S3Settings, SecretText, ServerIdentityConfig, ServerTls, SocketName, StorageConfig,
+    SystemdEnvironment, TagFreshness, TagPattern, TagRule, Tls,
 };
 pub use options::{Group, Setting, Values};
 pub use print::print;

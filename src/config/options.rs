@@ -24,14 +24,17 @@ use std::time::Duration;
 
 pub use table::Group;
 pub(super) use table::{InFile, Reload};
+use tracing::Level;
+
 use table::{Names, Row, first_or, settings};
 
-use super::model::{Backend, ClientCertificateMode, IoDriver, KernelTls, LogFormat, LogLevel};
+use super::model::{Backend, ClientCertificateMode, IoDriver, KernelTls};
 use super::value::{
     ADDRESSES, BUCKET, BYTES, BYTES_OR_AUTO, CONNECTIONS_FROM_0, CONNECTIONS_OR_AUTO, CORES, DURATION,
     HELPER_THREADS, IO_DRIVER, KERNEL_TLS, Kind, LIFECYCLE_DAYS, LOG_FORMAT, LOG_LEVEL, PATH, PATH_OR_NONE,
     PREFIX, REGISTRY_OR_NONE, SECRET, STORAGE_BACKEND, SWITCH, TEXT, TLS_CLIENT_AUTH,
 };
+use crate::log::FormatChoice;
 use crate::oci::Namespace;
 
 /// The default directory of the store.
@@ -369,7 +372,7 @@ settings! {
     }
 
     /// The lowest level of log lines that are written.
-    LogLevel => pub log_level: LogLevel {
+    LogLevel => pub log_level: Level {
         value: LOG_LEVEL,
         default: "info",
         group: Operation,
@@ -378,7 +381,7 @@ settings! {
     }
 
     /// The format of log lines.
-    LogFormat => pub log_format: LogFormat {
+    LogFormat => pub log_format: FormatChoice {
         value: LOG_FORMAT,
         default: "auto",
         group: Operation,

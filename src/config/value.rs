@@ -5,13 +5,16 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use tracing::Level;
+
 use super::model::units::{
     BOOL_EXPECTED, BYTES_EXPECTED, DURATION_EXPECTED, parse_bool, parse_bytes, parse_duration,
 };
 use super::model::{
-    Backend, ClientCertificateMode, IoDriver, KernelTls, LIFECYCLE_DAYS_MAX, ListenAddr, LogFormat, LogLevel,
-    parse_bucket, parse_days, parse_prefix,
+    Backend, ClientCertificateMode, IoDriver, KernelTls, LIFECYCLE_DAYS_MAX, ListenAddr, parse_bucket,
+    parse_days, parse_prefix,
 };
+use crate::log::{FormatChoice, LEVELS};
 use crate::oci::Namespace;
 
 /// Upper bound of `HELPER_THREADS`: the network limits upstream traffic long before 64 threads are busy.
@@ -215,13 +218,13 @@ pub(super) const STORAGE_BACKEND: Value<Backend> = Value {
     parse: |text| find(&Backend::WORDS, text),
 };
 /// Upper case is valid too.
-pub(super) const LOG_LEVEL: Value<LogLevel> = Value {
-    kind: Kind::Word(&words(&LogLevel::WORDS)),
-    parse: |text| find(&LogLevel::WORDS, &text.to_ascii_lowercase()),
+pub(super) const LOG_LEVEL: Value<Level> = Value {
+    kind: Kind::Word(&words(&LEVELS)),
+    parse: |text| find(&LEVELS, &text.to_ascii_lowercase()),
 };
-pub(super) const LOG_FORMAT: Value<LogFormat> = Value {
-    kind: Kind::Word(&words(&LogFormat::WORDS)),
-    parse: |text| find(&LogFormat::WORDS, text),
+pub(super) const LOG_FORMAT: Value<FormatChoice> = Value {
+    kind: Kind::Word(&words(&FormatChoice::WORDS)),
+    parse: |text| find(&FormatChoice::WORDS, text),
 };
 /// Upper case is valid too.
 pub(super) const TLS_CLIENT_AUTH: Value<ClientCertificateMode> = Value {

@@ -23,8 +23,11 @@ pub fn redacted(target: &str) -> Cow<'_, str> {
             text.push_str(parameter);
             continue;
         }
-        // A parameter without a name may be a token.
-        if let Some((name, _)) = parameter.split_once('=') {
+        // A parameter without a name may be a token. A token in Base64 may end with `=`.
+        let has_value = |value: &str| !value.trim_end_matches(is_separator).trim_matches('=').is_empty();
+        if let Some((name, value)) = parameter.split_once('=')
+            && has_value(value)
+        {
             text.push_str(name);
             text.push('=');
         }
@@ -80,6 +83,9 @@ mod tests {
             ("/v2/?n=1;password=x", "/v2/?n=1;password=REDACTED"),
             ("/v2/?secret", "/v2/?REDACTED"),
             ("/v2/?secret&n=1", "/v2/?REDACTED&n=1"),
+            ("/v2/?dG9rZW46c2VjcmV0MTI=", "/v2/?REDACTED"),
+            ("/v2/?c2VjcmV0MQ==&n=1", "/v2/?REDACTED&n=1"),
+            ("/v2/?token=&n=1", "/v2/?REDACTED&n=1"),
             ("/v2/?=secret", "/v2/?=REDACTED"),
             ("/v2/?N=secret&%6e=x", "/v2/?N=REDACTED&%6e=REDACTED"),
             ("/v2/?n=1?token=x", "/v2/?n=1?token=REDACTED"),

@@ -126,8 +126,17 @@ impl<'a> Line<'a> {
     }
 }
 
-/// Returns the word of a level, as in `LOG_LEVEL`.
-fn word_of(level: Level) -> &'static str {
+/// The levels and their words, as in `LOG_LEVEL`.
+pub const LEVELS: [(&str, Level); 5] = [
+    (word_of(Level::TRACE), Level::TRACE),
+    (word_of(Level::DEBUG), Level::DEBUG),
+    (word_of(Level::INFO), Level::INFO),
+    (word_of(Level::WARN), Level::WARN),
+    (word_of(Level::ERROR), Level::ERROR),
+];
+
+/// Returns the word of a level.
+const fn word_of(level: Level) -> &'static str {
     match level {
         Level::TRACE => "trace",
         Level::DEBUG => "debug",
@@ -163,8 +172,22 @@ fn is_token_byte(byte: u8) -> bool {
     byte.is_ascii_graphic() && !matches!(byte, b'"' | b'=' | b'\\')
 }
 
-/// Writes text for use between quotes, with the escapes of JSON (RFC 8259, 7). Escapes all control
-/// characters, also DEL and C1, because a terminal may obey them.
+/// Returns whether a terminal or an editor may obey the character instead of showing it: the
+/// control characters with DEL and C1, the line separators and the bidirectional controls.
+fn is_control(c: char) -> bool {
+    c.is_control()
+        || matches!(
+            c,
+            '\u{61c}'
+                | '\u{200e}'
+                | '\u{200f}'
+                | '\u{2028}'..='\u{202e}'
+                | '\u{2066}'..='\u{2069}'
+        )
+}
+
+/// Writes text for use between quotes, with the escapes of JSON (RFC 8259, 7). Escapes all
+/// characters of [`is_control`].
 fn push_escaped(out: &mut Vec<u8>, text: &str) {
     let is_plain = |byte| matches!(byte, b' '..=b'~') && !matches!(byte, b'"' | b'\\');
     if text.bytes().all(is_plain) {
@@ -172,7 +195,7 @@ fn push_escaped(out: &mut Vec<u8>, text: &str) {
     }
     let mut written = 0;
     for (at, c) in text.char_indices() {
-        if !matches!(c, '"' | '\\') && !c.is_control() {
+        if !matches!(c, '"' | '\\') && !is_control(c) {
             continue;
         }
         out.extend_from_slice(&text.as_bytes()[written..at]);
@@ -184,18 +207,19 @@ fn push_escaped(out: &mut Vec<u8>, text: &str) {
             '\r' => out.extend_from_slice(b"\\r"),
             '\t' => out.extend_from_slice(b"\\t"),
             c => {
-                // Every control character is below U+00A0.
-                let code = c as u32 as usize;
-                let digits = b"0123456789abcdef";
-                out.extend_from_slice(&[b'\\', b'u', b'0', b'0', digits[code >> 4 & 15], digits[code & 15]]);
+                // Every control character is below U+10000. A write to a vector cannot fail.
+                let _ = write!(out, "\\u{:04x}", c as u32);
             }
         }
     }
     out.extend_from_slice(&text.as_bytes()[written..]);
 }
 
+/// The decimal digits of `u64::MAX`.
+const U64_DIGITS_MAX: usize = u64::MAX.ilog10() as usize + 1;
+
 fn push_decimal(out: &mut Vec<u8>, mut value: u64) {
-    let mut digits = [0; 20];
+    let mut digits = [0; U64_DIGITS_MAX];
     let mut at = digits.len();
     loop {
         at -= 1;
@@ -264,6 +288,13 @@ mod tests {
             ("\0\x1b[31m\x7f", "\"\\u0000\\u001b[31m\\u007f\""),
             ("\u{85}\u{9b}", "\"\\u0085\\u009b\""),
             ("grün", "\"grün\""),
+            ("a\u{2028}b\u{2029}c", "\"a\\u2028b\\u2029c\""),
+            ("\u{61c}\u{200e}\u{200f}", "\"\\u061c\\u200e\\u200f\""),
+            (
+                "\u{202a}\u{202e}\u{2066}\u{2069}",
+                "\"\\u202a\\u202e\\u2066\\u2069\"",
+            ),
+            ("\u{200d}\u{202f}\u{206a}", "\"\u{200d}\u{202f}\u{206a}\""),
         ] {
             let wanted = format!(" v={text}\n");
             let found = line(Format::Text, |line| line.text("v", value));
@@ -271,16 +302,24 @@ mod tests {
         }
     }
 
+    /// Any character, and often a character that a reader may obey.
+    fn character() -> impl Strategy<Value = char> {
+        prop_oneof![
+            any::<char>(),
+            proptest::char::range('\0', '\u{a0}'),
+            proptest::char::range('\u{200c}', '\u{206a}'),
+        ]
+    }
+
     proptest! {
         #[test]
         fn every_line_is_one_line_and_json_keeps_the_values(
-            text in any::<String>(),
+            text in proptest::collection::vec(character(), 0..64)
+                .prop_map(String::from_iter),
             number in any::<u64>(),
             signed in any::<i64>(),
             micros in any::<u64>(),
-            level in proptest::sample::select(vec![
-                Level::TRACE, Level::DEBUG, Level::INFO, Level::WARN, Level::ERROR,
-            ]),
+            (word, level) in proptest::sample::select(LEVELS.to_vec()),
         ) {
             for format in FORMATS {
                 let mut out = Vec::new();
@@ -294,10 +333,10 @@ mod tests {
                 let body = line.strip_suffix('\n').unwrap();
                 let colour = format!("\x1b[{}m", std::str::from_utf8(&colour_of(level)[2..4]).unwrap());
                 let body = body.replacen(&colour, "", 1).replacen("\x1b[0m", "", 1);
-                prop_assert!(!body.contains(char::is_control), "{body:?}");
+                prop_assert!(!body.contains(is_control), "{body:?}");
                 if format == Format::Json {
                     let object: serde_json::Value = serde_json::from_str(&body).unwrap();
-                    prop_assert_eq!(&object["level"], word_of(level));
+                    prop_assert_eq!(&object["level"], word);
                     prop_assert_eq!(object["msg"].as_str(), Some(&*text));
                     prop_assert_eq!(object["text"].as_str(), Some(&*text));
                     prop_assert_eq!(object["number"].as_u64(), Some(number));

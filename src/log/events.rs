@@ -28,11 +28,11 @@ where
         mut writer: Writer<'_>,
         event: &Event<'_>,
     ) -> fmt::Result {
-        let mut message = Message(String::new());
-        event.record(&mut message);
+        let mut phrase = Phrase(String::new());
+        event.record(&mut phrase);
         let mut text = Vec::new();
         let level = *event.metadata().level();
-        let mut fields = Fields(Line::begin(&mut text, self.0, unix_millis(), level, &message.0));
+        let mut fields = Fields(Line::begin(&mut text, self.0, unix_millis(), level, &phrase.0));
         event.record(&mut fields);
         fields.0.end();
         writer.write_str(&String::from_utf8_lossy(&text))
@@ -40,9 +40,9 @@ where
 }
 
 /// Finds the phrase, which is the first field of a line.
-struct Message(String);
+struct Phrase(String);
 
-impl Visit for Message {
+impl Visit for Phrase {
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
         if field.name() == MESSAGE {
             self.0 = format!("{value:?}");

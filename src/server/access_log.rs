@@ -6,18 +6,9 @@ use std::net::SocketAddr;
 use tracing::Level;
 
 use crate::http::{CacheResult, ContentItem, RequestDetails, RequestHead, redacted};
-use crate::limits::CONNECTION_SWEEP_INTERVAL;
+use crate::limits::{CONNECTION_SWEEP_INTERVAL, LOG_BATCH_BYTES, LOG_FIELD_CHARS_MAX, LOG_TARGET_CHARS_MAX};
 use crate::log::{self, Format, Line};
 use crate::runtime::clock::{monotonic_micros, unix_millis};
-
-/// The size at which a core hands its lines to the log thread. A sweep hands over smaller batches.
-const BATCH_BYTES: usize = 32 * 1024;
-
-/// The longest logged target, in characters.
-const TARGET_CHARS_MAX: usize = 1_024;
-
-/// The longest logged header field, in characters.
-const FIELD_CHARS_MAX: usize = 256;
 
 /// The collected lines of one core.
 pub struct AccessLog {
@@ -114,7 +105,7 @@ impl AccessLog {
         add_request(&mut line, record);
         add_result(&mut line, record, monotonic_micros());
         line.end();
-        if batch.len() >= BATCH_BYTES {
+        if batch.len() >= LOG_BATCH_BYTES {
             drop(batch);
             self.flush();
         }
@@ -126,7 +117,9 @@ impl AccessLog {
         if batch.is_empty() {
             return;
         }
-        log::requests(std::mem::take(&mut *batch));
+        // The copy has no spare capacity, and the batch keeps its memory for the next lines.
+        log::requests(batch.clone());
+        batch.clear();
     }
 }
 
@@ -161,9 +154,9 @@ fn add_request(line: &mut Line<'_>, record: &Record<'_>) {
             ContentItem::None => {}
         }
     }
-    line.text("path", clipped(&redacted(head.target), TARGET_CHARS_MAX));
+    line.text("path", clipped(&redacted(head.target), LOG_TARGET_CHARS_MAX));
     if let Some(range) = head.range {
-        line.text("range", clipped(range, FIELD_CHARS_MAX));
+        line.text("range", clipped(range, LOG_FIELD_CHARS_MAX));
     }
 }
 
@@ -185,7 +178,7 @@ fn add_result(line: &mut Line<'_>, record: &Record<'_>, now: u64) {
         End::Aborted => line.flag("aborted", true),
     }
     if let Some(agent) = record.head.user_agent {
-        line.text("user_agent", clipped(agent, FIELD_CHARS_MAX));
+        line.text("user_agent", clipped(agent, LOG_FIELD_CHARS_MAX));
     }
 }
 
@@ -230,25 +223,37 @@ mod tests {
         }
     }
 
+    /// Writes the line of a request with `status`.
+    fn write(log: &AccessLog, status: u16) {
+        log.write(&Record {
+            peer: None,
+            head: &RequestHead::refused(),
+            details: &RequestDetails::default(),
+            stopwatch: &Stopwatch::start(),
+            status,
+            bytes: 0,
+            cache: CacheResult::None,
+            end: End::Complete,
+        });
+    }
+
+    #[test]
+    fn batch_keeps_its_memory_after_a_flush() {
+        let log = AccessLog::new(Level::INFO, Format::Text);
+        write(&log, 200);
+        let memory = |log: &AccessLog| (log.batch.borrow().as_ptr(), log.batch.borrow().capacity());
+        let before = memory(&log);
+        log.flush();
+        assert!(log.batch.borrow().is_empty());
+        write(&log, 200);
+        assert_eq!(memory(&log), before);
+    }
+
     #[test]
     fn line_below_the_level_is_not_written() {
-        let (head, details, stopwatch) = (
-            RequestHead::refused(),
-            RequestDetails::default(),
-            Stopwatch::start(),
-        );
         let lines = |level, status| {
             let log = AccessLog::new(level, Format::Text);
-            log.write(&Record {
-                peer: None,
-                head: &head,
-                details: &details,
-                stopwatch: &stopwatch,
-                status,
-                bytes: 0,
-                cache: CacheResult::None,
-                end: End::Complete,
-            });
+            write(&log, status);
             log.batch.take().iter().filter(|&&byte| byte == b'\n').count()
         };
         assert_eq!(lines(Level::INFO, 200), 1);

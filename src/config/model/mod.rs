@@ -30,7 +30,7 @@ pub use registry_name::RegistryName;
 pub use s3::S3Settings;
 pub(super) use s3::{LIFECYCLE_DAYS_MAX, parse_bucket, parse_days, parse_prefix};
 pub use secret::SecretText;
-pub use serving::{IoDriver, KernelTls, LogFormat, LogLevel};
+pub use serving::{IoDriver, KernelTls};
 pub(super) use storage::Backend;
 pub use storage::{RootChoice, StorageConfig};
 pub use systemd::{SocketName, SystemdEnvironment};

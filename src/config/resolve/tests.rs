@@ -7,12 +7,14 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use tracing::Level;
+
 use super::*;
 use crate::config::model::Backend;
 use crate::config::options::FS_ROOT_DEFAULT;
 use crate::config::{
-    FileText, IoDriver, KernelTls, LogLevel, ProxyEnvironment, RegistryConfig, RegistryName,
-    RegistrySettings, RootChoice, StorageConfig, SystemdEnvironment,
+    FileText, IoDriver, KernelTls, ProxyEnvironment, RegistryConfig, RegistryName, RegistrySettings,
+    RootChoice, StorageConfig, SystemdEnvironment,
 };
 
 /// Flags, environment and file of a case. The file is `f.yaml`.
@@ -85,7 +87,7 @@ fn nothing_configured_gives_the_defaults() {
             cache_tag_manifests: true,
             cache_latest_tag: false,
             tag_ttl: Duration::from_secs(60),
-            log_level: LogLevel::Info,
+            log_level: Level::INFO,
             access_log: true,
             drain_timeout: Duration::from_secs(30),
             drain_delay: Duration::ZERO,
@@ -208,7 +210,7 @@ access_log: off
             cache_tag_manifests: false,
             cache_latest_tag: true,
             tag_ttl: Duration::from_secs(5),
-            log_level: LogLevel::Warn,
+            log_level: Level::WARN,
             access_log: false,
             drain_timeout: Duration::from_secs(30),
             drain_delay: Duration::ZERO,

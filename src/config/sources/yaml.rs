@@ -6,7 +6,8 @@
 use std::fmt;
 
 use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
-use serde_saphyr::Spanned;
+use serde_saphyr::budget::BudgetBreach;
+use serde_saphyr::{Error, Spanned};
 
 use crate::limits::CONFIG_DEPTH_MAX;
 
@@ -59,13 +60,20 @@ pub(super) fn parse(text: &str) -> Result<Node, Broken> {
             value: Value::Nothing,
             line: 1,
         }),
-        Err(error) => {
-            let message = error.without_snippet().to_string();
-            Err(Broken {
-                line: error.location().map_or(1, |at| at.line()),
-                why: message.lines().next().unwrap_or_default().to_owned(),
-            })
-        }
+        Err(error) => Err(Broken {
+            line: error.location().map_or(1, |at| at.line()),
+            why: reason(error.without_snippet()),
+        }),
+    }
+}
+
+fn reason(error: &Error) -> String {
+    match error {
+        Error::Budget {
+            breach: BudgetBreach::Depth { .. },
+            ..
+        } => format!("lists and maps are nested too deeply; expected at most {CONFIG_DEPTH_MAX} levels"),
+        error => error.to_string().lines().next().unwrap_or_default().to_owned(),
     }
 }
 
@@ -213,6 +221,16 @@ mod tests {
                 "{node:?}"
             );
         }
+    }
+
+    #[test]
+    fn nesting_is_an_error_beyond_the_limit() {
+        let nested =
+            |levels: usize| format!("a: 1\nb: {}1{}\n", "[".repeat(levels - 1), "]".repeat(levels - 1));
+        parse(&nested(CONFIG_DEPTH_MAX)).unwrap();
+        let broken = parse(&nested(CONFIG_DEPTH_MAX + 1)).unwrap_err();
+        let why = "lists and maps are nested too deeply; expected at most 16 levels";
+        assert_eq!((broken.line, &*broken.why), (2, why));
     }
 
     #[test]

@@ -19,7 +19,7 @@ use super::{KtlsSupport, self_signed};
 use crate::anchor::{Anchors, ClientVerifier};
 use crate::limits::TLS_SESSIONS_MAX;
 use crate::runtime::clock::unix_seconds;
-use crate::sync::{Mutex, RwLock};
+use crate::sync::{Mutex, MutexGuard, RwLock};
 
 /// The ALPN protocols in order of preference. A client without ALPN uses HTTP/1.1.
 const PROTOCOLS: &[&[u8]] = &[b"h2", b"http/1.1"];
@@ -139,10 +139,25 @@ impl Acceptor {
     ///
     /// The new material is unusable. The previous material stays in use.
     pub fn replace(&self, new: Material) -> Result<bool, MaterialError> {
+        let replacement = self.prepare(new)?;
+        let is_new = replacement.is_some();
+        if let Some(replacement) = replacement {
+            replacement.apply();
+        }
+        Ok(is_new)
+    }
+
+    /// Checks new material, and changes nothing. Returns `None` if the material is unchanged.
+    /// Blocking; not for a core.
+    ///
+    /// # Errors
+    ///
+    /// The new material is unusable.
+    pub fn prepare(&self, new: Material) -> Result<Option<Replacement<'_>>, MaterialError> {
         let shared = &*self.0;
-        let mut material = shared.material.lock();
+        let material = shared.material.lock();
         if *material == new {
-            return Ok(false);
+            return Ok(None);
         }
         // A resumed session relies on an earlier client certificate. A changed policy must verify
         // certificates again.
@@ -154,15 +169,38 @@ impl Acceptor {
         };
         let mut generated = shared.generated.lock();
         let (config, facts) = build(&shared.provider, shared.ktls, &new, &resumption, &mut generated)?;
-        *shared.config.write() = config;
-        *shared.resumption.lock() = resumption;
-        log_certificate(&facts, &new.clients);
-        *material = new;
-        Ok(true)
+        Ok(Some(Replacement {
+            shared,
+            material,
+            new,
+            config,
+            facts,
+            resumption,
+        }))
     }
 
     pub(super) fn material(&self) -> Material {
         self.0.material.lock().clone()
+    }
+}
+
+/// Checked material that is not in use yet. Other replacements wait for the lock.
+pub struct Replacement<'a> {
+    shared: &'a Shared,
+    material: MutexGuard<'a, Material>,
+    new: Material,
+    config: Arc<ServerConfig>,
+    facts: Facts,
+    resumption: Resumption,
+}
+
+impl Replacement<'_> {
+    /// Uses the material for later handshakes.
+    pub fn apply(mut self) {
+        *self.shared.config.write() = self.config;
+        *self.shared.resumption.lock() = self.resumption;
+        log_certificate(&self.facts, &self.new.clients);
+        *self.material = self.new;
     }
 }
 

@@ -7,6 +7,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 
+use rustix::fs::{CWD, FileType, Mode, mknodat};
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::drivers::has_python;
@@ -347,6 +348,28 @@ fn log_file_takes_both_kinds_of_lines_and_sighup_opens_a_new_file() {
 }
 
 #[test]
+fn sighup_during_the_drain_delay_opens_a_new_log_file() {
+    let upstream = Registry::new();
+    let mut cache = Quiet::start(&upstream, &[("LOG_FILE", "cache.log"), ("DRAIN_DELAY", "1h")]);
+    cache.signal(Signal::TERM);
+    eventually("the drain delay has started", || {
+        let log = cache.text("cache.log");
+        let lines = lines_of(&log, "drain delay started");
+        lines
+            .first()
+            .is_some_and(|line| value(line, "delay_ms") == Some("3600000"))
+    });
+    fs::rename(cache.path("cache.log"), cache.path("cache.log.1")).unwrap();
+    cache.signal(Signal::HUP);
+    eventually("a new file exists", || cache.path("cache.log").exists());
+    cache.signal(Signal::TERM);
+    assert_eq!(cache.child.wait().unwrap().code(), Some(1));
+    let log = cache.text("cache.log");
+    let phrase = "second signal received; process ends at once";
+    assert_eq!(lines_of(&log, phrase).len(), 1, "{log}");
+}
+
+#[test]
 fn log_file_that_cannot_be_reopened_stays_in_use() {
     let upstream = Registry::new();
     let directory = TempDir::new();
@@ -369,10 +392,15 @@ fn log_file_that_cannot_be_reopened_stays_in_use() {
 
 /// Runs a command with `file` as log file. Returns exit code, standard output and standard error.
 fn run_with_log_file(file: &Path, arguments: &[&str]) -> (Option<i32>, String, String) {
+    run_with(&[("LOG_FILE", file.to_str().unwrap())], arguments)
+}
+
+/// Runs a command with `settings`. Returns exit code, standard output and standard error.
+fn run_with(settings: &[(&str, &str)], arguments: &[&str]) -> (Option<i32>, String, String) {
     let home = TempDir::new();
     write_private(&home.path.join("config.yaml"), "registries: []\n");
     let output = Server::command(&home.path, &home.path.join("store"))
-        .env("LOG_FILE", file)
+        .envs(settings.iter().copied())
         .args(arguments)
         .output()
         .unwrap();
@@ -391,6 +419,59 @@ fn log_file_that_cannot_be_opened_is_a_start_error() {
         stderr.contains(&wanted) && stderr.contains("change LOG_FILE"),
         "{stderr}"
     );
+}
+
+#[test]
+fn start_error_is_an_event_with_the_format_json() {
+    let directory = TempDir::new();
+    let (missing, file) = (
+        directory.path.join("none/cache.log"),
+        directory.path.join("cache.log"),
+    );
+    let (missing, file) = (missing.to_str().unwrap(), file.to_str().unwrap());
+    for (settings, error) in [
+        (
+            [("LOG_FILE", missing), ("FS_ROOT", "/dev/null")],
+            "cannot open the log file",
+        ),
+        ([("LOG_FILE", file), ("FS_ROOT", "/dev/null")], "/dev/null"),
+    ] {
+        let settings = [&settings[..], &[("LOG_FORMAT", "json")]].concat();
+        let (code, _, stderr) = run_with(&settings, &["serve"]);
+        assert_eq!(code, Some(1), "{stderr}");
+        assert_eq!(stderr.lines().count(), 1, "{stderr}");
+        let line = &lines_of(&stderr, "start failed")[0];
+        assert_eq!(value(line, "level"), Some("error"), "{stderr}");
+        assert!(value(line, "error").unwrap().contains(error), "{stderr}");
+    }
+}
+
+#[test]
+fn named_pipe_without_a_reader_as_log_file_is_a_start_error() {
+    let directory = TempDir::new();
+    let pipe = directory.path.join("pipe");
+    mknodat(CWD, &pipe, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
+    let (code, _, stderr) = run_with_log_file(&pipe, &["serve"]);
+    assert_eq!(code, Some(1), "{stderr}");
+    assert!(
+        stderr.contains("start the reader before the cache, or change LOG_FILE"),
+        "{stderr}"
+    );
+}
+
+#[test]
+fn start_error_without_threads_is_on_standard_error() {
+    let directory = TempDir::new();
+    let file = directory.path.join("cache.log");
+    // No thread has an address space of 128 TiB for its stack.
+    let stack = (1_u64 << 47).to_string();
+    let file = ("LOG_FILE", file.to_str().unwrap());
+    for settings in [&[][..], &[file]] {
+        let settings = [settings, &[("RUST_MIN_STACK", &stack)]].concat();
+        let (code, _, stderr) = run_with(&settings, &["serve"]);
+        assert_eq!(code, Some(1), "{stderr}");
+        assert!(stderr.contains("cannot start the log thread: "), "{stderr}");
+    }
 }
 
 #[test]
