@@ -48,9 +48,9 @@ fn request(key: &ManifestKey, method: UpstreamMethod, purpose: Purpose) -> Upstr
 }
 
 impl Meaning {
-    /// Returns the digest of the tag and the status of the response, if the `HEAD` response and the cached pointer have the same
-    /// kind of content. A registry may select different manifests for `HEAD` and `GET`, and the
-    /// response may not come from a registry.
+    /// Returns the digest of the tag and the status of the response, if the `HEAD` response and the
+    /// cached pointer have the same kind of content. A registry may select different manifests for
+    /// `HEAD` and `GET`, and the response may not come from a registry.
     pub fn digest_like(self, held: Option<&TagPointer>) -> Option<(Digest, u16)> {
         let Meaning::Digest {
             digest,
