@@ -17,8 +17,8 @@ use super::stream::Stream;
 use super::{Handler, Server, h2};
 use crate::http::{CacheResult, Method, RequestDetails, RequestHead, Version};
 use crate::limits::{
-    CLIENT_CHECK_INTERVAL, FIRST_REQUEST_TIMEOUT, HALF_CLOSED_TIMEOUT, KEEP_ALIVE_TIMEOUT, LINGER_BYTES_MAX,
-    LINGER_TIMEOUT, RECEIVE_BUFFER_BYTES, REQUEST_HEAD_TIMEOUT,
+    CLIENT_CHECK_INTERVAL, FIRST_REQUEST_TIMEOUT, HALF_CLOSED_TIMEOUT, KEEP_ALIVE_TIMEOUT,
+    RECEIVE_BUFFER_BYTES, REQUEST_HEAD_TIMEOUT,
 };
 use crate::sys::Peer;
 
@@ -403,21 +403,6 @@ impl<H: Handler> Connection<H> {
     async fn linger(&self) {
         self.stream.leave(&self.deadline).await;
         self.stream.shutdown(Shutdown::Write);
-        self.deadline.set(WaitReason::Input, LINGER_TIMEOUT);
-        let mut rubbish = Vec::with_capacity(4 * 1024);
-        let mut thrown_away = 0;
-        while thrown_away < LINGER_BYTES_MAX {
-            rubbish.clear();
-            match self.stream.recv(&mut rubbish) {
-                Ok(0) => return,
-                Ok(received) => thrown_away += received,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    if self.stream.readable().await.is_err() {
-                        return;
-                    }
-                }
-                Err(_) => return,
-            }
-        }
+        self.stream.discard_input(&self.deadline).await;
     }
 }
