@@ -4,10 +4,13 @@
 use std::future::{Future, poll_fn};
 use std::io;
 use std::net::{Shutdown, SocketAddr};
+use std::panic::AssertUnwindSafe;
 use std::pin::pin;
 use std::rc::Rc;
 use std::task::Poll;
 use std::time::Duration;
+
+use futures_util::FutureExt;
 
 use super::access_log::{End, Record, Stopwatch};
 use super::deadlines::{ConnectionDeadline, WaitReason};
@@ -202,14 +205,21 @@ impl<H: Handler> Connection<H> {
                 let _memory = server.resources.memory.response();
                 // The connection waits for the cache, not for the client.
                 self.deadline.clear();
-                match self.unless_gone(server.handler.answer(head, &details)).await {
+                let answer = AssertUnwindSafe(server.handler.answer(head, &details)).catch_unwind();
+                match self.unless_gone(answer).await {
                     // Boxed, like everything except a hit from memory. An idle connection pays for
                     // the largest state of its future.
-                    Some(response) => (
+                    Some(Ok(response)) => (
                         response.status,
                         response.cache,
                         Box::pin(sending.response(response)).await,
                     ),
+                    // The panic hook has logged the message and location. The connection closes
+                    // without a response.
+                    Some(Err(_)) => {
+                        tracing::error!(id = %head.id, "connection task panicked");
+                        (0, CacheResult::None, Sent::nothing())
+                    }
                     None => (0, CacheResult::None, Sent::nothing()),
                 }
             }

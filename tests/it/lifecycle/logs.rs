@@ -16,7 +16,7 @@ use crate::harness::server::{TempDir, write_private};
 use crate::harness::*;
 
 /// The fields of a line in their order, as texts.
-type Fields = Vec<(String, String)>;
+pub type Fields = Vec<(String, String)>;
 
 /// Parses a line in text or JSON.
 fn fields(line: &str) -> Fields {
@@ -53,20 +53,20 @@ fn fields(line: &str) -> Fields {
 }
 
 /// Returns the parsed lines of this phrase.
-fn lines_of(log: &str, phrase: &str) -> Vec<Fields> {
+pub fn lines_of(log: &str, phrase: &str) -> Vec<Fields> {
     let complete = log.rsplit_once('\n').map_or("", |(lines, _)| lines);
     let all = complete.lines().map(fields);
     all.filter(|fields| value(fields, "msg") == Some(phrase))
         .collect()
 }
 
-fn value<'a>(fields: &'a Fields, key: &str) -> Option<&'a str> {
+pub fn value<'a>(fields: &'a Fields, key: &str) -> Option<&'a str> {
     let found = fields.iter().find(|(found, _)| found == key);
     found.map(|(_, value)| value.as_str())
 }
 
 /// Waits for `count` access log lines of a server with its log on standard error.
-fn requests(cache: &Server, count: usize) -> Vec<Fields> {
+pub fn requests(cache: &Server, count: usize) -> Vec<Fields> {
     eventually("each request has a line", || {
         lines_of(&cache.stderr(), "request").len() >= count
     });
