@@ -202,6 +202,31 @@ fn events_and_line_of_a_failed_pull_have_the_same_id() {
 }
 
 #[test]
+fn line_of_a_denied_request_names_the_content() {
+    let upstream = Registry::new();
+    let name = upstream.name();
+    let cache = Server::options(&upstream)
+        .cores(1)
+        .config(format!(
+            "allow: [{{repositories: [public]}}]\nregistries:\n  - {{name: \"{name}\", url: \"http://{name}\"}}\n"
+        ))
+        .start();
+    let unserved = "/v2/unserved.example/a/manifests/v1";
+    for path in [&upstream.manifest_url("secret", "v1"), unserved] {
+        assert_eq!(cache.client().get(path).status, 403, "{path}");
+    }
+    let lines = requests(&cache, 2);
+    for (line, registry, repository) in [
+        (&lines[0], &*name, "secret"),
+        (&lines[1], "unserved.example", "a"),
+    ] {
+        assert_eq!(value(line, "registry"), Some(registry), "{line:?}");
+        assert_eq!(value(line, "repository"), Some(repository), "{line:?}");
+        assert_eq!(value(line, "reference"), Some("v1"), "{line:?}");
+    }
+}
+
+#[test]
 fn hostile_text_stays_in_its_field_and_secrets_are_not_logged() {
     for format in ["text", "json"] {
         let cache = Server::bare()
