@@ -12,21 +12,33 @@ pub enum FetchError {
     Upstream(#[from] UpstreamError),
     /// The upstream's bytes do not match their digest. Nothing was stored.
     #[error("the content from the upstream has the digest {found}; expected {wanted}")]
-    DigestMismatch { wanted: String, found: String },
+    DigestMismatch {
+        wanted: String,
+        found: String,
+        /// The status of the upstream response; `None` if the bucket sent the content.
+        status: Option<u16>,
+    },
     /// A schema 1 manifest. The digest does not match the bytes, so the manifest is passed through
     /// but not cached.
     #[error("the manifest has schema 1, which the cache does not store")]
     Schema1,
     #[error("the manifest is larger than 4 MiB")]
-    ManifestTooLarge,
+    ManifestTooLarge {
+        /// The status of the upstream response.
+        status: u16,
+    },
     /// A kept 404 of a registry that is unavailable.
     #[error(transparent)]
     Absent(Absence),
-    /// The upstream answered 200 with other content, most likely a web page. Nothing was stored.
+    /// The upstream answered with other content, most likely a web page. Nothing was stored.
     #[error(
-        "the registry answered 200 with {content_type} that is no manifest: {why}; a login page or a web interface may answer at the address; check the registry's `url`, proxy and credentials"
+        "the registry answered {status} with {content_type} that is no manifest: {why}; a login page or a web interface may answer at the address; check the registry's `url`, proxy and credentials"
     )]
-    NotManifest { content_type: String, why: NotManifest },
+    NotManifest {
+        status: u16,
+        content_type: String,
+        why: NotManifest,
+    },
     /// The cache reached its limit of concurrent fetches or of their memory.
     #[error("the limit of concurrent fetches or of their memory is reached; retry later")]
     Overloaded,
@@ -40,13 +52,15 @@ pub enum FetchError {
 }
 
 impl FetchError {
-    /// Returns the error of a body that hashes to `found` instead of `wanted`.
-    pub(super) fn mismatch(wanted: &Digest, found: &Digest) -> Self {
+    /// Returns the error of a body that hashes to `found` instead of `wanted`, from a response with
+    /// this status.
+    pub(super) fn mismatch(wanted: &Digest, found: &Digest, status: Option<u16>) -> Self {
         FetchError::DigestMismatch {
             wanted: wanted.to_string(),
             found: found.to_string(),
         }
     }
+            status,
 
     /// Returns whether the upstream denied access to this caller or returned 404. Another caller
     /// may get the content.
@@ -91,6 +105,8 @@ impl FetchError {
             _ => None,
         }
     }
+            FetchError::DigestMismatch { status, .. } => *status,
+            FetchError::ManifestTooLarge { status } | FetchError::NotManifest { status, .. } => Some(*status),
 }
 
 /// A recorded 404, returned while the registry is unavailable.

@@ -86,7 +86,7 @@ impl Shared {
         let mut whole = None;
         if matches!(request.target, Target::Manifest(_)) && request.method == UpstreamMethod::Get {
             let body = read_whole(&mut response).await?;
-            head.content_type = Some(type_of(&response.headers, &body)?);
+            head.content_type = Some(type_of(response.status, &response.headers, &body)?);
             head.size = Some(body.len() as u64);
             whole = Some(body);
         }
@@ -104,7 +104,7 @@ impl Shared {
             if let (Some(wanted), Some(body)) = (expected, &whole) {
                 let found = Digest::of(wanted.algorithm(), body);
                 if found != wanted {
-                    return Err(FetchError::mismatch(&wanted, &found));
+                    return Err(FetchError::mismatch(&wanted, &found, Some(response.status)));
                 }
             }
             let forwarding = Forwarding {

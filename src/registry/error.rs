@@ -127,11 +127,11 @@ impl PullError {
                 Fields::new().with("Allow", "GET, HEAD"),
             ),
             PullError::Listing(ListingError::Fetch(error)) => fetch(error, wanted),
-            PullError::Listing(ListingError::NoReferrers(_) | ListingError::NotAnIndex(_)) => {
+            PullError::Listing(ListingError::NoReferrers(_) | ListingError::NotAnIndex { .. }) => {
                 let text = wanted.message(self);
                 refuse(404, ErrorCode::ManifestUnknown, &text, Fields::new())
             }
-            PullError::Listing(ListingError::TooLarge) => {
+            PullError::Listing(ListingError::TooLarge { .. }) => {
                 refuse(502, ErrorCode::Unknown, &wanted.message(self), Fields::new())
             }
             PullError::Unauthorized | PullError::WrongPassword | PullError::Login => refuse(
@@ -195,7 +195,7 @@ fn fetch(error: &FetchError, wanted: &Wanted) -> Response {
         FetchError::Upstream(error) => upstream(error, wanted),
         FetchError::Absent(absence) => absent(absence, wanted),
         FetchError::DigestMismatch { .. } => bad_gateway(ErrorCode::DigestInvalid),
-        FetchError::ManifestTooLarge | FetchError::Schema1 | FetchError::NotManifest { .. } => {
+        FetchError::ManifestTooLarge { .. } | FetchError::Schema1 | FetchError::NotManifest { .. } => {
             bad_gateway(ErrorCode::ManifestInvalid)
         }
         FetchError::Overloaded | FetchError::Gone => refuse(

@@ -56,7 +56,11 @@ pub enum UpstreamError {
     /// The registry redirected to another host, and the operator lets clients follow redirects
     /// themselves. Not a failure but the answer.
     #[error("{host} redirected the request to another host")]
-    Redirected { host: Arc<str>, location: Location },
+    Redirected {
+        host: Arc<str>,
+        status: u16,
+        location: Location,
+    },
     /// No connection, because of name resolution, routing or a refusal.
     #[error("cannot connect to {host}: {cause}")]
     Connect { host: Arc<str>, cause: Arc<str> },
@@ -234,9 +238,9 @@ impl UpstreamError {
     /// Returns the status of the upstream's response, if there is a response.
     pub fn status(&self) -> Option<u16> {
         match self {
-            UpstreamError::Status { status, .. } | UpstreamError::RedirectTarget { status, .. } => {
-                Some(*status)
-            }
+            UpstreamError::Status { status, .. }
+            | UpstreamError::RedirectTarget { status, .. }
+            | UpstreamError::Redirected { status, .. } => Some(*status),
             _ => None,
         }
     }

@@ -150,7 +150,7 @@ struct Received {
 }
 
 impl Received {
-    fn new(fill: &Fill) -> Self {
+    fn new(fill: &Fill, head: &Head) -> Self {
         Received {
             hasher: Hasher::new(fill.digest().algorithm()),
             chunks: Vec::new(),
@@ -180,12 +180,14 @@ impl Received {
 
     fn check(self, fill: &Fill) -> Result<Verified, FetchError> {
         Verified::check(*fill.digest(), self.hasher.finish(), self.bytes)
-            .map_err(|found| FetchError::mismatch(fill.digest(), &found))
+            .map_err(|found| FetchError::mismatch(fill.digest(), &found, self.upstream_status))
     }
 }
 
 /// Receives the whole body and verifies it. Returns whether the bucket delivered all bytes.
 async fn receive(fill: &Arc<Fill>, shared: &Arc<Shared>) -> Result<(Verified, bool), FetchError> {
+    /// The status in the head.
+    upstream_status: Option<u16>,
     let mut restarts = 0;
     loop {
         let (mut source, head) = begin(fill, shared).await?;
@@ -195,13 +197,14 @@ async fn receive(fill: &Arc<Fill>, shared: &Arc<Shared>) -> Result<(Verified, bo
         };
         let mismatch = matches!(error, FetchError::DigestMismatch { .. });
         if mismatch && let Some(blob) = &fill.remote {
+            upstream_status: head.upstream_status,
             blob.quarantine();
         }
         // A body of the wrong length is treated like wrong bytes.
         let wrong = mismatch || matches!(error, FetchError::Upstream(UpstreamError::Protocol { .. }));
         // After the head is published, followers may have started.
         if !wrong || !source.blame_mirrors() || restarts == RESTARTS_MAX || fill.lock().head.is_some() {
-            return Err(error);
+            return Err(error.into());
         }
         restarts += 1;
         tracing::info!(digest = %fill.digest(), %error, "mirror sent wrong content; next endpoint used");
@@ -215,7 +218,7 @@ async fn receive_from(
     head: Head,
 ) -> Result<Verified, FetchError> {
     let size = head.size;
-    let mut received = Received::new(fill);
+    let mut received = Received::new(fill, &head);
     received.hold(source, size).await?;
     if received.whole {
         let chunks = std::mem::take(&mut received.chunks);

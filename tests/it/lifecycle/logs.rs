@@ -202,6 +202,35 @@ fn events_and_line_of_a_failed_pull_have_the_same_id() {
 }
 
 #[test]
+fn line_of_unusable_upstream_content_has_the_upstream_status() {
+    let upstream = Registry::new();
+    let cache = Server::options(&upstream).cores(1).start();
+    let page = || {
+        Reply::status(200)
+            .body("<html>")
+            .set("Content-Type", "text/html")
+            .without_digest()
+    };
+    upstream.on(On::path("manifests/page"), page());
+    upstream.on(On::path("manifests/large"), page().body("<".repeat(5 << 20)));
+    upstream.on(On::path("referrers"), page());
+    let digest = PseudoRandom::new(fresh_seed(), 100).digest();
+    upstream.blob_as(&digest, "other content");
+    let paths = [
+        upstream.manifest_url("a", "page"),
+        upstream.manifest_url("a", "large"),
+        upstream.blob_url("a", &digest),
+        format!("/v2/{}/a/referrers/{digest}", upstream.name()),
+    ];
+    for (path, status) in paths.iter().zip([502, 502, 502, 404]) {
+        assert_eq!(cache.client().get(path).status, status, "{path}");
+    }
+    for line in requests(&cache, paths.len()) {
+        assert_eq!(value(&line, "upstream_status"), Some("200"), "{line:?}");
+    }
+}
+
+#[test]
 fn line_of_a_denied_request_names_the_content() {
     let upstream = Registry::new();
     let name = upstream.name();
