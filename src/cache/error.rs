@@ -42,8 +42,10 @@ pub enum FetchError {
     /// The cache reached its limit of concurrent fetches or of their memory.
     #[error("the limit of concurrent fetches or of their memory is reached; retry later")]
     Overloaded,
-    /// The fetch was abandoned, or bytes that a slow client needs are neither in memory nor on
-    /// disk.
+    /// The cache ended the fetch, for this reason.
+    #[error("the cache ended the fetch: {0}; retry later")]
+    Abandoned(&'static str),
+    /// Bytes that a slow client needs are neither in memory nor on disk.
     #[error("the store failed, and the bytes are no longer in memory; retry later")]
     Gone,
     /// A bug in the cache ended the work. The log contains the cause.
@@ -58,9 +60,9 @@ impl FetchError {
         FetchError::DigestMismatch {
             wanted: wanted.to_string(),
             found: found.to_string(),
+            status,
         }
     }
-            status,
 
     /// Returns whether the upstream denied access to this caller or returned 404. Another caller
     /// may get the content.
@@ -88,11 +90,23 @@ impl FetchError {
         }
     }
 
+    /// Returns whether the registry answered the request, or the cache did not send the request.
+    /// Such an error is no failure of a download.
+    pub(super) fn is_answer_or_suspension(&self) -> bool {
+        match self {
+            FetchError::Upstream(error) => error.is_answer_or_suspension(),
+            FetchError::Absent(_) => true,
+            _ => false,
+        }
+    }
+
     /// Returns the status of the upstream response that caused the error. `None` also for a kept
     /// 404, because the registry has not responded now.
     pub fn upstream_status(&self) -> Option<u16> {
         match self {
             FetchError::Upstream(error) => error.status(),
+            FetchError::DigestMismatch { status, .. } => *status,
+            FetchError::ManifestTooLarge { status } | FetchError::NotManifest { status, .. } => Some(*status),
             _ => None,
         }
     }
@@ -105,8 +119,6 @@ impl FetchError {
             _ => None,
         }
     }
-            FetchError::DigestMismatch { status, .. } => *status,
-            FetchError::ManifestTooLarge { status } | FetchError::NotManifest { status, .. } => Some(*status),
 }
 
 /// A recorded 404, returned while the registry is unavailable.

@@ -76,7 +76,8 @@ impl Shared {
     ) -> Result<PassthroughHead, FetchError> {
         // Without a client, the response is useless.
         let fetched = unless(sender.abandoned(), self.fetch_passthrough(&mut request)).await;
-        let (FetchResources { slot, mut memory }, mut response) = fetched.unwrap_or(Err(FetchError::Gone))?;
+        let (FetchResources { slot, mut memory }, mut response) =
+            fetched.unwrap_or(Err(FetchError::Abandoned("no client left")))?;
         let mut head = PassthroughHead {
             status: response.status,
             size: response.content_length,

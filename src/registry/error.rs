@@ -198,7 +198,7 @@ fn fetch(error: &FetchError, wanted: &Wanted) -> Response {
         FetchError::ManifestTooLarge { .. } | FetchError::Schema1 | FetchError::NotManifest { .. } => {
             bad_gateway(ErrorCode::ManifestInvalid)
         }
-        FetchError::Overloaded | FetchError::Gone => refuse(
+        FetchError::Overloaded | FetchError::Abandoned(_) | FetchError::Gone => refuse(
             503,
             ErrorCode::Unavailable,
             &text,
@@ -347,4 +347,25 @@ fn refuse(status: u16, code: ErrorCode, message: &str, fields: Fields) -> Respon
     let mut all = common().with("Content-Type", "application/json");
     all.append(&fields);
     in_memory(status, all, body.into(), CacheResult::None)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn abandoned_fetch_is_answered_with_503_and_does_not_blame_the_store() {
+        let error = FetchError::Abandoned("no client left");
+        let response = fetch(&error, &Wanted::default());
+        let fields = response.fields.to_map();
+        assert_eq!(
+            (response.status, &fields["retry-after"]),
+            (503, &"1".parse().unwrap())
+        );
+        let text = error.to_string();
+        assert!(
+            text.contains("no client left") && !text.contains("store"),
+            "{text}"
+        );
+    }
 }

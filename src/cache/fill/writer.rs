@@ -109,7 +109,7 @@ async fn run(ticket: Ticket, shared: Arc<Shared>) {
         Ok(Ok(resources)) => resources,
         Ok(Err(error)) => return guard.end(End::Failed(error)),
         // A client that arrives now starts another fill.
-        Err(_) => return guard.end(End::Failed(FetchError::Gone)),
+        Err(reason) => return guard.end(End::Failed(FetchError::Abandoned(reason))),
     };
     let FetchResources { slot, memory } = resources;
     {
@@ -119,16 +119,8 @@ async fn run(ticket: Ticket, shared: Arc<Shared>) {
     }
     let (verified, from_bucket) = match unless(watch::unworthy(fill, &slot), receive(fill, &shared)).await {
         Ok(Ok(received)) => received,
-        Ok(Err(error)) => {
-            tracing::warn!(registry = %origin.namespace, repository = %origin.repository, digest = %fill.digest(), %error, "fill failed");
-            guard.end(End::Failed(error));
-            return disk_writer::discard(fill);
-        }
-        Err(reason) => {
-            tracing::info!(registry = %origin.namespace, repository = %origin.repository, digest = %fill.digest(), reason, "fill abandoned");
-            guard.end(End::Failed(FetchError::Gone));
-            return disk_writer::discard(fill);
-        }
+        Ok(Err(failure)) => return fail(&guard, failure),
+        Err(reason) => return fail(&guard, Failure::Abandoned(reason)),
     };
     if !from_bucket {
         shared.parties.record_proof(&origin.namespace);
@@ -140,6 +132,53 @@ async fn run(ticket: Ticket, shared: Arc<Shared>) {
     commit(fill, &shared, verified, from_bucket).await;
 }
 
+/// The reason why a fill has no content.
+enum Failure {
+    /// No source began to send a body.
+    NotBegun(FetchError),
+    /// A body began, but is incomplete or wrong.
+    Body(FetchError),
+    /// The cache ended the fill, for this reason.
+    Abandoned(&'static str),
+}
+
+impl From<FetchError> for Failure {
+    fn from(error: FetchError) -> Self {
+        match error {
+            FetchError::Abandoned(reason) => Failure::Abandoned(reason),
+            error => Failure::Body(error),
+        }
+    }
+}
+
+/// Logs the end of a fill without content, notifies its clients, and releases its resources.
+fn fail(guard: &Guard, failure: Failure) {
+    let fill = &guard.fill;
+    let Origin {
+        namespace,
+        repository,
+    } = &fill.origin;
+    let digest = fill.digest();
+    let error = match failure {
+        // The client receives the answer. A client that requests unknown digests must not fill the
+        // log.
+        Failure::NotBegun(error) if error.is_answer_or_suspension() => {
+            tracing::debug!(registry = %namespace, %repository, %digest, %error, "fill not started");
+            error
+        }
+        Failure::NotBegun(error) | Failure::Body(error) => {
+            tracing::warn!(registry = %namespace, %repository, %digest, %error, "fill failed");
+            error
+        }
+        Failure::Abandoned(reason) => {
+            tracing::info!(registry = %namespace, %repository, %digest, reason, "fill abandoned");
+            FetchError::Abandoned(reason)
+        }
+    };
+    guard.end(End::Failed(error));
+    disk_writer::discard(fill);
+}
+
 /// The received part of a body.
 struct Received {
     hasher: Hasher,
@@ -147,6 +186,8 @@ struct Received {
     chunks: Vec<Bytes>,
     bytes: u64,
     whole: bool,
+    /// The status in the head.
+    upstream_status: Option<u16>,
 }
 
 impl Received {
@@ -156,6 +197,7 @@ impl Received {
             chunks: Vec::new(),
             bytes: 0,
             whole: false,
+            upstream_status: head.upstream_status,
         }
     }
 
@@ -185,19 +227,16 @@ impl Received {
 }
 
 /// Receives the whole body and verifies it. Returns whether the bucket delivered all bytes.
-async fn receive(fill: &Arc<Fill>, shared: &Arc<Shared>) -> Result<(Verified, bool), FetchError> {
-    /// The status in the head.
-    upstream_status: Option<u16>,
+async fn receive(fill: &Arc<Fill>, shared: &Arc<Shared>) -> Result<(Verified, bool), Failure> {
     let mut restarts = 0;
     loop {
-        let (mut source, head) = begin(fill, shared).await?;
+        let (mut source, head) = begin(fill, shared).await.map_err(Failure::NotBegun)?;
         let error = match receive_from(fill, shared, &mut source, head).await {
             Ok(verified) => return Ok((verified, source.is_from_bucket_alone())),
             Err(error) => error,
         };
         let mismatch = matches!(error, FetchError::DigestMismatch { .. });
         if mismatch && let Some(blob) = &fill.remote {
-            upstream_status: head.upstream_status,
             blob.quarantine();
         }
         // A body of the wrong length is treated like wrong bytes.
@@ -303,8 +342,9 @@ async fn room(fill: &Arc<Fill>, shared: &Shared, patience: &mut DiskPatience) ->
             }
             let deserted = state.next_follower > 0 || began.elapsed() >= FIRST_FOLLOWER;
             if lost && state.followers.is_empty() && deserted {
-                // No client needs the blob, and it cannot be stored.
-                return Err(FetchError::Gone);
+                return Err(FetchError::Abandoned(
+                    "no client left, and the content cannot be stored",
+                ));
             }
             lost
         };

@@ -290,7 +290,11 @@ fn serves_stale(error: &FetchError) -> bool {
         | FetchError::NotManifest { .. }
         | FetchError::ManifestTooLarge { .. }
         | FetchError::Overloaded => true,
-        FetchError::Schema1 | FetchError::Gone | FetchError::Lost | FetchError::Absent(_) => false,
+        FetchError::Schema1
+        | FetchError::Abandoned(_)
+        | FetchError::Gone
+        | FetchError::Lost
+        | FetchError::Absent(_) => false,
     }
 }
 

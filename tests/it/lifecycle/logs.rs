@@ -202,6 +202,27 @@ fn events_and_line_of_a_failed_pull_have_the_same_id() {
 }
 
 #[test]
+fn blob_that_the_registry_refuses_or_lacks_causes_no_warning() {
+    let upstream = Registry::new();
+    let cache = Server::start(&upstream);
+    let path_with = |status| {
+        let digest = upstream.blob(PseudoRandom::new(fresh_seed(), 100));
+        upstream.on(On::path(&digest), Reply::status(status));
+        upstream.blob_url("a", &digest)
+    };
+    for status in [404, 403, 401, 410] {
+        let got = cache.client().get(&path_with(status)).status;
+        assert!(matches!(got, 401 | 403 | 404), "{status}: {got}");
+    }
+    // The event of a failure shows that the events of the earlier requests are complete.
+    assert_eq!(cache.client().get(&path_with(500)).status, 502);
+    cache.wait_stderr("fill failed");
+    let log = cache.stderr();
+    assert_eq!(lines_of(&log, "fill failed").len(), 1, "{log}");
+    assert!(lines_of(&log, "fill not started").is_empty(), "{log}");
+}
+
+#[test]
 fn line_of_unusable_upstream_content_has_the_upstream_status() {
     let upstream = Registry::new();
     let cache = Server::options(&upstream).cores(1).start();
@@ -228,6 +249,33 @@ fn line_of_unusable_upstream_content_has_the_upstream_status() {
     for line in requests(&cache, paths.len()) {
         assert_eq!(value(&line, "upstream_status"), Some("200"), "{line:?}");
     }
+}
+
+#[test]
+fn redirect_for_the_client_is_no_rejection_and_has_the_upstream_status() {
+    let (upstream, store) = (Registry::new(), Registry::new());
+    let name = upstream.name();
+    let cache = Server::options(&upstream)
+        .config(format!(
+            "registries:\n  - {{name: \"{name}\", url: \"http://{name}\", follow_redirects: false}}\n"
+        ))
+        .env("LOG_LEVEL", "debug")
+        .start();
+    let digest = upstream.blob("hello");
+    let target = format!("http://{}/object", store.name());
+    upstream.on(On::path(&digest), Reply::status(302).set("Location", &*target));
+    let got = cache.client().get(&upstream.blob_url("a", &digest));
+    assert_eq!(
+        (got.status, got.field("location")),
+        (307, Some(&*target)),
+        "{got}"
+    );
+    let line = requests(&cache, 1).remove(0);
+    assert_eq!(value(&line, "upstream_status"), Some("302"), "{line:?}");
+    cache.wait_stderr("redirect passed to the client");
+    let log = cache.stderr();
+    assert!(lines_of(&log, "request rejected").is_empty(), "{log}");
+    assert!(lines_of(&log, "fill failed").is_empty(), "{log}");
 }
 
 #[test]
