@@ -50,7 +50,7 @@ pub(super) fn open(
         let tls = speaks_tls(*name, address, config.tls.is_some())?;
         listening.addresses.push(Address { at: address, tls });
         for core in &mut listening.listeners {
-            let socket = socket.try_clone()?;
+            let socket = socket.try_clone().map_err(AppError::passed_socket)?;
             core.push(Listener {
                 socket,
                 tls,

@@ -58,10 +58,38 @@ pub enum AppError {
     Tls(#[from] MaterialError),
     #[error("{0}")]
     Driver(String),
-    #[error(
-        "cannot start threads: {0}; increase the limits on processes (ulimit -u, TasksMax) and open files (ulimit -n)"
-    )]
-    Threads(#[from] std::io::Error),
+    #[error("cannot {action}: {source}{hint}")]
+    System {
+        action: &'static str,
+        source: std::io::Error,
+        hint: &'static str,
+    },
+}
+
+impl AppError {
+    fn threads(source: std::io::Error) -> Self {
+        AppError::System {
+            action: "start threads",
+            source,
+            hint: "; increase the limits on processes (ulimit -u, TasksMax) and open files (ulimit -n)",
+        }
+    }
+
+    fn signals(source: std::io::Error) -> Self {
+        AppError::System {
+            action: "handle signals",
+            source,
+            hint: "; increase the limit on open files (ulimit -n)",
+        }
+    }
+
+    fn passed_socket(source: std::io::Error) -> Self {
+        AppError::System {
+            action: "duplicate a socket of the service manager (LISTEN_FDS)",
+            source,
+            hint: "; increase the limit on open files (ulimit -n)",
+        }
+    }
 }
 
 /// Serves requests until SIGINT or SIGTERM, and returns the outcome of the shutdown.
@@ -83,10 +111,10 @@ pub fn run(config: Config, read: &dyn Fn() -> Result<Config, Diagnostics>) -> Re
     };
     let level = config.log_level;
     let format = log::init(level, config.log_format, config.log_file.clone())?;
-    resources::survive_limits()?;
+    resources::survive_limits().map_err(AppError::signals)?;
     let descriptors = resources::raise_descriptor_limit();
-    let mut signals = Signals::new([SIGHUP, SIGINT, SIGTERM])?;
-    let helper = Helper::start(config.helper_threads)?;
+    let mut signals = Signals::new([SIGHUP, SIGINT, SIGTERM]).map_err(AppError::signals)?;
+    let helper = Helper::start(config.helper_threads).map_err(AppError::threads)?;
     let plan = cores::plan(config.cores);
     let memory = MemoryBudget::new(config.memory_budget.unwrap_or_else(default_budget), plan.len());
     let live = Live::new(config.registries.clone());
@@ -136,7 +164,7 @@ pub fn run(config: Config, read: &dyn Fn() -> Result<Config, Diagnostics>) -> Re
     };
     let acceptor = tls::open(config.tls.as_ref(), config.kernel_tls)?;
     let accepting = listening.addresses.len() * plan.len();
-    let client_auth = ClientAuth::new(config.client_auth.clone())?;
+    let client_auth = ClientAuth::new(config.client_auth.clone()).map_err(AppError::threads)?;
     for (index, (cpu, sockets)) in plan.iter().zip(listening.listeners).enumerate() {
         let (cache, helper, shutdown) = (cache.clone(), helper.clone(), shutdown.clone());
         let live = live.clone();
@@ -154,10 +182,12 @@ pub fn run(config: Config, read: &dyn Fn() -> Result<Config, Diagnostics>) -> Re
             monoio::spawn(run_heartbeat(heartbeat));
             let server = Server::new(registry, helper, shutdown, log, acceptor, resources);
             serve(server, sockets).await;
-        })?;
+        })
+        .map_err(AppError::threads)?;
     }
     cache.run_heartbeats(&health);
-    supervise::start_watchdog(health, helper.workers(), &config.systemd, &notifier)?;
+    supervise::start_watchdog(health, helper.workers(), &config.systemd, &notifier)
+        .map_err(AppError::threads)?;
     supervise::wait_for_cores(&shutdown, accepting);
     for addr in &listening.addresses {
         tracing::info!(
@@ -210,5 +240,27 @@ fn tag_policy(config: &Config) -> TagPolicy {
         always_revalidate_latest: config.always_pull_latest,
         ttl: config.tag_ttl,
         stale_while_revalidate: config.stale_while_revalidate,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn error_of_a_system_resource_names_the_failed_action_and_its_limit() {
+        let full = || std::io::Error::from_raw_os_error(libc::EMFILE);
+        for (error, action, limit) in [
+            (AppError::threads(full()), "cannot start threads: ", "ulimit -u"),
+            (AppError::signals(full()), "cannot handle signals: ", "ulimit -n"),
+            (
+                AppError::passed_socket(full()),
+                "cannot duplicate a socket of the service manager (LISTEN_FDS): ",
+                "ulimit -n",
+            ),
+        ] {
+            let text = error.to_string();
+            assert!(text.starts_with(action) && text.contains(limit), "{text}");
+        }
     }
 }

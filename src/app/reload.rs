@@ -70,7 +70,7 @@ impl Parts<'_> {
         client_auth: Option<ClientAuthConfig>,
     ) -> Result<(), AppError> {
         // Every step that can fail comes before the first change.
-        let client_auth = self.client_auth.prepare(client_auth)?;
+        let client_auth = self.client_auth.prepare(client_auth).map_err(AppError::threads)?;
         let material = match (self.acceptor, tls) {
             (Some(acceptor), Some(tls)) => acceptor.prepare(super::tls::material(tls))?,
             _ => None,

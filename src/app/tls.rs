@@ -10,7 +10,7 @@ use crate::server::tls::{
 pub(super) fn open(tls: Option<&ServerTls>, kernel: KernelTls) -> Result<Option<Acceptor>, AppError> {
     let Some(tls) = tls else { return Ok(None) };
     let acceptor = Acceptor::new(material(tls), ktls_support(kernel))?;
-    start_cert_reload(acceptor.clone())?;
+    start_cert_reload(acceptor.clone()).map_err(AppError::threads)?;
     Ok(Some(acceptor))
 }
 

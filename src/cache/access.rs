@@ -274,8 +274,8 @@ impl Shared {
             let body = read_whole(response).await?;
             let found = Digest::of(wanted.algorithm(), &body);
             if found != *wanted {
-                type_of(&response.headers, &body)?;
-                return Err(FetchError::mismatch(wanted, &found));
+                type_of(response.status, &response.headers, &body)?;
+                return Err(FetchError::mismatch(wanted, &found, Some(response.status)));
             }
         }
         match answer {

@@ -12,26 +12,40 @@ pub enum FetchError {
     Upstream(#[from] UpstreamError),
     /// The upstream's bytes do not match their digest. Nothing was stored.
     #[error("the content from the upstream has the digest {found}; expected {wanted}")]
-    DigestMismatch { wanted: String, found: String },
+    DigestMismatch {
+        wanted: String,
+        found: String,
+        /// The status of the upstream response; `None` if the bucket sent the content.
+        status: Option<u16>,
+    },
     /// A schema 1 manifest. The digest does not match the bytes, so the manifest is passed through
     /// but not cached.
     #[error("the manifest has schema 1, which the cache does not store")]
     Schema1,
     #[error("the manifest is larger than 4 MiB")]
-    ManifestTooLarge,
+    ManifestTooLarge {
+        /// The status of the upstream response.
+        status: u16,
+    },
     /// A kept 404 of a registry that is unavailable.
     #[error(transparent)]
     Absent(Absence),
-    /// The upstream answered 200 with other content, most likely a web page. Nothing was stored.
+    /// The upstream answered with other content, most likely a web page. Nothing was stored.
     #[error(
-        "the registry answered 200 with {content_type} that is no manifest: {why}; a login page or a web interface may answer at the address; check the registry's `url`, proxy and credentials"
+        "the registry answered {status} with {content_type} that is no manifest: {why}; a login page or a web interface may answer at the address; check the registry's `url`, proxy and credentials"
     )]
-    NotManifest { content_type: String, why: NotManifest },
+    NotManifest {
+        status: u16,
+        content_type: String,
+        why: NotManifest,
+    },
     /// The cache reached its limit of concurrent fetches or of their memory.
     #[error("the limit of concurrent fetches or of their memory is reached; retry later")]
     Overloaded,
-    /// The fetch was abandoned, or bytes that a slow client needs are neither in memory nor on
-    /// disk.
+    /// The cache ended the fetch, for this reason.
+    #[error("the cache ended the fetch: {0}; retry later")]
+    Abandoned(&'static str),
+    /// Bytes that a slow client needs are neither in memory nor on disk.
     #[error("the store failed, and the bytes are no longer in memory; retry later")]
     Gone,
     /// A bug in the cache ended the work. The log contains the cause.
@@ -40,11 +54,13 @@ pub enum FetchError {
 }
 
 impl FetchError {
-    /// Returns the error of a body that hashes to `found` instead of `wanted`.
-    pub(super) fn mismatch(wanted: &Digest, found: &Digest) -> Self {
+    /// Returns the error of a body that hashes to `found` instead of `wanted`, from a response with
+    /// this status.
+    pub(super) fn mismatch(wanted: &Digest, found: &Digest, status: Option<u16>) -> Self {
         FetchError::DigestMismatch {
             wanted: wanted.to_string(),
             found: found.to_string(),
+            status,
         }
     }
 
@@ -74,11 +90,23 @@ impl FetchError {
         }
     }
 
+    /// Returns whether the registry answered the request, or the cache did not send the request.
+    /// Such an error is no failure of a download.
+    pub(super) fn is_answer_or_suspension(&self) -> bool {
+        match self {
+            FetchError::Upstream(error) => error.is_answer_or_suspension(),
+            FetchError::Absent(_) => true,
+            _ => false,
+        }
+    }
+
     /// Returns the status of the upstream response that caused the error. `None` also for a kept
     /// 404, because the registry has not responded now.
     pub fn upstream_status(&self) -> Option<u16> {
         match self {
             FetchError::Upstream(error) => error.status(),
+            FetchError::DigestMismatch { status, .. } => *status,
+            FetchError::ManifestTooLarge { status } | FetchError::NotManifest { status, .. } => Some(*status),
             _ => None,
         }
     }

@@ -76,7 +76,8 @@ impl Shared {
     ) -> Result<PassthroughHead, FetchError> {
         // Without a client, the response is useless.
         let fetched = unless(sender.abandoned(), self.fetch_passthrough(&mut request)).await;
-        let (FetchResources { slot, mut memory }, mut response) = fetched.unwrap_or(Err(FetchError::Gone))?;
+        let (FetchResources { slot, mut memory }, mut response) =
+            fetched.unwrap_or(Err(FetchError::Abandoned("no client left")))?;
         let mut head = PassthroughHead {
             status: response.status,
             size: response.content_length,
@@ -86,7 +87,7 @@ impl Shared {
         let mut whole = None;
         if matches!(request.target, Target::Manifest(_)) && request.method == UpstreamMethod::Get {
             let body = read_whole(&mut response).await?;
-            head.content_type = Some(type_of(&response.headers, &body)?);
+            head.content_type = Some(type_of(response.status, &response.headers, &body)?);
             head.size = Some(body.len() as u64);
             whole = Some(body);
         }
@@ -104,7 +105,7 @@ impl Shared {
             if let (Some(wanted), Some(body)) = (expected, &whole) {
                 let found = Digest::of(wanted.algorithm(), body);
                 if found != wanted {
-                    return Err(FetchError::mismatch(&wanted, &found));
+                    return Err(FetchError::mismatch(&wanted, &found, Some(response.status)));
                 }
             }
             let forwarding = Forwarding {

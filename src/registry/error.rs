@@ -127,11 +127,11 @@ impl PullError {
                 Fields::new().with("Allow", "GET, HEAD"),
             ),
             PullError::Listing(ListingError::Fetch(error)) => fetch(error, wanted),
-            PullError::Listing(ListingError::NoReferrers(_) | ListingError::NotAnIndex(_)) => {
+            PullError::Listing(ListingError::NoReferrers(_) | ListingError::NotAnIndex { .. }) => {
                 let text = wanted.message(self);
                 refuse(404, ErrorCode::ManifestUnknown, &text, Fields::new())
             }
-            PullError::Listing(ListingError::TooLarge) => {
+            PullError::Listing(ListingError::TooLarge { .. }) => {
                 refuse(502, ErrorCode::Unknown, &wanted.message(self), Fields::new())
             }
             PullError::Unauthorized | PullError::WrongPassword | PullError::Login => refuse(
@@ -195,10 +195,10 @@ fn fetch(error: &FetchError, wanted: &Wanted) -> Response {
         FetchError::Upstream(error) => upstream(error, wanted),
         FetchError::Absent(absence) => absent(absence, wanted),
         FetchError::DigestMismatch { .. } => bad_gateway(ErrorCode::DigestInvalid),
-        FetchError::ManifestTooLarge | FetchError::Schema1 | FetchError::NotManifest { .. } => {
+        FetchError::ManifestTooLarge { .. } | FetchError::Schema1 | FetchError::NotManifest { .. } => {
             bad_gateway(ErrorCode::ManifestInvalid)
         }
-        FetchError::Overloaded | FetchError::Gone => refuse(
+        FetchError::Overloaded | FetchError::Abandoned(_) | FetchError::Gone => refuse(
             503,
             ErrorCode::Unavailable,
             &text,
@@ -347,4 +347,25 @@ fn refuse(status: u16, code: ErrorCode, message: &str, fields: Fields) -> Respon
     let mut all = common().with("Content-Type", "application/json");
     all.append(&fields);
     in_memory(status, all, body.into(), CacheResult::None)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn abandoned_fetch_is_answered_with_503_and_does_not_blame_the_store() {
+        let error = FetchError::Abandoned("no client left");
+        let response = fetch(&error, &Wanted::default());
+        let fields = response.fields.to_map();
+        assert_eq!(
+            (response.status, &fields["retry-after"]),
+            (503, &"1".parse().unwrap())
+        );
+        let text = error.to_string();
+        assert!(
+            text.contains("no client left") && !text.contains("store"),
+            "{text}"
+        );
+    }
 }

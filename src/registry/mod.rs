@@ -154,7 +154,10 @@ impl Registry {
     /// handler of the route requires.
     fn authorize(&self, identity: &Identity, route: Route) -> Result<(Route, Readers), PullError> {
         let readers = match &route {
-            Route::Content(requested, _) => self.registries().authorize(identity, &requested.origin)?,
+            Route::Content(requested, what) => {
+                self.check_served(requested, what)?;
+                self.registries().authorize(identity, &requested.origin)?
+            }
             Route::Ping | Route::Health(_) | Route::Stats => Readers::of_service(identity)?,
         };
         Ok((route, readers))
@@ -168,17 +171,19 @@ impl Registry {
             field,
             self.options.default_registry.as_ref(),
         )?;
-        if let Route::Content(Requested { origin, chosen, .. }, what) = &route
-            && !self.registries().exists(&origin.namespace)
-        {
-            return Err(match chosen {
-                Chosen::Beside => {
-                    PullError::Unlisted(origin.namespace.clone(), matches!(what, What::Referrers(..)))
-                }
-                Chosen::InName => PullError::NotAllowed(origin.namespace.clone()),
-            });
-        }
         Ok(route)
+    }
+
+    /// Returns an error if the cache does not serve the registry of the content.
+    fn check_served(&self, requested: &Requested, what: &What) -> Result<(), PullError> {
+        let namespace = &requested.origin.namespace;
+        if self.registries().exists(namespace) {
+            return Ok(());
+        }
+        Err(match requested.chosen {
+            Chosen::Beside => PullError::Unlisted(namespace.clone(), matches!(what, What::Referrers(..))),
+            Chosen::InName => PullError::NotAllowed(namespace.clone()),
+        })
     }
 
     /// Registers the caches that wait for the content of a request, if the request has come through

@@ -49,7 +49,7 @@ impl Registry {
             Err(error) => {
                 details.upstream_status.set(error.upstream_status());
                 let response = error.response(&wanted);
-                log_error(head, &wanted, response.status, &error);
+                log_error(head, details, response.status, &error);
                 response
             }
         }
@@ -62,9 +62,13 @@ impl Registry {
         wanted: &mut Wanted,
     ) -> Result<Response, PullError> {
         let (head, identity) = &self.authenticate(head).await?;
-        let allowed = self
-            .find_route(head)
-            .and_then(|route| self.authorize(identity, route));
+        let allowed = self.find_route(head).and_then(|route| {
+            if let Route::Content(requested, what) = &route {
+                let name = || Rc::new(what.name(&requested.origin));
+                details.content.get_or_init(name);
+            }
+            self.authorize(identity, route)
+        });
         let (route, readers) = match allowed {
             // Anonymous clients always receive a rejection, so that errors do not reveal routes.
             Err(_) if *identity == Identity::Anonymous => return Err(self.authenticator.rejection().into()),
@@ -77,8 +81,6 @@ impl Registry {
             Route::Stats => self.stats().await,
             Route::Content(requested, what) => {
                 *wanted = self.wanted(&requested, &what);
-                let name = Rc::new(what.name(&requested.origin));
-                details.content.get_or_init(|| name);
                 // Until the drop, upstream requests for the content carry the `Via` of this
                 // request.
                 let _on_behalf = self.on_behalf(head, &requested, &what)?;
@@ -114,14 +116,17 @@ impl Registry {
 
 /// Logs the error of a request. A client with a second registry reports only the error of the
 /// second registry, so the log reports a failed upstream.
-fn log_error(head: &RequestHead<'_>, wanted: &Wanted, status: u16, error: &PullError) {
+fn log_error(head: &RequestHead<'_>, details: &RequestDetails, status: u16, error: &PullError) {
     let id = display(head.id);
-    let registry = wanted.origin.as_ref().map(|origin| display(&origin.namespace));
-    let repository = wanted.origin.as_ref().map(|origin| display(&origin.repository));
-    if matches!(status, 502 | 504) {
-        tracing::info!(id, registry, repository, status, %error, "pull failed");
-    } else {
-        let path = redacted(head.target);
-        tracing::debug!(id, registry, repository, %path, status, %error, "request rejected");
+    let content = details.content.get();
+    let registry = content.map(|content| display(&content.registry));
+    let repository = content.map(|content| display(&content.repository));
+    let path = redacted(head.target);
+    match status {
+        502 | 504 => tracing::info!(id, registry, repository, status, %error, "pull failed"),
+        300..=399 => {
+            tracing::debug!(id, registry, repository, %path, status, "redirect passed to the client");
+        }
+        _ => tracing::debug!(id, registry, repository, %path, status, %error, "request rejected"),
     }
 }

@@ -4,10 +4,13 @@
 use std::future::{Future, poll_fn};
 use std::io;
 use std::net::{Shutdown, SocketAddr};
+use std::panic::AssertUnwindSafe;
 use std::pin::pin;
 use std::rc::Rc;
 use std::task::Poll;
 use std::time::Duration;
+
+use futures_util::FutureExt;
 
 use super::access_log::{End, Record, Stopwatch};
 use super::deadlines::{ConnectionDeadline, WaitReason};
@@ -17,8 +20,8 @@ use super::stream::Stream;
 use super::{Handler, Server, h2};
 use crate::http::{CacheResult, Method, RequestDetails, RequestHead, Version};
 use crate::limits::{
-    CLIENT_CHECK_INTERVAL, FIRST_REQUEST_TIMEOUT, HALF_CLOSED_TIMEOUT, KEEP_ALIVE_TIMEOUT, LINGER_BYTES_MAX,
-    LINGER_TIMEOUT, RECEIVE_BUFFER_BYTES, REQUEST_HEAD_TIMEOUT,
+    CLIENT_CHECK_INTERVAL, FIRST_REQUEST_TIMEOUT, HALF_CLOSED_TIMEOUT, KEEP_ALIVE_TIMEOUT,
+    RECEIVE_BUFFER_BYTES, REQUEST_HEAD_TIMEOUT,
 };
 use crate::sys::Peer;
 
@@ -202,14 +205,21 @@ impl<H: Handler> Connection<H> {
                 let _memory = server.resources.memory.response();
                 // The connection waits for the cache, not for the client.
                 self.deadline.clear();
-                match self.unless_gone(server.handler.answer(head, &details)).await {
+                let answer = AssertUnwindSafe(server.handler.answer(head, &details)).catch_unwind();
+                match self.unless_gone(answer).await {
                     // Boxed, like everything except a hit from memory. An idle connection pays for
                     // the largest state of its future.
-                    Some(response) => (
+                    Some(Ok(response)) => (
                         response.status,
                         response.cache,
                         Box::pin(sending.response(response)).await,
                     ),
+                    // The panic hook has logged the message and location. The connection closes
+                    // without a response.
+                    Some(Err(_)) => {
+                        tracing::error!(id = %head.id, "connection task panicked");
+                        (0, CacheResult::None, Sent::nothing())
+                    }
                     None => (0, CacheResult::None, Sent::nothing()),
                 }
             }
@@ -403,21 +413,6 @@ impl<H: Handler> Connection<H> {
     async fn linger(&self) {
         self.stream.leave(&self.deadline).await;
         self.stream.shutdown(Shutdown::Write);
-        self.deadline.set(WaitReason::Input, LINGER_TIMEOUT);
-        let mut rubbish = Vec::with_capacity(4 * 1024);
-        let mut thrown_away = 0;
-        while thrown_away < LINGER_BYTES_MAX {
-            rubbish.clear();
-            match self.stream.recv(&mut rubbish) {
-                Ok(0) => return,
-                Ok(received) => thrown_away += received,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    if self.stream.readable().await.is_err() {
-                        return;
-                    }
-                }
-                Err(_) => return,
-            }
-        }
+        self.stream.discard_input(&self.deadline).await;
     }
 }

@@ -5,10 +5,14 @@ use std::fs::File;
 use std::io::{self, IoSlice};
 use std::net::Shutdown;
 
-use super::deadlines::ConnectionDeadline;
+use super::deadlines::{ConnectionDeadline, WaitReason};
 use super::tls::{KtlsStream, TlsStream};
 use crate::http::Certificate;
+use crate::limits::{LINGER_BYTES_MAX, LINGER_TIMEOUT};
 use crate::sys::{Local, Pipe, Socket};
+
+/// Size of the buffer for discarded input.
+const DISCARD_BUFFER_BYTES: usize = 4 * 1024;
 
 /// A client's byte stream. Reads and writes never wait; a caller waits for readiness separately.
 ///
@@ -127,6 +131,27 @@ impl Stream {
             Stream::Ktls(ktls) => Box::pin(ktls.leave(deadline)).await,
             other => {
                 let _ = other.finish();
+            }
+        }
+    }
+
+    /// Reads and discards input until the client closes its sending side, at most
+    /// [`LINGER_BYTES_MAX`] bytes and within [`LINGER_TIMEOUT`].
+    pub async fn discard_input(&self, deadline: &ConnectionDeadline) {
+        deadline.set(WaitReason::Input, LINGER_TIMEOUT);
+        let mut buffer = Vec::with_capacity(DISCARD_BUFFER_BYTES);
+        let mut discarded = 0;
+        while discarded < LINGER_BYTES_MAX {
+            buffer.clear();
+            match self.recv(&mut buffer) {
+                Ok(0) => return,
+                Ok(received) => discarded += received,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    if self.readable().await.is_err() {
+                        return;
+                    }
+                }
+                Err(_) => return,
             }
         }
     }

@@ -56,7 +56,11 @@ pub enum UpstreamError {
     /// The registry redirected to another host, and the operator lets clients follow redirects
     /// themselves. Not a failure but the answer.
     #[error("{host} redirected the request to another host")]
-    Redirected { host: Arc<str>, location: Location },
+    Redirected {
+        host: Arc<str>,
+        status: u16,
+        location: Location,
+    },
     /// No connection, because of name resolution, routing or a refusal.
     #[error("cannot connect to {host}: {cause}")]
     Connect { host: Arc<str>, cause: Arc<str> },
@@ -231,12 +235,23 @@ impl UpstreamError {
         }
     }
 
-    /// Returns the status of the upstream's response, if there is a response.
+    /// Returns whether the upstream answered about the content, or the request was not sent. The
+    /// cache reports a suspension of requests once, and not for each request.
+    pub fn is_answer_or_suspension(&self) -> bool {
+        match self {
+            UpstreamError::Unavailable { .. }
+            | UpstreamError::RateLimited { .. }
+            | UpstreamError::AirGapped { .. } => true,
+            error => !error.is_outage(),
+        }
+    }
+
+    /// Returns the status of the upstream's response, if the response decided the outcome.
     pub fn status(&self) -> Option<u16> {
         match self {
-            UpstreamError::Status { status, .. } | UpstreamError::RedirectTarget { status, .. } => {
-                Some(*status)
-            }
+            UpstreamError::Status { status, .. }
+            | UpstreamError::RedirectTarget { status, .. }
+            | UpstreamError::Redirected { status, .. } => Some(*status),
             _ => None,
         }
     }
@@ -380,6 +395,28 @@ mod tests {
         // The held copy is the only one, and is served.
         let gap = UpstreamError::AirGapped { host };
         assert!(!gap.is_retryable() && gap.is_outage());
+    }
+
+    #[test]
+    fn answers_and_suspended_requests_are_told_from_failures() {
+        let host: Arc<str> = "r.example".into();
+        let suspended = UpstreamError::Unavailable {
+            host: host.clone(),
+            lasting: Duration::from_secs(3),
+            why: "reset".into(),
+            timed_out: false,
+        };
+        let air_gapped = UpstreamError::AirGapped { host: host.clone() };
+        for expected in [status(401), status(403), status(404), suspended, air_gapped] {
+            assert!(expected.is_answer_or_suspension(), "{expected}");
+        }
+        let broken = UpstreamError::Body {
+            host,
+            cause: "reset".into(),
+        };
+        for failure in [status(400), status(429), status(500), broken] {
+            assert!(!failure.is_answer_or_suspension(), "{failure}");
+        }
     }
 
     #[test]

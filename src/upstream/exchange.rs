@@ -112,7 +112,7 @@ pub(super) async fn follow(
         if !redirect::same_origin(&url, endpoint.origin()) {
             secret = None;
             if outgoing.redirects == Redirects::Pass {
-                return Err(passed_on(endpoint, &url, host));
+                return Err(passed_on(endpoint, &url, host, response.status().as_u16()));
             }
         }
         tracing::debug!(from = %host, to = %host_of(&url), "redirect followed");
@@ -128,13 +128,17 @@ fn leads_within_api(target: &Result<Url, &'static str>) -> bool {
 }
 
 /// Returns the redirect as the answer. The policy also applies to redirects for clients.
-fn passed_on(endpoint: &Endpoint, url: &Url, host: Arc<str>) -> UpstreamError {
+fn passed_on(endpoint: &Endpoint, url: &Url, host: Arc<str>, status: u16) -> UpstreamError {
     if let Err(reason) = endpoint.policy.check_url(url) {
         let host = host_of(url);
         return UpstreamError::Refused { host, reason };
     }
     match Location::new(url) {
-        Some(location) => UpstreamError::Redirected { host, location },
+        Some(location) => UpstreamError::Redirected {
+            host,
+            status,
+            location,
+        },
         None => UpstreamError::protocol(&host, "the redirect has an invalid URL"),
     }
 }

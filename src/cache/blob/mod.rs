@@ -22,8 +22,8 @@ pub use open_files::OpenFiles;
 use open_files::OpenFile;
 use remote::FromRemote;
 
-/// The number of fills that a request may join. A request joins a new fill after the disk of a fill
-/// failed. More than a few failures are a bug.
+/// The number of fills that a request may join. A request joins a new fill after a fill
+/// ended without an answer for the request. More than a few such ends are a bug.
 const JOINS_MAX: usize = 4;
 
 /// A stored blob, with the file if the blob is on this machine.
@@ -81,7 +81,7 @@ impl Cache {
                 Ok(Some(found)) => return Ok(BlobAnswer::Found(found)),
                 // Another fill was committed meanwhile, so the blob is a hit now.
                 Ok(None) => {}
-                Err(FetchError::Gone) => not = Some(fill),
+                Err(FetchError::Gone | FetchError::Abandoned(_)) => not = Some(fill),
                 Err(_) if fill.is_from_bucket() => {
                     within = Within::Machine;
                     not = Some(fill);
@@ -91,7 +91,9 @@ impl Cache {
                 Err(error) => return Err(error),
             }
         }
-        Err(FetchError::Gone)
+        Err(FetchError::Abandoned(
+            "no fetch of the content served the request",
+        ))
     }
 
     /// Looks up the blob. While a fill runs, no file exists, and a lookup would cost each follower

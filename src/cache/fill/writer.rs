@@ -109,7 +109,7 @@ async fn run(ticket: Ticket, shared: Arc<Shared>) {
         Ok(Ok(resources)) => resources,
         Ok(Err(error)) => return guard.end(End::Failed(error)),
         // A client that arrives now starts another fill.
-        Err(_) => return guard.end(End::Failed(FetchError::Gone)),
+        Err(reason) => return guard.end(End::Failed(FetchError::Abandoned(reason))),
     };
     let FetchResources { slot, memory } = resources;
     {
@@ -119,16 +119,8 @@ async fn run(ticket: Ticket, shared: Arc<Shared>) {
     }
     let (verified, from_bucket) = match unless(watch::unworthy(fill, &slot), receive(fill, &shared)).await {
         Ok(Ok(received)) => received,
-        Ok(Err(error)) => {
-            tracing::warn!(registry = %origin.namespace, repository = %origin.repository, digest = %fill.digest(), %error, "fill failed");
-            guard.end(End::Failed(error));
-            return disk_writer::discard(fill);
-        }
-        Err(reason) => {
-            tracing::info!(registry = %origin.namespace, repository = %origin.repository, digest = %fill.digest(), reason, "fill abandoned");
-            guard.end(End::Failed(FetchError::Gone));
-            return disk_writer::discard(fill);
-        }
+        Ok(Err(failure)) => return fail(&guard, failure),
+        Err(reason) => return fail(&guard, Failure::Abandoned(reason)),
     };
     if !from_bucket {
         shared.parties.record_proof(&origin.namespace);
@@ -140,6 +132,53 @@ async fn run(ticket: Ticket, shared: Arc<Shared>) {
     commit(fill, &shared, verified, from_bucket).await;
 }
 
+/// The reason why a fill has no content.
+enum Failure {
+    /// No source began to send a body.
+    NotBegun(FetchError),
+    /// A body began, but is incomplete or wrong.
+    Body(FetchError),
+    /// The cache ended the fill, for this reason.
+    Abandoned(&'static str),
+}
+
+impl From<FetchError> for Failure {
+    fn from(error: FetchError) -> Self {
+        match error {
+            FetchError::Abandoned(reason) => Failure::Abandoned(reason),
+            error => Failure::Body(error),
+        }
+    }
+}
+
+/// Logs the end of a fill without content, notifies its clients, and releases its resources.
+fn fail(guard: &Guard, failure: Failure) {
+    let fill = &guard.fill;
+    let Origin {
+        namespace,
+        repository,
+    } = &fill.origin;
+    let digest = fill.digest();
+    let error = match failure {
+        // The client receives the answer. A client that requests unknown digests must not fill the
+        // log.
+        Failure::NotBegun(error) if error.is_answer_or_suspension() => {
+            tracing::debug!(registry = %namespace, %repository, %digest, %error, "fill not started");
+            error
+        }
+        Failure::NotBegun(error) | Failure::Body(error) => {
+            tracing::warn!(registry = %namespace, %repository, %digest, %error, "fill failed");
+            error
+        }
+        Failure::Abandoned(reason) => {
+            tracing::info!(registry = %namespace, %repository, %digest, reason, "fill abandoned");
+            FetchError::Abandoned(reason)
+        }
+    };
+    guard.end(End::Failed(error));
+    disk_writer::discard(fill);
+}
+
 /// The received part of a body.
 struct Received {
     hasher: Hasher,
@@ -147,15 +186,18 @@ struct Received {
     chunks: Vec<Bytes>,
     bytes: u64,
     whole: bool,
+    /// The status in the head.
+    upstream_status: Option<u16>,
 }
 
 impl Received {
-    fn new(fill: &Fill) -> Self {
+    fn new(fill: &Fill, head: &Head) -> Self {
         Received {
             hasher: Hasher::new(fill.digest().algorithm()),
             chunks: Vec::new(),
             bytes: 0,
             whole: false,
+            upstream_status: head.upstream_status,
         }
     }
 
@@ -180,15 +222,15 @@ impl Received {
 
     fn check(self, fill: &Fill) -> Result<Verified, FetchError> {
         Verified::check(*fill.digest(), self.hasher.finish(), self.bytes)
-            .map_err(|found| FetchError::mismatch(fill.digest(), &found))
+            .map_err(|found| FetchError::mismatch(fill.digest(), &found, self.upstream_status))
     }
 }
 
 /// Receives the whole body and verifies it. Returns whether the bucket delivered all bytes.
-async fn receive(fill: &Arc<Fill>, shared: &Arc<Shared>) -> Result<(Verified, bool), FetchError> {
+async fn receive(fill: &Arc<Fill>, shared: &Arc<Shared>) -> Result<(Verified, bool), Failure> {
     let mut restarts = 0;
     loop {
-        let (mut source, head) = begin(fill, shared).await?;
+        let (mut source, head) = begin(fill, shared).await.map_err(Failure::NotBegun)?;
         let error = match receive_from(fill, shared, &mut source, head).await {
             Ok(verified) => return Ok((verified, source.is_from_bucket_alone())),
             Err(error) => error,
@@ -201,7 +243,7 @@ async fn receive(fill: &Arc<Fill>, shared: &Arc<Shared>) -> Result<(Verified, bo
         let wrong = mismatch || matches!(error, FetchError::Upstream(UpstreamError::Protocol { .. }));
         // After the head is published, followers may have started.
         if !wrong || !source.blame_mirrors() || restarts == RESTARTS_MAX || fill.lock().head.is_some() {
-            return Err(error);
+            return Err(error.into());
         }
         restarts += 1;
         tracing::info!(digest = %fill.digest(), %error, "mirror sent wrong content; next endpoint used");
@@ -215,7 +257,7 @@ async fn receive_from(
     head: Head,
 ) -> Result<Verified, FetchError> {
     let size = head.size;
-    let mut received = Received::new(fill);
+    let mut received = Received::new(fill, &head);
     received.hold(source, size).await?;
     if received.whole {
         let chunks = std::mem::take(&mut received.chunks);
@@ -300,8 +342,9 @@ async fn room(fill: &Arc<Fill>, shared: &Shared, patience: &mut DiskPatience) ->
             }
             let deserted = state.next_follower > 0 || began.elapsed() >= FIRST_FOLLOWER;
             if lost && state.followers.is_empty() && deserted {
-                // No client needs the blob, and it cannot be stored.
-                return Err(FetchError::Gone);
+                return Err(FetchError::Abandoned(
+                    "no client left, and the content cannot be stored",
+                ));
             }
             lost
         };

@@ -58,10 +58,17 @@ pub enum ListingError {
     NoReferrers(UpstreamError),
     /// Clients treat this like `NoReferrers`. The response may be a web page instead of a list, so
     /// kept lists stay.
-    #[error("the registry does not list referrers: {0}")]
-    NotAnIndex(String),
+    #[error("the registry does not list referrers: {what}")]
+    NotAnIndex {
+        /// The status of the upstream response.
+        status: u16,
+        what: &'static str,
+    },
     #[error("the list is larger than 4 MiB")]
-    TooLarge,
+    TooLarge {
+        /// The status of the upstream response.
+        status: u16,
+    },
 }
 
 type Outcome = Result<ListingAnswer, ListingError>;
@@ -237,7 +244,7 @@ impl Shared {
             }
             (Err(error), held)
                 if error.is_outage()
-                    || matches!((&error, &held), (ListingError::NotAnIndex(_), Kept::List(_))) =>
+                    || matches!((&error, &held), (ListingError::NotAnIndex { .. }, Kept::List(_))) =>
             {
                 (self.stale_list(origin, held, error), RecordChanges::default())
             }
@@ -335,7 +342,7 @@ impl ListingError {
         match self {
             ListingError::Fetch(error) => error.upstream_status(),
             ListingError::NoReferrers(error) => error.status(),
-            ListingError::NotAnIndex(_) | ListingError::TooLarge => None,
+            ListingError::NotAnIndex { status, .. } | ListingError::TooLarge { status } => Some(*status),
         }
     }
 
@@ -348,8 +355,8 @@ impl ListingError {
     pub fn is_outage(&self) -> bool {
         match self {
             ListingError::Fetch(error) => error.is_outage(),
-            ListingError::TooLarge => true,
-            ListingError::NoReferrers(_) | ListingError::NotAnIndex(_) => false,
+            ListingError::TooLarge { .. } => true,
+            ListingError::NoReferrers(_) | ListingError::NotAnIndex { .. } => false,
         }
     }
 
@@ -378,7 +385,7 @@ fn changes_after(key: &ListingKey, error: &ListingError, requested_ms: u64) -> R
         (_, Target::Referrers(..)) if error.says_unsupported() => {
             RecordChanges::unsupported(key, requested_ms)
         }
-        (ListingError::NotAnIndex(_), _) => RecordChanges::not_an_index(key, requested_ms),
+        (ListingError::NotAnIndex { .. }, _) => RecordChanges::not_an_index(key, requested_ms),
         (_, Target::Referrers(..)) if error.is_refusal() => RecordChanges::refused(key),
         _ => RecordChanges::default(),
     }
@@ -416,7 +423,11 @@ async fn read(
     requested_ms: u64,
 ) -> Result<Listed, ListingError> {
     let body = read_at_most(LISTING_BYTES_MAX, &mut response).await;
-    let body = body.map_err(FetchError::from)?.ok_or(ListingError::TooLarge)?;
+    let status = response.status;
+    let body = body
+        .map_err(FetchError::from)?
+        .ok_or(ListingError::TooLarge { status })?;
+    let not_an_index = |what| ListingError::NotAnIndex { status, what };
     let lines = response.headers.get_all(http::header::LINK);
     let next = link::next(lines.iter().filter_map(|value| value.to_str().ok()));
     let next = |current| next.and_then(|link| parse::page(link, current));
@@ -424,9 +435,7 @@ async fn read(
         Target::Referrers(_, query) => {
             let named = media_type(&response.headers);
             if !matches!(named.as_deref(), None | Some(INDEX_TYPE | "application/json")) {
-                return Err(ListingError::NotAnIndex(
-                    "the response is no image index".to_owned(),
-                ));
+                return Err(not_an_index("the response is no image index"));
             }
             let wanted = query.get("artifactType");
             let done = response
@@ -437,8 +446,7 @@ async fn read(
                 .flat_map(|value| value.split(','))
                 .any(|filter| filter.trim() == "artifactType");
             let ours = wanted.as_deref().filter(|_| !done);
-            let body =
-                parse::referrers(&body, ours).map_err(|what| ListingError::NotAnIndex(what.to_owned()))?;
+            let body = parse::referrers(&body, ours).map_err(not_an_index)?;
             (body, next(query), wanted.is_some())
         }
         Target::Tags(query) => (broken(request, parse::tags(&body))?, next(query), false),

@@ -48,9 +48,9 @@ fn request(key: &ManifestKey, method: UpstreamMethod, purpose: Purpose) -> Upstr
 }
 
 impl Meaning {
-    /// Returns the digest of the tag and the status of the response, if the `HEAD` response and the cached pointer have the same
-    /// kind of content. A registry may select different manifests for `HEAD` and `GET`, and the
-    /// response may not come from a registry.
+    /// Returns the digest of the tag and the status of the response, if the `HEAD` response and the
+    /// cached pointer have the same kind of content. A registry may select different manifests for
+    /// `HEAD` and `GET`, and the response may not come from a registry.
     pub fn digest_like(self, held: Option<&TagPointer>) -> Option<(Digest, u16)> {
         let Meaning::Digest {
             digest,
@@ -160,7 +160,11 @@ pub(super) async fn fetch(
     let manifest = &mut fetched.manifest;
     if let Some(public) = public_digest {
         if manifest.digest != public {
-            return Err(FetchError::mismatch(&public, &manifest.digest));
+            return Err(FetchError::mismatch(
+                &public,
+                &manifest.digest,
+                Some(fetched.status),
+            ));
         }
         manifest.public = true;
     }
@@ -214,7 +218,7 @@ fn is_page(headers: &http::HeaderMap) -> bool {
 
 async fn read(key: &ManifestKey, mut response: UpstreamResponse) -> Result<Fetched, FetchError> {
     let body = read_whole(&mut response).await?;
-    let media_type = type_of(&response.headers, &body);
+    let media_type = type_of(response.status, &response.headers, &body);
     if media_type
         .as_ref()
         .is_ok_and(|named| SCHEMA1_TYPES.contains(&named.as_str()))
@@ -237,7 +241,7 @@ async fn read(key: &ManifestKey, mut response: UpstreamResponse) -> Result<Fetch
         Err(found) => {
             return Err(match media_type {
                 Err(error) if !may_be_manifest(&response.headers) => error,
-                _ => FetchError::mismatch(&wanted, &found),
+                _ => FetchError::mismatch(&wanted, &found, Some(response.status)),
             });
         }
     };

@@ -288,9 +288,13 @@ fn serves_stale(error: &FetchError) -> bool {
         FetchError::Upstream(error) => error.is_outage(),
         FetchError::DigestMismatch { .. }
         | FetchError::NotManifest { .. }
-        | FetchError::ManifestTooLarge
+        | FetchError::ManifestTooLarge { .. }
         | FetchError::Overloaded => true,
-        FetchError::Schema1 | FetchError::Gone | FetchError::Lost | FetchError::Absent(_) => false,
+        FetchError::Schema1
+        | FetchError::Abandoned(_)
+        | FetchError::Gone
+        | FetchError::Lost
+        | FetchError::Absent(_) => false,
     }
 }
 

@@ -93,12 +93,12 @@ async fn run<H: Handler>(io: H2Io, server: Rc<Server<H>>, peer: Option<SocketAdd
                 io.wait_for(Phase::Leaving, false);
             }
             loop {
-                if let Some(verdict) = io.end_reason()
+                if let Some(reason) = io.end_reason()
                     && !closing
                 {
                     closing = true;
-                    connection.abrupt_shutdown(match verdict {
-                        EndReason::Fault(reason) => reason,
+                    connection.abrupt_shutdown(match reason {
+                        EndReason::Fault(code) => code,
                         EndReason::Expired => Reason::NO_ERROR,
                     });
                 }
@@ -150,10 +150,10 @@ async fn run<H: Handler>(io: H2Io, server: Rc<Server<H>>, peer: Option<SocketAdd
     )
     .await;
     match (&outcome, io.end_reason()) {
-        (_, Some(verdict)) => {
+        (_, Some(reason)) => {
             tracing::debug!(
                 client = peer.map(tracing::field::display),
-                ?verdict,
+                ?reason,
                 "HTTP/2 connection closed"
             );
         }

@@ -85,7 +85,10 @@ pub fn begin<H: Handler>(
             match at_once {
                 Ok(Some(known)) => known,
                 Ok(None) => return,
-                Err(_) => return panicked(&mut respond),
+                Err(_) => {
+                    let details = RequestDetails::default();
+                    return panicked(shared, &lines, &mut respond, &details, &arrival);
+                }
             }
         }
     };
@@ -96,11 +99,11 @@ pub fn begin<H: Handler>(
         if !body.is_end_stream() {
             discard_body(&mut body, REQUEST_BODY_TIMEOUT).await;
         }
-        let ended = AssertUnwindSafe(answer(&shared, &lines, &mut respond, known, &arrival))
-            .catch_unwind()
-            .await;
+        let mut details = RequestDetails::default();
+        let answering = answer(&shared, &lines, &mut respond, known, &mut details, &arrival);
+        let ended = AssertUnwindSafe(answering).catch_unwind().await;
         if ended.is_err() {
-            panicked(&mut respond);
+            panicked(&shared, &lines, &mut respond, &details, &arrival);
         }
         if !body.is_end_stream() {
             discard_body(&mut body, LINGER_TIMEOUT).await;
@@ -109,10 +112,23 @@ pub fn begin<H: Handler>(
     }));
 }
 
-/// Resets the stream after a panic. The panic hook has logged the message and location.
-fn panicked(respond: &mut SendResponse<Chunk>) {
-    tracing::error!("stream task panicked");
+/// Resets the stream and logs the request after a panic. The panic hook has logged the message and
+/// location.
+fn panicked<H: Handler>(
+    shared: &Shared<H>,
+    lines: &[u8],
+    respond: &mut SendResponse<Chunk>,
+    details: &RequestDetails,
+    arrival: &Arrival,
+) {
+    tracing::error!(id = %arrival.id, "stream task panicked");
     respond.send_reset(Reason::INTERNAL_ERROR);
+    let refused = RequestHead {
+        id: arrival.id,
+        ..RequestHead::refused()
+    };
+    let head = read(shared, lines, arrival.id).unwrap_or(refused);
+    Outcome::unanswered(Cut::Aborted).log(shared, &head, details, arrival);
 }
 
 fn read<'a, H>(shared: &'a Shared<H>, lines: &'a [u8], id: RequestId) -> Result<RequestHead<'a>, HeadError> {
@@ -172,6 +188,7 @@ async fn answer<H: Handler>(
     lines: &[u8],
     respond: &mut SendResponse<Chunk>,
     known: Known,
+    details: &mut RequestDetails,
     arrival: &Arrival,
 ) {
     let _memory = shared.server.resources.memory.response();
@@ -179,20 +196,19 @@ async fn answer<H: Handler>(
         id: arrival.id,
         ..RequestHead::refused()
     };
-    let mut details = RequestDetails::default();
     let (head, known) = match (read(shared, lines, arrival.id), known) {
         (Ok(head), known) => (head, known),
         (Err(_), Known::Refused(error)) | (Err(error), _) => (refused, Known::Refused(error)),
     };
     let outcome = match known {
         Known::HeadSent(ready, stream) => {
-            details = RequestDetails::of_hit(ready.content.clone());
+            *details = RequestDetails::of_hit(ready.content.clone());
             let mut outbound = Outbound::new(shared, stream);
             let sent = outbound.memory(ready.body.clone(), true).await;
             Outcome::hit().ended(respond, &outbound, sent)
         }
         Known::Ready(ready) => {
-            details = RequestDetails::of_hit(ready.content.clone());
+            *details = RequestDetails::of_hit(ready.content.clone());
             send_ready(shared, respond, &ready, arrival).await
         }
         Known::Refused(error) => {
@@ -202,7 +218,7 @@ async fn answer<H: Handler>(
         }
         Known::Nothing => {
             let answered = {
-                let answer = shared.server.handler.answer(&head, &details);
+                let answer = shared.server.handler.answer(&head, details);
                 let reset = pin!(poll_fn(|cx| respond.poll_reset(cx)));
                 match select(answer, reset).await {
                     Either::Left((answer, _)) => Some(answer),
@@ -212,16 +228,11 @@ async fn answer<H: Handler>(
             match answered {
                 Some(answer) => send(shared, &head, respond, answer, arrival).await,
                 // The client has reset the stream before any byte was sent.
-                None => Outcome {
-                    status: 0,
-                    cache: CacheResult::None,
-                    bytes: 0,
-                    cut: Some(Cut::Gone),
-                },
+                None => Outcome::unanswered(Cut::Gone),
             }
         }
     };
-    outcome.log(shared, &head, &details, arrival);
+    outcome.log(shared, &head, details, arrival);
 }
 
 async fn send_ready<H: Handler>(
@@ -303,6 +314,16 @@ impl Outcome {
             cache: CacheResult::Hit,
             bytes: 0,
             cut: None,
+        }
+    }
+
+    /// Returns the outcome of a request without a response.
+    fn unanswered(cut: Cut) -> Self {
+        Outcome {
+            status: 0,
+            cache: CacheResult::None,
+            bytes: 0,
+            cut: Some(cut),
         }
     }
 

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, linkat};
 use rustix::io::Errno;
 
-use super::find::LookupResult;
+use super::find::EntryState;
 use super::ingest::Ingest;
 use super::{FsStore, failed, layout};
 use crate::fail_point::hit;
@@ -53,10 +53,10 @@ impl FsStore {
 
         let _naming = self.naming.lock();
         match self.look(&key) {
-            Ok(LookupResult::Entry(entry)) => return self.learn(&key, entry, &meta.sources, meta.public),
+            Ok(EntryState::Entry(entry)) => return self.learn(&key, entry, &meta.sources, meta.public),
             // Leftovers at these paths: data without a sidecar, a mismatched pair, or an unhashed
             // pair that this commit replaces.
-            Ok(LookupResult::Broken(_) | LookupResult::Unverified(_) | LookupResult::Nothing) => {
+            Ok(EntryState::Broken(_) | EntryState::Unverified(_) | EntryState::Nothing) => {
                 self.clear_the_way(&key);
             }
             Err(error) => return Err(failed("look at", &sidecar_path)(error)),

@@ -15,7 +15,7 @@ use crate::oci::{Digest, Hasher};
 use crate::store::{Key, Meta, Source, StoreError, StoredEntry, Verified, mode};
 
 /// The result of a lookup.
-pub(super) enum LookupResult {
+pub(super) enum EntryState {
     Entry(StoredEntry),
     /// A pair of the older system, not hashed yet.
     Unverified(StoredEntry),
@@ -33,10 +33,10 @@ impl FsStore {
     /// The file system failed. The caller treats the error as a miss.
     pub fn find(&self, key: &Key) -> Result<Option<StoredEntry>, StoreError> {
         match self.look(key).map_err(failed("read", &layout::sidecar(key)))? {
-            LookupResult::Entry(entry) => Ok(Some(entry)),
-            LookupResult::Nothing => Ok(None),
-            LookupResult::Unverified(entry) => self.adopt(key, entry),
-            LookupResult::Broken(why) => {
+            EntryState::Entry(entry) => Ok(Some(entry)),
+            EntryState::Nothing => Ok(None),
+            EntryState::Unverified(entry) => self.adopt(key, entry),
+            EntryState::Broken(why) => {
                 self.discard_broken(key, why);
                 Ok(None)
             }
@@ -54,21 +54,21 @@ impl FsStore {
         let _ = open_regular(&self.path(Path::new("blobs")).join(format!(".probe-{number}")));
     }
 
-    pub(super) fn look(&self, key: &Key) -> io::Result<LookupResult> {
+    pub(super) fn look(&self, key: &Key) -> io::Result<EntryState> {
         hit("store-lookup");
         let Some(sidecar) = open_regular(&self.path(&layout::sidecar(key)))? else {
-            return Ok(LookupResult::Nothing);
+            return Ok(EntryState::Nothing);
         };
         let mut json = Vec::new();
         sidecar.take(SIDECAR_BYTES_MAX).read_to_end(&mut json)?;
         let Some(meta) = Meta::parse(*key.digest(), &json) else {
-            return Ok(LookupResult::Broken("invalid sidecar"));
+            return Ok(EntryState::Broken("invalid sidecar"));
         };
         let Some(data) = open_regular(&self.path(&layout::content(key)))? else {
-            return Ok(LookupResult::Broken("the data file is missing"));
+            return Ok(EntryState::Broken("the data file is missing"));
         };
         if data.metadata()?.len() != meta.size {
-            return Ok(LookupResult::Broken("the sizes of data file and sidecar differ"));
+            return Ok(EntryState::Broken("the sizes of data file and sidecar differ"));
         }
         let verified = meta.verified;
         let entry = StoredEntry {
@@ -76,16 +76,16 @@ impl FsStore {
             meta: Arc::new(meta),
         };
         Ok(if verified {
-            LookupResult::Entry(entry)
+            EntryState::Entry(entry)
         } else {
-            LookupResult::Unverified(entry)
+            EntryState::Unverified(entry)
         })
     }
 
     /// Removes a mismatched pair, unless the pair has been replaced meanwhile.
     pub(super) fn discard_broken(&self, key: &Key, why: &'static str) {
         let _naming = self.naming.lock();
-        if matches!(self.look(key), Ok(LookupResult::Broken(_))) {
+        if matches!(self.look(key), Ok(EntryState::Broken(_))) {
             tracing::warn!(entry = %layout::content(key).display(), reason = why, "damaged entry removed");
             self.remove(key);
         }
@@ -143,7 +143,7 @@ impl FsStore {
     pub fn record_source(&self, key: &Key, source: &Source, public: bool) -> Result<(), StoreError> {
         let _naming = self.naming.lock();
         // Otherwise the entry is missing, damaged or unverified.
-        if let LookupResult::Entry(entry) = self.look(key).map_err(failed("read", &layout::sidecar(key)))? {
+        if let EntryState::Entry(entry) = self.look(key).map_err(failed("read", &layout::sidecar(key)))? {
             self.learn(key, entry, std::slice::from_ref(source), public)?;
         }
         Ok(())
@@ -193,11 +193,11 @@ impl FsStore {
     /// again.
     pub fn recheck(&self, key: &Key) {
         let sound = match self.look(key) {
-            Ok(LookupResult::Entry(entry) | LookupResult::Unverified(entry)) => {
+            Ok(EntryState::Entry(entry) | EntryState::Unverified(entry)) => {
                 hash(&entry.file, key).unwrap_or(false)
             }
-            Ok(LookupResult::Broken(_)) => false,
-            Ok(LookupResult::Nothing) | Err(_) => return,
+            Ok(EntryState::Broken(_)) => false,
+            Ok(EntryState::Nothing) | Err(_) => return,
         };
         if !sound {
             tracing::warn!(entry = %layout::content(key).display(), reason = "unreadable or changed content", "damaged entry removed");

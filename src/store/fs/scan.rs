@@ -7,7 +7,7 @@ use std::path::Path;
 use std::time::SystemTime;
 
 use super::FsStore;
-use super::find::LookupResult;
+use super::find::EntryState;
 use super::layout::{self, RECORD_SUFFIX, REFERRERS, SIDECAR_SUFFIX, TAGS};
 use crate::oci::{Digest, Namespace, Repository};
 use crate::store::Key;
@@ -135,16 +135,16 @@ impl FsStore {
             };
             if is_sidecar {
                 match self.look(&key) {
-                    Ok(LookupResult::Entry(found) | LookupResult::Unverified(found)) => {
+                    Ok(EntryState::Entry(found) | EntryState::Unverified(found)) => {
                         report.entries += 1;
                         report.bytes += found.meta.size;
                     }
-                    Ok(LookupResult::Broken(why)) => {
+                    Ok(EntryState::Broken(why)) => {
                         report.broken += 1;
                         self.discard_broken(&key, why);
                     }
                     // A sidecar that is not a regular file.
-                    Ok(LookupResult::Nothing) => report.foreign += 1,
+                    Ok(EntryState::Nothing) => report.foreign += 1,
                     Err(_) => report.unreadable += 1,
                 }
             } else if !described.contains(key.digest()) {

@@ -9,7 +9,7 @@ use crate::oci::Hasher;
 use crate::store::{Key, Meta, Source};
 
 /// The result of a lookup.
-pub(super) enum LookupResult {
+pub(super) enum ObjectState {
     Sound(Meta),
     /// A pair of the older system, not hashed yet.
     Unverified(Meta),
@@ -24,10 +24,10 @@ impl S3Store {
             return Ok(Some(meta));
         }
         match self.glance(key).await? {
-            LookupResult::Sound(meta) => Ok(Some(self.remember(key, meta))),
-            LookupResult::Nothing => Ok(None),
-            LookupResult::Unverified(meta) => self.adopt(key, meta).await,
-            LookupResult::Broken(_) => {
+            ObjectState::Sound(meta) => Ok(Some(self.remember(key, meta))),
+            ObjectState::Nothing => Ok(None),
+            ObjectState::Unverified(meta) => self.adopt(key, meta).await,
+            ObjectState::Broken(_) => {
                 self.discard_broken(key).await;
                 Ok(None)
             }
@@ -36,20 +36,20 @@ impl S3Store {
 
     /// Requests sidecar and data concurrently, in half the time. An entry being stored at that
     /// moment may appear broken.
-    async fn glance(&self, key: &Key) -> Result<LookupResult, S3Error> {
+    async fn glance(&self, key: &Key) -> Result<ObjectState, S3Error> {
         let (sidecar, content) = (self.name(&layout::sidecar(key)), self.name(&layout::content(key)));
         let (json, size) = futures_util::future::join(self.get_small(&sidecar), self.size(&content)).await;
         match json? {
-            None => Ok(LookupResult::Nothing),
+            None => Ok(ObjectState::Nothing),
             Some(json) => Ok(judge(key, &json, size?)),
         }
     }
 
     /// Requests the sidecar first and the data second. Removal uses this order, and storing uses
     /// the opposite order.
-    pub(super) async fn look(&self, key: &Key) -> Result<LookupResult, S3Error> {
+    pub(super) async fn look(&self, key: &Key) -> Result<ObjectState, S3Error> {
         let Some(json) = self.get_small(&self.name(&layout::sidecar(key))).await? else {
-            return Ok(LookupResult::Nothing);
+            return Ok(ObjectState::Nothing);
         };
         let size = self.size(&self.name(&layout::content(key))).await?;
         Ok(judge(key, &json, size))
@@ -63,7 +63,7 @@ impl S3Store {
 
     /// Removes a mismatched pair, unless both objects match by now.
     async fn discard_broken(&self, key: &Key) {
-        if let Ok(LookupResult::Broken(why)) = self.look(key).await {
+        if let Ok(ObjectState::Broken(why)) = self.look(key).await {
             tracing::warn!(entry = %layout::content(key).display(), reason = why, "damaged bucket entry removed");
             self.remove(key).await;
         }
@@ -123,10 +123,10 @@ impl S3Store {
     pub(super) async fn recheck(&self, key: &Key) {
         self.0.sidecars.forget(key);
         let sound = match self.look(key).await {
-            Ok(LookupResult::Sound(meta) | LookupResult::Unverified(meta)) => self.is_sound(key, &meta).await,
-            Ok(LookupResult::Broken(_)) => Ok(false),
+            Ok(ObjectState::Sound(meta) | ObjectState::Unverified(meta)) => self.is_sound(key, &meta).await,
+            Ok(ObjectState::Broken(_)) => Ok(false),
             // Nothing to remove, or the bucket has failed.
-            Ok(LookupResult::Nothing) | Err(_) => return,
+            Ok(ObjectState::Nothing) | Err(_) => return,
         };
         // A bucket failure during hashing is no evidence of damage.
         if let Ok(false) = sound {
@@ -137,7 +137,7 @@ impl S3Store {
 
     pub(super) async fn discard_unfit(&self, key: &Key, seen: &Meta, why: &str) {
         self.0.sidecars.forget(key);
-        if let Ok(LookupResult::Sound(meta)) = self.look(key).await
+        if let Ok(ObjectState::Sound(meta)) = self.look(key).await
             && (meta.size, &meta.content_type) == (seen.size, &seen.content_type)
         {
             tracing::warn!(entry = %layout::content(key).display(), reason = why, "bucket entry of the wrong kind removed");
@@ -147,7 +147,7 @@ impl S3Store {
 
     /// Adds sources and the public flag to an intact entry. Returns whether there is such an entry.
     pub(super) async fn learn(&self, key: &Key, sources: &[Source], public: bool) -> Result<bool, S3Error> {
-        let LookupResult::Sound(mut meta) = self.look(key).await? else {
+        let ObjectState::Sound(mut meta) = self.look(key).await? else {
             return Ok(false);
         };
         if let Some(more) = meta.with(sources, public) {
@@ -160,16 +160,14 @@ impl S3Store {
     }
 }
 
-fn judge(key: &Key, json: &[u8], size: Option<u64>) -> LookupResult {
+fn judge(key: &Key, json: &[u8], size: Option<u64>) -> ObjectState {
     let Some(meta) = Meta::parse(*key.digest(), json) else {
-        return LookupResult::Broken("invalid sidecar");
+        return ObjectState::Broken("invalid sidecar");
     };
     match size {
-        None => LookupResult::Broken("the data object is missing"),
-        Some(size) if size != meta.size => {
-            LookupResult::Broken("the sizes of data object and sidecar differ")
-        }
-        Some(_) if meta.verified => LookupResult::Sound(meta),
-        Some(_) => LookupResult::Unverified(meta),
+        None => ObjectState::Broken("the data object is missing"),
+        Some(size) if size != meta.size => ObjectState::Broken("the sizes of data object and sidecar differ"),
+        Some(_) if meta.verified => ObjectState::Sound(meta),
+        Some(_) => ObjectState::Unverified(meta),
     }
 }

@@ -183,6 +183,7 @@ async fn a_blob_s_redirect_may_be_left_to_the_client() {
         Err(error @ UpstreamError::Redirected { .. }) => {
             assert!(!format!("{error} {error:?}").contains("S3CRET"));
             assert!(!error.is_retryable() && !error.is_outage());
+            assert_eq!(error.status(), Some(307));
             let UpstreamError::Redirected { location, .. } = error else {
                 unreachable!()
             };

@@ -522,7 +522,7 @@ fn every_request_has_its_line_in_the_log() {
     cache.wait_stderr("result=hit user_agent=\"h2 client/1\"\n");
     let id = peer.request("PUT", "/v2/a/manifests/v9", &[]);
     peer.answer(id);
-    cache.wait_stderr("method=PUT path=/v2/a/manifests/v9 status=405");
+    cache.wait_stderr("reference=v9 path=/v2/a/manifests/v9 status=405");
 }
 
 #[test]

@@ -17,7 +17,7 @@ use crate::harness::server::{TempDir, write_private};
 use crate::harness::*;
 
 /// The fields of a line in their order, as texts.
-type Fields = Vec<(String, String)>;
+pub type Fields = Vec<(String, String)>;
 
 /// Parses a line in text or JSON.
 fn fields(line: &str) -> Fields {
@@ -54,20 +54,20 @@ fn fields(line: &str) -> Fields {
 }
 
 /// Returns the parsed lines of this phrase.
-fn lines_of(log: &str, phrase: &str) -> Vec<Fields> {
+pub fn lines_of(log: &str, phrase: &str) -> Vec<Fields> {
     let complete = log.rsplit_once('\n').map_or("", |(lines, _)| lines);
     let all = complete.lines().map(fields);
     all.filter(|fields| value(fields, "msg") == Some(phrase))
         .collect()
 }
 
-fn value<'a>(fields: &'a Fields, key: &str) -> Option<&'a str> {
+pub fn value<'a>(fields: &'a Fields, key: &str) -> Option<&'a str> {
     let found = fields.iter().find(|(found, _)| found == key);
     found.map(|(_, value)| value.as_str())
 }
 
 /// Waits for `count` access log lines of a server with its log on standard error.
-fn requests(cache: &Server, count: usize) -> Vec<Fields> {
+pub fn requests(cache: &Server, count: usize) -> Vec<Fields> {
     eventually("each request has a line", || {
         lines_of(&cache.stderr(), "request").len() >= count
     });
@@ -199,6 +199,108 @@ fn events_and_line_of_a_failed_pull_have_the_same_id() {
     assert_eq!(events.len(), 1, "{}", cache.stderr());
     for key in ["id", "registry", "repository", "status"] {
         assert_eq!(value(&events[0], key), value(&line, key), "{key}");
+    }
+}
+
+#[test]
+fn blob_that_the_registry_refuses_or_lacks_causes_no_warning() {
+    let upstream = Registry::new();
+    let cache = Server::start(&upstream);
+    let path_with = |status| {
+        let digest = upstream.blob(PseudoRandom::new(fresh_seed(), 100));
+        upstream.on(On::path(&digest), Reply::status(status));
+        upstream.blob_url("a", &digest)
+    };
+    for status in [404, 403, 401, 410] {
+        let got = cache.client().get(&path_with(status)).status;
+        assert!(matches!(got, 401 | 403 | 404), "{status}: {got}");
+    }
+    // The event of a failure shows that the events of the earlier requests are complete.
+    assert_eq!(cache.client().get(&path_with(500)).status, 502);
+    cache.wait_stderr("fill failed");
+    let log = cache.stderr();
+    assert_eq!(lines_of(&log, "fill failed").len(), 1, "{log}");
+    assert!(lines_of(&log, "fill not started").is_empty(), "{log}");
+}
+
+#[test]
+fn line_of_unusable_upstream_content_has_the_upstream_status() {
+    let upstream = Registry::new();
+    let cache = Server::options(&upstream).cores(1).start();
+    let page = || {
+        Reply::status(200)
+            .body("<html>")
+            .set("Content-Type", "text/html")
+            .without_digest()
+    };
+    upstream.on(On::path("manifests/page"), page());
+    upstream.on(On::path("manifests/large"), page().body("<".repeat(5 << 20)));
+    upstream.on(On::path("referrers"), page());
+    let digest = PseudoRandom::new(fresh_seed(), 100).digest();
+    upstream.blob_as(&digest, "other content");
+    let paths = [
+        upstream.manifest_url("a", "page"),
+        upstream.manifest_url("a", "large"),
+        upstream.blob_url("a", &digest),
+        format!("/v2/{}/a/referrers/{digest}", upstream.name()),
+    ];
+    for (path, status) in paths.iter().zip([502, 502, 502, 404]) {
+        assert_eq!(cache.client().get(path).status, status, "{path}");
+    }
+    for line in requests(&cache, paths.len()) {
+        assert_eq!(value(&line, "upstream_status"), Some("200"), "{line:?}");
+    }
+}
+
+#[test]
+fn redirect_for_the_client_is_no_rejection_and_has_the_upstream_status() {
+    let (upstream, store) = (Registry::new(), Registry::new());
+    let name = upstream.name();
+    let cache = Server::options(&upstream)
+        .config(format!(
+            "registries:\n  - {{name: \"{name}\", url: \"http://{name}\", follow_redirects: false}}\n"
+        ))
+        .env("LOG_LEVEL", "debug")
+        .start();
+    let digest = upstream.blob("hello");
+    let target = format!("http://{}/object", store.name());
+    upstream.on(On::path(&digest), Reply::status(302).set("Location", &*target));
+    let got = cache.client().get(&upstream.blob_url("a", &digest));
+    assert_eq!(
+        (got.status, got.field("location")),
+        (307, Some(&*target)),
+        "{got}"
+    );
+    let line = requests(&cache, 1).remove(0);
+    assert_eq!(value(&line, "upstream_status"), Some("302"), "{line:?}");
+    cache.wait_stderr("redirect passed to the client");
+    let log = cache.stderr();
+    assert!(lines_of(&log, "request rejected").is_empty(), "{log}");
+    assert!(lines_of(&log, "fill failed").is_empty(), "{log}");
+}
+
+#[test]
+fn line_of_a_denied_request_names_the_content() {
+    let upstream = Registry::new();
+    let name = upstream.name();
+    let cache = Server::options(&upstream)
+        .cores(1)
+        .config(format!(
+            "allow: [{{repositories: [public]}}]\nregistries:\n  - {{name: \"{name}\", url: \"http://{name}\"}}\n"
+        ))
+        .start();
+    let unserved = "/v2/unserved.example/a/manifests/v1";
+    for path in [&upstream.manifest_url("secret", "v1"), unserved] {
+        assert_eq!(cache.client().get(path).status, 403, "{path}");
+    }
+    let lines = requests(&cache, 2);
+    for (line, registry, repository) in [
+        (&lines[0], &*name, "secret"),
+        (&lines[1], "unserved.example", "a"),
+    ] {
+        assert_eq!(value(line, "registry"), Some(registry), "{line:?}");
+        assert_eq!(value(line, "repository"), Some(repository), "{line:?}");
+        assert_eq!(value(line, "reference"), Some("v1"), "{line:?}");
     }
 }
 

@@ -1,5 +1,6 @@
 //! A panic affects only its connection, stream or fill. Requires the feature `fail-points`.
 
+use super::logs::{lines_of, requests, value};
 use crate::harness::client::Why;
 use crate::harness::*;
 
@@ -9,6 +10,23 @@ fn with_panic(upstream: &Registry, point: &str, nth: usize) -> Server {
     Server::options(upstream)
         .env("FAIL_POINT", format!("{point}:panic:{nth}"))
         .start()
+}
+
+/// Fails unless one access log line has the id of the event `phrase` and shows an aborted response.
+#[track_caller]
+fn expect_logged(cache: &Server, phrase: &str) {
+    cache.wait_stderr(phrase);
+    let event = lines_of(&cache.stderr(), phrase).remove(0);
+    let id = value(&event, "id").expect("the event has an id");
+    eventually("the request has a line", || {
+        let lines = requests(cache, 1);
+        let line = lines.iter().find(|line| value(line, "id") == Some(id));
+        line.is_some_and(|line| {
+            value(line, "status") == Some("0")
+                && value(line, "aborted") == Some("true")
+                && value(line, "digest").is_none()
+        })
+    });
 }
 
 #[test]
@@ -47,7 +65,7 @@ fn a_panic_in_a_handler_ends_its_connection_and_no_other() {
     assert_eq!(whole.unwrap().received, SIZE);
     cache.client().pull(&other_path, &other);
     assert!(cache.is_running());
-    cache.wait_stderr("connection task panicked");
+    expect_logged(&cache, "connection task panicked");
 }
 
 #[test]
@@ -68,7 +86,7 @@ fn a_panic_in_a_stream_of_http_2_ends_that_stream_and_no_other() {
     assert_eq!((answer.received, answer.ended), (SIZE, true));
     peer.get("/v2/").expect(b"{}");
     assert!(cache.is_running());
-    cache.wait_stderr("stream task panicked");
+    expect_logged(&cache, "stream task panicked");
 }
 
 #[test]

@@ -22,8 +22,7 @@ use super::frame_limits::{Incoming, Outgoing};
 use super::unread::OpenRanges;
 use crate::http::Certificate;
 use crate::limits::{
-    H2_REQUESTS_PER_TURN, H2_SEND_BUFFER_BYTES, KEEP_ALIVE_TIMEOUT, LINGER_BYTES_MAX, LINGER_TIMEOUT,
-    SEND_STALL_TIMEOUT,
+    H2_REQUESTS_PER_TURN, H2_SEND_BUFFER_BYTES, KEEP_ALIVE_TIMEOUT, LINGER_TIMEOUT, SEND_STALL_TIMEOUT,
 };
 use crate::runtime::clock::monotonic_seconds;
 use crate::server::deadlines::{ConnectionDeadline, WaitReason};
@@ -255,22 +254,7 @@ impl H2Io {
             // A new connection waits for the descriptor.
             return;
         }
-        self.deadline().set(WaitReason::Input, LINGER_TIMEOUT);
-        let mut rubbish = Vec::with_capacity(4 * 1024);
-        let mut thrown_away = 0;
-        while thrown_away < LINGER_BYTES_MAX {
-            rubbish.clear();
-            match stream.recv(&mut rubbish) {
-                Ok(0) => return,
-                Ok(received) => thrown_away += received,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    if stream.readable().await.is_err() {
-                        return;
-                    }
-                }
-                Err(_) => return,
-            }
-        }
+        stream.discard_input(self.deadline()).await;
     }
 
     /// Sends the collected bytes until the socket blocks. Returns whether all bytes are sent.
