@@ -515,6 +515,7 @@ fn a_stop_sends_goaway_and_finishes_running_responses() {
 #[test]
 fn every_request_has_its_line_in_the_log() {
     let (_upstream, cache, content, path) = stored(9_000);
+    wait_hit(&cache, &path);
     let mut peer = Peer::begin(cache.addr());
     let id = peer.request("GET", &path, &[("user-agent", "h2 client/1")]);
     peer.answer(id).expect(&content.bytes());
