@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::content::PseudoRandom;
-use super::{Fields, PATIENCE, field};
+use super::{Fields, Gate, PATIENCE, field};
 
 /// The maximum length of a response head.
 const HEAD_BYTES_MAX: usize = 128 * 1024;
@@ -704,6 +704,20 @@ impl Client {
             }
             Err(broken) => panic!("GET {path}: {broken:?}"),
         }
+    }
+
+    /// Requests a body that the upstream holds at `gate`, opens the gate after the head, and returns
+    /// the failure of the body. Without the gate, the cache may find the failure before it sends the
+    /// head, and then sends a clean error response.
+    #[track_caller]
+    pub fn get_broken(&self, path: &str, gate: &Gate) -> Broken {
+        let mut connection = self.open();
+        connection.request("GET", path, &[]).expect("send");
+        let head = connection.read_head().expect("the head comes first");
+        assert_eq!(head.status, 200, "GET {path}: {head}");
+        gate.open();
+        let body = connection.read_body(head, "GET", &mut |_, _| Flow::Go);
+        body.expect_err("the body is incomplete")
     }
 
     /// Reads at least `bytes` of body, then resets the connection.

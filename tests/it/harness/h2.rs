@@ -196,6 +196,8 @@ pub struct Peer {
     /// The longest payload that the server may send.
     frame_bytes_max: usize,
     next: u32,
+    /// Bytes that are not sent yet, see [`Peer::hold`].
+    held: Option<Vec<u8>>,
 }
 
 impl Peer {
@@ -232,6 +234,7 @@ impl Peer {
             goaways: Vec::new(),
             frame_bytes_max: FRAME_BYTES,
             next: 1,
+            held: None,
         }
     }
 
@@ -309,7 +312,25 @@ impl Peer {
             .expect("not zero");
     }
 
+    /// Collects the following frames. They are sent together on [`Peer::release`], or before this
+    /// peer reads.
+    pub fn hold(&mut self) {
+        self.held.get_or_insert_default();
+    }
+
+    /// Sends the held frames.
+    pub fn release(&mut self) -> std::io::Result<()> {
+        match self.held.take() {
+            Some(bytes) => self.raw(&bytes),
+            None => Ok(()),
+        }
+    }
+
     pub fn raw(&mut self, bytes: &[u8]) -> std::io::Result<()> {
+        if let Some(held) = &mut self.held {
+            held.extend_from_slice(bytes);
+            return Ok(());
+        }
         match &mut self.link {
             Link::Plain(socket) => socket.write_all(bytes),
             Link::Tls(tls) => tls.write_all(bytes).and_then(|()| tls.flush()),
@@ -499,6 +520,7 @@ impl Peer {
     }
 
     fn have(&mut self, bytes: usize) -> Result<(), Why> {
+        self.release()?;
         while self.buffer.len() - self.start < bytes {
             if self.start > 0 {
                 self.buffer.drain(..self.start);
@@ -543,6 +565,15 @@ impl Peer {
                 Ok(frame) if frame.kind == GOAWAY => code = frame.code(),
                 Ok(_) => {}
                 Err(why) => return (code, why),
+            }
+        }
+    }
+
+    /// Processes frames until the server closes the connection.
+    pub fn until_ended(&mut self) -> Why {
+        loop {
+            if let Err(why) = self.step() {
+                return why;
             }
         }
     }

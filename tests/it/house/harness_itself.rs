@@ -70,7 +70,8 @@ fn each_kind_of_broken_response_is_classified() {
     let client = client(&registry);
     let cases = [
         (Reply::new().cut_at(100, Cut::Fin), Why::Truncated, 100),
-        (Reply::new().cut_at(70_000, Cut::Rst), Why::Reset, 70_000),
+        // The piece fits into the first receive window. A reset discards unsent bytes.
+        (Reply::new().cut_at(30_000, Cut::Rst), Why::Reset, 30_000),
         (
             Reply::new().framing(Framing::Chunked).cut_at(99, Cut::Fin),
             Why::Truncated,

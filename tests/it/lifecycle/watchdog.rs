@@ -2,7 +2,7 @@
 //! feature `fail-points`.
 
 use std::os::unix::process::ExitStatusExt as _;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::health::check;
 use super::restart::Manager;
@@ -33,18 +33,22 @@ fn health_status(cache: &Server, path: &str) -> Option<u16> {
     None
 }
 
+/// The duration of the fault `stall9`.
+const STALL: Duration = Duration::from_secs(9);
+
 #[test]
 fn liveness_fails_while_a_core_stalls_and_recovers_with_the_core() {
     let upstream = Registry::new();
     let mut cache = with_fault(&upstream, "request:stall9:1").cores(2).start();
     let mut stalled = cache.client().open();
+    let began = Instant::now();
     stalled.request("GET", "/v2/", &[]).unwrap();
     cache.wait_stderr("thread does not respond\" thread=\"core ");
     for path in ["/livez", "/healthz", "/readyz", "/_/health"] {
         // The core may recover before the last check.
         let status = health_status(&cache, path);
         assert!(matches!(status, Some(503 | 200)), "{path}: {status:?}");
-        if path == "/livez" && !cache.stderr().contains("thread responds again") {
+        if path == "/livez" && began.elapsed() < STALL {
             assert_eq!(status, Some(503));
         }
     }
@@ -112,7 +116,7 @@ fn a_hanging_disk_fails_readiness_only_in_air_gapped_mode() {
         for path in ["/livez", "/readyz"] {
             assert_eq!(check(&cache, path), 200, "{path}");
         }
-        cache.wait_stderr("thread does not respond\" thread=store silent_s=5");
+        cache.wait_stderr("thread does not respond\" thread=store silent_s=");
     }
 
     let cache = with_fault(&upstream, "store-lookup:hang:1")
@@ -121,7 +125,7 @@ fn a_hanging_disk_fails_readiness_only_in_air_gapped_mode() {
     eventually("not ready", || check(&cache, "/readyz") == 503);
     assert_eq!(check(&cache, "/livez"), 200);
     // Without further requests, the cache stays not ready.
-    cache.wait_stderr("thread does not respond\" thread=store silent_s=5");
+    cache.wait_stderr("thread does not respond\" thread=store silent_s=");
     assert_eq!(check(&cache, "/readyz"), 503);
 }
 
@@ -164,17 +168,21 @@ fn one_hanging_helper_thread_of_several_fails_readiness() {
     eventually("ready again", || check(&cache, "/readyz") == 200);
 }
 
-/// Returns the median time of 51 hits.
-fn hit(cache: &Server, path: &str, content: &PseudoRandom) -> Duration {
-    let mut times: Vec<Duration> = (0..51)
-        .map(|_| {
-            let began = std::time::Instant::now();
+/// Returns the median times of 51 hits of each cache. The caches take turns, so that other load on
+/// the machine delays both.
+fn hits(caches: [&Server; 2], path: &str, content: &PseudoRandom) -> [Duration; 2] {
+    let mut times = [const { Vec::new() }; 2];
+    for _ in 0..51 {
+        for (cache, times) in caches.iter().zip(&mut times) {
+            let began = Instant::now();
             cache.client().pull(path, content);
-            began.elapsed()
-        })
-        .collect();
-    times.sort();
-    times[25]
+            times.push(began.elapsed());
+        }
+    }
+    times.map(|mut times: Vec<Duration>| {
+        times.sort();
+        times[25]
+    })
 }
 
 /// A client's requests occupy all lookup threads on a hanging disk. Another client's content is
@@ -184,6 +192,7 @@ fn a_client_that_occupies_all_lookups_does_not_slow_down_hits_of_others() {
     raise_file_limit();
     let upstream = Registry::new();
     let cache = with_fault(&upstream, "store-lookup:hang:100").start();
+    let sound = Server::options(&upstream).env("ACCESS_LOG", "off").start();
     let contents = [
         PseudoRandom::new(fresh_seed(), 1_000),
         PseudoRandom::new(fresh_seed(), 300_000),
@@ -191,14 +200,13 @@ fn a_client_that_occupies_all_lookups_does_not_slow_down_hits_of_others() {
     let paths = contents
         .each_ref()
         .map(|content| upstream.blob_url("a", &upstream.blob(content.clone())));
-    let hits = || [0, 1].map(|n| hit(&cache, &paths[n], &contents[n]));
-    for content in &contents {
-        cache
-            .client()
-            .pull(&paths[usize::from(content.size > 1_000)], content);
-        cache.wait_stored(&content.digest());
+    for (path, content) in paths.iter().zip(&contents) {
+        for cache in [&cache, &sound] {
+            cache.client().pull(path, content);
+            cache.wait_stored(&content.digest());
+            wait_hit(cache, path);
+        }
     }
-    let alone = hits();
     let waiting: Vec<Connection> = (0..1_000)
         .map(|_| {
             let mut connection = cache.client().open();
@@ -209,9 +217,9 @@ fn a_client_that_occupies_all_lookups_does_not_slow_down_hits_of_others() {
             connection
         })
         .collect();
-    cache.wait_stderr("thread does not respond\" thread=store silent_s=5");
-    let beside = hits();
-    for (beside, alone) in beside.into_iter().zip(alone) {
+    cache.wait_stderr("thread does not respond\" thread=store silent_s=");
+    for (path, content) in paths.iter().zip(&contents) {
+        let [beside, alone] = hits([&cache, &sound], path, content);
         let most = 2 * alone + Duration::from_millis(20);
         assert!(
             beside <= most,

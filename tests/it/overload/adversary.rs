@@ -423,10 +423,10 @@ fn images_in(bucket: &Bucket, cache: &Server, upstream: &Registry, of: &str) -> 
 #[track_caller]
 fn pull_image(cache: &Server, upstream: &Registry, tag: &str, image: &Image) -> Duration {
     let began = Instant::now();
-    let got = cache.client().get(&upstream.manifest_url("a", tag));
+    let got = cache.get_from_bucket(&upstream.manifest_url("a", tag));
     got.expect(&image.manifest);
     for (digest, content) in image.all_blobs() {
-        let got = cache.client().get(&upstream.blob_url("a", digest));
+        let got = cache.get_from_bucket(&upstream.blob_url("a", digest));
         got.expect(&content.bytes());
     }
     began.elapsed()

@@ -200,12 +200,12 @@ fn a_head_that_does_not_arrive_in_time_ends_its_connection() {
 fn idle_connection_is_closed_without_a_response() {
     let cache = Server::bare().start();
     let mut connection = cache.client().open();
+    let started = Instant::now();
     connection.request("GET", "/v2/", &[]).unwrap();
     connection.read("GET").unwrap();
     connection.set_read_timeout(IDLE + LATE);
-    let started = Instant::now();
     assert_eq!(connection.read_to_close(), (Vec::new(), Why::Truncated));
-    assert!(started.elapsed() + Duration::from_secs(1) > IDLE);
+    assert!(started.elapsed() >= IDLE, "{:?}", started.elapsed());
 }
 
 #[test]

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use rustls::ClientConfig;
 
-use super::connections::{IDLE_PATIENCE, within_idle_patience};
+use super::connections::{BECOMES_IDLE, Busy, within_idle_patience};
 use crate::harness::client::Why;
 use crate::harness::h2::*;
 use crate::harness::*;
@@ -85,7 +85,7 @@ fn over_tls_longest_idle_connection_is_closed_with_close_notify() {
     within_idle_patience(|since| {
         let front = Front::start(Server::bare().env("MAX_CONNECTIONS", 8));
         let mut longest = front.asked();
-        std::thread::sleep(IDLE_PATIENCE * 3 / 2);
+        std::thread::sleep(BECOMES_IDLE);
         since.set(Instant::now());
         let mut kept: Vec<_> = (1..8).map(|_| front.asked()).collect();
         kept.push(front.asked());
@@ -104,7 +104,7 @@ fn over_http2_the_longest_idle_makes_room_and_is_told_so() {
             peer
         };
         let mut longest = asked();
-        std::thread::sleep(IDLE_PATIENCE * 3 / 2);
+        std::thread::sleep(BECOMES_IDLE);
         since.set(Instant::now());
         let mut kept: Vec<_> = (1..8).map(|_| asked()).collect();
         kept.push(asked());
@@ -121,7 +121,7 @@ fn flood<T>(front: &Front, open: impl Fn(&Front) -> Option<T> + Sync) {
     const FLOOD: usize = 1_500;
     raise_file_limit();
     let files = front.cache.open_files();
-    let mut busy = front.asked();
+    let mut busy = Busy::new(front.tls());
     let flooded = AtomicBool::new(false);
     std::thread::scope(|scope| {
         let (flooded, open) = (&flooded, &open);
@@ -131,7 +131,7 @@ fn flood<T>(front: &Front, open: impl Fn(&Front) -> Option<T> + Sync) {
             drop(held);
         });
         while !flooded.load(Ordering::SeqCst) {
-            ask(&mut busy);
+            busy.ask();
             // A single new connection may be rejected.
             let come = |_: u32| front.tls().try_get("/v2/").is_ok() || front.plain().try_get("/v2/").is_ok();
             let deadline = std::time::Instant::now() + PATIENCE;

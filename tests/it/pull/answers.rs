@@ -443,7 +443,7 @@ fn a_page_in_the_store_of_an_older_release_is_removed() {
         .client()
         .get(&upstream.manifest_url("a", "v1"))
         .expect(&image.manifest);
-    cache.settled_store();
+    cache.wait_stored(&image.digest);
     cache.stop();
     // A copy of the pair under another name, as written by an old release that stored any bytes.
     let good = disk::manifest_path(cache.root(), &upstream.name(), "a", &image.digest);

@@ -1,6 +1,8 @@
 //! Clients that fetch the parts of a blob in parallel, as containerd does. Each client requests a
 //! range without an end, and closes the connection after its part.
 
+use std::time::{Duration, Instant};
+
 use crate::harness::client::Flow;
 use crate::harness::h2::{self, Frame, Peer};
 use crate::harness::*;
@@ -102,35 +104,49 @@ fn a_part_over_http_2_costs_little_more_than_it_holds_and_its_end_is_no_abort() 
 fn a_part_over_http_2_costs_little_more_than_a_slow_program_reads_of_it() {
     const WINDOW: u32 = 4 << 20;
     const STEP: u32 = 16 * 1024;
+    /// Half the time after which the server does not wait for window updates any more.
+    const GRANT_LATE: Duration = Duration::from_millis(100);
     let (_upstream, cache, content, path) = stored(PARTS * PART);
     cache.client().pull(&path, &content);
     cache.client().pull(&path, &content);
-    let mut peer = Peer::begin_with(cache.addr(), &[(h2::INITIAL_WINDOW_SIZE, WINDOW)]);
-    peer.generous = false;
-    peer.send(&h2::window_update(0, 1 << 30)).unwrap();
-    let id = peer.request("GET", &path, &[("range", "bytes=0-")]);
-    assert_eq!(peer.head(id).status, 206);
-    let mut read = 0;
-    while read < PART {
-        peer.send(&Frame::new(h2::PING, 0, 0, [0; 8])).unwrap();
-        while peer
-            .step()
-            .expect("the connection is open until the part is complete")
-            .kind
-            != h2::PING
-        {}
-        if peer.answers[&id].received >= read + u64::from(STEP) {
-            read += u64::from(STEP);
-            peer.send(&h2::window_update(id, STEP)).unwrap();
+    for attempt in 1..=20 {
+        let mut peer = Peer::begin_with(cache.addr(), &[(h2::INITIAL_WINDOW_SIZE, WINDOW)]);
+        peer.generous = false;
+        peer.send(&h2::window_update(0, 1 << 30)).unwrap();
+        let id = peer.request("GET", &path, &[("range", "bytes=0-")]);
+        assert_eq!(peer.head(id).status, 206);
+        let (mut read, mut slowest, mut granted) = (0, Duration::ZERO, Instant::now());
+        while read < PART {
+            peer.send(&Frame::new(h2::PING, 0, 0, [0; 8])).unwrap();
+            while peer
+                .step()
+                .expect("the connection is open until the part is complete")
+                .kind
+                != h2::PING
+            {}
+            if peer.answers[&id].received >= read + u64::from(STEP) {
+                read += u64::from(STEP);
+                peer.send(&h2::window_update(id, STEP)).unwrap();
+                slowest = slowest.max(granted.elapsed());
+                granted = Instant::now();
+            }
         }
+        peer.send(&h2::reset(id, h2::CANCEL)).unwrap();
+        eventually("the access log has a line for the part", || {
+            cache.stderr().matches(" client_closed=true").count() == attempt
+        });
+        let received = peer.answers[&id].received;
+        if received < SENT_MAX {
+            return;
+        }
+        // If no window update arrives for a while, the server sends more, as to a program that
+        // reads the complete body later. On a busy machine, this client may be so late.
+        assert!(
+            slowest >= GRANT_LATE,
+            "{received} bytes were read of a part of {PART} bytes, the longest pause was {slowest:?}"
+        );
     }
-    peer.send(&h2::reset(id, h2::CANCEL)).unwrap();
-    cache.wait_stderr(" client_closed=true");
-    let received = peer.answers[&id].received;
-    assert!(
-        received < SENT_MAX,
-        "{received} bytes were read of a part of {PART} bytes"
-    );
+    panic!("every measurement had a long pause: the machine is too busy for this test");
 }
 
 #[test]

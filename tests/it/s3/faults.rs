@@ -85,10 +85,10 @@ fn every_pull_is_right_through(backend: &str, begin: impl Fn(&Bucket), cuts_max:
     for (tag, image) in [("known", &known), ("new", &new)] {
         for (digest, content) in image.all_blobs() {
             let path = upstream.blob_url("team/app", digest);
-            third.client().get(&path).expect(&content.bytes());
+            third.get_from_bucket(&path).expect(&content.bytes());
         }
         let by_digest = upstream.manifest_url("team/app", &image.digest);
-        third.client().get(&by_digest).expect(&image.manifest);
+        third.get_from_bucket(&by_digest).expect(&image.manifest);
         eprintln!("{backend}: the bucket has every object of {tag}");
     }
     upstream.up();
@@ -215,7 +215,7 @@ fn is_replaced_after(backend: &str, cuts_max: usize, damage: impl Fn(&Bucket, &s
     let other = start(&bucket, &upstream, backend);
     for (digest, content) in image.all_blobs() {
         let path = upstream.blob_url("team/app", digest);
-        other.client().get(&path).expect(&content.bytes());
+        other.get_from_bucket(&path).expect(&content.bytes());
     }
     upstream.up();
 }
@@ -312,7 +312,7 @@ fn a_damaged_manifest_in_the_bucket_is_replaced() {
             });
             upstream.down();
             let third = start(&bucket, &upstream, backend);
-            third.client().get(&by_tag).expect(&image.manifest);
+            third.get_from_bucket(&by_tag).expect(&image.manifest);
         }
     }
 }

@@ -358,9 +358,13 @@ fn wrong_bytes_with_kernel_tls_end_in_a_reset() {
     };
     let content = PseudoRandom::new(fresh_seed(), 4 * MIB);
     let digest = upstream.blob(content.clone());
-    upstream.on(On::path(&digest), Reply::new().flip(3 * MIB));
+    let gate = Gate::new();
+    upstream.on(
+        On::path(&digest),
+        Reply::new().flip(3 * MIB).hold_at(2 * MIB, &gate),
+    );
     let client = Client::with_tls(cache.addr(), pki.authority.client());
-    let broken = client.try_get(&upstream.blob_url("a", &digest)).unwrap_err();
+    let broken = client.get_broken(&upstream.blob_url("a", &digest), &gate);
     assert_ne!(broken.why, Why::Truncated, "{:?}", broken.why);
     assert!(broken.received < content.size);
 }

@@ -366,9 +366,13 @@ fn wrong_bytes_end_in_a_reset_and_never_in_an_orderly_end() {
     let cache = pki.serve(Server::options(&upstream)).start();
     let content = PseudoRandom::new(fresh_seed(), 4 * MIB);
     let digest = upstream.blob(content.clone());
-    upstream.on(On::path(&digest), Reply::new().flip(3 * MIB));
+    let gate = Gate::new();
+    upstream.on(
+        On::path(&digest),
+        Reply::new().flip(3 * MIB).hold_at(2 * MIB, &gate),
+    );
     let path = upstream.blob_url("a", &digest);
-    let broken = pki.client(&cache).try_get(&path).unwrap_err();
+    let broken = pki.client(&cache).get_broken(&path, &gate);
     // An end without close_notify is also correct, if the reset is lost. An end with close_notify
     // is wrong.
     assert_ne!(broken.why, Why::Truncated, "{:?}", broken.why);

@@ -79,11 +79,13 @@ fn a_large_blob_that_a_mirror_gives_wrongly_comes_from_elsewhere_the_next_time()
     let (registry, mirror) = (Registry::new(), Registry::new());
     let cache = cache(&registry, &[&mirror]);
     let (content, digest) = blob_in(&[&registry, &mirror], 3 * MIB);
-    mirror.on(On::path(&digest), Reply::new().flip(2 * MIB));
+    let gate = Gate::new();
+    mirror.on(
+        On::path(&digest),
+        Reply::new().flip(2 * MIB).hold_at(MIB + MIB / 2, &gate),
+    );
     let path = registry.blob_url("a", &digest);
-    let mut connection = cache.client().open();
-    connection.request("GET", &path, &[]).unwrap();
-    connection.read("GET").expect_err("the last bytes are withheld");
+    cache.client().get_broken(&path, &gate);
     eventually("the failed fill has ended", || {
         cache
             .client()

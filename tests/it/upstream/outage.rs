@@ -210,6 +210,7 @@ fn unknown_host_and_host_without_tls_are_reported_and_cached_blobs_are_served() 
     let path = upstream.blob_url("a", &digest);
     cache.client().pull(&path, &content);
     cache.wait_stored(&digest);
+    wait_hit(&cache, &path);
     let asked = upstream.requests();
     let missing = "sha256:".to_owned() + &"0b".repeat(32);
     for (name, reason) in [("tls.lan", "no TLS session"), ("nowhere.lan", "nowhere.invalid")] {

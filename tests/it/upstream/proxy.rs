@@ -364,7 +364,8 @@ fn a_proxy_that_fails_is_an_error_and_never_passed_by() {
     let upstream = Registry::new();
     let digest = upstream.blob("x");
     let scattered = Scattered::new();
-    let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let no_proxy = Port::new();
+    let closed = no_proxy.addr();
     for scheme in ["http", "https", "socks5", "socks5h"] {
         for target in ["http", "https"] {
             let url = format!("{target}://{}", upstream.addr());

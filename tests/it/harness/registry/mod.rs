@@ -27,7 +27,7 @@ use self::behaviour::Signatures;
 pub use self::behaviour::{Behaviour, Budget, Preset};
 pub use self::script::{Cut, Framing, Gate, On, Range, Reply};
 use super::content::Content;
-use super::{Fields, PATIENCE, field};
+use super::{Fields, PATIENCE, Port, field};
 
 /// The largest accepted request head, far above any request of the cache.
 const HEAD_BYTES_MAX: usize = 256 * 1024;
@@ -110,7 +110,7 @@ pub struct Registry {
 }
 
 struct Listener {
-    addr: SocketAddr,
+    port: Port,
     /// Set while the listener is up.
     up: Option<(Arc<AtomicBool>, JoinHandle<()>)>,
 }
@@ -167,20 +167,21 @@ impl Registry {
 
     /// Adds another origin with the same content. Its index in the log is the order of creation.
     pub fn add_listener(&self) -> SocketAddr {
-        let socket = TcpListener::bind("127.0.0.1:0").expect("bind a loopback port");
-        let addr = socket.local_addr().expect("bound");
+        let port = Port::new();
+        let addr = port.addr();
         let mut listeners = self.listeners.lock().unwrap();
-        let up = Some(accept_on(socket, listeners.len(), self.inner.clone()));
-        listeners.push(Listener { addr, up });
+        let up = Some(accept_on(port.listen(), listeners.len(), self.inner.clone()));
+        listeners.push(Listener { port, up });
         addr
     }
 
     pub fn addr(&self) -> SocketAddr {
-        self.listeners.lock().unwrap()[0].addr
+        self.listeners.lock().unwrap()[0].port.addr()
     }
 
     pub fn addrs(&self) -> Vec<SocketAddr> {
-        self.listeners.lock().unwrap().iter().map(|l| l.addr).collect()
+        let listeners = self.listeners.lock().unwrap();
+        listeners.iter().map(|listener| listener.port.addr()).collect()
     }
 
     /// Returns the registry's name in paths and `ns=`: `127.0.0.1:<port>`.
@@ -203,7 +204,7 @@ impl Registry {
         for listener in self.listeners.lock().unwrap().iter_mut() {
             if let Some((stop, thread)) = listener.up.take() {
                 stop.store(true, Ordering::Relaxed);
-                let _ = TcpStream::connect(listener.addr);
+                let _ = TcpStream::connect(listener.port.addr());
                 thread.join().expect("the accept loop does not panic");
             }
         }
@@ -216,16 +217,7 @@ impl Registry {
     pub fn up(&self) {
         for (index, listener) in self.listeners.lock().unwrap().iter_mut().enumerate() {
             if listener.up.is_none() {
-                let deadline = Instant::now() + PATIENCE;
-                // An outgoing connection may occupy the port for a moment.
-                let socket = loop {
-                    match TcpListener::bind(listener.addr) {
-                        Ok(socket) => break socket,
-                        Err(error) => assert!(Instant::now() < deadline, "bind {}: {error}", listener.addr),
-                    }
-                    std::thread::sleep(Duration::from_millis(5));
-                };
-                listener.up = Some(accept_on(socket, index, self.inner.clone()));
+                listener.up = Some(accept_on(listener.port.listen(), index, self.inner.clone()));
             }
         }
     }
