@@ -1,7 +1,7 @@
 //! I/O adapter between one connection and the `h2` crate. Collects writes, so that many small
 //! frames leave with one call, and counts every frame.
 //!
-//! The adapter itself never waits. [`drive`] waits for the socket and for every other wake of the
+//! The adapter itself never waits. [`drive()`] waits for the socket and for every other wake of the
 //! task.
 
 mod drive;
@@ -470,7 +470,7 @@ impl AsyncWrite for H2Io {
     }
 
     fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        // `h2` flushes after each frame with a payload. [`drive`] sends once no more bytes follow.
+        // `h2` flushes after each frame with a payload. [`drive()`] sends once no more bytes follow.
         Poll::Ready(Ok(()))
     }
 
