@@ -4,7 +4,7 @@
 #   scripts/check.sh                    format, clippy, unit tests, and the scenarios on one driver; installs nothing
 #   scripts/check.sh full [--install]   every check; --install installs missing tools: with apt on Debian as root, and with cargo
 #
-# On two cores, the quick checks take 12 minutes from a fresh clone, the full checks 45 with a finished build. If a tool is
+# On two cores, the quick checks take 8 to 12 minutes from a fresh clone, the full checks 45 with a finished build. If a tool is
 # missing, its check is skipped with a reason. The end of the output lists skipped checks, and the checks that only `full` runs.
 #
 # CHECK_STRICT=1      a skipped check fails (`.ci/run` sets it).
