@@ -19,7 +19,7 @@ use s3s::service::{S3Service, S3ServiceBuilder};
 
 use super::pki::Issued;
 use super::server::{Options, TempDir};
-use super::{PATIENCE, eventually};
+use super::{PATIENCE, eventually, uninterrupted};
 
 pub const ACCESS_KEY: &str = "AKIAITISATEST";
 pub const SECRET_KEY: &str = "a-secret-that-must-not-be-seen";
@@ -450,7 +450,7 @@ fn read_request(stream: &mut dyn Stream, inbox: &mut Vec<u8>) -> io::Result<Opti
         if let Some(at) = inbox.windows(4).position(|window| window == b"\r\n\r\n") {
             break at + 4;
         }
-        match stream.read(&mut piece)? {
+        match uninterrupted(|| stream.read(&mut piece))? {
             0 => return Ok(None),
             read => inbox.extend_from_slice(&piece[..read]),
         }
@@ -477,7 +477,7 @@ fn read_request(stream: &mut dyn Stream, inbox: &mut Vec<u8>) -> io::Result<Opti
         request = request.header(name, value);
     }
     while inbox.len() < length {
-        match stream.read(&mut piece)? {
+        match uninterrupted(|| stream.read(&mut piece))? {
             0 => return Ok(None),
             read => inbox.extend_from_slice(&piece[..read]),
         }

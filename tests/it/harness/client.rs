@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::content::PseudoRandom;
-use super::{Fields, Gate, PATIENCE, field};
+use super::{Fields, Gate, PATIENCE, field, uninterrupted};
 
 /// The maximum length of a response head.
 const HEAD_BYTES_MAX: usize = 128 * 1024;
@@ -475,12 +475,7 @@ impl Connection {
         let len = self.buffer.len();
         // Large reads, so that the harness does not distort the figures that tests check.
         self.buffer.resize(len + 256 * 1024, 0);
-        let result = loop {
-            match self.stream.read(&mut self.buffer[len..]) {
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                result => break result,
-            }
-        };
+        let result = uninterrupted(|| self.stream.read(&mut self.buffer[len..]));
         self.buffer.truncate(len + *result.as_ref().unwrap_or(&0));
         Ok(result?)
     }

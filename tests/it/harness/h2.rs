@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use super::client::Why;
 use super::hpack::{self, Decoder};
-use super::{Fields, PATIENCE, field};
+use super::{Fields, PATIENCE, field, uninterrupted};
 
 pub const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
@@ -528,10 +528,10 @@ impl Peer {
             }
             let len = self.buffer.len();
             self.buffer.resize(len + 64 * 1024, 0);
-            let got = match &mut self.link {
+            let got = uninterrupted(|| match &mut self.link {
                 Link::Plain(socket) => socket.read(&mut self.buffer[len..]),
                 Link::Tls(tls) => tls.read(&mut self.buffer[len..]),
-            };
+            });
             self.buffer.truncate(len + *got.as_ref().unwrap_or(&0));
             if got? == 0 {
                 return Err(if len == 0 { Why::NoResponse } else { Why::Truncated });

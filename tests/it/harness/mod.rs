@@ -23,6 +23,7 @@ pub mod server;
 pub mod tokens;
 pub mod volume;
 
+use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
@@ -78,6 +79,17 @@ pub fn wait_hit(cache: &Server, path: &str) {
     eventually("stored content is a hit", || {
         cache.client().get(path).x_cache() == "HIT"
     });
+}
+
+/// Repeats a call while the system interrupts the call. With a read timeout, a pause of the machine
+/// also interrupts a `read`.
+pub fn uninterrupted<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    loop {
+        match call() {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            result => return result,
+        }
+    }
 }
 
 /// Calls `condition` every 5 ms until the condition holds.

@@ -27,7 +27,7 @@ use self::behaviour::Signatures;
 pub use self::behaviour::{Behaviour, Budget, Preset};
 pub use self::script::{Cut, Framing, Gate, On, Range, Reply};
 use super::content::Content;
-use super::{Fields, PATIENCE, Port, field};
+use super::{Fields, PATIENCE, Port, field, uninterrupted};
 
 /// The largest accepted request head, far above any request of the cache.
 const HEAD_BYTES_MAX: usize = 256 * 1024;
@@ -935,7 +935,7 @@ fn read_request(
             return Err(io::ErrorKind::InvalidData.into());
         }
         let mut piece = [0; 8192];
-        let n = stream.read(&mut piece)?;
+        let n = uninterrupted(|| stream.read(&mut piece))?;
         if n == 0 {
             return Ok(None);
         }
@@ -967,7 +967,7 @@ fn read_request(
     }
     while (buffer.len() as u64) < length {
         let mut piece = [0; 8192];
-        let n = stream.read(&mut piece)?;
+        let n = uninterrupted(|| stream.read(&mut piece))?;
         if n == 0 {
             return Err(invalid());
         }
