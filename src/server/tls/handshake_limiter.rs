@@ -140,6 +140,20 @@ impl Drop for QueuedHandshake<'_> {
 }
 
 #[cfg(test)]
+impl HandshakeLimiter {
+    /// Returns a limiter that grants no turn.
+    pub fn closed() -> Self {
+        let limiter = Self::default();
+        limiter.0.spent_micros.set(TURN_MICROS);
+        limiter
+    }
+
+    pub fn waiting(&self) -> usize {
+        self.0.waiting.borrow().len()
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
     use crate::runtime::waker;

@@ -123,7 +123,15 @@ impl TlsStream {
             }
             let readable = pin!(self.socket.readable());
             match deadline.unless_ended(readable).await {
-                Some(readable) => readable.map_err(HandshakeError::Failed)?,
+                Some(readable) => {
+                    readable.map_err(HandshakeError::Failed)?;
+                    // A drain ends idle waits. While the handshake waits for its turn, the client is
+                    // not idle, and the end of a wait would shut down the socket.
+                    if wait == WaitReason::Idle {
+                        wait_reason = WaitReason::Nothing;
+                        deadline.clear();
+                    }
+                }
                 // The first bytes of a new connection are probably in flight.
                 None if begin.len == 0 && !last_chance && shutdown.draining() => {
                     last_chance = true;
@@ -441,5 +449,56 @@ impl Write for SocketWriter<'_> {
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+    use std::rc::Rc;
+
+    use super::super::{Acceptor, ClientCertificates, Material, ServerIdentity};
+    use super::*;
+    use crate::server::connection_limits::ConnectionLimits;
+    use crate::server::deadlines::DeadlineTable;
+
+    #[test]
+    fn drain_does_not_end_a_handshake_that_waits_for_its_turn() {
+        let mut runtime = monoio::RuntimeBuilder::<monoio::LegacyDriver>::new()
+            .enable_timer()
+            .build()
+            .unwrap();
+        runtime.block_on(async {
+            let material = Material {
+                identity: ServerIdentity::SelfSigned,
+                clients: ClientCertificates::NotRequested,
+            };
+            let config = Acceptor::new(material, KtlsSupport::NONE).unwrap().config();
+            let listener = net::TcpListener::bind("127.0.0.1:0").unwrap();
+            let mut client = net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+            let (accepted, _) = listener.accept().unwrap();
+            accepted.set_nonblocking(true).unwrap();
+            let tls = TlsStream::new(Socket::new(accepted).unwrap(), config, KtlsSupport::NONE).unwrap();
+            let deadlines = DeadlineTable::default();
+            let slot = ConnectionLimits::new(1, 0, 1).acquire(0, None).ok().unwrap();
+            let deadline = Rc::new(deadlines.add(tls.socket.local(), slot));
+            let (limiter, shutdown) = (HandshakeLimiter::closed(), Shutdown::default());
+            let (of_task, queue) = (deadline.clone(), limiter.clone());
+            shutdown.drain();
+            drop(monoio::spawn(async move {
+                let _ = tls.handshake(&of_task, &queue, &shutdown).await;
+            }));
+            // The first bytes of a record.
+            client.write_all(&[0x16, 3, 1]).unwrap();
+            let queued = async {
+                while limiter.waiting() == 0 {
+                    monoio::time::sleep(Duration::from_millis(1)).await;
+                }
+            };
+            let queued = monoio::time::timeout(Duration::from_secs(60), queued).await;
+            queued.expect("the handshake requests a turn");
+            deadlines.sweep(true);
+            assert!(!deadline.expired(), "the drain has shut down the socket");
+        });
     }
 }
