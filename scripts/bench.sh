@@ -3,17 +3,19 @@
 #
 #   scripts/bench.sh [quick|full] [case...]
 #
-# Cases: manifest-2k blob-64k blob-1m blob-1g two-cores tag-head cold-stall cold-pull registry-cold idle-10k
-#        h2c-small h2-tls-small idle-h2c tls-small tls-64k tls-1g tls-handshakes idle-tls s3-hit tiered-warm (default: all).
-# quick takes about 10 minutes, full longer. Needs two CPUs, python3 and nginx. Uses docker-registry if installed.
+# Cases: manifest-2k blob-64k blob-1m blob-16m blob-1g two-cores tag-head cold-stall cold-pull cold-many cold-image
+#        registry-cold s3-hit tiered-warm idle-10k idle-h2c idle-tls tls-small tls-64k tls-1g tls-handshakes
+#        h2c-small h2c-large h2-tls-small h2-tls-large (default: all).
+# quick takes about 20 minutes, full longer. Needs two CPUs, python3 and nginx. Uses docker-registry if installed.
 # s3-hit and tiered-warm need an S3 engine, found like in scripts/s3.sh: Garage (GARAGE) or moto (MOTO_SERVER).
 #
 #   BENCH_DIR     work directory, 8 GiB on a real disk        (target/bench)
 #   BENCH_CC      TCP congestion control. As root, the benchmark sets it in a separate network namespace, so that the
 #                 machine keeps its setting. "host": uses the host's network and setting        (cubic)
-#   BENCH_ROUNDS  interleaved rounds                          (quick 2, full 3)
+#   BENCH_ROUNDS  interleaved rounds                          (quick 3, full 5)
 #   BENCH_OURS    binary of this cache, or "nginx" to compare nginx with itself, which shows the noise
 #                                                             (target/release/oci-pull-through)
+#   BENCH_BEFORE  an earlier binary of this cache, measured in the same rounds, with a separate column
 #   BENCH_LOAD    binary of the load generator                (built from benches/load)
 set -eu
 cd "$(dirname "$0")/.."
@@ -47,6 +49,7 @@ BENCH_DIR=${BENCH_DIR:-${CARGO_TARGET_DIR:-target}/bench}
 BENCH_CC=${BENCH_CC:-cubic}
 # No compiled Python in the source tree.
 PYTHONDONTWRITEBYTECODE=1
+# A binary of this cache reads IO_DRIVER from the environment.
 export BENCH_LOAD BENCH_OURS BENCH_DIR BENCH_CC PYTHONDONTWRITEBYTECODE
 
 # 10,000 idle connections need as many descriptors on each side.

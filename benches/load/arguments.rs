@@ -12,8 +12,17 @@ pub struct Arguments {
     #[arg(long)]
     pub addr: SocketAddr,
     /// Path and query of the requests.
-    #[arg(long)]
+    #[arg(
+        long,
+        required_unless_present = "list",
+        default_value = "",
+        hide_default_value = true
+    )]
     pub path: String,
+    /// Request each path of this file once, over `--connections` connections. Each line is a
+    /// length in bytes, a space and a path.
+    #[arg(long, conflicts_with_all = ["once", "sdk", "idle", "rate", "length"])]
+    pub list: Option<std::path::PathBuf>,
     /// Connections kept open, each with one request in flight.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=60_000))]
     pub connections: u32,

@@ -53,6 +53,28 @@ impl Histogram {
         self.max as f64 / 1e6
     }
 
+    /// Adds the values of `other`.
+    pub fn add(&mut self, other: &Self) {
+        for (mine, more) in self.counts.iter_mut().zip(&other.counts) {
+            *mine += more;
+        }
+        self.total += other.total;
+        self.max = self.max.max(other.max);
+    }
+
+    /// Returns the quantiles of a report, in milliseconds.
+    pub fn json(&self) -> serde_json::Value {
+        serde_json::json!({
+            "p50": self.quantile_ms(0.5),
+            "p90": self.quantile_ms(0.9),
+            "p95": self.quantile_ms(0.95),
+            "p98": self.quantile_ms(0.98),
+            "p99": self.quantile_ms(0.99),
+            "p99.9": self.quantile_ms(0.999),
+            "max": self.max_ms(),
+        })
+    }
+
     fn bucket(nanoseconds: u64) -> usize {
         if nanoseconds < SUB_BUCKETS as u64 {
             return nanoseconds as usize;

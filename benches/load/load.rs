@@ -286,13 +286,7 @@ impl Report {
             "requests_per_second": self.answered() as f64 / self.seconds(),
             "bytes": self.bytes,
             "bytes_per_second": self.bytes as f64 / self.seconds(),
-            "latency_ms": {
-                "p50": self.latency.quantile_ms(0.5),
-                "p90": self.latency.quantile_ms(0.9),
-                "p99": self.latency.quantile_ms(0.99),
-                "p99.9": self.latency.quantile_ms(0.999),
-                "max": self.latency.max_ms(),
-            },
+            "latency_ms": self.latency.json(),
             "overdue": self.overdue,
             "errors": self.errors,
             "first_error": self.first_error,
@@ -305,14 +299,15 @@ impl Report {
         let quantile = |part| self.latency.quantile_ms(part);
         let mut text = format!(
             "{} connections, {:.2} s: {:.0} requests/s, {:.3} GB/s\n\
-             latency ms: p50 {:.3}  p90 {:.3}  p99 {:.3}  p99.9 {:.3}  max {:.3}\n\
+             latency ms: p50 {:.3}  p95 {:.3}  p98 {:.3}  p99 {:.3}  p99.9 {:.3}  max {:.3}\n\
              errors {}, reconnects {}, overdue {}, client CPU {:.2} of a core",
             self.connections,
             self.seconds(),
             self.answered() as f64 / self.seconds(),
             self.bytes as f64 / self.seconds() / 1e9,
             quantile(0.5),
-            quantile(0.9),
+            quantile(0.95),
+            quantile(0.98),
             quantile(0.99),
             quantile(0.999),
             self.latency.max_ms(),

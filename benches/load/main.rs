@@ -5,9 +5,10 @@
 //! measure the server. The generator checks status and length of every response. A wrong response
 //! is an error and never counts as a request.
 //!
-//! There are three modes. The default mode generates load. `--once` sends one request, with
-//! detailed times and an optional check of `--digest`. `--idle N` holds connections open, to
-//! measure their memory cost in the server. With `--sdk`, the first two modes use the S3 SDK.
+//! There are four modes. The default mode generates load. `--once` sends one request, with
+//! detailed times and an optional check of `--digest`. `--list FILE` requests many paths once each.
+//! `--idle N` holds connections open, to measure their memory cost in the server. With `--sdk`, the
+//! first two modes use the S3 SDK.
 
 mod arguments;
 mod connection;
@@ -15,6 +16,7 @@ mod cpu;
 mod head;
 mod histogram;
 mod idle;
+mod list;
 mod load;
 mod once;
 mod sdk;
@@ -55,6 +57,11 @@ fn run(arguments: &Arguments) -> Result<bool, Box<dyn std::error::Error>> {
     cpu::prepare(arguments.cpu)?;
     if arguments.sdk {
         return sdk::run(arguments).map_err(|failure| -> Box<dyn std::error::Error> { failure });
+    }
+    if let Some(file) = &arguments.list {
+        let report = list::pull(arguments, file)?;
+        println!("{}", report.json());
+        return Ok(report.errors() == 0);
     }
     let target = Target::new(arguments);
     if let Some(count) = arguments.idle {

@@ -107,7 +107,7 @@ pub fn get(target: &Target, digest: Option<&str>) -> Result<Outcome, Box<dyn std
 
 /// Reads the head. Returns the head, the number of body bytes received with the head, and the time
 /// of its first byte.
-fn read_head(
+pub fn read_head(
     target: &Target,
     stream: &std::net::TcpStream,
     buffer: &mut [u8],

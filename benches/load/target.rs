@@ -22,9 +22,14 @@ pub struct Target {
 
 impl Target {
     pub fn new(arguments: &Arguments) -> Self {
+        Self::of(arguments, &arguments.path, arguments.length)
+    }
+
+    /// Returns the target for `path` instead of the path and the length of the arguments.
+    pub fn of(arguments: &Arguments, path: &str, length: Option<u64>) -> Self {
         let mut request = format!(
-            "{} {} HTTP/1.1\r\nHost: {}\r\nUser-Agent: load\r\n",
-            arguments.method, arguments.path, arguments.addr
+            "{} {path} HTTP/1.1\r\nHost: {}\r\nUser-Agent: load\r\n",
+            arguments.method, arguments.addr
         );
         for header in &arguments.headers {
             request.push_str(header);
@@ -36,7 +41,7 @@ impl Target {
             request: request.into_bytes(),
             head_only: arguments.method == "HEAD",
             status: arguments.status,
-            length: arguments.length,
+            length,
         }
     }
 

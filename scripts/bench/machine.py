@@ -69,15 +69,25 @@ def description(directory):
     # Hashing limits cold pulls and is several times slower without these instructions.
     hashing = "with" if {"sha_ni", "sha2"} & set(flags.split()) else "WITHOUT"
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    load = os.getloadavg()[0]
     return "\n".join(
         [
-            f"machine: {model} ({hashing} SHA instructions), {len(CPUS)} CPUs usable, {memory:.0f} GiB, load average {load:.2f} before the start",
+            f"machine: {model} ({hashing} SHA instructions), {len(CPUS)} CPUs usable, {memory:.0f} GiB, load average {load():.2f} before the start",
             f"kernel: {platform.release()}, congestion control {CONGESTION.read_text().strip()}, loopback in {_namespace}",
-            f"files: {directory} ({file_system(directory)}); server on CPU {SERVER_CPU}, client on CPU {CLIENT_CPU}"
-            " unless the case names other CPUs",
+            f"files: {directory} ({file_system(directory)}, read_ahead_kb {read_ahead_kb(directory)}); server on CPU {SERVER_CPU}, client on CPU {CLIENT_CPU}"
+            f" unless the case names other CPUs; IO_DRIVER {os.environ.get('IO_DRIVER', 'auto')}",
         ]
     )
+
+
+def load():
+    return os.getloadavg()[0]
+
+
+def read_ahead_kb(path):
+    """Returns the read-ahead of the disk below `path`, in KiB, or "unknown" without a disk."""
+    device = os.stat(path).st_dev
+    place = Path(f"/sys/class/bdi/{os.major(device)}:{os.minor(device)}/read_ahead_kb")
+    return place.read_text().strip() if place.exists() else "unknown"
 
 
 def file_system(path):
@@ -104,6 +114,15 @@ def warm(path):
         buffer = bytearray(1 << 20)
         while file.readinto(buffer):
             pass
+
+
+def reread(path):
+    """Evicts the file and reads it once in order, so that every sample starts with equal pages.
+
+    Pages of a file read in pieces, or partly evicted meanwhile, cost the servers up to a quarter more.
+    """
+    evict(path)
+    warm(path)
 
 
 def evict(path):

@@ -12,7 +12,9 @@ import cases
 import machine
 import objects
 import report
-import servers
+from server import Failed, Missing
+from setup import Setup, Skip
+from stage import Stage
 
 
 def main():
@@ -39,12 +41,12 @@ def main():
     print(machine.description(directory), flush=True)
 
     names = arguments or list(cases.ALL)
-    with servers.Stage(directory) as stage:
-        setup = cases.Setup(
+    with Stage(directory) as stage:
+        setup = Setup(
             stage=stage,
             objects=objects.prepare(directory, with_huge="cold-stall" in names),
             quick=mode == "quick",
-            rounds=int(os.environ.get("BENCH_ROUNDS", 2 if mode == "quick" else 3)),
+            rounds=int(os.environ.get("BENCH_ROUNDS", 3 if mode == "quick" else 5)),
         )
         rows = []
         for name in names:
@@ -53,10 +55,10 @@ def main():
                 for row in cases.ALL[name](setup):
                     rows.append(row)
                     print("   " + row.line(), flush=True)
-            except (cases.Skip, servers.Missing) as reason:
+            except (Skip, Missing) as reason:
                 print(f"   skipped: {reason}", flush=True)
                 rows.append(report.Row(case=name, note=f"skipped: {reason}"))
-            except servers.Failed as error:
+            except Failed as error:
                 print(f"   FAILED: {error}", flush=True)
                 rows.append(report.Row(case=name, note=f"failed: {error}", met=False))
             finally:

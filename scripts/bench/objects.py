@@ -49,6 +49,7 @@ def prepare(directory, with_huge):
     objects = dict(blobs, manifest=manifest)
     for item in objects.values():
         _into_store(directory / "store", item)
+        _into_store(directory / "store-before", item)
         _into_nginx(directory / "nginx", item)
         _into_registry(directory / "registry", item)
     _link_file(directory / "registry", f"_manifests/tags/{TAG}/current/link", manifest.digest)
@@ -102,6 +103,24 @@ def _manifest(directory, blobs):
     file = directory / "objects" / digest
     file.write_bytes(data)
     return Object("manifest", "manifests", digest, len(data), file)
+
+
+def many(directory, name, sizes):
+    """Writes one random blob per size, and links all into the upstream's tree. Returns the objects."""
+    folder = directory / "many" / name.replace(" ", "-").replace(",", "")
+    folder.mkdir(parents=True, exist_ok=True)
+    found = []
+    for number, size in enumerate(sizes):
+        data = random.Random(f"{name} {number}").randbytes(size)
+        item = Object(f"{name} {number}", "blobs", hashlib.sha256(data).hexdigest(), size, folder / str(number))
+        if not item.file.exists() or item.file.stat().st_size != size:
+            with open(item.file, "wb") as out:
+                out.write(data)
+                out.flush()
+                os.fsync(out.fileno())
+        _into_nginx(directory / "nginx", item)
+        found.append(item)
+    return found
 
 
 def point_tag(root, manifest):

@@ -11,6 +11,7 @@ COLUMNS = {
     "cpu": "CPU ours / against",
     "cpu_ratio": "CPU ratio",
     "machine": "machine CPU ratio",
+    "before": "against BENCH_BEFORE",
     "registry": "docker-registry",
     "client": "client CPU",
     "goal": "goal",
@@ -26,6 +27,7 @@ class Row:
     cpu: str = ""
     cpu_ratio: str = ""
     machine: str = ""
+    before: str = ""
     registry: str = ""
     client: str = ""
     goal: str = ""
@@ -39,9 +41,15 @@ class Row:
         """Returns all fields of the row, for the progress output."""
         parts = [self.case, self.ours and f"ours {self.ours}", self.other and f"against {self.other}"]
         parts += [self.ratio and f"ratio {self.ratio}", self.cpu and f"CPU {self.cpu}"]
-        parts += [self.cpu_ratio and f"CPU ratio {self.cpu_ratio}", self.registry and f"docker-registry {self.registry}"]
-        parts += [self.client and f"client CPU {self.client}", self.goal and f"goal {self.goal}", self.verdict(), self.note]
+        parts += [self.cpu_ratio and f"CPU ratio {self.cpu_ratio}", self.before and f"against BENCH_BEFORE {self.before}"]
+        parts += [self.registry and f"docker-registry {self.registry}", self.client and f"client CPU {self.client}"]
+        parts += [self.goal and f"goal {self.goal}", self.verdict(), self.note]
         return " | ".join(part for part in parts if part)
+
+
+def notes(*parts):
+    """Joins the notes of a row. Empty notes are left out."""
+    return "; ".join(part for part in parts if part)
 
 
 def table(rows):
@@ -51,5 +59,5 @@ def table(rows):
     widths = [max(len(line[column]) for line in cells) for column in range(len(cells[0]))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip() for line in cells]
     lines.insert(1, "  ".join("-" * width for width in widths))
-    notes = [f"{row.case}: {row.note}" for row in rows if row.note]
-    return "\n".join(lines + ([""] + notes if notes else []))
+    remarks = [f"{row.case}: {row.note}" for row in rows if row.note]
+    return "\n".join(lines + ([""] + remarks if remarks else []))
