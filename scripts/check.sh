@@ -301,7 +301,7 @@ quick() {
   cat <<'END'
 Only `scripts/check.sh full` runs:
   scenarios on epoll, with fail points, with a bucket, and those that wait for limits of a minute
-  real clients (skopeo, podman, docker, containerd, curl, Go, Python), S3 engines, drivers in containers, overload
+  counts per hit, real clients (skopeo, podman, docker, containerd, curl, Go, Python), S3 engines, drivers in containers, overload
   documentation, licences and advisories, shell scripts, spelling, compose file, service units
 END
 }
@@ -344,6 +344,11 @@ full() {
   tests "scenarios with a bucket behind the store" bucket_tests
   # Garage is built from source, which takes minutes.
   [ $install = 0 ] || garage=(garage)
+  if command -v python3 >/dev/null && command -v strace >/dev/null; then
+    script "counts per hit" scripts/counts.sh "$binary"
+  else
+    skip "counts per hit: python3 or strace is not installed"
+  fi
   script "S3 engines" env LIBRARY_TESTS="$(program src/lib.rs)" scripts/s3.sh "${garage[@]}" "$binary"
   if command -v docker-compose >/dev/null; then step "compose file" compose_file; fi
   if command -v systemd-analyze >/dev/null; then step "service units" service_units; fi

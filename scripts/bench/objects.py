@@ -44,7 +44,7 @@ class Object:
 def prepare(directory, with_huge):
     """Writes missing objects, builds the layouts, and returns the objects by name."""
     sizes = dict(BLOBS, **(HUGE if with_huge else {}))
-    blobs = {name: _blob(directory, name, size) for name, size in sizes.items()}
+    blobs = {name: blob(directory, name, size) for name, size in sizes.items()}
     manifest = _manifest(directory, blobs)
     objects = dict(blobs, manifest=manifest)
     for item in objects.values():
@@ -57,7 +57,8 @@ def prepare(directory, with_huge):
     return objects
 
 
-def _blob(directory, name, size):
+def blob(directory, name, size):
+    """Writes the blob if it is missing."""
     record = directory / "objects" / f"{name}.json"
     if record.exists():
         known = json.loads(record.read_text())
