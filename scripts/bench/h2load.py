@@ -12,6 +12,9 @@ from measure import Sample
 from objects import MIB
 from server import Failed, Missing
 
+# h2load sometimes continues after its duration, on a connection that was established late.
+RUN_SECONDS = 40
+
 
 def need(*tools):
     """Takes pairs of a command and its package."""
@@ -54,7 +57,13 @@ def timed(server, commands):
     before, busy, usage, begun = server.cpu_seconds(), machine.busy_seconds(), _children_seconds(), time.monotonic()
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
     running = [subprocess.Popen(["taskset", "-c", str(CLIENT_CPU), *words], **pipes) for words in commands]
-    said = [process.communicate()[0] for process in running]
+    try:
+        said = [process.communicate(timeout=RUN_SECONDS)[0] for process in running]
+    except subprocess.TimeoutExpired as expired:
+        raise Failed(f"{server.name}: {expired}") from None
+    finally:
+        for process in running:
+            process.kill()
     elapsed = time.monotonic() - begun
     client = (_children_seconds() - usage) / elapsed
     return said, server.cpu_seconds() - before, machine.busy_seconds() - busy, client, elapsed

@@ -57,8 +57,8 @@ class Stage:
     def ours(self, root, cpus=None, **options):
         return self.cache("ours", root, cpus, **options)
 
-    def cache(self, kind, root, cpus=None, cores=1, upstream=None, settings=None):
-        """Starts the cache on `root`, with `upstream` as the registry `bench.test` and additional `settings`."""
+    def cache(self, kind, root, cpus=None, cores=1, upstream=None, settings=None, registries=(objects.UPSTREAM_REGISTRY,)):
+        """Starts the cache on `root`, with `upstream` as each of `registries` and additional `settings`."""
         binary = self.ours_binary if kind == "ours" else self.before_binary
         if binary == "nginx":
             return self._stand_in(cpus, cores, upstream)
@@ -75,10 +75,8 @@ class Stage:
         }
         if upstream:
             config = folder / "config.yaml"
-            config.write_text(
-                f'registries:\n  - name: "{objects.UPSTREAM_REGISTRY}"\n    insecure: true\n'
-                f'    url: "http://{upstream.address}"\n'
-            )
+            entries = (f'  - name: "{name}"\n    insecure: true\n    url: "http://{upstream.address}"\n' for name in registries)
+            config.write_text("registries:\n" + "".join(entries))
             environment["CONFIG_FILE"] = str(config)
         command = [str(Path(binary).resolve())]
         server = self.start(kind, command, port, folder, cpus, environment, until="msg=listening ")
