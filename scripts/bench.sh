@@ -16,6 +16,8 @@
 #   BENCH_OURS    binary of this cache, or "nginx" to compare nginx with itself, which shows the noise
 #                                                             (target/release/oci-pull-through)
 #   BENCH_BEFORE  an earlier binary of this cache, measured in the same rounds, with a separate column
+#   BENCH_DISTRIBUTION, BENCH_ZOT, BENCH_ANGOS
+#                 binaries of further registries, for the rows of warm hits
 #   BENCH_LOAD    binary of the load generator                (built from benches/load)
 set -eu
 cd "$(dirname "$0")/.."

@@ -160,15 +160,20 @@ def _into_store(root, item):
     """Writes the format of the cache: data file and sidecar."""
     folder = root / "blobs" if item.kind == "blobs" else root / "manifests" / WARM_REGISTRY / REPOSITORY
     _link(item.file, folder / f"sha256-{item.hex}")
-    sidecar = {
-        "Content-Type": [MANIFEST_TYPE if item.kind == "manifests" else "application/octet-stream"],
-        "Content-Length": [str(item.size)],
-        "Docker-Content-Digest": [item.digest],
+    (folder / f"sha256-{item.hex}.meta.json").write_text(sidecar(item.kind, item.digest, item.size))
+
+
+def sidecar(kind, digest, size):
+    """Returns the text of the file beside the data file of an entry."""
+    fields = {
+        "Content-Type": [MANIFEST_TYPE if kind == "manifests" else "application/octet-stream"],
+        "Content-Length": [str(size)],
+        "Docker-Content-Digest": [digest],
         "X-Cache-Verified": ["sha256"],
         "X-Cache-Public": ["true"],
         "X-Cache-Created": [str(int(time.time()))],
     }
-    (folder / f"sha256-{item.hex}.meta.json").write_text(json.dumps(sidecar))
+    return json.dumps(fields)
 
 
 def _into_nginx(root, item):

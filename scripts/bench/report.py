@@ -12,7 +12,7 @@ COLUMNS = {
     "cpu_ratio": "CPU ratio",
     "machine": "machine CPU ratio",
     "before": "against BENCH_BEFORE",
-    "registry": "docker-registry",
+    "registry": "registries",
     "client": "client CPU",
     "goal": "goal",
 }
@@ -42,7 +42,7 @@ class Row:
         parts = [self.case, self.ours and f"ours {self.ours}", self.other and f"against {self.other}"]
         parts += [self.ratio and f"ratio {self.ratio}", self.cpu and f"CPU {self.cpu}"]
         parts += [self.cpu_ratio and f"CPU ratio {self.cpu_ratio}", self.before and f"against BENCH_BEFORE {self.before}"]
-        parts += [self.registry and f"docker-registry {self.registry}", self.client and f"client CPU {self.client}"]
+        parts += [self.registry and f"registries {self.registry}", self.client and f"client CPU {self.client}"]
         parts += [self.goal and f"goal {self.goal}", self.verdict(), self.note]
         return " | ".join(part for part in parts if part)
 

@@ -1,6 +1,5 @@
 """Warm hits over HTTP/1.1 against nginx, by the size of the object."""
 
-import shutil
 from dataclasses import dataclass
 
 import contest
@@ -69,7 +68,7 @@ def _slow(servers, item, cell, cpu):
             # A failure of another registry loses only its column, not the row.
             print(f"   {error}", flush=True)
             speed = "failed"
-        texts.append(speed if len(servers) == 1 else f"{server.name} {speed}")
+        texts.append(f"{server.name} {speed}")
     return ", ".join(texts)
 
 
@@ -77,9 +76,7 @@ def _pinned(label):
     def case(setup):
         core = {SERVER_CPU}
         servers = [*setup.stage.caches(setup.store, core), nginx.start(setup.stage, core)]
-        slow = []
-        if shutil.which("docker-registry"):
-            slow.append(registries.docker_registry(setup.stage, cpus=core))
+        slow = registries.warm(setup.stage, setup.objects, core)
         wanted = cells({label: ON_ONE_CORE[label]})
         yield from compare(setup, wanted, servers, "nginx", CLIENT_CPU, 1, slow)
 

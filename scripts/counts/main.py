@@ -54,10 +54,10 @@ def main():
 
 
 def _count_calls(tally, server, bound, item):
-    connection, path = PROTOCOLS[bound.protocol](server), server.path(item)
+    connection = PROTOCOLS[bound.protocol](server)
     for _ in range(WARM_UP):
-        connection.get(path, item.size)
-    calls, copied, names = syscalls.per_hit(server, connection, path, item.size, bound)
+        connection.get(server.path(item), item.size)
+    calls, copied, names = syscalls.per_hit(server, connection, item, bound)
     connection.close()
     name = f"{bound.driver}, {bound.protocol}, {bound.size // KIB:,} KiB"
     by_name = ", ".join(f"{call} {count:.2f}" for call, count in names.items() if count >= 0.05)

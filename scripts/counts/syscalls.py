@@ -7,6 +7,8 @@ import subprocess
 from collections import Counter
 from pathlib import Path
 
+import machine
+
 CALL = re.compile(r"^(\w+)\(.*\)\s+= (-?\d+|\?)", re.MULTILINE)
 # Calls that copy the pages of a file to user space. A ring operation that copies is not visible to strace.
 COPIES = {"read", "pread64", "readv", "preadv", "preadv2"}
@@ -24,11 +26,11 @@ def core_task(server):
     raise LookupError("the server has no thread named core-*")
 
 
-def per_hit(server, connection, path, size, bound):
+def per_hit(server, connection, item, bound):
     """Returns the least calls, the least copied bytes, and the counts by name, all per hit."""
     calls, copied, names = math.inf, math.inf, {}
     for _ in range(ATTEMPTS):
-        found, bytes_copied = _attempt(server, connection, path, size, bound.hits)
+        found, bytes_copied = _attempt(server, connection, item, bound.hits)
         copied = min(copied, bytes_copied / bound.hits)
         if sum(found.values()) / bound.hits < calls:
             calls, names = sum(found.values()) / bound.hits, found
@@ -37,7 +39,9 @@ def per_hit(server, connection, path, size, bound):
     return calls, copied, {name: count / bound.hits for name, count in names.most_common()}
 
 
-def _attempt(server, connection, path, size, hits):
+def _attempt(server, connection, item, hits):
+    # Pages that the kernel has reclaimed take another path through the server.
+    machine.warm(item.file)
     file = server.log.parent / "strace"
     words = ["strace", "-qq", "-s", "0", "-e", "signal=none", "-o", str(file), "-p", str(core_task(server))]
     file.unlink(missing_ok=True)
@@ -45,7 +49,7 @@ def _attempt(server, connection, path, size, hits):
     try:
         _wait_for(tracer, server)
         for _ in range(hits):
-            connection.get(path, size)
+            connection.get(server.path(item), item.size)
     finally:
         tracer.send_signal(signal.SIGINT)
         said = tracer.communicate()[1]
