@@ -45,7 +45,7 @@ def stores(setup):
 
 
 class Named:
-    """Something that is measured in turn, with the server in the rounds only."""
+    """A contender whose server runs only during its samples."""
 
     def __init__(self, name):
         self.name = name
@@ -60,13 +60,13 @@ def _runs(setup, upstream, folder, hashing):
             busy = machine.busy_seconds()
             report = measure.once(upstream, item, hashing)
             return dict(report, machine=machine.busy_seconds() - busy)
-        with store(setup, contender.name, upstream, folder) as cache:
+        with ColdStore(setup, contender.name, upstream, folder) as cache:
             return _pull(cache, upstream, item, hashing)
 
     return contest.measured(contenders, sample, setup.rounds)
 
 
-class store:
+class ColdStore:
     """A running cache with an empty store, which is removed at the end."""
 
     def __init__(self, setup, kind, upstream, folder):

@@ -5,7 +5,7 @@ import machine
 import measure
 import nginx
 import objects
-from cold import Named, store
+from cold import ColdStore, Named
 from measure import median
 from objects import KIB, MIB
 from report import Row, notes
@@ -41,7 +41,7 @@ def cold_image(setup):
 
 def _runs(setup, upstream, items, connections):
     def sample(contender):
-        with store(setup, contender.name, upstream, setup.stage.directory) as cache:
+        with ColdStore(setup, contender.name, upstream, setup.stage.directory) as cache:
             before = cache.server.cpu_seconds()
             report = measure.listed(cache.server, items, connections, setup.stage.directory)
             report["committed"] = cache.wait(items)

@@ -49,7 +49,7 @@ class Runs:
         return f"{self.ratios(speed, 'ours', 'before').text()}, CPU {self.ratios(cost, 'ours', 'before').text()}"
 
     def load_note(self):
-        """Tells that other processes may have slowed the servers."""
+        """Returns a note if other processes may have slowed the servers."""
         cpus = len(machine.CPUS)
         return f"load average {self.load:.1f} on {cpus} CPUs before a sample" if self.load > cpus else ""
 

@@ -4,6 +4,7 @@ import math
 import re
 import signal
 import subprocess
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -14,8 +15,10 @@ CALL = re.compile(r"^(\w+)\(.*\)\s+= (-?\d+|\?)", re.MULTILINE)
 COPIES = {"read", "pread64", "readv", "preadv", "preadv2"}
 # An older strace prints numbers of newer calls.
 NAMES = {"syscall_0x1c3": "cachestat"}
-# A wait for the client or for a timer can only add calls, so the least of several attempts counts.
+# A wait for the client or for a timer can only add calls, so the least of several attempts counts. While
+# the kernel reclaims pages, the server reads files on other threads, so an attempt follows a pause.
 ATTEMPTS = 8
+PAUSE_SECONDS = 2
 
 
 def core_task(server):
@@ -36,6 +39,7 @@ def per_hit(server, connection, item, bound):
             calls, names = sum(found.values()) / bound.hits, found
         if calls <= bound.calls and copied <= bound.copied:
             break
+        time.sleep(PAUSE_SECONDS)
     return calls, copied, {name: count / bound.hits for name, count in names.most_common()}
 
 
