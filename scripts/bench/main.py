@@ -1,9 +1,7 @@
 """Prepares the machine and the objects, runs the selected cases, and prints the table."""
 
-import fcntl
 import json
 import os
-import shutil
 import signal
 import sys
 from pathlib import Path
@@ -12,6 +10,7 @@ import cases
 import machine
 import objects
 import report
+import workplace
 from server import Failed, Missing
 from setup import Setup, Skip
 from stage import Stage
@@ -27,16 +26,7 @@ def main():
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
 
     directory = Path(os.environ["BENCH_DIR"]).resolve()
-    directory.mkdir(parents=True, exist_ok=True)
-    # Concurrent runs on a machine would distort each other, and concurrent runs in a directory
-    # would break each other.
-    lock = open(directory / "lock", "w")
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        sys.exit(f"bench: another run uses {directory}")
-    # Logs of the previous run.
-    shutil.rmtree(directory / "run", ignore_errors=True)
+    workplace.claim(directory)
     machine.enter_namespace(os.environ["BENCH_CC"])
     print(machine.description(directory), flush=True)
 
