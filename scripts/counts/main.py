@@ -66,15 +66,15 @@ def _count_calls(tally, server, bound, item):
 
 
 def _count_steps(tally, server, driver, item, binary):
-    name, path = f"{driver}, h1, {item.size // KIB} KiB", server.path(item)
+    name = f"{driver}, h1, {item.size // KIB} KiB"
     if "debug" in binary.parts:
         print(f"SKIP  {name}, instructions and allocations: expected a release binary")
         return
     connection = Http1(server)
     for _ in range(WARM_UP):
-        connection.get(path, item.size)
+        connection.get(server.path(item), item.size)
     try:
-        instructions, allocations = steps.per_hit(server, connection, path, item.size, binary)
+        instructions, allocations = steps.per_hit(server, connection, item, binary, INSTRUCTIONS[driver], ALLOCATIONS)
     except steps.Unavailable as reason:
         print(f"SKIP  {name}, instructions and allocations: {reason}")
         return

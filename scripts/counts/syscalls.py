@@ -30,13 +30,12 @@ def core_task(server):
 
 
 def per_hit(server, connection, item, bound):
-    """Returns the least calls, the least copied bytes, and the counts by name, all per hit."""
+    """Returns calls, copied bytes, and counts by name, all per hit, of the attempt with the least calls."""
     calls, copied, names = math.inf, math.inf, {}
     for _ in range(ATTEMPTS):
         found, bytes_copied = _attempt(server, connection, item, bound.hits)
-        copied = min(copied, bytes_copied / bound.hits)
         if sum(found.values()) / bound.hits < calls:
-            calls, names = sum(found.values()) / bound.hits, found
+            calls, copied, names = sum(found.values()) / bound.hits, bytes_copied / bound.hits, found
         if calls <= bound.calls and copied <= bound.copied:
             break
         time.sleep(PAUSE_SECONDS)
