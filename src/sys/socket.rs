@@ -13,6 +13,7 @@ use std::time::Duration;
 use rustix::buffer::spare_capacity;
 use rustix::fs::sendfile;
 use rustix::io::Errno;
+use rustix::net::sockopt::set_tcp_cork;
 use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags, recv, send, sendmsg};
 
 use super::Pipe;
@@ -95,6 +96,16 @@ pub enum Peer {
     Closing,
     /// The peer has reset the connection.
     Gone,
+}
+
+/// While the value lives, the kernel sends only full segments (`TCP_CORK`). The drop sends the
+/// rest, on every path.
+pub struct Cork<'a>(&'a Socket);
+
+impl Drop for Cork<'_> {
+    fn drop(&mut self) {
+        let _ = set_tcp_cork(self.0, false);
+    }
 }
 
 impl AsFd for Socket {
@@ -193,6 +204,13 @@ impl Socket {
     pub fn sendfile(&self, file: &File, offset: u64, len: usize) -> io::Result<usize> {
         let mut offset = offset;
         call(|| sendfile(self, file, Some(&mut offset), len))
+    }
+
+    /// Holds back partial segments until the drop of the returned value. Has no effect if the
+    /// kernel rejects the option.
+    pub fn cork(&self) -> Cork<'_> {
+        let _ = set_tcp_cork(self, true);
+        Cork(self)
     }
 
     /// Sends some of the bytes in `pipe`.

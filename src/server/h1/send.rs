@@ -378,6 +378,9 @@ impl Sending<'_> {
 
     /// Sends file bytes through a pipe to the socket. A helper thread fills the pipe with the bytes
     /// that the core may not read. Thus the core never waits for the disk.
+    ///
+    /// The socket is corked, because an acknowledgement that arrives during a splice would send a
+    /// partial segment.
     async fn spliced(
         &self,
         file: &Arc<File>,
@@ -389,6 +392,7 @@ impl Sending<'_> {
         let pages = Pages::of(file);
         let mut offset = span.start;
         let mut turn = Turn::new(SEND_TURN_BYTES, bytes);
+        let mut cork = None;
         while offset < span.end || pipe.held() > 0 {
             if pipe.held() == 0 {
                 let step = (span.end - offset).min(pipe.capacity() as u64);
@@ -399,6 +403,8 @@ impl Sending<'_> {
                         if reader == Reader::HelperMissing {
                             turn.max = COLD_READ_BYTES;
                         }
+                        // The client must not wait with the disk for the bytes sent so far.
+                        cork = None;
                         let file = file.clone();
                         let (filled, moved) = self
                             .helper
@@ -419,6 +425,7 @@ impl Sending<'_> {
                 }
                 offset += moved as u64;
             }
+            cork.get_or_insert_with(|| self.stream.cork());
             let result = self.stream.splice(&mut pipe, more || offset < span.end);
             self.count_result(result, &mut turn).await?;
         }
@@ -553,3 +560,6 @@ pub fn encode_ready(fields: &Fields, body: &Bytes, file: Option<(Arc<File>, u64)
     encoded.extend_from_slice(body);
     Ready::new(encoded, head_len, body.clone(), file)
 }
+
+#[cfg(test)]
+mod tests;
