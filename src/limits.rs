@@ -273,8 +273,11 @@ pub const PIPES_MAX: usize = 256;
 
 const _: () = assert!(IDLE_PIPES_MAX <= PIPES_MAX);
 
-/// Bytes that one connection may send before other connections of the core run.
+/// Bytes that one connection may send, and the time that its calls may take, before other
+/// connections of the core run. A turn ends after the call that exceeds one of both. A call moves
+/// at most [`PIPE_BYTES`], in about 0.1 ms.
 pub const SEND_TURN_BYTES: u64 = 4 * 1024 * 1024;
+pub const SEND_TURN_TIME: Duration = Duration::from_micros(250);
 
 /// Bytes read at once from a file with missing pages, and sent in one turn: 40 us of a core. Small
 /// hits next to such a body took 1.3 times as long as alone. With turns of [`SEND_TURN_BYTES`],

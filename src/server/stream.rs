@@ -170,12 +170,12 @@ impl Stream {
         }
     }
 
-    /// Sends some of the bytes in `pipe`. Returns the errors of [`Stream::sendfile`].
-    pub fn splice(&self, pipe: &mut Pipe, more: bool) -> io::Result<usize> {
+    /// Sends some of the bytes in `pipe`, at most `max`. Returns the errors of [`Stream::sendfile`].
+    pub fn splice(&self, pipe: &mut Pipe, max: u64, more: bool) -> io::Result<usize> {
         match self {
-            Stream::Plain(socket) => socket.splice(pipe, more),
+            Stream::Plain(socket) => socket.splice(pipe, max, more),
             Stream::Tls(_) => Err(io::ErrorKind::Unsupported.into()),
-            Stream::Ktls(ktls) => ktls.splice(pipe, more),
+            Stream::Ktls(ktls) => ktls.splice(pipe, max, more),
         }
     }
 

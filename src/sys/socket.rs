@@ -213,9 +213,9 @@ impl Socket {
         Cork(self)
     }
 
-    /// Sends some of the bytes in `pipe`.
-    pub fn splice(&self, pipe: &mut Pipe, more: bool) -> io::Result<usize> {
-        pipe.drain_to(self, more)
+    /// Sends some of the bytes in `pipe`, at most `max`.
+    pub fn splice(&self, pipe: &mut Pipe, max: u64, more: bool) -> io::Result<usize> {
+        pipe.drain_to(self, max, more)
     }
 
     /// Limits the unsent bytes that the kernel accepts to `bytes` (`TCP_NOTSENT_LOWAT`). Has no

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::encode;
+use super::turn::Turn;
 use crate::http::{Body, Fields, Method, Piece, Ready, RequestHead, Response, Span, Version};
 use crate::limits::{
     COLD_READ_BYTES, OPEN_RANGE_UNSENT_BYTES, SEND_STALL_TIMEOUT, SEND_TURN_BYTES, SPLICE_BYTES_MIN,
@@ -305,6 +306,7 @@ impl Sending<'_> {
         let mut offset = span.start;
         let mut turn = Turn::new(TLS_SEND_TURN_BYTES, bytes);
         while offset < span.end {
+            self.end_turn(&mut turn).await?;
             // No file read for a client that accepts no bytes.
             self.flush().await?;
             let step = (span.end - offset).min(TLS_PENDING_BYTES as u64);
@@ -329,9 +331,10 @@ impl Sending<'_> {
                 Ok(Some(sent)) => sent as u64,
                 Ok(None) => {
                     if reader != Reader::HelperCached {
-                        turn.max = COLD_READ_BYTES;
+                        turn.limit_to(COLD_READ_BYTES);
                     }
                     let read = self.read(pages, file, offset, span, reader).await?;
+                    turn.begin();
                     let more = more || offset + (read.len() as u64) < span.end;
                     self.send_all(&mut [IoSlice::new(&read)], more).await?;
                     read.len() as u64
@@ -343,7 +346,7 @@ impl Sending<'_> {
                 Err(error) => return Err(error),
             };
             offset += sent;
-            self.count(sent, &mut turn).await?;
+            turn.count(sent);
         }
         Ok(())
     }
@@ -394,14 +397,15 @@ impl Sending<'_> {
         let mut turn = Turn::new(SEND_TURN_BYTES, bytes);
         let mut cork = None;
         while offset < span.end || pipe.held() > 0 {
+            self.end_turn(&mut turn).await?;
             if pipe.held() == 0 {
-                let step = (span.end - offset).min(pipe.capacity() as u64);
-                let moved = match pages.reader(file, offset, step) {
+                let room = (span.end - offset).min(pipe.capacity() as u64);
+                let moved = match pages.reader(file, offset, room.min(turn.bytes_max)) {
                     // At most the capacity of the pipe, so the cast never truncates.
                     Reader::Core(step) => pipe.fill(file, offset, step as usize)?,
                     reader => {
                         if reader == Reader::HelperMissing {
-                            turn.max = COLD_READ_BYTES;
+                            turn.limit_to(COLD_READ_BYTES);
                         }
                         // The client must not wait with the disk for the bytes sent so far.
                         cork = None;
@@ -409,7 +413,7 @@ impl Sending<'_> {
                         let (filled, moved) = self
                             .helper
                             .read(read_kind(reader, span), move || {
-                                let moved = pages.read_steps(&file, offset, step, |at, step| {
+                                let moved = pages.read_steps(&file, offset, room, |at, step| {
                                     pipe.fill(&file, at, step as usize)
                                 });
                                 (pipe, moved)
@@ -417,6 +421,7 @@ impl Sending<'_> {
                             .await
                             .map_err(io::Error::other)?;
                         pipe = filled;
+                        turn.begin();
                         moved?
                     }
                 };
@@ -426,7 +431,8 @@ impl Sending<'_> {
                 offset += moved as u64;
             }
             cork.get_or_insert_with(|| self.stream.cork());
-            let result = self.stream.splice(&mut pipe, more || offset < span.end);
+            let more = more || offset < span.end;
+            let result = self.stream.splice(&mut pipe, turn.bytes_max, more);
             self.count_result(result, &mut turn).await?;
         }
         pipe.put_back();
@@ -438,18 +444,20 @@ impl Sending<'_> {
         let mut offset = span.start;
         let mut turn = Turn::new(SEND_TURN_BYTES, bytes);
         while offset < span.end {
-            let step = (span.end - offset).min(SPLICE_BYTES_MIN);
+            self.end_turn(&mut turn).await?;
+            let step = (span.end - offset).min(SPLICE_BYTES_MIN).min(turn.bytes_max);
             let step = match pages.reader(file, offset, step) {
                 Reader::Core(step) => step,
                 reader => {
                     if reader == Reader::HelperMissing {
-                        turn.max = COLD_READ_BYTES;
+                        turn.limit_to(COLD_READ_BYTES);
                     }
                     let read = self.read(pages, file, offset, span, reader).await?;
+                    turn.begin();
                     offset += read.len() as u64;
                     self.send_all(&mut [IoSlice::new(&read)], offset < span.end)
                         .await?;
-                    self.count(read.len() as u64, &mut turn).await?;
+                    turn.count(read.len() as u64);
                     continue;
                 }
             };
@@ -468,7 +476,7 @@ impl Sending<'_> {
         match result {
             Ok(sent) => {
                 self.deadline.sent(sent);
-                self.count(sent as u64, turn).await?;
+                turn.count(sent as u64);
                 Ok(sent as u64)
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
@@ -479,11 +487,10 @@ impl Sending<'_> {
         }
     }
 
-    /// Counts sent bytes. At the end of the turn, waits for room.
-    async fn count(&self, sent: u64, turn: &mut Turn<'_>) -> io::Result<()> {
-        *turn.total += sent;
-        turn.sent += sent;
-        if turn.sent >= turn.max {
+    /// Begins the next turn if the current turn is over. Called before a call, so that the last
+    /// bytes of a body never wait for another turn.
+    async fn end_turn(&self, turn: &mut Turn<'_>) -> io::Result<()> {
+        if turn.is_over() {
             self.next_turn(turn).await?;
         }
         Ok(())
@@ -492,7 +499,7 @@ impl Sending<'_> {
     /// Waits for room and begins the next turn. Meanwhile the core runs other tasks.
     async fn next_turn(&self, turn: &mut Turn<'_>) -> io::Result<()> {
         self.room().await?;
-        turn.sent = 0;
+        turn.begin();
         Ok(())
     }
 
@@ -508,20 +515,6 @@ impl Sending<'_> {
         }
         self.deadline.clear();
         Ok(())
-    }
-}
-
-/// The bytes that a connection sends before the core runs other tasks.
-struct Turn<'a> {
-    sent: u64,
-    max: u64,
-    /// The sent bytes of the whole body.
-    total: &'a mut u64,
-}
-
-impl<'a> Turn<'a> {
-    fn new(max: u64, total: &'a mut u64) -> Self {
-        Turn { sent: 0, max, total }
     }
 }
 
