@@ -90,7 +90,7 @@ pub enum Reader {
 #[derive(Clone, Copy, Debug)]
 pub struct Pages {
     inode: Option<Inode>,
-    /// A hash of device and inode number.
+    /// A hash of device, inode number and time of creation.
     file: u64,
 }
 
@@ -121,7 +121,9 @@ impl Pages {
         let inode = Inode::of(file);
         let file = inode.map_or(0, |inode| {
             let device = u64::from(inode.device.0) << 32 | u64::from(inode.device.1);
-            mix(mix(device) ^ inode.number)
+            let (seconds, nanoseconds) = inode.created;
+            let created = seconds.cast_unsigned() << 30 ^ u64::from(nanoseconds);
+            mix(mix(mix(device) ^ inode.number) ^ created)
         });
         Pages { inode, file }
     }
