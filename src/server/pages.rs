@@ -14,10 +14,10 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt as _;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Weak};
 
 use crate::limits::{COLD_READ_BYTES, MEMORY_PRESSURE_TIME, RESIDENCY_CHECK_INTERVAL};
 use crate::runtime::clock::monotonic_millis;
+use crate::shared_file::{SharedFile, WeakFile};
 use crate::sys::{Inode, Presence, presence, read_exact_at};
 
 /// The number of miss counters (32 KiB). Files with a common counter invalidate each other's marks,
@@ -45,9 +45,9 @@ static SHORT_UNTIL: AtomicU64 = AtomicU64::new(0);
 
 thread_local! {
     static SCRATCH: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
-    /// The open files that this core has examined. A `Weak` prevents reuse of the address of its
-    /// file.
-    static KNOWN: RefCell<Vec<(Weak<File>, Pages)>> = const { RefCell::new(Vec::new()) };
+    /// The open files that this core has examined. A [`WeakFile`] prevents reuse of the address of
+    /// its file.
+    static KNOWN: RefCell<Vec<(WeakFile, Pages)>> = const { RefCell::new(Vec::new()) };
 }
 
 /// The record of a touched window.
@@ -97,17 +97,16 @@ pub struct Pages {
 impl Pages {
     /// Returns the pages of an open file. The first call for a file, and an occasional later call,
     /// costs one short system call.
-    pub fn of(file: &Arc<File>) -> Self {
-        let at = Arc::as_ptr(file);
+    pub fn of(file: &SharedFile) -> Self {
         // Addresses of small allocations differ from bit 5 upwards.
-        let slot = (at.addr() >> 5) % KNOWN_FILES;
+        let slot = (file.address() >> 5) % KNOWN_FILES;
         KNOWN.with_borrow_mut(|known| {
             if known.is_empty() {
-                known.resize_with(KNOWN_FILES, || (Weak::new(), Pages::unknown()));
+                known.resize_with(KNOWN_FILES, || (WeakFile::default(), Pages::unknown()));
             }
             let (owner, pages) = &mut known[slot];
-            if owner.as_ptr() != at || pages.inode.is_none() {
-                (*owner, *pages) = (Arc::downgrade(file), Pages::find(file));
+            if !owner.is(file) || pages.inode.is_none() {
+                (*owner, *pages) = (file.downgrade(), Pages::find(file));
             }
             *pages
         })
@@ -349,7 +348,7 @@ mod tests {
     const PAGE: u64 = 4_096;
 
     /// A file on the disk of the build directory, not on a file system in memory. Removed on drop.
-    struct OnDisk(PathBuf, Arc<File>);
+    struct OnDisk(PathBuf, SharedFile);
 
     impl OnDisk {
         fn new(name: &str) -> Self {
@@ -360,7 +359,7 @@ mod tests {
             let file = File::open(&place).unwrap();
             // A read of one page fetches only one page.
             fadvise(&file, 0, None, Advice::Random).unwrap();
-            OnDisk(place, Arc::new(file))
+            OnDisk(place, SharedFile::new(file))
         }
 
         /// Drops every page from the page cache. Returns whether the file system did so.
@@ -534,7 +533,7 @@ mod tests {
         expect(3 * COLD_READ_BYTES, rest, Reader::Core(COLD_READ_BYTES))?;
         disk.settle(&pages);
         // A second open of the same file.
-        let again = Arc::new(File::open(&disk.0).unwrap());
+        let again = SharedFile::new(File::open(&disk.0).unwrap());
         let reader = Pages::of(&again).reader_at(later(now.get()), &again, 9, 100);
         if reader != Reader::Core(100) {
             return Err(format!("{reader:?} when the file is open once more"));

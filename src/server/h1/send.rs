@@ -1,9 +1,7 @@
 //! Encodes and sends HTTP/1.1 responses, with one function per kind of body.
 
 use std::cell::RefCell;
-use std::fs::File;
 use std::io::{self, IoSlice};
-use std::sync::Arc;
 
 use bytes::Bytes;
 
@@ -20,6 +18,7 @@ use crate::server::access_log::Stopwatch;
 use crate::server::deadlines::{ConnectionDeadline, WaitReason};
 use crate::server::pages::{Pages, Reader};
 use crate::server::stream::Stream;
+use crate::shared_file::SharedFile;
 use crate::sys::{Pipe, read_resident};
 
 thread_local! {
@@ -286,7 +285,7 @@ impl Sending<'_> {
     }
 
     /// Sends a part of a file with the fastest measured method for its size.
-    async fn span(&self, file: &Arc<File>, span: Span, more: bool, bytes: &mut u64) -> io::Result<()> {
+    async fn span(&self, file: &SharedFile, span: Span, more: bool, bytes: &mut u64) -> io::Result<()> {
         if !self.stream.takes_files() {
             return self.encrypted(file, span, more, bytes).await;
         }
@@ -301,7 +300,7 @@ impl Sending<'_> {
     /// Sends file bytes through memory and the TLS session, for streams without
     /// [`Stream::takes_files`]. The core reads bytes in the page cache into a buffer shared by all
     /// connections. A helper thread reads the other bytes.
-    async fn encrypted(&self, file: &Arc<File>, span: Span, more: bool, bytes: &mut u64) -> io::Result<()> {
+    async fn encrypted(&self, file: &SharedFile, span: Span, more: bool, bytes: &mut u64) -> io::Result<()> {
         let pages = Pages::of(file);
         let mut offset = span.start;
         let mut turn = Turn::new(TLS_SEND_TURN_BYTES, bytes);
@@ -366,7 +365,7 @@ impl Sending<'_> {
     async fn read(
         &self,
         pages: Pages,
-        file: &Arc<File>,
+        file: &SharedFile,
         offset: u64,
         span: Span,
         reader: Reader,
@@ -386,7 +385,7 @@ impl Sending<'_> {
     /// partial segment.
     async fn spliced(
         &self,
-        file: &Arc<File>,
+        file: &SharedFile,
         span: Span,
         mut pipe: Pipe,
         more: bool,
@@ -439,7 +438,7 @@ impl Sending<'_> {
         Ok(())
     }
 
-    async fn sendfiled(&self, file: &Arc<File>, span: Span, bytes: &mut u64) -> io::Result<()> {
+    async fn sendfiled(&self, file: &SharedFile, span: Span, bytes: &mut u64) -> io::Result<()> {
         let pages = Pages::of(file);
         let mut offset = span.start;
         let mut turn = Turn::new(SEND_TURN_BYTES, bytes);
@@ -543,7 +542,7 @@ fn truncated() -> io::Error {
 
 /// Encodes a 200 for [`Sending::ready`]: the whole response for a body in memory, or only the head
 /// for a file.
-pub fn encode_ready(fields: &Fields, body: &Bytes, file: Option<(Arc<File>, u64)>, now: u64) -> Ready {
+pub fn encode_ready(fields: &Fields, body: &Bytes, file: Option<(SharedFile, u64)>, now: u64) -> Ready {
     let size = file.as_ref().map_or(body.len() as u64, |(_, size)| *size);
     let mut encoded = Vec::with_capacity(fields.as_bytes().len() + body.len() + 128);
     encode::begin(&mut encoded, 200, now, fields);

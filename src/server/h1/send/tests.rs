@@ -23,7 +23,7 @@ const MIB: u64 = 1024 * 1024;
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A file on the disk of the build directory, not on a file system in memory. Removed on drop.
-struct OnDisk(PathBuf, Arc<File>);
+struct OnDisk(PathBuf, SharedFile);
 
 impl OnDisk {
     fn new(name: &str, size: u64) -> Self {
@@ -32,7 +32,7 @@ impl OnDisk {
         let bytes: Vec<u8> = (0..size).map(byte).collect();
         file.write_all(&bytes).unwrap();
         file.sync_all().unwrap();
-        let file = Arc::new(File::open(&place).unwrap());
+        let file = SharedFile::new(File::open(&place).unwrap());
         OnDisk(place, file)
     }
 
@@ -137,7 +137,7 @@ fn is_content(bytes: &[u8], from: u64) -> bool {
 #[test]
 fn socket_is_corked_during_a_large_body_and_not_afterwards() {
     // More than the kernel buffers for a client that reads nothing.
-    let size = 64 * MIB + 1;
+    let size = 24 * MIB + 1;
     let disk = OnDisk::new("send-corked", size);
     on_core(async {
         let helper = Helper::start(NonZeroUsize::MIN).unwrap();
@@ -223,7 +223,7 @@ fn socket_is_not_corked_while_a_body_waits_for_missing_pages() {
     }
     on_core(async {
         let helper = Helper::start(NonZeroUsize::MIN).unwrap();
-        let release = block_large_reads(&helper).await;
+        let (release, reads) = block_large_reads(&helper).await;
         let body = disk.body(Span { start: 0, end: size });
         let (_, received) = send(&helper, size, body, move |mut peer, socket| {
             let mut received = body_of(&mut peer, MIB);
@@ -235,18 +235,23 @@ fn socket_is_not_corked_while_a_body_waits_for_missing_pages() {
             received
         })
         .await;
+        for read in reads {
+            read.await;
+        }
         assert!(is_content(&received, 0));
     });
 }
 
-/// Occupies every thread for reads of large bodies until the drop of the returned value.
-async fn block_large_reads(helper: &Helper) -> mpsc::Sender<()> {
+/// Occupies every thread for reads of large bodies until the drop of the returned sender. Also
+/// returns the tasks of the reads.
+async fn block_large_reads(helper: &Helper) -> (mpsc::Sender<()>, Vec<monoio::task::JoinHandle<()>>) {
     let (release, released) = mpsc::channel::<()>();
     let (started, all_started) = mpsc::channel();
     let released = Arc::new(Mutex::new(released));
+    let mut reads = Vec::new();
     for _ in 0..READERS_LARGE_MAX {
         let (helper, started, released) = (helper.clone(), started.clone(), released.clone());
-        drop(monoio::spawn(async move {
+        reads.push(monoio::spawn(async move {
             let read = helper.read(ReadKind::Large, move || {
                 started.send(()).unwrap();
                 // `Err`: the client has dropped the sender.
@@ -265,5 +270,5 @@ async fn block_large_reads(helper: &Helper) -> mpsc::Sender<()> {
     monoio::time::timeout(PATIENCE, all)
         .await
         .expect("all reads start");
-    release
+    (release, reads)
 }
