@@ -1,3 +1,5 @@
+//! Tests of the sending of files, with a client on another thread.
+
 use std::fs::File;
 use std::future::Future;
 use std::io::{Read as _, Write as _};
