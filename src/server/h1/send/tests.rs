@@ -139,7 +139,7 @@ fn is_content(bytes: &[u8], from: u64) -> bool {
 #[test]
 fn socket_is_corked_during_a_large_body_and_not_afterwards() {
     // More than the kernel buffers for a client that reads nothing.
-    let size = 24 * MIB + 1;
+    let size = 40 * MIB + 1;
     let disk = OnDisk::new("send-corked", size);
     on_core(async {
         let helper = Helper::start(NonZeroUsize::MIN).unwrap();
