@@ -34,5 +34,6 @@ pub mod limits;
 pub mod log;
 pub mod lru;
 pub mod oci;
+pub mod shared_file;
 pub mod sync;
 pub mod sys;

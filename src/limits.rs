@@ -273,13 +273,21 @@ pub const PIPES_MAX: usize = 256;
 
 const _: () = assert!(IDLE_PIPES_MAX <= PIPES_MAX);
 
-/// Bytes that one connection may send before other connections of the core run.
+/// Bytes that one connection may send, and the time that its calls may take, before other
+/// connections of the core run. A turn ends after the call that exceeds one of both. A call moves
+/// at most [`PIPE_BYTES`], in about 0.1 ms.
 pub const SEND_TURN_BYTES: u64 = 4 * 1024 * 1024;
+pub const SEND_TURN_TIME: Duration = Duration::from_micros(250);
 
 /// Bytes read at once from a file with missing pages, and sent in one turn: 40 us of a core. Small
 /// hits next to such a body took 1.3 times as long as alone. With turns of [`SEND_TURN_BYTES`],
 /// they took 8 times as long.
 pub const COLD_READ_BYTES: u64 = 256 * 1024;
+
+/// Time for which a core remembers that the page cache holds every page of a window. A hit of 1 MiB
+/// checked each time took 1.1 times as long. Pages that disappear sooner may stall the core for a
+/// read.
+pub const RESIDENCY_CHECK_INTERVAL: Duration = Duration::from_millis(200);
 
 /// Time in which helper threads read every file, after the kernel reclaimed pages before a client
 /// read them. If memory is short, cached pages may disappear at any moment.
@@ -313,6 +321,10 @@ pub const H2_OPEN_RANGE_TIMEOUT: Duration = Duration::from_millis(200);
 pub const TLS_SEND_TURN_BYTES: u64 = 1024 * 1024;
 
 // --- Open files ---
+
+/// Largest file that a core closes. Larger files are closed by a separate thread. The close of an
+/// unnamed file takes 55 to 120 ms per GiB, so this size takes 1 to 2 ms.
+pub const CLOSE_AT_ONCE_BYTES_MAX: u64 = 16 * 1024 * 1024;
 
 /// Open files of committed blobs kept by a core. All cores together get a tenth of the descriptors,
 /// within these bounds per core.

@@ -26,6 +26,7 @@ use crate::runtime::shutdown::Shutdown;
 use crate::runtime::{core, cores, driver};
 use crate::server::tls::MaterialError;
 use crate::server::{AccessLog, ConnectionLimits, CoreResources, HandoffQueues, Server, serve};
+use crate::shared_file;
 use crate::storage::{Storage, StorageError};
 use crate::systemd::{TakeError, take_sockets};
 use crate::upstream::{BuildError, Upstreams};
@@ -114,6 +115,7 @@ pub fn run(config: Config, read: &dyn Fn() -> Result<Config, Diagnostics>) -> Re
     resources::survive_limits().map_err(AppError::signals)?;
     let descriptors = resources::raise_descriptor_limit();
     let mut signals = Signals::new([SIGHUP, SIGINT, SIGTERM]).map_err(AppError::signals)?;
+    shared_file::start_closing_thread().map_err(AppError::threads)?;
     let helper = Helper::start(config.helper_threads).map_err(AppError::threads)?;
     let plan = cores::plan(config.cores);
     let memory = MemoryBudget::new(config.memory_budget.unwrap_or_else(default_budget), plan.len());

@@ -1,13 +1,12 @@
 //! Response bodies: their sources, independent of the transport.
 
-use std::fs::File;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::Arc;
 
 use bytes::Bytes;
 
 use super::range::Span;
+use crate::shared_file::SharedFile;
 
 /// The body of a response.
 pub enum Body {
@@ -16,12 +15,12 @@ pub enum Body {
     Bytes(Bytes),
     /// A part of a committed file.
     File {
-        file: Arc<File>,
+        file: SharedFile,
         span: Span,
     },
     /// Several parts of a committed file, each after its part head (`multipart/byteranges`).
     Parts {
-        file: Arc<File>,
+        file: SharedFile,
         parts: Vec<(Vec<u8>, Span)>,
         tail: Vec<u8>,
     },
@@ -35,7 +34,7 @@ pub enum Piece {
     Memory(Bytes),
     /// At least one byte of a file that no longer changes.
     File {
-        file: Arc<File>,
+        file: SharedFile,
         span: Span,
     },
 }

@@ -1,15 +1,14 @@
 //! Responses, before and after encoding.
 
 use std::cell::OnceCell;
-use std::fs::File;
 use std::rc::Rc;
-use std::sync::Arc;
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 use super::ContentName;
 use super::body::Body;
+use crate::shared_file::SharedFile;
 
 /// The source of a response. A closed set, for the log and for metrics.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -121,14 +120,14 @@ pub struct Ready {
     /// The body, if in memory.
     pub body: Bytes,
     /// A body in a file, and its size. Never empty.
-    pub file: Option<(Arc<File>, u64)>,
+    pub file: Option<(SharedFile, u64)>,
     /// The name of the content, for the access log.
     pub content: Option<Rc<ContentName>>,
     map: OnceCell<HeaderMap>,
 }
 
 impl Ready {
-    pub fn new(encoded: Vec<u8>, head_len: usize, body: Bytes, file: Option<(Arc<File>, u64)>) -> Self {
+    pub fn new(encoded: Vec<u8>, head_len: usize, body: Bytes, file: Option<(SharedFile, u64)>) -> Self {
         Ready {
             encoded,
             head_len,

@@ -5,9 +5,7 @@
 //! public, or comes from registries that the operator shares, so all permitted readers receive
 //! equal responses.
 
-use std::fs::File;
 use std::rc::Rc;
-use std::sync::Arc;
 
 use bytes::Bytes;
 
@@ -18,6 +16,7 @@ use crate::lru::Lru;
 use crate::oci::accepts;
 use crate::runtime::clock::{unix_millis, unix_seconds};
 use crate::server::h1::send::encode_ready;
+use crate::shared_file::SharedFile;
 
 /// Memory of an entry besides body, fields and key: slots, allocation headers, index.
 const OVERHEAD_BYTES: u64 = 512;
@@ -45,7 +44,7 @@ struct CachedResponse {
 enum CachedBody {
     Bytes(Bytes),
     /// A committed file and its size.
-    File(Arc<File>, u64),
+    File(SharedFile, u64),
 }
 
 /// The terms under which the response to a tag may be served again.
@@ -122,7 +121,7 @@ impl ResponseCache {
         &mut self,
         target: &str,
         fields: Fields,
-        file: Arc<File>,
+        file: SharedFile,
         size: u64,
         readers: Readers,
         content: Option<Rc<ContentName>>,

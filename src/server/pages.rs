@@ -3,28 +3,29 @@
 //! A core may read a window of a file only under two conditions. First, a helper thread has touched
 //! every page of the window since the process last read missing pages of the file. Then no page is
 //! still being read from the disk, and no page triggers a readahead. Second, the page cache holds
-//! every page of the window now. Helper threads read everything else.
+//! every page of the window now. A core remembers a check of the page cache for a moment. Helper
+//! threads read everything else.
 //!
-//! All cores share the record of touched windows in tables of atomics. The key is the inode,
-//! because a file can be open several times.
+//! All cores share the record of touched and checked windows in tables of atomics. The key is the
+//! inode, because a file can be open several times.
 
 use std::cell::RefCell;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt as _;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Weak};
 
-use crate::limits::{COLD_READ_BYTES, MEMORY_PRESSURE_TIME};
+use crate::limits::{COLD_READ_BYTES, MEMORY_PRESSURE_TIME, RESIDENCY_CHECK_INTERVAL};
 use crate::runtime::clock::monotonic_millis;
+use crate::shared_file::{SharedFile, WeakFile};
 use crate::sys::{Inode, Presence, presence, read_exact_at};
 
 /// The number of miss counters (32 KiB). Files with a common counter invalidate each other's marks,
 /// which costs extra helper reads.
 const FILES: usize = 4_096;
 
-/// The number of touched windows remembered: 256 GiB of files in 8 MiB, of which only the used part
-/// takes memory. The marks of one file are adjacent, so they do not overwrite each other.
+/// The number of touched windows remembered: 256 GiB of files in 16 MiB, of which only the used
+/// part takes memory. The marks of one file are adjacent, so they do not overwrite each other.
 const WINDOWS: usize = 1_024 * 1_024;
 
 /// The number of files whose inode a core remembers, at about 100 bytes each.
@@ -36,18 +37,42 @@ const SCRATCH_BYTES: usize = 64 * 1024;
 /// The number of reads of missing pages per file, indexed by [`Pages::file`].
 static MISSES: [AtomicU64; FILES] = [const { AtomicU64::new(0) }; FILES];
 
-/// The marks of touched windows. A mark is a hash of the file, the window and the miss count at
-/// that time.
-static TOUCHED: [AtomicU64; WINDOWS] = [const { AtomicU64::new(0) }; WINDOWS];
+/// The touched windows.
+static TOUCHED: [TouchedWindow; WINDOWS] = [const { TouchedWindow::new() }; WINDOWS];
 
 /// The end of the current memory shortage, in monotonic milliseconds. 0 if memory was never short.
 static SHORT_UNTIL: AtomicU64 = AtomicU64::new(0);
 
 thread_local! {
     static SCRATCH: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
-    /// The open files that this core has examined. A `Weak` prevents reuse of the address of its
-    /// file.
-    static KNOWN: RefCell<Vec<(Weak<File>, Pages)>> = const { RefCell::new(Vec::new()) };
+    /// The open files that this core has examined. A [`WeakFile`] prevents reuse of the address of
+    /// its file.
+    static KNOWN: RefCell<Vec<(WeakFile, Pages)>> = const { RefCell::new(Vec::new()) };
+}
+
+/// The record of a touched window.
+struct TouchedWindow {
+    /// A hash of the file, the window and the miss count at the time of the touch. 0 if unused.
+    mark: AtomicU64,
+    /// The time of the last check of the page cache, in monotonic milliseconds. A time of an
+    /// earlier mark is older than the touch of the current mark, and therefore valid.
+    checked: AtomicU64,
+}
+
+impl TouchedWindow {
+    const fn new() -> Self {
+        TouchedWindow {
+            mark: AtomicU64::new(0),
+            checked: AtomicU64::new(0),
+        }
+    }
+}
+
+/// The touched bytes from an offset.
+struct Touched {
+    bytes: u64,
+    /// Whether a recent check found every page of their windows.
+    checked: bool,
 }
 
 /// The thread that may read the next bytes of a file.
@@ -65,24 +90,23 @@ pub enum Reader {
 #[derive(Clone, Copy, Debug)]
 pub struct Pages {
     inode: Option<Inode>,
-    /// A hash of device and inode number.
+    /// A hash of device, inode number and time of creation.
     file: u64,
 }
 
 impl Pages {
     /// Returns the pages of an open file. The first call for a file, and an occasional later call,
     /// costs one short system call.
-    pub fn of(file: &Arc<File>) -> Self {
-        let at = Arc::as_ptr(file);
+    pub fn of(file: &SharedFile) -> Self {
         // Addresses of small allocations differ from bit 5 upwards.
-        let slot = (at.addr() >> 5) % KNOWN_FILES;
+        let slot = (file.address() >> 5) % KNOWN_FILES;
         KNOWN.with_borrow_mut(|known| {
             if known.is_empty() {
-                known.resize_with(KNOWN_FILES, || (Weak::new(), Pages::unknown()));
+                known.resize_with(KNOWN_FILES, || (WeakFile::default(), Pages::unknown()));
             }
             let (owner, pages) = &mut known[slot];
-            if owner.as_ptr() != at || pages.inode.is_none() {
-                (*owner, *pages) = (Arc::downgrade(file), Pages::find(file));
+            if !owner.is(file) || pages.inode.is_none() {
+                (*owner, *pages) = (file.downgrade(), Pages::find(file));
             }
             *pages
         })
@@ -96,44 +120,82 @@ impl Pages {
         let inode = Inode::of(file);
         let file = inode.map_or(0, |inode| {
             let device = u64::from(inode.device.0) << 32 | u64::from(inode.device.1);
-            mix(mix(device) ^ inode.number)
+            let (seconds, nanoseconds) = inode.created;
+            let created = seconds.cast_unsigned() << 30 ^ u64::from(nanoseconds);
+            mix(mix(mix(device) ^ inode.number) ^ created)
         });
         Pages { inode, file }
     }
 
     /// Returns the reader for up to `length` bytes at `offset` of `file`.
     pub fn reader(&self, file: &File, offset: u64, length: u64) -> Reader {
+        self.reader_at(monotonic_millis(), file, offset, length)
+    }
+
+    fn reader_at(&self, now: u64, file: &File, offset: u64, length: u64) -> Reader {
         let Some(inode) = &self.inode else {
             return Reader::HelperMissing;
         };
-        let short_until = SHORT_UNTIL.load(Ordering::Relaxed);
-        let is_short = short_until != 0 && monotonic_millis() < short_until;
-        let touched = if is_short { 0 } else { self.touched(offset, length) };
-        let wanted = if touched > 0 {
-            touched
+        let is_short = now < SHORT_UNTIL.load(Ordering::Relaxed);
+        let touched = if is_short {
+            Touched::NONE
+        } else {
+            self.touched(now, offset, length)
+        };
+        if touched.checked || touched.bytes > 0 && self.check(now, file, inode, offset, touched.bytes) {
+            return Reader::Core(touched.bytes);
+        }
+        let wanted = if touched.bytes > 0 {
+            touched.bytes
         } else {
             length.min(step_at(offset))
         };
-        match (presence(file, inode, offset, wanted), touched) {
-            (Presence::Whole, 1..) => Reader::Core(touched),
+        match (presence(file, inode, offset, wanted), touched.bytes) {
+            (Presence::Whole, 1..) => Reader::Core(touched.bytes),
             (Presence::Whole, 0) => Reader::HelperCached,
             (Presence::Partial | Presence::Reclaimed, _) => Reader::HelperMissing,
         }
     }
 
-    /// Returns the number of bytes from `offset`, at most `length`, in contiguous touched windows.
-    fn touched(&self, offset: u64, length: u64) -> u64 {
+    /// Returns the bytes from `offset`, at most `length`, in contiguous touched windows.
+    fn touched(&self, now: u64, offset: u64, length: u64) -> Touched {
         let misses = self.misses().load(Ordering::Acquire);
         let end = offset + length;
         let mut at = offset;
+        let mut checked = true;
         while at < end {
             let (slot, mark) = self.mark(at / COLD_READ_BYTES, misses);
-            if TOUCHED[slot].load(Ordering::Acquire) != mark {
+            let window = &TOUCHED[slot];
+            if window.mark.load(Ordering::Acquire) != mark {
                 break;
             }
+            let age = now.saturating_sub(window.checked.load(Ordering::Relaxed));
+            checked &= age < RESIDENCY_CHECK_INTERVAL.as_millis() as u64;
             at = (at + step_at(at)).min(end);
         }
-        at - offset
+        let bytes = at - offset;
+        Touched {
+            bytes,
+            // The check of a growing file did not include later bytes.
+            checked: checked && bytes > 0 && self.inode.is_some_and(|inode| at <= inode.size),
+        }
+    }
+
+    /// Checks the windows of the `length` touched bytes at `offset`. Returns whether the page cache
+    /// has every page, and then remembers the check.
+    fn check(&self, now: u64, file: &File, inode: &Inode, offset: u64, length: u64) -> bool {
+        let first = offset / COLD_READ_BYTES;
+        let start = first * COLD_READ_BYTES;
+        let end = (offset + length)
+            .next_multiple_of(COLD_READ_BYTES)
+            .min(inode.size);
+        if offset + length > end || presence(file, inode, start, end - start) != Presence::Whole {
+            return false;
+        }
+        for window in first..end.div_ceil(COLD_READ_BYTES) {
+            TOUCHED[self.slot(window)].checked.store(now, Ordering::Relaxed);
+        }
+        true
     }
 
     /// Calls `read` with an offset and a length per step from `offset`, and records the touched
@@ -213,19 +275,33 @@ impl Pages {
             }
         }
         let (slot, mark) = self.mark(window, misses);
-        TOUCHED[slot].store(mark, Ordering::Release);
+        TOUCHED[slot].mark.store(mark, Ordering::Release);
     }
 
     fn misses(&self) -> &'static AtomicU64 {
         &MISSES[self.file as usize % FILES]
     }
 
-    /// Returns the slot of the mark of a window, and the mark.
+    /// Returns the slot of a window, and its mark. The size of the last window is a part of the
+    /// mark, because the last window of a growing file grows.
     fn mark(&self, window: u64, misses: u64) -> (usize, u64) {
-        let place = self.file.wrapping_add(window) as usize % WINDOWS;
+        let size = self.inode.map_or(0, |inode| inode.size);
+        let length = size.saturating_sub(window * COLD_READ_BYTES).min(COLD_READ_BYTES);
+        let identity = mix(self.file ^ mix(window ^ length << 32));
         // Never 0, because 0 means no mark.
-        (place, mix(mix(self.file ^ mix(window)) ^ misses) | 1)
+        (self.slot(window), mix(identity ^ misses) | 1)
     }
+
+    fn slot(&self, window: u64) -> usize {
+        self.file.wrapping_add(window) as usize % WINDOWS
+    }
+}
+
+impl Touched {
+    const NONE: Self = Touched {
+        bytes: 0,
+        checked: false,
+    };
 }
 
 /// Returns the number of bytes from `offset` to the end of its window.
@@ -260,6 +336,7 @@ fn mix(mut bits: u64) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
     use std::io::Write as _;
     use std::path::PathBuf;
 
@@ -271,7 +348,7 @@ mod tests {
     const PAGE: u64 = 4_096;
 
     /// A file on the disk of the build directory, not on a file system in memory. Removed on drop.
-    struct OnDisk(PathBuf, Arc<File>);
+    struct OnDisk(PathBuf, SharedFile);
 
     impl OnDisk {
         fn new(name: &str) -> Self {
@@ -282,7 +359,7 @@ mod tests {
             let file = File::open(&place).unwrap();
             // A read of one page fetches only one page.
             fadvise(&file, 0, None, Advice::Random).unwrap();
-            OnDisk(place, Arc::new(file))
+            OnDisk(place, SharedFile::new(file))
         }
 
         /// Drops every page from the page cache. Returns whether the file system did so.
@@ -339,6 +416,7 @@ mod tests {
     fn core_never_reads_a_step_with_a_missing_page() {
         let disk = OnDisk::new("pages-missing");
         let pages = Pages::of(&disk.1);
+        let mut now = monotonic_millis();
         for every in [2, 3, 16, 64, 255] {
             // All pages are touched and present first. Then pages are dropped.
             disk.settle(&pages);
@@ -349,10 +427,12 @@ mod tests {
             (0..SIZE / PAGE)
                 .filter(|&page| here(page))
                 .for_each(|page| disk.read_page(page));
+            // Later than every remembered check.
+            now = later(now);
             for first in 0..64 {
                 for count in [1, 2, 16, 17, 64, 256] {
                     let length = count * PAGE;
-                    let reader = pages.reader(&disk.1, first * PAGE + 1, length - 1);
+                    let reader = pages.reader_at(now, &disk.1, first * PAGE + 1, length - 1);
                     if let Reader::Core(bytes) = reader {
                         let last = (first * PAGE + bytes) / PAGE;
                         assert!((first..=last).all(here), "{every} {first} {count} {reader:?}");
@@ -362,12 +442,83 @@ mod tests {
         }
     }
 
+    /// Returns a time at which no check at `now` or before is remembered.
+    fn later(now: u64) -> u64 {
+        monotonic_millis().max(now) + RESIDENCY_CHECK_INTERVAL.as_millis() as u64
+    }
+
+    #[test]
+    fn check_of_a_window_is_remembered_until_the_interval_a_miss_or_a_memory_shortage() {
+        let disk = OnDisk::new("pages-remembered");
+        let pages = Pages::of(&disk.1);
+        disk.settle(&pages);
+        // In the future, so that no other check counts.
+        let now = later(monotonic_millis());
+        let interval = RESIDENCY_CHECK_INTERVAL.as_millis() as u64;
+        let reader = |now| pages.reader_at(now, &disk.1, 0, SIZE);
+        // The kernel may reclaim pages of the file at any time.
+        if reader(now) != Reader::Core(SIZE) || !disk.forget() {
+            eprintln!("SKIPPED: the pages did not stay in the page cache");
+            return;
+        }
+        assert_eq!(reader(now + interval - 1), Reader::Core(SIZE));
+        assert_ne!(reader(now + interval), Reader::Core(SIZE));
+        assert_eq!(
+            reader(now),
+            Reader::Core(SIZE),
+            "a failed check leaves the last check"
+        );
+        let short_until = SHORT_UNTIL.swap(now + 1, Ordering::Relaxed);
+        let while_short = reader(now);
+        SHORT_UNTIL.store(short_until, Ordering::Relaxed);
+        assert_eq!(while_short, Reader::HelperMissing);
+        pages.record_miss();
+        assert_eq!(reader(now), Reader::HelperMissing);
+    }
+
+    #[test]
+    fn check_of_a_part_of_a_window_is_not_remembered_for_the_rest() {
+        let disk = OnDisk::new("pages-part");
+        let pages = Pages::of(&disk.1);
+        disk.settle(&pages);
+        if !disk.forget() {
+            return;
+        }
+        (0..4).for_each(|page| disk.read_page(page));
+        let now = later(monotonic_millis());
+        // The kernel may have reclaimed the pages.
+        let part = pages.reader_at(now, &disk.1, 0, 4 * PAGE);
+        assert!(
+            matches!(part, Reader::Core(_) | Reader::HelperMissing),
+            "{part:?}"
+        );
+        let rest = pages.reader_at(now, &disk.1, 4 * PAGE, COLD_READ_BYTES - 4 * PAGE);
+        assert_eq!(rest, Reader::HelperMissing);
+    }
+
+    #[test]
+    fn check_of_a_growing_file_is_not_remembered_beyond_its_known_size() {
+        let disk = OnDisk::new("pages-growing");
+        let mut pages = Pages::of(&disk.1);
+        // The file has grown by a page since the core examined it.
+        pages.inode.as_mut().unwrap().size -= PAGE;
+        disk.settle(&pages);
+        let now = later(monotonic_millis());
+        let known = pages.reader_at(now, &disk.1, 0, SIZE - PAGE);
+        // The kernel may have reclaimed pages.
+        let is_core = known == Reader::Core(SIZE - PAGE);
+        assert_eq!(pages.touched(now, 0, SIZE - PAGE).checked, is_core);
+        assert!(!pages.touched(now, 0, SIZE).checked);
+    }
+
     /// A round of the test below. Also fails if the kernel reclaims pages meanwhile, which can
     /// happen at any time.
     fn touches_and_misses(disk: &OnDisk) -> Result<(), String> {
         let pages = Pages::of(&disk.1);
+        let now = Cell::new(monotonic_millis());
         let expect = |offset: u64, length: u64, wanted: Reader| {
-            let found = pages.reader(&disk.1, offset, length);
+            now.set(later(now.get()));
+            let found = pages.reader_at(now.get(), &disk.1, offset, length);
             let message = || format!("{found:?} instead of {wanted:?} for {length} bytes at {offset}");
             (found == wanted).then_some(()).ok_or_else(message)
         };
@@ -382,8 +533,8 @@ mod tests {
         expect(3 * COLD_READ_BYTES, rest, Reader::Core(COLD_READ_BYTES))?;
         disk.settle(&pages);
         // A second open of the same file.
-        let again = Arc::new(File::open(&disk.0).unwrap());
-        let reader = Pages::of(&again).reader(&again, 9, 100);
+        let again = SharedFile::new(File::open(&disk.0).unwrap());
+        let reader = Pages::of(&again).reader_at(later(now.get()), &again, 9, 100);
         if reader != Reader::Core(100) {
             return Err(format!("{reader:?} when the file is open once more"));
         }

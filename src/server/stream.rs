@@ -9,7 +9,7 @@ use super::deadlines::{ConnectionDeadline, WaitReason};
 use super::tls::{KtlsStream, TlsStream};
 use crate::http::Certificate;
 use crate::limits::{LINGER_BYTES_MAX, LINGER_TIMEOUT};
-use crate::sys::{Local, Pipe, Socket};
+use crate::sys::{Cork, Local, Pipe, Socket};
 
 /// Size of the buffer for discarded input.
 const DISCARD_BUFFER_BYTES: usize = 4 * 1024;
@@ -170,12 +170,21 @@ impl Stream {
         }
     }
 
-    /// Sends some of the bytes in `pipe`. Returns the errors of [`Stream::sendfile`].
-    pub fn splice(&self, pipe: &mut Pipe, more: bool) -> io::Result<usize> {
+    /// Sends some of the bytes in `pipe`, at most `max`. Returns the errors of [`Stream::sendfile`].
+    pub fn splice(&self, pipe: &mut Pipe, max: u64, more: bool) -> io::Result<usize> {
         match self {
-            Stream::Plain(socket) => socket.splice(pipe, more),
+            Stream::Plain(socket) => socket.splice(pipe, max, more),
             Stream::Tls(_) => Err(io::ErrorKind::Unsupported.into()),
-            Stream::Ktls(ktls) => ktls.splice(pipe, more),
+            Stream::Ktls(ktls) => ktls.splice(pipe, max, more),
+        }
+    }
+
+    /// Holds back partial segments of a plain socket until the drop of the returned value. Returns
+    /// `None` for TLS, whose records do not end with segments.
+    pub fn cork(&self) -> Option<Cork<'_>> {
+        match self {
+            Stream::Plain(socket) => Some(socket.cork()),
+            Stream::Tls(_) | Stream::Ktls(_) => None,
         }
     }
 

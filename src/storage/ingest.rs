@@ -1,7 +1,6 @@
 //! Files for content that is being received. A file becomes an entry of the local store, or waits
 //! for the upload in the spool.
 
-use std::fs::File;
 use std::sync::Arc;
 
 use super::upload_job::SpooledBlob;
@@ -10,6 +9,7 @@ use super::{Key, Meta, Room, Storage, StoredEntry, Tiers, Verified};
 use crate::fairness::Lease;
 use crate::oci::Namespace;
 use crate::runtime::helper::blocking;
+use crate::shared_file::SharedFile;
 use crate::store::{Ingest, Spooled, StoreError};
 
 /// The file of a fill in progress.
@@ -123,7 +123,7 @@ impl StorageIngest {
     }
 
     /// Returns the file, from which written bytes can be read.
-    pub fn file(&self) -> &Arc<File> {
+    pub fn file(&self) -> &SharedFile {
         match &self.0 {
             Target::Local(ingest) => ingest.file(),
             Target::Spool(spooled) => spooled.file(),

@@ -62,7 +62,7 @@ impl Drop for SpooledBlob {
         // A later fill may have replaced the entry with its own file.
         if spooled
             .get(digest)
-            .is_some_and(|(entry, _)| Arc::ptr_eq(&entry.file, &self.entry.file))
+            .is_some_and(|(entry, _)| entry.file.is_clone_of(&self.entry.file))
         {
             spooled.remove(digest);
         }

@@ -39,6 +39,7 @@ use std::fs::File;
 use std::sync::Arc;
 
 use crate::oci::Digest;
+use crate::shared_file::SharedFile;
 
 /// Proof of a verification: content of `size` bytes was hashed and matches its digest. Every commit
 /// requires this proof.
@@ -71,7 +72,7 @@ impl Verified {
 /// Committed content and its sidecar.
 #[derive(Clone, Debug)]
 pub struct StoredEntry {
-    pub file: Arc<File>,
+    pub file: SharedFile,
     pub meta: Arc<Meta>,
 }
 

@@ -14,6 +14,7 @@ use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
 use super::{StoreError, mode};
+use crate::shared_file::SharedFile;
 
 /// A directory for spool files, with a limit on their total size.
 #[derive(Debug)]
@@ -30,7 +31,7 @@ pub struct SpoolDir {
 /// [`Spooled::room`] are dropped.
 #[derive(Debug)]
 pub struct Spooled {
-    file: Arc<File>,
+    file: SharedFile,
     room: Arc<Room>,
     /// Bytes with reserved room.
     reserved: u64,
@@ -90,7 +91,7 @@ impl SpoolDir {
             .unnamed()
             .map_err(failed("create a file in the spool directory", &self.dir))?;
         Ok(Spooled {
-            file: Arc::new(file),
+            file: SharedFile::new(file),
             room: Arc::new(room),
             reserved: 0,
         })
@@ -116,7 +117,7 @@ impl SpoolDir {
 
 impl Spooled {
     /// Returns the file. Only written ranges may be read.
-    pub fn file(&self) -> &Arc<File> {
+    pub fn file(&self) -> &SharedFile {
         &self.file
     }
 

@@ -13,4 +13,4 @@ pub use inherit::take_inherited;
 pub use pipe::Pipe;
 pub use residency::{Inode, Presence, presence};
 pub use signals::block_terminal_stops;
-pub use socket::{Local, Peer, Socket};
+pub use socket::{Cork, Local, Peer, Socket};

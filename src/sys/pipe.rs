@@ -120,17 +120,18 @@ impl Pipe {
         }
     }
 
-    /// Moves bytes from the pipe to a non-blocking socket. Returns `WouldBlock` if the socket
-    /// accepts no bytes now.
-    pub(super) fn drain_to(&mut self, socket: impl AsFd, more: bool) -> io::Result<usize> {
+    /// Moves at most `max` bytes from the pipe to a non-blocking socket. Returns `WouldBlock` if the
+    /// socket accepts no bytes now.
+    pub(super) fn drain_to(&mut self, socket: impl AsFd, max: u64, more: bool) -> io::Result<usize> {
+        let len = self.held.min(usize::try_from(max).unwrap_or(usize::MAX));
         let flags = SpliceFlags::NONBLOCK
-            | if more {
+            | if more || len < self.held {
                 SpliceFlags::MORE
             } else {
                 SpliceFlags::empty()
             };
         loop {
-            match splice(&self.read, None, &socket, None, self.held, flags) {
+            match splice(&self.read, None, &socket, None, len, flags) {
                 Ok(moved) => {
                     self.held -= moved;
                     return Ok(moved);

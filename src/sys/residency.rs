@@ -19,6 +19,9 @@ const PAGES_MAX: usize = 257;
 pub struct Inode {
     pub device: (u32, u32),
     pub number: u64,
+    /// The time of creation, in seconds and nanoseconds. Distinguishes the file from earlier files
+    /// with the number. 0 if the file system keeps no such time.
+    pub created: (i64, u32),
     pub size: u64,
     /// The process owns the file, so the result of `mincore` is reliable.
     own: bool,
@@ -27,12 +30,13 @@ pub struct Inode {
 impl Inode {
     /// Returns the inode of `file` from kernel memory, without contacting a network file system.
     pub fn of(file: &File) -> Option<Self> {
-        let wanted = StatxFlags::INO | StatxFlags::SIZE | StatxFlags::UID;
+        let wanted = StatxFlags::INO | StatxFlags::BTIME | StatxFlags::SIZE | StatxFlags::UID;
         let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
         let found = statx(file, c"", flags, wanted).ok()?;
         Some(Inode {
             device: (found.stx_dev_major, found.stx_dev_minor),
             number: found.stx_ino,
+            created: (found.stx_btime.tv_sec, found.stx_btime.tv_nsec),
             size: found.stx_size,
             own: found.stx_uid == rustix::process::geteuid().as_raw(),
         })

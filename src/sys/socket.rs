@@ -13,6 +13,7 @@ use std::time::Duration;
 use rustix::buffer::spare_capacity;
 use rustix::fs::sendfile;
 use rustix::io::Errno;
+use rustix::net::sockopt::set_tcp_cork;
 use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags, recv, send, sendmsg};
 
 use super::Pipe;
@@ -95,6 +96,16 @@ pub enum Peer {
     Closing,
     /// The peer has reset the connection.
     Gone,
+}
+
+/// While the value lives, the kernel sends only full segments (`TCP_CORK`). The drop sends the
+/// rest, on every path.
+pub struct Cork<'a>(&'a Socket);
+
+impl Drop for Cork<'_> {
+    fn drop(&mut self) {
+        let _ = set_tcp_cork(self.0, false);
+    }
 }
 
 impl AsFd for Socket {
@@ -195,9 +206,16 @@ impl Socket {
         call(|| sendfile(self, file, Some(&mut offset), len))
     }
 
-    /// Sends some of the bytes in `pipe`.
-    pub fn splice(&self, pipe: &mut Pipe, more: bool) -> io::Result<usize> {
-        pipe.drain_to(self, more)
+    /// Holds back partial segments until the drop of the returned value. Has no effect if the
+    /// kernel rejects the option.
+    pub fn cork(&self) -> Cork<'_> {
+        let _ = set_tcp_cork(self, true);
+        Cork(self)
+    }
+
+    /// Sends some of the bytes in `pipe`, at most `max`.
+    pub fn splice(&self, pipe: &mut Pipe, max: u64, more: bool) -> io::Result<usize> {
+        pipe.drain_to(self, max, more)
     }
 
     /// Limits the unsent bytes that the kernel accepts to `bytes` (`TCP_NOTSENT_LOWAT`). Has no

@@ -1,7 +1,6 @@
 //! The request for a blob, and its answer.
 
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -11,6 +10,7 @@ use crate::cache::access::Caller;
 use crate::cache::fill::Head;
 use crate::http::{CacheResult, Growing, Span};
 use crate::oci::{Digest, Origin};
+use crate::shared_file::SharedFile;
 use crate::storage::Meta;
 
 /// A request for a blob, on behalf of one caller.
@@ -68,7 +68,7 @@ pub enum BlobBody {
     Bytes(Bytes),
     /// The file of the whole blob.
     File {
-        file: Arc<File>,
+        file: SharedFile,
         /// Whether the file may stay open.
         lasting: bool,
     },

@@ -3,7 +3,6 @@
 //! The writer waits for the disk only within a time budget that written bytes extend. If the disk
 //! fails or exceeds the budget, the fill continues from its window and the blob is not cached.
 
-use std::fs::File;
 use std::sync::Arc;
 
 use super::{Fill, FillState};
@@ -13,6 +12,7 @@ use crate::http::Span;
 use crate::limits::{
     FILL_WINDOW_KEPT_BYTES, RESERVE_STEP_MAX, RESERVE_STEP_MIN, ROOM_WEIGHT_SIZED, ROOM_WEIGHT_UNSIZED,
 };
+use crate::shared_file::SharedFile;
 use crate::storage::{Key, Room, StorageIngest, StoreError};
 
 /// State of the disk writer. The `written` field of the fill's state is its progress.
@@ -103,7 +103,7 @@ fn needed(unread: Span, written: u64, start: u64) -> Option<u64> {
 /// A file that is no longer needed, with its room and its disk share. Must be dropped on a blocking
 /// thread.
 pub struct UnusedFile {
-    _file: Arc<File>,
+    _file: SharedFile,
     _room: Option<Arc<Room>>,
     _lease: Option<Lease>,
 }

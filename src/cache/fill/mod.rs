@@ -20,13 +20,13 @@ mod window;
 mod writer;
 
 use std::collections::{BTreeMap, HashMap};
-use std::fs::File;
 use std::sync::Arc;
 
 use crate::http::Span;
 use crate::limits::{HELD_WHOLE_BYTES_MAX, WITHHELD_BYTES};
 use crate::oci::{Digest, Origin};
 use crate::runtime::waker::{CoreNotify, RemoteWaker};
+use crate::shared_file::SharedFile;
 use crate::sync::{Mutex, MutexGuard};
 
 use super::access::{Caller, HeldContent};
@@ -71,7 +71,7 @@ struct FillState {
     window: Window,
     disk: DiskWriter,
     /// The ingest's file, readable up to `written`. Outlives a lost disk writer.
-    file: Option<Arc<File>>,
+    file: Option<SharedFile>,
     /// The file's room in the spool.
     room: Option<Arc<Room>>,
     written: u64,

@@ -3,6 +3,7 @@
 pub mod encode;
 pub mod parse;
 pub mod send;
+mod turn;
 
 use crate::http::{Body, CacheResult, Fields, Response};
 use parse::HeadError;

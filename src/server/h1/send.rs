@@ -1,13 +1,12 @@
 //! Encodes and sends HTTP/1.1 responses, with one function per kind of body.
 
 use std::cell::RefCell;
-use std::fs::File;
 use std::io::{self, IoSlice};
-use std::sync::Arc;
 
 use bytes::Bytes;
 
 use super::encode;
+use super::turn::Turn;
 use crate::http::{Body, Fields, Method, Piece, Ready, RequestHead, Response, Span, Version};
 use crate::limits::{
     COLD_READ_BYTES, OPEN_RANGE_UNSENT_BYTES, SEND_STALL_TIMEOUT, SEND_TURN_BYTES, SPLICE_BYTES_MIN,
@@ -19,6 +18,7 @@ use crate::server::access_log::Stopwatch;
 use crate::server::deadlines::{ConnectionDeadline, WaitReason};
 use crate::server::pages::{Pages, Reader};
 use crate::server::stream::Stream;
+use crate::shared_file::SharedFile;
 use crate::sys::{Pipe, read_resident};
 
 thread_local! {
@@ -285,7 +285,7 @@ impl Sending<'_> {
     }
 
     /// Sends a part of a file with the fastest measured method for its size.
-    async fn span(&self, file: &Arc<File>, span: Span, more: bool, bytes: &mut u64) -> io::Result<()> {
+    async fn span(&self, file: &SharedFile, span: Span, more: bool, bytes: &mut u64) -> io::Result<()> {
         if !self.stream.takes_files() {
             return self.encrypted(file, span, more, bytes).await;
         }
@@ -300,11 +300,12 @@ impl Sending<'_> {
     /// Sends file bytes through memory and the TLS session, for streams without
     /// [`Stream::takes_files`]. The core reads bytes in the page cache into a buffer shared by all
     /// connections. A helper thread reads the other bytes.
-    async fn encrypted(&self, file: &Arc<File>, span: Span, more: bool, bytes: &mut u64) -> io::Result<()> {
+    async fn encrypted(&self, file: &SharedFile, span: Span, more: bool, bytes: &mut u64) -> io::Result<()> {
         let pages = Pages::of(file);
         let mut offset = span.start;
         let mut turn = Turn::new(TLS_SEND_TURN_BYTES, bytes);
         while offset < span.end {
+            self.end_turn(&mut turn).await?;
             // No file read for a client that accepts no bytes.
             self.flush().await?;
             let step = (span.end - offset).min(TLS_PENDING_BYTES as u64);
@@ -329,9 +330,10 @@ impl Sending<'_> {
                 Ok(Some(sent)) => sent as u64,
                 Ok(None) => {
                     if reader != Reader::HelperCached {
-                        turn.max = COLD_READ_BYTES;
+                        turn.limit_to(COLD_READ_BYTES);
                     }
                     let read = self.read(pages, file, offset, span, reader).await?;
+                    turn.begin();
                     let more = more || offset + (read.len() as u64) < span.end;
                     self.send_all(&mut [IoSlice::new(&read)], more).await?;
                     read.len() as u64
@@ -343,7 +345,7 @@ impl Sending<'_> {
                 Err(error) => return Err(error),
             };
             offset += sent;
-            self.count(sent, &mut turn).await?;
+            turn.count(sent);
         }
         Ok(())
     }
@@ -363,7 +365,7 @@ impl Sending<'_> {
     async fn read(
         &self,
         pages: Pages,
-        file: &Arc<File>,
+        file: &SharedFile,
         offset: u64,
         span: Span,
         reader: Reader,
@@ -378,9 +380,12 @@ impl Sending<'_> {
 
     /// Sends file bytes through a pipe to the socket. A helper thread fills the pipe with the bytes
     /// that the core may not read. Thus the core never waits for the disk.
+    ///
+    /// The socket is corked, because an acknowledgement that arrives during a splice would send a
+    /// partial segment.
     async fn spliced(
         &self,
-        file: &Arc<File>,
+        file: &SharedFile,
         span: Span,
         mut pipe: Pipe,
         more: bool,
@@ -389,21 +394,25 @@ impl Sending<'_> {
         let pages = Pages::of(file);
         let mut offset = span.start;
         let mut turn = Turn::new(SEND_TURN_BYTES, bytes);
+        let mut cork = None;
         while offset < span.end || pipe.held() > 0 {
+            self.end_turn(&mut turn).await?;
             if pipe.held() == 0 {
-                let step = (span.end - offset).min(pipe.capacity() as u64);
-                let moved = match pages.reader(file, offset, step) {
+                let room = (span.end - offset).min(pipe.capacity() as u64);
+                let moved = match pages.reader(file, offset, room.min(turn.bytes_max)) {
                     // At most the capacity of the pipe, so the cast never truncates.
                     Reader::Core(step) => pipe.fill(file, offset, step as usize)?,
                     reader => {
                         if reader == Reader::HelperMissing {
-                            turn.max = COLD_READ_BYTES;
+                            turn.limit_to(COLD_READ_BYTES);
                         }
+                        // The client must not wait with the disk for the bytes sent so far.
+                        cork = None;
                         let file = file.clone();
                         let (filled, moved) = self
                             .helper
                             .read(read_kind(reader, span), move || {
-                                let moved = pages.read_steps(&file, offset, step, |at, step| {
+                                let moved = pages.read_steps(&file, offset, room, |at, step| {
                                     pipe.fill(&file, at, step as usize)
                                 });
                                 (pipe, moved)
@@ -411,6 +420,7 @@ impl Sending<'_> {
                             .await
                             .map_err(io::Error::other)?;
                         pipe = filled;
+                        turn.begin();
                         moved?
                     }
                 };
@@ -419,30 +429,34 @@ impl Sending<'_> {
                 }
                 offset += moved as u64;
             }
-            let result = self.stream.splice(&mut pipe, more || offset < span.end);
+            cork.get_or_insert_with(|| self.stream.cork());
+            let more = more || offset < span.end;
+            let result = self.stream.splice(&mut pipe, turn.bytes_max, more);
             self.count_result(result, &mut turn).await?;
         }
         pipe.put_back();
         Ok(())
     }
 
-    async fn sendfiled(&self, file: &Arc<File>, span: Span, bytes: &mut u64) -> io::Result<()> {
+    async fn sendfiled(&self, file: &SharedFile, span: Span, bytes: &mut u64) -> io::Result<()> {
         let pages = Pages::of(file);
         let mut offset = span.start;
         let mut turn = Turn::new(SEND_TURN_BYTES, bytes);
         while offset < span.end {
-            let step = (span.end - offset).min(SPLICE_BYTES_MIN);
+            self.end_turn(&mut turn).await?;
+            let step = (span.end - offset).min(SPLICE_BYTES_MIN).min(turn.bytes_max);
             let step = match pages.reader(file, offset, step) {
                 Reader::Core(step) => step,
                 reader => {
                     if reader == Reader::HelperMissing {
-                        turn.max = COLD_READ_BYTES;
+                        turn.limit_to(COLD_READ_BYTES);
                     }
                     let read = self.read(pages, file, offset, span, reader).await?;
+                    turn.begin();
                     offset += read.len() as u64;
                     self.send_all(&mut [IoSlice::new(&read)], offset < span.end)
                         .await?;
-                    self.count(read.len() as u64, &mut turn).await?;
+                    turn.count(read.len() as u64);
                     continue;
                 }
             };
@@ -461,7 +475,7 @@ impl Sending<'_> {
         match result {
             Ok(sent) => {
                 self.deadline.sent(sent);
-                self.count(sent as u64, turn).await?;
+                turn.count(sent as u64);
                 Ok(sent as u64)
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
@@ -472,11 +486,10 @@ impl Sending<'_> {
         }
     }
 
-    /// Counts sent bytes. At the end of the turn, waits for room.
-    async fn count(&self, sent: u64, turn: &mut Turn<'_>) -> io::Result<()> {
-        *turn.total += sent;
-        turn.sent += sent;
-        if turn.sent >= turn.max {
+    /// Begins the next turn if the current turn is over. Called before a call, so that the last
+    /// bytes of a body never wait for another turn.
+    async fn end_turn(&self, turn: &mut Turn<'_>) -> io::Result<()> {
+        if turn.is_over() {
             self.next_turn(turn).await?;
         }
         Ok(())
@@ -485,7 +498,7 @@ impl Sending<'_> {
     /// Waits for room and begins the next turn. Meanwhile the core runs other tasks.
     async fn next_turn(&self, turn: &mut Turn<'_>) -> io::Result<()> {
         self.room().await?;
-        turn.sent = 0;
+        turn.begin();
         Ok(())
     }
 
@@ -501,20 +514,6 @@ impl Sending<'_> {
         }
         self.deadline.clear();
         Ok(())
-    }
-}
-
-/// The bytes that a connection sends before the core runs other tasks.
-struct Turn<'a> {
-    sent: u64,
-    max: u64,
-    /// The sent bytes of the whole body.
-    total: &'a mut u64,
-}
-
-impl<'a> Turn<'a> {
-    fn new(max: u64, total: &'a mut u64) -> Self {
-        Turn { sent: 0, max, total }
     }
 }
 
@@ -543,7 +542,7 @@ fn truncated() -> io::Error {
 
 /// Encodes a 200 for [`Sending::ready`]: the whole response for a body in memory, or only the head
 /// for a file.
-pub fn encode_ready(fields: &Fields, body: &Bytes, file: Option<(Arc<File>, u64)>, now: u64) -> Ready {
+pub fn encode_ready(fields: &Fields, body: &Bytes, file: Option<(SharedFile, u64)>, now: u64) -> Ready {
     let size = file.as_ref().map_or(body.len() as u64, |(_, size)| *size);
     let mut encoded = Vec::with_capacity(fields.as_bytes().len() + body.len() + 128);
     encode::begin(&mut encoded, 200, now, fields);
@@ -553,3 +552,6 @@ pub fn encode_ready(fields: &Fields, body: &Bytes, file: Option<(Arc<File>, u64)
     encoded.extend_from_slice(body);
     Ready::new(encoded, head_len, body.clone(), file)
 }
+
+#[cfg(test)]
+mod tests;

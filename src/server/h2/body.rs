@@ -1,10 +1,8 @@
 //! Sends bodies as DATA frames, with one function per kind of body. No function reads more bytes
 //! than the client has granted.
 
-use std::fs::File;
 use std::future::poll_fn;
 use std::pin::pin;
-use std::sync::Arc;
 
 use bytes::Bytes;
 use futures_util::future::{Either, select};
@@ -21,6 +19,7 @@ use crate::limits::{
 use crate::runtime::clock::monotonic_millis;
 use crate::runtime::helper::ReadKind;
 use crate::server::pages::{Pages, Reader};
+use crate::shared_file::SharedFile;
 use crate::sys::read_resident;
 
 /// The reason for a truncated body.
@@ -96,7 +95,7 @@ impl<'a, H> Outbound<'a, H> {
     }
 
     /// Sends a part of an immutable file.
-    pub async fn span(&mut self, file: &Arc<File>, span: Span, last: bool) -> Result<(), Cut> {
+    pub async fn span(&mut self, file: &SharedFile, span: Span, last: bool) -> Result<(), Cut> {
         let pages = Pages::of(file);
         let mut offset = span.start;
         while offset < span.end {
@@ -150,7 +149,7 @@ impl<'a, H> Outbound<'a, H> {
     /// Sends parts of a file, each after its part head, and then `tail`.
     pub async fn parts(
         &mut self,
-        file: &Arc<File>,
+        file: &SharedFile,
         parts: Vec<(Vec<u8>, Span)>,
         tail: Vec<u8>,
     ) -> Result<(), Cut> {

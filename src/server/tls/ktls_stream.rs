@@ -132,8 +132,8 @@ impl KtlsStream {
     }
 
     /// Sends bytes from a pipe; see [`Socket::splice`].
-    pub fn splice(&self, pipe: &mut Pipe, more: bool) -> io::Result<usize> {
-        self.counted(|socket| socket.splice(pipe, more))
+    pub fn splice(&self, pipe: &mut Pipe, max: u64, more: bool) -> io::Result<usize> {
+        self.counted(|socket| socket.splice(pipe, max, more))
     }
 
     fn counted(&self, send: impl FnOnce(&Socket) -> io::Result<usize>) -> io::Result<usize> {

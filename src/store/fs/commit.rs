@@ -18,6 +18,7 @@ use super::find::EntryState;
 use super::ingest::Ingest;
 use super::{FsStore, failed, layout};
 use crate::fail_point::hit;
+use crate::shared_file::SharedFile;
 use crate::store::{Meta, StoreError, StoredEntry, Verified, mode};
 
 impl FsStore {
@@ -80,11 +81,11 @@ impl FsStore {
     }
 
     /// Opens the committed file for reading only. Falls back to the handle of the ingest.
-    fn reopen(&self, data_path: &Path, fallback: &Arc<File>) -> Arc<File> {
+    fn reopen(&self, data_path: &Path, fallback: &SharedFile) -> SharedFile {
         super::open_regular(&self.path(data_path))
             .ok()
             .flatten()
-            .map_or_else(|| fallback.clone(), Arc::new)
+            .map_or_else(|| fallback.clone(), SharedFile::new)
     }
 
     fn clear_the_way(&self, key: &crate::store::Key) {

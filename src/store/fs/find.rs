@@ -12,6 +12,7 @@ use super::{FsStore, failed, layout, open_regular};
 use crate::fail_point::hit;
 use crate::limits::SIDECAR_BYTES_MAX;
 use crate::oci::{Digest, Hasher};
+use crate::shared_file::SharedFile;
 use crate::store::{Key, Meta, Source, StoreError, StoredEntry, Verified, mode};
 
 /// The result of a lookup.
@@ -72,7 +73,7 @@ impl FsStore {
         }
         let verified = meta.verified;
         let entry = StoredEntry {
-            file: Arc::new(data),
+            file: SharedFile::new(data),
             meta: Arc::new(meta),
         };
         Ok(if verified {

@@ -4,7 +4,6 @@ use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustix::fs::{FallocateFlags, Mode, OFlags, fallocate};
@@ -12,13 +11,14 @@ use rustix::io::Errno;
 
 use super::{FsStore, failed, layout};
 use crate::fail_point::hit;
+use crate::shared_file::SharedFile;
 use crate::store::{Key, StoreError, mode};
 
 /// Content being received. Without a commit, dropping the ingest leaves nothing in the store.
 #[derive(Debug)]
 pub struct Ingest {
     pub(super) key: Key,
-    file: Arc<File>,
+    file: SharedFile,
     /// Bytes with reserved room.
     reserved: u64,
     /// The temporary name, on file systems without unnamed files.
@@ -51,7 +51,7 @@ impl FsStore {
         };
         let ingest = Ingest {
             key: key.clone(),
-            file: Arc::new(file),
+            file: SharedFile::new(file),
             reserved: 0,
             temporary,
         };
@@ -79,7 +79,7 @@ fn unnamed(dir: &std::path::Path) -> Result<File, Errno> {
 
 impl Ingest {
     /// Returns the file. Only written ranges may be read.
-    pub fn file(&self) -> &Arc<File> {
+    pub fn file(&self) -> &SharedFile {
         &self.file
     }
 

@@ -20,7 +20,6 @@ mod tags;
 mod tls;
 mod upload;
 
-use std::fs::File;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
@@ -35,6 +34,7 @@ use super::{Key, Meta, RecordName, ReferrersRecord, Source, TagPointer, Verified
 use crate::config::S3Settings;
 use crate::limits::S3_PRESIGNED_TTL_MAX;
 use crate::oci::{Namespace, Repository, Tag};
+use crate::shared_file::SharedFile;
 
 use circuit_breaker::CircuitBreaker;
 use records::Written;
@@ -76,7 +76,7 @@ struct Shared {
 #[derive(Clone, Debug)]
 pub enum Content {
     Bytes(Bytes),
-    File(Arc<File>),
+    File(SharedFile),
 }
 
 impl S3Store {

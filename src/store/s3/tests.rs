@@ -1,6 +1,7 @@
 //! Tests of the S3 store with an S3 engine in this process, in addition to the contract tests
 //! (`store/tests`).
 
+use std::fs::File;
 use std::io::Write;
 
 use super::*;
@@ -41,7 +42,7 @@ async fn put_file(store: &S3Store, key: &Key, content: &[u8], scratch: &Scratch)
     file.write_all(content).unwrap();
     std::fs::remove_file(&path).unwrap();
     let (verified, meta) = (verified(key, content), meta(key, content.len() as u64));
-    let file = Content::File(Arc::new(file));
+    let file = Content::File(SharedFile::new(file));
     store.put(key, file, &verified, &meta).await.unwrap();
 }
 

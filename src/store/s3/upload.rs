@@ -1,7 +1,6 @@
 //! Stores an entry: data first, sidecar second. Large content is uploaded in equal parts. The parts
 //! of a failed upload are removed.
 
-use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
@@ -26,6 +25,7 @@ use crate::limits::{
     S3_UPLOAD_BUFFER_BYTES, S3_UPLOAD_QUEUE_TIMEOUT, S3_UPLOADS_MAX,
 };
 use crate::oci::{Algorithm, Digest, Hasher};
+use crate::shared_file::SharedFile;
 use crate::store::{Key, Meta};
 
 /// The payload hash for the signer, so that the signer does not read the body. The engine checks
@@ -104,7 +104,7 @@ impl Content {
     }
 }
 
-fn sha256_of_file(file: &Arc<File>, from: u64, length: u64) -> io::Result<Digest> {
+fn sha256_of_file(file: &SharedFile, from: u64, length: u64) -> io::Result<Digest> {
     let mut hasher = Hasher::new(Algorithm::Sha256);
     let mut buffer = vec![0; S3_UPLOAD_BUFFER_BYTES];
     let (mut at, end) = (from, from + length);

@@ -48,7 +48,16 @@ const ARROWS: &[(&str, &[&str])] = &[
 ];
 
 /// Modules that every folder may import. These modules import no module outside of this list.
-const FOR_ALL: &[&str] = &["anchor", "calendar", "fail_point", "limits", "log", "lru", "sync"];
+const FOR_ALL: &[&str] = &[
+    "anchor",
+    "calendar",
+    "fail_point",
+    "limits",
+    "log",
+    "lru",
+    "shared_file",
+    "sync",
+];
 
 /// Files that may use Tokio: code that runs on the helper pool, and code shared between the pool
 /// and a core.
