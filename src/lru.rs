@@ -33,6 +33,12 @@ struct Slot<K, V> {
 }
 
 impl<K: Hash + Eq, V> Lru<K, V> {
+    /// The most bytes that an entry takes in the tables of the map, without memory that key and
+    /// value own. Tables grow by doubling, so half of a table may be free: two slots, two indexes
+    /// with a control byte each at a load of 7/8, and two free slot numbers.
+    pub const ENTRY_BYTES_MAX: usize =
+        2 * size_of::<Option<Slot<K, V>>>() + 2 * (size_of::<usize>() + 1) * 8 / 7 + 2 * size_of::<usize>();
+
     pub fn new(weight_max: u64, count_max: usize) -> Self {
         Lru {
             index: HashTable::new(),
@@ -53,10 +59,7 @@ impl<K: Hash + Eq, V> Lru<K, V> {
         K: Borrow<Q>,
         Q: Hash + Eq + ?Sized,
     {
-        let slots = &self.slots;
-        let at = *self.index.find(self.hasher.hash_one(key), |&at| {
-            slots[at].as_ref().is_some_and(|slot| slot.key.borrow() == key)
-        })?;
+        let at = self.find(key)?;
         if self.newest != at {
             self.unlink(at);
             self.link(at);
@@ -95,6 +98,25 @@ impl<K: Hash + Eq, V> Lru<K, V> {
         });
         self.link(at);
         self.weight += weight;
+        self.evict();
+    }
+
+    /// Adds `more` to the weight of `key`, and evicts the oldest entries until the bounds hold.
+    pub fn add_weight<Q>(&mut self, key: &Q, more: u64)
+    where
+        K: Borrow<Q>,
+        Q: Hash + Eq + ?Sized,
+    {
+        if let Some(at) = self.find(key)
+            && let Some(slot) = self.slot(at)
+        {
+            slot.weight += more;
+            self.weight += more;
+            self.evict();
+        }
+    }
+
+    fn evict(&mut self) {
         while self.weight > self.weight_max || self.index.len() > self.count_max {
             self.forget(self.oldest);
         }
@@ -113,13 +135,21 @@ impl<K: Hash + Eq, V> Lru<K, V> {
         K: Borrow<Q>,
         Q: Hash + Eq + ?Sized,
     {
+        if let Some(at) = self.find(key) {
+            self.forget(at);
+        }
+    }
+
+    fn find<Q>(&self, key: &Q) -> Option<usize>
+    where
+        K: Borrow<Q>,
+        Q: Hash + Eq + ?Sized,
+    {
         let slots = &self.slots;
         let found = self.index.find(self.hasher.hash_one(key), |&at| {
             slots[at].as_ref().is_some_and(|slot| slot.key.borrow() == key)
         });
-        if let Some(&at) = found {
-            self.forget(at);
-        }
+        found.copied()
     }
 
     fn forget(&mut self, at: usize) {
@@ -186,6 +216,27 @@ mod tests {
         );
         lru.insert("f", "f", 11);
         assert!(lru.get("f").is_none());
+    }
+
+    #[test]
+    fn added_weight_evicts_the_least_recently_used_entries() {
+        let mut lru = Lru::new(10, 9);
+        for key in ["a", "b", "c"] {
+            lru.insert(key, key, 3);
+        }
+        lru.add_weight("c", 1);
+        lru.add_weight("absent", 100);
+        assert_eq!(["a", "b", "c"].map(|key| lru.get(key).is_some()), [true; 3]);
+        lru.add_weight("c", 1);
+        assert_eq!(
+            ["a", "b", "c"].map(|key| lru.get(key).is_some()),
+            [false, true, true]
+        );
+        // An entry that has become heavier than the bound leaves alone.
+        lru.add_weight("b", 20);
+        assert_eq!(["b", "c"].map(|key| lru.get(key).is_some()), [false, true]);
+        lru.insert("d", "d", 10);
+        assert!(lru.get("d").is_some());
     }
 
     proptest! {

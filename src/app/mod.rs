@@ -158,7 +158,7 @@ pub fn run(config: Config, read: &dyn Fn() -> Result<Config, Diagnostics>) -> Re
     };
     let options = Options {
         default_registry: config.default_registry.clone(),
-        response_cache_bytes_max: config.memory_cache_bytes,
+        response_cache_bytes_max: config.memory_cache_bytes / plan.len() as u64,
         open_files_max: resources::open_files_max(descriptors, plan.len()),
         registry_header: config.registry_header,
         client_login: config.client_login,

@@ -231,13 +231,13 @@ settings! {
         help: "send clients to the bucket",
     }
 
-    /// Bytes per core for hot small objects. 0 disables the memory cache.
+    /// Bytes for hot small objects, in equal shares for all cores. 0 disables the memory cache.
     MemoryCache => pub memory_cache_bytes: u64 {
         value: BYTES,
         default: "64MiB",
         group: Storage,
         reload: Restart,
-        help: "memory per core for small objects",
+        help: "memory for small objects",
     }
 
     /// The registry of requests that name no registry. `None` rejects such requests.

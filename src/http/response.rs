@@ -1,6 +1,7 @@
 //! Responses, before and after encoding.
 
 use std::cell::OnceCell;
+use std::ops::Range;
 use std::rc::Rc;
 
 use bytes::Bytes;
@@ -114,11 +115,12 @@ fn map_of(lines: &[u8]) -> HeaderMap {
 /// An encoded hit with status 200. Sent with one call, or with one call for the head and more for a
 /// file.
 pub struct Ready {
-    /// The head, its empty line, and a body in memory.
-    pub encoded: Vec<u8>,
+    /// The head, its empty line, and a body in memory. The only copy of both.
+    pub encoded: Bytes,
     pub head_len: usize,
-    /// The body, if in memory.
-    pub body: Bytes,
+    /// The range of the fields that describe the content, inside the head. Excludes the status
+    /// line, `Date`, `Age` and `Content-Length`.
+    pub fields: Range<usize>,
     /// A body in a file, and its size. Never empty.
     pub file: Option<(SharedFile, u64)>,
     /// The name of the content, for the access log.
@@ -127,15 +129,25 @@ pub struct Ready {
 }
 
 impl Ready {
-    pub fn new(encoded: Vec<u8>, head_len: usize, body: Bytes, file: Option<(SharedFile, u64)>) -> Self {
+    pub fn new(
+        encoded: Vec<u8>,
+        head_len: usize,
+        fields: Range<usize>,
+        file: Option<(SharedFile, u64)>,
+    ) -> Self {
         Ready {
-            encoded,
+            encoded: Bytes::from(encoded),
             head_len,
-            body,
+            fields,
             file,
             content: None,
             map: OnceCell::new(),
         }
+    }
+
+    /// Returns the body, if in memory.
+    pub fn body(&self) -> Bytes {
+        self.encoded.slice(self.head_len..)
     }
 
     /// Returns the fields of the head for HTTP/2. Parsed on first use.
@@ -175,7 +187,7 @@ mod tests {
         assert_eq!(all, wanted);
         let encoded = [b"HTTP/1.1 200 OK\r\n", fields.as_bytes(), b"\r\nbody: no\r\n"].concat();
         let head_len = encoded.len() - b"body: no\r\n".len();
-        assert_eq!(*Ready::new(encoded, head_len, Bytes::new(), None).map(), map);
+        assert_eq!(*Ready::new(encoded, head_len, 0..0, None).map(), map);
     }
 
     #[test]

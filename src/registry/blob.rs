@@ -86,7 +86,7 @@ impl Registry {
                 let fields = respond::fields(description);
                 let readers = pull.readers.clone();
                 let mut responses = self.responses.borrow_mut();
-                responses.remember(head.target, fields, bytes.clone(), None, readers, pull.content());
+                responses.remember(head.target, &fields, bytes, None, readers, pull.content());
             }
             (BlobBody::File { file, lasting: true }, Some(size))
                 if head.range.is_none() && size > MEMORY_OBJECT_BYTES_MAX =>
@@ -94,7 +94,7 @@ impl Registry {
                 let fields = respond::fields(description);
                 let readers = pull.readers.clone();
                 let mut responses = self.responses.borrow_mut();
-                responses.remember_file(head.target, fields, file.clone(), size, readers, pull.content());
+                responses.remember_file(head.target, &fields, file.clone(), size, readers, pull.content());
             }
             _ => {}
         }

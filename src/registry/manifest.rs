@@ -149,13 +149,6 @@ impl Registry {
         });
         let readers = pull.readers.clone();
         let mut responses = self.responses.borrow_mut();
-        responses.remember(
-            pull.head.target,
-            fields,
-            body.clone(),
-            tag,
-            readers,
-            pull.content(),
-        );
+        responses.remember(pull.head.target, &fields, body, tag, readers, pull.content());
     }
 }

@@ -44,7 +44,7 @@ use route::{Chosen, Requested, Route, What};
 pub struct Options {
     /// The registry for names without a registry. `None` if such names are rejected.
     pub default_registry: Option<Namespace>,
-    /// The size in bytes of each core's cache of small responses.
+    /// The size in bytes of this core's cache of small responses.
     pub response_cache_bytes_max: u64,
     /// The number of committed blobs that each core keeps open.
     pub open_files_max: usize,

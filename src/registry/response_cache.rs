@@ -7,10 +7,8 @@
 
 use std::rc::Rc;
 
-use bytes::Bytes;
-
 use crate::auth::{CachedAccess, Readers};
-use crate::http::{ContentName, Fields, Ready, RequestHead};
+use crate::http::{ContentName, Fields, Ready, RequestHead, Version};
 use crate::limits::MEMORY_OBJECTS_MAX;
 use crate::lru::Lru;
 use crate::oci::accepts;
@@ -18,8 +16,26 @@ use crate::runtime::clock::{unix_millis, unix_seconds};
 use crate::server::h1::send::encode_ready;
 use crate::shared_file::SharedFile;
 
-/// Memory of an entry besides body, fields and key: slots, allocation headers, index.
-const OVERHEAD_BYTES: u64 = 512;
+/// Memory of an entry besides texts and the encoded response: the tables of the map, the
+/// reference-counted structs, and the reference count of the encoded bytes.
+const ENTRY_BYTES: usize = Lru::<Box<str>, CachedResponse>::ENTRY_BYTES_MAX
+    + allocated(2 * size_of::<usize>() + size_of::<Ready>())
+    + allocated(2 * size_of::<usize>() + size_of::<ContentName>())
+    + allocated(4 * size_of::<usize>());
+
+/// Capacity of an encoded response beyond its length.
+const ENCODED_SLACK_BYTES: usize = 64;
+
+/// Memory of the fields for HTTP/2. The map has 24 places of 104 bytes and 32 indexes of 4 bytes.
+/// 14 values take at most 128 bytes each, with a reference count of 32 bytes.
+const MAP_BYTES_MAX: u64 = 24 * 104 + 32 * 4 + 14 * (128 + 32);
+
+/// Returns the memory that the allocator takes for `bytes`. The allocator has four sizes between
+/// powers of two.
+const fn allocated(bytes: usize) -> usize {
+    let step = bytes.next_power_of_two() / 8;
+    bytes.next_multiple_of(if step < 16 { 16 } else { step })
+}
 
 pub struct ResponseCache {
     answers: Lru<Box<str>, CachedResponse>,
@@ -29,22 +45,15 @@ pub struct ResponseCache {
 }
 
 struct CachedResponse {
-    fields: Fields,
-    body: CachedBody,
-    /// The name of the content, for the access log.
-    content: Option<Rc<ContentName>>,
     /// The terms of a response to a tag.
     tag: Option<CachedTagTerms>,
     readers: Readers,
+    /// The response, with the only copy of its fields and its body.
     ready: Rc<Ready>,
     /// The time of `Date` and `Age` in `ready`, in seconds since 1970.
     encoded_at: u64,
-}
-
-enum CachedBody {
-    Bytes(Bytes),
-    /// A committed file and its size.
-    File(SharedFile, u64),
+    /// Whether the weight of the entry includes the fields for HTTP/2.
+    weighs_map: bool,
 }
 
 /// The terms under which the response to a tag may be served again.
@@ -80,9 +89,14 @@ impl ResponseCache {
         }
         let now = unix_seconds();
         if entry.encoded_at != now {
-            entry.encode(now);
+            entry.encode_again(now);
         }
-        Some(entry.ready.clone())
+        let ready = entry.ready.clone();
+        if head.version == Version::Http2 && !entry.weighs_map {
+            entry.weighs_map = true;
+            self.answers.add_weight(head.target, MAP_BYTES_MAX);
+        }
+        Some(ready)
     }
 
     pub fn clear(&mut self) {
@@ -100,8 +114,8 @@ impl ResponseCache {
     pub fn remember(
         &mut self,
         target: &str,
-        fields: Fields,
-        body: Bytes,
+        fields: &Fields,
+        body: &[u8],
         tag: Option<CachedTagTerms>,
         readers: Readers,
         content: Option<Rc<ContentName>>,
@@ -109,10 +123,8 @@ impl ResponseCache {
         if target.is_empty() {
             return;
         }
-        // The target is the key, and its parts are the name of the content.
-        let texts = 2 * fields.as_bytes().len() as u64 + 2 * target.len() as u64;
-        let weight = 2 * body.len() as u64 + texts + OVERHEAD_BYTES;
-        let entry = CachedResponse::new(fields, CachedBody::Bytes(body), tag, readers, content);
+        let entry = CachedResponse::new(fields, body, None, tag, readers, content);
+        let weight = entry.weight(target);
         self.answers.insert(target.into(), entry, weight);
     }
 
@@ -120,15 +132,14 @@ impl ResponseCache {
     pub fn remember_file(
         &mut self,
         target: &str,
-        fields: Fields,
+        fields: &Fields,
         file: SharedFile,
         size: u64,
         readers: Readers,
         content: Option<Rc<ContentName>>,
     ) {
         if size > 0 && !target.is_empty() {
-            let body = CachedBody::File(file, size);
-            let entry = CachedResponse::new(fields, body, None, readers, content);
+            let entry = CachedResponse::new(fields, b"", Some((file, size)), None, readers, content);
             self.files.insert(target.into(), entry, 1);
         }
     }
@@ -136,42 +147,137 @@ impl ResponseCache {
 
 impl CachedResponse {
     fn new(
-        fields: Fields,
-        body: CachedBody,
+        fields: &Fields,
+        body: &[u8],
+        file: Option<(SharedFile, u64)>,
         tag: Option<CachedTagTerms>,
         readers: Readers,
         content: Option<Rc<ContentName>>,
     ) -> Self {
-        let nothing = Rc::new(Ready::new(Vec::new(), 0, Bytes::new(), None));
-        let mut entry = CachedResponse {
-            fields,
-            body,
-            content,
+        let now = unix_seconds();
+        let age = tag.as_ref().map(|tag| tag.age(now));
+        let mut ready = encode_ready(fields.as_bytes(), age, body, file, now);
+        ready.content = content;
+        CachedResponse {
             tag,
             readers,
-            ready: nothing,
-            encoded_at: 0,
-        };
-        entry.encode(unix_seconds());
-        entry
+            ready: Rc::new(ready),
+            encoded_at: now,
+            weighs_map: false,
+        }
     }
 
-    fn encode(&mut self, now: u64) {
+    /// Encodes the response with another time. A response being sent keeps the previous encoding.
+    fn encode_again(&mut self, now: u64) {
         self.encoded_at = now;
-        let nothing = Bytes::new();
-        let (bytes, file) = match &self.body {
-            CachedBody::Bytes(bytes) => (bytes, None),
-            CachedBody::File(file, size) => (&nothing, Some((file.clone(), *size))),
-        };
-        let mut ready = match &self.tag {
-            None => encode_ready(&self.fields, bytes, file, now),
-            Some(tag) => {
-                let age = now.saturating_sub(tag.checked_ms / 1000);
-                let fields = self.fields.clone().with("Age", age.to_string());
-                encode_ready(&fields, bytes, file, now)
-            }
-        };
-        ready.content = self.content.clone();
+        let old = &self.ready;
+        let (fields, body) = (&old.encoded[old.fields.clone()], &old.encoded[old.head_len..]);
+        let age = self.tag.as_ref().map(|tag| tag.age(now));
+        let mut ready = encode_ready(fields, age, body, old.file.clone(), now);
+        ready.content = old.content.clone();
         self.ready = Rc::new(ready);
+    }
+
+    /// Returns the memory of the entry with the key `target`, without the fields for HTTP/2.
+    fn weight(&self, target: &str) -> u64 {
+        let encoded = allocated(self.ready.encoded.len() + ENCODED_SLACK_BYTES);
+        let key = allocated(target.len());
+        // The parts of the target are the name of the content, in three texts.
+        let name = key + 3 * allocated(1);
+        let media_type = self.tag.as_ref().map_or(0, |tag| allocated(tag.media_type.len()));
+        (ENTRY_BYTES + encoded + key + name + media_type) as u64
+    }
+}
+
+impl CachedTagTerms {
+    /// Returns the seconds since the upstream confirmed the tag.
+    fn age(&self, now: u64) -> u64 {
+        now.saturating_sub(self.checked_ms / 1000)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::auth::Identity;
+
+    const TARGET: &str = "/v2/r.example/a/blobs/sha256:1";
+    const NOW: u64 = 1_784_111_777;
+
+    fn readers() -> Readers {
+        Readers::of_service(&Identity::Open).unwrap()
+    }
+
+    fn entry(body: &[u8], tag: Option<CachedTagTerms>) -> CachedResponse {
+        let fields = Fields::new().with("ETag", "\"sha256:1\"");
+        CachedResponse::new(&fields, body, None, tag, readers(), None)
+    }
+
+    fn tag() -> CachedTagTerms {
+        CachedTagTerms {
+            media_type: "text/plain".to_owned(),
+            checked_ms: (NOW - 9) * 1000,
+            fresh_until_ms: u64::MAX,
+        }
+    }
+
+    fn text(entry: &CachedResponse) -> String {
+        String::from_utf8_lossy(&entry.ready.encoded).into_owned()
+    }
+
+    #[test]
+    fn an_entry_encoded_again_differs_in_date_and_age_alone() {
+        let mut entry = entry(b"body", Some(tag()));
+        for (now, date, age) in [
+            (NOW, "Wed, 15 Jul 2026 10:36:17 GMT", 9),
+            (NOW + 91, "Wed, 15 Jul 2026 10:37:48 GMT", 100),
+        ] {
+            entry.encode_again(now);
+            assert_eq!(
+                text(&entry),
+                format!(
+                    "HTTP/1.1 200 OK\r\nDate: {date}\r\nETag: \"sha256:1\"\r\nAge: {age}\r\nContent-Length: 4\r\n\r\nbody"
+                )
+            );
+            assert_eq!(entry.ready.body(), "body");
+        }
+    }
+
+    #[test]
+    fn a_response_being_sent_keeps_its_bytes_when_the_entry_is_encoded_again() {
+        let mut entry = entry(b"body", None);
+        entry.encode_again(NOW);
+        let sending = entry.ready.clone();
+        let before = sending.encoded.clone();
+        entry.encode_again(NOW + 1);
+        assert_eq!(sending.encoded, before);
+        assert_ne!(entry.ready.encoded, before);
+    }
+
+    #[test]
+    fn an_entry_weighs_at_least_its_parts() {
+        for size in [0, 1, 2_048, 32 * 1024] {
+            let entry = entry(&vec![7; size], Some(tag()));
+            let parts = entry.ready.encoded.len() + 2 * TARGET.len() + size_of::<CachedResponse>();
+            let weight = entry.weight(TARGET) as usize;
+            assert!(weight > parts, "{size}: {weight}");
+            // A quarter for the allocator, and the tables.
+            assert!(weight < parts * 5 / 4 + 2 * ENTRY_BYTES, "{size}: {weight}");
+        }
+    }
+
+    #[test]
+    fn allocator_sizes_are_quarters_of_powers_of_two() {
+        for (bytes, size) in [
+            (1, 16),
+            (16, 16),
+            (17, 32),
+            (129, 160),
+            (2_049, 2_560),
+            (2_560, 2_560),
+            (33_000, 40_960),
+        ] {
+            assert_eq!(allocated(bytes), size, "{bytes}");
+        }
     }
 }

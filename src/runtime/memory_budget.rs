@@ -146,7 +146,7 @@ impl Drop for Responding<'_> {
 }
 
 /// Returns the default budget: half of the memory of the cgroup or the machine. The other half is
-/// for memory with its own limits: `MEMORY_CACHE` of every core, connections, and pages of files in
+/// for memory with its own limits: `MEMORY_CACHE`, connections, and pages of files in
 /// transfer.
 pub fn default_budget() -> u64 {
     let system = rustix::system::sysinfo();

@@ -1,10 +1,9 @@
 //! Encodes response heads. Performs no I/O: the caller owns the buffer and the socket.
 
-use crate::http::Fields;
 use crate::http::date::http_date;
 
-/// Appends the status line, `Date` and `fields`, with which every response starts.
-pub fn begin(out: &mut Vec<u8>, status: u16, now: u64, fields: &Fields) {
+/// Appends the status line, `Date` and `fields` (encoded), with which every response starts.
+pub fn begin(out: &mut Vec<u8>, status: u16, now: u64, fields: &[u8]) {
     out.extend_from_slice(b"HTTP/1.1 ");
     out.extend_from_slice(Decimal::new(u64::from(status)).as_bytes());
     // The space remains without a reason phrase (RFC 9112, 4).
@@ -13,7 +12,14 @@ pub fn begin(out: &mut Vec<u8>, status: u16, now: u64, fields: &Fields) {
     out.extend_from_slice(b"\r\nDate: ");
     out.extend_from_slice(&http_date(now));
     out.extend_from_slice(b"\r\n");
-    out.extend_from_slice(fields.as_bytes());
+    out.extend_from_slice(fields);
+}
+
+/// Appends the age of a response, in seconds.
+pub fn age(out: &mut Vec<u8>, seconds: u64) {
+    out.extend_from_slice(b"Age: ");
+    out.extend_from_slice(Decimal::new(seconds).as_bytes());
+    out.extend_from_slice(b"\r\n");
 }
 
 pub fn content_length(out: &mut Vec<u8>, length: u64) {
@@ -22,7 +28,8 @@ pub fn content_length(out: &mut Vec<u8>, length: u64) {
     out.extend_from_slice(b"\r\n");
 }
 
-/// A number in decimal digits, without an allocation. Used for the status and for `Content-Length`.
+/// A number in decimal digits, without an allocation. Used for the status, `Age` and
+/// `Content-Length`.
 #[derive(Clone, Copy)]
 struct Decimal {
     digits: [u8; DECIMAL_BYTES_MAX],
@@ -103,24 +110,20 @@ mod tests {
     #[test]
     fn a_head_begins_with_status_date_and_fields_in_order() {
         let mut out = Vec::new();
-        begin(
-            &mut out,
-            206,
-            784_111_777,
-            &Fields::new().with("ETag", "\"a\tb\"").with("X-Empty", ""),
-        );
+        begin(&mut out, 206, 784_111_777, b"ETag: \"a\tb\"\r\nX-Empty: \r\n");
+        age(&mut out, 30);
         content_length(&mut out, 5);
         assert_eq!(
             String::from_utf8_lossy(&out),
             "HTTP/1.1 206 Partial Content\r\nDate: Sun, 06 Nov 1994 08:49:37 GMT\r\nETag: \"a\tb\"\r\nX-Empty: \r\n\
-             Content-Length: 5\r\n"
+             Age: 30\r\nContent-Length: 5\r\n"
         );
     }
 
     #[test]
     fn status_line_without_a_reason_phrase_ends_with_a_space() {
         let mut out = Vec::new();
-        begin(&mut out, 299, 0, &Fields::default());
+        begin(&mut out, 299, 0, b"");
         assert!(out.starts_with(b"HTTP/1.1 299 \r\n"));
     }
 

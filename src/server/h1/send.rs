@@ -3,11 +3,9 @@
 use std::cell::RefCell;
 use std::io::{self, IoSlice};
 
-use bytes::Bytes;
-
 use super::encode;
 use super::turn::Turn;
-use crate::http::{Body, Fields, Method, Piece, Ready, RequestHead, Response, Span, Version};
+use crate::http::{Body, Method, Piece, Ready, RequestHead, Response, Span, Version};
 use crate::limits::{
     COLD_READ_BYTES, OPEN_RANGE_UNSENT_BYTES, SEND_STALL_TIMEOUT, SEND_TURN_BYTES, SPLICE_BYTES_MIN,
     TLS_PENDING_BYTES, TLS_SEND_TURN_BYTES,
@@ -179,7 +177,12 @@ impl Sending<'_> {
 
     fn encode_head(&self, response: &Response, framing: Framing, keep_alive: bool) -> Vec<u8> {
         let mut head = Vec::with_capacity(response.fields.as_bytes().len() + 160);
-        encode::begin(&mut head, response.status, unix_seconds(), &response.fields);
+        encode::begin(
+            &mut head,
+            response.status,
+            unix_seconds(),
+            response.fields.as_bytes(),
+        );
         match framing {
             // A 304 describes the 200 but has no body. No `Content-Length` is simplest and valid.
             _ if matches!(response.status, 204 | 304) => {}
@@ -541,16 +544,21 @@ fn truncated() -> io::Error {
 }
 
 /// Encodes a 200 for [`Sending::ready`]: the whole response for a body in memory, or only the head
-/// for a file.
-pub fn encode_ready(fields: &Fields, body: &Bytes, file: Option<(SharedFile, u64)>, now: u64) -> Ready {
+use super::turn::Turn;
+use crate::http::{Body, Method, Piece, Ready, RequestHead, Response, Span, Version};
     let size = file.as_ref().map_or(body.len() as u64, |(_, size)| *size);
-    let mut encoded = Vec::with_capacity(fields.as_bytes().len() + body.len() + 128);
+    // The other lines of the head have less than 128 bytes.
+    let mut encoded = Vec::with_capacity(fields.len() + body.len() + 128);
     encode::begin(&mut encoded, 200, now, fields);
+    let fields = encoded.len() - fields.len()..encoded.len();
+    if let Some(seconds) = age {
+        encode::age(&mut encoded, seconds);
+    }
     encode::content_length(&mut encoded, size);
     encoded.extend_from_slice(b"\r\n");
     let head_len = encoded.len();
     encoded.extend_from_slice(body);
-    Ready::new(encoded, head_len, body.clone(), file)
+    Ready::new(encoded, head_len, fields, file)
 }
 
 #[cfg(test)]

@@ -160,20 +160,20 @@ fn answer_at_once<H: Handler>(
     if ready.file.is_some() && !head_only {
         return Some(Known::Ready(ready));
     }
-    let end = head_only || ready.body.is_empty();
+    let length = ready.encoded.len() - ready.head_len;
+    let end = head_only || length == 0;
     let mut outcome = Outcome::hit();
     let sent = respond.send_response(response(200, ready.map().clone()), end);
     match sent.inspect(|_| arrival.head_sent()) {
         Err(_) => outcome.cut = Some(Cut::Gone),
         Ok(_) if end => {}
         Ok(mut stream) => {
-            let length = ready.body.len();
             stream.reserve_capacity(length);
             if stream.capacity() < length {
                 return Some(Known::HeadSent(ready, stream));
             }
             outcome.bytes = length as u64;
-            if stream.send_data(Chunk::free(ready.body.clone()), true).is_err() {
+            if stream.send_data(Chunk::free(ready.body()), true).is_err() {
                 outcome.cut = Some(Cut::Gone);
             }
         }
@@ -204,7 +204,7 @@ async fn answer<H: Handler>(
         Known::HeadSent(ready, stream) => {
             *details = RequestDetails::of_hit(ready.content.clone());
             let mut outbound = Outbound::new(shared, stream);
-            let sent = outbound.memory(ready.body.clone(), true).await;
+            let sent = outbound.memory(ready.body(), true).await;
             Outcome::hit().ended(respond, &outbound, sent)
         }
         Known::Ready(ready) => {
@@ -251,7 +251,7 @@ async fn send_ready<H: Handler>(
             let whole = Span { start: 0, end: *size };
             outbound.span(file, whole, true).await
         }
-        None => outbound.memory(ready.body.clone(), true).await,
+        None => outbound.memory(ready.body(), true).await,
     };
     Outcome::hit().ended(respond, &outbound, sent)
 }

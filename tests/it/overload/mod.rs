@@ -9,6 +9,9 @@ mod connections;
 /// Balance of connections between cores.
 mod cores;
 
+/// Memory for small objects.
+mod memory_cache;
+
 /// Connections that end in every known manner and leave no resource behind.
 mod ends;
 
