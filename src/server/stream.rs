@@ -206,6 +206,14 @@ impl Stream {
         }
     }
 
+    /// Holds back the last segment; see [`Socket::cork`]. Has no effect on TLS, whose records fill
+    /// the segments.
+    pub fn cork(&self, on: bool) {
+        if let Stream::Plain(socket) = self {
+            socket.cork(on);
+        }
+    }
+
     /// Limits the unsent bytes in the kernel; see [`Socket::limit_unsent`].
     pub fn limit_unsent(&self, bytes: u32) {
         match self {

@@ -218,6 +218,12 @@ impl Socket {
         pipe.drain_to(self, max, more)
     }
 
+    /// With `on`, the kernel sends only full segments until the next call without `on`, for at most
+    /// 200 ms (`TCP_CORK`). The call without `on` sends the last segment.
+    pub fn cork(&self, on: bool) {
+        let _ = rustix::net::sockopt::set_tcp_cork(self, on);
+    }
+
     /// Limits the unsent bytes that the kernel accepts to `bytes` (`TCP_NOTSENT_LOWAT`). Has no
     /// effect if the kernel rejects the option.
     pub fn limit_unsent(&self, bytes: u32) {

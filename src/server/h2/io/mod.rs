@@ -103,6 +103,8 @@ struct State {
     /// The last read or write returned `WouldBlock`, or the turn has ended.
     read_blocked: bool,
     write_blocked: bool,
+    /// The socket holds back its last segment until all collected bytes are sent.
+    corked: bool,
     /// The socket has accepted bytes since the last call of [`H2Io::wait_for`].
     progress: bool,
     /// Received bytes, accepted requests, and sent bytes of this turn.
@@ -148,6 +150,7 @@ impl H2Io {
                 outgoing: Outgoing::default(),
                 read_blocked: false,
                 write_blocked: false,
+                corked: false,
                 progress: false,
                 received: 0,
                 requests: 0,
@@ -342,6 +345,7 @@ impl H2Io {
         state.incoming.answered(data);
         let mut direct = 0;
         if count >= DIRECT_BYTES && !state.write_blocked {
+            state.cork(&self.0.stream);
             match state.send_with(&self.0.stream, &self.0.deadline, slices) {
                 Ok(sent) => direct = sent,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => state.write_blocked = true,
@@ -392,6 +396,10 @@ impl State {
         if self.write_blocked {
             return Ok(false);
         }
+        if self.corked {
+            self.corked = false;
+            stream.cork(false);
+        }
         match stream.flush() {
             Ok(()) => Ok(true),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
@@ -399,6 +407,14 @@ impl State {
                 Ok(false)
             }
             Err(error) => Err(error),
+        }
+    }
+
+    /// Lets the frames of a turn share segments. [`State::flush`] sends the last segment.
+    fn cork(&mut self, stream: &Stream) {
+        if !self.corked {
+            self.corked = true;
+            stream.cork(true);
         }
     }
 
