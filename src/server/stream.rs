@@ -206,11 +206,10 @@ impl Stream {
         }
     }
 
-    /// Holds back the last segment; see [`Socket::cork`]. Has no effect on TLS, whose records fill
-    /// the segments.
-    pub fn cork(&self, on: bool) {
+    /// Holds back partial segments of a plain socket; see [`Socket::set_cork`].
+    pub fn set_cork(&self, on: bool) {
         if let Stream::Plain(socket) = self {
-            socket.cork(on);
+            socket.set_cork(on);
         }
     }
 

@@ -104,7 +104,7 @@ pub struct Cork<'a>(&'a Socket);
 
 impl Drop for Cork<'_> {
     fn drop(&mut self) {
-        let _ = set_tcp_cork(self.0, false);
+        self.0.set_cork(false);
     }
 }
 
@@ -209,7 +209,7 @@ impl Socket {
     /// Holds back partial segments until the drop of the returned value. Has no effect if the
     /// kernel rejects the option.
     pub fn cork(&self) -> Cork<'_> {
-        let _ = set_tcp_cork(self, true);
+        self.set_cork(true);
         Cork(self)
     }
 
@@ -218,10 +218,10 @@ impl Socket {
         pipe.drain_to(self, max, more)
     }
 
-    /// With `on`, the kernel sends only full segments until the next call without `on`, for at most
-    /// 200 ms (`TCP_CORK`). The call without `on` sends the last segment.
-    pub fn cork(&self, on: bool) {
-        let _ = rustix::net::sockopt::set_tcp_cork(self, on);
+    /// With `on`, holds back partial segments until the next call without `on`, for at most 200 ms.
+    /// Has no effect if the kernel rejects the option.
+    pub fn set_cork(&self, on: bool) {
+        let _ = set_tcp_cork(self, on);
     }
 
     /// Limits the unsent bytes that the kernel accepts to `bytes` (`TCP_NOTSENT_LOWAT`). Has no

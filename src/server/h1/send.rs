@@ -544,8 +544,14 @@ fn truncated() -> io::Error {
 }
 
 /// Encodes a 200 for [`Sending::ready`]: the whole response for a body in memory, or only the head
-use super::turn::Turn;
-use crate::http::{Body, Method, Piece, Ready, RequestHead, Response, Span, Version};
+/// for a file. `fields` are encoded fields.
+pub fn encode_ready(
+    fields: &[u8],
+    age: Option<u64>,
+    body: &[u8],
+    file: Option<(SharedFile, u64)>,
+    now: u64,
+) -> Ready {
     let size = file.as_ref().map_or(body.len() as u64, |(_, size)| *size);
     // The other lines of the head have less than 128 bytes.
     let mut encoded = Vec::with_capacity(fields.len() + body.len() + 128);

@@ -13,7 +13,7 @@ use rustix::fs::{Advice, fadvise};
 use rustix::net::sockopt::tcp_cork;
 
 use super::*;
-use crate::http::CacheResult;
+use crate::http::{CacheResult, Fields};
 use crate::limits::READERS_LARGE_MAX;
 use crate::runtime::waker;
 use crate::server::connection_limits::ConnectionLimits;

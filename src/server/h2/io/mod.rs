@@ -103,7 +103,7 @@ struct State {
     /// The last read or write returned `WouldBlock`, or the turn has ended.
     read_blocked: bool,
     write_blocked: bool,
-    /// The socket holds back its last segment until all collected bytes are sent.
+    /// The socket holds back partial segments until all collected bytes are sent.
     corked: bool,
     /// The socket has accepted bytes since the last call of [`H2Io::wait_for`].
     progress: bool,
@@ -398,7 +398,7 @@ impl State {
         }
         if self.corked {
             self.corked = false;
-            stream.cork(false);
+            stream.set_cork(false);
         }
         match stream.flush() {
             Ok(()) => Ok(true),
@@ -414,7 +414,7 @@ impl State {
     fn cork(&mut self, stream: &Stream) {
         if !self.corked {
             self.corked = true;
-            stream.cork(true);
+            stream.set_cork(true);
         }
     }
 
