@@ -228,7 +228,7 @@ scenarios() { run_tests "$(program tests/it/main.rs)" "$@"; }
 
 alone=in_a_memory_group_that_is_far_too_small
 # These tests measure the memory of a server, which grows with the load of the machine.
-measured=(hold_no_memory idle_connections_cost_little a_hundred_clients_of_one_cold_blob cost_bounded_memory a_thousand_idle_)
+measured=(small_objects_take_the_memory_cache hold_no_memory idle_connections_cost_little a_hundred_clients_of_one_cold_blob cost_bounded_memory a_thousand_idle_)
 scenarios_on() {
   local test skips=(--skip "$alone")
   for test in "${measured[@]}"; do skips+=(--skip "$test"); done
