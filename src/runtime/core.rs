@@ -94,3 +94,16 @@ where
         }
     }
 }
+
+/// Runs `test` like the main task of a core with epoll.
+#[cfg(test)]
+pub fn run_test<T>(test: impl Future<Output = T>) -> T {
+    let mut runtime = RuntimeBuilder::<LegacyDriver>::new()
+        .enable_timer()
+        .build()
+        .expect("every kernel has epoll");
+    runtime.block_on(async {
+        crate::runtime::waker::install().expect("the process may open sockets");
+        test.await
+    })
+}

@@ -157,7 +157,7 @@ mod tests {
     use crate::limits::FILL_WINDOW_BYTES;
     use crate::oci::Origin;
     use crate::oci::{Algorithm, Digest};
-    use crate::runtime::waker;
+    use crate::runtime::core;
 
     const SIZE: u64 = 64 * 1024 * 1024;
 
@@ -175,13 +175,7 @@ mod tests {
 
     #[test]
     fn a_part_whose_last_byte_is_withheld_holds_no_window_without_a_disk() {
-        let mut runtime = monoio::RuntimeBuilder::<monoio::LegacyDriver>::new()
-            .build()
-            .unwrap();
-        runtime.block_on(async {
-            waker::install().unwrap();
-            follow_without_a_disk();
-        });
+        core::run_test(async { follow_without_a_disk() });
     }
 
     fn follow_without_a_disk() {

@@ -156,16 +156,11 @@ impl HandshakeLimiter {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::runtime::waker;
+    use crate::runtime::core;
 
     /// Runs `test` like a core, until no reset is scheduled.
     fn on_a_core(test: impl AsyncFnOnce(HandshakeLimiter)) {
-        let mut runtime = monoio::RuntimeBuilder::<monoio::LegacyDriver>::new()
-            .enable_timer()
-            .build()
-            .unwrap();
-        runtime.block_on(async {
-            waker::install().unwrap();
+        core::run_test(async {
             let limiter = HandshakeLimiter::default();
             test(limiter.clone()).await;
             while limiter.0.reset_scheduled.get() {

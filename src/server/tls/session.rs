@@ -459,16 +459,13 @@ mod tests {
 
     use super::super::{Acceptor, ClientCertificates, Material, ServerIdentity};
     use super::*;
+    use crate::runtime::core;
     use crate::server::connection_limits::ConnectionLimits;
     use crate::server::deadlines::DeadlineTable;
 
     #[test]
     fn drain_does_not_end_a_handshake_that_waits_for_its_turn() {
-        let mut runtime = monoio::RuntimeBuilder::<monoio::LegacyDriver>::new()
-            .enable_timer()
-            .build()
-            .unwrap();
-        runtime.block_on(async {
+        core::run_test(async {
             let material = Material {
                 identity: ServerIdentity::SelfSigned,
                 clients: ClientCertificates::NotRequested,

@@ -113,7 +113,7 @@ mod tests {
 
     use super::*;
     use crate::limits::H2_REQUESTS_PER_TURN;
-    use crate::runtime::waker;
+    use crate::runtime::core;
     use crate::server::connection_limits::ConnectionLimits;
     use crate::server::deadlines::DeadlineTable;
     use crate::server::h2::PREFACE;
@@ -134,11 +134,6 @@ mod tests {
         (client, io.ok().unwrap())
     }
 
-    fn epoll_runtime() -> monoio::Runtime<monoio::time::TimeDriver<monoio::LegacyDriver>> {
-        let builder = monoio::RuntimeBuilder::<monoio::LegacyDriver>::new();
-        builder.enable_timer().build().unwrap()
-    }
-
     /// Reads all bytes that the connection returns now.
     fn read(io: &H2Io, cx: &mut Context<'_>) -> usize {
         let (mut bytes, mut count) = ([0; 64], 0);
@@ -156,8 +151,7 @@ mod tests {
     fn ready_sockets_are_served_before_a_connection_reads_more_requests_than_a_turn_has() {
         const SETTINGS: [u8; 9] = [0, 0, 0, 4, 0, 0, 0, 0, 0];
         const PING: [u8; 17] = [0, 0, 8, 6, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
-        epoll_runtime().block_on(async {
-            waker::install().unwrap();
+        core::run_test(async {
             let (mut client, io) = connected(&SETTINGS);
             let (mut peer, socket) = UnixStream::pair().unwrap();
             socket.set_nonblocking(true).unwrap();
@@ -205,8 +199,7 @@ mod tests {
     #[test]
     fn client_with_endless_input_does_not_starve_other_tasks() {
         const SETTINGS: [u8; 9] = [0, 2, 88, 4, 0, 0, 0, 0, 0];
-        let steps = epoll_runtime().block_on(async {
-            waker::install().unwrap();
+        let steps = core::run_test(async {
             let (mut client, io) = connected(&SETTINGS);
             let had_their_turn = Rc::new(Cell::new(false));
             let mut steps = 0;
