@@ -1,7 +1,6 @@
 //! Tests of the sending of files, with a client on another thread.
 
 use std::fs::File;
-use std::future::Future;
 use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::num::NonZeroUsize;
@@ -13,11 +12,14 @@ use rustix::fs::{Advice, fadvise};
 use rustix::net::sockopt::tcp_cork;
 
 use super::*;
-use crate::http::{CacheResult, Fields};
+use crate::http::{Body, CacheResult, Fields, Method, RequestHead, Response};
 use crate::limits::READERS_LARGE_MAX;
-use crate::runtime::waker;
+use crate::runtime::core;
+use crate::runtime::helper::Helper;
+use crate::runtime::waker::CoreNotify;
 use crate::server::connection_limits::ConnectionLimits;
 use crate::server::deadlines::DeadlineTable;
+use crate::server::stream::Stream;
 use crate::sync::Mutex;
 use crate::sys::Socket;
 
@@ -55,18 +57,6 @@ impl Drop for OnDisk {
 /// The byte of a test file at an offset.
 fn byte(at: u64) -> u8 {
     (at % 251) as u8
-}
-
-/// Runs `work` on a runtime like a core's.
-fn on_core(work: impl Future<Output = ()>) {
-    let mut runtime = monoio::RuntimeBuilder::<monoio::LegacyDriver>::new()
-        .enable_timer()
-        .build()
-        .unwrap();
-    runtime.block_on(async {
-        waker::install().unwrap();
-        work.await;
-    });
 }
 
 /// Sends a 200 with `body` to a client. `client` runs on a separate thread with the client's end
@@ -141,7 +131,7 @@ fn socket_is_corked_during_a_large_body_and_not_afterwards() {
     // More than the kernel buffers for a client that reads nothing.
     let size = 40 * MIB + 1;
     let disk = OnDisk::new("send-corked", size);
-    on_core(async {
+    core::run_test(async {
         let helper = Helper::start(NonZeroUsize::MIN).unwrap();
         for span in [
             Span { start: 0, end: size },
@@ -165,7 +155,7 @@ fn socket_is_corked_during_a_large_body_and_not_afterwards() {
 #[test]
 fn socket_is_not_corked_after_a_body_with_one_byte_in_its_last_step() {
     let disk = OnDisk::new("send-last-byte", MIB + 1);
-    on_core(async {
+    core::run_test(async {
         let helper = Helper::start(NonZeroUsize::MIN).unwrap();
         let span = Span {
             start: 0,
@@ -193,7 +183,7 @@ fn socket_is_not_corked_after_a_multipart_body() {
         parts: spans.iter().map(|&span| (b"part".to_vec(), span)).collect(),
         tail: b"end".to_vec(),
     };
-    on_core(async {
+    core::run_test(async {
         let helper = Helper::start(NonZeroUsize::MIN).unwrap();
         let (socket, received) = send(&helper, length, body, move |mut peer, _| {
             body_of(&mut peer, length)
@@ -223,7 +213,7 @@ fn socket_is_not_corked_while_a_body_waits_for_missing_pages() {
         eprintln!("SKIPPED: the file system keeps cached pages");
         return;
     }
-    on_core(async {
+    core::run_test(async {
         let helper = Helper::start(NonZeroUsize::MIN).unwrap();
         let (release, reads) = block_large_reads(&helper).await;
         let body = disk.body(Span { start: 0, end: size });
@@ -248,29 +238,21 @@ fn socket_is_not_corked_while_a_body_waits_for_missing_pages() {
 /// returns the tasks of the reads.
 async fn block_large_reads(helper: &Helper) -> (mpsc::Sender<()>, Vec<monoio::task::JoinHandle<()>>) {
     let (release, released) = mpsc::channel::<()>();
-    let (started, all_started) = mpsc::channel();
     let released = Arc::new(Mutex::new(released));
     let mut reads = Vec::new();
     for _ in 0..READERS_LARGE_MAX {
-        let (helper, started, released) = (helper.clone(), started.clone(), released.clone());
+        let started = CoreNotify::new();
+        let (helper, start, released) = (helper.clone(), started.waker(), released.clone());
         reads.push(monoio::spawn(async move {
             let read = helper.read(ReadKind::Large, move || {
-                started.send(()).unwrap();
+                start.wake();
                 // `Err`: the client has dropped the sender.
                 let _ = released.lock().recv();
             });
             read.await.unwrap();
         }));
+        let started = monoio::time::timeout(PATIENCE, started.wait()).await;
+        started.expect("the read starts");
     }
-    let mut blocked = 0;
-    let all = async {
-        while blocked < READERS_LARGE_MAX {
-            blocked += all_started.try_iter().count();
-            monoio::time::sleep(Duration::from_millis(1)).await;
-        }
-    };
-    monoio::time::timeout(PATIENCE, all)
-        .await
-        .expect("all reads start");
     (release, reads)
 }
