@@ -109,8 +109,10 @@ mod tests {
     use std::pin::Pin;
     use std::rc::Rc;
 
-    use tokio::io::{AsyncRead as _, ReadBuf};
+    use rustix::net::sockopt::tcp_cork;
+    use tokio::io::{AsyncRead as _, AsyncWrite as _, ReadBuf};
 
+    use super::super::CORK_BYTES;
     use super::*;
     use crate::limits::H2_REQUESTS_PER_TURN;
     use crate::runtime::core;
@@ -191,6 +193,37 @@ mod tests {
             };
             // A task, as on a core. The runtime polls the driver before each poll of the main future.
             monoio::spawn(async move { drive(&connection, step, || rest.set(true)).await }).await;
+        });
+    }
+
+    #[test]
+    fn socket_is_corked_after_a_full_frame_and_not_while_the_connection_waits() {
+        core::run_test(async {
+            let (mut client, io) = connected(&[]);
+            let is_corked = || match &io.0.stream {
+                Stream::Plain(socket) => tcp_cork(socket).unwrap(),
+                Stream::Tls(_) | Stream::Ktls(_) => unreachable!("the connection is plain"),
+            };
+            let mut steps = 0;
+            let step = |cx: &mut Context<'_>| {
+                read(&io, cx);
+                steps += 1;
+                if steps == 2 {
+                    assert!(!is_corked(), "the last segment waits");
+                    return Poll::Ready(());
+                }
+                for (size, corked) in [(CORK_BYTES - 1, false), (CORK_BYTES, true)] {
+                    let written = Pin::new(&mut io.clone()).poll_write(cx, &vec![0; size]);
+                    assert!(
+                        matches!(written, Poll::Ready(Ok(count)) if count == size),
+                        "{written:?}"
+                    );
+                    assert_eq!(is_corked(), corked, "{size} bytes");
+                }
+                client.write_all(&[0]).unwrap();
+                Poll::Pending
+            };
+            drive(&io, step, || {}).await;
         });
     }
 

@@ -38,6 +38,10 @@ const TURN_RECEIVED_BYTES: usize = 64 * 1024;
 /// The size from which a write is sent directly. Smaller writes are collected.
 const DIRECT_BYTES: usize = 8 * 1024;
 
+/// The size from which a write corks the socket: the payload of a full frame, which usually has a
+/// successor. The last frame of a small body needs no cork.
+const CORK_BYTES: usize = 16 * 1024;
+
 /// The number of idle output buffers per core: 1 MiB, plus the growth of single buffers.
 const IDLE_OUTPUT_BUFFERS_MAX: usize = 16;
 
@@ -345,7 +349,9 @@ impl H2Io {
         state.incoming.answered(data);
         let mut direct = 0;
         if count >= DIRECT_BYTES && !state.write_blocked {
-            state.cork(&self.0.stream);
+            if count >= CORK_BYTES {
+                state.cork(&self.0.stream);
+            }
             match state.send_with(&self.0.stream, &self.0.deadline, slices) {
                 Ok(sent) => direct = sent,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => state.write_blocked = true,
