@@ -24,8 +24,12 @@ def followers(stage, items):
     item = items["16m"]
     for count in FOLLOWERS:
         rounds = [_follow(stage, upstream, item, count) for _ in range(ROUNDS)]
-        yield {"clients": count, **{name: median([one[name] for one in rounds]) for name in rounds[0]}}
+        yield {"clients": count, **_medians(rounds)}
     stage.stop(upstream)
+
+
+def _medians(rounds):
+    return {name: median([one[name] for one in rounds]) for name in rounds[0]}
 
 
 def _follow(stage, upstream, item, count):
@@ -61,7 +65,7 @@ def registries(stage, _):
     items = objects.many(stage.directory, "registries", [16 * KIB] * BLOBS)
     for count in REGISTRIES:
         rounds = [_pull_from(stage, upstream, items, count) for _ in range(ROUNDS)]
-        yield {"registries": count, **{name: median([one[name] for one in rounds]) for name in rounds[0]}}
+        yield {"registries": count, **_medians(rounds)}
     stage.stop(upstream)
 
 
