@@ -4,7 +4,7 @@
 #   scripts/growth.sh [part...]
 #
 # Parts: objects connections cores sizes followers registries (default: all), and page, which only draws the plot and
-# the tables again. All parts take less than 15 minutes. Needs two CPUs, python3 and nginx.
+# the tables again. Needs two CPUs, python3 and nginx.
 #
 # Each part writes docs/development/growth/PART.csv. Afterwards, docs/development/growth.svg and the tables of
 # docs/development/growth.md are drawn from all raw figures. BENCH_DIR, BENCH_OURS and BENCH_LOAD as in scripts/bench.sh.
