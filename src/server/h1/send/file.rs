@@ -39,9 +39,9 @@ impl Sending<'_> {
         self.sendfiled(file, span, bytes).await
     }
 
-    /// Sends file bytes through memory and the TLS session, for streams without
-    /// [`Stream::takes_files`]. The core reads bytes in the page cache into a buffer shared by all
-    /// connections. A helper thread reads the other bytes.
+    /// Sends file bytes through memory and the TLS session, for streams that take no files. The core
+    /// reads bytes in the page cache into a buffer shared by all connections. A helper thread reads
+    /// the other bytes.
     async fn encrypted(&self, file: &SharedFile, span: Span, more: bool, bytes: &mut u64) -> io::Result<()> {
         let pages = Pages::of(file);
         let mut offset = span.start;
