@@ -90,7 +90,7 @@ impl Storage {
 
     async fn commit_local(&self, ingest: Ingest, verified: Verified, meta: Meta) -> Option<Verified> {
         let store = self.local()?.clone();
-        match blocking(move || store.commit(ingest, &verified, meta).map(|_| verified)).await {
+        match blocking(move || store.commit(ingest, &verified, meta).map(|()| verified)).await {
             Ok(Ok(verified)) => Some(verified),
             Ok(Err(error)) => {
                 self.record_write_failure(&error);

@@ -21,6 +21,7 @@ mod pointer;
 mod records;
 mod referrers;
 mod s3;
+mod space;
 mod spool;
 mod tag_key;
 #[cfg(test)]
@@ -35,7 +36,6 @@ pub use s3::{Content, S3Body, S3Error, S3Fault, S3OpenError, S3Store};
 pub use spool::{Room, SpoolDir, Spooled};
 pub use tag_key::TagKey;
 
-use std::fs::File;
 use std::sync::Arc;
 
 use crate::oci::Digest;
@@ -83,27 +83,6 @@ pub struct StoreError {
     pub doing: &'static str,
     pub path: String,
     pub source: std::io::Error,
-}
-
-/// Returns the free bytes of the file system of `dir`. A file system that does not report free
-/// space counts as unlimited.
-fn free_room(dir: &std::path::Path) -> u64 {
-    match rustix::fs::statvfs(dir) {
-        Ok(stat) if stat.f_blocks > 0 => stat.f_bavail.saturating_mul(stat.f_frsize),
-        _ => u64::MAX,
-    }
-}
-
-/// Reserves room in `file` from `from` to `to` without growing the file. After a power cut, a file
-/// size ahead of the data would remain, filled with zeros. Does nothing on a file system without
-/// support.
-fn reserve(file: &File, from: u64, to: u64) -> std::io::Result<()> {
-    use rustix::fs::{FallocateFlags, fallocate};
-    use rustix::io::Errno;
-    match fallocate(file, FallocateFlags::KEEP_SIZE, from, to - from) {
-        Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOSYS) => Ok(()),
-        Err(errno) => Err(errno.into()),
-    }
 }
 
 impl StoreError {

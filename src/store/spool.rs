@@ -13,7 +13,7 @@ use std::{fs, io};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
-use super::{StoreError, mode};
+use super::{StoreError, mode, space};
 use crate::shared_file::SharedFile;
 
 /// A directory for spool files, with a limit on their total size.
@@ -68,7 +68,7 @@ impl SpoolDir {
     /// Returns the free bytes.
     pub fn free_room(&self) -> u64 {
         let left = self.bytes_max.saturating_sub(self.bytes.load(Ordering::Relaxed));
-        left.min(super::free_room(&self.dir))
+        left.min(space::free_room(&self.dir))
     }
 
     /// Creates a spool file. Fails if `size` exceeds the free room. Reserves no room yet, so that a
@@ -139,7 +139,7 @@ impl Spooled {
     pub fn reserve_to(&mut self, end: u64) -> Result<(), StoreError> {
         if end > self.reserved {
             self.room.grow_to(end)?;
-            super::reserve(&self.file, self.reserved, end)
+            space::reserve(&self.file, self.reserved, end)
                 .map_err(failed(StoreError::RESERVE, &self.room.dir))?;
             self.reserved = end;
         }

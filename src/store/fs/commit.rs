@@ -9,7 +9,6 @@ use std::fs::{self, File};
 use std::io::{self, Write};
 use std::os::fd::{AsRawFd, RawFd};
 use std::path::Path;
-use std::sync::Arc;
 
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, linkat};
 use rustix::io::Errno;
@@ -18,18 +17,17 @@ use super::find::EntryState;
 use super::ingest::Ingest;
 use super::{FsStore, failed, layout};
 use crate::fail_point::hit;
-use crate::shared_file::SharedFile;
-use crate::store::{Meta, StoreError, StoredEntry, Verified, mode};
+use crate::store::{Meta, StoreError, Verified, mode};
 
 impl FsStore {
-    /// Makes `ingest` an entry. If the content was already committed, returns the existing entry,
-    /// extended by the sources and the public flag of `meta`.
+    /// Makes `ingest` an entry. If the content was already committed, adds the sources and the public
+    /// flag of `meta` to the existing entry.
     ///
     /// # Errors
     ///
     /// The store has no entry, or keeps the previous entry. A failed sync is never retried. The
     /// kernel may have dropped the data and report success for a second sync.
-    pub fn commit(&self, ingest: Ingest, verified: &Verified, meta: Meta) -> Result<StoredEntry, StoreError> {
+    pub fn commit(&self, ingest: Ingest, verified: &Verified, meta: Meta) -> Result<(), StoreError> {
         assert!(verified.digest() == ingest.key.digest() && verified.size() == meta.size && meta.verified);
         let key = ingest.key.clone();
         let data_path = layout::content(&key);
@@ -54,12 +52,13 @@ impl FsStore {
 
         let _naming = self.naming.lock();
         match self.look(&key) {
-            Ok(EntryState::Entry(entry)) => return self.learn(&key, entry, &meta.sources, meta.public),
-            // Leftovers at these paths: data without a sidecar, a mismatched pair, or an unhashed
-            // pair that this commit replaces.
-            Ok(EntryState::Broken(_) | EntryState::Unverified(_) | EntryState::Nothing) => {
-                self.clear_the_way(&key);
+            Ok(EntryState::Entry(entry)) => return self.learn(&key, &entry, &meta.sources, meta.public),
+            // A mismatched pair, or an unhashed pair that this commit replaces.
+            Ok(EntryState::Broken(_) | EntryState::Unverified(_)) => {
+                remove_leftover(&self.path(&sidecar_path));
+                remove_leftover(&self.path(&data_path));
             }
+            Ok(EntryState::Nothing) => {}
             Err(error) => return Err(failed("look at", &sidecar_path)(error)),
         }
         self.name(ingest.file(), ingest.temporary.as_deref(), &self.path(&data_path))
@@ -74,33 +73,7 @@ impl FsStore {
             return Err(failed("name", &sidecar_path)(error));
         }
         hit("sidecar-named");
-        Ok(StoredEntry {
-            file: self.reopen(&data_path, ingest.file()),
-            meta: Arc::new(meta),
-        })
-    }
-
-    /// Opens the committed file for reading only. Falls back to the handle of the ingest.
-    fn reopen(&self, data_path: &Path, fallback: &SharedFile) -> SharedFile {
-        super::open_regular(&self.path(data_path))
-            .ok()
-            .flatten()
-            .map_or_else(|| fallback.clone(), SharedFile::new)
-    }
-
-    fn clear_the_way(&self, key: &crate::store::Key) {
-        for path in [layout::sidecar(key), layout::content(key)] {
-            let path = self.path(&path);
-            match fs::symlink_metadata(&path) {
-                Ok(found) if found.is_dir() => {
-                    let _ = fs::remove_dir(&path);
-                }
-                Ok(_) => {
-                    let _ = fs::remove_file(&path);
-                }
-                Err(_) => {}
-            }
-        }
+        Ok(())
     }
 
     fn write_sidecar(&self, relative: &Path, meta: &Meta) -> io::Result<Sidecar> {
@@ -128,16 +101,14 @@ impl FsStore {
         Ok(sidecar)
     }
 
+    /// Names `file`. Replaces a leftover at `path`, such as data without a sidecar.
     fn name(&self, file: &File, temporary: Option<&Path>, path: &Path) -> io::Result<()> {
-        match temporary {
-            // A hard link never replaces an existing file. Replacing a file by rename has lost both
-            // files in a power cut on xfs and btrfs.
-            Some(temporary) => fs::hard_link(temporary, path).or_else(|error| match error.raw_os_error() {
-                // A file system without hard links. The target was removed under the lock.
-                Some(libc::EPERM | libc::EOPNOTSUPP) => fs::rename(temporary, path),
-                _ => Err(error),
-            }),
-            None => link_unnamed(file.as_raw_fd(), path),
+        match link(file, temporary, path) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                remove_leftover(path);
+                link(file, temporary, path)
+            }
+            result => result,
         }
     }
 }
@@ -152,6 +123,32 @@ impl Drop for Sidecar {
         if let Some(path) = &self.temporary {
             let _ = fs::remove_file(path);
         }
+    }
+}
+
+/// Removes the file or the empty directory at `path`. The caller detects a failure by the name that
+/// remains.
+fn remove_leftover(path: &Path) {
+    let _ = match fs::symlink_metadata(path) {
+        Ok(found) if found.is_dir() => fs::remove_dir(path),
+        Ok(_) => fs::remove_file(path),
+        Err(_) => Ok(()),
+    };
+}
+
+fn link(file: &File, temporary: Option<&Path>, path: &Path) -> io::Result<()> {
+    match temporary {
+        // A hard link never replaces an existing file. Replacing a file by rename has lost both
+        // files in a power cut on xfs and btrfs.
+        Some(temporary) => fs::hard_link(temporary, path).or_else(|error| match error.raw_os_error() {
+            // A file system without hard links. `naming` is held, so nothing creates the path now.
+            Some(libc::EPERM | libc::EOPNOTSUPP) => {
+                remove_leftover(path);
+                fs::rename(temporary, path)
+            }
+            _ => Err(error),
+        }),
+        None => link_unnamed(file.as_raw_fd(), path),
     }
 }
 

@@ -145,7 +145,7 @@ impl FsStore {
         let _naming = self.naming.lock();
         // Otherwise the entry is missing, damaged or unverified.
         if let EntryState::Entry(entry) = self.look(key).map_err(failed("read", &layout::sidecar(key)))? {
-            self.learn(key, entry, std::slice::from_ref(source), public)?;
+            self.learn(key, &entry, std::slice::from_ref(source), public)?;
         }
         Ok(())
     }
@@ -154,20 +154,16 @@ impl FsStore {
     pub(super) fn learn(
         &self,
         key: &Key,
-        entry: StoredEntry,
+        entry: &StoredEntry,
         sources: &[Source],
         public: bool,
-    ) -> Result<StoredEntry, StoreError> {
+    ) -> Result<(), StoreError> {
         let Some(meta) = entry.meta.with(sources, public) else {
-            return Ok(entry);
+            return Ok(());
         };
         let sidecar = layout::sidecar(key);
         self.replace(&sidecar, &meta.to_json())
-            .map_err(failed("mark", &sidecar))?;
-        Ok(StoredEntry {
-            meta: Arc::new(meta),
-            ..entry
-        })
+            .map_err(failed("mark", &sidecar))
     }
 
     /// Hashes the entry under `key` again, and returns the entry with its [`Verified`] value.

@@ -12,7 +12,7 @@ use rustix::io::Errno;
 use super::{FsStore, failed, layout};
 use crate::fail_point::hit;
 use crate::shared_file::SharedFile;
-use crate::store::{Key, StoreError, mode};
+use crate::store::{Key, StoreError, mode, space};
 
 /// Content being received. Without a commit, dropping the ingest leaves nothing in the store.
 #[derive(Debug)]
@@ -40,8 +40,15 @@ impl FsStore {
         }
         let dir = self.path(&path);
         let dir = dir.parent().expect("content lies in a directory below the root");
-        mode::create_dir_all(dir).map_err(error())?;
-        let (file, temporary) = match unnamed(dir) {
+        let opened = match unnamed(dir) {
+            // The first file in this directory.
+            Err(Errno::NOENT) => {
+                mode::create_dir_all(dir).map_err(error())?;
+                unnamed(dir)
+            }
+            opened => opened,
+        };
+        let (file, temporary) = match opened {
             Ok(file) => (file, None),
             Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::INVAL) => {
                 let (path, file) = self.temporary_file().map_err(error())?;
@@ -100,7 +107,7 @@ impl Ingest {
     /// There is not enough room. The caller should drop the ingest.
     pub fn reserve_to(&mut self, end: u64) -> Result<(), StoreError> {
         if end > self.reserved {
-            crate::store::reserve(&self.file, self.reserved, end)
+            space::reserve(&self.file, self.reserved, end)
                 .map_err(failed(StoreError::RESERVE, &layout::content(&self.key)))?;
             self.reserved = end;
         }

@@ -16,7 +16,7 @@ use rustix::fs::{Mode, OFlags};
 
 use super::claims::Claims;
 use super::records::Records;
-use super::{StoreError, layout};
+use super::{StoreError, layout, space};
 use crate::sync::Mutex;
 
 pub use ingest::Ingest;
@@ -49,7 +49,7 @@ impl FsStore {
 
     /// Returns the free bytes of the file system.
     pub fn free_room(&self) -> u64 {
-        super::free_room(&self.root)
+        space::free_room(&self.root)
     }
 
     fn path(&self, relative: &Path) -> PathBuf {
