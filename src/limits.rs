@@ -295,7 +295,7 @@ pub const MEMORY_PRESSURE_TIME: Duration = Duration::from_secs(5);
 
 /// Helper threads that may read files for clients at once, per class. The first class is steps with
 /// pages probably in memory. The other classes are steps that wait for a disk, of small bodies and
-/// of large bodies. A slow disk blocks at most these 96 of [`BLOCKING_THREADS_MAX`] (512) threads.
+/// of large bodies. A slow disk blocks at most these 96 of [`BLOCKING_THREADS_MAX`] (768) threads.
 /// The other threads serve lookups and health checks.
 pub const READERS_CACHED_MAX: usize = 32;
 pub const READERS_SMALL_MAX: usize = 32;
@@ -399,6 +399,9 @@ pub const FILL_WINDOW_KEPT_BYTES: usize = 2 * 1024 * 1024;
 
 /// Most bytes that a follower reads from the window at once.
 pub const FOLLOWER_BYTES_MAX: usize = 256 * 1024;
+
+/// Longest time without progress of a fill's hasher, which waits for a free thread alone.
+pub const HASH_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Time for which a disk may delay one fill, beyond the time earned by [`FILL_DISK_RATE_MIN`].
 /// Afterwards the fill continues without the disk.
@@ -756,19 +759,19 @@ pub const S3_PRESIGNED_TTL_MAX: Duration = Duration::from_secs(60);
 
 // --- Helper threads ---
 
-/// Threads for blocking work: one write per running fill, and as many again for store lookups, file
-/// readers and host name lookups.
-pub const BLOCKING_THREADS_MAX: usize = 2 * FILLS_MAX;
+/// Threads for blocking work: one write and one hash per running fill, and as many again for store
+/// lookups, file readers and host name lookups.
+pub const BLOCKING_THREADS_MAX: usize = 3 * FILLS_MAX;
 
-/// Host name lookups of all registries that block a thread at once: half of
+/// Host name lookups of all registries that block a thread at once: a third of
 /// [`BLOCKING_THREADS_MAX`]. A configuration entry has at most 8 lookups. 32 entries with
 /// unresponsive name servers would block the lookups of all other entries.
-pub const NAME_LOOKUPS_MAX: usize = BLOCKING_THREADS_MAX / 2;
+pub const NAME_LOOKUPS_MAX: usize = FILLS_MAX;
 
 /// Store lookups that block a thread at once. A lookup takes microseconds on a responsive disk. In
 /// an older store, the first lookup of an entry hashes its file. On an unresponsive disk, each
 /// lookup blocks its thread, while readers of open files still need threads.
-pub const STORE_LOOKUPS_MAX: usize = BLOCKING_THREADS_MAX / 4;
+pub const STORE_LOOKUPS_MAX: usize = FILLS_MAX / 2;
 
 // --- Relations between limits ---
 
@@ -777,11 +780,12 @@ const _: () = assert!(WITHHELD_BYTES < HELD_WHOLE_BYTES_MAX);
 const _: () = assert!(HELD_WHOLE_BYTES_MAX as usize <= FILL_WINDOW_BYTES);
 const _: () = assert!(HEARTBEAT_TIMEOUT.as_secs() < CORE_ABORT_TIMEOUT.as_secs());
 const _: () = assert!(CORE_ABORT_TIMEOUT.as_secs() < CORE_ABORT_TIMEOUT_IN_KERNEL.as_secs());
-const _: () = assert!(READERS_CACHED_MAX + READERS_SMALL_MAX + READERS_LARGE_MAX <= BLOCKING_THREADS_MAX / 4);
-// Readers and lookups together leave threads for fills and health checks.
+const _: () = assert!(READERS_CACHED_MAX + READERS_SMALL_MAX + READERS_LARGE_MAX <= FILLS_MAX / 2);
+// Readers and lookups together leave threads for hashes and health checks, even if every fill waits
+// for the disk.
 const _: () = assert!(
     NAME_LOOKUPS_MAX + STORE_LOOKUPS_MAX + READERS_CACHED_MAX + READERS_SMALL_MAX + READERS_LARGE_MAX
-        < BLOCKING_THREADS_MAX
+        < BLOCKING_THREADS_MAX - FILLS_MAX
 );
 // A pipe holds whole steps.
 const _: () = assert!(COLD_READ_BYTES as usize <= PIPE_BYTES);

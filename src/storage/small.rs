@@ -1,4 +1,4 @@
-//! Entries that are read and written whole: manifests.
+//! Entries that are read or written whole: manifests and small blobs.
 
 use std::any::Any;
 
@@ -8,6 +8,7 @@ use super::blob::find;
 use super::upload_job::UploadJob;
 use super::{Key, Meta, SmallEntry, Storage, Verified};
 use crate::oci::{Digest, Namespace};
+use crate::shared_file::SharedFile;
 use crate::store::{FsStore, StoreError};
 
 impl Storage {
@@ -89,6 +90,36 @@ impl Storage {
         drop(until_stored);
     }
 
+    /// Returns whether [`Storage::store_blob`] can store blobs. Otherwise a blob goes through the
+    /// spool.
+    pub fn takes_whole_blobs(&self) -> bool {
+        self.local().is_some()
+    }
+
+    /// Makes a verified blob, received whole from the registry `namespace`, an entry of the local
+    /// store, and schedules its upload unless `is_replicated`. Returns the file, or `None` if the
+    /// store takes no writes. Call on the helper pool.
+    pub async fn store_blob(
+        &self,
+        namespace: &Namespace,
+        chunks: Vec<Bytes>,
+        verified: Verified,
+        meta: Meta,
+        is_replicated: bool,
+    ) -> Option<SharedFile> {
+        let key = Key::Blob(*verified.digest());
+        let (verified, file) = self
+            .write_local(move |store| write(store, &key, &chunks, verified, meta))
+            .await?;
+        let key = Key::Blob(*verified.digest());
+        self.mark_replicated(&key);
+        if !is_replicated {
+            let verified = Some(verified);
+            self.upload(namespace, UploadJob::Local { key, verified });
+        }
+        Some(file)
+    }
+
     /// Stores an entry in the local store; `None` if the store takes no writes.
     async fn keep(&self, entry: SmallEntry) -> Option<Verified> {
         let SmallEntry {
@@ -97,15 +128,30 @@ impl Storage {
             meta,
             verified,
         } = entry;
-        self.write_local(move |store| {
-            let mut ingest = store.ingest(&key, Some(meta.size))?;
-            ingest.reserve_to(meta.size)?;
-            ingest.write_at(&body, 0)?;
-            store.commit(ingest, &verified, meta)?;
-            Ok::<_, StoreError>(verified)
-        })
-        .await
+        let written = self
+            .write_local(move |store| write(store, &key, &[body], verified, meta))
+            .await;
+        written.map(|(verified, _file)| verified)
     }
+}
+
+/// Writes and commits a whole entry. Reserves no room, because the write follows at once.
+fn write(
+    store: &FsStore,
+    key: &Key,
+    chunks: &[Bytes],
+    verified: Verified,
+    meta: Meta,
+) -> Result<(Verified, SharedFile), StoreError> {
+    let ingest = store.ingest(key, Some(meta.size))?;
+    let mut offset = 0;
+    for chunk in chunks {
+        ingest.write_at(chunk, offset)?;
+        offset += chunk.len() as u64;
+    }
+    let file = ingest.file().clone();
+    store.commit(ingest, &verified, meta)?;
+    Ok((verified, file))
 }
 
 fn load_local<T, W: std::fmt::Display>(

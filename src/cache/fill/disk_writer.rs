@@ -21,6 +21,8 @@ pub enum DiskWriter {
     Idle(Option<StorageIngest>),
     /// A job runs and holds the ingest.
     Writing,
+    /// The commit writes the body, which was received whole.
+    AtCommit,
     /// No more bytes are written. Followers read the window and the bytes that the file already
     /// contains.
     Lost,
@@ -33,19 +35,35 @@ impl DiskWriter {
 }
 
 impl FillState {
-    /// Drops bytes from the window. With a working disk, written bytes are dropped down to
+    /// Drops hashed bytes from the window. With a working disk, written bytes are dropped down to
     /// [`FILL_WINDOW_KEPT_BYTES`]. With a lost disk, bytes that no follower needs are dropped.
     pub fn trim(&mut self) {
+        // The window keeps the bytes that the hasher has not read.
+        let unused = self.unused().min(self.hashed);
+        // The window of a lost disk keeps needed bytes even if the disk took them: reads from a
+        // failed disk may fail.
+        let keep = if self.disk.is_lost() {
+            0
+        } else {
+            FILL_WINDOW_KEPT_BYTES as u64
+        };
+        self.window.trim(unused, keep);
+    }
+
+    /// Returns whether the window waits for the hasher, and not for the disk or for followers.
+    pub fn waits_for_hasher(&self) -> bool {
+        self.hashed < self.unused()
+    }
+
+    /// Returns the offset up to which neither the disk nor a follower needs the window.
+    fn unused(&self) -> u64 {
         if self.disk.is_lost() {
             // All bytes are needed until the first follower joins, and none after the last follower
             // has left.
             let deserted = if self.next_follower == 0 { 0 } else { u64::MAX };
-            let needed = self.needed().unwrap_or(deserted);
-            // The window keeps needed bytes even if the disk took them: reads from a failed disk
-            // may fail.
-            self.window.trim(needed, 0);
+            self.needed().unwrap_or(deserted)
         } else {
-            self.window.trim(self.written, FILL_WINDOW_KEPT_BYTES as u64);
+            self.written
         }
     }
 

@@ -1,7 +1,7 @@
 //! Downloads a blob once for any number of concurrent clients (followers).
 //!
-//! The [`writer`] runs on the helper pool. The writer hashes received bytes, keeps the newest bytes
-//! in a window, and has the [`disk_writer`] append them to an ingest. Followers on any core send
+//! The [`writer`] runs on the helper pool. The writer receives bytes, keeps the newest bytes in a
+//! window, has the [`body_hasher`] hash them, and the [`disk_writer`] append them to an ingest. Followers on any core send
 //! the available bytes and wait for more. Writer and followers share one [`Fill`]: a state under a
 //! short lock and a list of waiting followers.
 //!
@@ -11,6 +11,8 @@
 //! The `registry` module decides whether to start a fill. The `store` module owns the file after
 //! the commit.
 
+mod body_hasher;
+mod commit;
 mod disk_writer;
 mod follower;
 pub(in crate::cache) mod source;
@@ -24,7 +26,7 @@ use std::sync::Arc;
 
 use crate::http::Span;
 use crate::limits::{HELD_WHOLE_BYTES_MAX, WITHHELD_BYTES};
-use crate::oci::{Digest, Origin};
+use crate::oci::{Digest, Hasher, Origin};
 use crate::runtime::waker::{CoreNotify, RemoteWaker};
 use crate::shared_file::SharedFile;
 use crate::sync::{Mutex, MutexGuard};
@@ -67,8 +69,12 @@ pub struct Head {
 
 struct FillState {
     head: Option<Arc<Head>>,
-    /// The newest received bytes, already hashed. `window.end()` is the number of received bytes.
+    /// The newest received bytes. `window.end()` is the number of received bytes.
     window: Window,
+    /// The hasher of a large body. `None` while a job hashes.
+    hasher: Option<Hasher>,
+    /// Bytes read by the hasher. The window keeps all later bytes.
+    hashed: u64,
     disk: DiskWriter,
     /// The ingest's file, readable up to `written`. Outlives a lost disk writer.
     file: Option<SharedFile>,
@@ -119,6 +125,8 @@ impl Fill {
             state: Mutex::new(FillState {
                 head: None,
                 window: Window::default(),
+                hasher: None,
+                hashed: 0,
                 disk: DiskWriter::Idle(None),
                 file: None,
                 room: None,

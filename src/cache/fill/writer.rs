@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use super::body_hasher;
+use super::commit::commit;
 use super::disk_writer::{self, DiskWriter};
 use super::table::Ticket;
 use super::{End, Fill, Head, watch};
@@ -14,14 +16,10 @@ use crate::cache::fill::source::BlobSource;
 use crate::cache::{Cache, Class, FetchError, FetchResources, Shared, unless};
 use crate::fail_point::hit;
 use crate::http::Span;
-use crate::limits::{
-    FILL_DISK_RATE_MIN, FILL_DISK_WAIT_MAX, FILL_WINDOW_BYTES, HELD_WHOLE_BYTES_MAX, STORE_RETRY_INTERVAL,
-};
+use crate::limits::{FILL_DISK_RATE_MIN, FILL_DISK_WAIT_MAX, FILL_WINDOW_BYTES, HELD_WHOLE_BYTES_MAX};
 use crate::oci::{Digest, Hasher, Origin};
-use crate::runtime::clock::unix_seconds;
-use crate::runtime::helper::blocking;
 use crate::runtime::single_flight::Role;
-use crate::storage::{Key, Meta, NotCommitted, RemoteBlob, Verified};
+use crate::storage::{RemoteBlob, Verified};
 use crate::upstream::{Target, UpstreamError};
 
 /// Interval at which a writer without a disk checks the progress of its followers, besides
@@ -95,7 +93,8 @@ async fn run(ticket: Ticket, shared: Arc<Shared>) {
     };
     let fill = &guard.fill;
     let origin = &fill.origin;
-    // An earlier fill may have committed the content between the caller's lookup and the ticket.
+    // An earlier fill may have committed the content between the caller's lookup and the ticket, or
+    // the caller's lookup may have failed.
     if shared.storage.has_local_blob(fill.digest()).await {
         guard.end(End::Stored);
         return;
@@ -118,7 +117,7 @@ async fn run(ticket: Ticket, shared: Arc<Shared>) {
         state.lease = Some(shared.room_shares.lease(&shared.party(&origin.namespace)));
     }
     let (verified, from_bucket) = match unless(watch::unworthy(fill, &slot), receive(fill, &shared)).await {
-        Ok(Ok(received)) => received,
+        Ok(Ok(verified)) => verified,
         Ok(Err(failure)) => return fail(&guard, failure),
         Err(reason) => return fail(&guard, Failure::Abandoned(reason)),
     };
@@ -179,25 +178,22 @@ fn fail(guard: &Guard, failure: Failure) {
     disk_writer::discard(fill);
 }
 
-/// The received part of a body.
+/// The received begin of a body, hashed by the receiver itself.
 struct Received {
     hasher: Hasher,
     /// Chunks not yet published.
     chunks: Vec<Bytes>,
     bytes: u64,
     whole: bool,
-    /// The status in the head.
-    upstream_status: Option<u16>,
 }
 
 impl Received {
-    fn new(fill: &Fill, head: &Head) -> Self {
+    fn new(fill: &Fill) -> Self {
         Received {
             hasher: Hasher::new(fill.digest().algorithm()),
             chunks: Vec::new(),
             bytes: 0,
             whole: false,
-            upstream_status: head.upstream_status,
         }
     }
 
@@ -218,11 +214,6 @@ impl Received {
             self.chunks.push(chunk);
         }
         Ok(())
-    }
-
-    fn check(self, fill: &Fill) -> Result<Verified, FetchError> {
-        Verified::check(*fill.digest(), self.hasher.finish(), self.bytes)
-            .map_err(|found| FetchError::mismatch(fill.digest(), &found, self.upstream_status))
     }
 }
 
@@ -256,38 +247,48 @@ async fn receive_from(
     source: &mut BlobSource,
     head: Head,
 ) -> Result<Verified, FetchError> {
-    let size = head.size;
-    let mut received = Received::new(fill, &head);
+    let (size, upstream_status) = (head.size, head.upstream_status);
+    let mut received = Received::new(fill);
     received.hold(source, size).await?;
-    if received.whole {
-        let chunks = std::mem::take(&mut received.chunks);
-        let verified = received.check(fill)?;
-        publish(fill, shared, head, chunks);
+    let Received {
+        hasher,
+        chunks,
+        mut bytes,
+        whole,
+    } = received;
+    let check = |found: Digest, bytes: u64| {
+        Verified::check(*fill.digest(), found, bytes)
+            .map_err(|found| FetchError::mismatch(fill.digest(), &found, upstream_status))
+    };
+    if whole {
+        let verified = check(hasher.finish(), bytes)?;
+        publish(fill, shared, head, chunks, None);
         return Ok(verified);
     }
-    publish(fill, shared, head, std::mem::take(&mut received.chunks));
+    publish(fill, shared, head, chunks, Some(hasher));
     let mut patience = DiskPatience::new();
     room(fill, shared, &mut patience).await?;
     while let Some(chunk) = source.next().await? {
-        received.hasher.update(&chunk);
-        received.bytes += chunk.len() as u64;
+        bytes += chunk.len() as u64;
         hit("fill-received");
         fill.change(|state| {
             state.window.push(chunk);
             state.trim();
         });
+        body_hasher::push(fill);
         disk_writer::push(fill, shared);
         room(fill, shared, &mut patience).await?;
     }
     debug_assert!(
-        size.is_none_or(|size| size == received.bytes),
+        size.is_none_or(|size| size == bytes),
         "the received bytes differ from the declared size"
     );
-    received.check(fill)
+    check(body_hasher::finish(fill).await?, bytes)
 }
 
-/// Publishes the head and the received chunks to followers.
-fn publish(fill: &Arc<Fill>, shared: &Arc<Shared>, head: Head, chunks: Vec<Bytes>) {
+/// Publishes the head and the first chunks to followers. The chunks have been read by `hasher`,
+/// which is `None` for a whole body.
+fn publish(fill: &Arc<Fill>, shared: &Arc<Shared>, head: Head, chunks: Vec<Bytes>, hasher: Option<Hasher>) {
     fill.change(|state| {
         if let (Some(size), Some(memory)) = (head.size, &mut state.memory) {
             memory.shrink_to(size);
@@ -295,10 +296,14 @@ fn publish(fill: &Arc<Fill>, shared: &Arc<Shared>, head: Head, chunks: Vec<Bytes
         state.head = Some(Arc::new(head));
         if !shared.storage.is_writable() {
             state.disk = DiskWriter::Lost;
+        } else if hasher.is_none() && shared.storage.takes_whole_blobs() {
+            state.disk = DiskWriter::AtCommit;
         }
         for chunk in chunks {
             state.window.push(chunk);
         }
+        state.hashed = state.window.end();
+        state.hasher = hasher;
         state.trim();
     });
     disk_writer::push(fill, shared);
@@ -333,7 +338,7 @@ async fn room(fill: &Arc<Fill>, shared: &Shared, patience: &mut DiskPatience) ->
     loop {
         // Created before the check, so that no notification is lost.
         let notice = fill.room.notified();
-        let lost = {
+        let (lost, hashing) = {
             let mut state = fill.lock();
             state.trim();
             let lost = state.disk.is_lost();
@@ -346,8 +351,12 @@ async fn room(fill: &Arc<Fill>, shared: &Shared, patience: &mut DiskPatience) ->
                     "no client left, and the content cannot be stored",
                 ));
             }
-            lost
+            (lost, state.waits_for_hasher())
         };
+        if hashing {
+            let _ = tokio::time::timeout(ROOM_CHECK, notice).await;
+            continue;
+        }
         if lost {
             let _ = tokio::time::timeout(ROOM_CHECK, notice).await;
             if began.elapsed() >= SLOWEST_FOLLOWER {
@@ -401,93 +410,9 @@ impl DiskPatience {
     }
 }
 
-fn lose(fill: &Fill, shared: &Shared, why: &'static str) {
+pub fn lose(fill: &Fill, shared: &Shared, why: &'static str) {
     fill.change(|state| state.disk = DiskWriter::Lost);
     shared.storage.record_write_failure(&why);
-}
-
-/// Commits a verified fill if the disk has kept up. No client waits for this.
-async fn commit(fill: &Arc<Fill>, shared: &Arc<Shared>, verified: Verified, from_bucket: bool) {
-    let ingest = loop {
-        let notice = fill.room.notified();
-        {
-            let mut state = fill.lock();
-            let complete = state.written == state.window.end();
-            match std::mem::replace(&mut state.disk, DiskWriter::Writing) {
-                DiskWriter::Idle(ingest) if complete => break ingest,
-                DiskWriter::Lost => {
-                    state.disk = DiskWriter::Lost;
-                    return;
-                }
-                other => state.disk = other,
-            }
-        }
-        disk_writer::push(fill, shared);
-        if tokio::time::timeout(STORE_RETRY_INTERVAL, notice).await.is_err() {
-            return lose(fill, shared, "the disk completed no write in time");
-        }
-    };
-    let (shared_too, key) = (shared.clone(), Key::Blob(*verified.digest()));
-    let ingest = match ingest {
-        Some(ingest) => Ok(ingest),
-        // An empty body has no ingest yet.
-        None => {
-            let created = blocking(move || shared_too.storage.begin(&key, Some(0))).await;
-            let Ok(created) = created else { return };
-            created
-        }
-    };
-    let ingest = match ingest {
-        Ok(ingest) => ingest,
-        Err(error) => return shared.storage.record_write_failure(&error),
-    };
-    let (origin, meta) = (&fill.origin, describe(fill, &verified));
-    let lease = fill.lock().lease.take();
-    let committed = shared
-        .storage
-        .commit(&origin.namespace, ingest, verified, meta, from_bucket, lease)
-        .await;
-    match committed {
-        Ok(()) => {
-            // Slower followers read the file.
-            fill.change(|state| {
-                state.window.trim(state.written, 0);
-                state.memory = None;
-            });
-            tracing::debug!(registry = %origin.namespace, repository = %origin.repository, digest = %fill.digest(), "blob stored");
-        }
-        // Followers may still read the file, which uses the disk.
-        Err(NotCommitted(lease)) => fill.lock().lease = lease,
-    }
-}
-
-/// Returns the sidecar of a verified fill.
-fn describe(fill: &Fill, verified: &Verified) -> Meta {
-    let origin = &fill.origin;
-    let head = fill.lock().head.clone();
-    let (public, headers) = match head {
-        Some(head) => (head.public, head.headers.clone()),
-        None => Default::default(),
-    };
-    let mut meta = Meta {
-        digest: *verified.digest(),
-        size: verified.size(),
-        content_type: "application/octet-stream".to_owned(),
-        created: unix_seconds(),
-        public,
-        sources: vec![origin.into()],
-        verified: true,
-        headers,
-    };
-    if let Some(blob) = &fill.remote {
-        let bucket = blob.meta();
-        // The bucket's access data also applies here. The fill's origin is not added, because its
-        // registry may not have confirmed the content.
-        meta.public |= bucket.public;
-        meta.created = bucket.created;
-        meta.sources.clone_from(&bucket.sources);
-    }
-    meta
 }
 
 #[cfg(test)]
