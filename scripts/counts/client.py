@@ -85,4 +85,21 @@ class Http2:
         self.connection.socket.close()
 
 
+class Concurrent:
+    """Connections with one request each at the same time."""
+
+    def __init__(self, connections):
+        self.connections = connections
+
+    def get(self, path, size):
+        for connection in self.connections:
+            connection.send(path)
+        for connection in self.connections:
+            connection.finish(size)
+
+    def close(self):
+        for connection in self.connections:
+            connection.close()
+
+
 PROTOCOLS = {"h1": Http1, "h2c": Http2}

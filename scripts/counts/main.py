@@ -12,7 +12,7 @@ import objects  # noqa: E402
 import steps  # noqa: E402
 import syscalls  # noqa: E402
 from bounds import ALLOCATIONS, BOUNDS, INSTRUCTIONS, KIB  # noqa: E402
-from client import PROTOCOLS, Http1  # noqa: E402
+from client import PROTOCOLS, Concurrent, Http1  # noqa: E402
 from stage import Stage  # noqa: E402
 
 # Hits before the first counted hit: the caches of the server and the window of the connection are then at their size.
@@ -54,15 +54,24 @@ def main():
 
 
 def _count_calls(tally, server, bound, item):
-    connection = PROTOCOLS[bound.protocol](server)
+    connection = _connect(server, bound)
     for _ in range(WARM_UP):
         connection.get(server.path(item), item.size)
     calls, copied, names = syscalls.per_hit(server, connection, item, bound)
     connection.close()
     name = f"{bound.driver}, {bound.protocol}, {bound.size // KIB:,} KiB"
+    if bound.connections > 1:
+        name += f", {bound.connections} connections"
     by_name = ", ".join(f"{call} {count:.2f}" for call, count in names.items() if count >= 0.05)
     tally.compare(f"{name}, system calls", calls, bound.calls, f" ({by_name})")
     tally.compare(f"{name}, file bytes copied", copied, bound.copied)
+
+
+def _connect(server, bound):
+    connect = PROTOCOLS[bound.protocol]
+    if bound.connections == 1:
+        return connect(server)
+    return Concurrent([connect(server) for _ in range(bound.connections)])
 
 
 def _count_steps(tally, server, driver, item, binary):

@@ -33,7 +33,7 @@ def per_hit(server, connection, item, bound):
     """Returns calls, copied bytes, and counts by name, all per hit, of the attempt with the least calls."""
     calls, copied, names = math.inf, math.inf, {}
     for _ in range(ATTEMPTS):
-        found, bytes_copied = _attempt(server, connection, item, bound.hits)
+        found, bytes_copied = _attempt(server, connection, item, bound.hits // bound.connections)
         if sum(found.values()) / bound.hits < calls:
             calls, copied, names = sum(found.values()) / bound.hits, bytes_copied / bound.hits, found
         if calls <= bound.calls and copied <= bound.copied:
@@ -42,7 +42,7 @@ def per_hit(server, connection, item, bound):
     return calls, copied, {name: count / bound.hits for name, count in names.most_common()}
 
 
-def _attempt(server, connection, item, hits):
+def _attempt(server, connection, item, rounds):
     # Pages that the kernel has reclaimed take another path through the server.
     machine.warm(item.file)
     file = server.log.parent / "strace"
@@ -51,7 +51,7 @@ def _attempt(server, connection, item, hits):
     tracer = subprocess.Popen(words, stderr=subprocess.PIPE, text=True)
     try:
         _wait_for(tracer, server)
-        for _ in range(hits):
+        for _ in range(rounds):
             connection.get(server.path(item), item.size)
     finally:
         tracer.send_signal(signal.SIGINT)
