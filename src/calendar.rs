@@ -1,4 +1,4 @@
-//! Dates of the Gregorian calendar, for HTTP dates and for log lines.
+//! Dates of the Gregorian calendar, for HTTP dates, log lines and tables.
 
 /// Seconds of a day without leap seconds.
 pub const DAY_SECONDS: u64 = 86_400;
@@ -26,6 +26,23 @@ pub fn civil(days: u64) -> (u64, u64, u64) {
     };
     let year = era * 400 + year_of_era + u64::from(month <= 2);
     (year, month, day)
+}
+
+/// Formats a time in seconds since 1970 in UTC, as in RFC 3339, without a zone. Times after the year
+/// 9999 become its last second.
+pub fn date_time(seconds: u64) -> [u8; 19] {
+    let seconds = seconds.min(UNIX_SECONDS_MAX);
+    let (days, second_of_day) = (seconds / DAY_SECONDS, seconds % DAY_SECONDS);
+    let (year, month, day) = civil(days);
+    let mut text = *b"1970-01-01T00:00:00";
+    two_digits(&mut text[0..2], year / 100);
+    two_digits(&mut text[2..4], year % 100);
+    two_digits(&mut text[5..7], month);
+    two_digits(&mut text[8..10], day);
+    two_digits(&mut text[11..13], second_of_day / 3_600);
+    two_digits(&mut text[14..16], second_of_day / 60 % 60);
+    two_digits(&mut text[17..19], second_of_day % 60);
+    text
 }
 
 /// Writes `value`, which is below 100, as two digits.

@@ -17,6 +17,8 @@ pub mod registry;
 
 pub mod cache;
 
+pub mod manage;
+
 pub mod storage;
 pub mod store;
 

@@ -336,6 +336,10 @@ pub const OPEN_FILES_PER_CORE_MIN: usize = 16;
 /// Largest accepted manifest (the specification requires at least 4 MiB).
 pub const MANIFEST_BYTES_MAX: usize = 4 * 1024 * 1024;
 
+/// Most objects that a manifest may name for a list of the content. The shortest entry takes 83
+/// bytes, so a manifest of 4 MiB could name 50,000. Real manifests name at most a few hundred.
+pub const MANIFEST_LINKS_MAX: usize = 10_000;
+
 /// Largest accepted list (tags, referrers): 30,000 of the longest tags.
 pub const LISTING_BYTES_MAX: usize = 4 * 1024 * 1024;
 

@@ -10,6 +10,7 @@ mod flags;
 mod healthcheck;
 mod healthcheck_tls;
 mod help;
+mod list;
 
 use std::ffi::OsString;
 use std::io::Write;
@@ -21,6 +22,7 @@ use crate::app::{self, AppError, End};
 use crate::config::{self, Auth, Config, Environment, Layer};
 use crate::log;
 use flags::Flags;
+use list::ListArgs;
 
 /// The exit code for a wrong command line or configuration. clap uses the same code.
 const EXIT_MISUSE: u8 = 2;
@@ -37,13 +39,15 @@ struct Cli {
     flags: Flags,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Subcommand)]
+#[derive(Clone, Debug, PartialEq, Eq, Subcommand)]
 enum Command {
     /// Run the cache (the default command).
     Serve,
     /// Check, print or describe the configuration.
     #[command(subcommand)]
     Config(ConfigCommand),
+    /// List the stored images.
+    List(ListArgs),
     /// Check whether the cache on this machine is alive.
     Healthcheck,
     /// Print the version.
@@ -79,6 +83,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>, environment: Environment<'_
     match cli.command.unwrap_or(Command::Serve) {
         Command::Serve => serve(&cli.flags.0, environment),
         Command::Config(command) => about_config(command, cli.flags.0, environment.looking_only()),
+        Command::List(args) => list::run(&args, cli.flags.0, environment.looking_only()),
         Command::Healthcheck => match config::listen_addresses(cli.flags.0, environment) {
             Ok(listen) => match healthcheck::check_any(&listen, healthcheck::DEADLINE) {
                 Ok(line) => {
@@ -280,7 +285,7 @@ mod tests {
             ["--config-file", "f.yaml"],
         ] {
             let args: Vec<&str> = args.into_iter().chain(["config", "check"]).collect();
-            assert_eq!(parsed(&args), Ok((check, file.clone())), "{args:?}");
+            assert_eq!(parsed(&args), Ok((check.clone(), file.clone())), "{args:?}");
         }
         let layer = parsed(&["--image-path", "/x", "serve", "--port", "8081"])
             .unwrap()

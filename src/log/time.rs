@@ -2,7 +2,7 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use crate::calendar::{DAY_SECONDS, UNIX_SECONDS_MAX, civil, two_digits};
+use crate::calendar::{date_time, two_digits};
 
 /// The length of `2026-11-28T11:00:33.771Z`, the only written form.
 pub(super) const TIME_BYTES: usize = 24;
@@ -16,18 +16,9 @@ pub(super) fn unix_millis() -> u64 {
 /// Formats a time in milliseconds since 1970. Times after the year 9999 become its last
 /// second.
 pub(super) fn rfc3339(unix_millis: u64) -> [u8; TIME_BYTES] {
-    let seconds = (unix_millis / 1000).min(UNIX_SECONDS_MAX);
     let millis = unix_millis % 1000;
-    let (days, second_of_day) = (seconds / DAY_SECONDS, seconds % DAY_SECONDS);
-    let (year, month, day) = civil(days);
     let mut text = *b"1970-01-01T00:00:00.000Z";
-    two_digits(&mut text[0..2], year / 100);
-    two_digits(&mut text[2..4], year % 100);
-    two_digits(&mut text[5..7], month);
-    two_digits(&mut text[8..10], day);
-    two_digits(&mut text[11..13], second_of_day / 3_600);
-    two_digits(&mut text[14..16], second_of_day / 60 % 60);
-    two_digits(&mut text[17..19], second_of_day % 60);
+    text[..19].copy_from_slice(&date_time(unix_millis / 1000));
     two_digits(&mut text[20..22], millis / 10);
     text[22] = b'0' + (millis % 10) as u8;
     text

@@ -3,6 +3,7 @@
 mod accept;
 mod digest;
 mod error_code;
+mod links;
 mod list_query;
 mod manifest;
 mod media_type;
@@ -17,6 +18,7 @@ mod tag;
 pub use accept::{Accept, AcceptClass};
 pub use digest::{Algorithm, Digest, Hasher, ParseDigestError};
 pub use error_code::ErrorCode;
+pub use links::{Child, Descriptor, ManifestLinks};
 pub use list_query::{ListQuery, QueryTooLong, pairs, percent_decoded};
 pub use manifest::{NotManifest, is_manifest_type, manifest_type};
 pub use media_type::{MANIFEST_TYPES, SCHEMA1_TYPES, accepts, is_media_type};

@@ -17,6 +17,10 @@ pub const TEMPORARY: &str = ".tmp";
 pub const LOCK: &str = ".lock";
 pub const SIDECAR_SUFFIX: &str = ".meta.json";
 
+/// Directory levels below a registry. Repository names have at most 255 bytes, so at most 128
+/// parts.
+pub const REPOSITORY_DEPTH_MAX: usize = 130;
+
 /// Returns the path of an entry's data, relative to the root. Different keys have different paths,
 /// and no path is a parent of another.
 pub fn content(key: &Key) -> PathBuf {
@@ -85,6 +89,14 @@ fn repository_dir(namespace: &Namespace, repository: &Repository) -> PathBuf {
         }
     }
     path
+}
+
+/// Returns the part of a repository name for which a directory named `name` stands, inside the
+/// directory of a registry. `None` for other files and directories of the store.
+pub fn repository_part(name: &str) -> Option<&str> {
+    let bare = name.strip_suffix(SIDECAR_SUFFIX).unwrap_or(name);
+    let is_other = name == TAGS || name == REFERRERS || Digest::from_file_name(bare).is_some();
+    (!is_other).then(|| name.strip_prefix('_').unwrap_or(name))
 }
 
 #[cfg(test)]

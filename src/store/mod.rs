@@ -27,7 +27,7 @@ mod tag_key;
 #[cfg(test)]
 pub(crate) mod tests;
 
-pub use fs::{FsStore, Ingest, OpenError, ScanReport};
+pub use fs::{FsStore, Ingest, OpenError, ScanReport, StoreReader, StoredRepository};
 pub use key::Key;
 pub use meta::{Meta, SOURCES_MAX, Source, canonical_name};
 pub use pointer::TagPointer;

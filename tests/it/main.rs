@@ -22,6 +22,7 @@ mod house;
 mod http1;
 mod http2;
 mod lifecycle;
+mod manage;
 mod overload;
 mod pull;
 mod s3;

@@ -25,6 +25,35 @@ pub(super) enum EntryState {
     Nothing,
 }
 
+/// Looks up the entry under `key` in the store at `root`. Changes nothing.
+pub(super) fn look(root: &Path, key: &Key) -> io::Result<EntryState> {
+    hit("store-lookup");
+    let Some(sidecar) = open_regular(&root.join(layout::sidecar(key)))? else {
+        return Ok(EntryState::Nothing);
+    };
+    let mut json = Vec::new();
+    sidecar.take(SIDECAR_BYTES_MAX).read_to_end(&mut json)?;
+    let Some(meta) = Meta::parse(*key.digest(), &json) else {
+        return Ok(EntryState::Broken("invalid sidecar"));
+    };
+    let Some(data) = open_regular(&root.join(layout::content(key)))? else {
+        return Ok(EntryState::Broken("the data file is missing"));
+    };
+    if data.metadata()?.len() != meta.size {
+        return Ok(EntryState::Broken("the sizes of data file and sidecar differ"));
+    }
+    let verified = meta.verified;
+    let entry = StoredEntry {
+        file: SharedFile::new(data),
+        meta: Arc::new(meta),
+    };
+    Ok(if verified {
+        EntryState::Entry(entry)
+    } else {
+        EntryState::Unverified(entry)
+    })
+}
+
 impl FsStore {
     /// Returns the entry under `key`, or `None`. Removes a mismatched pair. Hashes an unverified
     /// entry first, which can take a while.
@@ -56,31 +85,7 @@ impl FsStore {
     }
 
     pub(super) fn look(&self, key: &Key) -> io::Result<EntryState> {
-        hit("store-lookup");
-        let Some(sidecar) = open_regular(&self.path(&layout::sidecar(key)))? else {
-            return Ok(EntryState::Nothing);
-        };
-        let mut json = Vec::new();
-        sidecar.take(SIDECAR_BYTES_MAX).read_to_end(&mut json)?;
-        let Some(meta) = Meta::parse(*key.digest(), &json) else {
-            return Ok(EntryState::Broken("invalid sidecar"));
-        };
-        let Some(data) = open_regular(&self.path(&layout::content(key)))? else {
-            return Ok(EntryState::Broken("the data file is missing"));
-        };
-        if data.metadata()?.len() != meta.size {
-            return Ok(EntryState::Broken("the sizes of data file and sidecar differ"));
-        }
-        let verified = meta.verified;
-        let entry = StoredEntry {
-            file: SharedFile::new(data),
-            meta: Arc::new(meta),
-        };
-        Ok(if verified {
-            EntryState::Entry(entry)
-        } else {
-            EntryState::Unverified(entry)
-        })
+        look(&self.root, key)
     }
 
     /// Removes a mismatched pair, unless the pair has been replaced meanwhile.

@@ -4,6 +4,7 @@ mod commit;
 mod find;
 mod ingest;
 mod open;
+mod reader;
 mod referrers;
 mod scan;
 mod tags;
@@ -21,6 +22,7 @@ use crate::sync::Mutex;
 
 pub use ingest::Ingest;
 pub use open::OpenError;
+pub use reader::{StoreReader, StoredRepository};
 pub use scan::ScanReport;
 
 /// A store in one directory, locked for this process.

@@ -8,13 +8,9 @@ use std::time::SystemTime;
 
 use super::FsStore;
 use super::find::EntryState;
-use super::layout::{self, RECORD_SUFFIX, REFERRERS, SIDECAR_SUFFIX, TAGS};
+use super::layout::{self, RECORD_SUFFIX, REFERRERS, REPOSITORY_DEPTH_MAX, SIDECAR_SUFFIX};
 use crate::oci::{Digest, Namespace, Repository};
 use crate::store::Key;
-
-/// Directory levels below a registry. Repository names have at most 255 bytes, so at most 128
-/// parts.
-const DEPTH_MAX: usize = 130;
 
 /// The results of a scan.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -62,7 +58,7 @@ impl FsStore {
         started: SystemTime,
         report: &mut ScanReport,
     ) {
-        if depth > DEPTH_MAX {
+        if depth > REPOSITORY_DEPTH_MAX {
             return;
         }
         if let Ok(repository) = name.parse::<Repository>() {
@@ -76,15 +72,16 @@ impl FsStore {
         }
         for entry in list(dir, report) {
             let Some(part) = name_of(&entry) else { continue };
-            if part == TAGS || !entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            if !entry.file_type().is_ok_and(|kind| kind.is_dir()) {
                 continue;
             }
             if part == REFERRERS {
                 self.scan_records(&entry.path(), report);
                 continue;
             }
-            // The prefix `_` marks a part that looks like a content file, see `layout`.
-            let part = part.strip_prefix('_').unwrap_or(&part);
+            let Some(part) = layout::repository_part(&part) else {
+                continue;
+            };
             let name = if name.is_empty() {
                 part.to_owned()
             } else {

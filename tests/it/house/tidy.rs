@@ -14,7 +14,8 @@ use crate::harness::server::TempDir;
 /// The folders that each folder of `src/` may import. `docs/explanation/architecture.md` contains
 /// the same table. Only `cli` imports `app`. A folder without a row imports only [`FOR_ALL`].
 const ARROWS: &[(&str, &[&str])] = &[
-    ("cli", &["app", "config", "upstream"]),
+    ("cli", &["app", "config", "manage", "store", "upstream"]),
+    ("manage", &["oci", "store"]),
     (
         "app",
         &[
@@ -64,6 +65,8 @@ const FOR_ALL: &[&str] = &[
 const TOKIO: &[&str] = &[
     "src/cache/blob/remote.rs",
     "src/cache/body_channel.rs",
+    "src/cache/fill/body_hasher.rs",
+    "src/cache/fill/commit.rs",
     "src/cache/fill/disk_writer.rs",
     "src/cache/fill/mod.rs",
     "src/cache/fill/source.rs",

@@ -1,0 +1,85 @@
+//! The command `list`.
+
+use std::io::Write as _;
+use std::process::ExitCode;
+
+use clap::{Args, ValueEnum};
+
+use super::{EXIT_MISUSE, fail};
+use crate::config::{self, Environment, Layer};
+use crate::manage::{self, Filter, Image, TableColumns};
+use crate::store::StoreReader;
+
+#[derive(Clone, Debug, PartialEq, Eq, Args)]
+pub(super) struct ListArgs {
+    /// Format of the output.
+    #[arg(long, value_enum, default_value = "table")]
+    output: Output,
+    /// Only images whose reference matches one of these regular expressions, separated by commas.
+    #[arg(long, default_value = "", hide_default_value = true)]
+    pattern: String,
+    /// Add a line with the names of the columns.
+    #[arg(long)]
+    header: bool,
+    /// Cut digests to 10 digits.
+    #[arg(long)]
+    short_digest: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Output {
+    Table,
+    Wide,
+    Json,
+    Name,
+}
+
+/// Lists the images in the directory of the store, beside a running cache or without one.
+pub(super) fn run(args: &ListArgs, flags: Layer, environment: Environment<'_>) -> ExitCode {
+    let misuse = ExitCode::from(EXIT_MISUSE);
+    let filter = match Filter::parse(&args.pattern) {
+        Ok(filter) => filter,
+        Err(error) => return fail(&error, misuse),
+    };
+    let config = match config::resolve(flags, environment) {
+        Ok(config) => config,
+        Err(diagnostics) => return fail(&diagnostics, misuse),
+    };
+    let Some((root, _)) = config.storage.root() else {
+        let error =
+            "the store is a bucket, and `list` reads directories; set FS_ROOT for a cache with a directory";
+        return fail(&error, misuse);
+    };
+    let store = match StoreReader::open(root) {
+        Ok(store) => store,
+        Err(error) => {
+            let error = format!(
+                "cannot read the store in {}: {error}; set FS_ROOT (--fs-root) to the directory of a cache",
+                root.display()
+            );
+            return fail(&error, ExitCode::FAILURE);
+        }
+    };
+    let mut listing = manage::list(&store);
+    listing.images.retain(|image| filter.selects(image));
+    let text = text(args, &listing.images);
+    // The write fails if the reader of a pipe has left, which is no error of the command.
+    let _ = std::io::stdout().write_all(text.as_bytes());
+    let mut code = ExitCode::SUCCESS;
+    for failure in &listing.failures {
+        code = fail(failure, ExitCode::FAILURE);
+    }
+    code
+}
+
+fn text(args: &ListArgs, images: &[Image]) -> String {
+    match args.output {
+        Output::Table => manage::table(images, TableColumns::Short, args.header, args.short_digest),
+        Output::Wide => manage::table(images, TableColumns::Wide, args.header, args.short_digest),
+        Output::Name => images.iter().map(|image| image.reference() + "\n").collect(),
+        Output::Json => {
+            let json = serde_json::to_string_pretty(images).expect("images are strings and numbers");
+            json + "\n"
+        }
+    }
+}

@@ -1,0 +1,199 @@
+//! The content that a manifest names, by the image specification. Performs no I/O.
+
+use serde::Deserialize;
+
+use super::Digest;
+use crate::limits::MANIFEST_LINKS_MAX;
+
+/// The content that a manifest names. Digests of unsupported algorithms are left out.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum ManifestLinks {
+    /// An index, or a manifest list of Docker.
+    Index(Vec<Child>),
+    /// The config, if any, and the layers of an image or an artifact.
+    Image(Vec<Descriptor>),
+}
+
+/// A reference to content.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Descriptor {
+    pub digest: Digest,
+    /// Bytes by the manifest.
+    pub size: u64,
+}
+
+/// A manifest in an index.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Child {
+    pub descriptor: Descriptor,
+    /// `os/architecture`, with a variant if present. `None` for content of no platform, such as an
+    /// attestation.
+    pub platform: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct Members {
+    manifests: Option<Vec<Entry>>,
+    config: Option<Entry>,
+    layers: Option<Vec<Entry>>,
+    /// Layers of an artifact manifest of the first draft.
+    blobs: Option<Vec<Entry>>,
+}
+
+#[derive(Deserialize)]
+struct Entry {
+    digest: String,
+    #[serde(default)]
+    size: u64,
+    #[serde(default)]
+    platform: Option<Platform>,
+}
+
+#[derive(Deserialize)]
+struct Platform {
+    #[serde(default)]
+    os: String,
+    #[serde(default)]
+    architecture: String,
+    #[serde(default)]
+    variant: Option<String>,
+}
+
+impl ManifestLinks {
+    /// Reads the manifest `body`. Returns `None` for other JSON, and for a manifest that names more
+    /// than [`MANIFEST_LINKS_MAX`] objects.
+    pub fn parse(body: &[u8]) -> Option<Self> {
+        let members: Members = serde_json::from_slice(body).ok()?;
+        let links = if let Some(manifests) = members.manifests {
+            ManifestLinks::Index(manifests.into_iter().filter_map(Entry::child).collect())
+        } else {
+            let layers = members.layers.or(members.blobs)?;
+            let entries = members.config.into_iter().chain(layers);
+            ManifestLinks::Image(entries.filter_map(|entry| entry.descriptor()).collect())
+        };
+        (links.len() <= MANIFEST_LINKS_MAX).then_some(links)
+    }
+
+    fn len(&self) -> usize {
+        match self {
+            ManifestLinks::Index(children) => children.len(),
+            ManifestLinks::Image(descriptors) => descriptors.len(),
+        }
+    }
+}
+
+impl Entry {
+    fn descriptor(&self) -> Option<Descriptor> {
+        let digest = self.digest.parse().ok()?;
+        Some(Descriptor {
+            digest,
+            size: self.size,
+        })
+    }
+
+    fn child(self) -> Option<Child> {
+        Some(Child {
+            descriptor: self.descriptor()?,
+            platform: self.platform.and_then(Platform::name),
+        })
+    }
+}
+
+impl Platform {
+    /// BuildKit marks attestations with the platform `unknown/unknown`.
+    fn name(self) -> Option<String> {
+        if self.os.is_empty() || self.os == "unknown" {
+            return None;
+        }
+        let mut name = format!("{}/{}", self.os, self.architecture);
+        if let Some(variant) = self.variant.filter(|variant| !variant.is_empty()) {
+            name.push('/');
+            name.push_str(&variant);
+        }
+        Some(name)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::oci::Algorithm;
+
+    fn digest(name: &str) -> Digest {
+        Digest::of(Algorithm::Sha256, name.as_bytes())
+    }
+
+    #[test]
+    fn image_names_its_config_and_its_layers() {
+        let body = format!(
+            r#"{{"schemaVersion":2,"config":{{"digest":"{}","size":1}},"layers":[{{"digest":"{}","size":2}}]}}"#,
+            digest("config"),
+            digest("layer")
+        );
+        let expected = [("config", 1), ("layer", 2)].map(|(name, size)| Descriptor {
+            digest: digest(name),
+            size,
+        });
+        assert_eq!(
+            ManifestLinks::parse(body.as_bytes()),
+            Some(ManifestLinks::Image(expected.to_vec()))
+        );
+    }
+
+    #[test]
+    fn index_names_its_manifests_with_their_platforms() {
+        let child = |name: &str, platform: &str| {
+            format!(
+                r#"{{"digest":"{}","size":3,"platform":{platform}}}"#,
+                digest(name)
+            )
+        };
+        let body = format!(
+            r#"{{"manifests":[{},{},{},{{"digest":"md5:x","size":3}}]}}"#,
+            child("amd64", r#"{"os":"linux","architecture":"amd64"}"#),
+            child("arm", r#"{"os":"linux","architecture":"arm","variant":"v7"}"#),
+            child("proof", r#"{"os":"unknown","architecture":"unknown"}"#)
+        );
+        let Some(ManifestLinks::Index(children)) = ManifestLinks::parse(body.as_bytes()) else {
+            panic!("the body is an index");
+        };
+        let found: Vec<_> = children
+            .iter()
+            .map(|child| (child.descriptor.digest, child.platform.as_deref()))
+            .collect();
+        assert_eq!(
+            found,
+            [
+                (digest("amd64"), Some("linux/amd64")),
+                (digest("arm"), Some("linux/arm/v7")),
+                (digest("proof"), None),
+            ]
+        );
+    }
+
+    #[test]
+    fn other_content_names_nothing() {
+        for body in [
+            "",
+            "[]",
+            "{}",
+            r#"{"layers":7}"#,
+            r#"{"config":{"digest":"x"}}"#,
+            "null",
+        ] {
+            assert_eq!(ManifestLinks::parse(body.as_bytes()), None, "{body}");
+        }
+        let many = vec![format!(r#"{{"digest":"{}"}}"#, digest("x")); MANIFEST_LINKS_MAX + 1];
+        let body = format!(r#"{{"layers":[{}]}}"#, many.join(","));
+        assert_eq!(ManifestLinks::parse(body.as_bytes()), None);
+    }
+
+    proptest! {
+        #[test]
+        fn no_body_causes_a_panic(body in any::<Vec<u8>>()) {
+            let _ = ManifestLinks::parse(&body);
+        }
+    }
+}

@@ -1,0 +1,184 @@
+//! Reads the content of a directory without its lock, beside a running cache.
+//!
+//! Commits and replacements are atomic, so a reader sees entries before or after a change, and
+//! never a part of an entry. An entry may disappear between two calls.
+
+use std::fs;
+use std::io::{self, Read};
+use std::os::unix::fs::FileExt as _;
+use std::path::{Path, PathBuf};
+
+use super::find::{EntryState, look};
+use super::layout::{self, REPOSITORY_DEPTH_MAX, TAGS};
+use super::open_regular;
+use crate::limits::{MANIFEST_BYTES_MAX, SIDECAR_BYTES_MAX};
+use crate::oci::{Digest, Namespace, Origin, Repository, Tag};
+use crate::store::{Key, Meta, TagPointer};
+
+/// A read-only view of a store's directory.
+#[derive(Debug)]
+pub struct StoreReader {
+    root: PathBuf,
+}
+
+/// The stored manifests of a repository.
+#[derive(Debug)]
+pub struct StoredRepository {
+    pub origin: Origin,
+    /// Sorted by tag. A tag has one pointer per class of clients.
+    pub tags: Vec<(Tag, TagPointer)>,
+    /// Sorted.
+    pub manifests: Vec<Digest>,
+}
+
+impl StoreReader {
+    /// Opens the store in `root`.
+    ///
+    /// # Errors
+    ///
+    /// `root` is not a readable directory of a store.
+    pub fn open(root: &Path) -> io::Result<Self> {
+        fs::read_dir(root.join(layout::MANIFESTS))?;
+        Ok(StoreReader {
+            root: root.to_owned(),
+        })
+    }
+
+    /// Calls `visit` for each repository with stored manifests, sorted by name. Calls `failed` for
+    /// each directory that cannot be read, and continues.
+    pub fn repositories(
+        &self,
+        visit: &mut impl FnMut(StoredRepository),
+        failed: &mut impl FnMut(&Path, &io::Error),
+    ) {
+        let manifests = self.root.join(layout::MANIFESTS);
+        for name in names(&manifests, failed) {
+            if let Ok(namespace) = name.parse::<Namespace>() {
+                self.walk(&manifests.join(&name), &namespace, "", 0, visit, failed);
+            }
+        }
+    }
+
+    fn walk(
+        &self,
+        dir: &Path,
+        namespace: &Namespace,
+        name: &str,
+        depth: usize,
+        visit: &mut impl FnMut(StoredRepository),
+        failed: &mut impl FnMut(&Path, &io::Error),
+    ) {
+        if depth > REPOSITORY_DEPTH_MAX {
+            return;
+        }
+        let found = names(dir, failed);
+        if let Ok(repository) = name.parse::<Repository>() {
+            let manifests: Vec<_> = found
+                .iter()
+                .filter_map(|name| Digest::from_file_name(name))
+                .collect();
+            let has_tags = found.iter().any(|name| name == TAGS);
+            let tags = if has_tags {
+                self.tags(&dir.join(TAGS), failed)
+            } else {
+                Vec::new()
+            };
+            if !manifests.is_empty() || !tags.is_empty() {
+                let origin = Origin {
+                    namespace: namespace.clone(),
+                    repository,
+                };
+                visit(StoredRepository {
+                    origin,
+                    tags,
+                    manifests,
+                });
+            }
+        }
+        for part in found {
+            if let Some(part_name) = layout::repository_part(&part)
+                && dir.join(&part).is_dir()
+            {
+                let name = if name.is_empty() {
+                    part_name.to_owned()
+                } else {
+                    format!("{name}/{part_name}")
+                };
+                self.walk(&dir.join(&part), namespace, &name, depth + 1, visit, failed);
+            }
+        }
+    }
+
+    fn tags(&self, dir: &Path, failed: &mut impl FnMut(&Path, &io::Error)) -> Vec<(Tag, TagPointer)> {
+        let mut tags = Vec::new();
+        for name in names(dir, failed) {
+            let tag = name.split_once('@').map_or(&*name, |(tag, _class)| tag);
+            let Ok(tag) = tag.parse::<Tag>() else { continue };
+            let path = dir.join(&name);
+            match read_at_most(&path, SIDECAR_BYTES_MAX) {
+                // The next check of the tag repairs an unreadable pointer.
+                Ok(json) => tags.extend(serde_json::from_slice(&json).ok().map(|pointer| (tag, pointer))),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => failed(&path, &error),
+            }
+        }
+        tags.sort_by(|(a, _): &(Tag, TagPointer), (b, _)| a.as_str().cmp(b.as_str()));
+        tags
+    }
+
+    /// Returns the metadata and the body of a manifest. `None` if the store has no such entry.
+    ///
+    /// # Errors
+    ///
+    /// The file system failed.
+    pub fn manifest(&self, origin: &Origin, digest: &Digest) -> io::Result<Option<(Meta, Vec<u8>)>> {
+        let key = Key::manifest(origin, digest);
+        let (EntryState::Entry(entry) | EntryState::Unverified(entry)) = look(&self.root, &key)? else {
+            return Ok(None);
+        };
+        let size = entry.meta.size.min(MANIFEST_BYTES_MAX as u64) as usize;
+        let mut body = vec![0; size];
+        entry.file.read_exact_at(&mut body, 0)?;
+        Ok(Some((Meta::clone(&entry.meta), body)))
+    }
+
+    /// Returns the size of a stored blob. `None` if the store has no such entry.
+    pub fn blob_size(&self, digest: &Digest) -> Option<u64> {
+        let key = Key::Blob(*digest);
+        let data = fs::symlink_metadata(self.root.join(layout::content(&key))).ok()?;
+        let sidecar = fs::symlink_metadata(self.root.join(layout::sidecar(&key))).ok()?;
+        (data.is_file() && sidecar.is_file()).then_some(data.len())
+    }
+}
+
+/// Returns the names in `dir`, sorted.
+fn names(dir: &Path, failed: &mut impl FnMut(&Path, &io::Error)) -> Vec<String> {
+    let listed = fs::read_dir(dir).and_then(|entries| {
+        entries
+            .filter_map(|entry| {
+                entry
+                    .map(|entry| entry.file_name().into_string().ok())
+                    .transpose()
+            })
+            .collect::<io::Result<Vec<_>>>()
+    });
+    match listed {
+        Ok(mut names) => {
+            names.sort_unstable();
+            names
+        }
+        Err(error) => {
+            if error.kind() != io::ErrorKind::NotFound && error.kind() != io::ErrorKind::NotADirectory {
+                failed(dir, &error);
+            }
+            Vec::new()
+        }
+    }
+}
+
+fn read_at_most(path: &Path, bytes_max: u64) -> io::Result<Vec<u8>> {
+    let file = open_regular(path)?.ok_or(io::ErrorKind::NotFound)?;
+    let mut bytes = Vec::new();
+    file.take(bytes_max).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
