@@ -1,6 +1,5 @@
 //! The scan at start. Removes files that can never become a hit, while requests are already served.
 
-use std::collections::HashSet;
 use std::fs::{self, DirEntry, Metadata};
 use std::io;
 use std::path::Path;
@@ -8,7 +7,7 @@ use std::time::SystemTime;
 
 use super::FsStore;
 use super::find::EntryState;
-use super::layout::{self, RECORD_SUFFIX, REFERRERS, REPOSITORY_DEPTH_MAX, SIDECAR_SUFFIX};
+use super::layout::{self, RECORD_SUFFIX, REFERRERS, REPOSITORY_DEPTH_MAX, SIDECAR_SUFFIX, TAGS};
 use crate::oci::{Digest, Namespace, Repository};
 use crate::store::Key;
 
@@ -28,18 +27,16 @@ pub struct ScanReport {
 }
 
 impl FsStore {
-    /// Scans the store. Never fails, but counts unreadable files.
+    /// Scans the store. Never fails, but counts unreadable files. Directories are read entry by
+    /// entry, so the memory of a scan does not grow with the store.
     pub fn scan(&self) -> ScanReport {
         let mut report = ScanReport::default();
         let started = SystemTime::now();
-        self.scan_dir(
-            &self.path(Path::new(layout::BLOBS)),
-            started,
-            &mut report,
-            &|digest| Some(Key::Blob(digest)),
-        );
+        for entry in entries(&self.path(Path::new(layout::BLOBS)), &mut report) {
+            self.scan_file(&entry, started, &mut report, &Key::Blob);
+        }
         let manifests = self.path(Path::new(layout::MANIFESTS));
-        for registry in list(&manifests, &mut report) {
+        for registry in entries(&manifests, &mut report) {
             let Some(namespace) = name_of(&registry).and_then(|name| name.parse::<Namespace>().ok()) else {
                 report.foreign += 1;
                 continue;
@@ -61,25 +58,25 @@ impl FsStore {
         if depth > REPOSITORY_DEPTH_MAX {
             return;
         }
-        if let Ok(repository) = name.parse::<Repository>() {
-            self.scan_dir(dir, started, report, &|digest| {
-                Some(Key::Manifest {
-                    namespace: namespace.clone(),
-                    repository: repository.clone(),
-                    digest,
-                })
-            });
-        }
-        for entry in list(dir, report) {
-            let Some(part) = name_of(&entry) else { continue };
+        let repository = name.parse::<Repository>().ok();
+        for entry in entries(dir, report) {
             if !entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                if let Some(repository) = &repository {
+                    self.scan_file(&entry, started, report, &|digest| Key::Manifest {
+                        namespace: namespace.clone(),
+                        repository: repository.clone(),
+                        digest,
+                    });
+                }
                 continue;
             }
+            let Some(part) = name_of(&entry) else { continue };
             if part == REFERRERS {
                 self.scan_records(&entry.path(), report);
                 continue;
             }
             let Some(part) = layout::repository_part(&part) else {
+                report.foreign += u64::from(part != TAGS);
                 continue;
             };
             let name = if name.is_empty() {
@@ -93,7 +90,7 @@ impl FsStore {
 
     /// Registers the records of referrers in `dir`, so that the bounds include them.
     fn scan_records(&self, dir: &Path, report: &mut ScanReport) {
-        for entry in list(dir, report) {
+        for entry in entries(dir, report) {
             match entry.metadata() {
                 Ok(found)
                     if found.is_file()
@@ -107,46 +104,45 @@ impl FsStore {
         }
     }
 
-    fn scan_dir(
+    /// Scans a file of a directory with content.
+    fn scan_file(
         &self,
-        dir: &Path,
+        entry: &DirEntry,
         started: SystemTime,
         report: &mut ScanReport,
-        key_of: &dyn Fn(Digest) -> Option<Key>,
+        key_of: &dyn Fn(Digest) -> Key,
     ) {
-        let entries = list(dir, report);
-        let described: HashSet<Digest> = entries.iter().filter_map(digest_of_sidecar).collect();
-        for entry in entries {
-            let Some(name) = name_of(&entry) else {
-                report.foreign += 1;
-                continue;
-            };
-            let (bare, is_sidecar) = match name.strip_suffix(SIDECAR_SUFFIX) {
-                Some(bare) => (bare, true),
-                None => (&*name, false),
-            };
-            let Some(key) = Digest::from_file_name(bare).and_then(key_of) else {
-                let dir = entry.file_type().is_ok_and(|kind| kind.is_dir());
-                report.foreign += u64::from(!dir);
-                continue;
-            };
-            if is_sidecar {
-                match self.look(&key) {
-                    Ok(EntryState::Entry(found) | EntryState::Unverified(found)) => {
-                        report.entries += 1;
-                        report.bytes += found.meta.size;
-                    }
-                    Ok(EntryState::Broken(why)) => {
-                        report.broken += 1;
-                        self.discard_broken(&key, why);
-                    }
-                    // A sidecar that is not a regular file.
-                    Ok(EntryState::Nothing) => report.foreign += 1,
-                    Err(_) => report.unreadable += 1,
-                }
-            } else if !described.contains(key.digest()) {
-                self.remove_orphan(&key, &entry, started, report);
+        let Some(name) = name_of(entry) else {
+            report.foreign += 1;
+            return;
+        };
+        let (bare, is_sidecar) = match name.strip_suffix(SIDECAR_SUFFIX) {
+            Some(bare) => (bare, true),
+            None => (&*name, false),
+        };
+        let Some(key) = Digest::from_file_name(bare).map(key_of) else {
+            let dir = entry.file_type().is_ok_and(|kind| kind.is_dir());
+            report.foreign += u64::from(!dir);
+            return;
+        };
+        if !is_sidecar {
+            if is_missing(&fs::symlink_metadata(self.path(&layout::sidecar(&key)))) {
+                self.remove_orphan(&key, entry, started, report);
             }
+            return;
+        }
+        match self.look(&key) {
+            Ok(EntryState::Entry(found) | EntryState::Unverified(found)) => {
+                report.entries += 1;
+                report.bytes += found.meta.size;
+            }
+            Ok(EntryState::Broken(why)) => {
+                report.broken += 1;
+                self.discard_broken(&key, why);
+            }
+            // A sidecar that is not a regular file.
+            Ok(EntryState::Nothing) => report.foreign += 1,
+            Err(_) => report.unreadable += 1,
         }
     }
 
@@ -178,22 +174,16 @@ fn is_missing(looked: &io::Result<Metadata>) -> bool {
     matches!(looked, Err(error) if error.kind() == io::ErrorKind::NotFound)
 }
 
-fn digest_of_sidecar(entry: &DirEntry) -> Option<Digest> {
-    Digest::from_file_name(name_of(entry)?.strip_suffix(SIDECAR_SUFFIX)?)
-}
-
-fn list(dir: &Path, report: &mut ScanReport) -> Vec<DirEntry> {
-    match fs::read_dir(dir) {
-        Ok(entries) => entries.flatten().collect(),
-        Err(error) => {
-            if error.kind() != std::io::ErrorKind::NotFound
-                && error.kind() != std::io::ErrorKind::NotADirectory
-            {
-                report.unreadable += 1;
-            }
-            Vec::new()
-        }
+/// Reads the entries of `dir`. Counts a directory that cannot be read.
+fn entries(dir: &Path, report: &mut ScanReport) -> impl Iterator<Item = DirEntry> + use<> {
+    let opened = fs::read_dir(dir);
+    if let Err(error) = &opened
+        && error.kind() != io::ErrorKind::NotFound
+        && error.kind() != io::ErrorKind::NotADirectory
+    {
+        report.unreadable += 1;
     }
+    opened.into_iter().flatten().flatten()
 }
 
 fn name_of(entry: &DirEntry) -> Option<String> {
