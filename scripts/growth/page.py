@@ -29,8 +29,13 @@ def _table(part, rows):
     names = list(rows[0])
     lines = [f"## {part.title}", "", "| " + " | ".join(name.replace("_", " ") for name in names) + " |"]
     lines.append("|" + "---|" * len(names))
-    lines += ["| " + " | ".join(f"{float(row[name]):,g}" for name in names) + " |" for row in rows]
+    lines += ["| " + " | ".join(_number(row[name]) for name in names) + " |" for row in rows]
     return "\n".join(lines) + "\n"
+
+
+def _number(text):
+    value = float(text)
+    return f"{value:,.0f}" if value.is_integer() else f"{value:,.4g}"
 
 
 if __name__ == "__main__":
