@@ -265,7 +265,11 @@ impl Storage {
         match blocking(move || write(&store)).await {
             Ok(Ok(written)) => Some(written),
             Ok(Err(error)) => {
-                self.record_write_failure(&error);
+                if error.is_about_size() {
+                    tracing::warn!(%error, "pull continues without storing");
+                } else {
+                    self.record_write_failure(&error);
+                }
                 None
             }
             Err(_) => None,

@@ -178,7 +178,7 @@ fn fail(guard: &Guard, failure: Failure) {
     disk_writer::discard(fill);
 }
 
-/// The received begin of a body, hashed by the receiver itself.
+/// The received beginning of a body, hashed by the receiver itself.
 struct Received {
     hasher: Hasher,
     /// Chunks not yet published.
