@@ -1,8 +1,7 @@
 //! The stored images: one per tag, and one per manifest without a tag.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
-use std::io;
-use std::path::Path;
+use std::{fmt, io};
 
 use serde::Serialize;
 
@@ -72,14 +71,23 @@ pub fn list(store: &StoreReader) -> Listing {
     let mut blobs = BlobSizes::default();
     store.repositories(
         &mut |repository| add_repository(store, repository, &mut blobs, &mut listing),
-        &mut |path, error| failures.push(unreadable(path, error)),
+        &mut |path, error| failures.push(unreadable(&path.display(), error)),
     );
     listing.failures.append(&mut failures);
     listing
 }
 
-fn unreadable(path: &Path, error: &io::Error) -> String {
-    format!("cannot read {}: {error}", path.display())
+fn unreadable(place: &dyn fmt::Display, error: &io::Error) -> String {
+    let remedy = match error.kind() {
+        io::ErrorKind::PermissionDenied => "; run the command as the user of the cache",
+        _ => "; check the disk",
+    };
+    format!("cannot read {place}: {error}{remedy}")
+}
+
+/// Returns registry and repository, as in a reference of Docker.
+fn name_of(origin: &Origin) -> String {
+    format!("{}/{}", origin.namespace.as_str(), origin.repository)
 }
 
 /// The sizes of blobs, looked up once per listing. `None` for a blob that is not stored.
@@ -119,10 +127,10 @@ fn add_repository(
             }
             // Removed meanwhile.
             Ok(None) => {}
-            Err(error) => listing.failures.push(format!(
-                "cannot read manifest {digest} of {}: {error}",
-                origin.repository
-            )),
+            Err(error) => {
+                let name = format!("manifest {digest} of {}", name_of(&origin));
+                listing.failures.push(unreadable(&name, &error));
+            }
         }
     }
     let tagged: BTreeSet<_> = tags
@@ -155,7 +163,7 @@ fn image(
     blobs: &mut BlobSizes,
 ) -> Image {
     let mut image = Image {
-        repository: format!("{}/{}", origin.namespace.as_str(), origin.repository),
+        repository: name_of(origin),
         tag: tag.map(str::to_owned),
         digest: digest.to_string(),
         kind: match manifest.links {

@@ -97,7 +97,8 @@ impl StoreReader {
         }
         for part in found {
             if let Some(part_name) = layout::repository_part(&part)
-                && dir.join(&part).is_dir()
+                // A symbolic link is not followed, because links can form loops.
+                && fs::symlink_metadata(dir.join(&part)).is_ok_and(|found| found.is_dir())
             {
                 let name = if name.is_empty() {
                     part_name.to_owned()
