@@ -1,9 +1,9 @@
 //! Downloads a blob once for any number of concurrent clients (followers).
 //!
 //! The [`writer`] runs on the helper pool. The writer receives bytes, keeps the newest bytes in a
-//! window, has the [`body_hasher`] hash them, and the [`disk_writer`] append them to an ingest. Followers on any core send
-//! the available bytes and wait for more. Writer and followers share one [`Fill`]: a state under a
-//! short lock and a list of waiting followers.
+//! window, has the [`body_hasher`] hash them, and the [`disk_writer`] append them to an ingest.
+//! Followers on any core send the available bytes and wait for more. Writer and followers share one
+//! [`Fill`]: a state under a short lock and a list of waiting followers.
 //!
 //! [`FillState::limit`] alone decides how much followers may read. The end of a body is withheld until
 //! its digest is verified, and a small body is withheld whole.
