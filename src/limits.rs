@@ -507,6 +507,72 @@ pub const RESERVE_STEP_MAX: u64 = 32 * 1024 * 1024;
 pub const ROOM_WEIGHT_SIZED: u64 = 7;
 pub const ROOM_WEIGHT_UNSIZED: u64 = 1;
 
+// --- Eviction ---
+
+/// Age of an object, and time since its last use, before an eviction may remove the object. The pull
+/// of an image takes less.
+pub const EVICTION_AGE_MIN: Duration = Duration::from_secs(600);
+
+/// Length of the windows of time, from the storage of an object, in which all uses count as one. The
+/// ranges and retries of one client, and the hosts of one rollout, are one use.
+pub const REUSE_AGE_MIN: Duration = Duration::from_secs(600);
+
+/// The interval between uses that the eviction assumes of a new object. Of the values from 1 h to
+/// 24 h, this value had the best hit ratios in the simulator.
+pub const NEW_USE_INTERVAL: Duration = Duration::from_secs(6 * 3600);
+
+/// The part of the bytes of all blobs that blobs of one use may take, as a divisor.
+pub const PROBATION_SHARE: u64 = 10;
+
+/// Largest blob that counts as metadata. Image configs are smaller.
+pub const METADATA_BLOB_BYTES_MAX: u64 = 64 * 1024;
+
+/// The part of the bound for metadata, as a divisor, and the smallest budget. In a small store, the
+/// budget is a quarter of the bound.
+pub const METADATA_SHARE: u64 = 20;
+pub const METADATA_BYTES_MIN: u64 = 256 * 1024 * 1024;
+
+/// Free space that the store leaves to others by default: a part of the file system, as a divisor,
+/// and at least [`FREE_BYTES_MIN`]. On a file system below 20 GiB, the least is a tenth.
+pub const FREE_SHARE: u64 = 20;
+pub const FREE_BYTES_MIN: u64 = 2 * 1024 * 1024 * 1024;
+pub const FREE_SHARE_OF_SMALL: u64 = 10;
+
+/// Free inodes that the store leaves, as a divisor of all inodes.
+pub const FREE_INODES_SHARE: u64 = 20;
+
+/// The part of the bound for the largest object by default, as a divisor.
+pub const OBJECT_SHARE: u64 = 2;
+
+/// Room that an eviction in the background makes, as a divisor of the bound, and the fill level at
+/// which it starts: one fiftieth below the bound.
+pub const EVICTION_STEP_SHARE: u64 = 20;
+pub const EVICTION_START_SHARE: u64 = 50;
+
+/// Interval of the checks for room in the background.
+pub const ROOM_CHECK_INTERVAL: Duration = Duration::from_secs(2);
+
+/// Interval of the log lines about evictions.
+pub const EVICTION_LOG_INTERVAL: Duration = Duration::from_secs(60);
+
+/// Time between two writes of the last use of an object to the disk, in minutes, and the writes
+/// per check: 500 per second.
+pub const USE_SAVE_INTERVAL_MINUTES: u32 = 60;
+pub const USES_SAVED_AT_ONCE_MAX: usize = 1_000;
+
+/// Time for the writes of the last uses at the end of the process: some 500,000 writes.
+pub const USES_SAVE_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// Time after which a core reports another use of the same response or file.
+pub const USE_REPORT_INTERVAL: Duration = Duration::from_secs(600);
+
+/// Reported uses that wait for the index: every object of [`MEMORY_OBJECTS_MAX`] once. Further
+/// reports are dropped.
+pub const USES_QUEUED_MAX: usize = MEMORY_OBJECTS_MAX;
+
+/// Removed content that cores can look up. A core that has missed more forgets all its responses.
+pub const REMOVALS_MAX: usize = 16_384;
+
 // --- Store and tags ---
 
 /// Time after which a lookup counts as a miss, so that a stalled disk does not delay a pull from

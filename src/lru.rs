@@ -116,6 +116,19 @@ impl<K: Hash + Eq, V> Lru<K, V> {
         }
     }
 
+    /// Removes each entry for which `is_kept` returns false. Visits all entries.
+    pub fn retain(&mut self, is_kept: impl Fn(&K, &V) -> bool) {
+        let mut at = self.oldest;
+        while at != NONE {
+            let Some(slot) = &self.slots[at] else { break };
+            let newer = slot.newer;
+            if !is_kept(&slot.key, &slot.value) {
+                self.forget(at);
+            }
+            at = newer;
+        }
+    }
+
     fn evict(&mut self) {
         while self.weight > self.weight_max || self.index.len() > self.count_max {
             self.forget(self.oldest);
@@ -216,6 +229,28 @@ mod tests {
         );
         lru.insert("f", "f", 11);
         assert!(lru.get("f").is_none());
+    }
+
+    #[test]
+    fn retain_removes_the_other_entries_and_keeps_the_order() {
+        let mut lru = Lru::new(10, 4);
+        for key in [1, 2, 3, 4] {
+            lru.insert(key, key, 1);
+        }
+        lru.retain(|key, _| key % 2 == 0);
+        assert_eq!(
+            [1, 2, 3, 4].map(|key| lru.find(&key).is_some()),
+            [false, true, false, true]
+        );
+        for key in [5, 6, 7] {
+            lru.insert(key, key, 1);
+        }
+        assert_eq!(
+            [2, 4, 5, 6, 7].map(|key| lru.find(&key).is_some()),
+            [false, true, true, true, true]
+        );
+        lru.retain(|_, _| false);
+        assert_eq!((lru.index.len(), lru.weight), (0, 0));
     }
 
     #[test]

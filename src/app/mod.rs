@@ -121,7 +121,13 @@ pub fn run(config: Config, read: &dyn Fn() -> Result<Config, Diagnostics>) -> Re
     let memory = MemoryBudget::new(config.memory_budget.unwrap_or_else(default_budget), plan.len());
     let live = Live::new(config.registries.clone());
     let parties = Parties::new(live.clone());
-    let storage = Storage::open(&config.storage, parties, helper.clone(), memory.clone())?;
+    let storage = Storage::open(
+        &config.storage,
+        config.store_bounds(),
+        parties,
+        helper.clone(),
+        memory.clone(),
+    )?;
     let (choice, modern_ring) =
         driver::choose(resources::wanted_driver(config.io_driver), plan.len()).map_err(AppError::Driver)?;
     let notifier = supervise::notifier(&config.systemd);
@@ -203,7 +209,7 @@ pub fn run(config: Config, read: &dyn Fn() -> Result<Config, Diagnostics>) -> Re
     }
     let status = supervise::status(&listening.addresses, choice.driver, plan.len());
     notifier.ready(&status);
-    storage.scan_in_background();
+    let maintenance = storage.start_maintenance().map_err(AppError::threads)?;
 
     for signal in signals.forever() {
         match signal {
@@ -229,6 +235,7 @@ pub fn run(config: Config, read: &dyn Fn() -> Result<Config, Diagnostics>) -> Re
         config.drain_delay,
         config.drain_timeout,
     );
+    drop(maintenance);
     if config.access_log {
         AccessLog::wait_for_cores();
     }

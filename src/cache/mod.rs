@@ -36,7 +36,7 @@ use crate::limits::{
     BACKGROUND_QUEUE_TIMEOUT, FETCH_QUEUE_TIMEOUT, FILL_WINDOW_BYTES, RESERVED_FETCHES_MAX,
     RESERVED_MEMORY_DIVISOR,
 };
-use crate::oci::{Digest, Namespace};
+use crate::oci::{Digest, DigestPrefix, Namespace};
 use crate::runtime::heartbeat::Health;
 use crate::runtime::helper::Helper;
 use crate::runtime::memory_budget::{Charge, MemoryBudget};
@@ -44,6 +44,7 @@ use crate::storage::{Key, Storage};
 use crate::sync::Mutex;
 use crate::upstream::{Purpose, RegistryStatus, Upstreams};
 
+pub use crate::storage::{Removals, Unseen};
 pub use access::{Approach, Caller};
 pub use blob::{BlobAnswer, BlobBody, BlobHeaders, BlobRequest, FoundBlob, OpenFiles, WantedBytes};
 pub use error::{Absence, FetchError};
@@ -172,6 +173,16 @@ impl Cache {
         let upstreams = self.0.upstreams.clone();
         let statuses = self.0.helper.ask(async move { upstreams.statuses() }).await;
         statuses.map_err(|_| FetchError::Lost)
+    }
+
+    /// Reports a use of content that a core holds in memory or open.
+    pub fn report_use(&self, digest: DigestPrefix) {
+        self.0.storage.report_use(digest);
+    }
+
+    /// Returns the removals of the local store, if any.
+    pub fn removals(&self) -> Option<Removals> {
+        self.0.storage.removals()
     }
 
     /// Schedules the verification of a blob whose file could not be read to its end.

@@ -26,8 +26,8 @@ pub use model::{
     ANONYMOUS, Access, Allow, AllowRule, Auth, CertificatePattern, ClientAuthConfig, ClientCertificateConfig,
     FollowRedirects, Glob, HTPASSWD_BYTES_MAX, Htpasswd, IoDriver, KernelTls, ListenAddr, Mirror, Named, Pem,
     Proxy, ProxyEnvironment, ProxyUrl, Registries, RegistryConfig, RegistryName, RegistrySettings,
-    RootChoice, S3Settings, SecretText, ServerIdentityConfig, ServerTls, SocketName, StorageConfig,
-    SystemdEnvironment, TagFreshness, TagPattern, TagRule, Tls,
+    RootChoice, S3Settings, SecretText, ServerIdentityConfig, ServerTls, SizeBound, SocketName,
+    StorageConfig, StoreBounds, SystemdEnvironment, TagFreshness, TagPattern, TagRule, Tls,
 };
 pub use options::{Group, Setting, Values};
 pub use print::print;
@@ -66,6 +66,17 @@ pub struct Config {
     pub client_auth: Option<ClientAuthConfig>,
     /// Messages for the log about settings that have no effect, or that are probably mistakes.
     pub warnings: Vec<Warning>,
+}
+
+impl Config {
+    /// Returns the bounds of the local store.
+    pub fn store_bounds(&self) -> StoreBounds {
+        StoreBounds {
+            size_max: self.cache_max_size,
+            free_min: self.cache_min_free,
+            object_max: self.cache_max_object_size,
+        }
+    }
 }
 
 impl std::ops::Deref for Config {

@@ -28,11 +28,11 @@ use tracing::Level;
 
 use table::{Names, Row, first_or, settings};
 
-use super::model::{Backend, ClientCertificateMode, IoDriver, KernelTls};
+use super::model::{Backend, ClientCertificateMode, IoDriver, KernelTls, SizeBound};
 use super::value::{
     ADDRESSES, BUCKET, BYTES, BYTES_OR_AUTO, CONNECTIONS_FROM_0, CONNECTIONS_OR_AUTO, CORES, DURATION,
     HELPER_THREADS, IO_DRIVER, KERNEL_TLS, Kind, LIFECYCLE_DAYS, LOG_FORMAT, LOG_LEVEL, PATH, PATH_OR_NONE,
-    PREFIX, REGISTRY_OR_NONE, SECRET, STORAGE_BACKEND, SWITCH, TEXT, TLS_CLIENT_AUTH,
+    PREFIX, REGISTRY_OR_NONE, SECRET, SIZE_OR_AUTO, STORAGE_BACKEND, SWITCH, TEXT, TLS_CLIENT_AUTH,
 };
 use crate::log::FormatChoice;
 use crate::oci::Namespace;
@@ -229,6 +229,33 @@ settings! {
         group: Storage,
         reload: Part,
         help: "send clients to the bucket",
+    }
+
+    /// The bytes of all content in the directory. `None` means that only the free space is a bound.
+    CacheMaxSize => pub cache_max_size: Option<SizeBound> {
+        value: SIZE_OR_AUTO,
+        default: "auto",
+        group: Storage,
+        reload: Restart,
+        help: "size of the store, or % of the disk",
+    }
+
+    /// The free bytes of the file system. `None` means a part of the file system.
+    CacheMinFree => pub cache_min_free: Option<SizeBound> {
+        value: SIZE_OR_AUTO,
+        default: "auto",
+        group: Storage,
+        reload: Restart,
+        help: "space left free, or % of the disk",
+    }
+
+    /// The bytes of the largest object. `None` means half of `CacheMaxSize`.
+    CacheMaxObjectSize => pub cache_max_object_size: Option<SizeBound> {
+        value: SIZE_OR_AUTO,
+        default: "auto",
+        group: Storage,
+        reload: Restart,
+        help: "largest object, or % of the store",
     }
 
     /// Bytes for hot small objects, in equal shares for all cores. 0 disables the memory cache.

@@ -129,6 +129,11 @@ fn kind(kind: Kind) -> Value {
         Kind::Port => number(0, u64::from(u16::MAX)),
         Kind::Bytes => bytes(),
         Kind::BytesOrAuto => json!({"anyOf": [{"const": "auto"}, bytes()]}),
+        Kind::SizeOrAuto => json!({"anyOf": [
+            {"const": "auto"},
+            bytes(),
+            {"type": "string", "pattern": "^ *(100|[1-9][0-9]?) *% *$"},
+        ]}),
         Kind::Duration => duration(),
         Kind::Word(list) => words(list),
         Kind::WordOrDuration(list) => json!({"anyOf": [words(list), duration()]}),

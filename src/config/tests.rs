@@ -216,7 +216,7 @@ pub(super) const GOOD: [(&str, &str, &[&str]); 5] = [
     (
         "oci-proxy.yaml",
         include_str!("../../tests/fixtures/config/oci-proxy.yaml"),
-        &["base_url", "cache_max_size", "cache_dir", "whitelist_mode"],
+        &["base_url", "cache_dir", "whitelist_mode"],
     ),
     (
         "ociregistry-registries.yaml",

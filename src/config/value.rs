@@ -11,8 +11,8 @@ use super::model::units::{
     BOOL_EXPECTED, BYTES_EXPECTED, DURATION_EXPECTED, parse_bool, parse_bytes, parse_duration,
 };
 use super::model::{
-    Backend, ClientCertificateMode, IoDriver, KernelTls, LIFECYCLE_DAYS_MAX, ListenAddr, parse_bucket,
-    parse_days, parse_prefix,
+    Backend, ClientCertificateMode, IoDriver, KernelTls, LIFECYCLE_DAYS_MAX, ListenAddr, SIZE_EXPECTED,
+    SizeBound, parse_bucket, parse_days, parse_prefix,
 };
 use crate::log::{FormatChoice, LEVELS};
 use crate::oci::Namespace;
@@ -40,6 +40,8 @@ pub(super) enum Kind {
     Bytes,
     /// A size, or `auto`.
     BytesOrAuto,
+    /// A size, a percentage, or `auto`.
+    SizeOrAuto,
     Duration,
     /// A word of the list.
     Word(&'static [&'static str]),
@@ -75,6 +77,7 @@ impl Kind {
             Kind::Port => format!("a number from 0 to {}", u16::MAX),
             Kind::Bytes => BYTES_EXPECTED.to_owned(),
             Kind::BytesOrAuto => format!("auto or {BYTES_EXPECTED}"),
+            Kind::SizeOrAuto => format!("auto or {SIZE_EXPECTED}"),
             Kind::Duration => DURATION_EXPECTED.to_owned(),
             Kind::Word(words) => one_of(words),
             Kind::WordOrDuration(words) => format!("{}, or {DURATION_EXPECTED}", words.join(", ")),
@@ -136,6 +139,10 @@ pub(super) const BYTES: Value<u64> = Value {
 pub(super) const BYTES_OR_AUTO: Value<Option<u64>> = Value {
     kind: Kind::BytesOrAuto,
     parse: |text| or_auto(text, parse_bytes),
+};
+pub(super) const SIZE_OR_AUTO: Value<Option<SizeBound>> = Value {
+    kind: Kind::SizeOrAuto,
+    parse: |text| or_auto(text, SizeBound::parse),
 };
 pub(super) const DURATION: Value<Duration> = Value {
     kind: Kind::Duration,

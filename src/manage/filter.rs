@@ -41,6 +41,7 @@ mod tests {
             digest: String::new(),
             kind: ImageKind::Image,
             created: None,
+            used: 0,
             size: 0,
             platforms: Vec::new(),
             blobs: 0,

@@ -6,7 +6,7 @@ use std::{fmt, io};
 use serde::Serialize;
 
 use crate::oci::{Descriptor, Digest, ManifestLinks, Origin};
-use crate::store::{Meta, StoreReader, StoredRepository};
+use crate::store::{Meta, StoreReader, StoredManifest, StoredRepository};
 
 /// Levels of indexes below an index. The specification allows any depth, and clients read one.
 const INDEX_DEPTH_MAX: usize = 4;
@@ -23,6 +23,8 @@ pub struct Image {
     pub kind: ImageKind,
     /// Time of storage, in seconds since 1970. `None` if an older system stored the manifest.
     pub created: Option<u64>,
+    /// The last use of the manifest, in seconds since 1970. Up to an hour late.
+    pub used: u64,
     /// Bytes of the stored content that the image names, each object once.
     pub size: u64,
     /// The platforms with at least a stored manifest.
@@ -103,6 +105,8 @@ impl BlobSizes {
 /// A stored manifest.
 struct Manifest {
     meta: Meta,
+    /// The last use, in seconds since 1970.
+    used: u64,
     /// `None` for a manifest of an unknown kind.
     links: Option<ManifestLinks>,
 }
@@ -121,9 +125,9 @@ fn add_repository(
     let mut manifests = BTreeMap::new();
     for digest in digests {
         match store.manifest(&origin, &digest) {
-            Ok(Some((meta, body))) => {
+            Ok(Some(StoredManifest { meta, body, used })) => {
                 let links = ManifestLinks::parse(&body);
-                manifests.insert(digest, Manifest { meta, links });
+                manifests.insert(digest, Manifest { meta, links, used });
             }
             // Removed meanwhile.
             Ok(None) => {}
@@ -171,6 +175,7 @@ fn image(
             _ => ImageKind::Image,
         },
         created: Some(manifest.meta.created).filter(|created| *created > 0),
+        used: manifest.used,
         size: manifest.meta.size,
         platforms: Vec::new(),
         blobs: 0,

@@ -51,8 +51,7 @@ fn row(image: &Image, columns: TableColumns, short_digests: bool) -> Vec<String>
         image.tag.clone().unwrap_or_else(|| digest.clone()),
         kind.to_owned(),
         image.created.map_or_else(|| "-".to_owned(), utc),
-        // The store does not record pulls.
-        "-".to_owned(),
+        utc(image.used),
         format!("{:.1}", image.size as f64 / 1e6),
     ];
     if columns == TableColumns::Wide {
@@ -102,6 +101,7 @@ mod tests {
             digest: format!("sha256:{}", "ab".repeat(32)),
             kind: ImageKind::List,
             created: Some(1_709_210_096),
+            used: 1_709_213_696,
             size: 3_649_999,
             platforms: vec!["linux/amd64".to_owned(), "linux/arm64".to_owned()],
             blobs: 2,
@@ -124,9 +124,9 @@ mod tests {
     fn short_table_has_the_columns_of_scripts() {
         assert_eq!(
             table(&images(), TableColumns::Short, true, true),
-            "IMAGE                    TAG/DIGEST TYPE  CREATED              PULLED SIZE(MB)\n\
-             docker.io/library/alpine 3.20       list  2024-02-29T12:34:56Z -      3.6\n\
-             r.example/a              ababababab image -                    -      0.0\n"
+            "IMAGE                    TAG/DIGEST TYPE  CREATED              PULLED               SIZE(MB)\n\
+             docker.io/library/alpine 3.20       list  2024-02-29T12:34:56Z 2024-02-29T13:34:56Z 3.6\n\
+             r.example/a              ababababab image -                    2024-02-29T13:34:56Z 0.0\n"
         );
         assert!(table(&images(), TableColumns::Short, false, false).contains(&"ab".repeat(32)));
         assert_eq!(table(&[], TableColumns::Short, false, false), "");

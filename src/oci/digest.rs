@@ -33,6 +33,10 @@ pub enum Digest {
     Sha512([u8; 64]),
 }
 
+/// The first 64 bits of a digest: the key of content in tables that accept a rare wrong match.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub struct DigestPrefix(pub u64);
+
 /// The reason why a text is not a supported digest.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum ParseDigestError {
@@ -58,6 +62,11 @@ impl Digest {
             Digest::Sha256(hash) => hash,
             Digest::Sha512(hash) => hash,
         }
+    }
+
+    pub fn prefix(&self) -> DigestPrefix {
+        let first = self.hash().first_chunk().expect("a hash has at least 32 bytes");
+        DigestPrefix(u64::from_be_bytes(*first))
     }
 
     /// Returns the hash in lower-case hex.

@@ -74,6 +74,16 @@ impl ManifestLinks {
         (links.len() <= MANIFEST_LINKS_MAX).then_some(links)
     }
 
+    /// Returns the digests of all named content.
+    pub fn digests(&self) -> impl Iterator<Item = &Digest> {
+        let (children, descriptors) = match self {
+            ManifestLinks::Index(children) => (children.as_slice(), &[][..]),
+            ManifestLinks::Image(descriptors) => (&[][..], descriptors.as_slice()),
+        };
+        let children = children.iter().map(|child| &child.descriptor.digest);
+        children.chain(descriptors.iter().map(|descriptor| &descriptor.digest))
+    }
+
     fn len(&self) -> usize {
         match self {
             ManifestLinks::Index(children) => children.len(),

@@ -16,7 +16,7 @@ mod repository;
 mod tag;
 
 pub use accept::{Accept, AcceptClass};
-pub use digest::{Algorithm, Digest, Hasher, ParseDigestError};
+pub use digest::{Algorithm, Digest, DigestPrefix, Hasher, ParseDigestError};
 pub use error_code::ErrorCode;
 pub use links::{Child, Descriptor, ManifestLinks};
 pub use list_query::{ListQuery, QueryTooLong, pairs, percent_decoded};

@@ -84,17 +84,16 @@ impl Registry {
         match (&blob.body, blob.size) {
             (BlobBody::Bytes(bytes), Some(size)) if size <= MEMORY_OBJECT_BYTES_MAX => {
                 let fields = respond::fields(description);
-                let readers = pull.readers.clone();
                 let mut responses = self.responses.borrow_mut();
-                responses.remember(head.target, &fields, bytes, None, readers, pull.content());
+                responses.remember(head.target, &fields, bytes, None, pull.cached(description.digest));
             }
             (BlobBody::File { file, lasting: true }, Some(size))
                 if head.range.is_none() && size > MEMORY_OBJECT_BYTES_MAX =>
             {
                 let fields = respond::fields(description);
-                let readers = pull.readers.clone();
+                let content = pull.cached(description.digest);
                 let mut responses = self.responses.borrow_mut();
-                responses.remember_file(head.target, &fields, file.clone(), size, readers, pull.content());
+                responses.remember_file(head.target, &fields, file.clone(), size, content);
             }
             _ => {}
         }

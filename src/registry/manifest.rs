@@ -147,8 +147,8 @@ impl Registry {
             cache: CacheResult::Hit,
             ..*description
         });
-        let readers = pull.readers.clone();
+        let content = pull.cached(&answer.manifest.digest);
         let mut responses = self.responses.borrow_mut();
-        responses.remember(pull.head.target, &fields, body, tag, readers, pull.content());
+        responses.remember(pull.head.target, &fields, body, tag, content);
     }
 }

@@ -19,7 +19,8 @@ mod route_error;
 mod stats;
 mod via;
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
+use std::collections::HashSet;
 use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -27,10 +28,10 @@ use std::rc::Rc;
 use bytes::Bytes;
 
 use crate::auth::{AuthError, Authenticator, ClientAuth, Forbidden, Identity, Readers, Subject};
-use crate::cache::{Cache, OpenFiles};
+use crate::cache::{Cache, OpenFiles, Removals, Unseen};
 use crate::config::{Live, Registries};
 use crate::http::{CacheResult, Method, Ready, RequestDetails, RequestHead, Response};
-use crate::oci::{Namespace, Origin};
+use crate::oci::{DigestPrefix, Namespace, Origin};
 use crate::runtime::heartbeat::Health;
 use crate::server::Handler;
 use crate::upstream::OnBehalf;
@@ -63,6 +64,9 @@ pub struct Registry {
     cache: Cache,
     responses: RefCell<ResponseCache>,
     open_files: OpenFiles,
+    /// The removals of the store, and the number of removals that this core has seen.
+    removals: Option<Removals>,
+    removals_seen: Cell<u64>,
     live: Live,
     settings: RefCell<Settings>,
     authenticator: Authenticator,
@@ -93,6 +97,8 @@ impl Registry {
             authenticator: Authenticator::new(client_auth, &settings.registries.allow),
             settings: RefCell::new(settings),
             live,
+            removals: cache.removals(),
+            removals_seen: Cell::new(0),
             cache,
             responses: RefCell::new(ResponseCache::new(
                 options.response_cache_bytes_max,
@@ -206,6 +212,37 @@ impl Registry {
     }
 }
 
+impl Registry {
+    /// Reports the content that this core used, for the choice of the content that is evicted.
+    fn report_uses(&self) {
+        let responses = self.responses.borrow_mut().take_used();
+        for digest in responses.into_iter().chain(self.open_files.take_used()) {
+            self.cache.report_use(digest);
+        }
+    }
+
+    /// Forgets the responses and closes the files of content that the store has removed.
+    fn forget_removed(&self) {
+        let Some(removals) = &self.removals else { return };
+        let mut seen = self.removals_seen.get();
+        let unseen = removals.unseen(&mut seen);
+        self.removals_seen.set(seen);
+        match unseen {
+            Unseen::Nothing => {}
+            Unseen::Some(removed) => {
+                let removed: HashSet<DigestPrefix> = removed.into_iter().collect();
+                let is_removed = |digest| removed.contains(&digest);
+                self.responses.borrow_mut().forget_removed(is_removed);
+                self.open_files.close_removed(is_removed);
+            }
+            Unseen::TooMany => {
+                self.responses.borrow_mut().clear();
+                self.open_files.close_removed(|_| true);
+            }
+        }
+    }
+}
+
 impl Handler for Registry {
     fn ready(&self, head: &RequestHead<'_>) -> Option<Rc<Ready>> {
         let plain = matches!(head.method, Method::Get | Method::Head)
@@ -218,6 +255,11 @@ impl Handler for Registry {
         } else {
             None
         }
+    }
+
+    fn tick(&self) {
+        self.report_uses();
+        self.forget_removed();
     }
 
     fn file_failed(&self, head: &RequestHead<'_>) {

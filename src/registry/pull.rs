@@ -5,12 +5,13 @@ use std::rc::Rc;
 use tracing::field::display;
 
 use super::error::{PullError, Wanted};
+use super::response_cache::CachedContent;
 use super::route::{Requested, Route, What};
 use super::{Registry, plain};
 use crate::auth::{Identity, Readers};
 use crate::fail_point::hit;
-use crate::http::{ContentName, Method, RequestDetails, RequestHead, Response, redacted};
-use crate::oci::Origin;
+use crate::http::{Method, RequestDetails, RequestHead, Response, redacted};
+use crate::oci::{Digest, Origin};
 use crate::upstream::Target;
 
 /// An authorized request for content.
@@ -28,9 +29,13 @@ impl Pull<'_> {
         &self.requested.origin
     }
 
-    /// Returns the name of the content for the access log.
-    pub fn content(&self) -> Option<Rc<ContentName>> {
-        self.details.content.get().cloned()
+    /// Returns the description of the content `digest` for the response cache.
+    pub fn cached(&self, digest: &Digest) -> CachedContent {
+        CachedContent {
+            digest: digest.prefix(),
+            readers: self.readers.clone(),
+            name: self.details.content.get().cloned(),
+        }
     }
 
     /// Returns the `ns` of the query, to repeat in the response.

@@ -9,9 +9,9 @@ use std::rc::Rc;
 
 use crate::auth::{CachedAccess, Readers};
 use crate::http::{ContentName, Fields, Ready, RequestHead, Version};
-use crate::limits::MEMORY_OBJECTS_MAX;
+use crate::limits::{MEMORY_OBJECTS_MAX, USE_REPORT_INTERVAL};
 use crate::lru::Lru;
-use crate::oci::accepts;
+use crate::oci::{DigestPrefix, accepts};
 use crate::runtime::clock::{unix_millis, unix_seconds};
 use crate::server::h1::send::encode_ready;
 use crate::shared_file::SharedFile;
@@ -38,13 +38,26 @@ const fn allocated(bytes: usize) -> usize {
 }
 
 pub struct ResponseCache {
+    /// Content with a use to report, at most once per [`USE_REPORT_INTERVAL`] and entry.
+    used: Vec<DigestPrefix>,
     answers: Lru<Box<str>, CachedResponse>,
     /// Responses with an open file as body. Their number is limited, because an entry may be the
     /// last owner of a file descriptor.
     files: Lru<Box<str>, CachedResponse>,
 }
 
+/// The content of a cached response.
+pub struct CachedContent {
+    pub digest: DigestPrefix,
+    pub readers: Readers,
+    /// The name for the access log.
+    pub name: Option<Rc<ContentName>>,
+}
+
 struct CachedResponse {
+    digest: DigestPrefix,
+    /// The time of the last reported use, in seconds since 1970.
+    reported_at: u64,
     /// The terms of a response to a tag.
     tag: Option<CachedTagTerms>,
     readers: Readers,
@@ -67,6 +80,7 @@ impl ResponseCache {
     pub fn new(bytes_max: u64, files_max: usize) -> Self {
         let files_max = if bytes_max == 0 { 0 } else { files_max };
         ResponseCache {
+            used: Vec::new(),
             answers: Lru::new(bytes_max, MEMORY_OBJECTS_MAX),
             files: Lru::new(files_max as u64, files_max),
         }
@@ -90,6 +104,10 @@ impl ResponseCache {
         let now = unix_seconds();
         if entry.encoded_at != now {
             entry.encode_again(now);
+            if now.saturating_sub(entry.reported_at) >= USE_REPORT_INTERVAL.as_secs() {
+                entry.reported_at = now;
+                self.used.push(entry.digest);
+            }
         }
         let ready = entry.ready.clone();
         if head.version == Version::Http2 && !entry.weighs_map {
@@ -97,6 +115,18 @@ impl ResponseCache {
             self.answers.add_weight(head.target, MAP_BYTES_MAX);
         }
         Some(ready)
+    }
+
+    /// Returns the content that was used, each at most once per [`USE_REPORT_INTERVAL`].
+    pub fn take_used(&mut self) -> Vec<DigestPrefix> {
+        std::mem::take(&mut self.used)
+    }
+
+    /// Forgets the responses whose content `is_removed`.
+    pub fn forget_removed(&mut self, is_removed: impl Fn(DigestPrefix) -> bool) {
+        for responses in [&mut self.answers, &mut self.files] {
+            responses.retain(|_, response| !is_removed(response.digest));
+        }
     }
 
     pub fn clear(&mut self) {
@@ -117,13 +147,12 @@ impl ResponseCache {
         fields: &Fields,
         body: &[u8],
         tag: Option<CachedTagTerms>,
-        readers: Readers,
-        content: Option<Rc<ContentName>>,
+        content: CachedContent,
     ) {
         if target.is_empty() {
             return;
         }
-        let entry = CachedResponse::new(fields, body, None, tag, readers, content);
+        let entry = CachedResponse::new(fields, body, None, tag, content);
         let weight = entry.weight(target);
         self.answers.insert(target.into(), entry, weight);
     }
@@ -135,11 +164,10 @@ impl ResponseCache {
         fields: &Fields,
         file: SharedFile,
         size: u64,
-        readers: Readers,
-        content: Option<Rc<ContentName>>,
+        content: CachedContent,
     ) {
         if size > 0 && !target.is_empty() {
-            let entry = CachedResponse::new(fields, b"", Some((file, size)), None, readers, content);
+            let entry = CachedResponse::new(fields, b"", Some((file, size)), None, content);
             self.files.insert(target.into(), entry, 1);
         }
     }
@@ -151,16 +179,18 @@ impl CachedResponse {
         body: &[u8],
         file: Option<(SharedFile, u64)>,
         tag: Option<CachedTagTerms>,
-        readers: Readers,
-        content: Option<Rc<ContentName>>,
+        content: CachedContent,
     ) -> Self {
         let now = unix_seconds();
         let age = tag.as_ref().map(|tag| tag.age(now));
         let mut ready = encode_ready(fields.as_bytes(), age, body, file, now);
-        ready.content = content;
+        ready.content = content.name;
         CachedResponse {
+            digest: content.digest,
+            // The lookup or the fill of the content counts as a use.
+            reported_at: now,
             tag,
-            readers,
+            readers: content.readers,
             ready: Rc::new(ready),
             encoded_at: now,
             weighs_map: false,
@@ -210,7 +240,27 @@ mod tests {
 
     fn entry(body: &[u8], tag: Option<CachedTagTerms>) -> CachedResponse {
         let fields = Fields::new().with("ETag", "\"sha256:1\"");
-        CachedResponse::new(&fields, body, None, tag, readers(), None)
+        CachedResponse::new(&fields, body, None, tag, content(1))
+    }
+
+    fn content(digest: u64) -> CachedContent {
+        CachedContent {
+            digest: DigestPrefix(digest),
+            readers: readers(),
+            name: None,
+        }
+    }
+
+    #[test]
+    fn responses_with_removed_content_are_forgotten() {
+        let mut cache = ResponseCache::new(1 << 20, 4);
+        for digest in [1, 2] {
+            let target = format!("/{digest}");
+            cache.remember(&target, &Fields::new(), b"body", None, content(digest));
+        }
+        cache.forget_removed(|digest| digest == DigestPrefix(1));
+        assert!(cache.answers.get("/1").is_none());
+        assert!(cache.answers.get("/2").is_some());
     }
 
     fn tag() -> CachedTagTerms {

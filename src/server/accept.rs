@@ -47,7 +47,7 @@ const DRAIN_CHECK: Duration = Duration::from_millis(100);
 
 impl<H: Handler> Server<H> {
     /// Sweeps every [`CONNECTION_SWEEP_INTERVAL`]: checks deadlines, evicts connections of a full
-    /// server, logs overload, and flushes the access log.
+    /// server, logs overload, calls the handler's periodic work, and flushes the access log.
     async fn sweep(&self) -> ! {
         loop {
             monoio::time::sleep(CONNECTION_SWEEP_INTERVAL).await;
@@ -57,6 +57,7 @@ impl<H: Handler> Server<H> {
                 self.evict(DeadlineTable::evict_long_idle);
             }
             self.log_overload();
+            self.handler.tick();
             if let Some(log) = &self.access_log {
                 log.flush();
             }

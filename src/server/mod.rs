@@ -50,6 +50,10 @@ pub trait Handler: 'static {
         details: &'a RequestDetails,
     ) -> Pin<Box<dyn Future<Output = Response> + 'a>>;
 
+    /// Called every [`CONNECTION_SWEEP_INTERVAL`](crate::limits::CONNECTION_SWEEP_INTERVAL), for
+    /// periodic work. Must not wait.
+    fn tick(&self);
+
     /// Called when the file of a response to `head` was unreadable or too short. The connection or
     /// stream of the client has been reset. The next client should receive a complete response.
     fn file_failed(&self, head: &RequestHead<'_>);

@@ -72,6 +72,7 @@ impl Storage {
                         store.recheck(&key);
                         return None;
                     }
+                    store.record_uses([key.digest().prefix()]);
                     storage.ensure_replicated(&key);
                     found
                 })

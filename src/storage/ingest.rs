@@ -24,7 +24,7 @@ enum Target {
 pub struct NotCommitted(pub Option<Lease>);
 
 impl Storage {
-    /// Returns the number of bytes for which the disk has room.
+    /// Returns the number of bytes for which the disk has room, or can make room by evictions.
     pub fn free_room(&self) -> u64 {
         match &self.0.tiers {
             Tiers::Local(fs) | Tiers::Both { fs, .. } => fs.free_room(),
@@ -101,24 +101,28 @@ impl Storage {
     }
 }
 
+impl Storage {
+    /// Reserves room for the first `end` bytes of `ingest`, so that a full disk is noticed before
+    /// the write. Evicts content of the local store that is in the way. Blocks.
+    ///
+    /// # Errors
+    ///
+    /// The disk has too little room. The caller should drop the ingest.
+    pub fn reserve(&self, ingest: &mut StorageIngest, end: u64) -> Result<(), StoreError> {
+        match (&mut ingest.0, self.local()) {
+            (Target::Local(ingest), Some(store)) => store.reserve(ingest, end),
+            (Target::Spool(spooled), _) => spooled.reserve_to(end),
+            (Target::Local(_), None) => unreachable!("a local ingest has a local store"),
+        }
+    }
+}
+
 impl StorageIngest {
     /// Returns the number of bytes for which room is reserved.
     pub fn reserved(&self) -> u64 {
         match &self.0 {
             Target::Local(ingest) => ingest.reserved(),
             Target::Spool(spooled) => spooled.reserved(),
-        }
-    }
-
-    /// Reserves room for `end` bytes, so that a full disk is noticed before the write.
-    ///
-    /// # Errors
-    ///
-    /// The disk has too little room. The caller should drop the ingest.
-    pub fn reserve_to(&mut self, end: u64) -> Result<(), StoreError> {
-        match &mut self.0 {
-            Target::Local(ingest) => ingest.reserve_to(end),
-            Target::Spool(spooled) => spooled.reserve_to(end),
         }
     }
 

@@ -12,6 +12,7 @@ mod bucket;
 mod bucket_read;
 mod health;
 mod ingest;
+mod maintenance;
 mod records;
 mod replication;
 mod small;
@@ -25,7 +26,7 @@ mod upload_queue;
 
 use std::sync::Arc;
 
-use crate::config::StorageConfig;
+use crate::config::{StorageConfig, StoreBounds};
 use crate::fairness::Parties;
 use crate::limits::SPOOL_BYTES_MAX;
 use crate::runtime::heartbeat::Health;
@@ -38,14 +39,17 @@ pub use crate::store::{
     Key, Meta, RecordName, ReferrersRecord, Room, Source, StoreError, StoredEntry, TagKey, TagPointer,
     Verified, canonical_name,
 };
+pub use crate::store::{Removals, Unseen};
 pub use blob::{LocalBlob, RemoteBlob, StoredBlob, Within};
 pub use bucket_read::{BucketError, RemoteBody};
 pub use ingest::{NotCommitted, StorageIngest};
+pub use maintenance::Maintenance;
 pub use records::RecordChanges;
 pub use small_entry::SmallEntry;
 
 use bucket::Bucket;
 use health::StoreHealth;
+use maintenance::UseQueue;
 use records::RecordWriters;
 use upload_queue::Uploads;
 
@@ -60,6 +64,7 @@ struct Shared {
     uploads: Uploads,
     /// The writers of records to the local store.
     record_writers: RecordWriters,
+    uses: UseQueue,
     parties: Parties,
     helper: Helper,
     memory: MemoryBudget,
@@ -100,11 +105,12 @@ impl Storage {
     /// may become reachable.
     pub fn open(
         config: &StorageConfig,
+        bounds: StoreBounds,
         parties: Parties,
         helper: Helper,
         memory: MemoryBudget,
     ) -> Result<Self, StorageError> {
-        let fs = |root| FsStore::open(root).map(Arc::new);
+        let fs = |root| FsStore::open_within(bounds, root).map(Arc::new);
         let bucket = |settings: &crate::config::S3Settings| {
             let store = helper.wait(S3Store::open(settings))?;
             Ok::<_, S3OpenError>(Bucket::new(store, settings.redirect))
@@ -129,6 +135,7 @@ impl Storage {
             health: StoreHealth::default(),
             uploads: Uploads::default(),
             record_writers: RecordWriters::default(),
+            uses: UseQueue::default(),
             parties,
             helper,
             memory,
@@ -164,25 +171,6 @@ impl Storage {
     /// Records a failed write to the disk. Fills skip the disk for a while.
     pub fn record_write_failure(&self, why: &dyn std::fmt::Display) {
         self.0.health.failed(why);
-    }
-
-    /// Scans the local store in the background, and logs the result.
-    pub fn scan_in_background(&self) {
-        let Some(store) = self.local().cloned() else {
-            return;
-        };
-        self.0.helper.spawn_blocking(move || {
-            let report = store.scan();
-            tracing::info!(
-                entries = report.entries,
-                bytes = report.bytes,
-                orphans_removed = report.orphans,
-                broken_removed = report.broken,
-                foreign = report.foreign,
-                unreadable = report.unreadable,
-                "store scanned"
-            );
-        });
     }
 
     /// Schedules the verification of a local file that could not be read to the end. A damaged

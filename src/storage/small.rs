@@ -135,7 +135,7 @@ impl Storage {
     }
 }
 
-/// Writes and commits a whole entry. Reserves no room, because the write follows at once.
+/// Writes and commits a whole entry. Reserves no blocks, because the write follows at once.
 fn write(
     store: &FsStore,
     key: &Key,
@@ -143,7 +143,8 @@ fn write(
     verified: Verified,
     meta: Meta,
 ) -> Result<(Verified, SharedFile), StoreError> {
-    let ingest = store.ingest(key, Some(meta.size))?;
+    let mut ingest = store.ingest(key, Some(meta.size))?;
+    store.take_room(&mut ingest, meta.size)?;
     let mut offset = 0;
     for chunk in chunks {
         ingest.write_at(chunk, offset)?;
@@ -173,7 +174,10 @@ fn load_local<T, W: std::fmt::Display>(
         return None;
     };
     match parse(body, &entry.meta) {
-        Ok(found) => Some(found),
+        Ok(found) => {
+            store.record_uses([digest.prefix()]);
+            Some(found)
+        }
         Err(why) => {
             store.discard(key, why);
             None

@@ -44,12 +44,21 @@ pub fn sidecar(key: &Key) -> PathBuf {
 /// Returns the path of a tag pointer. The file name is the tag for the native class, and
 /// `tag@class` for other classes. No tag contains an `@`.
 pub fn pointer(namespace: &Namespace, repository: &Repository, tag: &Tag, class: &str) -> PathBuf {
-    let tags = repository_dir(namespace, repository).join(TAGS);
+    tag_file(namespace, repository, &pointer_name(tag, class))
+}
+
+/// Returns the file name of a tag pointer.
+pub fn pointer_name(tag: &Tag, class: &str) -> String {
     if class == Accept::NATIVE {
-        tags.join(tag.as_str())
+        tag.to_string()
     } else {
-        tags.join(format!("{tag}@{class}"))
+        format!("{tag}@{class}")
     }
+}
+
+/// Returns the path of the tag pointer with the name `file_name`.
+pub fn tag_file(namespace: &Namespace, repository: &Repository, file_name: &str) -> PathBuf {
+    repository_dir(namespace, repository).join(TAGS).join(file_name)
 }
 
 /// Returns the path of a record of referrers. No name looks like a content file, so older releases

@@ -11,8 +11,11 @@
 //! pool's blocking threads. Calls of [`S3Store`], a bucket shared by several machines, are futures
 //! of the helper pool. No core ever calls a store.
 
+mod bounds;
 mod claims;
+mod eviction;
 mod fs;
+mod index;
 mod key;
 mod layout;
 mod meta;
@@ -20,6 +23,7 @@ mod mode;
 mod pointer;
 mod records;
 mod referrers;
+mod removals;
 mod s3;
 mod space;
 mod spool;
@@ -27,11 +31,16 @@ mod tag_key;
 #[cfg(test)]
 pub(crate) mod tests;
 
-pub use fs::{FsStore, Ingest, OpenError, ScanReport, StoreReader, StoredRepository};
+pub use eviction::Minute;
+pub use fs::{
+    Evicted, FsStore, Ingest, OpenError, Removed, ScanReport, StoreReader, StoredManifest, StoredRepository,
+};
+pub use index::{IndexedImage, ObjectName, PlannedObject, RemovalPlan};
 pub use key::Key;
 pub use meta::{Meta, SOURCES_MAX, Source, canonical_name};
 pub use pointer::TagPointer;
 pub use referrers::{RecordName, ReferrersRecord};
+pub use removals::{Removals, Unseen};
 pub use s3::{Content, S3Body, S3Error, S3Fault, S3OpenError, S3Store};
 pub use spool::{Room, SpoolDir, Spooled};
 pub use tag_key::TagKey;

@@ -58,6 +58,11 @@ impl Records {
         surplus
     }
 
+    /// Returns the bytes of all records.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
     /// Returns whether a record is known under `path`.
     pub fn has(&self, path: &Path) -> bool {
         self.known.contains_key(path)

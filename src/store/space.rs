@@ -7,12 +7,40 @@ use std::path::Path;
 use rustix::fs::{FallocateFlags, fallocate, fstatfs, statvfs};
 use rustix::io::Errno;
 
+/// The size of a file system. All zero for a file system that does not report its size.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Space {
+    pub bytes: u64,
+    /// Bytes free for this process.
+    pub free_bytes: u64,
+    pub used_bytes: u64,
+    pub inodes: u64,
+    pub free_inodes: u64,
+}
+
+impl Space {
+    /// Returns the state of the file system of `dir`.
+    pub fn of(dir: &Path) -> Self {
+        let Ok(stat) = statvfs(dir) else {
+            return Space::default();
+        };
+        let bytes = |blocks: u64| blocks.saturating_mul(stat.f_frsize);
+        Space {
+            bytes: bytes(stat.f_blocks),
+            free_bytes: bytes(stat.f_bavail),
+            used_bytes: bytes(stat.f_blocks.saturating_sub(stat.f_bfree)),
+            inodes: stat.f_files,
+            free_inodes: stat.f_favail,
+        }
+    }
+}
+
 /// Returns the free bytes of the file system of `dir`. A file system that does not report free
 /// space counts as unlimited.
 pub fn free_room(dir: &Path) -> u64 {
-    match statvfs(dir) {
-        Ok(stat) if stat.f_blocks > 0 => stat.f_bavail.saturating_mul(stat.f_frsize),
-        _ => u64::MAX,
+    match Space::of(dir) {
+        Space { bytes: 0, .. } => u64::MAX,
+        space => space.free_bytes,
     }
 }
 

@@ -7,7 +7,13 @@
 mod bucket;
 pub(crate) mod cases;
 mod disk;
+mod eviction_policy;
+mod eviction_simulator;
+mod index;
+mod index_sample;
 mod memory;
+mod removal;
+mod room;
 pub(crate) mod sample;
 pub(crate) mod shared;
 

@@ -2,12 +2,18 @@
 
 use std::cell::RefCell;
 
+use crate::limits::USE_REPORT_INTERVAL;
 use crate::lru::Lru;
-use crate::oci::Digest;
+use crate::oci::{Digest, DigestPrefix};
+use crate::runtime::clock::monotonic_seconds;
 use crate::storage::StoredEntry;
 
 /// The open files of one core. The least recently used file is closed first.
-pub struct OpenFiles(RefCell<Lru<Digest, OpenFile>>);
+pub struct OpenFiles {
+    files: RefCell<Lru<Digest, Held>>,
+    /// Content with a use to report, at most once per [`USE_REPORT_INTERVAL`] and file.
+    used: RefCell<Vec<DigestPrefix>>,
+}
 
 /// A committed blob, opened.
 #[derive(Clone)]
@@ -17,22 +23,52 @@ pub(super) struct OpenFile {
     pub public: bool,
 }
 
+struct Held {
+    file: OpenFile,
+    /// The time of the last reported use, in seconds of the monotonic clock.
+    reported_at: u32,
+}
+
 impl OpenFiles {
     /// Keeps at most `max` files open.
     pub fn new(max: usize) -> Self {
-        OpenFiles(RefCell::new(Lru::new(max as u64, max)))
+        OpenFiles {
+            files: RefCell::new(Lru::new(max as u64, max)),
+            used: RefCell::default(),
+        }
     }
 
     /// Closes the file of `digest`.
     pub fn remove(&self, digest: &Digest) {
-        self.0.borrow_mut().remove(digest);
+        self.files.borrow_mut().remove(digest);
+    }
+
+    /// Closes the files whose content `is_removed`.
+    pub fn close_removed(&self, is_removed: impl Fn(DigestPrefix) -> bool) {
+        let mut files = self.files.borrow_mut();
+        files.retain(|digest, _| !is_removed(digest.prefix()));
+    }
+
+    /// Returns the content that was used, each at most once per [`USE_REPORT_INTERVAL`].
+    pub fn take_used(&self) -> Vec<DigestPrefix> {
+        self.used.take()
     }
 
     pub(super) fn get(&self, digest: &Digest) -> Option<OpenFile> {
-        self.0.borrow_mut().get(digest).map(|file| file.clone())
+        let mut files = self.files.borrow_mut();
+        let held = files.get(digest)?;
+        let now = monotonic_seconds();
+        if u64::from(now.wrapping_sub(held.reported_at)) >= USE_REPORT_INTERVAL.as_secs() {
+            held.reported_at = now;
+            self.used.borrow_mut().push(digest.prefix());
+        }
+        Some(held.file.clone())
     }
 
+    /// Keeps `file` open. The lookup that opened the file counts as a use.
     pub(super) fn insert(&self, digest: Digest, file: OpenFile) {
-        self.0.borrow_mut().insert(digest, file, 1);
+        let reported_at = monotonic_seconds();
+        let held = Held { file, reported_at };
+        self.files.borrow_mut().insert(digest, held, 1);
     }
 }

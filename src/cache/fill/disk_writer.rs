@@ -239,7 +239,7 @@ fn append(
                 return Err(StoreError::share_exhausted(fill.digest()));
             }
         }
-        ingest.reserve_to(end)?;
+        shared.storage.reserve(ingest, end)?;
     }
     for chunk in chunks {
         ingest.write_at(chunk, offset)?;

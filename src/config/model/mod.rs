@@ -1,6 +1,7 @@
 //! Plain types of a resolved configuration, and the parsers of single values. Nothing here reads a source.
 
 mod access_rule;
+mod bounds;
 mod client_auth;
 mod glob;
 mod htpasswd;
@@ -19,6 +20,8 @@ mod tls;
 pub(super) mod units;
 
 pub use access_rule::{ANONYMOUS, Allow, AllowRule};
+pub(super) use bounds::SIZE_EXPECTED;
+pub use bounds::{SizeBound, StoreBounds};
 pub use client_auth::{CertificatePattern, ClientAuthConfig};
 pub use glob::Glob;
 pub use htpasswd::{HTPASSWD_BYTES_MAX, Htpasswd};

@@ -203,7 +203,6 @@ pub(in crate::config) const DOCUMENT: Table = Table::of(&[
         key("server_tls_config", Map(SERVER_TLS), "TLS towards clients"),
     ),
     absent("base_url", Loss::Less, "the cache's own address"),
-    absent("cache_max_size", Loss::Less, "bound of the store"),
     absent("prune_config", Loss::Less, "removal of old content"),
     absent("list_config", Loss::Less, "how content is listed"),
     absent("preload_images", Loss::Less, "images to load at the start"),
@@ -347,8 +346,13 @@ const REGISTRY_KEYS: &[KeySpec] = &[
         One(Kind::Path),
         "directory of the store; the same as fs_root",
     )),
+    all_only(key(
+        "cache_max_size",
+        One(Kind::SizeOrAuto),
+        "size of the store; the same as at the top",
+    )),
     entry_only(absent("cache_dir", Loss::Less, "a store of its own")),
-    absent("cache_max_size", Loss::Less, "bound of the store"),
+    entry_only(absent("cache_max_size", Loss::Less, "bound of the store")),
 ];
 
 pub(super) const MIRROR: Table = Table::of(&[

@@ -8,6 +8,7 @@
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::os::fd::{AsRawFd, RawFd};
+use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::Path;
 
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, linkat};
@@ -15,9 +16,14 @@ use rustix::io::Errno;
 
 use super::find::EntryState;
 use super::ingest::Ingest;
+use super::room::SIDECAR_BYTES;
 use super::{FsStore, failed, layout};
 use crate::fail_point::hit;
-use crate::store::{Meta, StoreError, Verified, mode};
+use crate::limits::MANIFEST_BYTES_MAX;
+use crate::oci::ManifestLinks;
+use crate::store::eviction::Minute;
+use crate::store::index::ObjectFacts;
+use crate::store::{Key, Meta, StoreError, Verified, mode};
 
 impl FsStore {
     /// Makes `ingest` an entry. If the content was already committed, adds the sources and the public
@@ -73,7 +79,17 @@ impl FsStore {
             return Err(failed("name", &sidecar_path)(error));
         }
         hit("sidecar-named");
+        self.index_entry(&key, ingest.file());
         Ok(())
+    }
+
+    /// Adds the entry that was just committed to the index.
+    fn index_entry(&self, key: &Key, data: &File) {
+        // An entry without facts counts as one block until the next start.
+        let bytes = data.metadata().map_or(0, |found| found.blocks() * 512);
+        let facts = ObjectFacts::of_new(bytes + SIDECAR_BYTES, Minute::now());
+        let links = links(key, data);
+        self.index.lock().insert(key, facts, links.as_ref());
     }
 
     fn write_sidecar(&self, relative: &Path, meta: &Meta) -> io::Result<Sidecar> {
@@ -111,6 +127,18 @@ impl FsStore {
             result => result,
         }
     }
+}
+
+/// Returns the content that the manifest `key` names. `None` for a blob and for unreadable content.
+pub(super) fn links(key: &Key, data: &File) -> Option<ManifestLinks> {
+    let Key::Manifest { .. } = key else { return None };
+    let size = data.metadata().ok()?.len();
+    let size = usize::try_from(size)
+        .ok()
+        .filter(|&size| size <= MANIFEST_BYTES_MAX)?;
+    let mut body = vec![0; size];
+    data.read_exact_at(&mut body, 0).ok()?;
+    ManifestLinks::parse(&body)
 }
 
 struct Sidecar {

@@ -97,18 +97,19 @@ impl FsStore {
         }
     }
 
-    /// Removes the sidecar first, so that half a removal is a miss. If the sidecar cannot be
-    /// removed, the data stays.
+    /// Removes an entry. The caller must hold `naming`.
     pub(super) fn remove(&self, key: &Key) {
-        for path in [layout::sidecar(key), layout::content(key)] {
-            let path = self.path(&path);
-            if let Err(error) = fs::remove_file(&path)
-                && error.kind() != io::ErrorKind::NotFound
-            {
-                tracing::warn!(path = %path.display(), %error, "entry not removed");
-                return;
-            }
+        if self.remove_files(key) {
+            self.index.lock().remove(key);
+            self.removals.add(key.digest().prefix());
         }
+    }
+
+    /// Removes the sidecar first, so that half a removal is a miss. If the sidecar cannot be
+    /// removed, the data stays. Returns whether both files are gone.
+    pub(super) fn remove_files(&self, key: &Key) -> bool {
+        let mut paths = [layout::sidecar(key), layout::content(key)].into_iter();
+        paths.all(|path| remove_file(&self.path(&path)))
     }
 
     /// Hashes an entry without verification mark, and marks or removes the entry. Only one caller
@@ -231,6 +232,17 @@ impl FsStore {
             let _ = fs::remove_file(&temporary);
         }
         written
+    }
+}
+
+/// Returns whether the file at `path` is gone. A failure is logged.
+pub(super) fn remove_file(path: &Path) -> bool {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            tracing::warn!(path = %path.display(), %error, "entry not removed");
+            false
+        }
+        _ => true,
     }
 }
 

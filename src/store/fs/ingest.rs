@@ -9,25 +9,28 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use rustix::fs::{FallocateFlags, Mode, OFlags, fallocate};
 use rustix::io::Errno;
 
+use super::room::Reservation;
 use super::{FsStore, failed, layout};
 use crate::fail_point::hit;
 use crate::shared_file::SharedFile;
-use crate::store::{Key, StoreError, mode, space};
+use crate::store::{Key, StoreError, mode};
 
 /// Content being received. Without a commit, dropping the ingest leaves nothing in the store.
 #[derive(Debug)]
 pub struct Ingest {
     pub(super) key: Key,
     file: SharedFile,
-    /// Bytes with reserved room.
-    reserved: u64,
+    /// Bytes with reserved blocks.
+    pub(super) reserved: u64,
+    pub(super) room: Reservation,
     /// The temporary name, on file systems without unnamed files.
     pub(super) temporary: Option<PathBuf>,
 }
 
 impl FsStore {
-    /// Begins to receive `key`. Fails if `size` exceeds the free room. Reserves no room yet, so
-    /// that a size declared by an upstream takes no room from other ingests.
+    /// Begins to receive `key`. Fails if `size` exceeds the free room, or the bound for an object.
+    /// Reserves no room yet, so that a size declared by an upstream takes no room from other ingests,
+    /// and evicts nothing.
     ///
     /// # Errors
     ///
@@ -35,8 +38,9 @@ impl FsStore {
     pub fn ingest(&self, key: &Key, size: Option<u64>) -> Result<Ingest, StoreError> {
         let path = layout::content(key);
         let error = || failed("begin to write", &path);
-        if size.is_some_and(|size| size > self.free_room()) {
-            return Err(failed(StoreError::RESERVE, &path)(Errno::NOSPC.into()));
+        if let Some(size) = size {
+            self.check_size(size)
+                .map_err(failed(StoreError::RESERVE, &path))?;
         }
         let dir = self.path(&path);
         let dir = dir.parent().expect("content lies in a directory below the root");
@@ -60,6 +64,7 @@ impl FsStore {
             key: key.clone(),
             file: SharedFile::new(file),
             reserved: 0,
+            room: Reservation::new(&self.index),
             temporary,
         };
         hit("ingest-opened");
@@ -98,20 +103,6 @@ impl Ingest {
     /// Returns the number of bytes with reserved room.
     pub fn reserved(&self) -> u64 {
         self.reserved
-    }
-
-    /// Reserves room for `end` bytes, so that a full disk is detected before the write.
-    ///
-    /// # Errors
-    ///
-    /// There is not enough room. The caller should drop the ingest.
-    pub fn reserve_to(&mut self, end: u64) -> Result<(), StoreError> {
-        if end > self.reserved {
-            space::reserve(&self.file, self.reserved, end)
-                .map_err(failed(StoreError::RESERVE, &layout::content(&self.key)))?;
-            self.reserved = end;
-        }
-        Ok(())
     }
 
     /// Releases the room reserved beyond `size`, the final size.

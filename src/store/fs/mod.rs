@@ -6,23 +6,32 @@ mod ingest;
 mod open;
 mod reader;
 mod referrers;
+mod removal;
+mod room;
+mod saved_use;
 mod scan;
 mod tags;
 
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use rustix::fs::{Mode, OFlags};
 
 use super::claims::Claims;
+use super::index::Index;
 use super::records::Records;
+use super::removals::Removals;
 use super::{StoreError, layout, space};
+use crate::config::StoreBounds;
 use crate::sync::Mutex;
 
 pub use ingest::Ingest;
 pub use open::OpenError;
-pub use reader::{StoreReader, StoredRepository};
+pub use reader::{StoreReader, StoredManifest, StoredRepository};
+pub use removal::Removed;
+pub use room::Evicted;
 pub use scan::ScanReport;
 
 /// A store in one directory, locked for this process.
@@ -37,6 +46,12 @@ pub struct FsStore {
     adopting: Claims,
     /// Records of referrers on disk. The scan at start registers the records of earlier runs.
     records: Mutex<Records>,
+    bounds: StoreBounds,
+    /// Locked after `evicting` and `naming`, and before `records`.
+    index: Arc<Mutex<Index>>,
+    /// Locked before `naming`.
+    evicting: Mutex<room::Evicting>,
+    removals: Removals,
 }
 
 impl FsStore {
@@ -49,9 +64,9 @@ impl FsStore {
         !self.adopting.is_empty()
     }
 
-    /// Returns the free bytes of the file system.
-    pub fn free_room(&self) -> u64 {
-        space::free_room(&self.root)
+    /// Returns the content that was removed recently.
+    pub fn removals(&self) -> &Removals {
+        &self.removals
     }
 
     fn path(&self, relative: &Path) -> PathBuf {
@@ -64,7 +79,13 @@ impl FsStore {
 fn open_regular(path: &Path) -> io::Result<Option<File>> {
     // `NONBLOCK` prevents a named pipe at this path from blocking the thread.
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
-    match rustix::fs::open(path, flags, Mode::empty()) {
+    // The access time is the last use, which the store sets itself. Only the owner of a file may
+    // keep the kernel from changing the time.
+    let opened = match rustix::fs::open(path, flags | OFlags::NOATIME, Mode::empty()) {
+        Err(rustix::io::Errno::PERM) => rustix::fs::open(path, flags, Mode::empty()),
+        opened => opened,
+    };
+    match opened {
         Ok(fd) => {
             let file = File::from(fd);
             Ok(file.metadata()?.is_file().then_some(file))

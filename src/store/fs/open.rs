@@ -4,11 +4,16 @@ use std::fs::{self, File, TryLockError};
 use std::io;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use super::FsStore;
 use super::layout::{BLOBS, LOCK, MANIFESTS, TEMPORARY};
+use crate::config::StoreBounds;
 use crate::store::claims::Claims;
+use crate::store::eviction::Minute;
+use crate::store::index::Index;
 use crate::store::mode;
+use crate::store::removals::Removals;
 use crate::sync::Mutex;
 
 /// The reason why a directory cannot be used as a store.
@@ -23,12 +28,21 @@ pub enum OpenError {
 }
 
 impl FsStore {
-    /// Creates the directories, takes the lock, and removes temporary files of earlier processes.
+    /// Opens the store in `root` with the default bounds, like [`FsStore::open_within`].
     ///
     /// # Errors
     ///
     /// Another process holds the lock, or the directory is not writable.
     pub fn open(root: &Path) -> Result<Self, OpenError> {
+        Self::open_within(StoreBounds::default(), root)
+    }
+
+    /// Creates the directories, takes the lock, and removes temporary files of earlier processes.
+    ///
+    /// # Errors
+    ///
+    /// Another process holds the lock, or the directory is not writable.
+    pub fn open_within(bounds: StoreBounds, root: &Path) -> Result<Self, OpenError> {
         let unusable = |path: &Path| {
             let path = path.to_owned();
             move |source| OpenError::Unusable { path, source }
@@ -75,6 +89,10 @@ impl FsStore {
             naming: Mutex::new(()),
             adopting: Claims::default(),
             records: Mutex::default(),
+            bounds,
+            index: Arc::new(Mutex::new(Index::new(Minute::now()))),
+            evicting: Mutex::default(),
+            removals: Removals::default(),
         })
     }
 }

@@ -5,7 +5,7 @@
 
 use std::fs;
 use std::io::{self, Read};
-use std::os::unix::fs::FileExt as _;
+use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 
 use super::find::{EntryState, look};
@@ -29,6 +29,15 @@ pub struct StoredRepository {
     pub tags: Vec<(Tag, TagPointer)>,
     /// Sorted.
     pub manifests: Vec<Digest>,
+}
+
+/// A stored manifest.
+#[derive(Debug)]
+pub struct StoredManifest {
+    pub meta: Meta,
+    pub body: Vec<u8>,
+    /// The last use that was written to disk, in seconds since 1970.
+    pub used: u64,
 }
 
 impl StoreReader {
@@ -127,12 +136,12 @@ impl StoreReader {
         tags
     }
 
-    /// Returns the metadata and the body of a manifest. `None` if the store has no such entry.
+    /// Returns a manifest. `None` if the store has no such entry.
     ///
     /// # Errors
     ///
     /// The file system failed.
-    pub fn manifest(&self, origin: &Origin, digest: &Digest) -> io::Result<Option<(Meta, Vec<u8>)>> {
+    pub fn manifest(&self, origin: &Origin, digest: &Digest) -> io::Result<Option<StoredManifest>> {
         let key = Key::manifest(origin, digest);
         let (EntryState::Entry(entry) | EntryState::Unverified(entry)) = look(&self.root, &key)? else {
             return Ok(None);
@@ -140,7 +149,11 @@ impl StoreReader {
         let size = entry.meta.size.min(MANIFEST_BYTES_MAX as u64) as usize;
         let mut body = vec![0; size];
         entry.file.read_exact_at(&mut body, 0)?;
-        Ok(Some((Meta::clone(&entry.meta), body)))
+        Ok(Some(StoredManifest {
+            used: entry.file.metadata()?.atime().try_into().unwrap_or(0),
+            meta: Meta::clone(&entry.meta),
+            body,
+        }))
     }
 
     /// Returns the size of a stored blob. `None` if the store has no such entry.

@@ -1,15 +1,21 @@
 //! The scan at start. Removes files that can never become a hit, while requests are already served.
 
-use std::fs::{self, DirEntry, Metadata};
+use std::fs::{self, DirEntry, File, Metadata};
 use std::io;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::time::SystemTime;
 
 use super::FsStore;
+use super::commit::links;
 use super::find::EntryState;
 use super::layout::{self, RECORD_SUFFIX, REFERRERS, REPOSITORY_DEPTH_MAX, SIDECAR_SUFFIX, TAGS};
+use super::room::SIDECAR_BYTES;
+use super::tags::{TAG_BYTES, read_pointer};
 use crate::oci::{Digest, Namespace, Repository};
 use crate::store::Key;
+use crate::store::eviction::Minute;
+use crate::store::index::ObjectFacts;
 
 /// The results of a scan.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -43,6 +49,7 @@ impl FsStore {
             };
             self.scan_repositories(&registry.path(), &namespace, "", 0, started, &mut report);
         }
+        self.index.lock().set_whole();
         report
     }
 
@@ -75,8 +82,14 @@ impl FsStore {
                 self.scan_records(&entry.path(), report);
                 continue;
             }
+            if part == TAGS {
+                if let Some(repository) = &repository {
+                    self.scan_tags(&entry.path(), namespace, repository, report);
+                }
+                continue;
+            }
             let Some(part) = layout::repository_part(&part) else {
-                report.foreign += u64::from(part != TAGS);
+                report.foreign += 1;
                 continue;
             };
             let name = if name.is_empty() {
@@ -102,6 +115,34 @@ impl FsStore {
                 Err(_) => report.unreadable += 1,
             }
         }
+    }
+
+    /// Adds the tag pointers in `dir` to the index.
+    fn scan_tags(&self, dir: &Path, namespace: &Namespace, repository: &Repository, report: &mut ScanReport) {
+        for entry in entries(dir, report) {
+            let Some(name) = name_of(&entry) else { continue };
+            let Ok(Some(pointer)) = read_pointer(&entry.path()) else {
+                // The next check of the tag repairs an unreadable pointer.
+                continue;
+            };
+            let stored = Minute::of_unix_seconds(pointer.checked_at_ms / 1000);
+            let facts = ObjectFacts::of_new(TAG_BYTES, stored);
+            let mut index = self.index.lock();
+            index.insert_tag(namespace, repository, &name, pointer.digest.prefix(), facts);
+        }
+    }
+
+    /// Adds an entry to the index.
+    fn index_found(&self, key: &Key, data: &File) {
+        let Ok(found) = data.metadata() else { return };
+        let minute = |seconds: i64| Minute::of_unix_seconds(seconds.try_into().unwrap_or(0));
+        let facts = ObjectFacts {
+            bytes: found.blocks() * 512 + SIDECAR_BYTES,
+            stored: minute(found.mtime()),
+            used: minute(found.atime()),
+        };
+        let links = links(key, data);
+        self.index.lock().insert_found(key, facts, links.as_ref());
     }
 
     /// Scans a file of a directory with content.
@@ -135,6 +176,7 @@ impl FsStore {
             Ok(EntryState::Entry(found) | EntryState::Unverified(found)) => {
                 report.entries += 1;
                 report.bytes += found.meta.size;
+                self.index_found(&key, &found.file);
             }
             Ok(EntryState::Broken(why)) => {
                 report.broken += 1;

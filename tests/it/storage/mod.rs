@@ -12,6 +12,9 @@ mod powercut;
 /// Full, read-only and vanished stores.
 mod faults;
 
+/// Bounds of the store and evictions.
+mod eviction;
+
 /// Every errno of every system call of the store.
 mod errno_matrix;
 

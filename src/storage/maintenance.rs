@@ -1,0 +1,150 @@
+//! The maintenance of the local store, on a thread of its own: the scan at start, the recorded uses
+//! of content, room for new content, and the last uses on disk.
+
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
+
+use super::Storage;
+use crate::limits::{
+    EVICTION_LOG_INTERVAL, ROOM_CHECK_INTERVAL, USES_QUEUED_MAX, USES_SAVE_TIMEOUT, USES_SAVED_AT_ONCE_MAX,
+};
+use crate::oci::DigestPrefix;
+use crate::runtime::clock::monotonic_millis;
+use crate::store::{Evicted, FsStore, Minute, Removals};
+
+/// Reports of uses from the cores to the maintenance thread.
+pub(super) struct UseQueue {
+    sender: Sender<DigestPrefix>,
+    receiver: Receiver<DigestPrefix>,
+}
+
+impl Default for UseQueue {
+    fn default() -> Self {
+        let (sender, receiver) = bounded(USES_QUEUED_MAX);
+        UseQueue { sender, receiver }
+    }
+}
+
+impl Storage {
+    /// Reports a use of content that a core holds in memory or open. Never waits. A report is lost
+    /// if too many wait already.
+    pub fn report_use(&self, digest: DigestPrefix) {
+        if self.local().is_some() {
+            let _ = self.0.uses.sender.try_send(digest);
+        }
+    }
+
+    /// Returns the removals of the local store, if any.
+    pub fn removals(&self) -> Option<Removals> {
+        Some(self.local()?.removals().clone())
+    }
+
+    /// Starts the maintenance of the local store, which begins with the scan. The drop of the
+    /// returned value ends the maintenance.
+    ///
+    /// # Errors
+    ///
+    /// The thread cannot be created.
+    pub fn start_maintenance(&self) -> std::io::Result<Maintenance> {
+        let (stop, stopped) = bounded::<()>(0);
+        let (ending, ended) = bounded::<()>(0);
+        if let Some(store) = self.local().cloned() {
+            let uses = self.0.uses.receiver.clone();
+            let maintain = move || {
+                maintain(&store, &uses, &stopped);
+                drop(ending);
+            };
+            thread::Builder::new()
+                .name("store-maintenance".into())
+                .spawn(maintain)?;
+        }
+        Ok(Maintenance {
+            stop: Some(stop),
+            ended,
+        })
+    }
+}
+
+/// The running maintenance thread. The drop waits until the last uses are on disk, for at most
+/// [`USES_SAVE_TIMEOUT`]. A scan that still runs is abandoned.
+pub struct Maintenance {
+    stop: Option<Sender<()>>,
+    ended: Receiver<()>,
+}
+
+impl Drop for Maintenance {
+    fn drop(&mut self) {
+        drop(self.stop.take());
+        // The thread never sends. The end of the thread drops the sender.
+        let _ = self.ended.recv_timeout(USES_SAVE_TIMEOUT);
+    }
+}
+
+fn maintain(store: &Arc<FsStore>, uses: &Receiver<DigestPrefix>, stopped: &Receiver<()>) {
+    scan(store);
+    let mut log = EvictionLog::default();
+    // The sender never sends, so only the drop of the sender ends the wait early.
+    while stopped.recv_timeout(ROOM_CHECK_INTERVAL) == Err(RecvTimeoutError::Timeout) {
+        store.record_uses(uses.try_iter());
+        store.make_room();
+        store.save_uses(USES_SAVED_AT_ONCE_MAX);
+        log.add(store.take_evicted());
+    }
+    store.record_uses(uses.try_iter());
+    let began = monotonic_millis();
+    let is_in_time = || millis_since(began) < USES_SAVE_TIMEOUT;
+    store.save_all_uses(USES_SAVED_AT_ONCE_MAX, is_in_time);
+}
+
+fn millis_since(moment: u64) -> Duration {
+    Duration::from_millis(monotonic_millis() - moment)
+}
+
+fn scan(store: &FsStore) {
+    let report = store.scan();
+    tracing::info!(
+        entries = report.entries,
+        bytes = report.bytes,
+        orphans_removed = report.orphans,
+        broken_removed = report.broken,
+        foreign = report.foreign,
+        unreadable = report.unreadable,
+        "store scanned"
+    );
+}
+
+/// Sums evictions for one log line per [`EVICTION_LOG_INTERVAL`].
+#[derive(Default)]
+struct EvictionLog {
+    objects: u64,
+    bytes: u64,
+    last_use: Minute,
+    /// The time of the last line, in milliseconds of the monotonic clock.
+    logged_at: Option<u64>,
+}
+
+impl EvictionLog {
+    fn add(&mut self, evicted: Evicted) {
+        self.objects += evicted.objects;
+        self.bytes += evicted.bytes;
+        self.last_use = self.last_use.max(evicted.last_use);
+        let is_due = |at| millis_since(at) >= EVICTION_LOG_INTERVAL;
+        let is_due = self.logged_at.is_none_or(is_due);
+        if self.objects > 0 && is_due {
+            let unused = Duration::from_secs(60 * u64::from(Minute::now().since(self.last_use)));
+            tracing::info!(
+                objects = self.objects,
+                bytes = self.bytes,
+                unused_s = unused.as_secs(),
+                "content evicted"
+            );
+            *self = EvictionLog {
+                logged_at: Some(monotonic_millis()),
+                ..EvictionLog::default()
+            };
+        }
+    }
+}

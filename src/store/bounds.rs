@@ -1,0 +1,217 @@
+//! The arithmetic of the bounds of a local store. Pure.
+
+use super::space::Space;
+use crate::config::{SizeBound, StoreBounds};
+use crate::limits::{
+    EVICTION_START_SHARE, EVICTION_STEP_SHARE, FREE_BYTES_MIN, FREE_INODES_SHARE, FREE_SHARE,
+    FREE_SHARE_OF_SMALL, METADATA_BYTES_MIN, METADATA_SHARE, OBJECT_SHARE,
+};
+
+/// The bounds of a store on a file system of a known size, in bytes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Bounds {
+    /// `None` means no bound besides `free_min`.
+    pub size_max: Option<u64>,
+    pub free_min: u64,
+    pub object_max: u64,
+    pub metadata_max: u64,
+    free_inodes_min: u64,
+}
+
+/// The state of a store.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Usage {
+    /// Bytes of all content, and bytes that unfinished ingests may still write.
+    pub bytes: u64,
+    pub space: Space,
+}
+
+/// The room that a store lacks.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Shortage {
+    pub bytes: u64,
+    pub inodes: u64,
+}
+
+impl Bounds {
+    pub fn new(wanted: &StoreBounds, space: &Space) -> Self {
+        let size_max = bound(wanted.size_max).map(|size| size.of(space.bytes));
+        let free_min = match wanted.free_min {
+            Some(free) => free.of(space.bytes),
+            None => {
+                let least = FREE_BYTES_MIN.min(space.bytes / FREE_SHARE_OF_SMALL);
+                (space.bytes / FREE_SHARE).max(least)
+            }
+        };
+        // A file system that does not report its size has no free space to keep.
+        let free_min = if space.bytes == 0 { 0 } else { free_min };
+        let whole = size_max.unwrap_or(match space.bytes {
+            0 => u64::MAX,
+            bytes => bytes.saturating_sub(free_min),
+        });
+        let object_max = match (bound(wanted.object_max), wanted.object_max, size_max) {
+            (Some(object), ..) => object.of(whole),
+            (None, None, Some(size)) => size / OBJECT_SHARE,
+            (None, ..) => u64::MAX,
+        };
+        Bounds {
+            size_max,
+            free_min,
+            object_max,
+            metadata_max: (whole / METADATA_SHARE).max(METADATA_BYTES_MIN.min(whole / 4)),
+            free_inodes_min: space.inodes / FREE_INODES_SHARE,
+        }
+    }
+
+    /// Returns the room that the store lacks for `more` bytes.
+    pub fn shortage(&self, usage: &Usage, more: u64) -> Shortage {
+        let wanted = usage.bytes.saturating_add(more);
+        let over = self.size_max.map_or(0, |max| wanted.saturating_sub(max));
+        Shortage {
+            bytes: over.max(self.lacking_space(&usage.space, more)),
+            inodes: self.free_inodes_min.saturating_sub(usage.space.free_inodes),
+        }
+    }
+
+    /// Returns the room to make in the background, so that the next ingests need not wait. More room
+    /// at once means fewer choices of victims.
+    pub fn surplus(&self, usage: &Usage) -> Shortage {
+        let over = self.size_max.map_or(0, |max| {
+            let start = max - max / EVICTION_START_SHARE;
+            let end = max - max / EVICTION_STEP_SHARE;
+            if usage.bytes > start { usage.bytes - end } else { 0 }
+        });
+        let lacking = match self.lacking_space(&usage.space, 0) {
+            0 => 0,
+            lacking => lacking + self.free_min / EVICTION_STEP_SHARE,
+        };
+        let inodes = match self.free_inodes_min.saturating_sub(usage.space.free_inodes) {
+            0 => 0,
+            lacking => lacking + self.free_inodes_min / EVICTION_STEP_SHARE,
+        };
+        Shortage {
+            bytes: over.max(lacking),
+            inodes,
+        }
+    }
+
+    fn lacking_space(&self, space: &Space, more: u64) -> u64 {
+        match space.bytes {
+            0 => 0,
+            _ => self
+                .free_min
+                .saturating_add(more)
+                .saturating_sub(space.free_bytes),
+        }
+    }
+}
+
+impl Shortage {
+    pub fn is_none(&self) -> bool {
+        *self == Shortage::default()
+    }
+}
+
+fn bound(wanted: Option<SizeBound>) -> Option<SizeBound> {
+    wanted.filter(|&bound| bound != SizeBound::Bytes(0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GIB: u64 = 1 << 30;
+
+    fn space(bytes: u64, free_bytes: u64) -> Space {
+        Space {
+            bytes,
+            free_bytes,
+            used_bytes: bytes - free_bytes,
+            inodes: 1_000,
+            free_inodes: 500,
+        }
+    }
+
+    fn bounds(wanted: StoreBounds, bytes: u64) -> Bounds {
+        Bounds::new(&wanted, &space(bytes, bytes))
+    }
+
+    #[test]
+    fn free_space_by_default_is_a_twentieth_and_at_least_2_gib_or_a_tenth() {
+        for (bytes, free_min) in [
+            (1000 * GIB, 50 * GIB),
+            (30 * GIB, 2 * GIB),
+            (10 * GIB, GIB),
+            (0, 0),
+        ] {
+            assert_eq!(
+                bounds(StoreBounds::default(), bytes).free_min,
+                free_min,
+                "{bytes}"
+            );
+        }
+    }
+
+    #[test]
+    fn largest_object_by_default_is_half_of_the_bound_and_unlimited_without_a_bound() {
+        let size_max = Some(SizeBound::Percent(80));
+        let bounded = StoreBounds {
+            size_max,
+            ..StoreBounds::default()
+        };
+        let found = bounds(bounded, 100 * GIB);
+        assert_eq!((found.size_max, found.object_max), (Some(80 * GIB), 40 * GIB));
+        assert_eq!(bounds(StoreBounds::default(), 100 * GIB).object_max, u64::MAX);
+        let unlimited = StoreBounds {
+            object_max: Some(SizeBound::Bytes(0)),
+            ..bounded
+        };
+        assert_eq!(bounds(unlimited, 100 * GIB).object_max, u64::MAX);
+    }
+
+    #[test]
+    fn shortage_is_the_larger_of_the_excess_and_the_lacking_space() {
+        let wanted = StoreBounds {
+            size_max: Some(SizeBound::Bytes(10 * GIB)),
+            free_min: Some(SizeBound::Bytes(2 * GIB)),
+            object_max: None,
+        };
+        let bounds = bounds(wanted, 100 * GIB);
+        let shortage = |bytes, free, more| {
+            let space = space(100 * GIB, free);
+            bounds.shortage(&Usage { bytes, space }, more).bytes
+        };
+        assert_eq!(shortage(9 * GIB, 50 * GIB, GIB), 0);
+        assert_eq!(shortage(9 * GIB, 50 * GIB, 2 * GIB), GIB);
+        assert_eq!(shortage(GIB, GIB, 0), GIB);
+        assert_eq!(shortage(9 * GIB, GIB, 4 * GIB), 5 * GIB);
+    }
+
+    #[test]
+    fn background_eviction_starts_below_the_bound_and_makes_a_twentieth_free() {
+        let wanted = StoreBounds {
+            size_max: Some(SizeBound::Bytes(1_000_000)),
+            ..StoreBounds::default()
+        };
+        let bounds = bounds(wanted, 100 * GIB);
+        let surplus = |bytes| {
+            let space = space(100 * GIB, 50 * GIB);
+            bounds.surplus(&Usage { bytes, space }).bytes
+        };
+        assert_eq!([979_999, 980_001, 1_000_000].map(surplus), [0, 30_001, 50_000]);
+    }
+
+    #[test]
+    fn few_free_inodes_are_a_shortage() {
+        let found = bounds(StoreBounds::default(), 100 * GIB);
+        let usage = |free_inodes| Usage {
+            bytes: 0,
+            space: Space {
+                free_inodes,
+                ..space(100 * GIB, 50 * GIB)
+            },
+        };
+        assert_eq!(found.shortage(&usage(50), 0).inodes, 0);
+        assert_eq!(found.shortage(&usage(40), 0).inodes, 10);
+    }
+}

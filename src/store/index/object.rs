@@ -1,0 +1,130 @@
+//! An object of the index, packed into 56 bytes.
+
+use super::ObjectFacts;
+use crate::oci::{Digest, DigestPrefix};
+use crate::store::eviction::{Kind, Minute, Object};
+
+/// The length of a SHA-256 digest, and of half a SHA-512 digest.
+pub const SPLIT_BYTES: usize = 32;
+
+/// The unit of sizes: a page, and the usual block of a file system.
+const BLOCK_BYTES: u64 = 4096;
+
+#[derive(Clone, Debug)]
+pub struct IndexedObject {
+    /// The digest, or the first half of a SHA-512 digest. For a tag: the beginning of the digest that
+    /// the tag names.
+    digest: [u8; SPLIT_BYTES],
+    /// The repository of a manifest or a tag.
+    pub repository: u32,
+    blocks: u32,
+    pub stored: Minute,
+    pub used: Minute,
+    /// The last use on disk.
+    pub saved: Minute,
+    /// `None` in a slot without an object.
+    kind: Option<Kind>,
+    is_long: bool,
+    /// The uses in this process. An object of an earlier process with a later use begins with 2.
+    uses: u16,
+}
+
+const _: () = assert!(size_of::<IndexedObject>() == 56);
+
+impl IndexedObject {
+    /// Returns the object, and the second half of a SHA-512 digest.
+    pub fn new(
+        kind: Kind,
+        repository: u32,
+        digest: &Digest,
+        facts: ObjectFacts,
+    ) -> (Self, Option<[u8; SPLIT_BYTES]>) {
+        let (first, rest) = match digest {
+            Digest::Sha256(hash) => (*hash, None),
+            Digest::Sha512(hash) => {
+                let (first, rest) = hash.split_at(SPLIT_BYTES);
+                (half(first), Some(half(rest)))
+            }
+        };
+        let object = IndexedObject {
+            digest: first,
+            repository,
+            blocks: blocks(facts.bytes),
+            stored: facts.stored,
+            used: facts.used.max(facts.stored),
+            saved: facts.used,
+            kind: Some(kind),
+            is_long: rest.is_some(),
+            uses: 1 + u16::from(facts.used.is_reuse_after(facts.stored)),
+        };
+        (object, rest)
+    }
+
+    pub fn tag(repository: u32, names: DigestPrefix, facts: ObjectFacts) -> Self {
+        let mut digest = [0; SPLIT_BYTES];
+        digest[..size_of::<u64>()].copy_from_slice(&names.0.to_be_bytes());
+        let (object, _) = Self::new(Kind::Tag, repository, &Digest::Sha256(digest), facts);
+        object
+    }
+
+    pub fn kind(&self) -> Option<Kind> {
+        self.kind
+    }
+
+    pub fn bytes(&self) -> u64 {
+        u64::from(self.blocks) * BLOCK_BYTES
+    }
+
+    pub fn prefix(&self) -> DigestPrefix {
+        Digest::Sha256(self.digest).prefix()
+    }
+
+    /// Returns the digest. `rest` is the second half of a SHA-512 digest.
+    pub fn digest(&self, rest: Option<&[u8; SPLIT_BYTES]>) -> Digest {
+        match rest {
+            Some(rest) if self.is_long => {
+                let mut hash = [0; 2 * SPLIT_BYTES];
+                hash[..SPLIT_BYTES].copy_from_slice(&self.digest);
+                hash[SPLIT_BYTES..].copy_from_slice(rest);
+                Digest::Sha512(hash)
+            }
+            _ => Digest::Sha256(self.digest),
+        }
+    }
+
+    pub fn record_use(&mut self, now: Minute) {
+        if now.is_another_use(self.used, self.stored) {
+            self.uses = self.uses.saturating_add(1);
+        }
+        self.used = self.used.max(now);
+    }
+
+    /// Empties the slot.
+    pub fn clear(&mut self) {
+        self.kind = None;
+        self.blocks = 0;
+    }
+
+    /// Returns the object for the eviction policy. `started` is the start of the process.
+    pub fn object(&self, started: Minute) -> Option<Object> {
+        Some(Object {
+            kind: self.kind?,
+            bytes: self.bytes(),
+            stored: self.stored,
+            used: self.used,
+            uses: self.uses,
+            counted: self.stored.max(started),
+        })
+    }
+}
+
+/// Rounds up. A larger object counts as 16 TiB, the largest file of ext4.
+fn blocks(bytes: u64) -> u32 {
+    u32::try_from(bytes.div_ceil(BLOCK_BYTES)).unwrap_or(u32::MAX)
+}
+
+fn half(bytes: &[u8]) -> [u8; SPLIT_BYTES] {
+    let mut half = [0; SPLIT_BYTES];
+    half.copy_from_slice(bytes);
+    half
+}

@@ -1,0 +1,216 @@
+//! The removal of images: tags and manifests that an operator chose, and the content that no other
+//! image needs.
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
+
+use super::{Index, ObjectName};
+use crate::oci::{Digest, Origin};
+use crate::store::eviction::{Kind, Minute, Objects, Use, uses};
+
+/// A tag with the manifest that the tag names, or a manifest without a tag.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct IndexedImage {
+    pub origin: Arc<Origin>,
+    /// `None` for a manifest that no stored tag names.
+    pub tag: Option<String>,
+    /// The manifest. `None` for a tag whose manifest is not stored.
+    pub digest: Option<Digest>,
+    pub stored: Minute,
+    /// The last use, also through an index that names the manifest.
+    pub used: Minute,
+    /// The tag pointers of all classes of clients, and the manifests.
+    numbers: Vec<u32>,
+}
+
+impl IndexedImage {
+    /// Returns the manifest of the image without the tag. Its removal removes all tags that name it.
+    pub fn untagged(self) -> Self {
+        IndexedImage { tag: None, ..self }
+    }
+}
+
+/// An object that a removal will remove.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct PlannedObject {
+    pub(in crate::store) number: u32,
+    pub name: ObjectName,
+    /// Bytes on the disk.
+    pub bytes: u64,
+}
+
+/// The objects that a removal will remove, in the order of the removal.
+#[derive(Clone, Default, PartialEq, Eq, Debug)]
+pub struct RemovalPlan {
+    pub objects: Vec<PlannedObject>,
+}
+
+impl RemovalPlan {
+    pub fn bytes(&self) -> u64 {
+        self.objects.iter().map(|object| object.bytes).sum()
+    }
+}
+
+impl Index {
+    /// Returns all images, sorted by repository and tag.
+    pub fn images(&self) -> Vec<IndexedImage> {
+        let uses = uses(self, Minute::now());
+        let mut tags: HashMap<(u32, &str), Vec<u32>> = HashMap::new();
+        let mut with_tag = HashSet::new();
+        for number in self.of_kind(Kind::Tag) {
+            let Some(file_name) = self.tag_names.get(&number) else {
+                continue;
+            };
+            let tag = file_name
+                .split_once('@')
+                .map_or(&**file_name, |(tag, _class)| tag);
+            let repository = self.objects[number as usize].repository;
+            let numbers = tags.entry((repository, tag)).or_default();
+            numbers.push(number);
+            self.for_each_named(number, |manifest| {
+                with_tag.insert(manifest);
+                numbers.push(manifest);
+            });
+        }
+        let tagged = tags
+            .into_iter()
+            .map(|((_, tag), numbers)| self.image(&uses, Some(tag.to_owned()), numbers));
+        let untagged = self.of_kind(Kind::Manifest);
+        let untagged = untagged.filter(|number| !with_tag.contains(number));
+        let untagged = untagged.map(|number| self.image(&uses, None, vec![number]));
+        let mut images: Vec<_> = tagged.chain(untagged).flatten().collect();
+        images.sort_by_cached_key(|image| {
+            let Origin {
+                namespace,
+                repository,
+            } = &*image.origin;
+            let place = format!("{namespace}/{repository}");
+            (place, image.tag.is_none(), image.tag.clone(), image.digest)
+        });
+        images
+    }
+
+    /// Returns the image of a tag or of a manifest. `numbers` is not empty.
+    fn image(&self, uses: &[Use], tag: Option<String>, mut numbers: Vec<u32>) -> Option<IndexedImage> {
+        numbers.sort_unstable();
+        numbers.dedup();
+        let objects = || numbers.iter().map(|&number| &self.objects[number as usize]);
+        let manifest = numbers
+            .iter()
+            .find(|&&number| self.objects[number as usize].kind() == Some(Kind::Manifest));
+        Some(IndexedImage {
+            origin: self.repositories.get(objects().next()?.repository),
+            tag,
+            digest: manifest.and_then(|&number| Some(*self.key(number)?.digest())),
+            stored: objects().map(|object| object.stored).max()?,
+            used: numbers.iter().map(|&number| uses[number as usize].last).max()?,
+            numbers,
+        })
+    }
+
+    /// Returns the plan that removes `images`. A manifest leaves with its last tag, an image of a
+    /// platform with its last index, and a blob with its last manifest. A manifest without a tag in
+    /// `images` leaves with all tags that name it.
+    pub fn plan_removal<'a>(&self, images: impl IntoIterator<Item = &'a IndexedImage>) -> RemovalPlan {
+        let parents = self.parents();
+        let mut removed = HashSet::new();
+        // Manifests that leave if nothing else names them.
+        let mut candidates = BTreeSet::new();
+        for image in images {
+            for &number in &image.numbers {
+                if image.tag.is_none() {
+                    removed.insert(number);
+                    removed.extend(self.tags_of(number, &parents));
+                    candidates.extend(self.named_manifests(number));
+                } else if self.objects[number as usize].kind() == Some(Kind::Tag) {
+                    removed.insert(number);
+                } else {
+                    candidates.insert(number);
+                }
+            }
+        }
+        while let Some(number) = candidates.pop_first() {
+            let is_free = parents
+                .get(&number)
+                .is_none_or(|parents| parents.iter().all(|by| removed.contains(by)));
+            if is_free && removed.insert(number) {
+                candidates.extend(self.named_manifests(number));
+            }
+        }
+        let mut numbers: Vec<u32> = self.blobs_of(&removed).into_iter().chain(removed).collect();
+        // A crash between two removals leaves no tag without its manifest.
+        numbers.sort_unstable_by_key(|&number| (self.objects[number as usize].kind(), number));
+        let objects = numbers.into_iter().filter_map(|number| self.planned(number));
+        RemovalPlan {
+            objects: objects.collect(),
+        }
+    }
+
+    fn planned(&self, number: u32) -> Option<PlannedObject> {
+        Some(PlannedObject {
+            number,
+            name: self.name(number)?.0,
+            bytes: self.objects[number as usize].bytes(),
+        })
+    }
+
+    /// Returns the blobs that only `manifests` name.
+    fn blobs_of(&self, manifests: &HashSet<u32>) -> HashSet<u32> {
+        let is_blob = |number: u32| self.objects[number as usize].kind() == Some(Kind::Blob);
+        let mut blobs = HashSet::new();
+        for &manifest in manifests {
+            self.for_each_named(manifest, |named| {
+                if is_blob(named) {
+                    blobs.insert(named);
+                }
+            });
+        }
+        let kept = self.of_kind(Kind::Manifest);
+        for manifest in kept.filter(|number| !manifests.contains(number)) {
+            self.for_each_named(manifest, |named| {
+                blobs.remove(&named);
+            });
+        }
+        blobs
+    }
+
+    /// Returns the tags and indexes that name each manifest.
+    fn parents(&self) -> HashMap<u32, Vec<u32>> {
+        let mut parents: HashMap<u32, Vec<u32>> = HashMap::new();
+        for by in self.of_kind(Kind::Manifest).chain(self.of_kind(Kind::Tag)) {
+            self.for_each_named(by, |named| {
+                let kind = self.objects[named as usize].kind();
+                if kind == Some(Kind::Manifest) && named != by {
+                    parents.entry(named).or_default().push(by);
+                }
+            });
+        }
+        parents
+    }
+
+    fn tags_of<'a>(
+        &'a self,
+        manifest: u32,
+        parents: &'a HashMap<u32, Vec<u32>>,
+    ) -> impl Iterator<Item = u32> + 'a {
+        let parents = parents.get(&manifest).into_iter().flatten().copied();
+        parents.filter(|&by| self.objects[by as usize].kind() == Some(Kind::Tag))
+    }
+
+    fn named_manifests(&self, number: u32) -> Vec<u32> {
+        let mut named = Vec::new();
+        if self.objects[number as usize].kind() == Some(Kind::Manifest) {
+            self.for_each_named(number, |child| {
+                if self.objects[child as usize].kind() == Some(Kind::Manifest) {
+                    named.push(child);
+                }
+            });
+        }
+        named
+    }
+
+    fn of_kind(&self, kind: Kind) -> impl Iterator<Item = u32> + '_ {
+        let numbers = 0..self.objects.len() as u32;
+        numbers.filter(move |&number| self.objects[number as usize].kind() == Some(kind))
+    }
+}

@@ -1,0 +1,169 @@
+//! The index: objects, links, uses.
+
+use std::sync::Arc;
+
+use super::index_sample::{MIB, blob, digest, facts, image, insert_tag, manifest, origin};
+use crate::oci::{Algorithm, Digest};
+use crate::store::Key;
+use crate::store::eviction::{Minute, Need, Objects as _, choose};
+use crate::store::index::{Index, ObjectName};
+
+/// Returns the victims' names, in the order of the removal.
+fn victims(index: &Index, now: u32, need_mib: u64) -> Vec<ObjectName> {
+    let need = Need {
+        bytes: need_mib * MIB,
+        files: 0,
+        metadata_bytes_max: u64::MAX,
+    };
+    let victims = choose(index, Minute(now), need);
+    victims
+        .into_iter()
+        .map(|number| index.name(number).unwrap().0)
+        .collect()
+}
+
+fn entry(key: Key) -> ObjectName {
+    ObjectName::Entry(key)
+}
+
+#[test]
+fn index_counts_the_bytes_of_its_objects() {
+    let mut index = Index::default();
+    index.insert(&blob("a"), facts(2, 1), None);
+    index.insert(&manifest("a", "m"), facts(1, 1), None);
+    insert_tag(&mut index, "a", "v1", "m");
+    assert_eq!((index.bytes(), index.len()), (3 * MIB, 3));
+    // A replaced entry counts once.
+    index.insert(&blob("a"), facts(5, 1), None);
+    insert_tag(&mut index, "a", "v1", "m2");
+    assert_eq!((index.bytes(), index.len()), (6 * MIB, 3));
+    index.remove(&blob("a"));
+    index.remove(&blob("a"));
+    index.remove(&manifest("b", "m"));
+    assert_eq!((index.bytes(), index.len()), (MIB, 2));
+}
+
+#[test]
+fn slot_of_a_removed_object_is_used_again() {
+    let mut index = Index::default();
+    for round in 0..100 {
+        let key = blob(&format!("{round}"));
+        index.insert(&key, facts(1, 1), None);
+        index.remove(&key);
+    }
+    assert_eq!((index.numbers(), index.len(), index.bytes()), (1, 0, 0));
+}
+
+#[test]
+fn same_manifest_in_two_repositories_is_two_objects() {
+    let mut index = Index::default();
+    index.insert(&manifest("a", "m"), facts(1, 1), None);
+    index.insert(&manifest("b", "m"), facts(1, 1), None);
+    index.remove(&manifest("a", "m"));
+    assert_eq!(index.len(), 1);
+    assert_eq!(victims(&index, 100, 1), [entry(manifest("b", "m"))]);
+}
+
+#[test]
+fn digests_of_both_algorithms_are_returned_whole() {
+    let mut index = Index::default();
+    let keys = [Algorithm::Sha256, Algorithm::Sha512].map(|by| Key::Blob(Digest::of(by, b"x")));
+    for (key, minute) in keys.iter().zip([1, 2]) {
+        index.insert(key, facts(1, minute), None);
+    }
+    assert_eq!(victims(&index, 100, 2), keys.clone().map(entry));
+    index.remove(&keys[1]);
+    assert_eq!(victims(&index, 100, 2), [entry(keys[0].clone())]);
+}
+
+#[test]
+fn image_leaves_with_all_its_blobs_and_its_tag_after_them() {
+    let mut index = Index::default();
+    for (name, minute) in [("old", 1), ("new", 2)] {
+        for layer in ["1", "2"] {
+            let key = blob(&format!("{name}-{layer}"));
+            index.insert(&key, facts(1, minute), None);
+        }
+        let layers = [format!("{name}-1"), format!("{name}-2")];
+        let links = image(&layers.each_ref().map(String::as_str));
+        index.insert(&manifest("a", name), facts(1, minute), Some(&links));
+    }
+    insert_tag(&mut index, "a", "v1", "old");
+    // A request for one byte removes the older image whole, and no metadata.
+    let mut evicted = victims(&index, 100, 1);
+    evicted.sort_by_key(|name| format!("{name:?}"));
+    let mut expected = [entry(blob("old-1")), entry(blob("old-2"))];
+    expected.sort_by_key(|name| format!("{name:?}"));
+    assert_eq!(evicted, expected);
+    let all = victims(&index, 100, 1_000);
+    assert_eq!(all.len(), 7);
+    let tag = ObjectName::Tag {
+        origin: Arc::new(origin("a")),
+        file_name: "v1".into(),
+    };
+    let place = |name: &ObjectName| all.iter().position(|other| other == name).unwrap();
+    assert!(place(&entry(manifest("a", "old"))) < place(&tag));
+    assert!(place(&tag) < place(&entry(manifest("a", "new"))));
+}
+
+#[test]
+fn use_of_a_manifest_protects_its_blobs() {
+    let mut index = Index::default();
+    index.insert(&blob("layer"), facts(1, 1), None);
+    index.insert(&blob("other"), facts(1, 2), None);
+    index.insert(&manifest("a", "m"), facts(0, 1), Some(&image(&["layer"])));
+    index.record_use(digest("m").prefix(), Minute(95));
+    assert_eq!(victims(&index, 100, 9), [entry(blob("other"))]);
+}
+
+#[test]
+fn uses_within_ten_minutes_count_once() {
+    let mut index = Index::default();
+    index.insert(&blob("a"), facts(1, 100), None);
+    let uses = |index: &Index| index.get(0).unwrap().uses;
+    for (minute, count) in [(100, 1), (109, 1), (110, 2), (119, 2), (125, 3), (500, 4)] {
+        index.record_use(digest("a").prefix(), Minute(minute));
+        assert_eq!(uses(&index), count, "{minute}");
+    }
+}
+
+#[test]
+fn entry_of_an_earlier_process_counts_as_used_again_by_its_times() {
+    let mut index = Index::new(Minute(1_000));
+    for (name, used) in [("once", 105), ("again", 900)] {
+        let facts = crate::store::index::ObjectFacts {
+            bytes: MIB,
+            stored: Minute(100),
+            used: Minute(used),
+        };
+        index.insert_found(&blob(name), facts, None);
+    }
+    let objects = [0, 1].map(|number| index.get(number).unwrap());
+    assert_eq!(
+        objects.map(|object| (object.uses, object.counted.0)),
+        [(1, 1_000), (2, 1_000)]
+    );
+}
+
+#[test]
+fn use_is_saved_once_until_the_next_use_an_hour_later() {
+    let mut index = Index::default();
+    index.insert(&blob("a"), facts(1, 100), None);
+    assert_eq!(index.take_unsaved_uses(60, 9), []);
+    index.record_use(digest("a").prefix(), Minute(159));
+    assert_eq!(index.take_unsaved_uses(60, 9), []);
+    index.record_use(digest("a").prefix(), Minute(160));
+    assert_eq!(index.take_unsaved_uses(60, 9), [(blob("a"), Minute(160))]);
+    assert_eq!(index.take_unsaved_uses(60, 9), []);
+    index.record_use(digest("a").prefix(), Minute(161));
+    assert_eq!(index.take_unsaved_uses(1, 9), [(blob("a"), Minute(161))]);
+}
+
+#[test]
+fn entry_found_by_the_scan_does_not_replace_a_newer_entry() {
+    let mut index = Index::default();
+    index.insert(&blob("a"), facts(1, 100), None);
+    index.insert_found(&blob("a"), facts(7, 1), None);
+    assert_eq!(index.bytes(), MIB);
+    assert_eq!(victims(&index, 105, 1), []);
+}

@@ -1,0 +1,216 @@
+//! Bounds of the store: evictions under load, after a restart, and beside a foreign writer.
+
+use std::fs::{File, FileTimes};
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant, SystemTime};
+
+use crate::harness::disk::{SmallDisk, blob_path, files_below};
+use crate::harness::*;
+
+const MIB: u64 = 1024 * 1024;
+
+/// The time for which the store gives no way to a foreign writer, by its documentation.
+const GIVES_WAY_WITHIN: Duration = Duration::from_secs(5);
+
+fn cache(upstream: &Registry) -> Server {
+    Server::options(upstream).env("STORAGE_BACKEND", "fs").start()
+}
+
+/// Makes `count` blobs of `size` bytes at the upstream.
+fn blobs(upstream: &Registry, count: u64, size: u64) -> Vec<PseudoRandom> {
+    let seed = fresh_seed();
+    let blobs = (0..count).map(|n| PseudoRandom::new(seed + n, size));
+    blobs.inspect(|blob| drop(upstream.blob(blob.clone()))).collect()
+}
+
+fn pull(cache: &Server, upstream: &Registry, blob: &PseudoRandom) {
+    let path = upstream.blob_url("a", &blob.digest());
+    cache.client().pull(&path, blob);
+}
+
+/// Pulls `blobs`, and waits until all are stored.
+fn store(cache: &Server, upstream: &Registry, blobs: &[PseudoRandom]) {
+    for blob in blobs {
+        // On a slow disk, the cache continues a pull without storing.
+        eventually("the blob is stored", || {
+            pull(cache, upstream, blob);
+            cache.is_stored(&blob.digest())
+        });
+    }
+}
+
+/// Makes the whole store look unused for `hours`.
+fn age(root: &Path, hours: u64) {
+    let then = SystemTime::now() - Duration::from_secs(hours * 3600);
+    for path in files_below(root) {
+        let times = FileTimes::new().set_modified(then).set_accessed(then);
+        let file = File::open(&path).expect("a file of the store");
+        file.set_times(times).expect("set the times");
+    }
+}
+
+/// Returns the bytes of the files below `root` on the disk, like `du`.
+fn disk_bytes(root: &Path) -> u64 {
+    let files = files_below(root);
+    let metadata = files.iter().filter_map(|path| path.metadata().ok());
+    metadata.map(|found| found.blocks() * 512).sum()
+}
+
+#[test]
+fn bound_holds_while_clients_pull_ten_times_as_much() {
+    const BOUND: u64 = 48 * MIB;
+    const CLIENTS: usize = 64;
+    let upstream = Registry::new();
+    let mut cache = cache(&upstream);
+    let old = blobs(&upstream, 8, 4 * MIB);
+    store(&cache, &upstream, &old);
+    cache.stop();
+    age(cache.root(), 5);
+    cache.set_env("CACHE_MAX_SIZE", BOUND);
+    cache.restart();
+    cache.wait_stderr("store scanned");
+
+    let new = blobs(&upstream, 120, 4 * MIB);
+    let is_over = AtomicBool::new(false);
+    let most = thread::scope(|scope| {
+        let sampler = scope.spawn(|| {
+            let mut most = 0;
+            while !is_over.load(Ordering::Relaxed) {
+                most = most.max(disk_bytes(cache.root()));
+                thread::sleep(Duration::from_millis(20));
+            }
+            most
+        });
+        let clients: Vec<_> = (0..CLIENTS)
+            .map(|client| {
+                let (cache, upstream, new) = (&cache, &upstream, &new);
+                scope.spawn(move || {
+                    for blob in new.iter().skip(client).step_by(CLIENTS) {
+                        pull(cache, upstream, blob);
+                    }
+                })
+            })
+            .collect();
+        for client in clients {
+            client.join().expect("each pull succeeds");
+        }
+        is_over.store(true, Ordering::Relaxed);
+        sampler.join().expect("the sampler ends")
+    });
+    assert!(most <= BOUND, "{most} bytes of {BOUND}");
+    let stored = |blobs: &[PseudoRandom]| {
+        blobs
+            .iter()
+            .filter(|blob| cache.is_stored(&blob.digest()))
+            .count()
+    };
+    assert!(stored(&new) > 0, "new content replaces unused content");
+    assert!(stored(&old) < old.len());
+    cache.settled_store().expect_sound();
+    cache.wait_stderr("content evicted");
+}
+
+#[test]
+fn content_used_before_a_stop_outlives_unused_content() {
+    let upstream = Registry::new();
+    let mut cache = cache(&upstream);
+    let all = blobs(&upstream, 4, 4 * MIB);
+    store(&cache, &upstream, &all);
+    cache.stop();
+    age(cache.root(), 5);
+    cache.restart();
+    cache.wait_stderr("store scanned");
+    let used = &all[1];
+    wait_hit(&cache, &upstream.blob_url("a", &used.digest()));
+    cache.stop();
+    let accessed = |blob: &PseudoRandom| {
+        let found = blob_path(cache.root(), &blob.digest()).metadata();
+        found.expect("a stored blob").accessed().expect("a time")
+    };
+    let age_of = |blob| accessed(blob).elapsed().unwrap_or_default();
+    assert!(age_of(used) < Duration::from_secs(3600));
+    assert!(age_of(&all[0]) > Duration::from_secs(4 * 3600));
+
+    cache.set_env("CACHE_MAX_SIZE", 9 * MIB);
+    cache.restart();
+    eventually("the store shrinks to the bound", || {
+        disk_bytes(cache.root()) <= 9 * MIB
+    });
+    assert!(cache.is_stored(&used.digest()));
+    upstream.down();
+    pull(&cache, &upstream, used);
+}
+
+#[test]
+fn evicted_blob_is_fetched_again_by_one_request() {
+    let upstream = Registry::new();
+    let mut cache = cache(&upstream);
+    let all = blobs(&upstream, 4, 4 * MIB);
+    store(&cache, &upstream, &all);
+    cache.stop();
+    age(cache.root(), 5);
+    cache.set_env("CACHE_MAX_SIZE", 9 * MIB);
+    cache.restart();
+    eventually("the store shrinks to the bound", || {
+        disk_bytes(cache.root()) <= 9 * MIB
+    });
+    let evicted = all.iter().find(|blob| !cache.is_stored(&blob.digest()));
+    let evicted = evicted.expect("the bound is below the content");
+    upstream.clear_log();
+    pull(&cache, &upstream, evicted);
+    assert_eq!(upstream.gets(&evicted.digest()), 1);
+}
+
+#[test]
+fn object_above_its_bound_is_pulled_and_not_stored() {
+    let upstream = Registry::new();
+    let cache = Server::options(&upstream)
+        .env("STORAGE_BACKEND", "fs")
+        .env("CACHE_MAX_OBJECT_SIZE", "2MiB")
+        .start();
+    let [large, small] = [3 * MIB, MIB].map(|size| blobs(&upstream, 1, size).remove(0));
+    pull(&cache, &upstream, &large);
+    store(&cache, &upstream, &[small]);
+    cache.settled_store();
+    assert!(!cache.is_stored(&large.digest()));
+    cache.wait_stderr("CACHE_MAX_OBJECT_SIZE");
+    pull(&cache, &upstream, &large);
+}
+
+#[test]
+fn store_gives_way_to_a_foreign_writer() {
+    const FREE: u64 = 12 * MIB;
+    let Some(disk) = SmallDisk::mount(48 * MIB) else {
+        return;
+    };
+    let root = disk.path.join("store");
+    let upstream = Registry::new();
+    let mut cache = Server::options(&upstream)
+        .env("STORAGE_BACKEND", "fs")
+        .env("CACHE_MIN_FREE", FREE)
+        .root(&root)
+        .start();
+    let all = blobs(&upstream, 6, 4 * MIB);
+    store(&cache, &upstream, &all);
+    cache.stop();
+    age(&root, 5);
+    cache.restart();
+    cache.wait_stderr("store scanned");
+
+    disk.fill_leaving(2 * MIB);
+    let began = Instant::now();
+    let free = || {
+        let found = rustix::fs::statvfs(&disk.path).expect("the disk is mounted");
+        found.f_bavail * found.f_frsize
+    };
+    eventually("the store gives way", || free() >= FREE);
+    // A loaded machine may be late by some seconds.
+    let took = began.elapsed();
+    assert!(took < 4 * GIVES_WAY_WITHIN, "{took:?}");
+    for blob in &all {
+        pull(&cache, &upstream, blob);
+    }
+}
