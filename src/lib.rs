@@ -17,6 +17,7 @@ pub mod registry;
 
 pub mod cache;
 
+pub mod admin;
 pub mod manage;
 
 pub mod storage;

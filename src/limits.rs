@@ -573,6 +573,27 @@ pub const USES_QUEUED_MAX: usize = MEMORY_OBJECTS_MAX;
 /// Removed content that cores can look up. A core that has missed more forgets all its responses.
 pub const REMOVALS_MAX: usize = 16_384;
 
+/// Entries of a directory that the scan sorts at once: 200 bytes each, 6 MiB.
+pub const SCAN_PART_ENTRIES: usize = 32_768;
+
+// --- Admin API ---
+
+/// Concurrent connections to the admin socket. Operators and scripts need a few.
+pub const ADMIN_CONNECTIONS_MAX: usize = 16;
+
+/// Time from the accepted connection to the end of the request head, and to the end of the response.
+/// A removal of a million objects takes two minutes.
+pub const ADMIN_HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+pub const ADMIN_REQUEST_TIMEOUT: Duration = Duration::from_secs(600);
+
+/// Largest request body. A prune request with long patterns has a few KiB.
+pub const ADMIN_BODY_BYTES_MAX: usize = 64 * 1024;
+
+/// Planned removals that wait for their application, and their lifetime. A plan of a million objects
+/// takes 100 MiB, and each common plan less than 1 MiB.
+pub const PLANS_MAX: usize = 4;
+pub const PLAN_LIFETIME: Duration = Duration::from_secs(600);
+
 // --- Store and tags ---
 
 /// Time after which a lookup counts as a miss, so that a stalled disk does not delay a pull from

@@ -210,6 +210,7 @@ pub fn run(config: Config, read: &dyn Fn() -> Result<Config, Diagnostics>) -> Re
     let status = supervise::status(&listening.addresses, choice.driver, plan.len());
     notifier.ready(&status);
     let maintenance = storage.start_maintenance().map_err(AppError::threads)?;
+    let admin_socket = supervise::open_admin_socket(&storage, &helper);
 
     for signal in signals.forever() {
         match signal {
@@ -235,6 +236,7 @@ pub fn run(config: Config, read: &dyn Fn() -> Result<Config, Diagnostics>) -> Re
         config.drain_delay,
         config.drain_timeout,
     );
+    drop(admin_socket);
     drop(maintenance);
     if config.access_log {
         AccessLog::wait_for_cores();

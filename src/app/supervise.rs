@@ -1,14 +1,16 @@
-//! Notifications to systemd, and the start of the watchdog.
+//! Notifications to systemd, the admin socket, and the start of the watchdog.
 
 use std::time::Duration;
 
 use super::listen::Address;
+use crate::admin::{self, AdminSocket};
 use crate::config::SystemdEnvironment;
 use crate::runtime::driver::Driver;
 use crate::runtime::heartbeat::Health;
-use crate::runtime::helper::Workers;
+use crate::runtime::helper::{Helper, Workers};
 use crate::runtime::shutdown::Shutdown;
 use crate::runtime::watchdog::{self, Keepalive};
+use crate::storage::Storage;
 use crate::systemd::Notifier;
 
 /// Polling interval until all cores accept connections.
@@ -21,6 +23,20 @@ pub(super) fn notifier(systemd: &SystemdEnvironment) -> Notifier {
         tracing::warn!(%error, "systemd notification socket unusable");
         Notifier::default()
     })
+}
+
+/// Opens the admin socket of a cache with a local store. Without a socket, the process serves, and
+/// commands need a stopped cache.
+pub(super) fn open_admin_socket(storage: &Storage, helper: &Helper) -> Option<AdminSocket> {
+    let store = storage.local_store()?;
+    let path = admin::socket_path(store.root());
+    match admin::start(store, helper) {
+        Ok(socket) => Some(socket),
+        Err(error) => {
+            tracing::warn!(path = %path.display(), %error, "admin socket not opened");
+            None
+        }
+    }
 }
 
 /// Starts the watchdog. The watchdog sends two keepalives to systemd per watchdog interval.

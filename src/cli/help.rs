@@ -12,6 +12,8 @@ Commands:
   serve         run the cache (the default)
   config        check, print or describe the configuration (check | print | schema)
   list          list the stored images (--output table|wide|json|name, --pattern, --header, --short-digest)
+  purge         remove an image: purge REF [--dry-run] [--yes] [--json]
+  prune         remove images: --pattern, --date, --older-than, --unused-for, --keep-newest, --all [--dry-run] [--yes]
   healthcheck   check the cache on this machine: exit 0 if alive, otherwise 1
   version       print the version (also --version)
 ";

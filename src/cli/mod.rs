@@ -4,13 +4,15 @@
 //! - 0: success.
 //! - 1: failure, or ended by a second signal.
 //! - 2: the command line, the configuration or a system resource is unusable.
-//! - 3: stopped with connections cut off.
+//! - 3: stopped with connections cut off; nothing matches.
+//! - 4: refused.
 
 mod flags;
 mod healthcheck;
 mod healthcheck_tls;
 mod help;
 mod list;
+mod removal;
 
 use std::ffi::OsString;
 use std::io::Write;
@@ -23,9 +25,16 @@ use crate::config::{self, Auth, Config, Environment, Layer};
 use crate::log;
 use flags::Flags;
 use list::ListArgs;
+use removal::{PruneArgs, PurgeArgs};
 
 /// The exit code for a wrong command line or configuration. clap uses the same code.
 const EXIT_MISUSE: u8 = 2;
+
+/// The exit code of a command whose subject does not exist.
+const EXIT_NOT_FOUND: u8 = 3;
+
+/// The exit code of a command without a confirmation, or of a store in use.
+const EXIT_REFUSED: u8 = 4;
 
 /// The exit code of a shutdown that cut off connections.
 const EXIT_CUT: u8 = 3;
@@ -48,6 +57,10 @@ enum Command {
     Config(ConfigCommand),
     /// List the stored images.
     List(ListArgs),
+    /// Remove an image.
+    Purge(PurgeArgs),
+    /// Remove the images that rules select.
+    Prune(PruneArgs),
     /// Check whether the cache on this machine is alive.
     Healthcheck,
     /// Print the version.
@@ -84,6 +97,8 @@ pub fn run(args: impl IntoIterator<Item = OsString>, environment: Environment<'_
         Command::Serve => serve(&cli.flags.0, environment),
         Command::Config(command) => about_config(command, cli.flags.0, environment.looking_only()),
         Command::List(args) => list::run(&args, cli.flags.0, environment.looking_only()),
+        Command::Purge(args) => removal::purge(&args, cli.flags.0, environment.looking_only()),
+        Command::Prune(args) => removal::prune(&args, cli.flags.0, environment.looking_only()),
         Command::Healthcheck => match config::listen_addresses(cli.flags.0, environment) {
             Ok(listen) => match healthcheck::check_any(&listen, healthcheck::DEADLINE) {
                 Ok(line) => {

@@ -22,6 +22,7 @@ mod sources;
 mod value;
 
 pub use live::Live;
+pub use model::units::parse_duration;
 pub use model::{
     ANONYMOUS, Access, Allow, AllowRule, Auth, CertificatePattern, ClientAuthConfig, ClientCertificateConfig,
     FollowRedirects, Glob, HTPASSWD_BYTES_MAX, Htpasswd, IoDriver, KernelTls, ListenAddr, Mirror, Named, Pem,

@@ -23,9 +23,17 @@ impl Filter {
         parsed.collect::<Result<_, _>>().map(Filter)
     }
 
+    /// Returns whether there is no expression.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     pub fn selects(&self, image: &Image) -> bool {
-        let reference = image.reference();
-        self.0.is_empty() || self.0.iter().any(|expression| expression.is_match(&reference))
+        self.matches(&image.reference())
+    }
+
+    pub fn matches(&self, reference: &str) -> bool {
+        self.0.is_empty() || self.0.iter().any(|expression| expression.is_match(reference))
     }
 }
 

@@ -1,9 +1,13 @@
-//! Operations on stored content, for the command line.
+//! Operations on stored content, for the command line and the admin API.
 
 mod filter;
 mod images;
+mod prune_request;
+mod removal;
 mod table;
 
 pub use filter::Filter;
 pub use images::{Image, ImageKind, Listing, list};
+pub use prune_request::PruneRequest;
+pub use removal::{NotScanned, PlannedRemoval, PruneRule, RemovalReport, plan_prune, plan_purge};
 pub use table::{TableColumns, table};

@@ -3,6 +3,7 @@
 mod accept;
 mod digest;
 mod error_code;
+mod image_name;
 mod links;
 mod list_query;
 mod manifest;
@@ -18,6 +19,7 @@ mod tag;
 pub use accept::{Accept, AcceptClass};
 pub use digest::{Algorithm, Digest, DigestPrefix, Hasher, ParseDigestError};
 pub use error_code::ErrorCode;
+pub use image_name::{ImageName, ParseImageNameError};
 pub use links::{Child, Descriptor, ManifestLinks};
 pub use list_query::{ListQuery, QueryTooLong, pairs, percent_decoded};
 pub use manifest::{NotManifest, is_manifest_type, manifest_type};

@@ -204,6 +204,11 @@ impl Storage {
         }
     }
 
+    /// Returns the store of this machine, for the operations of operators.
+    pub fn local_store(&self) -> Option<Arc<FsStore>> {
+        self.local().cloned()
+    }
+
     fn local(&self) -> Option<&Arc<FsStore>> {
         match &self.0.tiers {
             Tiers::Local(fs) | Tiers::Both { fs, .. } => Some(fs),

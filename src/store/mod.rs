@@ -33,7 +33,8 @@ pub(crate) mod tests;
 
 pub use eviction::Minute;
 pub use fs::{
-    Evicted, FsStore, Ingest, OpenError, Removed, ScanReport, StoreReader, StoredManifest, StoredRepository,
+    Evicted, FsStore, Ingest, OpenError, Removed, ScanReport, StoreReader, StoreStats, StoredManifest,
+    StoredRepository,
 };
 pub use index::{IndexedImage, ObjectName, PlannedObject, RemovalPlan};
 pub use key::Key;

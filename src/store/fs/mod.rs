@@ -30,7 +30,7 @@ use crate::sync::Mutex;
 pub use ingest::Ingest;
 pub use open::OpenError;
 pub use reader::{StoreReader, StoredManifest, StoredRepository};
-pub use removal::Removed;
+pub use removal::{Removed, StoreStats};
 pub use room::Evicted;
 pub use scan::ScanReport;
 

@@ -37,6 +37,20 @@ impl FsStore {
         Self::open_within(StoreBounds::default(), root)
     }
 
+    /// Opens the store in `root` like [`FsStore::open_within`], for a command. Creates no store.
+    ///
+    /// # Errors
+    ///
+    /// `root` is not the directory of a store, another process holds the lock, or the directory is
+    /// not writable.
+    pub fn open_existing(bounds: StoreBounds, root: &Path) -> Result<Self, OpenError> {
+        let blobs = root.join(BLOBS);
+        if let Err(source) = fs::read_dir(&blobs) {
+            return Err(OpenError::Unusable { path: blobs, source });
+        }
+        Self::open_within(bounds, root)
+    }
+
     /// Creates the directories, takes the lock, and removes temporary files of earlier processes.
     ///
     /// # Errors

@@ -14,13 +14,17 @@ use crate::harness::server::TempDir;
 /// The folders that each folder of `src/` may import. `docs/explanation/architecture.md` contains
 /// the same table. Only `cli` imports `app`. A folder without a row imports only [`FOR_ALL`].
 const ARROWS: &[(&str, &[&str])] = &[
-    ("cli", &["app", "config", "manage", "store", "upstream"]),
-    ("manage", &["oci", "store"]),
+    (
+        "cli",
+        &["admin", "app", "config", "manage", "oci", "store", "upstream"],
+    ),
+    ("admin", &["manage", "oci", "runtime", "store"]),
+    ("manage", &["config", "oci", "store"]),
     (
         "app",
         &[
-            "auth", "cache", "config", "fairness", "registry", "runtime", "server", "storage", "sys",
-            "systemd", "upstream",
+            "admin", "auth", "cache", "config", "fairness", "registry", "runtime", "server", "storage",
+            "sys", "systemd", "upstream",
         ],
     ),
     ("systemd", &["sys"]),
@@ -63,6 +67,9 @@ const FOR_ALL: &[&str] = &[
 /// Files that may use Tokio: code that runs on the helper pool, and code shared between the pool
 /// and a core.
 const TOKIO: &[&str] = &[
+    "src/admin/api.rs",
+    "src/admin/client.rs",
+    "src/admin/mod.rs",
     "src/cache/blob/remote.rs",
     "src/cache/body_channel.rs",
     "src/cache/fill/body_hasher.rs",

@@ -1,0 +1,158 @@
+//! A client of the admin socket, for the command line.
+
+use std::io;
+use std::path::Path;
+
+use bytes::Bytes;
+use http::{Method, Request, StatusCode, header};
+use http_body_util::{BodyExt as _, Full};
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use tokio::net::UnixStream;
+use tokio::time::timeout;
+
+use super::socket_path;
+use crate::limits::ADMIN_REQUEST_TIMEOUT;
+use crate::manage::{PruneRequest, RemovalReport};
+use crate::oci::ImageName;
+
+/// A connection per request to the cache with a store in one directory. Blocks.
+#[derive(Debug)]
+pub struct AdminClient {
+    path: std::path::PathBuf,
+    runtime: tokio::runtime::Runtime,
+}
+
+/// A planned removal of the cache.
+#[derive(Debug, Deserialize)]
+pub struct ServerPlan {
+    plan: u64,
+    pub removal: RemovalReport,
+}
+
+/// The reason why a request to the cache failed.
+#[derive(Debug, thiserror::Error)]
+pub enum AdminError {
+    #[error("cannot reach the cache at {path}: {source}; run the command as the user of the cache")]
+    Unreachable { path: String, source: io::Error },
+    #[error("the cache at {0} sent no valid response; the log of the cache may have the reason")]
+    NoResponse(String),
+    /// The cache rejected the request.
+    #[error("{0}")]
+    Rejected(String),
+}
+
+#[derive(Deserialize)]
+struct ProblemDetails {
+    detail: String,
+}
+
+impl AdminClient {
+    /// Returns a client of the cache with the store in `root`. `None` if no cache runs there.
+    ///
+    /// # Errors
+    ///
+    /// A cache may run there, and this user cannot reach it.
+    pub fn of_running(root: &Path) -> Result<Option<Self>, AdminError> {
+        let path = socket_path(root);
+        let unreachable = |source| AdminError::Unreachable {
+            path: path.display().to_string(),
+            source,
+        };
+        match std::os::unix::net::UnixStream::connect(&path) {
+            Ok(_) => {}
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused
+                ) =>
+            {
+                return Ok(None);
+            }
+            Err(error) => return Err(unreachable(error)),
+        }
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        Ok(Some(AdminClient {
+            runtime: runtime.map_err(unreachable)?,
+            path,
+        }))
+    }
+
+    /// Removes an image, or plans its removal only.
+    ///
+    /// # Errors
+    ///
+    /// The request failed, and the cache may have removed a part.
+    pub fn purge(&self, name: &ImageName, dry_run: bool) -> Result<RemovalReport, AdminError> {
+        let name = name.to_string();
+        let name = utf8_percent_encode(&name, NON_ALPHANUMERIC);
+        let target = format!("/api/v1/images/{name}?dry_run={dry_run}");
+        self.send(Method::DELETE, &target, None)
+    }
+
+    /// Plans a prune.
+    ///
+    /// # Errors
+    ///
+    /// The request failed. Nothing is removed.
+    pub fn plan_prune(&self, request: &PruneRequest) -> Result<ServerPlan, AdminError> {
+        let body = serde_json::to_vec(request).expect("a request is strings and numbers");
+        self.send(Method::POST, "/api/v1/prune", Some(body))
+    }
+
+    /// Applies a planned prune.
+    ///
+    /// # Errors
+    ///
+    /// The request failed, and the cache may have removed a part.
+    pub fn apply(&self, plan: &ServerPlan) -> Result<RemovalReport, AdminError> {
+        self.send(Method::POST, &format!("/api/v1/prune/{}/apply", plan.plan), None)
+    }
+
+    fn send<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        target: &str,
+        body: Option<Vec<u8>>,
+    ) -> Result<T, AdminError> {
+        let no_response = || AdminError::NoResponse(self.path.display().to_string());
+        let mut request = Request::new(Full::new(Bytes::from(body.unwrap_or_default())));
+        *request.method_mut() = method;
+        *request.uri_mut() = target.parse().map_err(|_| no_response())?;
+        let headers = request.headers_mut();
+        let fields = [
+            (header::HOST, "localhost"),
+            (header::CONTENT_TYPE, "application/json"),
+        ];
+        for (name, value) in fields {
+            headers.insert(name, header::HeaderValue::from_static(value));
+        }
+        // The timer needs the context of the runtime.
+        let exchanged = self
+            .runtime
+            .block_on(async { timeout(ADMIN_REQUEST_TIMEOUT, exchange(&self.path, request)).await });
+        let (status, body) = exchanged.ok().and_then(Result::ok).ok_or_else(no_response)?;
+        if status.is_success() {
+            return serde_json::from_slice(&body).map_err(|_| no_response());
+        }
+        match serde_json::from_slice::<ProblemDetails>(&body) {
+            Ok(problem) => Err(AdminError::Rejected(problem.detail)),
+            Err(_) => Err(no_response()),
+        }
+    }
+}
+
+async fn exchange(
+    path: &Path,
+    request: Request<Full<Bytes>>,
+) -> Result<(StatusCode, Bytes), Box<dyn std::error::Error>> {
+    let stream = UnixStream::connect(path).await?;
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
+    tokio::spawn(connection);
+    let response = sender.send_request(request).await?;
+    let status = response.status();
+    Ok((status, response.into_body().collect().await?.to_bytes()))
+}

@@ -1,0 +1,77 @@
+//! Errors of the admin API, as problem details (RFC 9457).
+
+use bytes::Bytes;
+use http::{Response, StatusCode, header};
+use http_body_util::Full;
+use serde_json::json;
+
+use crate::manage::NotScanned;
+
+/// The reason why a request failed. Each has one status.
+#[derive(Debug, thiserror::Error)]
+pub enum Problem {
+    #[error("no such resource; see docs/reference/admin-api.md")]
+    NotFound,
+    #[error("the resource has no such method; allowed: {0}")]
+    Method(&'static str),
+    #[error("{0}")]
+    Invalid(String),
+    #[error("the content type of the body must be application/json")]
+    MediaType,
+    #[error("the socket serves the user of the cache and root; run the command as one of them")]
+    Forbidden,
+    #[error("the plan is unknown or older than ten minutes; plan the removal again")]
+    NoPlan,
+    #[error(transparent)]
+    NotScanned(#[from] NotScanned),
+    #[error("the operation panicked, which is a bug; the log has the message")]
+    Panicked,
+}
+
+impl Problem {
+    fn status(&self) -> StatusCode {
+        match self {
+            Problem::NotFound | Problem::NoPlan => StatusCode::NOT_FOUND,
+            Problem::Method(_) => StatusCode::METHOD_NOT_ALLOWED,
+            Problem::Invalid(_) => StatusCode::BAD_REQUEST,
+            Problem::MediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            Problem::Forbidden => StatusCode::FORBIDDEN,
+            Problem::NotScanned(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Problem::Panicked => StatusCode::INTERNAL_SERVER_ERROR,
+        }
+    }
+
+    pub fn response(self) -> Response<Full<Bytes>> {
+        let status = self.status();
+        let details = json!({
+            "type": "about:blank",
+            "title": status.canonical_reason(),
+            "status": status.as_u16(),
+            "detail": self.to_string(),
+        });
+        let mut response = json_response(status, &details, "application/problem+json");
+        if let Problem::Method(allowed) = self {
+            let allowed = header::HeaderValue::from_static(allowed);
+            response.headers_mut().insert(header::ALLOW, allowed);
+        }
+        response
+    }
+}
+
+/// Returns a response with `content` as JSON.
+pub fn json_response(
+    status: StatusCode,
+    content: &impl serde::Serialize,
+    media_type: &'static str,
+) -> Response<Full<Bytes>> {
+    let body = serde_json::to_vec(content).expect("the content is strings and numbers");
+    let mut response = Response::new(Full::new(body.into()));
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, header::HeaderValue::from_static(media_type));
+    headers.insert(
+        header::CACHE_CONTROL,
+        header::HeaderValue::from_static("no-store"),
+    );
+    response
+}

@@ -1,0 +1,274 @@
+//! The commands `purge` and `prune`. They change the store of a running cache through its admin
+//! socket, and a store without a cache directly.
+
+use std::io::{BufRead as _, IsTerminal as _, Write as _};
+use std::process::ExitCode;
+
+use clap::Args;
+
+use super::{EXIT_MISUSE, EXIT_NOT_FOUND, EXIT_REFUSED, fail};
+use crate::admin::{AdminClient, ServerPlan};
+use crate::config::{self, Environment, Layer};
+use crate::manage::{self, PlannedRemoval, PruneRequest, RemovalReport};
+use crate::oci::ImageName;
+use crate::store::{FsStore, OpenError};
+
+#[derive(Clone, Debug, PartialEq, Eq, Args)]
+pub(super) struct PurgeArgs {
+    /// The image: `[registry/]repository[:tag][@digest]`. Without tag and digest: all images of the
+    /// repository.
+    #[arg(value_name = "REF")]
+    image: String,
+    #[command(flatten)]
+    how: How,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Args)]
+pub(super) struct PruneArgs {
+    /// Images whose reference matches one of these regular expressions, separated by commas.
+    #[arg(long, value_name = "REGEX")]
+    pattern: Option<String>,
+    /// Images stored before this time in UTC.
+    #[arg(long, alias = "prune-before", value_name = "YYYY-MM-DDTHH:MM:SS")]
+    date: Option<String>,
+    /// Images stored longer ago.
+    #[arg(long, value_name = "30d")]
+    older_than: Option<String>,
+    /// Images without a use for this time.
+    #[arg(long, value_name = "7d")]
+    unused_for: Option<String>,
+    /// The tags of each repository that stay: those stored last.
+    #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
+    keep_newest: usize,
+    /// Remove every image.
+    #[arg(long)]
+    all: bool,
+    #[command(flatten)]
+    how: How,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Args)]
+struct How {
+    /// Print the removal, and remove nothing.
+    #[arg(long)]
+    dry_run: bool,
+    /// Remove without a question.
+    #[arg(long)]
+    yes: bool,
+    /// Print the removal as JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+/// An error of the command, with the exit code.
+struct Failure {
+    message: String,
+    code: ExitCode,
+}
+
+/// The store of a running cache, or a store without a cache.
+enum Target {
+    Running(AdminClient),
+    Directory(FsStore),
+}
+
+/// A removal, planned by a running cache or by this process.
+enum Plan {
+    Purge(ImageName, RemovalReport),
+    OfServer(ServerPlan),
+    Own(PlannedRemoval),
+}
+
+pub(super) fn purge(args: &PurgeArgs, flags: Layer, environment: Environment<'_>) -> ExitCode {
+    let name: ImageName = match args.image.parse() {
+        Ok(name) => name,
+        Err(error) => return fail(&error, ExitCode::from(EXIT_MISUSE)),
+    };
+    let plan = |target: &Target| match target {
+        Target::Running(cache) => {
+            let report = cache.purge(&name, true).map_err(Failure::of)?;
+            Ok(Plan::Purge(name.clone(), report))
+        }
+        Target::Directory(store) => manage::plan_purge(store, &name)
+            .map(Plan::Own)
+            .map_err(Failure::of),
+    };
+    ended(remove(args.how, flags, environment, plan))
+}
+
+pub(super) fn prune(args: &PruneArgs, flags: Layer, environment: Environment<'_>) -> ExitCode {
+    let request = PruneRequest {
+        pattern: args.pattern.clone(),
+        before: args.date.clone(),
+        older_than: args.older_than.clone(),
+        unused_for: args.unused_for.clone(),
+        keep_newest: args.keep_newest,
+        all: args.all,
+    };
+    let rule = match request.rule() {
+        Ok(rule) => rule,
+        Err(error) => return fail(&error, ExitCode::from(EXIT_MISUSE)),
+    };
+    let plan = |target: &Target| match target {
+        Target::Running(cache) => cache
+            .plan_prune(&request)
+            .map(Plan::OfServer)
+            .map_err(Failure::of),
+        Target::Directory(store) => manage::plan_prune(store, &rule)
+            .map(Plan::Own)
+            .map_err(Failure::of),
+    };
+    match remove(args.how, flags, environment, plan) {
+        // Rules may select nothing.
+        Err(failure) if failure.code == ExitCode::from(EXIT_NOT_FOUND) => ExitCode::SUCCESS,
+        ended_with => ended(ended_with),
+    }
+}
+
+fn ended(result: Result<(), Failure>) -> ExitCode {
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => fail(&failure.message, failure.code),
+    }
+}
+
+/// Plans a removal, prints it, and applies it after a confirmation.
+fn remove(
+    how: How,
+    flags: Layer,
+    environment: Environment<'_>,
+    plan: impl FnOnce(&Target) -> Result<Plan, Failure>,
+) -> Result<(), Failure> {
+    let target = Target::open(flags, environment)?;
+    let plan = plan(&target)?;
+    let planned = plan.report();
+    if planned.objects == 0 {
+        if how.json {
+            print_json(&planned);
+        }
+        return Err(Failure {
+            message: "no stored image matches; `oci-pull-through list` prints the stored images".to_owned(),
+            code: ExitCode::from(EXIT_NOT_FOUND),
+        });
+    }
+    if how.dry_run {
+        print(&planned, how, "would be removed");
+        return Ok(());
+    }
+    if !how.yes {
+        print(&planned, How { json: false, ..how }, "will be removed");
+        confirm()?;
+    }
+    let removed = plan.apply(&target)?;
+    print(&removed, how, "removed");
+    if removed.kept > 0 {
+        return Err(Failure {
+            message: format!(
+                "{} objects stayed, because they changed or could not be removed",
+                removed.kept
+            ),
+            code: ExitCode::FAILURE,
+        });
+    }
+    Ok(())
+}
+
+fn print(report: &RemovalReport, how: How, state: &str) {
+    if how.json {
+        return print_json(report);
+    }
+    let mut text = String::new();
+    for image in &report.images {
+        text.push_str(image);
+        text.push('\n');
+    }
+    let (images, objects) = (report.images.len(), report.objects);
+    let megabytes = report.bytes as f64 / 1e6;
+    text += &format!("{images} images, {objects} objects, {megabytes:.1} MB {state}\n");
+    // The write fails if the reader of a pipe has left, which is no error of the command.
+    let _ = std::io::stdout().write_all(text.as_bytes());
+}
+
+fn print_json(report: &RemovalReport) {
+    let json = serde_json::to_string_pretty(report).expect("a report is strings and numbers");
+    let _ = writeln!(std::io::stdout(), "{json}");
+}
+
+/// Reads a confirmation from the terminal.
+fn confirm() -> Result<(), Failure> {
+    let refused = |message: &str| {
+        Err(Failure {
+            message: message.to_owned(),
+            code: ExitCode::from(EXIT_REFUSED),
+        })
+    };
+    let stdin = std::io::stdin();
+    if !stdin.is_terminal() {
+        return refused("standard input is no terminal, so nothing is removed; add --yes to remove");
+    }
+    let _ = write!(std::io::stdout(), "Remove? [y/N] ");
+    let _ = std::io::stdout().flush();
+    let mut line = String::new();
+    let _ = stdin.lock().read_line(&mut line);
+    match line.trim() {
+        "y" | "Y" | "yes" => Ok(()),
+        _ => refused("nothing is removed"),
+    }
+}
+
+impl Target {
+    /// Finds the running cache, or opens and scans the directory.
+    fn open(flags: Layer, environment: Environment<'_>) -> Result<Self, Failure> {
+        let misuse = |message: String| Failure {
+            message,
+            code: ExitCode::from(EXIT_MISUSE),
+        };
+        let config = config::resolve(flags, environment).map_err(|error| misuse(error.to_string()))?;
+        let Some((root, _)) = config.storage.root() else {
+            let message = "the store is a bucket, and this command needs a directory; set FS_ROOT, or use the bucket's lifecycle rule";
+            return Err(misuse(message.to_owned()));
+        };
+        if let Some(cache) = AdminClient::of_running(root).map_err(Failure::of)? {
+            return Ok(Target::Running(cache));
+        }
+        match FsStore::open_existing(config.store_bounds(), root) {
+            Ok(store) => {
+                store.scan();
+                Ok(Target::Directory(store))
+            }
+            Err(error @ OpenError::InUse(_)) => Err(Failure {
+                message: format!("{error}, or stop the cache and repeat the command"),
+                code: ExitCode::from(EXIT_REFUSED),
+            }),
+            Err(error) => Err(Failure::of(error)),
+        }
+    }
+}
+
+impl Plan {
+    fn report(&self) -> RemovalReport {
+        match self {
+            Plan::Purge(_, report) => report.clone(),
+            Plan::OfServer(plan) => plan.removal.clone(),
+            Plan::Own(plan) => plan.report(),
+        }
+    }
+
+    fn apply(self, target: &Target) -> Result<RemovalReport, Failure> {
+        match (self, target) {
+            (Plan::Purge(name, _), Target::Running(cache)) => cache.purge(&name, false).map_err(Failure::of),
+            (Plan::OfServer(plan), Target::Running(cache)) => cache.apply(&plan).map_err(Failure::of),
+            (Plan::Own(plan), Target::Directory(store)) => Ok(plan.apply(store)),
+            _ => unreachable!("a plan is applied where it was made"),
+        }
+    }
+}
+
+impl Failure {
+    fn of(error: impl std::fmt::Display) -> Self {
+        Failure {
+            message: error.to_string(),
+            code: ExitCode::FAILURE,
+        }
+    }
+}

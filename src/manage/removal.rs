@@ -1,0 +1,151 @@
+//! Removals of images. A removal is planned first and applied afterwards.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::Filter;
+use crate::oci::{ImageName, Reference};
+use crate::store::{FsStore, IndexedImage, Minute, RemovalPlan, Removed};
+
+/// The images that a prune removes. A rule without conditions selects every image.
+#[derive(Debug, Default)]
+pub struct PruneRule {
+    pub filter: Filter,
+    /// Only images stored before this time, in seconds since 1970.
+    pub stored_before: Option<u64>,
+    /// Only images without a use for this time.
+    pub unused_for: Option<Duration>,
+    /// The number of tags of each repository that stay: those stored last.
+    pub keep_newest: usize,
+}
+
+/// A removal that can be applied.
+#[derive(Clone, Debug, Default)]
+pub struct PlannedRemoval {
+    /// The references of the selected images.
+    images: Vec<String>,
+    plan: RemovalPlan,
+}
+
+/// The content of a removal, planned or applied.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RemovalReport {
+    /// The references of the selected images.
+    pub images: Vec<String>,
+    /// Manifests, tags and blobs.
+    pub objects: u64,
+    /// Bytes on the disk.
+    pub bytes: u64,
+    /// Objects that stayed, because they have changed since the plan or could not be removed.
+    #[serde(default)]
+    pub kept: u64,
+}
+
+/// The scan at start has not ended, so the content of the store is not known.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("the scan of the store has not ended; repeat the command when the log has `store scanned`")]
+pub struct NotScanned;
+
+/// Plans the removal of the image `name`, or of all images of a repository.
+///
+/// # Errors
+///
+/// The scan of the store has not ended.
+pub fn plan_purge(store: &FsStore, name: &ImageName) -> Result<PlannedRemoval, NotScanned> {
+    plan(store, |images| {
+        images.retain(|image| *image.origin == name.origin);
+        match &name.reference {
+            None => {}
+            Some(Reference::Tag(tag)) => images.retain(|image| image.tag.as_deref() == Some(tag.as_str())),
+            Some(Reference::Digest(digest)) => {
+                images.retain(|image| image.digest == Some(*digest));
+                *images = images.drain(..).map(IndexedImage::untagged).collect();
+            }
+        }
+    })
+}
+
+/// Plans the removal of the images that `rule` selects.
+///
+/// # Errors
+///
+/// The scan of the store has not ended.
+pub fn plan_prune(store: &FsStore, rule: &PruneRule) -> Result<PlannedRemoval, NotScanned> {
+    let now = Minute::now();
+    plan(store, |images| {
+        let newest = newest(images, rule.keep_newest);
+        let mut number = 0;
+        images.retain(|image| {
+            let is_newest = newest.contains(&number);
+            number += 1;
+            !is_newest && rule.selects(image, now)
+        });
+    })
+}
+
+impl PruneRule {
+    fn selects(&self, image: &IndexedImage, now: Minute) -> bool {
+        let is_old = |before| image.stored.unix_seconds() < before;
+        let is_unused = |limit: Duration| u64::from(now.since(image.used)) * 60 >= limit.as_secs();
+        self.filter.matches(&reference(image))
+            && self.stored_before.is_none_or(is_old)
+            && self.unused_for.is_none_or(is_unused)
+    }
+}
+
+/// Returns the places of the `count` images of each repository that were stored last. Images without
+/// a tag do not count. `images` is sorted by repository.
+fn newest(images: &[IndexedImage], count: usize) -> std::collections::HashSet<usize> {
+    let mut newest = std::collections::HashSet::new();
+    let mut from = 0;
+    for repository in images.chunk_by(|a, b| a.origin == b.origin) {
+        let places = from..from + repository.len();
+        let mut tagged: Vec<usize> = places.filter(|&at| images[at].tag.is_some()).collect();
+        tagged.sort_by_key(|&at| std::cmp::Reverse(images[at].stored));
+        newest.extend(tagged.into_iter().take(count));
+        from += repository.len();
+    }
+    newest
+}
+
+fn plan(store: &FsStore, select: impl FnOnce(&mut Vec<IndexedImage>)) -> Result<PlannedRemoval, NotScanned> {
+    let mut images = store.images().ok_or(NotScanned)?;
+    select(&mut images);
+    Ok(PlannedRemoval {
+        plan: store.plan_removal(&images),
+        images: images.iter().map(reference).collect(),
+    })
+}
+
+fn reference(image: &IndexedImage) -> String {
+    let name = format!("{}/{}", image.origin.namespace, image.origin.repository);
+    match (&image.tag, &image.digest) {
+        (Some(tag), _) => format!("{name}:{tag}"),
+        (None, Some(digest)) => format!("{name}@{digest}"),
+        (None, None) => name,
+    }
+}
+
+impl PlannedRemoval {
+    pub fn report(&self) -> RemovalReport {
+        RemovalReport {
+            images: self.images.clone(),
+            objects: self.plan.objects.len() as u64,
+            bytes: self.plan.bytes(),
+            kept: 0,
+        }
+    }
+
+    /// Removes the planned objects that are still stored.
+    pub fn apply(self, store: &FsStore) -> RemovalReport {
+        let Removed { objects, bytes, kept } = store.remove_planned(&self.plan);
+        RemovalReport {
+            images: self.images,
+            objects,
+            bytes,
+            kept,
+        }
+    }
+}

@@ -1,0 +1,342 @@
+//! The commands `purge` and `prune`, beside a running cache and after its end, and the admin socket.
+
+use std::io::{Read as _, Write as _};
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::os::unix::net::UnixStream;
+use std::process::{Output, Stdio};
+
+use serde_json::Value;
+
+use crate::harness::disk::files_below;
+use crate::harness::image::{ACCEPT_ALL, Flavor};
+use crate::harness::*;
+
+fn cache(upstream: &Registry) -> Server {
+    let cache = Server::options(upstream).env("STORAGE_BACKEND", "fs").start();
+    cache.wait_stderr("store scanned");
+    cache
+}
+
+fn run(cache: &Server, arguments: &[&str]) -> Output {
+    Server::command(cache.home(), cache.root())
+        .args(arguments)
+        .stdin(Stdio::null())
+        .output()
+        .expect("the binary starts")
+}
+
+/// Runs a removal, and returns its report.
+#[track_caller]
+fn report(cache: &Server, arguments: &[&str]) -> Value {
+    let output = run(cache, &[arguments, &["--json"]].concat());
+    assert!(output.status.success(), "{output:?}");
+    serde_json::from_slice(&output.stdout).expect("the output is a report in JSON")
+}
+
+#[track_caller]
+fn fails(cache: &Server, code: i32, part: &str, arguments: &[&str]) {
+    let output = run(cache, arguments);
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(code), "{arguments:?}: {stderr}");
+    assert!(stderr.contains(part), "{arguments:?}: {stderr}");
+}
+
+/// Pulls a manifest and all its blobs, and waits until the cache has stored them.
+fn pull(cache: &Server, upstream: &Registry, repository: &str, reference: &str, image: &Image) {
+    let path = upstream.manifest_url(repository, reference);
+    let got = cache.client().get_with(&path, &[("Accept", ACCEPT_ALL)]);
+    got.expect(&image.manifest);
+    cache.wait_stored(&image.digest);
+    for (digest, content) in &image.blobs {
+        let path = upstream.blob_url(repository, digest);
+        cache.client().get(&path).expect(&content.bytes());
+        cache.wait_stored(digest);
+    }
+}
+
+/// Two images with a common layer, pulled by the tags `v1` and `v2`.
+fn two_images(cache: &Server, upstream: &Registry) -> [Image; 2] {
+    let seed = fresh_seed();
+    let layer = |n: u64| Content::from(PseudoRandom::new(seed + n, 300_000));
+    let images = [1, 2].map(|n| {
+        let tag = format!("v{n}");
+        let image = Image::push(upstream, "org/app", &tag, Flavor::Oci, &[layer(0), layer(n)]);
+        pull(cache, upstream, "org/app", &tag, &image);
+        image
+    });
+    // The pointer of the tag is written after the manifest.
+    cache.settled_store();
+    eventually("both tags are stored", || {
+        let output = run(cache, &["list", "--output", "name"]);
+        String::from_utf8_lossy(&output.stdout).matches(":v").count() == 2
+    });
+    images
+}
+
+fn disk_bytes(cache: &Server) -> u64 {
+    let files = files_below(cache.root());
+    let metadata = files.iter().filter_map(|path| path.metadata().ok());
+    metadata.map(|found| found.blocks() * 512).sum()
+}
+
+fn name(upstream: &Registry, rest: &str) -> String {
+    format!("{}/org/app{rest}", upstream.name())
+}
+
+/// Purges `v1`, and checks the report, the disk and the next pull.
+fn purge_the_first_of(cache: &mut Server, upstream: &Registry, is_running: bool) {
+    let [first, second] = two_images(cache, upstream);
+    if !is_running {
+        cache.stop();
+    }
+    let before = disk_bytes(cache);
+    let planned = report(cache, &["purge", &name(upstream, ":v1"), "--dry-run"]);
+    assert_eq!(disk_bytes(cache), before, "a dry run removes nothing");
+    let removed = report(cache, &["purge", &name(upstream, ":v1"), "--yes"]);
+    assert_eq!(removed, planned);
+    assert_eq!(removed["images"], serde_json::json!([name(upstream, ":v1")]));
+    // Tag, manifest, config and layer. The common layer stays.
+    assert_eq!((&removed["objects"], &removed["kept"]), (&4.into(), &0.into()));
+    let freed = before - disk_bytes(cache);
+    let bytes = removed["bytes"].as_u64().expect("a number");
+    assert!(
+        bytes.abs_diff(freed) * 100 <= freed,
+        "reported {bytes}, freed {freed}"
+    );
+
+    if !is_running {
+        cache.restart();
+    }
+    upstream.clear_log();
+    pull(cache, upstream, "org/app", "v2", &second);
+    assert_eq!(
+        upstream.count(|seen| seen.is_get("/v2/")),
+        0,
+        "the other image is complete"
+    );
+    pull(cache, upstream, "org/app", "v1", &first);
+    let [own, common] = ["own", "common"].map(|which| {
+        let shared = |digest: &str| second.blobs.iter().any(|(other, _)| other == digest);
+        let is_wanted = |digest: &str| shared(digest) == (which == "common");
+        let digests = first.blobs.iter().filter(|(digest, _)| is_wanted(digest));
+        digests
+            .map(|(digest, _)| upstream.gets(digest))
+            .collect::<Vec<_>>()
+    });
+    assert!(own.iter().all(|&count| count == 1), "{own:?}");
+    assert!(common.iter().all(|&count| count == 0), "{common:?}");
+    assert_eq!(upstream.gets("/manifests/"), 1);
+    cache.settled_store().expect_sound();
+}
+
+#[test]
+fn purge_beside_a_running_cache_removes_an_image_and_keeps_common_layers() {
+    let upstream = Registry::new();
+    purge_the_first_of(&mut cache(&upstream), &upstream, true);
+}
+
+#[test]
+fn purge_without_a_running_cache_removes_the_same() {
+    let upstream = Registry::new();
+    purge_the_first_of(&mut cache(&upstream), &upstream, false);
+}
+
+#[test]
+fn purge_of_a_repository_by_digest_or_without_a_match() {
+    let upstream = Registry::new();
+    let cache = cache(&upstream);
+    let [first, _] = two_images(&cache, &upstream);
+    let by_digest = name(&upstream, &format!("@{}", first.digest));
+    assert_eq!(report(&cache, &["purge", &by_digest, "--yes"])["objects"], 4);
+    fails(
+        &cache,
+        3,
+        "no stored image matches",
+        &["purge", &by_digest, "--yes"],
+    );
+    assert_eq!(
+        report(&cache, &["purge", &name(&upstream, ""), "--yes"])["objects"],
+        5
+    );
+    cache.settled_store().expect_clean();
+    fails(
+        &cache,
+        3,
+        "no stored image matches",
+        &["purge", &name(&upstream, ""), "--yes"],
+    );
+}
+
+#[test]
+fn removal_needs_a_confirmation_and_a_valid_command_line() {
+    let upstream = Registry::new();
+    let cache = cache(&upstream);
+    two_images(&cache, &upstream);
+    let before = disk_bytes(&cache);
+    let v1 = name(&upstream, ":v1");
+    fails(&cache, 4, "--yes", &["purge", &v1]);
+    fails(&cache, 4, "--yes", &["prune", "--all"]);
+    fails(&cache, 2, "[registry/]repository", &["purge", "UPPER", "--yes"]);
+    fails(&cache, 2, "set all", &["prune", "--yes"]);
+    fails(
+        &cache,
+        2,
+        "YYYY-MM-DDTHH:MM:SS",
+        &["prune", "--date", "today", "--yes"],
+    );
+    fails(
+        &cache,
+        2,
+        "regular expression",
+        &["prune", "--pattern", "(", "--yes"],
+    );
+    assert_eq!(disk_bytes(&cache), before);
+}
+
+#[test]
+fn prune_selects_by_pattern_age_and_number() {
+    let upstream = Registry::new();
+    let mut cache = cache(&upstream);
+    two_images(&cache, &upstream);
+    let selected = |cache: &Server, rules: &[&str]| {
+        let report = report(cache, &[&["prune", "--dry-run"], rules].concat());
+        let images = report["images"].as_array().expect("a list").iter();
+        let tag = |image: &Value| {
+            image
+                .as_str()
+                .expect("a reference")
+                .rsplit(':')
+                .next()
+                .map(str::to_owned)
+        };
+        images.filter_map(tag).collect::<Vec<_>>()
+    };
+    let both = ["v1", "v2"];
+    for is_running in [true, false] {
+        if !is_running {
+            cache.stop();
+        }
+        assert_eq!(selected(&cache, &["--pattern", "app:v1"]), ["v1"], "{is_running}");
+        assert_eq!(selected(&cache, &["--all"]), both, "{is_running}");
+        assert_eq!(
+            selected(&cache, &["--date", "2999-01-01T00:00:00"]),
+            both,
+            "{is_running}"
+        );
+        assert_eq!(selected(&cache, &["--unused-for", "0s"]), both, "{is_running}");
+        assert_eq!(selected(&cache, &["--keep-newest", "1"]).len(), 1, "{is_running}");
+        for nothing in [
+            ["--older-than", "1h"],
+            ["--unused-for", "1h"],
+            ["--prune-before", "2020-01-01T00:00:00"],
+            ["--keep-newest", "2"],
+        ] {
+            let output = run(&cache, &[&["prune", "--yes"][..], &nothing].concat());
+            assert_eq!(output.status.code(), Some(0), "{nothing:?}: {output:?}");
+        }
+    }
+    cache.restart();
+    cache.wait_stderr("store scanned");
+    assert_eq!(report(&cache, &["prune", "--all", "--yes"])["objects"], 9);
+    cache.wait_stderr("change completed");
+    cache.settled_store().expect_clean();
+}
+
+/// Sends a request to the admin socket. Returns status, head and body.
+fn ask(cache: &Server, request: &str) -> (u16, String, String) {
+    let mut socket = UnixStream::connect(cache.root().join(".admin.sock")).expect("the socket accepts");
+    socket.write_all(request.as_bytes()).expect("the socket reads");
+    let mut text = String::new();
+    socket.read_to_string(&mut text).expect("the response is text");
+    let (head, body) = text.split_once("\r\n\r\n").expect("a head");
+    let status = head.split(' ').nth(1).and_then(|status| status.parse().ok());
+    (
+        status.expect("a status"),
+        head.to_ascii_lowercase(),
+        body.to_owned(),
+    )
+}
+
+#[test]
+fn admin_socket_rejects_wrong_requests_with_problem_details() {
+    let upstream = Registry::new();
+    let cache = cache(&upstream);
+    let mode = cache
+        .root()
+        .join(".admin.sock")
+        .metadata()
+        .expect("the socket")
+        .permissions()
+        .mode();
+    assert_eq!(mode & 0o777, 0o660);
+    let json = "Host: a\r\nContent-Type: application/json\r\nContent-Length: ";
+    for (request, status) in [
+        ("GET / HTTP/1.1\r\nHost: a\r\n\r\n".to_owned(), 404),
+        ("GET /api/v1/prune HTTP/1.1\r\nHost: a\r\n\r\n".to_owned(), 405),
+        ("GET /api/v1/images/a HTTP/1.1\r\nHost: a\r\n\r\n".to_owned(), 405),
+        (
+            "DELETE /api/v1/images/A%2F HTTP/1.1\r\nHost: a\r\n\r\n".to_owned(),
+            400,
+        ),
+        (
+            "DELETE /api/v1/images/a?force HTTP/1.1\r\nHost: a\r\n\r\n".to_owned(),
+            400,
+        ),
+        (
+            "POST /api/v1/prune HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n".to_owned(),
+            415,
+        ),
+        (format!("POST /api/v1/prune HTTP/1.1\r\n{json}2\r\n\r\n{{}}"), 400),
+        (
+            format!("POST /api/v1/prune HTTP/1.1\r\n{json}7\r\n\r\n{{\"a\":1}}"),
+            400,
+        ),
+        (
+            format!("POST /api/v1/prune/7/apply HTTP/1.1\r\n{json}0\r\n\r\n"),
+            404,
+        ),
+    ] {
+        let (found, head, body) = ask(&cache, &request);
+        assert_eq!(found, status, "{request}: {body}");
+        assert!(head.contains("content-type: application/problem+json"), "{head}");
+        let problem: Value = serde_json::from_str(&body).expect("problem details");
+        assert_eq!(problem["status"], status);
+        assert!(
+            problem["detail"]
+                .as_str()
+                .is_some_and(|detail| !detail.is_empty())
+        );
+    }
+    let (status, _, body) = ask(&cache, "GET /api/v1/stats HTTP/1.1\r\nHost: a\r\n\r\n");
+    let stats: Value = serde_json::from_str(&body).expect("JSON");
+    assert_eq!(
+        (status, &stats["scanned"], &stats["objects"]),
+        (200, &true.into(), &0.into())
+    );
+}
+
+#[test]
+fn second_removal_after_a_change_keeps_the_new_content() {
+    let upstream = Registry::new();
+    let cache = cache(&upstream);
+    let [first, _] = two_images(&cache, &upstream);
+    let body = r#"{"pattern": ":v1$"}"#;
+    let plan = format!(
+        "POST /api/v1/prune HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    let (status, _, planned) = ask(&cache, &plan);
+    assert_eq!(status, 201, "{planned}");
+    let planned: Value = serde_json::from_str(&planned).expect("JSON");
+    report(&cache, &["purge", &name(&upstream, ":v1"), "--yes"]);
+    pull(&cache, &upstream, "org/app", "v1", &first);
+    let apply = format!(
+        "POST /api/v1/prune/{}/apply HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n",
+        planned["plan"]
+    );
+    let (status, _, applied) = ask(&cache, &apply);
+    assert_eq!(status, 200, "{applied}");
+    assert_eq!(ask(&cache, &apply).0, 404, "a plan is applied once");
+    cache.settled_store().expect_sound();
+    pull(&cache, &upstream, "org/app", "v1", &first);
+}
