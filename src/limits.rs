@@ -576,6 +576,9 @@ pub const REMOVALS_MAX: usize = 16_384;
 /// Entries of a directory that the scan sorts at once: 200 bytes each, 6 MiB.
 pub const SCAN_PART_ENTRIES: usize = 32_768;
 
+/// Pins of a store: more than the tags that operators name one by one. The file has at most 5 MiB.
+pub const PINS_MAX: usize = 10_000;
+
 // --- Admin API ---
 
 /// Concurrent connections to the admin socket. Operators and scripts need a few.

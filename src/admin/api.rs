@@ -18,7 +18,7 @@ use crate::log;
 use crate::manage::{PlannedRemoval, PruneRequest, RemovalReport, plan_prune, plan_purge};
 use crate::oci::ImageName;
 use crate::runtime::helper::blocking;
-use crate::store::FsStore;
+use crate::store::{FsStore, Pin};
 
 type Answer = Result<Response<Full<Bytes>>, Problem>;
 
@@ -35,6 +35,7 @@ struct Change {
     selector: String,
 }
 
+const PINS: &str = "/api/v1/pins";
 const IMAGES: &str = "/api/v1/images/";
 const PRUNE: &str = "/api/v1/prune";
 
@@ -62,7 +63,12 @@ impl Api {
                 _ => Err(Problem::Method("POST")),
             };
         }
+        if let Some(pattern) = path.strip_prefix(PINS).and_then(|rest| rest.strip_prefix('/')) {
+            return self.change_pin(actor, &method, pattern).await;
+        }
         match (&*path, method) {
+            (PINS, Method::GET) => ok(StatusCode::OK, &json!({"pins": self.store.pins()})),
+            (PINS, _) => Err(Problem::Method("GET")),
             (PRUNE, Method::POST) => self.plan(request).await,
             (PRUNE, _) => Err(Problem::Method("POST")),
             ("/api/v1/stats", Method::GET) => ok(StatusCode::OK, &self.store.stats()),
@@ -94,6 +100,36 @@ impl Api {
             selector,
         };
         self.remove(change, plan).await
+    }
+
+    /// `PUT /api/v1/pins/{pattern}` and `DELETE /api/v1/pins/{pattern}`
+    async fn change_pin(self: &Arc<Self>, actor: Actor, method: &Method, pattern: &str) -> Answer {
+        let pin = Pin::parse(&percent_decode_str(pattern).decode_utf8_lossy())?;
+        let is_added = match *method {
+            Method::PUT => true,
+            Method::DELETE => false,
+            _ => return Err(Problem::Method("PUT, DELETE")),
+        };
+        let store = self.store.clone();
+        let pattern = pin.as_str().to_owned();
+        let changed = blocking(move || {
+            if is_added {
+                store.pin(pin)
+            } else {
+                store.unpin(&pin)
+            }
+        })
+        .await;
+        let changed = changed.map_err(|_| Problem::Panicked)??;
+        let action = if is_added { "pin" } else { "unpin" };
+        tracing::info!(
+            uid = actor.uid,
+            action,
+            selector = pattern,
+            changed,
+            "change completed"
+        );
+        ok(StatusCode::OK, &json!({"pin": pattern, "changed": changed}))
     }
 
     /// `POST /api/v1/prune`

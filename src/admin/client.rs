@@ -18,6 +18,7 @@ use super::socket_path;
 use crate::limits::ADMIN_REQUEST_TIMEOUT;
 use crate::manage::{PruneRequest, RemovalReport};
 use crate::oci::ImageName;
+use crate::store::Pin;
 
 /// A connection per request to the cache with a store in one directory. Blocks.
 #[derive(Debug)]
@@ -43,6 +44,16 @@ pub enum AdminError {
     /// The cache rejected the request.
     #[error("{0}")]
     Rejected(String),
+}
+
+#[derive(Deserialize)]
+struct PinList {
+    pins: Vec<String>,
+}
+
+#[derive(Deserialize)]
+struct PinChange {
+    changed: bool,
 }
 
 #[derive(Deserialize)]
@@ -110,6 +121,28 @@ impl AdminClient {
     /// The request failed, and the cache may have removed a part.
     pub fn apply(&self, plan: &ServerPlan) -> Result<RemovalReport, AdminError> {
         self.send(Method::POST, &format!("/api/v1/prune/{}/apply", plan.plan), None)
+    }
+
+    /// Returns the patterns of all pins.
+    ///
+    /// # Errors
+    ///
+    /// The request failed.
+    pub fn pins(&self) -> Result<Vec<String>, AdminError> {
+        let list: PinList = self.send(Method::GET, "/api/v1/pins", None)?;
+        Ok(list.pins)
+    }
+
+    /// Adds or removes a pin. Returns whether the pins have changed.
+    ///
+    /// # Errors
+    ///
+    /// The request failed. The pins are unchanged.
+    pub fn change_pin(&self, pin: &Pin, is_added: bool) -> Result<bool, AdminError> {
+        let method = if is_added { Method::PUT } else { Method::DELETE };
+        let pattern = utf8_percent_encode(pin.as_str(), NON_ALPHANUMERIC);
+        let change: PinChange = self.send(method, &format!("/api/v1/pins/{pattern}"), None)?;
+        Ok(change.changed)
     }
 
     fn send<T: DeserializeOwned>(

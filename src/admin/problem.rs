@@ -5,7 +5,8 @@ use http::{Response, StatusCode, header};
 use http_body_util::Full;
 use serde_json::json;
 
-use crate::manage::NotScanned;
+use crate::manage::PlanError;
+use crate::store::PinError;
 
 /// The reason why a request failed. Each has one status.
 #[derive(Debug, thiserror::Error)]
@@ -23,7 +24,9 @@ pub enum Problem {
     #[error("the plan is unknown or older than ten minutes; plan the removal again")]
     NoPlan,
     #[error(transparent)]
-    NotScanned(#[from] NotScanned),
+    Plan(#[from] PlanError),
+    #[error(transparent)]
+    Pin(#[from] PinError),
     #[error("the operation panicked, which is a bug; the log has the message")]
     Panicked,
 }
@@ -36,7 +39,10 @@ impl Problem {
             Problem::Invalid(_) => StatusCode::BAD_REQUEST,
             Problem::MediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Problem::Forbidden => StatusCode::FORBIDDEN,
-            Problem::NotScanned(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Problem::Plan(PlanError::NotScanned) => StatusCode::SERVICE_UNAVAILABLE,
+            Problem::Plan(PlanError::Pinned(_)) | Problem::Pin(PinError::TooMany) => StatusCode::CONFLICT,
+            Problem::Pin(PinError::Invalid(_)) => StatusCode::BAD_REQUEST,
+            Problem::Pin(PinError::NotWritten(_)) => StatusCode::INTERNAL_SERVER_ERROR,
             Problem::Panicked => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }

@@ -14,6 +14,7 @@ Commands:
   list          list the stored images (--output table|wide|json|name, --pattern, --header, --short-digest)
   purge         remove an image: purge REF [--dry-run] [--yes] [--json]
   prune         remove images: --pattern, --date, --older-than, --unused-for, --keep-newest, --all [--dry-run] [--yes]
+  pin, unpin    protect an image from removal: pin [REF or pattern], unpin REF
   healthcheck   check the cache on this machine: exit 0 if alive, otherwise 1
   version       print the version (also --version)
 ";

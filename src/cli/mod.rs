@@ -12,7 +12,9 @@ mod healthcheck;
 mod healthcheck_tls;
 mod help;
 mod list;
+mod pin;
 mod removal;
+mod target;
 
 use std::ffi::OsString;
 use std::io::Write;
@@ -25,6 +27,7 @@ use crate::config::{self, Auth, Config, Environment, Layer};
 use crate::log;
 use flags::Flags;
 use list::ListArgs;
+use pin::{PinArgs, UnpinArgs};
 use removal::{PruneArgs, PurgeArgs};
 
 /// The exit code for a wrong command line or configuration. clap uses the same code.
@@ -61,6 +64,10 @@ enum Command {
     Purge(PurgeArgs),
     /// Remove the images that rules select.
     Prune(PruneArgs),
+    /// Protect an image from eviction and removal.
+    Pin(PinArgs),
+    /// Remove a pin.
+    Unpin(UnpinArgs),
     /// Check whether the cache on this machine is alive.
     Healthcheck,
     /// Print the version.
@@ -99,6 +106,8 @@ pub fn run(args: impl IntoIterator<Item = OsString>, environment: Environment<'_
         Command::List(args) => list::run(&args, cli.flags.0, environment.looking_only()),
         Command::Purge(args) => removal::purge(&args, cli.flags.0, environment.looking_only()),
         Command::Prune(args) => removal::prune(&args, cli.flags.0, environment.looking_only()),
+        Command::Pin(args) => pin::pin(&args, cli.flags.0, environment.looking_only()),
+        Command::Unpin(args) => pin::unpin(&args, cli.flags.0, environment.looking_only()),
         Command::Healthcheck => match config::listen_addresses(cli.flags.0, environment) {
             Ok(listen) => match healthcheck::check_any(&listen, healthcheck::DEADLINE) {
                 Ok(line) => {

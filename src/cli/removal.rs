@@ -6,12 +6,12 @@ use std::process::ExitCode;
 
 use clap::Args;
 
+use super::target::{Failure, Target, ended};
 use super::{EXIT_MISUSE, EXIT_NOT_FOUND, EXIT_REFUSED, fail};
-use crate::admin::{AdminClient, ServerPlan};
-use crate::config::{self, Environment, Layer};
+use crate::admin::ServerPlan;
+use crate::config::{Environment, Layer};
 use crate::manage::{self, PlannedRemoval, PruneRequest, RemovalReport};
 use crate::oci::ImageName;
-use crate::store::{FsStore, OpenError};
 
 #[derive(Clone, Debug, PartialEq, Eq, Args)]
 pub(super) struct PurgeArgs {
@@ -58,18 +58,6 @@ struct How {
     /// Print the removal as JSON.
     #[arg(long)]
     json: bool,
-}
-
-/// An error of the command, with the exit code.
-struct Failure {
-    message: String,
-    code: ExitCode,
-}
-
-/// The store of a running cache, or a store without a cache.
-enum Target {
-    Running(AdminClient),
-    Directory(FsStore),
 }
 
 /// A removal, planned by a running cache or by this process.
@@ -122,13 +110,6 @@ pub(super) fn prune(args: &PruneArgs, flags: Layer, environment: Environment<'_>
         // Rules may select nothing.
         Err(failure) if failure.code == ExitCode::from(EXIT_NOT_FOUND) => ExitCode::SUCCESS,
         ended_with => ended(ended_with),
-    }
-}
-
-fn ended(result: Result<(), Failure>) -> ExitCode {
-    match result {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(failure) => fail(&failure.message, failure.code),
     }
 }
 
@@ -216,35 +197,6 @@ fn confirm() -> Result<(), Failure> {
     }
 }
 
-impl Target {
-    /// Finds the running cache, or opens and scans the directory.
-    fn open(flags: Layer, environment: Environment<'_>) -> Result<Self, Failure> {
-        let misuse = |message: String| Failure {
-            message,
-            code: ExitCode::from(EXIT_MISUSE),
-        };
-        let config = config::resolve(flags, environment).map_err(|error| misuse(error.to_string()))?;
-        let Some((root, _)) = config.storage.root() else {
-            let message = "the store is a bucket, and this command needs a directory; set FS_ROOT, or use the bucket's lifecycle rule";
-            return Err(misuse(message.to_owned()));
-        };
-        if let Some(cache) = AdminClient::of_running(root).map_err(Failure::of)? {
-            return Ok(Target::Running(cache));
-        }
-        match FsStore::open_existing(config.store_bounds(), root) {
-            Ok(store) => {
-                store.scan();
-                Ok(Target::Directory(store))
-            }
-            Err(error @ OpenError::InUse(_)) => Err(Failure {
-                message: format!("{error}, or stop the cache and repeat the command"),
-                code: ExitCode::from(EXIT_REFUSED),
-            }),
-            Err(error) => Err(Failure::of(error)),
-        }
-    }
-}
-
 impl Plan {
     fn report(&self) -> RemovalReport {
         match self {
@@ -260,15 +212,6 @@ impl Plan {
             (Plan::OfServer(plan), Target::Running(cache)) => cache.apply(&plan).map_err(Failure::of),
             (Plan::Own(plan), Target::Directory(store)) => Ok(plan.apply(store)),
             _ => unreachable!("a plan is applied where it was made"),
-        }
-    }
-}
-
-impl Failure {
-    fn of(error: impl std::fmt::Display) -> Self {
-        Failure {
-            message: error.to_string(),
-            code: ExitCode::FAILURE,
         }
     }
 }

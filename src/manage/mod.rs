@@ -9,5 +9,5 @@ mod table;
 pub use filter::Filter;
 pub use images::{Image, ImageKind, Listing, list};
 pub use prune_request::PruneRequest;
-pub use removal::{NotScanned, PlannedRemoval, PruneRule, RemovalReport, plan_prune, plan_purge};
+pub use removal::{PlanError, PlannedRemoval, PruneRule, RemovalReport, plan_prune, plan_purge};
 pub use table::{TableColumns, table};

@@ -43,18 +43,23 @@ pub struct RemovalReport {
     pub kept: u64,
 }
 
-/// The scan at start has not ended, so the content of the store is not known.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
-#[error("the scan of the store has not ended; repeat the command when the log has `store scanned`")]
-pub struct NotScanned;
+/// The reason why a removal cannot be planned.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum PlanError {
+    /// The content of the store is not known.
+    #[error("the scan of the store has not ended; repeat the command when the log has `store scanned`")]
+    NotScanned,
+    #[error("{0} is pinned; remove the pin with `oci-pull-through unpin`")]
+    Pinned(String),
+}
 
 /// Plans the removal of the image `name`, or of all images of a repository.
 ///
 /// # Errors
 ///
-/// The scan of the store has not ended.
-pub fn plan_purge(store: &FsStore, name: &ImageName) -> Result<PlannedRemoval, NotScanned> {
-    plan(store, |images| {
+/// The scan of the store has not ended, or a pin holds an image.
+pub fn plan_purge(store: &FsStore, name: &ImageName) -> Result<PlannedRemoval, PlanError> {
+    let (planned, pinned) = plan(store, |images| {
         images.retain(|image| *image.origin == name.origin);
         match &name.reference {
             None => {}
@@ -64,17 +69,21 @@ pub fn plan_purge(store: &FsStore, name: &ImageName) -> Result<PlannedRemoval, N
                 *images = images.drain(..).map(IndexedImage::untagged).collect();
             }
         }
-    })
+    })?;
+    match pinned.first() {
+        Some(image) => Err(PlanError::Pinned(reference(image))),
+        None => Ok(planned),
+    }
 }
 
-/// Plans the removal of the images that `rule` selects.
+/// Plans the removal of the images that `rule` selects and no pin holds.
 ///
 /// # Errors
 ///
 /// The scan of the store has not ended.
-pub fn plan_prune(store: &FsStore, rule: &PruneRule) -> Result<PlannedRemoval, NotScanned> {
+pub fn plan_prune(store: &FsStore, rule: &PruneRule) -> Result<PlannedRemoval, PlanError> {
     let now = Minute::now();
-    plan(store, |images| {
+    let (planned, _pinned) = plan(store, |images| {
         let newest = newest(images, rule.keep_newest);
         let mut number = 0;
         images.retain(|image| {
@@ -82,7 +91,8 @@ pub fn plan_prune(store: &FsStore, rule: &PruneRule) -> Result<PlannedRemoval, N
             number += 1;
             !is_newest && rule.selects(image, now)
         });
-    })
+    })?;
+    Ok(planned)
 }
 
 impl PruneRule {
@@ -110,13 +120,19 @@ fn newest(images: &[IndexedImage], count: usize) -> std::collections::HashSet<us
     newest
 }
 
-fn plan(store: &FsStore, select: impl FnOnce(&mut Vec<IndexedImage>)) -> Result<PlannedRemoval, NotScanned> {
-    let mut images = store.images().ok_or(NotScanned)?;
+/// Plans the removal of the selected images without a pin. Returns the other selected images too.
+fn plan(
+    store: &FsStore,
+    select: impl FnOnce(&mut Vec<IndexedImage>),
+) -> Result<(PlannedRemoval, Vec<IndexedImage>), PlanError> {
+    let mut images = store.images().ok_or(PlanError::NotScanned)?;
     select(&mut images);
-    Ok(PlannedRemoval {
+    let (images, pinned) = store.split_pinned(images);
+    let planned = PlannedRemoval {
         plan: store.plan_removal(&images),
         images: images.iter().map(reference).collect(),
-    })
+    };
+    Ok((planned, pinned))
 }
 
 fn reference(image: &IndexedImage) -> String {

@@ -1,7 +1,6 @@
 //! The maintenance of the local store, on a thread of its own: the scan at start, the recorded uses
 //! of content, room for new content, and the last uses on disk.
 
-use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
@@ -12,7 +11,8 @@ use crate::limits::{
     EVICTION_LOG_INTERVAL, ROOM_CHECK_INTERVAL, USES_QUEUED_MAX, USES_SAVE_TIMEOUT, USES_SAVED_AT_ONCE_MAX,
 };
 use crate::oci::DigestPrefix;
-use crate::runtime::clock::monotonic_millis;
+use crate::runtime::clock::{monotonic_millis, monotonic_seconds};
+use crate::runtime::condition_log::{LoggedCondition, Transition};
 use crate::store::{Evicted, FsStore, Minute, Removals};
 
 /// Reports of uses from the cores to the maintenance thread.
@@ -53,8 +53,9 @@ impl Storage {
         let (ending, ended) = bounded::<()>(0);
         if let Some(store) = self.local().cloned() {
             let uses = self.0.uses.receiver.clone();
+            let no_room = self.0.no_room.clone();
             let maintain = move || {
-                maintain(&store, &uses, &stopped);
+                maintain(&store, &uses, &no_room, &stopped);
                 drop(ending);
             };
             thread::Builder::new()
@@ -83,7 +84,12 @@ impl Drop for Maintenance {
     }
 }
 
-fn maintain(store: &Arc<FsStore>, uses: &Receiver<DigestPrefix>, stopped: &Receiver<()>) {
+fn maintain(
+    store: &FsStore,
+    uses: &Receiver<DigestPrefix>,
+    no_room: &LoggedCondition,
+    stopped: &Receiver<()>,
+) {
     scan(store);
     let mut log = EvictionLog::default();
     // The sender never sends, so only the drop of the sender ends the wait early.
@@ -92,6 +98,7 @@ fn maintain(store: &Arc<FsStore>, uses: &Receiver<DigestPrefix>, stopped: &Recei
         store.make_room();
         store.save_uses(USES_SAVED_AT_ONCE_MAX);
         log.add(store.take_evicted());
+        log_room(no_room);
     }
     store.record_uses(uses.try_iter());
     let began = monotonic_millis();
@@ -114,6 +121,19 @@ fn scan(store: &FsStore) {
         unreadable = report.unreadable,
         "store scanned"
     );
+}
+
+fn log_room(no_room: &LoggedCondition) {
+    match no_room.transition(monotonic_seconds()) {
+        Some(Transition::Started) => tracing::warn!(
+            reason = "no space within the bounds, and no content that may be evicted",
+            "store is full; pulls continue without storing"
+        ),
+        Some(Transition::Ended(objects)) => {
+            tracing::info!(objects_not_stored = objects, "store has room again");
+        }
+        None => {}
+    }
 }
 
 /// Sums evictions for one log line per [`EVICTION_LOG_INTERVAL`].

@@ -29,6 +29,7 @@ use std::sync::Arc;
 use crate::config::{StorageConfig, StoreBounds};
 use crate::fairness::Parties;
 use crate::limits::SPOOL_BYTES_MAX;
+use crate::runtime::condition_log::LoggedCondition;
 use crate::runtime::heartbeat::Health;
 use crate::runtime::helper::{Helper, blocking};
 use crate::runtime::memory_budget::MemoryBudget;
@@ -65,6 +66,8 @@ struct Shared {
     /// The writers of records to the local store.
     record_writers: RecordWriters,
     uses: UseQueue,
+    /// Content that found no room in the local store.
+    no_room: Arc<LoggedCondition>,
     parties: Parties,
     helper: Helper,
     memory: MemoryBudget,
@@ -136,6 +139,7 @@ impl Storage {
             uploads: Uploads::default(),
             record_writers: RecordWriters::default(),
             uses: UseQueue::default(),
+            no_room: Arc::default(),
             parties,
             helper,
             memory,
@@ -171,6 +175,19 @@ impl Storage {
     /// Records a failed write to the disk. Fills skip the disk for a while.
     pub fn record_write_failure(&self, why: &dyn std::fmt::Display) {
         self.0.health.failed(why);
+    }
+
+    /// Records content that was not stored. A lack of room, which may concern every pull for a while,
+    /// has two lines in the log, and a store that fails is skipped for a while.
+    pub fn record_unstored(&self, error: &StoreError) {
+        if error.is_about_room() && self.local().is_some() {
+            tracing::debug!(%error, "pull continues without storing");
+            self.0.no_room.record(1);
+        } else if error.is_about_size() {
+            tracing::warn!(%error, "pull continues without storing");
+        } else {
+            self.record_write_failure(error);
+        }
     }
 
     /// Schedules the verification of a local file that could not be read to the end. A damaged
@@ -258,11 +275,7 @@ impl Storage {
         match blocking(move || write(&store)).await {
             Ok(Ok(written)) => Some(written),
             Ok(Err(error)) => {
-                if error.is_about_size() {
-                    tracing::warn!(%error, "pull continues without storing");
-                } else {
-                    self.record_write_failure(&error);
-                }
+                self.record_unstored(&error);
                 None
             }
             Err(_) => None,

@@ -14,6 +14,8 @@ pub const RECORD_SUFFIX: &str = ".json";
 /// Used in directories only.
 pub const TEMPORARY: &str = ".tmp";
 /// Used in directories only.
+pub const PINS: &str = "pins.json";
+/// Used in directories only.
 pub const LOCK: &str = ".lock";
 pub const SIDECAR_SUFFIX: &str = ".meta.json";
 

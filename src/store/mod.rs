@@ -20,6 +20,7 @@ mod key;
 mod layout;
 mod meta;
 mod mode;
+mod pins;
 mod pointer;
 mod records;
 mod referrers;
@@ -39,6 +40,7 @@ pub use fs::{
 pub use index::{IndexedImage, ObjectName, PlannedObject, RemovalPlan};
 pub use key::Key;
 pub use meta::{Meta, SOURCES_MAX, Source, canonical_name};
+pub use pins::{Pin, PinError};
 pub use pointer::TagPointer;
 pub use referrers::{RecordName, ReferrersRecord};
 pub use removals::{Removals, Unseen};
@@ -107,6 +109,11 @@ impl StoreError {
                 "unfinished blobs of the registry hold its whole share of the free room",
             ),
         }
+    }
+
+    /// Returns whether the store has no room, for any content.
+    pub fn is_about_room(&self) -> bool {
+        self.doing == Self::RESERVE && self.source.kind() == std::io::ErrorKind::StorageFull
     }
 
     /// Returns whether the error concerns only this entry and not the store. The size, declared and

@@ -196,11 +196,7 @@ fn write(fill: &Fill, shared: &Shared, mut ingest: Option<StorageIngest>) {
             (Err(error), _) => {
                 if !state.disk.is_lost() {
                     state.disk = DiskWriter::Lost;
-                    if error.is_about_size() {
-                        tracing::warn!(%error, "pull continues without storing");
-                    } else {
-                        shared.storage.record_write_failure(&error);
-                    }
+                    shared.storage.record_unstored(&error);
                 }
             }
         }

@@ -74,6 +74,11 @@ pub trait Objects {
 
     /// Calls `visit` with each stored object that the manifest or tag `number` names.
     fn for_each_named(&self, number: u32, visit: impl FnMut(u32));
+
+    /// Returns whether the object may never be evicted.
+    fn is_pinned(&self, _number: u32) -> bool {
+        false
+    }
 }
 
 /// The room that an eviction must make.
@@ -101,7 +106,7 @@ pub struct Use {
 
 /// Returns the numbers of the objects to evict, in the order of their removal. Makes all the room
 /// of `need` unless too few objects may be evicted. Objects stored or used within
-/// [`EVICTION_AGE_MIN`] are never evicted.
+/// [`EVICTION_AGE_MIN`], and pinned objects, are never evicted.
 pub fn choose(objects: &impl Objects, now: Minute, need: Need) -> Vec<u32> {
     let uses = uses(objects, now);
     let Queues {
@@ -160,7 +165,8 @@ fn queues(objects: &impl Objects, uses: &[Use], now: Minute) -> Queues {
             (false, true) => &mut queues.main,
         };
         queue.bytes += object.bytes;
-        if is_old(now, object.stored) && is_old(now, used.last) {
+        let is_old = is_old(now, object.stored) && is_old(now, used.last);
+        if is_old && !objects.is_pinned(number) {
             queue.candidates.push(number);
         }
     }

@@ -4,6 +4,7 @@ mod commit;
 mod find;
 mod ingest;
 mod open;
+mod pins;
 mod reader;
 mod referrers;
 mod removal;
@@ -21,6 +22,7 @@ use rustix::fs::{Mode, OFlags};
 
 use super::claims::Claims;
 use super::index::Index;
+use super::pins::Pins;
 use super::records::Records;
 use super::removals::Removals;
 use super::{StoreError, layout, space};
@@ -52,6 +54,8 @@ pub struct FsStore {
     /// Locked before `naming`.
     evicting: Mutex<room::Evicting>,
     removals: Removals,
+    /// Locked before `index`.
+    pins: Mutex<Pins>,
 }
 
 impl FsStore {

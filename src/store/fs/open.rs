@@ -107,6 +107,7 @@ impl FsStore {
             index: Arc::new(Mutex::new(Index::new(Minute::now()))),
             evicting: Mutex::default(),
             removals: Removals::default(),
+            pins: Mutex::new(super::pins::read(root)),
         })
     }
 }

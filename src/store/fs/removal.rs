@@ -57,6 +57,15 @@ impl FsStore {
         index.is_whole().then(|| index.images())
     }
 
+    /// Splits `images` into the images without a pin, and the images that pins hold, also through an
+    /// index.
+    pub fn split_pinned(&self, images: Vec<IndexedImage>) -> (Vec<IndexedImage>, Vec<IndexedImage>) {
+        let pins = self.pins.lock();
+        let index = self.index.lock();
+        let pinned = index.with_pins(&pins);
+        images.into_iter().partition(|image| !pinned.hold(image))
+    }
+
     /// Returns the plan that removes `images` and the content that no other image needs.
     pub fn plan_removal<'a>(&self, images: impl IntoIterator<Item = &'a IndexedImage>) -> RemovalPlan {
         self.index.lock().plan_removal(images)

@@ -192,6 +192,7 @@ impl FsStore {
         let victims = {
             let space = Space::of(&self.root);
             let bounds = Bounds::new(&self.bounds, &space);
+            let pins = self.pins.lock();
             let index = self.index.lock();
             let shortage = shortage(&bounds, &self.usage(&index, space));
             let may_evict = index.is_whole() && evicting.exhausted_at != Some(now);
@@ -203,7 +204,7 @@ impl FsStore {
                 files: shortage.inodes,
                 metadata_bytes_max: bounds.metadata_max,
             };
-            let victims = choose(&*index, now, need).into_iter();
+            let victims = choose(&index.with_pins(&pins), now, need).into_iter();
             let victims = victims.filter_map(|number| Some((number, index.name(number)?)));
             victims.collect::<Vec<_>>()
         };

@@ -5,6 +5,7 @@
 //! million objects, of them 150,000 manifests, take some 90 MiB.
 
 mod object;
+mod pinned;
 mod removal;
 mod repositories;
 

@@ -20,7 +20,7 @@ pub struct IndexedImage {
     /// The last use, also through an index that names the manifest.
     pub used: Minute,
     /// The tag pointers of all classes of clients, and the manifests.
-    numbers: Vec<u32>,
+    pub(super) numbers: Vec<u32>,
 }
 
 impl IndexedImage {

@@ -7,6 +7,7 @@ use crate::oci::{Algorithm, Digest};
 use crate::store::Key;
 use crate::store::eviction::{Minute, Need, Objects as _, choose};
 use crate::store::index::{Index, ObjectName};
+use crate::store::pins::{Pin, Pins};
 
 /// Returns the victims' names, in the order of the removal.
 fn victims(index: &Index, now: u32, need_mib: u64) -> Vec<ObjectName> {
@@ -166,4 +167,37 @@ fn entry_found_by_the_scan_does_not_replace_a_newer_entry() {
     index.insert_found(&blob("a"), facts(7, 1), None);
     assert_eq!(index.bytes(), MIB);
     assert_eq!(victims(&index, 105, 1), []);
+}
+
+#[test]
+fn pinned_image_is_never_a_victim_with_all_its_content() {
+    let mut index = Index::default();
+    for (name, layer) in [("kept", "kept-layer"), ("other", "other-layer")] {
+        index.insert(&blob(layer), facts(1, 1), None);
+        index.insert(&blob("base"), facts(1, 1), None);
+        let links = image(&["base", layer]);
+        index.insert(&manifest("a", name), facts(0, 1), Some(&links));
+        insert_tag(&mut index, "a", name, name);
+    }
+    let mut pins = Pins::default();
+    pins.add(Pin::parse("r.example/a:kept").unwrap()).unwrap();
+    let need = Need {
+        bytes: 100 * MIB,
+        files: 100,
+        metadata_bytes_max: 0,
+    };
+    let pinned = index.with_pins(&pins);
+    let victims = choose(&pinned, Minute(100), need).into_iter();
+    let mut names: Vec<_> = victims.map(|number| index.name(number).unwrap().0).collect();
+    names.sort_by_key(|name| format!("{name:?}"));
+    let tag = ObjectName::Tag {
+        origin: Arc::new(origin("a")),
+        file_name: "other".into(),
+    };
+    let mut expected = vec![entry(blob("other-layer")), entry(manifest("a", "other")), tag];
+    expected.sort_by_key(|name| format!("{name:?}"));
+    assert_eq!(names, expected);
+    let images = index.images();
+    let held: Vec<_> = images.iter().map(|image| pinned.hold(image)).collect();
+    assert_eq!(held, [true, false]);
 }

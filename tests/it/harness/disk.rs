@@ -55,7 +55,7 @@ pub fn check(root: &Path) -> Report {
             Some("blobs") => check_blobs(&path, &mut report),
             Some("manifests") => check_manifests(&path, &mut report),
             Some(".tmp") => report.temps.extend(files_below(&path)),
-            Some(".lock" | ".admin.sock") => {}
+            Some(".lock" | ".admin.sock" | "pins.json") => {}
             _ => report.problems.push(format!("unexpected: {}", path.display())),
         }
     }

@@ -242,6 +242,55 @@ fn prune_selects_by_pattern_age_and_number() {
     cache.settled_store().expect_clean();
 }
 
+#[test]
+fn pinned_image_survives_a_kill_and_every_removal_until_its_pin_is_removed() {
+    let upstream = Registry::new();
+    let mut cache = cache(&upstream);
+    two_images(&cache, &upstream);
+    let (v1, v2) = (name(&upstream, ":v1"), name(&upstream, ":v2"));
+    let prints = |cache: &Server, arguments: &[&str], expected: &str| {
+        let output = run(cache, arguments);
+        assert!(output.status.success(), "{output:?}");
+        assert_eq!(String::from_utf8_lossy(&output.stdout), expected, "{arguments:?}");
+    };
+    prints(&cache, &["pin", &v1], &format!("{v1} pinned\n"));
+    prints(&cache, &["pin", &v1], &format!("{v1} was pinned already\n"));
+    cache.kill9();
+    prints(&cache, &["pin"], &format!("{v1}\n"));
+    for is_running in [false, true] {
+        if is_running {
+            cache.restart();
+            cache.wait_stderr("store scanned");
+        }
+        fails(&cache, 1, "is pinned", &["purge", &v1, "--yes"]);
+        let planned = report(&cache, &["prune", "--all", "--dry-run"]);
+        assert_eq!(planned["images"], serde_json::json!([v2]), "{is_running}");
+    }
+    report(&cache, &["prune", "--all", "--yes"]);
+    prints(&cache, &["list", "--output", "name"], &format!("{v1}\n"));
+    let missing = run(&cache, &["list", "--output", "json"]);
+    let images: Value = serde_json::from_slice(&missing.stdout).expect("a list in JSON");
+    assert_eq!(images[0]["missingBlobs"], 0);
+    prints(&cache, &["unpin", &v1], &format!("{v1} unpinned\n"));
+    fails(&cache, 3, "no pin", &["unpin", &v1]);
+    report(&cache, &["purge", &v1, "--yes"]);
+    cache.settled_store().expect_clean();
+}
+
+#[test]
+fn pattern_pins_every_matching_tag() {
+    let upstream = Registry::new();
+    let cache = cache(&upstream);
+    two_images(&cache, &upstream);
+    let pattern = name(&upstream, ":v*");
+    assert!(run(&cache, &["pin", &pattern]).status.success());
+    let output = run(&cache, &["prune", "--all", "--yes"]);
+    assert!(output.status.success(), "{output:?}");
+    let listed = run(&cache, &["list", "--output", "name"]);
+    assert_eq!(String::from_utf8_lossy(&listed.stdout).lines().count(), 2);
+    fails(&cache, 2, "no name of an image", &["pin", "UPPER"]);
+}
+
 /// Sends a request to the admin socket. Returns status, head and body.
 fn ask(cache: &Server, request: &str) -> (u16, String, String) {
     let mut socket = UnixStream::connect(cache.root().join(".admin.sock")).expect("the socket accepts");

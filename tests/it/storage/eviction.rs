@@ -45,7 +45,8 @@ fn store(cache: &Server, upstream: &Registry, blobs: &[PseudoRandom]) {
 /// Makes the whole store look unused for `hours`.
 fn age(root: &Path, hours: u64) {
     let then = SystemTime::now() - Duration::from_secs(hours * 3600);
-    for path in files_below(root) {
+    // A killed process leaves its socket.
+    for path in files_below(root).into_iter().filter(|path| path.is_file()) {
         let times = FileTimes::new().set_modified(then).set_accessed(then);
         let file = File::open(&path).expect("a file of the store");
         file.set_times(times).expect("set the times");
@@ -213,4 +214,35 @@ fn store_gives_way_to_a_foreign_writer() {
     for blob in &all {
         pull(&cache, &upstream, blob);
     }
+}
+
+#[test]
+fn kill_during_evictions_leaves_a_sound_store() {
+    const BOUND: u64 = 24 * MIB;
+    const ROUNDS: usize = 6;
+    let upstream = Registry::new();
+    let mut cache = cache(&upstream);
+    let mut random = Random::for_test("kill during evictions");
+    store(&cache, &upstream, &blobs(&upstream, 20, MIB));
+    cache.set_env("CACHE_MAX_SIZE", BOUND);
+    for _ in 0..ROUNDS {
+        cache.kill9();
+        age(cache.root(), 5);
+        cache.restart();
+        cache.wait_stderr("store scanned");
+        // Each stored blob needs the room of an old blob. The kill interrupts some of the evictions.
+        let new = blobs(&upstream, 3 + random.below(9), MIB);
+        thread::scope(|scope| {
+            for blob in &new {
+                scope.spawn(|| pull(&cache, &upstream, blob));
+            }
+        });
+        cache.kill9();
+    }
+    cache.restart();
+    cache.wait_stderr("store scanned");
+    let report = cache.settled_store();
+    report.expect_clean();
+    assert!(disk_bytes(cache.root()) <= BOUND);
+    assert!(!report.blobs.is_empty());
 }

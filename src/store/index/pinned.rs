@@ -1,0 +1,61 @@
+//! The objects of pinned images.
+
+use std::collections::HashSet;
+
+use super::{Index, IndexedImage};
+use crate::store::eviction::{Object, Objects};
+use crate::store::pins::Pins;
+
+/// An index with the numbers of the objects that pins hold.
+pub struct WithPins<'a> {
+    index: &'a Index,
+    pinned: HashSet<u32>,
+}
+
+impl Index {
+    /// Returns the index with the objects that `pins` hold: tags, manifests, and all content that
+    /// they name.
+    pub fn with_pins(&self, pins: &Pins) -> WithPins<'_> {
+        let mut pinned = HashSet::new();
+        if !pins.is_empty() {
+            let matcher = pins.matcher();
+            let mut open: Vec<u32> = Vec::new();
+            for image in self.images() {
+                if matcher.holds(&image.origin, image.tag.as_deref(), image.digest.as_ref()) {
+                    open.extend(&image.numbers);
+                }
+            }
+            while let Some(number) = open.pop() {
+                if pinned.insert(number) {
+                    self.for_each_named(number, |named| open.push(named));
+                }
+            }
+        }
+        WithPins { index: self, pinned }
+    }
+}
+
+impl WithPins<'_> {
+    /// Returns whether a pin holds a tag or the manifest of `image`.
+    pub fn hold(&self, image: &IndexedImage) -> bool {
+        image.numbers.iter().any(|number| self.pinned.contains(number))
+    }
+}
+
+impl Objects for WithPins<'_> {
+    fn numbers(&self) -> u32 {
+        self.index.numbers()
+    }
+
+    fn get(&self, number: u32) -> Option<Object> {
+        self.index.get(number)
+    }
+
+    fn for_each_named(&self, number: u32, visit: impl FnMut(u32)) {
+        self.index.for_each_named(number, visit);
+    }
+
+    fn is_pinned(&self, number: u32) -> bool {
+        self.pinned.contains(&number)
+    }
+}
