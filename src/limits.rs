@@ -549,6 +549,9 @@ pub const OBJECT_SHARE: u64 = 2;
 pub const EVICTION_STEP_SHARE: u64 = 20;
 pub const EVICTION_START_SHARE: u64 = 50;
 
+/// Time of an eviction before other ingests may evict: some 500 objects.
+pub const EVICTION_SLICE_TIME: Duration = Duration::from_millis(50);
+
 /// Interval of the checks for room in the background.
 pub const ROOM_CHECK_INTERVAL: Duration = Duration::from_secs(2);
 

@@ -60,17 +60,15 @@ pub fn socket_path(root: &Path) -> PathBuf {
 ///
 /// # Errors
 ///
-/// The socket cannot be created, for example because the path is longer than 107 bytes.
+/// The socket cannot be created, for example because its path is too long: 107 bytes are the limit.
 pub fn start(store: Arc<FsStore>, helper: &Helper) -> io::Result<AdminSocket> {
-    let path = socket_path(store.root());
-    match fs::remove_file(&path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    let listener = std::os::unix::net::UnixListener::bind(&path)?;
-    let socket = AdminSocket(path);
-    fs::set_permissions(&socket.0, Permissions::from_mode(SOCKET_MODE))?;
+    // Another name until the socket has its mode. The rename replaces the socket of a killed process.
+    let unready = store.temporary_dir().join("admin.sock");
+    let listener = std::os::unix::net::UnixListener::bind(&unready)?;
+    fs::set_permissions(&unready, Permissions::from_mode(SOCKET_MODE))?;
     listener.set_nonblocking(true)?;
+    let socket = AdminSocket(socket_path(store.root()));
+    fs::rename(&unready, &socket.0)?;
     let api = Arc::new(Api::new(store));
     helper.spawn(async move {
         match UnixListener::from_std(listener) {

@@ -197,6 +197,7 @@ pub fn run(config: Config, read: &dyn Fn() -> Result<Config, Diagnostics>) -> Re
     supervise::start_watchdog(health, helper.workers(), &config.systemd, &notifier)
         .map_err(AppError::threads)?;
     supervise::wait_for_cores(&shutdown, accepting);
+    let admin_socket = supervise::open_admin_socket(&storage, &helper);
     for addr in &listening.addresses {
         tracing::info!(
             version = env!("CARGO_PKG_VERSION"),
@@ -210,7 +211,6 @@ pub fn run(config: Config, read: &dyn Fn() -> Result<Config, Diagnostics>) -> Re
     let status = supervise::status(&listening.addresses, choice.driver, plan.len());
     notifier.ready(&status);
     let maintenance = storage.start_maintenance().map_err(AppError::threads)?;
-    let admin_socket = supervise::open_admin_socket(&storage, &helper);
 
     for signal in signals.forever() {
         match signal {

@@ -17,9 +17,18 @@ pub(super) struct Flags(pub Layer);
 impl Args for Flags {
     fn augment_args(command: Command) -> Command {
         let command = Setting::ALL.into_iter().fold(command, |command, setting| {
+            // The help of a subcommand names the settings that choose the store only. `--help` of
+            // the program has all settings.
+            let is_for_commands = matches!(setting, Setting::FsRoot | Setting::ConfigFile);
             let arg = Arg::new(setting.flag())
                 .long(setting.flag())
                 .value_name(setting.env())
+                .help(if setting == Setting::ConfigFile {
+                    "configuration file, YAML"
+                } else {
+                    setting.summary()
+                })
+                .hide(!is_for_commands)
                 .global(true);
             // Flag names of other caches, for users who migrate.
             command.arg(match setting {
@@ -34,6 +43,7 @@ impl Args for Flags {
                 .long(PORT)
                 .value_name("PORT")
                 .conflicts_with(Setting::ListenAddr.flag())
+                .hide(true)
                 .global(true),
         )
     }

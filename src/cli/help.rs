@@ -13,10 +13,11 @@ Commands:
   config        check, print or describe the configuration (check | print | schema)
   list          list the stored images (--output table|wide|json|name, --pattern, --header, --short-digest)
   purge         remove an image: purge REF [--dry-run] [--yes] [--json]
-  prune         remove images: --pattern, --date, --older-than, --unused-for, --keep-newest, --all [--dry-run] [--yes]
+  prune         remove images: --pattern, --date, --older-than, --unused-for, --keep-newest, --all [--dry-run]
   pin, unpin    protect an image from removal: pin [REF or pattern], unpin REF
   healthcheck   check the cache on this machine: exit 0 if alive, otherwise 1
   version       print the version (also --version)
+
 ";
 
 const FOOT: &str = "\
@@ -35,7 +36,7 @@ pub(super) fn text() -> String {
         // Writing to a `String` cannot fail.
         let _ = writeln!(
             text,
-            "\n{:<30} {:<26} {:<15}",
+            "{:<30} {:<26} {:<15}",
             format!("{title}:"),
             "environment",
             "default"

@@ -4,7 +4,7 @@
 use std::thread;
 use std::time::Duration;
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TryRecvError, bounded};
 
 use super::Storage;
 use crate::limits::{
@@ -95,10 +95,10 @@ fn maintain(
     // The sender never sends, so only the drop of the sender ends the wait early.
     while stopped.recv_timeout(ROOM_CHECK_INTERVAL) == Err(RecvTimeoutError::Timeout) {
         store.record_uses(uses.try_iter());
-        store.make_room();
+        store.make_room(|| stopped.try_recv() == Err(TryRecvError::Empty));
         store.save_uses(USES_SAVED_AT_ONCE_MAX);
         log.add(store.take_evicted());
-        log_room(no_room);
+        log_room(store, no_room);
     }
     store.record_uses(uses.try_iter());
     let began = monotonic_millis();
@@ -123,12 +123,20 @@ fn scan(store: &FsStore) {
     );
 }
 
-fn log_room(no_room: &LoggedCondition) {
+fn log_room(store: &FsStore, no_room: &LoggedCondition) {
     match no_room.transition(monotonic_seconds()) {
-        Some(Transition::Started) => tracing::warn!(
-            reason = "no space within the bounds, and no content that may be evicted",
-            "store is full; pulls continue without storing"
-        ),
+        Some(Transition::Started) => {
+            let stats = store.stats();
+            tracing::warn!(
+                reason = "no space within the bounds, and no content that may be evicted",
+                bytes = stats.bytes,
+                reserved_bytes = stats.reserved_bytes,
+                bytes_max = stats.bytes_max,
+                free_bytes = stats.free_bytes,
+                free_bytes_min = stats.free_bytes_min,
+                "store is full; pulls continue without storing"
+            );
+        }
         Some(Transition::Ended(objects)) => {
             tracing::info!(objects_not_stored = objects, "store has room again");
         }

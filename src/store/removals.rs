@@ -76,7 +76,7 @@ mod tests {
     }
 
     #[test]
-    fn reader_that_missed_too_many_removals_is_told_so_once() {
+    fn too_many_missed_removals_are_reported_once() {
         let removals = Removals::default();
         let mut seen = 0;
         for number in 0..=REMOVALS_MAX as u64 {

@@ -68,6 +68,11 @@ impl FsStore {
         !self.adopting.is_empty()
     }
 
+    /// Returns the directory of files in preparation. The next start empties the directory.
+    pub fn temporary_dir(&self) -> PathBuf {
+        self.root.join(layout::TEMPORARY)
+    }
+
     /// Returns the content that was removed recently.
     pub fn removals(&self) -> &Removals {
         &self.removals

@@ -1,16 +1,18 @@
 //! Room for content. The store reserves room before a write, and evicts content for it.
 
+use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
+use std::time::Instant;
 
 use rustix::io::Errno;
 
 use super::{FsStore, Ingest, failed, layout, space};
-use crate::limits::{EVICTION_STEP_SHARE, RESERVE_STEP_MAX};
+use crate::limits::{EVICTION_SLICE_TIME, EVICTION_STEP_SHARE, RESERVE_STEP_MAX};
 use crate::shared_file::SharedFile;
 use crate::store::StoreError;
 use crate::store::bounds::{Bounds, Shortage, Usage};
-use crate::store::eviction::{Minute, Need, choose};
+use crate::store::eviction::{Minute, Need, Objects as _, choose};
 use crate::store::index::{Index, ObjectName};
 use crate::store::space::Space;
 use crate::sync::Mutex;
@@ -39,6 +41,9 @@ pub struct Evicted {
 pub(super) struct Evicting {
     /// The minute in which no content could be evicted. More content is old enough a minute later.
     exhausted_at: Option<Minute>,
+    /// Victims that are still stored, with their last use, chosen at `chosen_at`.
+    victims: VecDeque<(u32, Minute)>,
+    chosen_at: Minute,
     /// The content evicted since [`FsStore::take_evicted`].
     evicted: Evicted,
 }
@@ -133,7 +138,7 @@ impl FsStore {
 
     fn take(&self, room: &mut Reservation, end: u64) -> io::Result<()> {
         let more = (end + SIDECAR_BYTES).saturating_sub(room.bytes);
-        for is_last in [false, true] {
+        loop {
             let space = Space::of(&self.root);
             let bounds = Bounds::new(&self.bounds, &space);
             if end > bounds.object_max {
@@ -148,16 +153,15 @@ impl FsStore {
                     return Ok(());
                 }
             }
-            if !is_last {
-                self.evict(|bounds, usage| bounds.shortage(usage, more).with_margin(usage));
+            if !self.evict(|bounds, usage| bounds.shortage(usage, more).with_margin(usage)) {
+                return Err(Errno::NOSPC.into());
             }
         }
-        Err(Errno::NOSPC.into())
     }
 
-    /// Makes room ahead of the next ingests.
-    pub fn make_room(&self) {
-        self.evict(Bounds::surplus);
+    /// Makes room ahead of the next ingests, while `goes_on`.
+    pub fn make_room(&self, goes_on: impl Fn() -> bool) {
+        while goes_on() && self.evict(Bounds::surplus) {}
     }
 
     /// Returns the content evicted since the last call.
@@ -185,58 +189,89 @@ impl FsStore {
         Usage { bytes, space }
     }
 
-    /// Evicts the content for a shortage. Evicts nothing before the index is whole.
-    fn evict(&self, shortage: impl Fn(&Bounds, &Usage) -> Shortage) {
+    /// Evicts a part of the content for a shortage, in at most [`EVICTION_SLICE_TIME`], so that other
+    /// ingests need not wait longer. Evicts nothing before the index is whole. Returns false if there
+    /// is no shortage, or no content that may be evicted.
+    fn evict(&self, shortage: impl Fn(&Bounds, &Usage) -> Shortage) -> bool {
         let mut evicting = self.evicting.lock();
-        let now = Minute::now();
-        let victims = {
-            let space = Space::of(&self.root);
-            let bounds = Bounds::new(&self.bounds, &space);
-            let pins = self.pins.lock();
-            let index = self.index.lock();
-            let shortage = shortage(&bounds, &self.usage(&index, space));
-            let may_evict = index.is_whole() && evicting.exhausted_at != Some(now);
-            if shortage.is_none() || !may_evict {
-                return;
-            }
-            let need = Need {
-                bytes: shortage.bytes,
-                files: shortage.inodes,
-                metadata_bytes_max: bounds.metadata_max,
-            };
-            let victims = choose(&index.with_pins(&pins), now, need).into_iter();
-            let victims = victims.filter_map(|number| Some((number, index.name(number)?)));
-            victims.collect::<Vec<_>>()
+        let Some(need) = self.need(shortage) else {
+            return false;
         };
-        if victims.is_empty() {
+        let now = Minute::now();
+        if evicting.victims.is_empty() || evicting.chosen_at != now {
+            if evicting.exhausted_at == Some(now) {
+                return false;
+            }
+            evicting.victims = self.choose(now, need);
+            evicting.chosen_at = now;
+        }
+        if evicting.victims.is_empty() {
+            evicting.exhausted_at = Some(now);
+            return false;
+        }
+        let began = Instant::now();
+        let mut evicted = Evicted::default();
+        let mut is_enough = false;
+        while !is_enough
+            && began.elapsed() < EVICTION_SLICE_TIME
+            && let Some((number, used)) = evicting.victims.pop_front()
+        {
+            evicted.add(self.remove_object(number, None, Some(used)));
+            is_enough = evicted.bytes >= need.bytes && evicted.objects >= need.files;
+        }
+        if evicted.objects == 0 && evicting.victims.is_empty() {
+            // The victims are in use now, or the file system refuses their removal.
             evicting.exhausted_at = Some(now);
         }
-        for (number, (name, used)) in victims {
-            let evicted = self.remove_object(number, &name, Some(used));
-            evicting.evicted.add(evicted);
-        }
+        evicting.evicted.add(evicted);
+        true
     }
 
-    /// Removes the object `number`, unless the number has another object now, or the last use is no
-    /// longer `unused_since`.
+    /// Returns the need of a shortage. `None` without a shortage, and before the index is whole.
+    fn need(&self, shortage: impl Fn(&Bounds, &Usage) -> Shortage) -> Option<Need> {
+        let space = Space::of(&self.root);
+        let bounds = Bounds::new(&self.bounds, &space);
+        let index = self.index.lock();
+        let shortage = shortage(&bounds, &self.usage(&index, space));
+        let is_needed = index.is_whole() && !shortage.is_none();
+        is_needed.then_some(Need {
+            bytes: shortage.bytes,
+            files: shortage.inodes,
+            metadata_bytes_max: bounds.metadata_max,
+        })
+    }
+
+    /// Returns the victims for `need`, with their last use.
+    fn choose(&self, now: Minute, need: Need) -> VecDeque<(u32, Minute)> {
+        let pins = self.pins.lock();
+        let index = self.index.lock();
+        let victims = choose(&index.with_pins(&pins), now, need).into_iter();
+        let with_use = |number| Some((number, index.get(number)?.used));
+        victims.filter_map(with_use).collect()
+    }
+
+    /// Removes the object `number`, unless the number has another object than `name` now, or the last
+    /// use is no longer `unused_since`. A new object under the number has a later use.
     pub(super) fn remove_object(
         &self,
         number: u32,
-        name: &ObjectName,
+        name: Option<&ObjectName>,
         unused_since: Option<Minute>,
     ) -> Evicted {
         let _naming = self.naming.lock();
-        let (before, last_use) = {
+        let (found, before, last_use) = {
             let index = self.index.lock();
-            match index.name(number) {
-                Some((found, used)) if found == *name && unused_since.is_none_or(|at| at == used) => {
-                    (index.bytes(), used)
-                }
-                _ => return Evicted::default(),
+            let Some((found, used)) = index.name(number) else {
+                return Evicted::default();
+            };
+            let is_same = name.is_none_or(|name| *name == found);
+            if !is_same || unused_since.is_some_and(|at| at != used) {
+                return Evicted::default();
             }
+            (found, index.bytes(), used)
         };
         // The open file keeps the blocks of the data until the closing thread releases them.
-        let _data = match name {
+        let _data = match &found {
             ObjectName::Entry(key) => {
                 let data = super::open_regular(&self.path(&layout::content(key)));
                 if !self.remove_files(key) {

@@ -16,7 +16,7 @@ use crate::store::eviction::Kind;
 /// The bound of the caches, in percent of the bytes of all objects of a trace.
 const BOUND_PERCENT: u64 = 10;
 
-/// What a cache did on a trace.
+/// The result of a cache on a trace.
 #[derive(Clone, Copy, Default)]
 struct Outcome {
     requested: u64,

@@ -292,7 +292,7 @@ fn pattern_pins_every_matching_tag() {
 }
 
 /// Sends a request to the admin socket. Returns status, head and body.
-fn ask(cache: &Server, request: &str) -> (u16, String, String) {
+fn send(cache: &Server, request: &str) -> (u16, String, String) {
     let mut socket = UnixStream::connect(cache.root().join(".admin.sock")).expect("the socket accepts");
     socket.write_all(request.as_bytes()).expect("the socket reads");
     let mut text = String::new();
@@ -345,7 +345,7 @@ fn admin_socket_rejects_wrong_requests_with_problem_details() {
             404,
         ),
     ] {
-        let (found, head, body) = ask(&cache, &request);
+        let (found, head, body) = send(&cache, &request);
         assert_eq!(found, status, "{request}: {body}");
         assert!(head.contains("content-type: application/problem+json"), "{head}");
         let problem: Value = serde_json::from_str(&body).expect("problem details");
@@ -356,7 +356,7 @@ fn admin_socket_rejects_wrong_requests_with_problem_details() {
                 .is_some_and(|detail| !detail.is_empty())
         );
     }
-    let (status, _, body) = ask(&cache, "GET /api/v1/stats HTTP/1.1\r\nHost: a\r\n\r\n");
+    let (status, _, body) = send(&cache, "GET /api/v1/stats HTTP/1.1\r\nHost: a\r\n\r\n");
     let stats: Value = serde_json::from_str(&body).expect("JSON");
     assert_eq!(
         (status, &stats["scanned"], &stats["objects"]),
@@ -374,7 +374,7 @@ fn second_removal_after_a_change_keeps_the_new_content() {
         "POST /api/v1/prune HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
         body.len()
     );
-    let (status, _, planned) = ask(&cache, &plan);
+    let (status, _, planned) = send(&cache, &plan);
     assert_eq!(status, 201, "{planned}");
     let planned: Value = serde_json::from_str(&planned).expect("JSON");
     report(&cache, &["purge", &name(&upstream, ":v1"), "--yes"]);
@@ -383,9 +383,9 @@ fn second_removal_after_a_change_keeps_the_new_content() {
         "POST /api/v1/prune/{}/apply HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n",
         planned["plan"]
     );
-    let (status, _, applied) = ask(&cache, &apply);
+    let (status, _, applied) = send(&cache, &apply);
     assert_eq!(status, 200, "{applied}");
-    assert_eq!(ask(&cache, &apply).0, 404, "a plan is applied once");
+    assert_eq!(send(&cache, &apply).0, 404, "a plan is applied once");
     cache.settled_store().expect_sound();
     pull(&cache, &upstream, "org/app", "v1", &first);
 }
