@@ -17,7 +17,7 @@ pub(super) struct Failure {
 /// The store of a running cache, or a store without a cache.
 pub(super) enum Target {
     Running(AdminClient),
-    Directory(FsStore),
+    Directory(Box<FsStore>),
 }
 
 impl Target {
@@ -38,7 +38,7 @@ impl Target {
         match FsStore::open_existing(config.store_bounds(), root) {
             Ok(store) => {
                 store.scan();
-                Ok(Target::Directory(store))
+                Ok(Target::Directory(Box::new(store)))
             }
             Err(error @ OpenError::InUse(_)) => Err(Failure {
                 message: format!("{error}, or stop the cache and repeat the command"),
