@@ -107,7 +107,7 @@ mod tests {
             (r#"{"unusedFor": "7w"}"#, "30d"),
             (r#"{"olderThan": ""}"#, "30d"),
             (r#"{"pattern": "("}"#, "regular expression"),
-            (r#"{"patern": "a"}"#, "unknown field"),
+            (r#"{"paths": "a"}"#, "unknown field"),
         ] {
             let error = parse(json).unwrap_err();
             assert!(error.contains(part), "{json}: {error}");

@@ -66,7 +66,7 @@ pub fn plan_purge(store: &FsStore, name: &ImageName) -> Result<PlannedRemoval, P
             Some(Reference::Tag(tag)) => images.retain(|image| image.tag.as_deref() == Some(tag.as_str())),
             Some(Reference::Digest(digest)) => {
                 images.retain(|image| image.digest == Some(*digest));
-                *images = images.drain(..).map(IndexedImage::untagged).collect();
+                *images = images.drain(..).map(IndexedImage::by_digest).collect();
             }
         }
     })?;
@@ -125,14 +125,12 @@ fn plan(
     store: &FsStore,
     select: impl FnOnce(&mut Vec<IndexedImage>),
 ) -> Result<(PlannedRemoval, Vec<IndexedImage>), PlanError> {
-    let mut images = store.images().ok_or(PlanError::NotScanned)?;
-    select(&mut images);
-    let (images, pinned) = store.split_pinned(images);
+    let selected = store.plan_removal(select).ok_or(PlanError::NotScanned)?;
     let planned = PlannedRemoval {
-        plan: store.plan_removal(&images),
-        images: images.iter().map(reference).collect(),
+        images: selected.images.iter().map(reference).collect(),
+        plan: selected.plan,
     };
-    Ok((planned, pinned))
+    Ok((planned, selected.pinned))
 }
 
 fn reference(image: &IndexedImage) -> String {

@@ -32,7 +32,7 @@ use crate::sync::Mutex;
 pub use ingest::Ingest;
 pub use open::OpenError;
 pub use reader::{StoreReader, StoredManifest, StoredRepository};
-pub use removal::{Removed, StoreStats};
+pub use removal::{Removed, SelectedRemoval, StoreStats};
 pub use room::Evicted;
 pub use scan::ScanReport;
 

@@ -1,5 +1,7 @@
 //! Removals that an operator requests.
 
+use std::collections::HashSet;
+
 use super::FsStore;
 use super::room::Evicted;
 use crate::store::bounds::Bounds;
@@ -14,6 +16,16 @@ pub struct Removed {
     pub bytes: u64,
     /// Objects of the plan that have changed since, or that could not be removed.
     pub kept: u64,
+}
+
+/// The plan of a removal, with the images that were selected for it.
+#[derive(Debug)]
+pub struct SelectedRemoval {
+    pub plan: RemovalPlan,
+    /// Images that the plan removes. A platform stays with its index.
+    pub images: Vec<IndexedImage>,
+    /// Selected images that pins hold.
+    pub pinned: Vec<IndexedImage>,
 }
 
 /// The state of a store.
@@ -51,24 +63,27 @@ impl FsStore {
         }
     }
 
-    /// Returns all images, sorted by repository and tag. `None` before the scan has ended.
-    pub fn images(&self) -> Option<Vec<IndexedImage>> {
-        let index = self.index.lock();
-        index.is_whole().then(|| index.images())
-    }
-
-    /// Splits `images` into the images without a pin, and the images that pins hold, also through an
-    /// index.
-    pub fn split_pinned(&self, images: Vec<IndexedImage>) -> (Vec<IndexedImage>, Vec<IndexedImage>) {
+    /// Plans the removal of the images that `select` leaves in the list of all images, sorted by
+    /// repository and tag, except pinned images. `None` before the scan has ended.
+    pub fn plan_removal(&self, select: impl FnOnce(&mut Vec<IndexedImage>)) -> Option<SelectedRemoval> {
+        // The numbers of the images are valid while the index is locked.
         let pins = self.pins.lock();
         let index = self.index.lock();
-        let pinned = index.with_pins(&pins);
-        images.into_iter().partition(|image| !pinned.hold(image))
-    }
-
-    /// Returns the plan that removes `images` and the content that no other image needs.
-    pub fn plan_removal<'a>(&self, images: impl IntoIterator<Item = &'a IndexedImage>) -> RemovalPlan {
-        self.index.lock().plan_removal(images)
+        if !index.is_whole() {
+            return None;
+        }
+        let mut images = index.images();
+        select(&mut images);
+        let with_pins = index.with_pins(&pins);
+        let (pinned, images): (Vec<_>, Vec<_>) = images.into_iter().partition(|image| with_pins.hold(image));
+        let plan = index.plan_removal(&images);
+        let numbers: HashSet<u32> = plan.objects.iter().map(|object| object.number).collect();
+        let images = images.into_iter().filter(|image| image.is_among(&numbers));
+        Some(SelectedRemoval {
+            images: images.collect(),
+            pinned,
+            plan,
+        })
     }
 
     /// Removes the objects of `plan` that are still stored under their numbers. Running responses

@@ -38,7 +38,7 @@ impl Index {
 impl WithPins<'_> {
     /// Returns whether a pin holds a tag or the manifest of `image`.
     pub fn hold(&self, image: &IndexedImage) -> bool {
-        image.numbers.iter().any(|number| self.pinned.contains(number))
+        image.is_among(&self.pinned)
     }
 }
 

@@ -21,12 +21,24 @@ pub struct IndexedImage {
     pub used: Minute,
     /// The tag pointers of all classes of clients, and the manifests.
     pub(super) numbers: Vec<u32>,
+    /// Whether the manifest leaves although other content names it.
+    is_by_digest: bool,
 }
 
 impl IndexedImage {
-    /// Returns the manifest of the image without the tag. Its removal removes all tags that name it.
-    pub fn untagged(self) -> Self {
-        IndexedImage { tag: None, ..self }
+    /// Returns whether one of `numbers` belongs to the image.
+    pub fn is_among(&self, numbers: &HashSet<u32>) -> bool {
+        self.numbers.iter().any(|number| numbers.contains(number))
+    }
+
+    /// Returns the manifest of the image without the tag. Its removal removes all tags that name it,
+    /// and leaves the indexes that name it incomplete.
+    pub fn by_digest(self) -> Self {
+        IndexedImage {
+            tag: None,
+            is_by_digest: true,
+            ..self
+        }
     }
 }
 
@@ -105,12 +117,13 @@ impl Index {
             stored: objects().map(|object| object.stored).max()?,
             used: numbers.iter().map(|&number| uses[number as usize].last).max()?,
             numbers,
+            is_by_digest: false,
         })
     }
 
-    /// Returns the plan that removes `images`. A manifest leaves with its last tag, an image of a
-    /// platform with its last index, and a blob with its last manifest. A manifest without a tag in
-    /// `images` leaves with all tags that name it.
+    /// Returns the plan that removes `images`, which must be of this state of the index. A manifest
+    /// leaves with its last tag, an image of a platform with its last index, and a blob with its last
+    /// manifest. A manifest of [`IndexedImage::by_digest`] leaves with all tags that name it.
     pub fn plan_removal<'a>(&self, images: impl IntoIterator<Item = &'a IndexedImage>) -> RemovalPlan {
         let parents = self.parents();
         let mut removed = HashSet::new();
@@ -118,7 +131,7 @@ impl Index {
         let mut candidates = BTreeSet::new();
         for image in images {
             for &number in &image.numbers {
-                if image.tag.is_none() {
+                if image.is_by_digest {
                     removed.insert(number);
                     removed.extend(self.tags_of(number, &parents));
                     candidates.extend(self.named_manifests(number));

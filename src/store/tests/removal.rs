@@ -125,9 +125,26 @@ fn removal_by_digest_removes_the_tags_of_the_manifest() {
     let mut index = Index::default();
     insert_image(&mut index, "one");
     insert_tag(&mut index, "a", "v1", "one");
-    let by_digest = find(&index.images(), Some("v1"), "one").clone().untagged();
+    let by_digest = find(&index.images(), Some("v1"), "one").clone().by_digest();
     assert_eq!(
         removed(&index, &[&by_digest], KNOWN),
         ["base", "one", "one-layer", "tag v1"]
+    );
+}
+
+#[test]
+fn image_of_a_platform_stays_while_its_index_stays() {
+    let mut index = Index::default();
+    insert_image(&mut index, "one");
+    let links = index_of(&["one"]);
+    index.insert(&manifest("a", "list"), facts(0, 1), Some(&links));
+    insert_tag(&mut index, "a", "v1", "list");
+    let images = index.images();
+    let platform = find(&images, None, "one");
+    assert!(removed(&index, &[platform], KNOWN).is_empty());
+    let by_digest = platform.clone().by_digest();
+    assert_eq!(
+        removed(&index, &[&by_digest], KNOWN),
+        ["base", "one", "one-layer"]
     );
 }

@@ -291,6 +291,26 @@ fn pattern_pins_every_matching_tag() {
     fails(&cache, 2, "no name of an image", &["pin", "UPPER"]);
 }
 
+#[test]
+fn prune_keeps_the_platforms_of_the_newest_index() {
+    let upstream = Registry::new();
+    let cache = cache(&upstream);
+    let seed = fresh_seed();
+    let layer = |n| [Content::from(PseudoRandom::new(seed + n, 50_000))];
+    let index = Image::push_index(&upstream, "org/app", "v1", Flavor::Oci, [&layer(0), &layer(1)]);
+    pull(&cache, &upstream, "org/app", "v1", &index);
+    for platform in &index.children {
+        pull(&cache, &upstream, "org/app", &platform.digest, platform);
+    }
+    cache.settled_store();
+    let kept = run(&cache, &["prune", "--keep-newest", "1", "--yes"]);
+    assert!(kept.status.success() && kept.stdout.is_empty(), "{kept:?}");
+    let removed = report(&cache, &["purge", &name(&upstream, ":v1"), "--yes"]);
+    // The tag, three manifests, two configs and two layers.
+    assert_eq!(removed["objects"], 8);
+    cache.settled_store().expect_clean();
+}
+
 /// Sends a request to the admin socket. Returns status, head and body.
 fn send(cache: &Server, request: &str) -> (u16, String, String) {
     let mut socket = UnixStream::connect(cache.root().join(".admin.sock")).expect("the socket accepts");
