@@ -195,6 +195,10 @@ impl Trace {
                 let (Some(from), Some(to)) = (ours(path(0)), ours(path(1))) else {
                     return;
                 };
+                if from.ends_with("admin.sock") {
+                    // A socket has no content. The next start replaces the socket.
+                    return;
+                }
                 let id = self.names.remove(&from).expect("a renamed file has a name");
                 self.names.insert(to.clone(), id);
                 self.ops.push(Op::Rename(id, from, to));
