@@ -1,5 +1,6 @@
 //! Errors of the store are logged for the operator and never fail a client's request.
 
+use std::path::Path;
 use std::process::Command;
 
 use crate::harness::disk::SmallDisk;
@@ -163,11 +164,7 @@ fn a_store_that_became_read_only_fails_no_pull() {
     }
     // The remount fails while a file is open for writing, and the server's lock file is open.
     if !disk.remount(true) {
-        let immutable = Command::new("chattr")
-            .args(["-R", "+i"])
-            .arg(disk.path.join("store"))
-            .output();
-        if !immutable.is_ok_and(|output| output.status.success()) {
+        if !set_immutable(&disk.path.join("store"), "+i") {
             eprintln!("SKIPPED: the file system can be made neither read-only nor immutable while in use");
             return;
         }
@@ -190,10 +187,18 @@ fn a_store_that_became_read_only_fails_no_pull() {
             "stored content is not served as a hit"
         );
     }
-    let _ = Command::new("chattr")
-        .args(["-R", "-i"])
-        .arg(disk.path.join("store"))
+    set_immutable(&disk.path.join("store"), "-i");
+}
+
+/// Sets the attribute of all files and directories below `root`. A socket has no attributes.
+fn set_immutable(root: &Path, attribute: &str) -> bool {
+    let set = Command::new("find")
+        .arg(root)
+        .args([
+            "(", "-type", "f", "-o", "-type", "d", ")", "-exec", "chattr", attribute, "{}", "+",
+        ])
         .output();
+    set.is_ok_and(|output| output.status.success())
 }
 
 #[test]
