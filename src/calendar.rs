@@ -45,61 +45,63 @@ pub fn date_time(seconds: u64) -> [u8; 19] {
     text
 }
 
-/// Parses a time in UTC, as in RFC 3339, into seconds since 1970. The zone `Z` may be absent. `None`
-/// for other texts, and for times before 1970.
-pub fn unix_seconds_of(text: &str) -> Option<u64> {
-    let text = text.strip_suffix('Z').unwrap_or(text);
-    let (date, time) = text.split_once('T')?;
-    let number = |text: &str, digits: usize| {
-        let is_number = text.len() == digits && text.bytes().all(|byte| byte.is_ascii_digit());
-        is_number.then(|| text.parse::<u64>().ok()).flatten()
-    };
-    let mut date = date.splitn(3, '-');
-    let (year, month, day) = (
-        number(date.next()?, 4)?,
-        number(date.next()?, 2)?,
-        number(date.next()?, 2)?,
-    );
-    let mut time = time.splitn(3, ':');
-    let (hour, minute, second) = (
-        number(time.next()?, 2)?,
-        number(time.next()?, 2)?,
-        number(time.next()?, 2)?,
-    );
-    let in_day = hour < 24 && minute < 60 && second < 60;
-    let days = days_since_1970(year, month, day)?;
-    in_day.then_some(days * DAY_SECONDS + hour * 3_600 + minute * 60 + second)
+/// Returns the days from 1970-01-01 to a date from 1970 on, the inverse of [`civil`]. Counts the days
+/// of years that begin with March, like [`civil`].
+fn days_of(year: u64, month: u64, day: u64) -> Option<u64> {
+    let year = year.checked_sub(u64::from(month <= 2))?;
+    let day_of_year = (153 * ((month + 9) % 12) + 2) / 5 + day.checked_sub(1)?;
+    (year * 365 + year / 4 - year / 100 + year / 400 + day_of_year).checked_sub(719_468)
 }
 
-/// Returns the days from 1970-01-01 to a date, the inverse of [`civil`]. `None` for a date that does
-/// not exist, or before 1970.
-fn days_since_1970(year: u64, month: u64, day: u64) -> Option<u64> {
-    if year < 1970 || !(1..=12).contains(&month) {
-        return None;
-    }
-    let before = |year: u64| year * 365 + year / 4 - year / 100 + year / 400;
-    let mut days = before(year - 1) - before(1969);
-    let is_leap = year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400));
-    let lengths = [
-        31,
-        28 + u64::from(is_leap),
-        31,
-        30,
-        31,
-        30,
-        31,
-        31,
-        30,
-        31,
-        30,
-        31,
-    ];
-    days += lengths.iter().take(month as usize - 1).sum::<u64>();
-    let is_in_month = (1..=lengths[month as usize - 1]).contains(&day);
-    is_in_month.then_some(days + day - 1)
+/// Parses a time in UTC in the form of [`date_time`], with or without the zone `Z`, into seconds since
+/// 1970. `None` for other texts.
+pub fn unix_seconds_of(text: &str) -> Option<u64> {
+    let text = text.strip_suffix('Z').unwrap_or(text);
+    let number = |range: std::ops::Range<usize>| text.get(range)?.parse::<u64>().ok();
+    let days = days_of(number(0..4)?, number(5..7)?, number(8..10)?)?;
+    let seconds = days * DAY_SECONDS + number(11..13)? * 3_600 + number(14..16)? * 60 + number(17..19)?;
+    // Rejects dates that do not exist, and other separators.
+    (date_time(seconds) == text.as_bytes()).then_some(seconds)
 }
 
 /// Writes `value`, which is below 100, as two digits.
 pub fn two_digits(place: &mut [u8], value: u64) {
     place.copy_from_slice(&[b'0' + (value / 10) as u8, b'0' + (value % 10) as u8]);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn written_time_is_read_back() {
+        for seconds in (0..UNIX_SECONDS_MAX).step_by(86_400 * 7 + 12_347) {
+            let text = String::from_utf8(date_time(seconds).to_vec()).unwrap();
+            assert_eq!(unix_seconds_of(&text), Some(seconds), "{text}");
+        }
+        assert_eq!(unix_seconds_of("2024-02-29T12:34:56Z"), Some(1_709_210_096));
+    }
+
+    #[test]
+    fn time_that_does_not_exist_is_rejected() {
+        for bad in [
+            "",
+            "2024-02-30T00:00:00",
+            "2023-02-29T00:00:00",
+            "2024-13-01T00:00:00",
+            "2024-00-01T00:00:00",
+            "2024-01-00T00:00:00",
+            "2024-01-01T24:00:00",
+            "2024-01-01T00:60:00",
+            "1969-12-31T23:59:59",
+            "0000-01-01T00:00:00",
+            "2024-01-01 00:00:00",
+            "2024-01-01T00:00:00+01:00",
+            "2024-1-01T00:00:00",
+            "+024-01-01T00:00:00",
+            "2024-01-01T00:00:0\u{e9}",
+        ] {
+            assert_eq!(unix_seconds_of(bad), None, "{bad}");
+        }
+    }
 }
