@@ -5,8 +5,10 @@
 use std::collections::HashMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::{Duration, SystemTime};
 
 use sha2::{Digest as _, Sha256, Sha512};
 
@@ -232,6 +234,24 @@ pub fn files_below(dir: &Path) -> Vec<PathBuf> {
         }
     }
     files
+}
+
+/// The bytes of the files below `root` on the disk, like `du`.
+pub fn bytes_on_disk(root: &Path) -> u64 {
+    let files = files_below(root);
+    let metadata = files.iter().filter_map(|path| path.metadata().ok());
+    metadata.map(|found| found.blocks() * 512).sum()
+}
+
+/// Makes the content of the store at `root` look unused for `hours`.
+pub fn age(root: &Path, hours: u64) {
+    let then = SystemTime::now() - Duration::from_secs(hours * 3600);
+    // A killed process leaves its socket.
+    for path in files_below(root).into_iter().filter(|path| path.is_file()) {
+        let times = fs::FileTimes::new().set_modified(then).set_accessed(then);
+        let file = File::open(path).expect("a file of the store");
+        file.set_times(times).expect("set the times");
+    }
 }
 
 /// Returns the path of a blob.

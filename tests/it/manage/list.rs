@@ -4,8 +4,9 @@ use std::process::Output;
 
 use serde_json::Value;
 
+use super::pull;
 use crate::harness::content::{Content, PseudoRandom};
-use crate::harness::image::{ACCEPT_ALL, Flavor};
+use crate::harness::image::Flavor;
 use crate::harness::*;
 
 /// A cache with a local store.
@@ -33,19 +34,6 @@ fn listed(cache: &Server, arguments: &[&str]) -> String {
 fn json(cache: &Server) -> Vec<Value> {
     let text = listed(cache, &["--output", "json"]);
     serde_json::from_str(&text).expect("the output is a list in JSON")
-}
-
-/// Pulls a manifest and all its blobs, and waits until the cache has stored them.
-fn pull(cache: &Server, upstream: &Registry, repository: &str, reference: &str, image: &Image) {
-    let path = upstream.manifest_url(repository, reference);
-    let got = cache.client().get_with(&path, &[("Accept", ACCEPT_ALL)]);
-    got.expect(&image.manifest);
-    cache.wait_stored(&image.digest);
-    for (digest, content) in &image.blobs {
-        let path = upstream.blob_url(repository, digest);
-        cache.client().get(&path).expect(&content.bytes());
-        cache.wait_stored(digest);
-    }
 }
 
 fn stored_bytes(image: &Image) -> u64 {

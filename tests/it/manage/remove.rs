@@ -1,14 +1,15 @@
 //! The commands `purge` and `prune`, beside a running cache and after its end, and the admin socket.
 
 use std::io::{Read as _, Write as _};
-use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixStream;
 use std::process::{Output, Stdio};
 
 use serde_json::Value;
 
-use crate::harness::disk::files_below;
-use crate::harness::image::{ACCEPT_ALL, Flavor};
+use super::pull;
+use crate::harness::disk::bytes_on_disk;
+use crate::harness::image::Flavor;
 use crate::harness::*;
 
 fn cache(upstream: &Registry) -> Server {
@@ -41,19 +42,6 @@ fn fails(cache: &Server, code: i32, part: &str, arguments: &[&str]) {
     assert!(stderr.contains(part), "{arguments:?}: {stderr}");
 }
 
-/// Pulls a manifest and all its blobs, and waits until the cache has stored them.
-fn pull(cache: &Server, upstream: &Registry, repository: &str, reference: &str, image: &Image) {
-    let path = upstream.manifest_url(repository, reference);
-    let got = cache.client().get_with(&path, &[("Accept", ACCEPT_ALL)]);
-    got.expect(&image.manifest);
-    cache.wait_stored(&image.digest);
-    for (digest, content) in &image.blobs {
-        let path = upstream.blob_url(repository, digest);
-        cache.client().get(&path).expect(&content.bytes());
-        cache.wait_stored(digest);
-    }
-}
-
 /// Two images with a common layer, pulled by the tags `v1` and `v2`.
 fn two_images(cache: &Server, upstream: &Registry) -> [Image; 2] {
     let seed = fresh_seed();
@@ -73,12 +61,6 @@ fn two_images(cache: &Server, upstream: &Registry) -> [Image; 2] {
     images
 }
 
-fn disk_bytes(cache: &Server) -> u64 {
-    let files = files_below(cache.root());
-    let metadata = files.iter().filter_map(|path| path.metadata().ok());
-    metadata.map(|found| found.blocks() * 512).sum()
-}
-
 fn name(upstream: &Registry, rest: &str) -> String {
     format!("{}/org/app{rest}", upstream.name())
 }
@@ -89,15 +71,15 @@ fn purge_the_first_of(cache: &mut Server, upstream: &Registry, is_running: bool)
     if !is_running {
         cache.stop();
     }
-    let before = disk_bytes(cache);
+    let before = bytes_on_disk(cache.root());
     let planned = report(cache, &["purge", &name(upstream, ":v1"), "--dry-run"]);
-    assert_eq!(disk_bytes(cache), before, "a dry run removes nothing");
+    assert_eq!(bytes_on_disk(cache.root()), before, "a dry run removes nothing");
     let removed = report(cache, &["purge", &name(upstream, ":v1"), "--yes"]);
     assert_eq!(removed, planned);
     assert_eq!(removed["images"], serde_json::json!([name(upstream, ":v1")]));
     // Tag, manifest, config and layer. The common layer stays.
     assert_eq!((&removed["objects"], &removed["kept"]), (&4.into(), &0.into()));
-    let freed = before - disk_bytes(cache);
+    let freed = before - bytes_on_disk(cache.root());
     let bytes = removed["bytes"].as_u64().expect("a number");
     assert!(
         bytes.abs_diff(freed) * 100 <= freed,
@@ -172,7 +154,7 @@ fn removal_needs_a_confirmation_and_a_valid_command_line() {
     let upstream = Registry::new();
     let cache = cache(&upstream);
     two_images(&cache, &upstream);
-    let before = disk_bytes(&cache);
+    let before = bytes_on_disk(cache.root());
     let v1 = name(&upstream, ":v1");
     fails(&cache, 4, "--yes", &["purge", &v1]);
     fails(&cache, 4, "--yes", &["prune", "--all"]);
@@ -190,7 +172,7 @@ fn removal_needs_a_confirmation_and_a_valid_command_line() {
         "regular expression",
         &["prune", "--pattern", "(", "--yes"],
     );
-    assert_eq!(disk_bytes(&cache), before);
+    assert_eq!(bytes_on_disk(cache.root()), before);
 }
 
 #[test]

@@ -1,13 +1,10 @@
 //! Bounds of the store: evictions under load, after a restart, and beside a foreign writer.
 
-use std::fs::{File, FileTimes};
-use std::os::unix::fs::MetadataExt as _;
-use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
-use crate::harness::disk::{SmallDisk, blob_path, files_below};
+use crate::harness::disk::{SmallDisk, age, blob_path, bytes_on_disk};
 use crate::harness::*;
 
 const MIB: u64 = 1024 * 1024;
@@ -42,22 +39,18 @@ fn store(cache: &Server, upstream: &Registry, blobs: &[PseudoRandom]) {
     }
 }
 
-/// Makes the whole store look unused for `hours`.
-fn age(root: &Path, hours: u64) {
-    let then = SystemTime::now() - Duration::from_secs(hours * 3600);
-    // A killed process leaves its socket.
-    for path in files_below(root).into_iter().filter(|path| path.is_file()) {
-        let times = FileTimes::new().set_modified(then).set_accessed(then);
-        let file = File::open(&path).expect("a file of the store");
-        file.set_times(times).expect("set the times");
+/// A cache whose stored `blobs` are unused for hours, with more settings.
+fn aged(upstream: &Registry, blobs: &[PseudoRandom], settings: &[(&str, u64)]) -> Server {
+    let mut cache = cache(upstream);
+    store(&cache, upstream, blobs);
+    cache.stop();
+    age(cache.root(), 5);
+    for &(name, value) in settings {
+        cache.set_env(name, value);
     }
-}
-
-/// Returns the bytes of the files below `root` on the disk, like `du`.
-fn disk_bytes(root: &Path) -> u64 {
-    let files = files_below(root);
-    let metadata = files.iter().filter_map(|path| path.metadata().ok());
-    metadata.map(|found| found.blocks() * 512).sum()
+    cache.restart();
+    cache.wait_stderr("store scanned");
+    cache
 }
 
 #[test]
@@ -65,22 +58,15 @@ fn bound_holds_while_clients_pull_ten_times_as_much() {
     const BOUND: u64 = 48 * MIB;
     const CLIENTS: usize = 64;
     let upstream = Registry::new();
-    let mut cache = cache(&upstream);
     let old = blobs(&upstream, 8, 4 * MIB);
-    store(&cache, &upstream, &old);
-    cache.stop();
-    age(cache.root(), 5);
-    cache.set_env("CACHE_MAX_SIZE", BOUND);
-    cache.restart();
-    cache.wait_stderr("store scanned");
-
+    let cache = aged(&upstream, &old, &[("CACHE_MAX_SIZE", BOUND)]);
     let new = blobs(&upstream, 120, 4 * MIB);
     let is_over = AtomicBool::new(false);
     let most = thread::scope(|scope| {
         let sampler = scope.spawn(|| {
             let mut most = 0;
             while !is_over.load(Ordering::Relaxed) {
-                most = most.max(disk_bytes(cache.root()));
+                most = most.max(bytes_on_disk(cache.root()));
                 thread::sleep(Duration::from_millis(20));
             }
             most
@@ -118,13 +104,8 @@ fn bound_holds_while_clients_pull_ten_times_as_much() {
 #[test]
 fn content_used_before_a_stop_outlives_unused_content() {
     let upstream = Registry::new();
-    let mut cache = cache(&upstream);
     let all = blobs(&upstream, 4, 4 * MIB);
-    store(&cache, &upstream, &all);
-    cache.stop();
-    age(cache.root(), 5);
-    cache.restart();
-    cache.wait_stderr("store scanned");
+    let mut cache = aged(&upstream, &all, &[]);
     let used = &all[1];
     wait_hit(&cache, &upstream.blob_url("a", &used.digest()));
     cache.stop();
@@ -139,7 +120,7 @@ fn content_used_before_a_stop_outlives_unused_content() {
     cache.set_env("CACHE_MAX_SIZE", 9 * MIB);
     cache.restart();
     eventually("the store shrinks to the bound", || {
-        disk_bytes(cache.root()) <= 9 * MIB
+        bytes_on_disk(cache.root()) <= 9 * MIB
     });
     assert!(cache.is_stored(&used.digest()));
     upstream.down();
@@ -149,15 +130,10 @@ fn content_used_before_a_stop_outlives_unused_content() {
 #[test]
 fn evicted_blob_is_fetched_again_by_one_request() {
     let upstream = Registry::new();
-    let mut cache = cache(&upstream);
     let all = blobs(&upstream, 4, 4 * MIB);
-    store(&cache, &upstream, &all);
-    cache.stop();
-    age(cache.root(), 5);
-    cache.set_env("CACHE_MAX_SIZE", 9 * MIB);
-    cache.restart();
+    let cache = aged(&upstream, &all, &[("CACHE_MAX_SIZE", 9 * MIB)]);
     eventually("the store shrinks to the bound", || {
-        disk_bytes(cache.root()) <= 9 * MIB
+        bytes_on_disk(cache.root()) <= 9 * MIB
     });
     let evicted = all.iter().find(|blob| !cache.is_stored(&blob.digest()));
     let evicted = evicted.expect("the bound is below the content");
@@ -244,6 +220,6 @@ fn kill_during_evictions_leaves_a_sound_store() {
     cache.wait_stderr("store scanned");
     let report = cache.settled_store();
     report.expect_clean();
-    assert!(disk_bytes(cache.root()) <= BOUND + BOUND / 100);
+    assert!(bytes_on_disk(cache.root()) <= BOUND + BOUND / 100);
     assert!(!report.blobs.is_empty());
 }
