@@ -513,6 +513,11 @@ pub const ROOM_WEIGHT_UNSIZED: u64 = 1;
 /// of an image takes less.
 pub const EVICTION_AGE_MIN: Duration = Duration::from_secs(600);
 
+/// Minutes by which the index may know times too early: a minute by rounding for both times, and
+/// [`USE_REPORT_INTERVAL`] for the last use.
+pub const STORED_LAG_MINUTES: u32 = 1;
+pub const USED_LAG_MINUTES: u32 = 2;
+
 /// Length of the windows of time, from the storage of an object, in which all uses count as one. The
 /// ranges and retries of one client, and the hosts of one rollout, are one use.
 pub const REUSE_AGE_MIN: Duration = Duration::from_secs(600);
@@ -552,22 +557,27 @@ pub const EVICTION_START_SHARE: u64 = 50;
 /// Time of an eviction before other ingests may evict: some 500 objects.
 pub const EVICTION_SLICE_TIME: Duration = Duration::from_millis(50);
 
+/// Time after an eviction in which the file system may still free the blocks: cores close their files
+/// within two sweeps, and the close of 10 GiB takes a second.
+pub const RELEASE_TIME: Duration = Duration::from_secs(1);
+
 /// Interval of the checks for room in the background.
 pub const ROOM_CHECK_INTERVAL: Duration = Duration::from_secs(2);
 
 /// Interval of the log lines about evictions.
 pub const EVICTION_LOG_INTERVAL: Duration = Duration::from_secs(60);
 
-/// Time between two writes of the last use of an object to the disk, in minutes, and the writes
-/// per check: 500 per second.
+/// Time between two writes of the last use of an object to the disk, in minutes, and the objects per
+/// check: at most 500 writes per second. A million objects take 33 minutes.
 pub const USE_SAVE_INTERVAL_MINUTES: u32 = 60;
-pub const USES_SAVED_AT_ONCE_MAX: usize = 1_000;
+pub const USES_CHECKED_AT_ONCE: u32 = 1_000;
 
 /// Time for the writes of the last uses at the end of the process: some 500,000 writes.
 pub const USES_SAVE_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// Time after which a core reports another use of the same response or file.
-pub const USE_REPORT_INTERVAL: Duration = Duration::from_secs(600);
+/// Time after which a core reports another use of the same response or file. With
+/// [`MEMORY_OBJECTS_MAX`], a core reports at most 1,100 uses per second.
+pub const USE_REPORT_INTERVAL: Duration = Duration::from_secs(60);
 
 /// Reported uses that wait for the index: every object of [`MEMORY_OBJECTS_MAX`] once. Further
 /// reports are dropped.

@@ -1,19 +1,19 @@
 //! The maintenance of the local store, on a thread of its own: the scan at start, the recorded uses
 //! of content, room for new content, and the last uses on disk.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::thread;
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TryRecvError, bounded};
 
 use super::Storage;
-use crate::limits::{
-    EVICTION_LOG_INTERVAL, ROOM_CHECK_INTERVAL, USES_QUEUED_MAX, USES_SAVE_TIMEOUT, USES_SAVED_AT_ONCE_MAX,
-};
+use crate::fail_point::hit;
+use crate::limits::{EVICTION_LOG_INTERVAL, ROOM_CHECK_INTERVAL, USES_QUEUED_MAX, USES_SAVE_TIMEOUT};
 use crate::oci::DigestPrefix;
 use crate::runtime::clock::{monotonic_millis, monotonic_seconds};
 use crate::runtime::condition_log::{LoggedCondition, Transition};
-use crate::store::{Evicted, FsStore, Minute, Removals};
+use crate::store::{Evicted, FsStore, Minute, Removals, SaveCursor};
 
 /// Reports of uses from the cores to the maintenance thread.
 pub(super) struct UseQueue {
@@ -55,7 +55,15 @@ impl Storage {
             let uses = self.0.uses.receiver.clone();
             let no_room = self.0.no_room.clone();
             let maintain = move || {
-                maintain(&store, &uses, &no_room, &stopped);
+                let mut maintained = Maintained {
+                    store: &store,
+                    uses: &uses,
+                    no_room: &no_room,
+                    stopped: &stopped,
+                    saving: SaveCursor::default(),
+                    evictions: EvictionLog::default(),
+                };
+                maintained.run();
                 drop(ending);
             };
             thread::Builder::new()
@@ -84,26 +92,42 @@ impl Drop for Maintenance {
     }
 }
 
-fn maintain(
-    store: &FsStore,
-    uses: &Receiver<DigestPrefix>,
-    no_room: &LoggedCondition,
-    stopped: &Receiver<()>,
-) {
-    scan(store);
-    let mut log = EvictionLog::default();
-    // The sender never sends, so only the drop of the sender ends the wait early.
-    while stopped.recv_timeout(ROOM_CHECK_INTERVAL) == Err(RecvTimeoutError::Timeout) {
-        store.record_uses(uses.try_iter());
-        store.make_room(|| stopped.try_recv() == Err(TryRecvError::Empty));
-        store.save_uses(USES_SAVED_AT_ONCE_MAX);
-        log.add(store.take_evicted());
-        log_room(store, no_room);
+/// The thread's view of the store.
+struct Maintained<'a> {
+    store: &'a FsStore,
+    uses: &'a Receiver<DigestPrefix>,
+    no_room: &'a LoggedCondition,
+    stopped: &'a Receiver<()>,
+    saving: SaveCursor,
+    evictions: EvictionLog,
+}
+
+impl Maintained<'_> {
+    fn run(&mut self) {
+        scan(self.store);
+        // The sender never sends, so only the drop of the sender ends the wait early.
+        while self.stopped.recv_timeout(ROOM_CHECK_INTERVAL) == Err(RecvTimeoutError::Timeout) {
+            // A panic is a bug, and the next check may succeed. Without checks, the store would fill
+            // up.
+            if catch_unwind(AssertUnwindSafe(|| self.check())).is_err() {
+                tracing::error!("store maintenance panicked");
+            }
+        }
+        self.store.record_uses(self.uses.try_iter());
+        let began = monotonic_millis();
+        self.store
+            .save_all_uses(|| millis_since(began) < USES_SAVE_TIMEOUT);
     }
-    store.record_uses(uses.try_iter());
-    let began = monotonic_millis();
-    let is_in_time = || millis_since(began) < USES_SAVE_TIMEOUT;
-    store.save_all_uses(USES_SAVED_AT_ONCE_MAX, is_in_time);
+
+    fn check(&mut self) {
+        hit("store-maintenance");
+        let goes_on = || self.stopped.try_recv() == Err(TryRecvError::Empty);
+        self.store.record_uses(self.uses.try_iter());
+        self.store.make_room(goes_on);
+        self.store.save_uses(&mut self.saving);
+        self.evictions.add(self.store.take_evicted());
+        log_room(self.store, self.no_room);
+    }
 }
 
 fn millis_since(moment: u64) -> Duration {

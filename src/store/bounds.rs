@@ -4,7 +4,7 @@ use super::space::Space;
 use crate::config::{SizeBound, StoreBounds};
 use crate::limits::{
     EVICTION_START_SHARE, EVICTION_STEP_SHARE, FREE_BYTES_MIN, FREE_INODES_SHARE, FREE_SHARE,
-    FREE_SHARE_OF_SMALL, METADATA_BYTES_MIN, METADATA_SHARE, OBJECT_SHARE,
+    FREE_SHARE_OF_SMALL, METADATA_BYTES_MIN, METADATA_SHARE, OBJECT_SHARE, RESERVE_STEP_MAX,
 };
 
 /// The bounds of a store on a file system of a known size, in bytes.
@@ -23,6 +23,8 @@ pub struct Bounds {
 pub struct Usage {
     /// Bytes of all content, and bytes that unfinished ingests may still write.
     pub bytes: u64,
+    /// Bytes of removed content that the file system may not have freed yet.
+    pub releasing: u64,
     pub space: Space,
 }
 
@@ -68,9 +70,21 @@ impl Bounds {
         let wanted = usage.bytes.saturating_add(more);
         let over = self.size_max.map_or(0, |max| wanted.saturating_sub(max));
         Shortage {
-            bytes: over.max(self.lacking_space(&usage.space, more)),
+            bytes: over.max(self.lacking_space(usage, more)),
             inodes: self.free_inodes_min.saturating_sub(usage.space.free_inodes),
         }
+    }
+
+    /// Returns the shortage for `more` bytes with some room ahead, so that the next steps of ingests
+    /// need no choice of victims.
+    pub fn shortage_with_margin(&self, usage: &Usage, more: u64) -> Shortage {
+        let shortage = self.shortage(usage, more);
+        let margin = (usage.bytes / EVICTION_STEP_SHARE).min(RESERVE_STEP_MAX);
+        let bytes = match shortage.bytes {
+            0 => 0,
+            bytes => bytes + margin,
+        };
+        Shortage { bytes, ..shortage }
     }
 
     /// Returns the room to make in the background, so that the next ingests need not wait. More room
@@ -81,7 +95,7 @@ impl Bounds {
             let end = max - max / EVICTION_STEP_SHARE;
             if usage.bytes > start { usage.bytes - end } else { 0 }
         });
-        let lacking = match self.lacking_space(&usage.space, 0) {
+        let lacking = match self.lacking_space(usage, 0) {
             0 => 0,
             lacking => lacking + self.free_min / EVICTION_STEP_SHARE,
         };
@@ -95,13 +109,13 @@ impl Bounds {
         }
     }
 
-    fn lacking_space(&self, space: &Space, more: u64) -> u64 {
-        match space.bytes {
+    /// Bytes that are being released fill at most half of the free space to keep, because the file
+    /// system may have freed them already.
+    fn lacking_space(&self, usage: &Usage, more: u64) -> u64 {
+        let free = usage.space.free_bytes + usage.releasing.min(self.free_min / 2);
+        match usage.space.bytes {
             0 => 0,
-            _ => self
-                .free_min
-                .saturating_add(more)
-                .saturating_sub(space.free_bytes),
+            _ => self.free_min.saturating_add(more).saturating_sub(free),
         }
     }
 }
@@ -179,7 +193,16 @@ mod tests {
         let bounds = bounds(wanted, 100 * GIB);
         let shortage = |bytes, free, more| {
             let space = space(100 * GIB, free);
-            bounds.shortage(&Usage { bytes, space }, more).bytes
+            bounds
+                .shortage(
+                    &Usage {
+                        bytes,
+                        releasing: 0,
+                        space,
+                    },
+                    more,
+                )
+                .bytes
         };
         assert_eq!(shortage(9 * GIB, 50 * GIB, GIB), 0);
         assert_eq!(shortage(9 * GIB, 50 * GIB, 2 * GIB), GIB);
@@ -196,9 +219,36 @@ mod tests {
         let bounds = bounds(wanted, 100 * GIB);
         let surplus = |bytes| {
             let space = space(100 * GIB, 50 * GIB);
-            bounds.surplus(&Usage { bytes, space }).bytes
+            bounds
+                .surplus(&Usage {
+                    bytes,
+                    releasing: 0,
+                    space,
+                })
+                .bytes
         };
         assert_eq!([979_999, 980_001, 1_000_000].map(surplus), [0, 30_001, 50_000]);
+    }
+
+    #[test]
+    fn bytes_being_released_count_as_free_up_to_half_of_the_free_space() {
+        let wanted = StoreBounds {
+            free_min: Some(SizeBound::Bytes(10 * GIB)),
+            ..StoreBounds::default()
+        };
+        let bounds = bounds(wanted, 100 * GIB);
+        let lacking = |free, releasing| {
+            let space = space(100 * GIB, free);
+            let usage = Usage {
+                bytes: 0,
+                releasing,
+                space,
+            };
+            bounds.shortage(&usage, 0).bytes
+        };
+        assert_eq!(lacking(7 * GIB, 0), 3 * GIB);
+        assert_eq!(lacking(7 * GIB, 3 * GIB), 0);
+        assert_eq!(lacking(4 * GIB, 100 * GIB), GIB);
     }
 
     #[test]
@@ -206,6 +256,7 @@ mod tests {
         let found = bounds(StoreBounds::default(), 100 * GIB);
         let usage = |free_inodes| Usage {
             bytes: 0,
+            releasing: 0,
             space: Space {
                 free_inodes,
                 ..space(100 * GIB, 50 * GIB)

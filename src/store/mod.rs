@@ -34,8 +34,8 @@ pub(crate) mod tests;
 
 pub use eviction::Minute;
 pub use fs::{
-    Evicted, FsStore, Ingest, OpenError, Removed, ScanReport, SelectedRemoval, StoreReader, StoreStats,
-    StoredManifest, StoredRepository,
+    Evicted, FsStore, Ingest, OpenError, Removed, SaveCursor, ScanReport, SelectedRemoval, StoreReader,
+    StoreStats, StoredManifest, StoredRepository,
 };
 pub use index::{IndexedImage, ObjectName, PlannedObject, RemovalPlan};
 pub use key::Key;

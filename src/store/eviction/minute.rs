@@ -24,6 +24,10 @@ impl Minute {
         u64::from(self.0) * 60
     }
 
+    pub fn plus(self, minutes: u32) -> Self {
+        Minute(self.0.saturating_add(minutes))
+    }
+
     /// Returns the minutes from `earlier` to `self`. A moment in the future, from a clock that was
     /// set back, counts as now.
     pub fn since(self, earlier: Minute) -> u32 {

@@ -1,6 +1,7 @@
 //! The store on a local file system. `docs/reference/storage-format.md` describes the files.
 
 mod commit;
+mod evict;
 mod find;
 mod ingest;
 mod open;
@@ -11,6 +12,7 @@ mod removal;
 mod room;
 mod saved_use;
 mod scan;
+mod stats;
 mod tags;
 
 use std::fs::File;
@@ -29,12 +31,14 @@ use super::{StoreError, layout, space};
 use crate::config::StoreBounds;
 use crate::sync::Mutex;
 
+pub use evict::Evicted;
 pub use ingest::Ingest;
 pub use open::OpenError;
 pub use reader::{StoreReader, StoredManifest, StoredRepository};
-pub use removal::{Removed, SelectedRemoval, StoreStats};
-pub use room::Evicted;
+pub use removal::{Removed, SelectedRemoval};
+pub use saved_use::SaveCursor;
 pub use scan::ScanReport;
+pub use stats::StoreStats;
 
 /// A store in one directory, locked for this process.
 #[derive(Debug)]
@@ -52,7 +56,8 @@ pub struct FsStore {
     /// Locked after `evicting` and `naming`, and before `records`.
     index: Arc<Mutex<Index>>,
     /// Locked before `naming`.
-    evicting: Mutex<room::Evicting>,
+    evicting: Mutex<evict::Evicting>,
+    releasing: Mutex<evict::Releasing>,
     removals: Removals,
     /// Locked before `index`.
     pins: Mutex<Pins>,

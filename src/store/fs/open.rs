@@ -106,6 +106,7 @@ impl FsStore {
             bounds,
             index: Arc::new(Mutex::new(Index::new(Minute::now()))),
             evicting: Mutex::default(),
+            releasing: Mutex::default(),
             removals: Removals::default(),
             pins: Mutex::new(super::pins::read(root)),
         })

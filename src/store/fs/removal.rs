@@ -3,10 +3,8 @@
 use std::collections::HashSet;
 
 use super::FsStore;
-use super::room::Evicted;
-use crate::store::bounds::Bounds;
+use super::evict::Evicted;
 use crate::store::index::{IndexedImage, RemovalPlan};
-use crate::store::space::Space;
 
 /// The outcome of a removal.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -28,41 +26,7 @@ pub struct SelectedRemoval {
     pub pinned: Vec<IndexedImage>,
 }
 
-/// The state of a store.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, serde::Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct StoreStats {
-    /// Whether the scan at start has ended. Before, the numbers are too small.
-    pub scanned: bool,
-    /// Blobs, manifests and tags.
-    pub objects: usize,
-    /// Bytes on the disk.
-    pub bytes: u64,
-    /// Bytes reserved for unfinished downloads.
-    pub reserved_bytes: u64,
-    /// The bound of the bytes, if any.
-    pub bytes_max: Option<u64>,
-    /// Free bytes of the file system, and the bytes that the store leaves free.
-    pub free_bytes: u64,
-    pub free_bytes_min: u64,
-}
-
 impl FsStore {
-    pub fn stats(&self) -> StoreStats {
-        let space = Space::of(&self.root);
-        let bounds = Bounds::new(&self.bounds, &space);
-        let index = self.index.lock();
-        StoreStats {
-            scanned: index.is_whole(),
-            objects: index.len(),
-            bytes: index.bytes(),
-            reserved_bytes: index.reserved(),
-            bytes_max: bounds.size_max,
-            free_bytes: space.free_bytes,
-            free_bytes_min: bounds.free_min,
-        }
-    }
-
     /// Plans the removal of the images that `select` leaves in the list of all images, sorted by
     /// repository and tag, except pinned images. `None` before the scan has ended.
     pub fn plan_removal(&self, select: impl FnOnce(&mut Vec<IndexedImage>)) -> Option<SelectedRemoval> {

@@ -39,8 +39,8 @@ pub struct ScanReport {
 }
 
 impl FsStore {
-    /// Scans the store. Never fails, but counts unreadable files. Directories are read entry by
-    /// entry, so the memory of a scan does not grow with the store.
+    /// Scans the store. Never fails, but counts unreadable files. Directories are read in parts, so that
+    /// only the index grows with the store.
     pub fn scan(&self) -> ScanReport {
         let mut report = ScanReport::default();
         let started = SystemTime::now();
@@ -134,7 +134,7 @@ impl FsStore {
             let stored = Minute::of_unix_seconds(pointer.checked_at_ms / 1000);
             let facts = ObjectFacts::of_new(TAG_BYTES, stored);
             let mut index = self.index.lock();
-            index.insert_tag(namespace, repository, &name, pointer.digest.prefix(), facts);
+            index.insert_found_tag(namespace, repository, &name, pointer.digest.prefix(), facts);
         }
     }
 

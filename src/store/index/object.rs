@@ -1,6 +1,7 @@
 //! An object of the index, packed into 56 bytes.
 
 use super::ObjectFacts;
+use crate::limits::{STORED_LAG_MINUTES, USED_LAG_MINUTES};
 use crate::oci::{Digest, DigestPrefix};
 use crate::store::eviction::{Kind, Minute, Object};
 
@@ -105,13 +106,14 @@ impl IndexedObject {
         self.blocks = 0;
     }
 
-    /// Returns the object for the eviction policy. `started` is the start of the process.
+    /// Returns the object for the eviction policy, with the latest possible times. `started` is the
+    /// start of the process.
     pub fn object(&self, started: Minute) -> Option<Object> {
         Some(Object {
             kind: self.kind?,
             bytes: self.bytes(),
-            stored: self.stored,
-            used: self.used,
+            stored: self.stored.plus(STORED_LAG_MINUTES),
+            used: self.used.plus(USED_LAG_MINUTES),
             uses: self.uses,
             counted: self.stored.max(started),
         })

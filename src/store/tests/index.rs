@@ -150,14 +150,14 @@ fn entry_of_an_earlier_process_counts_as_used_again_by_its_times() {
 fn use_is_saved_once_until_the_next_use_an_hour_later() {
     let mut index = Index::default();
     index.insert(&blob("a"), facts(1, 100), None);
-    assert_eq!(index.take_unsaved_uses(60, 9), []);
+    assert_eq!(index.take_unsaved_uses(60, 0..9), []);
     index.record_use(digest("a").prefix(), Minute(159));
-    assert_eq!(index.take_unsaved_uses(60, 9), []);
+    assert_eq!(index.take_unsaved_uses(60, 0..9), []);
     index.record_use(digest("a").prefix(), Minute(160));
-    assert_eq!(index.take_unsaved_uses(60, 9), [(blob("a"), Minute(160))]);
-    assert_eq!(index.take_unsaved_uses(60, 9), []);
+    assert_eq!(index.take_unsaved_uses(60, 0..9), [(blob("a"), Minute(160))]);
+    assert_eq!(index.take_unsaved_uses(60, 0..9), []);
     index.record_use(digest("a").prefix(), Minute(161));
-    assert_eq!(index.take_unsaved_uses(1, 9), [(blob("a"), Minute(161))]);
+    assert_eq!(index.take_unsaved_uses(1, 0..9), [(blob("a"), Minute(161))]);
 }
 
 #[test]
@@ -200,4 +200,34 @@ fn pinned_image_is_never_a_victim_with_all_its_content() {
     let images = index.images();
     let held: Vec<_> = images.iter().map(|image| pinned.hold(image)).collect();
     assert_eq!(held, [true, false]);
+}
+
+#[test]
+fn times_in_the_future_of_an_earlier_process_count_as_its_end() {
+    let mut index = Index::new(Minute(1_000));
+    index.insert_found(&blob("a"), facts(1, 9_000), None);
+    assert_eq!(index.last_use(0), Some(Minute(1_000)));
+    assert_eq!(index.get(0).unwrap().stored, Minute(1_001));
+}
+
+#[test]
+fn tag_found_by_the_scan_does_not_replace_a_newer_tag() {
+    let mut index = Index::default();
+    index.insert(&manifest("a", "new"), facts(1, 1), None);
+    insert_tag(&mut index, "a", "v1", "new");
+    let place = origin("a");
+    let old = digest("old").prefix();
+    index.insert_found_tag(&place.namespace, &place.repository, "v1", old, facts(0, 1));
+    assert_eq!(index.images().len(), 1);
+    assert_eq!(index.images()[0].digest, Some(digest("new")));
+}
+
+#[test]
+fn ten_minutes_of_protection_begin_after_the_latest_possible_use() {
+    let mut index = Index::default();
+    index.insert(&blob("a"), facts(1, 50), None);
+    // The true time is up to a minute later, and the core reports a use up to a minute late.
+    index.record_use(digest("a").prefix(), Minute(100));
+    assert_eq!(victims(&index, 111, 1), []);
+    assert_eq!(victims(&index, 112, 1), [entry(blob("a"))]);
 }

@@ -194,7 +194,7 @@ fn last_use_survives_a_restart() {
     set_age(&data_path(&scratch, &content), 9 * HOUR, 9 * HOUR);
     let store = open(&scratch, 100 * MIB);
     store.record_uses([key(&content).digest().prefix()]);
-    store.save_uses(10);
+    store.save_uses(&mut crate::store::SaveCursor::default());
     let used = std::fs::metadata(data_path(&scratch, &content)).unwrap();
     let age = |time: SystemTime| time.elapsed().unwrap_or_default();
     assert!(age(used.accessed().unwrap()) < HOUR);

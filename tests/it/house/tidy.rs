@@ -122,6 +122,7 @@ const CLOCKS: &[&str] = &[
     "src/log/time.rs",
     "src/server/listen.rs",
     "src/store/eviction/minute.rs",
+    "src/store/fs/evict.rs",
     "src/store/fs/room.rs",
     "src/store/fs/scan.rs",
     "src/store/s3/find.rs",

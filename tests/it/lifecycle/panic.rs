@@ -2,6 +2,7 @@
 
 use super::logs::{lines_of, requests, value};
 use crate::harness::client::Why;
+use crate::harness::disk::{age, bytes_on_disk};
 use crate::harness::*;
 
 const SIZE: u64 = 2_500_000;
@@ -258,4 +259,28 @@ fn a_panic_in_a_reload_leaves_the_old_configuration_and_the_next_reload_works() 
     cache.signal(rustix::process::Signal::HUP);
     cache.wait_stderr("configuration reloaded");
     assert!(cache.is_running());
+}
+
+#[test]
+fn store_evicts_after_a_panic_of_its_maintenance() {
+    const BOUND: u64 = 9 * 1024 * 1024;
+    let upstream = Registry::new();
+    let mut cache = Server::options(&upstream).env("STORAGE_BACKEND", "fs").start();
+    for _ in 0..6 {
+        let content = PseudoRandom::new(fresh_seed(), SIZE);
+        let path = upstream.blob_url("a", &upstream.blob(content.clone()));
+        eventually("the blob is stored", || {
+            cache.client().pull(&path, &content);
+            cache.is_stored(&content.digest())
+        });
+    }
+    cache.stop();
+    age(cache.root(), 5);
+    cache.set_env("CACHE_MAX_SIZE", BOUND);
+    cache.set_env("FAIL_POINT", "store-maintenance:panic:1");
+    cache.restart();
+    cache.wait_stderr("store maintenance panicked");
+    eventually("the store shrinks to the bound", || {
+        bytes_on_disk(cache.root()) <= BOUND
+    });
 }
