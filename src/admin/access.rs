@@ -3,8 +3,8 @@
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 
-use http::header::{AUTHORIZATION, HOST, HeaderName, ORIGIN};
 use http::HeaderMap;
+use http::header::{AUTHORIZATION, HOST, HeaderName, ORIGIN};
 
 use super::problem::Problem;
 use super::tokens::Tokens;

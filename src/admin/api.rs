@@ -21,8 +21,8 @@ use super::{AdminSubjects, upstreams};
 use crate::http::RequestId;
 use crate::limits::{ADMIN_BODY_BYTES_MAX, ADMIN_PAGE_TIMEOUT, CONNECTION_SWEEP_INTERVAL};
 use crate::manage::{
-    ImageQuery, PlannedRemoval, PruneRequest, list_page, plan_prune, plan_purge, registry_stats, show_blob,
-    show_images,
+    ImageQuery, PlannedRemoval, PruneRequest, PullSettings, explain_stored, list_page, plan_prune,
+    plan_purge, registry_stats, show_blob, show_images,
 };
 use crate::oci::{Digest, ImageName};
 use crate::runtime::clock::monotonic_millis;
@@ -111,6 +111,7 @@ impl Api {
             Operation::ShowImage(name) => self.show(name).await,
             Operation::PurgeImage { name, dry_run } => self.purge(actor, name, dry_run).await,
             Operation::ShowBlob(digest) => self.blob(digest).await,
+            Operation::Explain(name) => self.explain(name).await,
             Operation::ListPins => ok(StatusCode::OK, &json!({"pins": self.store()?.pins()})),
             Operation::ChangePin { pin, is_added } => self.change_pin(actor, pin, is_added).await,
             Operation::PlanPrune => self.plan(request).await,
@@ -169,6 +170,32 @@ impl Api {
             Some(blob) => ok(StatusCode::OK, &blob),
             None => Err(Problem::NotStored),
         }
+    }
+
+    /// `GET /api/v1/explain`
+    async fn explain(&self, name: ImageName) -> Answer {
+        let store = self.store()?;
+        let AdminSubjects {
+            upstreams,
+            live,
+            tag_policy,
+            has_client_auth,
+            ..
+        } = self.subjects.clone();
+        let explanation = blocking(move || {
+            let statuses = upstreams.statuses();
+            let namespace = &name.origin.namespace;
+            let status = statuses.iter().find(|status| status.namespace == *namespace);
+            let settings = PullSettings {
+                registries: &live.registries(),
+                tag_policy: &tag_policy,
+                has_client_auth,
+            };
+            explain_stored(&store, settings, status, name)
+        });
+        let explanation = explanation.await.map_err(|_| Problem::Panicked)?;
+        let explanation = explanation.map_err(|error| Problem::Unreadable(error.to_string()))?;
+        ok(StatusCode::OK, &explanation)
     }
 
     /// `DELETE /api/v1/images/{name}`

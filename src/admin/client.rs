@@ -16,9 +16,9 @@ use tokio::time::timeout;
 
 use super::socket_path;
 use crate::limits::ADMIN_REQUEST_TIMEOUT;
-use crate::manage::{PruneRequest, RemovalReport};
+use crate::manage::{Explanation, PruneRequest, RemovalReport};
 use crate::oci::ImageName;
-use crate::store::Pin;
+use crate::store::{Pin, StoreStats};
 
 /// A connection per request to the cache with a store in one directory. Blocks.
 #[derive(Debug)]
@@ -121,6 +121,26 @@ impl AdminClient {
     /// The request failed, and the cache may have removed a part.
     pub fn apply(&self, plan: &ServerPlan) -> Result<RemovalReport, AdminError> {
         self.send(Method::POST, &format!("/api/v1/prune/{}/apply", plan.plan), None)
+    }
+
+    /// Explains how the next pull of an image is answered.
+    ///
+    /// # Errors
+    ///
+    /// The request failed.
+    pub fn explain(&self, name: &ImageName) -> Result<Explanation, AdminError> {
+        let name = name.to_string();
+        let name = utf8_percent_encode(&name, NON_ALPHANUMERIC);
+        self.send(Method::GET, &format!("/api/v1/explain?ref={name}"), None)
+    }
+
+    /// Returns the state of the store.
+    ///
+    /// # Errors
+    ///
+    /// The request failed.
+    pub fn stats(&self) -> Result<StoreStats, AdminError> {
+        self.send(Method::GET, "/api/v1/stats", None)
     }
 
     /// Returns the patterns of all pins.

@@ -17,7 +17,8 @@ mod upstreams;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::config::ListenAddr;
+use crate::cache::TagPolicy;
+use crate::config::{ListenAddr, Live};
 use crate::runtime::heartbeat::Health;
 use crate::runtime::helper::Helper;
 use crate::store::FsStore;
@@ -50,6 +51,9 @@ pub struct AdminSubjects {
     /// The store of this machine. `None` for a bucket alone.
     pub store: Option<Arc<FsStore>>,
     pub upstreams: Upstreams,
+    pub live: Live,
+    pub tag_policy: TagPolicy,
+    pub has_client_auth: bool,
     pub health: Health,
 }
 

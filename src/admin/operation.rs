@@ -29,6 +29,7 @@ pub enum Operation {
         dry_run: bool,
     },
     ShowBlob(Digest),
+    Explain(ImageName),
     ListPins,
     ChangePin {
         pin: Pin,
@@ -69,6 +70,7 @@ impl Operation {
             | Operation::ListImages(_)
             | Operation::ShowImage(_)
             | Operation::ShowBlob(_)
+            | Operation::Explain(_)
             | Operation::ListPins => Role::Read,
             Operation::PurgeImage { .. } | Operation::ChangePin { .. } => Role::Operate,
             Operation::PlanPrune | Operation::ApplyPrune { .. } | Operation::Reload | Operation::Stop => {
@@ -101,6 +103,12 @@ fn operation(method: &Method, path: &str, query: &mut Query) -> Result<Operation
     match resource {
         "stats" => return get(Operation::StoreStats),
         "upstreams" => return get(Operation::Upstreams),
+        "explain" if reads => {
+            let name = query.take_parsed("ref")?;
+            let missing = || Problem::Invalid("the parameter ref is missing; it names an image".to_owned());
+            return Ok(Operation::Explain(name.ok_or_else(missing)?));
+        }
+        "explain" => return Err(Problem::Method(GET)),
         "images" if reads => return Ok(Operation::ListImages(Box::new(query.images()?))),
         "images" => return Err(Problem::Method(GET)),
         "pins" => return get(Operation::ListPins),
@@ -248,6 +256,7 @@ mod tests {
             ("GET /api/v1/images/docker.io/library/alpine:3", Role::Read),
             ("DELETE /api/v1/images/alpine?dry_run=true", Role::Operate),
             (&format!("GET /api/v1/blobs/{digest}"), Role::Read),
+            ("GET /api/v1/explain?ref=alpine:3", Role::Read),
             ("GET /api/v1/pins", Role::Read),
             ("PUT /api/v1/pins/quay.io%2F**", Role::Operate),
             ("DELETE /api/v1/pins/alpine", Role::Operate),
@@ -283,7 +292,8 @@ mod tests {
                 .replace("{name}", "alpine:3")
                 .replace("{pattern}", "alpine")
                 .replace("{digest}", &digest)
-                .replace("{plan}", "1");
+                .replace("{plan}", "1")
+                .replace("/explain", "/explain?ref=alpine");
             let operation = parse(&format!("{method} {target}"));
             let operation = operation.unwrap_or_else(|problem| panic!("{method} {target}: {problem}"));
             let role = match operation.role() {
@@ -296,7 +306,7 @@ mod tests {
             );
         }
         // A pin has two methods.
-        assert_eq!(described().len(), 16);
+        assert_eq!(described().len(), 17);
     }
 
     #[test]
@@ -346,6 +356,8 @@ mod tests {
             ("GET /api/v1/images?limit=0", "1 to"),
             ("GET /api/v1/images?limit=x", "limit"),
             ("GET /api/v1/images?sort=size", "no parameter sort"),
+            ("GET /api/v1/explain", "ref is missing"),
+            ("GET /api/v1/explain?ref=A%20B", "no name of an image"),
             ("GET /api/v1/images?cursor=x", "cursor"),
             ("GET /api/v1/images?tag=a&tag=b", "tag occurs twice"),
             ("GET /api/v1/images?tag=a%20b", "tag"),

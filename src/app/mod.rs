@@ -139,7 +139,7 @@ pub fn run(config: Config, read: &dyn Fn() -> Result<Config, Diagnostics>) -> Re
         upstreams.clone(),
         live.clone(),
         helper.clone(),
-        tag_policy(&config),
+        TagPolicy::of(&config),
         memory.clone(),
         descriptors,
     );
@@ -197,7 +197,7 @@ pub fn run(config: Config, read: &dyn Fn() -> Result<Config, Diagnostics>) -> Re
     supervise::start_watchdog(health.clone(), helper.workers(), &config.systemd, &notifier)
         .map_err(AppError::threads)?;
     supervise::wait_for_cores(&shutdown, accepting);
-    let admin_socket = supervise::open_admin(&config, &storage, &upstreams, &health, &helper);
+    let admin_socket = supervise::open_admin(&config, &storage, &upstreams, &live, &health, &helper);
     for addr in &listening.addresses {
         tracing::info!(
             version = env!("CARGO_PKG_VERSION"),
@@ -242,16 +242,6 @@ pub fn run(config: Config, read: &dyn Fn() -> Result<Config, Diagnostics>) -> Re
         AccessLog::wait_for_cores();
     }
     Ok(end)
-}
-
-fn tag_policy(config: &Config) -> TagPolicy {
-    TagPolicy {
-        cache_tags: config.cache_tag_manifests,
-        cache_latest: config.cache_latest_tag,
-        always_revalidate_latest: config.always_pull_latest,
-        ttl: config.tag_ttl,
-        stale_while_revalidate: config.stale_while_revalidate,
-    }
 }
 
 #[cfg(test)]

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use super::listen::Address;
 use crate::admin::{self, AdminSettings, AdminSocket, AdminSubjects};
-use crate::config::{Config, SystemdEnvironment};
+use crate::cache::TagPolicy;
+use crate::config::{Config, Live, SystemdEnvironment};
 use crate::runtime::driver::Driver;
 use crate::runtime::heartbeat::Health;
 use crate::runtime::helper::{Helper, Workers};
@@ -31,6 +32,7 @@ pub(super) fn open_admin(
     config: &Config,
     storage: &Storage,
     upstreams: &Upstreams,
+    live: &Live,
     health: &Health,
     helper: &Helper,
 ) -> Option<AdminSocket> {
@@ -42,6 +44,9 @@ pub(super) fn open_admin(
     let subjects = AdminSubjects {
         store: storage.local_store(),
         upstreams: upstreams.clone(),
+        live: live.clone(),
+        tag_policy: TagPolicy::of(config),
+        has_client_auth: config.client_auth.is_some(),
         health: health.clone(),
     };
     admin::start(settings, subjects, helper)

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::config::{TagFreshness, TagRule};
+use crate::config::{TagFreshness, TagRule, Values};
 use crate::limits::DERIVED_TAG_TTL_MAX;
 use crate::oci::Tag;
 
@@ -20,6 +20,19 @@ pub struct TagPolicy {
     /// Time after the lifetime during which a tag is served stale at once and revalidated in the
     /// background.
     pub stale_while_revalidate: Duration,
+}
+
+impl TagPolicy {
+    /// Returns the policy of a configuration.
+    pub fn of(config: &Values) -> Self {
+        TagPolicy {
+            cache_tags: config.cache_tag_manifests,
+            cache_latest: config.cache_latest_tag,
+            always_revalidate_latest: config.always_pull_latest,
+            ttl: config.tag_ttl,
+            stale_while_revalidate: config.stale_while_revalidate,
+        }
+    }
 }
 
 /// The caching terms of one tag.

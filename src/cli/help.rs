@@ -15,6 +15,8 @@ Commands:
   purge         remove an image: purge REF [--dry-run] [--yes] [--json]
   prune         remove images: --pattern, --date, --older-than, --unused-for, --keep-newest, --all [--dry-run]
   pin, unpin    protect an image from removal: pin [REF or pattern], unpin REF
+  explain       explain how the next pull of an image is answered: explain REF [--json]
+  stats         print the state of the store: stats [--json]
   healthcheck   check the cache on this machine: exit 0 if alive, otherwise 1
   version       print the version (also --version)
 

@@ -7,6 +7,7 @@
 //! - 3: stopped with connections cut off; nothing matches.
 //! - 4: refused.
 
+mod explain;
 mod flags;
 mod healthcheck;
 mod healthcheck_tls;
@@ -25,6 +26,7 @@ use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use crate::app::{self, AppError, End};
 use crate::config::{self, Auth, Config, Environment, Layer};
 use crate::log;
+use explain::{ExplainArgs, StatsArgs};
 use flags::Flags;
 use list::ListArgs;
 use pin::{PinArgs, UnpinArgs};
@@ -68,6 +70,10 @@ enum Command {
     Pin(PinArgs),
     /// Remove a pin.
     Unpin(UnpinArgs),
+    /// Explain how the next pull of an image is answered.
+    Explain(ExplainArgs),
+    /// Print the state of the store.
+    Stats(StatsArgs),
     /// Check whether the cache on this machine is alive.
     Healthcheck,
     /// Print the version.
@@ -108,6 +114,8 @@ pub fn run(args: impl IntoIterator<Item = OsString>, environment: Environment<'_
         Command::Prune(args) => removal::prune(&args, cli.flags.0, environment.looking_only()),
         Command::Pin(args) => pin::pin(&args, cli.flags.0, environment.looking_only()),
         Command::Unpin(args) => pin::unpin(&args, cli.flags.0, environment.looking_only()),
+        Command::Explain(args) => explain::explain(&args, cli.flags.0, environment.looking_only()),
+        Command::Stats(args) => explain::stats(args, cli.flags.0, environment.looking_only()),
         Command::Healthcheck => match config::listen_addresses(cli.flags.0, environment) {
             Ok(listen) => match healthcheck::check_any(&listen, healthcheck::DEADLINE) {
                 Ok(line) => {

@@ -1,6 +1,7 @@
 //! Operations on stored content, for the command line and the admin API.
 
 mod details;
+mod explain;
 mod filter;
 mod images;
 mod page;
@@ -9,7 +10,10 @@ mod registry_stats;
 mod removal;
 mod table;
 
-pub use details::{BlobUses, ImageDetails, show_blob, show_images};
+pub use details::{BlobDetails, BlobUses, ImageDetails, ManifestDetails, show_blob, show_images};
+pub use explain::{
+    Cause, Explanation, Finding, PullOutcome, PullSettings, RegistryChoice, TagState, explain_stored,
+};
 pub use filter::Filter;
 pub use images::{Image, ImageKind, Listing, list};
 pub use page::{Cursor, ImagePage, ImageQuery, ListedImage, list_page};

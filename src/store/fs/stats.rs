@@ -7,7 +7,7 @@ use crate::store::index::IndexedBlob;
 use crate::store::space::Space;
 
 /// The state of a store.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, serde::Serialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct StoreStats {
     /// Whether the scan at start has ended. Before, the numbers are too small.
@@ -20,6 +20,8 @@ pub struct StoreStats {
     pub reserved_bytes: u64,
     /// The bound of the bytes, if any.
     pub bytes_max: Option<u64>,
+    /// The bound of a single object, if any.
+    pub object_bytes_max: Option<u64>,
     /// Free bytes of the file system, and the bytes that the store leaves free.
     pub free_bytes: u64,
     pub free_bytes_min: u64,
@@ -41,6 +43,7 @@ impl FsStore {
             bytes: index.bytes(),
             reserved_bytes: index.reserved(),
             bytes_max: bounds.size_max,
+            object_bytes_max: (bounds.object_max < u64::MAX).then_some(bounds.object_max),
             free_bytes: space.free_bytes,
             free_bytes_min: bounds.free_min,
         }

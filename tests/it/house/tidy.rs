@@ -16,13 +16,20 @@ use crate::harness::server::TempDir;
 const ARROWS: &[(&str, &[&str])] = &[
     (
         "cli",
-        &["admin", "app", "config", "manage", "oci", "store", "upstream"],
+        &[
+            "admin", "app", "cache", "config", "manage", "oci", "store", "upstream",
+        ],
     ),
     (
         "admin",
-        &["config", "http", "manage", "oci", "runtime", "store", "upstream"],
+        &[
+            "cache", "config", "http", "manage", "oci", "runtime", "store", "upstream",
+        ],
     ),
-    ("manage", &["config", "oci", "store", "upstream"]),
+    (
+        "manage",
+        &["cache", "config", "oci", "runtime", "store", "upstream"],
+    ),
     (
         "app",
         &[

@@ -417,3 +417,59 @@ fn address_in_use_leaves_the_cache_running_and_is_opened_later() {
     drop(first);
     assert_eq!(second.addr_of("admin"), addr);
 }
+
+#[test]
+fn explanation_of_a_running_and_of_a_stopped_cache_is_the_same() {
+    let upstream = Registry::new();
+    let mut cache = start(&upstream);
+    cache.pull_tags(&upstream, &["v1"]);
+    let name = format!("{}/org/app", upstream.name());
+    let run = |cache: &Cache, arguments: &[&str]| {
+        let output = Server::command(cache.server.home(), cache.server.root())
+            .args(arguments)
+            .env("TAG_TTL", "1h")
+            .output()
+            .expect("the binary starts");
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stdout).expect("text")
+    };
+    let explain = |cache: &Cache, tag: &str| -> Value {
+        let text = run(cache, &["explain", &format!("{name}:{tag}"), "--json"]);
+        let mut value: Value = serde_json::from_str(&text).expect("JSON");
+        // The running cache has another lifetime, and time passes.
+        for member in ["ageSeconds", "lifetimeSeconds"] {
+            if let Some(tag) = value["tag"].as_object_mut() {
+                tag.remove(member);
+            }
+        }
+        value
+    };
+    let running = ["v1", "v2"].map(|tag| explain(&cache, tag));
+    assert_eq!(running[0]["pull"], "hit", "{}", running[0]);
+    assert_eq!(running[1]["pull"], "fetched", "{}", running[1]);
+    let causes = running[1]["findings"].as_array().expect("a list").iter();
+    assert!(causes.clone().any(|finding| finding["cause"] == "not-stored"));
+    let stats: Value = serde_json::from_str(&run(&cache, &["stats", "--json"])).expect("JSON");
+    assert_eq!((&stats["scanned"], &stats["objects"]), (&true.into(), &4.into()));
+    assert!(run(&cache, &["explain", &format!("{name}:v1")]).contains("next pull  hit"));
+
+    cache.server.stop();
+    assert_eq!(["v1", "v2"].map(|tag| explain(&cache, tag)), running);
+    assert!(run(&cache, &["stats"]).contains("objects            4\n"));
+}
+
+#[test]
+fn explanation_names_an_unavailable_registry() {
+    let upstream = Registry::new();
+    let cache = start(&upstream);
+    cache.pull_tags(&upstream, &["v1"]);
+    let name = format!("{}/org/app", upstream.name());
+    drop(upstream);
+    eventually("the circuit breaker trips", || {
+        let path = format!("/v2/{name}/manifests/absent");
+        cache.server.client().get(&path);
+        let explained = cache.json(&format!("GET /api/v1/explain?ref={name}:absent"));
+        let mut findings = explained["findings"].as_array().expect("a list").iter();
+        explained["pull"] == "refused" && findings.any(|finding| finding["cause"] == "upstream-unavailable")
+    });
+}

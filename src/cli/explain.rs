@@ -1,0 +1,125 @@
+//! The commands `explain` and `stats`.
+
+use std::fmt::Write as _;
+use std::process::ExitCode;
+
+use clap::Args;
+use serde::Serialize;
+
+use super::target::{Failure, Target, ended};
+use super::{EXIT_MISUSE, fail, say};
+use crate::cache::TagPolicy;
+use crate::config::{self, Environment, Layer};
+use crate::manage::{Explanation, PullSettings, explain_stored};
+use crate::oci::ImageName;
+use crate::store::StoreStats;
+
+#[derive(Clone, Debug, PartialEq, Eq, Args)]
+pub(super) struct ExplainArgs {
+    /// The image: `[registry/]repository[:tag][@digest]`.
+    #[arg(value_name = "REF")]
+    image: String,
+    /// Print the explanation as JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Args)]
+pub(super) struct StatsArgs {
+    /// Print the numbers as JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Explains how the next pull of an image is answered.
+pub(super) fn explain(args: &ExplainArgs, flags: Layer, environment: Environment<'_>) -> ExitCode {
+    let name: ImageName = match args.image.parse() {
+        Ok(name) => name,
+        Err(error) => return fail(&error, ExitCode::from(EXIT_MISUSE)),
+    };
+    let explained = Target::open(flags.clone(), environment).and_then(|target| match target {
+        Target::Running(cache) => cache.explain(&name).map_err(Failure::of),
+        Target::Directory(store) => {
+            let config = config::resolve(flags, environment).map_err(Failure::of)?;
+            let settings = PullSettings {
+                registries: &config.registries,
+                tag_policy: &TagPolicy::of(&config),
+                has_client_auth: config.client_auth.is_some(),
+            };
+            explain_stored(&store, settings, None, name.clone()).map_err(Failure::of)
+        }
+    });
+    ended(explained.map(|explanation| match args.json {
+        true => say_json(&explanation),
+        false => say(text(&explanation).trim_end()),
+    }))
+}
+
+/// Prints the state of the store.
+pub(super) fn stats(args: StatsArgs, flags: Layer, environment: Environment<'_>) -> ExitCode {
+    let stats = Target::open(flags, environment).and_then(|target| match target {
+        Target::Running(cache) => cache.stats().map_err(Failure::of),
+        Target::Directory(store) => Ok(store.stats()),
+    });
+    ended(stats.map(|stats| match args.json {
+        true => say_json(&stats),
+        false => say(stats_text(&stats).trim_end()),
+    }))
+}
+
+fn say_json(content: &impl Serialize) {
+    say(&serde_json::to_string_pretty(content).expect("the content is strings and numbers"));
+}
+
+fn text(explanation: &Explanation) -> String {
+    let mut text = format!("{}\n", explanation.name);
+    let mut line = |name: &str, value: &str| {
+        // Writing to a `String` cannot fail.
+        let _ = writeln!(text, "  {name:<10} {value}");
+    };
+    let pull = serde_json::to_value(explanation.pull).expect("an outcome is a word");
+    line("next pull", pull.as_str().unwrap_or_default());
+    let registry = &explanation.registry;
+    let entry = registry.entry.as_deref().unwrap_or("defaults");
+    line(
+        "registry",
+        &format!(
+            "{}, settings of {entry}, access {}",
+            registry.name, registry.access
+        ),
+    );
+    for mirror in &registry.mirrors {
+        line("mirror", mirror);
+    }
+    if let Some(tag) = &explanation.tag {
+        let lifetime = match tag.lifetime_seconds {
+            Some(seconds) => format!("fresh for {seconds} s"),
+            None => "fresh without an end".to_owned(),
+        };
+        line(
+            "tag",
+            &format!("{}, confirmed {} s ago, {lifetime}", tag.digest, tag.age_seconds),
+        );
+    }
+    for request in &explanation.requests {
+        line("request", request);
+    }
+    for finding in &explanation.findings {
+        let cause = serde_json::to_value(finding.cause).expect("a cause is a word");
+        line(
+            "finding",
+            &format!("{}: {}", cause.as_str().unwrap_or_default(), finding.text),
+        );
+    }
+    text
+}
+
+fn stats_text(stats: &StoreStats) -> String {
+    let value = serde_json::to_value(stats).expect("the state is numbers");
+    let members = value.as_object().into_iter().flatten();
+    members.fold(String::new(), |mut text, (name, value)| {
+        // Writing to a `String` cannot fail.
+        let _ = writeln!(text, "{name:<18} {value}");
+        text
+    })
+}
