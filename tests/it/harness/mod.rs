@@ -92,6 +92,11 @@ pub fn uninterrupted<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T
     }
 }
 
+/// Returns the number of kills of a test that kills a cache many times: `KILLS`, or else 100.
+pub fn kills() -> usize {
+    std::env::var("KILLS").map_or(100, |text| text.parse().expect("KILLS is a number"))
+}
+
 /// Calls `condition` every 5 ms until the condition holds.
 ///
 /// For states without an event, such as files of another process. If there is an event, wait for

@@ -527,14 +527,17 @@ impl Server {
         rustix::process::kill_process(pid, signal).expect("running");
     }
 
-    /// Kills a running server.
-    pub fn kill9(&mut self) {
-        if let Some(mut process) = self.process.take() {
-            let _ = process.child.kill();
-            let _ = process.child.wait();
-            process.stderr.wait_for(|_| None::<()>);
-            self.home.note(&process.stderr.text.lock().unwrap().0);
-        }
+    /// Kills a running server. Returns the complete stderr of the process.
+    pub fn kill9(&mut self) -> String {
+        let Some(mut process) = self.process.take() else {
+            return String::new();
+        };
+        let _ = process.child.kill();
+        let _ = process.child.wait();
+        process.stderr.wait_for(|_| None::<()>);
+        let stderr = process.stderr.text.lock().unwrap().0.clone();
+        self.home.note(&stderr);
+        stderr
     }
 
     /// Waits for the server's exit. Returns `None` if the server still runs at the deadline.

@@ -6,6 +6,9 @@ mod admin;
 /// The description of the admin API.
 mod description;
 
+/// Kills during removals.
+mod kill;
+
 /// The images of a store, beside a running cache and without one.
 mod list;
 

@@ -195,26 +195,30 @@ fn store_gives_way_to_a_foreign_writer() {
 
 #[test]
 fn kill_during_evictions_leaves_a_sound_store() {
-    const BOUND: u64 = 24 * MIB;
-    const ROUNDS: usize = 6;
+    const BOUND: u64 = 12 * MIB;
     let upstream = Registry::new();
     let mut cache = cache(&upstream);
     let mut random = Random::for_test("kill during evictions");
-    store(&cache, &upstream, &blobs(&upstream, 20, MIB));
+    store(&cache, &upstream, &blobs(&upstream, 10, MIB));
     cache.set_env("CACHE_MAX_SIZE", BOUND);
-    for _ in 0..ROUNDS {
-        cache.kill9();
+    cache.kill9();
+    for _ in 0..kills() {
         age(cache.root(), 5);
         cache.restart();
         cache.wait_stderr("store scanned");
-        // Each stored blob needs the room of an old blob. The kill interrupts some of the evictions.
-        let new = blobs(&upstream, 3 + random.below(9), MIB);
+        // Each stored blob needs the room of an old blob. The kill interrupts pulls and evictions.
+        let new = blobs(&upstream, 1 + random.below(4), MIB);
+        let client = cache.client();
+        let delay = Duration::from_micros(random.below(30_000));
         thread::scope(|scope| {
             for blob in &new {
-                scope.spawn(|| pull(&cache, &upstream, blob));
+                let path = upstream.blob_url("a", &blob.digest());
+                let client = &client;
+                scope.spawn(move || drop(client.try_get(&path)));
             }
+            thread::sleep(delay);
+            cache.kill9();
         });
-        cache.kill9();
     }
     cache.restart();
     cache.wait_stderr("store scanned");
