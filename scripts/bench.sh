@@ -4,7 +4,7 @@
 #   scripts/bench.sh [quick|full] [case...]
 #
 # Cases: manifest-2k blob-64k blob-1m blob-16m blob-1g two-cores tag-head cold-stall cold-pull cold-many cold-image
-#        registry-cold s3-hit tiered-warm idle-10k idle-h2c idle-tls tls-small tls-64k tls-1g tls-handshakes
+#        registry-cold s3-hit tiered-warm management-cost evict-beside-hits idle-10k idle-h2c idle-tls tls-small tls-64k tls-1g tls-handshakes
 #        h2c-small h2c-large h2-tls-small h2-tls-large (default: all).
 # full takes more and longer rounds than quick. Needs two CPUs, python3 and nginx. Uses docker-registry if installed.
 # s3-hit and tiered-warm need an S3 engine, found like in scripts/s3.sh: Garage (GARAGE) or moto (MOTO_SERVER).

@@ -48,8 +48,8 @@ def prepare(directory, with_huge):
     manifest = _manifest(directory, blobs)
     objects = dict(blobs, manifest=manifest)
     for item in objects.values():
-        _into_store(directory / "store", item)
-        _into_store(directory / "store-before", item)
+        into_store(directory / "store", item)
+        into_store(directory / "store-before", item)
         _into_nginx(directory / "nginx", item)
         _into_registry(directory / "registry", item)
     _link_file(directory / "registry", f"_manifests/tags/{TAG}/current/link", manifest.digest)
@@ -126,7 +126,7 @@ def many(directory, name, sizes):
 
 def point_tag(root, manifest):
     """Writes a tag pointer with the current time into the store `root`. Returns the tag's path."""
-    _into_store(root, manifest)
+    into_store(root, manifest)
     place = root / "manifests" / WARM_REGISTRY / REPOSITORY / "_tags" / TAG
     place.parent.mkdir(parents=True, exist_ok=True)
     pointer = {
@@ -141,7 +141,7 @@ def point_tag(root, manifest):
 
 def link_into(root, item):
     """Adds `item` to the store `root`."""
-    _into_store(root, item)
+    into_store(root, item)
 
 
 def _link(source, place):
@@ -156,7 +156,7 @@ def _link_file(root, path, digest):
     place.write_text(digest)
 
 
-def _into_store(root, item):
+def into_store(root, item):
     """Writes the format of the cache: data file and sidecar."""
     folder = root / "blobs" if item.kind == "blobs" else root / "manifests" / WARM_REGISTRY / REPOSITORY
     _link(item.file, folder / f"sha256-{item.hex}")
