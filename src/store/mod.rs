@@ -34,10 +34,10 @@ pub(crate) mod tests;
 
 pub use eviction::Minute;
 pub use fs::{
-    Evicted, FsStore, Ingest, OpenError, Removed, SaveCursor, ScanReport, SelectedRemoval, StoreReader,
-    StoreStats, StoredManifest, StoredRepository,
+    Damage, Evicted, FsStore, Ingest, OpenError, ReadPages, Removed, SaveCursor, ScanReport, ScrubRecord,
+    SelectedRemoval, StoreReader, StoreStats, StoredManifest, StoredRepository, Verification, VerifyOptions,
 };
-pub use index::{IndexedImage, ObjectName, PlannedObject, RemovalPlan};
+pub use index::{EntrySet, IndexedImage, ObjectName, PlannedObject, RemovalPlan};
 pub use key::Key;
 pub use meta::{Meta, SOURCES_MAX, Source, canonical_name};
 pub use pins::{Pin, PinError};

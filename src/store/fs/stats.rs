@@ -1,5 +1,7 @@
 //! The state of a store in numbers.
 
+use std::sync::atomic::Ordering;
+
 use super::FsStore;
 use crate::store::bounds::Bounds;
 use crate::store::space::Space;
@@ -21,6 +23,12 @@ pub struct StoreStats {
     /// Free bytes of the file system, and the bytes that the store leaves free.
     pub free_bytes: u64,
     pub free_bytes_min: u64,
+    /// Entries that this process hashed with success, each time.
+    pub verified_objects: u64,
+    /// Entries that this process found damaged.
+    pub damaged_objects: u64,
+    /// The end of the last scrub of the whole store, in seconds since 1970.
+    pub scrub_completed_at: Option<u64>,
 }
 
 impl FsStore {
@@ -36,6 +44,10 @@ impl FsStore {
             bytes_max: bounds.size_max,
             free_bytes: space.free_bytes,
             free_bytes_min: bounds.free_min,
+            verified_objects: self.verifications.verified.load(Ordering::Relaxed),
+            damaged_objects: self.verifications.damaged.load(Ordering::Relaxed),
+            scrub_completed_at: Some(self.verifications.scrub_completed_at.load(Ordering::Relaxed))
+                .filter(|&at| at > 0),
         }
     }
 }

@@ -19,7 +19,7 @@ const ARROWS: &[(&str, &[&str])] = &[
         &["admin", "app", "config", "manage", "oci", "store", "upstream"],
     ),
     ("admin", &["manage", "oci", "runtime", "store"]),
-    ("manage", &["config", "oci", "store"]),
+    ("manage", &["config", "oci", "runtime", "store", "sys"]),
     (
         "app",
         &[
@@ -47,7 +47,7 @@ const ARROWS: &[(&str, &[&str])] = &[
         &["config", "fairness", "oci", "runtime", "store", "sys"],
     ),
     ("fairness", &["config", "oci"]),
-    ("store", &["config", "oci"]),
+    ("store", &["config", "oci", "sys"]),
     ("upstream", &["config", "oci"]),
     ("config", &["oci"]),
 ];
@@ -86,6 +86,7 @@ const TOKIO: &[&str] = &[
     "src/runtime/single_flight.rs",
     "src/server/h2/io/mod.rs",
     "src/storage/bucket.rs",
+    "src/storage/first_hash.rs",
     "src/storage/records.rs",
     "src/storage/small.rs",
     "src/storage/upload_queue.rs",
@@ -675,6 +676,9 @@ fn change(setting: Setting, home: &Path) -> (Given, Given) {
         Setting::LogFile => file("cache.log"),
         Setting::MemoryBudget | Setting::MemoryCache => "128MiB".into(),
         Setting::CacheMaxSize | Setting::CacheMinFree | Setting::CacheMaxObjectSize => "80%".into(),
+        Setting::ScrubInterval => "7d".into(),
+        Setting::ScrubRate => "7m".into(),
+        Setting::VerifyOnOpen => "first".into(),
         Setting::TagTtl | Setting::StaleWhileRevalidate => "7s".into(),
         Setting::DrainTimeout | Setting::DrainDelay => "7s".into(),
         Setting::Cores | Setting::HelperThreads => "7".into(),
