@@ -8,14 +8,18 @@ use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::body::Incoming;
 use percent_encoding::percent_decode_str;
 use serde::Serialize;
+use serde::de::DeserializeOwned;
 use serde_json::json;
 
 use super::Actor;
+use super::jobs::Jobs;
 use super::plans::Plans;
 use super::problem::{Problem, json_response};
 use crate::limits::{ADMIN_BODY_BYTES_MAX, CONNECTION_SWEEP_INTERVAL};
 use crate::log;
-use crate::manage::{PlannedRemoval, PruneRequest, RemovalReport, plan_prune, plan_purge};
+use crate::manage::{
+    PlannedRemoval, PruneRequest, RemovalReport, VerifyRequest, plan_prune, plan_purge, plan_verify,
+};
 use crate::oci::ImageName;
 use crate::runtime::helper::blocking;
 use crate::store::{FsStore, Pin};
@@ -26,6 +30,7 @@ type Answer = Result<Response<Full<Bytes>>, Problem>;
 pub struct Api {
     store: Arc<FsStore>,
     plans: Plans,
+    jobs: Jobs,
 }
 
 /// A change, for the log.
@@ -38,12 +43,15 @@ struct Change {
 const PINS: &str = "/api/v1/pins";
 const IMAGES: &str = "/api/v1/images/";
 const PRUNE: &str = "/api/v1/prune";
+const VERIFY: &str = "/api/v1/verify";
+const JOBS: &str = "/api/v1/jobs";
 
 impl Api {
     pub fn new(store: Arc<FsStore>) -> Self {
         Api {
             store,
             plans: Plans::default(),
+            jobs: Jobs::default(),
         }
     }
 
@@ -66,11 +74,22 @@ impl Api {
         if let Some(pattern) = path.strip_prefix(PINS).and_then(|rest| rest.strip_prefix('/')) {
             return self.change_pin(actor, &method, pattern).await;
         }
+        if let Some(id) = path.strip_prefix(JOBS).and_then(|rest| rest.strip_prefix('/')) {
+            return match method {
+                Method::GET => ok(StatusCode::OK, &self.jobs.get(id)?),
+                Method::DELETE => ok(StatusCode::OK, &self.jobs.cancel(id)?),
+                _ => Err(Problem::Method("GET, DELETE")),
+            };
+        }
         match (&*path, method) {
             (PINS, Method::GET) => ok(StatusCode::OK, &json!({"pins": self.store.pins()})),
             (PINS, _) => Err(Problem::Method("GET")),
             (PRUNE, Method::POST) => self.plan(request).await,
             (PRUNE, _) => Err(Problem::Method("POST")),
+            (VERIFY, Method::POST) => self.verify(actor, request).await,
+            (VERIFY, _) => Err(Problem::Method("POST")),
+            (JOBS, Method::GET) => ok(StatusCode::OK, &json!({"jobs": self.jobs.list()})),
+            (JOBS, _) => Err(Problem::Method("GET")),
             ("/api/v1/stats", Method::GET) => ok(StatusCode::OK, &self.store.stats()),
             ("/api/v1/stats", _) => Err(Problem::Method("GET")),
             _ => Err(Problem::NotFound),
@@ -134,20 +153,8 @@ impl Api {
 
     /// `POST /api/v1/prune`
     async fn plan(self: &Arc<Self>, request: Request<Incoming>) -> Answer {
-        let is_json = request
-            .headers()
-            .get(header::CONTENT_TYPE)
-            .is_some_and(|field| field.as_bytes().starts_with(b"application/json"));
-        if !is_json {
-            return Err(Problem::MediaType);
-        }
         let invalid = |error: String| Problem::Invalid(format!("the body is no prune request: {error}"));
-        let body = Limited::new(request.into_body(), ADMIN_BODY_BYTES_MAX)
-            .collect()
-            .await;
-        let body = body.map_err(|error| invalid(error.to_string()))?.to_bytes();
-        let wanted: PruneRequest =
-            serde_json::from_slice(&body).map_err(|error| invalid(error.to_string()))?;
+        let wanted: PruneRequest = json_body(request, invalid).await?;
         let rule = wanted.rule().map_err(invalid)?;
         let store = self.store.clone();
         let plan = blocking(move || plan_prune(&store, &rule)).await;
@@ -155,6 +162,20 @@ impl Api {
         let report = plan.report();
         let id = self.plans.add(plan);
         ok(StatusCode::CREATED, &json!({"plan": id, "removal": report}))
+    }
+
+    /// `POST /api/v1/verify`
+    async fn verify(self: &Arc<Self>, actor: Actor, request: Request<Incoming>) -> Answer {
+        let invalid = |error: String| Problem::Invalid(format!("the body is no verify request: {error}"));
+        let wanted: VerifyRequest = json_body(request, invalid).await?;
+        let rule = wanted.rule().map_err(invalid)?;
+        let store = self.store.clone();
+        let plan = blocking(move || plan_verify(&store, &rule)).await;
+        let plan = plan.map_err(|_| Problem::Panicked)??;
+        let id = self
+            .jobs
+            .start(self.store.clone(), actor, wanted.selector(), plan)?;
+        ok(StatusCode::ACCEPTED, &json!({"job": id}))
     }
 
     /// `POST /api/v1/prune/{plan}/apply`
@@ -217,6 +238,25 @@ impl Change {
 /// Returns the plan in the rest of the path of an application: `/{plan}/apply`.
 fn plan_of(rest: &str) -> Option<&str> {
     rest.strip_prefix('/')?.strip_suffix("/apply")
+}
+
+/// Reads a body as JSON. `invalid` makes a problem of the reason why the body is invalid.
+async fn json_body<T: DeserializeOwned>(
+    request: Request<Incoming>,
+    invalid: impl Fn(String) -> Problem,
+) -> Result<T, Problem> {
+    let is_json = request
+        .headers()
+        .get(header::CONTENT_TYPE)
+        .is_some_and(|field| field.as_bytes().starts_with(b"application/json"));
+    if !is_json {
+        return Err(Problem::MediaType);
+    }
+    let body = Limited::new(request.into_body(), ADMIN_BODY_BYTES_MAX)
+        .collect()
+        .await;
+    let body = body.map_err(|error| invalid(error.to_string()))?.to_bytes();
+    serde_json::from_slice(&body).map_err(|error| invalid(error.to_string()))
 }
 
 fn ok(status: StatusCode, content: &impl Serialize) -> Answer {

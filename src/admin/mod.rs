@@ -5,6 +5,8 @@
 
 mod api;
 mod client;
+mod client_jobs;
+mod jobs;
 mod plans;
 mod problem;
 
@@ -26,6 +28,7 @@ use crate::runtime::helper::Helper;
 use crate::store::FsStore;
 
 pub use client::{AdminClient, AdminError, ServerPlan};
+pub use jobs::{JobState, JobStatus};
 
 use api::Api;
 

@@ -23,6 +23,12 @@ pub enum Problem {
     Forbidden,
     #[error("the plan is unknown or older than ten minutes; plan the removal again")]
     NoPlan,
+    #[error("the job is unknown, or too many jobs have ended since; `oci-pull-through jobs` prints the jobs")]
+    NoJob,
+    #[error("too many jobs run; wait for the end of a job, or cancel it with `oci-pull-through jobs cancel`")]
+    TooManyJobs,
+    #[error("cannot start a thread: {0}; increase the limits on processes (ulimit -u, TasksMax)")]
+    NoThread(String),
     #[error(transparent)]
     Plan(#[from] PlanError),
     #[error(transparent)]
@@ -34,16 +40,17 @@ pub enum Problem {
 impl Problem {
     fn status(&self) -> StatusCode {
         match self {
-            Problem::NotFound | Problem::NoPlan => StatusCode::NOT_FOUND,
+            Problem::NotFound | Problem::NoPlan | Problem::NoJob => StatusCode::NOT_FOUND,
             Problem::Method(_) => StatusCode::METHOD_NOT_ALLOWED,
             Problem::Invalid(_) => StatusCode::BAD_REQUEST,
             Problem::MediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Problem::Forbidden => StatusCode::FORBIDDEN,
+            Problem::TooManyJobs => StatusCode::CONFLICT,
             Problem::Plan(PlanError::NotScanned) => StatusCode::SERVICE_UNAVAILABLE,
             Problem::Plan(PlanError::Pinned(_)) | Problem::Pin(PinError::TooMany) => StatusCode::CONFLICT,
             Problem::Pin(PinError::Invalid(_)) => StatusCode::BAD_REQUEST,
             Problem::Pin(PinError::NotWritten(_)) => StatusCode::INTERNAL_SERVER_ERROR,
-            Problem::Panicked => StatusCode::INTERNAL_SERVER_ERROR,
+            Problem::NoThread(_) | Problem::Panicked => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }
 
