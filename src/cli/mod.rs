@@ -11,10 +11,13 @@ mod flags;
 mod healthcheck;
 mod healthcheck_tls;
 mod help;
+mod jobs;
 mod list;
 mod pin;
+mod progress;
 mod removal;
 mod target;
+mod verify;
 
 use std::ffi::OsString;
 use std::io::Write;
@@ -26,9 +29,11 @@ use crate::app::{self, AppError, End};
 use crate::config::{self, Auth, Config, Environment, Layer};
 use crate::log;
 use flags::Flags;
+use jobs::JobsArgs;
 use list::ListArgs;
 use pin::{PinArgs, UnpinArgs};
 use removal::{PruneArgs, PurgeArgs};
+use verify::VerifyArgs;
 
 /// The exit code for a wrong command line or configuration. clap uses the same code.
 const EXIT_MISUSE: u8 = 2;
@@ -68,6 +73,10 @@ enum Command {
     Pin(PinArgs),
     /// Remove a pin.
     Unpin(UnpinArgs),
+    /// Hash the stored content, and remove damaged content.
+    Verify(VerifyArgs),
+    /// Print or cancel the jobs of the running cache.
+    Jobs(JobsArgs),
     /// Check whether the cache on this machine is alive.
     Healthcheck,
     /// Print the version.
@@ -108,6 +117,8 @@ pub fn run(args: impl IntoIterator<Item = OsString>, environment: Environment<'_
         Command::Prune(args) => removal::prune(&args, cli.flags.0, environment.looking_only()),
         Command::Pin(args) => pin::pin(&args, cli.flags.0, environment.looking_only()),
         Command::Unpin(args) => pin::unpin(&args, cli.flags.0, environment.looking_only()),
+        Command::Verify(args) => verify::run(&args, cli.flags.0, environment.looking_only()),
+        Command::Jobs(args) => jobs::run(&args, cli.flags.0, environment.looking_only()),
         Command::Healthcheck => match config::listen_addresses(cli.flags.0, environment) {
             Ok(listen) => match healthcheck::check_any(&listen, healthcheck::DEADLINE) {
                 Ok(line) => {
