@@ -65,7 +65,7 @@ fn scrub_finds_a_flipped_byte_in_a_running_cache_and_the_next_pull_fetches_the_b
 
 /// Stops a cache in the middle of a pass. After the restart, the pass must read only the rest.
 fn resumed_pass(stop: impl FnOnce(&mut Server)) {
-    const COUNT: u64 = 6;
+    const COUNT: u64 = 12;
     let upstream = Registry::new();
     let mut cache = options(&upstream).env("SCRUB_INTERVAL", "0").start();
     let blobs = store_blobs(&cache, &upstream, COUNT, 300_000);
@@ -75,7 +75,7 @@ fn resumed_pass(stop: impl FnOnce(&mut Server)) {
     cache.set_env("SCRUB_RATE", "200000");
     cache.restart();
     eventually("the pass is in the middle", || {
-        stats(&cache)["verifiedObjects"] == 2
+        stats(&cache)["verifiedObjects"].as_u64() >= Some(2)
     });
     let path = cache.root().join("scrub.json");
     eventually("the progress is on disk", || path.exists());
@@ -134,7 +134,10 @@ fn scrub_is_off_with_an_interval_of_zero() {
 /// Flips a byte of a stored blob while the cache is stopped, and pulls the blob twice.
 fn flipped_while_stopped(verify_on_open: &str) -> (Registry, Server, String, PseudoRandom, bool) {
     let upstream = Registry::new();
-    let mut cache = options(&upstream).env("VERIFY_ON_OPEN", verify_on_open).start();
+    let mut cache = options(&upstream)
+        .env("VERIFY_ON_OPEN", verify_on_open)
+        .env("SCRUB_INTERVAL", "0")
+        .start();
     let (digest, content) = store_blobs(&cache, &upstream, 1, 3_000_000).remove(0);
     cache.stop();
     flip_byte(&blob_path(cache.root(), &digest), 2_000_000);
@@ -168,7 +171,11 @@ fn without_the_setting_the_changed_blob_is_sent() {
 #[test]
 fn intact_blob_is_hashed_once_after_a_start() {
     let upstream = Registry::new();
-    let mut cache = options(&upstream).env("VERIFY_ON_OPEN", "first").cores(2).start();
+    let mut cache = options(&upstream)
+        .env("VERIFY_ON_OPEN", "first")
+        .env("SCRUB_INTERVAL", "0")
+        .cores(2)
+        .start();
     let blobs = store_blobs(&cache, &upstream, 2, 1_000_000);
     let pull_all = |cache: &Server| {
         // Connections of both cores open the blobs.

@@ -11,7 +11,10 @@ use crate::harness::image::Flavor;
 use crate::harness::*;
 
 fn cache(upstream: &Registry) -> Server {
-    let cache = Server::options(upstream).env("STORAGE_BACKEND", "fs").start();
+    let cache = Server::options(upstream)
+        .env("STORAGE_BACKEND", "fs")
+        .env("SCRUB_INTERVAL", "0")
+        .start();
     cache.wait_stderr("store scanned");
     cache
 }
