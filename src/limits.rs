@@ -592,6 +592,52 @@ pub const SCAN_PART_ENTRIES: usize = 32_768;
 /// Pins of a store: more than the tags that operators name one by one. The file has at most 5 MiB.
 pub const PINS_MAX: usize = 10_000;
 
+// --- Verification of stored content ---
+
+/// Bytes per second of a verification without a rate of its own: a sixth of a slow SSD. A store of 1
+/// TiB takes six hours.
+pub const VERIFY_RATE_DEFAULT: u64 = 50 * 1024 * 1024;
+
+/// Bytes of one read of a verification. A stop waits for one read.
+pub const VERIFY_STEP_BYTES: usize = 256 * 1024;
+
+/// Bytes that each object counts for in the rate, in addition to its content: opening two small files
+/// costs a disk as much time as a read of this size.
+pub const VERIFY_OBJECT_BYTES: u64 = 64 * 1024;
+
+/// Names of objects that a verification of the whole store takes from the index at once: 100 bytes
+/// each. Each part takes two walks over the index, 0.1 s for a million objects.
+pub const VERIFY_PART_OBJECTS: usize = 16_384;
+
+/// Objects of the index that a walk visits before other threads can use the index: 10 ms.
+pub const INDEX_SLICE_OBJECTS: u32 = 65_536;
+
+/// Damaged and unreadable objects with details in a report, each, and images of one damaged object.
+/// With 100 bytes for each image, at most 10 MiB. The counts have no bound.
+pub const VERIFY_DETAILS_MAX: usize = 1_000;
+pub const DAMAGED_IMAGES_MAX: usize = 100;
+
+/// Time from the end of the scan to the first read of the scrub. The first minute after a start has
+/// the most misses.
+pub const SCRUB_START_DELAY: Duration = Duration::from_secs(60);
+
+/// Shortest pause between two passes of the scrub.
+pub const SCRUB_PAUSE_MIN: Duration = Duration::from_millis(100);
+
+/// Time between two writes of the scrub's progress. A kill repeats at most the reads of this time.
+pub const SCRUB_SAVE_INTERVAL: Duration = Duration::from_secs(60);
+
+/// Longest wait for the scrub at the end of the process: one read of a busy disk, and one write.
+pub const SCRUB_STOP_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Blobs that are hashed before their first response at once, with `VERIFY_ON_OPEN=first`.
+pub const FIRST_HASHES_MAX: usize = 8;
+
+/// Time for such a hash: a fixed time, and the time of the content at a rate in bytes per second.
+/// Afterwards the request is a miss, and the hash continues.
+pub const FIRST_HASH_TIMEOUT: Duration = Duration::from_secs(5);
+pub const FIRST_HASH_RATE_MIN: u64 = 50 * 1024 * 1024;
+
 // --- Admin API ---
 
 /// Concurrent connections to the admin socket. Operators and scripts need a few.
@@ -621,6 +667,12 @@ pub const ADMIN_BIND_PAUSE: Duration = Duration::from_secs(1);
 /// takes 100 MiB, and each common plan less than 1 MiB.
 pub const PLANS_MAX: usize = 4;
 pub const PLAN_LIFETIME: Duration = Duration::from_secs(600);
+
+/// Jobs of the admin API that run at once, each on its own thread, and ended jobs that stay visible.
+/// A disk gains nothing from more readers. A report has at most 10 MiB, and less than 1 KiB without
+/// damage.
+pub const JOBS_RUNNING_MAX: usize = 2;
+pub const JOBS_ENDED_MAX: usize = 16;
 
 // --- Store and tags ---
 

@@ -9,10 +9,12 @@ use hyper::body::Incoming;
 use ring::rand::{SecureRandom as _, SystemRandom};
 use rustix::process::{Signal, getpid, kill_process};
 use serde::Serialize;
+use serde::de::DeserializeOwned;
 use serde_json::json;
 
 use super::access::{Access, Actor, Peer, Role};
 use super::change::Change;
+use super::jobs::Jobs;
 use super::listen::Serves;
 use super::operation::Operation;
 use super::plans::Plans;
@@ -21,8 +23,8 @@ use super::{AdminSubjects, upstreams};
 use crate::http::RequestId;
 use crate::limits::{ADMIN_BODY_BYTES_MAX, ADMIN_PAGE_TIMEOUT, CONNECTION_SWEEP_INTERVAL};
 use crate::manage::{
-    ImageQuery, PlannedRemoval, PruneRequest, PullSettings, explain_stored, list_page, plan_prune,
-    plan_purge, registry_stats, show_blob, show_images,
+    ImageQuery, PlannedRemoval, PruneRequest, PullSettings, VerifyRequest, explain_stored, list_page,
+    plan_prune, plan_purge, plan_verify, registry_stats, show_blob, show_images,
 };
 use crate::oci::{Digest, ImageName};
 use crate::runtime::clock::monotonic_millis;
@@ -39,6 +41,7 @@ pub struct Api {
     subjects: AdminSubjects,
     access: Access,
     plans: Plans,
+    jobs: Jobs,
 }
 
 impl Api {
@@ -47,6 +50,7 @@ impl Api {
             subjects,
             access,
             plans: Plans::default(),
+            jobs: Jobs::default(),
         }
     }
 
@@ -116,6 +120,10 @@ impl Api {
             Operation::ChangePin { pin, is_added } => self.change_pin(actor, pin, is_added).await,
             Operation::PlanPrune => self.plan(request).await,
             Operation::ApplyPrune { plan } => self.apply(actor, plan).await,
+            Operation::Verify => self.verify(actor, request).await,
+            Operation::ListJobs => ok(StatusCode::OK, &json!({"jobs": self.jobs.list()})),
+            Operation::ShowJob { id } => ok(StatusCode::OK, &self.jobs.get(id)?),
+            Operation::CancelJob { id } => ok(StatusCode::OK, &self.jobs.cancel(id)?),
             Operation::Reload => signal(&actor, "reload", Signal::HUP),
             Operation::Stop => signal(&actor, "stop", Signal::TERM),
         }
@@ -241,15 +249,31 @@ impl Api {
     async fn plan(&self, request: Request<Incoming>) -> Answer {
         let store = self.store()?;
         let invalid = |error: String| Problem::Invalid(format!("the body is no prune request: {error}"));
-        let body = json_body(request).await?;
-        let wanted: PruneRequest =
-            serde_json::from_slice(&body).map_err(|error| invalid(error.to_string()))?;
+        let wanted: PruneRequest = json_body(request, invalid).await?;
         let rule = wanted.rule().map_err(invalid)?;
         let plan = blocking(move || plan_prune(&store, &rule)).await;
         let plan = plan.map_err(|_| Problem::Panicked)??;
         let report = plan.report();
         let id = self.plans.add(plan);
         ok(StatusCode::CREATED, &json!({"plan": id, "removal": report}))
+    }
+
+    /// `POST /api/v1/verify`
+    async fn verify(&self, actor: Actor, request: Request<Incoming>) -> Answer {
+        let store = self.store()?;
+        let invalid = |error: String| Problem::Invalid(format!("the body is no verify request: {error}"));
+        let wanted: VerifyRequest = json_body(request, invalid).await?;
+        let rule = wanted.rule().map_err(invalid)?;
+        let verified = store.clone();
+        let plan = blocking(move || plan_verify(&verified, &rule)).await;
+        let plan = plan.map_err(|_| Problem::Panicked)??;
+        let change = Change {
+            actor,
+            action: "verify",
+            selector: wanted.selector(),
+        };
+        let id = self.jobs.start(store, change, plan)?;
+        ok(StatusCode::ACCEPTED, &json!({"job": id}))
     }
 
     /// `POST /api/v1/prune/{plan}/apply`
@@ -271,22 +295,6 @@ impl Api {
         tokio::time::sleep(2 * CONNECTION_SWEEP_INTERVAL).await;
         ok(StatusCode::OK, &report)
     }
-}
-
-/// Returns the body of a request with JSON.
-async fn json_body(request: Request<Incoming>) -> Result<Bytes, Problem> {
-    let media_type = request.headers().get(header::CONTENT_TYPE);
-    let media_type = media_type
-        .and_then(|field| field.to_str().ok())
-        .unwrap_or_default();
-    let essence = media_type.split(';').next().unwrap_or_default().trim();
-    if !essence.eq_ignore_ascii_case("application/json") {
-        return Err(Problem::MediaType);
-    }
-    let body = Limited::new(request.into_body(), ADMIN_BODY_BYTES_MAX);
-    let body = body.collect().await;
-    let body = body.map_err(|error| Problem::Invalid(format!("the body cannot be read: {error}")))?;
-    Ok(body.to_bytes())
 }
 
 /// Sends `signal` to this process, which the main thread handles.
@@ -313,6 +321,26 @@ fn request_id() -> RequestId {
     // Without randomness, all requests have the id 0. The id is for the log only.
     let _ = SystemRandom::new().fill(&mut bytes);
     RequestId(u64::from_ne_bytes(bytes))
+}
+
+/// Reads a body as JSON. `invalid` makes a problem of the reason why the body is invalid.
+async fn json_body<T: DeserializeOwned>(
+    request: Request<Incoming>,
+    invalid: impl Fn(String) -> Problem,
+) -> Result<T, Problem> {
+    let media_type = request.headers().get(header::CONTENT_TYPE);
+    let media_type = media_type
+        .and_then(|field| field.to_str().ok())
+        .unwrap_or_default();
+    let essence = media_type.split(';').next().unwrap_or_default().trim();
+    if !essence.eq_ignore_ascii_case("application/json") {
+        return Err(Problem::MediaType);
+    }
+    let body = Limited::new(request.into_body(), ADMIN_BODY_BYTES_MAX)
+        .collect()
+        .await;
+    let body = body.map_err(|error| invalid(error.to_string()))?.to_bytes();
+    serde_json::from_slice(&body).map_err(|error| invalid(error.to_string()))
 }
 
 fn ok(status: StatusCode, content: &impl Serialize) -> Answer {

@@ -2,7 +2,7 @@
 
 use super::access::Actor;
 use crate::log;
-use crate::manage::{PlannedRemoval, RemovalReport};
+use crate::manage::{PlannedRemoval, ProgressCounts, RemovalReport, VerifyReport};
 use crate::store::FsStore;
 
 /// A change that a client requested.
@@ -57,6 +57,39 @@ impl Change {
             action = self.action,
             selector = self.selector,
             changed,
+            "change completed"
+        );
+    }
+
+    /// Logs the begin of a verification that may remove objects. A kill does not lose the line.
+    pub fn verify_requested(&self, job: u64, images: u64, counts: ProgressCounts) {
+        tracing::info!(
+            actor = self.actor.name,
+            role = self.actor.role.word(),
+            remote = self.actor.remote,
+            request_id = %self.actor.request,
+            action = self.action,
+            selector = self.selector,
+            job,
+            images,
+            objects = counts.objects_total,
+            bytes = counts.bytes_total,
+            "change requested"
+        );
+        log::flush();
+    }
+
+    /// Logs the outcome of a verification.
+    pub fn verified(&self, job: u64, report: &VerifyReport) {
+        tracing::info!(
+            actor = self.actor.name,
+            request_id = %self.actor.request,
+            action = self.action,
+            selector = self.selector,
+            job,
+            objects = report.removed_objects,
+            damaged = report.damaged_objects,
+            complete = report.complete,
             "change completed"
         );
     }

@@ -165,7 +165,7 @@ impl AdminClient {
         Ok(change.changed)
     }
 
-    fn send<T: DeserializeOwned>(
+    pub(super) fn send<T: DeserializeOwned>(
         &self,
         method: Method,
         target: &str,

@@ -7,6 +7,8 @@ mod access;
 mod api;
 mod change;
 mod client;
+mod client_jobs;
+mod jobs;
 mod listen;
 mod operation;
 mod plans;
@@ -25,6 +27,7 @@ use crate::store::FsStore;
 use crate::upstream::Upstreams;
 
 pub use client::{AdminClient, AdminError, ServerPlan};
+pub use jobs::{JobState, JobStatus};
 pub use listen::AdminSocket;
 
 use access::Access;

@@ -39,6 +39,14 @@ pub enum Operation {
     ApplyPrune {
         plan: u64,
     },
+    Verify,
+    ListJobs,
+    ShowJob {
+        id: u64,
+    },
+    CancelJob {
+        id: u64,
+    },
     Reload,
     Stop,
 }
@@ -71,8 +79,13 @@ impl Operation {
             | Operation::ShowImage(_)
             | Operation::ShowBlob(_)
             | Operation::Explain(_)
-            | Operation::ListPins => Role::Read,
-            Operation::PurgeImage { .. } | Operation::ChangePin { .. } => Role::Operate,
+            | Operation::ListPins
+            | Operation::ListJobs
+            | Operation::ShowJob { .. } => Role::Read,
+            Operation::PurgeImage { .. }
+            | Operation::ChangePin { .. }
+            | Operation::Verify
+            | Operation::CancelJob { .. } => Role::Operate,
             Operation::PlanPrune | Operation::ApplyPrune { .. } | Operation::Reload | Operation::Stop => {
                 Role::Admin
             }
@@ -113,6 +126,8 @@ fn operation(method: &Method, path: &str, query: &mut Query) -> Result<Operation
         "images" => return Err(Problem::Method(GET)),
         "pins" => return get(Operation::ListPins),
         "prune" => return post(Operation::PlanPrune),
+        "verify" => return post(Operation::Verify),
+        "jobs" => return get(Operation::ListJobs),
         "reload" => return post(Operation::Reload),
         "stop" => return post(Operation::Stop),
         _ => {}
@@ -137,6 +152,14 @@ fn operation(method: &Method, path: &str, query: &mut Query) -> Result<Operation
             };
             let pin = Pin::parse(&decoded(rest)?)?;
             Ok(Operation::ChangePin { pin, is_added })
+        }
+        "jobs" => {
+            let id = || rest.parse().map_err(|_| Problem::NoJob);
+            match *method {
+                Method::GET | Method::HEAD => Ok(Operation::ShowJob { id: id()? }),
+                Method::DELETE => Ok(Operation::CancelJob { id: id()? }),
+                _ => Err(Problem::Method("GET, HEAD, DELETE")),
+            }
         }
         "prune" => {
             let plan = rest.strip_suffix("/apply").ok_or(Problem::NotFound)?;
@@ -262,6 +285,10 @@ mod tests {
             ("DELETE /api/v1/pins/alpine", Role::Operate),
             ("POST /api/v1/prune", Role::Admin),
             ("POST /api/v1/prune/7/apply", Role::Admin),
+            ("POST /api/v1/verify", Role::Operate),
+            ("GET /api/v1/jobs", Role::Read),
+            ("GET /api/v1/jobs/1", Role::Read),
+            ("DELETE /api/v1/jobs/1", Role::Operate),
             ("POST /api/v1/reload", Role::Admin),
             ("POST /api/v1/stop", Role::Admin),
         ] {
@@ -293,6 +320,7 @@ mod tests {
                 .replace("{pattern}", "alpine")
                 .replace("{digest}", &digest)
                 .replace("{plan}", "1")
+                .replace("{id}", "1")
                 .replace("/explain", "/explain?ref=alpine");
             let operation = parse(&format!("{method} {target}"));
             let operation = operation.unwrap_or_else(|problem| panic!("{method} {target}: {problem}"));
@@ -306,7 +334,7 @@ mod tests {
             );
         }
         // A pin has two methods.
-        assert_eq!(described().len(), 17);
+        assert_eq!(described().len(), 21);
     }
 
     #[test]

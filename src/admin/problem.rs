@@ -52,6 +52,12 @@ pub enum Problem {
     Unhealthy(HealthError),
     #[error("the plan is unknown or older than ten minutes; plan the removal again")]
     NoPlan,
+    #[error("the job is unknown, or too many jobs have ended since; `oci-pull-through jobs` prints the jobs")]
+    NoJob,
+    #[error("too many jobs run; wait for the end of a job, or cancel it with `oci-pull-through jobs cancel`")]
+    TooManyJobs,
+    #[error("cannot start a thread: {0}; increase the limits on processes (ulimit -u, TasksMax)")]
+    NoThread(String),
     #[error(transparent)]
     Plan(#[from] PlanError),
     #[error(transparent)]
@@ -63,7 +69,9 @@ pub enum Problem {
 impl Problem {
     fn status(&self) -> StatusCode {
         match self {
-            Problem::NotFound | Problem::NoPlan | Problem::NotStored => StatusCode::NOT_FOUND,
+            Problem::NotFound | Problem::NoPlan | Problem::NoJob | Problem::NotStored => {
+                StatusCode::NOT_FOUND
+            }
             Problem::Method(_) => StatusCode::METHOD_NOT_ALLOWED,
             Problem::Invalid(_) => StatusCode::BAD_REQUEST,
             Problem::MediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
@@ -73,13 +81,15 @@ impl Problem {
                 StatusCode::UNAUTHORIZED
             }
             Problem::Plan(PlanError::NotScanned) | Problem::Unhealthy(_) => StatusCode::SERVICE_UNAVAILABLE,
-            Problem::Plan(PlanError::Pinned(_)) | Problem::Pin(PinError::TooMany) | Problem::NoStore => {
-                StatusCode::CONFLICT
-            }
+            Problem::Plan(PlanError::Pinned(_))
+            | Problem::Pin(PinError::TooMany)
+            | Problem::NoStore
+            | Problem::TooManyJobs => StatusCode::CONFLICT,
             Problem::Pin(PinError::Invalid(_)) => StatusCode::BAD_REQUEST,
-            Problem::Pin(PinError::NotWritten(_)) | Problem::Unreadable(_) | Problem::Panicked => {
-                StatusCode::INTERNAL_SERVER_ERROR
-            }
+            Problem::Pin(PinError::NotWritten(_))
+            | Problem::Unreadable(_)
+            | Problem::NoThread(_)
+            | Problem::Panicked => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }
 

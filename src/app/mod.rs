@@ -124,6 +124,7 @@ pub fn run(config: Config, read: &dyn Fn() -> Result<Config, Diagnostics>) -> Re
     let storage = Storage::open(
         &config.storage,
         config.store_bounds(),
+        config.verify_on_open,
         parties,
         helper.clone(),
         memory.clone(),
@@ -211,6 +212,9 @@ pub fn run(config: Config, read: &dyn Fn() -> Result<Config, Diagnostics>) -> Re
     let status = supervise::status(&listening.addresses, choice.driver, plan.len());
     notifier.ready(&status);
     let maintenance = storage.start_maintenance().map_err(AppError::threads)?;
+    let scrub = storage
+        .start_scrub(config.scrub_interval, config.scrub_rate)
+        .map_err(AppError::threads)?;
 
     for signal in signals.forever() {
         match signal {
@@ -237,6 +241,7 @@ pub fn run(config: Config, read: &dyn Fn() -> Result<Config, Diagnostics>) -> Re
         config.drain_timeout,
     );
     drop(admin_socket);
+    drop(scrub);
     drop(maintenance);
     if config.access_log {
         AccessLog::wait_for_cores();

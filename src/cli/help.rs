@@ -17,6 +17,8 @@ Commands:
   pin, unpin    protect an image from removal: pin [REF or pattern], unpin REF
   explain       explain how the next pull of an image is answered: explain REF [--json]
   stats         print the state of the store: stats [--json]
+  verify        hash the stored content, remove damage: [REF] [--pattern] [--rate] [--dry-run] [--json] [--quiet]
+  jobs          list the jobs of the running cache [--output table|json], or cancel one: jobs cancel ID
   healthcheck   check the cache on this machine: exit 0 if alive, otherwise 1
   version       print the version (also --version)
 

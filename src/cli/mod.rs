@@ -12,10 +12,13 @@ mod flags;
 mod healthcheck;
 mod healthcheck_tls;
 mod help;
+mod jobs;
 mod list;
 mod pin;
+mod progress;
 mod removal;
 mod target;
+mod verify;
 
 use std::ffi::OsString;
 use std::io::Write;
@@ -28,9 +31,11 @@ use crate::config::{self, Auth, Config, Environment, Layer};
 use crate::log;
 use explain::{ExplainArgs, StatsArgs};
 use flags::Flags;
+use jobs::JobsArgs;
 use list::ListArgs;
 use pin::{PinArgs, UnpinArgs};
 use removal::{PruneArgs, PurgeArgs};
+use verify::VerifyArgs;
 
 /// The exit code for a wrong command line or configuration. clap uses the same code.
 const EXIT_MISUSE: u8 = 2;
@@ -74,6 +79,10 @@ enum Command {
     Explain(ExplainArgs),
     /// Print the state of the store.
     Stats(StatsArgs),
+    /// Hash the stored content, and remove damaged content.
+    Verify(VerifyArgs),
+    /// Print or cancel the jobs of the running cache.
+    Jobs(JobsArgs),
     /// Check whether the cache on this machine is alive.
     Healthcheck,
     /// Print the version.
@@ -116,6 +125,8 @@ pub fn run(args: impl IntoIterator<Item = OsString>, environment: Environment<'_
         Command::Unpin(args) => pin::unpin(&args, cli.flags.0, environment.looking_only()),
         Command::Explain(args) => explain::explain(&args, cli.flags.0, environment.looking_only()),
         Command::Stats(args) => explain::stats(args, cli.flags.0, environment.looking_only()),
+        Command::Verify(args) => verify::run(&args, cli.flags.0, environment.looking_only()),
+        Command::Jobs(args) => jobs::run(&args, cli.flags.0, environment.looking_only()),
         Command::Healthcheck => match config::listen_addresses(cli.flags.0, environment) {
             Ok(listen) => match healthcheck::check_any(&listen, healthcheck::DEADLINE) {
                 Ok(line) => {

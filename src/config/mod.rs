@@ -22,13 +22,13 @@ mod sources;
 mod value;
 
 pub use live::Live;
-pub use model::units::parse_duration;
+pub use model::units::{BYTES_EXPECTED, parse_bytes, parse_duration};
 pub use model::{
     ANONYMOUS, Access, Allow, AllowRule, Auth, CertificatePattern, ClientAuthConfig, ClientCertificateConfig,
     FollowRedirects, Glob, HTPASSWD_BYTES_MAX, Htpasswd, IoDriver, KernelTls, ListenAddr, Mirror, Named, Pem,
     Proxy, ProxyEnvironment, ProxyUrl, Registries, RegistryConfig, RegistryName, RegistrySettings,
     RootChoice, S3Settings, SecretText, ServerIdentityConfig, ServerTls, SizeBound, SocketName,
-    StorageConfig, StoreBounds, SystemdEnvironment, TagFreshness, TagPattern, TagRule, Tls,
+    StorageConfig, StoreBounds, SystemdEnvironment, TagFreshness, TagPattern, TagRule, Tls, VerifyOnOpen,
 };
 pub use options::{Group, Setting, Values};
 pub use print::print;

@@ -28,12 +28,14 @@ use tracing::Level;
 
 use table::{Names, Row, first_or, settings};
 
-use super::model::{Backend, ClientCertificateMode, IoDriver, KernelTls, ListenAddr, SizeBound};
+use super::model::{
+    Backend, ClientCertificateMode, IoDriver, KernelTls, ListenAddr, SizeBound, VerifyOnOpen,
+};
 use super::value::{
     ADDRESSES, ADMIN_ADDRESS, BUCKET, BYTES, BYTES_OR_AUTO, CONNECTIONS_FROM_0, CONNECTIONS_OR_AUTO, CORES,
     DURATION, HEALTH_ADDRESS, HELPER_THREADS, IO_DRIVER, KERNEL_TLS, Kind, LIFECYCLE_DAYS, LOG_FORMAT,
     LOG_LEVEL, PATH, PATH_OR_NONE, PREFIX, REGISTRY_OR_NONE, SECRET, SIZE_OR_AUTO, STORAGE_BACKEND, SWITCH,
-    TEXT, TLS_CLIENT_AUTH,
+    TEXT, TLS_CLIENT_AUTH, VERIFY_ON_OPEN,
 };
 use crate::log::FormatChoice;
 use crate::oci::Namespace;
@@ -257,6 +259,33 @@ settings! {
         group: Storage,
         reload: Restart,
         help: "largest object, or % of the store",
+    }
+
+    /// The time between the begins of two scrubs of the whole store. 0 means no scrub.
+    ScrubInterval => pub scrub_interval: Duration {
+        value: DURATION,
+        default: "30d",
+        group: Storage,
+        reload: Restart,
+        help: "verify the whole store; 0: never",
+    }
+
+    /// The bytes per second that the scrub reads. 0 means no bound.
+    ScrubRate => pub scrub_rate: u64 {
+        value: BYTES,
+        default: "50m",
+        group: Storage,
+        reload: Restart,
+        help: "bytes per second of that; 0: any",
+    }
+
+    /// The verification of a stored blob before its first response after a start.
+    VerifyOnOpen => pub verify_on_open: VerifyOnOpen {
+        value: VERIFY_ON_OPEN,
+        default: "off",
+        group: Storage,
+        reload: Restart,
+        help: "off, or first: verify before serving",
     }
 
     /// Bytes for hot small objects, in equal shares for all cores. 0 disables the memory cache.

@@ -12,7 +12,7 @@ use super::model::units::{
 };
 use super::model::{
     Backend, ClientCertificateMode, IoDriver, KernelTls, LIFECYCLE_DAYS_MAX, ListenAddr, SIZE_EXPECTED,
-    SizeBound, parse_bucket, parse_days, parse_prefix,
+    SizeBound, VerifyOnOpen, parse_bucket, parse_days, parse_prefix,
 };
 use crate::log::{FormatChoice, LEVELS};
 use crate::oci::Namespace;
@@ -245,6 +245,10 @@ pub(super) const KERNEL_TLS: Value<KernelTls> = Value {
 pub(super) const STORAGE_BACKEND: Value<Backend> = Value {
     kind: Kind::Word(&words(&Backend::WORDS)),
     parse: |text| find(&Backend::WORDS, text),
+};
+pub(super) const VERIFY_ON_OPEN: Value<VerifyOnOpen> = Value {
+    kind: Kind::Word(&words(&VerifyOnOpen::WORDS)),
+    parse: |text| find(&VerifyOnOpen::WORDS, text),
 };
 /// Upper case is valid too.
 pub(super) const LOG_LEVEL: Value<Level> = Value {

@@ -5,10 +5,13 @@ use serde::Serialize;
 use super::images::{BlobSizes, INDEX_DEPTH_MAX, RepositoryImages};
 use super::{ImageQuery, ListedImage, list_page};
 use crate::oci::{Digest, ImageName, ManifestLinks, Reference};
-use crate::store::{FsStore, StoreReader, StoredRepository};
+use crate::store::{FsStore, StoreReader, StoredBlob, StoredRepository};
 
 /// The images that a tag can name: a tag has a pointer for each class of clients.
 const IMAGES_OF_A_TAG_MAX: usize = 16;
+
+/// The images of a blob in one answer. A base layer may belong to any number of images.
+const IMAGES_OF_A_BLOB_MAX: usize = 1000;
 
 /// An image with its manifests and blobs.
 #[derive(Debug, Serialize)]
@@ -52,8 +55,8 @@ pub struct BlobUses {
     /// Seconds since 1970.
     pub created: u64,
     pub used: u64,
-    /// The stored manifests that name the blob, each as `registry/repository@digest`.
-    pub manifests: Vec<String>,
+    /// The references of the images that name the blob, at most [`IMAGES_OF_A_BLOB_MAX`].
+    pub images: Vec<String>,
 }
 
 /// Returns the images with the tag or the digest of `name`. Blocks.
@@ -141,16 +144,12 @@ impl Walk<'_> {
 
 /// Returns a stored blob. `None` if the blob is not stored, or the scan has not found it yet.
 pub fn show_blob(store: &FsStore, digest: &Digest) -> Option<BlobUses> {
-    let blob = store.blob_uses(digest)?;
-    let manifests = blob.manifests.iter().map(|(origin, manifest)| {
-        let name = format!("{}/{}", origin.namespace, origin.repository);
-        format!("{name}@{manifest}")
-    });
+    let StoredBlob { facts, images } = store.stored_blob(digest, IMAGES_OF_A_BLOB_MAX)?;
     Some(BlobUses {
         digest: digest.to_string(),
-        bytes: blob.bytes,
-        created: blob.stored.unix_seconds(),
-        used: blob.used.unix_seconds(),
-        manifests: manifests.collect(),
+        bytes: facts.bytes,
+        created: facts.stored.unix_seconds(),
+        used: facts.used.unix_seconds(),
+        images,
     })
 }

@@ -9,6 +9,8 @@ mod prune_request;
 mod registry_stats;
 mod removal;
 mod table;
+mod verify;
+mod verify_request;
 
 pub use details::{BlobDetails, BlobUses, ImageDetails, ManifestDetails, show_blob, show_images};
 pub use explain::{
@@ -21,3 +23,8 @@ pub use prune_request::PruneRequest;
 pub use registry_stats::registry_stats;
 pub use removal::{PlanError, PlannedRemoval, PruneRule, RemovalReport, plan_prune, plan_purge};
 pub use table::{TableColumns, table};
+pub use verify::{
+    DamagedObject, PlannedVerification, ProgressCounts, UnreadableObject, VerifyProgress, VerifyReport,
+    plan_verify,
+};
+pub use verify_request::{VerifyRequest, VerifyRule};

@@ -133,7 +133,8 @@ fn plan(
     Ok((planned, selected.pinned))
 }
 
-fn reference(image: &IndexedImage) -> String {
+/// Returns the reference of an image.
+pub(super) fn reference(image: &IndexedImage) -> String {
     let name = format!("{}/{}", image.origin.namespace, image.origin.repository);
     match (&image.tag, &image.digest) {
         (Some(tag), _) => format!("{name}:{tag}"),

@@ -10,6 +10,7 @@ pub mod heartbeat;
 pub mod helper;
 pub mod memory_budget;
 pub mod oneshot;
+pub mod pacer;
 pub mod shutdown;
 pub mod single_flight;
 pub mod waker;

@@ -62,29 +62,55 @@ impl Storage {
     }
 
     async fn find_local(&self, key: Key) -> Option<LocalBlob> {
-        let look: Box<dyn FnOnce() -> Option<LocalBlob> + Send> = match self.local() {
+        let Opened { blob, needs_hash } = self.open_local(key.clone()).await?;
+        if !needs_hash {
+            return Some(blob);
+        }
+        if !self.passes_first_hash(key.clone(), blob.entry.meta.size).await {
+            return None;
+        }
+        // The hash may have been of a newer file under the name.
+        let Opened { blob, needs_hash } = self.open_local(key).await?;
+        (!needs_hash).then_some(blob)
+    }
+
+    async fn open_local(&self, key: Key) -> Option<Opened> {
+        let look: Box<dyn FnOnce() -> Option<Opened> + Send> = match self.local() {
             Some(_) if !self.is_answering() => return None,
             Some(store) => {
                 let (store, storage) = (store.clone(), self.clone());
                 Box::new(move || {
-                    let found = open(find(&store, &key)?, true);
-                    if found.is_none() {
+                    // Precedes the open, because only verified content replaces a file.
+                    let is_trusted = storage.0.first_hashes.is_none() || store.is_verified(&key);
+                    let Some(blob) = open(find(&store, &key)?, true) else {
                         store.recheck(&key);
                         return None;
-                    }
+                    };
                     store.record_uses([key.digest().prefix()]);
                     storage.ensure_replicated(&key);
-                    found
+                    let needs_hash = !is_trusted && blob.small.is_none();
+                    Some(Opened { blob, needs_hash })
                 })
             }
             None => {
                 let entry = self.0.uploads.find(key.digest())?;
-                Box::new(move || open(entry, false))
+                Box::new(move || {
+                    let blob = open(entry, false)?;
+                    let needs_hash = false;
+                    Some(Opened { blob, needs_hash })
+                })
             }
         };
         let found = self.0.helper.look_up(look).await;
         self.in_time(found)
     }
+}
+
+/// A blob that was opened.
+struct Opened {
+    blob: LocalBlob,
+    /// Whether the content must be hashed before its first response.
+    needs_hash: bool,
 }
 
 /// Reads the content of a small blob. `None` if the read fails, or if the content does not match

@@ -10,11 +10,13 @@
 mod blob;
 mod bucket;
 mod bucket_read;
+mod first_hash;
 mod health;
 mod ingest;
 mod maintenance;
 mod records;
 mod replication;
+mod scrub;
 mod small;
 mod small_entry;
 mod tags;
@@ -26,7 +28,7 @@ mod upload_queue;
 
 use std::sync::Arc;
 
-use crate::config::{StorageConfig, StoreBounds};
+use crate::config::{StorageConfig, StoreBounds, VerifyOnOpen};
 use crate::fairness::Parties;
 use crate::limits::SPOOL_BYTES_MAX;
 use crate::runtime::condition_log::LoggedCondition;
@@ -46,9 +48,11 @@ pub use bucket_read::{BucketError, RemoteBody};
 pub use ingest::{NotCommitted, StorageIngest};
 pub use maintenance::Maintenance;
 pub use records::RecordChanges;
+pub use scrub::Scrub;
 pub use small_entry::SmallEntry;
 
 use bucket::Bucket;
+use first_hash::FirstHashes;
 use health::StoreHealth;
 use maintenance::UseQueue;
 use records::RecordWriters;
@@ -68,6 +72,8 @@ struct Shared {
     uses: UseQueue,
     /// Content that found no room in the local store.
     no_room: Arc<LoggedCondition>,
+    /// `None` if stored blobs are served without a hash.
+    first_hashes: Option<FirstHashes>,
     parties: Parties,
     helper: Helper,
     memory: MemoryBudget,
@@ -100,7 +106,8 @@ pub enum StorageError {
 }
 
 impl Storage {
-    /// Opens the tiers of `config`. Blocks, so it is for the main thread.
+    /// Opens the tiers of `config`. With `verify_on_open`, blobs of the local store may be hashed
+    /// before their first response. Blocks, so it is for the main thread.
     ///
     /// # Errors
     ///
@@ -109,6 +116,7 @@ impl Storage {
     pub fn open(
         config: &StorageConfig,
         bounds: StoreBounds,
+        verify_on_open: VerifyOnOpen,
         parties: Parties,
         helper: Helper,
         memory: MemoryBudget,
@@ -129,10 +137,16 @@ impl Storage {
                 bucket: bucket(s3)?,
             },
         };
-        Ok(Self::new(tiers, parties, helper, memory))
+        Ok(Self::new(tiers, verify_on_open, parties, helper, memory))
     }
 
-    fn new(tiers: Tiers, parties: Parties, helper: Helper, memory: MemoryBudget) -> Self {
+    fn new(
+        tiers: Tiers,
+        verify_on_open: VerifyOnOpen,
+        parties: Parties,
+        helper: Helper,
+        memory: MemoryBudget,
+    ) -> Self {
         Storage(Arc::new(Shared {
             tiers,
             health: StoreHealth::default(),
@@ -140,6 +154,10 @@ impl Storage {
             record_writers: RecordWriters::default(),
             uses: UseQueue::default(),
             no_room: Arc::default(),
+            first_hashes: match verify_on_open {
+                VerifyOnOpen::Off => None,
+                VerifyOnOpen::First => Some(FirstHashes::default()),
+            },
             parties,
             helper,
             memory,

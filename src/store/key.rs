@@ -23,6 +23,12 @@ impl Key {
         }
     }
 
+    /// Returns the path of the data file below the directory of a store, or below the prefix of a
+    /// bucket.
+    pub fn path(&self) -> String {
+        super::layout::content(self).display().to_string()
+    }
+
     pub fn digest(&self) -> &Digest {
         match self {
             Key::Blob(digest) | Key::Manifest { digest, .. } => digest,

@@ -16,6 +16,8 @@ pub const TEMPORARY: &str = ".tmp";
 /// Used in directories only.
 pub const PINS: &str = "pins.json";
 /// Used in directories only.
+pub const SCRUB: &str = "scrub.json";
+/// Used in directories only.
 pub const LOCK: &str = ".lock";
 pub const SIDECAR_SUFFIX: &str = ".meta.json";
 

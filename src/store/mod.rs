@@ -34,10 +34,11 @@ pub(crate) mod tests;
 
 pub use eviction::Minute;
 pub use fs::{
-    Evicted, FsStore, Ingest, OpenError, Removed, SaveCursor, ScanReport, SelectedRemoval, StoreReader,
-    StoreStats, StoredManifest, StoredRepository, compare_repositories,
+    Damage, Evicted, FsStore, Ingest, OpenError, ReadPages, Removed, SaveCursor, ScanReport, ScrubRecord,
+    SelectedRemoval, StoreReader, StoreStats, StoredBlob, StoredManifest, StoredRepository, Verification,
+    VerifyOptions, compare_repositories,
 };
-pub use index::{IndexedBlob, IndexedImage, ObjectName, PlannedObject, RemovalPlan};
+pub use index::{EntrySet, IndexedImage, ObjectName, PlannedObject, RemovalPlan};
 pub use key::Key;
 pub use meta::{Meta, SOURCES_MAX, Source, canonical_name};
 pub use pins::{Pin, PinError, Pins};

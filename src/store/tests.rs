@@ -11,11 +11,13 @@ mod eviction_policy;
 mod eviction_simulator;
 mod index;
 mod index_sample;
+mod index_walk;
 mod memory;
 mod removal;
 mod room;
 pub(crate) mod sample;
 pub(crate) mod shared;
+mod verify;
 
 use std::fs;
 use std::path::Path;

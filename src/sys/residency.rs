@@ -78,6 +78,38 @@ pub fn presence(file: &File, inode: &Inode, offset: u64, length: u64) -> Presenc
     }
     let page = page_bytes();
     let pages = (offset + length - 1) / page - offset / page + 1;
+    if let Some(stat) = cachestat(file, offset, length) {
+        return match (stat.cached >= pages, stat.recently_evicted) {
+            (true, _) => Presence::Whole,
+            (false, 0) => Presence::Partial,
+            (false, _) => Presence::Reclaimed,
+        };
+    }
+    // The kernel is older than 6.5, or a policy forbids the call.
+    if inode.own && resident_pages(file, offset, pages, page) == Some(pages) {
+        Presence::Whole
+    } else {
+        Presence::Partial
+    }
+}
+
+/// Returns whether no page of the `length` bytes of `file` at `offset` is in the page cache. Returns
+/// false if the state is unknown. Neither reads nor triggers a read.
+pub fn is_absent(file: &File, inode: &Inode, offset: u64, length: u64) -> bool {
+    if length == 0 {
+        return false;
+    }
+    if let Some(stat) = cachestat(file, offset, length) {
+        return stat.cached == 0;
+    }
+    let page = page_bytes();
+    let pages = (offset + length - 1) / page - offset / page + 1;
+    inode.own && resident_pages(file, offset, pages, page) == Some(0)
+}
+
+/// Returns the state of the `length` bytes at `offset`. `None` on a kernel before 6.5, and if a policy
+/// forbids the call.
+fn cachestat(file: &File, offset: u64, length: u64) -> Option<Cachestat> {
     let range = CachestatRange { offset, length };
     let mut stat = Cachestat::default();
     // SAFETY: the kernel reads one `cachestat_range` and writes one `cachestat`. Both live here and
@@ -91,19 +123,7 @@ pub fn presence(file: &File, inode: &Inode, offset: u64, length: u64) -> Presenc
             0,
         )
     };
-    if outcome == 0 {
-        return match (stat.cached >= pages, stat.recently_evicted) {
-            (true, _) => Presence::Whole,
-            (false, 0) => Presence::Partial,
-            (false, _) => Presence::Reclaimed,
-        };
-    }
-    // The kernel is older than 6.5, or a policy forbids the call.
-    if inode.own && is_mapped_whole(file, offset, pages, page) {
-        Presence::Whole
-    } else {
-        Presence::Partial
-    }
+    (outcome == 0).then_some(stat)
 }
 
 fn page_bytes() -> u64 {
@@ -113,15 +133,11 @@ fn page_bytes() -> u64 {
     u64::try_from(bytes).unwrap_or(4_096)
 }
 
-/// Returns whether `mincore` finds all of `pages` pages from `offset`. Excludes pages that are
-/// still being read.
-fn is_mapped_whole(file: &File, offset: u64, pages: u64, page: u64) -> bool {
-    let Some(count) = usize::try_from(pages).ok().filter(|&count| count <= PAGES_MAX) else {
-        return false;
-    };
-    let Ok(start) = libc::off_t::try_from(offset - offset % page) else {
-        return false;
-    };
+/// Returns how many of `pages` pages from `offset` `mincore` finds. Excludes pages that are still
+/// being read. `None` for more than [`PAGES_MAX`] pages, and if the call fails.
+fn resident_pages(file: &File, offset: u64, pages: u64, page: u64) -> Option<u64> {
+    let count = usize::try_from(pages).ok().filter(|&count| count <= PAGES_MAX)?;
+    let start = libc::off_t::try_from(offset - offset % page).ok()?;
     // At most `PAGES_MAX` pages.
     let bytes = (pages * page) as usize;
     // SAFETY: a new mapping at an address chosen by the kernel touches no existing memory. The
@@ -137,7 +153,7 @@ fn is_mapped_whole(file: &File, offset: u64, pages: u64, page: u64) -> bool {
         )
     };
     if place == libc::MAP_FAILED {
-        return false;
+        return None;
     }
     let mut found = [0_u8; PAGES_MAX];
     // SAFETY: the mapping covers `bytes`. The kernel writes one byte for each of its `count` pages,
@@ -145,5 +161,5 @@ fn is_mapped_whole(file: &File, offset: u64, pages: u64, page: u64) -> bool {
     let outcome = unsafe { libc::mincore(place, bytes, found.as_mut_ptr()) };
     // SAFETY: the mapping was created above and has no references.
     unsafe { libc::munmap(place.cast::<c_void>(), bytes) };
-    outcome == 0 && found[..count].iter().all(|&page| page & 1 == 1)
+    (outcome == 0).then(|| found[..count].iter().map(|&page| u64::from(page & 1)).sum())
 }

@@ -35,7 +35,7 @@ pub(super) use s3::{LIFECYCLE_DAYS_MAX, parse_bucket, parse_days, parse_prefix};
 pub use secret::SecretText;
 pub use serving::{IoDriver, KernelTls};
 pub(super) use storage::Backend;
-pub use storage::{RootChoice, StorageConfig};
+pub use storage::{RootChoice, StorageConfig, VerifyOnOpen};
 pub use systemd::{SocketName, SystemdEnvironment};
 pub use tag_rule::{TagFreshness, TagPattern, TagRule};
 pub(super) use tls::ClientCertificateMode;

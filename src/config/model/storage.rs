@@ -99,3 +99,15 @@ impl Backend {
         ("tiered", Backend::Tiered),
     ];
 }
+
+/// The value of `VERIFY_ON_OPEN`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum VerifyOnOpen {
+    Off,
+    /// Each stored blob is hashed once after a start, before its first response.
+    First,
+}
+
+impl VerifyOnOpen {
+    pub const WORDS: [(&str, Self); 2] = [("off", VerifyOnOpen::Off), ("first", VerifyOnOpen::First)];
+}

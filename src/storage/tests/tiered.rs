@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use crate::config::{Live, Registries};
+use crate::config::{Live, Registries, VerifyOnOpen};
 use crate::fairness::Parties;
 use crate::oci::{Algorithm, Digest, Origin};
 use crate::runtime::helper::{Helper, blocking};
@@ -61,6 +61,7 @@ impl Tiered {
         let memory = MemoryBudget::new(1 << 30, 1);
         Machine(Storage::new(
             Tiers::Both { fs, bucket },
+            VerifyOnOpen::Off,
             parties,
             helper(),
             memory,

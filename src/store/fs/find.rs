@@ -1,19 +1,18 @@
 //! Finds entries. A lookup reads the sidecar, then the data, and succeeds only if both match.
 
 use std::fmt;
-use std::fs::{self, File};
+use std::fs;
 use std::io::{self, Read};
-use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use super::verify::{ReadPages, hash};
 use super::{FsStore, failed, layout, open_regular};
 use crate::fail_point::hit;
 use crate::limits::SIDECAR_BYTES_MAX;
-use crate::oci::{Digest, Hasher};
 use crate::shared_file::SharedFile;
-use crate::store::{Key, Meta, Source, StoreError, StoredEntry, Verified, mode};
+use crate::store::{Key, Meta, Source, StoreError, StoredEntry, mode};
 
 /// The result of a lookup.
 pub(super) enum EntryState {
@@ -97,12 +96,14 @@ impl FsStore {
         }
     }
 
-    /// Removes an entry. The caller must hold `naming`.
-    pub(super) fn remove(&self, key: &Key) {
-        if self.remove_files(key) {
+    /// Removes an entry. Returns whether the files are gone. The caller must hold `naming`.
+    pub(super) fn remove(&self, key: &Key) -> bool {
+        let is_gone = self.remove_files(key);
+        if is_gone {
             self.index.lock().remove(key);
             self.removals.add(key.digest().prefix());
         }
+        is_gone
     }
 
     /// Removes the sidecar first, so that half a removal is a miss. If the sidecar cannot be
@@ -123,13 +124,10 @@ impl FsStore {
 
     fn adopt_alone(&self, key: &Key, entry: StoredEntry) -> Result<Option<StoredEntry>, StoreError> {
         let path = layout::content(key);
-        if hash(&entry.file, key).map_err(failed("hash", &path))? {
-            let meta = Meta {
-                verified: true,
-                ..(*entry.meta).clone()
-            };
-            self.replace(&layout::sidecar(key), &meta.to_json())
-                .map_err(failed("mark", &path))?;
+        let hashed = hash(&entry.file, key, ReadPages::Kept, &mut |_| true).map_err(failed("hash", &path))?;
+        if hashed.is_some_and(|(found, _)| found == *key.digest()) {
+            let meta = self.mark(key, &entry).map_err(failed("mark", &path))?;
+            self.index.lock().set_verified(key, true);
             Ok(Some(StoredEntry {
                 meta: Arc::new(meta),
                 ..entry
@@ -140,6 +138,16 @@ impl FsStore {
             self.remove(key);
             Ok(None)
         }
+    }
+
+    /// Marks an entry as verified. Returns the new sidecar.
+    pub(super) fn mark(&self, key: &Key, entry: &StoredEntry) -> io::Result<Meta> {
+        let meta = Meta {
+            verified: true,
+            ..(*entry.meta).clone()
+        };
+        self.replace(&layout::sidecar(key), &meta.to_json())?;
+        Ok(meta)
     }
 
     /// Records `source` as a source of an entry, and marks the entry as public if `public` is set.
@@ -170,43 +178,6 @@ impl FsStore {
         let sidecar = layout::sidecar(key);
         self.replace(&sidecar, &meta.to_json())
             .map_err(failed("mark", &sidecar))
-    }
-
-    /// Hashes the entry under `key` again, and returns the entry with its [`Verified`] value.
-    /// Removes a damaged entry.
-    ///
-    /// # Errors
-    ///
-    /// The file system failed.
-    pub fn find_sound(&self, key: &Key) -> Result<Option<(StoredEntry, Verified)>, StoreError> {
-        let Some(entry) = self.find(key)? else {
-            return Ok(None);
-        };
-        let found = digest(&entry.file, key).map_err(failed("hash", &layout::content(key)))?;
-        match Verified::check(*key.digest(), found, entry.meta.size) {
-            Ok(verified) => Ok(Some((entry, verified))),
-            Err(_) => {
-                self.recheck(key);
-                Ok(None)
-            }
-        }
-    }
-
-    /// Hashes an entry again and removes a damaged entry. The next request fills a removed entry
-    /// again.
-    pub fn recheck(&self, key: &Key) {
-        let sound = match self.look(key) {
-            Ok(EntryState::Entry(entry) | EntryState::Unverified(entry)) => {
-                hash(&entry.file, key).unwrap_or(false)
-            }
-            Ok(EntryState::Broken(_)) => false,
-            Ok(EntryState::Nothing) | Err(_) => return,
-        };
-        if !sound {
-            tracing::warn!(entry = %layout::content(key).display(), reason = "unreadable or changed content", "damaged entry removed");
-            let _naming = self.naming.lock();
-            self.remove(key);
-        }
     }
 
     /// Removes an entry with the correct digest but content of the wrong kind. Older stores
@@ -246,29 +217,10 @@ pub(super) fn remove_file(path: &Path) -> bool {
     }
 }
 
-fn hash(file: &File, key: &Key) -> io::Result<bool> {
-    Ok(digest(file, key)? == *key.digest())
-}
-
-fn digest(file: &File, key: &Key) -> io::Result<Digest> {
-    let mut hasher = Hasher::new(key.digest().algorithm());
-    let mut buffer = vec![0; 256 * 1024];
-    let mut offset = 0;
-    loop {
-        match file.read_at(&mut buffer, offset)? {
-            0 => return Ok(hasher.finish()),
-            read => {
-                hasher.update(&buffer[..read]);
-                offset += read as u64;
-            }
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::oci::Algorithm;
+    use crate::oci::{Algorithm, Digest};
     use crate::store::tests::Scratch;
 
     #[test]

@@ -12,8 +12,10 @@ mod removal;
 mod room;
 mod saved_use;
 mod scan;
+mod scrub_record;
 mod stats;
 mod tags;
+mod verify;
 
 use std::fs::File;
 use std::io;
@@ -38,7 +40,9 @@ pub use reader::{StoreReader, StoredManifest, StoredRepository, compare_reposito
 pub use removal::{Removed, SelectedRemoval};
 pub use saved_use::SaveCursor;
 pub use scan::ScanReport;
-pub use stats::StoreStats;
+pub use scrub_record::ScrubRecord;
+pub use stats::{StoreStats, StoredBlob};
+pub use verify::{Damage, ReadPages, Verification, VerifyOptions};
 
 /// A store in one directory, locked for this process.
 #[derive(Debug)]
@@ -61,6 +65,7 @@ pub struct FsStore {
     removals: Removals,
     /// Locked before `index`.
     pins: Mutex<Pins>,
+    verifications: verify::VerificationCounts,
 }
 
 impl FsStore {

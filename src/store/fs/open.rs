@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use super::FsStore;
 use super::layout::{BLOBS, LOCK, MANIFESTS, TEMPORARY};
+use super::verify::VerificationCounts;
 use crate::config::StoreBounds;
 use crate::store::claims::Claims;
 use crate::store::eviction::Minute;
@@ -109,6 +110,7 @@ impl FsStore {
             releasing: Mutex::default(),
             removals: Removals::default(),
             pins: Mutex::new(super::pins::read(root)),
+            verifications: VerificationCounts::new(super::scrub_record::read(root).completed_at),
         })
     }
 }

@@ -23,6 +23,14 @@ use crate::store::{Key, Meta};
 /// Larger than almost every sidecar.
 const USUAL_SIDECAR_BYTES: usize = 8 * 1024;
 
+/// The manner of a scan.
+#[derive(Clone, Copy)]
+struct Manner {
+    started: SystemTime,
+    /// Whether files that can never become a hit are removed.
+    removes: bool,
+}
+
 /// The results of a scan.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct ScanReport {
@@ -39,13 +47,27 @@ pub struct ScanReport {
 }
 
 impl FsStore {
-    /// Scans the store. Never fails, but counts unreadable files. Directories are read in parts, so that
-    /// only the index grows with the store.
+    /// Scans the store, and removes damaged entries. Never fails, but counts unreadable files.
+    /// Directories are read in parts, so that only the index grows with the store.
     pub fn scan(&self) -> ScanReport {
+        self.scan_in(Manner {
+            started: SystemTime::now(),
+            removes: true,
+        })
+    }
+
+    /// Scans the store like [`FsStore::scan`], and removes nothing. Mismatched pairs are in the index.
+    pub fn scan_only(&self) -> ScanReport {
+        self.scan_in(Manner {
+            started: SystemTime::now(),
+            removes: false,
+        })
+    }
+
+    fn scan_in(&self, manner: Manner) -> ScanReport {
         let mut report = ScanReport::default();
-        let started = SystemTime::now();
         for entry in entries(&self.path(Path::new(layout::BLOBS)), &mut report) {
-            self.scan_file(&entry, started, &mut report, &Key::Blob);
+            self.scan_file(&entry, manner, &mut report, &Key::Blob);
         }
         let manifests = self.path(Path::new(layout::MANIFESTS));
         for registry in entries(&manifests, &mut report) {
@@ -53,7 +75,7 @@ impl FsStore {
                 report.foreign += 1;
                 continue;
             };
-            self.scan_repositories(&registry.path(), &namespace, "", 0, started, &mut report);
+            self.scan_repositories(&registry.path(), &namespace, "", 0, manner, &mut report);
         }
         self.index.lock().set_whole();
         report
@@ -65,7 +87,7 @@ impl FsStore {
         namespace: &Namespace,
         name: &str,
         depth: usize,
-        started: SystemTime,
+        manner: Manner,
         report: &mut ScanReport,
     ) {
         if depth > REPOSITORY_DEPTH_MAX {
@@ -75,7 +97,7 @@ impl FsStore {
         for entry in entries(dir, report) {
             if !entry.file_type().is_ok_and(|kind| kind.is_dir()) {
                 if let Some(repository) = &repository {
-                    self.scan_file(&entry, started, report, &|digest| Key::Manifest {
+                    self.scan_file(&entry, manner, report, &|digest| Key::Manifest {
                         namespace: namespace.clone(),
                         repository: repository.clone(),
                         digest,
@@ -103,7 +125,7 @@ impl FsStore {
             } else {
                 format!("{name}/{part}")
             };
-            self.scan_repositories(&entry.path(), namespace, &name, depth + 1, started, report);
+            self.scan_repositories(&entry.path(), namespace, &name, depth + 1, manner, report);
         }
     }
 
@@ -152,7 +174,7 @@ impl FsStore {
     }
 
     /// Adds an entry with the data file `data` to the index.
-    fn index_found(&self, key: &Key, data: &Metadata) {
+    pub(super) fn index_found(&self, key: &Key, data: &Metadata) {
         let minute = |seconds: i64| Minute::of_unix_seconds(seconds.try_into().unwrap_or(0));
         let facts = ObjectFacts {
             bytes: data.blocks() * 512 + SIDECAR_BYTES,
@@ -173,7 +195,7 @@ impl FsStore {
     fn scan_file(
         &self,
         entry: &DirEntry,
-        started: SystemTime,
+        manner: Manner,
         report: &mut ScanReport,
         key_of: &dyn Fn(Digest) -> Key,
     ) {
@@ -191,8 +213,9 @@ impl FsStore {
             return;
         };
         if !is_sidecar {
-            if is_missing(&fs::symlink_metadata(self.path(&layout::sidecar(&key)))) {
-                self.remove_orphan(&key, entry, started, report);
+            let has_sidecar = !is_missing(&fs::symlink_metadata(self.path(&layout::sidecar(&key))));
+            if !has_sidecar && manner.removes {
+                self.remove_orphan(&key, entry, manner.started, report);
             }
             return;
         }
@@ -211,7 +234,12 @@ impl FsStore {
             }
             Ok(EntryState::Broken(why)) => {
                 report.broken += 1;
-                self.discard_broken(&key, why);
+                if manner.removes {
+                    self.discard_broken(&key, why);
+                } else {
+                    let facts = ObjectFacts::of_new(0, Minute::default());
+                    self.index.lock().insert_found(&key, facts, None);
+                }
             }
             // A sidecar that is not a regular file.
             Ok(EntryState::Nothing) => report.foreign += 1,

@@ -1,9 +1,12 @@
 //! The state of a store in numbers.
 
+use std::sync::atomic::Ordering;
+
 use super::FsStore;
 use crate::oci::Digest;
+use crate::store::Key;
 use crate::store::bounds::Bounds;
-use crate::store::index::IndexedBlob;
+use crate::store::index::{ObjectFacts, images_naming};
 use crate::store::space::Space;
 
 /// The state of a store.
@@ -25,12 +28,32 @@ pub struct StoreStats {
     /// Free bytes of the file system, and the bytes that the store leaves free.
     pub free_bytes: u64,
     pub free_bytes_min: u64,
+    /// Entries that this process hashed with success, each time.
+    pub verified_objects: u64,
+    /// Entries that this process found damaged.
+    pub damaged_objects: u64,
+    /// The end of the last scrub of the whole store, in seconds since 1970.
+    pub scrub_completed_at: Option<u64>,
+}
+
+/// A stored blob.
+#[derive(Clone, Debug)]
+pub struct StoredBlob {
+    pub facts: ObjectFacts,
+    /// The references of the images that name the blob, sorted.
+    pub images: Vec<String>,
 }
 
 impl FsStore {
-    /// Returns a stored blob with the manifests that name it. `None` before the scan has found it.
-    pub fn blob_uses(&self, digest: &Digest) -> Option<IndexedBlob> {
-        self.index.lock().blob(digest)
+    /// Returns a stored blob, with at most `images_max` images that name it. `None` before the scan has
+    /// found the blob.
+    pub fn stored_blob(&self, digest: &Digest, images_max: usize) -> Option<StoredBlob> {
+        let key = Key::Blob(*digest);
+        let facts = self.index.lock().facts(&key)?;
+        Some(StoredBlob {
+            facts,
+            images: images_naming(|| self.index.lock(), &key, images_max),
+        })
     }
 
     pub fn stats(&self) -> StoreStats {
@@ -46,6 +69,10 @@ impl FsStore {
             object_bytes_max: (bounds.object_max < u64::MAX).then_some(bounds.object_max),
             free_bytes: space.free_bytes,
             free_bytes_min: bounds.free_min,
+            verified_objects: self.verifications.verified.load(Ordering::Relaxed),
+            damaged_objects: self.verifications.damaged.load(Ordering::Relaxed),
+            scrub_completed_at: Some(self.verifications.scrub_completed_at.load(Ordering::Relaxed))
+                .filter(|&at| at > 0),
         }
     }
 }

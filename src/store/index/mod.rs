@@ -4,11 +4,12 @@
 //! An object takes 56 bytes, 5 to 10 bytes in the table, and 8 bytes for each name in a manifest. A
 //! million objects, of them 150,000 manifests, took 82 MiB.
 
-mod named_by;
+mod naming;
 mod object;
 mod pinned;
 mod removal;
 mod repositories;
+mod walk;
 
 use std::collections::HashMap;
 use std::hash::BuildHasher as _;
@@ -22,8 +23,9 @@ use super::Key;
 use super::eviction::{Kind, Minute, Object, Objects};
 use crate::oci::{DigestPrefix, ManifestLinks, Namespace, Origin, Repository};
 
-pub use named_by::IndexedBlob;
+pub use naming::images_naming;
 pub use removal::{IndexedImage, PlannedObject, RemovalPlan};
+pub use walk::{EntrySet, entries_after};
 
 use object::{IndexedObject, SPLIT_BYTES};
 use repositories::Repositories;
@@ -135,10 +137,12 @@ impl Index {
         self.reserved -= bytes;
     }
 
-    /// Adds an entry that was just stored, or replaces it. `links` are the links of a manifest.
+    /// Adds an entry that was just verified and stored, or replaces it. `links` are the links of a
+    /// manifest.
     pub fn insert(&mut self, key: &Key, facts: ObjectFacts, links: Option<&ManifestLinks>) {
         self.remove(key);
-        self.add_entry(key, facts, links);
+        let number = self.add_entry(key, facts, links);
+        self.objects[number as usize].set_verified(true);
     }
 
     /// Adds an entry of an earlier process, unless the entry is known. Times after the start of the
@@ -149,7 +153,7 @@ impl Index {
         }
     }
 
-    fn add_entry(&mut self, key: &Key, facts: ObjectFacts, links: Option<&ManifestLinks>) {
+    fn add_entry(&mut self, key: &Key, facts: ObjectFacts, links: Option<&ManifestLinks>) -> u32 {
         let (kind, repository) = match key {
             Key::Blob(_) => (Kind::Blob, 0),
             Key::Manifest {
@@ -168,6 +172,7 @@ impl Index {
                 .insert(number, links.digests().map(|d| d.prefix()).collect());
         }
         self.link(number);
+        number
     }
 
     /// Adds or replaces the tag pointer in `file_name`.
@@ -213,6 +218,21 @@ impl Index {
         }
     }
 
+    /// Returns whether this process has hashed the content of an entry, with success.
+    pub fn is_verified(&self, key: &Key) -> bool {
+        self.find(key)
+            .is_some_and(|number| self.objects[number as usize].is_verified())
+    }
+
+    /// Records the result of a hash. Returns false if the index does not have the entry.
+    pub fn set_verified(&mut self, key: &Key, is_verified: bool) -> bool {
+        let found = self.find(key);
+        if let Some(number) = found {
+            self.objects[number as usize].set_verified(is_verified);
+        }
+        found.is_some()
+    }
+
     /// Records a use of the content `digest`, in every repository.
     pub fn record_use(&mut self, digest: DigestPrefix, now: Minute) {
         for &number in self.table.iter_hash(digest.0) {
@@ -250,6 +270,16 @@ impl Index {
             Kind::Blob | Kind::Manifest => ObjectName::Entry(self.key(number)?),
         };
         Some((name, object.used))
+    }
+
+    /// Returns the times and the size of an entry.
+    pub fn facts(&self, key: &Key) -> Option<ObjectFacts> {
+        let object = &self.objects[self.find(key)? as usize];
+        Some(ObjectFacts {
+            bytes: object.bytes(),
+            stored: object.stored,
+            used: object.used,
+        })
     }
 
     /// Returns the last known use of the object `number`.

@@ -25,12 +25,18 @@ pub struct IndexedObject {
     pub saved: Minute,
     /// `None` in a slot without an object.
     kind: Option<Kind>,
-    is_long: bool,
+    /// [`IS_LONG`] and [`IS_VERIFIED`].
+    flags: u8,
     /// The uses in this process. An object of an earlier process with a later use begins with 2.
     uses: u16,
 }
 
 const _: () = assert!(size_of::<IndexedObject>() == 56);
+
+/// The digest is a SHA-512 digest.
+const IS_LONG: u8 = 1;
+/// This process has hashed the content, and the hash matched.
+const IS_VERIFIED: u8 = 1 << 1;
 
 impl IndexedObject {
     /// Returns the object, and the second half of a SHA-512 digest.
@@ -55,7 +61,7 @@ impl IndexedObject {
             used: facts.used.max(facts.stored),
             saved: facts.used,
             kind: Some(kind),
-            is_long: rest.is_some(),
+            flags: if rest.is_some() { IS_LONG } else { 0 },
             uses: 1 + u16::from(facts.used.is_reuse_after(facts.stored)),
         };
         (object, rest)
@@ -77,19 +83,36 @@ impl IndexedObject {
     }
 
     pub fn prefix(&self) -> DigestPrefix {
-        Digest::Sha256(self.digest).prefix()
+        let first = self.digest.first_chunk().expect("a half has 32 bytes");
+        DigestPrefix(u64::from_be_bytes(*first))
     }
 
     /// Returns the digest. `rest` is the second half of a SHA-512 digest.
     pub fn digest(&self, rest: Option<&[u8; SPLIT_BYTES]>) -> Digest {
         match rest {
-            Some(rest) if self.is_long => {
+            Some(rest) if self.is_long() => {
                 let mut hash = [0; 2 * SPLIT_BYTES];
                 hash[..SPLIT_BYTES].copy_from_slice(&self.digest);
                 hash[SPLIT_BYTES..].copy_from_slice(rest);
                 Digest::Sha512(hash)
             }
             _ => Digest::Sha256(self.digest),
+        }
+    }
+
+    pub fn is_long(&self) -> bool {
+        self.flags & IS_LONG != 0
+    }
+
+    /// Returns whether this process has hashed the content, with success.
+    pub fn is_verified(&self) -> bool {
+        self.flags & IS_VERIFIED != 0
+    }
+
+    pub fn set_verified(&mut self, is_verified: bool) {
+        self.flags &= !IS_VERIFIED;
+        if is_verified {
+            self.flags |= IS_VERIFIED;
         }
     }
 

@@ -28,7 +28,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ),
     (
         "manage",
-        &["cache", "config", "oci", "runtime", "store", "upstream"],
+        &["cache", "config", "oci", "runtime", "store", "sys", "upstream"],
     ),
     (
         "app",
@@ -57,7 +57,7 @@ const ARROWS: &[(&str, &[&str])] = &[
         &["config", "fairness", "oci", "runtime", "store", "sys"],
     ),
     ("fairness", &["config", "oci"]),
-    ("store", &["config", "oci"]),
+    ("store", &["config", "oci", "sys"]),
     ("upstream", &["config", "oci"]),
     ("config", &["oci"]),
 ];
@@ -96,6 +96,7 @@ const TOKIO: &[&str] = &[
     "src/runtime/single_flight.rs",
     "src/server/h2/io/mod.rs",
     "src/storage/bucket.rs",
+    "src/storage/first_hash.rs",
     "src/storage/records.rs",
     "src/storage/small.rs",
     "src/storage/upload_queue.rs",
@@ -687,6 +688,9 @@ fn change(setting: Setting, home: &Path) -> (Given, Given) {
         Setting::AdminTokensFile => file("tokens"),
         Setting::MemoryBudget | Setting::MemoryCache => "128MiB".into(),
         Setting::CacheMaxSize | Setting::CacheMinFree | Setting::CacheMaxObjectSize => "80%".into(),
+        Setting::ScrubInterval => "7d".into(),
+        Setting::ScrubRate => "7m".into(),
+        Setting::VerifyOnOpen => "first".into(),
         Setting::TagTtl | Setting::StaleWhileRevalidate => "7s".into(),
         Setting::DrainTimeout | Setting::DrainDelay => "7s".into(),
         Setting::Cores | Setting::HelperThreads => "7".into(),

@@ -284,3 +284,33 @@ fn store_evicts_after_a_panic_of_its_maintenance() {
         bytes_on_disk(cache.root()) <= BOUND
     });
 }
+
+#[test]
+fn scrub_continues_with_the_next_entry_after_a_panic() {
+    const COUNT: usize = 4;
+    let upstream = Registry::new();
+    let mut cache = Server::options(&upstream)
+        .env("STORAGE_BACKEND", "fs")
+        .env("SCRUB_INTERVAL", "0")
+        .start();
+    for _ in 0..COUNT {
+        let content = PseudoRandom::new(fresh_seed(), SIZE);
+        let path = upstream.blob_url("a", &upstream.blob(content.clone()));
+        cache.client().pull(&path, &content);
+        cache.wait_stored(&content.digest());
+    }
+    cache.stop();
+    cache.set_env("SCRUB_INTERVAL", "1s");
+    cache.set_env("FAIL_POINT", "store-scrub:panic:1");
+    cache.restart();
+    cache.wait_stderr("store scrubbed");
+    let stderr = cache.stderr();
+    assert_eq!(stderr.matches("store scrub panicked").count(), 1, "{stderr}");
+    let line = stderr.lines().find(|line| line.contains("store scrubbed"));
+    let line = line.expect("the line of the pass");
+    let expected = format!(" objects={} ", COUNT - 1);
+    assert!(
+        line.contains(&expected) && line.contains(" unreadable=1 "),
+        "{line}"
+    );
+}

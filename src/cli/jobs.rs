@@ -1,0 +1,73 @@
+//! The command `jobs`: the jobs of a running cache.
+
+use std::io::Write as _;
+use std::process::ExitCode;
+
+use clap::{Args, Subcommand, ValueEnum};
+
+use super::say;
+use super::target::{Failure, ended, running_cache};
+use crate::admin::{JobState, JobStatus};
+use crate::config::{Environment, Layer};
+
+#[derive(Clone, Debug, PartialEq, Eq, Args)]
+pub(super) struct JobsArgs {
+    #[command(subcommand)]
+    action: Option<Action>,
+    /// Format of the output.
+    #[arg(long, value_enum, default_value = "table")]
+    output: Output,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Subcommand)]
+enum Action {
+    /// Cancel a running job.
+    Cancel {
+        #[arg(value_name = "ID")]
+        id: u64,
+    },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Output {
+    Table,
+    Json,
+}
+
+/// Prints the jobs of the running cache, or cancels a job.
+pub(super) fn run(args: &JobsArgs, flags: Layer, environment: Environment<'_>) -> ExitCode {
+    ended(print_or_cancel(args, flags, environment))
+}
+
+fn print_or_cancel(args: &JobsArgs, flags: Layer, environment: Environment<'_>) -> Result<(), Failure> {
+    let Some(cache) = running_cache(flags, environment)? else {
+        return Err(Failure::of(
+            "no cache runs with this FS_ROOT, and only a running cache has jobs",
+        ));
+    };
+    if let Some(Action::Cancel { id }) = args.action {
+        cache.cancel_job(id).map_err(Failure::of)?;
+        say(&format!("job {id} canceled"));
+        return Ok(());
+    }
+    let jobs = cache.jobs().map_err(Failure::of)?;
+    let text = match args.output {
+        Output::Table => jobs.iter().map(line).collect(),
+        Output::Json => serde_json::to_string_pretty(&jobs).expect("jobs are strings and numbers") + "\n",
+    };
+    // The write fails if the reader of a pipe has left, which is no error of the command.
+    let _ = std::io::stdout().write_all(text.as_bytes());
+    Ok(())
+}
+
+fn line(job: &JobStatus) -> String {
+    let state = match job.state {
+        JobState::Running => "running",
+        JobState::Completed => "completed",
+        JobState::Canceled => "canceled",
+        JobState::Failed => "failed",
+    };
+    let progress = job.progress;
+    let (objects, total) = (progress.objects, progress.objects_total);
+    format!("{:<5} verify {state:<9} {objects} of {total} objects\n", job.job)
+}
