@@ -592,6 +592,24 @@ pub const SCAN_PART_ENTRIES: usize = 32_768;
 /// Pins of a store: more than the tags that operators name one by one. The file has at most 5 MiB.
 pub const PINS_MAX: usize = 10_000;
 
+// --- Removal of images in the background ---
+
+/// Rules of `prune`. Each due rule costs a pass over the index.
+pub const PRUNE_RULES_MAX: usize = 64;
+
+/// Time between two runs of a rule without `every`: the default of ociregistry. Ages are usually days,
+/// so the delay is small, and a pass over a million objects takes a second.
+pub const PRUNE_INTERVAL_DEFAULT: Duration = Duration::from_secs(5 * 3600);
+
+/// Shortest time between two runs of a rule. The index has the uses to the minute.
+pub const PRUNE_INTERVAL_MIN: Duration = Duration::from_secs(60);
+
+/// Interval of the checks whether a rule is due.
+pub const PRUNE_CHECK_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Log lines about single images of a dry run.
+pub const PRUNE_IMAGES_LOGGED_MAX: usize = 100;
+
 // --- Admin API ---
 
 /// Concurrent connections to the admin socket. Operators and scripts need a few.

@@ -211,6 +211,7 @@ pub fn run(config: Config, read: &dyn Fn() -> Result<Config, Diagnostics>) -> Re
     let status = supervise::status(&listening.addresses, choice.driver, plan.len());
     notifier.ready(&status);
     let maintenance = storage.start_maintenance().map_err(AppError::threads)?;
+    let prune = supervise::start_prune(&storage, &config.prune).map_err(AppError::threads)?;
 
     for signal in signals.forever() {
         match signal {
@@ -222,6 +223,7 @@ pub fn run(config: Config, read: &dyn Fn() -> Result<Config, Diagnostics>) -> Re
                     upstreams: &upstreams,
                     client_auth: &client_auth,
                     acceptor: acceptor.as_ref(),
+                    prune: prune.as_ref(),
                 };
                 reload::contained(|| parts.reload(&config, read()));
                 notifier.ready(&status);
@@ -237,6 +239,7 @@ pub fn run(config: Config, read: &dyn Fn() -> Result<Config, Diagnostics>) -> Re
         config.drain_timeout,
     );
     drop(admin_socket);
+    drop(prune);
     drop(maintenance);
     if config.access_log {
         AccessLog::wait_for_cores();

@@ -241,7 +241,6 @@ pub(super) const GOOD: [(&str, &str, &[&str]); 5] = [
             "helloWorld",
             "health",
             "metrics",
-            "pruneConfig",
             "listConfig",
             "providerOpts",
             "expiry",

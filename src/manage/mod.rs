@@ -1,12 +1,13 @@
-//! Operations on stored content, for the command line and the admin API.
+//! Operations on stored content, for the command line, the admin API and the rules of `prune`.
 
-mod filter;
+mod background_prune;
 mod images;
 mod prune_request;
+mod prune_schedule;
 mod removal;
 mod table;
 
-pub use filter::Filter;
+pub use background_prune::BackgroundPrune;
 pub use images::{Image, ImageKind, Listing, list};
 pub use prune_request::PruneRequest;
 pub use removal::{PlanError, PlannedRemoval, PruneRule, RemovalReport, plan_prune, plan_purge};

@@ -37,7 +37,7 @@ pub use fs::{
     Evicted, FsStore, Ingest, OpenError, Removed, SaveCursor, ScanReport, SelectedRemoval, StoreReader,
     StoreStats, StoredManifest, StoredRepository,
 };
-pub use index::{IndexedImage, ObjectName, PlannedObject, RemovalPlan};
+pub use index::{IndexedImage, ObjectName, PlannedObject, RemovalLimits, RemovalPlan};
 pub use key::Key;
 pub use meta::{Meta, SOURCES_MAX, Source, canonical_name};
 pub use pins::{Pin, PinError};

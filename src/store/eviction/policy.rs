@@ -165,16 +165,17 @@ fn queues(objects: &impl Objects, uses: &[Use], now: Minute) -> Queues {
             (false, true) => &mut queues.main,
         };
         queue.bytes += object.bytes;
-        let is_old = is_old(now, object.stored) && is_old(now, used.last);
-        if is_old && !objects.is_pinned(number) {
+        let is_recent = is_recent(now, object.stored) || is_recent(now, used.last);
+        if !is_recent && !objects.is_pinned(number) {
             queue.candidates.push(number);
         }
     }
     queues
 }
 
-fn is_old(now: Minute, moment: Minute) -> bool {
-    u64::from(now.since(moment)) * 60 >= EVICTION_AGE_MIN.as_secs()
+/// Returns whether content that was stored or used at `moment` may belong to a running pull.
+pub fn is_recent(now: Minute, moment: Minute) -> bool {
+    u64::from(now.since(moment)) * 60 < EVICTION_AGE_MIN.as_secs()
 }
 
 #[derive(Default)]

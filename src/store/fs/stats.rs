@@ -24,6 +24,11 @@ pub struct StoreStats {
 }
 
 impl FsStore {
+    /// Returns whether the scan at start has ended.
+    pub fn is_scanned(&self) -> bool {
+        self.index.lock().is_whole()
+    }
+
     pub fn stats(&self) -> StoreStats {
         let space = Space::of(&self.root);
         let bounds = Bounds::new(&self.bounds, &space);

@@ -21,7 +21,7 @@ use super::Key;
 use super::eviction::{Kind, Minute, Object, Objects};
 use crate::oci::{DigestPrefix, ManifestLinks, Namespace, Origin, Repository};
 
-pub use removal::{IndexedImage, PlannedObject, RemovalPlan};
+pub use removal::{IndexedImage, PlannedObject, RemovalLimits, RemovalPlan};
 
 use object::{IndexedObject, SPLIT_BYTES};
 use repositories::Repositories;

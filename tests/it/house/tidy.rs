@@ -19,12 +19,12 @@ const ARROWS: &[(&str, &[&str])] = &[
         &["admin", "app", "config", "manage", "oci", "store", "upstream"],
     ),
     ("admin", &["manage", "oci", "runtime", "store"]),
-    ("manage", &["config", "oci", "store"]),
+    ("manage", &["config", "oci", "runtime", "store"]),
     (
         "app",
         &[
-            "admin", "auth", "cache", "config", "fairness", "registry", "runtime", "server", "storage",
-            "sys", "systemd", "upstream",
+            "admin", "auth", "cache", "config", "fairness", "manage", "registry", "runtime", "server",
+            "storage", "sys", "systemd", "upstream",
         ],
     ),
     ("systemd", &["sys"]),

@@ -284,3 +284,15 @@ fn store_evicts_after_a_panic_of_its_maintenance() {
         bytes_on_disk(cache.root()) <= BOUND
     });
 }
+
+#[test]
+fn other_prune_rules_run_after_a_panic_of_a_rule() {
+    let upstream = Registry::new();
+    let cache = Server::options(&upstream)
+        .env("STORAGE_BACKEND", "fs")
+        .env("FAIL_POINT", "prune-rule:panic:1")
+        .config("prune: [{pattern: a}, {pattern: b}]\n")
+        .start();
+    cache.wait_stderr("prune rule panicked\" rule=prune[0]");
+    cache.wait_stderr("prune rule completed\" rule=prune[1]");
+}

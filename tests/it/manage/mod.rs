@@ -1,5 +1,8 @@
 //! Commands that look at stored content or remove it.
 
+/// Rules that remove images in the background.
+mod background;
+
 /// The images of a store, beside a running cache and without one.
 mod list;
 
