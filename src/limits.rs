@@ -554,6 +554,10 @@ pub const OBJECT_SHARE: u64 = 2;
 pub const EVICTION_STEP_SHARE: u64 = 20;
 pub const EVICTION_START_SHARE: u64 = 50;
 
+/// The cost of a read of the bucket, as a divisor of the cost of a download from a registry. The bucket
+/// is near, and its reads count against no limit of a registry.
+pub const BUCKET_COST_SHARE: u64 = 16;
+
 /// Time of an eviction before other ingests may evict: some 500 objects.
 pub const EVICTION_SLICE_TIME: Duration = Duration::from_millis(50);
 

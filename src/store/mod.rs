@@ -31,6 +31,7 @@ mod spool;
 mod tag_key;
 #[cfg(test)]
 pub(crate) mod tests;
+mod upload_holds;
 
 pub use eviction::Minute;
 pub use fs::{
@@ -47,6 +48,7 @@ pub use removals::{Removals, Unseen};
 pub use s3::{Content, S3Body, S3Error, S3Fault, S3OpenError, S3Store};
 pub use spool::{Room, SpoolDir, Spooled};
 pub use tag_key::TagKey;
+pub use upload_holds::UploadHold;
 
 use std::sync::Arc;
 

@@ -14,6 +14,7 @@ mod saved_use;
 mod scan;
 mod stats;
 mod tags;
+mod uploads;
 
 use std::fs::File;
 use std::io;
@@ -27,6 +28,7 @@ use super::index::Index;
 use super::pins::Pins;
 use super::records::Records;
 use super::removals::Removals;
+use super::upload_holds::UploadHolds;
 use super::{StoreError, layout, space};
 use crate::config::StoreBounds;
 use crate::sync::Mutex;
@@ -59,6 +61,7 @@ pub struct FsStore {
     evicting: Mutex<evict::Evicting>,
     releasing: Mutex<evict::Releasing>,
     removals: Removals,
+    upload_holds: UploadHolds,
     /// Locked before `index`.
     pins: Mutex<Pins>,
 }

@@ -14,6 +14,7 @@ use crate::store::eviction::Minute;
 use crate::store::index::Index;
 use crate::store::mode;
 use crate::store::removals::Removals;
+use crate::store::upload_holds::UploadHolds;
 use crate::sync::Mutex;
 
 /// The reason why a directory cannot be used as a store.
@@ -108,6 +109,7 @@ impl FsStore {
             evicting: Mutex::default(),
             releasing: Mutex::default(),
             removals: Removals::default(),
+            upload_holds: UploadHolds::default(),
             pins: Mutex::new(super::pins::read(root)),
         })
     }

@@ -25,7 +25,8 @@ pub struct IndexedObject {
     pub saved: Minute,
     /// `None` in a slot without an object.
     kind: Option<Kind>,
-    is_long: bool,
+    /// Whether the bucket surely has the object.
+    pub is_in_bucket: bool,
     /// The uses in this process. An object of an earlier process with a later use begins with 2.
     uses: u16,
 }
@@ -55,7 +56,7 @@ impl IndexedObject {
             used: facts.used.max(facts.stored),
             saved: facts.used,
             kind: Some(kind),
-            is_long: rest.is_some(),
+            is_in_bucket: false,
             uses: 1 + u16::from(facts.used.is_reuse_after(facts.stored)),
         };
         (object, rest)
@@ -80,16 +81,16 @@ impl IndexedObject {
         Digest::Sha256(self.digest).prefix()
     }
 
-    /// Returns the digest. `rest` is the second half of a SHA-512 digest.
+    /// Returns the digest. `rest` is the second half of a SHA-512 digest, and `None` for SHA-256.
     pub fn digest(&self, rest: Option<&[u8; SPLIT_BYTES]>) -> Digest {
         match rest {
-            Some(rest) if self.is_long => {
+            Some(rest) => {
                 let mut hash = [0; 2 * SPLIT_BYTES];
                 hash[..SPLIT_BYTES].copy_from_slice(&self.digest);
                 hash[SPLIT_BYTES..].copy_from_slice(rest);
                 Digest::Sha512(hash)
             }
-            _ => Digest::Sha256(self.digest),
+            None => Digest::Sha256(self.digest),
         }
     }
 
@@ -116,6 +117,7 @@ impl IndexedObject {
             used: self.used.plus(USED_LAG_MINUTES),
             uses: self.uses,
             counted: self.stored.max(started),
+            is_in_bucket: self.is_in_bucket,
         })
     }
 }
