@@ -74,6 +74,8 @@ struct Shared {
     policy: TagPolicy,
     fills: fill::FillTable,
     manifests: SingleFlight<ManifestKey, Result<ManifestAnswer, FetchError>>,
+    /// Lookups of the blobs of manifests, see [`manifest`].
+    completeness_checks: SingleFlight<ManifestKey, Result<Arc<[DigestPrefix]>, FetchError>>,
     tags: TagTable,
     listings: Listings,
     listing_calls: listing::ListingCalls,
@@ -133,6 +135,7 @@ impl Cache {
             policy,
             fills: fill::FillTable::default(),
             manifests: SingleFlight::default(),
+            completeness_checks: SingleFlight::default(),
             tags: TagTable::default(),
             listings: Listings::default(),
             listing_calls: SingleFlight::default(),

@@ -1,6 +1,7 @@
 //! Caches manifests. A manifest is held whole in memory and verified before any client receives it.
 //! Manifests by digest never expire; tags expire after a freshness lifetime.
 
+mod completeness;
 mod fetch;
 pub(super) mod response;
 mod tag;
@@ -14,7 +15,7 @@ use super::access::{Caller, HeldContent};
 use super::{Cache, FetchError, Shared, unless};
 use crate::http::CacheResult;
 use crate::limits::{ABSENCE_TTL, DESERTED_MANIFEST_TIMEOUT, MANIFEST_BYTES_MAX};
-use crate::oci::{Accept, Digest, NotManifest, Origin, Reference, accepts, manifest_type};
+use crate::oci::{Accept, Digest, DigestPrefix, NotManifest, Origin, Reference, accepts, manifest_type};
 use crate::runtime::clock::unix_seconds;
 use crate::runtime::single_flight::{Completer, Role};
 use crate::storage::{Key, Meta, SmallEntry, Source, Verified};
@@ -55,6 +56,9 @@ pub struct ManifestAnswer {
     pub fresh_until_ms: Option<u64>,
     /// The reason why the answer is stale.
     pub stale: Option<String>,
+    /// The blobs of the image, all of them stored. `None` if the registry gets requests, or has just
+    /// answered.
+    pub needs: Option<Arc<[DigestPrefix]>>,
 }
 
 type SharedFetch = Completer<ManifestKey, Result<ManifestAnswer, FetchError>>;
@@ -65,14 +69,15 @@ impl Cache {
     ///
     /// # Errors
     ///
-    /// The upstream's error response or failure, if no usable manifest is stored.
+    /// The upstream's error response or failure, if no usable manifest is stored. While the registry
+    /// gets no requests, a manifest is usable if its blobs are stored.
     ///
     /// # Cancellation
     ///
     /// The fetch continues for other clients, and without clients for
     /// [`DESERTED_MANIFEST_TIMEOUT`]. A complete manifest is stored.
     pub async fn manifest(&self, key: ManifestKey) -> (Result<ManifestAnswer, FetchError>, Role) {
-        let shared = self.0.clone();
+        let (shared, asked) = (self.0.clone(), key.clone());
         let (answer, role) = self
             .0
             .manifests
@@ -86,7 +91,11 @@ impl Cache {
                 let _ = unless(completer.deserted(DESERTED_MANIFEST_TIMEOUT), work).await;
             })
             .await;
-        (answer.unwrap_or(Err(FetchError::Lost)), role)
+        let answer = match answer.unwrap_or(Err(FetchError::Lost)) {
+            Ok(answer) => self.complete(asked, answer).await,
+            Err(error) => Err(error),
+        };
+        (answer, role)
     }
 }
 
@@ -99,6 +108,7 @@ impl ManifestAnswer {
             checked_ms: None,
             fresh_until_ms: None,
             stale: None,
+            needs: None,
         }
     }
 }
