@@ -601,8 +601,8 @@ pub const PINS_MAX: usize = 10_000;
 /// Rules of `prune`. Each due rule costs a pass over the index.
 pub const PRUNE_RULES_MAX: usize = 64;
 
-/// Time between two runs of a rule without `every`: 5 hours, the default of ociregistry. Ages are usually days,
-/// so the delay is small, and a pass over a million objects takes a second.
+/// Time between two runs of a rule without `every`: 5 hours, the default of ociregistry. Ages are
+/// usually days, so the delay is small, and a pass over a million objects takes a second.
 pub const PRUNE_INTERVAL_DEFAULT: Duration = Duration::from_secs(18_000);
 
 /// Shortest time between two runs of a rule. The index has the uses to the minute.

@@ -57,6 +57,7 @@ use crate::runtime::single_flight::SingleFlight;
 use absence::Absences;
 use access::AccessTable;
 use listing::Listings;
+use manifest::Needs;
 use records::ListingRepositories;
 use slots::{Class, FetchSlot, FetchSlots};
 use stored_headers::{media_type, named_digest, storable};
@@ -75,7 +76,7 @@ struct Shared {
     fills: fill::FillTable,
     manifests: SingleFlight<ManifestKey, Result<ManifestAnswer, FetchError>>,
     /// Lookups of the blobs of manifests, see [`manifest`].
-    completeness_checks: SingleFlight<ManifestKey, Result<Arc<[DigestPrefix]>, FetchError>>,
+    completeness_checks: SingleFlight<ManifestKey, Result<Needs, FetchError>>,
     tags: TagTable,
     listings: Listings,
     listing_calls: listing::ListingCalls,

@@ -60,7 +60,7 @@ fn run(store: &FsStore, new_rules: &NewRules, stopped: &Receiver<()>) {
         if let Some(rules) = new_rules.lock().take() {
             schedule.replace(rules);
         }
-        if store.is_scanned()
+        while store.is_scanned()
             && let Some(rule) = schedule.take_due(monotonic_millis(), unix_seconds())
         {
             // A panic is a bug, and the other rules may succeed.

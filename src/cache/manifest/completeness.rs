@@ -13,8 +13,8 @@ use crate::runtime::single_flight::Completer;
 use crate::upstream::Purpose;
 
 impl Cache {
-    /// Returns the answer with the blobs that it depends on. Costs one lookup in memory while the
-    /// registry gets requests.
+    /// Returns the answer, with the blobs that it depends on while the registry gets no requests. Costs
+    /// one lookup in memory while the registry gets requests.
     ///
     /// # Errors
     ///
@@ -27,12 +27,8 @@ impl Cache {
         // Otherwise the registry has just answered.
         let is_held = matches!(answer.cache, CacheResult::Hit | CacheResult::Stale);
         let origin = &key.origin;
-        if !is_held
-            || !self
-                .0
-                .upstreams
-                .is_suspended(&origin.namespace, &origin.repository)
-        {
+        let upstreams = self.upstreams();
+        if !is_held || !upstreams.is_suspended(&origin.namespace, &origin.repository) {
             return Ok(answer);
         }
         let (shared, manifest) = (self.0.clone(), answer.manifest.clone());
@@ -45,23 +41,23 @@ impl Cache {
         };
         let checks = &self.0.completeness_checks;
         let (needs, _) = checks.join(&self.0.helper, by_digest, check).await;
-        answer.needs = Some(needs.unwrap_or(Err(FetchError::Lost))?);
+        answer.needs = needs.unwrap_or(Err(FetchError::Lost))?;
         Ok(answer)
     }
 }
 
-/// Returns the blobs of `manifest` if all are stored, or if the registry is back.
-async fn needs_of(
-    shared: &Shared,
-    key: &ManifestKey,
-    manifest: &Manifest,
-) -> Result<Arc<[DigestPrefix]>, FetchError> {
+/// The blobs of an image, all of them stored. `None` if the registry is back.
+pub(in crate::cache) type Needs = Option<Arc<[DigestPrefix]>>;
+
+/// Checks that the blobs of `manifest` are stored, or that the registry is back.
+async fn needs_of(shared: &Shared, key: &ManifestKey, manifest: &Manifest) -> Result<Needs, FetchError> {
     let blobs = required_blobs(&manifest.body);
     let missing = missing_of(shared, &blobs).await;
     if missing > 0 {
         ask_again(shared, key, missing).await?;
+        return Ok(None);
     }
-    Ok(blobs.iter().map(Digest::prefix).collect())
+    Ok(Some(blobs.iter().map(Digest::prefix).collect()))
 }
 
 /// Returns the number of `blobs` that are neither on this machine nor in the bucket.

@@ -21,6 +21,7 @@ use crate::runtime::single_flight::{Completer, Role};
 use crate::storage::{Key, Meta, SmallEntry, Source, Verified};
 use crate::upstream::{Purpose, Target};
 
+pub(super) use completeness::Needs;
 use fetch::Fetched;
 
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
@@ -56,8 +57,7 @@ pub struct ManifestAnswer {
     pub fresh_until_ms: Option<u64>,
     /// The reason why the answer is stale.
     pub stale: Option<String>,
-    /// The blobs of the image, all of them stored. `None` if the registry gets requests, or has just
-    /// answered.
+    /// The blobs of the image, all of them stored. `None` if the registry gets requests.
     pub needs: Option<Arc<[DigestPrefix]>>,
 }
 
