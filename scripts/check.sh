@@ -243,7 +243,7 @@ short_memory() { scenarios --show-output $alone; }
 
 # Tests that wait for limits of a minute and more. All run concurrently, so that the step takes as
 # long as the longest test. The measurement of adversaries uses few pulls.
-waiting_tests() { PULLS=5 scenarios --ignored --test-threads=16; }
+waiting_tests() { PULLS=5 scenarios --ignored --test-threads=16 --skip generated_requests; }
 
 # Repeats the core topics with a disk store in front of a bucket.
 bucket_tests() {
@@ -301,7 +301,7 @@ quick() {
   cat <<'END'
 Only `scripts/check.sh full` runs:
   scenarios on epoll, with fail points, with a bucket, and those that wait for limits of a minute
-  counts per hit, real clients (skopeo, podman, docker, containerd, curl, Go, Python), S3 engines, drivers in containers, overload
+  counts per hit, admin API, real clients (skopeo, podman, docker, containerd, curl, Go, Python), S3 engines, drivers in containers, overload
   documentation, licences and advisories, shell scripts, spelling, compose file, service units
 END
 }
@@ -349,6 +349,7 @@ full() {
   else
     skip "counts per hit: python3 or strace is not installed"
   fi
+  script "admin API" scripts/api.sh "$(program tests/it/main.rs)"
   script "S3 engines" env LIBRARY_TESTS="$(program src/lib.rs)" scripts/s3.sh "${garage[@]}" "$binary"
   if command -v docker-compose >/dev/null; then step "compose file" compose_file; fi
   if command -v systemd-analyze >/dev/null; then step "service units" service_units; fi

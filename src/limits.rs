@@ -627,6 +627,18 @@ pub const ADMIN_REQUEST_TIMEOUT: Duration = Duration::from_secs(600);
 /// Largest request body. A prune request with long patterns has a few KiB.
 pub const ADMIN_BODY_BYTES_MAX: usize = 64 * 1024;
 
+/// Bytes of the file with the tokens of the admin API: some 700 lines.
+pub const ADMIN_TOKENS_BYTES_MAX: usize = 64 * 1024;
+
+/// Images of a page of the admin API, and the time after which a page ends with fewer images. A
+/// listed image takes about 1 KiB in the response.
+pub const ADMIN_PAGE_DEFAULT: usize = 100;
+pub const ADMIN_PAGE_MAX: usize = 1000;
+pub const ADMIN_PAGE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The pause between two attempts to open the address of the admin API.
+pub const ADMIN_BIND_PAUSE: Duration = Duration::from_secs(1);
+
 /// Planned removals that wait for their application, and their lifetime. A plan of a million objects
 /// takes 100 MiB, and each common plan less than 1 MiB.
 pub const PLANS_MAX: usize = 4;

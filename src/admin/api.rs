@@ -1,93 +1,179 @@
-//! The resources of the admin API.
+//! Answers the requests of the admin API.
 
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::{Method, Request, Response, StatusCode, header};
+use http::{HeaderValue, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::body::Incoming;
-use percent_encoding::percent_decode_str;
+use ring::rand::{SecureRandom as _, SystemRandom};
+use rustix::process::{Signal, getpid, kill_process};
 use serde::Serialize;
 use serde_json::json;
 
-use super::Actor;
+use super::access::{Access, Actor, Peer, Role};
+use super::change::Change;
+use super::listen::Serves;
+use super::operation::Operation;
 use super::plans::Plans;
 use super::problem::{Problem, json_response};
-use crate::limits::{ADMIN_BODY_BYTES_MAX, CONNECTION_SWEEP_INTERVAL};
-use crate::log;
-use crate::manage::{PlannedRemoval, PruneRequest, RemovalReport, plan_prune, plan_purge};
-use crate::oci::ImageName;
+use super::{AdminSubjects, upstreams};
+use crate::http::RequestId;
+use crate::limits::{ADMIN_BODY_BYTES_MAX, ADMIN_PAGE_TIMEOUT, CONNECTION_SWEEP_INTERVAL};
+use crate::manage::{
+    ImageQuery, PlannedRemoval, PruneRequest, list_page, plan_prune, plan_purge, registry_stats, show_blob,
+    show_images,
+};
+use crate::oci::{Digest, ImageName};
+use crate::runtime::clock::monotonic_millis;
 use crate::runtime::helper::blocking;
-use crate::store::{FsStore, Pin};
+use crate::store::{FsStore, Pin, StoreReader};
 
 type Answer = Result<Response<Full<Bytes>>, Problem>;
 
+/// The description of the API, in OpenAPI 3.1.
+const OPEN_API: &[u8] = include_bytes!("openapi.json");
+
 /// The state behind the resources.
 pub struct Api {
-    store: Arc<FsStore>,
+    subjects: AdminSubjects,
+    access: Access,
     plans: Plans,
 }
 
-/// A change, for the log.
-struct Change {
-    actor: Actor,
-    action: &'static str,
-    selector: String,
-}
-
-const PINS: &str = "/api/v1/pins";
-const IMAGES: &str = "/api/v1/images/";
-const PRUNE: &str = "/api/v1/prune";
-
 impl Api {
-    pub fn new(store: Arc<FsStore>) -> Self {
+    pub fn new(subjects: AdminSubjects, access: Access) -> Self {
         Api {
-            store,
+            subjects,
+            access,
             plans: Plans::default(),
         }
     }
 
-    /// Answers one request of `actor`.
-    pub async fn answer(self: &Arc<Self>, actor: Actor, request: Request<Incoming>) -> Answer {
-        let path = request.uri().path().to_owned();
-        let method = request.method().clone();
-        if let Some(name) = path.strip_prefix(IMAGES) {
-            return match method {
-                Method::DELETE => self.purge(actor, name, request.uri().query()).await,
-                _ => Err(Problem::Method("DELETE")),
-            };
+    /// Answers one request.
+    pub async fn answer(
+        &self,
+        peer: Peer,
+        serves: Serves,
+        request: Request<Incoming>,
+    ) -> Response<Full<Bytes>> {
+        let id = request_id();
+        let answer = self.checked(peer, serves, id, request).await;
+        let mut response = answer.unwrap_or_else(Problem::response);
+        let id = HeaderValue::from_str(&id.to_string()).expect("an id is hexadecimal digits");
+        response.headers_mut().insert("x-request-id", id);
+        response
+    }
+
+    /// Checks the target of a request and the role of its client, and answers.
+    async fn checked(&self, peer: Peer, serves: Serves, id: RequestId, request: Request<Incoming>) -> Answer {
+        let uri = request.uri();
+        let operation = Operation::parse(request.method(), uri.path(), uri.query());
+        if let Ok(Operation::Health) = operation {
+            return self.health();
         }
-        if let Some(id) = path.strip_prefix(PRUNE).and_then(plan_of) {
-            return match method {
-                Method::POST => self.apply(actor, id).await,
-                _ => Err(Problem::Method("POST")),
-            };
+        if serves == Serves::Health {
+            return Err(Problem::NotFound);
         }
-        if let Some(pattern) = path.strip_prefix(PINS).and_then(|rest| rest.strip_prefix('/')) {
-            return self.change_pin(actor, &method, pattern).await;
+        self.access.check_target(request.headers())?;
+        let actor = self.access.actor(peer, request.headers(), id).await?;
+        let operation = match operation {
+            // A client without a token learns nothing about the form of requests.
+            Err(Problem::Invalid(_)) => {
+                actor.check(Role::Read)?;
+                operation?
+            }
+            operation => operation?,
+        };
+        actor.check(operation.role())?;
+        self.run(operation, actor, request).await
+    }
+
+    async fn run(&self, operation: Operation, actor: Actor, request: Request<Incoming>) -> Answer {
+        match operation {
+            Operation::Health => self.health(),
+            Operation::OpenApi => {
+                let mut response = Response::new(Full::new(Bytes::from_static(OPEN_API)));
+                let json = HeaderValue::from_static("application/json");
+                response.headers_mut().insert(header::CONTENT_TYPE, json);
+                Ok(response)
+            }
+            Operation::RegistryStats => {
+                let statuses = self.subjects.upstreams.statuses();
+                ok(StatusCode::OK, &registry_stats(&statuses))
+            }
+            Operation::StoreStats => ok(StatusCode::OK, &self.store()?.stats()),
+            Operation::Upstreams => {
+                let statuses = self.subjects.upstreams.statuses();
+                ok(StatusCode::OK, &upstreams::describe(&statuses))
+            }
+            Operation::ListImages(query) => self.list(*query).await,
+            Operation::ShowImage(name) => self.show(name).await,
+            Operation::PurgeImage { name, dry_run } => self.purge(actor, name, dry_run).await,
+            Operation::ShowBlob(digest) => self.blob(digest).await,
+            Operation::ListPins => ok(StatusCode::OK, &json!({"pins": self.store()?.pins()})),
+            Operation::ChangePin { pin, is_added } => self.change_pin(actor, pin, is_added).await,
+            Operation::PlanPrune => self.plan(request).await,
+            Operation::ApplyPrune { plan } => self.apply(actor, plan).await,
+            Operation::Reload => signal(&actor, "reload", Signal::HUP),
+            Operation::Stop => signal(&actor, "stop", Signal::TERM),
         }
-        match (&*path, method) {
-            (PINS, Method::GET) => ok(StatusCode::OK, &json!({"pins": self.store.pins()})),
-            (PINS, _) => Err(Problem::Method("GET")),
-            (PRUNE, Method::POST) => self.plan(request).await,
-            (PRUNE, _) => Err(Problem::Method("POST")),
-            ("/api/v1/stats", Method::GET) => ok(StatusCode::OK, &self.store.stats()),
-            ("/api/v1/stats", _) => Err(Problem::Method("GET")),
-            _ => Err(Problem::NotFound),
+    }
+
+    fn store(&self) -> Result<Arc<FsStore>, Problem> {
+        self.subjects.store.clone().ok_or(Problem::NoStore)
+    }
+
+    /// `GET /health`
+    fn health(&self) -> Answer {
+        match self.subjects.health.alive() {
+            Ok(()) => ok(StatusCode::OK, &json!({"status": "healthy"})),
+            Err(error) => Err(Problem::Unhealthy(error)),
+        }
+    }
+
+    /// `GET /api/v1/images`
+    async fn list(&self, query: ImageQuery) -> Answer {
+        let store = self.store()?;
+        let page = blocking(move || {
+            let reader = reader(&store)?;
+            let started = monotonic_millis();
+            let goes_on = || u128::from(monotonic_millis() - started) < ADMIN_PAGE_TIMEOUT.as_millis();
+            Ok::<_, Problem>(list_page(&reader, &store.pinned(), &query, goes_on))
+        });
+        ok(StatusCode::OK, &page.await.map_err(|_| Problem::Panicked)??)
+    }
+
+    /// `GET /api/v1/images/{name}`
+    async fn show(&self, name: ImageName) -> Answer {
+        if name.reference.is_none() {
+            return Err(Problem::Invalid(format!(
+                "the name has no tag and no digest; list the images with GET /api/v1/images?repository={}",
+                name.origin.repository
+            )));
+        }
+        let store = self.store()?;
+        let images = blocking(move || Ok::<_, Problem>(show_images(&store, &reader(&store)?, &name)));
+        let images = images.await.map_err(|_| Problem::Panicked)??;
+        match images.is_empty() {
+            true => Err(Problem::NotStored),
+            false => ok(StatusCode::OK, &json!({"images": images})),
+        }
+    }
+
+    /// `GET /api/v1/blobs/{digest}`
+    async fn blob(&self, digest: Digest) -> Answer {
+        let store = self.store()?;
+        let blob = blocking(move || show_blob(&store, &digest)).await;
+        match blob.map_err(|_| Problem::Panicked)? {
+            Some(blob) => ok(StatusCode::OK, &blob),
+            None => Err(Problem::NotStored),
         }
     }
 
     /// `DELETE /api/v1/images/{name}`
-    async fn purge(self: &Arc<Self>, actor: Actor, name: &str, query: Option<&str>) -> Answer {
-        let name = percent_decode_str(name).decode_utf8_lossy();
-        let invalid = |error: &dyn std::fmt::Display| Problem::Invalid(error.to_string());
-        let name: ImageName = name.parse().map_err(|error| invalid(&error))?;
-        let dry_run = match query {
-            None | Some("dry_run=false") => false,
-            Some("dry_run=true") => true,
-            Some(_) => return Err(invalid(&"the query must be dry_run=true or dry_run=false")),
-        };
-        let store = self.store.clone();
+    async fn purge(&self, actor: Actor, name: ImageName, dry_run: bool) -> Answer {
+        let store = self.store()?;
         let selector = name.to_string();
         let plan = blocking(move || plan_purge(&store, &name)).await;
         let plan = plan.map_err(|_| Problem::Panicked)??;
@@ -103,53 +189,35 @@ impl Api {
     }
 
     /// `PUT /api/v1/pins/{pattern}` and `DELETE /api/v1/pins/{pattern}`
-    async fn change_pin(self: &Arc<Self>, actor: Actor, method: &Method, pattern: &str) -> Answer {
-        let pin = Pin::parse(&percent_decode_str(pattern).decode_utf8_lossy())?;
-        let is_added = match *method {
-            Method::PUT => true,
-            Method::DELETE => false,
-            _ => return Err(Problem::Method("PUT, DELETE")),
-        };
-        let store = self.store.clone();
+    async fn change_pin(&self, actor: Actor, pin: Pin, is_added: bool) -> Answer {
+        let store = self.store()?;
         let pattern = pin.as_str().to_owned();
+        let change = Change {
+            actor,
+            action: if is_added { "pin" } else { "unpin" },
+            selector: pattern.clone(),
+        };
         let changed = blocking(move || {
-            if is_added {
-                store.pin(pin)
-            } else {
-                store.unpin(&pin)
-            }
-        })
-        .await;
-        let changed = changed.map_err(|_| Problem::Panicked)??;
-        let action = if is_added { "pin" } else { "unpin" };
-        tracing::info!(
-            uid = actor.uid,
-            action,
-            selector = pattern,
-            changed,
-            "change completed"
-        );
+            change.requested(None);
+            let changed = match is_added {
+                true => store.pin(pin),
+                false => store.unpin(&pin),
+            };
+            change.pinned(changed.as_ref().ok().copied());
+            changed
+        });
+        let changed = changed.await.map_err(|_| Problem::Panicked)??;
         ok(StatusCode::OK, &json!({"pin": pattern, "changed": changed}))
     }
 
     /// `POST /api/v1/prune`
-    async fn plan(self: &Arc<Self>, request: Request<Incoming>) -> Answer {
-        let is_json = request
-            .headers()
-            .get(header::CONTENT_TYPE)
-            .is_some_and(|field| field.as_bytes().starts_with(b"application/json"));
-        if !is_json {
-            return Err(Problem::MediaType);
-        }
+    async fn plan(&self, request: Request<Incoming>) -> Answer {
+        let store = self.store()?;
         let invalid = |error: String| Problem::Invalid(format!("the body is no prune request: {error}"));
-        let body = Limited::new(request.into_body(), ADMIN_BODY_BYTES_MAX)
-            .collect()
-            .await;
-        let body = body.map_err(|error| invalid(error.to_string()))?.to_bytes();
+        let body = json_body(request).await?;
         let wanted: PruneRequest =
             serde_json::from_slice(&body).map_err(|error| invalid(error.to_string()))?;
         let rule = wanted.rule().map_err(invalid)?;
-        let store = self.store.clone();
         let plan = blocking(move || plan_prune(&store, &rule)).await;
         let plan = plan.map_err(|_| Problem::Panicked)??;
         let report = plan.report();
@@ -158,9 +226,8 @@ impl Api {
     }
 
     /// `POST /api/v1/prune/{plan}/apply`
-    async fn apply(self: &Arc<Self>, actor: Actor, id: &str) -> Answer {
-        let plan = id.parse().ok().and_then(|id| self.plans.take(id));
-        let plan = plan.ok_or(Problem::NoPlan)?;
+    async fn apply(&self, actor: Actor, id: u64) -> Answer {
+        let plan = self.plans.take(id).ok_or(Problem::NoPlan)?;
         let change = Change {
             actor,
             action: "prune",
@@ -169,8 +236,8 @@ impl Api {
         self.remove(change, plan).await
     }
 
-    async fn remove(self: &Arc<Self>, change: Change, plan: PlannedRemoval) -> Answer {
-        let store = self.store.clone();
+    async fn remove(&self, change: Change, plan: PlannedRemoval) -> Answer {
+        let store = self.store()?;
         let report = blocking(move || change.apply(&store, plan)).await;
         let report = report.map_err(|_| Problem::Panicked)?;
         // The next request for the content must not find it in the memory of a core.
@@ -179,44 +246,46 @@ impl Api {
     }
 }
 
-impl Change {
-    /// Applies `plan`. Writes a log line before and a log line after the change.
-    fn apply(&self, store: &FsStore, plan: PlannedRemoval) -> RemovalReport {
-        let Change {
-            actor,
-            action,
-            selector,
-        } = self;
-        let planned = plan.report();
-        let (images, objects, bytes) = (planned.images.len(), planned.objects, planned.bytes);
-        tracing::info!(
-            uid = actor.uid,
-            action,
-            selector,
-            images,
-            objects,
-            bytes,
-            "change requested"
-        );
-        // A kill during the change must not lose the line.
-        log::flush();
-        let report = plan.apply(store);
-        tracing::info!(
-            uid = actor.uid,
-            action,
-            selector,
-            objects = report.objects,
-            bytes = report.bytes,
-            kept = report.kept,
-            "change completed"
-        );
-        report
+/// Returns the body of a request with JSON.
+async fn json_body(request: Request<Incoming>) -> Result<Bytes, Problem> {
+    let media_type = request.headers().get(header::CONTENT_TYPE);
+    let media_type = media_type
+        .and_then(|field| field.to_str().ok())
+        .unwrap_or_default();
+    let essence = media_type.split(';').next().unwrap_or_default().trim();
+    if !essence.eq_ignore_ascii_case("application/json") {
+        return Err(Problem::MediaType);
+    }
+    let body = Limited::new(request.into_body(), ADMIN_BODY_BYTES_MAX);
+    let body = body.collect().await;
+    let body = body.map_err(|error| Problem::Invalid(format!("the body cannot be read: {error}")))?;
+    Ok(body.to_bytes())
+}
+
+/// Sends `signal` to this process, which the main thread handles.
+fn signal(actor: &Actor, action: &'static str, signal: Signal) -> Answer {
+    let change = Change {
+        actor: actor.clone(),
+        action,
+        selector: String::new(),
+    };
+    change.requested(None);
+    match kill_process(getpid(), signal) {
+        Ok(()) => ok(StatusCode::ACCEPTED, &json!({"action": action})),
+        // A process may signal itself.
+        Err(_) => Err(Problem::Panicked),
     }
 }
 
-/// Returns the plan in the rest of the path of an application: `/{plan}/apply`.
-fn plan_of(rest: &str) -> Option<&str> {
-    rest.strip_prefix('/')?.strip_suffix("/apply")
+fn reader(store: &FsStore) -> Result<StoreReader, Problem> {
+    StoreReader::open(store.root()).map_err(|error| Problem::Unreadable(error.to_string()))
+}
+
+fn request_id() -> RequestId {
+    let mut bytes = [0; 8];
+    // Without randomness, all requests have the id 0. The id is for the log only.
+    let _ = SystemRandom::new().fill(&mut bytes);
+    RequestId(u64::from_ne_bytes(bytes))
 }
 
 fn ok(status: StatusCode, content: &impl Serialize) -> Answer {

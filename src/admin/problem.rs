@@ -5,8 +5,13 @@ use http::{Response, StatusCode, header};
 use http_body_util::Full;
 use serde_json::json;
 
+use super::tokens::TokensError;
 use crate::manage::PlanError;
+use crate::runtime::heartbeat::HealthError;
 use crate::store::PinError;
+
+/// The challenge of a resource that needs a token (RFC 6750, section 3).
+const CHALLENGE: &str = "Bearer realm=\"admin\"";
 
 /// The reason why a request failed. Each has one status.
 #[derive(Debug, thiserror::Error)]
@@ -21,6 +26,30 @@ pub enum Problem {
     MediaType,
     #[error("the socket serves the user of the cache and root; run the command as one of them")]
     Forbidden,
+    #[error(
+        "the field Host must be an address, localhost or the name of this machine; set the field in the client"
+    )]
+    Host,
+    #[error("a page of another site must not use this API")]
+    Origin,
+    #[error("the resource needs a token; send Authorization: Bearer with a token of ADMIN_TOKENS_FILE")]
+    TokenNeeded,
+    #[error("the token is unknown; use a token of ADMIN_TOKENS_FILE")]
+    Token,
+    #[error("the cache has no tokens; set ADMIN_TOKENS_FILE, or use the socket in the store's directory")]
+    NoTokens,
+    #[error("no token is valid; the log has the reason")]
+    Tokens(TokensError),
+    #[error("the token has the role {0}, and the operation needs a higher role")]
+    Role(&'static str),
+    #[error("the cache has no store on this machine; set FS_ROOT and STORAGE_BACKEND to fs or tiered")]
+    NoStore,
+    #[error("no stored content has this name; list the images with GET /api/v1/images")]
+    NotStored,
+    #[error("cannot read the store: {0}; check the disk")]
+    Unreadable(String),
+    #[error("{0}; the log has the reason")]
+    Unhealthy(HealthError),
     #[error("the plan is unknown or older than ten minutes; plan the removal again")]
     NoPlan,
     #[error(transparent)]
@@ -34,16 +63,23 @@ pub enum Problem {
 impl Problem {
     fn status(&self) -> StatusCode {
         match self {
-            Problem::NotFound | Problem::NoPlan => StatusCode::NOT_FOUND,
+            Problem::NotFound | Problem::NoPlan | Problem::NotStored => StatusCode::NOT_FOUND,
             Problem::Method(_) => StatusCode::METHOD_NOT_ALLOWED,
             Problem::Invalid(_) => StatusCode::BAD_REQUEST,
             Problem::MediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
-            Problem::Forbidden => StatusCode::FORBIDDEN,
-            Problem::Plan(PlanError::NotScanned) => StatusCode::SERVICE_UNAVAILABLE,
-            Problem::Plan(PlanError::Pinned(_)) | Problem::Pin(PinError::TooMany) => StatusCode::CONFLICT,
+            Problem::Forbidden | Problem::Origin | Problem::Role(_) => StatusCode::FORBIDDEN,
+            Problem::Host => StatusCode::MISDIRECTED_REQUEST,
+            Problem::TokenNeeded | Problem::Token | Problem::NoTokens | Problem::Tokens(_) => {
+                StatusCode::UNAUTHORIZED
+            }
+            Problem::Plan(PlanError::NotScanned) | Problem::Unhealthy(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Problem::Plan(PlanError::Pinned(_)) | Problem::Pin(PinError::TooMany) | Problem::NoStore => {
+                StatusCode::CONFLICT
+            }
             Problem::Pin(PinError::Invalid(_)) => StatusCode::BAD_REQUEST,
-            Problem::Pin(PinError::NotWritten(_)) => StatusCode::INTERNAL_SERVER_ERROR,
-            Problem::Panicked => StatusCode::INTERNAL_SERVER_ERROR,
+            Problem::Pin(PinError::NotWritten(_)) | Problem::Unreadable(_) | Problem::Panicked => {
+                StatusCode::INTERNAL_SERVER_ERROR
+            }
         }
     }
 
@@ -56,9 +92,17 @@ impl Problem {
             "detail": self.to_string(),
         });
         let mut response = json_response(status, &details, "application/problem+json");
-        if let Problem::Method(allowed) = self {
-            let allowed = header::HeaderValue::from_static(allowed);
-            response.headers_mut().insert(header::ALLOW, allowed);
+        let field = match &self {
+            Problem::Method(allowed) => Some((header::ALLOW, *allowed)),
+            _ if status == StatusCode::UNAUTHORIZED => Some((header::WWW_AUTHENTICATE, CHALLENGE)),
+            _ => None,
+        };
+        if let Some((name, value)) = field {
+            let value = header::HeaderValue::from_static(value);
+            response.headers_mut().insert(name, value);
+        }
+        if let Problem::Tokens(error) = self {
+            tracing::warn!(%error, "admin tokens unusable");
         }
         response
     }

@@ -194,10 +194,10 @@ pub fn run(config: Config, read: &dyn Fn() -> Result<Config, Diagnostics>) -> Re
         .map_err(AppError::threads)?;
     }
     cache.run_heartbeats(&health);
-    supervise::start_watchdog(health, helper.workers(), &config.systemd, &notifier)
+    supervise::start_watchdog(health.clone(), helper.workers(), &config.systemd, &notifier)
         .map_err(AppError::threads)?;
     supervise::wait_for_cores(&shutdown, accepting);
-    let admin_socket = supervise::open_admin_socket(&storage, &helper);
+    let admin_socket = supervise::open_admin(&config, &storage, &upstreams, &health, &helper);
     for addr in &listening.addresses {
         tracing::info!(
             version = env!("CARGO_PKG_VERSION"),

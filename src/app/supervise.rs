@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use super::listen::Address;
-use crate::admin::{self, AdminSocket};
-use crate::config::{PruneRuleConfig, SystemdEnvironment};
+use crate::admin::{self, AdminSettings, AdminSocket, AdminSubjects};
+use crate::config::{Config, PruneRuleConfig, SystemdEnvironment};
 use crate::manage::BackgroundPrune;
 use crate::runtime::driver::Driver;
 use crate::runtime::heartbeat::Health;
@@ -13,6 +13,7 @@ use crate::runtime::shutdown::Shutdown;
 use crate::runtime::watchdog::{self, Keepalive};
 use crate::storage::Storage;
 use crate::systemd::Notifier;
+use crate::upstream::Upstreams;
 
 /// Polling interval until all cores accept connections.
 const LOOK: Duration = Duration::from_millis(2);
@@ -26,18 +27,25 @@ pub(super) fn notifier(systemd: &SystemdEnvironment) -> Notifier {
     })
 }
 
-/// Opens the admin socket of a cache with a local store. Without a socket, the process serves, and
-/// commands need a stopped cache.
-pub(super) fn open_admin_socket(storage: &Storage, helper: &Helper) -> Option<AdminSocket> {
-    let store = storage.local_store()?;
-    let path = admin::socket_path(store.root());
-    match admin::start(store, helper) {
-        Ok(socket) => Some(socket),
-        Err(error) => {
-            tracing::warn!(path = %path.display(), %error, "admin socket not opened");
-            None
-        }
-    }
+/// Opens the admin socket of a cache with a local store, and the listeners of the admin API.
+pub(super) fn open_admin(
+    config: &Config,
+    storage: &Storage,
+    upstreams: &Upstreams,
+    health: &Health,
+    helper: &Helper,
+) -> Option<AdminSocket> {
+    let settings = AdminSettings {
+        addr: config.admin_addr,
+        tokens: config.admin_tokens_file.clone(),
+        health_addr: config.health_addr,
+    };
+    let subjects = AdminSubjects {
+        store: storage.local_store(),
+        upstreams: upstreams.clone(),
+        health: health.clone(),
+    };
+    admin::start(settings, subjects, helper)
 }
 
 /// Starts the thread with the rules of `prune` for a cache with a local store.

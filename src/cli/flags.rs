@@ -35,6 +35,7 @@ impl Args for Flags {
                 Setting::ConfigFile => arg.short('c').alias("config-path"),
                 Setting::FsRoot => arg.alias("image-path"),
                 Setting::DefaultRegistry => arg.alias("default-ns"),
+                Setting::HealthAddr => arg.alias("health"),
                 _ => arg,
             })
         });

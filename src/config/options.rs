@@ -28,11 +28,12 @@ use tracing::Level;
 
 use table::{Names, Row, first_or, settings};
 
-use super::model::{Backend, ClientCertificateMode, IoDriver, KernelTls, SizeBound};
+use super::model::{Backend, ClientCertificateMode, IoDriver, KernelTls, ListenAddr, SizeBound};
 use super::value::{
-    ADDRESSES, BUCKET, BYTES, BYTES_OR_AUTO, CONNECTIONS_FROM_0, CONNECTIONS_OR_AUTO, CORES, DURATION,
-    HELPER_THREADS, IO_DRIVER, KERNEL_TLS, Kind, LIFECYCLE_DAYS, LOG_FORMAT, LOG_LEVEL, PATH, PATH_OR_NONE,
-    PREFIX, REGISTRY_OR_NONE, SECRET, SIZE_OR_AUTO, STORAGE_BACKEND, SWITCH, TEXT, TLS_CLIENT_AUTH,
+    ADDRESSES, ADMIN_ADDRESS, BUCKET, BYTES, BYTES_OR_AUTO, CONNECTIONS_FROM_0, CONNECTIONS_OR_AUTO, CORES,
+    DURATION, HEALTH_ADDRESS, HELPER_THREADS, IO_DRIVER, KERNEL_TLS, Kind, LIFECYCLE_DAYS, LOG_FORMAT,
+    LOG_LEVEL, PATH, PATH_OR_NONE, PREFIX, REGISTRY_OR_NONE, SECRET, SIZE_OR_AUTO, STORAGE_BACKEND, SWITCH,
+    TEXT, TLS_CLIENT_AUTH,
 };
 use crate::log::FormatChoice;
 use crate::oci::Namespace;
@@ -450,6 +451,34 @@ settings! {
         group: Operation,
         reload: Restart,
         help: "before that: not ready, still serving",
+    }
+
+    /// The address of the admin API. `None` means no listener.
+    AdminAddr => pub admin_addr: Option<ListenAddr> {
+        value: ADMIN_ADDRESS,
+        default: "127.0.0.1:9090",
+        group: Operation,
+        reload: Restart,
+        help: "address of the admin API, or off",
+    }
+
+    /// The file with the tokens of the admin API.
+    AdminTokensFile => pub admin_tokens_file: Option<PathBuf> {
+        value: PATH_OR_NONE,
+        default: "none",
+        group: Operation,
+        reload: Restart,
+        help: "tokens for it: name, role, SHA-256",
+    }
+
+    /// The address of a listener for health checks only. `None` means no listener.
+    HealthAddr => pub health_addr: Option<ListenAddr> {
+        value: HEALTH_ADDRESS,
+        default: "off",
+        group: Operation,
+        reload: Restart,
+        help: "address or port for /health only",
+        aliases: &["health"],
     }
 
     /// The path of the configuration file.

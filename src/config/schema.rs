@@ -143,7 +143,7 @@ fn kind(kind: Kind) -> Value {
         Kind::Registry | Kind::RegistryOrNone => {
             json!({"type": ["string", "number", "null"], "pattern": "^[^/@ ]*$"})
         }
-        Kind::Bucket | Kind::Prefix | Kind::Path | Kind::Text | Kind::Secret => text(),
+        Kind::AddressOrOff | Kind::Bucket | Kind::Prefix | Kind::Path | Kind::Text | Kind::Secret => text(),
     }
 }
 

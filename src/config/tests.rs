@@ -239,7 +239,6 @@ pub(super) const GOOD: [(&str, &str, &[&str]); 5] = [
             "arch",
             "pullTimeout",
             "helloWorld",
-            "health",
             "metrics",
             "listConfig",
             "providerOpts",

@@ -49,6 +49,8 @@ pub(super) enum Kind {
     WordOrDuration(&'static [&'static str]),
     /// Listen addresses, separated by commas, or a list in the file.
     Addresses,
+    /// A listen address without TLS, or `off`.
+    AddressOrOff,
     /// An `http` or `https` URL.
     Url,
     /// The URL of a proxy, or a word of the list.
@@ -82,6 +84,7 @@ impl Kind {
             Kind::Word(words) => one_of(words),
             Kind::WordOrDuration(words) => format!("{}, or {DURATION_EXPECTED}", words.join(", ")),
             Kind::Addresses => ListenAddr::EXPECTED.to_owned(),
+            Kind::AddressOrOff => "off, or an address such as `127.0.0.1:9090` or `:9090`".to_owned(),
             Kind::Url => "http://host[:port][/path], or the same with https".to_owned(),
             Kind::ProxyUrl(_) => format!("{PROXY_URL_EXPECTED}, none or environment"),
             Kind::Registry => "a registry, `host` or `host:port`".to_owned(),
@@ -173,6 +176,25 @@ pub(super) const SECRET: Value<String> = Value {
 pub(super) const ADDRESSES: Value<Vec<ListenAddr>> = Value {
     kind: Kind::Addresses,
     parse: |text| parse_addresses(text, false),
+};
+
+/// `off` is no address. The API has no TLS.
+pub(super) const ADMIN_ADDRESS: Value<Option<ListenAddr>> = Value {
+    kind: Kind::AddressOrOff,
+    parse: |text| match text {
+        "off" | "none" | "false" => Some(None),
+        _ => ListenAddr::parse(text, false).filter(|addr| !addr.tls).map(Some),
+    },
+};
+
+/// A number alone is a port on every address, and 0 is no listener.
+pub(super) const HEALTH_ADDRESS: Value<Option<ListenAddr>> = Value {
+    kind: Kind::AddressOrOff,
+    parse: |text| match text.parse::<u16>() {
+        Ok(0) => Some(None),
+        Ok(_) => (ADMIN_ADDRESS.parse)(&format!(":{text}")),
+        Err(_) => (ADMIN_ADDRESS.parse)(text),
+    },
 };
 
 pub(super) const CORES: Value<Option<NonZeroUsize>> = Value {

@@ -1,6 +1,8 @@
 //! The stored images: one per tag, and one per manifest without a tag.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::ops::ControlFlow;
+use std::rc::Rc;
 use std::{fmt, io};
 
 use serde::Serialize;
@@ -9,7 +11,7 @@ use crate::oci::{Descriptor, Digest, ManifestLinks, Origin};
 use crate::store::{Meta, StoreReader, StoredManifest, StoredRepository};
 
 /// Levels of indexes below an index. The specification allows any depth, and clients read one.
-const INDEX_DEPTH_MAX: usize = 4;
+pub(super) const INDEX_DEPTH_MAX: usize = 4;
 
 /// A stored image, artifact or index.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]
@@ -54,6 +56,13 @@ impl Image {
             None => format!("{}@{}", self.repository, self.digest),
         }
     }
+
+    /// Returns whether the store can serve a pull: of an image all blobs, of a list at least a
+    /// platform with all blobs.
+    pub fn is_complete(&self) -> bool {
+        let has_platform = self.kind == ImageKind::Image || !self.platforms.is_empty();
+        self.missing_blobs == 0 && (has_platform || self.missing_manifests == 0)
+    }
 }
 
 /// The images of a store.
@@ -71,15 +80,22 @@ pub fn list(store: &StoreReader) -> Listing {
     let mut listing = Listing::default();
     let mut failures = Vec::new();
     let mut blobs = BlobSizes::default();
-    store.repositories(
-        &mut |repository| add_repository(store, repository, &mut blobs, &mut listing),
-        &mut |path, error| failures.push(unreadable(&path.display(), error)),
-    );
+    let visit = &mut |repository| {
+        let mut images = RepositoryImages::new(store, repository);
+        for name in images.names() {
+            listing.images.extend(images.image(&name, &mut blobs));
+        }
+        listing.failures.append(&mut images.failures);
+        ControlFlow::Continue(())
+    };
+    let _all = store.repositories(&|_| true, visit, &mut |path, error| {
+        failures.push(unreadable(&path.display(), error));
+    });
     listing.failures.append(&mut failures);
     listing
 }
 
-fn unreadable(place: &dyn fmt::Display, error: &io::Error) -> String {
+pub(super) fn unreadable(place: &dyn fmt::Display, error: &io::Error) -> String {
     let remedy = match error.kind() {
         io::ErrorKind::PermissionDenied => "; run the command as the user of the cache",
         _ => "; check the disk",
@@ -94,117 +110,133 @@ fn name_of(origin: &Origin) -> String {
 
 /// The sizes of blobs, looked up once per listing. `None` for a blob that is not stored.
 #[derive(Default)]
-struct BlobSizes(HashMap<Digest, Option<u64>>);
+pub(super) struct BlobSizes(HashMap<Digest, Option<u64>>);
 
 impl BlobSizes {
-    fn of(&mut self, store: &StoreReader, digest: &Digest) -> Option<u64> {
+    pub fn of(&mut self, store: &StoreReader, digest: &Digest) -> Option<u64> {
         *self.0.entry(*digest).or_insert_with(|| store.blob_size(digest))
     }
 }
 
 /// A stored manifest.
-struct Manifest {
-    meta: Meta,
+pub(super) struct Manifest {
+    pub meta: Meta,
     /// The last use, in seconds since 1970.
     used: u64,
     /// `None` for a manifest of an unknown kind.
-    links: Option<ManifestLinks>,
+    pub links: Option<ManifestLinks>,
 }
 
-fn add_repository(
-    store: &StoreReader,
-    repository: StoredRepository,
-    blobs: &mut BlobSizes,
-    listing: &mut Listing,
-) {
-    let StoredRepository {
-        origin,
-        tags,
-        manifests: digests,
-    } = repository;
-    let mut manifests = BTreeMap::new();
-    for digest in digests {
-        match store.manifest(&origin, &digest) {
+/// The place of an image in its repository. Tags come first.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(super) struct NameInRepository {
+    pub is_untagged: bool,
+    /// Empty without a tag.
+    pub tag: String,
+    pub digest: String,
+}
+
+/// The images of a repository. Manifests are read when an image needs them.
+pub(super) struct RepositoryImages<'a> {
+    store: &'a StoreReader,
+    pub repository: StoredRepository,
+    manifests: HashMap<Digest, Option<Rc<Manifest>>>,
+    pub failures: Vec<String>,
+}
+
+impl<'a> RepositoryImages<'a> {
+    pub fn new(store: &'a StoreReader, repository: StoredRepository) -> Self {
+        RepositoryImages {
+            store,
+            repository,
+            manifests: HashMap::new(),
+            failures: Vec::new(),
+        }
+    }
+
+    /// Returns a name for each tag, and for each manifest without a tag.
+    pub fn names(&self) -> BTreeSet<NameInRepository> {
+        let StoredRepository { tags, manifests, .. } = &self.repository;
+        let tagged: HashSet<&Digest> = tags.iter().map(|(_, pointer)| &pointer.digest).collect();
+        let untagged = manifests.iter().filter(|digest| !tagged.contains(digest));
+        let untagged = untagged.map(|digest| NameInRepository {
+            is_untagged: true,
+            tag: String::new(),
+            digest: digest.to_string(),
+        });
+        let tagged = tags.iter().map(|(tag, pointer)| NameInRepository {
+            is_untagged: false,
+            tag: tag.to_string(),
+            digest: pointer.digest.to_string(),
+        });
+        tagged.chain(untagged).collect()
+    }
+
+    /// Returns the image `name`. `None` if its manifest is not stored.
+    pub fn image(&mut self, name: &NameInRepository, blobs: &mut BlobSizes) -> Option<Image> {
+        let digest: Digest = name.digest.parse().ok()?;
+        let manifest = self.manifest(&digest)?;
+        let mut image = Image {
+            repository: name_of(&self.repository.origin),
+            tag: (!name.is_untagged).then(|| name.tag.clone()),
+            digest: name.digest.clone(),
+            kind: match manifest.links {
+                Some(ManifestLinks::Index(_)) => ImageKind::List,
+                _ => ImageKind::Image,
+            },
+            created: Some(manifest.meta.created).filter(|created| *created > 0),
+            used: manifest.used,
+            size: manifest.meta.size,
+            platforms: Vec::new(),
+            blobs: 0,
+            missing_blobs: 0,
+            missing_manifests: 0,
+        };
+        let mut counter = Counter {
+            repository: self,
+            blobs,
+            counted: HashSet::from([digest]),
+            image: &mut image,
+        };
+        counter.count(&manifest, 0);
+        image.platforms.sort_unstable();
+        image.platforms.dedup();
+        Some(image)
+    }
+
+    /// Returns a stored manifest. An unreadable manifest counts as absent and is a failure.
+    pub fn manifest(&mut self, digest: &Digest) -> Option<Rc<Manifest>> {
+        if let Some(known) = self.manifests.get(digest) {
+            return known.clone();
+        }
+        let origin = &self.repository.origin;
+        let manifest = match self.store.manifest(origin, digest) {
             Ok(Some(StoredManifest { meta, body, used })) => {
                 let links = ManifestLinks::parse(&body);
-                manifests.insert(digest, Manifest { meta, links, used });
+                Some(Rc::new(Manifest { meta, used, links }))
             }
-            // Removed meanwhile.
-            Ok(None) => {}
+            // Removed meanwhile, or never stored.
+            Ok(None) => None,
             Err(error) => {
-                let name = format!("manifest {digest} of {}", name_of(&origin));
-                listing.failures.push(unreadable(&name, &error));
+                let name = format!("manifest {digest} of {}", name_of(origin));
+                self.failures.push(unreadable(&name, &error));
+                None
             }
-        }
+        };
+        self.manifests.insert(*digest, manifest.clone());
+        manifest
     }
-    let tagged: BTreeSet<_> = tags
-        .iter()
-        .map(|(tag, pointer)| (tag.as_str(), pointer.digest))
-        .collect();
-    let mut with_tag = HashSet::new();
-    for (tag, digest) in &tagged {
-        with_tag.insert(*digest);
-        if let Some(found) = manifests.get(digest) {
-            let image = image(&origin, Some(tag), digest, found, &manifests, store, blobs);
-            listing.images.push(image);
-        }
-    }
-    for (digest, found) in &manifests {
-        if !with_tag.contains(digest) {
-            let image = image(&origin, None, digest, found, &manifests, store, blobs);
-            listing.images.push(image);
-        }
-    }
-}
-
-fn image(
-    origin: &Origin,
-    tag: Option<&str>,
-    digest: &Digest,
-    manifest: &Manifest,
-    manifests: &BTreeMap<Digest, Manifest>,
-    store: &StoreReader,
-    blobs: &mut BlobSizes,
-) -> Image {
-    let mut image = Image {
-        repository: name_of(origin),
-        tag: tag.map(str::to_owned),
-        digest: digest.to_string(),
-        kind: match manifest.links {
-            Some(ManifestLinks::Index(_)) => ImageKind::List,
-            _ => ImageKind::Image,
-        },
-        created: Some(manifest.meta.created).filter(|created| *created > 0),
-        used: manifest.used,
-        size: manifest.meta.size,
-        platforms: Vec::new(),
-        blobs: 0,
-        missing_blobs: 0,
-        missing_manifests: 0,
-    };
-    let mut counter = Counter {
-        store,
-        manifests,
-        blobs,
-        counted: HashSet::from([*digest]),
-        image: &mut image,
-    };
-    counter.count(manifest, 0);
-    image.platforms.sort_unstable();
-    image.platforms.dedup();
-    image
 }
 
 /// Counts the content below a manifest into an image.
-struct Counter<'a> {
-    store: &'a StoreReader,
-    manifests: &'a BTreeMap<Digest, Manifest>,
+struct Counter<'a, 'r> {
+    repository: &'a mut RepositoryImages<'r>,
     blobs: &'a mut BlobSizes,
     counted: HashSet<Digest>,
     image: &'a mut Image,
 }
 
-impl Counter<'_> {
+impl Counter<'_, '_> {
     fn count(&mut self, manifest: &Manifest, depth: usize) {
         match &manifest.links {
             None => {}
@@ -219,13 +251,13 @@ impl Counter<'_> {
                     if depth == INDEX_DEPTH_MAX || !self.counted.insert(*digest) {
                         continue;
                     }
-                    let Some(manifest) = self.manifests.get(digest) else {
+                    let Some(manifest) = self.repository.manifest(digest) else {
                         self.image.missing_manifests += 1;
                         continue;
                     };
                     self.image.size += manifest.meta.size;
                     self.image.platforms.extend(child.platform.clone());
-                    self.count(manifest, depth + 1);
+                    self.count(&manifest, depth + 1);
                 }
             }
         }
@@ -235,7 +267,7 @@ impl Counter<'_> {
         if !self.counted.insert(*digest) {
             return;
         }
-        match self.blobs.of(self.store, digest) {
+        match self.blobs.of(self.repository.store, digest) {
             Some(size) => {
                 self.image.blobs += 1;
                 self.image.size += size;

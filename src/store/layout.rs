@@ -89,7 +89,7 @@ pub fn file_name(digest: &Digest) -> String {
 /// Returns the directory of a repository. A name component that looks like a content file gets the
 /// prefix `_`, and no component starts with `_`. Otherwise repository `a/sha256-…` would collide
 /// with manifest `sha256-…` of repository `a`.
-fn repository_dir(namespace: &Namespace, repository: &Repository) -> PathBuf {
+pub fn repository_dir(namespace: &Namespace, repository: &Repository) -> PathBuf {
     let mut path = PathBuf::from(MANIFESTS).join(namespace.as_str());
     for part in repository.as_str().split('/') {
         let bare = part.strip_suffix(SIDECAR_SUFFIX).unwrap_or(part);

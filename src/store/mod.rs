@@ -36,12 +36,12 @@ mod upload_holds;
 pub use eviction::Minute;
 pub use fs::{
     Evicted, FsStore, Ingest, OpenError, Removed, SaveCursor, ScanReport, SelectedRemoval, StoreReader,
-    StoreStats, StoredManifest, StoredRepository,
+    StoreStats, StoredManifest, StoredRepository, compare_repositories,
 };
-pub use index::{IndexedImage, ObjectName, PlannedObject, RemovalLimits, RemovalPlan};
+pub use index::{IndexedBlob, IndexedImage, ObjectName, PlannedObject, RemovalLimits, RemovalPlan};
 pub use key::Key;
 pub use meta::{Meta, SOURCES_MAX, Source, canonical_name};
-pub use pins::{Pin, PinError};
+pub use pins::{Pin, PinError, Pins};
 pub use pointer::TagPointer;
 pub use referrers::{RecordName, ReferrersRecord};
 pub use removals::{Removals, Unseen};

@@ -55,6 +55,7 @@ fn other_value(setting: Setting) -> &'static str {
             .find(|word| **word != setting.default_text())
             .unwrap(),
         (_, Kind::Addresses) => ":1",
+        (_, Kind::AddressOrOff) => "127.0.0.1:7",
         (_, Kind::Duration) => "7s",
         (_, Kind::Bytes | Kind::BytesOrAuto) => "5MiB",
         (_, Kind::Registry | Kind::RegistryOrNone) => "r.example",

@@ -221,7 +221,6 @@ pub(in crate::config) const DOCUMENT: Table = Table::of(&[
     absent("arch", Loss::Less, "platform of images to load"),
     absent("pull_timeout", Loss::Less, "how long a pull may take"),
     absent("hello_world", Loss::Less, "built-in test image"),
-    absent("health", Loss::Less, "port of a health listener"),
     absent("metrics", Loss::Less, "port of a metrics listener"),
 ]);
 

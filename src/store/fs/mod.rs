@@ -36,7 +36,7 @@ use crate::sync::Mutex;
 pub use evict::Evicted;
 pub use ingest::Ingest;
 pub use open::OpenError;
-pub use reader::{StoreReader, StoredManifest, StoredRepository};
+pub use reader::{StoreReader, StoredManifest, StoredRepository, compare_repositories};
 pub use removal::{Removed, SelectedRemoval};
 pub use saved_use::SaveCursor;
 pub use scan::ScanReport;

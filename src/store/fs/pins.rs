@@ -13,6 +13,11 @@ impl FsStore {
         self.pins.lock().texts()
     }
 
+    /// Returns the pins at this moment.
+    pub fn pinned(&self) -> Pins {
+        self.pins.lock().clone()
+    }
+
     /// Adds a pin. Returns whether the pin is new. The pin survives a kill.
     ///
     /// # Errors

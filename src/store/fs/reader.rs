@@ -3,8 +3,10 @@
 //! Commits and replacements are atomic, so a reader sees entries before or after a change, and
 //! never a part of an entry. An entry may disappear between two calls.
 
+use std::cmp::Ordering;
 use std::fs;
 use std::io::{self, Read};
+use std::ops::ControlFlow;
 use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 
@@ -53,35 +55,48 @@ impl StoreReader {
         })
     }
 
-    /// Calls `visit` for each repository with stored manifests, sorted by name. Calls `failed` for
-    /// each directory that cannot be read, and continues.
+    /// Calls `visit` for each repository that `is_wanted` and has stored manifests, in the order of
+    /// [`compare_repositories`], until `visit` breaks. Calls `failed` for each directory that cannot
+    /// be read, and continues.
     pub fn repositories(
         &self,
-        visit: &mut impl FnMut(StoredRepository),
+        is_wanted: &dyn Fn(&Origin) -> bool,
+        visit: &mut impl FnMut(StoredRepository) -> ControlFlow<()>,
         failed: &mut impl FnMut(&Path, &io::Error),
-    ) {
+    ) -> ControlFlow<()> {
         let manifests = self.root.join(layout::MANIFESTS);
         for name in names(&manifests, failed) {
             if let Ok(namespace) = name.parse::<Namespace>() {
-                self.walk(&manifests.join(&name), &namespace, "", 0, visit, failed);
+                let dir = manifests.join(&name);
+                self.walk(&dir, &namespace, "", 0, is_wanted, visit, failed)?;
             }
         }
+        ControlFlow::Continue(())
     }
 
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "a recursive walk with two callers' closures"
+    )]
     fn walk(
         &self,
         dir: &Path,
         namespace: &Namespace,
         name: &str,
         depth: usize,
-        visit: &mut impl FnMut(StoredRepository),
+        is_wanted: &dyn Fn(&Origin) -> bool,
+        visit: &mut impl FnMut(StoredRepository) -> ControlFlow<()>,
         failed: &mut impl FnMut(&Path, &io::Error),
-    ) {
+    ) -> ControlFlow<()> {
         if depth > REPOSITORY_DEPTH_MAX {
-            return;
+            return ControlFlow::Continue(());
         }
         let found = names(dir, failed);
-        if let Ok(repository) = name.parse::<Repository>() {
+        let origin = name.parse::<Repository>().ok().map(|repository| Origin {
+            namespace: namespace.clone(),
+            repository,
+        });
+        if let Some(origin) = origin.filter(is_wanted) {
             let manifests: Vec<_> = found
                 .iter()
                 .filter_map(|name| Digest::from_file_name(name))
@@ -93,15 +108,11 @@ impl StoreReader {
                 Vec::new()
             };
             if !manifests.is_empty() || !tags.is_empty() {
-                let origin = Origin {
-                    namespace: namespace.clone(),
-                    repository,
-                };
                 visit(StoredRepository {
                     origin,
                     tags,
                     manifests,
-                });
+                })?;
             }
         }
         for part in found {
@@ -114,9 +125,11 @@ impl StoreReader {
                 } else {
                     format!("{name}/{part_name}")
                 };
-                self.walk(&dir.join(&part), namespace, &name, depth + 1, visit, failed);
+                let dir = dir.join(&part);
+                self.walk(&dir, namespace, &name, depth + 1, is_wanted, visit, failed)?;
             }
         }
+        ControlFlow::Continue(())
     }
 
     fn tags(&self, dir: &Path, failed: &mut impl FnMut(&Path, &io::Error)) -> Vec<(Tag, TagPointer)> {
@@ -163,6 +176,12 @@ impl StoreReader {
         let sidecar = fs::symlink_metadata(self.root.join(layout::sidecar(&key))).ok()?;
         (data.is_file() && sidecar.is_file()).then_some(data.len())
     }
+}
+
+/// Compares repositories by their place in [`StoreReader::repositories`].
+pub fn compare_repositories(a: &Origin, b: &Origin) -> Ordering {
+    let dir = |origin: &Origin| layout::repository_dir(&origin.namespace, &origin.repository);
+    dir(a).cmp(&dir(b))
 }
 
 /// Returns the names in `dir`, sorted.

@@ -1,7 +1,9 @@
 //! The state of a store in numbers.
 
 use super::FsStore;
+use crate::oci::Digest;
 use crate::store::bounds::Bounds;
+use crate::store::index::IndexedBlob;
 use crate::store::space::Space;
 
 /// The state of a store.
@@ -27,6 +29,11 @@ impl FsStore {
     /// Returns whether the scan at start has ended.
     pub fn is_scanned(&self) -> bool {
         self.index.lock().is_whole()
+    }
+
+    /// Returns a stored blob with the manifests that name it. `None` before the scan has found it.
+    pub fn blob_uses(&self, digest: &Digest) -> Option<IndexedBlob> {
+        self.index.lock().blob(digest)
     }
 
     pub fn stats(&self) -> StoreStats {

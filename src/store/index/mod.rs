@@ -4,6 +4,7 @@
 //! An object takes 56 bytes, 5 to 10 bytes in the table, and 8 bytes for each name in a manifest. A
 //! million objects, of them 150,000 manifests, took 82 MiB.
 
+mod named_by;
 mod object;
 mod pinned;
 mod removal;
@@ -21,6 +22,7 @@ use super::Key;
 use super::eviction::{Kind, Minute, Object, Objects};
 use crate::oci::{DigestPrefix, ManifestLinks, Namespace, Origin, Repository};
 
+pub use named_by::IndexedBlob;
 pub use removal::{IndexedImage, PlannedObject, RemovalLimits, RemovalPlan};
 
 use object::{IndexedObject, SPLIT_BYTES};

@@ -281,7 +281,7 @@ impl Index {
         named
     }
 
-    fn of_kind(&self, kind: Kind) -> impl Iterator<Item = u32> + '_ {
+    pub(super) fn of_kind(&self, kind: Kind) -> impl Iterator<Item = u32> + '_ {
         let numbers = 0..self.objects.len() as u32;
         numbers.filter(move |&number| self.objects[number as usize].kind() == Some(kind))
     }

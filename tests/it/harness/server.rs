@@ -300,6 +300,8 @@ impl Server {
             .env("HOME", home)
             .env("NO_COLOR", "1")
             .env("LISTEN_ADDR", "127.0.0.1:0")
+            // The default address would be the same for all tests.
+            .env("ADMIN_ADDR", "off")
             .env("STORAGE_BACKEND", "fs")
             .env("FS_ROOT", root)
             .env("CONFIG_FILE", home.join("config.yaml"));
@@ -379,6 +381,19 @@ impl Server {
 
     pub fn addr(&self) -> SocketAddr {
         self.addr
+    }
+
+    /// Returns the address that the server logged with the phrase `{purpose} listening`.
+    #[track_caller]
+    pub fn addr_of(&self, purpose: &str) -> SocketAddr {
+        let process = self.process.as_ref().expect("running");
+        let phrase = format!("msg=\"{purpose} listening\"");
+        let found = process.stderr.wait_for(|text| {
+            let line = text.lines().find(|line| line.contains(&phrase))?;
+            let (_, rest) = line.split_once("http://")?;
+            rest.split([' ', '"']).next()?.parse().ok()
+        });
+        found.unwrap_or_else(|| panic!("the server has no {purpose} listener"))
     }
 
     /// Returns the listening address for `http` or `https`, as logged by the server.

@@ -18,8 +18,11 @@ const ARROWS: &[(&str, &[&str])] = &[
         "cli",
         &["admin", "app", "config", "manage", "oci", "store", "upstream"],
     ),
-    ("admin", &["manage", "oci", "runtime", "store"]),
-    ("manage", &["config", "oci", "runtime", "store"]),
+    (
+        "admin",
+        &["config", "http", "manage", "oci", "runtime", "store", "upstream"],
+    ),
+    ("manage", &["config", "oci", "runtime", "store", "upstream"]),
     (
         "app",
         &[
@@ -32,7 +35,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     (
         "registry",
         &[
-            "auth", "cache", "config", "http", "oci", "runtime", "server", "upstream",
+            "auth", "cache", "config", "http", "manage", "oci", "runtime", "server", "upstream",
         ],
     ),
     ("auth", &["config", "http", "oci", "runtime"]),
@@ -69,7 +72,7 @@ const FOR_ALL: &[&str] = &[
 const TOKIO: &[&str] = &[
     "src/admin/api.rs",
     "src/admin/client.rs",
-    "src/admin/mod.rs",
+    "src/admin/listen.rs",
     "src/cache/blob/remote.rs",
     "src/cache/body_channel.rs",
     "src/cache/fill/body_hasher.rs",
@@ -673,6 +676,8 @@ fn change(setting: Setting, home: &Path) -> (Given, Given) {
         Setting::LogLevel => "debug".into(),
         Setting::LogFormat => "json".into(),
         Setting::LogFile => file("cache.log"),
+        Setting::AdminAddr | Setting::HealthAddr => "127.0.0.1:7".into(),
+        Setting::AdminTokensFile => file("tokens"),
         Setting::MemoryBudget | Setting::MemoryCache => "128MiB".into(),
         Setting::CacheMaxSize | Setting::CacheMinFree | Setting::CacheMaxObjectSize => "80%".into(),
         Setting::TagTtl | Setting::StaleWhileRevalidate => "7s".into(),

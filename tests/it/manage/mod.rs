@@ -1,7 +1,12 @@
 //! Commands that look at stored content or remove it.
 
+/// The listener of the admin API: tokens, roles, pages and forged requests.
+mod admin;
 /// Rules that remove images in the background.
 mod background;
+
+/// The description of the admin API.
+mod description;
 
 /// The images of a store, beside a running cache and without one.
 mod list;

@@ -320,21 +320,35 @@ fn admin_socket_rejects_wrong_requests_with_problem_details() {
         .permissions()
         .mode();
     assert_eq!(mode & 0o777, 0o660);
-    let json = "Host: a\r\nContent-Type: application/json\r\nContent-Length: ";
+    let json = "Host: localhost\r\nContent-Type: application/json\r\nContent-Length: ";
     for (request, status) in [
-        ("GET / HTTP/1.1\r\nHost: a\r\n\r\n".to_owned(), 404),
-        ("GET /api/v1/prune HTTP/1.1\r\nHost: a\r\n\r\n".to_owned(), 405),
-        ("GET /api/v1/images/a HTTP/1.1\r\nHost: a\r\n\r\n".to_owned(), 405),
+        ("GET / HTTP/1.1\r\nHost: localhost\r\n\r\n".to_owned(), 404),
         (
-            "DELETE /api/v1/images/A%2F HTTP/1.1\r\nHost: a\r\n\r\n".to_owned(),
+            "GET /api/v1/prune HTTP/1.1\r\nHost: localhost\r\n\r\n".to_owned(),
+            405,
+        ),
+        (
+            "POST /api/v1/images/a HTTP/1.1\r\nHost: localhost\r\n\r\n".to_owned(),
+            405,
+        ),
+        (
+            "GET /api/v1/images/a:1 HTTP/1.1\r\nHost: localhost\r\n\r\n".to_owned(),
+            404,
+        ),
+        (
+            "GET /api/v1/stats HTTP/1.1\r\nHost: evil.example\r\n\r\n".to_owned(),
+            421,
+        ),
+        (
+            "DELETE /api/v1/images/A%2F HTTP/1.1\r\nHost: localhost\r\n\r\n".to_owned(),
             400,
         ),
         (
-            "DELETE /api/v1/images/a?force HTTP/1.1\r\nHost: a\r\n\r\n".to_owned(),
+            "DELETE /api/v1/images/a?force HTTP/1.1\r\nHost: localhost\r\n\r\n".to_owned(),
             400,
         ),
         (
-            "POST /api/v1/prune HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n".to_owned(),
+            "POST /api/v1/prune HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n".to_owned(),
             415,
         ),
         (format!("POST /api/v1/prune HTTP/1.1\r\n{json}2\r\n\r\n{{}}"), 400),
@@ -358,7 +372,7 @@ fn admin_socket_rejects_wrong_requests_with_problem_details() {
                 .is_some_and(|detail| !detail.is_empty())
         );
     }
-    let (status, _, body) = send(&cache, "GET /api/v1/stats HTTP/1.1\r\nHost: a\r\n\r\n");
+    let (status, _, body) = send(&cache, "GET /api/v1/stats HTTP/1.1\r\nHost: localhost\r\n\r\n");
     let stats: Value = serde_json::from_str(&body).expect("JSON");
     assert_eq!(
         (status, &stats["scanned"], &stats["objects"]),
@@ -373,7 +387,7 @@ fn second_removal_after_a_change_keeps_the_new_content() {
     let [first, _] = two_images(&cache, &upstream);
     let body = r#"{"pattern": ":v1$"}"#;
     let plan = format!(
-        "POST /api/v1/prune HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+        "POST /api/v1/prune HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
         body.len()
     );
     let (status, _, planned) = send(&cache, &plan);
@@ -382,7 +396,7 @@ fn second_removal_after_a_change_keeps_the_new_content() {
     report(&cache, &["purge", &name(&upstream, ":v1"), "--yes"]);
     pull(&cache, &upstream, "org/app", "v1", &first);
     let apply = format!(
-        "POST /api/v1/prune/{}/apply HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n",
+        "POST /api/v1/prune/{}/apply HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n",
         planned["plan"]
     );
     let (status, _, applied) = send(&cache, &apply);

@@ -1,0 +1,366 @@
+//! The operations of the admin API: method, path and query as values, and the role that each needs.
+
+use std::borrow::Cow;
+use std::str::FromStr;
+
+use http::Method;
+use percent_encoding::percent_decode_str;
+
+use super::access::Role;
+use super::problem::Problem;
+use crate::config::ImageFilter;
+use crate::limits::{ADMIN_PAGE_DEFAULT, ADMIN_PAGE_MAX};
+use crate::manage::{Cursor, ImageQuery};
+use crate::oci::{Digest, ImageName, Tag, pairs, percent_decoded};
+use crate::store::Pin;
+
+/// A request, parsed except for its body.
+#[derive(Debug)]
+pub enum Operation {
+    Health,
+    OpenApi,
+    /// The statistics of the data port, without its client authentication.
+    RegistryStats,
+    StoreStats,
+    Upstreams,
+    ListImages(Box<ImageQuery>),
+    ShowImage(ImageName),
+    PurgeImage {
+        name: ImageName,
+        dry_run: bool,
+    },
+    ShowBlob(Digest),
+    ListPins,
+    ChangePin {
+        pin: Pin,
+        is_added: bool,
+    },
+    PlanPrune,
+    ApplyPrune {
+        plan: u64,
+    },
+    Reload,
+    Stop,
+}
+
+/// The methods of a resource.
+const GET: &str = "GET, HEAD";
+const POST: &str = "POST";
+
+impl Operation {
+    /// Parses a request.
+    ///
+    /// # Errors
+    ///
+    /// The path is unknown, the resource has other methods, or a part of the request is invalid.
+    pub fn parse(method: &Method, path: &str, query: Option<&str>) -> Result<Self, Problem> {
+        let mut query = Query::parse(query.unwrap_or_default())?;
+        let operation = operation(method, path, &mut query)?;
+        query.check_empty()?;
+        Ok(operation)
+    }
+
+    /// Returns the role that the operation needs.
+    pub fn role(&self) -> Role {
+        match self {
+            Operation::Health | Operation::OpenApi => Role::Anyone,
+            Operation::RegistryStats => Role::Local,
+            Operation::StoreStats
+            | Operation::Upstreams
+            | Operation::ListImages(_)
+            | Operation::ShowImage(_)
+            | Operation::ShowBlob(_)
+            | Operation::ListPins => Role::Read,
+            Operation::PurgeImage { .. } | Operation::ChangePin { .. } => Role::Operate,
+            Operation::PlanPrune | Operation::ApplyPrune { .. } | Operation::Reload | Operation::Stop => {
+                Role::Admin
+            }
+        }
+    }
+}
+
+fn operation(method: &Method, path: &str, query: &mut Query) -> Result<Operation, Problem> {
+    let reads = matches!(*method, Method::GET | Method::HEAD);
+    let get = |operation| {
+        if reads {
+            Ok(operation)
+        } else {
+            Err(Problem::Method(GET))
+        }
+    };
+    let post = |operation| match *method {
+        Method::POST => Ok(operation),
+        _ => Err(Problem::Method(POST)),
+    };
+    match path {
+        "/health" => return get(Operation::Health),
+        "/openapi.json" => return get(Operation::OpenApi),
+        "/_/stats" => return get(Operation::RegistryStats),
+        _ => {}
+    }
+    let resource = path.strip_prefix("/api/v1/").ok_or(Problem::NotFound)?;
+    match resource {
+        "stats" => return get(Operation::StoreStats),
+        "upstreams" => return get(Operation::Upstreams),
+        "images" if reads => return Ok(Operation::ListImages(Box::new(query.images()?))),
+        "images" => return Err(Problem::Method(GET)),
+        "pins" => return get(Operation::ListPins),
+        "prune" => return post(Operation::PlanPrune),
+        "reload" => return post(Operation::Reload),
+        "stop" => return post(Operation::Stop),
+        _ => {}
+    }
+    let (kind, rest) = resource.split_once('/').ok_or(Problem::NotFound)?;
+    match kind {
+        "images" => match *method {
+            Method::GET | Method::HEAD => Ok(Operation::ShowImage(parsed(rest)?)),
+            Method::DELETE => Ok(Operation::PurgeImage {
+                name: parsed(rest)?,
+                dry_run: query.take_parsed("dry_run")?.unwrap_or(false),
+            }),
+            _ => Err(Problem::Method("GET, HEAD, DELETE")),
+        },
+        "blobs" if reads => Ok(Operation::ShowBlob(parsed(rest)?)),
+        "blobs" => Err(Problem::Method(GET)),
+        "pins" => {
+            let is_added = match *method {
+                Method::PUT => true,
+                Method::DELETE => false,
+                _ => return Err(Problem::Method("PUT, DELETE")),
+            };
+            let pin = Pin::parse(&decoded(rest)?)?;
+            Ok(Operation::ChangePin { pin, is_added })
+        }
+        "prune" => {
+            let plan = rest.strip_suffix("/apply").ok_or(Problem::NotFound)?;
+            post(Operation::ApplyPrune {
+                plan: plan.parse().map_err(|_| Problem::NoPlan)?,
+            })
+        }
+        _ => Err(Problem::NotFound),
+    }
+}
+
+fn decoded(part: &str) -> Result<Cow<'_, str>, Problem> {
+    let text = percent_decode_str(part).decode_utf8();
+    text.map_err(|_| Problem::Invalid("the path is no UTF-8".to_owned()))
+}
+
+fn parsed<T: FromStr<Err: std::fmt::Display>>(part: &str) -> Result<T, Problem> {
+    let text = decoded(part)?;
+    text.parse().map_err(|error| Problem::Invalid(format!("{error}")))
+}
+
+/// The parameters of a query.
+struct Query(Vec<(String, String)>);
+
+impl Query {
+    fn parse(text: &str) -> Result<Self, Problem> {
+        let mut parameters: Vec<(String, String)> = Vec::new();
+        for (name, value) in pairs(text).filter(|(name, _)| !name.is_empty()) {
+            let value = percent_decoded(value)
+                .ok_or_else(|| Problem::Invalid(format!("the value of the parameter {name} is no UTF-8")))?;
+            if parameters.iter().any(|(known, _)| *known == name) {
+                return Err(Problem::Invalid(format!("the parameter {name} occurs twice")));
+            }
+            parameters.push((name.into_owned(), value));
+        }
+        Ok(Query(parameters))
+    }
+
+    fn take(&mut self, name: &str) -> Option<String> {
+        let place = self.0.iter().position(|(known, _)| known == name)?;
+        Some(self.0.swap_remove(place).1)
+    }
+
+    fn take_parsed<T: FromStr<Err: std::fmt::Display>>(&mut self, name: &str) -> Result<Option<T>, Problem> {
+        let parse = |text: String| {
+            text.parse()
+                .map_err(|error| Problem::Invalid(format!("the parameter {name} is invalid: {error}")))
+        };
+        self.take(name).map(parse).transpose()
+    }
+
+    fn check_empty(&self) -> Result<(), Problem> {
+        match self.0.first() {
+            None => Ok(()),
+            Some((name, _)) => Err(Problem::Invalid(format!(
+                "the resource has no parameter {name}; see docs/reference/admin-api.md"
+            ))),
+        }
+    }
+
+    fn images(&mut self) -> Result<ImageQuery, Problem> {
+        let after = self.take("cursor").map(|text| {
+            Cursor::parse(&text).ok_or_else(|| {
+                Problem::Invalid("the cursor is invalid; use the member `next` of a page".to_owned())
+            })
+        });
+        let limit = self.take_parsed("limit")?.unwrap_or(ADMIN_PAGE_DEFAULT);
+        if !(1..=ADMIN_PAGE_MAX).contains(&limit) {
+            return Err(Problem::Invalid(format!(
+                "the limit must be a number from 1 to {ADMIN_PAGE_MAX}"
+            )));
+        }
+        let tag: Option<Tag> = self.take_parsed("tag")?;
+        let pattern = self.take("pattern").unwrap_or_default();
+        Ok(ImageQuery {
+            registry: self.take_parsed("registry")?,
+            repository: self.take_parsed("repository")?,
+            tag: tag.map(|tag| tag.to_string()),
+            digest: self.take_parsed("digest")?,
+            filter: ImageFilter::parse(&pattern).map_err(Problem::Invalid)?,
+            pinned: self.take_parsed("pinned")?,
+            complete: self.take_parsed("complete")?,
+            after: after.transpose()?,
+            limit,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(line: &str) -> Result<Operation, Problem> {
+        let (method, target) = line.split_once(' ').expect("method and target");
+        let (path, query) = match target.split_once('?') {
+            Some((path, query)) => (path, Some(query)),
+            None => (target, None),
+        };
+        Operation::parse(&method.parse().unwrap(), path, query)
+    }
+
+    #[test]
+    fn each_resource_has_its_methods_and_roles() {
+        let digest = format!("sha256:{}", "a".repeat(64));
+        for (line, role) in [
+            ("GET /health", Role::Anyone),
+            ("HEAD /health", Role::Anyone),
+            ("GET /openapi.json", Role::Anyone),
+            ("GET /_/stats", Role::Local),
+            ("GET /api/v1/stats", Role::Read),
+            ("GET /api/v1/upstreams", Role::Read),
+            (
+                "GET /api/v1/images?registry=docker.io&limit=5&pinned=true",
+                Role::Read,
+            ),
+            ("GET /api/v1/images/docker.io%2Flibrary%2Falpine%3A3", Role::Read),
+            ("GET /api/v1/images/docker.io/library/alpine:3", Role::Read),
+            ("DELETE /api/v1/images/alpine?dry_run=true", Role::Operate),
+            (&format!("GET /api/v1/blobs/{digest}"), Role::Read),
+            ("GET /api/v1/pins", Role::Read),
+            ("PUT /api/v1/pins/quay.io%2F**", Role::Operate),
+            ("DELETE /api/v1/pins/alpine", Role::Operate),
+            ("POST /api/v1/prune", Role::Admin),
+            ("POST /api/v1/prune/7/apply", Role::Admin),
+            ("POST /api/v1/reload", Role::Admin),
+            ("POST /api/v1/stop", Role::Admin),
+        ] {
+            let operation = parse(line).unwrap_or_else(|problem| panic!("{line}: {problem}"));
+            assert_eq!(operation.role(), role, "{line}");
+        }
+    }
+
+    /// A target of each operation in the description.
+    fn described() -> Vec<(String, String)> {
+        let description: serde_json::Value = serde_json::from_str(include_str!("openapi.json")).unwrap();
+        let paths = description["paths"].as_object().unwrap();
+        let operations = paths.iter().flat_map(|(path, methods)| {
+            let methods = methods.as_object().unwrap().keys();
+            methods.map(|method| (method.to_uppercase(), path.clone()))
+        });
+        operations.collect()
+    }
+
+    #[test]
+    fn each_described_operation_exists_with_its_role() {
+        let digest = format!("sha256:{}", "a".repeat(64));
+        let description: serde_json::Value = serde_json::from_str(include_str!("openapi.json")).unwrap();
+        for (method, path) in described() {
+            let described = &description["paths"][&path][method.to_lowercase()]["description"];
+            let described = described.as_str().unwrap();
+            let target = path
+                .replace("{name}", "alpine:3")
+                .replace("{pattern}", "alpine")
+                .replace("{digest}", &digest)
+                .replace("{plan}", "1");
+            let operation = parse(&format!("{method} {target}"));
+            let operation = operation.unwrap_or_else(|problem| panic!("{method} {target}: {problem}"));
+            let role = match operation.role() {
+                Role::Anyone | Role::Local => "none".to_owned(),
+                role => format!("`{}`", role.word()),
+            };
+            assert!(
+                described.contains(&format!("Role: {role}")),
+                "{method} {path}: {described}"
+            );
+        }
+        // A pin has two methods.
+        assert_eq!(described().len(), 16);
+    }
+
+    #[test]
+    fn other_method_is_answered_with_the_methods_of_the_resource() {
+        for (line, allowed) in [
+            ("POST /health", GET),
+            ("GET /api/v1/stop", POST),
+            ("GET /api/v1/prune", POST),
+            ("DELETE /api/v1/prune/7/apply", POST),
+            ("POST /api/v1/images", GET),
+            ("POST /api/v1/images/alpine", "GET, HEAD, DELETE"),
+            ("GET /api/v1/pins/alpine", "PUT, DELETE"),
+            ("PUT /api/v1/blobs/x", GET),
+        ] {
+            let problem = parse(line).unwrap_err();
+            assert!(
+                matches!(problem, Problem::Method(methods) if methods == allowed),
+                "{line}: {problem}"
+            );
+        }
+    }
+
+    #[test]
+    fn unknown_path_is_not_found() {
+        for line in [
+            "GET /",
+            "GET /metrics/x",
+            "GET /api/v1",
+            "GET /api/v1/",
+            "GET /api/v1/other",
+            "GET /api/v2/stats",
+            "POST /api/v1/prune/7",
+            "GET /api/v1/stats/",
+        ] {
+            let problem = parse(line).unwrap_err();
+            assert!(matches!(problem, Problem::NotFound), "{line}: {problem}");
+        }
+        assert!(matches!(
+            parse("POST /api/v1/prune/x/apply"),
+            Err(Problem::NoPlan)
+        ));
+    }
+
+    #[test]
+    fn invalid_part_is_an_error_with_its_name() {
+        for (line, part) in [
+            ("GET /api/v1/images?limit=0", "1 to"),
+            ("GET /api/v1/images?limit=x", "limit"),
+            ("GET /api/v1/images?sort=size", "no parameter sort"),
+            ("GET /api/v1/images?cursor=x", "cursor"),
+            ("GET /api/v1/images?tag=a&tag=b", "tag occurs twice"),
+            ("GET /api/v1/images?tag=a%20b", "tag"),
+            ("GET /api/v1/images?pinned=yes", "pinned"),
+            ("GET /api/v1/images?pattern=(", "regular expression"),
+            ("GET /api/v1/images/A%20B", "no name of an image"),
+            ("GET /api/v1/images/%ff", "UTF-8"),
+            ("DELETE /api/v1/images/alpine?dry_run=1", "dry_run"),
+            ("GET /api/v1/blobs/sha256:1", "digest"),
+            ("GET /api/v1/stats?token=secret", "no parameter token"),
+        ] {
+            let problem = parse(line).unwrap_err();
+            assert!(matches!(problem, Problem::Invalid(_)), "{line}: {problem:?}");
+            assert!(problem.to_string().contains(part), "{line}: {problem}");
+        }
+    }
+}

@@ -1,0 +1,156 @@
+//! One image or one blob, with everything that the store knows about it.
+
+use serde::Serialize;
+
+use super::images::{BlobSizes, INDEX_DEPTH_MAX, RepositoryImages};
+use super::{ImageQuery, ListedImage, list_page};
+use crate::oci::{Digest, ImageName, ManifestLinks, Reference};
+use crate::store::{FsStore, StoreReader, StoredRepository};
+
+/// The images that a tag can name: a tag has a pointer for each class of clients.
+const IMAGES_OF_A_TAG_MAX: usize = 16;
+
+/// An image with its manifests and blobs.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ImageDetails {
+    #[serde(flatten)]
+    pub image: ListedImage,
+    pub manifests: Vec<ManifestDetails>,
+}
+
+/// A manifest of an image.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ManifestDetails {
+    pub digest: String,
+    /// The platform in the index that names the manifest.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub platform: Option<String>,
+    pub stored: bool,
+    /// The config and the layers. Empty if the manifest is not stored.
+    pub blobs: Vec<BlobDetails>,
+}
+
+/// A config or a layer of a manifest.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct BlobDetails {
+    pub digest: String,
+    /// Bytes by the manifest.
+    pub size: u64,
+    pub stored: bool,
+}
+
+/// A stored blob.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct BlobUses {
+    pub digest: String,
+    /// Bytes on the disk.
+    pub bytes: u64,
+    /// Seconds since 1970.
+    pub created: u64,
+    pub used: u64,
+    /// The stored manifests that name the blob, each as `registry/repository@digest`.
+    pub manifests: Vec<String>,
+}
+
+/// Returns the images with the tag or the digest of `name`. Blocks.
+pub fn show_images(store: &FsStore, reader: &StoreReader, name: &ImageName) -> Vec<ImageDetails> {
+    let query = ImageQuery {
+        registry: Some(name.origin.namespace.clone()),
+        repository: Some(name.origin.repository.clone()),
+        tag: match &name.reference {
+            Some(Reference::Tag(tag)) => Some(tag.to_string()),
+            _ => None,
+        },
+        digest: match &name.reference {
+            Some(Reference::Digest(digest)) => Some(*digest),
+            _ => None,
+        },
+        limit: IMAGES_OF_A_TAG_MAX,
+        ..ImageQuery::default()
+    };
+    let listed = list_page(reader, &store.pinned(), &query, || true).images;
+    let details = listed.into_iter().map(|image| ImageDetails {
+        manifests: manifests(reader, name, &image.image.digest),
+        image,
+    });
+    details.collect()
+}
+
+/// Returns the manifest `digest` of a repository, and below an index all its manifests.
+fn manifests(reader: &StoreReader, name: &ImageName, digest: &str) -> Vec<ManifestDetails> {
+    let repository = StoredRepository {
+        origin: name.origin.clone(),
+        tags: Vec::new(),
+        manifests: Vec::new(),
+    };
+    let mut walk = Walk {
+        repository: RepositoryImages::new(reader, repository),
+        reader,
+        sizes: BlobSizes::default(),
+        found: Vec::new(),
+    };
+    if let Ok(digest) = digest.parse() {
+        walk.add(&digest, None, 0);
+    }
+    walk.found
+}
+
+struct Walk<'a> {
+    repository: RepositoryImages<'a>,
+    reader: &'a StoreReader,
+    sizes: BlobSizes,
+    found: Vec<ManifestDetails>,
+}
+
+impl Walk<'_> {
+    fn add(&mut self, digest: &Digest, platform: Option<String>, depth: usize) {
+        let text = digest.to_string();
+        if depth > INDEX_DEPTH_MAX || self.found.iter().any(|known| known.digest == text) {
+            return;
+        }
+        let manifest = self.repository.manifest(digest);
+        let place = self.found.len();
+        self.found.push(ManifestDetails {
+            digest: text,
+            platform,
+            stored: manifest.is_some(),
+            blobs: Vec::new(),
+        });
+        match manifest.as_ref().and_then(|manifest| manifest.links.as_ref()) {
+            None => {}
+            Some(ManifestLinks::Image(descriptors)) => {
+                let blobs = descriptors.iter().map(|descriptor| BlobDetails {
+                    digest: descriptor.digest.to_string(),
+                    size: descriptor.size,
+                    stored: self.sizes.of(self.reader, &descriptor.digest).is_some(),
+                });
+                self.found[place].blobs = blobs.collect();
+            }
+            Some(ManifestLinks::Index(children)) => {
+                for child in children {
+                    self.add(&child.descriptor.digest, child.platform.clone(), depth + 1);
+                }
+            }
+        }
+    }
+}
+
+/// Returns a stored blob. `None` if the blob is not stored, or the scan has not found it yet.
+pub fn show_blob(store: &FsStore, digest: &Digest) -> Option<BlobUses> {
+    let blob = store.blob_uses(digest)?;
+    let manifests = blob.manifests.iter().map(|(origin, manifest)| {
+        let name = format!("{}/{}", origin.namespace, origin.repository);
+        format!("{name}@{manifest}")
+    });
+    Some(BlobUses {
+        digest: digest.to_string(),
+        bytes: blob.bytes,
+        created: blob.stored.unix_seconds(),
+        used: blob.used.unix_seconds(),
+        manifests: manifests.collect(),
+    })
+}
