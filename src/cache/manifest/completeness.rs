@@ -54,7 +54,7 @@ async fn needs_of(shared: &Shared, key: &ManifestKey, manifest: &Manifest) -> Re
     let blobs = required_blobs(&manifest.body);
     let missing = missing_of(shared, &blobs).await;
     if missing > 0 {
-        ask_again(shared, key, missing).await?;
+        request_again(shared, key, missing).await?;
         return Ok(None);
     }
     Ok(Some(blobs.iter().map(Digest::prefix).collect()))
@@ -71,7 +71,7 @@ async fn missing_of(shared: &Shared, blobs: &[Digest]) -> usize {
 
 /// Requests the manifest again, because no other request may find out that the registry is back. The
 /// availability of the registry decides whether a request is sent.
-async fn ask_again(shared: &Shared, key: &ManifestKey, missing: usize) -> Result<(), FetchError> {
+async fn request_again(shared: &Shared, key: &ManifestKey, missing: usize) -> Result<(), FetchError> {
     match fetch::resolve(shared, key, Purpose::Revalidate).await {
         Err(error) if error.is_outage() => Err(FetchError::Incomplete {
             missing,

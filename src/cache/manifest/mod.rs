@@ -77,7 +77,7 @@ impl Cache {
     /// The fetch continues for other clients, and without clients for
     /// [`DESERTED_MANIFEST_TIMEOUT`]. A complete manifest is stored.
     pub async fn manifest(&self, key: ManifestKey) -> (Result<ManifestAnswer, FetchError>, Role) {
-        let (shared, asked) = (self.0.clone(), key.clone());
+        let (shared, requested) = (self.0.clone(), key.clone());
         let (answer, role) = self
             .0
             .manifests
@@ -92,7 +92,7 @@ impl Cache {
             })
             .await;
         let answer = match answer.unwrap_or(Err(FetchError::Lost)) {
-            Ok(answer) => self.complete(asked, answer).await,
+            Ok(answer) => self.complete(requested, answer).await,
             Err(error) => Err(error),
         };
         (answer, role)
