@@ -554,6 +554,10 @@ pub const OBJECT_SHARE: u64 = 2;
 pub const EVICTION_STEP_SHARE: u64 = 20;
 pub const EVICTION_START_SHARE: u64 = 50;
 
+/// The cost of a read of the bucket, as a divisor of the cost of a download from a registry. The bucket
+/// is near, and its reads count against no limit of a registry.
+pub const BUCKET_COST_SHARE: u64 = 16;
+
 /// Time of an eviction before other ingests may evict: some 500 objects.
 pub const EVICTION_SLICE_TIME: Duration = Duration::from_millis(50);
 
@@ -637,6 +641,24 @@ pub const FIRST_HASHES_MAX: usize = 8;
 /// Afterwards the request is a miss, and the hash continues.
 pub const FIRST_HASH_TIMEOUT: Duration = Duration::from_secs(5);
 pub const FIRST_HASH_RATE_MIN: u64 = 50 * 1024 * 1024;
+
+// --- Removal of images in the background ---
+
+/// Rules of `prune`. Each due rule costs a pass over the index.
+pub const PRUNE_RULES_MAX: usize = 64;
+
+/// Time between two runs of a rule without `every`: 5 hours, the default of ociregistry. Ages are
+/// usually days, so the delay is small, and a pass over a million objects takes a second.
+pub const PRUNE_INTERVAL_DEFAULT: Duration = Duration::from_secs(18_000);
+
+/// Shortest time between two runs of a rule. The index has the uses to the minute.
+pub const PRUNE_INTERVAL_MIN: Duration = Duration::from_secs(60);
+
+/// Interval of the checks whether a rule is due.
+pub const PRUNE_CHECK_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Log lines about single images of a dry run.
+pub const PRUNE_IMAGES_LOGGED_MAX: usize = 100;
 
 // --- Admin API ---
 

@@ -8,8 +8,9 @@ use percent_encoding::percent_decode_str;
 
 use super::access::Role;
 use super::problem::Problem;
+use crate::config::ImageFilter;
 use crate::limits::{ADMIN_PAGE_DEFAULT, ADMIN_PAGE_MAX};
-use crate::manage::{Cursor, Filter, ImageQuery};
+use crate::manage::{Cursor, ImageQuery};
 use crate::oci::{Digest, ImageName, Tag, pairs, percent_decoded};
 use crate::store::Pin;
 
@@ -239,7 +240,7 @@ impl Query {
             repository: self.take_parsed("repository")?,
             tag: tag.map(|tag| tag.to_string()),
             digest: self.take_parsed("digest")?,
-            filter: Filter::parse(&pattern).map_err(Problem::Invalid)?,
+            filter: ImageFilter::parse(&pattern).map_err(Problem::Invalid)?,
             pinned: self.take_parsed("pinned")?,
             complete: self.take_parsed("complete")?,
             after: after.transpose()?,

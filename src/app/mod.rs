@@ -215,6 +215,7 @@ pub fn run(config: Config, read: &dyn Fn() -> Result<Config, Diagnostics>) -> Re
     let scrub = storage
         .start_scrub(config.scrub_interval, config.scrub_rate)
         .map_err(AppError::threads)?;
+    let prune = supervise::start_prune(&storage, &config.prune).map_err(AppError::threads)?;
 
     for signal in signals.forever() {
         match signal {
@@ -226,6 +227,7 @@ pub fn run(config: Config, read: &dyn Fn() -> Result<Config, Diagnostics>) -> Re
                     upstreams: &upstreams,
                     client_auth: &client_auth,
                     acceptor: acceptor.as_ref(),
+                    prune: prune.as_ref(),
                 };
                 reload::contained(|| parts.reload(&config, read()));
                 notifier.ready(&status);
@@ -242,6 +244,7 @@ pub fn run(config: Config, read: &dyn Fn() -> Result<Config, Diagnostics>) -> Re
     );
     drop(admin_socket);
     drop(scrub);
+    drop(prune);
     drop(maintenance);
     if config.access_log {
         AccessLog::wait_for_cores();

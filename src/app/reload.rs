@@ -6,6 +6,7 @@ use super::AppError;
 use crate::auth::ClientAuth;
 use crate::config::{ClientAuthConfig, Config, Diagnostics, Live, Registries, ServerTls};
 use crate::fail_point::hit;
+use crate::manage::BackgroundPrune;
 use crate::server::tls::Acceptor;
 use crate::upstream::Upstreams;
 
@@ -32,6 +33,7 @@ pub(super) struct Parts<'a> {
     pub upstreams: &'a Upstreams,
     pub client_auth: &'a ClientAuth,
     pub acceptor: Option<&'a Acceptor>,
+    pub prune: Option<&'a BackgroundPrune>,
 }
 
 impl Parts<'_> {
@@ -52,6 +54,9 @@ impl Parts<'_> {
         let registries = Arc::new(new.registries.clone());
         if let Err(error) = self.apply(registries, new.tls.as_ref(), new.client_auth.clone()) {
             return tracing::error!(%error, "configuration not reloaded");
+        }
+        if let Some(prune) = self.prune {
+            prune.replace(new.prune.clone());
         }
         log_settings(&new);
         for key in running.needs_restart(&new) {
@@ -131,6 +136,7 @@ mod tests {
             upstreams: &upstreams,
             client_auth: &client_auth,
             acceptor: Some(&acceptor),
+            prune: None,
         };
         let generations = || (live.generation(), client_auth.generation());
         let before = generations();

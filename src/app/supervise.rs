@@ -5,7 +5,8 @@ use std::time::Duration;
 use super::listen::Address;
 use crate::admin::{self, AdminSettings, AdminSocket, AdminSubjects};
 use crate::cache::TagPolicy;
-use crate::config::{Config, Live, SystemdEnvironment};
+use crate::config::{Config, Live, PruneRuleConfig, SystemdEnvironment};
+use crate::manage::BackgroundPrune;
 use crate::runtime::driver::Driver;
 use crate::runtime::heartbeat::Health;
 use crate::runtime::helper::{Helper, Workers};
@@ -50,6 +51,16 @@ pub(super) fn open_admin(
         health: health.clone(),
     };
     admin::start(settings, subjects, helper)
+}
+
+/// Starts the thread with the rules of `prune` for a cache with a local store.
+pub(super) fn start_prune(
+    storage: &Storage,
+    rules: &[PruneRuleConfig],
+) -> std::io::Result<Option<BackgroundPrune>> {
+    let store = storage.local_store();
+    let start = |store| BackgroundPrune::start(store, rules.to_vec());
+    store.map(start).transpose()
 }
 
 /// Starts the watchdog. The watchdog sends two keepalives to systemd per watchdog interval.

@@ -39,6 +39,11 @@ pub enum FetchError {
         content_type: String,
         why: NotManifest,
     },
+    /// The manifest is stored, some of its blobs are not, and the registry gets no requests.
+    #[error(
+        "the image is incomplete: {missing} of its blobs are not stored, and requests to the registry are suspended ({why}); use another registry, or pull the image again when the registry is available"
+    )]
+    Incomplete { missing: usize, why: Arc<str> },
     /// The cache reached its limit of concurrent fetches or of their memory.
     #[error("the limit of concurrent fetches or of their memory is reached; retry later")]
     Overloaded,

@@ -57,6 +57,7 @@ use crate::runtime::single_flight::SingleFlight;
 use absence::Absences;
 use access::AccessTable;
 use listing::Listings;
+use manifest::Needs;
 use records::ListingRepositories;
 use slots::{Class, FetchSlot, FetchSlots};
 use stored_headers::{media_type, named_digest, storable};
@@ -74,6 +75,8 @@ struct Shared {
     policy: TagPolicy,
     fills: fill::FillTable,
     manifests: SingleFlight<ManifestKey, Result<ManifestAnswer, FetchError>>,
+    /// Lookups of the blobs of manifests, see [`manifest`].
+    completeness_checks: SingleFlight<ManifestKey, Result<Needs, FetchError>>,
     tags: TagTable,
     listings: Listings,
     listing_calls: listing::ListingCalls,
@@ -133,6 +136,7 @@ impl Cache {
             policy,
             fills: fill::FillTable::default(),
             manifests: SingleFlight::default(),
+            completeness_checks: SingleFlight::default(),
             tags: TagTable::default(),
             listings: Listings::default(),
             listing_calls: SingleFlight::default(),

@@ -6,8 +6,8 @@ use std::process::ExitCode;
 use clap::{Args, ValueEnum};
 
 use super::{EXIT_MISUSE, fail};
-use crate::config::{self, Environment, Layer};
-use crate::manage::{self, Filter, Image, TableColumns};
+use crate::config::{self, Environment, ImageFilter, Layer};
+use crate::manage::{self, Image, TableColumns};
 use crate::store::StoreReader;
 
 #[derive(Clone, Debug, PartialEq, Eq, Args)]
@@ -37,7 +37,7 @@ enum Output {
 /// Lists the images in the directory of the store, beside a running cache or without one.
 pub(super) fn run(args: &ListArgs, flags: Layer, environment: Environment<'_>) -> ExitCode {
     let misuse = ExitCode::from(EXIT_MISUSE);
-    let filter = match Filter::parse(&args.pattern) {
+    let filter = match ImageFilter::parse(&args.pattern) {
         Ok(filter) => filter,
         Err(error) => return fail(&error, misuse),
     };
@@ -61,7 +61,7 @@ pub(super) fn run(args: &ListArgs, flags: Layer, environment: Environment<'_>) -
         }
     };
     let mut listing = manage::list(&store);
-    listing.images.retain(|image| filter.selects(image));
+    listing.images.retain(|image| filter.matches(&image.reference()));
     let text = text(args, &listing.images);
     // The write fails if the reader of a pipe has left, which is no error of the command.
     let _ = std::io::stdout().write_all(text.as_bytes());

@@ -25,10 +25,11 @@ pub use live::Live;
 pub use model::units::{BYTES_EXPECTED, parse_bytes, parse_duration};
 pub use model::{
     ANONYMOUS, Access, Allow, AllowRule, Auth, CertificatePattern, ClientAuthConfig, ClientCertificateConfig,
-    FollowRedirects, Glob, HTPASSWD_BYTES_MAX, Htpasswd, IoDriver, KernelTls, ListenAddr, Mirror, Named, Pem,
-    Proxy, ProxyEnvironment, ProxyUrl, Registries, RegistryConfig, RegistryName, RegistrySettings,
-    RootChoice, S3Settings, SecretText, ServerIdentityConfig, ServerTls, SizeBound, SocketName,
-    StorageConfig, StoreBounds, SystemdEnvironment, TagFreshness, TagPattern, TagRule, Tls, VerifyOnOpen,
+    DailyWindow, FollowRedirects, Glob, HTPASSWD_BYTES_MAX, Htpasswd, ImageFilter, IoDriver, KernelTls,
+    ListenAddr, Mirror, Named, Pem, Proxy, ProxyEnvironment, ProxyUrl, PruneRuleConfig, Registries,
+    RegistryConfig, RegistryName, RegistrySettings, RootChoice, S3Settings, SecretText, ServerIdentityConfig,
+    ServerTls, SizeBound, SocketName, StorageConfig, StoreBounds, SystemdEnvironment, TagFreshness,
+    TagPattern, TagRule, Tls, VerifyOnOpen,
 };
 pub use options::{Group, Setting, Values};
 pub use print::print;
@@ -65,6 +66,8 @@ pub struct Config {
     pub proxies: ProxyEnvironment,
     /// Client authentication. `None` means that every client is accepted.
     pub client_auth: Option<ClientAuthConfig>,
+    /// The rules that remove stored images in the background.
+    pub prune: Vec<PruneRuleConfig>,
     /// Messages for the log about settings that have no effect, or that are probably mistakes.
     pub warnings: Vec<Warning>,
 }

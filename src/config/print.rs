@@ -3,9 +3,10 @@
 use std::fmt::Write as _;
 
 use super::Config;
+use super::model::units::shown_duration;
 use super::model::{
-    Access, AllowRule, Auth, ClientAuthConfig, Glob, Mirror, Named, Pem, Proxy, ProxyUrl, RegistryName,
-    RootChoice, TagFreshness, TagRule,
+    Access, AllowRule, Auth, ClientAuthConfig, Glob, Mirror, Named, Pem, Proxy, ProxyUrl, PruneRuleConfig,
+    RegistryName, RootChoice, TagFreshness, TagRule,
 };
 use super::options::{InFile, Setting};
 use super::resolve::{ClientAuthOrigins, Sources, load};
@@ -39,6 +40,7 @@ pub fn print(flags: Layer, environment: Environment<'_>) -> Result<String, Diagn
         page.client_auth(auth, &sources.client_auth_origins);
     }
     page.rules(0, &sources.file.allow);
+    page.prune(&sources.file.prune);
     page.proxies(&config);
     page.map(0, "defaults", "for registries that are not named");
     page.partial_registry(1, &sources.file.defaults.without_secrets(), None);
@@ -174,6 +176,35 @@ impl Page {
             let parts = parts.collect::<Vec<_>>().join(", ");
             page.line(depth, &format!("- {{{parts}}}"), "");
         });
+    }
+
+    /// Writes all rules as rules of `prune`.
+    fn prune(&mut self, rules: &[Spanned<PruneRuleConfig>]) {
+        if !rules.is_empty() {
+            self.map(0, "prune", "");
+        }
+        for Spanned { value: rule, line } in rules {
+            let origin = self.at(*line);
+            self.line(1, &format!("- every: {}", shown_duration(rule.every)), &origin);
+            let number = |count: usize| (count > 0).then(|| count.to_string());
+            let values = [
+                (
+                    "pattern",
+                    Some(rule.filter.text()).filter(|text| !text.is_empty()),
+                ),
+                ("unused_for", rule.unused_for.map(shown_duration)),
+                ("older_than", rule.older_than.map(shown_duration)),
+                ("keep_newest", number(rule.keep_newest)),
+                ("window", rule.window.map(|window| window.to_string())),
+                ("count", rule.images_max.map(|count| count.to_string())),
+                ("dry_run", Some(rule.dry_run.to_string())),
+            ];
+            for (key, value) in values {
+                if let Some(value) = value {
+                    self.value(2, key, &value, "");
+                }
+            }
+        }
     }
 
     /// Writes all settings of a registry, with defaults. `name` is the name of the entry, or `None` for `defaults`.
@@ -427,6 +458,7 @@ mod tests {
             "",
             EVERYTHING,
             "defaults: {tag_rules: [{pattern: 'a: #b', ttl: 5}], auth: {user: u, password: p}}\nregistries: {a: , b: {tag_rules: [], auth: none}}\n",
+            "prune: [{pattern: '^a:1$,b', unused_for: 90m, every: 1d, window: '22:00-02:00', count: 3}]\npruneConfig: {enabled: true, type: created, duration: 30d, dryrun: true}\n",
             "- {name: a, auth: {docker_config: /d.json}}\n- {name: b, auth: {helper: x}}\n",
         ] {
             let printed = machine(text).with_environment(print).unwrap();

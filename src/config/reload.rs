@@ -5,7 +5,7 @@ use super::options::Reload;
 
 impl Config {
     /// Returns the keys whose values differ in `new` and are read at start only. A reload applies
-    /// [`Registries`](super::Registries) and client authentication.
+    /// [`Registries`](super::Registries), client authentication and the rules of `prune`.
     pub fn needs_restart(&self, new: &Config) -> Vec<&'static str> {
         // Without `..`: a new field needs a decision here.
         let Config {
@@ -17,6 +17,7 @@ impl Config {
             registries: _,
             proxies,
             client_auth: _,
+            prune: _,
             warnings: _,
         } = self;
         let root = |config: &Config| config.storage.root().map(|(root, _)| root.to_owned());

@@ -240,7 +240,6 @@ pub(super) const GOOD: [(&str, &str, &[&str]); 5] = [
             "pullTimeout",
             "helloWorld",
             "metrics",
-            "pruneConfig",
             "listConfig",
             "providerOpts",
             "expiry",

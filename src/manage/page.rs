@@ -6,8 +6,9 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::Serialize;
 
+use super::Image;
 use super::images::{BlobSizes, NameInRepository, RepositoryImages, unreadable};
-use super::{Filter, Image};
+use crate::config::ImageFilter;
 use crate::oci::{Digest, Namespace, Origin, Repository};
 use crate::store::{Pins, StoreReader, StoredRepository, compare_repositories};
 
@@ -18,7 +19,7 @@ pub struct ImageQuery {
     pub repository: Option<Repository>,
     pub tag: Option<String>,
     pub digest: Option<Digest>,
-    pub filter: Filter,
+    pub filter: ImageFilter,
     pub pinned: Option<bool>,
     pub complete: Option<bool>,
     /// The last image of the earlier page.
@@ -111,7 +112,7 @@ impl ImageQuery {
     }
 
     fn selects(&self, image: &ListedImage) -> bool {
-        self.filter.selects(&image.image)
+        self.filter.matches(&image.image.reference())
             && self.pinned.is_none_or(|wanted| wanted == image.pinned)
             && self.complete.is_none_or(|wanted| wanted == image.complete)
     }

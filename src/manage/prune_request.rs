@@ -2,9 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Filter, PruneRule};
+use super::PruneRule;
 use crate::calendar::unix_seconds_of;
-use crate::config::parse_duration;
+use crate::config::{ImageFilter, parse_duration};
+use crate::store::RemovalLimits;
 
 /// The conditions of a prune. All of them must hold for an image.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
@@ -54,7 +55,7 @@ impl PruneRequest {
         };
         let now = crate::store::Minute::now().unix_seconds();
         let older_than = older_than.map(|age| now.saturating_sub(age.as_secs()));
-        let filter = Filter::parse(self.pattern.as_deref().unwrap_or_default())?;
+        let filter = ImageFilter::parse(self.pattern.as_deref().unwrap_or_default())?;
         let stored_before = match (before, older_than) {
             (Some(before), Some(older)) => Some(before.min(older)),
             (before, older) => before.or(older),
@@ -71,6 +72,7 @@ impl PruneRequest {
             stored_before,
             unused_for,
             keep_newest: self.keep_newest,
+            limits: RemovalLimits::default(),
         })
     }
 }

@@ -1,23 +1,25 @@
 //! Removals of images. A removal is planned first and applied afterwards.
 
+use std::num::NonZeroUsize;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::Filter;
+use crate::config::{ImageFilter, PruneRuleConfig};
 use crate::oci::{ImageName, Reference};
-use crate::store::{FsStore, IndexedImage, Minute, RemovalPlan, Removed};
+use crate::store::{FsStore, IndexedImage, Minute, RemovalLimits, RemovalPlan, Removed};
 
 /// The images that a prune removes. A rule without conditions selects every image.
 #[derive(Debug, Default)]
 pub struct PruneRule {
-    pub filter: Filter,
+    pub filter: ImageFilter,
     /// Only images stored before this time, in seconds since 1970.
     pub stored_before: Option<u64>,
     /// Only images without a use for this time.
     pub unused_for: Option<Duration>,
     /// The number of tags of each repository that stay: those stored last.
     pub keep_newest: usize,
+    pub limits: RemovalLimits,
 }
 
 /// A removal that can be applied.
@@ -59,7 +61,7 @@ pub enum PlanError {
 ///
 /// The scan of the store has not ended, or a pin holds an image.
 pub fn plan_purge(store: &FsStore, name: &ImageName) -> Result<PlannedRemoval, PlanError> {
-    let (planned, pinned) = plan(store, |images| {
+    let (planned, pinned) = plan(store, RemovalLimits::default(), |images| {
         images.retain(|image| *image.origin == name.origin);
         match &name.reference {
             None => {}
@@ -83,7 +85,7 @@ pub fn plan_purge(store: &FsStore, name: &ImageName) -> Result<PlannedRemoval, P
 /// The scan of the store has not ended.
 pub fn plan_prune(store: &FsStore, rule: &PruneRule) -> Result<PlannedRemoval, PlanError> {
     let now = Minute::now();
-    let (planned, _pinned) = plan(store, |images| {
+    let (planned, _pinned) = plan(store, rule.limits, |images| {
         let newest = newest(images, rule.keep_newest);
         let mut number = 0;
         images.retain(|image| {
@@ -96,6 +98,21 @@ pub fn plan_prune(store: &FsStore, rule: &PruneRule) -> Result<PlannedRemoval, P
 }
 
 impl PruneRule {
+    /// Returns the selection of a rule that runs in the background now.
+    pub fn in_background(config: &PruneRuleConfig) -> Self {
+        let now = Minute::now().unix_seconds();
+        PruneRule {
+            filter: config.filter.clone(),
+            stored_before: config.older_than.map(|age| now.saturating_sub(age.as_secs())),
+            unused_for: config.unused_for,
+            keep_newest: config.keep_newest,
+            limits: RemovalLimits {
+                images_max: config.images_max.map(NonZeroUsize::get),
+                spares_recent: true,
+            },
+        }
+    }
+
     fn selects(&self, image: &IndexedImage, now: Minute) -> bool {
         let is_old = |before| image.stored.unix_seconds() < before;
         let is_unused = |limit: Duration| u64::from(now.since(image.used)) * 60 >= limit.as_secs();
@@ -123,9 +140,10 @@ fn newest(images: &[IndexedImage], count: usize) -> std::collections::HashSet<us
 /// Plans the removal of the selected images without a pin. Returns the other selected images too.
 fn plan(
     store: &FsStore,
+    limits: RemovalLimits,
     select: impl FnOnce(&mut Vec<IndexedImage>),
 ) -> Result<(PlannedRemoval, Vec<IndexedImage>), PlanError> {
-    let selected = store.plan_removal(select).ok_or(PlanError::NotScanned)?;
+    let selected = store.plan_removal(limits, select).ok_or(PlanError::NotScanned)?;
     let planned = PlannedRemoval {
         images: selected.images.iter().map(reference).collect(),
         plan: selected.plan,

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::Filter;
+use crate::config::ImageFilter;
 use crate::limits::VERIFY_RATE_DEFAULT;
 use crate::oci::ImageName;
 
@@ -27,7 +27,7 @@ pub struct VerifyRequest {
 #[derive(Debug)]
 pub struct VerifyRule {
     pub(super) image: Option<ImageName>,
-    pub(super) filter: Filter,
+    pub(super) filter: ImageFilter,
     pub(super) rate: u64,
     pub(super) dry_run: bool,
 }
@@ -42,7 +42,7 @@ impl VerifyRequest {
         let image = self.image.as_ref().map(|image| image.parse::<ImageName>());
         Ok(VerifyRule {
             image: image.transpose().map_err(|error| error.to_string())?,
-            filter: Filter::parse(self.pattern.as_deref().unwrap_or_default())?,
+            filter: ImageFilter::parse(self.pattern.as_deref().unwrap_or_default())?,
             rate: self.rate.unwrap_or(VERIFY_RATE_DEFAULT),
             dry_run: self.dry_run,
         })

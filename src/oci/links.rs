@@ -1,6 +1,7 @@
 //! The content that a manifest names, by the image specification. Performs no I/O.
 
 use serde::Deserialize;
+use serde::de::IgnoredAny;
 
 use super::Digest;
 use crate::limits::MANIFEST_LINKS_MAX;
@@ -47,6 +48,10 @@ struct Entry {
     size: u64,
     #[serde(default)]
     platform: Option<Platform>,
+    #[serde(default)]
+    data: Option<IgnoredAny>,
+    #[serde(default)]
+    urls: Option<Vec<IgnoredAny>>,
 }
 
 #[derive(Deserialize)]
@@ -92,7 +97,27 @@ impl ManifestLinks {
     }
 }
 
+/// Returns the blobs of the image or artifact `body` that a client gets from its registry, each once.
+/// None for an index, and for content of another kind. A descriptor with its content (`data`) or with
+/// other addresses (`urls`) needs no blob of the registry.
+pub fn required_blobs(body: &[u8]) -> Vec<Digest> {
+    let Ok(members) = serde_json::from_slice::<Members>(body) else {
+        return Vec::new();
+    };
+    let layers = members.layers.or(members.blobs).unwrap_or_default();
+    let entries = members.config.into_iter().chain(layers).take(MANIFEST_LINKS_MAX);
+    let entries = entries.filter(|entry| members.manifests.is_none() && entry.is_in_registry());
+    let mut digests: Vec<Digest> = entries.filter_map(|entry| entry.digest.parse().ok()).collect();
+    digests.sort_unstable();
+    digests.dedup();
+    digests
+}
+
 impl Entry {
+    fn is_in_registry(&self) -> bool {
+        self.data.is_none() && self.urls.as_ref().is_none_or(Vec::is_empty)
+    }
+
     fn descriptor(&self) -> Option<Descriptor> {
         let digest = self.digest.parse().ok()?;
         Some(Descriptor {
@@ -181,6 +206,26 @@ mod tests {
                 (digest("proof"), None),
             ]
         );
+    }
+
+    #[test]
+    fn image_requires_the_blobs_that_only_the_registry_has() {
+        let entry = |name: &str, more: &str| format!(r#"{{"digest":"{}"{more}}}"#, digest(name));
+        let layers = [
+            entry("own", r#","urls":[]"#),
+            entry("own", ""),
+            entry("foreign", r#","urls":["https://r.example/layer"]"#),
+            entry("inline", r#","data":"e30=""#),
+        ];
+        let config = entry("config", "");
+        let body = format!(r#"{{"config":{config},"layers":[{}]}}"#, layers.join(","));
+        let mut expected = vec![digest("config"), digest("own")];
+        expected.sort_unstable();
+        assert_eq!(required_blobs(body.as_bytes()), expected);
+        let index = format!(r#"{{"manifests":[{config}],"layers":[{config}]}}"#);
+        for body in [&*index, "{}", "", "[]"] {
+            assert_eq!(required_blobs(body.as_bytes()), [], "{body}");
+        }
     }
 
     #[test]

@@ -198,6 +198,7 @@ fn fetch(error: &FetchError, wanted: &Wanted) -> Response {
         FetchError::ManifestTooLarge { .. } | FetchError::Schema1 | FetchError::NotManifest { .. } => {
             bad_gateway(ErrorCode::ManifestInvalid)
         }
+        FetchError::Incomplete { .. } => refuse(504, ErrorCode::Unavailable, &text, Fields::new()),
         FetchError::Overloaded | FetchError::Abandoned(_) | FetchError::Gone => refuse(
             503,
             ErrorCode::Unavailable,

@@ -6,11 +6,11 @@ use super::Registry;
 use super::error::PullError;
 use super::pull::Pull;
 use super::respond::{self, Description, Life};
-use super::response_cache::CachedTagTerms;
+use super::response_cache::{CachedContent, CachedTagTerms};
 use crate::cache::{Approach, Caller, FetchError, ManifestAnswer, ManifestKey};
-use crate::http::{CacheResult, Fields, Response};
+use crate::http::{CacheResult, Fields, Method, Response};
 use crate::limits::MEMORY_OBJECT_BYTES_MAX;
-use crate::oci::{Accept, Reference};
+use crate::oci::{Accept, Origin, Reference};
 use crate::runtime::clock::{unix_millis, unix_seconds};
 use crate::runtime::single_flight::Role;
 use crate::upstream::Target;
@@ -48,7 +48,13 @@ impl Registry {
             caller,
         };
         match self.accepted_manifest(pull, native).await {
-            Ok((key, answer, role)) => Ok(self.manifest_response(pull, &key, &answer, role)),
+            Ok((key, mut answer, role)) => {
+                // A client that has the whole image sends HEAD only, and needs no blob.
+                if pull.head.method == Method::Get {
+                    answer = self.cache.complete(key.clone(), answer).await?;
+                }
+                Ok(self.manifest_response(pull, &key, &answer, role))
+            }
             Err(FetchError::Schema1) => {
                 let target = Target::Manifest(reference.clone());
                 self.pass_through(pull, target, credentials).await
@@ -129,6 +135,14 @@ impl Registry {
     /// Keeps a small response, encoded, for the next request with the same target.
     fn remember_manifest(&self, pull: &Pull<'_>, answer: &ManifestAnswer, description: &Description<'_>) {
         let body: &Bytes = &answer.manifest.body;
+        let Origin {
+            namespace,
+            repository,
+        } = pull.origin();
+        // While the registry gets no requests, each use of the manifest depends on its blobs.
+        if answer.needs.is_none() && self.cache.upstreams().is_suspended(namespace, repository) {
+            return;
+        }
         if body.len() as u64 > MEMORY_OBJECT_BYTES_MAX {
             return;
         }
@@ -147,7 +161,10 @@ impl Registry {
             cache: CacheResult::Hit,
             ..*description
         });
-        let content = pull.cached(&answer.manifest.digest);
+        let content = CachedContent {
+            needs: answer.needs.clone(),
+            ..pull.cached(&answer.manifest.digest)
+        };
         let mut responses = self.responses.borrow_mut();
         responses.remember(pull.head.target, &fields, body, tag, content);
     }

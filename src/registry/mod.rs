@@ -30,7 +30,7 @@ use bytes::Bytes;
 use crate::auth::{AuthError, Authenticator, ClientAuth, Forbidden, Identity, Readers, Subject};
 use crate::cache::{Cache, OpenFiles, Removals, Unseen};
 use crate::config::{Live, Registries};
-use crate::http::{CacheResult, Method, Ready, RequestDetails, RequestHead, Response};
+use crate::http::{CacheResult, ContentName, Method, Ready, RequestDetails, RequestHead, Response};
 use crate::oci::{DigestPrefix, Namespace, Origin};
 use crate::runtime::heartbeat::Health;
 use crate::server::Handler;
@@ -67,6 +67,8 @@ pub struct Registry {
     /// The removals of the store, and the number of removals that this core has seen.
     removals: Option<Removals>,
     removals_seen: Cell<u64>,
+    /// The suspensions of registries that this core has seen.
+    suspensions_seen: Cell<u64>,
     live: Live,
     settings: RefCell<Settings>,
     authenticator: Authenticator,
@@ -99,6 +101,7 @@ impl Registry {
             live,
             removals: cache.removals(),
             removals_seen: Cell::new(0),
+            suspensions_seen: Cell::new(0),
             cache,
             responses: RefCell::new(ResponseCache::new(
                 options.response_cache_bytes_max,
@@ -243,6 +246,21 @@ impl Registry {
     }
 }
 
+impl Registry {
+    /// Forgets the manifests of registries that get no requests any more. The next request checks
+    /// whether the blobs are stored.
+    fn forget_suspended(&self) {
+        let upstreams = self.cache.upstreams();
+        let suspensions = upstreams.suspensions();
+        if self.suspensions_seen.replace(suspensions) == suspensions {
+            return;
+        }
+        let suspended = upstreams.suspended();
+        let is_suspended = |name: &ContentName| suspended.contains(&name.registry);
+        self.responses.borrow_mut().forget_suspended(is_suspended);
+    }
+}
+
 impl Handler for Registry {
     fn ready(&self, head: &RequestHead<'_>) -> Option<Rc<Ready>> {
         let plain = matches!(head.method, Method::Get | Method::Head)
@@ -260,6 +278,7 @@ impl Handler for Registry {
     fn tick(&self) {
         self.report_uses();
         self.forget_removed();
+        self.forget_suspended();
     }
 
     fn file_failed(&self, head: &RequestHead<'_>) {

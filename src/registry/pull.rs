@@ -35,6 +35,7 @@ impl Pull<'_> {
             digest: digest.prefix(),
             readers: self.readers.clone(),
             name: self.details.content.get().cloned(),
+            needs: None,
         }
     }
 

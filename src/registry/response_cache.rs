@@ -6,6 +6,7 @@
 //! equal responses.
 
 use std::rc::Rc;
+use std::sync::Arc;
 
 use crate::auth::{CachedAccess, Readers};
 use crate::http::{ContentName, Fields, Ready, RequestHead, Version};
@@ -52,6 +53,9 @@ pub struct CachedContent {
     pub readers: Readers,
     /// The name for the access log.
     pub name: Option<Rc<ContentName>>,
+    /// Content without which the response must not be served. `None` if the registry of the content
+    /// gets requests.
+    pub needs: Option<Arc<[DigestPrefix]>>,
 }
 
 struct CachedResponse {
@@ -61,6 +65,7 @@ struct CachedResponse {
     /// The terms of a response to a tag.
     tag: Option<CachedTagTerms>,
     readers: Readers,
+    needs: Option<Arc<[DigestPrefix]>>,
     /// The response, with the only copy of its fields and its body.
     ready: Rc<Ready>,
     /// The time of `Date` and `Age` in `ready`, in seconds since 1970.
@@ -125,8 +130,20 @@ impl ResponseCache {
     /// Forgets the responses whose content `is_removed`.
     pub fn forget_removed(&mut self, is_removed: impl Fn(DigestPrefix) -> bool) {
         for responses in [&mut self.answers, &mut self.files] {
-            responses.retain(|_, response| !is_removed(response.digest));
+            responses.retain(|_, response| {
+                let needs = response.needs.as_deref().unwrap_or_default();
+                !is_removed(response.digest) && !needs.iter().any(|&needed| is_removed(needed))
+            });
         }
+    }
+
+    /// Forgets the manifests whose registry `is_suspended`, unless their needs are known.
+    pub fn forget_suspended(&mut self, is_suspended: impl Fn(&ContentName) -> bool) {
+        self.answers.retain(|target, response| {
+            let is_manifest = target.contains("/manifests/") && response.needs.is_none();
+            let name = response.ready.content.as_deref();
+            !(is_manifest && name.is_none_or(&is_suspended))
+        });
     }
 
     pub fn clear(&mut self) {
@@ -191,6 +208,7 @@ impl CachedResponse {
             reported_at: now,
             tag,
             readers: content.readers,
+            needs: content.needs,
             ready: Rc::new(ready),
             encoded_at: now,
             weighs_map: false,
@@ -215,7 +233,11 @@ impl CachedResponse {
         // The parts of the target are the name of the content, in three texts.
         let name = key + 3 * allocated(1);
         let media_type = self.tag.as_ref().map_or(0, |tag| allocated(tag.media_type.len()));
-        (ENTRY_BYTES + encoded + key + name + media_type) as u64
+        let needs = self
+            .needs
+            .as_ref()
+            .map_or(0, |needs| allocated(16 + size_of_val(&**needs)));
+        (ENTRY_BYTES + encoded + key + name + media_type + needs) as u64
     }
 }
 
@@ -248,6 +270,7 @@ mod tests {
             digest: DigestPrefix(digest),
             readers: readers(),
             name: None,
+            needs: None,
         }
     }
 
@@ -261,6 +284,44 @@ mod tests {
         cache.forget_removed(|digest| digest == DigestPrefix(1));
         assert!(cache.answers.get("/1").is_none());
         assert!(cache.answers.get("/2").is_some());
+    }
+
+    fn needing(needs: Option<&[u64]>) -> CachedContent {
+        let registry = "r.example".to_owned();
+        let name = ContentName {
+            registry,
+            repository: "a".to_owned(),
+            item: crate::http::ContentItem::None,
+        };
+        CachedContent {
+            name: Some(Rc::new(name)),
+            needs: needs.map(|needs| needs.iter().copied().map(DigestPrefix).collect()),
+            ..content(1)
+        }
+    }
+
+    #[test]
+    fn manifest_is_forgotten_with_a_blob_that_it_needs() {
+        let mut cache = ResponseCache::new(1 << 20, 4);
+        cache.remember("/a", &Fields::new(), b"body", None, needing(Some(&[7, 8])));
+        cache.forget_removed(|digest| digest == DigestPrefix(9));
+        assert!(cache.answers.get("/a").is_some());
+        cache.forget_removed(|digest| digest == DigestPrefix(8));
+        assert!(cache.answers.get("/a").is_none());
+    }
+
+    #[test]
+    fn suspension_of_a_registry_forgets_its_manifests_with_unknown_needs() {
+        let mut cache = ResponseCache::new(1 << 20, 4);
+        let targets = ["/v2/a/manifests/1", "/v2/a/manifests/2", "/v2/a/blobs/3"];
+        for (target, needs) in targets.iter().zip([None, Some(&[7][..]), None]) {
+            cache.remember(target, &Fields::new(), b"body", None, needing(needs));
+        }
+        cache.forget_suspended(|name| name.registry == "other.example");
+        assert!(targets.iter().all(|target| cache.answers.get(*target).is_some()));
+        cache.forget_suspended(|name| name.registry == "r.example");
+        let left = targets.map(|target| cache.answers.get(target).is_some());
+        assert_eq!(left, [false, true, true]);
     }
 
     fn tag() -> CachedTagTerms {

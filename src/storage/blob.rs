@@ -61,6 +61,11 @@ impl Storage {
         self.0.uploads.find(digest).is_some() || self.look(move |store| find(store, &key)).await.is_some()
     }
 
+    /// Returns whether this machine or the bucket has a blob. Call on the helper pool.
+    pub async fn has_blob(&self, digest: &Digest) -> bool {
+        self.has_local_blob(digest).await || self.look_in_bucket(&Key::Blob(*digest)).await.is_some()
+    }
+
     async fn find_local(&self, key: Key) -> Option<LocalBlob> {
         let Opened { blob, needs_hash } = self.open_local(key.clone()).await?;
         if !needs_hash {

@@ -153,6 +153,7 @@ impl Storage {
         bucket.quarantine(*key.digest());
         let (storage, key) = (self.clone(), key.clone());
         tokio::spawn(async move {
+            storage.set_in_bucket(&key, false).await;
             storage.verify_in_bucket(&key).await;
             // The verification may have removed an entry that the local store has.
             storage.replicate_again(&key);

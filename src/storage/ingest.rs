@@ -71,7 +71,9 @@ impl Storage {
                     return Err(NotCommitted(lease));
                 };
                 self.mark_replicated(&key);
-                if !is_replicated {
+                if is_replicated {
+                    self.set_in_bucket(&key, true).await;
+                } else {
                     let verified = Some(verified);
                     self.upload(namespace, UploadJob::Local { key, verified });
                 }

@@ -4,6 +4,7 @@ use super::upload_job::UploadJob;
 use super::{Key, Storage};
 use crate::fairness::Party;
 use crate::limits::{REPLICATION_CHECKS_MAX, UPLOADS_QUEUED_MAX};
+use crate::runtime::helper::blocking;
 
 /// The party of blobs that the bucket may have already. No registry has this name, because all
 /// registries share blobs.
@@ -49,6 +50,16 @@ impl Storage {
         let mut queue = self.0.uploads.queue();
         if queue.checked.len() < REPLICATION_CHECKS_MAX {
             queue.checked.insert(key.clone());
+        }
+    }
+
+    /// Records for evictions whether the bucket has an entry of the local store. The record ends with
+    /// the process. The next use of an entry of an earlier process checks the bucket.
+    pub(super) async fn set_in_bucket(&self, key: &Key, is_in_bucket: bool) {
+        if let Some(store) = self.local().cloned() {
+            let key = key.clone();
+            // The record only speeds up later pulls.
+            let _ = blocking(move || store.set_in_bucket(&key, is_in_bucket)).await;
         }
     }
 

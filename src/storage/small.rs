@@ -67,6 +67,7 @@ impl Storage {
             let key = entry.key.clone();
             if storage.keep(entry).await.is_some() {
                 storage.mark_replicated(&key);
+                storage.set_in_bucket(&key, true).await;
             }
         });
     }
@@ -113,7 +114,9 @@ impl Storage {
             .await?;
         let key = Key::Blob(*verified.digest());
         self.mark_replicated(&key);
-        if !is_replicated {
+        if is_replicated {
+            self.set_in_bucket(&key, true).await;
+        } else {
             let verified = Some(verified);
             self.upload(namespace, UploadJob::Local { key, verified });
         }

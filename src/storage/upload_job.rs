@@ -143,6 +143,7 @@ async fn send_local(
     verified: &mut Option<Verified>,
 ) -> Result<(), S3Error> {
     if verified.is_none() && store.find(key).await?.is_some() {
+        storage.set_in_bucket(key, true).await;
         return Ok(());
     }
     let Some(fs) = storage.local().cloned() else {
@@ -166,5 +167,7 @@ async fn send_local(
     let Some(verified) = verified else { return Ok(()) };
     store
         .put(key, Content::File(entry.file), verified, &entry.meta)
-        .await
+        .await?;
+    storage.set_in_bucket(key, true).await;
+    Ok(())
 }

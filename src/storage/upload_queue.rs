@@ -23,6 +23,7 @@ use crate::limits::{
 use crate::oci::{Digest, Namespace};
 use crate::runtime::clock::monotonic_micros;
 use crate::runtime::memory_budget::Charge;
+use crate::store::UploadHold;
 use crate::sync::{Mutex, MutexGuard};
 
 /// The interval of checks whether an unavailable bucket has recovered.
@@ -71,6 +72,8 @@ struct QueuedUpload {
     since: u64,
     /// Counts the memory of the job.
     _memory: Option<Charge>,
+    /// Keeps an entry of the local store from eviction until the job ends.
+    _hold: Option<UploadHold>,
 }
 
 impl Queue {
@@ -138,10 +141,15 @@ impl Storage {
             return drop(job);
         };
         queue.memory += bytes;
+        let hold = match (&job, self.local()) {
+            (UploadJob::Local { key, .. }, Some(store)) => Some(store.hold_for_upload(key)),
+            _ => None,
+        };
         let queued = QueuedUpload {
             job,
             since: monotonic_micros(),
             _memory: charge,
+            _hold: hold,
         };
         queue.jobs.push(party, queued);
         if queue.workers < UPLOADS_MAX {

@@ -31,6 +31,7 @@ mod spool;
 mod tag_key;
 #[cfg(test)]
 pub(crate) mod tests;
+mod upload_holds;
 
 pub use eviction::Minute;
 pub use fs::{
@@ -38,7 +39,7 @@ pub use fs::{
     SelectedRemoval, StoreReader, StoreStats, StoredBlob, StoredManifest, StoredRepository, Verification,
     VerifyOptions, compare_repositories,
 };
-pub use index::{EntrySet, IndexedImage, ObjectName, PlannedObject, RemovalPlan};
+pub use index::{EntrySet, IndexedImage, ObjectName, PlannedObject, RemovalLimits, RemovalPlan};
 pub use key::Key;
 pub use meta::{Meta, SOURCES_MAX, Source, canonical_name};
 pub use pins::{Pin, PinError, Pins};
@@ -48,6 +49,7 @@ pub use removals::{Removals, Unseen};
 pub use s3::{Content, S3Body, S3Error, S3Fault, S3OpenError, S3Store};
 pub use spool::{Room, SpoolDir, Spooled};
 pub use tag_key::TagKey;
+pub use upload_holds::UploadHold;
 
 use std::sync::Arc;
 

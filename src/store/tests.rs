@@ -22,7 +22,7 @@ mod verify;
 use std::fs;
 use std::path::Path;
 
-pub(crate) use super::s3::tests::engine::{ENGINE_NAME_MAX, Engine, Scratch};
+pub(crate) use super::s3::tests::engine::{Act, ENGINE_NAME_MAX, Engine, Scratch};
 use super::{Key, Meta, ReferrersRecord, Source, TagPointer, Verified};
 use sample::{RecordOf, TagName};
 

@@ -41,6 +41,7 @@ mod via;
 #[cfg(test)]
 mod tests;
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -186,6 +187,23 @@ impl Upstreams {
     /// Returns the availability of each registry with a recent request, sorted by name.
     pub fn statuses(&self) -> Vec<RegistryStatus> {
         self.0.availability.report(Instant::now())
+    }
+
+    /// Returns whether blobs of `repository` get no requests now, except probes: the cache is
+    /// air-gapped, the registry is unavailable, or the registry has limited all requests.
+    pub fn is_suspended(&self, namespace: &Namespace, repository: &Repository) -> bool {
+        self.0.table().registries.air_gapped || self.0.availability.is_suspended(namespace, repository)
+    }
+
+    /// Returns the unavailable registries, and the registries that have limited all requests.
+    pub fn suspended(&self) -> HashSet<String> {
+        self.0.availability.suspended()
+    }
+
+    /// Returns a number that changes when a registry becomes unavailable, or limits its requests. One
+    /// atomic load.
+    pub fn suspensions(&self) -> u64 {
+        self.0.availability.suspensions()
     }
 
     /// Sends `request`. Returns the head of a good answer, with the body still unread.

@@ -1,6 +1,7 @@
 //! Caches manifests. A manifest is held whole in memory and verified before any client receives it.
 //! Manifests by digest never expire; tags expire after a freshness lifetime.
 
+mod completeness;
 mod fetch;
 pub(super) mod response;
 mod tag;
@@ -14,12 +15,13 @@ use super::access::{Caller, HeldContent};
 use super::{Cache, FetchError, Shared, unless};
 use crate::http::CacheResult;
 use crate::limits::{ABSENCE_TTL, DESERTED_MANIFEST_TIMEOUT, MANIFEST_BYTES_MAX};
-use crate::oci::{Accept, Digest, NotManifest, Origin, Reference, accepts, manifest_type};
+use crate::oci::{Accept, Digest, DigestPrefix, NotManifest, Origin, Reference, accepts, manifest_type};
 use crate::runtime::clock::unix_seconds;
 use crate::runtime::single_flight::{Completer, Role};
 use crate::storage::{Key, Meta, SmallEntry, Source, Verified};
 use crate::upstream::{Purpose, Target};
 
+pub(super) use completeness::Needs;
 use fetch::Fetched;
 
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
@@ -55,6 +57,8 @@ pub struct ManifestAnswer {
     pub fresh_until_ms: Option<u64>,
     /// The reason why the answer is stale.
     pub stale: Option<String>,
+    /// The blobs of the image, all of them stored. `None` if the registry gets requests.
+    pub needs: Option<Arc<[DigestPrefix]>>,
 }
 
 type SharedFetch = Completer<ManifestKey, Result<ManifestAnswer, FetchError>>;
@@ -99,6 +103,7 @@ impl ManifestAnswer {
             checked_ms: None,
             fresh_until_ms: None,
             stale: None,
+            needs: None,
         }
     }
 }

@@ -291,6 +291,7 @@ fn serves_stale(error: &FetchError) -> bool {
         | FetchError::ManifestTooLarge { .. }
         | FetchError::Overloaded => true,
         FetchError::Schema1
+        | FetchError::Incomplete { .. }
         | FetchError::Abandoned(_)
         | FetchError::Gone
         | FetchError::Lost

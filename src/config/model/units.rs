@@ -47,6 +47,45 @@ pub fn parse_duration(text: &str) -> Option<Duration> {
     number?.checked_mul(millis).map(Duration::from_millis)
 }
 
+/// Parses a duration in the form of Go, with days: numbers with units, such as `1h30m`. Rounds down to
+/// nanoseconds.
+pub fn parse_go_duration(text: &str) -> Option<Duration> {
+    let mut rest = text.trim();
+    let mut sum = Duration::ZERO;
+    loop {
+        let end = rest.find(|c: char| !c.is_ascii_digit())?;
+        let number: u64 = rest[..end].parse().ok()?;
+        rest = &rest[end..];
+        let end = rest.find(|c: char| c.is_ascii_digit()).unwrap_or(rest.len());
+        let nanos: u64 = match &rest[..end] {
+            "ns" => 1,
+            "us" => 1_000,
+            "ms" => 1_000_000,
+            "s" => 1_000_000_000,
+            "m" => 60_000_000_000,
+            "h" => 3_600_000_000_000,
+            "d" => 86_400_000_000_000,
+            _ => return None,
+        };
+        sum = sum.checked_add(Duration::from_nanos(number.checked_mul(nanos)?))?;
+        rest = &rest[end..];
+        if rest.is_empty() {
+            return Some(sum);
+        }
+    }
+}
+
+/// Formats a duration in its largest whole unit, for [`parse_duration`]. Rounds down to milliseconds.
+pub fn shown_duration(duration: Duration) -> String {
+    let millis = duration.as_millis();
+    let units = [(86_400_000, "d"), (3_600_000, "h"), (60_000, "m"), (1_000, "s")];
+    let whole = units
+        .iter()
+        .find(|(unit, _)| millis > 0 && millis.is_multiple_of(*unit));
+    let (unit, name) = whole.copied().unwrap_or((1, "ms"));
+    format!("{}{name}", millis / unit)
+}
+
 /// Splits a text into its digits and its unit, without blanks between.
 fn split_unit(text: &str) -> (Option<u64>, &str) {
     let end = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
@@ -113,6 +152,36 @@ mod tests {
             "9999999999999999d",
         ] {
             assert_eq!(parse_duration(bad), None, "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn go_durations_are_sums_of_numbers_with_units() {
+        for (text, nanos) in [
+            ("30d", 30 * 86_400_000_000_000),
+            ("1h30m", 5_400_000_000_000),
+            ("1d12h", 129_600_000_000_000),
+            ("5ns", 5),
+            ("7us", 7_000),
+            ("2ms3us", 2_003_000),
+            ("0s", 0),
+        ] {
+            assert_eq!(
+                parse_go_duration(text),
+                Some(Duration::from_nanos(nanos)),
+                "{text}"
+            );
+        }
+        for bad in ["", "5", "h", "1w", "1h5", "-1s", "1.5h", "1 h", "999999999999d"] {
+            assert_eq!(parse_go_duration(bad), None, "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn shown_duration_is_short_and_parses_to_itself() {
+        for text in ["30d", "36h", "90m", "61s", "1500ms", "0ms"] {
+            let duration = parse_duration(text).unwrap();
+            assert_eq!(shown_duration(duration), text);
         }
     }
 

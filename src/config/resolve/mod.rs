@@ -53,6 +53,7 @@ pub(super) fn load<'a>(
     // Last, because the search for a store root creates directories: a refused start leaves no trace.
     let storage = sources.storage(&values, ca_bundle);
     let registries = sources.registries(&values);
+    let prune: Vec<_> = sources.file.prune.iter().map(|rule| rule.value.clone()).collect();
     sources.add_warnings(&values, &storage, &registries, client_auth.is_some());
     let config = Config {
         values,
@@ -63,6 +64,7 @@ pub(super) fn load<'a>(
         registries,
         proxies,
         client_auth,
+        prune,
         warnings: std::mem::take(&mut sources.warnings),
     };
     Ok((config, sources))
@@ -239,6 +241,15 @@ impl<'a> Sources<'a> {
         if storage.s3().is_some() {
             let exposed = s3::exposed_credentials(self.environment);
             self.warnings.extend(exposed);
+        }
+        if storage.root().is_none()
+            && let Some(rule) = self.file.prune.first()
+        {
+            self.warnings.push(Warning {
+                what: rule.value.place.clone(),
+                why: "has no effect, because the store is a bucket; S3_LIFECYCLE_DAYS removes old content there"
+                    .into(),
+            });
         }
         if !has_client_auth && registries.allow.names_users() {
             self.warnings.push(Warning {

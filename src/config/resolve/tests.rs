@@ -112,6 +112,7 @@ fn nothing_configured_gives_the_defaults() {
         registries: Registries::default(),
         proxies: ProxyEnvironment::default(),
         client_auth: None,
+        prune: Vec::new(),
         warnings: Vec::new(),
     };
     assert_eq!(config, expected);
@@ -234,6 +235,7 @@ access_log: off
         registries: Registries::default(),
         proxies: ProxyEnvironment::default(),
         client_auth: None,
+        prune: Vec::new(),
         warnings: Vec::new(),
     };
     assert_eq!(config, expected);

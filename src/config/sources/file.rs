@@ -5,7 +5,7 @@
 
 use std::path::Path;
 
-use super::super::model::AllowRule;
+use super::super::model::{AllowRule, PruneRuleConfig};
 use super::super::options::Setting;
 use super::super::value::Kind;
 use super::client_auth::PartialClientAuth;
@@ -29,6 +29,8 @@ pub(in crate::config) struct File {
     pub defaults: PartialRegistry,
     pub client_auth: PartialClientAuth,
     pub allow: Option<Spanned<Vec<AllowRule>>>,
+    /// The rules of `prune` and `prune_config`.
+    pub prune: Vec<Spanned<PruneRuleConfig>>,
     /// Whether the authorities of the system verify client certificates.
     pub clients_by_system: bool,
 }
@@ -121,6 +123,10 @@ impl Reader<'_> {
             file.client_auth = self.client_auth(field, &mut file.settings);
         }
         file.allow = self.allow(fields.take("allow"));
+        file.prune = self.prune(fields.take("prune"));
+        if let Some(field) = fields.take("prune_config") {
+            file.prune.extend(self.prune_config(field));
+        }
         if let Some(field) = fields.take("defaults") {
             let mut fields = self.fields(&field.path, field.node, DEFAULTS);
             file.defaults = self.partial_registry(&mut fields);
@@ -151,7 +157,7 @@ impl Reader<'_> {
                 None => {
                     let settings = Setting::ALL.into_iter().filter_map(Setting::key);
                     let known: Vec<_> = settings
-                        .chain(["auth", "allow", "defaults", "registries"])
+                        .chain(["auth", "allow", "prune", "defaults", "registries"])
                         .collect();
                     format!("unknown key; expected one of {}", known.join(", "))
                 }

@@ -196,6 +196,16 @@ pub(in crate::config) const DOCUMENT: Table = Table::of(&[
         Maps(ALLOW, None),
         "access rules; without rules, clients read everything",
     ),
+    key(
+        "prune",
+        Maps(PRUNE_RULE, None),
+        "rules that remove stored images in the background",
+    ),
+    key(
+        "prune_config",
+        Map(PRUNE_CONFIG),
+        "a rule of prune, in the form of ociregistry",
+    ),
     key("defaults", Map(DEFAULTS), "settings for every registry"),
     key("registries", Named, "registries, by name"),
     also(
@@ -203,7 +213,6 @@ pub(in crate::config) const DOCUMENT: Table = Table::of(&[
         key("server_tls_config", Map(SERVER_TLS), "TLS towards clients"),
     ),
     absent("base_url", Loss::Less, "the cache's own address"),
-    absent("prune_config", Loss::Less, "removal of old content"),
     absent("list_config", Loss::Less, "how content is listed"),
     absent("preload_images", Loss::Less, "images to load at the start"),
     absent("image_file", Loss::Less, "images to load"),
@@ -213,6 +222,70 @@ pub(in crate::config) const DOCUMENT: Table = Table::of(&[
     absent("pull_timeout", Loss::Less, "how long a pull may take"),
     absent("hello_world", Loss::Less, "built-in test image"),
     absent("metrics", Loss::Less, "port of a metrics listener"),
+]);
+
+/// Upper bound of the numbers of images in a rule of `prune`. A larger number is no bound.
+pub(super) const PRUNE_IMAGES_MAX: u64 = 1_000_000_000;
+
+/// Rules of `prune`.
+pub(super) const PRUNE_RULE: Table = Table::of(&[
+    key(
+        "pattern",
+        One(Kind::Text),
+        "images whose reference matches one of these regular expressions, separated by commas",
+    ),
+    key(
+        "unused_for",
+        One(Kind::Duration),
+        "images without a use for this time",
+    ),
+    key("older_than", One(Kind::Duration), "images stored longer ago"),
+    key(
+        "keep_newest",
+        One(Kind::Count(PRUNE_IMAGES_MAX)),
+        "the tags of each repository that stay: those stored last",
+    ),
+    key("every", One(Kind::Duration), "time between two runs; 5h"),
+    key(
+        "window",
+        One(Kind::Text),
+        "time of day in UTC in which a run starts, such as 02:00-05:00",
+    ),
+    key(
+        "count",
+        One(Kind::Count(PRUNE_IMAGES_MAX)),
+        "images that a run removes at most: those unused for the longest time",
+    ),
+    key("dry_run", One(Kind::Switch), "true: a run only logs the images"),
+]);
+
+/// The values of `type` in `prune_config`.
+pub(super) const PRUNE_TYPES: &[&str] = &["accessed", "created", "pattern"];
+
+/// A rule of `prune`, under the names of ociregistry.
+pub(super) const PRUNE_CONFIG: Table = Table::of(&[
+    key("enabled", One(Kind::Switch), "false: no rule"),
+    key(
+        "type",
+        One(Kind::Word(PRUNE_TYPES)),
+        "accessed: unused for duration; created: stored longer ago; pattern: expr matches",
+    ),
+    key("duration", One(Kind::Text), "a time such as 30d"),
+    key(
+        "expr",
+        One(Kind::Text),
+        "regular expressions, separated by commas",
+    ),
+    key("frequency", One(Kind::Text), "the same as every"),
+    key(
+        "count",
+        One(Kind::Text),
+        "the same as count; 50, and -1 means all",
+    ),
+    also(
+        &["dryrun"],
+        key("dry_run", One(Kind::Switch), "the same as dry_run"),
+    ),
 ]);
 
 /// TLS towards clients, under the names of ociregistry. Each key is a setting too.
@@ -471,8 +544,10 @@ pub(in crate::config) mod tests {
     use super::*;
 
     /// Every map of the file, around `KEY`, with its table.
-    pub const TABLES: [(&str, Table); 8] = [
+    pub const TABLES: [(&str, Table); 10] = [
         ("KEY", DOCUMENT),
+        ("prune: KEY", PRUNE_RULE),
+        ("prune_config: KEY", PRUNE_CONFIG),
         ("registries: [KEY]", REGISTRY),
         ("defaults: KEY", DEFAULTS),
         ("registries: {r: {auth: KEY}}", AUTH),

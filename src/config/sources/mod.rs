@@ -10,6 +10,7 @@ mod layer;
 mod partial_registry;
 mod pem;
 mod proxy;
+mod prune;
 mod reader;
 mod registry;
 mod registry_auth;

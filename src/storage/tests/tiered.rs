@@ -16,10 +16,10 @@ use crate::storage::bucket::Bucket;
 use crate::storage::{RecordChanges, RecordName, Storage, StorageIngest, Tiers};
 use crate::store::tests::cases::{expect, put};
 use crate::store::tests::sample::{
-    RecordOf, TagName, blob, content, data_name, pointer, record, record_of, tag,
+    RecordOf, TagName, blob, content, data_name, meta, pointer, record, record_of, tag, verified,
 };
 use crate::store::tests::{
-    ENGINE_NAME_MAX, Engine, Place, Scratch, SharedPlace, Shelf, files_below, keeps_the_contract,
+    Act, ENGINE_NAME_MAX, Engine, Place, Scratch, SharedPlace, Shelf, files_below, keeps_the_contract,
     keeps_the_contract_of_machines, write_file,
 };
 use crate::store::{
@@ -368,4 +368,60 @@ async fn an_outdated_404_removes_no_record_of_the_later_list() {
         let none = record_of("a", unsupported.clone());
         assert!(machine.record(&none).await.is_none());
     }
+}
+
+/// Commits `bytes`, and does not wait for the upload.
+async fn commit_only(store: &Machine, bytes: &[u8], is_replicated: bool) -> Key {
+    let key = blob(bytes);
+    let mut ingest = store.begin(&key, Some(bytes.len() as u64)).await;
+    store.write(&mut ingest, bytes).await;
+    let (registry, size) = ("r.example".parse().unwrap(), bytes.len() as u64);
+    let (verified, meta) = (verified(&key, bytes), meta(&key, size));
+    let committed = store
+        .0
+        .commit(&registry, ingest.1, verified, meta, is_replicated, None);
+    assert!(committed.await.is_ok());
+    key
+}
+
+#[tokio::test]
+async fn entry_is_held_until_its_upload_and_known_to_be_in_the_bucket_afterwards() {
+    let place = Tiered::make().await;
+    let store = place.open().await;
+    // The upload waits for the bucket.
+    place.engine.script(|_| Act::Refuse(503, "SlowDown"));
+    let key = commit_only(&store, &content(1_000, 41), false).await;
+    assert!(store.fs().is_held_for_upload(&key) && !store.fs().is_in_bucket(&key));
+    place.engine.heal();
+    store.settle().await;
+    assert!(!store.fs().is_held_for_upload(&key) && store.fs().is_in_bucket(&key));
+    let key = commit_only(&store, &content(1_000, 42), true).await;
+    assert!(!store.fs().is_held_for_upload(&key) && store.fs().is_in_bucket(&key));
+    drop(store);
+
+    // The next use after a restart checks the bucket.
+    let store = place.open().await;
+    blocking({
+        let fs = store.fs();
+        move || fs.scan()
+    })
+    .await
+    .unwrap();
+    let uploaded = blob(&content(1_000, 41));
+    assert!(!store.fs().is_in_bucket(&uploaded));
+    expect(&store, &uploaded, &content(1_000, 41)).await;
+    assert!(store.fs().is_in_bucket(&uploaded));
+}
+
+#[tokio::test]
+async fn entry_whose_upload_fails_is_neither_held_nor_known_to_be_in_the_bucket() {
+    let place = Tiered::make().await;
+    let store = place.open().await;
+    place.engine.script(|line| match line.starts_with("PUT") {
+        true => Act::Refuse(400, "InvalidRequest"),
+        false => Act::Forward,
+    });
+    let key = commit_only(&store, &content(1_000, 43), false).await;
+    store.settle().await;
+    assert!(!store.fs().is_held_for_upload(&key) && !store.fs().is_in_bucket(&key));
 }

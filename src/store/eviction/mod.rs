@@ -4,4 +4,4 @@ mod minute;
 mod policy;
 
 pub use minute::Minute;
-pub use policy::{Kind, Need, Object, Objects, Use, choose, uses};
+pub use policy::{Kind, Need, Object, Objects, Use, choose, is_recent, uses};

@@ -13,6 +13,10 @@
 //! A blob that several manifests name has the shortest wait of these manifests and of itself. All
 //! blobs with the history of one manifest leave together, so that the rest are complete images.
 //!
+//! The loss of a blob that the bucket behind the directory has costs a read of the bucket, instead of
+//! a download from a registry. An image whose candidates are all in the bucket therefore leaves before
+//! the other images of its queue, unless its wait is [`BUCKET_COST_SHARE`] times shorter.
+//!
 //! Metadata (manifests, tags, and blobs of at most [`METADATA_BLOB_BYTES_MAX`]) frees little room
 //! and costs an upstream request each. Metadata leaves last, or if it exceeds its budget. Of the
 //! metadata the least recently used leaves first.
@@ -20,7 +24,9 @@
 use std::cmp::Reverse;
 
 use super::Minute;
-use crate::limits::{EVICTION_AGE_MIN, METADATA_BLOB_BYTES_MAX, NEW_USE_INTERVAL, PROBATION_SHARE};
+use crate::limits::{
+    BUCKET_COST_SHARE, EVICTION_AGE_MIN, METADATA_BLOB_BYTES_MAX, NEW_USE_INTERVAL, PROBATION_SHARE,
+};
 
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Kind {
@@ -43,6 +49,8 @@ pub struct Object {
     pub uses: u16,
     /// The moment from which `uses` counts: `stored`, or the start of the process if it is later.
     pub counted: Minute,
+    /// Whether the bucket behind the directory surely has the object.
+    pub is_in_bucket: bool,
 }
 
 impl Object {
@@ -115,10 +123,15 @@ pub fn choose(objects: &impl Objects, now: Minute, need: Need) -> Vec<u32> {
         mut metadata,
     } = queues(objects, &uses, now);
     for queue in [&mut probation, &mut main] {
+        let lacks_copy = owners_without_copy(objects, &uses, &queue.candidates);
         queue.candidates.sort_unstable_by_key(|&number| {
             let used = &uses[number as usize];
             let last = uses[used.owner as usize].last;
-            (Reverse(used.wait), last, used.owner, number)
+            let wait = match lacks_copy[used.owner as usize] {
+                true => u64::from(used.wait),
+                false => u64::from(used.wait) * BUCKET_COST_SHARE,
+            };
+            (Reverse(wait), last, used.owner, number)
         });
     }
     let mut choice = Choice {
@@ -152,6 +165,16 @@ pub fn choose(objects: &impl Objects, now: Minute, need: Need) -> Vec<u32> {
     choice.victims
 }
 
+/// Returns for each number whether the bucket may lack a candidate of this owner.
+fn owners_without_copy(objects: &impl Objects, uses: &[Use], candidates: &[u32]) -> Vec<bool> {
+    let mut lacks_copy = vec![false; uses.len()];
+    for &number in candidates {
+        let is_in_bucket = objects.get(number).is_some_and(|object| object.is_in_bucket);
+        lacks_copy[uses[number as usize].owner as usize] |= !is_in_bucket;
+    }
+    lacks_copy
+}
+
 fn queues(objects: &impl Objects, uses: &[Use], now: Minute) -> Queues {
     let mut queues = Queues::default();
     for number in 0..objects.numbers() {
@@ -165,16 +188,17 @@ fn queues(objects: &impl Objects, uses: &[Use], now: Minute) -> Queues {
             (false, true) => &mut queues.main,
         };
         queue.bytes += object.bytes;
-        let is_old = is_old(now, object.stored) && is_old(now, used.last);
-        if is_old && !objects.is_pinned(number) {
+        let is_recent = is_recent(now, object.stored) || is_recent(now, used.last);
+        if !is_recent && !objects.is_pinned(number) {
             queue.candidates.push(number);
         }
     }
     queues
 }
 
-fn is_old(now: Minute, moment: Minute) -> bool {
-    u64::from(now.since(moment)) * 60 >= EVICTION_AGE_MIN.as_secs()
+/// Returns whether content that was stored or used at `moment` may belong to a running pull.
+pub fn is_recent(now: Minute, moment: Minute) -> bool {
+    u64::from(now.since(moment)) * 60 < EVICTION_AGE_MIN.as_secs()
 }
 
 #[derive(Default)]

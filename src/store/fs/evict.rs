@@ -143,7 +143,8 @@ impl FsStore {
     fn choose(&self, now: Minute, need: Need) -> VecDeque<(u32, Minute)> {
         let pins = self.pins.lock();
         let index = self.index.lock();
-        let victims = choose(&index.with_pins(&pins), now, need).into_iter();
+        let objects = index.with_pins(&pins).with_held(&self.upload_holds.digests());
+        let victims = choose(&objects, now, need).into_iter();
         let with_use = |number| Some((number, index.last_use(number)?));
         victims.filter_map(with_use).collect()
     }
@@ -164,6 +165,13 @@ impl FsStore {
             };
             let is_same = name.is_none_or(|name| *name == found);
             if !is_same || unused_since.is_some_and(|at| at != used) {
+                return Evicted::default();
+            }
+            // An eviction leaves content whose upload was queued after the choice.
+            if let ObjectName::Entry(key) = &found
+                && unused_since.is_some()
+                && self.upload_holds.contains(key.digest().prefix())
+            {
                 return Evicted::default();
             }
             (found, index.bytes(), used)

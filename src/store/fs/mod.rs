@@ -15,6 +15,7 @@ mod scan;
 mod scrub_record;
 mod stats;
 mod tags;
+mod uploads;
 mod verify;
 
 use std::fs::File;
@@ -29,6 +30,7 @@ use super::index::Index;
 use super::pins::Pins;
 use super::records::Records;
 use super::removals::Removals;
+use super::upload_holds::UploadHolds;
 use super::{StoreError, layout, space};
 use crate::config::StoreBounds;
 use crate::sync::Mutex;
@@ -63,6 +65,7 @@ pub struct FsStore {
     evicting: Mutex<evict::Evicting>,
     releasing: Mutex<evict::Releasing>,
     removals: Removals,
+    upload_holds: UploadHolds,
     /// Locked before `index`.
     pins: Mutex<Pins>,
     verifications: verify::VerificationCounts,

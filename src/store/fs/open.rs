@@ -15,6 +15,7 @@ use crate::store::eviction::Minute;
 use crate::store::index::Index;
 use crate::store::mode;
 use crate::store::removals::Removals;
+use crate::store::upload_holds::UploadHolds;
 use crate::sync::Mutex;
 
 /// The reason why a directory cannot be used as a store.
@@ -109,6 +110,7 @@ impl FsStore {
             evicting: Mutex::default(),
             releasing: Mutex::default(),
             removals: Removals::default(),
+            upload_holds: UploadHolds::default(),
             pins: Mutex::new(super::pins::read(root)),
             verifications: VerificationCounts::new(super::scrub_record::read(root).completed_at),
         })

@@ -4,7 +4,8 @@ use std::collections::HashSet;
 
 use super::FsStore;
 use super::evict::Evicted;
-use crate::store::index::{IndexedImage, RemovalPlan};
+use crate::store::eviction::Minute;
+use crate::store::index::{IndexedImage, RemovalLimits, RemovalPlan};
 
 /// The outcome of a removal.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -28,8 +29,13 @@ pub struct SelectedRemoval {
 
 impl FsStore {
     /// Plans the removal of the images that `select` leaves in the list of all images, sorted by
-    /// repository and tag, except pinned images. `None` before the scan has ended.
-    pub fn plan_removal(&self, select: impl FnOnce(&mut Vec<IndexedImage>)) -> Option<SelectedRemoval> {
+    /// repository and tag, except pinned images and images beyond `limits`. `None` before the scan has
+    /// ended.
+    pub fn plan_removal(
+        &self,
+        limits: RemovalLimits,
+        select: impl FnOnce(&mut Vec<IndexedImage>),
+    ) -> Option<SelectedRemoval> {
         // The numbers of the images are valid while the index is locked.
         let pins = self.pins.lock();
         let index = self.index.lock();
@@ -39,7 +45,9 @@ impl FsStore {
         let mut images = index.images();
         select(&mut images);
         let with_pins = index.with_pins(&pins);
-        let (pinned, images): (Vec<_>, Vec<_>) = images.into_iter().partition(|image| with_pins.hold(image));
+        let (pinned, mut images): (Vec<_>, Vec<_>) =
+            images.into_iter().partition(|image| with_pins.hold(image));
+        index.limit(&mut images, limits, Minute::now());
         let plan = index.plan_removal(&images);
         let numbers: HashSet<u32> = plan.objects.iter().map(|object| object.number).collect();
         let images = images.into_iter().filter(|image| image.is_among(&numbers));

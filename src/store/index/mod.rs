@@ -24,7 +24,7 @@ use super::eviction::{Kind, Minute, Object, Objects};
 use crate::oci::{DigestPrefix, ManifestLinks, Namespace, Origin, Repository};
 
 pub use naming::images_naming;
-pub use removal::{IndexedImage, PlannedObject, RemovalPlan};
+pub use removal::{IndexedImage, PlannedObject, RemovalLimits, RemovalPlan};
 pub use walk::{EntrySet, entries_after};
 
 use object::{IndexedObject, SPLIT_BYTES};
@@ -231,6 +231,28 @@ impl Index {
             self.objects[number as usize].set_verified(is_verified);
         }
         found.is_some()
+    }
+
+    /// Returns the numbers of the content `digest`, in every repository.
+    fn entries_with(&self, digest: DigestPrefix) -> impl Iterator<Item = u32> {
+        let numbers = self.table.iter_hash(digest.0).copied();
+        numbers.filter(move |&number| {
+            let object = &self.objects[number as usize];
+            object.kind() != Some(Kind::Tag) && object.prefix() == digest
+        })
+    }
+
+    /// Records whether the bucket behind the directory has the entry `key`.
+    pub fn set_in_bucket(&mut self, key: &Key, is_in_bucket: bool) {
+        if let Some(number) = self.find(key) {
+            self.objects[number as usize].set_in_bucket(is_in_bucket);
+        }
+    }
+
+    #[cfg(test)]
+    pub fn is_in_bucket(&self, key: &Key) -> bool {
+        let number = self.find(key);
+        number.is_some_and(|number| self.objects[number as usize].is_in_bucket())
     }
 
     /// Records a use of the content `digest`, in every repository.

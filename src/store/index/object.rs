@@ -25,7 +25,7 @@ pub struct IndexedObject {
     pub saved: Minute,
     /// `None` in a slot without an object.
     kind: Option<Kind>,
-    /// [`IS_LONG`] and [`IS_VERIFIED`].
+    /// [`IS_LONG`], [`IS_VERIFIED`] and [`IS_IN_BUCKET`].
     flags: u8,
     /// The uses in this process. An object of an earlier process with a later use begins with 2.
     uses: u16,
@@ -37,6 +37,8 @@ const _: () = assert!(size_of::<IndexedObject>() == 56);
 const IS_LONG: u8 = 1;
 /// This process has hashed the content, and the hash matched.
 const IS_VERIFIED: u8 = 1 << 1;
+/// The bucket surely has the object.
+const IS_IN_BUCKET: u8 = 1 << 2;
 
 impl IndexedObject {
     /// Returns the object, and the second half of a SHA-512 digest.
@@ -87,7 +89,7 @@ impl IndexedObject {
         DigestPrefix(u64::from_be_bytes(*first))
     }
 
-    /// Returns the digest. `rest` is the second half of a SHA-512 digest.
+    /// Returns the digest. `rest` is the second half of a SHA-512 digest, and `None` for SHA-256.
     pub fn digest(&self, rest: Option<&[u8; SPLIT_BYTES]>) -> Digest {
         match rest {
             Some(rest) if self.is_long() => {
@@ -110,9 +112,22 @@ impl IndexedObject {
     }
 
     pub fn set_verified(&mut self, is_verified: bool) {
-        self.flags &= !IS_VERIFIED;
-        if is_verified {
-            self.flags |= IS_VERIFIED;
+        self.set_flag(IS_VERIFIED, is_verified);
+    }
+
+    /// Returns whether the bucket surely has the object.
+    pub fn is_in_bucket(&self) -> bool {
+        self.flags & IS_IN_BUCKET != 0
+    }
+
+    pub fn set_in_bucket(&mut self, is_in_bucket: bool) {
+        self.set_flag(IS_IN_BUCKET, is_in_bucket);
+    }
+
+    fn set_flag(&mut self, flag: u8, is_set: bool) {
+        self.flags &= !flag;
+        if is_set {
+            self.flags |= flag;
         }
     }
 
@@ -139,6 +154,7 @@ impl IndexedObject {
             used: self.used.plus(USED_LAG_MINUTES),
             uses: self.uses,
             counted: self.stored.max(started),
+            is_in_bucket: self.is_in_bucket(),
         })
     }
 }

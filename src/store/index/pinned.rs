@@ -1,8 +1,9 @@
-//! The objects of pinned images.
+//! The objects that no eviction may remove.
 
 use std::collections::HashSet;
 
 use super::{Index, IndexedImage};
+use crate::oci::DigestPrefix;
 use crate::store::eviction::{Object, Objects};
 use crate::store::pins::Pins;
 
@@ -36,6 +37,14 @@ impl Index {
 }
 
 impl WithPins<'_> {
+    /// Adds the content `digests`, which waits for uploads, to the objects that stay.
+    pub fn with_held(mut self, digests: &[DigestPrefix]) -> Self {
+        for &digest in digests {
+            self.pinned.extend(self.index.entries_with(digest));
+        }
+        self
+    }
+
     /// Returns whether a pin holds a tag or the manifest of `image`.
     pub fn hold(&self, image: &IndexedImage) -> bool {
         image.is_among(&self.pinned)

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::{Index, ObjectName};
 use crate::oci::{Digest, Origin};
-use crate::store::eviction::{Kind, Minute, Objects, Use, uses};
+use crate::store::eviction::{Kind, Minute, Objects, Use, is_recent, uses};
 
 /// A tag with the manifest that the tag names, or a manifest without a tag.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -16,6 +16,7 @@ pub struct IndexedImage {
     pub tag: Option<String>,
     /// The manifest. `None` for a tag whose manifest is not stored.
     pub digest: Option<Digest>,
+    /// The time of storage of the manifest, or of the tag of a missing manifest.
     pub stored: Minute,
     /// The last use, also through an index that names the manifest.
     pub used: Minute,
@@ -63,7 +64,63 @@ impl RemovalPlan {
     }
 }
 
+/// The limits of a removal that no operator watches.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct RemovalLimits {
+    /// The images that leave at most: those without a use for the longest time.
+    pub images_max: Option<usize>,
+    /// Whether an image stays if the removal would remove content that was stored or used within
+    /// [`EVICTION_AGE_MIN`](crate::limits::EVICTION_AGE_MIN).
+    pub spares_recent: bool,
+}
+
 impl Index {
+    /// Removes the images from `images`, which must be of this state of the index, that stay because
+    /// of `limits`.
+    pub fn limit(&self, images: &mut Vec<IndexedImage>, limits: RemovalLimits, now: Minute) {
+        if limits.spares_recent {
+            images.retain(|image| !is_recent(now, image.stored) && !is_recent(now, image.used));
+            // A slow pull uses blobs long after the manifest.
+            let plan = self.plan_removal(&*images);
+            let planned = plan.objects.iter().map(|object| object.number);
+            let recent: HashSet<u32> = planned.filter(|&number| self.is_recent(number, now)).collect();
+            if !recent.is_empty() {
+                images.retain(|image| !self.contains_any(image, &recent));
+            }
+        }
+        if let Some(images_max) = limits.images_max {
+            // The image of a platform leaves with its index, so it does not count.
+            let parents = self.parents();
+            let has_index = |image: &IndexedImage| {
+                let is_named = |number| parents.contains_key(number);
+                image.tag.is_none() && image.numbers.iter().any(is_named)
+            };
+            images.retain(|image| !has_index(image));
+            images.sort_by_key(|image| (image.used, image.stored));
+            images.truncate(images_max);
+        }
+    }
+
+    fn is_recent(&self, number: u32, now: Minute) -> bool {
+        let object = self.get(number);
+        object.is_some_and(|object| is_recent(now, object.stored) || is_recent(now, object.used))
+    }
+
+    /// Returns whether `image` has one of the objects `wanted`, at any depth.
+    fn contains_any(&self, image: &IndexedImage, wanted: &HashSet<u32>) -> bool {
+        let mut open = image.numbers.clone();
+        let mut seen = HashSet::new();
+        while let Some(number) = open.pop() {
+            if wanted.contains(&number) {
+                return true;
+            }
+            if seen.insert(number) {
+                self.for_each_named(number, |named| open.push(named));
+            }
+        }
+        false
+    }
+
     /// Returns all images, sorted by repository and tag.
     pub fn images(&self) -> Vec<IndexedImage> {
         let uses = uses(self, Minute::now());
@@ -106,15 +163,17 @@ impl Index {
     fn image(&self, uses: &[Use], tag: Option<String>, mut numbers: Vec<u32>) -> Option<IndexedImage> {
         numbers.sort_unstable();
         numbers.dedup();
-        let objects = || numbers.iter().map(|&number| &self.objects[number as usize]);
-        let manifest = numbers
-            .iter()
-            .find(|&&number| self.objects[number as usize].kind() == Some(Kind::Manifest));
+        let object = |number: u32| &self.objects[number as usize];
+        let is_manifest = |number: &u32| object(*number).kind() == Some(Kind::Manifest);
+        let manifest = numbers.iter().copied().find(is_manifest);
+        // A check renews a tag, and not its manifest.
+        let lasting = numbers.iter().copied();
+        let lasting = lasting.filter(|number| manifest.is_none() || is_manifest(number));
         Some(IndexedImage {
-            origin: self.repositories.get(objects().next()?.repository),
+            origin: self.repositories.get(object(*numbers.first()?).repository),
             tag,
-            digest: manifest.and_then(|&number| Some(*self.key(number)?.digest())),
-            stored: objects().map(|object| object.stored).max()?,
+            digest: manifest.and_then(|number| Some(*self.key(number)?.digest())),
+            stored: lasting.map(|number| object(number).stored).max()?,
             used: numbers.iter().map(|&number| uses[number as usize].last).max()?,
             numbers,
             is_by_digest: false,

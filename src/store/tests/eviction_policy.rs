@@ -56,6 +56,12 @@ impl Store {
         }
     }
 
+    fn set_in_bucket(&mut self, number: u32, is_in_bucket: bool) {
+        if let Some(object) = &mut self.objects[number as usize] {
+            object.is_in_bucket = is_in_bucket;
+        }
+    }
+
     fn object(&self, number: u32) -> Object {
         self.objects[number as usize].expect("the object is stored")
     }
@@ -95,6 +101,7 @@ fn object(kind: Kind, bytes: u64, stored_ago: u32, used_ago: u32, uses: u16) -> 
         used: Minute(NOW.0 - used_ago),
         uses,
         counted: Minute(NOW.0 - stored_ago),
+        is_in_bucket: false,
     }
 }
 
@@ -119,9 +126,13 @@ fn an_object() -> impl Strategy<Value = Object> {
     ];
     let size = prop_oneof![1..=METADATA_BLOB_BYTES_MAX, 70_000..200 * MIB];
     let ago = || prop_oneof![0..30_u32, 0..20_000_u32];
-    (kind, size, ago(), ago(), 1..20_u16).prop_map(|(kind, size, first, second, uses)| {
+    let times = (ago(), ago(), 1..20_u16, any::<bool>());
+    (kind, size, times).prop_map(|(kind, size, (first, second, uses, is_in_bucket))| {
         let size = if kind == Kind::Blob { size } else { size % 5000 + 1 };
-        object(kind, size, first.max(second), first.min(second), uses)
+        Object {
+            is_in_bucket,
+            ..object(kind, size, first.max(second), first.min(second), uses)
+        }
     })
 }
 
@@ -254,6 +265,21 @@ proptest! {
         }
     }
 
+    /// With the same history, no image with blobs that the bucket may lack leaves while an image in
+    /// the bucket stays.
+    #[test]
+    fn images_in_the_bucket_leave_first(in_bucket in vec(any::<bool>(), 1..20), megabytes in 1..30_u64) {
+        let mut store = Store::default();
+        for &is_in_bucket in &in_bucket {
+            let manifest = store.add_image(600, &[MIB]);
+            store.set_in_bucket(manifest - 1, is_in_bucket);
+        }
+        let victims = choose(&store, NOW, bytes(megabytes * MIB));
+        let blobs = victims.iter().filter(|&&victim| store.object(victim).kind == Kind::Blob);
+        let order: Vec<bool> = blobs.map(|&victim| store.object(victim).is_in_bucket).collect();
+        prop_assert!(order.is_sorted_by_key(|is_in_bucket| !is_in_bucket), "{order:?}");
+    }
+
     #[test]
     fn no_need_evicts_nothing(store in any_store()) {
         prop_assert_eq!(choose(&store, NOW, bytes(0)), Vec::<u32>::new());
@@ -347,4 +373,32 @@ fn manifests_that_name_each_other_end_the_choice() {
     store.add_old(Kind::Manifest, 1000, 9000, &[1]);
     store.add_old(Kind::Manifest, 1000, 9000, &[0, 1]);
     assert_eq!(choose(&store, NOW, bytes(2000)), [0, 1]);
+}
+
+#[test]
+fn image_in_the_bucket_leaves_before_a_colder_image_but_not_if_it_is_needed_much_sooner() {
+    const STORED: u32 = 60 * 100;
+    for (uses, leaves) in [(20, true), (200, false)] {
+        let mut store = Store::default();
+        let only_here = store.add_image(STORED, &[MIB]);
+        store.set_uses(only_here, 2);
+        let copied = store.add(object(Kind::Blob, MIB, STORED, 20, uses), &[]);
+        store.add(object(Kind::Manifest, 1000, STORED, 20, uses), &[copied]);
+        store.set_in_bucket(copied, true);
+        let first = if leaves { copied } else { only_here - 1 };
+        assert_eq!(choose(&store, NOW, bytes(1)), [first], "{uses} uses");
+    }
+}
+
+#[test]
+fn image_with_one_blob_outside_the_bucket_leaves_whole_and_later() {
+    let mut store = Store::default();
+    let half = store.add_image(9000, &[MIB, MIB]);
+    store.set_in_bucket(half - 1, true);
+    let copied = store.add_image(8000, &[MIB]);
+    store.set_in_bucket(copied - 1, true);
+    assert_eq!(
+        choose(&store, NOW, bytes(2 * MIB)),
+        [copied - 1, half - 2, half - 1]
+    );
 }

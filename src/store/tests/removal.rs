@@ -1,8 +1,9 @@
 //! Plans of removals.
 
 use super::index_sample::{blob, digest, facts, image, insert_tag, manifest, origin};
-use crate::oci::{Child, Descriptor, ManifestLinks};
-use crate::store::index::{Index, IndexedImage, ObjectName};
+use crate::oci::{Child, Descriptor, ManifestLinks, Origin};
+use crate::store::eviction::Minute;
+use crate::store::index::{Index, IndexedImage, ObjectName, RemovalLimits};
 
 fn index_of(children: &[&str]) -> ManifestLinks {
     let children = children.iter().map(|name| Child {
@@ -147,4 +148,75 @@ fn image_of_a_platform_stays_while_its_index_stays() {
         removed(&index, &[&by_digest], KNOWN),
         ["base", "one", "one-layer"]
     );
+}
+
+/// Minutes after which content may leave by a rule in the background.
+const OLD: u32 = 60;
+
+fn limited(index: &Index, limits: RemovalLimits) -> Vec<String> {
+    let mut images = index.images();
+    index.limit(&mut images, limits, Minute(OLD));
+    removed(index, &images.iter().collect::<Vec<_>>(), KNOWN)
+}
+
+#[test]
+fn limit_of_images_takes_those_unused_for_the_longest_time_and_counts_no_platforms() {
+    let mut index = Index::default();
+    for name in ["one", "two"] {
+        insert_image(&mut index, name);
+    }
+    index.insert(&manifest("a", "list"), facts(0, 1), Some(&index_of(&["one"])));
+    insert_tag(&mut index, "a", "v1", "list");
+    insert_tag(&mut index, "a", "two", "two");
+    index.record_use(digest("list").prefix(), Minute(5));
+    let at_most = |count| RemovalLimits {
+        images_max: Some(count),
+        spares_recent: false,
+    };
+    assert_eq!(limited(&index, at_most(0)), [""; 0]);
+    assert_eq!(limited(&index, at_most(1)), ["tag two", "two", "two-layer"]);
+    assert_eq!(limited(&index, at_most(2)).len(), 8);
+    index.record_use(digest("two").prefix(), Minute(9));
+    assert_eq!(
+        limited(&index, at_most(1)),
+        ["list", "one", "one-layer", "tag v1"]
+    );
+}
+
+#[test]
+fn image_whose_own_content_is_in_use_stays_and_shared_content_keeps_nothing() {
+    let mut index = Index::default();
+    for name in ["one", "two"] {
+        insert_image(&mut index, name);
+        insert_tag(&mut index, "a", name, name);
+    }
+    let spares = RemovalLimits {
+        images_max: None,
+        spares_recent: true,
+    };
+    assert_eq!(limited(&index, spares).len(), 7);
+    // A running pull of the first image.
+    index.record_use(digest("one-layer").prefix(), Minute(OLD));
+    assert_eq!(limited(&index, spares), ["tag two", "two", "two-layer"]);
+    // A use of the manifest, and of the layer that the images share.
+    for name in ["one", "base"] {
+        index.record_use(digest(name).prefix(), Minute(OLD));
+    }
+    assert_eq!(limited(&index, spares), ["tag two", "two", "two-layer"]);
+}
+
+#[test]
+fn check_of_a_tag_does_not_renew_the_time_of_storage_of_its_image() {
+    let mut index = Index::default();
+    insert_image(&mut index, "one");
+    let Origin {
+        namespace,
+        repository,
+    } = origin("a");
+    let names = digest("one").prefix();
+    index.insert_tag(&namespace, &repository, "v1", names, facts(0, OLD));
+    let images = index.images();
+    let image = find(&images, Some("v1"), "one");
+    assert_eq!(image.stored, Minute(1));
+    assert!(image.used >= Minute(OLD));
 }

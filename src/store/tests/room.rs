@@ -234,3 +234,47 @@ fn store_gives_way_when_free_space_is_short() {
     assert!(!has(&store, &content));
     assert!(store_blob(&store, &content).is_err());
 }
+
+/// Opens a store with the blobs `names`, each stored and last used hours ago: 9, 8, and so on.
+fn open_with_old(scratch: &Scratch, names: &[&str], size_max: u64) -> FsStore {
+    let store = open(scratch, size_max);
+    for name in names {
+        store_blob(&store, &blob(name)).unwrap();
+    }
+    drop(store);
+    for (at, name) in names.iter().enumerate() {
+        let age = HOUR * (9 - at as u32);
+        set_age(&data_path(scratch, &blob(name)), age, age);
+    }
+    open(scratch, size_max)
+}
+
+#[test]
+fn blob_that_the_bucket_has_is_evicted_before_an_older_blob() {
+    let scratch = Scratch::new();
+    let bound = 3 * MIB + MIB / 2;
+    let store = open_with_old(&scratch, &["oldest", "middle", "newest"], bound);
+    store.set_in_bucket(&key(&blob("middle")), true);
+    store_blob(&store, &blob("another")).unwrap();
+    let has = |name: &str| has(&store, &blob(name));
+    assert_eq!(["oldest", "middle", "newest"].map(has), [true, false, true]);
+    // A new entry under the same key is not known to be in the bucket.
+    store_blob(&store, &blob("middle")).unwrap();
+    assert!(!store.is_in_bucket(&key(&blob("middle"))));
+}
+
+#[test]
+fn content_that_waits_for_its_upload_is_not_evicted() {
+    let scratch = Scratch::new();
+    let bound = 2 * MIB + MIB / 2;
+    let store = open_with_old(&scratch, &["oldest", "newest"], bound);
+    let hold = store.hold_for_upload(&key(&blob("oldest")));
+    store_blob(&store, &blob("another")).unwrap();
+    assert!(has(&store, &blob("oldest")) && !has(&store, &blob("newest")));
+    assert!(
+        store_blob(&store, &blob("more")).is_err(),
+        "the only old content is held"
+    );
+    drop(hold);
+    assert!(!store.is_held_for_upload(&key(&blob("oldest"))));
+}

@@ -166,6 +166,12 @@ impl CircuitBreaker {
         (trips || (widened && streak.tripped)).then_some(BreakerTransition::Tripped)
     }
 
+    /// Returns whether the breaker has tripped for `repository`. Counts no probe.
+    pub fn is_tripped(&self, repository: &Repository) -> bool {
+        let streak = self.streak.as_ref();
+        streak.is_some_and(|streak| streak.tripped && streak.scope.covers(repository))
+    }
+
     /// Returns the number of failures since the last answer.
     pub fn failures(&self) -> u32 {
         self.streak.as_ref().map_or(0, |streak| streak.failures)

@@ -14,8 +14,9 @@ mod limit;
 mod registry;
 mod retry_after;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use http::HeaderMap;
@@ -42,7 +43,11 @@ const PULL_LIMIT: &str = "pull rate limit";
 
 /// The availability of all registries with a recent request.
 #[derive(Default)]
-pub(super) struct AvailabilityTable(Mutex<HashMap<Namespace, AvailabilityEntry>>);
+pub(super) struct AvailabilityTable {
+    entries: Mutex<HashMap<Namespace, AvailabilityEntry>>,
+    /// The number of times that a registry became unavailable, or limited its requests.
+    suspensions: AtomicU64,
+}
 
 struct AvailabilityEntry {
     availability: Availability,
@@ -113,7 +118,7 @@ impl AvailabilityTable {
             resumes: request.range_from.is_some(),
             client_credentials: matches!(request.credentials, Credentials::Client(_)),
         };
-        let verdict = match self.0.lock().get_mut(&request.namespace) {
+        let verdict = match self.entries.lock().get_mut(&request.namespace) {
             Some(entry) => entry.availability.admit(&class, now),
             // No recent request to this registry.
             None => Admission::Allow,
@@ -151,10 +156,31 @@ impl AvailabilityTable {
         }
     }
 
+    /// Returns whether blobs of `repository` get no requests now, except probes.
+    pub fn is_suspended(&self, namespace: &Namespace, repository: &Repository) -> bool {
+        let entries = self.entries.lock();
+        let entry = entries.get(namespace);
+        entry.is_some_and(|entry| entry.availability.is_suspended(repository))
+    }
+
+    /// Returns the registries of which some repository [`AvailabilityTable::is_suspended`].
+    pub fn suspended(&self) -> HashSet<String> {
+        let entries = self.entries.lock();
+        let suspended = entries
+            .iter()
+            .filter(|(_, entry)| entry.availability.is_partly_suspended());
+        suspended.map(|(namespace, _)| namespace.to_string()).collect()
+    }
+
+    /// Returns a number that changes when a registry becomes unavailable, or limits its requests.
+    pub fn suspensions(&self) -> u64 {
+        self.suspensions.load(Ordering::Acquire)
+    }
+
     /// Returns the status of all registries in the table, sorted by name.
     pub fn report(&self, now: Instant) -> Vec<RegistryStatus> {
         let mut report: Vec<_> = self
-            .0
+            .entries
             .lock()
             .iter()
             .map(|(namespace, entry)| entry.availability.report(namespace, now))
@@ -173,7 +199,7 @@ impl AvailabilityTable {
             Outcome::Limited { wait, .. } => *wait,
             _ => None,
         };
-        let mut entries = self.0.lock();
+        let mut entries = self.entries.lock();
         if !entries.contains_key(&tracker.namespace) && entries.len() >= REGISTRIES_MAX {
             forget_one(&mut entries);
         }
@@ -196,6 +222,9 @@ impl AvailabilityTable {
         let only = entry.availability.breaker.only().cloned();
         drop(entries);
         for change in changes {
+            if matches!(change, Change::Tripped | Change::Limited) {
+                self.suspensions.fetch_add(1, Ordering::Release);
+            }
             let registry = &tracker.namespace;
             match change {
                 Change::Tripped => {

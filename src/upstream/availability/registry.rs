@@ -132,6 +132,16 @@ impl Availability {
         Admission::Allow
     }
 
+    /// Returns whether blobs of `repository` get no requests now, except probes. Counts no probe.
+    pub fn is_suspended(&self, repository: &Repository) -> bool {
+        self.everything.is_some() || self.breaker.is_tripped(repository)
+    }
+
+    /// Returns whether blobs of some repository get no requests now.
+    pub fn is_partly_suspended(&self) -> bool {
+        self.everything.is_some() || self.breaker.failing().is_some_and(|(_, tripped)| tripped)
+    }
+
     /// Returns the limits for a request of this class.
     fn limits(&mut self, class: &RequestClass) -> [Option<&mut Limit>; 2] {
         let pulls = class.manifest && !class.client_credentials;

@@ -33,8 +33,8 @@ const ARROWS: &[(&str, &[&str])] = &[
     (
         "app",
         &[
-            "admin", "auth", "cache", "config", "fairness", "registry", "runtime", "server", "storage",
-            "sys", "systemd", "upstream",
+            "admin", "auth", "cache", "config", "fairness", "manage", "registry", "runtime", "server",
+            "storage", "sys", "systemd", "upstream",
         ],
     ),
     ("systemd", &["sys"]),

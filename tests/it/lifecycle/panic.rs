@@ -314,3 +314,15 @@ fn scrub_continues_with_the_next_entry_after_a_panic() {
         "{line}"
     );
 }
+
+#[test]
+fn other_prune_rules_run_after_a_panic_of_a_rule() {
+    let upstream = Registry::new();
+    let cache = Server::options(&upstream)
+        .env("STORAGE_BACKEND", "fs")
+        .env("FAIL_POINT", "prune-rule:panic:1")
+        .config("prune: [{pattern: a}, {pattern: b}]\n")
+        .start();
+    cache.wait_stderr("prune rule panicked\" rule=prune[0]");
+    cache.wait_stderr("prune rule completed\" rule=prune[1]");
+}

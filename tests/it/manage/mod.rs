@@ -2,6 +2,8 @@
 
 /// The listener of the admin API: tokens, roles, pages and forged requests.
 mod admin;
+/// Rules that remove images in the background.
+mod background;
 
 /// The description of the admin API.
 mod description;
@@ -36,7 +38,7 @@ fn admin(cache: &Server, method: &str, path: &str, body: &str) -> (u16, Value) {
     let mut socket = UnixStream::connect(cache.root().join(".admin.sock")).expect("the socket accepts");
     let length = body.len();
     let request = format!(
-        "{method} {path} HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\r\n{body}"
+        "{method} {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\r\n{body}"
     );
     socket.write_all(request.as_bytes()).expect("the socket reads");
     let mut text = String::new();

@@ -171,6 +171,12 @@ fn a_stale_tag_is_served_and_marked_when_the_upstream_fails() {
     let image = Image::small(&upstream, "a", "v1", fresh_seed());
     let path = upstream.manifest_url("a", "v1");
     warm(&cache, &upstream, "a", "v1", &image);
+    // An incomplete image is an error while the upstream is down.
+    for (digest, content) in &image.blobs {
+        let path = upstream.blob_url("a", digest);
+        cache.client().get(&path).expect(&content.bytes());
+        cache.wait_stored(digest);
+    }
     let check = |what: &str| {
         let got = cache.client().get(&path);
         got.expect(&image.manifest);

@@ -292,3 +292,80 @@ fn a_silent_upstream_holds_one_client_of_a_stale_tag_up_and_no_other() {
     assert!(began.elapsed() < Duration::from_secs(60), "{:?}", began.elapsed());
     never.open();
 }
+
+/// Removes a layer of `image` from the store of a running cache, as a person with a shell would.
+fn lose_a_blob(cache: &Server, image: &Image) {
+    let (digest, _) = image.blobs.last().expect("an image has blobs");
+    let data = disk::blob_path(cache.root(), digest);
+    std::fs::remove_file(disk::sidecar_of(&data)).expect("remove the sidecar");
+    std::fs::remove_file(data).expect("remove the blob");
+}
+
+/// Requests an image by tag and by digest, and expects the status `status`.
+fn expect_status(cache: &Server, upstream: &Registry, image: &Image, status: u16) {
+    for reference in ["v1", &image.digest] {
+        let path = upstream.manifest_url("a", reference);
+        let got = cache.client().get(&path);
+        assert_eq!(got.status, status, "{reference}: {got}");
+        // A node that has the whole image sends HEAD only.
+        assert_eq!(cache.client().head(&path).status, 200, "{reference}");
+        if status == 504 {
+            let body = String::from_utf8_lossy(&got.body);
+            for part in ["UNAVAILABLE", "1 of its blobs", "use another registry"] {
+                assert!(body.contains(part), "{body}");
+            }
+        }
+    }
+}
+
+#[test]
+fn incomplete_image_of_an_air_gapped_cache_is_a_504_and_a_complete_image_is_not() {
+    let upstream = Registry::new();
+    let mut cache = Server::options(&upstream).env("STORAGE_BACKEND", "fs").start();
+    let image = warm(&cache, &upstream, "a", "v1");
+    cache.set_env("AIR_GAPPED", "true");
+    cache.stop();
+    cache.restart();
+    expect_status(&cache, &upstream, &image, 200);
+    // The second response by digest comes from memory.
+    expect_status(&cache, &upstream, &image, 200);
+    cache.stop();
+    lose_a_blob(&cache, &image);
+    cache.restart();
+    expect_status(&cache, &upstream, &image, 504);
+    expect_status(&cache, &upstream, &image, 504);
+}
+
+#[test]
+fn incomplete_image_is_a_504_while_the_registry_is_down_and_a_200_afterwards() {
+    let upstream = Registry::new();
+    let cache = Server::options(&upstream).env("STORAGE_BACKEND", "fs").start();
+    let image = warm(&cache, &upstream, "a", "v1");
+    // The manifests are in the memory of the core.
+    expect_status(&cache, &upstream, &image, 200);
+    lose_a_blob(&cache, &image);
+    expect_status(&cache, &upstream, &image, 200);
+    upstream.down();
+    let other = upstream.manifest_url("a", "other");
+    eventually("the registry counts as down", || {
+        let _ = cache.client().get(&other);
+        cache.stderr().contains("upstream unavailable")
+    });
+    eventually("the manifest in memory is forgotten", || {
+        cache
+            .client()
+            .get(&upstream.manifest_url("a", &image.digest))
+            .status
+            == 504
+    });
+    expect_status(&cache, &upstream, &image, 504);
+    upstream.up();
+    eventually("the registry counts as available", || {
+        cache
+            .client()
+            .get(&upstream.manifest_url("a", &image.digest))
+            .status
+            == 200
+    });
+    expect_status(&cache, &upstream, &image, 200);
+}

@@ -37,6 +37,12 @@ fn cached_content_is_pulled_on_under_load_while_the_upstream_limits_us() {
         .cores(2)
         .start();
     let image = warm_tag(&cache, &upstream);
+    // An incomplete image is an error while the upstream limits all requests.
+    for (digest, content) in &image.blobs {
+        let path = upstream.blob_url("a", digest);
+        cache.client().get(&path).expect(&content.bytes());
+        cache.wait_stored(digest);
+    }
     upstream.on(On::any(), Reply::status(429));
     let asked = upstream.requests();
     let began = Instant::now();

@@ -109,6 +109,7 @@ impl<'a> ImageCache<'a> {
             used: now,
             uses: 1,
             counted: now,
+            is_in_bucket: false,
         };
         self.bytes += object.bytes;
         let number = self.free.pop().unwrap_or_else(|| {

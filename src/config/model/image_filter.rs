@@ -2,13 +2,11 @@
 
 use regex::Regex;
 
-use super::Image;
-
 /// Regular expressions. An image is selected if one of them matches a part of its reference.
-#[derive(Debug, Default)]
-pub struct Filter(Vec<Regex>);
+#[derive(Clone, Debug, Default)]
+pub struct ImageFilter(Vec<Regex>);
 
-impl Filter {
+impl ImageFilter {
     /// Parses expressions, separated by commas. No expression selects every image.
     ///
     /// # Errors
@@ -20,7 +18,7 @@ impl Filter {
             Regex::new(text)
                 .map_err(|error| format!("the pattern {text:?} is no regular expression: {error}"))
         });
-        parsed.collect::<Result<_, _>>().map(Filter)
+        parsed.collect::<Result<_, _>>().map(ImageFilter)
     }
 
     /// Returns whether there is no expression.
@@ -28,39 +26,30 @@ impl Filter {
         self.0.is_empty()
     }
 
-    pub fn selects(&self, image: &Image) -> bool {
-        self.matches(&image.reference())
-    }
-
     pub fn matches(&self, reference: &str) -> bool {
         self.0.is_empty() || self.0.iter().any(|expression| expression.is_match(reference))
     }
+
+    /// Returns the expressions as written, separated by commas.
+    pub fn text(&self) -> String {
+        self.0.iter().map(Regex::as_str).collect::<Vec<_>>().join(",")
+    }
 }
+
+impl PartialEq for ImageFilter {
+    fn eq(&self, other: &Self) -> bool {
+        self.text() == other.text()
+    }
+}
+
+impl Eq for ImageFilter {}
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::manage::ImageKind;
-
-    fn image(repository: &str, tag: &str) -> Image {
-        Image {
-            repository: repository.to_owned(),
-            tag: Some(tag.to_owned()),
-            digest: String::new(),
-            kind: ImageKind::Image,
-            created: None,
-            used: 0,
-            size: 0,
-            platforms: Vec::new(),
-            blobs: 0,
-            missing_blobs: 0,
-            missing_manifests: 0,
-        }
-    }
 
     #[test]
     fn expressions_match_any_part_of_the_reference() {
-        let alpine = image("docker.io/library/alpine", "3.20");
         for (pattern, selected) in [
             ("", true),
             ("alpine", true),
@@ -70,8 +59,9 @@ mod tests {
             ("nginx", false),
             ("^alpine", false),
         ] {
+            let filter = ImageFilter::parse(pattern).unwrap();
             assert_eq!(
-                Filter::parse(pattern).unwrap().selects(&alpine),
+                filter.matches("docker.io/library/alpine:3.20"),
                 selected,
                 "{pattern}"
             );
@@ -80,7 +70,7 @@ mod tests {
 
     #[test]
     fn invalid_expression_is_an_error_with_its_text() {
-        let error = Filter::parse("alpine,(").unwrap_err();
+        let error = ImageFilter::parse("alpine,(").unwrap_err();
         assert!(error.contains("\"(\""), "{error}");
     }
 }

@@ -1,0 +1,102 @@
+//! The removal of images by the rules of `prune`, on a thread of its own. A long removal delays no
+//! check of the bounds.
+
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::thread;
+
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
+
+use super::prune_schedule::PruneSchedule;
+use super::{PruneRule, plan_prune};
+use crate::config::PruneRuleConfig;
+use crate::fail_point::hit;
+use crate::limits::{PRUNE_CHECK_INTERVAL, PRUNE_IMAGES_LOGGED_MAX};
+use crate::log;
+use crate::runtime::clock::{monotonic_millis, unix_seconds};
+use crate::store::FsStore;
+use crate::sync::Mutex;
+
+/// The running thread. The drop ends the thread after the present run. The end of the process may
+/// interrupt a run, and the next start continues the removal.
+pub struct BackgroundPrune {
+    new_rules: Arc<NewRules>,
+    _stop: Sender<()>,
+}
+
+/// Rules that the thread has not read. `None` if the rules are unchanged.
+type NewRules = Mutex<Option<Vec<PruneRuleConfig>>>;
+
+impl BackgroundPrune {
+    /// Starts the thread with `rules`. The first runs begin when the scan of the store has ended.
+    ///
+    /// # Errors
+    ///
+    /// The thread cannot be created.
+    pub fn start(store: Arc<FsStore>, rules: Vec<PruneRuleConfig>) -> io::Result<Self> {
+        let (stop, stopped) = bounded(0);
+        let new_rules = Arc::new(Mutex::new(Some(rules)));
+        let for_thread = new_rules.clone();
+        thread::Builder::new()
+            .name("store-prune".into())
+            .spawn(move || run(&store, &for_thread, &stopped))?;
+        Ok(BackgroundPrune {
+            new_rules,
+            _stop: stop,
+        })
+    }
+
+    /// Replaces the rules. A run in progress keeps its rule.
+    pub fn replace(&self, rules: Vec<PruneRuleConfig>) {
+        *self.new_rules.lock() = Some(rules);
+    }
+}
+
+fn run(store: &FsStore, new_rules: &NewRules, stopped: &Receiver<()>) {
+    let mut schedule = PruneSchedule::default();
+    // The sender never sends, so only the drop of the sender ends the wait early.
+    while stopped.recv_timeout(PRUNE_CHECK_INTERVAL) == Err(RecvTimeoutError::Timeout) {
+        if let Some(rules) = new_rules.lock().take() {
+            schedule.replace(rules);
+        }
+        while store.is_scanned()
+            && let Some(rule) = schedule.take_due(monotonic_millis(), unix_seconds())
+        {
+            // A panic is a bug, and the other rules may succeed.
+            if catch_unwind(AssertUnwindSafe(|| prune(store, &rule))).is_err() {
+                tracing::error!(rule = rule.place, "prune rule panicked");
+            }
+        }
+    }
+}
+
+/// Plans the removal of `config`, and applies it unless the rule is a dry run.
+fn prune(store: &FsStore, config: &PruneRuleConfig) {
+    hit("prune-rule");
+    let (rule, dry_run) = (&config.place, config.dry_run);
+    let plan = match plan_prune(store, &PruneRule::in_background(config)) {
+        Ok(plan) => plan,
+        Err(error) => return tracing::warn!(rule, %error, "prune rule failed"),
+    };
+    let planned = plan.report();
+    let (images, objects, bytes) = (planned.images.len(), planned.objects, planned.bytes);
+    tracing::info!(rule, dry_run, images, objects, bytes, "prune rule started");
+    if dry_run {
+        for image in planned.images.iter().take(PRUNE_IMAGES_LOGGED_MAX) {
+            tracing::info!(rule, image, "image selected by prune rule");
+        }
+        return;
+    }
+    // A kill during the removal must not lose the line.
+    log::flush();
+    let removed = plan.apply(store);
+    tracing::info!(
+        rule,
+        images,
+        objects = removed.objects,
+        bytes = removed.bytes,
+        kept = removed.kept,
+        "prune rule completed"
+    );
+}
