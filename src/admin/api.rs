@@ -340,6 +340,10 @@ async fn json_body<T: DeserializeOwned>(
         .collect()
         .await;
     let body = body.map_err(|error| invalid(error.to_string()))?.to_bytes();
+    // A parser of structures reads lists too.
+    if body.trim_ascii_start().first() != Some(&b'{') {
+        return Err(invalid("expected an object".to_owned()));
+    }
     serde_json::from_slice(&body).map_err(|error| invalid(error.to_string()))
 }
 

@@ -55,7 +55,7 @@ pub struct BlobUses {
     /// Seconds since 1970.
     pub created: u64,
     pub used: u64,
-    /// The references of the images that name the blob, at most [`IMAGES_OF_A_BLOB_MAX`].
+    /// The references of the images that name the blob, at most 1,000.
     pub images: Vec<String>,
 }
 

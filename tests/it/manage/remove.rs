@@ -352,6 +352,7 @@ fn admin_socket_rejects_wrong_requests_with_problem_details() {
             415,
         ),
         (format!("POST /api/v1/prune HTTP/1.1\r\n{json}2\r\n\r\n{{}}"), 400),
+        (format!("POST /api/v1/verify HTTP/1.1\r\n{json}2\r\n\r\n[]"), 400),
         (
             format!("POST /api/v1/prune HTTP/1.1\r\n{json}7\r\n\r\n{{\"a\":1}}"),
             400,
