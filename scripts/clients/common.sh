@@ -186,7 +186,8 @@ start_cache() {
     cache=127.0.0.1:$upstream_port
     return
   fi
-  LISTEN_ADDR=$host:0 FS_ROOT="$work/store-$1" CONFIG_FILE="$work/cache.yml" STORAGE_BACKEND=fs \
+  # The process must have a single listener, whose port `started` reads.
+  LISTEN_ADDR=$host:0 ADMIN_ADDR=off FS_ROOT="$work/store-$1" CONFIG_FILE="$work/cache.yml" STORAGE_BACKEND=fs \
     "$binary" serve >>"$work/cache-$1.log" 2>&1 &
   cache_pid=$!
   pids+=("$cache_pid")
