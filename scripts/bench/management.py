@@ -54,7 +54,7 @@ def evict_beside_hits(setup):
         ratio=f"{beside / alone:.2f} x alone",
         goal=f"<= {P99_GOAL} x alone",
         met=beside / alone <= P99_GOAL,
-        note=notes(f"least of {len(rounds)} rounds; {EVICTED_FILES} files of 1 GiB leave in {seconds:.1f} s after the start"),
+        note=notes(f"least of {len(rounds)} rounds; {EVICTED_FILES} files of 1 GiB are gone {seconds:.1f} s after the start"),
     )
 
 
