@@ -2,9 +2,8 @@
 
 use serde_json::Value;
 
-use super::pull;
+use super::{pull, run, two_images};
 use crate::harness::disk::{age, bytes_on_disk, files_below};
-use crate::harness::image::Flavor;
 use crate::harness::*;
 
 const COMPLETED: &str = "prune rule completed";
@@ -23,16 +22,7 @@ fn aged(upstream: &Registry, rules: &str, hours: u64) -> (Server, [Image; 2]) {
         .env("STORAGE_BACKEND", "fs")
         .config(config(upstream, ""))
         .start();
-    let seed = fresh_seed();
-    let layer = |n: u64| Content::from(PseudoRandom::new(seed + n, 300_000));
-    let images = [1, 2].map(|n| {
-        let tag = format!("v{n}");
-        let image = Image::push(upstream, "org/app", &tag, Flavor::Oci, &[layer(0), layer(n)]);
-        pull(&cache, upstream, "org/app", &tag, &image);
-        image
-    });
-    cache.settled_store();
-    eventually("both tags are stored", || names(&cache, upstream).len() == 2);
+    let images = two_images(&cache, upstream);
     cache.stop();
     age_images(&cache, hours);
     write_config(&cache, upstream, rules);
@@ -60,10 +50,7 @@ fn write_config(cache: &Server, upstream: &Registry, rules: &str) {
 
 /// Returns the tags that the store lists.
 fn names(cache: &Server, upstream: &Registry) -> Vec<String> {
-    let output = Server::command(cache.home(), cache.root())
-        .args(["list", "--output", "name"])
-        .output()
-        .expect("the binary starts");
+    let output = run(cache, &["list", "--output", "name"]);
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     let prefix = format!("{}/org/app:", upstream.name());
     text.lines()
@@ -71,8 +58,8 @@ fn names(cache: &Server, upstream: &Registry) -> Vec<String> {
         .collect()
 }
 
-/// Starts the cache, and waits for the end of a run.
-fn run(cache: &mut Server) {
+/// Starts the cache, and waits for the end of a run of the rule.
+fn start_and_prune(cache: &mut Server) {
     cache.restart();
     cache.wait_stderr(COMPLETED);
 }
@@ -87,7 +74,7 @@ fn unused_images_leave_after_the_start_and_used_images_stay() {
     pull(&cache, &upstream, "org/app", "v2", &second);
     cache.stop();
     write_config(&cache, &upstream, rules);
-    run(&mut cache);
+    start_and_prune(&mut cache);
     assert_eq!(names(&cache, &upstream), ["v2"]);
     let log = cache.stderr();
     let started = log.lines().find(|line| line.contains("prune rule started"));
@@ -133,7 +120,7 @@ fn every_condition_and_the_rule_of_ociregistry_select_old_images() {
         ),
     ] {
         write_config(&cache, &upstream, rule);
-        run(&mut cache);
+        start_and_prune(&mut cache);
         assert_eq!(names(&cache, &upstream).len(), left, "{rule}");
         assert!(!cache.stderr().contains("does nothing"), "{}", cache.stderr());
         for (tag, image) in ["v1", "v2"].iter().zip(&images) {
@@ -151,7 +138,7 @@ fn young_images_and_pinned_images_stay() {
     let upstream = Registry::new();
     let rules = "prune: [{pattern: 'org/app'}]";
     let (mut cache, [first, _]) = aged(&upstream, rules, 0);
-    run(&mut cache);
+    start_and_prune(&mut cache);
     assert_eq!(names(&cache, &upstream), ["v1", "v2"], "the images are young");
     cache.stop();
     age_images(&cache, 5);
@@ -160,7 +147,7 @@ fn young_images_and_pinned_images_stay() {
         .args(["pin", &pin])
         .status();
     assert!(pinned.expect("the binary starts").success());
-    run(&mut cache);
+    start_and_prune(&mut cache);
     assert_eq!(names(&cache, &upstream), ["v1"]);
     upstream.down();
     for (digest, content) in &first.blobs {

@@ -4,7 +4,7 @@ use std::process::Output;
 
 use serde_json::Value;
 
-use super::pull;
+use super::{pull, run};
 use crate::harness::content::{Content, PseudoRandom};
 use crate::harness::image::Flavor;
 use crate::harness::*;
@@ -15,11 +15,7 @@ fn cache(upstream: &Registry) -> Server {
 }
 
 fn list(cache: &Server, arguments: &[&str]) -> Output {
-    Server::command(cache.home(), cache.root())
-        .arg("list")
-        .args(arguments)
-        .output()
-        .expect("the binary starts")
+    run(cache, &[&["list"], arguments].concat())
 }
 
 #[track_caller]

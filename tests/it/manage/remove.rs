@@ -1,13 +1,10 @@
 //! The commands `purge` and `prune`, beside a running cache and after its end, and the admin socket.
 
-use std::io::{Read as _, Write as _};
 use std::os::unix::fs::PermissionsExt as _;
-use std::os::unix::net::UnixStream;
-use std::process::{Output, Stdio};
 
 use serde_json::Value;
 
-use super::pull;
+use super::{fails, name, pull, run, send, two_images};
 use crate::harness::disk::bytes_on_disk;
 use crate::harness::image::Flavor;
 use crate::harness::*;
@@ -18,51 +15,12 @@ fn cache(upstream: &Registry) -> Server {
     cache
 }
 
-fn run(cache: &Server, arguments: &[&str]) -> Output {
-    Server::command(cache.home(), cache.root())
-        .args(arguments)
-        .stdin(Stdio::null())
-        .output()
-        .expect("the binary starts")
-}
-
 /// Runs a removal, and returns its report.
 #[track_caller]
 fn report(cache: &Server, arguments: &[&str]) -> Value {
     let output = run(cache, &[arguments, &["--json"]].concat());
     assert!(output.status.success(), "{output:?}");
     serde_json::from_slice(&output.stdout).expect("the output is a report in JSON")
-}
-
-#[track_caller]
-fn fails(cache: &Server, code: i32, part: &str, arguments: &[&str]) {
-    let output = run(cache, arguments);
-    let stderr = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(code), "{arguments:?}: {stderr}");
-    assert!(stderr.contains(part), "{arguments:?}: {stderr}");
-}
-
-/// Two images with a common layer, pulled by the tags `v1` and `v2`.
-fn two_images(cache: &Server, upstream: &Registry) -> [Image; 2] {
-    let seed = fresh_seed();
-    let layer = |n: u64| Content::from(PseudoRandom::new(seed + n, 300_000));
-    let images = [1, 2].map(|n| {
-        let tag = format!("v{n}");
-        let image = Image::push(upstream, "org/app", &tag, Flavor::Oci, &[layer(0), layer(n)]);
-        pull(cache, upstream, "org/app", &tag, &image);
-        image
-    });
-    // The pointer of the tag is written after the manifest.
-    cache.settled_store();
-    eventually("both tags are stored", || {
-        let output = run(cache, &["list", "--output", "name"]);
-        String::from_utf8_lossy(&output.stdout).matches(":v").count() == 2
-    });
-    images
-}
-
-fn name(upstream: &Registry, rest: &str) -> String {
-    format!("{}/org/app{rest}", upstream.name())
 }
 
 /// Purges `v1`, and checks the report, the disk and the next pull.
@@ -291,21 +249,6 @@ fn prune_keeps_the_platforms_of_the_newest_index() {
     // The tag, three manifests, two configs and two layers.
     assert_eq!(removed["objects"], 8);
     cache.settled_store().expect_clean();
-}
-
-/// Sends a request to the admin socket. Returns status, head and body.
-fn send(cache: &Server, request: &str) -> (u16, String, String) {
-    let mut socket = UnixStream::connect(cache.root().join(".admin.sock")).expect("the socket accepts");
-    socket.write_all(request.as_bytes()).expect("the socket reads");
-    let mut text = String::new();
-    socket.read_to_string(&mut text).expect("the response is text");
-    let (head, body) = text.split_once("\r\n\r\n").expect("a head");
-    let status = head.split(' ').nth(1).and_then(|status| status.parse().ok());
-    (
-        status.expect("a status"),
-        head.to_ascii_lowercase(),
-        body.to_owned(),
-    )
 }
 
 #[test]

@@ -4,12 +4,12 @@ use std::fs;
 
 use serde_json::Value;
 
-use super::admin;
+use super::send_json;
 use crate::harness::disk::{blob_path, flip_byte};
 use crate::harness::*;
 
 fn stats(cache: &Server) -> Value {
-    admin(cache, "GET", "/api/v1/stats", "").1
+    send_json(cache, "GET", "/api/v1/stats", "").1
 }
 
 fn options(upstream: &Registry) -> server::Options {

@@ -1,13 +1,11 @@
 //! The command `verify` and its jobs, beside a running cache and after its end.
 
 use std::fs::File;
-use std::process::{Output, Stdio};
 
 use serde_json::{Value, json};
 
-use super::{admin, pull};
+use super::{fails, name, pull, run, send_json, two_images};
 use crate::harness::disk::{blob_path, flip_byte, manifest_path, truncate};
-use crate::harness::image::Flavor;
 use crate::harness::*;
 
 fn cache(upstream: &Registry) -> Server {
@@ -19,47 +17,12 @@ fn cache(upstream: &Registry) -> Server {
     cache
 }
 
-fn run(cache: &Server, arguments: &[&str]) -> Output {
-    Server::command(cache.home(), cache.root())
-        .args(arguments)
-        .stdin(Stdio::null())
-        .output()
-        .expect("the binary starts")
-}
-
 /// Runs `verify` without a bound of its rate. Returns the exit code and the report.
 #[track_caller]
 fn verify(cache: &Server, arguments: &[&str]) -> (i32, Value) {
     let output = run(cache, &[&["verify", "--json", "--rate", "0"], arguments].concat());
     let report = serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{output:?}"));
     (output.status.code().expect("an exit code"), report)
-}
-
-#[track_caller]
-fn fails(cache: &Server, code: i32, part: &str, arguments: &[&str]) {
-    let output = run(cache, arguments);
-    let stderr = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(code), "{arguments:?}: {stderr}");
-    assert!(stderr.contains(part), "{arguments:?}: {stderr}");
-}
-
-/// Two images with a common layer, the tags `v1` and `v2`. Each has a config and two layers.
-fn two_images(cache: &Server, upstream: &Registry) -> [Image; 2] {
-    let seed = fresh_seed();
-    let layer = |n: u64| Content::from(PseudoRandom::new(seed + n, 300_000));
-    let images = [1, 2].map(|n| {
-        let tag = format!("v{n}");
-        let image = Image::push(upstream, "org/app", &tag, Flavor::Oci, &[layer(0), layer(n)]);
-        pull(cache, upstream, "org/app", &tag, &image);
-        image
-    });
-    // The pointer of the tag is written after the manifest.
-    cache.settled_store();
-    eventually("both tags are stored", || {
-        let output = run(cache, &["list", "--output", "name"]);
-        String::from_utf8_lossy(&output.stdout).matches(":v").count() == 2
-    });
-    images
 }
 
 /// Returns the layers of the first image: the common layer, and its own layer.
@@ -74,10 +37,6 @@ fn layers([first, second]: &[Image; 2]) -> [String; 2] {
             .find(|digest| is_common(digest) == common)
             .expect("the image has both layers")
     })
-}
-
-fn name(upstream: &Registry, rest: &str) -> String {
-    format!("{}/org/app{rest}", upstream.name())
 }
 
 /// Verifies a store with a flipped bit, and checks the report and the next pulls.
@@ -238,12 +197,12 @@ fn job_has_progress_a_result_and_an_audit_line_before_and_after() {
     let images = two_images(&cache, &upstream);
     let [common, _] = layers(&images);
     flip_byte(&blob_path(cache.root(), &common), 1);
-    let (status, started) = admin(&cache, "POST", "/api/v1/verify", r#"{"rate": 0}"#);
+    let (status, started) = send_json(&cache, "POST", "/api/v1/verify", r#"{"rate": 0}"#);
     assert_eq!((status, &started), (202, &json!({"job": 1})));
     eventually("the job ends", || {
-        admin(&cache, "GET", "/api/v1/jobs/1", "").1["state"] != "running"
+        send_json(&cache, "GET", "/api/v1/jobs/1", "").1["state"] != "running"
     });
-    let (status, job) = admin(&cache, "GET", "/api/v1/jobs/1", "");
+    let (status, job) = send_json(&cache, "GET", "/api/v1/jobs/1", "");
     assert_eq!(
         (status, &job["state"], &job["kind"]),
         (200, &"completed".into(), &"verify".into())
@@ -274,7 +233,7 @@ fn job_has_progress_a_result_and_an_audit_line_before_and_after() {
         "{text}"
     );
     assert!(requested < removed && removed < completed, "{stderr}");
-    let stats = admin(&cache, "GET", "/api/v1/stats", "").1;
+    let stats = send_json(&cache, "GET", "/api/v1/stats", "").1;
     assert_eq!(
         (&stats["verifiedObjects"], &stats["damagedObjects"]),
         (&6.into(), &1.into())
@@ -287,7 +246,7 @@ fn running_jobs_are_bounded_and_can_be_canceled() {
     let cache = cache(&upstream);
     two_images(&cache, &upstream);
     let slow = r#"{"rate": 1, "dryRun": true}"#;
-    let start = || admin(&cache, "POST", "/api/v1/verify", slow);
+    let start = || send_json(&cache, "POST", "/api/v1/verify", slow);
     assert_eq!((start().0, start().0), (202, 202));
     let (status, problem) = start();
     assert_eq!(status, 409, "{problem}");
@@ -302,10 +261,10 @@ fn running_jobs_are_bounded_and_can_be_canceled() {
 
     let canceled = run(&cache, &["jobs", "cancel", "1"]);
     assert_eq!(String::from_utf8_lossy(&canceled.stdout), "job 1 canceled\n");
-    let state = |id: u64| admin(&cache, "GET", &format!("/api/v1/jobs/{id}"), "").1["state"].clone();
+    let state = |id: u64| send_json(&cache, "GET", &format!("/api/v1/jobs/{id}"), "").1["state"].clone();
     eventually("the job ends", || state(1) == "canceled");
     assert_eq!(state(2), "running");
-    let (status, job) = admin(&cache, "DELETE", "/api/v1/jobs/2", "");
+    let (status, job) = send_json(&cache, "DELETE", "/api/v1/jobs/2", "");
     assert_eq!(status, 200, "{job}");
     eventually("the job ends", || state(2) == "canceled");
     let jobs = run(&cache, &["jobs", "--output", "json"]);
@@ -327,7 +286,7 @@ fn running_jobs_are_bounded_and_can_be_canceled() {
         ("POST", "/api/v1/verify", r#"{"image": "A"}"#, 400),
         ("POST", "/api/v1/verify", "", 400),
     ] {
-        let (status, problem) = admin(&cache, method, path, body);
+        let (status, problem) = send_json(&cache, method, path, body);
         assert_eq!(status, expected, "{method} {path} {body}: {problem}");
         assert_eq!(problem["status"], expected);
     }
