@@ -91,7 +91,8 @@ impl Storage {
                         store.recheck(&key);
                         return None;
                     };
-                    store.record_uses([key.digest().prefix()]);
+                    // A long plan of a removal holds the index, so the lookup does not wait for it.
+                    storage.report_use(key.digest().prefix());
                     storage.ensure_replicated(&key);
                     let needs_hash = !is_trusted && blob.small.is_none();
                     Some(Opened { blob, needs_hash })

@@ -29,6 +29,7 @@ impl Storage {
         let (wanted, parse_local) = (key.clone(), parse.clone());
         let local = self.look(move |store| load_local(store, &wanted, size_max, &parse_local));
         if let Some(found) = local.await {
+            self.report_use(key.digest().prefix());
             self.ensure_replicated(key);
             return Some(found);
         }
@@ -177,10 +178,7 @@ fn load_local<T, W: std::fmt::Display>(
         return None;
     };
     match parse(body, &entry.meta) {
-        Ok(found) => {
-            store.record_uses([digest.prefix()]);
-            Some(found)
-        }
+        Ok(found) => Some(found),
         Err(why) => {
             store.discard(key, why);
             None

@@ -23,7 +23,8 @@ use crate::store::tests::{
     keeps_the_contract_of_machines, write_file,
 };
 use crate::store::{
-    FsStore, Key, Meta, OpenError, ReferrersRecord, Source, StoredEntry, TagKey, TagPointer, Verified,
+    FsStore, Key, Meta, OpenError, ReferrersRecord, RemovalLimits, Source, StoredEntry, TagKey, TagPointer,
+    Verified,
 };
 use crate::sync::Mutex;
 
@@ -424,4 +425,34 @@ async fn entry_whose_upload_fails_is_neither_held_nor_known_to_be_in_the_bucket(
     let key = commit_only(&store, &content(1_000, 43), false).await;
     store.settle().await;
     assert!(!store.fs().is_held_for_upload(&key) && !store.fs().is_in_bucket(&key));
+}
+
+#[tokio::test]
+async fn lookup_does_not_wait_for_the_plan_of_a_removal() {
+    let place = Tiered::make().await;
+    let store = place.open().await;
+    let bytes = content(1_000, 44);
+    let key = commit_only(&store, &bytes, false).await;
+    store.settle().await;
+    // The bucket must not replace the lookup.
+    place.engine.script(|_| Act::Refuse(503, "SlowDown"));
+    let (planning, planned) = tokio::sync::oneshot::channel();
+    let (found, finish) = std::sync::mpsc::channel::<()>();
+    let fs = store.fs();
+    let plan = std::thread::spawn(move || {
+        fs.scan();
+        let hold = |_: &mut Vec<_>| {
+            planning.send(()).unwrap();
+            // The drop of the sender ends the wait.
+            let _ = finish.recv();
+        };
+        fs.plan_removal(RemovalLimits::default(), hold).is_some()
+    });
+    planned.await.unwrap();
+    let body = store
+        .0
+        .load(&key, bytes.len(), |body, _: &Meta| Ok::<_, String>(body));
+    assert_eq!(body.await.as_deref(), Some(&bytes[..]));
+    drop(found);
+    assert!(plan.join().unwrap());
 }
