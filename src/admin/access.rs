@@ -143,9 +143,13 @@ impl Access {
             let token = only(headers, &AUTHORIZATION).and_then(bearer);
             let token = token.ok_or(Problem::Token)?.to_owned();
             let path = self.tokens.clone().ok_or(Problem::NoTokens)?;
-            let found = blocking(move || Ok(Tokens::read(&path)?.find(&token)));
+            let found = blocking(move || Tokens::read(&path).map(|tokens| tokens.find(&token)));
             let found = found.await.map_err(|_| Problem::Panicked)?;
-            let (name, role) = found.map_err(Problem::Tokens)?.ok_or(Problem::Token)?;
+            let found = found.map_err(|error| {
+                tracing::warn!(%error, "admin tokens unusable");
+                Problem::Tokens
+            });
+            let (name, role) = found?.ok_or(Problem::Token)?;
             return Ok(actor(format!("token:{name}"), role));
         }
         let role = match peer {

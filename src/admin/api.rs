@@ -12,6 +12,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::json;
 
+use super::AdminSubjects;
 use super::access::{Access, Actor, Peer, Role};
 use super::change::Change;
 use super::jobs::Jobs;
@@ -19,12 +20,11 @@ use super::listen::Serves;
 use super::operation::Operation;
 use super::plans::Plans;
 use super::problem::{Problem, json_response};
-use super::{AdminSubjects, upstreams};
 use crate::http::RequestId;
 use crate::limits::{ADMIN_BODY_BYTES_MAX, ADMIN_PAGE_TIMEOUT, CONNECTION_SWEEP_INTERVAL};
 use crate::manage::{
-    ImageQuery, PlannedRemoval, PruneRequest, PullSettings, VerifyRequest, explain_stored, list_page,
-    plan_prune, plan_purge, plan_verify, registry_stats, show_blob, show_images,
+    ImageQuery, PlannedRemoval, PruneRequest, PullSettings, UpstreamReport, VerifyRequest, explain_stored,
+    list_page, plan_prune, plan_purge, plan_verify, registry_stats, show_blob, show_images,
 };
 use crate::oci::{Digest, ImageName};
 use crate::runtime::clock::monotonic_millis;
@@ -109,7 +109,8 @@ impl Api {
             Operation::StoreStats => ok(StatusCode::OK, &self.store()?.stats()),
             Operation::Upstreams => {
                 let statuses = self.subjects.upstreams.statuses();
-                ok(StatusCode::OK, &upstreams::describe(&statuses))
+                let upstreams: Vec<_> = statuses.iter().map(UpstreamReport::new).collect();
+                ok(StatusCode::OK, &json!({"upstreams": upstreams}))
             }
             Operation::ListImages(query) => self.list(*query).await,
             Operation::ShowImage(name) => self.show(name).await,

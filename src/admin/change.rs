@@ -2,7 +2,7 @@
 
 use super::access::Actor;
 use crate::log;
-use crate::manage::{PlannedRemoval, ProgressCounts, RemovalReport, VerifyReport};
+use crate::manage::{PlannedRemoval, RemovalReport, VerifyReport};
 use crate::store::FsStore;
 
 /// A change that a client requested.
@@ -13,10 +13,27 @@ pub struct Change {
     pub selector: String,
 }
 
+/// The content that a change concerns, before the change.
+#[derive(Clone, Copy, Debug)]
+pub struct PlannedChange {
+    /// The job of a verification.
+    pub job: Option<u64>,
+    pub images: u64,
+    pub objects: u64,
+    /// Bytes on the disk.
+    pub bytes: u64,
+}
+
 impl Change {
     /// Applies `plan`. Writes a log line before and a log line after the change.
     pub fn apply(&self, store: &FsStore, plan: PlannedRemoval) -> RemovalReport {
-        self.requested(Some(&plan.report()));
+        let planned = plan.report();
+        self.requested(Some(PlannedChange {
+            job: None,
+            images: planned.images.len() as u64,
+            objects: planned.objects,
+            bytes: planned.bytes,
+        }));
         let report = plan.apply(store);
         tracing::info!(
             actor = self.actor.name,
@@ -31,9 +48,9 @@ impl Change {
         report
     }
 
-    /// Logs the request of a change, with the planned removal if any. A kill during the change does
-    /// not lose the line.
-    pub fn requested(&self, planned: Option<&RemovalReport>) {
+    /// Logs the request of a change of content, of a pin, or of the process. A kill during the change
+    /// does not lose the line.
+    pub fn requested(&self, planned: Option<PlannedChange>) {
         tracing::info!(
             actor = self.actor.name,
             role = self.actor.role.word(),
@@ -41,7 +58,8 @@ impl Change {
             request_id = %self.actor.request,
             action = self.action,
             selector = self.selector,
-            images = planned.map(|planned| planned.images.len()),
+            job = planned.and_then(|planned| planned.job),
+            images = planned.map(|planned| planned.images),
             objects = planned.map(|planned| planned.objects),
             bytes = planned.map(|planned| planned.bytes),
             "change requested"
@@ -59,24 +77,6 @@ impl Change {
             changed,
             "change completed"
         );
-    }
-
-    /// Logs the begin of a verification that may remove objects. A kill does not lose the line.
-    pub fn verify_requested(&self, job: u64, images: u64, counts: ProgressCounts) {
-        tracing::info!(
-            actor = self.actor.name,
-            role = self.actor.role.word(),
-            remote = self.actor.remote,
-            request_id = %self.actor.request,
-            action = self.action,
-            selector = self.selector,
-            job,
-            images,
-            objects = counts.objects_total,
-            bytes = counts.bytes_total,
-            "change requested"
-        );
-        log::flush();
     }
 
     /// Logs the outcome of a verification.

@@ -8,7 +8,7 @@ use std::thread;
 use crossbeam_channel::{Receiver, Sender, bounded};
 use serde::{Deserialize, Serialize};
 
-use super::change::Change;
+use super::change::{Change, PlannedChange};
 use super::problem::Problem;
 use crate::limits::{CONNECTION_SWEEP_INTERVAL, JOBS_ENDED_MAX, JOBS_RUNNING_MAX};
 use crate::manage::{PlannedVerification, ProgressCounts, VerifyProgress, VerifyReport};
@@ -183,7 +183,12 @@ impl Job {
     fn run(&self, store: &FsStore, change: &Change, stopped: Receiver<()>) -> VerifyReport {
         if !self.plan.is_dry_run() {
             let counts = self.plan.counts(&self.progress);
-            change.verify_requested(self.id, self.plan.images(), counts);
+            change.requested(Some(PlannedChange {
+                job: Some(self.id),
+                images: self.plan.images(),
+                objects: counts.objects_total,
+                bytes: counts.bytes_total,
+            }));
         }
         let report = self.plan.run(store, &self.progress, stopped);
         if !self.plan.is_dry_run() {

@@ -14,7 +14,6 @@ mod operation;
 mod plans;
 mod problem;
 mod tokens;
-mod upstreams;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

@@ -95,45 +95,38 @@ impl Operation {
 }
 
 fn operation(method: &Method, path: &str, query: &mut Query) -> Result<Operation, Problem> {
-    let reads = matches!(*method, Method::GET | Method::HEAD);
-    let get = |operation| {
-        if reads {
-            Ok(operation)
-        } else {
-            Err(Problem::Method(GET))
-        }
-    };
-    let post = |operation| match *method {
-        Method::POST => Ok(operation),
-        _ => Err(Problem::Method(POST)),
-    };
     match path {
-        "/health" => return get(Operation::Health),
-        "/openapi.json" => return get(Operation::OpenApi),
-        "/_/stats" => return get(Operation::RegistryStats),
+        "/health" => return read(method, || Ok(Operation::Health)),
+        "/openapi.json" => return read(method, || Ok(Operation::OpenApi)),
+        "/_/stats" => return read(method, || Ok(Operation::RegistryStats)),
         _ => {}
     }
     let resource = path.strip_prefix("/api/v1/").ok_or(Problem::NotFound)?;
-    match resource {
-        "stats" => return get(Operation::StoreStats),
-        "upstreams" => return get(Operation::Upstreams),
-        "explain" if reads => {
-            let name = query.take_parsed("ref")?;
-            let missing = || Problem::Invalid("the parameter ref is missing; it names an image".to_owned());
-            return Ok(Operation::Explain(name.ok_or_else(missing)?));
-        }
-        "explain" => return Err(Problem::Method(GET)),
-        "images" if reads => return Ok(Operation::ListImages(Box::new(query.images()?))),
-        "images" => return Err(Problem::Method(GET)),
-        "pins" => return get(Operation::ListPins),
-        "prune" => return post(Operation::PlanPrune),
-        "verify" => return post(Operation::Verify),
-        "jobs" => return get(Operation::ListJobs),
-        "reload" => return post(Operation::Reload),
-        "stop" => return post(Operation::Stop),
-        _ => {}
+    match resource.split_once('/') {
+        None => whole(method, resource, query),
+        Some((kind, rest)) => part(method, kind, rest, query),
     }
-    let (kind, rest) = resource.split_once('/').ok_or(Problem::NotFound)?;
+}
+
+/// Parses a request to a resource without a name.
+fn whole(method: &Method, resource: &str, query: &mut Query) -> Result<Operation, Problem> {
+    match resource {
+        "stats" => read(method, || Ok(Operation::StoreStats)),
+        "upstreams" => read(method, || Ok(Operation::Upstreams)),
+        "images" => read(method, || Ok(Operation::ListImages(Box::new(query.images()?)))),
+        "explain" => read(method, || Ok(Operation::Explain(query.required("ref")?))),
+        "pins" => read(method, || Ok(Operation::ListPins)),
+        "jobs" => read(method, || Ok(Operation::ListJobs)),
+        "prune" => post(method, || Ok(Operation::PlanPrune)),
+        "verify" => post(method, || Ok(Operation::Verify)),
+        "reload" => post(method, || Ok(Operation::Reload)),
+        "stop" => post(method, || Ok(Operation::Stop)),
+        _ => Err(Problem::NotFound),
+    }
+}
+
+/// Parses a request to the resource `rest` among the resources of a kind.
+fn part(method: &Method, kind: &str, rest: &str, query: &mut Query) -> Result<Operation, Problem> {
     match kind {
         "images" => match *method {
             Method::GET | Method::HEAD => Ok(Operation::ShowImage(parsed(rest)?)),
@@ -143,8 +136,7 @@ fn operation(method: &Method, path: &str, query: &mut Query) -> Result<Operation
             }),
             _ => Err(Problem::Method("GET, HEAD, DELETE")),
         },
-        "blobs" if reads => Ok(Operation::ShowBlob(parsed(rest)?)),
-        "blobs" => Err(Problem::Method(GET)),
+        "blobs" => read(method, || Ok(Operation::ShowBlob(parsed(rest)?))),
         "pins" => {
             let is_added = match *method {
                 Method::PUT => true,
@@ -164,11 +156,32 @@ fn operation(method: &Method, path: &str, query: &mut Query) -> Result<Operation
         }
         "prune" => {
             let plan = rest.strip_suffix("/apply").ok_or(Problem::NotFound)?;
-            post(Operation::ApplyPrune {
-                plan: plan.parse().map_err(|_| Problem::NoPlan)?,
+            post(method, || {
+                let plan = plan.parse().map_err(|_| Problem::NoPlan)?;
+                Ok(Operation::ApplyPrune { plan })
             })
         }
         _ => Err(Problem::NotFound),
+    }
+}
+
+fn read(
+    method: &Method,
+    operation: impl FnOnce() -> Result<Operation, Problem>,
+) -> Result<Operation, Problem> {
+    match *method {
+        Method::GET | Method::HEAD => operation(),
+        _ => Err(Problem::Method(GET)),
+    }
+}
+
+fn post(
+    method: &Method,
+    operation: impl FnOnce() -> Result<Operation, Problem>,
+) -> Result<Operation, Problem> {
+    match *method {
+        Method::POST => operation(),
+        _ => Err(Problem::Method(POST)),
     }
 }
 
@@ -210,6 +223,11 @@ impl Query {
                 .map_err(|error| Problem::Invalid(format!("the parameter {name} is invalid: {error}")))
         };
         self.take(name).map(parse).transpose()
+    }
+
+    fn required<T: FromStr<Err: std::fmt::Display>>(&mut self, name: &str) -> Result<T, Problem> {
+        let missing = || Problem::Invalid(format!("the parameter {name} is missing"));
+        self.take_parsed(name)?.ok_or_else(missing)
     }
 
     fn check_empty(&self) -> Result<(), Problem> {

@@ -5,7 +5,6 @@ use http::{Response, StatusCode, header};
 use http_body_util::Full;
 use serde_json::json;
 
-use super::tokens::TokensError;
 use crate::manage::PlanError;
 use crate::runtime::heartbeat::HealthError;
 use crate::store::PinError;
@@ -39,7 +38,7 @@ pub enum Problem {
     #[error("the cache has no tokens; set ADMIN_TOKENS_FILE, or use the socket in the store's directory")]
     NoTokens,
     #[error("no token is valid; the log has the reason")]
-    Tokens(TokensError),
+    Tokens,
     #[error("the token has the role {0}, and the operation needs a higher role")]
     Role(&'static str),
     #[error("the cache has no store on this machine; set FS_ROOT and STORAGE_BACKEND to fs or tiered")]
@@ -77,7 +76,7 @@ impl Problem {
             Problem::MediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Problem::Forbidden | Problem::Origin | Problem::Role(_) => StatusCode::FORBIDDEN,
             Problem::Host => StatusCode::MISDIRECTED_REQUEST,
-            Problem::TokenNeeded | Problem::Token | Problem::NoTokens | Problem::Tokens(_) => {
+            Problem::TokenNeeded | Problem::Token | Problem::NoTokens | Problem::Tokens => {
                 StatusCode::UNAUTHORIZED
             }
             Problem::Plan(PlanError::NotScanned) | Problem::Unhealthy(_) => StatusCode::SERVICE_UNAVAILABLE,
@@ -110,9 +109,6 @@ impl Problem {
         if let Some((name, value)) = field {
             let value = header::HeaderValue::from_static(value);
             response.headers_mut().insert(name, value);
-        }
-        if let Problem::Tokens(error) = self {
-            tracing::warn!(%error, "admin tokens unusable");
         }
         response
     }

@@ -211,11 +211,7 @@ pub fn run(config: Config, read: &dyn Fn() -> Result<Config, Diagnostics>) -> Re
     }
     let status = supervise::status(&listening.addresses, choice.driver, plan.len());
     notifier.ready(&status);
-    let maintenance = storage.start_maintenance().map_err(AppError::threads)?;
-    let scrub = storage
-        .start_scrub(config.scrub_interval, config.scrub_rate)
-        .map_err(AppError::threads)?;
-    let prune = supervise::start_prune(&storage, &config.prune).map_err(AppError::threads)?;
+    let store_threads = supervise::StoreThreads::start(&storage, &config).map_err(AppError::threads)?;
 
     for signal in signals.forever() {
         match signal {
@@ -227,7 +223,7 @@ pub fn run(config: Config, read: &dyn Fn() -> Result<Config, Diagnostics>) -> Re
                     upstreams: &upstreams,
                     client_auth: &client_auth,
                     acceptor: acceptor.as_ref(),
-                    prune: prune.as_ref(),
+                    prune: store_threads.prune.as_ref(),
                 };
                 reload::contained(|| parts.reload(&config, read()));
                 notifier.ready(&status);
@@ -243,9 +239,7 @@ pub fn run(config: Config, read: &dyn Fn() -> Result<Config, Diagnostics>) -> Re
         config.drain_timeout,
     );
     drop(admin_socket);
-    drop(scrub);
-    drop(prune);
-    drop(maintenance);
+    drop(store_threads);
     if config.access_log {
         AccessLog::wait_for_cores();
     }

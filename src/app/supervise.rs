@@ -5,14 +5,14 @@ use std::time::Duration;
 use super::listen::Address;
 use crate::admin::{self, AdminSettings, AdminSocket, AdminSubjects};
 use crate::cache::TagPolicy;
-use crate::config::{Config, Live, PruneRuleConfig, SystemdEnvironment};
+use crate::config::{Config, Live, SystemdEnvironment};
 use crate::manage::BackgroundPrune;
 use crate::runtime::driver::Driver;
 use crate::runtime::heartbeat::Health;
 use crate::runtime::helper::{Helper, Workers};
 use crate::runtime::shutdown::Shutdown;
 use crate::runtime::watchdog::{self, Keepalive};
-use crate::storage::Storage;
+use crate::storage::{Maintenance, Scrub, Storage};
 use crate::systemd::Notifier;
 use crate::upstream::Upstreams;
 
@@ -53,14 +53,28 @@ pub(super) fn open_admin(
     admin::start(settings, subjects, helper)
 }
 
-/// Starts the thread with the rules of `prune` for a cache with a local store.
-pub(super) fn start_prune(
-    storage: &Storage,
-    rules: &[PruneRuleConfig],
-) -> std::io::Result<Option<BackgroundPrune>> {
-    let store = storage.local_store();
-    let start = |store| BackgroundPrune::start(store, rules.to_vec());
-    store.map(start).transpose()
+/// The threads of the local store. Their drop stops the threads in this order, the maintenance last.
+pub(super) struct StoreThreads {
+    _scrub: Scrub,
+    /// `None` for a bucket alone.
+    pub prune: Option<BackgroundPrune>,
+    _maintenance: Maintenance,
+}
+
+impl StoreThreads {
+    /// Starts the maintenance, the scrub, and the rules of `prune`.
+    ///
+    /// # Errors
+    ///
+    /// A thread cannot be created.
+    pub fn start(storage: &Storage, config: &Config) -> std::io::Result<Self> {
+        let prune = |store| BackgroundPrune::start(store, config.prune.clone());
+        Ok(StoreThreads {
+            _maintenance: storage.start_maintenance()?,
+            _scrub: storage.start_scrub(config.scrub_interval, config.scrub_rate)?,
+            prune: storage.local_store().map(prune).transpose()?,
+        })
+    }
 }
 
 /// Starts the watchdog. The watchdog sends two keepalives to systemd per watchdog interval.

@@ -1,18 +1,16 @@
-//! The commands `explain` and `stats`.
+//! The command `explain`.
 
 use std::fmt::Write as _;
 use std::process::ExitCode;
 
 use clap::Args;
-use serde::Serialize;
 
 use super::target::{Failure, Target, ended};
-use super::{EXIT_MISUSE, fail, say};
+use super::{EXIT_MISUSE, fail, say, say_json};
 use crate::cache::TagPolicy;
 use crate::config::{self, Environment, Layer};
 use crate::manage::{Explanation, PullSettings, explain_stored};
 use crate::oci::ImageName;
-use crate::store::StoreStats;
 
 #[derive(Clone, Debug, PartialEq, Eq, Args)]
 pub(super) struct ExplainArgs {
@@ -24,15 +22,8 @@ pub(super) struct ExplainArgs {
     json: bool,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Args)]
-pub(super) struct StatsArgs {
-    /// Print the numbers as JSON.
-    #[arg(long)]
-    json: bool,
-}
-
 /// Explains how the next pull of an image is answered.
-pub(super) fn explain(args: &ExplainArgs, flags: Layer, environment: Environment<'_>) -> ExitCode {
+pub(super) fn run(args: &ExplainArgs, flags: Layer, environment: Environment<'_>) -> ExitCode {
     let name: ImageName = match args.image.parse() {
         Ok(name) => name,
         Err(error) => return fail(&error, ExitCode::from(EXIT_MISUSE)),
@@ -53,22 +44,6 @@ pub(super) fn explain(args: &ExplainArgs, flags: Layer, environment: Environment
         true => say_json(&explanation),
         false => say(text(&explanation).trim_end()),
     }))
-}
-
-/// Prints the state of the store.
-pub(super) fn stats(args: StatsArgs, flags: Layer, environment: Environment<'_>) -> ExitCode {
-    let stats = Target::open(flags, environment).and_then(|target| match target {
-        Target::Running(cache) => cache.stats().map_err(Failure::of),
-        Target::Directory(store) => Ok(store.stats()),
-    });
-    ended(stats.map(|stats| match args.json {
-        true => say_json(&stats),
-        false => say(stats_text(&stats).trim_end()),
-    }))
-}
-
-fn say_json(content: &impl Serialize) {
-    say(&serde_json::to_string_pretty(content).expect("the content is strings and numbers"));
 }
 
 fn text(explanation: &Explanation) -> String {
@@ -112,14 +87,4 @@ fn text(explanation: &Explanation) -> String {
         );
     }
     text
-}
-
-fn stats_text(stats: &StoreStats) -> String {
-    let value = serde_json::to_value(stats).expect("the state is numbers");
-    let members = value.as_object().into_iter().flatten();
-    members.fold(String::new(), |mut text, (name, value)| {
-        // Writing to a `String` cannot fail.
-        let _ = writeln!(text, "{name:<18} {value}");
-        text
-    })
 }

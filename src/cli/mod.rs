@@ -17,6 +17,7 @@ mod list;
 mod pin;
 mod progress;
 mod removal;
+mod stats;
 mod target;
 mod verify;
 
@@ -25,16 +26,18 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+use serde::Serialize;
 
 use crate::app::{self, AppError, End};
 use crate::config::{self, Auth, Config, Environment, Layer};
 use crate::log;
-use explain::{ExplainArgs, StatsArgs};
+use explain::ExplainArgs;
 use flags::Flags;
 use jobs::JobsArgs;
 use list::ListArgs;
 use pin::{PinArgs, UnpinArgs};
 use removal::{PruneArgs, PurgeArgs};
+use stats::StatsArgs;
 use verify::VerifyArgs;
 
 /// The exit code for a wrong command line or configuration. clap uses the same code.
@@ -123,8 +126,8 @@ pub fn run(args: impl IntoIterator<Item = OsString>, environment: Environment<'_
         Command::Prune(args) => removal::prune(&args, cli.flags.0, environment.looking_only()),
         Command::Pin(args) => pin::pin(&args, cli.flags.0, environment.looking_only()),
         Command::Unpin(args) => pin::unpin(&args, cli.flags.0, environment.looking_only()),
-        Command::Explain(args) => explain::explain(&args, cli.flags.0, environment.looking_only()),
-        Command::Stats(args) => explain::stats(args, cli.flags.0, environment.looking_only()),
+        Command::Explain(args) => explain::run(&args, cli.flags.0, environment.looking_only()),
+        Command::Stats(args) => stats::run(args, cli.flags.0, environment.looking_only()),
         Command::Verify(args) => verify::run(&args, cli.flags.0, environment.looking_only()),
         Command::Jobs(args) => jobs::run(&args, cli.flags.0, environment.looking_only()),
         Command::Healthcheck => match config::listen_addresses(cli.flags.0, environment) {
@@ -230,6 +233,11 @@ fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Cli, clap::Error> {
 
 fn say(line: &str) {
     let _ = writeln!(std::io::stdout(), "{line}");
+}
+
+/// Prints `content` as JSON.
+fn say_json(content: &impl Serialize) {
+    say(&serde_json::to_string_pretty(content).expect("the content is strings and numbers"));
 }
 
 /// Reports an error like [`fail`], for the service. The exit must not block on standard error,

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use clap::Args;
 
 use super::target::{Failure, Target, ended};
-use super::{EXIT_MISUSE, EXIT_NOT_FOUND, EXIT_REFUSED, fail};
+use super::{EXIT_MISUSE, EXIT_NOT_FOUND, EXIT_REFUSED, fail, say_json};
 use crate::admin::ServerPlan;
 use crate::config::{Environment, Layer};
 use crate::manage::{self, PlannedRemoval, PruneRequest, RemovalReport};
@@ -125,7 +125,7 @@ fn remove(
     let planned = plan.report();
     if planned.objects == 0 {
         if how.json {
-            print_json(&planned);
+            say_json(&planned);
         }
         return Err(Failure {
             message: "no stored image matches; `oci-pull-through list` prints the stored images".to_owned(),
@@ -156,7 +156,7 @@ fn remove(
 
 fn print(report: &RemovalReport, how: How, state: &str) {
     if how.json {
-        return print_json(report);
+        return say_json(report);
     }
     let mut text = String::new();
     for image in &report.images {
@@ -168,11 +168,6 @@ fn print(report: &RemovalReport, how: How, state: &str) {
     text += &format!("{images} images, {objects} objects, {megabytes:.1} MB {state}\n");
     // The write fails if the reader of a pipe has left, which is no error of the command.
     let _ = std::io::stdout().write_all(text.as_bytes());
-}
-
-fn print_json(report: &RemovalReport) {
-    let json = serde_json::to_string_pretty(report).expect("a report is strings and numbers");
-    let _ = writeln!(std::io::stdout(), "{json}");
 }
 
 /// Reads a confirmation from the terminal.

@@ -10,7 +10,7 @@ use crossbeam_channel::{RecvTimeoutError, after, bounded};
 
 use super::progress::ProgressLine;
 use super::target::{Failure, Target, ended};
-use super::{EXIT_NOT_FOUND, say};
+use super::{EXIT_NOT_FOUND, say_json};
 use crate::admin::{AdminClient, JobState};
 use crate::config::{BYTES_EXPECTED, Environment, Layer, parse_bytes};
 use crate::manage::{VerifyProgress, VerifyReport, VerifyRequest, VerifyRule, plan_verify};
@@ -125,8 +125,7 @@ fn by_this_process(
 
 fn print(report: &VerifyReport, args: &VerifyArgs) {
     if args.json {
-        let json = serde_json::to_string_pretty(report).expect("a report is strings and numbers");
-        return say(&json);
+        return say_json(report);
     }
     let mut text = String::new();
     for object in &report.damaged {

@@ -7,23 +7,21 @@ mod images;
 mod page;
 mod prune_request;
 mod prune_schedule;
-mod registry_stats;
 mod removal;
 mod table;
+mod upstreams;
 mod verify;
 mod verify_request;
 
 pub use background_prune::BackgroundPrune;
-pub use details::{BlobDetails, BlobUses, ImageDetails, ManifestDetails, show_blob, show_images};
-pub use explain::{
-    Cause, Explanation, Finding, PullOutcome, PullSettings, RegistryChoice, TagState, explain_stored,
-};
+pub use details::{ImageDetails, show_blob, show_images};
+pub use explain::{Explanation, PullSettings, explain_stored};
 pub use images::{Image, ImageKind, Listing, list};
-pub use page::{Cursor, ImagePage, ImageQuery, ListedImage, list_page};
+pub use page::{Cursor, ImageQuery, ListedImage, list_page};
 pub use prune_request::PruneRequest;
-pub use registry_stats::registry_stats;
 pub use removal::{PlanError, PlannedRemoval, PruneRule, RemovalReport, plan_prune, plan_purge};
 pub use table::{TableColumns, table};
+pub use upstreams::{UpstreamReport, registry_stats};
 pub use verify::{
     DamagedObject, PlannedVerification, ProgressCounts, UnreadableObject, VerifyProgress, VerifyReport,
     plan_verify,

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::*;
 use crate::config::{Allow, AllowRule, RegistryConfig};
+use crate::manage::details::{BlobDetails, ManifestDetails};
 use crate::manage::{Image, ImageKind, ListedImage};
 use crate::oci::{Algorithm, Digest};
 use crate::upstream::Budget;
@@ -83,7 +84,7 @@ impl Case {
             headers: BTreeMap::new(),
         };
         let missing = || {
-            self.missing_blob_bytes.map(|size| super::super::BlobDetails {
+            self.missing_blob_bytes.map(|size| BlobDetails {
                 digest: digest().to_string(),
                 size,
                 stored: false,
@@ -95,7 +96,7 @@ impl Case {
                 pinned: self.is_pinned,
                 image: image.clone(),
             },
-            manifests: vec![super::super::ManifestDetails {
+            manifests: vec![ManifestDetails {
                 digest: digest().to_string(),
                 platform: None,
                 stored: true,

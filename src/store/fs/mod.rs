@@ -14,6 +14,7 @@ mod saved_use;
 mod scan;
 mod scrub_record;
 mod stats;
+mod stored_blob;
 mod tags;
 mod uploads;
 mod verify;
@@ -43,7 +44,8 @@ pub use removal::{Removed, SelectedRemoval};
 pub use saved_use::SaveCursor;
 pub use scan::ScanReport;
 pub use scrub_record::ScrubRecord;
-pub use stats::{StoreStats, StoredBlob};
+pub use stats::StoreStats;
+pub use stored_blob::StoredBlob;
 pub use verify::{Damage, ReadPages, Verification, VerifyOptions};
 
 /// A store in one directory, locked for this process.

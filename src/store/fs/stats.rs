@@ -3,10 +3,7 @@
 use std::sync::atomic::Ordering;
 
 use super::FsStore;
-use crate::oci::Digest;
-use crate::store::Key;
 use crate::store::bounds::Bounds;
-use crate::store::index::{ObjectFacts, images_naming};
 use crate::store::space::Space;
 
 /// The state of a store.
@@ -36,26 +33,7 @@ pub struct StoreStats {
     pub scrub_completed_at: Option<u64>,
 }
 
-/// A stored blob.
-#[derive(Clone, Debug)]
-pub struct StoredBlob {
-    pub facts: ObjectFacts,
-    /// The references of the images that name the blob, sorted.
-    pub images: Vec<String>,
-}
-
 impl FsStore {
-    /// Returns a stored blob, with at most `images_max` images that name it. `None` before the scan has
-    /// found the blob.
-    pub fn stored_blob(&self, digest: &Digest, images_max: usize) -> Option<StoredBlob> {
-        let key = Key::Blob(*digest);
-        let facts = self.index.lock().facts(&key)?;
-        Some(StoredBlob {
-            facts,
-            images: images_naming(|| self.index.lock(), &key, images_max),
-        })
-    }
-
     pub fn stats(&self) -> StoreStats {
         let space = Space::of(&self.root);
         let bounds = Bounds::new(&self.bounds, &space);
