@@ -34,6 +34,7 @@ pub mod fairness;
 pub mod fuzz;
 pub mod http;
 pub mod limits;
+pub mod local_time;
 pub mod log;
 pub mod lru;
 pub mod oci;

@@ -696,6 +696,16 @@ pub const PLAN_LIFETIME: Duration = Duration::from_secs(600);
 pub const JOBS_RUNNING_MAX: usize = 2;
 pub const JOBS_ENDED_MAX: usize = 16;
 
+/// Commands of ociregistry under `/cmd/` that run at once, each on a blocking thread of the pool.
+/// Further commands are rejected (503).
+pub const LEGACY_COMMANDS_MAX: usize = 4;
+
+/// Results of such a command without `count`, and results of a list without a limit (`count=-1`). An
+/// image takes some 300 bytes in the response, and some 80 bytes more for each blob: 100 MiB for
+/// images with 10 blobs.
+pub const LEGACY_COUNT_DEFAULT: usize = 50;
+pub const LEGACY_COUNT_MAX: usize = 100_000;
+
 // --- Store and tags ---
 
 /// Time after which a lookup counts as a miss, so that a stalled disk does not delay a pull from

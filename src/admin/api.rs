@@ -7,7 +7,7 @@ use http::{HeaderValue, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::body::Incoming;
 use ring::rand::{SecureRandom as _, SystemRandom};
-use rustix::process::{Signal, getpid, kill_process};
+use rustix::process::Signal;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::json;
@@ -20,6 +20,7 @@ use super::listen::Serves;
 use super::operation::Operation;
 use super::plans::Plans;
 use super::problem::{Problem, json_response};
+use super::process::send_signal;
 use crate::http::RequestId;
 use crate::limits::{ADMIN_BODY_BYTES_MAX, ADMIN_PAGE_TIMEOUT, CONNECTION_SWEEP_INTERVAL};
 use crate::manage::{
@@ -305,8 +306,7 @@ fn signal(actor: &Actor, action: &'static str, signal: Signal) -> Answer {
         action,
         selector: String::new(),
     };
-    change.requested(None);
-    match kill_process(getpid(), signal) {
+    match send_signal(&change, signal) {
         Ok(()) => ok(StatusCode::ACCEPTED, &json!({"action": action})),
         // A process may signal itself.
         Err(_) => Err(Problem::Panicked),

@@ -9,10 +9,12 @@ mod change;
 mod client;
 mod client_jobs;
 mod jobs;
+mod legacy;
 mod listen;
 mod operation;
 mod plans;
 mod problem;
+mod process;
 mod tokens;
 
 use std::path::{Path, PathBuf};
@@ -27,6 +29,7 @@ use crate::upstream::Upstreams;
 
 pub use client::{AdminClient, AdminError, ServerPlan};
 pub use jobs::{JobState, JobStatus};
+pub use legacy::{LegacyAdmin, LegacyAnswer, LegacyRequest};
 pub use listen::AdminSocket;
 
 use access::Access;

@@ -12,6 +12,7 @@ use std::rc::Rc;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
+use crate::admin::LegacyAdmin;
 use crate::auth::ClientAuth;
 use crate::cache::{Cache, TagPolicy};
 use crate::config::{Config, Diagnostics, ListenAddr, Live};
@@ -169,6 +170,9 @@ pub fn run(config: Config, read: &dyn Fn() -> Result<Config, Diagnostics>) -> Re
         open_files_max: resources::open_files_max(descriptors, plan.len()),
         registry_header: config.registry_header,
         client_login: config.client_login,
+        legacy_admin: config
+            .legacy_admin
+            .then(|| LegacyAdmin::new(storage.local_store(), helper.clone())),
         health: health.clone(),
     };
     let acceptor = tls::open(config.tls.as_ref(), config.kernel_tls)?;

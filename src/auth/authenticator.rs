@@ -5,10 +5,10 @@ use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use super::ClientAuth;
 use super::credentials::{CredentialDigest, CredentialStore, basic};
 use super::password_pool::PasswordVerdict;
 use super::rules::{RuleSet, Subject};
-use super::{ClientAuth, requires_authentication};
 use crate::config::Allow;
 use crate::http::RequestHead;
 use crate::limits::{IDENTITIES_PER_CORE_MAX, IDENTITY_TTL};
@@ -163,7 +163,8 @@ impl Authenticator {
         }
     }
 
-    /// Authenticates the client of `head`. `allow` returns the current rules of a subject.
+    /// Authenticates the client of `head`, if the path of the request requires authentication.
+    /// `allow` returns the current rules of a subject.
     ///
     /// # Cancellation
     ///
@@ -171,15 +172,10 @@ impl Authenticator {
     pub async fn authenticate(
         &self,
         head: &RequestHead<'_>,
+        is_required: bool,
         allow: &dyn Fn(Subject<'_>) -> RuleSet,
     ) -> Result<Identity, AuthError> {
-        let Some(store) = self
-            .state
-            .borrow()
-            .credentials
-            .clone()
-            .filter(|_| requires_authentication(head.path))
-        else {
+        let Some(store) = self.state.borrow().credentials.clone().filter(|_| is_required) else {
             return Ok(Identity::Open);
         };
         let remember = |digest: CredentialDigest, name: Option<&str>| {
@@ -312,7 +308,7 @@ mod tests {
             ..RequestHead::refused()
         };
         let rules = |subject: Subject<'_>| allow.rules_for(subject);
-        let authenticated = authenticator.authenticate(&head, &rules).now_or_never();
+        let authenticated = authenticator.authenticate(&head, true, &rules).now_or_never();
         let authenticated = authenticated.expect("the authentication does not wait");
         (
             authenticated,

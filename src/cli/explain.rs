@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use clap::Args;
 
+use super::output::{Output, OutputArgs};
 use super::target::{Failure, Target, ended};
 use super::{EXIT_MISUSE, fail, say, say_json};
 use crate::cache::TagPolicy;
@@ -17,9 +18,8 @@ pub(super) struct ExplainArgs {
     /// The image: `[registry/]repository[:tag][@digest]`.
     #[arg(value_name = "REF")]
     image: String,
-    /// Print the explanation as JSON.
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    output: OutputArgs,
 }
 
 /// Explains how the next pull of an image is answered.
@@ -27,6 +27,10 @@ pub(super) fn run(args: &ExplainArgs, flags: Layer, environment: Environment<'_>
     let name: ImageName = match args.image.parse() {
         Ok(name) => name,
         Err(error) => return fail(&error, ExitCode::from(EXIT_MISUSE)),
+    };
+    let format = match args.output.format_without_names() {
+        Ok(format) => format,
+        Err(failure) => return ended(Err(failure)),
     };
     let explained = Target::open(flags.clone(), environment).and_then(|target| match target {
         Target::Running(cache) => cache.explain(&name).map_err(Failure::of),
@@ -40,9 +44,9 @@ pub(super) fn run(args: &ExplainArgs, flags: Layer, environment: Environment<'_>
             explain_stored(&store, settings, None, name.clone()).map_err(Failure::of)
         }
     });
-    ended(explained.map(|explanation| match args.json {
-        true => say_json(&explanation),
-        false => say(text(&explanation).trim_end()),
+    ended(explained.map(|explanation| match format {
+        Output::Json => say_json(&explanation),
+        _ => say(text(&explanation).trim_end()),
     }))
 }
 

@@ -3,20 +3,21 @@
 use std::io::Write as _;
 use std::process::ExitCode;
 
-use clap::{Args, Subcommand, ValueEnum};
+use clap::{Args, Subcommand};
 
+use super::output::{Output, OutputArgs};
 use super::say;
 use super::target::{Failure, ended, running_cache};
 use crate::admin::{JobState, JobStatus};
 use crate::config::{Environment, Layer};
+use crate::local_time::local_date_time;
 
 #[derive(Clone, Debug, PartialEq, Eq, Args)]
 pub(super) struct JobsArgs {
     #[command(subcommand)]
     action: Option<Action>,
-    /// Format of the output.
-    #[arg(long, value_enum, default_value = "table")]
-    output: Output,
+    #[command(flatten)]
+    output: OutputArgs,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Subcommand)]
@@ -26,12 +27,6 @@ enum Action {
         #[arg(value_name = "ID")]
         id: u64,
     },
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Output {
-    Table,
-    Json,
 }
 
 /// Prints the jobs of the running cache, or cancels a job.
@@ -51,8 +46,10 @@ fn print_or_cancel(args: &JobsArgs, flags: Layer, environment: Environment<'_>) 
         return Ok(());
     }
     let jobs = cache.jobs().map_err(Failure::of)?;
-    let text = match args.output {
-        Output::Table => jobs.iter().map(line).collect(),
+    let text: String = match args.output.format() {
+        Output::Table => jobs.iter().map(|job| line(job) + "\n").collect(),
+        Output::Wide => jobs.iter().map(|job| wide_line(job) + "\n").collect(),
+        Output::Name => jobs.iter().map(|job| format!("{}\n", job.job)).collect(),
         Output::Json => serde_json::to_string_pretty(&jobs).expect("jobs are strings and numbers") + "\n",
     };
     // The write fails if the reader of a pipe has left, which is no error of the command.
@@ -69,5 +66,17 @@ fn line(job: &JobStatus) -> String {
     };
     let progress = job.progress;
     let (objects, total) = (progress.objects, progress.objects_total);
-    format!("{:<5} verify {state:<9} {objects} of {total} objects\n", job.job)
+    format!("{:<5} verify {state:<9} {objects} of {total} objects", job.job)
+}
+
+/// Adds the start and the bytes to [`line`].
+fn wide_line(job: &JobStatus) -> String {
+    let megabytes = |bytes: u64| bytes as f64 / 1e6;
+    format!(
+        "{}, {:.1} of {:.1} MB, began {}",
+        line(job),
+        megabytes(job.progress.bytes),
+        megabytes(job.progress.bytes_total),
+        local_date_time(job.began_at)
+    )
 }

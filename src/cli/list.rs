@@ -1,20 +1,20 @@
 //! The command `list`.
 
-use std::io::Write as _;
+use std::io::{IsTerminal as _, Write as _};
 use std::process::ExitCode;
 
-use clap::{Args, ValueEnum};
+use clap::Args;
 
+use super::output::{Output, OutputArgs};
 use super::{EXIT_MISUSE, fail};
 use crate::config::{self, Environment, ImageFilter, Layer};
-use crate::manage::{self, Image, TableColumns};
+use crate::manage::{self, Image, TableColumns, TableStyle};
 use crate::store::StoreReader;
 
 #[derive(Clone, Debug, PartialEq, Eq, Args)]
 pub(super) struct ListArgs {
-    /// Format of the output.
-    #[arg(long, value_enum, default_value = "table")]
-    output: Output,
+    #[command(flatten)]
+    output: OutputArgs,
     /// Only images whose reference matches one of these regular expressions, separated by commas.
     #[arg(long, default_value = "", hide_default_value = true)]
     pattern: String,
@@ -24,14 +24,6 @@ pub(super) struct ListArgs {
     /// Cut digests to 10 digits.
     #[arg(long)]
     short_digest: bool,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Output {
-    Table,
-    Wide,
-    Json,
-    Name,
 }
 
 /// Lists the images in the directory of the store, beside a running cache or without one.
@@ -73,9 +65,19 @@ pub(super) fn run(args: &ListArgs, flags: Layer, environment: Environment<'_>) -
 }
 
 fn text(args: &ListArgs, images: &[Image]) -> String {
-    match args.output {
-        Output::Table => manage::table(images, TableColumns::Short, args.header, args.short_digest),
-        Output::Wide => manage::table(images, TableColumns::Wide, args.header, args.short_digest),
+    let table = |columns| {
+        let style = TableStyle {
+            columns,
+            header: args.header,
+            short_digests: args.short_digest,
+            // Scripts for other caches read columns that a single space separates.
+            is_aligned: std::io::stdout().is_terminal(),
+        };
+        manage::table(images, style)
+    };
+    match args.output.format() {
+        Output::Table => table(TableColumns::Short),
+        Output::Wide => table(TableColumns::Wide),
         Output::Name => images.iter().map(|image| image.reference() + "\n").collect(),
         Output::Json => {
             let json = serde_json::to_string_pretty(images).expect("images are strings and numbers");

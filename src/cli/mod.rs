@@ -14,6 +14,7 @@ mod healthcheck_tls;
 mod help;
 mod jobs;
 mod list;
+mod output;
 mod pin;
 mod progress;
 mod removal;

@@ -3,9 +3,11 @@
 use std::process::ExitCode;
 
 use clap::Args;
+use serde_json::json;
 
+use super::output::{Output, OutputArgs};
 use super::target::{Failure, Target, ended};
-use super::{EXIT_MISUSE, EXIT_NOT_FOUND, fail, say};
+use super::{EXIT_MISUSE, EXIT_NOT_FOUND, fail, say, say_json};
 use crate::config::{Environment, Layer};
 use crate::store::Pin;
 
@@ -14,6 +16,8 @@ pub(super) struct PinArgs {
     /// The image, or a pattern with `*`. Without an image, the pins are printed.
     #[arg(value_name = "REF")]
     image: Option<String>,
+    #[command(flatten)]
+    output: OutputArgs,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Args)]
@@ -25,14 +29,19 @@ pub(super) struct UnpinArgs {
 
 /// Adds a pin, or prints all pins.
 pub(super) fn pin(args: &PinArgs, flags: Layer, environment: Environment<'_>) -> ExitCode {
+    let format = args.output.format();
     let Some(image) = &args.image else {
-        return ended(Target::open(flags, environment).and_then(|target| print(&target)));
+        return ended(Target::open(flags, environment).and_then(|target| print(&target, format)));
     };
     match Pin::parse(image) {
         Ok(pin) => ended(Target::open(flags, environment).and_then(|target| {
             let is_new = change(&target, &pin, true)?;
             let state = if is_new { "pinned" } else { "was pinned already" };
-            say(&format!("{} {state}", pin.as_str()));
+            match format {
+                Output::Json => say_json(&json!({"pin": pin.as_str(), "changed": is_new})),
+                Output::Name => say(pin.as_str()),
+                Output::Table | Output::Wide => say(&format!("{} {state}", pin.as_str())),
+            }
             Ok(())
         })),
         Err(error) => fail(&error, ExitCode::from(EXIT_MISUSE)),
@@ -56,12 +65,15 @@ pub(super) fn unpin(args: &UnpinArgs, flags: Layer, environment: Environment<'_>
     }
 }
 
-fn print(target: &Target) -> Result<(), Failure> {
+fn print(target: &Target, format: Output) -> Result<(), Failure> {
     let pins = match target {
         Target::Running(cache) => cache.pins().map_err(Failure::of)?,
         Target::Directory(store) => store.pins(),
     };
-    pins.iter().for_each(|pin| say(pin));
+    match format {
+        Output::Json => say_json(&pins),
+        Output::Table | Output::Wide | Output::Name => pins.iter().for_each(|pin| say(pin)),
+    }
     Ok(())
 }
 

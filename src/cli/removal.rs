@@ -6,10 +6,13 @@ use std::process::ExitCode;
 
 use clap::Args;
 
+use super::output::{Output, OutputArgs};
 use super::target::{Failure, Target, ended};
 use super::{EXIT_MISUSE, EXIT_NOT_FOUND, EXIT_REFUSED, fail, say_json};
 use crate::admin::ServerPlan;
+use crate::calendar::date_time;
 use crate::config::{Environment, Layer};
+use crate::local_time::unix_seconds_of_local;
 use crate::manage::{self, PlannedRemoval, PruneRequest, RemovalReport};
 use crate::oci::ImageName;
 
@@ -28,7 +31,7 @@ pub(super) struct PruneArgs {
     /// Images whose reference matches one of these regular expressions, separated by commas.
     #[arg(long, value_name = "REGEX")]
     pattern: Option<String>,
-    /// Images stored before this time in UTC.
+    /// Images stored before this time, in the zone of this machine (TZ).
     #[arg(long, alias = "prune-before", value_name = "YYYY-MM-DDTHH:MM:SS")]
     date: Option<String>,
     /// Images stored longer ago.
@@ -55,9 +58,8 @@ struct How {
     /// Remove without a question.
     #[arg(long)]
     yes: bool,
-    /// Print the removal as JSON.
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    output: OutputArgs,
 }
 
 /// A removal, planned by a running cache or by this process.
@@ -85,9 +87,13 @@ pub(super) fn purge(args: &PurgeArgs, flags: Layer, environment: Environment<'_>
 }
 
 pub(super) fn prune(args: &PruneArgs, flags: Layer, environment: Environment<'_>) -> ExitCode {
+    let before = match args.date.as_deref().map(in_utc).transpose() {
+        Ok(before) => before,
+        Err(error) => return fail(&error, ExitCode::from(EXIT_MISUSE)),
+    };
     let request = PruneRequest {
         pattern: args.pattern.clone(),
-        before: args.date.clone(),
+        before,
         older_than: args.older_than.clone(),
         unused_for: args.unused_for.clone(),
         keep_newest: args.keep_newest,
@@ -113,6 +119,14 @@ pub(super) fn prune(args: &PruneArgs, flags: Layer, environment: Environment<'_>
     }
 }
 
+/// Converts a time in the zone of this machine to UTC.
+fn in_utc(text: &str) -> Result<String, String> {
+    let seconds = unix_seconds_of_local(text).ok_or_else(|| {
+        format!("the time {text:?} is invalid; expected YYYY-MM-DDTHH:MM:SS in the zone of this machine (TZ)")
+    })?;
+    Ok(String::from_utf8_lossy(&date_time(seconds)).into_owned())
+}
+
 /// Plans a removal, prints it, and applies it after a confirmation.
 fn remove(
     how: How,
@@ -120,11 +134,12 @@ fn remove(
     environment: Environment<'_>,
     plan: impl FnOnce(&Target) -> Result<Plan, Failure>,
 ) -> Result<(), Failure> {
+    let format = how.output.format();
     let target = Target::open(flags, environment)?;
     let plan = plan(&target)?;
     let planned = plan.report();
     if planned.objects == 0 {
-        if how.json {
+        if format == Output::Json {
             say_json(&planned);
         }
         return Err(Failure {
@@ -133,15 +148,15 @@ fn remove(
         });
     }
     if how.dry_run {
-        print(&planned, how, "would be removed");
+        print(&planned, format, "would be removed");
         return Ok(());
     }
     if !how.yes {
-        print(&planned, How { json: false, ..how }, "will be removed");
+        print(&planned, Output::Table, "will be removed");
         confirm()?;
     }
     let removed = plan.apply(&target)?;
-    print(&removed, how, "removed");
+    print(&removed, format, "removed");
     if removed.kept > 0 {
         return Err(Failure {
             message: format!(
@@ -154,8 +169,8 @@ fn remove(
     Ok(())
 }
 
-fn print(report: &RemovalReport, how: How, state: &str) {
-    if how.json {
+fn print(report: &RemovalReport, format: Output, state: &str) {
+    if format == Output::Json {
         return say_json(report);
     }
     let mut text = String::new();
@@ -165,7 +180,9 @@ fn print(report: &RemovalReport, how: How, state: &str) {
     }
     let (images, objects) = (report.images.len(), report.objects);
     let megabytes = report.bytes as f64 / 1e6;
-    text += &format!("{images} images, {objects} objects, {megabytes:.1} MB {state}\n");
+    if format != Output::Name {
+        text += &format!("{images} images, {objects} objects, {megabytes:.1} MB {state}\n");
+    }
     // The write fails if the reader of a pipe has left, which is no error of the command.
     let _ = std::io::stdout().write_all(text.as_bytes());
 }

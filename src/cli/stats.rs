@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use clap::Args;
 
+use super::output::{Output, OutputArgs};
 use super::target::{Failure, Target, ended};
 use super::{say, say_json};
 use crate::config::{Environment, Layer};
@@ -12,21 +13,26 @@ use crate::store::StoreStats;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Args)]
 pub(super) struct StatsArgs {
-    /// Print the numbers as JSON.
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    output: OutputArgs,
 }
 
 /// Prints the state of the store.
 pub(super) fn run(args: StatsArgs, flags: Layer, environment: Environment<'_>) -> ExitCode {
-    let stats = Target::open(flags, environment).and_then(|target| match target {
-        Target::Running(cache) => cache.stats().map_err(Failure::of),
-        Target::Directory(store) => Ok(store.stats()),
-    });
-    ended(stats.map(|stats| match args.json {
-        true => say_json(&stats),
-        false => say(text(&stats).trim_end()),
-    }))
+    ended(print(args.output, flags, environment))
+}
+
+fn print(output: OutputArgs, flags: Layer, environment: Environment<'_>) -> Result<(), Failure> {
+    let format = output.format_without_names()?;
+    let stats = match Target::open(flags, environment)? {
+        Target::Running(cache) => cache.stats().map_err(Failure::of)?,
+        Target::Directory(store) => store.stats(),
+    };
+    match format {
+        Output::Json => say_json(&stats),
+        _ => say(text(&stats).trim_end()),
+    }
+    Ok(())
 }
 
 fn text(stats: &StoreStats) -> String {

@@ -8,6 +8,7 @@ use std::time::Duration;
 use clap::Args;
 use crossbeam_channel::{RecvTimeoutError, after, bounded};
 
+use super::output::{Output, OutputArgs};
 use super::progress::ProgressLine;
 use super::target::{Failure, Target, ended};
 use super::{EXIT_NOT_FOUND, say_json};
@@ -34,9 +35,8 @@ pub(super) struct VerifyArgs {
     /// Report damage, and remove nothing.
     #[arg(long)]
     dry_run: bool,
-    /// Print the result as JSON.
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    output: OutputArgs,
     /// Print no progress.
     #[arg(long)]
     quiet: bool,
@@ -57,7 +57,7 @@ fn verify(args: &VerifyArgs, flags: Layer, environment: Environment<'_>) -> Resu
     };
     line.clear();
     let report = report?;
-    print(&report, args);
+    print(&report, args.output.format());
     outcome(&report, &request)
 }
 
@@ -123,10 +123,21 @@ fn by_this_process(
     })
 }
 
-fn print(report: &VerifyReport, args: &VerifyArgs) {
-    if args.json {
-        return say_json(report);
-    }
+fn print(report: &VerifyReport, format: Output) {
+    let text = match format {
+        Output::Json => return say_json(report),
+        Output::Name => report
+            .damaged
+            .iter()
+            .map(|damaged| damaged.object.clone() + "\n")
+            .collect(),
+        Output::Table | Output::Wide => text(report),
+    };
+    // The write fails if the reader of a pipe has left, which is no error of the command.
+    let _ = std::io::stdout().write_all(text.as_bytes());
+}
+
+fn text(report: &VerifyReport) -> String {
     let mut text = String::new();
     for object in &report.damaged {
         let state = if object.removed { "removed" } else { "not removed" };
@@ -148,8 +159,7 @@ fn print(report: &VerifyReport, args: &VerifyArgs) {
         report.removed_objects,
         report.unreadable_objects
     );
-    // The write fails if the reader of a pipe has left, which is no error of the command.
-    let _ = std::io::stdout().write_all(text.as_bytes());
+    text
 }
 
 fn outcome(report: &VerifyReport, request: &VerifyRequest) -> Result<(), Failure> {

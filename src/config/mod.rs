@@ -22,7 +22,7 @@ mod sources;
 mod value;
 
 pub use live::Live;
-pub use model::units::{BYTES_EXPECTED, parse_bytes, parse_duration};
+pub use model::units::{BYTES_EXPECTED, parse_bytes, parse_duration, parse_go_duration};
 pub use model::{
     ANONYMOUS, Access, Allow, AllowRule, Auth, CertificatePattern, ClientAuthConfig, ClientCertificateConfig,
     DailyWindow, FollowRedirects, Glob, HTPASSWD_BYTES_MAX, Htpasswd, ImageFilter, IoDriver, KernelTls,

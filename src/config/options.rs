@@ -510,6 +510,15 @@ settings! {
         aliases: &["health"],
     }
 
+    /// Whether the data port answers the commands of ociregistry under `/cmd/`.
+    LegacyAdmin => pub legacy_admin: bool {
+        value: SWITCH,
+        default: "false",
+        group: Operation,
+        reload: Restart,
+        help: "/cmd/ of ociregistry, for logged-in users",
+    }
+
     /// The path of the configuration file.
     ConfigFile {
         value: PATH,

@@ -104,7 +104,7 @@ pub(super) fn unreadable(place: &dyn fmt::Display, error: &io::Error) -> String 
 }
 
 /// Returns registry and repository, as in a reference of Docker.
-fn name_of(origin: &Origin) -> String {
+pub(super) fn name_of(origin: &Origin) -> String {
     format!("{}/{}", origin.namespace.as_str(), origin.repository)
 }
 
@@ -122,7 +122,7 @@ impl BlobSizes {
 pub(super) struct Manifest {
     pub meta: Meta,
     /// The last use, in seconds since 1970.
-    used: u64,
+    pub used: u64,
     /// `None` for a manifest of an unknown kind.
     pub links: Option<ManifestLinks>,
 }

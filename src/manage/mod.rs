@@ -4,6 +4,7 @@ mod background_prune;
 mod details;
 mod explain;
 mod images;
+mod manifests;
 mod page;
 mod prune_request;
 mod prune_schedule;
@@ -17,10 +18,11 @@ pub use background_prune::BackgroundPrune;
 pub use details::{ImageDetails, show_blob, show_images};
 pub use explain::{Explanation, PullSettings, explain_stored};
 pub use images::{Image, ImageKind, Listing, list};
+pub use manifests::{ListedManifest, list_manifests};
 pub use page::{Cursor, ImageQuery, ListedImage, list_page};
 pub use prune_request::PruneRequest;
 pub use removal::{PlanError, PlannedRemoval, PruneRule, RemovalReport, plan_prune, plan_purge};
-pub use table::{TableColumns, table};
+pub use table::{TableColumns, TableStyle, table};
 pub use upstreams::{UpstreamReport, registry_stats};
 pub use verify::{
     DamagedObject, PlannedVerification, ProgressCounts, UnreadableObject, VerifyProgress, VerifyReport,

@@ -7,6 +7,7 @@ mod error;
 #[path = "tests/fuzz.rs"]
 pub mod fuzz;
 mod health;
+mod legacy;
 mod listing;
 mod manifest;
 mod pagination;
@@ -27,7 +28,10 @@ use std::rc::Rc;
 
 use bytes::Bytes;
 
-use crate::auth::{AuthError, Authenticator, ClientAuth, Forbidden, Identity, Readers, Subject};
+use crate::admin::LegacyAdmin;
+use crate::auth::{
+    AuthError, Authenticator, ClientAuth, Forbidden, Identity, Readers, Subject, requires_authentication,
+};
 use crate::cache::{Cache, OpenFiles, Removals, Unseen};
 use crate::config::{Live, Registries};
 use crate::http::{CacheResult, ContentName, Method, Ready, RequestDetails, RequestHead, Response};
@@ -54,6 +58,8 @@ pub struct Options {
     /// Whether `/v2/` requests the registry credentials of clients. Cannot be combined with client
     /// authentication.
     pub client_login: bool,
+    /// The commands of ociregistry. `None` if `/cmd/` has none.
+    pub legacy_admin: Option<LegacyAdmin>,
     /// The health of the process.
     pub health: Health,
 }
@@ -148,7 +154,8 @@ impl Registry {
         self.registries();
         let auth_enabled = self.authenticator.is_enabled();
         let rules = |subject: Subject<'_>| self.registries().allow.rules_for(subject);
-        let identity = self.authenticator.authenticate(head, &rules).await?;
+        let is_required = requires_authentication(head.path) || self.legacy_admin(head).is_some();
+        let identity = self.authenticator.authenticate(head, is_required, &rules).await?;
         let mut authenticated = *head;
         if auth_enabled {
             authenticated.authorization = None;

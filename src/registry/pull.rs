@@ -68,6 +68,9 @@ impl Registry {
         wanted: &mut Wanted,
     ) -> Result<Response, PullError> {
         let (head, identity) = &self.authenticate(head).await?;
+        if let Some(legacy) = self.legacy_admin(head) {
+            return self.command(legacy, head, identity).await;
+        }
         let allowed = self.find_route(head).and_then(|route| {
             if let Route::Content(requested, what) = &route {
                 let name = || Rc::new(what.name(&requested.origin));

@@ -27,6 +27,7 @@ fn machine(setting: Setting) -> Machine {
             ("TLS_CLIENT_CA_FILE", "/ca.pem"),
         ],
         Setting::AuthUsername => &[("AUTH_PASSWORD", "p")],
+        Setting::LegacyAdmin => &[("AUTH_USERNAME", "u"), ("AUTH_PASSWORD", "p")],
         Setting::AuthPassword | Setting::AuthPasswordFile => &[("AUTH_USERNAME", "u")],
         Setting::SpoolDir | Setting::S3Prefix | Setting::S3ForcePathStyle => &[("STORAGE_BACKEND", "s3")],
         Setting::S3LifecycleDays | Setting::S3Redirect => &[("STORAGE_BACKEND", "s3")],

@@ -44,6 +44,7 @@ pub(super) fn load<'a>(
     let client_auth = sources.client_auth(&tls);
     sources.check_listen(listen.as_deref());
     sources.check_client_login(values.client_login);
+    sources.check_legacy_admin(values.legacy_admin);
 
     let (Some(listen), Ok(tls), Ok(ca_bundle), true) =
         (listen, tls, ca_bundle, sources.diagnostics.is_empty())
@@ -217,6 +218,16 @@ impl<'a> Sources<'a> {
                 "conflicts with {client_auth}: a client has a single login, for the cache or for a registry; set one of them"
             );
             self.record_setting_error(Setting::ClientLogin, &why);
+        }
+    }
+
+    /// Checks that only clients with a login can use the commands of ociregistry.
+    fn check_legacy_admin(&mut self, legacy_admin: bool) {
+        if legacy_admin && self.client_auth_place().is_none() {
+            self.record_setting_error(
+                Setting::LegacyAdmin,
+                "needs client authentication, because its commands remove content and stop the cache; set AUTH_HTPASSWD_FILE, or AUTH_USERNAME with AUTH_PASSWORD_FILE, or `auth`",
+            );
         }
     }
 

@@ -3,7 +3,7 @@
 use super::FsStore;
 use crate::oci::Digest;
 use crate::store::Key;
-use crate::store::index::{ObjectFacts, images_naming};
+use crate::store::index::{ObjectFacts, blob_references, images_naming};
 
 /// A stored blob.
 #[derive(Clone, Debug)]
@@ -23,5 +23,11 @@ impl FsStore {
             facts,
             images: images_naming(|| self.index.lock(), &key, images_max),
         })
+    }
+
+    /// Returns the `count` lowest digests of stored blobs that `is_wanted`, each with the number of
+    /// manifests that name it. Before the end of the scan, the numbers are too small.
+    pub fn blob_references(&self, is_wanted: impl Fn(&Digest) -> bool, count: usize) -> Vec<(Digest, u64)> {
+        blob_references(|| self.index.lock(), is_wanted, count)
     }
 }

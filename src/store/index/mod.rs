@@ -7,6 +7,7 @@
 mod naming;
 mod object;
 mod pinned;
+mod references;
 mod removal;
 mod repositories;
 mod walk;
@@ -24,6 +25,7 @@ use super::eviction::{Kind, Minute, Object, Objects};
 use crate::oci::{DigestPrefix, ManifestLinks, Namespace, Origin, Repository};
 
 pub use naming::images_naming;
+pub use references::blob_references;
 pub use removal::{IndexedImage, PlannedObject, RemovalLimits, RemovalPlan};
 pub use walk::{EntrySet, entries_after};
 

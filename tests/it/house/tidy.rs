@@ -42,7 +42,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     (
         "registry",
         &[
-            "auth", "cache", "config", "http", "manage", "oci", "runtime", "server", "upstream",
+            "admin", "auth", "cache", "config", "http", "manage", "oci", "runtime", "server", "upstream",
         ],
     ),
     ("auth", &["config", "http", "oci", "runtime"]),
@@ -68,6 +68,7 @@ const FOR_ALL: &[&str] = &[
     "calendar",
     "fail_point",
     "limits",
+    "local_time",
     "log",
     "lru",
     "shared_file",
@@ -79,6 +80,7 @@ const FOR_ALL: &[&str] = &[
 const TOKIO: &[&str] = &[
     "src/admin/api.rs",
     "src/admin/client.rs",
+    "src/admin/legacy/mod.rs",
     "src/admin/listen.rs",
     "src/cache/blob/remote.rs",
     "src/cache/body_channel.rs",
@@ -675,6 +677,12 @@ fn change(setting: Setting, home: &Path) -> (Given, Given) {
         Setting::S3ForcePathStyle => return bucket(setting, "false"),
         Setting::S3LifecycleDays => return bucket(setting, "7"),
         Setting::S3Redirect => return bucket(setting, "true"),
+        Setting::LegacyAdmin => {
+            let base = user("a", Setting::AuthPassword, "p");
+            let mut changed = base.clone();
+            changed.push((setting, "true".to_owned()));
+            return (base, changed);
+        }
         Setting::FsRoot => file("root"),
         Setting::ListenAddr => ":1".into(),
         Setting::KernelTls => "auto".into(),

@@ -12,6 +12,9 @@ mod description;
 /// Kills during removals.
 mod kill;
 
+/// The commands of ociregistry on the data port.
+mod legacy;
+
 /// The images of a store, beside a running cache and without one.
 mod list;
 
