@@ -9,7 +9,7 @@ use crate::oci::DigestPrefix;
 use crate::shared_file::SharedFile;
 use crate::store::bounds::{Bounds, Shortage, Usage};
 use crate::store::eviction::{Minute, Need, choose};
-use crate::store::index::ObjectName;
+use crate::store::index::{ObjectName, PlannedObject};
 use crate::store::space::Space;
 
 /// Files of an entry: the data and the sidecar.
@@ -149,12 +149,12 @@ impl FsStore {
         victims.filter_map(with_use).collect()
     }
 
-    /// Removes the object `number`, unless the number has another object than `name` now, or the last
+    /// Removes the object `number`, unless the number has another object than `planned` now, or the last
     /// use is no longer `unused_since`. A new object under the number has a later use.
     pub(super) fn remove_object(
         &self,
         number: u32,
-        name: Option<&ObjectName>,
+        planned: Option<&PlannedObject>,
         unused_since: Option<Minute>,
     ) -> Evicted {
         let _naming = self.naming.lock();
@@ -163,7 +163,7 @@ impl FsStore {
             let Some((found, used)) = index.name(number) else {
                 return Evicted::default();
             };
-            let is_same = name.is_none_or(|name| *name == found);
+            let is_same = planned.is_none_or(|planned| index.has_planned(planned));
             if !is_same || unused_since.is_some_and(|at| at != used) {
                 return Evicted::default();
             }

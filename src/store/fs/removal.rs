@@ -63,7 +63,7 @@ impl FsStore {
     pub fn remove_planned(&self, plan: &RemovalPlan) -> Removed {
         let mut removed = Removed::default();
         for object in &plan.objects {
-            let evicted: Evicted = self.remove_object(object.number, Some(&object.name), None);
+            let evicted: Evicted = self.remove_object(object.number, Some(object), None);
             removed.objects += evicted.objects;
             removed.bytes += evicted.bytes;
             removed.kept += 1 - evicted.objects;

@@ -5,7 +5,7 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use super::{Index, ObjectName};
-use crate::oci::{Digest, Origin};
+use crate::oci::{Digest, DigestPrefix, Origin};
 use crate::store::eviction::{Kind, Minute, Objects, Use, is_recent, uses};
 
 /// A tag with the manifest that the tag names, or a manifest without a tag.
@@ -48,6 +48,8 @@ impl IndexedImage {
 pub struct PlannedObject {
     pub(in crate::store) number: u32,
     pub name: ObjectName,
+    /// The beginning of the digest of an entry, or of the digest that a tag names.
+    pub(in crate::store) digest: DigestPrefix,
     /// Bytes on the disk.
     pub bytes: u64,
 }
@@ -218,10 +220,19 @@ impl Index {
         }
     }
 
+    /// Returns whether the number of `planned` still has the same object. A tag that names another
+    /// manifest is another object.
+    pub fn has_planned(&self, planned: &PlannedObject) -> bool {
+        let name = self.name(planned.number);
+        name.is_some_and(|(name, _)| name == planned.name)
+            && self.objects[planned.number as usize].prefix() == planned.digest
+    }
+
     fn planned(&self, number: u32) -> Option<PlannedObject> {
         Some(PlannedObject {
             number,
             name: self.name(number)?.0,
+            digest: self.objects[number as usize].prefix(),
             bytes: self.objects[number as usize].bytes(),
         })
     }
