@@ -108,7 +108,7 @@ join() {
 
 # Tools for real clients, power cuts, linking and linting, each as `command:package`.
 tools=(cc:gcc make:make objcopy:binutils git:git jq:jq docker-registry:docker-registry skopeo:skopeo podman:podman dockerd:docker.io docker:docker-cli
-  containerd:containerd runc:runc mkfs.xfs:xfsprogs mkfs.ext4:e2fsprogs mkfs.btrfs:btrfs-progs curl:curl mount:mount python3:python3 shellcheck:shellcheck
+  containerd:containerd runc:runc mkfs.xfs:xfsprogs mkfs.ext4:e2fsprogs mkfs.btrfs:btrfs-progs curl:curl mount:mount python3:python3 npm:npm shellcheck:shellcheck
   nghttp:nghttp2-client go:golang-go htpasswd:apache2-utils openssl:openssl ip:iproute2 tinyproxy:tinyproxy squid:squid danted:dante-server
   docker-compose:docker-compose unshare:util-linux strace:strace conmon:conmon systemd-analyze:systemd codespell:codespell)
 PATH=$PATH:/usr/sbin:/sbin:/usr/local/go/bin:$HOME/.cargo/bin
