@@ -27,6 +27,7 @@ pub mod upstream;
 
 pub mod anchor;
 pub mod calendar;
+pub mod events;
 pub mod fail_point;
 pub mod fairness;
 #[cfg(any(test, fuzzing))]

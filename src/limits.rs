@@ -682,6 +682,27 @@ pub const ADMIN_PAGE_DEFAULT: usize = 100;
 pub const ADMIN_PAGE_MAX: usize = 1000;
 pub const ADMIN_PAGE_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// Time for a page in another order than by name, which looks at all images. 10,000 images take some
+/// seconds.
+pub const ADMIN_SORT_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Clients that read events at once. Each keeps a connection of [`ADMIN_CONNECTIONS_MAX`] until
+/// [`ADMIN_REQUEST_TIMEOUT`].
+pub const EVENT_READERS_MAX: usize = 4;
+
+/// Unread events of such a client: at most 1 KiB each, and 1 MiB for all clients. A removal of more
+/// images at once has gaps.
+pub const EVENTS_QUEUED_MAX: usize = 256;
+
+/// Interval of the comments that keep an idle connection with events open.
+pub const EVENT_HEARTBEAT_INTERVAL: Duration = Duration::from_secs(15);
+
+/// Interval of the lines about a running job.
+pub const JOB_LINE_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Images of a plan that are encoded at once for a client: some 100 KiB.
+pub const PLAN_PART_IMAGES: usize = 1_000;
+
 /// The pause between two attempts to open the address of the admin API.
 pub const ADMIN_BIND_PAUSE: Duration = Duration::from_secs(1);
 

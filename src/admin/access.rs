@@ -7,8 +7,9 @@ use http::HeaderMap;
 use http::header::{AUTHORIZATION, HOST, HeaderName, ORIGIN};
 
 use super::problem::Problem;
-use super::tokens::Tokens;
+use super::tokens::{FoundToken, Tokens};
 use crate::http::RequestId;
+use crate::runtime::clock::unix_seconds;
 use crate::runtime::helper::blocking;
 
 /// The permission that an operation needs, and the permission of a client. Each role has the
@@ -122,7 +123,7 @@ impl Access {
     ///
     /// # Errors
     ///
-    /// The token is unknown, or the file of the tokens cannot be read.
+    /// The token is unknown or has expired, or the file of the tokens cannot be read.
     pub async fn actor(&self, peer: Peer, headers: &HeaderMap, request: RequestId) -> Result<Actor, Problem> {
         let actor = |name: String, role| Actor {
             name,
@@ -143,14 +144,18 @@ impl Access {
             let token = only(headers, &AUTHORIZATION).and_then(bearer);
             let token = token.ok_or(Problem::Token)?.to_owned();
             let path = self.tokens.clone().ok_or(Problem::NoTokens)?;
-            let found = blocking(move || Tokens::read(&path).map(|tokens| tokens.find(&token)));
+            let found =
+                blocking(move || Tokens::read(&path).map(|tokens| tokens.find(&token, unix_seconds())));
             let found = found.await.map_err(|_| Problem::Panicked)?;
             let found = found.map_err(|error| {
                 tracing::warn!(%error, "admin tokens unusable");
                 Problem::Tokens
             });
-            let (name, role) = found?.ok_or(Problem::Token)?;
-            return Ok(actor(format!("token:{name}"), role));
+            return match found? {
+                FoundToken::Valid { name, role } => Ok(actor(format!("token:{name}"), role)),
+                FoundToken::Expired { name, at } => Err(Problem::TokenExpired { name, at }),
+                FoundToken::Unknown => Err(Problem::Token),
+            };
         }
         let role = match peer {
             Peer::Address(address) if address.ip().to_canonical().is_loopback() => Role::Local,

@@ -2,9 +2,8 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
 use http::{HeaderValue, Request, Response, StatusCode, header};
-use http_body_util::{BodyExt as _, Full, Limited};
+use http_body_util::{BodyExt as _, Limited};
 use hyper::body::Incoming;
 use ring::rand::{SecureRandom as _, SystemRandom};
 use rustix::process::Signal;
@@ -14,6 +13,7 @@ use serde_json::json;
 
 use super::AdminSubjects;
 use super::access::{Access, Actor, Peer, Role};
+use super::body::{self, Body, Form};
 use super::change::Change;
 use super::jobs::Jobs;
 use super::listen::Serves;
@@ -21,28 +21,28 @@ use super::operation::Operation;
 use super::plans::Plans;
 use super::problem::{Problem, json_response};
 use super::process::send_signal;
+use super::streams;
 use crate::http::RequestId;
-use crate::limits::{ADMIN_BODY_BYTES_MAX, ADMIN_PAGE_TIMEOUT, CONNECTION_SWEEP_INTERVAL};
+use crate::limits::{ADMIN_BODY_BYTES_MAX, CONNECTION_SWEEP_INTERVAL};
 use crate::manage::{
-    ImageQuery, PlannedRemoval, PruneRequest, PullSettings, UpstreamReport, VerifyRequest, explain_stored,
-    list_page, plan_prune, plan_purge, plan_verify, registry_stats, show_blob, show_images,
+    PlannedRemoval, PruneRequest, UpstreamReport, VerifyRequest, plan_prune, plan_purge, plan_verify,
+    registry_stats,
 };
-use crate::oci::{Digest, ImageName};
-use crate::runtime::clock::monotonic_millis;
+use crate::oci::ImageName;
 use crate::runtime::helper::blocking;
 use crate::store::{FsStore, Pin, StoreReader};
 
-type Answer = Result<Response<Full<Bytes>>, Problem>;
+pub(super) type Answer = Result<Response<Body>, Problem>;
 
 /// The description of the API, in OpenAPI 3.1.
 const OPEN_API: &[u8] = include_bytes!("openapi.json");
 
 /// The state behind the resources.
 pub struct Api {
-    subjects: AdminSubjects,
+    pub(super) subjects: AdminSubjects,
     access: Access,
     plans: Plans,
-    jobs: Jobs,
+    pub(super) jobs: Arc<Jobs>,
 }
 
 impl Api {
@@ -51,17 +51,12 @@ impl Api {
             subjects,
             access,
             plans: Plans::default(),
-            jobs: Jobs::default(),
+            jobs: Arc::default(),
         }
     }
 
     /// Answers one request.
-    pub async fn answer(
-        &self,
-        peer: Peer,
-        serves: Serves,
-        request: Request<Incoming>,
-    ) -> Response<Full<Bytes>> {
+    pub async fn answer(&self, peer: Peer, serves: Serves, request: Request<Incoming>) -> Response<Body> {
         let id = request_id();
         let answer = self.checked(peer, serves, id, request).await;
         let mut response = answer.unwrap_or_else(Problem::response);
@@ -95,10 +90,11 @@ impl Api {
     }
 
     async fn run(&self, operation: Operation, actor: Actor, request: Request<Incoming>) -> Answer {
+        let form = Form::of(request.headers());
         match operation {
             Operation::Health => self.health(),
             Operation::OpenApi => {
-                let mut response = Response::new(Full::new(Bytes::from_static(OPEN_API)));
+                let mut response = Response::new(body::whole(OPEN_API));
                 let json = HeaderValue::from_static("application/json");
                 response.headers_mut().insert(header::CONTENT_TYPE, json);
                 Ok(response)
@@ -111,27 +107,29 @@ impl Api {
             Operation::Upstreams => {
                 let statuses = self.subjects.upstreams.statuses();
                 let upstreams: Vec<_> = statuses.iter().map(UpstreamReport::new).collect();
-                ok(StatusCode::OK, &json!({"upstreams": upstreams}))
+                Ok(form.list("upstreams", &upstreams))
             }
-            Operation::ListImages(query) => self.list(*query).await,
+            Operation::ListImages(query) => self.list(*query, form).await,
             Operation::ShowImage(name) => self.show(name).await,
             Operation::PurgeImage { name, dry_run } => self.purge(actor, name, dry_run).await,
             Operation::ShowBlob(digest) => self.blob(digest).await,
             Operation::Explain(name) => self.explain(name).await,
-            Operation::ListPins => ok(StatusCode::OK, &json!({"pins": self.store()?.pins()})),
+            Operation::ListFills => Ok(form.list("fills", &self.subjects.cache.fill_statuses())),
+            Operation::Events => self.events(),
+            Operation::ListPins => Ok(form.list("pins", &self.store()?.pins())),
             Operation::ChangePin { pin, is_added } => self.change_pin(actor, pin, is_added).await,
-            Operation::PlanPrune => self.plan(request).await,
+            Operation::PlanPrune => self.plan(request, form).await,
             Operation::ApplyPrune { plan } => self.apply(actor, plan).await,
             Operation::Verify => self.verify(actor, request).await,
-            Operation::ListJobs => ok(StatusCode::OK, &json!({"jobs": self.jobs.list()})),
-            Operation::ShowJob { id } => ok(StatusCode::OK, &self.jobs.get(id)?),
+            Operation::ListJobs => Ok(form.list("jobs", &self.jobs.list())),
+            Operation::ShowJob { id } => self.show_job(id, form),
             Operation::CancelJob { id } => ok(StatusCode::OK, &self.jobs.cancel(id)?),
             Operation::Reload => signal(&actor, "reload", Signal::HUP),
             Operation::Stop => signal(&actor, "stop", Signal::TERM),
         }
     }
 
-    fn store(&self) -> Result<Arc<FsStore>, Problem> {
+    pub(super) fn store(&self) -> Result<Arc<FsStore>, Problem> {
         self.subjects.store.clone().ok_or(Problem::NoStore)
     }
 
@@ -141,71 +139,6 @@ impl Api {
             Ok(()) => ok(StatusCode::OK, &json!({"status": "healthy"})),
             Err(error) => Err(Problem::Unhealthy(error)),
         }
-    }
-
-    /// `GET /api/v1/images`
-    async fn list(&self, query: ImageQuery) -> Answer {
-        let store = self.store()?;
-        let page = blocking(move || {
-            let reader = reader(&store)?;
-            let started = monotonic_millis();
-            let goes_on = || u128::from(monotonic_millis() - started) < ADMIN_PAGE_TIMEOUT.as_millis();
-            Ok::<_, Problem>(list_page(&reader, &store.pinned(), &query, goes_on))
-        });
-        ok(StatusCode::OK, &page.await.map_err(|_| Problem::Panicked)??)
-    }
-
-    /// `GET /api/v1/images/{name}`
-    async fn show(&self, name: ImageName) -> Answer {
-        if name.reference.is_none() {
-            return Err(Problem::Invalid(format!(
-                "the name has no tag and no digest; list the images with GET /api/v1/images?repository={}",
-                name.origin.repository
-            )));
-        }
-        let store = self.store()?;
-        let images = blocking(move || Ok::<_, Problem>(show_images(&store, &reader(&store)?, &name)));
-        let images = images.await.map_err(|_| Problem::Panicked)??;
-        match images.is_empty() {
-            true => Err(Problem::NotStored),
-            false => ok(StatusCode::OK, &json!({"images": images})),
-        }
-    }
-
-    /// `GET /api/v1/blobs/{digest}`
-    async fn blob(&self, digest: Digest) -> Answer {
-        let store = self.store()?;
-        let blob = blocking(move || show_blob(&store, &digest)).await;
-        match blob.map_err(|_| Problem::Panicked)? {
-            Some(blob) => ok(StatusCode::OK, &blob),
-            None => Err(Problem::NotStored),
-        }
-    }
-
-    /// `GET /api/v1/explain`
-    async fn explain(&self, name: ImageName) -> Answer {
-        let store = self.store()?;
-        let AdminSubjects {
-            upstreams,
-            live,
-            tag_policy,
-            has_client_auth,
-            ..
-        } = self.subjects.clone();
-        let explanation = blocking(move || {
-            let statuses = upstreams.statuses();
-            let namespace = &name.origin.namespace;
-            let status = statuses.iter().find(|status| status.namespace == *namespace);
-            let settings = PullSettings {
-                registries: &live.registries(),
-                tag_policy: &tag_policy,
-                has_client_auth,
-            };
-            explain_stored(&store, settings, status, name)
-        });
-        let explanation = explanation.await.map_err(|_| Problem::Panicked)?;
-        let explanation = explanation.map_err(|error| Problem::Unreadable(error.to_string()))?;
-        ok(StatusCode::OK, &explanation)
     }
 
     /// `DELETE /api/v1/images/{name}`
@@ -248,13 +181,22 @@ impl Api {
     }
 
     /// `POST /api/v1/prune`
-    async fn plan(&self, request: Request<Incoming>) -> Answer {
+    async fn plan(&self, request: Request<Incoming>, form: Form) -> Answer {
         let store = self.store()?;
         let invalid = |error: String| Problem::Invalid(format!("the body is no prune request: {error}"));
         let wanted: PruneRequest = json_body(request, invalid).await?;
         let rule = wanted.rule().map_err(invalid)?;
         let plan = blocking(move || plan_prune(&store, &rule)).await;
         let plan = plan.map_err(|_| Problem::Panicked)??;
+        if form == Form::Lines {
+            let (images, (objects, bytes)) = (plan.images(), plan.totals());
+            let id = self.plans.add(plan);
+            let head = json!({"plan": id, "images": images.len(), "objects": objects, "bytes": bytes});
+            return Ok(body::lines(
+                StatusCode::CREATED,
+                streams::plan(body::line(&head), images),
+            ));
+        }
         let report = plan.report();
         let id = self.plans.add(plan);
         ok(StatusCode::CREATED, &json!({"plan": id, "removal": report}))
@@ -313,7 +255,7 @@ fn signal(actor: &Actor, action: &'static str, signal: Signal) -> Answer {
     }
 }
 
-fn reader(store: &FsStore) -> Result<StoreReader, Problem> {
+pub(super) fn reader(store: &FsStore) -> Result<StoreReader, Problem> {
     StoreReader::open(store.root()).map_err(|error| Problem::Unreadable(error.to_string()))
 }
 
@@ -348,6 +290,6 @@ async fn json_body<T: DeserializeOwned>(
     serde_json::from_slice(&body).map_err(|error| invalid(error.to_string()))
 }
 
-fn ok(status: StatusCode, content: &impl Serialize) -> Answer {
+pub(super) fn ok(status: StatusCode, content: &impl Serialize) -> Answer {
     Ok(json_response(status, content, "application/json"))
 }

@@ -27,12 +27,12 @@ pub struct PlannedChange {
 impl Change {
     /// Applies `plan`. Writes a log line before and a log line after the change.
     pub fn apply(&self, store: &FsStore, plan: PlannedRemoval) -> RemovalReport {
-        let planned = plan.report();
+        let (objects, bytes) = plan.totals();
         self.requested(Some(PlannedChange {
             job: None,
-            images: planned.images.len() as u64,
-            objects: planned.objects,
-            bytes: planned.bytes,
+            images: plan.images().len() as u64,
+            objects,
+            bytes,
         }));
         let report = plan.apply(store);
         tracing::info!(

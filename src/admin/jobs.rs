@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::change::{Change, PlannedChange};
 use super::problem::Problem;
+use crate::events::{self, Event};
 use crate::limits::{CONNECTION_SWEEP_INTERVAL, JOBS_ENDED_MAX, JOBS_RUNNING_MAX};
 use crate::manage::{PlannedVerification, ProgressCounts, VerifyProgress, VerifyReport};
 use crate::runtime::clock::unix_seconds;
@@ -59,6 +60,18 @@ pub enum JobState {
     Failed,
 }
 
+impl JobState {
+    /// Returns the word of the state.
+    pub fn word(self) -> &'static str {
+        match self {
+            JobState::Running => "running",
+            JobState::Completed => "completed",
+            JobState::Canceled => "canceled",
+            JobState::Failed => "failed",
+        }
+    }
+}
+
 /// A job, for clients.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -94,9 +107,11 @@ impl Jobs {
         let id = job.id;
         let running = job.clone();
         let started = thread::Builder::new().name("store-verify".into()).spawn(move || {
+            running.publish();
             let run = || running.run(&store, &change, stopped);
             let end = catch_unwind(AssertUnwindSafe(run)).map_or(End::Panicked, End::Report);
             *running.end.lock() = Some(end);
+            running.publish();
         });
         match started {
             Ok(_) => Ok(id),
@@ -199,6 +214,14 @@ impl Job {
             let _ = crossbeam_channel::after(2 * CONNECTION_SWEEP_INTERVAL).recv();
         }
         report
+    }
+
+    /// Sends the event of the job's beginning or end.
+    fn publish(&self) {
+        events::publish(|| Event::JobChanged {
+            job: self.id,
+            state: self.status().state.word(),
+        });
     }
 
     fn status(&self) -> JobStatus {

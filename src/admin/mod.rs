@@ -5,6 +5,7 @@
 
 mod access;
 mod api;
+mod body;
 mod change;
 mod client;
 mod client_jobs;
@@ -15,12 +16,14 @@ mod operation;
 mod plans;
 mod problem;
 mod process;
+mod streams;
 mod tokens;
+mod views;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::cache::TagPolicy;
+use crate::cache::{Cache, TagPolicy};
 use crate::config::{ListenAddr, Live};
 use crate::runtime::heartbeat::Health;
 use crate::runtime::helper::Helper;
@@ -55,6 +58,7 @@ pub struct AdminSettings {
 pub struct AdminSubjects {
     /// The store of this machine. `None` for a bucket alone.
     pub store: Option<Arc<FsStore>>,
+    pub cache: Cache,
     pub upstreams: Upstreams,
     pub live: Live,
     pub tag_policy: TagPolicy,

@@ -10,7 +10,7 @@ use super::access::Role;
 use super::problem::Problem;
 use crate::config::ImageFilter;
 use crate::limits::{ADMIN_PAGE_DEFAULT, ADMIN_PAGE_MAX};
-use crate::manage::{Cursor, ImageQuery};
+use crate::manage::{Cursor, ImageQuery, Sort};
 use crate::oci::{Digest, ImageName, Tag, pairs, percent_decoded};
 use crate::store::Pin;
 
@@ -31,6 +31,8 @@ pub enum Operation {
     },
     ShowBlob(Digest),
     Explain(ImageName),
+    ListFills,
+    Events,
     ListPins,
     ChangePin {
         pin: Pin,
@@ -80,6 +82,8 @@ impl Operation {
             | Operation::ShowImage(_)
             | Operation::ShowBlob(_)
             | Operation::Explain(_)
+            | Operation::ListFills
+            | Operation::Events
             | Operation::ListPins
             | Operation::ListJobs
             | Operation::ShowJob { .. } => Role::Read,
@@ -115,6 +119,8 @@ fn whole(method: &Method, resource: &str, query: &mut Query) -> Result<Operation
         "upstreams" => read(method, || Ok(Operation::Upstreams)),
         "images" => read(method, || Ok(Operation::ListImages(Box::new(query.images()?)))),
         "explain" => read(method, || Ok(Operation::Explain(query.required("ref")?))),
+        "fills" => read(method, || Ok(Operation::ListFills)),
+        "events" => read(method, || Ok(Operation::Events)),
         "pins" => read(method, || Ok(Operation::ListPins)),
         "jobs" => read(method, || Ok(Operation::ListJobs)),
         "prune" => post(method, || Ok(Operation::PlanPrune)),
@@ -245,6 +251,14 @@ impl Query {
                 Problem::Invalid("the cursor is invalid; use the member `next` of a page".to_owned())
             })
         });
+        let after = after.transpose()?;
+        let sort: Sort = self.take_parsed("sort")?.unwrap_or_default();
+        if after.as_ref().is_some_and(|after| after.sort() != sort) {
+            return Err(Problem::Invalid(
+                "the cursor belongs to another order; repeat the parameter sort of the earlier page"
+                    .to_owned(),
+            ));
+        }
         let limit = self.take_parsed("limit")?.unwrap_or(ADMIN_PAGE_DEFAULT);
         if !(1..=ADMIN_PAGE_MAX).contains(&limit) {
             return Err(Problem::Invalid(format!(
@@ -261,7 +275,8 @@ impl Query {
             filter: ImageFilter::parse(&pattern).map_err(Problem::Invalid)?,
             pinned: self.take_parsed("pinned")?,
             complete: self.take_parsed("complete")?,
-            after: after.transpose()?,
+            sort,
+            after,
             limit,
         })
     }
@@ -299,6 +314,9 @@ mod tests {
             ("DELETE /api/v1/images/alpine?dry_run=true", Role::Operate),
             (&format!("GET /api/v1/blobs/{digest}"), Role::Read),
             ("GET /api/v1/explain?ref=alpine:3", Role::Read),
+            ("GET /api/v1/images?sort=-size", Role::Read),
+            ("GET /api/v1/fills", Role::Read),
+            ("GET /api/v1/events", Role::Read),
             ("GET /api/v1/pins", Role::Read),
             ("PUT /api/v1/pins/quay.io%2F**", Role::Operate),
             ("DELETE /api/v1/pins/alpine", Role::Operate),
@@ -353,7 +371,7 @@ mod tests {
             );
         }
         // A pin has two methods.
-        assert_eq!(described().len(), 21);
+        assert_eq!(described().len(), 23);
     }
 
     #[test]
@@ -402,10 +420,15 @@ mod tests {
         for (line, part) in [
             ("GET /api/v1/images?limit=0", "1 to"),
             ("GET /api/v1/images?limit=x", "limit"),
-            ("GET /api/v1/images?sort=size", "no parameter sort"),
+            ("GET /api/v1/images?sort=date", "name, size, used or created"),
             ("GET /api/v1/explain", "ref is missing"),
             ("GET /api/v1/explain?ref=A%20B", "no name of an image"),
             ("GET /api/v1/images?cursor=x", "cursor"),
+            (
+                // The cursor of a listing by name.
+                "GET /api/v1/images?sort=size&cursor=WyJuYW1lIiwwLCJhLmIiLCJjIiwidiIsImQiXQ",
+                "another order",
+            ),
             ("GET /api/v1/images?tag=a&tag=b", "tag occurs twice"),
             ("GET /api/v1/images?tag=a%20b", "tag"),
             ("GET /api/v1/images?pinned=yes", "pinned"),

@@ -1,10 +1,9 @@
 //! Errors of the admin API, as problem details (RFC 9457).
 
-use bytes::Bytes;
 use http::{Response, StatusCode, header};
-use http_body_util::Full;
 use serde_json::json;
 
+use super::body::{Body, whole};
 use crate::manage::PlanError;
 use crate::runtime::heartbeat::HealthError;
 use crate::store::PinError;
@@ -35,6 +34,8 @@ pub enum Problem {
     TokenNeeded,
     #[error("the token is unknown; use a token of ADMIN_TOKENS_FILE")]
     Token,
+    #[error("the token {name} expired at {at}; create a token, or change the date in ADMIN_TOKENS_FILE")]
+    TokenExpired { name: String, at: String },
     #[error("the cache has no tokens; set ADMIN_TOKENS_FILE, or use the socket in the store's directory")]
     NoTokens,
     #[error("no token is valid; the log has the reason")]
@@ -55,6 +56,10 @@ pub enum Problem {
     NoJob,
     #[error("too many jobs run; wait for the end of a job, or cancel it with `oci-pull-through jobs cancel`")]
     TooManyJobs,
+    #[error("too many clients read the events; close one of their connections")]
+    TooManyReaders,
+    #[error("the listing takes too long to sort; select fewer images, or leave out the parameter sort")]
+    SortTooSlow,
     #[error("cannot start a thread: {0}; increase the limits on processes (ulimit -u, TasksMax)")]
     NoThread(String),
     #[error(transparent)]
@@ -76,10 +81,15 @@ impl Problem {
             Problem::MediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Problem::Forbidden | Problem::Origin | Problem::Role(_) => StatusCode::FORBIDDEN,
             Problem::Host => StatusCode::MISDIRECTED_REQUEST,
-            Problem::TokenNeeded | Problem::Token | Problem::NoTokens | Problem::Tokens => {
-                StatusCode::UNAUTHORIZED
-            }
-            Problem::Plan(PlanError::NotScanned) | Problem::Unhealthy(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Problem::TokenNeeded
+            | Problem::Token
+            | Problem::TokenExpired { .. }
+            | Problem::NoTokens
+            | Problem::Tokens => StatusCode::UNAUTHORIZED,
+            Problem::Plan(PlanError::NotScanned)
+            | Problem::Unhealthy(_)
+            | Problem::TooManyReaders
+            | Problem::SortTooSlow => StatusCode::SERVICE_UNAVAILABLE,
             Problem::Plan(PlanError::Pinned(_))
             | Problem::Pin(PinError::TooMany)
             | Problem::NoStore
@@ -92,7 +102,7 @@ impl Problem {
         }
     }
 
-    pub fn response(self) -> Response<Full<Bytes>> {
+    pub fn response(self) -> Response<Body> {
         let status = self.status();
         let details = json!({
             "type": "about:blank",
@@ -119,9 +129,9 @@ pub fn json_response(
     status: StatusCode,
     content: &impl serde::Serialize,
     media_type: &'static str,
-) -> Response<Full<Bytes>> {
+) -> Response<Body> {
     let body = serde_json::to_vec(content).expect("the content is strings and numbers");
-    let mut response = Response::new(Full::new(body.into()));
+    let mut response = Response::new(whole(body));
     *response.status_mut() = status;
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, header::HeaderValue::from_static(media_type));

@@ -1,7 +1,8 @@
 //! The tokens of the admin API: a file with a line for each token.
 //!
-//! A line has a name, a role and the SHA-256 digest of the token: `ci read 9f86d081...`. The file is
-//! read for each request with a token, so a changed file has effect at once.
+//! A line has a name, a role and the SHA-256 digest of the token: `ci read 9f86d081...`. A fourth part
+//! is the time at which the token expires. The file is read for each request with a token, so a
+//! changed file has effect at once.
 
 use std::collections::HashSet;
 use std::fmt::Write as _;
@@ -12,6 +13,7 @@ use std::path::Path;
 use ring::digest::{SHA256, digest};
 
 use super::access::Role;
+use crate::calendar::{date_time, unix_seconds_of};
 use crate::limits::ADMIN_TOKENS_BYTES_MAX;
 
 /// The tokens of a file.
@@ -24,6 +26,23 @@ struct Token {
     role: Role,
     /// Hexadecimal, lower case.
     sha256: String,
+    /// The first second without validity, in seconds since 1970.
+    expires: Option<u64>,
+}
+
+/// The token of a request, by the file.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum FoundToken {
+    Valid {
+        name: String,
+        role: Role,
+    },
+    /// The time of expiry is in UTC.
+    Expired {
+        name: String,
+        at: String,
+    },
+    Unknown,
 }
 
 /// The reason why the file of the tokens is unusable. No token is valid.
@@ -31,7 +50,9 @@ struct Token {
 pub enum TokensError {
     #[error("cannot read the file of the tokens: {0}; check ADMIN_TOKENS_FILE")]
     Unreadable(#[from] io::Error),
-    #[error("line {line} of the file of the tokens {why}; expected `name role sha256`")]
+    #[error(
+        "line {line} of the file of the tokens {why}; expected `name role sha256`, and a time of expiry if needed"
+    )]
     Line { line: usize, why: &'static str },
     #[error("the file of the tokens is larger than {ADMIN_TOKENS_BYTES_MAX} bytes")]
     TooLarge,
@@ -69,19 +90,33 @@ impl Tokens {
         Ok(Tokens(tokens))
     }
 
-    /// Returns name and role of `token`. The comparison is of digests, so its time says nothing about
-    /// the token.
-    pub fn find(&self, token: &str) -> Option<(String, Role)> {
+    /// Finds `token`. `now` is in seconds since 1970. The comparison is of digests, so its time says
+    /// nothing about the token.
+    pub fn find(&self, token: &str, now: u64) -> FoundToken {
         let sha256 = hexadecimal(digest(&SHA256, token.as_bytes()).as_ref());
-        let found = self.0.iter().find(|known| known.sha256 == sha256)?;
-        Some((found.name.clone(), found.role))
+        let Some(found) = self.0.iter().find(|known| known.sha256 == sha256) else {
+            return FoundToken::Unknown;
+        };
+        let name = found.name.clone();
+        match found.expires {
+            Some(expires) if expires <= now => FoundToken::Expired {
+                name,
+                at: String::from_utf8_lossy(&date_time(expires)).into_owned() + "Z",
+            },
+            _ => FoundToken::Valid {
+                name,
+                role: found.role,
+            },
+        }
     }
 }
 
 fn token(line: &str) -> Result<Token, &'static str> {
     let parts: Vec<&str> = line.split_whitespace().collect();
-    let [name, role, sha256] = parts[..] else {
-        return Err("does not have three parts");
+    let (name, role, sha256, expires) = match parts[..] {
+        [name, role, sha256] => (name, role, sha256, None),
+        [name, role, sha256, expires] => (name, role, sha256, Some(expires)),
+        _ => return Err("does not have three or four parts"),
     };
     let (_, role) = Role::OF_TOKENS
         .into_iter()
@@ -91,11 +126,22 @@ fn token(line: &str) -> Result<Token, &'static str> {
     if !is_digest {
         return Err("has no SHA-256 digest of 64 hexadecimal digits");
     }
+    let expires = expires
+        .map(|text| time(text).ok_or("has no time of expiry such as 2027-01-31 or 2027-01-31T12:00:00Z"));
     Ok(Token {
         name: name.to_owned(),
         role,
         sha256: sha256.to_ascii_lowercase(),
+        expires: expires.transpose()?,
     })
+}
+
+/// Parses a day or a time in UTC into seconds since 1970. A day is its first second.
+fn time(text: &str) -> Option<u64> {
+    match text.contains('T') {
+        true => unix_seconds_of(text),
+        false => unix_seconds_of(&format!("{text}T00:00:00")),
+    }
 }
 
 fn hexadecimal(bytes: &[u8]) -> String {
@@ -117,18 +163,46 @@ mod tests {
     fn token_is_found_by_its_digest() {
         let text = format!("# tokens\n\nci read {}\nops  admin\t{TEST}\n", "0".repeat(64));
         let tokens = Tokens::parse(&text).unwrap();
-        assert_eq!(tokens.find("test"), Some(("ops".to_owned(), Role::Admin)));
+        let valid = |name: &str, role| FoundToken::Valid {
+            name: name.to_owned(),
+            role,
+        };
+        assert_eq!(tokens.find("test", 0), valid("ops", Role::Admin));
         for other in ["", "test ", "Test", TEST] {
-            assert_eq!(tokens.find(other), None, "{other}");
+            assert_eq!(tokens.find(other, 0), FoundToken::Unknown, "{other}");
         }
         let upper = Tokens::parse(&format!("a operate {}", TEST.to_uppercase())).unwrap();
-        assert_eq!(upper.find("test"), Some(("a".to_owned(), Role::Operate)));
+        assert_eq!(upper.find("test", u64::MAX), valid("a", Role::Operate));
+    }
+
+    #[test]
+    fn token_is_valid_before_its_expiry() {
+        for (expiry, at) in [
+            ("1970-01-02", 86_400),
+            ("1970-01-02T00:00:05Z", 86_405),
+            ("1970-01-01T12:00:00", 43_200),
+        ] {
+            let tokens = Tokens::parse(&format!("a read {TEST} {expiry}")).unwrap();
+            assert!(
+                matches!(tokens.find("test", at - 1), FoundToken::Valid { .. }),
+                "{expiry}"
+            );
+            let FoundToken::Expired { name, at } = tokens.find("test", at) else {
+                panic!("{expiry}");
+            };
+            assert_eq!(name, "a");
+            assert!(at.starts_with("1970-01-0") && at.ends_with('Z'), "{at}");
+            assert_eq!(tokens.find("other", 0), FoundToken::Unknown);
+        }
     }
 
     #[test]
     fn invalid_line_is_an_error_with_its_number() {
         for (line, why) in [
-            ("ci read".to_owned(), "three parts"),
+            ("ci read".to_owned(), "three or four parts"),
+            (format!("ci read {TEST} tomorrow"), "time of expiry"),
+            (format!("ci read {TEST} 2026-02-30"), "time of expiry"),
+            (format!("ci read {TEST} 2027-01-31 x"), "three or four parts"),
             (format!("ci write {TEST}"), "another role"),
             (format!("ci read {}", &TEST[1..]), "no SHA-256"),
             (format!("ci read {}x", &TEST[1..]), "no SHA-256"),

@@ -202,7 +202,7 @@ pub fn run(config: Config, read: &dyn Fn() -> Result<Config, Diagnostics>) -> Re
     supervise::start_watchdog(health.clone(), helper.workers(), &config.systemd, &notifier)
         .map_err(AppError::threads)?;
     supervise::wait_for_cores(&shutdown, accepting);
-    let admin_socket = supervise::open_admin(&config, &storage, &upstreams, &live, &health, &helper);
+    let admin_socket = supervise::open_admin(&config, &storage, &cache, &live, &health, &helper);
     for addr in &listening.addresses {
         tracing::info!(
             version = env!("CARGO_PKG_VERSION"),

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::listen::Address;
 use crate::admin::{self, AdminSettings, AdminSocket, AdminSubjects};
-use crate::cache::TagPolicy;
+use crate::cache::{Cache, TagPolicy};
 use crate::config::{Config, Live, SystemdEnvironment};
 use crate::manage::BackgroundPrune;
 use crate::runtime::driver::Driver;
@@ -14,7 +14,6 @@ use crate::runtime::shutdown::Shutdown;
 use crate::runtime::watchdog::{self, Keepalive};
 use crate::storage::{Maintenance, Scrub, Storage};
 use crate::systemd::Notifier;
-use crate::upstream::Upstreams;
 
 /// Polling interval until all cores accept connections.
 const LOOK: Duration = Duration::from_millis(2);
@@ -32,7 +31,7 @@ pub(super) fn notifier(systemd: &SystemdEnvironment) -> Notifier {
 pub(super) fn open_admin(
     config: &Config,
     storage: &Storage,
-    upstreams: &Upstreams,
+    cache: &Cache,
     live: &Live,
     health: &Health,
     helper: &Helper,
@@ -44,7 +43,8 @@ pub(super) fn open_admin(
     };
     let subjects = AdminSubjects {
         store: storage.local_store(),
-        upstreams: upstreams.clone(),
+        cache: cache.clone(),
+        upstreams: cache.upstreams().clone(),
         live: live.clone(),
         tag_policy: TagPolicy::of(config),
         has_client_auth: config.client_auth.is_some(),

@@ -48,6 +48,7 @@ pub use crate::storage::{Removals, Unseen};
 pub use access::{Approach, Caller};
 pub use blob::{BlobAnswer, BlobBody, BlobHeaders, BlobRequest, FoundBlob, OpenFiles, WantedBytes};
 pub use error::{Absence, FetchError};
+pub use fill::FillStatus;
 pub use freshness::{TagPolicy, TagTerms, is_fresh, terms as tag_terms};
 pub use listing::{INDEX_TYPE, ListingAnswer, ListingError, ListingKey};
 pub use manifest::{Manifest, ManifestAnswer, ManifestKey};

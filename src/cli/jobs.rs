@@ -8,7 +8,7 @@ use clap::{Args, Subcommand};
 use super::output::{Output, OutputArgs};
 use super::say;
 use super::target::{Failure, ended, running_cache};
-use crate::admin::{JobState, JobStatus};
+use crate::admin::JobStatus;
 use crate::config::{Environment, Layer};
 use crate::local_time::local_date_time;
 
@@ -58,12 +58,7 @@ fn print_or_cancel(args: &JobsArgs, flags: Layer, environment: Environment<'_>) 
 }
 
 fn line(job: &JobStatus) -> String {
-    let state = match job.state {
-        JobState::Running => "running",
-        JobState::Completed => "completed",
-        JobState::Canceled => "canceled",
-        JobState::Failed => "failed",
-    };
+    let state = job.state.word();
     let progress = job.progress;
     let (objects, total) = (progress.objects, progress.objects_total);
     format!("{:<5} verify {state:<9} {objects} of {total} objects", job.job)

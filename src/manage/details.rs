@@ -3,7 +3,8 @@
 use serde::Serialize;
 
 use super::images::{BlobSizes, INDEX_DEPTH_MAX, RepositoryImages};
-use super::{ImageQuery, ListedImage, list_page};
+use super::page::list_page_by_name;
+use super::{ImageQuery, ListedImage};
 use crate::oci::{Digest, ImageName, ManifestLinks, Reference};
 use crate::store::{FsStore, StoreReader, StoredBlob, StoredRepository};
 
@@ -75,7 +76,7 @@ pub fn show_images(store: &FsStore, reader: &StoreReader, name: &ImageName) -> V
         limit: IMAGES_OF_A_TAG_MAX,
         ..ImageQuery::default()
     };
-    let listed = list_page(reader, &store.pinned(), &query, || true).images;
+    let listed = list_page_by_name(reader, &store.pinned(), &query, || true).images;
     let details = listed.into_iter().map(|image| ImageDetails {
         manifests: manifests(reader, name, &image.image.digest),
         image,

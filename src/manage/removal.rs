@@ -1,11 +1,13 @@
 //! Removals of images. A removal is planned first and applied afterwards.
 
 use std::num::NonZeroUsize;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use crate::config::{ImageFilter, PruneRuleConfig};
+use crate::events::{self, Event};
 use crate::oci::{ImageName, Reference};
 use crate::store::{FsStore, IndexedImage, Minute, RemovalLimits, RemovalPlan, Removed};
 
@@ -26,7 +28,7 @@ pub struct PruneRule {
 #[derive(Clone, Debug, Default)]
 pub struct PlannedRemoval {
     /// The references of the selected images.
-    images: Vec<String>,
+    images: Arc<[String]>,
     plan: RemovalPlan,
 }
 
@@ -162,11 +164,22 @@ pub(super) fn reference(image: &IndexedImage) -> String {
 }
 
 impl PlannedRemoval {
+    /// Returns the references of the selected images.
+    pub fn images(&self) -> Arc<[String]> {
+        self.images.clone()
+    }
+
+    /// Returns the number of objects, and their bytes on the disk.
+    pub fn totals(&self) -> (u64, u64) {
+        (self.plan.objects.len() as u64, self.plan.bytes())
+    }
+
     pub fn report(&self) -> RemovalReport {
+        let (objects, bytes) = self.totals();
         RemovalReport {
-            images: self.images.clone(),
-            objects: self.plan.objects.len() as u64,
-            bytes: self.plan.bytes(),
+            images: self.images.to_vec(),
+            objects,
+            bytes,
             kept: 0,
         }
     }
@@ -174,8 +187,12 @@ impl PlannedRemoval {
     /// Removes the planned objects that are still stored.
     pub fn apply(self, store: &FsStore) -> RemovalReport {
         let Removed { objects, bytes, kept } = store.remove_planned(&self.plan);
+        // Some objects of an image may stay.
+        for image in self.images.iter().filter(|_| objects > 0) {
+            events::publish(|| Event::ImageRemoved { image: image.clone() });
+        }
         RemovalReport {
-            images: self.images,
+            images: self.images.to_vec(),
             objects,
             bytes,
             kept,

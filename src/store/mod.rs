@@ -42,7 +42,7 @@ pub use fs::{
 pub use index::{EntrySet, IndexedImage, ObjectName, PlannedObject, RemovalLimits, RemovalPlan};
 pub use key::Key;
 pub use meta::{Meta, SOURCES_MAX, Source, canonical_name};
-pub use pins::{Pin, PinError, Pins};
+pub use pins::{Pin, PinError, PinMatcher, Pins};
 pub use pointer::TagPointer;
 pub use referrers::{RecordName, ReferrersRecord};
 pub use removals::{Removals, Unseen};

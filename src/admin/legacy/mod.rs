@@ -94,6 +94,7 @@ impl LegacyAdmin {
             request: request.id,
         };
         let store = self.0.store.clone();
+        let removes = matches!(command, Command::Prune { dry_run: false, .. });
         let work = async move {
             let run = blocking(move || {
                 let answer = run(store, command, actor);
@@ -107,8 +108,10 @@ impl LegacyAdmin {
                 ),
                 Err(_) => LegacyAnswer::Failed("the command continues; the log has its end\n".to_owned()),
             };
-            // The next request for removed content must not find it in the memory of a core.
-            tokio::time::sleep(2 * CONNECTION_SWEEP_INTERVAL).await;
+            if removes {
+                // The next request for the content must not find it in the memory of a core.
+                tokio::time::sleep(2 * CONNECTION_SWEEP_INTERVAL).await;
+            }
             answer
         };
         let answer = self.0.helper.ask(work).await;
@@ -187,13 +190,13 @@ fn prune(store: &FsStore, rule: &PruneRule, dry_run: bool, change: &Change) -> L
         Ok(plan) => plan,
         Err(error) => return LegacyAnswer::Busy(format!("{error}\n")),
     };
-    let images = plan.report().images;
+    let images = plan.images();
     let mut lines = LogLines::default();
     lines.add(&format!(
         "begin prune - count of manifests to prune: {}",
         images.len()
     ));
-    for image in &images {
+    for image in &*images {
         lines.add(&match dry_run {
             true => format!("doPrune - dry run specified, skipping prune of manifest {image:?}"),
             false => format!("pruning manifest {image:?}"),
@@ -202,7 +205,7 @@ fn prune(store: &FsStore, rule: &PruneRule, dry_run: bool, change: &Change) -> L
     if !dry_run {
         let removed = change.apply(store, plan);
         if removed.kept == 0 {
-            for image in &images {
+            for image in &*images {
                 lines.add(&format!("removed manifest: {image}"));
             }
         }

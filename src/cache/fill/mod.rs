@@ -16,6 +16,7 @@ mod commit;
 mod disk_writer;
 mod follower;
 pub(in crate::cache) mod source;
+mod status;
 mod table;
 mod watch;
 mod window;
@@ -27,6 +28,7 @@ use std::sync::Arc;
 use crate::http::Span;
 use crate::limits::{HELD_WHOLE_BYTES_MAX, WITHHELD_BYTES};
 use crate::oci::{Digest, Hasher, Origin};
+use crate::runtime::clock::monotonic_millis;
 use crate::runtime::waker::{CoreNotify, RemoteWaker};
 use crate::shared_file::SharedFile;
 use crate::sync::{Mutex, MutexGuard};
@@ -39,6 +41,7 @@ use disk_writer::DiskWriter;
 use window::Window;
 
 pub use follower::Follower;
+pub use status::FillStatus;
 pub use table::FillTable;
 
 /// A running or recently completed fill.
@@ -49,6 +52,8 @@ pub struct Fill {
     caller: Caller,
     /// The source, if the bucket has the blob.
     remote: Option<RemoteBlob>,
+    /// The first request of a client, in monotonic milliseconds.
+    began: u64,
     state: Mutex<FillState>,
     /// Notifies the writer that the window has room, or that no follower needs room.
     room: tokio::sync::Notify,
@@ -122,6 +127,7 @@ impl Fill {
             origin,
             caller,
             remote,
+            began: monotonic_millis(),
             state: Mutex::new(FillState {
                 head: None,
                 window: Window::default(),

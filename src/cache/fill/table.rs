@@ -29,6 +29,10 @@ impl FillTable {
         self.0.lock().contains_key(&(*digest, origin.namespace.clone()))
     }
 
+    pub fn all(&self) -> Vec<Arc<Fill>> {
+        self.0.lock().values().cloned().collect()
+    }
+
     /// Returns the fill in progress, or a new fill with the ticket to run it. A new fill replaces
     /// `not`, which lost bytes or was denied access that this caller may have. If `remote` is
     /// given, a new fill reads from the bucket first.

@@ -14,6 +14,7 @@ use super::{End, Fill, Head, watch};
 use crate::cache::access::Caller;
 use crate::cache::fill::source::BlobSource;
 use crate::cache::{Cache, Class, FetchError, FetchResources, Shared, unless};
+use crate::events::{self, Event};
 use crate::fail_point::hit;
 use crate::http::Span;
 use crate::limits::{FILL_DISK_RATE_MIN, FILL_DISK_WAIT_MAX, FILL_WINDOW_BYTES, HELD_WHOLE_BYTES_MAX};
@@ -116,6 +117,11 @@ async fn run(ticket: Ticket, shared: Arc<Shared>) {
         state.memory = Some(memory);
         state.lease = Some(shared.room_shares.lease(&shared.party(&origin.namespace)));
     }
+    publish_event(fill, |registry, repository, digest| Event::FillStarted {
+        registry,
+        repository,
+        digest,
+    });
     let (verified, from_bucket) = match unless(watch::unworthy(fill, &slot), receive(fill, &shared)).await {
         Ok(Ok(verified)) => verified,
         Ok(Err(failure)) => return fail(&guard, failure),
@@ -127,6 +133,12 @@ async fn run(ticket: Ticket, shared: Arc<Shared>) {
         shared.absences().forget(origin, &Target::Blob(*fill.digest()));
     }
     guard.end(End::Verified);
+    publish_event(fill, |registry, repository, digest| Event::FillCompleted {
+        registry,
+        repository,
+        digest,
+        bytes: fill.lock().window.end(),
+    });
     hit("fill-verified");
     commit(fill, &shared, verified, from_bucket).await;
 }
@@ -174,8 +186,29 @@ fn fail(guard: &Guard, failure: Failure) {
             FetchError::Abandoned(reason)
         }
     };
+    publish_event(fill, |registry, repository, digest| Event::FillFailed {
+        registry,
+        repository,
+        digest,
+        error: error.to_string(),
+    });
     guard.end(End::Failed(error));
     disk_writer::discard(fill);
+}
+
+/// Sends an event about a fill, made of registry, repository and digest.
+fn publish_event(fill: &Fill, event: impl FnOnce(String, String, String) -> Event) {
+    let Origin {
+        namespace,
+        repository,
+    } = &fill.origin;
+    events::publish(|| {
+        event(
+            namespace.to_string(),
+            repository.to_string(),
+            fill.digest().to_string(),
+        )
+    });
 }
 
 /// The received beginning of a body, hashed by the receiver itself.

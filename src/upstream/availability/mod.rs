@@ -27,6 +27,7 @@ use super::error::{Phase, Restraint, UpstreamError};
 use super::response::UpstreamResponse;
 use super::verdict::ResponseVerdict;
 use super::{Credentials, Purpose, Target, UpstreamRequest};
+use crate::events::{self, Event};
 use crate::oci::{Namespace, Repository};
 use crate::sync::Mutex;
 use circuit_breaker::{Cause, Failure};
@@ -226,6 +227,7 @@ impl AvailabilityTable {
                 self.suspensions.fetch_add(1, Ordering::Release);
             }
             let registry = &tracker.namespace;
+            publish(change, registry);
             match change {
                 Change::Tripped => {
                     let (error, only) = (
@@ -244,6 +246,16 @@ impl AvailabilityTable {
                 }
             }
         }
+    }
+}
+
+/// Sends the event of a change of the circuit breaker.
+fn publish(change: Change, registry: &Namespace) {
+    let registry = || registry.to_string();
+    match change {
+        Change::Tripped => events::publish(|| Event::RegistryUnavailable { registry: registry() }),
+        Change::Recovered => events::publish(|| Event::RegistryAvailable { registry: registry() }),
+        Change::Limited | Change::LimitEnded => {}
     }
 }
 

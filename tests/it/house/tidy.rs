@@ -66,6 +66,7 @@ const ARROWS: &[(&str, &[&str])] = &[
 const FOR_ALL: &[&str] = &[
     "anchor",
     "calendar",
+    "events",
     "fail_point",
     "limits",
     "local_time",
@@ -82,6 +83,7 @@ const TOKIO: &[&str] = &[
     "src/admin/client.rs",
     "src/admin/legacy/mod.rs",
     "src/admin/listen.rs",
+    "src/admin/streams.rs",
     "src/cache/blob/remote.rs",
     "src/cache/body_channel.rs",
     "src/cache/fill/body_hasher.rs",

@@ -10,7 +10,7 @@ use serde_json::Value;
 use super::pull;
 use crate::harness::client::Response;
 use crate::harness::image::Flavor;
-use crate::harness::server::{TempDir, write_private};
+use crate::harness::server::{Options, TempDir, write_private};
 use crate::harness::*;
 
 /// A cache with an admin listener, and a token for each role: the token is the name of the role.
@@ -30,16 +30,22 @@ fn token_line(name: &str, role: &str) -> String {
 }
 
 pub fn start(upstream: &Registry) -> Cache {
+    start_with(upstream, &[])
+}
+
+/// Starts a cache with further variables.
+pub fn start_with(upstream: &Registry, variables: &[(&str, &str)]) -> Cache {
     let dir = TempDir::new();
     let tokens = dir.path.join("tokens");
     let lines = ["read", "operate", "admin"].map(|role| token_line(role, role));
     write_private(&tokens, &lines.concat());
-    let server = Server::options(upstream)
+    let options = Server::options(upstream)
         .env("STORAGE_BACKEND", "fs")
         .env("ADMIN_ADDR", "127.0.0.1:0")
         .env("HEALTH_ADDR", "127.0.0.1:0")
-        .env("ADMIN_TOKENS_FILE", tokens.display())
-        .start();
+        .env("ADMIN_TOKENS_FILE", tokens.display());
+    let set = |options: Options, (name, value): &(&str, &str)| options.env(name, value);
+    let server = variables.iter().fold(options, set).start();
     server.wait_stderr("store scanned");
     Cache {
         server,
@@ -49,7 +55,7 @@ pub fn start(upstream: &Registry) -> Cache {
 }
 
 /// Sends a request with the token `role`, or without a token.
-fn send(addr: SocketAddr, role: Option<&str>, line: &str, fields: &[(&str, &str)]) -> Response {
+pub fn send(addr: SocketAddr, role: Option<&str>, line: &str, fields: &[(&str, &str)]) -> Response {
     let (method, target) = line.split_once(' ').expect("a method and a target");
     let token = role.map(|role| format!("Bearer {role}"));
     let host = addr.to_string();
@@ -72,7 +78,7 @@ impl Cache {
     }
 
     #[track_caller]
-    fn json(&self, line: &str) -> Value {
+    pub fn json(&self, line: &str) -> Value {
         let response = send(self.addr(), Some("admin"), line, &[]);
         let text = String::from_utf8_lossy(&response.body).into_owned();
         assert_eq!(response.status, 200, "{line}: {text}");
@@ -120,6 +126,7 @@ fn each_role_reaches_its_operations_and_no_others() {
         ("GET /api/v1/images".to_owned(), 1),
         ("GET /api/v1/images/org/app:v1".to_owned(), 1),
         (format!("GET /api/v1/blobs/{absent}"), 1),
+        ("GET /api/v1/fills".to_owned(), 1),
         ("GET /api/v1/pins".to_owned(), 1),
         ("PUT /api/v1/pins/org%2Fapp".to_owned(), 2),
         ("DELETE /api/v1/pins/org%2Fapp".to_owned(), 2),
@@ -341,6 +348,17 @@ fn changed_file_of_tokens_has_effect_at_once_and_a_broken_file_permits_nothing()
     assert_eq!(cache.status(Some("read"), stats), 200);
     write(&token_line("other", "read"));
     assert_eq!(cache.status(Some("read"), stats), 401);
+    assert_eq!(cache.status(Some("other"), stats), 200);
+    let line = token_line("other", "read");
+    write(&format!("{} 2000-01-01\n", line.trim_end()));
+    let expired = send(cache.addr(), Some("other"), stats, &[]);
+    assert_eq!(expired.status, 401);
+    let text = String::from_utf8_lossy(&expired.body).into_owned();
+    assert!(
+        text.contains("the token other expired at 2000-01-01T00:00:00Z"),
+        "{text}"
+    );
+    write(&format!("{} 9999-01-01T12:00:00Z\n", line.trim_end()));
     assert_eq!(cache.status(Some("other"), stats), 200);
     write("other read 12\n");
     assert_eq!(cache.status(Some("other"), stats), 401);

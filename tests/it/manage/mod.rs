@@ -9,6 +9,9 @@ mod background;
 /// The description of the admin API.
 mod description;
 
+/// The space that removals free.
+mod freed;
+
 /// Kills during removals.
 mod kill;
 
@@ -23,6 +26,9 @@ mod remove;
 
 /// The scrub of a running cache, and the verification before the first response.
 mod scrub;
+
+/// Events, lines of JSON, sorted pages and fills of the admin API.
+mod streams;
 
 /// The command `verify` and its jobs.
 mod verify;

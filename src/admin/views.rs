@@ -1,0 +1,120 @@
+//! The resources that show the state of the cache and change nothing.
+
+use std::sync::Arc;
+
+use http::StatusCode;
+use serde_json::json;
+
+use super::AdminSubjects;
+use super::api::{Answer, Api, ok, reader};
+use super::body::{self, Form};
+use super::problem::Problem;
+use super::streams;
+use crate::events::EventReader;
+use crate::limits::{ADMIN_PAGE_TIMEOUT, ADMIN_SORT_TIMEOUT};
+use crate::manage::{
+    ImagePage, ImageQuery, PullSettings, Sort, explain_stored, list_page, show_blob, show_images,
+};
+use crate::oci::{Digest, ImageName};
+use crate::runtime::clock::monotonic_millis;
+use crate::runtime::helper::blocking;
+use crate::store::FsStore;
+
+impl Api {
+    /// `GET /api/v1/images`
+    pub(super) async fn list(&self, query: ImageQuery, form: Form) -> Answer {
+        let store = self.store()?;
+        if form == Form::Lines {
+            if query.sort != Sort::default() {
+                return Err(Problem::Invalid(
+                    "a sorted listing has pages; request JSON, or leave out the parameter sort".to_owned(),
+                ));
+            }
+            reader(&store)?;
+            let next = move |query: &ImageQuery| page(&store, query).map_err(|problem| problem.to_string());
+            return Ok(body::lines(StatusCode::OK, streams::images(query, next)));
+        }
+        let listed = blocking(move || page(&store, &query));
+        ok(StatusCode::OK, &listed.await.map_err(|_| Problem::Panicked)??)
+    }
+
+    /// `GET /api/v1/events`
+    pub(super) fn events(&self) -> Answer {
+        let reader = EventReader::new().ok_or(Problem::TooManyReaders)?;
+        Ok(body::events(streams::events(reader)))
+    }
+
+    /// `GET /api/v1/jobs/{id}`
+    pub(super) fn show_job(&self, id: u64, form: Form) -> Answer {
+        let status = self.jobs.get(id)?;
+        match form {
+            Form::Lines => Ok(body::lines(StatusCode::OK, streams::job(self.jobs.clone(), id))),
+            Form::Whole => ok(StatusCode::OK, &status),
+        }
+    }
+
+    /// `GET /api/v1/images/{name}`
+    pub(super) async fn show(&self, name: ImageName) -> Answer {
+        if name.reference.is_none() {
+            return Err(Problem::Invalid(format!(
+                "the name has no tag and no digest; list the images with GET /api/v1/images?repository={}",
+                name.origin.repository
+            )));
+        }
+        let store = self.store()?;
+        let images = blocking(move || Ok::<_, Problem>(show_images(&store, &reader(&store)?, &name)));
+        let images = images.await.map_err(|_| Problem::Panicked)??;
+        match images.is_empty() {
+            true => Err(Problem::NotStored),
+            false => ok(StatusCode::OK, &json!({"images": images})),
+        }
+    }
+
+    /// `GET /api/v1/blobs/{digest}`
+    pub(super) async fn blob(&self, digest: Digest) -> Answer {
+        let store = self.store()?;
+        let blob = blocking(move || show_blob(&store, &digest)).await;
+        match blob.map_err(|_| Problem::Panicked)? {
+            Some(blob) => ok(StatusCode::OK, &blob),
+            None => Err(Problem::NotStored),
+        }
+    }
+
+    /// `GET /api/v1/explain`
+    pub(super) async fn explain(&self, name: ImageName) -> Answer {
+        let store = self.store()?;
+        let AdminSubjects {
+            upstreams,
+            live,
+            tag_policy,
+            has_client_auth,
+            ..
+        } = self.subjects.clone();
+        let explanation = blocking(move || {
+            let statuses = upstreams.statuses();
+            let namespace = &name.origin.namespace;
+            let status = statuses.iter().find(|status| status.namespace == *namespace);
+            let settings = PullSettings {
+                registries: &live.registries(),
+                tag_policy: &tag_policy,
+                has_client_auth,
+            };
+            explain_stored(&store, settings, status, name)
+        });
+        let explanation = explanation.await.map_err(|_| Problem::Panicked)?;
+        let explanation = explanation.map_err(|error| Problem::Unreadable(error.to_string()))?;
+        ok(StatusCode::OK, &explanation)
+    }
+}
+
+/// Lists a page of images. Blocks.
+fn page(store: &Arc<FsStore>, query: &ImageQuery) -> Result<ImagePage, Problem> {
+    let reader = reader(store)?;
+    let limit = match query.sort == Sort::default() {
+        true => ADMIN_PAGE_TIMEOUT,
+        false => ADMIN_SORT_TIMEOUT,
+    };
+    let started = monotonic_millis();
+    let goes_on = || u128::from(monotonic_millis() - started) < limit.as_millis();
+    list_page(&reader, &store.pinned(), query, goes_on).ok_or(Problem::SortTooSlow)
+}

@@ -1,0 +1,66 @@
+//! The fills under way, for operators.
+
+use serde::Serialize;
+
+use super::{Fill, FillTable};
+use crate::cache::Cache;
+use crate::runtime::clock::monotonic_millis;
+
+/// A fill under way.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct FillStatus {
+    pub registry: String,
+    pub repository: String,
+    pub digest: String,
+    /// `upstream`, or `bucket` if the bucket is the first source.
+    pub source: &'static str,
+    /// Bytes of the body that have arrived.
+    pub bytes: u64,
+    /// Bytes of the whole body. `None` before the head has arrived, and if the head has no length.
+    pub bytes_total: Option<u64>,
+    /// Clients that wait for the fill or read from it.
+    pub followers: usize,
+    /// Seconds since the first request of a client.
+    pub age_seconds: u64,
+}
+
+impl Cache {
+    /// Returns the fills under way, the oldest first.
+    pub fn fill_statuses(&self) -> Vec<FillStatus> {
+        self.0.fills.statuses()
+    }
+}
+
+impl FillTable {
+    fn statuses(&self) -> Vec<FillStatus> {
+        let now = monotonic_millis();
+        let mut statuses: Vec<FillStatus> = self.all().iter().map(|fill| fill.status(now)).collect();
+        statuses.sort_by(|a, b| {
+            let place = |status: &FillStatus| (status.digest.clone(), status.registry.clone());
+            b.age_seconds
+                .cmp(&a.age_seconds)
+                .then_with(|| place(a).cmp(&place(b)))
+        });
+        statuses
+    }
+}
+
+impl Fill {
+    fn status(&self, now: u64) -> FillStatus {
+        let state = self.lock();
+        FillStatus {
+            registry: self.origin.namespace.to_string(),
+            repository: self.origin.repository.to_string(),
+            digest: self.digest.to_string(),
+            source: match &self.remote {
+                Some(_) => "bucket",
+                None => "upstream",
+            },
+            bytes: state.window.end(),
+            bytes_total: state.head.as_ref().and_then(|head| head.size),
+            followers: state.followers.len() + state.wanted,
+            age_seconds: now.saturating_sub(self.began) / 1000,
+        }
+    }
+}
