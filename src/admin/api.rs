@@ -116,7 +116,7 @@ impl Api {
             Operation::ShowImage(name) => self.show(name).await,
             Operation::PurgeImage { name, dry_run } => self.purge(actor, name, dry_run).await,
             Operation::ShowBlob(digest) => self.blob(digest).await,
-            Operation::Explain(name) => self.explain(name).await,
+            Operation::Explain { name, user } => self.explain(name, user).await,
             Operation::ListPins => ok(StatusCode::OK, &json!({"pins": self.store()?.pins()})),
             Operation::ChangePin { pin, is_added } => self.change_pin(actor, pin, is_added).await,
             Operation::PlanPrune => self.plan(request).await,
@@ -182,7 +182,7 @@ impl Api {
     }
 
     /// `GET /api/v1/explain`
-    async fn explain(&self, name: ImageName) -> Answer {
+    async fn explain(&self, name: ImageName, user: Option<String>) -> Answer {
         let store = self.store()?;
         let AdminSubjects {
             upstreams,
@@ -200,7 +200,7 @@ impl Api {
                 tag_policy: &tag_policy,
                 has_client_auth,
             };
-            explain_stored(&store, settings, status, name)
+            explain_stored(&store, settings, status, name, user.as_deref())
         });
         let explanation = explanation.await.map_err(|_| Problem::Panicked)?;
         let explanation = explanation.map_err(|error| Problem::Unreadable(error.to_string()))?;

@@ -30,7 +30,11 @@ pub enum Operation {
         dry_run: bool,
     },
     ShowBlob(Digest),
-    Explain(ImageName),
+    Explain {
+        name: ImageName,
+        /// The client of the pull. `None`: any client.
+        user: Option<String>,
+    },
     ListPins,
     ChangePin {
         pin: Pin,
@@ -79,7 +83,7 @@ impl Operation {
             | Operation::ListImages(_)
             | Operation::ShowImage(_)
             | Operation::ShowBlob(_)
-            | Operation::Explain(_)
+            | Operation::Explain { .. }
             | Operation::ListPins
             | Operation::ListJobs
             | Operation::ShowJob { .. } => Role::Read,
@@ -114,7 +118,12 @@ fn whole(method: &Method, resource: &str, query: &mut Query) -> Result<Operation
         "stats" => read(method, || Ok(Operation::StoreStats)),
         "upstreams" => read(method, || Ok(Operation::Upstreams)),
         "images" => read(method, || Ok(Operation::ListImages(Box::new(query.images()?)))),
-        "explain" => read(method, || Ok(Operation::Explain(query.required("ref")?))),
+        "explain" => read(method, || {
+            Ok(Operation::Explain {
+                name: query.required("ref")?,
+                user: query.take("user").filter(|user| !user.is_empty()),
+            })
+        }),
         "pins" => read(method, || Ok(Operation::ListPins)),
         "jobs" => read(method, || Ok(Operation::ListJobs)),
         "prune" => post(method, || Ok(Operation::PlanPrune)),
@@ -299,6 +308,7 @@ mod tests {
             ("DELETE /api/v1/images/alpine?dry_run=true", Role::Operate),
             (&format!("GET /api/v1/blobs/{digest}"), Role::Read),
             ("GET /api/v1/explain?ref=alpine:3", Role::Read),
+            ("GET /api/v1/explain?ref=alpine:3&user=alice", Role::Read),
             ("GET /api/v1/pins", Role::Read),
             ("PUT /api/v1/pins/quay.io%2F**", Role::Operate),
             ("DELETE /api/v1/pins/alpine", Role::Operate),

@@ -15,7 +15,7 @@ Commands:
   purge         remove an image: purge REF [--dry-run] [--yes] [--json]
   prune         remove images: --pattern, --date, --older-than, --unused-for, --keep-newest, --all [--dry-run]
   pin, unpin    protect an image from removal: pin [REF or pattern], unpin REF
-  explain       explain how the next pull of an image is answered: explain REF [--json]
+  explain       explain how the next pull of an image is answered: explain REF [--user] [--json]
   stats         print the state of the store: stats [--json]
   verify        hash the stored content, remove damage: [REF] [--pattern] [--rate] [--dry-run] [--json] [--quiet]
   jobs          list the jobs of the running cache [--output table|json], or cancel one: jobs cancel ID

@@ -28,7 +28,9 @@ const ARROWS: &[(&str, &[&str])] = &[
     ),
     (
         "manage",
-        &["cache", "config", "oci", "runtime", "store", "sys", "upstream"],
+        &[
+            "auth", "cache", "config", "oci", "runtime", "store", "sys", "upstream",
+        ],
     ),
     (
         "app",
