@@ -46,7 +46,9 @@ pub use pins::{Pin, PinError, Pins};
 pub use pointer::TagPointer;
 pub use referrers::{RecordName, ReferrersRecord};
 pub use removals::{Removals, Unseen};
-pub use s3::{Content, S3Body, S3Error, S3Fault, S3OpenError, S3Store};
+pub use s3::{
+    BucketListing, Content, CopyError, LISTED_PER_REQUEST, S3Body, S3Error, S3Fault, S3OpenError, S3Store,
+};
 pub use spool::{Room, SpoolDir, Spooled};
 pub use tag_key::TagKey;
 pub use upload_holds::UploadHold;

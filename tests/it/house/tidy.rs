@@ -17,7 +17,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     (
         "cli",
         &[
-            "admin", "app", "cache", "config", "manage", "oci", "store", "upstream",
+            "admin", "app", "cache", "config", "manage", "oci", "runtime", "store", "upstream",
         ],
     ),
     (
@@ -128,6 +128,7 @@ const CLOCKS: &[&str] = &[
     "src/app/stop.rs",
     "src/cache/fill/watch.rs",
     "src/cache/fill/writer.rs",
+    "src/cli/bucket.rs",
     "src/cli/healthcheck.rs",
     "src/fail_point.rs",
     "src/log/output.rs",

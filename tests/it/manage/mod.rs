@@ -6,6 +6,9 @@ mod admin;
 /// Rules that remove images in the background.
 mod background;
 
+/// The commands on a bucket.
+mod bucket;
+
 /// The description of the admin API.
 mod description;
 
