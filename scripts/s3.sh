@@ -366,6 +366,7 @@ presigned_is_enough() {
 common() {
   engine_test an_engine_keeps_what_is_stored_whole_in_parts_and_under_every_digest "$1: whole objects, parts, sha512, ranges, a second machine"
   engine_test an_engine_keeps_tags_with_every_character_they_may_have "$1: tags"
+  engine_test an_engine_lists_more_objects_than_a_page_and_removes_one "$1: two pages of a listing, a copy of the metadata, a removal"
 }
 
 moto_command >/dev/null || install_moto >"$s3_scratch/moto.log" 2>&1 || tail -n 5 "$s3_scratch/moto.log"

@@ -926,6 +926,10 @@ pub const S3_PARTS_MAX: u64 = 10_000;
 /// Parts of one upload in flight at once.
 pub const S3_PARTS_IN_FLIGHT: usize = 4;
 
+/// Requests at once of a command that copies the metadata of a bucket. 16 × 4 MiB of a manifest are at
+/// most 64 MiB.
+pub const S3_COPY_READS_MAX: usize = 16;
+
 /// Uploads in flight at once. Further uploads wait for [`S3_UPLOAD_QUEUE_TIMEOUT`]. A part is
 /// streamed from its file through [`S3_UPLOAD_BUFFER_BYTES`]. 8 uploads × 4 parts × (256 KiB + 400
 /// KiB of a connection) are at most 21 MiB.

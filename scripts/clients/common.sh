@@ -240,13 +240,19 @@ podman_pulls() {
 
 pull_podman() { podman_pulls "$cache/$(path $repository):1"; }
 
-# Pulls through a mirror in registries.conf, the usual production configuration of podman.
+# pull_podman_by_mirror [CACHE]: pulls through mirrors in registries.conf, the usual production
+# configuration of podman. CACHE is the mirror after `cache`.
 pull_podman_by_mirror() {
   cat >"$work/registries.conf" <<END
 [[registry]]
 location = "$registry"
 [[registry.mirror]]
 location = "$cache/$registry"
+insecure = true
+END
+  [ $# = 0 ] || cat >>"$work/registries.conf" <<END
+[[registry.mirror]]
+location = "$1/$registry"
 insecure = true
 END
   CONTAINERS_REGISTRIES_CONF=$work/registries.conf podman_pulls "$registry/$repository:1"

@@ -37,6 +37,13 @@ asked_once_for() {
 
 # ---- The run --------------------------------------------------------------------------------------------------------
 
+# status_is STATUS: the status of the platform's manifest.
+status_is() {
+  local url
+  url=http://$cache/v2/$(path $repository)/manifests/$(platform_manifest)
+  same "status" "$1" "$(curl --silent --output /dev/null --write-out '%{http_code}' --header 'Accept: */*' "$url")"
+}
+
 blobs_expected() {
   if [ "$client" = skopeo ]; then blobs_of app; blobs_of artifact; else platform_blobs; fi
 }
@@ -80,6 +87,17 @@ if [ "$direct" != 1 ]; then
     check "$client, warm, upstream stopped" "pull_$client"
     stop "${pid_of[$client]}"
     start_cache $client
+    cache_of[$client]=$cache pid_of[$client]=$cache_pid
     check "$client, warm, upstream stopped, cache restarted" "pull_$client"
   done
+  # podman does not go on to the next mirror after it has received a manifest.
+  if [ -n "${cache_of[podman]:-}" ] && [ -n "${cache_of[skopeo]:-}" ]; then
+    stop "${pid_of[podman]}"
+    blob=$(platform_blobs | head -n 1)
+    find "$work/store-podman" -name "${blob/:/-}*" -delete
+    client=podman
+    AIR_GAPPED=true start_cache podman
+    check "podman, a blob is missing in an air gap, next mirror" pull_podman_by_mirror "${cache_of[skopeo]}"
+    check "podman, a blob is missing in an air gap: the manifest is a 504" status_is 504
+  fi
 fi

@@ -113,7 +113,7 @@ impl Api {
             Operation::ShowImage(name) => self.show(name).await,
             Operation::PurgeImage { name, dry_run } => self.purge(actor, name, dry_run).await,
             Operation::ShowBlob(digest) => self.blob(digest).await,
-            Operation::Explain(name) => self.explain(name).await,
+            Operation::Explain { name, user } => self.explain(name, user).await,
             Operation::ListFills => Ok(form.list("fills", &self.subjects.cache.fill_statuses())),
             Operation::Events => self.events(),
             Operation::ListPins => Ok(form.list("pins", &self.store()?.pins())),

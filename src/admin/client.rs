@@ -128,10 +128,15 @@ impl AdminClient {
     /// # Errors
     ///
     /// The request failed.
-    pub fn explain(&self, name: &ImageName) -> Result<Explanation, AdminError> {
+    pub fn explain(&self, name: &ImageName, user: Option<&str>) -> Result<Explanation, AdminError> {
         let name = name.to_string();
         let name = utf8_percent_encode(&name, NON_ALPHANUMERIC);
-        self.send(Method::GET, &format!("/api/v1/explain?ref={name}"), None)
+        let user = utf8_percent_encode(user.unwrap_or_default(), NON_ALPHANUMERIC);
+        self.send(
+            Method::GET,
+            &format!("/api/v1/explain?ref={name}&user={user}"),
+            None,
+        )
     }
 
     /// Returns the state of the store.

@@ -30,7 +30,11 @@ pub enum Operation {
         dry_run: bool,
     },
     ShowBlob(Digest),
-    Explain(ImageName),
+    Explain {
+        name: ImageName,
+        /// The client of the pull. `None`: any client.
+        user: Option<String>,
+    },
     ListFills,
     Events,
     ListPins,
@@ -81,7 +85,7 @@ impl Operation {
             | Operation::ListImages(_)
             | Operation::ShowImage(_)
             | Operation::ShowBlob(_)
-            | Operation::Explain(_)
+            | Operation::Explain { .. }
             | Operation::ListFills
             | Operation::Events
             | Operation::ListPins
@@ -118,7 +122,12 @@ fn whole(method: &Method, resource: &str, query: &mut Query) -> Result<Operation
         "stats" => read(method, || Ok(Operation::StoreStats)),
         "upstreams" => read(method, || Ok(Operation::Upstreams)),
         "images" => read(method, || Ok(Operation::ListImages(Box::new(query.images()?)))),
-        "explain" => read(method, || Ok(Operation::Explain(query.required("ref")?))),
+        "explain" => read(method, || {
+            Ok(Operation::Explain {
+                name: query.required("ref")?,
+                user: query.take("user").filter(|user| !user.is_empty()),
+            })
+        }),
         "fills" => read(method, || Ok(Operation::ListFills)),
         "events" => read(method, || Ok(Operation::Events)),
         "pins" => read(method, || Ok(Operation::ListPins)),
@@ -317,6 +326,7 @@ mod tests {
             ("GET /api/v1/images?sort=-size", Role::Read),
             ("GET /api/v1/fills", Role::Read),
             ("GET /api/v1/events", Role::Read),
+            ("GET /api/v1/explain?ref=alpine:3&user=alice", Role::Read),
             ("GET /api/v1/pins", Role::Read),
             ("PUT /api/v1/pins/quay.io%2F**", Role::Operate),
             ("DELETE /api/v1/pins/alpine", Role::Operate),

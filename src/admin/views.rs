@@ -81,7 +81,7 @@ impl Api {
     }
 
     /// `GET /api/v1/explain`
-    pub(super) async fn explain(&self, name: ImageName) -> Answer {
+    pub(super) async fn explain(&self, name: ImageName, user: Option<String>) -> Answer {
         let store = self.store()?;
         let AdminSubjects {
             upstreams,
@@ -99,7 +99,7 @@ impl Api {
                 tag_policy: &tag_policy,
                 has_client_auth,
             };
-            explain_stored(&store, settings, status, name)
+            explain_stored(&store, settings, status, name, user.as_deref())
         });
         let explanation = explanation.await.map_err(|_| Problem::Panicked)?;
         let explanation = explanation.map_err(|error| Problem::Unreadable(error.to_string()))?;

@@ -64,6 +64,26 @@ impl Allow {
 }
 
 impl Registries {
+    /// Returns whether a client of a cache with or without client authentication may read this
+    /// repository.
+    pub fn allows(
+        &self,
+        subject: Subject<'_>,
+        has_client_auth: bool,
+        namespace: &Namespace,
+        repository: &Repository,
+    ) -> bool {
+        let rules = match subject {
+            Subject::User(_) if has_client_auth => self.allow.rules_for(subject),
+            Subject::Anonymous if has_client_auth && !self.allow.names_anonymous() => return false,
+            Subject::Anonymous if has_client_auth => self.allow.rules_that_name_anonymous(),
+            // Without client authentication, every client is anonymous.
+            _ => self.allow.rules_for(Subject::Anonymous),
+        };
+        self.rules_about(namespace, repository)
+            .is_none_or(|about| about.intersects(&rules))
+    }
+
     /// Returns the rules that allow reading this repository. Returns `None` if every accepted
     /// client may read.
     pub(super) fn rules_about(&self, namespace: &Namespace, repository: &Repository) -> Option<RuleSet> {

@@ -39,9 +39,9 @@ pub enum FetchError {
         content_type: String,
         why: NotManifest,
     },
-    /// The manifest is stored, some of its blobs are not, and the registry gets no requests.
+    /// The manifest is stored, some of its content is not, and the registry gets no requests.
     #[error(
-        "the image is incomplete: {missing} of its blobs are not stored, and requests to the registry are suspended ({why}); use another registry, or pull the image again when the registry is available"
+        "the image is incomplete: {missing} of its manifests or blobs are not stored, and requests to the registry are suspended ({why}); use another registry, or pull the image again when the registry is available"
     )]
     Incomplete { missing: usize, why: Arc<str> },
     /// The cache reached its limit of concurrent fetches or of their memory.

@@ -18,6 +18,9 @@ pub(super) struct ExplainArgs {
     /// The image: `[registry/]repository[:tag][@digest]`.
     #[arg(value_name = "REF")]
     image: String,
+    /// The user of the pull, such as `alice` or `anonymous`. Default: any client.
+    #[arg(long, value_name = "NAME")]
+    user: Option<String>,
     #[command(flatten)]
     output: OutputArgs,
 }
@@ -33,7 +36,7 @@ pub(super) fn run(args: &ExplainArgs, flags: Layer, environment: Environment<'_>
         Err(failure) => return ended(Err(failure)),
     };
     let explained = Target::open(flags.clone(), environment).and_then(|target| match target {
-        Target::Running(cache) => cache.explain(&name).map_err(Failure::of),
+        Target::Running(cache) => cache.explain(&name, args.user.as_deref()).map_err(Failure::of),
         Target::Directory(store) => {
             let config = config::resolve(flags, environment).map_err(Failure::of)?;
             let settings = PullSettings {
@@ -41,7 +44,7 @@ pub(super) fn run(args: &ExplainArgs, flags: Layer, environment: Environment<'_>
                 tag_policy: &TagPolicy::of(&config),
                 has_client_auth: config.client_auth.is_some(),
             };
-            explain_stored(&store, settings, None, name.clone()).map_err(Failure::of)
+            explain_stored(&store, settings, None, name.clone(), args.user.as_deref()).map_err(Failure::of)
         }
     });
     ended(explained.map(|explanation| match format {
@@ -70,6 +73,10 @@ fn text(explanation: &Explanation) -> String {
     for mirror in &registry.mirrors {
         line("mirror", mirror);
     }
+    if let Some(client) = &explanation.client {
+        let verdict = if client.allowed { "allowed" } else { "denied" };
+        line("client", &format!("{}, {verdict}", client.user));
+    }
     if let Some(tag) = &explanation.tag {
         let lifetime = match tag.lifetime_seconds {
             Some(seconds) => format!("fresh for {seconds} s"),
@@ -82,6 +89,19 @@ fn text(explanation: &Explanation) -> String {
     }
     for request in &explanation.requests {
         line("request", request);
+    }
+    if let Some(budget) = &explanation.budget {
+        let number = |value: Option<u64>| value.map_or("?".to_owned(), |value| value.to_string());
+        let (remaining, limit) = (number(budget.remaining), number(budget.limit));
+        let cost = budget.cost_max;
+        line(
+            "budget",
+            &format!("{remaining} of {limit} requests left; the pull costs at most {cost}"),
+        );
+    }
+    if let Some(rank) = &explanation.eviction {
+        let (objects, bytes) = (rank.objects_before, rank.bytes_before);
+        line("eviction", &format!("after {objects} objects with {bytes} bytes"));
     }
     for finding in &explanation.findings {
         let cause = serde_json::to_value(finding.cause).expect("a cause is a word");

@@ -15,7 +15,7 @@ Commands:
   purge         remove an image: purge REF [--dry-run] [--yes]
   prune         remove images: --pattern, --date, --older-than, --unused-for, --keep-newest, --all [--dry-run]
   pin, unpin    protect an image from removal: pin [REF or pattern], unpin REF
-  explain       explain how the next pull of an image is answered: explain REF
+  explain       explain how the next pull of an image is answered: explain REF [--user]
   stats         print the state of the store
   verify        hash the stored content, remove damage: [REF] [--pattern] [--rate] [--dry-run] [--quiet]
   jobs          list the jobs of the running cache, or cancel one: jobs cancel ID

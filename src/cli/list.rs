@@ -5,7 +5,9 @@ use std::process::ExitCode;
 
 use clap::Args;
 
+use super::bucket::BucketCopy;
 use super::output::{Output, OutputArgs};
+use super::target::ended;
 use super::{EXIT_MISUSE, fail};
 use crate::config::{self, Environment, ImageFilter, Layer};
 use crate::manage::{self, Image, TableColumns, TableStyle};
@@ -24,9 +26,13 @@ pub(super) struct ListArgs {
     /// Cut digests to 10 digits.
     #[arg(long)]
     short_digest: bool,
+    /// List the bucket behind the directory.
+    #[arg(long)]
+    bucket: bool,
 }
 
-/// Lists the images in the directory of the store, beside a running cache or without one.
+/// Lists the images in the directory of the store, beside a running cache or without one, or in the
+/// bucket.
 pub(super) fn run(args: &ListArgs, flags: Layer, environment: Environment<'_>) -> ExitCode {
     let misuse = ExitCode::from(EXIT_MISUSE);
     let filter = match ImageFilter::parse(&args.pattern) {
@@ -37,11 +43,13 @@ pub(super) fn run(args: &ListArgs, flags: Layer, environment: Environment<'_>) -
         Ok(config) => config,
         Err(diagnostics) => return fail(&diagnostics, misuse),
     };
-    let Some((root, _)) = config.storage.root() else {
-        let error =
-            "the store is a bucket, and `list` reads directories; set FS_ROOT for a cache with a directory";
-        return fail(&error, misuse);
+    let copy = match BucketCopy::of(&config.storage, args.bucket) {
+        Ok(copy) => copy,
+        Err(failure) => return ended(Err(failure)),
     };
+    let directory = config.storage.root().map(|(root, _)| root);
+    let root = copy.as_ref().map(BucketCopy::root).or(directory);
+    let root = root.expect("a store is a directory or a bucket");
     let store = match StoreReader::open(root) {
         Ok(store) => store,
         Err(error) => {

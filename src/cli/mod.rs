@@ -7,6 +7,7 @@
 //! - 3: stopped with connections cut off; nothing matches.
 //! - 4: refused.
 
+mod bucket;
 mod explain;
 mod flags;
 mod healthcheck;

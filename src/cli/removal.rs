@@ -1,20 +1,22 @@
 //! The commands `purge` and `prune`. They change the store of a running cache through its admin
-//! socket, and a store without a cache directly.
+//! socket, and a store without a cache or a bucket directly.
 
 use std::io::{BufRead as _, IsTerminal as _, Write as _};
 use std::process::ExitCode;
 
 use clap::Args;
 
+use super::bucket::BucketCopy;
 use super::output::{Output, OutputArgs};
 use super::target::{Failure, Target, ended};
 use super::{EXIT_MISUSE, EXIT_NOT_FOUND, EXIT_REFUSED, fail, say_json};
 use crate::admin::ServerPlan;
 use crate::calendar::date_time;
-use crate::config::{Environment, Layer};
+use crate::config::{self, Environment, Layer};
 use crate::local_time::unix_seconds_of_local;
 use crate::manage::{self, PlannedRemoval, PruneRequest, RemovalReport};
 use crate::oci::ImageName;
+use crate::store::FsStore;
 
 #[derive(Clone, Debug, PartialEq, Eq, Args)]
 pub(super) struct PurgeArgs {
@@ -60,6 +62,9 @@ struct How {
     yes: bool,
     #[command(flatten)]
     output: OutputArgs,
+    /// Remove from the bucket behind the directory.
+    #[arg(long)]
+    bucket: bool,
 }
 
 /// A removal, planned by a running cache or by this process.
@@ -67,6 +72,14 @@ enum Plan {
     Purge(ImageName, RemovalReport),
     OfServer(ServerPlan),
     Own(PlannedRemoval),
+    OfBucket(PlannedRemoval, RemovalReport),
+}
+
+/// The place of the content.
+enum Place {
+    Target(Target),
+    /// The bucket, and the copy of its metadata.
+    Bucket(BucketCopy, Box<FsStore>),
 }
 
 pub(super) fn purge(args: &PurgeArgs, flags: Layer, environment: Environment<'_>) -> ExitCode {
@@ -74,12 +87,15 @@ pub(super) fn purge(args: &PurgeArgs, flags: Layer, environment: Environment<'_>
         Ok(name) => name,
         Err(error) => return fail(&error, ExitCode::from(EXIT_MISUSE)),
     };
-    let plan = |target: &Target| match target {
-        Target::Running(cache) => {
+    let plan = |place: &Place| match place {
+        Place::Bucket(copy, store) => manage::plan_purge(store, &name)
+            .map(|plan| Plan::of_bucket(copy, plan))
+            .map_err(Failure::of),
+        Place::Target(Target::Running(cache)) => {
             let report = cache.purge(&name, true).map_err(Failure::of)?;
             Ok(Plan::Purge(name.clone(), report))
         }
-        Target::Directory(store) => manage::plan_purge(store, &name)
+        Place::Target(Target::Directory(store)) => manage::plan_purge(store, &name)
             .map(Plan::Own)
             .map_err(Failure::of),
     };
@@ -103,12 +119,18 @@ pub(super) fn prune(args: &PruneArgs, flags: Layer, environment: Environment<'_>
         Ok(rule) => rule,
         Err(error) => return fail(&error, ExitCode::from(EXIT_MISUSE)),
     };
-    let plan = |target: &Target| match target {
-        Target::Running(cache) => cache
+    let plan = |place: &Place| match place {
+        Place::Bucket(..) if rule.unused_for.is_some() => Err(Failure::misuse(
+            "a bucket has no record of uses, so --unused-for has no effect there; use --older-than",
+        )),
+        Place::Bucket(copy, store) => manage::plan_prune(store, &rule)
+            .map(|plan| Plan::of_bucket(copy, plan))
+            .map_err(Failure::of),
+        Place::Target(Target::Running(cache)) => cache
             .plan_prune(&request)
             .map(Plan::OfServer)
             .map_err(Failure::of),
-        Target::Directory(store) => manage::plan_prune(store, &rule)
+        Place::Target(Target::Directory(store)) => manage::plan_prune(store, &rule)
             .map(Plan::Own)
             .map_err(Failure::of),
     };
@@ -132,11 +154,11 @@ fn remove(
     how: How,
     flags: Layer,
     environment: Environment<'_>,
-    plan: impl FnOnce(&Target) -> Result<Plan, Failure>,
+    plan: impl FnOnce(&Place) -> Result<Plan, Failure>,
 ) -> Result<(), Failure> {
     let format = how.output.format();
-    let target = Target::open(flags, environment)?;
-    let plan = plan(&target)?;
+    let place = Place::open(how, flags, environment)?;
+    let plan = plan(&place)?;
     let planned = plan.report();
     if planned.objects == 0 {
         if format == Output::Json {
@@ -155,7 +177,7 @@ fn remove(
         print(&planned, Output::Table, "will be removed");
         confirm()?;
     }
-    let removed = plan.apply(&target)?;
+    let removed = plan.apply(&place)?;
     print(&removed, format, "removed");
     if removed.kept > 0 {
         return Err(Failure {
@@ -209,17 +231,41 @@ fn confirm() -> Result<(), Failure> {
     }
 }
 
+impl Place {
+    fn open(how: How, flags: Layer, environment: Environment<'_>) -> Result<Self, Failure> {
+        let config = config::resolve(flags.clone(), environment).map_err(Failure::misuse)?;
+        match BucketCopy::of(&config.storage, how.bucket)? {
+            Some(copy) => {
+                let store = copy.store()?;
+                Ok(Place::Bucket(copy, Box::new(store)))
+            }
+            None => Target::open(flags, environment).map(Place::Target),
+        }
+    }
+}
+
 impl Plan {
+    fn of_bucket(copy: &BucketCopy, plan: PlannedRemoval) -> Self {
+        let report = copy.report(&plan);
+        Plan::OfBucket(plan, report)
+    }
+
     fn report(&self) -> RemovalReport {
         match self {
             Plan::Purge(_, report) => report.clone(),
             Plan::OfServer(plan) => plan.removal.clone(),
             Plan::Own(plan) => plan.report(),
+            Plan::OfBucket(_, report) => report.clone(),
         }
     }
 
-    fn apply(self, target: &Target) -> Result<RemovalReport, Failure> {
-        match (self, target) {
+    fn apply(self, place: &Place) -> Result<RemovalReport, Failure> {
+        let target = match (self, place) {
+            (Plan::OfBucket(plan, _), Place::Bucket(copy, _)) => return Ok(copy.remove(&plan)),
+            (plan, Place::Target(target)) => (plan, target),
+            _ => unreachable!("a plan is applied where it was made"),
+        };
+        match target {
             (Plan::Purge(name, _), Target::Running(cache)) => cache.purge(&name, false).map_err(Failure::of),
             (Plan::OfServer(plan), Target::Running(cache)) => cache.apply(&plan).map_err(Failure::of),
             (Plan::Own(plan), Target::Directory(store)) => Ok(plan.apply(store)),

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::config::{ImageFilter, PruneRuleConfig};
 use crate::events::{self, Event};
 use crate::oci::{ImageName, Reference};
-use crate::store::{FsStore, IndexedImage, Minute, RemovalLimits, RemovalPlan, Removed};
+use crate::store::{FsStore, IndexedImage, Minute, ObjectName, RemovalLimits, RemovalPlan, Removed};
 
 /// The images that a prune removes. A rule without conditions selects every image.
 #[derive(Debug, Default)]
@@ -182,6 +182,11 @@ impl PlannedRemoval {
             bytes,
             kept: 0,
         }
+    }
+
+    /// Returns the names of the planned objects, in the order of their removal.
+    pub fn names(&self) -> impl Iterator<Item = &ObjectName> {
+        self.plan.objects.iter().map(|object| &object.name)
     }
 
     /// Removes the planned objects that are still stored.

@@ -112,6 +112,7 @@ mod tests {
     #[test]
     fn a_registry_is_an_object_under_its_name() {
         let status = RegistryStatus {
+            is_limit_on_manifests: false,
             namespace: "docker.io".parse().unwrap(),
             state: AvailabilityState::Limited,
             lasting: Some(Duration::from_secs(90)),

@@ -113,6 +113,19 @@ pub fn required_blobs(body: &[u8]) -> Vec<Digest> {
     digests
 }
 
+/// Returns the manifests of the platforms in the index `body`. All its manifests if none has a
+/// platform. None for content of another kind.
+pub fn platform_manifests(body: &[u8]) -> Vec<Digest> {
+    let Some(ManifestLinks::Index(children)) = ManifestLinks::parse(body) else {
+        return Vec::new();
+    };
+    let has_platforms = children.iter().any(|child| child.platform.is_some());
+    let platforms = children
+        .iter()
+        .filter(|child| !has_platforms || child.platform.is_some());
+    platforms.map(|child| child.descriptor.digest).collect()
+}
+
 impl Entry {
     fn is_in_registry(&self) -> bool {
         self.data.is_none() && self.urls.as_ref().is_none_or(Vec::is_empty)
@@ -206,6 +219,33 @@ mod tests {
                 (digest("proof"), None),
             ]
         );
+    }
+
+    #[test]
+    fn platforms_of_an_index_are_its_manifests_without_attestations() {
+        let entry = |name: &str, os: &str| match os {
+            "" => format!(r#"{{"digest":"{}"}}"#, digest(name)),
+            os => format!(
+                r#"{{"digest":"{}","platform":{{"os":"{os}","architecture":"amd64"}}}}"#,
+                digest(name)
+            ),
+        };
+        let index = |entries: &[String]| format!(r#"{{"manifests":[{}]}}"#, entries.join(","));
+        let platforms = index(&[
+            entry("a", "linux"),
+            entry("proof", "unknown"),
+            entry("b", "windows"),
+        ]);
+        let found = platform_manifests(platforms.as_bytes());
+        assert_eq!(found, [digest("a"), digest("b")]);
+        let artifacts = index(&[entry("a", ""), entry("b", "")]);
+        assert_eq!(
+            platform_manifests(artifacts.as_bytes()),
+            [digest("a"), digest("b")]
+        );
+        for body in ["", "{}", r#"{"layers":[]}"#] {
+            assert_eq!(platform_manifests(body.as_bytes()), [], "{body}");
+        }
     }
 
     #[test]

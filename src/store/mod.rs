@@ -35,9 +35,9 @@ mod upload_holds;
 
 pub use eviction::Minute;
 pub use fs::{
-    Damage, Evicted, FsStore, Ingest, OpenError, ReadPages, Removed, SaveCursor, ScanReport, ScrubRecord,
-    SelectedRemoval, StoreReader, StoreStats, StoredBlob, StoredManifest, StoredRepository, Verification,
-    VerifyOptions, compare_repositories,
+    Damage, Evicted, EvictionRank, FsStore, Ingest, OpenError, ReadPages, Removed, SaveCursor, ScanReport,
+    ScrubRecord, SelectedRemoval, StoreReader, StoreStats, StoredBlob, StoredManifest, StoredRepository,
+    Verification, VerifyOptions, compare_repositories,
 };
 pub use index::{EntrySet, IndexedImage, ObjectName, PlannedObject, RemovalLimits, RemovalPlan};
 pub use key::Key;
@@ -46,7 +46,9 @@ pub use pins::{Pin, PinError, PinMatcher, Pins};
 pub use pointer::TagPointer;
 pub use referrers::{RecordName, ReferrersRecord};
 pub use removals::{Removals, Unseen};
-pub use s3::{Content, S3Body, S3Error, S3Fault, S3OpenError, S3Store};
+pub use s3::{
+    BucketListing, Content, CopyError, LISTED_PER_REQUEST, S3Body, S3Error, S3Fault, S3OpenError, S3Store,
+};
 pub use spool::{Room, SpoolDir, Spooled};
 pub use tag_key::TagKey;
 pub use upload_holds::UploadHold;

@@ -57,7 +57,7 @@ pub struct ManifestAnswer {
     pub fresh_until_ms: Option<u64>,
     /// The reason why the answer is stale.
     pub stale: Option<String>,
-    /// The blobs of the image, all of them stored. `None` if the registry gets requests.
+    /// The content of the image, all of it stored. `None` if the registry gets requests.
     pub needs: Option<Arc<[DigestPrefix]>>,
 }
 

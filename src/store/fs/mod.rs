@@ -36,7 +36,7 @@ use super::{StoreError, layout, space};
 use crate::config::StoreBounds;
 use crate::sync::Mutex;
 
-pub use evict::Evicted;
+pub use evict::{Evicted, EvictionRank};
 pub use ingest::Ingest;
 pub use open::OpenError;
 pub use reader::{StoreReader, StoredManifest, StoredRepository, compare_repositories};

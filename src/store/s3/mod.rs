@@ -7,6 +7,7 @@
 mod circuit_breaker;
 mod connect;
 mod connections;
+mod copy;
 mod error;
 mod find;
 mod lifecycle;
@@ -40,6 +41,7 @@ use circuit_breaker::CircuitBreaker;
 use records::Written;
 use sidecars::Sidecars;
 
+pub use copy::{BucketListing, CopyError, LISTED_PER_REQUEST};
 pub use error::{S3Error, S3Fault, S3OpenError};
 pub use read::S3Body;
 

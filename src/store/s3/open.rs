@@ -33,6 +33,22 @@ const UNNAMED_REGION: &str = "us-east-1";
 
 impl S3Store {
     pub(super) async fn open_at(sdk: &SdkConfig, settings: &S3Settings) -> Result<Self, S3OpenError> {
+        let store = Self::connect_to(sdk, settings).await?;
+        match store.try_out_in_time().await {
+            Ok(()) => store.begin().await,
+            Err(error) if error.fault.is_for_operator() || error.fault == S3Fault::Denied => {
+                return Err(store.explain(error));
+            }
+            Err(error) => {
+                tracing::warn!(bucket = %store.0.bucket, %error, "bucket unavailable");
+                tokio::spawn(try_again(Arc::downgrade(&store.0)));
+            }
+        }
+        Ok(store)
+    }
+
+    /// Returns the bucket before its self-test, without a request to the engine.
+    pub(super) async fn connect_to(sdk: &SdkConfig, settings: &S3Settings) -> Result<Self, S3OpenError> {
         let shared = Shared {
             client: connect::client(sdk, settings),
             bucket: settings.bucket.clone(),
@@ -56,17 +72,6 @@ impl S3Store {
         let plain = sample.starts_with("http:");
         let shared = Arc::get_mut(&mut store.0).expect("the new store has no other owner");
         shared.plain = plain;
-
-        match store.try_out_in_time().await {
-            Ok(()) => store.begin().await,
-            Err(error) if error.fault.is_for_operator() || error.fault == S3Fault::Denied => {
-                return Err(store.explain(error));
-            }
-            Err(error) => {
-                tracing::warn!(bucket = %store.0.bucket, %error, "bucket unavailable");
-                tokio::spawn(try_again(Arc::downgrade(&store.0)));
-            }
-        }
         Ok(store)
     }
 

@@ -76,6 +76,31 @@ fn disk_bytes(scratch: &Scratch) -> u64 {
 }
 
 #[test]
+fn rank_of_content_counts_the_content_that_leaves_before() {
+    let scratch = Scratch::new();
+    let contents = ["first", "second", "third"].map(blob);
+    let store = open(&scratch, 8 * MIB);
+    for content in &contents {
+        store_blob(&store, content).unwrap();
+    }
+    let rank = |store: &FsStore, content: &[u8]| {
+        let rank = store.eviction_rank(&[*key(content).digest()]);
+        rank.map(|rank| (rank.objects_before, rank.bytes_before / MIB))
+    };
+    assert_eq!(rank(&store, &contents[0]), None, "new content stays");
+    drop(store);
+    for (content, hours) in contents.iter().zip([3, 1, 2]) {
+        set_age(&data_path(&scratch, content), hours * HOUR, hours * HOUR);
+    }
+    let store = open(&scratch, 8 * MIB);
+    let ranks = contents.each_ref().map(|content| rank(&store, content));
+    assert_eq!(ranks, [Some((0, 0)), Some((2, 2)), Some((1, 1))]);
+    assert_eq!(rank(&store, &blob("absent")), None);
+    store.record_uses([key(&contents[0]).digest().prefix()]);
+    assert_eq!(rank(&store, &contents[0]), None, "content in use stays");
+}
+
+#[test]
 fn full_store_evicts_the_least_recently_used_blob_for_a_new_blob() {
     let scratch = Scratch::new();
     let (first, second) = (blob("first"), blob("second"));

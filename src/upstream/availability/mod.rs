@@ -77,6 +77,8 @@ pub struct RegistryStatus {
     /// In state [`AvailabilityState::Tripped`], the affected repository. `None` if the whole
     /// registry is affected.
     pub only: Option<Repository>,
+    /// In state [`AvailabilityState::Limited`], whether blobs are requested in spite of the limit.
+    pub is_limit_on_manifests: bool,
     pub consecutive_failures: u32,
     pub last_error: Option<Arc<str>>,
     pub budget: Option<Budget>,
@@ -293,6 +295,7 @@ impl Availability {
                 .only()
                 .filter(|_| state == AvailabilityState::Tripped)
                 .cloned(),
+            is_limit_on_manifests: state == AvailabilityState::Limited && self.everything.is_none(),
             consecutive_failures: self.breaker.failures(),
             last_error: self.last_error.clone(),
             budget: self.budget(now),

@@ -17,7 +17,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     (
         "cli",
         &[
-            "admin", "app", "cache", "config", "manage", "oci", "store", "upstream",
+            "admin", "app", "cache", "config", "manage", "oci", "runtime", "store", "upstream",
         ],
     ),
     (
@@ -28,7 +28,9 @@ const ARROWS: &[(&str, &[&str])] = &[
     ),
     (
         "manage",
-        &["cache", "config", "oci", "runtime", "store", "sys", "upstream"],
+        &[
+            "auth", "cache", "config", "oci", "runtime", "store", "sys", "upstream",
+        ],
     ),
     (
         "app",
@@ -130,6 +132,7 @@ const CLOCKS: &[&str] = &[
     "src/app/stop.rs",
     "src/cache/fill/watch.rs",
     "src/cache/fill/writer.rs",
+    "src/cli/bucket.rs",
     "src/cli/healthcheck.rs",
     "src/fail_point.rs",
     "src/log/output.rs",

@@ -6,6 +6,9 @@ mod admin;
 /// Rules that remove images in the background.
 mod background;
 
+/// The commands on a bucket.
+mod bucket;
+
 /// The description of the admin API.
 mod description;
 
@@ -20,6 +23,9 @@ mod legacy;
 
 /// The images of a store, beside a running cache and without one.
 mod list;
+
+/// The formats of the output of all commands.
+mod output;
 
 /// The commands `purge` and `prune`, and the admin socket.
 mod remove;

@@ -4,6 +4,7 @@
 use std::io::{Read as _, Write as _};
 use std::time::{Duration, Instant};
 
+use crate::harness::h2::Peer;
 use crate::harness::*;
 
 /// The duration of a request_repeatedly, long enough for a few probes.
@@ -309,9 +310,15 @@ fn expect_status(cache: &Server, upstream: &Registry, image: &Image, status: u16
         assert_eq!(got.status, status, "{reference}: {got}");
         // A node that has the whole image sends HEAD only.
         assert_eq!(cache.client().head(&path).status, 200, "{reference}");
+        let by_http2 = Peer::begin(cache.addr()).get(&path);
+        assert_eq!((by_http2.status, by_http2.ended), (status, true), "{reference}");
         if status == 504 {
             let body = String::from_utf8_lossy(&got.body);
-            for part in ["UNAVAILABLE", "1 of its blobs", "use another registry"] {
+            for part in [
+                "UNAVAILABLE",
+                "1 of its manifests or blobs",
+                "use another registry",
+            ] {
                 assert!(body.contains(part), "{body}");
             }
         }
@@ -334,6 +341,45 @@ fn incomplete_image_of_an_air_gapped_cache_is_a_504_and_a_complete_image_is_not(
     cache.restart();
     expect_status(&cache, &upstream, &image, 504);
     expect_status(&cache, &upstream, &image, 504);
+}
+
+#[test]
+fn index_of_an_air_gapped_cache_is_a_504_without_a_whole_platform() {
+    let upstream = Registry::new();
+    let mut cache = Server::options(&upstream).env("STORAGE_BACKEND", "fs").start();
+    let [first, second] = [1, 2].map(|seed| [Content::from(PseudoRandom::new(fresh_seed() + seed, 1_000))]);
+    let index = Image::push_index(&upstream, "a", "v1", Flavor::Oci, [&first, &second]);
+    for image in index.manifests() {
+        cache
+            .client()
+            .get(&upstream.manifest_url("a", &image.digest))
+            .expect(&image.manifest);
+        for (digest, content) in &image.blobs {
+            let got = cache.client().get(&upstream.blob_url("a", digest));
+            got.expect(&content.bytes());
+            cache.wait_stored(digest);
+        }
+        cache.wait_stored(&image.digest);
+    }
+    cache.set_env("AIR_GAPPED", "true");
+    cache.stop();
+    cache.restart();
+    let status = |cache: &Server, image: &Image| {
+        let path = upstream.manifest_url("a", &image.digest);
+        cache.client().get(&path).status
+    };
+    let [amd64, arm64] = &index.children[..] else {
+        panic!("the index has two platforms");
+    };
+    let all = |cache: &Server| [&index, amd64, arm64].map(|image| status(cache, image));
+    assert_eq!(all(&cache), [200, 200, 200]);
+    for (lost, expected) in [(amd64, [200, 504, 200]), (arm64, [504, 504, 504])] {
+        cache.stop();
+        lose_a_blob(&cache, lost);
+        cache.restart();
+        assert_eq!(all(&cache), expected);
+        assert_eq!(all(&cache), expected, "the second responses come from memory");
+    }
 }
 
 #[test]

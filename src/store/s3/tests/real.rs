@@ -3,6 +3,9 @@
 
 use super::*;
 use crate::config::StorageConfig;
+use crate::oci::Origin;
+use crate::store::index::ObjectName;
+use futures_util::StreamExt as _;
 
 /// Returns the settings of the bucket from the environment.
 fn settings() -> S3Settings {
@@ -74,6 +77,64 @@ async fn an_engine_keeps_tags_with_every_character_they_may_have() {
         let found = store.find_tag(&namespace, &repository, &tag, class).await;
         assert_eq!(found.unwrap(), Some(pointer));
     }
+}
+
+#[tokio::test]
+#[ignore = "needs an engine: scripts/s3.sh"]
+async fn an_engine_lists_more_objects_than_a_page_and_removes_one() {
+    let settings = S3Settings {
+        prefix: "listed/".to_owned(),
+        ..settings()
+    };
+    let store = S3Store::open(&settings).await.unwrap();
+    let origin = Arc::new(Origin {
+        namespace: "r.example".parse().unwrap(),
+        repository: "a/b".parse().unwrap(),
+    });
+    let pointer = TagPointer {
+        digest: Digest::of(Algorithm::Sha256, b"manifest"),
+        media_type: "a/b".into(),
+        size: 3,
+        checked_at_ms: 5,
+        etag: None,
+        accept_class: "native".into(),
+        headers: Default::default(),
+    };
+    let count = LISTED_PER_REQUEST + 5;
+    let puts = (0..count).map(|number| {
+        let (store, origin, pointer) = (store.clone(), origin.clone(), pointer.clone());
+        async move {
+            let tag = format!("v{number}").parse().unwrap();
+            let Origin {
+                namespace,
+                repository,
+            } = &*origin;
+            let put = store.put_tag(namespace, repository, &tag, "native", &pointer);
+            put.await.unwrap();
+        }
+    });
+    futures_util::stream::iter(puts)
+        .buffer_unordered(16)
+        .collect::<()>()
+        .await;
+    let command = S3Store::open_for_command(&settings).await.unwrap();
+    let mut pages = 0;
+    let listing = command.list(|_| pages += 1).await.unwrap();
+    assert_eq!((listing.count(), listing.reads(), pages), (count, count, 2));
+    let scratch = Scratch::new();
+    let mut reads = 0;
+    command.copy(&listing, &scratch.0, || reads += 1).await.unwrap();
+    assert_eq!(reads, count);
+    let tags = scratch.0.join("manifests/r.example/a/b/_tags");
+    assert_eq!(std::fs::read_dir(&tags).unwrap().count() as u64, count);
+    let removed = ObjectName::Tag {
+        origin,
+        file_name: "v7".into(),
+    };
+    command.remove_object(&removed).await.unwrap();
+    let left = command.list(|_| ()).await.unwrap();
+    assert_eq!(left.count(), count - 1);
+    assert_eq!(left.bytes_of([&removed].into_iter()), 0);
 }
 
 #[tokio::test]

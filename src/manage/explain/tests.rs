@@ -4,11 +4,12 @@ use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use super::*;
+use crate::config::tests::Machine;
 use crate::config::{Allow, AllowRule, RegistryConfig};
 use crate::manage::details::{BlobDetails, ManifestDetails};
 use crate::manage::{Image, ImageKind, ListedImage};
 use crate::oci::{Algorithm, Digest};
-use crate::upstream::Budget;
+use crate::upstream::{AvailabilityState, Budget};
 
 const NOW_MS: u64 = 1_800_000_000_000;
 
@@ -24,6 +25,8 @@ struct Case {
     is_pinned: bool,
     missing_blob_bytes: Option<u64>,
     store: StoreStats,
+    user: Option<&'static str>,
+    eviction: Option<EvictionRank>,
 }
 
 fn digest() -> Digest {
@@ -69,6 +72,8 @@ fn hit() -> Case {
             free_bytes_min: 10,
             ..StoreStats::default()
         },
+        user: None,
+        eviction: None,
     }
 }
 
@@ -110,6 +115,8 @@ impl Case {
                 registries: &self.registries,
                 tag_policy: &self.policy,
                 has_client_auth: self.has_client_auth,
+                user: self.user,
+                eviction: self.eviction,
                 upstream: self.upstream.as_ref(),
                 pointer: self.image.is_some().then_some(&pointer),
                 images: &images,
@@ -125,6 +132,7 @@ impl Case {
             state,
             lasting: Some(Duration::from_secs(90)),
             only: None,
+            is_limit_on_manifests: false,
             consecutive_failures: 3,
             last_error: Some(Arc::from("no route to host")),
             budget,
@@ -133,6 +141,14 @@ impl Case {
             suppressed: 0,
         });
         self
+    }
+
+    fn with_pull_limit(self, budget: Option<Budget>) -> Self {
+        let mut case = self.with_upstream(AvailabilityState::Limited, budget);
+        if let Some(status) = &mut case.upstream {
+            status.is_limit_on_manifests = true;
+        }
+        case
     }
 
     fn without_image(mut self) -> Self {
@@ -255,6 +271,21 @@ fn each_cause_is_found_with_the_result_of_the_next_pull() {
             "credentials",
         ),
         (
+            hit().without_image().with_pull_limit(None),
+            Cause::PullLimited,
+            Refused,
+            "blobs are still fetched",
+        ),
+        (
+            hit()
+                .with_image(|image| image.missing_blobs = 1)
+                .with_pull_limit(None),
+            Cause::PullLimited,
+            Fetched,
+            "90 s",
+        ),
+        (expired().with_pull_limit(None), Cause::PullLimited, Stale, "429"),
+        (
             hit().with_upstream(AvailabilityState::Available, Some(budget(100, 10))),
             Cause::BudgetLow,
             Hit,
@@ -326,11 +357,15 @@ fn each_cause_is_found_with_the_result_of_the_next_pull() {
         (
             Case {
                 is_pinned: false,
+                eviction: Some(EvictionRank {
+                    objects_before: 3,
+                    bytes_before: 4_096,
+                }),
                 ..hit()
             },
             Cause::EvictionCandidate,
             Hit,
-            "3600 s ago",
+            "3600 s ago; evictions remove 4096 bytes of other content first",
         ),
     ];
     let mut seen = HashSet::new();
@@ -347,5 +382,46 @@ fn each_cause_is_found_with_the_result_of_the_next_pull() {
         assert_eq!(!explanation.requests.is_empty(), is_asked, "{explanation:?}");
         seen.insert(*cause);
     }
-    assert_eq!(seen.len(), 18, "each cause has a case: {seen:?}");
+    assert_eq!(seen.len(), 19, "each cause has a case: {seen:?}");
+}
+
+#[test]
+fn rules_decide_for_the_given_user_and_the_cost_counts_manifests() {
+    let allow = "allow: [{users: ['ci-*']}]\n";
+    let allow = Machine::with_file(allow).config().registries.allow;
+    let with_user = |user, has_client_auth| {
+        let mut case = hit();
+        case.registries.allow = allow.clone();
+        Case {
+            user: Some(user),
+            has_client_auth,
+            ..case
+        }
+        .explain()
+    };
+    for (user, has_client_auth, is_allowed) in [
+        ("ci-1", true, true),
+        ("alice", true, false),
+        ("anonymous", true, false),
+        // Without client authentication, each client is anonymous.
+        ("ci-1", false, false),
+    ] {
+        let explanation = with_user(user, has_client_auth);
+        let client = explanation.client.clone().unwrap();
+        assert_eq!((&*client.user, client.allowed), (user, is_allowed));
+        assert_eq!(explanation.pull == PullOutcome::Refused, !is_allowed);
+        let denied = format!("no rule of allow lets {user} pull registry.example/org/app; add a rule");
+        let has_text = explanation.findings.iter().any(|finding| finding.text == denied);
+        assert_eq!(has_text, !is_allowed, "{explanation:?}");
+    }
+    let cost = |case: Case| {
+        let case = case.with_upstream(AvailabilityState::Available, Some(budget(100, 50)));
+        let budget = case.explain().budget.unwrap();
+        (budget.limit, budget.remaining, budget.cost_max)
+    };
+    assert_eq!(cost(hit()), (Some(100), Some(50), 0));
+    assert_eq!(cost(hit().without_image()), (Some(100), Some(50), 2));
+    let list = hit().with_image(|image| image.missing_manifests = 1);
+    assert_eq!(cost(list), (Some(100), Some(50), 1));
+    assert_eq!(hit().explain().budget, None);
 }
