@@ -64,7 +64,7 @@ fn line(job: &JobStatus) -> String {
     format!("{:<5} verify {state:<9} {objects} of {total} objects", job.job)
 }
 
-/// Adds the start and the bytes to [`line`].
+/// Adds the start and the bytes to [`line()`].
 fn wide_line(job: &JobStatus) -> String {
     let megabytes = |bytes: u64| bytes as f64 / 1e6;
     format!(

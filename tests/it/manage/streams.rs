@@ -286,3 +286,17 @@ fn sorted_pages_contain_every_image_once_while_images_leave() {
     );
     assert_eq!(send(cache.addr(), Some("read"), &line, &[]).status, 400);
 }
+
+#[test]
+fn events_report_an_unavailable_registry() {
+    let upstream = Registry::new();
+    let cache = start(&upstream);
+    let mut events = Events::open(&cache);
+    let name = upstream.name();
+    drop(upstream);
+    eventually("the circuit breaker trips", || {
+        cache.server.client().get(&format!("/v2/{name}/org/app/manifests/absent"));
+        cache.server.stderr().contains("upstream unavailable")
+    });
+    events.wait(&format!("{{\"event\":\"registry-unavailable\",\"registry\":\"{name}\"}}"));
+}
