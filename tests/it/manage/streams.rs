@@ -295,8 +295,13 @@ fn events_report_an_unavailable_registry() {
     let name = upstream.name();
     drop(upstream);
     eventually("the circuit breaker trips", || {
-        cache.server.client().get(&format!("/v2/{name}/org/app/manifests/absent"));
+        cache
+            .server
+            .client()
+            .get(&format!("/v2/{name}/org/app/manifests/absent"));
         cache.server.stderr().contains("upstream unavailable")
     });
-    events.wait(&format!("{{\"event\":\"registry-unavailable\",\"registry\":\"{name}\"}}"));
+    events.wait(&format!(
+        "{{\"event\":\"registry-unavailable\",\"registry\":\"{name}\"}}"
+    ));
 }
