@@ -616,6 +616,19 @@ pub const VERIFY_PART_OBJECTS: usize = 16_384;
 /// Objects of the index that a walk visits before other threads can use the index: some 2 ms.
 pub const INDEX_SLICE_OBJECTS: u32 = 65_536;
 
+/// Attempts to create the directory of a repository, which another thread may remove with the last
+/// content of the repository. A second removal needs content that was stored meanwhile, so the second
+/// attempt almost always succeeds.
+pub const DIRECTORY_ATTEMPTS: usize = 3;
+
+/// Registries with figures of their own in the index, and on each core: 0.4 KiB each, so at most 2 MiB
+/// each. A client can pull from any public registry. The index counts the registries of the
+/// configuration first.
+pub const REGISTRIES_COUNTED_MAX: usize = 4_096;
+
+/// Different sets of registries that have the same blobs: 0.2 KiB each, so at most 4 MiB.
+pub const INDEX_SOURCE_SETS_MAX: usize = 16_384;
+
 /// Damaged and unreadable objects with details in a report, each, and images of one damaged object.
 /// With 100 bytes for each image, at most 10 MiB. The counts have no bound.
 pub const VERIFY_DETAILS_MAX: usize = 1_000;

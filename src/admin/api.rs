@@ -25,8 +25,8 @@ use super::streams;
 use crate::http::RequestId;
 use crate::limits::{ADMIN_BODY_BYTES_MAX, CONNECTION_SWEEP_INTERVAL};
 use crate::manage::{
-    PlannedRemoval, PruneRequest, UpstreamReport, VerifyRequest, plan_prune, plan_purge, plan_verify,
-    registry_stats,
+    PlannedRemoval, PruneRequest, UpstreamReport, VerifyRequest, active_registries, plan_prune, plan_purge,
+    plan_verify, registry_stats,
 };
 use crate::oci::ImageName;
 use crate::runtime::helper::blocking;
@@ -100,8 +100,19 @@ impl Api {
                 Ok(response)
             }
             Operation::RegistryStats => {
-                let statuses = self.subjects.upstreams.statuses();
-                ok(StatusCode::OK, &registry_stats(&statuses))
+                let AdminSubjects {
+                    store,
+                    upstreams,
+                    request_counts,
+                    ..
+                } = self.subjects.clone();
+                let stats = blocking(move || {
+                    let (statuses, requests) = (upstreams.statuses(), request_counts.totals());
+                    let active = active_registries(&statuses, &requests);
+                    let contents = store.map_or_else(Vec::new, |store| store.registry_contents(&active));
+                    registry_stats(&statuses, contents, requests)
+                });
+                ok(StatusCode::OK, &stats.await.map_err(|_| Problem::Panicked)?)
             }
             Operation::StoreStats => ok(StatusCode::OK, &self.store()?.stats()),
             Operation::Upstreams => {

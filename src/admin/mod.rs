@@ -23,7 +23,7 @@ mod views;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::cache::{Cache, TagPolicy};
+use crate::cache::{Cache, RequestCounts, TagPolicy};
 use crate::config::{ListenAddr, Live};
 use crate::runtime::heartbeat::Health;
 use crate::runtime::helper::Helper;
@@ -60,6 +60,7 @@ pub struct AdminSubjects {
     pub store: Option<Arc<FsStore>>,
     pub cache: Cache,
     pub upstreams: Upstreams,
+    pub request_counts: RequestCounts,
     pub live: Live,
     pub tag_policy: TagPolicy,
     pub has_client_auth: bool,

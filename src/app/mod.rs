@@ -125,6 +125,7 @@ pub fn run(config: Config, read: &dyn Fn() -> Result<Config, Diagnostics>) -> Re
     let storage = Storage::open(
         &config.storage,
         config.store_bounds(),
+        live.clone(),
         config.verify_on_open,
         parties,
         helper.clone(),

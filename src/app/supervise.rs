@@ -45,6 +45,7 @@ pub(super) fn open_admin(
         store: storage.local_store(),
         cache: cache.clone(),
         upstreams: cache.upstreams().clone(),
+        request_counts: cache.request_counts().clone(),
         live: live.clone(),
         tag_policy: TagPolicy::of(config),
         has_client_auth: config.client_auth.is_some(),

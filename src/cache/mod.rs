@@ -18,12 +18,13 @@ mod listing;
 mod manifest;
 mod passthrough;
 mod records;
+mod request_counts;
 mod slots;
 mod small_body;
 mod stored_headers;
 mod tags;
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::future::Future;
 use std::pin::pin;
 use std::sync::Arc;
@@ -38,13 +39,13 @@ use crate::limits::{
 };
 use crate::oci::{Digest, DigestPrefix, Namespace};
 use crate::runtime::heartbeat::Health;
-use crate::runtime::helper::Helper;
+use crate::runtime::helper::{Helper, blocking};
 use crate::runtime::memory_budget::{Charge, MemoryBudget};
 use crate::storage::{Key, Storage};
 use crate::sync::Mutex;
 use crate::upstream::{Purpose, RegistryStatus, Upstreams};
 
-pub use crate::storage::{Removals, Unseen};
+pub use crate::storage::{RegistryContent, Removals, Unseen};
 pub use access::{Approach, Caller};
 pub use blob::{BlobAnswer, BlobBody, BlobHeaders, BlobRequest, FoundBlob, OpenFiles, WantedBytes};
 pub use error::{Absence, FetchError};
@@ -53,6 +54,7 @@ pub use freshness::{TagPolicy, TagTerms, is_fresh, terms as tag_terms};
 pub use listing::{INDEX_TYPE, ListingAnswer, ListingError, ListingKey};
 pub use manifest::{Manifest, ManifestAnswer, ManifestKey};
 pub use passthrough::PassthroughHead;
+pub use request_counts::{AnsweredRequests, CoreRequestCounts, RegistryCount, RequestCounts};
 
 use crate::runtime::single_flight::SingleFlight;
 use absence::Absences;
@@ -94,6 +96,7 @@ struct Shared {
     memory_shares: SharedLedger,
     /// The disk space that the unfinished blobs of each registry use.
     room_shares: SharedLedger,
+    request_counts: RequestCounts,
     parties: Parties,
 }
 
@@ -150,6 +153,7 @@ impl Cache {
             memory,
             memory_shares: SharedLedger::default(),
             room_shares: SharedLedger::default(),
+            request_counts: RequestCounts::default(),
             parties,
         }))
     }
@@ -178,6 +182,29 @@ impl Cache {
         let upstreams = self.0.upstreams.clone();
         let statuses = self.0.helper.ask(async move { upstreams.statuses() }).await;
         statuses.map_err(|_| FetchError::Lost)
+    }
+
+    /// Returns the stored content of each registry, and of the registries `also`. Empty for a bucket
+    /// alone.
+    ///
+    /// # Errors
+    ///
+    /// [`FetchError::Lost`], when the helper pool ends.
+    pub async fn registry_contents(
+        &self,
+        also: BTreeSet<Namespace>,
+    ) -> Result<Vec<RegistryContent>, FetchError> {
+        let storage = self.0.storage.clone();
+        let contents = blocking(move || storage.registry_contents(&also));
+        let contents = self.0.helper.ask(contents).await;
+        contents
+            .and_then(|contents| contents)
+            .map_err(|_| FetchError::Lost)
+    }
+
+    /// Returns the counts of requests by registry.
+    pub fn request_counts(&self) -> &RequestCounts {
+        &self.0.request_counts
     }
 
     /// Reports a use of content that a core holds in memory or open.

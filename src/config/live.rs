@@ -7,9 +7,10 @@ use super::Registries;
 use crate::sync::RwLock;
 
 /// The current registries and access rules, for the registry API, the cache and the upstream clients. Cheap to clone.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub struct Live(Arc<Shared>);
 
+#[derive(Debug)]
 struct Shared {
     registries: RwLock<Arc<Registries>>,
     generation: AtomicU64,

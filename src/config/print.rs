@@ -6,7 +6,7 @@ use super::Config;
 use super::model::units::shown_duration;
 use super::model::{
     Access, AllowRule, Auth, ClientAuthConfig, Glob, Mirror, Named, Pem, Proxy, ProxyUrl, PruneRuleConfig,
-    RegistryName, RootChoice, TagFreshness, TagRule,
+    RegistryName, RootChoice, SizeBound, TagFreshness, TagRule,
 };
 use super::options::{InFile, Setting};
 use super::resolve::{ClientAuthOrigins, Sources, load};
@@ -259,6 +259,10 @@ impl Page {
                 &count.value.to_string(),
                 &self.at(count.line),
             );
+        }
+        if let Some(size) = &partial.cache_max_size {
+            let text = size.value.map_or_else(|| "auto".to_owned(), SizeBound::shown);
+            self.value(depth, "cache_max_size", &text, &self.at(size.line));
         }
     }
 

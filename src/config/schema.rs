@@ -111,9 +111,9 @@ fn kind(kind: Kind) -> Value {
     let duration = || json!({"type": ["integer", "string", "null"], "minimum": 0, "pattern": "^ *[0-9]+ *(ms|s|m|h|d)? *$"});
     let bytes = || {
         json!({
-            "type": ["integer", "string", "null"],
+            "type": ["number", "string", "null"],
             "minimum": 0,
-            "pattern": "^ *[0-9]+ *([KkMmGgTt]([Ii]?[Bb])?|[Bb])? *$",
+            "pattern": "^ *[0-9]+([.][0-9]+)? *([KkMmGgTt]([Ii]?[Bb])?|[Bb])? *$",
         })
     };
     match kind {

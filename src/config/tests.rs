@@ -112,6 +112,7 @@ registries:
       - {pattern: "*", revalidate: always}
     platforms: [linux/amd64, linux/arm/v7]
     max_concurrency: 8
+    cache_max_size: 500m
   - name: "*.lan"
     follow_redirects: false
 "#;
@@ -194,6 +195,7 @@ fn every_key_of_a_complete_file_is_read() {
             ],
             platforms: vec!["linux/amd64".into(), "linux/arm/v7".into()],
             max_concurrency: NonZeroUsize::new(8),
+            cache_max_size: Some(SizeBound::Bytes(500 << 20)),
         },
     };
     let second = RegistryConfig {

@@ -25,7 +25,7 @@ pub use prune_request::PruneRequest;
 pub use removal::{PlanError, PlannedRemoval, PruneRule, RemovalReport, plan_prune, plan_purge};
 pub use sorted_page::Sort;
 pub use table::{TableColumns, TableStyle, table};
-pub use upstreams::{UpstreamReport, registry_stats};
+pub use upstreams::{UpstreamReport, active_registries, registry_stats};
 pub use verify::{
     DamagedObject, PlannedVerification, ProgressCounts, UnreadableObject, VerifyProgress, VerifyReport,
     plan_verify,

@@ -1,8 +1,14 @@
-//! The availability of the registries as JSON, for the data port and the admin API.
+//! The use, the content and the availability of the registries as JSON, for the data port and the
+//! admin API.
+
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 use serde_json::{Map, Value};
 
+use crate::cache::AnsweredRequests;
+use crate::oci::Namespace;
+use crate::store::RegistryContent;
 use crate::upstream::{AvailabilityState, Budget, RegistryStatus, Source};
 
 /// The availability of a registry.
@@ -59,6 +65,19 @@ impl UpstreamReport {
     }
 }
 
+/// The use and the content of a registry, with the spelling of oci-proxy.
+#[derive(Debug, Default, Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct ContentReport {
+    hits: u64,
+    misses: u64,
+    evictions: u64,
+    items: u64,
+    current_size: u64,
+    /// 0 without a bound.
+    max_size: u64,
+}
+
 impl RateLimitReport {
     fn new(budget: &Budget) -> Self {
         RateLimitReport {
@@ -74,17 +93,56 @@ impl RateLimitReport {
     }
 }
 
-/// Returns the reports by the names of the registries, with the spelling of the data port: `LastError`
-/// instead of `lastError`.
-pub fn registry_stats(statuses: &[RegistryStatus]) -> Value {
-    let registries = statuses.iter().map(|status| {
-        let report = serde_json::to_value(UpstreamReport::new(status));
-        let mut report = capitalized(report.expect("a report is strings and numbers"));
-        // The name is the key.
-        if let Value::Object(members) = &mut report {
-            members.remove("Registry");
+/// Returns the registries that got a request since the start.
+pub fn active_registries(
+    statuses: &[RegistryStatus],
+    requests: &BTreeMap<Namespace, AnsweredRequests>,
+) -> BTreeSet<Namespace> {
+    let contacted = statuses.iter().map(|status| &status.namespace);
+    contacted.chain(requests.keys()).cloned().collect()
+}
+
+/// Returns a report for each registry of the arguments, by the name of the registry. The spelling is that of the data port: `LastError` instead of `lastError`.
+pub fn registry_stats(
+    statuses: &[RegistryStatus],
+    contents: Vec<RegistryContent>,
+    requests: BTreeMap<Namespace, AnsweredRequests>,
+) -> Value {
+    let availability = statuses
+        .iter()
+        .map(|status| (status.namespace.clone(), status.clone()));
+    let mut availability: BTreeMap<Namespace, RegistryStatus> = availability.collect();
+    let mut reports: BTreeMap<Namespace, ContentReport> = BTreeMap::new();
+    for content in contents {
+        let report = reports.entry(content.registry).or_default();
+        report.evictions = content.evictions;
+        report.items = content.objects;
+        report.current_size = content.bytes;
+        report.max_size = content.bytes_max.unwrap_or(0);
+    }
+    for (registry, answered) in requests {
+        let report = reports.entry(registry).or_default();
+        report.hits = answered.hits;
+        report.misses = answered.misses;
+    }
+    for registry in availability.keys() {
+        reports.entry(registry.clone()).or_default();
+    }
+    let registries = reports.into_iter().map(|(registry, content)| {
+        let status = availability.remove(&registry);
+        let status = status.unwrap_or_else(|| RegistryStatus::idle(registry.clone()));
+        let mut members = Map::new();
+        for report in [
+            serde_json::to_value(content),
+            serde_json::to_value(UpstreamReport::new(&status)),
+        ] {
+            if let Value::Object(more) = capitalized(report.expect("a report is strings and numbers")) {
+                members.extend(more);
+            }
         }
-        (status.namespace.to_string(), report)
+        // The name is the key.
+        members.remove("Registry");
+        (registry.to_string(), Value::Object(members))
     });
     Value::Object(registries.collect())
 }
@@ -130,7 +188,26 @@ mod tests {
             failures: 2,
             suppressed: 7,
         };
+        let content = |registry: &str, objects, bytes_max| RegistryContent {
+            registry: registry.parse().unwrap(),
+            objects,
+            bytes: objects * 4096,
+            bytes_max,
+            evictions: 0,
+        };
+        let contents = vec![
+            content("docker.io", 3, Some(1 << 30)),
+            content("quay.io", 1, None),
+        ];
+        let answered = AnsweredRequests { hits: 5, misses: 4 };
+        let requests = BTreeMap::from([("docker.io".parse().unwrap(), answered)]);
         let expected = json!({ "docker.io": {
+            "Hits": 5,
+            "Misses": 4,
+            "Evictions": 0,
+            "Items": 3,
+            "CurrentSize": 12_288,
+            "MaxSize": 1_073_741_824,
             "State": "limited",
             "StateSeconds": 90,
             "Repository": null,
@@ -142,7 +219,23 @@ mod tests {
             "Requests": 42,
             "Failures": 2,
             "Suppressed": 7,
+        }, "quay.io": {
+            "Hits": 0,
+            "Misses": 0,
+            "Evictions": 0,
+            "Items": 1,
+            "CurrentSize": 4096,
+            "MaxSize": 0,
+            "State": "available",
+            "StateSeconds": null,
+            "Repository": null,
+            "ConsecutiveFailures": 0,
+            "LastError": null,
+            "RateLimit": null,
+            "Requests": 0,
+            "Failures": 0,
+            "Suppressed": 0,
         }});
-        assert_eq!(registry_stats(&[status]), expected);
+        assert_eq!(registry_stats(&[status], contents, requests), expected);
     }
 }

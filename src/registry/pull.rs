@@ -9,8 +9,9 @@ use super::response_cache::CachedContent;
 use super::route::{Requested, Route, What};
 use super::{Registry, plain};
 use crate::auth::{Identity, Readers};
+use crate::cache::CoreRequestCounts;
 use crate::fail_point::hit;
-use crate::http::{Method, RequestDetails, RequestHead, Response, redacted};
+use crate::http::{CacheResult, Method, RequestDetails, RequestHead, Response, redacted};
 use crate::oci::{Digest, Origin};
 use crate::upstream::Target;
 
@@ -22,6 +23,8 @@ pub(super) struct Pull<'a> {
     pub readers: Readers,
     /// Facts for the access log.
     pub details: &'a RequestDetails,
+    /// The counts of this core.
+    pub counts: &'a CoreRequestCounts,
 }
 
 impl Pull<'_> {
@@ -36,6 +39,7 @@ impl Pull<'_> {
             readers: self.readers.clone(),
             name: self.details.content.get().cloned(),
             needs: None,
+            count: self.counts.of(&self.origin().namespace),
         }
     }
 
@@ -98,6 +102,7 @@ impl Registry {
                     requested: &requested,
                     readers,
                     details,
+                    counts: &self.counts,
                 };
                 self.content(&pull, what).await
             }
@@ -105,12 +110,16 @@ impl Registry {
     }
 
     async fn content(&self, pull: &Pull<'_>, what: What) -> Result<Response, PullError> {
-        match what {
-            What::Manifest(reference) => self.manifest(pull, reference).await,
-            What::Blob(digest) => self.blob(pull, digest).await,
-            What::Tags(query) => self.tags(pull, query).await,
-            What::Referrers(digest, query) => self.referrers(pull, Target::Referrers(digest, query)).await,
-        }
+        let response = match what {
+            What::Manifest(reference) => self.manifest(pull, reference).await?,
+            What::Blob(digest) => self.blob(pull, digest).await?,
+            What::Tags(query) => return self.tags(pull, query).await,
+            What::Referrers(digest, query) => {
+                return self.referrers(pull, Target::Referrers(digest, query)).await;
+            }
+        };
+        count(pull, response.cache);
+        Ok(response)
     }
 
     /// Answers `/v2/`, a client's check for a registry.
@@ -120,6 +129,24 @@ impl Registry {
             return Err(PullError::Login);
         }
         Ok(plain(200, "application/json", "{}"))
+    }
+}
+
+/// Counts the response to a request for a manifest or a blob.
+fn count(pull: &Pull<'_>, cache: CacheResult) {
+    let count = || pull.counts.of(&pull.origin().namespace);
+    match cache {
+        CacheResult::Hit | CacheResult::Revalidated | CacheResult::Stale => {
+            if let Some(count) = count() {
+                count.add_hit();
+            }
+        }
+        CacheResult::Miss | CacheResult::Collapsed => {
+            if let Some(count) = count() {
+                count.add_miss();
+            }
+        }
+        CacheResult::Bypass | CacheResult::None => {}
     }
 }
 

@@ -9,6 +9,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use crate::auth::{CachedAccess, Readers};
+use crate::cache::RegistryCount;
 use crate::http::{ContentName, Fields, Ready, RequestHead, Version};
 use crate::limits::{MEMORY_OBJECTS_MAX, USE_REPORT_INTERVAL};
 use crate::lru::Lru;
@@ -56,6 +57,8 @@ pub struct CachedContent {
     /// Content without which the response must not be served. `None` if the registry of the content
     /// gets requests.
     pub needs: Option<Arc<[DigestPrefix]>>,
+    /// The count of the registry. `None` if the registry is not counted.
+    pub count: Option<Arc<RegistryCount>>,
 }
 
 struct CachedResponse {
@@ -66,6 +69,7 @@ struct CachedResponse {
     tag: Option<CachedTagTerms>,
     readers: Readers,
     needs: Option<Arc<[DigestPrefix]>>,
+    count: Option<Arc<RegistryCount>>,
     /// The response, with the only copy of its fields and its body.
     ready: Rc<Ready>,
     /// The time of `Date` and `Age` in `ready`, in seconds since 1970.
@@ -113,6 +117,9 @@ impl ResponseCache {
                 entry.reported_at = now;
                 self.used.push(entry.digest);
             }
+        }
+        if let Some(count) = &entry.count {
+            count.add_hit();
         }
         let ready = entry.ready.clone();
         if head.version == Version::Http2 && !entry.weighs_map {
@@ -209,6 +216,7 @@ impl CachedResponse {
             tag,
             readers: content.readers,
             needs: content.needs,
+            count: content.count,
             ready: Rc::new(ready),
             encoded_at: now,
             weighs_map: false,
@@ -271,6 +279,7 @@ mod tests {
             readers: readers(),
             name: None,
             needs: None,
+            count: None,
         }
     }
 

@@ -1,4 +1,4 @@
-//! `GET /_/stats`, the availability of the registries as JSON. The names of pulled content are
+//! `GET /_/stats`, the use, the content and the availability of the registries as JSON. The names of pulled content are
 //! private, so the statistics require client authentication.
 
 use super::Registry;
@@ -6,7 +6,7 @@ use super::error::PullError;
 use super::respond::{common, in_memory};
 use super::route_error::RouteError;
 use crate::http::{CacheResult, Response};
-use crate::manage::registry_stats;
+use crate::manage::{active_registries, registry_stats};
 
 impl Registry {
     pub(super) async fn stats(&self) -> Result<Response, PullError> {
@@ -14,7 +14,10 @@ impl Registry {
             return Err(RouteError::NotFound.into());
         }
         let statuses = self.cache.registry_statuses().await?;
-        let body = registry_stats(&statuses).to_string();
+        let requests = self.cache.request_counts().totals();
+        let active = active_registries(&statuses, &requests);
+        let contents = self.cache.registry_contents(active).await?;
+        let body = registry_stats(&statuses, contents, requests).to_string();
         let fields = common()
             .with("Content-Type", "application/json")
             .with("Cache-Control", "no-store");

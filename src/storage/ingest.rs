@@ -32,15 +32,22 @@ impl Storage {
         }
     }
 
-    /// Begins to receive `key`. Reserves no room yet. Blocks.
+    /// Begins to receive `key` from the registry `source`. Reserves no room yet. Blocks.
     ///
     /// # Errors
     ///
     /// The disk has no room for `size`, is read-only, or fails. The caller continues without the
     /// disk.
-    pub fn begin(&self, key: &Key, size: Option<u64>) -> Result<StorageIngest, StoreError> {
+    pub fn begin(
+        &self,
+        key: &Key,
+        source: &Namespace,
+        size: Option<u64>,
+    ) -> Result<StorageIngest, StoreError> {
         let target = match &self.0.tiers {
-            Tiers::Local(fs) | Tiers::Both { fs, .. } => fs.ingest(key, size).map(Target::Local),
+            Tiers::Local(fs) | Tiers::Both { fs, .. } => {
+                fs.ingest(key, Some(source), size).map(Target::Local)
+            }
             Tiers::Bucket { spool, .. } => spool.begin(size).map(Target::Spool),
         };
         target.map(StorageIngest)

@@ -54,11 +54,13 @@ impl Storage {
         if let Some(store) = self.local().cloned() {
             let uses = self.0.uses.receiver.clone();
             let no_room = self.0.no_room.clone();
+            let no_registry_room = self.0.no_registry_room.clone();
             let maintain = move || {
                 let mut maintained = Maintained {
                     store: &store,
                     uses: &uses,
                     no_room: &no_room,
+                    no_registry_room: &no_registry_room,
                     stopped: &stopped,
                     saving: SaveCursor::default(),
                     evictions: EvictionLog::default(),
@@ -97,6 +99,7 @@ struct Maintained<'a> {
     store: &'a FsStore,
     uses: &'a Receiver<DigestPrefix>,
     no_room: &'a LoggedCondition,
+    no_registry_room: &'a LoggedCondition,
     stopped: &'a Receiver<()>,
     saving: SaveCursor,
     evictions: EvictionLog,
@@ -127,6 +130,7 @@ impl Maintained<'_> {
         self.store.save_uses(&mut self.saving);
         self.evictions.add(self.store.take_evicted());
         log_room(self.store, self.no_room);
+        log_registry_room(self.store, self.no_registry_room);
     }
 }
 
@@ -163,6 +167,23 @@ fn log_room(store: &FsStore, no_room: &LoggedCondition) {
         }
         Some(Transition::Ended(objects)) => {
             tracing::info!(objects_not_stored = objects, "store has room again");
+        }
+        None => {}
+    }
+}
+
+fn log_registry_room(store: &FsStore, no_room: &LoggedCondition) {
+    match no_room.transition(monotonic_seconds()) {
+        Some(Transition::Started) => {
+            let full = store.full_registries();
+            tracing::warn!(
+                reason = "no space within cache_max_size of the registry, and no content that may be evicted",
+                registries = full.join(", "),
+                "registry is full; pulls continue without storing"
+            );
+        }
+        Some(Transition::Ended(objects)) => {
+            tracing::info!(objects_not_stored = objects, "registry has room again");
         }
         None => {}
     }

@@ -26,11 +26,13 @@ mod tests;
 mod upload_job;
 mod upload_queue;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use crate::config::{StorageConfig, StoreBounds, VerifyOnOpen};
+use crate::config::{Live, StorageConfig, StoreBounds, VerifyOnOpen};
 use crate::fairness::Parties;
 use crate::limits::SPOOL_BYTES_MAX;
+use crate::oci::Namespace;
 use crate::runtime::condition_log::LoggedCondition;
 use crate::runtime::heartbeat::Health;
 use crate::runtime::helper::{Helper, blocking};
@@ -42,7 +44,7 @@ pub use crate::store::{
     Key, Meta, RecordName, ReferrersRecord, Room, Source, StoreError, StoredEntry, TagKey, TagPointer,
     Verified, canonical_name,
 };
-pub use crate::store::{Removals, Unseen};
+pub use crate::store::{RegistryContent, Removals, Unseen};
 pub use blob::{LocalBlob, RemoteBlob, StoredBlob, Within};
 pub use bucket_read::{BucketError, RemoteBody};
 pub use ingest::{NotCommitted, StorageIngest};
@@ -72,6 +74,8 @@ struct Shared {
     uses: UseQueue,
     /// Content that found no room in the local store.
     no_room: Arc<LoggedCondition>,
+    /// Content of a registry that found no room within the bound of the registry.
+    no_registry_room: Arc<LoggedCondition>,
     /// `None` if stored blobs are served without a hash.
     first_hashes: Option<FirstHashes>,
     parties: Parties,
@@ -106,7 +110,7 @@ pub enum StorageError {
 }
 
 impl Storage {
-    /// Opens the tiers of `config`. With `verify_on_open`, blobs of the local store may be hashed
+    /// Opens the tiers of `config`. The local store has the bounds of `registries`. With `verify_on_open`, blobs of the local store may be hashed
     /// before their first response. Blocks, so it is for the main thread.
     ///
     /// # Errors
@@ -116,12 +120,16 @@ impl Storage {
     pub fn open(
         config: &StorageConfig,
         bounds: StoreBounds,
+        registries: Live,
         verify_on_open: VerifyOnOpen,
         parties: Parties,
         helper: Helper,
         memory: MemoryBudget,
     ) -> Result<Self, StorageError> {
-        let fs = |root| FsStore::open_within(bounds, root).map(Arc::new);
+        let fs = |root| {
+            let store = FsStore::open_within(bounds, root)?;
+            Ok::<_, OpenError>(Arc::new(store.with_registries(registries)))
+        };
         let bucket = |settings: &crate::config::S3Settings| {
             let store = helper.wait(S3Store::open(settings))?;
             Ok::<_, S3OpenError>(Bucket::new(store, settings.redirect))
@@ -154,6 +162,7 @@ impl Storage {
             record_writers: RecordWriters::default(),
             uses: UseQueue::default(),
             no_room: Arc::default(),
+            no_registry_room: Arc::default(),
             first_hashes: match verify_on_open {
                 VerifyOnOpen::Off => None,
                 VerifyOnOpen::First => Some(FirstHashes::default()),
@@ -201,6 +210,9 @@ impl Storage {
         if error.is_about_room() && self.local().is_some() {
             tracing::debug!(%error, "pull continues without storing");
             self.0.no_room.record(1);
+        } else if error.is_about_registry_room() {
+            tracing::debug!(%error, "pull continues without storing");
+            self.0.no_registry_room.record(1);
         } else if error.is_about_size() {
             tracing::warn!(%error, "pull continues without storing");
         } else {
@@ -237,6 +249,13 @@ impl Storage {
                 }
             });
         }
+    }
+
+    /// Returns the content of each registry in the local store, like [`FsStore::registry_contents`].
+    /// Blocks.
+    pub fn registry_contents(&self, also: &BTreeSet<Namespace>) -> Vec<RegistryContent> {
+        self.local()
+            .map_or_else(Vec::new, |store| store.registry_contents(also))
     }
 
     /// Returns the store of this machine, for the operations of operators.

@@ -147,7 +147,11 @@ fn write(
     verified: Verified,
     meta: Meta,
 ) -> Result<(Verified, SharedFile), StoreError> {
-    let mut ingest = store.ingest(key, Some(meta.size))?;
+    let source = meta
+        .sources
+        .first()
+        .and_then(|source| source.registry.parse().ok());
+    let mut ingest = store.ingest(key, source.as_ref(), Some(meta.size))?;
     store.take_room(&mut ingest, meta.size)?;
     let mut offset = 0;
     for chunk in chunks {

@@ -60,9 +60,22 @@ impl Bounds {
             size_max,
             free_min,
             object_max,
-            metadata_max: (whole / METADATA_SHARE).max(METADATA_BYTES_MIN.min(whole / 4)),
+            metadata_max: metadata_max(whole),
             free_inodes_min: space.inodes / FREE_INODES_SHARE,
         }
+    }
+
+    /// Returns the bounds of the content of one registry. `None` without a bound. The space of the file
+    /// system bounds the store only.
+    pub fn of_registry(wanted: Option<SizeBound>, space: &Space) -> Option<Self> {
+        let size_max = bound(wanted)?.of(space.bytes);
+        Some(Bounds {
+            size_max: Some(size_max),
+            free_min: 0,
+            object_max: size_max,
+            metadata_max: metadata_max(size_max),
+            free_inodes_min: 0,
+        })
     }
 
     /// Returns the room that the store lacks for `more` bytes.
@@ -120,10 +133,26 @@ impl Bounds {
     }
 }
 
+impl Usage {
+    /// Returns the usage of a registry with `bytes` of content and reserved room.
+    pub fn of_registry(bytes: u64) -> Self {
+        Usage {
+            bytes,
+            releasing: 0,
+            space: Space::default(),
+        }
+    }
+}
+
 impl Shortage {
     pub fn is_none(&self) -> bool {
         *self == Shortage::default()
     }
+}
+
+/// Returns the budget of the metadata within `whole` bytes.
+fn metadata_max(whole: u64) -> u64 {
+    (whole / METADATA_SHARE).max(METADATA_BYTES_MIN.min(whole / 4))
 }
 
 fn bound(wanted: Option<SizeBound>) -> Option<SizeBound> {
@@ -249,6 +278,19 @@ mod tests {
         assert_eq!(lacking(7 * GIB, 0), 3 * GIB);
         assert_eq!(lacking(7 * GIB, 3 * GIB), 0);
         assert_eq!(lacking(4 * GIB, 100 * GIB), GIB);
+    }
+
+    #[test]
+    fn shortage_of_a_registry_depends_on_its_own_bytes_only() {
+        let space = space(100 * GIB, 0);
+        let bounds = Bounds::of_registry(Some(SizeBound::Percent(10)), &space).unwrap();
+        let usage = |bytes| Usage::of_registry(bytes);
+        assert_eq!(bounds.shortage(&usage(9 * GIB), GIB), Shortage::default());
+        assert_eq!(bounds.shortage(&usage(9 * GIB), 2 * GIB).bytes, GIB);
+        assert_eq!(bounds.object_max, 10 * GIB);
+        for none in [None, Some(SizeBound::Bytes(0))] {
+            assert_eq!(Bounds::of_registry(none, &space), None);
+        }
     }
 
     #[test]

@@ -35,9 +35,9 @@ mod upload_holds;
 
 pub use eviction::Minute;
 pub use fs::{
-    Damage, Evicted, EvictionRank, FsStore, Ingest, OpenError, ReadPages, Removed, SaveCursor, ScanReport,
-    ScrubRecord, SelectedRemoval, StoreReader, StoreStats, StoredBlob, StoredManifest, StoredRepository,
-    Verification, VerifyOptions, compare_repositories,
+    Damage, Evicted, EvictionRank, FsStore, Ingest, OpenError, ReadPages, RegistryContent, Removed,
+    SaveCursor, ScanReport, ScrubRecord, SelectedRemoval, StoreReader, StoreStats, StoredBlob,
+    StoredManifest, StoredRepository, Verification, VerifyOptions, compare_repositories,
 };
 pub use index::{EntrySet, IndexedImage, ObjectName, PlannedObject, RemovalLimits, RemovalPlan};
 pub use key::Key;
@@ -119,6 +119,11 @@ impl StoreError {
     /// Returns whether the store has no room, for any content.
     pub fn is_about_room(&self) -> bool {
         self.doing == Self::RESERVE && self.source.kind() == std::io::ErrorKind::StorageFull
+    }
+
+    /// Returns whether the content of a registry fills its own bound.
+    pub fn is_about_registry_room(&self) -> bool {
+        self.doing == Self::RESERVE && self.source.kind() == std::io::ErrorKind::QuotaExceeded
     }
 
     /// Returns whether the error concerns only this entry and not the store. The size, declared and

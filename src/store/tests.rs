@@ -14,9 +14,12 @@ mod index_sample;
 mod index_walk;
 mod memory;
 mod removal;
+mod repository_dirs;
 mod room;
 pub(crate) mod sample;
 pub(crate) mod shared;
+mod sources;
+mod sources_policy;
 mod verify;
 
 use std::fs;

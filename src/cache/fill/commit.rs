@@ -101,7 +101,8 @@ async fn commit_written(
         Some(ingest) => Ok(ingest),
         // An empty body has no ingest yet.
         None => {
-            let created = blocking(move || shared_too.storage.begin(&key, Some(0))).await;
+            let source = fill.origin.namespace.clone();
+            let created = blocking(move || shared_too.storage.begin(&key, &source, Some(0))).await;
             let Ok(created) = created else { return false };
             created
         }

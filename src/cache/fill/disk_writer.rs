@@ -215,7 +215,10 @@ fn append(
 ) -> Result<u64, StoreError> {
     let ingest = match ingest {
         Some(ingest) => ingest,
-        None => ingest.insert(shared.storage.begin(&Key::Blob(fill.digest), size)?),
+        None => {
+            let (key, source) = (Key::Blob(fill.digest), &fill.origin.namespace);
+            ingest.insert(shared.storage.begin(&key, source, size)?)
+        }
     };
     let need = offset + chunks.iter().map(|chunk| chunk.len() as u64).sum::<u64>();
     if need > ingest.reserved() {

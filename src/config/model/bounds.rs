@@ -34,6 +34,14 @@ impl SizeBound {
         }
     }
 
+    /// Formats the bound for [`SizeBound::parse`].
+    pub fn shown(self) -> String {
+        match self {
+            SizeBound::Bytes(bytes) => bytes.to_string(),
+            SizeBound::Percent(percent) => format!("{percent}%"),
+        }
+    }
+
     /// Parses a size, or a percentage.
     pub fn parse(text: &str) -> Option<Self> {
         match text.strip_suffix('%') {
@@ -58,11 +66,16 @@ mod tests {
             ("1g", SizeBound::Bytes(1 << 30)),
             ("500m", SizeBound::Bytes(500 << 20)),
             ("1024k", SizeBound::Bytes(1 << 20)),
+            ("1.5G", SizeBound::Bytes(3 << 29)),
+            ("0.5t", SizeBound::Bytes(1 << 39)),
+            ("2048b", SizeBound::Bytes(2048)),
+            ("0", SizeBound::Bytes(0)),
             ("4096", SizeBound::Bytes(4096)),
             ("80%", SizeBound::Percent(80)),
             ("100 %", SizeBound::Percent(100)),
         ] {
             assert_eq!(SizeBound::parse(text), Some(bound), "{text}");
+            assert_eq!(SizeBound::parse(&bound.shown()), Some(bound), "{text}");
         }
         for bad in ["", "0%", "101%", "-1%", "%", "x", "1.5%", "80%%"] {
             assert_eq!(SizeBound::parse(bad), None, "{bad}");

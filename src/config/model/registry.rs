@@ -4,6 +4,7 @@ use std::num::NonZeroUsize;
 
 use reqwest::Url;
 
+use super::bounds::SizeBound;
 use super::proxy::Proxy;
 use super::secret::SecretText;
 use super::tag_rule::TagRule;
@@ -36,6 +37,9 @@ pub struct RegistrySettings {
     pub platforms: Vec<String>,
     /// The largest number of in-flight requests. Further requests wait.
     pub max_concurrency: Option<NonZeroUsize>,
+    /// Bytes of the registry's content in the local store. `None` and 0 mean no bound besides that of the store. With
+    /// a name such as `*.suffix`, each registry has a bound of its own.
+    pub cache_max_size: Option<SizeBound>,
 }
 
 /// A mirror of a registry.

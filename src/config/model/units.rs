@@ -4,6 +4,9 @@ use std::time::Duration;
 
 pub const BOOL_EXPECTED: &str = "true, false, yes, no, on, off, 1 or 0";
 pub const BYTES_EXPECTED: &str = "a size such as 64MiB, 1GiB, 500MB or plain bytes";
+/// The digits of a fraction that count. Further digits are less than a byte of a TiB.
+const FRACTION_DIGITS: usize = 18;
+
 pub const DURATION_EXPECTED: &str = "a duration such as 500ms, 60s, 10m, 2h, 1d or plain seconds";
 
 /// Parses a switch, without regard to case.
@@ -16,8 +19,12 @@ pub fn parse_bool(text: &str) -> Option<bool> {
 }
 
 /// Parses a size, without regard to case. `K`, `KiB`, `M`, `MiB`… are powers of 1024. `KB`, `MB`… are powers of 1000.
+/// Rounds a fraction down to bytes.
 pub fn parse_bytes(text: &str) -> Option<u64> {
-    let (number, unit) = split_unit(text);
+    let is_of_number = |c: char| c.is_ascii_digit() || c == '.';
+    let end = text.find(|c| !is_of_number(c)).unwrap_or(text.len());
+    let (number, unit) = (&text[..end], text[end..].trim_start());
+    let (whole, fraction) = number.split_once('.').unwrap_or((number, "0"));
     let factor: u64 = match unit.to_ascii_lowercase().as_str() {
         "" | "b" => 1,
         "k" | "kib" => 1 << 10,
@@ -30,7 +37,15 @@ pub fn parse_bytes(text: &str) -> Option<u64> {
         "tb" => 1_000_000_000_000,
         _ => return None,
     };
-    number?.checked_mul(factor)
+    if fraction.contains('.') {
+        return None;
+    }
+    let whole = whole.parse::<u64>().ok()?.checked_mul(factor)?;
+    // The digits are a number below 2^60, and the factor is below 2^41, so the product fits.
+    let digits = &fraction[..fraction.len().min(FRACTION_DIGITS)];
+    let part = u128::from(digits.parse::<u64>().ok()?) * u128::from(factor);
+    let part = part / 10_u128.pow(digits.len() as u32);
+    whole.checked_add(u64::try_from(part).ok()?)
 }
 
 /// Parses a duration: a whole number with a unit. A number without a unit means seconds.
@@ -107,6 +122,11 @@ mod tests {
             ("1GB", 1_000_000_000),
             ("2KiB", 2048),
             ("3tib", 3 << 40),
+            ("1.5G", 3 << 29),
+            ("0.25 MiB", 1 << 18),
+            ("1.5GB", 1_500_000_000),
+            ("2.9999999999999999999999k", 3071),
+            ("1.9", 1),
         ] {
             assert_eq!(parse_bytes(text), Some(bytes), "{text}");
         }
@@ -114,7 +134,9 @@ mod tests {
             "",
             "MiB",
             "-1",
-            "1.5G",
+            "1.5.5G",
+            "1.G",
+            ".5G",
             "1XB",
             "99999999999999999999",
             "99999999999T",

@@ -149,6 +149,8 @@ fn schema_rejects_values_of_the_wrong_form() {
         "registries: {a: {tag_rules: [{ttl: x}]}}",
         "registries: {a: {mirrors: [{link: x}]}}",
         "registries: {a: {max_concurrency: 0}}",
+        "registries: {a: {cache_max_size: big}}",
+        "registries: {a: {cache_max_size: 1.5.5g}}",
         "[{insecure: true}]",
         "serverTlsConfig: {clientAuth: maybe}",
     ] {

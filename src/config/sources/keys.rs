@@ -424,7 +424,11 @@ const REGISTRY_KEYS: &[KeySpec] = &[
         "size of the store; the same as at the top",
     )),
     entry_only(absent("cache_dir", Loss::Less, "a store of its own")),
-    entry_only(absent("cache_max_size", Loss::Less, "bound of the store")),
+    entry_only(key(
+        "cache_max_size",
+        One(Kind::SizeOrAuto),
+        "size of the registry's content in the local store; auto or 0: only the bounds of the store count",
+    )),
 ];
 
 pub(super) const MIRROR: Table = Table::of(&[

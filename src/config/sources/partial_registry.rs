@@ -6,7 +6,7 @@ use reqwest::Url;
 
 use super::super::model::{
     Access, AllowRule, Auth, FollowRedirects, Mirror, Proxy, RegistryConfig, RegistryName, RegistrySettings,
-    TagRule,
+    SizeBound, TagRule,
 };
 use super::reader::Spanned;
 use super::registry_auth::PartialAuth;
@@ -28,6 +28,7 @@ pub(in crate::config) struct PartialRegistry {
     pub tag_rules: Option<Spanned<Vec<TagRule>>>,
     pub platforms: Option<Spanned<Vec<String>>>,
     pub max_concurrency: Option<Spanned<NonZeroUsize>>,
+    pub cache_max_size: Option<Spanned<Option<SizeBound>>>,
 }
 
 /// A registry with its name.
@@ -58,6 +59,8 @@ impl PartialRegistry {
             tag_rules: self.tag_rules.or_else(|| defaults.tag_rules.clone()),
             platforms: self.platforms.or_else(|| defaults.platforms.clone()),
             max_concurrency: self.max_concurrency.or_else(|| defaults.max_concurrency.clone()),
+            // `defaults` has the bound of the store under this key.
+            cache_max_size: self.cache_max_size,
         }
     }
 
@@ -98,6 +101,7 @@ impl PartialRegistry {
             tag_rules: value(&self.tag_rules).unwrap_or_default(),
             platforms: value(&self.platforms).unwrap_or_default(),
             max_concurrency: value(&self.max_concurrency),
+            cache_max_size: value(&self.cache_max_size).flatten(),
         }
     }
 }

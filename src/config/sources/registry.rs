@@ -7,7 +7,7 @@ use reqwest::Url;
 
 use super::super::model::units::parse_duration;
 use super::super::model::{Access, Mirror, RegistryName, TagFreshness, TagPattern, TagRule};
-use super::super::value::Kind;
+use super::super::value::{Kind, SIZE_OR_AUTO};
 use super::keys::{ACCESS, MAX_CONCURRENCY_MAX, MIRROR, REGISTRY, REVALIDATE, SCHEMES, TAG_RULE};
 use super::partial_registry::{PartialEntry, PartialRegistry};
 use super::proxy::parse_choice;
@@ -59,6 +59,7 @@ impl Reader<'_> {
         let mut fields = self.fields(path, node, REGISTRY);
         let inner = fields.take("name");
         let mut partial = self.partial_registry(&mut fields);
+        partial.cache_max_size = self.parsed(fields.take("cache_max_size"), |text| SIZE_OR_AUTO.read(text));
         let allow = self.allow_here(fields.take("allow"));
         let (text, path) = self.entry_name(path, line, key, inner)?;
         let name = self.unique_name(&text, &path, names)?;
@@ -120,7 +121,7 @@ impl Reader<'_> {
         None
     }
 
-    /// Reads the settings of a registry, without the name.
+    /// Reads the settings of a registry, without the keys of a single registry.
     pub(super) fn partial_registry(&mut self, fields: &mut Fields) -> PartialRegistry {
         let mut tls = self.tls(fields.take("tls"));
         let skip_verify = fields.take("insecure_skip_verify");
@@ -146,6 +147,7 @@ impl Reader<'_> {
             tag_rules: self.tag_rules(fields.take("tag_rules")),
             platforms: self.list(fields.take("platforms"), parse_platform),
             max_concurrency: self.parsed(fields.take("max_concurrency"), parse_concurrency),
+            cache_max_size: None,
         }
     }
 

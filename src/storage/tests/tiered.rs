@@ -137,7 +137,8 @@ impl Shelf for Machine {
     type Ingest = (Key, StorageIngest, u64);
 
     async fn begin(&self, key: &Key, size: Option<u64>) -> Self::Ingest {
-        (key.clone(), self.0.begin(key, size).unwrap(), 0)
+        let source = "docker.io".parse().unwrap();
+        (key.clone(), self.0.begin(key, &source, size).unwrap(), 0)
     }
 
     async fn write(&self, (_, ingest, at): &mut Self::Ingest, bytes: &[u8]) {

@@ -11,11 +11,11 @@ use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::Path;
 
-use rustix::fs::{AtFlags, CWD, Mode, OFlags, linkat};
+use rustix::fs::{AtFlags, CWD, OFlags, linkat};
 use rustix::io::Errno;
 
 use super::find::EntryState;
-use super::ingest::Ingest;
+use super::ingest::{Ingest, unnamed};
 use super::room::SIDECAR_BYTES;
 use super::{FsStore, failed, layout};
 use crate::fail_point::hit;
@@ -23,7 +23,7 @@ use crate::limits::MANIFEST_BYTES_MAX;
 use crate::oci::ManifestLinks;
 use crate::store::eviction::Minute;
 use crate::store::index::ObjectFacts;
-use crate::store::{Key, Meta, StoreError, Verified, mode};
+use crate::store::{Key, Meta, Source, StoreError, Verified, mode};
 
 impl FsStore {
     /// Makes `ingest` an entry. If the content was already committed, adds the sources and the public
@@ -79,17 +79,19 @@ impl FsStore {
             return Err(failed("name", &sidecar_path)(error));
         }
         hit("sidecar-named");
-        self.index_entry(&key, ingest.file());
+        self.index_entry(&key, ingest.file(), &meta.sources);
         Ok(())
     }
 
     /// Adds the entry that was just committed to the index.
-    fn index_entry(&self, key: &Key, data: &File) {
+    fn index_entry(&self, key: &Key, data: &File, sources: &[Source]) {
         // An entry without facts counts as one block until the next start.
         let bytes = data.metadata().map_or(0, |found| found.blocks() * 512);
         let facts = ObjectFacts::of_new(bytes + SIDECAR_BYTES, Minute::now());
         let links = links(key, data);
-        self.index.lock().insert(key, facts, links.as_ref());
+        let mut index = self.index.lock();
+        index.insert(key, facts, links.as_ref());
+        index.add_sources(key, sources);
     }
 
     fn write_sidecar(&self, relative: &Path, meta: &Meta) -> io::Result<Sidecar> {
@@ -97,10 +99,9 @@ impl FsStore {
         let dir = path
             .parent()
             .expect("a sidecar lies in a directory below the root");
-        let flags = OFlags::TMPFILE | OFlags::WRONLY | OFlags::CLOEXEC;
-        let mut sidecar = match rustix::fs::open(dir, flags, Mode::from_raw_mode(mode::CONTENT)) {
-            Ok(fd) => Sidecar {
-                file: File::from(fd),
+        let mut sidecar = match unnamed(dir, OFlags::WRONLY) {
+            Ok(file) => Sidecar {
+                file,
                 temporary: None,
             },
             Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::INVAL) => {
@@ -122,6 +123,14 @@ impl FsStore {
         match link(file, temporary, path) {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
                 remove_leftover(path);
+                link(file, temporary, path)
+            }
+            // The directory was removed with the last content of the repository. `naming` is held, so
+            // nothing removes the directory now.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                if let Some(dir) = path.parent() {
+                    mode::create_dir_all(dir)?;
+                }
                 link(file, temporary, path)
             }
             result => result,

@@ -1,6 +1,6 @@
 //! Evictions: the removal of content for new content.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
@@ -11,7 +11,7 @@ use crate::oci::{Digest, DigestPrefix};
 use crate::shared_file::SharedFile;
 use crate::store::bounds::{Bounds, Shortage, Usage};
 use crate::store::eviction::{Minute, Need, Objects, choose};
-use crate::store::index::{ObjectName, PlannedObject};
+use crate::store::index::{Index, ObjectName, PlannedObject, RegistryNumber};
 use crate::store::space::Space;
 
 /// Files of an entry: the data and the sidecar.
@@ -26,16 +26,44 @@ pub struct Evicted {
     pub last_use: Minute,
 }
 
+/// The content that an eviction may remove.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Scope {
+    /// All content, for the bounds of the store.
+    Store,
+    /// The content that one registry alone has, for the bound of the registry.
+    Registry(RegistryNumber),
+}
+
+/// The conditions of the removal of an object.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Conditions<'a> {
+    /// The object in the plan of a removal.
+    pub planned: Option<&'a PlannedObject>,
+    /// The last use of the victim of an eviction.
+    pub unused_since: Option<Minute>,
+    /// The only registry of the object.
+    pub only_of: Option<RegistryNumber>,
+}
+
 /// Serializes evictions.
 #[derive(Debug, Default)]
 pub(super) struct Evicting {
+    store: Choice,
+    /// By registry with a bound.
+    registries: HashMap<RegistryNumber, Choice>,
+    /// The content evicted since [`FsStore::take_evicted`].
+    evicted: Evicted,
+}
+
+/// The victims for one bound.
+#[derive(Debug, Default)]
+struct Choice {
     /// The minute in which no content could be evicted. More content is old enough a minute later.
     exhausted_at: Option<Minute>,
     /// Victims that are still stored, with their last use, chosen at `chosen_at`.
     victims: VecDeque<(u32, Minute)>,
     chosen_at: Minute,
-    /// The content evicted since [`FsStore::take_evicted`].
-    evicted: Evicted,
 }
 
 /// Bytes of content that was removed within one to two [`RELEASE_TIME`]. The file system frees them
@@ -119,7 +147,11 @@ impl FsStore {
 
     /// Makes room ahead of the next ingests, while `goes_on`.
     pub fn make_room(&self, goes_on: impl Fn() -> bool) {
-        while goes_on() && self.evict(Bounds::surplus) {}
+        let mut scopes = vec![Scope::Store];
+        scopes.extend(self.bounded_registries().into_iter().map(Scope::Registry));
+        for scope in scopes {
+            while goes_on() && self.evict(scope, Bounds::surplus) {}
+        }
     }
 
     /// Returns the content evicted since the last call.
@@ -137,43 +169,69 @@ impl FsStore {
     }
 
     /// Removes chosen victims for at most [`EVICTION_SLICE_TIME`], so that other ingests need not wait
-    /// longer. Chooses victims for `shortage` if no chosen victim is left. Evicts nothing before the
-    /// index is whole. Returns false if there is no shortage, or no content that may be evicted.
-    pub(super) fn evict(&self, shortage: impl Fn(&Bounds, &Usage) -> Shortage) -> bool {
+    /// longer. Chooses victims of `scope` for `shortage` if no chosen victim is left. Evicts nothing
+    /// before the index is whole. Returns false if there is no shortage, or no content that may be
+    /// evicted.
+    pub(super) fn evict(&self, scope: Scope, shortage: impl Fn(&Bounds, &Usage) -> Shortage) -> bool {
         let mut evicting = self.evicting.lock();
+        let Evicting {
+            store,
+            registries,
+            evicted: total,
+        } = &mut *evicting;
+        let (choice, only_of) = match scope {
+            Scope::Store => (store, None),
+            Scope::Registry(number) => (registries.entry(number).or_default(), Some(number)),
+        };
         let now = Minute::now();
         // A choice is kept to its end, because the last victims complete an image, or are metadata
         // beyond the budget. In the next minute, other content may be in use.
-        if evicting.victims.is_empty() || evicting.chosen_at != now {
-            let may_choose = evicting.exhausted_at != Some(now);
-            let Some(need) = self.need(shortage).filter(|_| may_choose) else {
+        if choice.victims.is_empty() || choice.chosen_at != now {
+            let may_choose = choice.exhausted_at != Some(now);
+            let Some(need) = self.need(scope, shortage).filter(|_| may_choose) else {
                 return false;
             };
-            evicting.victims = self.choose(now, need);
-            evicting.chosen_at = now;
+            choice.victims = self.choose(scope, now, need);
+            choice.chosen_at = now;
         }
         let began = Instant::now();
         let mut evicted = Evicted::default();
         while began.elapsed() < EVICTION_SLICE_TIME
-            && let Some((number, used)) = evicting.victims.pop_front()
+            && let Some((number, used)) = choice.victims.pop_front()
         {
-            evicted.add(self.remove_object(number, None, Some(used)));
+            let conditions = Conditions {
+                planned: None,
+                unused_since: Some(used),
+                only_of,
+            };
+            evicted.add(self.remove_object(number, conditions));
         }
         self.releasing.lock().add(evicted.bytes, Instant::now());
-        if evicted.objects == 0 && evicting.victims.is_empty() {
+        if evicted.objects == 0 && choice.victims.is_empty() {
             // Nothing may be evicted, all victims are in use now, or their removal fails.
-            evicting.exhausted_at = Some(now);
+            choice.exhausted_at = Some(now);
         }
-        evicting.evicted.add(evicted);
-        evicting.exhausted_at != Some(now)
+        total.add(evicted);
+        choice.exhausted_at != Some(now)
     }
 
-    /// Returns the need of a shortage. `None` without a shortage, and before the index is whole.
-    fn need(&self, shortage: impl Fn(&Bounds, &Usage) -> Shortage) -> Option<Need> {
+    /// Returns the need of a shortage. `None` without a shortage or a bound, and before the index is
+    /// whole.
+    fn need(&self, scope: Scope, shortage: impl Fn(&Bounds, &Usage) -> Shortage) -> Option<Need> {
         let space = Space::of(&self.root);
-        let bounds = Bounds::new(&self.bounds, &space);
+        let bounds = match scope {
+            Scope::Store => Bounds::new(&self.bounds, &space),
+            Scope::Registry(number) => {
+                let registry = self.index.lock().usage_of(number).registry.clone();
+                self.registry_bounds(&registry, &space)?
+            }
+        };
         let index = self.index.lock();
-        let shortage = shortage(&bounds, &self.usage(&index, space));
+        let usage = match scope {
+            Scope::Store => self.usage(&index, space),
+            Scope::Registry(number) => registry_usage(&index, number),
+        };
+        let shortage = shortage(&bounds, &usage);
         let is_needed = index.is_whole() && !shortage.is_none();
         is_needed.then_some(Need {
             bytes: shortage.bytes,
@@ -182,24 +240,27 @@ impl FsStore {
         })
     }
 
-    /// Returns the victims for `need`, with their last use.
-    fn choose(&self, now: Minute, need: Need) -> VecDeque<(u32, Minute)> {
+    /// Returns the victims of `scope` for `need`, with their last use.
+    fn choose(&self, scope: Scope, now: Minute, need: Need) -> VecDeque<(u32, Minute)> {
         let pins = self.pins.lock();
         let index = self.index.lock();
         let objects = index.with_pins(&pins).with_held(&self.upload_holds.digests());
-        let victims = choose(&objects, now, need).into_iter();
+        let victims = match scope {
+            Scope::Store => choose(&objects, now, need),
+            Scope::Registry(number) => choose(&objects.of_registry(number), now, need),
+        };
         let with_use = |number| Some((number, index.last_use(number)?));
-        victims.filter_map(with_use).collect()
+        victims.into_iter().filter_map(with_use).collect()
     }
 
-    /// Removes the object `number`, unless the number has another object than `planned` now, or the last
-    /// use is no longer `unused_since`. A new object under the number has a later use.
-    pub(super) fn remove_object(
-        &self,
-        number: u32,
-        planned: Option<&PlannedObject>,
-        unused_since: Option<Minute>,
-    ) -> Evicted {
+    /// Removes the object `number`, unless the object does not meet the conditions any more. A new
+    /// object under the number has another name, and a later use.
+    pub(super) fn remove_object(&self, number: u32, conditions: Conditions<'_>) -> Evicted {
+        let Conditions {
+            planned,
+            unused_since,
+            only_of,
+        } = conditions;
         let _naming = self.naming.lock();
         let (found, before, last_use) = {
             let index = self.index.lock();
@@ -207,7 +268,8 @@ impl FsStore {
                 return Evicted::default();
             };
             let is_same = planned.is_none_or(|planned| index.has_planned(planned));
-            if !is_same || unused_since.is_some_and(|at| at != used) {
+            let is_own = only_of.is_none_or(|registry| index.is_only_of(number, registry));
+            if !is_same || !is_own || unused_since.is_some_and(|at| at != used) {
                 return Evicted::default();
             }
             // An eviction leaves content whose upload was queued after the choice.
@@ -238,13 +300,29 @@ impl FsStore {
             }
         };
         let mut index = self.index.lock();
-        index.remove_number(number);
+        match unused_since {
+            Some(_) => index.evict_number(number),
+            None => index.remove_number(number),
+        }
+        let bytes = before.saturating_sub(index.bytes());
+        let emptied = index.repository_without_content(&found);
+        drop(index);
+        if let Some(origin) = emptied {
+            self.remove_repository(&origin);
+        }
         Evicted {
             objects: 1,
-            bytes: before.saturating_sub(index.bytes()),
+            bytes,
             last_use,
         }
     }
+}
+
+/// Returns the bytes of a registry. Before the scan has ended, these are the bytes of the content that
+/// the scan has found.
+pub(super) fn registry_usage(index: &Index, number: RegistryNumber) -> Usage {
+    let usage = index.usage_of(number);
+    Usage::of_registry(usage.bytes + usage.reserved)
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use super::verify::{ReadPages, hash};
 use super::{FsStore, failed, layout, open_regular};
 use crate::fail_point::hit;
-use crate::limits::SIDECAR_BYTES_MAX;
+use crate::limits::{DIRECTORY_ATTEMPTS, SIDECAR_BYTES_MAX};
 use crate::shared_file::SharedFile;
 use crate::store::{Key, Meta, Source, StoreError, StoredEntry, mode};
 
@@ -177,7 +177,13 @@ impl FsStore {
         };
         let sidecar = layout::sidecar(key);
         self.replace(&sidecar, &meta.to_json())
-            .map_err(failed("mark", &sidecar))
+            .map_err(failed("mark", &sidecar))?;
+        // Also adds an entry that the scan has not reached, because the scan may have read the old
+        // sidecar already.
+        if let Ok(data) = entry.file.metadata() {
+            self.index_found(key, &data, &meta.sources);
+        }
+        Ok(())
     }
 
     /// Removes an entry with the correct digest but content of the wrong kind. Older stores
@@ -198,12 +204,28 @@ impl FsStore {
         let written = io::Write::write_all(&mut file, content)
             .and_then(|()| file.sync_data())
             .inspect(|()| hit("replacement-written"))
-            .and_then(|()| fs::rename(&temporary, &path));
+            .and_then(|()| rename_into_dir(&temporary, &path));
         if written.is_err() {
             let _ = fs::remove_file(&temporary);
         }
         written
     }
+}
+
+/// Renames a file. Creates the directory of `to` again if a removal of the last content of the
+/// repository has removed the directory.
+fn rename_into_dir(from: &Path, to: &Path) -> io::Result<()> {
+    let mut renamed = fs::rename(from, to);
+    for _ in 0..DIRECTORY_ATTEMPTS {
+        match (&renamed, to.parent()) {
+            (Err(error), Some(dir)) if error.kind() == io::ErrorKind::NotFound => {
+                mode::create_dir_all(dir)?;
+                renamed = fs::rename(from, to);
+            }
+            _ => break,
+        }
+    }
+    renamed
 }
 
 /// Returns whether the file at `path` is gone. A failure is logged.

@@ -3,7 +3,7 @@
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::FileExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustix::fs::{FallocateFlags, Mode, OFlags, fallocate};
@@ -12,6 +12,8 @@ use rustix::io::Errno;
 use super::room::Reservation;
 use super::{FsStore, failed, layout};
 use crate::fail_point::hit;
+use crate::limits::DIRECTORY_ATTEMPTS;
+use crate::oci::Namespace;
 use crate::shared_file::SharedFile;
 use crate::store::{Key, StoreError, mode};
 
@@ -28,31 +30,29 @@ pub struct Ingest {
 }
 
 impl FsStore {
-    /// Begins to receive `key`. Fails if `size` exceeds the free room, or the bound for an object.
+    /// Begins to receive `key` from the registry `source`, `None` if unknown. Fails if `size` exceeds
+    /// the free room, or the bound for an object.
     /// Reserves no room yet, so that a size declared by an upstream takes no room from other ingests,
     /// and evicts nothing.
     ///
     /// # Errors
     ///
     /// The disk is full, read-only or broken. The caller continues without the store.
-    pub fn ingest(&self, key: &Key, size: Option<u64>) -> Result<Ingest, StoreError> {
+    pub fn ingest(
+        &self,
+        key: &Key,
+        source: Option<&Namespace>,
+        size: Option<u64>,
+    ) -> Result<Ingest, StoreError> {
         let path = layout::content(key);
         let error = || failed("begin to write", &path);
         if let Some(size) = size {
-            self.check_size(size)
+            self.check_size(size, source)
                 .map_err(failed(StoreError::RESERVE, &path))?;
         }
         let dir = self.path(&path);
         let dir = dir.parent().expect("content lies in a directory below the root");
-        let opened = match unnamed(dir) {
-            // The first file in this directory.
-            Err(Errno::NOENT) => {
-                mode::create_dir_all(dir).map_err(error())?;
-                unnamed(dir)
-            }
-            opened => opened,
-        };
-        let (file, temporary) = match opened {
+        let (file, temporary) = match unnamed(dir, OFlags::RDWR) {
             Ok(file) => (file, None),
             Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::INVAL) => {
                 let (path, file) = self.temporary_file().map_err(error())?;
@@ -64,7 +64,7 @@ impl FsStore {
             key: key.clone(),
             file: SharedFile::new(file),
             reserved: 0,
-            room: Reservation::new(&self.index),
+            room: Reservation::new(&self.index, source),
             temporary,
         };
         hit("ingest-opened");
@@ -84,9 +84,20 @@ impl FsStore {
     }
 }
 
-fn unnamed(dir: &std::path::Path) -> Result<File, Errno> {
-    let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
-    rustix::fs::open(dir, flags, Mode::from_raw_mode(mode::CONTENT)).map(File::from)
+/// Opens an unnamed file in `dir`. Creates the directory for the first file, and again if a removal of
+/// the last content of the repository has removed the directory.
+pub(super) fn unnamed(dir: &Path, access: OFlags) -> Result<File, Errno> {
+    let flags = OFlags::TMPFILE | access | OFlags::CLOEXEC;
+    let open = || rustix::fs::open(dir, flags, Mode::from_raw_mode(mode::CONTENT));
+    let mut opened = open();
+    for _ in 0..DIRECTORY_ATTEMPTS {
+        if !matches!(opened, Err(Errno::NOENT)) {
+            break;
+        }
+        mode::create_dir_all(dir).map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))?;
+        opened = open();
+    }
+    opened.map(File::from)
 }
 
 impl Ingest {

@@ -9,6 +9,7 @@ mod pins;
 mod reader;
 mod referrers;
 mod removal;
+mod repository_dir;
 mod room;
 mod saved_use;
 mod scan;
@@ -33,7 +34,7 @@ use super::records::Records;
 use super::removals::Removals;
 use super::upload_holds::UploadHolds;
 use super::{StoreError, layout, space};
-use crate::config::StoreBounds;
+use crate::config::{Live, RegistryName, StoreBounds};
 use crate::sync::Mutex;
 
 pub use evict::{Evicted, EvictionRank};
@@ -44,7 +45,7 @@ pub use removal::{Removed, SelectedRemoval};
 pub use saved_use::SaveCursor;
 pub use scan::ScanReport;
 pub use scrub_record::ScrubRecord;
-pub use stats::StoreStats;
+pub use stats::{RegistryContent, StoreStats};
 pub use stored_blob::StoredBlob;
 pub use verify::{Damage, ReadPages, Verification, VerifyOptions};
 
@@ -61,6 +62,8 @@ pub struct FsStore {
     /// Records of referrers on disk. The scan at start registers the records of earlier runs.
     records: Mutex<Records>,
     bounds: StoreBounds,
+    /// The registries of the configuration, with their bounds.
+    registries: Live,
     /// Locked after `evicting` and `naming`, and before `records`.
     index: Arc<Mutex<Index>>,
     /// Locked before `naming`.
@@ -74,6 +77,21 @@ pub struct FsStore {
 }
 
 impl FsStore {
+    /// Returns the store with the bounds of the single registries of `registries`. A later change of
+    /// `registries` applies to the next check of a bound.
+    pub fn with_registries(self, registries: Live) -> Self {
+        {
+            // Named registries keep their figures, however many other registries clients name.
+            let mut index = self.index.lock();
+            for entry in &registries.registries().entries {
+                if let RegistryName::Exact(name) = &entry.name {
+                    index.registry_number(name);
+                }
+            }
+        }
+        FsStore { registries, ..self }
+    }
+
     pub fn root(&self) -> &Path {
         &self.root
     }

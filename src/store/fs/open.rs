@@ -9,7 +9,7 @@ use std::sync::Arc;
 use super::FsStore;
 use super::layout::{BLOBS, LOCK, MANIFESTS, TEMPORARY};
 use super::verify::VerificationCounts;
-use crate::config::StoreBounds;
+use crate::config::{Live, Registries, StoreBounds};
 use crate::store::claims::Claims;
 use crate::store::eviction::Minute;
 use crate::store::index::Index;
@@ -106,6 +106,7 @@ impl FsStore {
             adopting: Claims::default(),
             records: Mutex::default(),
             bounds,
+            registries: Live::new(Registries::default()),
             index: Arc::new(Mutex::new(Index::new(Minute::now()))),
             evicting: Mutex::default(),
             releasing: Mutex::default(),

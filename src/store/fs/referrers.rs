@@ -5,7 +5,8 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::time::UNIX_EPOCH;
 
-use super::{FsStore, failed, layout, open_regular};
+use super::layout::{self, RECORD_SUFFIX};
+use super::{FsStore, failed, open_regular};
 use crate::limits::RECORD_BYTES_MAX;
 use crate::oci::{Namespace, Repository};
 use crate::store::{RecordName, ReferrersRecord, StoreError};
@@ -75,6 +76,20 @@ impl FsStore {
         match fs::remove_file(self.path(&path)) {
             Err(error) if !is_nothing(&error) => Err(failed("remove", &path)(error)),
             _ => Ok(()),
+        }
+    }
+
+    /// Removes all records in the directory `dir`.
+    pub(super) fn remove_records(&self, dir: &Path) {
+        let Ok(entries) = fs::read_dir(self.path(dir)) else {
+            return;
+        };
+        for name in entries.flatten().map(|entry| entry.file_name()) {
+            if name.to_str().is_some_and(|name| name.ends_with(RECORD_SUFFIX)) {
+                let path = dir.join(name);
+                self.records.lock().forget(&path);
+                let _ = fs::remove_file(self.path(&path));
+            }
         }
     }
 

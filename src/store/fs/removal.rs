@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use super::FsStore;
-use super::evict::Evicted;
+use super::evict::{Conditions, Evicted};
 use crate::store::eviction::Minute;
 use crate::store::index::{IndexedImage, RemovalLimits, RemovalPlan};
 
@@ -63,7 +63,11 @@ impl FsStore {
     pub fn remove_planned(&self, plan: &RemovalPlan) -> Removed {
         let mut removed = Removed::default();
         for object in &plan.objects {
-            let evicted: Evicted = self.remove_object(object.number, Some(object), None);
+            let conditions = Conditions {
+                planned: Some(object),
+                ..Conditions::default()
+            };
+            let evicted: Evicted = self.remove_object(object.number, conditions);
             removed.objects += evicted.objects;
             removed.bytes += evicted.bytes;
             removed.kept += 1 - evicted.objects;

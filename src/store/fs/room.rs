@@ -6,35 +6,44 @@ use std::time::Instant;
 
 use rustix::io::Errno;
 
+use super::evict::{Scope, registry_usage};
 use super::{FsStore, Ingest, failed, layout, space};
+use crate::oci::Namespace;
 use crate::store::StoreError;
 use crate::store::bounds::{Bounds, Usage};
-use crate::store::index::Index;
+use crate::store::index::{Index, RegistryNumber};
 use crate::store::space::Space;
 use crate::sync::Mutex;
 
 /// The disk blocks of a sidecar.
 pub(super) const SIDECAR_BYTES: u64 = 4096;
 
-/// Bytes that an ingest takes from the bound. Released by the drop.
+/// Bytes that an ingest takes from the bounds. Released by the drop.
 #[derive(Debug)]
 pub(super) struct Reservation {
     index: Arc<Mutex<Index>>,
     bytes: u64,
+    /// The registry that delivers the content.
+    registry: Option<RegistryNumber>,
+    /// The name of the registry.
+    source: Option<Namespace>,
 }
 
 impl Reservation {
-    pub fn new(index: &Arc<Mutex<Index>>) -> Self {
+    /// Returns a reservation of no bytes for content of the registry `source`.
+    pub fn new(index: &Arc<Mutex<Index>>, source: Option<&Namespace>) -> Self {
         Reservation {
             index: index.clone(),
             bytes: 0,
+            registry: source.and_then(|source| index.lock().registry_number(source)),
+            source: source.cloned(),
         }
     }
 }
 
 impl Drop for Reservation {
     fn drop(&mut self) {
-        self.index.lock().release(self.bytes);
+        self.index.lock().release(self.registry, self.bytes);
     }
 }
 
@@ -61,9 +70,48 @@ impl FsStore {
         by_size.min(by_space)
     }
 
-    /// Checks that an object of `size` bytes may be stored.
-    pub(super) fn check_size(&self, size: u64) -> io::Result<()> {
-        let bounds = Bounds::new(&self.bounds, &Space::of(&self.root));
+    /// Returns the bounds of the content of `registry`, if any.
+    pub(super) fn registry_bounds(&self, registry: &Namespace, space: &Space) -> Option<Bounds> {
+        let registries = self.registries.registries();
+        let (settings, _) = registries.settings(registry);
+        Bounds::of_registry(settings.cache_max_size, space)
+    }
+
+    /// Returns the registries with content and a bound.
+    pub(super) fn bounded_registries(&self) -> Vec<RegistryNumber> {
+        let registries = self.registries.registries();
+        let index = self.index.lock();
+        let numbered = (0..).zip(index.registry_usages());
+        let bounded = numbered.filter(|(_, usage)| {
+            let (settings, _) = registries.settings(&usage.registry);
+            usage.bytes > 0 && settings.cache_max_size.is_some()
+        });
+        bounded.map(|(number, _)| number).collect()
+    }
+
+    /// Checks that an object of `size` bytes from the registry `source` may be stored.
+    pub(super) fn check_size(&self, size: u64, source: Option<&Namespace>) -> io::Result<()> {
+        let space = Space::of(&self.root);
+        if let Some(source) = source
+            && let Some(bounds) = self.registry_bounds(source, &space)
+        {
+            if size > bounds.object_max {
+                return Err(io::Error::other(format!(
+                    "the object is larger than cache_max_size of {source}"
+                )));
+            }
+            let mut index = self.index.lock();
+            let number = index.registry_number(source);
+            // Content of several registries never leaves for the bound of one.
+            let fixed = number.map_or(0, |number| {
+                let usage = index.usage_of(number);
+                usage.bytes - usage.bytes_alone + usage.reserved
+            });
+            if size > bounds.object_max.saturating_sub(fixed) {
+                return Err(registry_is_full(source));
+            }
+        }
+        let bounds = Bounds::new(&self.bounds, &space);
         if size > bounds.object_max {
             return Err(io::Error::other(
                 "the object is larger than CACHE_MAX_OBJECT_SIZE",
@@ -108,20 +156,35 @@ impl FsStore {
         loop {
             let space = Space::of(&self.root);
             let bounds = Bounds::new(&self.bounds, &space);
-            if end > bounds.object_max {
-                return self.check_size(end);
+            let source = room.source.as_ref();
+            let of_registry = source.and_then(|source| self.registry_bounds(source, &space));
+            let object_max = of_registry.map_or(u64::MAX, |bounds| bounds.object_max);
+            if end > bounds.object_max.min(object_max) {
+                return self.check_size(end, source);
             }
-            {
+            let scope = {
                 let mut index = self.index.lock();
                 let usage = self.usage(&index, space);
-                if bounds.shortage(&usage, more).is_none() {
-                    index.reserve(more);
+                let is_short = |bounds: &Bounds, usage: Usage| !bounds.shortage(&usage, more).is_none();
+                let full = of_registry.zip(room.registry).filter(|(bounds, number)| {
+                    let usage = registry_usage(&index, *number);
+                    is_short(bounds, usage)
+                });
+                if let Some((_, number)) = full {
+                    Scope::Registry(number)
+                } else if is_short(&bounds, usage) {
+                    Scope::Store
+                } else {
+                    index.reserve(room.registry, more);
                     room.bytes += more;
                     return Ok(());
                 }
-            }
-            if !self.evict(|bounds, usage| bounds.shortage_with_margin(usage, more)) {
-                return Err(Errno::NOSPC.into());
+            };
+            if !self.evict(scope, |bounds, usage| bounds.shortage_with_margin(usage, more)) {
+                return Err(match (scope, source) {
+                    (Scope::Registry(_), Some(source)) => registry_is_full(source),
+                    _ => Errno::NOSPC.into(),
+                });
             }
         }
     }
@@ -141,4 +204,11 @@ impl FsStore {
             space,
         }
     }
+}
+
+fn registry_is_full(registry: &Namespace) -> io::Error {
+    io::Error::new(
+        io::ErrorKind::QuotaExceeded,
+        format!("the content of {registry} fills its cache_max_size, and none of it may be evicted"),
+    )
 }

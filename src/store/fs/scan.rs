@@ -18,7 +18,7 @@ use crate::limits::SCAN_PART_ENTRIES;
 use crate::oci::{Digest, Namespace, Repository};
 use crate::store::eviction::Minute;
 use crate::store::index::ObjectFacts;
-use crate::store::{Key, Meta};
+use crate::store::{Key, Meta, Source};
 
 /// Larger than almost every sidecar.
 const USUAL_SIDECAR_BYTES: usize = 8 * 1024;
@@ -169,12 +169,12 @@ impl FsStore {
         if !data.is_file() || data.len() != meta.size {
             return None;
         }
-        self.index_found(key, &data);
+        self.index_found(key, &data, &meta.sources);
         Some(meta.size)
     }
 
-    /// Adds an entry with the data file `data` to the index.
-    pub(super) fn index_found(&self, key: &Key, data: &Metadata) {
+    /// Adds an entry with the data file `data` to the index, with the registries `sources`.
+    pub(super) fn index_found(&self, key: &Key, data: &Metadata, sources: &[Source]) {
         let minute = |seconds: i64| Minute::of_unix_seconds(seconds.try_into().unwrap_or(0));
         let facts = ObjectFacts {
             bytes: data.blocks() * 512 + SIDECAR_BYTES,
@@ -188,7 +188,9 @@ impl FsStore {
                 data.ok().flatten().and_then(|data| links(key, &data))
             }
         };
-        self.index.lock().insert_found(key, facts, links.as_ref());
+        let mut index = self.index.lock();
+        index.insert_found(key, facts, links.as_ref());
+        index.add_sources(key, sources);
     }
 
     /// Scans a file of a directory with content.
@@ -229,7 +231,7 @@ impl FsStore {
                 report.entries += 1;
                 report.bytes += found.meta.size;
                 if let Ok(data) = found.file.metadata() {
-                    self.index_found(&key, &data);
+                    self.index_found(&key, &data, &found.meta.sources);
                 }
             }
             Ok(EntryState::Broken(why)) => {

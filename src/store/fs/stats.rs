@@ -1,9 +1,12 @@
 //! The state of a store in numbers.
 
+use std::collections::{BTreeSet, HashSet};
 use std::sync::atomic::Ordering;
 
 use super::FsStore;
+use crate::oci::Namespace;
 use crate::store::bounds::Bounds;
+use crate::store::index::RegistryUsage;
 use crate::store::space::Space;
 
 /// The state of a store.
@@ -33,7 +36,57 @@ pub struct StoreStats {
     pub scrub_completed_at: Option<u64>,
 }
 
+/// The content of a source registry. Content of several registries counts for each of them.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct RegistryContent {
+    pub registry: Namespace,
+    /// Blobs, manifests and tags.
+    pub objects: u64,
+    /// Bytes on the disk.
+    pub bytes: u64,
+    /// The bound of the registry, otherwise of the store. `None` without a bound.
+    pub bytes_max: Option<u64>,
+    /// Objects evicted since the start.
+    pub evictions: u64,
+}
+
 impl FsStore {
+    /// Returns the content of each registry that has content or had evictions, and of each of the
+    /// registries `also`.
+    pub fn registry_contents(&self, also: &BTreeSet<Namespace>) -> Vec<RegistryContent> {
+        let space = Space::of(&self.root);
+        let of_store = Bounds::new(&self.bounds, &space).size_max;
+        let mut usages = self.index.lock().registry_usages().to_vec();
+        let known: HashSet<Namespace> = usages.iter().map(|usage| usage.registry.clone()).collect();
+        usages.retain(|usage| usage.objects > 0 || usage.evictions > 0 || also.contains(&usage.registry));
+        let unknown = also.iter().filter(|registry| !known.contains(registry));
+        usages.extend(unknown.cloned().map(RegistryUsage::of_none));
+        let contents = usages.into_iter().map(|usage| {
+            let own = self.registry_bounds(&usage.registry, &space);
+            RegistryContent {
+                bytes_max: own.and_then(|bounds| bounds.size_max).or(of_store),
+                registry: usage.registry,
+                objects: usage.objects,
+                bytes: usage.bytes,
+                evictions: usage.evictions,
+            }
+        });
+        contents.collect()
+    }
+
+    /// Returns the names of the registries whose content fills nine tenths of their own bound.
+    pub fn full_registries(&self) -> Vec<String> {
+        let space = Space::of(&self.root);
+        let usages = self.index.lock().registry_usages().to_vec();
+        let full = usages.into_iter().filter(|usage| {
+            let size_max = self
+                .registry_bounds(&usage.registry, &space)
+                .and_then(|bounds| bounds.size_max);
+            size_max.is_some_and(|max| usage.bytes + usage.reserved >= max - max / 10)
+        });
+        full.map(|usage| usage.registry.to_string()).collect()
+    }
+
     pub fn stats(&self) -> StoreStats {
         let space = Space::of(&self.root);
         let bounds = Bounds::new(&self.bounds, &space);

@@ -214,7 +214,7 @@ impl FsStore {
         if self.is_still(key, Some(&entry.file))
             && let Ok(data) = entry.file.metadata()
         {
-            self.index_found(key, &data);
+            self.index_found(key, &data, &entry.meta.sources);
             self.index.lock().set_verified(key, true);
         }
     }

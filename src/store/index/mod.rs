@@ -6,10 +6,14 @@
 
 mod naming;
 mod object;
+mod of_registry;
 mod pinned;
 mod references;
+mod registries;
 mod removal;
 mod repositories;
+mod source_sets;
+mod sources;
 mod walk;
 
 use std::collections::HashMap;
@@ -26,11 +30,14 @@ use crate::oci::{DigestPrefix, ManifestLinks, Namespace, Origin, Repository};
 
 pub use naming::images_naming;
 pub use references::blob_references;
+pub use registries::{RegistryNumber, RegistryUsage};
 pub use removal::{IndexedImage, PlannedObject, RemovalLimits, RemovalPlan};
 pub use walk::{EntrySet, entries_after};
 
 use object::{IndexedObject, SPLIT_BYTES};
+use registries::RegistryTable;
 use repositories::Repositories;
+use source_sets::{NO_SOURCES, SourceSets};
 
 /// The times and the size of an object.
 #[derive(Clone, Copy, Debug)]
@@ -85,6 +92,9 @@ pub struct Index {
     table: HashTable<u32>,
     hasher: RandomState,
     repositories: Repositories,
+    /// The registries of blobs.
+    source_sets: SourceSets,
+    registries: RegistryTable,
     /// The second halves of SHA-512 digests.
     long_digests: HashMap<u32, [u8; SPLIT_BYTES]>,
     /// The file names of tags.
@@ -129,16 +139,6 @@ impl Index {
         self.reserved
     }
 
-    /// Adds `bytes` to the reserved bytes.
-    pub fn reserve(&mut self, bytes: u64) {
-        self.reserved += bytes;
-    }
-
-    /// Takes `bytes`, which were reserved, from the reserved bytes.
-    pub fn release(&mut self, bytes: u64) {
-        self.reserved -= bytes;
-    }
-
     /// Adds an entry that was just verified and stored, or replaces it. `links` are the links of a
     /// manifest.
     pub fn insert(&mut self, key: &Key, facts: ObjectFacts, links: Option<&ManifestLinks>) {
@@ -157,12 +157,12 @@ impl Index {
 
     fn add_entry(&mut self, key: &Key, facts: ObjectFacts, links: Option<&ManifestLinks>) -> u32 {
         let (kind, repository) = match key {
-            Key::Blob(_) => (Kind::Blob, 0),
+            Key::Blob(_) => (Kind::Blob, NO_SOURCES),
             Key::Manifest {
                 namespace,
                 repository,
                 ..
-            } => (Kind::Manifest, self.repositories.number(namespace, repository)),
+            } => (Kind::Manifest, self.repository_number(namespace, repository)),
         };
         let (object, rest) = IndexedObject::new(kind, repository, key.digest(), facts);
         let number = self.add(object);
@@ -186,10 +186,11 @@ impl Index {
         names: DigestPrefix,
         facts: ObjectFacts,
     ) {
-        let repository = self.repositories.number(namespace, repository);
-        if let Some(number) = self.find_tag(repository, file_name) {
+        let known = self.repositories.find(namespace, repository);
+        if let Some(number) = known.and_then(|known| self.find_tag(known, file_name)) {
             self.remove_number(number);
         }
+        let repository = self.repository_number(namespace, repository);
         self.add_tag(repository, file_name, names, facts);
     }
 
@@ -202,10 +203,16 @@ impl Index {
         names: DigestPrefix,
         facts: ObjectFacts,
     ) {
-        let repository = self.repositories.number(namespace, repository);
+        let repository = self.repository_number(namespace, repository);
         if self.find_tag(repository, file_name).is_none() {
             self.add_tag(repository, file_name, names, facts.until(self.started));
         }
+    }
+
+    fn repository_number(&mut self, namespace: &Namespace, repository: &Repository) -> u32 {
+        let registries = &mut self.registries;
+        self.repositories
+            .number(namespace, repository, || registries.number(namespace))
     }
 
     fn add_tag(&mut self, repository: u32, file_name: &str, names: DigestPrefix, facts: ObjectFacts) {
@@ -306,6 +313,24 @@ impl Index {
         })
     }
 
+    /// Returns the repository of `name` if the repository has no manifest and no tag.
+    pub fn repository_without_content(&self, name: &ObjectName) -> Option<Origin> {
+        let origin = match name {
+            ObjectName::Entry(Key::Manifest {
+                namespace,
+                repository,
+                ..
+            }) => Origin {
+                namespace: namespace.clone(),
+                repository: repository.clone(),
+            },
+            ObjectName::Tag { origin, .. } => Origin::clone(origin),
+            ObjectName::Entry(Key::Blob(_)) => return None,
+        };
+        let known = self.repositories.find(&origin.namespace, &origin.repository);
+        known.is_none().then_some(origin)
+    }
+
     /// Returns the last known use of the object `number`.
     pub fn last_use(&self, number: u32) -> Option<Minute> {
         let object = self.objects.get(number as usize)?;
@@ -356,7 +381,7 @@ impl Index {
 
     /// Puts `object` into a free slot, without a place in the table.
     fn add(&mut self, object: IndexedObject) -> u32 {
-        self.bytes += object.bytes();
+        self.count_object(&object);
         match self.free.pop() {
             Some(number) => {
                 self.objects[number as usize] = object;
@@ -386,9 +411,8 @@ impl Index {
         if let Ok(entry) = self.table.find_entry(hash, |&other| other == number) {
             entry.remove();
         }
-        let object = &mut self.objects[number as usize];
-        self.bytes -= object.bytes();
-        object.clear();
+        self.uncount_object(number);
+        self.objects[number as usize].clear();
         self.long_digests.remove(&number);
         self.tag_names.remove(&number);
         self.links.remove(&number);

@@ -16,7 +16,7 @@ pub struct IndexedObject {
     /// The digest, or the first half of a SHA-512 digest. For a tag: the beginning of the digest that
     /// the tag names.
     digest: [u8; SPLIT_BYTES],
-    /// The repository of a manifest or a tag.
+    /// The repository of a manifest or a tag, or the set of the registries of a blob.
     pub repository: u32,
     blocks: u32,
     pub stored: Minute,
@@ -100,6 +100,15 @@ impl IndexedObject {
             }
             _ => Digest::Sha256(self.digest),
         }
+    }
+
+    /// Returns the set of the registries of a blob.
+    pub fn source_set(&self) -> u32 {
+        self.repository
+    }
+
+    pub fn set_source_set(&mut self, set: u32) {
+        self.repository = set;
     }
 
     pub fn is_long(&self) -> bool {

@@ -9,7 +9,7 @@ use crate::store::pins::Pins;
 
 /// An index with the numbers of the objects that pins hold.
 pub struct WithPins<'a> {
-    index: &'a Index,
+    pub(super) index: &'a Index,
     pinned: HashSet<u32>,
 }
 

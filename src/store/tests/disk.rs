@@ -15,7 +15,7 @@ impl Shelf for Arc<FsStore> {
     type Ingest = (Ingest, u64);
 
     async fn begin(&self, key: &Key, size: Option<u64>) -> Self::Ingest {
-        (self.ingest(key, size).unwrap(), 0)
+        (self.ingest(key, None, size).unwrap(), 0)
     }
 
     async fn write(&self, (ingest, at): &mut Self::Ingest, bytes: &[u8]) {

@@ -56,6 +56,32 @@ fn slot_of_a_removed_object_is_used_again() {
 }
 
 #[test]
+fn number_of_a_repository_without_content_is_used_again() {
+    let mut index = Index::default();
+    index.insert(&manifest("kept", "m"), facts(1, 1), None);
+    for round in 0..100 {
+        let name = format!("repository{round}");
+        index.insert(&manifest(&name, "m"), facts(1, 1), None);
+        // The second pointer replaces the only object of the repository.
+        index.remove(&manifest(&name, "m"));
+        insert_tag(&mut index, &name, "v1", "m");
+        insert_tag(&mut index, &name, "v1", "m2");
+        let names = |index: &Index| -> Vec<_> {
+            let tag = |number| match index.name(number)?.0 {
+                ObjectName::Tag { origin, .. } => Some(origin.repository.to_string()),
+                ObjectName::Entry(_) => None,
+            };
+            (0..index.numbers()).filter_map(tag).collect()
+        };
+        assert_eq!(names(&index), [name]);
+        let number = (0..index.numbers())
+            .find(|&number| matches!(index.name(number), Some((ObjectName::Tag { .. }, _))));
+        index.remove_number(number.unwrap());
+    }
+    assert_eq!((index.len(), index.repositories_in_memory()), (1, 2));
+}
+
+#[test]
 fn same_manifest_in_two_repositories_is_two_objects() {
     let mut index = Index::default();
     index.insert(&manifest("a", "m"), facts(1, 1), None);

@@ -42,7 +42,7 @@ fn store_blob(store: &FsStore, content: &[u8]) -> Result<(), StoreError> {
 
 fn store_entry(store: &FsStore, key: &Key, content: &[u8]) -> Result<(), StoreError> {
     let size = content.len() as u64;
-    let mut ingest = store.ingest(key, Some(size))?;
+    let mut ingest = store.ingest(key, None, Some(size))?;
     store.reserve(&mut ingest, size)?;
     ingest.write_at(content, 0)?;
     let verified = sample::verified(key, content);
@@ -147,7 +147,7 @@ fn full_store_of_young_content_stores_nothing_more() {
 fn unfinished_ingests_count_for_the_bound_until_their_drop() {
     let scratch = Scratch::new();
     let store = open(&scratch, 2 * MIB);
-    let begin = |name: &str| store.ingest(&key(&blob(name)), Some(MIB)).unwrap();
+    let begin = |name: &str| store.ingest(&key(&blob(name)), None, Some(MIB)).unwrap();
     let (mut first, mut second) = (begin("first"), begin("second"));
     store.reserve(&mut first, MIB).unwrap();
     assert!(store.reserve(&mut second, MIB).is_err());
@@ -160,7 +160,11 @@ fn declared_size_alone_takes_no_room() {
     let scratch = Scratch::new();
     let store = open(&scratch, 4 * MIB);
     let idle: Vec<_> = (0..10)
-        .map(|n| store.ingest(&key(&blob(&format!("{n}"))), Some(2 * MIB)).unwrap())
+        .map(|n| {
+            store
+                .ingest(&key(&blob(&format!("{n}"))), None, Some(2 * MIB))
+                .unwrap()
+        })
         .collect();
     store_blob(&store, &blob("real")).unwrap();
     drop(idle);
@@ -176,10 +180,10 @@ fn object_above_half_of_the_bound_is_not_stored_and_evicts_nothing() {
     set_age(&data_path(&scratch, &kept), HOUR, HOUR);
     let store = open(&scratch, 3 * MIB);
     let large = key(b"large");
-    let error = store.ingest(&large, Some(2 * MIB)).unwrap_err();
+    let error = store.ingest(&large, None, Some(2 * MIB)).unwrap_err();
     assert!(error.to_string().contains("CACHE_MAX_OBJECT_SIZE"), "{error}");
     // The size of this body becomes known with its bytes.
-    let mut ingest = store.ingest(&large, None).unwrap();
+    let mut ingest = store.ingest(&large, None, None).unwrap();
     assert!(store.reserve(&mut ingest, 2 * MIB).unwrap_err().is_about_size());
     assert!(has(&store, &kept));
 }

@@ -29,7 +29,7 @@ fn open(scratch: &Scratch) -> FsStore {
 
 fn put(store: &FsStore, key: &Key, content: &[u8]) {
     let size = content.len() as u64;
-    let ingest = store.ingest(key, Some(size)).unwrap();
+    let ingest = store.ingest(key, None, Some(size)).unwrap();
     ingest.write_at(content, 0).unwrap();
     let verified = sample::verified(key, content);
     store.commit(ingest, &verified, sample::meta(key, size)).unwrap();

@@ -89,6 +89,25 @@ pub struct RegistryStatus {
     pub suppressed: u64,
 }
 
+impl RegistryStatus {
+    /// Returns the status of a registry that got no request.
+    pub fn idle(namespace: Namespace) -> Self {
+        RegistryStatus {
+            namespace,
+            state: AvailabilityState::Available,
+            lasting: None,
+            only: None,
+            is_limit_on_manifests: false,
+            consecutive_failures: 0,
+            last_error: None,
+            budget: None,
+            requests: 0,
+            failures: 0,
+            suppressed: 0,
+        }
+    }
+}
+
 /// The availability state of a registry.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum AvailabilityState {

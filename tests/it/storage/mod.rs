@@ -15,6 +15,9 @@ mod faults;
 /// Bounds of the store and evictions.
 mod eviction;
 
+/// Bounds of single registries.
+mod registry_bounds;
+
 /// Every errno of every system call of the store.
 mod errno_matrix;
 
