@@ -598,6 +598,9 @@ pub const PINS_MAX: usize = 10_000;
 
 // --- Verification of stored content ---
 
+/// Pinned images with removed content that wait for the fetch of it. More come from a failing disk.
+pub const DAMAGED_PINS_MAX: usize = 1_000;
+
 /// Bytes per second of a verification without a rate of its own: a sixth of a slow SSD. A store of 1
 /// TiB takes six hours.
 pub const VERIFY_RATE_DEFAULT: u64 = 50 * 1024 * 1024;
@@ -654,6 +657,51 @@ pub const FIRST_HASHES_MAX: usize = 8;
 /// Afterwards the request is a miss, and the hash continues.
 pub const FIRST_HASH_TIMEOUT: Duration = Duration::from_secs(5);
 pub const FIRST_HASH_RATE_MIN: u64 = 50 * 1024 * 1024;
+
+// --- Loads of images ---
+
+/// Images of a load, and of a list of images. A report has some 300 bytes for each.
+pub const LOAD_IMAGES_MAX: usize = 10_000;
+
+/// Images that a load pulls at once, and blobs of one image at once. Registries limit the rate of a
+/// connection, so 24 fetches use a fast link, and stay below [`BLOB_FETCHES_MAX`].
+pub const LOAD_CONCURRENCY_DEFAULT: usize = 4;
+pub const LOAD_BLOBS_MAX: usize = 6;
+
+/// Upper bound of the images at once: 96 blobs leave slots to clients.
+pub const LOAD_CONCURRENCY_MAX: usize = 16;
+const _: () = assert!(LOAD_CONCURRENCY_MAX * LOAD_BLOBS_MAX < BLOB_FETCHES_MAX);
+
+/// Pause of a load while the cache has no room for a further fetch.
+pub const LOAD_RETRY_PAUSE: Duration = Duration::from_secs(1);
+
+/// Further attempts of a load to fetch an object after the cache has ended the fetch, for example for
+/// the slot of another fetch.
+pub const LOAD_RETRIES_MAX: usize = 3;
+
+/// Interval at which a load checks whether it was canceled.
+pub const LOAD_STOP_CHECK_INTERVAL: Duration = Duration::from_millis(200);
+
+/// Indexes within indexes.
+pub const INDEX_DEPTH_MAX: usize = 4;
+
+/// Platforms in a selection. The image with the most platforms has some 20.
+pub const PLATFORMS_MAX: usize = 64;
+
+/// Platforms that the index of a store tells apart. Registries have some 50 different ones.
+pub const PLATFORMS_KNOWN_MAX: usize = 1_000;
+
+/// Bytes of a list of images. The pods of a cluster with 5,000 pods have some 50 MB as JSON.
+pub const IMAGE_LIST_BYTES_MAX: u64 = 128 * 1024 * 1024;
+
+/// Nested values in a list of images. Templates of pods in lists of custom resources have some 20 levels.
+pub const IMAGE_LIST_DEPTH_MAX: usize = 64;
+
+/// Mistakes in a list of images that are named. The others are counted.
+pub const IMAGE_LIST_MISTAKES_MAX: usize = 100;
+
+/// Body of a request for a load: [`LOAD_IMAGES_MAX`] names of 400 bytes.
+pub const LOAD_BODY_BYTES_MAX: usize = 4 * 1024 * 1024;
 
 // --- Removal of images in the background ---
 

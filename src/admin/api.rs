@@ -15,6 +15,7 @@ use super::AdminSubjects;
 use super::access::{Access, Actor, Peer, Role};
 use super::body::{self, Body, Form};
 use super::change::Change;
+use super::job_work::JobWork;
 use super::jobs::Jobs;
 use super::listen::Serves;
 use super::operation::Operation;
@@ -23,10 +24,10 @@ use super::problem::{Problem, json_response};
 use super::process::send_signal;
 use super::streams;
 use crate::http::RequestId;
-use crate::limits::{ADMIN_BODY_BYTES_MAX, CONNECTION_SWEEP_INTERVAL};
+use crate::limits::{ADMIN_BODY_BYTES_MAX, CONNECTION_SWEEP_INTERVAL, LOAD_BODY_BYTES_MAX};
 use crate::manage::{
-    PlannedRemoval, PruneRequest, UpstreamReport, VerifyRequest, active_registries, plan_prune, plan_purge,
-    plan_verify, registry_stats,
+    LoadProgress, LoadRequest, PlannedRemoval, PruneRequest, UpstreamReport, VerifyProgress, VerifyRequest,
+    active_registries, plan_prune, plan_purge, plan_verify, registry_stats,
 };
 use crate::oci::ImageName;
 use crate::runtime::helper::blocking;
@@ -127,11 +128,12 @@ impl Api {
             Operation::Explain { name, user } => self.explain(name, user).await,
             Operation::ListFills => Ok(form.list("fills", &self.subjects.cache.fill_statuses())),
             Operation::Events => self.events(),
-            Operation::ListPins => Ok(form.list("pins", &self.store()?.pins())),
+            Operation::ListPins => self.pins(form),
             Operation::ChangePin { pin, is_added } => self.change_pin(actor, pin, is_added).await,
             Operation::PlanPrune => self.plan(request, form).await,
             Operation::ApplyPrune { plan } => self.apply(actor, plan).await,
             Operation::Verify => self.verify(actor, request).await,
+            Operation::Preload => self.preload(actor, request).await,
             Operation::ListJobs => Ok(form.list("jobs", &self.jobs.list())),
             Operation::ShowJob { id } => self.show_job(id, form),
             Operation::CancelJob { id } => ok(StatusCode::OK, &self.jobs.cancel(id)?),
@@ -176,7 +178,7 @@ impl Api {
         let change = Change {
             actor,
             action: if is_added { "pin" } else { "unpin" },
-            selector: pattern.clone(),
+            selector: pin.to_string(),
         };
         let changed = blocking(move || {
             change.requested(None);
@@ -195,7 +197,7 @@ impl Api {
     async fn plan(&self, request: Request<Incoming>, form: Form) -> Answer {
         let store = self.store()?;
         let invalid = |error: String| Problem::Invalid(format!("the body is no prune request: {error}"));
-        let wanted: PruneRequest = json_body(request, invalid).await?;
+        let wanted: PruneRequest = json_body(request, ADMIN_BODY_BYTES_MAX, invalid).await?;
         let rule = wanted.rule().map_err(invalid)?;
         let plan = blocking(move || plan_prune(&store, &rule)).await;
         let plan = plan.map_err(|_| Problem::Panicked)??;
@@ -217,7 +219,7 @@ impl Api {
     async fn verify(&self, actor: Actor, request: Request<Incoming>) -> Answer {
         let store = self.store()?;
         let invalid = |error: String| Problem::Invalid(format!("the body is no verify request: {error}"));
-        let wanted: VerifyRequest = json_body(request, invalid).await?;
+        let wanted: VerifyRequest = json_body(request, ADMIN_BODY_BYTES_MAX, invalid).await?;
         let rule = wanted.rule().map_err(invalid)?;
         let verified = store.clone();
         let plan = blocking(move || plan_verify(&verified, &rule)).await;
@@ -227,7 +229,44 @@ impl Api {
             action: "verify",
             selector: wanted.selector(),
         };
-        let id = self.jobs.start(store, change, plan)?;
+        let progress = VerifyProgress::default();
+        let work = JobWork::Verify {
+            store,
+            plan,
+            progress,
+        };
+        let id = self.jobs.start(change, work)?;
+        ok(StatusCode::ACCEPTED, &json!({"job": id}))
+    }
+
+    /// `GET /api/v1/pins`
+    fn pins(&self, form: Form) -> Answer {
+        let pins = self.store()?.pinned();
+        match form {
+            Form::Lines => Ok(form.list("pins", &pins.texts())),
+            Form::Whole => ok(
+                StatusCode::OK,
+                &json!({"pins": pins.texts(), "platforms": pins.platforms()}),
+            ),
+        }
+    }
+
+    /// `POST /api/v1/preload`
+    async fn preload(&self, actor: Actor, request: Request<Incoming>) -> Answer {
+        let invalid = |error: String| Problem::Invalid(format!("the body is no preload request: {error}"));
+        let wanted: LoadRequest = json_body(request, LOAD_BODY_BYTES_MAX, invalid).await?;
+        let rule = wanted.rule(&self.subjects.load_settings).map_err(invalid)?;
+        let change = Change {
+            actor,
+            action: "preload",
+            selector: wanted.selector(),
+        };
+        let work = JobWork::Load {
+            loader: self.subjects.loader.clone(),
+            rule,
+            progress: LoadProgress::default(),
+        };
+        let id = self.jobs.start(change, work)?;
         ok(StatusCode::ACCEPTED, &json!({"job": id}))
     }
 
@@ -277,9 +316,10 @@ fn request_id() -> RequestId {
     RequestId(u64::from_ne_bytes(bytes))
 }
 
-/// Reads a body as JSON. `invalid` makes a problem of the reason why the body is invalid.
+/// Reads a body of at most `bytes_max` as JSON. `invalid` makes a problem of the reason why the body is invalid.
 async fn json_body<T: DeserializeOwned>(
     request: Request<Incoming>,
+    bytes_max: usize,
     invalid: impl Fn(String) -> Problem,
 ) -> Result<T, Problem> {
     let media_type = request.headers().get(header::CONTENT_TYPE);
@@ -290,9 +330,7 @@ async fn json_body<T: DeserializeOwned>(
     if !essence.eq_ignore_ascii_case("application/json") {
         return Err(Problem::MediaType);
     }
-    let body = Limited::new(request.into_body(), ADMIN_BODY_BYTES_MAX)
-        .collect()
-        .await;
+    let body = Limited::new(request.into_body(), bytes_max).collect().await;
     let body = body.map_err(|error| invalid(error.to_string()))?.to_bytes();
     // A parser of structures reads lists too.
     if body.trim_ascii_start().first() != Some(&b'{') {

@@ -2,7 +2,7 @@
 
 use super::access::Actor;
 use crate::log;
-use crate::manage::{PlannedRemoval, RemovalReport, VerifyReport};
+use crate::manage::{LoadReport, PlannedRemoval, RemovalReport, VerifyReport};
 use crate::store::FsStore;
 
 /// A change that a client requested.
@@ -16,7 +16,7 @@ pub struct Change {
 /// The content that a change concerns, before the change.
 #[derive(Clone, Copy, Debug)]
 pub struct PlannedChange {
-    /// The job of a verification.
+    /// The job that makes the change.
     pub job: Option<u64>,
     pub images: u64,
     pub objects: u64,
@@ -89,6 +89,22 @@ impl Change {
             job,
             objects = report.removed_objects,
             damaged = report.damaged_objects,
+            complete = report.complete,
+            "change completed"
+        );
+    }
+
+    /// Logs the outcome of a load.
+    pub fn loaded(&self, job: u64, report: &LoadReport) {
+        tracing::info!(
+            actor = self.actor.name,
+            request_id = %self.actor.request,
+            action = self.action,
+            selector = self.selector,
+            job,
+            held = report.held,
+            failed = report.failed,
+            bytes = report.fetched_bytes,
             complete = report.complete,
             "change completed"
         );

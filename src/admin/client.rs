@@ -1,5 +1,6 @@
 //! A client of the admin socket, for the command line.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::path::Path;
 
@@ -17,7 +18,7 @@ use tokio::time::timeout;
 use super::socket_path;
 use crate::limits::ADMIN_REQUEST_TIMEOUT;
 use crate::manage::{Explanation, PruneRequest, RemovalReport};
-use crate::oci::ImageName;
+use crate::oci::{ImageName, Platforms};
 use crate::store::{Pin, StoreStats};
 
 /// A connection per request to the cache with a store in one directory. Blocks.
@@ -49,6 +50,9 @@ pub enum AdminError {
 #[derive(Deserialize)]
 struct PinList {
     pins: Vec<String>,
+    /// The platforms of pins that do not hold all platforms.
+    #[serde(default)]
+    platforms: BTreeMap<String, Vec<String>>,
 }
 
 #[derive(Deserialize)]
@@ -148,14 +152,18 @@ impl AdminClient {
         self.send(Method::GET, "/api/v1/stats", None)
     }
 
-    /// Returns the patterns of all pins.
+    /// Returns all pins: patterns, with platforms if a pin does not hold all.
     ///
     /// # Errors
     ///
     /// The request failed.
     pub fn pins(&self) -> Result<Vec<String>, AdminError> {
         let list: PinList = self.send(Method::GET, "/api/v1/pins", None)?;
-        Ok(list.pins)
+        let described = list.pins.into_iter().map(|pin| match list.platforms.get(&pin) {
+            Some(platforms) => format!("{pin} ({})", platforms.join(",")),
+            None => pin,
+        });
+        Ok(described.collect())
     }
 
     /// Adds or removes a pin. Returns whether the pins have changed.
@@ -166,7 +174,11 @@ impl AdminClient {
     pub fn change_pin(&self, pin: &Pin, is_added: bool) -> Result<bool, AdminError> {
         let method = if is_added { Method::PUT } else { Method::DELETE };
         let pattern = utf8_percent_encode(pin.as_str(), NON_ALPHANUMERIC);
-        let change: PinChange = self.send(method, &format!("/api/v1/pins/{pattern}"), None)?;
+        let platforms = match pin.platforms() {
+            Platforms::Some(_) if is_added => format!("?platforms={}", pin.platforms()),
+            _ => String::new(),
+        };
+        let change: PinChange = self.send(method, &format!("/api/v1/pins/{pattern}{platforms}"), None)?;
         Ok(change.changed)
     }
 

@@ -1,11 +1,11 @@
-//! The requests of the command line about verifications and jobs.
+//! The requests of the command line about verifications, loads and jobs.
 
 use http::Method;
 use serde::Deserialize;
 
 use super::client::{AdminClient, AdminError};
 use super::jobs::JobStatus;
-use crate::manage::VerifyRequest;
+use crate::manage::{LoadRequest, VerifyRequest};
 
 #[derive(Deserialize)]
 struct StartedJob {
@@ -26,6 +26,17 @@ impl AdminClient {
     pub fn start_verify(&self, request: &VerifyRequest) -> Result<u64, AdminError> {
         let body = serde_json::to_vec(request).expect("a request is strings and numbers");
         let started: StartedJob = self.send(Method::POST, "/api/v1/verify", Some(body))?;
+        Ok(started.job)
+    }
+
+    /// Starts a load. Returns the identifier of its job.
+    ///
+    /// # Errors
+    ///
+    /// The request failed. No job has started.
+    pub fn start_load(&self, request: &LoadRequest) -> Result<u64, AdminError> {
+        let body = serde_json::to_vec(request).expect("a request is strings and numbers");
+        let started: StartedJob = self.send(Method::POST, "/api/v1/preload", Some(body))?;
         Ok(started.job)
     }
 

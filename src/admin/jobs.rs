@@ -1,4 +1,4 @@
-//! Jobs: verifications that run on threads of their own, longer than a request.
+//! Jobs: verifications and loads that run on threads of their own, longer than a request.
 
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -8,13 +8,13 @@ use std::thread;
 use crossbeam_channel::{Receiver, Sender, bounded};
 use serde::{Deserialize, Serialize};
 
-use super::change::{Change, PlannedChange};
+use super::change::Change;
+use super::job_work::{JobReport, JobWork};
 use super::problem::Problem;
 use crate::events::{self, Event};
-use crate::limits::{CONNECTION_SWEEP_INTERVAL, JOBS_ENDED_MAX, JOBS_RUNNING_MAX};
-use crate::manage::{PlannedVerification, ProgressCounts, VerifyProgress, VerifyReport};
+use crate::limits::{JOBS_ENDED_MAX, JOBS_RUNNING_MAX};
+use crate::manage::ProgressCounts;
 use crate::runtime::clock::unix_seconds;
-use crate::store::FsStore;
 use crate::sync::Mutex;
 
 /// The running jobs and the last ended jobs.
@@ -32,8 +32,7 @@ struct Job {
     id: u64,
     /// In seconds since 1970.
     began_at: u64,
-    plan: PlannedVerification,
-    progress: VerifyProgress,
+    work: JobWork,
     /// The drop stops the job.
     stop: Mutex<Option<Sender<()>>>,
     end: Mutex<Option<End>>,
@@ -41,14 +40,15 @@ struct Job {
 
 enum End {
     /// Completed or canceled.
-    Report(VerifyReport),
-    Panicked,
+    Report(JobReport),
+    Failed(String),
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum JobKind {
     Verify,
+    Load,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -84,32 +84,49 @@ pub struct JobStatus {
     pub progress: ProgressCounts,
     /// The report of a completed or canceled job.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub result: Option<VerifyReport>,
+    pub result: Option<JobReport>,
     /// The reason of a failed job.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
 }
 
+impl JobKind {
+    /// Returns the word of the API.
+    pub fn word(self) -> &'static str {
+        match self {
+            JobKind::Verify => "verify",
+            JobKind::Load => "load",
+        }
+    }
+
+    fn thread_name(self) -> &'static str {
+        match self {
+            JobKind::Verify => "store-verify",
+            JobKind::Load => "image-load",
+        }
+    }
+}
+
 impl Jobs {
-    /// Starts a verification. Returns its identifier.
+    /// Starts a job. Returns its identifier.
     ///
     /// # Errors
     ///
     /// [`JOBS_RUNNING_MAX`] jobs run already, or no thread can be created.
-    pub fn start(
-        &self,
-        store: Arc<FsStore>,
-        change: Change,
-        plan: PlannedVerification,
-    ) -> Result<u64, Problem> {
+    pub fn start(&self, change: Change, work: JobWork) -> Result<u64, Problem> {
         let mut table = self.0.lock();
-        let (job, stopped) = table.add(plan)?;
+        let (job, stopped) = table.add(work)?;
         let id = job.id;
         let running = job.clone();
-        let started = thread::Builder::new().name("store-verify".into()).spawn(move || {
+        let name = job.work.kind().thread_name();
+        let started = thread::Builder::new().name(name.into()).spawn(move || {
             running.publish();
-            let run = || running.run(&store, &change, stopped);
-            let end = catch_unwind(AssertUnwindSafe(run)).map_or(End::Panicked, End::Report);
+            let run = || running.work.run(id, &change, &stopped);
+            let end = match catch_unwind(AssertUnwindSafe(run)) {
+                Ok(Ok(report)) => End::Report(report),
+                Ok(Err(error)) => End::Failed(error.to_string()),
+                Err(_) => End::Failed(Problem::Panicked.to_string()),
+            };
             *running.end.lock() = Some(end);
             running.publish();
         });
@@ -162,7 +179,7 @@ impl Jobs {
 
 impl Table {
     /// Adds a job. Forgets the oldest ended jobs beyond [`JOBS_ENDED_MAX`].
-    fn add(&mut self, plan: PlannedVerification) -> Result<(Arc<Job>, Receiver<()>), Problem> {
+    fn add(&mut self, work: JobWork) -> Result<(Arc<Job>, Receiver<()>), Problem> {
         let running = self.jobs.iter().filter(|job| job.is_running()).count();
         if running >= JOBS_RUNNING_MAX {
             return Err(Problem::TooManyJobs);
@@ -178,8 +195,7 @@ impl Table {
         let job = Arc::new(Job {
             id: self.last,
             began_at: unix_seconds(),
-            plan,
-            progress: VerifyProgress::default(),
+            work,
             stop: Mutex::new(Some(stop)),
             end: Mutex::default(),
         });
@@ -193,29 +209,6 @@ impl Job {
         self.end.lock().is_none()
     }
 
-    /// Verifies the objects. Writes a log line before and a log line after a verification that may
-    /// remove objects.
-    fn run(&self, store: &FsStore, change: &Change, stopped: Receiver<()>) -> VerifyReport {
-        if !self.plan.is_dry_run() {
-            let counts = self.plan.counts(&self.progress);
-            change.requested(Some(PlannedChange {
-                job: Some(self.id),
-                images: self.plan.images(),
-                objects: counts.objects_total,
-                bytes: counts.bytes_total,
-            }));
-        }
-        let report = self.plan.run(store, &self.progress, stopped);
-        if !self.plan.is_dry_run() {
-            change.verified(self.id, &report);
-        }
-        if report.removed_objects > 0 {
-            // The next request for the content must not find it in the memory of a core.
-            let _ = crossbeam_channel::after(2 * CONNECTION_SWEEP_INTERVAL).recv();
-        }
-        report
-    }
-
     /// Sends the event of the job's beginning or end.
     fn publish(&self) {
         events::publish(|| Event::JobChanged {
@@ -227,16 +220,18 @@ impl Job {
     fn status(&self) -> JobStatus {
         let (state, result, error) = match &*self.end.lock() {
             None => (JobState::Running, None, None),
-            Some(End::Report(report)) if report.complete => (JobState::Completed, Some(report.clone()), None),
+            Some(End::Report(report)) if report.is_complete() => {
+                (JobState::Completed, Some(report.clone()), None)
+            }
             Some(End::Report(report)) => (JobState::Canceled, Some(report.clone()), None),
-            Some(End::Panicked) => (JobState::Failed, None, Some(Problem::Panicked.to_string())),
+            Some(End::Failed(error)) => (JobState::Failed, None, Some(error.clone())),
         };
         JobStatus {
             job: self.id,
-            kind: JobKind::Verify,
+            kind: self.work.kind(),
             state,
             began_at: self.began_at,
-            progress: self.plan.counts(&self.progress),
+            progress: self.work.counts(),
             result,
             error,
         }
@@ -246,37 +241,42 @@ impl Job {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::manage::{VerifyRequest, plan_verify};
+    use crate::manage::{VerifyProgress, VerifyRequest, plan_verify};
+    use crate::store::FsStore;
     use crate::store::tests::Scratch;
 
-    fn plan() -> PlannedVerification {
+    fn work() -> JobWork {
         let scratch = Scratch::new();
         let store = FsStore::open(&scratch.0).unwrap();
         store.scan();
-        plan_verify(&store, &VerifyRequest::default().rule().unwrap()).unwrap()
+        JobWork::Verify {
+            plan: plan_verify(&store, &VerifyRequest::default().rule().unwrap()).unwrap(),
+            store: Arc::new(store),
+            progress: VerifyProgress::default(),
+        }
     }
 
     fn end(job: &Job) {
-        *job.end.lock() = Some(End::Panicked);
+        *job.end.lock() = Some(End::Failed(Problem::Panicked.to_string()));
     }
 
     #[test]
     fn jobs_beyond_the_running_limit_are_refused() {
         let mut table = Table::default();
         let jobs: Vec<_> = (0..JOBS_RUNNING_MAX)
-            .map(|_| table.add(plan()).unwrap())
+            .map(|_| table.add(work()).unwrap())
             .collect();
-        assert!(matches!(table.add(plan()), Err(Problem::TooManyJobs)));
+        assert!(matches!(table.add(work()), Err(Problem::TooManyJobs)));
         end(&jobs[0].0);
-        assert!(table.add(plan()).is_ok());
+        assert!(table.add(work()).is_ok());
     }
 
     #[test]
     fn oldest_ended_jobs_are_forgotten_and_running_jobs_stay() {
         let mut table = Table::default();
-        let (running, _stopped) = table.add(plan()).unwrap();
+        let (running, _stopped) = table.add(work()).unwrap();
         for _ in 0..JOBS_ENDED_MAX + 3 {
-            end(&table.add(plan()).unwrap().0);
+            end(&table.add(work()).unwrap().0);
         }
         let ids: Vec<u64> = table.jobs.iter().map(|job| job.id).collect();
         assert_eq!(ids.len(), JOBS_ENDED_MAX + 1, "{ids:?}");
@@ -286,7 +286,7 @@ mod tests {
     #[test]
     fn panic_of_a_job_is_its_state_and_a_cancel_drops_the_sender() {
         let jobs = Jobs::default();
-        let (job, stopped) = jobs.0.lock().add(plan()).unwrap();
+        let (job, stopped) = jobs.0.lock().add(work()).unwrap();
         assert_eq!(jobs.cancel(1).unwrap().state, JobState::Running);
         assert_eq!(
             stopped.try_recv(),

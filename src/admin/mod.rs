@@ -9,6 +9,7 @@ mod body;
 mod change;
 mod client;
 mod client_jobs;
+mod job_work;
 mod jobs;
 mod legacy;
 mod listen;
@@ -24,13 +25,15 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::cache::{Cache, RequestCounts, TagPolicy};
-use crate::config::{ListenAddr, Live};
+use crate::config::{ListenAddr, Live, LoadSettings};
+use crate::manage::Loader;
 use crate::runtime::heartbeat::Health;
 use crate::runtime::helper::Helper;
 use crate::store::FsStore;
 use crate::upstream::Upstreams;
 
 pub use client::{AdminClient, AdminError, ServerPlan};
+pub use job_work::JobReport;
 pub use jobs::{JobState, JobStatus};
 pub use legacy::{LegacyAdmin, LegacyAnswer, LegacyRequest};
 pub use listen::AdminSocket;
@@ -65,6 +68,8 @@ pub struct AdminSubjects {
     pub tag_policy: TagPolicy,
     pub has_client_auth: bool,
     pub health: Health,
+    pub loader: Loader,
+    pub load_settings: LoadSettings,
 }
 
 /// Returns the path of the socket of the cache with the store in `root`.

@@ -47,6 +47,7 @@ pub enum Operation {
         plan: u64,
     },
     Verify,
+    Preload,
     ListJobs,
     ShowJob {
         id: u64,
@@ -94,6 +95,7 @@ impl Operation {
             Operation::PurgeImage { .. }
             | Operation::ChangePin { .. }
             | Operation::Verify
+            | Operation::Preload
             | Operation::CancelJob { .. } => Role::Operate,
             Operation::PlanPrune | Operation::ApplyPrune { .. } | Operation::Reload | Operation::Stop => {
                 Role::Admin
@@ -134,6 +136,7 @@ fn whole(method: &Method, resource: &str, query: &mut Query) -> Result<Operation
         "jobs" => read(method, || Ok(Operation::ListJobs)),
         "prune" => post(method, || Ok(Operation::PlanPrune)),
         "verify" => post(method, || Ok(Operation::Verify)),
+        "preload" => post(method, || Ok(Operation::Preload)),
         "reload" => post(method, || Ok(Operation::Reload)),
         "stop" => post(method, || Ok(Operation::Stop)),
         _ => Err(Problem::NotFound),
@@ -158,7 +161,11 @@ fn part(method: &Method, kind: &str, rest: &str, query: &mut Query) -> Result<Op
                 Method::DELETE => false,
                 _ => return Err(Problem::Method("PUT, DELETE")),
             };
-            let pin = Pin::parse(&decoded(rest)?)?;
+            let mut pin = Pin::parse(&decoded(rest)?)?;
+            // A pin is removed by its pattern.
+            if is_added && let Some(platforms) = query.take_parsed("platforms")? {
+                pin = pin.for_platforms(platforms);
+            }
             Ok(Operation::ChangePin { pin, is_added })
         }
         "jobs" => {
@@ -329,10 +336,15 @@ mod tests {
             ("GET /api/v1/explain?ref=alpine:3&user=alice", Role::Read),
             ("GET /api/v1/pins", Role::Read),
             ("PUT /api/v1/pins/quay.io%2F**", Role::Operate),
+            (
+                "PUT /api/v1/pins/redis:%5E7.2?platforms=linux%2Famd64,linux/arm64",
+                Role::Operate,
+            ),
             ("DELETE /api/v1/pins/alpine", Role::Operate),
             ("POST /api/v1/prune", Role::Admin),
             ("POST /api/v1/prune/7/apply", Role::Admin),
             ("POST /api/v1/verify", Role::Operate),
+            ("POST /api/v1/preload", Role::Operate),
             ("GET /api/v1/jobs", Role::Read),
             ("GET /api/v1/jobs/1", Role::Read),
             ("DELETE /api/v1/jobs/1", Role::Operate),
@@ -381,7 +393,7 @@ mod tests {
             );
         }
         // A pin has two methods.
-        assert_eq!(described().len(), 23);
+        assert_eq!(described().len(), 24);
     }
 
     #[test]
@@ -446,6 +458,12 @@ mod tests {
             ("GET /api/v1/images/A%20B", "no name of an image"),
             ("GET /api/v1/images/%ff", "UTF-8"),
             ("DELETE /api/v1/images/alpine?dry_run=1", "dry_run"),
+            ("PUT /api/v1/pins/alpine?platforms=amd64", "platforms"),
+            ("PUT /api/v1/pins/alpine?platforms=", "platforms"),
+            (
+                "DELETE /api/v1/pins/alpine?platforms=all",
+                "no parameter platforms",
+            ),
             ("GET /api/v1/blobs/sha256:1", "digest"),
             ("GET /api/v1/stats?token=secret", "no parameter token"),
         ] {

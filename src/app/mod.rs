@@ -1,6 +1,9 @@
 //! Builds a running server from a [`Config`]. The only module that depends on every other module.
 
+mod cache_parts;
 mod listen;
+mod load;
+mod preload;
 mod reload;
 mod resources;
 mod stop;
@@ -14,9 +17,7 @@ use signal_hook::iterator::Signals;
 
 use crate::admin::LegacyAdmin;
 use crate::auth::ClientAuth;
-use crate::cache::{Cache, TagPolicy};
-use crate::config::{Config, Diagnostics, ListenAddr, Live};
-use crate::fairness::Parties;
+use crate::config::{Config, Diagnostics, ListenAddr};
 use crate::log;
 use crate::registry::{Options, Registry};
 use crate::runtime::core::CoreSettings;
@@ -28,10 +29,15 @@ use crate::runtime::{core, cores, driver};
 use crate::server::tls::MaterialError;
 use crate::server::{AccessLog, ConnectionLimits, CoreResources, HandoffQueues, Server, serve};
 use crate::shared_file;
-use crate::storage::{Storage, StorageError};
+use crate::storage::StorageError;
+use crate::store::OpenError;
 use crate::systemd::{TakeError, take_sockets};
-use crate::upstream::{BuildError, Upstreams};
+use crate::upstream::BuildError;
 
+use cache_parts::CacheParts;
+use preload::Preload;
+
+pub use load::load;
 pub use resources::{outlive_terminal, set_umask};
 pub use stop::End;
 
@@ -69,6 +75,14 @@ pub enum AppError {
 }
 
 impl AppError {
+    /// Returns the error of a store that another process uses.
+    pub fn store_in_use(&self) -> Option<&OpenError> {
+        match self {
+            AppError::Store(StorageError::Fs(error @ OpenError::InUse(_))) => Some(error),
+            _ => None,
+        }
+    }
+
     fn threads(source: std::io::Error) -> Self {
         AppError::System {
             action: "start threads",
@@ -120,32 +134,19 @@ pub fn run(config: Config, read: &dyn Fn() -> Result<Config, Diagnostics>) -> Re
     let helper = Helper::start(config.helper_threads).map_err(AppError::threads)?;
     let plan = cores::plan(config.cores);
     let memory = MemoryBudget::new(config.memory_budget.unwrap_or_else(default_budget), plan.len());
-    let live = Live::new(config.registries.clone());
-    let parties = Parties::new(live.clone());
-    let storage = Storage::open(
-        &config.storage,
-        config.store_bounds(),
-        live.clone(),
-        config.verify_on_open,
-        parties,
-        helper.clone(),
-        memory.clone(),
-    )?;
+    let parts = CacheParts::open(&config, &helper, &memory, descriptors)?;
     let (choice, modern_ring) =
         driver::choose(resources::wanted_driver(config.io_driver), plan.len()).map_err(AppError::Driver)?;
     let notifier = supervise::notifier(&config.systemd);
     let listening = listen::open(&config, passed, plan.len())?;
 
-    let upstreams = Upstreams::new(live.registries(), config.proxies.clone())?;
-    let cache = Cache::new(
-        storage.clone(),
-        upstreams.clone(),
-        live.clone(),
-        helper.clone(),
-        TagPolicy::of(&config),
-        memory.clone(),
-        descriptors,
-    );
+    let loader = parts.loader();
+    let CacheParts {
+        live,
+        storage,
+        upstreams,
+        cache,
+    } = parts;
     let connections_max = resources::connections_max(&config, descriptors);
     let limits = ConnectionLimits::new(
         connections_max,
@@ -203,7 +204,7 @@ pub fn run(config: Config, read: &dyn Fn() -> Result<Config, Diagnostics>) -> Re
     supervise::start_watchdog(health.clone(), helper.workers(), &config.systemd, &notifier)
         .map_err(AppError::threads)?;
     supervise::wait_for_cores(&shutdown, accepting);
-    let admin_socket = supervise::open_admin(&config, &storage, &cache, &live, &health, &helper);
+    let admin_socket = supervise::open_admin(&config, &storage, &cache, &loader, &health, &helper);
     for addr in &listening.addresses {
         tracing::info!(
             version = env!("CARGO_PKG_VERSION"),
@@ -216,7 +217,9 @@ pub fn run(config: Config, read: &dyn Fn() -> Result<Config, Diagnostics>) -> Re
     }
     let status = supervise::status(&listening.addresses, choice.driver, plan.len());
     notifier.ready(&status);
-    let store_threads = supervise::StoreThreads::start(&storage, &config).map_err(AppError::threads)?;
+    let store_threads =
+        supervise::StoreThreads::start(&storage, &config, &loader).map_err(AppError::threads)?;
+    let preload = Preload::start(&config, storage.local_store(), loader).map_err(AppError::threads)?;
 
     for signal in signals.forever() {
         match signal {
@@ -243,6 +246,7 @@ pub fn run(config: Config, read: &dyn Fn() -> Result<Config, Diagnostics>) -> Re
         config.drain_delay,
         config.drain_timeout,
     );
+    drop(preload);
     drop(admin_socket);
     drop(store_threads);
     if config.access_log {

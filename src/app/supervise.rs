@@ -5,8 +5,8 @@ use std::time::Duration;
 use super::listen::Address;
 use crate::admin::{self, AdminSettings, AdminSocket, AdminSubjects};
 use crate::cache::{Cache, TagPolicy};
-use crate::config::{Config, Live, SystemdEnvironment};
-use crate::manage::BackgroundPrune;
+use crate::config::{Config, SystemdEnvironment};
+use crate::manage::{BackgroundPrune, Loader, PinRepair};
 use crate::runtime::driver::Driver;
 use crate::runtime::heartbeat::Health;
 use crate::runtime::helper::{Helper, Workers};
@@ -32,7 +32,7 @@ pub(super) fn open_admin(
     config: &Config,
     storage: &Storage,
     cache: &Cache,
-    live: &Live,
+    loader: &Loader,
     health: &Health,
     helper: &Helper,
 ) -> Option<AdminSocket> {
@@ -46,16 +46,19 @@ pub(super) fn open_admin(
         cache: cache.clone(),
         upstreams: cache.upstreams().clone(),
         request_counts: cache.request_counts().clone(),
-        live: live.clone(),
+        live: loader.live().clone(),
         tag_policy: TagPolicy::of(config),
         has_client_auth: config.client_auth.is_some(),
         health: health.clone(),
+        loader: loader.clone(),
+        load_settings: config.load_settings(),
     };
     admin::start(settings, subjects, helper)
 }
 
 /// The threads of the local store. Their drop stops the threads in this order, the maintenance last.
 pub(super) struct StoreThreads {
+    _pin_repair: Option<PinRepair>,
     _scrub: Scrub,
     /// `None` for a bucket alone.
     pub prune: Option<BackgroundPrune>,
@@ -63,14 +66,16 @@ pub(super) struct StoreThreads {
 }
 
 impl StoreThreads {
-    /// Starts the maintenance, the scrub, and the rules of `prune`.
+    /// Starts the maintenance, the scrub, the rules of `prune`, and the repair of pinned images.
     ///
     /// # Errors
     ///
     /// A thread cannot be created.
-    pub fn start(storage: &Storage, config: &Config) -> std::io::Result<Self> {
+    pub fn start(storage: &Storage, config: &Config, loader: &Loader) -> std::io::Result<Self> {
+        let repair = |store| PinRepair::start(&store, loader.clone(), config.load_settings());
         let prune = |store| BackgroundPrune::start(store, config.prune.clone());
         Ok(StoreThreads {
+            _pin_repair: storage.local_store().map(repair).transpose()?,
             _maintenance: storage.start_maintenance()?,
             _scrub: storage.start_scrub(config.scrub_interval, config.scrub_rate)?,
             prune: storage.local_store().map(prune).transpose()?,

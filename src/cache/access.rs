@@ -112,7 +112,8 @@ impl Caller {
         credentials: Credentials::None,
     };
 
-    const OPERATOR: Caller = Caller {
+    /// The operator, with the credentials of the configuration.
+    pub(super) const OPERATOR: Caller = Caller {
         id: CallerId::Operator,
         credentials: Credentials::Operator,
     };

@@ -50,6 +50,11 @@ pub enum FetchError {
     /// The cache ended the fetch, for this reason.
     #[error("the cache ended the fetch: {0}; retry later")]
     Abandoned(&'static str),
+    /// The content has arrived, and the store has not kept it.
+    #[error(
+        "the store did not keep the content; see the log of the cache, and check the disk, CACHE_MAX_SIZE and CACHE_MAX_OBJECT_SIZE"
+    )]
+    NotStored,
     /// Bytes that a slow client needs are neither in memory nor on disk.
     #[error("the store failed, and the bytes are no longer in memory; retry later")]
     Gone,

@@ -14,6 +14,7 @@ mod freshness;
 #[cfg(any(test, fuzzing))]
 #[path = "tests/fuzz.rs"]
 pub mod fuzz;
+mod hold;
 mod listing;
 mod manifest;
 mod passthrough;

@@ -61,7 +61,8 @@ fn line(job: &JobStatus) -> String {
     let state = job.state.word();
     let progress = job.progress;
     let (objects, total) = (progress.objects, progress.objects_total);
-    format!("{:<5} verify {state:<9} {objects} of {total} objects", job.job)
+    let kind = job.kind.word();
+    format!("{:<5} {kind:<6} {state:<9} {objects} of {total} objects", job.job)
 }
 
 /// Adds the start and the bytes to [`line()`].

@@ -15,6 +15,7 @@ mod healthcheck_tls;
 mod help;
 mod jobs;
 mod list;
+mod load;
 mod output;
 mod pin;
 mod progress;
@@ -37,6 +38,7 @@ use explain::ExplainArgs;
 use flags::Flags;
 use jobs::JobsArgs;
 use list::ListArgs;
+use load::LoadArgs;
 use pin::{PinArgs, UnpinArgs};
 use removal::{PruneArgs, PurgeArgs};
 use stats::StatsArgs;
@@ -72,6 +74,8 @@ enum Command {
     Config(ConfigCommand),
     /// List the stored images.
     List(ListArgs),
+    /// Fetch images into the store.
+    Load(LoadArgs),
     /// Remove an image.
     Purge(PurgeArgs),
     /// Remove the images that rules select.
@@ -124,6 +128,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>, environment: Environment<'_
         Command::Serve => serve(&cli.flags.0, environment),
         Command::Config(command) => about_config(command, cli.flags.0, environment.looking_only()),
         Command::List(args) => list::run(&args, cli.flags.0, environment.looking_only()),
+        Command::Load(args) => load::run(&args, cli.flags.0, environment.looking_only()),
         Command::Purge(args) => removal::purge(&args, cli.flags.0, environment.looking_only()),
         Command::Prune(args) => removal::prune(&args, cli.flags.0, environment.looking_only()),
         Command::Pin(args) => pin::pin(&args, cli.flags.0, environment.looking_only()),

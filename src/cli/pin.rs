@@ -5,19 +5,27 @@ use std::process::ExitCode;
 use clap::Args;
 use serde_json::json;
 
+use super::load::{load_images, outcome, print_report};
 use super::output::{Output, OutputArgs};
-use super::target::{Failure, Target, ended};
-use super::{EXIT_MISUSE, EXIT_NOT_FOUND, fail, say, say_json};
-use crate::config::{Environment, Layer};
-use crate::store::Pin;
+use super::progress::ProgressLine;
+use super::target::{Failure, Target, ended, resolve, root};
+use super::{EXIT_NOT_FOUND, say, say_json};
+use crate::config::{Environment, Layer, Setting};
+use crate::manage::{LoadRequest, images_of_pin};
+use crate::oci::Platforms;
+use crate::store::{Pin, StoreReader};
 
 #[derive(Clone, Debug, PartialEq, Eq, Args)]
 pub(super) struct PinArgs {
-    /// The image, or a pattern with `*`. Without an image, the pins are printed.
+    /// The image, a pattern with `*`, or a repository with a range of versions such as `redis:^7.2`.
+    /// Without an image, the pins are printed.
     #[arg(value_name = "REF")]
     image: Option<String>,
     #[command(flatten)]
     output: OutputArgs,
+    /// Fetch the absent content of the pinned images.
+    #[arg(long, requires = "image")]
+    fetch: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Args)]
@@ -29,46 +37,82 @@ pub(super) struct UnpinArgs {
 
 /// Adds a pin, or prints all pins.
 pub(super) fn pin(args: &PinArgs, flags: Layer, environment: Environment<'_>) -> ExitCode {
-    let format = args.output.format();
-    let Some(image) = &args.image else {
-        return ended(Target::open(flags, environment).and_then(|target| print(&target, format)));
-    };
-    match Pin::parse(image) {
-        Ok(pin) => ended(Target::open(flags, environment).and_then(|target| {
-            let is_new = change(&target, &pin, true)?;
-            let state = if is_new { "pinned" } else { "was pinned already" };
-            match format {
-                Output::Json => say_json(&json!({"pin": pin.as_str(), "changed": is_new})),
-                Output::Name => say(pin.as_str()),
-                Output::Table | Output::Wide => say(&format!("{} {state}", pin.as_str())),
-            }
-            Ok(())
-        })),
-        Err(error) => fail(&error, ExitCode::from(EXIT_MISUSE)),
-    }
+    ended(match &args.image {
+        Some(image) => add(image, args, flags, environment),
+        None => Target::open(flags, environment).and_then(|target| print(&target, args.output.format())),
+    })
 }
 
 /// Removes a pin.
 pub(super) fn unpin(args: &UnpinArgs, flags: Layer, environment: Environment<'_>) -> ExitCode {
-    match Pin::parse(&args.image) {
-        Ok(pin) => ended(Target::open(flags, environment).and_then(|target| {
-            if change(&target, &pin, false)? {
-                say(&format!("{} unpinned", pin.as_str()));
-                return Ok(());
-            }
-            Err(Failure {
-                message: format!("no pin {}; `oci-pull-through pin` prints the pins", pin.as_str()),
-                code: ExitCode::from(EXIT_NOT_FOUND),
-            })
-        })),
-        Err(error) => fail(&error, ExitCode::from(EXIT_MISUSE)),
+    ended(remove(&args.image, flags, environment))
+}
+
+fn add(image: &str, args: &PinArgs, flags: Layer, environment: Environment<'_>) -> Result<(), Failure> {
+    let mut pin = Pin::parse(image).map_err(Failure::misuse)?;
+    // Without the flag, a pin holds all platforms. The setting is about loads.
+    if let Some(platforms) = flags.text(Setting::LoadPlatforms) {
+        let platforms: Platforms = platforms.parse().map_err(Failure::misuse)?;
+        pin = pin.for_platforms(platforms);
     }
+    let config = resolve(flags.clone(), environment)?;
+    let is_new = {
+        // The load opens the store again.
+        let target = Target::open(flags, environment)?;
+        change(&target, &pin, true)?
+    };
+    let state = if is_new { "pinned" } else { "was pinned already" };
+    let format = args.output.format();
+    match format {
+        // With a fetch, the output is the report of the fetch.
+        Output::Json if args.fetch => {}
+        Output::Json => say_json(&json!({"pin": pin.to_string(), "changed": is_new})),
+        Output::Name => say(&pin.to_string()),
+        Output::Table | Output::Wide => say(&format!("{pin} {state}")),
+    }
+    if !args.fetch {
+        return Ok(());
+    }
+    let images = images_of_pin(&StoreReader::open(root(&config)?).map_err(Failure::of)?, &pin);
+    if images.is_empty() {
+        return Err(Failure {
+            message: format!(
+                "the store has no image of the pin {pin}; load images of it, or pin a single image"
+            ),
+            code: ExitCode::from(EXIT_NOT_FOUND),
+        });
+    }
+    let request = LoadRequest {
+        images,
+        platforms: pin.platforms().words(),
+        concurrency: None,
+        pull_timeout: Some(format!("{}ms", config.pull_timeout.as_millis())),
+    };
+    let mut line = ProgressLine::new(false);
+    let report = load_images(&config, &request, &mut line);
+    line.clear();
+    let report = report?;
+    print_report(&report, format);
+    outcome(&report)
+}
+
+fn remove(image: &str, flags: Layer, environment: Environment<'_>) -> Result<(), Failure> {
+    let pin = Pin::parse(image).map_err(Failure::misuse)?;
+    let target = Target::open(flags, environment)?;
+    if change(&target, &pin, false)? {
+        say(&format!("{pin} unpinned"));
+        return Ok(());
+    }
+    Err(Failure {
+        message: format!("no pin {pin}; `oci-pull-through pin` prints the pins"),
+        code: ExitCode::from(EXIT_NOT_FOUND),
+    })
 }
 
 fn print(target: &Target, format: Output) -> Result<(), Failure> {
     let pins = match target {
         Target::Running(cache) => cache.pins().map_err(Failure::of)?,
-        Target::Directory(store) => store.pins(),
+        Target::Directory(store) => store.pinned().iter().map(Pin::to_string).collect(),
     };
     match format {
         Output::Json => say_json(&pins),
@@ -80,7 +124,10 @@ fn print(target: &Target, format: Output) -> Result<(), Failure> {
 fn change(target: &Target, pin: &Pin, is_added: bool) -> Result<bool, Failure> {
     match target {
         Target::Running(cache) => cache.change_pin(pin, is_added).map_err(Failure::of),
-        Target::Directory(store) if is_added => store.pin(pin.clone()).map_err(Failure::of),
-        Target::Directory(store) => store.unpin(pin).map_err(Failure::of),
+        Target::Directory(store) => match is_added {
+            true => store.pin(pin.clone()),
+            false => store.unpin(pin),
+        }
+        .map_err(Failure::of),
     }
 }

@@ -51,10 +51,7 @@ impl Target {
                 scan(&store);
                 Ok(Target::Directory(Box::new(store)))
             }
-            Err(error @ OpenError::InUse(_)) => Err(Failure {
-                message: format!("{error}, or stop the cache and repeat the command"),
-                code: ExitCode::from(EXIT_REFUSED),
-            }),
+            Err(error @ OpenError::InUse(_)) => Err(Failure::in_use(&error)),
             Err(error) => Err(Failure::of(error)),
         }
     }
@@ -69,12 +66,12 @@ pub(super) fn running_cache(
     AdminClient::of_running(root(&config)?).map_err(Failure::of)
 }
 
-fn resolve(flags: Layer, environment: Environment<'_>) -> Result<Config, Failure> {
+pub(super) fn resolve(flags: Layer, environment: Environment<'_>) -> Result<Config, Failure> {
     config::resolve(flags, environment).map_err(Failure::misuse)
 }
 
 /// Returns the directory of the store.
-fn root(config: &Config) -> Result<&Path, Failure> {
+pub(super) fn root(config: &Config) -> Result<&Path, Failure> {
     let root = config.storage.root().map(|(root, _)| root);
     root.ok_or_else(|| {
         Failure::misuse(
@@ -89,6 +86,14 @@ impl Failure {
         Failure {
             message: error.to_string(),
             code: ExitCode::from(EXIT_MISUSE),
+        }
+    }
+
+    /// A store that another process uses.
+    pub fn in_use(error: &OpenError) -> Self {
+        Failure {
+            message: format!("{error}, or stop the cache and repeat the command"),
+            code: ExitCode::from(EXIT_REFUSED),
         }
     }
 

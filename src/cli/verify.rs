@@ -12,7 +12,7 @@ use super::output::{Output, OutputArgs};
 use super::progress::ProgressLine;
 use super::target::{Failure, Target, ended};
 use super::{EXIT_NOT_FOUND, say_json};
-use crate::admin::{AdminClient, JobState};
+use crate::admin::{AdminClient, JobReport, JobState};
 use crate::config::{BYTES_EXPECTED, Environment, Layer, parse_bytes};
 use crate::manage::{VerifyProgress, VerifyReport, VerifyRequest, VerifyRule, plan_verify};
 use crate::store::FsStore;
@@ -89,8 +89,8 @@ fn by_cache(
         let job = cache.job(id).map_err(Failure::of)?;
         match (job.state, job.result) {
             (JobState::Running, _) => line.show(&job.progress, Some(id)),
-            (_, Some(report)) => return Ok(report),
-            (_, None) => return Err(Failure::of(job.error.unwrap_or_default())),
+            (_, Some(JobReport::Verify(report))) => return Ok(report),
+            (_, _) => return Err(Failure::of(job.error.unwrap_or_default())),
         }
         let _ = after(LOOK).recv();
     }

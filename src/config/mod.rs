@@ -22,14 +22,14 @@ mod sources;
 mod value;
 
 pub use live::Live;
-pub use model::units::{BYTES_EXPECTED, parse_bytes, parse_duration, parse_go_duration};
+pub use model::units::{BYTES_EXPECTED, parse_bytes, parse_duration, parse_go_duration, parse_pull_timeout};
 pub use model::{
     ANONYMOUS, Access, Allow, AllowRule, Auth, CertificatePattern, ClientAuthConfig, ClientCertificateConfig,
     DailyWindow, FollowRedirects, Glob, HTPASSWD_BYTES_MAX, Htpasswd, ImageFilter, IoDriver, KernelTls,
-    ListenAddr, Mirror, Named, Pem, Proxy, ProxyEnvironment, ProxyUrl, PruneRuleConfig, Registries,
-    RegistryConfig, RegistryName, RegistrySettings, RootChoice, S3Settings, SecretText, ServerIdentityConfig,
-    ServerTls, SizeBound, SocketName, StorageConfig, StoreBounds, SystemdEnvironment, TagFreshness,
-    TagPattern, TagRule, Tls, VerifyOnOpen,
+    ListenAddr, LoadSettings, Mirror, Named, Pem, Proxy, ProxyEnvironment, ProxyUrl, PruneRuleConfig,
+    Registries, RegistryConfig, RegistryName, RegistrySettings, RootChoice, S3Settings, SecretText,
+    ServerIdentityConfig, ServerTls, SizeBound, SocketName, StorageConfig, StoreBounds, SystemdEnvironment,
+    TagFreshness, TagPattern, TagRule, Tls, VerifyOnOpen,
 };
 pub use options::{Group, Setting, Values};
 pub use print::print;
@@ -73,6 +73,14 @@ pub struct Config {
 }
 
 impl Config {
+    /// Returns the settings of loads.
+    pub fn load_settings(&self) -> LoadSettings {
+        LoadSettings {
+            platforms: self.load_platforms.clone(),
+            pull_timeout: self.pull_timeout,
+        }
+    }
+
     /// Returns the bounds of the local store.
     pub fn store_bounds(&self) -> StoreBounds {
         StoreBounds {

@@ -33,12 +33,12 @@ use super::model::{
 };
 use super::value::{
     ADDRESSES, ADMIN_ADDRESS, BUCKET, BYTES, BYTES_OR_AUTO, CONNECTIONS_FROM_0, CONNECTIONS_OR_AUTO, CORES,
-    DURATION, HEALTH_ADDRESS, HELPER_THREADS, IO_DRIVER, KERNEL_TLS, Kind, LIFECYCLE_DAYS, LOG_FORMAT,
-    LOG_LEVEL, PATH, PATH_OR_NONE, PREFIX, REGISTRY_OR_NONE, SECRET, SIZE_OR_AUTO, STORAGE_BACKEND, SWITCH,
-    TEXT, TLS_CLIENT_AUTH, VERIFY_ON_OPEN,
+    DURATION, DURATION_OR_MILLIS, HEALTH_ADDRESS, HELPER_THREADS, IO_DRIVER, KERNEL_TLS, Kind,
+    LIFECYCLE_DAYS, LOG_FORMAT, LOG_LEVEL, PATH, PATH_OR_NONE, PLATFORMS, PREFIX, REGISTRY_OR_NONE, SECRET,
+    SIZE_OR_AUTO, STORAGE_BACKEND, SWITCH, TEXT, TLS_CLIENT_AUTH, VERIFY_ON_OPEN,
 };
 use crate::log::FormatChoice;
-use crate::oci::Namespace;
+use crate::oci::{Namespace, Platforms};
 
 /// The default directory of the store.
 pub(super) const FS_ROOT_DEFAULT: &str = "/data/oci-cache";
@@ -517,6 +517,42 @@ settings! {
         group: Operation,
         reload: Restart,
         help: "/cmd/ of ociregistry, for logged-in users",
+    }
+
+    /// A list of images to load at start.
+    PreloadImages => pub preload_images: Option<PathBuf> {
+        value: PATH_OR_NONE,
+        default: "none",
+        group: Operation,
+        reload: Restart,
+        help: "file of images to load at start",
+    }
+
+    /// The list of images of the command `load`.
+    ImageFile => pub image_file: Option<PathBuf> {
+        value: PATH_OR_NONE,
+        default: "none",
+        group: Operation,
+        reload: Live,
+        help: "file of images for load; - is stdin",
+    }
+
+    /// The platforms that loads fetch of an image.
+    LoadPlatforms => pub load_platforms: Platforms {
+        value: PLATFORMS,
+        default: "host",
+        group: Operation,
+        reload: Restart,
+        help: "to load: host, all or a list",
+    }
+
+    /// The time of a load for one image.
+    PullTimeout => pub pull_timeout: Duration {
+        value: DURATION_OR_MILLIS,
+        default: "10m",
+        group: Operation,
+        reload: Restart,
+        help: "time of a load for one image",
     }
 
     /// The path of the configuration file.

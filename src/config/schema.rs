@@ -135,6 +135,7 @@ fn kind(kind: Kind) -> Value {
             {"type": "string", "pattern": "^ *(100|[1-9][0-9]?) *% *$"},
         ]}),
         Kind::Duration => duration(),
+        Kind::DurationOrMillis => duration(),
         Kind::Word(list) => words(list),
         Kind::WordOrDuration(list) => json!({"anyOf": [words(list), duration()]}),
         Kind::Url => json!({"type": ["string", "null"], "pattern": "^ *[Hh][Tt][Tt][Pp][Ss]?://[^@?#]+$"}),
@@ -143,6 +144,7 @@ fn kind(kind: Kind) -> Value {
         Kind::Registry | Kind::RegistryOrNone => {
             json!({"type": ["string", "number", "null"], "pattern": "^[^/@ ]*$"})
         }
+        Kind::Platforms => json!({"anyOf": [text(), {"type": "array", "items": text()}]}),
         Kind::AddressOrOff | Kind::Bucket | Kind::Prefix | Kind::Path | Kind::Text | Kind::Secret => text(),
     }
 }

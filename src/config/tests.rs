@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::*;
+use crate::oci::Platforms;
 
 mod diagnostics;
 
@@ -228,18 +229,13 @@ pub(super) const GOOD: [(&str, &str, &[&str]); 5] = [
     (
         "ociregistry-defaults.yaml",
         include_str!("../../tests/fixtures/config/ociregistry-defaults.yaml"),
-        &["pullTimeout"],
+        &[],
     ),
     (
         "ociregistry-full.yaml",
         include_str!("../../tests/fixtures/config/ociregistry-full.yaml"),
         &[
-            "preloadImages",
-            "imageFile",
             "resolveRef",
-            "os",
-            "arch",
-            "pullTimeout",
             "helloWorld",
             "metrics",
             "listConfig",
@@ -248,6 +244,41 @@ pub(super) const GOOD: [(&str, &str, &[&str]); 5] = [
         ],
     ),
 ];
+
+#[test]
+fn settings_of_loads_are_read_in_the_form_of_ociregistry() {
+    let config = |yaml: &str| Machine::with_file(yaml).config();
+    let read =
+        config("preloadImages: /lists/start\nimageFile: list\nos: linux\narch: arm64\npullTimeout: 60000\n");
+    assert_eq!(read.preload_images.as_deref(), Some(Path::new("/lists/start")));
+    assert_eq!(read.image_file.as_deref(), Some(Path::new("list")));
+    assert_eq!(read.load_platforms.to_string(), "linux/arm64");
+    assert_eq!(read.pull_timeout, Duration::from_secs(60));
+    // The absent part is that of this machine.
+    assert_eq!(config("os: linux\n").load_platforms, Platforms::host());
+    assert_eq!(
+        config("load_platforms: [linux/arm64, all]\n").load_platforms,
+        Platforms::All
+    );
+    assert_eq!(
+        config("pull_timeout: 2m\n").pull_timeout,
+        Duration::from_secs(120)
+    );
+    let absent = config("preloadImages:\nimageFile:\n");
+    assert_eq!(
+        (absent.preload_images.clone(), absent.image_file.clone()),
+        (None, None)
+    );
+    assert_eq!(absent.load_platforms, Platforms::host());
+    for bad in [
+        "arch: a/b/c\n",
+        "load_platforms: amd64\n",
+        "pull_timeout: 0\n",
+        "os: linux\nload_platforms: all\n",
+    ] {
+        assert!(Machine::with_file(bad).resolve().is_err(), "{bad}");
+    }
+}
 
 /// A machine with all files and variables that [`GOOD`] names.
 pub(super) fn with_files(text: &str) -> Machine {

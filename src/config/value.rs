@@ -9,13 +9,14 @@ use tracing::Level;
 
 use super::model::units::{
     BOOL_EXPECTED, BYTES_EXPECTED, DURATION_EXPECTED, parse_bool, parse_bytes, parse_duration,
+    parse_pull_timeout,
 };
 use super::model::{
     Backend, ClientCertificateMode, IoDriver, KernelTls, LIFECYCLE_DAYS_MAX, ListenAddr, SIZE_EXPECTED,
     SizeBound, VerifyOnOpen, parse_bucket, parse_days, parse_prefix,
 };
 use crate::log::{FormatChoice, LEVELS};
-use crate::oci::Namespace;
+use crate::oci::{Namespace, Platforms};
 
 /// Upper bound of `HELPER_THREADS`: the network limits upstream traffic long before 64 threads are busy.
 pub const HELPER_THREADS_MAX: usize = 64;
@@ -43,6 +44,10 @@ pub(super) enum Kind {
     /// A size, a percentage, or `auto`.
     SizeOrAuto,
     Duration,
+    /// A duration, or plain milliseconds.
+    DurationOrMillis,
+    /// Platforms, separated by commas, or `all` or `host`.
+    Platforms,
     /// A word of the list.
     Word(&'static [&'static str]),
     /// A word of the list, or a duration.
@@ -81,6 +86,10 @@ impl Kind {
             Kind::BytesOrAuto => format!("auto or {BYTES_EXPECTED}"),
             Kind::SizeOrAuto => format!("auto or {SIZE_EXPECTED}"),
             Kind::Duration => DURATION_EXPECTED.to_owned(),
+            Kind::DurationOrMillis => {
+                "a duration such as 500ms, 60s, 10m or 2h, more than 0, or plain milliseconds".to_owned()
+            }
+            Kind::Platforms => "host, all, or platforms such as linux/amd64,linux/arm64/v8".to_owned(),
             Kind::Word(words) => one_of(words),
             Kind::WordOrDuration(words) => format!("{}, or {DURATION_EXPECTED}", words.join(", ")),
             Kind::Addresses => ListenAddr::EXPECTED.to_owned(),
@@ -150,6 +159,15 @@ pub(super) const SIZE_OR_AUTO: Value<Option<SizeBound>> = Value {
 pub(super) const DURATION: Value<Duration> = Value {
     kind: Kind::Duration,
     parse: parse_duration,
+};
+/// A number without a unit means milliseconds, as in ociregistry.
+pub(super) const DURATION_OR_MILLIS: Value<Duration> = Value {
+    kind: Kind::DurationOrMillis,
+    parse: parse_pull_timeout,
+};
+pub(super) const PLATFORMS: Value<Platforms> = Value {
+    kind: Kind::Platforms,
+    parse: |text| text.parse().ok(),
 };
 pub(super) const PATH: Value<String> = Value {
     kind: Kind::Path,

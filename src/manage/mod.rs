@@ -3,9 +3,13 @@
 mod background_prune;
 mod details;
 mod explain;
+mod image_list;
 mod images;
+mod load;
 mod manifests;
 mod page;
+mod pin_repair;
+mod pinned_images;
 mod prune_request;
 mod prune_schedule;
 mod removal;
@@ -18,13 +22,19 @@ mod verify_request;
 pub use background_prune::BackgroundPrune;
 pub use details::{ImageDetails, show_blob, show_images};
 pub use explain::{Explanation, PullSettings, explain_stored};
+pub use image_list::{ImageList, ReadListError, read_image_list};
 pub use images::{Image, ImageKind, Listing, list};
+pub use load::{
+    LoadProgress, LoadReport, LoadRequest, LoadRule, LoadState, LoadedImage, Loader, WantedImage,
+};
 pub use manifests::{ListedManifest, list_manifests};
 pub use page::{Cursor, ImagePage, ImageQuery, ListedImage, list_page};
+pub use pin_repair::PinRepair;
+pub use pinned_images::images_of_pin;
 pub use prune_request::PruneRequest;
 pub use removal::{PlanError, PlannedRemoval, PruneRule, RemovalReport, plan_prune, plan_purge};
 pub use sorted_page::Sort;
-pub use table::{TableColumns, TableStyle, table};
+pub use table::{TableColumns, TableStyle, aligned, table};
 pub use upstreams::{UpstreamReport, active_registries, registry_stats};
 pub use verify::{
     DamagedObject, PlannedVerification, ProgressCounts, UnreadableObject, VerifyProgress, VerifyReport,

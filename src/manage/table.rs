@@ -90,7 +90,8 @@ fn row(image: &Image, style: TableStyle, time: &dyn Fn(u64) -> String) -> Vec<St
 }
 
 /// Pads all columns but the last, and separates columns with a space.
-fn aligned(rows: &[Vec<String>]) -> String {
+/// Returns rows of equal length as lines with aligned columns.
+pub fn aligned(rows: &[Vec<String>]) -> String {
     let count = rows.first().map_or(0, Vec::len);
     let widths: Vec<usize> = (0..count)
         .map(|column| rows.iter().map(|row| row[column].len()).max().unwrap_or(0))

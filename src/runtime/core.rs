@@ -95,15 +95,22 @@ where
     }
 }
 
+/// Runs `main` on the calling thread, like the main task of a core with epoll. For threads that make
+/// requests of their own to the cache.
+///
+/// # Errors
+///
+/// Fails if the runtime or its wake queue cannot be created.
+pub fn run_aside<T>(main: impl Future<Output = T>) -> io::Result<T> {
+    let mut runtime = RuntimeBuilder::<LegacyDriver>::new().enable_timer().build()?;
+    runtime.block_on(async {
+        waker::install()?;
+        Ok(main.await)
+    })
+}
+
 /// Runs `test` like the main task of a core with epoll.
 #[cfg(test)]
 pub fn run_test<T>(test: impl Future<Output = T>) -> T {
-    let mut runtime = RuntimeBuilder::<LegacyDriver>::new()
-        .enable_timer()
-        .build()
-        .expect("every kernel has epoll");
-    runtime.block_on(async {
-        crate::runtime::waker::install().expect("the process may open sockets");
-        test.await
-    })
+    run_aside(test).expect("every kernel has epoll, and the process may open sockets")
 }

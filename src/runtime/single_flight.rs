@@ -32,6 +32,15 @@ struct State<V> {
     wakers: Vec<RemoteWaker>,
     /// The number of waiting callers.
     waiters: usize,
+    /// Whether the work has ended. The work may go on after its result.
+    is_over: bool,
+}
+
+/// The moment until which a caller waits.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Until {
+    Result,
+    End,
 }
 
 /// A waiting caller. Counted until dropped.
@@ -81,6 +90,41 @@ where
     where
         F: Future<Output = ()> + Send + 'static,
     {
+        self.join_until(Until::Result, helper, key, work).await
+    }
+
+    /// Joins a call like [`SingleFlight::join`], and waits until its work has ended. The work may go on
+    /// after its result, for example to store it.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`Lost`] if the work panics before its result.
+    ///
+    /// # Cancellation
+    ///
+    /// The work continues.
+    pub async fn join_to_end<F>(
+        &self,
+        helper: &Helper,
+        key: K,
+        work: impl FnOnce(Completer<K, V>) -> F,
+    ) -> (Result<V, Lost>, Role)
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        self.join_until(Until::End, helper, key, work).await
+    }
+
+    async fn join_until<F>(
+        &self,
+        until: Until,
+        helper: &Helper,
+        key: K,
+        work: impl FnOnce(Completer<K, V>) -> F,
+    ) -> (Result<V, Lost>, Role)
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
         let (call, role, _joined) = {
             let mut calls = self.0.lock();
             let (call, role) = match calls.get(&key) {
@@ -91,6 +135,7 @@ where
                             result: None,
                             wakers: Vec::new(),
                             waiters: 0,
+                            is_over: false,
                         }),
                         left: tokio::sync::Notify::new(),
                     });
@@ -115,7 +160,9 @@ where
         loop {
             {
                 let mut state = call.state.lock();
-                if let Some(result) = &state.result {
+                if let Some(result) = &state.result
+                    && (until == Until::Result || state.is_over)
+                {
                     return (result.clone(), role);
                 }
                 state.wakers.push(notify.waker());
@@ -193,9 +240,15 @@ impl<V> InFlight<V> {
     }
 
     fn set(&self, result: Result<V, Lost>) {
+        self.change(|state| {
+            state.result.get_or_insert(result);
+        });
+    }
+
+    fn change(&self, change: impl FnOnce(&mut State<V>)) {
         let waiting = {
             let mut state = self.state.lock();
-            state.result.get_or_insert(result);
+            change(&mut state);
             std::mem::take(&mut state.wakers)
         };
         for remote in waiting {
@@ -208,5 +261,59 @@ impl<K: Hash + Eq, V> Drop for Completer<K, V> {
     fn drop(&mut self) {
         // No effect on a completed call. After a panic, the waiters get an error.
         self.end(Err(Lost));
+        self.call.change(|state| state.is_over = true);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::num::NonZeroUsize;
+
+    use futures_util::FutureExt as _;
+
+    use super::*;
+    use crate::runtime::core;
+
+    #[test]
+    fn result_is_returned_before_the_end_of_the_work_and_the_end_can_be_awaited() {
+        let helper = Helper::start(NonZeroUsize::MIN).unwrap();
+        let calls: SingleFlight<u32, u32> = SingleFlight::default();
+        let gate = Arc::new(tokio::sync::Notify::new());
+        core::run_test(async {
+            let work = |completer: Completer<u32, u32>| {
+                let gate = gate.clone();
+                async move {
+                    completer.complete(7);
+                    gate.notified().await;
+                }
+            };
+            let mut to_end = Box::pin(calls.join_to_end(&helper, 1, work));
+            assert!((&mut to_end).now_or_never().is_none());
+            // The call is closed for new callers once it has its result.
+            while calls.0.lock().contains_key(&1) {
+                monoio::time::sleep(Duration::from_millis(1)).await;
+            }
+            assert!((&mut to_end).now_or_never().is_none(), "the work has not ended");
+            let (result, role) = calls.join(&helper, 1, work).await;
+            assert!(matches!((result, role), (Ok(7), Role::Leader)));
+            gate.notify_waiters();
+            gate.notify_one();
+            let (result, role) = to_end.await;
+            assert!(matches!((result, role), (Ok(7), Role::Leader)));
+        });
+    }
+
+    #[test]
+    fn panic_of_the_work_ends_the_wait_for_its_end() {
+        let helper = Helper::start(NonZeroUsize::MIN).unwrap();
+        let calls: SingleFlight<u32, u32> = SingleFlight::default();
+        core::run_test(async {
+            let work = |completer: Completer<u32, u32>| async move {
+                let _completer = completer;
+                panic!("a bug");
+            };
+            let (result, _) = calls.join_to_end(&helper, 1, work).await;
+            assert!(matches!(result, Err(Lost)));
+        });
     }
 }

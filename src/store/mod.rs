@@ -35,8 +35,8 @@ mod upload_holds;
 
 pub use eviction::Minute;
 pub use fs::{
-    Damage, Evicted, EvictionRank, FsStore, Ingest, OpenError, ReadPages, RegistryContent, Removed,
-    SaveCursor, ScanReport, ScrubRecord, SelectedRemoval, StoreReader, StoreStats, StoredBlob,
+    Damage, DamagedPin, Evicted, EvictionRank, FsStore, Ingest, OpenError, ReadPages, RegistryContent,
+    Removed, SaveCursor, ScanReport, ScrubRecord, SelectedRemoval, StoreReader, StoreStats, StoredBlob,
     StoredManifest, StoredRepository, Verification, VerifyOptions, compare_repositories,
 };
 pub use index::{EntrySet, IndexedImage, ObjectName, PlannedObject, RemovalLimits, RemovalPlan};

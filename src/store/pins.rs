@@ -1,25 +1,35 @@
 //! Pins: images that no eviction and no prune removes.
 
-use std::collections::HashSet;
+mod file;
+mod version;
 
-use serde::{Deserialize, Serialize};
+use std::collections::HashSet;
+use std::fmt;
+
+use semver::VersionReq;
 
 use crate::config::Glob;
 use crate::limits::PINS_MAX;
-use crate::oci::{Digest, ImageName, Namespace, Origin, Reference};
+use crate::oci::{Digest, ImageName, Namespace, Origin, Platforms, Reference};
 
-/// The pattern of a pin: a name of an image, or a name with `*`. `*` stays within a part of the
-/// name, and `**` crosses parts. Without tag and digest, a pin holds the whole repository.
+/// The pattern of a pin, and the platforms that the pin holds.
+///
+/// A pattern is a name of an image, a name with `*`, or a repository with a range of versions such as
+/// `redis:^7.2`. `*` stays within a part of the name, and `**` crosses parts. Without tag and digest, a
+/// pin holds the whole repository.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Pin {
     text: String,
     matcher: Matcher,
+    platforms: Platforms,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug)]
 enum Matcher {
     Exact(ImageName),
     Glob(Glob),
+    /// The tags of a repository that are versions in a range.
+    Range(Origin, VersionReq),
 }
 
 /// The reason why a pin was not added.
@@ -39,19 +49,16 @@ pub enum PinError {
 #[derive(Clone, Debug, Default)]
 pub struct Pins(Vec<Pin>);
 
-/// The file of the pins.
-#[derive(Serialize, Deserialize)]
-struct PinFile {
-    pins: Vec<String>,
-}
-
 impl Pin {
-    /// Parses a pattern. A name without a registry means Docker Hub.
+    /// Parses a pattern, for all platforms. A name without a registry means Docker Hub.
     ///
     /// # Errors
     ///
     /// The text is no name of an image and no pattern.
     pub fn parse(text: &str) -> Result<Self, PinError> {
+        if let Some((repository, range)) = version::split_range(text) {
+            return Self::parse_range(text, repository, range);
+        }
         if !text.contains('*') {
             let name: ImageName = text
                 .parse()
@@ -59,6 +66,7 @@ impl Pin {
             return Ok(Pin {
                 text: name.to_string(),
                 matcher: Matcher::Exact(name),
+                platforms: Platforms::All,
             });
         }
         let text = completed(text);
@@ -78,7 +86,41 @@ impl Pin {
         Ok(Pin {
             text,
             matcher: Matcher::Glob(glob),
+            platforms: Platforms::All,
         })
+    }
+
+    fn parse_range(text: &str, repository: &str, range: &str) -> Result<Self, PinError> {
+        let name: ImageName = repository
+            .parse()
+            .map_err(|error| PinError::Invalid(format!("{error}")))?;
+        let range: VersionReq = range.parse().map_err(|error| {
+            PinError::Invalid(format!(
+                "the range of versions in {text:?} is invalid: {error}; expected a range such as redis:^7.2 or redis:>=7,<8"
+            ))
+        })?;
+        Ok(Pin {
+            text: format!("{}/{}:{range}", name.origin.namespace, name.origin.repository).replace(' ', ""),
+            matcher: Matcher::Range(name.origin, range),
+            platforms: Platforms::All,
+        })
+    }
+
+    /// Returns the pin for these platforms of an index only.
+    pub fn for_platforms(self, platforms: Platforms) -> Self {
+        Pin { platforms, ..self }
+    }
+
+    pub fn platforms(&self) -> &Platforms {
+        &self.platforms
+    }
+
+    /// Returns the image of a pin for one tag or digest.
+    pub fn image(&self) -> Option<&ImageName> {
+        match &self.matcher {
+            Matcher::Exact(name) => name.reference.as_ref().map(|_| name),
+            Matcher::Glob(_) | Matcher::Range(..) => None,
+        }
     }
 
     /// Returns the pattern with its registry.
@@ -88,6 +130,11 @@ impl Pin {
 
     fn holds(&self, origin: &Origin, tag: Option<&str>, digest: Option<&Digest>) -> bool {
         match &self.matcher {
+            // A manifest without a tag may belong to another platform of a pinned index.
+            _ if self.is_limited() && tag.is_none() && !self.is_by_digest() => false,
+            Matcher::Range(repository, range) => {
+                repository == origin && tag.is_some_and(|tag| version::is_in(range, tag))
+            }
             Matcher::Exact(name) => {
                 name.origin == *origin
                     && match &name.reference {
@@ -110,6 +157,36 @@ impl Pin {
     }
 }
 
+impl fmt::Display for Pin {
+    /// Writes the pattern, with the platforms if there are some.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.is_limited() {
+            true => write!(f, "{} ({})", self.text, self.platforms),
+            false => f.write_str(&self.text),
+        }
+    }
+}
+
+impl Pin {
+    fn is_limited(&self) -> bool {
+        self.platforms != Platforms::All
+    }
+
+    fn is_by_digest(&self) -> bool {
+        let name = self.image();
+        name.is_some_and(|name| matches!(name.reference, Some(Reference::Digest(_))))
+    }
+
+    /// Returns the repository of a pin for one repository.
+    fn repository(&self) -> Option<&Origin> {
+        match &self.matcher {
+            Matcher::Exact(name) => Some(&name.origin),
+            Matcher::Range(origin, _) => Some(origin),
+            Matcher::Glob(_) => None,
+        }
+    }
+}
+
 /// Adds the registry and the prefix of Docker Hub to a pattern without them.
 fn completed(pattern: &str) -> String {
     match pattern.split_once('/') {
@@ -120,19 +197,13 @@ fn completed(pattern: &str) -> String {
 }
 
 impl Pins {
-    /// Reads the file of the pins. `None` if the text is no such file.
-    pub fn parse(json: &[u8]) -> Option<Self> {
-        let file: PinFile = serde_json::from_slice(json).ok()?;
-        let pins = file.pins.iter().map(|text| Pin::parse(text).ok());
-        pins.collect::<Option<Vec<_>>>().map(Pins)
+    /// Returns a list of one pin.
+    pub fn of(pin: Pin) -> Self {
+        Pins(vec![pin])
     }
 
-    pub fn to_json(&self) -> Vec<u8> {
-        let pins = self.0.iter().map(|pin| pin.text.clone()).collect();
-        serde_json::to_vec_pretty(&PinFile { pins }).expect("pins are strings")
-    }
-
-    /// Adds a pin. Returns whether the pin is new.
+    /// Adds a pin, or replaces the platforms of the pin with this pattern. Returns whether the pins have
+    /// changed.
     ///
     /// # Errors
     ///
@@ -140,6 +211,10 @@ impl Pins {
     pub fn add(&mut self, pin: Pin) -> Result<bool, PinError> {
         if self.0.contains(&pin) {
             return Ok(false);
+        }
+        if let Some(known) = self.0.iter_mut().find(|known| known.text == pin.text) {
+            *known = pin;
+            return Ok(true);
         }
         if self.0.len() >= PINS_MAX {
             return Err(PinError::TooMany);
@@ -149,15 +224,19 @@ impl Pins {
         Ok(true)
     }
 
-    /// Removes a pin. Returns whether the pin existed.
+    /// Removes the pin with the pattern of `pin`. Returns whether the pin existed.
     pub fn remove(&mut self, pin: &Pin) -> bool {
         let before = self.0.len();
-        self.0.retain(|other| other != pin);
+        self.0.retain(|other| other.text != pin.text);
         self.0.len() < before
     }
 
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = &Pin> {
+        self.0.iter()
     }
 
     /// Returns the patterns, sorted.
@@ -167,10 +246,7 @@ impl Pins {
 
     /// Returns a lookup for many images.
     pub fn matcher(&self) -> PinMatcher<'_> {
-        let repositories = self.0.iter().filter_map(|pin| match &pin.matcher {
-            Matcher::Exact(name) => Some(&name.origin),
-            Matcher::Glob(_) => None,
-        });
+        let repositories = self.0.iter().filter_map(Pin::repository);
         PinMatcher {
             pins: self,
             repositories: repositories.collect(),
@@ -190,6 +266,22 @@ impl PinMatcher<'_> {
     pub fn holds(&self, origin: &Origin, tag: Option<&str>, digest: Option<&Digest>) -> bool {
         let may_hold = self.has_globs || self.repositories.contains(origin);
         may_hold && self.pins.0.iter().any(|pin| pin.holds(origin, tag, digest))
+    }
+
+    /// Returns the platforms that the pins of an image hold together. `None` if no pin holds the image.
+    pub fn platforms_of(
+        &self,
+        origin: &Origin,
+        tag: Option<&str>,
+        digest: Option<&Digest>,
+    ) -> Option<Platforms> {
+        let may_hold = self.has_globs || self.repositories.contains(origin);
+        let pins = self.pins.0.iter().filter(|_| may_hold);
+        let mut held = pins
+            .filter(|pin| pin.holds(origin, tag, digest))
+            .map(|pin| &pin.platforms);
+        let first = held.next()?.clone();
+        Some(held.fold(first, |all, more| all.with(more)))
     }
 }
 
@@ -232,7 +324,7 @@ mod tests {
     }
 
     #[test]
-    fn pins_are_read_back_as_they_were_written() {
+    fn pins_are_sorted_and_each_exists_once() {
         let mut pins = Pins::default();
         for text in ["quay.io/team/*:v*", "alpine:3.20", "quay.io/a"] {
             assert_eq!(pins.add(Pin::parse(text).unwrap()), Ok(true));
@@ -241,15 +333,76 @@ mod tests {
             pins.add(Pin::parse("docker.io/library/alpine:3.20").unwrap()),
             Ok(false)
         );
-        let read = Pins::parse(&pins.to_json()).unwrap();
-        assert_eq!(read.texts(), pins.texts());
         assert_eq!(
             pins.texts(),
             ["docker.io/library/alpine:3.20", "quay.io/a", "quay.io/team/*:v*"]
         );
         assert!(pins.remove(&Pin::parse("alpine:3.20").unwrap()));
         assert!(!pins.remove(&Pin::parse("alpine:3.20").unwrap()));
-        assert!(Pins::parse(b"{}").is_none() && Pins::parse(br#"{"pins": ["UPPER"]}"#).is_none());
+    }
+
+    #[test]
+    fn range_holds_the_tags_that_are_versions_in_it() {
+        for (pattern, held, other) in [
+            ("redis:^7.2", "redis:7.4.1", "redis:8.0.0"),
+            ("redis:^7.2", "redis:7.2", "redis:7.1.9"),
+            ("redis:^7.2", "redis:v7.9.0", "redis:7.4.1-alpine"),
+            ("redis:~7.2", "redis:7.2.9", "redis:7.3.0"),
+            ("redis:>=7,<8", "redis:7", "redis:latest"),
+            ("redis:>=7, <8", "redis:7.99.1", "library/other:7.1.0"),
+            (
+                "quay.io:443/a/b:=1.2.3-rc.1",
+                "quay.io:443/a/b:1.2.3-rc.1",
+                "quay.io:443/a/b:1.2.3",
+            ),
+        ] {
+            assert!(holds(pattern, held), "{pattern} {held}");
+            assert!(!holds(pattern, other), "{pattern} {other}");
+            let pin = Pin::parse(pattern).unwrap();
+            assert_eq!(Pin::parse(pin.as_str()), Ok(pin.clone()), "{}", pin.as_str());
+        }
+        for bad in ["redis:^x", "redis:>", "UPPER:^1", "redis:^7@sha256:0"] {
+            assert!(Pin::parse(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn platforms_of_several_pins_add_up() {
+        let pin = |text: &str, platforms: &str| {
+            Pin::parse(text)
+                .unwrap()
+                .for_platforms(platforms.parse().unwrap())
+        };
+        let mut pins = Pins::default();
+        for (text, platforms) in [
+            ("alpine:3", "linux/amd64"),
+            ("alpine:*", "linux/arm64"),
+            ("redis", "linux/amd64"),
+            ("redis:7", "all"),
+        ] {
+            assert_eq!(pins.add(pin(text, platforms)), Ok(true));
+        }
+        let digest = Digest::of(Algorithm::Sha256, b"manifest");
+        let held = |image: &str| {
+            let ImageName { origin, reference } = image.parse().unwrap();
+            let tag = reference.map(|reference| reference.to_string());
+            let platforms = pins
+                .matcher()
+                .platforms_of(&origin, tag.as_deref(), Some(&digest));
+            platforms.map(|platforms| platforms.to_string())
+        };
+        assert_eq!(held("alpine:3").as_deref(), Some("linux/amd64,linux/arm64"));
+        assert_eq!(held("alpine:2").as_deref(), Some("linux/arm64"));
+        assert_eq!(held("redis:7").as_deref(), Some("all"));
+        assert_eq!(held("redis:6").as_deref(), Some("linux/amd64"));
+        // The manifest of a platform has no tag.
+        assert_eq!(held("redis"), None);
+        assert_eq!(held("busybox:1"), None);
+        // Another set of platforms replaces the first.
+        assert_eq!(pins.add(pin("alpine:3", "linux/amd64")), Ok(false));
+        assert_eq!(pins.add(pin("alpine:3", "all")), Ok(true));
+        assert_eq!(pins.iter().count(), 4);
+        assert!(pins.remove(&Pin::parse("alpine:3").unwrap()));
     }
 
     #[test]

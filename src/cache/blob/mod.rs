@@ -24,7 +24,7 @@ use remote::FromRemote;
 
 /// The number of fills that a request may join. A request joins a new fill after a fill
 /// ended without an answer for the request. More than a few such ends are a bug.
-const JOINS_MAX: usize = 4;
+pub(super) const JOINS_MAX: usize = 4;
 
 /// A stored blob, with the file if the blob is on this machine.
 enum Stored {

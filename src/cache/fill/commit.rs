@@ -14,8 +14,8 @@ use crate::runtime::helper::blocking;
 use crate::storage::{Key, Meta, NotCommitted, Verified};
 
 /// Commits a verified fill. A small body is written and committed by one job, a larger body if the
-/// disk writer has kept up.
-pub async fn commit(fill: &Arc<Fill>, shared: &Arc<Shared>, verified: Verified, from_bucket: bool) {
+/// disk writer has kept up. Returns whether the content was stored.
+pub async fn commit(fill: &Arc<Fill>, shared: &Arc<Shared>, verified: Verified, from_bucket: bool) -> bool {
     let whole = {
         let state = fill.lock();
         let is_whole = matches!(state.disk, DiskWriter::AtCommit);
@@ -34,6 +34,7 @@ pub async fn commit(fill: &Arc<Fill>, shared: &Arc<Shared>, verified: Verified, 
         let origin = &fill.origin;
         tracing::debug!(registry = %origin.namespace, repository = %origin.repository, digest = %fill.digest(), "blob stored");
     }
+    stored
 }
 
 async fn commit_whole(

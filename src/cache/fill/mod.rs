@@ -87,6 +87,8 @@ struct FillState {
     room: Option<Arc<Room>>,
     written: u64,
     end: Option<End>,
+    /// Whether the verified content was stored. `None` before the end of the commit.
+    is_stored: Option<bool>,
     waiting: Vec<RemoteWaker>,
     /// The unread bytes of each follower, up to `u64::MAX` for the whole body. If the disk writer
     /// is lost, the window keeps these bytes.
@@ -138,6 +140,7 @@ impl Fill {
                 room: None,
                 written: 0,
                 end: None,
+                is_stored: None,
                 waiting: Vec::new(),
                 followers: HashMap::new(),
                 next_follower: 0,
@@ -224,6 +227,27 @@ impl Fill {
             Some(End::Stored) => Some(Ok(None)),
             Some(End::Verified) => Some(Ok(Some(state.window.end()))),
             None => None,
+        })
+        .await
+    }
+
+    /// Waits until the content is in the store. Returns the size, or `None` if another fill stored the
+    /// content.
+    ///
+    /// # Errors
+    ///
+    /// The fill failed, or the store could not keep the content.
+    pub async fn stored(&self) -> Result<Option<u64>, FetchError> {
+        let _wanted = self.want();
+        let notify = CoreNotify::new();
+        self.wait(&notify, |state| match (&state.end, state.is_stored) {
+            (Some(End::Failed(error)), _) => Some(Err(error.clone())),
+            (Some(End::Stored), _) => Some(Ok(None)),
+            (Some(End::Verified), Some(true)) => Some(Ok(Some(state.window.end()))),
+            (Some(End::Verified), Some(false)) => Some(Err(FetchError::NotStored)),
+            // The bytes have clients only.
+            (None, _) if state.disk.is_lost() => Some(Err(FetchError::NotStored)),
+            (Some(End::Verified), None) | (None, _) => None,
         })
         .await
     }

@@ -84,6 +84,10 @@ impl Drop for Guard {
     fn drop(&mut self) {
         self.end(End::Failed(FetchError::Lost));
         self.shared.fills.remove(&self.fill);
+        // Otherwise a commit that panics would have no outcome.
+        self.fill.change(|state| {
+            state.is_stored.get_or_insert(false);
+        });
     }
 }
 
@@ -140,7 +144,8 @@ async fn run(ticket: Ticket, shared: Arc<Shared>) {
         bytes: fill.lock().window.end(),
     });
     hit("fill-verified");
-    commit(fill, &shared, verified, from_bucket).await;
+    let is_stored = commit(fill, &shared, verified, from_bucket).await;
+    fill.change(|state| state.is_stored = Some(is_stored));
 }
 
 /// The reason why a fill has no content.

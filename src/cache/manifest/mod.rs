@@ -7,6 +7,8 @@ pub(super) mod response;
 mod tag;
 
 use std::collections::BTreeMap;
+use std::future::Future;
+use std::pin::Pin;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -76,21 +78,37 @@ impl Cache {
     /// The fetch continues for other clients, and without clients for
     /// [`DESERTED_MANIFEST_TIMEOUT`]. A complete manifest is stored.
     pub async fn manifest(&self, key: ManifestKey) -> (Result<ManifestAnswer, FetchError>, Role) {
-        let shared = self.0.clone();
-        let (answer, role) = self
-            .0
-            .manifests
-            .join(&self.0.helper, key.clone(), move |completer| async move {
-                let work = async {
-                    match &key.reference {
-                        Reference::Digest(digest) => by_digest(&shared, &key, digest, &completer).await,
-                        Reference::Tag(tag) => tag::by_tag(&shared, &key, tag, &completer).await,
-                    }
-                };
-                let _ = unless(completer.deserted(DESERTED_MANIFEST_TIMEOUT), work).await;
-            })
-            .await;
+        let work = answering(self.0.clone(), key.clone());
+        let (answer, role) = self.0.manifests.join(&self.0.helper, key, work).await;
         (answer.unwrap_or(Err(FetchError::Lost)), role)
+    }
+
+    /// Returns the manifest of `key` like [`Cache::manifest`], when nothing of it waits for the store.
+    pub(super) async fn manifest_to_end(
+        &self,
+        key: ManifestKey,
+    ) -> (Result<ManifestAnswer, FetchError>, Role) {
+        let work = answering(self.0.clone(), key.clone());
+        let (answer, role) = self.0.manifests.join_to_end(&self.0.helper, key, work).await;
+        (answer.unwrap_or(Err(FetchError::Lost)), role)
+    }
+}
+
+/// Returns the work of a call for `key`.
+fn answering(
+    shared: Arc<Shared>,
+    key: ManifestKey,
+) -> impl FnOnce(SharedFetch) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+    move |completer| {
+        Box::pin(async move {
+            let work = async {
+                match &key.reference {
+                    Reference::Digest(digest) => by_digest(&shared, &key, digest, &completer).await,
+                    Reference::Tag(tag) => tag::by_tag(&shared, &key, tag, &completer).await,
+                }
+            };
+            let _ = unless(completer.deserted(DESERTED_MANIFEST_TIMEOUT), work).await;
+        })
     }
 }
 

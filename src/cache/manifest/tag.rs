@@ -294,6 +294,7 @@ fn serves_stale(error: &FetchError) -> bool {
         | FetchError::Incomplete { .. }
         | FetchError::Abandoned(_)
         | FetchError::Gone
+        | FetchError::NotStored
         | FetchError::Lost
         | FetchError::Absent(_) => false,
     }

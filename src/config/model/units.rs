@@ -62,6 +62,15 @@ pub fn parse_duration(text: &str) -> Option<Duration> {
     number?.checked_mul(millis).map(Duration::from_millis)
 }
 
+/// Parses a duration of more than zero. A number without a unit means milliseconds.
+pub fn parse_pull_timeout(text: &str) -> Option<Duration> {
+    let duration = match text.parse() {
+        Ok(millis) => Some(Duration::from_millis(millis)),
+        Err(_) => parse_duration(text),
+    };
+    duration.filter(|duration| !duration.is_zero())
+}
+
 /// Parses a duration in the form of Go, with days: numbers with units, such as `1h30m`. Rounds down to
 /// nanoseconds.
 pub fn parse_go_duration(text: &str) -> Option<Duration> {

@@ -17,6 +17,7 @@ use super::partial_registry::{PartialEntry, PartialRegistry};
 use super::reader::{Fields, Reader, Spanned};
 use super::suggest::nearest;
 use super::yaml::{self, Key, Node, Value};
+use crate::oci::Platform;
 
 /// The content of the configuration file.
 #[derive(Debug, Default)]
@@ -116,6 +117,7 @@ impl Reader<'_> {
     /// Reads the top-level keys besides the settings.
     fn structured(&mut self, mut fields: Fields, file: &mut File) {
         self.port(&mut fields, &mut file.settings);
+        self.platform(&mut fields, &mut file.settings);
         if let Some(field) = fields.take("server_tls_config") {
             file.clients_by_system = self.server_tls(field, &mut file.settings);
         }
@@ -172,7 +174,7 @@ impl Reader<'_> {
         let text = match node.value {
             Value::Nothing => return,
             Value::Scalar(text) => text,
-            Value::List(items) if setting.kind() == Kind::Addresses => {
+            Value::List(items) if matches!(setting.kind(), Kind::Addresses | Kind::Platforms) => {
                 let texts = items.into_iter().map(|item| item.value.shown());
                 texts.collect::<Vec<_>>().join(",")
             }
@@ -209,6 +211,27 @@ impl Reader<'_> {
             }
             _ => {}
         }
+    }
+
+    /// Reads `os` and `arch`, the form of `load_platforms` of ociregistry. The absent part is that of this
+    /// machine.
+    fn platform(&mut self, fields: &mut Fields, settings: &mut Layer) {
+        let mut take = |name| {
+            let field = fields.take(name)?;
+            let path = field.path.clone();
+            self.text(field).map(|spanned| (spanned, path))
+        };
+        let (os, arch) = (take("os"), take("arch"));
+        let Some((first, path)) = os.clone().or(arch.clone()) else {
+            return;
+        };
+        let host = Platform::host().to_string();
+        let (host_os, host_arch) = host.split_once('/').unwrap_or_default();
+        let part = |given: Option<(Spanned<String>, String)>, host: &str| {
+            given.map_or_else(|| host.to_owned(), |(spanned, _)| spanned.value)
+        };
+        let text = format!("{}/{}", part(os, host_os), part(arch, host_arch));
+        self.give(Setting::LoadPlatforms, first.map(|_| text), &path, settings);
     }
 
     /// Reads the settings of the store in `defaults`, the place of oci-proxy.

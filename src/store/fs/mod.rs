@@ -1,6 +1,7 @@
 //! The store on a local file system. `docs/reference/storage-format.md` describes the files.
 
 mod commit;
+mod damaged_pins;
 mod evict;
 mod find;
 mod ingest;
@@ -37,6 +38,7 @@ use super::{StoreError, layout, space};
 use crate::config::{Live, RegistryName, StoreBounds};
 use crate::sync::Mutex;
 
+pub use damaged_pins::DamagedPin;
 pub use evict::{Evicted, EvictionRank};
 pub use ingest::Ingest;
 pub use open::OpenError;
@@ -73,6 +75,7 @@ pub struct FsStore {
     upload_holds: UploadHolds,
     /// Locked before `index`.
     pins: Mutex<Pins>,
+    damage_watch: damaged_pins::DamageWatch,
     verifications: verify::VerificationCounts,
 }
 

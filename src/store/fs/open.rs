@@ -113,6 +113,7 @@ impl FsStore {
             removals: Removals::default(),
             upload_holds: UploadHolds::default(),
             pins: Mutex::new(super::pins::read(root)),
+            damage_watch: super::damaged_pins::DamageWatch::default(),
             verifications: VerificationCounts::new(super::scrub_record::read(root).completed_at),
         })
     }

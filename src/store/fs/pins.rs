@@ -8,11 +8,6 @@ use super::{FsStore, layout};
 use crate::store::pins::{Pin, PinError, Pins};
 
 impl FsStore {
-    /// Returns the patterns of all pins, sorted.
-    pub fn pins(&self) -> Vec<String> {
-        self.pins.lock().texts()
-    }
-
     /// Returns the pins at this moment.
     pub fn pinned(&self) -> Pins {
         self.pins.lock().clone()

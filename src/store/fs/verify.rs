@@ -229,10 +229,18 @@ impl FsStore {
         reason: &'static str,
         bytes: u64,
     ) -> Verification {
-        let images = match options.images_max {
+        let pins = self.pinned();
+        // Each pinned image is found, even if many other images have the content.
+        let wanted = if pins.is_empty() {
+            options.images_max
+        } else {
+            usize::MAX
+        };
+        let all = match wanted {
             0 => Vec::new(),
             count => images_naming(|| self.index.lock(), key, count),
         };
+        let images = all[..options.images_max.min(all.len())].to_vec();
         let mut is_removed = false;
         {
             let _naming = self.naming.lock();
@@ -244,6 +252,9 @@ impl FsStore {
                 log_removal(key, reason, &images);
                 is_removed = self.remove(key);
             }
+        }
+        if is_removed {
+            self.report_damaged_pins(&pins, &all);
         }
         self.verifications.damaged.fetch_add(1, Ordering::Relaxed);
         self.index.lock().set_verified(key, false);

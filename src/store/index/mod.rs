@@ -8,6 +8,7 @@ mod naming;
 mod object;
 mod of_registry;
 mod pinned;
+mod platforms;
 mod references;
 mod registries;
 mod removal;
@@ -26,7 +27,7 @@ use hashbrown::HashTable;
 
 use super::Key;
 use super::eviction::{Kind, Minute, Object, Objects};
-use crate::oci::{DigestPrefix, ManifestLinks, Namespace, Origin, Repository};
+use crate::oci::{DigestPrefix, ManifestLinks, Namespace, Origin, Platforms, Repository};
 
 pub use naming::images_naming;
 pub use references::blob_references;
@@ -35,6 +36,7 @@ pub use removal::{IndexedImage, PlannedObject, RemovalLimits, RemovalPlan};
 pub use walk::{EntrySet, entries_after};
 
 use object::{IndexedObject, SPLIT_BYTES};
+use platforms::ChildPlatforms;
 use registries::RegistryTable;
 use repositories::Repositories;
 use source_sets::{NO_SOURCES, SourceSets};
@@ -101,6 +103,7 @@ pub struct Index {
     tag_names: HashMap<u32, Box<str>>,
     /// The content that each manifest names.
     links: HashMap<u32, Box<[DigestPrefix]>>,
+    child_platforms: ChildPlatforms,
     /// Bytes on the disk of all objects.
     bytes: u64,
     /// Bytes that unfinished ingests may still write.
@@ -172,6 +175,7 @@ impl Index {
         if let Some(links) = links {
             self.links
                 .insert(number, links.digests().map(|d| d.prefix()).collect());
+            self.child_platforms.insert(number, links);
         }
         self.link(number);
         number
@@ -416,6 +420,7 @@ impl Index {
         self.long_digests.remove(&number);
         self.tag_names.remove(&number);
         self.links.remove(&number);
+        self.child_platforms.remove(number);
         self.free.push(number);
     }
 }
@@ -443,8 +448,25 @@ impl Objects for Index {
         self.objects.get(number as usize)?.object(self.started)
     }
 
-    /// A manifest names content of its own repository, and shared blobs.
-    fn for_each_named(&self, number: u32, mut visit: impl FnMut(u32)) {
+    fn for_each_named(&self, number: u32, visit: impl FnMut(u32)) {
+        self.for_each_link(number, |_| true, visit);
+    }
+}
+
+impl Index {
+    /// Calls `visit` with each stored object that the manifest or tag `number` names, without the
+    /// manifests of an index for platforms that are not among `platforms`.
+    fn for_each_selected(&self, number: u32, platforms: &Platforms, visit: impl FnMut(u32)) {
+        match self.child_platforms.select(number, platforms) {
+            None => self.for_each_named(number, visit),
+            Some(selected) => self.for_each_link(number, |at| selected[at], visit),
+        }
+    }
+
+    /// Calls `visit` with each stored object that the manifest or tag `number` names. `is_wanted`
+    /// selects links of a manifest by their place. A manifest names content of its own repository, and
+    /// shared blobs.
+    fn for_each_link(&self, number: u32, is_wanted: impl Fn(usize) -> bool, mut visit: impl FnMut(u32)) {
         let parent = &self.objects[number as usize];
         let mut visit_all = |digest: DigestPrefix, kinds: &[Kind]| {
             for &named in self.table.iter_hash(digest.0) {
@@ -459,7 +481,8 @@ impl Objects for Index {
         match parent.kind() {
             Some(Kind::Tag) => visit_all(parent.prefix(), &[Kind::Manifest]),
             Some(Kind::Manifest) => {
-                for &digest in self.links.get(&number).into_iter().flatten() {
+                let links = self.links.get(&number).into_iter().flatten().enumerate();
+                for (_, &digest) in links.filter(|(at, _)| is_wanted(*at)) {
                     visit_all(digest, &[Kind::Blob, Kind::Manifest]);
                 }
             }

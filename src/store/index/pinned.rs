@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use super::{Index, IndexedImage};
-use crate::oci::DigestPrefix;
+use crate::oci::{DigestPrefix, Platforms};
 use crate::store::eviction::{Object, Objects};
 use crate::store::pins::Pins;
 
@@ -15,20 +15,31 @@ pub struct WithPins<'a> {
 
 impl Index {
     /// Returns the index with the objects that `pins` hold: tags, manifests, and all content that
-    /// they name.
+    /// they name. A pin with platforms does not hold the manifests of other platforms.
     pub fn with_pins(&self, pins: &Pins) -> WithPins<'_> {
         let mut pinned = HashSet::new();
         if !pins.is_empty() {
             let matcher = pins.matcher();
-            let mut open: Vec<u32> = Vec::new();
+            // Objects by their selections of platforms.
+            let mut selections: Vec<Platforms> = Vec::new();
+            let mut open: Vec<(u32, usize)> = Vec::new();
             for image in self.images() {
-                if matcher.holds(&image.origin, image.tag.as_deref(), image.digest.as_ref()) {
-                    open.extend(&image.numbers);
-                }
+                let held = matcher.platforms_of(&image.origin, image.tag.as_deref(), image.digest.as_ref());
+                let Some(platforms) = held else { continue };
+                let known = selections.iter().position(|known| *known == platforms);
+                let selection = known.unwrap_or_else(|| {
+                    selections.push(platforms);
+                    selections.len() - 1
+                });
+                open.extend(image.numbers.iter().map(|&number| (number, selection)));
             }
-            while let Some(number) = open.pop() {
-                if pinned.insert(number) {
-                    self.for_each_named(number, |named| open.push(named));
+            let mut seen = HashSet::new();
+            while let Some((number, selection)) = open.pop() {
+                if seen.insert((number, selection)) {
+                    pinned.insert(number);
+                    self.for_each_selected(number, &selections[selection], |named| {
+                        open.push((named, selection));
+                    });
                 }
             }
         }

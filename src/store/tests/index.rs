@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::index_sample::{MIB, blob, digest, facts, image, insert_tag, manifest, origin};
-use crate::oci::{Algorithm, Digest};
+use crate::oci::{Algorithm, Child, Descriptor, Digest, ManifestLinks};
 use crate::store::Key;
 use crate::store::eviction::{Minute, Need, Objects as _, choose};
 use crate::store::index::{Index, ObjectName};
@@ -226,6 +226,72 @@ fn pinned_image_is_never_a_victim_with_all_its_content() {
     let images = index.images();
     let held: Vec<_> = images.iter().map(|image| pinned.hold(image)).collect();
     assert_eq!(held, [true, false]);
+}
+
+#[test]
+fn pin_with_platforms_holds_their_manifests_only() {
+    let mut index = Index::default();
+    let child = |name: &str, platform: Option<&str>| Child {
+        descriptor: Descriptor {
+            digest: digest(name),
+            size: 1,
+        },
+        platform: platform.map(str::to_owned),
+    };
+    for name in ["amd64", "arm64"] {
+        index.insert(&blob(&format!("{name}-layer")), facts(1, 1), None);
+        let links = image(&[&format!("{name}-layer")]);
+        index.insert(&manifest("a", name), facts(0, 1), Some(&links));
+    }
+    index.insert(&manifest("a", "proof"), facts(0, 1), Some(&image(&[])));
+    let links = ManifestLinks::Index(vec![
+        child("arm64", Some("linux/arm64/v8")),
+        child("amd64", Some("linux/amd64")),
+        child("proof", None),
+    ]);
+    index.insert(&manifest("a", "list"), facts(0, 1), Some(&links));
+    insert_tag(&mut index, "a", "v1", "list");
+    let held = |pinned: &[(&str, &str)]| {
+        let mut pins = Pins::default();
+        for (text, platforms) in pinned {
+            let pin = Pin::parse(text).unwrap();
+            pins.add(pin.for_platforms(platforms.parse().unwrap())).unwrap();
+        }
+        let with_pins = index.with_pins(&pins);
+        let names = ["amd64", "arm64", "proof", "list"].map(|name| (name, manifest("a", name)));
+        let layers = [
+            ("amd64-layer", blob("amd64-layer")),
+            ("arm64-layer", blob("arm64-layer")),
+        ];
+        let number = |key: &Key| {
+            let is_named = |number: &u32| {
+                let name = index.name(*number).map(|(name, _)| name);
+                name == Some(entry(key.clone()))
+            };
+            (0..index.numbers()).find(is_named).unwrap()
+        };
+        let all = names.into_iter().chain(layers);
+        let held = all.filter(|(_, key)| with_pins.is_pinned(number(key)));
+        held.map(|(name, _)| name).collect::<Vec<_>>()
+    };
+    assert_eq!(
+        held(&[("r.example/a:v1", "linux/amd64")]),
+        ["amd64", "list", "amd64-layer"]
+    );
+    // A pin of the repository does not hold the other manifest by itself.
+    assert_eq!(
+        held(&[("r.example/a", "linux/arm64")]),
+        ["arm64", "list", "arm64-layer"]
+    );
+    assert_eq!(
+        held(&[
+            ("r.example/a:v1", "linux/arm64"),
+            ("r.example/a:*", "linux/amd64")
+        ]),
+        ["amd64", "arm64", "list", "amd64-layer", "arm64-layer"]
+    );
+    assert_eq!(held(&[("r.example/a:v1", "all")]).len(), 6);
+    assert_eq!(held(&[("r.example/a:v1", "linux/s390x")]), ["list"]);
 }
 
 #[test]

@@ -36,7 +36,7 @@ const ARROWS: &[(&str, &[&str])] = &[
         "app",
         &[
             "admin", "auth", "cache", "config", "fairness", "manage", "registry", "runtime", "server",
-            "storage", "sys", "systemd", "upstream",
+            "storage", "store", "sys", "systemd", "upstream",
         ],
     ),
     ("systemd", &["sys"]),
@@ -699,6 +699,9 @@ fn change(setting: Setting, home: &Path) -> (Given, Given) {
         Setting::LogFile => file("cache.log"),
         Setting::AdminAddr | Setting::HealthAddr => "127.0.0.1:7".into(),
         Setting::AdminTokensFile => file("tokens"),
+        Setting::PreloadImages | Setting::ImageFile => file("images"),
+        Setting::LoadPlatforms => "all".into(),
+        Setting::PullTimeout => "7s".into(),
         Setting::MemoryBudget | Setting::MemoryCache => "128MiB".into(),
         Setting::CacheMaxSize | Setting::CacheMinFree | Setting::CacheMaxObjectSize => "80%".into(),
         Setting::ScrubInterval => "7d".into(),

@@ -131,6 +131,7 @@ fn each_role_reaches_its_operations_and_no_others() {
         ("PUT /api/v1/pins/org%2Fapp".to_owned(), 2),
         ("DELETE /api/v1/pins/org%2Fapp".to_owned(), 2),
         ("DELETE /api/v1/images/org/app".to_owned(), 2),
+        ("POST /api/v1/preload".to_owned(), 2),
         ("POST /api/v1/prune".to_owned(), 3),
         ("POST /api/v1/prune/1/apply".to_owned(), 3),
         ("POST /api/v1/reload".to_owned(), 3),

@@ -24,8 +24,14 @@ mod legacy;
 /// The images of a store, beside a running cache and without one.
 mod list;
 
+/// The command `load`, its jobs, and `PRELOAD_IMAGES`.
+mod load;
+
 /// The formats of the output of all commands.
 mod output;
+
+/// Pins with platforms and ranges of versions, `pin --fetch`, and damaged content of pinned images.
+mod pins;
 
 /// The commands `purge` and `prune`, and the admin socket.
 mod remove;

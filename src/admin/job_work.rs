@@ -1,0 +1,145 @@
+//! The work of a job, with its log lines and its report.
+
+use std::io;
+use std::sync::Arc;
+
+use crossbeam_channel::Receiver;
+use serde::{Deserialize, Serialize};
+
+use super::change::{Change, PlannedChange};
+use super::jobs::JobKind;
+use crate::limits::CONNECTION_SWEEP_INTERVAL;
+use crate::manage::{
+    LoadProgress, LoadReport, LoadRule, Loader, PlannedVerification, ProgressCounts, VerifyProgress,
+    VerifyReport,
+};
+use crate::store::FsStore;
+
+/// The work of a job.
+pub enum JobWork {
+    Verify {
+        store: Arc<FsStore>,
+        plan: PlannedVerification,
+        progress: VerifyProgress,
+    },
+    Load {
+        loader: Loader,
+        rule: LoadRule,
+        progress: LoadProgress,
+    },
+}
+
+/// The report of a job. The members of the kinds differ.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum JobReport {
+    Verify(VerifyReport),
+    Load(LoadReport),
+}
+
+impl JobReport {
+    /// Returns whether the job came to its end. A canceled job has not.
+    pub fn is_complete(&self) -> bool {
+        match self {
+            JobReport::Verify(report) => report.complete,
+            JobReport::Load(report) => report.complete,
+        }
+    }
+}
+
+impl JobWork {
+    pub fn kind(&self) -> JobKind {
+        match self {
+            JobWork::Verify { .. } => JobKind::Verify,
+            JobWork::Load { .. } => JobKind::Load,
+        }
+    }
+
+    pub fn counts(&self) -> ProgressCounts {
+        match self {
+            JobWork::Verify { plan, progress, .. } => plan.counts(progress),
+            JobWork::Load { progress, .. } => progress.counts(),
+        }
+    }
+
+    /// Does the work of the job `id` until its end, or until the drop of the sender of `stopped`. Writes
+    /// a log line before and a log line after work that may change the store. Blocks.
+    ///
+    /// # Errors
+    ///
+    /// The process lacks a resource.
+    pub fn run(&self, id: u64, change: &Change, stopped: &Receiver<()>) -> io::Result<JobReport> {
+        match self {
+            JobWork::Verify {
+                store,
+                plan,
+                progress,
+            } => {
+                let report = verify(store, plan, progress, (id, change), stopped);
+                Ok(JobReport::Verify(report))
+            }
+            JobWork::Load {
+                loader,
+                rule,
+                progress,
+            } => {
+                change.requested(Some(PlannedChange {
+                    job: Some(id),
+                    images: rule.images.len() as u64,
+                    objects: 0,
+                    bytes: 0,
+                }));
+                let report = loader.run(rule, progress, stopped)?;
+                change.loaded(id, &report);
+                Ok(JobReport::Load(report))
+            }
+        }
+    }
+}
+
+fn verify(
+    store: &FsStore,
+    plan: &PlannedVerification,
+    progress: &VerifyProgress,
+    (id, change): (u64, &Change),
+    stopped: &Receiver<()>,
+) -> VerifyReport {
+    if !plan.is_dry_run() {
+        let counts = plan.counts(progress);
+        change.requested(Some(PlannedChange {
+            job: Some(id),
+            images: plan.images(),
+            objects: counts.objects_total,
+            bytes: counts.bytes_total,
+        }));
+    }
+    let report = plan.run(store, progress, stopped.clone());
+    if !plan.is_dry_run() {
+        change.verified(id, &report);
+    }
+    if report.removed_objects > 0 {
+        // The next request for the content must not find it in the memory of a core.
+        let _ = crossbeam_channel::after(2 * CONNECTION_SWEEP_INTERVAL).recv();
+    }
+    report
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn report_is_read_back_as_its_kind() {
+        for report in [
+            JobReport::Verify(VerifyReport::default()),
+            JobReport::Load(LoadReport::default()),
+        ] {
+            let json = serde_json::to_string(&report).unwrap();
+            assert_eq!(
+                serde_json::from_str::<JobReport>(&json).unwrap(),
+                report,
+                "{json}"
+            );
+        }
+    }
+}

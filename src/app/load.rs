@@ -1,0 +1,35 @@
+//! Loads images without a running cache: this process opens the store and contacts the registries.
+
+use crossbeam_channel::Receiver;
+
+use super::cache_parts::CacheParts;
+use super::{AppError, resources};
+use crate::config::Config;
+use crate::manage::{LoadProgress, LoadReport, LoadRule};
+use crate::runtime::helper::Helper;
+use crate::runtime::memory_budget::{MemoryBudget, default_budget};
+use crate::shared_file;
+
+/// Loads the images of `rule` into the store of `config`, which no other process may use. The drop of
+/// the sender of `stopped` ends the load. Blocks.
+///
+/// # Errors
+///
+/// The store, a registry's settings, or a system resource cannot be used.
+pub fn load(
+    config: &Config,
+    rule: &LoadRule,
+    progress: &LoadProgress,
+    stopped: &Receiver<()>,
+) -> Result<LoadReport, AppError> {
+    let descriptors = resources::raise_descriptor_limit();
+    shared_file::start_closing_thread().map_err(AppError::threads)?;
+    let helper = Helper::start(config.helper_threads).map_err(AppError::threads)?;
+    let memory = MemoryBudget::new(config.memory_budget.unwrap_or_else(default_budget), 1);
+    let parts = CacheParts::open(config, &helper, &memory, descriptors)?;
+    // The bounds of the store hold for loads too.
+    let maintenance = parts.storage.start_maintenance().map_err(AppError::threads)?;
+    let report = parts.loader().run(rule, progress, stopped);
+    drop(maintenance);
+    report.map_err(AppError::threads)
+}

@@ -1,0 +1,101 @@
+//! The load of `PRELOAD_IMAGES`, on a thread of its own after the start. Its failures only have log
+//! lines, so the cache serves without them.
+
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
+
+use crate::config::{Config, LoadSettings};
+use crate::limits::IMAGE_LIST_MISTAKES_MAX;
+use crate::manage::{ImageList, LoadProgress, LoadRequest, Loader, read_image_list};
+use crate::runtime::clock::monotonic_millis;
+use crate::store::FsStore;
+
+/// The interval of the looks whether the scan at start has ended.
+const SCAN_LOOK: Duration = Duration::from_millis(200);
+
+/// A running load. The drop ends the load.
+pub(super) struct Preload {
+    _stop: Sender<()>,
+}
+
+impl Preload {
+    /// Starts the load of `PRELOAD_IMAGES`, if set.
+    ///
+    /// # Errors
+    ///
+    /// The thread cannot be created.
+    pub fn start(config: &Config, store: Option<Arc<FsStore>>, loader: Loader) -> io::Result<Option<Self>> {
+        let Some(path) = config.preload_images.clone() else {
+            return Ok(None);
+        };
+        let settings = config.load_settings();
+        let (stop, stopped) = bounded(0);
+        let work = move || {
+            // Before the end of the scan, the store may have no room.
+            while store.as_ref().is_some_and(|store| !store.is_scanned()) {
+                if stopped.recv_timeout(SCAN_LOOK) == Err(RecvTimeoutError::Disconnected) {
+                    return;
+                }
+            }
+            // A panic is a bug, and the cache serves.
+            if catch_unwind(AssertUnwindSafe(|| run(&path, &settings, &loader, &stopped))).is_err() {
+                tracing::error!("preload panicked");
+            }
+        };
+        thread::Builder::new().name("image-load".into()).spawn(work)?;
+        Ok(Some(Preload { _stop: stop }))
+    }
+}
+
+fn run(path: &Path, settings: &LoadSettings, loader: &Loader, stopped: &Receiver<()>) {
+    let shown = path.display();
+    let list = match read_image_list(path) {
+        Ok(list) => list,
+        Err(error) => {
+            return tracing::warn!(path = %shown, %error, "preload list unusable");
+        }
+    };
+    let ImageList { images, mistakes, .. } = list;
+    for mistake in mistakes.iter().take(IMAGE_LIST_MISTAKES_MAX) {
+        tracing::warn!(path = %shown, line = mistake.line, error = mistake.why, "preload list entry ignored");
+    }
+    let request = LoadRequest {
+        images,
+        ..LoadRequest::default()
+    };
+    let rule = match request.rule(settings) {
+        Ok(rule) => rule,
+        Err(error) => {
+            return tracing::warn!(path = %shown, %error, "preload list unusable");
+        }
+    };
+    let began = monotonic_millis();
+    tracing::info!(path = %shown, images = rule.images.len(), platforms = %settings.platforms, "preload started");
+    let report = match loader.run(&rule, &LoadProgress::default(), stopped) {
+        Ok(report) => report,
+        Err(error) => return tracing::warn!(%error, "preload failed"),
+    };
+    for (image, error) in report.failures() {
+        let status = image.upstream_status;
+        tracing::warn!(
+            image = image.image,
+            upstream_status = status,
+            error,
+            "image not preloaded"
+        );
+    }
+    tracing::info!(
+        held = report.held,
+        failed = report.failed,
+        bytes = report.fetched_bytes,
+        complete = report.complete,
+        duration_s = (monotonic_millis() - began) / 1_000,
+        "preload completed"
+    );
+}

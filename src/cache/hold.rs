@@ -1,0 +1,131 @@
+//! Requests of the cache itself. They bring content into the store, through the same fetches and fills
+//! as the requests of clients.
+
+use std::sync::Arc;
+
+use super::access::HeldContent;
+use super::blob::JOINS_MAX;
+use super::fill::Fill;
+use super::manifest::stored;
+use super::{Approach, Cache, Caller, FetchError, ManifestAnswer, ManifestKey};
+use crate::config::{Access, Auth};
+use crate::http::CacheResult;
+use crate::oci::{Digest, Origin};
+use crate::runtime::single_flight::Role;
+use crate::storage::{StoredBlob, Within};
+use crate::upstream::{Credentials, Target};
+
+impl Cache {
+    /// Selects how the cache itself requests the content of `origin`: without credentials, and with the
+    /// operator's credentials if the registry has some.
+    pub fn own_approach(&self, origin: &Origin) -> Approach {
+        let registries = self.0.live.registries();
+        let (settings, _) = registries.settings(&origin.namespace);
+        match settings.access() {
+            Access::Shared => Approach::Callers(vec![Caller::OPERATOR]),
+            Access::Passthrough => Approach::Passthrough(Credentials::None),
+            Access::Verify if settings.auth == Auth::Anonymous => Approach::Callers(vec![Caller::ANYBODY]),
+            // Public content stays public. Clients need a grant of their own for other content.
+            Access::Verify => Approach::Callers(vec![Caller::ANYBODY, Caller::OPERATOR]),
+        }
+    }
+
+    /// Returns the manifest of `key` like [`Cache::manifest`], when it is in the store with its tag.
+    /// Also returns the bytes that this request has fetched. Call on a core.
+    ///
+    /// # Errors
+    ///
+    /// The upstream's error response or failure, if no usable manifest is stored. Or the store does not
+    /// keep the manifest.
+    pub async fn hold_manifest(&self, key: ManifestKey) -> Result<(ManifestAnswer, u64), FetchError> {
+        let (answer, role) = self.manifest_to_end(key.clone()).await;
+        let mut answer = answer?;
+        if answer.stale.is_some() {
+            // The revalidation in the background has ended.
+            answer = self.manifest_to_end(key.clone()).await.0?;
+        }
+        if answer.cache != CacheResult::Miss {
+            return Ok((answer, 0));
+        }
+        let (shared, origin, digest) = (self.0.clone(), key.origin, answer.manifest.digest);
+        let is_stored = async move { stored(&shared, &origin, &digest).await.is_some() };
+        match self.0.helper.ask(is_stored).await {
+            Ok(true) => {}
+            Ok(false) => return Err(FetchError::NotStored),
+            Err(_) => return Err(FetchError::Lost),
+        }
+        let size = answer.manifest.body.len() as u64;
+        Ok((answer, if role == Role::Leader { size } else { 0 }))
+    }
+
+    /// Fetches a blob into the store, unless the store has it. Joins a fill in progress. Returns the
+    /// bytes that this request has fetched. Call on a core.
+    ///
+    /// # Errors
+    ///
+    /// The registry denies access or fails, or the store does not keep the blob.
+    ///
+    /// # Cancellation
+    ///
+    /// A fill goes on for its followers, and without followers for a while.
+    pub async fn hold_blob(
+        &self,
+        origin: &Origin,
+        digest: Digest,
+        caller: &Caller,
+    ) -> Result<u64, FetchError> {
+        let mut not: Option<Arc<Fill>> = None;
+        let mut within = Within::Everywhere;
+        for _ in 0..JOINS_MAX {
+            let mut remote = None;
+            let is_looked_up = not.is_some() || !self.0.fills.has(&digest, origin);
+            let found = match is_looked_up {
+                true => self.0.storage.find_blob(digest, within).await,
+                false => None,
+            };
+            if let Some(found) = found {
+                let meta = match &found {
+                    StoredBlob::Local(blob) => blob.entry.meta.clone(),
+                    StoredBlob::Remote(blob) => blob.meta().clone(),
+                };
+                // Only the registry of such content decides on access, and the content is here.
+                if self.is_authority(origin, &meta, meta.public) {
+                    let held = HeldContent {
+                        digest: &digest,
+                        public: meta.public,
+                    };
+                    self.permit(origin, held, Target::Blob, caller).await?;
+                }
+                match found {
+                    StoredBlob::Remote(blob) if blob.is_copied_on_pull() => remote = Some(blob),
+                    _ => return Ok(0),
+                }
+            }
+            // Otherwise each blob would cost a request in vain.
+            if !self.0.storage.is_writable() {
+                return Err(FetchError::NotStored);
+            }
+            let (fill, role) = self.fill(digest, origin, caller, not.as_ref(), remote);
+            let is_for_caller = fill.is_request_of(origin, caller);
+            if !is_for_caller {
+                self.permit(origin, fill.held(), Target::Blob, caller).await?;
+            }
+            let is_fetched = role == Role::Leader && !fill.is_from_bucket();
+            match fill.stored().await {
+                Ok(Some(size)) => return Ok(if is_fetched { size } else { 0 }),
+                // Another fill has stored the blob meanwhile.
+                Ok(None) => {}
+                Err(FetchError::Gone | FetchError::Abandoned(_)) => not = Some(fill),
+                Err(_) if fill.is_from_bucket() => {
+                    within = Within::Machine;
+                    not = Some(fill);
+                }
+                Err(error) if error.is_refusal() && !is_for_caller => not = Some(fill),
+                Err(error) => return Err(error),
+            }
+        }
+        Err(FetchError::Abandoned(
+            "no fetch of the content served the request",
+        ))
+    }
+}

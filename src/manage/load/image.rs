@@ -1,0 +1,240 @@
+//! Brings one image into the store: its manifest, the manifests of its platforms, and their blobs.
+
+use std::cell::Cell;
+use std::collections::BTreeMap;
+
+use futures_util::StreamExt as _;
+use futures_util::stream;
+
+use super::LoadProgress;
+use super::request::WantedImage;
+use crate::cache::{Approach, Cache, Caller, FetchError, ManifestAnswer, ManifestKey};
+use crate::config::Live;
+use crate::limits::{INDEX_DEPTH_MAX, LOAD_BLOBS_MAX, LOAD_RETRIES_MAX, LOAD_RETRY_PAUSE};
+use crate::oci::{
+    Accept, Child, Digest, ManifestLinks, Namespace, Origin, Platforms, Reference, required_blobs,
+};
+
+/// The reason why an image is not in the store.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum PullError {
+    #[error(transparent)]
+    Fetch(#[from] FetchError),
+    #[error("the index has no manifest for {wanted}; it has {offered}")]
+    NoPlatform { wanted: Platforms, offered: String },
+    #[error("indexes are nested in more than {INDEX_DEPTH_MAX} levels")]
+    Nested,
+    #[error("this cache does not serve the registry {0}; list the registry under `registries`")]
+    NotServed(Namespace),
+    #[error("content of {0} is not stored, because its `access` is `passthrough`")]
+    Passthrough(Namespace),
+}
+
+/// A pull of one image for the store.
+pub(super) struct ImagePull<'a> {
+    cache: &'a Cache,
+    image: &'a WantedImage,
+    callers: Vec<Caller>,
+    progress: &'a LoadProgress,
+    /// Bytes that this pull has fetched.
+    fetched: &'a Cell<u64>,
+}
+
+/// An image in the store.
+pub(super) struct Pulled {
+    /// The reason why the registry has not confirmed the tag.
+    pub stale: Option<String>,
+}
+
+impl PullError {
+    /// Returns the status of the upstream response that caused the error.
+    pub fn upstream_status(&self) -> Option<u16> {
+        match self {
+            PullError::Fetch(error) => error.upstream_status(),
+            _ => None,
+        }
+    }
+}
+
+impl<'a> ImagePull<'a> {
+    /// Prepares the pull of `image`. Counts fetched bytes in `fetched`.
+    ///
+    /// # Errors
+    ///
+    /// The cache does not serve or does not store the content of the registry.
+    pub fn new(
+        cache: &'a Cache,
+        live: &Live,
+        image: &'a WantedImage,
+        progress: &'a LoadProgress,
+        fetched: &'a Cell<u64>,
+    ) -> Result<Self, PullError> {
+        let origin = &image.name.origin;
+        if !live.registries().exists(&origin.namespace) {
+            return Err(PullError::NotServed(origin.namespace.clone()));
+        }
+        match cache.own_approach(origin) {
+            Approach::Passthrough(_) => Err(PullError::Passthrough(origin.namespace.clone())),
+            Approach::Callers(callers) => Ok(ImagePull {
+                cache,
+                image,
+                callers,
+                progress,
+                fetched,
+            }),
+        }
+    }
+
+    /// Fetches all content of the image that the store lacks. A blob that fails does not end the
+    /// fetches of the other blobs, unless the store does not keep it.
+    ///
+    /// # Errors
+    ///
+    /// The first failure.
+    ///
+    /// # Cancellation
+    ///
+    /// Content that has arrived stays in the store.
+    pub async fn run(&self) -> Result<Pulled, PullError> {
+        let Some(reference) = &self.image.name.reference else {
+            // A rule has names with a tag or a digest only.
+            return Err(FetchError::Lost.into());
+        };
+        let root = self.manifest(reference.clone()).await?;
+        let stale = root.stale.clone();
+        let blobs = self.blobs_of(root).await?;
+        let totals = blobs.values().sum();
+        self.progress.expect(blobs.len() as u64, totals);
+        let is_unstorable = Cell::new(false);
+        let is_unstorable = &is_unstorable;
+        let held = stream::iter(&blobs)
+            .map(|(digest, size)| async move {
+                if is_unstorable.get() {
+                    return Ok(());
+                }
+                let held = self.blob(*digest).await;
+                match &held {
+                    Ok(()) => self.progress.advance(*size),
+                    // Most likely, the store keeps no further blob.
+                    Err(PullError::Fetch(FetchError::NotStored)) => is_unstorable.set(true),
+                    Err(_) => {}
+                }
+                held
+            })
+            .buffer_unordered(LOAD_BLOBS_MAX)
+            .fold(Ok(()), |all, held| async { all.and(held) })
+            .await;
+        held?;
+        Ok(Pulled { stale })
+    }
+
+    /// Fetches the selected manifests below `root`. Returns their blobs with the sizes by the manifests.
+    async fn blobs_of(&self, root: ManifestAnswer) -> Result<BTreeMap<Digest, u64>, PullError> {
+        let mut blobs = BTreeMap::new();
+        let mut open = vec![(root, 0)];
+        while let Some((answer, depth)) = open.pop() {
+            let body = &answer.manifest.body;
+            match ManifestLinks::parse(body) {
+                Some(ManifestLinks::Index(_)) if depth == INDEX_DEPTH_MAX => return Err(PullError::Nested),
+                Some(ManifestLinks::Index(children)) => {
+                    let selected = self.select(&children)?;
+                    self.progress.expect(selected.len() as u64, 0);
+                    for child in selected {
+                        let reference = Reference::Digest(child.descriptor.digest);
+                        open.push((self.manifest(reference).await?, depth + 1));
+                        self.progress.advance(0);
+                    }
+                }
+                links => {
+                    let sizes: BTreeMap<Digest, u64> = match links {
+                        Some(ManifestLinks::Image(named)) => named
+                            .into_iter()
+                            .map(|named| (named.digest, named.size))
+                            .collect(),
+                        _ => BTreeMap::new(),
+                    };
+                    let size_of = |digest: &Digest| sizes.get(digest).copied().unwrap_or(0);
+                    blobs.extend(
+                        required_blobs(body)
+                            .into_iter()
+                            .map(|digest| (digest, size_of(&digest))),
+                    );
+                }
+            }
+        }
+        Ok(blobs)
+    }
+
+    fn select<'c>(&self, children: &'c [Child]) -> Result<Vec<&'c Child>, PullError> {
+        let wanted = &self.image.platforms;
+        let selected = wanted.children(children);
+        if selected.is_empty() && !children.is_empty() {
+            let mut offered: Vec<&str> = children
+                .iter()
+                .filter_map(|child| child.platform.as_deref())
+                .collect();
+            offered.dedup();
+            return Err(PullError::NoPlatform {
+                wanted: wanted.clone(),
+                offered: offered.join(", "),
+            });
+        }
+        Ok(selected)
+    }
+
+    async fn manifest(&self, reference: Reference) -> Result<ManifestAnswer, PullError> {
+        let hold = async |caller: &Caller| {
+            let key = ManifestKey {
+                origin: self.origin().clone(),
+                reference: reference.clone(),
+                accept: Accept::Native,
+                caller: caller.clone(),
+            };
+            self.cache.hold_manifest(key).await
+        };
+        let (answer, fetched) = self.for_first_allowed(hold).await?;
+        self.add_fetched(fetched);
+        Ok(answer)
+    }
+
+    async fn blob(&self, digest: Digest) -> Result<(), PullError> {
+        let hold = async |caller: &Caller| self.cache.hold_blob(self.origin(), digest, caller).await;
+        let fetched = self.for_first_allowed(hold).await?;
+        self.add_fetched(fetched);
+        Ok(())
+    }
+
+    /// Makes a request for each caller in turn, until one is not refused. Waits while the cache has no
+    /// slot for the request, and repeats a request that another fetch has displaced.
+    async fn for_first_allowed<T>(
+        &self,
+        request: impl AsyncFn(&Caller) -> Result<T, FetchError>,
+    ) -> Result<T, FetchError> {
+        let mut refused = FetchError::Lost;
+        for caller in &self.callers {
+            let mut retries = 0;
+            let outcome = loop {
+                match request(caller).await {
+                    // No request was sent. The time of the whole image bounds the loop.
+                    Err(FetchError::Overloaded) => {}
+                    Err(FetchError::Abandoned(_)) if retries < LOAD_RETRIES_MAX => retries += 1,
+                    outcome => break outcome,
+                }
+                monoio::time::sleep(LOAD_RETRY_PAUSE).await;
+            };
+            match outcome {
+                Err(error) if error.is_refusal() => refused = error,
+                outcome => return outcome,
+            }
+        }
+        Err(refused)
+    }
+
+    fn origin(&self) -> &Origin {
+        &self.image.name.origin
+    }
+
+    fn add_fetched(&self, bytes: u64) {
+        self.fetched.set(self.fetched.get() + bytes);
+    }
+}

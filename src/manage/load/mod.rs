@@ -1,0 +1,146 @@
+//! Loads images into the store: pulls of the cache itself, without a client.
+
+mod image;
+mod report;
+mod request;
+
+use std::cell::{Cell, RefCell};
+use std::io;
+use std::pin::pin;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crossbeam_channel::{Receiver, TryRecvError};
+use futures_util::future::{Either, select};
+use futures_util::{StreamExt as _, stream};
+
+use super::ProgressCounts;
+use crate::cache::Cache;
+use crate::config::Live;
+use crate::limits::LOAD_STOP_CHECK_INTERVAL;
+use crate::runtime::core;
+
+pub use report::{LoadReport, LoadState, LoadedImage};
+pub use request::{LoadRequest, LoadRule, WantedImage};
+
+use image::ImagePull;
+
+/// The parts of a cache that load images. Cheap to clone.
+#[derive(Clone)]
+pub struct Loader {
+    cache: Cache,
+    live: Live,
+}
+
+/// The progress of a running load, for other threads. The totals grow with each manifest.
+#[derive(Debug, Default)]
+pub struct LoadProgress {
+    objects: AtomicU64,
+    objects_total: AtomicU64,
+    bytes: AtomicU64,
+    bytes_total: AtomicU64,
+}
+
+impl LoadProgress {
+    pub fn counts(&self) -> ProgressCounts {
+        ProgressCounts {
+            objects: self.objects.load(Ordering::Relaxed),
+            objects_total: self.objects_total.load(Ordering::Relaxed),
+            bytes: self.bytes.load(Ordering::Relaxed),
+            bytes_total: self.bytes_total.load(Ordering::Relaxed),
+        }
+    }
+
+    fn expect(&self, objects: u64, bytes: u64) {
+        self.objects_total.fetch_add(objects, Ordering::Relaxed);
+        self.bytes_total.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// Records an object of `bytes` that is in the store.
+    fn advance(&self, bytes: u64) {
+        self.objects.fetch_add(1, Ordering::Relaxed);
+        self.bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+}
+
+impl Loader {
+    pub fn new(cache: Cache, live: Live) -> Self {
+        Loader { cache, live }
+    }
+
+    pub fn live(&self) -> &Live {
+        &self.live
+    }
+
+    /// Loads the images of `rule`. An image that fails does not end the load. The drop of the sender of
+    /// `stopped` ends the load. Blocks.
+    ///
+    /// # Errors
+    ///
+    /// The thread cannot wait for events, for example because the process has no free descriptor.
+    pub fn run(
+        &self,
+        rule: &LoadRule,
+        progress: &LoadProgress,
+        stopped: &Receiver<()>,
+    ) -> io::Result<LoadReport> {
+        progress.expect(rule.images.len() as u64, 0);
+        core::run_aside(async {
+            let loaded = RefCell::new(Vec::new());
+            let load = stream::iter(rule.images.iter().enumerate())
+                .map(|(number, wanted)| async move { (number, self.load(wanted, rule, progress).await) })
+                .buffer_unordered(rule.concurrency)
+                .for_each(|image| async { loaded.borrow_mut().push(image) });
+            let complete = match select(pin!(load), pin!(until_stopped(stopped))).await {
+                Either::Left(_) => true,
+                Either::Right(_) => false,
+            };
+            let mut images = loaded.take();
+            images.sort_by_key(|(number, _)| *number);
+            LoadReport::of(images.into_iter().map(|(_, image)| image).collect(), complete)
+        })
+    }
+
+    async fn load(&self, wanted: &WantedImage, rule: &LoadRule, progress: &LoadProgress) -> LoadedImage {
+        let fetched = Cell::new(0);
+        let mut image = LoadedImage {
+            image: wanted.name.to_string(),
+            platforms: wanted.platforms.to_string(),
+            state: LoadState::Failed,
+            fetched_bytes: 0,
+            error: None,
+            upstream_status: None,
+            stale: None,
+        };
+        let pull = async {
+            ImagePull::new(&self.cache, &self.live, wanted, progress, &fetched)?
+                .run()
+                .await
+        };
+        match monoio::time::timeout(rule.pull_timeout, pull).await {
+            Ok(Ok(pulled)) => {
+                image.state = LoadState::Held;
+                image.stale = pulled.stale;
+                progress.advance(0);
+            }
+            Ok(Err(error)) => {
+                image.upstream_status = error.upstream_status();
+                image.error = Some(error.to_string());
+            }
+            Err(_elapsed) => {
+                image.error = Some(format!(
+                    "the image was not complete within {} s; load it again to continue, or set a longer PULL_TIMEOUT",
+                    rule.pull_timeout.as_secs_f64()
+                ));
+            }
+        }
+        image.fetched_bytes = fetched.get();
+        image
+    }
+}
+
+/// Waits until the sender of `stopped` is dropped.
+async fn until_stopped(stopped: &Receiver<()>) {
+    while stopped.try_recv() != Err(TryRecvError::Disconnected) {
+        monoio::time::sleep(LOAD_STOP_CHECK_INTERVAL).await;
+    }
+}
