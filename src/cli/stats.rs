@@ -40,7 +40,7 @@ fn text(stats: &StoreStats) -> String {
     let members = value.as_object().into_iter().flatten();
     members.fold(String::new(), |mut text, (name, value)| {
         // Writing to a `String` cannot fail.
-        let _ = writeln!(text, "{name:<18} {value}");
+        let _ = writeln!(text, "{name:<22} {value}");
         text
     })
 }

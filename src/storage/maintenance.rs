@@ -13,7 +13,7 @@ use crate::limits::{EVICTION_LOG_INTERVAL, ROOM_CHECK_INTERVAL, USES_QUEUED_MAX,
 use crate::oci::DigestPrefix;
 use crate::runtime::clock::{monotonic_millis, monotonic_seconds};
 use crate::runtime::condition_log::{LoggedCondition, Transition};
-use crate::store::{Evicted, FsStore, Minute, Removals, SaveCursor};
+use crate::store::{Evicted, EvictionCounts, FsStore, Minute, Removals, SaveCursor};
 
 /// Reports of uses from the cores to the maintenance thread.
 pub(super) struct UseQueue {
@@ -139,6 +139,7 @@ fn millis_since(moment: u64) -> Duration {
 }
 
 fn scan(store: &FsStore) {
+    hit("store-scan");
     let report = store.scan();
     tracing::info!(
         entries = report.entries,
@@ -195,6 +196,7 @@ struct EvictionLog {
     objects: u64,
     bytes: u64,
     last_use: Minute,
+    by_reason: EvictionCounts,
     /// The time of the last line, in milliseconds of the monotonic clock.
     logged_at: Option<u64>,
 }
@@ -204,6 +206,7 @@ impl EvictionLog {
         self.objects += evicted.objects;
         self.bytes += evicted.bytes;
         self.last_use = self.last_use.max(evicted.last_use);
+        self.by_reason.add(evicted.by_reason);
         let is_due = |at| millis_since(at) >= EVICTION_LOG_INTERVAL;
         let is_due = self.logged_at.is_none_or(is_due);
         if self.objects > 0 && is_due {
@@ -212,6 +215,9 @@ impl EvictionLog {
                 objects = self.objects,
                 bytes = self.bytes,
                 unused_s = unused.as_secs(),
+                for_size = self.by_reason.size,
+                for_free_space = self.by_reason.free_space,
+                for_free_inodes = self.by_reason.free_inodes,
                 "content evicted"
             );
             *self = EvictionLog {

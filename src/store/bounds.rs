@@ -33,6 +33,18 @@ pub struct Usage {
 pub struct Shortage {
     pub bytes: u64,
     pub inodes: u64,
+    /// Whether most of `bytes` is free space of the file system, and not room below the bound.
+    is_of_space: bool,
+}
+
+/// The reason of an eviction.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum EvictionReason {
+    /// `CACHE_MAX_SIZE`.
+    Size,
+    /// `CACHE_MIN_FREE`.
+    FreeSpace,
+    FreeInodes,
 }
 
 impl Bounds {
@@ -82,9 +94,11 @@ impl Bounds {
     pub fn shortage(&self, usage: &Usage, more: u64) -> Shortage {
         let wanted = usage.bytes.saturating_add(more);
         let over = self.size_max.map_or(0, |max| wanted.saturating_sub(max));
+        let lacking = self.lacking_space(usage, more);
         Shortage {
-            bytes: over.max(self.lacking_space(usage, more)),
+            bytes: over.max(lacking),
             inodes: self.free_inodes_min.saturating_sub(usage.space.free_inodes),
+            is_of_space: lacking > over,
         }
     }
 
@@ -119,6 +133,7 @@ impl Bounds {
         Shortage {
             bytes: over.max(lacking),
             inodes,
+            is_of_space: lacking > over,
         }
     }
 
@@ -145,8 +160,18 @@ impl Usage {
 }
 
 impl Shortage {
+    /// Returns the reason of an eviction for the shortage. `None` without a shortage.
+    pub fn reason(&self) -> Option<EvictionReason> {
+        match (self.bytes, self.inodes) {
+            (0, 0) => None,
+            (0, _) => Some(EvictionReason::FreeInodes),
+            _ if self.is_of_space => Some(EvictionReason::FreeSpace),
+            _ => Some(EvictionReason::Size),
+        }
+    }
+
     pub fn is_none(&self) -> bool {
-        *self == Shortage::default()
+        self.reason().is_none()
     }
 }
 
@@ -306,5 +331,34 @@ mod tests {
         };
         assert_eq!(found.shortage(&usage(50), 0).inodes, 0);
         assert_eq!(found.shortage(&usage(40), 0).inodes, 10);
+    }
+
+    #[test]
+    fn reason_of_an_eviction_is_the_larger_shortage_of_bytes_before_inodes() {
+        let wanted = StoreBounds {
+            size_max: Some(SizeBound::Bytes(10 * GIB)),
+            free_min: Some(SizeBound::Bytes(2 * GIB)),
+            object_max: None,
+        };
+        let bounds = bounds(wanted, 100 * GIB);
+        for (bytes, free, free_inodes, expected) in [
+            (GIB, 50 * GIB, 500, None),
+            (GIB, 50 * GIB, 40, Some(EvictionReason::FreeInodes)),
+            (12 * GIB, 50 * GIB, 40, Some(EvictionReason::Size)),
+            (12 * GIB, GIB, 500, Some(EvictionReason::Size)),
+            (GIB, GIB, 500, Some(EvictionReason::FreeSpace)),
+        ] {
+            let space = Space {
+                free_inodes,
+                ..space(100 * GIB, free)
+            };
+            let usage = Usage {
+                bytes,
+                releasing: 0,
+                space,
+            };
+            assert_eq!(bounds.shortage(&usage, 0).reason(), expected, "{bytes} {free}");
+            assert_eq!(bounds.surplus(&usage).reason(), expected, "{bytes} {free}");
+        }
     }
 }

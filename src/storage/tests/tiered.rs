@@ -429,7 +429,7 @@ async fn entry_whose_upload_fails_is_neither_held_nor_known_to_be_in_the_bucket(
 }
 
 #[tokio::test]
-async fn lookup_does_not_wait_for_the_plan_of_a_removal() {
+async fn lookup_and_commit_do_not_wait_for_the_plan_of_a_removal() {
     let place = Tiered::make().await;
     let store = place.open().await;
     let bytes = content(1_000, 44);
@@ -454,6 +454,12 @@ async fn lookup_does_not_wait_for_the_plan_of_a_removal() {
         .0
         .load(&key, bytes.len(), |body, _: &Meta| Ok::<_, String>(body));
     assert_eq!(body.await.as_deref(), Some(&bytes[..]));
+    let new = content(1_000, 45);
+    let commit = commit_only(&store, &new, false);
+    let within = std::time::Duration::from_secs(60);
+    tokio::time::timeout(within, commit)
+        .await
+        .expect("the commit does not wait");
     drop(found);
     assert!(plan.join().unwrap());
 }

@@ -1,17 +1,18 @@
 //! Evictions: the removal of content for new content.
 
 use std::collections::{HashMap, HashSet, VecDeque};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 
 use super::{FsStore, layout, open_regular};
-use crate::limits::{EVICTION_SLICE_TIME, RELEASE_TIME};
+use crate::limits::{EVICTION_SLICE_TIME, INDEX_COPY_OBJECTS, RELEASE_TIME};
 use crate::oci::{Digest, DigestPrefix};
 use crate::shared_file::SharedFile;
-use crate::store::bounds::{Bounds, Shortage, Usage};
+use crate::store::bounds::{Bounds, EvictionReason, Shortage, Usage};
 use crate::store::eviction::{Minute, Need, Objects, choose};
-use crate::store::index::{Index, ObjectName, PlannedObject, RegistryNumber};
+use crate::store::index::{Index, ObjectName, RegistryNumber, copy_of};
 use crate::store::space::Space;
 
 /// Files of an entry: the data and the sidecar.
@@ -24,6 +25,29 @@ pub struct Evicted {
     pub bytes: u64,
     /// The last use of the victim that was used last.
     pub last_use: Minute,
+    /// `objects` by the reason.
+    pub by_reason: EvictionCounts,
+}
+
+/// Evicted objects by the reason.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct EvictionCounts {
+    /// The store was larger than `CACHE_MAX_SIZE`.
+    pub size: u64,
+    /// The file system had less free space than `CACHE_MIN_FREE`.
+    pub free_space: u64,
+    /// The file system had few free inodes.
+    pub free_inodes: u64,
+}
+
+/// The evictions of this process.
+#[derive(Debug, Default)]
+pub(super) struct EvictionTotals {
+    by_reason: [AtomicU64; 3],
+    /// The time from the last use to the eviction of the content evicted last, in seconds plus 1. 0
+    /// before the first eviction.
+    last_age: AtomicU64,
 }
 
 /// The content that an eviction may remove.
@@ -35,15 +59,12 @@ pub(super) enum Scope {
     Registry(RegistryNumber),
 }
 
-/// The conditions of the removal of an object.
-#[derive(Clone, Copy, Default)]
-pub(super) struct Conditions<'a> {
-    /// The object in the plan of a removal.
-    pub planned: Option<&'a PlannedObject>,
-    /// The last use of the victim of an eviction.
-    pub unused_since: Option<Minute>,
-    /// The only registry of the object.
-    pub only_of: Option<RegistryNumber>,
+/// The cause of the removal of an object.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum RemovalCause {
+    /// Counts for the registries of the object.
+    Eviction,
+    Operator,
 }
 
 /// Serializes evictions.
@@ -64,6 +85,7 @@ struct Choice {
     /// Victims that are still stored, with their last use, chosen at `chosen_at`.
     victims: VecDeque<(u32, Minute)>,
     chosen_at: Minute,
+    reason: Option<EvictionReason>,
 }
 
 /// Bytes of content that was removed within one to two [`RELEASE_TIME`]. The file system frees them
@@ -100,6 +122,60 @@ impl Evicted {
         self.objects += other.objects;
         self.bytes += other.bytes;
         self.last_use = self.last_use.max(other.last_use);
+        self.by_reason.add(other.by_reason);
+    }
+}
+
+impl EvictionCounts {
+    fn of(reason: EvictionReason, objects: u64) -> Self {
+        let mut counts = EvictionCounts::default();
+        *match reason {
+            EvictionReason::Size => &mut counts.size,
+            EvictionReason::FreeSpace => &mut counts.free_space,
+            EvictionReason::FreeInodes => &mut counts.free_inodes,
+        } = objects;
+        counts
+    }
+
+    pub fn add(&mut self, other: EvictionCounts) {
+        self.size += other.size;
+        self.free_space += other.free_space;
+        self.free_inodes += other.free_inodes;
+    }
+}
+
+impl EvictionTotals {
+    fn add(&self, evicted: &Evicted, now: Minute) {
+        if evicted.objects == 0 {
+            return;
+        }
+        let counts = evicted.by_reason;
+        for (total, count) in self
+            .by_reason
+            .iter()
+            .zip([counts.size, counts.free_space, counts.free_inodes])
+        {
+            total.fetch_add(count, Ordering::Relaxed);
+        }
+        let age = u64::from(now.since(evicted.last_use)) * 60;
+        self.last_age.store(age + 1, Ordering::Relaxed);
+    }
+
+    pub fn counts(&self) -> EvictionCounts {
+        let [size, free_space, free_inodes] = self
+            .by_reason
+            .each_ref()
+            .map(|total| total.load(Ordering::Relaxed));
+        EvictionCounts {
+            size,
+            free_space,
+            free_inodes,
+        }
+    }
+
+    /// Returns the time from the last use to the eviction of the content evicted last, in seconds.
+    pub fn last_age_seconds(&self) -> Option<u64> {
+        self.last_age.load(Ordering::Relaxed).checked_sub(1)
     }
 }
 
@@ -121,11 +197,8 @@ impl FsStore {
             files: u64::MAX,
             metadata_bytes_max: u64::MAX,
         };
-        let pins = self.pins.lock();
-        let index = self.index.lock();
-        if !index.is_whole() {
-            return None;
-        }
+        let index = self.whole_index()?;
+        let pins = self.pins.lock().clone();
         let objects = index.with_pins(&pins).with_held(&self.upload_holds.digests());
         let digests: HashSet<DigestPrefix> = digests.iter().map(Digest::prefix).collect();
         let mut before = EvictionRank {
@@ -188,24 +261,28 @@ impl FsStore {
         // beyond the budget. In the next minute, other content may be in use.
         if choice.victims.is_empty() || choice.chosen_at != now {
             let may_choose = choice.exhausted_at != Some(now);
-            let Some(need) = self.need(scope, shortage).filter(|_| may_choose) else {
+            let Some((need, reason)) = self.need(scope, shortage).filter(|_| may_choose) else {
                 return false;
             };
             choice.victims = self.choose(scope, now, need);
             choice.chosen_at = now;
+            choice.reason = Some(reason);
         }
         let began = Instant::now();
         let mut evicted = Evicted::default();
         while began.elapsed() < EVICTION_SLICE_TIME
             && let Some((number, used)) = choice.victims.pop_front()
         {
-            let conditions = Conditions {
-                planned: None,
-                unused_since: Some(used),
-                only_of,
+            let may_leave = |index: &Index, found: (&ObjectName, Minute)| {
+                let is_own = only_of.is_none_or(|registry| index.is_only_of(number, registry));
+                is_own && self.is_victim(found, used)
             };
-            evicted.add(self.remove_object(number, conditions));
+            evicted.add(self.remove_object(number, RemovalCause::Eviction, may_leave));
         }
+        if let Some(reason) = choice.reason {
+            evicted.by_reason = EvictionCounts::of(reason, evicted.objects);
+        }
+        self.evictions.add(&evicted, now);
         self.releasing.lock().add(evicted.bytes, Instant::now());
         if evicted.objects == 0 && choice.victims.is_empty() {
             // Nothing may be evicted, all victims are in use now, or their removal fails.
@@ -215,9 +292,13 @@ impl FsStore {
         choice.exhausted_at != Some(now)
     }
 
-    /// Returns the need of a shortage. `None` without a shortage or a bound, and before the index is
-    /// whole.
-    fn need(&self, scope: Scope, shortage: impl Fn(&Bounds, &Usage) -> Shortage) -> Option<Need> {
+    /// Returns the need of a shortage and its reason. `None` without a shortage or a bound, and before
+    /// the index is whole.
+    fn need(
+        &self,
+        scope: Scope,
+        shortage: impl Fn(&Bounds, &Usage) -> Shortage,
+    ) -> Option<(Need, EvictionReason)> {
         let space = Space::of(&self.root);
         let bounds = match scope {
             Scope::Store => Bounds::new(&self.bounds, &space),
@@ -232,18 +313,20 @@ impl FsStore {
             Scope::Registry(number) => registry_usage(&index, number),
         };
         let shortage = shortage(&bounds, &usage);
-        let is_needed = index.is_whole() && !shortage.is_none();
-        is_needed.then_some(Need {
+        let reason = shortage.reason().filter(|_| index.is_whole())?;
+        let need = Need {
             bytes: shortage.bytes,
             files: shortage.inodes.div_ceil(FILES_PER_ENTRY),
             metadata_bytes_max: bounds.metadata_max,
-        })
+        };
+        Some((need, reason))
     }
 
-    /// Returns the victims of `scope` for `need`, with their last use.
+    /// Returns the victims of `scope` for `need`, with their last use. The choice among a million
+    /// objects takes seconds, so it uses a copy of the index.
     fn choose(&self, scope: Scope, now: Minute, need: Need) -> VecDeque<(u32, Minute)> {
-        let pins = self.pins.lock();
-        let index = self.index.lock();
+        let index = copy_of(|| self.index.lock(), INDEX_COPY_OBJECTS);
+        let pins = self.pins.lock().clone();
         let objects = index.with_pins(&pins).with_held(&self.upload_holds.digests());
         let victims = match scope {
             Scope::Store => choose(&objects, now, need),
@@ -253,30 +336,31 @@ impl FsStore {
         victims.into_iter().filter_map(with_use).collect()
     }
 
-    /// Removes the object `number`, unless the object does not meet the conditions any more. A new
-    /// object under the number has another name, and a later use.
-    pub(super) fn remove_object(&self, number: u32, conditions: Conditions<'_>) -> Evicted {
-        let Conditions {
-            planned,
-            unused_since,
-            only_of,
-        } = conditions;
+    /// Returns whether a chosen victim may still leave: the last use is still `used`, and no upload
+    /// was queued since. A new object under the number has a later use.
+    fn is_victim(&self, (found, last_use): (&ObjectName, Minute), used: Minute) -> bool {
+        let is_held = match found {
+            ObjectName::Entry(key) => self.upload_holds.contains(key.digest().prefix()),
+            ObjectName::Tag { .. } => false,
+        };
+        last_use == used && !is_held
+    }
+
+    /// Removes the object `number` if `may_leave` returns true for the locked index, the name and the
+    /// last use.
+    pub(super) fn remove_object(
+        &self,
+        number: u32,
+        cause: RemovalCause,
+        may_leave: impl FnOnce(&Index, (&ObjectName, Minute)) -> bool,
+    ) -> Evicted {
         let _naming = self.naming.lock();
         let (found, before, last_use) = {
             let index = self.index.lock();
             let Some((found, used)) = index.name(number) else {
                 return Evicted::default();
             };
-            let is_same = planned.is_none_or(|planned| index.has_planned(planned));
-            let is_own = only_of.is_none_or(|registry| index.is_only_of(number, registry));
-            if !is_same || !is_own || unused_since.is_some_and(|at| at != used) {
-                return Evicted::default();
-            }
-            // An eviction leaves content whose upload was queued after the choice.
-            if let ObjectName::Entry(key) = &found
-                && unused_since.is_some()
-                && self.upload_holds.contains(key.digest().prefix())
-            {
+            if !may_leave(&index, (&found, used)) {
                 return Evicted::default();
             }
             (found, index.bytes(), used)
@@ -300,9 +384,9 @@ impl FsStore {
             }
         };
         let mut index = self.index.lock();
-        match unused_since {
-            Some(_) => index.evict_number(number),
-            None => index.remove_number(number),
+        match cause {
+            RemovalCause::Eviction => index.evict_number(number),
+            RemovalCause::Operator => index.remove_number(number),
         }
         let bytes = before.saturating_sub(index.bytes());
         let emptied = index.repository_without_content(&found);
@@ -314,6 +398,7 @@ impl FsStore {
             objects: 1,
             bytes,
             last_use,
+            by_reason: EvictionCounts::default(),
         }
     }
 }

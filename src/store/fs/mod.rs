@@ -39,7 +39,7 @@ use crate::config::{Live, RegistryName, StoreBounds};
 use crate::sync::Mutex;
 
 pub use damaged_pins::DamagedPin;
-pub use evict::{Evicted, EvictionRank};
+pub use evict::{Evicted, EvictionCounts, EvictionRank};
 pub use ingest::Ingest;
 pub use open::OpenError;
 pub use reader::{StoreReader, StoredManifest, StoredRepository, compare_repositories};
@@ -71,6 +71,7 @@ pub struct FsStore {
     /// Locked before `naming`.
     evicting: Mutex<evict::Evicting>,
     releasing: Mutex<evict::Releasing>,
+    evictions: evict::EvictionTotals,
     removals: Removals,
     upload_holds: UploadHolds,
     /// Locked before `index`.

@@ -110,6 +110,7 @@ impl FsStore {
             index: Arc::new(Mutex::new(Index::new(Minute::now()))),
             evicting: Mutex::default(),
             releasing: Mutex::default(),
+            evictions: Default::default(),
             removals: Removals::default(),
             upload_holds: UploadHolds::default(),
             pins: Mutex::new(super::pins::read(root)),

@@ -3,9 +3,10 @@
 use std::collections::HashSet;
 
 use super::FsStore;
-use super::evict::{Conditions, Evicted};
+use super::evict::{Evicted, RemovalCause};
+use crate::limits::INDEX_COPY_OBJECTS;
 use crate::store::eviction::Minute;
-use crate::store::index::{IndexedImage, RemovalLimits, RemovalPlan};
+use crate::store::index::{Index, IndexedImage, Leaving, ObjectName, RemovalLimits, RemovalPlan, copy_of};
 
 /// The outcome of a removal.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -36,19 +37,16 @@ impl FsStore {
         limits: RemovalLimits,
         select: impl FnOnce(&mut Vec<IndexedImage>),
     ) -> Option<SelectedRemoval> {
-        // The numbers of the images are valid while the index is locked.
-        let pins = self.pins.lock();
-        let index = self.index.lock();
-        if !index.is_whole() {
-            return None;
-        }
+        let index = self.whole_index()?;
+        let pins = self.pins.lock().clone();
         let mut images = index.images();
         select(&mut images);
         let with_pins = index.with_pins(&pins);
         let (pinned, mut images): (Vec<_>, Vec<_>) =
             images.into_iter().partition(|image| with_pins.hold(image));
         index.limit(&mut images, limits, Minute::now());
-        let plan = index.plan_removal(&images);
+        let mut plan = index.plan_removal(&images);
+        plan.spares_recent = limits.spares_recent;
         let numbers: HashSet<u32> = plan.objects.iter().map(|object| object.number).collect();
         let images = images.into_iter().filter(|image| image.is_among(&numbers));
         Some(SelectedRemoval {
@@ -58,16 +56,31 @@ impl FsStore {
         })
     }
 
-    /// Removes the objects of `plan` that are still stored under their numbers. Running responses
-    /// complete.
+    /// Returns a copy of the index, for a computation that would lock the index for long. `None`
+    /// before the scan has ended.
+    pub(super) fn whole_index(&self) -> Option<Index> {
+        let is_whole = self.index.lock().is_whole();
+        is_whole.then(|| copy_of(|| self.index.lock(), INDEX_COPY_OBJECTS))
+    }
+
+    /// Removes the objects of `plan`. An object stays if it has changed since, if a pin holds it now,
+    /// or if content that stays names it now. Running responses complete.
     pub fn remove_planned(&self, plan: &RemovalPlan) -> Removed {
         let mut removed = Removed::default();
-        for object in &plan.objects {
-            let conditions = Conditions {
-                planned: Some(object),
-                ..Conditions::default()
+        let check = || {
+            let pins = self.pins.lock().clone();
+            Leaving::new(|| self.index.lock(), INDEX_COPY_OBJECTS, plan, &pins)
+        };
+        let mut leaving = check();
+        for (at, object) in plan.objects.iter().enumerate() {
+            let evicted: Evicted = loop {
+                let may_leave = |index: &Index, _: (&ObjectName, Minute)| leaving.contains(index, at);
+                let evicted = self.remove_object(object.number, RemovalCause::Operator, may_leave);
+                if !leaving.is_outdated() {
+                    break evicted;
+                }
+                leaving = check();
             };
-            let evicted: Evicted = self.remove_object(object.number, conditions);
             removed.objects += evicted.objects;
             removed.bytes += evicted.bytes;
             removed.kept += 1 - evicted.objects;

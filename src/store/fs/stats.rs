@@ -3,7 +3,7 @@
 use std::collections::{BTreeSet, HashSet};
 use std::sync::atomic::Ordering;
 
-use super::FsStore;
+use super::{EvictionCounts, FsStore};
 use crate::oci::Namespace;
 use crate::store::bounds::Bounds;
 use crate::store::index::RegistryUsage;
@@ -28,6 +28,11 @@ pub struct StoreStats {
     /// Free bytes of the file system, and the bytes that the store leaves free.
     pub free_bytes: u64,
     pub free_bytes_min: u64,
+    /// Objects that this process evicted.
+    pub evictions: EvictionCounts,
+    /// The time from the last use to the eviction of the content evicted last, in seconds. `None`
+    /// before the first eviction of this process.
+    pub last_evicted_age_seconds: Option<u64>,
     /// Entries that this process hashed with success, each time.
     pub verified_objects: u64,
     /// Entries that this process found damaged.
@@ -100,6 +105,8 @@ impl FsStore {
             object_bytes_max: (bounds.object_max < u64::MAX).then_some(bounds.object_max),
             free_bytes: space.free_bytes,
             free_bytes_min: bounds.free_min,
+            evictions: self.evictions.counts(),
+            last_evicted_age_seconds: self.evictions.last_age_seconds(),
             verified_objects: self.verifications.verified.load(Ordering::Relaxed),
             damaged_objects: self.verifications.damaged.load(Ordering::Relaxed),
             scrub_completed_at: Some(self.verifications.scrub_completed_at.load(Ordering::Relaxed))

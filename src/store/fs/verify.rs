@@ -175,10 +175,7 @@ impl FsStore {
     /// Returns the number of images and of entries, and the bytes of the entries on the disk. `None`
     /// before the scan has ended.
     pub fn entry_totals(&self) -> Option<(u64, u64, u64)> {
-        let index = self.index.lock();
-        if !index.is_whole() {
-            return None;
-        }
+        let index = self.whole_index()?;
         let (count, bytes) = index.entry_totals();
         Some((index.images().len() as u64, count, bytes))
     }
@@ -186,10 +183,7 @@ impl FsStore {
     /// Returns the number of images that `select` leaves in the list of all images, and the entries of
     /// these images. `None` before the scan has ended.
     pub fn select_entries(&self, select: impl FnOnce(&mut Vec<IndexedImage>)) -> Option<(u64, EntrySet)> {
-        let index = self.index.lock();
-        if !index.is_whole() {
-            return None;
-        }
+        let index = self.whole_index()?;
         let mut images = index.images();
         select(&mut images);
         Some((images.len() as u64, index.entries_of(&images)))

@@ -4,6 +4,9 @@
 //! An object takes 56 bytes, 5 to 10 bytes in the table, and 8 bytes for each name in a manifest. A
 //! million objects, of them 150,000 manifests, took 82 MiB.
 
+mod changes;
+mod copy;
+mod leaving;
 mod naming;
 mod object;
 mod of_registry;
@@ -29,12 +32,15 @@ use super::Key;
 use super::eviction::{Kind, Minute, Object, Objects};
 use crate::oci::{DigestPrefix, ManifestLinks, Namespace, Origin, Platforms, Repository};
 
+pub use copy::copy_of;
+pub use leaving::Leaving;
 pub use naming::images_naming;
 pub use references::blob_references;
 pub use registries::{RegistryNumber, RegistryUsage};
 pub use removal::{IndexedImage, PlannedObject, RemovalLimits, RemovalPlan};
 pub use walk::{EntrySet, entries_after};
 
+use changes::Changes;
 use object::{IndexedObject, SPLIT_BYTES};
 use platforms::ChildPlatforms;
 use registries::RegistryTable;
@@ -104,6 +110,7 @@ pub struct Index {
     /// The content that each manifest names.
     links: HashMap<u32, Box<[DigestPrefix]>>,
     child_platforms: ChildPlatforms,
+    changes: Changes,
     /// Bytes on the disk of all objects.
     bytes: u64,
     /// Bytes that unfinished ingests may still write.
@@ -386,7 +393,7 @@ impl Index {
     /// Puts `object` into a free slot, without a place in the table.
     fn add(&mut self, object: IndexedObject) -> u32 {
         self.count_object(&object);
-        match self.free.pop() {
+        let number = match self.free.pop() {
             Some(number) => {
                 self.objects[number as usize] = object;
                 number
@@ -395,7 +402,9 @@ impl Index {
                 self.objects.push(object);
                 u32::try_from(self.objects.len() - 1).expect("objects of 4 KiB fill 16 TiB before")
             }
-        }
+        };
+        self.changes.add(number);
+        number
     }
 
     fn link(&mut self, number: u32) {
@@ -422,7 +431,13 @@ impl Index {
         self.links.remove(&number);
         self.child_platforms.remove(number);
         self.free.push(number);
+        self.changes.add(number);
     }
+}
+
+/// Returns the tag in the name of a pointer's file, which may end with a class of clients.
+fn tag_of(file_name: &str) -> &str {
+    file_name.split_once('@').map_or(file_name, |(tag, _class)| tag)
 }
 
 /// Digests are uniform already. An upstream that makes equal prefixes only slows its own lookups.

@@ -5,8 +5,9 @@ use std::ops::Deref;
 
 use foldhash::fast::RandomState;
 
-use super::Index;
 use super::walk::for_each_slice;
+use super::{Index, tag_of};
+use crate::limits::INDEX_SLICE_OBJECTS;
 use crate::oci::{Digest, DigestPrefix};
 use crate::store::Key;
 use crate::store::eviction::Kind;
@@ -44,7 +45,7 @@ pub fn images_naming<G: Deref<Target = Index>>(lock: impl Fn() -> G, key: &Key, 
         newest = parents;
     }
     let mut references = BTreeSet::new();
-    for_each_slice(&lock, |index, slice| {
+    for_each_slice(&lock, INDEX_SLICE_OBJECTS, |index, slice| {
         for number in slice {
             let object = &index.objects[number as usize];
             let place = (object.repository, object.prefix());
@@ -53,10 +54,8 @@ pub fn images_naming<G: Deref<Target = Index>>(lock: impl Fn() -> G, key: &Key, 
                 && let Some(file_name) = index.tag_names.get(&number)
             {
                 with_parent.insert(place);
-                let tag = file_name
-                    .split_once('@')
-                    .map_or(&**file_name, |(tag, _class)| tag);
-                references.insert(format!("{}:{tag}", index.repository_name(object.repository)));
+                let (repository, tag) = (index.repository_name(object.repository), tag_of(file_name));
+                references.insert(format!("{repository}:{tag}"));
             }
         }
     });
@@ -75,7 +74,7 @@ fn manifests_with<G: Deref<Target = Index>>(
     mut is_wanted: impl FnMut(u32, DigestPrefix) -> bool,
 ) -> Places {
     let mut found = Places::default();
-    for_each_slice(lock, |index, slice| {
+    for_each_slice(lock, INDEX_SLICE_OBJECTS, |index, slice| {
         for number in slice {
             let object = &index.objects[number as usize];
             if object.kind() != Some(Kind::Manifest) {
@@ -92,7 +91,7 @@ fn manifests_with<G: Deref<Target = Index>>(
 }
 
 impl Index {
-    fn manifest_at(&self, (repository, prefix): Place) -> Option<Digest> {
+    pub(super) fn manifest_at(&self, (repository, prefix): Place) -> Option<Digest> {
         let is_wanted = |number: &&u32| {
             let object = &self.objects[**number as usize];
             object.kind() == Some(Kind::Manifest)

@@ -36,6 +36,19 @@ impl ChildPlatforms {
         self.children.remove(&number);
     }
 
+    /// Copies the platforms of the manifest `number` in `other`. Their numbers need
+    /// [`ChildPlatforms::copy_known`].
+    pub fn copy(&mut self, other: &ChildPlatforms, number: u32) {
+        if let Some(children) = other.children.get(&number) {
+            self.children.insert(number, children.clone());
+        }
+    }
+
+    /// Copies the meaning of the numbers of platforms, which never changes.
+    pub fn copy_known(&mut self, other: &ChildPlatforms) {
+        self.known.clone_from(&other.known);
+    }
+
     /// Returns for each child of the manifest `number` whether it is selected. `None` unless the
     /// manifest is an index.
     pub fn select(&self, number: u32, platforms: &Platforms) -> Option<Vec<bool>> {

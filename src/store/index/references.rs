@@ -5,6 +5,7 @@ use std::ops::Deref;
 
 use super::Index;
 use super::walk::for_each_slice;
+use crate::limits::INDEX_SLICE_OBJECTS;
 use crate::oci::{Digest, DigestPrefix};
 use crate::store::Key;
 use crate::store::eviction::Kind;
@@ -17,7 +18,7 @@ pub fn blob_references<G: Deref<Target = Index>>(
     count: usize,
 ) -> Vec<(Digest, u64)> {
     let mut lowest: BTreeMap<Digest, u64> = BTreeMap::new();
-    for_each_slice(&lock, |index, slice| {
+    for_each_slice(&lock, INDEX_SLICE_OBJECTS, |index, slice| {
         for number in slice {
             if let Some(Key::Blob(digest)) = index.key(number)
                 && is_wanted(&digest)
@@ -31,7 +32,7 @@ pub fn blob_references<G: Deref<Target = Index>>(
     });
     let mut references: BTreeMap<DigestPrefix, u64> =
         lowest.keys().map(|digest| (digest.prefix(), 0)).collect();
-    for_each_slice(&lock, |index, slice| {
+    for_each_slice(&lock, INDEX_SLICE_OBJECTS, |index, slice| {
         for number in slice {
             if index.objects[number as usize].kind() != Some(Kind::Manifest) {
                 continue;

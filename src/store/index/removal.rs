@@ -4,7 +4,7 @@
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
-use super::{Index, ObjectName};
+use super::{Index, ObjectName, tag_of};
 use crate::oci::{Digest, DigestPrefix, Origin};
 use crate::store::eviction::{Kind, Minute, Objects, Use, is_recent, uses};
 
@@ -48,8 +48,10 @@ impl IndexedImage {
 pub struct PlannedObject {
     pub(in crate::store) number: u32,
     pub name: ObjectName,
-    /// The beginning of the digest of an entry, or of the digest that a tag names.
-    pub(in crate::store) digest: DigestPrefix,
+    /// The beginning of the digest that a tag names.
+    pub(in crate::store) names: Option<DigestPrefix>,
+    /// Whether a manifest leaves although an index names it.
+    pub(in crate::store) is_by_digest: bool,
     /// Bytes on the disk.
     pub bytes: u64,
 }
@@ -58,6 +60,9 @@ pub struct PlannedObject {
 #[derive(Clone, Default, PartialEq, Eq, Debug)]
 pub struct RemovalPlan {
     pub objects: Vec<PlannedObject>,
+    /// Whether content stays that was stored or used within
+    /// [`EVICTION_AGE_MIN`](crate::limits::EVICTION_AGE_MIN) of the removal.
+    pub(in crate::store) spares_recent: bool,
 }
 
 impl RemovalPlan {
@@ -103,7 +108,7 @@ impl Index {
         }
     }
 
-    fn is_recent(&self, number: u32, now: Minute) -> bool {
+    pub(super) fn is_recent(&self, number: u32, now: Minute) -> bool {
         let object = self.get(number);
         object.is_some_and(|object| is_recent(now, object.stored) || is_recent(now, object.used))
     }
@@ -132,11 +137,8 @@ impl Index {
             let Some(file_name) = self.tag_names.get(&number) else {
                 continue;
             };
-            let tag = file_name
-                .split_once('@')
-                .map_or(&**file_name, |(tag, _class)| tag);
             let repository = self.objects[number as usize].repository;
-            let numbers = tags.entry((repository, tag)).or_default();
+            let numbers = tags.entry((repository, tag_of(file_name))).or_default();
             numbers.push(number);
             self.for_each_named(number, |manifest| {
                 with_tag.insert(manifest);
@@ -187,13 +189,14 @@ impl Index {
     /// manifest. A manifest of [`IndexedImage::by_digest`] leaves with all tags that name it.
     pub fn plan_removal<'a>(&self, images: impl IntoIterator<Item = &'a IndexedImage>) -> RemovalPlan {
         let parents = self.parents();
-        let mut removed = HashSet::new();
+        let (mut removed, mut by_digest) = (HashSet::new(), HashSet::new());
         // Manifests that leave if nothing else names them.
         let mut candidates = BTreeSet::new();
         for image in images {
             for &number in &image.numbers {
                 if image.is_by_digest {
                     removed.insert(number);
+                    by_digest.insert(number);
                     removed.extend(self.tags_of(number, &parents));
                     candidates.extend(self.named_manifests(number));
                 } else if self.objects[number as usize].kind() == Some(Kind::Tag) {
@@ -214,27 +217,26 @@ impl Index {
         let mut numbers: Vec<u32> = self.blobs_of(&removed).into_iter().chain(removed).collect();
         // A crash between two removals leaves no tag without its manifest.
         numbers.sort_unstable_by_key(|&number| (self.objects[number as usize].kind(), number));
-        let objects = numbers.into_iter().filter_map(|number| self.planned(number));
+        let objects = numbers.into_iter().filter_map(|number| {
+            let object = &self.objects[number as usize];
+            Some(PlannedObject {
+                number,
+                name: self.name(number)?.0,
+                names: self.named_by_tag(number),
+                is_by_digest: by_digest.contains(&number),
+                bytes: object.bytes(),
+            })
+        });
         RemovalPlan {
             objects: objects.collect(),
+            spares_recent: false,
         }
     }
 
-    /// Returns whether the number of `planned` still has the same object. A tag that names another
-    /// manifest is another object.
-    pub fn has_planned(&self, planned: &PlannedObject) -> bool {
-        let name = self.name(planned.number);
-        name.is_some_and(|(name, _)| name == planned.name)
-            && self.objects[planned.number as usize].prefix() == planned.digest
-    }
-
-    fn planned(&self, number: u32) -> Option<PlannedObject> {
-        Some(PlannedObject {
-            number,
-            name: self.name(number)?.0,
-            digest: self.objects[number as usize].prefix(),
-            bytes: self.objects[number as usize].bytes(),
-        })
+    /// Returns the beginning of the digest that the tag `number` names. `None` if the object is no tag.
+    pub fn named_by_tag(&self, number: u32) -> Option<DigestPrefix> {
+        let object = self.objects.get(number as usize)?;
+        (object.kind() == Some(Kind::Tag)).then(|| object.prefix())
     }
 
     /// Returns the blobs that only `manifests` name.

@@ -14,7 +14,7 @@ pub struct Repositories {
     free: Vec<u32>,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Known {
     origin: Arc<Origin>,
     /// `None` beyond the limit of registries.
@@ -54,6 +54,25 @@ impl Repositories {
         };
         self.numbers.insert(origin, number);
         number
+    }
+
+    /// Copies the repositories of `other`, which must be locked. [`Repositories::fill_numbers`] completes
+    /// the copy without the lock.
+    pub fn copy_origins(&mut self, other: &Repositories) {
+        self.by_number.clone_from(&other.by_number);
+        self.free.clone_from(&other.free);
+    }
+
+    /// Fills the numbers of a copy.
+    pub fn fill_numbers(&mut self) {
+        let known = self
+            .by_number
+            .iter()
+            .zip(0..)
+            .filter(|(known, _)| known.objects > 0);
+        self.numbers = known
+            .map(|(known, number)| (known.origin.clone(), number))
+            .collect();
     }
 
     pub fn find(&self, namespace: &Namespace, repository: &Repository) -> Option<u32> {

@@ -11,14 +11,14 @@ use crate::limits::INDEX_SOURCE_SETS_MAX;
 pub const NO_SOURCES: u32 = 0;
 
 /// The sets that blobs have. The number of a set without a blob is used again.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct SourceSets {
     sets: Vec<SourceSet>,
     free: Vec<u32>,
     numbers: HashMap<Arc<[RegistryNumber]>, u32>,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct SourceSet {
     /// Sorted.
     registries: Arc<[RegistryNumber]>,

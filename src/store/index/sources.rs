@@ -29,6 +29,7 @@ impl Index {
         let set = self.source_sets.extend(object.source_set(), more.into_iter());
         object.set_source_set(set);
         self.registries.add(self.source_sets.get(set), bytes);
+        self.changes.add(number);
     }
 
     /// Returns the number of `registry` for [`Index::usage_of`]. `None` beyond the limit.

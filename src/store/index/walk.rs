@@ -6,7 +6,7 @@ use std::ops::{Deref, Range};
 
 use super::Index;
 use super::removal::IndexedImage;
-use crate::limits::INDEX_SLICE_OBJECTS;
+use crate::limits::{INDEX_SLICE_OBJECTS, INDEX_SLICE_PAUSE};
 use crate::oci::{Digest, DigestPrefix};
 use crate::store::Key;
 use crate::store::eviction::{Kind, Objects as _};
@@ -32,7 +32,7 @@ pub fn entries_after<G: Deref<Target = Index>>(
     count: usize,
 ) -> Vec<Key> {
     let mut lowest: BinaryHeap<Step> = BinaryHeap::with_capacity(count + 1);
-    for_each_slice(&lock, |index, slice| {
+    for_each_slice(&lock, INDEX_SLICE_OBJECTS, |index, slice| {
         for (number, step) in index.entries(slice) {
             let is_full = lowest.len() == count;
             let is_beyond = is_full && lowest.peek().is_some_and(|last| step >= *last);
@@ -47,7 +47,7 @@ pub fn entries_after<G: Deref<Target = Index>>(
     });
     let mut keys = Vec::new();
     if let Some(&last) = lowest.peek() {
-        for_each_slice(&lock, |index, slice| {
+        for_each_slice(&lock, INDEX_SLICE_OBJECTS, |index, slice| {
             let within = index.entries(slice);
             let within = within
                 .filter(|&(number, step)| step <= last && index.is_after(number, step, after))
@@ -59,22 +59,30 @@ pub fn entries_after<G: Deref<Target = Index>>(
     keys
 }
 
-/// Calls `visit` for each [`INDEX_SLICE_OBJECTS`] numbers of the index, and locks the index for each
-/// call. Other threads use the index between two calls. A number that gets a new object meanwhile may
-/// be visited or not.
+/// Calls `visit` for each `count` numbers of the index, and locks the index for each call. Other
+/// threads use the index between two calls. A number that gets a new object meanwhile may be visited or
+/// not.
 pub(super) fn for_each_slice<G: Deref<Target = Index>>(
     lock: &impl Fn() -> G,
+    count: u32,
     mut visit: impl FnMut(&Index, Range<u32>),
 ) {
-    let mut from = 0;
+    let mut from = 0_u32;
     loop {
-        let index = lock();
-        let to = index.numbers().min(from + INDEX_SLICE_OBJECTS);
-        if from >= to {
+        let is_last = {
+            let index = lock();
+            let to = index.numbers().min(from.saturating_add(count));
+            if from < to {
+                visit(&index, from..to);
+            }
+            from = to;
+            to == index.numbers()
+        };
+        if is_last {
             return;
         }
-        visit(&index, from..to);
-        from = to;
+        // The lock is not fair. Without the pause, a waiting thread could wait for all slices.
+        std::thread::park_timeout(INDEX_SLICE_PAUSE);
     }
 }
 

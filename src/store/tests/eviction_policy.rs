@@ -15,6 +15,7 @@ const MIB: u64 = 1 << 20;
 struct Store {
     objects: Vec<Option<Object>>,
     named: Vec<Vec<u32>>,
+    pinned: BTreeSet<u32>,
 }
 
 impl Objects for Store {
@@ -28,6 +29,10 @@ impl Objects for Store {
 
     fn for_each_named(&self, number: u32, visit: impl FnMut(u32)) {
         self.named[number as usize].iter().copied().for_each(visit);
+    }
+
+    fn is_pinned(&self, number: u32) -> bool {
+        self.pinned.contains(&number)
     }
 }
 
@@ -137,16 +142,18 @@ fn an_object() -> impl Strategy<Value = Object> {
 }
 
 /// Any objects and any links to blobs and manifests, also cycles, links of an object to itself and
-/// double links. A tenth of the numbers is unused.
+/// double links. A tenth of the numbers is unused, and a tenth is pinned.
 fn any_store() -> impl Strategy<Value = Store> {
     let entry = (
         prop::option::weighted(0.9, an_object()),
         vec(any::<prop::sample::Index>(), 0..8),
+        prop::bool::weighted(0.1),
     );
     vec(entry, 1..60).prop_map(|entries| {
         let count = entries.len();
         let mut store = Store::default();
-        for (object, links) in &entries {
+        for (object, links, is_pinned) in &entries {
+            store.pinned.extend(is_pinned.then_some(store.numbers()));
             let links = links.iter().map(|link| link.index(count));
             let is_nameable = |&to: &usize| entries[to].0.is_some_and(|object| object.kind != Kind::Tag);
             let links: Vec<u32> = links.filter(is_nameable).map(|to| to as u32).collect();
@@ -205,13 +212,14 @@ fn store_of_images() -> impl Strategy<Value = Store> {
 
 proptest! {
     #[test]
-    fn young_objects_stay_and_no_victim_is_named_twice(store in any_store(), need in a_need()) {
+    fn young_and_pinned_objects_stay_and_no_victim_is_named_twice(store in any_store(), need in a_need()) {
         let victims = choose(&store, NOW, need);
         let unique: BTreeSet<u32> = victims.iter().copied().collect();
         prop_assert_eq!(unique.len(), victims.len());
         for victim in victims {
             prop_assert!(store.get(victim).is_some());
             prop_assert!(!store.is_young(victim), "{victim} is young");
+            prop_assert!(!store.is_pinned(victim), "{victim} is pinned");
         }
     }
 

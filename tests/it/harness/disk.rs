@@ -302,6 +302,25 @@ pub fn contains(root: &Path, fragment: &str) -> bool {
     })
 }
 
+/// Writes the entry of a public blob of `size` bytes into the store at `root`. `write` writes the
+/// content.
+pub fn plant_blob(root: &Path, digest: &str, size: u64, write: impl FnOnce(&mut File)) {
+    let path = blob_path(root, digest);
+    write(&mut File::create(&path).expect("create a data file"));
+    fs::write(sidecar_of(&path), sidecar("application/octet-stream", size)).expect("write a sidecar");
+}
+
+/// Returns the sidecar of a public entry.
+pub fn sidecar(media_type: &str, size: u64) -> String {
+    serde_json::json!({
+        "Content-Type": [media_type],
+        "Content-Length": [size.to_string()],
+        "X-Cache-Verified": ["sha256"],
+        "X-Cache-Public": ["true"],
+    })
+    .to_string()
+}
+
 /// Inverts the lowest bit of one byte.
 pub fn flip_byte(path: &Path, offset: u64) {
     let mut file = OpenOptions::new()
@@ -335,12 +354,16 @@ impl SmallDisk {
     /// Mounts a tmpfs of `bytes`. Without the permission to mount, prints a reason and returns
     /// `None`.
     pub fn mount(bytes: u64) -> Option<Self> {
+        Self::mount_with(&format!("size={bytes}"))
+    }
+
+    /// Mounts a tmpfs with `options`, like [`SmallDisk::mount`].
+    pub fn mount_with(options: &str) -> Option<Self> {
         let dir = super::server::TempDir::new();
         let path = dir.path.join("disk");
         fs::create_dir(&path).expect("create a mount point");
-        let size = format!("size={bytes}");
         match Command::new("mount")
-            .args(["-t", "tmpfs", "-o", &size, "tmpfs"])
+            .args(["-t", "tmpfs", "-o", options, "tmpfs"])
             .arg(&path)
             .output()
         {

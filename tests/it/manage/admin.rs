@@ -473,7 +473,7 @@ fn explanation_of_a_running_and_of_a_stopped_cache_is_the_same() {
 
     cache.server.stop();
     assert_eq!(["v1", "v2"].map(|tag| explain(&cache, tag)), running);
-    assert!(run(&cache, &["stats"]).contains("objects            4\n"));
+    assert!(run(&cache, &["stats"]).contains("objects                4\n"));
 }
 
 #[test]

@@ -53,6 +53,15 @@ fn aged(upstream: &Registry, blobs: &[PseudoRandom], settings: &[(&str, u64)]) -
     cache
 }
 
+/// Returns the state of the store.
+pub fn stats(cache: &Server) -> serde_json::Value {
+    let output = Server::command(cache.home(), cache.root())
+        .args(["stats", "--json"])
+        .output()
+        .expect("the binary starts");
+    serde_json::from_slice(&output.stdout).expect("the state is JSON")
+}
+
 #[test]
 fn bound_holds_while_clients_pull_ten_times_as_much() {
     const BOUND: u64 = 48 * MIB;
@@ -99,6 +108,19 @@ fn bound_holds_while_clients_pull_ten_times_as_much() {
     assert!(stored(&old) < old.len());
     cache.settled_store().expect_sound();
     cache.wait_stderr("content evicted");
+    let log = cache.stderr();
+    let line = log.lines().find(|line| line.contains("content evicted"));
+    let line = line.expect("the log has the line");
+    assert!(
+        line.contains(" for_size=") && line.contains(" for_free_space=0 for_free_inodes=0"),
+        "{line}"
+    );
+    let stats = stats(&cache);
+    assert!(stats["evictions"]["size"].as_u64() > Some(0), "{stats}");
+    assert_eq!(stats["evictions"]["freeSpace"], 0);
+    // The victims were stored 5 hours before. The times are precise to some minutes.
+    let age = stats["lastEvictedAgeSeconds"].as_u64().expect("an age");
+    assert!((4 * 3600..6 * 3600).contains(&age), "{age}");
 }
 
 #[test]
@@ -188,6 +210,9 @@ fn store_gives_way_to_a_foreign_writer() {
     // A loaded machine may be late by some seconds.
     let took = began.elapsed();
     assert!(took < 4 * GIVES_WAY_WITHIN, "{took:?}");
+    let stats = stats(&cache);
+    assert!(stats["evictions"]["freeSpace"].as_u64() > Some(0), "{stats}");
+    assert_eq!(stats["evictions"]["size"], 0);
     for blob in &all {
         pull(&cache, &upstream, blob);
     }

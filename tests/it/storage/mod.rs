@@ -18,6 +18,12 @@ mod eviction;
 /// Bounds of single registries.
 mod registry_bounds;
 
+/// Evictions beside a scan, many readers, few inodes, and a disk that cannot read.
+mod eviction_faults;
+
+/// The scan and the list of a large store.
+mod large_store;
+
 /// Every errno of every system call of the store.
 mod errno_matrix;
 
