@@ -76,8 +76,8 @@ pub fn job(jobs: Arc<Jobs>, id: u64) -> impl Stream<Item = Vec<u8>> + Send {
     })
 }
 
-/// Streams the events of the process, with a comment if no event comes for some time. The comment at
-/// the start tells the client that the reader exists.
+/// Streams the events of the process, with a comment if no event comes for some time. A client that has
+/// received the first comment misses no later event, except for gaps.
 pub fn events(reader: EventReader) -> impl Stream<Item = Vec<u8>> + Send {
     let events = unfold(reader, |reader| async move {
         let next = poll_fn(|context| reader.poll_next(context));
