@@ -24,7 +24,7 @@ tools=$(realpath "$tools")
 
 redocly=2.77.0
 lint() {
-  if ! command -v npm >/dev/null || ! node -e 'process.exit(process.versions.node.split(".")[0] < 20)'; then
+  if ! command -v npm >/dev/null || ! node -e 'process.exit(Number(process.versions.node.split(".")[0] < 20))'; then
     echo "SKIPPED: linter of the description: npm with Node.js 20 or later is not installed"
     [ "${CHECK_STRICT:-0}" = 0 ]
     return

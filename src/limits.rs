@@ -702,7 +702,7 @@ pub const INDEX_DEPTH_MAX: usize = 4;
 /// Platforms in a selection. The image with the most platforms has some 20.
 pub const PLATFORMS_MAX: usize = 64;
 
-/// Platforms that the index of a store tells apart. Registries have some 50 different ones.
+/// Platforms that the index of a store distinguishes. Registries have some 50 different ones.
 pub const PLATFORMS_KNOWN_MAX: usize = 1_000;
 
 /// Bytes of a list of images. The pods of a cluster with 5,000 pods have some 50 MB as JSON.

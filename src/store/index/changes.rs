@@ -1,5 +1,5 @@
-//! The slots of the index that changed last. A job that reads the index in slices learns here which
-//! slots changed behind its back.
+//! The slots of the index that changed last. A job that reads the index in slices finds here the slots
+//! that changed between two slices.
 
 use std::collections::VecDeque;
 
