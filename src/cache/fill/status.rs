@@ -1,4 +1,4 @@
-//! The fills under way, for operators.
+//! The fills in progress, for operators.
 
 use serde::Serialize;
 
@@ -6,7 +6,7 @@ use super::{Fill, FillTable};
 use crate::cache::Cache;
 use crate::runtime::clock::monotonic_millis;
 
-/// A fill under way.
+/// A fill in progress.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct FillStatus {
@@ -26,7 +26,7 @@ pub struct FillStatus {
 }
 
 impl Cache {
-    /// Returns the fills under way, the oldest first.
+    /// Returns the fills in progress, the oldest first.
     pub fn fill_statuses(&self) -> Vec<FillStatus> {
         self.0.fills.statuses()
     }
