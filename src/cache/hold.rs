@@ -1,18 +1,15 @@
 //! Requests of the cache itself. They bring content into the store, through the same fetches and fills
 //! as the requests of clients.
 
-use std::sync::Arc;
-
 use super::access::HeldContent;
-use super::blob::JOINS_MAX;
-use super::fill::Fill;
+use super::blob::Attempts;
 use super::manifest::stored;
 use super::{Approach, Cache, Caller, FetchError, ManifestAnswer, ManifestKey};
 use crate::config::{Access, Auth};
 use crate::http::CacheResult;
 use crate::oci::{Digest, Origin};
 use crate::runtime::single_flight::Role;
-use crate::storage::{StoredBlob, Within};
+use crate::storage::StoredBlob;
 use crate::upstream::{Credentials, Target};
 
 impl Cache {
@@ -74,13 +71,13 @@ impl Cache {
         digest: Digest,
         caller: &Caller,
     ) -> Result<u64, FetchError> {
-        let mut not: Option<Arc<Fill>> = None;
-        let mut within = Within::Everywhere;
-        for _ in 0..JOINS_MAX {
+        let mut attempts = Attempts::new();
+        loop {
+            attempts.begin()?;
             let mut remote = None;
-            let is_looked_up = not.is_some() || !self.0.fills.has(&digest, origin);
+            let is_looked_up = attempts.not.is_some() || !self.0.fills.has(&digest, origin);
             let found = match is_looked_up {
-                true => self.0.storage.find_blob(digest, within).await,
+                true => self.0.storage.find_blob(digest, attempts.within).await,
                 false => None,
             };
             if let Some(found) = found {
@@ -105,7 +102,7 @@ impl Cache {
             if !self.0.storage.is_writable() {
                 return Err(FetchError::NotStored);
             }
-            let (fill, role) = self.fill(digest, origin, caller, not.as_ref(), remote);
+            let (fill, role) = self.fill(digest, origin, caller, attempts.not.as_ref(), remote);
             let is_for_caller = fill.is_request_of(origin, caller);
             if !is_for_caller {
                 self.permit(origin, fill.held(), Target::Blob, caller).await?;
@@ -115,17 +112,8 @@ impl Cache {
                 Ok(Some(size)) => return Ok(if is_fetched { size } else { 0 }),
                 // Another fill has stored the blob meanwhile.
                 Ok(None) => {}
-                Err(FetchError::Gone | FetchError::Abandoned(_)) => not = Some(fill),
-                Err(_) if fill.is_from_bucket() => {
-                    within = Within::Machine;
-                    not = Some(fill);
-                }
-                Err(error) if error.is_refusal() && !is_for_caller => not = Some(fill),
-                Err(error) => return Err(error),
+                Err(error) => attempts.continue_after(error, fill, is_for_caller)?,
             }
         }
-        Err(FetchError::Abandoned(
-            "no fetch of the content served the request",
-        ))
     }
 }

@@ -1,6 +1,7 @@
 //! Lookup of blobs. [`Cache::blob`] returns the source of the bytes, for any location of the blob.
 
 mod answer;
+mod attempts;
 mod open_files;
 mod remote;
 
@@ -17,14 +18,11 @@ use crate::storage::{LocalBlob, RemoteBlob, StoredBlob, Within};
 use crate::upstream::Target;
 
 pub use answer::{BlobAnswer, BlobBody, BlobHeaders, BlobRequest, FoundBlob, WantedBytes};
+pub(in crate::cache) use attempts::Attempts;
 pub use open_files::OpenFiles;
 
 use open_files::OpenFile;
 use remote::FromRemote;
-
-/// The number of fills that a request may join. A request joins a new fill after a fill
-/// ended without an answer for the request. More than a few such ends are a bug.
-pub(super) const JOINS_MAX: usize = 4;
 
 /// A stored blob, with the file if the blob is on this machine.
 enum Stored {
@@ -58,12 +56,12 @@ impl Cache {
             caller,
             ..
         } = request;
-        let mut not: Option<Arc<Fill>> = None;
-        // A fill that read the bucket and failed is tried again with the registry.
-        let mut within = Within::Everywhere;
-        for _ in 0..JOINS_MAX {
+        let mut attempts = Attempts::new();
+        loop {
+            attempts.begin()?;
             let mut remote = None;
-            match self.stored_blob(&request, not.is_some(), within).await {
+            let is_retried = attempts.not.is_some();
+            match self.stored_blob(&request, is_retried, attempts.within).await {
                 Some(Stored::Local(file)) => return self.answer_from_file(&request, file).await,
                 Some(Stored::Remote(blob)) => match self.answer_from_remote(&request, &blob).await? {
                     FromRemote::Answer(answer) => return Ok(answer),
@@ -72,7 +70,7 @@ impl Cache {
                 },
                 None => {}
             }
-            let (fill, role) = self.fill(digest, origin, caller, not.as_ref(), remote);
+            let (fill, role) = self.fill(digest, origin, caller, attempts.not.as_ref(), remote);
             let is_for_caller = fill.is_request_of(origin, caller);
             if !is_for_caller {
                 self.permit(origin, fill.held(), Target::Blob, caller).await?;
@@ -81,19 +79,9 @@ impl Cache {
                 Ok(Some(found)) => return Ok(BlobAnswer::Found(found)),
                 // Another fill was committed meanwhile, so the blob is a hit now.
                 Ok(None) => {}
-                Err(FetchError::Gone | FetchError::Abandoned(_)) => not = Some(fill),
-                Err(_) if fill.is_from_bucket() => {
-                    within = Within::Machine;
-                    not = Some(fill);
-                }
-                // The registry refused another repository or another caller.
-                Err(error) if error.is_refusal() && !is_for_caller => not = Some(fill),
-                Err(error) => return Err(error),
+                Err(error) => attempts.continue_after(error, fill, is_for_caller)?,
             }
         }
-        Err(FetchError::Abandoned(
-            "no fetch of the content served the request",
-        ))
     }
 
     /// Looks up the blob. While a fill runs, no file exists, and a lookup would cost each follower

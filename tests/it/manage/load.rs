@@ -15,14 +15,9 @@ use crate::harness::*;
 /// The platform of the images of the fake registry.
 const AMD64: [&str; 2] = ["--platform", "linux/amd64"];
 
-/// Starts a cache and waits for the end of its scan.
+/// Starts a cache without a scrub.
 fn started(options: server::Options) -> Server {
-    let cache = options
-        .env("STORAGE_BACKEND", "fs")
-        .env("SCRUB_INTERVAL", "0")
-        .start();
-    cache.wait_stderr("store scanned");
-    cache
+    super::started(options.env("SCRUB_INTERVAL", "0"))
 }
 
 /// Runs `load` for `linux/amd64`. Returns the exit code and the report.

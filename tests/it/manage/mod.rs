@@ -54,6 +54,13 @@ use serde_json::Value;
 use crate::harness::image::{ACCEPT_ALL, Flavor};
 use crate::harness::*;
 
+/// Starts a cache with a directory, and waits for the end of its scan.
+fn started(options: server::Options) -> Server {
+    let cache = options.env("STORAGE_BACKEND", "fs").start();
+    cache.wait_stderr("store scanned");
+    cache
+}
+
 /// Runs a command with the settings of `cache`.
 fn run(cache: &Server, arguments: &[&str]) -> Output {
     Server::command(cache.home(), cache.root())

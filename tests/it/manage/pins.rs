@@ -1,6 +1,6 @@
 //! Pins with platforms and ranges of versions, `pin --fetch`, and damaged content of pinned images.
 
-use super::{fails, run};
+use super::{fails, run, started};
 use crate::harness::disk::{age, blob_path, flip_byte, manifest_path};
 use crate::harness::image::Flavor;
 use crate::harness::*;
@@ -11,13 +11,6 @@ fn options(upstream: &Registry) -> server::Options {
     Server::options(upstream)
         .env("STORAGE_BACKEND", "fs")
         .env("SCRUB_INTERVAL", "0")
-}
-
-/// Starts a cache and waits for the end of its scan.
-fn started(options: server::Options) -> Server {
-    let cache = options.start();
-    cache.wait_stderr("store scanned");
-    cache
 }
 
 /// Runs a command that succeeds. Returns its output.

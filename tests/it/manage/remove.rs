@@ -4,15 +4,13 @@ use std::os::unix::fs::PermissionsExt as _;
 
 use serde_json::Value;
 
-use super::{fails, name, pull, run, send, two_images};
+use super::{fails, name, pull, run, send, started, two_images};
 use crate::harness::disk::bytes_on_disk;
 use crate::harness::image::Flavor;
 use crate::harness::*;
 
 fn cache(upstream: &Registry) -> Server {
-    let cache = Server::options(upstream).env("STORAGE_BACKEND", "fs").start();
-    cache.wait_stderr("store scanned");
-    cache
+    started(Server::options(upstream))
 }
 
 /// Runs a removal, and returns its report.

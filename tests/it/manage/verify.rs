@@ -4,17 +4,12 @@ use std::fs::File;
 
 use serde_json::{Value, json};
 
-use super::{fails, name, pull, run, send_json, two_images};
+use super::{fails, name, pull, run, send_json, started, two_images};
 use crate::harness::disk::{blob_path, flip_byte, manifest_path, truncate};
 use crate::harness::*;
 
 fn cache(upstream: &Registry) -> Server {
-    let cache = Server::options(upstream)
-        .env("STORAGE_BACKEND", "fs")
-        .env("SCRUB_INTERVAL", "0")
-        .start();
-    cache.wait_stderr("store scanned");
-    cache
+    started(Server::options(upstream).env("SCRUB_INTERVAL", "0"))
 }
 
 /// Runs `verify` without a bound of its rate. Returns the exit code and the report.
